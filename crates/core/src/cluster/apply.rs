@@ -1,0 +1,214 @@
+//! Carrying out commands.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::{Cluster, Command, Description, Host, Network, Outcome, Refusal, ReportedSubnet, Settings, WantedAddress};
+use crate::limits::{
+    HOSTS_MAX, LEASES_PER_NETWORK_MAX, MTU_MIN, NETWORKS_MAX, PAIRS_MAX, REPORTED_SUBNETS_MAX, SUBNETS_MAX,
+    TEXT_BYTES_MAX, VNI_FIRST,
+};
+use crate::plane::MTU_OPTION;
+use crate::{ClusterId, HostId, NetworkId, Vni};
+
+impl Cluster {
+    /// Carries out a command, or refuses it and changes nothing.
+    ///
+    /// # Errors
+    /// The reason it was refused.
+    pub fn apply(&mut self, command: &Command) -> Result<Outcome, Refusal> {
+        match command {
+            Command::Found { cluster } => self.found(*cluster),
+            _ if self.id.is_none() => Err(Refusal::NoCluster),
+            Command::AdmitHost { host, name, address } => self.admit(*host, name, *address),
+            Command::ReportSubnets { host, subnets } => self.report(*host, subnets),
+            Command::CreateNetwork { id, origin, settings } => self.create(id, *origin, settings),
+            Command::DescribeNetwork { id, description } => self.describe(id, description),
+            Command::RemoveNetwork { id } => self.remove(id),
+            Command::ClaimAddress { network, host, address } => self.claim(network, *host, *address),
+            Command::ReleaseAddresses { network, host, addresses } => self.release(network, *host, addresses),
+        }
+    }
+
+    fn found(&mut self, cluster: ClusterId) -> Result<Outcome, Refusal> {
+        match self.id {
+            Some(has) if has != cluster => Err(Refusal::OtherCluster { has, wanted: cluster }),
+            _ => {
+                self.id = Some(cluster);
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    fn admit(&mut self, id: HostId, name: &str, address: SocketAddr) -> Result<Outcome, Refusal> {
+        check_text("host name", name)?;
+        if let Some((_, other)) =
+            self.hosts.iter().find(|(other, host)| **other != id && host.address.ip() == address.ip())
+        {
+            return Err(Refusal::HostAddressTaken { address: address.ip().to_string(), name: other.name.clone() });
+        }
+        if !self.hosts.contains_key(&id) && self.hosts.len() >= HOSTS_MAX {
+            return Err(Refusal::Full { what: "hosts".to_owned(), count: HOSTS_MAX });
+        }
+        let subnets = self.hosts.remove(&id).map_or_else(Vec::new, |host| host.subnets);
+        self.hosts.insert(id, Host { name: name.to_owned(), address, subnets });
+        Ok(Outcome::Done)
+    }
+
+    fn report(&mut self, id: HostId, subnets: &[ReportedSubnet]) -> Result<Outcome, Refusal> {
+        if subnets.len() > REPORTED_SUBNETS_MAX {
+            return Err(Refusal::Full { what: "subnets of one host".to_owned(), count: REPORTED_SUBNETS_MAX });
+        }
+        subnets.iter().try_for_each(|reported| check_text("name of a subnet's user", &reported.user))?;
+        let host = self.hosts.get_mut(&id).ok_or(Refusal::UnknownHost(id))?;
+        host.subnets = subnets.to_vec();
+        Ok(Outcome::Done)
+    }
+
+    fn create(&mut self, id: &NetworkId, origin: HostId, settings: &Settings) -> Result<Outcome, Refusal> {
+        if let Some(network) = self.networks.get(id) {
+            let same = network.origin == origin && network.settings == *settings;
+            return if same { Ok(Outcome::Done) } else { Err(Refusal::NetworkExists(id.clone())) };
+        }
+        if !self.hosts.contains_key(&origin) {
+            return Err(Refusal::UnknownHost(origin));
+        }
+        if self.networks.len() >= NETWORKS_MAX {
+            return Err(Refusal::Full { what: "networks".to_owned(), count: NETWORKS_MAX });
+        }
+        if settings.pools.len() > SUBNETS_MAX {
+            return Err(Refusal::TooLarge(format!(
+                "a network can have {SUBNETS_MAX} subnets, not {}",
+                settings.pools.len()
+            )));
+        }
+        check_pairs("options", &settings.options)?;
+        check_mtu(settings.options.get(MTU_OPTION))?;
+        self.check_pools(id, &settings.pools)?;
+        let vni = self.take_vni();
+        let network = Network { vni, origin, settings: settings.clone(), description: None, leases: BTreeMap::new() };
+        self.networks.insert(id.clone(), Arc::new(network));
+        Ok(Outcome::Done)
+    }
+
+    /// The next VNI that no network has. There are more VNIs than networks can be, so there always is one.
+    fn take_vni(&mut self) -> Vni {
+        loop {
+            let candidate = Vni::new(self.next_vni);
+            self.next_vni = self.next_vni.saturating_add(1);
+            match candidate {
+                Some(vni) if !self.networks.values().any(|network| network.vni == vni) => return vni,
+                Some(_) => {}
+                None => self.next_vni = VNI_FIRST,
+            }
+        }
+    }
+
+    fn describe(&mut self, id: &NetworkId, description: &Description) -> Result<Outcome, Refusal> {
+        check_text("network name", &description.name)?;
+        check_pairs("labels", &description.labels)?;
+        if let Some((_, other)) = self.network_named(&description.name).filter(|(other, _)| *other != id) {
+            let origin = self.host_name(other.origin);
+            return Err(Refusal::NameTaken { name: description.name.clone(), origin });
+        }
+        let network = self.networks.get_mut(id).ok_or_else(|| Refusal::UnknownNetwork(id.clone()))?;
+        Arc::make_mut(network).description = Some(description.clone());
+        Ok(Outcome::Done)
+    }
+
+    fn remove(&mut self, id: &NetworkId) -> Result<Outcome, Refusal> {
+        let Some(network) = self.networks.get(id) else {
+            return Ok(Outcome::Done);
+        };
+        let hosts = network.hosts();
+        if !hosts.is_empty() {
+            return Err(Refusal::InUse { network: network.title(id).to_owned(), hosts: self.host_names(&hosts) });
+        }
+        self.networks.remove(id);
+        Ok(Outcome::Done)
+    }
+
+    fn claim(&mut self, id: &NetworkId, host: HostId, wanted: WantedAddress) -> Result<Outcome, Refusal> {
+        if !self.hosts.contains_key(&host) {
+            return Err(Refusal::UnknownHost(host));
+        }
+        let network = self.networks.get(id).ok_or_else(|| Refusal::UnknownNetwork(id.clone()))?;
+        let leased = match wanted {
+            WantedAddress::Exactly(address) => self.check_claim(id, network, host, address)?,
+            WantedAddress::AnyOf(subnet) => choose(id, network, subnet)?,
+        };
+        if network.leases.len() >= LEASES_PER_NETWORK_MAX {
+            return Err(Refusal::Full { what: "leases of one network".to_owned(), count: LEASES_PER_NETWORK_MAX });
+        }
+        if let Some(network) = self.networks.get_mut(id) {
+            Arc::make_mut(network).leases.insert(leased.addr(), host);
+        }
+        Ok(Outcome::Leased(leased))
+    }
+
+    fn check_claim(&self, id: &NetworkId, network: &Network, host: HostId, address: IpAddr) -> Result<IpNet, Refusal> {
+        let title = || network.title(id).to_owned();
+        let pool = network.pool_of(address).ok_or_else(|| Refusal::AddressOutside { address, network: title() })?;
+        if pool.is_reserved(address) {
+            return Err(Refusal::AddressReserved { address, network: title() });
+        }
+        match network.leases.get(&address) {
+            Some(holder) if *holder != host => {
+                Err(Refusal::AddressTaken { address, network: title(), host: self.host_name(*holder) })
+            }
+            _ => Ok(with_prefix_of(address, pool.subnet)),
+        }
+    }
+
+    fn release(&mut self, id: &NetworkId, host: HostId, addresses: &[IpAddr]) -> Result<Outcome, Refusal> {
+        // A network that is gone took its leases with it.
+        if let Some(network) = self.networks.get_mut(id) {
+            let network = Arc::make_mut(network);
+            for address in addresses {
+                if network.leases.get(address) == Some(&host) {
+                    network.leases.remove(address);
+                }
+            }
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+fn choose(id: &NetworkId, network: &Network, subnet: IpNet) -> Result<IpNet, Refusal> {
+    let title = || network.title(id).to_owned();
+    let pool = network.settings.pools.iter().find(|pool| pool.subnet == subnet);
+    let pool = pool.ok_or_else(|| Refusal::AddressOutside { address: subnet.addr(), network: title() })?;
+    let address = pool.highest_free(&network.leases).ok_or_else(|| Refusal::Exhausted { subnet, network: title() })?;
+    Ok(with_prefix_of(address, subnet))
+}
+
+fn with_prefix_of(address: IpAddr, subnet: IpNet) -> IpNet {
+    // The prefix is valid for the family, as the address lies in the subnet; if it did not, a host route would do no harm.
+    IpNet::new(address, subnet.prefix_len()).unwrap_or_else(|_| IpNet::from(address))
+}
+
+fn check_text(what: &str, text: &str) -> Result<(), Refusal> {
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(Refusal::TooLarge(format!("the {what} has {} bytes; {TEXT_BYTES_MAX} is the limit", text.len())));
+    }
+    Ok(())
+}
+
+fn check_mtu(wanted: Option<&String>) -> Result<(), Refusal> {
+    match wanted {
+        Some(text) if !text.parse().is_ok_and(|mtu: u16| mtu >= MTU_MIN) => {
+            Err(Refusal::UnfitMtu(text.chars().take(20).collect()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_pairs(what: &str, pairs: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    if pairs.len() > PAIRS_MAX {
+        return Err(Refusal::TooLarge(format!("a network can have {PAIRS_MAX} {what}, not {}", pairs.len())));
+    }
+    pairs.iter().flat_map(|(key, value)| [key, value]).try_for_each(|text| check_text(&format!("text of {what}"), text))
+}

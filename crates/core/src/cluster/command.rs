@@ -1,0 +1,93 @@
+//! What can be asked of the cluster.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{Description, ReportedSubnet, Settings};
+use crate::{ClusterId, HostId, NetworkId};
+
+/// A change to agreed state. Each may be proposed again after a time-out without doing harm: the second time it finds what the
+/// first made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Found the cluster. The first command of every log.
+    Found {
+        /// The cluster's id.
+        cluster: ClusterId,
+    },
+    /// Admit a host, or take note of its new name or address.
+    AdmitHost {
+        /// The host.
+        host: HostId,
+        /// Its host name.
+        name: String,
+        /// Where peers reach it.
+        address: SocketAddr,
+    },
+    /// Replace what a host last reported of subnets in use.
+    ReportSubnets {
+        /// The host.
+        host: HostId,
+        /// All of them.
+        subnets: Vec<ReportedSubnet>,
+    },
+    /// Make a network.
+    CreateNetwork {
+        /// Its id: what the origin's engine calls it.
+        id: NetworkId,
+        /// Where it was created.
+        origin: HostId,
+        /// What was asked for.
+        settings: Settings,
+    },
+    /// Add what only Docker's API tells. From then on other hosts have mirrors.
+    DescribeNetwork {
+        /// The network.
+        id: NetworkId,
+        /// Its name and labels.
+        description: Description,
+    },
+    /// Remove a network that no host uses.
+    RemoveNetwork {
+        /// The network.
+        id: NetworkId,
+    },
+    /// Lease an address to a host.
+    ClaimAddress {
+        /// The network.
+        network: NetworkId,
+        /// Who wants it.
+        host: HostId,
+        /// Which one.
+        address: WantedAddress,
+    },
+    /// Give leases back. Those that the host does not hold are passed over.
+    ReleaseAddresses {
+        /// The network.
+        network: NetworkId,
+        /// Who held them.
+        host: HostId,
+        /// Which ones.
+        addresses: Vec<IpAddr>,
+    },
+}
+
+/// Which address a host wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WantedAddress {
+    /// This one and no other.
+    Exactly(IpAddr),
+    /// Any that is free in this subnet of the network.
+    AnyOf(IpNet),
+}
+
+/// What came of a command that was carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// The address that was leased, with the length of its subnet's prefix.
+    Leased(IpNet),
+}

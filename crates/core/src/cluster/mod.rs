@@ -1,0 +1,146 @@
+//! What the hosts agree on: small, slow to change, never forked.
+//!
+//! [`Cluster`] is a deterministic state machine: the same commands in the same order give the same state on every host,
+//! whatever the hosts' clocks, memory or hash seeds. [`Cluster::apply`] is total: a command that cannot be carried out
+//! is refused with the reason and changes nothing.
+
+mod apply;
+mod command;
+mod pool;
+mod refusal;
+mod subnets;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+pub use command::{Command, Outcome, WantedAddress};
+pub use pool::Pool;
+pub use refusal::Refusal;
+
+use crate::limits::VNI_FIRST;
+use crate::{ClusterId, HostId, NetworkId, Vni};
+
+/// All agreed state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// Which cluster this is; `None` until it is founded.
+    pub id: Option<ClusterId>,
+    /// The hosts that were admitted.
+    pub hosts: BTreeMap<HostId, Host>,
+    /// The networks. Shared, so that a change to one network copies just that one.
+    pub networks: BTreeMap<NetworkId, Arc<Network>>,
+    /// Where the search for a free VNI starts: it moves on with each network, so that the VNI of a network that was just
+    /// removed is not used again while a host that was away still has its devices.
+    next_vni: u32,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self { id: None, hosts: BTreeMap::new(), networks: BTreeMap::new(), next_vni: VNI_FIRST }
+    }
+}
+
+/// A host that belongs to the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Its host name, for people.
+    pub name: String,
+    /// Where peers reach it: the IP address is its VTEP too.
+    pub address: SocketAddr,
+    /// Subnets that something else on it uses.
+    #[serde(default)]
+    pub subnets: Vec<ReportedSubnet>,
+}
+
+/// A subnet that is in use on a host, by something else than shoutd.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ReportedSubnet {
+    /// The subnet.
+    pub subnet: IpNet,
+    /// What uses it: a Docker network's or an interface's name.
+    pub user: String,
+    /// Whether a container breaks that sits on a network which overlaps it: `docker_gwbridge` and the underlay.
+    pub exclusive: bool,
+}
+
+/// A network of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its VXLAN network identifier.
+    pub vni: Vni,
+    /// The host on which it was created.
+    pub origin: HostId,
+    /// What was given when it was created.
+    pub settings: Settings,
+    /// What Docker keeps to itself until the network is there; `None` until the origin has read it back. Without it there are no mirrors.
+    pub description: Option<Description>,
+    /// The addresses that hosts hold.
+    pub leases: BTreeMap<IpAddr, HostId>,
+}
+
+/// What Docker tells a driver about a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Its subnets, IPv4 first.
+    pub pools: Vec<Pool>,
+    /// `-o` options, as they were typed.
+    pub options: BTreeMap<String, String>,
+    /// `--internal`: no way out but to other containers.
+    pub internal: bool,
+    /// `--ipv6`.
+    pub ipv6: bool,
+}
+
+/// What Docker tells only its own API about a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// Its name.
+    pub name: String,
+    /// `--label`.
+    pub labels: BTreeMap<String, String>,
+    /// `--attachable`.
+    pub attachable: bool,
+}
+
+impl Network {
+    /// The hosts that have the network: those that hold an address of it.
+    pub fn hosts(&self) -> BTreeSet<HostId> {
+        self.leases.values().copied().collect()
+    }
+
+    /// The pool that this address lies in.
+    pub fn pool_of(&self, address: IpAddr) -> Option<&Pool> {
+        self.settings.pools.iter().find(|pool| pool.subnet.contains(&address))
+    }
+
+    /// What people call it: its name, or the short form of its id while it has none.
+    pub fn title<'a>(&'a self, id: &'a NetworkId) -> &'a str {
+        self.description.as_ref().map_or_else(|| id.short(), |description| &description.name)
+    }
+}
+
+impl Cluster {
+    /// The network that has exactly this subnet. No two networks' subnets overlap, so there is at most one.
+    pub fn network_with_subnet(&self, subnet: IpNet) -> Option<(&NetworkId, &Arc<Network>)> {
+        self.networks.iter().find(|(_, network)| network.settings.pools.iter().any(|pool| pool.subnet == subnet))
+    }
+
+    /// The network of this name.
+    pub fn network_named(&self, name: &str) -> Option<(&NetworkId, &Arc<Network>)> {
+        self.networks.iter().find(|(_, network)| network.description.as_ref().is_some_and(|d| d.name == name))
+    }
+
+    /// What people call a host: its name, or its id if it has left since.
+    pub fn host_name(&self, id: HostId) -> String {
+        self.hosts.get(&id).map_or_else(|| id.to_string(), |host| host.name.clone())
+    }
+
+    fn host_names(&self, ids: &BTreeSet<HostId>) -> String {
+        let names: Vec<_> = ids.iter().map(|id| self.host_name(*id)).collect();
+        names.join(", ")
+    }
+}

@@ -1,0 +1,96 @@
+//! A subnet of a network, and which of its addresses can be leased.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+
+use crate::HostId;
+
+/// One subnet of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// The subnet, without host bits.
+    pub subnet: IpNet,
+    /// The address that Docker set apart as the gateway's. Nobody has it: the way out is each host's `docker_gwbridge`.
+    pub gateway: Option<IpAddr>,
+    /// Addresses that the user set apart (`--aux-address`), by the names given to them.
+    pub auxiliary: BTreeMap<String, IpAddr>,
+}
+
+impl Pool {
+    /// Whether no endpoint may ever have this address, although it lies in the subnet.
+    pub fn is_reserved(&self, address: IpAddr) -> bool {
+        self.gateway == Some(address)
+            || self.auxiliary.values().any(|auxiliary| *auxiliary == address)
+            || address == self.subnet.network()
+            || matches!(self.subnet, IpNet::V4(subnet) if IpAddr::V4(subnet.broadcast()) == address)
+    }
+
+    /// The highest address that is neither reserved nor leased. The origin's engine, which knows nothing of other hosts,
+    /// fills from the bottom; so the two meet only when the subnet is full.
+    pub fn highest_free(&self, leases: &BTreeMap<IpAddr, HostId>) -> Option<IpAddr> {
+        let taken = |address: &IpAddr| leases.contains_key(address) || self.is_reserved(*address);
+        match self.subnet {
+            IpNet::V4(subnet) => {
+                let (low, high) = (u32::from(subnet.network()), u32::from(subnet.broadcast()));
+                (low..=high).rev().map(|bits| IpAddr::V4(bits.into())).find(|address| !taken(address))
+            }
+            IpNet::V6(subnet) => {
+                let (low, high) = ipv6_range(subnet);
+                (low..=high).rev().map(|bits| IpAddr::V6(Ipv6Addr::from(bits))).find(|address| !taken(address))
+            }
+        }
+    }
+
+    /// Every address that is set apart.
+    pub fn reserved(&self) -> BTreeSet<IpAddr> {
+        self.auxiliary.values().copied().chain(self.gateway).collect()
+    }
+}
+
+/// The addresses of an IPv6 subnet that are leased: the lowest 65,536. The top of a subnet is not for hosts: its highest 128 interface
+/// identifiers are anycast addresses (RFC 2526).
+fn ipv6_range(subnet: Ipv6Net) -> (u128, u128) {
+    let low = u128::from(subnet.network());
+    (low, u128::from(subnet.broadcast()).min(low + 0xffff))
+}
+
+/// Why a subnet cannot be a network's; `None` if it can.
+pub(super) fn unfit(subnet: IpNet) -> Option<&'static str> {
+    if subnet != subnet.trunc() {
+        return Some("has bits set beyond its prefix");
+    }
+    match subnet {
+        IpNet::V4(subnet) => unfit_ipv4(subnet),
+        IpNet::V6(subnet) => unfit_ipv6(subnet),
+    }
+}
+
+fn unfit_ipv4(subnet: Ipv4Net) -> Option<&'static str> {
+    let address = subnet.network();
+    if !(8..=30).contains(&subnet.prefix_len()) {
+        Some("is not between a /8 and a /30")
+    } else if address.is_loopback() || address.is_multicast() || address.octets()[0] == 0 || address.octets()[0] >= 240
+    {
+        Some("is not for hosts (RFC 6890)")
+    } else {
+        None
+    }
+}
+
+fn unfit_ipv6(subnet: Ipv6Net) -> Option<&'static str> {
+    let address = subnet.network();
+    if !(16..=126).contains(&subnet.prefix_len()) {
+        Some("is not between a /16 and a /126")
+    } else if address.is_loopback()
+        || address.is_multicast()
+        || address.is_unspecified()
+        || address.is_unicast_link_local()
+    {
+        Some("is not for hosts (RFC 6890)")
+    } else {
+        None
+    }
+}

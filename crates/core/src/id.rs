@@ -1,0 +1,287 @@
+//! Names of things: each a type of its own, checked where it enters.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A text that is not what it should name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not {expected}")]
+pub struct InvalidId {
+    /// What was given, cut to a printable length.
+    text: String,
+    /// What a valid one looks like.
+    expected: &'static str,
+}
+
+impl InvalidId {
+    pub(crate) fn new(text: &str, expected: &'static str) -> Self {
+        Self { text: text.chars().take(80).collect(), expected }
+    }
+}
+
+/// The text itself if it is just so many hexadecimal digits; `from_str_radix` alone would let a sign through.
+fn hexadecimal(text: &str, digits: usize) -> Option<&str> {
+    (text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(text)
+}
+
+/// Serializes a type by its `Display` and reads it back by its `FromStr`, so that it is checked wherever it enters.
+macro_rules! serde_as_text {
+    ($name:ty) => {
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+/// One machine running `shoutd`: random, drawn when the host first starts, kept for ever. Zero is no host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostId(u64);
+
+impl HostId {
+    /// The id with this value; `None` for zero, which stands for "no host" on the wire.
+    pub fn new(value: u64) -> Option<Self> {
+        (value != 0).then_some(Self(value))
+    }
+
+    /// The value, as consensus wants it.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for HostId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for HostId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let invalid = || InvalidId::new(text, "a host id (16 hexadecimal digits)");
+        let digits = hexadecimal(text, 16).ok_or_else(invalid)?;
+        u64::from_str_radix(digits, 16).ok().and_then(Self::new).ok_or_else(invalid)
+    }
+}
+serde_as_text!(HostId);
+
+/// A cluster: random, drawn by the host that founded it. Keeps two clusters from merging by accident.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterId(u128);
+
+impl ClusterId {
+    /// The cluster with this value.
+    pub fn new(value: u128) -> Self {
+        Self(value)
+    }
+}
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl FromStr for ClusterId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let invalid = || InvalidId::new(text, "a cluster id (32 hexadecimal digits)");
+        let digits = hexadecimal(text, 32).ok_or_else(invalid)?;
+        u128::from_str_radix(digits, 16).map(Self).map_err(|_| invalid())
+    }
+}
+serde_as_text!(ClusterId);
+
+/// An id that Docker drew: 64 hexadecimal digits on every engine since 20.10, about 25 letters and digits in swarmkit.
+macro_rules! docker_id {
+    ($(#[$doc:meta])* $name:ident, $expected:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(String);
+
+        impl $name {
+            /// The id as Docker writes it.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// The first twelve characters, as Docker's own tables show it.
+            pub fn short(&self) -> &str {
+                self.0.get(..12).unwrap_or(&self.0)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                let sound = (12..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+                if sound { Ok(Self(text.to_owned())) } else { Err(InvalidId::new(text, $expected)) }
+            }
+        }
+        serde_as_text!($name);
+    };
+}
+
+docker_id!(
+    /// A Docker network on one host, as that host's engine calls it.
+    DockerNetworkId,
+    "a Docker network id (12 to 64 letters and digits)"
+);
+docker_id!(
+    /// A network of the cluster: the Docker id of the copy that was created first, on whichever host that was.
+    NetworkId,
+    "a network id (12 to 64 letters and digits)"
+);
+docker_id!(
+    /// One container's attachment to a network, as its engine calls it.
+    EndpointId,
+    "an endpoint id (12 to 64 letters and digits)"
+);
+
+impl From<&DockerNetworkId> for NetworkId {
+    fn from(id: &DockerNetworkId) -> Self {
+        Self(id.0.clone())
+    }
+}
+
+/// A VXLAN network identifier: 24 bits (RFC 7348, section 5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Vni(u32);
+
+impl Vni {
+    /// The identifier with this value; `None` for zero and for what does not fit into 24 bits.
+    pub fn new(value: u32) -> Option<Self> {
+        (1..=0x00ff_ffff).contains(&value).then_some(Self(value))
+    }
+
+    /// The value.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<u32> for Vni {
+    type Error = InvalidId;
+
+    fn try_from(value: u32) -> Result<Self, InvalidId> {
+        Self::new(value).ok_or_else(|| InvalidId::new(&value.to_string(), "a VNI (1 to 16777215)"))
+    }
+}
+
+impl From<Vni> for u32 {
+    fn from(vni: Vni) -> u32 {
+        vni.0
+    }
+}
+
+impl fmt::Display for Vni {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An Ethernet address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MacAddress(pub [u8; 6]);
+
+impl MacAddress {
+    /// The address an endpoint gets when nobody asks for another: locally administered, and a function of the IPv4
+    /// address, so that a neighbour's ARP entry stays true when a container is replaced by another with its address.
+    pub fn for_ipv4(address: Ipv4Addr) -> Self {
+        let [a, b, c, d] = address.octets();
+        // 02 marks it locally administered unicast (IEEE 802); 73 is the "s" of shoutd, apart from Docker's own 02:42.
+        Self([0x02, 0x73, a, b, c, d])
+    }
+
+    /// Whether it can be the address of one interface: neither a group nor all zeros.
+    pub fn is_unicast(self) -> bool {
+        self.0[0] & 1 == 0 && self.0 != [0; 6]
+    }
+}
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for MacAddress {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let invalid = || InvalidId::new(text, "a MAC address (such as 02:73:0a:00:00:01)");
+        let mut octets = [0; 6];
+        let mut parts = text.split([':', '-']);
+        for octet in &mut octets {
+            let part = parts.next().and_then(|part| hexadecimal(part, 2)).ok_or_else(invalid)?;
+            *octet = u8::from_str_radix(part, 16).map_err(|_| invalid())?;
+        }
+        if parts.next().is_some() { Err(invalid()) } else { Ok(Self(octets)) }
+    }
+}
+serde_as_text!(MacAddress);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ids_are_checked_where_they_enter() {
+        assert!("0000000000000000".parse::<HostId>().is_err());
+        assert!("+000000000000001".parse::<HostId>().is_err());
+        assert!("00000000000000ff".parse::<HostId>().is_ok());
+        assert!("../../etc/passwd".parse::<EndpointId>().is_err());
+        assert!("short".parse::<DockerNetworkId>().is_err());
+        assert!("01:02:03:04:05".parse::<MacAddress>().is_err());
+        assert!("01:02:03:04:05:06:07".parse::<MacAddress>().is_err());
+        assert_eq!(Vni::new(0), None);
+        assert_eq!(Vni::new(1 << 24), None);
+        assert!(serde_json::from_str::<Vni>("16777216").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn text_of_ids_reads_back(value in 1..=u64::MAX, cluster: u128, mac: [u8; 6]) {
+            let host = HostId::new(value).unwrap();
+            prop_assert_eq!(host.to_string().parse::<HostId>().unwrap(), host);
+            let cluster = ClusterId::new(cluster);
+            prop_assert_eq!(cluster.to_string().parse::<ClusterId>().unwrap(), cluster);
+            let mac = MacAddress(mac);
+            prop_assert_eq!(mac.to_string().parse::<MacAddress>().unwrap(), mac);
+        }
+
+        #[test]
+        fn default_mac_is_a_unicast_address_of_ours(address: [u8; 4]) {
+            prop_assert!(MacAddress::for_ipv4(address.into()).is_unicast());
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Every limit of shoutd, with its reason. What exceeds one is refused with a line that names it.
+
+use std::time::Duration;
+
+/// UDP port of VXLAN and TCP port of the cluster: one number to open in a firewall. It is not VXLAN's 4789, because a
+/// Swarm node's own overlay has the socket on that port with options of its own (RFC 7348 allows any port).
+pub const PORT: u16 = 7789;
+
+/// Hosts of one cluster. Head-end replication and one FDB entry per host and network stay comfortable well past this.
+pub const HOSTS_MAX: usize = 1000;
+
+/// Networks of one cluster; each costs a host one namespace, two devices and one UDP lookup.
+pub const NETWORKS_MAX: usize = 4096;
+
+/// Subnets of one network and family that a user can ask for.
+pub const SUBNETS_MAX: usize = 16;
+
+/// Leases of one network: as many containers as a /16 can address.
+pub const LEASES_PER_NETWORK_MAX: usize = 65_536;
+
+/// Options and labels of one network, and the bytes of each of their texts: they are kept in agreed state and sent to
+/// every engine.
+pub const PAIRS_MAX: usize = 128;
+/// See [`PAIRS_MAX`].
+pub const TEXT_BYTES_MAX: usize = 4096;
+
+/// Subnets that one host reports as used by others than shoutd.
+pub const REPORTED_SUBNETS_MAX: usize = 512;
+
+/// Voters of one cluster: five survive the loss of any two, and more would make every commit slower.
+pub const VOTERS_MAX: usize = 5;
+
+/// First VNI given out: below are the numbers people choose by hand, and 4096 upwards is where Docker's overlay begins.
+pub const VNI_FIRST: u32 = 0x0010_0000;
+
+/// Octets that VXLAN adds to a frame's payload over an IPv4 underlay: inner Ethernet 14, VXLAN 8, UDP 8, IPv4 20.
+pub const OVERHEAD_IPV4: u16 = 50;
+/// The same over IPv6, whose header has 40 octets.
+pub const OVERHEAD_IPV6: u16 = 70;
+/// The least MTU that IPv6 works with (RFC 8200, section 5).
+pub const MTU_MIN: u16 = 1280;
+
+/// How long one agreement may take before the caller is told who is missing. Shorter than Docker's users' patience, longer than
+/// an election.
+pub const AGREEMENT_DEADLINE: Duration = Duration::from_secs(10);

@@ -1,0 +1,179 @@
+//! What one host remembers of its own engine: Docker never says it twice.
+//!
+//! Docker does not send networks and endpoints again when a plugin or dockerd itself starts anew, so this is kept on disk. It is this
+//! host's alone; what other hosts must know is agreed or announced.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::Cluster;
+use crate::{DockerNetworkId, EndpointId, HostId, MacAddress, NetworkId};
+
+/// How long an address that was handed to Docker's IPAM may wait for its endpoint. Docker gives unused ones back itself, unless it
+/// is killed in between.
+const RESERVATION_TIME_MAX: Duration = Duration::from_secs(300);
+
+/// All of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Local {
+    /// Which network of the cluster each Docker network of ours is.
+    pub bindings: BTreeMap<DockerNetworkId, NetworkId>,
+    /// The containers' attachments.
+    pub endpoints: BTreeMap<EndpointId, Endpoint>,
+    /// Addresses that Docker's IPAM holds, by network: given by `RequestAddress`, until `ReleaseAddress`.
+    pub reservations: BTreeMap<NetworkId, BTreeMap<IpAddr, Reservation>>,
+    /// Networks that a user removed here and that the cluster has not been asked about yet.
+    pub removals: BTreeSet<NetworkId>,
+}
+
+/// One container's attachment to a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The network.
+    pub network: NetworkId,
+    /// Addresses with the length of their subnet's prefix.
+    pub addresses: BTreeSet<IpNet>,
+    /// MAC address.
+    pub mac: MacAddress,
+    /// The container's namespace file, from `Join` to `Leave`.
+    pub sandbox: Option<PathBuf>,
+    /// Whether `Join` put the multicast route on it.
+    pub multicast_route: bool,
+    /// When it was made, as the time since 1970.
+    pub created: Duration,
+}
+
+/// An address that Docker's IPAM was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reservation {
+    /// When it was given, as the time since 1970.
+    pub since: Duration,
+}
+
+/// Why local state does not take a change.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LocalRefusal {
+    /// Docker speaks of an endpoint it never created here.
+    #[error("endpoint {0} is not known to shoutd; stop the container and start it again")]
+    UnknownEndpoint(EndpointId),
+    /// Two endpoints of this host want one address.
+    #[error("address {address} is in use on this host, by endpoint {holder}")]
+    AddressInUse {
+        /// The address.
+        address: IpAddr,
+        /// Which endpoint has it, shortened.
+        holder: String,
+    },
+}
+
+impl Local {
+    /// The endpoint of this network that has this address.
+    pub fn holder(&self, network: &NetworkId, address: IpAddr) -> Option<&EndpointId> {
+        let mut endpoints = self.endpoints.iter();
+        endpoints.find(|(_, endpoint)| endpoint.network == *network && endpoint.has(address)).map(|(id, _)| id)
+    }
+
+    /// Whether Docker's IPAM holds this address.
+    pub fn is_reserved(&self, network: &NetworkId, address: IpAddr) -> bool {
+        self.reservations.get(network).is_some_and(|addresses| addresses.contains_key(&address))
+    }
+
+    /// Takes a new endpoint, or the same one again.
+    ///
+    /// # Errors
+    /// If another endpoint of this host has one of its addresses.
+    pub fn add_endpoint(&mut self, id: EndpointId, endpoint: Endpoint) -> Result<(), LocalRefusal> {
+        for address in endpoint.addresses.iter().map(IpNet::addr) {
+            if let Some(holder) = self.holder(&endpoint.network, address).filter(|holder| **holder != id) {
+                return Err(LocalRefusal::AddressInUse { address, holder: holder.short().to_owned() });
+            }
+        }
+        self.endpoints.insert(id, endpoint);
+        Ok(())
+    }
+
+    /// Notes the container that an endpoint goes into, and gives the multicast route to the first endpoint of a container: a second
+    /// route to the same prefix would make Docker fail the attachment.
+    ///
+    /// # Errors
+    /// If the endpoint is not known.
+    pub fn join(&mut self, id: &EndpointId, sandbox: &Path) -> Result<&Endpoint, LocalRefusal> {
+        let others = self.endpoints.iter().filter(|(other, _)| *other != id);
+        let route_taken = others.into_iter().any(|(_, other)| other.multicast_route && other.is_in(sandbox));
+        let endpoint = self.endpoints.get_mut(id).ok_or_else(|| LocalRefusal::UnknownEndpoint(id.clone()))?;
+        endpoint.multicast_route = !route_taken;
+        endpoint.sandbox = Some(sandbox.to_owned());
+        Ok(endpoint)
+    }
+
+    /// Notes that an endpoint left its container. One that is not known has nothing to leave.
+    pub fn leave(&mut self, id: &EndpointId) {
+        if let Some(endpoint) = self.endpoints.get_mut(id) {
+            endpoint.sandbox = None;
+            endpoint.multicast_route = false;
+        }
+    }
+
+    /// Leases of this host that nothing on it uses any more.
+    pub fn surplus_leases(&self, cluster: &Cluster, me: HostId) -> BTreeMap<NetworkId, Vec<IpAddr>> {
+        let unused =
+            |id: &NetworkId, address: IpAddr| self.holder(id, address).is_none() && !self.is_reserved(id, address);
+        let mut surplus = BTreeMap::new();
+        for (id, network) in &cluster.networks {
+            let mine = network.leases.iter().filter(|(_, host)| **host == me).map(|(address, _)| *address);
+            let addresses: Vec<_> = mine.filter(|address| unused(id, *address)).collect();
+            if !addresses.is_empty() {
+                surplus.insert(id.clone(), addresses);
+            }
+        }
+        surplus
+    }
+
+    /// Addresses that endpoints of this host have and that are not leased to it: after the loss of agreed state, say.
+    pub fn missing_leases(&self, cluster: &Cluster, me: HostId) -> Vec<(NetworkId, IpAddr)> {
+        let addresses = self.endpoints.values().flat_map(|endpoint| {
+            endpoint.addresses.iter().map(move |address| (endpoint.network.clone(), address.addr()))
+        });
+        let is_missing = |(id, address): &(NetworkId, IpAddr)| {
+            cluster.networks.get(id).is_some_and(|network| network.leases.get(address) != Some(&me))
+        };
+        addresses.filter(is_missing).collect()
+    }
+
+    /// Forgets reservations that never became an endpoint's, and those of networks that are gone. Returns whether there were any.
+    pub fn expire_reservations(&mut self, cluster: &Cluster, now: Duration) -> bool {
+        let before: usize = self.reservations.values().map(BTreeMap::len).sum();
+        let mut reservations = std::mem::take(&mut self.reservations);
+        reservations.retain(|id, addresses| {
+            addresses.retain(|address, reservation| {
+                // A clock that was set back gives no age at all: keep it, and look again later.
+                let age = now.saturating_sub(reservation.since);
+                self.holder(id, *address).is_some() || age < RESERVATION_TIME_MAX
+            });
+            cluster.networks.contains_key(id) && !addresses.is_empty()
+        });
+        self.reservations = reservations;
+        before != self.reservations.values().map(BTreeMap::len).sum::<usize>()
+    }
+
+    /// The namespaces of containers that have endpoints here.
+    pub fn sandboxes(&self) -> BTreeSet<PathBuf> {
+        self.endpoints.values().filter_map(|endpoint| endpoint.sandbox.clone()).collect()
+    }
+}
+
+impl Endpoint {
+    fn has(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|own| own.addr() == address)
+    }
+
+    fn is_in(&self, sandbox: &Path) -> bool {
+        self.sandbox.as_deref() == Some(sandbox)
+    }
+}

@@ -1,0 +1,219 @@
+//! Which Docker networks a host's engine should have, and what to do about the difference.
+
+use std::collections::BTreeSet;
+
+use crate::cluster::{Cluster, Network};
+use crate::local::Local;
+use crate::{DockerNetworkId, HostId, NetworkId};
+
+/// The `-o` option by which a mirror says which network it is.
+pub const NETWORK_OPTION: &str = "shoutd.network";
+
+/// Docker's name for this driver, and for its address management.
+pub const DRIVER: &str = "shoutd";
+
+/// A network of this host's engine, as far as it matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineNetwork {
+    /// Its id on this engine.
+    pub id: DockerNetworkId,
+    /// Its name.
+    pub name: String,
+    /// Whether its driver is shoutd.
+    pub ours: bool,
+    /// What its option [`NETWORK_OPTION`] says; only mirrors have it.
+    pub mirrors: Option<NetworkId>,
+}
+
+impl EngineNetwork {
+    /// The network of the cluster that this is a copy of.
+    pub fn network(&self) -> NetworkId {
+        self.mirrors.clone().unwrap_or_else(|| NetworkId::from(&self.id))
+    }
+}
+
+/// What to do about one network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MirrorAction {
+    /// Tell the cluster the name and labels of a network that was created here.
+    Describe {
+        /// The network.
+        network: NetworkId,
+        /// Its copy here.
+        docker: DockerNetworkId,
+    },
+    /// Make a mirror.
+    Create {
+        /// The network.
+        network: NetworkId,
+    },
+    /// Remove a copy of a network that the cluster does not have any more.
+    Remove {
+        /// The copy here.
+        docker: DockerNetworkId,
+    },
+    /// Ask the cluster to forget a network whose creation here was never finished.
+    Abandon {
+        /// The network.
+        network: NetworkId,
+    },
+    /// A mirror cannot be made, as another network of this engine has the name.
+    NameTaken {
+        /// The network.
+        network: NetworkId,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Compares what the cluster has with what this host's engine has.
+///
+/// `engine` must have been read before `cluster`: every network is agreed before its engine has it, so one that the engine has and the cluster has not was
+/// removed. `creating` are networks whose creation may be under way in this host's engine: those are not missed yet.
+pub fn plan_mirrors(
+    cluster: &Cluster,
+    local: &Local,
+    me: HostId,
+    engine: &[EngineNetwork],
+    creating: &BTreeSet<NetworkId>,
+) -> Vec<MirrorAction> {
+    let copies = || engine.iter().filter(|copy| copy.ours);
+    let mut actions: Vec<_> = copies().filter_map(|copy| about_copy(copy, cluster, me)).collect();
+    let present: BTreeSet<_> = copies().map(EngineNetwork::network).collect();
+    let absent = cluster.networks.iter().filter(|(id, _)| !present.contains(*id));
+    let missed = absent.filter(|(id, _)| !creating.contains(*id) && !local.removals.contains(*id));
+    actions.extend(missed.filter_map(|(id, network)| about_absent(id, network, me, engine)));
+    actions
+}
+
+/// What to do about a copy that this engine has.
+fn about_copy(copy: &EngineNetwork, cluster: &Cluster, me: HostId) -> Option<MirrorAction> {
+    let docker = copy.id.clone();
+    match cluster.networks.get(&copy.network()) {
+        None => Some(MirrorAction::Remove { docker }),
+        Some(network) if network.description.is_none() && network.origin == me => {
+            Some(MirrorAction::Describe { network: copy.network(), docker })
+        }
+        Some(_) => None,
+    }
+}
+
+/// What to do about a network that this engine has no copy of.
+fn about_absent(id: &NetworkId, network: &Network, me: HostId, engine: &[EngineNetwork]) -> Option<MirrorAction> {
+    let Some(description) = &network.description else {
+        // Only its origin can know whether it is still being created; there it would be busy.
+        return (network.origin == me).then(|| MirrorAction::Abandon { network: id.clone() });
+    };
+    let name = &description.name;
+    if engine.iter().any(|other| other.name == *name) {
+        return Some(MirrorAction::NameTaken { network: id.clone(), name: name.clone() });
+    }
+    Some(MirrorAction::Create { network: id.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::ClusterId;
+    use crate::cluster::{Command, Description, Pool, Settings, WantedAddress};
+
+    const ID: &str = "aaaaaaaaaaaaaaaa";
+
+    fn host(value: u64) -> HostId {
+        HostId::new(value).unwrap()
+    }
+
+    fn cluster(described: bool) -> Cluster {
+        let pool = Pool { subnet: "10.1.0.0/16".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new() };
+        let settings = Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false };
+        let admit = |value: u64| Command::AdmitHost {
+            host: host(value),
+            name: format!("h{value}"),
+            address: format!("10.0.0.{value}:7789").parse().unwrap(),
+        };
+        let description = Description { name: "foo".to_owned(), labels: BTreeMap::new(), attachable: false };
+        let id: NetworkId = ID.parse().unwrap();
+        let mut commands = vec![
+            Command::Found { cluster: ClusterId::new(1) },
+            admit(1),
+            admit(2),
+            Command::CreateNetwork { id: id.clone(), origin: host(1), settings },
+        ];
+        if described {
+            commands.push(Command::DescribeNetwork { id, description });
+        }
+        let mut cluster = Cluster::default();
+        for command in commands {
+            cluster.apply(&command).unwrap();
+        }
+        cluster
+    }
+
+    fn copy(id: &str, name: &str, ours: bool, mirrors: Option<&str>) -> EngineNetwork {
+        EngineNetwork {
+            id: id.parse().unwrap(),
+            name: name.to_owned(),
+            ours,
+            mirrors: mirrors.map(|id| id.parse().unwrap()),
+        }
+    }
+
+    fn plan(cluster: &Cluster, me: u64, engine: &[EngineNetwork], creating: &[&str]) -> Vec<MirrorAction> {
+        let creating = creating.iter().map(|id| id.parse().unwrap()).collect();
+        plan_mirrors(cluster, &Local::default(), host(me), engine, &creating)
+    }
+
+    #[test]
+    fn a_described_network_is_mirrored_where_it_is_absent() {
+        let network: NetworkId = ID.parse().unwrap();
+        assert_eq!(plan(&cluster(true), 2, &[], &[]), [MirrorAction::Create { network: network.clone() }]);
+        assert_eq!(
+            plan(&cluster(true), 1, &[], &[]),
+            [MirrorAction::Create { network }],
+            "also on its origin, if lost there"
+        );
+        assert_eq!(plan(&cluster(true), 2, &[copy("bbbbbbbbbbbbbbbb", "foo", true, Some(ID))], &[]), []);
+    }
+
+    #[test]
+    fn only_the_origin_describes_and_abandons() {
+        let network: NetworkId = ID.parse().unwrap();
+        let own = copy(ID, "foo", true, None);
+        let describe = MirrorAction::Describe { network: network.clone(), docker: own.id.clone() };
+        assert_eq!(plan(&cluster(false), 1, std::slice::from_ref(&own), &[ID]), [describe]);
+        assert_eq!(plan(&cluster(false), 1, &[], &[ID]), [], "its creation is under way");
+        assert_eq!(plan(&cluster(false), 1, &[], &[]), [MirrorAction::Abandon { network }]);
+        assert_eq!(plan(&cluster(false), 2, &[], &[]), []);
+    }
+
+    #[test]
+    fn what_the_cluster_does_not_have_goes_and_what_is_not_ours_stays() {
+        let mirror = copy("bbbbbbbbbbbbbbbb", "gone", true, Some("cccccccccccccccc"));
+        let foreign = copy("dddddddddddddddd", "bridge", false, None);
+        let expected = [MirrorAction::Remove { docker: mirror.id.clone() }];
+        assert_eq!(plan(&Cluster::default(), 1, &[mirror, foreign], &[]), expected);
+    }
+
+    #[test]
+    fn a_name_that_another_driver_has_is_told() {
+        let foreign = copy("dddddddddddddddd", "foo", false, None);
+        let expected = MirrorAction::NameTaken { network: ID.parse().unwrap(), name: "foo".to_owned() };
+        assert_eq!(plan(&cluster(true), 2, &[foreign], &[]), [expected]);
+    }
+
+    #[test]
+    fn a_network_in_use_is_not_removed() {
+        let mut cluster = cluster(true);
+        let id: NetworkId = ID.parse().unwrap();
+        let address = WantedAddress::Exactly("10.1.0.9".parse().unwrap());
+        cluster.apply(&Command::ClaimAddress { network: id.clone(), host: host(2), address }).unwrap();
+        let refusal = cluster.apply(&Command::RemoveNetwork { id: id.clone() }).unwrap_err();
+        assert_eq!(refusal.to_string(), "network foo is in use on h2");
+        let addresses = vec!["10.1.0.9".parse().unwrap()];
+        cluster.apply(&Command::ReleaseAddresses { network: id.clone(), host: host(2), addresses }).unwrap();
+        cluster.apply(&Command::RemoveNetwork { id }).unwrap();
+        assert!(cluster.networks.is_empty());
+    }
+}

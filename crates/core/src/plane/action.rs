@@ -1,0 +1,127 @@
+//! One step of mending: small enough that a crash between any two leaves something that the next observation understands.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::{DeviceName, Port, Vtep};
+use crate::{NetworkId, Vni};
+
+/// A network namespace that is not a segment's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// The host's own, where Docker looks for the interface it moves into a container.
+    Host,
+    /// A container's, by the path of its namespace file.
+    Sandbox(PathBuf),
+}
+
+/// What the kernel is told to do. Each is idempotent in effect: if what it makes is already there, the next observation shows it and
+/// nothing is planned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Make the namespace `shout-<vni>`.
+    CreateSegment {
+        /// Its VNI.
+        vni: Vni,
+    },
+    /// Delete the marked devices of the namespace, then the namespace itself.
+    DeleteSegment {
+        /// Its VNI.
+        vni: Vni,
+    },
+    /// Make the bridge, marked and down.
+    CreateBridge {
+        /// The segment.
+        vni: Vni,
+        /// Goes into the mark.
+        network: NetworkId,
+    },
+    /// Set everything about the bridge that can be set on one that is running, and bring it up.
+    TuneBridge {
+        /// The segment.
+        vni: Vni,
+        /// In octets.
+        mtu: u16,
+    },
+    /// Put the filter in place that keeps IGMP and MLD off the tunnel, whole, whatever was there of it.
+    InstallGuard {
+        /// The segment.
+        vni: Vni,
+    },
+    /// Make the VXLAN device, marked, down and not yet in the bridge.
+    CreateTunnel {
+        /// The segment.
+        vni: Vni,
+        /// Goes into the mark.
+        network: NetworkId,
+        /// Where it sends from.
+        vtep: Vtep,
+    },
+    /// Delete the VXLAN device, because something differs that cannot be changed on one that is there.
+    DeleteTunnel {
+        /// The segment.
+        vni: Vni,
+    },
+    /// Set everything about the VXLAN device that can be changed, put it into the bridge and bring it up.
+    TuneTunnel {
+        /// The segment.
+        vni: Vni,
+        /// In octets.
+        mtu: u16,
+    },
+    /// Send broadcast, unknown unicast and multicast to this host too.
+    AddFlood {
+        /// The segment.
+        vni: Vni,
+        /// The host's VTEP.
+        remote: IpAddr,
+    },
+    /// No longer do so.
+    RemoveFlood {
+        /// The segment.
+        vni: Vni,
+        /// The host's VTEP.
+        remote: IpAddr,
+    },
+    /// Make an endpoint's veth with one end in the bridge, up, and the other in `place`; in a sandbox also with addresses, route and up, as
+    /// Docker would have done.
+    CreatePort {
+        /// The segment.
+        vni: Vni,
+        /// The endpoint.
+        port: Port,
+        /// In octets, for both ends.
+        mtu: u16,
+        /// Where the container's end goes.
+        place: Place,
+    },
+    /// Set everything about the bridge's end that can be changed, put it into the bridge and bring it up.
+    TunePort {
+        /// The segment.
+        vni: Vni,
+        /// The end in the segment.
+        name: DeviceName,
+        /// In octets.
+        mtu: u16,
+    },
+    /// Set MTU, MAC address, addresses and multicast route of the container's end in its sandbox, and bring it up.
+    TuneContainerEnd {
+        /// The segment.
+        vni: Vni,
+        /// What it should be.
+        port: Port,
+        /// In octets.
+        mtu: u16,
+        /// Where it is.
+        sandbox: PathBuf,
+        /// Its name there.
+        name: DeviceName,
+    },
+    /// Delete a veth by its end in the segment.
+    DeletePort {
+        /// The segment.
+        vni: Vni,
+        /// The end in the segment.
+        name: DeviceName,
+    },
+}

@@ -1,0 +1,111 @@
+//! The data plane of one host: what the kernel should have, what it has, and what to do about the difference.
+//!
+//! Each network in use on this host is a *segment*: a network namespace `shout-<vni>` that holds the bridge `shoutbr0`, the VXLAN
+//! device `shoutvx0` and one veth end (*port*) per local endpoint. [`desired`] derives all of it from agreed and local state;
+//! [`diff`] compares with what was observed and plans [`Action`]s. Both are pure.
+
+mod action;
+mod desired;
+//mod diff;
+mod observed;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+pub use action::{Action, Place};
+pub use desired::{Desired, MTU_OPTION, Port, Segment, Underlay, Vtep, desired};
+//pub use diff::diff;
+pub use observed::{ContainerEnd, Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel};
+
+use crate::{EndpointId, InvalidId, NetworkId, Vni};
+
+/// Name of every segment's bridge.
+pub const BRIDGE: &str = "shoutbr0";
+/// Name of every segment's VXLAN device.
+pub const TUNNEL: &str = "shoutvx0";
+/// What Docker names the interface inside the container: this, and a number.
+pub const CONTAINER_PREFIX: &str = "shout";
+
+/// Name of the namespace of the network with this VNI, under `/run/netns`.
+pub fn namespace_name(vni: Vni) -> String {
+    format!("shout-{vni}")
+}
+
+/// The VNI of a namespace that is named as [`namespace_name`] names them.
+pub fn namespace_vni(name: &str) -> Option<Vni> {
+    let digits = name.strip_prefix("shout-").filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+    digits.parse().ok().and_then(Vni::new).filter(|vni| namespace_name(*vni) == name)
+}
+
+/// The name of a network device: 1 to 15 octets (`IFNAMSIZ` less its zero), without `/` or white space.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeviceName(String);
+
+impl DeviceName {
+    /// The end of the endpoint's veth that stays in the segment's namespace.
+    pub fn port(endpoint: &EndpointId) -> Self {
+        Self(format!("shp{}", endpoint.short()))
+    }
+
+    /// The end that the container gets, while it is in the host's namespace: before Docker takes it and after Docker gives it back.
+    pub fn container(endpoint: &EndpointId) -> Self {
+        Self(format!("shc{}", endpoint.short()))
+    }
+
+    /// The name as the kernel has it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for DeviceName {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let sound =
+            (1..=15).contains(&text.len()) && !text.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control());
+        if sound { Ok(Self(text.to_owned())) } else { Err(InvalidId::new(text, "a device name (1 to 15 octets)")) }
+    }
+}
+
+/// What shoutd writes into a device's `IFLA_IFALIAS`: its mark. Nothing without one is ever deleted.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mark {
+    /// A bridge or a VXLAN device of this network.
+    Network(NetworkId),
+    /// Either end of the veth of this endpoint.
+    Endpoint(EndpointId),
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(id) => write!(f, "shoutd network {id}"),
+            Self::Endpoint(id) => write!(f, "shoutd endpoint {id}"),
+        }
+    }
+}
+
+impl FromStr for Mark {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        if let Some(id) = text.strip_prefix("shoutd network ") {
+            return id.parse().map(Self::Network);
+        }
+        match text.strip_prefix("shoutd endpoint ") {
+            Some(id) => id.parse().map(Self::Endpoint),
+            None => Err(InvalidId::new(text, "a mark of shoutd")),
+        }
+    }
+}
+
+/// A remote host's VTEP as an entry of the VXLAN device's forwarding table.
+pub type Remote = IpAddr;

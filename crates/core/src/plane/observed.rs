@@ -1,0 +1,127 @@
+//! What the kernel has: read back, never assumed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{DeviceName, Mark, Place};
+use crate::{MacAddress, NetworkId, Vni};
+
+/// All segments of this host, by the VNI in their namespace's name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// The namespaces that are named as shoutd names them.
+    pub segments: BTreeMap<Vni, ObservedSegment>,
+}
+
+/// One namespace `shout-<vni>`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObservedSegment {
+    /// Its bridge, if there is a device of that name.
+    pub bridge: Option<ObservedBridge>,
+    /// Its VXLAN device, if there is a device of that name.
+    pub tunnel: Option<ObservedTunnel>,
+    /// Whether the filter is whole that keeps IGMP and MLD off the tunnel.
+    pub guard: bool,
+    /// Hosts that get broadcast, unknown unicast and what is not narrowed: the all-zero FDB entries of the VXLAN device.
+    pub flood: BTreeSet<IpAddr>,
+    /// Devices that carry an endpoint's mark.
+    pub ports: BTreeMap<DeviceName, ObservedPort>,
+    /// Devices beside loopback that carry no mark of shoutd: somebody else's, never touched, and a reason to keep the namespace.
+    pub foreign: BTreeSet<DeviceName>,
+}
+
+impl ObservedSegment {
+    /// Whether shoutd made it: something in it carries its mark, or there is nothing in it at all.
+    pub fn is_ours(&self) -> bool {
+        self.network().is_some() || !self.ports.is_empty() || self.foreign.is_empty()
+    }
+
+    /// The network it was made for, by the mark on its bridge or VXLAN device.
+    pub fn network(&self) -> Option<&NetworkId> {
+        let marks = [self.bridge.as_ref().map(|b| &b.mark), self.tunnel.as_ref().map(|t| &t.mark)];
+        marks.into_iter().flatten().find_map(|mark| match mark {
+            Some(Mark::Network(id)) => Some(id),
+            _ => None,
+        })
+    }
+}
+
+/// A bridge as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedBridge {
+    /// Its alias, if that is a mark of shoutd.
+    pub mark: Option<Mark>,
+    /// Its MTU in octets.
+    pub mtu: u16,
+    /// Whether it is up.
+    pub up: bool,
+    /// `mcast_snooping`.
+    pub snooping: bool,
+    /// `mcast_querier`.
+    pub querier: bool,
+    /// `mcast_igmp_version`: 2 or 3.
+    pub igmp_version: u8,
+    /// `mcast_mld_version`: 1 or 2.
+    pub mld_version: u8,
+    /// `mcast_hash_max`: more groups than this switch snooping off.
+    pub groups_max: u32,
+}
+
+/// A VXLAN device as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedTunnel {
+    /// Its alias, if that is a mark of shoutd.
+    pub mark: Option<Mark>,
+    /// VNI; `None` if the device is not VXLAN at all.
+    pub vni: Option<Vni>,
+    /// Source address of what it sends.
+    pub local: Option<IpAddr>,
+    /// UDP port it sends to and receives on.
+    pub port: u16,
+    /// Whether it learns where MAC addresses are from what arrives.
+    pub learning: bool,
+    /// Its MTU in octets.
+    pub mtu: u16,
+    /// Whether it is up.
+    pub up: bool,
+    /// Whether the segment's bridge is its master.
+    pub enslaved: bool,
+    /// Bridge port setting `mcast_router`: 2 is "always a router port".
+    pub multicast_router: u8,
+}
+
+/// A veth end in the segment's namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedPort {
+    /// Its mark.
+    pub mark: Mark,
+    /// Its MTU in octets.
+    pub mtu: u16,
+    /// Whether it is up.
+    pub up: bool,
+    /// Whether the segment's bridge is its master.
+    pub enslaved: bool,
+    /// The other end, where it was looked for and found: in the host's namespace and in the sandboxes that local state names.
+    pub container_end: Option<ContainerEnd>,
+}
+
+/// The end of a veth that is the container's interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerEnd {
+    /// Where it is.
+    pub place: Place,
+    /// Its name there.
+    pub name: DeviceName,
+    /// Its MAC address.
+    pub mac: MacAddress,
+    /// Its MTU in octets.
+    pub mtu: u16,
+    /// Whether it is up.
+    pub up: bool,
+    /// Its addresses, without those that the kernel gave it by itself (IPv6 link-local ones).
+    pub addresses: BTreeSet<IpNet>,
+    /// Whether the connected route 224.0.0.0/4 leads out of it.
+    pub multicast_route: bool,
+}
