@@ -1,2 +1,69 @@
-//! Placeholder.
-fn main() {}
+//! `shoutdctl`: starts and stops the daemon of this host and shows what it knows.
+
+mod control;
+mod show;
+mod start;
+mod stop;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use shoutd_cli::Places;
+
+use crate::start::Start;
+
+/// Starts and stops shoutd on this host, and shows hosts, networks and endpoints of its cluster.
+#[derive(Debug, Parser)]
+#[command(name = "shoutdctl", version, about, propagate_version = true)]
+struct Arguments {
+    #[command(flatten)]
+    places: Places,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start shoutd in the background; returns when it serves Docker and belongs to a cluster
+    Start(Start),
+    /// Stop shoutd; containers stay connected
+    Stop(stop::Stop),
+    /// Show how this host is doing
+    Status(show::Format),
+    /// List the hosts of the cluster
+    Hosts(show::Format),
+    /// List the networks of the cluster
+    Networks(show::Format),
+    /// List the endpoints of the cluster: containers' addresses
+    Endpoints(show::Format),
+}
+
+fn main() -> ExitCode {
+    // An error goes to stderr as one line: what was wrong, with what, and what to do.
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shoutdctl: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("only root may talk to shoutd; run this with sudo");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let places = &arguments.places;
+        match arguments.command {
+            Command::Start(start) => start.run(places).await,
+            Command::Stop(stop) => stop.run(places).await,
+            Command::Status(format) => show::status(places, format).await,
+            Command::Hosts(format) => show::hosts(places, format).await,
+            Command::Networks(format) => show::networks(places, format).await,
+            Command::Endpoints(format) => show::endpoints(places, format).await,
+        }
+    })
+}

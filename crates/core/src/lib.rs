@@ -7,11 +7,13 @@
 //! engine ([`local`]), and what the kernel really has ([`plane`]). One function, [`plane::desired`], turns the first two into what the
 //! kernel should have; [`plane::diff`] says what to do about the rest.
 
+pub mod address;
 pub mod cluster;
 pub mod id;
 pub mod limits;
 pub mod local;
 pub mod mirror;
 pub mod plane;
+pub mod view;
 
 pub use id::{ClusterId, DockerNetworkId, EndpointId, HostId, InvalidId, MacAddress, NetworkId, Vni};

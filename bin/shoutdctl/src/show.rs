@@ -1,0 +1,135 @@
+//! What `shoutdctl` shows, as tables for people and as JSON for their scripts.
+
+use std::fmt::Display;
+
+use anyhow::Result;
+use clap::Args;
+use comfy_table::{Table, presets};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shoutd_cli::Places;
+use shoutd_core::view::{EndpointRow, Engine, HostRow, Membership, NetworkRow, Status};
+
+use crate::control;
+
+/// How to show it.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Format {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// `shoutdctl status`.
+pub async fn status(places: &Places, format: Format) -> Result<()> {
+    show(places, format, "/v1/status", |status: &Status| {
+        let mut table = table([]);
+        let mut row = |name: &str, value: String| {
+            table.add_row([name.to_owned(), value]);
+        };
+        row("host", format!("{} ({})", status.name, status.host));
+        row("address", format!("{} (underlay MTU {})", status.address, status.underlay_mtu));
+        row("cluster", status.cluster.map_or_else(|| "none".to_owned(), |id| id.to_string()));
+        row("membership", membership(&status.membership));
+        row("role", status.role.clone());
+        row("leader", status.leader.map_or_else(|| "unknown".to_owned(), |id| id.to_string()));
+        row("hosts", status.hosts.to_string());
+        row("networks", status.networks.to_string());
+        row("endpoints here", status.endpoints.to_string());
+        row("docker", engine(&status.docker));
+        row("version", format!("{} (process {})", status.version, status.pid));
+        for problem in &status.problems {
+            row("problem", problem.clone());
+        }
+        table
+    })
+    .await
+}
+
+fn membership(membership: &Membership) -> String {
+    match membership {
+        Membership::Member => "member".to_owned(),
+        Membership::Joining(why) => format!("joining: {why}"),
+    }
+}
+
+fn engine(engine: &Engine) -> String {
+    match engine {
+        Engine::Serving(version) => version.clone(),
+        Engine::Absent(why) => format!("absent: {why}"),
+    }
+}
+
+/// `shoutdctl hosts`.
+pub async fn hosts(places: &Places, format: Format) -> Result<()> {
+    show(places, format, "/v1/hosts", |hosts: &Vec<HostRow>| {
+        let mut table = table(["NAME", "ID", "ADDRESS", "ROLE", "STATE"]);
+        for host in hosts {
+            let state = match (host.this_host, host.reachable) {
+                (true, _) => "this host",
+                (false, true) => "reachable",
+                (false, false) => "UNREACHABLE",
+            };
+            table.add_row([&host.name, &host.id.to_string(), &host.address.to_string(), &host.role, state]);
+        }
+        table
+    })
+    .await
+}
+
+/// `shoutdctl networks`.
+pub async fn networks(places: &Places, format: Format) -> Result<()> {
+    show(places, format, "/v1/networks", |networks: &Vec<NetworkRow>| {
+        let mut table = table(["NAME", "ID", "VNI", "SUBNETS", "CREATED ON", "IN USE ON", "ADDRESSES"]);
+        for network in networks {
+            let name = network.name.as_deref().unwrap_or("(being created)");
+            let (vni, addresses) = (network.vni.to_string(), network.addresses.to_string());
+            let (subnets, hosts) = (list(&network.subnets), list(&network.hosts));
+            table.add_row([name, network.id.short(), &vni, &subnets, &network.origin, &hosts, &addresses]);
+        }
+        table
+    })
+    .await
+}
+
+/// `shoutdctl endpoints`.
+pub async fn endpoints(places: &Places, format: Format) -> Result<()> {
+    show(places, format, "/v1/endpoints", |endpoints: &Vec<EndpointRow>| {
+        let mut table = table(["NETWORK", "HOST", "ADDRESSES", "MAC", "CONTAINER", "ENDPOINT"]);
+        for endpoint in endpoints {
+            let mac = endpoint.mac.map_or_else(String::new, |mac| mac.to_string());
+            let container = endpoint.container.as_deref().unwrap_or_default();
+            let id = endpoint.id.as_ref().map_or("", |id| id.short());
+            table.add_row([&endpoint.network, &endpoint.host, &list(&endpoint.addresses), &mac, container, id]);
+        }
+        table
+    })
+    .await
+}
+
+async fn show<T>(places: &Places, format: Format, path: &str, render: impl Fn(&T) -> Table) -> Result<()>
+where
+    T: DeserializeOwned + Serialize,
+{
+    let answer: T = control::get(places, path).await?;
+    if format.json {
+        println!("{}", serde_json::to_string_pretty(&answer)?);
+    } else {
+        println!("{}", render(&answer).trim_fmt());
+    }
+    Ok(())
+}
+
+/// A table without lines, as Docker's own are.
+fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    if N > 0 {
+        table.set_header(header);
+    }
+    table
+}
+
+fn list<T: Display>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
+}

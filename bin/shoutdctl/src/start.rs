@@ -1,0 +1,180 @@
+//! `shoutdctl start`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Args;
+use nix::unistd::Pid;
+use shoutd_cli::{Places, StartArguments};
+use shoutd_core::view::{Engine, Membership, Status};
+use tokio::time::{Instant, sleep};
+
+use crate::control::{self, ControlError};
+use crate::stop::terminate;
+
+/// How often the daemon is asked how far it is.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A log larger than this, in octets, is put aside at the next start, so that two such files are the most there is after it.
+const LOG_BYTES_MAX: u64 = 16 << 20;
+
+/// Start shoutd in the background.
+#[derive(Debug, Args)]
+pub struct Start {
+    #[command(flatten)]
+    arguments: StartArguments,
+
+    /// Seconds to wait until it serves Docker and belongs to a cluster
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
+
+    /// Where the daemon's log goes
+    #[arg(long, value_name = "FILE", default_value = "/var/log/shoutd.log")]
+    log_file: PathBuf,
+}
+
+impl Start {
+    /// Starts the daemon unless it runs, and waits until it serves.
+    pub async fn run(self, places: &Places) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(self.timeout);
+        match control::get::<Status>(places, "/v1/status").await {
+            Ok(status) => return self.already_running(places, &status, deadline).await,
+            Err(ControlError::NotRunning(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.check_engine()?;
+        let log = Log::open(&self.log_file)?;
+        let mut child = self.spawn(places, &log)?;
+        let pid = Pid::from_raw(i32::try_from(child.id()).context("the kernel gave a process id out of range")?);
+        let waited = tokio::select! {
+            waited = wait_until_serving(places, deadline, || ended(&mut child, &log)) => waited,
+            signal = tokio::signal::ctrl_c() => signal.map_err(Into::into).and(Err(anyhow!("interrupted"))),
+        };
+        if let Err(error) = waited {
+            // Nothing half-made stays behind: a daemon that could not serve in time does not run on unseen.
+            terminate(pid).await?;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    async fn already_running(&self, places: &Places, status: &Status, deadline: Instant) -> Result<()> {
+        if let Some(wanted) = self.arguments.advertise_address.filter(|wanted| *wanted != status.address) {
+            bail!(
+                "shoutd runs already, with address {}; to start it with {wanted}, stop it first: shoutdctl stop",
+                status.address
+            );
+        }
+        wait_until_serving(places, deadline, || Ok(())).await
+    }
+
+    /// A daemon can wait for its engine, as at boot; a person who starts it by hand wants to be told.
+    fn check_engine(&self) -> Result<()> {
+        let socket = &self.arguments.docker_socket;
+        let connected = UnixStream::connect(socket);
+        connected.with_context(|| {
+            format!(
+                "no Docker Engine answers at {}; start it (systemctl start docker), then run this again",
+                socket.display()
+            )
+        })?;
+        Ok(())
+    }
+
+    fn spawn(&self, places: &Places, log: &Log) -> Result<Child> {
+        let program = daemon_program();
+        let mut command = Command::new(&program);
+        command.args(self.arguments.to_command_line(places)).current_dir("/");
+        command.stdin(Stdio::null()).stdout(log.file.try_clone()?).stderr(log.file.try_clone()?);
+        // A process group of its own: Ctrl-C here is not for the daemon.
+        command.process_group(0);
+        command.spawn().with_context(|| format!("cannot start {}", program.display()))
+    }
+}
+
+/// The daemon that belongs to this command: beside it, or on the PATH.
+fn daemon_program() -> PathBuf {
+    let beside = std::env::current_exe().ok().map(|own| own.with_file_name("shoutd"));
+    beside.filter(|program| program.is_file()).unwrap_or_else(|| PathBuf::from("shoutd"))
+}
+
+/// Asks the daemon until it serves, `alive` says that it has ended, or time is up.
+async fn wait_until_serving(places: &Places, deadline: Instant, mut alive: impl FnMut() -> Result<()>) -> Result<()> {
+    let mut reason = "it has not opened its control socket yet".to_owned();
+    while Instant::now() < deadline {
+        alive()?;
+        match control::get::<Status>(places, "/v1/status").await {
+            Ok(status) => match not_serving_because(&status) {
+                None => {
+                    announce(&status);
+                    return Ok(());
+                }
+                Some(why) => reason = why,
+            },
+            Err(ControlError::NotRunning(_)) => {}
+            Err(error) => reason = format!("{:#}", anyhow!(error)),
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+    bail!("shoutd did not come to serve in time: {reason}")
+}
+
+fn not_serving_because(status: &Status) -> Option<String> {
+    match (&status.membership, &status.docker) {
+        (Membership::Joining(why), _) | (Membership::Member, Engine::Absent(why)) => Some(why.clone()),
+        (Membership::Member, Engine::Serving(_)) => None,
+    }
+}
+
+fn announce(status: &Status) {
+    let hosts = if status.hosts == 1 { "1 host".to_owned() } else { format!("{} hosts", status.hosts) };
+    println!("shoutd serves Docker on {} ({}), in a cluster of {hosts}", status.name, status.address);
+    if status.hosts == 1 {
+        println!("on every other host: shoutdctl start <its address> --peer-addresses={}", status.address);
+    }
+}
+
+/// An error with the daemon's own last words, if it has ended.
+fn ended(child: &mut Child, log: &Log) -> Result<()> {
+    match child.try_wait()? {
+        None => Ok(()),
+        Some(status) => Err(anyhow!(
+            log.last_words().unwrap_or_else(|| format!("shoutd ended ({status}); see {}", log.path.display()))
+        )),
+    }
+}
+
+/// The daemon's log, and where in it this start begins.
+struct Log {
+    path: PathBuf,
+    file: File,
+    start: u64,
+}
+
+impl Log {
+    fn open(path: &Path) -> Result<Self> {
+        let context = || format!("cannot open the log file {}", path.display());
+        if fs::metadata(path).is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
+            fs::rename(path, path.with_extension("log.1")).with_context(context)?;
+        }
+        let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path).with_context(context)?;
+        let start = file.metadata().with_context(context)?.len();
+        Ok(Self { path: path.to_owned(), file, start })
+    }
+
+    /// The line in which the daemon says why it ended.
+    fn last_words(&self) -> Option<String> {
+        let mut file = File::open(&self.path).ok()?;
+        file.seek(SeekFrom::Start(self.start)).ok()?;
+        let mut text = String::new();
+        file.take(1 << 20).read_to_string(&mut text).ok()?;
+        text.lines().rev().find_map(|line| line.strip_prefix("shoutd: ")).map(str::to_owned)
+    }
+}

@@ -1,0 +1,65 @@
+//! `shoutdctl stop`.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use shoutd_cli::Places;
+use tokio::time::{Instant, sleep};
+
+use crate::control::{self, ControlError};
+
+/// How long the daemon may take to stop by itself.
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How often a process is looked for that is about to end.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Stop shoutd.
+#[derive(Debug, Args)]
+pub struct Stop {}
+
+impl Stop {
+    /// Stops the daemon and returns when it is gone. One that does not run is stopped already.
+    pub async fn run(self, places: &Places) -> Result<()> {
+        match control::daemon(places).await {
+            Err(ControlError::NotRunning(_)) => {
+                println!("shoutd does not run");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+            Ok(pid) => {
+                terminate(pid).await?;
+                println!("shoutd has stopped; containers stay connected");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Ends a process by SIGTERM and waits until it is gone.
+pub async fn terminate(pid: Pid) -> Result<()> {
+    match kill(pid, Signal::SIGTERM) {
+        Ok(()) => {}
+        Err(Errno::ESRCH) => return Ok(()),
+        Err(errno) => return Err(errno).with_context(|| format!("cannot stop process {pid}")),
+    }
+    let deadline = Instant::now() + STOP_DEADLINE;
+    while is_running(pid) {
+        if Instant::now() > deadline {
+            bail!("shoutd (process {pid}) has not stopped within {} s; see its log", STOP_DEADLINE.as_secs());
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
+}
+
+/// Whether the process is there and has not ended: one that ended but that its parent has not taken note of does not run.
+fn is_running(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| state != 'Z' && state != 'X')
+}

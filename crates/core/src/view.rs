@@ -1,0 +1,139 @@
+//! What `shoutdctl` shows: the answers of the control socket, as JSON.
+//!
+//! These are for people and their scripts. Fields are added, never renamed.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{ClusterId, EndpointId, HostId, MacAddress, NetworkId, Vni};
+
+/// How far the daemon has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state", content = "detail")]
+pub enum Membership {
+    /// It belongs to no cluster yet; why not.
+    Joining(String),
+    /// It belongs to a cluster.
+    Member,
+}
+
+/// `shoutdctl status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// This host.
+    pub host: HostId,
+    /// This host's name.
+    pub name: String,
+    /// Where peers reach it.
+    pub address: SocketAddr,
+    /// MTU of the interface that has this address, in octets.
+    pub underlay_mtu: u16,
+    /// Whether it belongs to a cluster.
+    pub membership: Membership,
+    /// Which cluster.
+    pub cluster: Option<ClusterId>,
+    /// `leader`, `follower`, `candidate` or `learner`.
+    pub role: String,
+    /// The leader, if one is known.
+    pub leader: Option<HostId>,
+    /// Hosts of the cluster.
+    pub hosts: usize,
+    /// Networks of the cluster.
+    pub networks: usize,
+    /// Endpoints of this host.
+    pub endpoints: usize,
+    /// The Docker engine, or why there is none.
+    pub docker: Engine,
+    /// What is wrong just now, one line each.
+    pub problems: Vec<String>,
+}
+
+/// What is known of the host's Docker engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state", content = "detail")]
+pub enum Engine {
+    /// It answers; its version.
+    Serving(String),
+    /// It does not; why.
+    Absent(String),
+}
+
+/// One line of `shoutdctl hosts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRow {
+    /// Its id.
+    pub id: HostId,
+    /// Its name.
+    pub name: String,
+    /// Where peers reach it.
+    pub address: SocketAddr,
+    /// `leader`, `voter` or `learner`.
+    pub role: String,
+    /// Whether the daemon that was asked can reach it now.
+    pub reachable: bool,
+    /// Whether it is the host that was asked.
+    pub this_host: bool,
+}
+
+/// One line of `shoutdctl networks`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkRow {
+    /// Its id.
+    pub id: NetworkId,
+    /// Its name; `None` while its creation is not finished.
+    pub name: Option<String>,
+    /// Its VXLAN network identifier.
+    pub vni: Vni,
+    /// Its subnets.
+    pub subnets: Vec<IpNet>,
+    /// Its options.
+    pub options: BTreeMap<String, String>,
+    /// Whether it is `--internal`.
+    pub internal: bool,
+    /// Name of the host it was created on.
+    pub origin: String,
+    /// Names of the hosts that have containers on it.
+    pub hosts: Vec<String>,
+    /// How many addresses are in use.
+    pub addresses: usize,
+}
+
+/// One line of `shoutdctl endpoints`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointRow {
+    /// Name of the network.
+    pub network: String,
+    /// Name of the host.
+    pub host: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its id, if it is of the host that was asked.
+    pub id: Option<EndpointId>,
+    /// Its MAC address, if it is of the host that was asked.
+    pub mac: Option<MacAddress>,
+    /// Name of its container, if it is of the host that was asked and Docker answers.
+    pub container: Option<String>,
+}
+
+/// What the control socket answers instead when it cannot do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// One line for people.
+    pub error: String,
+}
+
+/// Where the control socket is, unless another directory is chosen.
+pub const RUN_DIRECTORY: &str = "/run/shoutd";
+/// Where state is kept, unless another directory is chosen.
+pub const DATA_DIRECTORY: &str = "/var/lib/shoutd";
+/// Name of the control socket in the run directory.
+pub const CONTROL_SOCKET: &str = "control.sock";
+/// Name of the file in the data directory that says how the daemon was last started.
+pub const START_FILE: &str = "start.json";
