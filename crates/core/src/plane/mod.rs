@@ -27,6 +27,16 @@ pub const TUNNEL: &str = "shoutvx0";
 /// What Docker names the interface inside the container: this, and a number.
 pub const CONTAINER_PREFIX: &str = "shout";
 
+/// `mcast_igmp_version` of every bridge: RFC 3376, so that source filters are kept.
+pub const IGMP_VERSION: u8 = 3;
+/// `mcast_mld_version` of every bridge: RFC 3810.
+pub const MLD_VERSION: u8 = 2;
+/// The least `mcast_hash_max` of every bridge, a power of two as the kernel wants it. One group more switches snooping off, and every IPv6
+/// address of a container joins a group; this is enough for 1000 containers with 65 groups each, and no more than some 20 MB of kernel memory.
+pub const GROUPS_MAX: u32 = 65_536;
+/// `mcast_router` of the VXLAN device's bridge port: gets every group, whether or not a report came from there.
+pub const MULTICAST_ROUTER_ALWAYS: u8 = 2;
+
 /// Name of the namespace of the network with this VNI, under `/run/netns`.
 pub fn namespace_name(vni: Vni) -> String {
     format!("shout-{vni}")

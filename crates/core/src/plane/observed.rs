@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 
@@ -13,29 +14,31 @@ use crate::{MacAddress, NetworkId, Vni};
 pub struct Observed {
     /// The namespaces that are named as shoutd names them.
     pub segments: BTreeMap<Vni, ObservedSegment>,
+    /// Those of the sandboxes asked about whose path is no network namespace (any more).
+    pub missing_sandboxes: BTreeSet<PathBuf>,
 }
 
 /// One namespace `shout-<vni>`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObservedSegment {
-    /// Its bridge, if there is a device of that name.
+    /// Its bridge, if shoutd made a device of that name.
     pub bridge: Option<ObservedBridge>,
-    /// Its VXLAN device, if there is a device of that name.
+    /// Its VXLAN device, if shoutd made a device of that name.
     pub tunnel: Option<ObservedTunnel>,
     /// Whether the filter is whole that keeps IGMP and MLD off the tunnel.
     pub guard: bool,
     /// Hosts that get broadcast, unknown unicast and what is not narrowed: the all-zero FDB entries of the VXLAN device.
     pub flood: BTreeSet<IpAddr>,
-    /// Devices that carry an endpoint's mark.
+    /// The other devices that shoutd made.
     pub ports: BTreeMap<DeviceName, ObservedPort>,
-    /// Devices beside loopback that carry no mark of shoutd: somebody else's, never touched, and a reason to keep the namespace.
+    /// Devices, beside those that every namespace has, that shoutd did not make: never touched, and a reason to keep the namespace.
     pub foreign: BTreeSet<DeviceName>,
 }
 
 impl ObservedSegment {
-    /// Whether shoutd made it: something in it carries its mark, or there is nothing in it at all.
+    /// Whether there is something of shoutd in it, or nothing at all.
     pub fn is_ours(&self) -> bool {
-        self.network().is_some() || !self.ports.is_empty() || self.foreign.is_empty()
+        self.bridge.is_some() || self.tunnel.is_some() || !self.ports.is_empty() || self.foreign.is_empty()
     }
 
     /// The network it was made for, by the mark on its bridge or VXLAN device.
@@ -51,7 +54,7 @@ impl ObservedSegment {
 /// A bridge as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedBridge {
-    /// Its alias, if that is a mark of shoutd.
+    /// Its alias, if that is a mark of shoutd; `None` if it is half made.
     pub mark: Option<Mark>,
     /// Its MTU in octets.
     pub mtu: u16,
@@ -67,12 +70,14 @@ pub struct ObservedBridge {
     pub mld_version: u8,
     /// `mcast_hash_max`: more groups than this switch snooping off.
     pub groups_max: u32,
+    /// Whether it has the IPv6 link-local address without which it sends no MLD queries; true where the kernel has no IPv6.
+    pub link_local: bool,
 }
 
 /// A VXLAN device as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedTunnel {
-    /// Its alias, if that is a mark of shoutd.
+    /// Its alias, if that is a mark of shoutd; `None` if it is half made.
     pub mark: Option<Mark>,
     /// VNI; `None` if the device is not VXLAN at all.
     pub vni: Option<Vni>,
@@ -95,8 +100,8 @@ pub struct ObservedTunnel {
 /// A veth end in the segment's namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedPort {
-    /// Its mark.
-    pub mark: Mark,
+    /// Its alias, if that is a mark of shoutd; `None` if it is half made.
+    pub mark: Option<Mark>,
     /// Its MTU in octets.
     pub mtu: u16,
     /// Whether it is up.
@@ -120,7 +125,7 @@ pub struct ContainerEnd {
     pub mtu: u16,
     /// Whether it is up.
     pub up: bool,
-    /// Its addresses, without those that the kernel gave it by itself (IPv6 link-local ones).
+    /// Its addresses: also those that somebody else gave it, or the kernel by itself.
     pub addresses: BTreeSet<IpNet>,
     /// Whether the connected route 224.0.0.0/4 leads out of it.
     pub multicast_route: bool,

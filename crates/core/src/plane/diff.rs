@@ -1,0 +1,171 @@
+//! From what there is to what there should be, in an order that neither leaks nor loses a packet on the way.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::{
+    Action, ContainerEnd, Desired, DeviceName, GROUPS_MAX, IGMP_VERSION, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Mark, Observed,
+    ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, Place, Port, Segment,
+};
+use crate::Vni;
+
+/// What to do so that the kernel has what is `desired`: empty when it has.
+///
+/// Segments that are no longer desired go first. Then, for each that is, from the inside out: namespace, bridge, the guard that keeps IGMP
+/// and MLD off the tunnel, the tunnel with its flood entries, and only then the tunnel's place in the bridge; so that no query or report
+/// can leave before the guard stands, and the first frame that reaches the tunnel finds every remote. Ports come last.
+///
+/// What carries no mark of shoutd is never the object of a deletion.
+pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Action> {
+    let mut plan = Vec::new();
+    for (&vni, segment) in &observed.segments {
+        if !desired.segments.contains_key(&vni) && segment.is_ours() {
+            plan.push(Action::DeleteSegment { vni });
+        }
+    }
+    for (&vni, segment) in &desired.segments {
+        plan_segment(vni, segment, observed, &mut plan);
+    }
+    plan
+}
+
+fn plan_segment(vni: Vni, desired: &Segment, observed: &Observed, plan: &mut Vec<Action>) {
+    let empty = ObservedSegment::default();
+    let found = observed.segments.get(&vni);
+    let stale = found.is_some_and(|segment| is_of_another_network(segment, desired));
+    if stale {
+        plan.push(Action::DeleteSegment { vni });
+    }
+    if stale || found.is_none() {
+        plan.push(Action::CreateSegment { vni });
+    }
+    let current = found.filter(|_| !stale).unwrap_or(&empty);
+
+    plan_bridge(vni, desired, current.bridge.as_ref(), plan);
+    if !current.guard {
+        plan.push(Action::InstallGuard { vni });
+    }
+    plan_tunnel(vni, desired, current, plan);
+    plan_ports(vni, desired, current, &observed.missing_sandboxes, plan);
+}
+
+/// Whether the namespace is left over from a network that had this VNI before.
+fn is_of_another_network(segment: &ObservedSegment, desired: &Segment) -> bool {
+    let marks = [segment.bridge.as_ref().map(|b| &b.mark), segment.tunnel.as_ref().map(|t| &t.mark)];
+    marks.into_iter().flatten().flatten().any(|mark| *mark != Mark::Network(desired.network.clone()))
+}
+
+fn plan_bridge(vni: Vni, desired: &Segment, current: Option<&ObservedBridge>, plan: &mut Vec<Action>) {
+    // One without its mark is half made; making it again finishes it.
+    if current.is_none_or(|bridge| bridge.mark.is_none()) {
+        plan.push(Action::CreateBridge { vni, network: desired.network.clone() });
+    }
+    if !current.is_some_and(|bridge| is_tuned_bridge(bridge, desired.mtu)) {
+        plan.push(Action::TuneBridge { vni, mtu: desired.mtu });
+    }
+}
+
+fn is_tuned_bridge(bridge: &ObservedBridge, mtu: u16) -> bool {
+    bridge.mtu == mtu
+        && bridge.up
+        && bridge.snooping
+        && bridge.querier
+        && bridge.igmp_version == IGMP_VERSION
+        && bridge.mld_version == MLD_VERSION
+        && bridge.groups_max >= GROUPS_MAX
+        && bridge.link_local
+}
+
+fn plan_tunnel(vni: Vni, desired: &Segment, current: &ObservedSegment, plan: &mut Vec<Action>) {
+    let kept = current.tunnel.as_ref().filter(|tunnel| is_same_tunnel(tunnel, vni, desired));
+    if current.tunnel.is_some() && kept.is_none() {
+        plan.push(Action::DeleteTunnel { vni });
+    }
+    if kept.is_none() {
+        plan.push(Action::CreateTunnel { vni, network: desired.network.clone(), vtep: desired.vtep });
+    }
+    let nobody = BTreeSet::new();
+    let flood: &BTreeSet<IpAddr> = if kept.is_some() { &current.flood } else { &nobody };
+    plan.extend(desired.remotes.difference(flood).map(|&remote| Action::AddFlood { vni, remote }));
+    plan.extend(flood.difference(&desired.remotes).map(|&remote| Action::RemoveFlood { vni, remote }));
+    if !kept.is_some_and(|tunnel| is_tuned_tunnel(tunnel, desired.mtu)) {
+        plan.push(Action::TuneTunnel { vni, mtu: desired.mtu });
+    }
+}
+
+/// Whether all is right that cannot be changed on a VXLAN device that is there.
+fn is_same_tunnel(tunnel: &ObservedTunnel, vni: Vni, desired: &Segment) -> bool {
+    tunnel.mark.is_some()
+        && tunnel.vni == Some(vni)
+        && tunnel.local == Some(desired.vtep.address)
+        && tunnel.port == desired.vtep.port
+}
+
+fn is_tuned_tunnel(tunnel: &ObservedTunnel, mtu: u16) -> bool {
+    tunnel.mtu == mtu && tunnel.up && tunnel.enslaved && tunnel.learning && tunnel.multicast_router == MULTICAST_ROUTER_ALWAYS
+}
+
+fn plan_ports(
+    vni: Vni,
+    desired: &Segment,
+    current: &ObservedSegment,
+    missing_sandboxes: &BTreeSet<PathBuf>,
+    plan: &mut Vec<Action>,
+) {
+    let is_kept = |name: &DeviceName, found: &ObservedPort| {
+        let wanted = desired.ports.get(name).map(|port| Mark::Endpoint(port.endpoint.clone()));
+        wanted.is_some() && found.mark == wanted
+    };
+    // All that goes before anything comes: a new endpoint may have the name or the addresses of an old one.
+    for (name, found) in &current.ports {
+        if !is_kept(name, found) {
+            plan.push(Action::DeletePort { vni, name: name.clone() });
+        }
+    }
+    for (name, port) in &desired.ports {
+        match current.ports.get(name).filter(|found| is_kept(name, found)) {
+            None => plan_missing_port(vni, port, desired.mtu, missing_sandboxes, plan),
+            Some(found) => plan_kept_port(vni, (name, port), desired.mtu, found, plan),
+        }
+    }
+}
+
+fn plan_missing_port(
+    vni: Vni,
+    port: &Port,
+    mtu: u16,
+    missing_sandboxes: &BTreeSet<PathBuf>,
+    plan: &mut Vec<Action>,
+) {
+    let place = match &port.sandbox {
+        None => Place::Host,
+        // The container is gone, and Docker has yet to say so: nowhere to put it.
+        Some(path) if missing_sandboxes.contains(path) => return,
+        Some(path) => Place::Sandbox(path.clone()),
+    };
+    plan.push(Action::CreatePort { vni, port: port.clone(), mtu, place });
+}
+
+fn plan_kept_port(vni: Vni, (name, port): (&DeviceName, &Port), mtu: u16, found: &ObservedPort, plan: &mut Vec<Action>) {
+    if found.mtu != mtu || !found.up || !found.enslaved {
+        plan.push(Action::TunePort { vni, name: name.clone(), mtu });
+    }
+    // A container's end in the host's namespace, or one that is nowhere to be seen, is in Docker's hands: being moved in, or out.
+    if let (Some(end), Some(sandbox)) = (&found.container_end, &port.sandbox)
+        && end.place == Place::Sandbox(sandbox.clone())
+        && !is_complete_end(end, port, mtu)
+    {
+        let (port, sandbox, name) = (port.clone(), sandbox.clone(), end.name.clone());
+        plan.push(Action::TuneContainerEnd { vni, port, mtu, sandbox, name });
+    }
+}
+
+/// Whether the container's interface has all it should have; it may have more.
+fn is_complete_end(end: &ContainerEnd, port: &Port, mtu: u16) -> bool {
+    end.mtu == mtu
+        && end.mac == port.mac
+        && end.up
+        && end.addresses.is_superset(&port.addresses)
+        && (end.multicast_route || !port.multicast_route)
+}
