@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::{
-    Action, ContainerEnd, Desired, DeviceName, GROUPS_MAX, IGMP_VERSION, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Mark, Observed,
-    ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, Place, Port, Segment,
+    Action, ContainerEnd, Desired, DeviceName, GROUPS_MAX, IGMP_VERSION, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Mark,
+    Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, Place, Port, Segment,
 };
 use crate::Vni;
 
@@ -103,7 +103,11 @@ fn is_same_tunnel(tunnel: &ObservedTunnel, vni: Vni, desired: &Segment) -> bool 
 }
 
 fn is_tuned_tunnel(tunnel: &ObservedTunnel, mtu: u16) -> bool {
-    tunnel.mtu == mtu && tunnel.up && tunnel.enslaved && tunnel.learning && tunnel.multicast_router == MULTICAST_ROUTER_ALWAYS
+    tunnel.mtu == mtu
+        && tunnel.up
+        && tunnel.enslaved
+        && tunnel.learning
+        && tunnel.multicast_router == MULTICAST_ROUTER_ALWAYS
 }
 
 fn plan_ports(
@@ -131,13 +135,7 @@ fn plan_ports(
     }
 }
 
-fn plan_missing_port(
-    vni: Vni,
-    port: &Port,
-    mtu: u16,
-    missing_sandboxes: &BTreeSet<PathBuf>,
-    plan: &mut Vec<Action>,
-) {
+fn plan_missing_port(vni: Vni, port: &Port, mtu: u16, missing_sandboxes: &BTreeSet<PathBuf>, plan: &mut Vec<Action>) {
     let place = match &port.sandbox {
         None => Place::Host,
         // The container is gone, and Docker has yet to say so: nowhere to put it.
@@ -147,7 +145,13 @@ fn plan_missing_port(
     plan.push(Action::CreatePort { vni, port: port.clone(), mtu, place });
 }
 
-fn plan_kept_port(vni: Vni, (name, port): (&DeviceName, &Port), mtu: u16, found: &ObservedPort, plan: &mut Vec<Action>) {
+fn plan_kept_port(
+    vni: Vni,
+    (name, port): (&DeviceName, &Port),
+    mtu: u16,
+    found: &ObservedPort,
+    plan: &mut Vec<Action>,
+) {
     if found.mtu != mtu || !found.up || !found.enslaved {
         plan.push(Action::TunePort { vni, name: name.clone(), mtu });
     }

@@ -6,7 +6,7 @@
 
 mod action;
 mod desired;
-//mod diff;
+mod diff;
 mod observed;
 
 use std::fmt;
@@ -15,7 +15,7 @@ use std::str::FromStr;
 
 pub use action::{Action, Place};
 pub use desired::{Desired, MTU_OPTION, Port, Segment, Underlay, Vtep, desired};
-//pub use diff::diff;
+pub use diff::diff;
 pub use observed::{ContainerEnd, Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel};
 
 use crate::{EndpointId, InvalidId, NetworkId, Vni};

@@ -1,0 +1,267 @@
+//! Properties of the agreed state machine: whatever is proposed, in whatever order, these hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use proptest::prelude::*;
+use shoutd_core::cluster::{Cluster, Command, Description, Outcome, Pool, ReportedSubnet, Settings, WantedAddress};
+use shoutd_core::limits::MTU_MIN;
+use shoutd_core::plane::{MTU_OPTION, Underlay, desired};
+use shoutd_core::{ClusterId, HostId, NetworkId, local};
+
+/// Small domains, so that commands meet one another.
+fn host() -> impl Strategy<Value = HostId> {
+    (1..=4u64).prop_map(|value| HostId::new(value).unwrap())
+}
+
+fn network() -> impl Strategy<Value = NetworkId> {
+    (0..4u8).prop_map(|index| format!("{index:016x}").parse().unwrap())
+}
+
+fn subnet() -> impl Strategy<Value = IpNet> {
+    prop_oneof![
+        (0..4u8, 26..=31u8).prop_map(|(third, length)| format!("10.0.{third}.0/{length}")),
+        (0..4u8).prop_map(|fourth| format!("10.0.0.{fourth}/24")),
+        (0..3u8).prop_map(|third| format!("fd00:0:0:{third}::/64")),
+        Just("224.0.0.0/8".to_owned()),
+        Just("0.0.0.0/0".to_owned()),
+    ]
+    .prop_map(|text| text.parse().unwrap())
+}
+
+fn address() -> impl Strategy<Value = IpAddr> {
+    (0..4u8, any::<u8>()).prop_map(|(third, fourth)| IpAddr::from([10, 0, third, fourth]))
+}
+
+fn pool() -> impl Strategy<Value = Pool> {
+    (subnet(), proptest::option::of(address()), proptest::option::of(address())).prop_map(
+        |(subnet, gateway, auxiliary)| Pool {
+            subnet,
+            gateway,
+            auxiliary: auxiliary.map(|address| ("a".to_owned(), address)).into_iter().collect(),
+        },
+    )
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    let mtu = proptest::option::of(prop_oneof![Just("1400"), Just("9"), Just("many")]);
+    (proptest::collection::vec(pool(), 0..3), mtu, any::<bool>()).prop_map(|(pools, mtu, internal)| Settings {
+        pools,
+        options: mtu.map(|mtu| (MTU_OPTION.to_owned(), mtu.to_owned())).into_iter().collect(),
+        internal,
+        ipv6: false,
+    })
+}
+
+fn wanted() -> impl Strategy<Value = WantedAddress> {
+    prop_oneof![address().prop_map(WantedAddress::Exactly), subnet().prop_map(WantedAddress::AnyOf)]
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    let reported = (subnet(), any::<bool>()).prop_map(|(subnet, exclusive)| ReportedSubnet {
+        subnet,
+        user: "eth0".to_owned(),
+        exclusive,
+    });
+    prop_oneof![
+        1 => (1..3u128).prop_map(|id| Command::Found { cluster: ClusterId::new(id) }),
+        3 => (host(), 1..5u8).prop_map(|(host, last)| Command::AdmitHost {
+            host,
+            name: format!("h{last}"),
+            address: format!("192.0.2.{last}:7789").parse().unwrap(),
+        }),
+        1 => (host(), proptest::collection::vec(reported, 0..2)).prop_map(|(host, subnets)| Command::ReportSubnets { host, subnets }),
+        6 => (network(), host(), settings()).prop_map(|(id, origin, settings)| Command::CreateNetwork { id, origin, settings }),
+        2 => (network(), "[ab]").prop_map(|(id, name)| Command::DescribeNetwork {
+            id,
+            description: Description { name, labels: BTreeMap::new(), attachable: false },
+        }),
+        1 => network().prop_map(|id| Command::RemoveNetwork { id }),
+        8 => (network(), host(), wanted()).prop_map(|(network, host, address)| Command::ClaimAddress { network, host, address }),
+        3 => (network(), host(), proptest::collection::vec(address(), 0..4))
+            .prop_map(|(network, host, addresses)| Command::ReleaseAddresses { network, host, addresses }),
+    ]
+}
+
+fn founded() -> Cluster {
+    let mut cluster = Cluster::default();
+    cluster.apply(&Command::Found { cluster: ClusterId::new(1) }).unwrap();
+    cluster
+}
+
+fn overlap(a: IpNet, b: IpNet) -> bool {
+    a.contains(&b) || b.contains(&a)
+}
+
+/// What must hold after every command.
+fn check(cluster: &Cluster) {
+    let networks: Vec<_> = cluster.networks.iter().collect();
+    let vnis: BTreeSet<_> = networks.iter().map(|(_, network)| network.vni).collect();
+    assert_eq!(vnis.len(), networks.len(), "two networks have one VNI");
+    let names: Vec<_> =
+        networks.iter().filter_map(|(_, network)| network.description.as_ref()).map(|d| &d.name).collect();
+    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "two networks have one name");
+    let pools: Vec<_> = networks.iter().flat_map(|(_, network)| &network.settings.pools).collect();
+    for (index, pool) in pools.iter().enumerate() {
+        assert!(!pools[..index].iter().any(|other| overlap(other.subnet, pool.subnet)), "two subnets overlap");
+    }
+    let underlays: Vec<_> = cluster.hosts.values().map(|host| host.address.ip()).collect();
+    assert_eq!(underlays.iter().collect::<BTreeSet<_>>().len(), underlays.len(), "two hosts have one address");
+    for (_, network) in networks {
+        for address in network.leases.keys() {
+            let pool = network.pool_of(*address).expect("a leased address lies in a subnet of its network");
+            assert!(!pool.is_reserved(*address), "{address} is leased and reserved");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn invariants_hold_and_refusals_change_nothing(commands in proptest::collection::vec(command(), 0..80)) {
+        let mut cluster = founded();
+        for command in &commands {
+            let before = cluster.clone();
+            let result = cluster.apply(command);
+            check(&cluster);
+            match result {
+                Err(_) => prop_assert_eq!(&cluster, &before),
+                Ok(Outcome::Leased(leased)) => {
+                    let Command::ClaimAddress { network, host, .. } = command else { panic!("only claims lease") };
+                    let network = &cluster.networks[network];
+                    prop_assert_eq!(network.leases.get(&leased.addr()), Some(host));
+                    let free_before = before.networks.values().all(|n| n.leases.get(&leased.addr()).is_none_or(|holder| holder == host));
+                    prop_assert!(free_before, "taken from another host");
+                }
+                Ok(Outcome::Done) => {}
+            }
+        }
+    }
+
+    #[test]
+    fn a_restored_snapshot_goes_on_like_the_original(
+        before in proptest::collection::vec(command(), 0..40),
+        after in proptest::collection::vec(command(), 0..40),
+    ) {
+        let mut original = founded();
+        for command in &before {
+            let _ = original.apply(command);
+        }
+        let snapshot = serde_json::to_vec(&original).unwrap();
+        let mut restored: Cluster = serde_json::from_slice(&snapshot).unwrap();
+        prop_assert_eq!(&restored, &original);
+        for command in &after {
+            let wire: Command = serde_json::from_slice(&serde_json::to_vec(command).unwrap()).unwrap();
+            prop_assert_eq!(restored.apply(&wire), original.apply(command));
+        }
+        prop_assert_eq!(restored, original);
+    }
+
+    #[test]
+    fn a_command_that_is_repeated_does_no_harm(commands in proptest::collection::vec(command(), 0..60)) {
+        let mut cluster = founded();
+        for command in &commands {
+            let is_claim_of_any = matches!(command, Command::ClaimAddress { address: WantedAddress::AnyOf(_), .. });
+            if cluster.apply(command).is_ok() && !is_claim_of_any {
+                let once = cluster.clone();
+                prop_assert!(cluster.apply(command).is_ok());
+                prop_assert_eq!(&cluster, &once);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_accepted_before_the_cluster_is_founded(command in command()) {
+        let mut cluster = Cluster::default();
+        let is_founding = matches!(command, Command::Found { .. });
+        prop_assert_eq!(cluster.apply(&command).is_ok(), is_founding);
+    }
+
+    #[test]
+    fn the_suggested_subnet_is_free(commands in proptest::collection::vec(command(), 0..40), turn: u64) {
+        let mut cluster = founded();
+        for command in &commands {
+            let _ = cluster.apply(command);
+        }
+        if let Some(free) = cluster.free_subnet(turn) {
+            let free = IpNet::V4(free);
+            let networks = cluster.networks.values().flat_map(|network| network.settings.pools.iter().map(|pool| pool.subnet));
+            let hosts = cluster.hosts.values().flat_map(|host| host.subnets.iter().map(|reported| reported.subnet));
+            prop_assert!(!networks.chain(hosts).any(|taken| overlap(taken, free)));
+        }
+    }
+
+    #[test]
+    fn every_host_that_has_the_network_is_a_remote_of_the_others(commands in proptest::collection::vec(command(), 0..80)) {
+        let mut cluster = founded();
+        for command in &commands {
+            let _ = cluster.apply(command);
+        }
+        for (me, host) in &cluster.hosts {
+            let local = local_state_of(&cluster, *me);
+            let desired = desired(&cluster, &local, *me, Underlay { address: host.address.ip(), mtu: 1500 });
+            for segment in desired.segments.values() {
+                let network = &cluster.networks[&segment.network];
+                prop_assert!(segment.mtu >= MTU_MIN);
+                let expected: BTreeSet<_> = network.leases.values().filter(|other| *other != me).map(|other| cluster.hosts[other].address.ip()).collect();
+                prop_assert_eq!(&segment.remotes, &expected);
+            }
+            let mine = cluster.networks.values().filter(|network| network.leases.values().any(|holder| holder == me)).count();
+            prop_assert_eq!(desired.segments.len(), mine);
+            prop_assert!(local.surplus_leases(&cluster, *me).is_empty());
+            prop_assert!(local.missing_leases(&cluster, *me).is_empty());
+        }
+    }
+}
+
+/// Local state in which each lease of a host is an endpoint's.
+fn local_state_of(cluster: &Cluster, me: HostId) -> local::Local {
+    let mut local = local::Local::default();
+    for (index, (id, network)) in cluster.networks.iter().enumerate() {
+        for (address, _) in network.leases.iter().filter(|(_, holder)| **holder == me) {
+            let endpoint = local::Endpoint {
+                network: id.clone(),
+                addresses: [IpNet::from(*address)].into(),
+                mac: shoutd_core::MacAddress([2, 0, 0, 0, 0, 1]),
+                sandbox: None,
+                multicast_route: false,
+                created: std::time::Duration::ZERO,
+            };
+            let name = format!("{index}{address}").replace(['.', ':'], "x") + "0000000000";
+            local.add_endpoint(name.parse().unwrap(), endpoint).unwrap();
+        }
+    }
+    local
+}
+
+#[test]
+fn addresses_are_given_from_the_top_and_never_twice() {
+    let mut cluster = founded();
+    let host = |value| HostId::new(value).unwrap();
+    for value in 1..=2u64 {
+        let address = format!("192.0.2.{value}:7789").parse().unwrap();
+        cluster.apply(&Command::AdmitHost { host: host(value), name: "h".to_owned(), address }).unwrap();
+    }
+    let id: NetworkId = "00000000000000aa".parse().unwrap();
+    let subnet: IpNet = "10.9.0.0/29".parse().unwrap();
+    let pool = Pool { subnet, gateway: Some("10.9.0.1".parse().unwrap()), auxiliary: BTreeMap::new() };
+    let settings = Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false };
+    cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(1), settings }).unwrap();
+    let mut claim =
+        |value, address| cluster.apply(&Command::ClaimAddress { network: id.clone(), host: host(value), address });
+    let any = WantedAddress::AnyOf(subnet);
+    // 10.9.0.0/29 has six host addresses; one is the gateway's.
+    for last in [6, 5, 4, 3, 2] {
+        let expected = Outcome::Leased(format!("10.9.0.{last}/29").parse().unwrap());
+        assert_eq!(claim(1 + last % 2, any), Ok(expected));
+    }
+    assert_eq!(
+        claim(1, any).unwrap_err().to_string(),
+        "subnet 10.9.0.0/29 of network 00000000000000aa has no free address left"
+            .replace("00000000000000aa", "000000000000")
+    );
+    let taken = claim(1, WantedAddress::Exactly("10.9.0.5".parse().unwrap())).unwrap_err();
+    assert_eq!(taken.to_string(), "address 10.9.0.5 of network 000000000000 is in use on host h");
+    let gateway = claim(1, WantedAddress::Exactly("10.9.0.1".parse().unwrap())).unwrap_err();
+    assert!(gateway.to_string().contains("reserved"), "{gateway}");
+}
