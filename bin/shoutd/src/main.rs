@@ -1,2 +1,57 @@
-//! Placeholder.
-fn main() {}
+//! `shoutd`: the daemon of one host. It runs in the foreground and logs to stderr; `shoutdctl start` runs it in the background.
+
+mod agreement;
+mod control;
+mod daemon;
+mod driver;
+mod engine;
+mod formation;
+mod leases;
+mod local_state;
+mod mirrors;
+mod plane;
+mod settings;
+mod subnets;
+mod views;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use shoutd_cli::{Places, StartArguments};
+use tracing_subscriber::EnvFilter;
+
+/// Docker network plugin: containers on different hosts talk by multicast.
+#[derive(Debug, Parser)]
+#[command(name = "shoutd", version, about)]
+struct Arguments {
+    #[command(flatten)]
+    start: StartArguments,
+    #[command(flatten)]
+    places: Places,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_env("SHOUTD_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The last line says why; `shoutdctl start` shows it to whoever waits.
+            eprintln!("shoutd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("it makes network devices and must run as root");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(daemon::run(arguments.start, arguments.places));
+    // What is left are calls that nobody waits for any more.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    result
+}

@@ -1,0 +1,36 @@
+//! The control socket: JSON over HTTP/1.1, root's alone. It shows; it changes nothing.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
+use shoutd_core::view::{EndpointRow, HostRow, NetworkRow, Status};
+
+use crate::views::Views;
+
+/// What `shoutdctl` asks for.
+pub fn router(views: Arc<Views>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/hosts", get(hosts))
+        .route("/v1/networks", get(networks))
+        .route("/v1/endpoints", get(endpoints))
+        .with_state(views)
+}
+
+async fn status(State(views): State<Arc<Views>>) -> Json<Status> {
+    Json(views.status())
+}
+
+async fn hosts(State(views): State<Arc<Views>>) -> Json<Vec<HostRow>> {
+    Json(views.hosts().await)
+}
+
+async fn networks(State(views): State<Arc<Views>>) -> Json<Vec<NetworkRow>> {
+    Json(views.networks())
+}
+
+async fn endpoints(State(views): State<Arc<Views>>) -> Json<Vec<EndpointRow>> {
+    Json(views.endpoints().await)
+}

@@ -1,0 +1,140 @@
+//! Addresses: shoutd's own IPAM, which every mirror has, and whoever asks for it by `--ipam-driver shoutd`.
+//!
+//! A pool's id is its subnet. Networks' subnets do not overlap, so it names the network too, which Docker never does here.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use ipnet::{IpNet, Ipv4Net};
+use shoutd_core::cluster::WantedAddress;
+use shoutd_core::local::Reservation;
+use shoutd_core::{NetworkId, cluster::Network};
+use shoutd_docker::plugin::{
+    AddressPurpose, DriverError, GrantedPool, PoolId, ReleaseAddress, RequestAddress, RequestPool,
+};
+
+use super::{Driver, told};
+use crate::leases;
+
+/// How long a subnet that was given to Docker is not given again. The network that it is for is created at once, or never.
+const GRANT_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// How many subnets are tried that were given a moment ago.
+const TRIES_MAX: u64 = 300;
+
+/// `RequestPool`.
+pub fn request_pool(driver: &Driver, request: &RequestPool) -> Result<GrantedPool, DriverError> {
+    if request.range.is_some() {
+        return Err(DriverError::new(
+            "--ip-range does not go with --ipam-driver shoutd: its addresses are leased over the whole subnet",
+        ));
+    }
+    let subnet = match request.subnet {
+        Some(subnet) => subnet,
+        None if request.ipv6 => return Err(DriverError::new("give the IPv6 subnet: --ipv6 --subnet <subnet>")),
+        None => IpNet::V4(choose_subnet(driver)?),
+    };
+    let id: PoolId = subnet.to_string().parse().map_err(DriverError::new)?;
+    Ok(GrantedPool { id, subnet, gateway: None })
+}
+
+/// A subnet that is free on every host. Hosts begin the search at different places, so that two which choose at once choose differently.
+fn choose_subnet(driver: &Driver) -> Result<Ipv4Net, DriverError> {
+    let cluster = driver.agreement.cluster();
+    let mut granted = driver.granted.lock().unwrap_or_else(PoisonError::into_inner);
+    granted.retain(|_, since| since.elapsed() < GRANT_TIME_MAX);
+    let turns = (0..TRIES_MAX).map(|turn| driver.agreement.me.get().wrapping_add(turn));
+    let mut free = turns.filter_map(|turn| cluster.free_subnet(turn));
+    let chosen = free.find(|subnet| !granted.contains_key(&IpNet::V4(*subnet)));
+    let chosen =
+        chosen.ok_or_else(|| DriverError::new("no subnet is free on every host; choose one: --subnet <subnet>"))?;
+    granted.insert(IpNet::V4(chosen), Instant::now());
+    Ok(chosen)
+}
+
+fn subnet_of(pool: &PoolId) -> Result<IpNet, DriverError> {
+    pool.as_str().parse().map_err(|_| DriverError::new(format!("pool {pool} is none of shoutd's")))
+}
+
+/// `RequestAddress`.
+pub async fn request(driver: &Driver, request: &RequestAddress) -> Result<IpNet, DriverError> {
+    let subnet = subnet_of(&request.pool)?;
+    let cluster = driver.agreement.cluster();
+    let network = cluster.network_with_subnet(subnet);
+    match (network, request.purpose == AddressPurpose::Gateway, request.address) {
+        (known, true, asked) => {
+            let agreed = known.and_then(|(_, network)| network.pool_of(subnet.addr())).and_then(|pool| pool.gateway);
+            with_prefix(asked.or(agreed).unwrap_or_else(|| first_of(subnet)), subnet)
+        }
+        // Set apart by the user for a network that is only about to be created, or one that is known to set it apart.
+        (None, false, Some(auxiliary)) => with_prefix(auxiliary, subnet),
+        (Some((_, network)), false, Some(address)) if is_auxiliary(network, address) => with_prefix(address, subnet),
+        (None, false, None) => Err(DriverError::new(format!("the cluster has no network with subnet {subnet}"))),
+        (Some((id, _)), false, asked) => lease(driver, id, subnet, asked).await,
+    }
+}
+
+fn is_auxiliary(network: &Network, address: IpAddr) -> bool {
+    network.pool_of(address).is_some_and(|pool| pool.auxiliary.values().any(|auxiliary| *auxiliary == address))
+}
+
+/// Leases an address for an endpoint that Docker is about to create, and notes that Docker holds it.
+async fn lease(
+    driver: &Driver,
+    network: &NetworkId,
+    subnet: IpNet,
+    asked: Option<IpAddr>,
+) -> Result<IpNet, DriverError> {
+    driver.agreement.member().await.map_err(told)?;
+    let _gate = driver.agreement.hold_leases().await;
+    if let Some(address) = asked {
+        let local = driver.local.get();
+        if local.is_reserved(network, address) || local.holder(network, address).is_some() {
+            return Err(DriverError::new(format!("address {address} is in use on this host already")));
+        }
+    }
+    let wanted = asked.map_or(WantedAddress::AnyOf(subnet), WantedAddress::Exactly);
+    let leased = driver.agreement.claim(network, wanted).await.map_err(told)?;
+    let reserved = driver.local.change(|local| {
+        let reservation = Reservation { since: leases::now() };
+        local.reservations.entry(network.clone()).or_default().insert(leased.addr(), reservation);
+    });
+    reserved.await.map_err(told)?;
+    Ok(leased)
+}
+
+/// `ReleaseAddress`. The lease goes back if no endpoint has the address.
+pub async fn release(driver: &Driver, request: &ReleaseAddress) -> Result<(), DriverError> {
+    let subnet = subnet_of(&request.pool)?;
+    let cluster = driver.agreement.cluster();
+    let Some((network, _)) = cluster.network_with_subnet(subnet) else {
+        return Ok(());
+    };
+    let released = driver.local.change(|local| {
+        let Some(addresses) = local.reservations.get_mut(network) else {
+            return false;
+        };
+        let released = addresses.remove(&request.address).is_some();
+        if addresses.is_empty() {
+            local.reservations.remove(network);
+        }
+        released
+    });
+    if released.await.map_err(told)? {
+        leases::settle(&driver.agreement, &driver.local).await;
+    }
+    Ok(())
+}
+
+fn first_of(subnet: IpNet) -> IpAddr {
+    match subnet.network() {
+        IpAddr::V4(network) => IpAddr::V4((u32::from(network) + 1).into()),
+        IpAddr::V6(network) => IpAddr::V6(Ipv6Addr::from(u128::from(network) + 1)),
+    }
+}
+
+fn with_prefix(address: IpAddr, subnet: IpNet) -> Result<IpNet, DriverError> {
+    let within = subnet.contains(&address).then(|| IpNet::new(address, subnet.prefix_len()).ok()).flatten();
+    within.ok_or_else(|| DriverError::new(format!("address {address} does not lie in subnet {subnet}")))
+}

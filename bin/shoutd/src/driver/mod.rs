@@ -1,0 +1,103 @@
+//! What Docker asks of shoutd. Each call becomes a command to the cluster or a change of local state, and nothing else: the kernel is the
+//! reconciler's. The one exception is `Join`, which waits until the reconciler has made the interface.
+
+mod address;
+mod endpoint;
+mod network;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use ipnet::IpNet;
+use shoutd_core::local::Local;
+use shoutd_core::{DockerNetworkId, NetworkId};
+use shoutd_docker::plugin::{
+    CreateEndpoint, CreateNetwork, CreatedInterface, DriverError, EndpointKey, GrantedPool, IpamDriver, Join,
+    JoinReply, NetworkDriver, PoolId, ReleaseAddress, RequestAddress, RequestPool,
+};
+
+use crate::agreement::Agreement;
+use crate::local_state::LocalState;
+use crate::mirrors::UnderWay;
+use crate::plane::Plane;
+
+/// The driver of this host.
+#[derive(Debug)]
+pub struct Driver {
+    agreement: Agreement,
+    local: Arc<LocalState>,
+    plane: Arc<Plane>,
+    under_way: Arc<UnderWay>,
+    /// Subnets given to Docker for networks that it is about to create.
+    granted: Mutex<BTreeMap<IpNet, Instant>>,
+}
+
+impl Driver {
+    /// Puts the parts together.
+    pub fn new(agreement: Agreement, local: Arc<LocalState>, plane: Arc<Plane>, under_way: Arc<UnderWay>) -> Self {
+        Self { agreement, local, plane, under_way, granted: Mutex::default() }
+    }
+
+    /// Which network of the cluster a Docker network is.
+    fn network(&self, local: &Local, docker: &DockerNetworkId) -> Result<NetworkId, DriverError> {
+        local.bindings.get(docker).cloned().ok_or_else(|| {
+            let id = docker.short();
+            DriverError::new(format!("network {id} is not known to shoutd on this host; remove it and create it again"))
+        })
+    }
+}
+
+/// Any error as Docker is told it: with its causes, on one line.
+fn told(error: impl Into<anyhow::Error>) -> DriverError {
+    DriverError::new(format!("{:#}", error.into()))
+}
+
+impl NetworkDriver for Driver {
+    async fn create_network(&self, request: CreateNetwork) -> Result<(), DriverError> {
+        network::create(self, request).await
+    }
+
+    async fn delete_network(&self, network: DockerNetworkId) -> Result<(), DriverError> {
+        network::delete(self, &network).await
+    }
+
+    async fn create_endpoint(&self, request: CreateEndpoint) -> Result<CreatedInterface, DriverError> {
+        endpoint::create(self, request).await
+    }
+
+    async fn delete_endpoint(&self, endpoint: EndpointKey) -> Result<(), DriverError> {
+        endpoint::delete(self, &endpoint.endpoint).await
+    }
+
+    async fn join(&self, request: Join) -> Result<JoinReply, DriverError> {
+        endpoint::join(self, &request).await
+    }
+
+    async fn leave(&self, endpoint: EndpointKey) -> Result<(), DriverError> {
+        endpoint::leave(self, &endpoint.endpoint).await
+    }
+
+    async fn endpoint_info(&self, _: EndpointKey) -> Result<BTreeMap<String, String>, DriverError> {
+        Ok(BTreeMap::new())
+    }
+}
+
+impl IpamDriver for Driver {
+    async fn request_pool(&self, request: RequestPool) -> Result<GrantedPool, DriverError> {
+        address::request_pool(self, &request)
+    }
+
+    async fn release_pool(&self, _: PoolId) -> Result<(), DriverError> {
+        // A pool is the network's: it goes with it.
+        Ok(())
+    }
+
+    async fn request_address(&self, request: RequestAddress) -> Result<IpNet, DriverError> {
+        address::request(self, &request).await
+    }
+
+    async fn release_address(&self, request: ReleaseAddress) -> Result<(), DriverError> {
+        address::release(self, &request).await
+    }
+}

@@ -1,0 +1,168 @@
+//! Follows this host's Docker Engine: its networks are kept in step with the cluster's, its subnets are reported, and endpoints that it
+//! has forgotten are forgotten too.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use shoutd_core::local::Local;
+use shoutd_core::plane::{DeviceName, Place};
+use shoutd_core::view::{self, Membership};
+use shoutd_core::{DockerNetworkId, EndpointId};
+use shoutd_dataplane::UnderlayInterface;
+use shoutd_docker::engine::{EngineClient, EngineError};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::agreement::Agreement;
+use crate::leases;
+use crate::local_state::LocalState;
+use crate::mirrors::Mirrors;
+use crate::plane::Plane;
+use crate::subnets;
+
+/// How often everything is compared when nothing has happened: events get lost.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// How long to wait before an engine that went away is looked for again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How long one look for an engine may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long after its creation an endpoint may be missing from what the engine lists: the engine lists it only when its container has started.
+const START_TIME_MAX: Duration = Duration::from_secs(120);
+
+/// What follows the engine.
+#[derive(Debug)]
+pub struct EngineFollower {
+    /// Consensus.
+    pub agreement: Agreement,
+    /// This host's memory.
+    pub local: Arc<LocalState>,
+    /// The engine.
+    pub engine: EngineClient,
+    /// Keeps networks in step.
+    pub mirrors: Arc<Mirrors>,
+    /// The kernel, for what containers really have.
+    pub plane: Arc<Plane>,
+    /// The interface of the underlay.
+    pub underlay: UnderlayInterface,
+    /// For all to see whether the engine answers.
+    pub state: watch::Sender<view::Engine>,
+}
+
+impl EngineFollower {
+    /// Follows the engine until it is told to stop.
+    pub async fn run(self, stop: CancellationToken) {
+        loop {
+            let followed = tokio::select! {
+                followed = self.follow() => followed,
+                () = stop.cancelled() => return,
+            };
+            if let Err(error) = followed {
+                let was_serving = matches!(*self.state.borrow(), view::Engine::Serving(_));
+                if was_serving {
+                    warn!("{error}");
+                }
+                self.state.send_replace(view::Engine::Absent(error.to_string()));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn follow(&self) -> Result<(), EngineError> {
+        self.engine.wait_until_serving(PATIENCE).await?;
+        let info = self.engine.engine_info().await?;
+        let bridge = self.engine.ensure_gateway_bridge().await?;
+        if bridge.created {
+            info!("made docker_gwbridge, the containers' way out, so that its subnet is known from the start");
+        }
+        // Subscribed before the first full look: nothing that happens in between is missed.
+        let mut events = self.engine.network_events(None).await?;
+        let mut cluster = self.agreement.watch();
+        let mut membership = self.agreement.watch_membership();
+        let mut tick = tokio::time::interval(PERIOD);
+        let mut is_first = true;
+        loop {
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return Err(error),
+                    None => return Err(EngineError::EventsEnded),
+                },
+                changed = cluster.changed() => if changed.is_err() { return Ok(()) },
+                changed = membership.changed() => if changed.is_err() { return Ok(()) },
+                _ = tick.tick() => self.forget_stale().await?,
+            }
+            if self.agreement.membership() == Membership::Member {
+                self.compare().await?;
+            }
+            if is_first {
+                is_first = false;
+                info!(version = info.version, "serving Docker");
+                self.state.send_replace(view::Engine::Serving(info.version.clone()));
+            }
+        }
+    }
+
+    async fn compare(&self) -> Result<(), EngineError> {
+        let networks = self.mirrors.reconcile().await?;
+        let in_use = subnets::in_use(&networks, &self.underlay);
+        if let Err(error) = subnets::report(&self.agreement, in_use).await {
+            warn!("cannot report this host's subnets yet: {error}");
+        }
+        Ok(())
+    }
+
+    /// Forgets endpoints that the engine does not have any more: dockerd that was killed never takes them back.
+    async fn forget_stale(&self) -> Result<(), EngineError> {
+        let local = self.local.get();
+        let suspects = self.suspects(&local);
+        if suspects.is_empty() {
+            return Ok(());
+        }
+        let mut listed = BTreeSet::new();
+        for docker in docker_networks(&local, &suspects) {
+            let detail = self.engine.network(&docker).await?;
+            listed.extend(detail.into_iter().flat_map(|detail| detail.endpoints).map(|attached| attached.endpoint));
+        }
+        let stale: Vec<_> = suspects.into_iter().filter(|endpoint| !listed.contains(endpoint)).collect();
+        if stale.is_empty() {
+            return Ok(());
+        }
+        for endpoint in &stale {
+            info!(endpoint = endpoint.short(), "forgotten: the engine does not have it any more");
+        }
+        if let Err(error) = self.local.change(|local| local.endpoints.retain(|id, _| !stale.contains(id))).await {
+            warn!("{error}");
+        }
+        leases::settle(&self.agreement, &self.local).await;
+        Ok(())
+    }
+
+    /// Endpoints old enough to be listed whose interface is in no container.
+    fn suspects(&self, local: &Local) -> Vec<EndpointId> {
+        let observed = self.plane.observed();
+        let in_container = |id: &EndpointId| {
+            let name = DeviceName::port(id);
+            let mut ports = observed.segments.values().filter_map(|segment| segment.ports.get(&name));
+            ports.any(|port| port.container_end.as_ref().is_some_and(|end| matches!(end.place, Place::Sandbox(_))))
+        };
+        let now = leases::now();
+        let old = local.endpoints.iter().filter(|(_, endpoint)| now.saturating_sub(endpoint.created) > START_TIME_MAX);
+        old.map(|(id, _)| id).filter(|id| !in_container(id)).cloned().collect()
+    }
+}
+
+/// The engine's networks that these endpoints are of.
+fn docker_networks(local: &Local, endpoints: &[EndpointId]) -> BTreeSet<DockerNetworkId> {
+    let networks: BTreeSet<_> =
+        endpoints.iter().filter_map(|id| local.endpoints.get(id)).map(|endpoint| &endpoint.network).collect();
+    local.bindings.iter().filter(|(_, network)| networks.contains(network)).map(|(docker, _)| docker.clone()).collect()
+}

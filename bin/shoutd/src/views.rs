@@ -1,0 +1,184 @@
+//! What the control socket tells: read from state, never waiting for agreement.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use ipnet::IpNet;
+use shoutd_consensus::Role;
+use shoutd_core::cluster::Cluster;
+use shoutd_core::local::Local;
+use shoutd_core::view::{self, EndpointRow, HostRow, NetworkRow, Status};
+use shoutd_core::{EndpointId, HostId};
+use shoutd_dataplane::UnderlayInterface;
+use shoutd_docker::engine::EngineClient;
+use shoutd_peer::Client;
+use tokio::sync::watch;
+
+use crate::agreement::Agreement;
+use crate::local_state::LocalState;
+use crate::mirrors::Mirrors;
+use crate::plane::Plane;
+
+/// How long another host may take to show that it is there.
+const PEER_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Everything that can be shown.
+#[derive(Debug)]
+pub struct Views {
+    /// This host's name.
+    pub name: String,
+    /// Where peers reach it.
+    pub address: SocketAddr,
+    /// The interface of the underlay.
+    pub underlay: UnderlayInterface,
+    /// Consensus.
+    pub agreement: Agreement,
+    /// The other hosts.
+    pub peers: Client,
+    /// This host's memory.
+    pub local: Arc<LocalState>,
+    /// The kernel.
+    pub plane: Arc<Plane>,
+    /// The engine's networks.
+    pub mirrors: Arc<Mirrors>,
+    /// The engine.
+    pub engine: EngineClient,
+    /// Whether it answers.
+    pub engine_state: watch::Receiver<view::Engine>,
+}
+
+impl Views {
+    /// `shoutdctl status`.
+    pub fn status(&self) -> Status {
+        let cluster = self.agreement.cluster();
+        let consensus = self.agreement.consensus().status();
+        let mut problems = self.mirrors.problems();
+        problems.extend(self.plane.problems());
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            host: self.agreement.me,
+            name: self.name.clone(),
+            address: self.address,
+            underlay_mtu: self.underlay.mtu,
+            membership: self.agreement.membership(),
+            cluster: cluster.id,
+            role: role(consensus.role).to_owned(),
+            leader: consensus.leader,
+            hosts: cluster.hosts.len(),
+            networks: cluster.networks.len(),
+            endpoints: self.local.get().endpoints.len(),
+            docker: self.engine_state.borrow().clone(),
+            problems,
+        }
+    }
+
+    /// `shoutdctl hosts`.
+    pub async fn hosts(&self) -> Vec<HostRow> {
+        let cluster = self.agreement.cluster();
+        let consensus = self.agreement.consensus();
+        let status = consensus.status();
+        let rows = cluster.hosts.iter().map(async |(id, host)| {
+            let this_host = *id == self.agreement.me;
+            let role = match () {
+                () if status.leader == Some(*id) => "leader",
+                () if status.voters.contains(id) => "voter",
+                () => "learner",
+            };
+            HostRow {
+                id: *id,
+                name: host.name.clone(),
+                address: host.address,
+                role: role.to_owned(),
+                reachable: this_host || self.answers(*id, host.address).await,
+                this_host,
+            }
+        });
+        join_all(rows).await
+    }
+
+    async fn answers(&self, host: HostId, address: SocketAddr) -> bool {
+        let asked = self.peers.call_host::<_, serde_json::Value>(host, address, "/v1/status", &(), PEER_DEADLINE);
+        asked.await.is_ok()
+    }
+
+    /// `shoutdctl networks`.
+    pub fn networks(&self) -> Vec<NetworkRow> {
+        let cluster = self.agreement.cluster();
+        let rows = cluster.networks.iter().map(|(id, network)| NetworkRow {
+            id: id.clone(),
+            name: network.description.as_ref().map(|description| description.name.clone()),
+            vni: network.vni,
+            subnets: network.settings.pools.iter().map(|pool| pool.subnet).collect(),
+            options: network.settings.options.clone(),
+            internal: network.settings.internal,
+            origin: cluster.host_name(network.origin),
+            hosts: network.hosts().into_iter().map(|host| cluster.host_name(host)).collect(),
+            addresses: network.leases.len(),
+        });
+        rows.collect()
+    }
+
+    /// `shoutdctl endpoints`: of this host all that is known, of others the addresses they hold.
+    pub async fn endpoints(&self) -> Vec<EndpointRow> {
+        let (cluster, local) = (self.agreement.cluster(), self.local.get());
+        let containers = self.container_names(&local).await;
+        let mut rows: Vec<_> = local
+            .endpoints
+            .iter()
+            .map(|(id, endpoint)| EndpointRow {
+                network: cluster
+                    .networks
+                    .get(&endpoint.network)
+                    .map_or(endpoint.network.short(), |n| n.title(&endpoint.network))
+                    .to_owned(),
+                host: self.name.clone(),
+                addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
+                id: Some(id.clone()),
+                mac: Some(endpoint.mac),
+                container: containers.get(id).cloned(),
+            })
+            .collect();
+        rows.extend(remote_rows(&cluster, self.agreement.me));
+        rows
+    }
+
+    async fn container_names(&self, local: &Local) -> BTreeMap<EndpointId, String> {
+        let networks: BTreeSet<_> = local.endpoints.values().map(|endpoint| &endpoint.network).collect();
+        let docker = local.bindings.iter().filter(|(_, network)| networks.contains(network)).map(|(docker, _)| docker);
+        let details = join_all(docker.map(|docker| self.engine.network(docker))).await;
+        // An engine that does not answer keeps its names to itself; the rest is shown all the same.
+        let attached = details.into_iter().flatten().flatten().flat_map(|detail| detail.endpoints);
+        attached.map(|attached| (attached.endpoint, attached.container_name)).collect()
+    }
+}
+
+fn role(role: Role) -> &'static str {
+    match role {
+        Role::Leader => "leader",
+        Role::Follower => "follower",
+        Role::Candidate => "candidate",
+        Role::Learner => "learner",
+        Role::Stopped => "stopped",
+    }
+}
+
+fn remote_rows(cluster: &Cluster, me: HostId) -> Vec<EndpointRow> {
+    let leases = cluster
+        .networks
+        .iter()
+        .flat_map(|(id, network)| network.leases.iter().map(move |(address, host)| (id, network, *address, *host)));
+    let remote = leases.filter(|(_, _, _, host)| *host != me);
+    let row = |(id, network, address, host): (_, &Arc<shoutd_core::cluster::Network>, IpAddr, HostId)| EndpointRow {
+        network: network.title(id).to_owned(),
+        host: cluster.host_name(host),
+        addresses: vec![address],
+        id: None,
+        mac: None,
+        container: None,
+    };
+    remote.map(row).collect()
+}
