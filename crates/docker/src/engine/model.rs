@@ -1,0 +1,452 @@
+//! What the engine knows, as shoutd sees it, and the JSON it is read from.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Deserializer, Serialize};
+use shoutd_core::id::{DockerNetworkId, EndpointId, MacAddress};
+use tracing::warn;
+
+use super::ApiVersion;
+use crate::one_line;
+
+/// Who an engine is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineInfo {
+    /// The host's name as the engine has it.
+    pub name: String,
+    /// The engine's version, such as `20.10.24+dfsg1`.
+    pub version: String,
+    /// The API version that calls are made in.
+    pub api_version: ApiVersion,
+    /// Whether the host is a node of a Swarm.
+    pub swarm_active: bool,
+}
+
+/// How the addresses of a network are managed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ipam {
+    /// The IPAM driver: `default`, or the name of a plugin.
+    pub driver: String,
+    /// Its options (`--ipam-opt`).
+    pub options: BTreeMap<String, String>,
+    /// One entry for each subnet.
+    pub configs: Vec<IpamConfig>,
+}
+
+/// One subnet of a network. Of a network with the `null` IPAM driver it is `0.0.0.0/0`, which overlaps everything and
+/// means nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IpamConfig {
+    /// The subnet, its host bits zero. Always there in what the engine reports; may be left out of a [`NetworkSpec`].
+    pub subnet: Option<IpNet>,
+    /// The gateway's address.
+    pub gateway: Option<IpAddr>,
+    /// The part of the subnet that the IPAM driver hands out from by itself (`--ip-range`).
+    pub ip_range: Option<IpNet>,
+    /// Addresses that are set aside (`--aux-address`), by name.
+    pub auxiliary: BTreeMap<String, IpAddr>,
+}
+
+/// A network that an engine has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DockerNetwork {
+    /// Its id on this engine.
+    pub id: DockerNetworkId,
+    /// Its name. Engines before 25.0 may have several of one name.
+    pub name: String,
+    /// Its driver, such as `bridge` or `shoutd`.
+    pub driver: String,
+    /// `local`, `global` or `swarm`.
+    pub scope: String,
+    /// Made with `--internal`: no way out.
+    pub internal: bool,
+    /// Made with `--attachable`, which matters to Swarm networks only.
+    pub attachable: bool,
+    /// Whether it has IPv4. Always so before Docker 28, which does not say it.
+    pub enable_ipv4: bool,
+    /// Whether it has IPv6.
+    pub enable_ipv6: bool,
+    /// Its labels, verbatim.
+    pub labels: BTreeMap<String, String>,
+    /// The driver's options (`-o`), verbatim.
+    pub options: BTreeMap<String, String>,
+    /// How its addresses are managed.
+    pub ipam: Ipam,
+}
+
+/// One endpoint that an engine reports on a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachedEndpoint {
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// The container; `None` while the endpoint belongs to none (it is being made, or its container crashed).
+    pub container: Option<String>,
+    /// The container's name (or the endpoint's, where there is no container).
+    pub container_name: String,
+    /// Its MAC address, if the engine knows it.
+    pub mac: Option<MacAddress>,
+    /// Its IPv4 address with the prefix length of its subnet.
+    pub ipv4: Option<Ipv4Net>,
+    /// Its IPv6 address with the prefix length of its subnet.
+    pub ipv6: Option<Ipv6Net>,
+}
+
+/// A network and who is attached to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkDetail {
+    /// The network.
+    pub network: DockerNetwork,
+    /// The endpoints of running containers on this host.
+    pub endpoints: Vec<AttachedEndpoint>,
+}
+
+/// A network to be created; its scope is the driver's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkSpec {
+    /// Its name.
+    pub name: String,
+    /// Its driver.
+    pub driver: String,
+    /// No way out.
+    pub internal: bool,
+    /// See [`DockerNetwork::attachable`].
+    pub attachable: bool,
+    /// Whether it has IPv4. `false` works on Docker 28 and newer only; older ones ignore it.
+    pub enable_ipv4: bool,
+    /// Whether it has IPv6.
+    pub enable_ipv6: bool,
+    /// Its labels, sent verbatim.
+    pub labels: BTreeMap<String, String>,
+    /// The driver's options, sent verbatim.
+    pub options: BTreeMap<String, String>,
+    /// How its addresses are managed.
+    pub ipam: Ipam,
+}
+
+/// A JSON `null` is as good as nothing: engines write it for empty lists and maps.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InfoJson {
+    #[serde(default, deserialize_with = "or_default")]
+    name: String,
+    server_version: String,
+    #[serde(default, deserialize_with = "or_default")]
+    swarm: SwarmJson,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase")]
+struct SwarmJson {
+    #[serde(default)]
+    local_node_state: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct NetworkJson {
+    id: DockerNetworkId,
+    name: String,
+    #[serde(default)]
+    driver: String,
+    #[serde(default)]
+    scope: String,
+    #[serde(default)]
+    internal: bool,
+    #[serde(default)]
+    attachable: bool,
+    #[serde(rename = "EnableIPv4")]
+    enable_ipv4: Option<bool>,
+    #[serde(rename = "EnableIPv6", default)]
+    enable_ipv6: bool,
+    #[serde(default, deserialize_with = "or_default")]
+    labels: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "or_default")]
+    options: BTreeMap<String, String>,
+    #[serde(rename = "IPAM", default, deserialize_with = "or_default")]
+    ipam: IpamJson,
+    #[serde(default, deserialize_with = "or_default")]
+    containers: BTreeMap<String, ContainerJson>,
+}
+
+#[derive(Deserialize, Serialize, Default)]
+#[serde(rename_all = "PascalCase")]
+struct IpamJson {
+    #[serde(default)]
+    driver: String,
+    #[serde(default, deserialize_with = "or_default")]
+    options: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "or_default")]
+    config: Vec<IpamConfigJson>,
+}
+
+#[derive(Deserialize, Serialize, Default)]
+#[serde(rename_all = "PascalCase")]
+struct IpamConfigJson {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    subnet: String,
+    #[serde(rename = "IPRange", default, skip_serializing_if = "String::is_empty")]
+    ip_range: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    gateway: String,
+    #[serde(
+        rename = "AuxiliaryAddresses",
+        default,
+        deserialize_with = "or_default",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
+    auxiliary: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ContainerJson {
+    #[serde(default)]
+    name: String,
+    #[serde(rename = "EndpointID")]
+    endpoint: EndpointId,
+    #[serde(default)]
+    mac_address: String,
+    #[serde(rename = "IPv4Address", default)]
+    ipv4: String,
+    #[serde(rename = "IPv6Address", default)]
+    ipv6: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct CreateJson<'a> {
+    name: &'a str,
+    /// Refuses a second network of the same name. Needed before 25.0, which then always does; newer engines ignore it.
+    check_duplicate: bool,
+    driver: &'a str,
+    internal: bool,
+    attachable: bool,
+    #[serde(rename = "EnableIPv4", skip_serializing_if = "Option::is_none")]
+    enable_ipv4: Option<bool>,
+    #[serde(rename = "EnableIPv6")]
+    enable_ipv6: bool,
+    labels: &'a BTreeMap<String, String>,
+    options: &'a BTreeMap<String, String>,
+    #[serde(rename = "IPAM")]
+    ipam: IpamJson,
+}
+
+pub(super) fn parse_info(api_version: ApiVersion, body: &Bytes) -> Result<EngineInfo, serde_json::Error> {
+    let info: InfoJson = serde_json::from_slice(body)?;
+    Ok(EngineInfo {
+        name: one_line(&info.name, 255),
+        version: one_line(&info.server_version, 255),
+        api_version,
+        swarm_active: info.swarm.local_node_state == "active",
+    })
+}
+
+pub(super) fn parse_networks(body: &Bytes) -> Result<Vec<DockerNetwork>, serde_json::Error> {
+    let networks: Vec<NetworkJson> = serde_json::from_slice(body)?;
+    Ok(networks.into_iter().map(|network| network.split().0).collect())
+}
+
+pub(super) fn parse_network(body: &Bytes) -> Result<NetworkDetail, serde_json::Error> {
+    let (network, containers) = serde_json::from_slice::<NetworkJson>(body)?.split();
+    let endpoints = containers.into_iter().map(|(key, container)| container.checked(&network.name, key)).collect();
+    Ok(NetworkDetail { network, endpoints })
+}
+
+/// The body of `POST /networks/create`.
+pub(super) fn create_body(spec: &NetworkSpec) -> Result<Vec<u8>, serde_json::Error> {
+    let text = |value: &dyn ToString| value.to_string();
+    let config = spec.ipam.configs.iter().map(|config| IpamConfigJson {
+        subnet: config.subnet.as_ref().map(|subnet| text(subnet)).unwrap_or_default(),
+        ip_range: config.ip_range.as_ref().map(|range| text(range)).unwrap_or_default(),
+        gateway: config.gateway.as_ref().map(|gateway| text(gateway)).unwrap_or_default(),
+        auxiliary: config.auxiliary.iter().map(|(name, address)| (name.clone(), address.to_string())).collect(),
+    });
+    serde_json::to_vec(&CreateJson {
+        name: &spec.name,
+        check_duplicate: true,
+        driver: &spec.driver,
+        internal: spec.internal,
+        attachable: spec.attachable,
+        // Left out where it is what the engine does anyway, so that the body is one that engines before 28 know.
+        enable_ipv4: (!spec.enable_ipv4).then_some(false),
+        enable_ipv6: spec.enable_ipv6,
+        labels: &spec.labels,
+        options: &spec.options,
+        ipam: IpamJson {
+            driver: spec.ipam.driver.clone(),
+            options: spec.ipam.options.clone(),
+            config: config.collect(),
+        },
+    })
+}
+
+impl NetworkJson {
+    /// The network, and the containers attached to it by their keys.
+    fn split(self) -> (DockerNetwork, BTreeMap<String, ContainerJson>) {
+        let configs = self.ipam.config.into_iter().filter_map(|config| config.checked(&self.name)).collect();
+        let network = DockerNetwork {
+            id: self.id,
+            name: self.name,
+            driver: self.driver,
+            scope: self.scope,
+            internal: self.internal,
+            attachable: self.attachable,
+            enable_ipv4: self.enable_ipv4.unwrap_or(true),
+            enable_ipv6: self.enable_ipv6,
+            labels: self.labels,
+            options: self.options,
+            ipam: Ipam { driver: self.ipam.driver, options: self.ipam.options, configs },
+        };
+        (network, self.containers)
+    }
+}
+
+impl IpamConfigJson {
+    /// The subnet, or `None` with a warning if it is none: a network of a third-party driver must not hide all others.
+    fn checked(self, network: &str) -> Option<IpamConfig> {
+        if self.subnet.is_empty() {
+            return None;
+        }
+        let parsed = || -> Option<IpamConfig> {
+            Some(IpamConfig {
+                subnet: Some(self.subnet.parse::<IpNet>().ok()?.trunc()),
+                gateway: optional(&self.gateway, address)?,
+                ip_range: optional(&self.ip_range, |text| text.parse().ok())?,
+                auxiliary: self
+                    .auxiliary
+                    .iter()
+                    .map(|(name, text)| Some((name.clone(), address(text)?)))
+                    .collect::<Option<_>>()?,
+            })
+        };
+        let config = parsed();
+        if config.is_none() {
+            warn!(
+                network,
+                subnet = self.subnet,
+                gateway = self.gateway,
+                "Docker reports a subnet that is none; ignored"
+            );
+        }
+        config
+    }
+}
+
+impl ContainerJson {
+    fn checked(self, network: &str, key: String) -> AttachedEndpoint {
+        let known = |what: &str, text: &str, sound: bool| {
+            if !text.is_empty() && !sound {
+                warn!(network, container = self.name, what, text, "Docker reports an address that is none; ignored");
+            }
+        };
+        let mac = self.mac_address.parse::<MacAddress>().ok();
+        known("mac", &self.mac_address, mac.is_some());
+        let ipv4 = self.ipv4.parse::<Ipv4Net>().ok();
+        known("ipv4", &self.ipv4, ipv4.is_some());
+        let ipv6 = self.ipv6.parse::<Ipv6Net>().ok();
+        known("ipv6", &self.ipv6, ipv6.is_some());
+        AttachedEndpoint {
+            endpoint: self.endpoint,
+            // An endpoint without a sandbox has the key "ep-<endpoint id>" instead of a container's id.
+            container: (!key.starts_with("ep-")).then_some(key),
+            container_name: self.name,
+            mac,
+            ipv4,
+            ipv6,
+        }
+    }
+}
+
+/// `Some(None)` for an empty text, `None` for one that does not parse.
+fn optional<T>(text: &str, parse: impl Fn(&str) -> Option<T>) -> Option<Option<T>> {
+    if text.is_empty() { Some(None) } else { parse(text).map(Some) }
+}
+
+/// An address, which older engines write with a prefix length where they chose a gateway by themselves.
+fn address(text: &str) -> Option<IpAddr> {
+    text.split_once('/').map_or(text, |(address, _)| address).parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As Docker 20.10.24 wrote it, less a few members that do not matter here.
+    const BRIDGE_20_10: &str = r#"{"Name":"bridge","Id":"9d15ee8eb8b8c0d8c1e1cb0b90cd4ce2ab9d9aa49f9a4bbbaec7ff4b2b0be8f1",
+        "Created":"2026-11-22T20:00:00.0Z","Scope":"local","Driver":"bridge","EnableIPv6":false,
+        "IPAM":{"Driver":"default","Options":null,"Config":[{"Subnet":"172.17.0.0/16","Gateway":"172.17.0.1"}]},
+        "Internal":false,"Attachable":false,"Ingress":false,"ConfigFrom":{"Network":""},"ConfigOnly":false,
+        "Containers":{"4f1a5f3e1f8e0f7c3f4f1a5f3e1f8e0f7c3f4f1a5f3e1f8e0f7c3f4f1a5f3e1f":{"Name":"web",
+          "EndpointID":"aa1a5f3e1f8e0f7c3f4f1a5f3e1f8e0f7c3f4f1a5f3e1f8e0f7c3f4f1a5f3e1f",
+          "MacAddress":"02:42:ac:11:00:02","IPv4Address":"172.17.0.2/16","IPv6Address":""},
+         "ep-bb1a5f3e1f8e0f7c3f4f1a5f3e1f8e0f7c3f4f1a5f3e1f8e0f7c3f4f1a5f3e1f":{"Name":"half",
+          "EndpointID":"bb1a5f3e1f8e0f7c3f4f1a5f3e1f8e0f7c3f4f1a5f3e1f8e0f7c3f4f1a5f3e1f",
+          "MacAddress":"","IPv4Address":"","IPv6Address":"fd00::2/64"}},
+        "Options":{"com.docker.network.bridge.name":"docker0"},"Labels":{}}"#;
+
+    /// Docker 29: `EnableIPv4`, a gateway with a prefix length, an unknown member, null maps.
+    const DUAL_29: &str = r#"{"Name":"v6","Id":"0d15ee8eb8b8c0d8c1e1cb0b90cd4ce2ab9d9aa49f9a4bbbaec7ff4b2b0be8f1","Scope":"local",
+        "Driver":"shoutd","EnableIPv4":false,"EnableIPv6":true,"Status":{"IPAM":{}},
+        "IPAM":{"Driver":"default","Options":{},"Config":[{"Subnet":"fd00:1::/64","IPRange":"fd00:1::/80",
+          "Gateway":"fd00:1::1/64","AuxiliaryAddresses":{"printer":"fd00:1::9"}},{"Subnet":"","Gateway":""},{"Subnet":"rubbish"}]},
+        "Internal":true,"Attachable":true,"Containers":null,"Options":null,"Labels":null}"#;
+
+    #[test]
+    fn networks_of_old_and_new_engines_are_read() {
+        let bridge = parse_network(&Bytes::from(BRIDGE_20_10)).unwrap();
+        assert!(bridge.network.enable_ipv4, "an engine that does not say it has it");
+        assert_eq!(bridge.network.ipam.configs[0].subnet, Some("172.17.0.0/16".parse().unwrap()));
+        assert_eq!(bridge.endpoints.len(), 2);
+        assert_eq!(bridge.endpoints[0].ipv4, Some("172.17.0.2/16".parse().unwrap()));
+        assert_eq!(bridge.endpoints[0].mac, Some("02:42:ac:11:00:02".parse().unwrap()));
+        assert_eq!(bridge.endpoints[1].container, None);
+        assert_eq!(bridge.endpoints[1].ipv6, Some("fd00::2/64".parse().unwrap()));
+
+        let list = parse_networks(&Bytes::from(format!("[{BRIDGE_20_10},{DUAL_29}]"))).unwrap();
+        assert_eq!(list.len(), 2);
+        let dual = &list[1];
+        assert!(!dual.enable_ipv4 && dual.enable_ipv6 && dual.internal && dual.attachable);
+        assert_eq!(dual.ipam.configs.len(), 1, "what is no subnet is left out");
+        assert_eq!(dual.ipam.configs[0].gateway, Some("fd00:1::1".parse().unwrap()));
+        assert_eq!(dual.ipam.configs[0].auxiliary["printer"], "fd00:1::9".parse::<IpAddr>().unwrap());
+    }
+
+    #[test]
+    fn a_network_without_a_sound_id_is_no_network() {
+        assert!(parse_network(&Bytes::from(r#"{"Name":"x","Id":"../etc"}"#)).is_err());
+        assert!(parse_network(&Bytes::from("null")).is_err());
+    }
+
+    #[test]
+    fn create_asks_for_uniqueness_and_says_only_what_is_set() {
+        let spec = NetworkSpec {
+            name: "foo".into(),
+            driver: "shoutd".into(),
+            internal: false,
+            attachable: false,
+            enable_ipv4: true,
+            enable_ipv6: false,
+            labels: BTreeMap::from([("a".into(), "b".into())]),
+            options: BTreeMap::new(),
+            ipam: Ipam {
+                driver: "shoutd".into(),
+                options: BTreeMap::new(),
+                configs: vec![IpamConfig { subnet: Some("10.9.0.0/16".parse().unwrap()), ..IpamConfig::default() }],
+            },
+        };
+        let body: serde_json::Value = serde_json::from_slice(&create_body(&spec).unwrap()).unwrap();
+        let expected = serde_json::json!({
+            "Name": "foo", "CheckDuplicate": true, "Driver": "shoutd", "Internal": false, "Attachable": false,
+            "EnableIPv6": false, "Labels": {"a": "b"}, "Options": {},
+            "IPAM": {"Driver": "shoutd", "Options": {}, "Config": [{"Subnet": "10.9.0.0/16"}]},
+        });
+        assert_eq!(body, expected);
+    }
+}

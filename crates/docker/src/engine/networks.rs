@@ -1,0 +1,166 @@
+//! Calls about networks: list, inspect, create, remove, and the bridge that Docker sends containers out through.
+
+use std::collections::BTreeMap;
+
+use hyper::{Method, StatusCode};
+use serde::Deserialize;
+use shoutd_core::id::DockerNetworkId;
+
+use super::connection::Reply;
+use super::error::{CreateNetworkError, EngineError, RemoveNetworkError};
+use super::model::{self, DockerNetwork, Ipam, NetworkDetail, NetworkSpec};
+use super::{CHANGE_DEADLINE, EngineClient, QUERY_DEADLINE};
+
+/// The bridge network that Docker adds to a container none of whose networks has a gateway; its name is fixed in libnetwork
+/// (`default_gateway_linux.go`, `libnGWNetwork`).
+pub const GATEWAY_BRIDGE: &str = "docker_gwbridge";
+
+/// What [`EngineClient::ensure_gateway_bridge`] found or did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayBridge {
+    /// The network, with the subnets that Docker chose for it.
+    pub network: DockerNetwork,
+    /// Whether it was absent.
+    pub created: bool,
+}
+
+impl EngineClient {
+    /// All networks of the engine, of every driver and scope, without who is attached.
+    ///
+    /// # Errors
+    /// The engine cannot be reached, does not answer in time, or answers what is not an engine's answer.
+    pub async fn networks(&self) -> Result<Vec<DockerNetwork>, EngineError> {
+        let operation = "listing Docker's networks";
+        let reply = self.call(operation, Method::GET, "/networks", None, QUERY_DEADLINE).await?;
+        model::parse_networks(&reply.expect_success(operation)?)
+            .map_err(|source| EngineError::malformed(operation, source))
+    }
+
+    /// One network and who is attached to it on this host; `None` if there is no such network.
+    ///
+    /// An endpoint appears here only some time after the driver's `Join` was answered, so a missing one is not proof that
+    /// it is gone.
+    ///
+    /// # Errors
+    /// As [`networks`](Self::networks).
+    pub async fn network(&self, id: &DockerNetworkId) -> Result<Option<NetworkDetail>, EngineError> {
+        let operation = format!("inspecting Docker network {}", id.short());
+        let reply = self.call(&operation, Method::GET, &format!("/networks/{id}"), None, QUERY_DEADLINE).await?;
+        if reply.status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        model::parse_network(&reply.expect_success(&operation)?)
+            .map(Some)
+            .map_err(|source| EngineError::malformed(&operation, source))
+    }
+
+    /// Creates a network and returns its id. The engine calls the network's drivers, shoutd among them, before this returns.
+    ///
+    /// Names are unique afterwards, except that engines before 25.0 check and create in two steps: two creates at the very same
+    /// instant may both succeed.
+    ///
+    /// # Errors
+    /// [`CreateNetworkError::NameTaken`] and [`CreateNetworkError::SubnetOverlap`] where the engine says so; else as
+    /// [`networks`](Self::networks). After [`EngineError::Deadline`] and [`EngineError::Transport`] the network may exist.
+    pub async fn create_network(&self, spec: &NetworkSpec) -> Result<DockerNetworkId, CreateNetworkError> {
+        #[derive(Deserialize)]
+        struct Created {
+            #[serde(rename = "Id")]
+            id: DockerNetworkId,
+        }
+        let operation = format!("creating Docker network {:?}", spec.name);
+        let body = model::create_body(spec).map_err(|source| EngineError::malformed(&operation, source))?;
+        let reply = self.call(&operation, Method::POST, "/networks/create", Some(body), CHANGE_DEADLINE).await?;
+        if !reply.status.is_success() {
+            return Err(create_error(spec, &operation, &reply));
+        }
+        let created: Created =
+            serde_json::from_slice(&reply.body).map_err(|source| EngineError::malformed(&operation, source))?;
+        Ok(created.id)
+    }
+
+    /// Removes a network. The engine calls its driver before this returns.
+    ///
+    /// # Errors
+    /// [`RemoveNetworkError::NotFound`] and [`RemoveNetworkError::InUse`] where the engine says so; else as
+    /// [`networks`](Self::networks).
+    pub async fn remove_network(&self, id: &DockerNetworkId) -> Result<(), RemoveNetworkError> {
+        let operation = format!("removing Docker network {}", id.short());
+        let reply = self.call(&operation, Method::DELETE, &format!("/networks/{id}"), None, CHANGE_DEADLINE).await?;
+        if reply.status.is_success() {
+            return Ok(());
+        }
+        let message = reply.message();
+        Err(match reply.status {
+            StatusCode::NOT_FOUND => RemoveNetworkError::NotFound { id: id.clone() },
+            // Other 403s are of predefined networks; a 409 instead may come in a version that mends the status.
+            StatusCode::FORBIDDEN | StatusCode::CONFLICT if message.contains("active endpoints") => {
+                RemoveNetworkError::InUse { id: id.clone(), message: crate::one_line(&message, 1024) }
+            }
+            _ => reply.into_error(&operation).into(),
+        })
+    }
+
+    /// Makes `docker_gwbridge` if it is absent, as the engine itself would when the first container needs it (libnetwork
+    /// `createGWNetwork`, the same from 20.10 to 29): then its subnet is known before any network is claimed.
+    ///
+    /// # Errors
+    /// As [`create_network`](Self::create_network); it is none that somebody else made it meanwhile.
+    pub async fn ensure_gateway_bridge(&self) -> Result<GatewayBridge, EngineError> {
+        if let Some(network) = self.gateway_bridge().await? {
+            return Ok(GatewayBridge { network, created: false });
+        }
+        let created = match self.create_network(&gateway_bridge_spec()).await {
+            Ok(_) => true,
+            Err(CreateNetworkError::NameTaken { .. }) => false,
+            Err(CreateNetworkError::Engine(error)) => return Err(error),
+            Err(error @ CreateNetworkError::SubnetOverlap { .. }) => {
+                return Err(EngineError::refused(
+                    "creating docker_gwbridge",
+                    StatusCode::FORBIDDEN,
+                    &error.to_string(),
+                ));
+            }
+        };
+        let network = self.gateway_bridge().await?;
+        let network = network.ok_or_else(|| {
+            EngineError::malformed("creating docker_gwbridge", "it was created, but is not in the list of networks")
+        })?;
+        Ok(GatewayBridge { network, created })
+    }
+
+    async fn gateway_bridge(&self) -> Result<Option<DockerNetwork>, EngineError> {
+        Ok(self.networks().await?.into_iter().find(|network| network.name == GATEWAY_BRIDGE))
+    }
+}
+
+fn gateway_bridge_spec() -> NetworkSpec {
+    let option = |name: &str, value: &str| (format!("com.docker.network.bridge.{name}"), value.to_owned());
+    NetworkSpec {
+        name: GATEWAY_BRIDGE.to_owned(),
+        driver: "bridge".to_owned(),
+        internal: false,
+        attachable: false,
+        enable_ipv4: true,
+        enable_ipv6: false,
+        labels: BTreeMap::new(),
+        options: BTreeMap::from([
+            option("name", GATEWAY_BRIDGE),
+            option("enable_icc", "false"),
+            option("enable_ip_masquerade", "true"),
+        ]),
+        ipam: Ipam { driver: "default".to_owned(), options: BTreeMap::new(), configs: Vec::new() },
+    }
+}
+
+fn create_error(spec: &NetworkSpec, operation: &str, reply: &Reply) -> CreateNetworkError {
+    let message = reply.message();
+    // The address pool's clash ("Pool overlaps with other one on this address space") has had more than one status.
+    if reply.status == StatusCode::CONFLICT && message.contains("already exists") {
+        CreateNetworkError::NameTaken { name: spec.name.clone() }
+    } else if reply.status.is_client_error() && message.contains("Pool overlaps") {
+        CreateNetworkError::SubnetOverlap { name: spec.name.clone(), message: crate::one_line(&message, 1024) }
+    } else {
+        EngineError::refused(operation, reply.status, &message).into()
+    }
+}

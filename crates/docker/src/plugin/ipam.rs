@@ -1,0 +1,225 @@
+//! Requests and answers of `IpamDriver` (moby `libnetwork/ipams/remote/api/api.go`, engines 20.10 to 29).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shoutd_core::id::MacAddress;
+
+use super::wire::{self, FromBody, InvalidRequest, or_default};
+
+/// The address space of networks of local scope; every network of shoutd is of one.
+pub const LOCAL_ADDRESS_SPACE: &str = "shoutdlocal";
+/// The address space of networks of global scope, which Docker wants to know of a driver that has none.
+pub const GLOBAL_ADDRESS_SPACE: &str = "shoutdglobal";
+
+/// Whether the engine is to choose every endpoint's MAC address before it asks for an IP address. Not so: the driver
+/// derives the MAC address from the IP address, so that neighbours' ARP entries stay true when a container is replaced.
+const REQUIRES_MAC_ADDRESS: bool = false;
+
+const GATEWAY: &str = "com.docker.network.gateway";
+const REQUEST_TYPE: &str = "RequestAddressType";
+const ENDPOINT_MAC: &str = "com.docker.network.endpoint.macaddress";
+const ENDPOINT_NAME: &str = "com.docker.network.endpoint.name";
+
+/// What a driver calls a pool it granted; Docker stores it and hands it back.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PoolId(String);
+
+impl PoolId {
+    /// The id's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PoolId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for PoolId {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let sound = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if sound { Ok(Self(text.to_owned())) } else { Err("a pool's id is 1 to 255 visible ASCII characters") }
+    }
+}
+
+/// `RequestPool`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestPool {
+    /// The address space, which is the driver's own [`LOCAL_ADDRESS_SPACE`].
+    pub address_space: String,
+    /// The subnet that was asked for (`--subnet`), its host bits zero; `None` leaves it to the driver.
+    pub subnet: Option<IpNet>,
+    /// The part of it to hand out from (`--ip-range`).
+    pub range: Option<IpNet>,
+    /// The user's `--ipam-opt` options.
+    pub options: BTreeMap<String, String>,
+    /// Whether an IPv6 pool is wanted.
+    pub ipv6: bool,
+}
+
+/// The answer to `RequestPool`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantedPool {
+    /// What the driver calls the pool.
+    pub id: PoolId,
+    /// Its subnet.
+    pub subnet: IpNet,
+    /// The gateway's address with the subnet's prefix length. With it Docker does not request one, except the one of
+    /// `--gateway`.
+    pub gateway: Option<IpNet>,
+}
+
+/// Who an address is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AddressPurpose {
+    /// The network's gateway.
+    Gateway,
+    /// An endpoint, or an address that the user set aside (`--aux-address`): Docker does not say which.
+    Endpoint {
+        /// The endpoint's MAC address, if the engine chose one.
+        mac: Option<MacAddress>,
+        /// The container's name (Docker 29 and newer).
+        container: Option<String>,
+    },
+}
+
+/// `RequestAddress`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestAddress {
+    /// The pool.
+    pub pool: PoolId,
+    /// The very address that is wanted (`--ip`, `--gateway`); `None` leaves it to the driver.
+    pub address: Option<IpAddr>,
+    /// Who it is for.
+    pub purpose: AddressPurpose,
+}
+
+/// `ReleaseAddress`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReleaseAddress {
+    /// The pool.
+    pub pool: PoolId,
+    /// The address.
+    pub address: IpAddr,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RequestPoolJson {
+    #[serde(default, deserialize_with = "or_default")]
+    address_space: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pool: String,
+    #[serde(default, deserialize_with = "or_default")]
+    sub_pool: String,
+    #[serde(default, deserialize_with = "or_default")]
+    options: BTreeMap<String, Value>,
+    #[serde(default, deserialize_with = "or_default")]
+    v6: bool,
+}
+
+#[derive(Deserialize)]
+struct AddressJson {
+    #[serde(rename = "PoolID", default, deserialize_with = "or_default")]
+    pool: String,
+    #[serde(rename = "Address", default, deserialize_with = "or_default")]
+    address: String,
+    #[serde(rename = "Options", default, deserialize_with = "or_default")]
+    options: BTreeMap<String, Value>,
+}
+
+impl FromBody for RequestPool {
+    fn from_body(body: &[u8]) -> Result<Self, InvalidRequest> {
+        let request: RequestPoolJson = wire::json(body)?;
+        let subnet = |member, text: &str| -> Result<Option<IpNet>, InvalidRequest> {
+            let subnet: Option<IpNet> = wire::optional(member, text)?;
+            if subnet.is_some_and(|subnet| subnet.addr().is_ipv6() != request.v6) {
+                return Err(InvalidRequest::member(member, text, "a subnet of the other family"));
+            }
+            Ok(subnet.map(|subnet| subnet.trunc()))
+        };
+        Ok(Self {
+            subnet: subnet("Pool", &request.pool)?,
+            range: subnet("SubPool", &request.sub_pool)?,
+            address_space: request.address_space,
+            options: wire::texts(request.options),
+            ipv6: request.v6,
+        })
+    }
+}
+
+impl FromBody for PoolId {
+    fn from_body(body: &[u8]) -> Result<Self, InvalidRequest> {
+        wire::required("PoolID", &wire::json::<AddressJson>(body)?.pool)
+    }
+}
+
+impl FromBody for RequestAddress {
+    fn from_body(body: &[u8]) -> Result<Self, InvalidRequest> {
+        let request: AddressJson = wire::json(body)?;
+        let option = |name: &str| request.options.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let purpose = if option(REQUEST_TYPE) == Some(GATEWAY) {
+            AddressPurpose::Gateway
+        } else {
+            AddressPurpose::Endpoint {
+                mac: option(ENDPOINT_MAC).map(|text| wire::required(ENDPOINT_MAC, text)).transpose()?,
+                container: option(ENDPOINT_NAME).map(str::to_owned),
+            }
+        };
+        let address = match request.address.as_str() {
+            "" => None,
+            text => Some(wire::address("Address", text)?),
+        };
+        Ok(Self { pool: wire::required("PoolID", &request.pool)?, address, purpose })
+    }
+}
+
+impl FromBody for ReleaseAddress {
+    fn from_body(body: &[u8]) -> Result<Self, InvalidRequest> {
+        let request: AddressJson = wire::json(body)?;
+        Ok(Self {
+            pool: wire::required("PoolID", &request.pool)?,
+            address: wire::address("Address", &request.address)?,
+        })
+    }
+}
+
+impl GrantedPool {
+    pub(super) fn to_wire(&self) -> Value {
+        let data = self.gateway.map(|gateway| (GATEWAY.to_owned(), gateway.to_string()));
+        json!({
+            "PoolID": self.id.as_str(),
+            "Pool": self.subnet.to_string(),
+            "Data": data.into_iter().collect::<BTreeMap<_, _>>(),
+        })
+    }
+}
+
+/// The answer to `RequestAddress`.
+pub(super) fn address_to_wire(address: IpNet) -> Value {
+    json!({ "Address": address.to_string(), "Data": {} })
+}
+
+/// The answer to `GetCapabilities`.
+pub(super) fn capabilities() -> Value {
+    // Without replay: what was handed out is in agreed state, and outlives an engine's restart.
+    json!({ "RequiresMACAddress": REQUIRES_MAC_ADDRESS, "RequiresRequestReplay": false })
+}
+
+/// The answer to `GetDefaultAddressSpaces`.
+pub(super) fn address_spaces() -> Value {
+    json!({
+        "LocalDefaultAddressSpace": LOCAL_ADDRESS_SPACE,
+        "GlobalDefaultAddressSpace": GLOBAL_ADDRESS_SPACE,
+    })
+}

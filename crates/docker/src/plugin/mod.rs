@@ -1,0 +1,29 @@
+//! The plugin side: what Docker asks of a network and address driver, and how it is answered.
+//!
+//! A *socket plugin* is an HTTP server on a Unix socket under `/run/docker/plugins`. Docker posts
+//! `/<Service>.<Method>` with a JSON body and **no** `Content-Type`; an answer is status 200 with a JSON object, which
+//! says `{"Err":"…"}` (network driver) or `{"Error":"…"}` (address driver) for a failure.
+//!
+//! A driver implements [`NetworkDriver`] and [`IpamDriver`]; [`router`] turns them into an HTTP service; [`bind`] and [`serve`] put
+//! that on a socket. What does not depend on the driver (activation, capabilities, discovery) the router answers by
+//! itself and at once: an engine whose `GetCapabilities` fails once will not try again until it restarts.
+
+mod call;
+mod driver;
+mod ipam;
+mod network;
+mod router;
+mod server;
+mod wire;
+
+pub use driver::{DriverError, IpamDriver, NetworkDriver};
+pub use ipam::{
+    AddressPurpose, GLOBAL_ADDRESS_SPACE, GrantedPool, LOCAL_ADDRESS_SPACE, PoolId, ReleaseAddress, RequestAddress,
+    RequestPool,
+};
+pub use network::{
+    AddressPool, CreateEndpoint, CreateNetwork, CreatedInterface, EndpointKey, Join, JoinReply, StaticRoute,
+};
+pub use router::{PluginLimits, router, router_with_limits};
+pub use server::{BindError, bind, serve};
+pub use wire::InvalidRequest;

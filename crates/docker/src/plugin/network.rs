@@ -1,0 +1,315 @@
+//! Requests and answers of `NetworkDriver` (moby `libnetwork/drivers/remote/api/api.go`, engines 20.10 to 29).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use shoutd_core::id::{DockerNetworkId, EndpointId, MacAddress};
+
+use super::wire::{self, FromBody, InvalidRequest, or_default};
+
+/// Options that the engine adds by itself have names that begin so.
+const ENGINE_PREFIX: &str = "com.docker.network.";
+/// The map of `-o` options in a network's options.
+const GENERIC: &str = "com.docker.network.generic";
+
+/// `CreateNetwork`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateNetwork {
+    /// The engine's id of the network.
+    pub network: DockerNetworkId,
+    /// The user's `-o` options.
+    pub options: BTreeMap<String, String>,
+    /// Made with `--internal`.
+    pub internal: bool,
+    /// Whether it has IPv4; always so before Docker 28.
+    pub enable_ipv4: bool,
+    /// Whether it has IPv6.
+    pub enable_ipv6: bool,
+    /// The IPv4 subnets. With the `null` IPAM driver there is one of `0.0.0.0/0`.
+    pub ipv4: Vec<AddressPool>,
+    /// The IPv6 subnets.
+    pub ipv6: Vec<AddressPool>,
+}
+
+/// A subnet that an IPAM driver granted for a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddressPool {
+    /// The address space it came from, such as `LocalDefault`, or shoutd's own.
+    pub address_space: String,
+    /// The subnet, its host bits zero.
+    pub subnet: IpNet,
+    /// The gateway's address, of the same family.
+    pub gateway: Option<IpAddr>,
+    /// Addresses that the user set aside, by name.
+    pub auxiliary: BTreeMap<String, IpAddr>,
+}
+
+/// `CreateEndpoint`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateEndpoint {
+    /// The network.
+    pub network: DockerNetworkId,
+    /// The engine's id of the endpoint.
+    pub endpoint: EndpointId,
+    /// The IPv4 address that the IPAM driver gave it, with the subnet's prefix length. May have been another endpoint's before.
+    pub ipv4: Option<Ipv4Net>,
+    /// The IPv6 address that the IPAM driver gave it.
+    pub ipv6: Option<Ipv6Net>,
+    /// The MAC address that was asked for; `None` leaves it to the driver.
+    pub mac: Option<MacAddress>,
+    /// The user's `--driver-opt` options of this endpoint, and the engine's own that are texts (such as
+    /// `com.docker.network.endpoint.sysctls`).
+    pub options: BTreeMap<String, String>,
+}
+
+/// The answer to `CreateEndpoint`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CreatedInterface {
+    /// The MAC address that the endpoint has. Docker is told only if it asked for none: an engine takes an address given back
+    /// to it, were it the same, for an attempt to change it, and fails the container (`SetMacAddress` in `driver.go`).
+    pub mac: MacAddress,
+}
+
+/// An endpoint of a network, in `Leave`, `DeleteEndpoint` and `EndpointOperInfo`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointKey {
+    /// The network.
+    pub network: DockerNetworkId,
+    /// The endpoint.
+    pub endpoint: EndpointId,
+}
+
+/// `Join`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Join {
+    /// The network.
+    pub network: DockerNetworkId,
+    /// The endpoint.
+    pub endpoint: EndpointId,
+    /// The path that names the container's sandbox, such as `/var/run/docker/netns/0123456789ab`. Good to tell sandboxes apart;
+    /// before Docker 28 there may be nothing there yet.
+    pub sandbox: String,
+}
+
+/// The answer to `Join`. There is no gateway in it: without one Docker attaches `docker_gwbridge`, which gives the default
+/// route and published ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinReply {
+    /// The interface in the engine's network namespace, at most 15 bytes (`IFNAMSIZ`).
+    pub interface: String,
+    /// What the interface is called in the container, before the number that libnetwork adds.
+    pub container_prefix: String,
+    /// Routes in the container.
+    pub routes: Vec<StaticRoute>,
+    /// Whether to keep `docker_gwbridge` away.
+    pub without_gateway: bool,
+}
+
+/// A route in a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StaticRoute {
+    /// Where to.
+    pub destination: IpNet,
+    /// By way of which router; `None` for a connected route, straight out of the interface.
+    pub next_hop: Option<IpAddr>,
+}
+
+/// Members that several calls have.
+#[derive(Deserialize)]
+struct KeyJson {
+    #[serde(rename = "NetworkID", default, deserialize_with = "or_default")]
+    network: String,
+    #[serde(rename = "EndpointID", default, deserialize_with = "or_default")]
+    endpoint: String,
+}
+
+impl KeyJson {
+    fn checked(&self) -> Result<EndpointKey, InvalidRequest> {
+        Ok(EndpointKey {
+            network: wire::required("NetworkID", &self.network)?,
+            endpoint: wire::required("EndpointID", &self.endpoint)?,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct CreateNetworkJson {
+    #[serde(rename = "NetworkID", default, deserialize_with = "or_default")]
+    network: String,
+    #[serde(rename = "Options", default, deserialize_with = "or_default")]
+    options: BTreeMap<String, Value>,
+    #[serde(rename = "IPv4Data", default, deserialize_with = "or_default")]
+    ipv4: Vec<PoolJson>,
+    #[serde(rename = "IPv6Data", default, deserialize_with = "or_default")]
+    ipv6: Vec<PoolJson>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct PoolJson {
+    #[serde(default, deserialize_with = "or_default")]
+    address_space: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pool: String,
+    #[serde(default, deserialize_with = "or_default")]
+    gateway: String,
+    #[serde(default, deserialize_with = "or_default")]
+    aux_addresses: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct CreateEndpointJson {
+    #[serde(flatten)]
+    key: KeyJson,
+    #[serde(rename = "Interface", default, deserialize_with = "or_default")]
+    interface: InterfaceJson,
+    #[serde(rename = "Options", default, deserialize_with = "or_default")]
+    options: BTreeMap<String, Value>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct InterfaceJson {
+    #[serde(rename = "Address", deserialize_with = "or_default")]
+    ipv4: String,
+    #[serde(rename = "AddressIPv6", deserialize_with = "or_default")]
+    ipv6: String,
+    #[serde(rename = "MacAddress", deserialize_with = "or_default")]
+    mac: String,
+}
+
+#[derive(Deserialize)]
+struct JoinJson {
+    #[serde(flatten)]
+    key: KeyJson,
+    #[serde(rename = "SandboxKey", default, deserialize_with = "or_default")]
+    sandbox: String,
+}
+
+impl FromBody for CreateNetwork {
+    fn from_body(body: &[u8]) -> Result<Self, InvalidRequest> {
+        let mut request: CreateNetworkJson = wire::json(body)?;
+        let flag = |name: &str| match request.options.get(&format!("{ENGINE_PREFIX}{name}")) {
+            Some(Value::Bool(on)) => Some(*on),
+            Some(Value::String(text)) => text.parse().ok(),
+            _ => None,
+        };
+        let internal = flag("internal").unwrap_or(false);
+        let enable_ipv4 = flag("enable_ipv4").unwrap_or(true);
+        let enable_ipv6 = flag("enable_ipv6").unwrap_or(false);
+        let options = match request.options.remove(GENERIC) {
+            Some(Value::Object(generic)) => wire::texts(generic.into_iter().collect()),
+            Some(Value::Null) | None => BTreeMap::new(),
+            Some(other) => return Err(InvalidRequest::member(GENERIC, &other.to_string(), "not a map of options")),
+        };
+        Ok(Self {
+            network: wire::required("NetworkID", &request.network)?,
+            options,
+            internal,
+            enable_ipv4,
+            enable_ipv6,
+            ipv4: request.ipv4.into_iter().map(|pool| pool.checked(true)).collect::<Result<_, _>>()?,
+            ipv6: request.ipv6.into_iter().map(|pool| pool.checked(false)).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl PoolJson {
+    fn checked(self, ipv4: bool) -> Result<AddressPool, InvalidRequest> {
+        let family = |member, address: IpAddr| {
+            if address.is_ipv4() == ipv4 {
+                return Ok(address);
+            }
+            Err(InvalidRequest::member(member, &address.to_string(), "an address of the other family"))
+        };
+        let subnet = wire::required::<IpNet>("Pool", &self.pool)?.trunc();
+        family("Pool", subnet.addr())?;
+        let gateway = match self.gateway.as_str() {
+            "" => None,
+            text => Some(family("Gateway", wire::address("Gateway", text)?)?),
+        };
+        let auxiliary = self.aux_addresses.into_iter().map(|(name, text)| {
+            let address = family("AuxAddresses", wire::address("AuxAddresses", &text)?)?;
+            Ok((name, address))
+        });
+        Ok(AddressPool {
+            address_space: self.address_space,
+            subnet,
+            gateway,
+            auxiliary: auxiliary.collect::<Result<_, InvalidRequest>>()?,
+        })
+    }
+}
+
+impl FromBody for CreateEndpoint {
+    fn from_body(body: &[u8]) -> Result<Self, InvalidRequest> {
+        let request: CreateEndpointJson = wire::json(body)?;
+        let EndpointKey { network, endpoint } = request.key.checked()?;
+        let mac: Option<MacAddress> = wire::optional("MacAddress", &request.interface.mac)?;
+        if let Some(mac) = mac.filter(|mac| !mac.is_unicast()) {
+            return Err(InvalidRequest::member("MacAddress", &mac.to_string(), "not the address of one interface"));
+        }
+        Ok(Self {
+            network,
+            endpoint,
+            ipv4: wire::optional("Address", &request.interface.ipv4)?,
+            ipv6: wire::optional("AddressIPv6", &request.interface.ipv6)?,
+            mac,
+            // The engine's own lists of ports and the like are not for this driver.
+            options: wire::texts(request.options.into_iter().filter(|(_, value)| value.is_string()).collect()),
+        })
+    }
+}
+
+impl FromBody for EndpointKey {
+    fn from_body(body: &[u8]) -> Result<Self, InvalidRequest> {
+        wire::json::<KeyJson>(body)?.checked()
+    }
+}
+
+impl FromBody for DockerNetworkId {
+    fn from_body(body: &[u8]) -> Result<Self, InvalidRequest> {
+        wire::required("NetworkID", &wire::json::<KeyJson>(body)?.network)
+    }
+}
+
+impl FromBody for Join {
+    fn from_body(body: &[u8]) -> Result<Self, InvalidRequest> {
+        let request: JoinJson = wire::json(body)?;
+        let EndpointKey { network, endpoint } = request.key.checked()?;
+        if request.sandbox.is_empty() || request.sandbox.len() > 4096 {
+            return Err(InvalidRequest::member("SandboxKey", &request.sandbox, "not a path"));
+        }
+        Ok(Self { network, endpoint, sandbox: request.sandbox })
+    }
+}
+
+impl CreatedInterface {
+    /// The answer to a request that did or did not name a MAC address.
+    pub(super) fn to_wire(self, requested: Option<MacAddress>) -> Value {
+        let mac = if requested.is_none() { self.mac.to_string() } else { String::new() };
+        json!({ "Interface": { "Address": "", "AddressIPv6": "", "MacAddress": mac } })
+    }
+}
+
+impl JoinReply {
+    pub(super) fn to_wire(&self) -> Value {
+        let route = |route: &StaticRoute| {
+            json!({
+                "Destination": route.destination.to_string(),
+                "RouteType": if route.next_hop.is_some() { 0 } else { 1 },
+                "NextHop": route.next_hop.map(|router| router.to_string()).unwrap_or_default(),
+            })
+        };
+        json!({
+            "InterfaceName": { "SrcName": self.interface, "DstName": "", "DstPrefix": self.container_prefix },
+            "Gateway": "",
+            "GatewayIPv6": "",
+            "StaticRoutes": self.routes.iter().map(route).collect::<Vec<_>>(),
+            "DisableGatewayService": self.without_gateway,
+        })
+    }
+}

@@ -1,0 +1,239 @@
+//! From HTTP requests to a driver and back.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
+use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+use tracing::{debug, warn};
+
+use super::call::{Call, DriverCall};
+use super::driver::{DriverError, IpamDriver, NetworkDriver};
+use super::ipam::{self, PoolId, ReleaseAddress, RequestAddress, RequestPool};
+use super::network::{CreateEndpoint, CreateNetwork, EndpointKey, Join};
+use super::wire::FromBody;
+use crate::one_line;
+
+/// What one call, and all of them together, may take.
+#[derive(Debug, Clone, Copy)]
+pub struct PluginLimits {
+    /// How long a call may take in all. Docker itself waits for ever, and holds the container's lock meanwhile.
+    pub call: Duration,
+    /// How long a call's body may take to arrive.
+    pub body: Duration,
+    /// Most bytes of a call's body. Docker's are of a few hundred, plus the user's options.
+    pub body_bytes: usize,
+    /// Most calls that are with the driver at a time; further ones wait within their deadline.
+    pub in_flight: usize,
+}
+
+impl Default for PluginLimits {
+    fn default() -> Self {
+        Self { call: Duration::from_secs(30), body: Duration::from_secs(10), body_bytes: 1 << 20, in_flight: 64 }
+    }
+}
+
+/// The HTTP service of a driver, with the usual limits.
+pub fn router<D: NetworkDriver + IpamDriver>(driver: Arc<D>) -> Router {
+    router_with_limits(driver, PluginLimits::default())
+}
+
+/// The HTTP service of a driver. Needs a tokio runtime when it is called.
+pub fn router_with_limits<D: NetworkDriver + IpamDriver>(driver: Arc<D>, limits: PluginLimits) -> Router {
+    let plugin = Plugin { driver, limits, permits: Arc::new(Semaphore::new(limits.in_flight)) };
+    Router::new().fallback(answer::<D>).with_state(Arc::new(plugin))
+}
+
+struct Plugin<D> {
+    driver: Arc<D>,
+    limits: PluginLimits,
+    permits: Arc<Semaphore>,
+}
+
+/// Answers any request there can be. It reads bytes and not a `Json` of axum's, which wants the `Content-Type` that Docker
+/// does not send.
+async fn answer<D: NetworkDriver + IpamDriver>(State(plugin): State<Arc<Plugin<D>>>, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let path = head.uri.path();
+    if head.method != Method::POST {
+        return refuse(
+            StatusCode::METHOD_NOT_ALLOWED,
+            &format!("Docker plugins are called by POST, not {}", head.method),
+        );
+    }
+    let Some(call) = Call::from_path(path) else {
+        let path = one_line(path, 200);
+        warn!(call = path, "Docker called what this plugin does not have");
+        return refuse(StatusCode::NOT_FOUND, &format!("the shoutd plugin has no method {path}"));
+    };
+    let outcome = match call {
+        Call::Fixed(outcome) => {
+            debug!(call = path, "plugin call answered at once");
+            outcome
+        }
+        Call::Driver(call) => plugin.run(call, path, body).await,
+    };
+    match outcome {
+        Ok(value) => reply(StatusCode::OK, &value),
+        // Failures have status 200 too: of any other Docker's address driver would show the raw body.
+        Err(error) if path.starts_with("/IpamDriver.") => reply(StatusCode::OK, &json!({ "Error": error.message() })),
+        Err(error) => reply(StatusCode::OK, &json!({ "Err": error.message() })),
+    }
+}
+
+fn reply(status: StatusCode, value: &Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+}
+
+/// What no version of Docker asks for. Of a status other than 200 Docker reads the member `Err` only.
+fn refuse(status: StatusCode, message: &str) -> Response {
+    reply(status, &json!({ "Err": message }))
+}
+
+impl<D: NetworkDriver + IpamDriver> Plugin<D> {
+    /// One call with its deadlines, from the body to the driver's answer.
+    async fn run(&self, call: DriverCall, path: &str, body: Body) -> Result<Value, DriverError> {
+        let started = Instant::now();
+        let name = path.trim_start_matches('/').to_owned();
+        let outcome = async {
+            let body = self.read(body).await?;
+            let permit = self.admit(started + self.limits.call).await?;
+            self.dispatch(call, &body, Slot { permit, deadline: started + self.limits.call, limit: self.limits.call })
+                .await
+        }
+        .await;
+        let duration = started.elapsed();
+        match outcome {
+            Ok(value) => {
+                debug!(call = name, ?duration, "plugin call done");
+                Ok(value)
+            }
+            Err(error) => {
+                warn!(call = name, ?duration, %error, "plugin call failed");
+                Err(error)
+            }
+        }
+    }
+
+    async fn read(&self, body: Body) -> Result<Bytes, DriverError> {
+        let limits = &self.limits;
+        let too_long = || DriverError::new(format!("the call's body is longer than {} bytes", limits.body_bytes));
+        // What the head announces is believed, so that nothing of it need be read.
+        if body.size_hint().lower() > limits.body_bytes as u64 {
+            return Err(too_long());
+        }
+        match tokio::time::timeout(limits.body, Limited::new(body, limits.body_bytes).collect()).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
+            Ok(Err(error)) => Err(DriverError::new(format!("the call's body broke off: {error}"))),
+            Err(_) => Err(DriverError::new(format!("the call's body did not arrive within {:?}", limits.body))),
+        }
+    }
+
+    async fn admit(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, DriverError> {
+        match timeout_at(deadline, Arc::clone(&self.permits).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(DriverError::new(format!(
+                "shoutd is busy with {} other calls of Docker and did not come to this one within {:?}",
+                self.limits.in_flight, self.limits.call
+            ))),
+        }
+    }
+
+    async fn dispatch(&self, call: DriverCall, body: &[u8], slot: Slot) -> Result<Value, DriverError> {
+        let driver = Arc::clone(&self.driver);
+        let done = |()| json!({});
+        match call {
+            DriverCall::CreateNetwork => {
+                let request: CreateNetwork = parse(body)?;
+                slot.run(async move { driver.create_network(request).await.map(done) }).await
+            }
+            DriverCall::DeleteNetwork => {
+                let request = parse(body)?;
+                slot.run(async move { driver.delete_network(request).await.map(done) }).await
+            }
+            DriverCall::CreateEndpoint => {
+                let request: CreateEndpoint = parse(body)?;
+                let requested = request.mac;
+                let work = async move { driver.create_endpoint(request).await.map(|made| made.to_wire(requested)) };
+                slot.run(work).await
+            }
+            DriverCall::DeleteEndpoint => {
+                let request: EndpointKey = parse(body)?;
+                slot.run(async move { driver.delete_endpoint(request).await.map(done) }).await
+            }
+            DriverCall::Join => {
+                let request: Join = parse(body)?;
+                slot.run(async move { driver.join(request).await.map(|reply| reply.to_wire()) }).await
+            }
+            DriverCall::Leave => {
+                let request: EndpointKey = parse(body)?;
+                slot.run(async move { driver.leave(request).await.map(done) }).await
+            }
+            DriverCall::EndpointInfo => {
+                let request: EndpointKey = parse(body)?;
+                slot.run(async move { driver.endpoint_info(request).await.map(|info| json!({ "Value": info })) }).await
+            }
+            DriverCall::RequestPool => {
+                let request: RequestPool = parse(body)?;
+                slot.run(async move { driver.request_pool(request).await.map(|pool| pool.to_wire()) }).await
+            }
+            DriverCall::ReleasePool => {
+                let request: PoolId = parse(body)?;
+                slot.run(async move { driver.release_pool(request).await.map(done) }).await
+            }
+            DriverCall::RequestAddress => {
+                let request: RequestAddress = parse(body)?;
+                slot.run(async move { driver.request_address(request).await.map(ipam::address_to_wire) }).await
+            }
+            DriverCall::ReleaseAddress => {
+                let request: ReleaseAddress = parse(body)?;
+                slot.run(async move { driver.release_address(request).await.map(done) }).await
+            }
+        }
+    }
+}
+
+fn parse<T: FromBody>(body: &[u8]) -> Result<T, DriverError> {
+    T::from_body(body).map_err(|error| DriverError::new(error.to_string()))
+}
+
+/// The right of one call to be with the driver until its deadline.
+struct Slot {
+    permit: OwnedSemaphorePermit,
+    deadline: Instant,
+    limit: Duration,
+}
+
+impl Slot {
+    /// Runs a driver's work in a task of its own: it goes on if Docker hangs up, since stopping wherever it happens to be is the
+    /// greater harm, and a panic in it fails this one call.
+    async fn run<F>(self, work: F) -> Result<Value, DriverError>
+    where
+        F: Future<Output = Result<Value, DriverError>> + Send + 'static,
+    {
+        let Self { permit, deadline, limit } = self;
+        let task = tokio::spawn(async move {
+            let outcome = timeout_at(deadline, work).await;
+            drop(permit);
+            outcome
+        });
+        match task.await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(DriverError::new(format!(
+                "shoutd did not finish within {limit:?}; see its log, and \"shoutdctl status\""
+            ))),
+            Err(_) => Err(DriverError::new("shoutd failed inside; its log says where")),
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! The client of Docker's API against a scripted peer: what no real engine does on demand. (Real engines are the lab's.)
+
+// Tests say what they expect by failing; helpers outside of #[test] functions too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::StreamExt;
+use shoutd_docker::engine::{
+    CreateNetworkError, EngineClient, EngineError, EventTime, Ipam, NetworkAction, NetworkSpec, RemoveNetworkError,
+};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinHandle;
+
+const ID: &str = "9d15ee8eb8b8c0d8c1e1cb0b90cd4ce2ab9d9aa49f9a4bbbaec7ff4b2b0be8f1";
+
+/// A peer that answers each request with bytes of the test's choice, or never.
+struct Peer {
+    client: EngineClient,
+    /// Each request: its first line, and its body.
+    seen: Arc<Mutex<Vec<(String, String)>>>,
+    task: JoinHandle<()>,
+    _directory: TempDir,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What to answer to a request's first line. Nothing means: hang up.
+type Script = dyn Fn(&str) -> Option<String> + Send + Sync;
+
+impl Peer {
+    /// A peer that speaks API `version` and answers everything but the ping by `script`.
+    fn of_version(version: &'static str, script: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
+        Self::scripted(move |line| {
+            if line.starts_with("GET /_ping ") {
+                return Some(format!("HTTP/1.1 200 OK\r\nApi-Version: {version}\r\nContent-Length: 2\r\n\r\nOK"));
+            }
+            script(line)
+        })
+    }
+
+    fn scripted(script: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("docker.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let script: Arc<Script> = Arc::new(script);
+        let task = tokio::spawn(accept(listener, Arc::clone(&seen), script));
+        Self { client: EngineClient::new(socket), seen, task, _directory: directory }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.seen.lock().unwrap().iter().map(|(line, _)| line.clone()).collect()
+    }
+}
+
+async fn accept(listener: UnixListener, seen: Arc<Mutex<Vec<(String, String)>>>, script: Arc<Script>) {
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        connections.spawn(converse(stream, Arc::clone(&seen), Arc::clone(&script)));
+    }
+}
+
+async fn converse(mut stream: UnixStream, seen: Arc<Mutex<Vec<(String, String)>>>, script: Arc<Script>) {
+    let mut buffer = Vec::new();
+    while let Some((line, body)) = request(&mut stream, &mut buffer).await {
+        seen.lock().unwrap().push((line.clone(), body));
+        match script(&line) {
+            Some(answer) => {
+                // The client may have hung up on an answer that is too long.
+                if stream.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+            None => return,
+        }
+    }
+}
+
+/// The first line and the body of the next request.
+async fn request(stream: &mut UnixStream, buffer: &mut Vec<u8>) -> Option<(String, String)> {
+    loop {
+        let text = String::from_utf8(buffer.clone()).unwrap();
+        if let Some((head, rest)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            let length = length.map_or(0, |length| length.parse().unwrap());
+            if rest.len() >= length {
+                buffer.drain(..head.len() + 4 + length);
+                return Some((head.lines().next().unwrap().to_owned(), rest[..length].to_owned()));
+            }
+        }
+        let mut chunk = [0; 4096];
+        let length = stream.read(&mut chunk).await.unwrap_or(0);
+        if length == 0 {
+            return None;
+        }
+        buffer.extend_from_slice(&chunk[..length]);
+    }
+}
+
+fn answer(status: &str, body: &str) -> Option<String> {
+    Some(format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
+}
+
+fn spec() -> NetworkSpec {
+    NetworkSpec {
+        name: "foo".into(),
+        driver: "shoutd".into(),
+        internal: false,
+        attachable: false,
+        enable_ipv4: true,
+        enable_ipv6: false,
+        labels: BTreeMap::new(),
+        options: BTreeMap::new(),
+        ipam: Ipam { driver: "shoutd".into(), options: BTreeMap::new(), configs: Vec::new() },
+    }
+}
+
+#[tokio::test]
+async fn the_version_is_the_newest_that_both_speak() {
+    for (theirs, ours) in [("1.41", "v1.41"), ("1.45", "v1.45"), ("1.53", "v1.51")] {
+        let peer = Peer::of_version(theirs, |_| answer("200 OK", "[]"));
+        assert_eq!(peer.client.networks().await.unwrap(), []);
+        assert_eq!(peer.lines(), ["GET /_ping HTTP/1.1".to_owned(), format!("GET /{ours}/networks HTTP/1.1")]);
+    }
+    let old = Peer::of_version("1.40", |_| answer("200 OK", "[]"));
+    let error = old.client.networks().await.unwrap_err();
+    assert!(matches!(error, EngineError::TooOld { .. }) && error.to_string().contains("20.10"), "{error}");
+    assert!(matches!(old.client.wait_until_serving(Duration::from_secs(60)).await, Err(EngineError::TooOld { .. })));
+    let mute = Peer::scripted(|_| answer("200 OK", "OK"));
+    assert!(matches!(mute.client.networks().await, Err(EngineError::Malformed { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_accepts_and_never_answers_is_given_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("docker.sock");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let client = EngineClient::new(socket);
+    let error = client.networks().await.unwrap_err();
+    assert!(matches!(error, EngineError::Deadline { .. }), "{error}");
+    assert!(matches!(client.network_events(None).await, Err(EngineError::Deadline { .. })));
+    assert!(matches!(client.wait_until_serving(Duration::from_secs(5)).await, Err(EngineError::Deadline { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_never_ends_is_given_up() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n[";
+    let peer = Peer::of_version("1.41", move |_| Some(head.to_owned()));
+    assert!(matches!(peer.client.networks().await, Err(EngineError::Deadline { .. })));
+}
+
+#[tokio::test]
+async fn waiting_ends_when_the_engine_answers_or_says_why_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket: PathBuf = directory.path().join("docker.sock");
+    let client = EngineClient::new(&socket);
+    let error = client.wait_until_serving(Duration::from_millis(300)).await.unwrap_err();
+    assert!(matches!(error, EngineError::Connect { .. }), "{error}");
+    assert!(error.to_string().contains("is the Docker Engine running?"), "{error}");
+
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { client.wait_until_serving(Duration::from_secs(20)).await }
+    });
+    let listener = UnixListener::bind(&socket).unwrap();
+    let pong = "HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\nOK";
+    let serving = tokio::spawn(accept(listener, Arc::default(), Arc::new(move |_: &str| Some(pong.to_owned()))));
+    waiting.await.unwrap().unwrap();
+    serving.abort();
+}
+
+#[tokio::test]
+async fn what_is_no_engine_gives_an_error_and_no_panic() {
+    let garbage = Peer::scripted(|_| Some("SSH-2.0-OpenSSH_9.2\r\n".to_owned()));
+    assert!(matches!(garbage.client.networks().await, Err(EngineError::Transport { .. })));
+    let gone = Peer::of_version("1.41", |_| None);
+    assert!(matches!(gone.client.engine_info().await, Err(EngineError::Transport { .. })));
+    let wrong = Peer::of_version("1.41", |_| answer("200 OK", r#"{"not":"a list"}"#));
+    let error = wrong.client.networks().await.unwrap_err().to_string();
+    assert!(error.starts_with("listing Docker's networks: Docker's answer cannot be understood"), "{error}");
+    let endless = Peer::of_version("1.41", |_| answer("200 OK", &" ".repeat((16 << 20) + 1)));
+    let error = endless.client.networks().await.unwrap_err().to_string();
+    assert!(error.contains("longer than 16777216 bytes"), "{error}");
+    let refusing = Peer::of_version("1.41", |_| answer("500 Oops", "{\"message\":\"no\\nway\"}"));
+    let error = refusing.client.networks().await.unwrap_err().to_string();
+    assert_eq!(error, "listing Docker's networks: Docker refused (500): no way");
+}
+
+#[tokio::test]
+async fn refusals_of_create_are_told_apart() {
+    let peer = Peer::of_version("1.41", |_| answer("201 Created", &format!(r#"{{"Id":"{ID}","Warning":""}}"#)));
+    assert_eq!(peer.client.create_network(&spec()).await.unwrap().as_str(), ID);
+    let (line, body) = peer.seen.lock().unwrap()[1].clone();
+    assert_eq!(line, "POST /v1.41/networks/create HTTP/1.1");
+    assert!(body.contains(r#""Name":"foo""#) && body.contains(r#""CheckDuplicate":true"#), "{body}");
+
+    let refusal = |status: &'static str, message: &'static str| async move {
+        let peer = Peer::of_version("1.41", move |_| answer(status, &format!(r#"{{"message":"{message}"}}"#)));
+        peer.client.create_network(&spec()).await.unwrap_err()
+    };
+    let taken = refusal("409 Conflict", "network with name foo already exists").await;
+    assert!(matches!(taken, CreateNetworkError::NameTaken { .. }), "{taken}");
+    let overlap = refusal("403 Forbidden", "Pool overlaps with other one on this address space").await;
+    assert!(matches!(overlap, CreateNetworkError::SubnetOverlap { .. }), "{overlap}");
+    let overlap =
+        refusal("400 Bad Request", "invalid pool request: Pool overlaps with other one on this address space").await;
+    assert!(matches!(overlap, CreateNetworkError::SubnetOverlap { .. }), "{overlap}");
+    let other = refusal("404 Not Found", "plugin shoutd not found").await;
+    assert!(matches!(other, CreateNetworkError::Engine(EngineError::Refused { .. })), "{other}");
+}
+
+#[tokio::test]
+async fn refusals_of_remove_are_told_apart() {
+    let id = ID.parse().unwrap();
+    let refusal = |status: &'static str, message: &'static str| async move {
+        let peer = Peer::of_version("1.41", move |_| answer(status, &format!(r#"{{"message":"{message}"}}"#)));
+        peer.client.remove_network(&ID.parse().unwrap()).await.unwrap_err()
+    };
+    let gone = refusal("404 Not Found", "network 9d15 not found").await;
+    assert!(matches!(gone, RemoveNetworkError::NotFound { .. }), "{gone}");
+    let used = refusal("403 Forbidden", "error while removing network: network foo id 9d15 has active endpoints").await;
+    assert!(matches!(used, RemoveNetworkError::InUse { .. }), "{used}");
+    let fixed = refusal("403 Forbidden", "host is a pre-defined network and cannot be removed").await;
+    assert!(matches!(fixed, RemoveNetworkError::Engine(_)), "{fixed}");
+
+    let peer = Peer::of_version("1.41", |line| match line {
+        line if line.starts_with("DELETE") => Some("HTTP/1.1 204 No Content\r\n\r\n".to_owned()),
+        _ => answer("404 Not Found", r#"{"message":"network 9d15 not found"}"#),
+    });
+    peer.client.remove_network(&id).await.unwrap();
+    assert_eq!(peer.client.network(&id).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn the_gateway_bridge_is_made_once() {
+    let bridge = format!(r#"[{{"Id":"{ID}","Name":"docker_gwbridge","Driver":"bridge","Scope":"local"}}]"#);
+    let found = bridge.clone();
+    let present = Peer::of_version("1.41", move |_| answer("200 OK", &found));
+    assert!(!present.client.ensure_gateway_bridge().await.unwrap().created);
+    assert_eq!(present.lines().len(), 2, "nothing but a look");
+
+    // Another one is quicker: absent at the first look, refused as a duplicate, there at the second look.
+    let posted = Mutex::new(false);
+    let raced = Peer::of_version("1.41", move |line| {
+        let mut posted = posted.lock().unwrap();
+        if line.starts_with("POST") {
+            *posted = true;
+            return answer("409 Conflict", r#"{"message":"network with name docker_gwbridge already exists"}"#);
+        }
+        answer("200 OK", if *posted { &bridge } else { "[]" })
+    });
+    let made = raced.client.ensure_gateway_bridge().await.unwrap();
+    assert!(!made.created && made.network.id.as_str() == ID);
+    let body = raced.seen.lock().unwrap().iter().find(|(line, _)| line.starts_with("POST")).unwrap().1.clone();
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(body["Driver"], "bridge");
+    assert_eq!(
+        body["Options"],
+        serde_json::json!({
+            "com.docker.network.bridge.name": "docker_gwbridge",
+            "com.docker.network.bridge.enable_icc": "false",
+            "com.docker.network.bridge.enable_ip_masquerade": "true",
+        })
+    );
+}
+
+/// An answer that never ends by itself, of these chunks; then the peer hangs up.
+fn chunks(chunks: &[&str]) -> String {
+    let body: String = chunks.iter().map(|chunk| format!("{:x}\r\n{chunk}\r\n", chunk.len())).collect();
+    format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n{body}")
+}
+
+#[tokio::test]
+async fn events_are_read_across_chunks_and_end_with_one_error() {
+    let event = |action: &str, id: &str, more: &str| {
+        format!(
+            r#"{{"Type":"network","Action":"{action}","Actor":{{"ID":"{id}","Attributes":{{"name":"foo","type":"shoutd"{more}}}}},"scope":"local","time":1795381915,"timeNano":1795381915408447903}}"#
+        ) + "\n"
+    };
+    let create = event("create", ID, "");
+    let connect = event("connect", ID, r#","container":"cd7ef2ca""#);
+    let (first, second) = connect.split_at(50);
+    let noise = format!(
+        "{}{}\nrubbish\n\n{}",
+        event("update", ID, ""),
+        r#"{"Type":"network","Action":"prune","Actor":{"ID":"","Attributes":{"reclaimed":"0"}},"time":1,"timeNano":1}"#,
+        event("destroy", "../etc", "")
+    );
+    let stream = chunks(&[&format!("{create}{first}"), second, &noise, &event("destroy", ID, "")]) + "0\r\n\r\n";
+    let peer = Peer::of_version("1.41", move |_| Some(stream.clone()));
+    let since = EventTime::from_nanoseconds(1_795_381_915_008_447_903);
+    let mut events = peer.client.network_events(Some(since)).await.unwrap();
+    let line = peer.lines().pop().unwrap();
+    assert!(line.ends_with("&since=1795381915.008447903 HTTP/1.1"), "{line}");
+
+    let mut actions = Vec::new();
+    let end = loop {
+        match events.next().await.unwrap() {
+            Ok(event) => {
+                assert_eq!((event.network.as_str(), event.name.as_str(), event.driver.as_str()), (ID, "foo", "shoutd"));
+                assert!(event.time > since);
+                actions.push((event.action, event.container));
+            }
+            Err(error) => break error,
+        }
+    };
+    let expected = [
+        (NetworkAction::Create, None),
+        (NetworkAction::Connect, Some("cd7ef2ca".into())),
+        (NetworkAction::Destroy, None),
+    ];
+    assert_eq!(actions, expected);
+    assert!(matches!(end, EngineError::EventsEnded), "{end}");
+    assert!(events.next().await.is_none());
+}
+
+#[tokio::test]
+async fn an_event_without_end_ends_the_stream() {
+    let peer = Peer::of_version("1.41", |_| Some(chunks(&["x".repeat(300 << 10).as_str()])));
+    let mut events = peer.client.network_events(None).await.unwrap();
+    assert!(matches!(events.next().await, Some(Err(EngineError::Malformed { .. }))));
+    assert!(events.next().await.is_none());
+}

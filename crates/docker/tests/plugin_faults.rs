@@ -1,0 +1,259 @@
+//! The plugin and what must not break it: bad requests, failing drivers, peers that are slow, stuck, many or gone.
+
+// Tests say what they expect by failing; helpers outside of #[test] functions too.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use common::{Client, ENDPOINT, NETWORK, PATIENCE, Plugin, docker_request, within};
+use shoutd_docker::plugin::{BindError, PluginLimits, bind};
+
+fn new_network(behaviour: &str) -> String {
+    format!(r#"{{"NetworkID":"{NETWORK}","Options":{{"com.docker.network.generic":{{"behave":"{behaviour}"}}}}}}"#)
+}
+
+#[tokio::test]
+async fn a_repeated_call_without_its_body_is_refused_in_the_member_that_docker_reads() {
+    let plugin = Plugin::start().await;
+    let network =
+        ["CreateNetwork", "DeleteNetwork", "CreateEndpoint", "EndpointOperInfo", "DeleteEndpoint", "Join", "Leave"];
+    let ipam = ["RequestPool", "ReleasePool", "RequestAddress", "ReleaseAddress"];
+    let calls = network.map(|method| (format!("NetworkDriver.{method}"), "Err"));
+    for (method, member) in calls.into_iter().chain(ipam.map(|method| (format!("IpamDriver.{method}"), "Error"))) {
+        let answer = plugin.call(&method, "").await;
+        assert_eq!(answer.status, 200, "{method}");
+        assert!(answer.error(member).contains("empty body"), "{method}: {answer:?}");
+    }
+    assert_eq!(plugin.driver.take(), vec![]);
+    plugin.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_request_is_said_and_the_driver_not_bothered() {
+    let plugin = Plugin::start().await;
+    let endpoint = |rest: &str| format!(r#"{{"NetworkID":"{NETWORK}","EndpointID":"{ENDPOINT}",{rest}}}"#);
+    let pool = |rest: &str| format!(r#"{{"NetworkID":"{NETWORK}","IPv4Data":[{{{rest}}}]}}"#);
+    let cases = [
+        ("NetworkDriver.CreateNetwork", "{".to_owned(), "EOF"),
+        ("NetworkDriver.CreateNetwork", "{}".to_owned(), "NetworkID"),
+        ("NetworkDriver.CreateNetwork", "null".to_owned(), "null"),
+        ("NetworkDriver.CreateNetwork", r#"{"NetworkID":"../../etc/passwd"}"#.to_owned(), "NetworkID"),
+        ("NetworkDriver.CreateNetwork", format!(r#"{{"NetworkID":"{}"}}"#, "a".repeat(65)), "NetworkID"),
+        ("NetworkDriver.CreateNetwork", pool(r#""Pool":"rubbish""#), "Pool"),
+        ("NetworkDriver.CreateNetwork", pool(r#""Pool":"fd00::/64""#), "other family"),
+        ("NetworkDriver.CreateNetwork", pool(r#""Pool":"10.9.0.0/16","Gateway":"fd00::1/64""#), "Gateway"),
+        ("NetworkDriver.CreateEndpoint", endpoint(r#""Interface":{"Address":"10.9.0.256/16"}"#), "Address"),
+        ("NetworkDriver.CreateEndpoint", endpoint(r#""Interface":{"MacAddress":"01:00:5e:00:00:01"}"#), "MacAddress"),
+        ("NetworkDriver.Join", endpoint(r#""SandboxKey":"""#), "SandboxKey"),
+        ("NetworkDriver.Leave", format!(r#"{{"NetworkID":"{NETWORK}"}}"#), "EndpointID"),
+    ];
+    for (method, body, clue) in cases {
+        let answer = plugin.call(method, &body).await;
+        assert_eq!(answer.status, 200);
+        assert!(answer.error("Err").contains(clue), "{method} {body}: {answer:?}");
+    }
+    let wrong_family = r#"{"AddressSpace":"shoutdlocal","Pool":"10.9.0.0/16","V6":true}"#;
+    assert!(plugin.call("IpamDriver.RequestPool", wrong_family).await.error("Error").contains("other family"));
+    let no_pool = r#"{"Address":"10.9.0.1"}"#;
+    assert!(plugin.call("IpamDriver.ReleaseAddress", no_pool).await.error("Error").contains("PoolID"));
+    assert_eq!(plugin.driver.take(), vec![]);
+    plugin.finish().await;
+}
+
+#[tokio::test]
+async fn a_driver_that_fails_or_panics_fails_one_call() {
+    let plugin = Plugin::start().await;
+    let mut client = Client::connect(&plugin.socket).await;
+    client.send(&docker_request("NetworkDriver.CreateNetwork", &new_network("fail"))).await;
+    assert_eq!(client.answer().await.error("Err"), "subnet 10.9.0.0/16 overlaps \"foo\"");
+    client.send(&docker_request("NetworkDriver.CreateNetwork", &new_network("panic"))).await;
+    assert!(client.answer().await.error("Err").contains("failed inside"));
+    client.send(&docker_request("NetworkDriver.CreateNetwork", &new_network("nothing"))).await;
+    assert_eq!(client.answer().await.body, serde_json::json!({}), "on the very same connection");
+    let full = r#"{"AddressSpace":"shoutdlocal","Options":{"full":""}}"#;
+    assert_eq!(plugin.call("IpamDriver.RequestPool", full).await.error("Error"), "no free subnet");
+    plugin.finish().await;
+}
+
+#[tokio::test]
+async fn unknown_methods_and_verbs_are_refused() {
+    let plugin = Plugin::start().await;
+    let answer = plugin.call("NetworkDriver.Levitate", "{}").await;
+    assert_eq!(answer.status, 404);
+    assert!(answer.error("Err").contains("NetworkDriver.Levitate"));
+    let mut client = Client::connect(&plugin.socket).await;
+    client.send(b"GET /Plugin.Activate HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!(client.answer().await.status, 405);
+    plugin.finish().await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_or_too_slow_is_refused() {
+    let limits = PluginLimits { body: Duration::from_millis(200), body_bytes: 100, ..PluginLimits::default() };
+    let plugin = Plugin::start_with(limits).await;
+    let mut client = Client::connect(&plugin.socket).await;
+    let claimed = "POST /NetworkDriver.Join HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n";
+    client.send(claimed.as_bytes()).await;
+    assert!(client.answer().await.error("Err").contains("longer than 100 bytes"));
+
+    let mut client = Client::connect(&plugin.socket).await;
+    let chunked = "POST /NetworkDriver.Join HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    client.send(format!("{chunked}80\r\n{}\r\n", "x".repeat(128)).as_bytes()).await;
+    assert!(client.answer().await.error("Err").contains("longer than 100 bytes"));
+
+    let mut client = Client::connect(&plugin.socket).await;
+    client.send(b"POST /IpamDriver.RequestPool HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{").await;
+    assert!(client.answer().await.error("Error").contains("did not arrive"));
+    assert_eq!(plugin.driver.take(), vec![]);
+    plugin.finish().await;
+}
+
+#[tokio::test]
+async fn a_driver_that_hangs_is_given_up_at_the_deadline() {
+    let limits = PluginLimits { call: Duration::from_millis(200), ..PluginLimits::default() };
+    let plugin = Plugin::start_with(limits).await;
+    let answer = plugin.call("NetworkDriver.CreateNetwork", &new_network("hang")).await;
+    assert!(answer.error("Err").contains("did not finish within 200ms"), "{answer:?}");
+    plugin.finish().await;
+}
+
+#[tokio::test]
+async fn no_more_calls_than_allowed_are_with_the_driver_at_a_time() {
+    let plugin = Plugin::start_with(PluginLimits { in_flight: 3, ..PluginLimits::default() }).await;
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        let mut client = Client::connect(&plugin.socket).await;
+        client.send(&docker_request("NetworkDriver.CreateNetwork", &new_network("gate"))).await;
+        clients.push(client);
+    }
+    // What needs no driver is not held up by those that do.
+    assert_eq!(plugin.call("NetworkDriver.GetCapabilities", "").await.status, 200);
+    plugin.driver.gate.add_permits(10);
+    for client in &mut clients {
+        assert_eq!(client.answer().await.body, serde_json::json!({}));
+    }
+    assert!((1..=3).contains(&plugin.driver.most_at_gate.load(Ordering::SeqCst)));
+    plugin.finish().await;
+}
+
+#[tokio::test]
+async fn waiting_for_a_turn_has_a_deadline_too() {
+    let limits = PluginLimits { in_flight: 1, call: Duration::from_secs(3), ..PluginLimits::default() };
+    let plugin = Plugin::start_with(limits).await;
+    let hang = docker_request("NetworkDriver.CreateNetwork", &new_network("hang"));
+    let (mut first, mut second) = (Client::connect(&plugin.socket).await, Client::connect(&plugin.socket).await);
+    let started = Instant::now();
+    first.send(&hang).await;
+    second.send(&hang).await;
+    for client in [&mut first, &mut second] {
+        assert!(client.answer().await.error("Err").contains("within 3s"));
+    }
+    assert!(started.elapsed() < Duration::from_millis(5900), "one deadline for both waits, not one each");
+    plugin.finish().await;
+}
+
+#[tokio::test]
+async fn a_call_goes_on_when_its_caller_hangs_up() {
+    let plugin = Plugin::start().await;
+    let mut client = Client::connect(&plugin.socket).await;
+    client.send(&docker_request("NetworkDriver.CreateNetwork", &new_network("gate"))).await;
+    let started = Instant::now();
+    while plugin.driver.at_gate.load(Ordering::SeqCst) == 0 {
+        assert!(started.elapsed() < PATIENCE);
+        tokio::task::yield_now().await;
+    }
+    drop(client);
+    plugin.driver.gate.add_permits(1);
+    within(plugin.driver.finished.acquire()).await.unwrap().forget();
+    plugin.finish().await;
+}
+
+#[tokio::test]
+async fn garbage_and_idle_connections_do_not_keep_docker_out() {
+    let plugin = Plugin::start().await;
+    let mut quiet = Client::connect(&plugin.socket).await;
+    quiet.send(&docker_request("Plugin.Activate", "")).await;
+    quiet.answer().await;
+    let mut stuck = Vec::new();
+    for number in 0..400 {
+        let mut client = Client::connect(&plugin.socket).await;
+        match number % 3 {
+            0 => {}
+            1 => client.send(b"POST /NetworkDriver.Join HTTP/1.1\r\nHos").await,
+            _ => client.send(b"\x16\x03\x01\x02\x00\x01garbage\r\n\r\n\0\0").await,
+        }
+        stuck.push(client);
+    }
+    let answer = plugin.call("NetworkDriver.GetCapabilities", "").await;
+    assert_eq!(answer.status, 200);
+    assert!(!quiet.more().await, "of all connections, the one that was quiet for longest is closed first");
+    plugin.finish().await;
+}
+
+#[tokio::test]
+async fn idle_connections_are_kept() {
+    let plugin = Plugin::start().await;
+    let mut idle = Client::connect(&plugin.socket).await;
+    idle.send(&docker_request("Plugin.Activate", "")).await;
+    idle.answer().await;
+    for _ in 0..200 {
+        plugin.call("NetworkDriver.GetCapabilities", "").await;
+    }
+    idle.send(&docker_request("Plugin.Activate", "")).await;
+    assert_eq!(idle.answer().await.status, 200);
+    plugin.finish().await;
+}
+
+#[tokio::test]
+async fn the_end_waits_for_calls_in_flight_and_for_nothing_else() {
+    let plugin = Plugin::start().await;
+    let _idle = Client::connect(&plugin.socket).await;
+    let mut half = Client::connect(&plugin.socket).await;
+    half.send(b"POST /Netw").await;
+    let mut client = Client::connect(&plugin.socket).await;
+    client.send(&docker_request("NetworkDriver.CreateNetwork", &new_network("gate"))).await;
+    let started = Instant::now();
+    while plugin.driver.at_gate.load(Ordering::SeqCst) == 0 {
+        assert!(started.elapsed() < PATIENCE);
+        tokio::task::yield_now().await;
+    }
+    plugin.stop.send(()).unwrap();
+    // No new ones are taken; the one in flight is.
+    assert!(!half.more().await);
+    plugin.driver.gate.add_permits(1);
+    assert_eq!(client.answer().await.body, serde_json::json!({}));
+    within(plugin.task).await.unwrap();
+    assert!(tokio::net::UnixStream::connect(&plugin.socket).await.is_err());
+    assert!(plugin.socket.exists(), "the socket's name stays");
+}
+
+#[tokio::test]
+async fn a_socket_is_roots_alone_replaces_a_dead_one_and_spares_a_living_one() {
+    let plugin = Plugin::start().await;
+    let socket = plugin.socket.clone();
+    let found = std::fs::symlink_metadata(&socket).unwrap();
+    assert!(found.file_type().is_socket());
+    assert_eq!(found.permissions().mode() & 0o7777, 0o600);
+    assert!(matches!(bind(&socket).await, Err(BindError::InUse { .. })));
+    assert_eq!(plugin.call("Plugin.Activate", "").await.status, 200, "it was left alone");
+
+    plugin.stop.send(()).unwrap();
+    within(plugin.task).await.unwrap();
+    drop(bind(&socket).await.unwrap());
+    let names: Vec<_> =
+        std::fs::read_dir(socket.parent().unwrap()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["shoutd.sock"], "nothing else is left there");
+
+    std::fs::remove_file(&socket).unwrap();
+    std::fs::write(&socket, "precious").unwrap();
+    assert!(matches!(bind(&socket).await, Err(BindError::NotASocket { .. })));
+    assert_eq!(std::fs::read(&socket).unwrap(), b"precious");
+
+    let long = socket.with_file_name("x".repeat(120));
+    let error = bind(&long).await.unwrap_err().to_string();
+    assert!(error.contains("cannot bind the socket"), "{error}");
+}
