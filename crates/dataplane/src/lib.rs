@@ -1,1 +1,21 @@
-//! Placeholder.
+//! Makes the kernel have what it should: observes, compares, mends.
+//!
+//! [`Kernel`] is all that the rest knows of a kernel; [`LinuxKernel`] is the real one and [`fake::FakeKernel`] one for tests that fails on
+//! demand. [`reconcile`] is one round of mending. [`Reconciler`] is the thread that owns a kernel for as long as shoutd runs, and does a
+//! round whenever what is desired, or what is there, may have changed.
+
+pub mod fake;
+mod handover;
+mod kernel;
+mod linux;
+mod probe;
+mod reconcile;
+mod reconciler;
+mod underlay;
+
+pub use kernel::{Kernel, KernelError};
+pub use linux::LinuxKernel;
+pub use probe::{Capabilities, Incapable, probe};
+pub use reconcile::{ActionFailure, Report, reconcile};
+pub use reconciler::{Generation, Reconciler, ReconcilerHandle, Scope, Unsettled};
+pub use underlay::{HostRoute, NoInterface, UnderlayInterface, host_routes, underlay_interface};

@@ -1,1 +1,39 @@
-//! Placeholder.
+//! Netlink, for shoutd: the only crate that knows how the kernel is spoken to.
+//!
+//! One verb per method, all of them blocking: a request is answered in microseconds, and every wait has a deadline. [`Route`] speaks
+//! rtnetlink (devices, forwarding tables, addresses, routes), [`Guard`] keeps an nf_tables filter, [`Monitor`] says when something changed,
+//! [`Namespace`] and [`NamedNamespaces`] are the network namespaces all of them work in.
+//!
+//! The codec is its own: two hundred lines serve rtnetlink and nf_tables alike, the messages of which no crate covers whole, and an
+//! attribute of some foreign device that nobody here has heard of is passed over where a typed parser would refuse the whole dump.
+
+mod address;
+mod bridge;
+mod error;
+mod fdb;
+mod guard;
+mod ip_route;
+mod link;
+mod monitor;
+mod named;
+mod namespace;
+mod nftables;
+mod port;
+mod route;
+mod socket;
+mod veth;
+mod vxlan;
+mod wire;
+
+pub use address::Address;
+pub use bridge::BridgeSettings;
+pub use error::{Error, Fault};
+pub use guard::Guard;
+pub use ip_route::IpRoute;
+pub use link::{Kind, Link, LinkChange, Mac, Peer};
+pub use monitor::Monitor;
+pub use named::NamedNamespaces;
+pub use namespace::{Namespace, NamespaceId};
+pub use route::Route;
+pub use veth::{NewVeth, VethEnd};
+pub use vxlan::{NewVxlan, VxlanSettings};

@@ -1,0 +1,284 @@
+//! A kernel for tests: in memory, strict about what it is told, and failing when it is to.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use shoutd_core::Vni;
+use shoutd_core::plane::{
+    Action, BRIDGE, ContainerEnd, DeviceName, GROUPS_MAX, IGMP_VERSION, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Mark,
+    Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, Place, Port, TUNNEL, Vtep, namespace_name,
+};
+
+use crate::kernel::{Kernel, KernelError};
+
+/// How an action fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Before it has done anything.
+    Before,
+    /// Between making a device and marking it, where it does that; else as [`Fault::Before`].
+    Halfway,
+    /// When all was done.
+    After,
+}
+
+/// A kernel in memory.
+#[derive(Debug, Clone, Default)]
+pub struct FakeKernel {
+    /// What there is, container's ends in every sandbox included. Tests may change it, as users and Docker would.
+    pub state: Observed,
+    /// The containers' namespaces that there are.
+    pub sandboxes: BTreeSet<PathBuf>,
+    /// What becomes of the next actions, in this order; those after the last succeed.
+    pub faults: VecDeque<Option<Fault>>,
+    /// What it was told to do that must never be done.
+    pub violations: Vec<String>,
+}
+
+impl Kernel for FakeKernel {
+    fn observe(&mut self, sandboxes: &BTreeSet<PathBuf>) -> Result<Observed, KernelError> {
+        let mut observed = self.state.clone();
+        observed.missing_sandboxes = sandboxes.difference(&self.sandboxes).cloned().collect();
+        for port in observed.segments.values_mut().flat_map(|segment| segment.ports.values_mut()) {
+            let seen = port.container_end.take().filter(|end| match &end.place {
+                Place::Host => true,
+                Place::Sandbox(path) => sandboxes.contains(path),
+            });
+            port.container_end = seen;
+        }
+        Ok(observed)
+    }
+
+    fn execute(&mut self, action: &Action) -> Result<(), KernelError> {
+        let fault = self.faults.pop_front().flatten();
+        if fault == Some(Fault::Before) {
+            return Err(KernelError::Injected("before"));
+        }
+        let whole = fault != Some(Fault::Halfway);
+        self.apply(action, whole)?;
+        match fault {
+            Some(Fault::After) => Err(KernelError::Injected("after")),
+            Some(_) => Err(KernelError::Injected("halfway")),
+            None => Ok(()),
+        }
+    }
+
+    fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration) {
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        let _ = poll(&mut [PollFd::new(wake, PollFlags::POLLIN)], timeout);
+    }
+}
+
+impl FakeKernel {
+    fn apply(&mut self, action: &Action, whole: bool) -> Result<(), KernelError> {
+        match action {
+            Action::CreateSegment { vni } => {
+                if whole {
+                    self.state.segments.entry(*vni).or_default();
+                }
+                Ok(())
+            }
+            Action::DeleteSegment { vni } => self.delete_segment(*vni, whole),
+            Action::CreatePort { vni, port, mtu, place } => self.create_port(*vni, port, *mtu, place, whole),
+            Action::TuneContainerEnd { vni, port, mtu, sandbox, name } => {
+                if whole {
+                    self.tune_end(*vni, port, *mtu, (sandbox, name))
+                } else {
+                    Ok(())
+                }
+            }
+            Action::CreateBridge { vni, network } => {
+                self.create_bridge(*vni, whole.then(|| Mark::Network(network.clone())))
+            }
+            Action::CreateTunnel { vni, network, vtep } => {
+                self.create_tunnel(*vni, *vtep, whole.then(|| Mark::Network(network.clone())))
+            }
+            _ if !whole => Ok(()),
+            _ => self.apply_to_segment(action),
+        }
+    }
+
+    /// The actions that change one thing about a segment that is there.
+    fn apply_to_segment(&mut self, action: &Action) -> Result<(), KernelError> {
+        match action {
+            Action::TuneBridge { vni, mtu } => {
+                tune_bridge(device(&mut self.segment(*vni)?.bridge, *vni, BRIDGE)?, *mtu);
+            }
+            Action::InstallGuard { vni } => self.segment(*vni)?.guard = true,
+            Action::DeleteTunnel { vni } => {
+                let segment = self.segment(*vni)?;
+                segment.tunnel = None;
+                segment.flood.clear();
+            }
+            Action::TuneTunnel { vni, mtu } => self.tune_tunnel(*vni, *mtu)?,
+            Action::AddFlood { vni, remote } => {
+                let segment = self.segment(*vni)?;
+                device(&mut segment.tunnel, *vni, TUNNEL)?;
+                segment.flood.insert(*remote);
+            }
+            Action::RemoveFlood { vni, remote } => {
+                self.segment(*vni)?.flood.remove(remote);
+            }
+            Action::TunePort { vni, name, mtu } => {
+                let segment = self.segment(*vni)?;
+                device(&mut segment.bridge, *vni, BRIDGE)?;
+                let port = segment.ports.get_mut(name).ok_or_else(|| no_device(*vni, name.as_str()))?;
+                (port.mtu, port.up, port.enslaved) = (*mtu, true, true);
+            }
+            Action::DeletePort { vni, name } => {
+                let segment = self.segment(*vni)?;
+                let is_foreign = segment.foreign.contains(name);
+                segment.ports.remove(name);
+                if is_foreign {
+                    self.violations.push(format!("{name} is not ours, and was to be deleted"));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn segment(&mut self, vni: Vni) -> Result<&mut ObservedSegment, KernelError> {
+        self.state.segments.get_mut(&vni).ok_or_else(|| KernelError::NoNamespace { namespace: namespace_name(vni) })
+    }
+
+    fn delete_segment(&mut self, vni: Vni, whole: bool) -> Result<(), KernelError> {
+        let segment = self.segment(vni)?;
+        segment.tunnel = None;
+        segment.flood.clear();
+        if whole {
+            *segment = ObservedSegment { foreign: std::mem::take(&mut segment.foreign), ..ObservedSegment::default() };
+            if segment.foreign.is_empty() {
+                self.state.segments.remove(&vni);
+            }
+        }
+        Ok(())
+    }
+
+    fn create_bridge(&mut self, vni: Vni, mark: Option<Mark>) -> Result<(), KernelError> {
+        let segment = self.segment(vni)?;
+        refuse_foreign(segment, vni, BRIDGE)?;
+        let fresh = ObservedBridge {
+            mark: None,
+            mtu: 1500,
+            up: false,
+            snooping: true,
+            querier: false,
+            igmp_version: 2,
+            mld_version: 1,
+            groups_max: 4096,
+            link_local: false,
+        };
+        segment.bridge.get_or_insert(fresh).mark = mark;
+        Ok(())
+    }
+
+    fn create_tunnel(&mut self, vni: Vni, vtep: Vtep, mark: Option<Mark>) -> Result<(), KernelError> {
+        let segment = self.segment(vni)?;
+        refuse_foreign(segment, vni, TUNNEL)?;
+        if segment.tunnel.is_some() {
+            return Err(KernelError::Injected("there is a tunnel already"));
+        }
+        segment.tunnel = Some(ObservedTunnel {
+            mark,
+            vni: Some(vni),
+            local: Some(vtep.address),
+            port: vtep.port,
+            learning: true,
+            mtu: 1450,
+            up: false,
+            enslaved: false,
+            multicast_router: 0,
+        });
+        Ok(())
+    }
+
+    fn tune_tunnel(&mut self, vni: Vni, mtu: u16) -> Result<(), KernelError> {
+        let segment = self.segment(vni)?;
+        device(&mut segment.bridge, vni, BRIDGE)?;
+        let tunnel = device(&mut segment.tunnel, vni, TUNNEL)?;
+        (tunnel.mtu, tunnel.up, tunnel.enslaved, tunnel.learning) = (mtu, true, true, true);
+        tunnel.multicast_router = MULTICAST_ROUTER_ALWAYS;
+        if !segment.guard {
+            self.violations.push(format!("the tunnel of VNI {vni} was put into its bridge without a guard"));
+        }
+        Ok(())
+    }
+
+    fn create_port(&mut self, vni: Vni, port: &Port, mtu: u16, place: &Place, whole: bool) -> Result<(), KernelError> {
+        let name = DeviceName::port(&port.endpoint);
+        let in_sandbox = match place {
+            Place::Host => false,
+            Place::Sandbox(path) if self.sandboxes.contains(path) => true,
+            Place::Sandbox(path) => return Err(KernelError::NoNamespace { namespace: path.display().to_string() }),
+        };
+        let segment = self.segment(vni)?;
+        device(&mut segment.bridge, vni, BRIDGE)?;
+        refuse_foreign(segment, vni, name.as_str())?;
+        if segment.ports.contains_key(&name) {
+            return Err(KernelError::Injected("there is a port of that name already"));
+        }
+        let end = ContainerEnd {
+            place: place.clone(),
+            name: port.container_name.clone(),
+            mac: port.mac,
+            mtu,
+            up: in_sandbox && whole,
+            addresses: if in_sandbox && whole { port.addresses.clone() } else { BTreeSet::new() },
+            multicast_route: in_sandbox && whole && port.multicast_route,
+        };
+        let mark = whole.then(|| Mark::Endpoint(port.endpoint.clone()));
+        segment.ports.insert(name, ObservedPort { mark, mtu, up: whole, enslaved: true, container_end: Some(end) });
+        Ok(())
+    }
+
+    fn tune_end(
+        &mut self,
+        vni: Vni,
+        port: &Port,
+        mtu: u16,
+        (sandbox, name): (&PathBuf, &DeviceName),
+    ) -> Result<(), KernelError> {
+        let ports = &mut self.segment(vni)?.ports;
+        let end = ports.get_mut(&DeviceName::port(&port.endpoint)).and_then(|port| port.container_end.as_mut());
+        let place = Place::Sandbox(sandbox.clone());
+        let end =
+            end.filter(|end| end.place == place && end.name == *name).ok_or_else(|| no_device(vni, name.as_str()))?;
+        (end.mtu, end.mac, end.up) = (mtu, port.mac, true);
+        end.addresses.extend(&port.addresses);
+        end.multicast_route |= port.multicast_route;
+        Ok(())
+    }
+}
+
+fn tune_bridge(bridge: &mut ObservedBridge, mtu: u16) {
+    *bridge = ObservedBridge {
+        mark: bridge.mark.clone(),
+        mtu,
+        up: true,
+        snooping: true,
+        querier: true,
+        igmp_version: IGMP_VERSION,
+        mld_version: MLD_VERSION,
+        groups_max: GROUPS_MAX,
+        link_local: true,
+    };
+}
+
+fn device<'a, T>(device: &'a mut Option<T>, vni: Vni, name: &str) -> Result<&'a mut T, KernelError> {
+    device.as_mut().ok_or_else(|| no_device(vni, name))
+}
+
+fn no_device(vni: Vni, name: &str) -> KernelError {
+    KernelError::NoDevice { device: name.to_owned(), namespace: namespace_name(vni) }
+}
+
+fn refuse_foreign(segment: &ObservedSegment, vni: Vni, name: &str) -> Result<(), KernelError> {
+    if segment.foreign.iter().any(|foreign| foreign.as_str() == name) {
+        return Err(KernelError::Foreign { device: name.to_owned(), namespace: namespace_name(vni) });
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! The kernel this runs on.
+
+mod execute;
+mod handle;
+mod observe;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use shoutd_core::Vni;
+use shoutd_core::plane::{Action, Mark, Observed, namespace_vni};
+use shoutd_netlink::{Link, Monitor, NamedNamespaces, Namespace, Route};
+
+use crate::kernel::{Kernel, KernelError};
+use handle::{SandboxHandle, SegmentHandle};
+
+/// The device group (`IFLA_GROUP`) that shoutd makes devices in: "shou" in ASCII. A device's alias, which is its mark, cannot be given when it is
+/// made; its group can. One that is in the group and has no mark is therefore what a crash left half made.
+const GROUP: u32 = 0x7368_6f75;
+
+/// The kernel this runs on, seen from one namespace: the host's.
+#[derive(Debug)]
+pub struct LinuxKernel {
+    host: Namespace,
+    host_route: Route,
+    host_monitor: Monitor,
+    named: NamedNamespaces,
+    segments: BTreeMap<Vni, SegmentHandle>,
+    sandboxes: BTreeMap<PathBuf, SandboxHandle>,
+    /// Whether the kernel has IPv6 at all.
+    ipv6: bool,
+}
+
+impl LinuxKernel {
+    /// Takes the calling thread's network namespace for the host's, and keeps segments in `directory`, which usually is
+    /// [`NamedNamespaces::DEFAULT_DIRECTORY`].
+    pub fn new(directory: impl Into<PathBuf>) -> Result<Self, KernelError> {
+        let host = Namespace::current()?;
+        let named = NamedNamespaces::new(directory);
+        // A name without a namespace is what a crash left: it would be neither found nor deleted.
+        for name in named.list()? {
+            if namespace_vni(&name).is_some() && named.open(&name)?.is_none() {
+                named.delete(&name)?;
+            }
+        }
+        Ok(Self {
+            host_route: Route::open(&host)?,
+            host_monitor: Monitor::links(&host)?,
+            host,
+            named,
+            segments: BTreeMap::new(),
+            sandboxes: BTreeMap::new(),
+            ipv6: Path::new("/proc/sys/net/ipv6").exists(),
+        })
+    }
+}
+
+impl Kernel for LinuxKernel {
+    fn observe(&mut self, sandboxes: &BTreeSet<PathBuf>) -> Result<Observed, KernelError> {
+        self.observe_all(sandboxes)
+    }
+
+    fn execute(&mut self, action: &Action) -> Result<(), KernelError> {
+        self.execute_action(action)
+    }
+
+    fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration) {
+        let segments = self.segments.values().flat_map(SegmentHandle::monitors);
+        let monitors: Vec<&Monitor> = std::iter::once(&self.host_monitor)
+            .chain(segments)
+            .chain(self.sandboxes.values().map(SandboxHandle::monitor))
+            .collect();
+        let mut waiting = vec![PollFd::new(wake, PollFlags::POLLIN)];
+        waiting.extend(monitors.iter().map(|monitor| PollFd::new(monitor.as_fd(), PollFlags::POLLIN)));
+        let deadline = std::time::Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut waiting, left) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(_) | Ok(0) => return,
+                Ok(_) => {}
+            }
+            let is_ready = |waiting: &PollFd<'_>| waiting.any().unwrap_or(true);
+            let ready = monitors.iter().zip(waiting.iter().skip(1)).filter(|(_, waiting)| is_ready(waiting));
+            // Every one is to be drained, also behind the first that has a change.
+            let changed = ready.fold(false, |changed, (monitor, _)| monitor.drain() || changed);
+            if changed || waiting.first().is_some_and(is_ready) {
+                return;
+            }
+        }
+    }
+}
+
+/// The mark of a device, if it has one.
+fn mark(link: &Link) -> Option<Mark> {
+    link.alias.as_deref().and_then(|alias| alias.parse().ok())
+}
+
+/// Whether shoutd made a device that is in a segment's namespace.
+fn is_ours(link: &Link) -> bool {
+    mark(link).is_some() || link.group == GROUP
+}
+
+/// Whether a device is one that every namespace has: loopback, and the fallback devices of tunnel modules
+/// (`net.core.fb_tunnels_only_for_init_net`), which cannot be deleted.
+fn is_everywhere(link: &Link) -> bool {
+    const FALLBACKS: [&str; 11] =
+        ["lo", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0", "teql0"];
+    FALLBACKS.contains(&link.name.as_str())
+}
+
+/// Writes a setting of the calling thread's network namespace: `/proc/sys/net` shows each thread its own.
+fn write_setting(name: &str, value: &str) -> io::Result<()> {
+    let path = Path::new("/proc/sys/net").join(name);
+    std::fs::write(&path, value)
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot set {}: {error}", path.display())))
+}
+
+/// All IPv4 multicast (RFC 5771).
+fn multicast() -> IpNet {
+    Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4).into()
+}

@@ -1,0 +1,210 @@
+//! Reading what there is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use shoutd_core::plane::{
+    BRIDGE, ContainerEnd, DeviceName, Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, Place,
+    TUNNEL, namespace_vni,
+};
+use shoutd_core::{MacAddress, Vni};
+use shoutd_netlink::{Kind, Link, Namespace, Peer, Route};
+
+use super::handle::{SandboxHandle, SegmentHandle};
+use super::{LinuxKernel, is_everywhere, is_ours, mark};
+use crate::kernel::KernelError;
+
+impl LinuxKernel {
+    pub(super) fn observe_all(&mut self, wanted: &BTreeSet<PathBuf>) -> Result<Observed, KernelError> {
+        self.refresh_segments()?;
+        let missing_sandboxes = self.refresh_sandboxes(wanted)?;
+        let mut observed = Observed { segments: BTreeMap::new(), missing_sandboxes };
+        for (&vni, segment) in &mut self.segments {
+            let ends = Ends { host: (&self.host, &mut self.host_route), sandboxes: &mut self.sandboxes };
+            observed.segments.insert(vni, observe_segment(segment, ends, self.ipv6)?);
+        }
+        Ok(observed)
+    }
+
+    /// Makes the open segments those that have a name now. A name may have come to mean another namespace.
+    fn refresh_segments(&mut self) -> Result<(), KernelError> {
+        let mut seen = BTreeSet::new();
+        for name in self.named.list()? {
+            if let Some(vni) = namespace_vni(&name)
+                && let Some(namespace) = self.named.open(&name)?
+            {
+                seen.insert(vni);
+                self.keep_segment(vni, namespace)?;
+            }
+        }
+        // Sockets keep a namespace alive, and with it a VXLAN device that would be in the way of its successor.
+        self.segments.retain(|vni, _| seen.contains(vni));
+        Ok(())
+    }
+
+    /// Keeps what is open of a segment if it is this namespace, else opens it.
+    pub(super) fn keep_segment(&mut self, vni: Vni, namespace: Namespace) -> Result<(), KernelError> {
+        if self.segments.get(&vni).is_none_or(|open| open.namespace.id() != namespace.id()) {
+            self.segments.insert(vni, SegmentHandle::open(namespace)?);
+        }
+        Ok(())
+    }
+
+    /// Makes the open sandboxes those that are wanted and there; returns those that are not there.
+    fn refresh_sandboxes(&mut self, wanted: &BTreeSet<PathBuf>) -> Result<BTreeSet<PathBuf>, KernelError> {
+        let mut missing = BTreeSet::new();
+        for path in wanted {
+            match Namespace::open(path) {
+                // The host's own is nobody's sandbox.
+                Ok(namespace) if namespace.id() != self.host.id() => {
+                    if self.sandboxes.get(path).is_none_or(|open| open.namespace.id() != namespace.id()) {
+                        self.sandboxes.insert(path.clone(), SandboxHandle::open(namespace)?);
+                    }
+                }
+                _ => {
+                    missing.insert(path.clone());
+                }
+            }
+        }
+        self.sandboxes.retain(|path, _| wanted.contains(path) && !missing.contains(path));
+        Ok(missing)
+    }
+}
+
+/// Where the other end of a port can be.
+struct Ends<'a> {
+    host: (&'a Namespace, &'a mut Route),
+    sandboxes: &'a mut BTreeMap<PathBuf, SandboxHandle>,
+}
+
+fn observe_segment(
+    segment: &mut SegmentHandle,
+    mut ends: Ends<'_>,
+    ipv6: bool,
+) -> Result<ObservedSegment, KernelError> {
+    let links = segment.route.links()?;
+    let bridge = links.iter().find(|link| link.name == BRIDGE && is_ours(link)).map(|link| link.index);
+    let mut observed =
+        ObservedSegment { guard: segment.guard.is_whole(TUNNEL).unwrap_or(false), ..ObservedSegment::default() };
+    for link in links.iter().filter(|link| !is_everywhere(link)) {
+        let Ok(name) = link.name.parse::<DeviceName>() else {
+            continue;
+        };
+        let enslaved = link.master.is_some() && link.master == bridge;
+        match &link.kind {
+            _ if !is_ours(link) => {
+                observed.foreign.insert(name);
+            }
+            Kind::Bridge(_) if link.name == BRIDGE => {
+                let link_local = !ipv6 || has_link_local(&mut segment.route, link.index)?;
+                observed.bridge = observe_bridge(link, link_local);
+            }
+            _ if link.name == TUNNEL => {
+                observed.tunnel = Some(observe_tunnel(link, enslaved));
+                observed.flood = segment.route.flood(link.index)?.into_iter().collect();
+            }
+            _ => {
+                let container_end = match link.peer {
+                    Some(peer) => ends.find(&mut segment.route, peer)?,
+                    None => None,
+                };
+                let port = ObservedPort { mark: mark(link), mtu: octets(link), up: link.up, enslaved, container_end };
+                observed.ports.insert(name, port);
+            }
+        }
+    }
+    Ok(observed)
+}
+
+/// A device's MTU. Loopback's and such do not fit, and no MTU that is wanted is as large.
+fn octets(link: &Link) -> u16 {
+    u16::try_from(link.mtu).unwrap_or(u16::MAX)
+}
+
+fn has_link_local(route: &mut Route, index: u32) -> Result<bool, KernelError> {
+    let is_link_local = |net: IpNet| matches!(net.addr(), IpAddr::V6(address) if address.is_unicast_link_local());
+    Ok(route.addresses()?.iter().any(|address| address.link == index && is_link_local(address.net)))
+}
+
+fn observe_bridge(link: &Link, link_local: bool) -> Option<ObservedBridge> {
+    let Kind::Bridge(settings) = link.kind else {
+        return None;
+    };
+    Some(ObservedBridge {
+        mark: mark(link),
+        mtu: octets(link),
+        up: link.up,
+        snooping: settings.snooping,
+        querier: settings.querier,
+        igmp_version: settings.igmp_version,
+        mld_version: settings.mld_version,
+        groups_max: settings.groups_max,
+        link_local,
+    })
+}
+
+fn observe_tunnel(link: &Link, enslaved: bool) -> ObservedTunnel {
+    let settings = if let Kind::Vxlan(settings) = link.kind { settings } else { Default::default() };
+    ObservedTunnel {
+        mark: mark(link),
+        vni: Vni::new(settings.vni),
+        local: settings.local,
+        port: settings.port,
+        learning: settings.learning,
+        mtu: octets(link),
+        up: link.up,
+        enslaved,
+        multicast_router: link.multicast_router.unwrap_or_default(),
+    }
+}
+
+impl Ends<'_> {
+    /// Finds a port's other end by where the kernel says it is: no name and no alias, which a container could change, is believed.
+    fn find(&mut self, segment: &mut Route, peer: Peer) -> Result<Option<ContainerEnd>, KernelError> {
+        let Some(number) = peer.namespace else {
+            return Ok(None);
+        };
+        let (host, host_route) = &mut self.host;
+        if segment.namespace_number(host)? == Some(number) {
+            return observe_end(host_route, peer.index, Place::Host);
+        }
+        for (path, sandbox) in self.sandboxes.iter_mut() {
+            if segment.namespace_number(&sandbox.namespace)? == Some(number) {
+                return observe_end(&mut sandbox.route, peer.index, Place::Sandbox(path.clone()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn observe_end(route: &mut Route, index: u32, place: Place) -> Result<Option<ContainerEnd>, KernelError> {
+    let Some(link) = route.link_at(index)? else {
+        return Ok(None);
+    };
+    let Ok(name) = link.name.parse() else {
+        return Ok(None);
+    };
+    let mut end = ContainerEnd {
+        name,
+        mac: MacAddress(link.mac.unwrap_or_default()),
+        mtu: octets(&link),
+        up: link.up,
+        addresses: BTreeSet::new(),
+        multicast_route: false,
+        place,
+    };
+    if end.place != Place::Host {
+        end.addresses =
+            route.addresses()?.into_iter().filter(|address| address.link == index).map(|address| address.net).collect();
+        end.multicast_route = has_multicast_route(route, index)?;
+    }
+    Ok(Some(end))
+}
+
+/// Whether the connected route of all IPv4 multicast leads out of this device.
+pub(super) fn has_multicast_route(route: &mut Route, index: u32) -> Result<bool, KernelError> {
+    let multicast = super::multicast();
+    Ok(route.routes()?.iter().any(|route| route.destination == multicast && route.link == index && route.connected))
+}

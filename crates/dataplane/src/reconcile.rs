@@ -1,0 +1,117 @@
+//! One round of mending.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use shoutd_core::Vni;
+use shoutd_core::plane::{Action, Desired, DeviceName, diff};
+
+use crate::kernel::{Kernel, KernelError};
+
+/// What one round came to.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// What was done, in this order.
+    pub done: Vec<Action>,
+    /// What was not.
+    pub failures: Vec<ActionFailure>,
+}
+
+/// An action that was planned and failed.
+#[derive(Debug, Clone)]
+pub struct ActionFailure {
+    /// The action.
+    pub action: Action,
+    /// Why.
+    pub error: Arc<KernelError>,
+}
+
+impl fmt::Display for ActionFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "network with VNI {}: {}", vni_of(&self.action), self.error)
+    }
+}
+
+/// Observes, compares, and does what there is to do. What fails does not keep the rest from being done, except what rests on it.
+pub fn reconcile(kernel: &mut dyn Kernel, desired: &Desired) -> Result<Report, KernelError> {
+    let observed = kernel.observe(&sandboxes(desired))?;
+    Ok(execute_all(kernel, diff(desired, &observed)))
+}
+
+/// The containers' namespaces in which there is something to see to.
+pub(crate) fn sandboxes(desired: &Desired) -> BTreeSet<PathBuf> {
+    desired
+        .segments
+        .values()
+        .flat_map(|segment| segment.ports.values())
+        .filter_map(|port| port.sandbox.clone())
+        .collect()
+}
+
+/// Does all of a plan that can be done.
+pub(crate) fn execute_all(kernel: &mut dyn Kernel, plan: Vec<Action>) -> Report {
+    let mut report = Report::default();
+    for action in plan {
+        if report.failures.iter().any(|failure| rests_on(&action, &failure.action)) {
+            continue;
+        }
+        match kernel.execute(&action) {
+            Ok(()) => report.done.push(action),
+            Err(error) => report.failures.push(ActionFailure { action, error: Arc::new(error) }),
+        }
+    }
+    report
+}
+
+/// Whether an action must not be tried when an earlier one of its plan has failed: it could only fail for want of what that should have
+/// made or, as a tunnel without its guard, do harm.
+fn rests_on(action: &Action, failed: &Action) -> bool {
+    vni_of(action) == vni_of(failed)
+        && match failed {
+            Action::CreateSegment { .. } | Action::DeleteSegment { .. } | Action::CreateBridge { .. } => true,
+            Action::InstallGuard { .. } => matches!(action, Action::TuneTunnel { .. }),
+            Action::CreateTunnel { .. } | Action::DeleteTunnel { .. } => concerns_tunnel(action),
+            Action::DeletePort { name, .. } => port_of(action).as_ref() == Some(name),
+            _ => false,
+        }
+}
+
+fn concerns_tunnel(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::CreateTunnel { .. } | Action::TuneTunnel { .. } | Action::AddFlood { .. } | Action::RemoveFlood { .. }
+    )
+}
+
+/// The segment that an action is about.
+pub(crate) fn vni_of(action: &Action) -> Vni {
+    match action {
+        Action::CreateSegment { vni }
+        | Action::DeleteSegment { vni }
+        | Action::CreateBridge { vni, .. }
+        | Action::TuneBridge { vni, .. }
+        | Action::InstallGuard { vni }
+        | Action::CreateTunnel { vni, .. }
+        | Action::DeleteTunnel { vni }
+        | Action::TuneTunnel { vni, .. }
+        | Action::AddFlood { vni, .. }
+        | Action::RemoveFlood { vni, .. }
+        | Action::CreatePort { vni, .. }
+        | Action::TunePort { vni, .. }
+        | Action::TuneContainerEnd { vni, .. }
+        | Action::DeletePort { vni, .. } => *vni,
+    }
+}
+
+/// The port that an action is about, if it is about one.
+pub(crate) fn port_of(action: &Action) -> Option<DeviceName> {
+    match action {
+        Action::CreatePort { port, .. } | Action::TuneContainerEnd { port, .. } => {
+            Some(DeviceName::port(&port.endpoint))
+        }
+        Action::TunePort { name, .. } | Action::DeletePort { name, .. } => Some(name.clone()),
+        _ => None,
+    }
+}

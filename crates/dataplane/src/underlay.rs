@@ -1,0 +1,93 @@
+//! What the host's own network looks like, in the namespace of the calling thread.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use shoutd_netlink::{Error, Namespace, Route};
+
+/// The interface that has an advertise address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnderlayInterface {
+    /// Its name.
+    pub name: String,
+    /// Its MTU in octets; what does not fit, as loopback's, is cut.
+    pub mtu: u16,
+    /// The address with the length of its prefix.
+    pub network: IpNet,
+}
+
+/// Why there is no such interface.
+#[derive(Debug, thiserror::Error)]
+pub enum NoInterface {
+    /// None has the address.
+    #[error("no interface has the address {address}; this host has {}", list(.available))]
+    None {
+        /// The address asked for.
+        address: IpAddr,
+        /// The addresses there are, with the interfaces that have them.
+        available: Vec<(IpAddr, String)>,
+    },
+    /// The kernel did not say.
+    #[error(transparent)]
+    Kernel(#[from] Error),
+}
+
+fn list(available: &[(IpAddr, String)]) -> String {
+    let texts: Vec<String> = available.iter().map(|(address, name)| format!("{address} ({name})")).collect();
+    if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
+}
+
+/// A subnet that one of the host's interfaces is connected to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostRoute {
+    /// The subnet.
+    pub destination: IpNet,
+    /// The interface.
+    pub interface: String,
+}
+
+/// Finds the interface that has this address.
+pub fn underlay_interface(address: IpAddr) -> Result<UnderlayInterface, NoInterface> {
+    let mut route = Route::open(&Namespace::current()?)?;
+    let links = route.links()?;
+    let mut available = Vec::new();
+    for found in route.addresses()? {
+        let Some(link) = links.iter().find(|link| link.index == found.link) else {
+            continue;
+        };
+        if found.net.addr() == address {
+            let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
+            return Ok(UnderlayInterface { name: link.name.clone(), mtu, network: found.net });
+        }
+        if can_be_advertised(found.net.addr()) {
+            available.push((found.net.addr(), link.name.clone()));
+        }
+    }
+    Err(NoInterface::None { address, available })
+}
+
+/// The subnets that the host's interfaces are connected to, without those that every host has.
+pub fn host_routes() -> Result<Vec<HostRoute>, Error> {
+    let mut route = Route::open(&Namespace::current()?)?;
+    let links = route.links()?;
+    let connected =
+        route.routes()?.into_iter().filter(|route| route.connected && can_be_advertised(route.destination.addr()));
+    let mut routes: Vec<HostRoute> = connected
+        .filter_map(|route| {
+            let link = links.iter().find(|link| link.index == route.link)?;
+            Some(HostRoute { destination: route.destination, interface: link.name.clone() })
+        })
+        .collect();
+    routes.sort_by(|a, b| (a.destination, &a.interface).cmp(&(b.destination, &b.interface)));
+    routes.dedup();
+    Ok(routes)
+}
+
+/// Whether an address means the same on other hosts: neither loopback, nor link-local, nor multicast.
+fn can_be_advertised(address: IpAddr) -> bool {
+    let is_link_local = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    !address.is_loopback() && !address.is_multicast() && !is_link_local
+}

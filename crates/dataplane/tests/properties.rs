@@ -1,0 +1,392 @@
+//! What holds of every plan, whatever is wanted and whatever is there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+use shoutd_core::plane::{
+    Action, ContainerEnd, Desired, DeviceName, GROUPS_MAX, Mark, Observed, ObservedBridge, ObservedPort,
+    ObservedSegment, ObservedTunnel, Place, Port, Segment, Vtep, diff,
+};
+use shoutd_core::{EndpointId, MacAddress, NetworkId, Vni};
+use shoutd_dataplane::fake::{FakeKernel, Fault};
+use shoutd_dataplane::{Kernel, reconcile};
+
+fn vni() -> impl Strategy<Value = Vni> {
+    (1_u32..4).prop_map(|value| Vni::new(value).unwrap())
+}
+
+fn network() -> impl Strategy<Value = NetworkId> {
+    (0_u8..2).prop_map(|value| format!("{value}").repeat(64).parse().unwrap())
+}
+
+fn endpoint() -> impl Strategy<Value = EndpointId> {
+    // The last two share their first twelve characters, and so the names of their devices.
+    (0_u8..5).prop_map(|value| format!("{:012}{}", value.min(3), format!("{value}").repeat(52)).parse().unwrap())
+}
+
+fn sandbox() -> impl Strategy<Value = PathBuf> {
+    (0_u8..3).prop_map(|value| PathBuf::from(format!("/sandbox/{value}")))
+}
+
+fn address() -> impl Strategy<Value = IpAddr> {
+    (1_u8..5).prop_map(|last| Ipv4Addr::new(192, 0, 2, last).into())
+}
+
+fn addresses() -> impl Strategy<Value = BTreeSet<ipnet::IpNet>> {
+    btree_set((1_u8..6).prop_map(|last| format!("10.0.0.{last}/24").parse().unwrap()), 0..3)
+}
+
+fn mtu() -> impl Strategy<Value = u16> {
+    prop_oneof![Just(1450), Just(1400)]
+}
+
+fn mac() -> impl Strategy<Value = MacAddress> {
+    (1_u8..3).prop_map(|last| MacAddress([2, 0, 0, 0, 0, last]))
+}
+
+prop_compose! {
+    fn port()(
+        endpoint in endpoint(),
+        mac in mac(),
+        addresses in addresses(),
+        multicast_route: bool,
+        sandbox in option::of(sandbox()),
+    ) -> (DeviceName, Port) {
+        let container_name = DeviceName::container(&endpoint);
+        (DeviceName::port(&endpoint), Port { endpoint, container_name, mac, addresses, multicast_route, sandbox })
+    }
+}
+
+prop_compose! {
+    fn segment()(
+        network in network(),
+        mtu in mtu(),
+        address in address(),
+        port in 7789_u16..7791,
+        remotes in btree_set(address(), 0..4),
+        ports in vec(port(), 0..4),
+    ) -> Segment {
+        Segment { network, mtu, vtep: Vtep { address, port }, remotes, ports: ports.into_iter().collect() }
+    }
+}
+
+fn desired() -> impl Strategy<Value = Desired> {
+    btree_map(vni(), segment(), 0..3).prop_map(|segments| Desired { segments })
+}
+
+fn network_mark() -> impl Strategy<Value = Option<Mark>> {
+    option::of(network().prop_map(Mark::Network))
+}
+
+prop_compose! {
+    fn bridge()(
+        mark in network_mark(),
+        mtu in mtu(),
+        up: bool,
+        snooping: bool,
+        querier: bool,
+        version in 2_u8..4,
+        enough: bool,
+        link_local: bool,
+    ) -> ObservedBridge {
+        let groups_max = if enough { GROUPS_MAX } else { 4096 };
+        ObservedBridge { mark, mtu, up, snooping, querier, igmp_version: version, mld_version: version - 1, groups_max, link_local }
+    }
+}
+
+prop_compose! {
+    fn tunnel()(
+        mark in network_mark(),
+        vni in option::of(vni()),
+        local in option::of(address()),
+        port in 7789_u16..7791,
+        learning: bool,
+        mtu in mtu(),
+        (up, enslaved) in any::<(bool, bool)>(),
+        multicast_router in 0_u8..3,
+    ) -> ObservedTunnel {
+        ObservedTunnel { mark, vni, local, port, learning, mtu, up, enslaved, multicast_router }
+    }
+}
+
+prop_compose! {
+    fn container_end()(
+        place in option::of(sandbox()),
+        mac in mac(),
+        mtu in mtu(),
+        up: bool,
+        addresses in addresses(),
+        multicast_route: bool,
+    ) -> ContainerEnd {
+        let place = place.map_or(Place::Host, Place::Sandbox);
+        ContainerEnd { place, name: "shout0".parse().unwrap(), mac, mtu, up, addresses, multicast_route }
+    }
+}
+
+prop_compose! {
+    fn observed_port()(
+        named in endpoint(),
+        marked in option::weighted(0.8, endpoint()),
+        right in proptest::bool::weighted(0.7),
+        mtu in mtu(),
+        up: bool,
+        enslaved: bool,
+        container_end in option::of(container_end()),
+    ) -> (DeviceName, ObservedPort) {
+        let mark = if right { Some(named.clone()) } else { marked }.map(Mark::Endpoint);
+        (DeviceName::port(&named), ObservedPort { mark, mtu, up, enslaved, container_end })
+    }
+}
+
+prop_compose! {
+    fn observed_segment()(
+        bridge in option::of(bridge()),
+        tunnel in option::of(tunnel()),
+        guard: bool,
+        flood in btree_set(address(), 0..4),
+        ports in vec(observed_port(), 0..4),
+        foreign in btree_set((0_u8..2).prop_map(|n| format!("eth{n}").parse().unwrap()), 0..2),
+    ) -> ObservedSegment {
+        let flood = if tunnel.is_some() { flood } else { BTreeSet::new() };
+        ObservedSegment { bridge, tunnel, guard, flood, ports: ports.into_iter().collect(), foreign }
+    }
+}
+
+prop_compose! {
+    fn kernel()(
+        segments in btree_map(vni(), observed_segment(), 0..3),
+        sandboxes in btree_set(sandbox(), 0..4),
+    ) -> FakeKernel {
+        let mut state = Observed { segments, missing_sandboxes: BTreeSet::new() };
+        for port in state.segments.values_mut().flat_map(|segment| segment.ports.values_mut()) {
+            // What was in a namespace that is gone is gone.
+            port.container_end = port.container_end.take().filter(|end| match &end.place {
+                Place::Host => true,
+                Place::Sandbox(path) => sandboxes.contains(path),
+            });
+        }
+        FakeKernel { state, sandboxes, ..FakeKernel::default() }
+    }
+}
+
+fn fault() -> impl Strategy<Value = Option<Fault>> {
+    option::of(prop_oneof![Just(Fault::Before), Just(Fault::Halfway), Just(Fault::After)])
+}
+
+fn sandboxes(desired: &Desired) -> BTreeSet<PathBuf> {
+    desired
+        .segments
+        .values()
+        .flat_map(|segment| segment.ports.values())
+        .filter_map(|port| port.sandbox.clone())
+        .collect()
+}
+
+fn plan(kernel: &mut FakeKernel, desired: &Desired) -> Vec<Action> {
+    let observed = kernel.observe(&sandboxes(desired)).unwrap();
+    diff(desired, &observed)
+}
+
+/// What is there when all is as desired and nothing else has been done, written down without regard to how it is come by.
+fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
+    let segment = |vni: Vni, wanted: &Segment| {
+        let mark = Some(Mark::Network(wanted.network.clone()));
+        let port = |port: &Port| {
+            let in_sandbox = port.sandbox.is_some();
+            let end = ContainerEnd {
+                place: port.sandbox.clone().map_or(Place::Host, Place::Sandbox),
+                name: port.container_name.clone(),
+                mac: port.mac,
+                mtu: wanted.mtu,
+                up: in_sandbox,
+                addresses: if in_sandbox { port.addresses.clone() } else { BTreeSet::new() },
+                multicast_route: in_sandbox && port.multicast_route,
+            };
+            let mark = Some(Mark::Endpoint(port.endpoint.clone()));
+            ObservedPort { mark, mtu: wanted.mtu, up: true, enslaved: true, container_end: Some(end) }
+        };
+        ObservedSegment {
+            bridge: Some(ObservedBridge {
+                mark: mark.clone(),
+                mtu: wanted.mtu,
+                up: true,
+                snooping: true,
+                querier: true,
+                igmp_version: 3,
+                mld_version: 2,
+                groups_max: 65_536,
+                link_local: true,
+            }),
+            tunnel: Some(ObservedTunnel {
+                mark,
+                vni: Some(vni),
+                local: Some(wanted.vtep.address),
+                port: wanted.vtep.port,
+                learning: true,
+                mtu: wanted.mtu,
+                up: true,
+                enslaved: true,
+                multicast_router: 2,
+            }),
+            guard: true,
+            flood: wanted.remotes.clone(),
+            ports: wanted
+                .ports
+                .iter()
+                .filter(|(_, port)| port.sandbox.as_ref().is_none_or(|path| there.contains(path)))
+                .map(|(name, wanted)| (name.clone(), port(wanted)))
+                .collect(),
+            foreign: BTreeSet::new(),
+        }
+    };
+    let segments: BTreeMap<Vni, ObservedSegment> =
+        desired.segments.iter().map(|(&vni, wanted)| (vni, segment(vni, wanted))).collect();
+    Observed { segments, missing_sandboxes: sandboxes(desired).difference(there).cloned().collect() }
+}
+
+fn foreign(kernel: &FakeKernel) -> BTreeMap<Vni, BTreeSet<DeviceName>> {
+    let segments = kernel.state.segments.iter();
+    segments
+        .filter(|(_, segment)| !segment.foreign.is_empty())
+        .map(|(&vni, segment)| (vni, segment.foreign.clone()))
+        .collect()
+}
+
+/// Whether, of each segment, all is done that must come before the tunnel is put to use.
+fn is_in_order(plan: &[Action]) -> bool {
+    let rank = |action: &Action| match action {
+        Action::DeleteSegment { .. } => 0,
+        Action::CreateSegment { .. } => 1,
+        Action::CreateBridge { .. } => 2,
+        Action::TuneBridge { .. } => 3,
+        Action::InstallGuard { .. } => 4,
+        Action::DeleteTunnel { .. } => 5,
+        Action::CreateTunnel { .. } => 6,
+        Action::AddFlood { .. } | Action::RemoveFlood { .. } => 7,
+        Action::TuneTunnel { .. } => 8,
+        Action::DeletePort { .. } => 9,
+        Action::CreatePort { .. } | Action::TunePort { .. } | Action::TuneContainerEnd { .. } => 10,
+    };
+    let mut ranks: BTreeMap<Vni, Vec<u8>> = BTreeMap::new();
+    for action in plan {
+        let debug = format!("{action:?}");
+        let number = debug.split("Vni(").nth(1).and_then(|rest| rest.split(')').next()).unwrap();
+        ranks.entry(Vni::new(number.parse().unwrap()).unwrap()).or_default().push(rank(action));
+    }
+    ranks.values().all(|ranks| ranks.is_sorted())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn what_is_as_desired_needs_nothing(desired in desired(), there in btree_set(sandbox(), 0..4)) {
+        prop_assert_eq!(diff(&desired, &as_observed(&desired, &there)), vec![]);
+    }
+
+    #[test]
+    fn from_nothing_comes_exactly_what_is_desired(desired in desired(), there in btree_set(sandbox(), 0..4)) {
+        let mut kernel = FakeKernel { sandboxes: there.clone(), ..FakeKernel::default() };
+        let report = reconcile(&mut kernel, &desired).unwrap();
+        prop_assert!(report.failures.is_empty(), "{:?}", report.failures);
+        prop_assert_eq!(kernel.observe(&sandboxes(&desired)).unwrap(), as_observed(&desired, &there));
+    }
+
+    #[test]
+    fn one_round_mends_whatever_is_there(desired in desired(), mut kernel in kernel()) {
+        let before = foreign(&kernel);
+        let planned = plan(&mut kernel, &desired);
+        prop_assert!(is_in_order(&planned), "{:?}", planned);
+        let report = reconcile(&mut kernel, &desired).unwrap();
+        prop_assert!(report.failures.is_empty(), "{:?}", report.failures);
+        prop_assert_eq!(plan(&mut kernel, &desired), vec![]);
+        prop_assert_eq!(foreign(&kernel), before);
+        prop_assert_eq!(&kernel.violations, &Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_no_longer_desired_goes(first in desired(), second in desired(), there in btree_set(sandbox(), 0..4)) {
+        let mut kernel = FakeKernel { sandboxes: there.clone(), ..FakeKernel::default() };
+        reconcile(&mut kernel, &first).unwrap();
+        reconcile(&mut kernel, &second).unwrap();
+        let found = kernel.observe(&sandboxes(&second)).unwrap();
+        let expected = as_observed(&second, &there);
+        prop_assert_eq!(found.segments.keys().collect::<Vec<_>>(), expected.segments.keys().collect::<Vec<_>>());
+        for (vni, segment) in &found.segments {
+            prop_assert_eq!(&segment.flood, &expected.segments[vni].flood);
+            prop_assert!(segment.ports.keys().all(|name| second.segments[vni].ports.contains_key(name)));
+            prop_assert!(expected.segments[vni].ports.keys().all(|name| segment.ports.contains_key(name)));
+        }
+    }
+
+    #[test]
+    fn a_crash_anywhere_is_mended(desired in desired(), mut kernel in kernel(), at: prop::sample::Index, halfway: bool) {
+        let before = foreign(&kernel);
+        let planned = plan(&mut kernel, &desired);
+        let reached = at.index(planned.len() + 1);
+        for action in &planned[..reached] {
+            kernel.execute(action).unwrap();
+        }
+        if let Some(action) = planned.get(reached).filter(|_| halfway) {
+            kernel.faults.push_back(Some(Fault::Halfway));
+            kernel.execute(action).unwrap_err();
+        }
+        let report = reconcile(&mut kernel, &desired).unwrap();
+        prop_assert!(report.failures.is_empty(), "{:?}", report.failures);
+        prop_assert_eq!(plan(&mut kernel, &desired), vec![]);
+        prop_assert_eq!(foreign(&kernel), before);
+        prop_assert_eq!(&kernel.violations, &Vec::<String>::new());
+    }
+
+    #[test]
+    fn when_faults_cease_all_is_mended(desired in desired(), mut kernel in kernel(), faults in vec(fault(), 0..40)) {
+        let before = foreign(&kernel);
+        kernel.faults = faults.into();
+        let mut rounds = 0;
+        while !kernel.faults.is_empty() && !plan(&mut kernel, &desired).is_empty() {
+            reconcile(&mut kernel, &desired).unwrap();
+            rounds += 1;
+            prop_assert!(rounds <= 100);
+        }
+        kernel.faults.clear();
+        let report = reconcile(&mut kernel, &desired).unwrap();
+        prop_assert!(report.failures.is_empty(), "{:?}", report.failures);
+        prop_assert_eq!(plan(&mut kernel, &desired), vec![]);
+        prop_assert_eq!(foreign(&kernel), before);
+        prop_assert_eq!(&kernel.violations, &Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_container_end_in_dockers_hands_is_left_alone() {
+    let endpoint: EndpointId = "e".repeat(64).parse().unwrap();
+    let wanted = Port {
+        container_name: DeviceName::container(&endpoint),
+        endpoint: endpoint.clone(),
+        mac: MacAddress([2; 6]),
+        addresses: BTreeSet::new(),
+        multicast_route: true,
+        sandbox: Some("/sandbox/0".into()),
+    };
+    let segment = Segment {
+        network: "a".repeat(64).parse().unwrap(),
+        mtu: 1450,
+        vtep: Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 },
+        remotes: BTreeSet::new(),
+        ports: BTreeMap::from([(DeviceName::port(&endpoint), wanted)]),
+    };
+    let vni = Vni::new(7).unwrap();
+    let desired = Desired { segments: BTreeMap::from([(vni, segment)]) };
+    let there = BTreeSet::from([PathBuf::from("/sandbox/0")]);
+    for place in [Some(Place::Host), Some(Place::Sandbox("/sandbox/other".into())), None] {
+        let mut observed = as_observed(&desired, &there);
+        let port = observed.segments.get_mut(&vni).unwrap().ports.values_mut().next().unwrap();
+        let end = port.container_end.take().unwrap();
+        port.container_end = place.map(|place| ContainerEnd { place, up: false, multicast_route: false, ..end });
+        assert_eq!(diff(&desired, &observed), vec![]);
+    }
+}

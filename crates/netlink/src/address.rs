@@ -1,0 +1,79 @@
+//! IP addresses of devices.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use nix::errno::Errno;
+use nix::libc;
+
+use crate::error::Error;
+use crate::route::{Route, unless};
+use crate::socket::flag;
+use crate::wire::{Attribute, Frame, Message, family_of};
+
+/// Octets of `struct ifaddrmsg`.
+const HEADER: usize = 8;
+// include/uapi/linux/if_addr.h
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_BROADCAST: u16 = 4;
+const IFA_F_NODAD: u8 = 0x02;
+
+/// An address of a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address {
+    /// Index of the device.
+    pub link: u32,
+    /// The address, with the length of its prefix.
+    pub net: IpNet,
+}
+
+impl Route {
+    /// All addresses of all devices of the namespace.
+    pub fn addresses(&mut self) -> Result<Vec<Address>, Error> {
+        let message = Message::new(libc::RTM_GETADDR, 0, &[0; HEADER]);
+        self.socket.dump(&message, parse).map_err(|fault| fault.during("list IP addresses"))
+    }
+
+    /// Gives a device an address, valid at once: a lease is what makes it unique, not duplicate address detection. One that it has
+    /// already is no error.
+    pub fn add_address(&mut self, link: u32, net: IpNet) -> Result<(), Error> {
+        let mut header = [0; HEADER];
+        header[0] = family_of(net.addr());
+        header[1] = net.prefix_len();
+        header[2] = if net.addr().is_ipv6() { IFA_F_NODAD } else { 0 };
+        header[3] = if is_link_local(net.addr()) { libc::RT_SCOPE_LINK } else { libc::RT_SCOPE_UNIVERSE };
+        header[4..8].copy_from_slice(&link.to_ne_bytes());
+        let flags = flag(libc::NLM_F_CREATE | libc::NLM_F_EXCL);
+        let mut message = Message::new(libc::RTM_NEWADDR, flags, &header);
+        message.ip(IFA_LOCAL, net.addr());
+        message.ip(IFA_ADDRESS, net.addr());
+        if let IpNet::V4(net) = net
+            && net.prefix_len() < 31
+        {
+            message.ip(IFA_BROADCAST, net.broadcast().into());
+        }
+        let result = self
+            .socket
+            .call(&message)
+            .map_err(|fault| fault.during(format_args!("add address {net} to device {link}")));
+        unless(result, &[Errno::EEXIST])
+    }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+fn parse(frame: &Frame<'_>) -> Option<Address> {
+    if frame.kind != libc::RTM_NEWADDR {
+        return None;
+    }
+    let attributes = frame.attributes(HEADER);
+    // On a point-to-point device the other attribute is the other side's address.
+    let address = attributes.find(IFA_LOCAL).or_else(|| attributes.find(IFA_ADDRESS)).and_then(Attribute::ip)?;
+    Some(Address { link: frame.word(4), net: IpNet::new(address, frame.octet(1)).ok()? })
+}

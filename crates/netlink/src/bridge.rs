@@ -1,0 +1,94 @@
+//! Bridges.
+
+use nix::libc;
+
+use crate::error::Error;
+use crate::route::Route;
+use crate::socket::flag;
+use crate::wire::{Attribute, Attributes, Message, link_header};
+
+// `IFLA_BR_*` (include/uapi/linux/if_link.h).
+const FORWARD_DELAY: u16 = 1;
+const STP_STATE: u16 = 5;
+const MCAST_SNOOPING: u16 = 23;
+const MCAST_QUERY_USE_IFADDR: u16 = 24;
+const MCAST_QUERIER: u16 = 25;
+const MCAST_HASH_MAX: u16 = 27;
+const MCAST_IGMP_VERSION: u16 = 43;
+const MCAST_MLD_VERSION: u16 = 44;
+
+/// What can be set on a bridge that is running.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BridgeSettings {
+    /// Whether it sends multicast only to ports behind which somebody wants it.
+    pub snooping: bool,
+    /// Whether it asks who wants what.
+    pub querier: bool,
+    /// Whether IGMP queries come from its own IPv4 address; else from 0.0.0.0.
+    pub query_use_ifaddr: bool,
+    /// 2 or 3.
+    pub igmp_version: u8,
+    /// 1 or 2.
+    pub mld_version: u8,
+    /// Groups it keeps apart, a power of two; one more switches snooping off.
+    pub groups_max: u32,
+    /// How long a new port only listens, in hundredths of a second (`USER_HZ`); without STP it can be 0.
+    pub forward_delay: u32,
+    /// Whether it takes part in the spanning tree protocol.
+    pub stp: bool,
+}
+
+impl BridgeSettings {
+    pub(crate) fn parse(data: Attributes<'_>) -> Self {
+        let octet = |kind| data.find(kind).and_then(Attribute::u8).unwrap_or_default();
+        let word = |kind| data.find(kind).and_then(Attribute::u32).unwrap_or_default();
+        Self {
+            snooping: octet(MCAST_SNOOPING) != 0,
+            querier: octet(MCAST_QUERIER) != 0,
+            query_use_ifaddr: octet(MCAST_QUERY_USE_IFADDR) != 0,
+            igmp_version: octet(MCAST_IGMP_VERSION),
+            mld_version: octet(MCAST_MLD_VERSION),
+            groups_max: word(MCAST_HASH_MAX),
+            forward_delay: word(FORWARD_DELAY),
+            stp: word(STP_STATE) != 0,
+        }
+    }
+
+    fn write(&self, data: &mut Message) {
+        data.u32(STP_STATE, u32::from(self.stp));
+        data.u32(FORWARD_DELAY, self.forward_delay);
+        data.u8(MCAST_SNOOPING, u8::from(self.snooping));
+        data.u8(MCAST_QUERY_USE_IFADDR, u8::from(self.query_use_ifaddr));
+        data.u32(MCAST_HASH_MAX, self.groups_max);
+        data.u8(MCAST_IGMP_VERSION, self.igmp_version);
+        data.u8(MCAST_MLD_VERSION, self.mld_version);
+        // Last, so that the first queries are of the right version.
+        data.u8(MCAST_QUERIER, u8::from(self.querier));
+    }
+}
+
+impl Route {
+    /// Makes a bridge, down, in this group of devices.
+    pub fn create_bridge(&mut self, name: &str, group: u32, settings: &BridgeSettings) -> Result<(), Error> {
+        let flags = flag(libc::NLM_F_CREATE | libc::NLM_F_EXCL);
+        let mut message = Message::new(libc::RTM_NEWLINK, flags, &link_header(0, 0, 0, 0));
+        message.text(libc::IFLA_IFNAME, name);
+        message.u32(libc::IFLA_GROUP, group);
+        write_information(&mut message, settings);
+        self.socket.call(&message).map_err(|fault| fault.during(format_args!("create bridge {name}")))
+    }
+
+    /// Changes the settings of a bridge.
+    pub fn change_bridge(&mut self, index: u32, settings: &BridgeSettings) -> Result<(), Error> {
+        let mut message = Message::new(libc::RTM_NEWLINK, 0, &link_header(0, index, 0, 0));
+        write_information(&mut message, settings);
+        self.socket.call(&message).map_err(|fault| fault.during(format_args!("change bridge {index} ({settings:?})")))
+    }
+}
+
+fn write_information(message: &mut Message, settings: &BridgeSettings) {
+    message.nest(libc::IFLA_LINKINFO, |information| {
+        information.text(libc::IFLA_INFO_KIND, "bridge");
+        information.nest(libc::IFLA_INFO_DATA, |data| settings.write(data));
+    });
+}

@@ -1,0 +1,174 @@
+//! The guard: a filter that keeps IGMP and MLD off one bridge port.
+//!
+//! A table of the bridge family, so that kernels before 5.16 have it too, with rules that name the port: it can stand before the port is
+//! there, and outlives it. Three places are needed. What comes from other ports is caught at *forward*; the bridge's own queries go out by
+//! *output* and pass neither forward nor postrouting (`br_multicast_send_query`); what a host without a guard lets through is caught at
+//! *prerouting*, before the bridge takes it for a membership.
+
+use nix::errno::Errno;
+use nix::libc;
+
+use crate::error::{Error, Fault};
+use crate::namespace::Namespace;
+use crate::nftables::{
+    self, Base, Chain, Comparison, DELETE_TABLE, Expression, GET_CHAIN, GET_RULE, GET_TABLE, Hook, Meta, NEW_TABLE,
+    Rule, Table,
+};
+use crate::socket::{Protocol, Socket};
+use crate::wire::Message;
+
+/// The name of the table.
+const TABLE: &str = "shoutd";
+/// Goes into every rule, so that a guard that another version of shoutd put there is told apart. To be raised with every change of the rules.
+const VERSION: u32 = 1;
+/// `IFNAMSIZ`: what names are compared over, zeros and all.
+const NAME_OCTETS: usize = 16;
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+/// Protocol 2 of IPv4 (RFC 1112, 2236, 3376).
+const IGMP: u8 = 2;
+/// Next header 58 of IPv6 (RFC 4443).
+const ICMPV6: u8 = 58;
+/// ICMPv6 types of MLD: query, version 1 report and done (RFC 2710), version 2 report (RFC 3810).
+const MLD_TYPES: [std::ops::RangeInclusive<u8>; 2] = [130..=132, 143..=143];
+
+/// Where the guard stands, under which name, and which name of the port it looks at.
+const CHAINS: [(Hook, &str, Meta); 3] = [
+    (Hook::Forward, "forward", Meta::OutputName),
+    (Hook::Output, "output", Meta::OutputName),
+    (Hook::Prerouting, "prerouting", Meta::InputName),
+];
+
+/// Guards in one namespace.
+#[derive(Debug)]
+pub struct Guard {
+    socket: Socket,
+}
+
+impl Guard {
+    /// Opens a socket to nf_tables in this namespace.
+    pub fn open(namespace: &Namespace) -> Result<Self, Error> {
+        let socket =
+            Socket::open(Protocol::Netfilter, namespace).map_err(|fault| fault.during("open an nf_tables socket"))?;
+        Ok(Self { socket })
+    }
+
+    /// Puts a guard at this port, in place of any that is there: nothing passes in between.
+    pub fn install(&mut self, port: &str) -> Result<(), Error> {
+        let mut batch = vec![
+            nftables::batch_edge(true),
+            // Made first so that there is one to delete, whatever was there.
+            nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
+            nftables::table(DELETE_TABLE, 0, TABLE),
+            nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
+        ];
+        for (hook, chain, interface) in CHAINS {
+            batch.push(nftables::new_chain(TABLE, chain, hook));
+            batch.extend(
+                rules(interface, port)
+                    .iter()
+                    .enumerate()
+                    .map(|(position, rule)| nftables::new_rule(TABLE, chain, &userdata(port, position), rule)),
+            );
+        }
+        self.send(batch).map_err(|fault| {
+            fault.during(format_args!("install the nf_tables filter that keeps IGMP and MLD off {port}"))
+        })
+    }
+
+    /// Takes the guard away. One that is not there is no error.
+    pub fn remove(&mut self) -> Result<(), Error> {
+        let batch = vec![nftables::batch_edge(true), nftables::table(DELETE_TABLE, 0, TABLE)];
+        match self.send(batch) {
+            Err(fault) if fault.errno() != Some(Errno::ENOENT) => Err(fault.during("remove the nf_tables filter")),
+            _ => Ok(()),
+        }
+    }
+
+    fn send(&mut self, mut batch: Vec<Message>) -> Result<(), Fault> {
+        let last = batch.len() - 1;
+        batch.push(nftables::batch_edge(false));
+        self.socket.call_batch(&batch, last)
+    }
+
+    /// Whether the guard at this port is whole: every chain at its hook, every rule in its place and no other between them, not dormant.
+    pub fn is_whole(&mut self, port: &str) -> Result<bool, Error> {
+        self.read().map(|found| found == expected(port)).map_err(|fault| fault.during("read the nf_tables filter"))
+    }
+
+    fn read(&mut self) -> Result<Content, Fault> {
+        let tables = self.socket.dump(&nftables::message(GET_TABLE, 0), nftables::parse_table)?;
+        let chains = self.socket.dump(&nftables::message(GET_CHAIN, 0), nftables::parse_chain)?;
+        let rules = self.socket.dump(&nftables::message(GET_RULE, 0), nftables::parse_rule)?;
+        let mut content = Content {
+            tables: tables.into_iter().filter(|table| table.name == TABLE).collect(),
+            chains: chains.into_iter().filter(|chain| chain.table == TABLE).collect(),
+            rules: rules.into_iter().filter(|rule| rule.table == TABLE).collect(),
+        };
+        content.normalize();
+        Ok(content)
+    }
+}
+
+/// All there is in the table.
+#[derive(Debug, PartialEq, Eq)]
+struct Content {
+    tables: Vec<Table>,
+    chains: Vec<Chain>,
+    rules: Vec<Rule>,
+}
+
+impl Content {
+    /// Chains are dumped in no order that matters; the order of rules matters within their chain.
+    fn normalize(&mut self) {
+        self.chains.sort_by(|a, b| a.name.cmp(&b.name));
+        self.rules.sort_by(|a, b| a.chain.cmp(&b.chain));
+    }
+}
+
+fn expected(port: &str) -> Content {
+    let mut content =
+        Content { tables: vec![Table { name: TABLE.to_owned(), flags: 0 }], chains: Vec::new(), rules: Vec::new() };
+    for (hook, chain, interface) in CHAINS {
+        content.chains.push(Chain { table: TABLE.to_owned(), name: chain.to_owned(), hook: Some(hook as u32) });
+        for position in 0..rules(interface, port).len() {
+            let userdata = userdata(port, position).into_bytes();
+            content.rules.push(Rule { table: TABLE.to_owned(), chain: chain.to_owned(), userdata });
+        }
+    }
+    content.normalize();
+    content
+}
+
+fn userdata(port: &str, position: usize) -> String {
+    format!("shoutd guard {VERSION} {port} {position}")
+}
+
+/// The rules of one chain.
+fn rules(interface: Meta, port: &str) -> Vec<Vec<Expression>> {
+    let mut name = port.as_bytes().to_vec();
+    name.resize(NAME_OCTETS, 0);
+    let at_port = [Expression::LoadMeta(interface), Expression::Compare(Comparison::Equal, name)];
+
+    let igmp = [
+        Expression::LoadMeta(Meta::Protocol),
+        Expression::Compare(Comparison::Equal, ETHERTYPE_IPV4.to_be_bytes().to_vec()),
+        Expression::LoadPayload { base: Base::Network, offset: 9, length: 1 },
+        Expression::Compare(Comparison::Equal, vec![IGMP]),
+        Expression::Drop,
+    ];
+    let mut rules = vec![[at_port.as_slice(), &igmp].concat()];
+    for types in MLD_TYPES {
+        // The kernel steps over extension headers, whatever their length, to find the transport header.
+        let mld = [
+            Expression::LoadMeta(Meta::TransportProtocol),
+            Expression::Compare(Comparison::Equal, vec![ICMPV6]),
+            Expression::LoadPayload { base: Base::Transport, offset: 0, length: 1 },
+            Expression::Compare(Comparison::AtLeast, vec![*types.start()]),
+            Expression::Compare(Comparison::AtMost, vec![*types.end()]),
+            Expression::Drop,
+        ];
+        rules.push([at_port.as_slice(), &mld].concat());
+    }
+    rules
+}

@@ -1,0 +1,88 @@
+//! IP routes of the main table.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use nix::errno::Errno;
+use nix::libc;
+
+use crate::error::Error;
+use crate::route::{Route, unless};
+use crate::socket::flag;
+use crate::wire::{Attribute, Frame, Message, family_octet, family_of};
+
+/// Octets of `struct rtmsg`.
+const HEADER: usize = 12;
+// include/uapi/linux/rtnetlink.h
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_VIA: u16 = 18;
+/// Who put a route there (`rtm_protocol`): a number that iproute2's list gives to nobody, the ASCII code of "s".
+const PROTOCOL: u8 = 115;
+
+/// A unicast route of the main table that leads out of one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IpRoute {
+    /// Where it leads.
+    pub destination: IpNet,
+    /// Index of the device.
+    pub link: u32,
+    /// Whether the destination is on the link itself, and not behind a gateway.
+    pub connected: bool,
+}
+
+impl Route {
+    /// The routes of both families.
+    pub fn routes(&mut self) -> Result<Vec<IpRoute>, Error> {
+        let mut routes = Vec::new();
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let mut header = [0; HEADER];
+            header[0] = family_octet(family);
+            let message = Message::new(libc::RTM_GETROUTE, 0, &header);
+            routes.extend(self.socket.dump(&message, parse).map_err(|fault| fault.during("list IP routes"))?);
+        }
+        Ok(routes)
+    }
+
+    /// Adds a route to a destination on the link, after those to the same destination that are there. One that is there already is no
+    /// error.
+    pub fn add_connected_route(&mut self, link: u32, destination: IpNet) -> Result<(), Error> {
+        let mut header = [0; HEADER];
+        header[0] = family_of(destination.addr());
+        header[1] = destination.prefix_len();
+        header[4] = libc::RT_TABLE_MAIN;
+        header[5] = PROTOCOL;
+        header[6] = libc::RT_SCOPE_LINK;
+        header[7] = libc::RTN_UNICAST;
+        let mut message = Message::new(libc::RTM_NEWROUTE, flag(libc::NLM_F_CREATE | libc::NLM_F_APPEND), &header);
+        message.ip(RTA_DST, destination.network());
+        message.u32(RTA_OIF, link);
+        let result = self.socket.call(&message);
+        unless(
+            result.map_err(|fault| fault.during(format_args!("add route {destination} to device {link}"))),
+            &[Errno::EEXIST],
+        )
+    }
+}
+
+fn parse(frame: &Frame<'_>) -> Option<IpRoute> {
+    let is_plain = frame.kind == libc::RTM_NEWROUTE
+        && frame.octet(4) == libc::RT_TABLE_MAIN
+        && frame.octet(7) == libc::RTN_UNICAST;
+    if !is_plain {
+        return None;
+    }
+    let attributes = frame.attributes(HEADER);
+    let any: IpAddr = if i32::from(frame.octet(0)) == libc::AF_INET {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    let destination = attributes.find(RTA_DST).and_then(Attribute::ip).unwrap_or(any);
+    Some(IpRoute {
+        destination: IpNet::new(destination, frame.octet(1)).ok()?,
+        link: attributes.find(RTA_OIF).and_then(Attribute::u32)?,
+        connected: attributes.find(RTA_GATEWAY).is_none() && attributes.find(RTA_VIA).is_none(),
+    })
+}

@@ -1,0 +1,97 @@
+//! Says that something changed, not what: whoever is told looks for himself.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{MsgFlags, SockFlag, recv};
+
+use crate::error::{Error, Fault};
+use crate::fdb;
+use crate::namespace::Namespace;
+use crate::socket::{Protocol, open_here, set_option};
+use crate::wire::{Frame, Frames};
+
+/// Octets read at once; the kernel notifies of one thing per datagram.
+const BUFFER: usize = 32 * 1024;
+/// Datagrams read at once, so that a flood of events cannot hold the reader.
+const DATAGRAMS_MAX: usize = 4096;
+
+// `enum rtnetlink_groups` and `enum nfnetlink_groups`.
+const RTNLGRP_LINK: u32 = 1;
+const RTNLGRP_NEIGH: u32 = 3;
+const RTNLGRP_IPV4_IFADDR: u32 = 5;
+const RTNLGRP_IPV4_ROUTE: u32 = 7;
+const RTNLGRP_IPV6_IFADDR: u32 = 9;
+const NFNLGRP_NFTABLES: u32 = 7;
+
+/// A subscription to changes in one namespace. Its descriptor is readable when something changed; [`Monitor::drain`] then clears that.
+#[derive(Debug)]
+pub struct Monitor {
+    fd: OwnedFd,
+}
+
+impl Monitor {
+    /// Watches devices.
+    pub fn links(namespace: &Namespace) -> Result<Self, Error> {
+        Self::open(namespace, Protocol::Route, &[RTNLGRP_LINK])
+    }
+
+    /// Watches devices, their IPv6 addresses, and all-zero entries of forwarding tables; not those that devices learn, which come and
+    /// go with the traffic.
+    pub fn segment(namespace: &Namespace) -> Result<Self, Error> {
+        Self::open(namespace, Protocol::Route, &[RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV6_IFADDR])
+    }
+
+    /// Watches devices, their addresses, and IPv4 routes.
+    pub fn sandbox(namespace: &Namespace) -> Result<Self, Error> {
+        Self::open(
+            namespace,
+            Protocol::Route,
+            &[RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE],
+        )
+    }
+
+    /// Watches nf_tables.
+    pub fn filters(namespace: &Namespace) -> Result<Self, Error> {
+        Self::open(namespace, Protocol::Netfilter, &[NFNLGRP_NFTABLES])
+    }
+
+    fn open(namespace: &Namespace, protocol: Protocol, groups: &[u32]) -> Result<Self, Error> {
+        let attempt = || -> Result<Self, Fault> {
+            let fd = namespace.enter(move || open_here(protocol, SockFlag::SOCK_NONBLOCK))??;
+            for &group in groups {
+                set_option(&fd, libc::NETLINK_ADD_MEMBERSHIP, group)?;
+            }
+            Ok(Self { fd })
+        };
+        attempt().map_err(|fault| fault.during("watch a network namespace for changes"))
+    }
+
+    /// Reads all there is to read, and says whether anything of it is a change. Events that were lost for want of room are one.
+    pub fn drain(&self) -> bool {
+        let mut buffer = vec![0; BUFFER];
+        let mut changed = false;
+        for _ in 0..DATAGRAMS_MAX {
+            match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(length) => {
+                    changed |= Frames(buffer.get(..length).unwrap_or_default()).any(|frame| is_change(&frame));
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => break,
+                Err(_) => changed = true,
+            }
+        }
+        changed
+    }
+}
+
+impl AsFd for Monitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn is_change(frame: &Frame<'_>) -> bool {
+    !matches!(frame.kind, libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH) || fdb::is_flood(frame)
+}

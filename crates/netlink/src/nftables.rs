@@ -1,0 +1,222 @@
+//! nf_tables messages (`include/uapi/linux/netfilter/nf_tables.h`): as much as a filter of a few rules takes. Numbers inside are in
+//! network byte order.
+
+use nix::libc;
+
+use crate::socket::flag;
+use crate::wire::{Attribute, Frame, Message};
+
+/// Octets of `struct nfgenmsg`.
+const HEADER: usize = 4;
+/// `NFPROTO_BRIDGE`.
+const FAMILY_BRIDGE: u8 = 7;
+/// `NFNL_SUBSYS_NFTABLES`.
+const SUBSYSTEM: u16 = 10;
+
+// `enum nf_tables_msg_types`.
+pub(crate) const NEW_TABLE: u16 = 0;
+pub(crate) const GET_TABLE: u16 = 1;
+pub(crate) const DELETE_TABLE: u16 = 2;
+pub(crate) const NEW_CHAIN: u16 = 3;
+pub(crate) const GET_CHAIN: u16 = 4;
+pub(crate) const NEW_RULE: u16 = 6;
+pub(crate) const GET_RULE: u16 = 7;
+
+const TABLE_NAME: u16 = 1;
+const TABLE_FLAGS: u16 = 2;
+const CHAIN_TABLE: u16 = 1;
+const CHAIN_NAME: u16 = 3;
+const CHAIN_HOOK: u16 = 4;
+const CHAIN_POLICY: u16 = 5;
+const CHAIN_TYPE: u16 = 7;
+const HOOK_NUMBER: u16 = 1;
+const HOOK_PRIORITY: u16 = 2;
+const RULE_TABLE: u16 = 1;
+const RULE_CHAIN: u16 = 2;
+const RULE_EXPRESSIONS: u16 = 4;
+const RULE_USERDATA: u16 = 7;
+const LIST_ELEMENT: u16 = 1;
+const EXPRESSION_NAME: u16 = 1;
+const EXPRESSION_DATA: u16 = 2;
+const DATA_VALUE: u16 = 1;
+const DATA_VERDICT: u16 = 2;
+
+const NF_DROP: u32 = 0;
+const NF_ACCEPT: u32 = 1;
+const REGISTER_VERDICT: u32 = 0;
+const REGISTER: u32 = 1;
+
+/// Where in a frame's way through a bridge a chain stands (`enum nf_br_hook_priorities` and the hooks of `netfilter_bridge.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hook {
+    /// A frame has come in by a port.
+    Prerouting = 0,
+    /// A frame goes from port to port.
+    Forward = 2,
+    /// The bridge itself sends a frame.
+    Output = 3,
+}
+
+/// What a rule looks at (`enum nft_meta_keys`).
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Meta {
+    Protocol = 1,
+    InputName = 6,
+    OutputName = 7,
+    TransportProtocol = 16,
+}
+
+/// Where a rule looks into the packet (`enum nft_payload_bases`).
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Base {
+    Network = 1,
+    Transport = 2,
+}
+
+/// How a rule compares (`enum nft_cmp_ops`).
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Comparison {
+    Equal = 0,
+    AtMost = 3,
+    AtLeast = 5,
+}
+
+/// One step of a rule; the rule goes on while comparisons hold.
+#[derive(Debug, Clone)]
+pub(crate) enum Expression {
+    LoadMeta(Meta),
+    LoadPayload { base: Base, offset: u32, length: u32 },
+    Compare(Comparison, Vec<u8>),
+    Drop,
+}
+
+/// A message of this type about the bridge family.
+pub(crate) fn message(kind: u16, flags: i32) -> Message {
+    Message::new(SUBSYSTEM << 8 | kind, flag(flags), &[FAMILY_BRIDGE, 0, 0, 0])
+}
+
+/// Begins (`true`) or ends a batch, which is done whole or not at all.
+pub(crate) fn batch_edge(begin: bool) -> Message {
+    let kind = if begin { libc::NFNL_MSG_BATCH_BEGIN } else { libc::NFNL_MSG_BATCH_END };
+    let [high, low] = SUBSYSTEM.to_be_bytes();
+    Message::new(flag(kind), 0, &[0, 0, high, low])
+}
+
+/// A message that is about a table and no more.
+pub(crate) fn table(kind: u16, flags: i32, name: &str) -> Message {
+    let mut message = message(kind, flags);
+    message.text(TABLE_NAME, name);
+    message
+}
+
+/// Makes a chain at a hook, of which what no rule drops goes on.
+pub(crate) fn new_chain(table: &str, name: &str, hook: Hook) -> Message {
+    let mut message = message(NEW_CHAIN, libc::NLM_F_CREATE);
+    message.text(CHAIN_TABLE, table);
+    message.text(CHAIN_NAME, name);
+    message.nest(CHAIN_HOOK, |nested| {
+        nested.u32_be(HOOK_NUMBER, hook as u32);
+        nested.u32_be(HOOK_PRIORITY, 0);
+    });
+    message.u32_be(CHAIN_POLICY, NF_ACCEPT);
+    message.text(CHAIN_TYPE, "filter");
+    message
+}
+
+/// Adds a rule at the end of a chain, with a text to know it by.
+pub(crate) fn new_rule(table: &str, chain: &str, userdata: &str, expressions: &[Expression]) -> Message {
+    let mut message = message(NEW_RULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND);
+    message.text(RULE_TABLE, table);
+    message.text(RULE_CHAIN, chain);
+    message.nest(RULE_EXPRESSIONS | NESTED, |list| {
+        for expression in expressions {
+            list.nest(LIST_ELEMENT | NESTED, |element| write_expression(element, expression));
+        }
+    });
+    message.bytes(RULE_USERDATA, userdata.as_bytes());
+    message
+}
+
+/// `NLA_F_NESTED`, which nf_tables' validation insists on since kernel 5.2 for strict policies.
+const NESTED: u16 = 0x8000;
+
+fn write_expression(message: &mut Message, expression: &Expression) {
+    let name = match expression {
+        Expression::LoadMeta(_) => "meta",
+        Expression::LoadPayload { .. } => "payload",
+        Expression::Compare(..) => "cmp",
+        Expression::Drop => "immediate",
+    };
+    message.text(EXPRESSION_NAME, name);
+    message.nest(EXPRESSION_DATA | NESTED, |data| match expression {
+        Expression::LoadMeta(key) => {
+            data.u32_be(1, REGISTER);
+            data.u32_be(2, *key as u32);
+        }
+        Expression::LoadPayload { base, offset, length } => {
+            data.u32_be(1, REGISTER);
+            data.u32_be(2, *base as u32);
+            data.u32_be(3, *offset);
+            data.u32_be(4, *length);
+        }
+        Expression::Compare(comparison, value) => {
+            data.u32_be(1, REGISTER);
+            data.u32_be(2, *comparison as u32);
+            data.nest(3 | NESTED, |nested| nested.bytes(DATA_VALUE, value));
+        }
+        Expression::Drop => {
+            data.u32_be(1, REGISTER_VERDICT);
+            data.nest(2 | NESTED, |nested| nested.nest(DATA_VERDICT | NESTED, |verdict| verdict.u32_be(1, NF_DROP)));
+        }
+    });
+}
+
+/// A table that the kernel has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Table {
+    pub(crate) name: String,
+    /// Not zero if it is dormant, or belongs to a process.
+    pub(crate) flags: u32,
+}
+
+/// A chain that the kernel has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chain {
+    pub(crate) table: String,
+    pub(crate) name: String,
+    /// The number of its hook; `None` if it stands at none.
+    pub(crate) hook: Option<u32>,
+}
+
+/// A rule that the kernel has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(crate) table: String,
+    pub(crate) chain: String,
+    /// The text to know it by.
+    pub(crate) userdata: Vec<u8>,
+}
+
+pub(crate) fn parse_table(frame: &Frame<'_>) -> Option<Table> {
+    let attributes = frame.attributes(HEADER);
+    let name = attributes.find(TABLE_NAME).filter(|_| is_bridge(frame))?.text();
+    Some(Table { name, flags: attributes.find(TABLE_FLAGS).and_then(Attribute::u32_be).unwrap_or_default() })
+}
+
+pub(crate) fn parse_chain(frame: &Frame<'_>) -> Option<Chain> {
+    let attributes = frame.attributes(HEADER);
+    let table = attributes.find(CHAIN_TABLE).filter(|_| is_bridge(frame))?.text();
+    let hook = attributes.find(CHAIN_HOOK).and_then(|hook| hook.nested().find(HOOK_NUMBER));
+    Some(Chain { table, name: attributes.find(CHAIN_NAME)?.text(), hook: hook.and_then(Attribute::u32_be) })
+}
+
+pub(crate) fn parse_rule(frame: &Frame<'_>) -> Option<Rule> {
+    let attributes = frame.attributes(HEADER);
+    let table = attributes.find(RULE_TABLE).filter(|_| is_bridge(frame))?.text();
+    let userdata = attributes.find(RULE_USERDATA).map(|userdata| userdata.value.to_vec()).unwrap_or_default();
+    Some(Rule { table, chain: attributes.find(RULE_CHAIN)?.text(), userdata })
+}
+
+fn is_bridge(frame: &Frame<'_>) -> bool {
+    frame.octet(0) == FAMILY_BRIDGE
+}

@@ -1,0 +1,217 @@
+//! A netlink socket to the kernel: requests with acknowledgements, dumps, and batches.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, connect, recv, send, setsockopt,
+    socket, sockopt,
+};
+use nix::sys::time::TimeVal;
+
+use crate::error::Fault;
+use crate::namespace::Namespace;
+use crate::wire::{Frame, Frames, Message, parse_verdict};
+
+/// How long the kernel may take for one request. It takes microseconds; seconds are spent only behind a global lock that some
+/// other request holds (`rtnl`), as when hundreds of namespaces are torn down.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How often a dump is begun anew because the table changed under it (`NLM_F_DUMP_INTR`).
+const DUMP_ATTEMPTS_MAX: usize = 16;
+/// Octets received at once: the kernel fills up to 32 KiB of a dump into one datagram.
+const BUFFER: usize = 64 * 1024;
+
+/// Which subsystem is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Route,
+    Netfilter,
+}
+
+/// A socket bound to one namespace for its whole life: that in which it was opened.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+/// Opens a socket in the namespace of the calling thread.
+pub(crate) fn open_here(protocol: Protocol, flags: SockFlag) -> Result<OwnedFd, Fault> {
+    let protocol = match protocol {
+        Protocol::Route => SockProtocol::NetlinkRoute,
+        Protocol::Netfilter => SockProtocol::NetlinkNetFilter,
+    };
+    let fd = socket(AddressFamily::Netlink, SockType::Raw, flags | SockFlag::SOCK_CLOEXEC, protocol)?;
+    bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+    Ok(fd)
+}
+
+/// Sets a `SOL_NETLINK` option that takes an integer.
+pub(crate) fn set_option(fd: &OwnedFd, option: libc::c_int, value: u32) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of::<u32>()).unwrap_or(4);
+    // SAFETY: `fd` is open, and the kernel reads `length` octets from a pointer to a value that has as many and outlives the call.
+    let result =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_NETLINK, option, (&raw const value).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+impl Socket {
+    /// Opens one in the given namespace.
+    pub(crate) fn open(protocol: Protocol, namespace: &Namespace) -> Result<Self, Fault> {
+        let fd = namespace.enter(move || open_here(protocol, SockFlag::empty()))??;
+        Self::prepare(fd)
+    }
+
+    fn prepare(fd: OwnedFd) -> Result<Self, Fault> {
+        // Connected to the kernel (port 0), so that no other process can put an answer into our queue.
+        connect(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        setsockopt(&fd, sockopt::ReceiveTimeout, &time_value(DEADLINE))?;
+        setsockopt(&fd, sockopt::SendTimeout, &time_value(DEADLINE))?;
+        set_option(&fd, libc::NETLINK_EXT_ACK, 1)?;
+        set_option(&fd, libc::NETLINK_CAP_ACK, 1)?;
+        // Before kernel 4.20 dumps cannot be narrowed; every dump's answer is filtered here as well.
+        let _ = set_option(&fd, libc::NETLINK_GET_STRICT_CHK, 1);
+        Ok(Self { fd, sequence: 0, buffer: vec![0; BUFFER] })
+    }
+
+    /// Sends a request and waits until the kernel has done it.
+    pub(crate) fn call(&mut self, message: &Message) -> Result<(), Fault> {
+        self.get(message, |_| {})
+    }
+
+    /// Sends a request, and passes on what is answered before the acknowledgement.
+    pub(crate) fn get(&mut self, message: &Message, on_answer: impl FnMut(Frame<'_>)) -> Result<(), Fault> {
+        let sequence = self.next_sequence();
+        self.send(&message.finish(flag(libc::NLM_F_REQUEST | libc::NLM_F_ACK), sequence))?;
+        self.receive(sequence..=sequence, sequence, on_answer).map(drop)
+    }
+
+    /// Asks for a table, and makes something of each of its entries.
+    pub(crate) fn dump<T>(
+        &mut self,
+        message: &Message,
+        mut parse: impl FnMut(&Frame<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, Fault> {
+        for _ in 0..DUMP_ATTEMPTS_MAX {
+            let sequence = self.next_sequence();
+            self.send(&message.finish(flag(libc::NLM_F_REQUEST | libc::NLM_F_DUMP), sequence))?;
+            let mut entries = Vec::new();
+            match self.receive(sequence..=sequence, sequence, |frame| entries.extend(parse(&frame))) {
+                Ok(End { interrupted: false }) => return Ok(entries),
+                Ok(End { interrupted: true }) => {}
+                // Answers were dropped for want of room: what was read has holes.
+                Err(fault) if fault.errno() == Some(Errno::ENOBUFS) => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        Err(Fault::Unstable)
+    }
+
+    /// Sends several requests as one datagram, of which the last is to be acknowledged; a refusal of any is the answer to all. `batch` is given
+    /// the first sequence number, and returns the octets and which of them is acknowledged, counted from zero.
+    pub(crate) fn call_batch(&mut self, messages: &[Message], acknowledged: usize) -> Result<(), Fault> {
+        let mut bytes = Vec::new();
+        let first = self.sequence.wrapping_add(1);
+        let mut awaited = first;
+        for (position, message) in messages.iter().enumerate() {
+            let sequence = self.next_sequence();
+            let acknowledge = if position == acknowledged { libc::NLM_F_ACK } else { 0 };
+            if position == acknowledged {
+                awaited = sequence;
+            }
+            bytes.extend_from_slice(&message.finish(flag(libc::NLM_F_REQUEST | acknowledge), sequence));
+        }
+        self.send(&bytes)?;
+        self.receive(first..=self.sequence, awaited, |_| {}).map(drop)
+    }
+
+    fn next_sequence(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<(), Fault> {
+        loop {
+            match send(self.fd.as_raw_fd(), bytes, MsgFlags::empty()) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    /// Receives until the end of the answer to `awaited`, or a refusal of any request of `ours`. Answers to requests given up earlier are
+    /// passed over.
+    fn receive(
+        &mut self,
+        ours: std::ops::RangeInclusive<u32>,
+        awaited: u32,
+        mut on_answer: impl FnMut(Frame<'_>),
+    ) -> Result<End, Fault> {
+        let deadline = Instant::now() + DEADLINE;
+        let mut end = End { interrupted: false };
+        loop {
+            let length = match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
+                Ok(length) => length,
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => return Err(Fault::Late { after: DEADLINE }),
+                Err(errno) => return Err(errno.into()),
+            };
+            let datagram = self.buffer.get(..length).ok_or(Fault::Malformed("larger than any answer should be"))?;
+            for frame in Frames(datagram).filter(|frame| ours.contains(&frame.sequence)) {
+                end.interrupted |= frame.flags & flag(libc::NLM_F_DUMP_INTR) != 0;
+                match i32::from(frame.kind) {
+                    libc::NLMSG_ERROR | libc::NLMSG_DONE => {
+                        let (code, text) = verdict(&frame);
+                        if code != 0 {
+                            return Err(Fault::Refused { errno: Errno::from_raw(code), text });
+                        }
+                        if frame.sequence == awaited {
+                            return Ok(end);
+                        }
+                    }
+                    libc::NLMSG_NOOP => {}
+                    libc::NLMSG_OVERRUN => return Err(Errno::ENOBUFS.into()),
+                    _ => on_answer(frame),
+                }
+            }
+            if Instant::now() > deadline {
+                return Err(Fault::Late { after: DEADLINE });
+            }
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// How an answer ended.
+struct End {
+    /// Whether the table changed while it was dumped.
+    interrupted: bool,
+}
+
+/// The error number, positive, of an acknowledgement or of a dump's end; the latter has it alone, and kernels before 4.20 not even that.
+fn verdict(frame: &Frame<'_>) -> (i32, Option<String>) {
+    if i32::from(frame.kind) == libc::NLMSG_DONE {
+        (frame.word(0).cast_signed().saturating_neg().max(0), None)
+    } else {
+        parse_verdict(frame)
+    }
+}
+
+/// A flag of `nlmsg_flags`, which has sixteen bits.
+pub(crate) fn flag(flags: libc::c_int) -> u16 {
+    u16::try_from(flags).unwrap_or_default()
+}
+
+fn time_value(duration: Duration) -> TimeVal {
+    TimeVal::new(duration.as_secs().cast_signed(), 0)
+}
