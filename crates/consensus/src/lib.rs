@@ -1,1 +1,27 @@
-//! Placeholder.
+//! Agreement between hosts: Raft by openraft, kept on disk by redb, carried by `shoutd-peer`.
+//!
+//! This is the only crate that knows openraft, and no type of it shows: its next version changes most of them.
+//!
+//! - [`Store`] keeps the log, the vote and the snapshots. What it says is done is on disk.
+//! - [`Consensus`] runs the host's part: [`Consensus::found`] or [`Consensus::join`] once, then [`Consensus::propose`] for each
+//!   change and [`Consensus::state`] to see it.
+//! - [`LocalStore`] keeps, in a file of its own, what concerns this host alone.
+
+mod admission;
+mod consensus;
+mod contacts;
+mod duties;
+mod members;
+mod network;
+mod propose;
+mod raft;
+mod router;
+mod status;
+mod store;
+mod wire;
+
+pub use admission::{FoundError, JoinError};
+pub use consensus::{Consensus, Settings};
+pub use propose::ProposeError;
+pub use status::{ConsensusStatus, ContactStatus, Role};
+pub use store::{LocalStore, Store, StoreError, StoredIdentity};

@@ -1,0 +1,285 @@
+//! How a cluster comes to be, and how hosts come into it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::BasicNode;
+use openraft::error::{InitializeError, RaftError};
+use shoutd_core::cluster::{Command, Refusal};
+use shoutd_core::{ClusterId, HostId};
+use shoutd_peer::{CallError, Rejection};
+use tokio::time::{Instant, timeout_at};
+
+use crate::consensus::Inner;
+use crate::contacts::millis;
+use crate::wire::{self, Join, Joined, Proposed};
+use crate::{Consensus, ProposeError, StoreError};
+
+/// How long one peer may take to answer before the next one is asked.
+const PEER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a peer that knows of no leader waits for one: somewhat longer than an election takes.
+const ELECTION: Duration = Duration::from_secs(3);
+
+/// How often a joiner follows the word of a peer about who leads.
+const REDIRECTS_MAX: usize = 3;
+
+/// Why a cluster was not founded.
+#[derive(Debug, thiserror::Error)]
+pub enum FoundError {
+    /// This host belongs to another one.
+    #[error("this host belongs to cluster {has} already, by its data directory")]
+    OtherCluster {
+        /// The one it belongs to.
+        has: ClusterId,
+    },
+    /// It began to join this very cluster.
+    #[error("this host is about to join cluster {0}, which another host founded")]
+    Joining(ClusterId),
+    /// It could not be committed.
+    #[error("founding the cluster: {0}")]
+    Propose(#[from] ProposeError),
+    /// It could not be recorded.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why this host did not get into the cluster of its peers.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// Its data are those of another cluster.
+    #[error("{peer} belongs to cluster {theirs}, this host to cluster {ours} by its data directory")]
+    OtherCluster {
+        /// The peer.
+        peer: SocketAddr,
+        /// The peer's cluster.
+        theirs: ClusterId,
+        /// This host's.
+        ours: ClusterId,
+    },
+    /// The cluster does not want it.
+    #[error("{peer} does not admit this host: {reason}")]
+    Refused {
+        /// The peer.
+        peer: SocketAddr,
+        /// Its words.
+        reason: String,
+    },
+    /// The peers are there and belong to none.
+    #[error("{} to no cluster yet: start it there first", belong(.peers))]
+    NoCluster {
+        /// The peers.
+        peers: Vec<SocketAddr>,
+    },
+    /// No peer answered.
+    #[error("{}", list(.errors))]
+    Unreachable {
+        /// What happened with each.
+        errors: Vec<CallError>,
+    },
+    /// The only peer given is this host.
+    #[error("{0} is this host itself: name another host of the cluster")]
+    Itself(SocketAddr),
+    /// The cluster cannot agree on anything now.
+    #[error("{peer} cannot admit this host now: {error}")]
+    NotNow {
+        /// The peer.
+        peer: SocketAddr,
+        /// Its reason.
+        error: ProposeError,
+    },
+    /// This host was admitted, but the cluster's messages do not arrive.
+    #[error(
+        "{peer} admitted this host, but nothing came from the cluster at {address}: is TCP port {} open on this host?",
+        .address.port()
+    )]
+    Silence {
+        /// The peer.
+        peer: SocketAddr,
+        /// Where this host waited.
+        address: SocketAddr,
+    },
+    /// It could not be recorded.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn belong(peers: &[SocketAddr]) -> String {
+    let names: Vec<_> = peers.iter().map(SocketAddr::to_string).collect();
+    format!("{} {}", names.join(", "), if peers.len() == 1 { "belongs" } else { "belong" })
+}
+
+fn list(errors: &[CallError]) -> String {
+    if errors.is_empty() {
+        return "no peer was named".to_owned();
+    }
+    errors.iter().map(CallError::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl JoinError {
+    /// Whether trying again can help, without anybody changing what was asked for.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::NoCluster { .. } | Self::Unreachable { .. } | Self::NotNow { .. } | Self::Silence { .. } => true,
+            Self::OtherCluster { .. } | Self::Refused { .. } | Self::Itself(_) | Self::Store(_) => false,
+        }
+    }
+}
+
+impl Consensus {
+    /// Founds a cluster of which this host is the first. Founding the same again is no error, however far it came before.
+    ///
+    /// # Errors
+    /// See [`FoundError`].
+    pub async fn found(&self, cluster: ClusterId, deadline: Duration) -> Result<(), FoundError> {
+        self.inner.found(cluster, deadline).await
+    }
+
+    /// Gets this host admitted to the cluster of these peers: each is asked once, until one says yes. When it returns, the state
+    /// has this host in it. Joining again is no error, and tells the cluster this host's new name and address.
+    ///
+    /// # Errors
+    /// See [`JoinError`]; it tells what is most to the point of what the peers said.
+    pub async fn join(&self, peers: &[SocketAddr], deadline: Duration) -> Result<(), JoinError> {
+        self.inner.join(peers, Instant::now() + deadline).await
+    }
+}
+
+impl Inner {
+    pub async fn found(self: &Arc<Self>, cluster: ClusterId, deadline: Duration) -> Result<(), FoundError> {
+        // Recorded first: a host that is interrupted after this line goes on with it when it starts again.
+        let has = self.belong_to(cluster, true).await?;
+        if has != cluster {
+            return Err(FoundError::OtherCluster { has });
+        }
+        if !self.is_founder().await? {
+            return Err(FoundError::Joining(cluster));
+        }
+        let node = BasicNode::new(self.settings.advertise);
+        match self.raft.initialize(BTreeMap::from([(self.me().get(), node)])).await {
+            // Not allowed where there is a log already: it was done before.
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+            Err(RaftError::APIError(InitializeError::NotInMembers(_)) | RaftError::Fatal(_)) => {
+                return Err(ProposeError::Stopped.into());
+            }
+        }
+        let until = Instant::now() + deadline;
+        self.propose(Command::Found { cluster }, deadline).await?;
+        Ok(self.introduce(until.saturating_duration_since(Instant::now())).await?)
+    }
+
+    pub async fn join(self: &Arc<Self>, peers: &[SocketAddr], until: Instant) -> Result<(), JoinError> {
+        let (mut unreachable, mut without_cluster, mut not_now) = (Vec::new(), Vec::new(), None);
+        for peer in peers.iter().copied().filter(|peer| *peer != self.settings.advertise) {
+            match self.ask(peer, until).await {
+                Ok(()) => return Ok(()),
+                Err(JoinError::Unreachable { errors }) => unreachable.extend(errors),
+                Err(JoinError::NoCluster { peers }) => without_cluster.extend(peers),
+                Err(error) if error.may_pass() => not_now = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match (not_now, peers) {
+            (Some(error), _) => Err(error),
+            (None, [own]) if *own == self.settings.advertise => Err(JoinError::Itself(*own)),
+            (None, _) if !without_cluster.is_empty() => Err(JoinError::NoCluster { peers: without_cluster }),
+            (None, _) => Err(JoinError::Unreachable { errors: unreachable }),
+        }
+    }
+
+    /// Asks one peer, and whom it points to.
+    async fn ask(&self, first: SocketAddr, until: Instant) -> Result<(), JoinError> {
+        let mut peer = first;
+        for _ in 0..=REDIRECTS_MAX {
+            let within = until.saturating_duration_since(Instant::now()).min(PEER_DEADLINE);
+            let request = Join {
+                name: self.settings.name.clone(),
+                address: self.settings.advertise,
+                within: millis(within * 9 / 10),
+            };
+            let joined =
+                self.client.call(peer, wire::JOIN, &request, within).await.map_err(|error| refused(peer, error))?;
+            match joined {
+                Joined::Admitted { cluster } => return self.enter(peer, cluster, until).await,
+                Joined::NotLeader { leader: Some(leader) } => peer = leader.address,
+                Joined::NotLeader { leader: None } => {
+                    return Err(JoinError::NotNow { peer, error: ProposeError::NoLeader("no leader".to_owned()) });
+                }
+                Joined::NoCluster => return Err(JoinError::NoCluster { peers: vec![peer] }),
+                Joined::Itself => return Err(JoinError::Itself(peer)),
+                Joined::Refused(refusal) => return Err(JoinError::Refused { peer, reason: refusal.to_string() }),
+                Joined::Failed(error) => return Err(JoinError::NotNow { peer, error }),
+            }
+        }
+        Err(JoinError::NotNow { peer, error: ProposeError::NoLeader("the leader keeps changing".to_owned()) })
+    }
+
+    /// Waits until what was agreed on arrives.
+    async fn enter(&self, peer: SocketAddr, theirs: ClusterId, until: Instant) -> Result<(), JoinError> {
+        let ours = self.belong_to(theirs, false).await?;
+        if ours != theirs {
+            return Err(JoinError::OtherCluster { peer, theirs, ours });
+        }
+        let address = self.settings.advertise;
+        let mut cluster = self.published.cluster.clone();
+        let there =
+            cluster.wait_for(|cluster| cluster.hosts.get(&self.me()).is_some_and(|host| host.address == address));
+        match timeout_at(until, there).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(JoinError::NotNow { peer, error: ProposeError::Stopped }),
+            Err(_) => Err(JoinError::Silence { peer, address }),
+        }
+    }
+
+    /// Admits a host, as the leader. It returns when the host is a member of the Raft group; whether it gets a vote shows once it
+    /// has the log.
+    pub async fn admit(&self, host: HostId, request: Join, until: Instant) -> Joined {
+        if host == self.me() {
+            return Joined::Itself;
+        }
+        let Some(cluster) = self.cluster().id else {
+            return Joined::NoCluster;
+        };
+        // A host that was just admitted itself, or whose leader was just lost, knows one in a moment.
+        let mut metrics = self.raft.metrics();
+        let election = until.min(Instant::now() + ELECTION);
+        let _ = timeout_at(election, metrics.wait_for(|metrics| metrics.current_leader.is_some())).await;
+        let command = Command::AdmitHost { host, name: request.name, address: request.address };
+        match self.write_until(command, until).await {
+            Proposed::Done { result: Ok(_), .. } => {}
+            Proposed::Done { result: Err(Refusal::NoCluster), .. } => return Joined::NoCluster,
+            Proposed::Done { result: Err(refusal), .. } => return Joined::Refused(refusal),
+            // A host does not point to itself; that would only be asked again.
+            Proposed::NotLeader { leader } => {
+                return Joined::NotLeader { leader: leader.filter(|to| to.host != self.me()) };
+            }
+            Proposed::Failed(error) => return Joined::Failed(error),
+        }
+        self.members_wanted.notify_one();
+        let member = metrics.wait_for(|metrics| metrics.membership_config.membership().get_node(&host.get()).is_some());
+        match timeout_at(until, member).await {
+            Ok(_) => Joined::Admitted { cluster },
+            Err(_) => Joined::Failed(ProposeError::TimedOut(request.within)),
+        }
+    }
+}
+
+fn refused(peer: SocketAddr, error: CallError) -> JoinError {
+    match error {
+        CallError::Refused { rejection: Rejection::OtherCluster { has, caller }, .. } => {
+            JoinError::OtherCluster { peer, theirs: has, ours: caller }
+        }
+        CallError::Refused { rejection: Rejection::Busy { reason }, .. } => {
+            JoinError::NotNow { peer, error: ProposeError::NoLeader(reason) }
+        }
+        CallError::Refused { rejection, .. } => JoinError::Refused { peer, reason: rejection.to_string() },
+        CallError::Malformed { reason, .. } => {
+            JoinError::Refused { peer, reason: format!("it does not speak shoutd's protocol: {reason}") }
+        }
+        error @ (CallError::Unreachable { .. } | CallError::TimedOut { .. }) => {
+            JoinError::Unreachable { errors: vec![error] }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! openraft's messages on their way out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::error::{InstallSnapshotError, RPCError, RaftError, RemoteError, Timeout, Unreachable};
+use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
+    VoteResponse,
+};
+use openraft::{AnyError, BasicNode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shoutd_peer::CallError;
+
+use crate::contacts::Contacts;
+use crate::raft::{Types, host};
+use crate::wire;
+
+/// How long openraft leaves a host alone that could not be reached. Well below the time after which a follower that hears
+/// nothing stands for election, so that a host which is back is told of its leader before.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Makes the way to each host.
+#[derive(Debug, Clone)]
+pub(crate) struct Network {
+    pub me: u64,
+    pub contacts: Arc<Contacts>,
+}
+
+/// The way to one host.
+#[derive(Debug)]
+pub(crate) struct Link {
+    network: Network,
+    target: u64,
+    node: BasicNode,
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Link {
+        Link { network: self.clone(), target, node: node.clone() }
+    }
+}
+
+type Failure<E> = RPCError<u64, BasicNode, RaftError<u64, E>>;
+
+impl Link {
+    async fn call<Q: Serialize + Sync, A: DeserializeOwned, E: std::error::Error>(
+        &self,
+        action: RPCTypes,
+        path: &str,
+        request: &Q,
+        option: &RPCOption,
+    ) -> Result<A, Failure<E>> {
+        let contacts = &self.network.contacts;
+        let located = host(self.target).and_then(|host| Some((host, contacts.address(host, Some(&self.node.addr))?)));
+        let Some((host, address)) = located else {
+            let nowhere = AnyError::error(format!("host {:016x} has no address", self.target));
+            return Err(Unreachable::new(&nowhere).into());
+        };
+        // openraft drops the call at its hard limit; ending it just before lets the time-out be noted.
+        let timeout = option.hard_ttl() * 9 / 10;
+        match contacts.call(host, address, path, request, timeout).await {
+            Ok(answer) => Ok(answer),
+            Err(CallError::TimedOut { .. }) => {
+                Err(Timeout { action, id: self.network.me, target: self.target, timeout }.into())
+            }
+            // Only after this one does openraft pause; after the others it would try again at once, for ever.
+            Err(error) => Err(Unreachable::new(&error).into()),
+        }
+    }
+}
+
+impl RaftNetwork<Types> for Link {
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<u64>, Failure<openraft::error::Infallible>> {
+        self.call(RPCTypes::AppendEntries, wire::APPEND, &rpc, &option).await
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<u64>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<u64>, Failure<openraft::error::Infallible>> {
+        self.call(RPCTypes::Vote, wire::VOTE, &rpc, &option).await
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        rpc: InstallSnapshotRequest<Types>,
+        option: RPCOption,
+    ) -> Result<InstallSnapshotResponse<u64>, Failure<InstallSnapshotError>> {
+        let answer: Result<_, InstallSnapshotError> =
+            self.call(RPCTypes::InstallSnapshot, wire::SNAPSHOT, &rpc, &option).await?;
+        // The one error that openraft must see as it is: it then sends the snapshot from its beginning.
+        answer.map_err(|error| RemoteError::new(self.target, RaftError::APIError(error)).into())
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(PAUSE))
+    }
+}

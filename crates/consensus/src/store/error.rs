@@ -1,0 +1,87 @@
+//! What can go wrong with the files, in words for the user.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use redb::{DatabaseError, StorageError};
+
+/// Why a file of the data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The directory cannot be made or written.
+    #[error("data directory {} cannot be used: {source}", .path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Another process has the file open.
+    #[error("another shoutd is running with this data directory ({})", .path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The file is not what was written.
+    #[error(
+        "{} is damaged: {reason}; move it away and start again: this host then joins its cluster as a new host",
+        .path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A later version of shoutd wrote the file.
+    #[error("{} was written by a newer shoutd (format {found}, this one knows {known}): upgrade shoutd", .path.display())]
+    NewerFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The newest format this build knows.
+        known: u32,
+    },
+    /// Reading or writing failed: a full disk, most often.
+    #[error("{}: {source}", .path.display())]
+    Failed {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The store was closed.
+    #[error("{} is closed", .path.display())]
+    Closed {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn from_open(path: &Path, error: DatabaseError) -> Self {
+        match error {
+            DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
+                Self::InUse { path: path.parent().unwrap_or(path).to_owned() }
+            }
+            DatabaseError::Storage(StorageError::Io(source)) if is_not_damage(source.kind()) => {
+                Self::Failed { path: path.to_owned(), source: source.into() }
+            }
+            // What remains says that the file is not a database, or not the one it was.
+            other => Self::Damaged { path: path.to_owned(), reason: other.to_string() },
+        }
+    }
+
+    pub(crate) fn from_use(path: &Path, error: redb::Error) -> Self {
+        match error {
+            redb::Error::Corrupted(reason) => Self::Damaged { path: path.to_owned(), reason },
+            other => Self::Failed { path: path.to_owned(), source: other.into() },
+        }
+    }
+}
+
+/// redb reports a file that is too short or has the wrong first bytes as one of these two.
+fn is_not_damage(kind: io::ErrorKind) -> bool {
+    !matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+}

@@ -1,0 +1,52 @@
+//! What this host remembers of its own engine.
+
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::StoreError;
+use super::file::{DatabaseFile, VALUES, read_one, to_json};
+
+const FILE: &str = "local.redb";
+const KEY: &str = "local";
+
+/// A file that holds one value.
+#[derive(Debug)]
+pub struct LocalStore {
+    file: DatabaseFile,
+}
+
+impl LocalStore {
+    /// Opens the store in this directory, made if it is not there. Blocks for a few milliseconds.
+    ///
+    /// # Errors
+    /// One line for the user; see [`StoreError`].
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        Ok(Self { file: DatabaseFile::open(directory, FILE)? })
+    }
+
+    /// The value that was saved last. Blocks for a moment.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds something else than this type.
+    pub fn load<T: DeserializeOwned>(&self) -> Result<Option<T>, StoreError> {
+        self.file.run(|database| read_one(database, KEY))
+    }
+
+    /// Replaces the value. It is on disk when this returns.
+    ///
+    /// # Errors
+    /// It could not be written, and the value of before remains.
+    pub async fn save<T: Serialize + Sync>(&self, value: &T) -> Result<(), StoreError> {
+        let bytes = to_json(value).map_err(|error| StoreError::from_use(self.file.path(), error))?;
+        self.file
+            .spawn(move |database| {
+                let transaction = database.begin_write()?;
+                transaction.open_table(VALUES)?.insert(KEY, bytes.as_slice())?;
+                transaction.commit()?;
+                Ok(())
+            })
+            .await
+    }
+}

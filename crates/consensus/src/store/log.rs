@@ -1,0 +1,179 @@
+//! The log and the vote, as openraft wants them kept.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+
+use openraft::storage::{LogFlushed, RaftLogStorage};
+use openraft::{AnyError, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader, StorageIOError};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::StoreError;
+use super::file::{self, DatabaseFile, VALUES, from_json, read, to_json, write, write_one};
+use crate::raft::{Entry, LogId, StorageError, Types, Vote};
+
+/// Entries by their index, as JSON: they are few, and an entry that an older version wrote can still be read.
+const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
+const VOTE: &str = "vote";
+const COMMITTED: &str = "committed";
+const PURGED: &str = "purged";
+
+/// Octets of log entries in one message, unless the first alone has more. It keeps messages well below what a peer accepts.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Makes the table, so that reading an empty log is no special case.
+pub(super) fn create_table(database: &Database) -> file::Result<()> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(LOG)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+/// The log. Clones are the same log.
+#[derive(Debug, Clone)]
+pub(crate) struct LogStore {
+    file: DatabaseFile,
+}
+
+impl LogStore {
+    pub fn new(file: DatabaseFile) -> Self {
+        Self { file }
+    }
+}
+
+fn reading(error: &StoreError) -> StorageError {
+    StorageIOError::read_logs(AnyError::new(error)).into()
+}
+
+fn writing(error: &StoreError) -> StorageError {
+    StorageIOError::write_logs(AnyError::new(error)).into()
+}
+
+/// Entries of a range, until they have more than so many bytes together.
+fn entries(database: &Database, range: (Bound<u64>, Bound<u64>), bytes_max: usize) -> file::Result<Vec<Entry>> {
+    let table = database.begin_read()?.open_table(LOG)?;
+    let (mut entries, mut bytes) = (Vec::new(), 0_usize);
+    for item in table.range::<u64>(range)? {
+        let (_, value) = item?;
+        bytes = bytes.saturating_add(value.value().len());
+        if bytes > bytes_max && !entries.is_empty() {
+            break;
+        }
+        entries.push(from_json(value.value())?);
+    }
+    Ok(entries)
+}
+
+impl RaftLogReader<Types> for LogStore {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: R,
+    ) -> Result<Vec<Entry>, StorageError> {
+        let range = (range.start_bound().cloned(), range.end_bound().cloned());
+        self.file.spawn(move |database| entries(database, range, usize::MAX)).await.map_err(|error| reading(&error))
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
+        let range = (Bound::Included(start), Bound::Excluded(end));
+        self.file
+            .spawn(move |database| entries(database, range, MESSAGE_BYTES_MAX))
+            .await
+            .map_err(|error| reading(&error))
+    }
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError> {
+        let state = self.file.spawn(|database| {
+            let transaction = database.begin_read()?;
+            let last_purged_log_id: Option<LogId> = read(&transaction.open_table(VALUES)?, PURGED)?;
+            let last: Option<Entry> = match transaction.open_table(LOG)?.last()? {
+                Some((_, value)) => Some(from_json(value.value())?),
+                None => None,
+            };
+            let last_log_id = last.map(|entry| entry.log_id).or(last_purged_log_id);
+            Ok(LogState { last_purged_log_id, last_log_id })
+        });
+        state.await.map_err(|error| reading(&error))
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
+        let vote = *vote;
+        let saved = self.file.spawn(move |database| write_one(database, VOTE, &vote)).await;
+        saved.map_err(|error| StorageIOError::write_vote(AnyError::new(&error)).into())
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
+        let vote = self.file.spawn(|database| file::read_one(database, VOTE)).await;
+        vote.map_err(|error| StorageIOError::read_vote(AnyError::new(&error)).into())
+    }
+
+    /// Kept on disk, so that a host which is started again has at once all it ever acknowledged, whether others are there
+    /// or not.
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
+        let saved = self.file.spawn(move |database| write_one(database, COMMITTED, &committed)).await;
+        saved.map_err(|error| StorageIOError::new(ErrorSubject::Store, ErrorVerb::Write, AnyError::new(&error)).into())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
+        let committed = self.file.spawn(|database| file::read_one::<Option<LogId>>(database, COMMITTED)).await;
+        committed.map(Option::flatten).map_err(|error| reading(&error))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Result<(), StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let appended = self.file.spawn(move |database| {
+            let transaction = database.begin_write()?;
+            {
+                let mut table = transaction.open_table(LOG)?;
+                for entry in &entries {
+                    table.insert(entry.log_id.index, to_json(entry)?.as_slice())?;
+                }
+            }
+            transaction.commit()?;
+            Ok(())
+        });
+        match appended.await {
+            Ok(()) => {
+                callback.log_io_completed(Ok(()));
+                Ok(())
+            }
+            Err(error) => {
+                callback.log_io_completed(Err(io::Error::other(error.to_string())));
+                Err(writing(&error))
+            }
+        }
+    }
+
+    async fn truncate(&mut self, since: LogId) -> Result<(), StorageError> {
+        let truncated = self.file.spawn(move |database| {
+            let transaction = database.begin_write()?;
+            transaction.open_table(LOG)?.retain_in(since.index.., |_, _| false)?;
+            transaction.commit()?;
+            Ok(())
+        });
+        truncated.await.map_err(|error| writing(&error))
+    }
+
+    async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
+        let purged = self.file.spawn(move |database| {
+            // One transaction: a log without its beginning and without word of how much is missing could not be read.
+            let transaction = database.begin_write()?;
+            write(&mut transaction.open_table(VALUES)?, PURGED, &upto)?;
+            transaction.open_table(LOG)?.retain_in(..=upto.index, |_, _| false)?;
+            transaction.commit()?;
+            Ok(())
+        });
+        purged.await.map_err(|error| writing(&error))
+    }
+}

@@ -1,0 +1,181 @@
+//! The agreed state, its snapshots, and who is told of it.
+
+use std::io::Cursor;
+use std::sync::Arc;
+
+use openraft::entry::RaftPayload;
+use openraft::storage::RaftStateMachine;
+use openraft::{AnyError, EntryPayload, OptionalSend, RaftSnapshotBuilder, StorageIOError};
+use redb::{Database, ReadableDatabase};
+use shoutd_core::cluster::Cluster;
+use tokio::sync::watch;
+
+use super::StoreError;
+use super::file::{self, DatabaseFile, VALUES, from_json, read, to_json, write};
+use crate::raft::{Answer, Entry, LogId, Snapshot, SnapshotMeta, StorageError, StoredMembership, Types};
+
+const SNAPSHOT_META: &str = "snapshot-meta";
+const SNAPSHOT: &str = "snapshot";
+
+/// What others see of the state machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Published {
+    /// The state after the last entry.
+    pub cluster: watch::Receiver<Arc<Cluster>>,
+    /// How many entries it has: one more than the index of the last. Changes after `cluster` does.
+    pub applied: watch::Receiver<u64>,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    file: DatabaseFile,
+    last_applied: Option<LogId>,
+    membership: StoredMembership,
+    cluster: watch::Sender<Arc<Cluster>>,
+    applied: watch::Sender<u64>,
+}
+
+impl Machine {
+    /// The state of the last snapshot. openraft then applies the entries that came after it.
+    pub async fn open(file: DatabaseFile) -> Result<(Self, Published), StoreError> {
+        let loaded =
+            file.spawn(|database| load(database)?.map(|(meta, data)| Ok((meta, parse(&data)?))).transpose()).await?;
+        let (meta, cluster) = loaded.unwrap_or_default();
+        let (cluster, cluster_receiver) = watch::channel(Arc::new(cluster));
+        let (applied, applied_receiver) = watch::channel(count(meta.last_log_id));
+        let machine = Self { file, last_applied: meta.last_log_id, membership: meta.last_membership, cluster, applied };
+        Ok((machine, Published { cluster: cluster_receiver, applied: applied_receiver }))
+    }
+
+    fn publish(&self, cluster: Arc<Cluster>) {
+        self.cluster.send_replace(cluster);
+        self.applied.send_replace(count(self.last_applied));
+    }
+
+    fn meta(&self) -> SnapshotMeta {
+        // Two snapshots with the same last entry are the same, so its id will do for theirs.
+        let snapshot_id = self.last_applied.map_or_else(|| "empty".to_owned(), |id| id.to_string());
+        SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone(), snapshot_id }
+    }
+}
+
+fn count(last: Option<LogId>) -> u64 {
+    last.map_or(0, |last| last.index + 1)
+}
+
+fn parse(data: &[u8]) -> file::Result<Cluster> {
+    from_json(data)
+}
+
+fn load(database: &Database) -> file::Result<Option<(SnapshotMeta, Vec<u8>)>> {
+    let table = database.begin_read()?.open_table(VALUES)?;
+    let (meta, data) = (read(&table, SNAPSHOT_META)?, table.get(SNAPSHOT)?);
+    Ok(meta.zip(data).map(|(meta, data)| (meta, data.value().to_vec())))
+}
+
+/// Keeps a snapshot, unless the one that is there is newer: one that was begun before another was received must not replace it,
+/// as the log it needs is gone.
+fn keep(database: &Database, meta: &SnapshotMeta, data: &[u8]) -> file::Result<()> {
+    let transaction = database.begin_write()?;
+    {
+        let mut table = transaction.open_table(VALUES)?;
+        let kept: Option<SnapshotMeta> = read(&table, SNAPSHOT_META)?;
+        if kept.is_none_or(|kept| kept.last_log_id <= meta.last_log_id) {
+            write(&mut table, SNAPSHOT_META, meta)?;
+            table.insert(SNAPSHOT, data)?;
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+fn reading(error: &StoreError) -> StorageError {
+    StorageIOError::read_snapshot(None, AnyError::new(error)).into()
+}
+
+fn writing(meta: &SnapshotMeta, error: &StoreError) -> StorageError {
+    StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(error)).into()
+}
+
+/// Makes a snapshot of one moment's state.
+pub(crate) struct SnapshotBuilder {
+    file: DatabaseFile,
+    meta: SnapshotMeta,
+    cluster: Arc<Cluster>,
+}
+
+impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
+    async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
+        let (meta, cluster) = (self.meta.clone(), Arc::clone(&self.cluster));
+        let built = self.file.spawn(move |database| {
+            let data = to_json(&*cluster)?;
+            keep(database, &meta, &data)?;
+            Ok(data)
+        });
+        let data = built.await.map_err(|error| writing(&self.meta, &error))?;
+        Ok(Snapshot { meta: self.meta.clone(), snapshot: Box::new(Cursor::new(data)) })
+    }
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), StorageError> {
+        Ok((self.last_applied, self.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Answer>, StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut cluster = Arc::clone(&self.cluster.borrow());
+        let mut answers = Vec::new();
+        for entry in entries {
+            self.last_applied = Some(entry.log_id);
+            if let Some(membership) = entry.get_membership() {
+                self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+            }
+            answers.push(Answer(match entry.payload {
+                EntryPayload::Normal(command) => Some(Arc::make_mut(&mut cluster).apply(&command)),
+                EntryPayload::Blank | EntryPayload::Membership(_) => None,
+            }));
+        }
+        self.publish(cluster);
+        Ok(answers)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder { file: self.file.clone(), meta: self.meta(), cluster: Arc::clone(&self.cluster.borrow()) }
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {
+        Ok(Box::default())
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: Box<Cursor<Vec<u8>>>,
+    ) -> Result<(), StorageError> {
+        let kept_meta = meta.clone();
+        let installed = self.file.spawn(move |database| {
+            let data = snapshot.into_inner();
+            // Read before it is kept: what cannot be understood must not replace what can.
+            let cluster = parse(&data)?;
+            keep(database, &kept_meta, &data)?;
+            Ok(cluster)
+        });
+        let cluster = installed.await.map_err(|error| writing(meta, &error))?;
+        self.last_applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.publish(Arc::new(cluster));
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {
+        let loaded = self.file.spawn(load).await.map_err(|error| reading(&error))?;
+        Ok(loaded.map(|(meta, data)| Snapshot { meta, snapshot: Box::new(Cursor::new(data)) }))
+    }
+}

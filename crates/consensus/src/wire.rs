@@ -1,0 +1,70 @@
+//! What hosts say to one another about agreement, next to openraft's own messages.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use shoutd_core::cluster::{Command, Outcome, Refusal};
+use shoutd_core::{ClusterId, HostId};
+
+use crate::ProposeError;
+
+pub(crate) const APPEND: &str = "/v1/raft/append";
+pub(crate) const VOTE: &str = "/v1/raft/vote";
+pub(crate) const SNAPSHOT: &str = "/v1/raft/snapshot";
+pub(crate) const PROPOSE: &str = "/v1/propose";
+pub(crate) const JOIN: &str = "/v1/join";
+pub(crate) const STATUS: &str = "/v1/status";
+
+/// A host and where to reach it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Located {
+    pub host: HostId,
+    pub address: SocketAddr,
+}
+
+/// A command for the leader.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Propose {
+    pub command: Command,
+    /// How long the leader may take, in milliseconds.
+    pub within: u64,
+}
+
+/// What came of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Proposed {
+    /// It was committed at this index of the log, and applied with this result.
+    Done { index: u64, result: Result<Outcome, Refusal> },
+    /// Another host leads, if any does.
+    NotLeader { leader: Option<Located> },
+    /// The leader could not get it agreed on.
+    Failed(ProposeError),
+}
+
+/// A host that wants to be admitted, or whose name or address is new. Who it is stands in the headers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Join {
+    pub name: String,
+    pub address: SocketAddr,
+    /// How long the leader may take, in milliseconds.
+    pub within: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Joined {
+    /// The host belongs to this cluster, whose leader sends it the log from now on.
+    Admitted { cluster: ClusterId },
+    /// Another host leads, if any does.
+    NotLeader { leader: Option<Located> },
+    /// The host that was asked belongs to no cluster itself.
+    NoCluster,
+    /// The caller asked itself.
+    Itself,
+    /// The cluster does not want it.
+    Refused(Refusal),
+    /// The leader could not get it agreed on.
+    Failed(ProposeError),
+}

@@ -1,0 +1,312 @@
+//! Clusters over real connections and real files.
+
+#[cfg(test)]
+mod common;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::future::join_all;
+    use shoutd_consensus::{FoundError, JoinError, ProposeError, Role};
+    use shoutd_core::cluster::{Command, Refusal};
+    use shoutd_core::{ClusterId, HostId};
+    use tokio::time::{Instant, timeout};
+
+    use crate::common::{Node, Place, SOON, cluster, create, eventually, founded, stop_all};
+
+    fn remove_leader(nodes: &mut Vec<Node>) -> Node {
+        nodes.remove(nodes.iter().position(Node::leads).expect("a host leads"))
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn hosts_agree_on_what_any_of_them_proposes() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, nodes) = cluster(directory.path(), 3).await;
+        for (number, node) in (1..).zip(&nodes) {
+            node.create(number).await;
+        }
+        for node in &nodes {
+            node.until("three networks", |state| state.networks.len() == 3).await;
+            assert_eq!(node.state(), nodes[0].state());
+            assert_eq!(node.status().leader, Some(nodes[0].host()));
+        }
+        let same = nodes[2].consensus.propose(create(nodes[1].host(), 1), SOON).await.unwrap_err();
+        assert!(matches!(same, ProposeError::Refused(Refusal::NetworkExists(_))), "{same}");
+        stop_all(nodes).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_lost_leader_is_replaced_within_three_seconds() {
+        let directory = tempfile::tempdir().unwrap();
+        let (places, mut nodes) = cluster(directory.path(), 3).await;
+        nodes[1].create(1).await;
+        let leader = remove_leader(&mut nodes);
+        let lost = places.iter().find(|place| place.host == leader.host()).unwrap();
+        let stopped = Instant::now();
+        leader.stop().await;
+        nodes[0].create(2).await;
+        let healed = stopped.elapsed();
+        assert!(healed < Duration::from_secs(5), "{healed:?}; 3 s on a machine with nothing else to do");
+        nodes[1].create(3).await;
+        let back = lost.start().await;
+        assert!(back.has(1), "a host has at once what it acknowledged");
+        back.until("what was agreed on while it was away", |state| state.networks.len() == 3).await;
+        back.create(4).await;
+        nodes.push(back);
+        stop_all(nodes).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn all_stop_and_start_again_in_any_order_and_lose_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let (places, mut nodes) = cluster(directory.path(), 3).await;
+        for (round, order) in (0_u16..).zip([[0, 1, 2], [2, 1, 0], [1, 2, 0]]) {
+            for (number, node) in (0_u16..).zip(&nodes) {
+                node.create(round * 3 + number).await;
+            }
+            let before: Vec<_> = nodes.iter().map(Node::state).collect();
+            let hosts: Vec<_> = nodes.iter().map(Node::host).collect();
+            stop_all(nodes).await;
+            nodes = Vec::new();
+            for index in order {
+                let node = places[index].start().await;
+                let was = hosts.iter().position(|host| *host == node.host()).unwrap();
+                let mut networks = before[was].networks.keys();
+                assert!(networks.all(|id| node.state().networks.contains_key(id)), "round {round} host {index}");
+                assert_eq!(node.state().id, Some(founded()));
+                nodes.push(node);
+            }
+        }
+        nodes[0].create(100).await;
+        for node in &nodes {
+            node.until("all networks", |state| state.networks.len() == 10).await;
+        }
+        stop_all(nodes).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_host_alone_leads_again_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let (places, mut nodes) = cluster(directory.path(), 1).await;
+        nodes[0].create(1).await;
+        nodes.remove(0).stop().await;
+        let started = Instant::now();
+        let node = places[0].start().await;
+        node.create(2).await;
+        assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+        assert!(node.has(1));
+        node.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn without_a_majority_it_says_who_is_missing() {
+        let directory = tempfile::tempdir().unwrap();
+        let (places, mut nodes) = cluster(directory.path(), 3).await;
+        let last = nodes.remove(0);
+        assert!(last.leads());
+        stop_all(nodes).await;
+        let error = last.consensus.propose(create(last.host(), 1), Duration::from_secs(3)).await.unwrap_err();
+        assert_eq!(error.to_string(), "no leader: 2 of 3 hosts unreachable (h2, h3)");
+        last.stop().await;
+        // The same where no host led before.
+        let follower = places[1].start().await;
+        let error = follower.consensus.propose(create(follower.host(), 2), Duration::from_secs(6)).await.unwrap_err();
+        assert_eq!(error.to_string(), "no leader: 2 of 3 hosts unreachable (h1, h3)");
+        let status = follower.status();
+        assert!(status.contacts.iter().all(|contact| !contact.reachable) && status.contacts.len() == 2, "{status:#?}");
+        follower.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_host_that_joins_late_gets_everything_by_way_of_any_member() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, mut nodes) = cluster(directory.path(), 3).await;
+        nodes[0].create(1).await;
+        let late = Place::new(directory.path(), 4).start().await;
+        let followers: Vec<_> = nodes.iter().filter(|node| !node.leads()).map(|node| node.address).collect();
+        late.consensus.join(&followers, SOON).await.unwrap();
+        assert!(late.state().hosts.contains_key(&late.host()));
+        late.until("the network", |state| state.networks.len() == 1).await;
+        eventually("it votes", || late.status().voters.len() == 4).await;
+        assert_eq!(late.status().role, Role::Follower);
+        // Once more, as after a lost answer.
+        late.consensus.join(&followers, SOON).await.unwrap();
+        late.create(2).await;
+        nodes.push(late);
+        stop_all(nodes).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_sixth_host_follows_without_a_vote() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, mut nodes) = cluster(directory.path(), 5).await;
+        let sixth = Place::new(directory.path(), 6).start().await;
+        sixth.consensus.join(&[nodes[3].address], SOON).await.unwrap();
+        sixth.create(1).await;
+        let status = sixth.status();
+        assert_eq!((status.role, status.voters.len(), status.learners), (Role::Learner, 5, vec![sixth.host()]));
+        nodes.push(sixth);
+        stop_all(nodes).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_log_that_is_cut_short_is_made_up_for_by_a_snapshot() {
+        let directory = tempfile::tempdir().unwrap();
+        let (places, mut nodes) = cluster(directory.path(), 1).await;
+        let first = nodes.remove(0);
+        first.create(1).await;
+        // More than a snapshot needs and than is kept beside it.
+        for _ in 0..1700 {
+            first.consensus.propose(create(first.host(), 1), SOON).await.unwrap();
+        }
+        let second = Place::new(directory.path(), 2).start().await;
+        second.consensus.join(&[first.address], SOON).await.unwrap();
+        second.until("the network", |state| state.networks.len() == 1).await;
+        eventually("it votes", || first.status().voters.len() == 2).await;
+        second.create(2).await;
+        stop_all(vec![first, second]).await;
+        // Both start from their snapshots.
+        let first = places[0].start().await;
+        assert!(first.has(1));
+        let second = Place::new(directory.path(), 2).start().await;
+        assert!(second.has(2));
+        second.create(3).await;
+        stop_all(vec![first, second]).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn why_a_host_cannot_join_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, nodes) = cluster(directory.path(), 1).await;
+        let [stranger, other, joiner, nobody] = [2, 3, 4, 5].map(|number| Place::new(directory.path(), number));
+        let stranger = stranger.start().await;
+        let other = other.start().await;
+        other.consensus.found(ClusterId::new(8), SOON).await.unwrap();
+        let second = Duration::from_secs(1);
+
+        let error = other.consensus.join(&[nodes[0].address], SOON).await.unwrap_err();
+        assert!(!error.may_pass());
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "{} belongs to cluster 00000000000000000000000000000007, this host to cluster \
+                 00000000000000000000000000000008 by its data directory",
+                nodes[0].address
+            )
+        );
+        let joiner = joiner.start().await;
+        let error = joiner.consensus.join(&[stranger.address], second).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("{} belongs to no cluster yet: start it there first", stranger.address));
+        let error = joiner.consensus.join(&[nobody.address], second).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("{} cannot be reached: Connection refused (os error 111)", nobody.address)
+        );
+        assert!(error.may_pass());
+        let error = joiner.consensus.join(&[joiner.address], second).await.unwrap_err();
+        assert!(matches!(error, JoinError::Itself(_)), "{error}");
+        let error = joiner.consensus.propose(create(joiner.host(), 1), second).await.unwrap_err();
+        assert_eq!(error, ProposeError::Refused(Refusal::NoCluster));
+        // One peer that answers is enough.
+        joiner.consensus.join(&[nobody.address, stranger.address, nodes[0].address], SOON).await.unwrap();
+        let error = joiner.consensus.found(ClusterId::new(9), SOON).await.unwrap_err();
+        assert!(matches!(error, FoundError::OtherCluster { has } if has == founded()), "{error}");
+        stop_all(vec![stranger, other, joiner]).await;
+        stop_all(nodes).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_address_that_is_taken_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, nodes) = cluster(directory.path(), 1).await;
+        let taken = Command::AdmitHost {
+            host: HostId::new(2).unwrap(),
+            name: "gone".to_owned(),
+            address: "127.0.0.9:1".parse().unwrap(),
+        };
+        nodes[0].consensus.propose(taken, SOON).await.unwrap();
+        let mut place = Place::new(directory.path(), 3);
+        place.address = "127.0.0.9:7789".parse().unwrap();
+        let joiner = place.start().await;
+        let error = joiner.consensus.join(&[nodes[0].address], SOON).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("{} does not admit this host: address 127.0.0.9 is already that of host gone", nodes[0].address)
+        );
+        joiner.stop().await;
+        stop_all(nodes).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_host_with_a_new_address_is_found_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut places, mut nodes) = cluster(directory.path(), 3).await;
+        for moved in [2, 0] {
+            nodes.remove(moved).stop().await;
+            let mut address = places[moved].address;
+            address.set_port(7790);
+            places[moved].address = address;
+            let node = places[moved].start().await;
+            let host = node.host();
+            nodes.insert(moved, node);
+            for node in &nodes {
+                node.until("the new address", |state| state.hosts[&host].address == address).await;
+            }
+            nodes[moved].create(u16::try_from(moved).unwrap()).await;
+        }
+        stop_all(nodes).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_host_that_lost_its_data_is_not_taken_for_the_one_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let (places, mut nodes) = cluster(directory.path(), 2).await;
+        nodes.remove(1).stop().await;
+        std::fs::remove_dir_all(&places[1].directory).unwrap();
+        let wiped = Place { host: HostId::new(77).unwrap(), ..places[1].clone() }.start().await;
+        eventually("the leader notices", || {
+            let contacts = nodes[0].status().contacts;
+            contacts
+                .iter()
+                .any(|contact| contact.error.as_deref().is_some_and(|error| error.contains("not 0000000000000002")))
+        })
+        .await;
+        assert_eq!(wiped.state().id, None);
+        assert_eq!(wiped.consensus.identity().cluster(), None);
+        stop_all(vec![wiped]).await;
+        stop_all(nodes).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn founding_goes_on_where_it_was_interrupted() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = Place::new(directory.path(), 1);
+        for _ in 0..20 {
+            let node = place.start().await;
+            // Dropped somewhere in the middle.
+            let _ = timeout(Duration::from_millis(5), node.consensus.found(founded(), SOON)).await;
+            node.stop().await;
+            let node = place.start().await;
+            if node.consensus.identity().cluster().is_some() {
+                node.until("itself", |state| state.hosts.len() == 1).await;
+                assert_eq!(node.state().id, Some(founded()));
+            }
+            node.consensus.found(founded(), SOON).await.unwrap();
+            node.stop().await;
+            std::fs::remove_dir_all(&place.directory).unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_hundred_proposals_at_a_time_all_arrive() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, nodes) = cluster(directory.path(), 3).await;
+        let proposals = (0..100_u16).map(|number| nodes[usize::from(number) % 3].create(number));
+        timeout(SOON, join_all(proposals)).await.unwrap();
+        for node in &nodes {
+            node.until("a hundred networks", |state| state.networks.len() == 100).await;
+        }
+        stop_all(nodes).await;
+    }
+}

@@ -1,0 +1,157 @@
+//! Hosts in one process, each with its own directory, address and consensus, over real HTTP/2 on loopback.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoutd_consensus::{Consensus, ConsensusStatus, Role, Settings, Store, StoreError};
+use shoutd_core::cluster::{Cluster, Command, Pool, Settings as NetworkSettings};
+use shoutd_core::{ClusterId, HostId, NetworkId};
+use shoutd_peer::{Client, Identity, Plain, Server};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// Time for anything that should happen; long, as the machine may be busy.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// The cluster that these tests found.
+pub fn founded() -> ClusterId {
+    ClusterId::new(7)
+}
+
+/// A host that is set up once and may be started again and again.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub directory: std::path::PathBuf,
+    pub host: HostId,
+    pub address: SocketAddr,
+}
+
+impl Place {
+    /// Each host has a loopback address of its own, as it would have one of its own in a data centre.
+    pub fn new(directory: &Path, number: u8) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (std::process::id(), std::thread::current().name()).hash(&mut hasher);
+        let [a, b, ..] = hasher.finish().to_le_bytes();
+        Self {
+            directory: directory.join(format!("h{number}")),
+            host: HostId::new(u64::from(number)).unwrap(),
+            address: SocketAddr::from(([127, a.max(1), b, number], 7789)),
+        }
+    }
+
+    pub async fn start(&self) -> Node {
+        self.try_start().await.unwrap()
+    }
+
+    pub async fn try_start(&self) -> Result<Node, StoreError> {
+        let (address, name) = (self.address, format!("h{}", self.host.get()));
+        let store = Store::open(&self.directory, self.host)?;
+        let identity = Identity::new(store.identity().host, store.identity().cluster);
+        let client = Client::new(identity.clone(), Plain::from_address(address.ip()));
+        let server = Server::bind(address, identity, Plain::from_address(address.ip())).unwrap();
+        let consensus = Consensus::start(store, Settings { advertise: address, name }, client).await?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(server.serve(consensus.router(), async {
+            let _ = stopped.await;
+        }));
+        Ok(Node { consensus, address, stop, serving })
+    }
+}
+
+/// A running host.
+#[derive(Debug)]
+pub struct Node {
+    pub consensus: Consensus,
+    pub address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<()>,
+}
+
+impl Node {
+    pub async fn stop(self) {
+        let _ = self.stop.send(());
+        self.serving.await.unwrap();
+        self.consensus.shutdown().await;
+    }
+
+    pub fn host(&self) -> HostId {
+        self.consensus.identity().host()
+    }
+
+    pub fn state(&self) -> Arc<Cluster> {
+        Arc::clone(&self.consensus.state().borrow())
+    }
+
+    pub fn status(&self) -> ConsensusStatus {
+        self.consensus.status()
+    }
+
+    pub fn leads(&self) -> bool {
+        self.status().role == Role::Leader
+    }
+
+    pub fn has(&self, number: u16) -> bool {
+        self.state().networks.contains_key(&network_id(number))
+    }
+
+    /// Waits until this host's state is so.
+    pub async fn until(&self, what: &str, condition: impl Fn(&Cluster) -> bool) {
+        let mut state = self.consensus.state();
+        let reached = tokio::time::timeout(SOON, state.wait_for(|state| condition(state))).await;
+        assert!(reached.is_ok(), "host {} never saw {what}: {:#?} {:#?}", self.address, self.status(), self.state());
+    }
+
+    /// Creates a network and checks that this host sees it at once.
+    pub async fn create(&self, number: u16) {
+        let proposed = self.consensus.propose(create(self.host(), number), SOON).await;
+        assert!(proposed.is_ok(), "host {}: {proposed:?} {:#?}", self.address, self.status());
+        assert!(self.has(number), "host {} does not read what it wrote", self.address);
+    }
+}
+
+/// Waits until a condition holds that nothing announces.
+pub async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(SOON, waiting).await.is_ok(), "never: {what}");
+}
+
+pub fn network_id(number: u16) -> NetworkId {
+    format!("{number:064x}").parse().unwrap()
+}
+
+/// The command that makes the network of this number, with a subnet of its own.
+pub fn create(origin: HostId, number: u16) -> Command {
+    let [high, low] = number.to_be_bytes();
+    let pool = Pool { subnet: format!("10.{high}.{low}.0/24").parse().unwrap(), gateway: None, auxiliary: [].into() };
+    let settings = NetworkSettings { pools: vec![pool], options: [].into(), internal: false, ipv6: false };
+    Command::CreateNetwork { id: network_id(number), origin, settings }
+}
+
+/// So many hosts, the first of which founded the cluster that the others joined; all vote.
+pub async fn cluster(directory: &Path, count: u8) -> (Vec<Place>, Vec<Node>) {
+    let places: Vec<_> = (1..=count).map(|number| Place::new(directory, number)).collect();
+    let mut nodes: Vec<Node> = Vec::new();
+    for place in &places {
+        let node = place.start().await;
+        match nodes.first() {
+            None => node.consensus.found(founded(), SOON).await.unwrap(),
+            Some(first) => node.consensus.join(&[first.address], SOON).await.unwrap(),
+        }
+        nodes.push(node);
+    }
+    eventually("all vote", || nodes.iter().all(|node| node.status().voters.len() == usize::from(count))).await;
+    (places, nodes)
+}
+
+pub async fn stop_all(nodes: Vec<Node>) {
+    for node in nodes {
+        node.stop().await;
+    }
+}

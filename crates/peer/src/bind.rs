@@ -1,0 +1,81 @@
+//! Listening, and saying in one line why it is not possible.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use tokio::net::{TcpListener, TcpSocket};
+
+/// Connections that wait to be accepted, as many as most kernels allow at most (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
+
+/// Why the server cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody has the port.
+    #[error(
+        "port {} on {} is in use by another program (`ss -ltnp sport = :{}` names it): stop it or choose another port",
+        .0.port(), .0.ip(), .0.port()
+    )]
+    PortInUse(SocketAddr),
+    /// The address is not one of this host's.
+    #[error("no interface of this host has {address}; its addresses are {}", list(.addresses))]
+    NoSuchAddress {
+        /// The address that was asked for.
+        address: IpAddr,
+        /// The host's addresses but for loopback and link-local ones.
+        addresses: Vec<IpAddr>,
+    },
+    /// Anything else.
+    #[error("cannot listen on {address}: {source}")]
+    Other {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+fn list(addresses: &[IpAddr]) -> String {
+    if addresses.is_empty() {
+        return "none but loopback".to_owned();
+    }
+    addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Listens on this address.
+pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, BindError> {
+    try_listen(address).map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::PortInUse(address),
+        io::ErrorKind::AddrNotAvailable => {
+            BindError::NoSuchAddress { address: address.ip(), addresses: addresses_of_this_host() }
+        }
+        _ => BindError::Other { address, source },
+    })
+}
+
+fn try_listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A daemon that starts again must not wait for its old connections' TIME_WAIT.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// The addresses that a user may have meant.
+fn addresses_of_this_host() -> Vec<IpAddr> {
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let mut addresses: Vec<_> = interfaces
+        .filter_map(|interface| interface.address)
+        .filter_map(|storage| {
+            let v4 = storage.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+            v4.or_else(|| storage.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+        })
+        .filter(|address| match address {
+            IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local(),
+            IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+        })
+        .collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}

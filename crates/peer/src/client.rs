@@ -1,0 +1,207 @@
+//! Asking a peer.
+
+use std::error::Error;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shoutd_core::HostId;
+use tokio::time::timeout;
+
+use crate::connection::Connections;
+use crate::limits::BODY_BYTES_MAX;
+use crate::{Connector, Identity, Rejection};
+
+/// Sends requests to peers. Clones share the connections.
+#[derive(Debug, Clone)]
+pub struct Client {
+    identity: Identity,
+    connections: Arc<Connections>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CallError {
+    /// There is no connection, or it broke. The request may have been carried out in the latter case.
+    #[error("{address} cannot be reached: {}", innermost(.source))]
+    Unreachable {
+        /// The peer.
+        address: SocketAddr,
+        /// What the kernel or HTTP/2 said.
+        source: Arc<io::Error>,
+    },
+    /// No answer came in time. The request may have been carried out.
+    #[error("{address} did not answer within {} ms", .after.as_millis())]
+    TimedOut {
+        /// The peer.
+        address: SocketAddr,
+        /// The deadline that the caller gave.
+        after: Duration,
+    },
+    /// The peer answered that it does not do this.
+    #[error("{address} refused: {rejection}")]
+    Refused {
+        /// The peer.
+        address: SocketAddr,
+        /// Its reason.
+        rejection: Rejection,
+    },
+    /// Request or answer are not what they should be.
+    #[error("{address} cannot be understood: {reason}")]
+    Malformed {
+        /// The peer.
+        address: SocketAddr,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// The text of the first cause: HTTP's own errors say little more than that there was one.
+fn innermost(error: &Arc<io::Error>) -> String {
+    let mut cause: &dyn Error = &**error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+impl Client {
+    /// A client that says of itself who this host is, over connections that the connector makes.
+    pub fn new(identity: Identity, connector: impl Connector) -> Self {
+        Self { identity, connections: Arc::new(Connections::new(Arc::new(connector))) }
+    }
+
+    /// Who this host is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Asks whatever host has this address. The path starts with a slash.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn call<Q: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        address: SocketAddr,
+        path: &str,
+        request: &Q,
+        deadline: Duration,
+    ) -> Result<A, CallError> {
+        self.call_within(None, address, path, request, deadline).await
+    }
+
+    /// Asks this host and no other that may have its address meanwhile.
+    ///
+    /// # Errors
+    /// See [`CallError`]; another host answers [`Rejection::OtherHost`].
+    pub async fn call_host<Q: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        host: HostId,
+        address: SocketAddr,
+        path: &str,
+        request: &Q,
+        deadline: Duration,
+    ) -> Result<A, CallError> {
+        self.call_within(Some(host), address, path, request, deadline).await
+    }
+
+    async fn call_within<Q: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        host: Option<HostId>,
+        address: SocketAddr,
+        path: &str,
+        request: &Q,
+        deadline: Duration,
+    ) -> Result<A, CallError> {
+        let malformed = |reason: String| CallError::Malformed { address, reason };
+        let body =
+            serde_json::to_vec(request).map_err(|error| malformed(format!("the request is no JSON: {error}")))?;
+        if body.len() > BODY_BYTES_MAX {
+            return Err(malformed(format!("the request has {} bytes; {BODY_BYTES_MAX} is the limit", body.len())));
+        }
+        let exchange = async {
+            let response = self.send(host, address, path, Bytes::from(body)).await?;
+            let status = response.status();
+            let body = read(address, response.into_body()).await?;
+            parse(address, status, &body)
+        };
+        timeout(deadline, exchange).await.map_err(|_| CallError::TimedOut { address, after: deadline })?
+    }
+
+    /// Sends the request; once more if it went into a connection that had died since it was last used.
+    async fn send(
+        &self,
+        host: Option<HostId>,
+        address: SocketAddr,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, CallError> {
+        let unreachable = |source| CallError::Unreachable { address, source };
+        loop {
+            let mut connection = self.connections.get(address).await.map_err(unreachable)?;
+            let request = self.request(host, address, path, body.clone())?;
+            let sent = match connection.sender.ready().await {
+                Ok(()) => connection.sender.send_request(request).await,
+                Err(error) => Err(error),
+            };
+            match sent {
+                Ok(response) => return Ok(response),
+                Err(error) => {
+                    self.connections.forget(address, &connection);
+                    // Each time round, a dead connection is gone; a live one that fails is no reason to try again.
+                    if !connection.reused || !connection.sender.is_closed() {
+                        return Err(unreachable(Arc::new(io::Error::other(error))));
+                    }
+                }
+            }
+        }
+    }
+
+    fn request(
+        &self,
+        host: Option<HostId>,
+        address: SocketAddr,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, CallError> {
+        let request = Request::builder().method(Method::POST).uri(format!("http://{address}{path}"));
+        let mut request = request
+            .body(Full::new(body))
+            .map_err(|error| CallError::Malformed { address, reason: format!("path {path}: {error}") })?;
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.identity.write_headers(host, request.headers_mut());
+        Ok(request)
+    }
+}
+
+async fn read(address: SocketAddr, body: Incoming) -> Result<Bytes, CallError> {
+    match Limited::new(body, BODY_BYTES_MAX).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(CallError::Malformed { address, reason: format!("the answer has more than {BODY_BYTES_MAX} bytes") })
+        }
+        Err(error) => Err(CallError::Unreachable { address, source: Arc::new(io::Error::other(error)) }),
+    }
+}
+
+fn parse<A: DeserializeOwned>(address: SocketAddr, status: StatusCode, body: &[u8]) -> Result<A, CallError> {
+    if status.is_success() {
+        return serde_json::from_slice(body).map_err(|error| CallError::Malformed {
+            address,
+            reason: format!("the answer is not the expected JSON: {error}"),
+        });
+    }
+    let rejection = serde_json::from_slice(body).unwrap_or_else(|_| {
+        // Not from one of our handlers: the router's own words, or some other server's.
+        let text: String = String::from_utf8_lossy(body).chars().take(200).collect();
+        Rejection::Failed { reason: format!("{status} {}", text.trim()).trim_end().to_owned() }
+    });
+    Err(CallError::Refused { address, rejection })
+}

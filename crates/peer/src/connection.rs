@@ -1,0 +1,131 @@
+//! The client's connections: one kept per peer, made once for all who wait for it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use crate::Connector;
+use crate::limits::{
+    CLIENT_KEEPALIVE, CLIENT_KEEPALIVE_TIMEOUT, CONNECT_DEADLINE, CONNECTIONS_MAX, HEADER_BYTES_MAX,
+    STREAMS_PER_CONNECTION_MAX,
+};
+
+/// The end of a connection that requests go into.
+pub(crate) type Sender = http2::SendRequest<Full<Bytes>>;
+
+/// What an attempt to connect came to; `None` while it goes on.
+type Attempt = watch::Receiver<Option<Result<Sender, Arc<io::Error>>>>;
+
+/// The connections of one client.
+pub(crate) struct Connections {
+    connector: Arc<dyn Connector>,
+    kept: Mutex<HashMap<SocketAddr, Kept>>,
+}
+
+struct Kept {
+    attempt: Attempt,
+    last_used: Instant,
+}
+
+impl Kept {
+    /// Whether the connection can be used, or is about to be made.
+    fn is_alive(&self) -> bool {
+        match &*self.attempt.borrow() {
+            None => true,
+            Some(Ok(sender)) => !sender.is_closed(),
+            Some(Err(_)) => false,
+        }
+    }
+}
+
+/// A connection to use, and whether it was there before: then it may turn out to have been dead.
+pub(crate) struct Connection {
+    pub sender: Sender,
+    pub reused: bool,
+}
+
+impl Connections {
+    pub fn new(connector: Arc<dyn Connector>) -> Self {
+        Self { connector, kept: Mutex::default() }
+    }
+
+    /// The connection to this peer, made if there is none.
+    pub async fn get(&self, address: SocketAddr) -> Result<Connection, Arc<io::Error>> {
+        let (mut attempt, reused) = self.attempt(address);
+        let made = attempt.wait_for(Option::is_some).await;
+        match made.as_deref() {
+            Ok(Some(Ok(sender))) => Ok(Connection { sender: sender.clone(), reused }),
+            Ok(Some(Err(error))) => Err(Arc::clone(error)),
+            Ok(None) | Err(_) => Err(Arc::new(io::Error::other("the attempt to connect was given up"))),
+        }
+    }
+
+    /// Forgets a connection that turned out to be dead.
+    pub fn forget(&self, address: SocketAddr, dead: &Connection) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        // Somebody else may have made a new one since.
+        if dead.sender.is_closed() && kept.get(&address).is_some_and(|kept| !kept.is_alive()) {
+            kept.remove(&address);
+        }
+    }
+
+    fn attempt(&self, address: SocketAddr) -> (Attempt, bool) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = kept.get_mut(&address).filter(|found| found.is_alive()) {
+            found.last_used = Instant::now();
+            let made = found.attempt.borrow().is_some();
+            return (found.attempt.clone(), made);
+        }
+        if kept.len() >= CONNECTIONS_MAX {
+            let oldest = kept.iter().min_by_key(|(_, kept)| kept.last_used).map(|(address, _)| *address);
+            oldest.and_then(|oldest| kept.remove(&oldest));
+        }
+        let (done, attempt) = watch::channel(None);
+        let connector = Arc::clone(&self.connector);
+        // A task of its own, so that it is not given up together with the call that came first.
+        tokio::spawn(async move {
+            done.send_replace(Some(connect(&*connector, address).await.map_err(Arc::new)));
+        });
+        kept.insert(address, Kept { attempt: attempt.clone(), last_used: Instant::now() });
+        (attempt, false)
+    }
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connections").finish_non_exhaustive()
+    }
+}
+
+async fn connect(connector: &dyn Connector, address: SocketAddr) -> io::Result<Sender> {
+    let handshake = async {
+        let stream = connector.connect(address).await?;
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_header_list_size(HEADER_BYTES_MAX)
+            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+            .keep_alive_interval(CLIENT_KEEPALIVE)
+            .keep_alive_timeout(CLIENT_KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
+        builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)
+    };
+    let too_slow = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {CONNECT_DEADLINE:?}"));
+    let (sender, connection) = timeout(CONNECT_DEADLINE, handshake).await.map_err(too_slow)??;
+    // Ends when the peer closes it, or stops answering, or when the last sender is dropped.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%address, %error, "connection to a peer ended");
+        }
+    });
+    Ok(sender)
+}

@@ -1,0 +1,72 @@
+//! What a server answers when it does not do what was asked.
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use shoutd_core::{ClusterId, HostId};
+
+/// Why a peer did not do what was asked. It travels as the JSON body of an answer whose status is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "error", rename_all = "snake_case")]
+pub enum Rejection {
+    /// Caller and host belong to different clusters.
+    #[error("this host belongs to cluster {has}, the caller to {caller}")]
+    OtherCluster {
+        /// The cluster of the host that was asked.
+        has: ClusterId,
+        /// The cluster of the caller.
+        caller: ClusterId,
+    },
+    /// The address is now another host's, or this host lost its data and has a new id.
+    #[error("this is host {is}, not {wanted}")]
+    OtherHost {
+        /// The host that was asked.
+        is: HostId,
+        /// The host that was meant.
+        wanted: HostId,
+    },
+    /// Caller and host cannot understand each other.
+    #[error("this host speaks protocol {speaks}, the caller {caller}: run the same version of shoutd on both")]
+    OtherProtocol {
+        /// The protocol of the host that was asked.
+        speaks: u32,
+        /// The protocol of the caller.
+        caller: u32,
+    },
+    /// The request is not one that a `shoutd` sends.
+    #[error("the request is malformed: {reason}")]
+    Malformed {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// More is under way than the host takes on.
+    #[error("the host is busy: {reason}")]
+    Busy {
+        /// Which limit was met.
+        reason: String,
+    },
+    /// Anything else, in words.
+    #[error("{reason}")]
+    Failed {
+        /// The words.
+        reason: String,
+    },
+}
+
+impl Rejection {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::OtherCluster { .. } | Self::OtherHost { .. } => StatusCode::MISDIRECTED_REQUEST,
+            Self::OtherProtocol { .. } => StatusCode::NOT_IMPLEMENTED,
+            Self::Malformed { .. } => StatusCode::BAD_REQUEST,
+            Self::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+impl IntoResponse for Rejection {
+    fn into_response(self) -> Response {
+        (self.status(), axum::Json(self)).into_response()
+    }
+}
