@@ -1,2 +1,53 @@
-//! Placeholder.
-fn main() {}
+//! The project's commands for newcomers and developers: `cargo xtask demo`, `test` and `lab`.
+
+mod demo;
+mod interrupt;
+mod iperf;
+mod lab;
+mod machine;
+mod programs;
+mod service_policy;
+mod terminal;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Try shoutd out and test it, with whole hosts on this one machine.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring up three hosts, run the four lines of the README, and see multicast being heard.
+    Demo,
+    /// Run all tests.
+    Test {
+        /// Arguments for `cargo test`, such as `-p shoutd-core` instead of the whole workspace, or a test's name.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Hosts to play with.
+    #[command(subcommand)]
+    Lab(lab::Command),
+}
+
+fn main() -> ExitCode {
+    let result: Result<ExitCode> = match Arguments::parse().command {
+        Command::Demo => demo::run(),
+        Command::Test { arguments } => test::run(&arguments),
+        Command::Lab(command) => lab::run(&command),
+    };
+    result.unwrap_or_else(|error| {
+        // While the lab is taken down on Ctrl-C, all kinds of things fail.
+        interrupt::await_exit_if_interrupted();
+        terminal::complain(&format!("cargo xtask: {error:#}"));
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,58 @@
+//! The `shoutd` of a host.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::host::Host;
+
+/// How long `shoutd` may take to stop cleanly.
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
+
+impl Host {
+    /// Starts `shoutdctl start` with these arguments and waits until it returns.
+    ///
+    /// # Errors
+    ///
+    /// Fails when its exit code is not 0, with what it printed, and after a minute.
+    pub fn start_shoutd(&self, arguments: &[&str]) -> Result<String> {
+        let arguments: Vec<&str> = ["shoutdctl", "start"].iter().chain(arguments).copied().collect();
+        let output = self.run(&arguments)?;
+        if !output.success() {
+            bail!("{} failed on {}, {output}", arguments.join(" "), self.name());
+        }
+        Ok(output.stdout)
+    }
+
+    /// Stops `shoutd` with `SIGTERM` and waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it does not run or does not end in 20 s.
+    pub fn stop_shoutd(&self) -> Result<()> {
+        let pids = self.pids_of("shoutd")?;
+        if pids.is_empty() {
+            bail!("shoutd does not run on {}", self.name());
+        }
+        self.signal("TERM", &pids)?;
+        self.wait_gone("shoutd", &pids, STOP_DEADLINE)
+    }
+
+    /// Kills `shoutd` with `SIGKILL` and waits until it is gone.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it does not run.
+    pub fn kill_shoutd(&self) -> Result<()> {
+        self.kill_all("shoutd")
+    }
+
+    /// What `shoutd` has logged to `/var/log/shoutd.log` since the host was made.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is no log.
+    pub fn shoutd_log(&self) -> Result<String> {
+        self.log("shoutd")
+    }
+}

@@ -1,0 +1,70 @@
+//! Removes what a lab leaves when its processes and namespaces are gone.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::layout::{Layout, STATE_ROOT};
+use crate::wait::wait_until;
+
+/// How long the kernel may take to account for the last process of a control group.
+const CGROUP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long an owner that ends may still write to the lab's directory.
+const DIRECTORY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Removes the control groups and the directory of a lab whose hosts have ended; nothing is left of it then. The
+/// caller holds the lock on all labs.
+///
+/// # Errors
+///
+/// Fails when something cannot be removed; the rest is removed all the same.
+pub(crate) fn clean_up(layout: &Layout) -> Result<()> {
+    let cgroups = remove_cgroups(layout);
+    let directory = layout.directory();
+    let what = format!("the end of all that writes to {}", directory.display());
+    wait_until(&what, DIRECTORY_DEADLINE, || match fs::remove_dir_all(&directory) {
+        Ok(()) => Ok(Some(())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Some(())),
+        // An owner that is interrupted may still be at work on the image.
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("remove {}", directory.display())),
+    })?;
+    // Fails while there are other labs, as it should.
+    _ = fs::remove_dir(STATE_ROOT);
+    cgroups
+}
+
+fn remove_cgroups(layout: &Layout) -> Result<()> {
+    for hierarchy in cgroup_hierarchies()? {
+        let cgroup = hierarchy.join(layout.cgroup());
+        let what = format!("the end of all in {}", cgroup.display());
+        wait_until(&what, CGROUP_DEADLINE, || Ok(remove_cgroup(&cgroup).then_some(())))?;
+    }
+    Ok(())
+}
+
+/// Removes a control group with those in it; says whether it is gone. The files in it cannot and need not be removed.
+fn remove_cgroup(cgroup: &Path) -> bool {
+    if let Ok(entries) = fs::read_dir(cgroup) {
+        for entry in entries.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                remove_cgroup(&entry.path());
+            }
+        }
+    }
+    fs::remove_dir(cgroup).is_ok_and(|()| true) || !cgroup.exists()
+}
+
+fn cgroup_hierarchies() -> Result<Vec<PathBuf>> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
+    let hierarchy = |line: &str| {
+        let mut fields = line.split(' ').skip(1);
+        let (path, kind) = (fields.next()?, fields.next()?);
+        kind.starts_with("cgroup").then(|| PathBuf::from(path))
+    };
+    Ok(mounts.lines().filter_map(hierarchy).collect())
+}

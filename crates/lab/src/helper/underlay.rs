@@ -1,0 +1,86 @@
+//! The network between the hosts: a bridge in the keeper's network namespace.
+
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::layout::{GATEWAY, address, address_v6};
+
+/// Makes the bridge, which is also the hosts' default gateway. Nothing lies behind it, and it says so at once: what a
+/// host sends to the world outside is answered with ICMP "network unreachable", without a limit on their rate.
+pub(super) fn make() -> Result<()> {
+    for (name, value) in [("ip_forward", "1"), ("icmp_ratelimit", "0")] {
+        let path = format!("/proc/sys/net/ipv4/{name}");
+        fs::write(&path, value).with_context(|| format!("write {path}"))?;
+    }
+    ip(
+        None,
+        &format!(
+            "link set lo up
+         link add underlay type bridge mcast_snooping 0
+         address add {GATEWAY}/24 dev underlay
+         link set underlay up"
+        ),
+    )
+}
+
+/// Connects the host whose first process is `init`: its `eth0` gets the addresses of host `number`.
+pub(super) fn connect(number: u8, init: u32) -> Result<()> {
+    ip(
+        None,
+        &format!(
+            "link add host{number} type veth peer name eth0 netns {init}
+         link set host{number} master underlay up"
+        ),
+    )?;
+    let (v4, v6) = (address(number), address_v6(number));
+    ip(
+        Some(init),
+        &format!(
+            "address add {v4}/24 dev eth0
+         address add {v6}/64 dev eth0 nodad
+         link set eth0 up
+         route add default via {GATEWAY}"
+        ),
+    )
+}
+
+/// Removes the link to a host that has ended. The kernel would, but later; by then the host may be on again. So it does
+/// not matter if it is gone.
+pub(super) fn disconnect(number: u8) {
+    _ = ip(None, &format!("link delete host{number}"));
+}
+
+/// Plugs the cable of host `number` in or out.
+pub(super) fn set_link(number: u8, up: bool) -> Result<()> {
+    ip(None, &format!("link set host{number} {}", if up { "up" } else { "down" }))
+}
+
+/// Runs lines of `ip` commands, in the network namespace of process `inside` or in this one.
+fn ip(inside: Option<u32>, lines: &str) -> Result<()> {
+    let mut command = match inside {
+        None => Command::new("ip"),
+        Some(pid) => {
+            let mut enter = Command::new("nsenter");
+            enter.arg(format!("--net=/proc/{pid}/ns/net")).arg("ip");
+            enter
+        }
+    };
+    let mut child = command
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("run ip")?;
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(lines.as_bytes()).context("write to ip")?;
+    }
+    let output = child.wait_with_output().context("wait for ip")?;
+    if !output.status.success() {
+        bail!("ip failed: {} in:\n{lines}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

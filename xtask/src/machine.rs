@@ -1,0 +1,71 @@
+//! What the machine needs to have: root, and Debian's packages of the programs that the lab's hosts run.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::unistd::geteuid;
+
+use crate::service_policy::NoServices;
+
+/// Programs the lab runs, each with the package that it is in.
+const PROGRAMS: [(&str, &str); 10] = [
+    ("/usr/sbin/dockerd", "docker.io"),
+    ("/usr/bin/docker", "docker.io"),
+    ("/usr/bin/containerd", "containerd"),
+    ("/usr/sbin/iptables", "iptables"),
+    ("/usr/bin/ip", "iproute2"),
+    ("/usr/bin/busybox", "busybox-static"),
+    ("/usr/bin/iperf", "iperf"),
+    ("/usr/bin/socat", "socat"),
+    ("/usr/bin/unshare", "util-linux"),
+    ("/usr/bin/ldd", "libc-bin"),
+];
+
+/// Makes the machine fit for a lab, saying what it does.
+///
+/// # Errors
+///
+/// Fails without root, and when something is missing that cannot be installed.
+pub(crate) fn prepare() -> Result<()> {
+    ensure!(
+        geteuid().is_root(),
+        "hosts are made of namespaces, mounts and Docker engines, for which you have to be root: become root and try again"
+    );
+    let missing = missing_packages();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages = missing.join(" ");
+    ensure!(
+        Path::new("/usr/bin/apt-get").exists(),
+        "missing on this machine: {packages}; these are Debian's names, install them as your system does"
+    );
+    println!("installing what is missing: {packages}");
+    let _no_services = NoServices::begin()?;
+    apt_get(&["update", "--quiet", "--quiet"])?;
+    let mut arguments = vec!["install", "--quiet", "--quiet", "--yes", "--no-install-recommends"];
+    arguments.extend(&missing);
+    apt_get(&arguments)?;
+    match missing_packages().as_slice() {
+        [] => Ok(()),
+        left => bail!("still missing after their installation: the programs of {}", left.join(" ")),
+    }
+}
+
+fn missing_packages() -> Vec<&'static str> {
+    let mut packages: Vec<&str> =
+        PROGRAMS.into_iter().filter(|(program, _)| !Path::new(program).exists()).map(|(_, package)| package).collect();
+    packages.dedup();
+    packages
+}
+
+fn apt_get(arguments: &[&str]) -> Result<()> {
+    let status = Command::new("apt-get")
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .status()
+        .context("run apt-get")?;
+    ensure!(status.success(), "apt-get {} failed, see above", arguments.join(" "));
+    Ok(())
+}

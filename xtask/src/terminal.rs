@@ -1,0 +1,57 @@
+//! What the commands show.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+
+/// Prints whole lines of what comes in pieces, each with a host's name before it.
+#[derive(Debug)]
+pub(crate) struct HostOutput {
+    host: String,
+    begun: Mutex<String>,
+}
+
+impl HostOutput {
+    pub(crate) fn of(host: &str) -> Self {
+        Self { host: host.to_owned(), begun: Mutex::new(String::new()) }
+    }
+
+    /// Prints the lines that are complete with this piece, and keeps the rest.
+    pub(crate) fn show(&self, piece: &str) {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.push_str(piece);
+        while let Some(end) = begun.find('\n') {
+            let line: String = begun.drain(..=end).collect();
+            print(&format!("{}| {}", self.host, line.trim_end()));
+        }
+    }
+}
+
+/// Shows a command as it is typed on a host.
+pub(crate) fn show_command(host: &str, command: &str) {
+    print(&emphasized(&format!("{host}$ {command}")));
+}
+
+/// Says what is being done.
+pub(crate) fn show_progress(what: &str) {
+    print(&format!("-- {what}"));
+}
+
+/// Says how it ended.
+pub(crate) fn show_verdict(verdict: &str) {
+    print(&emphasized(verdict));
+}
+
+/// Says what is wrong. With a terminal that is gone, `eprintln` would panic.
+pub(crate) fn complain(what: &str) {
+    _ = writeln!(io::stderr(), "{what}");
+}
+
+fn emphasized(text: &str) -> String {
+    if io::stdout().is_terminal() { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+/// Prints a line at once. When nobody reads it, the work goes on all the same.
+fn print(line: &str) {
+    let mut output = io::stdout().lock();
+    _ = writeln!(output, "{line}").and_then(|()| output.flush());
+}
