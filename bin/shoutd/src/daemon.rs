@@ -28,8 +28,10 @@ use crate::agreement::Agreement;
 use crate::driver::Driver;
 use crate::engine::EngineFollower;
 use crate::local_state::LocalState;
-use crate::mirrors::{Mirrors, UnderWay};
+use crate::mirrors::Mirrors;
+use crate::parts::Parts;
 use crate::plane::Plane;
+use crate::removals::Removals;
 use crate::settings::Settings;
 use crate::views::Views;
 use crate::{control, formation, leases};
@@ -44,7 +46,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 pub async fn run(arguments: StartArguments, places: Places) -> Result<()> {
     let settings = Settings::resolve(&arguments)?;
     let daemon = Daemon::open(&arguments, &places, settings).await?;
-    daemon.run().await
+    daemon.run(LinuxKernel::new(NAMESPACES)?).await
 }
 
 /// What is checked, opened and bound before anything is served: whatever can be wrong shows here, and nothing has been done yet.
@@ -54,7 +56,6 @@ struct Daemon {
     underlay: UnderlayInterface,
     consensus: Arc<Consensus>,
     local: Arc<LocalState>,
-    kernel: LinuxKernel,
     peers: Client,
     engine: EngineClient,
     server: Server,
@@ -79,7 +80,6 @@ impl Daemon {
         )?;
         let plugin_socket = plugin::bind(&arguments.plugin_socket).await?;
         let control_socket = plugin::bind(&places.control_socket()).await?;
-        let kernel = LinuxKernel::new(NAMESPACES)?;
         let name = host_name()?;
         let peers = Client::new(identity, Plain::from_address(settings.advertise_address.ip()));
         let consensus_settings = ConsensusSettings { advertise: settings.advertise_address, name: name.clone() };
@@ -87,64 +87,50 @@ impl Daemon {
         settings.save(&arguments.data_dir)?;
         let engine = EngineClient::new(&arguments.docker_socket);
         let local = Arc::new(local);
-        Ok(Self {
-            name,
-            settings,
-            underlay,
-            consensus,
-            local,
-            kernel,
-            peers,
-            engine,
-            server,
-            plugin_socket,
-            control_socket,
+        Ok(Self { name, settings, underlay, consensus, local, peers, engine, server, plugin_socket, control_socket })
+    }
+
+    /// Makes the parts that everything works with, and starts the data plane's thread.
+    fn parts(&self, kernel: LinuxKernel, member: watch::Receiver<Membership>) -> Result<Parts> {
+        let agreement = Agreement::new(self.consensus.identity().host(), self.consensus.clone(), member);
+        let reconciler = Reconciler::spawn(kernel).context("cannot start the data plane's thread")?;
+        let underlay = Underlay { address: self.settings.advertise_address.ip(), mtu: self.underlay.mtu };
+        Ok(Parts {
+            plane: Arc::new(Plane::new(agreement.clone(), self.local.clone(), underlay, reconciler)),
+            removals: Arc::new(Removals::new(agreement.clone(), self.local.clone())),
+            agreement,
+            local: self.local.clone(),
+            engine: self.engine.clone(),
+            under_way: Arc::default(),
         })
     }
 
-    async fn run(self) -> Result<()> {
+    async fn run(self, kernel: LinuxKernel) -> Result<()> {
         let stop = CancellationToken::new();
         let (membership, member) = watch::channel(Membership::Joining("it has only just started".to_owned()));
-        let agreement = Agreement::new(self.consensus.identity().host(), self.consensus.clone(), member);
-        let reconciler = Reconciler::spawn(self.kernel).context("cannot start the data plane's thread")?;
-        let underlay = Underlay { address: self.settings.advertise_address.ip(), mtu: self.underlay.mtu };
-        let plane = Arc::new(Plane::new(agreement.clone(), self.local.clone(), underlay, reconciler));
-        let under_way = Arc::new(UnderWay::default());
-        let mirrors =
-            Arc::new(Mirrors::new(agreement.clone(), self.local.clone(), self.engine.clone(), under_way.clone()));
         let (engine_state, engine_seen) = watch::channel(view::Engine::Absent("it has not been asked yet".to_owned()));
+        let parts = self.parts(kernel, member)?;
+        let mirrors = Arc::new(Mirrors::new(parts.clone()));
         let views = Views {
             name: self.name,
             address: self.settings.advertise_address,
             underlay: self.underlay.clone(),
-            agreement: agreement.clone(),
+            parts: parts.clone(),
             peers: self.peers,
-            local: self.local.clone(),
-            plane: plane.clone(),
             mirrors: mirrors.clone(),
-            engine: self.engine.clone(),
             engine_state: engine_seen,
         };
-        let driver = Driver::new(agreement.clone(), self.local.clone(), plane.clone(), under_way);
-        let follower = EngineFollower {
-            agreement: agreement.clone(),
-            local: self.local.clone(),
-            engine: self.engine,
-            mirrors,
-            plane: plane.clone(),
-            underlay: self.underlay,
-            state: engine_state,
-        };
+        let follower = EngineFollower { parts: parts.clone(), mirrors, underlay: self.underlay, state: engine_state };
 
         let mut tasks = JoinSet::new();
         // Docker first: an engine that starts waits for its plugins before anything else.
-        tasks.spawn(serve(self.plugin_socket, plugin::router(Arc::new(driver)), stop.clone()));
+        tasks.spawn(serve(self.plugin_socket, plugin::router(Arc::new(Driver::new(parts.clone()))), stop.clone()));
         tasks.spawn(serve(self.control_socket, control::router(Arc::new(views)), stop.clone()));
         tasks.spawn(self.server.serve(self.consensus.router(), stop.clone().cancelled_owned()));
-        tasks.spawn(plane.run(stop.clone()));
-        tasks.spawn(leases::run(agreement.clone(), self.local, stop.clone()));
+        tasks.spawn(parts.plane.clone().run(stop.clone()));
+        tasks.spawn(leases::run(parts.agreement.clone(), parts.local.clone(), stop.clone()));
         tasks.spawn(follower.run(stop.clone()));
-        info!(host = %agreement.me, address = %self.settings.advertise_address, "shoutd has started");
+        info!(host = %parts.agreement.me, address = %self.settings.advertise_address, "shoutd has started");
 
         let formed = form_and_wait(&self.consensus, &self.settings, &membership).await;
         info!("stopping; containers stay connected");

@@ -11,16 +11,14 @@ use shoutd_core::plane::{DeviceName, Place};
 use shoutd_core::view::{self, Membership};
 use shoutd_core::{DockerNetworkId, EndpointId};
 use shoutd_dataplane::UnderlayInterface;
-use shoutd_docker::engine::{EngineClient, EngineError};
+use shoutd_docker::engine::EngineError;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::agreement::Agreement;
 use crate::leases;
-use crate::local_state::LocalState;
 use crate::mirrors::Mirrors;
-use crate::plane::Plane;
+use crate::parts::Parts;
 use crate::subnets;
 
 /// How often everything is compared when nothing has happened: events get lost.
@@ -38,16 +36,10 @@ const START_TIME_MAX: Duration = Duration::from_secs(120);
 /// What follows the engine.
 #[derive(Debug)]
 pub struct EngineFollower {
-    /// Consensus.
-    pub agreement: Agreement,
-    /// This host's memory.
-    pub local: Arc<LocalState>,
-    /// The engine.
-    pub engine: EngineClient,
+    /// State, kernel and engine.
+    pub parts: Parts,
     /// Keeps networks in step.
     pub mirrors: Arc<Mirrors>,
-    /// The kernel, for what containers really have.
-    pub plane: Arc<Plane>,
     /// The interface of the underlay.
     pub underlay: UnderlayInterface,
     /// For all to see whether the engine answers.
@@ -77,16 +69,16 @@ impl EngineFollower {
     }
 
     async fn follow(&self) -> Result<(), EngineError> {
-        self.engine.wait_until_serving(PATIENCE).await?;
-        let info = self.engine.engine_info().await?;
-        let bridge = self.engine.ensure_gateway_bridge().await?;
+        self.parts.engine.wait_until_serving(PATIENCE).await?;
+        let info = self.parts.engine.engine_info().await?;
+        let bridge = self.parts.engine.ensure_gateway_bridge().await?;
         if bridge.created {
             info!("made docker_gwbridge, the containers' way out, so that its subnet is known from the start");
         }
         // Subscribed before the first full look: nothing that happens in between is missed.
-        let mut events = self.engine.network_events(None).await?;
-        let mut cluster = self.agreement.watch();
-        let mut membership = self.agreement.watch_membership();
+        let mut events = self.parts.engine.network_events(None).await?;
+        let mut cluster = self.parts.agreement.watch();
+        let mut membership = self.parts.agreement.watch_membership();
         let mut tick = tokio::time::interval(PERIOD);
         let mut is_first = true;
         loop {
@@ -100,7 +92,7 @@ impl EngineFollower {
                 changed = membership.changed() => if changed.is_err() { return Ok(()) },
                 _ = tick.tick() => self.forget_stale().await?,
             }
-            if self.agreement.membership() == Membership::Member {
+            if self.parts.agreement.membership() == Membership::Member {
                 self.compare().await?;
             }
             if is_first {
@@ -114,7 +106,7 @@ impl EngineFollower {
     async fn compare(&self) -> Result<(), EngineError> {
         let networks = self.mirrors.reconcile().await?;
         let in_use = subnets::in_use(&networks, &self.underlay);
-        if let Err(error) = subnets::report(&self.agreement, in_use).await {
+        if let Err(error) = subnets::report(&self.parts.agreement, in_use).await {
             warn!("cannot report this host's subnets yet: {error}");
         }
         Ok(())
@@ -122,14 +114,14 @@ impl EngineFollower {
 
     /// Forgets endpoints that the engine does not have any more: dockerd that was killed never takes them back.
     async fn forget_stale(&self) -> Result<(), EngineError> {
-        let local = self.local.get();
+        let local = self.parts.local.get();
         let suspects = self.suspects(&local);
         if suspects.is_empty() {
             return Ok(());
         }
         let mut listed = BTreeSet::new();
         for docker in docker_networks(&local, &suspects) {
-            let detail = self.engine.network(&docker).await?;
+            let detail = self.parts.engine.network(&docker).await?;
             listed.extend(detail.into_iter().flat_map(|detail| detail.endpoints).map(|attached| attached.endpoint));
         }
         let stale: Vec<_> = suspects.into_iter().filter(|endpoint| !listed.contains(endpoint)).collect();
@@ -139,16 +131,16 @@ impl EngineFollower {
         for endpoint in &stale {
             info!(endpoint = endpoint.short(), "forgotten: the engine does not have it any more");
         }
-        if let Err(error) = self.local.change(|local| local.endpoints.retain(|id, _| !stale.contains(id))).await {
+        if let Err(error) = self.parts.local.change(|local| local.endpoints.retain(|id, _| !stale.contains(id))).await {
             warn!("{error}");
         }
-        leases::settle(&self.agreement, &self.local).await;
+        leases::settle(&self.parts.agreement, &self.parts.local).await;
         Ok(())
     }
 
     /// Endpoints old enough to be listed whose interface is in no container.
     fn suspects(&self, local: &Local) -> Vec<EndpointId> {
-        let observed = self.plane.observed();
+        let observed = self.parts.plane.observed();
         let in_container = |id: &EndpointId| {
             let name = DeviceName::port(id);
             let mut ports = observed.segments.values().filter_map(|segment| segment.ports.get(&name));

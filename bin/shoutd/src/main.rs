@@ -9,9 +9,12 @@ mod formation;
 mod leases;
 mod local_state;
 mod mirrors;
+mod parts;
 mod plane;
+mod removals;
 mod settings;
 mod subnets;
+mod under_way;
 mod views;
 
 use std::process::ExitCode;

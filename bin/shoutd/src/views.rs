@@ -13,14 +13,11 @@ use shoutd_core::local::Local;
 use shoutd_core::view::{self, EndpointRow, HostRow, NetworkRow, Status};
 use shoutd_core::{EndpointId, HostId};
 use shoutd_dataplane::UnderlayInterface;
-use shoutd_docker::engine::EngineClient;
 use shoutd_peer::Client;
 use tokio::sync::watch;
 
-use crate::agreement::Agreement;
-use crate::local_state::LocalState;
 use crate::mirrors::Mirrors;
-use crate::plane::Plane;
+use crate::parts::Parts;
 
 /// How long another host may take to show that it is there.
 const PEER_DEADLINE: Duration = Duration::from_secs(1);
@@ -34,43 +31,37 @@ pub struct Views {
     pub address: SocketAddr,
     /// The interface of the underlay.
     pub underlay: UnderlayInterface,
-    /// Consensus.
-    pub agreement: Agreement,
+    /// State, kernel and engine.
+    pub parts: Parts,
     /// The other hosts.
     pub peers: Client,
-    /// This host's memory.
-    pub local: Arc<LocalState>,
-    /// The kernel.
-    pub plane: Arc<Plane>,
     /// The engine's networks.
     pub mirrors: Arc<Mirrors>,
-    /// The engine.
-    pub engine: EngineClient,
-    /// Whether it answers.
+    /// Whether the engine answers.
     pub engine_state: watch::Receiver<view::Engine>,
 }
 
 impl Views {
     /// `shoutdctl status`.
     pub fn status(&self) -> Status {
-        let cluster = self.agreement.cluster();
-        let consensus = self.agreement.consensus().status();
+        let cluster = self.parts.agreement.cluster();
+        let consensus = self.parts.agreement.consensus().status();
         let mut problems = self.mirrors.problems();
-        problems.extend(self.plane.problems());
+        problems.extend(self.parts.plane.problems());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            host: self.agreement.me,
+            host: self.parts.agreement.me,
             name: self.name.clone(),
             address: self.address,
             underlay_mtu: self.underlay.mtu,
-            membership: self.agreement.membership(),
+            membership: self.parts.agreement.membership(),
             cluster: cluster.id,
             role: role(consensus.role).to_owned(),
             leader: consensus.leader,
             hosts: cluster.hosts.len(),
             networks: cluster.networks.len(),
-            endpoints: self.local.get().endpoints.len(),
+            endpoints: self.parts.local.get().endpoints.len(),
             docker: self.engine_state.borrow().clone(),
             problems,
         }
@@ -78,11 +69,11 @@ impl Views {
 
     /// `shoutdctl hosts`.
     pub async fn hosts(&self) -> Vec<HostRow> {
-        let cluster = self.agreement.cluster();
-        let consensus = self.agreement.consensus();
+        let cluster = self.parts.agreement.cluster();
+        let consensus = self.parts.agreement.consensus();
         let status = consensus.status();
         let rows = cluster.hosts.iter().map(async |(id, host)| {
-            let this_host = *id == self.agreement.me;
+            let this_host = *id == self.parts.agreement.me;
             let role = match () {
                 () if status.leader == Some(*id) => "leader",
                 () if status.voters.contains(id) => "voter",
@@ -107,7 +98,7 @@ impl Views {
 
     /// `shoutdctl networks`.
     pub fn networks(&self) -> Vec<NetworkRow> {
-        let cluster = self.agreement.cluster();
+        let cluster = self.parts.agreement.cluster();
         let rows = cluster.networks.iter().map(|(id, network)| NetworkRow {
             id: id.clone(),
             name: network.description.as_ref().map(|description| description.name.clone()),
@@ -124,7 +115,7 @@ impl Views {
 
     /// `shoutdctl endpoints`: of this host all that is known, of others the addresses they hold.
     pub async fn endpoints(&self) -> Vec<EndpointRow> {
-        let (cluster, local) = (self.agreement.cluster(), self.local.get());
+        let (cluster, local) = (self.parts.agreement.cluster(), self.parts.local.get());
         let containers = self.container_names(&local).await;
         let mut rows: Vec<_> = local
             .endpoints
@@ -142,14 +133,14 @@ impl Views {
                 container: containers.get(id).cloned(),
             })
             .collect();
-        rows.extend(remote_rows(&cluster, self.agreement.me));
+        rows.extend(remote_rows(&cluster, self.parts.agreement.me));
         rows
     }
 
     async fn container_names(&self, local: &Local) -> BTreeMap<EndpointId, String> {
         let networks: BTreeSet<_> = local.endpoints.values().map(|endpoint| &endpoint.network).collect();
         let docker = local.bindings.iter().filter(|(_, network)| networks.contains(network)).map(|(docker, _)| docker);
-        let details = join_all(docker.map(|docker| self.engine.network(docker))).await;
+        let details = join_all(docker.map(|docker| self.parts.engine.network(docker))).await;
         // An engine that does not answer keeps its names to itself; the rest is shown all the same.
         let attached = details.into_iter().flatten().flatten().flat_map(|detail| detail.endpoints);
         attached.map(|attached| (attached.endpoint, attached.container_name)).collect()

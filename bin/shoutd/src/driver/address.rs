@@ -41,10 +41,10 @@ pub fn request_pool(driver: &Driver, request: &RequestPool) -> Result<GrantedPoo
 
 /// A subnet that is free on every host. Hosts begin the search at different places, so that two which choose at once choose differently.
 fn choose_subnet(driver: &Driver) -> Result<Ipv4Net, DriverError> {
-    let cluster = driver.agreement.cluster();
+    let cluster = driver.parts.agreement.cluster();
     let mut granted = driver.granted.lock().unwrap_or_else(PoisonError::into_inner);
     granted.retain(|_, since| since.elapsed() < GRANT_TIME_MAX);
-    let turns = (0..TRIES_MAX).map(|turn| driver.agreement.me.get().wrapping_add(turn));
+    let turns = (0..TRIES_MAX).map(|turn| driver.parts.agreement.me.get().wrapping_add(turn));
     let mut free = turns.filter_map(|turn| cluster.free_subnet(turn));
     let chosen = free.find(|subnet| !granted.contains_key(&IpNet::V4(*subnet)));
     let chosen =
@@ -60,7 +60,7 @@ fn subnet_of(pool: &PoolId) -> Result<IpNet, DriverError> {
 /// `RequestAddress`.
 pub async fn request(driver: &Driver, request: &RequestAddress) -> Result<IpNet, DriverError> {
     let subnet = subnet_of(&request.pool)?;
-    let cluster = driver.agreement.cluster();
+    let cluster = driver.parts.agreement.cluster();
     let network = cluster.network_with_subnet(subnet);
     match (network, request.purpose == AddressPurpose::Gateway, request.address) {
         (known, true, asked) => {
@@ -86,17 +86,17 @@ async fn lease(
     subnet: IpNet,
     asked: Option<IpAddr>,
 ) -> Result<IpNet, DriverError> {
-    driver.agreement.member().await.map_err(told)?;
-    let _gate = driver.agreement.hold_leases().await;
+    driver.parts.agreement.member().await.map_err(told)?;
+    let _gate = driver.parts.agreement.hold_leases().await;
     if let Some(address) = asked {
-        let local = driver.local.get();
+        let local = driver.parts.local.get();
         if local.is_reserved(network, address) || local.holder(network, address).is_some() {
             return Err(DriverError::new(format!("address {address} is in use on this host already")));
         }
     }
     let wanted = asked.map_or(WantedAddress::AnyOf(subnet), WantedAddress::Exactly);
-    let leased = driver.agreement.claim(network, wanted).await.map_err(told)?;
-    let reserved = driver.local.change(|local| {
+    let leased = driver.parts.agreement.claim(network, wanted).await.map_err(told)?;
+    let reserved = driver.parts.local.change(|local| {
         let reservation = Reservation { since: leases::now() };
         local.reservations.entry(network.clone()).or_default().insert(leased.addr(), reservation);
     });
@@ -107,11 +107,11 @@ async fn lease(
 /// `ReleaseAddress`. The lease goes back if no endpoint has the address.
 pub async fn release(driver: &Driver, request: &ReleaseAddress) -> Result<(), DriverError> {
     let subnet = subnet_of(&request.pool)?;
-    let cluster = driver.agreement.cluster();
+    let cluster = driver.parts.agreement.cluster();
     let Some((network, _)) = cluster.network_with_subnet(subnet) else {
         return Ok(());
     };
-    let released = driver.local.change(|local| {
+    let released = driver.parts.local.change(|local| {
         let Some(addresses) = local.reservations.get_mut(network) else {
             return false;
         };
@@ -122,7 +122,7 @@ pub async fn release(driver: &Driver, request: &ReleaseAddress) -> Result<(), Dr
         released
     });
     if released.await.map_err(told)? {
-        leases::settle(&driver.agreement, &driver.local).await;
+        leases::settle(&driver.parts.agreement, &driver.parts.local).await;
     }
     Ok(())
 }

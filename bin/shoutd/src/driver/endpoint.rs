@@ -20,23 +20,23 @@ const MULTICAST: Ipv4Net = Ipv4Net::new_assert(std::net::Ipv4Addr::new(224, 0, 0
 
 /// `CreateEndpoint`. If it fails, Docker does not take it back: nothing may be left of it but leases, which go back by themselves.
 pub async fn create(driver: &Driver, request: CreateEndpoint) -> Result<CreatedInterface, DriverError> {
-    driver.agreement.member().await.map_err(told)?;
-    let local = driver.local.get();
+    driver.parts.agreement.member().await.map_err(told)?;
+    let local = driver.parts.local.get();
     let network = driver.network(&local, &request.network)?;
     let ipv4 = request.ipv4.ok_or_else(|| DriverError::new("a container on a shoutd network needs an IPv4 address"))?;
     let addresses: BTreeSet<IpNet> = std::iter::once(IpNet::V4(ipv4)).chain(request.ipv6.map(IpNet::V6)).collect();
     let mac = request.mac.unwrap_or_else(|| MacAddress::for_ipv4(ipv4.addr()));
-    let _gate = driver.agreement.hold_leases().await;
+    let _gate = driver.parts.agreement.hold_leases().await;
     for address in addresses.iter().map(IpNet::addr) {
         // Asked first, as the cluster cannot tell one endpoint of this host from another.
         if let Some(holder) = local.holder(&network, address).filter(|holder| **holder != request.endpoint) {
             let holder = holder.short();
             return Err(DriverError::new(format!("address {address} is in use on this host, by endpoint {holder}")));
         }
-        driver.agreement.claim(&network, WantedAddress::Exactly(address)).await.map_err(told)?;
+        driver.parts.agreement.claim(&network, WantedAddress::Exactly(address)).await.map_err(told)?;
     }
     let endpoint = Endpoint { network, addresses, mac, sandbox: None, multicast_route: false, created: leases::now() };
-    let added = driver.local.try_change(|local| local.add_endpoint(request.endpoint, endpoint));
+    let added = driver.parts.local.try_change(|local| local.add_endpoint(request.endpoint, endpoint));
     added.await.map_err(told)?;
     Ok(CreatedInterface { mac })
 }
@@ -44,9 +44,9 @@ pub async fn create(driver: &Driver, request: CreateEndpoint) -> Result<CreatedI
 /// `Join`. The interface is there when this returns.
 pub async fn join(driver: &Driver, request: &Join) -> Result<JoinReply, DriverError> {
     let sandbox = Path::new(&request.sandbox);
-    let joined = driver.local.try_change(|local| local.join(&request.endpoint, sandbox).cloned());
+    let joined = driver.parts.local.try_change(|local| local.join(&request.endpoint, sandbox).cloned());
     let endpoint = joined.await.map_err(told)?;
-    driver.plane.settle(&endpoint.network, &request.endpoint).await.map_err(told)?;
+    driver.parts.plane.settle(&endpoint.network, &request.endpoint).await.map_err(told)?;
     let route = StaticRoute { destination: IpNet::V4(MULTICAST), next_hop: None };
     let addresses: Vec<IpAddr> = endpoint.addresses.iter().map(IpNet::addr).collect();
     info!(endpoint = request.endpoint.short(), network = endpoint.network.short(), ?addresses, "a container joined");
@@ -60,20 +60,20 @@ pub async fn join(driver: &Driver, request: &Join) -> Result<JoinReply, DriverEr
 
 /// `Leave`.
 pub async fn leave(driver: &Driver, endpoint: &EndpointId) -> Result<(), DriverError> {
-    driver.local.change(|local| local.leave(endpoint)).await.map_err(told)
+    driver.parts.local.change(|local| local.leave(endpoint)).await.map_err(told)
 }
 
 /// `DeleteEndpoint`. Returns when the interface is gone and the lease is given back, so that a `docker network rm` right after it finds the network
 /// unused; if either takes too long, it is done later.
 pub async fn delete(driver: &Driver, endpoint: &EndpointId) -> Result<(), DriverError> {
-    let removed = driver.local.change(|local| local.endpoints.remove(endpoint)).await.map_err(told)?;
+    let removed = driver.parts.local.change(|local| local.endpoints.remove(endpoint)).await.map_err(told)?;
     let Some(removed) = removed else {
         return Ok(());
     };
-    if let Err(error) = driver.plane.settle(&removed.network, endpoint).await {
+    if let Err(error) = driver.parts.plane.settle(&removed.network, endpoint).await {
         warn!(endpoint = endpoint.short(), "its interface is not gone yet: {error}");
     }
-    leases::settle(&driver.agreement, &driver.local).await;
+    leases::settle(&driver.parts.agreement, &driver.parts.local).await;
     info!(endpoint = endpoint.short(), "a container left");
     Ok(())
 }

@@ -6,7 +6,7 @@ mod endpoint;
 mod network;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use ipnet::IpNet;
@@ -17,26 +17,20 @@ use shoutd_docker::plugin::{
     JoinReply, NetworkDriver, PoolId, ReleaseAddress, RequestAddress, RequestPool,
 };
 
-use crate::agreement::Agreement;
-use crate::local_state::LocalState;
-use crate::mirrors::UnderWay;
-use crate::plane::Plane;
+use crate::parts::Parts;
 
 /// The driver of this host.
 #[derive(Debug)]
 pub struct Driver {
-    agreement: Agreement,
-    local: Arc<LocalState>,
-    plane: Arc<Plane>,
-    under_way: Arc<UnderWay>,
+    parts: Parts,
     /// Subnets given to Docker for networks that it is about to create.
     granted: Mutex<BTreeMap<IpNet, Instant>>,
 }
 
 impl Driver {
     /// Puts the parts together.
-    pub fn new(agreement: Agreement, local: Arc<LocalState>, plane: Arc<Plane>, under_way: Arc<UnderWay>) -> Self {
-        Self { agreement, local, plane, under_way, granted: Mutex::default() }
+    pub fn new(parts: Parts) -> Self {
+        Self { parts, granted: Mutex::default() }
     }
 
     /// Which network of the cluster a Docker network is.

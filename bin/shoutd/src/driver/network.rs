@@ -1,25 +1,22 @@
 //! Networks: claimed from the cluster when a user creates one, bound to it when shoutd mirrors one.
 
-use shoutd_consensus::ProposeError;
 use shoutd_core::cluster::{Command, Pool, Settings};
 use shoutd_core::mirror::NETWORK_OPTION;
 use shoutd_core::{DockerNetworkId, NetworkId};
 use shoutd_docker::plugin::{AddressPool, CreateNetwork, DriverError};
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{Driver, told};
-use crate::agreement::AgreementError;
-use crate::leases;
 
 /// `CreateNetwork`.
 pub async fn create(driver: &Driver, request: CreateNetwork) -> Result<(), DriverError> {
-    driver.agreement.member().await.map_err(told)?;
+    driver.parts.agreement.member().await.map_err(told)?;
     let docker = request.network.clone();
     let network = match request.options.get(NETWORK_OPTION) {
         Some(id) => check_mirror(driver, id, &request)?,
         None => claim(driver, request).await?,
     };
-    let bound = driver.local.change(|local| {
+    let bound = driver.parts.local.change(|local| {
         local.removals.remove(&network);
         local.bindings.insert(docker, network);
     });
@@ -43,7 +40,7 @@ fn check_mirror(driver: &Driver, id: &str, request: &CreateNetwork) -> Result<Ne
         ))
     };
     let network: NetworkId = id.parse().map_err(|_| unknown())?;
-    let cluster = driver.agreement.cluster();
+    let cluster = driver.parts.agreement.cluster();
     let known = cluster.networks.get(&network).ok_or_else(unknown)?;
     let subnets: Vec<_> = request.ipv4.iter().chain(&request.ipv6).map(|pool| pool.subnet).collect();
     let agreed: Vec<_> = known.settings.pools.iter().map(|pool| pool.subnet).collect();
@@ -60,12 +57,12 @@ fn check_mirror(driver: &Driver, id: &str, request: &CreateNetwork) -> Result<Ne
 async fn claim(driver: &Driver, request: CreateNetwork) -> Result<NetworkId, DriverError> {
     let network = NetworkId::from(&request.network);
     let settings = settings(request);
-    let warnings = driver.agreement.cluster().overlap_warnings(&settings.pools);
+    let warnings = driver.parts.agreement.cluster().overlap_warnings(&settings.pools);
     // Noted before it is agreed: from then on this host must not take it for a network whose creation was given up.
-    driver.under_way.creating(&network);
-    let command = Command::CreateNetwork { id: network.clone(), origin: driver.agreement.me, settings };
-    if let Err(error) = driver.agreement.propose(command).await {
-        driver.under_way.not_creating(&network);
+    driver.parts.under_way.creating(&network);
+    let command = Command::CreateNetwork { id: network.clone(), origin: driver.parts.agreement.me, settings };
+    if let Err(error) = driver.parts.agreement.propose(command).await {
+        driver.parts.under_way.not_creating(&network);
         return Err(told(error));
     }
     for warning in warnings {
@@ -76,13 +73,13 @@ async fn claim(driver: &Driver, request: CreateNetwork) -> Result<NetworkId, Dri
 
 /// `DeleteNetwork`. Docker removes its copy whatever is answered; whether the network goes is for the cluster to say.
 pub async fn delete(driver: &Driver, docker: &DockerNetworkId) -> Result<(), DriverError> {
-    let Some(network) = driver.local.get().bindings.get(docker).cloned() else {
+    let Some(network) = driver.parts.local.get().bindings.get(docker).cloned() else {
         return Ok(());
     };
-    driver.under_way.not_creating(&network);
-    let is_users_wish =
-        !driver.under_way.is_mirroring(&network) && driver.agreement.cluster().networks.contains_key(&network);
-    let changed = driver.local.change(|local| {
+    driver.parts.under_way.not_creating(&network);
+    let is_users_wish = !driver.parts.under_way.is_mirroring(&network)
+        && driver.parts.agreement.cluster().networks.contains_key(&network);
+    let changed = driver.parts.local.change(|local| {
         local.bindings.remove(docker);
         // A second copy of the same network can only be a mistake: it goes alone.
         let is_last = !local.bindings.values().any(|other| *other == network);
@@ -92,24 +89,7 @@ pub async fn delete(driver: &Driver, docker: &DockerNetworkId) -> Result<(), Dri
         is_users_wish && is_last
     });
     if changed.await.map_err(told)? {
-        remove_everywhere(driver, network).await?;
+        driver.parts.removals.settle().await.map_err(told)?;
     }
-    Ok(())
-}
-
-/// Asks the cluster to remove a network. If it cannot be asked now, it is asked later: the wish is on disk.
-async fn remove_everywhere(driver: &Driver, network: NetworkId) -> Result<(), DriverError> {
-    leases::settle(&driver.agreement, &driver.local).await;
-    match driver.agreement.propose(Command::RemoveNetwork { id: network.clone() }).await {
-        Ok(_) => info!(network = network.short(), "removed from the cluster"),
-        Err(AgreementError::Propose(ProposeError::Refused(refusal))) => {
-            warn!("{refusal}: it stays, and comes back on this host")
-        }
-        Err(error) => {
-            warn!(network = network.short(), "cannot remove it from the cluster yet: {error}");
-            return Ok(());
-        }
-    }
-    driver.local.change(|local| local.removals.remove(&network)).await.map_err(told)?;
     Ok(())
 }

@@ -1,0 +1,28 @@
+//! What the parts of the daemon share.
+
+use std::sync::Arc;
+
+use shoutd_docker::engine::EngineClient;
+
+use crate::agreement::Agreement;
+use crate::local_state::LocalState;
+use crate::plane::Plane;
+use crate::removals::Removals;
+use crate::under_way::UnderWay;
+
+/// The three homes of state, and the ways to change them. Clones are the same parts.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// What the hosts agree on.
+    pub agreement: Agreement,
+    /// What this host remembers of its engine.
+    pub local: Arc<LocalState>,
+    /// The kernel.
+    pub plane: Arc<Plane>,
+    /// The engine.
+    pub engine: EngineClient,
+    /// What the engine and shoutd are doing with networks just now.
+    pub under_way: Arc<UnderWay>,
+    /// Networks that a user removed here.
+    pub removals: Arc<Removals>,
+}

@@ -1,0 +1,55 @@
+//! What is under way between this host's engine and shoutd, where a callback alone does not tell.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use shoutd_core::NetworkId;
+
+/// How long after the cluster agreed to a network its engine may take to store it, before it counts as never made.
+const CREATION_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// What is under way between this host's engine and shoutd, where a callback alone does not tell.
+#[derive(Debug, Default)]
+pub struct UnderWay {
+    /// Networks whose creation the engine has asked for, and when.
+    creations: Mutex<BTreeMap<NetworkId, Instant>>,
+    /// Networks whose mirror shoutd itself is making: if the engine takes that back, it is not a user who removes the network.
+    mirrorings: Mutex<BTreeSet<NetworkId>>,
+}
+
+impl UnderWay {
+    /// Notes that the engine creates a network.
+    pub fn creating(&self, network: &NetworkId) {
+        let mut creations = self.creations.lock().unwrap_or_else(PoisonError::into_inner);
+        creations.retain(|_, since| since.elapsed() < CREATION_TIME_MAX);
+        creations.insert(network.clone(), Instant::now());
+    }
+
+    /// Notes that the engine has given up creating a network, or has removed it.
+    pub fn not_creating(&self, network: &NetworkId) {
+        self.creations.lock().unwrap_or_else(PoisonError::into_inner).remove(network);
+    }
+
+    /// Whether shoutd itself is making a mirror of this network.
+    pub fn is_mirroring(&self, network: &NetworkId) -> bool {
+        self.mirrorings.lock().unwrap_or_else(PoisonError::into_inner).contains(network)
+    }
+
+    /// Networks whose creation may be under way.
+    pub fn creations(&self) -> BTreeSet<NetworkId> {
+        let mut creations = self.creations.lock().unwrap_or_else(PoisonError::into_inner);
+        creations.retain(|_, since| since.elapsed() < CREATION_TIME_MAX);
+        creations.keys().cloned().collect()
+    }
+
+    /// Notes that shoutd itself makes a mirror of this network, or has stopped making it.
+    pub fn mirroring(&self, network: &NetworkId, is_under_way: bool) {
+        let mut mirrorings = self.mirrorings.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_under_way {
+            mirrorings.insert(network.clone());
+        } else {
+            mirrorings.remove(network);
+        }
+    }
+}
