@@ -164,6 +164,48 @@ impl From<&DockerNetworkId> for NetworkId {
     }
 }
 
+/// A SHA-256 digest, written as 64 hexadecimal digits.
+macro_rules! digest {
+    ($(#[$doc:meta])* $name:ident, $expected:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; 32]);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                let invalid = || InvalidId::new(text, $expected);
+                let digits = hexadecimal(text, 64).ok_or_else(invalid)?;
+                let mut octets = [0; 32];
+                for (octet, digits) in octets.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
+                    let digits = std::str::from_utf8(digits).map_err(|_| invalid())?;
+                    *octet = u8::from_str_radix(digits, 16).map_err(|_| invalid())?;
+                }
+                Ok(Self(octets))
+            }
+        }
+        serde_as_text!($name);
+    };
+}
+
+digest!(
+    /// What a public key or a certificate is known by.
+    Fingerprint,
+    "a fingerprint (64 hexadecimal digits)"
+);
+digest!(
+    /// What the cluster keeps of a token's secret.
+    TokenHash,
+    "the hash of a token (64 hexadecimal digits)"
+);
+
 /// A VXLAN network identifier: 24 bits (RFC 7348, section 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
@@ -275,6 +317,8 @@ mod tests {
             prop_assert_eq!(host.to_string().parse::<HostId>().unwrap(), host);
             let cluster = ClusterId::new(cluster);
             prop_assert_eq!(cluster.to_string().parse::<ClusterId>().unwrap(), cluster);
+            let digest = Fingerprint([mac[0]; 32]);
+            prop_assert_eq!(digest.to_string().parse::<Fingerprint>().unwrap(), digest);
             let mac = MacAddress(mac);
             prop_assert_eq!(mac.to_string().parse::<MacAddress>().unwrap(), mac);
         }

@@ -16,4 +16,6 @@ pub mod mirror;
 pub mod plane;
 pub mod view;
 
-pub use id::{ClusterId, DockerNetworkId, EndpointId, HostId, InvalidId, MacAddress, NetworkId, Vni};
+pub use id::{
+    ClusterId, DockerNetworkId, EndpointId, Fingerprint, HostId, InvalidId, MacAddress, NetworkId, TokenHash, Vni,
+};

@@ -27,6 +27,18 @@ pub const TEXT_BYTES_MAX: usize = 4096;
 /// Subnets that one host reports as used by others than shoutd.
 pub const REPORTED_SUBNETS_MAX: usize = 512;
 
+/// Tokens that are good at a time. People have one; tools that make single-use ones have as many as hosts they start at once.
+pub const TOKENS_MAX: usize = 1000;
+
+/// Approvals that wait for their hosts at a time.
+pub const APPROVALS_MAX: usize = 1000;
+
+/// Removed hosts that are remembered, so that they are told so when they come back.
+pub const REMOVED_HOSTS_MAX: usize = 1000;
+
+/// Octets of the authority's certificate and sealed key, as text. They have about two thousand.
+pub const AUTHORITY_BYTES_MAX: usize = 16_384;
+
 /// Voters of one cluster: five survive the loss of any two, and more would make every commit slower.
 pub const VOTERS_MAX: usize = 5;
 

@@ -1,14 +1,23 @@
 //! Properties of the agreed state machine: whatever is proposed, in whatever order, these hold.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use proptest::prelude::*;
-use shoutd_core::cluster::{Cluster, Command, Description, Outcome, Pool, ReportedSubnet, Settings, WantedAddress};
+use shoutd_core::cluster::{
+    Cluster, Command, Description, Outcome, Pass, Pool, Refusal, ReportedSubnet, Settings, Token, WantedAddress,
+};
 use shoutd_core::limits::MTU_MIN;
 use shoutd_core::plane::{MTU_OPTION, Underlay, desired};
-use shoutd_core::{ClusterId, HostId, NetworkId, local};
+use shoutd_core::{ClusterId, Fingerprint, HostId, NetworkId, TokenHash, local};
 
 /// Small domains, so that commands meet one another.
 fn host() -> impl Strategy<Value = HostId> {
@@ -79,6 +88,12 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         1 => network().prop_map(|id| Command::RemoveNetwork { id }),
         8 => (network(), host(), wanted()).prop_map(|(network, host, address)| Command::ClaimAddress { network, host, address }),
+        1 => (host(), 0..9u64).prop_map(|(host, second)| Command::RemoveHost { host, now: Duration::from_secs(second) }),
+        1 => (host(), 0..9u64).prop_map(|(host, second)| Command::Enroll {
+            host,
+            pass: Pass::Token(TokenHash([0; 32])),
+            now: Duration::from_secs(second),
+        }),
         3 => (network(), host(), proptest::collection::vec(address(), 0..4))
             .prop_map(|(network, host, addresses)| Command::ReleaseAddresses { network, host, addresses }),
     ]
@@ -109,7 +124,8 @@ fn check(cluster: &Cluster) {
     let underlays: Vec<_> = cluster.hosts.values().map(|host| host.address.ip()).collect();
     assert_eq!(underlays.iter().collect::<BTreeSet<_>>().len(), underlays.len(), "two hosts have one address");
     for (_, network) in networks {
-        for address in network.leases.keys() {
+        for (address, holder) in &network.leases {
+            assert!(cluster.hosts.contains_key(holder), "{address} is leased to a host that is none");
             let pool = network.pool_of(*address).expect("a leased address lies in a subnet of its network");
             assert!(!pool.is_reserved(*address), "{address} is leased and reserved");
         }
@@ -225,7 +241,7 @@ fn local_state_of(cluster: &Cluster, me: HostId) -> local::Local {
                 mac: shoutd_core::MacAddress([2, 0, 0, 0, 0, 1]),
                 sandbox: None,
                 multicast_route: false,
-                created: std::time::Duration::ZERO,
+                created: Duration::ZERO,
             };
             let name = format!("{index}{address}").replace(['.', ':'], "x") + "0000000000";
             local.add_endpoint(name.parse().unwrap(), endpoint).unwrap();
@@ -264,4 +280,59 @@ fn addresses_are_given_from_the_top_and_never_twice() {
     assert_eq!(taken.to_string(), "address 10.9.0.5 of network 000000000000 is in use on host h");
     let gateway = claim(1, WantedAddress::Exactly("10.9.0.1".parse().unwrap())).unwrap_err();
     assert!(gateway.to_string().contains("reserved"), "{gateway}");
+}
+
+#[test]
+fn tokens_and_approvals_let_hosts_in_as_long_as_they_are_good() {
+    let mut cluster = founded();
+    let (hash, key, host) = (TokenHash([1; 32]), Fingerprint([2; 32]), HostId::new(9).unwrap());
+    let now = Duration::from_secs(1000);
+    let enroll = |cluster: &mut Cluster, pass, now| cluster.apply(&Command::Enroll { host, pass, now });
+    assert_eq!(enroll(&mut cluster, Pass::Token(hash), now), Err(Refusal::UnknownToken));
+    assert_eq!(enroll(&mut cluster, Pass::Approval(key), now), Err(Refusal::NotApproved));
+    let token = Token { expires: Some(now + Duration::from_secs(10)), uses: Some(1) };
+    cluster.apply(&Command::AddToken { hash, token, now }).unwrap();
+    assert_eq!(enroll(&mut cluster, Pass::Token(hash), now + Duration::from_secs(10)), Err(Refusal::TokenExpired));
+    assert_eq!(enroll(&mut cluster, Pass::Token(hash), now), Ok(Outcome::Done));
+    assert_eq!(enroll(&mut cluster, Pass::Token(hash), now), Err(Refusal::TokenUsedUp));
+    cluster.apply(&Command::AddToken { hash, token: Token { expires: None, uses: None }, now }).unwrap();
+    assert_eq!(enroll(&mut cluster, Pass::Token(hash), now), Ok(Outcome::Done));
+    assert_eq!(enroll(&mut cluster, Pass::Token(hash), now), Ok(Outcome::Done));
+    cluster.apply(&Command::RevokeTokens).unwrap();
+    assert_eq!(enroll(&mut cluster, Pass::Token(hash), now), Err(Refusal::UnknownToken));
+    cluster.apply(&Command::Approve { key, until: now + Duration::from_secs(5), now }).unwrap();
+    assert_eq!(enroll(&mut cluster, Pass::Approval(key), now + Duration::from_secs(5)), Err(Refusal::NotApproved));
+    assert_eq!(enroll(&mut cluster, Pass::Approval(key), now), Ok(Outcome::Done));
+    assert_eq!(
+        enroll(&mut cluster, Pass::Approval(key), now),
+        Err(Refusal::NotApproved),
+        "an approval is for one host"
+    );
+}
+
+#[test]
+fn a_removed_host_leaves_nothing_and_does_not_come_back() {
+    let mut cluster = founded();
+    let host = |value| HostId::new(value).unwrap();
+    let admit = |value: u64| Command::AdmitHost {
+        host: host(value),
+        name: format!("h{value}"),
+        address: format!("192.0.2.{value}:7789").parse().unwrap(),
+    };
+    cluster.apply(&admit(1)).unwrap();
+    let now = Duration::from_secs(1);
+    assert_eq!(cluster.apply(&Command::RemoveHost { host: host(1), now }), Err(Refusal::LastHost));
+    cluster.apply(&admit(2)).unwrap();
+    let id: NetworkId = "00000000000000aa".parse().unwrap();
+    let pool = Pool { subnet: "10.9.0.0/24".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new() };
+    let settings = Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false };
+    cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(2), settings }).unwrap();
+    let address = WantedAddress::Exactly("10.9.0.7".parse().unwrap());
+    cluster.apply(&Command::ClaimAddress { network: id.clone(), host: host(2), address }).unwrap();
+    for _ in 0..2 {
+        assert_eq!(cluster.apply(&Command::RemoveHost { host: host(2), now }), Ok(Outcome::Done));
+    }
+    assert!(cluster.networks[&id].leases.is_empty());
+    assert_eq!(cluster.apply(&Command::RemoveHost { host: host(3), now }), Err(Refusal::UnknownHost(host(3))));
+    assert!(matches!(cluster.apply(&admit(2)), Err(Refusal::HostRemoved { .. })));
 }

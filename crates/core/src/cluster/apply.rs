@@ -23,6 +23,12 @@ impl Cluster {
         match command {
             Command::Found { cluster } => self.found(*cluster),
             _ if self.id.is_none() => Err(Refusal::NoCluster),
+            Command::SetAuthority { authority } => self.set_authority(authority),
+            Command::AddToken { hash, token, now } => self.add_token(*hash, *token, *now),
+            Command::RevokeTokens => Ok(self.revoke_tokens()),
+            Command::Approve { key, until, now } => self.approve(*key, *until, *now),
+            Command::Enroll { host, pass, now } => self.enroll(*host, *pass, *now),
+            Command::RemoveHost { host, now } => self.remove_host(*host, *now),
             Command::AdmitHost { host, name, address } => self.admit(*host, name, *address),
             Command::ReportSubnets { host, subnets } => self.report(*host, subnets),
             Command::CreateNetwork { id, origin, settings } => self.create(id, *origin, settings),
@@ -45,6 +51,7 @@ impl Cluster {
 
     fn admit(&mut self, id: HostId, name: &str, address: SocketAddr) -> Result<Outcome, Refusal> {
         check_text("host name", name)?;
+        self.check_not_removed(id)?;
         if let Some((_, other)) =
             self.hosts.iter().find(|(other, host)| **other != id && host.address.ip() == address.ip())
         {

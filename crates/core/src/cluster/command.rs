@@ -1,12 +1,13 @@
 //! What can be asked of the cluster.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Description, ReportedSubnet, Settings};
-use crate::{ClusterId, HostId, NetworkId};
+use super::{Authority, Description, Pass, ReportedSubnet, Settings, Token};
+use crate::{ClusterId, Fingerprint, HostId, NetworkId, TokenHash};
 
 /// A change to agreed state. Each may be proposed again after a time-out without doing harm: the second time it finds what the
 /// first made.
@@ -16,6 +17,47 @@ pub enum Command {
     Found {
         /// The cluster's id.
         cluster: ClusterId,
+    },
+    /// Make known what certifies hosts; once.
+    SetAuthority {
+        /// The authority.
+        authority: Authority,
+    },
+    /// Let hosts in that have this token.
+    AddToken {
+        /// The hash of its secret.
+        hash: TokenHash,
+        /// How long and how often it is good for.
+        token: Token,
+        /// The time since 1970.
+        now: Duration,
+    },
+    /// Let nobody in by any token that was given out before.
+    RevokeTokens,
+    /// Let in the host with this key, without a token.
+    Approve {
+        /// The fingerprint of the host's public key.
+        key: Fingerprint,
+        /// Until when, as the time since 1970.
+        until: Duration,
+        /// The time since 1970.
+        now: Duration,
+    },
+    /// Let a host in: the cluster is about to certify it.
+    Enroll {
+        /// The host.
+        host: HostId,
+        /// What lets it in.
+        pass: Pass,
+        /// The time since 1970.
+        now: Duration,
+    },
+    /// Remove a host, with all its leases.
+    RemoveHost {
+        /// The host.
+        host: HostId,
+        /// The time since 1970.
+        now: Duration,
     },
     /// Admit a host, or take note of its new name or address.
     AdmitHost {

@@ -4,6 +4,7 @@
 //! whatever the hosts' clocks, memory or hash seeds. [`Cluster::apply`] is total: a command that cannot be carried out
 //! is refused with the reason and changes nothing.
 
+mod admission;
 mod apply;
 mod command;
 mod pool;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub use admission::{Admissions, Authority, Pass, RemovedHost, Token};
 pub use command::{Command, Outcome, WantedAddress};
 pub use pool::Pool;
 pub use refusal::Refusal;
@@ -33,6 +35,9 @@ pub struct Cluster {
     pub hosts: BTreeMap<HostId, Host>,
     /// The networks. Shared, so that a change to one network copies just that one.
     pub networks: BTreeMap<NetworkId, Arc<Network>>,
+    /// Who may join.
+    #[serde(default)]
+    pub admissions: Admissions,
     /// Where the search for a free VNI starts: it moves on with each network, so that the VNI of a network that was just
     /// removed is not used again while a host that was away still has its devices.
     next_vni: u32,
@@ -40,7 +45,13 @@ pub struct Cluster {
 
 impl Default for Cluster {
     fn default() -> Self {
-        Self { id: None, hosts: BTreeMap::new(), networks: BTreeMap::new(), next_vni: VNI_FIRST }
+        Self {
+            id: None,
+            hosts: BTreeMap::new(),
+            networks: BTreeMap::new(),
+            admissions: Admissions::default(),
+            next_vni: VNI_FIRST,
+        }
     }
 }
 

@@ -27,6 +27,34 @@ pub enum Refusal {
     /// There is no such network.
     #[error("network {0} is not known to the cluster")]
     UnknownNetwork(NetworkId),
+    /// The cluster has another authority already.
+    #[error("the cluster has an authority already, and this is another")]
+    OtherAuthority,
+    /// No such token was given out, or all were revoked since.
+    #[error(
+        "the token is not known to the cluster: it was revoked, or belongs to another; get a new one with: shoutdctl token show"
+    )]
+    UnknownToken,
+    /// The token was good for a time that is over.
+    #[error("the token has expired; get a new one with: shoutdctl token rotate")]
+    TokenExpired,
+    /// The token was good for so many hosts.
+    #[error("the token has let in as many hosts as it was made for; get a new one with: shoutdctl token rotate")]
+    TokenUsedUp,
+    /// Nobody has approved of the host, or too long ago.
+    #[error("the host is not approved")]
+    NotApproved,
+    /// The host was sent away.
+    #[error("host {name} ({host}) was removed from the cluster; to let it join anew, remove its data directory first")]
+    HostRemoved {
+        /// Its id.
+        host: HostId,
+        /// The name it had.
+        name: String,
+    },
+    /// Somebody must keep what the cluster knows.
+    #[error("this is the only host of the cluster; to end the cluster, stop shoutd and remove its data directory")]
+    LastHost,
     /// Two hosts at one address would steal each other's packets.
     #[error("address {address} is already that of host {name}")]
     HostAddressTaken {

@@ -1,0 +1,178 @@
+//! Who may join, and who was sent away: the authority that certifies hosts, tokens, approvals, and hosts that were removed.
+//!
+//! Times come with the commands, as the time since 1970 by the proposer's clock: a state machine has none of its own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Cluster, Outcome, Refusal};
+use crate::limits::{APPROVALS_MAX, AUTHORITY_BYTES_MAX, REMOVED_HOSTS_MAX, TOKENS_MAX};
+use crate::{Fingerprint, HostId, TokenHash};
+
+/// Who may join.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Admissions {
+    /// What certifies hosts; `None` until the founder has made it known.
+    pub authority: Option<Authority>,
+    /// Tokens that let hosts in.
+    pub tokens: BTreeMap<TokenHash, Token>,
+    /// Hosts, by the fingerprints of their keys, that an administrator lets in without a token, each until when.
+    pub approvals: BTreeMap<Fingerprint, Duration>,
+    /// Hosts that were removed, with the names they had. Their ids never come back.
+    pub removed: BTreeMap<HostId, RemovedHost>,
+}
+
+/// The authority's certificate, and its private key as only members can read it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Authority {
+    /// The certificate in DER, as hexadecimal digits.
+    pub certificate: String,
+    /// The private key, encrypted with a key that members keep outside of agreed state, as hexadecimal digits.
+    pub sealed_key: String,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority").finish_non_exhaustive()
+    }
+}
+
+/// What the cluster knows of a token; its secret is not among it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// Until when it lets hosts in, as the time since 1970; `None` is for ever.
+    pub expires: Option<Duration>,
+    /// How many hosts it still lets in; `None` is any number.
+    pub uses: Option<u32>,
+}
+
+/// A host that was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedHost {
+    /// The name it had.
+    pub name: String,
+    /// When it was removed, as the time since 1970.
+    pub at: Duration,
+}
+
+/// What lets a host in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pass {
+    /// A token.
+    Token(TokenHash),
+    /// An administrator's word.
+    Approval(Fingerprint),
+}
+
+impl Cluster {
+    pub(super) fn set_authority(&mut self, authority: &Authority) -> Result<Outcome, Refusal> {
+        if authority.certificate.len() + authority.sealed_key.len() > AUTHORITY_BYTES_MAX {
+            return Err(Refusal::TooLarge(format!("the authority has more than {AUTHORITY_BYTES_MAX} bytes")));
+        }
+        match &self.admissions.authority {
+            Some(known) if known.certificate != authority.certificate => Err(Refusal::OtherAuthority),
+            Some(_) => Ok(Outcome::Done),
+            None => {
+                self.admissions.authority = Some(authority.clone());
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    pub(super) fn add_token(&mut self, hash: TokenHash, token: Token, now: Duration) -> Result<Outcome, Refusal> {
+        let tokens = &mut self.admissions.tokens;
+        tokens.retain(|_, token| !token.is_spent(now));
+        if !tokens.contains_key(&hash) && tokens.len() >= TOKENS_MAX {
+            return Err(Refusal::Full { what: "tokens".to_owned(), count: TOKENS_MAX });
+        }
+        tokens.insert(hash, token);
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn revoke_tokens(&mut self) -> Outcome {
+        self.admissions.tokens.clear();
+        Outcome::Done
+    }
+
+    pub(super) fn approve(&mut self, key: Fingerprint, until: Duration, now: Duration) -> Result<Outcome, Refusal> {
+        let approvals = &mut self.admissions.approvals;
+        approvals.retain(|_, until| *until > now);
+        if !approvals.contains_key(&key) && approvals.len() >= APPROVALS_MAX {
+            return Err(Refusal::Full { what: "approvals".to_owned(), count: APPROVALS_MAX });
+        }
+        approvals.insert(key, until);
+        Ok(Outcome::Done)
+    }
+
+    /// Lets a host in once: a token loses a use, an approval is used up.
+    pub(super) fn enroll(&mut self, host: HostId, pass: Pass, now: Duration) -> Result<Outcome, Refusal> {
+        self.check_not_removed(host)?;
+        match pass {
+            Pass::Token(hash) => {
+                let token = self.admissions.tokens.get_mut(&hash).ok_or(Refusal::UnknownToken)?;
+                if token.expires.is_some_and(|expires| expires <= now) {
+                    return Err(Refusal::TokenExpired);
+                }
+                match &mut token.uses {
+                    Some(0) => return Err(Refusal::TokenUsedUp),
+                    Some(uses) => *uses -= 1,
+                    None => {}
+                }
+            }
+            Pass::Approval(key) => match self.admissions.approvals.get(&key) {
+                Some(until) if *until > now => {
+                    self.admissions.approvals.remove(&key);
+                }
+                _ => return Err(Refusal::NotApproved),
+            },
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn check_not_removed(&self, host: HostId) -> Result<(), Refusal> {
+        match self.admissions.removed.get(&host) {
+            Some(removed) => Err(Refusal::HostRemoved { host, name: removed.name.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes a host with all it held. Removing it again is no error.
+    pub(super) fn remove_host(&mut self, id: HostId, now: Duration) -> Result<Outcome, Refusal> {
+        let Some(host) = self.hosts.get(&id) else {
+            return self.check_not_removed(id).map_or(Ok(Outcome::Done), |()| Err(Refusal::UnknownHost(id)));
+        };
+        if self.hosts.len() == 1 {
+            return Err(Refusal::LastHost);
+        }
+        let removed = RemovedHost { name: host.name.clone(), at: now };
+        self.hosts.remove(&id);
+        for network in self.networks.values_mut().filter(|network| network.leases.values().any(|holder| *holder == id))
+        {
+            Arc::make_mut(network).leases.retain(|_, holder| *holder != id);
+        }
+        self.admissions.removed.insert(id, removed);
+        self.forget_oldest_removed();
+        Ok(Outcome::Done)
+    }
+
+    /// The oldest make room: a host that was away for so long has a certificate that is no longer valid.
+    fn forget_oldest_removed(&mut self) {
+        let removed = &mut self.admissions.removed;
+        while removed.len() > REMOVED_HOSTS_MAX {
+            let oldest = removed.iter().min_by_key(|(id, host)| (host.at, **id)).map(|(id, _)| *id);
+            let Some(oldest) = oldest else { return };
+            removed.remove(&oldest);
+        }
+    }
+}
+
+impl Token {
+    /// Whether it lets nobody in any more.
+    pub fn is_spent(&self, now: Duration) -> bool {
+        self.uses == Some(0) || self.expires.is_some_and(|expires| expires <= now)
+    }
+}
