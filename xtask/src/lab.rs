@@ -9,11 +9,14 @@ use shoutd_lab::{Lab, LabOptions};
 use crate::terminal::show_progress;
 use crate::{interrupt, machine, programs};
 
+/// The name of a lab that is not given one.
+const DEFAULT_NAME: &str = "lab";
+
 /// A lab's name, with one that will do for the only lab.
 #[derive(Debug, Args)]
 pub(crate) struct Name {
     /// The name of the lab.
-    #[arg(long, default_value = "lab")]
+    #[arg(long, default_value = DEFAULT_NAME)]
     name: String,
 }
 
@@ -83,7 +86,10 @@ fn up(name: &str, hosts: u8) -> Result<()> {
         lab.hosts().iter().map(|host| format!("{} at {}", host.name(), host.address())).collect();
     lab.detach()?;
     println!("up: {}", addresses.join(", "));
-    println!("get a shell on one with `cargo xtask lab enter host1`, end them all with `cargo xtask lab down`");
+    let option = if name == DEFAULT_NAME { String::new() } else { format!(" --name {name}") };
+    println!(
+        "get a shell on one with `cargo xtask lab enter{option} host1`, end them all with `cargo xtask lab down{option}`"
+    );
     Ok(())
 }
 

@@ -62,6 +62,7 @@ fn missing_packages() -> Vec<&'static str> {
 
 fn apt_get(arguments: &[&str]) -> Result<()> {
     let status = Command::new("apt-get")
+        .args(["-o", "Dpkg::Use-Pty=0"])
         .args(arguments)
         .env("DEBIAN_FRONTEND", "noninteractive")
         .status()

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::helper::ask;
-use crate::layout::{self, Layout};
+use crate::layout::{self, COMMANDS, Layout};
 use crate::process::{Output, Process, Show};
 use crate::wait::wait_until;
 
@@ -284,7 +284,7 @@ impl Host {
         // A host has an environment of its own, too: no DOCKER_HOST of the person who runs the tests, for one.
         enter
             .env_clear()
-            .env("PATH", format!("{}:{SYSTEM_PATH}", self.programs.display()))
+            .env("PATH", format!("{}:{SYSTEM_PATH}:{COMMANDS}", self.programs.display()))
             .env("HOME", "/root")
             .env("USER", "root")
             .env("LANG", "C.UTF-8")

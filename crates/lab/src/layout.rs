@@ -16,6 +16,9 @@ pub const STATE_ROOT: &str = "/var/lib/shoutd-lab";
 /// The most hosts one lab can have: each runs a Docker Engine, of about 150 MB.
 pub const MAX_HOSTS: u8 = 32;
 
+/// Where a host has the commands of busybox.
+pub(crate) const COMMANDS: &str = "/run/busybox";
+
 /// The longest name: the path of the keeper's socket must fit into the 108 bytes of a UNIX address.
 const MAX_NAME: usize = 40;
 
@@ -33,6 +36,11 @@ pub(crate) fn address(number: u8) -> Ipv4Addr {
 /// The underlay IPv6 address of host `number`, in fd77::/64.
 pub(crate) fn address_v6(number: u8) -> Ipv6Addr {
     Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, u16::from(number))
+}
+
+/// The MAC address of host `number` on the underlay; a locally administered one.
+pub(crate) fn mac(number: u8) -> String {
+    format!("02:00:0a:4d:00:{number:02x}")
 }
 
 /// What has to be known about a lab to use it from another process.

@@ -111,6 +111,22 @@ fn a_host_is_a_whole_host() {
     })
     .unwrap();
 
+    // As in a cloud, multicast does not get from host to host.
+    let receive = ["socat", "-u", "UDP4-RECV:5000,ip-add-membership=239.1.1.1:eth0", "STDOUT"];
+    let receiver = second.spawn(receive).unwrap();
+    // There, a group is a number in the byte order of the machine.
+    let group = format!("{:08X}", u32::from_ne_bytes([239, 1, 1, 1]));
+    wait_until("the receiver", Duration::from_secs(20), || {
+        Ok(second.sh("cat /proc/net/igmp")?.contains(&group).then_some(()))
+    })
+    .unwrap();
+    for (text, to) in [("multicast", "239.1.1.1"), ("unicast", to.as_str())] {
+        first.sh(&format!("echo {text} | socat - UDP4-DATAGRAM:{to}:5000")).unwrap();
+    }
+    let heard = receiver.wait_for_line(Duration::from_secs(20), |_| true).unwrap();
+    assert_eq!(heard, "unicast");
+    drop(receiver);
+
     let third = lab.add_host().unwrap();
     assert_eq!(third.name(), "host3");
     third.sh(&format!("ping -c 1 -W 5 {to}")).unwrap();

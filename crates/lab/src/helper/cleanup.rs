@@ -21,9 +21,9 @@ const DIRECTORY_DEADLINE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 ///
-/// Fails when something cannot be removed; the rest is removed all the same.
+/// Fails when something cannot be removed. The directory goes last: while it is there, the next lab's owner tries again.
 pub(crate) fn clean_up(layout: &Layout) -> Result<()> {
-    let cgroups = remove_cgroups(layout);
+    remove_cgroups(layout)?;
     let directory = layout.directory();
     let what = format!("the end of all that writes to {}", directory.display());
     wait_until(&what, DIRECTORY_DEADLINE, || match fs::remove_dir_all(&directory) {
@@ -35,7 +35,7 @@ pub(crate) fn clean_up(layout: &Layout) -> Result<()> {
     })?;
     // Fails while there are other labs, as it should.
     _ = fs::remove_dir(STATE_ROOT);
-    cgroups
+    Ok(())
 }
 
 fn remove_cgroups(layout: &Layout) -> Result<()> {
@@ -56,7 +56,7 @@ fn remove_cgroup(cgroup: &Path) -> bool {
             }
         }
     }
-    fs::remove_dir(cgroup).is_ok_and(|()| true) || !cgroup.exists()
+    fs::remove_dir(cgroup).is_ok() || !cgroup.exists()
 }
 
 fn cgroup_hierarchies() -> Result<Vec<PathBuf>> {

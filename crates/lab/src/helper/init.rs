@@ -13,7 +13,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::sethostname;
 
-use crate::layout::{Layout, MAX_HOSTS, address};
+use crate::layout::{COMMANDS, Layout, MAX_HOSTS, address};
 
 /// The host's persistent directory as seen from inside.
 const STATE: &str = "/run/lab";
@@ -39,8 +39,7 @@ pub(super) fn run(lab: &str, number: u8) -> Result<u8> {
     make_file_system(&Layout::new(lab)?, number)?;
     sethostname(format!("host{number}")).context("set the host name")?;
     set_sysctls()?;
-    let status = Command::new("ip").args(["link", "set", "lo", "up"]).status();
-    ensure!(status.context("run ip")?.success(), "cannot set the loopback interface up");
+    provide_commands()?;
     let mut output = io::stdout();
     writeln!(output, "{}", pid.display()).and_then(|()| output.flush()).context("report")?;
     reap(&children)
@@ -104,6 +103,14 @@ fn write_identity(number: u8) -> Result<()> {
             _ => fs::write(path, content).with_context(|| format!("write {path}"))?,
         }
     }
+    Ok(())
+}
+
+/// Commands that a host has even where the machine does not, such as `ping`: last in the search path.
+fn provide_commands() -> Result<()> {
+    make_directory(COMMANDS)?;
+    let status = Command::new("busybox").args(["--install", "-s", COMMANDS]).status();
+    ensure!(status.context("run busybox")?.success(), "cannot install the commands of busybox");
     Ok(())
 }
 

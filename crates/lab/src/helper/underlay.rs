@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::layout::{GATEWAY, address, address_v6};
+use crate::layout::{self, GATEWAY, MAX_HOSTS, address, address_v6};
 
 /// Makes the bridge, which is also the hosts' default gateway. Nothing lies behind it, and it says so at once: what a
 /// host sends to the world outside is answered with ICMP "network unreachable", without a limit on their rate.
@@ -27,24 +27,30 @@ pub(super) fn make() -> Result<()> {
 }
 
 /// Connects the host whose first process is `init`: its `eth0` gets the addresses of host `number`.
+///
+/// As in a cloud, there is no multicast between hosts. Neighbour discovery of IPv6 is one, so hosts know one another from
+/// the beginning.
 pub(super) fn connect(number: u8, init: u32) -> Result<()> {
-    ip(
-        None,
-        &format!(
-            "link add host{number} type veth peer name eth0 netns {init}
-         link set host{number} master underlay up"
-        ),
-    )?;
+    let mac = layout::mac(number);
+    let outside = format!(
+        "link add host{number} type veth peer name eth0 address {mac} netns {init}
+         link set host{number} master underlay up
+         link set host{number} type bridge_slave mcast_flood off"
+    );
+    ip(None, &outside)?;
     let (v4, v6) = (address(number), address_v6(number));
-    ip(
-        Some(init),
-        &format!(
-            "address add {v4}/24 dev eth0
+    let mut inside = format!(
+        "link set lo up
+         address add {v4}/24 dev eth0
          address add {v6}/64 dev eth0 nodad
          link set eth0 up
-         route add default via {GATEWAY}"
-        ),
-    )
+         route add default via {GATEWAY}\n"
+    );
+    for other in (1..=MAX_HOSTS).filter(|other| *other != number) {
+        let (address, mac) = (address_v6(other), layout::mac(other));
+        inside.push_str(&format!("neighbour add {address} lladdr {mac} dev eth0 nud permanent\n"));
+    }
+    ip(Some(init), &inside)
 }
 
 /// Removes the link to a host that has ended. The kernel would, but later; by then the host may be on again. So it does
