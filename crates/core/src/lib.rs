@@ -14,6 +14,7 @@ pub mod limits;
 pub mod local;
 pub mod mirror;
 pub mod plane;
+pub mod stock;
 pub mod view;
 
 pub use id::{

@@ -18,6 +18,9 @@ pub const SUBNETS_MAX: usize = 16;
 /// Leases of one network: as many containers as a /16 can address.
 pub const LEASES_PER_NETWORK_MAX: usize = 65_536;
 
+/// Addresses of one subnet that a host holds in stock at the most, for containers to come while the cluster cannot agree.
+pub const STOCK_MAX: usize = 8;
+
 /// Options and labels of one network, and the bytes of each of their texts: they are kept in agreed state and sent to
 /// every engine.
 pub const PAIRS_MAX: usize = 128;

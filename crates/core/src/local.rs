@@ -120,30 +120,30 @@ impl Local {
         }
     }
 
-    /// Leases of this host that nothing on it uses any more.
-    pub fn surplus_leases(&self, cluster: &Cluster, me: HostId) -> BTreeMap<NetworkId, Vec<IpAddr>> {
-        let unused =
-            |id: &NetworkId, address: IpAddr| self.holder(id, address).is_none() && !self.is_reserved(id, address);
-        let mut surplus = BTreeMap::new();
-        for (id, network) in &cluster.networks {
-            let mine = network.leases.iter().filter(|(_, host)| **host == me).map(|(address, _)| *address);
-            let addresses: Vec<_> = mine.filter(|address| unused(id, *address)).collect();
-            if !addresses.is_empty() {
-                surplus.insert(id.clone(), addresses);
-            }
-        }
-        surplus
+    /// Whether an endpoint of this host has this address, or Docker's IPAM holds it.
+    pub fn uses(&self, network: &NetworkId, address: IpAddr) -> bool {
+        self.holder(network, address).is_some() || self.is_reserved(network, address)
     }
 
-    /// Addresses that endpoints of this host have and that are not leased to it: after the loss of agreed state, say.
-    pub fn missing_leases(&self, cluster: &Cluster, me: HostId) -> Vec<(NetworkId, IpAddr)> {
-        let addresses = self.endpoints.values().flat_map(|endpoint| {
-            endpoint.addresses.iter().map(move |address| (endpoint.network.clone(), address.addr()))
-        });
-        let is_missing = |(id, address): &(NetworkId, IpAddr)| {
-            cluster.networks.get(id).is_some_and(|network| network.leases.get(address) != Some(&me))
-        };
-        addresses.filter(is_missing).collect()
+    /// Whether this host has endpoints on this network.
+    pub fn is_attached(&self, network: &NetworkId) -> bool {
+        self.endpoints.values().any(|endpoint| endpoint.network == *network)
+    }
+
+    /// Takes an address of this host's stock for Docker's IPAM: the highest that nothing uses.
+    pub fn reserve_from_stock(
+        &mut self,
+        cluster: &Cluster,
+        me: HostId,
+        id: &NetworkId,
+        subnet: IpNet,
+        now: Duration,
+    ) -> Option<IpNet> {
+        let network = cluster.networks.get(id).filter(|network| !network.removing)?;
+        let mine = network.leases.iter().rev().filter(|(address, host)| **host == me && subnet.contains(*address));
+        let address = mine.map(|(address, _)| *address).find(|address| !self.uses(id, *address))?;
+        self.reservations.entry(id.clone()).or_default().insert(address, Reservation { since: now });
+        IpNet::new(address, subnet.prefix_len()).ok()
     }
 
     /// Forgets reservations that never became an endpoint's, and those of networks that are gone. Returns whether there were any.

@@ -78,18 +78,20 @@ pub fn plan_mirrors(
     creating: &BTreeSet<NetworkId>,
 ) -> Vec<MirrorAction> {
     let copies = || engine.iter().filter(|copy| copy.ours);
-    let mut actions: Vec<_> = copies().filter_map(|copy| about_copy(copy, cluster, me)).collect();
+    let mut actions: Vec<_> = copies().filter_map(|copy| about_copy(copy, cluster, local, me)).collect();
     let present: BTreeSet<_> = copies().map(EngineNetwork::network).collect();
-    let absent = cluster.networks.iter().filter(|(id, _)| !present.contains(*id));
+    let staying = cluster.networks.iter().filter(|(_, network)| !network.removing);
+    let absent = staying.filter(|(id, _)| !present.contains(*id));
     let missed = absent.filter(|(id, _)| !creating.contains(*id) && !local.removals.contains(*id));
     actions.extend(missed.filter_map(|(id, network)| about_absent(id, network, me, engine)));
     actions
 }
 
 /// What to do about a copy that this engine has.
-fn about_copy(copy: &EngineNetwork, cluster: &Cluster, me: HostId) -> Option<MirrorAction> {
+fn about_copy(copy: &EngineNetwork, cluster: &Cluster, local: &Local, me: HostId) -> Option<MirrorAction> {
     let docker = copy.id.clone();
-    match cluster.networks.get(&copy.network()) {
+    let known = cluster.networks.get(&copy.network());
+    match known.filter(|network| !network.removing || local.is_attached(&copy.network())) {
         None => Some(MirrorAction::Remove { docker }),
         Some(network) if network.description.is_none() && network.origin == me => {
             Some(MirrorAction::Describe { network: copy.network(), docker })
@@ -117,7 +119,7 @@ mod tests {
 
     use super::*;
     use crate::ClusterId;
-    use crate::cluster::{Command, Description, Pool, Settings, WantedAddress};
+    use crate::cluster::{Command, Description, Outcome, Pool, Settings, WantedAddress};
 
     const ID: &str = "aaaaaaaaaaaaaaaa";
 
@@ -127,7 +129,8 @@ mod tests {
 
     fn cluster(described: bool) -> Cluster {
         let pool = Pool { subnet: "10.1.0.0/16".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new() };
-        let settings = Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false };
+        let settings =
+            Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam: true };
         let admit = |value: u64| Command::AdmitHost {
             host: host(value),
             name: format!("h{value}"),
@@ -209,11 +212,20 @@ mod tests {
         let id: NetworkId = ID.parse().unwrap();
         let address = WantedAddress::Exactly("10.1.0.9".parse().unwrap());
         cluster.apply(&Command::ClaimAddress { network: id.clone(), host: host(2), address }).unwrap();
+        cluster.apply(&Command::Attach { network: id.clone(), host: host(2) }).unwrap();
         let refusal = cluster.apply(&Command::RemoveNetwork { id: id.clone() }).unwrap_err();
         assert_eq!(refusal.to_string(), "network foo is in use on h2");
+        cluster.apply(&Command::Detach { network: id.clone(), host: host(2) }).unwrap();
+        assert_eq!(
+            cluster.apply(&Command::RemoveNetwork { id: id.clone() }),
+            Ok(Outcome::Removing),
+            "host 2 has an address in stock"
+        );
+        let own = [copy(ID, "foo", true, None)];
+        assert_eq!(plan(&cluster, 1, &own, &[]), [MirrorAction::Remove { docker: own[0].id.clone() }]);
+        assert_eq!(plan(&cluster, 2, &[], &[]), []);
         let addresses = vec!["10.1.0.9".parse().unwrap()];
-        cluster.apply(&Command::ReleaseAddresses { network: id.clone(), host: host(2), addresses }).unwrap();
-        cluster.apply(&Command::RemoveNetwork { id }).unwrap();
+        cluster.apply(&Command::ReleaseAddresses { network: id, host: host(2), addresses }).unwrap();
         assert!(cluster.networks.is_empty());
     }
 }

@@ -15,8 +15,9 @@ use proptest::prelude::*;
 use shoutd_core::cluster::{
     Cluster, Command, Description, Outcome, Pass, Pool, Refusal, ReportedSubnet, Settings, Token, WantedAddress,
 };
-use shoutd_core::limits::MTU_MIN;
+use shoutd_core::limits::{LEASES_PER_NETWORK_MAX, MTU_MIN};
 use shoutd_core::plane::{MTU_OPTION, Underlay, desired};
+use shoutd_core::stock::{plan_leases, stock_size};
 use shoutd_core::{ClusterId, Fingerprint, HostId, NetworkId, TokenHash, local};
 
 /// Small domains, so that commands meet one another.
@@ -60,11 +61,16 @@ fn settings() -> impl Strategy<Value = Settings> {
         options: mtu.map(|mtu| (MTU_OPTION.to_owned(), mtu.to_owned())).into_iter().collect(),
         internal,
         ipv6: false,
+        docker_ipam: internal,
     })
 }
 
 fn wanted() -> impl Strategy<Value = WantedAddress> {
-    prop_oneof![address().prop_map(WantedAddress::Exactly), subnet().prop_map(WantedAddress::AnyOf)]
+    prop_oneof![
+        address().prop_map(WantedAddress::Exactly),
+        (subnet(), 0..5u16).prop_map(|(subnet, count)| WantedAddress::Highest { subnet, count }),
+        (subnet(), 0..5u16).prop_map(|(subnet, count)| WantedAddress::Lowest { subnet, count })
+    ]
 }
 
 fn command() -> impl Strategy<Value = Command> {
@@ -88,6 +94,8 @@ fn command() -> impl Strategy<Value = Command> {
         }),
         1 => network().prop_map(|id| Command::RemoveNetwork { id }),
         8 => (network(), host(), wanted()).prop_map(|(network, host, address)| Command::ClaimAddress { network, host, address }),
+        3 => (network(), host()).prop_map(|(network, host)| Command::Attach { network, host }),
+        2 => (network(), host()).prop_map(|(network, host)| Command::Detach { network, host }),
         1 => (host(), 0..9u64).prop_map(|(host, second)| Command::RemoveHost { host, now: Duration::from_secs(second) }),
         1 => (host(), 0..9u64).prop_map(|(host, second)| Command::Enroll {
             host,
@@ -124,8 +132,17 @@ fn check(cluster: &Cluster) {
     let underlays: Vec<_> = cluster.hosts.values().map(|host| host.address.ip()).collect();
     assert_eq!(underlays.iter().collect::<BTreeSet<_>>().len(), underlays.len(), "two hosts have one address");
     for (_, network) in networks {
+        assert!(
+            network.attached.iter().all(|host| cluster.hosts.contains_key(host)),
+            "a host is attached that is none"
+        );
+        assert!(
+            !network.removing || network.attached.is_empty() && !network.leases.is_empty(),
+            "it should be gone, or stay"
+        );
         for (address, holder) in &network.leases {
             assert!(cluster.hosts.contains_key(holder), "{address} is leased to a host that is none");
+            assert!(network.leases.len() <= LEASES_PER_NETWORK_MAX);
             let pool = network.pool_of(*address).expect("a leased address lies in a subnet of its network");
             assert!(!pool.is_reserved(*address), "{address} is leased and reserved");
         }
@@ -144,10 +161,16 @@ proptest! {
                 Err(_) => prop_assert_eq!(&cluster, &before),
                 Ok(Outcome::Leased(leased)) => {
                     let Command::ClaimAddress { network, host, .. } = command else { panic!("only claims lease") };
-                    let network = &cluster.networks[network];
-                    prop_assert_eq!(network.leases.get(&leased.addr()), Some(host));
-                    let free_before = before.networks.values().all(|n| n.leases.get(&leased.addr()).is_none_or(|holder| holder == host));
-                    prop_assert!(free_before, "taken from another host");
+                    prop_assert!(!leased.is_empty());
+                    for address in leased.iter().map(IpNet::addr) {
+                        prop_assert_eq!(cluster.networks[network].leases.get(&address), Some(host));
+                        let holder = before.networks[network].leases.get(&address);
+                        prop_assert!(holder.is_none_or(|holder| holder == host), "taken from another host");
+                    }
+                }
+                Ok(Outcome::Removing) => {
+                    let Command::RemoveNetwork { id } = command else { panic!("only removals remove") };
+                    prop_assert!(cluster.networks[id].removing && !cluster.networks[id].leases.is_empty());
                 }
                 Ok(Outcome::Done) => {}
             }
@@ -177,8 +200,9 @@ proptest! {
     fn a_command_that_is_repeated_does_no_harm(commands in proptest::collection::vec(command(), 0..60)) {
         let mut cluster = founded();
         for command in &commands {
-            let is_claim_of_any = matches!(command, Command::ClaimAddress { address: WantedAddress::AnyOf(_), .. });
-            if cluster.apply(command).is_ok() && !is_claim_of_any {
+            let is_claim_of_any = matches!(command, Command::ClaimAddress { address, .. } if !matches!(address, WantedAddress::Exactly(_)));
+            let is_enrolment = matches!(command, Command::Enroll { .. });
+            if cluster.apply(command).is_ok() && !is_claim_of_any && !is_enrolment {
                 let once = cluster.clone();
                 prop_assert!(cluster.apply(command).is_ok());
                 prop_assert_eq!(&cluster, &once);
@@ -219,13 +243,61 @@ proptest! {
             for segment in desired.segments.values() {
                 let network = &cluster.networks[&segment.network];
                 prop_assert!(segment.mtu >= MTU_MIN);
-                let expected: BTreeSet<_> = network.leases.values().filter(|other| *other != me).map(|other| cluster.hosts[other].address.ip()).collect();
+                let others = network.attached.iter().filter(|other| *other != me);
+                let expected: BTreeSet<_> = others.map(|other| cluster.hosts[other].address.ip()).collect();
                 prop_assert_eq!(&segment.remotes, &expected);
             }
             let mine = cluster.networks.values().filter(|network| network.leases.values().any(|holder| holder == me)).count();
             prop_assert_eq!(desired.segments.len(), mine);
-            prop_assert!(local.surplus_leases(&cluster, *me).is_empty());
-            prop_assert!(local.missing_leases(&cluster, *me).is_empty());
+        }
+    }
+
+    /// Whatever happened before: when each host does what its plan says, all plans become empty, every endpoint keeps a lease of its host, networks that
+    /// were removed are gone unless endpoints are on them, and stocks are full as far as there are addresses.
+    #[test]
+    fn plans_of_all_hosts_converge(
+        commands in proptest::collection::vec(command(), 0..80),
+        keep in proptest::collection::vec(any::<bool>(), 4),
+    ) {
+        let mut cluster = founded();
+        for command in &commands {
+            let _ = cluster.apply(command);
+        }
+        let locals: BTreeMap<_, _> = cluster.hosts.keys().enumerate().map(|(index, me)| {
+            let local = if keep[index % 4] { local_state_of(&cluster, *me) } else { local::Local::default() };
+            (*me, local)
+        }).collect();
+        let endpoints_on = |id: &NetworkId| locals.values().any(|local| local.is_attached(id));
+        let removed: Vec<_> = cluster.networks.iter().filter(|(_, network)| network.removing).map(|(id, _)| id.clone()).collect();
+        let mut is_settled = false;
+        for _ in 0..8 {
+            is_settled = true;
+            for (me, local) in &locals {
+                for command in plan_leases(&cluster, local, *me) {
+                    is_settled = false;
+                    let _ = cluster.apply(&command);
+                    check(&cluster);
+                }
+            }
+            if is_settled {
+                break;
+            }
+        }
+        prop_assert!(is_settled, "the plans go on for ever");
+        for id in removed {
+            prop_assert_eq!(cluster.networks.contains_key(&id), endpoints_on(&id));
+        }
+        for (me, local) in &locals {
+            for endpoint in local.endpoints.values() {
+                let network = &cluster.networks[&endpoint.network];
+                prop_assert!(network.attached.contains(me));
+                prop_assert!(endpoint.addresses.iter().all(|address| network.leases.get(&address.addr()) == Some(me)));
+            }
+        }
+        for (id, network) in &cluster.networks {
+            for me in &network.attached {
+                prop_assert!(locals[me].is_attached(id));
+            }
         }
     }
 }
@@ -261,14 +333,15 @@ fn addresses_are_given_from_the_top_and_never_twice() {
     let id: NetworkId = "00000000000000aa".parse().unwrap();
     let subnet: IpNet = "10.9.0.0/29".parse().unwrap();
     let pool = Pool { subnet, gateway: Some("10.9.0.1".parse().unwrap()), auxiliary: BTreeMap::new() };
-    let settings = Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false };
+    let settings =
+        Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam: true };
     cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(1), settings }).unwrap();
     let mut claim =
         |value, address| cluster.apply(&Command::ClaimAddress { network: id.clone(), host: host(value), address });
-    let any = WantedAddress::AnyOf(subnet);
+    let any = WantedAddress::Highest { subnet, count: 1 };
     // 10.9.0.0/29 has six host addresses; one is the gateway's.
     for last in [6, 5, 4, 3, 2] {
-        let expected = Outcome::Leased(format!("10.9.0.{last}/29").parse().unwrap());
+        let expected = Outcome::Leased(vec![format!("10.9.0.{last}/29").parse().unwrap()]);
         assert_eq!(claim(1 + last % 2, any), Ok(expected));
     }
     assert_eq!(
@@ -325,7 +398,8 @@ fn a_removed_host_leaves_nothing_and_does_not_come_back() {
     cluster.apply(&admit(2)).unwrap();
     let id: NetworkId = "00000000000000aa".parse().unwrap();
     let pool = Pool { subnet: "10.9.0.0/24".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new() };
-    let settings = Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false };
+    let settings =
+        Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam: true };
     cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(2), settings }).unwrap();
     let address = WantedAddress::Exactly("10.9.0.7".parse().unwrap());
     cluster.apply(&Command::ClaimAddress { network: id.clone(), host: host(2), address }).unwrap();
@@ -335,4 +409,16 @@ fn a_removed_host_leaves_nothing_and_does_not_come_back() {
     assert!(cluster.networks[&id].leases.is_empty());
     assert_eq!(cluster.apply(&Command::RemoveHost { host: host(3), now }), Err(Refusal::UnknownHost(host(3))));
     assert!(matches!(cluster.apply(&admit(2)), Err(Refusal::HostRemoved { .. })));
+}
+
+#[test]
+fn stocks_are_sized_by_the_subnet_and_never_take_it_all() {
+    let pool = |subnet: &str| Pool { subnet: subnet.parse().unwrap(), gateway: None, auxiliary: BTreeMap::new() };
+    assert_eq!(stock_size(&pool("10.0.0.0/16"), 3), 8);
+    assert_eq!(stock_size(&pool("10.0.0.0/24"), 10), 6);
+    assert_eq!(stock_size(&pool("10.0.0.0/29"), 3), 0);
+    assert_eq!(stock_size(&pool("fd00::/64"), 1000), 8);
+    for hosts in 1..200 {
+        assert!(stock_size(&pool("10.0.0.0/24"), hosts) * 2 * hosts <= 254);
+    }
 }

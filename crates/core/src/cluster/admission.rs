@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cluster, Outcome, Refusal};
+use super::{Cluster, Network, Outcome, Refusal};
 use crate::limits::{APPROVALS_MAX, AUTHORITY_BYTES_MAX, REMOVED_HOSTS_MAX, TOKENS_MAX};
 use crate::{Fingerprint, HostId, TokenHash};
 
@@ -150,10 +150,14 @@ impl Cluster {
         }
         let removed = RemovedHost { name: host.name.clone(), at: now };
         self.hosts.remove(&id);
-        for network in self.networks.values_mut().filter(|network| network.leases.values().any(|holder| *holder == id))
-        {
-            Arc::make_mut(network).leases.retain(|_, holder| *holder != id);
+        let holds =
+            |network: &Network| network.attached.contains(&id) || network.leases.values().any(|holder| *holder == id);
+        for network in self.networks.values_mut().filter(|network| holds(network)) {
+            let network = Arc::make_mut(network);
+            network.leases.retain(|_, holder| *holder != id);
+            network.attached.remove(&id);
         }
+        self.finish_removals();
         self.admissions.removed.insert(id, removed);
         self.forget_oldest_removed();
         Ok(Outcome::Done)

@@ -1,15 +1,12 @@
 //! Carrying out commands.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
-use super::{Cluster, Command, Description, Host, Network, Outcome, Refusal, ReportedSubnet, Settings, WantedAddress};
+use super::{Cluster, Command, Description, Host, Network, Outcome, Refusal, ReportedSubnet, Settings};
 use crate::limits::{
-    HOSTS_MAX, LEASES_PER_NETWORK_MAX, MTU_MIN, NETWORKS_MAX, PAIRS_MAX, REPORTED_SUBNETS_MAX, SUBNETS_MAX,
-    TEXT_BYTES_MAX, VNI_FIRST,
+    HOSTS_MAX, MTU_MIN, NETWORKS_MAX, PAIRS_MAX, REPORTED_SUBNETS_MAX, SUBNETS_MAX, TEXT_BYTES_MAX, VNI_FIRST,
 };
 use crate::plane::MTU_OPTION;
 use crate::{ClusterId, HostId, NetworkId, Vni};
@@ -33,6 +30,8 @@ impl Cluster {
             Command::ReportSubnets { host, subnets } => self.report(*host, subnets),
             Command::CreateNetwork { id, origin, settings } => self.create(id, *origin, settings),
             Command::DescribeNetwork { id, description } => self.describe(id, description),
+            Command::Attach { network, host } => self.attach(network, *host),
+            Command::Detach { network, host } => Ok(self.detach(network, *host)),
             Command::RemoveNetwork { id } => self.remove(id),
             Command::ClaimAddress { network, host, address } => self.claim(network, *host, *address),
             Command::ReleaseAddresses { network, host, addresses } => self.release(network, *host, addresses),
@@ -96,7 +95,15 @@ impl Cluster {
         check_mtu(settings.options.get(MTU_OPTION))?;
         self.check_pools(id, &settings.pools)?;
         let vni = self.take_vni();
-        let network = Network { vni, origin, settings: settings.clone(), description: None, leases: BTreeMap::new() };
+        let network = Network {
+            vni,
+            origin,
+            settings: settings.clone(),
+            description: None,
+            leases: BTreeMap::new(),
+            attached: BTreeSet::new(),
+            removing: false,
+        };
         self.networks.insert(id.clone(), Arc::new(network));
         Ok(Outcome::Done)
     }
@@ -125,76 +132,6 @@ impl Cluster {
         Arc::make_mut(network).description = Some(description.clone());
         Ok(Outcome::Done)
     }
-
-    fn remove(&mut self, id: &NetworkId) -> Result<Outcome, Refusal> {
-        let Some(network) = self.networks.get(id) else {
-            return Ok(Outcome::Done);
-        };
-        let hosts = network.hosts();
-        if !hosts.is_empty() {
-            return Err(Refusal::InUse { network: network.title(id).to_owned(), hosts: self.host_names(&hosts) });
-        }
-        self.networks.remove(id);
-        Ok(Outcome::Done)
-    }
-
-    fn claim(&mut self, id: &NetworkId, host: HostId, wanted: WantedAddress) -> Result<Outcome, Refusal> {
-        if !self.hosts.contains_key(&host) {
-            return Err(Refusal::UnknownHost(host));
-        }
-        let network = self.networks.get(id).ok_or_else(|| Refusal::UnknownNetwork(id.clone()))?;
-        let leased = match wanted {
-            WantedAddress::Exactly(address) => self.check_claim(id, network, host, address)?,
-            WantedAddress::AnyOf(subnet) => choose(id, network, subnet)?,
-        };
-        if network.leases.len() >= LEASES_PER_NETWORK_MAX {
-            return Err(Refusal::Full { what: "leases of one network".to_owned(), count: LEASES_PER_NETWORK_MAX });
-        }
-        if let Some(network) = self.networks.get_mut(id) {
-            Arc::make_mut(network).leases.insert(leased.addr(), host);
-        }
-        Ok(Outcome::Leased(leased))
-    }
-
-    fn check_claim(&self, id: &NetworkId, network: &Network, host: HostId, address: IpAddr) -> Result<IpNet, Refusal> {
-        let title = || network.title(id).to_owned();
-        let pool = network.pool_of(address).ok_or_else(|| Refusal::AddressOutside { address, network: title() })?;
-        if pool.is_reserved(address) {
-            return Err(Refusal::AddressReserved { address, network: title() });
-        }
-        match network.leases.get(&address) {
-            Some(holder) if *holder != host => {
-                Err(Refusal::AddressTaken { address, network: title(), host: self.host_name(*holder) })
-            }
-            _ => Ok(with_prefix_of(address, pool.subnet)),
-        }
-    }
-
-    fn release(&mut self, id: &NetworkId, host: HostId, addresses: &[IpAddr]) -> Result<Outcome, Refusal> {
-        // A network that is gone took its leases with it.
-        if let Some(network) = self.networks.get_mut(id) {
-            let network = Arc::make_mut(network);
-            for address in addresses {
-                if network.leases.get(address) == Some(&host) {
-                    network.leases.remove(address);
-                }
-            }
-        }
-        Ok(Outcome::Done)
-    }
-}
-
-fn choose(id: &NetworkId, network: &Network, subnet: IpNet) -> Result<IpNet, Refusal> {
-    let title = || network.title(id).to_owned();
-    let pool = network.settings.pools.iter().find(|pool| pool.subnet == subnet);
-    let pool = pool.ok_or_else(|| Refusal::AddressOutside { address: subnet.addr(), network: title() })?;
-    let address = pool.highest_free(&network.leases).ok_or_else(|| Refusal::Exhausted { subnet, network: title() })?;
-    Ok(with_prefix_of(address, subnet))
-}
-
-fn with_prefix_of(address: IpAddr, subnet: IpNet) -> IpNet {
-    // The prefix is valid for the family, as the address lies in the subnet; if it did not, a host route would do no harm.
-    IpNet::new(address, subnet.prefix_len()).unwrap_or_else(|_| IpNet::from(address))
 }
 
 fn check_text(what: &str, text: &str) -> Result<(), Refusal> {

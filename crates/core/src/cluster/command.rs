@@ -91,18 +91,32 @@ pub enum Command {
         /// Its name and labels.
         description: Description,
     },
-    /// Remove a network that no host uses.
+    /// A host has endpoints on a network.
+    Attach {
+        /// The network.
+        network: NetworkId,
+        /// The host.
+        host: HostId,
+    },
+    /// A host has no endpoints on a network any more.
+    Detach {
+        /// The network.
+        network: NetworkId,
+        /// The host.
+        host: HostId,
+    },
+    /// Remove a network that no host uses, once all have given its addresses back.
     RemoveNetwork {
         /// The network.
         id: NetworkId,
     },
-    /// Lease an address to a host.
+    /// Lease addresses to a host.
     ClaimAddress {
         /// The network.
         network: NetworkId,
         /// Who wants it.
         host: HostId,
-        /// Which one.
+        /// Which ones.
         address: WantedAddress,
     },
     /// Give leases back. Those that the host does not hold are passed over.
@@ -121,8 +135,20 @@ pub enum Command {
 pub enum WantedAddress {
     /// This one and no other.
     Exactly(IpAddr),
-    /// Any that is free in this subnet of the network.
-    AnyOf(IpNet),
+    /// The highest that are free in this subnet of the network.
+    Highest {
+        /// The subnet.
+        subnet: IpNet,
+        /// How many, at the most.
+        count: u16,
+    },
+    /// The lowest that are free in this subnet of the network.
+    Lowest {
+        /// The subnet.
+        subnet: IpNet,
+        /// How many, at the most.
+        count: u16,
+    },
 }
 
 /// What came of a command that was carried out.
@@ -130,6 +156,8 @@ pub enum WantedAddress {
 pub enum Outcome {
     /// It is done.
     Done,
-    /// The address that was leased, with the length of its subnet's prefix.
-    Leased(IpNet),
+    /// The addresses that were leased, with the length of their subnet's prefix; at least one.
+    Leased(Vec<IpNet>),
+    /// The network goes when no host holds an address of it any more.
+    Removing,
 }

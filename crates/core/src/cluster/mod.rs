@@ -7,6 +7,7 @@
 mod admission;
 mod apply;
 mod command;
+mod leases;
 mod pool;
 mod refusal;
 mod subnets;
@@ -89,8 +90,15 @@ pub struct Network {
     pub settings: Settings,
     /// What Docker keeps to itself until the network is there; `None` until the origin has read it back. Without it there are no mirrors.
     pub description: Option<Description>,
-    /// The addresses that hosts hold.
+    /// The addresses that hosts hold: their endpoints', and each host's stock for endpoints to come.
     pub leases: BTreeMap<IpAddr, HostId>,
+    /// The hosts that have endpoints on it, and so its devices: the remotes of one another.
+    #[serde(default)]
+    pub attached: BTreeSet<HostId>,
+    /// Whether a user removed it. It goes when no host holds an address of it any more, and stays after all if a host turns out to have
+    /// endpoints on it.
+    #[serde(default)]
+    pub removing: bool,
 }
 
 /// What Docker tells a driver about a network.
@@ -104,6 +112,9 @@ pub struct Settings {
     pub internal: bool,
     /// `--ipv6`.
     pub ipv6: bool,
+    /// Whether the copy on its origin has Docker's own IPAM. That one knows its own host alone and fills from the bottom.
+    #[serde(default)]
+    pub docker_ipam: bool,
 }
 
 /// What Docker tells only its own API about a network.
@@ -118,11 +129,6 @@ pub struct Description {
 }
 
 impl Network {
-    /// The hosts that have the network: those that hold an address of it.
-    pub fn hosts(&self) -> BTreeSet<HostId> {
-        self.leases.values().copied().collect()
-    }
-
     /// The pool that this address lies in.
     pub fn pool_of(&self, address: IpAddr) -> Option<&Pool> {
         self.settings.pools.iter().find(|pool| pool.subnet.contains(&address))
@@ -140,9 +146,10 @@ impl Cluster {
         self.networks.iter().find(|(_, network)| network.settings.pools.iter().any(|pool| pool.subnet == subnet))
     }
 
-    /// The network of this name.
+    /// The network of this name. One that is being removed has given its name up.
     pub fn network_named(&self, name: &str) -> Option<(&NetworkId, &Arc<Network>)> {
-        self.networks.iter().find(|(_, network)| network.description.as_ref().is_some_and(|d| d.name == name))
+        let mut staying = self.networks.iter().filter(|(_, network)| !network.removing);
+        staying.find(|(_, network)| network.description.as_ref().is_some_and(|d| d.name == name))
     }
 
     /// What people call a host: its name, or its id if it has left since.

@@ -28,19 +28,52 @@ impl Pool {
             || matches!(self.subnet, IpNet::V4(subnet) if IpAddr::V4(subnet.broadcast()) == address)
     }
 
-    /// The highest address that is neither reserved nor leased. The origin's engine, which knows nothing of other hosts,
-    /// fills from the bottom; so the two meet only when the subnet is full.
-    pub fn highest_free(&self, leases: &BTreeMap<IpAddr, HostId>) -> Option<IpAddr> {
-        let taken = |address: &IpAddr| leases.contains_key(address) || self.is_reserved(*address);
+    /// The addresses that are neither reserved nor leased, from the top. The origin's engine, which knows nothing of other hosts, fills
+    /// from the bottom; so the two meet only when the subnet is full.
+    pub fn highest_free(&self, leases: &BTreeMap<IpAddr, HostId>, count: usize) -> Vec<IpAddr> {
+        let (low, high) = self.range();
+        self.free(leases, (low..=high).rev(), count)
+    }
+
+    /// The same from the bottom.
+    pub fn lowest_free(&self, leases: &BTreeMap<IpAddr, HostId>, count: usize) -> Vec<IpAddr> {
+        let (low, high) = self.range();
+        self.free(leases, low..=high, count)
+    }
+
+    fn free(
+        &self,
+        leases: &BTreeMap<IpAddr, HostId>,
+        candidates: impl Iterator<Item = u128>,
+        count: usize,
+    ) -> Vec<IpAddr> {
+        let addresses = candidates.map(|bits| self.address(bits));
+        let free = addresses.filter(|address| !leases.contains_key(address) && !self.is_reserved(*address));
+        free.take(count).collect()
+    }
+
+    /// How many addresses can be leased.
+    pub fn size(&self) -> usize {
+        let (low, high) = self.range();
+        // What a range has too many of for a usize is more than any limit.
+        let all = usize::try_from(high - low).unwrap_or(usize::MAX).saturating_add(1);
+        let ends = if matches!(self.subnet, IpNet::V4(_)) { 2 } else { 1 };
+        all.saturating_sub(ends + self.reserved().len())
+    }
+
+    /// The first and the last address that could be leased, as numbers.
+    fn range(&self) -> (u128, u128) {
         match self.subnet {
-            IpNet::V4(subnet) => {
-                let (low, high) = (u32::from(subnet.network()), u32::from(subnet.broadcast()));
-                (low..=high).rev().map(|bits| IpAddr::V4(bits.into())).find(|address| !taken(address))
-            }
-            IpNet::V6(subnet) => {
-                let (low, high) = ipv6_range(subnet);
-                (low..=high).rev().map(|bits| IpAddr::V6(Ipv6Addr::from(bits))).find(|address| !taken(address))
-            }
+            IpNet::V4(subnet) => (u32::from(subnet.network()).into(), u32::from(subnet.broadcast()).into()),
+            IpNet::V6(subnet) => ipv6_range(subnet),
+        }
+    }
+
+    fn address(&self, bits: u128) -> IpAddr {
+        match self.subnet {
+            // Within an IPv4 range every number fits.
+            IpNet::V4(_) => IpAddr::V4(u32::try_from(bits).unwrap_or(u32::MAX).into()),
+            IpNet::V6(_) => IpAddr::V6(Ipv6Addr::from(bits)),
         }
     }
 

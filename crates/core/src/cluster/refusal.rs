@@ -119,6 +119,9 @@ pub enum Refusal {
         /// By whom.
         hosts: String,
     },
+    /// A user removed the network.
+    #[error("network {0} is being removed")]
+    BeingRemoved(String),
     /// The address is held by another host.
     #[error("address {address} of network {network} is in use on host {host}")]
     AddressTaken {

@@ -103,8 +103,8 @@ fn mtu(network: &Network, underlay: Underlay) -> u16 {
 
 /// VTEPs of the other hosts that have the network. One of the other address family than ours cannot be sent to.
 fn remotes(cluster: &Cluster, network: &Network, me: HostId, underlay: Underlay) -> BTreeSet<IpAddr> {
-    let others = network.hosts().into_iter().filter(|host| *host != me);
-    let addresses = others.filter_map(|host| cluster.hosts.get(&host)).map(|host| host.address.ip());
+    let others = network.attached.iter().filter(|host| **host != me);
+    let addresses = others.filter_map(|host| cluster.hosts.get(host)).map(|host| host.address.ip());
     addresses
         .filter(|address| address.is_ipv4() == underlay.address.is_ipv4() && *address != underlay.address)
         .collect()

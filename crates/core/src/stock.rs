@@ -1,0 +1,89 @@
+//! Which addresses a host should hold, and what it should tell the cluster of its use of networks.
+//!
+//! A host holds the addresses of its endpoints, and a small stock for endpoints to come: starting a container then needs no agreement, and both sides of a partition go on
+//! starting containers.
+
+use std::net::IpAddr;
+
+use crate::cluster::{Cluster, Command, Network, Pool, WantedAddress};
+use crate::limits::STOCK_MAX;
+use crate::local::Local;
+use crate::{HostId, NetworkId};
+
+/// How many times over the hosts' stocks together must fit into a subnet: what lies in stock on one host is lost to the others.
+const SHARE: usize = 4;
+
+/// How many addresses of this pool a host should hold in stock when there are so many hosts.
+pub fn stock_size(pool: &Pool, hosts: usize) -> usize {
+    (pool.size() / (hosts.max(1) * SHARE)).min(STOCK_MAX)
+}
+
+/// What this host should have the cluster agree to, so that what the cluster knows of its use of networks is true: attachments, addresses to give back, addresses to
+/// claim. In the order in which it should be done; empty if all is well.
+pub fn plan_leases(cluster: &Cluster, local: &Local, me: HostId) -> Vec<Command> {
+    let mut urgent = Vec::new();
+    let mut stock = Vec::new();
+    for (id, network) in &cluster.networks {
+        urgent.extend(plan_attachment(id, network, local, me));
+        urgent.extend(plan_missing(id, network, local, me));
+        if !cluster.hosts.contains_key(&me) {
+            continue;
+        }
+        for pool in &network.settings.pools {
+            let size = if network.removing { 0 } else { stock_size(pool, cluster.hosts.len()) };
+            stock.extend(plan_stock((id, network), pool, local, me, size));
+        }
+    }
+    urgent.extend(stock);
+    urgent
+}
+
+fn plan_attachment(id: &NetworkId, network: &Network, local: &Local, me: HostId) -> Option<Command> {
+    let (is_attached, is_known) = (local.is_attached(id), network.attached.contains(&me));
+    match (is_attached, is_known) {
+        (true, false) => Some(Command::Attach { network: id.clone(), host: me }),
+        (false, true) => Some(Command::Detach { network: id.clone(), host: me }),
+        // Removed by a user elsewhere who could not know better: to say it again keeps the network.
+        (true, true) if network.removing => Some(Command::Attach { network: id.clone(), host: me }),
+        _ => None,
+    }
+}
+
+/// Addresses that endpoints of this host have without a lease: after the loss of agreed state, say.
+fn plan_missing(id: &NetworkId, network: &Network, local: &Local, me: HostId) -> Vec<Command> {
+    let endpoints = local.endpoints.values().filter(|endpoint| endpoint.network == *id);
+    let addresses = endpoints.flat_map(|endpoint| endpoint.addresses.iter().map(|address| address.addr()));
+    let missing = addresses.filter(|address| network.leases.get(address) != Some(&me));
+    let claim =
+        |address| Command::ClaimAddress { network: id.clone(), host: me, address: WantedAddress::Exactly(address) };
+    missing.map(claim).collect()
+}
+
+/// Fills the stock up when half of it is used, and gives back what is more than twice of it: addresses do not go to and fro with each container.
+fn plan_stock(
+    (id, network): (&NetworkId, &Network),
+    pool: &Pool,
+    local: &Local,
+    me: HostId,
+    size: usize,
+) -> Option<Command> {
+    let from_bottom = network.settings.docker_ipam && network.origin == me;
+    let mine = network.leases.iter().filter(|(address, host)| **host == me && pool.subnet.contains(*address));
+    // In the order in which they would be used.
+    let mut unused: Vec<IpAddr> =
+        mine.map(|(address, _)| *address).filter(|address| !local.uses(id, *address)).collect();
+    if !from_bottom {
+        unused.reverse();
+    }
+    let excess_from = if unused.len() > size * 2 { size } else { unused.len() };
+    if excess_from < unused.len() {
+        let addresses = unused.split_off(excess_from);
+        return Some(Command::ReleaseAddresses { network: id.clone(), host: me, addresses });
+    }
+    let wanted = size.checked_sub(unused.len()).filter(|_| unused.len() * 2 < size)?;
+    let (subnet, count) = (pool.subnet, u16::try_from(wanted).ok()?);
+    let is_full = pool.lowest_free(&network.leases, 1).is_empty();
+    let address =
+        if from_bottom { WantedAddress::Lowest { subnet, count } } else { WantedAddress::Highest { subnet, count } };
+    (!is_full).then(|| Command::ClaimAddress { network: id.clone(), host: me, address })
+}
