@@ -1,10 +1,8 @@
 //! Asking the cluster, as the rest of the daemon does it: with a deadline, and with errors for people.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use shoutd_consensus::{Consensus, ProposeError};
 use shoutd_core::cluster::{Cluster, Command, Outcome, WantedAddress};
 use shoutd_core::limits::AGREEMENT_DEADLINE;
@@ -31,9 +29,6 @@ pub enum AgreementError {
     /// The cluster said no, or did not answer.
     #[error(transparent)]
     Propose(#[from] ProposeError),
-    /// It answered something else than what was asked.
-    #[error("the cluster answered out of turn")]
-    OutOfTurn,
 }
 
 impl Agreement {
@@ -108,34 +103,18 @@ impl Agreement {
         self.lease_gate.clone().write_owned().await
     }
 
-    /// Leases an address to this host. One that it holds already needs no agreement.
+    /// Leases addresses to this host. One that it holds already needs no agreement.
     ///
     /// # Errors
     /// If another host has it, none is left, or the cluster does not answer.
-    pub async fn claim(&self, network: &NetworkId, wanted: WantedAddress) -> Result<IpNet, AgreementError> {
+    pub async fn claim(&self, network: &NetworkId, wanted: WantedAddress) -> Result<(), AgreementError> {
         let cluster = self.cluster();
         if let (WantedAddress::Exactly(address), Some(known)) = (wanted, cluster.networks.get(network))
-            && let (Some(host), Some(pool)) = (known.leases.get(&address), known.pool_of(address))
-            && *host == self.me
-            && let Ok(leased) = IpNet::new(address, pool.subnet.prefix_len())
+            && known.leases.get(&address) == Some(&self.me)
         {
-            return Ok(leased);
+            return Ok(());
         }
         let command = Command::ClaimAddress { network: network.clone(), host: self.me, address: wanted };
-        match self.propose(command).await? {
-            Outcome::Leased(leased) => Ok(leased),
-            Outcome::Done => Err(AgreementError::OutOfTurn),
-        }
-    }
-
-    /// Gives leases back.
-    pub async fn release(
-        &self,
-        network: &NetworkId,
-        addresses: Vec<IpAddr>,
-        deadline: Duration,
-    ) -> Result<(), AgreementError> {
-        let command = Command::ReleaseAddresses { network: network.clone(), host: self.me, addresses };
-        self.propose_within(command, deadline).await.map(|_| ())
+        self.propose(command).await.map(|_| ())
     }
 }

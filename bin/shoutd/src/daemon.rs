@@ -111,7 +111,7 @@ impl Daemon {
         let (engine_state, engine_seen) = watch::channel(view::Engine::Absent("it has not been asked yet".to_owned()));
         let parts = self.parts(kernel, member)?;
         let mirrors = Arc::new(Mirrors::new(parts.clone()));
-        let views = Views {
+        let views = Arc::new(Views {
             name: self.name,
             address: self.settings.advertise_address,
             underlay: self.underlay.clone(),
@@ -119,14 +119,17 @@ impl Daemon {
             peers: self.peers,
             mirrors: mirrors.clone(),
             engine_state: engine_seen,
-        };
+        });
         let follower = EngineFollower { parts: parts.clone(), mirrors, underlay: self.underlay, state: engine_state };
 
         let mut tasks = JoinSet::new();
         // Docker first: an engine that starts waits for its plugins before anything else.
         tasks.spawn(serve(self.plugin_socket, plugin::router(Arc::new(Driver::new(parts.clone()))), stop.clone()));
-        tasks.spawn(serve(self.control_socket, control::router(Arc::new(views)), stop.clone()));
-        tasks.spawn(self.server.serve(self.consensus.router(), stop.clone().cancelled_owned()));
+        tasks.spawn(serve(self.control_socket, control::router(views.clone()), stop.clone()));
+        tasks.spawn(
+            self.server
+                .serve(self.consensus.router().merge(control::peer_router(views)), stop.clone().cancelled_owned()),
+        );
         tasks.spawn(parts.plane.clone().run(stop.clone()));
         tasks.spawn(leases::run(parts.agreement.clone(), parts.local.clone(), stop.clone()));
         tasks.spawn(follower.run(stop.clone()));

@@ -1,9 +1,11 @@
-//! Keeps this host's leases in step with its endpoints: what nothing uses goes back, what is used is held.
+//! Keeps what the cluster knows of this host's use of networks true: attachments, leases of endpoints, and a small stock.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use shoutd_core::cluster::WantedAddress;
+use shoutd_core::NetworkId;
+use shoutd_core::cluster::Command;
+use shoutd_core::stock::plan_leases;
 use shoutd_core::view::Membership;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -11,24 +13,38 @@ use tracing::{error, warn};
 use crate::agreement::Agreement;
 use crate::local_state::LocalState;
 
-/// How often leases are looked at when nothing has changed: a return that failed is tried again after this time.
+/// How often it is looked at when nothing has changed: what failed is tried again after this time.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// How long one return may take: whoever stops a container waits for it.
-const RELEASE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long one agreement may take: whoever stops a container waits for it.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long a container that starts waits for the other hosts to be told of it. Without a majority they are told later.
+const ATTACH_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The time since 1970. A clock that is set before it counts as 1970 itself.
 pub fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Gives surplus leases back. What the cluster does not take now is tried again by [`run`].
+/// Tells the cluster that this host has endpoints on a network, so that the other hosts send to it. What cannot be told now is told by [`run`].
+pub async fn attach(agreement: &Agreement, network: &NetworkId) {
+    let cluster = agreement.cluster();
+    if cluster.networks.get(network).is_some_and(|known| known.attached.contains(&agreement.me) && !known.removing) {
+        return;
+    }
+    let command = Command::Attach { network: network.clone(), host: agreement.me };
+    if let Err(error) = agreement.propose_within(command, ATTACH_DEADLINE).await {
+        warn!(network = network.short(), "the other hosts do not know yet that it is in use here: {error}");
+    }
+}
+
+/// Makes it true. What the cluster does not take now is tried again by [`run`].
 pub async fn settle(agreement: &Agreement, local: &LocalState) {
     let _gate = agreement.settle_leases().await;
-    let surplus = local.get().surplus_leases(&agreement.cluster(), agreement.me);
-    for (network, addresses) in surplus {
-        if let Err(error) = agreement.release(&network, addresses, RELEASE_DEADLINE).await {
-            warn!(%network, "cannot give addresses back yet: {error}");
+    for command in plan_leases(&agreement.cluster(), &local.get(), agreement.me) {
+        if let Err(error) = agreement.propose_within(command, DEADLINE).await {
+            warn!("cannot bring the cluster's view of this host's networks up to date yet: {error}");
             return;
         }
     }
@@ -37,29 +53,24 @@ pub async fn settle(agreement: &Agreement, local: &LocalState) {
 /// Follows state until it is told to stop.
 pub async fn run(agreement: Agreement, local: Arc<LocalState>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(PERIOD);
+    let (mut cluster, mut memory) = (agreement.watch(), local.watch());
     loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = stop.cancelled() => return,
+        let changed = tokio::select! {
+            _ = tick.tick() => true,
+            changed = cluster.changed() => changed.is_ok(),
+            changed = memory.changed() => changed.is_ok(),
+            () = stop.cancelled() => false,
+        };
+        if !changed {
+            return;
         }
         if agreement.membership() != Membership::Member {
             continue;
         }
-        let cluster = agreement.cluster();
-        if let Err(error) = local.change(|local| local.expire_reservations(&cluster, now())).await {
+        let known = agreement.cluster();
+        if let Err(error) = local.change(|local| local.expire_reservations(&known, now())).await {
             error!("{error}");
         }
-        hold_missing(&agreement, &local).await;
         settle(&agreement, &local).await;
-    }
-}
-
-/// Claims addresses that endpoints have without a lease.
-async fn hold_missing(agreement: &Agreement, local: &LocalState) {
-    let _gate = agreement.hold_leases().await;
-    for (network, address) in local.get().missing_leases(&agreement.cluster(), agreement.me) {
-        if let Err(error) = agreement.claim(&network, WantedAddress::Exactly(address)).await {
-            error!(%network, %address, "an endpoint has an address that is not leased to this host: {error}");
-        }
     }
 }

@@ -1,16 +1,20 @@
 //! Networks that a user removed here: the wish is on disk before the cluster is asked, and is kept until the cluster has answered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use shoutd_consensus::{ProposeError, StoreError};
 use shoutd_core::NetworkId;
-use shoutd_core::cluster::Command;
+use shoutd_core::cluster::{Cluster, Command};
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
 use crate::agreement::{Agreement, AgreementError};
 use crate::leases;
 use crate::local_state::LocalState;
+
+/// How long a removal waits for the other hosts.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The removals of this host.
 #[derive(Debug)]
@@ -46,9 +50,25 @@ impl Removals {
         Ok(())
     }
 
+    /// The other hosts give their stock back within a moment, or say that they use the network. One that is away does so when it is back.
+    async fn wait_until_gone(&self, network: &NetworkId) {
+        let mut cluster = self.agreement.watch();
+        let is_decided = |cluster: &Arc<Cluster>| cluster.networks.get(network).is_none_or(|network| !network.removing);
+        match tokio::time::timeout(PATIENCE, cluster.wait_for(is_decided)).await {
+            Ok(Ok(cluster)) => match cluster.networks.get(network) {
+                None => info!(network = network.short(), "removed from the cluster"),
+                Some(known) => warn!(
+                    network = known.title(network),
+                    "in use elsewhere after all: it stays, and comes back on this host"
+                ),
+            },
+            _ => warn!(network = network.short(), "its removal waits for hosts that are away: see shoutdctl networks"),
+        }
+    }
+
     async fn is_answered(&self, network: &NetworkId) -> bool {
         match self.agreement.propose(Command::RemoveNetwork { id: network.clone() }).await {
-            Ok(_) => info!(network = network.short(), "removed from the cluster"),
+            Ok(_) => self.wait_until_gone(network).await,
             Err(AgreementError::Propose(ProposeError::Refused(refusal))) => {
                 warn!("{refusal}: it stays, and comes back on this host");
             }

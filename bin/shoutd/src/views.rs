@@ -1,17 +1,17 @@
 //! What the control socket tells: read from state, never waiting for agreement.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use ipnet::IpNet;
 use shoutd_consensus::Role;
-use shoutd_core::cluster::Cluster;
+use shoutd_core::cluster::{Cluster, Network};
 use shoutd_core::local::Local;
-use shoutd_core::view::{self, EndpointRow, HostRow, NetworkRow, Status};
-use shoutd_core::{EndpointId, HostId};
+use shoutd_core::view::{self, EndpointRow, Endpoints, HostRow, NetworkRow, Status};
+use shoutd_core::{EndpointId, HostId, NetworkId};
 use shoutd_dataplane::UnderlayInterface;
 use shoutd_peer::Client;
 use tokio::sync::watch;
@@ -21,6 +21,12 @@ use crate::parts::Parts;
 
 /// How long another host may take to show that it is there.
 const PEER_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How long this host's engine may take to tell the names of its containers.
+const ENGINE_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Where peers ask for this host's endpoints.
+pub const ENDPOINTS: &str = "/v1/endpoints";
 
 /// Everything that can be shown.
 #[derive(Debug)]
@@ -107,34 +113,48 @@ impl Views {
             options: network.settings.options.clone(),
             internal: network.settings.internal,
             origin: cluster.host_name(network.origin),
-            hosts: network.hosts().into_iter().map(|host| cluster.host_name(host)).collect(),
+            hosts: network.attached.iter().map(|host| cluster.host_name(*host)).collect(),
             addresses: network.leases.len(),
+            removal_waits_for: network.removing.then(|| holders(&cluster, network)),
         });
         rows.collect()
     }
 
-    /// `shoutdctl endpoints`: of this host all that is known, of others the addresses they hold.
-    pub async fn endpoints(&self) -> Vec<EndpointRow> {
+    /// `shoutdctl endpoints`: each host is asked for its own.
+    pub async fn endpoints(&self) -> Endpoints {
+        let cluster = self.parts.agreement.cluster();
+        let others = cluster.hosts.iter().filter(|(id, _)| **id != self.parts.agreement.me);
+        let asked = join_all(others.map(async |(id, host)| {
+            let rows = self.peers.call_host(*id, host.address, ENDPOINTS, &(), PEER_DEADLINE).await;
+            rows.map_err(|_| host.name.clone())
+        }));
+        let (mut endpoints, answers) = tokio::join!(self.own_endpoints(), asked);
+        let mut unanswered = Vec::new();
+        for answer in answers {
+            match answer {
+                Ok(rows) => endpoints.extend::<Vec<EndpointRow>>(rows),
+                Err(name) => unanswered.push(name),
+            }
+        }
+        endpoints.sort_by(|a, b| (&a.network, &a.addresses).cmp(&(&b.network, &b.addresses)));
+        Endpoints { endpoints, unanswered }
+    }
+
+    /// The endpoints of this host.
+    pub async fn own_endpoints(&self) -> Vec<EndpointRow> {
         let (cluster, local) = (self.parts.agreement.cluster(), self.parts.local.get());
-        let containers = self.container_names(&local).await;
-        let mut rows: Vec<_> = local
-            .endpoints
-            .iter()
-            .map(|(id, endpoint)| EndpointRow {
-                network: cluster
-                    .networks
-                    .get(&endpoint.network)
-                    .map_or(endpoint.network.short(), |n| n.title(&endpoint.network))
-                    .to_owned(),
-                host: self.name.clone(),
-                addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
-                id: Some(id.clone()),
-                mac: Some(endpoint.mac),
-                container: containers.get(id).cloned(),
-            })
-            .collect();
-        rows.extend(remote_rows(&cluster, self.parts.agreement.me));
-        rows
+        let containers = tokio::time::timeout(ENGINE_DEADLINE, self.container_names(&local)).await.unwrap_or_default();
+        let network =
+            |id: &NetworkId| cluster.networks.get(id).map_or(id.short(), |network| network.title(id)).to_owned();
+        let rows = local.endpoints.iter().map(|(id, endpoint)| EndpointRow {
+            network: network(&endpoint.network),
+            host: self.name.clone(),
+            addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
+            id: id.clone(),
+            mac: endpoint.mac,
+            container: containers.get(id).cloned(),
+        });
+        rows.collect()
     }
 
     async fn container_names(&self, local: &Local) -> BTreeMap<EndpointId, String> {
@@ -157,19 +177,8 @@ fn role(role: Role) -> &'static str {
     }
 }
 
-fn remote_rows(cluster: &Cluster, me: HostId) -> Vec<EndpointRow> {
-    let leases = cluster
-        .networks
-        .iter()
-        .flat_map(|(id, network)| network.leases.iter().map(move |(address, host)| (id, network, *address, *host)));
-    let remote = leases.filter(|(_, _, _, host)| *host != me);
-    let row = |(id, network, address, host): (_, &Arc<shoutd_core::cluster::Network>, IpAddr, HostId)| EndpointRow {
-        network: network.title(id).to_owned(),
-        host: cluster.host_name(host),
-        addresses: vec![address],
-        id: None,
-        mac: None,
-        container: None,
-    };
-    remote.map(row).collect()
+/// Names of the hosts that hold addresses of a network.
+fn holders(cluster: &Cluster, network: &Network) -> Vec<String> {
+    let holders: BTreeSet<_> = network.leases.values().copied().collect();
+    holders.into_iter().map(|host| cluster.host_name(host)).collect()
 }

@@ -8,7 +8,7 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoutd_cli::Places;
-use shoutd_core::view::{EndpointRow, Engine, HostRow, Membership, NetworkRow, Status};
+use shoutd_core::view::{Endpoints, Engine, HostRow, Membership, NetworkRow, Status};
 
 use crate::control;
 
@@ -84,7 +84,11 @@ pub async fn networks(places: &Places, format: Format) -> Result<()> {
         for network in networks {
             let name = network.name.as_deref().unwrap_or("(being created)");
             let (vni, addresses) = (network.vni.to_string(), network.addresses.to_string());
-            let (subnets, hosts) = (list(&network.subnets), list(&network.hosts));
+            let subnets = list(&network.subnets);
+            let hosts = match &network.removal_waits_for {
+                Some(hosts) => format!("(being removed; waits for {})", list(hosts)),
+                None => list(&network.hosts),
+            };
             table.add_row([name, network.id.short(), &vni, &subnets, &network.origin, &hosts, &addresses]);
         }
         table
@@ -94,13 +98,16 @@ pub async fn networks(places: &Places, format: Format) -> Result<()> {
 
 /// `shoutdctl endpoints`.
 pub async fn endpoints(places: &Places, format: Format) -> Result<()> {
-    show(places, format, "/v1/endpoints", |endpoints: &Vec<EndpointRow>| {
+    show(places, format, "/v1/endpoints", |answer: &Endpoints| {
         let mut table = table(["NETWORK", "HOST", "ADDRESSES", "MAC", "CONTAINER", "ENDPOINT"]);
-        for endpoint in endpoints {
-            let mac = endpoint.mac.map_or_else(String::new, |mac| mac.to_string());
+        for endpoint in &answer.endpoints {
+            let mac = endpoint.mac.to_string();
             let container = endpoint.container.as_deref().unwrap_or_default();
-            let id = endpoint.id.as_ref().map_or("", |id| id.short());
+            let id = endpoint.id.short();
             table.add_row([&endpoint.network, &endpoint.host, &list(&endpoint.addresses), &mac, container, id]);
+        }
+        if !answer.unanswered.is_empty() {
+            table.add_row([format!("(no answer from {})", list(&answer.unanswered))]);
         }
         table
     })

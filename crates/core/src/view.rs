@@ -101,8 +101,10 @@ pub struct NetworkRow {
     pub origin: String,
     /// Names of the hosts that have containers on it.
     pub hosts: Vec<String>,
-    /// How many addresses are in use.
+    /// How many addresses hosts hold: their containers', and their stock.
     pub addresses: usize,
+    /// Names of the hosts that a removal waits for; `None` if it is not being removed.
+    pub removal_waits_for: Option<Vec<String>>,
 }
 
 /// One line of `shoutdctl endpoints`.
@@ -114,12 +116,21 @@ pub struct EndpointRow {
     pub host: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// Its id, if it is of the host that was asked.
-    pub id: Option<EndpointId>,
-    /// Its MAC address, if it is of the host that was asked.
-    pub mac: Option<MacAddress>,
-    /// Name of its container, if it is of the host that was asked and Docker answers.
+    /// Its id.
+    pub id: EndpointId,
+    /// Its MAC address.
+    pub mac: MacAddress,
+    /// Name of its container, if its engine tells.
     pub container: Option<String>,
+}
+
+/// `shoutdctl endpoints`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    /// Those of the hosts that answered.
+    pub endpoints: Vec<EndpointRow>,
+    /// Names of the hosts that did not answer, whose endpoints are missing.
+    pub unanswered: Vec<String>,
 }
 
 /// What the control socket answers instead when it cannot do what was asked.

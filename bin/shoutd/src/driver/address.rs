@@ -20,6 +20,9 @@ use crate::leases;
 /// How long a subnet that was given to Docker is not given again. The network that it is for is created at once, or never.
 const GRANT_TIME_MAX: Duration = Duration::from_secs(60);
 
+/// How often an address is claimed for a container that another one then takes first.
+const TRIES_FOR_STOCK_MAX: usize = 16;
+
 /// How many subnets are tried that were given a moment ago.
 const TRIES_MAX: u64 = 300;
 
@@ -79,7 +82,7 @@ fn is_auxiliary(network: &Network, address: IpAddr) -> bool {
     network.pool_of(address).is_some_and(|pool| pool.auxiliary.values().any(|auxiliary| *auxiliary == address))
 }
 
-/// Leases an address for an endpoint that Docker is about to create, and notes that Docker holds it.
+/// An address for an endpoint that Docker is about to create; from the stock if there is one, and if not from the cluster.
 async fn lease(
     driver: &Driver,
     network: &NetworkId,
@@ -88,20 +91,47 @@ async fn lease(
 ) -> Result<IpNet, DriverError> {
     driver.parts.agreement.member().await.map_err(told)?;
     let _gate = driver.parts.agreement.hold_leases().await;
-    if let Some(address) = asked {
-        let local = driver.parts.local.get();
-        if local.is_reserved(network, address) || local.holder(network, address).is_some() {
-            return Err(DriverError::new(format!("address {address} is in use on this host already")));
-        }
+    match asked {
+        Some(address) => lease_exactly(driver, network, address, subnet).await,
+        None => lease_any(driver, network, subnet).await,
     }
-    let wanted = asked.map_or(WantedAddress::AnyOf(subnet), WantedAddress::Exactly);
-    let leased = driver.parts.agreement.claim(network, wanted).await.map_err(told)?;
+}
+
+async fn lease_exactly(
+    driver: &Driver,
+    network: &NetworkId,
+    address: IpAddr,
+    subnet: IpNet,
+) -> Result<IpNet, DriverError> {
+    let in_use = || DriverError::new(format!("address {address} is in use on this host already"));
+    if driver.parts.local.get().uses(network, address) {
+        return Err(in_use());
+    }
+    driver.parts.agreement.claim(network, WantedAddress::Exactly(address)).await.map_err(told)?;
     let reserved = driver.parts.local.change(|local| {
-        let reservation = Reservation { since: leases::now() };
-        local.reservations.entry(network.clone()).or_default().insert(leased.addr(), reservation);
+        let is_free = !local.uses(network, address);
+        if is_free {
+            let reservation = Reservation { since: leases::now() };
+            local.reservations.entry(network.clone()).or_default().insert(address, reservation);
+        }
+        is_free
     });
-    reserved.await.map_err(told)?;
-    Ok(leased)
+    if reserved.await.map_err(told)? { with_prefix(address, subnet) } else { Err(in_use()) }
+}
+
+async fn lease_any(driver: &Driver, network: &NetworkId, subnet: IpNet) -> Result<IpNet, DriverError> {
+    let (agreement, local) = (&driver.parts.agreement, &driver.parts.local);
+    for _ in 0..TRIES_FOR_STOCK_MAX {
+        let cluster = agreement.cluster();
+        let reserved =
+            local.change(|local| local.reserve_from_stock(&cluster, agreement.me, network, subnet, leases::now()));
+        if let Some(address) = reserved.await.map_err(told)? {
+            return Ok(address);
+        }
+        let claimed = agreement.claim(network, WantedAddress::Highest { subnet, count: 1 }).await;
+        claimed.map_err(|error| DriverError::new(format!("this host's stock of addresses is used up, and {error}")))?;
+    }
+    Err(DriverError::new(format!("too many containers want addresses of {subnet} at once; try again")))
 }
 
 /// `ReleaseAddress`. The lease goes back if no endpoint has the address.

@@ -35,9 +35,11 @@ pub async fn create(driver: &Driver, request: CreateEndpoint) -> Result<CreatedI
         }
         driver.parts.agreement.claim(&network, WantedAddress::Exactly(address)).await.map_err(told)?;
     }
+    let attached = network.clone();
     let endpoint = Endpoint { network, addresses, mac, sandbox: None, multicast_route: false, created: leases::now() };
     let added = driver.parts.local.try_change(|local| local.add_endpoint(request.endpoint, endpoint));
     added.await.map_err(told)?;
+    leases::attach(&driver.parts.agreement, &attached).await;
     Ok(CreatedInterface { mac })
 }
 

@@ -3,7 +3,7 @@
 use shoutd_core::cluster::{Command, Pool, Settings};
 use shoutd_core::mirror::NETWORK_OPTION;
 use shoutd_core::{DockerNetworkId, NetworkId};
-use shoutd_docker::plugin::{AddressPool, CreateNetwork, DriverError};
+use shoutd_docker::plugin::{AddressPool, CreateNetwork, DriverError, LOCAL_ADDRESS_SPACE};
 use tracing::warn;
 
 use super::{Driver, told};
@@ -24,8 +24,15 @@ pub async fn create(driver: &Driver, request: CreateNetwork) -> Result<(), Drive
 }
 
 fn settings(request: CreateNetwork) -> Settings {
+    let docker_ipam = request.ipv4.iter().all(|pool| pool.address_space != LOCAL_ADDRESS_SPACE);
     let pools = request.ipv4.into_iter().chain(request.ipv6).map(pool);
-    Settings { pools: pools.collect(), options: request.options, internal: request.internal, ipv6: request.enable_ipv6 }
+    Settings {
+        pools: pools.collect(),
+        options: request.options,
+        internal: request.internal,
+        ipv6: request.enable_ipv6,
+        docker_ipam,
+    }
 }
 
 fn pool(pool: AddressPool) -> Pool {
@@ -77,8 +84,9 @@ pub async fn delete(driver: &Driver, docker: &DockerNetworkId) -> Result<(), Dri
         return Ok(());
     };
     driver.parts.under_way.not_creating(&network);
-    let is_users_wish = !driver.parts.under_way.is_mirroring(&network)
-        && driver.parts.agreement.cluster().networks.contains_key(&network);
+    let cluster = driver.parts.agreement.cluster();
+    let is_staying = cluster.networks.get(&network).is_some_and(|known| !known.removing);
+    let is_users_wish = is_staying && !driver.parts.under_way.is_mirroring(&network);
     let changed = driver.parts.local.change(|local| {
         local.bindings.remove(docker);
         // A second copy of the same network can only be a mistake: it goes alone.
