@@ -35,8 +35,8 @@ pub enum FoundError {
         /// The one it belongs to.
         has: ClusterId,
     },
-    /// It began to join this very cluster.
-    #[error("this host is about to join cluster {0}, which another host founded")]
+    /// It began to join this very cluster, and has not heard that it was admitted.
+    #[error("this host was on its way into cluster {0}, which another host founded: name a host of it as a peer")]
     Joining(ClusterId),
     /// It could not be committed.
     #[error("founding the cluster: {0}")]
@@ -118,6 +118,17 @@ fn list(errors: &[CallError]) -> String {
     errors.iter().map(CallError::to_string).collect::<Vec<_>>().join("; ")
 }
 
+impl FoundError {
+    /// Whether trying again can help, without anybody changing what was asked for.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            // A host that asked to join may yet be told that it was admitted.
+            Self::Propose(_) | Self::Joining(_) => true,
+            Self::OtherCluster { .. } | Self::Store(_) => false,
+        }
+    }
+}
+
 impl JoinError {
     /// Whether trying again can help, without anybody changing what was asked for.
     pub fn may_pass(&self) -> bool {
@@ -129,7 +140,8 @@ impl JoinError {
 }
 
 impl Consensus {
-    /// Founds a cluster of which this host is the first. Founding the same again is no error, however far it came before.
+    /// Founds a cluster of which this host is the first. Founding the same again is no error, however far it came before; nor is
+    /// it on a host that was admitted to it.
     ///
     /// # Errors
     /// See [`FoundError`].
@@ -153,6 +165,10 @@ impl Inner {
         let has = self.belong_to(cluster, true).await?;
         if has != cluster {
             return Err(FoundError::OtherCluster { has });
+        }
+        let known = self.cluster();
+        if known.id == Some(cluster) && known.hosts.contains_key(&self.me()) {
+            return Ok(());
         }
         if !self.is_founder().await? {
             return Err(FoundError::Joining(cluster));

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use openraft::ServerState;
@@ -12,7 +13,7 @@ use shoutd_core::{ClusterId, HostId};
 use shoutd_peer::{Client, Identity};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::contacts::{Contacts, millis};
 use crate::network::Network;
@@ -20,6 +21,9 @@ use crate::raft::{Metrics, Raft, config, host};
 use crate::status::{ConsensusStatus, Role};
 use crate::store::{self, DatabaseFile, LogStore, Machine, Published, Store, StoreError};
 use crate::{duties, router};
+
+/// How long stopping may take: what is under way is a few writes to the disk.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What a host says of itself when it is admitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,25 +119,42 @@ impl Consensus {
     pub async fn stopped(&self) -> String {
         let mut metrics = self.inner.raft.metrics();
         let ended = metrics.wait_for(|metrics| metrics.running_state.is_err()).await;
-        match ended.as_deref().map(|metrics| &metrics.running_state) {
-            Ok(Err(error)) => format!("agreement has stopped: {error}"),
-            _ => "agreement has stopped".to_owned(),
-        }
+        let error = match ended.as_deref().map(|metrics| &metrics.running_state) {
+            Ok(Err(error)) => error.to_string(),
+            _ => "it was dropped".to_owned(),
+        };
+        // openraft wraps the store's words several times.
+        self.inner.file.fault().map_or(error, str::to_owned)
     }
 
     /// Stops, and closes the store. Other hosts elect another leader if this one led.
     pub async fn shutdown(&self) {
+        self.abort_duties();
+        let file = self.inner.file.clone();
+        let stopping = async {
+            self.inner.raft.shutdown().await.map_err(|error| error.to_string())?;
+            // The closing waits for writes under way, so that the directory is free when this returns.
+            tokio::task::spawn_blocking(move || file.close()).await.map_err(|error| error.to_string())
+        };
+        match timeout(SHUTDOWN_DEADLINE, stopping).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error, "agreement did not stop in order"),
+            Err(_) => tracing::warn!("agreement did not stop within {SHUTDOWN_DEADLINE:?}; is the disk stuck?"),
+        }
+    }
+}
+
+impl Consensus {
+    fn abort_duties(&self) {
         for task in &self.tasks {
             task.abort();
         }
-        if let Err(error) = self.inner.raft.shutdown().await {
-            tracing::warn!(%error, "consensus did not stop in order");
-        }
-        let file = self.inner.file.clone();
-        // The closing waits for writes under way, so that the directory is free when this returns.
-        if let Err(error) = tokio::task::spawn_blocking(move || file.close()).await {
-            tracing::warn!(%error, "the store was not closed in order");
-        }
+    }
+}
+
+impl Drop for Consensus {
+    fn drop(&mut self) {
+        self.abort_duties();
     }
 }
 

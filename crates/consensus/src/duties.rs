@@ -34,17 +34,18 @@ const LAG_MAX: u64 = 200;
 pub(crate) async fn lead(inner: Arc<Inner>) {
     let mut metrics = inner.raft.metrics();
     let mut cluster = inner.published.cluster.clone();
+    let mut announced = None;
     loop {
         let seen = metrics.borrow_and_update().clone();
         let agreed = Arc::clone(&cluster.borrow_and_update());
         let leads = seen.current_leader == Some(inner.me().get()) && seen.running_state.is_ok();
-        if let Some(change) =
-            leads.then(|| next_change(&members(&seen), &agreed.hosts, &ready(&inner, &seen))).flatten()
+        announce(&inner, &seen, &mut announced);
+        let change = leads.then(|| next_change(&members(&seen), &agreed.hosts, &ready(&inner, &seen))).flatten();
+        if let Some(change) = change
+            && let Err(error) = apply(&inner, &change).await
         {
-            if let Err(error) = apply(&inner, &change).await {
-                tracing::debug!(%error, ?change, "the group could not be changed");
-                sleep(PAUSE).await;
-            }
+            tracing::debug!(%error, ?change, "the group could not be changed");
+            sleep(PAUSE).await;
             continue;
         }
         tokio::select! {
@@ -53,6 +54,15 @@ pub(crate) async fn lead(inner: Arc<Inner>) {
             () = inner.members_wanted.notified() => {}
             () = sleep(LOOK) => {}
         }
+    }
+}
+
+/// Tells the log of a new leader.
+fn announce(inner: &Inner, metrics: &Metrics, announced: &mut Option<HostId>) {
+    let leader = metrics.current_leader.and_then(host);
+    if let Some(new) = leader.filter(|_| *announced != leader) {
+        tracing::info!(leader = inner.contacts.name(new), term = metrics.current_term, "the hosts follow a leader");
+        *announced = leader;
     }
 }
 

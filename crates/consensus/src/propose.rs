@@ -85,7 +85,10 @@ impl Inner {
                     Ok(proposed) => proposed,
                     Err(error) => {
                         *trouble = Some(Trouble::Call(leader.host, error));
-                        Proposed::NotLeader { leader: None }
+                        // What this host believes may be long out of date; somebody else may know better.
+                        Proposed::NotLeader {
+                            leader: self.search_leader().await.filter(|found| found.host != leader.host),
+                        }
                     }
                 },
                 None if self.identity.cluster().is_none() => return Err(Refusal::NoCluster.into()),
@@ -119,6 +122,16 @@ impl Inner {
         }
     }
 
+    /// Commits another host's command if this host leads.
+    pub async fn write_for(&self, caller: HostId, command: Command, until: Instant) -> Proposed {
+        if self.leader() == Some(self.me()) && !self.cluster().hosts.contains_key(&caller) {
+            // It may have been admitted by the leader before, and its admission be still to be applied here.
+            let text = format!("the leader {} does not know host {caller}", self.contacts.name(self.me()));
+            return Proposed::Failed(ProposeError::NoLeader(text));
+        }
+        self.write_until(command, until).await
+    }
+
     /// Commits a command if this host leads.
     pub async fn write_until(&self, command: Command, until: Instant) -> Proposed {
         let deadline = until.saturating_duration_since(Instant::now());
@@ -144,10 +157,14 @@ impl Inner {
         }
     }
 
-    /// Ready when this host hears that somebody else leads.
+    /// Ready when this host hears anew that somebody else leads.
     async fn other_leader_than(&self, leader: HostId) {
         let mut metrics = self.raft.metrics();
-        let other = metrics.wait_for(|metrics| metrics.current_leader.is_some_and(|other| other != leader.get()));
+        let before = metrics.borrow_and_update().current_leader;
+        let other = metrics.wait_for(|metrics| {
+            let now = metrics.current_leader;
+            now != before && now.is_some_and(|now| now != leader.get())
+        });
         if other.await.is_err() {
             // Consensus is gone; the call that this is raced against says so.
             std::future::pending::<()>().await;

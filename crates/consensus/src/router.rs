@@ -101,8 +101,15 @@ fn until(within: u64) -> Instant {
     Instant::now() + Duration::from_millis(within).min(WITHIN_MAX)
 }
 
-async fn propose(State(inner): State<Arc<Inner>>, Json(request): Json<Propose>) -> Json<Proposed> {
-    Json(inner.write_until(request.command, until(request.within)).await)
+async fn propose(
+    State(inner): State<Arc<Inner>>,
+    Extension(caller): Extension<Caller>,
+    Json(request): Json<Propose>,
+) -> Answer<Proposed> {
+    if caller.cluster.is_none() {
+        return Err(Rejection::Malformed { reason: "a command must come from a host of the cluster".to_owned() });
+    }
+    Ok(Json(inner.write_for(caller.host, request.command, until(request.within)).await))
 }
 
 async fn join(

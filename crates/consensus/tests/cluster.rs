@@ -50,6 +50,7 @@ mod tests {
         assert!(healed < Duration::from_secs(5), "{healed:?}; 3 s on a machine with nothing else to do");
         nodes[1].create(3).await;
         let back = lost.start().await;
+        back.consensus.found(founded(), Duration::ZERO).await.expect("it was founded already");
         assert!(back.has(1), "a host has at once what it acknowledged");
         back.until("what was agreed on while it was away", |state| state.networks.len() == 3).await;
         back.create(4).await;
@@ -255,6 +256,22 @@ mod tests {
             }
             nodes[moved].create(u16::try_from(moved).unwrap()).await;
         }
+        stop_all(nodes).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_host_that_moved_while_the_leader_changed_finds_the_new_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut places, mut nodes) = cluster(directory.path(), 5).await;
+        nodes.remove(3).stop().await;
+        remove_leader(&mut nodes).stop().await;
+        nodes[0].create(1).await;
+        // The leader that it followed is gone, and the new one looks for it where it was.
+        places[3].address.set_port(7790);
+        let moved = places[3].start().await;
+        moved.create(2).await;
+        moved.until("its address", |state| state.hosts[&places[3].host].address == places[3].address).await;
+        nodes.push(moved);
         stop_all(nodes).await;
     }
 

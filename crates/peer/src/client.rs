@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::connection::Connections;
 use crate::limits::BODY_BYTES_MAX;
-use crate::{Connector, Identity, Rejection};
+use crate::{Connector, Distrust, Identity, Rejection};
 
 /// Sends requests to peers. Clones share the connections.
 #[derive(Debug, Clone)]
@@ -52,6 +52,14 @@ pub enum CallError {
         address: SocketAddr,
         /// Its reason.
         rejection: Rejection,
+    },
+    /// The peer is not who it should be. Nothing was sent.
+    #[error("{address} is not trusted: {distrust}")]
+    Untrusted {
+        /// The peer.
+        address: SocketAddr,
+        /// Why.
+        distrust: Distrust,
     },
     /// Request or answer are not what they should be.
     #[error("{address} cannot be understood: {reason}")]
@@ -145,7 +153,16 @@ impl Client {
     ) -> Result<Response<Incoming>, CallError> {
         let unreachable = |source| CallError::Unreachable { address, source };
         loop {
-            let mut connection = self.connections.get(address).await.map_err(unreachable)?;
+            let mut connection = self.connections.get(address).await.map_err(|source| {
+                match source.get_ref().and_then(|inner| inner.downcast_ref::<Distrust>()) {
+                    Some(distrust) => CallError::Untrusted { address, distrust: distrust.clone() },
+                    None => unreachable(source),
+                }
+            })?;
+            // What is meant for one host is shown to no other.
+            if let (Some(wanted), Some(is)) = (host, connection.host.filter(|is| Some(*is) != host)) {
+                return Err(CallError::Refused { address, rejection: Rejection::OtherHost { is, wanted } });
+            }
             let request = self.request(host, address, path, body.clone())?;
             let sent = match connection.sender.ready().await {
                 Ok(()) => connection.sender.send_request(request).await,
@@ -171,7 +188,9 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<Request<Full<Bytes>>, CallError> {
-        let request = Request::builder().method(Method::POST).uri(format!("http://{address}{path}"));
+        // Without the zone of an IPv6 link-local address, which a URI cannot have; the connection has it.
+        let authority = SocketAddr::new(address.ip(), address.port());
+        let request = Request::builder().method(Method::POST).uri(format!("https://{authority}{path}"));
         let mut request = request
             .body(Full::new(body))
             .map_err(|error| CallError::Malformed { address, reason: format!("path {path}: {error}") })?;

@@ -122,6 +122,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn ipv6_will_do() {
+        let source = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
+        let server = serve_on((source, 0).into(), identity(1, None), plain());
+        let client = Client::new(identity(2, None), Plain::from_address(source));
+        assert_eq!(echo(&client, server.address).await.unwrap(), "hello");
+        server.stop().await;
+    }
+
+    #[tokio::test]
     async fn hosts_of_two_clusters_do_not_talk() {
         let server = serve(identity(1, Some(7)));
         let error = echo(&client(2, Some(8)), server.address).await.unwrap_err();

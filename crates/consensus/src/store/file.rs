@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::Serialize;
@@ -36,6 +36,8 @@ struct Inner {
     path: PathBuf,
     /// `None` once it is closed, so that it can be opened again though somebody still holds a clone.
     database: RwLock<Option<Database>>,
+    /// The first thing that went wrong: all that follows does because of it.
+    fault: OnceLock<String>,
 }
 
 impl std::fmt::Debug for DatabaseFile {
@@ -57,7 +59,8 @@ impl DatabaseFile {
             File::open(directory).and_then(|directory| directory.sync_all()).map_err(unusable)?;
         }
         let database = open_database(&path)?;
-        let file = Self { inner: Arc::new(Inner { path, database: RwLock::new(Some(database)) }) };
+        let file =
+            Self { inner: Arc::new(Inner { path, database: RwLock::new(Some(database)), fault: OnceLock::new() }) };
         file.check_format()?;
         Ok(file)
     }
@@ -76,7 +79,16 @@ impl DatabaseFile {
     pub fn run<T>(&self, operation: impl FnOnce(&Database) -> Result<T>) -> std::result::Result<T, StoreError> {
         let database = self.inner.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = database.as_ref().ok_or_else(|| StoreError::Closed { path: self.inner.path.clone() })?;
-        operation(database).map_err(|error| StoreError::from_use(&self.inner.path, error))
+        operation(database).map_err(|error| {
+            let error = StoreError::from_use(&self.inner.path, error);
+            self.inner.fault.get_or_init(|| error.to_string());
+            error
+        })
+    }
+
+    /// What went wrong first, if anything did.
+    pub fn fault(&self) -> Option<&str> {
+        self.inner.fault.get().map(String::as_str)
     }
 
     /// Runs an operation on a thread where it may block.

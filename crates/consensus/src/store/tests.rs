@@ -1,16 +1,20 @@
+use std::fs;
+
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::testing::{StoreBuilder, Suite};
-use shoutd_core::HostId;
+use openraft::{CommittedLeaderId, EntryPayload, RaftLogReader};
+use shoutd_core::cluster::Command;
 use tempfile::TempDir;
 
 use super::*;
-use crate::raft::{StorageError, Types};
+use crate::raft::{Entry, LogId, StorageError, Types, Vote};
 
 struct Builder;
 
 impl StoreBuilder<Types, LogStore, Machine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError> {
         let directory = tempfile::tempdir().unwrap();
-        let file = Store::open(directory.path(), HostId::new(1).unwrap()).unwrap().into_file();
+        let file = open(directory.path()).unwrap().into_file();
         let (machine, _) = Machine::open(file.clone()).await.unwrap();
         Ok((directory, LogStore::new(file), machine))
     }
@@ -19,4 +23,206 @@ impl StoreBuilder<Types, LogStore, Machine, TempDir> for Builder {
 #[test]
 fn openraft_storage_suite() {
     Suite::test_all(Builder).unwrap();
+}
+
+fn host(id: u64) -> HostId {
+    HostId::new(id).unwrap()
+}
+
+fn open(directory: &Path) -> Result<Store, StoreError> {
+    Store::open(directory, host(1))
+}
+
+fn log_id(index: u64) -> LogId {
+    LogId::new(CommittedLeaderId::new(1, 1), index)
+}
+
+fn entries(indices: std::ops::Range<u64>) -> Vec<Entry> {
+    let command = |index: u64| Command::Found { cluster: ClusterId::new(u128::from(index)) };
+    indices.map(|index| Entry { log_id: log_id(index), payload: EntryPayload::Normal(command(index)) }).collect()
+}
+
+async fn log_of(store: Store) -> (Vec<Entry>, Option<Vote>, Option<LogId>, Option<LogId>) {
+    let mut log = LogStore::new(store.into_file());
+    let purged = log.get_log_state().await.unwrap().last_purged_log_id;
+    (
+        log.try_get_log_entries(..).await.unwrap(),
+        log.read_vote().await.unwrap(),
+        log.read_committed().await.unwrap(),
+        purged,
+    )
+}
+
+#[tokio::test]
+async fn what_is_acknowledged_is_on_disk() {
+    let (directory, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut log = LogStore::new(open(directory.path()).unwrap().into_file());
+    // A copy of the open file is what a crash leaves behind.
+    let crash = |name: &str| {
+        let copy = copies.path().join(name);
+        fs::create_dir(&copy).unwrap();
+        fs::copy(directory.path().join(FILE), copy.join(FILE)).unwrap();
+        log_of(open(&copy).unwrap())
+    };
+    log.blocking_append(entries(0..10)).await.unwrap();
+    assert_eq!(crash("append").await, (entries(0..10), None, None, None));
+    log.save_vote(&Vote::new(3, 1)).await.unwrap();
+    assert_eq!(crash("vote").await, (entries(0..10), Some(Vote::new(3, 1)), None, None));
+    log.save_committed(Some(log_id(7))).await.unwrap();
+    assert_eq!(crash("committed").await, (entries(0..10), Some(Vote::new(3, 1)), Some(log_id(7)), None));
+    log.truncate(log_id(8)).await.unwrap();
+    log.purge(log_id(2)).await.unwrap();
+    assert_eq!(crash("cut").await, (entries(3..8), Some(Vote::new(3, 1)), Some(log_id(7)), Some(log_id(2))));
+}
+
+#[tokio::test]
+async fn one_message_has_some_entries_but_not_too_many() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = LogStore::new(open(directory.path()).unwrap().into_file());
+    let name = "x".repeat(400_000);
+    let large = |index| {
+        let command =
+            Command::AdmitHost { host: host(1), name: name.clone(), address: "10.0.0.1:7789".parse().unwrap() };
+        Entry { log_id: log_id(index), payload: EntryPayload::Normal(command) }
+    };
+    log.blocking_append((0..10).map(large)).await.unwrap();
+    assert_eq!(log.limited_get_log_entries(0, 10).await.unwrap().len(), 2);
+    assert_eq!(log.limited_get_log_entries(9, 10).await.unwrap().len(), 1);
+    assert_eq!(log.try_get_log_entries(0..10).await.unwrap().len(), 10);
+}
+
+#[tokio::test]
+async fn a_host_keeps_its_id_and_its_cluster() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).unwrap();
+    assert_eq!(store.identity(), StoredIdentity { host: host(1), cluster: None, founder: false });
+    let file = store.into_file();
+    let (ours, theirs) = (ClusterId::new(7), ClusterId::new(8));
+    let recorded = StoredIdentity { host: host(1), cluster: Some(ours), founder: true };
+    assert_eq!(record_cluster(&file, ours, true).await.unwrap(), recorded);
+    assert_eq!(record_cluster(&file, theirs, false).await.unwrap(), recorded);
+    file.close();
+    assert_eq!(Store::open(directory.path(), host(2)).unwrap().identity(), recorded);
+}
+
+#[tokio::test]
+async fn local_state_is_kept_in_a_file_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let agreed = open(directory.path()).unwrap();
+    let local = LocalStore::open(directory.path()).unwrap();
+    assert_eq!(local.load::<Vec<String>>().unwrap(), None);
+    local.save(&vec!["one"]).await.unwrap();
+    local.save(&vec!["one", "two"]).await.unwrap();
+    drop((agreed, local));
+    let local = LocalStore::open(directory.path()).unwrap();
+    assert_eq!(local.load::<Vec<String>>().unwrap().unwrap(), ["one", "two"]);
+    let error = local.load::<u32>().unwrap_err().to_string();
+    assert!(error.contains("local.redb is damaged") && !error.contains('\n'), "{error}");
+}
+
+#[test]
+fn a_directory_that_cannot_be_used_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "").unwrap();
+    let error = open(&file).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("data directory {} cannot be used: File exists (os error 17)", file.display())
+    );
+    let below = file.join("below");
+    let error = open(&below).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("data directory {} cannot be used: Not a directory (os error 20)", below.display())
+    );
+    // Root may write anywhere but to where there is no writing.
+    let error = open(Path::new("/proc/shoutd")).unwrap_err();
+    assert!(error.to_string().starts_with("data directory /proc/shoutd cannot be used: "), "{error}");
+}
+
+#[test]
+fn only_root_can_read_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let parent = tempfile::tempdir().unwrap();
+    let directory = parent.path().join("shoutd");
+    let _store = open(&directory).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&directory), mode(&directory.join(FILE))), (0o700, 0o600));
+}
+
+#[test]
+fn a_second_shoutd_is_told_of_the_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = open(directory.path()).unwrap();
+    let error = open(directory.path()).unwrap_err().to_string();
+    assert_eq!(error, format!("another shoutd is running with this data directory ({})", directory.path().display()));
+    drop(first);
+    open(directory.path()).unwrap();
+}
+
+#[test]
+fn a_newer_format_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    open(directory.path()).unwrap().into_file().run(|database| file::write_one(database, "format", &2)).unwrap();
+    let error = open(directory.path()).unwrap_err().to_string();
+    let path = directory.path().join(FILE);
+    assert_eq!(
+        error,
+        format!("{} was written by a newer shoutd (format 2, this one knows 1): upgrade shoutd", path.display())
+    );
+}
+
+/// What opening says about a file with these contents, if it finds fault with it.
+fn verdict(contents: &[u8]) -> Option<String> {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join(FILE), contents).unwrap();
+    let error = open(directory.path()).err()?;
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(text.starts_with(&format!("{} is damaged: ", directory.path().join(FILE).display())), "{text}");
+    assert!(!text.contains('\n'), "{text}");
+    Some(text)
+}
+
+async fn sound_file() -> Vec<u8> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = open(directory.path()).unwrap().into_file();
+    LogStore::new(file.clone()).blocking_append(entries(0..200)).await.unwrap();
+    file.close();
+    fs::read(directory.path().join(FILE)).unwrap()
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_damaged() {
+    let sound = sound_file().await;
+    assert_eq!(verdict(&sound), None);
+    assert!(verdict(b"x").is_some());
+    assert!(verdict(&b"garbage ".repeat(10_000)).is_some());
+    assert!(verdict(&vec![0; sound.len()]).is_some());
+    for part in [16, 4096, sound.len() / 2, sound.len() - 4096] {
+        assert!(verdict(&sound[..part]).is_some(), "{part} bytes of {}", sound.len());
+    }
+}
+
+#[tokio::test]
+async fn damage_is_found_or_harmless() {
+    let sound = sound_file().await;
+    let mut found = 0;
+    for position in (0..sound.len()).step_by(4099) {
+        let mut damaged = sound.clone();
+        for byte in damaged.iter_mut().skip(position).take(64) {
+            *byte = !*byte;
+        }
+        if verdict(&damaged).is_some() {
+            found += 1;
+            continue;
+        }
+        // It hit a page that is not in use: everything is there.
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join(FILE), damaged).unwrap();
+        let (log, ..) = log_of(open(directory.path()).unwrap()).await;
+        assert_eq!(log, entries(0..200), "damage at {position}");
+    }
+    assert!(found > 0);
 }

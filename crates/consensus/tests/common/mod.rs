@@ -30,15 +30,20 @@ pub struct Place {
 }
 
 impl Place {
-    /// Each host has a loopback address of its own, as it would have one of its own in a data centre.
+    /// A host at an address that no other test uses.
     pub fn new(directory: &Path, number: u8) -> Self {
         let mut hasher = DefaultHasher::new();
         (std::process::id(), std::thread::current().name()).hash(&mut hasher);
         let [a, b, ..] = hasher.finish().to_le_bytes();
+        Self::at(directory, [a.max(1), b], number)
+    }
+
+    /// A host of this subnet of 127.0.0.0/8: each has an IP address of its own, as it would have in a data centre.
+    pub fn at(directory: &Path, [a, b]: [u8; 2], number: u8) -> Self {
         Self {
             directory: directory.join(format!("h{number}")),
             host: HostId::new(u64::from(number)).unwrap(),
-            address: SocketAddr::from(([127, a.max(1), b, number], 7789)),
+            address: SocketAddr::from(([127, a, b, number], 7789)),
         }
     }
 

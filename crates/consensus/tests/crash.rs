@@ -1,0 +1,115 @@
+//! All hosts killed at once, at any instant: nothing that one of them acknowledged is lost, and each has it at once.
+
+#[cfg(test)]
+#[allow(dead_code, reason = "shared with other tests")]
+mod common;
+
+#[cfg(test)]
+mod tests {
+    use std::env;
+    use std::io::{BufRead, BufReader, Write};
+    use std::path::Path;
+    use std::process::{Child, Command, Stdio};
+    use std::time::Duration;
+
+    use tokio::time::{sleep, timeout};
+
+    use crate::common::{Node, Place, SOON, founded, stop_all};
+
+    /// The directory for the process that is to be killed; the test runs itself with it.
+    const DIRECTORY: &str = "SHOUTD_TEST_CRASH_DIRECTORY";
+    const SUBNET: [u8; 2] = [213, 77];
+    const HOSTS: usize = 3;
+
+    fn places(directory: &Path) -> Vec<Place> {
+        (1..=HOSTS).map(|number| Place::at(directory, SUBNET, u8::try_from(number).unwrap())).collect()
+    }
+
+    /// Founds or takes up the cluster, then has its hosts make networks in turn, and says which are made, until it is killed.
+    async fn run(directory: &Path) {
+        let first_number = u16::try_from(std::process::id() % 30_000).unwrap() * 2;
+        let mut nodes: Vec<Node> = Vec::new();
+        for place in places(directory) {
+            nodes.push(place.start().await);
+        }
+        for (index, node) in nodes.iter().enumerate() {
+            if node.state().hosts.contains_key(&node.host()) {
+                continue;
+            }
+            if index == 0 {
+                node.consensus.found(founded(), SOON).await.unwrap();
+            } else {
+                node.consensus.join(&[nodes[0].address], SOON).await.unwrap();
+            }
+        }
+        for number in first_number.. {
+            let index = usize::from(number) % HOSTS;
+            nodes[index].create(number).await;
+            println!("made {index} {number}");
+            std::io::stdout().flush().unwrap();
+        }
+    }
+
+    fn spawn(directory: &Path) -> Child {
+        let this_test = ["--exact", "tests::nothing_is_lost_when_all_are_killed", "--nocapture"];
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(this_test).env(DIRECTORY, directory).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    }
+
+    /// Lets the hosts run until so many networks are made, and then a little longer, and kills them. Returns what they made.
+    fn run_and_kill(directory: &Path, made: usize, longer: Duration) -> Vec<(usize, u16)> {
+        let mut child = spawn(directory);
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let read = |line: String| {
+            let (index, number) = line.strip_prefix("made ")?.split_once(' ')?;
+            Some((index.parse().unwrap(), number.parse().unwrap()))
+        };
+        let mut seen: Vec<_> = lines.by_ref().filter_map(read).take(made).collect();
+        std::thread::sleep(longer);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        seen.extend(lines.filter_map(read));
+        seen
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn nothing_is_lost_when_all_are_killed() {
+        if let Some(directory) = env::var_os(DIRECTORY) {
+            return run(Path::new(&directory)).await;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let mut made: Vec<(usize, u16)> = Vec::new();
+        for round in 0..12_u64 {
+            // First while it is founded and joined, later while it works.
+            let (count, longer) = if round < 6 { (0, 10 + 30 * round) } else { (1 + 3 * round, 7 * round) };
+            let (path, longer) = (directory.path().to_owned(), Duration::from_millis(longer));
+            let killing = move || run_and_kill(&path, usize::try_from(count).unwrap(), longer);
+            made.extend(timeout(3 * SOON, tokio::task::spawn_blocking(killing)).await.unwrap().unwrap());
+            let mut nodes = Vec::new();
+            for place in places(directory.path()) {
+                // One by one, so that none can have it from another.
+                let node = place.start().await;
+                for (index, number) in &made {
+                    assert!(
+                        place.host.get() != *index as u64 + 1 || node.has(*number),
+                        "round {round}: {number} is lost"
+                    );
+                }
+                nodes.push(node);
+            }
+            if !made.is_empty() {
+                nodes[usize::try_from(round).unwrap() % HOSTS].create(60_000 + u16::try_from(round).unwrap()).await;
+                let all = |node: &Node| made.iter().all(|(_, number)| node.has(*number));
+                let everywhere = async {
+                    while !nodes.iter().all(all) {
+                        sleep(Duration::from_millis(10)).await;
+                    }
+                };
+                timeout(SOON, everywhere).await.unwrap();
+            }
+            stop_all(nodes).await;
+        }
+        assert!(made.len() > 100, "only {} networks were made", made.len());
+    }
+}
