@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
-use shoutd_consensus::{Consensus, FoundError};
+use shoutd_consensus::Consensus;
 use shoutd_core::ClusterId;
 use shoutd_core::view::Membership;
 use tokio::sync::watch;
@@ -71,7 +71,7 @@ async fn attempt(consensus: &Consensus, peers: &[SocketAddr]) -> Result<Option<S
     let cluster = consensus.identity().cluster().unwrap_or_else(|| ClusterId::new(rand::random()));
     match consensus.found(cluster, ROUND).await {
         Ok(()) => Ok(None),
-        Err(FoundError::Propose(error)) => Ok(Some(error.to_string())),
+        Err(error) if error.may_pass() => Ok(Some(error.to_string())),
         Err(error) => Err(error.into()),
     }
 }

@@ -51,7 +51,7 @@ mod tests {
 
     fn settings() -> impl Strategy<Value = Settings> {
         (vec(pool(), 0..3), pairs(), any::<bool>(), any::<bool>())
-            .prop_map(|(pools, options, internal, ipv6)| Settings { pools, options, internal, ipv6 })
+            .prop_map(|(pools, options, internal, ipv6)| Settings { pools, options, internal, ipv6, docker_ipam: ipv6 })
     }
 
     fn reported() -> impl Strategy<Value = ReportedSubnet> {
@@ -94,7 +94,10 @@ mod tests {
     }
 
     fn command() -> impl Strategy<Value = Command> {
-        let wanted = prop_oneof![address().prop_map(WantedAddress::Exactly), subnet().prop_map(WantedAddress::AnyOf)];
+        let wanted = prop_oneof![
+            address().prop_map(WantedAddress::Exactly),
+            (subnet(), any::<u16>()).prop_map(|(subnet, count)| WantedAddress::Highest { subnet, count })
+        ];
         let description = (text(), pairs(), any::<bool>()).prop_map(|(name, labels, attachable)| Description {
             name,
             labels,

@@ -135,7 +135,8 @@ pub fn network_id(number: u16) -> NetworkId {
 pub fn create(origin: HostId, number: u16) -> Command {
     let [high, low] = number.to_be_bytes();
     let pool = Pool { subnet: format!("10.{high}.{low}.0/24").parse().unwrap(), gateway: None, auxiliary: [].into() };
-    let settings = NetworkSettings { pools: vec![pool], options: [].into(), internal: false, ipv6: false };
+    let settings =
+        NetworkSettings { pools: vec![pool], options: [].into(), internal: false, ipv6: false, docker_ipam: true };
     Command::CreateNetwork { id: network_id(number), origin, settings }
 }
 
