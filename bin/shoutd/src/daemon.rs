@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use axum::Router;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use shoutd_cli::{Places, StartArguments};
 use shoutd_consensus::{Consensus, LocalStore, Settings as ConsensusSettings, Store};
 use shoutd_core::HostId;
@@ -65,6 +66,7 @@ struct Daemon {
 
 impl Daemon {
     async fn open(arguments: &StartArguments, places: &Places, settings: Settings) -> Result<Self> {
+        raise_descriptor_limit()?;
         probe()?;
         let underlay = underlay_interface(settings.advertise_address.ip())?;
         create_directory(&arguments.data_dir)?;
@@ -167,6 +169,12 @@ async fn form_and_wait(
 
 async fn serve(listener: UnixListener, router: Router, stop: CancellationToken) {
     plugin::serve(listener, router, stop.cancelled_owned()).await;
+}
+
+/// Each network takes about five descriptors, and each container three: the usual soft limit of 1024 is soon reached.
+fn raise_descriptor_limit() -> Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")
 }
 
 /// A directory that only root reads.

@@ -60,3 +60,86 @@ fn is_about(action: &Action, (vni, name): &(Vni, DeviceName)) -> bool {
     matches!(action, Action::TuneContainerEnd { vni: about, .. } if about == vni)
         && port_of(action).as_ref() == Some(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use shoutd_core::plane::{ContainerEnd, Mark, ObservedPort, ObservedSegment, Port};
+    use shoutd_core::{EndpointId, MacAddress};
+
+    use super::*;
+
+    fn vni() -> Vni {
+        Vni::new(7).unwrap()
+    }
+
+    fn endpoint() -> EndpointId {
+        "e".repeat(64).parse().unwrap()
+    }
+
+    fn observed(place: Place) -> Observed {
+        let end = ContainerEnd {
+            place,
+            name: "shout0".parse().unwrap(),
+            mac: MacAddress([2; 6]),
+            mtu: 1450,
+            up: false,
+            addresses: BTreeSet::new(),
+            multicast_route: false,
+        };
+        let mark = Some(Mark::Endpoint(endpoint()));
+        let port = ObservedPort { mark, mtu: 1450, up: true, enslaved: true, container_end: Some(end) };
+        let ports = BTreeMap::from([(DeviceName::port(&endpoint()), port)]);
+        let segment = ObservedSegment { ports, ..ObservedSegment::default() };
+        Observed { segments: BTreeMap::from([(vni(), segment)]), ..Observed::default() }
+    }
+
+    fn tune() -> Action {
+        let port = Port {
+            endpoint: endpoint(),
+            container_name: DeviceName::container(&endpoint()),
+            mac: MacAddress([2; 6]),
+            addresses: BTreeSet::new(),
+            multicast_route: true,
+            sandbox: Some("/sandbox".into()),
+        };
+        Action::TuneContainerEnd {
+            vni: vni(),
+            port,
+            mtu: 1450,
+            sandbox: "/sandbox".into(),
+            name: "shout0".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn an_interface_is_let_be_until_it_was_complete() {
+        let start = Instant::now();
+        let sandbox = Place::Sandbox("/sandbox".into());
+        let mut handover = Handover::default();
+        handover.note(&observed(sandbox.clone()), &[tune()], start);
+        assert!(!handover.permits(&tune(), start));
+        assert!(handover.permits(&Action::InstallGuard { vni: vni() }, start));
+
+        let complete = start + Duration::from_secs(1);
+        handover.note(&observed(sandbox.clone()), &[], complete);
+        handover.note(&observed(sandbox.clone()), &[tune()], complete);
+        assert!(handover.permits(&tune(), complete));
+
+        // Once more in Docker's hands, it begins anew.
+        handover.note(&observed(Place::Host), &[], complete);
+        handover.note(&observed(sandbox), &[tune()], complete);
+        assert!(!handover.permits(&tune(), complete));
+    }
+
+    #[test]
+    fn an_interface_that_never_is_complete_is_seen_to_at_last() {
+        let start = Instant::now();
+        let mut handover = Handover::default();
+        for elapsed in [Duration::ZERO, PATIENCE / 2, PATIENCE] {
+            handover.note(&observed(Place::Sandbox("/sandbox".into())), &[tune()], start + elapsed);
+            assert_eq!(handover.permits(&tune(), start + elapsed), elapsed == PATIENCE);
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! What the rest of shoutd knows of a kernel.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -47,6 +48,14 @@ pub enum KernelError {
         device: String,
         /// Where it is.
         namespace: String,
+    },
+    /// The directory of named namespaces cannot be watched.
+    #[error("cannot watch {}: {error}", .directory.display())]
+    Watch {
+        /// The directory.
+        directory: PathBuf,
+        /// Why.
+        error: io::Error,
     },
     /// A test's kernel failed because it was told to.
     #[error("injected fault: {0}")]

@@ -21,23 +21,23 @@ pub enum Incapable {
     NotRoot,
     /// There are no network namespaces.
     #[error("this kernel has no network namespaces ({0}): use one with CONFIG_NET_NS")]
-    NoNamespaces(#[source] Error),
+    NoNamespaces(Error),
     /// There are no bridges.
     #[error(
         "this kernel has no bridges with IGMP snooping ({0}): `modprobe bridge`, or use one with CONFIG_BRIDGE_IGMP_SNOOPING"
     )]
-    NoBridge(#[source] Error),
+    NoBridge(Error),
     /// There is no veth.
     #[error("this kernel has no veth devices ({0}): `modprobe veth`, or use one with CONFIG_VETH")]
-    NoVeth(#[source] Error),
+    NoVeth(Error),
     /// There is no VXLAN.
     #[error("this kernel has no VXLAN ({0}): `modprobe vxlan`, or use one with CONFIG_VXLAN")]
-    NoVxlan(#[source] Error),
+    NoVxlan(Error),
     /// There is no nf_tables for bridges.
     #[error(
-        "this kernel has no nf_tables for bridges ({0}): `modprobe nf_tables`, or use one with CONFIG_NF_TABLES_BRIDGE"
+        "this kernel has no nf_tables for bridges ({0}): `modprobe -a nf_tables nft_meta_bridge`, or use one with CONFIG_NF_TABLES_BRIDGE"
     )]
-    NoFilter(#[source] Error),
+    NoFilter(Error),
 }
 
 /// Tries everything once. Kernel modules that are needed are loaded by that, where they are installed.

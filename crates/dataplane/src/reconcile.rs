@@ -30,14 +30,36 @@ pub struct ActionFailure {
 
 impl fmt::Display for ActionFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "network with VNI {}: {}", vni_of(&self.action), self.error)
+        write!(f, "network with VNI {}, {}: {}", vni_of(&self.action), describe(&self.action), self.error)
+    }
+}
+
+/// What was being done, for people.
+fn describe(action: &Action) -> String {
+    match action {
+        Action::CreateSegment { .. } => "making its namespace".to_owned(),
+        Action::DeleteSegment { .. } => "deleting its namespace".to_owned(),
+        Action::CreateBridge { .. } => "making its bridge".to_owned(),
+        Action::TuneBridge { .. } => "setting up its bridge".to_owned(),
+        Action::InstallGuard { .. } => "keeping IGMP and MLD off its tunnel".to_owned(),
+        Action::CreateTunnel { .. } => "making its VXLAN device".to_owned(),
+        Action::DeleteTunnel { .. } => "deleting its VXLAN device".to_owned(),
+        Action::TuneTunnel { .. } => "setting up its VXLAN device".to_owned(),
+        Action::AddFlood { remote, .. } => format!("adding host {remote}"),
+        Action::RemoveFlood { remote, .. } => format!("removing host {remote}"),
+        Action::CreatePort { port, .. } => format!("making the interface of endpoint {}", port.endpoint.short()),
+        Action::TunePort { name, .. } => format!("setting up port {name}"),
+        Action::TuneContainerEnd { port, .. } => {
+            format!("setting up the interface of endpoint {}", port.endpoint.short())
+        }
+        Action::DeletePort { name, .. } => format!("deleting port {name}"),
     }
 }
 
 /// Observes, compares, and does what there is to do. What fails does not keep the rest from being done, except what rests on it.
 pub fn reconcile(kernel: &mut dyn Kernel, desired: &Desired) -> Result<Report, KernelError> {
     let observed = kernel.observe(&sandboxes(desired))?;
-    Ok(execute_all(kernel, diff(desired, &observed)))
+    Ok(execute_all(kernel, diff(desired, &observed), |_| None))
 }
 
 /// The containers' namespaces in which there is something to see to.
@@ -50,11 +72,19 @@ pub(crate) fn sandboxes(desired: &Desired) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-/// Does all of a plan that can be done.
-pub(crate) fn execute_all(kernel: &mut dyn Kernel, plan: Vec<Action>) -> Report {
+/// Does all of a plan that can be done. What is `held` counts as failed without being tried.
+pub(crate) fn execute_all(
+    kernel: &mut dyn Kernel,
+    plan: Vec<Action>,
+    held: impl Fn(&Action) -> Option<ActionFailure>,
+) -> Report {
     let mut report = Report::default();
     for action in plan {
         if report.failures.iter().any(|failure| rests_on(&action, &failure.action)) {
+            continue;
+        }
+        if let Some(failure) = held(&action) {
+            report.failures.push(failure);
             continue;
         }
         match kernel.execute(&action) {

@@ -13,6 +13,7 @@ use shoutd_core::plane::{Action, Desired, DeviceName, Observed, diff};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use crate::backoff::{Backoff, RETRY_FIRST, RETRY_LAST};
 use crate::handover::Handover;
 use crate::kernel::{Kernel, KernelError};
 use crate::reconcile::{ActionFailure, Report, execute_all, port_of, sandboxes, vni_of};
@@ -22,11 +23,6 @@ use crate::reconcile::{ActionFailure, Report, execute_all, port_of, sandboxes, v
 const PERIOD: Duration = Duration::from_secs(2);
 /// How soon after a round the next may follow that only an event asks for: events come in swarms, also of our own doing.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How soon a round that failed is repeated, at first and at last; it doubles in between.
-const RETRY_FIRST: Duration = Duration::from_millis(50);
-/// See [`RETRY_FIRST`].
-const RETRY_LAST: Duration = Duration::from_secs(5);
-
 /// Which of the desired states that were handed over; later ones compare greater.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Generation(u64);
@@ -197,6 +193,7 @@ pub struct Reconciler<K> {
     status: watch::Sender<Status>,
     observed: watch::Sender<Arc<Observed>>,
     handover: Handover,
+    backoff: Backoff,
     /// What was last complained about, so that it is not said again every time.
     complaints: Vec<String>,
 }
@@ -205,6 +202,17 @@ pub struct Reconciler<K> {
 enum Next {
     Stop,
     Round(Option<(Generation, Arc<Desired>)>),
+}
+
+/// What a round came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Something was done.
+    Changed,
+    /// There was nothing to do, or it failed.
+    Unchanged,
+    /// What there is could not be read.
+    Unreadable,
 }
 
 impl<K: Kernel + 'static> Reconciler<K> {
@@ -220,28 +228,43 @@ impl<K: Kernel + 'static> Reconciler<K> {
             status: status_receiver,
             observed: observed_receiver,
         };
-        let mut reconciler =
-            Self { kernel, shared, status, observed, handover: Handover::default(), complaints: Vec::new() };
+        let mut reconciler = Self {
+            kernel,
+            shared,
+            status,
+            observed,
+            handover: Handover::default(),
+            backoff: Backoff::default(),
+            complaints: Vec::new(),
+        };
         thread::Builder::new().name("reconciler".to_owned()).spawn(move || reconciler.run())?;
         Ok(handle)
     }
 
     fn run(&mut self) {
-        let mut retry = RETRY_FIRST;
+        let mut unreadable_for = RETRY_FIRST;
         let mut last = Generation::default();
         while let Next::Round(wanted) = self.next() {
             let generation = wanted.as_ref().map(|(generation, _)| *generation).unwrap_or_default();
             if generation != last {
-                retry = RETRY_FIRST;
+                self.backoff.forget();
             }
             last = generation;
-            let failed = !self.round(wanted.as_ref());
-            if failed {
-                self.rest(retry, retry, generation);
-                retry = (retry * 2).min(RETRY_LAST);
-            } else {
-                retry = RETRY_FIRST;
-                self.rest(PAUSE, PERIOD, generation);
+            let outcome = self.round(wanted.as_ref());
+            if outcome != Outcome::Unreadable {
+                unreadable_for = RETRY_FIRST;
+            }
+            match outcome {
+                // What was done is looked at: it may have come out otherwise than it should.
+                Outcome::Changed => self.rest(PAUSE, PAUSE, generation),
+                Outcome::Unchanged => {
+                    let until_retry = self.backoff.next().map(|next| next.saturating_duration_since(Instant::now()));
+                    self.rest(PAUSE, until_retry.unwrap_or(PERIOD).min(PERIOD), generation);
+                }
+                Outcome::Unreadable => {
+                    self.rest(unreadable_for, unreadable_for, generation);
+                    unreadable_for = (unreadable_for * 2).min(RETRY_LAST);
+                }
             }
         }
     }
@@ -276,28 +299,29 @@ impl<K: Kernel + 'static> Reconciler<K> {
         }
     }
 
-    /// One round; whether all went well.
-    fn round(&mut self, wanted: Option<&(Generation, Arc<Desired>)>) -> bool {
+    /// One round.
+    fn round(&mut self, wanted: Option<&(Generation, Arc<Desired>)>) -> Outcome {
         let (generation, desired) = wanted.cloned().unwrap_or_default();
         let observed = match self.kernel.observe(&sandboxes(&desired)) {
             Ok(observed) => Arc::new(observed),
             Err(error) => {
                 self.publish(generation, &Report::default(), Some(Arc::new(error)));
-                return false;
+                return Outcome::Unreadable;
             }
         };
         self.observed.send_replace(observed.clone());
         if wanted.is_none() {
-            return true;
+            return Outcome::Unchanged;
         }
         let now = Instant::now();
         let mut plan = diff(&desired, &observed);
         self.handover.note(&observed, &plan, now);
         plan.retain(|action| self.handover.permits(action, now));
-        let report = execute_all(&mut self.kernel, plan);
-        let failed = !report.failures.is_empty();
+        let backoff = &self.backoff;
+        let report = execute_all(&mut self.kernel, plan, |action| backoff.holds(action, now));
+        self.backoff.note(&report, Instant::now());
         self.publish(generation, &report, None);
-        !failed
+        if report.done.is_empty() { Outcome::Unchanged } else { Outcome::Changed }
     }
 
     fn publish(&mut self, generation: Generation, report: &Report, unreadable: Option<Arc<KernelError>>) {

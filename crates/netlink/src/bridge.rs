@@ -82,7 +82,7 @@ impl Route {
     pub fn change_bridge(&mut self, index: u32, settings: &BridgeSettings) -> Result<(), Error> {
         let mut message = Message::new(libc::RTM_NEWLINK, 0, &link_header(0, index, 0, 0));
         write_information(&mut message, settings);
-        self.socket.call(&message).map_err(|fault| fault.during(format_args!("change bridge {index} ({settings:?})")))
+        self.socket.call(&message).map_err(|fault| fault.during(format_args!("change the settings of bridge {index}")))
     }
 }
 

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-/// An operation on the kernel that failed, named with its object.
+/// An operation on the kernel that failed, named with its object. Its text says all, the fault's included.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {operation}: {fault}")]
 pub struct Error {
     operation: String,
-    #[source]
     fault: Fault,
 }
 

@@ -1,5 +1,7 @@
 //! Network devices: reading, changing and deleting them.
 
+use std::fmt;
+
 use nix::errno::Errno;
 use nix::libc;
 
@@ -84,6 +86,19 @@ pub struct LinkChange<'a> {
     pub up: Option<bool>,
 }
 
+impl fmt::Display for LinkChange<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = [
+            self.master.map(|master| format!("master {master}")),
+            self.mtu.map(|mtu| format!("MTU {mtu}")),
+            self.mac.map(|mac| format!("address {mac:02x?}")),
+            self.alias.map(|alias| format!("alias {alias:?}")),
+            self.up.map(|up| if up { "up" } else { "down" }.to_owned()),
+        ];
+        f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    }
+}
+
 impl Route {
     /// All devices of the namespace.
     pub fn links(&mut self) -> Result<Vec<Link>, Error> {
@@ -133,7 +148,7 @@ impl Route {
         if let Some(alias) = change.alias {
             message.bytes(libc::IFLA_IFALIAS, alias.as_bytes());
         }
-        self.socket.call(&message).map_err(|fault| fault.during(format_args!("change device {index} ({change:?})")))
+        self.socket.call(&message).map_err(|fault| fault.during(format_args!("change device {index} ({change})")))
     }
 
     /// Deletes a device. One that is not there is no error.

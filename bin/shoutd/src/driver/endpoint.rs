@@ -60,9 +60,18 @@ pub async fn join(driver: &Driver, request: &Join) -> Result<JoinReply, DriverEr
     })
 }
 
-/// `Leave`.
+/// `Leave`. Docker takes the interface out of the container when this returns; the reconciler has let go of it by then.
 pub async fn leave(driver: &Driver, endpoint: &EndpointId) -> Result<(), DriverError> {
-    driver.parts.local.change(|local| local.leave(endpoint)).await.map_err(told)
+    let left = driver.parts.local.change(|local| {
+        local.leave(endpoint);
+        local.endpoints.get(endpoint).map(|endpoint| endpoint.network.clone())
+    });
+    if let Some(network) = left.await.map_err(told)?
+        && let Err(error) = driver.parts.plane.settle(&network, endpoint).await
+    {
+        warn!(endpoint = endpoint.short(), "the kernel is not in order: {error}");
+    }
+    Ok(())
 }
 
 /// `DeleteEndpoint`. Returns when the interface is gone and the lease is given back, so that a `docker network rm` right after it finds the network

@@ -38,7 +38,8 @@ pub struct ObservedSegment {
 impl ObservedSegment {
     /// Whether there is something of shoutd in it, or nothing at all.
     pub fn is_ours(&self) -> bool {
-        self.bridge.is_some() || self.tunnel.is_some() || !self.ports.is_empty() || self.foreign.is_empty()
+        let is_used = self.bridge.is_some() || self.tunnel.is_some() || self.guard || !self.ports.is_empty();
+        is_used || self.foreign.is_empty()
     }
 
     /// The network it was made for, by the mark on its bridge or VXLAN device.

@@ -12,7 +12,7 @@ use shoutd_core::{NetworkId, Vni};
 use shoutd_netlink::{BridgeSettings, Link, LinkChange, Mac, Namespace, NewVeth, NewVxlan, Route, VethEnd};
 
 use super::handle::{SandboxHandle, SegmentHandle};
-use super::observe::has_multicast_route;
+use super::observe::is_multicast_route;
 use super::{GROUP, LinuxKernel, is_everywhere, is_ours, multicast, write_setting};
 use crate::kernel::KernelError;
 
@@ -102,6 +102,11 @@ impl LinuxKernel {
                 write_setting("ipv6/conf/default/accept_ra", "0")?;
                 write_setting("ipv6/conf/default/autoconf", "0")?;
             }
+            // Where Docker has loaded br_netfilter, frames would take a turn through this namespace's empty iptables. Before kernel 5.3 these
+            // settings are the host's alone, and not to be seen here.
+            for table in ["arptables", "ip6tables", "iptables"] {
+                let _ = write_setting(&format!("bridge/bridge-nf-call-{table}"), "0");
+            }
             Ok(())
         })?;
         self.keep_segment(vni, namespace)
@@ -124,7 +129,9 @@ impl LinuxKernel {
     }
 
     fn create_tunnel(&mut self, vni: Vni, network: &NetworkId, vtep: Vtep) -> Result<(), KernelError> {
-        let into = self.segment(vni)?.namespace.clone();
+        let segment = self.segment(vni)?;
+        segment.refuse_foreign(vni, TUNNEL)?;
+        let into = segment.namespace.clone();
         let new =
             NewVxlan { name: TUNNEL, group: GROUP, vni: vni.get(), local: vtep.address, port: vtep.port, ttl: TTL };
         self.host_route.create_vxlan(&new, &into)?;
@@ -144,6 +151,7 @@ impl LinuxKernel {
         let mark = Mark::Endpoint(port.endpoint.clone());
         let mtu_octets = u32::from(mtu);
         let segment = self.segment(vni)?;
+        segment.refuse_foreign(vni, near_name.as_str())?;
         let bridge = segment.own(vni, BRIDGE)?.index;
         segment.route.create_veth(&NewVeth {
             near: VethEnd { name: near_name.as_str(), group: GROUP, mtu: mtu_octets, mac: None },
@@ -172,6 +180,14 @@ impl SegmentHandle {
         let namespace = namespace_name(vni);
         let link = find(&mut self.route, name, &namespace)?;
         if is_ours(&link) { Ok(link) } else { Err(foreign(&link, namespace)) }
+    }
+
+    /// Fails if somebody else's device has this name: "file exists" would not say whose.
+    fn refuse_foreign(&mut self, vni: Vni, name: &str) -> Result<(), KernelError> {
+        match self.route.link(name)? {
+            Some(link) if !is_ours(&link) => Err(foreign(&link, namespace_name(vni))),
+            _ => Ok(()),
+        }
     }
 
     /// Marks a device that was just made, and perhaps brings it up.
@@ -246,7 +262,7 @@ fn complete_end(route: &mut Route, name: &str, port: &Port, mtu: u16, place: &st
     for &address in &port.addresses {
         route.add_address(link.index, address)?;
     }
-    if port.multicast_route && !has_multicast_route(route, link.index)? {
+    if port.multicast_route && !route.routes()?.iter().any(|route| is_multicast_route(route, link.index)) {
         route.add_connected_route(link.index, multicast())?;
     }
     Ok(())

@@ -1,6 +1,68 @@
-//! Open namespaces with the sockets in them, kept from round to round.
+//! Open namespaces with the sockets in them, kept from round to round, and what was last read there.
 
-use shoutd_netlink::{Error, Guard, Monitor, Namespace, Route};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use shoutd_core::plane::{ContainerEnd, DeviceName, ObservedSegment};
+use shoutd_netlink::{Error, Guard, Monitor, Namespace, NamespaceId, Peer, Route};
+
+/// How old something that was read may be though no event said that it changed. Some changes of devices that are down make no event.
+const AGE_MAX: Duration = Duration::from_secs(10);
+
+/// Something that was read in a namespace.
+#[derive(Debug)]
+pub(super) struct Reading<T> {
+    pub(super) content: T,
+    at: Instant,
+}
+
+impl<T> Reading<T> {
+    pub(super) fn new(content: T) -> Self {
+        Self { content, at: Instant::now() }
+    }
+}
+
+/// A monitor, and whether it said anything since the namespace was last read.
+#[derive(Debug)]
+pub(super) struct Watch {
+    monitor: Monitor,
+    changed: AtomicBool,
+}
+
+impl Watch {
+    fn new(monitor: Monitor) -> Self {
+        Self { monitor, changed: AtomicBool::new(true) }
+    }
+
+    /// Takes in all events, and says whether one of them is a change.
+    pub(super) fn drain(&self) -> bool {
+        let changed = self.monitor.drain();
+        self.changed.fetch_or(changed, Ordering::Relaxed);
+        changed
+    }
+
+    /// Whether there was a change since this was last asked. To be asked before reading, so that a change while reading is kept for next
+    /// time.
+    fn take(&self) -> bool {
+        self.drain();
+        self.changed.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.monitor.as_fd()
+    }
+}
+
+/// What a segment holds, but for the other ends of its ports: those are read where they are.
+#[derive(Debug)]
+pub(super) struct SegmentContent {
+    pub(super) observed: ObservedSegment,
+    pub(super) peers: Vec<(DeviceName, Peer)>,
+}
 
 /// A segment's namespace.
 #[derive(Debug)]
@@ -8,22 +70,57 @@ pub(super) struct SegmentHandle {
     pub(super) namespace: Namespace,
     pub(super) route: Route,
     pub(super) guard: Guard,
-    monitors: [Monitor; 2],
+    pub(super) reading: Option<Reading<SegmentContent>>,
+    watches: [Watch; 2],
+    /// Which namespaces the numbers stand for that this one knows others by. They hold as long as those are open.
+    numbers: BTreeMap<i32, NamespaceId>,
 }
 
 impl SegmentHandle {
     pub(super) fn open(namespace: Namespace) -> Result<Self, Error> {
         Ok(Self {
-            // Watched first, so that nothing changes unnoticed between reading and watching.
-            monitors: [Monitor::segment(&namespace)?, Monitor::filters(&namespace)?],
+            watches: [Watch::new(Monitor::segment(&namespace)?), Watch::new(Monitor::filters(&namespace)?)],
             route: Route::open(&namespace)?,
             guard: Guard::open(&namespace)?,
+            reading: None,
+            numbers: BTreeMap::new(),
             namespace,
         })
     }
 
-    pub(super) fn monitors(&self) -> impl Iterator<Item = &Monitor> {
-        self.monitors.iter()
+    pub(super) fn watches(&self) -> impl Iterator<Item = &Watch> {
+        self.watches.iter()
+    }
+
+    /// Whether it must be read again.
+    pub(super) fn is_stale(&mut self) -> bool {
+        // Both are asked, whatever the first says.
+        let [links, filters] = self.watches.each_ref().map(Watch::take);
+        links || filters || is_old(self.reading.as_ref())
+    }
+
+    /// Forgets the numbers of all namespaces but these: the others are no longer open.
+    pub(super) fn forget_all_but(&mut self, open: &BTreeSet<NamespaceId>) {
+        self.numbers.retain(|_, id| open.contains(id));
+    }
+
+    /// Which of these namespaces the number stands for.
+    pub(super) fn numbered<'a>(
+        &mut self,
+        number: i32,
+        candidates: impl Iterator<Item = &'a Namespace>,
+    ) -> Result<Option<NamespaceId>, Error> {
+        if let Some(&id) = self.numbers.get(&number) {
+            return Ok(Some(id));
+        }
+        for candidate in candidates {
+            if self.numbers.values().all(|id| *id != candidate.id())
+                && let Some(found) = self.route.namespace_number(candidate)?
+            {
+                self.numbers.insert(found, candidate.id());
+            }
+        }
+        Ok(self.numbers.get(&number).copied())
     }
 }
 
@@ -32,15 +129,23 @@ impl SegmentHandle {
 pub(super) struct SandboxHandle {
     pub(super) namespace: Namespace,
     pub(super) route: Route,
-    monitor: Monitor,
+    /// Its veth ends, by their index.
+    pub(super) reading: Option<Reading<BTreeMap<u32, ContainerEnd>>>,
+    pub(super) watch: Watch,
 }
 
 impl SandboxHandle {
     pub(super) fn open(namespace: Namespace) -> Result<Self, Error> {
-        Ok(Self { monitor: Monitor::sandbox(&namespace)?, route: Route::open(&namespace)?, namespace })
+        let watch = Watch::new(Monitor::sandbox(&namespace)?);
+        Ok(Self { watch, route: Route::open(&namespace)?, reading: None, namespace })
     }
 
-    pub(super) fn monitor(&self) -> &Monitor {
-        &self.monitor
+    /// Whether it must be read again.
+    pub(super) fn is_stale(&mut self) -> bool {
+        self.watch.take() || is_old(self.reading.as_ref())
     }
+}
+
+fn is_old<T>(reading: Option<&Reading<T>>) -> bool {
+    reading.is_none_or(|reading| reading.at.elapsed() > AGE_MAX)
 }

@@ -9,16 +9,18 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use shoutd_core::Vni;
 use shoutd_core::plane::{Action, Mark, Observed, namespace_vni};
 use shoutd_netlink::{Link, Monitor, NamedNamespaces, Namespace, Route};
 
 use crate::kernel::{Kernel, KernelError};
-use handle::{SandboxHandle, SegmentHandle};
+use handle::{SandboxHandle, SegmentHandle, Watch};
 
 /// The device group (`IFLA_GROUP`) that shoutd makes devices in: "shou" in ASCII. A device's alias, which is its mark, cannot be given when it is
 /// made; its group can. One that is in the group and has no mark is therefore what a crash left half made.
@@ -31,6 +33,8 @@ pub struct LinuxKernel {
     host_route: Route,
     host_monitor: Monitor,
     named: NamedNamespaces,
+    /// Says when a name comes or goes.
+    names: Inotify,
     segments: BTreeMap<Vni, SegmentHandle>,
     sandboxes: BTreeMap<PathBuf, SandboxHandle>,
     /// Whether the kernel has IPv6 at all.
@@ -43,6 +47,8 @@ impl LinuxKernel {
     pub fn new(directory: impl Into<PathBuf>) -> Result<Self, KernelError> {
         let host = Namespace::current()?;
         let named = NamedNamespaces::new(directory);
+        let names = watch(named.directory())
+            .map_err(|error| KernelError::Watch { directory: named.directory().to_owned(), error })?;
         // A name without a namespace is what a crash left: it would be neither found nor deleted.
         for name in named.list()? {
             if namespace_vni(&name).is_some() && named.open(&name)?.is_none() {
@@ -54,6 +60,7 @@ impl LinuxKernel {
             host_monitor: Monitor::links(&host)?,
             host,
             named,
+            names,
             segments: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             ipv6: Path::new("/proc/sys/net/ipv6").exists(),
@@ -71,31 +78,62 @@ impl Kernel for LinuxKernel {
     }
 
     fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration) {
-        let segments = self.segments.values().flat_map(SegmentHandle::monitors);
-        let monitors: Vec<&Monitor> = std::iter::once(&self.host_monitor)
-            .chain(segments)
-            .chain(self.sandboxes.values().map(SandboxHandle::monitor))
-            .collect();
+        let mut sources = vec![Source::Names(&self.names), Source::Host(&self.host_monitor)];
+        sources.extend(self.segments.values().flat_map(SegmentHandle::watches).map(Source::Handle));
+        sources.extend(self.sandboxes.values().map(|sandbox| Source::Handle(&sandbox.watch)));
         let mut waiting = vec![PollFd::new(wake, PollFlags::POLLIN)];
-        waiting.extend(monitors.iter().map(|monitor| PollFd::new(monitor.as_fd(), PollFlags::POLLIN)));
-        let deadline = std::time::Instant::now() + timeout;
+        waiting.extend(sources.iter().map(|source| PollFd::new(source.descriptor(), PollFlags::POLLIN)));
+        let deadline = Instant::now() + timeout;
         loop {
-            let left = deadline.saturating_duration_since(std::time::Instant::now());
-            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            match poll(&mut waiting, left) {
-                Err(nix::errno::Errno::EINTR) => continue,
+            let left = deadline.saturating_duration_since(Instant::now());
+            match poll(&mut waiting, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+                Err(Errno::EINTR) => continue,
                 Err(_) | Ok(0) => return,
                 Ok(_) => {}
             }
             let is_ready = |waiting: &PollFd<'_>| waiting.any().unwrap_or(true);
-            let ready = monitors.iter().zip(waiting.iter().skip(1)).filter(|(_, waiting)| is_ready(waiting));
+            let ready = sources.iter().zip(waiting.iter().skip(1)).filter(|(_, waiting)| is_ready(waiting));
             // Every one is to be drained, also behind the first that has a change.
-            let changed = ready.fold(false, |changed, (monitor, _)| monitor.drain() || changed);
+            let changed = ready.fold(false, |changed, (source, _)| source.drain() || changed);
             if changed || waiting.first().is_some_and(is_ready) {
                 return;
             }
         }
     }
+}
+
+/// Something that says that there was a change.
+enum Source<'a> {
+    Names(&'a Inotify),
+    Host(&'a Monitor),
+    Handle(&'a Watch),
+}
+
+impl Source<'_> {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Names(names) => names.as_fd(),
+            Self::Host(monitor) => monitor.as_fd(),
+            Self::Handle(watch) => watch.as_fd(),
+        }
+    }
+
+    /// Reads all there is to read, and says whether anything of it is a change.
+    fn drain(&self) -> bool {
+        match self {
+            Self::Names(names) => names.read_events().is_ok(),
+            Self::Host(monitor) => monitor.drain(),
+            Self::Handle(watch) => watch.drain(),
+        }
+    }
+}
+
+/// Watches names come and go in a directory, which is made if need be.
+fn watch(directory: &Path) -> io::Result<Inotify> {
+    std::fs::create_dir_all(directory)?;
+    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+    inotify.add_watch(directory, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVE)?;
+    Ok(inotify)
 }
 
 /// The mark of a device, if it has one.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use shoutd_core::plane::{
@@ -10,18 +10,21 @@ use shoutd_core::plane::{
     TUNNEL, namespace_vni,
 };
 use shoutd_core::{MacAddress, Vni};
-use shoutd_netlink::{Kind, Link, Namespace, Peer, Route};
+use shoutd_netlink::{IpRoute, Kind, Link, Namespace, NamespaceId, Peer, Route};
 
-use super::handle::{SandboxHandle, SegmentHandle};
-use super::{LinuxKernel, is_everywhere, is_ours, mark};
+use super::handle::{Reading, SandboxHandle, SegmentContent, SegmentHandle};
+use super::{LinuxKernel, is_everywhere, is_ours, mark, multicast};
 use crate::kernel::KernelError;
 
 impl LinuxKernel {
     pub(super) fn observe_all(&mut self, wanted: &BTreeSet<PathBuf>) -> Result<Observed, KernelError> {
         self.refresh_segments()?;
         let missing_sandboxes = self.refresh_sandboxes(wanted)?;
+        let mut open: BTreeSet<NamespaceId> = self.sandboxes.values().map(|sandbox| sandbox.namespace.id()).collect();
+        open.insert(self.host.id());
         let mut observed = Observed { segments: BTreeMap::new(), missing_sandboxes };
         for (&vni, segment) in &mut self.segments {
+            segment.forget_all_but(&open);
             let ends = Ends { host: (&self.host, &mut self.host_route), sandboxes: &mut self.sandboxes };
             observed.segments.insert(vni, observe_segment(segment, ends, self.ipv6)?);
         }
@@ -84,10 +87,29 @@ fn observe_segment(
     mut ends: Ends<'_>,
     ipv6: bool,
 ) -> Result<ObservedSegment, KernelError> {
+    if segment.is_stale() {
+        segment.reading = None;
+        segment.reading = Some(Reading::new(read_segment(segment, ipv6)?));
+    }
+    let Some(content) = segment.reading.as_ref().map(|reading| &reading.content) else {
+        return Ok(ObservedSegment::default());
+    };
+    let (mut observed, peers) = (content.observed.clone(), content.peers.clone());
+    for (name, peer) in peers {
+        if let Some(port) = observed.ports.get_mut(&name) {
+            port.container_end = ends.find(segment, peer)?;
+        }
+    }
+    Ok(observed)
+}
+
+fn read_segment(segment: &mut SegmentHandle, ipv6: bool) -> Result<SegmentContent, KernelError> {
     let links = segment.route.links()?;
     let bridge = links.iter().find(|link| link.name == BRIDGE && is_ours(link)).map(|link| link.index);
-    let mut observed =
-        ObservedSegment { guard: segment.guard.is_whole(TUNNEL).unwrap_or(false), ..ObservedSegment::default() };
+    // A guard that cannot be read may not be there; to install it once more does no harm.
+    let guard = segment.guard.is_whole(TUNNEL).unwrap_or(false);
+    let mut observed = ObservedSegment { guard, ..ObservedSegment::default() };
+    let mut peers = Vec::new();
     for link in links.iter().filter(|link| !is_everywhere(link)) {
         let Ok(name) = link.name.parse::<DeviceName>() else {
             continue;
@@ -106,16 +128,14 @@ fn observe_segment(
                 observed.flood = segment.route.flood(link.index)?.into_iter().collect();
             }
             _ => {
-                let container_end = match link.peer {
-                    Some(peer) => ends.find(&mut segment.route, peer)?,
-                    None => None,
-                };
-                let port = ObservedPort { mark: mark(link), mtu: octets(link), up: link.up, enslaved, container_end };
+                peers.extend(link.peer.map(|peer| (name.clone(), peer)));
+                let port =
+                    ObservedPort { mark: mark(link), mtu: octets(link), up: link.up, enslaved, container_end: None };
                 observed.ports.insert(name, port);
             }
         }
     }
-    Ok(observed)
+    Ok(SegmentContent { observed, peers })
 }
 
 /// A device's MTU. Loopback's and such do not fit, and no MTU that is wanted is as large.
@@ -162,49 +182,58 @@ fn observe_tunnel(link: &Link, enslaved: bool) -> ObservedTunnel {
 
 impl Ends<'_> {
     /// Finds a port's other end by where the kernel says it is: no name and no alias, which a container could change, is believed.
-    fn find(&mut self, segment: &mut Route, peer: Peer) -> Result<Option<ContainerEnd>, KernelError> {
+    fn find(&mut self, segment: &mut SegmentHandle, peer: Peer) -> Result<Option<ContainerEnd>, KernelError> {
         let Some(number) = peer.namespace else {
             return Ok(None);
         };
         let (host, host_route) = &mut self.host;
-        if segment.namespace_number(host)? == Some(number) {
-            return observe_end(host_route, peer.index, Place::Host);
+        let candidates = std::iter::once(*host).chain(self.sandboxes.values().map(|sandbox| &sandbox.namespace));
+        let place = segment.numbered(number, candidates)?;
+        if place == Some(host.id()) {
+            let link = host_route.link_at(peer.index)?;
+            return Ok(link.and_then(|link| container_end(&link, Place::Host)));
         }
-        for (path, sandbox) in self.sandboxes.iter_mut() {
-            if segment.namespace_number(&sandbox.namespace)? == Some(number) {
-                return observe_end(&mut sandbox.route, peer.index, Place::Sandbox(path.clone()));
-            }
+        let found = self.sandboxes.iter_mut().find(|(_, sandbox)| Some(sandbox.namespace.id()) == place);
+        let Some((path, sandbox)) = found else {
+            return Ok(None);
+        };
+        if sandbox.is_stale() {
+            sandbox.reading = None;
+            sandbox.reading = Some(Reading::new(read_sandbox(&mut sandbox.route, path)?));
         }
-        Ok(None)
+        Ok(sandbox.reading.as_ref().and_then(|reading| reading.content.get(&peer.index)).cloned())
     }
 }
 
-fn observe_end(route: &mut Route, index: u32, place: Place) -> Result<Option<ContainerEnd>, KernelError> {
-    let Some(link) = route.link_at(index)? else {
-        return Ok(None);
-    };
-    let Ok(name) = link.name.parse() else {
-        return Ok(None);
-    };
-    let mut end = ContainerEnd {
-        name,
+fn read_sandbox(route: &mut Route, path: &Path) -> Result<BTreeMap<u32, ContainerEnd>, KernelError> {
+    let (links, addresses, routes) = (route.links()?, route.addresses()?, route.routes()?);
+    let veths = links.iter().filter(|link| link.kind == Kind::Veth);
+    let ends = veths.filter_map(|link| {
+        let own = addresses.iter().filter(|address| address.link == link.index);
+        let end = ContainerEnd {
+            addresses: own.map(|address| address.net).collect(),
+            multicast_route: routes.iter().any(|route| is_multicast_route(route, link.index)),
+            ..container_end(link, Place::Sandbox(path.to_owned()))?
+        };
+        Some((link.index, end))
+    });
+    Ok(ends.collect())
+}
+
+/// What a device itself says; `None` if it has a name that no device of shoutd's can have.
+fn container_end(link: &Link, place: Place) -> Option<ContainerEnd> {
+    Some(ContainerEnd {
+        place,
+        name: link.name.parse().ok()?,
         mac: MacAddress(link.mac.unwrap_or_default()),
-        mtu: octets(&link),
+        mtu: octets(link),
         up: link.up,
         addresses: BTreeSet::new(),
         multicast_route: false,
-        place,
-    };
-    if end.place != Place::Host {
-        end.addresses =
-            route.addresses()?.into_iter().filter(|address| address.link == index).map(|address| address.net).collect();
-        end.multicast_route = has_multicast_route(route, index)?;
-    }
-    Ok(Some(end))
+    })
 }
 
-/// Whether the connected route of all IPv4 multicast leads out of this device.
-pub(super) fn has_multicast_route(route: &mut Route, index: u32) -> Result<bool, KernelError> {
-    let multicast = super::multicast();
-    Ok(route.routes()?.iter().any(|route| route.destination == multicast && route.link == index && route.connected))
+/// Whether it is the connected route of all IPv4 multicast, out of this device.
+pub(super) fn is_multicast_route(route: &IpRoute, index: u32) -> bool {
+    route.destination == multicast() && route.link == index && route.connected
 }

@@ -2,16 +2,25 @@
 //! connected the way Docker connects them. All of it lives in a mount namespace of the test's thread, and ends with it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::mount::{MsFlags, mount};
+use nix::libc;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
 use shoutd_core::plane::{Desired, DeviceName, Observed, Port, Segment, Vtep, diff};
 use shoutd_core::{EndpointId, MacAddress, NetworkId, Vni};
-use shoutd_dataplane::{Kernel, LinuxKernel, Report, reconcile};
+use shoutd_dataplane::{Kernel, LinuxKernel, Reconciler, ReconcilerHandle, Report, Scope, reconcile};
 use shoutd_netlink::{NamedNamespaces, Namespace};
 use tempfile::TempDir;
 
@@ -32,7 +41,7 @@ pub fn network() -> NetworkId {
 /// Hosts on one underlay. The calling thread is moved to namespaces of its own, for good.
 pub struct World {
     pub hosts: Vec<Host>,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl World {
@@ -40,10 +49,18 @@ impl World {
     pub fn new(hosts: u8) -> Self {
         enter_own_namespaces();
         let directory = tempfile::tempdir().unwrap();
+        // Namespaces are mounted over files in it; all of it goes with one unmounting.
+        mount(Some("tests"), directory.path(), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
         ip(&["link", "add", "underlay", "type", "bridge", "mcast_snooping", "0"]);
         ip(&["link", "set", "underlay", "up"]);
         let hosts = (1..=hosts).map(|number| Host::new(number, &directory.path().join(number.to_string()))).collect();
-        Self { hosts, _directory: directory }
+        Self { hosts, directory }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = umount2(self.directory.path(), MntFlags::MNT_DETACH);
     }
 }
 
@@ -52,6 +69,11 @@ pub fn enter_own_namespaces() {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
         .expect("these tests need root: they make network namespaces");
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+}
+
+/// A host's IPv6 address on the underlay.
+pub fn ipv6_address(number: u8) -> IpAddr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(number)).into()
 }
 
 /// One host.
@@ -91,6 +113,7 @@ impl Host {
             .run(|| {
                 ip(&["link", "set", "lo", "up"]);
                 ip(&["address", "add", &format!("{address}/24"), "dev", &inside]);
+                ip(&["address", "add", &format!("{}/64", ipv6_address(number)), "dev", &inside, "nodad"]);
                 ip(&["link", "set", &inside, "up"]);
             })
             .unwrap();
@@ -154,13 +177,23 @@ impl Host {
         Ipv4Addr::new(10, 7, 7, self.number * 16 + container)
     }
 
+    /// Makes the namespace of a container.
+    pub fn make_container(&self, container: u8) -> Namespace {
+        self.containers.create(&format!("c{container}"), || Ok(())).unwrap()
+    }
+
+    /// Tells the desired state in which sandbox the container's interface belongs.
+    pub fn set_sandbox(&mut self, container: u8) {
+        let (port, path) = (DeviceName::port(&self.endpoint(container)), self.sandbox_path(container));
+        self.segment_mut().ports.get_mut(&port).unwrap().sandbox = Some(path);
+    }
+
     /// Does what Docker does between Join and the container's start, and tells the desired state of it.
     pub fn start_container(&mut self, container: u8) -> Namespace {
-        let name = format!("c{container}");
-        let namespace = self.containers.create(&name, || Ok(())).unwrap();
+        let namespace = self.make_container(container);
         let endpoint = self.endpoint(container);
         let device = DeviceName::container(&endpoint);
-        let (device, path) = (device.as_str(), self.containers.path(&name));
+        let (device, path) = (device.as_str(), self.sandbox_path(container));
         self.namespace.run(|| ip(&["link", "set", device, "netns", path.to_str().unwrap()])).unwrap();
         let address = self.container_address(container);
         namespace
@@ -172,8 +205,7 @@ impl Host {
                 ip(&["route", "add", "224.0.0.0/4", "dev", "shout0"]);
             })
             .unwrap();
-        let port = self.segment_mut().ports.get_mut(&DeviceName::port(&endpoint)).unwrap();
-        port.sandbox = Some(path);
+        self.set_sandbox(container);
         namespace
     }
 
@@ -200,7 +232,17 @@ impl Host {
 
 /// Two or more hosts with one network and one started container each.
 pub fn connected(hosts: u8) -> (World, Vec<Namespace>) {
+    connect(World::new(hosts))
+}
+
+/// The same, with the tunnel over IPv6.
+pub fn connected_over_ipv6(hosts: u8) -> (World, Vec<Namespace>) {
     let mut world = World::new(hosts);
+    world.hosts.iter_mut().for_each(|host| host.address = ipv6_address(host.number));
+    connect(world)
+}
+
+fn connect(mut world: World) -> (World, Vec<Namespace>) {
     let addresses: Vec<IpAddr> = world.hosts.iter().map(|host| host.address).collect();
     let mut containers = Vec::new();
     for host in &mut world.hosts {
@@ -242,4 +284,136 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// A host's kernel in the hands of a reconciler, and a runtime to wait on it.
+pub struct Running {
+    pub handle: ReconcilerHandle,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Running {
+    /// Starts one, as the daemon does, and waits until all is as desired. The host's own kernel forgets what it has open: that would keep
+    /// alive what is to be seen to end.
+    pub fn start(host: &mut Host) -> Self {
+        host.kernel = host.fresh_kernel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let running = Self { handle: Reconciler::spawn(host.fresh_kernel()).unwrap(), runtime };
+        running.apply(host);
+        running
+    }
+
+    /// Applies what is desired now.
+    pub fn apply(&self, host: &Host) {
+        let generation = self.handle.apply(host.desired.clone());
+        self.runtime.block_on(self.handle.settled(generation, &Scope::Everything, PATIENCE)).unwrap();
+    }
+}
+
+/// Numbered datagrams, one each millisecond, from one socket to another.
+pub struct Stream {
+    stop: Arc<AtomicBool>,
+    sender: JoinHandle<u32>,
+    receiver: JoinHandle<Vec<u32>>,
+}
+
+impl Stream {
+    /// Begins to send, and returns when the first has arrived.
+    pub fn start(from: UdpSocket, to: impl Into<SocketAddr>, at: UdpSocket) -> Self {
+        let to = to.into();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let mut first = [0; 4];
+        from.send_to(&u32::MAX.to_be_bytes(), to).unwrap();
+        at.recv(&mut first).unwrap();
+        let sender = std::thread::spawn(move || {
+            let mut sent = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                // A tunnel that is gone for a moment makes sending fail; that is a loss like any other.
+                let _ = from.send_to(&u32::to_be_bytes(sent), to);
+                sent += 1;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            sent
+        });
+        let receiver = std::thread::spawn(move || {
+            at.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+            let mut received = Vec::new();
+            let mut datagram = [0; 4];
+            while at.recv(&mut datagram).is_ok() {
+                received.push(u32::from_be_bytes(datagram));
+            }
+            received
+        });
+        Self { stop, sender, receiver }
+    }
+
+    /// Ends it, and returns how many were sent and which were lost.
+    pub fn stop(self) -> (u32, Vec<u32>) {
+        self.stop.store(true, Ordering::Relaxed);
+        let sent = self.sender.join().unwrap();
+        let received: BTreeSet<u32> = self.receiver.join().unwrap().into_iter().collect();
+        (sent, (0..sent).filter(|number| !received.contains(number)).collect())
+    }
+}
+
+/// A packet socket on one device: sees what comes and goes, and sends frames as they are.
+pub struct Capture {
+    socket: OwnedFd,
+}
+
+impl Capture {
+    pub fn open(namespace: &Namespace, device: &str) -> Self {
+        let socket = namespace
+            .run(|| {
+                let all = SockProtocol::EthAll;
+                let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, all).unwrap();
+                let index = i32::try_from(nix::net::if_::if_nametoindex(device).unwrap()).unwrap();
+                bind_to_device(&socket, index);
+                socket
+            })
+            .unwrap();
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(20, 0)).unwrap();
+        // What arrived between opening and binding came from any device.
+        let capture = Self { socket };
+        capture.pending();
+        capture
+    }
+
+    pub fn send(&self, frame: &[u8]) {
+        send(self.socket.as_raw_fd(), frame, MsgFlags::empty()).unwrap();
+    }
+
+    /// The next frame, whenever it comes.
+    pub fn receive(&mut self) -> Vec<u8> {
+        let mut buffer = [0; 4096];
+        let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).expect("no frame came");
+        buffer[..length].to_vec()
+    }
+
+    /// All frames that came.
+    pub fn pending(&self) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        let mut buffer = [0; 4096];
+        while let Ok(length) = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            frames.push(buffer[..length].to_vec());
+        }
+        frames
+    }
+}
+
+fn bind_to_device(socket: &OwnedFd, index: i32) {
+    let address = libc::sockaddr_ll {
+        sll_family: u16::try_from(libc::AF_PACKET).unwrap(),
+        sll_protocol: u16::try_from(libc::ETH_P_ALL).unwrap().to_be(),
+        sll_ifindex: index,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let length = u32::try_from(size_of::<libc::sockaddr_ll>()).unwrap();
+    // SAFETY: the pointer is to an address of that length, which outlives the call.
+    let result = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }

@@ -1,0 +1,231 @@
+//! What somebody breaks is put back; what is somebody else's is left.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use shoutd_core::plane::{DeviceName, diff};
+use shoutd_dataplane::{Kernel, reconcile};
+
+use crate::support::{Host, Running, Stream, World, connected, eventually, ip, network, run, udp, vni};
+
+/// How soon damage is mended: at once, but for the time that a busy machine takes.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Whether the host has all it should, seen by a kernel that has no memory.
+fn is_whole(host: &Host) -> bool {
+    let sandboxes =
+        host.desired.segments.values().flat_map(|s| s.ports.values()).filter_map(|p| p.sandbox.clone()).collect();
+    diff(&host.desired, &host.fresh_kernel().observe(&sandboxes).unwrap()).is_empty()
+}
+
+#[test]
+fn all_damage_is_mended_soon() {
+    let (mut world, containers) = connected(2);
+    let mut host = world.hosts.remove(0);
+    let running = Running::start(&mut host);
+    let (segment, container) = (host.segment(), &containers[0]);
+    let port = DeviceName::port(&host.endpoint(1));
+    let port = port.as_str();
+    let address = format!("{}/24", host.container_address(1));
+
+    let in_segment: [&[&str]; 14] = [
+        &["link", "delete", "shoutvx0"],
+        &["link", "delete", "shoutbr0"],
+        &["link", "delete", port],
+        &["link", "set", "shoutvx0", "down"],
+        &["link", "set", "shoutbr0", "down"],
+        &["link", "set", port, "nomaster"],
+        &["link", "set", "shoutvx0", "nomaster"],
+        &["link", "set", "shoutbr0", "mtu", "1300"],
+        &["link", "set", "shoutbr0", "type", "bridge", "mcast_snooping", "0"],
+        &["link", "set", "shoutbr0", "type", "bridge", "mcast_querier", "0"],
+        &["link", "set", "shoutvx0", "type", "bridge_slave", "mcast_router", "1"],
+        &["link", "set", "shoutvx0", "type", "vxlan", "nolearning"],
+        &["link", "set", "shoutvx0", "alias", ""],
+        &["address", "flush", "dev", "shoutbr0"],
+    ];
+    let in_container: [&[&str]; 4] = [
+        &["route", "delete", "224.0.0.0/4"],
+        &["address", "delete", &address, "dev", "shout0"],
+        &["link", "set", "shout0", "down"],
+        &["link", "set", "shout0", "mtu", "1200"],
+    ];
+    let damage = in_segment
+        .iter()
+        .map(|command| (&segment, command))
+        .chain(in_container.iter().map(|command| (container, command)));
+    for (namespace, command) in damage {
+        assert!(is_whole(&host));
+        namespace.run(|| ip(command)).unwrap();
+        let begin = Instant::now();
+        eventually(&format!("mending {command:?}"), || is_whole(&host));
+        assert!(begin.elapsed() < SOON, "mending {command:?} took {:?}", begin.elapsed());
+    }
+    segment
+        .run(|| run("bridge", &["fdb", "delete", "00:00:00:00:00:00", "dev", "shoutvx0", "dst", "192.0.2.2"]))
+        .unwrap();
+    eventually("mending an FDB entry", || is_whole(&host));
+    segment.run(|| run("nft", &["delete", "table", "bridge", "shoutd"])).unwrap();
+    eventually("mending the guard", || is_whole(&host));
+    segment.run(|| run("nft", &["insert", "rule", "bridge", "shoutd", "output", "accept"])).unwrap();
+    eventually("mending the guard's rules", || is_whole(&host));
+
+    // And it works.
+    let receiver = udp(container, (Ipv4Addr::UNSPECIFIED, 5000));
+    let sender = udp(&containers[1], (Ipv4Addr::UNSPECIFIED, 0));
+    drop(running);
+    let (_, lost) = Stream::start(sender, (host.container_address(1), 5000), receiver).stop();
+    assert_eq!(lost, Vec::<u32>::new());
+}
+
+#[test]
+fn a_deleted_namespace_comes_back_with_its_ports_in_their_containers() {
+    let (mut world, containers) = connected(2);
+    let mut host = world.hosts.remove(0);
+    let running = Running::start(&mut host);
+    nix::mount::umount2(&host.segment_path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+    std::fs::remove_file(host.segment_path()).unwrap();
+    eventually("the namespace", || host.segment_path().exists() && is_whole(&host));
+
+    let receiver = udp(&containers[0], (Ipv4Addr::UNSPECIFIED, 5000));
+    let sender = udp(&containers[1], (Ipv4Addr::UNSPECIFIED, 0));
+    let (_, lost) = Stream::start(sender, (host.container_address(1), 5000), receiver).stop();
+    assert_eq!(lost, Vec::<u32>::new());
+    drop(running);
+}
+
+#[test]
+fn what_users_add_in_a_container_stays() {
+    let (mut world, containers) = connected(1);
+    let host = &mut world.hosts[0];
+    containers[0]
+        .run(|| {
+            ip(&["address", "add", "10.99.0.1/24", "dev", "shout0"]);
+            ip(&["route", "delete", "224.0.0.0/4"]);
+        })
+        .unwrap();
+    assert_eq!(host.settle().done.len(), 1);
+    let addresses = containers[0].run(|| run("ip", &["-br", "address", "show", "shout0"])).unwrap();
+    assert!(addresses.contains("10.99.0.1/24") && addresses.contains("10.7.7.17/24"), "{addresses}");
+}
+
+#[test]
+fn foreign_devices_survive_and_keep_their_namespace() {
+    let (mut world, _containers) = connected(1);
+    let host = &mut world.hosts[0];
+    let segment = host.segment();
+    segment.run(|| ip(&["link", "add", "mine", "type", "bridge"])).unwrap();
+    host.settle();
+    host.desired.segments.clear();
+    host.settle();
+    let links = segment.run(|| run("ip", &["-br", "link"])).unwrap();
+    assert!(links.contains("mine") && !links.contains("sho") && !links.contains("shp"), "{links}");
+    assert!(host.segment_path().exists());
+    assert_eq!(segment.run(|| run("nft", &["list", "ruleset"])).unwrap().trim(), "");
+
+    // It is adopted if the network comes back.
+    host.want_segment(&[]);
+    host.settle();
+    assert!(segment.run(|| run("ip", &["-br", "link"])).unwrap().contains("mine"));
+}
+
+#[test]
+fn a_foreign_device_in_the_way_is_named() {
+    let mut world = World::new(1);
+    let host = &mut world.hosts[0];
+    host.want_segment(&[]);
+    host.desired.segments.values_mut().for_each(|segment| segment.ports.clear());
+    host.settle();
+    let segment = host.segment();
+    segment
+        .run(|| {
+            ip(&["link", "delete", "shoutvx0"]);
+            ip(&["link", "add", "shoutvx0", "type", "bridge"]);
+        })
+        .unwrap();
+    let report = reconcile(&mut host.kernel, &host.desired).unwrap();
+    let complaints: Vec<String> = report.failures.iter().map(ToString::to_string).collect();
+    assert_eq!(complaints.len(), 1, "{complaints:?}");
+    assert!(complaints[0].contains("device shoutvx0 in namespace shout-1048577 is not shoutd's"), "{complaints:?}");
+}
+
+#[test]
+fn nothing_is_left_of_a_network_that_is_removed() {
+    let (mut world, containers) = connected(2);
+    let before = world.hosts[1].namespace.run(|| run("ip", &["-br", "link"])).unwrap();
+    for host in &mut world.hosts {
+        host.desired.segments.clear();
+        host.settle();
+        assert!(!host.segment_path().exists());
+    }
+    assert!(!before.contains("sh"), "{before}");
+    for (host, container) in world.hosts.iter().zip(&containers) {
+        for namespace in [&host.namespace, container] {
+            let links = namespace.run(|| run("ip", &["-br", "link"])).unwrap();
+            assert!(!links.contains("sh"), "{links}");
+        }
+    }
+}
+
+#[test]
+fn a_vni_that_had_another_network_is_made_anew() {
+    let (mut world, _containers) = connected(1);
+    let host = &mut world.hosts[0];
+    host.segment_mut().network = "b".repeat(64).parse().unwrap();
+    host.segment_mut().ports.clear();
+    host.settle();
+    let mark = host.segment().run(|| run("ip", &["link", "show", "shoutbr0"])).unwrap();
+    assert!(mark.contains(&"b".repeat(64)) && !mark.contains(network().as_str()), "{mark}");
+}
+
+#[test]
+fn a_container_that_is_gone_is_let_go() {
+    let (mut world, mut containers) = connected(1);
+    let mut host = world.hosts.remove(0);
+    let running = Running::start(&mut host);
+    let sandbox = host.sandbox_path(1);
+    let id = containers[0].id();
+    containers.clear();
+    nix::mount::umount2(&sandbox, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    std::fs::remove_file(&sandbox).unwrap();
+    // Its namespace ends only when nobody has a socket in it; then its veth is gone, and the port in the segment.
+    eventually("the port to go", || running.handle.observed().segments[&vni()].ports.is_empty());
+    let observed = running.handle.observed();
+    assert!(observed.missing_sandboxes.contains(&sandbox), "{observed:?} {id:?}");
+    assert!(running.handle.failures().is_empty());
+}
+
+#[test]
+fn docker_setting_up_an_interface_is_not_disturbed() {
+    let mut world = World::new(1);
+    let mut host = world.hosts.remove(0);
+    host.want_segment(&[]);
+    host.want_endpoint(1);
+    let running = Running::start(&mut host);
+    // Docker first names the sandbox, then works on the interface step by step; every step here makes the reconciler look.
+    let container = host.make_container(1);
+    let device = DeviceName::container(&host.endpoint(1));
+    let path = host.sandbox_path(1);
+    host.set_sandbox(1);
+    running.apply(&host);
+    let address = format!("{}/24", host.container_address(1));
+    host.namespace.run(|| ip(&["link", "set", device.as_str(), "netns", path.to_str().unwrap()])).unwrap();
+    let steps: [&[&str]; 4] = [
+        &["link", "set", device.as_str(), "name", "shout0"],
+        &["address", "add", &address, "dev", "shout0"],
+        &["link", "set", "shout0", "up"],
+        &["route", "add", "224.0.0.0/4", "dev", "shout0"],
+    ];
+    for step in steps {
+        std::thread::sleep(Duration::from_millis(200));
+        container.run(|| ip(step)).unwrap();
+    }
+    // Once it was complete it is looked after.
+    let seen_complete = || {
+        let observed = running.handle.observed();
+        diff(&host.desired, &observed).is_empty()
+    };
+    eventually("the interface to be seen complete", seen_complete);
+    container.run(|| ip(&["route", "delete", "224.0.0.0/4"])).unwrap();
+    eventually("the route to be put back", || is_whole(&host));
+}

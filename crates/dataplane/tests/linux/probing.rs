@@ -1,0 +1,60 @@
+//! Finding out what there is.
+
+use std::net::IpAddr;
+
+use shoutd_dataplane::{Capabilities, Incapable, NoInterface, host_routes, probe, underlay_interface};
+
+use crate::support::{World, enter_own_namespaces, ip};
+
+#[test]
+fn this_kernel_has_all_that_is_needed() {
+    assert_eq!(probe().unwrap(), Capabilities { ipv6: true });
+}
+
+#[test]
+fn lack_of_privilege_is_said_to_be_that() {
+    let refusal = std::thread::spawn(|| {
+        // SAFETY: the bare system call takes three numbers, and changes the credentials of this thread alone.
+        let result = unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, 65534, 65534, 65534) };
+        assert_eq!(result, 0);
+        probe().unwrap_err()
+    });
+    let refusal = refusal.join().unwrap();
+    assert!(matches!(refusal, Incapable::NotRoot), "{refusal}");
+}
+
+#[test]
+fn the_underlays_interface_is_found_by_its_address() {
+    let world = World::new(2);
+    let host = &world.hosts[1];
+    host.namespace
+        .run(|| {
+            let found = underlay_interface(host.address).unwrap();
+            assert_eq!(
+                (found.name.as_str(), found.mtu, found.network.to_string()),
+                ("eth2", 1500, "192.0.2.2/24".to_owned())
+            );
+            let missing: IpAddr = "192.0.2.77".parse().unwrap();
+            let refusal = underlay_interface(missing).unwrap_err();
+            assert_eq!(
+                refusal.to_string(),
+                "no interface has the address 192.0.2.77; this host has 192.0.2.2 (eth2), 2001:db8::2 (eth2)"
+            );
+            assert!(matches!(refusal, NoInterface::None { .. }));
+        })
+        .unwrap();
+}
+
+#[test]
+fn connected_subnets_are_listed_with_their_interfaces() {
+    enter_own_namespaces();
+    ip(&["link", "set", "lo", "up"]);
+    ip(&["link", "add", "first", "type", "bridge"]);
+    ip(&["link", "set", "first", "up"]);
+    ip(&["address", "add", "172.20.1.5/16", "dev", "first"]);
+    ip(&["address", "add", "2001:db8::5/64", "dev", "first", "nodad"]);
+    ip(&["route", "add", "10.0.0.0/8", "via", "172.20.0.1"]);
+    let routes: Vec<String> =
+        host_routes().unwrap().into_iter().map(|route| format!("{} {}", route.destination, route.interface)).collect();
+    assert_eq!(routes, ["172.20.0.0/16 first", "2001:db8::/64 first"]);
+}

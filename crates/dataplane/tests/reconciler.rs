@@ -1,0 +1,203 @@
+//! The thread that owns a kernel: waiting, trying again, and whose failures are whose.
+
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use shoutd_core::plane::{Action, Desired, DeviceName, Observed, Port, Segment, Vtep, diff};
+use shoutd_core::{EndpointId, MacAddress, Vni};
+use shoutd_dataplane::fake::{FakeKernel, Fault};
+use shoutd_dataplane::{Kernel, KernelError, Reconciler, Scope, Unsettled};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A fake that tests can look into, and change, while a reconciler owns it.
+#[derive(Clone, Default)]
+struct SharedKernel {
+    inner: Arc<Mutex<FakeKernel>>,
+    /// Endpoints of which no interface can be made.
+    cursed: Arc<Mutex<BTreeSet<EndpointId>>>,
+    unreadable: Arc<Mutex<bool>>,
+}
+
+impl Kernel for SharedKernel {
+    fn observe(&mut self, sandboxes: &BTreeSet<PathBuf>) -> Result<Observed, KernelError> {
+        if *self.unreadable.lock().unwrap() {
+            return Err(KernelError::Injected("unreadable"));
+        }
+        self.inner.lock().unwrap().observe(sandboxes)
+    }
+
+    fn execute(&mut self, action: &Action) -> Result<(), KernelError> {
+        match action {
+            Action::CreatePort { port, .. } if self.cursed.lock().unwrap().contains(&port.endpoint) => {
+                Err(KernelError::Injected("cursed"))
+            }
+            _ => self.inner.lock().unwrap().execute(action),
+        }
+    }
+
+    fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration) {
+        FakeKernel::default().wait(wake, timeout);
+    }
+}
+
+fn vni() -> Vni {
+    Vni::new(7).unwrap()
+}
+
+fn endpoint(number: u8) -> EndpointId {
+    format!("{number:012}").parse().unwrap()
+}
+
+fn desired(endpoints: u8) -> Desired {
+    let port = |number: u8| Port {
+        endpoint: endpoint(number),
+        container_name: DeviceName::container(&endpoint(number)),
+        mac: MacAddress([2, 0, 0, 0, 0, number]),
+        addresses: BTreeSet::new(),
+        multicast_route: false,
+        sandbox: None,
+    };
+    let segment = Segment {
+        network: "a".repeat(64).parse().unwrap(),
+        mtu: 1450,
+        vtep: Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 },
+        remotes: BTreeSet::new(),
+        ports: (0..endpoints).map(|number| (DeviceName::port(&endpoint(number)), port(number))).collect(),
+    };
+    Desired { segments: BTreeMap::from([(vni(), segment)]) }
+}
+
+fn port_scope(number: u8) -> Scope {
+    Scope::Port { vni: vni(), name: DeviceName::port(&endpoint(number)) }
+}
+
+#[tokio::test]
+async fn what_is_applied_settles() {
+    let kernel = SharedKernel::default();
+    let handle = Reconciler::spawn(kernel.clone()).unwrap();
+    for endpoints in 0..20 {
+        let generation = handle.apply(desired(endpoints));
+        handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
+        assert!(diff(&desired(endpoints), &kernel.inner.lock().unwrap().state).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_touched_before_it_is_known_what_is_wanted() {
+    let kernel = SharedKernel::default();
+    let first = Reconciler::spawn(kernel.clone()).unwrap();
+    let generation = first.apply(desired(1));
+    first.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
+    drop(first);
+
+    let handle = Reconciler::spawn(kernel.clone()).unwrap();
+    let mut observed = handle.watch_observed();
+    for _ in 0..3 {
+        handle.poke();
+        tokio::time::timeout(PATIENCE, observed.changed()).await.unwrap().unwrap();
+        assert!(diff(&desired(1), &handle.observed()).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_fails_for_a_while_is_tried_until_it_holds() {
+    let kernel = SharedKernel::default();
+    kernel.inner.lock().unwrap().faults = [Fault::Before, Fault::Halfway, Fault::After, Fault::Before].map(Some).into();
+    let handle = Reconciler::spawn(kernel.clone()).unwrap();
+    let generation = handle.apply(desired(3));
+    handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
+    assert!(diff(&desired(3), &kernel.inner.lock().unwrap().state).is_empty());
+    assert!(handle.failures().is_empty());
+}
+
+#[tokio::test]
+async fn one_endpoints_failure_is_not_anothers() {
+    let kernel = SharedKernel::default();
+    kernel.cursed.lock().unwrap().insert(endpoint(0));
+    let handle = Reconciler::spawn(kernel.clone()).unwrap();
+    let generation = handle.apply(desired(2));
+    handle.settled(generation, &port_scope(1), PATIENCE).await.unwrap();
+
+    let refusal = handle.settled(generation, &port_scope(0), Duration::from_millis(300)).await.unwrap_err();
+    assert!(matches!(&refusal, Unsettled::Failed(failures) if failures.len() == 1), "{refusal:?}");
+    assert_eq!(
+        refusal.to_string(),
+        "network with VNI 7, making the interface of endpoint 000000000000: injected fault: cursed"
+    );
+
+    // Trying again has slowed down meanwhile; a new desired state is tried at once.
+    kernel.cursed.lock().unwrap().clear();
+    let begin = Instant::now();
+    let generation = handle.apply(desired(2));
+    handle.settled(generation, &port_scope(0), PATIENCE).await.unwrap();
+    assert!(begin.elapsed() < Duration::from_millis(250), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn what_keeps_failing_keeps_nothing_else_waiting() {
+    let kernel = SharedKernel::default();
+    kernel.cursed.lock().unwrap().insert(endpoint(0));
+    let handle = Reconciler::spawn(kernel.clone()).unwrap();
+    let generation = handle.apply(desired(2));
+    handle.settled(generation, &port_scope(1), PATIENCE).await.unwrap();
+    // By now it is tried about once a second.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    let mut observed = handle.watch_observed();
+    kernel.inner.lock().unwrap().state.segments.get_mut(&vni()).unwrap().guard = false;
+    handle.poke();
+    let begin = Instant::now();
+    let is_whole = |observed: &Arc<Observed>| observed.segments[&vni()].guard;
+    observed.wait_for(|observed| !is_whole(observed)).await.unwrap();
+    handle.poke();
+    tokio::time::timeout(PATIENCE, observed.wait_for(is_whole)).await.unwrap().unwrap();
+    assert!(begin.elapsed() < Duration::from_millis(300), "{:?}", begin.elapsed());
+    assert_eq!(handle.failures().len(), 1);
+}
+
+#[tokio::test]
+async fn a_kernel_that_cannot_be_read_is_said_to_be_that() {
+    let kernel = SharedKernel::default();
+    *kernel.unreadable.lock().unwrap() = true;
+    let handle = Reconciler::spawn(kernel.clone()).unwrap();
+    let generation = handle.apply(desired(1));
+    let refusal = handle.settled(generation, &Scope::Everything, Duration::from_millis(300)).await.unwrap_err();
+    assert!(matches!(refusal, Unsettled::Unreadable(_)), "{refusal:?}");
+    *kernel.unreadable.lock().unwrap() = false;
+    handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn damage_that_nobody_tells_of_is_mended_too() {
+    let kernel = SharedKernel::default();
+    let handle = Reconciler::spawn(kernel.clone()).unwrap();
+    let generation = handle.apply(desired(1));
+    handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
+    kernel.inner.lock().unwrap().state.segments.clear();
+    let mut observed = handle.watch_observed();
+    let whole = observed.wait_for(|observed| diff(&desired(1), observed).is_empty());
+    tokio::time::timeout(PATIENCE, whole).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn dropping_the_last_handle_ends_the_thread_and_leaves_everything() {
+    let kernel = SharedKernel::default();
+    let handle = Reconciler::spawn(kernel.clone()).unwrap();
+    let generation = handle.apply(desired(1));
+    handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
+    let other = handle.clone();
+    drop(handle);
+    let generation = other.apply(desired(2));
+    other.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
+    let mut observed = other.watch_observed();
+    drop(other);
+    tokio::time::timeout(PATIENCE, async { while observed.changed().await.is_ok() {} }).await.unwrap();
+    assert!(diff(&desired(2), &kernel.inner.lock().unwrap().state).is_empty());
+}

@@ -1,0 +1,303 @@
+//! Against the real kernel, in namespaces of the tests' own.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test says what it expects by failing")]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sched::{CloneFlags, unshare};
+use shoutd_netlink::{
+    BridgeSettings, Guard, Kind, LinkChange, Monitor, NamedNamespaces, Namespace, NewVeth, NewVxlan, Route, VethEnd,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn namespace() -> Namespace {
+    Namespace::anonymous().expect("these tests need root: they make network namespaces")
+}
+
+fn run(namespace: &Namespace, command: &str) {
+    let mut words = command.split(' ');
+    let status = namespace.run(|| Command::new(words.next().unwrap()).args(words).status()).unwrap().unwrap();
+    assert!(status.success(), "{command}");
+}
+
+fn end(name: &str) -> VethEnd<'_> {
+    VethEnd { name, group: 0, mtu: 1400, mac: None }
+}
+
+fn vxlan(name: &str, vni: u32) -> NewVxlan<'_> {
+    NewVxlan { name, group: 5, vni, local: Ipv4Addr::new(192, 0, 2, 1).into(), port: 7789, ttl: 64 }
+}
+
+const BRIDGE: BridgeSettings = BridgeSettings {
+    snooping: true,
+    querier: true,
+    query_use_ifaddr: false,
+    igmp_version: 3,
+    mld_version: 2,
+    groups_max: 8192,
+    forward_delay: 0,
+    stp: false,
+};
+
+#[test]
+fn a_bridge_reads_back_as_it_was_made_and_changed() {
+    let mut route = Route::open(&namespace()).unwrap();
+    route.create_bridge("bridge", 7, &BRIDGE).unwrap();
+    let bridge = route.link("bridge").unwrap().unwrap();
+    assert_eq!((&bridge.kind, bridge.group, bridge.up), (&Kind::Bridge(BRIDGE), 7, false));
+
+    let changed = BridgeSettings { querier: false, groups_max: 4096, ..BRIDGE };
+    route.change_bridge(bridge.index, &changed).unwrap();
+    let mac = Some([2, 0, 0, 0, 0, 1]);
+    let change = LinkChange { mtu: Some(1400), mac, alias: Some("an alias"), up: Some(true), master: None };
+    route.change_link(bridge.index, &change).unwrap();
+    let bridge = route.link_at(bridge.index).unwrap().unwrap();
+    assert_eq!(bridge.kind, Kind::Bridge(changed));
+    assert_eq!((bridge.mtu, bridge.mac, bridge.alias.as_deref(), bridge.up), (1400, mac, Some("an alias"), true));
+    assert_eq!(route.links().unwrap().into_iter().find(|link| link.name == "bridge"), Some(bridge.clone()));
+
+    route.delete_link(bridge.index).unwrap();
+    route.delete_link(bridge.index).unwrap();
+    assert_eq!(route.link("bridge").unwrap(), None);
+}
+
+#[test]
+fn a_veth_is_made_with_each_end_in_its_place() {
+    let (near, far) = (namespace(), namespace());
+    let (mut near_route, mut far_route) = (Route::open(&near).unwrap(), Route::open(&far).unwrap());
+    near_route.create_bridge("bridge", 0, &BRIDGE).unwrap();
+    let bridge = near_route.link("bridge").unwrap().unwrap().index;
+    let mac = Some([2, 0, 0, 0, 0, 9]);
+    let new =
+        NewVeth { near: end("near"), master: Some(bridge), far: VethEnd { mac, ..end("far") }, far_namespace: &far };
+    near_route.create_veth(&new).unwrap();
+
+    let near_end = near_route.link("near").unwrap().unwrap();
+    let far_end = far_route.link("far").unwrap().unwrap();
+    assert_eq!((near_end.master, near_end.mtu, near_end.kind), (Some(bridge), 1400, Kind::Veth));
+    assert_eq!((far_end.master, far_end.mtu, far_end.mac), (None, 1400, mac));
+    let peer = near_end.peer.unwrap();
+    assert_eq!(peer.index, far_end.index);
+    assert_eq!(peer.namespace, near_route.namespace_number(&far).unwrap());
+    assert_eq!(near_route.namespace_number(&namespace()).unwrap(), None);
+
+    // If one end cannot be made, neither is.
+    let refusal = near_route.create_veth(&NewVeth { near: end("other"), ..new }).unwrap_err();
+    assert_eq!(refusal.errno(), Some(Errno::EEXIST));
+    assert_eq!(near_route.link("other").unwrap(), None);
+}
+
+#[test]
+fn a_vxlan_device_floods_to_the_hosts_it_is_given() {
+    let (host, segment) = (namespace(), namespace());
+    let mut route = Route::open(&segment).unwrap();
+    Route::open(&host).unwrap().create_vxlan(&vxlan("tunnel", 77), &segment).unwrap();
+    let tunnel = route.link("tunnel").unwrap().unwrap();
+    let Kind::Vxlan(settings) = tunnel.kind else { unreachable!("{tunnel:?}") };
+    assert_eq!((settings.vni, settings.local, settings.port), (77, Some(vxlan("", 0).local), 7789));
+    assert!(settings.learning && tunnel.group == 5);
+
+    let remotes: Vec<IpAddr> = (2..200).map(|last| Ipv4Addr::new(192, 0, 2, last).into()).collect();
+    for &remote in remotes.iter().chain(&remotes[..3]) {
+        route.add_flood(tunnel.index, remote).unwrap();
+    }
+    let mut found = route.flood(tunnel.index).unwrap();
+    found.sort_unstable();
+    assert_eq!(found, remotes);
+    route.remove_flood(tunnel.index, remotes[0]).unwrap();
+    route.remove_flood(tunnel.index, remotes[0]).unwrap();
+    assert_eq!(route.flood(tunnel.index).unwrap().len(), remotes.len() - 1);
+
+    route.set_vxlan_learning(tunnel.index, false).unwrap();
+    let Kind::Vxlan(settings) = route.link_at(tunnel.index).unwrap().unwrap().kind else { unreachable!() };
+    assert!(!settings.learning);
+}
+
+#[test]
+fn refusals_carry_the_kernels_own_words() {
+    let (host, segment) = (namespace(), namespace());
+    let mut route = Route::open(&host).unwrap();
+    route.create_vxlan(&vxlan("first", 5), &segment).unwrap();
+    let refusal = route.create_vxlan(&vxlan("second", 5), &segment).unwrap_err();
+    assert_eq!(refusal.errno(), Some(Errno::EEXIST));
+    assert_eq!(
+        refusal.to_string(),
+        "cannot create VXLAN device second (VNI 5, 192.0.2.1 port 7789): \
+         A VXLAN device with the specified VNI already exists (File exists)"
+    );
+}
+
+#[test]
+fn addresses_and_routes_are_added_once() {
+    let namespace = namespace();
+    let mut route = Route::open(&namespace).unwrap();
+    route.create_bridge("bridge", 0, &BRIDGE).unwrap();
+    let index = route.link("bridge").unwrap().unwrap().index;
+    route.change_link(index, &LinkChange { up: Some(true), ..LinkChange::default() }).unwrap();
+    for net in ["10.1.2.3/24", "2001:db8::3/64", "fe80::3/64"] {
+        let net = net.parse().unwrap();
+        route.add_address(index, net).unwrap();
+        route.add_address(index, net).unwrap();
+        assert!(route.addresses().unwrap().iter().any(|address| address.link == index && address.net == net));
+    }
+    let multicast = "224.0.0.0/4".parse().unwrap();
+    route.add_connected_route(index, multicast).unwrap();
+    route.add_connected_route(index, multicast).unwrap();
+    let found: Vec<_> = route.routes().unwrap().into_iter().filter(|route| route.destination == multicast).collect();
+    assert_eq!(found.len(), 1);
+    assert!(found[0].connected && found[0].link == index);
+}
+
+#[test]
+fn a_guard_is_whole_or_it_is_not() {
+    let namespace = namespace();
+    let mut guard = Guard::open(&namespace).unwrap();
+    assert!(!guard.is_whole("tunnel").unwrap());
+    guard.install("tunnel").unwrap();
+    assert!(guard.is_whole("tunnel").unwrap());
+    assert!(!guard.is_whole("other").unwrap());
+    for damage in [
+        "nft flush table bridge shoutd",
+        "nft flush chain bridge shoutd output",
+        "nft flush chain bridge shoutd prerouting",
+        "nft insert rule bridge shoutd forward accept",
+        "nft add rule bridge shoutd forward drop",
+        "nft add table bridge shoutd { flags dormant ; }",
+        "nft delete table bridge shoutd",
+    ] {
+        run(&namespace, damage);
+        assert!(!guard.is_whole("tunnel").unwrap(), "{damage}");
+        guard.install("tunnel").unwrap();
+        assert!(guard.is_whole("tunnel").unwrap(), "{damage}");
+    }
+    // Other tables are nobody's business here.
+    run(&namespace, "nft add table bridge other");
+    assert!(guard.is_whole("tunnel").unwrap());
+    guard.remove().unwrap();
+    guard.remove().unwrap();
+    assert!(!guard.is_whole("tunnel").unwrap());
+}
+
+fn hears(monitor: &Monitor, timeout: Duration) -> bool {
+    let deadline = Instant::now() + timeout;
+    while Instant::now() < deadline {
+        let _ = poll(&mut [PollFd::new(monitor.as_fd(), PollFlags::POLLIN)], 50_u8);
+        if monitor.drain() {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn monitors_hear_of_changes_and_not_of_traffic() {
+    let (host, segment) = (namespace(), namespace());
+    let mut route = Route::open(&segment).unwrap();
+    let (monitor, filters) = (Monitor::segment(&segment).unwrap(), Monitor::filters(&segment).unwrap());
+    Route::open(&host).unwrap().create_vxlan(&vxlan("tunnel", 5), &segment).unwrap();
+    assert!(hears(&monitor, PATIENCE));
+    let index = route.link("tunnel").unwrap().unwrap().index;
+    while hears(&monitor, Duration::from_millis(200)) {}
+
+    // An entry as the device learns them.
+    run(&segment, "bridge fdb add 02:00:00:00:00:07 dev tunnel dst 192.0.2.7 dynamic");
+    assert!(!hears(&monitor, Duration::from_millis(200)));
+    route.add_flood(index, Ipv4Addr::new(192, 0, 2, 7).into()).unwrap();
+    assert!(hears(&monitor, PATIENCE));
+    route.remove_flood(index, Ipv4Addr::new(192, 0, 2, 7).into()).unwrap();
+    assert!(hears(&monitor, PATIENCE));
+
+    assert!(!filters.drain());
+    Guard::open(&segment).unwrap().install("tunnel").unwrap();
+    assert!(hears(&filters, PATIENCE));
+}
+
+/// A directory that only the calling thread sees, whatever is mounted in it, and that leaves nothing behind.
+struct OwnDirectory(tempfile::TempDir);
+
+impl OwnDirectory {
+    fn new() -> Self {
+        unshare(CloneFlags::CLONE_NEWNS).expect("these tests need root: they make mount namespaces");
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        mount(Some("tests"), directory.path(), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        Self(directory)
+    }
+
+    fn named(&self) -> NamedNamespaces {
+        NamedNamespaces::new(self.0.path().join("netns"))
+    }
+}
+
+impl Drop for OwnDirectory {
+    fn drop(&mut self) {
+        let _ = umount2(self.0.path(), MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn named_namespaces_are_made_found_and_deleted() {
+    let directory = OwnDirectory::new();
+    let named = directory.named();
+    assert_eq!(named.list().unwrap(), Vec::<String>::new());
+    assert!(named.open("one").unwrap().is_none());
+    let one = named.create("one", || Ok(())).unwrap();
+    assert_ne!(one.id(), Namespace::current().unwrap().id());
+    assert_eq!(named.open("one").unwrap().unwrap().id(), one.id());
+    assert_eq!(named.create("one", || Ok(())).unwrap().id(), one.id());
+    assert_ne!(named.create("two", || Ok(())).unwrap().id(), one.id());
+
+    // A file that a crash left without its namespace is none, and is not in the way.
+    std::fs::write(named.path("three"), "").unwrap();
+    assert!(named.open("three").unwrap().is_none());
+    named.create("three", || Ok(())).unwrap();
+    assert!(named.open("three").unwrap().is_some());
+
+    let failure = named.create("four", || Err(std::io::Error::other("no"))).unwrap_err();
+    assert_eq!(failure.to_string(), "cannot make the network namespace four: no");
+    for name in ["one", "two", "three", "four"] {
+        named.delete(name).unwrap();
+        named.delete(name).unwrap();
+    }
+    assert_eq!(named.list().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn names_are_seen_in_other_mount_namespaces() {
+    let directory = OwnDirectory::new();
+    let named = directory.named();
+    named.create("first", || Ok(())).unwrap();
+    std::thread::scope(|scope| {
+        let (made, made_here) = std::sync::mpsc::channel::<()>();
+        let (seen, seen_there) = std::sync::mpsc::channel();
+        let named = &named;
+        scope.spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            seen.send(named.open("first").unwrap().is_some()).unwrap();
+            made_here.recv().unwrap();
+            seen.send(named.open("second").unwrap().is_some()).unwrap();
+        });
+        assert!(seen_there.recv_timeout(PATIENCE).unwrap());
+        named.create("second", || Ok(())).unwrap();
+        made.send(()).unwrap();
+        assert!(seen_there.recv_timeout(PATIENCE).unwrap());
+    });
+    named.delete("first").unwrap();
+    named.delete("second").unwrap();
+}
+
+#[test]
+fn what_is_no_namespace_is_not_opened() {
+    for path in ["/", "/etc/hostname", "/dev/null", "/no/such/file", ""] {
+        assert!(Namespace::open(Path::new(path)).is_err(), "{path}");
+    }
+    assert!(Namespace::open(Path::new("/proc/self/ns/net")).is_ok());
+}
