@@ -67,9 +67,12 @@ pub(crate) fn run() -> Result<ExitCode> {
 fn four_lines(lab: &Lab) -> Result<String> {
     let [first, others @ ..] = lab.hosts() else { bail!("the lab has no hosts") };
     let peer = first.address();
-    typed(first, &format!("shoutdctl start {peer}"))?;
+    let printed = typed(first, &format!("shoutdctl start {peer}"))?;
+    // What the first host says to type on the others has a token in it: nobody gets in without.
+    let token = printed.split_whitespace().find(|word| word.starts_with("--token="));
+    let token = token.context("the first host did not print what to type on the others")?;
     for host in others {
-        typed(host, &format!("shoutdctl start {} --peer-addresses={peer}", host.address()))?;
+        typed(host, &format!("shoutdctl start {} --peer-addresses={peer} {token}", host.address()))?;
     }
     typed(first, CREATE_NETWORK)?;
     for host in others {
@@ -110,11 +113,11 @@ fn show_logs(lab: &Lab) {
     }
 }
 
-/// Runs a line on a host, shows it and what it prints, and fails if it does.
-fn typed(host: &Host, line: &str) -> Result<()> {
+/// Runs a line on a host, shows it and what it prints, and fails if it does. Returns what it printed.
+fn typed(host: &Host, line: &str) -> Result<String> {
     let output = start(host, line)?.wait(Duration::from_secs(60))?;
     ensure!(output.success(), "`{line}` failed on {} with exit code {}", host.name(), output.code);
-    Ok(())
+    Ok(output.stdout)
 }
 
 /// Starts a line on a host and shows it and, as it comes, what it prints.

@@ -1,45 +1,99 @@
-//! The control socket: JSON over HTTP/1.1, root's alone. It shows; it changes nothing.
+//! The control socket: JSON over HTTP/1.1, root's alone. It shows, and takes what concerns who belongs to the cluster.
 
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use shoutd_core::view::{EndpointRow, Endpoints, HostRow, NetworkRow, Status};
+use shoutd_core::view::{
+    Applicant, Approve, Done, EndpointRow, Endpoints, Failure, HostRow, NetworkRow, RotateToken, Status, TokenView,
+};
 
+use crate::enrollment::Waiting;
+use crate::tokens::Tokens;
 use crate::views::{ENDPOINTS, Views};
 
+/// What the control socket works with.
+#[derive(Debug)]
+pub struct Control {
+    /// What can be shown.
+    pub views: Views,
+    /// This host's tokens.
+    pub tokens: Tokens,
+    /// Hosts that wait for approval.
+    pub waiting: Arc<Waiting>,
+}
+
+/// An error as `shoutdctl` prints it.
+struct Refused(anyhow::Error);
+
+impl<E: Into<anyhow::Error>> From<E> for Refused {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (StatusCode::CONFLICT, Json(Failure { error: format!("{:#}", self.0) })).into_response()
+    }
+}
+
+type Answer<T> = Result<Json<T>, Refused>;
+
 /// What `shoutdctl` asks for.
-pub fn router(views: Arc<Views>) -> Router {
+pub fn router(control: Arc<Control>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/hosts", get(hosts))
         .route("/v1/networks", get(networks))
         .route("/v1/endpoints", get(endpoints))
-        .with_state(views)
+        .route("/v1/token", get(show_token).post(rotate_token))
+        .route("/v1/approve", get(waiting).post(approve))
+        .with_state(control)
 }
 
 /// What peers ask of this host beside agreement.
-pub fn peer_router(views: Arc<Views>) -> Router {
-    Router::new().route(ENDPOINTS, post(own_endpoints)).with_state(views)
+pub fn peer_router(control: Arc<Control>) -> Router {
+    Router::new().route(ENDPOINTS, post(own_endpoints)).with_state(control)
 }
 
-async fn own_endpoints(State(views): State<Arc<Views>>) -> Json<Vec<EndpointRow>> {
-    Json(views.own_endpoints().await)
+async fn own_endpoints(State(control): State<Arc<Control>>) -> Json<Vec<EndpointRow>> {
+    Json(control.views.own_endpoints().await)
 }
 
-async fn status(State(views): State<Arc<Views>>) -> Json<Status> {
-    Json(views.status())
+async fn status(State(control): State<Arc<Control>>) -> Json<Status> {
+    Json(control.views.status())
 }
 
-async fn hosts(State(views): State<Arc<Views>>) -> Json<Vec<HostRow>> {
-    Json(views.hosts().await)
+async fn hosts(State(control): State<Arc<Control>>) -> Json<Vec<HostRow>> {
+    Json(control.views.hosts().await)
 }
 
-async fn networks(State(views): State<Arc<Views>>) -> Json<Vec<NetworkRow>> {
-    Json(views.networks())
+async fn networks(State(control): State<Arc<Control>>) -> Json<Vec<NetworkRow>> {
+    Json(control.views.networks())
 }
 
-async fn endpoints(State(views): State<Arc<Views>>) -> Json<Endpoints> {
-    Json(views.endpoints().await)
+async fn endpoints(State(control): State<Arc<Control>>) -> Json<Endpoints> {
+    Json(control.views.endpoints().await)
+}
+
+async fn show_token(State(control): State<Arc<Control>>) -> Answer<TokenView> {
+    Ok(Json(control.tokens.show(control.views.address)?))
+}
+
+async fn rotate_token(State(control): State<Arc<Control>>, Json(wanted): Json<RotateToken>) -> Answer<TokenView> {
+    control.tokens.rotate(wanted).await?;
+    show_token(State(control)).await
+}
+
+async fn waiting(State(control): State<Arc<Control>>) -> Json<Vec<Applicant>> {
+    Json(control.waiting.list())
+}
+
+async fn approve(State(control): State<Arc<Control>>, Json(wanted): Json<Approve>) -> Answer<Done> {
+    control.tokens.approve(wanted.fingerprint).await?;
+    Ok(Json(Done { message: "approved: the host is let in when it asks again, within an hour".to_owned() }))
 }

@@ -2,22 +2,21 @@
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use axum::Router;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use shoutd_cli::{Places, StartArguments};
 use shoutd_consensus::{Consensus, LocalStore, Settings as ConsensusSettings, Store};
-use shoutd_core::HostId;
 use shoutd_core::plane::Underlay;
 use shoutd_core::view::{self, Membership};
 use shoutd_dataplane::{LinuxKernel, Reconciler, UnderlayInterface, probe, underlay_interface};
 use shoutd_docker::engine::EngineClient;
 use shoutd_docker::plugin;
-use shoutd_peer::{Client, Identity, Plain, Server};
+use shoutd_peer::{Authority, Client, CredentialStore, Identity, Server, TlsAcceptor, TlsConnector, Token, Trust};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -26,16 +25,20 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::agreement::Agreement;
+use crate::control::Control;
 use crate::driver::Driver;
 use crate::engine::EngineFollower;
+use crate::enrollment::{Applicant, Waiting};
+use crate::formation::Formation;
 use crate::local_state::LocalState;
 use crate::mirrors::Mirrors;
 use crate::parts::Parts;
 use crate::plane::Plane;
 use crate::removals::Removals;
-use crate::settings::Settings;
+use crate::settings::{Resolved, Settings};
+use crate::tokens::Tokens;
 use crate::views::Views;
-use crate::{control, formation, leases};
+use crate::{control, enrollment, leases};
 
 /// Where named network namespaces are, for `ip netns` and everybody else.
 const NAMESPACES: &str = "/run/netns";
@@ -43,18 +46,24 @@ const NAMESPACES: &str = "/run/netns";
 /// How long everything may take to end, once asked to.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How often the certificate is looked at.
+const RENEWAL_PERIOD: Duration = Duration::from_secs(3600);
+
 /// Runs until it is asked to stop, or cannot go on.
 pub async fn run(arguments: StartArguments, places: Places) -> Result<()> {
-    let settings = Settings::resolve(&arguments)?;
-    let daemon = Daemon::open(&arguments, &places, settings).await?;
+    raise_descriptor_limit()?;
+    let resolved = Settings::resolve(&arguments)?;
+    let daemon = Daemon::open(&arguments, &places, resolved).await?;
     daemon.run(LinuxKernel::new(NAMESPACES)?).await
 }
 
 /// What is checked, opened and bound before anything is served: whatever can be wrong shows here, and nothing has been done yet.
 struct Daemon {
     name: String,
-    settings: Settings,
+    resolved: Resolved,
     underlay: UnderlayInterface,
+    credentials: Arc<CredentialStore>,
+    token: Option<Token>,
     consensus: Arc<Consensus>,
     local: Arc<LocalState>,
     peers: Client,
@@ -62,41 +71,59 @@ struct Daemon {
     server: Server,
     plugin_socket: UnixListener,
     control_socket: UnixListener,
+    data_directory: PathBuf,
 }
 
 impl Daemon {
-    async fn open(arguments: &StartArguments, places: &Places, settings: Settings) -> Result<Self> {
-        raise_descriptor_limit()?;
+    async fn open(arguments: &StartArguments, places: &Places, resolved: Resolved) -> Result<Self> {
         probe()?;
-        let underlay = underlay_interface(settings.advertise_address.ip())?;
+        let address = resolved.settings.advertise_address;
+        let underlay = underlay_interface(address.ip())?;
+        let token = read_token(arguments)?;
         create_directory(&arguments.data_dir)?;
         create_directory(&places.run_dir)?;
-        let store = Store::open(&arguments.data_dir, new_host_id())?;
+        let credentials = CredentialStore::open(&arguments.data_dir)?;
+        let store = Store::open(&arguments.data_dir, credentials.host())?;
         let local = LocalState::open(LocalStore::open(&arguments.data_dir)?)?;
         let stored = store.identity();
+        if stored.host != credentials.host() {
+            bail!(
+                "the data directory {} is that of host {}, but its key is that of host {}: restore the key, or remove the directory and join anew",
+                arguments.data_dir.display(),
+                stored.host,
+                credentials.host()
+            );
+        }
         let identity = Identity::new(stored.host, stored.cluster);
-        let server = Server::bind(
-            settings.advertise_address,
-            identity.clone(),
-            Plain::from_address(settings.advertise_address.ip()),
-        )?;
+        let server = Server::bind(address, identity.clone(), TlsAcceptor::new(credentials.clone())?)?;
         let plugin_socket = plugin::bind(&arguments.plugin_socket).await?;
         let control_socket = plugin::bind(&places.control_socket()).await?;
         let name = host_name()?;
-        let peers = Client::new(identity, Plain::from_address(settings.advertise_address.ip()));
-        let consensus_settings = ConsensusSettings { advertise: settings.advertise_address, name: name.clone() };
+        let peers = Client::new(identity, TlsConnector::new(credentials.clone(), Trust::Cluster, address.ip())?);
+        let consensus_settings = ConsensusSettings { advertise: address, name: name.clone() };
         let consensus = Arc::new(Consensus::start(store, consensus_settings, peers.clone()).await?);
-        settings.save(&arguments.data_dir)?;
-        let engine = EngineClient::new(&arguments.docker_socket);
-        let local = Arc::new(local);
-        Ok(Self { name, settings, underlay, consensus, local, peers, engine, server, plugin_socket, control_socket })
+        Ok(Self {
+            name,
+            resolved,
+            underlay,
+            credentials,
+            token,
+            consensus,
+            local: Arc::new(local),
+            peers,
+            engine: EngineClient::new(&arguments.docker_socket),
+            server,
+            plugin_socket,
+            control_socket,
+            data_directory: arguments.data_dir.clone(),
+        })
     }
 
     /// Makes the parts that everything works with, and starts the data plane's thread.
     fn parts(&self, kernel: LinuxKernel, member: watch::Receiver<Membership>) -> Result<Parts> {
         let agreement = Agreement::new(self.consensus.identity().host(), self.consensus.clone(), member);
         let reconciler = Reconciler::spawn(kernel).context("cannot start the data plane's thread")?;
-        let underlay = Underlay { address: self.settings.advertise_address.ip(), mtu: self.underlay.mtu };
+        let underlay = Underlay { address: self.resolved.settings.advertise_address.ip(), mtu: self.underlay.mtu };
         Ok(Parts {
             plane: Arc::new(Plane::new(agreement.clone(), self.local.clone(), underlay, reconciler)),
             removals: Arc::new(Removals::new(agreement.clone(), self.local.clone())),
@@ -107,64 +134,116 @@ impl Daemon {
         })
     }
 
+    /// How this host comes into its cluster.
+    fn formation(&self, membership: watch::Sender<Membership>) -> Formation {
+        Formation {
+            consensus: self.consensus.clone(),
+            applicant: Applicant {
+                name: self.name.clone(),
+                identity: self.consensus.identity().clone(),
+                credentials: self.credentials.clone(),
+                token: self.token.clone(),
+                address: self.resolved.settings.advertise_address,
+            },
+            settings: self.resolved.settings.clone(),
+            moved_from: self.resolved.moved_from,
+            peers: self.peers.clone(),
+            membership,
+        }
+    }
+
     async fn run(self, kernel: LinuxKernel) -> Result<()> {
         let stop = CancellationToken::new();
         let (membership, member) = watch::channel(Membership::Joining("it has only just started".to_owned()));
         let (engine_state, engine_seen) = watch::channel(view::Engine::Absent("it has not been asked yet".to_owned()));
         let parts = self.parts(kernel, member)?;
+        let formation = self.formation(membership);
         let mirrors = Arc::new(Mirrors::new(parts.clone()));
-        let views = Arc::new(Views {
-            name: self.name,
-            address: self.settings.advertise_address,
-            underlay: self.underlay.clone(),
-            parts: parts.clone(),
-            peers: self.peers,
-            mirrors: mirrors.clone(),
-            engine_state: engine_seen,
+        let waiting = Arc::new(Waiting::default());
+        let control = Arc::new(Control {
+            views: Views {
+                name: self.name,
+                address: self.resolved.settings.advertise_address,
+                underlay: self.underlay.clone(),
+                parts: parts.clone(),
+                peers: self.peers,
+                mirrors: mirrors.clone(),
+                engine_state: engine_seen,
+            },
+            tokens: Tokens::new(parts.agreement.clone(), self.credentials.clone(), &self.data_directory),
+            waiting: waiting.clone(),
         });
         let follower = EngineFollower { parts: parts.clone(), mirrors, underlay: self.underlay, state: engine_state };
+        let desk = enrollment::router(parts.agreement.clone(), self.credentials.clone(), waiting);
+        let peer_router = self.consensus.router().merge(control::peer_router(control.clone())).merge(desk);
 
         let mut tasks = JoinSet::new();
         // Docker first: an engine that starts waits for its plugins before anything else.
         tasks.spawn(serve(self.plugin_socket, plugin::router(Arc::new(Driver::new(parts.clone()))), stop.clone()));
-        tasks.spawn(serve(self.control_socket, control::router(views.clone()), stop.clone()));
-        tasks.spawn(
-            self.server
-                .serve(self.consensus.router().merge(control::peer_router(views)), stop.clone().cancelled_owned()),
-        );
+        tasks.spawn(serve(self.control_socket, control::router(control.clone()), stop.clone()));
+        tasks.spawn(self.server.serve(peer_router, stop.clone().cancelled_owned()));
         tasks.spawn(parts.plane.clone().run(stop.clone()));
         tasks.spawn(leases::run(parts.agreement.clone(), parts.local.clone(), stop.clone()));
         tasks.spawn(follower.run(stop.clone()));
-        info!(host = %parts.agreement.me, address = %self.settings.advertise_address, "shoutd has started");
+        tasks.spawn(renew(parts.agreement.clone(), self.credentials, stop.clone()));
+        info!(host = %parts.agreement.me, address = %self.resolved.settings.advertise_address, "shoutd has started");
 
-        let formed = form_and_wait(&self.consensus, &self.settings, &membership).await;
+        let ended = form_and_wait(&formation, &control.tokens, &self.data_directory).await;
         info!("stopping; containers stay connected");
         stop.cancel();
         if tokio::time::timeout(STOP_DEADLINE, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
             warn!("some calls did not end in time");
         }
         self.consensus.shutdown().await;
-        formed
+        ended
     }
 }
 
 /// Belongs to a cluster until a signal says stop or agreement itself cannot go on.
-async fn form_and_wait(
-    consensus: &Consensus,
-    settings: &Settings,
-    membership: &watch::Sender<Membership>,
-) -> Result<()> {
+async fn form_and_wait(formation: &Formation, tokens: &Tokens, data_directory: &Path) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let forever = async {
-        formation::form(consensus, settings, membership).await?;
-        Err(anyhow!("agreement has stopped: {}", consensus.stopped().await))
+        formation.form().await?;
+        // Only now: an address that led nowhere is not one to take up again.
+        formation.settings.save(data_directory)?;
+        if let Err(error) = tokens.ensure_first().await {
+            warn!("no token to let other hosts in yet: {error:#}; make one with: shoutdctl token rotate");
+        }
+        Err(anyhow!("agreement has stopped: {}", formation.consensus.stopped().await))
     };
     tokio::select! {
         ended = forever => ended,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }
+}
+
+/// Gives this host a new certificate before its own expires.
+async fn renew(agreement: Agreement, credentials: Arc<CredentialStore>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(RENEWAL_PERIOD);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        let now = SystemTime::now();
+        let (cluster, Some(held)) = (agreement.cluster(), credentials.credentials()) else {
+            continue;
+        };
+        if let (Some(agreed), true) = (&cluster.admissions.authority, held.needs_renewal(now)) {
+            let authority = Authority::unseal(agreed, held.seal_key(), held.cluster());
+            match authority.map_err(anyhow::Error::from).and_then(|authority| Ok(credentials.renew(&authority, now)?)) {
+                Ok(()) => info!("this host has a new certificate"),
+                Err(error) => warn!("cannot renew this host's certificate: {error:#}"),
+            }
+        }
+    }
+}
+
+fn read_token(arguments: &StartArguments) -> Result<Option<Token>> {
+    let text = arguments.token_text().context("cannot read the file with the token")?;
+    Ok(text.map(|text| text.parse()).transpose()?)
 }
 
 async fn serve(listener: UnixListener, router: Router, stop: CancellationToken) {
@@ -186,13 +265,4 @@ fn create_directory(path: &Path) -> Result<()> {
 fn host_name() -> Result<String> {
     let name = nix::unistd::gethostname().context("cannot read the host's name")?;
     Ok(name.to_string_lossy().into_owned())
-}
-
-/// An id for a host that has none yet. Zero is none.
-fn new_host_id() -> HostId {
-    loop {
-        if let Some(id) = HostId::new(rand::random()) {
-            return id;
-        }
-    }
 }

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use shoutd_core::local::Local;
-use shoutd_core::plane::{DeviceName, Place};
+use shoutd_core::local::{Endpoint, Local};
 use shoutd_core::view::{self, Membership};
 use shoutd_core::{DockerNetworkId, EndpointId};
 use shoutd_dataplane::UnderlayInterface;
@@ -30,7 +29,7 @@ const RETRY: Duration = Duration::from_millis(500);
 /// How long one look for an engine may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long after its creation an endpoint may be missing from what the engine lists: the engine lists it only when its container has started.
+/// How long after its creation an endpoint may be without a container: the engine lists it only when its container has started.
 const START_TIME_MAX: Duration = Duration::from_secs(120);
 
 /// What follows the engine.
@@ -138,17 +137,14 @@ impl EngineFollower {
         Ok(())
     }
 
-    /// Endpoints old enough to be listed whose interface is in no container.
+    /// Endpoints that may be forgotten, if the engine agrees: those whose containers are gone, and those that never came to be a container's.
     fn suspects(&self, local: &Local) -> Vec<EndpointId> {
-        let observed = self.parts.plane.observed();
-        let in_container = |id: &EndpointId| {
-            let name = DeviceName::port(id);
-            let mut ports = observed.segments.values().filter_map(|segment| segment.ports.get(&name));
-            ports.any(|port| port.container_end.as_ref().is_some_and(|end| matches!(end.place, Place::Sandbox(_))))
-        };
         let now = leases::now();
-        let old = local.endpoints.iter().filter(|(_, endpoint)| now.saturating_sub(endpoint.created) > START_TIME_MAX);
-        old.map(|(id, _)| id).filter(|id| !in_container(id)).cloned().collect()
+        let is_suspect = |id: &EndpointId, endpoint: &Endpoint| {
+            let was_never_started = endpoint.sandbox.is_none() && now.saturating_sub(endpoint.created) > START_TIME_MAX;
+            was_never_started || self.parts.plane.is_gone(id, endpoint)
+        };
+        local.endpoints.iter().filter(|(id, endpoint)| is_suspect(id, endpoint)).map(|(id, _)| id.clone()).collect()
     }
 }
 

@@ -5,6 +5,7 @@ mod control;
 mod daemon;
 mod driver;
 mod engine;
+mod enrollment;
 mod formation;
 mod leases;
 mod local_state;
@@ -14,6 +15,7 @@ mod plane;
 mod removals;
 mod settings;
 mod subnets;
+mod tokens;
 mod under_way;
 mod views;
 

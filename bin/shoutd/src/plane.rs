@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use shoutd_core::plane::{DeviceName, Observed, Underlay, desired};
+use shoutd_core::local::Endpoint;
+use shoutd_core::plane::{DeviceName, Underlay, desired};
 use shoutd_core::{EndpointId, NetworkId};
 use shoutd_dataplane::{Generation, ReconcilerHandle, Scope, Unsettled};
 use tokio_util::sync::CancellationToken;
@@ -75,9 +76,12 @@ impl Plane {
         }
     }
 
-    /// What the kernel had when it was last looked at.
-    pub fn observed(&self) -> Arc<Observed> {
-        self.reconciler.observed()
+    /// Whether an endpoint that was handed to a container has no interface any more: its container is gone, though the engine, having been killed, never said so.
+    pub fn is_gone(&self, id: &EndpointId, endpoint: &Endpoint) -> bool {
+        let name = DeviceName::port(id);
+        let observed = self.reconciler.observed();
+        let mut ports = observed.segments.values().filter_map(|segment| segment.ports.get(&name));
+        endpoint.sandbox.is_some() && !ports.any(|port| port.container_end.is_some())
     }
 
     /// What the kernel did not do, one line each.

@@ -19,10 +19,26 @@ pub struct Settings {
     pub peer_addresses: Vec<SocketAddr>,
 }
 
+/// How the daemon is started, and where it was before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// How it is started.
+    pub settings: Settings,
+    /// The address it had at its last start, if that was another.
+    pub moved_from: Option<SocketAddr>,
+}
+
 impl Settings {
     /// What the command line says, or else what was said last time.
-    pub fn resolve(arguments: &StartArguments) -> Result<Self> {
+    pub fn resolve(arguments: &StartArguments) -> Result<Resolved> {
         let remembered = Self::load(&arguments.data_dir)?;
+        let before = remembered.as_ref().map(|remembered| remembered.advertise_address);
+        let settings = Self::choose(arguments, remembered)?;
+        let moved_from = before.filter(|before| *before != settings.advertise_address);
+        Ok(Resolved { settings, moved_from })
+    }
+
+    fn choose(arguments: &StartArguments, remembered: Option<Self>) -> Result<Self> {
         let Some(advertise_address) = arguments.advertise_address else {
             let Some(mut settings) = remembered else {
                 bail!("this host was not started before: give its address on the network between the hosts");

@@ -5,19 +5,20 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::Request;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
+use hyper::{Request, http::request};
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Pid;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoutd_cli::Places;
 use shoutd_core::view::Failure;
 use tokio::net::UnixStream;
 
-/// How long one answer may take. The daemon answers from memory, and gives unreachable peers a second.
-const DEADLINE: Duration = Duration::from_secs(5);
+/// How long one answer may take. What is shown comes from memory, and from peers that have a second; what is done waits for agreement, several times at the most.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How large one answer may be: 65,536 endpoints of about 400 octets.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
@@ -43,10 +44,30 @@ pub enum ControlError {
 
 /// Asks the daemon for what is at `path`.
 pub async fn get<T: DeserializeOwned>(places: &Places, path: &str) -> Result<T, ControlError> {
+    ask(places, Request::get(path), Full::default()).await
+}
+
+/// Has the daemon do what is at `path`.
+pub async fn post<Q: Serialize, T: DeserializeOwned>(
+    places: &Places,
+    path: &str,
+    wanted: &Q,
+) -> Result<T, ControlError> {
+    let body = serde_json::to_vec(wanted);
+    let body = body.map_err(|error| ControlError::Transport { path: places.control_socket(), source: error.into() })?;
+    let request = Request::post(path).header(hyper::header::CONTENT_TYPE, "application/json");
+    ask(places, request, Full::from(body)).await
+}
+
+async fn ask<T: DeserializeOwned>(
+    places: &Places,
+    request: request::Builder,
+    body: Full<Bytes>,
+) -> Result<T, ControlError> {
     let socket = places.control_socket();
     let stream = connect(&socket).await?;
     let transport = |source| ControlError::Transport { path: socket.clone(), source };
-    let exchange = tokio::time::timeout(DEADLINE, exchange(stream, path));
+    let exchange = tokio::time::timeout(DEADLINE, exchange(stream, request, body));
     let (sound, body) = exchange.await.map_err(|elapsed| transport(elapsed.into()))?.map_err(transport)?;
     if sound {
         return serde_json::from_slice(&body).map_err(|error| transport(error.into()));
@@ -72,10 +93,14 @@ async fn connect(socket: &PathBuf) -> Result<UnixStream, ControlError> {
 }
 
 /// One request on a connection of its own; whether the answer was a success, and its body.
-async fn exchange(stream: UnixStream, path: &str) -> Result<(bool, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+async fn exchange(
+    stream: UnixStream,
+    request: request::Builder,
+    body: Full<Bytes>,
+) -> Result<(bool, Bytes), Box<dyn std::error::Error + Send + Sync>> {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = Request::get(path).header(hyper::header::HOST, "shoutd").body(Empty::<Bytes>::new())?;
+    let request = request.header(hyper::header::HOST, "shoutd").body(body)?;
     let response = sender.send_request(request).await?;
     let sound = response.status().is_success();
     let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await?.to_bytes();

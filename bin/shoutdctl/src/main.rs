@@ -4,6 +4,7 @@ mod control;
 mod show;
 mod start;
 mod stop;
+mod token;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,11 @@ enum Command {
     Start(Start),
     /// Stop shoutd; containers stay connected
     Stop(stop::Stop),
+    /// Show or make the token that lets hosts into the cluster
+    #[command(subcommand)]
+    Token(token::Token),
+    /// Let a host in that has no token
+    Approve(token::Approve),
     /// Show how this host is doing
     Status(show::Format),
     /// List the hosts of the cluster
@@ -60,6 +66,8 @@ fn run(arguments: Arguments) -> Result<()> {
         match arguments.command {
             Command::Start(start) => start.run(places).await,
             Command::Stop(stop) => stop.run(places).await,
+            Command::Token(token) => token.run(places).await,
+            Command::Approve(approve) => approve.run(places).await,
             Command::Status(format) => show::status(places, format).await,
             Command::Hosts(format) => show::hosts(places, format).await,
             Command::Networks(format) => show::networks(places, format).await,

@@ -12,15 +12,19 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use nix::unistd::Pid;
-use shoutd_cli::{Places, StartArguments};
-use shoutd_core::view::{Engine, Membership, Status};
+use shoutd_cli::{Places, StartArguments, TOKEN_VARIABLE};
+use shoutd_core::view::{Engine, Membership, Status, TokenView};
 use tokio::time::{Instant, sleep};
 
 use crate::control::{self, ControlError};
 use crate::stop::terminate;
+use crate::token::invitation;
 
 /// How often the daemon is asked how far it is.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// How long a host without a token waits for somebody to approve of it.
+const APPROVAL_PATIENCE: Duration = Duration::from_secs(600);
 
 /// A log larger than this, in octets, is put aside at the next start, so that two such files are the most there is after it.
 const LOG_BYTES_MAX: u64 = 16 << 20;
@@ -93,6 +97,9 @@ impl Start {
         let mut command = Command::new(&program);
         command.args(self.arguments.to_command_line(places)).current_dir("/");
         command.stdin(Stdio::null()).stdout(log.file.try_clone()?).stderr(log.file.try_clone()?);
+        if let Some(token) = self.arguments.token_text().context("cannot read the file with the token")? {
+            command.env(TOKEN_VARIABLE, token);
+        }
         // A process group of its own: Ctrl-C here is not for the daemon.
         command.process_group(0);
         command.spawn().with_context(|| format!("cannot start {}", program.display()))
@@ -106,17 +113,24 @@ fn daemon_program() -> PathBuf {
 }
 
 /// Asks the daemon until it serves, `alive` says that it has ended, or time is up.
-async fn wait_until_serving(places: &Places, deadline: Instant, mut alive: impl FnMut() -> Result<()>) -> Result<()> {
+async fn wait_until_serving(
+    places: &Places,
+    mut deadline: Instant,
+    mut alive: impl FnMut() -> Result<()>,
+) -> Result<()> {
     let mut reason = "it has not opened its control socket yet".to_owned();
     while Instant::now() < deadline {
         alive()?;
         match control::get::<Status>(places, "/v1/status").await {
             Ok(status) => match not_serving_because(&status) {
-                None => {
-                    announce(&status);
-                    return Ok(());
+                None => return announce(places, &status).await,
+                Some(why) => {
+                    if matches!(status.membership, Membership::AwaitingApproval(_)) && why != reason {
+                        eprintln!("{why}");
+                        deadline = deadline.max(Instant::now() + APPROVAL_PATIENCE);
+                    }
+                    reason = why;
                 }
-                Some(why) => reason = why,
             },
             Err(ControlError::NotRunning(_)) => {}
             Err(error) => reason = format!("{:#}", anyhow!(error)),
@@ -128,17 +142,24 @@ async fn wait_until_serving(places: &Places, deadline: Instant, mut alive: impl 
 
 fn not_serving_because(status: &Status) -> Option<String> {
     match (&status.membership, &status.docker) {
+        (Membership::AwaitingApproval(fingerprint), _) => {
+            Some(format!("it waits to be let in; type on any host of the cluster: shoutdctl approve {fingerprint}"))
+        }
         (Membership::Joining(why), _) | (Membership::Member, Engine::Absent(why)) => Some(why.clone()),
         (Membership::Member, Engine::Serving(_)) => None,
     }
 }
 
-fn announce(status: &Status) {
+async fn announce(places: &Places, status: &Status) -> Result<()> {
     let hosts = if status.hosts == 1 { "1 host".to_owned() } else { format!("{} hosts", status.hosts) };
     println!("shoutd serves Docker on {} ({}), in a cluster of {hosts}", status.name, status.address);
     if status.hosts == 1 {
-        println!("on every other host: shoutdctl start <its address> --peer-addresses={}", status.address);
+        let token: TokenView = control::get(places, "/v1/token").await?;
+        if let Some(line) = invitation(&token) {
+            println!("on every other host: {line}");
+        }
     }
+    Ok(())
 }
 
 /// An error with the daemon's own last words, if it has ended.

@@ -35,6 +35,14 @@ pub struct StartArguments {
     #[arg(long, value_name = "ADDRESSES", value_delimiter = ',', value_parser = parse_address)]
     pub peer_addresses: Vec<SocketAddr>,
 
+    /// Token that lets this host into the cluster; `shoutdctl token show` on a member prints it
+    #[arg(long, value_name = "TOKEN", env = TOKEN_VARIABLE, hide_env_values = true)]
+    pub token: Option<String>,
+
+    /// File with the token
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
+
     /// Directory of what must outlive the daemon
     #[arg(long, value_name = "DIR", default_value = DATA_DIRECTORY)]
     pub data_dir: PathBuf,
@@ -48,8 +56,23 @@ pub struct StartArguments {
     pub plugin_socket: PathBuf,
 }
 
+/// Environment variable with the token. A command line can be read by everybody on the host; this one's environment by root alone.
+pub const TOKEN_VARIABLE: &str = "SHOUTD_TOKEN";
+
 impl StartArguments {
-    /// The same arguments as a command line, for handing them on.
+    /// The token that was given, in one way or the other.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn token_text(&self) -> std::io::Result<Option<String>> {
+        match (&self.token, &self.token_file) {
+            (Some(text), _) => Ok(Some(text.trim().to_owned())),
+            (None, Some(path)) => std::fs::read_to_string(path).map(|text| Some(text.trim().to_owned())),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// The same arguments as a command line, for handing them on; but for the token, which does not belong on one.
     pub fn to_command_line(&self, places: &Places) -> Vec<OsString> {
         let mut line: Vec<OsString> = self.advertise_address.iter().map(|address| address.to_string().into()).collect();
         if !self.peer_addresses.is_empty() {

@@ -9,7 +9,7 @@ use openraft::BasicNode;
 use openraft::error::{InitializeError, RaftError};
 use shoutd_core::cluster::{Command, Refusal};
 use shoutd_core::{ClusterId, HostId};
-use shoutd_peer::{CallError, Rejection};
+use shoutd_peer::{CallError, Distrust, Rejection};
 use tokio::time::{Instant, timeout_at};
 
 use crate::consensus::Inner;
@@ -290,6 +290,8 @@ fn refused(peer: SocketAddr, error: CallError) -> JoinError {
         CallError::Refused { rejection: Rejection::Busy { reason }, .. } => {
             JoinError::NotNow { peer, error: ProposeError::NoLeader(reason) }
         }
+        CallError::Untrusted { distrust: Distrust::NoCluster, .. } => JoinError::NoCluster { peers: vec![peer] },
+        CallError::Untrusted { distrust, .. } => JoinError::Refused { peer, reason: distrust.to_string() },
         CallError::Refused { rejection, .. } => JoinError::Refused { peer, reason: rejection.to_string() },
         CallError::Malformed { reason, .. } => {
             JoinError::Refused { peer, reason: format!("it does not speak shoutd's protocol: {reason}") }

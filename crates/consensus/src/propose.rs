@@ -216,7 +216,8 @@ impl Inner {
         let missing: Vec<_> = voters.iter().copied().filter(|voter| self.contacts.is_unreachable(*voter)).collect();
         let quorum = voters.len() / 2 + 1;
         if voters.len() - missing.len() < quorum {
-            let names: Vec<_> = missing.iter().map(|host| self.contacts.name(*host)).collect();
+            let mut names: Vec<_> = missing.iter().map(|host| self.contacts.name(*host)).collect();
+            names.sort();
             let text =
                 format!("no leader: {} of {} hosts unreachable ({})", missing.len(), voters.len(), names.join(", "));
             return ProposeError::NoLeader(text);

@@ -281,12 +281,12 @@ mod tests {
         let (places, mut nodes) = cluster(directory.path(), 2).await;
         nodes.remove(1).stop().await;
         std::fs::remove_dir_all(&places[1].directory).unwrap();
-        let wiped = Place { host: HostId::new(77).unwrap(), ..places[1].clone() }.start().await;
+        let wiped = Place::new(directory.path(), 2).start().await;
+        assert_ne!(wiped.host(), places[1].host);
+        let wrong = format!("not {}", places[1].host);
         eventually("the leader notices", || {
             let contacts = nodes[0].status().contacts;
-            contacts
-                .iter()
-                .any(|contact| contact.error.as_deref().is_some_and(|error| error.contains("not 0000000000000002")))
+            contacts.iter().any(|contact| contact.error.as_deref().is_some_and(|error| error.contains(&wrong)))
         })
         .await;
         assert_eq!(wiped.state().id, None);

@@ -8,21 +8,32 @@ mod common;
 mod tests {
     use serde_json::{Value, json};
     use shoutd_core::{ClusterId, HostId};
-    use shoutd_peer::{CallError, Client, Identity, Plain, Rejection};
+    use shoutd_peer::{CallError, Client, Identity, Rejection};
+    use tempfile::TempDir;
 
-    use crate::common::{Node, Place, SOON, cluster, founded, stop_all};
+    use crate::common::{self, Node, Place, SOON, cluster, founded, stop_all};
 
-    fn host(id: u64) -> HostId {
-        HostId::new(id).unwrap()
-    }
+    /// A host that has a certificate, and no more.
+    struct Caller(TempDir);
 
-    fn client(id: u64, cluster: Option<ClusterId>) -> Client {
-        Client::new(Identity::new(host(id), cluster), Plain::from_address([127, 0, 0, 1].into()))
+    impl Caller {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn host(&self) -> HostId {
+            common::credentials(self.0.path()).host()
+        }
+
+        fn client(&self, cluster: Option<ClusterId>) -> Client {
+            let identity = Identity::new(self.host(), cluster);
+            common::client(&common::credentials(self.0.path()), identity, [127, 0, 0, 1].into())
+        }
     }
 
     /// What openraft would send as the leader of this term.
-    fn append(leader: u64, term: u64) -> Value {
-        let vote = json!({ "leader_id": { "term": term, "node_id": leader }, "committed": true });
+    fn append(leader: HostId, term: u64) -> Value {
+        let vote = json!({ "leader_id": { "term": term, "node_id": leader.get() }, "committed": true });
         json!({ "vote": vote, "prev_log_id": null, "entries": [], "leader_commit": null })
     }
 
@@ -44,16 +55,18 @@ mod tests {
         let (node, ours, theirs) = (&nodes[0], Some(founded()), Some(ClusterId::new(8)));
         let before = node.status();
         let path = "/v1/raft/append";
+        let nine = Caller::new();
+        let newest = append(nine.host(), 99);
 
-        let other = rejection(send(&client(9, theirs), node, path, &append(9, 99)).await);
+        let other = rejection(send(&nine.client(theirs), node, path, &newest).await);
         assert_eq!(other, Rejection::OtherCluster { has: founded(), caller: ClusterId::new(8) });
-        let nameless = rejection(send(&client(9, None), node, path, &append(9, 99)).await);
+        let nameless = rejection(send(&nine.client(None), node, path, &newest).await);
         assert!(matches!(nameless, Rejection::Malformed { .. }), "{nameless}");
-        let unaddressed = client(9, ours).call::<_, Value>(node.address, path, &append(9, 99), SOON).await;
+        let unaddressed = nine.client(ours).call::<_, Value>(node.address, path, &newest, SOON).await;
         assert!(matches!(rejection(unaddressed), Rejection::Malformed { .. }));
-        let another_name = rejection(send(&client(9, ours), node, path, &append(10, 99)).await);
+        let another_name = rejection(send(&nine.client(ours), node, path, &append(Caller::new().host(), 99)).await);
         assert!(matches!(another_name, Rejection::Malformed { .. }), "{another_name}");
-        let garbage = send(&client(9, ours), node, path, &json!({ "vote": 1 })).await;
+        let garbage = send(&nine.client(ours), node, path, &json!({ "vote": 1 })).await;
         assert!(matches!(garbage, Err(CallError::Refused { .. })), "{garbage:?}");
 
         assert_eq!(node.status(), before, "none of them got through");
@@ -66,10 +79,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (_, nodes) = cluster(directory.path(), 1).await;
         let command = json!({ "command": { "RemoveNetwork": { "id": "f".repeat(64) } }, "within": 1000 });
-        let nameless = rejection(send(&client(9, None), &nodes[0], "/v1/propose", &command).await);
+        let nine = Caller::new();
+        let nameless = rejection(send(&nine.client(None), &nodes[0], "/v1/propose", &command).await);
         assert!(matches!(nameless, Rejection::Malformed { .. }), "{nameless}");
-        let unknown = send(&client(9, Some(founded())), &nodes[0], "/v1/propose", &command).await.unwrap();
-        assert_eq!(unknown, json!({ "failed": { "no_leader": "the leader h1 does not know host 0000000000000009" } }));
+        let unknown = send(&nine.client(Some(founded())), &nodes[0], "/v1/propose", &command).await.unwrap();
+        let told = format!("the leader h1 does not know host {}", nine.host());
+        assert_eq!(unknown, json!({ "failed": { "no_leader": told } }));
         stop_all(nodes).await;
     }
 
@@ -79,9 +94,10 @@ mod tests {
         let place = Place::new(directory.path(), 1);
         let node = place.start().await;
         let path = "/v1/raft/append";
-        send(&client(9, Some(founded())), &node, path, &append(9, 1)).await.unwrap();
+        let (nine, ten) = (Caller::new(), Caller::new());
+        send(&nine.client(Some(founded())), &node, path, &append(nine.host(), 1)).await.unwrap();
         assert_eq!(node.consensus.identity().cluster(), Some(founded()));
-        let other = rejection(send(&client(10, Some(ClusterId::new(8))), &node, path, &append(10, 2)).await);
+        let other = rejection(send(&ten.client(Some(ClusterId::new(8))), &node, path, &append(ten.host(), 2)).await);
         assert_eq!(other, Rejection::OtherCluster { has: founded(), caller: ClusterId::new(8) });
         node.stop().await;
         // It remembers.

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterId, EndpointId, HostId, MacAddress, NetworkId, Vni};
+use crate::{ClusterId, EndpointId, Fingerprint, HostId, MacAddress, NetworkId, Vni};
 
 /// How far the daemon has come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,8 +16,64 @@ use crate::{ClusterId, EndpointId, HostId, MacAddress, NetworkId, Vni};
 pub enum Membership {
     /// It belongs to no cluster yet; why not.
     Joining(String),
+    /// It has no token; an administrator has to approve of the key with this fingerprint.
+    AwaitingApproval(Fingerprint),
     /// It belongs to a cluster.
     Member,
+}
+
+/// A host that waits for approval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applicant {
+    /// The fingerprint of its key.
+    pub fingerprint: Fingerprint,
+    /// The name that it gives itself.
+    pub name: String,
+    /// Where it asks from.
+    pub address: IpAddr,
+}
+
+/// `shoutdctl token show` and `rotate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenView {
+    /// The token, if this host has it: only the host that made it does.
+    pub token: Option<String>,
+    /// Seconds that it still lets hosts in; `None` is for ever.
+    pub expires_in: Option<u64>,
+    /// How many hosts it still lets in; `None` is any number.
+    pub uses: Option<u32>,
+    /// Where peers reach this host.
+    pub peer_address: SocketAddr,
+}
+
+/// What `shoutdctl token rotate` asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RotateToken {
+    /// Seconds that the new token lets hosts in; `None` is for ever.
+    pub lifetime: Option<u64>,
+    /// How many hosts it lets in; `None` is any number.
+    pub uses: Option<u32>,
+}
+
+/// What `shoutdctl approve` asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approve {
+    /// The fingerprint of the host's key.
+    pub fingerprint: Fingerprint,
+}
+
+/// What `shoutdctl remove` asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoveHost {
+    /// A host's name or id.
+    pub host: String,
+}
+
+/// What was done, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// One line.
+    pub message: String,
 }
 
 /// `shoutdctl status`.

@@ -160,7 +160,8 @@ impl Client {
                 }
             })?;
             // What is meant for one host is shown to no other.
-            if let (Some(wanted), Some(is)) = (host, connection.host.filter(|is| Some(*is) != host)) {
+            let is = connection.host;
+            if let Some(wanted) = host.filter(|wanted| *wanted != is) {
                 return Err(CallError::Refused { address, rejection: Rejection::OtherHost { is, wanted } });
             }
             let request = self.request(host, address, path, body.clone())?;

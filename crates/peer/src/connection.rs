@@ -10,20 +10,28 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use shoutd_core::HostId;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use crate::Connector;
 use crate::limits::{
     CLIENT_KEEPALIVE, CLIENT_KEEPALIVE_TIMEOUT, CONNECT_DEADLINE, CONNECTIONS_MAX, HEADER_BYTES_MAX,
     STREAMS_PER_CONNECTION_MAX,
 };
+use crate::{Connector, Established};
 
 /// The end of a connection that requests go into.
 pub(crate) type Sender = http2::SendRequest<Full<Bytes>>;
 
 /// What an attempt to connect came to; `None` while it goes on.
-type Attempt = watch::Receiver<Option<Result<Sender, Arc<io::Error>>>>;
+type Attempt = watch::Receiver<Option<Result<Made, Arc<io::Error>>>>;
+
+/// A connection that was made, and to which host.
+#[derive(Debug, Clone)]
+struct Made {
+    sender: Sender,
+    host: HostId,
+}
 
 /// The connections of one client.
 pub(crate) struct Connections {
@@ -41,7 +49,7 @@ impl Kept {
     fn is_alive(&self) -> bool {
         match &*self.attempt.borrow() {
             None => true,
-            Some(Ok(sender)) => !sender.is_closed(),
+            Some(Ok(made)) => !made.sender.is_closed(),
             Some(Err(_)) => false,
         }
     }
@@ -50,6 +58,8 @@ impl Kept {
 /// A connection to use, and whether it was there before: then it may turn out to have been dead.
 pub(crate) struct Connection {
     pub sender: Sender,
+    /// The host at its other end.
+    pub host: HostId,
     pub reused: bool,
 }
 
@@ -63,7 +73,7 @@ impl Connections {
         let (mut attempt, reused) = self.attempt(address);
         let made = attempt.wait_for(Option::is_some).await;
         match made.as_deref() {
-            Ok(Some(Ok(sender))) => Ok(Connection { sender: sender.clone(), reused }),
+            Ok(Some(Ok(made))) => Ok(Connection { sender: made.sender.clone(), host: made.host, reused }),
             Ok(Some(Err(error))) => Err(Arc::clone(error)),
             Ok(None) | Err(_) => Err(Arc::new(io::Error::other("the attempt to connect was given up"))),
         }
@@ -106,9 +116,9 @@ impl fmt::Debug for Connections {
     }
 }
 
-async fn connect(connector: &dyn Connector, address: SocketAddr) -> io::Result<Sender> {
+async fn connect(connector: &dyn Connector, address: SocketAddr) -> io::Result<Made> {
     let handshake = async {
-        let stream = connector.connect(address).await?;
+        let Established { stream, peer } = connector.connect(address).await?;
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
@@ -117,15 +127,16 @@ async fn connect(connector: &dyn Connector, address: SocketAddr) -> io::Result<S
             .keep_alive_interval(CLIENT_KEEPALIVE)
             .keep_alive_timeout(CLIENT_KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
-        builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        io::Result::Ok((sender, connection, peer.host))
     };
     let too_slow = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {CONNECT_DEADLINE:?}"));
-    let (sender, connection) = timeout(CONNECT_DEADLINE, handshake).await.map_err(too_slow)??;
+    let (sender, connection, host) = timeout(CONNECT_DEADLINE, handshake).await.map_err(too_slow)??;
     // Ends when the peer closes it, or stops answering, or when the last sender is dropped.
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%address, %error, "connection to a peer ended");
         }
     });
-    Ok(sender)
+    Ok(Made { sender, host })
 }

@@ -8,10 +8,13 @@ use std::sync::{Arc, OnceLock};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use shoutd_core::{ClusterId, HostId};
 
-use crate::Rejection;
+use crate::{Peer, PublicKey, Rejection};
 
 /// The protocol that this build speaks. A host answers no other.
 pub const PROTOCOL: u32 = 1;
+
+/// The path that a host may ask before it belongs to the cluster: it asks to be let in. All others are for members.
+pub const ENROLL: &str = "/v1/enroll";
 
 /// Header with the protocol of the sender.
 pub const HEADER_PROTOCOL: HeaderName = HeaderName::from_static("shoutd-protocol");
@@ -65,13 +68,26 @@ impl Identity {
         }
     }
 
-    /// Reads who sent a request from its headers, and checks that it is meant for this host.
-    pub(crate) fn check(&self, headers: &HeaderMap, address: SocketAddr) -> Result<Caller, Rejection> {
+    /// Reads who sent a request from its headers, and checks that it is who it says, and means this host.
+    pub(crate) fn check(
+        &self,
+        headers: &HeaderMap,
+        path: &str,
+        peer: &Peer,
+        address: SocketAddr,
+    ) -> Result<Caller, Rejection> {
         let caller = required(headers, &HEADER_PROTOCOL)?;
         if caller != PROTOCOL {
             return Err(Rejection::OtherProtocol { speaks: PROTOCOL, caller });
         }
         let host = required(headers, &HEADER_HOST)?;
+        if host != peer.host {
+            let reason = format!("it says that it is host {host}, and has the key of host {}", peer.host);
+            return Err(Rejection::Unauthenticated { reason });
+        }
+        if let Some(distrust) = peer.membership.as_ref().err().filter(|_| path != ENROLL) {
+            return Err(Rejection::Unauthenticated { reason: distrust.to_string() });
+        }
         let to = optional(headers, &HEADER_TO)?;
         if let Some(wanted) = to.filter(|wanted| *wanted != self.host) {
             return Err(Rejection::OtherHost { is: self.host, wanted });
@@ -79,7 +95,7 @@ impl Identity {
         let cluster = optional(headers, &HEADER_CLUSTER)?;
         match (self.cluster(), cluster) {
             (Some(has), Some(caller)) if has != caller => Err(Rejection::OtherCluster { has, caller }),
-            _ => Ok(Caller { host, cluster, address, names_this_host: to.is_some() }),
+            _ => Ok(Caller { host, key: peer.key, cluster, address, names_this_host: to.is_some() }),
         }
     }
 }
@@ -89,6 +105,8 @@ impl Identity {
 pub struct Caller {
     /// The host.
     pub host: HostId,
+    /// Its key, which it has proved to have.
+    pub key: PublicKey,
     /// Its cluster: this host's, unless one of the two belongs to none.
     pub cluster: Option<ClusterId>,
     /// Where its connection comes from.

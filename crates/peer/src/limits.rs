@@ -2,11 +2,39 @@
 
 use std::time::Duration;
 
-/// Connections that a server, and a client, keep at a time: one from each host of the largest cluster, and some to spare.
+/// Connections with hosts of the cluster that a server, and a client, keep at a time: one with each host of the largest cluster,
+/// and some to spare.
 pub const CONNECTIONS_MAX: usize = 1024;
 
-/// Connections from one address. A host needs one; a few more are in use while it reconnects or restarts.
-pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 32;
+/// Connections from one host of the cluster. It needs one; a few more are in use while it reconnects or restarts.
+pub const CONNECTIONS_PER_HOST_MAX: usize = 16;
+
+/// Connections from whoever has not proved to be a host of the cluster: handshakes under way, and hosts that want to join. With
+/// what a handshake may buffer, 64 KiB, and a stranger's requests it bounds the memory they can take.
+pub const STRANGERS_MAX: usize = 256;
+
+/// Of these, connections from one address: several hosts may be behind it.
+pub const STRANGERS_PER_ADDRESS_MAX: usize = 16;
+
+/// How long a stranger's connection may last after its handshake: long enough for a change to agreed state.
+pub const STRANGER_LIFETIME: Duration = Duration::from_secs(35);
+
+/// Requests that a stranger's connection may have under way: it has but one thing to ask.
+pub const STREAMS_PER_STRANGER_MAX: u32 = 2;
+
+/// Requests of all strangers under way.
+pub const STRANGER_REQUESTS_MAX: usize = 32;
+
+/// Octets of the body of a stranger's request. Ours have less than 200.
+pub const STRANGER_BODY_BYTES_MAX: usize = 8 << 10;
+
+/// How often strangers may ask: so many at once, and one more in each of these times. A host that waits to be let in asks every few
+/// seconds.
+pub const STRANGER_REQUESTS_PER_ADDRESS: (u32, Duration) = (16, Duration::from_secs(1));
+
+/// The same for all addresses together: a data centre that is switched on is let in within seconds, and agreement, which each of
+/// these requests may ask something of, is left in peace.
+pub const STRANGER_REQUESTS_IN_ALL: (u32, Duration) = (256, Duration::from_millis(50));
 
 /// Requests that one connection may have under way. Agreement needs a handful; a burst of starting containers needs more.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 64;

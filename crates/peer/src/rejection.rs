@@ -25,6 +25,20 @@ pub enum Rejection {
         /// The host that was meant.
         wanted: HostId,
     },
+    /// The caller did not prove to be a host of this host's cluster, and asks for what only those may.
+    #[error("this host does not know the caller as a host of its cluster: {reason}")]
+    Unauthenticated {
+        /// Why not.
+        reason: String,
+    },
+    /// The caller was removed from the cluster.
+    #[error(
+        "host {host} was removed from the cluster: stop shoutd on it, delete its data directory, and let it join anew"
+    )]
+    Removed {
+        /// The caller.
+        host: HostId,
+    },
     /// Caller and host cannot understand each other.
     #[error("this host speaks protocol {speaks}, the caller {caller}: run the same version of shoutd on both")]
     OtherProtocol {
@@ -57,6 +71,8 @@ impl Rejection {
     fn status(&self) -> StatusCode {
         match self {
             Self::OtherCluster { .. } | Self::OtherHost { .. } => StatusCode::MISDIRECTED_REQUEST,
+            Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
+            Self::Removed { .. } => StatusCode::FORBIDDEN,
             Self::OtherProtocol { .. } => StatusCode::NOT_IMPLEMENTED,
             Self::Malformed { .. } => StatusCode::BAD_REQUEST,
             Self::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,

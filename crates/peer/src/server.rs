@@ -1,13 +1,12 @@
 //! Answering peers.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -15,10 +14,12 @@ use axum::body::Body;
 use axum::extract::DefaultBodyLimit;
 use axum::http::Request;
 use axum::response::{IntoResponse, Response};
+use http_body_util::Limited;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use shoutd_core::HostId;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -26,11 +27,15 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 
 use crate::bind::{BindError, listen};
+use crate::identity::ENROLL;
 use crate::limits::{
-    BODY_BYTES_MAX, CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX, FIRST_REQUEST_DEADLINE, HEADER_BYTES_MAX, IDLE_MAX,
-    REQUEST_DEADLINE, REQUESTS_MAX, SERVER_KEEPALIVE, SHUTDOWN_GRACE, STREAMS_PER_CONNECTION_MAX,
+    BODY_BYTES_MAX, FIRST_REQUEST_DEADLINE, HEADER_BYTES_MAX, IDLE_MAX, REQUEST_DEADLINE, REQUESTS_MAX,
+    SERVER_KEEPALIVE, SHUTDOWN_GRACE, STRANGER_BODY_BYTES_MAX, STRANGER_LIFETIME, STRANGER_REQUESTS_MAX,
+    STREAMS_PER_CONNECTION_MAX, STREAMS_PER_STRANGER_MAX,
 };
-use crate::{Acceptor, Identity, Rejection};
+use crate::places::{Place, Places};
+use crate::rate::Rate;
+use crate::{Acceptor, Caller, Established, Identity, Peer, Rejection};
 
 /// The server of one host. It has its port from the moment it is bound; connections wait until it serves.
 pub struct Server {
@@ -44,8 +49,14 @@ pub struct Server {
 struct Shared {
     identity: Identity,
     acceptor: Arc<dyn Acceptor>,
-    /// Bounds the requests under way.
+    /// Bounds the requests of hosts under way.
     requests: Arc<Semaphore>,
+    /// Bounds those of strangers.
+    strangers: Arc<Semaphore>,
+    /// Bounds how often strangers ask.
+    rate: Arc<Rate>,
+    /// Whether a host was removed from the cluster.
+    removed: Arc<dyn Fn(HostId) -> bool + Send + Sync>,
 }
 
 impl fmt::Debug for Server {
@@ -62,8 +73,14 @@ impl Server {
     pub fn bind(address: SocketAddr, identity: Identity, acceptor: impl Acceptor) -> Result<Self, BindError> {
         let listener = listen(address)?;
         let address = listener.local_addr().map_err(|source| BindError::Other { address, source })?;
-        let shared =
-            Shared { identity, acceptor: Arc::new(acceptor), requests: Arc::new(Semaphore::new(REQUESTS_MAX)) };
+        let shared = Shared {
+            identity,
+            acceptor: Arc::new(acceptor),
+            requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            strangers: Arc::new(Semaphore::new(STRANGER_REQUESTS_MAX)),
+            rate: Arc::new(Rate::new()),
+            removed: Arc::new(|_| false),
+        };
         Ok(Self { listener, address, shared })
     }
 
@@ -72,12 +89,20 @@ impl Server {
         self.address
     }
 
+    /// Refuses every request of hosts of which this is true, although they have a certificate; but for [`ENROLL`], whose handler
+    /// decides for itself.
+    #[must_use]
+    pub fn refusing(mut self, removed: impl Fn(HostId) -> bool + Send + Sync + 'static) -> Self {
+        self.shared.removed = Arc::new(removed);
+        self
+    }
+
     /// Answers requests with this router until `shutdown` is ready; then lets those under way finish, for
     /// [`SHUTDOWN_GRACE`] at most.
     pub async fn serve(self, router: Router, shutdown: impl Future<Output = ()> + Send) {
         let router = router.layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
         let (stop, stopping) = watch::channel(false);
-        let addresses = Arc::new(Addresses::default());
+        let places = Arc::new(Places::default());
         let mut connections = JoinSet::new();
         let mut shutdown = pin!(shutdown);
         loop {
@@ -85,16 +110,16 @@ impl Server {
                 () = &mut shutdown => break,
                 Some(_) = connections.join_next() => {}
                 accepted = self.listener.accept() => match accepted {
-                    Ok((connection, peer)) => match addresses.admit(peer.ip()) {
-                        Some(place) => {
-                            let serving = serve(connection, peer, self.shared.clone(), router.clone(), stopping.clone());
-                            connections.spawn(async move {
-                                serving.await;
-                                drop(place);
-                            });
-                        }
-                        None => tracing::warn!(%peer, "too many connections: a new one is closed"),
-                    },
+                    Ok((connection, address)) => {
+                        let (place, closed) = places.admit(address.ip());
+                        let (shared, router, stopping) = (self.shared.clone(), router.clone(), stopping.clone());
+                        connections.spawn(async move {
+                            tokio::select! {
+                                () = serve(connection, address, &place, shared, router, stopping) => {}
+                                _ = closed => tracing::debug!(%address, "connection closed: others need the place"),
+                            }
+                        });
+                    }
                     Err(error) => {
                         // Most often this process has no file descriptor left; closing connections gives some back.
                         tracing::warn!(%error, "cannot accept a connection from a peer");
@@ -107,46 +132,6 @@ impl Server {
         stop.send_replace(true);
         // Each connection sees the signal and ends by itself within the grace.
         while connections.join_next().await.is_some() {}
-    }
-}
-
-/// How many connections there are from where.
-#[derive(Default)]
-struct Addresses {
-    counts: Mutex<HashMap<IpAddr, usize>>,
-}
-
-impl Addresses {
-    /// A place for one more connection, if there is one.
-    fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.values().sum::<usize>() >= CONNECTIONS_MAX {
-            return None;
-        }
-        let count = counts.entry(address).or_default();
-        if *count >= CONNECTIONS_PER_ADDRESS_MAX {
-            return None;
-        }
-        *count += 1;
-        Some(Place { addresses: Arc::clone(self), address })
-    }
-}
-
-/// The place of one connection, free again when dropped.
-struct Place {
-    addresses: Arc<Addresses>,
-    address: IpAddr,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.addresses.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
     }
 }
 
@@ -177,23 +162,28 @@ impl Drop for UnderWay {
 /// Serves one connection until it ends, is idle or the server stops.
 async fn serve(
     connection: TcpStream,
-    peer: SocketAddr,
+    address: SocketAddr,
+    place: &Place,
     shared: Shared,
     router: Router,
     mut stopping: watch::Receiver<bool>,
 ) {
     let acceptor = Arc::clone(&shared.acceptor);
-    let stream = match timeout(FIRST_REQUEST_DEADLINE, acceptor.accept(connection)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%peer, %error, "connection not accepted"),
-        Err(_) => return tracing::debug!(%peer, "connection closed: its handshake takes too long"),
+    let Established { stream, peer } = match timeout(FIRST_REQUEST_DEADLINE, acceptor.accept(connection)).await {
+        Ok(Ok(established)) => established,
+        Ok(Err(error)) => return tracing::debug!(%address, %error, "connection not accepted"),
+        Err(_) => return tracing::debug!(%address, "connection closed: its handshake takes too long"),
     };
+    let is_member = peer.membership.is_ok();
+    if is_member && !place.belongs_to(peer.host) {
+        return tracing::warn!(%address, host = %peer.host, "too many connections: a new one is closed");
+    }
     let activity = Arc::new(Activity::default());
     let service = service_fn({
-        let activity = Arc::clone(&activity);
+        let (activity, peer) = (Arc::clone(&activity), Arc::new(peer));
         move |request| {
             let under_way = activity.start();
-            let answering = answer(request, peer, shared.clone(), router.clone());
+            let answering = answer(request, Arc::clone(&peer), address, shared.clone(), router.clone());
             async move {
                 let response = answering.await;
                 drop(under_way);
@@ -201,15 +191,16 @@ async fn serve(
             }
         }
     });
-    let mut serving = pin!(builder().serve_connection(TokioIo::new(stream), service));
+    let mut serving = pin!(builder(is_member).serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         ended = &mut serving => {
             if let Err(error) = ended {
-                tracing::debug!(%peer, %error, "connection from a peer ended");
+                tracing::debug!(%address, %error, "connection from a peer ended");
             }
             return;
         }
         () = until_idle(&activity) => {}
+        () = sleep(STRANGER_LIFETIME), if !is_member => {}
         _ = stopping.wait_for(|stopping| *stopping) => {}
     }
     if activity.started.load(Ordering::Relaxed) > 0 {
@@ -219,11 +210,12 @@ async fn serve(
     }
 }
 
-fn builder() -> http2::Builder<TokioExecutor> {
+fn builder(is_member: bool) -> http2::Builder<TokioExecutor> {
+    let streams = if is_member { STREAMS_PER_CONNECTION_MAX } else { STREAMS_PER_STRANGER_MAX };
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .max_concurrent_streams(streams)
         .max_header_list_size(HEADER_BYTES_MAX)
         .keep_alive_interval(SERVER_KEEPALIVE)
         .keep_alive_timeout(SERVER_KEEPALIVE);
@@ -251,18 +243,44 @@ async fn until_idle(activity: &Activity) {
 }
 
 /// Checks a request, hands it to the router, and sees to it that there is an answer.
-async fn answer(mut request: Request<Incoming>, peer: SocketAddr, shared: Shared, router: Router) -> Response {
-    let caller = match shared.identity.check(request.headers(), peer) {
+async fn answer(
+    mut request: Request<Incoming>,
+    peer: Arc<Peer>,
+    address: SocketAddr,
+    shared: Shared,
+    router: Router,
+) -> Response {
+    let caller = match shared.admit(&request, &peer, address) {
         Ok(caller) => caller,
         Err(rejection) => return rejection.into_response(),
     };
-    let Ok(_permit) = shared.requests.try_acquire() else {
-        return Rejection::Busy { reason: format!("{REQUESTS_MAX} requests are under way") }.into_response();
+    let is_member = peer.membership.is_ok();
+    let (permits, limit) =
+        if is_member { (&shared.requests, REQUESTS_MAX) } else { (&shared.strangers, STRANGER_REQUESTS_MAX) };
+    let Ok(_permit) = permits.try_acquire() else {
+        return Rejection::Busy { reason: format!("{limit} requests are under way") }.into_response();
     };
     request.extensions_mut().insert(caller);
-    match timeout(REQUEST_DEADLINE, router.oneshot(request.map(Body::new))).await {
+    let largest = if is_member { BODY_BYTES_MAX } else { STRANGER_BODY_BYTES_MAX };
+    let request = request.map(|body| Body::new(Limited::new(body, largest)));
+    match timeout(REQUEST_DEADLINE, router.oneshot(request)).await {
         Ok(Ok(response)) => response,
         Err(_) => Rejection::Busy { reason: format!("the request was not answered within {REQUEST_DEADLINE:?}") }
             .into_response(),
+    }
+}
+
+impl Shared {
+    /// Tells who asks, if they may ask this.
+    fn admit(&self, request: &Request<Incoming>, peer: &Peer, address: SocketAddr) -> Result<Caller, Rejection> {
+        let path = request.uri().path();
+        let caller = self.identity.check(request.headers(), path, peer, address)?;
+        if peer.membership.is_err() && !self.rate.admits(address.ip(), Instant::now()) {
+            return Err(Rejection::Busy { reason: format!("{} asks too often", address.ip()) });
+        }
+        if path != ENROLL && (self.removed)(peer.host) {
+            return Err(Rejection::Removed { host: peer.host });
+        }
+        Ok(caller)
     }
 }

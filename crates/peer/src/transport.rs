@@ -1,19 +1,48 @@
-//! What makes a stream of bytes between two hosts: the one place that encryption and proof of identity go into.
+//! What makes a stream of bytes between two hosts, and tells who is at its other end.
 
+use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 
+use shoutd_core::HostId;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
+
+use crate::{Distrust, PublicKey};
 
 /// A stream of bytes to and from a peer.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
 
+/// What the other end of a stream proved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// The key that it has.
+    pub key: PublicKey,
+    /// The host that the key belongs to.
+    pub host: HostId,
+    /// Whether it belongs to this host's cluster, and if not, why it is not believed to.
+    pub membership: Result<(), Distrust>,
+}
+
+/// A stream, and who is at its other end.
+pub struct Established {
+    /// The stream.
+    pub stream: Box<dyn Stream>,
+    /// The other end.
+    pub peer: Peer,
+}
+
+impl fmt::Debug for Established {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Established").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
 /// What making a stream comes to.
-pub type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send + 'a>>;
+pub type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<Established>> + Send + 'a>>;
 
 /// The client's side: makes a stream to a peer.
 pub trait Connector: Send + Sync + 'static {
@@ -25,40 +54,4 @@ pub trait Connector: Send + Sync + 'static {
 pub trait Acceptor: Send + Sync + 'static {
     /// Does what has to be done before the first byte. The caller sets the deadline.
     fn accept(&self, connection: TcpStream) -> Connecting<'_>;
-}
-
-/// TCP as it is.
-#[derive(Debug, Clone, Copy)]
-pub struct Plain {
-    source: Option<IpAddr>,
-}
-
-impl Plain {
-    /// TCP whose connections start at this address, which is the one that peers know the host by.
-    pub fn from_address(source: IpAddr) -> Self {
-        Self { source: Some(source) }
-    }
-}
-
-impl Connector for Plain {
-    fn connect(&self, address: SocketAddr) -> Connecting<'_> {
-        Box::pin(async move {
-            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-            if let Some(source) = self.source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
-                socket.bind(SocketAddr::new(source, 0))?;
-            }
-            let connection = socket.connect(address).await?;
-            connection.set_nodelay(true)?;
-            Ok(Box::new(connection) as Box<dyn Stream>)
-        })
-    }
-}
-
-impl Acceptor for Plain {
-    fn accept(&self, connection: TcpStream) -> Connecting<'_> {
-        Box::pin(async move {
-            connection.set_nodelay(true)?;
-            Ok(Box::new(connection) as Box<dyn Stream>)
-        })
-    }
 }

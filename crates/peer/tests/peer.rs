@@ -1,8 +1,12 @@
 //! Server and client over real connections on loopback.
 
 #[cfg(test)]
+#[allow(dead_code, reason = "shared with other tests")]
+mod common;
+
+#[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+    use std::net::{IpAddr, SocketAddr};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
@@ -10,64 +14,24 @@ mod tests {
     use axum::routing::post;
     use axum::{Extension, Json, Router};
     use shoutd_core::{ClusterId, HostId};
-    use shoutd_peer::limits::{BODY_BYTES_MAX, CONNECTIONS_PER_ADDRESS_MAX, FIRST_REQUEST_DEADLINE};
+    use shoutd_peer::limits::{BODY_BYTES_MAX, FIRST_REQUEST_DEADLINE};
     use shoutd_peer::{
-        Acceptor, BindError, CallError, Caller, Client, Connector, Identity, Plain, Rejection, Server, Stream,
+        Acceptor, BindError, CallError, Caller, Client, Connecting, Connector, Identity, Rejection, Server,
+        TlsAcceptor, TlsConnector,
     };
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
-    use tokio::sync::{Notify, oneshot};
-    use tokio::task::JoinHandle;
+    use tokio::sync::Notify;
     use tokio::time::{Instant, sleep, timeout};
 
-    const SOON: Duration = Duration::from_secs(10);
-    const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-
-    fn plain() -> Plain {
-        Plain::from_address(LOOPBACK)
-    }
-
-    fn host(id: u64) -> HostId {
-        HostId::new(id).unwrap()
-    }
-
-    fn identity(id: u64, cluster: Option<u128>) -> Identity {
-        Identity::new(host(id), cluster.map(ClusterId::new))
-    }
-
-    fn client(id: u64, cluster: Option<u128>) -> Client {
-        Client::new(identity(id, cluster), plain())
-    }
-
-    struct Running {
-        address: SocketAddr,
-        stop: oneshot::Sender<()>,
-        serving: JoinHandle<()>,
-    }
-
-    impl Running {
-        async fn stop(self) {
-            self.stop.send(()).unwrap();
-            timeout(SOON, self.serving).await.unwrap().unwrap();
-        }
-    }
+    use crate::common::{LOOPBACK, Running, SOON, acceptor, client, connector, host, identity, serve_router};
 
     fn serve_on(address: SocketAddr, identity: Identity, acceptor: impl Acceptor) -> Running {
         serve_router(address, identity, acceptor, router())
     }
 
-    fn serve_router(address: SocketAddr, identity: Identity, acceptor: impl Acceptor, router: Router) -> Running {
-        let server = Server::bind(address, identity, acceptor).unwrap();
-        let address = server.address();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let serving = tokio::spawn(server.serve(router, async {
-            let _ = stopped.await;
-        }));
-        Running { address, stop, serving }
-    }
-
     fn serve(identity: Identity) -> Running {
-        serve_on((LOOPBACK, 0).into(), identity, plain())
+        serve_on((LOOPBACK, 0).into(), identity, acceptor(1))
     }
 
     fn router() -> Router {
@@ -90,12 +54,12 @@ mod tests {
     }
 
     /// Counts the connections that come in.
-    struct Counting(Arc<AtomicUsize>);
+    struct Counting(Arc<AtomicUsize>, TlsAcceptor);
 
     impl Acceptor for Counting {
-        fn accept(&self, connection: TcpStream) -> shoutd_peer::Connecting<'_> {
+        fn accept(&self, connection: TcpStream) -> Connecting<'_> {
             self.0.fetch_add(1, Ordering::SeqCst);
-            Box::pin(async move { Ok(Box::new(connection) as Box<dyn Stream>) })
+            self.1.accept(connection)
         }
     }
 
@@ -115,7 +79,7 @@ mod tests {
     async fn the_source_is_the_address_that_peers_know() {
         let server = serve(identity(1, None));
         let source: IpAddr = "127.0.0.77".parse().unwrap();
-        let client = Client::new(identity(2, None), Plain::from_address(source));
+        let client = Client::new(identity(2, None), connector(2, source));
         let (_, address): (HostId, IpAddr) = client.call(server.address, "/who", &(), SOON).await.unwrap();
         assert_eq!(address, source);
         server.stop().await;
@@ -124,8 +88,8 @@ mod tests {
     #[tokio::test]
     async fn ipv6_will_do() {
         let source = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
-        let server = serve_on((source, 0).into(), identity(1, None), plain());
-        let client = Client::new(identity(2, None), Plain::from_address(source));
+        let server = serve_on((source, 0).into(), identity(1, None), acceptor(1));
+        let client = Client::new(identity(2, None), connector(2, source));
         assert_eq!(echo(&client, server.address).await.unwrap(), "hello");
         server.stop().await;
     }
@@ -191,7 +155,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn one_connection_serves_all_calls_and_is_made_anew_when_the_peer_restarts() {
         let accepted = Arc::new(AtomicUsize::new(0));
-        let server = serve_on((LOOPBACK, 0).into(), identity(1, None), Counting(Arc::clone(&accepted)));
+        let server = serve_on((LOOPBACK, 0).into(), identity(1, None), Counting(Arc::clone(&accepted), acceptor(1)));
         let (address, client) = (server.address, client(2, None));
         let calls = (0..200).map(|_| {
             let client = client.clone();
@@ -202,20 +166,20 @@ mod tests {
         }
         assert_eq!(accepted.load(Ordering::SeqCst), 1);
         server.stop().await;
-        let server = serve_on(address, identity(1, None), Counting(Arc::clone(&accepted)));
+        let server = serve_on(address, identity(1, None), Counting(Arc::clone(&accepted), acceptor(1)));
         assert_eq!(echo(&client, address).await.unwrap(), "hello");
         assert_eq!(accepted.load(Ordering::SeqCst), 2);
         server.stop().await;
     }
 
     /// Takes longer to connect than any caller waits.
-    struct Slow;
+    struct Slow(TlsConnector);
 
     impl Connector for Slow {
-        fn connect(&self, address: SocketAddr) -> shoutd_peer::Connecting<'_> {
+        fn connect(&self, address: SocketAddr) -> Connecting<'_> {
             Box::pin(async move {
                 sleep(Duration::from_millis(300)).await;
-                Ok(Box::new(TcpStream::connect(address).await?) as Box<dyn Stream>)
+                self.0.connect(address).await
             })
         }
     }
@@ -223,7 +187,7 @@ mod tests {
     #[tokio::test]
     async fn calls_with_short_deadlines_get_through_a_slow_network_in_the_end() {
         let server = serve(identity(1, None));
-        let client = Client::new(identity(2, None), Slow);
+        let client = Client::new(identity(2, None), Slow(connector(2, LOOPBACK)));
         let arrived = async {
             while client.call::<_, String>(server.address, "/echo", &"hi", Duration::from_millis(100)).await.is_err() {}
         };
@@ -255,8 +219,12 @@ mod tests {
             outside.notified().await;
             Json("done".to_owned())
         };
-        let server =
-            serve_router((LOOPBACK, 0).into(), identity(1, None), plain(), Router::new().route("/held", post(held)));
+        let server = serve_router(
+            (LOOPBACK, 0).into(),
+            identity(1, None),
+            acceptor(1),
+            Router::new().route("/held", post(held)),
+        );
         let (address, client) = (server.address, client(2, None));
         let call = tokio::spawn(async move { client.call::<_, String>(address, "/held", &(), SOON).await });
         timeout(SOON, entered.notified()).await.unwrap();
@@ -288,29 +256,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_address_cannot_take_all_connections() {
-        let server = serve(identity(1, None));
-        let mut held = Vec::new();
-        for _ in 0..CONNECTIONS_PER_ADDRESS_MAX {
-            held.push(TcpStream::connect(server.address).await.unwrap());
-        }
-        let elsewhere = Client::new(identity(2, None), Plain::from_address("127.0.0.78".parse().unwrap()));
-        assert!(echo(&client(3, None), server.address).await.is_err());
-        assert_eq!(echo(&elsewhere, server.address).await.unwrap(), "hello");
-        drop(held);
-        let served_again = async {
-            while echo(&client(3, None), server.address).await.is_err() {
-                sleep(Duration::from_millis(20)).await;
-            }
-        };
-        timeout(SOON, served_again).await.unwrap();
-        server.stop().await;
-    }
-
-    #[tokio::test]
     async fn why_it_cannot_listen_is_told_in_one_line() {
         let server = serve(identity(1, None));
-        let error = Server::bind(server.address, identity(1, None), plain()).unwrap_err();
+        let error = Server::bind(server.address, identity(1, None), acceptor(1)).unwrap_err();
         assert!(matches!(error, BindError::PortInUse(_)));
         let port = server.address.port();
         assert_eq!(
@@ -320,7 +268,7 @@ mod tests {
                  stop it or choose another port"
             )
         );
-        let error = Server::bind("192.0.2.1:7789".parse().unwrap(), identity(1, None), plain()).unwrap_err();
+        let error = Server::bind("192.0.2.1:7789".parse().unwrap(), identity(1, None), acceptor(1)).unwrap_err();
         assert!(
             error.to_string().starts_with("no interface of this host has 192.0.2.1; its addresses are "),
             "{error}"

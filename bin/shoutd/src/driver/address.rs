@@ -103,6 +103,7 @@ async fn lease_exactly(
     address: IpAddr,
     subnet: IpNet,
 ) -> Result<IpNet, DriverError> {
+    driver.evict_gone(network, address).await?;
     let in_use = || DriverError::new(format!("address {address} is in use on this host already"));
     if driver.parts.local.get().uses(network, address) {
         return Err(in_use());

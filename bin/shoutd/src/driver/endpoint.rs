@@ -29,10 +29,7 @@ pub async fn create(driver: &Driver, request: CreateEndpoint) -> Result<CreatedI
     let _gate = driver.parts.agreement.hold_leases().await;
     for address in addresses.iter().map(IpNet::addr) {
         // Asked first, as the cluster cannot tell one endpoint of this host from another.
-        if let Some(holder) = local.holder(&network, address).filter(|holder| **holder != request.endpoint) {
-            let holder = holder.short();
-            return Err(DriverError::new(format!("address {address} is in use on this host, by endpoint {holder}")));
-        }
+        driver.evict_gone(&network, address).await?;
         driver.parts.agreement.claim(&network, WantedAddress::Exactly(address)).await.map_err(told)?;
     }
     let attached = network.clone();

@@ -6,6 +6,7 @@ mod endpoint;
 mod network;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -16,6 +17,8 @@ use shoutd_docker::plugin::{
     CreateEndpoint, CreateNetwork, CreatedInterface, DriverError, EndpointKey, GrantedPool, IpamDriver, Join,
     JoinReply, NetworkDriver, PoolId, ReleaseAddress, RequestAddress, RequestPool,
 };
+
+use tracing::info;
 
 use crate::parts::Parts;
 
@@ -39,6 +42,26 @@ impl Driver {
             let id = docker.short();
             DriverError::new(format!("network {id} is not known to shoutd on this host; remove it and create it again"))
         })
+    }
+}
+
+impl Driver {
+    /// Forgets the endpoint that has this address if its container is gone. An engine that was killed gives the address out again without having taken it back.
+    async fn evict_gone(&self, network: &NetworkId, address: IpAddr) -> Result<(), DriverError> {
+        let local = self.parts.local.get();
+        let Some((id, endpoint)) = local.holder(network, address).and_then(|id| local.endpoints.get_key_value(id))
+        else {
+            return Ok(());
+        };
+        if !self.parts.plane.is_gone(id, endpoint) {
+            return Ok(());
+        }
+        info!(endpoint = id.short(), %address, "its container is gone, and its address is wanted again: it is forgotten");
+        let forgotten = self.parts.local.change(|local| {
+            local.endpoints.remove(id);
+            local.reservations.get_mut(network).and_then(|addresses| addresses.remove(&address))
+        });
+        forgotten.await.map(|_| ()).map_err(told)
     }
 }
 

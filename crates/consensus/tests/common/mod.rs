@@ -1,15 +1,17 @@
 //! Hosts in one process, each with its own directory, address and consensus, over real HTTP/2 on loopback.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use shoutd_consensus::{Consensus, ConsensusStatus, Role, Settings, Store, StoreError};
 use shoutd_core::cluster::{Cluster, Command, Pool, Settings as NetworkSettings};
 use shoutd_core::{ClusterId, HostId, NetworkId};
-use shoutd_peer::{Client, Identity, Plain, Server};
+use shoutd_peer::{
+    Client, CredentialStore, Credentials, Identity, Prepared, Secret, Server, TlsAcceptor, TlsConnector, Trust,
+};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -21,11 +23,30 @@ pub fn founded() -> ClusterId {
     ClusterId::new(7)
 }
 
+/// The key and the certificate of a host in this directory. All are of one authority, whichever cluster they then found.
+pub fn credentials(directory: &Path) -> Arc<CredentialStore> {
+    std::fs::create_dir_all(directory).unwrap();
+    let store = CredentialStore::open(directory).unwrap();
+    if store.credentials().is_none() {
+        let Prepared { authority, seal_key, .. } =
+            Prepared::from_secret(&Secret::from_digits(&"7e".repeat(16)).unwrap()).unwrap();
+        let key = store.key().public();
+        store.enroll(Credentials::issue(key, &authority, founded(), seal_key, SystemTime::now()).unwrap()).unwrap();
+    }
+    store
+}
+
+/// A client that proves to be the host of these credentials.
+pub fn client(credentials: &Arc<CredentialStore>, identity: Identity, source: IpAddr) -> Client {
+    Client::new(identity, TlsConnector::new(Arc::clone(credentials), Trust::Cluster, source).unwrap())
+}
+
 /// A host that is set up once and may be started again and again.
 #[derive(Debug, Clone)]
 pub struct Place {
     pub directory: std::path::PathBuf,
     pub host: HostId,
+    pub name: String,
     pub address: SocketAddr,
 }
 
@@ -40,9 +61,11 @@ impl Place {
 
     /// A host of this subnet of 127.0.0.0/8: each has an IP address of its own, as it would have in a data centre.
     pub fn at(directory: &Path, [a, b]: [u8; 2], number: u8) -> Self {
+        let directory = directory.join(format!("h{number}"));
         Self {
-            directory: directory.join(format!("h{number}")),
-            host: HostId::new(u64::from(number)).unwrap(),
+            host: credentials(&directory).host(),
+            name: format!("h{number}"),
+            directory,
             address: SocketAddr::from(([127, a, b, number], 7789)),
         }
     }
@@ -52,11 +75,12 @@ impl Place {
     }
 
     pub async fn try_start(&self) -> Result<Node, StoreError> {
-        let (address, name) = (self.address, format!("h{}", self.host.get()));
+        let (address, name) = (self.address, self.name.clone());
+        let credentials = credentials(&self.directory);
         let store = Store::open(&self.directory, self.host)?;
         let identity = Identity::new(store.identity().host, store.identity().cluster);
-        let client = Client::new(identity.clone(), Plain::from_address(address.ip()));
-        let server = Server::bind(address, identity, Plain::from_address(address.ip())).unwrap();
+        let client = client(&credentials, identity.clone(), address.ip());
+        let server = Server::bind(address, identity, TlsAcceptor::new(credentials).unwrap()).unwrap();
         let consensus = Consensus::start(store, Settings { advertise: address, name }, client).await?;
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(server.serve(consensus.router(), async {

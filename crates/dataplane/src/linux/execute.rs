@@ -139,16 +139,20 @@ impl LinuxKernel {
     }
 
     fn create_port(&mut self, vni: Vni, port: &Port, mtu: u16, place: &Place) -> Result<(), KernelError> {
+        let mark = Mark::Endpoint(port.endpoint.clone());
         let far_name = match place {
             Place::Host => port.container_name.as_str().to_owned(),
-            Place::Sandbox(path) => free_name(&mut self.sandbox(path)?.route)?,
+            Place::Sandbox(path) => {
+                let route = &mut self.sandbox(path)?.route;
+                delete_remains(route, &mark)?;
+                free_name(route)?
+            }
         };
         let far_namespace = match place {
             Place::Host => self.host.clone(),
             Place::Sandbox(path) => self.sandbox(path)?.namespace.clone(),
         };
         let near_name = DeviceName::port(&port.endpoint);
-        let mark = Mark::Endpoint(port.endpoint.clone());
         let mtu_octets = u32::from(mtu);
         let segment = self.segment(vni)?;
         segment.refuse_foreign(vni, near_name.as_str())?;
@@ -264,6 +268,21 @@ fn complete_end(route: &mut Route, name: &str, port: &Port, mtu: u16, place: &st
     }
     if port.multicast_route && !route.routes()?.iter().any(|route| is_multicast_route(route, link.index)) {
         route.add_connected_route(link.index, multicast())?;
+    }
+    Ok(())
+}
+
+/// Deletes what is left in a container of an endpoint's earlier interface: the kernel takes a deleted namespace apart in its own time, and meanwhile the far end of
+/// a veth keeps the name that the new interface must have.
+fn delete_remains(route: &mut Route, mark: &Mark) -> Result<(), KernelError> {
+    let mark = mark.to_string();
+    for link in route.links()?.into_iter().filter(|link| link.alias.as_deref() == Some(&mark)) {
+        // If it goes by itself at this very moment, there is nothing to delete any more.
+        if let Err(error) = route.delete_link(link.index)
+            && route.link_at(link.index)?.is_some()
+        {
+            return Err(error.into());
+        }
     }
     Ok(())
 }

@@ -1,0 +1,108 @@
+//! How a host gets its certificate: from a member, with a token or an administrator's approval; or from itself, if it founds the cluster.
+
+mod member;
+pub mod wire;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, anyhow, bail};
+use shoutd_core::ClusterId;
+use shoutd_peer::identity::ENROLL;
+use shoutd_peer::{
+    Authority, AuthorityCertificate, Certificate, Client, CredentialStore, Credentials, Identity, Prepared, SealKey,
+};
+use shoutd_peer::{CallError, Rejection, TlsConnector, Token, Trust};
+
+pub use member::{Waiting, router};
+use wire::{Answer, Request, from_digits};
+
+/// How long one member may take to answer: it has the cluster agree first.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// What came of asking to be let in.
+#[derive(Debug)]
+pub enum Enrolled {
+    /// This host has its certificate.
+    Certified,
+    /// It waits for approval.
+    Waiting,
+    /// It may come to something later; why not now.
+    NotYet(String),
+}
+
+/// What is needed to ask.
+#[derive(Debug)]
+pub struct Applicant {
+    /// This host's name.
+    pub name: String,
+    /// Who it is.
+    pub identity: Identity,
+    /// Where its key is, and where its certificate goes.
+    pub credentials: Arc<CredentialStore>,
+    /// What lets it in.
+    pub token: Option<Token>,
+    /// Its own address.
+    pub address: SocketAddr,
+}
+
+impl Applicant {
+    /// The cluster that follows from this host's token alone, if it is one that was prepared.
+    ///
+    /// # Errors
+    /// If it cannot be made of it.
+    pub fn prepared(&self) -> Result<Option<Prepared>> {
+        let prepared = self.token.as_ref().map(Prepared::from_token).transpose()?;
+        Ok(prepared.flatten())
+    }
+
+    /// Makes this host its own certificate.
+    ///
+    /// # Errors
+    /// If it cannot be made or kept.
+    pub fn certify_itself(&self, authority: &Authority, cluster: ClusterId, seal_key: SealKey) -> Result<()> {
+        let key = self.credentials.key().public();
+        let credentials = Credentials::issue(key, authority, cluster, seal_key, SystemTime::now())?;
+        Ok(self.credentials.enroll(credentials)?)
+    }
+
+    /// Asks each of the peers once, until one lets this host in.
+    ///
+    /// # Errors
+    /// If asking again cannot help.
+    pub async fn ask(&self, peers: &[SocketAddr]) -> Result<Enrolled> {
+        let trust = self.token.as_ref().map_or(Trust::Anybody, |token| Trust::Pinned(token.authority));
+        let connector = TlsConnector::new(self.credentials.clone(), trust, self.address.ip())?;
+        let client = Client::new(self.identity.clone(), connector);
+        let secret = self.token.as_ref().map(|token| token.secret.reveal().as_str().to_owned());
+        let request = Request { name: self.name.clone(), secret };
+        let mut reasons = Vec::new();
+        for peer in peers {
+            match client.call::<_, Answer>(*peer, ENROLL, &request, DEADLINE).await {
+                Ok(Answer::Certified { certificate, authority, seal_key }) => {
+                    self.keep(&certificate, &authority, seal_key)
+                        .with_context(|| format!("{peer} gave a certificate of no use"))?;
+                    return Ok(Enrolled::Certified);
+                }
+                Ok(Answer::Waiting { .. }) => return Ok(Enrolled::Waiting),
+                Err(CallError::Refused { rejection: Rejection::Failed { reason }, .. }) => {
+                    bail!("{peer} does not let this host in: {reason}")
+                }
+                Err(error) => reasons.push(error.to_string()),
+            }
+        }
+        Ok(Enrolled::NotYet(reasons.join("; ")))
+    }
+
+    fn keep(&self, certificate: &str, authority: &str, seal_key: SealKey) -> Result<()> {
+        let octets = |digits: &str| from_digits(digits).ok_or_else(|| anyhow!("not hexadecimal digits"));
+        let certificate = Certificate::from_der(&octets(certificate)?)?;
+        let authority = AuthorityCertificate::from_der(&octets(authority)?)?;
+        if let Some(token) = self.token.as_ref().filter(|token| token.authority != authority.fingerprint()) {
+            bail!("its authority is {}, not the token's {}", authority.fingerprint(), token.authority);
+        }
+        let credentials = Credentials::new(self.credentials.key().public(), certificate, authority, seal_key)?;
+        Ok(self.credentials.enroll(credentials)?)
+    }
+}

@@ -1,0 +1,144 @@
+//! `shoutdctl token` and `shoutdctl approve`: who is let into the cluster.
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::{Args, Subcommand};
+use shoutd_cli::Places;
+use shoutd_core::Fingerprint;
+use shoutd_core::view::{Applicant, Approve as Approval, Done, RotateToken, TokenView};
+use shoutd_peer::Prepared;
+
+use crate::control;
+
+/// Tokens.
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Print the line that brings another host into the cluster, with the token that was made on this host
+    Show,
+    /// Make a new token, and revoke all that were made before
+    Rotate(Rotate),
+    /// Make a token beforehand, for hosts that are all started at once with it, each naming the others
+    Prepare,
+}
+
+/// `shoutdctl token rotate`.
+#[derive(Debug, Args)]
+pub struct Rotate {
+    /// How long it lets hosts in: such as 30m, 24h or 7d, or never
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_lifetime)]
+    expires: Lifetime,
+
+    /// Let in one host only
+    #[arg(long)]
+    single_use: bool,
+}
+
+/// How long a token lets hosts in; `None` is for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Lifetime(Option<u64>);
+
+fn parse_lifetime(text: &str) -> Result<Lifetime> {
+    if text == "never" {
+        return Ok(Lifetime(None));
+    }
+    let invalid = || anyhow!("give a number and s, m, h or d (such as 24h), or never");
+    let unit = text.chars().last().ok_or_else(invalid)?;
+    let seconds: u64 = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(invalid()),
+    };
+    let number: u64 = text.trim_end_matches(unit).parse().map_err(|_| invalid())?;
+    let lifetime = number.checked_mul(seconds).filter(|lifetime| (1..=10 * 365 * 86_400).contains(lifetime));
+    Ok(Lifetime(Some(lifetime.ok_or_else(|| anyhow!("give a time from 1s to 3650d, or never"))?)))
+}
+
+impl Token {
+    /// Does it.
+    pub async fn run(self, places: &Places) -> Result<()> {
+        let view = match self {
+            Self::Prepare => {
+                println!("{}", Prepared::draw_token()?);
+                return Ok(());
+            }
+            Self::Show => control::get(places, "/v1/token").await?,
+            Self::Rotate(rotate) => {
+                let wanted = RotateToken { lifetime: rotate.expires.0, uses: rotate.single_use.then_some(1) };
+                control::post(places, "/v1/token", &wanted).await?
+            }
+        };
+        print(&view)
+    }
+}
+
+fn print(view: &TokenView) -> Result<()> {
+    let line =
+        invitation(view).context("this host has no token that is good; make one with: shoutdctl token rotate")?;
+    println!("{line}");
+    let expiry = view.expires_in.map(|seconds| format!("for {}", duration(seconds)));
+    let uses = view.uses.map(|uses| if uses == 1 { "once".to_owned() } else { format!("for {uses} hosts") });
+    let limits: Vec<_> = expiry.into_iter().chain(uses).collect();
+    if !limits.is_empty() {
+        println!("(good {})", limits.join(", "));
+    }
+    Ok(())
+}
+
+/// What to type on another host; `None` if there is no token to show.
+pub fn invitation(view: &TokenView) -> Option<String> {
+    let token = view.token.as_ref()?;
+    Some(format!("shoutdctl start <its address> --peer-addresses={} --token={token}", view.peer_address))
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// Let a host in that has no token.
+#[derive(Debug, Args)]
+pub struct Approve {
+    /// The fingerprint that the host shows; without it, those that wait are listed
+    #[arg(value_name = "FINGERPRINT")]
+    fingerprint: Option<Fingerprint>,
+}
+
+impl Approve {
+    /// Does it.
+    pub async fn run(self, places: &Places) -> Result<()> {
+        if let Some(fingerprint) = self.fingerprint {
+            let done: Done = control::post(places, "/v1/approve", &Approval { fingerprint }).await?;
+            println!("{}", done.message);
+            return Ok(());
+        }
+        let waiting: Vec<Applicant> = control::get(places, "/v1/approve").await?;
+        if waiting.is_empty() {
+            bail!("no host that asks this one waits for approval; name its fingerprint to let it in all the same");
+        }
+        for applicant in waiting {
+            println!("{}  {} ({})", applicant.fingerprint, applicant.name, applicant.address);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lifetimes_as_people_type_them() {
+        let seconds = |text| parse_lifetime(text).ok().map(|lifetime| lifetime.0);
+        assert_eq!(seconds("30m"), Some(Some(1800)));
+        assert_eq!(seconds("7d"), Some(Some(604_800)));
+        assert_eq!(seconds("never"), Some(None));
+        for wrong in ["", "h", "0h", "-1h", "1w", "1.5h", "99999999999999999d", "12", "é"] {
+            assert_eq!(seconds(wrong), None, "{wrong}");
+        }
+    }
+}

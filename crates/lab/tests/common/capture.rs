@@ -1,0 +1,181 @@
+//! What is on the wire: all frames of one interface, as a packet socket (packet(7)) sees them.
+
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, Result, anyhow};
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout};
+use nix::sys::socket::{AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket};
+use nix::sys::time::TimeVal;
+use shoutd_lab::Host;
+
+/// UDP port of VXLAN between hosts.
+const VXLAN_PORT: u16 = 7789;
+
+/// Octets of the headers before the inner frame: VXLAN's own (RFC 7348, section 5).
+const VXLAN_HEADER: usize = 8;
+
+/// Room for frames that have not been looked at yet, in octets.
+const BUFFER: usize = 64 << 20;
+
+/// How often a capture looks whether it is to end, in microseconds.
+const LOOK: i64 = 50_000;
+
+/// An Ethernet frame as it was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame(Vec<u8>);
+
+impl Frame {
+    /// The frame inside, with the underlay addresses of its sender and receiver, if this carries VXLAN over IPv4.
+    pub fn tunnelled(&self) -> Option<(Ipv4Addr, Ipv4Addr, Frame)> {
+        let (protocol, source, destination, payload) = self.ipv4()?;
+        let port = u16::from_be_bytes(payload.get(2..4)?.try_into().ok()?);
+        let inner = payload.get(8 + VXLAN_HEADER..)?;
+        (protocol == 17 && port == VXLAN_PORT).then(|| (source, destination, Frame(inner.to_vec())))
+    }
+
+    /// Whether it is of IGMP (IPv4 protocol 2) or of MLD (ICMPv6 types 130, 131, 132 and 143: RFC 2710, RFC 3810).
+    pub fn manages_groups(&self) -> bool {
+        self.is_igmp() || self.icmpv6_type().is_some_and(|kind| matches!(kind, 130..=132 | 143))
+    }
+
+    /// Whether it is of IGMP.
+    pub fn is_igmp(&self) -> bool {
+        self.ipv4().is_some_and(|(protocol, ..)| protocol == 2)
+    }
+
+    /// Whether it is an IPv4 packet to this address.
+    pub fn is_to(&self, address: Ipv4Addr) -> bool {
+        self.ipv4().is_some_and(|(_, _, destination, _)| destination == address)
+    }
+
+    /// The type of the ICMPv6 message in it, after a hop-by-hop header or none.
+    pub fn icmpv6_type(&self) -> Option<u8> {
+        let packet = self.payload(0x86dd)?;
+        let mut next = *packet.get(6)?;
+        let mut at = 40;
+        if next == 0 {
+            next = *packet.get(at)?;
+            // Its length is counted in 8 octets, less the first (RFC 8200, section 4.3).
+            at += (usize::from(*packet.get(at + 1)?) + 1) * 8;
+        }
+        (next == 58).then(|| packet.get(at).copied())?
+    }
+
+    /// Protocol, source, destination and payload of an IPv4 packet.
+    fn ipv4(&self) -> Option<(u8, Ipv4Addr, Ipv4Addr, &[u8])> {
+        let packet = self.payload(0x0800)?;
+        let length = usize::from(packet.first()? & 0xf) * 4;
+        let address = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?));
+        Some((*packet.get(9)?, address(12)?, address(16)?, packet.get(length..)?))
+    }
+
+    /// The payload, if the frame is of this EtherType.
+    fn payload(&self, kind: u16) -> Option<&[u8]> {
+        (self.0.get(12..14)? == kind.to_be_bytes()).then(|| self.0.get(14..))?
+    }
+}
+
+/// A capture that goes on until it is stopped.
+#[derive(Debug)]
+pub struct Capture {
+    frames: Arc<Mutex<Vec<Frame>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<()>>>,
+}
+
+impl Capture {
+    /// Captures what goes through the underlay interface of a host.
+    pub fn of_underlay(host: &Host) -> Result<Self> {
+        Self::start(&host.file("/proc/1/ns/net")?, "eth0")
+    }
+
+    /// Captures what goes through an interface of a network namespace, either way.
+    pub fn start(namespace: &Path, interface: &str) -> Result<Self> {
+        let namespace = File::open(namespace).with_context(|| format!("open {}", namespace.display()))?;
+        let interface = interface.to_owned();
+        let frames = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (started, begun) = channel();
+        let (kept, ending) = (frames.clone(), stop.clone());
+        // A thread may be in another network namespace than the rest of its process.
+        let thread = thread::spawn(move || {
+            let opened = open(&namespace, &interface);
+            match opened {
+                Ok((socket, index)) => {
+                    _ = started.send(Ok(()));
+                    capture(&socket, index, &kept, &ending)
+                }
+                Err(error) => {
+                    _ = started.send(Err(error));
+                    Ok(())
+                }
+            }
+        });
+        begun.recv().context("the capture's thread")??;
+        Ok(Self { frames, stop, thread: Some(thread) })
+    }
+
+    /// What was seen so far.
+    pub fn frames(&self) -> Vec<Frame> {
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends it and returns all that was seen.
+    pub fn stop(mut self) -> Result<Vec<Frame>> {
+        self.end().context("capture")?;
+        Ok(self.frames())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        match self.thread.take() {
+            Some(thread) => thread.join().map_err(|_| anyhow!("the capture's thread panicked"))?,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        _ = self.end();
+    }
+}
+
+fn open(namespace: &File, interface: &str) -> Result<(OwnedFd, usize)> {
+    setns(namespace, CloneFlags::CLONE_NEWNET).context("enter the network namespace")?;
+    let index = if_nametoindex(interface).with_context(|| format!("find {interface}"))?;
+    let kind = (AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll);
+    let socket = socket(kind.0, kind.1, kind.2, kind.3).context("open a packet socket")?;
+    setsockopt(&socket, RcvBufForce, &BUFFER).context("enlarge its buffer")?;
+    setsockopt(&socket, ReceiveTimeout, &TimeVal::new(0, LOOK)).context("set its timeout")?;
+    Ok((socket, usize::try_from(index)?))
+}
+
+/// Reads until nothing more is waiting after the sign to stop.
+fn capture(socket: &OwnedFd, index: usize, frames: &Mutex<Vec<Frame>>, stop: &AtomicBool) -> Result<()> {
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        // Looked at before reading: what is on the wire by then is read.
+        let last = stop.load(Ordering::Relaxed);
+        match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
+            Ok((length, from)) if from.is_some_and(|from| from.ifindex() == index) => {
+                let frame = Frame(buffer.get(..length).unwrap_or_default().to_vec());
+                frames.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
+            }
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) if last => return Ok(()),
+            Err(Errno::EAGAIN) => {}
+            Err(error) => return Err(error).context("read a frame"),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Containers.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, bail};
+use shoutd_lab::{Host, IMAGE, Output, Process};
+
+/// Switches IPv6 on in a container: Docker switches it off on networks that are not created with `--ipv6`.
+pub const WITH_IPV6: &str = "--sysctl=net.ipv6.conf.all.disable_ipv6=0";
+
+/// A container that stays until it is dropped, for commands to be run in.
+#[derive(Debug)]
+pub struct Container {
+    /// The host it is on.
+    pub host: Host,
+    /// Its name, like that of no other container.
+    pub name: String,
+}
+
+impl Container {
+    /// Starts a container on `host`, on the network `network`, with these further options of `docker run`.
+    pub fn start(host: &Host, network: &str, options: &[&str]) -> Result<Self> {
+        let (container, output) = Self::try_start(host, network, options)?;
+        if !output.success() {
+            bail!("docker run on {} {}", host.name(), output);
+        }
+        Ok(container)
+    }
+
+    /// As [`Container::start`], but it is no error when Docker says no.
+    pub fn try_start(host: &Host, network: &str, options: &[&str]) -> Result<(Self, Output)> {
+        static COUNT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("c{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let network = format!("--network={network}");
+        let run = ["docker", "run", "--detach", "--init", "--name", &name, &network];
+        let output = host.run(run.iter().chain(options).chain(&[IMAGE, "sleep", "100000"]))?;
+        Ok((Self { host: host.clone(), name }, output))
+    }
+
+    /// Runs lines of shell in the container and returns what they printed to their standard output.
+    pub fn sh(&self, script: &str) -> Result<String> {
+        self.host.docker(["exec", &self.name, "sh", "-c", script])
+    }
+
+    /// Runs lines of shell in the container, whatever their exit code.
+    pub fn try_sh(&self, script: &str) -> Result<Output> {
+        self.host.run(["docker", "exec", &self.name, "sh", "-c", script])
+    }
+
+    /// Starts a command in the container. It ends with the container, not with what is returned.
+    pub fn spawn(&self, command: &str) -> Result<Process> {
+        self.host.spawn(["docker", "exec", &self.name].into_iter().chain(command.split_whitespace()))
+    }
+
+    /// What `docker inspect` says by this template.
+    pub fn inspect(&self, template: &str) -> Result<String> {
+        let printed = self.host.docker(["container", "inspect", "--format", template, &self.name])?;
+        Ok(printed.trim().to_owned())
+    }
+
+    /// Its IPv4 address on this network.
+    pub fn address(&self, network: &str) -> Result<Ipv4Addr> {
+        let text = self.inspect(&format!("{{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}"))?;
+        text.parse().with_context(|| format!("the address of {} on {network}: {text:?}", self.name))
+    }
+
+    /// Pings this address, and fails if there is no answer.
+    pub fn ping(&self, address: &str) -> Result<()> {
+        self.sh(&format!("ping -c 2 -i 0.2 -W 5 {address}"))
+            .map(|_| ())
+            .with_context(|| format!("{address} does not answer {} on {}", self.name, self.host.name()))
+    }
+
+    /// Starts it again once it has ended.
+    pub fn start_again(&self) -> Result<()> {
+        self.host.docker(["start", &self.name]).map(|_| ())
+    }
+
+    /// Removes it.
+    pub fn remove(self) -> Result<()> {
+        self.host.docker(["rm", "--force", &self.name]).map(|_| ())
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        _ = self.host.run(["docker", "rm", "--force", &self.name]);
+    }
+}
+
+/// One container on each of these hosts.
+pub fn one_on_each(hosts: &[Host], network: &str, options: &[&str]) -> Result<Vec<Container>> {
+    hosts.iter().map(|host| Container::start(host, network, options)).collect()
+}

@@ -1,0 +1,24 @@
+//! What the kernel of a host has of shoutd's.
+
+use anyhow::Result;
+use shoutd_lab::Host;
+
+/// Everything that is there only while a network is in use: segments, veths in the host's namespace, the socket that receives VXLAN (UDP port
+/// 7789, 1E6D in hexadecimal).
+const LEFT: &str = r"
+for file in /run/netns/shout-*; do [ -e $file ] && echo namespace $file; done
+ip -brief link | grep -E '^(shp|shc|shoutvx|shoutbr)' | sed 's/^/device /'
+ip -details link | grep -B 3 'alias shoutd' | sed 's/^/device /'
+grep --no-filename ':1E6D ' /proc/net/udp /proc/net/udp6 | sed 's/^/socket /'
+true";
+
+/// What a host's kernel has of networks, one line each.
+pub fn left_in_kernel(host: &Host) -> Result<Vec<String>> {
+    Ok(host.sh(LEFT)?.lines().map(str::to_owned).collect())
+}
+
+/// The names of the namespaces of the host's segments.
+pub fn segments(host: &Host) -> Result<Vec<String>> {
+    let listed = host.sh("ls /run/netns 2>/dev/null | grep ^shout- || true")?;
+    Ok(listed.lines().map(str::to_owned).collect())
+}

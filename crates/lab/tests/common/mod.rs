@@ -1,0 +1,28 @@
+//! What the end-to-end tests share: a cluster on lab hosts, containers, streams, and looks at the kernel and the wire.
+#![allow(dead_code, unused_imports, reason = "each test uses a part of it")]
+
+mod capture;
+mod checks;
+mod cluster;
+mod container;
+mod datagrams;
+mod kernel;
+mod network;
+mod stream;
+mod views;
+
+use std::time::Duration;
+
+pub use capture::{Capture, Frame};
+pub use checks::{Check, run_checks};
+pub use cluster::{Cluster, await_network, await_no_network, ensure_runs};
+pub use container::{Container, WITH_IPV6, one_on_each};
+pub use datagrams::{Datagrams, everyone_hears_everyone, listen};
+pub use kernel::{left_in_kernel, segments};
+pub use network::Network;
+pub use stream::{Running, Stream};
+pub use views::{containers_of, endpoints, is_leader, leased, networks, status, view};
+
+/// How long something may take that shoutd does by itself, such as a mirror on another host: milliseconds, but its periodic
+/// comparison, by which it finds what no event told, comes every 10 s, and the machine may be busy.
+pub const SOON: Duration = Duration::from_secs(40);

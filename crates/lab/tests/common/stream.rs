@@ -1,0 +1,192 @@
+//! Streams of numbered datagrams to a group, by iperf (version 2), and what came of them.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use shoutd_lab::{Process, wait_until};
+
+use super::Container;
+
+/// How long a program in a container may take to start or to end.
+const PROGRAM_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long a stream may last that is ended by hand, in seconds.
+const LONGEST: u32 = 300;
+
+/// The receivers' socket buffer: what a program may not have read yet when others have the processor. The kernel may give less.
+const BUFFER: &str = "4M";
+
+/// What is sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Stream<'a> {
+    /// The group.
+    pub group: &'a str,
+    /// UDP port.
+    pub port: u16,
+    /// As iperf takes it: `1M` is 1 Mbit/s (of 2^20, as it counts).
+    pub rate: &'a str,
+}
+
+impl Default for Stream<'_> {
+    fn default() -> Self {
+        Self { group: "224.1.1.1", port: 5000, rate: "1M" }
+    }
+}
+
+impl<'a> Stream<'a> {
+    /// Sends for so many seconds; fails unless all is heard by all.
+    pub fn send(self, sender: &'a Container, receivers: &[&'a Container], seconds: u32) -> Result<()> {
+        let starved = self.begin_for(sender, receivers, seconds)?.judge()?;
+        ensure!(starved == 0, "{starved} datagrams were delivered, but not read in time by the receiving program");
+        Ok(())
+    }
+
+    /// As [`Stream::send`], again if datagrams were lost only because the receiving program did not get to read its socket: that
+    /// says how busy the machine is, and nothing about the network.
+    pub fn send_undisturbed(self, sender: &'a Container, receivers: &[&'a Container], seconds: u32) -> Result<()> {
+        for _ in 0..4 {
+            if self.begin_for(sender, receivers, seconds)?.judge()? == 0 {
+                return Ok(());
+            }
+        }
+        bail!("the machine is too busy: programs do not get to read their sockets in time");
+    }
+
+    /// Starts receivers and then the sender; returns when all receivers hear it. It goes on until [`Running::finish`].
+    pub fn begin(self, sender: &'a Container, receivers: &[&'a Container]) -> Result<Running<'a>> {
+        let running = self.begin_for(sender, receivers, LONGEST)?;
+        for receiver in &running.receivers {
+            receiver.process.wait_for_line(PROGRAM_DEADLINE, |line| line.contains("connected with"))?;
+        }
+        Ok(running)
+    }
+
+    fn begin_for(self, sender: &'a Container, receivers: &[&'a Container], seconds: u32) -> Result<Running<'a>> {
+        let receivers = receivers.iter().map(|container| self.receive(container)).collect::<Result<_>>()?;
+        let Self { group, port, rate } = self;
+        let process = sender.spawn(&format!("iperf -u -c {group} -p {port} -t {seconds} -T 2 -b {rate}"))?;
+        Ok(Running { sender, process, receivers, deadline: Duration::from_secs(seconds.into()) + PROGRAM_DEADLINE })
+    }
+
+    /// Starts a receiver that ends with the first stream that it hears; returns when it has joined the group.
+    fn receive(self, container: &'a Container) -> Result<Receiver<'a>> {
+        let Self { group, port, .. } = self;
+        let unread = unread(container)?;
+        let process = container.spawn(&format!("iperf -u -s -B {group} -p {port} -w {BUFFER} -P 1"))?;
+        process.wait_for_line(PROGRAM_DEADLINE, |line| line.contains("Joining multicast group"))?;
+        await_membership(container, group)?;
+        Ok(Receiver { container, process, unread })
+    }
+}
+
+/// A stream that is being sent.
+#[derive(Debug)]
+pub struct Running<'a> {
+    sender: &'a Container,
+    process: Process,
+    receivers: Vec<Receiver<'a>>,
+    deadline: Duration,
+}
+
+#[derive(Debug)]
+struct Receiver<'a> {
+    container: &'a Container,
+    process: Process,
+    /// See [`unread`]; before the stream.
+    unread: u64,
+}
+
+impl Running<'_> {
+    /// Waits until every receiver has heard this many datagrams more.
+    pub fn await_more(&self, count: u64) -> Result<()> {
+        for receiver in &self.receivers {
+            let container = receiver.container;
+            let before = counter(container, "InDatagrams")?;
+            let what = format!("{count} datagrams more on {}", container.host.name());
+            wait_until(&what, PROGRAM_DEADLINE, || {
+                Ok((counter(container, "InDatagrams")? >= before + count).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Ends the stream; fails unless all was heard by all.
+    pub fn finish(mut self) -> Result<()> {
+        ensure!(!self.process.has_ended()?, "the stream ended by itself: {}", self.process.printed().1);
+        // The sender still says which datagram is the last.
+        self.sender.sh("kill -INT $(pidof iperf)")?;
+        let starved = self.judge()?;
+        ensure!(starved == 0, "{starved} datagrams were delivered, but not read in time by the receiving program");
+        Ok(())
+    }
+
+    /// Waits for the end; fails if the network lost a datagram. Returns how many were delivered but not read in time.
+    fn judge(mut self) -> Result<u64> {
+        let output = self.process.wait(self.deadline)?;
+        let sent = output.stdout.lines().find_map(sent);
+        let sent = sent.with_context(|| format!("the sender did not say how much it sent, {output}"))?;
+        let mut starved = 0;
+        let mut faults = Vec::new();
+        for receiver in &mut self.receivers {
+            match receiver.judge(sent) {
+                Ok(unread) => starved += unread,
+                Err(error) => faults.push(format!("{error:#}")),
+            }
+        }
+        ensure!(faults.is_empty(), "{}", faults.join("; "));
+        Ok(starved)
+    }
+}
+
+impl Receiver<'_> {
+    /// Compares what it reports with what was sent.
+    fn judge(&mut self, sent: u64) -> Result<u64> {
+        let name = self.container.host.name();
+        let output = self.process.wait(PROGRAM_DEADLINE).with_context(|| format!("{name} did not hear the end"))?;
+        let report = output.stdout.lines().filter_map(received).next_back();
+        let (lost, total) = report.with_context(|| format!("{name} did not report, {output}"))?;
+        let unread = unread(self.container)? - self.unread;
+        ensure!(lost <= unread, "{name} lost {lost} of {total} datagrams, {unread} of them in its own socket");
+        // The last datagram, which says that it is the last, is sent but not counted.
+        ensure!(total + 1 >= sent, "{name} heard {total} of {sent} datagrams");
+        Ok(lost)
+    }
+}
+
+/// How many datagrams the kernel has not delivered in this container as a socket was full.
+fn unread(container: &Container) -> Result<u64> {
+    counter(container, "RcvbufErrors")
+}
+
+/// A counter of UDP over IPv4 in a container, of `/proc/net/snmp`.
+fn counter(container: &Container, name: &str) -> Result<u64> {
+    let table = container.sh("grep ^Udp: /proc/net/snmp")?;
+    let mut lines = table.lines().map(str::split_whitespace);
+    let (names, values) = (lines.next().context("names")?, lines.next().context("values")?);
+    let mut columns = names.zip(values);
+    let (_, value) = columns.find(|(column, _)| *column == name).with_context(|| format!("{name} in {table}"))?;
+    Ok(value.parse()?)
+}
+
+/// Waits until the container has joined an IPv4 group: what was sent before, it could not have heard.
+fn await_membership(container: &Container, group: &str) -> Result<()> {
+    let address: std::net::Ipv4Addr = group.parse()?;
+    // In hexadecimal, read in the byte order of the machine.
+    let listed = format!("{:08X}", u32::from_ne_bytes(address.octets()));
+    let what = format!("{} on {} to join {group}", container.name, container.host.name());
+    wait_until(&what, PROGRAM_DEADLINE, || Ok(container.sh("cat /proc/net/igmp")?.contains(&listed).then_some(())))
+}
+
+/// Reads from a receiver's report how many datagrams were lost and how many there were.
+fn received(line: &str) -> Option<(u64, u64)> {
+    // [  1] 0.0000-8.0153 sec  1.00 MBytes  1.05 Mbits/sec   0.012 ms 3/716 (0.42%)
+    let (_, counts) = line.split_once(" ms")?;
+    let (lost, total) = counts.split_once('/')?;
+    Some((lost.trim().parse().ok()?, total.split_whitespace().next()?.parse().ok()?))
+}
+
+/// Reads how many datagrams a sender says that it has sent.
+fn sent(line: &str) -> Option<u64> {
+    // [  1] Sent 717 datagrams
+    line.split_once("] Sent ")?.1.strip_suffix(" datagrams")?.parse().ok()
+}

@@ -1,0 +1,63 @@
+//! What `shoutdctl` and `docker` show.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use shoutd_lab::Host;
+
+/// What `shoutdctl <what> --json` prints.
+pub fn view(host: &Host, what: &str) -> Result<Value> {
+    let output = host.run(["shoutdctl", what, "--json"])?;
+    if !output.success() {
+        bail!("shoutdctl {what} failed on {}, {output}", host.name());
+    }
+    serde_json::from_str(&output.stdout).with_context(|| format!("shoutdctl {what} --json printed: {}", output.stdout))
+}
+
+/// `shoutdctl status`.
+pub fn status(host: &Host) -> Result<Value> {
+    view(host, "status")
+}
+
+/// `shoutdctl networks`.
+pub fn networks(host: &Host) -> Result<Vec<Value>> {
+    list(view(host, "networks")?)
+}
+
+/// `shoutdctl endpoints`.
+pub fn endpoints(host: &Host) -> Result<Vec<Value>> {
+    list(view(host, "endpoints")?)
+}
+
+/// Whether the host leads the cluster.
+pub fn is_leader(host: &Host) -> Result<bool> {
+    Ok(status(host)?["role"] == "leader")
+}
+
+/// Every address in use, as `asked` knows it: by network and address, the name of the host.
+pub fn leased(asked: &Host) -> Result<BTreeMap<(String, IpAddr), String>> {
+    let text = |row: &Value, field: &str| row[field].as_str().map(str::to_owned).context("a text");
+    let mut leased = BTreeMap::new();
+    for row in endpoints(asked)? {
+        for address in list(row["addresses"].clone())? {
+            let address = address.as_str().context("an address")?.parse()?;
+            leased.insert((text(&row, "network")?, address), text(&row, "host")?);
+        }
+    }
+    Ok(leased)
+}
+
+/// The names of all containers of the host, running or not.
+pub fn containers_of(host: &Host) -> Result<Vec<String>> {
+    let names = host.docker(["ps", "--all", "--format", "{{.Names}}"])?;
+    Ok(names.lines().map(str::to_owned).collect())
+}
+
+fn list(value: Value) -> Result<Vec<Value>> {
+    match value {
+        Value::Array(rows) => Ok(rows),
+        other => bail!("not a list: {other}"),
+    }
+}

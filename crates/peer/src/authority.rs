@@ -1,0 +1,473 @@
+//! The authority of a cluster: it certifies that hosts belong to it.
+//!
+//! The founder makes it, and every member can use it: its private key is part of agreed state, sealed with a key that members
+//! keep in a file and that is in no log, snapshot or backup of agreed state.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyUsagePurpose, SerialNumber, date_time_ymd,
+};
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
+use shoutd_core::{ClusterId, cluster};
+use zeroize::Zeroizing;
+
+use crate::certificate::{AuthorityCertificate, Certificate, member_name, own_name};
+use crate::hex;
+use crate::key::{HostKey, KEY_BYTES, KeyError, PrivateKey, PublicKey, random};
+use crate::token::{Secret, Token};
+
+/// How long a host's certificate is valid.
+pub const VALIDITY: Duration = Duration::from_secs(90 * 86_400);
+
+/// How long before its end a host gets itself a new one: it can be switched off for two months and still come back.
+pub const RENEWAL: Duration = Duration::from_secs(30 * 86_400);
+
+/// How far a clock may be behind that of the host which issued a certificate.
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(86_400);
+
+/// 9999-12-31: the last day that a certificate can name (RFC 5280, section 4.1.2.5).
+const SECONDS_MAX: u64 = 253_402_214_400;
+
+/// Distinguishes what is derived here from whatever else a secret may be used for.
+const DERIVATION: &[u8] = b"shoutd prepared cluster 1";
+
+/// Distinguishes a sealed authority from whatever else a key may seal.
+const SEALED: &[u8] = b"shoutd sealed authority 1";
+
+/// Why an authority cannot be had, or cannot do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AuthorityError {
+    /// There is no key.
+    #[error("the authority has no key: {0}")]
+    Key(#[from] KeyError),
+    /// What was sealed is damaged, or of another cluster, or this host's key to it is.
+    #[error("the cluster's authority cannot be opened with this host's seal key: one of the two is of another cluster")]
+    WrongSeal,
+    /// Certificate and key are no pair, or damaged.
+    #[error("the cluster's authority is damaged: {0}")]
+    Damaged(String),
+    /// A certificate cannot be made.
+    #[error("the certificate cannot be made: {0}")]
+    Issue(String),
+}
+
+/// An authority that can certify.
+pub struct Authority {
+    key: PrivateKey,
+    certificate: AuthorityCertificate,
+}
+
+/// The key that opens a sealed authority. Members keep it in a file that only root can read.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SealKey(Zeroizing<[u8; 32]>);
+
+/// A cluster that follows from a secret alone: hosts that are started in the same instant with the same prepared token need
+/// nobody to let them in. Whoever has such a token can certify hosts for as long as the cluster exists.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What certifies its hosts.
+    pub authority: Authority,
+    /// Its id.
+    pub cluster: ClusterId,
+    /// What its members seal the authority with.
+    pub seal_key: SealKey,
+}
+
+impl SealKey {
+    /// Draws a new one.
+    ///
+    /// # Errors
+    /// There are no random numbers.
+    pub fn draw() -> Result<Self, KeyError> {
+        random().map(Self)
+    }
+
+    /// Its digits, to keep in a file or to give to a host that was let in.
+    pub fn reveal(&self) -> Zeroizing<String> {
+        Zeroizing::new(hex::encode(&*self.0))
+    }
+
+    /// The key with these digits; `None` if there are others, or not 64 of them.
+    pub fn from_digits(digits: &str) -> Option<Self> {
+        hex::decode_array(digits).map(|octets| Self(Zeroizing::new(octets)))
+    }
+
+    fn cipher(&self) -> Result<LessSafeKey, KeyError> {
+        let key = UnboundKey::new(&CHACHA20_POLY1305, &*self.0);
+        key.map(LessSafeKey::new).map_err(|error| KeyError::Unusable(error.to_string()))
+    }
+}
+
+impl fmt::Debug for SealKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SealKey(..)")
+    }
+}
+
+/// It travels as its digits, over encrypted connections only.
+impl serde::Serialize for SealKey {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.reveal())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for SealKey {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let digits = Zeroizing::new(String::deserialize(deserializer)?);
+        Self::from_digits(&digits).ok_or_else(|| serde::de::Error::custom("not a seal key (64 hexadecimal digits)"))
+    }
+}
+
+impl Authority {
+    /// Draws a new one.
+    ///
+    /// # Errors
+    /// There are no random numbers.
+    pub fn draw() -> Result<Self, AuthorityError> {
+        Self::of(PrivateKey::draw()?)
+    }
+
+    /// The authority that follows from this key: the same key makes the same certificate, byte for byte. Tokens that were
+    /// prepared by other versions rest on that, so none of what goes into it may ever change.
+    fn of(key: PrivateKey) -> Result<Self, AuthorityError> {
+        let certificate = authority_parameters(key.public()).self_signed(&key).map_err(|error| not_issued(&error))?;
+        let certificate = AuthorityCertificate::from_der(certificate.der()).map_err(|error| damaged(&error))?;
+        Ok(Self { key, certificate })
+    }
+
+    /// The certificate that hosts check others' certificates with.
+    pub fn certificate(&self) -> &AuthorityCertificate {
+        &self.certificate
+    }
+
+    /// Certifies that whoever has this key is a host of this cluster, from now on for [`VALIDITY`].
+    ///
+    /// # Errors
+    /// The key is that of no host, or the time is beyond what certificates can name.
+    pub fn issue(&self, key: &PublicKey, cluster: ClusterId, now: SystemTime) -> Result<Certificate, AuthorityError> {
+        let host = key.host().ok_or_else(|| AuthorityError::Issue("the key is that of no host".to_owned()))?;
+        let mut parameters = host_parameters(member_name(host, cluster))?;
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        if now.as_secs() > SECONDS_MAX - VALIDITY.as_secs() {
+            return Err(AuthorityError::Issue("this host's clock is beyond the year 9999".to_owned()));
+        }
+        let epoch = date_time_ymd(1970, 1, 1);
+        parameters.not_before = epoch + now.saturating_sub(CLOCK_TOLERANCE);
+        parameters.not_after = epoch + now + VALIDITY;
+        parameters.use_authority_key_identifier_extension = true;
+        parameters.serial_number = Some(serial(*random()?));
+        let issuer = Issuer::new(authority_parameters(self.key.public()), &self.key);
+        let certificate = parameters.signed_by(key, &issuer).map_err(|error| not_issued(&error))?;
+        Certificate::from_der(certificate.der()).map_err(|error| AuthorityError::Issue(error.to_string()))
+    }
+
+    /// Its form in agreed state: the private key is readable only with this key, as that of this cluster.
+    ///
+    /// # Errors
+    /// There are no random numbers.
+    pub fn seal(&self, with: &SealKey, of: ClusterId) -> Result<cluster::Authority, AuthorityError> {
+        let nonce = *random::<NONCE_LEN>()?;
+        let mut sealed = self.key.seed().to_vec();
+        let nonce_used = Nonce::assume_unique_for_key(nonce);
+        let done = with.cipher()?.seal_in_place_append_tag(nonce_used, Aad::from(associated(of)), &mut sealed);
+        done.map_err(|error| AuthorityError::Issue(error.to_string()))?;
+        let sealed_key = hex::encode(&[&nonce[..], &sealed].concat());
+        Ok(cluster::Authority { certificate: hex::encode(self.certificate.der()), sealed_key })
+    }
+
+    /// Reads it from agreed state.
+    ///
+    /// # Errors
+    /// It was sealed with another key or for another cluster, or is damaged.
+    pub fn unseal(agreed: &cluster::Authority, with: &SealKey, of: ClusterId) -> Result<Self, AuthorityError> {
+        let digits = |digits| hex::decode(digits).ok_or_else(|| damaged(&"not hexadecimal digits"));
+        let certificate =
+            AuthorityCertificate::from_der(&digits(&agreed.certificate)?).map_err(|error| damaged(&error))?;
+        let sealed = digits(&agreed.sealed_key)?;
+        let (nonce, sealed) = sealed.split_first_chunk().ok_or_else(|| damaged(&"the sealed key is too short"))?;
+        let mut opened = Zeroizing::new(sealed.to_vec());
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let seed = with.cipher()?.open_in_place(nonce, Aad::from(associated(of)), &mut opened);
+        let seed: [u8; KEY_BYTES] = seed
+            .map_err(|_| AuthorityError::WrongSeal)
+            .and_then(|seed| (&*seed).try_into().map_err(|_| damaged(&"the key has the wrong length")))?;
+        let key = PrivateKey::from_seed(Zeroizing::new(seed))?;
+        if key.public() != certificate.key() {
+            return Err(damaged(&"its certificate is not that of its key"));
+        }
+        Ok(Self { key, certificate })
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").field("certificate", &self.certificate).finish_non_exhaustive()
+    }
+}
+
+impl Prepared {
+    /// The cluster that follows from this secret.
+    ///
+    /// # Errors
+    /// The libraries do not make it.
+    pub fn from_secret(secret: &Secret) -> Result<Self, AuthorityError> {
+        let cluster = ClusterId::new(u128::from_be_bytes(*derive(secret, b"cluster id")?));
+        let authority = Authority::of(PrivateKey::from_seed(derive(secret, b"authority")?)?)?;
+        Ok(Self { authority, cluster, seal_key: SealKey(derive(secret, b"seal key")?) })
+    }
+
+    /// The cluster that this token was prepared for; `None` for a token of a cluster that was there before it.
+    ///
+    /// # Errors
+    /// The libraries do not make it.
+    pub fn from_token(token: &Token) -> Result<Option<Self>, AuthorityError> {
+        let prepared = Self::from_secret(&token.secret)?;
+        Ok(Some(prepared).filter(|prepared| prepared.authority.certificate.fingerprint() == token.authority))
+    }
+
+    /// Draws a secret, and makes the token for the cluster that follows from it.
+    ///
+    /// # Errors
+    /// There are no random numbers.
+    pub fn draw_token() -> Result<Token, AuthorityError> {
+        let secret = Secret::draw()?;
+        let authority = Self::from_secret(&secret)?.authority.certificate.fingerprint();
+        Ok(Token { authority, secret })
+    }
+}
+
+/// The certificate that a host shows before it has one of a cluster. It proves nothing but its key.
+pub(crate) fn own_certificate(key: &HostKey) -> Result<rcgen::Certificate, AuthorityError> {
+    let mut parameters = host_parameters(own_name(key.host()))?;
+    (parameters.not_before, parameters.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2120, 1, 1));
+    parameters.serial_number = Some(serial(*random()?));
+    parameters.self_signed(key.private()).map_err(|error| not_issued(&error))
+}
+
+fn not_issued(error: &rcgen::Error) -> AuthorityError {
+    AuthorityError::Issue(error.to_string())
+}
+
+fn damaged(reason: &dyn fmt::Display) -> AuthorityError {
+    AuthorityError::Damaged(reason.to_string())
+}
+
+fn authority_parameters(key: &PublicKey) -> CertificateParams {
+    let fingerprint = key.fingerprint();
+    let mut parameters = CertificateParams::default();
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, format!("shoutd authority {}", hex::encode(&fingerprint.0[..8])));
+    parameters.distinguished_name = name;
+    let mut number = [0; 16];
+    number.copy_from_slice(&fingerprint.0[..16]);
+    parameters.serial_number = Some(serial(number));
+    (parameters.not_before, parameters.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2120, 1, 1));
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    parameters
+}
+
+fn host_parameters(name: String) -> Result<CertificateParams, AuthorityError> {
+    let mut parameters = CertificateParams::new([name]).map_err(|error| not_issued(&error))?;
+    parameters.distinguished_name = DistinguishedName::new();
+    parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+    Ok(parameters)
+}
+
+/// A serial number: positive, of 16 octets (RFC 5280, section 4.1.2.2).
+fn serial(mut number: [u8; 16]) -> SerialNumber {
+    number[0] = number[0] & 0x7f | 0x40;
+    SerialNumber::from_slice(&number)
+}
+
+fn associated(cluster: ClusterId) -> Vec<u8> {
+    [SEALED, cluster.to_string().as_bytes()].concat()
+}
+
+fn derive<const N: usize>(secret: &Secret, purpose: &[u8]) -> Result<Zeroizing<[u8; N]>, KeyError> {
+    struct Length(usize);
+    impl KeyType for Length {
+        fn len(&self) -> usize {
+            self.0
+        }
+    }
+    let mut octets = Zeroizing::new([0; N]);
+    let derived = Salt::new(HKDF_SHA256, DERIVATION).extract(secret.octets());
+    let filled = derived.expand(&[purpose], Length(N)).and_then(|okm| okm.fill(&mut *octets));
+    filled.map_err(|error| KeyError::Unusable(error.to_string()))?;
+    Ok(octets)
+}
+
+/// A certificate that no authority issues: with any name.
+#[cfg(test)]
+pub(crate) fn forge(
+    authority: &Authority,
+    key: &PublicKey,
+    name: String,
+) -> rustls::pki_types::CertificateDer<'static> {
+    let issuer = Issuer::new(authority_parameters(authority.key.public()), &authority.key);
+    host_parameters(name).unwrap().signed_by(key, &issuer).unwrap().der().clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certificate::{Distrust, Usage};
+    use proptest::prelude::*;
+    use rustls::pki_types::UnixTime;
+
+    fn seven() -> ClusterId {
+        ClusterId::new(7)
+    }
+
+    fn secret() -> Secret {
+        Secret::from_digits(&"5a".repeat(16)).unwrap()
+    }
+
+    fn at(now: SystemTime) -> UnixTime {
+        UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap())
+    }
+
+    #[test]
+    fn a_prepared_cluster_is_the_same_on_every_host_and_in_every_version() {
+        let (one, two) = (Prepared::from_secret(&secret()).unwrap(), Prepared::from_secret(&secret()).unwrap());
+        assert_eq!(one.authority.certificate(), two.authority.certificate());
+        assert_eq!((one.cluster, &one.seal_key), (two.cluster, &two.seal_key));
+        // These never change: a token that was prepared once has to work with every later version.
+        assert_eq!(
+            one.authority.certificate().fingerprint().to_string(),
+            "83d85adb58e4e427b9fc8458f28fdb36d97aec4cecd8eff5a99f0748bc2e0c1f"
+        );
+        assert_eq!(one.cluster.to_string(), "cf0a8cf841ea27c42fa3484f6bb0ace9");
+        assert_eq!(*one.seal_key.reveal(), "3a746bcd11ae5323f12ddded50299d3bd53bb31c41add52d25764b3a94971569");
+    }
+
+    #[test]
+    fn a_prepared_token_is_told_from_others() {
+        let token = Prepared::draw_token().unwrap();
+        let prepared = Prepared::from_token(&token).unwrap().unwrap();
+        assert_eq!(prepared.authority.certificate().fingerprint(), token.authority);
+        let other = Token { authority: Authority::draw().unwrap().certificate().fingerprint(), ..token };
+        assert!(Prepared::from_token(&other).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_certificate_is_for_one_host_of_one_cluster_for_a_time() {
+        let (authority, key, now) = (Authority::draw().unwrap(), HostKey::draw().unwrap(), SystemTime::now());
+        let certificate = authority.issue(key.public(), seven(), now).unwrap();
+        assert_eq!((certificate.host(), certificate.cluster()), (key.host(), seven()));
+        assert_eq!(certificate.key(), key.public());
+        for usage in [Usage::Client, Usage::Server] {
+            let check = |now| certificate.check(authority.certificate(), usage, at(now));
+            assert_eq!(check(now), Ok(()));
+            assert_eq!(check(now - CLOCK_TOLERANCE), Ok(()));
+            assert_eq!(check(now + VALIDITY - Duration::from_secs(1)), Ok(()));
+            let (early, late) = (check(now - 2 * CLOCK_TOLERANCE), check(now + VALIDITY + 3 * CLOCK_TOLERANCE));
+            assert!(matches!(early, Err(Distrust::NotYetValid(_))), "{early:?}");
+            assert_eq!(
+                late.unwrap_err().to_string(),
+                "its certificate expired 3 days ago; check the clocks of both hosts"
+            );
+        }
+        let other = Authority::draw().unwrap();
+        assert_eq!(certificate.check(other.certificate(), Usage::Client, at(now)), Err(Distrust::OtherAuthority));
+        assert_eq!(certificate.check_at_any_time(authority.certificate(), at(now + 2 * VALIDITY)), Ok(()));
+        assert_eq!(
+            certificate.check_at_any_time(other.certificate(), at(now + 2 * VALIDITY)),
+            Err(Distrust::OtherAuthority)
+        );
+    }
+
+    #[test]
+    fn a_clock_that_is_far_off_is_an_error_or_a_certificate() {
+        let (authority, key) = (Authority::draw().unwrap(), HostKey::draw().unwrap());
+        let issue = |now| authority.issue(key.public(), seven(), now);
+        assert!(issue(SystemTime::UNIX_EPOCH).is_ok());
+        assert!(issue(SystemTime::UNIX_EPOCH - Duration::from_secs(1 << 40)).is_ok());
+        assert!(issue(SystemTime::UNIX_EPOCH + Duration::from_secs(SECONDS_MAX - VALIDITY.as_secs())).is_ok());
+        assert!(issue(SystemTime::UNIX_EPOCH + Duration::from_secs(SECONDS_MAX)).is_err());
+        assert!(issue(SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 60)).is_err());
+    }
+
+    #[test]
+    fn a_certificate_whose_name_is_not_its_keys_is_no_certificate() {
+        let (authority, key, other) = (Authority::draw().unwrap(), HostKey::draw().unwrap(), HostKey::draw().unwrap());
+        let issue = |name: String| forge(&authority, key.public(), name);
+        let forged = issue(member_name(other.host(), seven()));
+        assert_eq!(Certificate::from_der(&forged), Err(Distrust::OtherName { names: other.host(), is: key.host() }));
+        assert_eq!(Certificate::from_der(&issue(own_name(key.host()))), Err(Distrust::NoCluster));
+        for name in ["example.com".to_owned(), format!("{}.7.shoutd", key.host()), format!("x.{}", key.host())] {
+            let error = Certificate::from_der(&issue(name)).unwrap_err();
+            assert!(matches!(error, Distrust::Malformed(_)), "{error:?}");
+        }
+        assert_eq!(Certificate::from_der(own_certificate(&key).unwrap().der()), Err(Distrust::NoCluster));
+    }
+
+    #[test]
+    fn the_authoritys_key_is_readable_only_with_the_seal_key_and_for_its_cluster() {
+        let (authority, key) = (Authority::draw().unwrap(), SealKey::draw().unwrap());
+        let sealed = authority.seal(&key, seven()).unwrap();
+        let opened = Authority::unseal(&sealed, &key, seven()).unwrap();
+        assert_eq!(opened.certificate(), authority.certificate());
+        assert_eq!(opened.key.seed(), authority.key.seed());
+        assert_ne!(authority.seal(&key, seven()).unwrap().sealed_key, sealed.sealed_key, "a nonce is used once");
+        let error =
+            |sealed: &cluster::Authority, key: &SealKey, cluster| Authority::unseal(sealed, key, cluster).unwrap_err();
+        assert_eq!(error(&sealed, &SealKey::draw().unwrap(), seven()), AuthorityError::WrongSeal);
+        assert_eq!(error(&sealed, &key, ClusterId::new(8)), AuthorityError::WrongSeal);
+        let mut damaged = sealed.clone();
+        damaged.sealed_key.replace_range(40..41, if &sealed.sealed_key[40..41] == "0" { "1" } else { "0" });
+        assert_eq!(error(&damaged, &key, seven()), AuthorityError::WrongSeal);
+        let other = Authority::draw().unwrap().seal(&key, seven()).unwrap();
+        let swapped = cluster::Authority { certificate: other.certificate, ..sealed };
+        assert!(matches!(error(&swapped, &key, seven()), AuthorityError::Damaged(_)));
+    }
+
+    #[test]
+    fn what_is_printed_tells_no_secret() {
+        let prepared = Prepared::from_secret(&secret()).unwrap();
+        let printed = format!("{prepared:?} {:?}", prepared.seal_key);
+        assert!(!printed.contains(prepared.seal_key.reveal().as_str()));
+        assert!(!printed.contains(&hex::encode(prepared.authority.key.seed())));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_certificate_or_an_error(bytes: Vec<u8>) {
+            prop_assert!(Certificate::from_der(&bytes).is_err());
+            prop_assert!(AuthorityCertificate::from_der(&bytes).is_err());
+        }
+
+        #[test]
+        fn a_damaged_certificate_is_an_error_or_not_believed(position: prop::sample::Index, flip in 1..=255u8) {
+            let prepared = Prepared::from_secret(&secret()).unwrap();
+            let (key, now) = (PrivateKey::from_seed(Zeroizing::new([3; 32])).unwrap(), SystemTime::now());
+            let certificate = prepared.authority.issue(key.public(), seven(), now).unwrap();
+            let mut der = certificate.der().to_vec();
+            let position = position.index(der.len());
+            der[position] ^= flip;
+            let believed = Certificate::from_der(&der)
+                .and_then(|read| read.check(prepared.authority.certificate(), Usage::Client, at(now)));
+            prop_assert!(believed.is_err());
+            let mut authority = prepared.authority.certificate().der().to_vec();
+            let position = position % authority.len();
+            authority[position] ^= flip;
+            let _ = AuthorityCertificate::from_der(&authority);
+        }
+
+        #[test]
+        fn any_text_is_a_sealed_authority_or_an_error(certificate: String, sealed_key: String, digits in "[0-9a-f]{0,200}") {
+            let key = SealKey(Zeroizing::new([1; 32]));
+            let agreed = cluster::Authority { certificate, sealed_key };
+            prop_assert!(Authority::unseal(&agreed, &key, seven()).is_err());
+            let certificate = hex::encode(Prepared::from_secret(&secret()).unwrap().authority.certificate().der());
+            let agreed = cluster::Authority { certificate, sealed_key: digits };
+            prop_assert!(Authority::unseal(&agreed, &key, seven()).is_err());
+        }
+    }
+}

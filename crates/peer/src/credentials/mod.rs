@@ -1,0 +1,337 @@
+//! What this host proves who it is with: its key, and what its cluster gave it. Kept in files, used by all connections.
+
+mod files;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use pem::{EncodeConfig, LineEnding, Pem};
+use rustls::pki_types::UnixTime;
+use rustls::sign::CertifiedKey;
+use shoutd_core::{ClusterId, HostId};
+use zeroize::Zeroizing;
+
+use crate::authority::{Authority, AuthorityError, RENEWAL, SealKey, own_certificate};
+use crate::certificate::{AuthorityCertificate, Certificate, Distrust, Usage};
+use crate::key::{HostKey, KeyError, PublicKey};
+
+/// The directory in the data directory.
+const DIRECTORY: &str = "identity";
+const KEY_FILE: &str = "key.pem";
+const CERTIFICATE_FILE: &str = "certificate.pem";
+const AUTHORITY_FILE: &str = "authority.pem";
+const SEAL_KEY_FILE: &str = "seal.key";
+
+const KEY_LABEL: &str = "PRIVATE KEY";
+const CERTIFICATE_LABEL: &str = "CERTIFICATE";
+
+/// Why this host cannot prove who it is. One line for the user, which says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    /// The file system does not let it.
+    #[error("cannot {operation} {}: {source}", .path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// With which file or directory.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Others than the daemon can read it.
+    #[error(
+        "{} has mode {mode:04o}, so that others than its owner can use it: if nobody has, type `chmod {wanted:04o} {}`",
+        .path.display(), .path.display()
+    )]
+    Exposed {
+        /// The file or directory.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+        /// What they should be.
+        wanted: u32,
+    },
+    /// Somebody else can change it.
+    #[error("{} belongs to user {owner} and not to the one that runs shoutd: if nobody tampered with it, type `chown root {}`", .path.display(), .path.display())]
+    OtherOwner {
+        /// The file or directory.
+        path: PathBuf,
+        /// The owner's user id.
+        owner: u32,
+    },
+    /// It is not what it should be.
+    #[error(
+        "{} is damaged: {reason}; restore it from a backup, or remove this host from the cluster, delete its data directory and \
+         let it join anew",
+        .path.display()
+    )]
+    Damaged {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// What was given to this host is not for it.
+    #[error("what the cluster gave to this host cannot be used: {0}")]
+    Unusable(String),
+    /// There is no key.
+    #[error("this host has no key: {0}")]
+    Key(#[from] KeyError),
+    /// The authority does not do it.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// There is nothing to renew.
+    #[error("this host belongs to no cluster yet")]
+    NotEnrolled,
+}
+
+/// What a cluster gives to a host that it lets in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    certificate: Certificate,
+    authority: AuthorityCertificate,
+    seal_key: SealKey,
+}
+
+impl Credentials {
+    /// Puts together what a host was given, and checks that it fits: the certificate is for this key and by this authority.
+    ///
+    /// # Errors
+    /// It does not fit. That the certificate has expired is no error: then it has to be renewed.
+    pub fn new(
+        key: &PublicKey,
+        certificate: Certificate,
+        authority: AuthorityCertificate,
+        seal_key: SealKey,
+    ) -> Result<Self, CredentialError> {
+        if certificate.key() != key {
+            return Err(CredentialError::Unusable("the certificate is for another key".to_owned()));
+        }
+        let checked = certificate.check_at_any_time(&authority, UnixTime::now());
+        checked.map_err(|_| CredentialError::Unusable("the certificate is not of the given authority".to_owned()))?;
+        Ok(Self { certificate, authority, seal_key })
+    }
+
+    /// What a host gives itself that has the authority: the founder, and whoever has a prepared token.
+    ///
+    /// # Errors
+    /// The certificate cannot be made.
+    pub fn issue(
+        key: &PublicKey,
+        authority: &Authority,
+        cluster: ClusterId,
+        seal_key: SealKey,
+        now: SystemTime,
+    ) -> Result<Self, CredentialError> {
+        let certificate = authority.issue(key, cluster, now)?;
+        Ok(Self { certificate, authority: authority.certificate().clone(), seal_key })
+    }
+
+    /// The cluster that this host belongs to.
+    pub fn cluster(&self) -> ClusterId {
+        self.certificate.cluster()
+    }
+
+    /// This host's certificate.
+    pub fn certificate(&self) -> &Certificate {
+        &self.certificate
+    }
+
+    /// The certificate of the cluster's authority.
+    pub fn authority(&self) -> &AuthorityCertificate {
+        &self.authority
+    }
+
+    /// What opens the authority's private key.
+    pub fn seal_key(&self) -> &SealKey {
+        &self.seal_key
+    }
+
+    /// Whether less than [`RENEWAL`] is left of the certificate's validity, or nothing.
+    pub fn needs_renewal(&self, now: SystemTime) -> bool {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        [now, now.saturating_add(RENEWAL)].into_iter().any(|at| self.check(at).is_err())
+    }
+
+    fn check(&self, at: Duration) -> Result<(), Distrust> {
+        self.certificate.check(&self.authority, Usage::Client, UnixTime::since_unix_epoch(at))
+    }
+}
+
+/// This host's key and credentials: loaded at start, changed when it joins and when its certificate is renewed, and read by
+/// every connection that is made from then on.
+pub struct CredentialStore {
+    directory: PathBuf,
+    key: HostKey,
+    /// What a host shows that belongs to no cluster.
+    own: Arc<CertifiedKey>,
+    held: RwLock<Option<Held>>,
+}
+
+#[derive(Clone)]
+struct Held {
+    credentials: Arc<Credentials>,
+    certified: Arc<CertifiedKey>,
+}
+
+impl CredentialStore {
+    /// Loads what is in the data directory; a host that starts for the first time draws its key.
+    ///
+    /// # Errors
+    /// Files are damaged, do not fit together, or can be read by others; or the file system fails.
+    pub fn open(data_directory: &Path) -> Result<Arc<Self>, CredentialError> {
+        let directory = data_directory.join(DIRECTORY);
+        files::prepare_directory(&directory)?;
+        let key = match read_pem(&directory.join(KEY_FILE), KEY_LABEL)? {
+            Some(pkcs8) => HostKey::from_pkcs8(&pkcs8).map_err(|error| damaged(&directory.join(KEY_FILE), error))?,
+            // With another key it would be another host.
+            None if directory.join(CERTIFICATE_FILE).exists() => {
+                return Err(damaged(&directory.join(KEY_FILE), "it is missing"));
+            }
+            None => {
+                let key = HostKey::draw()?;
+                files::write(&directory, KEY_FILE, pem(KEY_LABEL, &key.pkcs8()).as_bytes())?;
+                key
+            }
+        };
+        let own = own_certificate(&key)?.der().clone();
+        let own = Arc::new(CertifiedKey::new(vec![own], key.signer()));
+        let store = Self { own, held: RwLock::new(None), key, directory };
+        if let Some(credentials) = store.load()? {
+            store.hold(credentials);
+        }
+        Ok(Arc::new(store))
+    }
+
+    /// This host's key.
+    pub fn key(&self) -> &HostKey {
+        &self.key
+    }
+
+    /// This host.
+    pub fn host(&self) -> HostId {
+        self.key.host()
+    }
+
+    /// What its cluster gave it; `None` while it belongs to none.
+    pub fn credentials(&self) -> Option<Arc<Credentials>> {
+        self.held().map(|held| held.credentials)
+    }
+
+    /// Keeps what a cluster gave to this host. New connections use it when this returns.
+    ///
+    /// # Errors
+    /// It is for another host, or cannot be written; then nothing has changed for connections.
+    pub fn enroll(&self, credentials: Credentials) -> Result<(), CredentialError> {
+        if credentials.certificate.key() != self.key.public() {
+            return Err(CredentialError::Unusable("the certificate is for another key".to_owned()));
+        }
+        // The certificate is what makes the rest count: while there is none, a crash leaves a host that has yet to join.
+        let had = self.credentials();
+        if had.is_none_or(|had| had.authority != credentials.authority || had.seal_key != credentials.seal_key) {
+            files::remove(&self.directory, CERTIFICATE_FILE)?;
+            let seal_key = Zeroizing::new(format!("{}\n", credentials.seal_key.reveal().as_str()));
+            files::write(&self.directory, SEAL_KEY_FILE, seal_key.as_bytes())?;
+            let authority = pem(CERTIFICATE_LABEL, credentials.authority.der());
+            files::write(&self.directory, AUTHORITY_FILE, authority.as_bytes())?;
+        }
+        let certificate = pem(CERTIFICATE_LABEL, credentials.certificate.der());
+        files::write(&self.directory, CERTIFICATE_FILE, certificate.as_bytes())?;
+        self.hold(credentials);
+        Ok(())
+    }
+
+    /// Gives this host a new certificate, by the authority that it can use as a member. Connections that are there go on.
+    ///
+    /// # Errors
+    /// It belongs to no cluster, the authority is not its cluster's, or the certificate cannot be made or written.
+    pub fn renew(&self, authority: &Authority, now: SystemTime) -> Result<(), CredentialError> {
+        let had = self.credentials().ok_or(CredentialError::NotEnrolled)?;
+        if *authority.certificate() != had.authority {
+            return Err(CredentialError::Unusable("the authority is that of another cluster".to_owned()));
+        }
+        let seal_key = had.seal_key.clone();
+        self.enroll(Credentials::issue(self.key.public(), authority, had.cluster(), seal_key, now)?)
+    }
+
+    /// Forgets the cluster: the host shows only its own certificate from now on. Its key stays.
+    ///
+    /// # Errors
+    /// The files cannot be removed.
+    pub fn leave(&self) -> Result<(), CredentialError> {
+        // The certificate first: without it the others are of no use.
+        for file in [CERTIFICATE_FILE, SEAL_KEY_FILE, AUTHORITY_FILE] {
+            files::remove(&self.directory, file)?;
+        }
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
+    }
+
+    /// What connections prove this host's identity with.
+    pub(crate) fn certified(&self) -> Arc<CertifiedKey> {
+        self.held().map_or_else(|| Arc::clone(&self.own), |held| held.certified)
+    }
+
+    fn held(&self) -> Option<Held> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn hold(&self, credentials: Credentials) {
+        // With the authority's: a joiner knows nothing but that one's hash.
+        let chain = vec![credentials.certificate.chain_link(), credentials.authority.chain_link()];
+        let certified = Arc::new(CertifiedKey::new(chain, self.key.signer()));
+        let held = Held { credentials: Arc::new(credentials), certified };
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = Some(held);
+    }
+
+    fn load(&self) -> Result<Option<Credentials>, CredentialError> {
+        let path = |name| self.directory.join(name);
+        let Some(certificate) = read_pem(&path(CERTIFICATE_FILE), CERTIFICATE_LABEL)? else {
+            return Ok(None);
+        };
+        let missing = |name| damaged(&path(name), "it is missing");
+        let authority = read_pem(&path(AUTHORITY_FILE), CERTIFICATE_LABEL)?.ok_or_else(|| missing(AUTHORITY_FILE))?;
+        let seal_key = files::read(&path(SEAL_KEY_FILE))?.ok_or_else(|| missing(SEAL_KEY_FILE))?;
+        let seal_key = std::str::from_utf8(&seal_key).ok().and_then(|text| SealKey::from_digits(text.trim()));
+        let seal_key = seal_key.ok_or_else(|| damaged(&path(SEAL_KEY_FILE), "it is not 64 hexadecimal digits"))?;
+        let certificate =
+            Certificate::from_der(&certificate).map_err(|error| damaged(&path(CERTIFICATE_FILE), error))?;
+        let authority =
+            AuthorityCertificate::from_der(&authority).map_err(|error| damaged(&path(AUTHORITY_FILE), error))?;
+        Credentials::new(self.key.public(), certificate, authority, seal_key)
+            .map(Some)
+            .map_err(|error| damaged(&path(CERTIFICATE_FILE), error))
+    }
+}
+
+impl fmt::Debug for CredentialStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CredentialStore").field("host", &self.host()).field("held", &self.credentials()).finish()
+    }
+}
+
+fn damaged(path: &Path, reason: impl fmt::Display) -> CredentialError {
+    CredentialError::Damaged { path: path.to_owned(), reason: reason.to_string() }
+}
+
+fn pem(label: &str, der: &[u8]) -> Zeroizing<String> {
+    let config = EncodeConfig::new().set_line_ending(LineEnding::LF);
+    Zeroizing::new(pem::encode_config(&Pem::new(label, der), config))
+}
+
+/// The one thing in a PEM file; `None` if there is no file.
+fn read_pem(path: &Path, label: &str) -> Result<Option<Zeroizing<Vec<u8>>>, CredentialError> {
+    let Some(text) = files::read(path)? else {
+        return Ok(None);
+    };
+    let sections = pem::parse_many(&*text).map_err(|error| damaged(path, error))?;
+    match <[Pem; 1]>::try_from(sections) {
+        Ok([section]) if section.tag() == label => Ok(Some(Zeroizing::new(section.into_contents()))),
+        _ => Err(damaged(path, format_args!("it is not one PEM section {label}"))),
+    }
+}

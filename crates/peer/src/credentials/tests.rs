@@ -1,0 +1,195 @@
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::authority::VALIDITY;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+struct Fixture {
+    directory: TempDir,
+    authority: Authority,
+    seal_key: SealKey,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let (authority, seal_key) = (Authority::draw().unwrap(), SealKey::draw().unwrap());
+        Self { directory: tempfile::tempdir().unwrap(), authority, seal_key }
+    }
+
+    fn open(&self) -> Result<Arc<CredentialStore>, CredentialError> {
+        CredentialStore::open(self.directory.path())
+    }
+
+    fn issue(&self, store: &CredentialStore, now: SystemTime) -> Credentials {
+        let (key, cluster) = (store.key().public(), ClusterId::new(7));
+        Credentials::issue(key, &self.authority, cluster, self.seal_key.clone(), now).unwrap()
+    }
+
+    /// A directory of a host that belongs to a cluster.
+    fn enrolled() -> Self {
+        let fixture = Self::new();
+        let store = fixture.open().unwrap();
+        store.enroll(fixture.issue(&store, SystemTime::now())).unwrap();
+        fixture
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(DIRECTORY).join(name)
+    }
+
+    fn error(&self) -> String {
+        self.open().unwrap_err().to_string()
+    }
+}
+
+#[test]
+fn a_host_stays_who_it_is() {
+    let fixture = Fixture::new();
+    let first = fixture.open().unwrap();
+    assert!(first.credentials().is_none());
+    let again = fixture.open().unwrap();
+    assert_eq!(again.host(), first.host());
+    again.enroll(fixture.issue(&again, SystemTime::now())).unwrap();
+    let member = fixture.open().unwrap();
+    assert_eq!(member.credentials(), again.credentials());
+    assert_eq!(member.credentials().unwrap().cluster(), ClusterId::new(7));
+    assert_eq!(member.certified().cert.len(), 2, "with the authority's, for joiners");
+    member.leave().unwrap();
+    let left = fixture.open().unwrap();
+    assert_eq!((left.host(), left.credentials()), (first.host(), None));
+    assert_eq!(member.certified().cert.len(), 1);
+}
+
+#[test]
+fn nobody_else_can_read_the_files() {
+    let fixture = Fixture::enrolled();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode(&fixture.directory.path().join(DIRECTORY)), 0o700);
+    for name in [KEY_FILE, CERTIFICATE_FILE, AUTHORITY_FILE, SEAL_KEY_FILE] {
+        let path = fixture.file(name);
+        assert_eq!(mode(&path), 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let expected = format!(
+            "{0} has mode 0640, so that others than its owner can use it: if nobody has, type `chmod 0600 {0}`",
+            path.display()
+        );
+        assert_eq!(fixture.error(), expected);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let directory = fixture.directory.path().join(DIRECTORY);
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
+    assert!(fixture.error().contains("has mode 0755"), "{}", fixture.error());
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
+    std::os::unix::fs::chown(fixture.file(KEY_FILE), Some(12345), None).unwrap();
+    assert!(fixture.error().contains("belongs to user 12345"), "{}", fixture.error());
+}
+
+#[test]
+fn damage_is_told_in_one_line_that_names_the_file() {
+    for (name, bytes) in [
+        (KEY_FILE, b"".as_slice()),
+        (KEY_FILE, b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"),
+        (KEY_FILE, b"-----BEGIN PRIVATE KEY-----\n"),
+        (CERTIFICATE_FILE, b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+        (CERTIFICATE_FILE, &[0xff; 2000]),
+        (AUTHORITY_FILE, b""),
+        (SEAL_KEY_FILE, b"0123"),
+        (SEAL_KEY_FILE, &[0; 100_000]),
+    ] {
+        let fixture = Fixture::enrolled();
+        fs::write(fixture.file(name), bytes).unwrap();
+        let error = fixture.error();
+        assert!(error.starts_with(&format!("{} is damaged: ", fixture.file(name).display())), "{error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+    for name in [KEY_FILE, AUTHORITY_FILE, SEAL_KEY_FILE] {
+        let fixture = Fixture::enrolled();
+        fs::remove_file(fixture.file(name)).unwrap();
+        assert!(fixture.error().contains(&format!("{name} is damaged: it is missing")), "{}", fixture.error());
+    }
+}
+
+#[test]
+fn files_of_different_hosts_or_clusters_do_not_fit() {
+    let (one, two) = (Fixture::enrolled(), Fixture::enrolled());
+    fs::copy(two.file(KEY_FILE), one.file(KEY_FILE)).unwrap();
+    assert!(one.error().contains("the certificate is for another key"), "{}", one.error());
+    let one = Fixture::enrolled();
+    fs::copy(two.file(AUTHORITY_FILE), one.file(AUTHORITY_FILE)).unwrap();
+    assert!(one.error().contains("the certificate is not of the given authority"), "{}", one.error());
+    let (one, two) = (one.directory, two.open().unwrap());
+    fs::remove_dir_all(one.path().join(DIRECTORY)).unwrap();
+    let one = CredentialStore::open(one.path()).unwrap();
+    let foreign = Credentials::clone(&two.credentials().unwrap());
+    assert!(one.enroll(foreign).unwrap_err().to_string().contains("for another key"));
+    assert!(one.credentials().is_none());
+}
+
+#[test]
+fn links_and_pipes_are_not_followed() {
+    let fixture = Fixture::enrolled();
+    let elsewhere = fixture.directory.path().join("elsewhere");
+    fs::rename(fixture.file(KEY_FILE), &elsewhere).unwrap();
+    symlink(&elsewhere, fixture.file(KEY_FILE)).unwrap();
+    assert!(fixture.error().starts_with("cannot read "), "{}", fixture.error());
+    fs::remove_file(fixture.file(KEY_FILE)).unwrap();
+    nix::unistd::mkfifo(&fixture.file(KEY_FILE), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    assert!(fixture.error().contains("it is not a file"), "{}", fixture.error());
+}
+
+#[test]
+fn a_crash_while_enrolling_leaves_a_host_that_has_yet_to_join() {
+    for interrupted_after in 1..3 {
+        let fixture = Fixture::enrolled();
+        for name in [CERTIFICATE_FILE, AUTHORITY_FILE, SEAL_KEY_FILE].iter().take(interrupted_after) {
+            fs::remove_file(fixture.file(name)).unwrap();
+        }
+        fs::write(fixture.file("certificate.pem.new"), b"half").unwrap();
+        let store = fixture.open().unwrap();
+        assert!(store.credentials().is_none());
+        store.enroll(fixture.issue(&store, SystemTime::now())).unwrap();
+        assert!(fixture.open().unwrap().credentials().is_some());
+    }
+}
+
+#[test]
+fn a_certificate_is_renewed_in_time_and_after_its_time() {
+    let fixture = Fixture::new();
+    let (store, now) = (fixture.open().unwrap(), SystemTime::now());
+    assert!(matches!(store.renew(&fixture.authority, now), Err(CredentialError::NotEnrolled)));
+    store.enroll(fixture.issue(&store, now)).unwrap();
+    let needs = |at| store.credentials().unwrap().needs_renewal(at);
+    assert!(!needs(now));
+    assert!(!needs(now + VALIDITY - RENEWAL - DAY));
+    assert!(needs(now + VALIDITY - RENEWAL + DAY));
+    assert!(needs(now + 10 * VALIDITY));
+    // A clock that was ahead when it was issued, too.
+    assert!(needs(now - 10 * DAY));
+    // A host that was off for a year still starts, and helps itself.
+    store.enroll(fixture.issue(&store, now - 365 * DAY)).unwrap();
+    let store = fixture.open().unwrap();
+    assert!(store.credentials().unwrap().needs_renewal(now));
+    let other = Authority::draw().unwrap();
+    assert!(store.renew(&other, now).unwrap_err().to_string().contains("another cluster"));
+    store.renew(&fixture.authority, now).unwrap();
+    let reopened = fixture.open().unwrap().credentials().unwrap();
+    assert!(!reopened.needs_renewal(now));
+    assert_eq!(reopened.cluster(), ClusterId::new(7));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn any_bytes_in_any_file_are_an_error_or_no_harm(which in 0..4usize, bytes: Vec<u8>) {
+        let fixture = Fixture::enrolled();
+        let name = [KEY_FILE, CERTIFICATE_FILE, AUTHORITY_FILE, SEAL_KEY_FILE][which];
+        fs::write(fixture.file(name), bytes).unwrap();
+        prop_assert!(fixture.error().contains(name));
+    }
+}

@@ -1,0 +1,170 @@
+//! Encrypted streams whose ends have proved which keys they have: TLS 1.3 (RFC 8446) with a certificate on both sides.
+
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use rustls::client::{ClientConfig, ResolvesClientCert, Resumption};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig};
+use rustls::sign::CertifiedKey;
+use rustls::version::TLS13;
+use rustls::{CommonState, SignatureScheme};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::certificate::{Usage, key_in};
+use crate::credentials::CredentialStore;
+use crate::transport::{Acceptor, Connecting, Connector, Established, Peer};
+
+pub use verify::Trust;
+
+/// The protocol inside (RFC 7301): HTTP/2 and nothing else.
+const PROTOCOL: &[u8] = b"h2";
+
+/// TLS could not be set up: this build of the libraries does not do what is asked of it.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("cannot set up TLS: {0}")]
+pub struct TlsError(#[from] rustls::Error);
+
+/// Makes streams to peers.
+#[derive(Debug, Clone)]
+pub struct TlsConnector {
+    store: Arc<CredentialStore>,
+    config: Arc<ClientConfig>,
+    source: IpAddr,
+}
+
+/// Makes streams of connections that come in.
+#[derive(Debug, Clone)]
+pub struct TlsAcceptor {
+    store: Arc<CredentialStore>,
+    config: Arc<ServerConfig>,
+}
+
+/// Shows whatever the store has at the time of the handshake.
+#[derive(Debug)]
+struct Newest(Arc<CredentialStore>);
+
+impl ResolvesServerCert for Newest {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.certified())
+    }
+}
+
+impl ResolvesClientCert for Newest {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.certified())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    let provider = rustls::crypto::ring::default_provider();
+    Arc::new(CryptoProvider { signature_verification_algorithms: verify::ALGORITHMS, ..provider })
+}
+
+impl TlsConnector {
+    /// Connections from this address, by which peers know the host, with what the store has, to those whom it trusts.
+    ///
+    /// # Errors
+    /// See [`TlsError`].
+    pub fn new(store: Arc<CredentialStore>, trust: Trust, source: IpAddr) -> Result<Self, TlsError> {
+        let check = verify::ServerCheck { store: Arc::clone(&store), trust };
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(check))
+            .with_client_cert_resolver(Arc::new(Newest(Arc::clone(&store))));
+        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        // A resumed session would not be checked again: whoever was trusted once would be for ever.
+        config.resumption = Resumption::disabled();
+        Ok(Self { store, config: Arc::new(config), source })
+    }
+
+    /// The error of a peer that is not trusted has a [`Distrust`](crate::Distrust) inside.
+    async fn establish(&self, address: SocketAddr) -> io::Result<Established> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if self.source.is_ipv4() == address.is_ipv4() {
+            socket.bind(SocketAddr::new(self.source, 0))?;
+        }
+        let connection = socket.connect(address).await?;
+        connection.set_nodelay(true)?;
+        let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.config));
+        // The name is what nobody asks for: certificates name hosts by id, and the check does not need it.
+        let name = ServerName::from(address.ip());
+        let stream = connector.connect(name, connection).await.map_err(explain)?;
+        let peer = peer(&self.store, stream.get_ref().1, Usage::Server)?;
+        Ok(Established { stream: Box::new(stream), peer })
+    }
+}
+
+impl TlsAcceptor {
+    /// Accepts connections with what the store has at the time.
+    ///
+    /// # Errors
+    /// See [`TlsError`].
+    pub fn new(store: Arc<CredentialStore>) -> Result<Self, TlsError> {
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&TLS13])?
+            .with_client_cert_verifier(Arc::new(verify::ClientCheck))
+            .with_cert_resolver(Arc::new(Newest(Arc::clone(&store))));
+        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(Self { store, config: Arc::new(config) })
+    }
+
+    async fn establish(&self, connection: TcpStream) -> io::Result<Established> {
+        connection.set_nodelay(true)?;
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&self.config));
+        let stream = acceptor.accept(connection).await?;
+        let peer = peer(&self.store, stream.get_ref().1, Usage::Client)?;
+        Ok(Established { stream: Box::new(stream), peer })
+    }
+}
+
+impl Connector for TlsConnector {
+    fn connect(&self, address: SocketAddr) -> Connecting<'_> {
+        Box::pin(self.establish(address))
+    }
+}
+
+impl Acceptor for TlsAcceptor {
+    fn accept(&self, connection: TcpStream) -> Connecting<'_> {
+        Box::pin(self.establish(connection))
+    }
+}
+
+/// Who is at the other end, after the handshake.
+fn peer(store: &CredentialStore, state: &CommonState, usage: Usage) -> io::Result<Peer> {
+    let unusable = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, reason);
+    // It is agreed on only if both sides named one.
+    if state.alpn_protocol() != Some(PROTOCOL) {
+        return Err(unusable("it does not speak HTTP/2"));
+    }
+    let chain: &[CertificateDer<'_>] = state.peer_certificates().unwrap_or_default();
+    let end = chain.first().ok_or_else(|| unusable("it shows no certificate"))?;
+    let key = key_in(end).map_err(io::Error::other)?;
+    let host = key.host().ok_or_else(|| unusable("its key is that of no host"))?;
+    let membership = verify::check_member(store, chain, usage, UnixTime::now());
+    Ok(Peer { key, host, membership })
+}
+
+/// Finds the reason in an error of a handshake.
+fn explain(error: io::Error) -> io::Error {
+    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
+        return error;
+    };
+    if let Some(distrust) = verify::distrust_in(tls) {
+        return io::Error::new(io::ErrorKind::PermissionDenied, distrust.clone());
+    }
+    io::Error::new(error.kind(), format!("it is no shoutd, or an incompatible one: {tls}"))
+}
