@@ -38,7 +38,7 @@ use crate::removals::Removals;
 use crate::settings::{Resolved, Settings};
 use crate::tokens::Tokens;
 use crate::views::Views;
-use crate::{control, enrollment, leases};
+use crate::{control, enrollment, leases, stock};
 
 /// Where named network namespaces are, for `ip netns` and everybody else.
 const NAMESPACES: &str = "/run/netns";
@@ -129,6 +129,7 @@ impl Daemon {
             removals: Arc::new(Removals::new(agreement.clone(), self.local.clone())),
             agreement,
             local: self.local.clone(),
+            peers: self.peers.clone(),
             engine: self.engine.clone(),
             under_way: Arc::default(),
         })
@@ -166,7 +167,6 @@ impl Daemon {
                 address: self.resolved.settings.advertise_address,
                 underlay: self.underlay.clone(),
                 parts: parts.clone(),
-                peers: self.peers,
                 mirrors: mirrors.clone(),
                 engine_state: engine_seen,
             },
@@ -175,7 +175,12 @@ impl Daemon {
         });
         let follower = EngineFollower { parts: parts.clone(), mirrors, underlay: self.underlay, state: engine_state };
         let desk = enrollment::router(parts.agreement.clone(), self.credentials.clone(), waiting);
-        let peer_router = self.consensus.router().merge(control::peer_router(control.clone())).merge(desk);
+        let peer_router = self
+            .consensus
+            .router()
+            .merge(control::peer_router(control.clone()))
+            .merge(desk)
+            .merge(stock::router(parts.clone()));
 
         let mut tasks = JoinSet::new();
         // Docker first: an engine that starts waits for its plugins before anything else.

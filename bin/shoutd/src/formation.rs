@@ -121,7 +121,9 @@ impl Formation {
         if peers.is_empty() {
             if self.applicant.identity.cluster().is_none() && self.applicant.prepared()?.is_some() {
                 // Two hosts that founded alone with one token would have one cluster's name and two clusters.
-                bail!("this token was prepared for hosts that are started at once, each naming the others: give --peer-addresses");
+                bail!(
+                    "this token was prepared for hosts that are started at once, each naming the others: give --peer-addresses"
+                );
             }
             return self.found().await;
         }

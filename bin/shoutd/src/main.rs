@@ -14,6 +14,7 @@ mod parts;
 mod plane;
 mod removals;
 mod settings;
+mod stock;
 mod subnets;
 mod tokens;
 mod under_way;

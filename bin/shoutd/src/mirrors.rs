@@ -80,6 +80,10 @@ impl Mirrors {
                 let result = self.create(&network).await;
                 result.map_err(|problem| (network, problem))
             }
+            MirrorAction::TakeOver { network, docker } => {
+                let result = self.take_over(&network, &docker).await;
+                result.map_err(|problem| (network, problem))
+            }
             MirrorAction::Remove { docker } => {
                 let network = NetworkId::from(&docker);
                 self.remove(&docker).await.map_err(|problem| (network, problem))
@@ -141,6 +145,23 @@ impl Mirrors {
         let removed = self.parts.agreement.propose(Command::RemoveNetwork { id: network.clone() }).await;
         removed.map_err(|error| error.to_string())?;
         self.remove(&copy.id).await
+    }
+
+    /// A crash half way through leaves a network without a copy, which the next comparison makes.
+    async fn take_over(&self, network: &NetworkId, docker: &DockerNetworkId) -> Result<(), String> {
+        info!(
+            network = network.short(),
+            "the address that Docker would give out next is another host's: shoutd gives out this copy's addresses from now on"
+        );
+        self.parts.under_way.mirroring(network, true);
+        let removed = self.parts.engine.remove_network(docker).await;
+        self.parts.under_way.mirroring(network, false);
+        match removed {
+            Ok(()) | Err(RemoveNetworkError::NotFound { .. }) => self.create(network).await,
+            // A container came in between.
+            Err(RemoveNetworkError::InUse { .. }) => Ok(()),
+            Err(error) => Err(format!("network {} cannot be made anew on this host: {error}", network.short())),
+        }
     }
 
     async fn create(&self, id: &NetworkId) -> Result<(), String> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use shoutd_docker::engine::EngineClient;
+use shoutd_peer::Client;
 
 use crate::agreement::Agreement;
 use crate::local_state::LocalState;
@@ -19,6 +20,8 @@ pub struct Parts {
     pub local: Arc<LocalState>,
     /// The kernel.
     pub plane: Arc<Plane>,
+    /// The other hosts.
+    pub peers: Client,
     /// The engine.
     pub engine: EngineClient,
     /// What the engine and shoutd are doing with networks just now.

@@ -13,7 +13,6 @@ use shoutd_core::local::Local;
 use shoutd_core::view::{self, EndpointRow, Endpoints, HostRow, NetworkRow, Status};
 use shoutd_core::{EndpointId, HostId, NetworkId};
 use shoutd_dataplane::UnderlayInterface;
-use shoutd_peer::Client;
 use tokio::sync::watch;
 
 use crate::mirrors::Mirrors;
@@ -39,8 +38,6 @@ pub struct Views {
     pub underlay: UnderlayInterface,
     /// State, kernel and engine.
     pub parts: Parts,
-    /// The other hosts.
-    pub peers: Client,
     /// The engine's networks.
     pub mirrors: Arc<Mirrors>,
     /// Whether the engine answers.
@@ -98,7 +95,7 @@ impl Views {
     }
 
     async fn answers(&self, host: HostId, address: SocketAddr) -> bool {
-        let asked = self.peers.call_host::<_, serde_json::Value>(host, address, "/v1/status", &(), PEER_DEADLINE);
+        let asked = self.parts.peers.call_host::<_, serde_json::Value>(host, address, "/v1/status", &(), PEER_DEADLINE);
         asked.await.is_ok()
     }
 
@@ -125,7 +122,7 @@ impl Views {
         let cluster = self.parts.agreement.cluster();
         let others = cluster.hosts.iter().filter(|(id, _)| **id != self.parts.agreement.me);
         let asked = join_all(others.map(async |(id, host)| {
-            let rows = self.peers.call_host(*id, host.address, ENDPOINTS, &(), PEER_DEADLINE).await;
+            let rows = self.parts.peers.call_host(*id, host.address, ENDPOINTS, &(), PEER_DEADLINE).await;
             rows.map_err(|_| host.name.clone())
         }));
         let (mut endpoints, answers) = tokio::join!(self.own_endpoints(), asked);

@@ -1,8 +1,8 @@
 //! Which Docker networks a host's engine should have, and what to do about the difference.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cluster::{Cluster, Network};
+use crate::cluster::{Cluster, Network, Pool};
 use crate::local::Local;
 use crate::{DockerNetworkId, HostId, NetworkId};
 
@@ -46,6 +46,14 @@ pub enum MirrorAction {
     Create {
         /// The network.
         network: NetworkId,
+    },
+    /// Replace the copy that a user created, whose addresses Docker's own IPAM gives out, by a mirror, whose addresses shoutd does: the address
+    /// that Docker would give out next is another host's, and Docker would give it out again and again.
+    TakeOver {
+        /// The network.
+        network: NetworkId,
+        /// The copy here.
+        docker: DockerNetworkId,
     },
     /// Remove a copy of a network that the cluster does not have any more.
     Remove {
@@ -96,8 +104,19 @@ fn about_copy(copy: &EngineNetwork, cluster: &Cluster, local: &Local, me: HostId
         Some(network) if network.description.is_none() && network.origin == me => {
             Some(MirrorAction::Describe { network: copy.network(), docker })
         }
+        Some(network) if copy.mirrors.is_none() && is_stuck(&copy.network(), network, local, me) => {
+            Some(MirrorAction::TakeOver { network: copy.network(), docker })
+        }
         Some(_) => None,
     }
+}
+
+/// Whether Docker's own IPAM, which gives the lowest address that it has not given out itself, can give out none but one of another host. While containers use
+/// the copy it cannot be replaced.
+fn is_stuck(id: &NetworkId, network: &Network, local: &Local, me: HostId) -> bool {
+    let next = |pool: &Pool| pool.lowest_free(&BTreeMap::new(), 1).first().copied();
+    let holders = network.settings.pools.iter().filter_map(next).filter_map(|address| network.leases.get(&address));
+    network.settings.docker_ipam && !local.is_attached(id) && holders.into_iter().any(|holder| *holder != me)
 }
 
 /// What to do about a network that this engine has no copy of.
@@ -115,8 +134,6 @@ fn about_absent(id: &NetworkId, network: &Network, me: HostId, engine: &[EngineN
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::ClusterId;
     use crate::cluster::{Command, Description, Outcome, Pool, Settings, WantedAddress};
@@ -189,6 +206,28 @@ mod tests {
         assert_eq!(plan(&cluster(false), 1, &[], &[ID]), [], "its creation is under way");
         assert_eq!(plan(&cluster(false), 1, &[], &[]), [MirrorAction::Abandon { network }]);
         assert_eq!(plan(&cluster(false), 2, &[], &[]), []);
+    }
+
+    #[test]
+    fn a_copy_whose_next_address_is_another_hosts_is_taken_over_when_nothing_uses_it() {
+        let mut cluster = cluster(true);
+        let network: NetworkId = ID.parse().unwrap();
+        let own = copy(ID, "foo", true, None);
+        let claim = |host, address: &str| Command::ClaimAddress {
+            network: network.clone(),
+            host,
+            address: WantedAddress::Exactly(address.parse().unwrap()),
+        };
+        cluster.apply(&claim(host(2), "10.1.0.7")).unwrap();
+        assert_eq!(plan(&cluster, 1, std::slice::from_ref(&own), &[]), [], "Docker gives out 10.1.0.1 next");
+        cluster.apply(&claim(host(2), "10.1.0.1")).unwrap();
+        let take_over = MirrorAction::TakeOver { network: network.clone(), docker: own.id.clone() };
+        assert_eq!(plan(&cluster, 1, std::slice::from_ref(&own), &[]), [take_over]);
+        assert_eq!(
+            plan(&cluster, 1, &[copy("bbbbbbbbbbbbbbbb", "foo", true, Some(ID))], &[]),
+            [],
+            "it is a mirror already"
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ use shoutd_docker::plugin::{
 };
 
 use super::{Driver, told};
-use crate::leases;
+use crate::{leases, stock};
 
 /// How long a subnet that was given to Docker is not given again. The network that it is for is created at once, or never.
 const GRANT_TIME_MAX: Duration = Duration::from_secs(60);
@@ -108,7 +108,7 @@ async fn lease_exactly(
     if driver.parts.local.get().uses(network, address) {
         return Err(in_use());
     }
-    driver.parts.agreement.claim(network, WantedAddress::Exactly(address)).await.map_err(told)?;
+    stock::claim_exactly(&driver.parts, network, address).await.map_err(told)?;
     let reserved = driver.parts.local.change(|local| {
         let is_free = !local.uses(network, address);
         if is_free {

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::{IpNet, Ipv4Net};
-use shoutd_core::cluster::WantedAddress;
 use shoutd_core::local::Endpoint;
 use shoutd_core::plane::{CONTAINER_PREFIX, DeviceName};
 use shoutd_core::{EndpointId, MacAddress};
@@ -13,7 +12,7 @@ use shoutd_docker::plugin::{CreateEndpoint, CreatedInterface, DriverError, Join,
 use tracing::{info, warn};
 
 use super::{Driver, told};
-use crate::leases;
+use crate::{leases, stock};
 
 /// All IPv4 multicast (RFC 5771). Without a route of its own it would leave by the default route, through `docker_gwbridge`.
 const MULTICAST: Ipv4Net = Ipv4Net::new_assert(std::net::Ipv4Addr::new(224, 0, 0, 0), 4);
@@ -30,7 +29,7 @@ pub async fn create(driver: &Driver, request: CreateEndpoint) -> Result<CreatedI
     for address in addresses.iter().map(IpNet::addr) {
         // Asked first, as the cluster cannot tell one endpoint of this host from another.
         driver.evict_gone(&network, address).await?;
-        driver.parts.agreement.claim(&network, WantedAddress::Exactly(address)).await.map_err(told)?;
+        stock::claim_exactly(&driver.parts, &network, address).await.map_err(told)?;
     }
     let attached = network.clone();
     let endpoint = Endpoint { network, addresses, mac, sandbox: None, multicast_route: false, created: leases::now() };

@@ -123,7 +123,9 @@ pub enum Refusal {
     #[error("network {0} is being removed")]
     BeingRemoved(String),
     /// The address is held by another host.
-    #[error("address {address} of network {network} is in use on host {host}")]
+    #[error(
+        "address {address} of network {network} is in use on host {host}; choose another one with --ip, or make the network with --ipam-driver shoutd"
+    )]
     AddressTaken {
         /// The address.
         address: IpAddr,

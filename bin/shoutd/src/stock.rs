@@ -1,0 +1,78 @@
+//! An address that a user asks for may lie unused in another host's stock: that host is asked to give it up.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::routing::post;
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use shoutd_core::NetworkId;
+use shoutd_core::cluster::{Command, WantedAddress};
+use shoutd_peer::Rejection;
+
+use crate::agreement::AgreementError;
+use crate::parts::Parts;
+
+/// Where peers ask for an address.
+const PATH: &str = "/v1/addresses/yield";
+
+/// How long the other host may take: it has the cluster agree.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long that agreement may take.
+const AGREEMENT: Duration = Duration::from_secs(4);
+
+/// "Give this address up, if you do not use it."
+#[derive(Debug, Serialize, Deserialize)]
+struct Yield {
+    network: NetworkId,
+    address: IpAddr,
+}
+
+/// Whether it was given up.
+#[derive(Debug, Serialize, Deserialize)]
+struct Yielded {
+    given_up: bool,
+}
+
+/// Leases this very address to this host, also if it lies in another host's stock.
+///
+/// # Errors
+/// If a container has it, it cannot be had, or the cluster does not answer.
+pub async fn claim_exactly(parts: &Parts, network: &NetworkId, address: IpAddr) -> Result<(), AgreementError> {
+    let wanted = WantedAddress::Exactly(address);
+    let refused = match parts.agreement.claim(network, wanted).await {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    let cluster = parts.agreement.cluster();
+    let holder = cluster.networks.get(network).and_then(|known| known.leases.get(&address));
+    let Some((id, host)) = holder.and_then(|id| cluster.hosts.get_key_value(id)) else {
+        return Err(refused);
+    };
+    let request = Yield { network: network.clone(), address };
+    match parts.peers.call_host::<_, Yielded>(*id, host.address, PATH, &request, DEADLINE).await {
+        Ok(Yielded { given_up: true }) => parts.agreement.claim(network, wanted).await,
+        // A container there has it, or nobody can tell.
+        _ => Err(refused),
+    }
+}
+
+/// What peers ask.
+pub fn router(parts: Parts) -> Router {
+    Router::new().route(PATH, post(give_up)).with_state(Arc::new(parts))
+}
+
+async fn give_up(State(parts): State<Arc<Parts>>, Json(wanted): Json<Yield>) -> Result<Json<Yielded>, Rejection> {
+    let _gate = parts.agreement.settle_leases().await;
+    if parts.local.get().uses(&wanted.network, wanted.address) {
+        return Ok(Json(Yielded { given_up: false }));
+    }
+    let (network, addresses) = (wanted.network, vec![wanted.address]);
+    let command = Command::ReleaseAddresses { network, host: parts.agreement.me, addresses };
+    let released = parts.agreement.propose_within(command, AGREEMENT).await;
+    released.map_err(|error| Rejection::Failed { reason: error.to_string() })?;
+    Ok(Json(Yielded { given_up: true }))
+}
