@@ -119,8 +119,8 @@ impl fmt::Debug for AuthorityCertificate {
     }
 }
 
-/// The certificate of a member of a cluster, or what is said to be one: what it says is believed only once it was
-/// [checked](Certificate::check).
+/// The certificate of a member of a cluster, or what is said to be one: what it says is to be believed only once it was checked
+/// with the authority's.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Certificate {
     der: CertificateDer<'static>,

@@ -28,9 +28,9 @@ pub const STRANGER_REQUESTS_MAX: usize = 32;
 /// Octets of the body of a stranger's request. Ours have less than 200.
 pub const STRANGER_BODY_BYTES_MAX: usize = 8 << 10;
 
-/// How often strangers may ask: so many at once, and one more in each of these times. A host that waits to be let in asks every few
-/// seconds.
-pub const STRANGER_REQUESTS_PER_ADDRESS: (u32, Duration) = (16, Duration::from_secs(1));
+/// How often strangers may ask: so many at once, and one more in each of these times. A host that waits to be let in asks every
+/// other second, and several of them may be behind one address.
+pub const STRANGER_REQUESTS_PER_ADDRESS: (u32, Duration) = (32, Duration::from_millis(250));
 
 /// The same for all addresses together: a data centre that is switched on is let in within seconds, and agreement, which each of
 /// these requests may ask something of, is left in peace.
