@@ -75,7 +75,9 @@ impl Agreement {
             _ => match self.membership() {
                 Membership::Member => Ok(()),
                 Membership::Joining(why) => Err(AgreementError::NoMember(why)),
-                Membership::AwaitingApproval(_) => Err(AgreementError::NoMember("it waits for approval".to_owned())),
+                Membership::AwaitingApproval { .. } => {
+                    Err(AgreementError::NoMember("it waits for approval".to_owned()))
+                }
             },
         }
     }

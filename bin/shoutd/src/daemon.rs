@@ -3,7 +3,7 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -145,6 +145,7 @@ impl Daemon {
                 credentials: self.credentials.clone(),
                 token: self.token.clone(),
                 address: self.resolved.settings.advertise_address,
+                waits_for: OnceLock::new(),
             },
             settings: self.resolved.settings.clone(),
             moved_from: self.resolved.moved_from,
@@ -186,7 +187,9 @@ impl Daemon {
         // Docker first: an engine that starts waits for its plugins before anything else.
         tasks.spawn(serve(self.plugin_socket, plugin::router(Arc::new(Driver::new(parts.clone()))), stop.clone()));
         tasks.spawn(serve(self.control_socket, control::router(control.clone()), stop.clone()));
-        tasks.spawn(self.server.serve(peer_router, stop.clone().cancelled_owned()));
+        let agreed = parts.agreement.watch();
+        let server = self.server.refusing(move |host| agreed.borrow().admissions.removed.contains_key(&host));
+        tasks.spawn(server.serve(peer_router, stop.clone().cancelled_owned()));
         tasks.spawn(parts.plane.clone().run(stop.clone()));
         tasks.spawn(leases::run(parts.agreement.clone(), parts.local.clone(), stop.clone()));
         tasks.spawn(follower.run(stop.clone()));

@@ -134,9 +134,9 @@ impl Formation {
                 }
                 None => match self.applicant.ask(peers).await? {
                     Enrolled::Certified => {}
-                    Enrolled::Waiting => {
-                        let fingerprint = self.applicant.credentials.key().public().fingerprint();
-                        return Ok(Attempt::Later(Membership::AwaitingApproval(fingerprint)));
+                    Enrolled::Waiting(cluster) => {
+                        let host = self.applicant.credentials.key().public().fingerprint();
+                        return Ok(Attempt::Later(Membership::AwaitingApproval { host, cluster }));
                     }
                     Enrolled::NotYet(why) => return Ok(later(&why)),
                 },

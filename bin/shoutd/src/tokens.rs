@@ -53,6 +53,7 @@ impl Tokens {
             expires_in: known.and_then(|token| token.expires).map(|expires| expires.saturating_sub(now()).as_secs()),
             uses: known.and_then(|token| token.uses),
             peer_address: address,
+            cluster: self.authority().ok(),
         })
     }
 

@@ -50,7 +50,7 @@ fn membership(membership: &Membership) -> String {
     match membership {
         Membership::Member => "member".to_owned(),
         Membership::Joining(why) => format!("joining: {why}"),
-        Membership::AwaitingApproval(fingerprint) => format!("waits for: shoutdctl approve {fingerprint}"),
+        Membership::AwaitingApproval { host, .. } => format!("waits for: shoutdctl approve {host}"),
     }
 }
 

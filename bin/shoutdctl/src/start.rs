@@ -125,7 +125,7 @@ async fn wait_until_serving(
             Ok(status) => match not_serving_because(&status) {
                 None => return announce(places, &status).await,
                 Some(why) => {
-                    if matches!(status.membership, Membership::AwaitingApproval(_)) && why != reason {
+                    if matches!(status.membership, Membership::AwaitingApproval { .. }) && why != reason {
                         eprintln!("{why}");
                         deadline = deadline.max(Instant::now() + APPROVAL_PATIENCE);
                     }
@@ -142,9 +142,9 @@ async fn wait_until_serving(
 
 fn not_serving_because(status: &Status) -> Option<String> {
     match (&status.membership, &status.docker) {
-        (Membership::AwaitingApproval(fingerprint), _) => {
-            Some(format!("it waits to be let in; type on any host of the cluster: shoutdctl approve {fingerprint}"))
-        }
+        (Membership::AwaitingApproval { host, cluster }, _) => Some(format!(
+            "it waits to be let in; type on a host of the cluster, if that shows the fingerprint {cluster} too: shoutdctl approve {host}"
+        )),
         (Membership::Joining(why), _) | (Membership::Member, Engine::Absent(why)) => Some(why.clone()),
         (Membership::Member, Engine::Serving(_)) => None,
     }

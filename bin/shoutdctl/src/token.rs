@@ -116,6 +116,10 @@ impl Approve {
             println!("{}", done.message);
             return Ok(());
         }
+        let view: TokenView = control::get(places, "/v1/token").await?;
+        if let Some(cluster) = view.cluster {
+            println!("the cluster's fingerprint: {cluster}");
+        }
         let waiting: Vec<Applicant> = control::get(places, "/v1/approve").await?;
         if waiting.is_empty() {
             bail!("no host that asks this one waits for approval; name its fingerprint to let it in all the same");

@@ -16,8 +16,13 @@ use crate::{ClusterId, EndpointId, Fingerprint, HostId, MacAddress, NetworkId, V
 pub enum Membership {
     /// It belongs to no cluster yet; why not.
     Joining(String),
-    /// It has no token; an administrator has to approve of the key with this fingerprint.
-    AwaitingApproval(Fingerprint),
+    /// It has no token; an administrator has to approve of it.
+    AwaitingApproval {
+        /// The fingerprint of its key.
+        host: Fingerprint,
+        /// The fingerprint of the cluster that is to let it in.
+        cluster: Fingerprint,
+    },
     /// It belongs to a cluster.
     Member,
 }
@@ -44,6 +49,8 @@ pub struct TokenView {
     pub uses: Option<u32>,
     /// Where peers reach this host.
     pub peer_address: SocketAddr,
+    /// The fingerprint of the cluster, which a host that waits for approval shows too.
+    pub cluster: Option<Fingerprint>,
 }
 
 /// What `shoutdctl token rotate` asks for.

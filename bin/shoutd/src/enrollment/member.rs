@@ -9,13 +9,13 @@ use axum::routing::post;
 use axum::{Extension, Json, Router};
 use shoutd_consensus::ProposeError;
 use shoutd_core::Fingerprint;
-use shoutd_core::cluster::{Command, Pass};
+use shoutd_core::cluster::{Command, Pass, Refusal};
 use shoutd_core::view::{Applicant, Membership};
 use shoutd_peer::identity::ENROLL;
 use shoutd_peer::{Authority, Caller, CredentialStore, Rejection, Secret};
 use tracing::{info, warn};
 
-use super::wire::{Answer, Request, to_digits};
+use super::wire::{Answer, Request};
 use crate::agreement::{Agreement, AgreementError};
 use crate::leases;
 
@@ -89,7 +89,7 @@ impl Desk {
         let authority = self.authority()?;
         let key = caller.key.fingerprint();
         let pass = match request.secret {
-            Some(digits) => Pass::Token(Secret::from_digits(&digits).map_err(failed)?.hash()),
+            Some(digits) => self.known_token(&digits)?,
             None if self.is_approved(&key) => Pass::Approval(key),
             None => {
                 let name = request.name.chars().filter(|c| !c.is_control()).take(NAME_MAX).collect();
@@ -113,6 +113,14 @@ impl Desk {
             warn!("cannot let hosts in: {error}");
             not_now("it cannot certify hosts; ask another member")
         })
+    }
+
+    /// A secret that nobody was given costs the cluster no agreement.
+    fn known_token(&self, digits: &str) -> Result<Pass, Rejection> {
+        let hash = Secret::from_digits(digits).map_err(failed)?.hash();
+        let cluster = self.agreement.cluster();
+        let is_known = cluster.admissions.tokens.contains_key(&hash);
+        if is_known { Ok(Pass::Token(hash)) } else { Err(failed(Refusal::UnknownToken)) }
     }
 
     fn is_approved(&self, key: &Fingerprint) -> bool {
@@ -139,8 +147,8 @@ impl Desk {
         let certificate = issued.map_err(not_now)?;
         info!(host = %caller.host, address = %caller.address, "a host was let in");
         Ok(Answer::Certified {
-            certificate: to_digits(certificate.der()),
-            authority: to_digits(authority.certificate().der()),
+            certificate,
+            authority: authority.certificate().clone(),
             seal_key: credentials.seal_key().clone(),
         })
     }

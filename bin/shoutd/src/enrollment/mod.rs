@@ -4,11 +4,11 @@ mod member;
 pub mod wire;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, anyhow, bail};
-use shoutd_core::ClusterId;
+use anyhow::{Context, Result, bail};
+use shoutd_core::{ClusterId, Fingerprint};
 use shoutd_peer::identity::ENROLL;
 use shoutd_peer::{
     Authority, AuthorityCertificate, Certificate, Client, CredentialStore, Credentials, Identity, Prepared, SealKey,
@@ -16,7 +16,7 @@ use shoutd_peer::{
 use shoutd_peer::{CallError, Rejection, TlsConnector, Token, Trust};
 
 pub use member::{Waiting, router};
-use wire::{Answer, Request, from_digits};
+use wire::{Answer, Request};
 
 /// How long one member may take to answer: it has the cluster agree first.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -26,8 +26,8 @@ const DEADLINE: Duration = Duration::from_secs(15);
 pub enum Enrolled {
     /// This host has its certificate.
     Certified,
-    /// It waits for approval.
-    Waiting,
+    /// It waits for the approval of the cluster with this fingerprint.
+    Waiting(Fingerprint),
     /// It may come to something later; why not now.
     NotYet(String),
 }
@@ -45,6 +45,8 @@ pub struct Applicant {
     pub token: Option<Token>,
     /// Its own address.
     pub address: SocketAddr,
+    /// Without a token: the fingerprint of the cluster that is to let it in.
+    pub waits_for: OnceLock<Fingerprint>,
 }
 
 impl Applicant {
@@ -81,11 +83,13 @@ impl Applicant {
         for peer in peers {
             match client.call::<_, Answer>(*peer, ENROLL, &request, DEADLINE).await {
                 Ok(Answer::Certified { certificate, authority, seal_key }) => {
-                    self.keep(&certificate, &authority, seal_key)
+                    self.keep(certificate, authority, seal_key)
                         .with_context(|| format!("{peer} gave a certificate of no use"))?;
                     return Ok(Enrolled::Certified);
                 }
-                Ok(Answer::Waiting { .. }) => return Ok(Enrolled::Waiting),
+                Ok(Answer::Waiting { authority }) => {
+                    return Ok(Enrolled::Waiting(*self.waits_for.get_or_init(|| authority)));
+                }
                 Err(CallError::Refused { rejection: Rejection::Failed { reason }, .. }) => {
                     bail!("{peer} does not let this host in: {reason}")
                 }
@@ -95,14 +99,18 @@ impl Applicant {
         Ok(Enrolled::NotYet(reasons.join("; ")))
     }
 
-    fn keep(&self, certificate: &str, authority: &str, seal_key: SealKey) -> Result<()> {
-        let octets = |digits: &str| from_digits(digits).ok_or_else(|| anyhow!("not hexadecimal digits"));
-        let certificate = Certificate::from_der(&octets(certificate)?)?;
-        let authority = AuthorityCertificate::from_der(&octets(authority)?)?;
-        if let Some(token) = self.token.as_ref().filter(|token| token.authority != authority.fingerprint()) {
-            bail!("its authority is {}, not the token's {}", authority.fingerprint(), token.authority);
+    fn keep(&self, certificate: Certificate, authority: AuthorityCertificate, seal_key: SealKey) -> Result<()> {
+        let expected = self.token.as_ref().map(|token| token.authority).or_else(|| self.waits_for());
+        let found = authority.fingerprint();
+        if let Some(expected) = expected.filter(|expected| *expected != found) {
+            bail!("its cluster's fingerprint is {found}, not {expected}");
         }
         let credentials = Credentials::new(self.credentials.key().public(), certificate, authority, seal_key)?;
         Ok(self.credentials.enroll(credentials)?)
+    }
+
+    /// The cluster that is to let this host in, once it has said so: nobody else may step in between.
+    fn waits_for(&self) -> Option<Fingerprint> {
+        self.waits_for.get().copied()
     }
 }
