@@ -1,6 +1,8 @@
 //! Puts the daemon together and takes it apart again.
 
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -11,7 +13,8 @@ use axum::Router;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use shoutd_cli::{Places, StartArguments};
 use shoutd_consensus::{Consensus, LocalStore, Settings as ConsensusSettings, Store};
-use shoutd_core::plane::Underlay;
+use shoutd_core::limits::PORT;
+use shoutd_core::plane::{Underlay, namespace_vni};
 use shoutd_core::view::{self, Membership};
 use shoutd_dataplane::{LinuxKernel, Reconciler, UnderlayInterface, probe, underlay_interface};
 use shoutd_docker::engine::EngineClient;
@@ -83,6 +86,9 @@ impl Daemon {
         create_directory(&arguments.data_dir)?;
         create_directory(&places.run_dir)?;
         let credentials = CredentialStore::open(&arguments.data_dir)?;
+        if credentials.credentials().is_some() {
+            refuse_missing(&arguments.data_dir)?;
+        }
         let store = Store::open(&arguments.data_dir, credentials.host())?;
         let local = LocalState::open(LocalStore::open(&arguments.data_dir)?)?;
         let stored = store.identity();
@@ -96,6 +102,7 @@ impl Daemon {
         }
         let identity = Identity::new(stored.host, stored.cluster);
         let server = Server::bind(address, identity.clone(), TlsAcceptor::new(credentials.clone())?)?;
+        refuse_occupied_tunnel_port()?;
         let plugin_socket = plugin::bind(&arguments.plugin_socket).await?;
         let control_socket = plugin::bind(&places.control_socket()).await?;
         let name = host_name()?;
@@ -262,6 +269,40 @@ async fn serve(listener: UnixListener, router: Router, stop: CancellationToken) 
 fn raise_descriptor_limit() -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")
+}
+
+/// A host that belongs to a cluster has its state on disk from before it joined. Without it, it would forget its vote, and take every network of its engine for one that is gone.
+fn refuse_missing(directory: &Path) -> Result<()> {
+    for file in ["agreed.redb", "local.redb"] {
+        let path = directory.join(file);
+        let problem = match fs::metadata(&path) {
+            Ok(metadata) if metadata.len() > 0 => continue,
+            Ok(_) => "is empty",
+            Err(error) if error.kind() == io::ErrorKind::NotFound => "is missing",
+            Err(error) => return Err(error).with_context(|| format!("cannot look at {}", path.display())),
+        };
+        bail!(
+            "{} {problem}, though this host belongs to a cluster: restore it, or remove {} to let this host join anew",
+            path.display(),
+            directory.display()
+        );
+    }
+    Ok(())
+}
+
+/// Somebody else's socket on VXLAN's port would show only when the first container starts. Our own tunnels from before have it rightly.
+fn refuse_occupied_tunnel_port() -> Result<()> {
+    let has_tunnels = fs::read_dir(NAMESPACES).is_ok_and(|entries| {
+        entries.flatten().any(|entry| entry.file_name().to_str().and_then(namespace_vni).is_some())
+    });
+    match UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && !has_tunnels => {
+            bail!(
+                "UDP port {PORT} is in use by another program, and VXLAN needs it (ss -ulnp 'sport = :{PORT}' tells which)"
+            )
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A directory that only root reads.

@@ -63,6 +63,8 @@ impl Formation {
         if self.consensus.state().borrow().id.is_some() && self.applicant.credentials.credentials().is_some() {
             self.membership.send_replace(Membership::Member);
         }
+        let peers: Vec<_> = self.settings.peer_addresses.iter().map(SocketAddr::to_string).collect();
+        self.tell(&Membership::Joining(format!("no answer yet from {}", peers.join(", "))));
         let mut told = Membership::Member;
         loop {
             let why = match self.attempt().await? {
@@ -75,13 +77,7 @@ impl Formation {
                 if let Membership::Joining(reason) = &why {
                     warn!("not in step with the cluster yet: {reason}");
                 }
-                self.membership.send_if_modified(|membership| {
-                    let changes = *membership != Membership::Member;
-                    if changes {
-                        membership.clone_from(&why);
-                    }
-                    changes
-                });
+                self.tell(&why);
                 told = why;
             }
             tokio::time::sleep(RETRY).await;
@@ -89,6 +85,17 @@ impl Formation {
         self.membership.send_replace(Membership::Member);
         info!("this host belongs to the cluster");
         Ok(())
+    }
+
+    /// Says why this host is no member yet; one that is a member stays one.
+    fn tell(&self, why: &Membership) {
+        self.membership.send_if_modified(|membership| {
+            let changes = *membership != Membership::Member;
+            if changes {
+                membership.clone_from(why);
+            }
+            changes
+        });
     }
 
     /// A copy of a data directory makes a second host with the identity of the first. It shows when the first still answers where

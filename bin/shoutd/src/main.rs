@@ -29,7 +29,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Docker network plugin: containers on different hosts talk by multicast.
 #[derive(Debug, Parser)]
-#[command(name = "shoutd", version, about)]
+#[command(name = "shoutd", version)]
 struct Arguments {
     #[command(flatten)]
     start: StartArguments,
@@ -38,7 +38,10 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return shoutd_cli::refuse("shoutd", &error),
+    };
     // openraft repeats at each heartbeat what `shoutd-consensus` says once.
     let filter = EnvFilter::try_from_env("SHOUTD_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();

@@ -99,8 +99,9 @@ impl Tokens {
     }
 
     fn load(&self) -> Result<Option<Token>> {
-        match fs::read_to_string(&self.path) {
-            Ok(text) => Ok(text.trim().parse().ok()),
+        match fs::read(&self.path) {
+            // One that is damaged is as good as none.
+            Ok(text) => Ok(String::from_utf8(text).ok().and_then(|text| text.trim().parse().ok())),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", self.path.display())),
         }

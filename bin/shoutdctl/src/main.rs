@@ -16,7 +16,7 @@ use crate::start::Start;
 
 /// Starts and stops shoutd on this host, and shows hosts, networks and endpoints of its cluster.
 #[derive(Debug, Parser)]
-#[command(name = "shoutdctl", version, about, propagate_version = true)]
+#[command(name = "shoutdctl", version, propagate_version = true)]
 struct Arguments {
     #[command(flatten)]
     places: Places,
@@ -47,7 +47,11 @@ enum Command {
 
 fn main() -> ExitCode {
     // An error goes to stderr as one line: what was wrong, with what, and what to do.
-    match run(Arguments::parse()) {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return shoutd_cli::refuse("shoutdctl", &error),
+    };
+    match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("shoutdctl: {error:#}");

@@ -36,12 +36,17 @@ pub struct Start {
     arguments: StartArguments,
 
     /// Seconds to wait until it serves Docker and belongs to a cluster
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = parse_seconds)]
     timeout: u64,
 
     /// Where the daemon's log goes
     #[arg(long, value_name = "FILE", default_value = "/var/log/shoutd.log")]
     log_file: PathBuf,
+}
+
+fn parse_seconds(text: &str) -> Result<u64> {
+    let seconds = text.parse().ok().filter(|seconds| (1..=3600).contains(seconds));
+    seconds.ok_or_else(|| anyhow!("give a number of seconds from 1 to 3600"))
 }
 
 impl Start {

@@ -3,10 +3,30 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::Args;
+use clap::error::ErrorKind;
 use shoutd_core::address::parse_address;
 use shoutd_core::view::{CONTROL_SOCKET, DATA_DIRECTORY, RUN_DIRECTORY};
+
+/// Says in one line what is wrong with a command line; help and version, which are no mistakes, are printed whole.
+pub fn refuse(program: &str, error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // A closed pipe is the reader's business.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return ExitCode::from(2);
+    }
+    let text = error.to_string();
+    let lines: Vec<_> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let line = lines.join(" ");
+    eprintln!("{program}: {} (see {program} --help)", line.strip_prefix("error: ").unwrap_or(&line));
+    ExitCode::from(2)
+}
 
 /// Where a daemon keeps its things.
 #[derive(Debug, Clone, Args)]

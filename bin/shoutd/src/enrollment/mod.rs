@@ -13,7 +13,7 @@ use shoutd_peer::identity::ENROLL;
 use shoutd_peer::{
     Authority, AuthorityCertificate, Certificate, Client, CredentialStore, Credentials, Identity, Prepared, SealKey,
 };
-use shoutd_peer::{CallError, Rejection, TlsConnector, Token, Trust};
+use shoutd_peer::{CallError, Distrust, Rejection, TlsConnector, Token, Trust};
 
 pub use member::{Waiting, router};
 use wire::{Answer, Request};
@@ -92,6 +92,9 @@ impl Applicant {
                 }
                 Err(CallError::Refused { rejection: Rejection::Failed { reason }, .. }) => {
                     bail!("{peer} does not let this host in: {reason}")
+                }
+                Err(CallError::Untrusted { distrust: Distrust::OtherAuthority, .. }) => {
+                    bail!("the token is of another cluster than {peer}")
                 }
                 Err(error) => reasons.push(error.to_string()),
             }
