@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::routing::post;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::{Deserialize, Serialize};
 use shoutd_core::NetworkId;
 use shoutd_core::cluster::{Command, WantedAddress};
-use shoutd_peer::Rejection;
+use shoutd_peer::{Caller, Rejection};
 
 use crate::agreement::AgreementError;
 use crate::parts::Parts;
@@ -65,13 +65,18 @@ pub fn router(parts: Parts) -> Router {
     Router::new().route(PATH, post(give_up)).with_state(Arc::new(parts))
 }
 
-async fn give_up(State(parts): State<Arc<Parts>>, Json(wanted): Json<Yield>) -> Result<Json<Yielded>, Rejection> {
+/// Straight into the other's hands: given back to all, it could be in this host's stock again before the other asks.
+async fn give_up(
+    State(parts): State<Arc<Parts>>,
+    Extension(caller): Extension<Caller>,
+    Json(wanted): Json<Yield>,
+) -> Result<Json<Yielded>, Rejection> {
     let _gate = parts.agreement.settle_leases().await;
     if parts.local.get().uses(&wanted.network, wanted.address) {
         return Ok(Json(Yielded { given_up: false }));
     }
-    let (network, addresses) = (wanted.network, vec![wanted.address]);
-    let command = Command::ReleaseAddresses { network, host: parts.agreement.me, addresses };
+    let Yield { network, address } = wanted;
+    let command = Command::YieldAddress { network, address, from: parts.agreement.me, to: caller.host };
     let released = parts.agreement.propose_within(command, AGREEMENT).await;
     released.map_err(|error| Rejection::Failed { reason: error.to_string() })?;
     Ok(Json(Yielded { given_up: true }))

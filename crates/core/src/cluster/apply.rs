@@ -34,6 +34,7 @@ impl Cluster {
             Command::Detach { network, host } => Ok(self.detach(network, *host)),
             Command::RemoveNetwork { id } => self.remove(id),
             Command::ClaimAddress { network, host, address } => self.claim(network, *host, *address),
+            Command::YieldAddress { network, address, from, to } => self.leave_to(network, *address, *from, *to),
             Command::ReleaseAddresses { network, host, addresses } => self.release(network, *host, addresses),
         }
     }

@@ -119,6 +119,17 @@ pub enum Command {
         /// Which ones.
         address: WantedAddress,
     },
+    /// Leave an address to another host that asked for it. One that the host does not hold is no error.
+    YieldAddress {
+        /// The network.
+        network: NetworkId,
+        /// The address.
+        address: IpAddr,
+        /// Who holds it.
+        from: HostId,
+        /// Who asked for it.
+        to: HostId,
+    },
     /// Give leases back. Those that the host does not hold are passed over.
     ReleaseAddresses {
         /// The network.

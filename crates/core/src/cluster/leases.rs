@@ -102,6 +102,26 @@ impl Cluster {
         }
     }
 
+    pub(super) fn leave_to(
+        &mut self,
+        id: &NetworkId,
+        address: IpAddr,
+        from: HostId,
+        to: HostId,
+    ) -> Result<Outcome, Refusal> {
+        if !self.hosts.contains_key(&to) {
+            return Err(Refusal::UnknownHost(to));
+        }
+        let network = self.networks.get_mut(id).ok_or_else(|| Refusal::UnknownNetwork(id.clone()))?;
+        if network.removing {
+            return Err(Refusal::BeingRemoved(network.title(id).to_owned()));
+        }
+        if network.leases.get(&address) == Some(&from) {
+            Arc::make_mut(network).leases.insert(address, to);
+        }
+        Ok(Outcome::Done)
+    }
+
     pub(super) fn release(&mut self, id: &NetworkId, host: HostId, addresses: &[IpAddr]) -> Result<Outcome, Refusal> {
         // A network that is gone took its leases with it.
         if let Some(network) = self.networks.get_mut(id) {
