@@ -225,6 +225,7 @@ async fn form_and_wait(formation: &Formation, tokens: &Tokens, data_directory: &
         if let Err(error) = tokens.ensure_first().await {
             warn!("no token to let other hosts in yet: {error:#}; make one with: shoutdctl token rotate");
         }
+        formation.finish();
         Err(anyhow!("agreement has stopped: {}", formation.consensus.stopped().await))
     };
     tokio::select! {

@@ -54,7 +54,7 @@ fn later(why: &dyn std::fmt::Display) -> Attempt {
 }
 
 impl Formation {
-    /// Keeps trying until this host is a member.
+    /// Keeps trying until this host is a member; [`Formation::finish`] says so.
     ///
     /// # Errors
     /// If trying again cannot help: the peers belong to another cluster than this host, or refuse it.
@@ -82,9 +82,13 @@ impl Formation {
             }
             tokio::time::sleep(RETRY).await;
         }
+        Ok(())
+    }
+
+    /// Says that this host is a member.
+    pub fn finish(&self) {
         self.membership.send_replace(Membership::Member);
         info!("this host belongs to the cluster");
-        Ok(())
     }
 
     /// Says why this host is no member yet; one that is a member stays one.

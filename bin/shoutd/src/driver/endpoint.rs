@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::{IpNet, Ipv4Net};
-use shoutd_core::local::Endpoint;
+use shoutd_core::local::{Endpoint, LocalRefusal};
 use shoutd_core::plane::{CONTAINER_PREFIX, DeviceName};
 use shoutd_core::{EndpointId, MacAddress};
 use shoutd_docker::plugin::{CreateEndpoint, CreatedInterface, DriverError, Join, JoinReply, StaticRoute};
@@ -41,10 +41,15 @@ pub async fn create(driver: &Driver, request: CreateEndpoint) -> Result<CreatedI
 
 /// `Join`. The interface is there when this returns.
 pub async fn join(driver: &Driver, request: &Join) -> Result<JoinReply, DriverError> {
+    let local = driver.parts.local.get();
+    let unknown = || told(LocalRefusal::UnknownEndpoint(request.endpoint.clone()));
+    let network =
+        local.endpoints.get(&request.endpoint).map(|endpoint| endpoint.network.clone()).ok_or_else(unknown)?;
+    // Made before its sandbox is noted: from then on an interface that is missing belongs into the sandbox, which engines before 28 make only after this.
+    driver.parts.plane.settle(&network, &request.endpoint).await.map_err(told)?;
     let sandbox = Path::new(&request.sandbox);
     let joined = driver.parts.local.try_change(|local| local.join(&request.endpoint, sandbox).cloned());
     let endpoint = joined.await.map_err(told)?;
-    driver.parts.plane.settle(&endpoint.network, &request.endpoint).await.map_err(told)?;
     let route = StaticRoute { destination: IpNet::V4(MULTICAST), next_hop: None };
     let addresses: Vec<IpAddr> = endpoint.addresses.iter().map(IpNet::addr).collect();
     info!(endpoint = request.endpoint.short(), network = endpoint.network.short(), ?addresses, "a container joined");

@@ -4,6 +4,7 @@
 mod address;
 mod endpoint;
 mod network;
+mod sandbox;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -53,7 +54,12 @@ impl Driver {
         else {
             return Ok(());
         };
-        if !self.parts.plane.is_gone(id, endpoint) {
+        // One that was never handed to a container is being started.
+        let Some(sandbox) = endpoint.sandbox.clone() else {
+            return Ok(());
+        };
+        let is_gone = self.parts.plane.is_gone(id, endpoint);
+        if !is_gone && tokio::task::spawn_blocking(move || sandbox::is_inhabited(&sandbox)).await.unwrap_or(true) {
             return Ok(());
         }
         info!(endpoint = id.short(), %address, "its container is gone, and its address is wanted again: it is forgotten");
