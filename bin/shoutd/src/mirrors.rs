@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use shoutd_consensus::ProposeError;
 use shoutd_core::cluster::{Command, Description, Network, Refusal};
@@ -12,22 +13,27 @@ use shoutd_core::{DockerNetworkId, NetworkId};
 use shoutd_docker::engine::{
     CreateNetworkError, DockerNetwork, EngineError, Ipam, IpamConfig, NetworkSpec, RemoveNetworkError,
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::agreement::AgreementError;
 use crate::parts::Parts;
+
+/// How long an engine may take from hiding a network that is being removed to saying so. A call that it repeats takes 15 s.
+const LEAVING_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// The mirrors of this host.
 #[derive(Debug)]
 pub struct Mirrors {
     parts: Parts,
     problems: Mutex<BTreeMap<NetworkId, String>>,
+    /// Networks whose copies are missing without anybody having said why, and since when.
+    missing: Mutex<BTreeMap<NetworkId, Instant>>,
 }
 
 impl Mirrors {
     /// Puts the parts together; nothing happens yet.
     pub fn new(parts: Parts) -> Self {
-        Self { parts, problems: Mutex::default() }
+        Self { parts, problems: Mutex::default(), missing: Mutex::default() }
     }
 
     /// What keeps networks of the cluster from being on this host, one line each.
@@ -49,6 +55,7 @@ impl Mirrors {
         let engine: Vec<_> = networks.iter().map(as_engine_network).collect();
         let creations = self.parts.under_way.creations();
         let plan = plan_mirrors(&cluster, &self.parts.local.get(), self.parts.agreement.me, &engine, &creations);
+        self.forget_found(&plan);
         let mut problems = BTreeMap::new();
         for action in plan {
             if let Err((network, problem)) = self.execute(action, &networks).await {
@@ -75,6 +82,10 @@ impl Mirrors {
             MirrorAction::Describe { network, docker } => {
                 let result = self.describe(&network, &docker, networks).await;
                 result.map_err(|problem| (network, problem))
+            }
+            MirrorAction::Create { network } if self.may_be_leaving(&network) => {
+                debug!(network = network.short(), "its copy has only just gone: a removal may be under way");
+                Ok(())
             }
             MirrorAction::Create { network } => {
                 let result = self.create(&network).await;
@@ -147,15 +158,36 @@ impl Mirrors {
         self.remove(&copy.id).await
     }
 
+    /// Whether the engine may be about to say that a user removed this network: it hides a network from its list before it says so. A copy that stays away without a word was
+    /// lost in another way.
+    fn may_be_leaving(&self, network: &NetworkId) -> bool {
+        let is_bound = self.parts.local.get().bindings.values().any(|bound| bound == network);
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_bound {
+            missing.remove(network);
+            return false;
+        }
+        missing.entry(network.clone()).or_insert_with(Instant::now).elapsed() < LEAVING_TIME_MAX
+    }
+
+    /// Forgets what was missing and is there again.
+    fn forget_found(&self, plan: &[MirrorAction]) {
+        let is_missing = |network: &NetworkId| {
+            plan.iter().any(|action| matches!(action, MirrorAction::Create { network: missing } if missing == network))
+        };
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.retain(|network, _| is_missing(network));
+    }
+
     /// A crash half way through leaves a network without a copy, which the next comparison makes.
     async fn take_over(&self, network: &NetworkId, docker: &DockerNetworkId) -> Result<(), String> {
         info!(
             network = network.short(),
             "the address that Docker would give out next is another host's: shoutd gives out this copy's addresses from now on"
         );
-        self.parts.under_way.mirroring(network, true);
+        self.parts.under_way.replacing(docker, true);
         let removed = self.parts.engine.remove_network(docker).await;
-        self.parts.under_way.mirroring(network, false);
+        self.parts.under_way.replacing(docker, false);
         match removed {
             Ok(()) | Err(RemoveNetworkError::NotFound { .. }) => self.create(network).await,
             // A container came in between.

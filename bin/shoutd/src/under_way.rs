@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use shoutd_core::NetworkId;
+use shoutd_core::{DockerNetworkId, NetworkId};
 
 /// How long after the cluster agreed to a network its engine may take to store it, before it counts as never made.
 const CREATION_TIME_MAX: Duration = Duration::from_secs(60);
@@ -16,6 +16,8 @@ pub struct UnderWay {
     creations: Mutex<BTreeMap<NetworkId, Instant>>,
     /// Networks whose mirror shoutd itself is making: if the engine takes that back, it is not a user who removes the network.
     mirrorings: Mutex<BTreeSet<NetworkId>>,
+    /// Copies that shoutd itself is removing, to make them anew.
+    replacements: Mutex<BTreeSet<DockerNetworkId>>,
 }
 
 impl UnderWay {
@@ -34,6 +36,21 @@ impl UnderWay {
     /// Whether shoutd itself is making a mirror of this network.
     pub fn is_mirroring(&self, network: &NetworkId) -> bool {
         self.mirrorings.lock().unwrap_or_else(PoisonError::into_inner).contains(network)
+    }
+
+    /// Whether shoutd itself is removing this copy.
+    pub fn is_replacing(&self, copy: &DockerNetworkId) -> bool {
+        self.replacements.lock().unwrap_or_else(PoisonError::into_inner).contains(copy)
+    }
+
+    /// Notes that shoutd itself removes this copy, or has done so.
+    pub fn replacing(&self, copy: &DockerNetworkId, is_under_way: bool) {
+        let mut replacements = self.replacements.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_under_way {
+            replacements.insert(copy.clone());
+        } else {
+            replacements.remove(copy);
+        }
     }
 
     /// Networks whose creation may be under way.

@@ -86,7 +86,8 @@ pub async fn delete(driver: &Driver, docker: &DockerNetworkId) -> Result<(), Dri
     driver.parts.under_way.not_creating(&network);
     let cluster = driver.parts.agreement.cluster();
     let is_staying = cluster.networks.get(&network).is_some_and(|known| !known.removing);
-    let is_users_wish = is_staying && !driver.parts.under_way.is_mirroring(&network);
+    let under_way = &driver.parts.under_way;
+    let is_users_wish = is_staying && !under_way.is_mirroring(&network) && !under_way.is_replacing(docker);
     let changed = driver.parts.local.change(|local| {
         local.bindings.remove(docker);
         // A second copy of the same network can only be a mistake: it goes alone.
