@@ -26,6 +26,9 @@ pub enum AgreementError {
     /// This host belongs to no cluster yet.
     #[error("this host belongs to no cluster yet: {0}")]
     NoMember(String),
+    /// This host could not write down what it was about to do.
+    #[error("{0}")]
+    Local(String),
     /// The cluster said no, or did not answer.
     #[error(transparent)]
     Propose(#[from] ProposeError),
@@ -106,17 +109,11 @@ impl Agreement {
         self.lease_gate.clone().write_owned().await
     }
 
-    /// Leases addresses to this host. One that it holds already needs no agreement.
+    /// Leases addresses to this host.
     ///
     /// # Errors
     /// If another host has it, none is left, or the cluster does not answer.
     pub async fn claim(&self, network: &NetworkId, wanted: WantedAddress) -> Result<(), AgreementError> {
-        let cluster = self.cluster();
-        if let (WantedAddress::Exactly(address), Some(known)) = (wanted, cluster.networks.get(network))
-            && known.leases.get(&address) == Some(&self.me)
-        {
-            return Ok(());
-        }
         let command = Command::ClaimAddress { network: network.clone(), host: self.me, address: wanted };
         self.propose(command).await.map(|_| ())
     }

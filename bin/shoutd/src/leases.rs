@@ -43,10 +43,24 @@ pub async fn attach(agreement: &Agreement, network: &NetworkId) {
 pub async fn settle(agreement: &Agreement, local: &LocalState) {
     let _gate = agreement.settle_leases().await;
     for command in plan_leases(&agreement.cluster(), &local.get(), agreement.me) {
+        if let Command::ReleaseAddresses { network, addresses, .. } = &command
+            && let Err(error) = local.change(|local| local.start_returning(network, addresses)).await
+        {
+            error!("{error}");
+            return;
+        }
         if let Err(error) = agreement.propose_within(command, DEADLINE).await {
             warn!("cannot bring the cluster's view of this host's networks up to date yet: {error}");
             return;
         }
+    }
+    finish_returning(agreement, local).await;
+}
+
+async fn finish_returning(agreement: &Agreement, local: &LocalState) {
+    let cluster = agreement.cluster();
+    if let Err(error) = local.change(|local| local.finish_returning(&cluster, agreement.me)).await {
+        error!("{error}");
     }
 }
 

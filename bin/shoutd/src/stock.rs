@@ -42,11 +42,31 @@ struct Yielded {
 /// # Errors
 /// If a container has it, it cannot be had, or the cluster does not answer.
 pub async fn claim_exactly(parts: &Parts, network: &NetworkId, address: IpAddr) -> Result<(), AgreementError> {
+    if holds(parts, network, address) {
+        return Ok(());
+    }
     let wanted = WantedAddress::Exactly(address);
-    let refused = match parts.agreement.claim(network, wanted).await {
-        Ok(()) => return Ok(()),
-        Err(error) => error,
-    };
+    if let Err(refused) = parts.agreement.claim(network, wanted).await {
+        claim_from_stock(parts, network, address, refused).await?;
+    }
+    let kept = parts.local.change(|local| local.keep(network, address)).await;
+    kept.map_err(|error| AgreementError::Local(error.to_string()))
+}
+
+/// Whether this host holds the address, without having begun to give it back: then nobody need be asked.
+fn holds(parts: &Parts, network: &NetworkId, address: IpAddr) -> bool {
+    let cluster = parts.agreement.cluster();
+    let holder = cluster.networks.get(network).and_then(|known| known.leases.get(&address));
+    holder == Some(&parts.agreement.me) && !parts.local.get().is_returning(network, address)
+}
+
+/// Asks the host that holds the address to leave it to this one, unless a container there has it.
+async fn claim_from_stock(
+    parts: &Parts,
+    network: &NetworkId,
+    address: IpAddr,
+    refused: AgreementError,
+) -> Result<(), AgreementError> {
     let cluster = parts.agreement.cluster();
     let holder = cluster.networks.get(network).and_then(|known| known.leases.get(&address));
     let Some((id, host)) = holder.and_then(|id| cluster.hosts.get_key_value(id)) else {
@@ -54,7 +74,7 @@ pub async fn claim_exactly(parts: &Parts, network: &NetworkId, address: IpAddr) 
     };
     let request = Yield { network: network.clone(), address };
     match parts.peers.call_host::<_, Yielded>(*id, host.address, PATH, &request, DEADLINE).await {
-        Ok(Yielded { given_up: true }) => parts.agreement.claim(network, wanted).await,
+        Ok(Yielded { given_up: true }) => parts.agreement.claim(network, WantedAddress::Exactly(address)).await,
         // A container there has it, or nobody can tell.
         _ => Err(refused),
     }
@@ -76,6 +96,8 @@ async fn give_up(
         return Ok(Json(Yielded { given_up: false }));
     }
     let Yield { network, address } = wanted;
+    let noted = parts.local.change(|local| local.start_returning(&network, &[address])).await;
+    noted.map_err(|error| Rejection::Failed { reason: error.to_string() })?;
     let command = Command::YieldAddress { network, address, from: parts.agreement.me, to: caller.host };
     let released = parts.agreement.propose_within(command, AGREEMENT).await;
     released.map_err(|error| Rejection::Failed { reason: error.to_string() })?;

@@ -36,6 +36,9 @@ pub const TOKENS_MAX: usize = 1000;
 /// Approvals that wait for their hosts at a time.
 pub const APPROVALS_MAX: usize = 1000;
 
+/// Hosts that were let in and are not admitted yet, at a time.
+pub const ENROLLED_MAX: usize = 1000;
+
 /// Removed hosts that are remembered, so that they are told so when they come back.
 pub const REMOVED_HOSTS_MAX: usize = 1000;
 

@@ -28,6 +28,9 @@ pub struct Local {
     pub endpoints: BTreeMap<EndpointId, Endpoint>,
     /// Addresses that Docker's IPAM holds, by network: given by `RequestAddress`, until `ReleaseAddress`.
     pub reservations: BTreeMap<NetworkId, BTreeMap<IpAddr, Reservation>>,
+    /// Addresses that this host has begun to give back, by network. It may be agreed on at any time after, even if this host is told nothing: none of them may be given to a
+    /// container before the cluster has leased it to this host anew.
+    pub returning: BTreeMap<NetworkId, BTreeSet<IpAddr>>,
     /// Networks that a user removed here and that the cluster has not been asked about yet.
     pub removals: BTreeSet<NetworkId>,
 }
@@ -130,6 +133,34 @@ impl Local {
         self.endpoints.values().any(|endpoint| endpoint.network == *network)
     }
 
+    /// Whether this host has begun to give this address back.
+    pub fn is_returning(&self, network: &NetworkId, address: IpAddr) -> bool {
+        self.returning.get(network).is_some_and(|addresses| addresses.contains(&address))
+    }
+
+    /// Notes that this host begins to give addresses back: before it proposes to.
+    pub fn start_returning(&mut self, network: &NetworkId, addresses: &[IpAddr]) {
+        self.returning.entry(network.clone()).or_default().extend(addresses);
+    }
+
+    /// Notes that the cluster has leased this address to this host after it began to give it back.
+    pub fn keep(&mut self, network: &NetworkId, address: IpAddr) {
+        if let Some(addresses) = self.returning.get_mut(network) {
+            addresses.remove(&address);
+        }
+    }
+
+    /// Forgets the addresses that have been given back.
+    pub fn finish_returning(&mut self, cluster: &Cluster, me: HostId) {
+        let is_mine = |id: &NetworkId, address: &IpAddr| {
+            cluster.networks.get(id).is_some_and(|network| network.leases.get(address) == Some(&me))
+        };
+        self.returning.retain(|id, addresses| {
+            addresses.retain(|address| is_mine(id, address));
+            !addresses.is_empty()
+        });
+    }
+
     /// Takes an address of this host's stock for Docker's IPAM: the highest that nothing uses.
     pub fn reserve_from_stock(
         &mut self,
@@ -141,7 +172,9 @@ impl Local {
     ) -> Option<IpNet> {
         let network = cluster.networks.get(id).filter(|network| !network.removing)?;
         let mine = network.leases.iter().rev().filter(|(address, host)| **host == me && subnet.contains(*address));
-        let address = mine.map(|(address, _)| *address).find(|address| !self.uses(id, *address))?;
+        let address = mine
+            .map(|(address, _)| *address)
+            .find(|address| !self.uses(id, *address) && !self.is_returning(id, *address))?;
         self.reservations.entry(id.clone()).or_default().insert(address, Reservation { since: now });
         IpNet::new(address, subnet.prefix_len()).ok()
     }

@@ -26,6 +26,7 @@ pub fn plan_leases(cluster: &Cluster, local: &Local, me: HostId) -> Vec<Command>
     for (id, network) in &cluster.networks {
         urgent.extend(plan_attachment(id, network, local, me));
         urgent.extend(plan_missing(id, network, local, me));
+        urgent.extend(plan_returning(id, network, local, me));
         if !cluster.hosts.contains_key(&me) {
             continue;
         }
@@ -59,6 +60,13 @@ fn plan_missing(id: &NetworkId, network: &Network, local: &Local, me: HostId) ->
     missing.map(claim).collect()
 }
 
+/// Addresses that this host has begun to give back and still holds, as far as it knows: it may not have been agreed on.
+fn plan_returning(id: &NetworkId, network: &Network, local: &Local, me: HostId) -> Option<Command> {
+    let returning = local.returning.get(id)?.iter().filter(|address| network.leases.get(address) == Some(&me));
+    let addresses: Vec<_> = returning.copied().collect();
+    (!addresses.is_empty()).then(|| Command::ReleaseAddresses { network: id.clone(), host: me, addresses })
+}
+
 /// Fills the stock up when half of it is used, and gives back what is more than twice of it: addresses do not go to and fro with each container.
 fn plan_stock(
     (id, network): (&NetworkId, &Network),
@@ -70,8 +78,8 @@ fn plan_stock(
     let from_bottom = network.settings.docker_ipam && network.origin == me;
     let mine = network.leases.iter().filter(|(address, host)| **host == me && pool.subnet.contains(*address));
     // In the order in which they would be used.
-    let mut unused: Vec<IpAddr> =
-        mine.map(|(address, _)| *address).filter(|address| !local.uses(id, *address)).collect();
+    let is_unused = |address: &IpAddr| !local.uses(id, *address) && !local.is_returning(id, *address);
+    let mut unused: Vec<IpAddr> = mine.map(|(address, _)| *address).filter(is_unused).collect();
     if !from_bottom {
         unused.reverse();
     }

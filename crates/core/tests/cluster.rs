@@ -360,29 +360,29 @@ fn addresses_are_given_from_the_top_and_never_twice() {
 #[test]
 fn tokens_and_approvals_let_hosts_in_as_long_as_they_are_good() {
     let mut cluster = founded();
-    let (hash, key, host) = (TokenHash([1; 32]), Fingerprint([2; 32]), HostId::new(9).unwrap());
+    let (hash, key) = (TokenHash([1; 32]), Fingerprint([2; 32]));
     let now = Duration::from_secs(1000);
-    let enroll = |cluster: &mut Cluster, pass, now| cluster.apply(&Command::Enroll { host, pass, now });
-    assert_eq!(enroll(&mut cluster, Pass::Token(hash), now), Err(Refusal::UnknownToken));
-    assert_eq!(enroll(&mut cluster, Pass::Approval(key), now), Err(Refusal::NotApproved));
-    let token = Token { expires: Some(now + Duration::from_secs(10)), uses: Some(1) };
-    cluster.apply(&Command::AddToken { hash, token, now }).unwrap();
-    assert_eq!(enroll(&mut cluster, Pass::Token(hash), now + Duration::from_secs(10)), Err(Refusal::TokenExpired));
-    assert_eq!(enroll(&mut cluster, Pass::Token(hash), now), Ok(Outcome::Done));
-    assert_eq!(enroll(&mut cluster, Pass::Token(hash), now), Err(Refusal::TokenUsedUp));
+    let enroll = |cluster: &mut Cluster, host, pass, now| {
+        cluster.apply(&Command::Enroll { host: HostId::new(host).unwrap(), pass, now })
+    };
+    let (token, approval) = (Pass::Token(hash), Pass::Approval(key));
+    assert_eq!(enroll(&mut cluster, 1, token, now), Err(Refusal::UnknownToken));
+    assert_eq!(enroll(&mut cluster, 1, approval, now), Err(Refusal::NotApproved));
+    let single = Token { expires: Some(now + Duration::from_secs(10)), uses: Some(1) };
+    cluster.apply(&Command::AddToken { hash, token: single, now }).unwrap();
+    assert_eq!(enroll(&mut cluster, 1, token, now + Duration::from_secs(10)), Err(Refusal::TokenExpired));
+    assert_eq!(enroll(&mut cluster, 1, token, now), Ok(Outcome::Done));
+    assert_eq!(enroll(&mut cluster, 1, token, now), Ok(Outcome::Done), "the same host again, as after a time-out");
+    assert_eq!(enroll(&mut cluster, 2, token, now), Err(Refusal::TokenUsedUp));
     cluster.apply(&Command::AddToken { hash, token: Token { expires: None, uses: None }, now }).unwrap();
-    assert_eq!(enroll(&mut cluster, Pass::Token(hash), now), Ok(Outcome::Done));
-    assert_eq!(enroll(&mut cluster, Pass::Token(hash), now), Ok(Outcome::Done));
+    assert_eq!(enroll(&mut cluster, 2, token, now), Ok(Outcome::Done));
+    assert_eq!(enroll(&mut cluster, 3, token, now), Ok(Outcome::Done));
     cluster.apply(&Command::RevokeTokens).unwrap();
-    assert_eq!(enroll(&mut cluster, Pass::Token(hash), now), Err(Refusal::UnknownToken));
+    assert_eq!(enroll(&mut cluster, 4, token, now), Err(Refusal::UnknownToken));
     cluster.apply(&Command::Approve { key, until: now + Duration::from_secs(5), now }).unwrap();
-    assert_eq!(enroll(&mut cluster, Pass::Approval(key), now + Duration::from_secs(5)), Err(Refusal::NotApproved));
-    assert_eq!(enroll(&mut cluster, Pass::Approval(key), now), Ok(Outcome::Done));
-    assert_eq!(
-        enroll(&mut cluster, Pass::Approval(key), now),
-        Err(Refusal::NotApproved),
-        "an approval is for one host"
-    );
+    assert_eq!(enroll(&mut cluster, 5, approval, now + Duration::from_secs(5)), Err(Refusal::NotApproved));
+    assert_eq!(enroll(&mut cluster, 5, approval, now), Ok(Outcome::Done));
+    assert_eq!(enroll(&mut cluster, 6, approval, now), Err(Refusal::NotApproved), "an approval is for one host");
 }
 
 #[test]

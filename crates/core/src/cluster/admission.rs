@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cluster, Network, Outcome, Refusal};
-use crate::limits::{APPROVALS_MAX, AUTHORITY_BYTES_MAX, REMOVED_HOSTS_MAX, TOKENS_MAX};
+use super::{Cluster, Outcome, Refusal};
+use crate::limits::{APPROVALS_MAX, AUTHORITY_BYTES_MAX, ENROLLED_MAX, REMOVED_HOSTS_MAX, TOKENS_MAX};
 use crate::{Fingerprint, HostId, TokenHash};
 
 /// Who may join.
@@ -22,6 +22,8 @@ pub struct Admissions {
     pub tokens: BTreeMap<TokenHash, Token>,
     /// Hosts, by the fingerprints of their keys, that an administrator lets in without a token, each until when.
     pub approvals: BTreeMap<Fingerprint, Duration>,
+    /// Hosts that were let in and have not been admitted yet, each since when: to let one in again, as after a time-out, costs nothing.
+    pub enrolled: BTreeMap<HostId, Duration>,
     /// Hosts that were removed, with the names they had. Their ids never come back.
     pub removed: BTreeMap<HostId, RemovedHost>,
 }
@@ -111,6 +113,9 @@ impl Cluster {
     /// Lets a host in once: a token loses a use, an approval is used up.
     pub(super) fn enroll(&mut self, host: HostId, pass: Pass, now: Duration) -> Result<Outcome, Refusal> {
         self.check_not_removed(host)?;
+        if self.hosts.contains_key(&host) || self.admissions.enrolled.contains_key(&host) {
+            return Ok(Outcome::Done);
+        }
         match pass {
             Pass::Token(hash) => {
                 let token = self.admissions.tokens.get_mut(&hash).ok_or(Refusal::UnknownToken)?;
@@ -130,7 +135,19 @@ impl Cluster {
                 _ => return Err(Refusal::NotApproved),
             },
         }
+        self.note_enrolled(host, now);
         Ok(Outcome::Done)
+    }
+
+    /// The oldest make room: what they were given is in their hands since long ago.
+    fn note_enrolled(&mut self, host: HostId, now: Duration) {
+        let enrolled = &mut self.admissions.enrolled;
+        enrolled.insert(host, now);
+        while enrolled.len() > ENROLLED_MAX {
+            let oldest = enrolled.iter().min_by_key(|(id, since)| (**since, **id)).map(|(id, _)| *id);
+            let Some(oldest) = oldest else { return };
+            enrolled.remove(&oldest);
+        }
     }
 
     pub(super) fn check_not_removed(&self, host: HostId) -> Result<(), Refusal> {
@@ -140,36 +157,42 @@ impl Cluster {
         }
     }
 
-    /// Removes a host with all it held. Removing it again is no error.
+    /// Removes a host with all it held. Removing it again is no error, and frees what a host that was lost still held.
     pub(super) fn remove_host(&mut self, id: HostId, now: Duration) -> Result<Outcome, Refusal> {
         let Some(host) = self.hosts.get(&id) else {
-            return self.check_not_removed(id).map_or(Ok(Outcome::Done), |()| Err(Refusal::UnknownHost(id)));
+            return match self.check_not_removed(id) {
+                Ok(()) => Err(Refusal::UnknownHost(id)),
+                Err(_) => Ok(self.free(id)),
+            };
         };
         if self.hosts.len() == 1 {
             return Err(Refusal::LastHost);
         }
         let removed = RemovedHost { name: host.name.clone(), at: now };
         self.hosts.remove(&id);
-        let holds =
-            |network: &Network| network.attached.contains(&id) || network.leases.values().any(|holder| *holder == id);
-        for network in self.networks.values_mut().filter(|network| holds(network)) {
+        self.admissions.removed.insert(id, removed);
+        self.forget_oldest_removed();
+        Ok(self.free(id))
+    }
+
+    fn free(&mut self, id: HostId) -> Outcome {
+        for network in self.networks.values_mut().filter(|network| network.is_held_by(id)) {
             let network = Arc::make_mut(network);
             network.leases.retain(|_, holder| *holder != id);
             network.attached.remove(&id);
         }
         self.finish_removals();
-        self.admissions.removed.insert(id, removed);
-        self.forget_oldest_removed();
-        Ok(Outcome::Done)
+        Outcome::Done
     }
 
-    /// The oldest make room: a host that was away for so long has a certificate that is no longer valid.
-    fn forget_oldest_removed(&mut self) {
-        let removed = &mut self.admissions.removed;
-        while removed.len() > REMOVED_HOSTS_MAX {
-            let oldest = removed.iter().min_by_key(|(id, host)| (host.at, **id)).map(|(id, _)| *id);
+    /// The oldest make room: a host that was away for so long has a certificate that is no longer valid. Those that still hold something
+    /// are kept, as they must be named to free it.
+    pub(super) fn forget_oldest_removed(&mut self) {
+        while self.admissions.removed.len() > REMOVED_HOSTS_MAX {
+            let removed = self.admissions.removed.iter().filter(|(id, _)| !self.holds_anything(**id));
+            let oldest = removed.min_by_key(|(id, host)| (host.at, **id)).map(|(id, _)| *id);
             let Some(oldest) = oldest else { return };
-            removed.remove(&oldest);
+            self.admissions.removed.remove(&oldest);
         }
     }
 }

@@ -60,6 +60,7 @@ impl Cluster {
         if !self.hosts.contains_key(&id) && self.hosts.len() >= HOSTS_MAX {
             return Err(Refusal::Full { what: "hosts".to_owned(), count: HOSTS_MAX });
         }
+        self.admissions.enrolled.remove(&id);
         let subnets = self.hosts.remove(&id).map_or_else(Vec::new, |host| host.subnets);
         self.hosts.insert(id, Host { name: name.to_owned(), address, subnets });
         Ok(Outcome::Done)

@@ -11,6 +11,7 @@ mod leases;
 mod pool;
 mod refusal;
 mod subnets;
+mod takeover;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -132,6 +133,11 @@ impl Network {
     /// The pool that this address lies in.
     pub fn pool_of(&self, address: IpAddr) -> Option<&Pool> {
         self.settings.pools.iter().find(|pool| pool.subnet.contains(&address))
+    }
+
+    /// Whether a host has addresses or endpoints of it.
+    fn is_held_by(&self, host: HostId) -> bool {
+        self.attached.contains(&host) || self.leases.values().any(|holder| *holder == host)
     }
 
     /// What people call it: its name, or the short form of its id while it has none.

@@ -1,0 +1,76 @@
+//! What becomes of agreed state when one host goes on without the others.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use shoutd_core::cluster::{Cluster, Command, Outcome, Pool, Settings, WantedAddress};
+use shoutd_core::{ClusterId, HostId, NetworkId};
+
+fn host(id: u64) -> HostId {
+    HostId::new(id).unwrap()
+}
+
+/// Three hosts, each with an address of a network that the second made.
+fn three_hosts() -> (Cluster, NetworkId) {
+    let mut cluster = Cluster::default();
+    cluster.apply(&Command::Found { cluster: ClusterId::new(1) }).unwrap();
+    for number in 1..=3 {
+        let (name, address) = (format!("h{number}"), format!("192.0.2.{number}:7789").parse().unwrap());
+        cluster.apply(&Command::AdmitHost { host: host(number), name, address }).unwrap();
+    }
+    let id: NetworkId = "00000000000000aa".parse().unwrap();
+    let pool = Pool { subnet: "10.9.0.0/24".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new() };
+    let settings =
+        Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam: true };
+    cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(2), settings }).unwrap();
+    for number in 1..=3 {
+        let address = WantedAddress::Exactly(format!("10.9.0.{number}").parse().unwrap());
+        cluster.apply(&Command::ClaimAddress { network: id.clone(), host: host(number), address }).unwrap();
+        cluster.apply(&Command::Attach { network: id.clone(), host: host(number) }).unwrap();
+    }
+    (cluster, id)
+}
+
+#[test]
+fn what_lost_hosts_held_stays_held_until_they_are_removed() {
+    let (mut cluster, id) = three_hosts();
+    let before = cluster.networks[&id].clone();
+    let now = Duration::from_secs(5);
+    let lost = cluster.keep_only(host(2), now);
+    assert_eq!(lost.keys().copied().collect::<Vec<_>>(), [host(1), host(3)]);
+    assert_eq!(cluster.hosts.keys().copied().collect::<Vec<_>>(), [host(2)]);
+    assert_eq!(cluster.networks[&id], before);
+    assert_eq!(cluster.lost_hosts().keys().copied().collect::<Vec<_>>(), [host(1), host(3)]);
+    // The machine of the first joins anew. It has another id, and the address is not its own yet.
+    let (name, address) = ("h1".to_owned(), "192.0.2.1:7789".parse().unwrap());
+    cluster.apply(&Command::AdmitHost { host: host(7), name, address }).unwrap();
+    let wanted = WantedAddress::Exactly("10.9.0.1".parse().unwrap());
+    let claim = Command::ClaimAddress { network: id.clone(), host: host(7), address: wanted };
+    assert!(cluster.apply(&claim).is_err());
+    assert_eq!(cluster.apply(&Command::RemoveHost { host: host(1), now }), Ok(Outcome::Done));
+    assert!(cluster.apply(&claim).is_ok());
+    assert_eq!(cluster.lost_hosts().keys().copied().collect::<Vec<_>>(), [host(3)]);
+}
+
+#[test]
+fn a_machine_that_starts_from_a_backup_is_who_it_was() {
+    let (mut cluster, id) = three_hosts();
+    cluster.settle_on(host(9), "new", "192.0.2.2:7790".parse().unwrap(), Duration::from_secs(5));
+    assert_eq!(cluster.hosts.keys().copied().collect::<Vec<_>>(), [host(9)]);
+    let network = &cluster.networks[&id];
+    assert_eq!(network.origin, host(9));
+    assert_eq!(network.leases.values().copied().collect::<Vec<_>>(), [host(1), host(9), host(3)]);
+    assert!(network.attached.contains(&host(9)) && !network.attached.contains(&host(2)));
+    assert!(!cluster.lost_hosts().contains_key(&host(2)) && cluster.admissions.removed.contains_key(&host(2)));
+    // On a machine with another address nothing is taken over.
+    let (mut cluster, id) = three_hosts();
+    cluster.settle_on(host(9), "new", "192.0.2.9:7789".parse().unwrap(), Duration::from_secs(5));
+    assert_eq!(cluster.admissions.removed.len(), 3);
+    assert!(!cluster.networks[&id].leases.values().any(|holder| *holder == host(9)));
+}
