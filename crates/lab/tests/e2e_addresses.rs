@@ -43,20 +43,18 @@ fn addresses_subnets_and_names_are_one_thing_over_all_hosts() {
     );
 }
 
-/// Starts host2 and host3 before host1, which they name as their peer; host2 has a `docker_gwbridge` of its own.
+/// Starts all hosts at once, each naming the others, with a token that was prepared; host2 has a `docker_gwbridge` of its own.
 fn form(cluster: &Cluster) -> Result<()> {
-    let [first, second, third] = cluster.three()?;
-    second.docker(["network", "create", "--subnet", BRIDGE_OF_SECOND, "docker_gwbridge"])?;
-    let peer = format!("--peer-addresses={}", first.address());
-    let waiting = [&second, &third]
-        .map(|host| host.spawn(["shoutdctl", "start", &host.address().to_string(), &peer]).map(|start| (host, start)));
-    first.start_shoutd(&[&first.address().to_string()])?;
-    for started in waiting {
-        let (host, mut started) = started?;
-        let output = started.wait(SOON * 2)?;
-        ensure!(output.success(), "shoutdctl start on {}: {output}", host.name());
-    }
-    for host in [&first, &second, &third] {
+    let hosts = cluster.three()?;
+    hosts[1].docker(["network", "create", "--subnet", BRIDGE_OF_SECOND, "docker_gwbridge"])?;
+    let token = format!("--token={}", hosts[2].sh("shoutdctl token prepare")?.trim());
+    let addresses = hosts.each_ref().map(|host| host.address().to_string());
+    on_all(&hosts, |host| {
+        let own = host.address().to_string();
+        let peers: Vec<_> = addresses.iter().filter(|other| **other != own).cloned().collect();
+        host.start_shoutd(&[&own, &format!("--peer-addresses={}", peers.join(",")), &token])
+    })?;
+    for host in &hosts {
         wait_until("all hosts to be known", SOON, || Ok((status(host)?["hosts"] == 3).then_some(())))?;
     }
     Ok(())

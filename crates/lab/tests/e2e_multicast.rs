@@ -84,11 +84,9 @@ fn ping_and_tcp(cluster: &mut Cluster) -> Result<()> {
         let serving = server.spawn("socat -d -d -U TCP4-LISTEN:7000,reuseaddr,fork OPEN:/tmp/sent,rdonly")?;
         serving.wait_for_line(SOON, |line| line.contains("listening on"))?;
         for client in containers.iter().filter(|client| client.name != server.name) {
-            client.ping(&address.to_string())?;
-            // A packet of almost full size, and one in several fragments.
-            client.ping(&format!("-s 1400 {address}"))?;
-            client.ping(&format!("-s 4000 {address}"))?;
-            let heard = client.sh(&format!("socat -u TCP4:{address}:7000 - | sha256sum"))?;
+            // Packets that are small, of almost full size, and in several fragments; and a stream.
+            let pings = ["56", "1400", "4000"].map(|size| format!("ping -c 1 -W 5 -s {size} {address} >&2"));
+            let heard = client.sh(&format!("{} && socat -u TCP4:{address}:7000 - | sha256sum", pings.join(" && ")))?;
             ensure!(heard == wanted, "{} got something else from {}", client.name, server.name);
         }
     }

@@ -1,6 +1,6 @@
 //! Lab hosts with a shoutd each.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use shoutd_lab::{Host, Lab, wait_until};
 
 use super::{SOON, containers_of, is_leader, left_in_kernel, networks};
@@ -31,10 +31,21 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts shoutd on `host` with `peer` as its peer.
+    /// Starts shoutd on `host` with `peer` as its peer, and with the token that a host of the cluster shows.
     pub fn join(&self, host: &Host, peer: &Host) -> Result<()> {
         let peers = format!("--peer-addresses={}", peer.address());
-        host.start_shoutd(&[&host.address().to_string(), &peers]).map(|_| ())
+        host.start_shoutd(&[&host.address().to_string(), &peers, &self.token()?]).map(|_| ())
+    }
+
+    /// `--token=...`, as `shoutdctl token show` prints it on the host where it was made.
+    pub fn token(&self) -> Result<String> {
+        for host in self.hosts() {
+            let output = host.run(["shoutdctl", "token", "show"])?;
+            if let Some(token) = output.stdout.split_whitespace().find(|word| word.starts_with("--token=")) {
+                return Ok(token.to_owned());
+            }
+        }
+        bail!("no host shows a token")
     }
 
     /// The host with this number, from 1.
@@ -123,7 +134,9 @@ impl Cluster {
 
 fn show_log(host: &Host, daemon: &str, log: Result<String>, since: usize, lines: usize) {
     let log = log.unwrap_or_default();
-    let new: Vec<&str> = log.get(since..).unwrap_or(&log).lines().collect();
+    let new = log.get(since..).unwrap_or(&log).lines();
+    // An engine tells much that means nothing.
+    let new: Vec<&str> = new.filter(|line| !line.contains("level=info")).collect();
     let last = new.get(new.len().saturating_sub(lines)..).unwrap_or_default();
     if !last.is_empty() {
         println!("---- {daemon} on {}:\n{}", host.name(), last.join("\n"));

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use shoutd_lab::{Host, IMAGE, Output, Process};
@@ -67,7 +68,7 @@ impl Container {
 
     /// Pings this address, and fails if there is no answer.
     pub fn ping(&self, address: &str) -> Result<()> {
-        self.sh(&format!("ping -c 2 -i 0.2 -W 5 {address}"))
+        self.sh(&format!("ping -c 1 -W 5 {address}"))
             .map(|_| ())
             .with_context(|| format!("{address} does not answer {} on {}", self.name, self.host.name()))
     }
@@ -89,7 +90,12 @@ impl Drop for Container {
     }
 }
 
-/// One container on each of these hosts.
+/// One container on each of these hosts, started at once.
 pub fn one_on_each(hosts: &[Host], network: &str, options: &[&str]) -> Result<Vec<Container>> {
-    hosts.iter().map(|host| Container::start(host, network, options)).collect()
+    thread::scope(|scope| {
+        let start = |host| scope.spawn(move || Container::start(host, network, options));
+        let started: Vec<_> = hosts.iter().map(start).collect();
+        let joined = started.into_iter().map(thread::ScopedJoinHandle::join);
+        joined.map(|result| result.unwrap_or_else(|_| bail!("a thread panicked"))).collect()
+    })
 }

@@ -30,10 +30,8 @@ pub struct Datagrams {
 pub fn everyone_hears_everyone(containers: &[Container], datagrams: &Datagrams) -> Result<()> {
     let listeners = containers.iter().map(|container| listen(container, datagrams)).collect::<Result<Vec<_>>>()?;
     for sender in containers {
-        for number in 1..=COUNT {
-            let line = format!("{}-{number}", sender.name);
-            sender.sh(&format!("echo {line} | socat -u - {}", datagrams.send))?;
-        }
+        let (name, send) = (&sender.name, &datagrams.send);
+        sender.sh(&format!("for n in $(seq {COUNT}); do echo {name}-$n | socat -u - {send} || exit; done"))?;
         for (listener, heard) in containers.iter().zip(&listeners).filter(|(one, _)| one.name != sender.name) {
             await_lines(listener, heard, &sender.name)?;
         }

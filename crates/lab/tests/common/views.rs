@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use shoutd_lab::Host;
 
@@ -26,9 +26,11 @@ pub fn networks(host: &Host) -> Result<Vec<Value>> {
     list(view(host, "networks")?)
 }
 
-/// `shoutdctl endpoints`.
+/// `shoutdctl endpoints`, from all hosts.
 pub fn endpoints(host: &Host) -> Result<Vec<Value>> {
-    list(view(host, "endpoints")?)
+    let view = view(host, "endpoints")?;
+    ensure!(view["unanswered"].as_array().is_some_and(Vec::is_empty), "hosts do not answer {}: {view}", host.name());
+    list(view["endpoints"].clone())
 }
 
 /// Whether the host leads the cluster.
