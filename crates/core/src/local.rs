@@ -115,11 +115,19 @@ impl Local {
         Ok(endpoint)
     }
 
-    /// Notes that an endpoint left its container. One that is not known has nothing to leave.
+    /// Notes that an endpoint left its container. One that is not known has nothing to leave. If it had the multicast route, the container's oldest other endpoint
+    /// gets it: a container that is still on a network of ours must go on being heard.
     pub fn leave(&mut self, id: &EndpointId) {
-        if let Some(endpoint) = self.endpoints.get_mut(id) {
-            endpoint.sandbox = None;
-            endpoint.multicast_route = false;
+        let Some(endpoint) = self.endpoints.get_mut(id) else {
+            return;
+        };
+        let left = endpoint.sandbox.take();
+        if !std::mem::take(&mut endpoint.multicast_route) {
+            return;
+        }
+        let others = self.endpoints.values_mut().filter(|other| left.is_some() && other.sandbox == left);
+        if let Some(heir) = others.min_by_key(|other| other.created) {
+            heir.multicast_route = true;
         }
     }
 
@@ -208,5 +216,37 @@ impl Endpoint {
 
     fn is_in(&self, sandbox: &Path) -> bool {
         self.sandbox.as_deref() == Some(sandbox)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_multicast_route_is_one_endpoints_of_each_container_and_passes_on() {
+        let endpoint = |last: u8| Endpoint {
+            network: "aaaaaaaaaaaaaaaa".parse().unwrap(),
+            addresses: [format!("10.0.0.{last}/24").parse().unwrap()].into(),
+            mac: MacAddress([2, 0, 0, 0, 0, last]),
+            sandbox: None,
+            multicast_route: false,
+            created: Duration::from_secs(last.into()),
+        };
+        let ids: Vec<EndpointId> = ["1", "2", "3"].iter().map(|digit| digit.repeat(16).parse().unwrap()).collect();
+        let mut local = Local::default();
+        for (id, last) in ids.iter().zip(1..) {
+            local.add_endpoint(id.clone(), endpoint(last)).unwrap();
+        }
+        let has_route = |local: &Local| ids.iter().map(|id| local.endpoints[id].multicast_route).collect::<Vec<_>>();
+        local.join(&ids[0], Path::new("/a")).unwrap();
+        local.join(&ids[1], Path::new("/a")).unwrap();
+        local.join(&ids[2], Path::new("/b")).unwrap();
+        assert_eq!(has_route(&local), [true, false, true]);
+        local.leave(&ids[0]);
+        assert_eq!(has_route(&local), [false, true, true]);
+        local.leave(&ids[1]);
+        assert_eq!(has_route(&local), [false, false, true]);
+        assert!(local.join(&"9".repeat(16).parse().unwrap(), Path::new("/a")).is_err());
     }
 }
