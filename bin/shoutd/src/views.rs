@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Result, bail};
 use futures::future::join_all;
 use ipnet::IpNet;
 use shoutd_consensus::Role;
@@ -20,6 +21,9 @@ use crate::parts::Parts;
 
 /// How long another host may take to show that it is there.
 const PEER_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How long the cluster may take to remove a host.
+const REMOVAL_DEADLINE: Duration = Duration::from_secs(15);
 
 /// How long this host's engine may take to tell the names of its containers.
 const ENGINE_DEADLINE: Duration = Duration::from_millis(500);
@@ -51,6 +55,7 @@ impl Views {
         let consensus = self.parts.agreement.consensus().status();
         let mut problems = self.mirrors.problems();
         problems.extend(self.parts.plane.problems());
+        problems.extend(consensus.fault.clone());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -68,6 +73,23 @@ impl Views {
             docker: self.engine_state.borrow().clone(),
             problems,
         }
+    }
+
+    /// `shoutdctl remove`: the host of this name or id, also one that was lost, goes with all it held.
+    ///
+    /// # Errors
+    /// If there is no such host, or more than one of this name, or the cluster cannot do without it.
+    pub async fn remove_host(&self, wanted: &str) -> Result<String> {
+        let cluster = self.parts.agreement.cluster();
+        let hosts = cluster.hosts.iter().map(|(id, host)| (*id, host.name.clone()));
+        let lost = cluster.lost_hosts().into_iter().map(|(id, removed)| (id, removed.name.clone()));
+        let known: Vec<_> = hosts.chain(lost).filter(|(id, name)| name == wanted || id.to_string() == wanted).collect();
+        let [(id, name)] = known.as_slice() else {
+            let problem = if known.is_empty() { "there is no host" } else { "there is more than one host" };
+            bail!("{problem} {wanted} in the cluster; shoutdctl hosts lists their names and ids");
+        };
+        self.parts.agreement.consensus().remove_host(*id, REMOVAL_DEADLINE).await?;
+        Ok(format!("host {name} ({id}) is removed, and with it all its addresses"))
     }
 
     /// `shoutdctl hosts`.
