@@ -14,7 +14,7 @@ use shoutd_core::view::{
 
 use crate::enrollment::Waiting;
 use crate::tokens::Tokens;
-use crate::views::{ENDPOINTS, Views};
+use crate::views::{ENDPOINTS, HELLO, Views};
 
 /// What the control socket works with.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub fn router(control: Arc<Control>) -> Router {
 
 /// What peers ask of this host beside agreement.
 pub fn peer_router(control: Arc<Control>) -> Router {
-    Router::new().route(ENDPOINTS, post(own_endpoints)).with_state(control)
+    Router::new().route(HELLO, post(async || Json(()))).route(ENDPOINTS, post(own_endpoints)).with_state(control)
 }
 
 async fn own_endpoints(State(control): State<Arc<Control>>) -> Json<Vec<EndpointRow>> {

@@ -28,6 +28,9 @@ const REMOVAL_DEADLINE: Duration = Duration::from_secs(15);
 /// How long this host's engine may take to tell the names of its containers.
 const ENGINE_DEADLINE: Duration = Duration::from_millis(500);
 
+/// Where peers ask whether this host is there.
+pub const HELLO: &str = "/v1/hello";
+
 /// Where peers ask for this host's endpoints.
 pub const ENDPOINTS: &str = "/v1/endpoints";
 
@@ -117,7 +120,7 @@ impl Views {
     }
 
     async fn answers(&self, host: HostId, address: SocketAddr) -> bool {
-        let asked = self.parts.peers.call_host::<_, serde_json::Value>(host, address, "/v1/status", &(), PEER_DEADLINE);
+        let asked = self.parts.peers.call_host::<_, ()>(host, address, HELLO, &(), PEER_DEADLINE);
         asked.await.is_ok()
     }
 
