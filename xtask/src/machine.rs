@@ -14,6 +14,7 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("/usr/bin/docker", "docker.io"),
     ("/usr/bin/containerd", "containerd"),
     ("/usr/sbin/iptables", "iptables"),
+    ("/usr/sbin/nft", "nftables"),
     ("/usr/bin/ip", "iproute2"),
     ("/usr/bin/busybox", "busybox-static"),
     ("/usr/bin/iperf", "iperf"),

@@ -23,6 +23,9 @@ use crate::token::invitation;
 /// How often the daemon is asked how far it is.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// How long a daemon that was killed may take to be gone.
+const DYING_TIME_MAX: Duration = Duration::from_secs(5);
+
 /// How long a host without a token waits for somebody to approve of it.
 const APPROVAL_PATIENCE: Duration = Duration::from_secs(600);
 
@@ -53,10 +56,8 @@ impl Start {
     /// Starts the daemon unless it runs, and waits until it serves.
     pub async fn run(self, places: &Places) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(self.timeout);
-        match control::get::<Status>(places, "/v1/status").await {
-            Ok(status) => return self.already_running(places, &status, deadline).await,
-            Err(ControlError::NotRunning(_)) => {}
-            Err(error) => return Err(error.into()),
+        if let Some(status) = running(places).await? {
+            return self.already_running(places, &status, deadline).await;
         }
         self.check_engine()?;
         let log = Log::open(&self.log_file)?;
@@ -108,6 +109,19 @@ impl Start {
         // A process group of its own: Ctrl-C here is not for the daemon.
         command.process_group(0);
         command.spawn().with_context(|| format!("cannot start {}", program.display()))
+    }
+}
+
+/// How the daemon of this host is doing; `None` if there is none. One that was just killed may still take a connection, and break it off: it is asked again until it is gone.
+async fn running(places: &Places) -> Result<Option<Status>> {
+    let deadline = Instant::now() + DYING_TIME_MAX;
+    loop {
+        match control::get::<Status>(places, "/v1/status").await {
+            Ok(status) => return Ok(Some(status)),
+            Err(ControlError::NotRunning(_)) => return Ok(None),
+            Err(ControlError::Transport { .. }) if Instant::now() < deadline => sleep(LOOK_AGAIN).await,
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
