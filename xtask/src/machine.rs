@@ -9,7 +9,7 @@ use nix::unistd::geteuid;
 use crate::service_policy::NoServices;
 
 /// Programs the lab runs, each with the package that it is in.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("/usr/sbin/dockerd", "docker.io"),
     ("/usr/bin/docker", "docker.io"),
     ("/usr/bin/containerd", "containerd"),
