@@ -8,11 +8,13 @@
 //! kernel should have; [`plane::diff`] says what to do about the rest.
 
 pub mod address;
+pub mod announce;
 pub mod cluster;
 pub mod id;
 pub mod limits;
 pub mod local;
 pub mod mirror;
+pub mod multicast;
 pub mod plane;
 pub mod stock;
 pub mod view;

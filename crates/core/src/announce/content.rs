@@ -1,0 +1,43 @@
+//! What is announced, and what was heard of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::multicast::Memberships;
+use crate::{EndpointId, HostId, MacAddress, NetworkId};
+
+/// One endpoint of the host that announces it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnnouncedEndpoint {
+    /// MAC address of the container's interface.
+    pub mac: MacAddress,
+    /// Its addresses, without prefix lengths.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// What one host has of one network. That it is announced at all says that the host has the network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnnouncedNetwork {
+    /// Its endpoints there.
+    pub endpoints: BTreeMap<EndpointId, AnnouncedEndpoint>,
+    /// What these listen to, together.
+    pub memberships: Memberships,
+}
+
+/// What one other host announced.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HeardHost {
+    /// Whether this is what it has now, as far as can be known. If not, it counts as a listener to everything on every network it has.
+    pub in_sync: bool,
+    /// By network.
+    pub networks: BTreeMap<NetworkId, AnnouncedNetwork>,
+}
+
+/// What all other hosts announced.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// By host. One that is not in it was never heard of, and counts as not in sync.
+    pub hosts: BTreeMap<HostId, HeardHost>,
+}
