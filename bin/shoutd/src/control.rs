@@ -8,12 +8,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use shoutd_core::view::{
-    Applicant, Approve, Done, EndpointRow, Endpoints, Failure, HostRow, NetworkRow, RotateToken, Status, TokenView,
+    Applicant, Approve, Done, EndpointRow, Endpoints, Failure, HostRow, NetworkRow, RemoveHost, RotateToken, Status,
+    TokenView,
 };
 
 use crate::enrollment::Waiting;
 use crate::tokens::Tokens;
-use crate::views::{ENDPOINTS, Views};
+use crate::views::{ENDPOINTS, HELLO, Views};
 
 /// What the control socket works with.
 #[derive(Debug)]
@@ -52,12 +53,13 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/endpoints", get(endpoints))
         .route("/v1/token", get(show_token).post(rotate_token))
         .route("/v1/approve", get(waiting).post(approve))
+        .route("/v1/remove", post(remove_host))
         .with_state(control)
 }
 
 /// What peers ask of this host beside agreement.
 pub fn peer_router(control: Arc<Control>) -> Router {
-    Router::new().route(ENDPOINTS, post(own_endpoints)).with_state(control)
+    Router::new().route(HELLO, post(async || Json(()))).route(ENDPOINTS, post(own_endpoints)).with_state(control)
 }
 
 async fn own_endpoints(State(control): State<Arc<Control>>) -> Json<Vec<EndpointRow>> {
@@ -96,4 +98,8 @@ async fn waiting(State(control): State<Arc<Control>>) -> Json<Vec<Applicant>> {
 async fn approve(State(control): State<Arc<Control>>, Json(wanted): Json<Approve>) -> Answer<Done> {
     control.tokens.approve(wanted.fingerprint).await?;
     Ok(Json(Done { message: "approved: the host is let in when it asks again, within an hour".to_owned() }))
+}
+
+async fn remove_host(State(control): State<Arc<Control>>, Json(wanted): Json<RemoveHost>) -> Answer<Done> {
+    Ok(Json(Done { message: control.views.remove_host(&wanted.host).await? }))
 }

@@ -194,8 +194,8 @@ impl Daemon {
         // Docker first: an engine that starts waits for its plugins before anything else.
         tasks.spawn(serve(self.plugin_socket, plugin::router(Arc::new(Driver::new(parts.clone()))), stop.clone()));
         tasks.spawn(serve(self.control_socket, control::router(control.clone()), stop.clone()));
-        let agreed = parts.agreement.watch();
-        let server = self.server.refusing(move |host| agreed.borrow().admissions.removed.contains_key(&host));
+        let consensus = self.consensus.clone();
+        let server = self.server.refusing(move |host| consensus.has_left(host));
         tasks.spawn(server.serve(peer_router, stop.clone().cancelled_owned()));
         tasks.spawn(parts.plane.clone().run(stop.clone()));
         tasks.spawn(leases::run(parts.agreement.clone(), parts.local.clone(), stop.clone()));
@@ -219,6 +219,9 @@ async fn form_and_wait(formation: &Formation, tokens: &Tokens, data_directory: &
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let forever = async {
+        if let Some(removed) = formation.consensus.removed() {
+            bail!("{removed}");
+        }
         formation.form().await?;
         // Only now: an address that led nowhere is not one to take up again.
         formation.settings.save(data_directory)?;
@@ -226,7 +229,8 @@ async fn form_and_wait(formation: &Formation, tokens: &Tokens, data_directory: &
             warn!("no token to let other hosts in yet: {error:#}; make one with: shoutdctl token rotate");
         }
         formation.finish();
-        Err(anyhow!("agreement has stopped: {}", formation.consensus.stopped().await))
+        let reason = formation.consensus.stopped().await;
+        Err(anyhow!(formation.consensus.removed().unwrap_or_else(|| format!("agreement has stopped: {reason}"))))
     };
     tokio::select! {
         ended = forever => ended,

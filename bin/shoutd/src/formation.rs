@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::enrollment::{Applicant, Enrolled};
 use crate::settings::Settings;
+use crate::views::HELLO;
 
 /// How long to wait between two rounds of asking the peers.
 const RETRY: Duration = Duration::from_millis(500);
@@ -109,7 +110,7 @@ impl Formation {
             return Ok(());
         };
         let me = self.applicant.identity.host();
-        let asked = self.peers.call_host::<_, serde_json::Value>(me, before, "/v1/status", &(), CLONE_DEADLINE).await;
+        let asked = self.peers.call_host::<_, ()>(me, before, HELLO, &(), CLONE_DEADLINE).await;
         if asked.is_ok() {
             bail!(
                 "the data directory is a copy of the one of the host at {before}, which is running: two hosts cannot be one ({me}); \

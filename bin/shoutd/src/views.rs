@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Result, bail};
 use futures::future::join_all;
 use ipnet::IpNet;
 use shoutd_consensus::Role;
@@ -21,8 +22,14 @@ use crate::parts::Parts;
 /// How long another host may take to show that it is there.
 const PEER_DEADLINE: Duration = Duration::from_secs(1);
 
+/// How long the cluster may take to remove a host.
+const REMOVAL_DEADLINE: Duration = Duration::from_secs(15);
+
 /// How long this host's engine may take to tell the names of its containers.
 const ENGINE_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Where peers ask whether this host is there.
+pub const HELLO: &str = "/v1/hello";
 
 /// Where peers ask for this host's endpoints.
 pub const ENDPOINTS: &str = "/v1/endpoints";
@@ -51,6 +58,7 @@ impl Views {
         let consensus = self.parts.agreement.consensus().status();
         let mut problems = self.mirrors.problems();
         problems.extend(self.parts.plane.problems());
+        problems.extend(consensus.fault.clone());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -68,6 +76,23 @@ impl Views {
             docker: self.engine_state.borrow().clone(),
             problems,
         }
+    }
+
+    /// `shoutdctl remove`: the host of this name or id, also one that was lost, goes with all it held.
+    ///
+    /// # Errors
+    /// If there is no such host, or more than one of this name, or the cluster cannot do without it.
+    pub async fn remove_host(&self, wanted: &str) -> Result<String> {
+        let cluster = self.parts.agreement.cluster();
+        let hosts = cluster.hosts.iter().map(|(id, host)| (*id, host.name.clone()));
+        let lost = cluster.lost_hosts().into_iter().map(|(id, removed)| (id, removed.name.clone()));
+        let known: Vec<_> = hosts.chain(lost).filter(|(id, name)| name == wanted || id.to_string() == wanted).collect();
+        let [(id, name)] = known.as_slice() else {
+            let problem = if known.is_empty() { "there is no host" } else { "there is more than one host" };
+            bail!("{problem} {wanted} in the cluster; shoutdctl hosts lists their names and ids");
+        };
+        self.parts.agreement.consensus().remove_host(*id, REMOVAL_DEADLINE).await?;
+        Ok(format!("host {name} ({id}) is removed, and with it all its addresses"))
     }
 
     /// `shoutdctl hosts`.
@@ -95,7 +120,7 @@ impl Views {
     }
 
     async fn answers(&self, host: HostId, address: SocketAddr) -> bool {
-        let asked = self.parts.peers.call_host::<_, serde_json::Value>(host, address, "/v1/status", &(), PEER_DEADLINE);
+        let asked = self.parts.peers.call_host::<_, ()>(host, address, HELLO, &(), PEER_DEADLINE);
         asked.await.is_ok()
     }
 

@@ -1,6 +1,7 @@
 //! `shoutdctl`: starts and stops the daemon of this host and shows what it knows.
 
 mod control;
+mod remove;
 mod show;
 mod start;
 mod stop;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use shoutd_cli::Places;
 
 use crate::start::Start;
@@ -35,6 +37,8 @@ enum Command {
     Token(token::Token),
     /// Let a host in that has no token
     Approve(token::Approve),
+    /// Remove a host from the cluster with all it held, also one that is dead
+    Remove(remove::Remove),
     /// Show how this host is doing
     Status(show::Format),
     /// List the hosts of the cluster
@@ -46,6 +50,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    die_quietly_of_a_closed_pipe();
     // An error goes to stderr as one line: what was wrong, with what, and what to do.
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -60,6 +65,12 @@ fn main() -> ExitCode {
     }
 }
 
+/// Whoever reads only the first line, as `head` does, has what it wants: to write on is no error to report. Rust ignores the signal by default.
+fn die_quietly_of_a_closed_pipe() {
+    // SAFETY: no handler is installed, only the default action restored, before any thread is started.
+    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+}
+
 fn run(arguments: Arguments) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("only root may talk to shoutd; run this with sudo");
@@ -72,6 +83,7 @@ fn run(arguments: Arguments) -> Result<()> {
             Command::Stop(stop) => stop.run(places).await,
             Command::Token(token) => token.run(places).await,
             Command::Approve(approve) => approve.run(places).await,
+            Command::Remove(remove) => remove.run(places).await,
             Command::Status(format) => show::status(places, format).await,
             Command::Hosts(format) => show::hosts(places, format).await,
             Command::Networks(format) => show::networks(places, format).await,

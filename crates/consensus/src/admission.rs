@@ -14,8 +14,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::consensus::Inner;
 use crate::contacts::millis;
-use crate::wire::{self, Join, Joined, Proposed};
-use crate::{Consensus, ProposeError, StoreError};
+use crate::farewell::Farewell;
+use crate::wire::{self, Answer, Join, Joined, Message, Proposed};
+use crate::{Consensus, ProposeError, STATE_VERSION, StoreError};
 
 /// How long one peer may take to answer before the next one is asked.
 const PEER_DEADLINE: Duration = Duration::from_secs(5);
@@ -101,6 +102,20 @@ pub enum JoinError {
         /// Where this host waited.
         address: SocketAddr,
     },
+    /// This host was removed, or was not there when the cluster was recovered. The text is that of [`Consensus::removed`].
+    #[error("{0}")]
+    Removed(String),
+    /// The cluster's state has a form that this version does not understand.
+    #[error(
+        "{peer} runs a newer version of shoutd (version {theirs} of agreed state, this one knows {STATE_VERSION}): upgrade shoutd on this \
+         host"
+    )]
+    Outdated {
+        /// The peer.
+        peer: SocketAddr,
+        /// The form of its state.
+        theirs: u32,
+    },
     /// It could not be recorded.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -134,7 +149,12 @@ impl JoinError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::NoCluster { .. } | Self::Unreachable { .. } | Self::NotNow { .. } | Self::Silence { .. } => true,
-            Self::OtherCluster { .. } | Self::Refused { .. } | Self::Itself(_) | Self::Store(_) => false,
+            Self::OtherCluster { .. }
+            | Self::Refused { .. }
+            | Self::Removed(_)
+            | Self::Outdated { .. }
+            | Self::Itself(_)
+            | Self::Store(_) => false,
         }
     }
 }
@@ -162,7 +182,7 @@ impl Consensus {
 impl Inner {
     pub async fn found(self: &Arc<Self>, cluster: ClusterId, deadline: Duration) -> Result<(), FoundError> {
         // Recorded first: a host that is interrupted after this line goes on with it when it starts again.
-        let has = self.belong_to(cluster, true).await?;
+        let has = self.belong_to(cluster, true, 0).await?;
         if has != cluster {
             return Err(FoundError::OtherCluster { has });
         }
@@ -213,12 +233,18 @@ impl Inner {
             let request = Join {
                 name: self.settings.name.clone(),
                 address: self.settings.advertise,
+                state: STATE_VERSION,
                 within: millis(within * 9 / 10),
             };
-            let joined =
-                self.client.call(peer, wire::JOIN, &request, within).await.map_err(|error| refused(peer, error))?;
+            let message = Message { epoch: self.standing.epoch(), content: request };
+            let answer = self.client.call::<_, Answer<Joined>>(peer, wire::JOIN, &message, within).await;
+            let joined = match answer.map_err(|error| self.refused(peer, error))? {
+                Ok(joined) => joined,
+                Err(farewell) => return Err(self.turned_away(farewell)),
+            };
             match joined {
-                Joined::Admitted { cluster } => return self.enter(peer, cluster, until).await,
+                Joined::Admitted { cluster, epoch } => return self.enter(peer, (cluster, epoch), until).await,
+                Joined::Outdated { state } => return Err(JoinError::Outdated { peer, theirs: state }),
                 Joined::NotLeader { leader: Some(leader) } => peer = leader.address,
                 Joined::NotLeader { leader: None } => {
                     return Err(JoinError::NotNow { peer, error: ProposeError::NoLeader("no leader".to_owned()) });
@@ -233,8 +259,13 @@ impl Inner {
     }
 
     /// Waits until what was agreed on arrives.
-    async fn enter(&self, peer: SocketAddr, theirs: ClusterId, until: Instant) -> Result<(), JoinError> {
-        let ours = self.belong_to(theirs, false).await?;
+    async fn enter(
+        &self,
+        peer: SocketAddr,
+        (theirs, epoch): (ClusterId, u64),
+        until: Instant,
+    ) -> Result<(), JoinError> {
+        let ours = self.belong_to(theirs, false, epoch).await?;
         if ours != theirs {
             return Err(JoinError::OtherCluster { peer, theirs, ours });
         }
@@ -258,6 +289,9 @@ impl Inner {
         let Some(cluster) = self.cluster().id else {
             return Joined::NoCluster;
         };
+        if request.state < STATE_VERSION {
+            return Joined::Outdated { state: STATE_VERSION };
+        }
         // A host that was just admitted itself, or whose leader was just lost, knows one in a moment.
         let mut metrics = self.raft.metrics();
         let election = until.min(Instant::now() + ELECTION);
@@ -276,28 +310,38 @@ impl Inner {
         self.members_wanted.notify_one();
         let member = metrics.wait_for(|metrics| metrics.membership_config.membership().get_node(&host.get()).is_some());
         match timeout_at(until, member).await {
-            Ok(_) => Joined::Admitted { cluster },
+            Ok(_) => Joined::Admitted { cluster, epoch: self.standing.epoch() },
             Err(_) => Joined::Failed(ProposeError::TimedOut(request.within)),
         }
     }
-}
 
-fn refused(peer: SocketAddr, error: CallError) -> JoinError {
-    match error {
-        CallError::Refused { rejection: Rejection::OtherCluster { has, caller }, .. } => {
-            JoinError::OtherCluster { peer, theirs: has, ours: caller }
-        }
-        CallError::Refused { rejection: Rejection::Busy { reason }, .. } => {
-            JoinError::NotNow { peer, error: ProposeError::NoLeader(reason) }
-        }
-        CallError::Untrusted { distrust: Distrust::NoCluster, .. } => JoinError::NoCluster { peers: vec![peer] },
-        CallError::Untrusted { distrust, .. } => JoinError::Refused { peer, reason: distrust.to_string() },
-        CallError::Refused { rejection, .. } => JoinError::Refused { peer, reason: rejection.to_string() },
-        CallError::Malformed { reason, .. } => {
-            JoinError::Refused { peer, reason: format!("it does not speak shoutd's protocol: {reason}") }
-        }
-        error @ (CallError::Unreachable { .. } | CallError::TimedOut { .. }) => {
-            JoinError::Unreachable { errors: vec![error] }
+    /// Takes note that the cluster has told this host to go.
+    fn turned_away(&self, farewell: Farewell) -> JoinError {
+        let text = format!("{farewell:?}");
+        self.standing.leave(farewell);
+        JoinError::Removed(self.removed().unwrap_or(text))
+    }
+
+    fn refused(&self, peer: SocketAddr, error: CallError) -> JoinError {
+        match error {
+            CallError::Refused { rejection: Rejection::OtherCluster { has, caller }, .. } => {
+                JoinError::OtherCluster { peer, theirs: has, ours: caller }
+            }
+            CallError::Refused { rejection: Rejection::Busy { reason }, .. } => {
+                JoinError::NotNow { peer, error: ProposeError::NoLeader(reason) }
+            }
+            CallError::Untrusted { distrust: Distrust::NoCluster, .. } => JoinError::NoCluster { peers: vec![peer] },
+            CallError::Untrusted { distrust, .. } => JoinError::Refused { peer, reason: distrust.to_string() },
+            CallError::Refused { rejection: Rejection::Removed { .. }, .. } => {
+                self.turned_away(Farewell::Removed { at: None })
+            }
+            CallError::Refused { rejection, .. } => JoinError::Refused { peer, reason: rejection.to_string() },
+            CallError::Malformed { reason, .. } => {
+                JoinError::Refused { peer, reason: format!("it does not speak shoutd's protocol: {reason}") }
+            }
+            error @ (CallError::Unreachable { .. } | CallError::TimedOut { .. }) => {
+                JoinError::Unreachable { errors: vec![error] }
+            }
         }
     }
 }

@@ -16,8 +16,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::contacts::{Contacts, millis};
+use crate::farewell::Farewell;
 use crate::network::Network;
 use crate::raft::{Metrics, Raft, config, host};
+use crate::scout::scout;
+use crate::standing::Standing;
 use crate::status::{ConsensusStatus, Role};
 use crate::store::{self, DatabaseFile, LogStore, Machine, Published, Store, StoreError};
 use crate::{duties, router};
@@ -34,6 +37,20 @@ pub struct Settings {
     pub name: String,
 }
 
+/// How long to wait before something is done that a moment's trouble is no reason for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// For how long a voter must not have been there to be replaced by another host.
+    pub voter_away: Duration,
+}
+
+impl Default for Patience {
+    /// A minute: longer than a host takes to start again, so that this alone moves no votes.
+    fn default() -> Self {
+        Self { voter_away: Duration::from_secs(60) }
+    }
+}
+
 /// One host's part in agreement. It runs until [`Consensus::shutdown`].
 pub struct Consensus {
     pub(crate) inner: Arc<Inner>,
@@ -44,12 +61,14 @@ pub(crate) struct Inner {
     pub identity: Identity,
     pub settings: Settings,
     pub client: Client,
+    pub patience: Patience,
+    pub standing: Arc<Standing>,
     pub contacts: Arc<Contacts>,
     pub raft: Raft,
     pub published: Published,
     /// Wakes the leader's duties: somebody waits for a change of members.
     pub members_wanted: Notify,
-    file: DatabaseFile,
+    pub file: DatabaseFile,
     leader_heard: Mutex<Option<Instant>>,
 }
 
@@ -67,21 +86,42 @@ impl Consensus {
     /// # Errors
     /// The store cannot be read.
     pub async fn start(store: Store, settings: Settings, client: Client) -> Result<Self, StoreError> {
+        Self::start_with(store, settings, client, Patience::default()).await
+    }
+
+    /// The same with another patience.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn start_with(
+        store: Store,
+        settings: Settings,
+        client: Client,
+        patience: Patience,
+    ) -> Result<Self, StoreError> {
         let identity = client.identity().clone();
-        let me = store.identity().host;
+        let stored = store.identity();
         let file = store.into_file();
+        let standing = Arc::new(Standing::new(stored.epoch, store::read_farewell(&file).await?));
         let (machine, published) = Machine::open(file.clone()).await?;
-        let contacts = Arc::new(Contacts::new(client.clone(), published.cluster.clone()));
-        let network = Network { me: me.get(), contacts: Arc::clone(&contacts) };
-        let raft = Raft::new(me.get(), Arc::new(config()), network, LogStore::new(file.clone()), machine).await;
-        let failed = |error: Fatal<u64>| StoreError::Failed { path: file.path().to_owned(), source: error.into() };
-        let raft = raft.map_err(failed)?;
+        let contacts = Arc::new(Contacts::new(client.clone(), published.cluster.clone(), Arc::clone(&standing)));
+        let network =
+            Network { me: stored.host.get(), contacts: Arc::clone(&contacts), standing: Arc::clone(&standing) };
+        let log = LogStore::new(file.clone());
+        let failed = |error: Fatal<u64>| {
+            // openraft wraps the store's words several times.
+            let source = file.fault().map_or_else(|| error.into(), Into::into);
+            StoreError::Failed { path: file.path().to_owned(), source }
+        };
+        let raft = Raft::new(stored.host.get(), Arc::new(config()), network, log, machine).await.map_err(failed)?;
         // Answered once openraft runs; before, its status would be that of a host without a past.
         raft.with_raft_state(|_| ()).await.map_err(failed)?;
         let inner = Arc::new(Inner {
             identity,
             settings,
             client,
+            patience,
+            standing,
             contacts,
             raft,
             published,
@@ -89,8 +129,12 @@ impl Consensus {
             file,
             leader_heard: Mutex::default(),
         });
-        let tasks =
-            vec![tokio::spawn(duties::lead(Arc::clone(&inner))), tokio::spawn(duties::represent(Arc::clone(&inner)))];
+        let tasks = vec![
+            tokio::spawn(scout(Arc::clone(&inner))),
+            tokio::spawn(duties::lead(Arc::clone(&inner))),
+            tokio::spawn(duties::represent(Arc::clone(&inner))),
+            tokio::spawn(duties::depart(Arc::clone(&inner))),
+        ];
         Ok(Self { inner, tasks })
     }
 
@@ -114,8 +158,26 @@ impl Consensus {
         self.inner.status()
     }
 
-    /// Waits until consensus stops, which it does by itself only when the disk fails it, and returns why. The daemon cannot go
-    /// on then.
+    /// Why this host does not belong to its cluster any more, in one line for the user; `None` while it does. It is for ever: the
+    /// host takes no part in agreement, and the daemon should end with this line.
+    pub fn removed(&self) -> Option<String> {
+        self.inner.removed()
+    }
+
+    /// Whether this host was removed, or was not there when the cluster was recovered, and has no part in agreement left: the test for
+    /// turning its requests away. A host that is just being removed still takes part in its own removal.
+    pub fn has_left(&self, host: HostId) -> bool {
+        self.inner.farewell_to(host).is_some()
+    }
+
+    /// Why this host agrees on nothing now, in one line for the user, if that is for a reason of its own: its disk is full, say. It
+    /// goes on by itself when that is mended, unless [`Self::stopped`] is ready.
+    pub fn fault(&self) -> Option<String> {
+        self.inner.fault()
+    }
+
+    /// Waits until consensus stops for good, and returns why: the disk is damaged, or the log has something that this version does not
+    /// know, or this host was removed. The daemon cannot go on then.
     pub async fn stopped(&self) -> String {
         let mut metrics = self.inner.raft.metrics();
         let ended = metrics.wait_for(|metrics| metrics.running_state.is_err()).await;
@@ -124,13 +186,14 @@ impl Consensus {
             _ => "it was dropped".to_owned(),
         };
         // openraft wraps the store's words several times.
-        self.inner.file.fault().map_or(error, str::to_owned)
+        self.inner.fault().unwrap_or(error)
     }
 
     /// Stops, and closes the store. Other hosts elect another leader if this one led.
     pub async fn shutdown(&self) {
         self.abort_duties();
         let file = self.inner.file.clone();
+        file.stop_waiting();
         let stopping = async {
             self.inner.raft.shutdown().await.map_err(|error| error.to_string())?;
             // The closing waits for writes under way, so that the directory is free when this returns.
@@ -168,13 +231,35 @@ impl Inner {
     }
 
     /// Records that this host belongs to a cluster, unless it belongs to one already; returns to which.
-    pub async fn belong_to(&self, cluster: ClusterId, founder: bool) -> Result<ClusterId, StoreError> {
+    pub async fn belong_to(&self, cluster: ClusterId, founder: bool, epoch: u64) -> Result<ClusterId, StoreError> {
         if let Some(has) = self.identity.cluster() {
             return Ok(has);
         }
-        let recorded = store::record_cluster(&self.file, cluster, founder).await?.cluster.unwrap_or(cluster);
+        let recorded = store::record_cluster(&self.file, cluster, founder, epoch).await?;
+        // Before others can see that it belongs to one.
+        self.standing.set_epoch(recorded.epoch);
+        let recorded = recorded.cluster.unwrap_or(cluster);
         // Whoever comes first records the same that all later ones find.
         Ok(self.identity.join(recorded).err().unwrap_or(recorded))
+    }
+
+    /// Why this host has left the cluster, for its user.
+    pub fn removed(&self) -> Option<String> {
+        let directory = self.file.path().parent().unwrap_or(self.file.path());
+        Some(self.standing.farewell()?.text(&self.settings.name, &directory.display().to_string()))
+    }
+
+    /// What a host is to be told that has left the cluster. One that is still in the Raft group takes part in its removal.
+    pub fn farewell_to(&self, host: HostId) -> Option<Farewell> {
+        let farewell = Farewell::of(&self.cluster(), host)?;
+        let metrics = self.raft.metrics();
+        let is_member = metrics.borrow().membership_config.membership().get_node(&host.get()).is_some();
+        (!is_member).then_some(farewell)
+    }
+
+    /// Why this host agrees on nothing.
+    pub fn fault(&self) -> Option<String> {
+        self.removed().or_else(|| self.file.fault())
     }
 
     /// Whether this host founded its cluster.
@@ -186,6 +271,12 @@ impl Inner {
     pub fn hear_leader(&self, leader: HostId) {
         self.contacts.heard(leader);
         *self.leader_heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// How long ago it heard from one.
+    pub fn last_heard_leader(&self) -> Option<Duration> {
+        let heard = *self.leader_heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.map(|heard| heard.elapsed())
     }
 
     /// The leader, as far as this host knows.
@@ -200,17 +291,16 @@ impl Inner {
 
     pub fn status(&self) -> ConsensusStatus {
         let metrics = self.raft.metrics().borrow().clone();
-        let heard = *self.leader_heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let role = role(&metrics);
         ConsensusStatus {
             host: self.me(),
-            role,
+            role: role(&metrics),
             leader: metrics.current_leader.and_then(host),
             term: metrics.current_term,
             applied: self.published.applied.borrow().checked_sub(1),
             voters: voters(&metrics),
             learners: metrics.membership_config.membership().learner_ids().filter_map(host).collect(),
-            leader_heard: if role == Role::Leader { Some(0) } else { heard.map(|heard| millis(heard.elapsed())) },
+            leader_heard: self.leader_heard().map(millis),
+            fault: self.fault(),
             contacts: self.contacts.status(),
         }
     }

@@ -9,11 +9,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoutd_core::HostId;
 use shoutd_core::cluster::Cluster;
-use shoutd_peer::{CallError, Client};
+use shoutd_peer::{CallError, Client, Rejection};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::farewell::Farewell;
+use crate::standing::Standing;
 use crate::status::ContactStatus;
+use crate::wire::{Answer, Message};
 
 /// Calls in a row that must time out before a host counts as unreachable: one alone may be a slow disk.
 const SLOW_CALLS_MAX: u32 = 3;
@@ -26,6 +29,7 @@ const MEMORY: Duration = Duration::from_secs(15);
 pub(crate) struct Contacts {
     client: Client,
     cluster: watch::Receiver<Arc<Cluster>>,
+    standing: Arc<Standing>,
     seen: Mutex<BTreeMap<HostId, Seen>>,
 }
 
@@ -40,8 +44,8 @@ struct Seen {
 }
 
 impl Contacts {
-    pub fn new(client: Client, cluster: watch::Receiver<Arc<Cluster>>) -> Self {
-        Self { client, cluster, seen: Mutex::default() }
+    pub fn new(client: Client, cluster: watch::Receiver<Arc<Cluster>>, standing: Arc<Standing>) -> Self {
+        Self { client, cluster, standing, seen: Mutex::default() }
     }
 
     /// Where a host is: what is agreed on counts before what consensus noted when the host was added.
@@ -59,12 +63,41 @@ impl Contacts {
         request: &Q,
         deadline: Duration,
     ) -> Result<A, CallError> {
-        let answer = self.client.call_host(host, address, path, request, deadline).await;
+        let message = Message { epoch: self.standing.epoch(), content: request };
+        let answer = self.client.call_host::<_, Answer<A>>(host, address, path, &message, deadline).await;
         match &answer {
             Ok(_) => self.heard(host),
             Err(error) => self.failed(host, error),
         }
-        answer
+        self.take_note(address, answer)
+    }
+
+    /// Asks whoever is at this address.
+    pub async fn call_whoever<Q: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        address: SocketAddr,
+        path: &str,
+        request: &Q,
+        deadline: Duration,
+    ) -> Result<A, CallError> {
+        let message = Message { epoch: self.standing.epoch(), content: request };
+        let answer = self.client.call::<_, Answer<A>>(address, path, &message, deadline).await;
+        self.take_note(address, answer)
+    }
+
+    /// Notices when this host is told to go.
+    fn take_note<A>(&self, address: SocketAddr, answer: Result<Answer<A>, CallError>) -> Result<A, CallError> {
+        let host = self.client.identity().host();
+        let removed = || CallError::Refused { address, rejection: Rejection::Removed { host } };
+        let answer = answer.inspect_err(|error| {
+            if let CallError::Refused { rejection: Rejection::Removed { .. }, .. } = error {
+                self.standing.leave(Farewell::Removed { at: None });
+            }
+        });
+        answer?.map_err(|farewell| {
+            self.standing.leave(farewell);
+            removed()
+        })
     }
 
     /// Takes note that a host is there.

@@ -1,5 +1,5 @@
 //! What a host does of its own accord: as leader, keep the Raft group in step with the admitted hosts; as any host, keep its own
-//! entry among them true. Both compare what is with what should be, so that it does not matter where a crash left things.
+//! entry among them true, and stop when it was removed. Both compare what is with what should be, so that it does not matter where a crash left things.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use openraft::{BasicNode, ChangeMembers};
 use shoutd_core::HostId;
-use shoutd_core::cluster::Command;
-use tokio::time::{sleep, timeout};
+use shoutd_core::cluster::{Cluster, Command};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::consensus::Inner;
-use crate::members::{Change, Members, next_change};
+use crate::farewell::Farewell;
+use crate::members::{Change, Members, Sight, next_change};
 use crate::raft::{Metrics, host};
+use crate::store::record_farewell;
 use crate::{FoundError, ProposeError, Settings};
 
 /// Time between two looks when nothing seems to happen.
@@ -27,6 +29,12 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Time until the next try after the cluster refused: nothing but a user's doing changes that.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
+/// How long a host that was removed is still told what is agreed on, so that it learns of its removal.
+const DISMISSAL: Duration = Duration::from_secs(2);
+
+/// How long a host that was removed goes on for the others' sake: as the leader it tells them that its removal is agreed on.
+const PARTING: Duration = Duration::from_millis(500);
+
 /// Log entries that a host may lack and still get a vote: what it receives in a moment.
 const LAG_MAX: u64 = 200;
 
@@ -34,13 +42,20 @@ const LAG_MAX: u64 = 200;
 pub(crate) async fn lead(inner: Arc<Inner>) {
     let mut metrics = inner.raft.metrics();
     let mut cluster = inner.published.cluster.clone();
-    let mut announced = None;
+    let (mut announced, mut watch) = (None, Watch::default());
     loop {
         let seen = metrics.borrow_and_update().clone();
         let agreed = Arc::clone(&cluster.borrow_and_update());
         let leads = seen.current_leader == Some(inner.me().get()) && seen.running_state.is_ok();
         announce(&inner, &seen, &mut announced);
-        let change = leads.then(|| next_change(&members(&seen), &agreed.hosts, &ready(&inner, &seen))).flatten();
+        let change = if leads {
+            let members = members(&seen);
+            let sight = watch.look(&members, &agreed, ready(&inner, &seen), &inner);
+            next_change(&members, &agreed.hosts, &sight)
+        } else {
+            watch = Watch::default();
+            None
+        };
         if let Some(change) = change
             && let Err(error) = apply(&inner, &change).await
         {
@@ -57,6 +72,42 @@ pub(crate) async fn lead(inner: Arc<Inner>) {
     }
 }
 
+/// What the leader remembers of the members.
+#[derive(Debug, Default)]
+struct Watch {
+    /// When each voter was ready last.
+    ready: BTreeMap<HostId, Instant>,
+    /// Since when members are none of the cluster's hosts any more.
+    removed: BTreeMap<HostId, Instant>,
+}
+
+impl Watch {
+    fn look(&mut self, members: &Members, agreed: &Cluster, ready: BTreeSet<HostId>, inner: &Inner) -> Sight {
+        let now = Instant::now();
+        let voters: BTreeSet<_> = members.voters.iter().flatten().copied().collect();
+        self.ready.retain(|id, _| voters.contains(id));
+        for voter in &voters {
+            let last = self.ready.entry(*voter).or_insert(now);
+            if ready.contains(voter) {
+                *last = now;
+            }
+        }
+        let is_removed = |id: &HostId| !agreed.hosts.contains_key(id);
+        self.removed.retain(|id, _| is_removed(id) && members.addresses.contains_key(id));
+        for member in members.addresses.keys().copied().filter(is_removed) {
+            self.removed.entry(member).or_insert(now);
+        }
+        let away = self.ready.iter().filter(|(_, last)| last.elapsed() >= inner.patience.voter_away);
+        let dismissed = self.removed.iter().filter(|(_, since)| since.elapsed() >= DISMISSAL);
+        Sight {
+            away: away.map(|(id, _)| *id).collect(),
+            dismissed: dismissed.map(|(id, _)| *id).collect(),
+            ready,
+            leader: Some(inner.me()),
+        }
+    }
+}
+
 /// Tells the log of a new leader.
 fn announce(inner: &Inner, metrics: &Metrics, announced: &mut Option<HostId>) {
     let leader = metrics.current_leader.and_then(host);
@@ -66,7 +117,7 @@ fn announce(inner: &Inner, metrics: &Metrics, announced: &mut Option<HostId>) {
     }
 }
 
-fn members(metrics: &Metrics) -> Members {
+pub(crate) fn members(metrics: &Metrics) -> Members {
     let membership = metrics.membership_config.membership();
     let hosts = |ids: &BTreeSet<u64>| ids.iter().copied().filter_map(host).collect();
     Members {
@@ -75,26 +126,30 @@ fn members(metrics: &Metrics) -> Members {
     }
 }
 
-/// The members that answer and have nearly all of the log.
-fn ready(inner: &Inner, metrics: &Metrics) -> BTreeSet<HostId> {
+/// The members that answer and have nearly all of the log; this host, which leads, is one.
+pub(crate) fn ready(inner: &Inner, metrics: &Metrics) -> BTreeSet<HostId> {
     let least = metrics.last_log_index.unwrap_or(0).saturating_sub(LAG_MAX);
     let replication = metrics.replication.iter().flatten();
     let caught_up = replication.filter(|(_, matched)| matched.is_some_and(|matched| matched.index >= least));
-    caught_up.filter_map(|(id, _)| host(*id)).filter(|host| inner.contacts.is_reachable(*host)).collect()
+    let there = |id: &HostId| *id == inner.me() || inner.contacts.is_reachable(*id);
+    caught_up.filter_map(|(id, _)| host(*id)).filter(there).chain([inner.me()]).collect()
 }
 
 async fn apply(inner: &Inner, change: &Change) -> Result<(), String> {
     let nodes = |hosts: &BTreeMap<HostId, String>| -> BTreeMap<u64, BasicNode> {
         hosts.iter().map(|(host, address)| (host.get(), BasicNode::new(address))).collect()
     };
+    // A voter that does not vote any more follows on without a vote, as it has to learn why. But a leader would go on leading.
+    let retain = !matches!(change, Change::Voters(voters) if !voters.contains(&inner.me()));
     let changes = match change {
         Change::Voters(voters) => ChangeMembers::ReplaceAllVoters(voters.iter().map(|host| host.get()).collect()),
         Change::Add(hosts) => ChangeMembers::AddNodes(nodes(hosts)),
         // openraft warns of this one: two hosts must not swap addresses while a leader finds voters by them. Ours names the
         // host that it means in each message.
         Change::Move(hosts) => ChangeMembers::SetNodes(nodes(hosts)),
+        Change::Drop(hosts) => ChangeMembers::RemoveNodes(hosts.iter().map(|host| host.get()).collect()),
     };
-    match timeout(CHANGE_DEADLINE, inner.raft.change_membership(changes, true)).await {
+    match timeout(CHANGE_DEADLINE, inner.raft.change_membership(changes, retain)).await {
         Ok(Ok(_)) => {
             tracing::info!(?change, "the group of agreeing hosts has changed");
             Ok(())
@@ -157,6 +212,47 @@ async fn try_to_found(inner: &Arc<Inner>) -> Option<Duration> {
             let stopped = matches!(error, FoundError::Propose(ProposeError::Stopped));
             tracing::debug!(%error, "the cluster is not founded yet");
             (!stopped).then_some(PAUSE)
+        }
+    }
+}
+
+/// Ends this host's part when it has left the cluster.
+pub(crate) async fn depart(inner: Arc<Inner>) {
+    tokio::select! {
+        () = removal_agreed(&inner) => {
+            sleep(PARTING).await;
+            let farewell = Farewell::of(&inner.cluster(), inner.me()).unwrap_or(Farewell::Removed { at: None });
+            inner.standing.leave(farewell);
+        }
+        _ = inner.standing.left() => {}
+    }
+    let farewell = inner.standing.left().await;
+    if let Some(line) = inner.removed() {
+        tracing::error!("{line}");
+    }
+    if let Err(error) = record_farewell(&inner.file, farewell).await {
+        tracing::debug!(%error, "the removal is not recorded; this host will be told again");
+    }
+    if let Err(error) = inner.raft.shutdown().await {
+        tracing::debug!(%error, "consensus did not stop in order");
+    }
+}
+
+/// Ready when this host itself sees that it was removed, and that the others do not need it for anything any more.
+async fn removal_agreed(inner: &Inner) {
+    let mut metrics = inner.raft.metrics();
+    loop {
+        let is_out = {
+            let seen = metrics.borrow_and_update();
+            let members = &seen.membership_config;
+            let agreed = members.log_id().is_some() && *members.log_id() <= seen.last_applied;
+            agreed && members.membership().voter_ids().all(|voter| voter != inner.me().get())
+        };
+        if is_out && Farewell::of(&inner.cluster(), inner.me()).is_some() {
+            return;
+        }
+        if metrics.changed().await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 }

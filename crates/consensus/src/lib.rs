@@ -5,23 +5,34 @@
 //! - [`Store`] keeps the log, the vote and the snapshots. What it says is done is on disk.
 //! - [`Consensus`] runs the host's part: [`Consensus::found`] or [`Consensus::join`] once, then [`Consensus::propose`] for each
 //!   change and [`Consensus::state`] to see it.
+//! - [`recover`] and [`restore`] make one host the whole of its cluster, when the others or their data are lost.
 //! - [`LocalStore`] keeps, in a file of its own, what concerns this host alone.
 
 mod admission;
+mod backup;
 mod consensus;
 mod contacts;
 mod duties;
+mod farewell;
+mod logged;
 mod members;
 mod network;
+mod offline;
 mod propose;
 mod raft;
+mod removal;
 mod router;
+mod scout;
+mod standing;
 mod status;
 mod store;
 mod wire;
 
 pub use admission::{FoundError, JoinError};
-pub use consensus::{Consensus, Settings};
+pub use backup::{BackupError, BackupSummary};
+pub use consensus::{Consensus, Patience, Settings};
+pub use logged::STATE_VERSION;
+pub use offline::{RecoverError, Recovered, RestoreError, Restored, recover, restore};
 pub use propose::ProposeError;
 pub use status::{ConsensusStatus, ContactStatus, Role};
 pub use store::{LocalStore, Store, StoreError, StoredIdentity};

@@ -15,6 +15,19 @@ pub(crate) struct Members {
     pub addresses: BTreeMap<HostId, String>,
 }
 
+/// What the leader knows of the hosts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Sight {
+    /// The hosts that answer and have nearly all of the log; the leader among them.
+    pub ready: BTreeSet<HostId>,
+    /// The voters that have not been ready for long.
+    pub away: BTreeSet<HostId>,
+    /// The members that were removed and have had time to learn of it.
+    pub dismissed: BTreeSet<HostId>,
+    /// The leader itself.
+    pub leader: Option<HostId>,
+}
+
 /// One change of the group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
@@ -24,21 +37,23 @@ pub(crate) enum Change {
     Add(BTreeMap<HostId, String>),
     /// These have new addresses.
     Move(BTreeMap<HostId, String>),
+    /// These, which have no vote, are told nothing any more.
+    Drop(BTreeSet<HostId>),
 }
 
 /// What the leader should change next, if anything.
 ///
-/// Admitted hosts are added first without a vote. Those in `ready` (they answer, and have nearly all of the log) then get one,
-/// until there are [`VOTERS_MAX`]: a voter that is not there would cost the cluster its majority. Nobody loses a vote.
-pub(crate) fn next_change(
-    members: &Members,
-    hosts: &BTreeMap<HostId, Host>,
-    ready: &BTreeSet<HostId>,
-) -> Option<Change> {
+/// Admitted hosts are added first without a vote. Who votes is then up to [`choose_voters`]. Hosts that were removed lose their vote,
+/// and go once they know.
+pub(crate) fn next_change(members: &Members, hosts: &BTreeMap<HostId, Host>, sight: &Sight) -> Option<Change> {
     let voters = members.voters.last()?;
     if members.voters.len() > 1 {
         // A leader was lost half way through.
         return Some(Change::Voters(voters.clone()));
+    }
+    if hosts.is_empty() {
+        // The cluster is being founded: its first host votes, and is still to be admitted.
+        return None;
     }
     let addresses = || hosts.iter().map(|(id, host)| (*id, host.address.to_string()));
     let missing: BTreeMap<_, _> = addresses().filter(|(id, _)| !members.addresses.contains_key(id)).collect();
@@ -50,74 +65,68 @@ pub(crate) fn next_change(
     if !moved.is_empty() {
         return Some(Change::Move(moved));
     }
-    let candidates = hosts.keys().filter(|id| ready.contains(id) && !voters.contains(id));
-    let promoted: BTreeSet<_> = candidates.take(VOTERS_MAX.saturating_sub(voters.len())).copied().collect();
-    (!promoted.is_empty()).then(|| Change::Voters(voters | &promoted))
+    let wanted = choose_voters(voters, hosts, sight);
+    if wanted != *voters {
+        return Some(Change::Voters(wanted));
+    }
+    let stays = |id: &HostId| hosts.contains_key(id) || voters.contains(id) || !sight.dismissed.contains(id);
+    let dropped: BTreeSet<_> = members.addresses.keys().copied().filter(|id| !stays(id)).collect();
+    (!dropped.is_empty()).then_some(Change::Drop(dropped))
+}
+
+/// How many of so many hosts should vote.
+///
+/// An odd number: one more would have to agree as well and would survive the loss of no more hosts. But of two hosts both vote. With
+/// one voter the other host could do without it no better, as it does not know what was agreed on last; and what was agreed on
+/// would be on one disk only, so that the loss of one host could put an address into two hands. With two, what is lost together
+/// with a host is the ability to agree until it is back or `recover` was said, and never what was agreed on.
+fn fit(hosts: usize) -> usize {
+    match hosts.min(VOTERS_MAX) {
+        few @ 0..=2 => few,
+        even if even.is_multiple_of(2) => even - 1,
+        odd => odd,
+    }
+}
+
+/// Who should vote.
+///
+/// Hosts that were removed do not. A vote goes to hosts that are ready only: a voter that is not there would cost the cluster its
+/// majority. Once given, it is lost when there are more voters than fit, or when the host has been away for long and another is ready
+/// to replace it; not while it is merely slow, and not for one that came back. Nothing changes if fewer than a majority of the new
+/// voters were ready.
+pub(crate) fn choose_voters(
+    voters: &BTreeSet<HostId>,
+    hosts: &BTreeMap<HostId, Host>,
+    sight: &Sight,
+) -> BTreeSet<HostId> {
+    let mut wanted: BTreeSet<_> = voters.iter().copied().filter(|id| hosts.contains_key(id)).collect();
+    let mut candidates: Vec<_> =
+        hosts.keys().copied().filter(|id| !voters.contains(id) && sight.ready.contains(id)).collect();
+    // Lowest id first; taken from the end.
+    candidates.reverse();
+    for away in voters.intersection(&sight.away).filter(|id| Some(**id) != sight.leader) {
+        if wanted.contains(away)
+            && let Some(candidate) = candidates.pop()
+        {
+            wanted.remove(away);
+            wanted.insert(candidate);
+        }
+    }
+    let count = fit(hosts.len()).min(fit(wanted.len() + candidates.len()));
+    while wanted.len() < count
+        && let Some(candidate) = candidates.pop()
+    {
+        wanted.insert(candidate);
+    }
+    while wanted.len() > count {
+        // Those that are not there first, the leader never.
+        let least = |id: &&HostId| (Some(**id) != sight.leader, !sight.ready.contains(*id), **id);
+        let Some(spare) = wanted.iter().max_by_key(least).copied() else { break };
+        wanted.remove(&spare);
+    }
+    let ready = wanted.intersection(&sight.ready).count();
+    if ready > wanted.len() / 2 { wanted } else { voters.clone() }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn id(value: u64) -> HostId {
-        HostId::new(value).unwrap()
-    }
-
-    fn hosts(count: u64) -> BTreeMap<HostId, Host> {
-        let host = |n: u64| Host {
-            name: format!("h{n}"),
-            address: format!("10.0.0.{n}:7789").parse().unwrap(),
-            subnets: vec![],
-        };
-        (1..=count).map(|n| (id(n), host(n))).collect()
-    }
-
-    fn members(voters: &[&[u64]], members: u64) -> Members {
-        Members {
-            voters: voters.iter().map(|set| set.iter().copied().map(id).collect()).collect(),
-            addresses: hosts(members).into_iter().map(|(id, host)| (id, host.address.to_string())).collect(),
-        }
-    }
-
-    fn set(ids: &[u64]) -> BTreeSet<HostId> {
-        ids.iter().copied().map(id).collect()
-    }
-
-    #[test]
-    fn nothing_to_do_before_the_cluster_is_founded_or_when_all_is_well() {
-        assert_eq!(next_change(&Members::default(), &hosts(1), &set(&[])), None);
-        assert_eq!(next_change(&members(&[&[1, 2]], 2), &hosts(2), &set(&[2])), None);
-    }
-
-    #[test]
-    fn hosts_are_added_then_moved_then_promoted() {
-        let added = next_change(&members(&[&[1]], 1), &hosts(2), &set(&[2]));
-        assert_eq!(added, Some(Change::Add([(id(2), "10.0.0.2:7789".to_owned())].into())));
-        let mut old = members(&[&[1]], 2);
-        old.addresses.insert(id(2), "10.0.0.9:7789".to_owned());
-        let moved = next_change(&old, &hosts(2), &set(&[2]));
-        assert_eq!(moved, Some(Change::Move([(id(2), "10.0.0.2:7789".to_owned())].into())));
-        let promoted = next_change(&members(&[&[1]], 2), &hosts(2), &set(&[2]));
-        assert_eq!(promoted, Some(Change::Voters(set(&[1, 2]))));
-    }
-
-    #[test]
-    fn who_is_not_ready_gets_no_vote() {
-        assert_eq!(next_change(&members(&[&[1]], 3), &hosts(3), &set(&[])), None);
-        assert_eq!(next_change(&members(&[&[1]], 3), &hosts(3), &set(&[3])), Some(Change::Voters(set(&[1, 3]))));
-    }
-
-    #[test]
-    fn there_are_never_more_voters_than_the_limit() {
-        let all: Vec<u64> = (1..=9).collect();
-        let promoted = next_change(&members(&[&[1, 8]], 9), &hosts(9), &set(&all));
-        assert_eq!(promoted, Some(Change::Voters(set(&[1, 2, 3, 4, 8]))));
-        assert_eq!(next_change(&members(&[&[1, 2, 3, 4, 8]], 9), &hosts(9), &set(&all)), None);
-    }
-
-    #[test]
-    fn a_change_that_was_left_half_done_is_finished() {
-        let half_done = members(&[&[1, 2], &[1, 2, 3]], 3);
-        assert_eq!(next_change(&half_done, &hosts(4), &set(&[])), Some(Change::Voters(set(&[1, 2, 3]))));
-    }
-}
+mod tests;

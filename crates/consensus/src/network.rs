@@ -13,9 +13,11 @@ use openraft::{AnyError, BasicNode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoutd_peer::CallError;
+use tokio::time::{Instant, timeout_at};
 
 use crate::contacts::Contacts;
 use crate::raft::{Types, host};
+use crate::standing::Standing;
 use crate::wire;
 
 /// How long openraft leaves a host alone that could not be reached. Well below the time after which a follower that hears
@@ -27,6 +29,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 pub(crate) struct Network {
     pub me: u64,
     pub contacts: Arc<Contacts>,
+    pub standing: Arc<Standing>,
 }
 
 /// The way to one host.
@@ -63,7 +66,15 @@ impl Link {
         };
         // openraft drops the call at its hard limit; ending it just before lets the time-out be noted.
         let timeout = option.hard_ttl() * 9 / 10;
-        match contacts.call(host, address, path, request, timeout).await {
+        let until = Instant::now() + timeout;
+        if timeout_at(until, self.network.standing.speech()).await.is_err() {
+            let early = AnyError::error(
+                "this host has only just started, and asks others first what has become of the cluster",
+            );
+            return Err(Unreachable::new(&early).into());
+        }
+        let remaining = until.saturating_duration_since(Instant::now());
+        match contacts.call(host, address, path, request, remaining).await {
             Ok(answer) => Ok(answer),
             Err(CallError::TimedOut { .. }) => {
                 Err(Timeout { action, id: self.network.me, target: self.target, timeout }.into())

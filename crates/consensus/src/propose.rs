@@ -14,8 +14,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::Consensus;
 use crate::consensus::Inner;
 use crate::contacts::millis;
+use crate::logged::Logged;
 use crate::status::{ConsensusStatus, Role};
-use crate::wire::{self, Located, Propose, Proposed};
+use crate::wire::{self, Errand, Located, Propose, Proposed};
 
 /// Octets of a command's JSON. The limits of what users can write keep commands below; this keeps a mistake out of the log, where
 /// it would be too large to be sent to anybody.
@@ -23,6 +24,9 @@ const COMMAND_BYTES_MAX: usize = 8 << 20;
 
 /// Time between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Time between two looks whether the disk fails.
+const DISK_LOOK: Duration = Duration::from_millis(500);
 
 /// How long the other voters may take to say who leads.
 const SEARCH_DEADLINE: Duration = Duration::from_millis(1000);
@@ -40,6 +44,18 @@ pub enum ProposeError {
     /// It was not agreed on in time; it may still be.
     #[error("the hosts did not agree within {0} ms")]
     TimedOut(u64),
+    /// A host cannot be removed, as too few of those that remain are there. The text says which are not.
+    #[error("{0}")]
+    NoMajority(String),
+    /// Consensus waits for this host's disk. The text says why.
+    #[error("agreement waits for this host's disk: {0}")]
+    Disk(String),
+    /// This host does not belong to the cluster any more. The text is that of [`Consensus::removed`].
+    #[error("{0}")]
+    Removed(String),
+    /// The leader runs an older version, which does not know the command.
+    #[error("host {0}, which leads, runs an older version of shoutd: upgrade it")]
+    OldLeader(String),
     /// Consensus does not run on this host.
     #[error("agreement has stopped on this host")]
     Stopped,
@@ -47,12 +63,23 @@ pub enum ProposeError {
 
 impl Consensus {
     /// Gets a command agreed on, within the deadline. When it returns, [`Consensus::state`] has the effect. After
-    /// [`ProposeError::NoLeader`] and [`ProposeError::TimedOut`] the command may still be carried out later.
+    /// [`ProposeError::NoLeader`], [`ProposeError::Disk`] and [`ProposeError::TimedOut`] the command may still be carried out later.
     ///
     /// # Errors
     /// See [`ProposeError`].
     pub async fn propose(&self, command: Command, deadline: Duration) -> Result<Outcome, ProposeError> {
         self.inner.propose(command, deadline).await
+    }
+
+    /// Removes a host from the cluster, with all that it held, and from among the hosts that agree; also one that is not there, and
+    /// also this one. When it returns without an error, [`Consensus::state`] has the effect, and the others do without the host.
+    /// Removing it again is no error.
+    ///
+    /// # Errors
+    /// [`ProposeError::NoMajority`] if the hosts that remain could not agree on anything, [`ProposeError::Refused`] for a host that
+    /// never was there and for the last one, and as [`Consensus::propose`].
+    pub async fn remove_host(&self, host: HostId, deadline: Duration) -> Result<(), ProposeError> {
+        self.inner.run_errand(Errand::Remove(host), deadline).await.map(drop)
     }
 }
 
@@ -63,25 +90,50 @@ impl Inner {
             let text = format!("the command has {bytes} bytes; {COMMAND_BYTES_MAX} is the limit");
             return Err(Refusal::TooLarge(text).into());
         }
+        self.run_errand(Errand::Command(command.into()), deadline).await
+    }
+
+    async fn run_errand(self: &Arc<Self>, errand: Errand, deadline: Duration) -> Result<Outcome, ProposeError> {
         let until = Instant::now() + deadline;
         let mut trouble = None;
-        let agreed = timeout_at(until, self.propose_until(&command, until, &mut trouble)).await;
+        let agreed = timeout_at(until, async {
+            tokio::select! {
+                biased;
+                done = self.run_until(&errand, until, &mut trouble) => done,
+                unable = self.unable() => Err(unable),
+            }
+        });
+        let agreed = agreed.await;
         agreed.unwrap_or_else(|_| Err(self.why_not(trouble, deadline)))
     }
 
+    /// Ready when the disk fails this host, and not for a moment only: nobody need wait for it until the deadline.
+    async fn unable(&self) -> ProposeError {
+        let mut before = None;
+        loop {
+            sleep(DISK_LOOK).await;
+            let now = self.file.fault();
+            if let Some(fault) = now.clone().filter(|_| before == now) {
+                return ProposeError::Disk(fault);
+            }
+            before = now;
+        }
+    }
+
     /// Tries until it is agreed on or cannot be. `trouble` is the last thing that went wrong on the way.
-    async fn propose_until(
+    async fn run_until(
         self: &Arc<Self>,
-        command: &Command,
+        errand: &Errand,
         until: Instant,
         trouble: &mut Option<Trouble>,
     ) -> Result<Outcome, ProposeError> {
         let mut hint = None;
         loop {
+            self.check_able()?;
             let leader = hint.take().or_else(|| self.located(self.leader()?));
             let proposed = match leader {
-                Some(leader) if leader.host == self.me() => self.write_until(command.clone(), until).await,
-                Some(leader) => match self.forward(leader, command, until).await {
+                Some(leader) if leader.host == self.me() => self.carry_out(errand.clone(), until).await,
+                Some(leader) => match self.forward(leader, errand, until).await {
                     Ok(proposed) => proposed,
                     Err(error) => {
                         *trouble = Some(Trouble::Call(leader.host, error));
@@ -97,39 +149,65 @@ impl Inner {
             match proposed {
                 Proposed::Done { index, result } => {
                     let outcome = result?;
-                    return self.wait_applied(index).await.map(|()| outcome);
+                    // A host that removed itself may not hear of it any more.
+                    let is_own_removal = *errand == Errand::Remove(self.me());
+                    return if is_own_removal { Ok(outcome) } else { self.wait_applied(index).await.map(|()| outcome) };
                 }
                 Proposed::NotLeader { leader } => hint = leader,
-                Proposed::Failed(ProposeError::Refused(refusal)) => return Err(refusal.into()),
+                Proposed::Failed(
+                    error @ (ProposeError::Refused(_) | ProposeError::NoMajority(_) | ProposeError::OldLeader(_)),
+                ) => return Err(error),
                 // Of another host: this one may find a better leader yet.
                 Proposed::Failed(error) => *trouble = Some(Trouble::Leader(error)),
-            }
-            if self.raft.metrics().borrow().running_state.is_err() {
-                return Err(ProposeError::Stopped);
             }
             sleep(PAUSE).await;
         }
     }
 
-    /// Has the leader commit a command. Given up when this host hears of another leader.
-    async fn forward(&self, leader: Located, command: &Command, until: Instant) -> Result<Proposed, CallError> {
+    /// Whether this host can take part in agreement at all.
+    fn check_able(&self) -> Result<(), ProposeError> {
+        if let Some(line) = self.removed() {
+            return Err(ProposeError::Removed(line));
+        }
+        if self.raft.metrics().borrow().running_state.is_err() {
+            return Err(ProposeError::Stopped);
+        }
+        self.file.fault().map_or(Ok(()), |fault| Err(ProposeError::Disk(fault)))
+    }
+
+    /// Has the leader do it. Given up when this host hears of another leader.
+    async fn forward(&self, leader: Located, errand: &Errand, until: Instant) -> Result<Proposed, CallError> {
         let remaining = until.saturating_duration_since(Instant::now());
         // The leader gives up a little earlier, so that its reason arrives.
-        let request = Propose { command: command.clone(), within: millis(remaining * 9 / 10) };
+        let request = Propose { errand: errand.clone(), within: millis(remaining * 9 / 10) };
         tokio::select! {
+            // An answer counts, also one that comes with the news of another leader.
+            biased;
             answer = self.contacts.call(leader.host, leader.address, wire::PROPOSE, &request, remaining) => answer,
             () = self.other_leader_than(leader.host) => Ok(Proposed::NotLeader { leader: None }),
         }
     }
 
-    /// Commits another host's command if this host leads.
-    pub async fn write_for(&self, caller: HostId, command: Command, until: Instant) -> Proposed {
+    /// Does another host's errand if this host leads.
+    pub async fn carry_out_for(&self, caller: HostId, errand: Errand, until: Instant) -> Proposed {
         if self.leader() == Some(self.me()) && !self.cluster().hosts.contains_key(&caller) {
             // It may have been admitted by the leader before, and its admission be still to be applied here.
             let text = format!("the leader {} does not know host {caller}", self.contacts.name(self.me()));
             return Proposed::Failed(ProposeError::NoLeader(text));
         }
-        self.write_until(command, until).await
+        self.carry_out(errand, until).await
+    }
+
+    /// Does an errand if this host leads.
+    async fn carry_out(&self, errand: Errand, until: Instant) -> Proposed {
+        match errand {
+            Errand::Command(Logged::Known(command)) => self.write_until(command, until).await,
+            // What this host does not understand it must not put into the log: it could not go on itself.
+            Errand::Command(Logged::Unknown(_)) => {
+                Proposed::Failed(ProposeError::OldLeader(self.contacts.name(self.me())))
+            }
+            Errand::Remove(host) => self.remove_until(host, until).await,
+        }
     }
 
     /// Commits a command if this host leads.
@@ -137,7 +215,9 @@ impl Inner {
         let deadline = until.saturating_duration_since(Instant::now());
         let written = timeout_at(until, async {
             tokio::select! {
-                written = self.raft.client_write(command) => Some(written),
+                // What is written counts, also if somebody else leads by now.
+                biased;
+                written = self.raft.client_write(command.into()) => Some(written),
                 () = self.other_leader_than(self.me()) => None,
             }
         });
@@ -211,7 +291,10 @@ impl Inner {
     }
 
     /// Puts into words why nothing was agreed on.
-    fn why_not(&self, trouble: Option<Trouble>, deadline: Duration) -> ProposeError {
+    pub fn why_not(&self, trouble: Option<Trouble>, deadline: Duration) -> ProposeError {
+        if let Err(unable) = self.check_able() {
+            return unable;
+        }
         let voters = self.voters();
         let missing: Vec<_> = voters.iter().copied().filter(|voter| self.contacts.is_unreachable(*voter)).collect();
         let quorum = voters.len() / 2 + 1;
@@ -237,7 +320,7 @@ impl Inner {
 }
 
 /// What went wrong on the way to the leader.
-enum Trouble {
+pub(crate) enum Trouble {
     Call(HostId, CallError),
     Leader(ProposeError),
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use openraft::{Config, SnapshotPolicy};
 use serde::{Deserialize, Serialize};
 use shoutd_core::HostId;
-use shoutd_core::cluster::{Command, Outcome, Refusal};
+use shoutd_core::cluster::{Outcome, Refusal};
+
+use crate::logged::Logged;
 
 /// Clock, timers and tasks of consensus. A simulation puts a seeded one here.
 pub(crate) type Runtime = openraft::TokioRuntime;
@@ -14,7 +16,7 @@ pub(crate) type Runtime = openraft::TokioRuntime;
 openraft::declare_raft_types!(
     /// Our types, by the names openraft has for them.
     pub(crate) Types:
-        D = Command,
+        D = Logged,
         R = Answer,
         NodeId = u64,
         Node = openraft::BasicNode,
@@ -52,7 +54,7 @@ const HEARTBEAT: Duration = Duration::from_millis(200);
 /// that is merely slow is not deposed, and a lost leader is replaced within about 2.5 s.
 const ELECTION_MIN: Duration = Duration::from_millis(500);
 /// See [`ELECTION_MIN`].
-const ELECTION_MAX: Duration = Duration::from_millis(1000);
+pub(crate) const ELECTION_MAX: Duration = Duration::from_millis(1000);
 
 /// How long a piece of a snapshot may take on its way, and the last one until it is on the follower's disk.
 const SNAPSHOT_PIECE_DEADLINE: Duration = Duration::from_secs(10);
@@ -84,6 +86,8 @@ pub(crate) fn config() -> Config {
         // A follower that is further behind gets a snapshot. openraft wants it above the snapshot policy.
         replication_lag_threshold: 2 * SNAPSHOT_EVERY,
         max_payload_entries: ENTRIES_PER_MESSAGE,
+        // The scout allows it when it can succeed.
+        enable_elect: false,
         // Each purge is a transaction; one in a hundred entries is enough.
         purge_batch_size: 100,
         ..Config::default()

@@ -1,5 +1,6 @@
 //! Messages of other hosts about agreement.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +16,12 @@ use shoutd_peer::{Caller, Rejection};
 use tokio::time::Instant;
 
 use crate::consensus::Inner;
+use crate::farewell::Farewell;
 use crate::raft::{Types, Vote};
 use crate::status::ConsensusStatus;
-use crate::wire::{self, Join, Joined, Propose, Proposed};
+use crate::wire::{self, Answer, Join, Joined, Message, Propose, Proposed};
 
-type Answer<T> = Result<Json<T>, Rejection>;
+type Reply<T> = Result<Json<Answer<T>>, Rejection>;
 
 /// The longest time that a caller can give a request; see `shoutd_peer::limits::REQUEST_DEADLINE`.
 const WITHIN_MAX: Duration = Duration::from_secs(25);
@@ -41,7 +43,7 @@ pub(crate) fn router(inner: Arc<Inner>) -> Router {
 /// not vote for a newcomer would keep the cluster without a leader. A host that belongs to no cluster yet takes the messages of
 /// the first that addresses it by its id, which is random and known only to those it asked to join; from then on it takes
 /// those of no other.
-async fn check(inner: &Inner, caller: &Caller, vote: &Vote) -> Result<(), Rejection> {
+async fn check(inner: &Inner, caller: &Caller, epoch: u64, vote: &Vote) -> Result<Option<Farewell>, Rejection> {
     let malformed = |reason: &str| Err(Rejection::Malformed { reason: reason.to_owned() });
     let Some(cluster) = caller.cluster.filter(|_| caller.names_this_host) else {
         return malformed("a message of consensus must name the host and the cluster that it is for");
@@ -49,10 +51,26 @@ async fn check(inner: &Inner, caller: &Caller, vote: &Vote) -> Result<(), Reject
     if vote.leader_id().voted_for() != Some(caller.host.get()) {
         return malformed("a message of consensus must come from the host whose term it is");
     }
-    match inner.belong_to(cluster, false).await {
-        Ok(has) if has == cluster => Ok(()),
+    match inner.belong_to(cluster, false, epoch).await {
+        Ok(has) if has == cluster => farewell(inner, caller, epoch),
         Ok(has) => Err(Rejection::OtherCluster { has, caller: cluster }),
         Err(error) => Err(Rejection::Failed { reason: error.to_string() }),
+    }
+}
+
+/// What a member is to be told that has left the cluster. A caller of a later epoch shows that it is this host which has.
+fn farewell(inner: &Inner, caller: &Caller, epoch: u64) -> Result<Option<Farewell>, Rejection> {
+    let farewell = inner.farewell_to(caller.host);
+    if farewell.is_some() || caller.cluster.is_none() {
+        return Ok(farewell);
+    }
+    match epoch.cmp(&inner.standing.epoch()) {
+        Ordering::Less => Ok(Some(Farewell::Recovered)),
+        Ordering::Equal => Ok(None),
+        Ordering::Greater => {
+            inner.standing.leave(Farewell::Recovered);
+            Err(stopped("the cluster was recovered without it"))
+        }
     }
 }
 
@@ -63,36 +81,50 @@ fn stopped(error: impl std::fmt::Display) -> Rejection {
 async fn append(
     State(inner): State<Arc<Inner>>,
     Extension(caller): Extension<Caller>,
-    Json(rpc): Json<AppendEntriesRequest<Types>>,
-) -> Answer<AppendEntriesResponse<u64>> {
-    check(&inner, &caller, &rpc.vote).await?;
+    Json(Message { epoch, content: rpc }): Json<Message<AppendEntriesRequest<Types>>>,
+) -> Reply<AppendEntriesResponse<u64>> {
+    if let Some(farewell) = check(&inner, &caller, epoch, &rpc.vote).await? {
+        return Ok(Json(Err(farewell)));
+    }
     let answer = inner.raft.append_entries(rpc).await.map_err(stopped)?;
     if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
         inner.hear_leader(caller.host);
     }
-    Ok(Json(answer))
+    Ok(Json(Ok(answer)))
 }
 
 async fn vote(
     State(inner): State<Arc<Inner>>,
     Extension(caller): Extension<Caller>,
-    Json(rpc): Json<VoteRequest<u64>>,
-) -> Answer<VoteResponse<u64>> {
-    check(&inner, &caller, &rpc.vote).await?;
+    Json(Message { epoch, content: rpc }): Json<Message<VoteRequest<u64>>>,
+) -> Reply<VoteResponse<u64>> {
+    if let Some(farewell) = check(&inner, &caller, epoch, &rpc.vote).await? {
+        return Ok(Json(Err(farewell)));
+    }
     inner.contacts.heard(caller.host);
-    inner.raft.vote(rpc).await.map(Json).map_err(stopped)
+    // A host that is being removed must not lead. And a leader whom a majority follows is deposed by nobody; followers see to that
+    // themselves (openraft's lease), but a leader does not hear itself.
+    let is_removed = Farewell::of(&inner.cluster(), caller.host).is_some();
+    if is_removed || inner.leads_a_majority() {
+        let metrics = inner.raft.metrics();
+        let vote = metrics.borrow().vote;
+        return Ok(Json(Ok(VoteResponse { vote, vote_granted: false, last_log_id: None })));
+    }
+    inner.raft.vote(rpc).await.map(|answer| Json(Ok(answer))).map_err(stopped)
 }
 
 async fn snapshot(
     State(inner): State<Arc<Inner>>,
     Extension(caller): Extension<Caller>,
-    Json(rpc): Json<InstallSnapshotRequest<Types>>,
-) -> Answer<Result<InstallSnapshotResponse<u64>, InstallSnapshotError>> {
-    check(&inner, &caller, &rpc.vote).await?;
+    Json(Message { epoch, content: rpc }): Json<Message<InstallSnapshotRequest<Types>>>,
+) -> Reply<Result<InstallSnapshotResponse<u64>, InstallSnapshotError>> {
+    if let Some(farewell) = check(&inner, &caller, epoch, &rpc.vote).await? {
+        return Ok(Json(Err(farewell)));
+    }
     inner.hear_leader(caller.host);
     match inner.raft.install_snapshot(rpc).await {
-        Ok(answer) => Ok(Json(Ok(answer))),
-        Err(RaftError::APIError(error)) => Ok(Json(Err(error))),
+        Ok(answer) => Ok(Json(Ok(Ok(answer)))),
+        Err(RaftError::APIError(error)) => Ok(Json(Ok(Err(error)))),
         Err(RaftError::Fatal(error)) => Err(stopped(error)),
     }
 }
@@ -104,23 +136,33 @@ fn until(within: u64) -> Instant {
 async fn propose(
     State(inner): State<Arc<Inner>>,
     Extension(caller): Extension<Caller>,
-    Json(request): Json<Propose>,
-) -> Answer<Proposed> {
+    Json(Message { epoch, content: request }): Json<Message<Propose>>,
+) -> Reply<Proposed> {
     if caller.cluster.is_none() {
         return Err(Rejection::Malformed { reason: "a command must come from a host of the cluster".to_owned() });
     }
-    Ok(Json(inner.write_for(caller.host, request.command, until(request.within)).await))
+    if let Some(farewell) = farewell(&inner, &caller, epoch)? {
+        return Ok(Json(Err(farewell)));
+    }
+    Ok(Json(Ok(inner.carry_out_for(caller.host, request.errand, until(request.within)).await)))
 }
 
 async fn join(
     State(inner): State<Arc<Inner>>,
     Extension(caller): Extension<Caller>,
-    Json(request): Json<Join>,
-) -> Json<Joined> {
+    Json(Message { epoch, content: request }): Json<Message<Join>>,
+) -> Reply<Joined> {
+    if let Some(farewell) = farewell(&inner, &caller, epoch)? {
+        return Ok(Json(Err(farewell)));
+    }
     let until = until(request.within);
-    Json(inner.admit(caller.host, request, until).await)
+    Ok(Json(Ok(inner.admit(caller.host, request, until).await)))
 }
 
-async fn status(State(inner): State<Arc<Inner>>) -> Json<ConsensusStatus> {
-    Json(inner.status())
+async fn status(
+    State(inner): State<Arc<Inner>>,
+    Extension(caller): Extension<Caller>,
+    Json(Message { epoch, content: () }): Json<Message<()>>,
+) -> Reply<ConsensusStatus> {
+    Ok(Json(farewell(&inner, &caller, epoch)?.map_or_else(|| Ok(inner.status()), Err)))
 }

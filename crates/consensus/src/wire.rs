@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use shoutd_core::cluster::{Command, Outcome, Refusal};
+use shoutd_core::cluster::{Outcome, Refusal};
 use shoutd_core::{ClusterId, HostId};
 
 use crate::ProposeError;
+use crate::farewell::Farewell;
+use crate::logged::Logged;
 
 pub(crate) const APPEND: &str = "/v1/raft/append";
 pub(crate) const VOTE: &str = "/v1/raft/vote";
@@ -15,6 +17,17 @@ pub(crate) const PROPOSE: &str = "/v1/propose";
 pub(crate) const JOIN: &str = "/v1/join";
 pub(crate) const STATUS: &str = "/v1/status";
 
+/// What a member says to another.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Message<T> {
+    /// How often the sender's cluster had been recovered or restored when it came to it.
+    pub epoch: u64,
+    pub content: T,
+}
+
+/// What it is answered: the answer, or that it has no business here any more.
+pub(crate) type Answer<T> = Result<T, Farewell>;
+
 /// A host and where to reach it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Located {
@@ -22,15 +35,25 @@ pub(crate) struct Located {
     pub address: SocketAddr,
 }
 
-/// A command for the leader.
+/// Something for the leader to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Errand {
+    /// Get this command agreed on.
+    Command(Logged),
+    /// Remove this host, from agreed state and from the Raft group.
+    Remove(HostId),
+}
+
+/// An errand for the leader.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Propose {
-    pub command: Command,
+    pub errand: Errand,
     /// How long the leader may take, in milliseconds.
     pub within: u64,
 }
 
-/// What came of a command.
+/// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Proposed {
@@ -47,6 +70,8 @@ pub(crate) enum Proposed {
 pub(crate) struct Join {
     pub name: String,
     pub address: SocketAddr,
+    /// The form of agreed state that it understands; see [`STATE_VERSION`](crate::STATE_VERSION).
+    pub state: u32,
     /// How long the leader may take, in milliseconds.
     pub within: u64,
 }
@@ -56,13 +81,15 @@ pub(crate) struct Join {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Joined {
     /// The host belongs to this cluster, whose leader sends it the log from now on.
-    Admitted { cluster: ClusterId },
+    Admitted { cluster: ClusterId, epoch: u64 },
     /// Another host leads, if any does.
     NotLeader { leader: Option<Located> },
     /// The host that was asked belongs to no cluster itself.
     NoCluster,
     /// The caller asked itself.
     Itself,
+    /// The cluster's state has a form that the caller does not understand.
+    Outdated { state: u32 },
     /// The cluster does not want it.
     Refused(Refusal),
     /// The leader could not get it agreed on.

@@ -1,4 +1,4 @@
-//! A disk that is full: the host stops and says why, and has lost nothing when there is room again.
+//! A disk that is full: the host agrees on nothing and says why, and goes on when there is room again, with nothing lost.
 
 #[cfg(test)]
 #[allow(dead_code, reason = "shared with other tests")]
@@ -6,15 +6,18 @@ mod common;
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
+    use std::io::Write;
     use std::path::Path;
+    use std::time::Duration;
 
     use nix::mount::{MsFlags, mount};
     use nix::sched::{CloneFlags, unshare};
-    use shoutd_consensus::{ProposeError, Role};
+    use shoutd_consensus::Role;
     use shoutd_core::cluster::{Command, Description};
     use tokio::time::timeout;
 
-    use crate::common::{Place, SOON, create, founded, network_id};
+    use crate::common::{Place, SOON, create, eventually, founded, network_id};
 
     /// Puts a file system of this size on a directory, in a mount namespace of this thread alone: it goes with the thread.
     fn small_disk(directory: &Path, flags: MsFlags, size: &str) {
@@ -24,7 +27,7 @@ mod tests {
 
     // One thread, as only this one sees the small disk. Only opening a store uses paths.
     #[tokio::test]
-    async fn a_full_disk_stops_the_host_and_loses_nothing() {
+    async fn a_full_disk_stops_agreement_until_there_is_room_and_loses_nothing() {
         unshare(CloneFlags::CLONE_NEWNS).expect("mount namespaces need root");
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
         let directory = tempfile::tempdir().unwrap();
@@ -47,19 +50,32 @@ mod tests {
             }
         };
         assert!(made > 3);
-        assert_eq!(error, ProposeError::Stopped);
-        let reason = timeout(SOON, node.consensus.stopped()).await.unwrap();
-        assert!(reason.starts_with(&format!("{}/agreed.redb: ", place.directory.display())), "{reason}");
-        assert!(reason.contains("No space left on device") && !reason.contains('\n'), "{reason}");
-        assert_eq!(node.status().role, Role::Stopped);
+        let full = format!("{}/agreed.redb: No space left on device (os error 28)", place.directory.display());
+        let told = format!("agreement waits for this host's disk: {full}: make room, or have the disk take writes");
+        assert_eq!(error.to_string(), told);
+        assert_eq!(node.status().fault, Some(format!("{full}: make room, or have the disk take writes")));
+        // At once now, and what was agreed on can still be read.
+        let again = node.consensus.propose(create(node.host(), made), SOON);
+        assert_eq!(timeout(Duration::from_millis(100), again).await.unwrap().unwrap_err(), error);
+        assert!(node.has(made - 1));
+
+        // It goes on by itself when there is room.
+        small_disk(directory.path(), MsFlags::MS_REMOUNT, "64m");
+        eventually("the disk can be written", || node.status().fault.is_none()).await;
+        node.create(made + 1).await;
+        assert_eq!(node.status().role, Role::Leader);
         node.stop().await;
 
-        small_disk(directory.path(), MsFlags::MS_REMOUNT, "64m");
+        // It starts on a disk that has no room at all, too.
+        let path = directory.path().join("ballast");
+        let mut ballast = File::create(&path).unwrap();
+        while ballast.write_all(&[0; 4096]).is_ok() {}
         let node = place.start().await;
         for number in 0..made {
             assert!(node.state().networks[&network_id(number)].description.is_some(), "network {number} is lost");
         }
-        node.create(made + 1).await;
+        fs::remove_file(path).unwrap();
+        node.create(made + 2).await;
         node.stop().await;
     }
 }

@@ -43,7 +43,15 @@ pub enum StoreError {
         /// The newest format this build knows.
         known: u32,
     },
-    /// Reading or writing failed: a full disk, most often.
+    /// The disk is full or read-only.
+    #[error("{}: {source}: make room, or have the disk take writes", .path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Reading or writing failed.
     #[error("{}: {source}", .path.display())]
     Failed {
         /// The file.
@@ -65,6 +73,9 @@ impl StoreError {
             DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
                 Self::InUse { path: path.parent().unwrap_or(path).to_owned() }
             }
+            DatabaseError::Storage(StorageError::Io(source)) if may_be_written_again(source.kind()) => {
+                Self::Unwritable { path: path.to_owned(), source }
+            }
             DatabaseError::Storage(StorageError::Io(source)) if is_not_damage(source.kind()) => {
                 Self::Failed { path: path.to_owned(), source: source.into() }
             }
@@ -76,6 +87,9 @@ impl StoreError {
     pub(crate) fn from_use(path: &Path, error: redb::Error) -> Self {
         match error {
             redb::Error::Corrupted(reason) => Self::Damaged { path: path.to_owned(), reason },
+            redb::Error::Io(source) if may_be_written_again(source.kind()) => {
+                Self::Unwritable { path: path.to_owned(), source }
+            }
             other => Self::Failed { path: path.to_owned(), source: other.into() },
         }
     }
@@ -84,4 +98,9 @@ impl StoreError {
 /// redb reports a file that is too short or has the wrong first bytes as one of these two.
 fn is_not_damage(kind: io::ErrorKind) -> bool {
     !matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+}
+
+/// What passes without anything being lost. After any other error of a disk nobody knows what is on it.
+fn may_be_written_again(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::ReadOnlyFilesystem)
 }

@@ -5,9 +5,12 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::backends::FileBackend;
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -23,8 +26,14 @@ const FORMAT_KEY: &str = "format";
 /// Octets of a file that are kept in memory. redb's default is a gibibyte; agreed state is in memory anyway.
 const CACHE_BYTES: usize = 8 << 20;
 
+/// Octets from which on a file is made smaller, if it can be, when it is opened.
+const COMPACT_BYTES: u64 = 16 << 20;
+
 /// What an operation on a file returns before its path is added.
 pub(crate) type Result<T> = std::result::Result<T, redb::Error>;
+
+/// Time between two tries to write to a disk that takes nothing.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// An open file. Clones are the same file.
 #[derive(Clone)]
@@ -34,10 +43,21 @@ pub(crate) struct DatabaseFile {
 
 struct Inner {
     path: PathBuf,
-    /// `None` once it is closed, so that it can be opened again though somebody still holds a clone.
-    database: RwLock<Option<Database>>,
-    /// The first thing that went wrong: all that follows does because of it.
-    fault: OnceLock<String>,
+    state: RwLock<State>,
+    /// What is wrong now, if anything is.
+    fault: Mutex<Option<String>>,
+    /// What is wrong for good.
+    condemned: OnceLock<String>,
+    /// Nobody waits for the disk any more.
+    closing: AtomicBool,
+}
+
+struct State {
+    /// Kept beside the database, so that it is this very file that is opened again, whatever becomes of its path. `None` once it is
+    /// closed, so that it can be opened anew though somebody still holds a clone.
+    file: Option<File>,
+    /// `None` after an error, from which on redb refuses all use.
+    database: Option<Database>,
 }
 
 impl std::fmt::Debug for DatabaseFile {
@@ -53,14 +73,21 @@ impl DatabaseFile {
         // Only root may read what the cluster agreed on, or pretend to be this host.
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
         let path = directory.join(name);
-        if !fs::exists(&path).map_err(unusable)? {
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(unusable)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let file = if fs::exists(&path).map_err(unusable)? {
+            options.open(&path).map_err(unusable)?
+        } else {
+            let file = options.create_new(true).mode(0o600).open(&path).map_err(unusable)?;
             // Without this the file's name could be lost with the power, though its contents were written.
             File::open(directory).and_then(|directory| directory.sync_all()).map_err(unusable)?;
-        }
-        let database = open_database(&path)?;
-        let file =
-            Self { inner: Arc::new(Inner { path, database: RwLock::new(Some(database)), fault: OnceLock::new() }) };
+            file
+        };
+        let mut database = open_database(&path, &file)?;
+        compact(&path, &file, &mut database);
+        let state = RwLock::new(State { file: Some(file), database: Some(database) });
+        let (fault, condemned, closing) = (Mutex::default(), OnceLock::new(), AtomicBool::new(false));
+        let file = Self { inner: Arc::new(Inner { path, state, fault, condemned, closing }) };
         file.check_format()?;
         Ok(file)
     }
@@ -70,25 +97,66 @@ impl DatabaseFile {
         &self.inner.path
     }
 
+    /// Stops waiting for a disk that takes no writes.
+    pub fn stop_waiting(&self) {
+        self.inner.closing.store(true, Ordering::Relaxed);
+    }
+
     /// Closes the file, after the operations under way. Blocks.
     pub fn close(&self) {
-        self.inner.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        self.stop_waiting();
+        *self.inner.state.write().unwrap_or_else(PoisonError::into_inner) = State { file: None, database: None };
     }
 
-    /// Runs an operation on this thread.
+    /// Runs an operation on this thread. After an error of the disk, the next operation finds the file as it was before the one that
+    /// failed.
     pub fn run<T>(&self, operation: impl FnOnce(&Database) -> Result<T>) -> std::result::Result<T, StoreError> {
-        let database = self.inner.database.read().unwrap_or_else(PoisonError::into_inner);
-        let database = database.as_ref().ok_or_else(|| StoreError::Closed { path: self.inner.path.clone() })?;
-        operation(database).map_err(|error| {
-            let error = StoreError::from_use(&self.inner.path, error);
-            self.inner.fault.get_or_init(|| error.to_string());
-            error
-        })
+        let done = self.ready().and_then(|()| {
+            let state = self.inner.state.read().unwrap_or_else(PoisonError::into_inner);
+            let database = state.database.as_ref().ok_or_else(|| self.closed())?;
+            operation(database).map_err(|error| StoreError::from_use(&self.inner.path, error))
+        });
+        let mut fault = self.inner.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        match &done {
+            Ok(_) => *fault = None,
+            Err(StoreError::Closed { .. }) => {}
+            Err(error) => {
+                *fault = Some(error.to_string());
+                drop(fault);
+                self.inner.state.write().unwrap_or_else(PoisonError::into_inner).database = None;
+            }
+        }
+        done
     }
 
-    /// What went wrong first, if anything did.
-    pub fn fault(&self) -> Option<&str> {
-        self.inner.fault.get().map(String::as_str)
+    /// Opens the database again if an error made it unusable.
+    fn ready(&self) -> std::result::Result<(), StoreError> {
+        if self.inner.state.read().unwrap_or_else(PoisonError::into_inner).database.is_some() {
+            return Ok(());
+        }
+        let mut state = self.inner.state.write().unwrap_or_else(PoisonError::into_inner);
+        if state.database.is_none() {
+            let file = state.file.as_ref().ok_or_else(|| self.closed())?;
+            state.database = Some(open_database(&self.inner.path, file)?);
+        }
+        Ok(())
+    }
+
+    fn closed(&self) -> StoreError {
+        StoreError::Closed { path: self.inner.path.clone() }
+    }
+
+    /// What is wrong with the file now, if anything is.
+    pub fn fault(&self) -> Option<String> {
+        if let Some(condemned) = self.inner.condemned.get() {
+            return Some(condemned.clone());
+        }
+        self.inner.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Records what is wrong for good. What comes later does so because of it.
+    pub fn condemn(&self, reason: String) {
+        self.inner.condemned.get_or_init(|| reason);
     }
 
     /// Runs an operation on a thread where it may block.
@@ -102,15 +170,50 @@ impl DatabaseFile {
         tokio::task::spawn_blocking(move || file.run(operation)).await.map_err(failed)?
     }
 
+    /// The same, again and again while the disk is full or read-only, until it is done or the file is closed. The operation must
+    /// do no harm when it is done twice.
+    pub async fn insist<T: Send + 'static>(
+        &self,
+        operation: impl Fn(&Database) -> Result<T> + Send + Sync + 'static,
+    ) -> std::result::Result<T, StoreError> {
+        let operation = Arc::new(operation);
+        let mut waited = false;
+        loop {
+            let once = Arc::clone(&operation);
+            match self.spawn(move |database| once(database)).await {
+                Err(error @ StoreError::Unwritable { .. }) if !self.inner.closing.load(Ordering::Relaxed) => {
+                    if !waited {
+                        tracing::error!(%error, "this host agrees on nothing until its disk can be written");
+                    }
+                    waited = true;
+                }
+                Err(error) => {
+                    if !self.inner.closing.load(Ordering::Relaxed) {
+                        self.condemn(error.to_string());
+                    }
+                    return Err(error);
+                }
+                Ok(done) => {
+                    if waited {
+                        tracing::info!(path = %self.path().display(), "the disk can be written again");
+                    }
+                    return Ok(done);
+                }
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
     fn check_format(&self) -> std::result::Result<(), StoreError> {
         let found: Option<u32> = self.run(|database| {
-            let transaction = database.begin_write()?;
-            let found = read(&transaction.open_table(VALUES)?, FORMAT_KEY)?;
-            if found.is_none() {
-                write(&mut transaction.open_table(VALUES)?, FORMAT_KEY, &FORMAT)?;
+            // Written once: a file that is there can be opened on a full disk.
+            match database.begin_read()?.open_table(VALUES) {
+                Ok(table) => return read(&table, FORMAT_KEY),
+                Err(TableError::TableDoesNotExist(_)) => {}
+                Err(error) => return Err(error.into()),
             }
-            transaction.commit()?;
-            Ok(found)
+            write_one(database, FORMAT_KEY, &FORMAT)?;
+            Ok(Some(FORMAT))
         })?;
         match found {
             Some(found) if found > FORMAT => {
@@ -121,14 +224,29 @@ impl DatabaseFile {
     }
 }
 
-fn open_database(path: &Path) -> std::result::Result<Database, StoreError> {
+fn open_database(path: &Path, file: &File) -> std::result::Result<Database, StoreError> {
     let mut builder = Database::builder();
     // Every page is verified, so that a damaged file is refused instead of half understood.
     builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    let failed = |error: DatabaseError| StoreError::from_open(path, error);
+    let backend = file
+        .try_clone()
+        .map_err(|error| failed(error.into()))
+        .and_then(|file| FileBackend::new(file).map_err(failed))?;
     // redb may still panic on a file that was made to deceive it.
-    match catch_unwind(AssertUnwindSafe(|| builder.create(path))) {
-        Ok(opened) => opened.map_err(|error| StoreError::from_open(path, error)),
+    match catch_unwind(AssertUnwindSafe(|| builder.create_with_backend(backend))) {
+        Ok(opened) => opened.map_err(failed),
         Err(_) => Err(StoreError::Damaged { path: path.to_owned(), reason: "it is not a sound database".to_owned() }),
+    }
+}
+
+/// Gives the room of what was deleted back to the disk. redb uses it again for itself, but a file that once grew stays as it is.
+fn compact(path: &Path, file: &File, database: &mut Database) {
+    if file.metadata().is_ok_and(|metadata| metadata.len() > COMPACT_BYTES) {
+        // It works as well without, and on a full disk it may not be possible.
+        if let Err(error) = database.compact() {
+            tracing::debug!(path = %path.display(), %error, "the file could not be made smaller");
+        }
     }
 }
 

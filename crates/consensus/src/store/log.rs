@@ -13,16 +13,19 @@ use super::file::{self, DatabaseFile, VALUES, from_json, read, to_json, write, w
 use crate::raft::{Entry, LogId, StorageError, Types, Vote};
 
 /// Entries by their index, as JSON: they are few, and an entry that an older version wrote can still be read.
-const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
-const VOTE: &str = "vote";
-const COMMITTED: &str = "committed";
-const PURGED: &str = "purged";
+pub(super) const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
+pub(super) const VOTE: &str = "vote";
+pub(super) const COMMITTED: &str = "committed";
+pub(super) const PURGED: &str = "purged";
 
 /// Octets of log entries in one message, unless the first alone has more. It keeps messages well below what a peer accepts.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// Makes the table, so that reading an empty log is no special case.
 pub(super) fn create_table(database: &Database) -> file::Result<()> {
+    if database.begin_read()?.open_table(LOG).is_ok() {
+        return Ok(());
+    }
     let transaction = database.begin_write()?;
     transaction.open_table(LOG)?;
     transaction.commit()?;
@@ -49,6 +52,10 @@ fn writing(error: &StoreError) -> StorageError {
     StorageIOError::write_logs(AnyError::new(error)).into()
 }
 
+pub(super) fn parse_entry(bytes: &[u8]) -> file::Result<Entry> {
+    from_json(bytes)
+}
+
 /// Entries of a range, until they have more than so many bytes together.
 fn entries(database: &Database, range: (Bound<u64>, Bound<u64>), bytes_max: usize) -> file::Result<Vec<Entry>> {
     let table = database.begin_read()?.open_table(LOG)?;
@@ -59,7 +66,7 @@ fn entries(database: &Database, range: (Bound<u64>, Bound<u64>), bytes_max: usiz
         if bytes > bytes_max && !entries.is_empty() {
             break;
         }
-        entries.push(from_json(value.value())?);
+        entries.push(parse_entry(value.value())?);
     }
     Ok(entries)
 }
@@ -70,13 +77,13 @@ impl RaftLogReader<Types> for LogStore {
         range: R,
     ) -> Result<Vec<Entry>, StorageError> {
         let range = (range.start_bound().cloned(), range.end_bound().cloned());
-        self.file.spawn(move |database| entries(database, range, usize::MAX)).await.map_err(|error| reading(&error))
+        self.file.insist(move |database| entries(database, range, usize::MAX)).await.map_err(|error| reading(&error))
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
         let range = (Bound::Included(start), Bound::Excluded(end));
         self.file
-            .spawn(move |database| entries(database, range, MESSAGE_BYTES_MAX))
+            .insist(move |database| entries(database, range, MESSAGE_BYTES_MAX))
             .await
             .map_err(|error| reading(&error))
     }
@@ -86,7 +93,7 @@ impl RaftLogStorage<Types> for LogStore {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError> {
-        let state = self.file.spawn(|database| {
+        let state = self.file.insist(|database| {
             let transaction = database.begin_read()?;
             let last_purged_log_id: Option<LogId> = read(&transaction.open_table(VALUES)?, PURGED)?;
             let last: Option<Entry> = match transaction.open_table(LOG)?.last()? {
@@ -105,24 +112,24 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         let vote = *vote;
-        let saved = self.file.spawn(move |database| write_one(database, VOTE, &vote)).await;
+        let saved = self.file.insist(move |database| write_one(database, VOTE, &vote)).await;
         saved.map_err(|error| StorageIOError::write_vote(AnyError::new(&error)).into())
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
-        let vote = self.file.spawn(|database| file::read_one(database, VOTE)).await;
+        let vote = self.file.insist(|database| file::read_one(database, VOTE)).await;
         vote.map_err(|error| StorageIOError::read_vote(AnyError::new(&error)).into())
     }
 
     /// Kept on disk, so that a host which is started again has at once all it ever acknowledged, whether others are there
     /// or not.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
-        let saved = self.file.spawn(move |database| write_one(database, COMMITTED, &committed)).await;
+        let saved = self.file.insist(move |database| write_one(database, COMMITTED, &committed)).await;
         saved.map_err(|error| StorageIOError::new(ErrorSubject::Store, ErrorVerb::Write, AnyError::new(&error)).into())
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
-        let committed = self.file.spawn(|database| file::read_one::<Option<LogId>>(database, COMMITTED)).await;
+        let committed = self.file.insist(|database| file::read_one::<Option<LogId>>(database, COMMITTED)).await;
         committed.map(Option::flatten).map_err(|error| reading(&error))
     }
 
@@ -132,7 +139,7 @@ impl RaftLogStorage<Types> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let entries: Vec<Entry> = entries.into_iter().collect();
-        let appended = self.file.spawn(move |database| {
+        let appended = self.file.insist(move |database| {
             let transaction = database.begin_write()?;
             {
                 let mut table = transaction.open_table(LOG)?;
@@ -156,7 +163,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn truncate(&mut self, since: LogId) -> Result<(), StorageError> {
-        let truncated = self.file.spawn(move |database| {
+        let truncated = self.file.insist(move |database| {
             let transaction = database.begin_write()?;
             transaction.open_table(LOG)?.retain_in(since.index.., |_, _| false)?;
             transaction.commit()?;
@@ -166,7 +173,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
-        let purged = self.file.spawn(move |database| {
+        let purged = self.file.insist(move |database| {
             // One transaction: a log without its beginning and without word of how much is missing could not be read.
             let transaction = database.begin_write()?;
             write(&mut transaction.open_table(VALUES)?, PURGED, &upto)?;

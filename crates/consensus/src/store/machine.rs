@@ -1,6 +1,6 @@
 //! The agreed state, its snapshots, and who is told of it.
 
-use std::io::Cursor;
+use std::io::{self, Cursor};
 use std::sync::Arc;
 
 use openraft::entry::RaftPayload;
@@ -12,10 +12,11 @@ use tokio::sync::watch;
 
 use super::StoreError;
 use super::file::{self, DatabaseFile, VALUES, from_json, read, to_json, write};
+use crate::logged::{Logged, disclose, enclose};
 use crate::raft::{Answer, Entry, LogId, Snapshot, SnapshotMeta, StorageError, StoredMembership, Types};
 
-const SNAPSHOT_META: &str = "snapshot-meta";
-const SNAPSHOT: &str = "snapshot";
+pub(super) const SNAPSHOT_META: &str = "snapshot-meta";
+pub(super) const SNAPSHOT: &str = "snapshot";
 
 /// What others see of the state machine.
 #[derive(Debug, Clone)]
@@ -40,7 +41,7 @@ impl Machine {
     /// The state of the last snapshot. openraft then applies the entries that came after it.
     pub async fn open(file: DatabaseFile) -> Result<(Self, Published), StoreError> {
         let loaded =
-            file.spawn(|database| load(database)?.map(|(meta, data)| Ok((meta, parse(&data)?))).transpose()).await?;
+            file.insist(|database| load(database)?.map(|(meta, data)| Ok((meta, parse(&data)?))).transpose()).await?;
         let (meta, cluster) = loaded.unwrap_or_default();
         let (cluster, cluster_receiver) = watch::channel(Arc::new(cluster));
         let (applied, applied_receiver) = watch::channel(count(meta.last_log_id));
@@ -64,11 +65,16 @@ fn count(last: Option<LogId>) -> u64 {
     last.map_or(0, |last| last.index + 1)
 }
 
-fn parse(data: &[u8]) -> file::Result<Cluster> {
-    from_json(data)
+/// State as it is kept and sent, with the version of its form.
+pub(super) fn to_data(cluster: &Cluster) -> file::Result<Vec<u8>> {
+    to_json(&enclose(cluster))
 }
 
-fn load(database: &Database) -> file::Result<Option<(SnapshotMeta, Vec<u8>)>> {
+pub(super) fn parse(data: &[u8]) -> file::Result<Cluster> {
+    disclose(from_json(data)?).map_err(|unknown| redb::Error::Io(io::Error::other(unknown.to_string())))
+}
+
+pub(super) fn load(database: &Database) -> file::Result<Option<(SnapshotMeta, Vec<u8>)>> {
     let table = database.begin_read()?.open_table(VALUES)?;
     let (meta, data) = (read(&table, SNAPSHOT_META)?, table.get(SNAPSHOT)?);
     Ok(meta.zip(data).map(|(meta, data)| (meta, data.value().to_vec())))
@@ -108,8 +114,8 @@ pub(crate) struct SnapshotBuilder {
 impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
         let (meta, cluster) = (self.meta.clone(), Arc::clone(&self.cluster));
-        let built = self.file.spawn(move |database| {
-            let data = to_json(&*cluster)?;
+        let built = self.file.insist(move |database| {
+            let data = to_data(&cluster)?;
             keep(database, &meta, &data)?;
             Ok(data)
         });
@@ -133,14 +139,20 @@ impl RaftStateMachine<Types> for Machine {
         let mut cluster = Arc::clone(&self.cluster.borrow());
         let mut answers = Vec::new();
         for entry in entries {
-            self.last_applied = Some(entry.log_id);
             if let Some(membership) = entry.get_membership() {
                 self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
             }
             answers.push(Answer(match entry.payload {
-                EntryPayload::Normal(command) => Some(Arc::make_mut(&mut cluster).apply(&command)),
+                EntryPayload::Normal(Logged::Known(command)) => Some(Arc::make_mut(&mut cluster).apply(&command)),
+                EntryPayload::Normal(Logged::Unknown(unknown)) => {
+                    self.publish(cluster);
+                    self.file.condemn(unknown.to_string());
+                    let error = AnyError::error(unknown);
+                    return Err(StorageIOError::apply(entry.log_id, error).into());
+                }
                 EntryPayload::Blank | EntryPayload::Membership(_) => None,
             }));
+            self.last_applied = Some(entry.log_id);
         }
         self.publish(cluster);
         Ok(answers)
@@ -160,11 +172,10 @@ impl RaftStateMachine<Types> for Machine {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError> {
         let kept_meta = meta.clone();
-        let installed = self.file.spawn(move |database| {
-            let data = snapshot.into_inner();
+        let installed = self.file.insist(move |database| {
             // Read before it is kept: what cannot be understood must not replace what can.
-            let cluster = parse(&data)?;
-            keep(database, &kept_meta, &data)?;
+            let cluster = parse(snapshot.get_ref())?;
+            keep(database, &kept_meta, snapshot.get_ref())?;
             Ok(cluster)
         });
         let cluster = installed.await.map_err(|error| writing(meta, &error))?;
@@ -175,7 +186,7 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {
-        let loaded = self.file.spawn(load).await.map_err(|error| reading(&error))?;
+        let loaded = self.file.insist(load).await.map_err(|error| reading(&error))?;
         Ok(loaded.map(|(meta, data)| Snapshot { meta, snapshot: Box::new(Cursor::new(data)) }))
     }
 }

@@ -1,5 +1,6 @@
 //! What this host keeps on disk: one file for what is agreed, one for what is its own.
 
+mod alone;
 mod error;
 mod file;
 mod local;
@@ -13,9 +14,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use shoutd_core::{ClusterId, HostId};
 
+use crate::farewell::Farewell;
+
 pub use error::StoreError;
 pub use local::LocalStore;
 
+pub(crate) use alone::{contents, stand_alone};
 pub(crate) use file::DatabaseFile;
 pub(crate) use log::LogStore;
 pub(crate) use machine::{Machine, Published};
@@ -23,6 +27,7 @@ pub(crate) use machine::{Machine, Published};
 /// Name of the file with the log, the vote and the snapshot.
 const FILE: &str = "agreed.redb";
 const IDENTITY: &str = "identity";
+const FAREWELL: &str = "farewell";
 const MISSING: &str = "this host's id is missing";
 
 /// Who this host is, as recorded on its disk.
@@ -35,6 +40,9 @@ pub struct StoredIdentity {
     /// Whether this host founded that cluster. Until the cluster is there it must not wait for others.
     #[serde(default)]
     pub founder: bool,
+    /// How often that cluster was recovered, or restored from a backup. Hosts that were not there have a lower number.
+    #[serde(default)]
+    pub epoch: u64,
 }
 
 /// The agreed state's file: log, vote, snapshot and who this host is.
@@ -56,12 +64,25 @@ impl Store {
             if let Some(found) = file::read_one(database, IDENTITY)? {
                 return Ok(found);
             }
-            let fresh = StoredIdentity { host: new_host, cluster: None, founder: false };
+            let fresh = StoredIdentity { host: new_host, cluster: None, founder: false, epoch: 0 };
             file::write_one(database, IDENTITY, &fresh)?;
             Ok(fresh)
         })?;
         file.run(log::create_table)?;
         Ok(Self { file, identity })
+    }
+
+    /// The store in this directory, unless there is none.
+    pub(crate) fn open_existing(directory: &Path) -> Result<Option<DatabaseFile>, StoreError> {
+        let path = directory.join(FILE);
+        let there = path.try_exists().map_err(|source| StoreError::Directory { path: directory.to_owned(), source })?;
+        if !there {
+            return Ok(None);
+        }
+        let file = DatabaseFile::open(directory, FILE)?;
+        file.run(log::create_table)?;
+        let is_made = file.run(|database| Ok(file::read_one::<StoredIdentity>(database, IDENTITY)?.is_some()))?;
+        Ok(is_made.then_some(file))
     }
 
     /// Who this host is.
@@ -80,6 +101,7 @@ pub(crate) async fn record_cluster(
     file: &DatabaseFile,
     cluster: ClusterId,
     founder: bool,
+    epoch: u64,
 ) -> Result<StoredIdentity, StoreError> {
     file.spawn(move |database| {
         let transaction = database.begin_write()?;
@@ -90,6 +112,7 @@ pub(crate) async fn record_cluster(
             if identity.cluster.is_none() {
                 identity.cluster = Some(cluster);
                 identity.founder = founder;
+                identity.epoch = epoch;
                 file::write(&mut table, IDENTITY, &identity)?;
             }
             identity
@@ -104,4 +127,14 @@ pub(crate) async fn record_cluster(
 pub(crate) async fn read_identity(file: &DatabaseFile) -> Result<StoredIdentity, StoreError> {
     let missing = || redb::Error::Corrupted(MISSING.to_owned());
     file.spawn(move |database| file::read_one(database, IDENTITY)?.ok_or_else(missing)).await
+}
+
+/// Records that this host does not belong to its cluster any more.
+pub(crate) async fn record_farewell(file: &DatabaseFile, farewell: Farewell) -> Result<(), StoreError> {
+    file.spawn(move |database| file::write_one(database, FAREWELL, &farewell)).await
+}
+
+/// Why this host does not belong to its cluster any more, if it was told so.
+pub(crate) async fn read_farewell(file: &DatabaseFile) -> Result<Option<Farewell>, StoreError> {
+    file.spawn(|database| file::read_one(database, FAREWELL)).await
 }

@@ -39,7 +39,7 @@ fn log_id(index: u64) -> LogId {
 
 fn entries(indices: std::ops::Range<u64>) -> Vec<Entry> {
     let command = |index: u64| Command::Found { cluster: ClusterId::new(u128::from(index)) };
-    indices.map(|index| Entry { log_id: log_id(index), payload: EntryPayload::Normal(command(index)) }).collect()
+    indices.map(|index| Entry { log_id: log_id(index), payload: EntryPayload::Normal(command(index).into()) }).collect()
 }
 
 async fn log_of(store: Store) -> (Vec<Entry>, Option<Vote>, Option<LogId>, Option<LogId>) {
@@ -83,7 +83,7 @@ async fn one_message_has_some_entries_but_not_too_many() {
     let large = |index| {
         let command =
             Command::AdmitHost { host: host(1), name: name.clone(), address: "10.0.0.1:7789".parse().unwrap() };
-        Entry { log_id: log_id(index), payload: EntryPayload::Normal(command) }
+        Entry { log_id: log_id(index), payload: EntryPayload::Normal(command.into()) }
     };
     log.blocking_append((0..10).map(large)).await.unwrap();
     assert_eq!(log.limited_get_log_entries(0, 10).await.unwrap().len(), 2);
@@ -95,12 +95,12 @@ async fn one_message_has_some_entries_but_not_too_many() {
 async fn a_host_keeps_its_id_and_its_cluster() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).unwrap();
-    assert_eq!(store.identity(), StoredIdentity { host: host(1), cluster: None, founder: false });
+    assert_eq!(store.identity(), StoredIdentity { host: host(1), cluster: None, founder: false, epoch: 0 });
     let file = store.into_file();
     let (ours, theirs) = (ClusterId::new(7), ClusterId::new(8));
-    let recorded = StoredIdentity { host: host(1), cluster: Some(ours), founder: true };
-    assert_eq!(record_cluster(&file, ours, true).await.unwrap(), recorded);
-    assert_eq!(record_cluster(&file, theirs, false).await.unwrap(), recorded);
+    let recorded = StoredIdentity { host: host(1), cluster: Some(ours), founder: true, epoch: 3 };
+    assert_eq!(record_cluster(&file, ours, true, 3).await.unwrap(), recorded);
+    assert_eq!(record_cluster(&file, theirs, false, 4).await.unwrap(), recorded);
     file.close();
     assert_eq!(Store::open(directory.path(), host(2)).unwrap().identity(), recorded);
 }

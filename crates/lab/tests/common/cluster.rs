@@ -1,5 +1,7 @@
 //! Lab hosts with a shoutd each.
 
+use std::thread;
+
 use anyhow::{Context, Result, bail, ensure};
 use shoutd_lab::{Host, Lab, wait_until};
 
@@ -85,15 +87,11 @@ impl Cluster {
 
     /// Waits until nothing is left of networks and containers on any host.
     pub fn await_clean(&self) -> Result<()> {
-        for host in self.hosts() {
-            let mut left = String::new();
-            wait_until("nothing to be left", SOON, || {
-                left = left_on(&host)?;
-                Ok(left.is_empty().then_some(()))
-            })
-            .with_context(|| format!("{} still has: {left}", host.name()))?;
-        }
-        Ok(())
+        let hosts = self.hosts();
+        thread::scope(|scope| {
+            let waiting: Vec<_> = hosts.iter().map(|host| scope.spawn(|| await_clean(host))).collect();
+            waiting.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
+        })
     }
 
     /// Takes away by force what a check that failed has left, as far as that is possible.
@@ -141,6 +139,15 @@ fn show_log(host: &Host, daemon: &str, log: Result<String>, since: usize, lines:
     if !last.is_empty() {
         println!("---- {daemon} on {}:\n{}", host.name(), last.join("\n"));
     }
+}
+
+fn await_clean(host: &Host) -> Result<()> {
+    let mut left = String::new();
+    let gone = wait_until("nothing to be left", SOON, || {
+        left = left_on(host)?;
+        Ok(left.is_empty().then_some(()))
+    });
+    gone.with_context(|| format!("{} still has: {left}", host.name()))
 }
 
 /// What a host has of networks and containers, in words; nothing if it has none.

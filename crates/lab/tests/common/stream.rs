@@ -1,5 +1,6 @@
 //! Streams of numbered datagrams to a group, by iperf (version 2), and what came of them.
 
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -62,7 +63,12 @@ impl<'a> Stream<'a> {
     }
 
     fn begin_for(self, sender: &'a Container, receivers: &[&'a Container], seconds: u32) -> Result<Running<'a>> {
-        let receivers = receivers.iter().map(|container| self.receive(container)).collect::<Result<_>>()?;
+        let receivers = thread::scope(|scope| {
+            let starting = |container| scope.spawn(move || self.receive(container));
+            let started: Vec<_> = receivers.iter().map(|container| starting(*container)).collect();
+            let joined = started.into_iter().map(thread::ScopedJoinHandle::join);
+            joined.map(|result| result.unwrap_or_else(|_| bail!("a thread panicked"))).collect::<Result<_>>()
+        })?;
         let Self { group, port, rate } = self;
         let process = sender.spawn(&format!("iperf -u -c {group} -p {port} -t {seconds} -T 2 -b {rate}"))?;
         Ok(Running { sender, process, receivers, deadline: Duration::from_secs(seconds.into()) + PROGRAM_DEADLINE })

@@ -1,0 +1,123 @@
+//! Commands as they stand in the log, with the version of their form.
+//!
+//! A host that does not know a command must not skip it: its state would differ from all others' from then on. So what it cannot
+//! understand it keeps as it came, in its log too, and stops when it has to be carried out; a newer build then goes on from there.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+use shoutd_core::cluster::Command;
+
+/// The form of commands and of agreed state that this build writes, and the newest that it understands. It goes up with every
+/// command, and with every field of agreed state, that an older build would not understand.
+pub const STATE_VERSION: u32 = 1;
+
+/// A command of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Logged {
+    /// One that this build can carry out.
+    Known(Command),
+    /// One that it cannot.
+    Unknown(Unknown),
+}
+
+/// What a newer build wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unknown {
+    version: u32,
+    why: String,
+    raw: Value,
+}
+
+impl std::fmt::Display for Unknown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { version, why, .. } = self;
+        write!(
+            f,
+            "the cluster agreed on something that this version of shoutd does not know (version {version} of agreed state, "
+        )?;
+        write!(
+            f,
+            "this one knows {STATE_VERSION}: {why}): upgrade shoutd on this host; it then goes on where it stopped"
+        )
+    }
+}
+
+/// What is written: `{"v":1,"content":...}`.
+#[derive(Serialize, Deserialize)]
+struct Envelope<T> {
+    v: u32,
+    content: T,
+}
+
+/// As it is written now.
+pub(crate) fn enclose<T: Serialize>(content: T) -> impl Serialize {
+    Envelope { v: STATE_VERSION, content }
+}
+
+/// What is in an envelope, unless this build does not understand it.
+pub(crate) fn disclose<T: DeserializeOwned>(raw: Value) -> Result<T, Unknown> {
+    let unknown = |version, why: String, raw| Unknown { version, why, raw };
+    let envelope = match Envelope::<Value>::deserialize(&raw) {
+        Ok(envelope) => envelope,
+        Err(error) => return Err(unknown(0, error.to_string(), raw)),
+    };
+    if envelope.v > STATE_VERSION {
+        return Err(unknown(envelope.v, "it is newer".to_owned(), raw));
+    }
+    T::deserialize(envelope.content).map_err(|error| unknown(envelope.v, error.to_string(), raw))
+}
+
+impl From<Command> for Logged {
+    fn from(command: Command) -> Self {
+        Self::Known(command)
+    }
+}
+
+impl Serialize for Logged {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Known(command) => enclose(command).serialize(serializer),
+            Self::Unknown(unknown) => unknown.raw.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Logged {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(disclose(Value::deserialize(deserializer)?).map_or_else(Self::Unknown, Self::Known))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use shoutd_core::ClusterId;
+
+    use super::*;
+
+    #[test]
+    fn commands_carry_their_version() {
+        let logged = Logged::from(Command::Found { cluster: ClusterId::new(7) });
+        let json = serde_json::to_value(&logged).unwrap();
+        assert_eq!(json, json!({ "v": 1, "content": { "Found": { "cluster": ClusterId::new(7) } } }));
+        assert_eq!(serde_json::from_value::<Logged>(json).unwrap(), logged);
+    }
+
+    #[test]
+    fn what_is_not_known_is_kept_as_it_came() {
+        for raw in [
+            json!({ "v": 2, "content": { "Paint": { "colour": "red" } }, "more": [1, 2] }),
+            json!({ "v": 1, "content": { "Paint": { "colour": "red" } } }),
+            json!({ "v": 2, "content": "RevokeTokens" }),
+            json!("RevokeTokens"),
+            json!(null),
+        ] {
+            let logged: Logged = serde_json::from_value(raw.clone()).unwrap();
+            let Logged::Unknown(unknown) = &logged else { panic!("{logged:?}") };
+            let text = unknown.to_string();
+            assert!(text.contains("upgrade shoutd on this host") && !text.contains('\n'), "{text}");
+            assert_eq!(serde_json::to_value(&logged).unwrap(), raw);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Removing a host, as the leader: from agreed state, and then from the Raft group.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use shoutd_core::HostId;
+use shoutd_core::cluster::Command;
+use tokio::time::{Instant, timeout_at};
+
+use crate::ProposeError;
+use crate::consensus::Inner;
+use crate::duties::{members, ready};
+use crate::members::{Sight, choose_voters};
+use crate::raft::Metrics;
+use crate::wire::Proposed;
+
+impl Inner {
+    /// Removes a host if this host leads. Done when the host has no vote any more: from then on it is needed for nothing.
+    pub async fn remove_until(&self, host: HostId, until: Instant) -> Proposed {
+        let mut metrics = self.raft.metrics();
+        let seen = metrics.borrow_and_update().clone();
+        if seen.current_leader != Some(self.me().get()) {
+            let leader = self.leader().filter(|leader| *leader != self.me());
+            return Proposed::NotLeader { leader: leader.and_then(|leader| self.located(leader)) };
+        }
+        if let Err(error) = self.check_majority_without(host, &seen) {
+            return Proposed::Failed(error);
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let done = self.write_until(Command::RemoveHost { host, now }, until).await;
+        if !matches!(done, Proposed::Done { result: Ok(_), .. }) {
+            return done;
+        }
+        self.members_wanted.notify_one();
+        let deadline = until.saturating_duration_since(Instant::now());
+        let has_no_vote = |metrics: &Metrics| {
+            let members = &metrics.membership_config;
+            let agreed = *members.log_id() <= metrics.last_applied;
+            agreed && members.membership().voter_ids().all(|voter| voter != host.get())
+        };
+        match timeout_at(until, metrics.wait_for(has_no_vote)).await {
+            Ok(Ok(_)) => done,
+            // If it is this host that was removed, it need not be there any more to see it.
+            Ok(Err(_)) if host == self.me() => done,
+            Ok(Err(_)) => Proposed::Failed(ProposeError::Stopped),
+            Err(_) => Proposed::Failed(self.why_not(None, deadline)),
+        }
+    }
+
+    /// Checks that the hosts that remain can agree: more than half of those that would vote are there.
+    fn check_majority_without(&self, host: HostId, metrics: &Metrics) -> Result<(), ProposeError> {
+        let cluster = self.cluster();
+        let members = members(metrics);
+        let voters: BTreeSet<_> = members.voters.iter().flatten().copied().collect();
+        if !voters.contains(&host) || cluster.hosts.keys().all(|id| *id == host) {
+            // It takes no majority with it; or it is the last one, and agreed state knows what to say of that.
+            return Ok(());
+        }
+        let mut remaining = cluster.hosts.clone();
+        remaining.remove(&host);
+        let sight = Sight { ready: ready(self, metrics), leader: Some(self.me()), ..Sight::default() };
+        if !choose_voters(&voters, &remaining, &sight).contains(&host) {
+            return Ok(());
+        }
+        let names = |hosts: &BTreeSet<HostId>| {
+            let mut names: Vec<_> = hosts.iter().map(|host| cluster.host_name(*host)).collect();
+            names.sort();
+            names
+        };
+        let left: BTreeSet<_> = voters.into_iter().filter(|voter| remaining.contains_key(voter)).collect();
+        let missing: BTreeSet<_> = left.difference(&sight.ready).copied().collect();
+        Err(ProposeError::NoMajority(no_majority(&cluster.host_name(host), &names(&left), &names(&missing))))
+    }
+}
+
+fn no_majority(removed: &str, left: &[String], missing: &[String]) -> String {
+    if left.is_empty() {
+        return format!(
+            "{removed} is the only host that votes, and no other is ready to: wait until one is, and remove {removed} then"
+        );
+    }
+    let (voters, missing) = (left.join(", "), missing.join(" and "));
+    let verb = if missing.contains(" and ") { "do" } else { "does" };
+    format!(
+        "removing {removed} leaves the voters {voters}, of which {missing} {verb} not answer: the cluster could not agree on anything; bring \
+         {missing} back first, or see shoutdctl recover"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_refusal_says_who_is_missing() {
+        assert_eq!(
+            no_majority("c", &names(&["a", "b"]), &names(&["b"])),
+            "removing c leaves the voters a, b, of which b does not answer: the cluster could not agree on anything; bring b back first, or \
+             see shoutdctl recover"
+        );
+        let two = no_majority("e", &names(&["a", "b", "c", "d"]), &names(&["b", "c"]));
+        assert!(two.contains("of which b and c do not answer") && two.contains("bring b and c back first"), "{two}");
+        assert!(no_majority("a", &[], &[]).starts_with("a is the only host that votes"));
+    }
+}

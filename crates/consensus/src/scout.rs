@@ -1,0 +1,134 @@
+//! Looking around before standing for election.
+//!
+//! Raft alone lets a host stand whenever it hears no leader, and each time raises the term, which deposes the leader of all others as
+//! soon as they hear of it: a host whose network was cut, on one side or both, would disturb the others when it is back. So a host first
+//! asks the others whether they hear a leader, and stands only if a majority, itself included, hears none (Ongaro, "Consensus:
+//! Bridging Theory and Practice", 9.6). By the same question a host that was removed while it was not there learns of it, before it
+//! says anything else.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::ServerState;
+use shoutd_core::HostId;
+use shoutd_peer::{CallError, Rejection};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::consensus::Inner;
+use crate::contacts::{Contacts, millis};
+use crate::raft::{ELECTION_MAX, host};
+use crate::status::{ConsensusStatus, Role};
+use crate::wire::{self, Located};
+
+/// How long the others may take to answer.
+const DEADLINE: Duration = Duration::from_millis(700);
+
+/// Time between two looks.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// The same for a host without a vote, which only wants to know whether it still belongs to the cluster.
+const LEARNER_LOOK: Duration = Duration::from_secs(2);
+
+/// Hosts without a vote that are asked too, when a host starts: the voters that it knows may have been replaced since.
+const LEARNERS_MAX: usize = 8;
+
+/// Lets openraft speak once somebody could have objected, and stand for election while that can succeed.
+pub(crate) async fn scout(inner: Arc<Inner>) {
+    let all = inner.acquaintances();
+    inner.ask_around(&all, true).await;
+    inner.standing.allow_to_speak();
+    loop {
+        if inner.hears_leader() {
+            inner.raft.runtime_config().elect(false);
+            sleep(LOOK).await;
+            continue;
+        }
+        let voters: BTreeSet<_> = inner.voters().into_iter().collect();
+        let may_stand = inner.ask_around(&voters, false).await;
+        inner.raft.runtime_config().elect(may_stand && inner.standing.farewell().is_none());
+        sleep(if voters.contains(&inner.me()) || voters.is_empty() { LOOK } else { LEARNER_LOOK }).await;
+    }
+}
+
+impl Inner {
+    /// The voters, and some hosts without a vote.
+    fn acquaintances(&self) -> BTreeSet<HostId> {
+        let voters = self.voters();
+        let cluster = self.cluster();
+        let others = cluster.hosts.keys().copied().filter(|id| !voters.contains(id)).take(LEARNERS_MAX);
+        voters.iter().copied().chain(others).collect()
+    }
+
+    /// Whether a leader, which may be this host, was there a moment ago.
+    fn hears_leader(&self) -> bool {
+        self.leader_heard().is_some_and(|heard| heard < ELECTION_MAX)
+    }
+
+    /// Whether this host leads, and a majority has answered it a moment ago.
+    pub fn leads_a_majority(&self) -> bool {
+        self.leader() == Some(self.me()) && self.hears_leader()
+    }
+
+    /// Asks these hosts how they fare, and returns whether enough voters hear no leader to elect this host. Returns as soon as that is
+    /// so, or, if `all` should have had their say, when they had.
+    async fn ask_around(self: &Arc<Self>, hosts: &BTreeSet<HostId>, all: bool) -> bool {
+        let mut asked = JoinSet::new();
+        for target in hosts.iter().copied().filter(|target| *target != self.me()) {
+            if let Some(Located { host, address }) = self.located(target) {
+                let inner = Arc::clone(self);
+                asked.spawn(async move { inner.contacts.status_of(host, address).await });
+            }
+        }
+        let mut leaderless = BTreeSet::from([self.me().get()]);
+        let until = Instant::now() + DEADLINE;
+        loop {
+            if !all && self.is_majority(&leaderless) {
+                return true;
+            }
+            match timeout_at(until, asked.join_next()).await {
+                Ok(Some(Ok(Ok(status)))) if hears_none(&status) => {
+                    leaderless.insert(status.host.get());
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return self.is_majority(&leaderless),
+            }
+        }
+    }
+
+    fn is_majority(&self, hosts: &BTreeSet<u64>) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let mut sets = metrics.membership_config.membership().get_joint_config().iter();
+        sets.all(|voters| voters.intersection(hosts).count() > voters.len() / 2)
+    }
+
+    /// How long ago this host heard its leader; if it leads, a majority.
+    pub fn leader_heard(&self) -> Option<Duration> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        if metrics.state != ServerState::Leader {
+            return self.last_heard_leader();
+        }
+        let alone = metrics.membership_config.membership().voter_ids().filter_map(host).all(|voter| voter == self.me());
+        if alone { Some(Duration::ZERO) } else { metrics.millis_since_quorum_ack.map(Duration::from_millis) }
+    }
+}
+
+impl Contacts {
+    async fn status_of(&self, host: HostId, address: SocketAddr) -> Result<ConsensusStatus, CallError> {
+        let status = self.call(host, address, wire::STATUS, &(), DEADLINE).await;
+        if let Err(CallError::Refused { rejection: Rejection::OtherHost { .. }, .. }) = &status {
+            // A machine that started anew, perhaps from a backup: it may know what has become of this host. Its vote is another's.
+            self.call_whoever::<_, ConsensusStatus>(address, wire::STATUS, &(), DEADLINE).await?;
+        }
+        status
+    }
+}
+
+/// Whether a host would want a leader.
+fn hears_none(status: &ConsensusStatus) -> bool {
+    status.role != Role::Stopped && status.leader_heard.is_none_or(|heard| heard >= millis(ELECTION_MAX))
+}

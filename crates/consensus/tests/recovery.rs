@@ -1,0 +1,226 @@
+//! A cluster that lost its majority for good, and one that lost everything but a backup.
+
+#[cfg(test)]
+#[allow(dead_code, reason = "shared with other tests")]
+mod common;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use shoutd_consensus::{BackupError, RecoverError, RestoreError, Role, Settings, StoreError, recover, restore};
+    use shoutd_core::ClusterId;
+    use shoutd_core::cluster::{Command, WantedAddress};
+    use tokio::time::timeout;
+
+    use crate::common::{Node, Place, SOON, cluster, create, eventually, founded, network_id, stop_all};
+
+    const NOW: Duration = Duration::from_secs(1_700_000_000);
+
+    /// Leases an address of network 1 to this host.
+    async fn claim(node: &Node, address: &str) -> bool {
+        let address = WantedAddress::Exactly(address.parse().unwrap());
+        let claim = Command::ClaimAddress { network: network_id(1), host: node.host(), address };
+        node.consensus.propose(claim, SOON).await.is_ok()
+    }
+
+    async fn stops_with(node: &Node, words: &str) {
+        let line = timeout(SOON, node.consensus.stopped()).await.expect("it stops");
+        assert!(line.contains(words) && !line.contains('\n'), "{line}");
+        assert_eq!(node.consensus.removed(), Some(line));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_host_takes_the_cluster_on_and_those_it_lost_cannot_fork_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (places, mut nodes) = cluster(directory.path(), 3).await;
+        nodes[0].create(1).await;
+        for (node, address) in nodes.iter().zip(["10.0.1.1", "10.0.1.2", "10.0.1.3"]) {
+            assert!(claim(node, address).await);
+        }
+        let first = nodes.remove(0);
+        first.until("all leases", |state| state.networks[&network_id(1)].leases.len() == 3).await;
+        first.stop().await;
+        // The others go on without it, and a fourth joins, of which the first knows nothing.
+        nodes[0].create(5).await;
+        let fourth = Place::new(directory.path(), 4);
+        let node = fourth.start().await;
+        node.consensus.join(&[nodes[0].address], SOON).await.unwrap();
+        node.create(2).await;
+        nodes.push(node);
+        stop_all(nodes).await;
+
+        let recovered = recover(&places[0].directory, founded(), NOW).unwrap();
+        let names: Vec<_> = recovered.lost.iter().map(|(_, name)| name.as_str()).collect();
+        assert_eq!((recovered.host, recovered.networks, names.len()), (places[0].host, 1, 2));
+        assert!(names.contains(&"h2") && names.contains(&"h3"), "{names:?}");
+        // Once more does nothing.
+        assert_eq!(recover(&places[0].directory, founded(), NOW).unwrap().lost, []);
+        let first = places[0].start().await;
+        first.create(3).await;
+        assert!(first.has(1) && !first.has(2));
+        assert_eq!(first.status().voters, [first.host()]);
+
+        // The others come back, a majority of what they were.
+        let before = first.status();
+        let mut back = Vec::new();
+        for place in [&places[1], &places[2]] {
+            let node = place.start().await;
+            stops_with(&node, "was removed from the cluster at 2023-11-14 22:13:20 UTC").await;
+            back.push(node);
+        }
+        let node = fourth.start().await;
+        stops_with(&node, "is not part of the cluster any more, which was recovered without it").await;
+        back.push(node);
+        assert_eq!((first.status().term, first.status().role), (before.term, Role::Leader));
+        first.create(4).await;
+        assert!(back.iter().all(|node| !node.has(4)));
+        stop_all(back).await;
+
+        // A lost one joins anew: what it held before is free when somebody says so.
+        fs::remove_dir_all(&places[1].directory).unwrap();
+        let anew = Place::new(directory.path(), 2);
+        let node = anew.start().await;
+        node.consensus.join(&[first.address], SOON).await.unwrap();
+        assert!(!claim(&node, "10.0.1.2").await, "nobody has said that the host is gone for good");
+        node.consensus.remove_host(places[1].host, SOON).await.unwrap();
+        assert!(claim(&node, "10.0.1.2").await);
+        eventually("both vote", || first.status().voters.len() == 2).await;
+        stop_all(vec![first, node]).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn recovery_is_hard_to_do_by_accident() {
+        let directory = tempfile::tempdir().unwrap();
+        let (places, nodes) = cluster(directory.path(), 2).await;
+        let of_cluster = |directory: &Path| recover(directory, founded(), NOW);
+        let error = of_cluster(&places[0].directory).unwrap_err();
+        assert!(matches!(error, RecoverError::Store(StoreError::InUse { .. })), "{error}");
+        nodes[0].consensus.remove_host(places[1].host, SOON).await.unwrap();
+        timeout(SOON, nodes[1].consensus.stopped()).await.unwrap();
+        stop_all(nodes).await;
+        let error = recover(&places[0].directory, ClusterId::new(8), NOW).unwrap_err();
+        assert!(matches!(error, RecoverError::NotConfirmed { .. }), "{error}");
+        let error = of_cluster(&places[1].directory).unwrap_err();
+        assert!(matches!(error, RecoverError::Removed), "{error}");
+        let error = of_cluster(&directory.path().join("nothing")).unwrap_err();
+        assert!(matches!(error, RecoverError::NoCluster { .. }), "{error}");
+        assert!(!directory.path().join("nothing").exists());
+        assert_eq!(of_cluster(&places[0].directory).unwrap().lost, []);
+        let node = places[0].start().await;
+        node.create(1).await;
+        node.stop().await;
+    }
+
+    fn settings(place: &Place) -> Settings {
+        Settings { advertise: place.address, name: place.name.clone() }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_backup_founds_the_cluster_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let (places, nodes) = cluster(directory.path(), 2).await;
+        nodes[0].create(1).await;
+        assert!(claim(&nodes[0], "10.0.1.1").await && claim(&nodes[1], "10.0.1.2").await);
+        nodes[0].until("both leases", |state| state.networks[&network_id(1)].leases.len() == 2).await;
+        let mut backup = Vec::new();
+        let summary = nodes[0].consensus.backup(&mut backup, NOW).unwrap();
+        assert_eq!((summary.cluster, summary.networks, summary.voters.len()), (founded(), 1, 2));
+        nodes[0].create(2).await;
+        let old = places[0].host;
+        stop_all(nodes).await;
+
+        // The machine of the first host, with an empty disk.
+        fs::remove_dir_all(&places[0].directory).unwrap();
+        let place = Place::new(directory.path(), 1);
+        assert_ne!(place.host, old);
+        let restored = restore(&mut backup.as_slice(), &place.directory, place.host, &settings(&place), NOW).unwrap();
+        assert_eq!((restored.cluster, restored.networks, restored.made), (founded(), 1, NOW));
+        let again = restore(&mut backup.as_slice(), &place.directory, place.host, &settings(&place), NOW).unwrap_err();
+        assert!(matches!(again, RestoreError::NotEmpty { .. }), "{again}");
+        let node = place.start().await;
+        node.consensus.found(founded(), SOON).await.unwrap();
+        node.create(3).await;
+        assert!(node.has(1) && !node.has(2));
+        // It has what it had; what the other had stays reserved.
+        let leases = node.state().networks[&network_id(1)].leases.clone();
+        assert_eq!(leases.values().copied().collect::<Vec<_>>(), [node.host(), places[1].host]);
+        let other = places[1].start().await;
+        stops_with(&other, "was removed from the cluster").await;
+        other.stop().await;
+        fs::remove_dir_all(&places[1].directory).unwrap();
+        let other = Place::new(directory.path(), 2).start().await;
+        other.consensus.join(&[node.address], SOON).await.unwrap();
+        other.create(4).await;
+        eventually("both vote", || node.status().voters.len() == 2).await;
+        // What was restored is there after another start, and can be backed up in turn.
+        stop_all(vec![node, other]).await;
+        let node = place.start().await;
+        assert!(node.has(1) && node.has(3));
+        node.consensus.backup(&mut Vec::new(), NOW).unwrap();
+        node.stop().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_no_sound_backup_is_refused_and_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, nodes) = cluster(directory.path(), 1).await;
+        for number in 1..20 {
+            nodes[0].create(number).await;
+        }
+        let mut backup = Vec::new();
+        nodes[0].consensus.backup(&mut backup, NOW).unwrap();
+        let lonely = Place::new(directory.path(), 9);
+        let refusal = |bytes: &[u8]| {
+            let mut bytes = bytes;
+            match restore(&mut bytes, &lonely.directory, lonely.host, &settings(&lonely), NOW) {
+                Err(RestoreError::Backup(error)) => error,
+                other => panic!("{other:?}"),
+            }
+        };
+        for part in [0, 1, 40, 400, backup.len() / 2, backup.len() - 1] {
+            let error = refusal(&backup[..part]);
+            assert!(!error.to_string().contains('\n'), "{error}");
+        }
+        for position in (0..backup.len()).step_by(37) {
+            let mut damaged = backup.clone();
+            damaged[position] ^= 0x20;
+            // A changed word of the first line may be no damage: the time, say.
+            let mut reader = damaged.as_slice();
+            let elsewhere = tempfile::tempdir().unwrap();
+            let restored = restore(&mut reader, elsewhere.path(), lonely.host, &settings(&lonely), NOW);
+            let header = backup.iter().position(|byte| *byte == b'\n').unwrap();
+            assert!(restored.is_err() || position < header, "damage at {position}");
+        }
+        assert!(matches!(refusal(&b"garbage\n".repeat(1000)), BackupError::NoBackup(_)));
+        assert!(matches!(refusal(b"{}\n{}"), BackupError::NoBackup(_)));
+        let newer =
+            String::from_utf8(backup.clone()).unwrap().replacen("\"shoutd_backup\":1", "\"shoutd_backup\":2", 1);
+        assert_eq!(
+            refusal(newer.as_bytes()).to_string(),
+            "the backup was made by a newer shoutd (format 2, this one knows 1): upgrade shoutd"
+        );
+        assert!(!lonely.directory.join("agreed.redb").exists());
+        let nothing = Place::new(directory.path(), 2).start().await;
+        let error = nothing.consensus.backup(&mut Vec::new(), NOW).unwrap_err();
+        assert!(matches!(error, BackupError::NoCluster), "{error}");
+        nothing.stop().await;
+        stop_all(nodes).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_backup_has_no_secrets() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_, nodes) = cluster(directory.path(), 1).await;
+        let authority =
+            shoutd_core::cluster::Authority { certificate: "c0ffee".to_owned(), sealed_key: "5ea1ed".to_owned() };
+        nodes[0].consensus.propose(Command::SetAuthority { authority }, SOON).await.unwrap();
+        nodes[0].consensus.propose(create(nodes[0].host(), 1), SOON).await.unwrap();
+        let mut backup = Vec::new();
+        nodes[0].consensus.backup(&mut backup, NOW).unwrap();
+        assert!(!String::from_utf8(backup).unwrap().contains("5ea1ed"));
+        stop_all(nodes).await;
+    }
+}

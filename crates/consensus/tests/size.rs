@@ -1,0 +1,45 @@
+//! How large the file gets.
+
+#[cfg(test)]
+#[allow(dead_code, reason = "shared with other tests")]
+mod common;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use futures::stream::{self, StreamExt};
+
+    use crate::common::{Place, SOON, create, founded};
+
+    const COMMANDS: u16 = 20_000;
+
+    /// Octets that the file may have for a state of some hundred bytes: about 1500 entries of the log, twice the snapshot, and the pages
+    /// that redb keeps free.
+    const FILE_BYTES_MAX: u64 = 2 << 20;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_file_stays_small_however_much_was_agreed_on() {
+        // In memory, where flushing costs nothing: it is the size that counts.
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let place = Place::new(directory.path(), 1);
+        let node = place.start().await;
+        node.consensus.found(founded(), SOON).await.unwrap();
+        let size = || fs::metadata(place.directory.join("agreed.redb")).unwrap().len();
+        let mut largest = 0;
+        for _ in 0..COMMANDS / 1000 {
+            let proposals = stream::iter(0..1000).map(|_| node.consensus.propose(create(node.host(), 1), SOON));
+            let done: Vec<_> = proposals.buffer_unordered(16).collect().await;
+            assert!(done.iter().all(Result::is_ok), "{:?}", done.iter().find(|done| done.is_err()));
+            largest = largest.max(size());
+        }
+        println!("{COMMANDS} commands: the file had {largest} bytes at most");
+        assert!(largest < FILE_BYTES_MAX, "{largest} bytes");
+        assert!(node.status().applied > Some(u64::from(COMMANDS)));
+        node.stop().await;
+        let node = place.start().await;
+        assert!(node.has(1));
+        println!("{} bytes after a restart", size());
+        node.stop().await;
+    }
+}
