@@ -13,6 +13,8 @@ use shoutd_core::view::{
 };
 
 use crate::enrollment::Waiting;
+use crate::leases::now;
+use crate::leaving::Leaving;
 use crate::tokens::Tokens;
 use crate::views::{ENDPOINTS, HELLO, Views};
 
@@ -25,6 +27,8 @@ pub struct Control {
     pub tokens: Tokens,
     /// Hosts that wait for approval.
     pub waiting: Arc<Waiting>,
+    /// For a host that wants to leave.
+    pub leaving: Arc<Leaving>,
 }
 
 /// An error as `shoutdctl` prints it.
@@ -54,6 +58,8 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/token", get(show_token).post(rotate_token))
         .route("/v1/approve", get(waiting).post(approve))
         .route("/v1/remove", post(remove_host))
+        .route("/v1/leave", post(leave))
+        .route("/v1/backup", get(backup))
         .with_state(control)
 }
 
@@ -102,4 +108,15 @@ async fn approve(State(control): State<Arc<Control>>, Json(wanted): Json<Approve
 
 async fn remove_host(State(control): State<Arc<Control>>, Json(wanted): Json<RemoveHost>) -> Answer<Done> {
     Ok(Json(Done { message: control.views.remove_host(&wanted.host).await? }))
+}
+
+async fn leave(State(control): State<Arc<Control>>) -> Answer<Done> {
+    control.leaving.leave().await?;
+    Ok(Json(Done { message: "this host has left the cluster".to_owned() }))
+}
+
+async fn backup(State(control): State<Arc<Control>>) -> Result<Vec<u8>, Refused> {
+    let mut file = Vec::new();
+    control.views.parts.agreement.consensus().backup(&mut file, now())?;
+    Ok(file)
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use axum::Router;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use shoutd_cli::{Places, StartArguments};
-use shoutd_consensus::{Consensus, LocalStore, Settings as ConsensusSettings, Store};
+use shoutd_consensus::{Consensus, FILES, LocalStore, Settings as ConsensusSettings, Store};
 use shoutd_core::limits::PORT;
 use shoutd_core::plane::{Underlay, namespace_vni};
 use shoutd_core::view::{self, Membership};
@@ -33,6 +33,7 @@ use crate::driver::Driver;
 use crate::engine::EngineFollower;
 use crate::enrollment::{Applicant, Waiting};
 use crate::formation::Formation;
+use crate::leaving::Leaving;
 use crate::local_state::LocalState;
 use crate::mirrors::Mirrors;
 use crate::parts::Parts;
@@ -41,7 +42,7 @@ use crate::removals::Removals;
 use crate::settings::{Resolved, Settings};
 use crate::tokens::Tokens;
 use crate::views::Views;
-use crate::{control, enrollment, leases, stock};
+use crate::{control, enrollment, leases, stock, tokens};
 
 /// Where named network namespaces are, for `ip netns` and everybody else.
 const NAMESPACES: &str = "/run/netns";
@@ -75,6 +76,7 @@ struct Daemon {
     plugin_socket: UnixListener,
     control_socket: UnixListener,
     data_directory: PathBuf,
+    plugin_path: PathBuf,
 }
 
 impl Daemon {
@@ -123,6 +125,7 @@ impl Daemon {
             plugin_socket,
             control_socket,
             data_directory: arguments.data_dir.clone(),
+            plugin_path: arguments.plugin_socket.clone(),
         })
     }
 
@@ -166,9 +169,10 @@ impl Daemon {
         let (membership, member) = watch::channel(Membership::Joining("it has only just started".to_owned()));
         let (engine_state, engine_seen) = watch::channel(view::Engine::Absent("it has not been asked yet".to_owned()));
         let parts = self.parts(kernel, member)?;
-        let formation = self.formation(membership);
+        let formation = self.formation(membership.clone());
         let mirrors = Arc::new(Mirrors::new(parts.clone()));
         let waiting = Arc::new(Waiting::default());
+        let leaving = Arc::new(Leaving::new(parts.clone(), mirrors.clone(), membership));
         let control = Arc::new(Control {
             views: Views {
                 name: self.name,
@@ -180,6 +184,7 @@ impl Daemon {
             },
             tokens: Tokens::new(parts.agreement.clone(), self.credentials.clone(), &self.data_directory),
             waiting: waiting.clone(),
+            leaving: leaving.clone(),
         });
         let follower = EngineFollower { parts: parts.clone(), mirrors, underlay: self.underlay, state: engine_state };
         let desk = enrollment::router(parts.agreement.clone(), self.credentials.clone(), waiting);
@@ -200,22 +205,25 @@ impl Daemon {
         tasks.spawn(parts.plane.clone().run(stop.clone()));
         tasks.spawn(leases::run(parts.agreement.clone(), parts.local.clone(), stop.clone()));
         tasks.spawn(follower.run(stop.clone()));
-        tasks.spawn(renew(parts.agreement.clone(), self.credentials, stop.clone()));
+        tasks.spawn(renew(parts.agreement.clone(), self.credentials.clone(), stop.clone()));
         info!(host = %parts.agreement.me, address = %self.resolved.settings.advertise_address, "shoutd has started");
 
-        let ended = form_and_wait(&formation, &control.tokens, &self.data_directory).await;
+        let ended = form_and_wait(&formation, &control.tokens, &leaving, &self.data_directory).await;
         info!("stopping; containers stay connected");
         stop.cancel();
         if tokio::time::timeout(STOP_DEADLINE, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
             warn!("some calls did not end in time");
         }
         self.consensus.shutdown().await;
+        if leaving.has_left() {
+            forget(&self.credentials, &self.data_directory, &self.plugin_path)?;
+        }
         ended
     }
 }
 
 /// Belongs to a cluster until a signal says stop or agreement itself cannot go on.
-async fn form_and_wait(formation: &Formation, tokens: &Tokens, data_directory: &Path) -> Result<()> {
+async fn form_and_wait(formation: &Formation, tokens: &Tokens, leaving: &Leaving, data_directory: &Path) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let forever = async {
@@ -230,9 +238,15 @@ async fn form_and_wait(formation: &Formation, tokens: &Tokens, data_directory: &
         }
         formation.finish();
         let reason = formation.consensus.stopped().await;
+        if leaving.is_under_way() {
+            // Agreement ends as soon as the cluster has let go of this host, which has yet to hear that it did.
+            leaving.left().await;
+            return Ok(());
+        }
         Err(anyhow!(formation.consensus.removed().unwrap_or_else(|| format!("agreement has stopped: {reason}"))))
     };
     tokio::select! {
+        () = leaving.left() => Ok(()),
         ended = forever => ended,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
@@ -266,6 +280,21 @@ fn read_token(arguments: &StartArguments) -> Result<Option<Token>> {
     Ok(text.map(|text| text.parse()).transpose()?)
 }
 
+/// What a host forgets that has left its cluster: all but its log, so that its next start is its first.
+fn forget(credentials: &CredentialStore, data_directory: &Path, plugin_socket: &Path) -> Result<()> {
+    let kept = FILES.into_iter().chain([tokens::FILE, view::START_FILE]).map(|file| data_directory.join(file));
+    // Without the socket an engine says that there is no such plugin, instead of waiting for one that is away.
+    for path in kept.chain([plugin_socket.to_owned()]) {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(credentials.leave()?)
+}
+
 async fn serve(listener: UnixListener, router: Router, stop: CancellationToken) {
     plugin::serve(listener, router, stop.cancelled_owned()).await;
 }
@@ -278,7 +307,7 @@ fn raise_descriptor_limit() -> Result<()> {
 
 /// A host that belongs to a cluster has its state on disk from before it joined. Without it, it would forget its vote, and take every network of its engine for one that is gone.
 fn refuse_missing(directory: &Path) -> Result<()> {
-    for file in ["agreed.redb", "local.redb"] {
+    for file in FILES {
         let path = directory.join(file);
         let problem = match fs::metadata(&path) {
             Ok(metadata) if metadata.len() > 0 => continue,

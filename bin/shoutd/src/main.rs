@@ -8,6 +8,7 @@ mod engine;
 mod enrollment;
 mod formation;
 mod leases;
+mod leaving;
 mod local_state;
 mod mirrors;
 mod parts;

@@ -91,6 +91,17 @@ impl Mirrors {
                 let result = self.create(&network).await;
                 result.map_err(|problem| (network, problem))
             }
+            MirrorAction::Bind { network, docker } => {
+                let bound = self.parts.local.change(|local| {
+                    // Removed by a user in the meantime.
+                    if !local.removals.contains(&network) {
+                        local.bindings.insert(docker, network.clone());
+                    }
+                });
+                bound.await.map_err(|error| (network.clone(), error.to_string()))?;
+                info!(network = network.short(), "found on this host again");
+                Ok(())
+            }
             MirrorAction::TakeOver { network, docker } => {
                 let result = self.take_over(&network, &docker).await;
                 result.map_err(|problem| (network, problem))
@@ -215,6 +226,26 @@ impl Mirrors {
             Err(CreateNetworkError::NameTaken { .. }) => Ok(()),
             Err(error) => Err(format!("network {} cannot be made on this host: {error}", description.name)),
         }
+    }
+
+    /// Removes every copy of this host's engine, of a host that leaves: they stay networks of the cluster.
+    ///
+    /// # Errors
+    /// If the engine does not answer, or does not remove one.
+    pub async fn remove_all(&self) -> Result<(), String> {
+        let networks = self.parts.engine.networks().await.map_err(|error| error.to_string())?;
+        for network in networks.iter().filter(|network| network.driver == DRIVER) {
+            self.parts.under_way.replacing(&network.id, true);
+            let removed = self.parts.engine.remove_network(&network.id).await;
+            self.parts.under_way.replacing(&network.id, false);
+            match removed {
+                Ok(()) | Err(RemoveNetworkError::NotFound { .. }) => {}
+                Err(error) => {
+                    return Err(format!("network {} cannot be removed from this host: {error}", network.name));
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn remove(&self, docker: &DockerNetworkId) -> Result<(), String> {

@@ -23,7 +23,7 @@ pub const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const APPROVAL_TIME: Duration = Duration::from_secs(3600);
 
 /// Name of the file in the data directory.
-const FILE: &str = "token";
+pub const FILE: &str = "token";
 
 /// The tokens of this host.
 #[derive(Debug)]

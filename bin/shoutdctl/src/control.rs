@@ -47,6 +47,11 @@ pub async fn get<T: DeserializeOwned>(places: &Places, path: &str) -> Result<T, 
     ask(places, Request::get(path), Full::default()).await
 }
 
+/// Asks the daemon for a file.
+pub async fn get_file(places: &Places, path: &str) -> Result<Bytes, ControlError> {
+    ask_raw(places, Request::get(path), Full::default()).await
+}
+
 /// Has the daemon do what is at `path`.
 pub async fn post<Q: Serialize, T: DeserializeOwned>(
     places: &Places,
@@ -64,13 +69,19 @@ async fn ask<T: DeserializeOwned>(
     request: request::Builder,
     body: Full<Bytes>,
 ) -> Result<T, ControlError> {
+    let body = ask_raw(places, request, body).await?;
+    serde_json::from_slice(&body)
+        .map_err(|error| ControlError::Transport { path: places.control_socket(), source: error.into() })
+}
+
+async fn ask_raw(places: &Places, request: request::Builder, body: Full<Bytes>) -> Result<Bytes, ControlError> {
     let socket = places.control_socket();
     let stream = connect(&socket).await?;
     let transport = |source| ControlError::Transport { path: socket.clone(), source };
     let exchange = tokio::time::timeout(DEADLINE, exchange(stream, request, body));
     let (sound, body) = exchange.await.map_err(|elapsed| transport(elapsed.into()))?.map_err(transport)?;
     if sound {
-        return serde_json::from_slice(&body).map_err(|error| transport(error.into()));
+        return Ok(body);
     }
     let failure: Result<Failure, _> = serde_json::from_slice(&body);
     Err(ControlError::Refused(failure.map_or_else(|_| String::from_utf8_lossy(&body).into_owned(), |f| f.error)))

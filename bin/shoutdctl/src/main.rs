@@ -1,6 +1,8 @@
 //! `shoutdctl`: starts and stops the daemon of this host and shows what it knows.
 
+mod backup;
 mod control;
+mod recovery;
 mod remove;
 mod show;
 mod start;
@@ -39,6 +41,12 @@ enum Command {
     Approve(token::Approve),
     /// Remove a host from the cluster with all it held, also one that is dead
     Remove(remove::Remove),
+    /// Write what the hosts agree on to a file
+    Backup(backup::Backup),
+    /// Found the cluster anew on this host from a backup, when all hosts have lost their data; shoutd must not run
+    Restore(recovery::Restore),
+    /// Make this host the only one of its cluster, when most of the others are lost for good; shoutd must not run
+    Recover(recovery::Recover),
     /// Show how this host is doing
     Status(show::Format),
     /// List the hosts of the cluster
@@ -84,6 +92,9 @@ fn run(arguments: Arguments) -> Result<()> {
             Command::Token(token) => token.run(places).await,
             Command::Approve(approve) => approve.run(places).await,
             Command::Remove(remove) => remove.run(places).await,
+            Command::Backup(backup) => backup.run(places).await,
+            Command::Restore(restore) => restore.run(places).await,
+            Command::Recover(recover) => recover.run(places).await,
             Command::Status(format) => show::status(places, format).await,
             Command::Hosts(format) => show::hosts(places, format).await,
             Command::Networks(format) => show::networks(places, format).await,

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use shoutd_cli::Places;
+use shoutd_core::view::Done;
 use tokio::time::{Instant, sleep};
 
 use crate::control::{self, ControlError};
@@ -20,11 +21,18 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Stop shoutd.
 #[derive(Debug, Args)]
-pub struct Stop {}
+pub struct Stop {
+    /// Leave the cluster first, with all that this host holds of it; its next start is its first
+    #[arg(long)]
+    leave: bool,
+}
 
 impl Stop {
     /// Stops the daemon and returns when it is gone. One that does not run is stopped already.
     pub async fn run(self, places: &Places) -> Result<()> {
+        if self.leave {
+            return leave(places).await;
+        }
         match control::daemon(places).await {
             Err(ControlError::NotRunning(_)) => {
                 println!("shoutd does not run");
@@ -40,6 +48,15 @@ impl Stop {
     }
 }
 
+/// The daemon leaves the cluster and ends by itself.
+async fn leave(places: &Places) -> Result<()> {
+    let pid = control::daemon(places).await.context("only a host that runs can leave by itself")?;
+    let done: Done = control::post(places, "/v1/leave", &()).await?;
+    await_end(pid).await?;
+    println!("{}; shoutd has stopped", done.message);
+    Ok(())
+}
+
 /// Ends a process by SIGTERM and waits until it is gone.
 pub async fn terminate(pid: Pid) -> Result<()> {
     match kill(pid, Signal::SIGTERM) {
@@ -47,6 +64,10 @@ pub async fn terminate(pid: Pid) -> Result<()> {
         Err(Errno::ESRCH) => return Ok(()),
         Err(errno) => return Err(errno).with_context(|| format!("cannot stop process {pid}")),
     }
+    await_end(pid).await
+}
+
+async fn await_end(pid: Pid) -> Result<()> {
     let deadline = Instant::now() + STOP_DEADLINE;
     while is_running(pid) {
         if Instant::now() > deadline {

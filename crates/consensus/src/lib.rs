@@ -35,4 +35,4 @@ pub use logged::STATE_VERSION;
 pub use offline::{RecoverError, Recovered, RestoreError, Restored, recover, restore};
 pub use propose::ProposeError;
 pub use status::{ConsensusStatus, ContactStatus, Role};
-pub use store::{LocalStore, Store, StoreError, StoredIdentity};
+pub use store::{FILES, LocalStore, Store, StoreError, StoredIdentity};

@@ -76,6 +76,11 @@ pub enum LocalRefusal {
 }
 
 impl Local {
+    /// Whether this copy is known, or was until a user removed it.
+    pub fn knows(&self, docker: &DockerNetworkId, network: &NetworkId) -> bool {
+        self.bindings.contains_key(docker) || self.removals.contains(network)
+    }
+
     /// The endpoint of this network that has this address.
     pub fn holder(&self, network: &NetworkId, address: IpAddr) -> Option<&EndpointId> {
         let mut endpoints = self.endpoints.iter();

@@ -47,6 +47,13 @@ pub enum MirrorAction {
         /// The network.
         network: NetworkId,
     },
+    /// Take note of a copy that this host does not remember, as its data was lost.
+    Bind {
+        /// The network.
+        network: NetworkId,
+        /// The copy here.
+        docker: DockerNetworkId,
+    },
     /// Replace the copy that a user created, whose addresses Docker's own IPAM gives out, by a mirror, whose addresses shoutd does: the address
     /// that Docker would give out next is another host's, and Docker would give it out again and again.
     TakeOver {
@@ -103,6 +110,9 @@ fn about_copy(copy: &EngineNetwork, cluster: &Cluster, local: &Local, me: HostId
         None => Some(MirrorAction::Remove { docker }),
         Some(network) if network.description.is_none() && network.origin == me => {
             Some(MirrorAction::Describe { network: copy.network(), docker })
+        }
+        Some(network) if !network.removing && !local.knows(&copy.id, &copy.network()) => {
+            Some(MirrorAction::Bind { network: copy.network(), docker })
         }
         Some(network) if copy.mirrors.is_none() && is_stuck(&copy.network(), network, local, me) => {
             Some(MirrorAction::TakeOver { network: copy.network(), docker })
@@ -182,7 +192,8 @@ mod tests {
 
     fn plan(cluster: &Cluster, me: u64, engine: &[EngineNetwork], creating: &[&str]) -> Vec<MirrorAction> {
         let creating = creating.iter().map(|id| id.parse().unwrap()).collect();
-        plan_mirrors(cluster, &Local::default(), host(me), engine, &creating)
+        let bindings = engine.iter().map(|copy| (copy.id.clone(), copy.network())).collect();
+        plan_mirrors(cluster, &Local { bindings, ..Local::default() }, host(me), engine, &creating)
     }
 
     #[test]
@@ -195,6 +206,18 @@ mod tests {
             "also on its origin, if lost there"
         );
         assert_eq!(plan(&cluster(true), 2, &[copy("bbbbbbbbbbbbbbbb", "foo", true, Some(ID))], &[]), []);
+    }
+
+    #[test]
+    fn a_copy_that_the_host_does_not_remember_is_taken_note_of() {
+        let network: NetworkId = ID.parse().unwrap();
+        let mirror = copy("bbbbbbbbbbbbbbbb", "foo", true, Some(ID));
+        let engine = std::slice::from_ref(&mirror);
+        let plan = |local: &Local| plan_mirrors(&cluster(true), local, host(2), engine, &BTreeSet::new());
+        let bind = MirrorAction::Bind { network: network.clone(), docker: mirror.id.clone() };
+        assert_eq!(plan(&Local::default()), [bind]);
+        let removed_by_a_user = Local { removals: BTreeSet::from([network]), ..Local::default() };
+        assert_eq!(plan(&removed_by_a_user), []);
     }
 
     #[test]

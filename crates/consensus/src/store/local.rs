@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::StoreError;
 use super::file::{DatabaseFile, VALUES, read_one, to_json};
 
-const FILE: &str = "local.redb";
+pub(super) const FILE: &str = "local.redb";
 const KEY: &str = "local";
 
 /// A file that holds one value.

@@ -26,6 +26,9 @@ pub(crate) use machine::{Machine, Published};
 
 /// Name of the file with the log, the vote and the snapshot.
 const FILE: &str = "agreed.redb";
+
+/// Names of the files in the data directory that [`Store`] and [`LocalStore`] keep.
+pub const FILES: [&str; 2] = [FILE, local::FILE];
 const IDENTITY: &str = "identity";
 const FAREWELL: &str = "farewell";
 const MISSING: &str = "this host's id is missing";

@@ -259,13 +259,14 @@ impl CredentialStore {
         self.enroll(Credentials::issue(self.key.public(), authority, had.cluster(), seal_key, now)?)
     }
 
-    /// Forgets the cluster: the host shows only its own certificate from now on. Its key stays.
+    /// Forgets the cluster, and on disk the key too: the next start draws another, as the id of a host that left never comes back. Until then the host
+    /// shows only its own certificate.
     ///
     /// # Errors
     /// The files cannot be removed.
     pub fn leave(&self) -> Result<(), CredentialError> {
         // The certificate first: without it the others are of no use.
-        for file in [CERTIFICATE_FILE, SEAL_KEY_FILE, AUTHORITY_FILE] {
+        for file in [CERTIFICATE_FILE, SEAL_KEY_FILE, AUTHORITY_FILE, KEY_FILE] {
             files::remove(&self.directory, file)?;
         }
         *self.held.write().unwrap_or_else(PoisonError::into_inner) = None;

@@ -1,0 +1,96 @@
+//! `shoutdctl stop --leave`: this host leaves its cluster, and nothing of the cluster stays on it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use shoutd_core::view::Membership;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::mirrors::Mirrors;
+use crate::parts::Parts;
+
+/// How long the cluster may take to let go of this host.
+const REMOVAL_DEADLINE: Duration = Duration::from_secs(15);
+
+/// What a host does to leave.
+#[derive(Debug)]
+pub struct Leaving {
+    parts: Parts,
+    mirrors: Arc<Mirrors>,
+    membership: watch::Sender<Membership>,
+    under_way: AtomicBool,
+    left: CancellationToken,
+}
+
+impl Leaving {
+    /// Puts the parts together; nothing happens yet.
+    pub fn new(parts: Parts, mirrors: Arc<Mirrors>, membership: watch::Sender<Membership>) -> Self {
+        Self { parts, mirrors, membership, under_way: AtomicBool::new(false), left: CancellationToken::new() }
+    }
+
+    /// Whether this host is about to leave.
+    pub fn is_under_way(&self) -> bool {
+        self.under_way.load(Ordering::SeqCst)
+    }
+
+    /// Whether it has left.
+    pub fn has_left(&self) -> bool {
+        self.left.is_cancelled()
+    }
+
+    /// Waits until it has left.
+    pub async fn left(&self) {
+        self.left.cancelled().await;
+    }
+
+    /// Takes the networks off this host's engine and this host out of the cluster. Nothing is changed in the end if it fails: the networks come back.
+    ///
+    /// # Errors
+    /// If containers use networks here, this is the only host, the engine does not answer, or the cluster cannot do without this host.
+    pub async fn leave(&self) -> Result<()> {
+        if self.membership.borrow().clone() != Membership::Member {
+            bail!("this host belongs to no cluster yet; stop it with: shoutdctl stop");
+        }
+        if self.under_way.swap(true, Ordering::SeqCst) {
+            bail!("this host is leaving already");
+        }
+        // From now on no container is started on a network here, and no network is made anew that is taken away.
+        self.membership.send_replace(Membership::Joining("it is leaving the cluster".to_owned()));
+        let done = self.try_leave().await;
+        if done.is_err() {
+            self.under_way.store(false, Ordering::SeqCst);
+            self.membership.send_replace(Membership::Member);
+        } else {
+            info!("this host has left the cluster");
+            self.left.cancel();
+        }
+        done
+    }
+
+    async fn try_leave(&self) -> Result<()> {
+        let cluster = self.parts.agreement.cluster();
+        if cluster.hosts.len() <= 1 {
+            bail!(
+                "this is the only host of the cluster: nobody would be left to know its networks; remove them (docker network rm), \
+                 stop shoutd (shoutdctl stop) and remove its data directory to end the cluster"
+            );
+        }
+        let local = self.parts.local.get();
+        let used: BTreeSet<_> = local.endpoints.values().map(|endpoint| &endpoint.network).collect();
+        if !used.is_empty() {
+            let names: Vec<_> = used
+                .iter()
+                .map(|id| cluster.networks.get(id).map_or(id.short(), |network| network.title(id)))
+                .collect();
+            bail!("containers of this host use {}: stop them, or disconnect them, first", names.join(", "));
+        }
+        self.mirrors.remove_all().await.map_err(|error| anyhow!(error))?;
+        let removed = self.parts.agreement.consensus().remove_host(self.parts.agreement.me, REMOVAL_DEADLINE).await;
+        removed.map(|_| ()).context("this host stays in the cluster")
+    }
+}
