@@ -91,9 +91,11 @@ impl EngineFollower {
                 changed = membership.changed() => if changed.is_err() { return Ok(()) },
                 _ = tick.tick() => self.forget_stale().await?,
             }
-            if self.parts.agreement.membership() == Membership::Member {
-                self.compare().await?;
+            if self.parts.agreement.membership() != Membership::Member {
+                continue;
             }
+            self.compare().await?;
+            // Only now: before it, a network whose copy this host does not remember is of no use yet.
             if is_first {
                 is_first = false;
                 info!(version = info.version, "serving Docker");

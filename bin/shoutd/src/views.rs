@@ -87,6 +87,10 @@ impl Views {
         let hosts = cluster.hosts.iter().map(|(id, host)| (*id, host.name.clone()));
         let lost = cluster.lost_hosts().into_iter().map(|(id, removed)| (id, removed.name.clone()));
         let known: Vec<_> = hosts.chain(lost).filter(|(id, name)| name == wanted || id.to_string() == wanted).collect();
+        let mut removed = cluster.admissions.removed.iter();
+        if known.is_empty() && removed.any(|(id, removed)| removed.name == wanted || id.to_string() == wanted) {
+            return Ok(format!("host {wanted} was removed before"));
+        }
         let [(id, name)] = known.as_slice() else {
             let problem = if known.is_empty() { "there is no host" } else { "there is more than one host" };
             bail!("{problem} {wanted} in the cluster; shoutdctl hosts lists their names and ids");

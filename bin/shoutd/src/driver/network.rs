@@ -92,9 +92,10 @@ pub async fn delete(driver: &Driver, docker: &DockerNetworkId) -> Result<(), Dri
         local.bindings.remove(docker);
         // A second copy of the same network can only be a mistake: it goes alone.
         let is_last = !local.bindings.values().any(|other| *other == network);
-        // An engine removes no network that has endpoints: those that are left here are of containers that went when it was killed.
+        // An engine removes no network that has endpoints: what is left here is of containers that went when it, or shoutd, was killed.
         if is_last {
             local.endpoints.retain(|_, endpoint| endpoint.network != network);
+            local.reservations.remove(&network);
         }
         if is_users_wish && is_last {
             local.removals.insert(network.clone());

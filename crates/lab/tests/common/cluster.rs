@@ -97,6 +97,8 @@ impl Cluster {
     /// Takes away by force what a check that failed has left, as far as that is possible.
     pub fn force_clean(&self) {
         for host in self.hosts() {
+            // Each does nothing on a host that has no need of it.
+            _ = host.power_on();
             _ = host.mend();
             if host.pids_of("dockerd").is_ok_and(|pids| pids.is_empty()) {
                 _ = host.start_engine();
