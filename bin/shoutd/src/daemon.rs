@@ -167,7 +167,8 @@ impl Daemon {
     async fn run(self, kernel: LinuxKernel) -> Result<()> {
         let stop = CancellationToken::new();
         let (membership, member) = watch::channel(Membership::Joining("it has only just started".to_owned()));
-        let (engine_state, engine_seen) = watch::channel(view::Engine::Absent("it is not served before this host belongs to a cluster".to_owned()));
+        let (engine_state, engine_seen) =
+            watch::channel(view::Engine::Absent("it is not served before this host belongs to a cluster".to_owned()));
         let parts = self.parts(kernel, member)?;
         let formation = self.formation(membership.clone());
         let mirrors = Arc::new(Mirrors::new(parts.clone()));

@@ -226,7 +226,7 @@ impl Inner {
     }
 
     /// Asks one peer, and whom it points to.
-    async fn ask(&self, first: SocketAddr, until: Instant) -> Result<(), JoinError> {
+    async fn ask(self: &Arc<Self>, first: SocketAddr, until: Instant) -> Result<(), JoinError> {
         let mut peer = first;
         for _ in 0..=REDIRECTS_MAX {
             let within = until.saturating_duration_since(Instant::now()).min(PEER_DEADLINE);
@@ -245,6 +245,11 @@ impl Inner {
             match joined {
                 Joined::Admitted { cluster, epoch } => return self.enter(peer, (cluster, epoch), until).await,
                 Joined::Outdated { state } => return Err(JoinError::Outdated { peer, theirs: state }),
+                // It leads, as after a restart that nobody else survived: it needs nobody to let it in.
+                Joined::NotLeader { leader: Some(leader) } if leader.host == self.me() => {
+                    let introduced = self.introduce(until.saturating_duration_since(Instant::now())).await;
+                    return introduced.map_err(|error| JoinError::NotNow { peer, error });
+                }
                 Joined::NotLeader { leader: Some(leader) } => peer = leader.address,
                 Joined::NotLeader { leader: None } => {
                     return Err(JoinError::NotNow { peer, error: ProposeError::NoLeader("no leader".to_owned()) });

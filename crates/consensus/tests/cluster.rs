@@ -241,6 +241,17 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn a_leader_that_asks_to_be_let_in_is_in() {
+        let directory = tempfile::tempdir().unwrap();
+        let (places, mut nodes) = cluster(directory.path(), 3).await;
+        let leader = remove_leader(&mut nodes);
+        let peers: Vec<_> = places.iter().filter(|place| place.host != leader.host()).map(|p| p.address).collect();
+        leader.consensus.join(&peers, SOON).await.expect("the others point to it");
+        nodes.push(leader);
+        stop_all(nodes).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_host_with_a_new_address_is_found_again() {
         let directory = tempfile::tempdir().unwrap();
         let (mut places, mut nodes) = cluster(directory.path(), 3).await;
