@@ -36,6 +36,11 @@ pub(crate) fn show_progress(what: &str) {
     print(&format!("-- {what}"));
 }
 
+/// Shows what a program printed, whole.
+pub(crate) fn show_output(text: &str) {
+    print(text.trim_end());
+}
+
 /// Says how it ended.
 pub(crate) fn show_verdict(verdict: &str) {
     print(&emphasized(verdict));

@@ -1,12 +1,25 @@
 //! `cargo xtask test`.
 
+use std::fs::{self, File};
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
+use crate::terminal::{show_output, show_progress, show_verdict};
 use crate::{machine, programs};
 
-/// Installs what is missing, builds what tests run, and runs `cargo test`.
+/// How many kinds of tests run at a time. Those with whole hosts mostly wait for their engines.
+const LANES: usize = 2;
+
+/// Where each kind of test writes what it prints, until all of it is shown.
+const LOGS: &str = "target/test-logs";
+
+/// Installs what is missing, builds what tests run, and runs all tests, or those that the arguments for `cargo test` choose.
 ///
 /// # Errors
 ///
@@ -14,11 +27,93 @@ use crate::{machine, programs};
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     machine::prepare()?;
     programs::build(&["shoutd", "shoutdctl", "shoutd-lab"])?;
-    let mut command = programs::cargo();
-    command.arg("test");
-    if arguments.is_empty() {
-        command.args(["--workspace", "--no-fail-fast"]);
+    let passed = if arguments.is_empty() { run_all()? } else { cargo_test(arguments)? };
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn cargo_test(arguments: &[String]) -> Result<bool> {
+    let status = programs::cargo().arg("test").args(arguments).status().context("run cargo test")?;
+    Ok(status.success())
+}
+
+/// Tests that run in one go, and how they are called.
+struct Kind {
+    name: String,
+    arguments: Vec<String>,
+}
+
+impl Kind {
+    fn new(name: &str, arguments: &[&str]) -> Self {
+        Self { name: name.to_owned(), arguments: arguments.iter().map(|&word| word.to_owned()).collect() }
     }
-    let status = command.args(arguments).status().context("run cargo test")?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// All kinds, each end-to-end test with a lab of its own being one.
+fn kinds() -> Result<Vec<Kind>> {
+    let mut kinds = vec![
+        Kind::new("all but the lab", &["--workspace", "--exclude", "shoutd-lab", "--no-fail-fast"]),
+        Kind::new("the lab", &["--package", "shoutd-lab", "--lib", "--bins", "--test", "lab"]),
+        Kind::new("the lab's documentation", &["--package", "shoutd-lab", "--doc"]),
+    ];
+    let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/lab/tests"));
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory).context("list the end-to-end tests")? {
+        let path = entry.context("list the end-to-end tests")?.path();
+        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with("e2e_") && path.extension().is_some_and(|extension| extension == "rs") {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    let end_to_end = |name: &String| Kind::new(name, &["--package", "shoutd-lab", "--test", name, "--", "--nocapture"]);
+    kinds.extend(names.iter().map(end_to_end));
+    Ok(kinds)
+}
+
+/// Runs everything, some kinds at a time; what a kind printed is shown whole when it is done.
+fn run_all() -> Result<bool> {
+    let built = programs::cargo().args(["test", "--workspace", "--no-run"]).status().context("run cargo test")?;
+    ensure!(built.success(), "the tests do not build, see above");
+    let logs = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(LOGS);
+    fs::create_dir_all(&logs).with_context(|| format!("make the directory {}", logs.display()))?;
+    let mut waiting = kinds()?;
+    waiting.reverse();
+    let (waiting, passed) = (Mutex::new(waiting), AtomicBool::new(true));
+    let next = || waiting.lock().ok().and_then(|mut waiting| waiting.pop());
+    thread::scope(|scope| {
+        for _ in 0..LANES {
+            scope.spawn(|| {
+                while let Some(kind) = next() {
+                    if !run_kind(&kind, &logs).unwrap_or_else(|error| {
+                        show_verdict(&format!("FAILED  {}: {error:#}", kind.name));
+                        false
+                    }) {
+                        passed.store(false, Ordering::SeqCst);
+                    }
+                }
+            });
+        }
+    });
+    let passed = passed.into_inner();
+    show_verdict(if passed { "all tests passed" } else { "tests failed, see above" });
+    Ok(passed)
+}
+
+fn run_kind(kind: &Kind, logs: &Path) -> Result<bool> {
+    show_progress(&format!("testing: {}", kind.name));
+    let begin = Instant::now();
+    let path = logs.join(format!("{}.log", kind.name.replace(' ', "-")));
+    let log = File::create(&path).with_context(|| format!("make {}", path.display()))?;
+    let copy = log.try_clone().context("write a log")?;
+    let status = programs::cargo()
+        .arg("test")
+        .args(&kind.arguments)
+        .stdout(log)
+        .stderr(copy)
+        .status()
+        .context("run cargo test")?;
+    show_output(&fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?);
+    let verdict = if status.success() { "passed " } else { "FAILED " };
+    show_verdict(&format!("{verdict} {} ({:.0} s)", kind.name, begin.elapsed().as_secs_f32()));
+    Ok(status.success())
 }
