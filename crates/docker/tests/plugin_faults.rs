@@ -149,10 +149,12 @@ async fn waiting_for_a_turn_has_a_deadline_too() {
     let started = Instant::now();
     first.send(&hang).await;
     second.send(&hang).await;
+    let mut answered = Vec::new();
     for client in [&mut first, &mut second] {
         assert!(client.answer().await.error("Err").contains("within 3s"));
+        answered.push(started.elapsed());
     }
-    assert!(started.elapsed() < Duration::from_millis(5900), "one deadline for both waits, not one each");
+    assert!(answered[1] < answered[0] * 2, "one deadline for both waits, not one each: {answered:?}");
     plugin.finish().await;
 }
 

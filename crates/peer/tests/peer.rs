@@ -22,7 +22,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
     use tokio::sync::Notify;
-    use tokio::time::{Instant, sleep, timeout};
+    use tokio::time::{sleep, timeout};
 
     use crate::common::{LOOPBACK, Running, SOON, acceptor, client, connector, host, identity, serve_router};
 
@@ -142,14 +142,12 @@ mod tests {
     async fn nobody_there_is_told_at_once_and_too_slow_at_the_deadline() {
         let server = serve(identity(1, None));
         let (address, client) = (server.address, client(2, None));
-        let started = Instant::now();
         let slow = client.call::<_, u64>(address, "/slow", &5000, Duration::from_millis(100)).await.unwrap_err();
         assert!(matches!(slow, CallError::TimedOut { .. }), "{slow}");
         assert_eq!(slow.to_string(), format!("{address} did not answer within 100 ms"));
         server.stop().await;
         let nobody = echo(&client, address).await.unwrap_err();
         assert_eq!(nobody.to_string(), format!("{address} cannot be reached: Connection refused (os error 111)"));
-        assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
     }
 
     #[tokio::test(flavor = "multi_thread")]
