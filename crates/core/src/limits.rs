@@ -61,3 +61,38 @@ pub const MTU_MIN: u16 = 1280;
 /// How long one agreement may take before the caller is told who is missing. Shorter than Docker's users' patience, longer than
 /// an election.
 pub const AGREEMENT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Groups of one network that a host announces. One that listens to more is sent all of the network's multicast instead: loss is worse than surplus.
+pub const ANNOUNCED_GROUPS_MAX: usize = 16_384;
+
+/// Sources of one group that a host announces, ours or excluded; the kernel keeps 32 for each port of a bridge. With more of them the filter is
+/// widened to let more through, never less.
+pub const ANNOUNCED_SOURCES_MAX: usize = 256;
+
+/// Addresses of one endpoint: Docker gives one of each family.
+pub const ANNOUNCED_ADDRESSES_MAX: usize = 16;
+
+/// What a host announces in all, counted in endpoints, addresses, groups and sources: about 10 MB on the peer. With more of it, the networks with the
+/// most groups are announced as if a multicast router were there.
+pub const ANNOUNCED_ITEMS_MAX: usize = 100_000;
+
+/// What one announcement carries, counted likewise: 2 MB of JSON at the most, well below what a peer takes in one request. A larger change goes in parts.
+pub const MESSAGE_ITEMS_MAX: usize = 20_000;
+
+/// How often a host tells the hosts it shares networks with that nothing has changed.
+pub const BEAT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// A host that was not heard for so long is not in sync any more: three beats, of which one or two may come late on a busy host.
+pub const SILENCE_MAX: Duration = Duration::from_secs(6);
+
+/// How long what a silent host announced is kept. A reboot takes less; one that stays away longer is sent nothing any more that only listeners get.
+pub const HOLD_TIME: Duration = Duration::from_secs(300);
+
+/// Announcements that a host takes from another: so many at once, and one more in each of these times. A host merges what changes while an announcement is under
+/// way, so that more of them bring nothing.
+pub const ANNOUNCEMENTS_PER_HOST: (u32, Duration) = (100, Duration::from_millis(5));
+
+/// How soon an announcement that failed is tried again, at first and at last; it doubles in between.
+pub const ANNOUNCE_RETRY_FIRST: Duration = Duration::from_millis(100);
+/// See [`ANNOUNCE_RETRY_FIRST`].
+pub const ANNOUNCE_RETRY_LAST: Duration = BEAT_INTERVAL;
