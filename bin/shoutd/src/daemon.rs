@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::agreement::Agreement;
+use crate::announce::{self, Announcer};
 use crate::control::Control;
 use crate::driver::Driver;
 use crate::engine::EngineFollower;
@@ -130,9 +131,24 @@ impl Daemon {
     fn parts(&self, kernel: LinuxKernel, member: watch::Receiver<Membership>) -> Result<Parts> {
         let agreement = Agreement::new(self.consensus.identity().host(), self.consensus.clone(), member);
         let reconciler = Reconciler::spawn(kernel).context("cannot start the data plane's thread")?;
+        let (heard, hearing) = watch::channel(Arc::default());
         let underlay = Underlay { address: self.resolved.settings.advertise_address.ip(), mtu: self.underlay.mtu };
+        let (read, memberships) = watch::channel(Arc::default());
+        read.send_replace(Arc::default());
+        tokio::spawn(async move { read.closed().await });
+        let plane = Plane::new(agreement.clone(), self.local.clone(), hearing, underlay, reconciler);
+        let plane = Arc::new(plane);
+        let announcer = Announcer::new(
+            agreement.clone(),
+            self.local.clone(),
+            plane.clone(),
+            self.peers.clone(),
+            memberships,
+            heard,
+        );
         Ok(Parts {
-            plane: Arc::new(Plane::new(agreement.clone(), self.local.clone(), underlay, reconciler)),
+            plane,
+            announcer: Arc::new(announcer),
             removals: Arc::new(Removals::new(agreement.clone(), self.local.clone())),
             agreement,
             local: self.local.clone(),
@@ -188,7 +204,8 @@ impl Daemon {
             .router()
             .merge(control::peer_router(control.clone()))
             .merge(desk)
-            .merge(stock::router(parts.clone()));
+            .merge(stock::router(parts.clone()))
+            .merge(announce::router(parts.announcer.clone()));
 
         let mut tasks = JoinSet::new();
         // Docker first: an engine that starts waits for its plugins before anything else.
@@ -198,6 +215,7 @@ impl Daemon {
         let server = self.server.refusing(move |host| consensus.has_left(host));
         tasks.spawn(server.serve(peer_router, stop.clone().cancelled_owned()));
         tasks.spawn(parts.plane.clone().run(stop.clone()));
+        tasks.spawn(parts.announcer.clone().run(stop.clone()));
         tasks.spawn(leases::run(parts.agreement.clone(), parts.local.clone(), stop.clone()));
         tasks.spawn(follower.run(stop.clone()));
         tasks.spawn(renew(parts.agreement.clone(), self.credentials, stop.clone()));

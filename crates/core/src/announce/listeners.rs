@@ -71,8 +71,8 @@ impl Listeners {
         self.hosts.get(&host)
     }
 
-    /// Which networks that this host has too another is agreed to have.
-    pub fn agreed(&self, host: HostId) -> Option<&BTreeSet<NetworkId>> {
-        self.agreed.get(&host)
+    /// The hosts that are agreed to have this network, which this host has too.
+    pub fn sharing(&self, network: &NetworkId) -> impl Iterator<Item = HostId> {
+        self.agreed.iter().filter(move |(_, networks)| networks.contains(network)).map(|(host, _)| *host)
     }
 }
