@@ -41,7 +41,7 @@ impl Announcer {
         let cluster = self.agreement.cluster();
         if !cluster.hosts.contains_key(&host) {
             let reason = "this host does not know yet that the caller belongs to the cluster".to_owned();
-            return Err(Rejection::Failed { reason });
+            return Err(Rejection::Busy { reason });
         }
         let now = self.now();
         let mut state = self.state();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use shoutd_core::HostId;
 use shoutd_core::announce::{Message, Reply, audience, expectations, own_content};
-use shoutd_peer::CallError;
+use shoutd_peer::{CallError, Rejection};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -108,6 +108,8 @@ impl Announcer {
             Ok(Reply::TooOften { .. }) => {
                 Some("it takes no more announcements just now: this host announces too often".to_owned())
             }
+            // That passes by itself.
+            Err(CallError::Refused { rejection: Rejection::Busy { .. }, .. }) => None,
             Err(CallError::Refused { rejection, .. }) => {
                 Some(format!("it does not take this host's announcements: {rejection}"))
             }
