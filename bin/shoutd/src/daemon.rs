@@ -16,7 +16,7 @@ use shoutd_consensus::{Consensus, LocalStore, Settings as ConsensusSettings, Sto
 use shoutd_core::limits::PORT;
 use shoutd_core::plane::{Underlay, namespace_vni};
 use shoutd_core::view::{self, Membership};
-use shoutd_dataplane::{LinuxKernel, Reconciler, UnderlayInterface, probe, underlay_interface};
+use shoutd_dataplane::{Capabilities, LinuxKernel, Reconciler, UnderlayInterface, probe, underlay_interface};
 use shoutd_docker::engine::EngineClient;
 use shoutd_docker::plugin;
 use shoutd_peer::{Authority, Client, CredentialStore, Identity, Server, TlsAcceptor, TlsConnector, Token, Trust};
@@ -75,11 +75,12 @@ struct Daemon {
     plugin_socket: UnixListener,
     control_socket: UnixListener,
     data_directory: PathBuf,
+    capabilities: Capabilities,
 }
 
 impl Daemon {
     async fn open(arguments: &StartArguments, places: &Places, resolved: Resolved) -> Result<Self> {
-        probe()?;
+        let capabilities = probe()?;
         let address = resolved.settings.advertise_address;
         let underlay = underlay_interface(address.ip())?;
         let token = read_token(arguments)?;
@@ -123,13 +124,15 @@ impl Daemon {
             plugin_socket,
             control_socket,
             data_directory: arguments.data_dir.clone(),
+            capabilities,
         })
     }
 
     /// Makes the parts that everything works with, and starts the data plane's thread.
     fn parts(&self, kernel: LinuxKernel, member: watch::Receiver<Membership>) -> Result<Parts> {
         let agreement = Agreement::new(self.consensus.identity().host(), self.consensus.clone(), member);
-        let reconciler = Reconciler::spawn(kernel).context("cannot start the data plane's thread")?;
+        let reconciler =
+            Reconciler::spawn(kernel, self.capabilities.tier).context("cannot start the data plane's thread")?;
         let underlay = Underlay { address: self.resolved.settings.advertise_address.ip(), mtu: self.underlay.mtu };
         Ok(Parts {
             plane: Arc::new(Plane::new(agreement.clone(), self.local.clone(), underlay, reconciler)),

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use shoutd_core::announce::Heard;
 use shoutd_core::local::Endpoint;
 use shoutd_core::plane::{DeviceName, Underlay, desired};
 use shoutd_core::{EndpointId, NetworkId};
@@ -55,7 +56,7 @@ impl Plane {
         if !cluster.hosts.contains_key(&self.agreement.me) {
             return None;
         }
-        let desired = desired(&cluster, &self.local.get(), self.agreement.me, self.underlay);
+        let desired = desired(&cluster, &self.local.get(), self.agreement.me, self.underlay, &Heard::default());
         Some(self.reconciler.apply(desired))
     }
 
@@ -86,6 +87,8 @@ impl Plane {
 
     /// What the kernel did not do, one line each.
     pub fn problems(&self) -> Vec<String> {
-        self.reconciler.failures().iter().map(ToString::to_string).collect()
+        let mut problems: Vec<String> = self.reconciler.failures().iter().map(ToString::to_string).collect();
+        problems.extend(self.reconciler.forwarding_problems());
+        problems
     }
 }
