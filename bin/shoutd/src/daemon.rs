@@ -16,7 +16,7 @@ use shoutd_consensus::{Consensus, LocalStore, Settings as ConsensusSettings, Sto
 use shoutd_core::limits::PORT;
 use shoutd_core::plane::{Underlay, namespace_vni};
 use shoutd_core::view::{self, Membership};
-use shoutd_dataplane::{LinuxKernel, Reconciler, UnderlayInterface, probe, underlay_interface};
+use shoutd_dataplane::{Capabilities, LinuxKernel, Reconciler, UnderlayInterface, probe, underlay_interface};
 use shoutd_docker::engine::EngineClient;
 use shoutd_docker::plugin;
 use shoutd_peer::{Authority, Client, CredentialStore, Identity, Server, TlsAcceptor, TlsConnector, Token, Trust};
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::agreement::Agreement;
-use crate::announce::{self, Announcer};
+use crate::announce::{self, Announcer, Listening};
 use crate::control::Control;
 use crate::driver::Driver;
 use crate::engine::EngineFollower;
@@ -76,11 +76,12 @@ struct Daemon {
     plugin_socket: UnixListener,
     control_socket: UnixListener,
     data_directory: PathBuf,
+    capabilities: Capabilities,
 }
 
 impl Daemon {
     async fn open(arguments: &StartArguments, places: &Places, resolved: Resolved) -> Result<Self> {
-        probe()?;
+        let capabilities = probe()?;
         let address = resolved.settings.advertise_address;
         let underlay = underlay_interface(address.ip())?;
         let token = read_token(arguments)?;
@@ -124,28 +125,22 @@ impl Daemon {
             plugin_socket,
             control_socket,
             data_directory: arguments.data_dir.clone(),
+            capabilities,
         })
     }
 
     /// Makes the parts that everything works with, and starts the data plane's thread.
     fn parts(&self, kernel: LinuxKernel, member: watch::Receiver<Membership>) -> Result<Parts> {
         let agreement = Agreement::new(self.consensus.identity().host(), self.consensus.clone(), member);
-        let reconciler = Reconciler::spawn(kernel).context("cannot start the data plane's thread")?;
+        let reconciler =
+            Reconciler::spawn(kernel, self.capabilities.tier).context("cannot start the data plane's thread")?;
         let (heard, hearing) = watch::channel(Arc::default());
         let underlay = Underlay { address: self.resolved.settings.advertise_address.ip(), mtu: self.underlay.mtu };
-        let (read, memberships) = watch::channel(Arc::default());
-        read.send_replace(Arc::default());
-        tokio::spawn(async move { read.closed().await });
+        let listening = Listening { observed: reconciler.watch_observed(), memberships: reconciler.memberships() };
         let plane = Plane::new(agreement.clone(), self.local.clone(), hearing, underlay, reconciler);
         let plane = Arc::new(plane);
-        let announcer = Announcer::new(
-            agreement.clone(),
-            self.local.clone(),
-            plane.clone(),
-            self.peers.clone(),
-            memberships,
-            heard,
-        );
+        let announcer =
+            Announcer::new(agreement.clone(), self.local.clone(), plane.clone(), self.peers.clone(), listening, heard);
         Ok(Parts {
             plane,
             announcer: Arc::new(announcer),

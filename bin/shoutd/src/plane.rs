@@ -28,7 +28,7 @@ pub struct Plane {
     underlay: Underlay,
     reconciler: ReconcilerHandle,
     /// What was last handed on. Held while state is read and handed on, so that an older view never follows a newer one.
-    handed_on: Mutex<Option<Desired>>,
+    handed_on: Mutex<Option<(Arc<Desired>, Generation)>>,
 }
 
 impl Plane {
@@ -66,11 +66,11 @@ impl Plane {
         if vnis.is_empty() {
             return;
         }
-        let Some(generation) = self.hand_on() else {
+        let Some(generation) = self.hand_on_news() else {
             return;
         };
-        let settled = join_all(vnis.into_iter().map(async |_| {
-            let scope = Scope::Everything;
+        let settled = join_all(vnis.into_iter().map(async |vni| {
+            let scope = Scope::Segment { vni };
             self.reconciler.settled(generation, &scope, deadline).await
         }));
         for error in settled.await.into_iter().filter_map(Result::err) {
@@ -83,26 +83,30 @@ impl Plane {
     fn hand_on(&self) -> Option<Generation> {
         let mut handed_on = self.handed_on.lock().unwrap_or_else(PoisonError::into_inner);
         let desired = self.desired()?;
-        *handed_on = Some(desired.clone());
-        Some(self.reconciler.apply(desired))
+        let generation = self.reconciler.apply(desired.clone());
+        *handed_on = Some((desired, generation));
+        Some(generation)
     }
 
     /// The same, unless it is what was last handed on.
-    fn hand_on_news(&self) {
+    fn hand_on_news(&self) -> Option<Generation> {
         let mut handed_on = self.handed_on.lock().unwrap_or_else(PoisonError::into_inner);
-        let desired = self.desired();
-        if desired.is_some() && *handed_on != desired {
-            handed_on.clone_from(&desired);
-            desired.map(|desired| self.reconciler.apply(desired));
+        let desired = self.desired()?;
+        if let Some((_, generation)) = handed_on.as_ref().filter(|(last, _)| *last == desired) {
+            return Some(*generation);
         }
+        let generation = self.reconciler.apply(desired.clone());
+        *handed_on = Some((desired, generation));
+        Some(generation)
     }
 
-    fn desired(&self) -> Option<Desired> {
+    fn desired(&self) -> Option<Arc<Desired>> {
         let cluster = self.agreement.cluster();
         if !cluster.hosts.contains_key(&self.agreement.me) {
             return None;
         }
-        Some(desired(&cluster, &self.local.get(), self.agreement.me, self.underlay))
+        let heard = self.heard.borrow().clone();
+        Some(Arc::new(desired(&cluster, &self.local.get(), self.agreement.me, self.underlay, &heard)))
     }
 
     /// Follows state until it is told to stop.
@@ -134,6 +138,8 @@ impl Plane {
 
     /// What the kernel did not do, one line each.
     pub fn problems(&self) -> Vec<String> {
-        self.reconciler.failures().iter().map(ToString::to_string).collect()
+        let mut problems: Vec<String> = self.reconciler.failures().iter().map(ToString::to_string).collect();
+        problems.extend(self.reconciler.forwarding_problems());
+        problems
     }
 }

@@ -51,6 +51,13 @@ pub const VOTERS_MAX: usize = 5;
 /// First VNI given out: below are the numbers people choose by hand, and 4096 upwards is where Docker's overlay begins.
 pub const VNI_FIRST: u32 = 0x0010_0000;
 
+/// A VNI that no network has, the greatest there is: what a VXLAN device sends to its own host under it is dropped.
+pub const VNI_NOWHERE: u32 = 0x00ff_ffff;
+
+/// Groups that one container may listen to at a time, on kernels that can hold it to that (6.3): what several thousand sockets or a test of 5,000 groups need, and an eighth of
+/// what a bridge has room for, so that one container alone does not crowd the others out.
+pub const GROUPS_PER_PORT_MAX: usize = 8192;
+
 /// Octets that VXLAN adds to a frame's payload over an IPv4 underlay: inner Ethernet 14, VXLAN 8, UDP 8, IPv4 20.
 pub const OVERHEAD_IPV4: u16 = 50;
 /// The same over IPv6, whose header has 40 octets.

@@ -12,6 +12,8 @@ use shoutd_core::plane::{
     Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, Place, Port, TUNNEL, Vtep, namespace_name,
 };
 
+use crate::fake_forwarding::FakeForwarding;
+use crate::forwarding::{ForwardingTables, MembershipSource};
 use crate::kernel::{Kernel, KernelError};
 
 /// How an action fails.
@@ -36,6 +38,8 @@ pub struct FakeKernel {
     pub faults: VecDeque<Option<Fault>>,
     /// What it was told to do that must never be done.
     pub violations: Vec<String>,
+    /// Its forwarding tables and memberships.
+    pub forwarding: FakeForwarding,
 }
 
 impl Kernel for FakeKernel {
@@ -64,6 +68,14 @@ impl Kernel for FakeKernel {
             Some(_) => Err(KernelError::Injected("halfway")),
             None => Ok(()),
         }
+    }
+
+    fn forwarding(&self) -> Box<dyn ForwardingTables> {
+        Box::new(self.forwarding.clone())
+    }
+
+    fn memberships(&self) -> Box<dyn MembershipSource> {
+        Box::new(self.forwarding.clone())
     }
 
     fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration) {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
+use shoutd_core::multicast::Replication;
 use shoutd_core::plane::{
     Action, ContainerEnd, Desired, DeviceName, GROUPS_MAX, Mark, Observed, ObservedBridge, ObservedPort,
     ObservedSegment, ObservedTunnel, Place, Port, Segment, Vtep, diff,
@@ -72,7 +73,17 @@ prop_compose! {
         remotes in btree_set(address(), 0..4),
         ports in vec(port(), 0..4),
     ) -> Segment {
-        Segment { network, mtu, vtep: Vtep { address, port }, remotes, ports: ports.into_iter().collect() }
+        Segment {
+            network,
+            mtu,
+            vtep: Vtep { address, port },
+            remotes,
+            replication: Replication::default(),
+            remote_macs: BTreeMap::new(),
+            learning: true,
+            max_rate: None,
+            ports: ports.into_iter().collect(),
+        }
     }
 }
 
@@ -414,6 +425,10 @@ fn one_container() -> (Desired, Observed) {
         mtu: 1450,
         vtep: Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 },
         remotes: BTreeSet::new(),
+        replication: Replication::default(),
+        remote_macs: BTreeMap::new(),
+        learning: true,
+        max_rate: None,
         ports: BTreeMap::from([(DeviceName::port(&endpoint), wanted)]),
     };
     let desired = Desired { segments: BTreeMap::from([(Vni::new(7).unwrap(), segment)]) };

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use shoutd_core::announce::Heard;
 use shoutd_core::limits::SILENCE_MAX;
 use shoutd_core::multicast::Memberships;
+use shoutd_core::plane::Observed;
 use shoutd_core::{EndpointId, HostId, NetworkId, Vni};
 use shoutd_peer::Client;
 use tokio::sync::{Notify, watch};
@@ -29,8 +30,24 @@ use crate::plane::Plane;
 /// How long a container that starts waits until the other hosts know it and this host knows theirs. A host that answers takes milliseconds.
 const READY_DEADLINE: Duration = Duration::from_millis(500);
 
-/// What each segment's ports listen to, together.
-pub type LocalMemberships = watch::Receiver<Arc<BTreeMap<Vni, Memberships>>>;
+/// What is read from the kernel of what this host's containers listen to.
+#[derive(Debug, Clone)]
+pub struct Listening {
+    /// The segments that there are.
+    pub observed: watch::Receiver<Arc<Observed>>,
+    /// What the ports of each segment listen to, together. Each segment gets an entry when it has been read.
+    pub memberships: watch::Receiver<Arc<BTreeMap<Vni, Memberships>>>,
+}
+
+impl Listening {
+    /// Waits until it has been read what is listened to in all segments that there were when the daemon started.
+    async fn is_read(&mut self) -> Result<(), watch::error::RecvError> {
+        self.observed.changed().await?;
+        let observed = self.observed.borrow_and_update().clone();
+        let all = |memberships: &Arc<BTreeMap<_, _>>| observed.segments.keys().all(|vni| memberships.contains_key(vni));
+        self.memberships.wait_for(all).await.map(drop)
+    }
+}
 
 /// The announcements of this host and of the others.
 #[derive(Debug)]
@@ -39,7 +56,7 @@ pub struct Announcer {
     local: Arc<LocalState>,
     plane: Arc<Plane>,
     peers: Client,
-    memberships: LocalMemberships,
+    listening: Listening,
     /// The begin of its time.
     begin: Instant,
     state: Mutex<State>,
@@ -60,14 +77,13 @@ pub struct Standing {
 }
 
 impl Announcer {
-    /// Puts the parts together; nothing happens yet. `heard` is what the plane follows; the first change of `memberships` says that they have been read, and not until
-    /// then is anything announced: what is not known yet must not be taken for gone.
+    /// Puts the parts together; nothing happens yet. `heard` is what the plane follows.
     pub fn new(
         agreement: Agreement,
         local: Arc<LocalState>,
         plane: Arc<Plane>,
         peers: Client,
-        memberships: LocalMemberships,
+        listening: Listening,
         heard: watch::Sender<Arc<Heard>>,
     ) -> Self {
         Self {
@@ -75,7 +91,7 @@ impl Announcer {
             local,
             plane,
             peers,
-            memberships,
+            listening,
             begin: Instant::now(),
             state: Mutex::default(),
             heard,

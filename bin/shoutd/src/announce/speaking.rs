@@ -28,15 +28,17 @@ impl Announcer {
     /// Announces until it is told to stop.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let (mut cluster, mut local) = (self.agreement.watch(), self.local.watch());
-        let mut memberships = self.memberships.clone();
-        // Until it is known what the containers listen to nothing is said: silence is better than a false "nothing".
-        let read = tokio::select! {
-            read = memberships.changed() => read.is_ok(),
+        let mut listening = self.listening.clone();
+        // Until it is known what the containers listen to nothing is said: who is silent is sent everything, which is better than a false "nothing".
+        let is_read = tokio::select! {
+            is_read = listening.is_read() => is_read.is_ok(),
             () = stop.cancelled() => false,
         };
-        if !read {
+        if !is_read {
             return;
         }
+        self.state().is_speaking = true;
+        let mut memberships = listening.memberships;
         let mut calls: JoinSet<Answered> = JoinSet::new();
         let mut has_changed = true;
         loop {
@@ -70,7 +72,7 @@ impl Announcer {
         if !cluster.hosts.contains_key(&me) {
             return;
         }
-        let memberships = self.memberships.borrow().clone();
+        let memberships = self.listening.memberships.borrow().clone();
         let (mut content, excesses) = own_content(&cluster, &local, &memberships);
         let mut state = self.state();
         // What has not changed stays the same object, which is cheaper to compare for each peer.

@@ -14,9 +14,15 @@ const FAULT_SHOWN: Duration = Duration::from_secs(10);
 /// How often the same fault is logged.
 const FAULT_LOGGED: Duration = Duration::from_secs(60);
 
+/// What is wrong while the kernel does not tell what containers listen to.
+const SILENT: &str =
+    "it has not been read yet what the containers of this host listen to: the other hosts send it all multicast";
+
 /// What the announcer keeps.
 #[derive(Debug, Default)]
 pub struct State {
+    /// Whether it has been read what the containers listen to, so that it can be announced.
+    pub is_speaking: bool,
     /// What this host announces.
     pub content: Content,
     /// What it would announce but for the limits.
@@ -87,6 +93,7 @@ impl State {
     pub fn problems(&self, cluster: &Cluster, now: Duration) -> Vec<String> {
         let faults = self.faults.iter().filter(|(_, fault)| now < fault.met + FAULT_SHOWN);
         let faults = faults.map(|((host, _), fault)| format!("host {}: {}", cluster.host_name(*host), fault.text));
-        self.excesses.iter().map(ToString::to_string).chain(faults).collect()
+        let silence = (!self.is_speaking).then(|| SILENT.to_owned());
+        silence.into_iter().chain(self.excesses.iter().map(ToString::to_string)).chain(faults).collect()
     }
 }

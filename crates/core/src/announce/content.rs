@@ -35,7 +35,7 @@ pub type Content = BTreeMap<NetworkId, Arc<AnnouncedNetwork>>;
 pub struct HeardHost {
     /// Whether this is what it has now, as far as can be known. If not, it counts as a listener to everything on every network it has.
     pub in_sync: bool,
-    /// By network.
+    /// By network. One that it is agreed to have and that is not in it was not heard of yet, and counts likewise.
     pub networks: Content,
 }
 

@@ -149,16 +149,17 @@ impl Listener {
         times.into_iter().find(|time| *time > now).filter(|_| !self.expired)
     }
 
-    /// Whether what it has is known: all was heard, not too long ago, and of every network that it is agreed to have and this host has too.
-    fn is_in_sync(&self, agreed: Option<&BTreeSet<NetworkId>>, now: Duration) -> bool {
-        let mut agreed = agreed.into_iter().flatten();
-        let all_announced = agreed.all(|network| self.whole.contains_key(network) || self.withdrawn.contains(network));
-        self.trusted && self.complete && now < self.heard + SILENCE_MAX && all_announced
-    }
-
-    /// What is to be made of it. One whose announcements were withdrawn after the hold time is known to listen to nothing.
+    /// What is to be made of it. `agreed` are the networks that it is agreed to have and this host has too: of those that it does not have any more, as it said itself or because
+    /// its announcements were withdrawn after the hold time, it is known to have nothing.
     pub fn heard(&self, agreed: Option<&BTreeSet<NetworkId>>, now: Duration) -> HeardHost {
-        HeardHost { in_sync: self.expired || self.is_in_sync(agreed, now), networks: self.whole.clone() }
+        let is_fresh = self.trusted && self.complete && now < self.heard + SILENCE_MAX;
+        let mut networks = self.whole.clone();
+        for network in agreed.into_iter().flatten() {
+            if self.expired || self.withdrawn.contains(network) {
+                networks.entry(network.clone()).or_default();
+            }
+        }
+        HeardHost { in_sync: self.expired || is_fresh, networks }
     }
 
     /// When it was last heard; `None` if never.

@@ -123,6 +123,7 @@ impl LinuxKernel {
         segment.guard.remove()?;
         if foreign.is_empty() {
             self.segments.remove(&vni);
+            self.registry.retain(|other| other != vni);
             self.named.delete(&namespace_name(vni))?;
         }
         Ok(())

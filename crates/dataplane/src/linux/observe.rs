@@ -44,13 +44,15 @@ impl LinuxKernel {
         }
         // Sockets keep a namespace alive, and with it a VXLAN device that would be in the way of its successor.
         self.segments.retain(|vni, _| seen.contains(vni));
+        self.registry.retain(|vni| seen.contains(&vni));
         Ok(())
     }
 
     /// Keeps what is open of a segment if it is this namespace, else opens it.
     pub(super) fn keep_segment(&mut self, vni: Vni, namespace: Namespace) -> Result<(), KernelError> {
         if self.segments.get(&vni).is_none_or(|open| open.namespace.id() != namespace.id()) {
-            self.segments.insert(vni, SegmentHandle::open(namespace)?);
+            self.segments.insert(vni, SegmentHandle::open(namespace.clone())?);
+            self.registry.insert(vni, namespace);
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 mod adoption;
 mod guard;
 mod mending;
+mod multicast;
 mod probing;
 mod support;
 mod traffic;
