@@ -1,7 +1,7 @@
 //! What is on the wire: all frames of one interface, as a packet socket (packet(7)) sees them.
 
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,6 +56,11 @@ impl Frame {
     /// Whether it is an IPv4 packet to this address.
     pub fn is_to(&self, address: Ipv4Addr) -> bool {
         self.ipv4().is_some_and(|(_, _, destination, _)| destination == address)
+    }
+
+    /// Whether it is an IPv6 packet to this address.
+    pub fn is_to_v6(&self, address: Ipv6Addr) -> bool {
+        self.payload(0x86dd).and_then(|packet| packet.get(24..40)) == Some(&address.octets()[..])
     }
 
     /// The type of the ICMPv6 message in it, after a hop-by-hop header or none.
