@@ -245,8 +245,9 @@ impl Inner {
             match joined {
                 Joined::Admitted { cluster, epoch } => return self.enter(peer, (cluster, epoch), until).await,
                 Joined::Outdated { state } => return Err(JoinError::Outdated { peer, theirs: state }),
-                Joined::NotLeader { leader: Some(leader) } => peer = leader.address,
-                Joined::NotLeader { leader: None } => {
+                Joined::NotLeader { leader: Some(leader) } if leader.host != self.me() => peer = leader.address,
+                // The others may still take this host for the leader that it was before it was started anew.
+                Joined::NotLeader { .. } => {
                     return Err(JoinError::NotNow { peer, error: ProposeError::NoLeader("no leader".to_owned()) });
                 }
                 Joined::NoCluster => return Err(JoinError::NoCluster { peers: vec![peer] }),
