@@ -142,7 +142,7 @@ fn ipv6_groups(cluster: &mut Cluster) -> Result<()> {
     })?;
     let datagrams = Datagrams {
         receive: format!("UDP6-RECV:6061,ipv6-join-group=[{group}]:shout0"),
-        send: format!("UDP6-DATAGRAM:[{group}%shout0]:6061,ipv6-multicast-hops=4"),
+        send: format!("UDP6-DATAGRAM:[{group}]:6061,so-bindtodevice=shout0"),
     };
     let listening = listen(&receiver, &datagrams)?;
     await_listeners(&first, "ff05::1:5", &[&second])?;
@@ -167,30 +167,26 @@ fn sources(cluster: &mut Cluster) -> Result<()> {
     let other = Container::start(second, "foo", &[])?;
     let receiver = Container::start(third, "foo", &[])?;
     let wanted = one.address("foo")?;
-    let datagrams = Datagrams {
-        receive: format!("UDP4-RECV:6071,ip-add-source-membership=232.1.1.1:shout0:{wanted}"),
-        send: "UDP4-DATAGRAM:232.1.1.1:6071,ip-multicast-ttl=4".to_owned(),
-    };
-    let listening = listen(&receiver, &datagrams)?;
+    let listening = receiver.spawn(&format!("iperf -u -s -B 232.1.1.1%shout0 -H {wanted} -p 6071"))?;
+    listening.wait_for_line(SOON, |line| line.contains("Joining multicast group"))?;
     await_listeners(first, "232.1.1.1", &[third])?;
     await_listeners(second, "232.1.1.1", &[third])?;
-    let send = |container: &Container, text: &str| {
-        container.sh(&format!("for n in 1 2 3; do echo {text} | socat -u - {} || exit; done", datagrams.send))
+    let send = |container: &Container| {
+        container.sh(
+            "for n in 1 2 3; do echo sent | socat -u - UDP4-DATAGRAM:232.1.1.1:6071,ip-multicast-ttl=4 || exit; done",
+        )
     };
     let group = Ipv4Addr::new(232, 1, 1, 1);
     wait_until("only the source that is wanted", SOON, || {
         let capture = Capture::of_underlay(third)?;
-        send(&other, "unwanted")?;
-        send(&one, "wanted")?;
+        send(&other)?;
+        send(&one)?;
         wait_until("what is wanted", SOON, || {
             let seen = senders(&capture, |frame| frame.is_to(group));
             Ok((seen.iter().filter(|from| **from == first.address()).count() >= 3).then_some(()))
         })?;
         Ok(senders(&capture, |frame| frame.is_to(group)).iter().all(|from| *from == first.address()).then_some(()))
-    })?;
-    let (heard, _) = listening.printed();
-    ensure!(heard.lines().all(|line| line == "wanted"), "it heard {heard:?}");
-    Ok(())
+    })
 }
 
 /// A container on a host that had none sends a datagram as the first thing it does, to a group; a container that hears it answers at once by broadcast.
