@@ -3,11 +3,12 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use crate::linux::PROTOCOL;
 use nix::errno::Errno;
 use shoutd_core::limits::VNI_NOWHERE;
 use shoutd_core::plane::Tier;
 use shoutd_netlink::{BridgeSettings, Error, Guard, Namespace, NewVeth, NewVxlan, Pinned, Route, TunnelGroup, VethEnd};
+
+use crate::linux::PROTOCOL;
 
 /// What this kernel can do beyond what shoutd must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +69,7 @@ pub fn probe() -> Result<Capabilities, Incapable> {
     route.create_vxlan(&new, &namespace).map_err(refusal(Incapable::NoVxlan))?;
 
     let mut guard = Guard::open(&namespace).map_err(refusal(Incapable::NoFilter))?;
-    guard.install("tunnel").map_err(refusal(Incapable::NoFilter))?;
+    guard.install("tunnel", Some(1000)).map_err(refusal(Incapable::NoFilter))?;
     let tunnel = route.link("tunnel").map_err(refusal(Incapable::NoVxlan))?.map(|link| link.index).unwrap_or_default();
     let tier = probe_tier(&mut route, tunnel);
     Ok(Capabilities { ipv6: Path::new("/proc/sys/net/ipv6").exists(), tier })

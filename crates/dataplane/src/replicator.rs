@@ -1,8 +1,8 @@
 //! The thread that keeps segments' forwarding tables as announcements want them. It stands beside the reconciler, which makes the devices, because it must be quick: a host that joins a group
 //! waits for it.
 //!
-//! It knows what it has done and compares with that, so that a change costs what has changed; what there really is, it reads anew every so often, when a device was made anew, and when
-//! anything failed.
+//! Once there was what was wanted, it compares what is wanted now with that, so that a change costs what has changed; what there really is, it reads anew every so often, when a device
+//! was made anew, and when anything failed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shoutd_core::Vni;
-use shoutd_core::plane::{Change, Desired, DeviceName, Forwarding, Segment, TUNNEL, Tier};
+use shoutd_core::plane::{Change, Desired, DeviceName, Forwarding, Segment, Tier};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
@@ -98,6 +98,11 @@ impl Post {
         self.signal();
     }
 
+    /// Whether another than this is the newest desired state.
+    fn is_news(&self, generation: Generation) -> bool {
+        self.inbox().desired.as_ref().is_some_and(|(newest, _)| *newest != generation)
+    }
+
     /// Says that the reconciler changed devices in these segments.
     pub(crate) fn touch(&self, segments: BTreeSet<Vni>) -> Revision {
         let mut inbox = self.inbox();
@@ -126,7 +131,8 @@ impl Post {
 /// What is known of one segment.
 #[derive(Debug)]
 struct Known {
-    forwarding: Forwarding,
+    /// What all was as wanted by.
+    holds: Arc<Desired>,
     ports: BTreeSet<DeviceName>,
     read_at: Instant,
 }
@@ -185,73 +191,61 @@ impl Replicator {
     }
 
     /// Makes all segments' tables what they should be. Returns what failed; `None` if something newer was wanted before it was done.
-    fn round(&mut self, generation: Generation, desired: &Desired) -> Option<Vec<ForwardingFailure>> {
+    fn round(&mut self, generation: Generation, desired: &Arc<Desired>) -> Option<Vec<ForwardingFailure>> {
         let there: BTreeSet<Vni> = desired.segments.keys().copied().collect();
         self.known.retain(|vni, _| there.contains(vni));
         self.tables.retain(&there);
         let mut failures = Vec::new();
         for (&vni, segment) in &desired.segments {
-            match self.segment(generation, vni, segment) {
+            match self.segment(generation, vni, desired, segment) {
                 Ok(Some(failed)) => failures.extend(failed),
                 Ok(None) => return None,
                 Err(error) => failures.push(ForwardingFailure { vni, change: None, error: Arc::new(error) }),
-            }
-            if failures.iter().any(|failure| failure.vni == vni) {
-                // What there is may not be what is thought to be.
-                self.known.remove(&vni);
             }
         }
         Some(failures)
     }
 
+    /// Makes one segment's tables what they should be. Returns what failed; `None` if something newer was wanted before it was done.
     fn segment(
         &mut self,
         generation: Generation,
         vni: Vni,
+        desired: &Arc<Desired>,
         segment: &Segment,
     ) -> Result<Option<Vec<ForwardingFailure>>, KernelError> {
-        self.read(vni)?;
-        let Some(known) = self.known.get_mut(&vni) else {
-            return Ok(Some(Vec::new()));
+        // Unless all goes well, it is read anew next time.
+        let known = self.known.remove(&vni).filter(|known| known.read_at.elapsed() < AGE_MAX);
+        let (changes, ports, read_at) = match known {
+            Some(Known { holds, ports, read_at }) if holds.segments.contains_key(&vni) => {
+                (Forwarding::changes_between(&holds.segments[&vni], segment, self.tier), ports, read_at)
+            }
+            _ => {
+                let read_at = Instant::now();
+                let (found, ports) = (self.tables.read(vni)?, self.tables.ports(vni)?);
+                (found.changes_to(&Forwarding::wanted(segment, self.tier)), ports, read_at)
+            }
         };
-        let mut wanted = Forwarding::wanted(segment, self.tier);
-        // Those that are not there come by the reconciler's hand, or belong to containers that are gone.
-        wanted.ports.retain(|_, port| known.ports.contains(port));
-        let changes = known.forwarding.changes_to(&wanted);
+        let changes: Vec<Change> = changes.into_iter().filter(|change| is_possible(change, &ports)).collect();
         if !changes.is_empty() {
             debug!(%vni, changes = changes.len(), "forwarding tables change");
         }
         let mut failures = Vec::new();
-        for changes in changes.chunks(CHANGES_AT_ONCE) {
-            if self.post.inbox().desired.as_ref().is_some_and(|(newest, _)| *newest != generation) {
+        for (number, changes) in changes.chunks(CHANGES_AT_ONCE).enumerate() {
+            if number > 0 && self.post.is_news(generation) {
                 return Ok(None);
             }
             let failed = self.tables.change(vni, segment.vtep, changes)?;
-            let failed: BTreeMap<usize, KernelError> = failed.into_iter().collect();
-            for change in changes.iter().enumerate().filter(|(position, _)| !failed.contains_key(position)) {
-                known.forwarding.apply(change.1);
-            }
             failures.extend(failed.into_iter().map(|(position, error)| ForwardingFailure {
                 vni,
                 change: changes.get(position).cloned(),
                 error: Arc::new(error),
             }));
         }
+        if failures.is_empty() {
+            self.known.insert(vni, Known { holds: desired.clone(), ports, read_at });
+        }
         Ok(Some(failures))
-    }
-
-    /// Reads what there is, unless that is known.
-    fn read(&mut self, vni: Vni) -> Result<(), KernelError> {
-        if self.known.get(&vni).is_some_and(|known| known.read_at.elapsed() < AGE_MAX) {
-            return Ok(());
-        }
-        self.known.remove(&vni);
-        let forwarding = self.tables.read(vni)?;
-        let ports = self.tables.ports(vni)?;
-        if ports.iter().any(|port| port.as_str() == TUNNEL) {
-            self.known.insert(vni, Known { forwarding, ports, read_at: Instant::now() });
-        }
-        Ok(())
     }
 
     fn publish(&mut self, generation: Generation, revision: Revision, failures: Vec<ForwardingFailure>) {
@@ -262,5 +256,13 @@ impl Replicator {
             self.complaints = complaints;
         }
         self.status.send_replace(Status { generation, revision, failures: failures.into() });
+    }
+}
+
+/// Whether the port that a change is about is there. Those that are not come by the reconciler's hand, or belong to containers that are gone.
+fn is_possible(change: &Change, ports: &BTreeSet<DeviceName>) -> bool {
+    match change {
+        Change::PinPort { port, .. } | Change::UnpinPort { port, .. } => ports.contains(port),
+        _ => true,
     }
 }

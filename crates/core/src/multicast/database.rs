@@ -103,11 +103,11 @@ impl Database {
         self.joined.router = !self.routers.is_empty();
     }
 
-    /// How many groups there are behind each port.
-    pub fn groups_per_port(&self) -> BTreeMap<u32, usize> {
+    /// How many entries there are behind each port: groups, and sources of groups.
+    pub fn entries_per_port(&self) -> BTreeMap<u32, usize> {
         let mut counts = BTreeMap::new();
-        for port in self.groups.values().flat_map(BTreeMap::keys) {
-            *counts.entry(*port).or_default() += 1;
+        for (port, group) in self.groups.values().flatten() {
+            *counts.entry(*port).or_default() += group.sources.len() + usize::from(group.exclude.is_some());
         }
         counts
     }

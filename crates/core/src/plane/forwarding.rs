@@ -1,6 +1,7 @@
 //! What the forwarding tables of one segment hold for the sake of announcements, beside the flood entries: where groups are sent, and where endpoints' MAC
 //! addresses are. It changes with every join of a receiver anywhere, so it is kept apart from devices and compared on its own.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -131,6 +132,30 @@ impl Forwarding {
         wanted
     }
 
+    /// What to do where what `before` wants is there, so that there is what `after` wants. It costs a look at each group and no more, but for those that differ.
+    pub fn changes_between(before: &Segment, after: &Segment, tier: Tier) -> Vec<Change> {
+        if tier != Tier::VxlanMdb {
+            return Self::wanted(before, tier).changes_to(&Self::wanted(after, tier));
+        }
+        let (mut old, mut new) = (Self::default(), Self::default());
+        differing(&before.replication.groups, &after.replication.groups, |key, was, is| {
+            old.groups.extend(was.map(|remotes| (*key, destinations(remotes))));
+            new.groups.extend(is.map(|remotes| (*key, destinations(remotes))));
+        });
+        if before.replication.unregistered != after.replication.unregistered {
+            for (side, segment) in [(&mut old, before), (&mut new, after)] {
+                let all = destinations(&segment.replication.unregistered);
+                side.groups.extend(UNREGISTERED.map(|key| (key, all.clone())));
+            }
+        }
+        differing(&before.remote_macs, &after.remote_macs, |mac, was, is| {
+            old.remote_macs.extend(was.map(|remote| (*mac, *remote)));
+            new.remote_macs.extend(is.map(|remote| (*mac, *remote)));
+        });
+        (old.ports, new.ports) = (before.pinned_ports(), after.pinned_ports());
+        old.changes_to(&new)
+    }
+
     /// What to do, in this order, so that there is what is wanted: all additions before any removal, and narrower entries before the wider ones that they
     /// would otherwise fall back to, so that no host misses what it had and still wants.
     pub fn changes_to(&self, wanted: &Self) -> Vec<Change> {
@@ -216,6 +241,31 @@ impl Forwarding {
             Change::UnpinPort { mac, .. } => {
                 self.ports.remove(mac);
             }
+        }
+    }
+}
+
+/// Passes on the keys whose values differ in two tables, with both.
+fn differing<K: Ord, V: PartialEq>(
+    before: &BTreeMap<K, V>,
+    after: &BTreeMap<K, V>,
+    mut on_difference: impl FnMut(&K, Option<&V>, Option<&V>),
+) {
+    let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((was, _)), Some((is, _))) => was.cmp(is),
+        };
+        let was = if order == Ordering::Greater { None } else { old.next() };
+        let is = if order == Ordering::Less { None } else { new.next() };
+        let values = (was.map(|(_, value)| value), is.map(|(_, value)| value));
+        if let Some((key, _)) = was.or(is)
+            && values.0 != values.1
+        {
+            on_difference(key, values.0, values.1);
         }
     }
 }

@@ -73,3 +73,45 @@ fn parse_rate(value: &str) -> Option<u32> {
     // `parse` alone would let a sign through.
     value.parse().ok().filter(|rate| *rate > 0 && value.bytes().all(|byte| byte.is_ascii_digit()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, value: &str) -> Result<(), InvalidOption> {
+        check_options(&BTreeMap::from([(name.to_owned(), value.to_owned())]))
+    }
+
+    #[test]
+    fn what_can_be_is_taken() {
+        let sound = [
+            (MAC_MOVES_OPTION, "on"),
+            (MAC_MOVES_OPTION, "off"),
+            (MAX_RATE_OPTION, "1"),
+            (MAX_RATE_OPTION, "4294967295"),
+            ("com.docker.network.driver.mtu", "1400"),
+            ("shoutdx", "whatever"),
+        ];
+        for (name, value) in sound {
+            assert_eq!(check(name, value), Ok(()), "{name} {value}");
+        }
+        assert_eq!(max_rate(&BTreeMap::from([(MAX_RATE_OPTION.to_owned(), "500".to_owned())])), Some(500));
+        assert!(!learns(&BTreeMap::from([(MAC_MOVES_OPTION.to_owned(), "off".to_owned())])));
+        assert!(learns(&BTreeMap::new()));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_what_can() {
+        for value in ["", "0", "-1", "+5", "1e3", "4294967296", " 7"] {
+            assert!(matches!(check(MAX_RATE_OPTION, value), Err(InvalidOption::Value { .. })), "{value}");
+        }
+        assert_eq!(
+            check(MAC_MOVES_OPTION, "no").unwrap_err().to_string(),
+            "option shoutd.mac-moves cannot be \"no\": give on or off"
+        );
+        assert_eq!(
+            check("shoutd.max_rate", "5").unwrap_err().to_string(),
+            "shoutd has no option shoutd.max_rate; it has shoutd.mac-moves, shoutd.max-rate and shoutd.multicast-route"
+        );
+    }
+}

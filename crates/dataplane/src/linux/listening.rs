@@ -79,7 +79,7 @@ impl MembershipSource for LinuxListening {
     fn full_ports(&self) -> Vec<(Vni, DeviceName)> {
         let mut full = Vec::new();
         for (vni, segment) in &self.segments {
-            let counts = segment.database.groups_per_port();
+            let counts = segment.database.entries_per_port();
             let over = counts.into_iter().filter(|(_, count)| *count >= GROUPS_PER_PORT_MAX);
             full.extend(over.filter_map(|(port, _)| Some((*vni, segment.ports.get(&port)?.clone()?))));
         }

@@ -1,122 +1,14 @@
 //! Multicast reaches the hosts that listen, and no others.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
+use std::os::fd::AsRawFd;
 
-use shoutd_core::announce::{AnnouncedEndpoint, AnnouncedNetwork};
-use shoutd_core::multicast::{Memberships, Remote, replication};
-use shoutd_core::plane::Tier;
-use shoutd_netlink::Namespace;
+use shoutd_core::multicast::{Memberships, SourceFilter};
+use shoutd_core::plane::{DeviceName, Tier};
 
-use crate::support::{Capture, Host, PATIENCE, Running, World, connected, udp, vni};
-
-const PORT: u16 = 5000;
-
-/// Hosts with a reconciler each, that know of each other what they would announce.
-struct Cluster {
-    running: Vec<Running>,
-    hosts: Vec<Host>,
-    containers: Vec<Namespace>,
-    _world: World,
-}
-
-impl Cluster {
-    fn start(tiers: &[Tier]) -> Self {
-        let (mut world, containers) = connected(u8::try_from(tiers.len()).unwrap());
-        let mut hosts: Vec<Host> = world.hosts.drain(..).collect();
-        let running = hosts.iter_mut().zip(tiers).map(|(host, tier)| Running::start_with(host, *tier)).collect();
-        let mut cluster = Self { running, hosts, containers, _world: world };
-        cluster.announce();
-        cluster
-    }
-
-    /// What a host has of the network.
-    fn announced(&self, host: usize) -> AnnouncedNetwork {
-        let segment = &self.hosts[host].desired.segments[&vni()];
-        let endpoints = segment.ports.values().map(|port| {
-            let addresses = port.addresses.iter().map(ipnet::IpNet::addr).collect();
-            (port.endpoint.clone(), AnnouncedEndpoint { mac: port.mac, addresses })
-        });
-        let memberships = self.running[host].handle.memberships().borrow().get(&vni()).cloned().unwrap_or_default();
-        AnnouncedNetwork { endpoints: endpoints.collect(), memberships }
-    }
-
-    /// Tells all hosts of all others, and waits until each does what it should.
-    fn announce(&mut self) {
-        let announced: Vec<AnnouncedNetwork> = (0..self.hosts.len()).map(|host| self.announced(host)).collect();
-        let addresses: Vec<IpAddr> = self.hosts.iter().map(|host| host.address).collect();
-        for (position, host) in self.hosts.iter_mut().enumerate() {
-            let others = addresses.iter().zip(&announced).filter(|(address, _)| **address != host.address);
-            let remotes: Vec<Remote<'_>> = others
-                .map(|(address, network)| Remote { address: *address, announced: Some(network), in_sync: true })
-                .collect();
-            let segment = host.segment_mut();
-            segment.replication = replication(&remotes);
-            let places = remotes.iter().flat_map(|remote| {
-                let endpoints = remote.announced.unwrap().endpoints.values();
-                endpoints.map(|endpoint| (endpoint.mac, remote.address))
-            });
-            segment.remote_macs = places.collect();
-            self.running[position].apply(host);
-        }
-    }
-
-    /// Waits until what a host's containers listen to is as it should be.
-    fn until(&self, host: usize, what: &str, holds: impl Fn(&Memberships) -> bool) {
-        let mut memberships = self.running[host].handle.memberships();
-        let found = self.running[host].wait(async {
-            let holds =
-                |all: &shoutd_dataplane::AllMemberships| holds(all.get(&vni()).unwrap_or(&Memberships::default()));
-            tokio::time::timeout(PATIENCE, memberships.wait_for(holds)).await.map(|all| drop(all.unwrap()))
-        });
-        assert!(found.is_ok(), "{what}: {:?}", self.running[host].handle.memberships().borrow());
-    }
-
-    fn address(&self, host: usize) -> Ipv4Addr {
-        self.hosts[host].container_address(1)
-    }
-
-    fn receiver(&self, host: usize) -> UdpSocket {
-        udp(&self.containers[host], (Ipv4Addr::UNSPECIFIED, PORT))
-    }
-
-    /// Sends a datagram from a container of one host, and returns the hosts to whose segment it came.
-    fn reaches(&self, from: &UdpSocket, to: impl Into<SocketAddr>) -> BTreeSet<usize> {
-        let to = to.into();
-        let mut captures: BTreeMap<usize, Capture> =
-            (0..self.hosts.len()).map(|host| (host, Capture::open(&self.hosts[host].segment(), "shoutvx0"))).collect();
-        let port = from.local_addr().unwrap().port();
-        from.send_to(b"to whom it may concern", to).unwrap();
-        // Broadcast goes to all, on the same way: it tells when the other has had its chance.
-        from.send_to(b"last", (Ipv4Addr::new(10, 7, 7, 255), 9)).unwrap();
-        let own = (0..self.hosts.len()).find(|host| self.is_on(*host, from)).unwrap();
-        captures.remove(&own);
-        let is_from = |frame: &[u8], text: &[u8]| {
-            frame.windows(text.len()).any(|window| window == text) && frame.windows(2).any(|w| w == port.to_be_bytes())
-        };
-        let mut reached = BTreeSet::new();
-        for (host, mut capture) in captures {
-            loop {
-                let frame = capture.receive();
-                if is_from(&frame, b"to whom it may concern") {
-                    reached.insert(host);
-                } else if is_from(&frame, b"last") {
-                    break;
-                }
-            }
-        }
-        reached
-    }
-
-    fn is_on(&self, host: usize, socket: &UdpSocket) -> bool {
-        socket.local_addr().unwrap().ip() == IpAddr::from(self.address(host))
-    }
-
-    /// A socket to send from.
-    fn sender(&self, host: usize) -> UdpSocket {
-        udp(&self.containers[host], (self.address(host), 0))
-    }
-}
+use crate::cluster::{Cluster, PORT};
+use crate::support::{ip, run, udp};
 
 #[test]
 fn a_group_goes_to_the_hosts_that_listen() {
@@ -137,4 +29,130 @@ fn a_group_goes_to_the_hosts_that_listen() {
     cluster.until(1, "the leave", |memberships| memberships.groups.is_empty());
     cluster.announce();
     assert_eq!(cluster.reaches(&sender, (group, PORT)), BTreeSet::new());
+}
+
+/// A UDP socket in a container that asked for a group from one source, or from all but one.
+fn source_filter(socket: &UdpSocket, option: i32, interface: Ipv4Addr, group: Ipv4Addr, source: Ipv4Addr) {
+    let request = nix::libc::ip_mreq_source {
+        imr_multiaddr: nix::libc::in_addr { s_addr: u32::from(group).to_be() },
+        imr_interface: nix::libc::in_addr { s_addr: u32::from(interface).to_be() },
+        imr_sourceaddr: nix::libc::in_addr { s_addr: u32::from(source).to_be() },
+    };
+    let length = u32::try_from(size_of_val(&request)).unwrap();
+    // SAFETY: the pointer is to a request of that length, which outlives the call.
+    let result = unsafe {
+        nix::libc::setsockopt(socket.as_raw_fd(), nix::libc::IPPROTO_IP, option, (&raw const request).cast(), length)
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn sources_go_to_the_hosts_that_want_them() {
+    let mut cluster = Cluster::start(&[Tier::VxlanMdb; 4]);
+    let group = Ipv4Addr::new(232, 1, 2, 3);
+    let (first, second) = (cluster.address(0), cluster.address(1));
+    let second_address = IpAddr::from(second);
+    // Host 1 wants the source on host 0, host 2 that on host 1, host 3 all but that on host 1.
+    let receivers: Vec<UdpSocket> = (1..4).map(|host| cluster.receiver(host)).collect();
+    source_filter(&receivers[0], nix::libc::IP_ADD_SOURCE_MEMBERSHIP, cluster.address(1), group, first);
+    source_filter(&receivers[1], nix::libc::IP_ADD_SOURCE_MEMBERSHIP, cluster.address(2), group, second);
+    receivers[2].join_multicast_v4(&group, &cluster.address(3)).unwrap();
+    source_filter(&receivers[2], nix::libc::IP_BLOCK_SOURCE, cluster.address(3), group, second);
+    let filter = |memberships: &Memberships| memberships.groups.get(&IpAddr::from(group)).cloned();
+    cluster.until(1, "the first source", |memberships| {
+        filter(memberships) == Some(SourceFilter::Include(BTreeSet::from([first.into()])))
+    });
+    cluster.until(2, "the second source", |memberships| {
+        filter(memberships) == Some(SourceFilter::Include(BTreeSet::from([second_address])))
+    });
+    cluster.until(3, "all but the second source", |memberships| {
+        filter(memberships) == Some(SourceFilter::Exclude(BTreeSet::from([second_address])))
+    });
+    cluster.announce();
+    let senders: Vec<UdpSocket> = (0..3).map(|host| cluster.sender(host)).collect();
+    assert_eq!(cluster.reaches(&senders[0], (group, PORT)), BTreeSet::from([1, 3]));
+    assert_eq!(cluster.reaches(&senders[1], (group, PORT)), BTreeSet::from([2]));
+    assert_eq!(cluster.reaches(&senders[2], (group, PORT)), BTreeSet::from([3]));
+
+    // And when the exclusion is over, so it is for that host.
+    source_filter(&receivers[2], nix::libc::IP_UNBLOCK_SOURCE, cluster.address(3), group, second);
+    cluster.until(3, "all", |memberships| filter(memberships) == Some(SourceFilter::all()));
+    cluster.announce();
+    assert_eq!(cluster.reaches(&senders[1], (group, PORT)), BTreeSet::from([2, 3]));
+}
+
+#[test]
+fn a_multicast_router_gets_every_group() {
+    let mut cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
+    let port = DeviceName::port(&cluster.hosts[2].endpoint(1));
+    let set = |value: &str| {
+        let arguments = ["link", "set", port.as_str(), "type", "bridge_slave", "mcast_router", value];
+        cluster.hosts[2].segment().run(|| ip(&arguments)).unwrap();
+    };
+    set("2");
+    cluster.until(2, "the router", |memberships| memberships.router);
+    set("1");
+    cluster.until(2, "no router", |memberships| !memberships.router);
+    set("2");
+    cluster.until(2, "the router", |memberships| memberships.router);
+    cluster.announce();
+    let group = Ipv4Addr::new(239, 7, 7, 7);
+    let sender = cluster.sender(0);
+    assert_eq!(cluster.reaches(&sender, (group, PORT)), BTreeSet::from([2]));
+    let receiver = cluster.receiver(1);
+    receiver.join_multicast_v4(&group, &cluster.address(1)).unwrap();
+    cluster.until(1, "the membership", |memberships| memberships.groups.contains_key(&IpAddr::from(group)));
+    cluster.announce();
+    assert_eq!(cluster.reaches(&sender, (group, PORT)), BTreeSet::from([1, 2]));
+}
+
+#[test]
+fn ipv6_groups_go_to_the_hosts_that_listen_and_link_local_ones_to_all() {
+    let mut cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
+    let group: Ipv6Addr = "ff05::1:3".parse().unwrap();
+    let index =
+        |host: usize| cluster.containers[host].run(|| nix::net::if_::if_nametoindex("shout0").unwrap()).unwrap();
+    let receiver = udp(&cluster.containers[1], (Ipv6Addr::UNSPECIFIED, PORT));
+    receiver.join_multicast_v6(&group, index(1)).unwrap();
+    let own: IpAddr = cluster.link_local(0).into();
+    let sender = udp(&cluster.containers[0], SocketAddrV6::new(cluster.link_local(0), 0, 0, index(0)));
+    let to = |group: &str| SocketAddrV6::new(group.parse().unwrap(), PORT, 0, index(0));
+    let reaches = |cluster: &Cluster, group: &str| cluster.reaches_from(&sender, own, to(group));
+    cluster.until(1, "the membership", |memberships| memberships.groups.contains_key(&IpAddr::from(group)));
+    // Before anything is announced of it, it goes nowhere.
+    assert_eq!(reaches(&cluster, "ff05::1:3"), BTreeSet::new());
+    let index_of_first = index(0);
+    cluster.announce();
+    let to = |group: &str| SocketAddrV6::new(group.parse().unwrap(), PORT, 0, index_of_first);
+    let reaches = |group: &str| cluster.reaches_from(&sender, own, to(group));
+    assert_eq!(reaches("ff05::1:3"), BTreeSet::from([1]));
+    assert_eq!(reaches("ff05::1:4"), BTreeSet::new());
+    assert_eq!(reaches("ff02::fb"), BTreeSet::from([1, 2]));
+    assert_eq!(reaches("ff12::77"), BTreeSet::from([1, 2]));
+    assert_eq!(reaches("ff02::1"), BTreeSet::from([1, 2]));
+}
+
+#[test]
+fn five_thousand_groups() {
+    let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
+    let groups: Vec<Ipv4Addr> = (0..5000_u32).map(|number| Ipv4Addr::from(0xef01_0000 + number)).collect();
+    cluster.containers[1].run(|| run("sysctl", &["-qw", "net.ipv4.igmp_max_memberships=6000"])).unwrap();
+    let sockets: Vec<UdpSocket> = groups
+        .chunks(1000)
+        .map(|groups| {
+            let socket = udp(&cluster.containers[1], (Ipv4Addr::UNSPECIFIED, 0));
+            groups.iter().for_each(|group| socket.join_multicast_v4(group, &cluster.address(1)).unwrap());
+            socket
+        })
+        .collect();
+    cluster.until(1, "all memberships", |memberships| memberships.groups.len() == groups.len());
+    cluster.announce();
+    let sender = cluster.sender(0);
+    for group in groups.iter().step_by(1024) {
+        assert_eq!(cluster.reaches(&sender, (*group, PORT)), BTreeSet::from([1]));
+    }
+    assert_eq!(cluster.reaches(&sender, (Ipv4Addr::new(239, 2, 0, 0), PORT)), BTreeSet::new());
+    let own: IpAddr = cluster.hosts[1].address;
+    assert_eq!(cluster.entries(0), 5002, "{own}");
+    drop(sockets);
 }
