@@ -168,7 +168,7 @@ fn sources(cluster: &mut Cluster) -> Result<()> {
     let receiver = Container::start(third, "foo", &[])?;
     let wanted = one.address("foo")?;
     let listening = receiver.spawn(&format!("iperf -u -s -B 232.1.1.1%shout0 -H {wanted} -p 6071"))?;
-    listening.wait_for_line(SOON, |line| line.contains("Joining multicast group"))?;
+    listening.wait_for_line(SOON, |line| line.contains("Joining multicast (S,G)"))?;
     await_listeners(first, "232.1.1.1", &[third])?;
     await_listeners(second, "232.1.1.1", &[third])?;
     let send = |container: &Container| {
