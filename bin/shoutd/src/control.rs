@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use shoutd_core::view::{
-    Applicant, Approve, Done, EndpointRow, Endpoints, Failure, HostRow, NetworkRow, RemoveHost, RotateToken, Status,
-    TokenView,
+    Applicant, Approve, Done, EndpointRow, Endpoints, Failure, GroupRow, HostRow, NetworkRow, RemoveHost, RotateToken,
+    Status, TokenView,
 };
 
 use crate::enrollment::Waiting;
@@ -55,6 +55,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/hosts", get(hosts))
         .route("/v1/networks", get(networks))
         .route("/v1/endpoints", get(endpoints))
+        .route("/v1/groups", get(groups))
         .route("/v1/token", get(show_token).post(rotate_token))
         .route("/v1/approve", get(waiting).post(approve))
         .route("/v1/remove", post(remove_host))
@@ -86,6 +87,10 @@ async fn networks(State(control): State<Arc<Control>>) -> Json<Vec<NetworkRow>> 
 
 async fn endpoints(State(control): State<Arc<Control>>) -> Json<Endpoints> {
     Json(control.views.endpoints().await)
+}
+
+async fn groups(State(control): State<Arc<Control>>) -> Json<Vec<GroupRow>> {
+    Json(control.views.parts.announcer.groups())
 }
 
 async fn show_token(State(control): State<Arc<Control>>) -> Answer<TokenView> {

@@ -16,7 +16,7 @@ use shoutd_consensus::{Consensus, FILES, LocalStore, Settings as ConsensusSettin
 use shoutd_core::limits::PORT;
 use shoutd_core::plane::{Underlay, namespace_vni};
 use shoutd_core::view::{self, Membership};
-use shoutd_dataplane::{LinuxKernel, Reconciler, UnderlayInterface, probe, underlay_interface};
+use shoutd_dataplane::{Capabilities, LinuxKernel, Reconciler, UnderlayInterface, probe, underlay_interface};
 use shoutd_docker::engine::EngineClient;
 use shoutd_docker::plugin;
 use shoutd_peer::{Authority, Client, CredentialStore, Identity, Server, TlsAcceptor, TlsConnector, Token, Trust};
@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::agreement::Agreement;
+use crate::announce::{self, Announcer, Listening};
 use crate::control::Control;
 use crate::driver::Driver;
 use crate::engine::EngineFollower;
@@ -77,11 +78,12 @@ struct Daemon {
     control_socket: UnixListener,
     data_directory: PathBuf,
     plugin_path: PathBuf,
+    capabilities: Capabilities,
 }
 
 impl Daemon {
     async fn open(arguments: &StartArguments, places: &Places, resolved: Resolved) -> Result<Self> {
-        probe()?;
+        let capabilities = probe()?;
         let address = resolved.settings.advertise_address;
         let underlay = underlay_interface(address.ip())?;
         let token = read_token(arguments)?;
@@ -126,16 +128,25 @@ impl Daemon {
             control_socket,
             data_directory: arguments.data_dir.clone(),
             plugin_path: arguments.plugin_socket.clone(),
+            capabilities,
         })
     }
 
     /// Makes the parts that everything works with, and starts the data plane's thread.
     fn parts(&self, kernel: LinuxKernel, member: watch::Receiver<Membership>) -> Result<Parts> {
         let agreement = Agreement::new(self.consensus.identity().host(), self.consensus.clone(), member);
-        let reconciler = Reconciler::spawn(kernel).context("cannot start the data plane's thread")?;
+        let reconciler =
+            Reconciler::spawn(kernel, self.capabilities.tier).context("cannot start the data plane's thread")?;
+        let (heard, hearing) = watch::channel(Arc::default());
         let underlay = Underlay { address: self.resolved.settings.advertise_address.ip(), mtu: self.underlay.mtu };
+        let listening = Listening { observed: reconciler.watch_observed(), memberships: reconciler.memberships() };
+        let plane = Plane::new(agreement.clone(), self.local.clone(), hearing, underlay, reconciler);
+        let plane = Arc::new(plane);
+        let announcer =
+            Announcer::new(agreement.clone(), self.local.clone(), plane.clone(), self.peers.clone(), listening, heard);
         Ok(Parts {
-            plane: Arc::new(Plane::new(agreement.clone(), self.local.clone(), underlay, reconciler)),
+            plane,
+            announcer: Arc::new(announcer),
             removals: Arc::new(Removals::new(agreement.clone(), self.local.clone())),
             agreement,
             local: self.local.clone(),
@@ -194,7 +205,8 @@ impl Daemon {
             .router()
             .merge(control::peer_router(control.clone()))
             .merge(desk)
-            .merge(stock::router(parts.clone()));
+            .merge(stock::router(parts.clone()))
+            .merge(announce::router(parts.announcer.clone()));
 
         let mut tasks = JoinSet::new();
         // Docker first: an engine that starts waits for its plugins before anything else.
@@ -204,6 +216,7 @@ impl Daemon {
         let server = self.server.refusing(move |host| consensus.has_left(host));
         tasks.spawn(server.serve(peer_router, stop.clone().cancelled_owned()));
         tasks.spawn(parts.plane.clone().run(stop.clone()));
+        tasks.spawn(parts.announcer.clone().run(stop.clone()));
         tasks.spawn(leases::run(parts.agreement.clone(), parts.local.clone(), stop.clone()));
         tasks.spawn(follower.run(stop.clone()));
         tasks.spawn(renew(parts.agreement.clone(), self.credentials.clone(), stop.clone()));

@@ -1,6 +1,7 @@
 //! `shoutd`: the daemon of one host. It runs in the foreground and logs to stderr; `shoutdctl start` runs it in the background.
 
 mod agreement;
+mod announce;
 mod control;
 mod daemon;
 mod driver;

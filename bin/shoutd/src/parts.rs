@@ -6,6 +6,7 @@ use shoutd_docker::engine::EngineClient;
 use shoutd_peer::Client;
 
 use crate::agreement::Agreement;
+use crate::announce::Announcer;
 use crate::local_state::LocalState;
 use crate::plane::Plane;
 use crate::removals::Removals;
@@ -20,6 +21,8 @@ pub struct Parts {
     pub local: Arc<LocalState>,
     /// The kernel.
     pub plane: Arc<Plane>,
+    /// What the hosts tell each other.
+    pub announcer: Arc<Announcer>,
     /// The other hosts.
     pub peers: Client,
     /// The engine.

@@ -3,11 +3,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::join_all;
+use shoutd_core::announce::Heard;
 use shoutd_core::local::Endpoint;
-use shoutd_core::plane::{DeviceName, Underlay, desired};
+use shoutd_core::plane::{Desired, DeviceName, Underlay, desired};
 use shoutd_core::{EndpointId, NetworkId};
 use shoutd_dataplane::{Generation, ReconcilerHandle, Scope, Unsettled};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
 use crate::agreement::Agreement;
 use crate::local_state::LocalState;
@@ -20,16 +24,23 @@ const SETTLE_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Plane {
     agreement: Agreement,
     local: Arc<LocalState>,
+    heard: watch::Receiver<Arc<Heard>>,
     underlay: Underlay,
     reconciler: ReconcilerHandle,
-    /// Held while state is read and handed on, so that an older view never follows a newer one.
-    handing_on: Mutex<()>,
+    /// What was last handed on. Held while state is read and handed on, so that an older view never follows a newer one.
+    handed_on: Mutex<Option<(Arc<Desired>, Generation)>>,
 }
 
 impl Plane {
     /// Puts the parts together; nothing happens yet.
-    pub fn new(agreement: Agreement, local: Arc<LocalState>, underlay: Underlay, reconciler: ReconcilerHandle) -> Self {
-        Self { agreement, local, underlay, reconciler, handing_on: Mutex::new(()) }
+    pub fn new(
+        agreement: Agreement,
+        local: Arc<LocalState>,
+        heard: watch::Receiver<Arc<Heard>>,
+        underlay: Underlay,
+        reconciler: ReconcilerHandle,
+    ) -> Self {
+        Self { agreement, local, heard, underlay, reconciler, handed_on: Mutex::default() }
     }
 
     /// Hands the reconciler what state says now, and waits until the kernel has what concerns this endpoint of this network.
@@ -47,27 +58,68 @@ impl Plane {
         }
     }
 
+    /// Hands the reconciler what state says now, and waits until the kernel has what concerns these networks, for so long at the most.
+    pub async fn settle_networks(&self, networks: impl IntoIterator<Item = &NetworkId>, deadline: Duration) {
+        let (cluster, local) = (self.agreement.cluster(), self.local.get());
+        let here = networks.into_iter().filter(|network| local.is_attached(network));
+        let vnis: Vec<_> = here.filter_map(|network| cluster.networks.get(network)).map(|known| known.vni).collect();
+        if vnis.is_empty() {
+            return;
+        }
+        let Some(generation) = self.hand_on_news() else {
+            return;
+        };
+        let settled = join_all(vnis.into_iter().map(async |vni| {
+            let scope = Scope::Segment { vni };
+            self.reconciler.settled(generation, &scope, deadline).await
+        }));
+        for error in settled.await.into_iter().filter_map(Result::err) {
+            debug!("the kernel does not have yet what was announced: {error}");
+        }
+    }
+
     /// Hands the reconciler what state says now. A host that belongs to no cluster knows nothing, and knowing nothing is no reason to take anything away
     /// from the kernel.
     fn hand_on(&self) -> Option<Generation> {
-        let _in_order = self.handing_on.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut handed_on = self.handed_on.lock().unwrap_or_else(PoisonError::into_inner);
+        let desired = self.desired()?;
+        let generation = self.reconciler.apply(desired.clone());
+        *handed_on = Some((desired, generation));
+        Some(generation)
+    }
+
+    /// The same, unless it is what was last handed on.
+    fn hand_on_news(&self) -> Option<Generation> {
+        let mut handed_on = self.handed_on.lock().unwrap_or_else(PoisonError::into_inner);
+        let desired = self.desired()?;
+        if let Some((_, generation)) = handed_on.as_ref().filter(|(last, _)| *last == desired) {
+            return Some(*generation);
+        }
+        let generation = self.reconciler.apply(desired.clone());
+        *handed_on = Some((desired, generation));
+        Some(generation)
+    }
+
+    fn desired(&self) -> Option<Arc<Desired>> {
         let cluster = self.agreement.cluster();
         if !cluster.hosts.contains_key(&self.agreement.me) {
             return None;
         }
-        let desired = desired(&cluster, &self.local.get(), self.agreement.me, self.underlay);
-        Some(self.reconciler.apply(desired))
+        let heard = self.heard.borrow().clone();
+        Some(Arc::new(desired(&cluster, &self.local.get(), self.agreement.me, self.underlay, &heard)))
     }
 
     /// Follows state until it is told to stop.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut cluster = self.agreement.watch();
         let mut local = self.local.watch();
+        let mut heard = self.heard.clone();
         loop {
-            self.hand_on();
+            self.hand_on_news();
             let changed = tokio::select! {
                 changed = cluster.changed() => changed.is_ok(),
                 changed = local.changed() => changed.is_ok(),
+                changed = heard.changed() => changed.is_ok(),
                 () = stop.cancelled() => false,
             };
             if !changed {
@@ -86,6 +138,8 @@ impl Plane {
 
     /// What the kernel did not do, one line each.
     pub fn problems(&self) -> Vec<String> {
-        self.reconciler.failures().iter().map(ToString::to_string).collect()
+        let mut problems: Vec<String> = self.reconciler.failures().iter().map(ToString::to_string).collect();
+        problems.extend(self.reconciler.forwarding_problems());
+        problems
     }
 }

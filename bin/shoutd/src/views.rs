@@ -58,6 +58,7 @@ impl Views {
         let consensus = self.parts.agreement.consensus().status();
         let mut problems = self.mirrors.problems();
         problems.extend(self.parts.plane.problems());
+        problems.extend(self.parts.announcer.problems());
         problems.extend(consensus.fault.clone());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -111,6 +112,8 @@ impl Views {
                 () if status.voters.contains(id) => "voter",
                 () => "learner",
             };
+            let standing = self.parts.announcer.standing(*id);
+            let heard = standing.and_then(|standing| standing.heard);
             HostRow {
                 id: *id,
                 name: host.name.clone(),
@@ -118,6 +121,8 @@ impl Views {
                 role: role.to_owned(),
                 reachable: this_host || self.answers(*id, host.address).await,
                 this_host,
+                in_sync: standing.map(|standing| standing.in_sync),
+                heard_ago: heard.and_then(|heard| heard.as_millis().try_into().ok()),
             }
         });
         join_all(rows).await

@@ -55,6 +55,8 @@ enum Command {
     Networks(show::Format),
     /// List the endpoints of the cluster: containers' addresses
     Endpoints(show::Format),
+    /// List the multicast groups that are listened to on the networks of this host, and by which hosts
+    Groups(show::Format),
 }
 
 fn main() -> ExitCode {
@@ -99,6 +101,7 @@ fn run(arguments: Arguments) -> Result<()> {
             Command::Hosts(format) => show::hosts(places, format).await,
             Command::Networks(format) => show::networks(places, format).await,
             Command::Endpoints(format) => show::endpoints(places, format).await,
+            Command::Groups(format) => show::groups(places, format).await,
         }
     })
 }

@@ -8,7 +8,8 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoutd_cli::Places;
-use shoutd_core::view::{Endpoints, Engine, HostRow, Membership, NetworkRow, Status};
+use shoutd_core::multicast::SourceFilter;
+use shoutd_core::view::{Endpoints, Engine, GroupRow, HostRow, ListeningHost, Membership, NetworkRow, Status};
 
 use crate::control;
 
@@ -64,18 +65,30 @@ fn engine(engine: &Engine) -> String {
 /// `shoutdctl hosts`.
 pub async fn hosts(places: &Places, format: Format) -> Result<()> {
     show(places, format, "/v1/hosts", |hosts: &Vec<HostRow>| {
-        let mut table = table(["NAME", "ID", "ADDRESS", "ROLE", "STATE"]);
+        let mut table = table(["NAME", "ID", "ADDRESS", "ROLE", "STATE", "ANNOUNCEMENTS"]);
         for host in hosts {
             let state = match (host.this_host, host.reachable) {
                 (true, _) => "this host",
                 (false, true) => "reachable",
                 (false, false) => "UNREACHABLE",
             };
-            table.add_row([&host.name, &host.id.to_string(), &host.address.to_string(), &host.role, state]);
+            let (id, address, announcements) = (host.id.to_string(), host.address.to_string(), announcements(host));
+            table.add_row([&host.name, &id, &address, &host.role, state, &announcements]);
         }
         table
     })
     .await
+}
+
+/// Whether it is known what the containers of a host listen to.
+fn announcements(host: &HostRow) -> String {
+    let seconds = |milliseconds: u64| format!("{}.{} s ago", milliseconds / 1000, milliseconds % 1000 / 100);
+    match (host.in_sync, host.heard_ago) {
+        (None, _) => "none".to_owned(),
+        (Some(true), Some(ago)) => format!("in sync, heard {}", seconds(ago)),
+        (Some(false), Some(ago)) => format!("NOT IN SYNC, heard {}", seconds(ago)),
+        (Some(_), None) => "NOT IN SYNC, never heard".to_owned(),
+    }
 }
 
 /// `shoutdctl networks`.
@@ -109,6 +122,29 @@ pub async fn endpoints(places: &Places, format: Format) -> Result<()> {
         }
         if !answer.unanswered.is_empty() {
             table.add_row([format!("(no answer from {})", list(&answer.unanswered))]);
+        }
+        table
+    })
+    .await
+}
+
+/// `shoutdctl groups`.
+pub async fn groups(places: &Places, format: Format) -> Result<()> {
+    show(places, format, "/v1/groups", |groups: &Vec<GroupRow>| {
+        let mut table = table(["NETWORK", "GROUP", "SOURCES", "HOSTS"]);
+        for row in groups {
+            let group = row.group.map_or_else(|| "every (multicast router)".to_owned(), |group| group.to_string());
+            let sources = match &row.sources {
+                SourceFilter::Exclude(sources) if sources.is_empty() => "all".to_owned(),
+                SourceFilter::Exclude(sources) => format!("all but {}", list(&sources.iter().collect::<Vec<_>>())),
+                SourceFilter::Include(sources) => list(&sources.iter().collect::<Vec<_>>()),
+            };
+            let named = |host: &ListeningHost| match host.in_sync {
+                true => host.name.clone(),
+                false => format!("{} (not in sync)", host.name),
+            };
+            let hosts: Vec<_> = row.hosts.iter().map(named).collect();
+            table.add_row([&row.network, &group, &sources, &list(&hosts)]);
         }
         table
     })

@@ -51,6 +51,13 @@ pub const VOTERS_MAX: usize = 5;
 /// First VNI given out: below are the numbers people choose by hand, and 4096 upwards is where Docker's overlay begins.
 pub const VNI_FIRST: u32 = 0x0010_0000;
 
+/// A VNI that no network has, the greatest there is: what a VXLAN device sends to its own host under it is dropped.
+pub const VNI_NOWHERE: u32 = 0x00ff_ffff;
+
+/// Groups that one container may listen to at a time, on kernels that can hold it to that (6.3): what several thousand sockets or a test of 5,000 groups need, and an eighth of
+/// what a bridge has room for, so that one container alone does not crowd the others out.
+pub const GROUPS_PER_PORT_MAX: usize = 8192;
+
 /// Octets that VXLAN adds to a frame's payload over an IPv4 underlay: inner Ethernet 14, VXLAN 8, UDP 8, IPv4 20.
 pub const OVERHEAD_IPV4: u16 = 50;
 /// The same over IPv6, whose header has 40 octets.
@@ -61,3 +68,38 @@ pub const MTU_MIN: u16 = 1280;
 /// How long one agreement may take before the caller is told who is missing. Shorter than Docker's users' patience, longer than
 /// an election.
 pub const AGREEMENT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Groups of one network that a host announces. One that listens to more is sent all of the network's multicast instead: loss is worse than surplus.
+pub const ANNOUNCED_GROUPS_MAX: usize = 16_384;
+
+/// Sources of one group that a host announces, ours or excluded; the kernel keeps 32 for each port of a bridge. With more of them the filter is
+/// widened to let more through, never less.
+pub const ANNOUNCED_SOURCES_MAX: usize = 256;
+
+/// Addresses of one endpoint: Docker gives one of each family.
+pub const ANNOUNCED_ADDRESSES_MAX: usize = 16;
+
+/// What a host announces in all, counted in endpoints, addresses, groups and sources: about 10 MB on the peer. With more of it, the networks with the
+/// most groups are announced as if a multicast router were there.
+pub const ANNOUNCED_ITEMS_MAX: usize = 100_000;
+
+/// What one announcement carries, counted likewise: 2 MB of JSON at the most, well below what a peer takes in one request. A larger change goes in parts.
+pub const MESSAGE_ITEMS_MAX: usize = 20_000;
+
+/// How often a host tells the hosts it shares networks with that nothing has changed.
+pub const BEAT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// A host that was not heard for so long is not in sync any more: three beats, of which one or two may come late on a busy host.
+pub const SILENCE_MAX: Duration = Duration::from_secs(6);
+
+/// How long what a silent host announced is kept. A reboot takes less; one that stays away longer is sent nothing any more that only listeners get.
+pub const HOLD_TIME: Duration = Duration::from_secs(300);
+
+/// Announcements that a host takes from another: so many at once, and one more in each of these times. A host merges what changes while an announcement is under
+/// way, so that more of them bring nothing.
+pub const ANNOUNCEMENTS_PER_HOST: (u32, Duration) = (100, Duration::from_millis(5));
+
+/// How soon an announcement that failed is tried again, at first and at last; it doubles in between.
+pub const ANNOUNCE_RETRY_FIRST: Duration = Duration::from_millis(100);
+/// See [`ANNOUNCE_RETRY_FIRST`].
+pub const ANNOUNCE_RETRY_LAST: Duration = BEAT_INTERVAL;

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::multicast::SourceFilter;
 use crate::{ClusterId, EndpointId, Fingerprint, HostId, MacAddress, NetworkId, Vni};
 
 /// How far the daemon has come.
@@ -143,6 +144,34 @@ pub struct HostRow {
     pub reachable: bool,
     /// Whether it is the host that was asked.
     pub this_host: bool,
+    /// Whether the host that was asked knows all that this one announces; `None` if they share no network. If not, it is sent all multicast.
+    #[serde(default)]
+    pub in_sync: Option<bool>,
+    /// Milliseconds since its last announcement; `None` if there was none.
+    #[serde(default)]
+    pub heard_ago: Option<u64>,
+}
+
+/// One line of `shoutdctl groups`: who listens to a group with this filter, on the networks that the host which was asked has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRow {
+    /// Name of the network.
+    pub network: String,
+    /// The group; `None` is every group, which multicast routers get.
+    pub group: Option<IpAddr>,
+    /// From which sources.
+    pub sources: SourceFilter,
+    /// The hosts that listen.
+    pub hosts: Vec<ListeningHost>,
+}
+
+/// A host that listens to a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListeningHost {
+    /// Its name.
+    pub name: String,
+    /// Whether that is known for certain; if not, it is sent every group.
+    pub in_sync: bool,
 }
 
 /// One line of `shoutdctl networks`.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use proptest::prelude::*;
+use shoutd_core::announce::Heard;
 use shoutd_core::cluster::{
     Cluster, Command, Description, Outcome, Pass, Pool, Refusal, ReportedSubnet, Settings, Token, WantedAddress,
 };
@@ -241,7 +242,8 @@ proptest! {
         }
         for (me, host) in &cluster.hosts {
             let local = local_state_of(&cluster, *me);
-            let desired = desired(&cluster, &local, *me, Underlay { address: host.address.ip(), mtu: 1500 });
+            let underlay = Underlay { address: host.address.ip(), mtu: 1500 };
+            let desired = desired(&cluster, &local, *me, underlay, &Heard::default());
             for segment in desired.segments.values() {
                 let network = &cluster.networks[&segment.network];
                 prop_assert!(segment.mtu >= MTU_MIN);

@@ -12,7 +12,12 @@ use shoutd_core::plane::{
     Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, Place, Port, TUNNEL, Vtep, namespace_name,
 };
 
+use crate::fake_forwarding::FakeForwarding;
+use crate::forwarding::{ForwardingTables, MembershipSource};
 use crate::kernel::{Kernel, KernelError};
+
+/// What a port may have of groups.
+const GROUPS_PER_PORT: Option<u32> = Some(8192);
 
 /// How an action fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +41,8 @@ pub struct FakeKernel {
     pub faults: VecDeque<Option<Fault>>,
     /// What it was told to do that must never be done.
     pub violations: Vec<String>,
+    /// Its forwarding tables and memberships.
+    pub forwarding: FakeForwarding,
 }
 
 impl Kernel for FakeKernel {
@@ -66,6 +73,14 @@ impl Kernel for FakeKernel {
         }
     }
 
+    fn forwarding(&self) -> Box<dyn ForwardingTables> {
+        Box::new(self.forwarding.clone())
+    }
+
+    fn memberships(&self) -> Box<dyn MembershipSource> {
+        Box::new(self.forwarding.clone())
+    }
+
     fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration) {
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         let _ = poll(&mut [PollFd::new(wake, PollFlags::POLLIN)], timeout);
@@ -82,7 +97,9 @@ impl FakeKernel {
                 Ok(())
             }
             Action::DeleteSegment { vni } => self.delete_segment(*vni, whole),
-            Action::CreatePort { vni, port, mtu, place } => self.create_port(*vni, port, *mtu, place, whole),
+            Action::CreatePort { vni, port, mtu, learning, place } => {
+                self.create_port(*vni, port, (*mtu, *learning), place, whole)
+            }
             Action::TuneContainerEnd { vni, port, mtu, sandbox, name } => {
                 if whole {
                     self.tune_end(*vni, port, *mtu, (sandbox, name))
@@ -107,13 +124,16 @@ impl FakeKernel {
             Action::TuneBridge { vni, mtu } => {
                 tune_bridge(device(&mut self.segment(*vni)?.bridge, *vni, BRIDGE)?, *mtu);
             }
-            Action::InstallGuard { vni } => self.segment(*vni)?.guard = true,
+            Action::InstallGuard { vni, max_rate } => {
+                let segment = self.segment(*vni)?;
+                (segment.guard, segment.max_rate) = (true, *max_rate);
+            }
             Action::DeleteTunnel { vni } => {
                 let segment = self.segment(*vni)?;
                 segment.tunnel = None;
                 segment.flood.clear();
             }
-            Action::TuneTunnel { vni, mtu } => self.tune_tunnel(*vni, *mtu)?,
+            Action::TuneTunnel { vni, mtu, learning } => self.tune_tunnel(*vni, *mtu, *learning)?,
             Action::AddFlood { vni, remote } => {
                 let segment = self.segment(*vni)?;
                 device(&mut segment.tunnel, *vni, TUNNEL)?;
@@ -122,11 +142,16 @@ impl FakeKernel {
             Action::RemoveFlood { vni, remote } => {
                 self.segment(*vni)?.flood.remove(remote);
             }
-            Action::TunePort { vni, name, mtu } => {
+            Action::TunePort { vni, name, mtu, learning } => {
                 let segment = self.segment(*vni)?;
                 device(&mut segment.bridge, *vni, BRIDGE)?;
                 let port = segment.ports.get_mut(name).ok_or_else(|| no_device(*vni, name.as_str()))?;
                 (port.mtu, port.up, port.enslaved) = (*mtu, true, true);
+                (port.learning, port.groups_max) = (*learning, GROUPS_PER_PORT);
+            }
+            Action::AcceptLinkLocal { vni, port, .. } => {
+                let port = self.segment(*vni)?.ports.get_mut(port);
+                port.and_then(|port| port.container_end.as_mut()).into_iter().for_each(|end| end.tentative = false);
             }
             Action::DeletePort { vni, name } => {
                 let segment = self.segment(*vni)?;
@@ -188,6 +213,7 @@ impl FakeKernel {
             local: Some(vtep.address),
             port: vtep.port,
             learning: true,
+            port_learning: true,
             mtu: 1450,
             up: false,
             enslaved: false,
@@ -196,11 +222,12 @@ impl FakeKernel {
         Ok(())
     }
 
-    fn tune_tunnel(&mut self, vni: Vni, mtu: u16) -> Result<(), KernelError> {
+    fn tune_tunnel(&mut self, vni: Vni, mtu: u16, learning: bool) -> Result<(), KernelError> {
         let segment = self.segment(vni)?;
         device(&mut segment.bridge, vni, BRIDGE)?;
         let tunnel = device(&mut segment.tunnel, vni, TUNNEL)?;
-        (tunnel.mtu, tunnel.up, tunnel.enslaved, tunnel.learning) = (mtu, true, true, true);
+        (tunnel.mtu, tunnel.up, tunnel.enslaved) = (mtu, true, true);
+        (tunnel.learning, tunnel.port_learning) = (learning, learning);
         tunnel.multicast_router = MULTICAST_ROUTER_ALWAYS;
         if !segment.guard {
             self.violations.push(format!("the tunnel of VNI {vni} was put into its bridge without a guard"));
@@ -208,7 +235,14 @@ impl FakeKernel {
         Ok(())
     }
 
-    fn create_port(&mut self, vni: Vni, port: &Port, mtu: u16, place: &Place, whole: bool) -> Result<(), KernelError> {
+    fn create_port(
+        &mut self,
+        vni: Vni,
+        port: &Port,
+        (mtu, learning): (u16, bool),
+        place: &Place,
+        whole: bool,
+    ) -> Result<(), KernelError> {
         let name = DeviceName::port(&port.endpoint);
         let in_sandbox = match place {
             Place::Host => false,
@@ -228,10 +262,20 @@ impl FakeKernel {
             mtu,
             up: in_sandbox && whole,
             addresses: if in_sandbox && whole { port.addresses.clone() } else { BTreeSet::new() },
+            tentative: false,
             multicast_route: in_sandbox && whole && port.multicast_route,
         };
         let mark = whole.then(|| Mark::Endpoint(port.endpoint.clone()));
-        segment.ports.insert(name, ObservedPort { mark, mtu, up: whole, enslaved: true, container_end: Some(end) });
+        let made = ObservedPort {
+            mark,
+            mtu,
+            up: whole,
+            enslaved: true,
+            learning,
+            groups_max: GROUPS_PER_PORT,
+            container_end: Some(end),
+        };
+        segment.ports.insert(name, made);
         Ok(())
     }
 
@@ -247,7 +291,7 @@ impl FakeKernel {
         let place = Place::Sandbox(sandbox.clone());
         let end =
             end.filter(|end| end.place == place && end.name == *name).ok_or_else(|| no_device(vni, name.as_str()))?;
-        (end.mtu, end.mac, end.up) = (mtu, port.mac, true);
+        (end.mtu, end.mac) = (mtu, port.mac);
         end.addresses.extend(&port.addresses);
         end.multicast_route |= port.multicast_route;
         Ok(())

@@ -40,7 +40,8 @@ impl Handover {
                 let key = (vni, name.clone());
                 let known = before.remove(&key).filter(|known| known.place == end.place);
                 let mut known = known.unwrap_or_else(|| End { place: end.place.clone(), since: now, complete: false });
-                known.complete |= !plan.iter().any(|action| is_about(action, &key));
+                // One that is down has yet to be brought up, and may not be complete then.
+                known.complete |= end.up && !plan.iter().any(|action| is_about(action, &key));
                 self.ends.insert(key, known);
             }
         }
@@ -84,12 +85,21 @@ mod tests {
             name: "shout0".parse().unwrap(),
             mac: MacAddress([2; 6]),
             mtu: 1450,
-            up: false,
+            up: true,
+            tentative: false,
             addresses: BTreeSet::new(),
             multicast_route: false,
         };
         let mark = Some(Mark::Endpoint(endpoint()));
-        let port = ObservedPort { mark, mtu: 1450, up: true, enslaved: true, container_end: Some(end) };
+        let port = ObservedPort {
+            mark,
+            mtu: 1450,
+            up: true,
+            enslaved: true,
+            learning: true,
+            groups_max: None,
+            container_end: Some(end),
+        };
         let ports = BTreeMap::from([(DeviceName::port(&endpoint()), port)]);
         let segment = ObservedSegment { ports, ..ObservedSegment::default() };
         Observed { segments: BTreeMap::from([(vni(), segment)]), ..Observed::default() }
@@ -120,7 +130,7 @@ mod tests {
         let mut handover = Handover::default();
         handover.note(&observed(sandbox.clone()), &[tune()], start);
         assert!(!handover.permits(&tune(), start));
-        assert!(handover.permits(&Action::InstallGuard { vni: vni() }, start));
+        assert!(handover.permits(&Action::InstallGuard { vni: vni(), max_rate: None }, start));
 
         let complete = start + Duration::from_secs(1);
         handover.note(&observed(sandbox.clone()), &[], complete);

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use shoutd_core::plane::{Action, Observed};
 
+use crate::forwarding::{ForwardingTables, MembershipSource};
+
 /// A kernel that can be looked at and changed.
 pub trait Kernel: Send {
     /// Reads what there is: all segments, and the container's ends of their ports in the host's namespace and in these sandboxes.
@@ -15,6 +17,12 @@ pub trait Kernel: Send {
 
     /// Does one action. If it fails it may have done a part, which the next observation shows.
     fn execute(&mut self, action: &Action) -> Result<(), KernelError>;
+
+    /// The forwarding tables of the same kernel, for another thread.
+    fn forwarding(&self) -> Box<dyn ForwardingTables>;
+
+    /// The memberships of the same kernel, for another thread.
+    fn memberships(&self) -> Box<dyn MembershipSource>;
 
     /// Waits until something that was observed may have changed, `wake` can be read, or the time is over; whichever comes first.
     fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration);
@@ -57,6 +65,9 @@ pub enum KernelError {
         /// Why.
         error: io::Error,
     },
+    /// There are no descriptors left.
+    #[error("cannot make an eventfd: {0}")]
+    Descriptor(io::Error),
     /// A test's kernel failed because it was told to.
     #[error("injected fault: {0}")]
     Injected(&'static str),

@@ -6,17 +6,24 @@
 
 mod backoff;
 pub mod fake;
+pub mod fake_forwarding;
+mod forwarding;
 mod handover;
 mod kernel;
 mod linux;
+mod listener;
 mod probe;
 mod reconcile;
 mod reconciler;
+mod replicator;
 mod underlay;
 
+pub use forwarding::{ForwardingTables, MembershipSource};
 pub use kernel::{Kernel, KernelError};
 pub use linux::LinuxKernel;
+pub use listener::AllMemberships;
 pub use probe::{Capabilities, Incapable, probe};
 pub use reconcile::{ActionFailure, Report, reconcile};
 pub use reconciler::{Generation, Reconciler, ReconcilerHandle, Scope, Unsettled};
+pub use replicator::ForwardingFailure;
 pub use underlay::{HostRoute, NoInterface, UnderlayInterface, host_routes, underlay_interface};

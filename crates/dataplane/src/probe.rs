@@ -4,13 +4,19 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use nix::errno::Errno;
-use shoutd_netlink::{BridgeSettings, Error, Guard, Namespace, NewVeth, NewVxlan, Route, VethEnd};
+use shoutd_core::limits::VNI_NOWHERE;
+use shoutd_core::plane::Tier;
+use shoutd_netlink::{BridgeSettings, Error, Guard, Namespace, NewVeth, NewVxlan, Pinned, Route, TunnelGroup, VethEnd};
+
+use crate::linux::PROTOCOL;
 
 /// What this kernel can do beyond what shoutd must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
     /// IPv6, at all.
     pub ipv6: bool,
+    /// The best way there is to send multicast to the hosts that listen.
+    pub tier: Tier,
 }
 
 /// What is missing, and what to do about it.
@@ -63,8 +69,29 @@ pub fn probe() -> Result<Capabilities, Incapable> {
     route.create_vxlan(&new, &namespace).map_err(refusal(Incapable::NoVxlan))?;
 
     let mut guard = Guard::open(&namespace).map_err(refusal(Incapable::NoFilter))?;
-    guard.install("tunnel").map_err(refusal(Incapable::NoFilter))?;
-    Ok(Capabilities { ipv6: Path::new("/proc/sys/net/ipv6").exists() })
+    guard.install("tunnel", Some(1000)).map_err(refusal(Incapable::NoFilter))?;
+    let tunnel = route.link("tunnel").map_err(refusal(Incapable::NoVxlan))?.map(|link| link.index).unwrap_or_default();
+    let tier = probe_tier(&mut route, tunnel);
+    Ok(Capabilities { ipv6: Path::new("/proc/sys/net/ipv6").exists(), tier })
+}
+
+/// The best tier that works on this VXLAN device. That it was refused says enough: there is always a lesser one.
+fn probe_tier(route: &mut Route, tunnel: u32) -> Tier {
+    let (remote, protocol) = (Ipv4Addr::new(192, 0, 2, 1).into(), PROTOCOL);
+    // With everything that is used of it: a source, and a VNI of its own.
+    let source = Some(Ipv4Addr::new(192, 0, 2, 2).into());
+    let group = TunnelGroup { source, group: Ipv4Addr::new(239, 1, 1, 1).into(), remote, vni: Some(VNI_NOWHERE) };
+    let is_done = |refused: Result<Vec<(usize, Error)>, Error>| refused.is_ok_and(|refused| refused.is_empty());
+    let groups = route.change_tunnel_groups(tunnel, protocol, &[(group, true)]);
+    if is_done(groups) && route.tunnel_groups(tunnel, protocol).is_ok_and(|found| found == [group]) {
+        return Tier::VxlanMdb;
+    }
+    let pinned = Pinned::Tunnel { mac: [0x01, 0x00, 0x5e, 1, 1, 1], remote };
+    let pins = route.change_pinned(tunnel, &[(pinned, true)]);
+    if is_done(pins) && route.pinned(tunnel).is_ok_and(|found| found == [pinned]) {
+        return Tier::MulticastFdb;
+    }
+    Tier::Flood
 }
 
 /// Lack of privilege is that, whatever it was met at.

@@ -49,6 +49,7 @@ fn describe(action: &Action) -> String {
         Action::RemoveFlood { remote, .. } => format!("removing host {remote}"),
         Action::CreatePort { port, .. } => format!("making the interface of endpoint {}", port.endpoint.short()),
         Action::TunePort { name, .. } => format!("setting up port {name}"),
+        Action::AcceptLinkLocal { port, .. } => format!("validating the IPv6 link-local address behind port {port}"),
         Action::TuneContainerEnd { port, .. } => {
             format!("setting up the interface of endpoint {}", port.endpoint.short())
         }
@@ -122,7 +123,7 @@ pub(crate) fn vni_of(action: &Action) -> Vni {
         | Action::DeleteSegment { vni }
         | Action::CreateBridge { vni, .. }
         | Action::TuneBridge { vni, .. }
-        | Action::InstallGuard { vni }
+        | Action::InstallGuard { vni, .. }
         | Action::CreateTunnel { vni, .. }
         | Action::DeleteTunnel { vni }
         | Action::TuneTunnel { vni, .. }
@@ -130,6 +131,7 @@ pub(crate) fn vni_of(action: &Action) -> Vni {
         | Action::RemoveFlood { vni, .. }
         | Action::CreatePort { vni, .. }
         | Action::TunePort { vni, .. }
+        | Action::AcceptLinkLocal { vni, .. }
         | Action::TuneContainerEnd { vni, .. }
         | Action::DeletePort { vni, .. } => *vni,
     }
@@ -142,6 +144,7 @@ pub(crate) fn port_of(action: &Action) -> Option<DeviceName> {
             Some(DeviceName::port(&port.endpoint))
         }
         Action::TunePort { name, .. } | Action::DeletePort { name, .. } => Some(name.clone()),
+        Action::AcceptLinkLocal { port, .. } => Some(port.clone()),
         _ => None,
     }
 }

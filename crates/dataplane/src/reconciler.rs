@@ -9,20 +9,24 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shoutd_core::Vni;
-use shoutd_core::plane::{Action, Desired, DeviceName, Observed, diff};
+use shoutd_core::limits::GROUPS_PER_PORT_MAX;
+use shoutd_core::plane::{Action, Change, Desired, DeviceName, Mark, Observed, Tier, diff};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::backoff::{Backoff, RETRY_FIRST, RETRY_LAST};
 use crate::handover::Handover;
 use crate::kernel::{Kernel, KernelError};
+use crate::listener::{self, AllMemberships, Listener};
 use crate::reconcile::{ActionFailure, Report, execute_all, port_of, sandboxes, vni_of};
+use crate::replicator::{self, ForwardingFailure, Post, Revision};
 
 /// How often everything is read again though nothing said that it changed: what no event tells of, as a sandbox that is gone, is noticed
 /// within this.
 const PERIOD: Duration = Duration::from_secs(2);
 /// How soon after a round the next may follow that only an event asks for: events come in swarms, also of our own doing.
 const PAUSE: Duration = Duration::from_millis(20);
+
 /// Which of the desired states that were handed over; later ones compare greater.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Generation(u64);
@@ -32,6 +36,11 @@ pub struct Generation(u64);
 pub enum Scope {
     /// All.
     Everything,
+    /// Those of one segment: its devices, flood entries, pinned addresses and multicast.
+    Segment {
+        /// The segment.
+        vni: Vni,
+    },
     /// Those of one port, and of the segment's bridge and tunnel that it depends on; not of other ports.
     Port {
         /// The segment.
@@ -45,7 +54,22 @@ impl Scope {
     fn concerns(&self, action: &Action) -> bool {
         match self {
             Self::Everything => true,
+            Self::Segment { vni } => vni_of(action) == *vni,
             Self::Port { vni, name } => vni_of(action) == *vni && port_of(action).is_none_or(|port| port == *name),
+        }
+    }
+
+    fn concerns_forwarding(&self, failure: &ForwardingFailure) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Segment { vni } => failure.vni == *vni,
+            Self::Port { vni, name } => {
+                let port = match &failure.change {
+                    Some(Change::PinPort { port, .. }) => Some(port),
+                    _ => None,
+                };
+                failure.vni == *vni && port == Some(name)
+            }
         }
     }
 }
@@ -56,6 +80,9 @@ pub enum Unsettled {
     /// These actions failed, and failed again.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Failed(Vec<ActionFailure>),
+    /// These changes of forwarding tables failed, and failed again.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Unreplicated(Vec<ForwardingFailure>),
     /// What there is could not even be read.
     #[error("cannot read the state of the kernel: {0}")]
     Unreadable(Arc<KernelError>),
@@ -77,6 +104,8 @@ struct Status {
     generation: Generation,
     failures: Arc<[ActionFailure]>,
     unreadable: Option<Arc<KernelError>>,
+    /// What the replicator was last told of.
+    revision: Revision,
 }
 
 impl Status {
@@ -120,53 +149,93 @@ impl Shared {
 /// Speaks to the thread. When the last copy is dropped the thread ends, and leaves everything as it is.
 #[derive(Debug, Clone)]
 pub struct ReconcilerHandle {
-    shared: Arc<Owner>,
+    owner: Arc<Owner>,
     status: watch::Receiver<Status>,
+    replicated: watch::Receiver<replicator::Status>,
     observed: watch::Receiver<Arc<Observed>>,
 }
 
+/// Ends the threads when it is dropped.
 #[derive(Debug)]
-struct Owner(Arc<Shared>);
+struct Owner {
+    shared: Arc<Shared>,
+    replicator: Arc<Post>,
+    listener: Listener,
+}
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.0.inbox().stopped = true;
-        self.0.wake();
+        self.shared.inbox().stopped = true;
+        self.shared.wake();
+        self.replicator.stop();
     }
 }
 
 impl ReconcilerHandle {
     /// Says what should be, in place of whatever was said before.
-    pub fn apply(&self, desired: Desired) -> Generation {
+    pub fn apply(&self, desired: impl Into<Arc<Desired>>) -> Generation {
+        let desired = desired.into();
         let generation = {
-            let mut inbox = self.shared.0.inbox();
-            inbox.desired = Some(Arc::new(desired));
+            let mut inbox = self.owner.shared.inbox();
+            inbox.desired = Some(desired.clone());
             inbox.generation.0 += 1;
             inbox.generation
         };
-        self.shared.0.wake();
+        self.owner.replicator.apply(generation, desired);
+        self.owner.shared.wake();
         generation
     }
 
     /// Has everything looked at once more, soon.
     pub fn poke(&self) {
-        self.shared.0.wake();
+        self.owner.shared.wake();
     }
 
-    /// Waits until this generation, or a later one, holds; what fails meanwhile is tried again. When the time is over, says what is wrong.
+    /// Waits until this generation, or a later one, holds: devices, flood entries, pinned addresses and where groups are sent; what fails meanwhile is tried again. When
+    /// the time is over, says what is wrong.
     pub async fn settled(&self, generation: Generation, scope: &Scope, timeout: Duration) -> Result<(), Unsettled> {
-        let mut status = self.status.clone();
-        let holds = status.wait_for(|status| status.generation >= generation && status.verdict(scope).is_ok());
+        let (mut status, mut replicated) = (self.status.clone(), self.replicated.clone());
+        let holds = async {
+            let is_done = |status: &Status| status.generation >= generation && status.verdict(scope).is_ok();
+            let revision = status.wait_for(is_done).await?.revision;
+            let is_replicated = |status: &replicator::Status| {
+                status.generation >= generation
+                    && status.revision >= revision
+                    && !status.failures.iter().any(|failure| scope.concerns_forwarding(failure))
+            };
+            replicated.wait_for(is_replicated).await.map(drop)
+        };
         match tokio::time::timeout(timeout, holds).await {
-            Ok(Ok(_)) => return Ok(()),
+            Ok(Ok(())) => return Ok(()),
             Ok(Err(_)) => return Err(Unsettled::Stopped),
             Err(_) => {}
         }
-        let last = self.status.borrow().clone();
-        if last.generation < generation {
-            return Err(Unsettled::Late { after: timeout });
+        let (last, replicated) = (self.status.borrow().clone(), self.replicated.borrow().clone());
+        if last.generation >= generation {
+            last.verdict(scope)?;
         }
-        last.verdict(scope)
+        let concerned = replicated.failures.iter().filter(|failure| scope.concerns_forwarding(failure));
+        let failures: Vec<ForwardingFailure> = concerned.cloned().collect();
+        if failures.is_empty() {
+            Err(Unsettled::Late { after: timeout })
+        } else {
+            Err(Unsettled::Unreplicated(failures))
+        }
+    }
+
+    /// What the containers of each network listen to, together; kept up to date.
+    pub fn memberships(&self) -> watch::Receiver<AllMemberships> {
+        self.owner.listener.memberships.clone()
+    }
+
+    /// What is wrong with where packets go, one line each.
+    pub fn forwarding_problems(&self) -> Vec<String> {
+        let replicated = self.replicated.borrow().clone();
+        let failures = replicated.failures.iter().filter(|failure| !failure.is_early()).map(ToString::to_string);
+        let full = self.owner.listener.full_ports.borrow().clone();
+        let observed = self.observed();
+        let full = full.iter().map(|(vni, port)| full_port(&observed, *vni, port));
+        failures.chain(full).collect()
     }
 
     /// What there was when it was last looked at.
@@ -190,6 +259,7 @@ impl ReconcilerHandle {
 pub struct Reconciler<K> {
     kernel: K,
     shared: Arc<Shared>,
+    replicator: Arc<Post>,
     status: watch::Sender<Status>,
     observed: watch::Sender<Arc<Observed>>,
     handover: Handover,
@@ -216,21 +286,25 @@ enum Outcome {
 }
 
 impl<K: Kernel + 'static> Reconciler<K> {
-    /// Starts the thread. Until the first [`ReconcilerHandle::apply`] it only looks: what is not known to be wanted is not known to be
+    /// Starts the thread, and beside it those that replicate multicast, as this tier says, and follow memberships. Until the first [`ReconcilerHandle::apply`] it only looks: what is not known to be wanted is not known to be
     /// unwanted either.
-    pub fn spawn(kernel: K) -> io::Result<ReconcilerHandle> {
+    pub fn spawn(kernel: K, tier: Tier) -> io::Result<ReconcilerHandle> {
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         let shared = Arc::new(Shared { inbox: Mutex::default(), wake });
         let (status, status_receiver) = watch::channel(Status::default());
         let (observed, observed_receiver) = watch::channel(Arc::default());
+        let (replicator, replicated) = replicator::spawn(kernel.forwarding(), tier)?;
+        let listener = listener::spawn(kernel.memberships())?;
         let handle = ReconcilerHandle {
-            shared: Arc::new(Owner(shared.clone())),
+            owner: Arc::new(Owner { shared: shared.clone(), replicator: replicator.clone(), listener }),
             status: status_receiver,
+            replicated,
             observed: observed_receiver,
         };
         let mut reconciler = Self {
             kernel,
             shared,
+            replicator,
             status,
             observed,
             handover: Handover::default(),
@@ -325,20 +399,56 @@ impl<K: Kernel + 'static> Reconciler<K> {
     }
 
     fn publish(&mut self, generation: Generation, report: &Report, unreadable: Option<Arc<KernelError>>) {
-        for action in &report.done {
-            match action {
-                Action::AddFlood { .. } | Action::RemoveFlood { .. } => debug!(?action, "done"),
-                _ => info!(?action, "done"),
-            }
-        }
+        report.done.iter().for_each(tell);
         let complaints: Vec<String> =
             report.failures.iter().map(ToString::to_string).chain(unreadable.iter().map(ToString::to_string)).collect();
         if complaints != self.complaints {
             complaints.iter().for_each(|complaint| warn!("{complaint}; trying again"));
             self.complaints = complaints;
         }
-        self.status.send_replace(Status { generation, failures: report.failures.clone().into(), unreadable });
+        let revision =
+            self.replicator.touch(report.done.iter().filter(|action| is_of_devices(action)).map(vni_of).collect());
+        let failures = report.failures.clone().into();
+        self.status.send_replace(Status { generation, failures, unreadable, revision });
     }
+}
+
+/// Whether an action makes or deletes devices, and with them entries of forwarding tables.
+fn is_of_devices(action: &Action) -> bool {
+    !matches!(
+        action,
+        Action::AddFlood { .. }
+            | Action::RemoveFlood { .. }
+            | Action::InstallGuard { .. }
+            | Action::TuneContainerEnd { .. }
+            | Action::AcceptLinkLocal { .. }
+    )
+}
+
+/// Writes what was done into the log: a line for people about what came or went, all the rest for those who look closely.
+fn tell(action: &Action) {
+    debug!(?action, "done");
+    match action {
+        Action::CreateSegment { vni } => info!("network with VNI {vni} is set up on this host"),
+        Action::DeleteSegment { vni } => info!("network with VNI {vni} is taken off this host"),
+        Action::CreatePort { vni, port, .. } => {
+            info!("endpoint {} is connected to the network with VNI {vni}", port.endpoint.short());
+        }
+        Action::DeletePort { vni, name } => info!("port {name} is taken off the network with VNI {vni}"),
+        _ => {}
+    }
+}
+
+/// The line about a port that has as many groups as it may.
+fn full_port(observed: &Observed, vni: Vni, port: &DeviceName) -> String {
+    let mark = observed.segments.get(&vni).and_then(|segment| segment.ports.get(port)?.mark.as_ref());
+    let culprit = match mark {
+        Some(Mark::Endpoint(endpoint)) => format!("endpoint {}", endpoint.short()),
+        _ => format!("port {port}"),
+    };
+    format!(
+        "network with VNI {vni}: {culprit} listens to {GROUPS_PER_PORT_MAX} groups, as many as one container may; it gets no others"
+    )
 }
 
 /// Waits until the wake can be read, or the time is over.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
+use shoutd_core::multicast::Replication;
 use shoutd_core::plane::{
     Action, ContainerEnd, Desired, DeviceName, GROUPS_MAX, Mark, Observed, ObservedBridge, ObservedPort,
     ObservedSegment, ObservedTunnel, Place, Port, Segment, Vtep, diff,
@@ -71,8 +72,20 @@ prop_compose! {
         port in 7789_u16..7791,
         remotes in btree_set(address(), 0..4),
         ports in vec(port(), 0..4),
+        learning: bool,
+        max_rate in option::of(1_u32..3),
     ) -> Segment {
-        Segment { network, mtu, vtep: Vtep { address, port }, remotes, ports: ports.into_iter().collect() }
+        Segment {
+            network,
+            mtu,
+            vtep: Vtep { address, port },
+            remotes,
+            replication: Replication::default(),
+            remote_macs: BTreeMap::new(),
+            learning,
+            max_rate,
+            ports: ports.into_iter().collect(),
+        }
     }
 }
 
@@ -108,10 +121,10 @@ prop_compose! {
         port in 7789_u16..7791,
         learning: bool,
         mtu in mtu(),
-        (up, enslaved) in any::<(bool, bool)>(),
+        (up, enslaved, port_learning) in any::<(bool, bool, bool)>(),
         multicast_router in 0_u8..3,
     ) -> ObservedTunnel {
-        ObservedTunnel { mark, vni, local, port, learning, mtu, up, enslaved, multicast_router }
+        ObservedTunnel { mark, vni, local, port, learning, port_learning, mtu, up, enslaved, multicast_router }
     }
 }
 
@@ -122,10 +135,11 @@ prop_compose! {
         mtu in mtu(),
         up: bool,
         addresses in addresses(),
+        tentative: bool,
         multicast_route: bool,
     ) -> ContainerEnd {
         let place = place.map_or(Place::Host, Place::Sandbox);
-        ContainerEnd { place, name: "shout0".parse().unwrap(), mac, mtu, up, addresses, multicast_route }
+        ContainerEnd { place, name: "shout0".parse().unwrap(), mac, mtu, up, addresses, tentative, multicast_route }
     }
 }
 
@@ -136,11 +150,12 @@ prop_compose! {
         right in proptest::bool::weighted(0.7),
         mtu in mtu(),
         up: bool,
-        enslaved: bool,
+        (enslaved, learning) in any::<(bool, bool)>(),
+        groups_max in prop_oneof![Just(None), Just(Some(0)), Just(Some(8192))],
         container_end in option::of(container_end()),
     ) -> (DeviceName, ObservedPort) {
         let mark = if right { Some(named.clone()) } else { marked }.map(Mark::Endpoint);
-        (DeviceName::port(&named), ObservedPort { mark, mtu, up, enslaved, container_end })
+        (DeviceName::port(&named), ObservedPort { mark, mtu, up, enslaved, learning, groups_max, container_end })
     }
 }
 
@@ -148,13 +163,14 @@ prop_compose! {
     fn observed_segment()(
         bridge in option::of(bridge()),
         tunnel in option::of(tunnel()),
-        guard: bool,
+        (guard, max_rate) in (any::<bool>(), option::of(1_u32..3)),
         flood in btree_set(address(), 0..4),
         ports in vec(observed_port(), 0..4),
         foreign in btree_set((0_u8..2).prop_map(|n| format!("eth{n}").parse().unwrap()), 0..2),
     ) -> ObservedSegment {
         let flood = if tunnel.is_some() { flood } else { BTreeSet::new() };
-        ObservedSegment { bridge, tunnel, guard, flood, ports: ports.into_iter().collect(), foreign }
+        let max_rate = max_rate.filter(|_| guard);
+        ObservedSegment { bridge, tunnel, guard, max_rate, flood, ports: ports.into_iter().collect(), foreign }
     }
 }
 
@@ -205,11 +221,20 @@ fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
                 mac: port.mac,
                 mtu: wanted.mtu,
                 up: in_sandbox,
+                tentative: false,
                 addresses: if in_sandbox { port.addresses.clone() } else { BTreeSet::new() },
                 multicast_route: in_sandbox && port.multicast_route,
             };
             let mark = Some(Mark::Endpoint(port.endpoint.clone()));
-            ObservedPort { mark, mtu: wanted.mtu, up: true, enslaved: true, container_end: Some(end) }
+            ObservedPort {
+                mark,
+                mtu: wanted.mtu,
+                up: true,
+                enslaved: true,
+                learning: wanted.learning,
+                groups_max: Some(8192),
+                container_end: Some(end),
+            }
         };
         ObservedSegment {
             bridge: Some(ObservedBridge {
@@ -228,13 +253,15 @@ fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
                 vni: Some(vni),
                 local: Some(wanted.vtep.address),
                 port: wanted.vtep.port,
-                learning: true,
+                learning: wanted.learning,
+                port_learning: wanted.learning,
                 mtu: wanted.mtu,
                 up: true,
                 enslaved: true,
                 multicast_router: 2,
             }),
             guard: true,
+            max_rate: wanted.max_rate,
             flood: wanted.remotes.clone(),
             ports: wanted
                 .ports
@@ -272,6 +299,8 @@ fn check(kernel: &mut FakeKernel, desired: &Desired) -> Result<(), TestCaseError
             let place = port.sandbox.clone().map(Place::Sandbox);
             if let (Some(mut found), Some(expected)) = (found_end, expected_end)
                 && Some(&found.place) == place.as_ref()
+                // One that is down is the container's business.
+                && found.up
             {
                 prop_assert!(found.addresses.is_superset(&expected.addresses));
                 prop_assert!(found.multicast_route || !expected.multicast_route);
@@ -313,7 +342,10 @@ fn is_in_order(plan: &[Action]) -> bool {
         Action::AddFlood { .. } | Action::RemoveFlood { .. } => 7,
         Action::TuneTunnel { .. } => 8,
         Action::DeletePort { .. } => 9,
-        Action::CreatePort { .. } | Action::TunePort { .. } | Action::TuneContainerEnd { .. } => 10,
+        Action::CreatePort { .. }
+        | Action::TunePort { .. }
+        | Action::TuneContainerEnd { .. }
+        | Action::AcceptLinkLocal { .. } => 10,
     };
     let mut ranks: BTreeMap<Vni, Vec<u8>> = BTreeMap::new();
     for action in plan {
@@ -414,6 +446,10 @@ fn one_container() -> (Desired, Observed) {
         mtu: 1450,
         vtep: Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 },
         remotes: BTreeSet::new(),
+        replication: Replication::default(),
+        remote_macs: BTreeMap::new(),
+        learning: true,
+        max_rate: None,
         ports: BTreeMap::from([(DeviceName::port(&endpoint), wanted)]),
     };
     let desired = Desired { segments: BTreeMap::from([(Vni::new(7).unwrap(), segment)]) };
@@ -443,10 +479,9 @@ fn a_container_end_in_dockers_hands_is_left_alone() {
 
 #[test]
 fn whatever_a_container_end_lacks_is_given_to_it() {
-    let damage: [fn(&mut ContainerEnd); 5] = [
+    let damage: [fn(&mut ContainerEnd); 4] = [
         |end| end.mtu = 1500,
         |end| end.mac = MacAddress([4; 6]),
-        |end| end.up = false,
         |end| end.addresses.clear(),
         |end| end.multicast_route = false,
     ];
@@ -454,6 +489,14 @@ fn whatever_a_container_end_lacks_is_given_to_it() {
         let planned = plan_for(|end| damage(end.as_mut().unwrap()));
         assert!(matches!(planned[..], [Action::TuneContainerEnd { .. }]), "{planned:?}");
     }
+    let tentative = plan_for(|end| end.as_mut().unwrap().tentative = true);
+    assert!(matches!(tentative[..], [Action::AcceptLinkLocal { .. }]), "{tentative:?}");
+    // What a container took down lacks its routes too, and gets them when it is up again.
+    let down = plan_for(|end| {
+        let end = end.as_mut().unwrap();
+        (end.up, end.multicast_route) = (false, false);
+    });
+    assert_eq!(down, vec![]);
     let more = plan_for(|end| _ = end.as_mut().unwrap().addresses.insert("10.9.9.9/24".parse().unwrap()));
     assert_eq!(more, vec![]);
 }

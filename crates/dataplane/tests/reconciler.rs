@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use shoutd_core::plane::{Action, Desired, DeviceName, Observed, Port, Segment, Vtep, diff};
+use shoutd_core::multicast::Replication;
+use shoutd_core::plane::{Action, Desired, DeviceName, Observed, Port, Segment, Tier, Vtep, diff};
 use shoutd_core::{EndpointId, MacAddress, Vni};
 use shoutd_dataplane::fake::{FakeKernel, Fault};
-use shoutd_dataplane::{Kernel, KernelError, Reconciler, Scope, Unsettled};
+use shoutd_dataplane::{ForwardingTables, Kernel, KernelError, MembershipSource, Reconciler, Scope, Unsettled};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -42,6 +43,14 @@ impl Kernel for SharedKernel {
         }
     }
 
+    fn forwarding(&self) -> Box<dyn ForwardingTables> {
+        self.inner.lock().unwrap().forwarding()
+    }
+
+    fn memberships(&self) -> Box<dyn MembershipSource> {
+        self.inner.lock().unwrap().memberships()
+    }
+
     fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration) {
         FakeKernel::default().wait(wake, timeout);
     }
@@ -69,6 +78,10 @@ fn desired(endpoints: u8) -> Desired {
         mtu: 1450,
         vtep: Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 },
         remotes: BTreeSet::new(),
+        replication: Replication::default(),
+        remote_macs: BTreeMap::new(),
+        learning: true,
+        max_rate: None,
         ports: (0..endpoints).map(|number| (DeviceName::port(&endpoint(number)), port(number))).collect(),
     };
     Desired { segments: BTreeMap::from([(vni(), segment)]) }
@@ -81,7 +94,7 @@ fn port_scope(number: u8) -> Scope {
 #[tokio::test]
 async fn what_is_applied_settles() {
     let kernel = SharedKernel::default();
-    let handle = Reconciler::spawn(kernel.clone()).unwrap();
+    let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
     for endpoints in 0..20 {
         let generation = handle.apply(desired(endpoints));
         handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
@@ -92,12 +105,12 @@ async fn what_is_applied_settles() {
 #[tokio::test]
 async fn nothing_is_touched_before_it_is_known_what_is_wanted() {
     let kernel = SharedKernel::default();
-    let first = Reconciler::spawn(kernel.clone()).unwrap();
+    let first = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
     let generation = first.apply(desired(1));
     first.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
     drop(first);
 
-    let handle = Reconciler::spawn(kernel.clone()).unwrap();
+    let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
     let mut observed = handle.watch_observed();
     for _ in 0..3 {
         handle.poke();
@@ -110,7 +123,7 @@ async fn nothing_is_touched_before_it_is_known_what_is_wanted() {
 async fn what_fails_for_a_while_is_tried_until_it_holds() {
     let kernel = SharedKernel::default();
     kernel.inner.lock().unwrap().faults = [Fault::Before, Fault::Halfway, Fault::After, Fault::Before].map(Some).into();
-    let handle = Reconciler::spawn(kernel.clone()).unwrap();
+    let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
     let generation = handle.apply(desired(3));
     handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
     assert!(diff(&desired(3), &kernel.inner.lock().unwrap().state).is_empty());
@@ -121,7 +134,7 @@ async fn what_fails_for_a_while_is_tried_until_it_holds() {
 async fn one_endpoints_failure_is_not_anothers() {
     let kernel = SharedKernel::default();
     kernel.cursed.lock().unwrap().insert(endpoint(0));
-    let handle = Reconciler::spawn(kernel.clone()).unwrap();
+    let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
     let generation = handle.apply(desired(2));
     handle.settled(generation, &port_scope(1), PATIENCE).await.unwrap();
 
@@ -144,7 +157,7 @@ async fn one_endpoints_failure_is_not_anothers() {
 async fn what_keeps_failing_keeps_nothing_else_waiting() {
     let kernel = SharedKernel::default();
     kernel.cursed.lock().unwrap().insert(endpoint(0));
-    let handle = Reconciler::spawn(kernel.clone()).unwrap();
+    let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
     let generation = handle.apply(desired(2));
     handle.settled(generation, &port_scope(1), PATIENCE).await.unwrap();
     // By now it is tried about once a second.
@@ -166,7 +179,7 @@ async fn what_keeps_failing_keeps_nothing_else_waiting() {
 async fn a_kernel_that_cannot_be_read_is_said_to_be_that() {
     let kernel = SharedKernel::default();
     *kernel.unreadable.lock().unwrap() = true;
-    let handle = Reconciler::spawn(kernel.clone()).unwrap();
+    let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
     let generation = handle.apply(desired(1));
     let refusal = handle.settled(generation, &Scope::Everything, Duration::from_millis(300)).await.unwrap_err();
     assert!(matches!(refusal, Unsettled::Unreadable(_)), "{refusal:?}");
@@ -177,7 +190,7 @@ async fn a_kernel_that_cannot_be_read_is_said_to_be_that() {
 #[tokio::test]
 async fn damage_that_nobody_tells_of_is_mended_too() {
     let kernel = SharedKernel::default();
-    let handle = Reconciler::spawn(kernel.clone()).unwrap();
+    let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
     let generation = handle.apply(desired(1));
     handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
     kernel.inner.lock().unwrap().state.segments.clear();
@@ -189,7 +202,7 @@ async fn damage_that_nobody_tells_of_is_mended_too() {
 #[tokio::test]
 async fn dropping_the_last_handle_ends_the_thread_and_leaves_everything() {
     let kernel = SharedKernel::default();
-    let handle = Reconciler::spawn(kernel.clone()).unwrap();
+    let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
     let generation = handle.apply(desired(1));
     handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
     let other = handle.clone();

@@ -18,6 +18,7 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
 const IFA_F_NODAD: u8 = 0x02;
+const IFA_F_TENTATIVE: u8 = 0x40;
 
 /// An address of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct Address {
     pub link: u32,
     /// The address, with the length of its prefix.
     pub net: IpNet,
+    /// Whether duplicate address detection (RFC 4862, section 5.4) still goes on: nothing can be sent from it until then.
+    pub tentative: bool,
 }
 
 impl Route {
@@ -61,6 +64,21 @@ impl Route {
     }
 }
 
+impl Route {
+    /// Takes an address from a device. One that it does not have is no error.
+    pub fn remove_address(&mut self, link: u32, net: IpNet) -> Result<(), Error> {
+        let mut header = [0; HEADER];
+        header[0] = family_of(net.addr());
+        header[1] = net.prefix_len();
+        header[4..8].copy_from_slice(&link.to_ne_bytes());
+        let mut message = Message::new(libc::RTM_DELADDR, 0, &header);
+        message.ip(IFA_LOCAL, net.addr());
+        let result = self.socket.call(&message);
+        let result = result.map_err(|fault| fault.during(format_args!("remove address {net} from device {link}")));
+        unless(result, &[Errno::EADDRNOTAVAIL])
+    }
+}
+
 fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(_) => false,
@@ -75,5 +93,6 @@ fn parse(frame: &Frame<'_>) -> Option<Address> {
     let attributes = frame.attributes(HEADER);
     // On a point-to-point device the other attribute is the other side's address.
     let address = attributes.find(IFA_LOCAL).or_else(|| attributes.find(IFA_ADDRESS)).and_then(Attribute::ip)?;
-    Some(Address { link: frame.word(4), net: IpNet::new(address, frame.octet(1)).ok()? })
+    let tentative = frame.octet(2) & IFA_F_TENTATIVE != 0;
+    Some(Address { link: frame.word(4), net: IpNet::new(address, frame.octet(1)).ok()?, tentative })
 }

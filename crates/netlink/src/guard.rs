@@ -1,4 +1,4 @@
-//! The guard: a filter that keeps IGMP and MLD off one bridge port.
+//! The guard: a filter that keeps IGMP and MLD off one bridge port, and may limit how much multicast and broadcast comes in by each of the others.
 //!
 //! A table of the bridge family, so that kernels before 5.16 have it too, with rules that name the port: it can stand before the port is
 //! there, and outlives it. Three places are needed. What comes from other ports is caught at *forward*; the bridge's own queries go out by
@@ -20,7 +20,13 @@ use crate::wire::Message;
 /// The name of the table.
 const TABLE: &str = "shoutd";
 /// Goes into every rule, so that a guard that another version of shoutd put there is told apart. To be raised with every change of the rules.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Keeps ports apart for the rate limit.
+const SENDERS: &str = "senders";
+/// Ports of one bridge (`BR_MAX_PORTS`, and some that are gone and not yet forgotten).
+const SENDERS_MAX: u32 = 4096;
+/// Milliseconds after which a port that sends nothing is forgotten; its allowance is whole again long before.
+const SENDERS_TIMEOUT: u64 = 60_000;
 /// `IFNAMSIZ`: what names are compared over, zeros and all.
 const NAME_OCTETS: usize = 16;
 
@@ -53,8 +59,9 @@ impl Guard {
         Ok(Self { socket })
     }
 
-    /// Puts a guard at this port, in place of any that is there: nothing passes in between.
-    pub fn install(&mut self, port: &str) -> Result<(), Error> {
+    /// Puts a guard at this port, in place of any that is there: nothing passes in between. With a rate, of multicast and broadcast each other port may bring in so many
+    /// packets a second.
+    pub fn install(&mut self, port: &str, max_rate: Option<u32>) -> Result<(), Error> {
         let mut batch = vec![
             nftables::batch_edge(true),
             // Made first so that there is one to delete, whatever was there.
@@ -62,14 +69,13 @@ impl Guard {
             nftables::table(DELETE_TABLE, 0, TABLE),
             nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
         ];
+        if max_rate.is_some() {
+            batch.push(nftables::new_set(TABLE, SENDERS, SENDERS_MAX, SENDERS_TIMEOUT));
+        }
         for (hook, chain, interface) in CHAINS {
             batch.push(nftables::new_chain(TABLE, chain, hook));
-            batch.extend(
-                rules(interface, port)
-                    .iter()
-                    .enumerate()
-                    .map(|(position, rule)| nftables::new_rule(TABLE, chain, &userdata(port, position), rule)),
-            );
+            let rules = chain_rules(hook, interface, port, max_rate);
+            batch.extend(rules.iter().map(|(name, rule)| nftables::new_rule(TABLE, chain, name, rule)));
         }
         self.send(batch).map_err(|fault| {
             fault.during(format_args!("install the nf_tables filter that keeps IGMP and MLD off {port}"))
@@ -91,9 +97,11 @@ impl Guard {
         self.socket.call_batch(&batch, last)
     }
 
-    /// Whether the guard at this port is whole: every chain at its hook, every rule in its place and no other between them, not dormant.
-    pub fn is_whole(&mut self, port: &str) -> Result<bool, Error> {
-        self.read().map(|found| found == expected(port)).map_err(|fault| fault.during("read the nf_tables filter"))
+    /// What the guard at this port is set to, if it is whole: every chain at its hook, every rule in its place and no other between them, not dormant.
+    pub fn is_whole(&mut self, port: &str) -> Result<Option<Installed>, Error> {
+        let found = self.read().map_err(|fault| fault.during("read the nf_tables filter"))?;
+        let max_rate = found.rules.iter().find_map(|rule| rate_of(&rule.userdata));
+        Ok((found == expected(port, max_rate)).then_some(Installed { max_rate }))
     }
 
     fn read(&mut self) -> Result<Content, Fault> {
@@ -108,6 +116,13 @@ impl Guard {
         content.normalize();
         Ok(content)
     }
+}
+
+/// A guard that is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Installed {
+    /// Packets of multicast and broadcast a second that each other port may bring in.
+    pub max_rate: Option<u32>,
 }
 
 /// All there is in the table.
@@ -126,15 +141,17 @@ impl Content {
     }
 }
 
-fn expected(port: &str) -> Content {
+fn expected(port: &str, max_rate: Option<u32>) -> Content {
     let mut content =
         Content { tables: vec![Table { name: TABLE.to_owned(), flags: 0 }], chains: Vec::new(), rules: Vec::new() };
     for (hook, chain, interface) in CHAINS {
         content.chains.push(Chain { table: TABLE.to_owned(), name: chain.to_owned(), hook: Some(hook as u32) });
-        for position in 0..rules(interface, port).len() {
-            let userdata = userdata(port, position).into_bytes();
-            content.rules.push(Rule { table: TABLE.to_owned(), chain: chain.to_owned(), userdata });
-        }
+        let rules = chain_rules(hook, interface, port, max_rate).into_iter();
+        content.rules.extend(rules.map(|(name, _)| Rule {
+            table: TABLE.to_owned(),
+            chain: chain.to_owned(),
+            userdata: name.into_bytes(),
+        }));
     }
     content.normalize();
     content
@@ -144,11 +161,52 @@ fn userdata(port: &str, position: usize) -> String {
     format!("shoutd guard {VERSION} {port} {position}")
 }
 
-/// The rules of one chain.
-fn rules(interface: Meta, port: &str) -> Vec<Vec<Expression>> {
+fn rate_userdata(rate: u32) -> String {
+    format!("shoutd rate {VERSION} {rate}")
+}
+
+fn rate_of(userdata: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(userdata).ok()?;
+    text.strip_prefix("shoutd rate ")?.split_once(' ')?.1.parse().ok()
+}
+
+/// The rules of one chain, with the texts to know them by.
+fn chain_rules(hook: Hook, interface: Meta, port: &str, max_rate: Option<u32>) -> Vec<(String, Vec<Expression>)> {
+    let guard = rules(interface, port).into_iter().enumerate();
+    let mut rules: Vec<_> = guard.map(|(position, rule)| (userdata(port, position), rule)).collect();
+    // The guard comes first: what it drops is not counted.
+    if let Some(rate) = max_rate.filter(|_| hook == Hook::Prerouting) {
+        rules.push((rate_userdata(rate), rate_rule(port, rate)));
+    }
+    rules
+}
+
+/// Drops what is too much of multicast and broadcast from any port but this.
+fn rate_rule(port: &str, rate: u32) -> Vec<Expression> {
+    // `PACKET_BROADCAST` and `PACKET_MULTICAST` (include/uapi/linux/if_packet.h).
+    let kinds = [1, 2];
+    vec![
+        Expression::LoadMeta(Meta::InputName),
+        Expression::Compare(Comparison::NotEqual, name_value(port)),
+        Expression::LoadMeta(Meta::PacketType),
+        Expression::Compare(Comparison::AtLeast, vec![kinds[0]]),
+        Expression::Compare(Comparison::AtMost, vec![kinds[1]]),
+        Expression::LoadMeta(Meta::InputIndex),
+        Expression::Exceeds { set: SENDERS, rate },
+        Expression::Drop,
+    ]
+}
+
+/// A device's name as rules compare it.
+fn name_value(port: &str) -> Vec<u8> {
     let mut name = port.as_bytes().to_vec();
     name.resize(NAME_OCTETS, 0);
-    let at_port = [Expression::LoadMeta(interface), Expression::Compare(Comparison::Equal, name)];
+    name
+}
+
+/// The guard's rules of one chain.
+fn rules(interface: Meta, port: &str) -> Vec<Vec<Expression>> {
+    let at_port = [Expression::LoadMeta(interface), Expression::Compare(Comparison::Equal, name_value(port))];
 
     let igmp = [
         Expression::LoadMeta(Meta::Protocol),

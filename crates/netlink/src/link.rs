@@ -7,7 +7,7 @@ use nix::libc;
 
 use crate::bridge::BridgeSettings;
 use crate::error::{Error, Fault};
-use crate::port;
+use crate::port::{self, PortSettings};
 use crate::route::{Route, unless};
 use crate::vxlan::VxlanSettings;
 use crate::wire::{Attribute, Attributes, Frame, Message, link_header};
@@ -43,8 +43,8 @@ pub struct Link {
     pub mac: Option<Mac>,
     /// The device at its other end, or below it.
     pub peer: Option<Peer>,
-    /// `mcast_router`, if it is a bridge's port.
-    pub multicast_router: Option<u8>,
+    /// What its bridge has noted of it, if it is a bridge's port.
+    pub port: Option<PortSettings>,
 }
 
 /// What a device is (`IFLA_INFO_KIND`).
@@ -178,7 +178,7 @@ fn parse(frame: &Frame<'_>) -> Option<Link> {
         mac: attributes.find(libc::IFLA_ADDRESS).and_then(Attribute::mac),
         peer: number(libc::IFLA_LINK)
             .map(|index| Peer { index, namespace: attributes.find(libc::IFLA_LINK_NETNSID).and_then(Attribute::i32) }),
-        multicast_router: port::parse_multicast_router(information),
+        port: port::parse(information),
     })
 }
 

@@ -4,10 +4,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{MsgFlags, SockFlag, recv};
+use nix::sys::socket::{MsgFlags, SockFlag, recv, setsockopt, sockopt};
 
 use crate::error::{Error, Fault};
 use crate::fdb;
+use crate::mdb::{self, DatabaseChange, RTM_DELMDB, RTM_NEWMDB};
 use crate::namespace::Namespace;
 use crate::socket::{Protocol, open_here, set_option};
 use crate::wire::{Frame, Frames};
@@ -17,12 +18,16 @@ const BUFFER: usize = 32 * 1024;
 /// Datagrams read at once, so that a flood of events cannot hold the reader.
 const DATAGRAMS_MAX: usize = 4096;
 
+/// Octets of events that wait to be read: some ten thousand joins.
+const DATABASE_BUFFER: usize = 8 * 1024 * 1024;
+
 // `enum rtnetlink_groups` and `enum nfnetlink_groups`.
 const RTNLGRP_LINK: u32 = 1;
 const RTNLGRP_NEIGH: u32 = 3;
 const RTNLGRP_IPV4_IFADDR: u32 = 5;
 const RTNLGRP_IPV4_ROUTE: u32 = 7;
 const RTNLGRP_IPV6_IFADDR: u32 = 9;
+const RTNLGRP_MDB: u32 = 26;
 const NFNLGRP_NFTABLES: u32 = 7;
 
 /// A subscription to changes in one namespace. Its descriptor is readable when something changed; [`Monitor::drain`] then clears that.
@@ -83,6 +88,50 @@ impl Monitor {
             }
         }
         changed
+    }
+}
+
+/// A subscription to the multicast databases of the bridges of one namespace, that says what changed.
+#[derive(Debug)]
+pub struct DatabaseMonitor {
+    fd: OwnedFd,
+}
+
+impl DatabaseMonitor {
+    /// Subscribes.
+    pub fn open(namespace: &Namespace) -> Result<Self, Error> {
+        let Monitor { fd } = Monitor::open(namespace, Protocol::Route, &[RTNLGRP_MDB])?;
+        // Without the privilege to go beyond the system's limit it loses events sooner, and reads everything again more often.
+        let _ = setsockopt(&fd, sockopt::RcvBufForce, &DATABASE_BUFFER);
+        Ok(Self { fd })
+    }
+
+    /// Reads all there is to read, in order. `None` if events were lost for want of room: then all is to be read anew.
+    pub fn changes(&self) -> Option<Vec<DatabaseChange>> {
+        let mut buffer = vec![0; BUFFER];
+        let mut changes = Vec::new();
+        for _ in 0..DATAGRAMS_MAX {
+            match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(length) => {
+                    let frames = Frames(buffer.get(..length).unwrap_or_default());
+                    let ours = frames.filter(|frame| matches!(frame.kind, RTM_NEWMDB | RTM_DELMDB));
+                    changes.extend(ours.flat_map(|frame| {
+                        let (device, present) = (mdb::device(&frame), frame.kind == RTM_NEWMDB);
+                        mdb::listings(&frame).map(move |listing| DatabaseChange { device, listing, present })
+                    }));
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => break,
+                Err(_) => return None,
+            }
+        }
+        Some(changes)
+    }
+}
+
+impl AsFd for DatabaseMonitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) const NEW_CHAIN: u16 = 3;
 pub(crate) const GET_CHAIN: u16 = 4;
 pub(crate) const NEW_RULE: u16 = 6;
 pub(crate) const GET_RULE: u16 = 7;
+const NEW_SET: u16 = 9;
 
 const TABLE_NAME: u16 = 1;
 const TABLE_FLAGS: u16 = 2;
@@ -35,6 +36,19 @@ const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;
 const RULE_USERDATA: u16 = 7;
+const SET_TABLE: u16 = 1;
+const SET_NAME: u16 = 2;
+const SET_FLAGS: u16 = 3;
+const SET_KEY_TYPE: u16 = 4;
+const SET_KEY_LENGTH: u16 = 5;
+const SET_DESCRIPTION: u16 = 9;
+const SET_ID: u16 = 10;
+const SET_TIMEOUT: u16 = 11;
+const DESCRIPTION_SIZE: u16 = 1;
+/// `NFT_SET_TIMEOUT | NFT_SET_EVAL`: rules add elements, and they go when nothing refreshes them.
+const FLAGS_DYNAMIC: u32 = 0x10 | 0x20;
+/// How a key is shown: as a number.
+const KEY_TYPE_INTEGER: u32 = 4;
 const LIST_ELEMENT: u16 = 1;
 const EXPRESSION_NAME: u16 = 1;
 const EXPRESSION_DATA: u16 = 2;
@@ -45,6 +59,12 @@ const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
 const REGISTER_VERDICT: u32 = 0;
 const REGISTER: u32 = 1;
+/// `NFT_DYNSET_OP_UPDATE`.
+const DYNSET_UPDATE: u32 = 1;
+/// `NFT_LIMIT_F_INV`: holds for what is over the limit.
+const LIMIT_INVERTED: u32 = 1;
+/// Packets that may come at once whatever the rate: as many as a host sends when it starts (ARP, reports, neighbour discovery).
+const BURST_MIN: u32 = 10;
 
 /// Where in a frame's way through a bridge a chain stands (`enum nf_br_hook_priorities` and the hooks of `netfilter_bridge.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,8 +82,10 @@ pub(crate) enum Hook {
 pub(crate) enum Meta {
     Protocol = 1,
     InputName = 6,
+    InputIndex = 4,
     OutputName = 7,
     TransportProtocol = 16,
+    PacketType = 19,
 }
 
 /// Where a rule looks into the packet (`enum nft_payload_bases`).
@@ -77,6 +99,7 @@ pub(crate) enum Base {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Comparison {
     Equal = 0,
+    NotEqual = 1,
     AtMost = 3,
     AtLeast = 5,
 }
@@ -85,8 +108,17 @@ pub(crate) enum Comparison {
 #[derive(Debug, Clone)]
 pub(crate) enum Expression {
     LoadMeta(Meta),
-    LoadPayload { base: Base, offset: u32, length: u32 },
+    LoadPayload {
+        base: Base,
+        offset: u32,
+        length: u32,
+    },
     Compare(Comparison, Vec<u8>),
+    /// Goes on if there were more packets a second than this with the key that was loaded last, which the set keeps apart.
+    Exceeds {
+        set: &'static str,
+        rate: u32,
+    },
     Drop,
 }
 
@@ -123,6 +155,20 @@ pub(crate) fn new_chain(table: &str, name: &str, hook: Hook) -> Message {
     message
 }
 
+/// Makes a set of numbers of four octets, to which rules add, and which lose an element after this many milliseconds without use.
+pub(crate) fn new_set(table: &str, name: &str, size: u32, timeout: u64) -> Message {
+    let mut message = message(NEW_SET, libc::NLM_F_CREATE);
+    message.text(SET_TABLE, table);
+    message.text(SET_NAME, name);
+    message.u32_be(SET_FLAGS, FLAGS_DYNAMIC);
+    message.u32_be(SET_KEY_TYPE, KEY_TYPE_INTEGER);
+    message.u32_be(SET_KEY_LENGTH, 4);
+    message.nest(SET_DESCRIPTION | NESTED, |description| description.u32_be(DESCRIPTION_SIZE, size));
+    message.u32_be(SET_ID, 1);
+    message.bytes(SET_TIMEOUT, &timeout.to_be_bytes());
+    message
+}
+
 /// Adds a rule at the end of a chain, with a text to know it by.
 pub(crate) fn new_rule(table: &str, chain: &str, userdata: &str, expressions: &[Expression]) -> Message {
     let mut message = message(NEW_RULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND);
@@ -145,6 +191,7 @@ fn write_expression(message: &mut Message, expression: &Expression) {
         Expression::LoadMeta(_) => "meta",
         Expression::LoadPayload { .. } => "payload",
         Expression::Compare(..) => "cmp",
+        Expression::Exceeds { .. } => "dynset",
         Expression::Drop => "immediate",
     };
     message.text(EXPRESSION_NAME, name);
@@ -163,6 +210,22 @@ fn write_expression(message: &mut Message, expression: &Expression) {
             data.u32_be(1, REGISTER);
             data.u32_be(2, *comparison as u32);
             data.nest(3 | NESTED, |nested| nested.bytes(DATA_VALUE, value));
+        }
+        Expression::Exceeds { set, rate } => {
+            data.text(1, set);
+            data.u32_be(3, DYNSET_UPDATE);
+            data.u32_be(4, REGISTER);
+            data.nest(7 | NESTED, |limit| {
+                limit.text(EXPRESSION_NAME, "limit");
+                limit.nest(EXPRESSION_DATA | NESTED, |limit| {
+                    limit.bytes(1, &u64::from(*rate).to_be_bytes());
+                    limit.bytes(2, &1_u64.to_be_bytes());
+                    // What comes at once counts as spread over a tenth of a second.
+                    limit.u32_be(3, (rate / 10).max(BURST_MIN));
+                    limit.u32_be(4, 0);
+                    limit.u32_be(5, LIMIT_INVERTED);
+                });
+            });
         }
         Expression::Drop => {
             data.u32_be(1, REGISTER_VERDICT);

@@ -9,15 +9,48 @@ use crate::wire::{Attribute, Attributes, Message, link_header};
 // include/uapi/linux/if_link.h
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_LEARNING: u16 = 8;
 const IFLA_BRPORT_MULTICAST_ROUTER: u16 = 25;
+const IFLA_BRPORT_MCAST_MAX_GROUPS: u16 = 42;
 
-pub(crate) fn parse_multicast_router(information: Attributes<'_>) -> Option<u8> {
+/// What a bridge has noted of one of its ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortSettings {
+    /// `mcast_router`.
+    pub multicast_router: u8,
+    /// Whether addresses are learnt from what comes in.
+    pub learning: bool,
+    /// Entries of the multicast database that the port may have, zero for any number; `None` where the kernel does not count (before 6.3).
+    pub groups_max: Option<u32>,
+}
+
+pub(crate) fn parse(information: Attributes<'_>) -> Option<PortSettings> {
     let is_bridge = information.find(IFLA_INFO_SLAVE_KIND)?.text() == "bridge";
     let data = information.find(IFLA_INFO_SLAVE_DATA).filter(|_| is_bridge)?.nested();
-    data.find(IFLA_BRPORT_MULTICAST_ROUTER).and_then(Attribute::u8)
+    Some(PortSettings {
+        multicast_router: data.find(IFLA_BRPORT_MULTICAST_ROUTER).and_then(Attribute::u8).unwrap_or_default(),
+        learning: data.find(IFLA_BRPORT_LEARNING).and_then(Attribute::u8).unwrap_or_default() != 0,
+        groups_max: data.find(IFLA_BRPORT_MCAST_MAX_GROUPS).and_then(Attribute::u32),
+    })
 }
 
 impl Route {
+    /// Sets whether a bridge learns addresses from what comes in by a port, and how many entries of its multicast database the port may have; kernels that do not count them
+    /// ignore that.
+    pub fn set_port(&mut self, index: u32, learning: bool, groups_max: Option<u32>) -> Result<(), Error> {
+        let mut message = Message::new(libc::RTM_NEWLINK, 0, &link_header(0, index, 0, 0));
+        message.nest(libc::IFLA_LINKINFO, |information| {
+            information.text(IFLA_INFO_SLAVE_KIND, "bridge");
+            information.nest(IFLA_INFO_SLAVE_DATA, |data| {
+                data.u8(IFLA_BRPORT_LEARNING, u8::from(learning));
+                if let Some(groups_max) = groups_max {
+                    data.u32(IFLA_BRPORT_MCAST_MAX_GROUPS, groups_max);
+                }
+            });
+        });
+        self.socket.call(&message).map_err(|fault| fault.during(format_args!("set up bridge port {index}")))
+    }
+
     /// Sets `mcast_router` of a bridge's port: 0 never a router port, 1 when a multicast router is heard there, 2 always.
     pub fn set_multicast_router(&mut self, index: u32, value: u8) -> Result<(), Error> {
         let mut message = Message::new(libc::RTM_NEWLINK, 0, &link_header(0, index, 0, 0));

@@ -21,6 +21,8 @@ use crate::wire::{Frame, Frames, Message, parse_verdict};
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How often a dump is begun anew because the table changed under it (`NLM_F_DUMP_INTR`).
 const DUMP_ATTEMPTS_MAX: usize = 16;
+/// Requests sent at once that stand each for itself: their refusals fit into a socket's default buffer.
+const EACH_MAX: usize = 128;
 /// Octets received at once: the kernel fills up to 32 KiB of a dump into one datagram.
 const BUFFER: usize = 64 * 1024;
 
@@ -127,6 +129,54 @@ impl Socket {
         }
         self.send(&bytes)?;
         self.receive(first..=self.sequence, awaited, |_| {}).map(drop)
+    }
+
+    /// Sends several requests that stand each for itself, and returns which were refused, by position.
+    pub(crate) fn call_each(&mut self, messages: &[Message]) -> Result<Vec<(usize, Fault)>, Fault> {
+        let mut refused = Vec::new();
+        for (chunk, messages) in messages.chunks(EACH_MAX).enumerate() {
+            let first = self.sequence.wrapping_add(1);
+            let mut bytes = Vec::new();
+            for position in 0..messages.len() {
+                // Refusals are told in any case; of the others only the last is acknowledged.
+                let acknowledge = if position + 1 == messages.len() { libc::NLM_F_ACK } else { 0 };
+                let sequence = self.next_sequence();
+                bytes.extend_from_slice(&messages[position].finish(flag(libc::NLM_F_REQUEST | acknowledge), sequence));
+            }
+            self.send(&bytes)?;
+            let offset = chunk * EACH_MAX;
+            self.receive_each(first, self.sequence, |position, fault| refused.push((offset + position, fault)))?;
+        }
+        Ok(refused)
+    }
+
+    /// Receives until the answer to `last`, and passes on which requests since `first` were refused.
+    fn receive_each(&mut self, first: u32, last: u32, mut on_refusal: impl FnMut(usize, Fault)) -> Result<(), Fault> {
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline {
+            let length = match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
+                Ok(length) => length,
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => break,
+                Err(errno) => return Err(errno.into()),
+            };
+            let datagram = self.buffer.get(..length).ok_or(Fault::Malformed("larger than any answer should be"))?;
+            for frame in Frames(datagram).filter(|frame| i32::from(frame.kind) == libc::NLMSG_ERROR) {
+                let position = usize::try_from(frame.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
+                // Answers to requests that were given up earlier are passed over.
+                if position > usize::try_from(last.wrapping_sub(first)).unwrap_or_default() {
+                    continue;
+                }
+                let (code, text) = verdict(&frame);
+                if code != 0 {
+                    on_refusal(position, Fault::Refused { errno: Errno::from_raw(code), text });
+                }
+                if frame.sequence == last {
+                    return Ok(());
+                }
+            }
+        }
+        Err(Fault::Late { after: DEADLINE })
     }
 
     fn next_sequence(&mut self) -> u32 {

@@ -160,10 +160,10 @@ fn addresses_and_routes_are_added_once() {
 fn a_guard_is_whole_or_it_is_not() {
     let namespace = namespace();
     let mut guard = Guard::open(&namespace).unwrap();
-    assert!(!guard.is_whole("tunnel").unwrap());
-    guard.install("tunnel").unwrap();
-    assert!(guard.is_whole("tunnel").unwrap());
-    assert!(!guard.is_whole("other").unwrap());
+    assert!(guard.is_whole("tunnel").unwrap().is_none());
+    guard.install("tunnel", Some(500)).unwrap();
+    assert!(guard.is_whole("tunnel").unwrap().is_some());
+    assert!(guard.is_whole("other").unwrap().is_none());
     for damage in [
         "nft flush table bridge shoutd",
         "nft flush chain bridge shoutd output",
@@ -174,16 +174,16 @@ fn a_guard_is_whole_or_it_is_not() {
         "nft delete table bridge shoutd",
     ] {
         run(&namespace, damage);
-        assert!(!guard.is_whole("tunnel").unwrap(), "{damage}");
-        guard.install("tunnel").unwrap();
-        assert!(guard.is_whole("tunnel").unwrap(), "{damage}");
+        assert!(guard.is_whole("tunnel").unwrap().is_none(), "{damage}");
+        guard.install("tunnel", Some(500)).unwrap();
+        assert!(guard.is_whole("tunnel").unwrap().is_some(), "{damage}");
     }
     // Other tables are nobody's business here.
     run(&namespace, "nft add table bridge other");
-    assert!(guard.is_whole("tunnel").unwrap());
+    assert!(guard.is_whole("tunnel").unwrap().is_some());
     guard.remove().unwrap();
     guard.remove().unwrap();
-    assert!(!guard.is_whole("tunnel").unwrap());
+    assert!(guard.is_whole("tunnel").unwrap().is_none());
 }
 
 fn hears(monitor: &Monitor, timeout: Duration) -> bool {
@@ -216,7 +216,7 @@ fn monitors_hear_of_changes_and_not_of_traffic() {
     assert!(hears(&monitor, PATIENCE));
 
     assert!(!filters.drain());
-    Guard::open(&segment).unwrap().install("tunnel").unwrap();
+    Guard::open(&segment).unwrap().install("tunnel", Some(500)).unwrap();
     assert!(hears(&filters, PATIENCE));
 }
 

@@ -39,7 +39,8 @@ pub async fn create(driver: &Driver, request: CreateEndpoint) -> Result<CreatedI
     Ok(CreatedInterface { mac })
 }
 
-/// `Join`. The interface is there when this returns.
+/// `Join`. When this returns the interface is there, and the other hosts that share the network know of it, if they answer: what the container sends first
+/// reaches everybody, and what everybody sends reaches it.
 pub async fn join(driver: &Driver, request: &Join) -> Result<JoinReply, DriverError> {
     let local = driver.parts.local.get();
     let unknown = || told(LocalRefusal::UnknownEndpoint(request.endpoint.clone()));
@@ -47,6 +48,7 @@ pub async fn join(driver: &Driver, request: &Join) -> Result<JoinReply, DriverEr
         local.endpoints.get(&request.endpoint).map(|endpoint| endpoint.network.clone()).ok_or_else(unknown)?;
     // Made before its sandbox is noted: from then on an interface that is missing belongs into the sandbox, which engines before 28 make only after this.
     driver.parts.plane.settle(&network, &request.endpoint).await.map_err(told)?;
+    driver.parts.announcer.ready(&network, &request.endpoint).await;
     let sandbox = Path::new(&request.sandbox);
     let joined = driver.parts.local.try_change(|local| local.join(&request.endpoint, sandbox).cloned());
     let endpoint = joined.await.map_err(told)?;

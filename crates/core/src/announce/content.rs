@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,13 +27,16 @@ pub struct AnnouncedNetwork {
     pub memberships: Memberships,
 }
 
+/// What one host announces to one other. Shared, so that a change to one network copies just that one.
+pub type Content = BTreeMap<NetworkId, Arc<AnnouncedNetwork>>;
+
 /// What one other host announced.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HeardHost {
     /// Whether this is what it has now, as far as can be known. If not, it counts as a listener to everything on every network it has.
     pub in_sync: bool,
-    /// By network.
-    pub networks: BTreeMap<NetworkId, AnnouncedNetwork>,
+    /// By network. One that it is agreed to have and that is not in it was not heard of yet, and counts likewise.
+    pub networks: Content,
 }
 
 /// What all other hosts announced.

@@ -1,7 +1,25 @@
 //! What hosts tell each other without agreement: which networks they have endpoints on, these endpoints, and what they listen to.
 //!
-//! Each host is the only writer of its own announcements. They go to the hosts that share a network, as a snapshot followed by deltas.
+//! Each host is the only writer of its own announcements. They go to the hosts that share a network, as a snapshot followed by deltas. A
+//! [`Speaker`] keeps what one peer has acknowledged and says what to send it next; [`Listeners`] keep what the peers announced, and know whether it
+//! can be relied upon. Neither does I/O or reads a clock: the daemon carries the messages.
 
+mod audience;
 mod content;
+mod delta;
+mod listener;
+mod listeners;
+mod message;
+mod own;
+mod speaker;
+mod speakers;
 
-pub use content::{AnnouncedEndpoint, AnnouncedNetwork, Heard, HeardHost};
+pub use audience::{audience, expectations};
+pub use content::{AnnouncedEndpoint, AnnouncedNetwork, Content, Heard, HeardHost};
+pub use delta::Delta;
+pub use listener::Listener;
+pub use listeners::Listeners;
+pub use message::{Incarnation, Message, Reply, Unsound};
+pub use own::{Excess, own_content};
+pub use speaker::Speaker;
+pub use speakers::Speakers;

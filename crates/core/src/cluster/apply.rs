@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{Cluster, Command, Description, Host, Network, Outcome, Refusal, ReportedSubnet, Settings};
 use crate::limits::{
     HOSTS_MAX, MTU_MIN, NETWORKS_MAX, PAIRS_MAX, REPORTED_SUBNETS_MAX, SUBNETS_MAX, TEXT_BYTES_MAX, VNI_FIRST,
+    VNI_NOWHERE,
 };
 use crate::plane::MTU_OPTION;
 use crate::{ClusterId, HostId, NetworkId, Vni};
@@ -113,7 +114,7 @@ impl Cluster {
     /// The next VNI that no network has. There are more VNIs than networks can be, so there always is one.
     fn take_vni(&mut self) -> Vni {
         loop {
-            let candidate = Vni::new(self.next_vni);
+            let candidate = Vni::new(self.next_vni).filter(|vni| vni.get() != VNI_NOWHERE);
             self.next_vni = self.next_vni.saturating_add(1);
             match candidate {
                 Some(vni) if !self.networks.values().any(|network| network.vni == vni) => return vni,

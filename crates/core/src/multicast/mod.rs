@@ -1,7 +1,14 @@
-//! Who listens to what: group memberships of ports and hosts.
+//! Who listens to what: group memberships of ports and hosts, and to whom multicast must be sent for that.
 //!
 //! A port's memberships are read from the bridge ([RFC 3376], [RFC 3810]); a host's are the union of its ports', and are what it announces.
+//!
+//! [RFC 3376]: https://www.rfc-editor.org/rfc/rfc3376
+//! [RFC 3810]: https://www.rfc-editor.org/rfc/rfc3810
 
+mod database;
 mod memberships;
+mod replication;
 
+pub use database::{Database, Knowledge};
 pub use memberships::{Memberships, SourceFilter};
+pub use replication::{Remote, Replication, SourceGroup, is_link_local, replication};

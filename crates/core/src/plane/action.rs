@@ -47,6 +47,8 @@ pub enum Action {
     InstallGuard {
         /// The segment.
         vni: Vni,
+        /// Multicast and broadcast packets a second that each local endpoint may send.
+        max_rate: Option<u32>,
     },
     /// Make the VXLAN device, marked, down and not yet in the bridge.
     CreateTunnel {
@@ -68,6 +70,8 @@ pub enum Action {
         vni: Vni,
         /// In octets.
         mtu: u16,
+        /// Whether addresses are learnt from what comes out of it.
+        learning: bool,
     },
     /// Send broadcast, unknown unicast and multicast to this host too.
     AddFlood {
@@ -92,6 +96,8 @@ pub enum Action {
         port: Port,
         /// In octets, for both ends.
         mtu: u16,
+        /// Whether addresses are learnt from what the container sends.
+        learning: bool,
         /// Where the container's end goes.
         place: Place,
     },
@@ -103,8 +109,21 @@ pub enum Action {
         name: DeviceName,
         /// In octets.
         mtu: u16,
+        /// Whether addresses are learnt from what the container sends.
+        learning: bool,
     },
-    /// Set MTU, MAC address, addresses and multicast route of the container's end in its sandbox, and bring it up.
+    /// End the wait for duplicates of the link-local address of the container's end: nobody else in the cluster has its MAC address.
+    AcceptLinkLocal {
+        /// The segment.
+        vni: Vni,
+        /// The end in the segment.
+        port: DeviceName,
+        /// Where the container's end is.
+        sandbox: PathBuf,
+        /// Its name there.
+        name: DeviceName,
+    },
+    /// Set MTU, MAC address, addresses and multicast route of the container's end in its sandbox, which is up.
     TuneContainerEnd {
         /// The segment.
         vni: Vni,

@@ -3,14 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::DeviceName;
+use super::options::{learns, max_rate};
+use crate::announce::Heard;
 use crate::cluster::{Cluster, Network};
 use crate::limits::{MTU_MIN, OVERHEAD_IPV4, OVERHEAD_IPV6, PORT};
 use crate::local::{Endpoint, Local};
+use crate::multicast::{Remote, Replication, replication};
 use crate::{EndpointId, HostId, MacAddress, NetworkId, Vni};
 
 /// All segments this host should have.
@@ -29,8 +33,16 @@ pub struct Segment {
     pub mtu: u16,
     /// This host's end of the tunnel.
     pub vtep: Vtep,
-    /// VTEPs of the other hosts that have the network.
+    /// VTEPs of the other hosts that have the network, as agreed or as they say themselves.
     pub remotes: BTreeSet<IpAddr>,
+    /// To which of them multicast is sent.
+    pub replication: Replication,
+    /// The other hosts' endpoints, by the VTEP of the host they are on.
+    pub remote_macs: BTreeMap<MacAddress, IpAddr>,
+    /// Whether MAC addresses that are no endpoint's are learnt, and may move.
+    pub learning: bool,
+    /// Multicast and broadcast packets a second that each local endpoint may send; `None` for any number.
+    pub max_rate: Option<u32>,
     /// The local endpoints.
     pub ports: BTreeMap<DeviceName, Port>,
 }
@@ -76,22 +88,37 @@ pub const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 
 /// What the kernel of host `me` should have: a segment for each network that it has endpoints on. A host without endpoints on a network has
 /// no devices for it and is no remote of the others.
-pub fn desired(cluster: &Cluster, local: &Local, me: HostId, underlay: Underlay) -> Desired {
+pub fn desired(cluster: &Cluster, local: &Local, me: HostId, underlay: Underlay, heard: &Heard) -> Desired {
     let mut segments = BTreeMap::new();
     for (id, endpoint) in &local.endpoints {
         let Some(network) = cluster.networks.get(&endpoint.network) else {
             continue;
         };
-        let segment = segments.entry(network.vni).or_insert_with(|| Segment {
-            network: endpoint.network.clone(),
-            mtu: mtu(network, underlay),
-            vtep: Vtep { address: underlay.address, port: PORT },
-            remotes: remotes(cluster, network, me, underlay),
-            ports: BTreeMap::new(),
+        let segment = segments.entry(network.vni).or_insert_with(|| {
+            let others = others(cluster, (&endpoint.network, network), me, underlay, heard);
+            empty_segment((&endpoint.network, network), underlay, &others)
         });
+        // An endpoint that came here from another host may still be announced there.
+        segment.remote_macs.remove(&endpoint.mac);
         segment.ports.insert(DeviceName::port(id), port(id, endpoint));
     }
     Desired { segments }
+}
+
+/// A network's segment but for its ports.
+fn empty_segment((id, network): (&NetworkId, &Network), underlay: Underlay, others: &[Remote<'_>]) -> Segment {
+    let options = &network.settings.options;
+    Segment {
+        network: id.clone(),
+        mtu: mtu(network, underlay),
+        vtep: Vtep { address: underlay.address, port: PORT },
+        remotes: others.iter().map(|other| other.address).collect(),
+        replication: replication(others),
+        remote_macs: remote_macs(others),
+        learning: learns(options),
+        max_rate: max_rate(options),
+        ports: BTreeMap::new(),
+    }
 }
 
 /// MTU of a network on this host, in octets: what its option says, or what the underlay leaves.
@@ -101,13 +128,39 @@ fn mtu(network: &Network, underlay: Underlay) -> u16 {
     wanted.unwrap_or_else(|| underlay.mtu.saturating_sub(overhead).max(MTU_MIN))
 }
 
-/// VTEPs of the other hosts that have the network. One of the other address family than ours cannot be sent to.
-fn remotes(cluster: &Cluster, network: &Network, me: HostId, underlay: Underlay) -> BTreeSet<IpAddr> {
-    let others = network.attached.iter().filter(|host| **host != me);
-    let addresses = others.filter_map(|host| cluster.hosts.get(host)).map(|host| host.address.ip());
-    addresses
-        .filter(|address| address.is_ipv4() == underlay.address.is_ipv4() && *address != underlay.address)
+/// The other hosts that have the network, as agreed or as they say themselves. One of the other address family than ours cannot be sent to.
+fn others<'a>(
+    cluster: &Cluster,
+    (id, network): (&NetworkId, &Network),
+    me: HostId,
+    underlay: Underlay,
+    heard: &'a Heard,
+) -> Vec<Remote<'a>> {
+    let others = cluster.hosts.iter().filter(|(host, _)| **host != me);
+    others
+        .filter_map(|(host, record)| {
+            let said = heard.hosts.get(host);
+            let announced = said.and_then(|said| said.networks.get(id)).map(Arc::as_ref);
+            let address = record.address.ip();
+            let is_reachable = address.is_ipv4() == underlay.address.is_ipv4() && address != underlay.address;
+            let has_it = network.attached.contains(host) || announced.is_some();
+            let in_sync = said.is_some_and(|said| said.in_sync);
+            (is_reachable && has_it).then_some(Remote { address, announced, in_sync })
+        })
         .collect()
+}
+
+/// Where the other hosts' endpoints are. One that two hosts announce, as while it moves, is learnt from its own traffic meanwhile.
+fn remote_macs(others: &[Remote<'_>]) -> BTreeMap<MacAddress, IpAddr> {
+    let mut places: BTreeMap<MacAddress, Option<IpAddr>> = BTreeMap::new();
+    for other in others {
+        let endpoints = other.announced.into_iter().flat_map(|network| network.endpoints.values());
+        for endpoint in endpoints.filter(|endpoint| endpoint.mac.is_unicast()) {
+            let place = places.entry(endpoint.mac).or_insert(Some(other.address));
+            *place = place.filter(|address| *address == other.address);
+        }
+    }
+    places.into_iter().filter_map(|(mac, place)| Some((mac, place?))).collect()
 }
 
 fn port(id: &EndpointId, endpoint: &Endpoint) -> Port {

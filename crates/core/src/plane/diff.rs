@@ -9,6 +9,7 @@ use super::{
     Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, Place, Port, Segment,
 };
 use crate::Vni;
+use crate::limits::GROUPS_PER_PORT_MAX;
 
 /// What to do so that the kernel has what is `desired`: empty when it has.
 ///
@@ -43,8 +44,8 @@ fn plan_segment(vni: Vni, desired: &Segment, observed: &Observed, plan: &mut Vec
     let current = found.filter(|_| !stale).unwrap_or(&empty);
 
     plan_bridge(vni, desired, current.bridge.as_ref(), plan);
-    if !current.guard {
-        plan.push(Action::InstallGuard { vni });
+    if !current.guard || current.max_rate != desired.max_rate {
+        plan.push(Action::InstallGuard { vni, max_rate: desired.max_rate });
     }
     plan_tunnel(vni, desired, current, plan);
     plan_ports(vni, desired, current, &observed.missing_sandboxes, plan);
@@ -89,8 +90,8 @@ fn plan_tunnel(vni: Vni, desired: &Segment, current: &ObservedSegment, plan: &mu
     let flood: &BTreeSet<IpAddr> = if kept.is_some() { &current.flood } else { &nobody };
     plan.extend(desired.remotes.difference(flood).map(|&remote| Action::AddFlood { vni, remote }));
     plan.extend(flood.difference(&desired.remotes).map(|&remote| Action::RemoveFlood { vni, remote }));
-    if !kept.is_some_and(|tunnel| is_tuned_tunnel(tunnel, desired.mtu)) {
-        plan.push(Action::TuneTunnel { vni, mtu: desired.mtu });
+    if !kept.is_some_and(|tunnel| is_tuned_tunnel(tunnel, desired)) {
+        plan.push(Action::TuneTunnel { vni, mtu: desired.mtu, learning: desired.learning });
     }
 }
 
@@ -102,11 +103,12 @@ fn is_same_tunnel(tunnel: &ObservedTunnel, vni: Vni, desired: &Segment) -> bool 
         && tunnel.port == desired.vtep.port
 }
 
-fn is_tuned_tunnel(tunnel: &ObservedTunnel, mtu: u16) -> bool {
-    tunnel.mtu == mtu
+fn is_tuned_tunnel(tunnel: &ObservedTunnel, desired: &Segment) -> bool {
+    tunnel.mtu == desired.mtu
         && tunnel.up
         && tunnel.enslaved
-        && tunnel.learning
+        && tunnel.learning == desired.learning
+        && tunnel.port_learning == desired.learning
         && tunnel.multicast_router == MULTICAST_ROUTER_ALWAYS
 }
 
@@ -129,31 +131,47 @@ fn plan_ports(
     }
     for (name, port) in &desired.ports {
         match current.ports.get(name).filter(|found| is_kept(name, found)) {
-            None => plan_missing_port(vni, port, desired.mtu, missing_sandboxes, plan),
-            Some(found) => plan_kept_port(vni, (name, port), desired.mtu, found, plan),
+            None => plan_missing_port(vni, port, desired, missing_sandboxes, plan),
+            Some(found) => plan_kept_port(vni, (name, port), desired, found, plan),
         }
     }
 }
 
-fn plan_missing_port(vni: Vni, port: &Port, mtu: u16, missing_sandboxes: &BTreeSet<PathBuf>, plan: &mut Vec<Action>) {
+fn plan_missing_port(
+    vni: Vni,
+    port: &Port,
+    segment: &Segment,
+    missing_sandboxes: &BTreeSet<PathBuf>,
+    plan: &mut Vec<Action>,
+) {
     let place = match &port.sandbox {
         None => Place::Host,
         // The container is gone, and Docker has yet to say so: nowhere to put it.
         Some(path) if missing_sandboxes.contains(path) => return,
         Some(path) => Place::Sandbox(path.clone()),
     };
-    plan.push(Action::CreatePort { vni, port: port.clone(), mtu, place });
+    let (mtu, learning) = (segment.mtu, segment.learning);
+    plan.push(Action::CreatePort { vni, port: port.clone(), mtu, learning, place });
 }
 
 fn plan_kept_port(
     vni: Vni,
     (name, port): (&DeviceName, &Port),
-    mtu: u16,
+    segment: &Segment,
     found: &ObservedPort,
     plan: &mut Vec<Action>,
 ) {
-    if found.mtu != mtu || !found.up || !found.enslaved {
-        plan.push(Action::TunePort { vni, name: name.clone(), mtu });
+    let (mtu, learning) = (segment.mtu, segment.learning);
+    if !is_tuned_port(found, segment) {
+        plan.push(Action::TunePort { vni, name: name.clone(), mtu, learning });
+    }
+    if let Some(end) = &found.container_end
+        && let Place::Sandbox(sandbox) = &end.place
+        && end.up
+        && end.tentative
+    {
+        let (sandbox, port) = (sandbox.clone(), name.clone());
+        plan.push(Action::AcceptLinkLocal { vni, port, sandbox, name: end.name.clone() });
     }
     // A container's end in the host's namespace, or one that is nowhere to be seen, is in Docker's hands: being moved in, or out.
     if let (Some(end), Some(sandbox)) = (&found.container_end, &port.sandbox)
@@ -165,11 +183,17 @@ fn plan_kept_port(
     }
 }
 
-/// Whether the container's interface has all it should have; it may have more.
+fn is_tuned_port(found: &ObservedPort, segment: &Segment) -> bool {
+    let is_limited = found.groups_max.is_none_or(|max| usize::try_from(max) == Ok(GROUPS_PER_PORT_MAX));
+    found.mtu == segment.mtu && found.up && found.enslaved && found.learning == segment.learning && is_limited
+}
+
+/// Whether the container's interface has all it should have; it may have more. One that is down was not yet brought up by Docker, or was brought down in the container: that is its
+/// business, and it gets what it lacks when it is up again.
 fn is_complete_end(end: &ContainerEnd, port: &Port, mtu: u16) -> bool {
-    end.mtu == mtu
+    let is_set_up = end.mtu == mtu
         && end.mac == port.mac
-        && end.up
         && end.addresses.is_superset(&port.addresses)
-        && (end.multicast_route || !port.multicast_route)
+        && (end.multicast_route || !port.multicast_route);
+    !end.up || is_set_up
 }

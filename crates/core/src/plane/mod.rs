@@ -7,7 +7,9 @@
 mod action;
 mod desired;
 mod diff;
+mod forwarding;
 mod observed;
+mod options;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -16,7 +18,9 @@ use std::str::FromStr;
 pub use action::{Action, Place};
 pub use desired::{Desired, MTU_OPTION, Port, Segment, Underlay, Vtep, desired};
 pub use diff::diff;
+pub use forwarding::{Change, Destination, Forwarding, Tier, UNREGISTERED, group_mac};
 pub use observed::{ContainerEnd, Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel};
+pub use options::{InvalidOption, MAC_MOVES_OPTION, MAX_RATE_OPTION, check_options};
 
 use crate::{EndpointId, InvalidId, NetworkId, Vni};
 
@@ -61,6 +65,11 @@ impl DeviceName {
     /// The end that the container gets, while it is in the host's namespace: before Docker takes it and after Docker gives it back.
     pub fn container(endpoint: &EndpointId) -> Self {
         Self(format!("shc{}", endpoint.short()))
+    }
+
+    /// The VXLAN device of a segment.
+    pub fn tunnel() -> Self {
+        Self(TUNNEL.to_owned())
     }
 
     /// The name as the kernel has it.

@@ -27,6 +27,8 @@ pub struct ObservedSegment {
     pub tunnel: Option<ObservedTunnel>,
     /// Whether the filter is whole that keeps IGMP and MLD off the tunnel.
     pub guard: bool,
+    /// What it lets each endpoint send of multicast and broadcast, in packets a second.
+    pub max_rate: Option<u32>,
     /// Hosts that get broadcast, unknown unicast and what is not narrowed: the all-zero FDB entries of the VXLAN device.
     pub flood: BTreeSet<IpAddr>,
     /// The other devices that shoutd made.
@@ -88,6 +90,8 @@ pub struct ObservedTunnel {
     pub port: u16,
     /// Whether it learns where MAC addresses are from what arrives.
     pub learning: bool,
+    /// Whether the bridge does so.
+    pub port_learning: bool,
     /// Its MTU in octets.
     pub mtu: u16,
     /// Whether it is up.
@@ -109,6 +113,10 @@ pub struct ObservedPort {
     pub up: bool,
     /// Whether the segment's bridge is its master.
     pub enslaved: bool,
+    /// Whether the bridge learns addresses from what comes in by it.
+    pub learning: bool,
+    /// Entries of the multicast database it may have; `None` where the kernel does not count them.
+    pub groups_max: Option<u32>,
     /// The other end, where it was looked for and found: in the host's namespace and in the sandboxes that local state names.
     pub container_end: Option<ContainerEnd>,
 }
@@ -128,6 +136,8 @@ pub struct ContainerEnd {
     pub up: bool,
     /// Its addresses: also those that somebody else gave it, or the kernel by itself.
     pub addresses: BTreeSet<IpNet>,
+    /// Whether it has an IPv6 link-local address that cannot be used yet, for duplicates are being looked for.
+    pub tentative: bool,
     /// Whether the connected route 224.0.0.0/4 leads out of it.
     pub multicast_route: bool,
 }

@@ -4,6 +4,7 @@ use std::net::Ipv6Addr;
 use std::path::Path;
 
 use ipnet::{IpNet, Ipv6Net};
+use shoutd_core::limits::GROUPS_PER_PORT_MAX;
 use shoutd_core::plane::{
     Action, BRIDGE, CONTAINER_PREFIX, DeviceName, GROUPS_MAX, IGMP_VERSION, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Mark,
     Place, Port, TUNNEL, Vtep, namespace_name,
@@ -12,7 +13,7 @@ use shoutd_core::{NetworkId, Vni};
 use shoutd_netlink::{BridgeSettings, Link, LinkChange, Mac, Namespace, NewVeth, NewVxlan, Route, VethEnd};
 
 use super::handle::{SandboxHandle, SegmentHandle};
-use super::observe::is_multicast_route;
+use super::observe::{is_link_local, is_multicast_route};
 use super::{GROUP, LinuxKernel, is_everywhere, is_ours, multicast, write_setting};
 use crate::kernel::KernelError;
 
@@ -43,10 +44,10 @@ impl LinuxKernel {
                 let ipv6 = self.ipv6;
                 self.segment(*vni)?.tune_bridge(*vni, *mtu, ipv6)
             }
-            Action::InstallGuard { vni } => Ok(self.segment(*vni)?.guard.install(TUNNEL)?),
+            Action::InstallGuard { vni, max_rate } => Ok(self.segment(*vni)?.guard.install(TUNNEL, *max_rate)?),
             Action::CreateTunnel { vni, network, vtep } => self.create_tunnel(*vni, network, *vtep),
             Action::DeleteTunnel { vni } => self.segment(*vni)?.delete(*vni, TUNNEL),
-            Action::TuneTunnel { vni, mtu } => self.segment(*vni)?.tune_tunnel(*vni, *mtu),
+            Action::TuneTunnel { vni, mtu, learning } => self.segment(*vni)?.tune_tunnel(*vni, *mtu, *learning),
             Action::AddFlood { vni, remote } => {
                 let segment = self.segment(*vni)?;
                 let tunnel = segment.own(*vni, TUNNEL)?.index;
@@ -57,15 +58,17 @@ impl LinuxKernel {
                 let tunnel = segment.own(*vni, TUNNEL)?.index;
                 Ok(segment.route.remove_flood(tunnel, *remote)?)
             }
-            Action::CreatePort { vni, port, mtu, place } => self.create_port(*vni, port, *mtu, place),
-            Action::TunePort { vni, name, mtu } => self.segment(*vni)?.tune_port(*vni, name, *mtu),
-            Action::TuneContainerEnd { port, mtu, sandbox, name, .. } => complete_end(
-                &mut self.sandbox(sandbox)?.route,
-                name.as_str(),
-                port,
-                *mtu,
-                &sandbox.display().to_string(),
-            ),
+            Action::CreatePort { vni, port, mtu, learning, place } => {
+                self.create_port(*vni, port, (*mtu, *learning), place)
+            }
+            Action::TunePort { vni, name, mtu, learning } => self.segment(*vni)?.tune_port(*vni, name, *mtu, *learning),
+            Action::AcceptLinkLocal { sandbox, name, .. } => {
+                accept_link_local(&mut self.sandbox(sandbox)?.route, name.as_str(), &sandbox.display().to_string())
+            }
+            Action::TuneContainerEnd { port, mtu, sandbox, name, .. } => {
+                let place = sandbox.display().to_string();
+                complete_end(&mut self.sandbox(sandbox)?.route, name.as_str(), port, *mtu, &place)
+            }
             Action::DeletePort { vni, name } => self.segment(*vni)?.delete(*vni, name.as_str()),
         }
     }
@@ -123,6 +126,7 @@ impl LinuxKernel {
         segment.guard.remove()?;
         if foreign.is_empty() {
             self.segments.remove(&vni);
+            self.registry.retain(|other| other != vni);
             self.named.delete(&namespace_name(vni))?;
         }
         Ok(())
@@ -138,7 +142,13 @@ impl LinuxKernel {
         self.segment(vni)?.set_mark(vni, TUNNEL, &Mark::Network(network.clone()), None)
     }
 
-    fn create_port(&mut self, vni: Vni, port: &Port, mtu: u16, place: &Place) -> Result<(), KernelError> {
+    fn create_port(
+        &mut self,
+        vni: Vni,
+        port: &Port,
+        (mtu, learning): (u16, bool),
+        place: &Place,
+    ) -> Result<(), KernelError> {
         let mark = Mark::Endpoint(port.endpoint.clone());
         let far_name = match place {
             Place::Host => port.container_name.as_str().to_owned(),
@@ -172,9 +182,13 @@ impl LinuxKernel {
         let far = find(far_route, &far_name, &place_name)?;
         far_route.change_link(far.index, &LinkChange { alias: Some(&mark.to_string()), ..LinkChange::default() })?;
         if matches!(place, Place::Sandbox(_)) {
+            far_route.change_link(far.index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
             complete_end(far_route, &far_name, port, mtu, &place_name)?;
         }
-        self.segment(vni)?.set_mark(vni, near_name.as_str(), &mark, Some(true))
+        let segment = self.segment(vni)?;
+        let near = segment.own(vni, near_name.as_str())?.index;
+        segment.route.set_port(near, learning, Some(groups_per_port_max()))?;
+        segment.set_mark(vni, near_name.as_str(), &mark, Some(true))
     }
 }
 
@@ -225,22 +239,24 @@ impl SegmentHandle {
         Ok(())
     }
 
-    fn tune_tunnel(&mut self, vni: Vni, mtu: u16) -> Result<(), KernelError> {
+    fn tune_tunnel(&mut self, vni: Vni, mtu: u16, learning: bool) -> Result<(), KernelError> {
         let bridge = self.own(vni, BRIDGE)?.index;
         let tunnel = self.own(vni, TUNNEL)?.index;
         let change = LinkChange { mtu: Some(u32::from(mtu)), master: Some(bridge), ..LinkChange::default() };
         self.route.change_link(tunnel, &change)?;
-        self.route.set_vxlan_learning(tunnel, true)?;
+        self.route.set_vxlan_learning(tunnel, learning)?;
+        self.route.set_port(tunnel, learning, None)?;
         self.route.set_multicast_router(tunnel, MULTICAST_ROUTER_ALWAYS)?;
         Ok(self.route.change_link(tunnel, &LinkChange { up: Some(true), ..LinkChange::default() })?)
     }
 
-    fn tune_port(&mut self, vni: Vni, name: &DeviceName, mtu: u16) -> Result<(), KernelError> {
+    fn tune_port(&mut self, vni: Vni, name: &DeviceName, mtu: u16, learning: bool) -> Result<(), KernelError> {
         let bridge = self.own(vni, BRIDGE)?.index;
         let port = self.own(vni, name.as_str())?.index;
         let change =
             LinkChange { mtu: Some(u32::from(mtu)), master: Some(bridge), up: Some(true), ..LinkChange::default() };
-        Ok(self.route.change_link(port, &change)?)
+        self.route.change_link(port, &change)?;
+        Ok(self.route.set_port(port, learning, Some(groups_per_port_max()))?)
     }
 
     /// Deletes a device of shoutd's. One that is not there is no error.
@@ -253,13 +269,27 @@ impl SegmentHandle {
     }
 }
 
-/// Gives a container's interface what it lacks, and brings it up. What it has more stays.
+fn groups_per_port_max() -> u32 {
+    u32::try_from(GROUPS_PER_PORT_MAX).unwrap_or(u32::MAX)
+}
+
+/// Gives a container's interface its link-local address once more, without looking for duplicates of it. Were it only changed, the search would go on.
+fn accept_link_local(route: &mut Route, name: &str, place: &str) -> Result<(), KernelError> {
+    let link = find(route, name, place)?;
+    let own = route.addresses()?.into_iter().filter(|address| address.link == link.index);
+    for address in own.filter(|address| address.tentative && is_link_local(address.net)) {
+        route.remove_address(link.index, address.net)?;
+        route.add_address(link.index, address.net)?;
+    }
+    Ok(())
+}
+
+/// Gives a container's interface, which is up, what it lacks. What it has more stays.
 fn complete_end(route: &mut Route, name: &str, port: &Port, mtu: u16, place: &str) -> Result<(), KernelError> {
     let link = find(route, name, place)?;
     let change = LinkChange {
         mtu: (link.mtu != u32::from(mtu)).then_some(u32::from(mtu)),
         mac: (link.mac != Some(port.mac.0)).then_some(port.mac.0),
-        up: Some(true),
         ..LinkChange::default()
     };
     route.change_link(link.index, &change)?;

@@ -1,14 +1,18 @@
 //! The kernel this runs on.
 
 mod execute;
+mod forwarding;
 mod handle;
+mod listening;
 mod observe;
+mod registry;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net};
@@ -19,12 +23,19 @@ use shoutd_core::Vni;
 use shoutd_core::plane::{Action, Mark, Observed, namespace_vni};
 use shoutd_netlink::{Link, Monitor, NamedNamespaces, Namespace, Route};
 
+use crate::forwarding::{ForwardingTables, MembershipSource};
 use crate::kernel::{Kernel, KernelError};
+use forwarding::LinuxForwarding;
 use handle::{SandboxHandle, SegmentHandle, Watch};
+use listening::LinuxListening;
+use registry::Registry;
 
 /// The device group (`IFLA_GROUP`) that shoutd makes devices in: "shou" in ASCII. A device's alias, which is its mark, cannot be given when it is
 /// made; its group can. One that is in the group and has no mark is therefore what a crash left half made.
 const GROUP: u32 = 0x7368_6f75;
+
+/// Who put an entry into a VXLAN device's multicast database (`MDBE_ATTR_RTPROT`): a number that iproute2's list gives to nobody, the ASCII code of "s".
+pub(crate) const PROTOCOL: u8 = 115;
 
 /// The kernel this runs on, seen from one namespace: the host's.
 #[derive(Debug)]
@@ -39,6 +50,7 @@ pub struct LinuxKernel {
     sandboxes: BTreeMap<PathBuf, SandboxHandle>,
     /// Whether the kernel has IPv6 at all.
     ipv6: bool,
+    registry: Arc<Registry>,
 }
 
 impl LinuxKernel {
@@ -64,6 +76,7 @@ impl LinuxKernel {
             segments: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             ipv6: Path::new("/proc/sys/net/ipv6").exists(),
+            registry: Registry::new().map_err(KernelError::Descriptor)?,
         })
     }
 }
@@ -75,6 +88,14 @@ impl Kernel for LinuxKernel {
 
     fn execute(&mut self, action: &Action) -> Result<(), KernelError> {
         self.execute_action(action)
+    }
+
+    fn forwarding(&self) -> Box<dyn ForwardingTables> {
+        Box::new(LinuxForwarding::new(self.registry.clone()))
+    }
+
+    fn memberships(&self) -> Box<dyn MembershipSource> {
+        Box::new(LinuxListening::new(self.registry.clone()))
     }
 
     fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration) {

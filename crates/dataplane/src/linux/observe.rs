@@ -10,7 +10,7 @@ use shoutd_core::plane::{
     TUNNEL, namespace_vni,
 };
 use shoutd_core::{MacAddress, Vni};
-use shoutd_netlink::{IpRoute, Kind, Link, Namespace, NamespaceId, Peer, Route};
+use shoutd_netlink::{Address, IpRoute, Kind, Link, Namespace, NamespaceId, Peer, Route};
 
 use super::handle::{Reading, SandboxHandle, SegmentContent, SegmentHandle};
 use super::{LinuxKernel, is_everywhere, is_ours, mark, multicast};
@@ -44,13 +44,15 @@ impl LinuxKernel {
         }
         // Sockets keep a namespace alive, and with it a VXLAN device that would be in the way of its successor.
         self.segments.retain(|vni, _| seen.contains(vni));
+        self.registry.retain(|vni| seen.contains(&vni));
         Ok(())
     }
 
     /// Keeps what is open of a segment if it is this namespace, else opens it.
     pub(super) fn keep_segment(&mut self, vni: Vni, namespace: Namespace) -> Result<(), KernelError> {
         if self.segments.get(&vni).is_none_or(|open| open.namespace.id() != namespace.id()) {
-            self.segments.insert(vni, SegmentHandle::open(namespace)?);
+            self.segments.insert(vni, SegmentHandle::open(namespace.clone())?);
+            self.registry.insert(vni, namespace);
         }
         Ok(())
     }
@@ -107,8 +109,9 @@ fn read_segment(segment: &mut SegmentHandle, ipv6: bool) -> Result<SegmentConten
     let links = segment.route.links()?;
     let bridge = links.iter().find(|link| link.name == BRIDGE && is_ours(link)).map(|link| link.index);
     // A guard that cannot be read may not be there; to install it once more does no harm.
-    let guard = segment.guard.is_whole(TUNNEL).unwrap_or(false);
-    let mut observed = ObservedSegment { guard, ..ObservedSegment::default() };
+    let guard = segment.guard.is_whole(TUNNEL).unwrap_or(None);
+    let max_rate = guard.and_then(|guard| guard.max_rate);
+    let mut observed = ObservedSegment { guard: guard.is_some(), max_rate, ..ObservedSegment::default() };
     let mut peers = Vec::new();
     for link in links.iter().filter(|link| !is_everywhere(link)) {
         let Ok(name) = link.name.parse::<DeviceName>() else {
@@ -129,9 +132,7 @@ fn read_segment(segment: &mut SegmentHandle, ipv6: bool) -> Result<SegmentConten
             }
             _ => {
                 peers.extend(link.peer.map(|peer| (name.clone(), peer)));
-                let port =
-                    ObservedPort { mark: mark(link), mtu: octets(link), up: link.up, enslaved, container_end: None };
-                observed.ports.insert(name, port);
+                observed.ports.insert(name, observe_port(link, enslaved));
             }
         }
     }
@@ -144,8 +145,11 @@ fn octets(link: &Link) -> u16 {
 }
 
 fn has_link_local(route: &mut Route, index: u32) -> Result<bool, KernelError> {
-    let is_link_local = |net: IpNet| matches!(net.addr(), IpAddr::V6(address) if address.is_unicast_link_local());
     Ok(route.addresses()?.iter().any(|address| address.link == index && is_link_local(address.net)))
+}
+
+pub(super) fn is_link_local(net: IpNet) -> bool {
+    matches!(net.addr(), IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 fn observe_bridge(link: &Link, link_local: bool) -> Option<ObservedBridge> {
@@ -176,7 +180,20 @@ fn observe_tunnel(link: &Link, enslaved: bool) -> ObservedTunnel {
         mtu: octets(link),
         up: link.up,
         enslaved,
-        multicast_router: link.multicast_router.unwrap_or_default(),
+        port_learning: link.port.is_some_and(|port| port.learning),
+        multicast_router: link.port.map(|port| port.multicast_router).unwrap_or_default(),
+    }
+}
+
+fn observe_port(link: &Link, enslaved: bool) -> ObservedPort {
+    ObservedPort {
+        mark: mark(link),
+        mtu: octets(link),
+        up: link.up,
+        enslaved,
+        learning: link.port.is_some_and(|port| port.learning),
+        groups_max: link.port.and_then(|port| port.groups_max),
+        container_end: None,
     }
 }
 
@@ -209,9 +226,11 @@ fn read_sandbox(route: &mut Route, path: &Path) -> Result<BTreeMap<u32, Containe
     let (links, addresses, routes) = (route.links()?, route.addresses()?, route.routes()?);
     let veths = links.iter().filter(|link| link.kind == Kind::Veth);
     let ends = veths.filter_map(|link| {
-        let own = addresses.iter().filter(|address| address.link == link.index);
+        let mut own = addresses.iter().filter(|address| address.link == link.index);
+        let is_tentative = |address: &Address| address.tentative && is_link_local(address.net);
         let end = ContainerEnd {
-            addresses: own.map(|address| address.net).collect(),
+            addresses: own.clone().map(|address| address.net).collect(),
+            tentative: own.any(is_tentative),
             multicast_route: routes.iter().any(|route| is_multicast_route(route, link.index)),
             ..container_end(link, Place::Sandbox(path.to_owned()))?
         };
@@ -229,6 +248,7 @@ fn container_end(link: &Link, place: Place) -> Option<ContainerEnd> {
         mtu: octets(link),
         up: link.up,
         addresses: BTreeSet::new(),
+        tentative: false,
         multicast_route: false,
     })
 }

@@ -3,8 +3,13 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what it expects by failing")]
 
 mod adoption;
+mod cluster;
 mod guard;
+mod limits;
 mod mending;
+mod multicast;
+mod pins;
 mod probing;
 mod support;
+mod tiers;
 mod traffic;

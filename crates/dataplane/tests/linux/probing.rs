@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
+use shoutd_core::plane::Tier;
 use shoutd_dataplane::{Capabilities, Incapable, NoInterface, host_routes, probe, underlay_interface};
 
 use crate::support::{World, enter_own_namespaces, ip};
 
 #[test]
 fn this_kernel_has_all_that_is_needed() {
-    assert_eq!(probe().unwrap(), Capabilities { ipv6: true });
+    assert_eq!(probe().unwrap(), Capabilities { ipv6: true, tier: Tier::VxlanMdb });
 }
 
 #[test]

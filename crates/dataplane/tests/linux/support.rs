@@ -18,7 +18,8 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
-use shoutd_core::plane::{Desired, DeviceName, Observed, Port, Segment, Vtep, diff};
+use shoutd_core::multicast::{Remote, Replication, replication};
+use shoutd_core::plane::{Action, Desired, DeviceName, Observed, Port, Segment, Tier, Vtep, diff};
 use shoutd_core::{EndpointId, MacAddress, NetworkId, Vni};
 use shoutd_dataplane::{Kernel, LinuxKernel, Reconciler, ReconcilerHandle, Report, Scope, reconcile};
 use shoutd_netlink::{NamedNamespaces, Namespace};
@@ -74,6 +75,13 @@ pub fn enter_own_namespaces() {
 /// A host's IPv6 address on the underlay.
 pub fn ipv6_address(number: u8) -> IpAddr {
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(number)).into()
+}
+
+/// What is sent where when nothing was heard of the other hosts: everything to all.
+pub fn flood(remotes: &[IpAddr]) -> Replication {
+    let unheard: Vec<_> =
+        remotes.iter().map(|address| Remote { address: *address, announced: None, in_sync: false }).collect();
+    replication(&unheard)
 }
 
 /// One host.
@@ -144,6 +152,10 @@ impl Host {
             mtu: MTU,
             vtep: Vtep { address: self.address, port: VXLAN_PORT },
             remotes: remotes.iter().copied().collect(),
+            replication: flood(remotes),
+            remote_macs: BTreeMap::new(),
+            learning: true,
+            max_rate: None,
             ports: BTreeMap::new(),
         };
         self.desired.segments.insert(vni(), segment);
@@ -221,10 +233,14 @@ impl Host {
 
     /// Reconciles, and insists that nothing failed and that then there is nothing left to do.
     pub fn settle(&mut self) -> Report {
-        let report = reconcile(&mut self.kernel, &self.desired).unwrap();
+        let mut report = reconcile(&mut self.kernel, &self.desired).unwrap();
         assert!(report.failures.is_empty(), "{:?}", report.failures);
         let observed = self.observe();
-        let plan = diff(&self.desired, &observed);
+        let mut plan = diff(&self.desired, &observed);
+        // The kernel makes link-local addresses in its own time, after an interface is up.
+        let is_link_local = |action: &Action| matches!(action, Action::AcceptLinkLocal { .. });
+        plan.retain(|action| !is_link_local(action));
+        report.done.retain(|action| !is_link_local(action));
         assert!(plan.is_empty(), "still to do: {plan:?}, for there is {observed:?}");
         report
     }
@@ -296,11 +312,21 @@ impl Running {
     /// Starts one, as the daemon does, and waits until all is as desired. The host's own kernel forgets what it has open: that would keep
     /// alive what is to be seen to end.
     pub fn start(host: &mut Host) -> Self {
+        Self::start_with(host, Tier::VxlanMdb)
+    }
+
+    /// The same, with this tier.
+    pub fn start_with(host: &mut Host, tier: Tier) -> Self {
         host.kernel = host.fresh_kernel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let running = Self { handle: Reconciler::spawn(host.fresh_kernel()).unwrap(), runtime };
+        let running = Self { handle: Reconciler::spawn(host.fresh_kernel(), tier).unwrap(), runtime };
         running.apply(host);
         running
+    }
+
+    /// Waits for something.
+    pub fn wait<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
     }
 
     /// Applies what is desired now.

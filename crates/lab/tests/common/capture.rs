@@ -1,13 +1,14 @@
 //! What is on the wire: all frames of one interface, as a packet socket (packet(7)) sees them.
 
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
@@ -29,6 +30,9 @@ const BUFFER: usize = 64 << 20;
 
 /// How often a capture looks whether it is to end, in microseconds.
 const LOOK: i64 = 50_000;
+
+/// How long what was waiting at the end may take to be read, while more comes all the time.
+const LAST: Duration = Duration::from_millis(500);
 
 /// An Ethernet frame as it was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +60,11 @@ impl Frame {
     /// Whether it is an IPv4 packet to this address.
     pub fn is_to(&self, address: Ipv4Addr) -> bool {
         self.ipv4().is_some_and(|(_, _, destination, _)| destination == address)
+    }
+
+    /// Whether it is an IPv6 packet to this address.
+    pub fn is_to_v6(&self, address: Ipv6Addr) -> bool {
+        self.payload(0x86dd).and_then(|packet| packet.get(24..40)) == Some(&address.octets()[..])
     }
 
     /// The type of the ICMPv6 message in it, after a hop-by-hop header or none.
@@ -161,12 +170,16 @@ fn open(namespace: &File, interface: &str) -> Result<(OwnedFd, usize)> {
     Ok((socket, usize::try_from(index)?))
 }
 
-/// Reads until nothing more is waiting after the sign to stop.
+/// Reads until nothing more is waiting after the sign to stop, or only what has come since.
 fn capture(socket: &OwnedFd, index: usize, frames: &Mutex<Vec<Frame>>, stop: &AtomicBool) -> Result<()> {
     let mut buffer = vec![0; 1 << 16];
+    let mut stopped: Option<Instant> = None;
     loop {
         // Looked at before reading: what is on the wire by then is read.
         let last = stop.load(Ordering::Relaxed);
+        if last && stopped.get_or_insert_with(Instant::now).elapsed() > LAST {
+            return Ok(());
+        }
         match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
             Ok((length, from)) if from.is_some_and(|from| from.ifindex() == index) => {
                 let frame = Frame(buffer.get(..length).unwrap_or_default().to_vec());

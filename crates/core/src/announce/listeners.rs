@@ -1,0 +1,78 @@
+//! What all peers announced.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{Heard, HeardHost, Listener, Message, Reply, Unsound};
+use crate::cluster::Cluster;
+use crate::{HostId, NetworkId};
+
+/// What all peers announced. There is an entry for each host of the cluster that announces something, or is expected to.
+#[derive(Debug, Clone, Default)]
+pub struct Listeners {
+    hosts: BTreeMap<HostId, Listener>,
+    /// Which networks each is agreed to have and this host has too.
+    agreed: BTreeMap<HostId, BTreeSet<NetworkId>>,
+}
+
+impl Listeners {
+    /// Follows what is agreed: a host that is agreed to have a network of this host's is expected to announce it, and one that has left the cluster is forgotten.
+    pub fn track(&mut self, cluster: &Cluster, agreed: BTreeMap<HostId, BTreeSet<NetworkId>>, now: Duration) {
+        self.hosts.retain(|host, listener| {
+            cluster.hosts.contains_key(host) && (agreed.contains_key(host) || !listener.is_empty())
+        });
+        for host in agreed.keys() {
+            self.hosts.entry(*host).or_insert_with(|| Listener::new(now));
+        }
+        for (host, listener) in &mut self.hosts {
+            listener.prune(agreed.get(host));
+        }
+        self.agreed = agreed;
+    }
+
+    /// Takes a message of this host.
+    ///
+    /// # Errors
+    /// If it is none that a host would send.
+    pub fn hear(&mut self, host: HostId, message: &Message, now: Duration) -> Result<Reply, Unsound> {
+        self.hosts.entry(host).or_insert_with(|| Listener::new(now)).hear(message, now)
+    }
+
+    /// A host may be gone: it counts as not in sync until it is heard again.
+    pub fn doubt(&mut self, host: HostId) {
+        if let Some(listener) = self.hosts.get_mut(&host) {
+            listener.doubt();
+        }
+    }
+
+    /// Withdraws what hosts announced that have been silent for too long.
+    pub fn expire(&mut self, now: Duration) {
+        self.hosts.values_mut().for_each(|listener| listener.expire(now));
+    }
+
+    /// When, without a word from anybody, something changes next; `None` if never.
+    pub fn wake(&self, now: Duration) -> Option<Duration> {
+        self.hosts.values().filter_map(|listener| listener.wake(now)).min()
+    }
+
+    /// What is to be made of it all.
+    pub fn heard(&self, now: Duration) -> Heard {
+        let heard = |(host, listener): (&HostId, &Listener)| (*host, listener.heard(self.agreed.get(host), now));
+        Heard { hosts: self.hosts.iter().map(heard).collect() }
+    }
+
+    /// What is to be made of one host.
+    pub fn heard_host(&self, host: HostId, now: Duration) -> Option<HeardHost> {
+        self.hosts.get(&host).map(|listener| listener.heard(self.agreed.get(&host), now))
+    }
+
+    /// One host's.
+    pub fn get(&self, host: HostId) -> Option<&Listener> {
+        self.hosts.get(&host)
+    }
+
+    /// The hosts that are agreed to have this network, which this host has too.
+    pub fn sharing(&self, network: &NetworkId) -> impl Iterator<Item = HostId> {
+        self.agreed.iter().filter(move |(_, networks)| networks.contains(network)).map(|(host, _)| *host)
+    }
+}

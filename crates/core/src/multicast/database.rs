@@ -1,0 +1,126 @@
+//! From a bridge's multicast database to memberships.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::{Memberships, SourceFilter, is_link_local};
+
+/// What a bridge knows of a group behind one port, from one entry of its database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Knowledge {
+    /// The group is wanted from all sources but those with a blocked entry.
+    Exclude,
+    /// The group is wanted from sources with an entry that is not blocked, and no others.
+    Include,
+    /// This source's packets are let through.
+    Source {
+        /// The source.
+        source: IpAddr,
+        /// Whether they are held back instead.
+        blocked: bool,
+    },
+}
+
+/// The memberships of all ports of one bridge, with what they come to together kept up to date.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Database {
+    groups: BTreeMap<IpAddr, BTreeMap<u32, PortGroup>>,
+    routers: BTreeSet<u32>,
+    joined: Memberships,
+}
+
+/// One group behind one port.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct PortGroup {
+    /// Whether there is an entry without a source, and which kind it is of.
+    exclude: Option<bool>,
+    /// Entries with a source; whether it is blocked.
+    sources: BTreeMap<IpAddr, bool>,
+}
+
+impl PortGroup {
+    /// What is wanted; `None` if nothing is.
+    fn filter(&self) -> Option<SourceFilter> {
+        let with = |blocked: bool| {
+            self.sources.iter().filter(|(_, found)| **found == blocked).map(|(source, _)| *source).collect()
+        };
+        if self.exclude == Some(true) {
+            return Some(SourceFilter::Exclude(with(true)));
+        }
+        let wanted: BTreeSet<IpAddr> = with(false);
+        (!wanted.is_empty()).then_some(SourceFilter::Include(wanted))
+    }
+}
+
+impl Database {
+    /// What all ports together want.
+    pub fn memberships(&self) -> &Memberships {
+        &self.joined
+    }
+
+    /// Takes in that a port has an entry, new or changed.
+    pub fn learn(&mut self, port: u32, group: IpAddr, knowledge: Knowledge) {
+        let entry = self.groups.entry(group).or_default().entry(port).or_default();
+        match knowledge {
+            Knowledge::Exclude => entry.exclude = Some(true),
+            Knowledge::Include => entry.exclude = Some(false),
+            Knowledge::Source { source, blocked } => {
+                entry.sources.insert(source, blocked);
+            }
+        }
+        self.join(group);
+    }
+
+    /// Takes in that a port has an entry no longer: that of a source, or that without one.
+    pub fn forget(&mut self, port: u32, group: IpAddr, source: Option<IpAddr>) {
+        let Some(ports) = self.groups.get_mut(&group) else {
+            return;
+        };
+        if let Some(entry) = ports.get_mut(&port) {
+            match source {
+                Some(source) => {
+                    entry.sources.remove(&source);
+                }
+                None => entry.exclude = None,
+            }
+            if *entry == PortGroup::default() {
+                ports.remove(&port);
+            }
+        }
+        if ports.is_empty() {
+            self.groups.remove(&group);
+        }
+        self.join(group);
+    }
+
+    /// Takes in whether there is a multicast router behind a port.
+    pub fn set_router(&mut self, port: u32, is_router: bool) {
+        if is_router {
+            self.routers.insert(port);
+        } else {
+            self.routers.remove(&port);
+        }
+        self.joined.router = !self.routers.is_empty();
+    }
+
+    /// How many entries there are behind each port: groups, and sources of groups.
+    pub fn entries_per_port(&self) -> BTreeMap<u32, usize> {
+        let mut counts = BTreeMap::new();
+        for (port, group) in self.groups.values().flatten() {
+            *counts.entry(*port).or_default() += group.sources.len() + usize::from(group.exclude.is_some());
+        }
+        counts
+    }
+
+    /// Works out anew what all ports together want of a group. Link-local ones go to all hosts in any case, and are not counted: every IPv6 address has one.
+    fn join(&mut self, group: IpAddr) {
+        if is_link_local(group) {
+            return;
+        }
+        let filters = self.groups.get(&group).into_iter().flat_map(BTreeMap::values).filter_map(PortGroup::filter);
+        match filters.reduce(|all, filter| all.union(&filter)) {
+            Some(filter) => self.joined.groups.insert(group, filter),
+            None => self.joined.groups.remove(&group),
+        };
+    }
+}

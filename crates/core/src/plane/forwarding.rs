@@ -1,0 +1,310 @@
+//! What the forwarding tables of one segment hold for the sake of announcements, beside the flood entries: where groups are sent, and where endpoints' MAC
+//! addresses are. It changes with every join of a receiver anywhere, so it is kept apart from devices and compared on its own.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::{DeviceName, Segment};
+use crate::MacAddress;
+use crate::multicast::SourceGroup;
+
+/// How multicast is sent to the hosts that listen: the best that a kernel can do. Each host's tier is its own affair, for replication is the sender's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// To every host that has the network.
+    Flood,
+    /// By the groups' MAC addresses in the VXLAN device's forwarding table, 32 IPv4 groups to an address, whatever the source. Groups that nobody listens to go to every host.
+    MulticastFdb,
+    /// By source and group in the VXLAN device's multicast database (kernel 6.4). Groups that nobody listens to go to no host but multicast routers.
+    VxlanMdb,
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Flood => "flood",
+            Self::MulticastFdb => "multicast FDB",
+            Self::VxlanMdb => "VXLAN MDB",
+        })
+    }
+}
+
+/// Where a group goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Destination {
+    /// Nowhere: what keeps an entry without any host from falling back to a wider one.
+    Nowhere,
+    /// To the host with this VTEP.
+    Host(IpAddr),
+}
+
+/// What there is of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Forwarding {
+    /// Entries of the VXLAN device's multicast database. An unspecified group without a source stands for all groups of its family.
+    pub groups: BTreeMap<SourceGroup, BTreeSet<Destination>>,
+    /// Entries of the VXLAN device's forwarding table for addresses of groups.
+    pub group_macs: BTreeMap<MacAddress, BTreeSet<IpAddr>>,
+    /// Entries of the VXLAN device's forwarding table for endpoints' addresses.
+    pub remote_macs: BTreeMap<MacAddress, IpAddr>,
+    /// Entries of the bridge's forwarding table: the port that an endpoint is behind, the tunnel for those of other hosts.
+    pub ports: BTreeMap<MacAddress, DeviceName>,
+}
+
+/// One change of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A group is (or no longer is) sent there.
+    Group {
+        /// Which packets.
+        key: SourceGroup,
+        /// Where to.
+        to: Destination,
+        /// Whether it is to be so.
+        add: bool,
+    },
+    /// All groups with this MAC address are (or no longer are) sent there.
+    GroupMac {
+        /// The address.
+        mac: MacAddress,
+        /// The VTEP.
+        remote: IpAddr,
+        /// Whether it is to be so.
+        add: bool,
+    },
+    /// An endpoint is behind the tunnel, at this VTEP; no longer at another.
+    PinRemote {
+        /// Its address.
+        mac: MacAddress,
+        /// The VTEP.
+        remote: IpAddr,
+    },
+    /// An endpoint is no longer at this VTEP.
+    UnpinRemote {
+        /// Its address.
+        mac: MacAddress,
+        /// The VTEP.
+        remote: IpAddr,
+    },
+    /// An endpoint is behind this port; no longer behind another.
+    PinPort {
+        /// Its address.
+        mac: MacAddress,
+        /// The port.
+        port: DeviceName,
+    },
+    /// An endpoint is no longer behind this port.
+    UnpinPort {
+        /// Its address.
+        mac: MacAddress,
+        /// The port.
+        port: DeviceName,
+    },
+}
+
+/// Groups without entries of their own, of each family.
+pub const UNREGISTERED: [SourceGroup; 2] =
+    [(None, IpAddr::V4(Ipv4Addr::UNSPECIFIED)), (None, IpAddr::V6(Ipv6Addr::UNSPECIFIED))];
+
+impl Forwarding {
+    /// What a segment should have.
+    pub fn wanted(segment: &Segment, tier: Tier) -> Self {
+        let mut wanted =
+            Self { remote_macs: segment.remote_macs.clone(), ports: segment.pinned_ports(), ..Self::default() };
+        let replication = &segment.replication;
+        match tier {
+            Tier::VxlanMdb => {
+                let groups = replication.groups.iter().map(|(key, remotes)| (*key, remotes));
+                let all = groups.chain(UNREGISTERED.map(|key| (key, &replication.unregistered)));
+                wanted.groups = all.map(|(key, remotes)| (key, destinations(remotes))).collect();
+            }
+            Tier::MulticastFdb => {
+                for ((_, group), remotes) in &replication.groups {
+                    wanted.group_macs.entry(group_mac(*group)).or_default().extend(remotes);
+                }
+                // An entry without hosts cannot be made; its groups go to all, as those that nobody listens to.
+                wanted.group_macs.retain(|_, remotes| !remotes.is_empty());
+            }
+            Tier::Flood => {}
+        }
+        wanted
+    }
+
+    /// What to do where what `before` wants is there, so that there is what `after` wants. It costs a look at each group and no more, but for those that differ.
+    pub fn changes_between(before: &Segment, after: &Segment, tier: Tier) -> Vec<Change> {
+        if tier != Tier::VxlanMdb {
+            return Self::wanted(before, tier).changes_to(&Self::wanted(after, tier));
+        }
+        let (mut old, mut new) = (Self::default(), Self::default());
+        differing(&before.replication.groups, &after.replication.groups, |key, was, is| {
+            old.groups.extend(was.map(|remotes| (*key, destinations(remotes))));
+            new.groups.extend(is.map(|remotes| (*key, destinations(remotes))));
+        });
+        if before.replication.unregistered != after.replication.unregistered {
+            for (side, segment) in [(&mut old, before), (&mut new, after)] {
+                let all = destinations(&segment.replication.unregistered);
+                side.groups.extend(UNREGISTERED.map(|key| (key, all.clone())));
+            }
+        }
+        differing(&before.remote_macs, &after.remote_macs, |mac, was, is| {
+            old.remote_macs.extend(was.map(|remote| (*mac, *remote)));
+            new.remote_macs.extend(is.map(|remote| (*mac, *remote)));
+        });
+        (old.ports, new.ports) = (before.pinned_ports(), after.pinned_ports());
+        old.changes_to(&new)
+    }
+
+    /// What to do, in this order, so that there is what is wanted: all additions before any removal, and narrower entries before the wider ones that they
+    /// would otherwise fall back to, so that no host misses what it had and still wants.
+    pub fn changes_to(&self, wanted: &Self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        // With a source first, the unspecified groups, which hold back all others, last.
+        self.add_groups(wanted, true, &mut changes);
+        self.add_groups(wanted, false, &mut changes);
+        for (mac, remotes) in &wanted.group_macs {
+            let there = self.group_macs.get(mac);
+            let missing = remotes.iter().filter(|remote| there.is_none_or(|there| !there.contains(remote)));
+            changes.extend(missing.map(|remote| Change::GroupMac { mac: *mac, remote: *remote, add: true }));
+        }
+        for (mac, remote) in &wanted.remote_macs {
+            if self.remote_macs.get(mac) != Some(remote) {
+                changes.push(Change::PinRemote { mac: *mac, remote: *remote });
+            }
+        }
+        for (mac, port) in &wanted.ports {
+            if self.ports.get(mac) != Some(port) {
+                changes.push(Change::PinPort { mac: *mac, port: port.clone() });
+            }
+        }
+        self.remove(wanted, &mut changes);
+        changes
+    }
+
+    fn add_groups(&self, wanted: &Self, with_source: bool, changes: &mut Vec<Change>) {
+        // In descending order, so that the unspecified groups come last.
+        let of_kind = wanted.groups.iter().rev().filter(|(key, _)| key.0.is_some() == with_source);
+        for (key, destinations) in of_kind {
+            let there = self.groups.get(key);
+            if there == Some(destinations) {
+                continue;
+            }
+            let missing = destinations.iter().filter(|to| there.is_none_or(|there| !there.contains(to)));
+            changes.extend(missing.map(|to| Change::Group { key: *key, to: *to, add: true }));
+        }
+    }
+
+    fn remove(&self, wanted: &Self, changes: &mut Vec<Change>) {
+        // In ascending order: the unspecified groups, to which others would fall back, first.
+        for (key, destinations) in &self.groups {
+            let still = wanted.groups.get(key);
+            if still == Some(destinations) {
+                continue;
+            }
+            let surplus = destinations.iter().filter(|to| still.is_none_or(|still| !still.contains(to)));
+            changes.extend(surplus.map(|to| Change::Group { key: *key, to: *to, add: false }));
+        }
+        for (mac, remotes) in &self.group_macs {
+            let still = wanted.group_macs.get(mac);
+            let surplus = remotes.iter().filter(|remote| still.is_none_or(|still| !still.contains(remote)));
+            changes.extend(surplus.map(|remote| Change::GroupMac { mac: *mac, remote: *remote, add: false }));
+        }
+        for (mac, remote) in self.remote_macs.iter().filter(|(mac, _)| !wanted.remote_macs.contains_key(mac)) {
+            changes.push(Change::UnpinRemote { mac: *mac, remote: *remote });
+        }
+        for (mac, port) in self.ports.iter().filter(|(mac, _)| !wanted.ports.contains_key(mac)) {
+            changes.push(Change::UnpinPort { mac: *mac, port: port.clone() });
+        }
+    }
+
+    /// What there is after a change.
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Group { key, to, add: true } => {
+                self.groups.entry(*key).or_default().insert(*to);
+            }
+            Change::Group { key, to, add: false } => remove_from(&mut self.groups, key, to),
+            Change::GroupMac { mac, remote, add: true } => {
+                self.group_macs.entry(*mac).or_default().insert(*remote);
+            }
+            Change::GroupMac { mac, remote, add: false } => remove_from(&mut self.group_macs, mac, remote),
+            Change::PinRemote { mac, remote } => {
+                self.remote_macs.insert(*mac, *remote);
+            }
+            Change::UnpinRemote { mac, .. } => {
+                self.remote_macs.remove(mac);
+            }
+            Change::PinPort { mac, port } => {
+                self.ports.insert(*mac, port.clone());
+            }
+            Change::UnpinPort { mac, .. } => {
+                self.ports.remove(mac);
+            }
+        }
+    }
+}
+
+/// Passes on the keys whose values differ in two tables, with both.
+fn differing<K: Ord, V: PartialEq>(
+    before: &BTreeMap<K, V>,
+    after: &BTreeMap<K, V>,
+    mut on_difference: impl FnMut(&K, Option<&V>, Option<&V>),
+) {
+    let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((was, _)), Some((is, _))) => was.cmp(is),
+        };
+        let was = if order == Ordering::Greater { None } else { old.next() };
+        let is = if order == Ordering::Less { None } else { new.next() };
+        let values = (was.map(|(_, value)| value), is.map(|(_, value)| value));
+        if let Some((key, _)) = was.or(is)
+            && values.0 != values.1
+        {
+            on_difference(key, values.0, values.1);
+        }
+    }
+}
+
+fn remove_from<K: Ord, V: Ord>(table: &mut BTreeMap<K, BTreeSet<V>>, key: &K, value: &V) {
+    if let Some(values) = table.get_mut(key) {
+        values.remove(value);
+        if values.is_empty() {
+            table.remove(key);
+        }
+    }
+}
+
+fn destinations(remotes: &BTreeSet<IpAddr>) -> BTreeSet<Destination> {
+    if remotes.is_empty() {
+        return BTreeSet::from([Destination::Nowhere]);
+    }
+    remotes.iter().map(|remote| Destination::Host(*remote)).collect()
+}
+
+/// The Ethernet address that a group's packets are sent to: the last 23 bits of an IPv4 group (RFC 1112, section 6.4), the last 32 of an IPv6 one (RFC 2464,
+/// section 7).
+pub fn group_mac(group: IpAddr) -> MacAddress {
+    match group {
+        IpAddr::V4(group) => {
+            let [_, b, c, d] = group.octets();
+            MacAddress([0x01, 0x00, 0x5e, b & 0x7f, c, d])
+        }
+        IpAddr::V6(group) => {
+            let [.., a, b, c, d] = group.octets();
+            MacAddress([0x33, 0x33, a, b, c, d])
+        }
+    }
+}
+
+impl Segment {
+    /// The port that each endpoint of the network is behind, as this host's bridge sees it.
+    fn pinned_ports(&self) -> BTreeMap<MacAddress, DeviceName> {
+        let remote = self.remote_macs.keys().map(|mac| (*mac, DeviceName::tunnel()));
+        remote.chain(self.ports.iter().map(|(name, port)| (port.mac, name.clone()))).collect()
+    }
+}

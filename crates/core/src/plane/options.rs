@@ -1,0 +1,117 @@
+//! The `-o` options of networks that shoutd knows.
+
+use std::collections::BTreeMap;
+
+/// What the names of shoutd's own options begin with.
+const PREFIX: &str = "shoutd.";
+/// `off` pins a network to its endpoints' MAC addresses: no other address is learnt. Else `on`.
+pub const MAC_MOVES_OPTION: &str = "shoutd.mac-moves";
+/// Multicast and broadcast packets a second that each endpoint may send.
+pub const MAX_RATE_OPTION: &str = "shoutd.max-rate";
+/// Says which network of the cluster a Docker network is the mirror of. Set by shoutd, not by people.
+const NETWORK_OPTION: &str = "shoutd.network";
+/// Which multicast goes by this network in containers with several.
+const MULTICAST_ROUTE_OPTION: &str = "shoutd.multicast-route";
+const KNOWN: [&str; 4] = [MAC_MOVES_OPTION, MAX_RATE_OPTION, MULTICAST_ROUTE_OPTION, NETWORK_OPTION];
+
+/// An option that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidOption {
+    /// Nobody knows it.
+    #[error("shoutd has no option {name}; it has {MAC_MOVES_OPTION}, {MAX_RATE_OPTION} and {MULTICAST_ROUTE_OPTION}")]
+    Unknown {
+        /// Its name.
+        name: String,
+    },
+    /// It has a value that it cannot have.
+    #[error("option {name} cannot be {value:?}: give {expected}")]
+    Value {
+        /// Its name.
+        name: &'static str,
+        /// What was given, cut to a printable length.
+        value: String,
+        /// What can be given.
+        expected: &'static str,
+    },
+}
+
+/// Checks the options that begin with `shoutd.`; others are Docker's, or somebody else's.
+///
+/// # Errors
+/// The first option that is not known, or has a value it cannot have.
+pub fn check_options(options: &BTreeMap<String, String>) -> Result<(), InvalidOption> {
+    if let Some(name) = options.keys().find(|name| name.starts_with(PREFIX) && !KNOWN.contains(&name.as_str())) {
+        return Err(InvalidOption::Unknown { name: name.chars().take(80).collect() });
+    }
+    let refuse = |name: &'static str, value: &String, expected| {
+        Err(InvalidOption::Value { name, value: value.chars().take(80).collect(), expected })
+    };
+    if let Some(value) = options.get(MAC_MOVES_OPTION)
+        && !matches!(value.as_str(), "on" | "off")
+    {
+        return refuse(MAC_MOVES_OPTION, value, "on or off");
+    }
+    if let Some(value) = options.get(MAX_RATE_OPTION)
+        && parse_rate(value).is_none()
+    {
+        return refuse(MAX_RATE_OPTION, value, "packets per second, 1 or more");
+    }
+    Ok(())
+}
+
+/// Whether addresses that are no endpoint's are learnt, and move.
+pub(super) fn learns(options: &BTreeMap<String, String>) -> bool {
+    options.get(MAC_MOVES_OPTION).is_none_or(|value| value != "off")
+}
+
+/// Packets a second.
+pub(super) fn max_rate(options: &BTreeMap<String, String>) -> Option<u32> {
+    options.get(MAX_RATE_OPTION).and_then(|value| parse_rate(value))
+}
+
+fn parse_rate(value: &str) -> Option<u32> {
+    // `parse` alone would let a sign through.
+    value.parse().ok().filter(|rate| *rate > 0 && value.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, value: &str) -> Result<(), InvalidOption> {
+        check_options(&BTreeMap::from([(name.to_owned(), value.to_owned())]))
+    }
+
+    #[test]
+    fn what_can_be_is_taken() {
+        let sound = [
+            (MAC_MOVES_OPTION, "on"),
+            (MAC_MOVES_OPTION, "off"),
+            (MAX_RATE_OPTION, "1"),
+            (MAX_RATE_OPTION, "4294967295"),
+            ("com.docker.network.driver.mtu", "1400"),
+            ("shoutdx", "whatever"),
+        ];
+        for (name, value) in sound {
+            assert_eq!(check(name, value), Ok(()), "{name} {value}");
+        }
+        assert_eq!(max_rate(&BTreeMap::from([(MAX_RATE_OPTION.to_owned(), "500".to_owned())])), Some(500));
+        assert!(!learns(&BTreeMap::from([(MAC_MOVES_OPTION.to_owned(), "off".to_owned())])));
+        assert!(learns(&BTreeMap::new()));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_what_can() {
+        for value in ["", "0", "-1", "+5", "1e3", "4294967296", " 7"] {
+            assert!(matches!(check(MAX_RATE_OPTION, value), Err(InvalidOption::Value { .. })), "{value}");
+        }
+        assert_eq!(
+            check(MAC_MOVES_OPTION, "no").unwrap_err().to_string(),
+            "option shoutd.mac-moves cannot be \"no\": give on or off"
+        );
+        assert_eq!(
+            check("shoutd.max_rate", "5").unwrap_err().to_string(),
+            "shoutd has no option shoutd.max_rate; it has shoutd.mac-moves, shoutd.max-rate and shoutd.multicast-route"
+        );
+    }
+}

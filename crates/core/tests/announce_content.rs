@@ -1,0 +1,157 @@
+//! What a host announces, to whom, and that it keeps within the limits.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use shoutd_core::announce::{AnnouncedNetwork, Delta, Heard, HeardHost, audience, expectations, own_content};
+use shoutd_core::cluster::{Cluster, Command, Pool, Settings};
+use shoutd_core::limits::{ANNOUNCED_GROUPS_MAX, ANNOUNCED_ITEMS_MAX, ANNOUNCED_SOURCES_MAX};
+use shoutd_core::local::{Endpoint, Local};
+use shoutd_core::multicast::{Memberships, SourceFilter};
+use shoutd_core::{ClusterId, EndpointId, HostId, MacAddress, NetworkId, Vni};
+
+const HOSTS: u64 = 5;
+const NETWORKS: u8 = 8;
+
+fn host(value: u64) -> HostId {
+    HostId::new(value).unwrap()
+}
+
+fn network_id(index: u8) -> NetworkId {
+    format!("{index:016x}").parse().unwrap()
+}
+
+/// Hosts 1 to 5 and networks 0 to 7, to which these hosts are attached.
+fn cluster(attached: &BTreeSet<(u8, u64)>) -> Cluster {
+    let mut cluster = Cluster::default();
+    let mut apply = |command| cluster.apply(&command).map(|_| ()).unwrap();
+    apply(Command::Found { cluster: ClusterId::new(1) });
+    for id in 1..=HOSTS {
+        let address = format!("192.0.2.{id}:7789").parse().unwrap();
+        apply(Command::AdmitHost { host: host(id), name: format!("h{id}"), address });
+    }
+    for index in 0..NETWORKS {
+        let subnet = format!("10.{index}.0.0/16").parse().unwrap();
+        let pools = vec![Pool { subnet, gateway: None, auxiliary: BTreeMap::new() }];
+        let settings = Settings { pools, options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam: false };
+        apply(Command::CreateNetwork { id: network_id(index), origin: host(1), settings });
+    }
+    for (index, id) in attached {
+        apply(Command::Attach { network: network_id(*index), host: host(*id) });
+    }
+    cluster
+}
+
+/// A host with one endpoint on each of these networks.
+fn local(networks: impl IntoIterator<Item = u8>) -> Local {
+    let mut local = Local::default();
+    for index in networks {
+        let id: EndpointId = format!("e{index:015x}").parse().unwrap();
+        let endpoint = Endpoint {
+            network: network_id(index),
+            addresses: [format!("10.{index}.0.1/16").parse().unwrap()].into(),
+            mac: MacAddress([2, 0, 0, 0, 0, index]),
+            sandbox: None,
+            multicast_route: false,
+            created: Duration::ZERO,
+        };
+        local.add_endpoint(id, endpoint).unwrap();
+    }
+    local
+}
+
+fn vni(cluster: &Cluster, index: u8) -> Vni {
+    cluster.networks[&network_id(index)].vni
+}
+
+fn groups(count: usize) -> Memberships {
+    let group = |index| IpAddr::V4(Ipv4Addr::from(0xef00_0000 + u32::try_from(index).unwrap()));
+    Memberships { groups: (0..count).map(|index| (group(index), SourceFilter::all())).collect(), router: false }
+}
+
+fn pairs() -> impl Strategy<Value = BTreeSet<(u8, u64)>> {
+    proptest::collection::btree_set((0..NETWORKS, 1..=HOSTS), 0..20)
+}
+
+proptest! {
+    #[test]
+    fn everybody_who_shares_a_network_is_told_and_nobody_else(
+        attached in pairs(),
+        announced in pairs(),
+        mine in proptest::collection::btree_set(0..NETWORKS, 0..5),
+    ) {
+        let (cluster, me) = (cluster(&attached), host(1));
+        let mut heard = Heard::default();
+        for (index, id) in announced.iter().filter(|(_, id)| *id != 1) {
+            let entry: &mut HeardHost = heard.hosts.entry(host(*id)).or_default();
+            entry.networks.insert(network_id(*index), Arc::default());
+        }
+        let (content, excesses) = own_content(&cluster, &local(mine.clone()), &BTreeMap::new());
+        prop_assert!(excesses.is_empty());
+        prop_assert!(content.keys().eq(mine.iter().map(|index| network_id(*index)).collect::<BTreeSet<_>>().iter()));
+        let audience = audience(&cluster, me, &content, &heard);
+        let expected = expectations(&cluster, me, &content);
+        prop_assert!(!audience.contains_key(&me) && !expected.contains_key(&me));
+        for id in 2..=HOSTS {
+            for index in 0..NETWORKS {
+                let is_told = audience.get(&host(id)).is_some_and(|content| content.contains_key(&network_id(index)));
+                let shares = attached.contains(&(index, id)) || announced.contains(&(index, id));
+                // While it is not agreed that we have it, nobody can know who has to be told.
+                let is_agreed = attached.contains(&(index, 1));
+                prop_assert_eq!(is_told, mine.contains(&index) && (shares || !is_agreed));
+                let is_expected = expected.get(&host(id)).is_some_and(|ids| ids.contains(&network_id(index)));
+                prop_assert_eq!(is_expected, mine.contains(&index) && attached.contains(&(index, id)));
+            }
+        }
+    }
+
+    #[test]
+    fn a_filter_that_is_cut_lets_no_less_through(include: bool, count in 0..2 * ANNOUNCED_SOURCES_MAX) {
+        let source = |index| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + u32::try_from(index).unwrap()));
+        let sources: BTreeSet<_> = (0..count).map(source).collect();
+        let wanted = if include { SourceFilter::Include(sources) } else { SourceFilter::Exclude(sources) };
+        let group = IpAddr::from([239, 0, 0, 1]);
+        let cluster = cluster(&BTreeSet::new());
+        let memberships = Memberships { groups: [(group, wanted.clone())].into(), router: false };
+        let memberships = [(vni(&cluster, 0), memberships)].into();
+        let (content, _) = own_content(&cluster, &local([0]), &memberships);
+        let announced = &content[&network_id(0)].memberships.groups[&group];
+        for index in 0..count + 1 {
+            prop_assert!(announced.admits(source(index)) || !wanted.admits(source(index)));
+        }
+        prop_assert!(*announced == wanted || count > ANNOUNCED_SOURCES_MAX);
+    }
+}
+
+proptest! {
+    // Each case makes a hundred thousand groups.
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn what_is_announced_keeps_within_the_limits_and_loses_nobody(
+        sizes in proptest::collection::vec(prop_oneof![0..100usize, 10_000..20_000usize], usize::from(NETWORKS)),
+    ) {
+        let cluster = cluster(&BTreeSet::new());
+        let indexed = || (0..NETWORKS).zip(&sizes);
+        let memberships = indexed().map(|(index, size)| (vni(&cluster, index), groups(*size))).collect();
+        let (content, excesses) = own_content(&cluster, &local(0..NETWORKS), &memberships);
+        let items: usize = content.values().map(|network| network.memberships.groups.len()).sum();
+        prop_assert!(items <= ANNOUNCED_ITEMS_MAX);
+        prop_assert!(Delta::between(&BTreeMap::new(), &content, usize::MAX).0.check().is_ok());
+        let mut widened = 0;
+        for (index, size) in indexed() {
+            let AnnouncedNetwork { endpoints, memberships } = &*content[&network_id(index)];
+            prop_assert_eq!(endpoints.len(), 1);
+            prop_assert!(*size <= ANNOUNCED_GROUPS_MAX || memberships.router);
+            // All of its groups, or every group there is.
+            prop_assert!(memberships.router || memberships.groups.len() == *size);
+            widened += usize::from(memberships.router);
+        }
+        prop_assert_eq!(excesses.len(), widened);
+        prop_assert!(sizes.iter().sum::<usize>() > 80_000 || sizes.iter().all(|size| *size <= ANNOUNCED_GROUPS_MAX) == (widened == 0));
+    }
+}

@@ -1,0 +1,262 @@
+//! Who gets what: replication and forwarding tables against models that are too simple to be wrong.
+
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+use shoutd_core::MacAddress;
+use shoutd_core::announce::AnnouncedNetwork;
+use shoutd_core::multicast::{
+    Database, Knowledge, Memberships, Remote, Replication, SourceFilter, is_link_local, replication,
+};
+use shoutd_core::plane::{Change, Destination, DeviceName, Forwarding, Segment, Tier, UNREGISTERED, Vtep, group_mac};
+
+fn group() -> impl Strategy<Value = IpAddr> {
+    // The second and third share a MAC address; the others are link-local, of each family.
+    let groups = ["232.1.1.1", "239.1.1.1", "238.129.1.1", "224.0.0.251", "ff05::1:3", "ff02::fb", "ff12::7"];
+    prop::sample::select(groups.to_vec()).prop_map(|text| text.parse().unwrap())
+}
+
+fn source() -> impl Strategy<Value = IpAddr> {
+    prop::sample::select(vec!["10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"]).prop_map(|text| text.parse().unwrap())
+}
+
+/// A source, and a group of its family.
+fn packet() -> impl Strategy<Value = (IpAddr, IpAddr)> {
+    (source(), group(), group()).prop_map(|(source, group, other)| {
+        let groups = [group, other, "239.1.1.1".parse().unwrap(), "ff05::1:3".parse().unwrap()];
+        (source, groups.into_iter().find(|group| group.is_ipv4() == source.is_ipv4()).unwrap())
+    })
+}
+
+fn host() -> impl Strategy<Value = IpAddr> {
+    (1_u8..6).prop_map(|last| Ipv4Addr::new(192, 0, 2, last).into())
+}
+
+fn filter() -> impl Strategy<Value = SourceFilter> {
+    let sources = || btree_set(source(), 0..3);
+    prop_oneof![sources().prop_map(SourceFilter::Include), sources().prop_map(SourceFilter::Exclude)]
+}
+
+prop_compose! {
+    fn memberships()(
+        groups in btree_map(group(), filter(), 0..5),
+        router in proptest::bool::weighted(0.1),
+    ) -> Memberships {
+        Memberships { groups, router }
+    }
+}
+
+/// Hosts, each with what it listens to if that is known, and whether it is in sync.
+fn hosts() -> impl Strategy<Value = BTreeMap<IpAddr, (Option<AnnouncedNetwork>, bool)>> {
+    let announced = option::weighted(
+        0.9,
+        memberships().prop_map(|memberships| AnnouncedNetwork { memberships, ..AnnouncedNetwork::default() }),
+    );
+    btree_map(host(), (announced, proptest::bool::weighted(0.9)), 0..5)
+}
+
+fn replicated(hosts: &BTreeMap<IpAddr, (Option<AnnouncedNetwork>, bool)>) -> Replication {
+    let remotes: Vec<Remote<'_>> = hosts
+        .iter()
+        .map(|(address, (announced, in_sync))| Remote {
+            address: *address,
+            announced: announced.as_ref(),
+            in_sync: *in_sync,
+        })
+        .collect();
+    replication(&remotes)
+}
+
+/// Whether a host is to get what a source sends to a group.
+fn gets(announced: Option<&AnnouncedNetwork>, in_sync: bool, source: IpAddr, group: IpAddr) -> bool {
+    let Some(network) = announced.filter(|_| in_sync) else {
+        return true;
+    };
+    let memberships = &network.memberships;
+    memberships.router || memberships.groups.get(&group).is_some_and(|filter| filter.admits(source))
+}
+
+fn segment(replication: Replication) -> Segment {
+    Segment {
+        network: "a".repeat(64).parse().unwrap(),
+        mtu: 1450,
+        vtep: Vtep { address: Ipv4Addr::new(192, 0, 2, 99).into(), port: 7789 },
+        remotes: BTreeSet::new(),
+        replication,
+        remote_macs: BTreeMap::new(),
+        learning: true,
+        max_rate: None,
+        ports: BTreeMap::new(),
+    }
+}
+
+prop_compose! {
+    fn any_segment()(
+        hosts in hosts(),
+        remote_macs in btree_map((0_u8..4).prop_map(|last| MacAddress([2, 0, 0, 0, 0, last])), host(), 0..4),
+    ) -> Segment {
+        Segment { remote_macs, ..segment(replicated(&hosts)) }
+    }
+}
+
+/// Where the kernel would send a packet by these tables: `None` is to every host (`vxlan_xmit`, `vxlan_mdb_entry_skb_get`).
+fn looked_up(tables: &Forwarding, source: IpAddr, group: IpAddr) -> Option<BTreeSet<IpAddr>> {
+    let catch_all = UNREGISTERED.iter().find(|(_, all)| all.is_ipv4() == group.is_ipv4()).unwrap();
+    let all = tables.groups.get(catch_all).filter(|_| !is_link_local(group));
+    let found = tables.groups.get(&(Some(source), group)).or_else(|| tables.groups.get(&(None, group))).or(all);
+    let host = |to: &Destination| match to {
+        Destination::Host(host) => Some(*host),
+        Destination::Nowhere => None,
+    };
+    match found {
+        Some(destinations) => Some(destinations.iter().filter_map(host).collect()),
+        None => tables.group_macs.get(&group_mac(group)).cloned(),
+    }
+}
+
+fn done(mut tables: Forwarding, changes: &[Change]) -> Forwarding {
+    changes.iter().for_each(|change| tables.apply(change));
+    tables
+}
+
+/// What a port listens to, entry by entry as a bridge has it.
+fn entries(memberships: &Memberships) -> Vec<(IpAddr, Knowledge)> {
+    let of_group = |(group, filter): (&IpAddr, &SourceFilter)| {
+        let (mode, sources, blocked) = match filter {
+            SourceFilter::Include(sources) => (Knowledge::Include, sources.clone(), false),
+            SourceFilter::Exclude(sources) => (Knowledge::Exclude, sources.clone(), true),
+        };
+        let group = *group;
+        let sources = sources.into_iter().map(move |source| (group, Knowledge::Source { source, blocked }));
+        std::iter::once((group, mode)).chain(sources)
+    };
+    memberships.groups.iter().flat_map(of_group).collect()
+}
+
+proptest! {
+    #[test]
+    fn a_host_gets_what_it_wants_and_nothing_else(hosts in hosts(), (source, group) in packet()) {
+        let replication = replicated(&hosts);
+        let tables = Forwarding::wanted(&segment(replication.clone()), Tier::VxlanMdb);
+        let receivers = replication.receivers(source, group);
+        prop_assert_eq!(receivers.is_none(), is_link_local(group));
+        prop_assert_eq!(looked_up(&tables, source, group), receivers.cloned());
+        for (address, (announced, in_sync)) in hosts.iter().filter(|_| !is_link_local(group)) {
+            let wanted = gets(announced.as_ref(), *in_sync, source, group);
+            prop_assert_eq!(receivers.unwrap().contains(address), wanted, "{}", address);
+        }
+    }
+
+    #[test]
+    fn no_entry_is_of_a_link_local_group_or_empty(segment in any_segment()) {
+        prop_assert!(segment.replication.groups.keys().all(|(_, group)| !is_link_local(*group)));
+        let tables = Forwarding::wanted(&segment, Tier::VxlanMdb);
+        prop_assert!(tables.groups.values().all(|destinations| !destinations.is_empty()));
+        prop_assert!(tables.group_macs.is_empty());
+    }
+
+    #[test]
+    fn by_mac_addresses_no_listener_is_missed(hosts in hosts(), (source, group) in packet()) {
+        let tables = Forwarding::wanted(&segment(replicated(&hosts)), Tier::MulticastFdb);
+        if let Some(receivers) = looked_up(&tables, source, group).filter(|_| !is_link_local(group)) {
+            for (address, (announced, in_sync)) in &hosts {
+                prop_assert!(receivers.contains(address) || !gets(announced.as_ref(), *in_sync, source, group));
+            }
+        }
+    }
+
+    #[test]
+    fn changes_lead_from_anything_to_what_is_wanted(
+        before in any_segment(),
+        after in any_segment(),
+        tiers in (0_usize..3, 0_usize..3),
+    ) {
+        let tier = |number: usize| [Tier::Flood, Tier::MulticastFdb, Tier::VxlanMdb][number];
+        let there = Forwarding::wanted(&before, tier(tiers.0));
+        let wanted = Forwarding::wanted(&after, tier(tiers.1));
+        prop_assert_eq!(done(there.clone(), &there.changes_to(&wanted)), wanted.clone());
+        prop_assert_eq!(wanted.changes_to(&wanted), vec![]);
+        let between = Forwarding::changes_between(&before, &after, tier(tiers.1));
+        prop_assert_eq!(done(Forwarding::wanted(&before, tier(tiers.1)), &between), wanted);
+    }
+
+    /// After each single change, a host that gets a packet before and after gets it in between too; unless an entry of several hosts is being made or taken away, which takes the kernel
+    /// several steps.
+    #[test]
+    fn nobody_misses_anything_while_tables_change(
+        before in any_segment(),
+        after in any_segment(),
+        tiers in (0_usize..3, 0_usize..3),
+        (source, group) in packet(),
+    ) {
+        let tier = |number: usize| [Tier::Flood, Tier::MulticastFdb, Tier::VxlanMdb][number];
+        let mut tables = Forwarding::wanted(&before, tier(tiers.0));
+        let wanted = Forwarding::wanted(&after, tier(tiers.1));
+        let all: BTreeSet<IpAddr> = (1..6).map(|last| Ipv4Addr::new(192, 0, 2, last).into()).collect();
+        let at = |tables: &Forwarding| looked_up(tables, source, group).unwrap_or_else(|| all.clone());
+        let always = &at(&tables) & &at(&wanted);
+        let changes = tables.changes_to(&wanted);
+        let entry = |change: &Change| match change {
+            Change::Group { key, add, .. } => Some((Some(*key), None, *add)),
+            Change::GroupMac { mac, add, .. } => Some((None, Some(*mac), *add)),
+            _ => None,
+        };
+        for steps in changes.chunk_by(|a, b| entry(a).is_some() && entry(a) == entry(b)) {
+            steps.iter().for_each(|change| tables.apply(change));
+            prop_assert!(at(&tables).is_superset(&always), "after {:?}", steps);
+        }
+    }
+
+    #[test]
+    fn memberships_are_what_all_ports_want_together(
+        ports in vec(memberships(), 0..4),
+        (source, group) in packet(),
+        order in any::<u64>(),
+    ) {
+        let mut database = Database::default();
+        let mut all: Vec<(u32, IpAddr, Knowledge)> = Vec::new();
+        for (port, memberships) in (0_u32..).zip(&ports) {
+            all.extend(entries(memberships).into_iter().map(|(group, knowledge)| (port, group, knowledge)));
+            database.set_router(port, memberships.router);
+        }
+        // In whatever order they are heard of.
+        all.sort_by_key(|(port, group, knowledge)| {
+            let text = format!("{order}{port}{group}{knowledge:?}");
+            text.bytes().fold(order, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)))
+        });
+        for (port, group, knowledge) in &all {
+            database.learn(*port, *group, *knowledge);
+        }
+        let wants = |memberships: &Memberships| memberships.groups.get(&group).is_some_and(|f| f.admits(source));
+        let found = database.memberships().clone();
+        prop_assert_eq!(found.router, ports.iter().any(|memberships| memberships.router));
+        prop_assert_eq!(wants(&found), !is_link_local(group) && ports.iter().any(wants));
+
+        // The first port's container ends.
+        for (port, group, knowledge) in all.iter().filter(|(port, ..)| *port == 0) {
+            let source = match knowledge {
+                Knowledge::Source { source, .. } => Some(*source),
+                _ => None,
+            };
+            database.forget(*port, *group, source);
+        }
+        let rest = ports.iter().skip(1).any(wants);
+        prop_assert_eq!(wants(database.memberships()), !is_link_local(group) && rest);
+        prop_assert!(!database.entries_per_port().contains_key(&0));
+    }
+}
+
+#[test]
+fn ports_are_pinned_where_endpoints_are() {
+    let mut segment = segment(Replication::default());
+    let mac = MacAddress([2, 0, 0, 0, 0, 9]);
+    segment.remote_macs.insert(mac, Ipv4Addr::new(192, 0, 2, 1).into());
+    let tables = Forwarding::wanted(&segment, Tier::Flood);
+    assert_eq!(tables.ports, BTreeMap::from([(mac, DeviceName::tunnel())]));
+    assert_eq!(tables.remote_macs, segment.remote_macs);
+}

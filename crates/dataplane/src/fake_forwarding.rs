@@ -1,0 +1,88 @@
+//! Forwarding tables and memberships for tests: in memory, failing when they are to.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use shoutd_core::Vni;
+use shoutd_core::multicast::Memberships;
+use shoutd_core::plane::{Change, DeviceName, Forwarding, Vtep};
+
+use crate::forwarding::{ForwardingTables, MembershipSource};
+use crate::kernel::KernelError;
+
+/// What there is, for tests to look into and to change. Copies share it.
+#[derive(Debug, Clone, Default)]
+pub struct FakeForwarding {
+    content: Arc<Mutex<Content>>,
+}
+
+/// See [`FakeForwarding`].
+#[derive(Debug, Default)]
+pub struct Content {
+    /// The tables of each segment.
+    pub tables: BTreeMap<Vni, Forwarding>,
+    /// What becomes of the next changes, in this order; those after the last succeed.
+    pub faults: VecDeque<bool>,
+    /// How often tables were read whole.
+    pub reads: usize,
+    /// How many changes were made.
+    pub changes: usize,
+    /// What containers listen to.
+    pub memberships: BTreeMap<Vni, Memberships>,
+}
+
+impl FakeForwarding {
+    /// What there is.
+    pub fn content(&self) -> MutexGuard<'_, Content> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ForwardingTables for FakeForwarding {
+    fn read(&mut self, vni: Vni) -> Result<Forwarding, KernelError> {
+        let mut content = self.content();
+        content.reads += 1;
+        Ok(content.tables.entry(vni).or_default().clone())
+    }
+
+    fn ports(&mut self, _vni: Vni) -> Result<BTreeSet<DeviceName>, KernelError> {
+        Ok(BTreeSet::from([DeviceName::tunnel()]))
+    }
+
+    fn change(&mut self, vni: Vni, _own: Vtep, changes: &[Change]) -> Result<Vec<(usize, KernelError)>, KernelError> {
+        let mut content = self.content();
+        let mut failures = Vec::new();
+        for (position, change) in changes.iter().enumerate() {
+            if content.faults.pop_front() == Some(true) {
+                failures.push((position, KernelError::Injected("change")));
+            } else {
+                content.changes += 1;
+                content.tables.entry(vni).or_default().apply(change);
+            }
+        }
+        Ok(failures)
+    }
+
+    fn retain(&mut self, _segments: &BTreeSet<Vni>) {}
+}
+
+impl MembershipSource for FakeForwarding {
+    fn update(&mut self, memberships: &mut BTreeMap<Vni, Memberships>) -> Result<bool, KernelError> {
+        let content = self.content();
+        let changed = *memberships != content.memberships;
+        memberships.clone_from(&content.memberships);
+        Ok(changed)
+    }
+
+    fn full_ports(&self) -> Vec<(Vni, DeviceName)> {
+        Vec::new()
+    }
+
+    fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration) {
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        let _ = poll(&mut [PollFd::new(wake, PollFlags::POLLIN)], timeout);
+    }
+}

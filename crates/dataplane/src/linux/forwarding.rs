@@ -1,0 +1,182 @@
+//! Segments' forwarding tables.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use shoutd_core::plane::{Change, Destination, DeviceName, Forwarding, TUNNEL, Vtep, namespace_name};
+use shoutd_core::{MacAddress, Vni};
+use shoutd_netlink::{NamespaceId, Pinned, Route, TunnelGroup};
+
+use super::PROTOCOL;
+use super::registry::Registry;
+use crate::forwarding::ForwardingTables;
+use crate::kernel::KernelError;
+
+/// The VNI under which what goes nowhere is sent to the host itself. No network has it, so the VXLAN device drops the packet before it becomes one (`encap_bypass_if_local`): nothing is added to the
+/// host's routes for it, and nothing can leave the host.
+const VNI_NOWHERE: u32 = shoutd_core::limits::VNI_NOWHERE;
+
+/// The forwarding tables of the kernel this runs on.
+#[derive(Debug)]
+pub(super) struct LinuxForwarding {
+    registry: Arc<Registry>,
+    open: BTreeMap<Vni, Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    namespace: NamespaceId,
+    route: Route,
+    /// Indexes of the devices there, by name.
+    devices: BTreeMap<DeviceName, u32>,
+}
+
+impl LinuxForwarding {
+    pub(super) fn new(registry: Arc<Registry>) -> Self {
+        Self { registry, open: BTreeMap::new() }
+    }
+
+    fn open(&mut self, vni: Vni) -> Result<&mut Open, KernelError> {
+        let missing = || KernelError::NoNamespace { namespace: namespace_name(vni) };
+        let namespace = self.registry.get(vni);
+        if self.open.get(&vni).map(|open| open.namespace) != namespace.as_ref().map(|namespace| namespace.id()) {
+            self.open.remove(&vni);
+        }
+        let namespace = namespace.ok_or_else(missing)?;
+        Ok(match self.open.entry(vni) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(vacant) => vacant.insert(Open {
+                namespace: namespace.id(),
+                route: Route::open(&namespace)?,
+                devices: BTreeMap::new(),
+            }),
+        })
+    }
+}
+
+impl Open {
+    fn refresh(&mut self) -> Result<(), KernelError> {
+        let links = self.route.links()?.into_iter().filter(super::is_ours);
+        self.devices = links.filter_map(|link| Some((link.name.parse().ok()?, link.index))).collect();
+        Ok(())
+    }
+
+    fn index(&self, vni: Vni, name: &str) -> Result<u32, KernelError> {
+        let found = self.devices.iter().find(|(device, _)| device.as_str() == name);
+        found
+            .map(|(_, index)| *index)
+            .ok_or_else(|| KernelError::NoDevice { device: name.to_owned(), namespace: namespace_name(vni) })
+    }
+
+    fn name(&self, index: u32) -> Option<&DeviceName> {
+        self.devices.iter().find(|(_, found)| **found == index).map(|(name, _)| name)
+    }
+}
+
+impl ForwardingTables for LinuxForwarding {
+    fn read(&mut self, vni: Vni) -> Result<Forwarding, KernelError> {
+        let open = self.open(vni)?;
+        open.refresh()?;
+        let tunnel = open.index(vni, TUNNEL)?;
+        let mut found = Forwarding::default();
+        // A kernel without such a database has no entries in it, and says so by an error or by none.
+        for entry in open.route.tunnel_groups(tunnel, PROTOCOL)? {
+            let to = match entry.vni {
+                Some(VNI_NOWHERE) => Destination::Nowhere,
+                _ => Destination::Host(entry.remote),
+            };
+            found.groups.entry((entry.source, entry.group)).or_default().insert(to);
+        }
+        for pinned in open.route.pinned(tunnel)? {
+            match pinned {
+                Pinned::Tunnel { mac, remote } if mac[0] & 1 != 0 => {
+                    found.group_macs.entry(MacAddress(mac)).or_default().insert(remote);
+                }
+                Pinned::Tunnel { mac, remote } => {
+                    found.remote_macs.insert(MacAddress(mac), remote);
+                }
+                Pinned::Port { mac, port } => {
+                    found.ports.extend(open.name(port).map(|name| (MacAddress(mac), name.clone())));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn ports(&mut self, vni: Vni) -> Result<BTreeSet<DeviceName>, KernelError> {
+        let open = self.open(vni)?;
+        open.refresh()?;
+        Ok(open.devices.keys().cloned().collect())
+    }
+
+    fn change(&mut self, vni: Vni, own: Vtep, changes: &[Change]) -> Result<Vec<(usize, KernelError)>, KernelError> {
+        let open = self.open(vni)?;
+        if open.devices.is_empty() {
+            open.refresh()?;
+        }
+        let tunnel = open.index(vni, TUNNEL)?;
+        let mut failures = Vec::new();
+        // In order, in runs that go to the same table.
+        let is_group = |change: &Change| matches!(change, Change::Group { .. });
+        let mut start = 0;
+        for run in changes.chunk_by(|a, b| is_group(a) == is_group(b)) {
+            if is_group(&run[0]) {
+                let entries: Vec<_> = run.iter().filter_map(|change| tunnel_group(change, own.address)).collect();
+                let failed = open.route.change_tunnel_groups(tunnel, PROTOCOL, &entries)?;
+                failures.extend(failed.into_iter().map(|(position, error)| (start + position, error.into())));
+            } else {
+                let (mut entries, mut positions) = (Vec::new(), Vec::new());
+                for (position, change) in run.iter().enumerate() {
+                    match pinned(open, vni, change) {
+                        Ok(entry) => {
+                            entries.extend(entry);
+                            positions.extend(entry.map(|_| start + position));
+                        }
+                        Err(error) => failures.push((start + position, error)),
+                    }
+                }
+                let failed = open.route.change_pinned(tunnel, &entries)?;
+                failures.extend(failed.into_iter().map(|(position, error)| (positions[position], error.into())));
+            }
+            start += run.len();
+        }
+        Ok(failures)
+    }
+
+    fn retain(&mut self, segments: &BTreeSet<Vni>) {
+        let registry = &self.registry;
+        self.open.retain(|vni, open| {
+            segments.contains(vni) && registry.get(*vni).is_some_and(|namespace| namespace.id() == open.namespace)
+        });
+    }
+}
+
+fn tunnel_group(change: &Change, own: IpAddr) -> Option<(TunnelGroup, bool)> {
+    let Change::Group { key: (source, group), to, add } = change else {
+        return None;
+    };
+    let (remote, vni) = match to {
+        Destination::Host(remote) => (*remote, None),
+        Destination::Nowhere => (own, Some(VNI_NOWHERE)),
+    };
+    Some((TunnelGroup { source: *source, group: *group, remote, vni }, *add))
+}
+
+/// The entry that a change is about. To let go of a port that is gone there is nothing to do.
+fn pinned(open: &Open, vni: Vni, change: &Change) -> Result<Option<(Pinned, bool)>, KernelError> {
+    Ok(match change {
+        Change::Group { .. } => None,
+        Change::GroupMac { mac, remote, add } => Some((Pinned::Tunnel { mac: mac.0, remote: *remote }, *add)),
+        Change::PinRemote { mac, remote } => Some((Pinned::Tunnel { mac: mac.0, remote: *remote }, true)),
+        Change::UnpinRemote { mac, remote } => Some((Pinned::Tunnel { mac: mac.0, remote: *remote }, false)),
+        Change::PinPort { mac, port } => {
+            Some((Pinned::Port { mac: mac.0, port: open.index(vni, port.as_str())? }, true))
+        }
+        Change::UnpinPort { mac, port } => {
+            let port = open.index(vni, port.as_str()).ok();
+            port.map(|port| (Pinned::Port { mac: mac.0, port }, false))
+        }
+    })
+}

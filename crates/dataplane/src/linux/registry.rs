@@ -1,0 +1,71 @@
+//! Which namespace each segment has now: told by the reconciler, which makes and finds them, to the threads beside it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use shoutd_core::Vni;
+use shoutd_netlink::Namespace;
+
+/// Shared by the threads that look into segments.
+#[derive(Debug)]
+pub(super) struct Registry {
+    segments: Mutex<BTreeMap<Vni, Namespace>>,
+    /// Readable when there was a change since the listener last asked.
+    changed: EventFd,
+}
+
+impl Registry {
+    pub(super) fn new() -> io::Result<Arc<Self>> {
+        let changed = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        Ok(Arc::new(Self { segments: Mutex::default(), changed }))
+    }
+
+    fn segments(&self) -> MutexGuard<'_, BTreeMap<Vni, Namespace>> {
+        // Nothing that is done under the lock can leave it half changed.
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a segment's namespace.
+    pub(super) fn insert(&self, vni: Vni, namespace: Namespace) {
+        self.segments().insert(vni, namespace);
+        self.signal();
+    }
+
+    /// Forgets the segments for which this is false.
+    pub(super) fn retain(&self, keep: impl Fn(Vni) -> bool) {
+        let mut segments = self.segments();
+        let before = segments.len();
+        segments.retain(|vni, _| keep(*vni));
+        if segments.len() != before {
+            drop(segments);
+            self.signal();
+        }
+    }
+
+    pub(super) fn get(&self, vni: Vni) -> Option<Namespace> {
+        self.segments().get(&vni).cloned()
+    }
+
+    pub(super) fn all(&self) -> BTreeMap<Vni, Namespace> {
+        self.segments().clone()
+    }
+
+    /// Takes note that a change was seen. To be called before the segments are read.
+    pub(super) fn acknowledge(&self) {
+        let _ = self.changed.read();
+    }
+
+    fn signal(&self) {
+        // It fails only when it is signalled already, 2^64 times.
+        let _ = self.changed.write(1);
+    }
+}
+
+impl AsFd for Registry {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.changed.as_fd()
+    }
+}

@@ -1,0 +1,90 @@
+//! The thread that follows what containers listen to.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use shoutd_core::Vni;
+use shoutd_core::multicast::Memberships;
+use shoutd_core::plane::DeviceName;
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::forwarding::MembershipSource;
+
+/// How often it looks though nothing happened.
+const PERIOD: Duration = Duration::from_secs(2);
+/// How soon it tries again what failed.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// Which groups the containers of each network listen to, together.
+pub type AllMemberships = Arc<BTreeMap<Vni, Memberships>>;
+
+/// Ends the thread when dropped.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) memberships: watch::Receiver<AllMemberships>,
+    /// Ports that have as many groups as a port may.
+    pub(crate) full_ports: watch::Receiver<Vec<(Vni, DeviceName)>>,
+    stop: Arc<(AtomicBool, EventFd)>,
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.stop.0.store(true, Ordering::Release);
+        let _ = self.stop.1.write(1);
+    }
+}
+
+/// Starts the thread.
+pub(crate) fn spawn(source: Box<dyn MembershipSource>) -> io::Result<Listener> {
+    let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+    let stop = Arc::new((AtomicBool::new(false), wake));
+    let (memberships, receiver) = watch::channel(AllMemberships::default());
+    let (full_ports, full_receiver) = watch::channel(Vec::new());
+    let listener = Listener { memberships: receiver, full_ports: full_receiver, stop: stop.clone() };
+    let work = move || follow(source, &stop, &memberships, &full_ports);
+    thread::Builder::new().name("listener".to_owned()).spawn(work)?;
+    Ok(listener)
+}
+
+fn follow(
+    mut source: Box<dyn MembershipSource>,
+    stop: &(AtomicBool, EventFd),
+    memberships: &watch::Sender<AllMemberships>,
+    full_ports: &watch::Sender<Vec<(Vni, DeviceName)>>,
+) {
+    let mut current = BTreeMap::new();
+    let mut complaint = String::new();
+    while !stop.0.load(Ordering::Acquire) {
+        let pause = match source.update(&mut current) {
+            Ok(changed) => {
+                if changed {
+                    memberships.send_replace(Arc::new(current.clone()));
+                    let full = source.full_ports();
+                    full_ports.send_if_modified(|known| {
+                        let differs = *known != full;
+                        *known = full;
+                        differs
+                    });
+                }
+                complaint.clear();
+                PERIOD
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if text != complaint {
+                    warn!("cannot read what containers listen to: {text}; trying again");
+                    complaint = text;
+                }
+                RETRY
+            }
+        };
+        source.wait(stop.1.as_fd(), pause);
+    }
+}

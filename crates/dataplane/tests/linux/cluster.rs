@@ -1,0 +1,142 @@
+//! Hosts with a reconciler each, that know of each other what they would announce.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use shoutd_core::announce::{AnnouncedEndpoint, AnnouncedNetwork};
+use shoutd_core::multicast::{Memberships, Remote, replication};
+use shoutd_core::plane::Tier;
+use shoutd_netlink::{Namespace, Pinned, Route};
+
+use crate::support::{Capture, Host, PATIENCE, Running, World, connected, udp, vni};
+
+pub const PORT: u16 = 5000;
+
+/// Hosts with a reconciler each, that know of each other what they would announce.
+pub struct Cluster {
+    pub running: Vec<Running>,
+    pub hosts: Vec<Host>,
+    pub containers: Vec<Namespace>,
+    _world: World,
+}
+
+impl Cluster {
+    pub fn start(tiers: &[Tier]) -> Self {
+        let (mut world, containers) = connected(u8::try_from(tiers.len()).unwrap());
+        let mut hosts: Vec<Host> = world.hosts.drain(..).collect();
+        let running = hosts.iter_mut().zip(tiers).map(|(host, tier)| Running::start_with(host, *tier)).collect();
+        let mut cluster = Self { running, hosts, containers, _world: world };
+        cluster.announce();
+        cluster
+    }
+
+    /// What a host has of the network.
+    pub fn announced(&self, host: usize) -> AnnouncedNetwork {
+        let segment = &self.hosts[host].desired.segments[&vni()];
+        let endpoints = segment.ports.values().map(|port| {
+            let addresses = port.addresses.iter().map(ipnet::IpNet::addr).collect();
+            (port.endpoint.clone(), AnnouncedEndpoint { mac: port.mac, addresses })
+        });
+        let memberships = self.running[host].handle.memberships().borrow().get(&vni()).cloned().unwrap_or_default();
+        AnnouncedNetwork { endpoints: endpoints.collect(), memberships }
+    }
+
+    /// Tells all hosts of all others, and waits until each does what it should.
+    pub fn announce(&mut self) {
+        let announced: Vec<AnnouncedNetwork> = (0..self.hosts.len()).map(|host| self.announced(host)).collect();
+        let addresses: Vec<IpAddr> = self.hosts.iter().map(|host| host.address).collect();
+        for (position, host) in self.hosts.iter_mut().enumerate() {
+            let others = addresses.iter().zip(&announced).filter(|(address, _)| **address != host.address);
+            let remotes: Vec<Remote<'_>> = others
+                .map(|(address, network)| Remote { address: *address, announced: Some(network), in_sync: true })
+                .collect();
+            let segment = host.segment_mut();
+            segment.replication = replication(&remotes);
+            let places = remotes.iter().flat_map(|remote| {
+                let endpoints = remote.announced.unwrap().endpoints.values();
+                endpoints.map(|endpoint| (endpoint.mac, remote.address))
+            });
+            segment.remote_macs = places.collect();
+            self.running[position].apply(host);
+        }
+    }
+
+    /// Waits until what a host's containers listen to is as it should be.
+    pub fn until(&self, host: usize, what: &str, holds: impl Fn(&Memberships) -> bool) {
+        let mut memberships = self.running[host].handle.memberships();
+        let found = self.running[host].wait(async {
+            let holds =
+                |all: &shoutd_dataplane::AllMemberships| holds(all.get(&vni()).unwrap_or(&Memberships::default()));
+            tokio::time::timeout(PATIENCE, memberships.wait_for(holds)).await.map(|all| drop(all.unwrap()))
+        });
+        assert!(found.is_ok(), "{what}: {:?}", self.running[host].handle.memberships().borrow());
+    }
+
+    pub fn address(&self, host: usize) -> Ipv4Addr {
+        self.hosts[host].container_address(1)
+    }
+
+    pub fn receiver(&self, host: usize) -> UdpSocket {
+        udp(&self.containers[host], (Ipv4Addr::UNSPECIFIED, PORT))
+    }
+
+    /// Sends a datagram from a container of one host, and returns the hosts to whose segment it came.
+    pub fn reaches(&self, from: &UdpSocket, to: impl Into<SocketAddr>) -> BTreeSet<usize> {
+        self.reaches_from(from, from.local_addr().unwrap().ip(), to)
+    }
+
+    pub fn reaches_from(&self, from: &UdpSocket, address: IpAddr, to: impl Into<SocketAddr>) -> BTreeSet<usize> {
+        let own = (0..self.hosts.len())
+            .find(|host| address == self.address(*host) || address == self.link_local(*host))
+            .unwrap();
+        let others = (0..self.hosts.len()).filter(|host| *host != own);
+        let captures: Vec<(usize, Capture)> =
+            others.map(|host| (host, Capture::open(&self.hosts[host].segment(), "shoutvx0"))).collect();
+        let text = b"to whom it may concern";
+        from.send_to(text, to.into()).unwrap();
+        // Broadcast goes to all, on the same way: it tells when the other has had its chance.
+        let last = b"this is the last";
+        self.sender(own).send_to(last, (Ipv4Addr::new(10, 7, 7, 255), 9)).unwrap();
+        let has = |frame: &[u8], text: &[u8]| frame.windows(text.len()).any(|window| window == text);
+        let mut reached = BTreeSet::new();
+        for (host, mut capture) in captures {
+            loop {
+                let frame = capture.receive();
+                if has(&frame, text) {
+                    reached.insert(host);
+                } else if has(&frame, last) {
+                    break;
+                }
+            }
+        }
+        reached
+    }
+
+    /// The link-local address of a host's container.
+    pub fn link_local(&self, host: usize) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.hosts[host].desired.segments[&vni()].ports.values().next().unwrap().mac.0;
+        Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+    }
+
+    /// How many entries the multicast database of a host's tunnel has.
+    pub fn entries(&self, host: usize) -> usize {
+        let segment = self.hosts[host].segment();
+        let mut route = Route::open(&segment).unwrap();
+        let tunnel = route.link("shoutvx0").unwrap().unwrap().index;
+        route.tunnel_groups(tunnel, 115).unwrap().len()
+    }
+
+    /// How many entries for groups' MAC addresses the forwarding table of a host's tunnel has.
+    pub fn group_macs(&self, host: usize) -> usize {
+        let segment = self.hosts[host].segment();
+        let mut route = Route::open(&segment).unwrap();
+        let tunnel = route.link("shoutvx0").unwrap().unwrap().index;
+        let is_of_groups = |pinned: &Pinned| matches!(pinned, Pinned::Tunnel { mac, .. } if mac[0] & 1 != 0);
+        route.pinned(tunnel).unwrap().iter().filter(|pinned| is_of_groups(pinned)).count()
+    }
+
+    /// A socket to send from.
+    pub fn sender(&self, host: usize) -> UdpSocket {
+        udp(&self.containers[host], (self.address(host), 0))
+    }
+}

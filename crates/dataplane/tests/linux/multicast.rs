@@ -1,0 +1,158 @@
+//! Multicast reaches the hosts that listen, and no others.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
+use std::os::fd::AsRawFd;
+
+use shoutd_core::multicast::{Memberships, SourceFilter};
+use shoutd_core::plane::{DeviceName, Tier};
+
+use crate::cluster::{Cluster, PORT};
+use crate::support::{ip, run, udp};
+
+#[test]
+fn a_group_goes_to_the_hosts_that_listen() {
+    let mut cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
+    let group = Ipv4Addr::new(239, 1, 2, 3);
+    let receiver = cluster.receiver(1);
+    let sender = cluster.sender(0);
+    assert_eq!(cluster.reaches(&sender, (group, PORT)), BTreeSet::new());
+
+    receiver.join_multicast_v4(&group, &cluster.address(1)).unwrap();
+    cluster.until(1, "the membership", |memberships| memberships.groups.contains_key(&group.into()));
+    cluster.announce();
+    assert_eq!(cluster.reaches(&sender, (group, PORT)), BTreeSet::from([1]));
+    assert_eq!(cluster.reaches(&sender, (Ipv4Addr::new(239, 1, 2, 4), PORT)), BTreeSet::new());
+    assert_eq!(cluster.reaches(&sender, (Ipv4Addr::new(224, 0, 0, 251), PORT)), BTreeSet::from([1, 2]));
+
+    receiver.leave_multicast_v4(&group, &cluster.address(1)).unwrap();
+    cluster.until(1, "the leave", |memberships| memberships.groups.is_empty());
+    cluster.announce();
+    assert_eq!(cluster.reaches(&sender, (group, PORT)), BTreeSet::new());
+}
+
+/// A UDP socket in a container that asked for a group from one source, or from all but one.
+fn source_filter(socket: &UdpSocket, option: i32, interface: Ipv4Addr, group: Ipv4Addr, source: Ipv4Addr) {
+    let request = nix::libc::ip_mreq_source {
+        imr_multiaddr: nix::libc::in_addr { s_addr: u32::from(group).to_be() },
+        imr_interface: nix::libc::in_addr { s_addr: u32::from(interface).to_be() },
+        imr_sourceaddr: nix::libc::in_addr { s_addr: u32::from(source).to_be() },
+    };
+    let length = u32::try_from(size_of_val(&request)).unwrap();
+    // SAFETY: the pointer is to a request of that length, which outlives the call.
+    let result = unsafe {
+        nix::libc::setsockopt(socket.as_raw_fd(), nix::libc::IPPROTO_IP, option, (&raw const request).cast(), length)
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn sources_go_to_the_hosts_that_want_them() {
+    let mut cluster = Cluster::start(&[Tier::VxlanMdb; 4]);
+    let group = Ipv4Addr::new(232, 1, 2, 3);
+    let (first, second) = (cluster.address(0), cluster.address(1));
+    let second_address = IpAddr::from(second);
+    // Host 1 wants the source on host 0, host 2 that on host 1, host 3 all but that on host 1.
+    let receivers: Vec<UdpSocket> = (1..4).map(|host| cluster.receiver(host)).collect();
+    source_filter(&receivers[0], nix::libc::IP_ADD_SOURCE_MEMBERSHIP, cluster.address(1), group, first);
+    source_filter(&receivers[1], nix::libc::IP_ADD_SOURCE_MEMBERSHIP, cluster.address(2), group, second);
+    receivers[2].join_multicast_v4(&group, &cluster.address(3)).unwrap();
+    source_filter(&receivers[2], nix::libc::IP_BLOCK_SOURCE, cluster.address(3), group, second);
+    let filter = |memberships: &Memberships| memberships.groups.get(&IpAddr::from(group)).cloned();
+    cluster.until(1, "the first source", |memberships| {
+        filter(memberships) == Some(SourceFilter::Include(BTreeSet::from([first.into()])))
+    });
+    cluster.until(2, "the second source", |memberships| {
+        filter(memberships) == Some(SourceFilter::Include(BTreeSet::from([second_address])))
+    });
+    cluster.until(3, "all but the second source", |memberships| {
+        filter(memberships) == Some(SourceFilter::Exclude(BTreeSet::from([second_address])))
+    });
+    cluster.announce();
+    let senders: Vec<UdpSocket> = (0..3).map(|host| cluster.sender(host)).collect();
+    assert_eq!(cluster.reaches(&senders[0], (group, PORT)), BTreeSet::from([1, 3]));
+    assert_eq!(cluster.reaches(&senders[1], (group, PORT)), BTreeSet::from([2]));
+    assert_eq!(cluster.reaches(&senders[2], (group, PORT)), BTreeSet::from([3]));
+
+    // And when the exclusion is over, so it is for that host.
+    source_filter(&receivers[2], nix::libc::IP_UNBLOCK_SOURCE, cluster.address(3), group, second);
+    cluster.until(3, "all", |memberships| filter(memberships) == Some(SourceFilter::all()));
+    cluster.announce();
+    assert_eq!(cluster.reaches(&senders[1], (group, PORT)), BTreeSet::from([2, 3]));
+}
+
+#[test]
+fn a_multicast_router_gets_every_group() {
+    let mut cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
+    let port = DeviceName::port(&cluster.hosts[2].endpoint(1));
+    let set = |value: &str| {
+        let arguments = ["link", "set", port.as_str(), "type", "bridge_slave", "mcast_router", value];
+        cluster.hosts[2].segment().run(|| ip(&arguments)).unwrap();
+    };
+    set("2");
+    cluster.until(2, "the router", |memberships| memberships.router);
+    set("1");
+    cluster.until(2, "no router", |memberships| !memberships.router);
+    set("2");
+    cluster.until(2, "the router", |memberships| memberships.router);
+    cluster.announce();
+    let group = Ipv4Addr::new(239, 7, 7, 7);
+    let sender = cluster.sender(0);
+    assert_eq!(cluster.reaches(&sender, (group, PORT)), BTreeSet::from([2]));
+    let receiver = cluster.receiver(1);
+    receiver.join_multicast_v4(&group, &cluster.address(1)).unwrap();
+    cluster.until(1, "the membership", |memberships| memberships.groups.contains_key(&IpAddr::from(group)));
+    cluster.announce();
+    assert_eq!(cluster.reaches(&sender, (group, PORT)), BTreeSet::from([1, 2]));
+}
+
+#[test]
+fn ipv6_groups_go_to_the_hosts_that_listen_and_link_local_ones_to_all() {
+    let mut cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
+    let group: Ipv6Addr = "ff05::1:3".parse().unwrap();
+    let index =
+        |host: usize| cluster.containers[host].run(|| nix::net::if_::if_nametoindex("shout0").unwrap()).unwrap();
+    let receiver = udp(&cluster.containers[1], (Ipv6Addr::UNSPECIFIED, PORT));
+    receiver.join_multicast_v6(&group, index(1)).unwrap();
+    let own: IpAddr = cluster.link_local(0).into();
+    let sender = udp(&cluster.containers[0], SocketAddrV6::new(cluster.link_local(0), 0, 0, index(0)));
+    let to = |group: &str| SocketAddrV6::new(group.parse().unwrap(), PORT, 0, index(0));
+    let reaches = |cluster: &Cluster, group: &str| cluster.reaches_from(&sender, own, to(group));
+    cluster.until(1, "the membership", |memberships| memberships.groups.contains_key(&IpAddr::from(group)));
+    // Before anything is announced of it, it goes nowhere.
+    assert_eq!(reaches(&cluster, "ff05::1:3"), BTreeSet::new());
+    let index_of_first = index(0);
+    cluster.announce();
+    let to = |group: &str| SocketAddrV6::new(group.parse().unwrap(), PORT, 0, index_of_first);
+    let reaches = |group: &str| cluster.reaches_from(&sender, own, to(group));
+    assert_eq!(reaches("ff05::1:3"), BTreeSet::from([1]));
+    assert_eq!(reaches("ff05::1:4"), BTreeSet::new());
+    assert_eq!(reaches("ff02::fb"), BTreeSet::from([1, 2]));
+    assert_eq!(reaches("ff12::77"), BTreeSet::from([1, 2]));
+    assert_eq!(reaches("ff02::1"), BTreeSet::from([1, 2]));
+}
+
+#[test]
+fn five_thousand_groups() {
+    let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
+    let groups: Vec<Ipv4Addr> = (0..5000_u32).map(|number| Ipv4Addr::from(0xef01_0000 + number)).collect();
+    cluster.containers[1].run(|| run("sysctl", &["-qw", "net.ipv4.igmp_max_memberships=6000"])).unwrap();
+    let sockets: Vec<UdpSocket> = groups
+        .chunks(1000)
+        .map(|groups| {
+            let socket = udp(&cluster.containers[1], (Ipv4Addr::UNSPECIFIED, 0));
+            groups.iter().for_each(|group| socket.join_multicast_v4(group, &cluster.address(1)).unwrap());
+            socket
+        })
+        .collect();
+    cluster.until(1, "all memberships", |memberships| memberships.groups.len() == groups.len());
+    cluster.announce();
+    let sender = cluster.sender(0);
+    for group in groups.iter().step_by(1024) {
+        assert_eq!(cluster.reaches(&sender, (*group, PORT)), BTreeSet::from([1]));
+    }
+    assert_eq!(cluster.reaches(&sender, (Ipv4Addr::new(239, 2, 0, 0), PORT)), BTreeSet::new());
+    let own: IpAddr = cluster.hosts[1].address;
+    assert_eq!(cluster.entries(0), 5002, "{own}");
+    drop(sockets);
+}

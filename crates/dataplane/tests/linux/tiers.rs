@@ -1,0 +1,95 @@
+//! The lesser ways to send multicast, hosts that go different ways, and going over from one way to another.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
+
+use shoutd_core::plane::Tier;
+
+use crate::cluster::{Cluster, PORT};
+use crate::support::{PATIENCE, Running, Stream, udp};
+
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
+
+/// A group that one host listens to, and one that nobody does.
+fn reached(cluster: &Cluster, from: usize) -> [BTreeSet<usize>; 2] {
+    let sender = cluster.sender(from);
+    [GROUP, Ipv4Addr::new(239, 9, 9, 9)].map(|group| cluster.reaches(&sender, (group, PORT)))
+}
+
+#[test]
+fn each_host_sends_in_its_own_way() {
+    let mut cluster = Cluster::start(&[Tier::VxlanMdb, Tier::MulticastFdb, Tier::Flood, Tier::VxlanMdb]);
+    let receiver = cluster.receiver(3);
+    receiver.join_multicast_v4(&GROUP, &cluster.address(3)).unwrap();
+    cluster.until(3, "the membership", |memberships| memberships.groups.contains_key(&IpAddr::from(GROUP)));
+    cluster.announce();
+    assert_eq!(reached(&cluster, 0), [BTreeSet::from([3]), BTreeSet::new()]);
+    assert_eq!(reached(&cluster, 1), [BTreeSet::from([3]), BTreeSet::from([0, 2, 3])]);
+    assert_eq!(reached(&cluster, 2), [BTreeSet::from([0, 1, 3]), BTreeSet::from([0, 1, 3])]);
+    assert_eq!(cluster.entries(1) + cluster.entries(2), 0);
+}
+
+/// Through every tier and back, each time with a daemon that is started anew: nothing of the others is left, and no packet is lost.
+#[test]
+fn changing_the_tier_loses_no_packet_and_leaves_nothing_behind() {
+    let mut cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
+    let receiver = cluster.receiver(1);
+    receiver.join_multicast_v4(&GROUP, &cluster.address(1)).unwrap();
+    cluster.until(1, "the membership", |memberships| memberships.groups.contains_key(&IpAddr::from(GROUP)));
+    cluster.announce();
+    let stream = Stream::start(udp(&cluster.containers[0], (cluster.address(0), 0)), (GROUP, PORT), receiver);
+    let ways = [
+        Tier::MulticastFdb,
+        Tier::VxlanMdb,
+        Tier::VxlanMdb,
+        Tier::Flood,
+        Tier::MulticastFdb,
+        Tier::Flood,
+        Tier::VxlanMdb,
+    ];
+    for tier in ways {
+        cluster.running[0] = Running::start_with(&mut cluster.hosts[0], tier);
+        let (groups, macs) = (cluster.entries(0), cluster.group_macs(0));
+        match tier {
+            Tier::VxlanMdb => assert_eq!((groups, macs), (3, 0)),
+            Tier::MulticastFdb => assert_eq!((groups, macs), (0, 1)),
+            Tier::Flood => assert_eq!((groups, macs), (0, 0)),
+        }
+    }
+    let (sent, lost) = stream.stop();
+    assert!(sent > 50, "{sent}");
+    assert_eq!(lost, Vec::<u32>::new());
+}
+
+/// How long it takes from a join until the others know of it, and from there until their kernels send, beside ten thousand other groups. Printed, and
+/// bounded only as a busy machine allows.
+#[test]
+fn joins_are_quick_beside_many_groups() {
+    let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
+    let others = (0..10_000_u32).map(|number| IpAddr::from(Ipv4Addr::from(0xef01_0000 + number)));
+    let remote = cluster.hosts[1].address;
+    let replication = &mut cluster.hosts[0].segment_mut().replication;
+    replication.groups.extend(others.map(|group| ((None, group), BTreeSet::from([remote]))));
+    cluster.running[0].apply(&cluster.hosts[0]);
+    assert_eq!(cluster.entries(0), 10_002);
+    let receiver = cluster.receiver(1);
+    let (mut heard, mut programmed) = (Vec::new(), Vec::new());
+    for number in 0..10 {
+        let group = Ipv4Addr::new(239, 200, 0, number);
+        let begin = Instant::now();
+        receiver.join_multicast_v4(&group, &cluster.address(1)).unwrap();
+        cluster.until(1, "the membership", |memberships| memberships.groups.contains_key(&IpAddr::from(group)));
+        heard.push(begin.elapsed());
+        let segment = cluster.hosts[0].segment_mut();
+        segment.replication.groups.insert((None, group.into()), BTreeSet::from([remote]));
+        let begin = Instant::now();
+        cluster.running[0].apply(&cluster.hosts[0]);
+        programmed.push(begin.elapsed());
+    }
+    heard.sort();
+    programmed.sort();
+    println!("heard after {:?}, programmed after {:?} (medians)", heard[5], programmed[5]);
+    assert!(heard[5] < PATIENCE && programmed[5] < PATIENCE);
+    assert_eq!(cluster.entries(0), 10_012);
+}

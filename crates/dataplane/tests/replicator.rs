@@ -1,0 +1,129 @@
+//! The thread that keeps forwarding tables as they are wanted: trying again, reading anew, and telling when it is done.
+
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use shoutd_core::multicast::{Memberships, Replication, SourceFilter};
+use shoutd_core::plane::{Desired, Forwarding, Segment, Tier, Vtep};
+use shoutd_core::{MacAddress, Vni};
+use shoutd_dataplane::fake::FakeKernel;
+use shoutd_dataplane::fake_forwarding::FakeForwarding;
+use shoutd_dataplane::{Reconciler, Scope, Unsettled};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn vni() -> Vni {
+    Vni::new(7).unwrap()
+}
+
+fn remote(last: u8) -> IpAddr {
+    Ipv4Addr::new(192, 0, 2, last).into()
+}
+
+/// A network of which so many groups go to one other host.
+fn desired(groups: u32) -> Desired {
+    let group = |number| (None, Ipv4Addr::from(0xef01_0000 + number).into());
+    let replication = Replication {
+        groups: (0..groups).map(|number| (group(number), BTreeSet::from([remote(2)]))).collect(),
+        unregistered: BTreeSet::new(),
+    };
+    let segment = Segment {
+        network: "a".repeat(64).parse().unwrap(),
+        mtu: 1450,
+        vtep: Vtep { address: remote(1), port: 7789 },
+        remotes: BTreeSet::from([remote(2)]),
+        replication,
+        remote_macs: BTreeMap::from([(MacAddress([2, 0, 0, 0, 0, 9]), remote(2))]),
+        learning: true,
+        max_rate: None,
+        ports: BTreeMap::new(),
+    };
+    Desired { segments: BTreeMap::from([(vni(), segment)]) }
+}
+
+fn is_as_wanted(forwarding: &FakeForwarding, desired: &Desired) -> bool {
+    let wanted = Forwarding::wanted(&desired.segments[&vni()], Tier::VxlanMdb);
+    forwarding.content().tables.get(&vni()) == Some(&wanted)
+}
+
+#[tokio::test]
+async fn what_is_applied_holds_when_it_is_settled_and_costs_what_has_changed() {
+    let kernel = FakeKernel::default();
+    let forwarding = kernel.forwarding.clone();
+    let handle = Reconciler::spawn(kernel, Tier::VxlanMdb).unwrap();
+    let generation = handle.apply(desired(1000));
+    handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
+    assert!(is_as_wanted(&forwarding, &desired(1000)));
+    let (reads, changes) = {
+        let content = forwarding.content();
+        (content.reads, content.changes)
+    };
+    for groups in [1001, 1002, 1001, 1005] {
+        let generation = handle.apply(desired(groups));
+        handle.settled(generation, &Scope::Segment { vni: vni() }, PATIENCE).await.unwrap();
+        assert!(is_as_wanted(&forwarding, &desired(groups)));
+    }
+    let content = forwarding.content();
+    assert_eq!(content.changes - changes, 1 + 1 + 1 + 4);
+    // Reading anew happens by the clock alone, and no clock goes that fast.
+    assert!(content.reads <= reads + 1, "{} after {reads}", content.reads);
+}
+
+#[tokio::test]
+async fn what_fails_is_read_anew_and_tried_until_it_holds() {
+    let kernel = FakeKernel::default();
+    let forwarding = kernel.forwarding.clone();
+    forwarding.content().faults = (0..700).map(|number| number % 3 == 0).collect();
+    let handle = Reconciler::spawn(kernel, Tier::VxlanMdb).unwrap();
+    let generation = handle.apply(desired(300));
+    handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
+    assert!(is_as_wanted(&forwarding, &desired(300)));
+    assert_eq!(handle.forwarding_problems(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_keeps_failing_is_said() {
+    let kernel = FakeKernel::default();
+    kernel.forwarding.content().faults = (0..100_000).map(|_| true).collect();
+    let handle = Reconciler::spawn(kernel, Tier::VxlanMdb).unwrap();
+    let generation = handle.apply(desired(1));
+    let scope = Scope::Segment { vni: vni() };
+    let refusal = handle.settled(generation, &scope, Duration::from_millis(300)).await.unwrap_err();
+    assert!(matches!(&refusal, Unsettled::Unreplicated(failures) if !failures.is_empty()), "{refusal:?}");
+    assert_eq!(
+        handle.forwarding_problems()[0],
+        "network with VNI 7, setting up where packets go: injected fault: change"
+    );
+    // It is nobody else's failure.
+    let other = Scope::Segment { vni: Vni::new(8).unwrap() };
+    handle.settled(generation, &other, PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_left_of_another_tier_goes() {
+    let kernel = FakeKernel::default();
+    let forwarding = kernel.forwarding.clone();
+    let left = Forwarding::wanted(&desired(5).segments[&vni()], Tier::MulticastFdb);
+    forwarding.content().tables.insert(vni(), left);
+    let handle = Reconciler::spawn(kernel, Tier::VxlanMdb).unwrap();
+    let generation = handle.apply(desired(5));
+    handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
+    assert!(is_as_wanted(&forwarding, &desired(5)));
+}
+
+#[tokio::test]
+async fn memberships_are_passed_on() {
+    let kernel = FakeKernel::default();
+    let memberships = Memberships {
+        groups: BTreeMap::from([(Ipv4Addr::new(239, 1, 1, 1).into(), SourceFilter::all())]),
+        router: false,
+    };
+    kernel.forwarding.content().memberships.insert(vni(), memberships.clone());
+    let handle = Reconciler::spawn(kernel, Tier::VxlanMdb).unwrap();
+    let mut watch = handle.memberships();
+    let heard = watch.wait_for(|all| all.get(&vni()) == Some(&memberships));
+    tokio::time::timeout(PATIENCE, heard).await.unwrap().unwrap();
+}

@@ -1,0 +1,268 @@
+//! Multicast goes to the hosts that listen, to no other, and nothing is lost while that changes.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
+
+mod common;
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context, Result, ensure};
+use common::{
+    Capture, Cluster, Container, Datagrams, Frame, Network, Running, SOON, Stream, WITH_IPV6, listen, run_checks, view,
+};
+use shoutd_lab::{Host, IMAGE, wait_until};
+
+/// The group of the streams.
+const GROUP: Ipv4Addr = Ipv4Addr::new(224, 1, 1, 1);
+
+/// A program in a container that listens to the streams' group, from all sources, until it is killed.
+const LISTEN: &str = "socat -u UDP4-RECV:5000,ip-add-membership=224.1.1.1:shout0 OPEN:/dev/null";
+
+#[test]
+fn multicast_goes_to_the_hosts_that_listen() {
+    let mut cluster = Cluster::up("groups", 3).unwrap();
+    cluster.form([1, 2, 3]).unwrap();
+    run_checks(
+        &mut cluster,
+        &[
+            ("only the host that listens gets the stream, while others join, leave and die", joins_and_leaves),
+            ("daemons are killed and started: nothing lost, nothing withdrawn", daemons_killed),
+            ("IPv6 groups", ipv6_groups),
+            ("each host gets the sources that it listens to", sources),
+            ("the first datagram of a container is heard by all, and theirs by it", first_datagram),
+            ("an address that moves to another host is reachable at once", address_moves),
+            ("a first container is heard though the hosts cannot agree", without_majority),
+        ],
+    );
+}
+
+/// Waits until `asked` knows that just these hosts listen to the group, and that for certain.
+fn await_listeners(asked: &Host, group: &str, wanted: &[&Host]) -> Result<()> {
+    let mut wanted: Vec<String> = wanted.iter().map(|host| host.name()).collect();
+    wanted.sort();
+    wait_until(&format!("{wanted:?} to listen to {group}, as {} knows", asked.name()), SOON, || {
+        let rows = view(asked, "groups")?;
+        let rows = rows.as_array().context("a list")?.iter().filter(|row| row["group"] == group);
+        let hosts = rows.filter_map(|row| row["hosts"].as_array()).flatten();
+        let mut listening: Vec<_> = hosts
+            .filter(|host| host["in_sync"] == true)
+            .filter_map(|host| host["name"].as_str().map(str::to_owned))
+            .collect();
+        listening.sort();
+        Ok((listening == wanted).then_some(()))
+    })
+}
+
+/// Where a capture's tunnelled frames to a group come from: underlay addresses.
+fn senders(capture: &Capture, is_wanted: impl Fn(&Frame) -> bool) -> Vec<Ipv4Addr> {
+    let frames = capture.frames();
+    let tunnelled = frames.iter().filter_map(Frame::tunnelled);
+    tunnelled.filter(|(.., frame)| is_wanted(frame)).map(|(source, ..)| source).collect()
+}
+
+/// Waits until a host is not sent the stream, in the time in which others hear this many datagrams of it.
+fn await_silence(host: &Host, stream: &Running<'_>) -> Result<()> {
+    wait_until(&format!("{} to be sent nothing", host.name()), SOON, || {
+        let capture = Capture::of_underlay(host)?;
+        stream.await_more(30)?;
+        Ok(senders(&capture, |frame| frame.is_to(GROUP)).is_empty().then_some(()))
+    })
+}
+
+/// Waits until a host is sent the stream.
+fn await_stream(host: &Host) -> Result<()> {
+    let capture = Capture::of_underlay(host)?;
+    wait_until(&format!("{} to be sent the stream", host.name()), SOON, || {
+        Ok((!senders(&capture, |frame| frame.is_to(GROUP)).is_empty()).then_some(()))
+    })
+}
+
+fn joins_and_leaves(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [first, second, third] = &hosts;
+    let _network = Network::create(cluster, first, "foo", &[])?;
+    let (sender, receiver) = (Container::start(first, "foo", &[])?, Container::start(second, "foo", &[])?);
+    let bystander = Container::start(third, "foo", &[])?;
+    let stream = Stream::default().begin(&sender, &[&receiver])?;
+    await_listeners(first, "224.1.1.1", &[second])?;
+    await_silence(third, &stream)?;
+    // Not one packet in a longer time.
+    let capture = Capture::of_underlay(third)?;
+    stream.await_more(200)?;
+    let surplus = senders(&capture, |frame| frame.is_to(GROUP)).len();
+    ensure!(surplus == 0, "host3 does not listen and got {surplus} packets");
+    drop(capture);
+
+    let listening = bystander.spawn(LISTEN)?;
+    await_stream(third)?;
+    await_listeners(first, "224.1.1.1", &[second, third])?;
+    bystander.sh("killall socat")?;
+    drop(listening);
+    await_silence(third, &stream)?;
+
+    let _listening = bystander.spawn(LISTEN)?;
+    await_stream(third)?;
+    third.docker(["kill", &bystander.name])?;
+    await_silence(third, &stream)?;
+    await_listeners(first, "224.1.1.1", &[second])?;
+    stream.finish()
+}
+
+fn daemons_killed(cluster: &mut Cluster) -> Result<()> {
+    let (leader, [other, _]) = cluster.leader_and_others()?;
+    let third = cluster.hosts().into_iter().find(|host| ![leader.number(), other.number()].contains(&host.number()));
+    let third = third.context("a third host")?;
+    let _network = Network::create(cluster, &other, "foo", &[])?;
+    let (sender, receiver) = (Container::start(&leader, "foo", &[])?, Container::start(&other, "foo", &[])?);
+    let _bystander = Container::start(&third, "foo", &[])?;
+    let stream = Stream::default().begin(&sender, &[&receiver])?;
+    await_silence(&third, &stream)?;
+    // The receiver's, then the sender's, which leads.
+    for victim in [&other, &leader] {
+        victim.kill_shoutd()?;
+        // Longer than a host may be silent: about 9 s.
+        stream.await_more(800)?;
+        victim.start_shoutd(&[])?;
+        await_silence(&third, &stream)?;
+        await_listeners(&leader, "224.1.1.1", &[&other])?;
+    }
+    stream.finish()
+}
+
+fn ipv6_groups(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, third] = cluster.three()?;
+    let group: Ipv6Addr = "ff05::1:5".parse()?;
+    let _network = Network::create(cluster, &first, "foo", &[])?;
+    let (sender, receiver) =
+        (Container::start(&first, "foo", &[WITH_IPV6])?, Container::start(&second, "foo", &[WITH_IPV6])?);
+    let _bystander = Container::start(&third, "foo", &[WITH_IPV6])?;
+    // Tentative addresses are not sent from.
+    wait_until("an IPv6 address", SOON, || {
+        let listed = sender.sh("ip -6 -o addr show dev shout0 scope link")?;
+        Ok((!listed.is_empty() && !listed.contains("tentative")).then_some(()))
+    })?;
+    let datagrams = Datagrams {
+        receive: format!("UDP6-RECV:6061,ipv6-join-group=[{group}]:shout0"),
+        send: format!("UDP6-DATAGRAM:[{group}]:6061,so-bindtodevice=shout0"),
+    };
+    let listening = listen(&receiver, &datagrams)?;
+    await_listeners(&first, "ff05::1:5", &[&second])?;
+    wait_until("the others to be sent nothing", SOON, || {
+        let (heard, nothing) = (Capture::of_underlay(&second)?, Capture::of_underlay(&third)?);
+        sender.sh(&format!("for n in 1 2 3; do echo sent | socat -u - {} || exit; done", datagrams.send))?;
+        wait_until("the group to be heard", SOON, || {
+            Ok((senders(&heard, |frame| frame.is_to_v6(group)).len() >= 3).then_some(()))
+        })?;
+        Ok(senders(&nothing, |frame| frame.is_to_v6(group)).is_empty().then_some(()))
+    })?;
+    ensure!(listening.printed().0.lines().count() >= 3, "the receiver heard only {:?}", listening.printed().0);
+    Ok(())
+}
+
+/// Source-specific: one host wants one source, another host the other.
+fn sources(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [first, second, third] = &hosts;
+    let _network = Network::create(cluster, first, "foo", &[])?;
+    let one = Container::start(first, "foo", &[])?;
+    let other = Container::start(second, "foo", &[])?;
+    let receiver = Container::start(third, "foo", &[])?;
+    let wanted = one.address("foo")?;
+    let listening = receiver.spawn(&format!("iperf -u -s -B 232.1.1.1%shout0 -H {wanted} -p 6071"))?;
+    listening.wait_for_line(SOON, |line| line.contains("Joining multicast (S,G)"))?;
+    await_listeners(first, "232.1.1.1", &[third])?;
+    await_listeners(second, "232.1.1.1", &[third])?;
+    let send = |container: &Container| {
+        container.sh(
+            "for n in 1 2 3; do echo sent | socat -u - UDP4-DATAGRAM:232.1.1.1:6071,ip-multicast-ttl=4 || exit; done",
+        )
+    };
+    let group = Ipv4Addr::new(232, 1, 1, 1);
+    wait_until("only the source that is wanted", SOON, || {
+        let capture = Capture::of_underlay(third)?;
+        send(&other)?;
+        send(&one)?;
+        wait_until("what is wanted", SOON, || {
+            let seen = senders(&capture, |frame| frame.is_to(group));
+            Ok((seen.iter().filter(|from| **from == first.address()).count() >= 3).then_some(()))
+        })?;
+        Ok(senders(&capture, |frame| frame.is_to(group)).iter().all(|from| *from == first.address()).then_some(()))
+    })
+}
+
+/// A container on a host that had none sends a datagram as the first thing it does, to a group; a container that hears it answers at once by broadcast.
+fn first_datagram(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [first, second, third] = &hosts;
+    let network = Network::create(cluster, first, "foo", &[])?;
+    let (answering, listening) = (Container::start(first, "foo", &[])?, Container::start(second, "foo", &[])?);
+    let datagrams = Datagrams {
+        receive: "UDP4-RECV:6081,ip-add-membership=239.5.5.5:shout0".to_owned(),
+        send: "UDP4-DATAGRAM:239.5.5.5:6081,ip-multicast-ttl=4".to_owned(),
+    };
+    let heard = listen(&listening, &datagrams)?;
+    let answer = format!("socat -d -d -u {} UDP4-DATAGRAM:{}:6082,broadcast", datagrams.receive, network.broadcast()?);
+    let answers = answering.spawn(&answer)?;
+    answers.wait_for_line(SOON, |line| line.contains("starting data transfer loop"))?;
+    await_listeners(second, "239.5.5.5", &[first, second])?;
+    for round in 1..=5 {
+        // 17C2 is the port of the answer, as the kernel lists it.
+        let script = format!(
+            "socat -u UDP4-RECV:6082 CREATE:/tmp/heard & until grep -q ':17C2 ' /proc/net/udp; do :; done; \
+             echo round{round} | socat -u - {}; for n in $(seq 100); do grep -qs round{round} /tmp/heard && exit; sleep 0.1; done; exit 1",
+            datagrams.send
+        );
+        let output = third.run(["docker", "run", "--rm", "--network=foo", IMAGE, "sh", "-c", &script])?;
+        ensure!(output.success(), "round {round}: the container heard no answer, {output}");
+        let wanted = format!("round{round}");
+        wait_until(&format!("{wanted} to be heard on host2"), SOON, || {
+            Ok(heard.printed().0.lines().any(|line| line == wanted).then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+fn address_moves(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [first, ..] = &hosts;
+    let _network = Network::create(cluster, first, "foo", &["--subnet=10.123.0.0/24"])?;
+    let asking = Container::start(first, "foo", &[])?;
+    for host in [1, 2, 1, 2].map(|index: usize| &hosts[index]) {
+        let moving = Container::start(host, "foo", &["--ip=10.123.0.77"])?;
+        // One packet; the neighbour's MAC address is known from the time before.
+        asking.ping("10.123.0.77").with_context(|| format!("on {}", host.name()))?;
+        moving.remove()?;
+    }
+    Ok(())
+}
+
+/// Two of five hosts are left. One has a container on the network, the other starts its first.
+fn without_majority(cluster: &mut Cluster) -> Result<()> {
+    let others = cluster.three()?;
+    let (fourth, fifth) = (cluster.add_host()?, cluster.add_host()?);
+    cluster.join(&fourth, &others[0])?;
+    cluster.join(&fifth, &others[0])?;
+    wait_until("five voters", SOON, || {
+        let hosts = view(&others[0], "hosts")?;
+        let voting = hosts.as_array().context("a list")?.iter().filter(|host| host["role"] != "learner").count();
+        Ok((voting == 5).then_some(()))
+    })?;
+    let _network = Network::create(cluster, &fourth, "foo", &[])?;
+    let sender = Container::start(&fourth, "foo", &[])?;
+    // Its stock of addresses is what it can start containers with.
+    drop(Container::start(&fifth, "foo", &[])?);
+    wait_until("the network to be in use on host4 alone", SOON, || {
+        let networks = view(&fourth, "networks")?;
+        Ok((networks[0]["hosts"] == serde_json::json!([fourth.name()])).then_some(()))
+    })?;
+    others.iter().try_for_each(Host::kill_shoutd)?;
+    let receiver = Container::start(&fifth, "foo", &[])?;
+    Stream::default().send(&sender, &[&receiver], 2)?;
+    Stream::default().send(&receiver, &[&sender], 2)?;
+    // None serves before a majority is there.
+    let starting = others.iter().map(|host| host.spawn(["shoutdctl", "start"])).collect::<Result<Vec<_>>>()?;
+    for mut process in starting {
+        let output = process.wait(SOON * 2)?;
+        ensure!(output.success(), "shoutdctl start failed, {output}");
+    }
+    Ok(())
+}

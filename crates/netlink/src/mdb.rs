@@ -1,0 +1,241 @@
+//! The multicast databases of bridges and VXLAN devices (`net/bridge/br_mdb.c`, `drivers/net/vxlan/vxlan_mdb.c`): who behind which port
+//! wants which group, and to which VTEPs a group is sent.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use nix::errno::Errno;
+use nix::libc;
+
+use crate::error::{Error, Fault};
+use crate::route::Route;
+use crate::socket::flag;
+use crate::wire::{Attribute, Attributes, Frame, Message, family_octet};
+
+// include/uapi/linux/rtnetlink.h
+pub(crate) const RTM_NEWMDB: u16 = 84;
+pub(crate) const RTM_DELMDB: u16 = 85;
+const RTM_GETMDB: u16 = 86;
+
+/// Octets of `struct br_port_msg`.
+const HEADER: usize = 8;
+/// Octets of `struct br_mdb_entry`.
+const ENTRY: usize = 28;
+// include/uapi/linux/if_bridge.h
+const MDBA_MDB: u16 = 1;
+const MDBA_ROUTER: u16 = 2;
+const MDBA_MDB_ENTRY: u16 = 1;
+const MDBA_MDB_ENTRY_INFO: u16 = 1;
+const MDBA_ROUTER_PORT: u16 = 1;
+const MDBA_SET_ENTRY: u16 = 1;
+const MDBA_SET_ENTRY_ATTRS: u16 = 2;
+const MDB_PERMANENT: u8 = 1;
+const MDB_FLAGS_BLOCKED: u8 = 1 << 3;
+const EATTR_GROUP_MODE: u16 = 3;
+const EATTR_SOURCE: u16 = 4;
+const EATTR_RTPROT: u16 = 5;
+const EATTR_DST: u16 = 6;
+const EATTR_VNI: u16 = 8;
+const ATTR_SOURCE: u16 = 1;
+const ATTR_RTPROT: u16 = 4;
+const ATTR_DST: u16 = 5;
+const ATTR_VNI: u16 = 7;
+/// `NLA_F_NESTED`.
+const NESTED: u16 = 0x8000;
+/// `MCAST_INCLUDE` (include/uapi/linux/in.h).
+const INCLUDE: u8 = 1;
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+/// What a bridge knows of a group behind one of its ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Membership {
+    /// Index of the port; of the bridge itself, if that is a member.
+    pub port: u32,
+    /// The group.
+    pub group: IpAddr,
+    /// The source, if the entry is about one.
+    pub source: Option<IpAddr>,
+    /// Of an entry with a source: whether that source is not wanted.
+    pub blocked: bool,
+    /// Of an entry without a source: whether only sources that have entries of their own are wanted.
+    pub include: bool,
+}
+
+/// One line of a bridge's multicast database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listing {
+    /// A membership.
+    Member(Membership),
+    /// There is a multicast router behind the port with this index.
+    Router(u32),
+}
+
+/// A change of a bridge's multicast database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DatabaseChange {
+    /// Index of the device that has the database.
+    pub device: u32,
+    /// What it is about.
+    pub listing: Listing,
+    /// Whether it is there, perhaps changed; else it is gone.
+    pub present: bool,
+}
+
+/// One VTEP to which a VXLAN device sends a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TunnelGroup {
+    /// The source that it is about; `None` for all that have no entry of their own.
+    pub source: Option<IpAddr>,
+    /// The group; unspecified for all of its family that have no entry of their own.
+    pub group: IpAddr,
+    /// The VTEP.
+    pub remote: IpAddr,
+    /// The VNI it is sent with, if not the device's own.
+    pub vni: Option<u32>,
+}
+
+impl Route {
+    /// The database of the bridge with this index.
+    pub fn bridge_groups(&mut self, bridge: u32) -> Result<Vec<Listing>, Error> {
+        let frames = self.dump_database(|frame| (frame.word(4) == bridge).then(|| listings(frame).collect::<Vec<_>>()));
+        Ok(frames
+            .map_err(|fault| fault.during("list the multicast databases of bridges"))?
+            .into_iter()
+            .flatten()
+            .collect())
+    }
+
+    /// The database of the VXLAN device with this index: what somebody of this protocol put there.
+    pub fn tunnel_groups(&mut self, tunnel: u32, protocol: u8) -> Result<Vec<TunnelGroup>, Error> {
+        let frames = self.dump_database(|frame| {
+            let entries = (frame.word(4) == tunnel).then(|| entries(frame));
+            Some(entries.into_iter().flatten().filter_map(|info| tunnel_group(info, protocol)).collect::<Vec<_>>())
+        });
+        let during = |fault: Fault| fault.during(format_args!("list the multicast database of device {tunnel}"));
+        Ok(frames.map_err(during)?.into_iter().flatten().collect())
+    }
+
+    fn dump_database<T>(&mut self, parse: impl FnMut(&Frame<'_>) -> Option<T>) -> Result<Vec<T>, Fault> {
+        self.socket.dump(&Message::new(RTM_GETMDB, 0, &port_message(0)), parse)
+    }
+
+    /// Makes these changes to the database of a VXLAN device, each marked with this protocol. Returns what failed, by position. To add what is there, or
+    /// remove what is not, is no failure.
+    pub fn change_tunnel_groups(
+        &mut self,
+        tunnel: u32,
+        protocol: u8,
+        changes: &[(TunnelGroup, bool)],
+    ) -> Result<Vec<(usize, Error)>, Error> {
+        let messages: Vec<Message> =
+            changes.iter().map(|(entry, add)| tunnel_message(tunnel, protocol, entry, *add)).collect();
+        let faults = self.socket.call_each(&messages);
+        let faults =
+            faults.map_err(|fault| fault.during(format_args!("change the multicast database of device {tunnel}")))?;
+        let is_failure = |(position, fault): &(usize, Fault)| {
+            let already = if changes[*position].1 { Errno::EEXIST } else { Errno::ENOENT };
+            fault.errno() != Some(already)
+        };
+        let named = faults.into_iter().filter(is_failure).map(|(position, fault)| {
+            let (TunnelGroup { source, group, remote, .. }, add) = changes[position];
+            let verb = if add { "add" } else { "remove" };
+            let source = source.map_or_else(|| "*".to_owned(), |source| source.to_string());
+            (position, fault.during(format_args!("{verb} ({source}, {group}) to {remote} on VXLAN device {tunnel}")))
+        });
+        Ok(named.collect())
+    }
+}
+
+fn port_message(index: u32) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    header[0] = family_octet(libc::AF_BRIDGE);
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header
+}
+
+fn tunnel_message(tunnel: u32, protocol: u8, entry: &TunnelGroup, add: bool) -> Message {
+    let (kind, flags) = if add { (RTM_NEWMDB, flag(libc::NLM_F_CREATE | libc::NLM_F_APPEND)) } else { (RTM_DELMDB, 0) };
+    let mut message = Message::new(kind, flags, &port_message(tunnel));
+    let mut body = [0; ENTRY];
+    body[0..4].copy_from_slice(&tunnel.to_ne_bytes());
+    body[4] = MDB_PERMANENT;
+    match entry.group {
+        IpAddr::V4(group) => {
+            body[8..12].copy_from_slice(&group.octets());
+            body[24..26].copy_from_slice(&ETHERTYPE_IPV4.to_be_bytes());
+        }
+        IpAddr::V6(group) => {
+            body[8..24].copy_from_slice(&group.octets());
+            body[24..26].copy_from_slice(&ETHERTYPE_IPV6.to_be_bytes());
+        }
+    }
+    message.bytes(MDBA_SET_ENTRY, &body);
+    message.nest(MDBA_SET_ENTRY_ATTRS | NESTED, |attributes| {
+        if let Some(source) = entry.source {
+            attributes.ip(ATTR_SOURCE, source);
+        }
+        attributes.u8(ATTR_RTPROT, protocol);
+        attributes.ip(ATTR_DST, entry.remote);
+        if let Some(vni) = entry.vni {
+            attributes.u32(ATTR_VNI, vni);
+        }
+    });
+    message
+}
+
+/// The contents of each `MDBA_MDB_ENTRY_INFO` of a message.
+fn entries<'a>(frame: &Frame<'a>) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    let databases = frame.attributes(HEADER).filter(|attribute| attribute.kind == MDBA_MDB);
+    let entries = databases.flat_map(Attribute::nested).filter(|attribute| attribute.kind == MDBA_MDB_ENTRY);
+    let infos = entries.flat_map(Attribute::nested).filter(|attribute| attribute.kind == MDBA_MDB_ENTRY_INFO);
+    infos.map(|attribute| attribute.value)
+}
+
+/// What a message about a bridge's database lists.
+pub(crate) fn listings<'a>(frame: &Frame<'a>) -> impl Iterator<Item = Listing> + use<'a> {
+    let routers = frame.attributes(HEADER).filter(|attribute| attribute.kind == MDBA_ROUTER);
+    let ports = routers.flat_map(Attribute::nested).filter(|attribute| attribute.kind == MDBA_ROUTER_PORT);
+    // In dumps attributes follow the index; in events there is nothing else.
+    let indexes = ports.filter_map(|attribute| word(attribute.value, 0)).map(Listing::Router);
+    entries(frame).filter_map(membership).map(Listing::Member).chain(indexes)
+}
+
+/// The index of the device whose database a message is about.
+pub(crate) fn device(frame: &Frame<'_>) -> u32 {
+    frame.word(4)
+}
+
+fn word(bytes: &[u8], offset: usize) -> Option<u32> {
+    bytes.get(offset..offset + 4)?.try_into().ok().map(u32::from_ne_bytes)
+}
+
+/// The group of a `struct br_mdb_entry`; `None` if it is an Ethernet one.
+fn group(info: &[u8]) -> Option<IpAddr> {
+    match u16::from_be_bytes(info.get(24..26)?.try_into().ok()?) {
+        ETHERTYPE_IPV4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(info.get(8..12)?).ok()?).into()),
+        ETHERTYPE_IPV6 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(info.get(8..24)?).ok()?).into()),
+        _ => None,
+    }
+}
+
+fn membership(info: &[u8]) -> Option<Membership> {
+    let attributes = Attributes(info.get(ENTRY..).unwrap_or_default());
+    Some(Membership {
+        port: word(info, 0)?,
+        group: group(info)?,
+        source: attributes.find(EATTR_SOURCE).and_then(Attribute::ip),
+        blocked: info.get(5)? & MDB_FLAGS_BLOCKED != 0,
+        include: attributes.find(EATTR_GROUP_MODE).and_then(Attribute::u8) == Some(INCLUDE),
+    })
+}
+
+fn tunnel_group(info: &[u8], protocol: u8) -> Option<TunnelGroup> {
+    let attributes = Attributes(info.get(ENTRY..).unwrap_or_default());
+    let is_ours = attributes.find(EATTR_RTPROT).and_then(Attribute::u8) == Some(protocol);
+    Some(TunnelGroup {
+        source: attributes.find(EATTR_SOURCE).and_then(Attribute::ip),
+        group: group(info).filter(|_| is_ours)?,
+        remote: attributes.find(EATTR_DST).and_then(Attribute::ip)?,
+        vni: attributes.find(EATTR_VNI).and_then(Attribute::u32),
+    })
+}
