@@ -325,7 +325,9 @@ async fn give_up(
     }
     let noted = agent.change(|local| local.start_returning(&network, &[address])).await;
     noted.map_err(|_| Rejection::Failed { reason: "the disk failed".to_owned() })?;
-    let command = Command::YieldAddress { network, address, from: agent.me(), to: caller.host };
+    let from = agent.me();
+    let claims = agent.inner.cluster().networks.get(&network).map_or(0, |known| known.claims_of(from));
+    let command = Command::YieldAddress { network, address, from, claims, to: caller.host };
     let yielded = agent.propose(command, YIELD_AGREEMENT, true).await;
     yielded.map(|_| Json(true)).map_err(|error| Rejection::Failed { reason: error.to_string() })
 }

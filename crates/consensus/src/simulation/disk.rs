@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use shoutd_core::local::Local;
 use shoutd_core::{ClusterId, HostId};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Bug;
@@ -80,6 +81,12 @@ impl From<DiskFailed> for StoreError {
     }
 }
 
+/// In how many of a thousand writes the power goes.
+const ACCIDENT_IN_WRITE: u64 = 1;
+
+/// In how many of a thousand snapshots that arrive.
+const ACCIDENT_IN_WORK: u64 = 100;
+
 /// One host's disk. Clones are the same disk.
 #[derive(Debug, Clone)]
 pub(crate) struct Disk {
@@ -87,6 +94,9 @@ pub(crate) struct Disk {
     /// Transactions come one after the other.
     turn: Arc<tokio::sync::Mutex<()>>,
     bug: Option<Bug>,
+    host: HostId,
+    /// Whose power goes in the middle of something.
+    accidents: UnboundedSender<HostId>,
 }
 
 #[derive(Debug)]
@@ -120,7 +130,7 @@ impl State {
 }
 
 impl Disk {
-    pub fn new(host: HostId, seed: u64, bug: Option<Bug>) -> Self {
+    pub fn new(host: HostId, seed: u64, bug: Option<Bug>, accidents: UnboundedSender<HostId>) -> Self {
         let contents = Contents {
             vote: None,
             committed: None,
@@ -140,7 +150,7 @@ impl Disk {
             failing: false,
             broken: false,
         };
-        Self { state: Arc::new(Mutex::new(state)), turn: Arc::default(), bug }
+        Self { state: Arc::new(Mutex::new(state)), turn: Arc::default(), bug, host, accidents }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -164,6 +174,9 @@ impl Disk {
             let time = if state.slow { state.chance.millis(30..=700) } else { state.chance.millis(0..=4) };
             let forgotten = self.bug == Some(Bug::ForgetsVote) && matches!(change, Change::Vote(_));
             let due = Instant::now() + time;
+            if state.chance.happens(ACCIDENT_IN_WRITE) {
+                let _ = self.accidents.send(self.host);
+            }
             if !forgotten {
                 state.unsynced.push_back((due, change.clone()));
             }
@@ -188,11 +201,15 @@ impl Disk {
 
     /// Takes the time of something larger than a write.
     pub async fn work(&self) {
-        let time = {
+        let (time, accident) = {
             let mut state = self.state();
-            if state.slow { state.chance.millis(100..=1000) } else { state.chance.millis(0..=100) }
+            let time = if state.slow { state.chance.millis(100..=1000) } else { state.chance.millis(0..=100) };
+            (time, state.chance.happens(ACCIDENT_IN_WORK))
         };
         sleep(time).await;
+        if accident {
+            let _ = self.accidents.send(self.host);
+        }
     }
 
     /// Drops entries of the log, once a snapshot that has them is on disk: openraft asks for it as soon as it has begun to install one.

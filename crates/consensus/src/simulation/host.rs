@@ -9,6 +9,7 @@ use openraft::{Config, SnapshotPolicy};
 use shoutd_core::{ClusterId, HostId};
 use shoutd_peer::Identity;
 use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, sleep};
 
 use super::Bug;
@@ -44,6 +45,8 @@ pub(crate) struct World {
     pub bug: Option<Bug>,
     pub net: Net,
     pub checks: Checks,
+    /// Hosts whose power goes in the middle of something.
+    pub accidents: UnboundedSender<HostId>,
     /// Whether users are at work.
     pub busy: Arc<Mutex<bool>>,
 }
@@ -77,7 +80,7 @@ impl Host {
         Self {
             id,
             address: address_of(number),
-            disk: Disk::new(id, world.seed, world.bug),
+            disk: Disk::new(id, world.seed, world.bug, world.accidents.clone()),
             entry,
             world: world.clone(),
             starts: 0,
@@ -122,7 +125,13 @@ impl Host {
         let (disk, address, entry) = (self.disk.clone(), self.address, self.entry.clone());
         let id = self.id;
         runtime::spawn(owner, async move {
-            let inner = run(id, address, disk.clone(), &world).await;
+            // A daemon that its disk does not let start is started again.
+            let inner = loop {
+                match run(id, address, disk.clone(), &world).await {
+                    Some(inner) => break inner,
+                    None => sleep(TRY_AGAIN).await,
+                }
+            };
             let (net, checks) = (world.net.clone(), world.checks.clone());
             let chance = Chance::new(mixed(world.seed, owner), "agent");
             let running = Arc::new(Agent::new(Arc::clone(&inner), disk, world, chance));
@@ -154,7 +163,7 @@ pub(crate) fn address_of(number: u8) -> SocketAddr {
 }
 
 /// As `Consensus::start` does it.
-async fn run(id: HostId, address: SocketAddr, disk: Disk, world: &World) -> Arc<Inner> {
+async fn run(id: HostId, address: SocketAddr, disk: Disk, world: &World) -> Option<Arc<Inner>> {
     let recorded = disk.read(|contents| contents.identity);
     let identity = Identity::new(id, recorded.cluster);
     let (machine, published) = Machine::open(id, disk.clone(), world.checks.clone(), world.bug);
@@ -163,10 +172,10 @@ async fn run(id: HostId, address: SocketAddr, disk: Disk, world: &World) -> Arc<
     let contacts = Arc::new(Contacts::new(calls.clone(), published.cluster.clone(), Arc::clone(&standing)));
     let network = Network { me: id.get(), contacts: Arc::clone(&contacts), standing: Arc::clone(&standing) };
     let config = Arc::new(small(world.seed));
-    let raft = Raft::new(id.get(), config, network, Log(disk.clone()), machine).await.unwrap();
+    let raft = Raft::new(id.get(), config, network, Log(disk.clone()), machine).await.ok()?;
     let settings = Settings { advertise: address, name: format!("h{}", id.get()) };
     let patience = Patience { voter_away: Duration::from_secs(mixed(world.seed, 1) % 20 + 2) };
-    Arc::new(Inner {
+    Some(Arc::new(Inner {
         identity,
         settings,
         calls,
@@ -178,7 +187,7 @@ async fn run(id: HostId, address: SocketAddr, disk: Disk, world: &World) -> Arc<
         members_wanted: Notify::new(),
         record: Record::Simulated(disk),
         leader_heard: Mutex::default(),
-    })
+    }))
 }
 
 /// The real numbers, but for those of snapshots: a simulation is too short for a thousand entries.

@@ -180,6 +180,15 @@ impl Net {
         }
     }
 
+    /// What was sent twice may come when all who waited for it have long given up.
+    fn delay_of_a_double(&self) -> Duration {
+        let mut state = self.state();
+        match state.chance.happens(500) {
+            true => state.chance.millis(20..=6000),
+            false => state.chance.millis(0..=15),
+        }
+    }
+
     fn is_lost(&self) -> bool {
         let mut state = self.state();
         let lost = state.weather.lost;
@@ -193,7 +202,7 @@ impl Net {
             state.chance.happens(doubled)
         };
         if doubled {
-            let delay = self.delay() * 3;
+            let delay = self.delay_of_a_double();
             spawn(0, carry(self.clone(), message.clone(), delay, None));
         }
         spawn(0, carry(self.clone(), message, self.delay(), Some(sender)));

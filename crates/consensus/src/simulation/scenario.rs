@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use shoutd_core::HostId;
-use tokio::time::{Instant, sleep};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Bug;
 use super::chance::Chance;
@@ -46,8 +47,9 @@ pub(crate) fn simulate(seed: u64, bug: Option<Bug>) -> Report {
         let checks = Checks::new();
         set_clocks(Some(checks.clone()));
         let net = Net::new(seed, checks.clone());
-        let world = World { seed, bug, net, checks, busy: Arc::new(Mutex::new(true)) };
-        let mut simulation = Simulation::new(seed, world);
+        let (accidents, happening) = unbounded_channel();
+        let world = World { seed, bug, net, checks, accidents, busy: Arc::new(Mutex::new(true)) };
+        let mut simulation = Simulation::new(seed, world, happening);
         let convergence = simulation.run().await;
         let checks = &simulation.world.checks;
         if let Err(stuck) = &convergence {
@@ -72,19 +74,20 @@ struct Simulation {
     world: World,
     hosts: Vec<Host>,
     chance: Chance,
+    accidents: UnboundedReceiver<HostId>,
     removed: Option<HostId>,
     recovering: bool,
 }
 
 impl Simulation {
-    fn new(seed: u64, world: World) -> Self {
+    fn new(seed: u64, world: World, accidents: UnboundedReceiver<HostId>) -> Self {
         let mut chance = Chance::new(seed, "faults");
         let count = u8::try_from(chance.below(4)).unwrap() + 2;
         let peers: Vec<_> = (1..=count).map(address_of).collect();
         let entry = |number| if number == 1 { Entry::Founds } else { Entry::Joins(peers.clone()) };
         // One more than there are from the beginning.
         let hosts = (1..=count + 1).map(|number| Host::new(number, entry(number), &world)).collect();
-        Self { world, hosts, chance, removed: None, recovering: false }
+        Self { world, hosts, chance, accidents, removed: None, recovering: false }
     }
 
     async fn run(&mut self) -> Result<Duration, String> {
@@ -99,9 +102,12 @@ impl Simulation {
         let until = Instant::now() + TROUBLE;
         while Instant::now() < until && self.world.checks.violation().is_none() {
             let pause = self.chance.millis(10..=900);
-            sleep(pause).await;
+            let accident = timeout(pause, self.accidents.recv()).await;
             self.restart_the_stopped();
-            self.trouble();
+            match accident.ok().flatten() {
+                Some(id) => self.hosts.iter_mut().filter(|host| host.id == id).for_each(Host::crash),
+                None => self.trouble(),
+            }
         }
         if self.world.checks.violation().is_some() {
             return Ok(Duration::ZERO);
@@ -163,8 +169,8 @@ impl Simulation {
     }
 
     fn start_one_that_is_down(&mut self) {
-        let removed = self.removed;
-        let mut down: Vec<_> = self.hosts.iter_mut().filter(|host| !host.is_up() && Some(host.id) != removed).collect();
+        // Also one that was removed: it must be told so, and do no harm until then.
+        let mut down: Vec<_> = self.hosts.iter_mut().filter(|host| !host.is_up()).collect();
         let index = self.chance.below(down.len());
         if let Some(host) = down.get_mut(index) {
             host.disk.set_failing(false);

@@ -10,10 +10,10 @@ use super::host::last_history;
 use super::scenario::{Report, simulate};
 
 /// Seeds that are tried by default.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 1000;
 
 /// Seeds that a bug may take to be found.
-const SEEDS_FOR_A_BUG: u64 = 300;
+const SEEDS_FOR_A_BUG: u64 = 500;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap())
@@ -32,38 +32,41 @@ fn verdict(seed: u64, bug: Option<Bug>) -> Result<Report, String> {
     }
 }
 
+/// Does this on all cores, on each until it says that nothing is left to do.
+fn in_parallel(work: impl Fn() -> bool + Sync) {
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().unwrap().get() {
+            scope.spawn(|| while work() {});
+        }
+    });
+}
+
 #[test]
 fn seeds() {
     let (first, count) = (number("SHOUTD_SIM_FIRST").unwrap_or(0), number("SHOUTD_SIM_SEEDS").unwrap_or(SEEDS));
     let (next, failed) = (AtomicU64::new(first), Mutex::new(Vec::new()));
     let (commands, slowest) = (AtomicU64::new(0), Mutex::new((std::time::Duration::ZERO, first)));
     let began = Instant::now();
-    let work = || {
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= first + count {
-                return;
-            }
-            match verdict(seed, None) {
-                Ok(report) => {
-                    commands.fetch_add(u64::try_from(report.commands).unwrap(), Ordering::Relaxed);
-                    let mut slowest = slowest.lock().unwrap();
-                    *slowest = (*slowest).max((report.convergence, seed));
-                    if std::env::var_os("SHOUTD_SIM_TELL").is_some() {
-                        println!("{}", report.history);
-                    }
-                }
-                Err(text) => {
-                    println!("{text}\nto see it again: cargo xtask sim --seed {seed}");
-                    failed.lock().unwrap().push(seed);
+    in_parallel(|| {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= first + count {
+            return false;
+        }
+        match verdict(seed, None) {
+            Ok(report) => {
+                commands.fetch_add(u64::try_from(report.commands).unwrap(), Ordering::Relaxed);
+                let mut slowest = slowest.lock().unwrap();
+                *slowest = (*slowest).max((report.convergence, seed));
+                if std::env::var_os("SHOUTD_SIM_TELL").is_some() {
+                    println!("{}", report.history);
                 }
             }
+            Err(text) => {
+                println!("{text}\nto see it again: cargo xtask sim --seed {seed}");
+                failed.lock().unwrap().push(seed);
+            }
         }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().unwrap().get() {
-            scope.spawn(work);
-        }
+        true
     });
     let (took, slowest) = (began.elapsed(), slowest.into_inner().unwrap());
     let commands = commands.into_inner();
@@ -83,8 +86,19 @@ fn the_same_seed_gives_the_same_simulation() {
 }
 
 fn is_found(bug: Bug, by: &str) {
-    let found = (0..SEEDS_FOR_A_BUG).find_map(|seed| Some((seed, verdict(seed, Some(bug)).err()?)));
-    let (seed, text) = found.unwrap_or_else(|| panic!("{bug:?} is not found within {SEEDS_FOR_A_BUG} seeds"));
+    let (next, found) = (AtomicU64::new(0), Mutex::new(None));
+    in_parallel(|| {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= SEEDS_FOR_A_BUG || found.lock().unwrap().is_some() {
+            return false;
+        }
+        if let Err(text) = verdict(seed, Some(bug)) {
+            *found.lock().unwrap() = Some((seed, text));
+        }
+        true
+    });
+    let (seed, text) =
+        found.into_inner().unwrap().unwrap_or_else(|| panic!("{bug:?} is not found within {SEEDS_FOR_A_BUG} seeds"));
     let violation = text.lines().last().unwrap();
     println!("{bug:?} is found by seed {seed}: {violation}");
     assert!(text.contains(by), "{bug:?} is found as something else: {violation}");
