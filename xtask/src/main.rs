@@ -1,4 +1,4 @@
-//! The project's commands for newcomers and developers: `cargo xtask demo`, `test` and `lab`.
+//! The project's commands for newcomers and developers: `cargo xtask demo`, `test`, `lab` and `sim`.
 
 mod demo;
 mod interrupt;
@@ -7,6 +7,7 @@ mod lab;
 mod machine;
 mod programs;
 mod service_policy;
+mod sim;
 mod terminal;
 mod test;
 
@@ -36,6 +37,8 @@ enum Command {
     /// Hosts to play with.
     #[command(subcommand)]
     Lab(lab::Command),
+    /// Simulate clusters and their bad days: partitions, crashes, slow disks, lost and doubled messages. Each seed is another history.
+    Sim(sim::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Demo => demo::run(),
         Command::Test { arguments } => test::run(&arguments),
         Command::Lab(command) => lab::run(&command),
+        Command::Sim(arguments) => sim::run(&arguments),
     };
     result.unwrap_or_else(|error| {
         // While the lab is taken down on Ctrl-C, all kinds of things fail.

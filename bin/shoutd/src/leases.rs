@@ -53,8 +53,9 @@ pub async fn settle(agreement: &Agreement, local: &LocalState) {
             warn!("cannot bring the cluster's view of this host's networks up to date yet: {error}");
             return;
         }
+        // Before the next is claimed, which may be one that was just given back.
+        finish_returning(agreement, local).await;
     }
-    finish_returning(agreement, local).await;
 }
 
 async fn finish_returning(agreement: &Agreement, local: &LocalState) {

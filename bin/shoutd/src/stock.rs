@@ -98,7 +98,9 @@ async fn give_up(
     let Yield { network, address } = wanted;
     let noted = parts.local.change(|local| local.start_returning(&network, &[address])).await;
     noted.map_err(|error| Rejection::Failed { reason: error.to_string() })?;
-    let command = Command::YieldAddress { network, address, from: parts.agreement.me, to: caller.host };
+    let from = parts.agreement.me;
+    let claims = parts.agreement.cluster().networks.get(&network).map_or(0, |known| known.claims_of(from));
+    let command = Command::YieldAddress { network, address, from, claims, to: caller.host };
     let released = parts.agreement.propose_within(command, AGREEMENT).await;
     released.map_err(|error| Rejection::Failed { reason: error.to_string() })?;
     Ok(Json(Yielded { given_up: true }))

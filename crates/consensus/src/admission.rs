@@ -237,7 +237,7 @@ impl Inner {
                 within: millis(within * 9 / 10),
             };
             let message = Message { epoch: self.standing.epoch(), content: request };
-            let answer = self.client.call::<_, Answer<Joined>>(peer, wire::JOIN, &message, within).await;
+            let answer = self.calls.call::<_, Answer<Joined>>(None, peer, wire::JOIN, &message, within).await;
             let joined = match answer.map_err(|error| self.refused(peer, error))? {
                 Ok(joined) => joined,
                 Err(farewell) => return Err(self.turned_away(farewell)),

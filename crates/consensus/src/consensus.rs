@@ -15,14 +15,16 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use crate::calls::Calls;
 use crate::contacts::{Contacts, millis};
 use crate::farewell::Farewell;
 use crate::network::Network;
 use crate::raft::{Metrics, Raft, config, host};
+use crate::record::Record;
 use crate::scout::scout;
 use crate::standing::Standing;
 use crate::status::{ConsensusStatus, Role};
-use crate::store::{self, DatabaseFile, LogStore, Machine, Published, Store, StoreError};
+use crate::store::{self, LogStore, Machine, Published, Store, StoreError};
 use crate::{duties, router};
 
 /// How long stopping may take: what is under way is a few writes to the disk.
@@ -60,7 +62,7 @@ pub struct Consensus {
 pub(crate) struct Inner {
     pub identity: Identity,
     pub settings: Settings,
-    pub client: Client,
+    pub calls: Calls,
     pub patience: Patience,
     pub standing: Arc<Standing>,
     pub contacts: Arc<Contacts>,
@@ -68,8 +70,8 @@ pub(crate) struct Inner {
     pub published: Published,
     /// Wakes the leader's duties: somebody waits for a change of members.
     pub members_wanted: Notify,
-    pub file: DatabaseFile,
-    leader_heard: Mutex<Option<Instant>>,
+    pub record: Record,
+    pub leader_heard: Mutex<Option<Instant>>,
 }
 
 impl fmt::Debug for Consensus {
@@ -104,10 +106,11 @@ impl Consensus {
         let file = store.into_file();
         let standing = Arc::new(Standing::new(stored.epoch, store::read_farewell(&file).await?));
         let (machine, published) = Machine::open(file.clone()).await?;
-        let contacts = Arc::new(Contacts::new(client.clone(), published.cluster.clone(), Arc::clone(&standing)));
+        let calls = Calls::Peers(client);
+        let contacts = Arc::new(Contacts::new(calls.clone(), published.cluster.clone(), Arc::clone(&standing)));
         let network =
             Network { me: stored.host.get(), contacts: Arc::clone(&contacts), standing: Arc::clone(&standing) };
-        let log = LogStore::new(file.clone());
+        let log = LogStore::with_snapshots(file.clone(), published.snapshots.clone());
         let failed = |error: Fatal<u64>| {
             // openraft wraps the store's words several times.
             let source = file.fault().map_or_else(|| error.into(), Into::into);
@@ -119,14 +122,14 @@ impl Consensus {
         let inner = Arc::new(Inner {
             identity,
             settings,
-            client,
+            calls,
             patience,
             standing,
             contacts,
             raft,
             published,
             members_wanted: Notify::new(),
-            file,
+            record: Record::File(file),
             leader_heard: Mutex::default(),
         });
         let tasks = vec![
@@ -192,12 +195,12 @@ impl Consensus {
     /// Stops, and closes the store. Other hosts elect another leader if this one led.
     pub async fn shutdown(&self) {
         self.abort_duties();
-        let file = self.inner.file.clone();
-        file.stop_waiting();
+        let inner = Arc::clone(&self.inner);
+        inner.record.stop_waiting();
         let stopping = async {
             self.inner.raft.shutdown().await.map_err(|error| error.to_string())?;
             // The closing waits for writes under way, so that the directory is free when this returns.
-            tokio::task::spawn_blocking(move || file.close()).await.map_err(|error| error.to_string())
+            tokio::task::spawn_blocking(move || inner.record.close()).await.map_err(|error| error.to_string())
         };
         match timeout(SHUTDOWN_DEADLINE, stopping).await {
             Ok(Ok(())) => {}
@@ -235,7 +238,7 @@ impl Inner {
         if let Some(has) = self.identity.cluster() {
             return Ok(has);
         }
-        let recorded = store::record_cluster(&self.file, cluster, founder, epoch).await?;
+        let recorded = self.record.record_cluster(cluster, founder, epoch).await?;
         // Before others can see that it belongs to one.
         self.standing.set_epoch(recorded.epoch);
         let recorded = recorded.cluster.unwrap_or(cluster);
@@ -245,7 +248,7 @@ impl Inner {
 
     /// Why this host has left the cluster, for its user.
     pub fn removed(&self) -> Option<String> {
-        let directory = self.file.path().parent().unwrap_or(self.file.path());
+        let directory = self.record.path().parent().unwrap_or(self.record.path());
         Some(self.standing.farewell()?.text(&self.settings.name, &directory.display().to_string()))
     }
 
@@ -259,12 +262,12 @@ impl Inner {
 
     /// Why this host agrees on nothing.
     pub fn fault(&self) -> Option<String> {
-        self.removed().or_else(|| self.file.fault())
+        self.removed().or_else(|| self.record.fault())
     }
 
     /// Whether this host founded its cluster.
     pub async fn is_founder(&self) -> Result<bool, StoreError> {
-        Ok(store::read_identity(&self.file).await?.founder)
+        Ok(self.record.identity().await?.founder)
     }
 
     /// Takes note of a message from the leader.

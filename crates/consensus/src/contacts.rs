@@ -9,10 +9,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoutd_core::HostId;
 use shoutd_core::cluster::Cluster;
-use shoutd_peer::{CallError, Client, Rejection};
+use shoutd_peer::{CallError, Rejection};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::calls::Calls;
 use crate::farewell::Farewell;
 use crate::standing::Standing;
 use crate::status::ContactStatus;
@@ -27,7 +28,7 @@ const MEMORY: Duration = Duration::from_secs(15);
 /// The other hosts, as this one gets on with them.
 #[derive(Debug)]
 pub(crate) struct Contacts {
-    client: Client,
+    calls: Calls,
     cluster: watch::Receiver<Arc<Cluster>>,
     standing: Arc<Standing>,
     seen: Mutex<BTreeMap<HostId, Seen>>,
@@ -44,8 +45,8 @@ struct Seen {
 }
 
 impl Contacts {
-    pub fn new(client: Client, cluster: watch::Receiver<Arc<Cluster>>, standing: Arc<Standing>) -> Self {
-        Self { client, cluster, standing, seen: Mutex::default() }
+    pub fn new(calls: Calls, cluster: watch::Receiver<Arc<Cluster>>, standing: Arc<Standing>) -> Self {
+        Self { calls, cluster, standing, seen: Mutex::default() }
     }
 
     /// Where a host is: what is agreed on counts before what consensus noted when the host was added.
@@ -64,7 +65,7 @@ impl Contacts {
         deadline: Duration,
     ) -> Result<A, CallError> {
         let message = Message { epoch: self.standing.epoch(), content: request };
-        let answer = self.client.call_host::<_, Answer<A>>(host, address, path, &message, deadline).await;
+        let answer = self.calls.call::<_, Answer<A>>(Some(host), address, path, &message, deadline).await;
         match &answer {
             Ok(_) => self.heard(host),
             Err(error) => self.failed(host, error),
@@ -81,13 +82,13 @@ impl Contacts {
         deadline: Duration,
     ) -> Result<A, CallError> {
         let message = Message { epoch: self.standing.epoch(), content: request };
-        let answer = self.client.call::<_, Answer<A>>(address, path, &message, deadline).await;
+        let answer = self.calls.call::<_, Answer<A>>(None, address, path, &message, deadline).await;
         self.take_note(address, answer)
     }
 
     /// Notices when this host is told to go.
     fn take_note<A>(&self, address: SocketAddr, answer: Result<Answer<A>, CallError>) -> Result<A, CallError> {
-        let host = self.client.identity().host();
+        let host = self.calls.identity().host();
         let removed = || CallError::Refused { address, rejection: Rejection::Removed { host } };
         let answer = answer.inspect_err(|error| {
             if let CallError::Refused { rejection: Rejection::Removed { .. }, .. } = error {

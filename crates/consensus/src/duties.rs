@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::{BasicNode, ChangeMembers};
+use openraft::{BasicNode, ChangeMembers, ServerState};
 use shoutd_core::HostId;
 use shoutd_core::cluster::{Cluster, Command};
 use tokio::time::{Instant, sleep, timeout};
@@ -14,7 +14,6 @@ use crate::consensus::Inner;
 use crate::farewell::Farewell;
 use crate::members::{Change, Members, Sight, next_change};
 use crate::raft::{Metrics, host};
-use crate::store::record_farewell;
 use crate::{FoundError, ProposeError, Settings};
 
 /// Time between two looks when nothing seems to happen.
@@ -46,7 +45,8 @@ pub(crate) async fn lead(inner: Arc<Inner>) {
     loop {
         let seen = metrics.borrow_and_update().clone();
         let agreed = Arc::clone(&cluster.borrow_and_update());
-        let leads = seen.current_leader == Some(inner.me().get()) && seen.running_state.is_ok();
+        // One that ceases to vote leads until that is agreed on, and must not change the group any more.
+        let leads = seen.state == ServerState::Leader && seen.running_state.is_ok() && votes(&seen, inner.me());
         announce(&inner, &seen, &mut announced);
         let change = if leads {
             let members = members(&seen);
@@ -115,6 +115,10 @@ fn announce(inner: &Inner, metrics: &Metrics, announced: &mut Option<HostId>) {
         tracing::info!(leader = inner.contacts.name(new), term = metrics.current_term, "the hosts follow a leader");
         *announced = leader;
     }
+}
+
+fn votes(metrics: &Metrics, host: HostId) -> bool {
+    metrics.membership_config.membership().voter_ids().any(|voter| voter == host.get())
 }
 
 pub(crate) fn members(metrics: &Metrics) -> Members {
@@ -230,7 +234,7 @@ pub(crate) async fn depart(inner: Arc<Inner>) {
     if let Some(line) = inner.removed() {
         tracing::error!("{line}");
     }
-    if let Err(error) = record_farewell(&inner.file, farewell).await {
+    if let Err(error) = inner.record.record_farewell(farewell).await {
         tracing::debug!(%error, "the removal is not recorded; this host will be told again");
     }
     if let Err(error) = inner.raft.shutdown().await {

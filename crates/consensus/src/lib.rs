@@ -10,6 +10,8 @@
 
 mod admission;
 mod backup;
+mod calls;
+mod clock;
 mod consensus;
 mod contacts;
 mod duties;
@@ -20,9 +22,12 @@ mod network;
 mod offline;
 mod propose;
 mod raft;
+mod record;
 mod removal;
 mod router;
 mod scout;
+#[cfg(test)]
+mod simulation;
 mod standing;
 mod status;
 mod store;

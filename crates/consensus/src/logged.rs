@@ -10,7 +10,7 @@ use shoutd_core::cluster::Command;
 
 /// The form of commands and of agreed state that this build writes, and the newest that it understands. It goes up with every
 /// command, and with every field of agreed state, that an older build would not understand.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 
 /// A command of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl std::fmt::Display for Unknown {
     }
 }
 
-/// What is written: `{"v":1,"content":...}`.
+/// What is written: `{"v":2,"content":...}`.
 #[derive(Serialize, Deserialize)]
 struct Envelope<T> {
     v: u32,
@@ -100,16 +100,16 @@ mod tests {
     fn commands_carry_their_version() {
         let logged = Logged::from(Command::Found { cluster: ClusterId::new(7) });
         let json = serde_json::to_value(&logged).unwrap();
-        assert_eq!(json, json!({ "v": 1, "content": { "Found": { "cluster": ClusterId::new(7) } } }));
+        assert_eq!(json, json!({ "v": STATE_VERSION, "content": { "Found": { "cluster": ClusterId::new(7) } } }));
         assert_eq!(serde_json::from_value::<Logged>(json).unwrap(), logged);
     }
 
     #[test]
     fn what_is_not_known_is_kept_as_it_came() {
         for raw in [
-            json!({ "v": 2, "content": { "Paint": { "colour": "red" } }, "more": [1, 2] }),
+            json!({ "v": STATE_VERSION + 1, "content": { "Paint": { "colour": "red" } }, "more": [1, 2] }),
             json!({ "v": 1, "content": { "Paint": { "colour": "red" } } }),
-            json!({ "v": 2, "content": "RevokeTokens" }),
+            json!({ "v": STATE_VERSION + 1, "content": "RevokeTokens" }),
             json!("RevokeTokens"),
             json!(null),
         ] {

@@ -93,7 +93,7 @@ impl Inner {
         self.run_errand(Errand::Command(command.into()), deadline).await
     }
 
-    async fn run_errand(self: &Arc<Self>, errand: Errand, deadline: Duration) -> Result<Outcome, ProposeError> {
+    pub async fn run_errand(self: &Arc<Self>, errand: Errand, deadline: Duration) -> Result<Outcome, ProposeError> {
         let until = Instant::now() + deadline;
         let mut trouble = None;
         let agreed = timeout_at(until, async {
@@ -112,7 +112,7 @@ impl Inner {
         let mut before = None;
         loop {
             sleep(DISK_LOOK).await;
-            let now = self.file.fault();
+            let now = self.record.fault();
             if let Some(fault) = now.clone().filter(|_| before == now) {
                 return ProposeError::Disk(fault);
             }
@@ -172,7 +172,7 @@ impl Inner {
         if self.raft.metrics().borrow().running_state.is_err() {
             return Err(ProposeError::Stopped);
         }
-        self.file.fault().map_or(Ok(()), |fault| Err(ProposeError::Disk(fault)))
+        self.record.fault().map_or(Ok(()), |fault| Err(ProposeError::Disk(fault)))
     }
 
     /// Has the leader do it. Given up when this host hears of another leader.

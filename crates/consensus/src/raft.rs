@@ -10,8 +10,12 @@ use shoutd_core::cluster::{Outcome, Refusal};
 
 use crate::logged::Logged;
 
-/// Clock, timers and tasks of consensus. A simulation puts a seeded one here.
+/// Clock, timers and tasks of consensus.
+#[cfg(not(test))]
 pub(crate) type Runtime = openraft::TokioRuntime;
+/// Seeded ones, within a simulation.
+#[cfg(test)]
+pub(crate) use crate::simulation::Runtime;
 
 openraft::declare_raft_types!(
     /// Our types, by the names openraft has for them.

@@ -1,13 +1,13 @@
 //! Removing a host, as the leader: from agreed state, and then from the Raft group.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use shoutd_core::HostId;
 use shoutd_core::cluster::Command;
 use tokio::time::{Instant, timeout_at};
 
 use crate::ProposeError;
+use crate::clock::since_1970;
 use crate::consensus::Inner;
 use crate::duties::{members, ready};
 use crate::members::{Sight, choose_voters};
@@ -26,8 +26,7 @@ impl Inner {
         if let Err(error) = self.check_majority_without(host, &seen) {
             return Proposed::Failed(error);
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        let done = self.write_until(Command::RemoveHost { host, now }, until).await;
+        let done = self.write_until(Command::RemoveHost { host, now: since_1970() }, until).await;
         if !matches!(done, Proposed::Done { result: Ok(_), .. }) {
             return done;
         }

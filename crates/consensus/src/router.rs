@@ -74,6 +74,22 @@ fn farewell(inner: &Inner, caller: &Caller, epoch: u64) -> Result<Option<Farewel
     }
 }
 
+/// Whether the entries follow one another, and the one that is said to come before them, in a log of this leader's.
+///
+/// openraft takes that for granted. But a host that led, and does not know yet that it ceased to while its log changes, reads what it
+/// sends from that log: its last message may have a gap, where entries went with a snapshot, or have entries of its successor's. A host
+/// that has not heard of the successor would keep them, and have another log than all others.
+fn is_of_one_log(rpc: &AppendEntriesRequest<Types>) -> bool {
+    let mut index = rpc.prev_log_id.map_or(0, |before| before.index.saturating_add(1));
+    let mut term = rpc.prev_log_id.map_or(0, |before| before.leader_id.term);
+    rpc.entries.iter().all(|entry| {
+        let id = entry.log_id;
+        let follows = id.index == index && id.leader_id.term >= term && id.leader_id.term <= rpc.vote.leader_id().term;
+        (index, term) = (index.saturating_add(1), id.leader_id.term);
+        follows
+    })
+}
+
 fn stopped(error: impl std::fmt::Display) -> Rejection {
     Rejection::Failed { reason: format!("consensus does not run here: {error}") }
 }
@@ -85,6 +101,10 @@ async fn append(
 ) -> Reply<AppendEntriesResponse<u64>> {
     if let Some(farewell) = check(&inner, &caller, epoch, &rpc.vote).await? {
         return Ok(Json(Err(farewell)));
+    }
+    if !is_of_one_log(&rpc) {
+        let reason = "the entries do not continue the log that they are said to continue".to_owned();
+        return Err(Rejection::Malformed { reason });
     }
     let answer = inner.raft.append_entries(rpc).await.map_err(stopped)?;
     if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
@@ -165,4 +185,47 @@ async fn status(
     Json(Message { epoch, content: () }): Json<Message<()>>,
 ) -> Reply<ConsensusStatus> {
     Ok(Json(farewell(&inner, &caller, epoch)?.map_or_else(|| Ok(inner.status()), Err)))
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::{CommittedLeaderId, EntryPayload};
+
+    use super::*;
+    use crate::raft::{Entry, LogId};
+
+    /// Log ids as (term, index).
+    fn rpc(term: u64, before: Option<(u64, u64)>, entries: &[(u64, u64)]) -> AppendEntriesRequest<Types> {
+        let id = |(term, index): (u64, u64)| LogId::new(CommittedLeaderId::new(term, 1), index);
+        let entry = |&at: &(u64, u64)| Entry { log_id: id(at), payload: EntryPayload::Blank };
+        AppendEntriesRequest {
+            vote: Vote::new_committed(term, 1),
+            prev_log_id: before.map(id),
+            entries: entries.iter().map(entry).collect(),
+            leader_commit: None,
+        }
+    }
+
+    #[test]
+    fn entries_that_are_not_of_one_log_are_noticed() {
+        for sound in [
+            rpc(1, None, &[]),
+            rpc(3, Some((2, 7)), &[]),
+            rpc(3, None, &[(1, 0), (1, 1), (3, 2)]),
+            rpc(3, Some((2, 7)), &[(2, 8), (3, 9)]),
+        ] {
+            assert!(is_of_one_log(&sound), "{sound:?}");
+        }
+        for unsound in [
+            rpc(3, None, &[(1, 1)]),
+            rpc(3, Some((2, 7)), &[(2, 9)]),
+            rpc(3, Some((2, 7)), &[(2, 8), (2, 10)]),
+            rpc(3, Some((2, 7)), &[(1, 8)]),
+            rpc(3, Some((2, 7)), &[(3, 8), (2, 9)]),
+            rpc(3, Some((2, 7)), &[(4, 8)]),
+            rpc(3, Some((2, u64::MAX)), &[(2, u64::MAX), (2, 0)]),
+        ] {
+            assert!(!is_of_one_log(&unsound), "{unsound:?}");
+        }
+    }
 }

@@ -7,6 +7,7 @@
 //! says anything else.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,9 @@ const DEADLINE: Duration = Duration::from_millis(700);
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// Looks without a leader after which hosts begin to stand aside for one another: more than an election needs.
+const LOOKS_AT_WILL: u64 = 15;
+
 /// The same for a host without a vote, which only wants to know whether it still belongs to the cluster.
 const LEARNER_LOOK: Duration = Duration::from_secs(2);
 
@@ -40,17 +44,29 @@ pub(crate) async fn scout(inner: Arc<Inner>) {
     let all = inner.acquaintances();
     inner.ask_around(&all, true).await;
     inner.standing.allow_to_speak();
+    let mut looks = 0;
     loop {
         if inner.hears_leader() {
+            looks = 0;
             inner.raft.runtime_config().elect(false);
             sleep(LOOK).await;
             continue;
         }
         let voters: BTreeSet<_> = inner.voters().into_iter().collect();
-        let may_stand = inner.ask_around(&voters, false).await;
+        let may_stand = inner.ask_around(&voters, false).await && is_turn_of(inner.me(), looks);
         inner.raft.runtime_config().elect(may_stand && inner.standing.farewell().is_none());
+        looks += 1;
         sleep(if voters.contains(&inner.me()) || voters.is_empty() { LOOK } else { LEARNER_LOOK }).await;
     }
+}
+
+/// Whether a host may stand now. openraft draws the time between its elections once, when it starts: hosts that stand in each other's way
+/// once, as they were started in the same moment, would do so each time. So after a while each stands aside every other time, as its
+/// id has it, until one stands alone.
+fn is_turn_of(host: HostId, looks: u64) -> bool {
+    let mut hasher = DefaultHasher::new();
+    (host, looks).hash(&mut hasher);
+    looks < LOOKS_AT_WILL || hasher.finish().is_multiple_of(2)
 }
 
 impl Inner {

@@ -124,8 +124,9 @@ mod tests {
                 host,
                 address
             }),
-            (network(), host(), vec(address(), 0..4))
-                .prop_map(|(network, host, addresses)| Command::ReleaseAddresses { network, host, addresses }),
+            (network(), host(), any::<u64>(), vec(address(), 0..4)).prop_map(|(network, host, claims, addresses)| {
+                Command::ReleaseAddresses { network, host, claims, addresses }
+            }),
         ]
     }
 

@@ -39,7 +39,7 @@ mod tests {
 
     /// What openraft would send as the leader of this term.
     fn append(leader: HostId, term: u64) -> Value {
-        let vote = json!({ "leader_id": { "term": term, "node_id": leader.get() }, "committed": true });
+        let vote = json!({ "leader_id": { "term": term, "voted_for": leader.get() }, "committed": true });
         message(&json!({ "vote": vote, "prev_log_id": null, "entries": [], "leader_commit": null }))
     }
 
@@ -84,7 +84,7 @@ mod tests {
     async fn commands_are_taken_from_admitted_hosts_only() {
         let directory = tempfile::tempdir().unwrap();
         let (_, nodes) = cluster(directory.path(), 1).await;
-        let command = json!({ "v": 1, "content": { "RemoveNetwork": { "id": "f".repeat(64) } } });
+        let command = json!({ "v": STATE_VERSION, "content": { "RemoveNetwork": { "id": "f".repeat(64) } } });
         let command = message(&json!({ "errand": { "command": command }, "within": 1000 }));
         let nine = Caller::new();
         let nameless = rejection(send(&nine.client(None), &nodes[0], "/v1/propose", &command).await);
@@ -147,17 +147,17 @@ mod tests {
         let node = place.start().await;
         let nine = Caller::new();
         let client = nine.client(Some(founded()));
-        let leader = json!({ "term": 1, "node_id": nine.host().get() });
-        let id = |index: u64| json!({ "leader_id": leader, "index": index });
+        let leader = json!({ "term": 1, "voted_for": nine.host().get() });
+        let id = |index: u64| json!({ "leader_id": 1, "index": index });
         let members = json!({
             "configs": [[nine.host().get()]],
             "nodes": { nine.host().get().to_string(): { "addr": "127.0.0.9:7789" } },
         });
         let entries = json!([
             { "log_id": id(0), "payload": { "Membership": members } },
-            { "log_id": id(1), "payload": { "Normal": { "v": 1, "content": { "Found": { "cluster": founded() } } } } },
-            { "log_id": id(2), "payload": { "Normal": { "v": 2, "content": { "Paint": { "colour": "red" } } } } },
-            { "log_id": id(3), "payload": { "Normal": { "v": 1, "content": "RevokeTokens" } } },
+            { "log_id": id(1), "payload": { "Normal": { "v": STATE_VERSION, "content": { "Found": { "cluster": founded() } } } } },
+            { "log_id": id(2), "payload": { "Normal": { "v": STATE_VERSION + 1, "content": { "Paint": { "colour": "red" } } } } },
+            { "log_id": id(3), "payload": { "Normal": { "v": STATE_VERSION, "content": "RevokeTokens" } } },
         ]);
         let append = message(&json!({
             "vote": { "leader_id": leader, "committed": true },
@@ -167,7 +167,7 @@ mod tests {
         let line = timeout(SOON, node.consensus.stopped()).await.unwrap();
         assert_eq!(
             line,
-            "the cluster agreed on something that this version of shoutd does not know (version 2 of agreed state, this one knows 1: it is \
+            "the cluster agreed on something that this version of shoutd does not know (version 3 of agreed state, this one knows 2: it is \
              newer): upgrade shoutd on this host; it then goes on where it stopped"
         );
         assert_eq!(node.state().id, Some(founded()), "what came before is there");

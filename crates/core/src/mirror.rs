@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(plan(&cluster, 1, &own, &[]), [MirrorAction::Remove { docker: own[0].id.clone() }]);
         assert_eq!(plan(&cluster, 2, &[], &[]), []);
         let addresses = vec!["10.1.0.9".parse().unwrap()];
-        cluster.apply(&Command::ReleaseAddresses { network: id, host: host(2), addresses }).unwrap();
+        cluster.apply(&Command::ReleaseAddresses { network: id, host: host(2), claims: 1, addresses }).unwrap();
         assert!(cluster.networks.is_empty());
     }
 }

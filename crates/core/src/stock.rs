@@ -64,7 +64,11 @@ fn plan_missing(id: &NetworkId, network: &Network, local: &Local, me: HostId) ->
 fn plan_returning(id: &NetworkId, network: &Network, local: &Local, me: HostId) -> Option<Command> {
     let returning = local.returning.get(id)?.iter().filter(|address| network.leases.get(address) == Some(&me));
     let addresses: Vec<_> = returning.copied().collect();
-    (!addresses.is_empty()).then(|| Command::ReleaseAddresses { network: id.clone(), host: me, addresses })
+    (!addresses.is_empty()).then(|| release(id, network, me, addresses))
+}
+
+fn release(id: &NetworkId, network: &Network, me: HostId, addresses: Vec<IpAddr>) -> Command {
+    Command::ReleaseAddresses { network: id.clone(), host: me, claims: network.claims_of(me), addresses }
 }
 
 /// Fills the stock up when half of it is used, and gives back what is more than twice of it: addresses do not go to and fro with each container.
@@ -86,7 +90,7 @@ fn plan_stock(
     let excess_from = if unused.len() > size * 2 { size } else { unused.len() };
     if excess_from < unused.len() {
         let addresses = unused.split_off(excess_from);
-        return Some(Command::ReleaseAddresses { network: id.clone(), host: me, addresses });
+        return Some(release(id, network, me, addresses));
     }
     let wanted = size.checked_sub(unused.len()).filter(|_| unused.len() * 2 < size)?;
     let (subnet, count) = (pool.subnet, u16::try_from(wanted).ok()?);

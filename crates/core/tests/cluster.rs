@@ -103,10 +103,10 @@ fn command() -> impl Strategy<Value = Command> {
             pass: Pass::Token(TokenHash([0; 32])),
             now: Duration::from_secs(second),
         }),
-        1 => (network(), address(), host(), host())
-            .prop_map(|(network, address, from, to)| Command::YieldAddress { network, address, from, to }),
-        3 => (network(), host(), proptest::collection::vec(address(), 0..4))
-            .prop_map(|(network, host, addresses)| Command::ReleaseAddresses { network, host, addresses }),
+        1 => (network(), address(), host(), 0..4u64, host())
+            .prop_map(|(network, address, from, claims, to)| Command::YieldAddress { network, address, from, claims, to }),
+        3 => (network(), host(), 0..4u64, proptest::collection::vec(address(), 0..4))
+            .prop_map(|(network, host, claims, addresses)| Command::ReleaseAddresses { network, host, claims, addresses }),
     ]
 }
 

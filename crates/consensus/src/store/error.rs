@@ -43,6 +43,20 @@ pub enum StoreError {
         /// The newest format this build knows.
         known: u32,
     },
+    /// A version of shoutd wrote the file that is older than any release.
+    #[error(
+        "{} was written by a shoutd from before the first release (format {found}, this one knows {known}): move the data directory away and \
+         start again: this host then joins its cluster as a new host",
+        .path.display()
+    )]
+    OlderFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The oldest format this build knows.
+        known: u32,
+    },
     /// The disk is full or read-only.
     #[error("{}: {source}: make room, or have the disk take writes", .path.display())]
     Unwritable {

@@ -19,8 +19,8 @@ use super::StoreError;
 /// Single values by name, as JSON.
 pub(crate) const VALUES: TableDefinition<&str, &[u8]> = TableDefinition::new("values");
 
-/// The format of the files that this build writes. It goes up with every change that an older build would misread.
-const FORMAT: u32 = 1;
+/// The format of the files that this build writes, and the only one that it reads. It goes up with every change that an older build would misread.
+const FORMAT: u32 = 2;
 const FORMAT_KEY: &str = "format";
 
 /// Octets of a file that are kept in memory. redb's default is a gibibyte; agreed state is in memory anyway.
@@ -218,6 +218,9 @@ impl DatabaseFile {
         match found {
             Some(found) if found > FORMAT => {
                 Err(StoreError::NewerFormat { path: self.inner.path.clone(), found, known: FORMAT })
+            }
+            Some(found) if found < FORMAT => {
+                Err(StoreError::OlderFormat { path: self.inner.path.clone(), found, known: FORMAT })
             }
             _ => Ok(()),
         }

@@ -7,6 +7,7 @@ use std::ops::{Bound, RangeBounds};
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader, StorageIOError};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use tokio::sync::watch;
 
 use super::StoreError;
 use super::file::{self, DatabaseFile, VALUES, from_json, read, to_json, write, write_one};
@@ -36,11 +37,19 @@ pub(super) fn create_table(database: &Database) -> file::Result<()> {
 #[derive(Debug, Clone)]
 pub(crate) struct LogStore {
     file: DatabaseFile,
+    /// Up to where a snapshot is on disk. Without it, what is to be dropped is dropped at once.
+    snapshots: Option<watch::Receiver<Option<LogId>>>,
 }
 
 impl LogStore {
+    #[cfg(test)]
     pub fn new(file: DatabaseFile) -> Self {
-        Self { file }
+        Self { file, snapshots: None }
+    }
+
+    /// A log that drops no entry before a snapshot which has it is on disk.
+    pub fn with_snapshots(file: DatabaseFile, snapshots: watch::Receiver<Option<LogId>>) -> Self {
+        Self { file, snapshots: Some(snapshots) }
     }
 }
 
@@ -173,6 +182,12 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
+        // openraft asks for it when it has only begun to install a snapshot. A host that crashed with neither could not start again.
+        if let Some(snapshots) = &mut self.snapshots
+            && snapshots.wait_for(|kept| *kept >= Some(upto)).await.is_err()
+        {
+            return Err(writing(&StoreError::Closed { path: self.file.path().to_owned() }));
+        }
         let purged = self.file.insist(move |database| {
             // One transaction: a log without its beginning and without word of how much is missing could not be read.
             let transaction = database.begin_write()?;

@@ -25,6 +25,8 @@ pub(crate) struct Published {
     pub cluster: watch::Receiver<Arc<Cluster>>,
     /// How many entries it has: one more than the index of the last. Changes after `cluster` does.
     pub applied: watch::Receiver<u64>,
+    /// The last entry of the newest snapshot that is on disk.
+    pub snapshots: watch::Receiver<Option<LogId>>,
 }
 
 /// The state machine.
@@ -35,6 +37,7 @@ pub(crate) struct Machine {
     membership: StoredMembership,
     cluster: watch::Sender<Arc<Cluster>>,
     applied: watch::Sender<u64>,
+    snapshots: watch::Sender<Option<LogId>>,
 }
 
 impl Machine {
@@ -45,8 +48,11 @@ impl Machine {
         let (meta, cluster) = loaded.unwrap_or_default();
         let (cluster, cluster_receiver) = watch::channel(Arc::new(cluster));
         let (applied, applied_receiver) = watch::channel(count(meta.last_log_id));
-        let machine = Self { file, last_applied: meta.last_log_id, membership: meta.last_membership, cluster, applied };
-        Ok((machine, Published { cluster: cluster_receiver, applied: applied_receiver }))
+        let (snapshots, snapshots_receiver) = watch::channel(meta.last_log_id);
+        let (last_applied, membership) = (meta.last_log_id, meta.last_membership);
+        let machine = Self { file, last_applied, membership, cluster, applied, snapshots };
+        let (cluster, applied, snapshots) = (cluster_receiver, applied_receiver, snapshots_receiver);
+        Ok((machine, Published { cluster, applied, snapshots }))
     }
 
     fn publish(&self, cluster: Arc<Cluster>) {
@@ -96,6 +102,15 @@ fn keep(database: &Database, meta: &SnapshotMeta, data: &[u8]) -> file::Result<(
     Ok(())
 }
 
+/// Tells up to where a snapshot is on disk. An older one that comes late changes nothing.
+fn raise(snapshots: &watch::Sender<Option<LogId>>, last: Option<LogId>) {
+    snapshots.send_if_modified(|kept| {
+        let is_newer = *kept < last;
+        *kept = last.max(*kept);
+        is_newer
+    });
+}
+
 fn reading(error: &StoreError) -> StorageError {
     StorageIOError::read_snapshot(None, AnyError::new(error)).into()
 }
@@ -109,6 +124,7 @@ pub(crate) struct SnapshotBuilder {
     file: DatabaseFile,
     meta: SnapshotMeta,
     cluster: Arc<Cluster>,
+    snapshots: watch::Sender<Option<LogId>>,
 }
 
 impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
@@ -120,6 +136,7 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
             Ok(data)
         });
         let data = built.await.map_err(|error| writing(&self.meta, &error))?;
+        raise(&self.snapshots, self.meta.last_log_id);
         Ok(Snapshot { meta: self.meta.clone(), snapshot: Box::new(Cursor::new(data)) })
     }
 }
@@ -159,7 +176,8 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder { file: self.file.clone(), meta: self.meta(), cluster: Arc::clone(&self.cluster.borrow()) }
+        let (cluster, snapshots) = (Arc::clone(&self.cluster.borrow()), self.snapshots.clone());
+        SnapshotBuilder { file: self.file.clone(), meta: self.meta(), cluster, snapshots }
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {
@@ -179,6 +197,7 @@ impl RaftStateMachine<Types> for Machine {
             Ok(cluster)
         });
         let cluster = installed.await.map_err(|error| writing(meta, &error))?;
+        raise(&self.snapshots, meta.last_log_id);
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.publish(Arc::new(cluster));

@@ -162,15 +162,22 @@ fn a_second_shoutd_is_told_of_the_first() {
 }
 
 #[test]
-fn a_newer_format_is_left_alone() {
+fn another_format_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();
-    open(directory.path()).unwrap().into_file().run(|database| file::write_one(database, "format", &2)).unwrap();
-    let error = open(directory.path()).unwrap_err().to_string();
     let path = directory.path().join(FILE);
-    assert_eq!(
-        error,
-        format!("{} was written by a newer shoutd (format 2, this one knows 1): upgrade shoutd", path.display())
-    );
+    let refusal_of = |format: u32| {
+        fs::remove_file(&path).ok();
+        let file = open(directory.path()).unwrap().into_file();
+        file.run(move |database| file::write_one(database, "format", &format)).unwrap();
+        file.close();
+        open(directory.path()).unwrap_err().to_string()
+    };
+    let newer = refusal_of(3);
+    let text = format!("{} was written by a newer shoutd (format 3, this one knows 2): upgrade shoutd", path.display());
+    assert_eq!(newer, text);
+    let older = refusal_of(1);
+    let text = "was written by a shoutd from before the first release (format 1, this one knows 2): move the data directory away";
+    assert!(older.contains(text) && !older.contains('\n'), "{older}");
 }
 
 /// What opening says about a file with these contents, if it finds fault with it.

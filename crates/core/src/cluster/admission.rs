@@ -179,6 +179,7 @@ impl Cluster {
         for network in self.networks.values_mut().filter(|network| network.is_held_by(id)) {
             let network = Arc::make_mut(network);
             network.leases.retain(|_, holder| *holder != id);
+            network.claims.remove(&id);
             network.attached.remove(&id);
         }
         self.finish_removals();

@@ -35,8 +35,12 @@ impl Cluster {
             Command::Detach { network, host } => Ok(self.detach(network, *host)),
             Command::RemoveNetwork { id } => self.remove(id),
             Command::ClaimAddress { network, host, address } => self.claim(network, *host, *address),
-            Command::YieldAddress { network, address, from, to } => self.leave_to(network, *address, *from, *to),
-            Command::ReleaseAddresses { network, host, addresses } => self.release(network, *host, addresses),
+            Command::YieldAddress { network, address, from, claims, to } => {
+                self.leave_to(network, *address, (*from, *claims), *to)
+            }
+            Command::ReleaseAddresses { network, host, claims, addresses } => {
+                self.release(network, (*host, *claims), addresses)
+            }
         }
     }
 
@@ -104,6 +108,7 @@ impl Cluster {
             settings: settings.clone(),
             description: None,
             leases: BTreeMap::new(),
+            claims: BTreeMap::new(),
             attached: BTreeSet::new(),
             removing: false,
         };

@@ -119,7 +119,8 @@ pub enum Command {
         /// Which ones.
         address: WantedAddress,
     },
-    /// Leave an address to another host that asked for it. One that the host does not hold is no error.
+    /// Leave an address to another host that asked for it. One that the host does not hold, or may have claimed anew since, is no
+    /// error.
     YieldAddress {
         /// The network.
         network: NetworkId,
@@ -127,15 +128,21 @@ pub enum Command {
         address: IpAddr,
         /// Who holds it.
         from: HostId,
+        /// How often that host had claimed addresses of the network when it began to give this one up: see
+        /// [`Network::claims`](super::Network::claims).
+        claims: u64,
         /// Who asked for it.
         to: HostId,
     },
-    /// Give leases back. Those that the host does not hold are passed over.
+    /// Give leases back. Those that the host does not hold are passed over; if it has claimed addresses since, all are.
     ReleaseAddresses {
         /// The network.
         network: NetworkId,
         /// Who held them.
         host: HostId,
+        /// How often that host had claimed addresses of the network when it began to give these back: see
+        /// [`Network::claims`](super::Network::claims).
+        claims: u64,
         /// Which ones.
         addresses: Vec<IpAddr>,
     },

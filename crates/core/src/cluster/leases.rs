@@ -63,7 +63,9 @@ impl Cluster {
             return Err(Refusal::Full { what: "leases of one network".to_owned(), count: LEASES_PER_NETWORK_MAX });
         }
         if let Some(network) = self.networks.get_mut(id) {
-            Arc::make_mut(network).leases.extend(leased.iter().map(|leased| (leased.addr(), host)));
+            let network = Arc::make_mut(network);
+            network.leases.extend(leased.iter().map(|leased| (leased.addr(), host)));
+            network.count_claim(host);
         }
         Ok(Outcome::Leased(leased))
     }
@@ -106,7 +108,7 @@ impl Cluster {
         &mut self,
         id: &NetworkId,
         address: IpAddr,
-        from: HostId,
+        (from, claims): (HostId, u64),
         to: HostId,
     ) -> Result<Outcome, Refusal> {
         if !self.hosts.contains_key(&to) {
@@ -116,15 +118,24 @@ impl Cluster {
         if network.removing {
             return Err(Refusal::BeingRemoved(network.title(id).to_owned()));
         }
-        if network.leases.get(&address) == Some(&from) {
-            Arc::make_mut(network).leases.insert(address, to);
+        if network.leases.get(&address) == Some(&from) && network.claims_of(from) == claims {
+            let network = Arc::make_mut(network);
+            network.leases.insert(address, to);
+            network.count_claim(to);
         }
         Ok(Outcome::Done)
     }
 
-    pub(super) fn release(&mut self, id: &NetworkId, host: HostId, addresses: &[IpAddr]) -> Result<Outcome, Refusal> {
-        // A network that is gone took its leases with it.
-        if let Some(network) = self.networks.get_mut(id) {
+    pub(super) fn release(
+        &mut self,
+        id: &NetworkId,
+        (host, claims): (HostId, u64),
+        addresses: &[IpAddr],
+    ) -> Result<Outcome, Refusal> {
+        // A network that is gone took its leases with it. And a host that has claimed since may have an address of these anew, in a
+        // container: this was under way for so long that it was given back otherwise meanwhile. If not, the host sees what it still holds.
+        let as_of_now = |network: &&mut Arc<Network>| network.claims_of(host) == claims;
+        if let Some(network) = self.networks.get_mut(id).filter(as_of_now) {
             let network = Arc::make_mut(network);
             for address in addresses {
                 if network.leases.get(address) == Some(&host) {

@@ -93,6 +93,10 @@ pub struct Network {
     pub description: Option<Description>,
     /// The addresses that hosts hold: their endpoints', and each host's stock for endpoints to come.
     pub leases: BTreeMap<IpAddr, HostId>,
+    /// How often each host has claimed addresses of it. A host gives addresses back as of a count: what it claimed since stays, however
+    /// late the giving back is carried out.
+    #[serde(default)]
+    pub claims: BTreeMap<HostId, u64>,
     /// The hosts that have endpoints on it, and so its devices: the remotes of one another.
     #[serde(default)]
     pub attached: BTreeSet<HostId>,
@@ -133,6 +137,15 @@ impl Network {
     /// The pool that this address lies in.
     pub fn pool_of(&self, address: IpAddr) -> Option<&Pool> {
         self.settings.pools.iter().find(|pool| pool.subnet.contains(&address))
+    }
+
+    /// How often this host has claimed addresses of it.
+    pub fn claims_of(&self, host: HostId) -> u64 {
+        self.claims.get(&host).copied().unwrap_or(0)
+    }
+
+    fn count_claim(&mut self, host: HostId) {
+        *self.claims.entry(host).or_default() += 1;
     }
 
     /// Whether a host has addresses or endpoints of it.

@@ -53,6 +53,9 @@ impl Cluster {
         for network in self.networks.values_mut() {
             let network = Arc::make_mut(network);
             network.leases.values_mut().filter(|holder| **holder == before).for_each(|holder| *holder = after);
+            if let Some(claims) = network.claims.remove(&before) {
+                network.claims.insert(after, claims);
+            }
             if network.attached.remove(&before) {
                 network.attached.insert(after);
             }

@@ -1,0 +1,83 @@
+//! Chance that is the same each time for a seed.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use rand_0_8::{Error, RngCore};
+
+/// A stream of numbers (Sebastiano Vigna's `SplitMix64`). Streams of one seed with different names have nothing to do with one another, so that one more draw in one
+/// place does not change all the others.
+#[derive(Debug, Clone)]
+pub(crate) struct Chance(u64);
+
+impl Chance {
+    pub fn new(seed: u64, stream: &str) -> Self {
+        let name = stream.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| mixed(hash, u64::from(byte)));
+        Self(mixed(name, seed))
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below this one; zero if there is none.
+    pub fn below(&mut self, bound: usize) -> usize {
+        let bound = u64::try_from(bound).unwrap().max(1);
+        usize::try_from(self.next() % bound).unwrap()
+    }
+
+    /// Whether it happens, with so many in a thousand.
+    pub fn happens(&mut self, per_mille: u64) -> bool {
+        self.next() % 1000 < per_mille
+    }
+
+    /// So many milliseconds.
+    pub fn millis(&mut self, range: RangeInclusive<u64>) -> Duration {
+        Duration::from_millis(range.start() + self.next() % (range.end() - range.start() + 1))
+    }
+
+    /// One of these.
+    pub fn pick<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
+        let index = self.below(items.len());
+        items.get(index)
+    }
+
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for index in (1..items.len()).rev() {
+            let other = self.below(index + 1);
+            items.swap(index, other);
+        }
+    }
+}
+
+/// One number out of two, with every bit of both in every bit of it.
+pub(crate) fn mixed(a: u64, b: u64) -> u64 {
+    Chance(a ^ b.wrapping_mul(0xff51_afd7_ed55_8ccd)).next()
+}
+
+/// openraft draws the time of its elections from it.
+#[derive(Debug)]
+pub(crate) struct ElectionChance;
+
+impl RngCore for ElectionChance {
+    fn next_u32(&mut self) -> u32 {
+        u32::try_from(self.next_u64() >> 32).unwrap()
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        super::runtime::draw()
+    }
+
+    fn fill_bytes(&mut self, bytes: &mut [u8]) {
+        bytes.iter_mut().for_each(|byte| *byte = self.next_u64().to_le_bytes()[0]);
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
+        self.fill_bytes(bytes);
+        Ok(())
+    }
+}

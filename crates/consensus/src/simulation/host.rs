@@ -1,0 +1,248 @@
+//! One host: a disk that stays, and a process that comes and goes.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use openraft::{Config, SnapshotPolicy};
+use shoutd_core::{ClusterId, HostId};
+use shoutd_peer::Identity;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::{Instant, sleep};
+
+use super::Bug;
+use super::agent::Agent;
+use super::chance::{Chance, mixed};
+use super::checks::Checks;
+use super::disk::Disk;
+use super::net::{Listener, Net, Port};
+use super::runtime::{self, Owner};
+use super::store::{Log, Machine};
+use crate::Settings;
+use crate::calls::Calls;
+use crate::consensus::Inner;
+use crate::contacts::Contacts;
+use crate::network::Network;
+use crate::raft::{Raft, config};
+use crate::record::Record;
+use crate::scout::scout;
+use crate::standing::Standing;
+use crate::{Patience, duties, router};
+
+/// How a host comes into its cluster.
+#[derive(Debug, Clone)]
+pub(crate) enum Entry {
+    Founds,
+    Joins(Vec<SocketAddr>),
+}
+
+/// What all hosts of a simulation share.
+#[derive(Debug, Clone)]
+pub(crate) struct World {
+    pub seed: u64,
+    pub bug: Option<Bug>,
+    pub net: Net,
+    pub checks: Checks,
+    /// Hosts whose power goes in the middle of something.
+    pub accidents: UnboundedSender<HostId>,
+    /// Whether users are at work.
+    pub busy: Arc<Mutex<bool>>,
+}
+
+/// The cluster of all simulations.
+pub(crate) fn cluster() -> ClusterId {
+    ClusterId::new(7)
+}
+
+/// Time until a host that did not get in tries again.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+
+/// How long one try may take.
+const ENTRY_DEADLINE: Duration = Duration::from_secs(8);
+
+pub(crate) struct Host {
+    pub id: HostId,
+    pub address: SocketAddr,
+    pub disk: Disk,
+    entry: Entry,
+    world: World,
+    /// How often its process was started.
+    starts: u64,
+    process: Option<Owner>,
+    agent: Arc<Mutex<Option<Arc<Agent>>>>,
+}
+
+impl Host {
+    pub fn new(number: u8, entry: Entry, world: &World) -> Self {
+        let id = HostId::new(u64::from(number)).unwrap();
+        Self {
+            id,
+            address: address_of(number),
+            disk: Disk::new(id, world.seed, world.bug, world.accidents.clone()),
+            entry,
+            world: world.clone(),
+            starts: 0,
+            process: None,
+            agent: Arc::default(),
+        }
+    }
+
+    /// Whose its tasks are while it runs.
+    pub fn owner(&self) -> Option<Owner> {
+        self.process
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// What runs on it, once it has begun to.
+    pub fn agent(&self) -> Option<Arc<Agent>> {
+        self.agent.lock().unwrap().clone()
+    }
+
+    /// Whether its consensus has given up, as it does when its disk fails.
+    pub fn has_stopped(&self) -> bool {
+        let stopped = |agent: Arc<Agent>| {
+            // One that was removed is to stay as it is.
+            let is_gone = agent.inner.standing.farewell().is_some();
+            !is_gone && agent.inner.raft.metrics().borrow().running_state.is_err()
+        };
+        self.agent().is_some_and(stopped)
+    }
+
+    pub fn start(&mut self) {
+        if self.process.is_some() {
+            return;
+        }
+        self.starts += 1;
+        let owner = self.id.get() << 32 | self.starts;
+        self.process = Some(owner);
+        self.world.checks.note(format!("host {} starts", self.id));
+        let (world, agent) = (self.world.clone(), Arc::clone(&self.agent));
+        let (disk, address, entry) = (self.disk.clone(), self.address, self.entry.clone());
+        let id = self.id;
+        runtime::spawn(owner, async move {
+            // A daemon that its disk does not let start is started again.
+            let inner = loop {
+                match run(id, address, disk.clone(), &world).await {
+                    Some(inner) => break inner,
+                    None => sleep(TRY_AGAIN).await,
+                }
+            };
+            let (net, checks) = (world.net.clone(), world.checks.clone());
+            let chance = Chance::new(mixed(world.seed, owner), "agent");
+            let running = Arc::new(Agent::new(Arc::clone(&inner), disk, world, chance));
+            let router = router::router(Arc::clone(&inner)).merge(running.router());
+            net.listen(address, Listener { owner, identity: inner.identity.clone(), router });
+            *agent.lock().unwrap() = Some(Arc::clone(&running));
+            runtime::spawn(owner, scout(Arc::clone(&inner)));
+            runtime::spawn(owner, duties::depart(Arc::clone(&inner)));
+            runtime::spawn(owner, duties::lead(Arc::clone(&inner)));
+            runtime::spawn(owner, duties::represent(Arc::clone(&inner)));
+            enter(&inner, &entry, &checks).await;
+            running.run(owner).await;
+        });
+    }
+
+    /// Ends its process where it is, and with it all that was not synced.
+    pub fn crash(&mut self) {
+        let Some(owner) = self.process.take() else { return };
+        self.world.checks.note(format!("host {} crashes", self.id));
+        self.world.net.close(self.address);
+        *self.agent.lock().unwrap() = None;
+        runtime::kill(owner);
+        self.disk.crash();
+    }
+}
+
+pub(crate) fn address_of(number: u8) -> SocketAddr {
+    SocketAddr::from(([10, 99, 0, number], 7789))
+}
+
+/// As `Consensus::start` does it.
+async fn run(id: HostId, address: SocketAddr, disk: Disk, world: &World) -> Option<Arc<Inner>> {
+    let recorded = disk.read(|contents| contents.identity);
+    let identity = Identity::new(id, recorded.cluster);
+    let (machine, published) = Machine::open(id, disk.clone(), world.checks.clone(), world.bug);
+    let calls = Calls::Simulated(Port { net: world.net.clone(), identity: identity.clone(), address });
+    let standing = Arc::new(Standing::new(recorded.epoch, disk.read(|contents| contents.farewell.clone())));
+    let contacts = Arc::new(Contacts::new(calls.clone(), published.cluster.clone(), Arc::clone(&standing)));
+    let network = Network { me: id.get(), contacts: Arc::clone(&contacts), standing: Arc::clone(&standing) };
+    let config = Arc::new(small(world.seed));
+    let raft = Raft::new(id.get(), config, network, Log(disk.clone()), machine).await.ok()?;
+    let settings = Settings { advertise: address, name: format!("h{}", id.get()) };
+    let patience = Patience { voter_away: Duration::from_secs(mixed(world.seed, 1) % 20 + 2) };
+    Some(Arc::new(Inner {
+        identity,
+        settings,
+        calls,
+        patience,
+        standing,
+        contacts,
+        raft,
+        published,
+        members_wanted: Notify::new(),
+        record: Record::Simulated(disk),
+        leader_heard: Mutex::default(),
+    }))
+}
+
+/// The real numbers, but for those of snapshots: a simulation is too short for a thousand entries.
+fn small(seed: u64) -> Config {
+    let mut chance = Chance::new(seed, "configuration");
+    let every = u64::try_from(chance.below(40)).unwrap() + 5;
+    Config {
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(every),
+        max_in_snapshot_log_to_keep: u64::try_from(chance.below(20)).unwrap(),
+        replication_lag_threshold: every * 2,
+        purge_batch_size: 1,
+        snapshot_max_chunk_size: 2000,
+        ..config()
+    }
+}
+
+/// As the daemon does it: until it is in.
+async fn enter(inner: &Arc<Inner>, entry: &Entry, checks: &Checks) {
+    loop {
+        let entered = match entry {
+            Entry::Founds => {
+                let founded = inner.found(cluster(), ENTRY_DEADLINE).await;
+                founded.map_err(|error| (error.may_pass(), error.to_string()))
+            }
+            Entry::Joins(peers) => {
+                let joined = inner.join(peers, Instant::now() + ENTRY_DEADLINE).await;
+                joined.map_err(|error| (error.may_pass(), error.to_string()))
+            }
+        };
+        checks.note(format!("host {} enters: {entered:?}", inner.me()));
+        // A host that was in before goes on; what is new of it is told by its duties.
+        if matches!(entered, Ok(()) | Err((false, _))) || inner.cluster().hosts.contains_key(&inner.me()) {
+            return;
+        }
+        sleep(TRY_AGAIN).await;
+    }
+}
+
+thread_local! {
+    /// Who knows the time by the hosts' clocks.
+    static CLOCKS: RefCell<Option<Checks>> = const { RefCell::new(None) };
+}
+
+/// Has these clocks tell the time in this thread, until others do.
+pub(super) fn set_clocks(clocks: Option<Checks>) {
+    CLOCKS.set(clocks);
+}
+
+/// What happened in the simulation that ended in a panic in this thread.
+pub(super) fn last_history() -> String {
+    CLOCKS.take().map_or_else(String::new, |checks| checks.history())
+}
+
+/// The time since 1970 by the clock of the host whose task runs, in a simulation.
+pub(crate) fn wall_clock() -> Option<Duration> {
+    let host = HostId::new(runtime::current()? >> 32)?;
+    CLOCKS.with_borrow(|clocks| Some(clocks.as_ref()?.wall_clock(host)))
+}

@@ -1,0 +1,307 @@
+//! A network of messages that are lost, late, doubled and out of order, between hosts that cannot always reach each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode, header};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use shoutd_core::{ClusterId, HostId};
+use shoutd_peer::{CallError, Caller, Identity, PublicKey, Rejection};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+use tower::ServiceExt;
+
+use super::chance::Chance;
+use super::checks::Checks;
+use super::runtime::{Owner, spawn};
+use crate::raft::Vote;
+use crate::wire;
+
+/// How bad the network is, in messages of a thousand.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Weather {
+    pub lost: u64,
+    pub doubled: u64,
+    /// Overtaken by others.
+    pub late: u64,
+}
+
+/// The network. Clones are the same network.
+#[derive(Debug, Clone)]
+pub(crate) struct Net(Arc<Mutex<State>>);
+
+struct State {
+    hosts: BTreeMap<SocketAddr, Listener>,
+    /// From where to where nothing comes through.
+    blocked: BTreeSet<(HostId, HostId)>,
+    weather: Weather,
+    chance: Chance,
+    checks: Checks,
+    /// Calls that will never be answered; kept, as their callers must not notice.
+    silent: Vec<oneshot::Sender<Reply>>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("blocked", &self.blocked).field("weather", &self.weather).finish_non_exhaustive()
+    }
+}
+
+/// A running host.
+#[derive(Clone)]
+pub(crate) struct Listener {
+    pub owner: Owner,
+    pub identity: Identity,
+    pub router: Router,
+}
+
+/// Status and body of an answer.
+type Reply = (StatusCode, Vec<u8>);
+
+/// One request on its way.
+#[derive(Clone)]
+struct Message {
+    from: HostId,
+    cluster: Option<ClusterId>,
+    origin: SocketAddr,
+    key: PublicKey,
+    to: Option<HostId>,
+    address: SocketAddr,
+    path: String,
+    body: Vec<u8>,
+}
+
+/// One host's way into the network.
+#[derive(Debug, Clone)]
+pub(crate) struct Port {
+    pub net: Net,
+    pub identity: Identity,
+    pub address: SocketAddr,
+}
+
+impl Port {
+    /// As the peers' client does.
+    pub async fn call<Q: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        to: Option<HostId>,
+        address: SocketAddr,
+        path: &str,
+        request: &Q,
+        deadline: Duration,
+    ) -> Result<A, CallError> {
+        let message = Message {
+            from: self.identity.host(),
+            cluster: self.identity.cluster(),
+            origin: self.address,
+            key: key_of(self.identity.host()),
+            to,
+            address,
+            path: path.to_owned(),
+            body: serde_json::to_vec(request).unwrap(),
+        };
+        let (sender, receiver) = oneshot::channel();
+        self.net.send(message, sender);
+        let (status, body) = match timeout(deadline, receiver).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(_)) => {
+                let source = Arc::new(io::Error::from(io::ErrorKind::ConnectionReset));
+                return Err(CallError::Unreachable { address, source });
+            }
+            Err(_) => return Err(CallError::TimedOut { address, after: deadline }),
+        };
+        if status.is_success() {
+            let malformed = |error: serde_json::Error| CallError::Malformed { address, reason: error.to_string() };
+            return serde_json::from_slice(&body).map_err(malformed);
+        }
+        let rejection = serde_json::from_slice(&body)
+            .unwrap_or_else(|_| Rejection::Failed { reason: String::from_utf8_lossy(&body).into_owned() });
+        Err(CallError::Refused { address, rejection })
+    }
+}
+
+/// A key that belongs to nobody: what is simulated here begins where peers have proved who they are.
+fn key_of(host: HostId) -> PublicKey {
+    // The header of an Ed25519 key (RFC 8410, section 4).
+    let mut spki = vec![0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+    spki.extend(host.get().to_be_bytes().repeat(4));
+    PublicKey::from_spki(&spki).unwrap()
+}
+
+impl Net {
+    pub fn new(seed: u64, checks: Checks) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            hosts: BTreeMap::new(),
+            blocked: BTreeSet::new(),
+            weather: Weather::default(),
+            chance: Chance::new(seed, "network"),
+            checks,
+            silent: Vec::new(),
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap()
+    }
+
+    pub fn listen(&self, address: SocketAddr, listener: Listener) {
+        self.state().hosts.insert(address, listener);
+    }
+
+    pub fn close(&self, address: SocketAddr) {
+        self.state().hosts.remove(&address);
+    }
+
+    pub fn set_weather(&self, weather: Weather) {
+        self.state().weather = weather;
+    }
+
+    /// Lets nothing through from one host to the other.
+    pub fn block(&self, from: HostId, to: HostId) {
+        self.state().blocked.insert((from, to));
+    }
+
+    /// Lets everything through.
+    pub fn heal(&self) {
+        self.state().blocked.clear();
+    }
+
+    fn delay(&self) -> Duration {
+        let mut state = self.state();
+        let late = state.weather.late;
+        match state.chance.happens(late) {
+            true => state.chance.millis(20..=1500),
+            false => state.chance.millis(0..=5),
+        }
+    }
+
+    /// What was sent twice may come when all who waited for it have long given up.
+    fn delay_of_a_double(&self) -> Duration {
+        let mut state = self.state();
+        match state.chance.happens(500) {
+            true => state.chance.millis(20..=6000),
+            false => state.chance.millis(0..=15),
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        let mut state = self.state();
+        let lost = state.weather.lost;
+        state.chance.happens(lost)
+    }
+
+    fn send(&self, message: Message, sender: oneshot::Sender<Reply>) {
+        let doubled = {
+            let mut state = self.state();
+            let doubled = state.weather.doubled;
+            state.chance.happens(doubled)
+        };
+        if doubled {
+            let delay = self.delay_of_a_double();
+            spawn(0, carry(self.clone(), message.clone(), delay, None));
+        }
+        spawn(0, carry(self.clone(), message, self.delay(), Some(sender)));
+    }
+
+    /// The host that a message reaches.
+    fn target(&self, message: &Message) -> Option<Listener> {
+        self.state().hosts.get(&message.address).cloned()
+    }
+
+    fn passes(&self, from: HostId, to: HostId) -> bool {
+        !self.state().blocked.contains(&(from, to)) && !self.is_lost()
+    }
+
+    fn silence(&self, sender: Option<oneshot::Sender<Reply>>) {
+        self.state().silent.extend(sender);
+    }
+
+    /// Takes note of a message that arrives, and of who says in it that he leads.
+    fn note(&self, message: &Message, to: HostId) {
+        let checks = self.state().checks.clone();
+        let size = u64::try_from(message.body.len()).unwrap();
+        checks.count(message.from.get() << 8 ^ to.get(), size);
+        #[derive(Deserialize)]
+        struct Heading {
+            content: Content,
+        }
+        #[derive(Deserialize)]
+        struct Content {
+            vote: Vote,
+        }
+        if message.path == wire::APPEND
+            && let Ok(Heading { content: Content { vote } }) = serde_json::from_slice(&message.body)
+        {
+            checks.leads(vote.leader_id.term, message.from.get());
+        }
+    }
+}
+
+/// Carries a message to its end, and the answer back.
+async fn carry(net: Net, message: Message, delay: Duration, sender: Option<oneshot::Sender<Reply>>) {
+    sleep(delay).await;
+    let Some(target) = net.target(&message) else {
+        // The connection is refused: the caller notices when the sender is dropped.
+        return;
+    };
+    let (from, to) = (message.from, target.identity.host());
+    if !net.passes(from, to) {
+        return net.silence(sender);
+    }
+    net.note(&message, to);
+    let (done, answered) = oneshot::channel();
+    spawn(target.owner, async move {
+        let _ = done.send(answer(target, message).await);
+    });
+    // A host that crashes meanwhile breaks the connection.
+    let Ok(reply) = answered.await else { return };
+    sleep(net.delay()).await;
+    if !net.passes(to, from) {
+        return net.silence(sender);
+    }
+    if let Some(sender) = sender {
+        let _ = sender.send(reply);
+    }
+}
+
+async fn answer(target: Listener, message: Message) -> Reply {
+    let caller = match check(&target.identity, &message) {
+        Ok(caller) => caller,
+        Err(rejection) => return (StatusCode::MISDIRECTED_REQUEST, serde_json::to_vec(&rejection).unwrap()),
+    };
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(&message.path)
+        .header(header::CONTENT_TYPE, "application/json")
+        .extension(caller)
+        .body(Body::from(message.body))
+        .unwrap();
+    let response = match target.router.oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
+    let status = response.status();
+    (status, axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap().to_vec())
+}
+
+/// As the peers' server does.
+fn check(identity: &Identity, message: &Message) -> Result<Caller, Rejection> {
+    if let Some(wanted) = message.to.filter(|wanted| *wanted != identity.host()) {
+        return Err(Rejection::OtherHost { is: identity.host(), wanted });
+    }
+    match (identity.cluster(), message.cluster) {
+        (Some(has), Some(caller)) if has != caller => Err(Rejection::OtherCluster { has, caller }),
+        _ => Ok(Caller {
+            host: message.from,
+            key: message.key,
+            cluster: message.cluster,
+            address: message.origin,
+            names_this_host: message.to.is_some(),
+        }),
+    }
+}

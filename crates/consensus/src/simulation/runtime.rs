@@ -1,0 +1,246 @@
+//! Tasks, timers and chance of a simulation: one thread, a clock that jumps to the next thing that happens, and an order that depends on the seed alone.
+//!
+//! tokio's own scheduler would run tasks in the order in which they were woken, and `tokio::sync::watch` wakes in an order of its own. Here all tasks that can run are
+//! known before the next one runs, and the seed says in which order.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use openraft::{AsyncRuntime, OptionalSend, TokioRuntime};
+use tokio::sync::oneshot;
+use tokio::task::coop::unconstrained;
+
+use super::chance::{Chance, ElectionChance};
+
+/// Whose a task is: what a crash of that host ends. Zero is the simulation itself.
+pub(crate) type Owner = u64;
+
+type TaskId = u64;
+type Work = Pin<Box<dyn Future<Output = ()>>>;
+
+thread_local! {
+    static EXECUTOR: RefCell<Option<Rc<Executor>>> = const { RefCell::new(None) };
+}
+
+struct Executor {
+    tasks: RefCell<BTreeMap<TaskId, (Owner, Option<Work>)>>,
+    ready: Arc<Ready>,
+    last: Cell<TaskId>,
+    running: Cell<Owner>,
+    order: RefCell<Chance>,
+    elections: RefCell<Chance>,
+}
+
+/// The tasks that can run.
+#[derive(Default)]
+struct Ready {
+    tasks: Mutex<BTreeSet<TaskId>>,
+    root: Mutex<Option<Waker>>,
+}
+
+struct TaskWaker {
+    task: TaskId,
+    ready: Arc<Ready>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.ready.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(self.task);
+        if let Some(root) = &*self.ready.root.lock().unwrap_or_else(PoisonError::into_inner) {
+            root.wake_by_ref();
+        }
+    }
+}
+
+impl Executor {
+    fn spawn(&self, owner: Owner, work: Work) {
+        let task = self.last.get() + 1;
+        self.last.set(task);
+        self.tasks.borrow_mut().insert(task, (owner, Some(work)));
+        Arc::new(TaskWaker { task, ready: Arc::clone(&self.ready) }).wake();
+    }
+
+    /// Runs what can run until nothing can.
+    fn run_ready(&self) {
+        loop {
+            let ready = std::mem::take(&mut *self.ready.tasks.lock().unwrap());
+            if ready.is_empty() {
+                return;
+            }
+            let mut ready: Vec<TaskId> = ready.into_iter().collect();
+            self.order.borrow_mut().shuffle(&mut ready);
+            ready.into_iter().for_each(|task| self.run_one(task));
+        }
+    }
+
+    fn run_one(&self, task: TaskId) {
+        let taken = self.tasks.borrow_mut().get_mut(&task).and_then(|(owner, work)| Some((*owner, work.take()?)));
+        let Some((owner, mut work)) = taken else { return };
+        self.running.set(owner);
+        let waker = Waker::from(Arc::new(TaskWaker { task, ready: Arc::clone(&self.ready) }));
+        let done = work.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+        let dropped = {
+            let mut tasks = self.tasks.borrow_mut();
+            match tasks.get_mut(&task) {
+                Some((_, place)) if !done => place.replace(work),
+                _ => {
+                    tasks.remove(&task);
+                    Some(work)
+                }
+            }
+        };
+        // Its end may start or end others.
+        drop(dropped);
+        self.running.set(0);
+    }
+}
+
+/// Runs a simulation to its end, with the chance of this seed.
+pub(crate) fn run<T: 'static>(seed: u64, simulation: impl Future<Output = T> + 'static) -> T {
+    let executor = Rc::new(Executor {
+        tasks: RefCell::default(),
+        ready: Arc::default(),
+        last: Cell::new(0),
+        running: Cell::new(0),
+        order: RefCell::new(Chance::new(seed, "order")),
+        elections: RefCell::new(Chance::new(seed, "elections")),
+    });
+    // Taken out also when the simulation panics.
+    struct Guard;
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            let executor = EXECUTOR.take();
+            if let Some(executor) = executor {
+                let tasks = executor.tasks.take();
+                drop(tasks);
+            }
+        }
+    }
+    EXECUTOR.set(Some(Rc::clone(&executor)));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let _entered = runtime.enter();
+    let _guard = Guard;
+    let (sender, mut receiver) = oneshot::channel();
+    executor.spawn(
+        0,
+        Box::pin(unconstrained(async move {
+            let _ = sender.send(simulation.await);
+        })),
+    );
+    runtime.block_on(std::future::poll_fn(|context| {
+        *executor.ready.root.lock().unwrap() = Some(context.waker().clone());
+        executor.run_ready();
+        match receiver.try_recv() {
+            Ok(result) => Poll::Ready(result),
+            Err(oneshot::error::TryRecvError::Empty) => Poll::Pending,
+            Err(oneshot::error::TryRecvError::Closed) => panic!("the simulation ended its own task"),
+        }
+    }))
+}
+
+fn executor() -> Option<Rc<Executor>> {
+    EXECUTOR.with(|executor| executor.try_borrow().ok()?.clone())
+}
+
+/// Starts a task of this owner.
+pub(crate) fn spawn(owner: Owner, work: impl Future<Output = ()> + 'static) {
+    if let Some(executor) = executor() {
+        executor.spawn(owner, Box::pin(unconstrained(work)));
+    }
+}
+
+/// Ends all tasks of this owner where they are, as the end of a process does.
+pub(crate) fn kill(owner: Owner) {
+    let Some(executor) = executor() else { return };
+    let ended: Vec<_> = {
+        let mut tasks = executor.tasks.borrow_mut();
+        let ids: Vec<_> = tasks.iter().filter(|(_, (whose, _))| *whose == owner).map(|(id, _)| *id).collect();
+        ids.into_iter().filter_map(|id| tasks.remove(&id)).collect()
+    };
+    // Dropped when nothing is borrowed: their ends may do anything.
+    drop(ended);
+}
+
+/// Whose task runs now, if it is one of a simulation.
+pub(super) fn current() -> Option<Owner> {
+    executor().map(|executor| executor.running.get())
+}
+
+/// A number from the stream of elections.
+pub(super) fn draw() -> u64 {
+    executor().map_or(0, |executor| executor.elections.borrow_mut().next())
+}
+
+/// What openraft runs on in unit tests: the tasks of a simulation within one, those of tokio elsewhere.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Runtime;
+
+/// Waits for a task.
+pub(crate) type Joined<T> = oneshot::Receiver<T>;
+
+impl AsyncRuntime for Runtime {
+    type JoinError = oneshot::error::RecvError;
+    type JoinHandle<T: OptionalSend + 'static> = Joined<T>;
+    type Sleep = <TokioRuntime as AsyncRuntime>::Sleep;
+    type Instant = <TokioRuntime as AsyncRuntime>::Instant;
+    type TimeoutError = <TokioRuntime as AsyncRuntime>::TimeoutError;
+    type Timeout<R, T: Future<Output = R> + OptionalSend> = <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
+    type ThreadLocalRng = ElectionChance;
+    type OneshotSender<T: OptionalSend> = <TokioRuntime as AsyncRuntime>::OneshotSender<T>;
+    type OneshotReceiverError = <TokioRuntime as AsyncRuntime>::OneshotReceiverError;
+    type OneshotReceiver<T: OptionalSend> = <TokioRuntime as AsyncRuntime>::OneshotReceiver<T>;
+
+    fn spawn<T>(future: T) -> Joined<T::Output>
+    where
+        T: Future + OptionalSend + 'static,
+        T::Output: OptionalSend + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let work = async move {
+            let _ = sender.send(future.await);
+        };
+        match executor() {
+            Some(executor) => executor.spawn(executor.running.get(), Box::pin(unconstrained(work))),
+            None => drop(tokio::spawn(work)),
+        }
+        receiver
+    }
+
+    fn sleep(duration: Duration) -> Self::Sleep {
+        TokioRuntime::sleep(duration)
+    }
+
+    fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
+        TokioRuntime::sleep_until(deadline)
+    }
+
+    fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
+        TokioRuntime::timeout(duration, future)
+    }
+
+    fn timeout_at<R, F: Future<Output = R> + OptionalSend>(deadline: Self::Instant, future: F) -> Self::Timeout<R, F> {
+        TokioRuntime::timeout_at(deadline, future)
+    }
+
+    fn is_panic(_: &Self::JoinError) -> bool {
+        false
+    }
+
+    fn thread_rng() -> ElectionChance {
+        ElectionChance
+    }
+
+    fn oneshot<T: OptionalSend>() -> (Self::OneshotSender<T>, Self::OneshotReceiver<T>) {
+        TokioRuntime::oneshot()
+    }
+}

@@ -1,0 +1,308 @@
+//! One simulation: a cluster that comes to be, its bad days, and how it recovers.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use shoutd_core::HostId;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Bug;
+use super::chance::Chance;
+use super::checks::Checks;
+use super::host::{Entry, Host, World, address_of, set_clocks};
+use super::net::{Net, Weather};
+use super::runtime;
+
+/// How long the bad days are.
+const TROUBLE: Duration = Duration::from_secs(10);
+
+/// How long a cluster may take to be of one mind once nothing is wrong any more.
+const CONVERGENCE: Duration = Duration::from_secs(60);
+
+/// How long a cluster without faults may take to come to be.
+const FORMATION: Duration = Duration::from_secs(30);
+
+/// Time between two looks at whether all agree.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How one simulation went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// The same for the same seed.
+    pub trace: u64,
+    /// What was wrong, if anything was.
+    pub violation: Option<String>,
+    /// What came before.
+    pub history: String,
+    /// Commands that were agreed on.
+    pub commands: usize,
+    /// How long the cluster took to be of one mind.
+    pub convergence: Duration,
+}
+
+/// Runs the simulation of a seed.
+pub(crate) fn simulate(seed: u64, bug: Option<Bug>) -> Report {
+    runtime::run(seed, async move {
+        let checks = Checks::new();
+        set_clocks(Some(checks.clone()));
+        let net = Net::new(seed, checks.clone());
+        let (accidents, happening) = unbounded_channel();
+        let world = World { seed, bug, net, checks, accidents, busy: Arc::new(Mutex::new(true)) };
+        let mut simulation = Simulation::new(seed, world, happening);
+        let convergence = simulation.run().await;
+        let checks = &simulation.world.checks;
+        if let Err(stuck) = &convergence {
+            checks.violated(stuck.clone());
+        }
+        let report = Report {
+            trace: checks.trace(),
+            violation: checks.violation(),
+            history: checks.history(),
+            commands: checks.commands(),
+            convergence: convergence.unwrap_or(CONVERGENCE),
+        };
+        for host in &mut simulation.hosts {
+            host.crash();
+        }
+        set_clocks(None);
+        report
+    })
+}
+
+struct Simulation {
+    world: World,
+    hosts: Vec<Host>,
+    chance: Chance,
+    accidents: UnboundedReceiver<HostId>,
+    removed: Option<HostId>,
+    recovering: bool,
+}
+
+impl Simulation {
+    fn new(seed: u64, world: World, accidents: UnboundedReceiver<HostId>) -> Self {
+        let mut chance = Chance::new(seed, "faults");
+        let count = u8::try_from(chance.below(4)).unwrap() + 2;
+        let peers: Vec<_> = (1..=count).map(address_of).collect();
+        let entry = |number| if number == 1 { Entry::Founds } else { Entry::Joins(peers.clone()) };
+        // One more than there are from the beginning.
+        let hosts = (1..=count + 1).map(|number| Host::new(number, entry(number), &world)).collect();
+        Self { world, hosts, chance, accidents, removed: None, recovering: false }
+    }
+
+    async fn run(&mut self) -> Result<Duration, String> {
+        let last = self.hosts.len() - 1;
+        self.hosts[..last].iter_mut().for_each(Host::start);
+        if self.chance.happens(700) {
+            self.wait_for("the cluster is there", FORMATION, |hosts| {
+                hosts[..last].iter().all(|host| host.agent().is_some_and(|agent| agent.is_member()))
+            })
+            .await?;
+        }
+        let until = Instant::now() + TROUBLE;
+        while Instant::now() < until && self.world.checks.violation().is_none() {
+            let pause = self.chance.millis(10..=900);
+            let accident = timeout(pause, self.accidents.recv()).await;
+            self.restart_the_stopped();
+            match accident.ok().flatten() {
+                Some(id) => self.hosts.iter_mut().filter(|host| host.id == id).for_each(Host::crash),
+                None => self.trouble(),
+            }
+        }
+        if self.world.checks.violation().is_some() {
+            return Ok(Duration::ZERO);
+        }
+        self.recover().await
+    }
+
+    /// Waits until something is so, or a rule is broken.
+    async fn wait_for(
+        &mut self,
+        what: &str,
+        deadline: Duration,
+        is_so: impl Fn(&[Host]) -> bool,
+    ) -> Result<Duration, String> {
+        let began = Instant::now();
+        while began.elapsed() < deadline {
+            if self.world.checks.violation().is_some() || is_so(&self.hosts) {
+                return Ok(began.elapsed());
+            }
+            sleep(LOOK).await;
+            self.restart_the_stopped();
+        }
+        let hosts: Vec<_> = self.hosts.iter().map(told).collect();
+        Err(format!("not within {deadline:?}: {what}: {}", hosts.join("; ")))
+    }
+
+    /// A daemon whose disk failed ends, and is started again when the disk is sound.
+    fn restart_the_stopped(&mut self) {
+        for host in self.hosts.iter_mut().filter(|host| host.has_stopped()) {
+            host.crash();
+            host.disk.set_failing(false);
+            if self.recovering {
+                host.start();
+            }
+        }
+    }
+
+    /// One more thing that goes wrong, or right again.
+    fn trouble(&mut self) {
+        let index = self.chance.below(self.hosts.len());
+        let dice = self.chance.below(100);
+        match dice {
+            0..14 => self.hosts[index].crash(),
+            14..36 => self.start_one_that_is_down(),
+            36..40 => self.crash_the_leader(),
+            40..50 => self.partition(),
+            50..56 => self.cut_one_way(index),
+            56..68 => self.world.net.heal(),
+            68..73 => self.hosts[index].disk.set_slow(true),
+            73..78 => self.hosts.iter().for_each(|host| host.disk.set_slow(false)),
+            78..80 => self.hosts[index].disk.set_failing(true),
+            80..84 => self.jump_clock(index),
+            84..90 => self.change_weather(),
+            90..94 => self.world.net.set_weather(Weather::default()),
+            94..96 => self.remove(index),
+            96..97 => self.crash_all(),
+            _ => {}
+        }
+    }
+
+    fn start_one_that_is_down(&mut self) {
+        // Also one that was removed: it must be told so, and do no harm until then.
+        let mut down: Vec<_> = self.hosts.iter_mut().filter(|host| !host.is_up()).collect();
+        let index = self.chance.below(down.len());
+        if let Some(host) = down.get_mut(index) {
+            host.disk.set_failing(false);
+            host.start();
+        }
+    }
+
+    fn crash_the_leader(&mut self) {
+        let leader = self.hosts.iter().find_map(|host| host.agent()?.inner.leader());
+        if let Some(host) = self.hosts.iter_mut().find(|host| Some(host.id) == leader) {
+            host.crash();
+        }
+    }
+
+    fn crash_all(&mut self) {
+        self.hosts.iter_mut().for_each(Host::crash);
+    }
+
+    /// Two sides that do not hear each other.
+    fn partition(&mut self) {
+        let sides: Vec<_> = self.hosts.iter().map(|host| (host.id, self.chance.happens(500))).collect();
+        self.world.checks.note(format!("partition: {sides:?}"));
+        for (from, side) in &sides {
+            for (to, _) in sides.iter().filter(|(_, other)| other != side) {
+                self.world.net.block(*from, *to);
+            }
+        }
+    }
+
+    /// A host that hears and is not heard, or the other way round.
+    fn cut_one_way(&mut self, index: usize) {
+        let (id, is_deaf) = (self.hosts[index].id, self.chance.happens(500));
+        self.world.checks.note(format!("host {id} is {}", if is_deaf { "deaf" } else { "mute" }));
+        for other in self.hosts.iter().map(|host| host.id).filter(|other| *other != id) {
+            let (from, to) = if is_deaf { (other, id) } else { (id, other) };
+            self.world.net.block(from, to);
+        }
+    }
+
+    fn jump_clock(&mut self, index: usize) {
+        let minutes = i64::try_from(self.chance.below(2 * 24 * 60)).unwrap() - 24 * 60;
+        self.world.checks.set_clock(self.hosts[index].id, minutes * 60_000);
+    }
+
+    fn change_weather(&mut self) {
+        let mut draw = |bound: usize| u64::try_from(self.chance.below(bound)).unwrap();
+        self.world.net.set_weather(Weather { lost: draw(150), doubled: draw(200), late: draw(200) });
+    }
+
+    /// A user removes a host for good, dead or alive.
+    fn remove(&mut self, index: usize) {
+        let Some(latest) = self.world.checks.latest() else { return };
+        let id = self.hosts[index].id;
+        if self.removed.is_some() || !latest.hosts.contains_key(&id) || latest.hosts.len() < 3 {
+            return;
+        }
+        self.removed = Some(id);
+        let agents: Vec<_> = self.hosts.iter().filter(|host| host.id != id).filter_map(Host::agent).collect();
+        let Some(agent) = self.chance.pick(&agents).cloned() else { return };
+        // On the asking host's behalf, so that it ends when that one crashes.
+        let owner = self.hosts.iter().find(|host| host.id == agent.me()).and_then(Host::owner).unwrap_or(0);
+        runtime::spawn(owner, async move {
+            while !agent.remove(id).await {
+                sleep(LOOK).await;
+            }
+        });
+        if self.chance.happens(500) {
+            self.hosts[index].crash();
+        }
+    }
+
+    /// Nothing goes wrong any more: all must become of one mind.
+    async fn recover(&mut self) -> Result<Duration, String> {
+        self.recovering = true;
+        self.world.checks.note("all is well again");
+        self.world.net.heal();
+        self.world.net.set_weather(Weather::default());
+        *self.world.busy.lock().unwrap() = false;
+        let latest = self.world.checks.latest();
+        for host in &mut self.hosts {
+            host.disk.set_slow(false);
+            host.disk.set_failing(false);
+            self.world.checks.set_clock(host.id, 0);
+            if host.has_stopped() {
+                host.crash();
+            }
+            if latest.as_ref().is_none_or(|latest| !latest.admissions.removed.contains_key(&host.id)) {
+                host.start();
+            }
+        }
+        self.settled().await
+    }
+
+    async fn settled(&mut self) -> Result<Duration, String> {
+        let checks = self.world.checks.clone();
+        let took = self
+            .wait_for("all are of one mind", CONVERGENCE, |hosts| {
+                let Some(latest) = checks.latest() else { return false };
+                let members = hosts.iter().filter(|host| !latest.admissions.removed.contains_key(&host.id));
+                let mut leaders = Vec::new();
+                let mut all = true;
+                for host in members {
+                    let Some(agent) = host.agent() else { return false };
+                    leaders.push(agent.inner.leader());
+                    let applied = agent.inner.published.applied.borrow().checked_sub(1);
+                    all &= agent.is_member() && applied == checks.last_index() && agent.plan().is_empty();
+                }
+                leaders.dedup();
+                all && leaders.len() == 1 && leaders[0].is_some()
+            })
+            .await?;
+        Ok(took)
+    }
+}
+
+/// How a host is, in a line.
+fn told(host: &Host) -> String {
+    let Some(agent) = host.agent() else {
+        return format!("{} is {}", host.id, if host.is_up() { "starting" } else { "down" });
+    };
+    let status = agent.inner.status();
+    let numbers = |hosts: &[HostId]| hosts.iter().map(|host| host.get()).collect::<Vec<_>>();
+    format!(
+        "{} is {:?} of term {} at {:?}, follows {:?}, voters {:?}, learners {:?}, is member: {}, plans {:?}",
+        host.id,
+        status.role,
+        status.term,
+        status.applied,
+        status.leader,
+        numbers(&status.voters),
+        numbers(&status.learners),
+        agent.is_member(),
+        agent.plan()
+    )
+}

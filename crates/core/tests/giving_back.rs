@@ -1,0 +1,95 @@
+//! Addresses that are given back, however late that is carried out.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use shoutd_core::cluster::{Cluster, Command, Outcome, Pool, Settings, WantedAddress};
+use shoutd_core::{ClusterId, HostId, NetworkId};
+
+fn host(id: u64) -> HostId {
+    HostId::new(id).unwrap()
+}
+
+fn network() -> NetworkId {
+    "00000000000000aa".parse().unwrap()
+}
+
+fn address() -> IpAddr {
+    "10.9.0.7".parse().unwrap()
+}
+
+/// Two hosts, the first of which has claimed the address.
+fn cluster() -> Cluster {
+    let mut cluster = Cluster::default();
+    cluster.apply(&Command::Found { cluster: ClusterId::new(1) }).unwrap();
+    for id in [1, 2] {
+        let address = format!("192.0.2.{id}:7789").parse().unwrap();
+        cluster.apply(&Command::AdmitHost { host: host(id), name: format!("h{id}"), address }).unwrap();
+    }
+    let pool = Pool { subnet: "10.9.0.0/24".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new() };
+    let settings =
+        Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam: false };
+    cluster.apply(&Command::CreateNetwork { id: network(), origin: host(1), settings }).unwrap();
+    cluster.apply(&claim(1)).unwrap();
+    cluster
+}
+
+fn claim(id: u64) -> Command {
+    Command::ClaimAddress { network: network(), host: host(id), address: WantedAddress::Exactly(address()) }
+}
+
+fn release(cluster: &Cluster, id: u64) -> Command {
+    let claims = cluster.networks[&network()].claims_of(host(id));
+    Command::ReleaseAddresses { network: network(), host: host(id), claims, addresses: vec![address()] }
+}
+
+fn give_to(cluster: &Cluster, from: u64, to: u64) -> Command {
+    let claims = cluster.networks[&network()].claims_of(host(from));
+    Command::YieldAddress { network: network(), address: address(), from: host(from), claims, to: host(to) }
+}
+
+fn holder(cluster: &Cluster) -> Option<HostId> {
+    cluster.networks[&network()].leases.get(&address()).copied()
+}
+
+#[test]
+fn what_is_given_back_late_is_not_taken_from_a_later_claim() {
+    let mut cluster = cluster();
+    for late in [release(&cluster, 1), give_to(&cluster, 1, 2)] {
+        // Given back by another try meanwhile, and claimed again.
+        cluster.apply(&release(&cluster, 1)).unwrap();
+        assert_eq!(holder(&cluster), None);
+        cluster.apply(&claim(1)).unwrap();
+        assert_eq!(cluster.apply(&late), Ok(Outcome::Done));
+        assert_eq!(holder(&cluster), Some(host(1)), "{late:?}");
+    }
+    // Nor after it was merely claimed again while it was held.
+    let late = release(&cluster, 1);
+    cluster.apply(&claim(1)).unwrap();
+    cluster.apply(&late).unwrap();
+    assert_eq!(holder(&cluster), Some(host(1)));
+}
+
+#[test]
+fn what_another_host_left_is_as_good_as_claimed() {
+    let mut cluster = cluster();
+    let late = release(&cluster, 2);
+    cluster.apply(&give_to(&cluster, 1, 2)).unwrap();
+    assert_eq!(holder(&cluster), Some(host(2)));
+    cluster.apply(&late).unwrap();
+    assert_eq!(holder(&cluster), Some(host(2)));
+    cluster.apply(&release(&cluster, 2)).unwrap();
+    assert_eq!(holder(&cluster), None);
+}
+
+#[test]
+fn the_claims_of_another_host_change_nothing_of_it() {
+    let mut cluster = cluster();
+    let release = release(&cluster, 1);
+    let other = WantedAddress::Highest { subnet: "10.9.0.0/24".parse().unwrap(), count: 2 };
+    cluster.apply(&Command::ClaimAddress { network: network(), host: host(2), address: other }).unwrap();
+    cluster.apply(&release).unwrap();
+    assert_eq!(holder(&cluster), None);
+}

@@ -1,0 +1,43 @@
+//! `cargo xtask sim`: whole clusters simulated, one for each seed; see `crates/consensus/src/simulation`.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::programs;
+
+/// The test that runs the simulations.
+const TEST: &str = "simulation::tests::seeds";
+
+/// Which simulations to run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// How many seeds.
+    #[arg(long, default_value_t = 5000, conflicts_with = "seed")]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 0, conflicts_with = "seed")]
+    first: u64,
+    /// This one only, and tell all that happens in it.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// Builds the simulation and runs it, on all cores.
+///
+/// # Errors
+///
+/// Fails when it could not be run; what it found is in its output and in the exit code.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let (first, count) = arguments.seed.map_or((arguments.first, arguments.seeds), |seed| (seed, 1));
+    let mut command = programs::cargo();
+    command
+        .args(["test", "--package", "shoutd-consensus", "--lib", "--", "--exact", TEST, "--nocapture"])
+        .env("SHOUTD_SIM_FIRST", first.to_string())
+        .env("SHOUTD_SIM_SEEDS", count.to_string());
+    if arguments.seed.is_some() {
+        command.env("SHOUTD_SIM_TELL", "1");
+    }
+    let status = command.status().context("run cargo test")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
