@@ -245,6 +245,16 @@ proptest! {
             };
             database.forget(*port, *group, source);
         }
+        // What changed leads from nothing to what there is, and so does what differs from an earlier database.
+        let mut noted = Database::default();
+        std::mem::swap(&mut noted, &mut database);
+        let fresh = Database::default();
+        noted.note_changes_since(&fresh);
+        let groups: BTreeMap<IpAddr, SourceFilter> =
+            noted.take_changes().into_iter().filter_map(|(group, filter)| Some((group, filter?))).collect();
+        prop_assert_eq!(&groups, &noted.memberships().groups);
+        prop_assert_eq!(noted.take_changes(), vec![]);
+        let database = noted;
         let rest = ports.iter().skip(1).any(wants);
         prop_assert_eq!(wants(database.memberships()), !is_link_local(group) && rest);
         prop_assert!(!database.entries_per_port().contains_key(&0));

@@ -10,7 +10,7 @@ use shoutd_core::Vni;
 use shoutd_core::multicast::Memberships;
 use shoutd_core::plane::{Change, DeviceName, Forwarding, Vtep};
 
-use crate::forwarding::{ForwardingTables, MembershipSource};
+use crate::forwarding::{ForwardingTables, MembershipChange, MembershipSource};
 use crate::kernel::KernelError;
 
 /// What there is, for tests to look into and to change. Copies share it.
@@ -70,11 +70,10 @@ impl ForwardingTables for FakeForwarding {
 }
 
 impl MembershipSource for FakeForwarding {
-    fn update(&mut self, memberships: &mut BTreeMap<Vni, Memberships>) -> Result<bool, KernelError> {
+    fn update(&mut self) -> Result<Vec<MembershipChange>, KernelError> {
         let content = self.content();
-        let changed = *memberships != content.memberships;
-        memberships.clone_from(&content.memberships);
-        Ok(changed)
+        let whole = |(vni, memberships): (&Vni, &Memberships)| MembershipChange::Whole(*vni, memberships.clone());
+        Ok(content.memberships.iter().map(whole).collect())
     }
 
     fn full_ports(&self) -> Vec<(Vni, DeviceName)> {

@@ -1,11 +1,12 @@
 //! What the replicator and the listener know of a kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use shoutd_core::Vni;
-use shoutd_core::multicast::Memberships;
+use shoutd_core::multicast::{Memberships, SourceFilter};
 use shoutd_core::plane::{Change, DeviceName, Forwarding, Vtep};
 
 use crate::kernel::KernelError;
@@ -26,10 +27,44 @@ pub trait ForwardingTables: Send {
     fn retain(&mut self, segments: &BTreeSet<Vni>);
 }
 
+/// A change of what the containers of one network listen to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MembershipChange {
+    /// It is this, whatever it was before.
+    Whole(Vni, Memberships),
+    /// The network is not here any more.
+    Gone(Vni),
+    /// This is wanted of one group; `None` if nothing is.
+    Group(Vni, IpAddr, Option<SourceFilter>),
+    /// Whether there is a multicast router among them.
+    Router(Vni, bool),
+}
+
+impl MembershipChange {
+    /// Makes the change.
+    pub(crate) fn apply(self, all: &mut BTreeMap<Vni, Memberships>) {
+        match self {
+            Self::Whole(vni, memberships) => {
+                all.insert(vni, memberships);
+            }
+            Self::Gone(vni) => {
+                all.remove(&vni);
+            }
+            Self::Group(vni, group, Some(filter)) => {
+                all.entry(vni).or_default().groups.insert(group, filter);
+            }
+            Self::Group(vni, group, None) => {
+                all.entry(vni).or_default().groups.remove(&group);
+            }
+            Self::Router(vni, router) => all.entry(vni).or_default().router = router,
+        }
+    }
+}
+
 /// The multicast databases of segments' bridges, to follow.
 pub trait MembershipSource: Send {
-    /// Brings what the ports of containers listen to up to date, and returns whether it changed.
-    fn update(&mut self, memberships: &mut BTreeMap<Vni, Memberships>) -> Result<bool, KernelError>;
+    /// What changed since the last time of what the ports of containers listen to, in this order.
+    fn update(&mut self) -> Result<Vec<MembershipChange>, KernelError>;
 
     /// Ports that have so many groups that no more are let in.
     fn full_ports(&self) -> Vec<(Vni, DeviceName)>;

@@ -18,7 +18,7 @@ mod reconciler;
 mod replicator;
 mod underlay;
 
-pub use forwarding::{ForwardingTables, MembershipSource};
+pub use forwarding::{ForwardingTables, MembershipChange, MembershipSource};
 pub use kernel::{Kernel, KernelError};
 pub use linux::LinuxKernel;
 pub use listener::AllMemberships;

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shoutd_core::Vni;
@@ -19,6 +19,8 @@ use crate::forwarding::MembershipSource;
 
 /// How often it looks though nothing happened.
 const PERIOD: Duration = Duration::from_secs(2);
+/// How often it is counted at the most how many groups each port has.
+const COUNT_PERIOD: Duration = Duration::from_secs(1);
 /// How soon it tries again what failed.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -59,19 +61,21 @@ fn follow(
     memberships: &watch::Sender<AllMemberships>,
     full_ports: &watch::Sender<Vec<(Vni, DeviceName)>>,
 ) {
-    let mut current = BTreeMap::new();
     let mut complaint = String::new();
+    let mut counted = Instant::now();
     while !stop.0.load(Ordering::Acquire) {
-        let pause = match source.update(&mut current) {
-            Ok(changed) => {
-                if changed {
-                    memberships.send_replace(Arc::new(current.clone()));
-                    let full = source.full_ports();
-                    full_ports.send_if_modified(|known| {
-                        let differs = *known != full;
-                        *known = full;
-                        differs
+        let pause = match source.update() {
+            Ok(changes) => {
+                if !changes.is_empty() {
+                    // Copied only if somebody still holds what was published before.
+                    memberships.send_modify(|all| {
+                        let all = Arc::make_mut(all);
+                        changes.into_iter().for_each(|change| change.apply(all));
                     });
+                }
+                if counted.elapsed() >= COUNT_PERIOD {
+                    full_ports.send_replace(source.full_ports());
+                    counted = Instant::now();
                 }
                 complaint.clear();
                 PERIOD

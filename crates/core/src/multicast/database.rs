@@ -27,6 +27,8 @@ pub struct Database {
     groups: BTreeMap<IpAddr, BTreeMap<u32, PortGroup>>,
     routers: BTreeSet<u32>,
     joined: Memberships,
+    /// The groups of which something else is wanted since this was last asked.
+    changed: BTreeSet<IpAddr>,
 }
 
 /// One group behind one port.
@@ -103,6 +105,20 @@ impl Database {
         self.joined.router = !self.routers.is_empty();
     }
 
+    /// Takes what changed as what is otherwise than in the database that this one was read in place of, and what had changed in that.
+    pub fn note_changes_since(&mut self, before: &Self) {
+        let (old, new) = (&before.joined.groups, &self.joined.groups);
+        let differs = |group: &&IpAddr| old.get(*group) != new.get(*group);
+        let differing: BTreeSet<IpAddr> = old.keys().chain(new.keys()).filter(differs).copied().collect();
+        self.changed = &differing | &before.changed;
+    }
+
+    /// The groups of which something else is wanted since this was last asked, each with what is wanted now; `None` if nothing is.
+    pub fn take_changes(&mut self) -> Vec<(IpAddr, Option<SourceFilter>)> {
+        let changed = std::mem::take(&mut self.changed).into_iter();
+        changed.map(|group| (group, self.joined.groups.get(&group).cloned())).collect()
+    }
+
     /// How many entries there are behind each port: groups, and sources of groups.
     pub fn entries_per_port(&self) -> BTreeMap<u32, usize> {
         let mut counts = BTreeMap::new();
@@ -118,7 +134,12 @@ impl Database {
             return;
         }
         let filters = self.groups.get(&group).into_iter().flat_map(BTreeMap::values).filter_map(PortGroup::filter);
-        match filters.reduce(|all, filter| all.union(&filter)) {
+        let wanted = filters.reduce(|all, filter| all.union(&filter));
+        if self.joined.groups.get(&group) == wanted.as_ref() {
+            return;
+        }
+        self.changed.insert(group);
+        match wanted {
             Some(filter) => self.joined.groups.insert(group, filter),
             None => self.joined.groups.remove(&group),
         };

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shoutd_core::Vni;
 use shoutd_core::limits::GROUPS_PER_PORT_MAX;
-use shoutd_core::multicast::{Database, Knowledge, Memberships};
+use shoutd_core::multicast::{Database, Knowledge};
 use shoutd_core::plane::{BRIDGE, DeviceName};
 use shoutd_netlink::{DatabaseMonitor, Kind, Listing, Membership, Namespace, NamespaceId, Route};
 
 use super::registry::Registry;
-use crate::forwarding::MembershipSource;
+use crate::forwarding::{MembershipChange, MembershipSource};
 use crate::kernel::KernelError;
 
 /// How often a database is read anew though no event was lost: what no event tells of is noticed within this.
@@ -37,6 +37,8 @@ struct Listened {
     /// The ports whose groups count: the ends of containers' veths. `None` is one that does not.
     ports: BTreeMap<u32, Option<DeviceName>>,
     read_at: Option<Instant>,
+    /// Whether nothing was said of it yet.
+    is_new: bool,
 }
 
 impl LinuxListening {
@@ -44,36 +46,31 @@ impl LinuxListening {
         Self { registry, segments: BTreeMap::new() }
     }
 
-    /// Makes the segments followed those that there are. Returns whether any is gone.
-    fn refresh(&mut self) -> Result<bool, KernelError> {
+    /// Makes the segments followed those that there are. Returns those that are gone.
+    fn refresh(&mut self) -> Result<Vec<MembershipChange>, KernelError> {
         self.registry.acknowledge();
         let there = self.registry.all();
-        let before = self.segments.len();
-        let same = |vni: &Vni, id: NamespaceId| there.get(vni).is_some_and(|namespace| namespace.id() == id);
-        self.segments.retain(|vni, segment| same(vni, segment.namespace));
-        let gone = self.segments.len() != before;
+        let is_gone =
+            |vni: &Vni, segment: &Listened| there.get(vni).is_none_or(|namespace| namespace.id() != segment.namespace);
+        let gone: Vec<Vni> =
+            self.segments.iter().filter(|(vni, segment)| is_gone(vni, segment)).map(|(vni, _)| *vni).collect();
+        gone.iter().for_each(|vni| _ = self.segments.remove(vni));
         for (vni, namespace) in &there {
             if !self.segments.contains_key(vni) {
                 self.segments.insert(*vni, Listened::open(namespace)?);
             }
         }
-        Ok(gone)
+        Ok(gone.into_iter().map(MembershipChange::Gone).collect())
     }
 }
 
 impl MembershipSource for LinuxListening {
-    fn update(&mut self, memberships: &mut BTreeMap<Vni, Memberships>) -> Result<bool, KernelError> {
-        let mut changed = self.refresh()?;
-        if changed {
-            memberships.retain(|vni, _| self.segments.contains_key(vni));
-        }
+    fn update(&mut self) -> Result<Vec<MembershipChange>, KernelError> {
+        let mut changes = self.refresh()?;
         for (vni, segment) in &mut self.segments {
-            if segment.update()? && memberships.get(vni) != Some(segment.database.memberships()) {
-                memberships.insert(*vni, segment.database.memberships().clone());
-                changed = true;
-            }
+            changes.extend(segment.update(*vni)?);
         }
-        Ok(changed)
+        Ok(changes)
     }
 
     fn full_ports(&self) -> Vec<(Vni, DeviceName)> {
@@ -105,68 +102,73 @@ impl Listened {
             bridge: None,
             ports: BTreeMap::new(),
             read_at: None,
+            is_new: true,
         })
     }
 
-    /// Takes in what happened since the last time. Returns whether there was anything.
-    fn update(&mut self) -> Result<bool, KernelError> {
-        let changes = self.monitor.changes();
+    /// Takes in what happened since the last time, and returns what is otherwise for that.
+    fn update(&mut self, vni: Vni) -> Result<Vec<MembershipChange>, KernelError> {
+        let events = self.monitor.changes();
+        let was_router = self.database.memberships().router;
         let is_fresh = self.read_at.is_some_and(|at| at.elapsed() < AGE_MAX);
-        // An event of another device than the bridge that is known may be of a new one. The tunnel's database is somebody else's care.
-        match changes {
-            Some(changes) if is_fresh => {
-                let mut any = false;
-                for change in changes {
-                    any |= self.take(change.device, change.listing, change.present)?;
-                }
-                Ok(any)
+        let result = match events.filter(|_| is_fresh) {
+            Some(mut events) => {
+                events.drain(..).try_for_each(|event| self.take(event.device, event.listing, event.present))
             }
-            _ => {
-                // What is read is at least as new as the events that were thrown away; those that come while it is read are kept.
-                self.read()?;
-                Ok(true)
-            }
+            // What is read is at least as new as the events that were thrown away; those that come while it is read are kept.
+            None => self.read(),
+        };
+        if let Err(error) = result {
+            self.read_at = None;
+            return Err(error);
         }
+        let changed = self.database.take_changes();
+        let is_router = self.database.memberships().router;
+        if std::mem::take(&mut self.is_new) {
+            return Ok(vec![MembershipChange::Whole(vni, self.database.memberships().clone())]);
+        }
+        let router = (was_router != is_router).then_some(MembershipChange::Router(vni, is_router));
+        let groups = changed.into_iter().map(|(group, filter)| MembershipChange::Group(vni, group, filter));
+        Ok(groups.chain(router).collect())
     }
 
     fn read(&mut self) -> Result<(), KernelError> {
-        self.read_at = None;
+        // If it fails half way, it is not known any more what was said of it.
+        let was_new = std::mem::replace(&mut self.is_new, true);
         self.ports.clear();
-        self.database = Database::default();
+        let before = std::mem::take(&mut self.database);
         self.bridge = self.route.link(BRIDGE)?.map(|link| link.index);
         if let Some(bridge) = self.bridge {
             for listing in self.route.bridge_groups(bridge)? {
                 self.take(bridge, listing, true)?;
             }
         }
+        self.database.note_changes_since(&before);
+        self.is_new = was_new;
         self.read_at = Some(Instant::now());
         Ok(())
     }
 
-    /// Takes in one entry. Returns whether it concerns a container's port.
-    fn take(&mut self, device: u32, listing: Listing, present: bool) -> Result<bool, KernelError> {
+    /// Takes in one entry.
+    fn take(&mut self, device: u32, listing: Listing, present: bool) -> Result<(), KernelError> {
         if self.bridge != Some(device) {
             let bridge = self.route.link(BRIDGE)?.map(|link| link.index);
-            if bridge == self.bridge {
-                return Ok(false);
-            }
-            // A new bridge: everything is read, this entry too.
-            self.read()?;
-            return Ok(true);
+            // The tunnel's database is somebody else's care. Of a new bridge everything is read, this entry too.
+            return if bridge == self.bridge { Ok(()) } else { self.read() };
         }
         let port = match listing {
             Listing::Member(member) => member.port,
             Listing::Router(port) => port,
         };
         if !self.is_containers(port, present)? {
-            return Ok(false);
+            return Ok(());
         }
         match listing {
             Listing::Router(port) => self.database.set_router(port, present),
             Listing::Member(member) if present => self.database.learn(port, member.group, knowledge(member)),
             Listing::Member(member) => self.database.forget(port, member.group, member.source),
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Whether a port leads to a container: the bridge itself and the tunnel do not.

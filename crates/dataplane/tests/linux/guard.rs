@@ -49,6 +49,14 @@ fn igmp(kind: u8, to: Ipv4Addr) -> Vec<u8> {
     ipv4(to, 2, &message)
 }
 
+/// A version 2 report that somebody listens to a group.
+pub fn report(group: Ipv4Addr) -> Vec<u8> {
+    let mut message = [&[0x16, 0, 0, 0], group.octets().as_slice()].concat();
+    let sum = checksum(&message);
+    message[2..4].copy_from_slice(&sum);
+    ipv4(group, 2, &message)
+}
+
 /// An ICMPv6 message behind a hop-by-hop header with the router alert option, as MLD has it.
 fn icmpv6(kind: u8, body: &[u8]) -> Vec<u8> {
     let source: Ipv6Addr = "fe80::99".parse().unwrap();

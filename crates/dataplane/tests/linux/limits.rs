@@ -41,7 +41,9 @@ fn a_storm_is_held_back_and_unicast_is_not() {
     for to in [local, Ipv4Addr::new(10, 7, 7, 255)] {
         let (received, took) = storm(to);
         let allowed = 20.0 + 100.0 * took.as_secs_f64();
-        assert!(received > 0 && received < allowed as usize, "{received} of 200 in {took:?}");
+        let received = f64::from(u32::try_from(received).unwrap());
+        // Both draw on one allowance, so there may be nothing left for the second.
+        assert!((received > 0.0 || to != local) && received < allowed, "{received} of 200 in {took:?}");
     }
     for _ in 0..500 {
         sender.send_to(b"unicast", (cluster.address(1), PORT)).unwrap();

@@ -331,7 +331,12 @@ impl Running {
 
     /// Applies what is desired now.
     pub fn apply(&self, host: &Host) {
-        let generation = self.handle.apply(host.desired.clone());
+        self.apply_this(host.desired.clone());
+    }
+
+    /// Applies this.
+    pub fn apply_this(&self, desired: Desired) {
+        let generation = self.handle.apply(desired);
         self.runtime.block_on(self.handle.settled(generation, &Scope::Everything, PATIENCE)).unwrap();
     }
 }
