@@ -83,7 +83,16 @@ struct Daemon {
 
 impl Daemon {
     async fn open(arguments: &StartArguments, places: &Places, resolved: Resolved) -> Result<Self> {
-        let capabilities = probe()?;
+        let mut capabilities = probe()?;
+        if let Some(wanted) = arguments.replication {
+            if wanted > capabilities.tier {
+                bail!(
+                    "this kernel cannot replicate multicast by {wanted}, but by {}: leave out --replication",
+                    capabilities.tier
+                );
+            }
+            capabilities.tier = wanted;
+        }
         let address = resolved.settings.advertise_address;
         let underlay = underlay_interface(address.ip())?;
         let token = read_token(arguments)?;
@@ -190,6 +199,7 @@ impl Daemon {
                 name: self.name,
                 address: self.resolved.settings.advertise_address,
                 underlay: self.underlay.clone(),
+                replication: self.capabilities.tier,
                 parts: parts.clone(),
                 mirrors: mirrors.clone(),
                 engine_state: engine_seen,

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use shoutd_consensus::Role;
 use shoutd_core::cluster::{Cluster, Network};
 use shoutd_core::local::Local;
+use shoutd_core::plane::Tier;
 use shoutd_core::view::{self, EndpointRow, Endpoints, HostRow, NetworkRow, Status};
 use shoutd_core::{EndpointId, HostId, NetworkId};
 use shoutd_dataplane::UnderlayInterface;
@@ -43,6 +44,8 @@ pub struct Views {
     pub address: SocketAddr,
     /// The interface of the underlay.
     pub underlay: UnderlayInterface,
+    /// How multicast is sent.
+    pub replication: Tier,
     /// State, kernel and engine.
     pub parts: Parts,
     /// The engine's networks.
@@ -67,6 +70,7 @@ impl Views {
             name: self.name.clone(),
             address: self.address,
             underlay_mtu: self.underlay.mtu,
+            replication: self.replication.name().to_owned(),
             membership: self.parts.agreement.membership(),
             cluster: cluster.id,
             role: role(consensus.role).to_owned(),

@@ -30,6 +30,7 @@ pub async fn status(places: &Places, format: Format) -> Result<()> {
         };
         row("host", format!("{} ({})", status.name, status.host));
         row("address", format!("{} (underlay MTU {})", status.address, status.underlay_mtu));
+        row("replication", status.replication.clone());
         row("cluster", status.cluster.map_or_else(|| "none".to_owned(), |id| id.to_string()));
         row("membership", membership(&status.membership));
         row("role", status.role.clone());

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 use clap::error::ErrorKind;
 use shoutd_core::address::parse_address;
+use shoutd_core::plane::Tier;
 use shoutd_core::view::{CONTROL_SOCKET, DATA_DIRECTORY, RUN_DIRECTORY};
 
 /// Says in one line what is wrong with a command line; help and version, which are no mistakes, are printed whole.
@@ -63,6 +64,10 @@ pub struct StartArguments {
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
     pub token_file: Option<PathBuf>,
 
+    /// How multicast is sent to the hosts that listen, if not in the best way that this kernel can: vxlan-mdb, multicast-fdb or flood
+    #[arg(long, value_name = "WAY")]
+    pub replication: Option<Tier>,
+
     /// Directory of what must outlive the daemon
     #[arg(long, value_name = "DIR", default_value = DATA_DIRECTORY)]
     pub data_dir: PathBuf,
@@ -98,6 +103,9 @@ impl StartArguments {
         if !self.peer_addresses.is_empty() {
             let peers: Vec<_> = self.peer_addresses.iter().map(SocketAddr::to_string).collect();
             line.push(format!("--peer-addresses={}", peers.join(",")).into());
+        }
+        if let Some(tier) = self.replication {
+            line.push(format!("--replication={}", tier.name()).into());
         }
         let mut path = |option: &str, path: &Path| line.extend([OsString::from(option), path.into()]);
         path("--data-dir", &self.data_dir);

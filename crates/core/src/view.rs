@@ -99,6 +99,8 @@ pub struct Status {
     pub address: SocketAddr,
     /// MTU of the interface that has this address, in octets.
     pub underlay_mtu: u16,
+    /// How it sends multicast to the hosts that listen: `vxlan-mdb`, `multicast-fdb` or `flood`.
+    pub replication: String,
     /// Whether it belongs to a cluster.
     pub membership: Membership,
     /// Which cluster.

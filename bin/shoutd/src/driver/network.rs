@@ -2,6 +2,7 @@
 
 use shoutd_core::cluster::{Command, Pool, Settings};
 use shoutd_core::mirror::NETWORK_OPTION;
+use shoutd_core::plane::check_options;
 use shoutd_core::{DockerNetworkId, NetworkId};
 use shoutd_docker::plugin::{AddressPool, CreateNetwork, DriverError, LOCAL_ADDRESS_SPACE};
 use tracing::warn;
@@ -63,6 +64,7 @@ fn check_mirror(driver: &Driver, id: &str, request: &CreateNetwork) -> Result<Ne
 /// Has the cluster take the network up under the id that this engine gave it.
 async fn claim(driver: &Driver, request: CreateNetwork) -> Result<NetworkId, DriverError> {
     let network = NetworkId::from(&request.network);
+    check_options(&request.options).map_err(told)?;
     let settings = settings(request);
     let warnings = driver.parts.agreement.cluster().overlap_warnings(&settings.pools);
     // Noted before it is agreed: from then on this host must not take it for a network whose creation was given up.

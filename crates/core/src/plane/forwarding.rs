@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 use super::{DeviceName, Segment};
 use crate::MacAddress;
@@ -21,6 +22,20 @@ pub enum Tier {
     VxlanMdb,
 }
 
+impl Tier {
+    /// All, from the least to the best.
+    pub const ALL: [Self; 3] = [Self::Flood, Self::MulticastFdb, Self::VxlanMdb];
+
+    /// Its name on a command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Flood => "flood",
+            Self::MulticastFdb => "multicast-fdb",
+            Self::VxlanMdb => "vxlan-mdb",
+        }
+    }
+}
+
 impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -28,6 +43,19 @@ impl fmt::Display for Tier {
             Self::MulticastFdb => "multicast FDB",
             Self::VxlanMdb => "VXLAN MDB",
         })
+    }
+}
+
+/// A name that no tier has.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("give {}", Tier::ALL.map(Tier::name).join(", "))]
+pub struct UnknownTier;
+
+impl FromStr for Tier {
+    type Err = UnknownTier;
+
+    fn from_str(text: &str) -> Result<Self, UnknownTier> {
+        Self::ALL.into_iter().find(|tier| tier.name() == text).ok_or(UnknownTier)
     }
 }
 

@@ -10,15 +10,13 @@ pub const MAC_MOVES_OPTION: &str = "shoutd.mac-moves";
 pub const MAX_RATE_OPTION: &str = "shoutd.max-rate";
 /// Says which network of the cluster a Docker network is the mirror of. Set by shoutd, not by people.
 const NETWORK_OPTION: &str = "shoutd.network";
-/// Which multicast goes by this network in containers with several.
-const MULTICAST_ROUTE_OPTION: &str = "shoutd.multicast-route";
-const KNOWN: [&str; 4] = [MAC_MOVES_OPTION, MAX_RATE_OPTION, MULTICAST_ROUTE_OPTION, NETWORK_OPTION];
+const KNOWN: [&str; 3] = [MAC_MOVES_OPTION, MAX_RATE_OPTION, NETWORK_OPTION];
 
 /// An option that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidOption {
     /// Nobody knows it.
-    #[error("shoutd has no option {name}; it has {MAC_MOVES_OPTION}, {MAX_RATE_OPTION} and {MULTICAST_ROUTE_OPTION}")]
+    #[error("shoutd has no option {name}; it has {MAC_MOVES_OPTION} and {MAX_RATE_OPTION}")]
     Unknown {
         /// Its name.
         name: String,
@@ -111,7 +109,7 @@ mod tests {
         );
         assert_eq!(
             check("shoutd.max_rate", "5").unwrap_err().to_string(),
-            "shoutd has no option shoutd.max_rate; it has shoutd.mac-moves, shoutd.max-rate and shoutd.multicast-route"
+            "shoutd has no option shoutd.max_rate; it has shoutd.mac-moves and shoutd.max-rate"
         );
     }
 }
