@@ -7,7 +7,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, ensure};
 use common::{
-    Capture, Cluster, Container, Datagrams, Frame, Network, Running, SOON, Stream, WITH_IPV6, listen, run_checks, view,
+    Capture, Cluster, Container, Datagrams, Frame, Network, Running, SOON, Stream, WITH_IPV6, listen, run_checks,
+    status, view,
 };
 use shoutd_lab::{Host, IMAGE, wait_until};
 
@@ -30,6 +31,8 @@ fn multicast_goes_to_the_hosts_that_listen() {
             ("each host gets the sources that it listens to", sources),
             ("the first datagram of a container is heard by all, and theirs by it", first_datagram),
             ("an address that moves to another host is reachable at once", address_moves),
+            ("each way of replication, beside others", ways),
+            ("options of networks", options),
             ("a first container is heard though the hosts cannot agree", without_majority),
         ],
     );
@@ -105,6 +108,56 @@ fn joins_and_leaves(cluster: &mut Cluster) -> Result<()> {
     await_silence(third, &stream)?;
     await_listeners(first, "224.1.1.1", &[second])?;
     stream.finish()
+}
+
+/// A host that sends in another way than the others: it changes nothing for them, and only one that floods sends to hosts that do not listen.
+fn ways(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, third] = cluster.three()?;
+    let _network = Network::create(cluster, &first, "foo", &[])?;
+    let (sender, receiver) = (Container::start(&first, "foo", &[])?, Container::start(&second, "foo", &[])?);
+    let _bystander = Container::start(&third, "foo", &[])?;
+    let stream = Stream::default().begin(&sender, &[&receiver])?;
+    for way in ["multicast-fdb", "flood", "vxlan-mdb"] {
+        first.sh("shoutdctl stop")?;
+        first.start_shoutd(&[&format!("--replication={way}")])?;
+        ensure!(status(&first)?["replication"] == way, "{way} is not shown: {}", status(&first)?);
+        if way == "flood" { await_stream(&third) } else { await_silence(&third, &stream) }?;
+        await_listeners(&first, "224.1.1.1", &[&second])?;
+    }
+    stream.await_more(30)?;
+    // While the kernel's own tables are made anew a packet may go nowhere, so that this one is for what comes after.
+    drop(stream);
+    receiver.sh("killall iperf")?;
+    sender.sh("killall iperf")?;
+    Stream::default().send(&sender, &[&receiver], 1)
+}
+
+fn options(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    for (option, words) in [
+        ("shoutd.max-rat=5", ["shoutd.max-rat;", "shoutd.max-rate"]),
+        ("shoutd.max-rate=much", ["much", "packets per second"]),
+        ("shoutd.mac-moves=perhaps", ["perhaps", "on or off"]),
+    ] {
+        let output = hosts[0].run(["docker", "network", "create", "--driver", "shoutd", "--opt", option, "foo"])?;
+        let is_told = words.iter().all(|word| output.stderr.contains(word));
+        ensure!(!output.success() && is_told, "{option} is not refused with {words:?}: {output}");
+    }
+    // 50 packets a second, and as many at once: of many more in an instant most are dropped, on the sender's host.
+    let options = ["--opt", "shoutd.max-rate=50", "--opt", "shoutd.mac-moves=off"];
+    let network = Network::create(cluster, &hosts[0], "foo", &options)?;
+    let containers = [Container::start(&hosts[0], "foo", &[])?, Container::start(&hosts[1], "foo", &[])?];
+    let [sender, receiver] = &containers;
+    let (heard, _listening) = (Capture::of_underlay(&hosts[1])?, receiver.spawn(LISTEN)?);
+    await_listeners(&hosts[0], "224.1.1.1", &[&hosts[1]])?;
+    sender.sh("iperf -u -c 224.1.1.1 -p 5000 -T 2 -n 1470K -b 200M")?;
+    let passed = heard.stop()?.iter().filter_map(Frame::tunnelled).filter(|(.., frame)| frame.is_to(GROUP)).count();
+    ensure!((1..=500).contains(&passed), "of 1024 datagrams in a moment {passed} passed");
+    for (one, other) in [(sender, receiver), (receiver, sender)] {
+        one.ping(&other.address("foo")?.to_string())?;
+    }
+    drop(containers);
+    network.remove_on(&hosts[2])
 }
 
 fn daemons_killed(cluster: &mut Cluster) -> Result<()> {
