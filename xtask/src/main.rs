@@ -1,6 +1,7 @@
-//! The project's commands for newcomers and developers: `cargo xtask demo`, `test` and `lab`.
+//! The project's commands for newcomers and developers: `cargo xtask demo`, `test`, `fuzz` and `lab`.
 
 mod demo;
+mod fuzz;
 mod interrupt;
 mod iperf;
 mod lab;
@@ -33,6 +34,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Give decoders inputs that nobody thought of.
+    Fuzz(fuzz::Arguments),
     /// Hosts to play with.
     #[command(subcommand)]
     Lab(lab::Command),
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
     let result: Result<ExitCode> = match Arguments::parse().command {
         Command::Demo => demo::run(),
         Command::Test { arguments } => test::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Lab(command) => lab::run(&command),
     };
     result.unwrap_or_else(|error| {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-use crate::{machine, programs};
+use crate::{fuzz, machine, programs};
 
 /// Installs what is missing, builds what tests run, and runs `cargo test`.
 ///
@@ -16,6 +16,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     programs::build(&["shoutd", "shoutdctl", "shoutd-lab"])?;
     let mut command = programs::cargo();
     command.arg("test");
+    fuzz::briefly(&mut command);
     if arguments.is_empty() {
         command.args(["--workspace", "--no-fail-fast"]);
     }

@@ -15,6 +15,8 @@ mod certificate;
 mod client;
 mod connection;
 mod credentials;
+#[cfg(test)]
+mod fuzz;
 mod hex;
 pub mod identity;
 mod key;
