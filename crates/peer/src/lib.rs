@@ -11,6 +11,7 @@
 
 mod authority;
 mod bind;
+mod bulk;
 mod certificate;
 mod client;
 mod connection;
