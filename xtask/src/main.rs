@@ -1,6 +1,7 @@
-//! The project's commands for newcomers and developers: `cargo xtask demo`, `test`, `lab` and `sim`.
+//! The project's commands for newcomers and developers: `cargo xtask demo`, `test`, `fuzz`, `sim` and `lab`.
 
 mod demo;
+mod fuzz;
 mod interrupt;
 mod iperf;
 mod lab;
@@ -34,6 +35,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Give decoders inputs that nobody thought of.
+    Fuzz(fuzz::Arguments),
     /// Hosts to play with.
     #[command(subcommand)]
     Lab(lab::Command),
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
     let result: Result<ExitCode> = match Arguments::parse().command {
         Command::Demo => demo::run(),
         Command::Test { arguments } => test::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Lab(command) => lab::run(&command),
         Command::Sim(arguments) => sim::run(&arguments),
     };

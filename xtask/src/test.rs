@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 
 use crate::terminal::{show_output, show_progress, show_verdict};
-use crate::{machine, programs};
+use crate::{fuzz, machine, programs};
 
 /// How many kinds of tests run at a time. Those with whole hosts mostly wait for their engines.
 const LANES: usize = 2;
@@ -105,13 +105,10 @@ fn run_kind(kind: &Kind, logs: &Path) -> Result<bool> {
     let path = logs.join(format!("{}.log", kind.name.replace(' ', "-")));
     let log = File::create(&path).with_context(|| format!("make {}", path.display()))?;
     let copy = log.try_clone().context("write a log")?;
-    let status = programs::cargo()
-        .arg("test")
-        .args(&kind.arguments)
-        .stdout(log)
-        .stderr(copy)
-        .status()
-        .context("run cargo test")?;
+    let mut command = programs::cargo();
+    command.arg("test").args(&kind.arguments).stdout(log).stderr(copy);
+    fuzz::briefly(&mut command);
+    let status = command.status().context("run cargo test")?;
     show_output(&fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?);
     let verdict = if status.success() { "passed " } else { "FAILED " };
     show_verdict(&format!("{verdict} {} ({:.0} s)", kind.name, begin.elapsed().as_secs_f32()));

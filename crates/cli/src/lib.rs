@@ -1,5 +1,8 @@
 //! The arguments that `shoutd` and `shoutdctl start` share, defined once: what one takes, the other hands on.
 
+#[cfg(test)]
+mod fuzz;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -123,7 +123,7 @@ fn writing(source: io::Error) -> BackupError {
     BackupError::Io { action: "written", source }
 }
 
-fn hash(bytes: &[u8]) -> String {
+pub(crate) fn hash(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     digest(&SHA256, bytes).as_ref().iter().fold(String::new(), |mut digits, byte| {
         // Writing to a string does not fail.

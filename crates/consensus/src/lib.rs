@@ -16,6 +16,8 @@ mod consensus;
 mod contacts;
 mod duties;
 mod farewell;
+#[cfg(test)]
+mod fuzz;
 mod logged;
 mod members;
 mod network;

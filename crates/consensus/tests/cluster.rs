@@ -126,7 +126,10 @@ mod tests {
         assert!(late.state().hosts.contains_key(&late.host()));
         late.until("the network", |state| state.networks.len() == 1).await;
         // Four voters would survive the loss of no more hosts than three.
-        assert_eq!((late.status().role, late.status().voters.len()), (Role::Learner, 3));
+        eventually("a learner beside three voters", || {
+            (late.status().role, late.status().voters.len()) == (Role::Learner, 3)
+        })
+        .await;
         // Once more, as after a lost answer.
         late.consensus.join(&followers, SOON).await.unwrap();
         late.create(2).await;

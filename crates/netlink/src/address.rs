@@ -86,7 +86,7 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-fn parse(frame: &Frame<'_>) -> Option<Address> {
+pub(crate) fn parse(frame: &Frame<'_>) -> Option<Address> {
     if frame.kind != libc::RTM_NEWADDR {
         return None;
     }

@@ -157,7 +157,7 @@ fn neighbour_header(index: u32, state: u16, flags: u8) -> [u8; HEADER] {
 }
 
 /// The VTEP, if this is an all-zero entry of the device: an old kernel dumps those of every device.
-fn parse(frame: &Frame<'_>, index: u32) -> Option<IpAddr> {
+pub(crate) fn parse(frame: &Frame<'_>, index: u32) -> Option<IpAddr> {
     let is_ours = frame.kind == libc::RTM_NEWNEIGH && frame.word(4) == index && is_flood(frame);
     frame.attributes(HEADER).find(NDA_DST).filter(|_| is_ours).and_then(Attribute::ip)
 }

@@ -66,7 +66,7 @@ impl Route {
     }
 }
 
-fn parse(frame: &Frame<'_>) -> Option<IpRoute> {
+pub(crate) fn parse(frame: &Frame<'_>) -> Option<IpRoute> {
     let is_plain = frame.kind == libc::RTM_NEWROUTE
         && frame.octet(4) == libc::RT_TABLE_MAIN
         && frame.octet(7) == libc::RTN_UNICAST;

@@ -11,6 +11,8 @@ mod address;
 mod bridge;
 mod error;
 mod fdb;
+#[cfg(test)]
+mod fuzz;
 mod guard;
 mod ip_route;
 mod link;

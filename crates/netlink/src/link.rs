@@ -159,7 +159,7 @@ impl Route {
     }
 }
 
-fn parse(frame: &Frame<'_>) -> Option<Link> {
+pub(crate) fn parse(frame: &Frame<'_>) -> Option<Link> {
     if frame.kind != libc::RTM_NEWLINK {
         return None;
     }

@@ -141,6 +141,6 @@ impl AsFd for Monitor {
     }
 }
 
-fn is_change(frame: &Frame<'_>) -> bool {
+pub(crate) fn is_change(frame: &Frame<'_>) -> bool {
     !matches!(frame.kind, libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH) || fdb::is_flood(frame)
 }

@@ -249,7 +249,7 @@ struct End {
 }
 
 /// The error number, positive, of an acknowledgement or of a dump's end; the latter has it alone, and kernels before 4.20 not even that.
-fn verdict(frame: &Frame<'_>) -> (i32, Option<String>) {
+pub(crate) fn verdict(frame: &Frame<'_>) -> (i32, Option<String>) {
     if i32::from(frame.kind) == libc::NLMSG_DONE {
         (frame.word(0).cast_signed().saturating_neg().max(0), None)
     } else {

@@ -11,10 +11,13 @@
 
 mod authority;
 mod bind;
+mod bulk;
 mod certificate;
 mod client;
 mod connection;
 mod credentials;
+#[cfg(test)]
+mod fuzz;
 mod hex;
 pub mod identity;
 mod key;

@@ -39,7 +39,7 @@ pub const STRANGER_REQUESTS_IN_ALL: (u32, Duration) = (256, Duration::from_milli
 /// Requests that one connection may have under way. Agreement needs a handful; a burst of starting containers needs more.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 64;
 
-/// Requests under way on all connections together; with [`BODY_BYTES_MAX`] it bounds the memory they can take.
+/// Requests under way on all connections together; with [`SMALL_BODY_BYTES_MAX`] and [`BULK_BYTES_MAX`] it bounds the memory they can take.
 pub const REQUESTS_MAX: usize = 256;
 
 /// Octets of the body of a request or an answer: a piece of a snapshot, or the largest command and what is around it.
@@ -73,3 +73,14 @@ pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 
 /// How long requests under way may take to finish once the server is to stop.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+
+/// Octets that a process which serves peers may have in memory whatever strangers, and a few hosts of the cluster gone bad, send it:
+/// large bodies take [`BULK_BYTES_MAX`] at the most, small ones 16 MiB, and connections the rest. A test attacks a server and measures.
+pub const MEMORY_MAX: u64 = 256 << 20;
+
+/// Octets of a body that is not large: nearly all are far below. One that does not say its length beforehand must not be larger.
+pub const SMALL_BODY_BYTES_MAX: usize = 64 << 10;
+
+/// Octets of all large bodies, of requests being read and of answers not yet sent: a few of the largest at a time, which is all that
+/// sending snapshots needs. Further ones are told that the server is busy, and come again.
+pub const BULK_BYTES_MAX: usize = 64 << 20;

@@ -27,6 +27,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 
 use crate::bind::{BindError, listen};
+use crate::bulk::Bulk;
 use crate::identity::ENROLL;
 use crate::limits::{
     BODY_BYTES_MAX, FIRST_REQUEST_DEADLINE, HEADER_BYTES_MAX, IDLE_MAX, REQUEST_DEADLINE, REQUESTS_MAX,
@@ -53,6 +54,8 @@ struct Shared {
     requests: Arc<Semaphore>,
     /// Bounds those of strangers.
     strangers: Arc<Semaphore>,
+    /// Bounds large bodies.
+    bulk: Bulk,
     /// Bounds how often strangers ask.
     rate: Arc<Rate>,
     /// Whether a host was removed from the cluster.
@@ -78,6 +81,7 @@ impl Server {
             acceptor: Arc::new(acceptor),
             requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
             strangers: Arc::new(Semaphore::new(STRANGER_REQUESTS_MAX)),
+            bulk: Bulk::new(),
             rate: Arc::new(Rate::new()),
             removed: Arc::new(|_| false),
         };
@@ -261,10 +265,14 @@ async fn answer(
         return Rejection::Busy { reason: format!("{limit} requests are under way") }.into_response();
     };
     request.extensions_mut().insert(caller);
-    let largest = if is_member { BODY_BYTES_MAX } else { STRANGER_BODY_BYTES_MAX };
+    let room = if is_member { shared.bulk.admit(&request) } else { Ok((STRANGER_BODY_BYTES_MAX, None)) };
+    let (largest, _room) = match room {
+        Ok(room) => room,
+        Err(rejection) => return rejection.into_response(),
+    };
     let request = request.map(|body| Body::new(Limited::new(body, largest)));
     match timeout(REQUEST_DEADLINE, router.oneshot(request)).await {
-        Ok(Ok(response)) => response,
+        Ok(Ok(response)) => shared.bulk.hold(response).unwrap_or_else(IntoResponse::into_response),
         Err(_) => Rejection::Busy { reason: format!("the request was not answered within {REQUEST_DEADLINE:?}") }
             .into_response(),
     }

@@ -147,7 +147,7 @@ impl Stream for NetworkEvents {
 }
 
 /// One line of the stream; `None` for what is no event of interest.
-fn parse(line: &[u8]) -> Option<NetworkEvent> {
+pub(super) fn parse(line: &[u8]) -> Option<NetworkEvent> {
     #[derive(Deserialize)]
     struct EventJson {
         #[serde(rename = "Actor")]

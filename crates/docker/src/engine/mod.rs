@@ -12,6 +12,8 @@
 mod connection;
 mod error;
 mod events;
+#[cfg(test)]
+mod fuzz;
 mod model;
 mod networks;
 

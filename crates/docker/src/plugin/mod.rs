@@ -10,6 +10,8 @@
 
 mod call;
 mod driver;
+#[cfg(test)]
+mod fuzz;
 mod ipam;
 mod network;
 mod router;

@@ -1,0 +1,60 @@
+//! Fuzzing of what reads other hosts' messages, commands and backups.
+
+use openraft::raft::{AppendEntriesRequest, InstallSnapshotRequest, VoteRequest};
+use serde::de::DeserializeOwned;
+use shoutd_core::cluster::{Cluster, Command};
+use shoutd_fuzz::fuzz;
+
+use crate::backup;
+use crate::raft::Types;
+use crate::status::ConsensusStatus;
+use crate::wire::{Answer, Join, Joined, Message, Propose, Proposed};
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(body)
+}
+
+/// What every reader makes of one body: any path may get any.
+#[test]
+fn fuzz_message() {
+    fuzz("message", env!("CARGO_MANIFEST_DIR"), |body| {
+        let raft = (
+            read::<Message<AppendEntriesRequest<Types>>>(body),
+            read::<Message<VoteRequest<u64>>>(body),
+            read::<Message<InstallSnapshotRequest<Types>>>(body),
+        );
+        let questions = (read::<Message<Propose>>(body), read::<Message<Join>>(body), read::<Message<()>>(body));
+        let answers =
+            (read::<Answer<Proposed>>(body), read::<Answer<Joined>>(body), read::<Answer<ConsensusStatus>>(body));
+        (raft, questions, answers)
+    });
+}
+
+/// Commands, one on each line, as a host that has a certificate can propose them: read, and carried out.
+#[test]
+fn fuzz_command() {
+    fuzz("command", env!("CARGO_MANIFEST_DIR"), |lines| {
+        let mut cluster = Cluster::default();
+        let carry_out = |line: &[u8]| read::<Command>(line).map(|command| cluster.apply(&command));
+        lines.split(|octet| *octet == b'\n').take(32).map(carry_out).collect::<Vec<_>>()
+    });
+}
+
+/// A backup as it is, and with the length and checksum that its contents should have, behind which the fuzzer would not get.
+#[test]
+fn fuzz_backup() {
+    fuzz("backup", env!("CARGO_MANIFEST_DIR"), |mut file| {
+        let mended = mend(file);
+        (backup::read(&mut file), mended.map(|mended| backup::read(&mut mended.as_slice())))
+    });
+}
+
+fn mend(file: &[u8]) -> Option<Vec<u8>> {
+    let end = file.iter().position(|octet| *octet == b'\n')?;
+    let (header, body) = (file.get(..end)?, file.get(end + 1..)?);
+    let mut header: serde_json::Value = read(header).ok()?;
+    let members = header.as_object_mut()?;
+    members.insert("bytes".to_owned(), body.len().into());
+    members.insert("sha256".to_owned(), backup::hash(body).into());
+    Some([header.to_string().as_bytes(), b"\n", body].concat())
+}

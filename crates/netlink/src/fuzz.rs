@@ -1,0 +1,25 @@
+//! Fuzzing of what reads the kernel's messages, from messages of a real kernel.
+
+use shoutd_fuzz::fuzz;
+
+use crate::wire::Frames;
+use crate::{address, fdb, ip_route, link, monitor, nftables, socket};
+
+/// What every reader makes of the messages of one datagram; of any kind, as none of them may rely on being asked about its own.
+#[test]
+fn fuzz_netlink() {
+    fuzz("netlink", env!("CARGO_MANIFEST_DIR"), |datagram| {
+        let frames = Frames(datagram).map(|frame| {
+            let attributes: Vec<_> = frame
+                .attributes(4)
+                .map(|attribute| (attribute.text().len(), attribute.ip(), attribute.nested().count()))
+                .collect();
+            let index = frame.word(4);
+            let tables = (nftables::parse_table(&frame), nftables::parse_chain(&frame), nftables::parse_rule(&frame));
+            let devices = (link::parse(&frame), fdb::parse(&frame, index), fdb::is_flood(&frame));
+            let addresses = (address::parse(&frame), ip_route::parse(&frame));
+            (attributes.len(), tables, devices, addresses, monitor::is_change(&frame), socket::verdict(&frame))
+        });
+        frames.collect::<Vec<_>>()
+    });
+}

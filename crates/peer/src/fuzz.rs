@@ -1,0 +1,52 @@
+//! Fuzzing of what reads tokens, headers, certificates and refusals.
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use shoutd_core::{ClusterId, HostId};
+use shoutd_fuzz::fuzz;
+
+use crate::identity::ENROLL;
+use crate::key::HostKey;
+use crate::{AuthorityCertificate, Certificate, Identity, Peer, PublicKey, Rejection, Secret, Token};
+
+#[test]
+fn fuzz_token() {
+    fuzz("token", env!("CARGO_MANIFEST_DIR"), |text| {
+        let text = String::from_utf8_lossy(text);
+        let token = text.parse::<Token>();
+        if let Ok(token) = &token {
+            assert_eq!(token.to_string().parse::<Token>().as_ref(), Ok(token));
+        }
+        (token, Secret::from_digits(&text))
+    });
+}
+
+/// Headers, one on each line, of a request for the path that strangers reach and for another.
+#[test]
+fn fuzz_headers() {
+    let host: HostId = "0123456789abcdef".parse().unwrap();
+    let identity = Identity::new(host, Some(ClusterId::new(7)));
+    let peer = Peer { key: *HostKey::draw().unwrap().public(), host, membership: Ok(()) };
+    fuzz("headers", env!("CARGO_MANIFEST_DIR"), |text| {
+        let mut headers = HeaderMap::new();
+        for line in text.split(|octet| *octet == b'\n').take(64) {
+            let (name, value) = line.split_at(line.iter().position(|octet| *octet == b':').unwrap_or(line.len()));
+            let value = value.strip_prefix(b":").unwrap_or(value).trim_ascii();
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+                headers.append(name, value);
+            }
+        }
+        let address = ([127, 0, 0, 1], 7789).into();
+        let check = |path| identity.check(&headers, path, &peer, address).map(|caller| caller.cluster);
+        (check(ENROLL), check("/v1/propose"))
+    });
+}
+
+#[test]
+fn fuzz_certificate() {
+    fuzz("certificate", env!("CARGO_MANIFEST_DIR"), |bytes| {
+        let kinds = (AuthorityCertificate::from_der(bytes).err(), Certificate::from_der(bytes).err());
+        let keys = (PublicKey::from_spki(bytes).is_some(), HostKey::from_pkcs8(bytes).is_ok());
+        let json = serde_json::from_slice::<Certificate>(bytes).err();
+        (kinds, keys, json.is_none(), serde_json::from_slice::<Rejection>(bytes).is_ok())
+    });
+}

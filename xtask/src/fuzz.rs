@@ -1,0 +1,58 @@
+//! `cargo xtask fuzz`.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::programs;
+
+/// The crates that have targets.
+const CRATES: [&str; 5] = ["shoutd-netlink", "shoutd-docker", "shoutd-peer", "shoutd-consensus", "shoutd-cli"];
+
+/// Seconds for which `cargo xtask test` runs each target: with as many at a time as there are processors, all take half a minute of two.
+const BRIEF: u64 = 2;
+
+/// See `shoutd_fuzz::SECONDS_VARIABLE` and `shoutd_fuzz::SEED_VARIABLE`.
+const SECONDS_VARIABLE: &str = "SHOUTD_FUZZ_SECONDS";
+const SEED_VARIABLE: &str = "SHOUTD_FUZZ_SEED";
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// How long to run each target
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// What all random choices follow from, as a failure tells it; another one each time unless given
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The target, or the beginning of its name, such as `token`; all unless given
+    #[arg(default_value = "")]
+    target: String,
+}
+
+/// Builds and runs the targets.
+///
+/// # Errors
+///
+/// Fails when they could not be run; what they found is in the exit code.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let mut command = programs::cargo();
+    command.args(["test", "--no-fail-fast", "--lib"]);
+    command.args(CRATES.iter().flat_map(|name| ["--package", name]));
+    command.args(["--", "--nocapture", &format!("fuzz_{}", arguments.target)]);
+    command.env(SECONDS_VARIABLE, arguments.seconds.to_string());
+    command.env(SEED_VARIABLE, arguments.seed.unwrap_or_else(random).to_string());
+    let status = command.status().context("run cargo test")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Has the targets among the tests that `command` runs go on for a short time, each time from another start.
+pub(crate) fn briefly(command: &mut Command) {
+    command.env(SECONDS_VARIABLE, BRIEF.to_string()).env(SEED_VARIABLE, random().to_string());
+}
+
+/// A number that differs from run to run; nothing depends on its being hard to guess.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0)
+}
