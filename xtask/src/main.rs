@@ -1,5 +1,6 @@
-//! The project's commands for newcomers and developers: `cargo xtask demo`, `test` and `lab`.
+//! The project's commands for newcomers and developers: `cargo xtask demo`, `test`, `lab` and `bench`.
 
+mod bench;
 mod demo;
 mod interrupt;
 mod iperf;
@@ -36,6 +37,11 @@ enum Command {
     /// Hosts to play with.
     #[command(subcommand)]
     Lab(lab::Command),
+    /// Measure shoutd against the underlay, a VXLAN made by hand and Docker's overlay, and write docs/benchmarks.
+    Bench(bench::Options),
+    /// What `bench` runs at the ends of the networks that it measures.
+    #[command(subcommand, hide = true)]
+    BenchHelper(bench::helper::Command),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +49,8 @@ fn main() -> ExitCode {
         Command::Demo => demo::run(),
         Command::Test { arguments } => test::run(&arguments),
         Command::Lab(command) => lab::run(&command),
+        Command::Bench(options) => bench::run(&options),
+        Command::BenchHelper(command) => bench::helper::run(&command),
     };
     result.unwrap_or_else(|error| {
         // While the lab is taken down on Ctrl-C, all kinds of things fail.
