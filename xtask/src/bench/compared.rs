@@ -4,6 +4,7 @@ use std::net::SocketAddrV4;
 
 use anyhow::{Context, Result, ensure};
 
+use super::Options;
 use super::report::{Bar, Comparison};
 use super::ways::{Ends, Group, Way, findings, number};
 
@@ -32,11 +33,11 @@ pub(super) struct Measurement {
 }
 
 impl Measurement {
-    /// All of them, without samples.
-    pub(super) fn all() -> Vec<Self> {
+    /// All that are wanted, without samples.
+    pub(super) fn all(options: &Options) -> Vec<Self> {
         let multicast = |title, unit| Comparison::new(title, unit).bar(Bar::at_least(Way::ByHand, 0.97));
         let round_trip = |title| Comparison::new(title, "µs");
-        vec![
+        let all = vec![
             Self {
                 name: "multicast throughput to one host",
                 figures: vec![multicast("multicast throughput 1 → 1, 1400 B", "Mbit/s")],
@@ -75,7 +76,8 @@ impl Measurement {
                 figures: vec![round_trip("multicast round trip p50"), round_trip("multicast round trip p99")],
                 measure: |ends, _| multicast_round_trip(ends),
             },
-        ]
+        ];
+        all.into_iter().filter(|measurement| options.wants(measurement.name)).collect()
     }
 
     /// Measures each way once, for so many seconds where that is a choice. What fails is told and has no sample.

@@ -69,8 +69,13 @@ impl End {
         let name = format!("bench-{network}");
         let option = format!("--network={network}");
         host.docker(["run", "--detach", "--name", &name, &option, "debian", "sleep", "100000"])?;
+        Self::running(host, &name, network)
+    }
+
+    /// The end of a Docker network in a container that runs.
+    pub(super) fn running(host: &Host, name: &str, network: &str) -> Result<Self> {
         let format = format!("{{{{.State.Pid}}}} {{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}");
-        let found = host.docker(["inspect", "--format", &format, &name])?;
+        let found = host.docker(["inspect", "--format", &format, name])?;
         let (pid, address) = found.trim().split_once(' ').context("no process and address of a container")?;
         let namespace = Some(format!("/proc/{pid}/ns/net"));
         Ok(Self { host: host.clone(), address: address.parse().context("an address")?, namespace })
@@ -143,7 +148,7 @@ impl Ends {
 }
 
 /// A bridge and a VXLAN in a namespace of their own, as shoutd's are: in the host's own, its netfilter would drop what
-/// is bridged. All entries are static, and groups go to the hosts that [`receivers`] names.
+/// is bridged. All entries are static, and groups go to the hosts that [`Group::receivers`] names.
 fn by_hand(host: &Host, hosts: &[Host]) -> Result<End> {
     let (number, underlay) = (host.number(), host.address());
     let mut script = format!(

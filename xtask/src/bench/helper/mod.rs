@@ -108,6 +108,19 @@ pub(crate) enum Command {
         #[arg(long)]
         seconds: f64,
     },
+    /// Join groups on each of some interfaces, and stay in them.
+    Hold {
+        /// The interfaces' addresses.
+        #[arg(long, value_delimiter = ',')]
+        interfaces: Vec<Ipv4Addr>,
+        #[arg(long)]
+        first: Ipv4Addr,
+        /// The groups on each.
+        #[arg(long)]
+        count: u32,
+        #[arg(long)]
+        seconds: f64,
+    },
     /// Count the tunnelled frames to a group that reach an interface of the underlay.
     Watch {
         #[arg(long)]
@@ -138,6 +151,9 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         }
         Command::Churn { interface, first, rate, seconds } => {
             joins::churn(*interface, *first, *rate, limit(*seconds)?)?;
+        }
+        Command::Hold { interfaces, first, count, seconds } => {
+            joins::hold(interfaces, *first, *count, limit(*seconds)?)?;
         }
         Command::Watch { interface, group, seconds } => wire::watch(interface, *group, limit(*seconds)?)?,
     }

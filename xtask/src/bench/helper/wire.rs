@@ -1,7 +1,9 @@
 //! What reaches a host on the underlay, as a packet socket (packet(7)) sees it.
 
 use std::net::Ipv4Addr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -26,30 +28,77 @@ const DESTINATION: usize = 14 + 16;
 
 /// Counts the tunnelled frames to `group` until `time` has passed.
 pub(super) fn watch(interface: &str, group: Ipv4Addr, time: Duration) -> Result<()> {
-    let index = if_nametoindex(interface).with_context(|| format!("find {interface}"))?;
-    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)
-        .context("open a packet socket")?;
-    setsockopt(&socket, RcvBufForce, &BUFFER).context("enlarge its buffer")?;
-    setsockopt(&socket, ReceiveTimeout, &TimeVal::new(0, 50_000)).context("set its timeout")?;
+    let index = if_nametoindex(interface).with_context(|| format!("find {interface}"))? as usize;
+    let socket = open()?;
     println!("{READY}");
     let deadline = Instant::now() + time;
     let mut buffer = vec![0; 1 << 16];
     let (mut frames, mut bytes, mut last) = (0_u64, 0_u64, None);
     while Instant::now() < deadline {
-        match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
-            Ok((length, from)) if from.is_some_and(|from| from.ifindex() == index as usize) => {
-                if is_tunnelled_to(buffer.get(..length).unwrap_or_default(), group) {
-                    frames += 1;
-                    bytes += length as u64;
-                    last = Some(monotonic_nanoseconds()?);
-                }
-            }
-            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}
-            Err(error) => return Err(error).context("read a frame"),
+        let Some((length, from)) = read(&socket, &mut buffer)? else { continue };
+        if from == index && is_tunnelled_to(buffer.get(..length).unwrap_or_default(), group) {
+            frames += 1;
+            bytes += length as u64;
+            last = Some(monotonic_nanoseconds()?);
         }
     }
     println!("{}", json!({ "frames": frames, "bytes": bytes, "last": last }));
     Ok(())
+}
+
+/// A frame, and when it was seen.
+type Report = (Vec<u8>, Instant);
+
+/// When this network namespace reported its memberships.
+#[derive(Debug)]
+pub(super) struct Reports {
+    seen: Arc<Mutex<Vec<Report>>>,
+}
+
+impl Reports {
+    /// Begins to watch, until the end of the process.
+    pub(super) fn watch() -> Result<Self> {
+        let socket = open()?;
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let seeing = seen.clone();
+        thread::spawn(move || {
+            let mut buffer = vec![0; 1 << 16];
+            while let Ok(read) = read(&socket, &mut buffer) {
+                let Some((length, _)) = read else { continue };
+                let frame = buffer.get(..length).unwrap_or_default();
+                // IPv4, of protocol 2: IGMP.
+                if frame.get(12..14) == Some(&[8, 0]) && frame.get(23) == Some(&2) {
+                    seeing.lock().unwrap_or_else(PoisonError::into_inner).push((frame.to_vec(), Instant::now()));
+                }
+            }
+        });
+        Ok(Self { seen })
+    }
+
+    /// When a group was first in a report.
+    pub(super) fn of(&self, group: Ipv4Addr) -> Option<Instant> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = |frame: &[u8]| frame.windows(4).any(|octets| octets == group.octets());
+        seen.iter().find(|(frame, _)| names(frame)).map(|(_, time)| *time)
+    }
+}
+
+/// A packet socket of all interfaces of this network namespace.
+fn open() -> Result<OwnedFd> {
+    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)
+        .context("open a packet socket")?;
+    setsockopt(&socket, RcvBufForce, &BUFFER).context("enlarge its buffer")?;
+    setsockopt(&socket, ReceiveTimeout, &TimeVal::new(0, 50_000)).context("set its timeout")?;
+    Ok(socket)
+}
+
+/// The length of the next frame, and the index of its interface; `None` if none came for a while.
+fn read(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Option<(usize, usize)>> {
+    match recvfrom::<LinkAddr>(socket.as_raw_fd(), buffer) {
+        Ok((length, from)) => Ok(from.map(|from| (length, from.ifindex()))),
+        Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+        Err(error) => Err(error).context("read a frame"),
+    }
 }
 
 /// Whether a frame of the underlay carries an IPv4 packet to `group`.
