@@ -22,7 +22,7 @@ const PORT: u16 = 5000;
 const BACK_PORT: u16 = 5001;
 
 /// One figure, or several that are measured at once.
-type Measure = fn(&Ends, f64) -> Result<Option<Vec<f64>>>;
+pub(super) type Measure = fn(&Ends, f64) -> Result<Option<Vec<f64>>>;
 
 /// A kind of measurement, with the figures that it gives.
 #[derive(Debug)]
@@ -33,10 +33,15 @@ pub(super) struct Measurement {
 }
 
 impl Measurement {
+    /// One without samples.
+    pub(super) fn new(name: &'static str, figures: Vec<Comparison>, measure: Measure) -> Self {
+        Self { name, figures, measure }
+    }
+
     /// All that are wanted, without samples.
     pub(super) fn all(options: &Options) -> Vec<Self> {
-        let multicast = |title, unit| Comparison::new(title, unit).bar(Bar::at_least(Way::ByHand, 0.97));
-        let round_trip = |title| Comparison::new(title, "µs");
+        let multicast = |title: &str, unit| Comparison::new(title, unit).bar(Bar::at_least(Way::ByHand, 0.97));
+        let round_trip = |title: &str| Comparison::new(title, "µs");
         let all = vec![
             Self {
                 name: "multicast throughput to one host",
@@ -111,7 +116,7 @@ fn packet_rate(ends: &Ends, group: Group, seconds: f64) -> Result<Option<Vec<f64
 /// how many were sent a second. The underlay has no multicast: it is unicast there, to one host. Docker's overlay has
 /// none to other hosts.
 fn stream(ends: &Ends, group: Group, size: usize, seconds: f64) -> Result<Option<(f64, f64)>> {
-    let receivers: &[usize] = if group == Group::Two { &[2, 3] } else { &[2] };
+    let receivers = (2..=ends.count()).filter(|host| group.is_received_on(*host));
     let multicast = match ends.way {
         Way::Underlay if group == Group::One => false,
         Way::Underlay | Way::Overlay => return Ok(None),
@@ -120,7 +125,7 @@ fn stream(ends: &Ends, group: Group, size: usize, seconds: f64) -> Result<Option
     let mut listening = Vec::new();
     let mut to = SocketAddrV4::new(group.address(), PORT);
     for host in receivers {
-        let end = ends.on(*host)?;
+        let end = ends.on(host.into())?;
         if !multicast {
             to = SocketAddrV4::new(end.address, PORT);
         }
@@ -137,6 +142,14 @@ fn stream(ends: &Ends, group: Group, size: usize, seconds: f64) -> Result<Option
         least = least.min(received / time.max(number(&sent, "seconds")?));
     }
     Ok(Some((least, number(&sent, "sent")? / number(&sent, "seconds")?)))
+}
+
+/// As fast as can be to many hosts, in small datagrams; a receiver that is on a busy machine may hear it late.
+pub(super) fn wide_stream(ends: &Ends, group: Group, seconds: f64) -> Result<Option<Vec<f64>>> {
+    if ends.way == Way::Underlay {
+        return Ok(None);
+    }
+    packet_rate(ends, group, seconds)
 }
 
 fn tcp(ends: &Ends, seconds: f64) -> Result<Option<Vec<f64>>> {

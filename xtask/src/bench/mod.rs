@@ -8,6 +8,7 @@ mod plot;
 mod report;
 mod statistics;
 mod ways;
+mod wide;
 
 use std::env;
 use std::fs;
@@ -36,6 +37,9 @@ const NETWORK: &str = "foo";
 /// The hosts: one sends, two receive.
 const HOSTS: u8 = 3;
 
+/// The hosts for figures with many: one sends, eight receive.
+const MANY_HOSTS: u8 = 9;
+
 /// How long a new bridge hands multicast to every port, as it cannot know its receivers before they have answered its
 /// first query (RFC 3376, section 8.3: 10 s), and some.
 const YOUNG: Duration = Duration::from_secs(13);
@@ -53,6 +57,9 @@ pub(crate) struct Options {
     /// How often each way is measured [default: 5, or 2 with --quick].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: Option<u32>,
+    /// How many hosts there are for the figures with many [default: 9, or none with --quick]. Each runs a Docker engine.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(5..=i64::from(shoutd_lab::MAX_HOSTS)))]
+    hosts: Option<u8>,
     /// Measure only what has this in its name, such as `joins` or `TCP`.
     #[arg(long)]
     only: Option<String>,
@@ -64,6 +71,11 @@ pub(crate) struct Options {
 impl Options {
     fn rounds(&self) -> u32 {
         self.rounds.unwrap_or(if self.quick { 2 } else { 5 })
+    }
+
+    /// How many hosts the figures with many hosts are for; fewer than 5 are not many.
+    fn hosts(&self) -> u8 {
+        self.hosts.unwrap_or(if self.quick { HOSTS } else { MANY_HOSTS })
     }
 
     /// Whether something of this name is to be measured.
@@ -109,25 +121,26 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let name = format!("bench-{}", process::id());
     interrupt::take_down_on_interrupt(&name)?;
     show_progress("bringing up three hosts, each with its own Docker engine");
-    let lab = LabOptions::new(&name).hosts(HOSTS).programs(&directory).progress(show_progress).up()?;
+    let mut lab = LabOptions::new(&name).hosts(HOSTS).programs(&directory).progress(show_progress).up()?;
     let engine = lab.host(1).and_then(|host| host.docker(["version", "--format", "{{.Server.Version}}"]));
-    let measured = measure(&lab, options);
+    let measured = measure(&mut lab, options);
     if measured.is_err() {
         interrupt::await_exit_if_interrupted();
     }
+    let hosts = lab.hosts().len();
     show_progress("taking the hosts down");
     let down = lab.down();
     let found = measured?;
     down?;
-    write(&found, facts.in_lab(HOSTS.into(), &engine?), options)?;
+    write(&found, facts.in_lab(hosts, &engine?), options)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Makes all ways and measures them, then shoutd by itself.
-fn measure(lab: &Lab, options: &Options) -> Result<Found> {
+fn measure(lab: &mut Lab, options: &Options) -> Result<Found> {
     let deadline = Instant::now() + options.time();
     let mut found = Found { measurements: Measurement::all(options), ..Found::default() };
-    start_shoutd(lab.hosts())?;
+    let join = start_shoutd(lab.hosts())?;
     let mut ways = Vec::new();
     for way in Way::ALL {
         show_progress(&format!("making the way: {way}"));
@@ -157,20 +170,28 @@ fn measure(lab: &Lab, options: &Options) -> Result<Found> {
     }
     thread::sleep(grown.saturating_duration_since(Instant::now()));
     alone::measure(&ways, options, deadline, &mut found)?;
+    if options.hosts() > HOSTS && options.wants("many hosts") {
+        let measured = wide::measure(lab, &join, &mut ways, options, deadline, &mut found);
+        if let Err(error) = measured {
+            interrupt::await_exit_if_interrupted();
+            found.note(&format!("many hosts: {error:#}"));
+        }
+    }
     Ok(found)
 }
 
-/// A cluster of all hosts.
-fn start_shoutd(hosts: &[Host]) -> Result<()> {
+/// A cluster of all hosts. Returns the arguments with which another host joins.
+fn start_shoutd(hosts: &[Host]) -> Result<Vec<String>> {
     let [first, others @ ..] = hosts else { bail!("the lab has no hosts") };
     let peer = first.address().to_string();
     let printed = first.start_shoutd(&[&peer])?;
     let token = printed.split_whitespace().find(|word| word.starts_with("--token="));
     let token = token.context("the first host did not print what to type on the others")?;
+    let peers = format!("--peer-addresses={peer}");
     for host in others {
-        host.start_shoutd(&[&host.address().to_string(), &format!("--peer-addresses={peer}"), token])?;
+        host.start_shoutd(&[&host.address().to_string(), &peers, token])?;
     }
-    Ok(())
+    Ok(vec![peers, token.to_owned()])
 }
 
 /// Writes the table and the plots, and shows the table.
@@ -181,9 +202,9 @@ fn write(found: &Found, facts: Facts, options: &Options) -> Result<()> {
     let mut plots = Vec::new();
     for comparison in &comparisons {
         if let Some(drawn) = plot::bars(comparison) {
-            let file = plot::file_name(comparison.title);
+            let file = plot::file_name(&comparison.title);
             save(&output.join(&file), &drawn)?;
-            plots.push((comparison.title.to_owned(), file));
+            plots.push((comparison.title.clone(), file));
         }
     }
     let (rounds, findings, notes) = (options.rounds(), &found.findings, &found.notes);

@@ -37,15 +37,15 @@ fn verdict(met: bool) -> &'static str {
 /// A figure of each way, one sample a round.
 #[derive(Debug, Clone)]
 pub(super) struct Comparison {
-    pub(super) title: &'static str,
+    pub(super) title: String,
     pub(super) unit: &'static str,
     bar: Option<Bar>,
     samples: Vec<(Way, Option<f64>)>,
 }
 
 impl Comparison {
-    pub(super) fn new(title: &'static str, unit: &'static str) -> Self {
-        Self { title, unit, bar: None, samples: Vec::new() }
+    pub(super) fn new(title: impl Into<String>, unit: &'static str) -> Self {
+        Self { title: title.into(), unit, bar: None, samples: Vec::new() }
     }
 
     pub(super) fn bar(mut self, bar: Bar) -> Self {

@@ -140,6 +140,29 @@ impl Ends {
         Ok(Self { way, ends })
     }
 
+    /// How many hosts have an end.
+    pub(super) fn count(&self) -> u8 {
+        u8::try_from(self.ends.len()).unwrap_or(u8::MAX)
+    }
+
+    /// Makes an end on one host more. By hand, only the first host learns of it, as it alone sends.
+    pub(super) fn extend(&mut self, host: &Host) -> Result<()> {
+        let first = self.on(1)?.host.clone();
+        let end = match self.way {
+            Way::ByHand => {
+                first.sh(&entries_to(host))?;
+                by_hand(host, &[first])?
+            }
+            Way::Shoutd => {
+                await_network(host)?;
+                End::of_container(host, NETWORK)?
+            }
+            Way::Underlay | Way::Overlay => bail!("{} has no ends on more hosts", self.way),
+        };
+        self.ends.push(end);
+        Ok(())
+    }
+
     /// The end on the host with this number, from 1.
     pub(super) fn on(&self, number: usize) -> Result<&End> {
         let index = number.checked_sub(1).context("hosts are counted from 1")?;
@@ -148,7 +171,7 @@ impl Ends {
 }
 
 /// A bridge and a VXLAN in a namespace of their own, as shoutd's are: in the host's own, its netfilter would drop what
-/// is bridged. All entries are static, and groups go to the hosts that [`Group::receivers`] names.
+/// is bridged. All entries are static, and groups go to the hosts that [`Group::is_received_on`] names.
 fn by_hand(host: &Host, hosts: &[Host]) -> Result<End> {
     let (number, underlay) = (host.number(), host.address());
     let mut script = format!(
@@ -170,19 +193,21 @@ fn by_hand(host: &Host, hosts: &[Host]) -> Result<End> {
         address = hand_address(number),
     );
     for other in hosts.iter().filter(|other| other.number() != number) {
-        let to = other.address();
-        script.push_str(&format!(
-            "bridge -n hand fdb append 00:00:00:00:00:00 dev vxlan0 dst {to} self permanent
-            bridge -n hand fdb append {} dev vxlan0 dst {to} self permanent\n",
-            hand_mac(other.number())
-        ));
-        for group in Group::ALL.into_iter().filter(|group| group.receivers().contains(&other.number())) {
-            let mac = group.mac();
-            script.push_str(&format!("bridge -n hand fdb append {mac} dev vxlan0 dst {to} self permanent\n"));
-        }
+        script.push_str(&entries_to(other));
     }
     host.sh(&script)?;
     Ok(End { host: host.clone(), address: hand_address(number), namespace: Some("/run/netns/hand-end".to_owned()) })
+}
+
+/// The lines that add the static entries by which a host sends to another.
+fn entries_to(other: &Host) -> String {
+    let to = other.address();
+    let groups = Group::EACH.into_iter().filter(|group| group.is_received_on(other.number())).map(Group::mac);
+    ["00:00:00:00:00:00".to_owned(), hand_mac(other.number())]
+        .into_iter()
+        .chain(groups)
+        .map(|mac| format!("bridge -n hand fdb append {mac} dev vxlan0 dst {to} self permanent\n"))
+        .collect()
 }
 
 fn hand_address(number: u8) -> Ipv4Addr {
@@ -200,27 +225,36 @@ pub(super) enum Group {
     One,
     /// Received on hosts 2 and 3.
     Two,
+    /// Received on hosts 2, 3 and 4.
+    Three,
+    /// Received on all hosts but the first.
+    All,
     /// Received on host 1: for answers.
     Back,
 }
 
 impl Group {
-    const ALL: [Self; 3] = [Self::One, Self::Two, Self::Back];
+    const EACH: [Self; 5] = [Self::One, Self::Two, Self::Three, Self::All, Self::Back];
 
     pub(super) fn address(self) -> Ipv4Addr {
         let last = match self {
             Self::One => 1,
             Self::Two => 2,
             Self::Back => 3,
+            Self::Three => 4,
+            Self::All => 5,
         };
         Ipv4Addr::new(239, 77, 0, last)
     }
 
-    fn receivers(self) -> &'static [u8] {
+    /// Whether the host with this number has receivers.
+    pub(super) fn is_received_on(self, host: u8) -> bool {
         match self {
-            Self::One => &[2],
-            Self::Two => &[2, 3],
-            Self::Back => &[1],
+            Self::One => host == 2,
+            Self::Two => (2..=3).contains(&host),
+            Self::Three => (2..=4).contains(&host),
+            Self::All => host >= 2,
+            Self::Back => host == 1,
         }
     }
 
@@ -250,12 +284,15 @@ fn overlay(hosts: &[Host]) -> Result<Vec<End>> {
 fn shoutd(hosts: &[Host]) -> Result<Vec<End>> {
     let first = hosts.first().context("no hosts")?;
     first.docker(["network", "create", "--driver", "shoutd", "--subnet", "10.202.0.0/24", NETWORK])?;
-    for host in hosts {
-        wait_until(&format!("network {NETWORK} on {}", host.name()), NETWORK_DEADLINE, || {
-            Ok(host.run(["docker", "network", "inspect", NETWORK])?.success().then_some(()))
-        })?;
-    }
+    hosts.iter().try_for_each(await_network)?;
     hosts.iter().map(|host| End::of_container(host, NETWORK)).collect()
+}
+
+/// Waits until a host has the network of shoutd's.
+fn await_network(host: &Host) -> Result<()> {
+    wait_until(&format!("network {NETWORK} on {}", host.name()), NETWORK_DEADLINE, || {
+        Ok(host.run(["docker", "network", "inspect", NETWORK])?.success().then_some(()))
+    })
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub(super) fn measure(ways: &[Ends], options: &Options, deadline: Instant, found
     let ends = ways.iter().find(|ends| ends.way == Way::Shoutd).context("no way of shoutd's")?;
     for (name, part) in PARTS.into_iter().filter(|(name, _)| options.wants(name)) {
         if options.quick && LONG.contains(&name) {
-            found.note(&format!("{name}: not with --quick"));
+            found.note(&format!("{name}: left out with --quick"));
             continue;
         }
         if Instant::now() > deadline {
