@@ -1,5 +1,6 @@
-//! The project's commands for newcomers and developers: `cargo xtask demo`, `test`, `fuzz`, `sim` and `lab`.
+//! The project's commands for newcomers and developers: `cargo xtask demo`, `test`, `fuzz`, `sim`, `bench` and `lab`.
 
+mod bench;
 mod demo;
 mod fuzz;
 mod interrupt;
@@ -42,6 +43,11 @@ enum Command {
     Lab(lab::Command),
     /// Simulate clusters and their bad days: partitions, crashes, slow disks, lost and doubled messages. Each seed is another history.
     Sim(sim::Arguments),
+    /// Measure shoutd against the underlay, a VXLAN made by hand and Docker's overlay, and write docs/benchmarks.
+    Bench(bench::Options),
+    /// What `bench` runs at the ends of the networks that it measures.
+    #[command(subcommand, hide = true)]
+    BenchHelper(bench::helper::Command),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +57,8 @@ fn main() -> ExitCode {
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Lab(command) => lab::run(&command),
         Command::Sim(arguments) => sim::run(&arguments),
+        Command::Bench(options) => bench::run(&options),
+        Command::BenchHelper(command) => bench::helper::run(&command),
     };
     result.unwrap_or_else(|error| {
         // While the lab is taken down on Ctrl-C, all kinds of things fail.

@@ -1,0 +1,127 @@
+//! Who is sent what, and from when to when.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::finding;
+use crate::bench::report::Finding;
+use crate::bench::statistics::percentile;
+use crate::bench::ways::{End, Ends, Group, findings, number};
+
+/// Datagrams a second of the stream whose copies are counted, and for how many seconds.
+const RATE: u32 = 2000;
+const SECONDS: f64 = 2.0;
+
+const PORT: u16 = 5030;
+
+/// Where a joiner asks the sender for a group.
+const SERVER_PORT: u16 = 5031;
+
+/// How long a left group is sent to, in seconds: more than the two queries of one second each that RFC 3376 has, section 8.8.
+const LINGER: f64 = 4.0;
+
+/// The first of the groups that are joined one after the other, of which each run has its own.
+const JOINED: Ipv4Addr = Ipv4Addr::new(239, 78, 0, 0);
+const LEFT: Ipv4Addr = Ipv4Addr::new(239, 79, 0, 0);
+
+/// What reaches a host that has the network but no receiver.
+pub(super) fn copies(ends: &Ends, _quick: bool) -> Result<Vec<Finding>> {
+    let (near, far, idle) = (ends.on(1)?, ends.on(2)?, &ends.on(3)?.host);
+    let to = SocketAddrV4::new(Group::One.address(), PORT);
+    let limit = SECONDS + 10.0;
+    let mut receiver = far.ready_helper(&format!("receive {to} --interface {} --seconds {limit}", far.address))?;
+    // From here on the sending host can know who receives.
+    thread::sleep(Duration::from_secs(1));
+    let watched = SECONDS + 1.0;
+    let watch = |host| {
+        End::of_host(host).ready_helper(&format!("watch --interface eth0 --group {} --seconds {watched}", to.ip()))
+    };
+    let (mut without, mut with) = (watch(idle)?, watch(&far.host)?);
+    let sent = near.run_helper(&format!("send {to} --size 1000 --rate {RATE} --seconds {SECONDS}"), SECONDS)?;
+    let (without, with) = (findings(&mut without, watched)?, findings(&mut with, watched)?);
+    findings(&mut receiver, limit)?;
+    let remark = format!(
+        "{} packets were sent; the host with a receiver was sent {} in {} bytes",
+        number(&sent, "sent")?,
+        number(&with, "frames")?,
+        number(&with, "bytes")?
+    );
+    let frames = finding("copies sent to a host without receivers", "packets", vec![number(&without, "frames")?]);
+    let bytes = finding("the same on the underlay", "bytes", vec![number(&without, "bytes")?]);
+    Ok(vec![Finding { most: Some(0.0), remark, ..frames }, Finding { most: Some(0.0), ..bytes }])
+}
+
+/// The time from joining a group that another host sends to, until its first datagram.
+pub(super) fn joins(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
+    let (rounds, count) = if quick { (1, 50) } else { (3, 100) };
+    let (mut p50, mut p99, mut unheard) = (Vec::new(), Vec::new(), 0.0);
+    let (mut reported, mut served) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let first = Ipv4Addr::from_bits(JOINED.to_bits() + round * 256);
+        let found = join(ends, first, count, 0.0)?;
+        let times = self::times(&found, "milliseconds")?;
+        ensure!(!times.is_empty(), "none of {count} joined groups was heard");
+        p50.extend(percentile(&times, 50.0));
+        p99.extend(percentile(&times, 99.0));
+        unheard += number(&found, "unheard")?;
+        reported.extend(percentile(&self::times(&found, "reported")?, 50.0));
+        served.extend(percentile(&self::times(&found, "served")?, 50.0));
+    }
+    let remark =
+        format!("{count} joins a round; {unheard} in all were not served in 5 s; a datagram comes every 0.3 ms or so");
+    let own = "of that, the receiver's kernel waits so long before it reports: 2 ticks of its clock or more".to_owned();
+    Ok(vec![
+        Finding { most: Some(5.0), remark, ..finding("join to first packet, p50", "ms", p50) },
+        Finding { most: Some(20.0), ..finding("join to first packet, p99", "ms", p99) },
+        Finding { remark: own, ..finding("join to IGMP report, p50", "ms", reported) },
+        finding("IGMP report to first packet, p50", "ms", served),
+    ])
+}
+
+fn times(found: &Value, name: &str) -> Result<Vec<f64>> {
+    let times = found.get(name).and_then(Value::as_array).with_context(|| format!("no {name} of joins"))?;
+    Ok(times.iter().filter_map(Value::as_f64).collect())
+}
+
+/// The time from leaving a group until its last copy reaches the host.
+pub(super) fn leaves(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
+    let host = End::of_host(&ends.on(2)?.host);
+    let mut times = Vec::new();
+    let mut endless = 0;
+    let rounds = if quick { 1 } else { 5 };
+    for round in 0..rounds {
+        let group = Ipv4Addr::from_bits(LEFT.to_bits() + round);
+        let seconds = LINGER + 2.0;
+        let mut watch = host.ready_helper(&format!("watch --interface eth0 --group {group} --seconds {seconds}"))?;
+        let found = join(ends, group, 1, LINGER)?;
+        let last = number(&findings(&mut watch, seconds)?, "last")?;
+        let time = (last - number(&found, "left")?) / 1e6;
+        if time > LINGER * 1e3 - 200.0 {
+            endless += 1;
+        }
+        times.push(time.max(0.0));
+    }
+    let remark = match endless {
+        0 => String::new(),
+        _ => format!(
+            "{endless} of {rounds} groups were still sent when nobody sent any more, {LINGER} s after the leave"
+        ),
+    };
+    Ok(vec![Finding { remark, ..finding("leave to last copy on the underlay", "ms", times) }])
+}
+
+/// Has host 1 send to groups from `first` on that host 2 joins one after the other.
+fn join(ends: &Ends, first: Ipv4Addr, count: u32, linger: f64) -> Result<Value> {
+    let (near, far) = (ends.on(1)?, ends.on(2)?);
+    let server = SocketAddrV4::new(near.address, SERVER_PORT);
+    let mut serving = near.ready_helper(&format!("serve {server} --seconds 120"))?;
+    let arguments =
+        format!("join {server} --interface {} --first {first} --count {count} --linger {linger}", far.address);
+    let found = far.run_helper(&arguments, 60.0);
+    serving.kill()?;
+    found
+}

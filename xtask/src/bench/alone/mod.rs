@@ -1,0 +1,62 @@
+//! Figures of shoutd by itself.
+
+mod docker_run;
+mod loss;
+mod memberships;
+mod resources;
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use super::report::Finding;
+use super::ways::{Ends, Way};
+use super::{Found, Options};
+use crate::interrupt;
+use crate::terminal::show_progress;
+
+/// One or several figures; the second argument is whether they may be rough.
+type Part = fn(&Ends, bool) -> Result<Vec<Finding>>;
+
+/// In order: those that disturb the cluster come last.
+const PARTS: [(&str, Part); 8] = [
+    ("memory and processor at rest", resources::at_rest),
+    ("docker run", docker_run::measure),
+    ("copies to hosts without receivers", memberships::copies),
+    ("joins", memberships::joins),
+    ("leaves", memberships::leaves),
+    ("1,000 joins a second", resources::under_joins),
+    ("loss", loss::measure),
+    ("100 networks and 10,000 groups", resources::with_many),
+];
+
+/// Those that take minutes.
+const LONG: [&str; 1] = ["100 networks and 10,000 groups"];
+
+/// Measures one figure after the other, while there is time. What fails is noted.
+pub(super) fn measure(ways: &[Ends], options: &Options, deadline: Instant, found: &mut Found) -> Result<()> {
+    let ends = ways.iter().find(|ends| ends.way == Way::Shoutd).context("no way of shoutd's")?;
+    for (name, part) in PARTS.into_iter().filter(|(name, _)| options.wants(name)) {
+        if options.quick && LONG.contains(&name) {
+            found.note(&format!("{name}: left out with --quick"));
+            continue;
+        }
+        if Instant::now() > deadline {
+            found.note(&format!("{name}: no time was left"));
+            continue;
+        }
+        show_progress(&format!("measuring: {name}"));
+        match part(ends, options.quick) {
+            Ok(findings) => found.findings.extend(findings),
+            Err(error) => {
+                interrupt::await_exit_if_interrupted();
+                found.note(&format!("{name}: {error:#}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn finding(title: &str, unit: &'static str, samples: Vec<f64>) -> Finding {
+    Finding { title: title.to_owned(), unit, samples, most: None, remark: String::new() }
+}

@@ -1,0 +1,191 @@
+//! Figures that the ways are compared by, measured in turn.
+
+use std::net::SocketAddrV4;
+
+use anyhow::{Context, Result, ensure};
+
+use super::Options;
+use super::report::{Bar, Comparison};
+use super::ways::{Ends, Group, Way, findings, number};
+
+/// Bytes of a datagram that fills a frame of every way, and of a small one.
+const LARGE: usize = 1400;
+const SMALL: usize = 64;
+
+/// Round trips per round.
+const PINGS: u32 = 1000;
+
+/// UDP and TCP port of the receivers.
+const PORT: u16 = 5000;
+
+/// Port of answers in a group.
+const BACK_PORT: u16 = 5001;
+
+/// One figure, or several that are measured at once.
+pub(super) type Measure = fn(&Ends, f64) -> Result<Option<Vec<f64>>>;
+
+/// A kind of measurement, with the figures that it gives.
+#[derive(Debug)]
+pub(super) struct Measurement {
+    pub(super) name: &'static str,
+    pub(super) figures: Vec<Comparison>,
+    measure: Measure,
+}
+
+impl Measurement {
+    /// One without samples.
+    pub(super) fn new(name: &'static str, figures: Vec<Comparison>, measure: Measure) -> Self {
+        Self { name, figures, measure }
+    }
+
+    /// All that are wanted, without samples.
+    pub(super) fn all(options: &Options) -> Vec<Self> {
+        let multicast = |title: &str, unit| Comparison::new(title, unit).bar(Bar::at_least(Way::ByHand, 0.97));
+        let round_trip = |title: &str| Comparison::new(title, "µs");
+        let all = vec![
+            Self {
+                name: "multicast throughput to one host",
+                figures: vec![multicast("multicast throughput 1 → 1, 1400 B", "Mbit/s")],
+                measure: |ends, seconds| throughput(ends, Group::One, seconds),
+            },
+            Self {
+                name: "multicast packet rate to one host",
+                figures: vec![multicast("multicast packet rate 1 → 1, 64 B", "packets/s")],
+                measure: |ends, seconds| packet_rate(ends, Group::One, seconds),
+            },
+            Self {
+                name: "multicast throughput to two hosts",
+                figures: vec![multicast("multicast throughput 1 → 2, 1400 B, per receiver", "Mbit/s")],
+                measure: |ends, seconds| throughput(ends, Group::Two, seconds),
+            },
+            Self {
+                name: "multicast packet rate to two hosts",
+                figures: vec![multicast("multicast packet rate 1 → 2, 64 B, per receiver", "packets/s")],
+                measure: |ends, seconds| packet_rate(ends, Group::Two, seconds),
+            },
+            Self {
+                name: "TCP throughput",
+                figures: vec![Comparison::new("TCP throughput", "Mbit/s").bar(Bar::at_least(Way::Overlay, 1.0))],
+                measure: tcp,
+            },
+            Self {
+                name: "unicast round trip",
+                figures: vec![
+                    round_trip("unicast round trip p50").bar(Bar::at_most(Way::Overlay, 1.0)),
+                    round_trip("unicast round trip p99").bar(Bar::at_most(Way::Overlay, 1.0)),
+                ],
+                measure: |ends, _| unicast_round_trip(ends).map(Some),
+            },
+            Self {
+                name: "multicast round trip",
+                figures: vec![round_trip("multicast round trip p50"), round_trip("multicast round trip p99")],
+                measure: |ends, _| multicast_round_trip(ends),
+            },
+        ];
+        all.into_iter().filter(|measurement| options.wants(measurement.name)).collect()
+    }
+
+    /// Measures each way once, for so many seconds where that is a choice. What fails is told and has no sample.
+    pub(super) fn round(&mut self, ways: &[Ends], seconds: f64, mut complain: impl FnMut(&str)) {
+        for way in Way::ALL {
+            let measured = ways.iter().find(|ends| ends.way == way).map(|ends| (self.measure)(ends, seconds));
+            let values = match measured.transpose() {
+                Ok(values) => values.flatten().unwrap_or_default(),
+                Err(error) => {
+                    complain(&format!("{}, {way}: {error:#}", self.name));
+                    Vec::new()
+                }
+            };
+            for (index, figure) in self.figures.iter_mut().enumerate() {
+                figure.add(way, values.get(index).copied());
+            }
+        }
+    }
+}
+
+fn throughput(ends: &Ends, group: Group, seconds: f64) -> Result<Option<Vec<f64>>> {
+    let received = stream(ends, group, LARGE, seconds)?;
+    Ok(received.map(|(datagrams, _)| vec![datagrams * LARGE as f64 * 8.0 / 1e6]))
+}
+
+fn packet_rate(ends: &Ends, group: Group, seconds: f64) -> Result<Option<Vec<f64>>> {
+    Ok(stream(ends, group, SMALL, seconds)?.map(|(datagrams, _)| vec![datagrams]))
+}
+
+/// Sends as fast as can be from host 1; returns how many datagrams a second the receiver that got the least has got, and
+/// how many were sent a second. The underlay has no multicast: it is unicast there, to one host. Docker's overlay has
+/// none to other hosts.
+fn stream(ends: &Ends, group: Group, size: usize, seconds: f64) -> Result<Option<(f64, f64)>> {
+    let receivers = (2..=ends.count()).filter(|host| group.is_received_on(*host));
+    let multicast = match ends.way {
+        Way::Underlay if group == Group::One => false,
+        Way::Underlay | Way::Overlay => return Ok(None),
+        Way::ByHand | Way::Shoutd => true,
+    };
+    let mut listening = Vec::new();
+    let mut to = SocketAddrV4::new(group.address(), PORT);
+    for host in receivers {
+        let end = ends.on(host.into())?;
+        if !multicast {
+            to = SocketAddrV4::new(end.address, PORT);
+        }
+        let limit = seconds + 5.0;
+        listening.push(end.ready_helper(&format!("receive {to} --interface {} --seconds {limit}", end.address))?);
+    }
+    let sent = ends.on(1)?.run_helper(&format!("send {to} --size {size} --seconds {seconds}"), seconds)?;
+    let mut least = f64::INFINITY;
+    for process in &mut listening {
+        let heard = findings(process, seconds + 5.0)?;
+        let (received, time) = (number(&heard, "received")?, number(&heard, "seconds")?);
+        ensure!(received > 1.0 && time > 0.0, "nothing was heard by {}", process.what());
+        // A receiver that is behind at the end has its buffer left to read: the sender's time, then, is too short.
+        least = least.min(received / time.max(number(&sent, "seconds")?));
+    }
+    Ok(Some((least, number(&sent, "sent")? / number(&sent, "seconds")?)))
+}
+
+/// As fast as can be to many hosts, in small datagrams; a receiver that is on a busy machine may hear it late.
+pub(super) fn wide_stream(ends: &Ends, group: Group, seconds: f64) -> Result<Option<Vec<f64>>> {
+    if ends.way == Way::Underlay {
+        return Ok(None);
+    }
+    packet_rate(ends, group, seconds)
+}
+
+fn tcp(ends: &Ends, seconds: f64) -> Result<Option<Vec<f64>>> {
+    let at = SocketAddrV4::new(ends.on(2)?.address, PORT);
+    let mut receiver = ends.on(2)?.ready_helper(&format!("tcp-receive {at}"))?;
+    ends.on(1)?.run_helper(&format!("tcp-send {at} --seconds {seconds}"), seconds)?;
+    let heard = findings(&mut receiver, seconds)?;
+    Ok(Some(vec![number(&heard, "bytes")? * 8.0 / number(&heard, "seconds")? / 1e6]))
+}
+
+fn unicast_round_trip(ends: &Ends) -> Result<Vec<f64>> {
+    let (near, far) = (ends.on(1)?, ends.on(2)?);
+    let at = SocketAddrV4::new(far.address, PORT);
+    let mut echo = far.ready_helper(&format!("echo {at} --interface {} --seconds 60", far.address))?;
+    let found = near.run_helper(&format!("ping {at} --interface {} --count {PINGS}", near.address), 30.0);
+    echo.kill()?;
+    percentiles(&found?)
+}
+
+/// There in one group, back in another.
+fn multicast_round_trip(ends: &Ends) -> Result<Option<Vec<f64>>> {
+    if matches!(ends.way, Way::Underlay | Way::Overlay) {
+        return Ok(None);
+    }
+    let (near, far) = (ends.on(1)?, ends.on(2)?);
+    let to = SocketAddrV4::new(Group::One.address(), PORT);
+    let back = SocketAddrV4::new(Group::Back.address(), BACK_PORT);
+    let mut echo = far.ready_helper(&format!("echo {to} --interface {} --reply {back} --seconds 60", far.address))?;
+    let ping = format!("ping {to} --interface {} --from {back} --count {PINGS}", near.address);
+    let found = near.run_helper(&ping, 30.0);
+    echo.kill()?;
+    percentiles(&found?).map(Some)
+}
+
+fn percentiles(found: &serde_json::Value) -> Result<Vec<f64>> {
+    let lost = number(found, "lost")?;
+    ensure!(lost <= f64::from(PINGS) / 100.0, "{lost} of {PINGS} round trips were not completed");
+    ["p50", "p99"].map(|name| number(found, name)).into_iter().collect::<Result<_>>().context("a round trip")
+}

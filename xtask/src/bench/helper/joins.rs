@@ -1,0 +1,143 @@
+//! How long a group takes to be heard after it was joined.
+
+use std::collections::VecDeque;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use super::wire::Reports;
+use super::{READY, group_after, listen, monotonic_nanoseconds};
+
+/// The port of the groups.
+const PORT: u16 = 5010;
+
+/// The time between two datagrams to the group that is asked for: a bound of what is measured.
+const INTERVAL: Duration = Duration::from_micros(200);
+
+/// How long a group is sent to before it is joined, so that what is sent to a new group by accident is over.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// How long a joined group may take to be heard.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The most groups that a socket can be in: the kernel's `igmp_max_memberships`.
+const GROUPS_OF_SOCKET: u32 = 20;
+
+/// The groups that a churn has joined at one time.
+const CHURNED: usize = 100;
+
+/// Sends to the group that was asked for last, until `time` has passed.
+pub(super) fn serve(at: SocketAddrV4, time: Duration) -> Result<()> {
+    let asked = UdpSocket::bind(at).with_context(|| format!("bind to {at}"))?;
+    asked.set_nonblocking(true).context("set the socket's mode")?;
+    let sending = UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
+    println!("{READY}");
+    let deadline = Instant::now() + time;
+    let mut group = Ipv4Addr::UNSPECIFIED;
+    let mut buffer = [0; 4];
+    while Instant::now() < deadline {
+        if asked.recv(&mut buffer).is_ok() {
+            group = Ipv4Addr::from(buffer);
+        }
+        if group.is_multicast() {
+            sending.send_to(&[0; 64], (group, PORT)).context("send a datagram")?;
+        }
+        thread::sleep(INTERVAL);
+    }
+    Ok(())
+}
+
+/// Joins one group after the other, from `first`, and measures each. Tells when the last was left, and goes on asking for
+/// it for as long as `linger`.
+pub(super) fn join(
+    server: SocketAddrV4,
+    interface: Ipv4Addr,
+    first: Ipv4Addr,
+    count: u32,
+    linger: Duration,
+) -> Result<()> {
+    let asking = UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
+    let reports = Reports::watch()?;
+    let (mut milliseconds, mut reported, mut served) = (Vec::new(), Vec::new(), Vec::new());
+    let mut left = 0;
+    let mut unheard = 0;
+    for index in 0..count {
+        let group = group_after(first, index);
+        asking.send_to(&group.octets(), server).context("ask for a group")?;
+        thread::sleep(SETTLE);
+        let begin = Instant::now();
+        let at = SocketAddrV4::new(group, PORT);
+        let socket = listen(at, interface, PATIENCE)?;
+        match socket.recv(&mut [0; 64]) {
+            Ok(_) => {
+                let heard = Instant::now();
+                milliseconds.push(to_milliseconds(heard - begin));
+                if let Some(report) = reports.of(group) {
+                    reported.push(to_milliseconds(report.saturating_duration_since(begin)));
+                    served.push(to_milliseconds(heard.saturating_duration_since(report)));
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => unheard += 1,
+            Err(error) => return Err(error).context("receive a datagram"),
+        }
+        left = monotonic_nanoseconds()?;
+        drop(socket);
+    }
+    thread::sleep(linger);
+    asking.send_to(&[0; 4], server).context("ask for no group")?;
+    println!(
+        "{}",
+        json!({ "milliseconds": milliseconds, "reported": reported, "served": served,
+            "unheard": unheard, "left": left })
+    );
+    Ok(())
+}
+
+fn to_milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// Joins groups until `time` has passed, and leaves each when [`CHURNED`] more are joined: the kernel does not report what is
+/// left at once.
+pub(super) fn churn(interface: Ipv4Addr, first: Ipv4Addr, rate: u32, time: Duration) -> Result<()> {
+    ensure!((1..=100_000).contains(&rate), "{rate} joins per second are not between 1 and 100000");
+    let begin = Instant::now();
+    let mut joined: u32 = 0;
+    let mut sockets = VecDeque::new();
+    while begin.elapsed() < time {
+        let due = Duration::from_secs_f64(f64::from(joined) / f64::from(rate));
+        thread::sleep(due.saturating_sub(begin.elapsed()));
+        let group = group_after(first, joined % 1000);
+        let socket = UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
+        socket.join_multicast_v4(&group, &interface).with_context(|| format!("join {group}"))?;
+        sockets.push_back(socket);
+        if sockets.len() > CHURNED {
+            sockets.pop_front();
+        }
+        joined += 1;
+    }
+    println!("{}", json!({ "joined": joined, "seconds": begin.elapsed().as_secs_f64() }));
+    Ok(())
+}
+
+/// Joins groups on all of these interfaces, and stays in them until `time` has passed.
+pub(super) fn hold(interfaces: &[Ipv4Addr], first: Ipv4Addr, count: u32, time: Duration) -> Result<()> {
+    let mut sockets = Vec::new();
+    for interface in interfaces {
+        for index in 0..count {
+            if index % GROUPS_OF_SOCKET == 0 {
+                sockets.push(UdpSocket::bind("0.0.0.0:0").context("open a socket")?);
+            }
+            let group = group_after(first, index);
+            let socket = sockets.last().context("a socket")?;
+            socket.join_multicast_v4(&group, interface).with_context(|| format!("join {group} on {interface}"))?;
+        }
+    }
+    println!("{READY}");
+    thread::sleep(time);
+    Ok(())
+}

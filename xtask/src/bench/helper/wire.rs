@@ -1,0 +1,136 @@
+//! What reaches a host on the underlay, as a packet socket (packet(7)) sees it.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout};
+use nix::sys::socket::{AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket};
+use nix::sys::time::TimeVal;
+use serde_json::json;
+
+use super::{BUFFER, READY, monotonic_nanoseconds};
+use crate::bench::HAND_PORT;
+
+/// The UDP ports of the tunnels: shoutd's, and that of the one made by hand.
+const VXLAN_PORTS: [u16; 2] = [7789, HAND_PORT];
+
+/// Octets of the outer headers before the inner frame: Ethernet, IPv4 without options, UDP, VXLAN (RFC 7348, section 5).
+const OUTER: usize = 14 + 20 + 8 + 8;
+
+/// Octets in an inner frame before the destination of its IPv4 packet: Ethernet and the packet's first 16.
+const DESTINATION: usize = 14 + 16;
+
+/// Counts the tunnelled frames to `group` until `time` has passed.
+pub(super) fn watch(interface: &str, group: Ipv4Addr, time: Duration) -> Result<()> {
+    let index = if_nametoindex(interface).with_context(|| format!("find {interface}"))? as usize;
+    let socket = open()?;
+    println!("{READY}");
+    let deadline = Instant::now() + time;
+    let mut buffer = vec![0; 1 << 16];
+    let (mut frames, mut bytes, mut last) = (0_u64, 0_u64, None);
+    while Instant::now() < deadline {
+        let Some((length, from)) = read(&socket, &mut buffer)? else { continue };
+        if from == index && is_tunnelled_to(buffer.get(..length).unwrap_or_default(), group) {
+            frames += 1;
+            bytes += length as u64;
+            last = Some(monotonic_nanoseconds()?);
+        }
+    }
+    println!("{}", json!({ "frames": frames, "bytes": bytes, "last": last }));
+    Ok(())
+}
+
+/// A frame, and when it was seen.
+type Report = (Vec<u8>, Instant);
+
+/// When this network namespace reported its memberships.
+#[derive(Debug)]
+pub(super) struct Reports {
+    seen: Arc<Mutex<Vec<Report>>>,
+}
+
+impl Reports {
+    /// Begins to watch, until the end of the process.
+    pub(super) fn watch() -> Result<Self> {
+        let socket = open()?;
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let seeing = seen.clone();
+        thread::spawn(move || {
+            let mut buffer = vec![0; 1 << 16];
+            while let Ok(read) = read(&socket, &mut buffer) {
+                let Some((length, _)) = read else { continue };
+                let frame = buffer.get(..length).unwrap_or_default();
+                // IPv4, of protocol 2: IGMP.
+                if frame.get(12..14) == Some(&[8, 0]) && frame.get(23) == Some(&2) {
+                    seeing.lock().unwrap_or_else(PoisonError::into_inner).push((frame.to_vec(), Instant::now()));
+                }
+            }
+        });
+        Ok(Self { seen })
+    }
+
+    /// When a group was first in a report.
+    pub(super) fn of(&self, group: Ipv4Addr) -> Option<Instant> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = |frame: &[u8]| frame.windows(4).any(|octets| octets == group.octets());
+        seen.iter().find(|(frame, _)| names(frame)).map(|(_, time)| *time)
+    }
+}
+
+/// A packet socket of all interfaces of this network namespace.
+fn open() -> Result<OwnedFd> {
+    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)
+        .context("open a packet socket")?;
+    setsockopt(&socket, RcvBufForce, &BUFFER).context("enlarge its buffer")?;
+    setsockopt(&socket, ReceiveTimeout, &TimeVal::new(0, 50_000)).context("set its timeout")?;
+    Ok(socket)
+}
+
+/// The length of the next frame, and the index of its interface; `None` if none came for a while.
+fn read(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Option<(usize, usize)>> {
+    match recvfrom::<LinkAddr>(socket.as_raw_fd(), buffer) {
+        Ok((length, from)) => Ok(from.map(|from| (length, from.ifindex()))),
+        Err(Errno::EAGAIN | Errno::EINTR) => Ok(None),
+        Err(error) => Err(error).context("read a frame"),
+    }
+}
+
+/// Whether a frame of the underlay carries an IPv4 packet to `group`.
+fn is_tunnelled_to(frame: &[u8], group: Ipv4Addr) -> bool {
+    let is_vxlan = frame.get(12..14) == Some(&[8, 0])
+        && frame.get(23) == Some(&17)
+        && VXLAN_PORTS.iter().any(|port| frame.get(36..38) == Some(&port.to_be_bytes()));
+    let inner = frame.get(OUTER..).unwrap_or_default();
+    is_vxlan && inner.get(12..14) == Some(&[8, 0]) && inner.get(DESTINATION..DESTINATION + 4) == Some(&group.octets())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_tunnelled_frames_to_the_group() {
+        let group = Ipv4Addr::new(239, 77, 0, 1);
+        let mut frame = vec![0; 120];
+        for (at, bytes) in [
+            (12, [8, 0].as_slice()),
+            (23, &[17]),
+            (36, &7789_u16.to_be_bytes()),
+            (OUTER + 12, &[8, 0]),
+            (OUTER + DESTINATION, &group.octets()),
+        ] {
+            frame[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        assert!(is_tunnelled_to(&frame, group));
+        assert!(!is_tunnelled_to(&frame, Ipv4Addr::new(239, 77, 0, 2)));
+        assert!(!is_tunnelled_to(&frame[..70], group));
+        frame[37] = 0;
+        assert!(!is_tunnelled_to(&frame, group));
+    }
+}

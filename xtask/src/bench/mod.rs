@@ -1,0 +1,227 @@
+//! `cargo xtask bench`: what multicast and unicast cost by shoutd and by other ways, measured in turn on hosts of the lab.
+
+mod alone;
+mod compared;
+pub(crate) mod helper;
+mod machine_facts;
+mod plot;
+mod report;
+mod statistics;
+mod ways;
+mod wide;
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{self, ExitCode};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use shoutd_lab::{Host, Lab, LabOptions};
+
+use crate::terminal::{show_output, show_progress, show_verdict};
+use crate::{interrupt, machine, programs};
+use compared::Measurement;
+use machine_facts::Facts;
+use report::{Comparison, Finding, Report};
+use ways::{Ends, Way};
+
+/// The UDP port of the VXLAN that is made by hand: neither shoutd's nor that of Docker's overlay.
+const HAND_PORT: u16 = 4790;
+
+/// The network of shoutd's.
+const NETWORK: &str = "foo";
+
+/// The hosts: one sends, two receive.
+const HOSTS: u8 = 3;
+
+/// The hosts for figures with many: one sends, eight receive.
+const MANY_HOSTS: u8 = 9;
+
+/// How long a new bridge hands multicast to every port, as it cannot know its receivers before they have answered its
+/// first query (RFC 3376, section 8.3: 10 s), and some.
+const YOUNG: Duration = Duration::from_secs(13);
+
+/// How long the command measures by default, and with `--quick`; what is begun then is ended.
+const TIME: Duration = Duration::from_secs(540);
+const QUICK_TIME: Duration = Duration::from_secs(100);
+
+/// How the benchmark is done.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Take about two minutes, for figures that are rough.
+    #[arg(long)]
+    quick: bool,
+    /// How often each way is measured [default: 5, or 2 with --quick].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+    /// How many hosts there are for the figures with many [default: 9, or none with --quick]. Each runs a Docker engine.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(5..=i64::from(shoutd_lab::MAX_HOSTS)))]
+    hosts: Option<u8>,
+    /// Measure only what has this in its name, such as `joins` or `TCP`.
+    #[arg(long)]
+    only: Option<String>,
+    /// Where the table and the plots are written.
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks"))]
+    output: PathBuf,
+}
+
+impl Options {
+    fn rounds(&self) -> u32 {
+        self.rounds.unwrap_or(if self.quick { 2 } else { 5 })
+    }
+
+    /// How many hosts the figures with many hosts are for; fewer than 5 are not many.
+    fn hosts(&self) -> u8 {
+        self.hosts.unwrap_or(if self.quick { HOSTS } else { MANY_HOSTS })
+    }
+
+    /// Whether something of this name is to be measured.
+    fn wants(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| name.contains(only.as_str()))
+    }
+
+    /// How long one throughput is measured.
+    fn seconds(&self) -> f64 {
+        if self.quick { 1.0 } else { 2.0 }
+    }
+
+    fn time(&self) -> Duration {
+        if self.quick { QUICK_TIME } else { TIME }
+    }
+}
+
+/// What was found so far.
+#[derive(Debug, Default)]
+struct Found {
+    measurements: Vec<Measurement>,
+    findings: Vec<Finding>,
+    notes: Vec<String>,
+}
+
+impl Found {
+    /// Keeps what went wrong for the report, and says it.
+    fn note(&mut self, what: &str) {
+        show_progress(what);
+        self.notes.push(what.to_owned());
+    }
+}
+
+/// # Errors
+///
+/// Fails when the hosts cannot be brought up and connected, or the report cannot be written; never for what the figures
+/// are.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    machine::prepare()?;
+    show_progress("building shoutd and shoutdctl");
+    let directory = programs::build_optimized(&["shoutd", "shoutdctl", "shoutd-lab"])?;
+    let facts = Facts::read()?;
+    let name = format!("bench-{}", process::id());
+    interrupt::take_down_on_interrupt(&name)?;
+    show_progress("bringing up three hosts, each with its own Docker engine");
+    let mut lab = LabOptions::new(&name).hosts(HOSTS).programs(&directory).progress(show_progress).up()?;
+    let engine = lab.host(1).and_then(|host| host.docker(["version", "--format", "{{.Server.Version}}"]));
+    let measured = measure(&mut lab, options);
+    if measured.is_err() {
+        interrupt::await_exit_if_interrupted();
+    }
+    let hosts = lab.hosts().len();
+    show_progress("taking the hosts down");
+    let down = lab.down();
+    let found = measured?;
+    down?;
+    write(&found, facts.in_lab(hosts, &engine?), options)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes all ways and measures them, then shoutd by itself.
+fn measure(lab: &mut Lab, options: &Options) -> Result<Found> {
+    let deadline = Instant::now() + options.time();
+    let mut found = Found { measurements: Measurement::all(options), ..Found::default() };
+    let join = start_shoutd(lab.hosts())?;
+    let mut ways = Vec::new();
+    for way in Way::ALL {
+        show_progress(&format!("making the way: {way}"));
+        match Ends::make(way, lab.hosts()) {
+            Ok(ends) => ways.push(ends),
+            Err(error) if way == Way::Overlay => found.note(&format!("{way} does not work here: {error:#}")),
+            Err(error) => return Err(error).with_context(|| format!("make the way: {way}")),
+        }
+    }
+    let grown = Instant::now() + YOUNG;
+    // Some of the time is for what shoutd is measured by alone.
+    let rounds_end = Instant::now() + deadline.saturating_duration_since(Instant::now()).mul_f64(0.6);
+    for round in 1..=options.rounds() {
+        if round > 1 && Instant::now() > rounds_end {
+            found.note(&format!("no time was left for more than {} rounds", round - 1));
+            break;
+        }
+        let mut faults = Vec::new();
+        for measurement in &mut found.measurements {
+            show_progress(&format!("round {round}: {}", measurement.name));
+            measurement.round(&ways, options.seconds(), |fault| faults.push(format!("round {round}: {fault}")));
+        }
+        for fault in faults {
+            interrupt::await_exit_if_interrupted();
+            found.note(&fault);
+        }
+    }
+    thread::sleep(grown.saturating_duration_since(Instant::now()));
+    alone::measure(&ways, options, deadline, &mut found)?;
+    if options.hosts() > HOSTS && options.wants("many hosts") {
+        let measured = wide::measure(lab, &join, &mut ways, options, deadline, &mut found);
+        if let Err(error) = measured {
+            interrupt::await_exit_if_interrupted();
+            found.note(&format!("many hosts: {error:#}"));
+        }
+    }
+    Ok(found)
+}
+
+/// A cluster of all hosts. Returns the arguments with which another host joins.
+fn start_shoutd(hosts: &[Host]) -> Result<Vec<String>> {
+    let [first, others @ ..] = hosts else { bail!("the lab has no hosts") };
+    let peer = first.address().to_string();
+    let printed = first.start_shoutd(&[&peer])?;
+    let token = printed.split_whitespace().find(|word| word.starts_with("--token="));
+    let token = token.context("the first host did not print what to type on the others")?;
+    let peers = format!("--peer-addresses={peer}");
+    for host in others {
+        host.start_shoutd(&[&host.address().to_string(), &peers, token])?;
+    }
+    Ok(vec![peers, token.to_owned()])
+}
+
+/// Writes the table and the plots, and shows the table.
+fn write(found: &Found, facts: Facts, options: &Options) -> Result<()> {
+    let output = &options.output;
+    fs::create_dir_all(output).with_context(|| format!("make {}", output.display()))?;
+    let comparisons: Vec<&Comparison> = found.measurements.iter().flat_map(|one| &one.figures).collect();
+    let mut plots = Vec::new();
+    for comparison in &comparisons {
+        if let Some(drawn) = plot::bars(comparison) {
+            let file = plot::file_name(&comparison.title);
+            save(&output.join(&file), &drawn)?;
+            plots.push((comparison.title.clone(), file));
+        }
+    }
+    let (rounds, findings, notes) = (options.rounds(), &found.findings, &found.notes);
+    let report = Report { facts, rounds, comparisons, findings, notes, plots: &plots };
+    let page = report.markdown();
+    save(&output.join("README.md"), &page)?;
+    show_output(page.split_once("## Figures").map_or(page.as_str(), |(_, figures)| figures));
+    show_verdict(&format!("written to {}", output.display()));
+    Ok(())
+}
+
+fn save(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("write {}", path.display()))
+}
+
+/// The path of this program, which hosts see as the machine does.
+fn helper_program() -> Result<String> {
+    let path = env::current_exe().context("find the running program")?;
+    path.into_os_string().into_string().map_err(|path| anyhow::anyhow!("{} is no UTF-8", path.display()))
+}

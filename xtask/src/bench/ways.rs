@@ -1,0 +1,306 @@
+//! The ways between hosts that are compared, each with an end on every host.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use shoutd_lab::{Host, Process, wait_until};
+
+use super::helper::READY;
+use super::{HAND_PORT, NETWORK, helper_program};
+
+/// How long a helper may take to begin, and to end after its time.
+pub(super) const HELPER_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long a network may take to be there on all hosts.
+const NETWORK_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A way between hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Way {
+    /// The hosts' own network.
+    Underlay,
+    /// A VXLAN and a bridge on each host, with static entries.
+    ByHand,
+    /// Docker's overlay network in Swarm mode.
+    Overlay,
+    /// A network of shoutd's.
+    Shoutd,
+}
+
+impl Way {
+    pub(super) const ALL: [Self; 4] = [Self::Underlay, Self::ByHand, Self::Overlay, Self::Shoutd];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Underlay => "underlay",
+            Self::ByHand => "by hand",
+            Self::Overlay => "Docker overlay",
+            Self::Shoutd => "shoutd",
+        }
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What is at the end of a way on a host: a network namespace with an address.
+#[derive(Debug, Clone)]
+pub(super) struct End {
+    pub(super) host: Host,
+    pub(super) address: Ipv4Addr,
+    /// The namespace's file as the host sees it; `None` is the host's own.
+    namespace: Option<String>,
+}
+
+impl End {
+    /// The end of the underlay on a host.
+    pub(super) fn of_host(host: &Host) -> Self {
+        Self { host: host.clone(), address: host.address(), namespace: None }
+    }
+
+    /// The end of a Docker network on a host: a container that sleeps.
+    pub(super) fn of_container(host: &Host, network: &str) -> Result<Self> {
+        let name = format!("bench-{network}");
+        let option = format!("--network={network}");
+        host.docker(["run", "--detach", "--name", &name, &option, "debian", "sleep", "100000"])?;
+        Self::running(host, &name, network)
+    }
+
+    /// The end of a Docker network in a container that runs.
+    pub(super) fn running(host: &Host, name: &str, network: &str) -> Result<Self> {
+        let format = format!("{{{{.State.Pid}}}} {{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}");
+        let found = host.docker(["inspect", "--format", &format, name])?;
+        let (pid, address) = found.trim().split_once(' ').context("no process and address of a container")?;
+        let namespace = Some(format!("/proc/{pid}/ns/net"));
+        Ok(Self { host: host.clone(), address: address.parse().context("an address")?, namespace })
+    }
+
+    /// Starts a command in the namespace.
+    pub(super) fn spawn(&self, command: &[&str]) -> Result<Process> {
+        let enter = self.namespace.as_ref().map(|path| format!("--net={path}"));
+        let enter = enter.as_ref().map(|option| ["nsenter", option.as_str()]);
+        self.host.spawn(enter.iter().flatten().chain(command))
+    }
+
+    /// Starts a helper with these arguments.
+    pub(super) fn helper(&self, arguments: &str) -> Result<Process> {
+        let program = helper_program()?;
+        let command: Vec<&str> = [program.as_str(), "bench-helper"].into_iter().chain(arguments.split(' ')).collect();
+        self.spawn(&command)
+    }
+
+    /// The same; returns when it can be used.
+    pub(super) fn ready_helper(&self, arguments: &str) -> Result<Process> {
+        let process = self.helper(arguments)?;
+        process.wait_for_line(HELPER_DEADLINE, |line| line == READY)?;
+        Ok(process)
+    }
+
+    /// Runs a helper that takes no more than `seconds`, and returns what it found.
+    pub(super) fn run_helper(&self, arguments: &str, seconds: f64) -> Result<Value> {
+        findings(&mut self.helper(arguments)?, seconds)
+    }
+}
+
+/// Waits for the end of a helper, for `seconds` at the most and some, and returns what it found.
+pub(super) fn findings(process: &mut Process, seconds: f64) -> Result<Value> {
+    let output = process.wait(Duration::from_secs_f64(seconds) + HELPER_DEADLINE)?;
+    ensure!(output.success(), "{} failed, {output}", process.what());
+    let line = output.stdout.lines().next_back().unwrap_or_default();
+    serde_json::from_str(line).with_context(|| format!("{} said: {line:?}", process.what()))
+}
+
+/// A number that a helper found.
+pub(super) fn number(findings: &Value, name: &str) -> Result<f64> {
+    findings.get(name).and_then(Value::as_f64).with_context(|| format!("no {name} in {findings}"))
+}
+
+/// One way, with an end on each host.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub(super) way: Way,
+    ends: Vec<End>,
+}
+
+impl Ends {
+    /// Makes the way between these hosts.
+    pub(super) fn make(way: Way, hosts: &[Host]) -> Result<Self> {
+        let ends = match way {
+            Way::Underlay => hosts.iter().map(End::of_host).collect(),
+            Way::ByHand => hosts.iter().map(|host| by_hand(host, hosts)).collect::<Result<_>>()?,
+            Way::Overlay => overlay(hosts)?,
+            Way::Shoutd => shoutd(hosts)?,
+        };
+        Ok(Self { way, ends })
+    }
+
+    /// How many hosts have an end.
+    pub(super) fn count(&self) -> u8 {
+        u8::try_from(self.ends.len()).unwrap_or(u8::MAX)
+    }
+
+    /// Makes an end on one host more. By hand, only the first host learns of it, as it alone sends.
+    pub(super) fn extend(&mut self, host: &Host) -> Result<()> {
+        let first = self.on(1)?.host.clone();
+        let end = match self.way {
+            Way::ByHand => {
+                first.sh(&entries_to(host))?;
+                by_hand(host, &[first])?
+            }
+            Way::Shoutd => {
+                await_network(host)?;
+                End::of_container(host, NETWORK)?
+            }
+            Way::Underlay | Way::Overlay => bail!("{} has no ends on more hosts", self.way),
+        };
+        self.ends.push(end);
+        Ok(())
+    }
+
+    /// The end on the host with this number, from 1.
+    pub(super) fn on(&self, number: usize) -> Result<&End> {
+        let index = number.checked_sub(1).context("hosts are counted from 1")?;
+        self.ends.get(index).with_context(|| format!("{} has no end on host{number}", self.way))
+    }
+}
+
+/// A bridge and a VXLAN in a namespace of their own, as shoutd's are: in the host's own, its netfilter would drop what
+/// is bridged. All entries are static, and groups go to the hosts that [`Group::is_received_on`] names.
+fn by_hand(host: &Host, hosts: &[Host]) -> Result<End> {
+    let (number, underlay) = (host.number(), host.address());
+    let mut script = format!(
+        "set -e
+        ip netns add hand
+        ip netns add hand-end
+        ip link add vxlan0 type vxlan id 77 dstport {HAND_PORT} local {underlay} dev eth0 nolearning
+        ip link set vxlan0 netns hand
+        ip -n hand link add bridge0 type bridge mcast_snooping 0
+        ip -n hand link add port0 mtu 1450 type veth peer name eth0 mtu 1450 address {mac} netns hand-end
+        ip -n hand link set vxlan0 mtu 1450 master bridge0 up
+        ip -n hand link set port0 master bridge0 up
+        ip -n hand link set bridge0 up
+        ip -n hand-end link set lo up
+        ip -n hand-end address add {address}/24 dev eth0
+        ip -n hand-end link set eth0 up
+        ip -n hand-end route add 224.0.0.0/4 dev eth0\n",
+        mac = hand_mac(number),
+        address = hand_address(number),
+    );
+    for other in hosts.iter().filter(|other| other.number() != number) {
+        script.push_str(&entries_to(other));
+    }
+    host.sh(&script)?;
+    Ok(End { host: host.clone(), address: hand_address(number), namespace: Some("/run/netns/hand-end".to_owned()) })
+}
+
+/// The lines that add the static entries by which a host sends to another.
+fn entries_to(other: &Host) -> String {
+    let to = other.address();
+    let groups = Group::EACH.into_iter().filter(|group| group.is_received_on(other.number())).map(Group::mac);
+    ["00:00:00:00:00:00".to_owned(), hand_mac(other.number())]
+        .into_iter()
+        .chain(groups)
+        .map(|mac| format!("bridge -n hand fdb append {mac} dev vxlan0 dst {to} self permanent\n"))
+        .collect()
+}
+
+fn hand_address(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 203, 0, number)
+}
+
+fn hand_mac(number: u8) -> String {
+    format!("02:00:0a:cb:00:{number:02x}")
+}
+
+/// A group whose receivers are known beforehand, as static entries have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Group {
+    /// Received on host 2.
+    One,
+    /// Received on hosts 2 and 3.
+    Two,
+    /// Received on hosts 2, 3 and 4.
+    Three,
+    /// Received on all hosts but the first.
+    All,
+    /// Received on host 1: for answers.
+    Back,
+}
+
+impl Group {
+    const EACH: [Self; 5] = [Self::One, Self::Two, Self::Three, Self::All, Self::Back];
+
+    pub(super) fn address(self) -> Ipv4Addr {
+        let last = match self {
+            Self::One => 1,
+            Self::Two => 2,
+            Self::Back => 3,
+            Self::Three => 4,
+            Self::All => 5,
+        };
+        Ipv4Addr::new(239, 77, 0, last)
+    }
+
+    /// Whether the host with this number has receivers.
+    pub(super) fn is_received_on(self, host: u8) -> bool {
+        match self {
+            Self::One => host == 2,
+            Self::Two => (2..=3).contains(&host),
+            Self::Three => (2..=4).contains(&host),
+            Self::All => host >= 2,
+            Self::Back => host == 1,
+        }
+    }
+
+    /// RFC 1112, section 6.4: the low 23 bits of the group after 01:00:5e.
+    fn mac(self) -> String {
+        let [_, b, c, d] = self.address().octets();
+        format!("01:00:5e:{:02x}:{c:02x}:{d:02x}", b & 0x7f)
+    }
+}
+
+/// Docker's overlay: the first host manages a swarm, and the others join it.
+fn overlay(hosts: &[Host]) -> Result<Vec<End>> {
+    let [first, others @ ..] = hosts else { bail!("no hosts") };
+    let address = first.address();
+    first.docker(["swarm", "init", "--advertise-addr", &address.to_string()])?;
+    let token = first.docker(["swarm", "join-token", "--quiet", "worker"])?;
+    for host in others {
+        host.docker(["swarm", "join", "--token", token.trim(), &format!("{address}:2377")])?;
+    }
+    let network = "swarm";
+    let options = ["--driver", "overlay", "--attachable", "--subnet", "10.201.0.0/24"];
+    first.docker(["network", "create"].iter().chain(&options).chain(&[network]))?;
+    hosts.iter().map(|host| End::of_container(host, network)).collect()
+}
+
+/// A network of shoutd's on hosts where shoutd runs.
+fn shoutd(hosts: &[Host]) -> Result<Vec<End>> {
+    let first = hosts.first().context("no hosts")?;
+    first.docker(["network", "create", "--driver", "shoutd", "--subnet", "10.202.0.0/24", NETWORK])?;
+    hosts.iter().try_for_each(await_network)?;
+    hosts.iter().map(|host| End::of_container(host, NETWORK)).collect()
+}
+
+/// Waits until a host has the network of shoutd's.
+fn await_network(host: &Host) -> Result<()> {
+    wait_until(&format!("network {NETWORK} on {}", host.name()), NETWORK_DEADLINE, || {
+        Ok(host.run(["docker", "network", "inspect", NETWORK])?.success().then_some(()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_groups_to_mac_addresses() {
+        assert_eq!(Group::Two.mac(), "01:00:5e:4d:00:02");
+    }
+}

@@ -1,0 +1,117 @@
+//! One sender and many hosts.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use shoutd_lab::{Host, Lab};
+
+use super::compared::{Measurement, wide_stream};
+use super::report::{Bar, Comparison, Finding};
+use super::ways::{End, Ends, Group, Way, findings, number};
+use super::{Found, Options};
+use crate::interrupt;
+use crate::terminal::show_progress;
+
+/// What is counted on the underlay: datagrams a second, and for how many seconds.
+const RATE: u32 = 1000;
+const SECONDS: f64 = 2.0;
+
+/// How often at the most: with many receivers on few processors a round takes long.
+const ROUNDS: u32 = 3;
+
+/// Brings hosts up until there are as many as wanted, or no time is left, and measures what a sender to all of them and
+/// to three of them gets through.
+pub(super) fn measure(
+    lab: &mut Lab,
+    join: &[String],
+    ways: &mut [Ends],
+    options: &Options,
+    deadline: Instant,
+    found: &mut Found,
+) -> Result<()> {
+    let wanted = usize::from(options.hosts());
+    while lab.hosts().len() < wanted && Instant::now() < deadline {
+        let host = lab.add_host()?.clone();
+        show_progress(&format!("{}: joining", host.name()));
+        let address = host.address().to_string();
+        let arguments: Vec<&str> = [address.as_str()].into_iter().chain(join.iter().map(String::as_str)).collect();
+        host.start_shoutd(&arguments)?;
+        for ends in ways.iter_mut().filter(|ends| matches!(ends.way, Way::ByHand | Way::Shoutd)) {
+            ends.extend(&host).with_context(|| format!("extend to {}: {}", host.name(), ends.way))?;
+        }
+    }
+    let hosts = lab.hosts().len();
+    if hosts < wanted {
+        found.note(&format!("no time was left for more than {hosts} of {wanted} hosts"));
+    }
+    let mut measurements = measurements(hosts);
+    for round in 1..=options.rounds().min(ROUNDS) {
+        for measurement in &mut measurements {
+            show_progress(&format!("round {round}: {}", measurement.name));
+            let mut faults = Vec::new();
+            measurement.round(ways, options.seconds(), |fault| faults.push(format!("round {round}: {fault}")));
+            interrupt::await_exit_if_interrupted();
+            faults.iter().for_each(|fault| found.note(fault));
+        }
+    }
+    found.measurements.extend(measurements);
+    let ours = ways.iter().find(|ends| ends.way == Way::Shoutd).context("no way of shoutd's")?;
+    match copies(ours, lab.hosts()) {
+        Ok(findings) => found.findings.extend(findings),
+        Err(error) => found.note(&format!("copies to hosts without receivers, of {hosts}: {error:#}")),
+    }
+    Ok(())
+}
+
+fn measurements(hosts: usize) -> Vec<Measurement> {
+    let comparison = |title: String, unit| Comparison::new(title, unit).bar(Bar::at_least(Way::ByHand, 0.97));
+    let receivers = hosts - 1;
+    vec![
+        Measurement::new(
+            "multicast packet rate to all hosts",
+            vec![comparison(format!("multicast packet rate 1 → {receivers}, 64 B, per receiver"), "packets/s")],
+            |ends, seconds| wide_stream(ends, Group::All, seconds),
+        ),
+        Measurement::new(
+            "multicast packet rate to three of all hosts",
+            vec![comparison(format!("multicast packet rate 1 → 3 of {hosts}, 64 B, per receiver"), "packets/s")],
+            |ends, seconds| wide_stream(ends, Group::Three, seconds),
+        ),
+    ]
+}
+
+/// What reaches all the hosts that have no receiver while three have one.
+fn copies(ends: &Ends, hosts: &[Host]) -> Result<Vec<Finding>> {
+    let at = format!("{}:5040", Group::Three.address());
+    let limit = SECONDS + 20.0;
+    let (with, without): (Vec<&Host>, Vec<&Host>) =
+        hosts.iter().skip(1).partition(|host| Group::Three.is_received_on(host.number()));
+    let mut receivers = Vec::new();
+    for host in with {
+        let end = ends.on(host.number().into())?;
+        receivers.push(end.ready_helper(&format!("receive {at} --interface {} --seconds {limit}", end.address))?);
+    }
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let watched = SECONDS + 4.0;
+    let group = Group::Three.address();
+    let mut watching = Vec::new();
+    for host in &without {
+        let arguments = format!("watch --interface eth0 --group {group} --seconds {watched}");
+        watching.push(End::of_host(host).ready_helper(&arguments)?);
+    }
+    let sent = ends.on(1)?.run_helper(&format!("send {at} --size 1000 --rate {RATE} --seconds {SECONDS}"), SECONDS)?;
+    let mut frames = Vec::new();
+    for process in &mut watching {
+        frames.push(number(&findings(process, watched)?, "frames")?);
+    }
+    for process in &mut receivers {
+        findings(process, limit)?;
+    }
+    Ok(vec![Finding {
+        title: format!("copies sent to each of {} hosts without receivers, of {}", without.len(), hosts.len()),
+        unit: "packets",
+        samples: frames,
+        most: Some(0.0),
+        remark: format!("{} packets were sent to a group with receivers on three hosts", number(&sent, "sent")?),
+    }])
+}
