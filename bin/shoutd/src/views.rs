@@ -70,6 +70,7 @@ impl Views {
             name: self.name.clone(),
             address: self.address,
             underlay_mtu: self.underlay.mtu,
+            agreed_ago: consensus.leader_heard,
             replication: self.replication.name().to_owned(),
             membership: self.parts.agreement.membership(),
             cluster: cluster.id,

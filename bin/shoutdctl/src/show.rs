@@ -13,6 +13,9 @@ use shoutd_core::view::{Endpoints, Engine, GroupRow, HostRow, ListeningHost, Mem
 
 use crate::control;
 
+/// How long ago a leader may have been heard, in milliseconds, for the view of what is agreed to be that of all: longer than an election.
+const FRESH: u64 = 5000;
+
 /// How to show it.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Format {
@@ -35,6 +38,7 @@ pub async fn status(places: &Places, format: Format) -> Result<()> {
         row("membership", membership(&status.membership));
         row("role", status.role.clone());
         row("leader", status.leader.map_or_else(|| "unknown".to_owned(), |id| id.to_string()));
+        row("agreed state", format!("as of {}", status.agreed_ago.map_or_else(|| "its last start".to_owned(), ago)));
         row("hosts", status.hosts.to_string());
         row("networks", status.networks.to_string());
         row("endpoints here", status.endpoints.to_string());
@@ -83,13 +87,17 @@ pub async fn hosts(places: &Places, format: Format) -> Result<()> {
 
 /// Whether it is known what the containers of a host listen to.
 fn announcements(host: &HostRow) -> String {
-    let seconds = |milliseconds: u64| format!("{}.{} s ago", milliseconds / 1000, milliseconds % 1000 / 100);
     match (host.in_sync, host.heard_ago) {
         (None, _) => "none".to_owned(),
-        (Some(true), Some(ago)) => format!("in sync, heard {}", seconds(ago)),
-        (Some(false), Some(ago)) => format!("NOT IN SYNC, heard {}", seconds(ago)),
+        (Some(true), Some(ago)) => format!("in sync, heard {}", self::ago(ago)),
+        (Some(false), Some(ago)) => format!("NOT IN SYNC, heard {}", self::ago(ago)),
         (Some(_), None) => "NOT IN SYNC, never heard".to_owned(),
     }
+}
+
+/// A time in milliseconds.
+fn ago(milliseconds: u64) -> String {
+    format!("{}.{} s ago", milliseconds / 1000, milliseconds % 1000 / 100)
 }
 
 /// `shoutdctl networks`.
@@ -161,6 +169,23 @@ where
         println!("{}", serde_json::to_string_pretty(&answer)?);
     } else {
         println!("{}", render(&answer).trim_fmt());
+        if path != "/v1/status" {
+            tell_age(places).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Says so if what was shown may have changed since.
+async fn tell_age(places: &Places) -> Result<()> {
+    let status: Status = control::get(places, "/v1/status").await?;
+    match (status.membership, status.agreed_ago) {
+        (Membership::Member, Some(age)) if age < FRESH => {}
+        (Membership::Member, age) => {
+            let age = age.map_or_else(|| "its last start".to_owned(), ago);
+            eprintln!("(this host hears no leader: what is agreed is as of {age})");
+        }
+        (other, _) => eprintln!("(this host is no member yet: {})", membership(&other)),
     }
     Ok(())
 }

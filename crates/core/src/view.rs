@@ -99,6 +99,8 @@ pub struct Status {
     pub address: SocketAddr,
     /// MTU of the interface that has this address, in octets.
     pub underlay_mtu: u16,
+    /// How old its view of what is agreed can be: milliseconds since it last heard from the leader or, where it leads, from a majority; `None` if it never did.
+    pub agreed_ago: Option<u64>,
     /// How it sends multicast to the hosts that listen: `vxlan-mdb`, `multicast-fdb` or `flood`.
     pub replication: String,
     /// Whether it belongs to a cluster.
