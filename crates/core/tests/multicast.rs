@@ -212,6 +212,33 @@ proptest! {
         }
     }
 
+    /// While it is not known what all hosts listen to, no entry is taken away of which a host would miss the rest.
+    #[test]
+    fn nobody_misses_anything_while_not_all_is_known(
+        before in any_segment(),
+        after in any_segment(),
+        by_mac in any::<bool>(),
+        (source, group) in packet(),
+    ) {
+        prop_assume!(after.replication.provisional);
+        let all: BTreeSet<IpAddr> = (1..6).map(|last| Ipv4Addr::new(192, 0, 2, last).into()).collect();
+        let after = Segment { remotes: all.clone(), ..after };
+        let tier = if by_mac { Tier::MulticastFdb } else { Tier::VxlanMdb };
+        let mut tables = Forwarding::wanted(&before, tier);
+        let wanted = Forwarding::wanted_beside(&tables, &after, tier);
+        let at = |tables: &Forwarding| looked_up(tables, source, group).unwrap_or_else(|| all.clone());
+        // What would be there with nothing kept is sent at least.
+        prop_assert!(at(&wanted).is_superset(&(&at(&Forwarding::wanted(&after, tier)) & &after.remotes)));
+        let always = &at(&tables) & &at(&wanted);
+        for change in tables.changes_to(&wanted) {
+            tables.apply(&change);
+            if !matches!(change, Change::Group { add: true, .. } | Change::GroupMac { add: true, .. }) {
+                prop_assert!(at(&tables).is_superset(&always), "after {:?}", change);
+            }
+        }
+        prop_assert_eq!(&tables, &wanted);
+    }
+
     #[test]
     fn memberships_are_what_all_ports_want_together(
         ports in vec(memberships(), 0..4),

@@ -214,8 +214,9 @@ impl Replicator {
         desired: &Arc<Desired>,
         segment: &Segment,
     ) -> Result<Option<Vec<ForwardingFailure>>, KernelError> {
-        // Unless all goes well, it is read anew next time.
-        let known = self.known.remove(&vni).filter(|known| known.read_at.elapsed() < AGE_MAX);
+        // Unless all goes well, it is read anew next time; also while what is there may stay beside what is wanted.
+        let provisional = segment.replication.provisional;
+        let known = self.known.remove(&vni).filter(|known| !provisional && known.read_at.elapsed() < AGE_MAX);
         let (changes, ports, read_at) = match known {
             Some(Known { holds, ports, read_at }) if holds.segments.contains_key(&vni) => {
                 (Forwarding::changes_between(&holds.segments[&vni], segment, self.tier), ports, read_at)
@@ -223,7 +224,8 @@ impl Replicator {
             _ => {
                 let read_at = Instant::now();
                 let (found, ports) = (self.tables.read(vni)?, self.tables.ports(vni)?);
-                (found.changes_to(&Forwarding::wanted(segment, self.tier)), ports, read_at)
+                let wanted = Forwarding::wanted_beside(&found, segment, self.tier);
+                (found.changes_to(&wanted), ports, read_at)
             }
         };
         let changes: Vec<Change> = changes.into_iter().filter(|change| is_possible(change, &ports)).collect();
@@ -242,7 +244,7 @@ impl Replicator {
                 error: Arc::new(error),
             }));
         }
-        if failures.is_empty() {
+        if failures.is_empty() && !provisional {
             self.known.insert(vni, Known { holds: desired.clone(), ports, read_at });
         }
         Ok(Some(failures))

@@ -42,6 +42,8 @@ pub struct Replication {
     pub groups: BTreeMap<SourceGroup, BTreeSet<IpAddr>>,
     /// Those to which groups go that are not in `groups`.
     pub unregistered: BTreeSet<IpAddr>,
+    /// Whether it is not known what some host listens to, as after a start of this host's daemon or of that one's: it is sent everything until it is known, which is soon.
+    pub provisional: bool,
 }
 
 impl Replication {
@@ -87,7 +89,8 @@ pub fn replication(remotes: &[Remote<'_>]) -> Replication {
             }
         }
     }
-    Replication { groups, unregistered }
+    let provisional = remotes.iter().any(|remote| remote.memberships().is_none());
+    Replication { groups, unregistered, provisional }
 }
 
 /// The sources that a filter names.

@@ -160,6 +160,29 @@ impl Forwarding {
         wanted
     }
 
+    /// What a segment should have, where this is there and not everything is known yet: entries of groups of which nobody is known to want them are kept, with all hosts to which their packets would go without them.
+    /// The kernel takes an entry of several hosts away one host after the other, and meanwhile the last ones miss what the first still get; a daemon that starts anew would do that to every group.
+    pub fn wanted_beside(found: &Self, segment: &Segment, tier: Tier) -> Self {
+        let mut wanted = Self::wanted(segment, tier);
+        let replication = &segment.replication;
+        if !replication.provisional {
+            return wanted;
+        }
+        if tier == Tier::VxlanMdb {
+            for (key, _) in found.groups.iter().filter(|(key, _)| !UNREGISTERED.contains(key)) {
+                let wider = replication.groups.get(&(None, key.1)).unwrap_or(&replication.unregistered);
+                wanted.groups.entry(*key).or_insert_with(|| destinations(wider));
+            }
+        }
+        if tier == Tier::MulticastFdb {
+            for mac in found.group_macs.keys() {
+                wanted.group_macs.entry(*mac).or_insert_with(|| segment.remotes.clone());
+            }
+            wanted.group_macs.retain(|_, remotes| !remotes.is_empty());
+        }
+        wanted
+    }
+
     /// What to do where what `before` wants is there, so that there is what `after` wants. It costs a look at each group and no more, but for those that differ.
     pub fn changes_between(before: &Segment, after: &Segment, tier: Tier) -> Vec<Change> {
         if tier != Tier::VxlanMdb {
