@@ -214,6 +214,10 @@ impl Mirrors {
         else {
             return Ok(());
         };
+        // Whatever copies are remembered, the engine does not have them: a daemon that was killed while one was made, or was not there when one was removed, never heard. Kept beside
+        // the new copy, they would make its removal by a user look like that of one of several.
+        let forgotten = self.parts.local.change(|local| local.bindings.retain(|_, bound| bound != id)).await;
+        forgotten.map_err(|error| error.to_string())?;
         self.parts.under_way.mirroring(id, true);
         let created = self.parts.engine.create_network(&mirror_of(id, network, description)).await;
         self.parts.under_way.mirroring(id, false);

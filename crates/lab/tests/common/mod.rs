@@ -25,4 +25,4 @@ pub use views::{containers_of, endpoints, is_leader, leased, networks, status, v
 
 /// How long something may take that shoutd does by itself, such as a mirror on another host: milliseconds, but its periodic
 /// comparison, by which it finds what no event told, comes every 10 s, and the machine may be busy.
-pub const SOON: Duration = Duration::from_secs(75);
+pub const SOON: Duration = Duration::from_secs(40);
