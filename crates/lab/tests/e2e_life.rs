@@ -34,6 +34,10 @@ fn a_cluster_outlives_its_daemons_engines_and_hosts() {
             ("what somebody deletes comes back", deleted_things_come_back),
             ("networks come and go while a shoutd is down", changes_while_shoutd_is_down),
             ("networks come and go while an engine is down", changes_while_engine_is_down),
+            (
+                "a copy removed while shoutd was down comes back, and goes when its network is removed",
+                copy_removed_unheard,
+            ),
             ("a network that is in use cannot be removed", used_networks_stay),
             ("a network can be removed on any host", removed_on_any_host),
             ("a host loses its power and boots again", power_failure),
@@ -319,6 +323,18 @@ fn changes_while_engine_is_down(cluster: &mut Cluster) -> Result<()> {
     let containers = one_on_each(&hosts, "new", &[])?;
     let [sender, receivers @ ..] = containers.as_slice() else { bail!("no containers") };
     Stream::default().send(sender, &receivers.iter().collect::<Vec<_>>(), 1)
+}
+
+/// shoutd never hears of such a removal: the network belongs to all hosts, so it comes back. What it remembers of the lost copy must not keep the next removal from being one.
+fn copy_removed_unheard(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let network = Network::create(cluster, &hosts[0], "foo", &[])?;
+    hosts[1].kill_shoutd()?;
+    hosts[1].docker(["network", "rm", "foo"])?;
+    await_no_network(&hosts[1], "foo")?;
+    hosts[1].start_shoutd(&[])?;
+    await_network(&hosts[1], "foo")?;
+    network.remove_on(&hosts[1])
 }
 
 fn used_networks_stay(cluster: &mut Cluster) -> Result<()> {
