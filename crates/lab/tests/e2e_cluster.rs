@@ -364,14 +364,14 @@ fn recovered(cluster: &mut Cluster) -> Result<()> {
     drop((container, other));
 
     // Then all data is lost.
-    first.sh("shoutdctl backup /root/shoutd.backup")?;
+    first.sh("shoutdctl backup /run/shoutd.backup")?;
     for host in &hosts {
         host.kill_shoutd()?;
     }
-    refuses(first, "shoutdctl restore /root/shoutd.backup 10.77.0.1", &["empty"])?;
+    refuses(first, "shoutdctl restore /run/shoutd.backup 10.77.0.1", &["empty"])?;
     first.sh("rm -rf /var/lib/shoutd/*")?;
     refuses(first, "shoutdctl restore /etc/hostname 10.77.0.1", &["backup"])?;
-    let lost = first.sh("shoutdctl restore /root/shoutd.backup 10.77.0.1")?;
+    let lost = first.sh("shoutdctl restore /run/shoutd.backup 10.77.0.1")?;
     first.start_shoutd(&["10.77.0.1"])?;
     ensure!(id(first)? == cluster_id && networks(first)?.len() == 1, "not restored: {}", status(first)?);
     rejoin(cluster, others, &lost)?;

@@ -114,9 +114,6 @@ fn multicast(cluster: &mut Cluster) -> Result<()> {
     let _network = Network::create(cluster, &hosts[0], "foo", &[])?;
     let mut containers = one_on_each(&hosts, "foo", &[WITH_IPV6])?;
     containers.push(Container::start(&hosts[2], "foo", &[WITH_IPV6])?);
-    for container in &containers {
-        ipv6_addresses(container)?;
-    }
     // Link-local (mDNS, VRRP), source-specific, administratively scoped.
     for (port, group) in [(6011, "224.0.0.251"), (6012, "224.0.0.18"), (6013, "232.1.1.1"), (6014, "239.255.255.250")] {
         let datagrams = Datagrams {
@@ -189,9 +186,6 @@ fn group_management_stays_inside(cluster: &mut Cluster) -> Result<()> {
     // From before the first device exists.
     let wires = hosts.iter().map(Capture::of_underlay).collect::<Result<Vec<_>>>()?;
     let containers = one_on_each(&hosts, "foo", &[WITH_IPV6])?;
-    for container in &containers {
-        ipv6_addresses(container)?;
-    }
     let ports = containers
         .iter()
         .map(|container| Capture::start(&network.segment(&container.host)?, &port_of(&network, &container.host)?))
