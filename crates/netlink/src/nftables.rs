@@ -119,6 +119,8 @@ pub(crate) enum Expression {
         set: &'static str,
         rate: u32,
     },
+    /// Ends the chain: the packet goes on its way.
+    Accept,
     Drop,
 }
 
@@ -192,7 +194,7 @@ fn write_expression(message: &mut Message, expression: &Expression) {
         Expression::LoadPayload { .. } => "payload",
         Expression::Compare(..) => "cmp",
         Expression::Exceeds { .. } => "dynset",
-        Expression::Drop => "immediate",
+        Expression::Accept | Expression::Drop => "immediate",
     };
     message.text(EXPRESSION_NAME, name);
     message.nest(EXPRESSION_DATA | NESTED, |data| match expression {
@@ -227,11 +229,14 @@ fn write_expression(message: &mut Message, expression: &Expression) {
                 });
             });
         }
-        Expression::Drop => {
-            data.u32_be(1, REGISTER_VERDICT);
-            data.nest(2 | NESTED, |nested| nested.nest(DATA_VERDICT | NESTED, |verdict| verdict.u32_be(1, NF_DROP)));
-        }
+        Expression::Accept => write_verdict(data, NF_ACCEPT),
+        Expression::Drop => write_verdict(data, NF_DROP),
     });
+}
+
+fn write_verdict(data: &mut Message, verdict: u32) {
+    data.u32_be(1, REGISTER_VERDICT);
+    data.nest(2 | NESTED, |nested| nested.nest(DATA_VERDICT | NESTED, |nested| nested.u32_be(1, verdict)));
 }
 
 /// A table that the kernel has.

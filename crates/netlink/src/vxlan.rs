@@ -17,6 +17,7 @@ const TTL: u16 = 5;
 const LEARNING: u16 = 7;
 const PORT: u16 = 15;
 const LOCAL6: u16 = 17;
+const UDP_CHECKSUM: u16 = 18;
 
 /// Settings of a VXLAN device as the kernel has it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -76,6 +77,10 @@ impl Route {
                 data.u16_be(PORT, new.port);
                 data.u8(TTL, new.ttl);
                 data.u8(LEARNING, 1);
+                // "SHOULD be transmitted as zero" (RFC 7348, section 5): what is inside has its own. IPv6 needs one (RFC 8200, section 8.1), as is the kernel's default.
+                if new.local.is_ipv4() {
+                    data.u8(UDP_CHECKSUM, 0);
+                }
             });
         });
         self.socket.call(&message).map_err(|fault| {

@@ -155,6 +155,23 @@ fn igmp_and_mld_do_not_cross_and_all_else_does() {
     assert_eq!(crossing(&containers[0], &far, &frames), passed().into_iter().collect());
 }
 
+/// The guard lets unicast pass unseen: no bridge takes it for a membership (`br_handle_frame_finish`), neither its sender's nor the other host's.
+#[test]
+fn igmp_and_mld_to_one_address_are_of_no_consequence() {
+    let (world, containers) = connected(2);
+    let (near, far) = (world.hosts[0].segment(), world.hosts[1].segment());
+    let to_one = |mut frame: Vec<u8>| {
+        frame[..6].copy_from_slice(&[0x02, 0, 0, 0, 0, 0x98]);
+        frame
+    };
+    let frames: Vec<Vec<u8>> = kept().into_iter().map(to_one).collect();
+    assert_eq!(crossing(&containers[0], &far, &frames), frames.iter().cloned().collect());
+    for segment in [near, far] {
+        let groups = segment.run(|| run("bridge", &["mdb", "show"])).unwrap();
+        assert!(!groups.contains("239.9.9.9") && !groups.contains("ff05::99"), "{groups}");
+    }
+}
+
 #[test]
 fn the_bridges_own_queries_reach_containers_and_not_the_tunnel() {
     let (world, containers) = connected(2);
