@@ -30,6 +30,9 @@ pub(super) enum Way {
     Shoutd,
 }
 
+/// The network of Docker's overlay.
+pub(super) const OVERLAY_NETWORK: &str = "swarm";
+
 impl Way {
     pub(super) const ALL: [Self; 4] = [Self::Underlay, Self::ByHand, Self::Overlay, Self::Shoutd];
 
@@ -274,10 +277,9 @@ fn overlay(hosts: &[Host]) -> Result<Vec<End>> {
     for host in others {
         host.docker(["swarm", "join", "--token", token.trim(), &format!("{address}:2377")])?;
     }
-    let network = "swarm";
     let options = ["--driver", "overlay", "--attachable", "--subnet", "10.201.0.0/24"];
-    first.docker(["network", "create"].iter().chain(&options).chain(&[network]))?;
-    hosts.iter().map(|host| End::of_container(host, network)).collect()
+    first.docker(["network", "create"].iter().chain(&options).chain(&[OVERLAY_NETWORK]))?;
+    hosts.iter().map(|host| End::of_container(host, OVERLAY_NETWORK)).collect()
 }
 
 /// A network of shoutd's on hosts where shoutd runs.

@@ -77,15 +77,12 @@ pub async fn leave(driver: &Driver, endpoint: &EndpointId) -> Result<(), DriverE
     Ok(())
 }
 
-/// `DeleteEndpoint`. Returns when the interface is gone and the lease is given back, so that a `docker network rm` right after it finds the network
-/// unused; if either takes too long, it is done later.
+/// `DeleteEndpoint`. Returns when the lease is given back, so that a `docker network rm` right after it finds the network unused; if that takes too long, it
+/// is done later. It does not wait for the kernel, which takes some tens of milliseconds to remove a device (`synchronize_net`): nobody has the interface any more.
 pub async fn delete(driver: &Driver, endpoint: &EndpointId) -> Result<(), DriverError> {
     let removed = driver.parts.local.change(|local| local.endpoints.remove(endpoint)).await.map_err(told)?;
-    let Some(removed) = removed else {
+    if removed.is_none() {
         return Ok(());
-    };
-    if let Err(error) = driver.parts.plane.settle(&removed.network, endpoint).await {
-        warn!(endpoint = endpoint.short(), "its interface is not gone yet: {error}");
     }
     leases::settle(&driver.parts.agreement, &driver.parts.local).await;
     info!(endpoint = endpoint.short(), "a container left");
