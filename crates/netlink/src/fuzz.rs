@@ -3,7 +3,7 @@
 use shoutd_fuzz::fuzz;
 
 use crate::wire::Frames;
-use crate::{address, fdb, ip_route, link, monitor, nftables, socket};
+use crate::{address, fdb, ip_route, joins, link, monitor, nftables, socket};
 
 /// What every reader makes of the messages of one datagram; of any kind, as none of them may rely on being asked about its own.
 #[test]
@@ -17,7 +17,7 @@ fn fuzz_netlink() {
             let index = frame.word(4);
             let tables = (nftables::parse_table(&frame), nftables::parse_chain(&frame), nftables::parse_rule(&frame));
             let devices = (link::parse(&frame), fdb::parse(&frame, index), fdb::is_flood(&frame));
-            let addresses = (address::parse(&frame), ip_route::parse(&frame));
+            let addresses = (address::parse(&frame), ip_route::parse(&frame), joins::event(&frame));
             (attributes.len(), tables, devices, addresses, monitor::is_change(&frame), socket::verdict(&frame))
         });
         frames.collect::<Vec<_>>()

@@ -63,7 +63,7 @@ pub enum Kind {
 }
 
 /// The device that another refers to (`IFLA_LINK`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Peer {
     /// Its index in its namespace.
     pub index: u32,

@@ -28,6 +28,7 @@ const MDBA_MDB_ENTRY_INFO: u16 = 1;
 const MDBA_ROUTER_PORT: u16 = 1;
 const MDBA_SET_ENTRY: u16 = 1;
 const MDBA_SET_ENTRY_ATTRS: u16 = 2;
+const MDB_TEMPORARY: u8 = 0;
 const MDB_PERMANENT: u8 = 1;
 const MDB_FLAGS_BLOCKED: u8 = 1 << 3;
 const EATTR_GROUP_MODE: u16 = 3;
@@ -105,6 +106,21 @@ impl Route {
             .collect())
     }
 
+    /// Has a bridge take these ports for members of these groups, from all sources, as if each had reported it now: until its reports say otherwise, or its
+    /// membership runs out (RFC 3376, section 8.4). What is known already stays as it is, and what the bridge refuses is left out: reports say it once more.
+    pub fn join_groups(&mut self, bridge: u32, members: &[(u32, IpAddr)]) -> Result<(), Error> {
+        let message = |&(port, group): &(u32, IpAddr)| {
+            let mut message =
+                Message::new(RTM_NEWMDB, flag(libc::NLM_F_CREATE | libc::NLM_F_EXCL), &port_message(bridge));
+            message.bytes(MDBA_SET_ENTRY, &entry_body(port, MDB_TEMPORARY, group));
+            message
+        };
+        let messages: Vec<Message> = members.iter().map(message).collect();
+        let refused = self.socket.call_each(&messages);
+        refused.map_err(|fault| fault.during(format_args!("join groups at ports of bridge {bridge}")))?;
+        Ok(())
+    }
+
     /// The database of the VXLAN device with this index: what somebody of this protocol put there.
     pub fn tunnel_groups(&mut self, tunnel: u32, protocol: u8) -> Result<Vec<TunnelGroup>, Error> {
         let frames = self.dump_database(|frame| {
@@ -156,20 +172,7 @@ fn port_message(index: u32) -> [u8; HEADER] {
 fn tunnel_message(tunnel: u32, protocol: u8, entry: &TunnelGroup, add: bool) -> Message {
     let (kind, flags) = if add { (RTM_NEWMDB, flag(libc::NLM_F_CREATE | libc::NLM_F_APPEND)) } else { (RTM_DELMDB, 0) };
     let mut message = Message::new(kind, flags, &port_message(tunnel));
-    let mut body = [0; ENTRY];
-    body[0..4].copy_from_slice(&tunnel.to_ne_bytes());
-    body[4] = MDB_PERMANENT;
-    match entry.group {
-        IpAddr::V4(group) => {
-            body[8..12].copy_from_slice(&group.octets());
-            body[24..26].copy_from_slice(&ETHERTYPE_IPV4.to_be_bytes());
-        }
-        IpAddr::V6(group) => {
-            body[8..24].copy_from_slice(&group.octets());
-            body[24..26].copy_from_slice(&ETHERTYPE_IPV6.to_be_bytes());
-        }
-    }
-    message.bytes(MDBA_SET_ENTRY, &body);
+    message.bytes(MDBA_SET_ENTRY, &entry_body(tunnel, MDB_PERMANENT, entry.group));
     message.nest(MDBA_SET_ENTRY_ATTRS | NESTED, |attributes| {
         if let Some(source) = entry.source {
             attributes.ip(ATTR_SOURCE, source);
@@ -181,6 +184,24 @@ fn tunnel_message(tunnel: u32, protocol: u8, entry: &TunnelGroup, add: bool) -> 
         }
     });
     message
+}
+
+/// A `struct br_mdb_entry`.
+fn entry_body(port: u32, state: u8, group: IpAddr) -> [u8; ENTRY] {
+    let mut body = [0; ENTRY];
+    body[0..4].copy_from_slice(&port.to_ne_bytes());
+    body[4] = state;
+    match group {
+        IpAddr::V4(group) => {
+            body[8..12].copy_from_slice(&group.octets());
+            body[24..26].copy_from_slice(&ETHERTYPE_IPV4.to_be_bytes());
+        }
+        IpAddr::V6(group) => {
+            body[8..24].copy_from_slice(&group.octets());
+            body[24..26].copy_from_slice(&ETHERTYPE_IPV6.to_be_bytes());
+        }
+    }
+    body
 }
 
 /// The contents of each `MDBA_MDB_ENTRY_INFO` of a message.

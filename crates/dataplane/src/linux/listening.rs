@@ -1,6 +1,7 @@
 //! Following the multicast databases of segments' bridges.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,9 @@ use shoutd_core::limits::GROUPS_PER_PORT_MAX;
 use shoutd_core::multicast::{Database, Knowledge};
 use shoutd_core::plane::{BRIDGE, DeviceName};
 use shoutd_netlink::{DatabaseMonitor, Kind, Listing, Membership, Namespace, NamespaceId, Route};
+use tracing::debug;
 
+use super::early_joins::EarlyJoins;
 use super::registry::Registry;
 use crate::forwarding::{MembershipChange, MembershipSource};
 use crate::kernel::KernelError;
@@ -31,6 +34,7 @@ struct Listened {
     namespace: NamespaceId,
     route: Route,
     monitor: DatabaseMonitor,
+    early_joins: EarlyJoins,
     database: Database,
     /// Index of the bridge, once there is one.
     bridge: Option<u32>,
@@ -86,7 +90,8 @@ impl MembershipSource for LinuxListening {
     fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration) {
         let mut waiting =
             vec![PollFd::new(wake, PollFlags::POLLIN), PollFd::new(self.registry.as_fd(), PollFlags::POLLIN)];
-        let monitors = self.segments.values().map(|segment| segment.monitor.as_fd());
+        let segments = self.segments.values();
+        let monitors = segments.flat_map(|segment| iter::once(segment.monitor.as_fd()).chain(segment.joins_to_await()));
         waiting.extend(monitors.map(|monitor| PollFd::new(monitor, PollFlags::POLLIN)));
         let _ = poll(&mut waiting, PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX));
     }
@@ -97,6 +102,7 @@ impl Listened {
         Ok(Self {
             namespace: namespace.id(),
             monitor: DatabaseMonitor::open(namespace)?,
+            early_joins: EarlyJoins::open(namespace)?,
             route: Route::open(namespace)?,
             database: Database::default(),
             bridge: None,
@@ -106,11 +112,22 @@ impl Listened {
         })
     }
 
+    /// Nobody can join before there is a bridge.
+    fn joins_to_await(&self) -> Option<BorrowedFd<'_>> {
+        self.bridge.and_then(|_| self.early_joins.event())
+    }
+
     /// Takes in what happened since the last time, and returns what is otherwise for that.
     fn update(&mut self, vni: Vni) -> Result<Vec<MembershipChange>, KernelError> {
+        // What the bridge is told here, it tells in its turn by the events that are read next.
+        if let Some(bridge) = self.bridge
+            && let Err(error) = self.early_joins.follow(&mut self.route, bridge)
+        {
+            debug!("joins have to wait for their reports: {error}");
+        }
         let events = self.monitor.changes();
         let was_router = self.database.memberships().router;
-        let is_fresh = self.read_at.is_some_and(|at| at.elapsed() < AGE_MAX);
+        let is_fresh = self.bridge.is_some() && self.read_at.is_some_and(|at| at.elapsed() < AGE_MAX);
         let result = match events.filter(|_| is_fresh) {
             Some(mut events) => {
                 events.drain(..).try_for_each(|event| self.take(event.device, event.listing, event.present))

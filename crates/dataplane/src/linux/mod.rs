@@ -1,5 +1,6 @@
 //! The kernel this runs on.
 
+mod early_joins;
 mod execute;
 mod forwarding;
 mod handle;

@@ -1,0 +1,130 @@
+//! Containers' groups, taken from what the kernel says of their namespaces instead of from their reports.
+//!
+//! The kernel waits for two ticks of its clock or three before it sends a report (`igmp_ifc_event`): 8 to 12 ms at 250 Hz, most of the time that passes until
+//! a receiver is served. So the bridge is told of the membership as soon as it is there; the report that follows confirms it, and all that comes after goes by
+//! reports alone. Of sources nothing is told here: groups that are for chosen sources only (RFC 4607) are left to the reports, and a group of another range
+//! that is joined for some sources is served from all for two seconds, until the bridge has asked the container which it wants (RFC 3376, section 6.4.2).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use shoutd_core::multicast::is_link_local;
+use shoutd_netlink::{Error, JoinMonitor, Kind, Namespace, Peer, Route};
+
+/// How often the ports are listed at the most, for an interface that is at none of those known: containers have others, and so has the host.
+const LIST_PERIOD: Duration = Duration::from_millis(100);
+/// Events taken from a network in a second. Whoever makes more of them has its reports, like all others in its network until the second is over.
+const EVENTS_PER_SECOND: usize = 5_000;
+
+/// The joins of one network's containers.
+#[derive(Debug)]
+pub(super) struct EarlyJoins {
+    monitor: Option<JoinMonitor>,
+    /// The ports that containers' ends were last seen at.
+    ports: BTreeMap<Peer, u32>,
+    listed_at: Option<Instant>,
+    allowance: Allowance,
+}
+
+impl EarlyJoins {
+    /// On a kernel that does not tell of joins there are none.
+    pub(super) fn open(namespace: &Namespace) -> Result<Self, Error> {
+        let monitor = JoinMonitor::open(namespace)?;
+        Ok(Self { monitor, ports: BTreeMap::new(), listed_at: None, allowance: Allowance::default() })
+    }
+
+    /// What to wait for.
+    pub(super) fn event(&self) -> Option<BorrowedFd<'_>> {
+        self.monitor.as_ref().filter(|_| !self.allowance.is_used_up()).map(AsFd::as_fd)
+    }
+
+    /// Tells the bridge of what was joined since the last time.
+    pub(super) fn follow(&mut self, route: &mut Route, bridge: u32) -> Result<(), Error> {
+        let Some(monitor) = self.monitor.as_ref().filter(|_| !self.allowance.is_used_up()) else {
+            return Ok(());
+        };
+        let changes = monitor.changes();
+        self.allowance.use_up(changes.events);
+        let joined = changes.last.into_iter().filter(|(_, is_joined)| *is_joined).map(|(change, _)| change);
+        let joined: Vec<(Peer, IpAddr)> = joined.filter(|(_, group)| concerns_bridge(*group)).collect();
+        let mut members = Vec::new();
+        for end in joined.iter().map(|(end, _)| *end).collect::<BTreeSet<_>>() {
+            if let Some(port) = self.port_of(end, route)? {
+                members.extend(joined.iter().filter(|(of, _)| *of == end).map(|(_, group)| (port, *group)));
+            }
+        }
+        if members.is_empty() { Ok(()) } else { route.join_groups(bridge, &members) }
+    }
+
+    /// The port that leads to this end of a veth, if one does.
+    fn port_of(&mut self, end: Peer, route: &mut Route) -> Result<Option<u32>, Error> {
+        if let Some(&port) = self.ports.get(&end) {
+            // Indexes and numbers of namespaces are used again.
+            if route.link_at(port)?.is_some_and(|link| link.peer == Some(end)) {
+                return Ok(Some(port));
+            }
+            self.ports.remove(&end);
+        }
+        if self.listed_at.is_none_or(|at| at.elapsed() >= LIST_PERIOD) {
+            let ports = route.links()?.into_iter().filter(|link| link.kind == Kind::Veth && link.master.is_some());
+            self.ports = ports.filter_map(|link| Some((link.peer?, link.index))).collect();
+            self.listed_at = Some(Instant::now());
+        }
+        Ok(self.ports.get(&end).copied())
+    }
+}
+
+/// Whether a bridge decides by memberships where the group goes, and the membership is for all sources.
+fn concerns_bridge(group: IpAddr) -> bool {
+    let is_for_chosen_sources = match group {
+        IpAddr::V4(group) => group.octets()[0] == 232,
+        IpAddr::V6(group) => matches!(group.segments(), [first, 0, ..] if first & 0xfff0 == 0xff30),
+    };
+    !is_link_local(group) && !is_for_chosen_sources
+}
+
+/// How many events may still be taken.
+#[derive(Debug, Default)]
+struct Allowance {
+    since: Option<Instant>,
+    used: usize,
+}
+
+impl Allowance {
+    fn use_up(&mut self, events: usize) {
+        if self.since.is_none_or(|since| since.elapsed() >= Duration::from_secs(1)) {
+            (self.since, self.used) = (Some(Instant::now()), 0);
+        }
+        self.used += events;
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.used >= EVENTS_PER_SECOND && self.since.is_some_and(|since| since.elapsed() < Duration::from_secs(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_to_all_and_what_is_for_chosen_sources_is_left_to_reports() {
+        let concerns = |group: &str| concerns_bridge(group.parse().unwrap());
+        assert!(
+            ["239.1.2.3", "224.0.1.1", "231.0.0.1", "233.0.0.1", "ff05::1", "ff3e:30::1"].into_iter().all(concerns)
+        );
+        assert!(!["224.0.0.251", "232.1.2.3", "ff02::fb", "ff3e::8000:1", "ff35::1"].into_iter().any(concerns));
+    }
+
+    #[test]
+    fn an_allowance_is_used_up() {
+        let mut allowance = Allowance::default();
+        allowance.use_up(EVENTS_PER_SECOND - 1);
+        assert!(!allowance.is_used_up());
+        allowance.since = Some(Instant::now() + Duration::from_secs(60));
+        allowance.use_up(1);
+        assert!(allowance.is_used_up());
+    }
+}

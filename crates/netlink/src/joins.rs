@@ -1,0 +1,119 @@
+//! What programs join and leave, as the kernel says it of their network namespaces, before any report of IGMP or MLD.
+//!
+//! Since Linux 6.15 the kernel tells by netlink of each group that an interface joins or leaves (`inet_ifmcaddr_notify` of `net/ipv4/igmp.c`,
+//! `inet6_ifmcaddr_notify` of `net/ipv6/mcast.c`). A socket may listen to the namespaces that its own has a number for (`NETLINK_LISTEN_ALL_NSID`): of a
+//! veth's other end it has one.
+
+use std::collections::BTreeMap;
+use std::io::IoSliceMut;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, NetlinkAddr, SockFlag, UnknownCmsg, recvmsg};
+
+use crate::error::{Error, Fault};
+use crate::link::Peer;
+use crate::namespace::Namespace;
+use crate::socket::{Protocol, open_here, set_option};
+use crate::wire::{Attribute, Frame, Frames};
+
+// `enum rtnetlink_groups` and message types (include/uapi/linux/rtnetlink.h).
+const RTNLGRP_IPV4_MCADDR: u32 = 37;
+const RTNLGRP_IPV6_MCADDR: u32 = 38;
+const RTM_NEWMULTICAST: u16 = 56;
+const RTM_DELMULTICAST: u16 = 57;
+/// Octets of `struct ifaddrmsg`.
+const HEADER: usize = 8;
+/// `IFA_MULTICAST`.
+const GROUP: u16 = 7;
+/// Octets read at once; one event is in a datagram.
+const BUFFER: usize = 1024;
+/// Events read at once, so that a flood of them cannot hold the reader.
+const EVENTS_MAX: usize = 4096;
+
+/// What was joined and left.
+#[derive(Debug, Default)]
+pub struct Joins {
+    /// What happened last to each group at each device: whether it was joined.
+    pub last: BTreeMap<(Peer, IpAddr), bool>,
+    /// How many events that were.
+    pub events: usize,
+}
+
+/// A subscription to what is joined at the other ends of a namespace's devices.
+#[derive(Debug)]
+pub struct JoinMonitor {
+    fd: OwnedFd,
+}
+
+impl JoinMonitor {
+    /// Subscribes. `None` on kernels before 6.15, which do not tell.
+    pub fn open(namespace: &Namespace) -> Result<Option<Self>, Error> {
+        let attempt = || -> Result<Option<Self>, Fault> {
+            let fd = namespace.enter(move || open_here(Protocol::Route, SockFlag::SOCK_NONBLOCK))??;
+            for group in [RTNLGRP_IPV4_MCADDR, RTNLGRP_IPV6_MCADDR] {
+                match set_option(&fd, libc::NETLINK_ADD_MEMBERSHIP, group) {
+                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(None),
+                    result => result?,
+                }
+            }
+            set_option(&fd, libc::NETLINK_LISTEN_ALL_NSID, 1)?;
+            Ok(Some(Self { fd }))
+        };
+        attempt().map_err(|fault| fault.during("watch what is joined in the namespaces of containers"))
+    }
+
+    /// Reads all there is to read. What was lost for want of room is not told.
+    pub fn changes(&self) -> Joins {
+        let mut buffer = [0; BUFFER];
+        let mut control = cmsg_space!(libc::c_int);
+        let mut changes = Joins::default();
+        for _ in 0..EVENTS_MAX {
+            let mut room = [IoSliceMut::new(&mut buffer)];
+            let received =
+                recvmsg::<NetlinkAddr>(self.fd.as_raw_fd(), &mut room, Some(&mut control), MsgFlags::empty());
+            let (length, namespace) = match received {
+                Ok(message) => (message.bytes, message.cmsgs().into_iter().flatten().find_map(namespace_number)),
+                Err(Errno::EINTR | Errno::ENOBUFS) => continue,
+                // Nothing more, or nothing that could be helped here: whoever joined is heard of by its report.
+                Err(_) => break,
+            };
+            let frames = Frames(buffer.get(..length).unwrap_or_default());
+            for (index, group, joined) in frames.filter_map(|frame| event(&frame)) {
+                changes.events += 1;
+                changes.last.insert((Peer { index, namespace }, group), joined);
+            }
+        }
+        changes
+    }
+}
+
+impl AsFd for JoinMonitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The index of a device, a group, and whether it was joined there, or left.
+pub(crate) fn event(frame: &Frame<'_>) -> Option<(u32, IpAddr, bool)> {
+    let joined = match frame.kind {
+        RTM_NEWMULTICAST => true,
+        RTM_DELMULTICAST => false,
+        _ => return None,
+    };
+    let group = frame.attributes(HEADER).find(GROUP).and_then(Attribute::ip).filter(IpAddr::is_multicast)?;
+    Some((frame.word(4), group, joined))
+}
+
+/// The namespace that an event is from, by the number that the socket's has for it.
+fn namespace_number(message: ControlMessageOwned) -> Option<i32> {
+    let ControlMessageOwned::Unknown(UnknownCmsg { cmsg_header, data_bytes }) = message else {
+        return None;
+    };
+    let is_it = (cmsg_header.cmsg_level, cmsg_header.cmsg_type) == (libc::SOL_NETLINK, libc::NETLINK_LISTEN_ALL_NSID);
+    let number = data_bytes.get(..size_of::<i32>()).filter(|_| is_it)?;
+    number.try_into().ok().map(i32::from_ne_bytes)
+}
