@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -269,7 +269,17 @@ fn connect(mut world: World) -> (World, Vec<Namespace>) {
         containers.push(host.start_container(1));
         host.settle();
     }
+    world.hosts.iter().for_each(await_forwarding);
     (world, containers)
+}
+
+/// Waits until a host's bridge passes frames at all its ports: the kernel says so in its own time, after their other ends are up (`net/core/link_watch.c`).
+fn await_forwarding(host: &Host) {
+    let segment = host.segment();
+    eventually("all ports forward", || {
+        let ports = segment.run(|| run("bridge", &["link", "show"])).unwrap();
+        ports.lines().count() > 1 && ports.lines().all(|port| port.contains("state forwarding"))
+    });
 }
 
 /// Runs `ip` in the namespaces of the calling thread.
@@ -344,7 +354,8 @@ impl Running {
 /// Numbered datagrams, one each millisecond, from one socket to another.
 pub struct Stream {
     stop: Arc<AtomicBool>,
-    sender: JoinHandle<u32>,
+    sent: Arc<AtomicU32>,
+    sender: JoinHandle<()>,
     receiver: JoinHandle<Vec<u32>>,
 }
 
@@ -353,19 +364,18 @@ impl Stream {
     pub fn start(from: UdpSocket, to: impl Into<SocketAddr>, at: UdpSocket) -> Self {
         let to = to.into();
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let sent = Arc::new(AtomicU32::new(0));
+        let (stopped, count) = (stop.clone(), sent.clone());
         let mut first = [0; 4];
         from.send_to(&u32::MAX.to_be_bytes(), to).unwrap();
         at.recv(&mut first).unwrap();
         let sender = std::thread::spawn(move || {
-            let mut sent = 0;
             while !stopped.load(Ordering::Relaxed) {
                 // A tunnel that is gone for a moment makes sending fail; that is a loss like any other.
-                let _ = from.send_to(&u32::to_be_bytes(sent), to);
-                sent += 1;
+                let _ = from.send_to(&count.load(Ordering::Relaxed).to_be_bytes(), to);
+                count.fetch_add(1, Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(1));
             }
-            sent
         });
         let receiver = std::thread::spawn(move || {
             at.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
@@ -376,13 +386,19 @@ impl Stream {
             }
             received
         });
-        Self { stop, sender, receiver }
+        Self { stop, sent, sender, receiver }
+    }
+
+    /// How many were sent so far.
+    pub fn sent(&self) -> u32 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// Ends it, and returns how many were sent and which were lost.
     pub fn stop(self) -> (u32, Vec<u32>) {
         self.stop.store(true, Ordering::Relaxed);
-        let sent = self.sender.join().unwrap();
+        self.sender.join().unwrap();
+        let sent = self.sent.load(Ordering::Relaxed);
         let received: BTreeSet<u32> = self.receiver.join().unwrap().into_iter().collect();
         (sent, (0..sent).filter(|number| !received.contains(number)).collect())
     }
