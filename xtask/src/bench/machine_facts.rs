@@ -54,6 +54,12 @@ impl Facts {
         self
     }
 
+    /// The machine alone, for what is not measured in its time.
+    pub(super) fn machine(&self) -> String {
+        let Self { processor, processors, memory_gib, kernel, date, .. } = self;
+        format!("{date}, Linux {kernel}, {processors} × {processor}, {memory_gib} GiB.")
+    }
+
     pub(super) fn describe(&self) -> String {
         let Self { processor, processors, memory_gib, kernel, date, load, hosts, engine } = self;
         #[expect(clippy::cast_precision_loss, reason = "there are few processors")]

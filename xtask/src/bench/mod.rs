@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what multicast and unicast cost by shoutd and by other ways, measured in turn on hosts of the lab.
 
 mod alone;
+mod cluster;
 mod compared;
 pub(crate) mod helper;
 mod machine_facts;
@@ -18,7 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, Subcommand};
 use shoutd_lab::{Host, Lab, LabOptions};
 
 use crate::terminal::{show_output, show_progress, show_verdict};
@@ -48,9 +49,19 @@ const YOUNG: Duration = Duration::from_secs(13);
 const TIME: Duration = Duration::from_secs(540);
 const QUICK_TIME: Duration = Duration::from_secs(100);
 
+/// Another benchmark than that of the data plane.
+#[derive(Debug, Subcommand)]
+enum Other {
+    /// What a cluster of many simulated hosts costs each of them, and how that grows.
+    Cluster(cluster::Options),
+}
+
 /// How the benchmark is done.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Take about two minutes, for figures that are rough.
     #[arg(long)]
     quick: bool,
@@ -114,6 +125,9 @@ impl Found {
 /// Fails when the hosts cannot be brought up and connected, or the report cannot be written; never for what the figures
 /// are.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    if let Some(Other::Cluster(options)) = &options.other {
+        return cluster::run(options);
+    }
     machine::prepare()?;
     show_progress("building shoutd and shoutdctl");
     let directory = programs::build_optimized(&["shoutd", "shoutdctl", "shoutd-lab"])?;

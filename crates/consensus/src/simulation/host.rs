@@ -49,6 +49,7 @@ pub(crate) struct World {
     pub accidents: UnboundedSender<HostId>,
     /// Whether users are at work.
     pub busy: Arc<Mutex<bool>>,
+    pub config: Arc<Config>,
 }
 
 /// The cluster of all simulations.
@@ -75,7 +76,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub fn new(number: u8, entry: Entry, world: &World) -> Self {
+    pub fn new(number: u16, entry: Entry, world: &World) -> Self {
         let id = HostId::new(u64::from(number)).unwrap();
         Self {
             id,
@@ -158,8 +159,9 @@ impl Host {
     }
 }
 
-pub(crate) fn address_of(number: u8) -> SocketAddr {
-    SocketAddr::from(([10, 99, 0, number], 7789))
+pub(crate) fn address_of(number: u16) -> SocketAddr {
+    let [high, low] = number.to_be_bytes();
+    SocketAddr::from(([10, 99, high, low], 7789))
 }
 
 /// As `Consensus::start` does it.
@@ -171,8 +173,7 @@ async fn run(id: HostId, address: SocketAddr, disk: Disk, world: &World) -> Opti
     let standing = Arc::new(Standing::new(recorded.epoch, disk.read(|contents| contents.farewell.clone())));
     let contacts = Arc::new(Contacts::new(calls.clone(), published.cluster.clone(), Arc::clone(&standing)));
     let network = Network { me: id.get(), contacts: Arc::clone(&contacts), standing: Arc::clone(&standing) };
-    let config = Arc::new(small(world.seed));
-    let raft = Raft::new(id.get(), config, network, Log(disk.clone()), machine).await.ok()?;
+    let raft = Raft::new(id.get(), Arc::clone(&world.config), network, Log(disk.clone()), machine).await.ok()?;
     let settings = Settings { advertise: address, name: format!("h{}", id.get()) };
     let patience = Patience { voter_away: Duration::from_secs(mixed(world.seed, 1) % 20 + 2) };
     Some(Arc::new(Inner {
@@ -191,7 +192,7 @@ async fn run(id: HostId, address: SocketAddr, disk: Disk, world: &World) -> Opti
 }
 
 /// The real numbers, but for those of snapshots: a simulation is too short for a thousand entries.
-fn small(seed: u64) -> Config {
+pub(super) fn small(seed: u64) -> Config {
     let mut chance = Chance::new(seed, "configuration");
     let every = u64::try_from(chance.below(40)).unwrap() + 5;
     Config {

@@ -8,6 +8,7 @@ mod agent;
 mod chance;
 mod checks;
 mod disk;
+mod growth;
 mod host;
 mod net;
 mod runtime;

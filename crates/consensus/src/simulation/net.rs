@@ -45,6 +45,22 @@ struct State {
     checks: Checks,
     /// Calls that will never be answered; kept, as their callers must not notice.
     silent: Vec<oneshot::Sender<Reply>>,
+    sent: BTreeMap<HostId, Sent>,
+}
+
+/// What a host has sent, requests and answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub messages: u64,
+    /// Of bodies, as they are written.
+    pub bytes: u64,
+}
+
+impl Sent {
+    fn add(&mut self, body: &[u8]) {
+        self.messages += 1;
+        self.bytes += body.len() as u64;
+    }
 }
 
 impl std::fmt::Debug for State {
@@ -142,6 +158,7 @@ impl Net {
             chance: Chance::new(seed, "network"),
             checks,
             silent: Vec::new(),
+            sent: BTreeMap::new(),
         })))
     }
 
@@ -195,9 +212,15 @@ impl Net {
         state.chance.happens(lost)
     }
 
+    /// What each host has sent since the beginning.
+    pub fn sent(&self) -> BTreeMap<HostId, Sent> {
+        self.state().sent.clone()
+    }
+
     fn send(&self, message: Message, sender: oneshot::Sender<Reply>) {
         let doubled = {
             let mut state = self.state();
+            state.sent.entry(message.from).or_default().add(&message.body);
             let doubled = state.weather.doubled;
             state.chance.happens(doubled)
         };
@@ -260,6 +283,7 @@ async fn carry(net: Net, message: Message, delay: Duration, sender: Option<onesh
     });
     // A host that crashes meanwhile breaks the connection.
     let Ok(reply) = answered.await else { return };
+    net.state().sent.entry(to).or_default().add(&reply.1);
     sleep(net.delay()).await;
     if !net.passes(to, from) {
         return net.silence(sender);

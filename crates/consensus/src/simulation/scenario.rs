@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Bug;
 use super::chance::Chance;
 use super::checks::Checks;
-use super::host::{Entry, Host, World, address_of, set_clocks};
+use super::host::{Entry, Host, World, address_of, set_clocks, small};
 use super::net::{Net, Weather};
 use super::runtime;
 
@@ -48,7 +48,8 @@ pub(crate) fn simulate(seed: u64, bug: Option<Bug>) -> Report {
         set_clocks(Some(checks.clone()));
         let net = Net::new(seed, checks.clone());
         let (accidents, happening) = unbounded_channel();
-        let world = World { seed, bug, net, checks, accidents, busy: Arc::new(Mutex::new(true)) };
+        let (busy, config) = (Arc::new(Mutex::new(true)), Arc::new(small(seed)));
+        let world = World { seed, bug, net, checks, accidents, busy, config };
         let mut simulation = Simulation::new(seed, world, happening);
         let convergence = simulation.run().await;
         let checks = &simulation.world.checks;
@@ -82,7 +83,7 @@ struct Simulation {
 impl Simulation {
     fn new(seed: u64, world: World, accidents: UnboundedReceiver<HostId>) -> Self {
         let mut chance = Chance::new(seed, "faults");
-        let count = u8::try_from(chance.below(4)).unwrap() + 2;
+        let count = u16::try_from(chance.below(4)).unwrap() + 2;
         let peers: Vec<_> = (1..=count).map(address_of).collect();
         let entry = |number| if number == 1 { Entry::Founds } else { Entry::Joins(peers.clone()) };
         // One more than there are from the beginning.

@@ -55,18 +55,17 @@ fn subnet(agent: &Agent) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(10, 200, third, 0), prefix)
 }
 
+/// Of a network with this subnet, as Docker makes it.
+pub(super) fn settings(subnet: Ipv4Net, docker_ipam: bool) -> Settings {
+    let gateway = subnet.hosts().next().map(IpAddr::V4);
+    let pool = Pool { subnet: IpNet::V4(subnet), gateway, auxiliary: BTreeMap::new() };
+    Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam }
+}
+
 async fn create_network(agent: &Agent) {
     let id: NetworkId = format!("{:064x}", agent.chance.lock().unwrap().next()).parse().unwrap();
     let subnet = subnet(agent);
-    let gateway = subnet.hosts().next().map(IpAddr::V4);
-    let pool = Pool { subnet: IpNet::V4(subnet), gateway, auxiliary: BTreeMap::new() };
-    let settings = Settings {
-        pools: vec![pool],
-        options: BTreeMap::new(),
-        internal: false,
-        ipv6: false,
-        docker_ipam: below(agent, 2) == 0,
-    };
+    let settings = settings(subnet, below(agent, 2) == 0);
     let command = Command::CreateNetwork { id: id.clone(), origin: agent.me(), settings };
     if agent.ask(command).await.is_ok() {
         let name = format!("net{}", below(agent, NAMES));

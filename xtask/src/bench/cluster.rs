@@ -1,0 +1,140 @@
+//! `cargo xtask bench cluster`: what a cluster of many simulated hosts costs each of them, and how that grows.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::{ExitCode, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use super::machine_facts::Facts;
+use crate::programs;
+use crate::terminal::{show_output, show_progress, show_verdict};
+
+/// The test that simulates one size (`crates/consensus/src/simulation/growth.rs`), and what its figures stand behind.
+const TEST: &str = "simulation::growth::growth";
+const MARK: &str = "growth: ";
+
+/// What the page says before its figures.
+const METHOD: &str = include_str!("cluster.md");
+
+/// Which sizes, and where to.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// How many hosts, one simulation for each number.
+    #[arg(long, value_delimiter = ',', default_value = "5,10,25,50,100,200", value_parser = clap::value_parser!(u16).range(3..=250))]
+    hosts: Vec<u16>,
+    /// The page that is written.
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks/cluster.md"))]
+    output: PathBuf,
+}
+
+/// Figures of one size, as the simulation prints them.
+#[derive(Debug, Deserialize)]
+struct Figures {
+    hosts: u16,
+    voters: usize,
+    formation: f64,
+    formation_sent: Rate,
+    rest: Roles,
+    change: Roles,
+    agreed: f64,
+    applied_by_all: f64,
+    state: f64,
+    memory: f64,
+    beat: Rate,
+}
+
+#[derive(Debug, Deserialize)]
+struct Roles {
+    leader: Rate,
+    voter: Rate,
+    /// There are none in a small cluster.
+    learner: Option<Rate>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct Rate {
+    messages: f64,
+    bytes: f64,
+}
+
+/// # Errors
+///
+/// Fails when a simulation does, or the page cannot be written; never for what the figures are.
+pub(super) fn run(options: &Options) -> Result<ExitCode> {
+    let facts = Facts::read()?;
+    let mut all = Vec::new();
+    for &hosts in &options.hosts {
+        show_progress(&format!("simulating {hosts} hosts"));
+        all.push(simulate(hosts)?);
+    }
+    let page = page(&all, &facts);
+    std::fs::write(&options.output, &page).with_context(|| format!("write {}", options.output.display()))?;
+    show_output(page.split_once("## Figures").map_or(page.as_str(), |(_, figures)| figures));
+    show_verdict(&format!("written to {}", options.output.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// In a process of its own, so that its memory is that of this size.
+fn simulate(hosts: u16) -> Result<Figures> {
+    let mut command = programs::cargo();
+    command
+        .args(["test", "--quiet", "--package", "shoutd-consensus", "--lib", "--", "--exact", TEST, "--nocapture"])
+        .env("SHOUTD_GROWTH_HOSTS", hosts.to_string())
+        .stderr(Stdio::inherit());
+    let output = command.output().context("run cargo test")?;
+    let printed = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "the simulation of {hosts} hosts failed: {printed}");
+    let figures = printed.lines().find_map(|line| line.split_once(MARK)).map(|(_, figures)| figures);
+    serde_json::from_str(figures.context("the simulation printed no figures")?).context("read the figures")
+}
+
+fn page(all: &[Figures], facts: &Facts) -> String {
+    let mut page = METHOD.trim_end().to_owned();
+    let _ = write!(page, "\n\n## Figures\n\n{}\n", facts.machine());
+    let mut table = |title: &str, columns: &str, row: &dyn Fn(&Figures) -> Vec<String>| {
+        let rule = columns.split('|').map(|_| "---").collect::<Vec<_>>().join("|");
+        let _ = write!(page, "\n### {title}\n\n| hosts | {columns} |\n|---|{rule}|\n");
+        for figures in all {
+            let _ = writeln!(page, "| {} | {} |", figures.hosts, row(figures).join(" | "));
+        }
+    };
+    table("Coming together", "voters | time, s | messages per host | KiB per host", &|figures| {
+        let sent = figures.formation_sent;
+        vec![
+            figures.voters.to_string(),
+            format!("{:.2}", figures.formation),
+            format!("{:.0}", sent.messages),
+            format!("{:.0}", sent.bytes / 1024.0),
+        ]
+    });
+    table(
+        "At rest, each second",
+        "leader | another voter | a learner | to each host that shares a network",
+        &|figures| {
+            let Roles { leader, voter, learner } = &figures.rest;
+            vec![rate(*leader), rate(*voter), learner.map_or_else(none, rate), rate(figures.beat)]
+        },
+    );
+    let change = "leader | another voter | a learner | agreed after, ms | known to all after, ms";
+    table("For each network that is created", change, &|figures| {
+        let Roles { leader, voter, learner } = &figures.change;
+        let times = [figures.agreed, figures.applied_by_all].map(|time| format!("{time:.0}"));
+        [vec![rate(*leader), rate(*voter), learner.map_or_else(none, rate)], times.to_vec()].concat()
+    });
+    table("On each host", "agreed state with 20 networks, KiB | memory, KiB", &|figures| {
+        vec![format!("{:.0}", figures.state / 1024.0), format!("{:.0}", figures.memory)]
+    });
+    page
+}
+
+fn rate(rate: Rate) -> String {
+    let Rate { messages, bytes } = rate;
+    let size = if bytes >= 10_240.0 { format!("{:.0} KiB", bytes / 1024.0) } else { format!("{bytes:.0} B") };
+    format!("{messages:.1} messages, {size}")
+}
+
+fn none() -> String {
+    "–".to_owned()
+}
