@@ -59,7 +59,7 @@ async fn create_network(agent: &Agent) {
     let id: NetworkId = format!("{:064x}", agent.chance.lock().unwrap().next()).parse().unwrap();
     let subnet = subnet(agent);
     let gateway = subnet.hosts().next().map(IpAddr::V4);
-    let pool = Pool { subnet: IpNet::V4(subnet), gateway, auxiliary: BTreeMap::new() };
+    let pool = Pool { subnet: IpNet::V4(subnet), gateway, auxiliary: BTreeMap::new(), range: None };
     let settings = Settings {
         pools: vec![pool],
         options: BTreeMap::new(),
@@ -70,7 +70,7 @@ async fn create_network(agent: &Agent) {
     let command = Command::CreateNetwork { id: id.clone(), origin: agent.me(), settings };
     if agent.ask(command).await.is_ok() {
         let name = format!("net{}", below(agent, NAMES));
-        let description = Description { name, labels: BTreeMap::new(), attachable: true };
+        let description = Description { name, labels: BTreeMap::new(), attachable: true, ..Description::default() };
         let _ = agent.ask(Command::DescribeNetwork { id, description }).await;
     }
 }
