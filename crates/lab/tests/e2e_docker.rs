@@ -37,6 +37,7 @@ fn docker_commands_do_what_they_do_with_other_networks() {
             ("--sysctl, pause, update, cp, rename and restart", life_of_a_container),
             ("restart policies", restart_policies),
             ("of starts that fail nothing is left", failed_starts),
+            ("docker network prune", prune),
             ("docker compose with an external network", |cluster| compose(cluster, true)),
             ("docker compose with a network of its own", |cluster| compose(cluster, false)),
         ],
@@ -352,6 +353,42 @@ fn ensure_nothing_is_left(host: &Host) -> Result<()> {
         Ok((left == "[], endpoints: 0").then_some(()))
     })
     .with_context(|| format!("on {}: {left}", host.name()))
+}
+
+/// What nobody uses on any host is gone everywhere; what is used on another host stays, and so does the containers' way out.
+fn prune(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    for host in &hosts[..2] {
+        let bridge = || {
+            host.docker([
+                "network",
+                "inspect",
+                "--format",
+                "{{range .IPAM.Config}}{{.Subnet}}{{end}}",
+                "docker_gwbridge",
+            ])
+        };
+        let before = bridge()?;
+        let unused = Network::create(cluster, &hosts[2], "unused", &["--subnet", "10.31.0.0/24"])?;
+        let used = Network::create(cluster, host, "used", &["--subnet", "10.32.0.0/24"])?;
+        let there = Container::start(&hosts[2], "used", &[])?;
+        let pruned = host.docker(["network", "prune", "--force"])?;
+        ensure!(pruned.contains("unused") && pruned.contains("docker_gwbridge"), "{pruned}");
+        for other in &hosts {
+            common::await_no_network(other, "unused")?;
+        }
+        wait_until("what was pruned to come back", SOON, || {
+            let is_back = |name: &str| host.run(["docker", "network", "inspect", name]).map(|output| output.success());
+            Ok((is_back("used")? && is_back("docker_gwbridge")?).then_some(()))
+        })?;
+        ensure!(bridge()? == before, "docker_gwbridge had {before} and has {}", bridge()?);
+        let here = Container::start(host, "used", &[])?;
+        Stream::default().send(&there, &[&here], 1)?;
+        here.ping(&hosts[2].address().to_string())?;
+        drop((here, there, unused));
+        used.remove_on(host)?;
+    }
+    Ok(())
 }
 
 /// The same project on all hosts: the containers are on one network, and each host's can be taken down without the others'.
