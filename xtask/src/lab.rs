@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
-use shoutd_lab::{Lab, LabOptions};
+use shoutd_lab::{EngineSource, Lab, LabOptions};
 
 use crate::terminal::show_progress;
 use crate::{interrupt, machine, programs};
@@ -28,6 +28,10 @@ pub(crate) enum Command {
         /// How many hosts.
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=i64::from(shoutd_lab::MAX_HOSTS)))]
         hosts: u8,
+        /// The Docker engine of the hosts: `installed`, `debian-13`, or a directory of programs. Given several times, the first is host1's, the second
+        /// host2's, and the last that of all others.
+        #[arg(long = "engine", value_name = "ENGINE")]
+        engines: Vec<String>,
         #[command(flatten)]
         lab: Name,
     },
@@ -60,7 +64,7 @@ pub(crate) enum Command {
 /// Fails when the command does; the exit code is that of what is run on a host.
 pub(crate) fn run(command: &Command) -> Result<ExitCode> {
     match command {
-        Command::Up { hosts, lab } => up(&lab.name, *hosts)?,
+        Command::Up { hosts, engines, lab } => up(&lab.name, *hosts, engines)?,
         Command::Enter { host, lab, command } => return enter(&lab.name, host, command),
         Command::Add { lab } => {
             let mut lab = Lab::attach(&lab.name)?;
@@ -77,11 +81,12 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn up(name: &str, hosts: u8) -> Result<()> {
+fn up(name: &str, hosts: u8, engines: &[String]) -> Result<()> {
     machine::prepare()?;
+    let engines = engines.iter().map(|name| EngineSource::named(name)).collect::<Result<Vec<_>>>()?;
     let directory = programs::build(&["shoutd", "shoutdctl", "shoutd-lab"])?;
     interrupt::take_down_on_interrupt(name)?;
-    let lab = LabOptions::new(name).hosts(hosts).programs(&directory).progress(show_progress).up()?;
+    let lab = LabOptions::new(name).hosts(hosts).engines(&engines).programs(&directory).progress(show_progress).up()?;
     let addresses: Vec<String> =
         lab.hosts().iter().map(|host| format!("{} at {}", host.name(), host.address())).collect();
     lab.detach()?;

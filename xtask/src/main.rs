@@ -32,6 +32,9 @@ enum Command {
     Demo,
     /// Run all tests.
     Test {
+        /// Run the tests that take too long for every day instead: all end-to-end tests with Debian 13's Docker engine, and those that go on for long.
+        #[arg(long, conflicts_with = "arguments")]
+        long: bool,
         /// Arguments for `cargo test`, such as `-p shoutd-core` instead of the whole workspace, or a test's name.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -53,7 +56,7 @@ enum Command {
 fn main() -> ExitCode {
     let result: Result<ExitCode> = match Arguments::parse().command {
         Command::Demo => demo::run(),
-        Command::Test { arguments } => test::run(&arguments),
+        Command::Test { long, arguments } => test::run(long, &arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Lab(command) => lab::run(&command),
         Command::Sim(arguments) => sim::run(&arguments),

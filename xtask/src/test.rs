@@ -16,6 +16,15 @@ use crate::{fuzz, machine, programs};
 /// How many kinds of tests run at a time. Those with whole hosts mostly wait for their engines.
 const LANES: usize = 2;
 
+/// Says which engine the hosts of end-to-end tests have.
+const ENGINE: &str = "SHOUTD_LAB_ENGINE";
+
+/// The engine that they do not have every day.
+const OTHER_ENGINE: &str = "debian-13";
+
+/// End-to-end tests that have both engines every day.
+const MIXED: [&str; 2] = ["e2e_docker", "e2e_engines"];
+
 /// Where each kind of test writes what it prints, until all of it is shown.
 const LOGS: &str = "target/test-logs";
 
@@ -24,10 +33,14 @@ const LOGS: &str = "target/test-logs";
 /// # Errors
 ///
 /// Fails when the tests could not be run; what they say themselves is in the exit code.
-pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
+pub(crate) fn run(long: bool, arguments: &[String]) -> Result<ExitCode> {
     machine::prepare()?;
     programs::build(&["shoutd", "shoutdctl", "shoutd-lab"])?;
-    let passed = if arguments.is_empty() { run_all()? } else { cargo_test(arguments)? };
+    let passed = match (long, arguments) {
+        (true, _) => run_all(long_kinds()?)?,
+        (false, []) => run_all(kinds()?)?,
+        (false, arguments) => cargo_test(arguments)?,
+    };
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -40,11 +53,19 @@ fn cargo_test(arguments: &[String]) -> Result<bool> {
 struct Kind {
     name: String,
     arguments: Vec<String>,
+    /// The Docker engine of the hosts, if it is not the machine's.
+    engine: Option<&'static str>,
 }
 
 impl Kind {
     fn new(name: &str, arguments: &[&str]) -> Self {
-        Self { name: name.to_owned(), arguments: arguments.iter().map(|&word| word.to_owned()).collect() }
+        let arguments = arguments.iter().map(|&word| word.to_owned()).collect();
+        Self { name: name.to_owned(), arguments, engine: None }
+    }
+
+    /// A test with a lab of its own.
+    fn end_to_end(name: &str) -> Self {
+        Self::new(name, &["--package", "shoutd-lab", "--test", name, "--", "--nocapture"])
     }
 }
 
@@ -55,28 +76,42 @@ fn kinds() -> Result<Vec<Kind>> {
         Kind::new("the lab", &["--package", "shoutd-lab", "--lib", "--bins", "--test", "lab"]),
         Kind::new("the lab's documentation", &["--package", "shoutd-lab", "--doc"]),
     ];
+    kinds.extend(lab_tests("e2e_")?.iter().map(|name| Kind::end_to_end(name)));
+    Ok(kinds)
+}
+
+/// What takes too long for every day: the end-to-end tests once more with another engine, except those that choose engines themselves, and tests
+/// whose names begin with `long_`.
+fn long_kinds() -> Result<Vec<Kind>> {
+    let mut kinds: Vec<Kind> = lab_tests("long_")?.iter().map(|name| Kind::end_to_end(name)).collect();
+    for name in lab_tests("e2e_")?.iter().filter(|name| !MIXED.contains(&name.as_str())) {
+        let kind = Kind::end_to_end(name);
+        kinds.push(Kind { name: format!("{name} with {OTHER_ENGINE}"), engine: Some(OTHER_ENGINE), ..kind });
+    }
+    Ok(kinds)
+}
+
+/// The names, in order, of the tests of the lab's crate that begin so.
+fn lab_tests(prefix: &str) -> Result<Vec<String>> {
     let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/lab/tests"));
     let mut names = Vec::new();
     for entry in fs::read_dir(directory).context("list the end-to-end tests")? {
         let path = entry.context("list the end-to-end tests")?.path();
         let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with("e2e_") && path.extension().is_some_and(|extension| extension == "rs") {
+        if name.starts_with(prefix) && path.extension().is_some_and(|extension| extension == "rs") {
             names.push(name.to_owned());
         }
     }
     names.sort();
-    let end_to_end = |name: &String| Kind::new(name, &["--package", "shoutd-lab", "--test", name, "--", "--nocapture"]);
-    kinds.extend(names.iter().map(end_to_end));
-    Ok(kinds)
+    Ok(names)
 }
 
 /// Runs everything, some kinds at a time; what a kind printed is shown whole when it is done.
-fn run_all() -> Result<bool> {
+fn run_all(mut waiting: Vec<Kind>) -> Result<bool> {
     let built = programs::cargo().args(["test", "--workspace", "--no-run"]).status().context("run cargo test")?;
     ensure!(built.success(), "the tests do not build, see above");
     let logs = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(LOGS);
     fs::create_dir_all(&logs).with_context(|| format!("make the directory {}", logs.display()))?;
-    let mut waiting = kinds()?;
     waiting.reverse();
     let (waiting, passed) = (Mutex::new(waiting), AtomicBool::new(true));
     let next = || waiting.lock().ok().and_then(|mut waiting| waiting.pop());
@@ -108,6 +143,9 @@ fn run_kind(kind: &Kind, logs: &Path) -> Result<bool> {
     let mut command = programs::cargo();
     command.arg("test").args(&kind.arguments).stdout(log).stderr(copy);
     fuzz::briefly(&mut command);
+    if let Some(engine) = kind.engine {
+        command.env(ENGINE, engine);
+    }
     let status = command.status().context("run cargo test")?;
     show_output(&fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?);
     let verdict = if status.success() { "passed " } else { "FAILED " };

@@ -10,7 +10,7 @@ use shoutd_core::local::{Endpoint, Local};
 use shoutd_core::view::{self, Membership};
 use shoutd_core::{DockerNetworkId, EndpointId};
 use shoutd_dataplane::UnderlayInterface;
-use shoutd_docker::engine::EngineError;
+use shoutd_docker::engine::{DockerNetwork, EngineError, GATEWAY_BRIDGE};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -70,10 +70,7 @@ impl EngineFollower {
     async fn follow(&self) -> Result<(), EngineError> {
         self.parts.engine.wait_until_serving(PATIENCE).await?;
         let info = self.parts.engine.engine_info().await?;
-        let bridge = self.parts.engine.ensure_gateway_bridge().await?;
-        if bridge.created {
-            info!("made docker_gwbridge, the containers' way out, so that its subnet is known from the start");
-        }
+        self.ensure_gateway_bridge().await?;
         // Subscribed before the first full look: nothing that happens in between is missed.
         let mut events = self.parts.engine.network_events(None).await?;
         let mut cluster = self.parts.agreement.watch();
@@ -105,12 +102,27 @@ impl EngineFollower {
     }
 
     async fn compare(&self) -> Result<(), EngineError> {
-        let networks = self.mirrors.reconcile().await?;
+        let mut networks = self.mirrors.reconcile().await?;
+        // `docker network prune` takes it away whenever no container runs.
+        if !networks.iter().any(|network| network.name == GATEWAY_BRIDGE) {
+            networks.push(self.ensure_gateway_bridge().await?);
+        }
         let in_use = subnets::in_use(&networks, &self.underlay);
         if let Err(error) = subnets::report(&self.parts.agreement, in_use).await {
             warn!("cannot report this host's subnets yet: {error}");
         }
         Ok(())
+    }
+
+    /// Makes `docker_gwbridge` if it is absent, with the subnet that it had before, which no network of the cluster overlaps. The engine would choose anew when a
+    /// container needs it, and does not know of the networks whose addresses shoutd's IPAM gives out.
+    async fn ensure_gateway_bridge(&self) -> Result<DockerNetwork, EngineError> {
+        let before = subnets::of_gateway_bridge(&self.parts.agreement);
+        let bridge = self.parts.engine.ensure_gateway_bridge(before).await?;
+        if bridge.created {
+            info!("made docker_gwbridge, the containers' way out, so that its subnet is known from the start");
+        }
+        Ok(bridge.network)
     }
 
     /// Forgets endpoints that the engine does not have any more: dockerd that was killed never takes them back.

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use shoutd_consensus::ProposeError;
-use shoutd_core::cluster::{Command, Description, Network, Refusal};
+use shoutd_core::cluster::{Command, DescribedSubnet, Description, Network, Refusal};
 use shoutd_core::mirror::{DRIVER, EngineNetwork, MirrorAction, NETWORK_OPTION, plan_mirrors};
 use shoutd_core::{DockerNetworkId, NetworkId};
 use shoutd_docker::engine::{
@@ -137,9 +137,7 @@ impl Mirrors {
         let Some(copy) = networks.iter().find(|copy| copy.id == *docker) else {
             return Ok(());
         };
-        let description =
-            Description { name: copy.name.clone(), labels: copy.labels.clone(), attachable: copy.attachable };
-        let command = Command::DescribeNetwork { id: network.clone(), description };
+        let command = Command::DescribeNetwork { id: network.clone(), description: description_of(copy) };
         match self.parts.agreement.propose(command).await {
             Ok(_) => {
                 self.parts.under_way.not_creating(network);
@@ -274,6 +272,21 @@ fn as_engine_network(network: &DockerNetwork) -> EngineNetwork {
     }
 }
 
+/// What the cluster is told of a network that was created here.
+fn description_of(copy: &DockerNetwork) -> Description {
+    let described = |config: &IpamConfig| {
+        let range = config.ip_range.map(|range| range.trunc());
+        Some((config.subnet?, DescribedSubnet { range, gateway: config.gateway }))
+    };
+    Description {
+        name: copy.name.clone(),
+        labels: copy.labels.clone(),
+        attachable: copy.attachable,
+        subnets: copy.ipam.configs.iter().filter_map(described).collect(),
+        ipam_options: copy.ipam.options.clone(),
+    }
+}
+
 /// The Docker network that is this network's copy on a host that did not create it.
 fn mirror_of(id: &NetworkId, network: &Network, description: &Description) -> NetworkSpec {
     let settings = &network.settings;
@@ -281,8 +294,9 @@ fn mirror_of(id: &NetworkId, network: &Network, description: &Description) -> Ne
     options.insert(NETWORK_OPTION.to_owned(), id.to_string());
     let configs = settings.pools.iter().map(|pool| IpamConfig {
         subnet: Some(pool.subnet),
-        gateway: pool.gateway,
-        ip_range: None,
+        // Where it is left out, shoutd's IPAM answers with the one that was agreed on.
+        gateway: description.subnets.get(&pool.subnet).map_or(pool.gateway, |described| described.gateway),
+        ip_range: pool.range,
         auxiliary: pool.auxiliary.clone(),
     });
     NetworkSpec {
@@ -294,6 +308,6 @@ fn mirror_of(id: &NetworkId, network: &Network, description: &Description) -> Ne
         enable_ipv6: settings.ipv6,
         labels: description.labels.clone(),
         options,
-        ipam: Ipam { driver: DRIVER.to_owned(), options: BTreeMap::new(), configs: configs.collect() },
+        ipam: Ipam { driver: DRIVER.to_owned(), options: description.ipam_options.clone(), configs: configs.collect() },
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
 use shoutd_core::cluster::{Command, ReportedSubnet};
 use shoutd_core::limits::REPORTED_SUBNETS_MAX;
 use shoutd_core::mirror::DRIVER;
@@ -27,6 +28,14 @@ pub fn in_use(networks: &[DockerNetwork], underlay: &UnderlayInterface) -> Vec<R
     });
     let all: BTreeSet<_> = std::iter::once(underlay).chain(docker).collect();
     all.into_iter().take(REPORTED_SUBNETS_MAX).collect()
+}
+
+/// The IPv4 subnet of this host's `docker_gwbridge`, as it was reported last.
+pub fn of_gateway_bridge(agreement: &Agreement) -> Option<IpNet> {
+    let cluster = agreement.cluster();
+    let reported = &cluster.hosts.get(&agreement.me)?.subnets;
+    let is_bridge = |reported: &&ReportedSubnet| reported.user == GATEWAY_BRIDGE && reported.subnet.addr().is_ipv4();
+    reported.iter().find(is_bridge).map(|reported| reported.subnet)
 }
 
 /// Reports them if they differ from what the cluster knows.

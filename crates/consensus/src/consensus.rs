@@ -19,6 +19,7 @@ use crate::calls::Calls;
 use crate::contacts::{Contacts, millis};
 use crate::farewell::Farewell;
 use crate::network::Network;
+use crate::pieces::Pieces;
 use crate::raft::{Metrics, Raft, config, host};
 use crate::record::Record;
 use crate::scout::scout;
@@ -72,6 +73,8 @@ pub(crate) struct Inner {
     pub members_wanted: Notify,
     pub record: Record,
     pub leader_heard: Mutex<Option<Instant>>,
+    /// The snapshot that is coming.
+    pub pieces: tokio::sync::Mutex<Pieces>,
 }
 
 impl fmt::Debug for Consensus {
@@ -131,6 +134,7 @@ impl Consensus {
             members_wanted: Notify::new(),
             record: Record::File(file),
             leader_heard: Mutex::default(),
+            pieces: tokio::sync::Mutex::default(),
         });
         let tasks = vec![
             tokio::spawn(scout(Arc::clone(&inner))),

@@ -22,6 +22,7 @@ mod logged;
 mod members;
 mod network;
 mod offline;
+mod pieces;
 mod propose;
 mod raft;
 mod record;

@@ -142,8 +142,17 @@ async fn snapshot(
         return Ok(Json(Err(farewell)));
     }
     inner.hear_leader(caller.host);
+    // One piece at a time, as openraft takes them.
+    let mut pieces = inner.pieces.lock().await;
+    let piece = match pieces.check(&rpc) {
+        Ok(piece) => piece,
+        Err(mismatch) => return Ok(Json(Ok(Err(mismatch)))),
+    };
     match inner.raft.install_snapshot(rpc).await {
-        Ok(answer) => Ok(Json(Ok(Ok(answer)))),
+        Ok(answer) => {
+            pieces.taken(piece, &answer);
+            Ok(Json(Ok(Ok(answer))))
+        }
         Err(RaftError::APIError(error)) => Ok(Json(Ok(Err(error)))),
         Err(RaftError::Fatal(error)) => Err(stopped(error)),
     }

@@ -38,7 +38,8 @@ mod tests {
         let mut made = 0;
         let error = loop {
             let labels = (0..100).map(|label| (format!("{made}-{label}"), "x".repeat(2000))).collect();
-            let description = Description { name: format!("n{made}"), labels, attachable: false };
+            let description =
+                Description { name: format!("n{made}"), labels, attachable: false, ..Description::default() };
             let described = Command::DescribeNetwork { id: network_id(made), description };
             let proposed = async {
                 node.consensus.propose(create(node.host(), made), SOON).await?;

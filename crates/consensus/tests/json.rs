@@ -46,6 +46,7 @@ mod tests {
             subnet,
             gateway,
             auxiliary,
+            range: gateway.map(IpNet::from),
         })
     }
 
@@ -102,6 +103,7 @@ mod tests {
             name,
             labels,
             attachable,
+            ..Description::default()
         });
         prop_oneof![
             admission(),

@@ -174,17 +174,17 @@ impl Local {
         });
     }
 
-    /// Takes an address of this host's stock for Docker's IPAM: the highest that nothing uses.
+    /// Takes an address of this host's stock for Docker's IPAM: the highest of `range`, a part of `subnet`, that nothing uses.
     pub fn reserve_from_stock(
         &mut self,
         cluster: &Cluster,
         me: HostId,
         id: &NetworkId,
-        subnet: IpNet,
+        (subnet, range): (IpNet, IpNet),
         now: Duration,
     ) -> Option<IpNet> {
         let network = cluster.networks.get(id).filter(|network| !network.removing)?;
-        let mine = network.leases.iter().rev().filter(|(address, host)| **host == me && subnet.contains(*address));
+        let mine = network.leases.iter().rev().filter(|(address, host)| **host == me && range.contains(*address));
         let address = mine
             .map(|(address, _)| *address)
             .find(|address| !self.uses(id, *address) && !self.is_returning(id, *address))?;

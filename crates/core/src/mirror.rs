@@ -155,7 +155,8 @@ mod tests {
     }
 
     fn cluster(described: bool) -> Cluster {
-        let pool = Pool { subnet: "10.1.0.0/16".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new() };
+        let pool =
+            Pool { subnet: "10.1.0.0/16".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new(), range: None };
         let settings =
             Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam: true };
         let admit = |value: u64| Command::AdmitHost {
@@ -163,7 +164,12 @@ mod tests {
             name: format!("h{value}"),
             address: format!("10.0.0.{value}:7789").parse().unwrap(),
         };
-        let description = Description { name: "foo".to_owned(), labels: BTreeMap::new(), attachable: false };
+        let description = Description {
+            name: "foo".to_owned(),
+            labels: BTreeMap::new(),
+            attachable: false,
+            ..Description::default()
+        };
         let id: NetworkId = ID.parse().unwrap();
         let mut commands = vec![
             Command::Found { cluster: ClusterId::new(1) },

@@ -87,6 +87,11 @@ fn plan_stock(
     if !from_bottom {
         unused.reverse();
     }
+    // Claimed before the range was known, or asked for by a container that is gone.
+    let outside = unused.extract_if(.., |address| !pool.gives(*address)).collect::<Vec<_>>();
+    if !outside.is_empty() {
+        return Some(release(id, network, me, outside));
+    }
     let excess_from = if unused.len() > size * 2 { size } else { unused.len() };
     if excess_from < unused.len() {
         let addresses = unused.split_off(excess_from);

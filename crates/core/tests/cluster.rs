@@ -51,6 +51,7 @@ fn pool() -> impl Strategy<Value = Pool> {
             subnet,
             gateway,
             auxiliary: auxiliary.map(|address| ("a".to_owned(), address)).into_iter().collect(),
+            range: None,
         },
     )
 }
@@ -91,7 +92,7 @@ fn command() -> impl Strategy<Value = Command> {
         6 => (network(), host(), settings()).prop_map(|(id, origin, settings)| Command::CreateNetwork { id, origin, settings }),
         2 => (network(), "[ab]").prop_map(|(id, name)| Command::DescribeNetwork {
             id,
-            description: Description { name, labels: BTreeMap::new(), attachable: false },
+            description: Description { name, labels: BTreeMap::new(), attachable: false, ..Description::default() },
         }),
         1 => network().prop_map(|id| Command::RemoveNetwork { id }),
         8 => (network(), host(), wanted()).prop_map(|(network, host, address)| Command::ClaimAddress { network, host, address }),
@@ -336,7 +337,7 @@ fn addresses_are_given_from_the_top_and_never_twice() {
     }
     let id: NetworkId = "00000000000000aa".parse().unwrap();
     let subnet: IpNet = "10.9.0.0/29".parse().unwrap();
-    let pool = Pool { subnet, gateway: Some("10.9.0.1".parse().unwrap()), auxiliary: BTreeMap::new() };
+    let pool = Pool { subnet, gateway: Some("10.9.0.1".parse().unwrap()), auxiliary: BTreeMap::new(), range: None };
     let settings =
         Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam: true };
     cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(1), settings }).unwrap();
@@ -401,7 +402,7 @@ fn a_removed_host_leaves_nothing_and_does_not_come_back() {
     assert_eq!(cluster.apply(&Command::RemoveHost { host: host(1), now }), Err(Refusal::LastHost));
     cluster.apply(&admit(2)).unwrap();
     let id: NetworkId = "00000000000000aa".parse().unwrap();
-    let pool = Pool { subnet: "10.9.0.0/24".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new() };
+    let pool = Pool { subnet: "10.9.0.0/24".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new(), range: None };
     let settings =
         Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam: true };
     cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(2), settings }).unwrap();
@@ -417,7 +418,8 @@ fn a_removed_host_leaves_nothing_and_does_not_come_back() {
 
 #[test]
 fn stocks_are_sized_by_the_subnet_and_never_take_it_all() {
-    let pool = |subnet: &str| Pool { subnet: subnet.parse().unwrap(), gateway: None, auxiliary: BTreeMap::new() };
+    let pool =
+        |subnet: &str| Pool { subnet: subnet.parse().unwrap(), gateway: None, auxiliary: BTreeMap::new(), range: None };
     assert_eq!(stock_size(&pool("10.0.0.0/16"), 3), 8);
     assert_eq!(stock_size(&pool("10.0.0.0/24"), 10), 6);
     assert_eq!(stock_size(&pool("10.0.0.0/29"), 3), 0);

@@ -28,7 +28,7 @@ fn cluster() -> Cluster {
         let address = format!("192.0.2.{id}:7789").parse().unwrap();
         cluster.apply(&Command::AdmitHost { host: host(id), name: format!("h{id}"), address }).unwrap();
     }
-    let pool = Pool { subnet: "10.9.0.0/24".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new() };
+    let pool = Pool { subnet: "10.9.0.0/24".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new(), range: None };
     let settings =
         Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam: false };
     cluster.apply(&Command::CreateNetwork { id: network(), origin: host(1), settings }).unwrap();

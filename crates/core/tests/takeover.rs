@@ -25,7 +25,7 @@ fn three_hosts() -> (Cluster, NetworkId) {
         cluster.apply(&Command::AdmitHost { host: host(number), name, address }).unwrap();
     }
     let id: NetworkId = "00000000000000aa".parse().unwrap();
-    let pool = Pool { subnet: "10.9.0.0/24".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new() };
+    let pool = Pool { subnet: "10.9.0.0/24".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new(), range: None };
     let settings =
         Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam: true };
     cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(2), settings }).unwrap();

@@ -247,7 +247,7 @@ async fn the_gateway_bridge_is_made_once() {
     let bridge = format!(r#"[{{"Id":"{ID}","Name":"docker_gwbridge","Driver":"bridge","Scope":"local"}}]"#);
     let found = bridge.clone();
     let present = Peer::of_version("1.41", move |_| answer("200 OK", &found));
-    assert!(!present.client.ensure_gateway_bridge().await.unwrap().created);
+    assert!(!present.client.ensure_gateway_bridge(None).await.unwrap().created);
     assert_eq!(present.lines().len(), 2, "nothing but a look");
 
     // Another one is quicker: absent at the first look, refused as a duplicate, there at the second look.
@@ -260,7 +260,7 @@ async fn the_gateway_bridge_is_made_once() {
         }
         answer("200 OK", if *posted { &bridge } else { "[]" })
     });
-    let made = raced.client.ensure_gateway_bridge().await.unwrap();
+    let made = raced.client.ensure_gateway_bridge(None).await.unwrap();
     assert!(!made.created && made.network.id.as_str() == ID);
     let body = raced.seen.lock().unwrap().iter().find(|(line, _)| line.starts_with("POST")).unwrap().1.clone();
     let body: serde_json::Value = serde_json::from_str(&body).unwrap();

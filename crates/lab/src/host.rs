@@ -21,7 +21,7 @@ const COMMAND_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a signalled process may take to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The directories of programs on a host, after that of `shoutd`. The machine's `/usr/local` is not one: what a person
+/// The directories of programs on a host, after those of `shoutd` and of an engine that is not the machine's. The machine's `/usr/local` is not one: what a person
 /// has put there is not what Debian's packages bring.
 const SYSTEM_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -30,11 +30,12 @@ const SYSTEM_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 pub struct Host {
     pub(crate) layout: Layout,
     number: u8,
-    programs: PathBuf,
+    /// Directories of programs that come before the system's.
+    programs: Vec<PathBuf>,
 }
 
 impl Host {
-    pub(crate) fn new(layout: Layout, number: u8, programs: PathBuf) -> Self {
+    pub(crate) fn new(layout: Layout, number: u8, programs: Vec<PathBuf>) -> Self {
         Self { layout, number, programs }
     }
 
@@ -284,7 +285,7 @@ impl Host {
         // A host has an environment of its own, too: no DOCKER_HOST of the person who runs the tests, for one.
         enter
             .env_clear()
-            .env("PATH", format!("{}:{SYSTEM_PATH}:{COMMANDS}", self.programs.display()))
+            .env("PATH", self.search_path())
             .env("HOME", "/root")
             .env("USER", "root")
             .env("LANG", "C.UTF-8")
@@ -295,6 +296,12 @@ impl Host {
             }
         }
         Ok((what, enter))
+    }
+
+    fn search_path(&self) -> String {
+        let own = self.programs.iter().map(|directory| directory.display().to_string());
+        let directories: Vec<String> = own.chain([SYSTEM_PATH.to_owned(), COMMANDS.to_owned()]).collect();
+        directories.join(":")
     }
 
     fn checked<I>(&self, command: I) -> Result<String>

@@ -19,6 +19,7 @@ use crate::helper::{ask, clean_up};
 use crate::host::Host;
 use crate::image;
 use crate::layout::{Layout, MAX_HOSTS, Record, lab_names, lock_all_labs};
+use crate::source::{self, EngineSource};
 use crate::wait::wait_until;
 
 /// How long a keeper may take to end after it has answered that all is down.
@@ -33,6 +34,7 @@ pub struct LabOptions {
     name: String,
     hosts: u8,
     programs: Option<PathBuf>,
+    engines: Vec<EngineSource>,
     progress: Option<Progress>,
 }
 
@@ -42,6 +44,7 @@ impl fmt::Debug for LabOptions {
             .field("name", &self.name)
             .field("hosts", &self.hosts)
             .field("programs", &self.programs)
+            .field("engines", &self.engines)
             .finish_non_exhaustive()
     }
 }
@@ -50,7 +53,7 @@ impl LabOptions {
     /// A lab of this name, which no other lab of the machine has now, with three hosts.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), hosts: 3, programs: None, progress: None }
+        Self { name: name.to_owned(), hosts: 3, programs: None, engines: Vec::new(), progress: None }
     }
 
     /// The number of hosts to begin with, up to [`MAX_HOSTS`].
@@ -64,6 +67,13 @@ impl LabOptions {
     #[must_use]
     pub fn programs(mut self, directory: &Path) -> Self {
         self.programs = Some(directory.to_owned());
+        self
+    }
+
+    /// The engines of the hosts, from the first; the last is that of all further hosts. Without any, all have the machine's.
+    #[must_use]
+    pub fn engines(mut self, engines: &[EngineSource]) -> Self {
+        engines.clone_into(&mut self.engines);
         self
     }
 
@@ -88,8 +98,9 @@ impl LabOptions {
         let layout = Layout::new(&self.name)?;
         let keeper = start_keeper(&layout, &built.join("shoutd-lab"))?;
         // From here on, dropping the lab takes it down.
-        let mut lab = Lab { layout, programs, hosts: Vec::new(), keeper: Some(keeper), progress: self.progress };
-        let record = Record { keeper: lab.keeper_pid(), programs: lab.programs.clone() };
+        let (hosts, engines) = (Vec::new(), self.engines);
+        let mut lab = Lab { layout, programs, engines, hosts, keeper: Some(keeper), progress: self.progress };
+        let record = Record { keeper: lab.keeper_pid(), programs: lab.programs.clone(), engines: lab.engines.clone() };
         lab.layout.write_record(&record)?;
         lab.show("building the image of the containers");
         image::build(&lab.layout.image())?;
@@ -102,6 +113,7 @@ impl LabOptions {
 pub struct Lab {
     layout: Layout,
     programs: PathBuf,
+    engines: Vec<EngineSource>,
     hosts: Vec<Host>,
     /// The keeper, if this process is the lab's owner.
     keeper: Option<Child>,
@@ -148,13 +160,10 @@ impl Lab {
     pub fn attach(name: &str) -> Result<Self> {
         let layout = Layout::new(name)?;
         ensure!(layout.is_kept(), "there is no lab named {name}");
-        let programs = layout.read_record()?.programs;
-        let hosts = layout
-            .host_numbers()?
-            .into_iter()
-            .map(|number| Host::new(layout.clone(), number, programs.clone()))
-            .collect();
-        Ok(Self { layout, programs, hosts, keeper: None, progress: None })
+        let Record { programs, engines, .. } = layout.read_record()?;
+        let hosts =
+            layout.host_numbers()?.into_iter().map(|number| new_host(&layout, number, &programs, &engines)).collect();
+        Ok(Self { layout, programs, engines, hosts, keeper: None, progress: None })
     }
 
     /// All labs of this machine.
@@ -244,7 +253,7 @@ impl Lab {
         let first = self.hosts.last().map_or(1, |host| host.number() + 1);
         ensure!(first + count - 1 <= MAX_HOSTS, "a lab has at most {MAX_HOSTS} hosts");
         let hosts: Vec<Host> = (first..first + count)
-            .map(|number| Host::new(self.layout.clone(), number, self.programs.clone()))
+            .map(|number| new_host(&self.layout, number, &self.programs, &self.engines))
             .collect();
         let lab = &*self;
         let results: Vec<Result<()>> = thread::scope(|scope| {
@@ -290,6 +299,13 @@ impl Drop for Lab {
             _ = writeln!(io::stderr(), "lab {} was not taken down: {error:#}", self.name());
         }
     }
+}
+
+/// A host whose programs are shoutd's, and those of its engine where that is not the machine's.
+fn new_host(layout: &Layout, number: u8, programs: &Path, engines: &[EngineSource]) -> Host {
+    let engine = source::of_host(engines, number);
+    let directories = [Some(programs), engine.programs()].into_iter().flatten().map(Path::to_owned);
+    Host::new(layout.clone(), number, directories.collect())
 }
 
 /// Makes the lab's directory and starts its keeper, whose standard input is what ties it to this process.
@@ -356,7 +372,7 @@ fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// The directory of the build that the running program is part of; tests are in a directory in it.
-fn build_directory() -> Result<PathBuf> {
+pub(crate) fn build_directory() -> Result<PathBuf> {
     let program = env::current_exe().context("find the running program")?;
     let directory = program.parent().context("find the running program's directory")?;
     let directory = if directory.ends_with("deps") { directory.parent() } else { Some(directory) };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::source::EngineSource;
 use crate::wait::wait_until;
 
 /// The directory that holds the state of every lab of this machine; gone when there is none.
@@ -50,6 +51,8 @@ pub(crate) struct Record {
     pub(crate) keeper: u32,
     /// The directory of `shoutd` and `shoutdctl`, first in the hosts' search path.
     pub(crate) programs: PathBuf,
+    /// The engines of the hosts; the last is that of all further ones.
+    pub(crate) engines: Vec<EngineSource>,
 }
 
 /// The files of one lab.

@@ -2,7 +2,8 @@
 //!
 //! A [`Lab`] is an underlay (a bridge in a network namespace of its own) and a number of [`Host`]s on it. Each host has
 //! network, mount, process, UTS and IPC namespaces of its own, hence its own interfaces, netfilter rules, `/run`,
-//! `/etc`, `/var/lib` and processes, and in them its own containerd, Docker Engine and `shoutd`.
+//! `/etc`, `/var/lib` and processes, and in them its own containerd, Docker Engine and `shoutd`. Engines of several
+//! versions can be mixed ([`EngineSource`]).
 //!
 //! A lab belongs to the process that made it: when that process ends, however it ends, a *keeper* process takes the lab
 //! down. [`Lab::detach`] lets a lab live on until [`Lab::down`].
@@ -18,12 +19,14 @@
 pub mod helper;
 
 mod daemon;
+mod debian;
 mod engine;
 mod host;
 mod image;
 mod lab;
 mod layout;
 mod process;
+mod source;
 mod wait;
 
 pub use host::Host;
@@ -31,4 +34,5 @@ pub use image::IMAGE;
 pub use lab::{Lab, LabOptions, LabSummary};
 pub use layout::{MAX_HOSTS, STATE_ROOT};
 pub use process::{Output, Process};
+pub use source::EngineSource;
 pub use wait::wait_until;

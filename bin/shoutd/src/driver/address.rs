@@ -1,13 +1,15 @@
 //! Addresses: shoutd's own IPAM, which every mirror has, and whoever asks for it by `--ipam-driver shoutd`.
 //!
-//! A pool's id is its subnet. Networks' subnets do not overlap, so it names the network too, which Docker never does here.
+//! A pool's id is its subnet, and after a comma the part of it to choose from (`--ip-range`), if that was given. Networks' subnets do not overlap, so the
+//! subnet names the network too, which Docker never does here.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net};
-use shoutd_core::cluster::WantedAddress;
+use shoutd_consensus::ProposeError;
+use shoutd_core::cluster::{Pool, Refusal, WantedAddress};
 use shoutd_core::local::Reservation;
 use shoutd_core::{NetworkId, cluster::Network};
 use shoutd_docker::plugin::{
@@ -15,6 +17,7 @@ use shoutd_docker::plugin::{
 };
 
 use super::{Driver, told};
+use crate::agreement::AgreementError;
 use crate::{leases, stock};
 
 /// How long a subnet that was given to Docker is not given again. The network that it is for is created at once, or never.
@@ -28,18 +31,19 @@ const TRIES_MAX: u64 = 300;
 
 /// `RequestPool`.
 pub fn request_pool(driver: &Driver, request: &RequestPool) -> Result<GrantedPool, DriverError> {
-    if request.range.is_some() {
-        return Err(DriverError::new(
-            "--ip-range does not go with --ipam-driver shoutd: its addresses are leased over the whole subnet",
-        ));
-    }
     let subnet = match request.subnet {
         Some(subnet) => subnet,
         None if request.ipv6 => return Err(DriverError::new("give the IPv6 subnet: --ipv6 --subnet <subnet>")),
         None => IpNet::V4(choose_subnet(driver)?),
     };
-    let id: PoolId = subnet.to_string().parse().map_err(DriverError::new)?;
-    Ok(GrantedPool { id, subnet, gateway: None })
+    let id = match request.range {
+        Some(range) if !subnet.contains(&range) => {
+            return Err(DriverError::new(format!("range {range} does not lie in subnet {subnet}")));
+        }
+        Some(range) => format!("{subnet},{range}"),
+        None => subnet.to_string(),
+    };
+    Ok(GrantedPool { id: id.parse().map_err(DriverError::new)?, subnet, gateway: None })
 }
 
 /// A subnet that is free on every host. Hosts begin the search at different places, so that two which choose at once choose differently.
@@ -56,13 +60,18 @@ fn choose_subnet(driver: &Driver) -> Result<Ipv4Net, DriverError> {
     Ok(chosen)
 }
 
-fn subnet_of(pool: &PoolId) -> Result<IpNet, DriverError> {
-    pool.as_str().parse().map_err(|_| DriverError::new(format!("pool {pool} is none of shoutd's")))
+/// The subnet of a pool, and the part of it to choose addresses from.
+fn subnet_of(pool: &PoolId) -> Result<(IpNet, IpNet), DriverError> {
+    let parse = |text: &str| text.parse().map_err(|_| DriverError::new(format!("pool {pool} is none of shoutd's")));
+    match pool.as_str().split_once(',') {
+        Some((subnet, range)) => Ok((parse(subnet)?, parse(range)?)),
+        None => parse(pool.as_str()).map(|subnet| (subnet, subnet)),
+    }
 }
 
 /// `RequestAddress`.
 pub async fn request(driver: &Driver, request: &RequestAddress) -> Result<IpNet, DriverError> {
-    let subnet = subnet_of(&request.pool)?;
+    let (subnet, range) = subnet_of(&request.pool)?;
     let cluster = driver.parts.agreement.cluster();
     let network = cluster.network_with_subnet(subnet);
     match (network, request.purpose == AddressPurpose::Gateway, request.address) {
@@ -74,7 +83,7 @@ pub async fn request(driver: &Driver, request: &RequestAddress) -> Result<IpNet,
         (None, false, Some(auxiliary)) => with_prefix(auxiliary, subnet),
         (Some((_, network)), false, Some(address)) if is_auxiliary(network, address) => with_prefix(address, subnet),
         (None, false, None) => Err(DriverError::new(format!("the cluster has no network with subnet {subnet}"))),
-        (Some((id, _)), false, asked) => lease(driver, id, subnet, asked).await,
+        (Some((id, _)), false, asked) => lease(driver, id, (subnet, range), asked).await,
     }
 }
 
@@ -86,14 +95,14 @@ fn is_auxiliary(network: &Network, address: IpAddr) -> bool {
 async fn lease(
     driver: &Driver,
     network: &NetworkId,
-    subnet: IpNet,
+    (subnet, range): (IpNet, IpNet),
     asked: Option<IpAddr>,
 ) -> Result<IpNet, DriverError> {
     driver.parts.agreement.member().await.map_err(told)?;
     let _gate = driver.parts.agreement.hold_leases().await;
     match asked {
         Some(address) => lease_exactly(driver, network, address, subnet).await,
-        None => lease_any(driver, network, subnet).await,
+        None => lease_any(driver, network, (subnet, range)).await,
     }
 }
 
@@ -120,24 +129,57 @@ async fn lease_exactly(
     if reserved.await.map_err(told)? { with_prefix(address, subnet) } else { Err(in_use()) }
 }
 
-async fn lease_any(driver: &Driver, network: &NetworkId, subnet: IpNet) -> Result<IpNet, DriverError> {
+/// From the subnet that Docker asks for, and when that is full from another of the network: Docker goes on to the next one itself only with its own IPAM.
+async fn lease_any(
+    driver: &Driver,
+    network: &NetworkId,
+    (subnet, range): (IpNet, IpNet),
+) -> Result<IpNet, DriverError> {
+    let cluster = driver.parts.agreement.cluster();
+    let pools = cluster.networks.get(network).map(|known| known.settings.pools.as_slice()).unwrap_or_default();
+    let is_other = |pool: &&Pool| pool.subnet != subnet && pool.subnet.addr().is_ipv4() == subnet.addr().is_ipv4();
+    let others = pools.iter().filter(is_other).map(|pool| (pool.subnet, pool.range.unwrap_or(pool.subnet)));
+    let mut full = Vec::new();
+    for pool in std::iter::once((subnet, range)).chain(others) {
+        match lease_from(driver, network, pool).await? {
+            Ok(address) => return Ok(address),
+            Err(refusal) => full.push(refusal.to_string()),
+        }
+    }
+    Err(DriverError::new(format!("this host's stock of addresses is used up, and {}", full.join("; "))))
+}
+
+/// An address of one pool, or why it has none left.
+async fn lease_from(
+    driver: &Driver,
+    network: &NetworkId,
+    pool: (IpNet, IpNet),
+) -> Result<Result<IpNet, Refusal>, DriverError> {
     let (agreement, local) = (&driver.parts.agreement, &driver.parts.local);
+    let (subnet, _) = pool;
     for _ in 0..TRIES_FOR_STOCK_MAX {
         let cluster = agreement.cluster();
         let reserved =
-            local.change(|local| local.reserve_from_stock(&cluster, agreement.me, network, subnet, leases::now()));
+            local.change(|local| local.reserve_from_stock(&cluster, agreement.me, network, pool, leases::now()));
         if let Some(address) = reserved.await.map_err(told)? {
-            return Ok(address);
+            return Ok(Ok(address));
         }
-        let claimed = agreement.claim(network, WantedAddress::Highest { subnet, count: 1 }).await;
-        claimed.map_err(|error| DriverError::new(format!("this host's stock of addresses is used up, and {error}")))?;
+        match agreement.claim(network, WantedAddress::Highest { subnet, count: 1 }).await {
+            Ok(()) => {}
+            Err(AgreementError::Propose(ProposeError::Refused(refusal @ Refusal::Exhausted { .. }))) => {
+                return Ok(Err(refusal));
+            }
+            Err(error) => {
+                return Err(DriverError::new(format!("this host's stock of addresses is used up, and {error}")));
+            }
+        }
     }
     Err(DriverError::new(format!("too many containers want addresses of {subnet} at once; try again")))
 }
 
 /// `ReleaseAddress`. The lease goes back if no endpoint has the address.
 pub async fn release(driver: &Driver, request: &ReleaseAddress) -> Result<(), DriverError> {
-    let subnet = subnet_of(&request.pool)?;
+    let (subnet, _) = subnet_of(&request.pool)?;
     let cluster = driver.parts.agreement.cluster();
     let Some((network, _)) = cluster.network_with_subnet(subnet) else {
         return Ok(());

@@ -37,7 +37,7 @@ fn settings(request: CreateNetwork) -> Settings {
 }
 
 fn pool(pool: AddressPool) -> Pool {
-    Pool { subnet: pool.subnet, gateway: pool.gateway, auxiliary: pool.auxiliary }
+    Pool { subnet: pool.subnet, gateway: pool.gateway, auxiliary: pool.auxiliary, range: None }
 }
 
 /// A mirror is a copy of a network that the cluster has, with the same subnets.

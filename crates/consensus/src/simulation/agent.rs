@@ -291,7 +291,8 @@ impl Agent {
         for _ in 0..TRIES_MAX {
             let cluster = self.inner.cluster();
             let me = self.me();
-            let reserved = self.change(|local| local.reserve_from_stock(&cluster, me, network, subnet, now)).await?;
+            let reserved =
+                self.change(|local| local.reserve_from_stock(&cluster, me, network, (subnet, subnet), now)).await?;
             if let Some(address) = reserved {
                 return Ok(address);
             }

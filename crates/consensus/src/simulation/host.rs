@@ -188,6 +188,7 @@ async fn run(id: HostId, address: SocketAddr, disk: Disk, world: &World) -> Opti
         members_wanted: Notify::new(),
         record: Record::Simulated(disk),
         leader_heard: Mutex::default(),
+        pieces: tokio::sync::Mutex::default(),
     }))
 }
 

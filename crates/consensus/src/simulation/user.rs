@@ -58,7 +58,7 @@ fn subnet(agent: &Agent) -> Ipv4Net {
 /// Of a network with this subnet, as Docker makes it.
 pub(super) fn settings(subnet: Ipv4Net, docker_ipam: bool) -> Settings {
     let gateway = subnet.hosts().next().map(IpAddr::V4);
-    let pool = Pool { subnet: IpNet::V4(subnet), gateway, auxiliary: BTreeMap::new() };
+    let pool = Pool { subnet: IpNet::V4(subnet), gateway, auxiliary: BTreeMap::new(), range: None };
     Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam }
 }
 
@@ -69,7 +69,7 @@ async fn create_network(agent: &Agent) {
     let command = Command::CreateNetwork { id: id.clone(), origin: agent.me(), settings };
     if agent.ask(command).await.is_ok() {
         let name = format!("net{}", below(agent, NAMES));
-        let description = Description { name, labels: BTreeMap::new(), attachable: true };
+        let description = Description { name, labels: BTreeMap::new(), attachable: true, ..Description::default() };
         let _ = agent.ask(Command::DescribeNetwork { id, description }).await;
     }
 }

@@ -175,7 +175,12 @@ pub fn network_id(number: u16) -> NetworkId {
 /// The command that makes the network of this number, with a subnet of its own.
 pub fn create(origin: HostId, number: u16) -> Command {
     let [high, low] = number.to_be_bytes();
-    let pool = Pool { subnet: format!("10.{high}.{low}.0/24").parse().unwrap(), gateway: None, auxiliary: [].into() };
+    let pool = Pool {
+        subnet: format!("10.{high}.{low}.0/24").parse().unwrap(),
+        gateway: None,
+        auxiliary: [].into(),
+        range: None,
+    };
     let settings =
         NetworkSettings { pools: vec![pool], options: [].into(), internal: false, ipv6: false, docker_ipam: true };
     Command::CreateNetwork { id: network_id(number), origin, settings }

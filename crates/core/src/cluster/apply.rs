@@ -132,12 +132,23 @@ impl Cluster {
     fn describe(&mut self, id: &NetworkId, description: &Description) -> Result<Outcome, Refusal> {
         check_text("network name", &description.name)?;
         check_pairs("labels", &description.labels)?;
+        check_pairs("IPAM options", &description.ipam_options)?;
+        if description.subnets.len() > SUBNETS_MAX {
+            let count = description.subnets.len();
+            return Err(Refusal::TooLarge(format!("a network can have {SUBNETS_MAX} subnets, not {count}")));
+        }
         if let Some((_, other)) = self.network_named(&description.name).filter(|(other, _)| *other != id) {
             let origin = self.host_name(other.origin);
             return Err(Refusal::NameTaken { name: description.name.clone(), origin });
         }
         let network = self.networks.get_mut(id).ok_or_else(|| Refusal::UnknownNetwork(id.clone()))?;
-        Arc::make_mut(network).description = Some(description.clone());
+        let network = Arc::make_mut(network);
+        network.description = Some(description.clone());
+        for pool in &mut network.settings.pools {
+            let range = description.subnets.get(&pool.subnet).and_then(|described| described.range);
+            // No engine has another one.
+            pool.range = range.filter(|range| pool.subnet.contains(range));
+        }
         Ok(Outcome::Done)
     }
 }

@@ -123,7 +123,7 @@ pub struct Settings {
 }
 
 /// What Docker tells only its own API about a network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     /// Its name.
     pub name: String,
@@ -131,6 +131,21 @@ pub struct Description {
     pub labels: BTreeMap<String, String>,
     /// `--attachable`.
     pub attachable: bool,
+    /// What the engine shows of its subnets, where it shows something.
+    #[serde(default)]
+    pub subnets: BTreeMap<IpNet, DescribedSubnet>,
+    /// `--ipam-opt`.
+    #[serde(default)]
+    pub ipam_options: BTreeMap<String, String>,
+}
+
+/// What only Docker's own API tells about a subnet of a network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DescribedSubnet {
+    /// `--ip-range`, without host bits.
+    pub range: Option<IpNet>,
+    /// The gateway, if the engine shows it: one that it chose for a subnet that a user chose, it does not show.
+    pub gateway: Option<IpAddr>,
 }
 
 impl Network {

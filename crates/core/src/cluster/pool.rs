@@ -17,6 +17,9 @@ pub struct Pool {
     pub gateway: Option<IpAddr>,
     /// Addresses that the user set apart (`--aux-address`), by the names given to them.
     pub auxiliary: BTreeMap<String, IpAddr>,
+    /// The part of the subnet from which addresses are chosen (`--ip-range`); all of it if `None`. An address that somebody asks for may lie anywhere in the subnet.
+    #[serde(default)]
+    pub range: Option<IpNet>,
 }
 
 impl Pool {
@@ -28,16 +31,21 @@ impl Pool {
             || matches!(self.subnet, IpNet::V4(subnet) if IpAddr::V4(subnet.broadcast()) == address)
     }
 
+    /// Whether this address may be given to an endpoint that asks for none.
+    pub fn gives(&self, address: IpAddr) -> bool {
+        self.subnet.contains(&address) && self.range.is_none_or(|range| range.contains(&address))
+    }
+
     /// The addresses that are neither reserved nor leased, from the top. The origin's engine, which knows nothing of other hosts, fills
     /// from the bottom; so the two meet only when the subnet is full.
     pub fn highest_free(&self, leases: &BTreeMap<IpAddr, HostId>, count: usize) -> Vec<IpAddr> {
-        let (low, high) = self.range();
+        let (low, high) = self.ends();
         self.free(leases, (low..=high).rev(), count)
     }
 
     /// The same from the bottom.
     pub fn lowest_free(&self, leases: &BTreeMap<IpAddr, HostId>, count: usize) -> Vec<IpAddr> {
-        let (low, high) = self.range();
+        let (low, high) = self.ends();
         self.free(leases, low..=high, count)
     }
 
@@ -52,18 +60,22 @@ impl Pool {
         free.take(count).collect()
     }
 
-    /// How many addresses can be leased.
+    /// How many addresses there are for endpoints that ask for none.
     pub fn size(&self) -> usize {
-        let (low, high) = self.range();
+        let (low, high) = self.ends();
         // What a range has too many of for a usize is more than any limit.
         let all = usize::try_from(high - low).unwrap_or(usize::MAX).saturating_add(1);
-        let ends = if matches!(self.subnet, IpNet::V4(_)) { 2 } else { 1 };
-        all.saturating_sub(ends + self.reserved().len())
+        let edges = match self.subnet {
+            IpNet::V4(subnet) => vec![IpAddr::V4(subnet.network()), IpAddr::V4(subnet.broadcast())],
+            IpNet::V6(subnet) => vec![IpAddr::V6(subnet.network())],
+        };
+        let reserved: BTreeSet<_> = self.reserved().into_iter().chain(edges).collect();
+        all.saturating_sub(reserved.into_iter().filter(|address| self.gives(*address)).count())
     }
 
-    /// The first and the last address that could be leased, as numbers.
-    fn range(&self) -> (u128, u128) {
-        match self.subnet {
+    /// The first and the last address that could be given out, as numbers.
+    fn ends(&self) -> (u128, u128) {
+        match self.range.unwrap_or(self.subnet) {
             IpNet::V4(subnet) => (u32::from(subnet.network()).into(), u32::from(subnet.broadcast()).into()),
             IpNet::V6(subnet) => ipv6_range(subnet),
         }

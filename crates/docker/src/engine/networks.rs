@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use hyper::{Method, StatusCode};
+use ipnet::IpNet;
 use serde::Deserialize;
 use shoutd_core::id::DockerNetworkId;
 
 use super::connection::Reply;
 use super::error::{CreateNetworkError, EngineError, RemoveNetworkError};
-use super::model::{self, DockerNetwork, Ipam, NetworkDetail, NetworkSpec};
+use super::model::{self, DockerNetwork, Ipam, IpamConfig, NetworkDetail, NetworkSpec};
 use super::{CHANGE_DEADLINE, EngineClient, QUERY_DEADLINE};
 
 /// The bridge network that Docker adds to a container none of whose networks has a gateway; its name is fixed in libnetwork
@@ -102,15 +103,23 @@ impl EngineClient {
     }
 
     /// Makes `docker_gwbridge` if it is absent, as the engine itself would when the first container needs it (libnetwork
-    /// `createGWNetwork`, the same from 20.10 to 29): then its subnet is known before any network is claimed.
+    /// `createGWNetwork`, the same from 20.10 to 29): then its subnet is known before any network is claimed. It gets this subnet if
+    /// it can be had; without one, the engine chooses.
     ///
     /// # Errors
     /// As [`create_network`](Self::create_network); it is none that somebody else made it meanwhile.
-    pub async fn ensure_gateway_bridge(&self) -> Result<GatewayBridge, EngineError> {
+    pub async fn ensure_gateway_bridge(&self, subnet: Option<IpNet>) -> Result<GatewayBridge, EngineError> {
         if let Some(network) = self.gateway_bridge().await? {
             return Ok(GatewayBridge { network, created: false });
         }
-        let created = match self.create_network(&gateway_bridge_spec()).await {
+        let created = match self.create_network(&gateway_bridge_spec(subnet)).await {
+            // Another network of this engine has got it meanwhile.
+            Err(CreateNetworkError::SubnetOverlap { .. }) if subnet.is_some() => {
+                self.create_network(&gateway_bridge_spec(None)).await
+            }
+            result => result,
+        };
+        let created = match created {
             Ok(_) => true,
             Err(CreateNetworkError::NameTaken { .. }) => false,
             Err(CreateNetworkError::Engine(error)) => return Err(error),
@@ -134,7 +143,7 @@ impl EngineClient {
     }
 }
 
-fn gateway_bridge_spec() -> NetworkSpec {
+fn gateway_bridge_spec(subnet: Option<IpNet>) -> NetworkSpec {
     let option = |name: &str, value: &str| (format!("com.docker.network.bridge.{name}"), value.to_owned());
     NetworkSpec {
         name: GATEWAY_BRIDGE.to_owned(),
@@ -149,7 +158,11 @@ fn gateway_bridge_spec() -> NetworkSpec {
             option("enable_icc", "false"),
             option("enable_ip_masquerade", "true"),
         ]),
-        ipam: Ipam { driver: "default".to_owned(), options: BTreeMap::new(), configs: Vec::new() },
+        ipam: Ipam {
+            driver: "default".to_owned(),
+            options: BTreeMap::new(),
+            configs: subnet.map(|_| IpamConfig { subnet, ..IpamConfig::default() }).into_iter().collect(),
+        },
     }
 }
 

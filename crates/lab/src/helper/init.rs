@@ -14,9 +14,13 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::sethostname;
 
 use crate::layout::{COMMANDS, Layout, MAX_HOSTS, address};
+use crate::source;
 
 /// The host's persistent directory as seen from inside.
 const STATE: &str = "/run/lab";
+
+/// Where a host sees the root directory of its engine, if that is not the machine's.
+const ENGINE: &str = "/run/engine";
 
 /// Directories with contents of the host's own that last as long as the lab, and where they are in the host's
 /// persistent directory.
@@ -51,6 +55,10 @@ fn make_file_system(layout: &Layout, number: u8) -> Result<()> {
     make_directory(STATE)?;
     bind(&layout.host(number), STATE)?;
     renew_sys()?;
+    let engine = source::of_host(&layout.read_record()?.engines, number);
+    if let Some(root) = engine.root() {
+        cover_usr(root)?;
+    }
     // Mount points can be made in an overlay without making them on the machine.
     for (directory, name) in [("/etc", "etc"), ("/var/lib", "var-lib")] {
         let (upper, work) = (format!("/run/overlay/{name}"), format!("/run/overlay/{name}.work"));
@@ -69,6 +77,15 @@ fn make_file_system(layout: &Layout, number: u8) -> Result<()> {
     // As systemd does; of groups of peers that begin in this mount namespace and so stay in it.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED, None::<&str>)
         .context("share mounts within the host")
+}
+
+/// Programs and shared libraries of another system cover the machine's of the same names. Newer libraries serve the machine's other programs, too.
+fn cover_usr(root: &Path) -> Result<()> {
+    make_directory(ENGINE)?;
+    // Its own path may have characters in it that mean something in a mount option.
+    bind(root, ENGINE)?;
+    let options = format!("lowerdir={ENGINE}/usr:/usr");
+    attach("overlay", "overlay", "/usr", MsFlags::MS_RDONLY, &options)
 }
 
 /// A new `/sys` shows the interfaces of the host's own network namespace; the control groups are carried over.

@@ -1,11 +1,22 @@
 //! Lab hosts with a shoutd each.
 
+use std::env;
+use std::process;
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
-use shoutd_lab::{Host, Lab, wait_until};
+use shoutd_lab::{EngineSource, Host, Lab, LabOptions, wait_until};
 
 use super::{SOON, containers_of, is_leader, left_in_kernel, networks};
+
+/// Which Docker engine hosts have, as `cargo xtask lab up --engine` takes it, in tests that do not choose it themselves.
+const ENGINE: &str = "SHOUTD_LAB_ENGINE";
+
+/// The machine's own engine.
+const INSTALLED: &str = "installed";
+
+/// Engines of both versions that are tested: host1 has the older one.
+pub const MIXED_ENGINES: [&str; 2] = [INSTALLED, "debian-13"];
 
 /// The hosts of a lab.
 #[derive(Debug)]
@@ -19,7 +30,15 @@ type LogLengths = (usize, usize);
 impl Cluster {
     /// Hosts with engines; shoutd runs on none of them yet.
     pub fn up(name: &str, hosts: u8) -> Result<Self> {
-        Ok(Self { lab: Lab::up(name, hosts)? })
+        let engine = env::var(ENGINE).unwrap_or_else(|_| INSTALLED.to_owned());
+        Self::up_with(name, hosts, &[&engine])
+    }
+
+    /// The same with these engines, the last being that of all further hosts.
+    pub fn up_with(name: &str, hosts: u8, engines: &[&str]) -> Result<Self> {
+        let engines = engines.iter().map(|name| EngineSource::named(name)).collect::<Result<Vec<_>>>()?;
+        let name = format!("{name}-{}", process::id());
+        Ok(Self { lab: LabOptions::new(&name).hosts(hosts).engines(&engines).up()? })
     }
 
     /// Starts shoutd on these hosts, one after the other: the first founds the cluster, the others join by the first.

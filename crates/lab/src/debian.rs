@@ -1,0 +1,151 @@
+//! Docker's packages of another Debian release than the machine's, unpacked without installing anything.
+//!
+//! apt downloads them, with lists, state and cache of its own, and verifies Debian's signatures. The archive is the one that the machine's apt is set up with.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::lab::build_directory;
+use crate::wait::wait_until;
+
+/// The code name of Debian 13, whose engine is 26.1.
+const TRIXIE: &str = "trixie";
+
+/// What is unpacked, with all that it depends on, down to the C library.
+const PACKAGES: [&str; 3] = ["docker.io", "docker-cli", "docker-compose"];
+
+/// Debian's public keys; from the package `debian-archive-keyring`, which every Debian has.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// How long another process may take that is unpacking the same: most of it is downloading 90 MB.
+const LOCK_DEADLINE: Duration = Duration::from_secs(600);
+
+/// The root of Debian 13's engine, below the directory of the build, where it stays.
+///
+/// # Errors
+///
+/// Fails when apt does not know an archive of Debian, or cannot download from it.
+pub(crate) fn trixie() -> Result<PathBuf> {
+    let build = build_directory()?;
+    let engines = build.parent().context("find the directory above the build's")?.join("engines");
+    fs::create_dir_all(&engines).with_context(|| format!("make {}", engines.display()))?;
+    let engines = fs::canonicalize(&engines).with_context(|| format!("find {}", engines.display()))?;
+    let root = engines.join("debian-13");
+    let _lock = lock(&engines)?;
+    // It gets its name when it is whole.
+    if !root.exists() {
+        let work = engines.join("debian-13.new");
+        remove(&work)?;
+        unpack(TRIXIE, &work).with_context(|| format!("unpack Debian's packages {}", PACKAGES.join(", ")))?;
+        fs::rename(work.join("root"), &root).with_context(|| format!("make {}", root.display()))?;
+        remove(&work)?;
+    }
+    Ok(root)
+}
+
+/// Downloads the packages of this release to `work`, and unpacks them to `work/root`.
+fn unpack(release: &str, work: &Path) -> Result<()> {
+    for directory in ["lists/partial", "cache/archives/partial", "state", "root"] {
+        let directory = work.join(directory);
+        fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
+    }
+    let source = format!("deb [signed-by={KEYRING}] {} {release} main\n", archive()?);
+    for (name, text) in [("sources.list", source.as_str()), ("status", "")] {
+        fs::write(work.join(name), text).with_context(|| format!("write {}", work.join(name).display()))?;
+    }
+    let apt = Apt { work };
+    apt.get(&["update"])?;
+    let install = ["install", "--download-only", "--yes", "--no-install-recommends"];
+    apt.get(&[install.as_slice(), PACKAGES.as_slice()].concat())?;
+    let archives = work.join("cache/archives");
+    for entry in fs::read_dir(&archives).with_context(|| format!("list {}", archives.display()))? {
+        let package = entry.with_context(|| format!("list {}", archives.display()))?.path();
+        if package.extension().is_some_and(|extension| extension == "deb") {
+            run(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(work.join("root")))?;
+        }
+    }
+    let engine = work.join("root/usr/sbin/dockerd");
+    ensure!(engine.is_file(), "the packages have no {}", engine.display());
+    Ok(())
+}
+
+/// apt with a world of its own, in which nothing is installed.
+struct Apt<'a> {
+    work: &'a Path,
+}
+
+impl Apt<'_> {
+    fn get(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new("apt-get");
+        let places = [
+            ("Dir::Etc::sourcelist", "sources.list"),
+            ("Dir::State", "state"),
+            ("Dir::State::lists", "lists"),
+            ("Dir::State::status", "status"),
+            ("Dir::Cache", "cache"),
+            ("Dir::Cache::archives", "cache/archives"),
+        ];
+        for (setting, place) in places {
+            command.arg("-o").arg(format!("{setting}={}", self.work.join(place).display()));
+        }
+        // The machine's own sources are left out. As its user `_apt`, apt may have no access to where the build is.
+        command.args([
+            "-o",
+            "Dir::Etc::sourceparts=-",
+            "-o",
+            "APT::Sandbox::User=root",
+            "-o",
+            "APT::Update::Error-Mode=any",
+        ]);
+        run(command.arg("--quiet").args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))
+    }
+}
+
+/// The address of the archive of Debian that the machine's apt is set up with.
+fn archive() -> Result<String> {
+    let listed = || {
+        let filters = ["Created-By: Packages", "Origin: Debian", "Label: Debian", "Component: main"];
+        let listed = run(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]).args(filters))?;
+        Ok::<_, anyhow::Error>(listed.lines().next().map(str::to_owned))
+    };
+    if let Some(archive) = listed()? {
+        return Ok(archive);
+    }
+    // Whose archive it is says the list of its files, which a machine may not have yet.
+    run(Command::new("apt-get").args(["update", "--quiet"]))?;
+    listed()?.context("apt is not set up with an archive of Debian, from which Debian 13's engine could be had")
+}
+
+/// Runs a command and returns what it printed to its standard output.
+fn run(command: &mut Command) -> Result<String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().with_context(|| format!("run {program}"))?;
+    if !output.status.success() {
+        let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{program} {} failed: {}", words.join(" "), said.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Keeps other processes from unpacking to this directory until dropped.
+fn lock(directory: &Path) -> Result<File> {
+    let file = File::open(directory).with_context(|| format!("open {} to lock it", directory.display()))?;
+    wait_until("the unpacking of an engine by another process", LOCK_DEADLINE, || match file.try_lock() {
+        Ok(()) => Ok(Some(())),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", directory.display())),
+    })?;
+    Ok(file)
+}
+
+fn remove(directory: &Path) -> Result<()> {
+    if directory.exists() {
+        fs::remove_dir_all(directory).with_context(|| format!("remove {}", directory.display()))?;
+    }
+    Ok(())
+}
