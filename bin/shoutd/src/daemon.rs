@@ -300,7 +300,7 @@ async fn renew(agreement: Agreement, credentials: Arc<CredentialStore>, stop: Ca
 }
 
 fn read_token(arguments: &StartArguments) -> Result<Option<Token>> {
-    let text = arguments.token_text().context("cannot read the file with the token")?;
+    let text = arguments.token_text().context("cannot take the token from its file")?;
     Ok(text.map(|text| text.parse()).transpose()?)
 }
 

@@ -103,7 +103,7 @@ impl Start {
         let mut command = Command::new(&program);
         command.args(self.arguments.to_command_line(places)).current_dir("/");
         command.stdin(Stdio::null()).stdout(log.file.try_clone()?).stderr(log.file.try_clone()?);
-        if let Some(token) = self.arguments.token_text().context("cannot read the file with the token")? {
+        if let Some(token) = self.arguments.token_text().context("cannot take the token from its file")? {
             command.env(TOKEN_VARIABLE, token);
         }
         // A process group of its own: Ctrl-C here is not for the daemon.
