@@ -1,6 +1,8 @@
 //! How a host gets its certificate: from a member, with a token or an administrator's approval; or from itself, if it founds the cluster.
 
 mod member;
+#[cfg(test)]
+mod replay;
 pub mod wire;
 
 use std::net::SocketAddr;
