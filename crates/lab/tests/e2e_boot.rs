@@ -40,6 +40,7 @@ fn whichever_comes_first_at_boot_all_that_should_run_runs() {
                     host.boot_shoutd()
                 })
             }),
+            ("systemd's unit comes with the start and goes with the leave", unit_of_systemd),
         ],
     );
 }
@@ -80,4 +81,40 @@ fn reboot(cluster: &mut Cluster, boot: fn(&Host) -> Result<()>) -> Result<()> {
     }
     drop((others, always, unless_stopped, stopped, once, neighbour));
     networks.into_iter().try_for_each(|network| network.remove_on(host))
+}
+
+/// The lab's hosts have no systemd that runs, but its programs, which do offline what they can.
+fn unit_of_systemd(cluster: &mut Cluster) -> Result<()> {
+    let [first, _, host] = cluster.three()?;
+    let unit = "/etc/systemd/system/shoutd.service";
+    let link = "/etc/systemd/system/multi-user.target.wants/shoutd.service";
+    ensure!(!host.run(["test", "-e", unit])?.success(), "without systemd there should be no unit");
+    host.sh("shoutdctl stop; mkdir -p /run/systemd/system")?;
+    let told = host.sh("SYSTEMD_OFFLINE=1 shoutdctl start")?;
+    ensure!(told.contains("when this host boots"), "{told}");
+    host.sh(&format!("test -L {link} && systemd-analyze verify {unit}"))?;
+
+    // As systemd would run it: it says that it is ready once Docker's socket is served.
+    host.sh("shoutdctl stop; rm /run/docker/plugins/shoutd.sock")?;
+    let manager = host.spawn(["socat", "-u", "UNIX-RECV:/run/notify", "STDOUT"])?;
+    wait_until("the socket to notify", SOON, || Ok(host.run(["test", "-S", "/run/notify"])?.success().then_some(())))?;
+    let line = host.sh(&format!("sed -n 's/^ExecStart=//p' {unit}"))?;
+    let begin = format!("NOTIFY_SOCKET=/run/notify setsid {} </dev/null >>/var/log/shoutd.log 2>&1 &", line.trim());
+    host.sh(&begin)?;
+    wait_until("READY=1", SOON, || Ok(manager.printed().0.contains("READY=1").then_some(())))?;
+    host.sh("test -S /run/docker/plugins/shoutd.sock")?;
+    ensure!(
+        !host.sh("SYSTEMD_OFFLINE=1 shoutdctl start")?.contains("when this host boots"),
+        "the unit was there already"
+    );
+    host.sh("shoutdctl stop")?;
+    wait_until("STOPPING=1", SOON, || Ok(manager.printed().0.contains("STOPPING=1").then_some(())))?;
+
+    host.sh("SYSTEMD_OFFLINE=1 shoutdctl start && SYSTEMD_OFFLINE=1 shoutdctl stop --leave")?;
+    ensure!(
+        !host.run(["ls", unit])?.success() && !host.run(["test", "-L", link])?.success(),
+        "the unit is still there"
+    );
+    host.sh("rmdir /run/systemd/system")?;
+    cluster.join(&host, &first)
 }
