@@ -8,7 +8,8 @@ use clap::Args;
 use crate::programs;
 
 /// The crates that have targets.
-const CRATES: [&str; 5] = ["shoutd-netlink", "shoutd-docker", "shoutd-peer", "shoutd-consensus", "shoutd-cli"];
+const CRATES: [&str; 6] =
+    ["shoutd-netlink", "shoutd-docker", "shoutd-peer", "shoutd-consensus", "shoutd-cli", "shoutd"];
 
 /// Seconds for which `cargo xtask test` runs each target: with as many at a time as there are processors, all take half a minute of two.
 const BRIEF: u64 = 2;
@@ -37,7 +38,7 @@ pub(crate) struct Arguments {
 /// Fails when they could not be run; what they found is in the exit code.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut command = programs::cargo();
-    command.args(["test", "--no-fail-fast", "--lib"]);
+    command.args(["test", "--no-fail-fast", "--lib", "--bins"]);
     command.args(CRATES.iter().flat_map(|name| ["--package", name]));
     command.args(["--", "--nocapture", &format!("fuzz_{}", arguments.target)]);
     command.env(SECONDS_VARIABLE, arguments.seconds.to_string());

@@ -43,7 +43,7 @@ use crate::removals::Removals;
 use crate::settings::{Resolved, Settings};
 use crate::tokens::Tokens;
 use crate::views::Views;
-use crate::{control, enrollment, leases, stock, tokens};
+use crate::{control, enrollment, leases, readiness, stock, tokens};
 
 /// Where named network namespaces are, for `ip netns` and everybody else.
 const NAMESPACES: &str = "/run/netns";
@@ -231,8 +231,10 @@ impl Daemon {
         tasks.spawn(follower.run(stop.clone()));
         tasks.spawn(renew(parts.agreement.clone(), self.credentials.clone(), stop.clone()));
         info!(host = %parts.agreement.me, address = %self.resolved.settings.advertise_address, "shoutd has started");
+        readiness::ready();
 
         let ended = form_and_wait(&formation, &control.tokens, &leaving, &self.data_directory).await;
+        readiness::stopping();
         info!("stopping; containers stay connected");
         stop.cancel();
         if tokio::time::timeout(STOP_DEADLINE, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
@@ -300,7 +302,7 @@ async fn renew(agreement: Agreement, credentials: Arc<CredentialStore>, stop: Ca
 }
 
 fn read_token(arguments: &StartArguments) -> Result<Option<Token>> {
-    let text = arguments.token_text().context("cannot read the file with the token")?;
+    let text = arguments.token_text().context("cannot take the token from its file")?;
     Ok(text.map(|text| text.parse()).transpose()?)
 }
 

@@ -12,13 +12,14 @@ use shoutd_core::{DockerNetworkId, EndpointId};
 use shoutd_dataplane::UnderlayInterface;
 use shoutd_docker::engine::{DockerNetwork, EngineError, GATEWAY_BRIDGE};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::leases;
 use crate::mirrors::Mirrors;
 use crate::parts::Parts;
-use crate::subnets;
+use crate::{revival, subnets};
 
 /// How often everything is compared when nothing has happened: events get lost.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -77,6 +78,8 @@ impl EngineFollower {
         let mut membership = self.parts.agreement.watch_membership();
         let mut tick = tokio::time::interval(PERIOD);
         let mut is_first = true;
+        // Ends with this engine's connection.
+        let mut reviving = JoinSet::new();
         loop {
             tokio::select! {
                 event = events.next() => match event {
@@ -97,6 +100,7 @@ impl EngineFollower {
                 is_first = false;
                 info!(version = info.version, "serving Docker");
                 self.state.send_replace(view::Engine::Serving(info.version.clone()));
+                reviving.spawn(revival::run(self.parts.clone()));
             }
         }
     }

@@ -18,7 +18,8 @@ use tracing::{debug, info, warn};
 use crate::agreement::AgreementError;
 use crate::parts::Parts;
 
-/// How long an engine may take from hiding a network that is being removed to saying so. A call that it repeats takes 15 s.
+/// How long an engine may take from hiding a network that is being removed to saying so: a call to a plugin that is away is repeated for 15 s. Mostly it remembers that a
+/// removal is done, and nobody waits for this; but it remembers the last 256 events only, and none from before it was restarted.
 const LEAVING_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// The mirrors of this host.
@@ -83,7 +84,7 @@ impl Mirrors {
                 let result = self.describe(&network, &docker, networks).await;
                 result.map_err(|problem| (network, problem))
             }
-            MirrorAction::Create { network } if self.may_be_leaving(&network) => {
+            MirrorAction::Create { network } if self.may_be_leaving(&network).await => {
                 debug!(network = network.short(), "its copy has only just gone: a removal may be under way");
                 Ok(())
             }
@@ -167,16 +168,43 @@ impl Mirrors {
         self.remove(&copy.id).await
     }
 
-    /// Whether the engine may be about to say that a user removed this network: it hides a network from its list before it says so. A copy that stays away without a word was
-    /// lost in another way.
-    fn may_be_leaving(&self, network: &NetworkId) -> bool {
-        let is_bound = self.parts.local.get().bindings.values().any(|bound| bound == network);
+    /// Whether the engine may be about to say that a user removed this network: it hides a network from its list before it says so. Once it remembers the removal as done, or has kept
+    /// silent for long, the copy was lost in another way.
+    async fn may_be_leaving(&self, network: &NetworkId) -> bool {
+        let copies = self.copies_of(network);
+        if !copies.is_empty() && self.are_removed(&copies).await {
+            // It may have said so just before: then the next comparison knows.
+            let is_told = self.copies_of(network) != copies;
+            if !is_told {
+                info!(
+                    network = network.short(),
+                    "its copy was removed while shoutd could not hear of it; it belongs to all hosts and comes back"
+                );
+            }
+            return is_told;
+        }
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
-        if !is_bound {
+        if copies.is_empty() {
             missing.remove(network);
             return false;
         }
         missing.entry(network.clone()).or_insert_with(Instant::now).elapsed() < LEAVING_TIME_MAX
+    }
+
+    /// The copies of a network that this host remembers.
+    fn copies_of(&self, network: &NetworkId) -> Vec<DockerNetworkId> {
+        let local = self.parts.local.get();
+        local.bindings.iter().filter(|(_, bound)| *bound == network).map(|(docker, _)| docker.clone()).collect()
+    }
+
+    /// Whether the engine remembers that it has removed all of these.
+    async fn are_removed(&self, copies: &[DockerNetworkId]) -> bool {
+        for copy in copies {
+            if !self.parts.engine.has_removed(copy).await.unwrap_or(false) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Forgets what was missing and is there again.

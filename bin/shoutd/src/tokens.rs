@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use shoutd_cli::{TOKEN_FILE_BYTES_MAX, read_at_most};
 use shoutd_core::Fingerprint;
 use shoutd_core::cluster::{Command, Token as AgreedToken};
 use shoutd_core::view::{RotateToken, TokenView};
@@ -99,10 +100,10 @@ impl Tokens {
     }
 
     fn load(&self) -> Result<Option<Token>> {
-        match fs::read(&self.path) {
+        match read_at_most(&self.path, TOKEN_FILE_BYTES_MAX) {
             // One that is damaged is as good as none.
             Ok(text) => Ok(String::from_utf8(text).ok().and_then(|text| text.trim().parse().ok())),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", self.path.display())),
         }
     }

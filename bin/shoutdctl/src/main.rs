@@ -1,6 +1,7 @@
 //! `shoutdctl`: starts and stops the daemon of this host and shows what it knows.
 
 mod backup;
+mod boot;
 mod control;
 mod recovery;
 mod remove;

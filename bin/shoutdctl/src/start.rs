@@ -16,6 +16,7 @@ use shoutd_cli::{Places, StartArguments, TOKEN_VARIABLE};
 use shoutd_core::view::{Engine, Membership, Status, TokenView};
 use tokio::time::{Instant, sleep};
 
+use crate::boot::{Installed, Systemd};
 use crate::control::{self, ControlError};
 use crate::stop::terminate;
 use crate::token::invitation;
@@ -72,7 +73,30 @@ impl Start {
             terminate(pid).await?;
             return Err(error);
         }
+        self.start_at_boot(places).await;
         Ok(())
+    }
+
+    /// Sees to it that this host starts shoutd when it boots. Without that it serves all the same, so it is no error.
+    async fn start_at_boot(&self, places: &Places) {
+        let Some(systemd) = Systemd::of_this_host() else {
+            return;
+        };
+        // It may have been found on the PATH, and systemd has another.
+        let program = daemon_program();
+        let program = fs::canonicalize(&program).unwrap_or(program);
+        match systemd.install(&program, &self.arguments, places, &self.log_file).await {
+            Ok(Installed::New) => {
+                println!("from now on it starts when this host boots, before Docker (shoutd.service)");
+            }
+            Ok(Installed::Before) => {}
+            Ok(Installed::SomebodyElses) => {
+                println!(
+                    "there is a shoutd.service that is not shoutdctl's; it is for that one to start shoutd when this host boots"
+                );
+            }
+            Err(error) => eprintln!("shoutd serves, but will not start by itself when this host boots: {error:#}"),
+        }
     }
 
     async fn already_running(&self, places: &Places, status: &Status, deadline: Instant) -> Result<()> {
@@ -82,7 +106,9 @@ impl Start {
                 status.address
             );
         }
-        wait_until_serving(places, deadline, || Ok(())).await
+        wait_until_serving(places, deadline, || Ok(())).await?;
+        self.start_at_boot(places).await;
+        Ok(())
     }
 
     /// A daemon can wait for its engine, as at boot; a person who starts it by hand wants to be told.
@@ -103,7 +129,7 @@ impl Start {
         let mut command = Command::new(&program);
         command.args(self.arguments.to_command_line(places)).current_dir("/");
         command.stdin(Stdio::null()).stdout(log.file.try_clone()?).stderr(log.file.try_clone()?);
-        if let Some(token) = self.arguments.token_text().context("cannot read the file with the token")? {
+        if let Some(token) = self.arguments.token_text().context("cannot take the token from its file")? {
             command.env(TOKEN_VARIABLE, token);
         }
         // A process group of its own: Ctrl-C here is not for the daemon.

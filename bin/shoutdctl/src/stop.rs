@@ -11,6 +11,7 @@ use shoutd_cli::Places;
 use shoutd_core::view::Done;
 use tokio::time::{Instant, sleep};
 
+use crate::boot::Systemd;
 use crate::control::{self, ControlError};
 
 /// How long the daemon may take to stop by itself.
@@ -54,7 +55,10 @@ async fn leave(places: &Places) -> Result<()> {
     let done: Done = control::post(places, "/v1/leave", &()).await?;
     await_end(pid).await?;
     println!("{}; shoutd has stopped", done.message);
-    Ok(())
+    match Systemd::of_this_host() {
+        Some(systemd) => systemd.uninstall().await.context("this host would still start shoutd when it boots"),
+        None => Ok(()),
+    }
 }
 
 /// Ends a process by SIGTERM and waits until it is gone.

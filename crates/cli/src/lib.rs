@@ -1,5 +1,6 @@
 //! The arguments that `shoutd` and `shoutdctl start` share, defined once: what one takes, the other hands on.
 
+mod file;
 #[cfg(test)]
 mod fuzz;
 
@@ -13,6 +14,8 @@ use clap::error::ErrorKind;
 use shoutd_core::address::parse_address;
 use shoutd_core::plane::Tier;
 use shoutd_core::view::{CONTROL_SOCKET, DATA_DIRECTORY, RUN_DIRECTORY};
+
+pub use file::{TOKEN_FILE_BYTES_MAX, read_at_most};
 
 /// Says in one line what is wrong with a command line; help and version, which are no mistakes, are printed whole.
 pub fn refuse(program: &str, error: &clap::Error) -> ExitCode {
@@ -91,11 +94,11 @@ impl StartArguments {
     /// The token that was given, in one way or the other.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// The file cannot be read, or is none with a token.
     pub fn token_text(&self) -> std::io::Result<Option<String>> {
         match (&self.token, &self.token_file) {
             (Some(text), _) => Ok(Some(text.trim().to_owned())),
-            (None, Some(path)) => std::fs::read_to_string(path).map(|text| Some(text.trim().to_owned())),
+            (None, Some(path)) => file::read_token(path).map(Some),
             (None, None) => Ok(None),
         }
     }

@@ -14,13 +14,15 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, InvalidId> {
     let unbracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let address = unbracketed.parse::<IpAddr>().map(|address| SocketAddr::new(address, PORT));
     let address = address.or_else(|_| text.parse::<SocketAddr>());
-    address.ok().filter(|address| address.port() != 0 && is_of_one_host(address.ip())).ok_or_else(|| {
+    address.ok().filter(is_of_one_host).ok_or_else(|| {
         InvalidId::new(text, "the IP address of a host (such as 10.0.0.1, 10.0.0.1:7789 or [fd00::1]:7789)")
     })
 }
 
-fn is_of_one_host(address: IpAddr) -> bool {
-    !address.is_unspecified() && !address.is_multicast() && address != IpAddr::from([255; 4])
+/// Whether a single host can have this address, and be reached at this port.
+pub fn is_of_one_host(address: &SocketAddr) -> bool {
+    let ip = address.ip();
+    address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::from([255; 4])
 }
 
 #[cfg(test)]

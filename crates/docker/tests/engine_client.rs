@@ -332,3 +332,21 @@ async fn an_event_without_end_ends_the_stream() {
     assert!(matches!(events.next().await, Some(Err(EngineError::Malformed { .. }))));
     assert!(events.next().await.is_none());
 }
+
+#[tokio::test]
+async fn a_removal_that_the_engine_remembers_is_found() {
+    let event = |action: &str, id: &str| {
+        format!(r#"{{"Action":"{action}","Actor":{{"ID":"{id}","Attributes":{{"name":"foo"}}}},"timeNano":7}}"#) + "\n"
+    };
+    let other = "f".repeat(64);
+    let remembered = [event("create", ID), event("destroy", &other), event("disconnect", ID)].concat();
+    for (answer, expected) in
+        [(remembered.clone() + &event("destroy", ID), true), (remembered, false), (String::new(), false)]
+    {
+        let peer = Peer::of_version("1.41", move |_| Some(chunks(&[&answer]) + "0\r\n\r\n"));
+        assert_eq!(peer.client.has_removed(&ID.parse().unwrap()).await.unwrap(), expected);
+        let line = peer.lines().pop().unwrap();
+        let (_, until) = line.split_once("&since=0.000000001&until=").unwrap();
+        assert!(until.split('.').next().unwrap().parse::<u64>().unwrap() > 1_700_000_000, "{line}");
+    }
+}

@@ -1,10 +1,15 @@
 //! The `shoutd` of a host.
 
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 
 use crate::host::Host;
+use crate::wait::wait_until;
+
+/// How long `shoutd` may take to serve Docker's socket.
+const BOOT_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How long `shoutd` may take to stop cleanly.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
@@ -22,6 +27,19 @@ impl Host {
             bail!("{} failed on {}, {output}", arguments.join(" "), self.name());
         }
         Ok(output.stdout)
+    }
+
+    /// Starts `shoutd` as the system's service manager does when the host boots, whether or not there is an engine; returns when Docker could call it.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it does not serve Docker's socket in a minute.
+    pub fn boot_shoutd(&self) -> Result<()> {
+        self.start_daemon("shoutd", "shoutd")?;
+        let socket = self.file("/run/docker/plugins/shoutd.sock")?;
+        wait_until(&format!("shoutd on {}", self.name()), BOOT_DEADLINE, || {
+            Ok(UnixStream::connect(&socket).is_ok().then_some(()))
+        })
     }
 
     /// Stops `shoutd` with `SIGTERM` and waits for its end.

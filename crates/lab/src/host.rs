@@ -247,8 +247,17 @@ impl Host {
     ///
     /// Fails when the host is on, and when its engine does not start.
     pub fn power_on(&self) -> Result<()> {
-        ask(&self.layout, &format!("on {}", self.number))?;
+        self.boot()?;
         self.start_engine()
+    }
+
+    /// Boots the host again without starting anything on it.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the host is on.
+    pub fn boot(&self) -> Result<()> {
+        ask(&self.layout, &format!("on {}", self.number)).map(|_| ())
     }
 
     fn init(&self) -> Result<u32> {

@@ -237,6 +237,7 @@ fn bad_tokens(cluster: &mut Cluster) -> Result<()> {
     let token = cluster.token()?;
     let peer = "--peer-addresses=10.77.0.1";
     let (stem, secret) = token.rsplit_once('-').context("a token")?;
+    let (_, fingerprint) = stem.rsplit_once('-').context("a fingerprint")?;
     let (_, stranger) = second
         .sh("shoutdctl token prepare")?
         .trim()
@@ -244,13 +245,13 @@ fn bad_tokens(cluster: &mut Cluster) -> Result<()> {
         .map(|(a, b)| (a.to_owned(), b.to_owned()))
         .context("a token")?;
     let other_cluster = format!("--token=SHOUT1-{}-{secret}", "0".repeat(64));
-    for (wrong, word) in [
-        ("--token=nonsense", "token"),
-        ("--token=SHOUT1-12-34", "token"),
-        (&format!("{stem}-{stranger}"), "token"),
-        (&other_cluster, "another cluster"),
+    for (wrong, words) in [
+        ("--token=nonsense", ["token"].as_slice()),
+        ("--token=SHOUT1-12-34", &["token"]),
+        (&format!("{stem}-{stranger}"), &["token"]),
+        (&other_cluster, &["another cluster", &"0".repeat(64), fingerprint]),
     ] {
-        refuses(&second, &["10.77.0.2", peer, wrong, "--timeout=5"], &[word])?;
+        refuses(&second, &["10.77.0.2", peer, wrong, "--timeout=5"], words)?;
     }
     // One that was revoked lets nobody in, the good one does after all that.
     first.sh("shoutdctl token rotate --expires 1h")?;

@@ -332,8 +332,15 @@ fn copy_removed_unheard(cluster: &mut Cluster) -> Result<()> {
     hosts[1].kill_shoutd()?;
     hosts[1].docker(["network", "rm", "foo"])?;
     await_no_network(&hosts[1], "foo")?;
+    let begin = hosts[1].shoutd_log()?.len();
     hosts[1].start_shoutd(&[])?;
     await_network(&hosts[1], "foo")?;
+    let log = hosts[1].shoutd_log()?;
+    let told = log.get(begin..).unwrap_or_default();
+    ensure!(
+        told.contains("could not hear of it"),
+        "it did not come back because the engine remembers its removal: {told}"
+    );
     network.remove_on(&hosts[1])
 }
 

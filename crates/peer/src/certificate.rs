@@ -31,6 +31,17 @@ pub enum Distrust {
     /// Another authority signed it.
     #[error("its certificate is not of the authority that this host trusts: it belongs to another cluster")]
     OtherAuthority,
+    /// It proves to be of a cluster, and not of the one that this host's token is for.
+    #[error(
+        "this host's token is for the cluster with fingerprint {token}, but it belongs to the one with fingerprint {cluster}: take a \
+         token that `shoutdctl token show` prints on a host of the cluster that this host is to join"
+    )]
+    OtherToken {
+        /// The fingerprint in the token.
+        token: Fingerprint,
+        /// The fingerprint of its own cluster's authority.
+        cluster: Fingerprint,
+    },
     /// The authority signed it for another cluster.
     #[error("its certificate is for cluster {0}")]
     OtherCluster(ClusterId),

@@ -180,7 +180,11 @@ mod tests {
         let right = client_of(&newcomer, Trust::Pinned(fingerprint(1)));
         assert!(enroll(&right, server.address).await.is_ok());
         let wrong = client_of(&newcomer, Trust::Pinned(fingerprint(2)));
-        assert_eq!(distrust(enroll(&wrong, server.address).await), Distrust::OtherAuthority);
+        let other = distrust(enroll(&wrong, server.address).await);
+        assert_eq!(other, Distrust::OtherToken { token: fingerprint(2), cluster: fingerprint(1) });
+        for named in [fingerprint(1), fingerprint(2)] {
+            assert!(other.to_string().contains(&named.to_string()), "{other}");
+        }
         // Without a token it takes whom it finds, but for hosts that could not let it in.
         assert!(enroll(&client_of(&newcomer, Trust::Anybody), server.address).await.is_ok());
         let unformed = serve_as(&stranger(), router());

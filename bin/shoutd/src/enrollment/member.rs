@@ -9,7 +9,7 @@ use axum::routing::post;
 use axum::{Extension, Json, Router};
 use shoutd_consensus::ProposeError;
 use shoutd_core::Fingerprint;
-use shoutd_core::cluster::{Command, Pass, Refusal};
+use shoutd_core::cluster::{Cluster, Command, Pass, Refusal};
 use shoutd_core::view::{Applicant, Membership};
 use shoutd_peer::identity::ENROLL;
 use shoutd_peer::{Authority, Caller, CredentialStore, Rejection, Secret};
@@ -81,6 +81,11 @@ fn not_now(reason: impl std::fmt::Display) -> Rejection {
     Rejection::Busy { reason: reason.to_string() }
 }
 
+fn not_let_in(caller: Caller, refusal: &Refusal) -> Rejection {
+    warn!(host = %caller.host, address = %caller.address, "a host was not let in: {refusal}");
+    failed(refusal)
+}
+
 impl Desk {
     async fn answer(&self, caller: Caller, request: Request) -> Result<Answer, Rejection> {
         if self.agreement.membership() != Membership::Member {
@@ -129,12 +134,13 @@ impl Desk {
 
     async fn agree(&self, caller: Caller, pass: Pass) -> Result<(), Rejection> {
         let command = Command::Enroll { host: caller.host, pass, now: leases::now() };
+        // What this host can refuse by itself costs the cluster no agreement, however often it is asked for.
+        if let Err(refusal) = Cluster::clone(&self.agreement.cluster()).apply(&command) {
+            return Err(not_let_in(caller, &refusal));
+        }
         match self.agreement.propose(command).await {
             Ok(_) => Ok(()),
-            Err(AgreementError::Propose(ProposeError::Refused(refusal))) => {
-                warn!(host = %caller.host, address = %caller.address, "a host was not let in: {refusal}");
-                Err(failed(refusal))
-            }
+            Err(AgreementError::Propose(ProposeError::Refused(refusal))) => Err(not_let_in(caller, &refusal)),
             Err(error) => Err(not_now(error)),
         }
     }

@@ -1,6 +1,8 @@
 //! How a host gets its certificate: from a member, with a token or an administrator's approval; or from itself, if it founds the cluster.
 
 mod member;
+#[cfg(test)]
+mod replay;
 pub mod wire;
 
 use std::net::SocketAddr;
@@ -93,8 +95,12 @@ impl Applicant {
                 Err(CallError::Refused { rejection: Rejection::Failed { reason }, .. }) => {
                     bail!("{peer} does not let this host in: {reason}")
                 }
-                Err(CallError::Untrusted { distrust: Distrust::OtherAuthority, .. }) => {
-                    bail!("the token is of another cluster than {peer}")
+                Err(CallError::Untrusted { distrust: Distrust::OtherToken { token, cluster }, .. }) => bail!(
+                    "the token is of another cluster than {peer}: the token's has the fingerprint {token}, the one that {peer} belongs \
+                     to has {cluster}; `shoutdctl token show` on {peer} prints a token for that one"
+                ),
+                Err(error @ CallError::Untrusted { distrust: Distrust::OtherAuthority, .. }) => {
+                    return Err(error.into());
                 }
                 Err(error) => reasons.push(error.to_string()),
             }

@@ -41,3 +41,26 @@ pub enum Answer {
         authority: Fingerprint,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use shoutd_fuzz::fuzz;
+    use shoutd_peer::{Credentials, Secret};
+
+    use super::*;
+
+    /// What either side makes of one body.
+    #[test]
+    fn fuzz_enroll() {
+        fuzz("enroll", env!("CARGO_MANIFEST_DIR"), |body| {
+            let request = serde_json::from_slice::<Request>(body);
+            let answer = serde_json::from_slice::<Answer>(body);
+            if let Ok(Answer::Certified { certificate, authority, seal_key }) = &answer {
+                // As by the host that was let in: it is given what may not fit.
+                let parts = (certificate.clone(), authority.clone(), seal_key.clone());
+                drop(Credentials::new(certificate.key(), parts.0, parts.1, parts.2));
+            }
+            (request.map(|request| request.secret.map(|secret| Secret::from_digits(&secret))), answer)
+        });
+    }
+}

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::BytesMut;
 use futures::Stream;
+use hyper::Method;
 use hyper::body::{Body, Incoming};
 use serde::Deserialize;
 use shoutd_core::id::DockerNetworkId;
@@ -98,6 +100,23 @@ impl EngineClient {
             Err(EngineError::Deadline { operation: operation.to_owned(), deadline: QUERY_DEADLINE })
         })?;
         Ok(NetworkEvents { body, buffer: BytesMut::new(), ended: false, _driver: driver })
+    }
+
+    /// Whether the engine remembers that it has removed this network, its driver's part included: no call about it will come any more. That it
+    /// remembers nothing means nothing, see [`NetworkEvents`].
+    ///
+    /// # Errors
+    /// The engine cannot be reached, does not answer in time, or refuses.
+    pub async fn has_removed(&self, network: &DockerNetworkId) -> Result<bool, EngineError> {
+        let operation = format!("asking whether Docker network {} was removed", network.short());
+        // Events up to an instant that is over: the engine answers with what it remembers, and ends the stream.
+        let until = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let until = EventTime(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX));
+        let path = format!("/events?filters={FILTERS}&since={}&until={until}", EventTime(1));
+        let reply = self.call(&operation, Method::GET, &path, None, QUERY_DEADLINE).await?;
+        let events = reply.expect_success(&operation)?;
+        let mut events = events.split(|octet| *octet == b'\n').filter_map(parse);
+        Ok(events.any(|event| event.action == NetworkAction::Destroy && event.network == *network))
     }
 }
 

@@ -10,6 +10,7 @@
 //! Never use it inside a plugin call (see the crate's first page).
 
 mod connection;
+mod containers;
 mod error;
 mod events;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 pub use connection::ApiVersion;
 use connection::Connection;
+pub use containers::{ContainerId, StoppedContainer};
 pub use error::{CreateNetworkError, EngineError, RemoveNetworkError};
 pub use events::{EventTime, NetworkAction, NetworkEvent, NetworkEvents};
 pub use model::{AttachedEndpoint, DockerNetwork, EngineInfo, Ipam, IpamConfig, NetworkDetail, NetworkSpec};

@@ -160,12 +160,14 @@ async fn an_authoritys_certificate_proves_nothing_by_coming_along() {
     let ours = prepared().authority.certificate().clone();
     let certificate = impostor.issue(key.public(), cluster(), now).unwrap().chain_link();
     let pinned = Trust::Pinned(ours.fingerprint());
-    for chain in [
-        vec![certificate.clone(), ours.chain_link()],
-        vec![certificate.clone(), impostor.certificate().chain_link()],
-        vec![certificate.clone()],
+    // With its own it proves to be of its own cluster, and no more.
+    let other = Distrust::OtherToken { token: ours.fingerprint(), cluster: impostor.certificate().fingerprint() };
+    for (chain, expected) in [
+        (vec![certificate.clone(), ours.chain_link()], Distrust::OtherAuthority),
+        (vec![certificate.clone(), impostor.certificate().chain_link()], other),
+        (vec![certificate.clone()], Distrust::OtherAuthority),
     ] {
-        assert_eq!(distrust(connected(chain.clone(), &key, pinned).await), Distrust::OtherAuthority);
+        assert_eq!(distrust(connected(chain.clone(), &key, pinned).await), expected);
         assert_eq!(distrust(connected(chain.clone(), &key, Trust::Cluster).await), Distrust::OtherAuthority);
         let peer = accepted(client(Some((chain, &key)), &[PROTOCOL])).await.unwrap();
         assert_eq!(peer.membership, Err(Distrust::OtherAuthority));

@@ -1,0 +1,81 @@
+//! Small files that people and shoutd itself write, read no further than they can reasonably go.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+
+/// Octets of the largest file that is read as one with a token. A token has 103; a page of remarks beside it is a mistake.
+pub const TOKEN_FILE_BYTES_MAX: u64 = 4096;
+
+/// Reads a file of the data directory, if it has no more than `limit` octets.
+///
+/// # Errors
+/// It cannot be read. Of the kind [`ErrorKind::InvalidData`]: it is larger, or no file but a directory, a pipe or a device.
+pub fn read_at_most(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    // Not blocking: to open a pipe waits for a writer.
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidData, "it is not a file"));
+    }
+    read_limited(file, limit)
+}
+
+/// Reads the token out of what somebody named as the file with it; that may be a pipe, such as a shell's `<(...)`.
+pub(crate) fn read_token(path: &Path) -> io::Result<String> {
+    let explain = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let octets = File::open(path).and_then(|file| read_limited(file, TOKEN_FILE_BYTES_MAX)).map_err(explain)?;
+    let text = String::from_utf8(octets).map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not a text"));
+    text.map(|text| text.trim().to_owned()).map_err(explain)
+}
+
+fn read_limited(file: File, limit: u64) -> io::Result<Vec<u8>> {
+    let mut octets = Vec::new();
+    file.take(limit + 1).read_to_end(&mut octets)?;
+    if octets.len() as u64 > limit {
+        return Err(io::Error::new(ErrorKind::InvalidData, format!("it is larger than {limit} octets")));
+    }
+    Ok(octets)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn no_more_is_read_than_may_be_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, [b'x'; 10]).unwrap();
+        assert_eq!(read_at_most(&path, 10).unwrap(), [b'x'; 10]);
+        assert_eq!(read_at_most(&path, 9).unwrap_err().to_string(), "it is larger than 9 octets");
+        assert_eq!(read_at_most(&directory.path().join("none"), 9).unwrap_err().kind(), ErrorKind::NotFound);
+        for other in [directory.path(), Path::new("/dev/zero")] {
+            assert_eq!(read_at_most(other, 9).unwrap_err().to_string(), "it is not a file");
+        }
+    }
+
+    #[test]
+    fn a_token_may_come_through_a_pipe_but_not_without_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        fs::write(&path, " SHOUT1-x\n").unwrap();
+        assert_eq!(read_token(&path).unwrap(), "SHOUT1-x");
+        fs::write(&path, [0xff]).unwrap();
+        assert_eq!(read_token(&path).unwrap_err().to_string(), format!("{}: it is not a text", path.display()));
+        let told = read_token(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert_eq!(told, "/dev/zero: it is larger than 4096 octets");
+        fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let writer = std::thread::spawn({
+            let path = path.clone();
+            move || fs::write(path, "SHOUT1-y\n").unwrap()
+        });
+        assert_eq!(read_token(&path).unwrap(), "SHOUT1-y");
+        writer.join().unwrap();
+    }
+}

@@ -1,0 +1,120 @@
+//! Hosts that boot: whichever of shoutd and its engine comes first, what should run runs, with its address.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
+
+mod common;
+
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+use common::{Cluster, Container, Network, SOON, Stream, one_on_each, run_checks};
+use shoutd_lab::{Host, wait_until};
+
+#[test]
+fn whichever_comes_first_at_boot_all_that_should_run_runs() {
+    let mut cluster = Cluster::up("boot", 3).unwrap();
+    cluster.form([1, 2, 3]).unwrap();
+    run_checks(
+        &mut cluster,
+        &[
+            ("shoutd first", |cluster| {
+                reboot(cluster, |host| {
+                    host.boot_shoutd()?;
+                    host.start_engine()
+                })
+            }),
+            ("Docker first, shoutd at once after it", |cluster| {
+                reboot(cluster, |host| {
+                    thread::scope(|scope| {
+                        let engine = scope.spawn(|| host.start_engine());
+                        wait_until("dockerd", SOON, || Ok((!host.pids_of("dockerd")?.is_empty()).then_some(())))?;
+                        host.boot_shoutd()?;
+                        engine.join().unwrap_or_else(|_| bail!("a thread panicked"))
+                    })
+                })
+            }),
+            ("Docker first, shoutd when Docker has given up", |cluster| {
+                reboot(cluster, |host| {
+                    host.start_engine()?;
+                    let engine = host.engine_log()?;
+                    ensure!(engine.contains(r#"plugin \"shoutd\" not found"#), "the engine did not miss shoutd");
+                    host.boot_shoutd()
+                })
+            }),
+            ("systemd's unit comes with the start and goes with the leave", unit_of_systemd),
+        ],
+    );
+}
+
+/// Boots the second host, which holds an origin and a mirror, with containers that should run afterwards and such that should not.
+fn reboot(cluster: &mut Cluster, boot: fn(&Host) -> Result<()>) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [_, host, _] = &hosts;
+    let networks = [
+        Network::create(cluster, host, "foo", &["--subnet", "10.44.0.0/24"])?,
+        Network::create(cluster, &hosts[0], "own", &["--ipam-driver", "shoutd"])?,
+    ];
+    let others = one_on_each(&[hosts[0].clone(), hosts[2].clone()], "foo", &[])?;
+    let always = Container::start(host, "foo", &["--restart=always", "--ip=10.44.0.21"])?;
+    let unless_stopped = Container::start(host, "own", &["--restart=unless-stopped"])?;
+    let stopped = Container::start(host, "own", &["--restart=unless-stopped"])?;
+    let once = Container::start(host, "foo", &[])?;
+    host.docker(["stop", "--time=0", &stopped.name])?;
+    let before = unless_stopped.address("own")?;
+    host.power_off()?;
+
+    host.boot()?;
+    boot(host)?;
+    for container in [&always, &unless_stopped] {
+        let what = format!("{} to run", container.name);
+        wait_until(&what, SOON, || Ok((container.inspect("{{.State.Running}}")? == "true").then_some(())))
+            .with_context(|| container.inspect("{{json .State}}").unwrap_or_default())?;
+    }
+    ensure!(always.address("foo")?.to_string() == "10.44.0.21", "{} has another address", always.name);
+    let receivers: Vec<_> = others.iter().collect();
+    Stream::default().send(&always, &receivers, 1)?;
+    let neighbour = Container::start(&hosts[0], "own", &[])?;
+    neighbour.ping(&unless_stopped.address("own")?.to_string())?;
+    println!("        {} had {before} and has {}", unless_stopped.name, unless_stopped.address("own")?);
+    for container in [&stopped, &once] {
+        let state = container.inspect("{{.State.Status}}")?;
+        ensure!(state == "exited", "{} is {state}, and nobody started it", container.name);
+    }
+    drop((others, always, unless_stopped, stopped, once, neighbour));
+    networks.into_iter().try_for_each(|network| network.remove_on(host))
+}
+
+/// The lab's hosts have no systemd that runs, but its programs, which do offline what they can.
+fn unit_of_systemd(cluster: &mut Cluster) -> Result<()> {
+    let [first, _, host] = cluster.three()?;
+    let unit = "/etc/systemd/system/shoutd.service";
+    let link = "/etc/systemd/system/multi-user.target.wants/shoutd.service";
+    ensure!(!host.run(["test", "-e", unit])?.success(), "without systemd there should be no unit");
+    host.sh("shoutdctl stop; mkdir -p /run/systemd/system")?;
+    let told = host.sh("SYSTEMD_OFFLINE=1 shoutdctl start")?;
+    ensure!(told.contains("when this host boots"), "{told}");
+    host.sh(&format!("test -L {link} && systemd-analyze verify {unit}"))?;
+
+    // As systemd would run it: it says that it is ready once Docker's socket is served.
+    host.sh("shoutdctl stop; rm /run/docker/plugins/shoutd.sock")?;
+    let manager = host.spawn(["socat", "-u", "UNIX-RECV:/run/notify", "STDOUT"])?;
+    wait_until("the socket to notify", SOON, || Ok(host.run(["test", "-S", "/run/notify"])?.success().then_some(())))?;
+    let line = host.sh(&format!("sed -n 's/^ExecStart=//p' {unit}"))?;
+    let begin = format!("NOTIFY_SOCKET=/run/notify setsid {} </dev/null >>/var/log/shoutd.log 2>&1 &", line.trim());
+    host.sh(&begin)?;
+    wait_until("READY=1", SOON, || Ok(manager.printed().0.contains("READY=1").then_some(())))?;
+    host.sh("test -S /run/docker/plugins/shoutd.sock")?;
+    ensure!(
+        !host.sh("SYSTEMD_OFFLINE=1 shoutdctl start")?.contains("when this host boots"),
+        "the unit was there already"
+    );
+    host.sh("shoutdctl stop")?;
+    wait_until("STOPPING=1", SOON, || Ok(manager.printed().0.contains("STOPPING=1").then_some(())))?;
+
+    host.sh("SYSTEMD_OFFLINE=1 shoutdctl start && SYSTEMD_OFFLINE=1 shoutdctl stop --leave")?;
+    ensure!(
+        !host.run(["ls", unit])?.success() && !host.run(["test", "-L", link])?.success(),
+        "the unit is still there"
+    );
+    host.sh("rmdir /run/systemd/system")?;
+    cluster.join(&host, &first)
+}
