@@ -9,7 +9,7 @@ use nix::unistd::geteuid;
 use crate::service_policy::NoServices;
 
 /// Programs the lab runs, each with the package that it is in.
-const PROGRAMS: [(&str, &str); 11] = [
+const PROGRAMS: [(&str, &str); 13] = [
     ("/usr/sbin/dockerd", "docker.io"),
     ("/usr/bin/docker", "docker.io"),
     ("/usr/bin/containerd", "containerd"),
@@ -21,6 +21,8 @@ const PROGRAMS: [(&str, &str); 11] = [
     ("/usr/bin/socat", "socat"),
     ("/usr/bin/unshare", "util-linux"),
     ("/usr/bin/ldd", "libc-bin"),
+    ("/usr/sbin/keepalived", "keepalived"),
+    ("/usr/sbin/ucarp", "ucarp"),
 ];
 
 /// Makes the machine fit for a lab, saying what it does.
