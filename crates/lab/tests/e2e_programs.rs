@@ -4,12 +4,12 @@
 mod common;
 
 use anyhow::{Context, Result, ensure};
-use common::{Cluster, Container, Network, SOON, run_checks};
+use common::{Cluster, Container, Network, SOON, WITH_IPV6, run_checks};
 use shoutd_lab::{Host, Process, wait_until};
 
 /// Gives a container the machine's own programs and their libraries, and what these need: interfaces of their own, and the settings of its
 /// network namespace. Not `--privileged`, which fails on a machine that lacks any of the kernel's capabilities.
-const WITH_PROGRAMS: [&str; 6] = [
+const WITH_PROGRAMS: [&str; 9] = [
     "--cap-add=NET_ADMIN",
     "--security-opt=systempaths=unconfined",
     // Lest the kernel ask for neighbours with the virtual address and the interface's own MAC address, which the neighbours then believe.
@@ -17,6 +17,9 @@ const WITH_PROGRAMS: [&str; 6] = [
     "--volume=/usr/lib:/usr/lib:ro",
     "--volume=/usr/sbin/keepalived:/usr/bin/keepalived:ro",
     "--volume=/usr/sbin/ucarp:/usr/bin/ucarp:ro",
+    "--volume=/usr/sbin/avahi-daemon:/usr/bin/avahi-daemon:ro",
+    "--volume=/usr/bin/avahi-browse:/usr/bin/avahi-browse:ro",
+    "--volume=/usr/bin/dbus-daemon:/usr/bin/dbus-daemon:ro",
 ];
 
 /// The address that moves; from the middle of the subnet, where neither Docker nor shoutd has got to.
@@ -32,6 +35,7 @@ fn real_programs_work_across_hosts() {
             ("keepalived with a virtual MAC address", |cluster| keepalived(cluster, true)),
             ("keepalived with the interface's own MAC address", |cluster| keepalived(cluster, false)),
             ("ucarp", ucarp),
+            ("avahi finds services on other hosts, by IPv4 and IPv6", avahi),
         ],
     );
 }
@@ -125,4 +129,50 @@ fn ucarp(cluster: &mut Cluster) -> Result<()> {
         Ok((!backup.sh("ip address")?.contains(VIRTUAL)).then_some(()))
     })?;
     client.ping(VIRTUAL)
+}
+
+/// Makes ready what avahi needs in a container: a message bus that asks nobody who he is, accounts, and one service that tells of the host.
+const AVAHI: &str = r#"
+mkdir -p /run/dbus /etc/avahi/services
+cat > /tmp/bus.conf <<END
+<busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>
+<policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/></policy></busconfig>
+END
+echo avahi:x:103:109::/:/bin/false >> /etc/passwd
+echo avahi:x:109: >> /etc/group
+cat > /etc/avahi/services/lab.service <<END
+<service-group><name>$1</name><service><type>_shoutlab._tcp</type><port>4242</port></service></service-group>
+END
+printf '[server]\nhost-name=%s\nallow-interfaces=shout0\nuse-ipv4=yes\nuse-ipv6=yes\n' $1 > /tmp/avahi.conf
+dbus-daemon --config-file=/tmp/bus.conf --fork
+exec avahi-daemon --file=/tmp/avahi.conf --no-drop-root --no-chroot --no-rlimits
+"#;
+
+/// DNS-SD over mDNS (RFC 6762, RFC 6763): all find the services of all others.
+fn avahi(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let _network = Network::create(cluster, &hosts[0], "foo", &["--subnet=10.124.0.0/24"])?;
+    let containers = hosts.iter().map(|host| start(host, &[WITH_IPV6])).collect::<Result<Vec<_>>>()?;
+    let mut daemons = Vec::new();
+    for container in &containers {
+        let script = AVAHI.replace("$1", &container.host.name());
+        daemons.push(container.host.spawn(["docker", "exec", &container.name, "sh", "-c", &script])?);
+    }
+    for daemon in &daemons {
+        daemon.wait_for_line(SOON, |line| line.contains("successfully established"))?;
+    }
+    for container in &containers {
+        for family in ["IPv4", "IPv6"] {
+            let mut found = String::new();
+            let all = wait_until("all services to be found", SOON, || {
+                found = container.sh("avahi-browse --parsable --resolve --terminate _shoutlab._tcp")?;
+                let is_found = |host: &Host| {
+                    found.lines().any(|line| line.starts_with(&format!("=;shout0;{family};{};", host.name())))
+                };
+                Ok(hosts.iter().all(is_found).then_some(()))
+            });
+            all.with_context(|| format!("{family}, on {}: {found}", container.host.name()))?;
+        }
+    }
+    Ok(())
 }
