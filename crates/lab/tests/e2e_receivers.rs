@@ -1,0 +1,75 @@
+//! Receivers as the protocols' older versions have them, several on one host, and their end.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
+
+mod common;
+
+use anyhow::{Context, Result};
+use common::{Cluster, Container, Datagrams, Network, SOON, Stream, WITH_IPV6, await_listeners, listen, run_checks};
+use shoutd_lab::wait_until;
+
+#[test]
+fn receivers_are_known_while_they_listen() {
+    let mut cluster = Cluster::up("receivers", 3).unwrap();
+    cluster.form([1, 2, 3]).unwrap();
+    run_checks(
+        &mut cluster,
+        &[
+            ("receivers that know IGMPv1 and MLDv1", |cluster| older_versions(cluster, 1)),
+            ("receivers that know IGMPv2 and MLDv1", |cluster| older_versions(cluster, 2)),
+            ("one of two receivers on a host leaves, the other is killed", two_on_a_host),
+        ],
+    );
+}
+
+/// RFC 1112 or RFC 2236, and RFC 2710: they are heard of on other hosts, hear what is sent, and are forgotten with their container.
+fn older_versions(cluster: &mut Cluster, igmp: u8) -> Result<()> {
+    let [first, second, _] = cluster.three()?;
+    let _network = Network::create(cluster, &first, "foo", &[])?;
+    let sender = Container::start(&first, "foo", &[WITH_IPV6])?;
+    let igmp = format!("--sysctl=net.ipv4.conf.all.force_igmp_version={igmp}");
+    let options = [WITH_IPV6, &igmp, "--sysctl=net.ipv6.conf.all.force_mld_version=1"];
+    let receiver = Container::start(&second, "foo", &options)?;
+    for (group, receive, send) in [
+        (
+            "239.7.7.7",
+            "UDP4-RECV:6091,ip-add-membership=239.7.7.7:shout0",
+            "UDP4-DATAGRAM:239.7.7.7:6091,ip-multicast-ttl=4",
+        ),
+        (
+            "ff15::7:7",
+            "UDP6-RECV:6092,ipv6-join-group=[ff15::7:7]:shout0",
+            "UDP6-DATAGRAM:[ff15::7:7]:6092,so-bindtodevice=shout0",
+        ),
+    ] {
+        let datagrams = Datagrams { receive: receive.to_owned(), send: send.to_owned() };
+        let listening = listen(&receiver, &datagrams)?;
+        await_listeners(&first, group, &[&second])?;
+        sender.sh(&format!("echo heard | socat -u - {send}"))?;
+        wait_until("the datagram to be heard", SOON, || Ok(listening.printed().0.contains("heard").then_some(())))
+            .context(group)?;
+    }
+    second.docker(["kill", &receiver.name])?;
+    await_listeners(&first, "239.7.7.7", &[])?;
+    await_listeners(&first, "ff15::7:7", &[])
+}
+
+fn two_on_a_host(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, _] = cluster.three()?;
+    let _network = Network::create(cluster, &first, "foo", &[])?;
+    let sender = Container::start(&first, "foo", &[])?;
+    let (staying, leaving) = (Container::start(&second, "foo", &[])?, Container::start(&second, "foo", &[])?);
+    let stream = Stream::default().begin(&sender, &[&staying])?;
+    let other = leaving.spawn("socat -u UDP4-RECV:5000,ip-add-membership=224.1.1.1:shout0 OPEN:/dev/null")?;
+    // 224.1.1.1, as the kernel lists it; little endian.
+    wait_until("the other to join", SOON, || Ok(leaving.sh("cat /proc/net/igmp")?.contains("010101E0").then_some(())))?;
+    leaving.sh("killall socat")?;
+    drop(other);
+    // More than the second that the bridge's last-member queries take, and the host is still one that listens.
+    stream.await_more(400)?;
+    await_listeners(&first, "224.1.1.1", &[&second])?;
+    stream.finish()?;
+    let _listening = staying.spawn("socat -u UDP4-RECV:5000,ip-add-membership=224.1.1.1:shout0 OPEN:/dev/null")?;
+    await_listeners(&first, "224.1.1.1", &[&second])?;
+    second.docker(["kill", &staying.name])?;
+    await_listeners(&first, "224.1.1.1", &[])
+}
