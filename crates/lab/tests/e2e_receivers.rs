@@ -3,7 +3,7 @@
 
 mod common;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use common::{Cluster, Container, Datagrams, Network, SOON, Stream, WITH_IPV6, await_listeners, listen, run_checks};
 use shoutd_lab::wait_until;
 
@@ -17,6 +17,7 @@ fn receivers_are_known_while_they_listen() {
             ("receivers that know IGMPv1 and MLDv1", |cluster| older_versions(cluster, 1)),
             ("receivers that know IGMPv2 and MLDv1", |cluster| older_versions(cluster, 2)),
             ("one of two receivers on a host leaves, the other is killed", two_on_a_host),
+            ("a receiver that only answers queries is served for several lifetimes", lifetimes),
         ],
     );
 }
@@ -72,4 +73,34 @@ fn two_on_a_host(cluster: &mut Cluster) -> Result<()> {
     await_listeners(&first, "224.1.1.1", &[&second])?;
     second.docker(["kill", &staying.name])?;
     await_listeners(&first, "224.1.1.1", &[])
+}
+
+/// With the bridges' timers a fiftieth of RFC 3376's: a query every 2 s, and a membership that is not renewed ends after 5 s.
+fn lifetimes(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, _] = cluster.three()?;
+    let network = Network::create(cluster, &first, "foo", &[])?;
+    let (sender, receiver) = (Container::start(&first, "foo", &[])?, Container::start(&second, "foo", &[])?);
+    let segment = network.segment_name()?;
+    // Querying anew makes the bridge use the interval at once, and not after the one that has begun.
+    second.sh(&format!(
+        "ip -netns {segment} link set shoutbr0 type bridge mcast_query_interval 200 mcast_startup_query_interval 200 \
+         mcast_query_response_interval 100 mcast_membership_interval 500 mcast_querier 0 && \
+         ip -netns {segment} link set shoutbr0 type bridge mcast_querier 1"
+    ))?;
+    let stream = Stream::default().begin(&sender, &[&receiver])?;
+    wait_until("the membership to have a short life", SOON, || {
+        let listed = second.sh(&format!("bridge -netns {segment} -statistics mdb show"))?;
+        let left = listed
+            .lines()
+            .filter(|line| line.contains("grp 224.1.1.1 "))
+            .filter_map(|line| line.split_whitespace().next_back()?.parse::<f32>().ok());
+        Ok(left.into_iter().any(|seconds| seconds <= 5.0).then_some(()))
+    })?;
+    // 89 datagrams a second: more than three lives.
+    for _ in 0..5 {
+        stream.await_more(300)?;
+    }
+    let settings = second.sh(&format!("ip -netns {segment} -details link show shoutbr0"))?;
+    ensure!(settings.contains("mcast_membership_interval 500 "), "shoutd changed the interval: {settings}");
+    stream.finish()
 }
