@@ -9,7 +9,7 @@ use nix::unistd::geteuid;
 use crate::service_policy::NoServices;
 
 /// Programs the lab runs, each with the package that it is in.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 17] = [
     ("/usr/sbin/dockerd", "docker.io"),
     ("/usr/bin/docker", "docker.io"),
     ("/usr/bin/containerd", "containerd"),
@@ -23,6 +23,11 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("/usr/bin/ldd", "libc-bin"),
     // Only to check what is written for it.
     ("/usr/bin/systemd-analyze", "systemd"),
+    ("/usr/sbin/keepalived", "keepalived"),
+    ("/usr/sbin/ucarp", "ucarp"),
+    ("/usr/sbin/avahi-daemon", "avahi-daemon"),
+    ("/usr/bin/avahi-browse", "avahi-utils"),
+    ("/usr/bin/dbus-daemon", "dbus-daemon"),
 ];
 
 /// Makes the machine fit for a lab, saying what it does.

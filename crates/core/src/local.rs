@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Cluster;
@@ -46,8 +46,9 @@ pub struct Endpoint {
     pub mac: MacAddress,
     /// The container's namespace file, from `Join` to `Leave`.
     pub sandbox: Option<PathBuf>,
-    /// Whether `Join` put the multicast route on it.
-    pub multicast_route: bool,
+    /// The multicast routes that are its interface's, of all those of its container.
+    #[serde(default)]
+    pub multicast_routes: BTreeSet<Ipv4Net>,
     /// When it was made, as the time since 1970.
     pub created: Duration,
 }
@@ -106,33 +107,46 @@ impl Local {
         Ok(())
     }
 
-    /// Notes the container that an endpoint goes into, and gives the multicast route to the first endpoint of a container: a second
+    /// Notes the container that an endpoint goes into, and gives it those multicast routes of its network that no other endpoint of the container has: a second
     /// route to the same prefix would make Docker fail the attachment.
     ///
     /// # Errors
     /// If the endpoint is not known.
-    pub fn join(&mut self, id: &EndpointId, sandbox: &Path) -> Result<&Endpoint, LocalRefusal> {
-        let others = self.endpoints.iter().filter(|(other, _)| *other != id);
-        let route_taken = others.into_iter().any(|(_, other)| other.multicast_route && other.is_in(sandbox));
+    pub fn join(
+        &mut self,
+        id: &EndpointId,
+        sandbox: &Path,
+        routes_of: impl Fn(&NetworkId) -> BTreeSet<Ipv4Net>,
+    ) -> Result<&Endpoint, LocalRefusal> {
+        let taken = self.routes_in(sandbox, id);
         let endpoint = self.endpoints.get_mut(id).ok_or_else(|| LocalRefusal::UnknownEndpoint(id.clone()))?;
-        endpoint.multicast_route = !route_taken;
+        endpoint.multicast_routes = routes_of(&endpoint.network).difference(&taken).copied().collect();
         endpoint.sandbox = Some(sandbox.to_owned());
         Ok(endpoint)
     }
 
-    /// Notes that an endpoint left its container. One that is not known has nothing to leave. If it had the multicast route, the container's oldest other endpoint
-    /// gets it: a container that is still on a network of ours must go on being heard.
-    pub fn leave(&mut self, id: &EndpointId) {
+    /// The multicast routes of a container, but for those of one endpoint.
+    fn routes_in(&self, sandbox: &Path, but: &EndpointId) -> BTreeSet<Ipv4Net> {
+        let others = self.endpoints.iter().filter(|(id, endpoint)| *id != but && endpoint.is_in(sandbox));
+        others.flat_map(|(_, endpoint)| endpoint.multicast_routes.iter().copied()).collect()
+    }
+
+    /// Notes that an endpoint left its container. One that is not known has nothing to leave. Its multicast routes go to the container's oldest other endpoint whose
+    /// network is for them: a container that is still on a network of ours must go on being heard.
+    pub fn leave(&mut self, id: &EndpointId, routes_of: impl Fn(&NetworkId) -> BTreeSet<Ipv4Net>) {
         let Some(endpoint) = self.endpoints.get_mut(id) else {
             return;
         };
-        let left = endpoint.sandbox.take();
-        if !std::mem::take(&mut endpoint.multicast_route) {
+        let mut left_over = std::mem::take(&mut endpoint.multicast_routes);
+        let Some(left) = endpoint.sandbox.take() else {
             return;
-        }
-        let others = self.endpoints.values_mut().filter(|other| left.is_some() && other.sandbox == left);
-        if let Some(heir) = others.min_by_key(|other| other.created) {
-            heir.multicast_route = true;
+        };
+        let mut heirs: Vec<&mut Endpoint> = self.endpoints.values_mut().filter(|other| other.is_in(&left)).collect();
+        heirs.sort_by_key(|heir| heir.created);
+        for heir in heirs {
+            let inherited: BTreeSet<Ipv4Net> = routes_of(&heir.network).intersection(&left_over).copied().collect();
+            left_over.retain(|route| !inherited.contains(route));
+            heir.multicast_routes.extend(inherited);
         }
     }
 
@@ -227,15 +241,16 @@ impl Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plane::ALL_MULTICAST;
 
     #[test]
-    fn the_multicast_route_is_one_endpoints_of_each_container_and_passes_on() {
+    fn each_multicast_route_is_one_endpoints_of_each_container_and_passes_on() {
         let endpoint = |last: u8| Endpoint {
             network: "aaaaaaaaaaaaaaaa".parse().unwrap(),
             addresses: [format!("10.0.0.{last}/24").parse().unwrap()].into(),
             mac: MacAddress([2, 0, 0, 0, 0, last]),
             sandbox: None,
-            multicast_route: false,
+            multicast_routes: BTreeSet::new(),
             created: Duration::from_secs(last.into()),
         };
         let ids: Vec<EndpointId> = ["1", "2", "3"].iter().map(|digit| digit.repeat(16).parse().unwrap()).collect();
@@ -243,15 +258,60 @@ mod tests {
         for (id, last) in ids.iter().zip(1..) {
             local.add_endpoint(id.clone(), endpoint(last)).unwrap();
         }
-        let has_route = |local: &Local| ids.iter().map(|id| local.endpoints[id].multicast_route).collect::<Vec<_>>();
-        local.join(&ids[0], Path::new("/a")).unwrap();
-        local.join(&ids[1], Path::new("/a")).unwrap();
-        local.join(&ids[2], Path::new("/b")).unwrap();
-        assert_eq!(has_route(&local), [true, false, true]);
-        local.leave(&ids[0]);
-        assert_eq!(has_route(&local), [false, true, true]);
-        local.leave(&ids[1]);
-        assert_eq!(has_route(&local), [false, false, true]);
-        assert!(local.join(&"9".repeat(16).parse().unwrap(), Path::new("/a")).is_err());
+        let has_routes = |local: &Local| {
+            let has = |id: &EndpointId| !local.endpoints[id].multicast_routes.is_empty();
+            ids.iter().map(has).collect::<Vec<_>>()
+        };
+        let all = |_: &NetworkId| BTreeSet::from([ALL_MULTICAST]);
+        local.join(&ids[0], Path::new("/a"), all).unwrap();
+        local.join(&ids[1], Path::new("/a"), all).unwrap();
+        local.join(&ids[2], Path::new("/b"), all).unwrap();
+        assert_eq!(has_routes(&local), [true, false, true]);
+        local.leave(&ids[0], all);
+        assert_eq!(has_routes(&local), [false, true, true]);
+        local.leave(&ids[1], all);
+        assert_eq!(has_routes(&local), [false, false, true]);
+        assert!(local.join(&"9".repeat(16).parse().unwrap(), Path::new("/a"), all).is_err());
+    }
+    #[test]
+    fn networks_have_the_multicast_routes_that_they_are_for() {
+        let network = |letter: &str| letter.repeat(16).parse::<NetworkId>().unwrap();
+        let routes_of = |id: &NetworkId| -> BTreeSet<Ipv4Net> {
+            let texts: &[&str] = match id.to_string().get(..1) {
+                Some("a") => &["224.0.0.0/4"],
+                Some("b") => &["239.0.0.0/8", "224.0.1.0/24"],
+                Some("c") => &["239.0.0.0/8"],
+                _ => &[],
+            };
+            texts.iter().map(|text| text.parse().unwrap()).collect()
+        };
+        let mut local = Local::default();
+        let sandbox = Path::new("/a");
+        for (letter, last) in ["d", "a", "b", "c"].into_iter().zip(1..) {
+            let id: EndpointId = letter.repeat(16).parse().unwrap();
+            let endpoint = Endpoint {
+                network: network(letter),
+                addresses: [format!("10.0.{last}.1/24").parse().unwrap()].into(),
+                mac: MacAddress([2, 0, 0, 0, 0, last]),
+                sandbox: None,
+                multicast_routes: BTreeSet::new(),
+                created: Duration::from_secs(last.into()),
+            };
+            local.add_endpoint(id.clone(), endpoint).unwrap();
+            local.join(&id, sandbox, routes_of).unwrap();
+        }
+        let has = |local: &Local, letter: &str| {
+            let id: EndpointId = letter.repeat(16).parse().unwrap();
+            local.endpoints[&id].multicast_routes.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(has(&local, "d"), [""; 0]);
+        assert_eq!(has(&local, "a"), ["224.0.0.0/4"]);
+        assert_eq!(has(&local, "b"), ["224.0.1.0/24", "239.0.0.0/8"]);
+        assert_eq!(has(&local, "c"), [""; 0]);
+        // Only a network that is for a route inherits it.
+        local.leave(&"b".repeat(16).parse().unwrap(), routes_of);
+        assert_eq!(has(&local, "c"), ["239.0.0.0/8"]);
+        local.leave(&"a".repeat(16).parse().unwrap(), routes_of);
+        assert_eq!((has(&local, "c"), has(&local, "d")), (vec!["239.0.0.0/8".to_owned()], vec![]));
     }
 }

@@ -56,7 +56,7 @@ fn local(networks: impl IntoIterator<Item = u8>) -> Local {
             addresses: [format!("10.{index}.0.1/16").parse().unwrap()].into(),
             mac: MacAddress([2, 0, 0, 0, 0, index]),
             sandbox: None,
-            multicast_route: false,
+            multicast_routes: BTreeSet::new(),
             created: Duration::ZERO,
         };
         local.add_endpoint(id, endpoint).unwrap();

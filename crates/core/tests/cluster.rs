@@ -317,7 +317,7 @@ fn local_state_of(cluster: &Cluster, me: HostId) -> local::Local {
                 addresses: [IpNet::from(*address)].into(),
                 mac: shoutd_core::MacAddress([2, 0, 0, 0, 0, 1]),
                 sandbox: None,
-                multicast_route: false,
+                multicast_routes: BTreeSet::new(),
                 created: Duration::ZERO,
             };
             let name = format!("{index}{address}").replace(['.', ':'], "x") + "0000000000";

@@ -263,7 +263,7 @@ impl FakeKernel {
             up: in_sandbox && whole,
             addresses: if in_sandbox && whole { port.addresses.clone() } else { BTreeSet::new() },
             tentative: false,
-            multicast_route: in_sandbox && whole && port.multicast_route,
+            multicast_routes: if in_sandbox && whole { port.multicast_routes.clone() } else { BTreeSet::new() },
         };
         let mark = whole.then(|| Mark::Endpoint(port.endpoint.clone()));
         let made = ObservedPort {
@@ -293,7 +293,7 @@ impl FakeKernel {
             end.filter(|end| end.place == place && end.name == *name).ok_or_else(|| no_device(vni, name.as_str()))?;
         (end.mtu, end.mac) = (mtu, port.mac);
         end.addresses.extend(&port.addresses);
-        end.multicast_route |= port.multicast_route;
+        end.multicast_routes.extend(&port.multicast_routes);
         Ok(())
     }
 }

@@ -66,7 +66,7 @@ fn is_about(action: &Action, (vni, name): &(Vni, DeviceName)) -> bool {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use shoutd_core::plane::{ContainerEnd, Mark, ObservedPort, ObservedSegment, Port};
+    use shoutd_core::plane::{ALL_MULTICAST, ContainerEnd, Mark, ObservedPort, ObservedSegment, Port};
     use shoutd_core::{EndpointId, MacAddress};
 
     use super::*;
@@ -88,7 +88,7 @@ mod tests {
             up: true,
             tentative: false,
             addresses: BTreeSet::new(),
-            multicast_route: false,
+            multicast_routes: BTreeSet::new(),
         };
         let mark = Some(Mark::Endpoint(endpoint()));
         let port = ObservedPort {
@@ -111,7 +111,7 @@ mod tests {
             container_name: DeviceName::container(&endpoint()),
             mac: MacAddress([2; 6]),
             addresses: BTreeSet::new(),
-            multicast_route: true,
+            multicast_routes: BTreeSet::from([ALL_MULTICAST]),
             sandbox: Some("/sandbox".into()),
         };
         Action::TuneContainerEnd {

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use ipnet::Ipv4Net;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use shoutd_core::multicast::Replication;
 use shoutd_core::plane::{
-    Action, ContainerEnd, Desired, DeviceName, GROUPS_MAX, Mark, Observed, ObservedBridge, ObservedPort,
+    ALL_MULTICAST, Action, ContainerEnd, Desired, DeviceName, GROUPS_MAX, Mark, Observed, ObservedBridge, ObservedPort,
     ObservedSegment, ObservedTunnel, Place, Port, Segment, Vtep, diff,
 };
 use shoutd_core::{EndpointId, MacAddress, NetworkId, Vni};
@@ -51,16 +52,21 @@ fn mac() -> impl Strategy<Value = MacAddress> {
     (1_u8..3).prop_map(|last| MacAddress([2, 0, 0, 0, 0, last]))
 }
 
+fn multicast_routes() -> impl Strategy<Value = BTreeSet<Ipv4Net>> {
+    let all = vec![ALL_MULTICAST, "239.0.0.0/8".parse().unwrap()];
+    proptest::sample::subsequence(all, 0..=2).prop_map(BTreeSet::from_iter)
+}
+
 prop_compose! {
     fn port()(
         endpoint in endpoint(),
         mac in mac(),
         addresses in addresses(),
-        multicast_route: bool,
+        multicast_routes in multicast_routes(),
         sandbox in option::of(sandbox()),
     ) -> (DeviceName, Port) {
         let container_name = DeviceName::container(&endpoint);
-        (DeviceName::port(&endpoint), Port { endpoint, container_name, mac, addresses, multicast_route, sandbox })
+        (DeviceName::port(&endpoint), Port { endpoint, container_name, mac, addresses, multicast_routes, sandbox })
     }
 }
 
@@ -136,10 +142,10 @@ prop_compose! {
         up: bool,
         addresses in addresses(),
         tentative: bool,
-        multicast_route: bool,
+        multicast_routes in multicast_routes(),
     ) -> ContainerEnd {
         let place = place.map_or(Place::Host, Place::Sandbox);
-        ContainerEnd { place, name: "shout0".parse().unwrap(), mac, mtu, up, addresses, tentative, multicast_route }
+        ContainerEnd { place, name: "shout0".parse().unwrap(), mac, mtu, up, addresses, tentative, multicast_routes }
     }
 }
 
@@ -223,7 +229,7 @@ fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
                 up: in_sandbox,
                 tentative: false,
                 addresses: if in_sandbox { port.addresses.clone() } else { BTreeSet::new() },
-                multicast_route: in_sandbox && port.multicast_route,
+                multicast_routes: if in_sandbox { port.multicast_routes.clone() } else { BTreeSet::new() },
             };
             let mark = Some(Mark::Endpoint(port.endpoint.clone()));
             ObservedPort {
@@ -303,10 +309,10 @@ fn check(kernel: &mut FakeKernel, desired: &Desired) -> Result<(), TestCaseError
                 && found.up
             {
                 prop_assert!(found.addresses.is_superset(&expected.addresses));
-                prop_assert!(found.multicast_route || !expected.multicast_route);
+                prop_assert!(found.multicast_routes.is_superset(&expected.multicast_routes));
                 found.name.clone_from(&expected.name);
                 found.addresses.clone_from(&expected.addresses);
-                found.multicast_route = expected.multicast_route;
+                found.multicast_routes.clone_from(&expected.multicast_routes);
                 prop_assert_eq!(found, expected);
             }
         }
@@ -450,7 +456,7 @@ fn one_container() -> (Desired, Observed) {
         endpoint: endpoint.clone(),
         mac: MacAddress([2; 6]),
         addresses: BTreeSet::from(["10.0.0.2/24".parse().unwrap()]),
-        multicast_route: true,
+        multicast_routes: BTreeSet::from([ALL_MULTICAST]),
         sandbox: Some("/sandbox/0".into()),
     };
     let segment = Segment {
@@ -482,7 +488,7 @@ fn a_container_end_in_dockers_hands_is_left_alone() {
     for place in [Place::Host, Place::Sandbox("/sandbox/other".into())] {
         let planned = plan_for(|end| {
             let end = end.as_mut().unwrap();
-            (end.place, end.up, end.multicast_route) = (place, false, false);
+            (end.place, end.up, end.multicast_routes) = (place, false, BTreeSet::new());
         });
         assert_eq!(planned, vec![]);
     }
@@ -495,7 +501,7 @@ fn whatever_a_container_end_lacks_is_given_to_it() {
         |end| end.mtu = 1500,
         |end| end.mac = MacAddress([4; 6]),
         |end| end.addresses.clear(),
-        |end| end.multicast_route = false,
+        |end| end.multicast_routes.clear(),
     ];
     for damage in damage {
         let planned = plan_for(|end| damage(end.as_mut().unwrap()));
@@ -506,7 +512,7 @@ fn whatever_a_container_end_lacks_is_given_to_it() {
     // What a container took down lacks its routes too, and gets them when it is up again.
     let down = plan_for(|end| {
         let end = end.as_mut().unwrap();
-        (end.up, end.multicast_route) = (false, false);
+        (end.up, end.multicast_routes) = (false, BTreeSet::new());
     });
     assert_eq!(down, vec![]);
     let more = plan_for(|end| _ = end.as_mut().unwrap().addresses.insert("10.9.9.9/24".parse().unwrap()));

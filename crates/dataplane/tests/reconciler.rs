@@ -104,7 +104,7 @@ fn desired(endpoints: u8) -> Desired {
         container_name: DeviceName::container(&endpoint(number)),
         mac: MacAddress([2, 0, 0, 0, 0, number]),
         addresses: BTreeSet::new(),
-        multicast_route: false,
+        multicast_routes: BTreeSet::new(),
         sandbox: None,
     };
     let segment = Segment {

@@ -7,8 +7,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, ensure};
 use common::{
-    Capture, Cluster, Container, Datagrams, Frame, Network, Running, SOON, Stream, WITH_IPV6, listen, run_checks,
-    status, view,
+    Capture, Cluster, Container, Datagrams, Frame, Network, Running, SOON, Stream, WITH_IPV6, await_listeners, listen,
+    run_checks, status, view,
 };
 use shoutd_lab::{Host, IMAGE, wait_until};
 
@@ -36,23 +36,6 @@ fn multicast_goes_to_the_hosts_that_listen() {
             ("a first container is heard though the hosts cannot agree", without_majority),
         ],
     );
-}
-
-/// Waits until `asked` knows that just these hosts listen to the group, and that for certain.
-fn await_listeners(asked: &Host, group: &str, wanted: &[&Host]) -> Result<()> {
-    let mut wanted: Vec<String> = wanted.iter().map(|host| host.name()).collect();
-    wanted.sort();
-    wait_until(&format!("{wanted:?} to listen to {group}, as {} knows", asked.name()), SOON, || {
-        let rows = view(asked, "groups")?;
-        let rows = rows.as_array().context("a list")?.iter().filter(|row| row["group"] == group);
-        let hosts = rows.filter_map(|row| row["hosts"].as_array()).flatten();
-        let mut listening: Vec<_> = hosts
-            .filter(|host| host["in_sync"] == true)
-            .filter_map(|host| host["name"].as_str().map(str::to_owned))
-            .collect();
-        listening.sort();
-        Ok((listening == wanted).then_some(()))
-    })
 }
 
 /// Where a capture's tunnelled frames to a group come from: underlay addresses.

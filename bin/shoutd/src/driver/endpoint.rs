@@ -5,17 +5,15 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::{IpNet, Ipv4Net};
+use shoutd_core::cluster::Cluster;
 use shoutd_core::local::{Endpoint, LocalRefusal};
-use shoutd_core::plane::{CONTAINER_PREFIX, DeviceName};
-use shoutd_core::{EndpointId, MacAddress};
+use shoutd_core::plane::{CONTAINER_PREFIX, DeviceName, multicast_routes};
+use shoutd_core::{EndpointId, MacAddress, NetworkId};
 use shoutd_docker::plugin::{CreateEndpoint, CreatedInterface, DriverError, Join, JoinReply, StaticRoute};
 use tracing::{info, warn};
 
 use super::{Driver, told};
 use crate::{leases, stock};
-
-/// All IPv4 multicast (RFC 5771). Without a route of its own it would leave by the default route, through `docker_gwbridge`.
-const MULTICAST: Ipv4Net = Ipv4Net::new_assert(std::net::Ipv4Addr::new(224, 0, 0, 0), 4);
 
 /// `CreateEndpoint`. If it fails, Docker does not take it back: nothing may be left of it but leases, which go back by themselves.
 pub async fn create(driver: &Driver, request: CreateEndpoint) -> Result<CreatedInterface, DriverError> {
@@ -32,7 +30,8 @@ pub async fn create(driver: &Driver, request: CreateEndpoint) -> Result<CreatedI
         stock::claim_exactly(&driver.parts, &network, address).await.map_err(told)?;
     }
     let attached = network.clone();
-    let endpoint = Endpoint { network, addresses, mac, sandbox: None, multicast_route: false, created: leases::now() };
+    let endpoint =
+        Endpoint { network, addresses, mac, sandbox: None, multicast_routes: BTreeSet::new(), created: leases::now() };
     let added = driver.parts.local.try_change(|local| local.add_endpoint(request.endpoint, endpoint));
     added.await.map_err(told)?;
     leases::attach(&driver.parts.agreement, &attached).await;
@@ -50,23 +49,33 @@ pub async fn join(driver: &Driver, request: &Join) -> Result<JoinReply, DriverEr
     driver.parts.plane.settle(&network, &request.endpoint).await.map_err(told)?;
     driver.parts.announcer.ready(&network, &request.endpoint).await;
     let sandbox = Path::new(&request.sandbox);
-    let joined = driver.parts.local.try_change(|local| local.join(&request.endpoint, sandbox).cloned());
+    // Without routes of its own multicast would leave by the default route, through `docker_gwbridge`.
+    let cluster = driver.parts.agreement.cluster();
+    let routes_of = |network: &NetworkId| routes_of(&cluster, network);
+    let joined = driver.parts.local.try_change(|local| local.join(&request.endpoint, sandbox, routes_of).cloned());
     let endpoint = joined.await.map_err(told)?;
-    let route = StaticRoute { destination: IpNet::V4(MULTICAST), next_hop: None };
+    let routes = endpoint.multicast_routes.iter();
+    let routes = routes.map(|route| StaticRoute { destination: IpNet::V4(*route), next_hop: None }).collect();
     let addresses: Vec<IpAddr> = endpoint.addresses.iter().map(IpNet::addr).collect();
     info!(endpoint = request.endpoint.short(), network = endpoint.network.short(), ?addresses, "a container joined");
     Ok(JoinReply {
         interface: DeviceName::container(&request.endpoint).to_string(),
         container_prefix: CONTAINER_PREFIX.to_owned(),
-        routes: if endpoint.multicast_route { vec![route] } else { Vec::new() },
+        routes,
         without_gateway: false,
     })
 }
 
+/// The multicast routes that a network is for.
+fn routes_of(cluster: &Cluster, network: &NetworkId) -> BTreeSet<Ipv4Net> {
+    cluster.networks.get(network).map(|known| multicast_routes(&known.settings.options)).unwrap_or_default()
+}
+
 /// `Leave`. Docker takes the interface out of the container when this returns; the reconciler has let go of it by then.
 pub async fn leave(driver: &Driver, endpoint: &EndpointId) -> Result<(), DriverError> {
+    let cluster = driver.parts.agreement.cluster();
     let left = driver.parts.local.change(|local| {
-        local.leave(endpoint);
+        local.leave(endpoint, |network| routes_of(&cluster, network));
         local.endpoints.get(endpoint).map(|endpoint| endpoint.network.clone())
     });
     if let Some(network) = left.await.map_err(told)?

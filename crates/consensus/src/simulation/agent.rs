@@ -183,7 +183,7 @@ impl Agent {
             addresses: BTreeSet::from([leased]),
             mac: MacAddress::for_ipv4(address),
             sandbox: None,
-            multicast_route: false,
+            multicast_routes: BTreeSet::new(),
             created: self.now(),
         };
         self.change(|local| local.add_endpoint(id.clone(), endpoint)).await?.map_err(|_| Undone)?;

@@ -10,7 +10,7 @@ use super::host::last_history;
 use super::scenario::{Report, simulate};
 
 /// Seeds that are tried by default.
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 2000;
 
 /// Seeds that a bug may take to be found.
 const SEEDS_FOR_A_BUG: u64 = 500;

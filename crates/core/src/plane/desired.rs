@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use super::DeviceName;
@@ -67,8 +67,8 @@ pub struct Port {
     pub mac: MacAddress,
     /// Addresses of the container's end.
     pub addresses: BTreeSet<IpNet>,
-    /// Whether the connected route 224.0.0.0/4 belongs on it: only on the first shoutd network of a container.
-    pub multicast_route: bool,
+    /// The destinations of the connected routes of multicast that belong on it: each is on one interface of a container only.
+    pub multicast_routes: BTreeSet<Ipv4Net>,
     /// The container's namespace file, once Docker has been given the interface; before that the container's end is in the
     /// host's namespace.
     pub sandbox: Option<PathBuf>,
@@ -169,7 +169,7 @@ fn port(id: &EndpointId, endpoint: &Endpoint) -> Port {
         container_name: DeviceName::container(id),
         mac: endpoint.mac,
         addresses: endpoint.addresses.clone(),
-        multicast_route: endpoint.multicast_route,
+        multicast_routes: endpoint.multicast_routes.clone(),
         sandbox: endpoint.sandbox.clone(),
     }
 }

@@ -194,6 +194,6 @@ fn is_complete_end(end: &ContainerEnd, port: &Port, mtu: u16) -> bool {
     let is_set_up = end.mtu == mtu
         && end.mac == port.mac
         && end.addresses.is_superset(&port.addresses)
-        && (end.multicast_route || !port.multicast_route);
+        && end.multicast_routes.is_superset(&port.multicast_routes);
     !end.up || is_set_up
 }

@@ -20,7 +20,10 @@ pub use desired::{Desired, MTU_OPTION, Port, Segment, Underlay, Vtep, desired};
 pub use diff::diff;
 pub use forwarding::{Change, Destination, Forwarding, Tier, UNREGISTERED, UnknownTier, group_mac};
 pub use observed::{ContainerEnd, Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel};
-pub use options::{InvalidOption, MAC_MOVES_OPTION, MAX_RATE_OPTION, check_options};
+pub use options::{
+    ALL_MULTICAST, InvalidOption, MAC_MOVES_OPTION, MAX_RATE_OPTION, MULTICAST_ROUTE_OPTION, check_options,
+    multicast_routes,
+};
 
 use crate::{EndpointId, InvalidId, NetworkId, Vni};
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{DeviceName, Mark, Place};
 use crate::{MacAddress, NetworkId, Vni};
@@ -138,6 +138,6 @@ pub struct ContainerEnd {
     pub addresses: BTreeSet<IpNet>,
     /// Whether it has an IPv6 link-local address that cannot be used yet, for duplicates are being looked for.
     pub tentative: bool,
-    /// Whether the connected route 224.0.0.0/4 leads out of it.
-    pub multicast_route: bool,
+    /// The destinations of the connected routes of IPv4 multicast that lead out of it.
+    pub multicast_routes: BTreeSet<Ipv4Net>,
 }

@@ -1,6 +1,9 @@
 //! The `-o` options of networks that shoutd knows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
 
 /// What the names of shoutd's own options begin with.
 const PREFIX: &str = "shoutd.";
@@ -8,15 +11,21 @@ const PREFIX: &str = "shoutd.";
 pub const MAC_MOVES_OPTION: &str = "shoutd.mac-moves";
 /// Multicast and broadcast packets a second that each endpoint may send.
 pub const MAX_RATE_OPTION: &str = "shoutd.max-rate";
+/// Which multicast leaves a container by this network, if several networks could take it: `auto`, `off`, or prefixes.
+pub const MULTICAST_ROUTE_OPTION: &str = "shoutd.multicast-route";
+/// All IPv4 multicast (RFC 5771).
+pub const ALL_MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);
+/// Prefixes that one network may be given: each becomes a route in each container.
+const ROUTES_MAX: usize = 16;
 /// Says which network of the cluster a Docker network is the mirror of. Set by shoutd, not by people.
 const NETWORK_OPTION: &str = "shoutd.network";
-const KNOWN: [&str; 3] = [MAC_MOVES_OPTION, MAX_RATE_OPTION, NETWORK_OPTION];
+const KNOWN: [&str; 4] = [MAC_MOVES_OPTION, MAX_RATE_OPTION, MULTICAST_ROUTE_OPTION, NETWORK_OPTION];
 
 /// An option that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidOption {
     /// Nobody knows it.
-    #[error("shoutd has no option {name}; it has {MAC_MOVES_OPTION} and {MAX_RATE_OPTION}")]
+    #[error("shoutd has no option {name}; it has {MAC_MOVES_OPTION}, {MAX_RATE_OPTION} and {MULTICAST_ROUTE_OPTION}")]
     Unknown {
         /// Its name.
         name: String,
@@ -54,12 +63,40 @@ pub fn check_options(options: &BTreeMap<String, String>) -> Result<(), InvalidOp
     {
         return refuse(MAX_RATE_OPTION, value, "packets per second, 1 or more");
     }
+    if let Some(value) = options.get(MULTICAST_ROUTE_OPTION)
+        && parse_routes(value).is_none()
+    {
+        return refuse(
+            MULTICAST_ROUTE_OPTION,
+            value,
+            "auto, off, or up to 16 IPv4 multicast prefixes with commas between them, such as 239.0.0.0/8",
+        );
+    }
     Ok(())
 }
 
 /// Whether addresses that are no endpoint's are learnt, and move.
 pub(super) fn learns(options: &BTreeMap<String, String>) -> bool {
     options.get(MAC_MOVES_OPTION).is_none_or(|value| value != "off")
+}
+
+/// The destinations for which a container that joins this network is to have a route out of its interface there, as far as no other network of shoutd's that it is on has the
+/// very same: all multicast, none, or the prefixes that were given, of which the kernel takes the longest that fits.
+pub fn multicast_routes(options: &BTreeMap<String, String>) -> BTreeSet<Ipv4Net> {
+    let given = options.get(MULTICAST_ROUTE_OPTION).and_then(|value| parse_routes(value));
+    given.unwrap_or_else(|| BTreeSet::from([ALL_MULTICAST]))
+}
+
+fn parse_routes(value: &str) -> Option<BTreeSet<Ipv4Net>> {
+    match value {
+        "auto" => return Some(BTreeSet::from([ALL_MULTICAST])),
+        "off" => return Some(BTreeSet::new()),
+        _ => {}
+    }
+    let parse =
+        |text: &str| text.parse::<Ipv4Net>().ok().filter(|net| net.trunc() == *net && ALL_MULTICAST.contains(net));
+    let prefixes: Option<BTreeSet<Ipv4Net>> = value.split(',').map(parse).collect();
+    prefixes.filter(|prefixes| prefixes.len() <= ROUTES_MAX)
 }
 
 /// Packets a second.
@@ -87,6 +124,9 @@ mod tests {
             (MAC_MOVES_OPTION, "off"),
             (MAX_RATE_OPTION, "1"),
             (MAX_RATE_OPTION, "4294967295"),
+            (MULTICAST_ROUTE_OPTION, "auto"),
+            (MULTICAST_ROUTE_OPTION, "off"),
+            (MULTICAST_ROUTE_OPTION, "239.0.0.0/8,224.0.1.129/32"),
             ("com.docker.network.driver.mtu", "1400"),
             ("shoutdx", "whatever"),
         ];
@@ -103,13 +143,25 @@ mod tests {
         for value in ["", "0", "-1", "+5", "1e3", "4294967296", " 7"] {
             assert!(matches!(check(MAX_RATE_OPTION, value), Err(InvalidOption::Value { .. })), "{value}");
         }
+        for value in [
+            "",
+            "on",
+            "10.0.0.0/8",
+            "239.1.0.0/8",
+            "0.0.0.0/0",
+            "ff05::/16",
+            "239.0.0.0/8,",
+            "239.0.0.0/8, 224.0.0.0/8",
+        ] {
+            assert!(matches!(check(MULTICAST_ROUTE_OPTION, value), Err(InvalidOption::Value { .. })), "{value}");
+        }
         assert_eq!(
             check(MAC_MOVES_OPTION, "no").unwrap_err().to_string(),
             "option shoutd.mac-moves cannot be \"no\": give on or off"
         );
         assert_eq!(
             check("shoutd.max_rate", "5").unwrap_err().to_string(),
-            "shoutd has no option shoutd.max_rate; it has shoutd.mac-moves and shoutd.max-rate"
+            "shoutd has no option shoutd.max_rate; it has shoutd.mac-moves, shoutd.max-rate and shoutd.multicast-route"
         );
     }
 }

@@ -13,8 +13,8 @@ use shoutd_core::{NetworkId, Vni};
 use shoutd_netlink::{BridgeSettings, Link, LinkChange, Mac, Namespace, NewVeth, NewVxlan, Route, VethEnd};
 
 use super::handle::{SandboxHandle, SegmentHandle};
-use super::observe::{is_link_local, is_multicast_route};
-use super::{GROUP, LinuxKernel, is_everywhere, is_ours, multicast, write_setting};
+use super::observe::{is_link_local, multicast_routes};
+use super::{GROUP, LinuxKernel, is_everywhere, is_ours, write_setting};
 use crate::kernel::KernelError;
 
 /// Time to live of VXLAN packets: as far as any underlay is wide, as hosts' own packets.
@@ -296,8 +296,11 @@ fn complete_end(route: &mut Route, name: &str, port: &Port, mtu: u16, place: &st
     for &address in &port.addresses {
         route.add_address(link.index, address)?;
     }
-    if port.multicast_route && !route.routes()?.iter().any(|route| is_multicast_route(route, link.index)) {
-        route.add_connected_route(link.index, multicast())?;
+    if !port.multicast_routes.is_empty() {
+        let there = multicast_routes(&route.routes()?, link.index);
+        for &destination in port.multicast_routes.difference(&there) {
+            route.add_connected_route(link.index, destination.into())?;
+        }
     }
     Ok(())
 }

@@ -10,13 +10,11 @@ mod registry;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipnet::{IpNet, Ipv4Net};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -181,9 +179,4 @@ fn write_setting(name: &str, value: &str) -> io::Result<()> {
     let path = Path::new("/proc/sys/net").join(name);
     std::fs::write(&path, value)
         .map_err(|error| io::Error::new(error.kind(), format!("cannot set {}: {error}", path.display())))
-}
-
-/// All IPv4 multicast (RFC 5771).
-fn multicast() -> IpNet {
-    Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4).into()
 }

@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use shoutd_core::plane::{
-    BRIDGE, ContainerEnd, DeviceName, Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, Place,
-    TUNNEL, namespace_vni,
+    ALL_MULTICAST, BRIDGE, ContainerEnd, DeviceName, Observed, ObservedBridge, ObservedPort, ObservedSegment,
+    ObservedTunnel, Place, TUNNEL, namespace_vni,
 };
 use shoutd_core::{MacAddress, Vni};
 use shoutd_netlink::{Address, IpRoute, Kind, Link, Namespace, NamespaceId, Peer, Route};
 
 use super::handle::{Reading, SandboxHandle, SegmentContent, SegmentHandle};
-use super::{LinuxKernel, is_everywhere, is_ours, mark, multicast};
+use super::{LinuxKernel, is_everywhere, is_ours, mark};
 use crate::kernel::KernelError;
 
 impl LinuxKernel {
@@ -231,7 +231,7 @@ fn read_sandbox(route: &mut Route, path: &Path) -> Result<BTreeMap<u32, Containe
         let end = ContainerEnd {
             addresses: own.clone().map(|address| address.net).collect(),
             tentative: own.any(is_tentative),
-            multicast_route: routes.iter().any(|route| is_multicast_route(route, link.index)),
+            multicast_routes: multicast_routes(&routes, link.index),
             ..container_end(link, Place::Sandbox(path.to_owned()))?
         };
         Some((link.index, end))
@@ -249,11 +249,16 @@ fn container_end(link: &Link, place: Place) -> Option<ContainerEnd> {
         up: link.up,
         addresses: BTreeSet::new(),
         tentative: false,
-        multicast_route: false,
+        multicast_routes: BTreeSet::new(),
     })
 }
 
-/// Whether it is the connected route of all IPv4 multicast, out of this device.
-pub(super) fn is_multicast_route(route: &IpRoute, index: u32) -> bool {
-    route.destination == multicast() && route.link == index && route.connected
+/// The destinations of the connected routes of IPv4 multicast out of this device.
+pub(super) fn multicast_routes(routes: &[IpRoute], index: u32) -> BTreeSet<Ipv4Net> {
+    let connected = routes.iter().filter(|route| route.link == index && route.connected);
+    let multicast = connected.filter_map(|route| match route.destination {
+        IpNet::V4(destination) => Some(destination).filter(|destination| ALL_MULTICAST.contains(destination)),
+        IpNet::V6(_) => None,
+    });
+    multicast.collect()
 }

@@ -19,7 +19,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 use shoutd_core::multicast::{Remote, Replication, replication};
-use shoutd_core::plane::{Action, Desired, DeviceName, Observed, Port, Segment, Tier, Vtep, diff};
+use shoutd_core::plane::{ALL_MULTICAST, Action, Desired, DeviceName, Observed, Port, Segment, Tier, Vtep, diff};
 use shoutd_core::{EndpointId, MacAddress, NetworkId, Vni};
 use shoutd_dataplane::{Kernel, LinuxKernel, Reconciler, ReconcilerHandle, Report, Scope, reconcile};
 use shoutd_netlink::{NamedNamespaces, Namespace};
@@ -170,7 +170,7 @@ impl Host {
             container_name: DeviceName::container(&endpoint),
             mac: MacAddress::for_ipv4(address),
             addresses: BTreeSet::from([format!("{address}/24").parse().unwrap()]),
-            multicast_route: true,
+            multicast_routes: BTreeSet::from([ALL_MULTICAST]),
             sandbox: None,
         };
         self.segment_mut().ports.insert(DeviceName::port(&endpoint), port);

@@ -21,7 +21,7 @@ pub use datagrams::{Datagrams, everyone_hears_everyone, listen};
 pub use kernel::{left_in_kernel, segments};
 pub use network::Network;
 pub use stream::{Running, Stream};
-pub use views::{containers_of, endpoints, is_leader, leased, networks, status, view};
+pub use views::{await_listeners, containers_of, endpoints, is_leader, leased, networks, status, view};
 
 /// How long something may take that shoutd does by itself, such as a mirror on another host: milliseconds, but its periodic
 /// comparison, by which it finds what no event told, comes every 10 s, and the machine may be busy.

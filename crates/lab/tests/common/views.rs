@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use shoutd_lab::Host;
+use shoutd_lab::{Host, wait_until};
+
+use super::SOON;
 
 /// What `shoutdctl <what> --json` prints.
 pub fn view(host: &Host, what: &str) -> Result<Value> {
@@ -55,6 +57,23 @@ pub fn leased(asked: &Host) -> Result<BTreeMap<(String, IpAddr), String>> {
 pub fn containers_of(host: &Host) -> Result<Vec<String>> {
     let names = host.docker(["ps", "--all", "--format", "{{.Names}}"])?;
     Ok(names.lines().map(str::to_owned).collect())
+}
+
+/// Waits until `asked` knows that just these hosts listen to the group, and that for certain.
+pub fn await_listeners(asked: &Host, group: &str, wanted: &[&Host]) -> Result<()> {
+    let mut wanted: Vec<String> = wanted.iter().map(|host| host.name()).collect();
+    wanted.sort();
+    wait_until(&format!("{wanted:?} to listen to {group}, as {} knows", asked.name()), SOON, || {
+        let rows = view(asked, "groups")?;
+        let rows = rows.as_array().context("a list")?.iter().filter(|row| row["group"] == group);
+        let hosts = rows.filter_map(|row| row["hosts"].as_array()).flatten();
+        let mut listening: Vec<_> = hosts
+            .filter(|host| host["in_sync"] == true)
+            .filter_map(|host| host["name"].as_str().map(str::to_owned))
+            .collect();
+        listening.sort();
+        Ok((listening == wanted).then_some(()))
+    })
 }
 
 fn list(value: Value) -> Result<Vec<Value>> {
