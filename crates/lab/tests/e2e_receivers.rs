@@ -61,8 +61,8 @@ fn routes(cluster: &mut Cluster) -> Result<()> {
     let option = |value: &str| format!("--opt=shoutd.multicast-route={value}");
     let _all = Network::create(cluster, &first, "all", &["--subnet=10.41.0.0/24"])?;
     let _some = Network::create(cluster, &second, "some", &["--subnet=10.42.0.0/24", &option("239.0.0.0/8")])?;
-    let _none = Network::create(cluster, &third, "none", &["--subnet=10.43.0.0/24", &option("off")])?;
-    let sender = Container::start(&first, "none", &[])?;
+    let _quiet = Network::create(cluster, &third, "quiet", &["--subnet=10.43.0.0/24", &option("off")])?;
+    let sender = Container::start(&first, "quiet", &[])?;
     let routes = || -> Result<Vec<String>> {
         let shown = sender.sh("ip -4 route show")?;
         let multicast = shown.lines().filter(|line| line.starts_with("224.") || line.starts_with("239."));
@@ -92,7 +92,7 @@ fn routes(cluster: &mut Cluster) -> Result<()> {
 
 /// Whether one hears what the other sends to this group without naming an interface.
 fn hears(sender: &Container, receiver: &Container, group: &str) -> Result<()> {
-    let receive = format!("UDP4-RECV:6093,ip-add-membership={group}:shout0");
+    let receive = format!("UDP4-RECV:6093,reuseaddr,ip-add-membership={group}:shout0");
     let listening = listen(receiver, &Datagrams { receive, send: String::new() })?;
     wait_until("the datagram to be heard", SOON, || {
         sender.sh(&format!("echo heard | socat -u - UDP4-DATAGRAM:{group}:6093,ip-multicast-ttl=4"))?;
