@@ -14,7 +14,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use shoutd_cli::{Places, StartArguments};
 use shoutd_consensus::{Consensus, FILES, LocalStore, Settings as ConsensusSettings, Store};
 use shoutd_core::limits::PORT;
-use shoutd_core::plane::{Underlay, namespace_vni};
+use shoutd_core::plane::namespace_vni;
 use shoutd_core::view::{self, Membership};
 use shoutd_dataplane::{Capabilities, LinuxKernel, Reconciler, UnderlayInterface, probe, underlay_interface};
 use shoutd_docker::engine::EngineClient;
@@ -43,7 +43,7 @@ use crate::removals::Removals;
 use crate::settings::{Resolved, Settings};
 use crate::tokens::Tokens;
 use crate::views::Views;
-use crate::{control, enrollment, leases, readiness, stock, tokens};
+use crate::{control, enrollment, leases, readiness, stock, tokens, underlay};
 
 /// Where named network namespaces are, for `ip netns` and everybody else.
 const NAMESPACES: &str = "/run/netns";
@@ -66,7 +66,7 @@ pub async fn run(arguments: StartArguments, places: Places) -> Result<()> {
 struct Daemon {
     name: String,
     resolved: Resolved,
-    underlay: UnderlayInterface,
+    underlay: watch::Sender<UnderlayInterface>,
     credentials: Arc<CredentialStore>,
     token: Option<Token>,
     consensus: Arc<Consensus>,
@@ -94,7 +94,7 @@ impl Daemon {
             capabilities.tier = wanted;
         }
         let address = resolved.settings.advertise_address;
-        let underlay = underlay_interface(address.ip())?;
+        let (underlay, _) = watch::channel(underlay_interface(address.ip())?);
         let token = read_token(arguments)?;
         create_directory(&arguments.data_dir)?;
         create_directory(&places.run_dir)?;
@@ -147,9 +147,8 @@ impl Daemon {
         let reconciler =
             Reconciler::spawn(kernel, self.capabilities.tier).context("cannot start the data plane's thread")?;
         let (heard, hearing) = watch::channel(Arc::default());
-        let underlay = Underlay { address: self.resolved.settings.advertise_address.ip(), mtu: self.underlay.mtu };
         let listening = Listening { observed: reconciler.watch_observed(), memberships: reconciler.memberships() };
-        let plane = Plane::new(agreement.clone(), self.local.clone(), hearing, underlay, reconciler);
+        let plane = Plane::new(agreement.clone(), self.local.clone(), hearing, self.underlay.subscribe(), reconciler);
         let plane = Arc::new(plane);
         let announcer =
             Announcer::new(agreement.clone(), self.local.clone(), plane.clone(), self.peers.clone(), listening, heard);
@@ -198,7 +197,7 @@ impl Daemon {
             views: Views {
                 name: self.name,
                 address: self.resolved.settings.advertise_address,
-                underlay: self.underlay.clone(),
+                underlay: self.underlay.subscribe(),
                 replication: self.capabilities.tier,
                 parts: parts.clone(),
                 mirrors: mirrors.clone(),
@@ -208,7 +207,8 @@ impl Daemon {
             waiting: waiting.clone(),
             leaving: leaving.clone(),
         });
-        let follower = EngineFollower { parts: parts.clone(), mirrors, underlay: self.underlay, state: engine_state };
+        let underlay = self.underlay.subscribe();
+        let follower = EngineFollower { parts: parts.clone(), mirrors, underlay, state: engine_state };
         let desk = enrollment::router(parts.agreement.clone(), self.credentials.clone(), waiting);
         let peer_router = self
             .consensus
@@ -225,6 +225,7 @@ impl Daemon {
         let consensus = self.consensus.clone();
         let server = self.server.refusing(move |host| consensus.has_left(host));
         tasks.spawn(server.serve(peer_router, stop.clone().cancelled_owned()));
+        tasks.spawn(underlay::follow(self.underlay, stop.clone()));
         tasks.spawn(parts.plane.clone().run(stop.clone()));
         tasks.spawn(parts.announcer.clone().run(stop.clone()));
         tasks.spawn(leases::run(parts.agreement.clone(), parts.local.clone(), stop.clone()));

@@ -41,7 +41,7 @@ pub struct EngineFollower {
     /// Keeps networks in step.
     pub mirrors: Arc<Mirrors>,
     /// The interface of the underlay.
-    pub underlay: UnderlayInterface,
+    pub underlay: watch::Receiver<UnderlayInterface>,
     /// For all to see whether the engine answers.
     pub state: watch::Sender<view::Engine>,
 }
@@ -111,7 +111,8 @@ impl EngineFollower {
         if !networks.iter().any(|network| network.name == GATEWAY_BRIDGE) {
             networks.push(self.ensure_gateway_bridge().await?);
         }
-        let in_use = subnets::in_use(&networks, &self.underlay);
+        let underlay = self.underlay.borrow().clone();
+        let in_use = subnets::in_use(&networks, &underlay);
         if let Err(error) = subnets::report(&self.parts.agreement, in_use).await {
             warn!("cannot report this host's subnets yet: {error}");
         }

@@ -22,6 +22,7 @@ mod stock;
 mod subnets;
 mod tokens;
 mod under_way;
+mod underlay;
 mod views;
 
 use std::process::ExitCode;

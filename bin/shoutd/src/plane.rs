@@ -8,7 +8,7 @@ use shoutd_core::announce::Heard;
 use shoutd_core::local::Endpoint;
 use shoutd_core::plane::{Desired, DeviceName, Underlay, desired};
 use shoutd_core::{EndpointId, NetworkId};
-use shoutd_dataplane::{Generation, ReconcilerHandle, Scope, Unsettled};
+use shoutd_dataplane::{Generation, ReconcilerHandle, Scope, UnderlayInterface, Unsettled};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -25,7 +25,7 @@ pub struct Plane {
     agreement: Agreement,
     local: Arc<LocalState>,
     heard: watch::Receiver<Arc<Heard>>,
-    underlay: Underlay,
+    underlay: watch::Receiver<UnderlayInterface>,
     reconciler: ReconcilerHandle,
     /// What was last handed on. Held while state is read and handed on, so that an older view never follows a newer one.
     handed_on: Mutex<Option<(Arc<Desired>, Generation)>>,
@@ -37,7 +37,7 @@ impl Plane {
         agreement: Agreement,
         local: Arc<LocalState>,
         heard: watch::Receiver<Arc<Heard>>,
-        underlay: Underlay,
+        underlay: watch::Receiver<UnderlayInterface>,
         reconciler: ReconcilerHandle,
     ) -> Self {
         Self { agreement, local, heard, underlay, reconciler, handed_on: Mutex::default() }
@@ -106,7 +106,11 @@ impl Plane {
             return None;
         }
         let heard = self.heard.borrow().clone();
-        Some(Arc::new(desired(&cluster, &self.local.get(), self.agreement.me, self.underlay, &heard)))
+        let underlay = {
+            let interface = self.underlay.borrow();
+            Underlay { address: interface.network.addr(), mtu: interface.mtu }
+        };
+        Some(Arc::new(desired(&cluster, &self.local.get(), self.agreement.me, underlay, &heard)))
     }
 
     /// Follows state until it is told to stop.
@@ -114,12 +118,14 @@ impl Plane {
         let mut cluster = self.agreement.watch();
         let mut local = self.local.watch();
         let mut heard = self.heard.clone();
+        let mut underlay = self.underlay.clone();
         loop {
             self.hand_on_news();
             let changed = tokio::select! {
                 changed = cluster.changed() => changed.is_ok(),
                 changed = local.changed() => changed.is_ok(),
                 changed = heard.changed() => changed.is_ok(),
+                changed = underlay.changed() => changed.is_ok(),
                 () = stop.cancelled() => false,
             };
             if !changed {

@@ -83,6 +83,11 @@ impl Settings {
         if self.peer_addresses.contains(&own) {
             return Err(format!("{own} is this host's own address; --peer-addresses names other hosts"));
         }
+        if let Some(other) = self.peer_addresses.iter().find(|peer| peer.is_ipv4() != own.is_ipv4()) {
+            return Err(format!(
+                "{other} and {own} are not of one address family: give all hosts of a cluster IPv4 addresses, or all IPv6"
+            ));
+        }
         if self.peer_addresses.len() > HOSTS_MAX {
             return Err(format!(
                 "{} peers are more than the {HOSTS_MAX} that a cluster has",
@@ -134,7 +139,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let resolve = |more: &[&str]| Settings::resolve(&arguments(directory.path(), more));
         assert!(resolve(&[]).unwrap_err().to_string().starts_with("this host was not started before"));
-        let first = settings("10.0.0.1:7789", &["10.0.0.2:7789", "[fd00::2]:7789"]);
+        let first = settings("10.0.0.1:7789", &["10.0.0.2:7789", "10.0.0.5:7789"]);
         first.save(directory.path()).unwrap();
         assert_eq!(resolve(&[]).unwrap(), Resolved { settings: first.clone(), moved_from: None });
         let moved = resolve(&["10.0.0.3"]).unwrap();
@@ -146,6 +151,8 @@ mod tests {
             let told = resolve(own).unwrap_err().to_string();
             assert!(told.contains("is this host's own address"), "{told}");
         }
+        let told = resolve(&["--peer-addresses=fd00::2"]).unwrap_err().to_string();
+        assert!(told.contains("[fd00::2]:7789 and 10.0.0.1:7789 are not of one address family"), "{told}");
     }
 
     #[test]
@@ -153,7 +160,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let peer = |number| format!("[2001:db8:aaaa:bbbb:cccc:dddd:eeee:{number:x}]:65535").parse().unwrap();
         let full = Settings {
-            advertise_address: "10.0.0.1:7789".parse().unwrap(),
+            advertise_address: "[2001:db8::1]:7789".parse().unwrap(),
             peer_addresses: (0x1000..).map(peer).take(HOSTS_MAX).collect(),
         };
         full.save(directory.path()).unwrap();

@@ -43,7 +43,7 @@ pub struct Views {
     /// Where peers reach it.
     pub address: SocketAddr,
     /// The interface of the underlay.
-    pub underlay: UnderlayInterface,
+    pub underlay: watch::Receiver<UnderlayInterface>,
     /// How multicast is sent.
     pub replication: Tier,
     /// State, kernel and engine.
@@ -69,7 +69,7 @@ impl Views {
             host: self.parts.agreement.me,
             name: self.name.clone(),
             address: self.address,
-            underlay_mtu: self.underlay.mtu,
+            underlay_mtu: self.underlay.borrow().mtu,
             agreed_ago: consensus.leader_heard,
             replication: self.replication.name().to_owned(),
             membership: self.parts.agreement.membership(),

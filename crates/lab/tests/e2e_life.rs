@@ -17,7 +17,7 @@ use serde_json::Value;
 use shoutd_lab::{Host, wait_until};
 
 /// Ten times the rate of the demo: a gap of a few milliseconds would show.
-const STREAM: Stream<'_> = Stream { group: "224.1.1.1", port: 5000, rate: "10M" };
+const STREAM: Stream<'_> = Stream { group: "224.1.1.1", port: 5000, rate: "10M", length: 1470 };
 
 #[test]
 fn a_cluster_outlives_its_daemons_engines_and_hosts() {

@@ -62,6 +62,15 @@ impl Cluster {
         {
             return Err(Refusal::HostAddressTaken { address: address.ip().to_string(), name: other.name.clone() });
         }
+        if let Some((_, other)) =
+            self.hosts.iter().find(|(other, host)| **other != id && host.address.is_ipv4() != address.is_ipv4())
+        {
+            return Err(Refusal::OtherAddressFamily {
+                address: address.ip().to_string(),
+                name: other.name.clone(),
+                has: other.address.ip().to_string(),
+            });
+        }
         if !self.hosts.contains_key(&id) && self.hosts.len() >= HOSTS_MAX {
             return Err(Refusal::Full { what: "hosts".to_owned(), count: HOSTS_MAX });
         }

@@ -63,6 +63,18 @@ pub enum Refusal {
         /// Who has it.
         name: String,
     },
+    /// A VXLAN device sends from one address, and so to hosts of its family only.
+    #[error(
+        "the advertise address {address} is not of the address family of host {name}, which has {has}: give all hosts of a cluster IPv4 addresses, or all IPv6"
+    )]
+    OtherAddressFamily {
+        /// The address of the host that is refused.
+        address: String,
+        /// A host of the other family.
+        name: String,
+        /// Its address.
+        has: String,
+    },
     /// A table is full.
     #[error("the cluster has {count} {what} already, which is the limit")]
     Full {

@@ -8,6 +8,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::layout::{self, GATEWAY, MAX_HOSTS, address, address_v6};
 
+/// The longest packet that the network between the hosts carries, in octets; which a host makes use of is its own matter.
+const JUMBO: u16 = 9000;
+
 /// Makes the bridge, which is also the hosts' default gateway. Nothing lies behind it, and it says so at once: what a
 /// host sends to the world outside is answered with ICMP "network unreachable", without a limit on their rate.
 pub(super) fn make() -> Result<()> {
@@ -19,7 +22,7 @@ pub(super) fn make() -> Result<()> {
         None,
         &format!(
             "link set lo up
-         link add underlay type bridge mcast_snooping 0
+         link add underlay mtu 1500 type bridge mcast_snooping 0
          address add {GATEWAY}/24 dev underlay
          link set underlay up"
         ),
@@ -33,7 +36,7 @@ pub(super) fn make() -> Result<()> {
 pub(super) fn connect(number: u8, init: u32) -> Result<()> {
     let mac = layout::mac(number);
     let outside = format!(
-        "link add host{number} type veth peer name eth0 address {mac} netns {init}
+        "link add host{number} mtu {JUMBO} type veth peer name eth0 address {mac} netns {init}
          link set host{number} master underlay up
          link set host{number} type bridge_slave mcast_flood off"
     );

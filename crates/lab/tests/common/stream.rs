@@ -26,11 +26,13 @@ pub struct Stream<'a> {
     pub port: u16,
     /// As iperf takes it: `1M` is 1 Mbit/s (of 2^20, as it counts).
     pub rate: &'a str,
+    /// Length of a datagram, in octets.
+    pub length: u16,
 }
 
 impl Default for Stream<'_> {
     fn default() -> Self {
-        Self { group: "224.1.1.1", port: 5000, rate: "1M" }
+        Self { group: "224.1.1.1", port: 5000, rate: "1M", length: 1470 }
     }
 }
 
@@ -69,16 +71,17 @@ impl<'a> Stream<'a> {
             let joined = started.into_iter().map(thread::ScopedJoinHandle::join);
             joined.map(|result| result.unwrap_or_else(|_| bail!("a thread panicked"))).collect::<Result<_>>()
         })?;
-        let Self { group, port, rate } = self;
-        let process = sender.spawn(&format!("iperf -u -c {group} -p {port} -t {seconds} -T 2 -b {rate}"))?;
+        let Self { group, port, rate, length } = self;
+        let process =
+            sender.spawn(&format!("iperf -u -c {group} -p {port} -t {seconds} -T 2 -b {rate} -l {length}"))?;
         Ok(Running { sender, process, receivers, deadline: Duration::from_secs(seconds.into()) + PROGRAM_DEADLINE })
     }
 
     /// Starts a receiver that ends with the first stream that it hears; returns when it has joined the group.
     fn receive(self, container: &'a Container) -> Result<Receiver<'a>> {
-        let Self { group, port, .. } = self;
+        let Self { group, port, length, .. } = self;
         let unread = unread(container)?;
-        let process = container.spawn(&format!("iperf -u -s -B {group} -p {port} -w {BUFFER} -P 1"))?;
+        let process = container.spawn(&format!("iperf -u -s -B {group} -p {port} -l {length} -w {BUFFER} -P 1"))?;
         process.wait_for_line(PROGRAM_DEADLINE, |line| line.contains("Joining multicast group"))?;
         await_membership(container, group)?;
         Ok(Receiver { container, process, unread })

@@ -1,0 +1,102 @@
+//! What lies under the tunnel: IPv4 or IPv6, of any MTU, also one that changes while containers run.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
+
+mod common;
+
+use anyhow::{Result, bail, ensure};
+use common::{Cluster, Container, Network, SOON, Stream, one_on_each, run_checks};
+use shoutd_lab::{Host, wait_until};
+
+/// What VXLAN adds to a packet on an IPv4 underlay, and on an IPv6 one, in octets.
+const OVERHEAD_IPV4: u16 = 50;
+const OVERHEAD_IPV6: u16 = 70;
+
+/// A stream of datagrams that need several packets each, of any MTU but the largest.
+const LARGE: Stream<'_> = Stream { group: "224.1.1.1", port: 5000, rate: "4M", length: 8192 };
+
+#[test]
+fn an_ipv4_underlay_may_have_any_mtu() {
+    let mut cluster = Cluster::up("underlay4", 3).unwrap();
+    cluster.form([1, 2, 3]).unwrap();
+    run_checks(&mut cluster, &[("the MTU follows, IPv4", |cluster| mtu_follows(cluster, OVERHEAD_IPV4))]);
+}
+
+#[test]
+fn an_ipv6_underlay_does_as_well() {
+    let mut cluster = Cluster::up("underlay6", 3).unwrap();
+    refuse_both_families(&cluster).unwrap();
+    form(&cluster).unwrap();
+    run_checks(
+        &mut cluster,
+        &[("multicast over IPv6", multicast), ("the MTU follows, IPv6", |cluster| mtu_follows(cluster, OVERHEAD_IPV6))],
+    );
+}
+
+/// Addresses as people write them, with a port and without.
+fn form(cluster: &Cluster) -> Result<()> {
+    let [first, second, third] = cluster.three()?;
+    let (one, two, three) = (first.address_v6(), second.address_v6(), third.address_v6());
+    first.start_shoutd(&[&one.to_string()])?;
+    let token = cluster.token()?;
+    second.start_shoutd(&[&two.to_string(), &format!("--peer-addresses={one}"), &token])?;
+    third.start_shoutd(&[&format!("[{three}]:7789"), &format!("--peer-addresses={one},[{two}]:7789"), &token])?;
+    Ok(())
+}
+
+fn refuse_both_families(cluster: &Cluster) -> Result<()> {
+    let host = cluster.host(3)?;
+    let peers = format!("--peer-addresses={}", cluster.host(1)?.address_v6());
+    let output = host.run(["shoutdctl", "start", &host.address().to_string(), &peers])?;
+    let is_told = output.stderr.contains("are not of one address family");
+    ensure!(!output.success() && is_told, "both families are not refused: {output}");
+    Ok(())
+}
+
+fn multicast(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let _network = Network::create(cluster, &hosts[0], "foo", &[])?;
+    let containers = one_on_each(&hosts, "foo", &[])?;
+    everyone_hears(&containers, Stream::default())?;
+    containers[2].ping(&containers[0].address("foo")?.to_string())
+}
+
+/// Containers run while the MTU of the underlay changes.
+fn mtu_follows(cluster: &mut Cluster, overhead: u16) -> Result<()> {
+    let hosts = cluster.three()?;
+    let network = Network::create(cluster, &hosts[0], "foo", &[])?;
+    let _fixed = Network::create(cluster, &hosts[0], "bar", &["--opt", "com.docker.network.driver.mtu=1300"])?;
+    let containers = one_on_each(&hosts, "foo", &[])?;
+    let fixed = Container::start(&hosts[0], "bar", &[])?;
+    for mtu in [1400, 9000, 1500] {
+        for host in &hosts {
+            host.sh(&format!("ip link set eth0 mtu {mtu}"))?;
+        }
+        for (host, container) in hosts.iter().zip(&containers) {
+            await_mtu(host, container, &network, mtu - overhead)?;
+        }
+        everyone_hears(&containers, LARGE)?;
+    }
+    ensure!(mtu_of(&fixed)? == 1300, "a network's own MTU did not stay");
+    Ok(())
+}
+
+/// Waits until the container's interface and all devices of the network on its host have this MTU.
+fn await_mtu(host: &Host, container: &Container, network: &Network, wanted: u16) -> Result<()> {
+    let show = format!("ip netns exec {} ip -oneline link show", network.segment_name()?);
+    wait_until(&format!("MTU {wanted} on {}", host.name()), SOON, || {
+        let devices = host.sh(&show)?;
+        let mut ours = devices.lines().filter(|line| line.contains(": sh"));
+        let all = ours.all(|line| line.contains(&format!(" mtu {wanted} ")));
+        Ok((all && mtu_of(container)? == wanted).then_some(()))
+    })
+}
+
+fn mtu_of(container: &Container) -> Result<u16> {
+    Ok(container.sh("cat /sys/class/net/shout0/mtu")?.trim().parse()?)
+}
+
+/// The first sends, and all others hear all of it.
+fn everyone_hears(containers: &[Container], stream: Stream<'_>) -> Result<()> {
+    let [sender, receivers @ ..] = containers else { bail!("no containers") };
+    stream.send_undisturbed(sender, &receivers.iter().collect::<Vec<_>>(), 2)
+}
