@@ -46,8 +46,7 @@ fn start(host: &Host, options: &[&str]) -> Result<Container> {
     Container::start(host, "foo", &options)
 }
 
-/// Waits until the container that takes a virtual address over has said so and is answered for; then a client's single packet must find it, as the
-/// client was told by gratuitous ARP, and the owner must be the one that answers.
+/// Waits until the container that takes a virtual address over has said so and has it, and until a client that was told by gratuitous ARP reaches it there.
 fn await_owner(client: &Container, owner: (&Container, &Process), told: &str, mac: Option<&str>) -> Result<()> {
     let (container, program) = owner;
     program.wait_for_line(SOON, |line| line.contains(told))?;
@@ -56,10 +55,17 @@ fn await_owner(client: &Container, owner: (&Container, &Process), told: &str, ma
         Some(mac) => mac.to_owned(),
         None => container.sh("cat /sys/class/net/shout0/address")?.trim().to_owned(),
     };
-    client.ping(VIRTUAL)?;
-    let neighbour = client.sh(&format!("grep '^{VIRTUAL} ' /proc/net/arp"))?;
-    ensure!(neighbour.contains(&wanted), "{VIRTUAL} has not {wanted} but {neighbour}");
-    Ok(())
+    await_answer(client, &wanted)
+}
+
+/// Waits until a client reaches the virtual address at this MAC address. For a moment two may have it, and tell so by ARP.
+fn await_answer(client: &Container, mac: &str) -> Result<()> {
+    wait_until(&format!("{VIRTUAL} to answer {} at {mac}", client.name), SOON, || {
+        let answered = client.try_sh(&format!("ping -c 1 -W 1 {VIRTUAL}"))?.success();
+        let neighbours = client.sh("cat /proc/net/arp")?;
+        let is_there = neighbours.lines().any(|line| line.starts_with(VIRTUAL) && line.contains(mac));
+        Ok((answered && is_there).then_some(()))
+    })
 }
 
 /// VRRP (RFC 5798): the master is killed, the backup takes over; the master comes back.
@@ -92,9 +98,8 @@ fn keepalived(cluster: &mut Cluster, use_vmac: bool) -> Result<()> {
     let third_run = run(&master, 200)?;
     await_owner(&client, (&master, &third_run), told, mac).context("the master that came back")?;
     second_run.wait_for_line(SOON, |line| line.contains("Master received advert"))?;
-    client.ping(VIRTUAL)?;
     ensure!(!backup.sh("ip address")?.contains(VIRTUAL), "the backup still has the address");
-    Ok(())
+    await_owner(&client, (&master, &third_run), told, mac).context("the master alone")
 }
 
 /// CARP: the same, with the virtual host's MAC address in the advertisements only, and gratuitous ARP by the address's owner.
@@ -128,7 +133,7 @@ fn ucarp(cluster: &mut Cluster) -> Result<()> {
     wait_until("the backup to give the address up", SOON, || {
         Ok((!backup.sh("ip address")?.contains(VIRTUAL)).then_some(()))
     })?;
-    client.ping(VIRTUAL)
+    await_owner(&client, (&master, &third_run), told, None).context("the master alone")
 }
 
 /// Makes ready what avahi needs in a container: a message bus that asks nobody who he is, accounts, and one service that tells of the host.
