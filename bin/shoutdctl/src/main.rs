@@ -1,5 +1,14 @@
 //! `shoutdctl`: starts and stops the daemon of this host and shows what it knows.
 
+/// As std's, but whoever reads only the first line, as `head` does, has what it wants: to write on is no error. To die of SIGPIPE instead would be to die of sockets,
+/// too, whose daemon ends at that moment.
+macro_rules! println {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod backup;
 mod boot;
 mod control;
@@ -14,7 +23,6 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use nix::sys::signal::{SigHandler, Signal, signal};
 use shoutd_cli::Places;
 
 use crate::start::Start;
@@ -61,7 +69,6 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    die_quietly_of_a_closed_pipe();
     // An error goes to stderr as one line: what was wrong, with what, and what to do.
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
@@ -74,12 +81,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Whoever reads only the first line, as `head` does, has what it wants: to write on is no error to report. Rust ignores the signal by default.
-fn die_quietly_of_a_closed_pipe() {
-    // SAFETY: no handler is installed, only the default action restored, before any thread is started.
-    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
 }
 
 fn run(arguments: Arguments) -> Result<()> {
