@@ -7,14 +7,17 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use shoutd_core::events::Event;
+use shoutd_core::limits::EVENTS_MAX;
 use shoutd_core::view::{
-    Applicant, Approve, Done, EndpointRow, Endpoints, Failure, GroupRow, HostRow, NetworkRow, RemoveHost, RotateToken,
-    Status, TokenView,
+    Applicant, Approve, AwaitNetwork, Done, EndpointRow, Endpoints, Failure, GroupRow, HostRow, NetworkRow,
+    NetworkStanding, RemoveHost, RotateToken, Status, TokenView,
 };
 
 use crate::enrollment::Waiting;
 use crate::leases::now;
 use crate::leaving::Leaving;
+use crate::standing::Standings;
 use crate::tokens::Tokens;
 use crate::views::{ENDPOINTS, HELLO, Views};
 
@@ -27,6 +30,8 @@ pub struct Control {
     pub tokens: Tokens,
     /// Hosts that wait for approval.
     pub waiting: Arc<Waiting>,
+    /// For those who wait for a network.
+    pub standings: Arc<Standings>,
     /// For a host that wants to leave.
     pub leaving: Arc<Leaving>,
 }
@@ -54,8 +59,10 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/hosts", get(hosts))
         .route("/v1/networks", get(networks))
+        .route("/v1/networks/wait", post(await_network))
         .route("/v1/endpoints", get(endpoints))
         .route("/v1/groups", get(groups))
+        .route("/v1/events", get(events))
         .route("/v1/token", get(show_token).post(rotate_token))
         .route("/v1/approve", get(waiting).post(approve))
         .route("/v1/remove", post(remove_host))
@@ -85,12 +92,20 @@ async fn networks(State(control): State<Arc<Control>>) -> Json<Vec<NetworkRow>> 
     Json(control.views.networks())
 }
 
+async fn await_network(State(control): State<Arc<Control>>, Json(asked): Json<AwaitNetwork>) -> Json<NetworkStanding> {
+    Json(control.standings.of(&asked).await)
+}
+
 async fn endpoints(State(control): State<Arc<Control>>) -> Json<Endpoints> {
     Json(control.views.endpoints().await)
 }
 
 async fn groups(State(control): State<Arc<Control>>) -> Json<Vec<GroupRow>> {
     Json(control.views.parts.announcer.groups())
+}
+
+async fn events(State(control): State<Arc<Control>>) -> Json<Vec<Event>> {
+    Json(control.views.parts.events.newest(EVENTS_MAX))
 }
 
 async fn show_token(State(control): State<Arc<Control>>) -> Answer<TokenView> {

@@ -33,6 +33,7 @@ use crate::control::Control;
 use crate::driver::Driver;
 use crate::engine::EngineFollower;
 use crate::enrollment::{Applicant, Waiting};
+use crate::events::{self, Events};
 use crate::formation::Formation;
 use crate::leaving::Leaving;
 use crate::local_state::LocalState;
@@ -41,6 +42,7 @@ use crate::parts::Parts;
 use crate::plane::Plane;
 use crate::removals::Removals;
 use crate::settings::{Resolved, Settings};
+use crate::standing::{self, Standings};
 use crate::tokens::Tokens;
 use crate::views::Views;
 use crate::{control, enrollment, leases, readiness, stock, tokens, underlay};
@@ -152,10 +154,12 @@ impl Daemon {
         let plane = Arc::new(plane);
         let announcer =
             Announcer::new(agreement.clone(), self.local.clone(), plane.clone(), self.peers.clone(), listening, heard);
+        let events = Arc::new(Events::open(&self.data_directory));
         Ok(Parts {
             plane,
             announcer: Arc::new(announcer),
-            removals: Arc::new(Removals::new(agreement.clone(), self.local.clone())),
+            removals: Arc::new(Removals::new(agreement.clone(), self.local.clone(), events.clone())),
+            events,
             agreement,
             local: self.local.clone(),
             peers: self.peers.clone(),
@@ -193,6 +197,8 @@ impl Daemon {
         let mirrors = Arc::new(Mirrors::new(parts.clone()));
         let waiting = Arc::new(Waiting::default());
         let leaving = Arc::new(Leaving::new(parts.clone(), mirrors.clone(), membership));
+        let standings =
+            Arc::new(Standings { parts: parts.clone(), mirrors: mirrors.clone(), engine_state: engine_seen.clone() });
         let control = Arc::new(Control {
             views: Views {
                 name: self.name,
@@ -205,6 +211,7 @@ impl Daemon {
             },
             tokens: Tokens::new(parts.agreement.clone(), self.credentials.clone(), &self.data_directory),
             waiting: waiting.clone(),
+            standings: standings.clone(),
             leaving: leaving.clone(),
         });
         let underlay = self.underlay.subscribe();
@@ -216,6 +223,7 @@ impl Daemon {
             .merge(control::peer_router(control.clone()))
             .merge(desk)
             .merge(stock::router(parts.clone()))
+            .merge(standing::router(standings))
             .merge(announce::router(parts.announcer.clone()));
 
         let mut tasks = JoinSet::new();
@@ -229,6 +237,8 @@ impl Daemon {
         tasks.spawn(parts.plane.clone().run(stop.clone()));
         tasks.spawn(parts.announcer.clone().run(stop.clone()));
         tasks.spawn(leases::run(parts.agreement.clone(), parts.local.clone(), stop.clone()));
+        let (events, until) = (parts.events.clone(), stop.clone());
+        tasks.spawn(async move { events.run(until).await });
         tasks.spawn(follower.run(stop.clone()));
         tasks.spawn(renew(parts.agreement.clone(), self.credentials.clone(), stop.clone()));
         info!(host = %parts.agreement.me, address = %self.resolved.settings.advertise_address, "shoutd has started");
@@ -309,7 +319,8 @@ fn read_token(arguments: &StartArguments) -> Result<Option<Token>> {
 
 /// What a host forgets that has left its cluster: all but its log, so that its next start is its first.
 fn forget(credentials: &CredentialStore, data_directory: &Path, plugin_socket: &Path) -> Result<()> {
-    let kept = FILES.into_iter().chain([tokens::FILE, view::START_FILE]).map(|file| data_directory.join(file));
+    let kept =
+        FILES.into_iter().chain([tokens::FILE, events::FILE, view::START_FILE]).map(|file| data_directory.join(file));
     // Without the socket an engine says that there is no such plugin, instead of waiting for one that is away.
     for path in kept.chain([plugin_socket.to_owned()]) {
         match fs::remove_file(&path) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use shoutd_core::events::EventKind;
 use shoutd_core::local::{Endpoint, Local};
 use shoutd_core::view::{self, Membership};
 use shoutd_core::{DockerNetworkId, EndpointId};
@@ -125,7 +126,8 @@ impl EngineFollower {
         let before = subnets::of_gateway_bridge(&self.parts.agreement);
         let bridge = self.parts.engine.ensure_gateway_bridge(before).await?;
         if bridge.created {
-            info!("made docker_gwbridge, the containers' way out, so that its subnet is known from the start");
+            let text = "made, as the containers' way out, so that its subnet is known from the start";
+            self.parts.events.note(EventKind::NetworkMade, GATEWAY_BRIDGE, text);
         }
         Ok(bridge.network)
     }
@@ -147,7 +149,11 @@ impl EngineFollower {
             return Ok(());
         }
         for endpoint in &stale {
-            info!(endpoint = endpoint.short(), "forgotten: the engine does not have it any more");
+            self.parts.events.note(
+                EventKind::EndpointForgotten,
+                endpoint.short(),
+                "the engine does not have it any more",
+            );
         }
         if let Err(error) = self.parts.local.change(|local| local.endpoints.retain(|id, _| !stale.contains(id))).await {
             warn!("{error}");

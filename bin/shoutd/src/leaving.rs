@@ -83,10 +83,7 @@ impl Leaving {
         let local = self.parts.local.get();
         let used: BTreeSet<_> = local.endpoints.values().map(|endpoint| &endpoint.network).collect();
         if !used.is_empty() {
-            let names: Vec<_> = used
-                .iter()
-                .map(|id| cluster.networks.get(id).map_or(id.short(), |network| network.title(id)))
-                .collect();
+            let names: Vec<_> = used.iter().map(|id| cluster.network_title(id)).collect();
             bail!("containers of this host use {}: stop them, or disconnect them, first", names.join(", "));
         }
         self.mirrors.remove_all().await.map_err(|error| anyhow!(error))?;

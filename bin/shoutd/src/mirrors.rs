@@ -2,17 +2,19 @@
 //!
 //! It never runs inside a plugin callback: the engine would wait for itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use shoutd_consensus::ProposeError;
 use shoutd_core::cluster::{Command, DescribedSubnet, Description, Network, Refusal};
+use shoutd_core::events::EventKind;
 use shoutd_core::mirror::{DRIVER, EngineNetwork, MirrorAction, NETWORK_OPTION, plan_mirrors};
 use shoutd_core::{DockerNetworkId, NetworkId};
 use shoutd_docker::engine::{
     CreateNetworkError, DockerNetwork, EngineError, Ipam, IpamConfig, NetworkSpec, RemoveNetworkError,
 };
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::agreement::AgreementError;
@@ -29,17 +31,29 @@ pub struct Mirrors {
     problems: Mutex<BTreeMap<NetworkId, String>>,
     /// Networks whose copies are missing without anybody having said why, and since when.
     missing: Mutex<BTreeMap<NetworkId, Instant>>,
+    /// Networks that the engine had at the last comparison, ready for containers.
+    copies: watch::Sender<BTreeSet<NetworkId>>,
 }
 
 impl Mirrors {
     /// Puts the parts together; nothing happens yet.
     pub fn new(parts: Parts) -> Self {
-        Self { parts, problems: Mutex::default(), missing: Mutex::default() }
+        Self { parts, problems: Mutex::default(), missing: Mutex::default(), copies: watch::Sender::default() }
     }
 
     /// What keeps networks of the cluster from being on this host, one line each.
     pub fn problems(&self) -> Vec<String> {
         self.problems.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// What keeps this network from being on this host.
+    pub fn problem(&self, network: &NetworkId) -> Option<String> {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner).get(network).cloned()
+    }
+
+    /// Follows which networks this host's engine has, ready for containers.
+    pub fn watch_copies(&self) -> watch::Receiver<BTreeSet<NetworkId>> {
+        self.copies.subscribe()
     }
 
     /// Compares once and mends what differs. Returns the engine's networks as they were before.
@@ -54,6 +68,7 @@ impl Mirrors {
         let networks = self.parts.engine.networks().await?;
         let cluster = self.parts.agreement.cluster();
         let engine: Vec<_> = networks.iter().map(as_engine_network).collect();
+        self.publish_copies(&engine);
         let creations = self.parts.under_way.creations();
         let plan = plan_mirrors(&cluster, &self.parts.local.get(), self.parts.agreement.me, &engine, &creations);
         self.forget_found(&plan);
@@ -67,15 +82,32 @@ impl Mirrors {
         Ok(networks)
     }
 
-    /// Problems are logged when they appear or change, not each time they are met.
+    fn publish_copies(&self, engine: &[EngineNetwork]) {
+        let local = self.parts.local.get();
+        let ready = engine.iter().filter(|copy| copy.ours && local.bindings.contains_key(&copy.id));
+        let copies: BTreeSet<_> = ready.map(EngineNetwork::network).collect();
+        self.copies.send_if_modified(|known| {
+            let differs = *known != copies;
+            *known = copies;
+            differs
+        });
+    }
+
+    /// Problems are noted when they appear or change, not each time they are met.
     fn note(&self, problems: BTreeMap<NetworkId, String>) {
         let mut known = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        let cluster = self.parts.agreement.cluster();
         for (network, problem) in &problems {
             if known.get(network) != Some(problem) {
-                warn!("{problem}");
+                self.parts.events.note(EventKind::NetworkFailed, cluster.network_title(network), problem);
             }
         }
         *known = problems;
+    }
+
+    fn note_restored(&self, network: &NetworkId, text: &str) {
+        let cluster = self.parts.agreement.cluster();
+        self.parts.events.note(EventKind::NetworkRestored, cluster.network_title(network), text);
     }
 
     async fn execute(&self, action: MirrorAction, networks: &[DockerNetwork]) -> Result<(), (NetworkId, String)> {
@@ -100,7 +132,7 @@ impl Mirrors {
                     }
                 });
                 bound.await.map_err(|error| (network.clone(), error.to_string()))?;
-                info!(network = network.short(), "found on this host again");
+                self.note_restored(&network, "found on this host again");
                 Ok(())
             }
             MirrorAction::TakeOver { network, docker } => {
@@ -109,10 +141,13 @@ impl Mirrors {
             }
             MirrorAction::Remove { docker } => {
                 let network = NetworkId::from(&docker);
-                self.remove(&docker).await.map_err(|problem| (network, problem))
+                let copy = networks.iter().find(|copy| copy.id == docker);
+                let name = copy.map_or(docker.short(), |copy| copy.name.as_str());
+                self.remove(&docker, name).await.map_err(|problem| (network, problem))
             }
             MirrorAction::Abandon { network } => {
-                info!(%network, "its creation was never finished; it is removed from the cluster");
+                let text = "its creation on this host was never finished; it is removed from the cluster";
+                self.parts.events.note(EventKind::NetworkRemoved, network.short(), text);
                 let removed = self.parts.agreement.propose(Command::RemoveNetwork { id: network.clone() }).await;
                 removed.map(|_| ()).map_err(|error| (network, error.to_string()))
             }
@@ -161,11 +196,12 @@ impl Mirrors {
                 copy.name
             ));
         }
-        warn!("{refusal}: the copy of this host is replaced by that network's");
+        let text = format!("{refusal}: the network that was created on this host makes room for that one");
+        self.parts.events.note(EventKind::NetworkRefused, &copy.name, &text);
         self.parts.under_way.not_creating(network);
         let removed = self.parts.agreement.propose(Command::RemoveNetwork { id: network.clone() }).await;
         removed.map_err(|error| error.to_string())?;
-        self.remove(&copy.id).await
+        self.remove(&copy.id, &copy.name).await
     }
 
     /// Whether the engine may be about to say that a user removed this network: it hides a network from its list before it says so. Once it remembers the removal as done, or has kept
@@ -176,10 +212,9 @@ impl Mirrors {
             // It may have said so just before: then the next comparison knows.
             let is_told = self.copies_of(network) != copies;
             if !is_told {
-                info!(
-                    network = network.short(),
-                    "its copy was removed while shoutd could not hear of it; it belongs to all hosts and comes back"
-                );
+                let text =
+                    "its copy was removed while shoutd could not hear of it; it belongs to all hosts and comes back";
+                self.note_restored(network, text);
             }
             return is_told;
         }
@@ -218,10 +253,8 @@ impl Mirrors {
 
     /// A crash half way through leaves a network without a copy, which the next comparison makes.
     async fn take_over(&self, network: &NetworkId, docker: &DockerNetworkId) -> Result<(), String> {
-        info!(
-            network = network.short(),
-            "the address that Docker would give out next is another host's: shoutd gives out this copy's addresses from now on"
-        );
+        let text = "the address that Docker would give out next is another host's: shoutd gives out this copy's addresses from now on";
+        self.note_restored(network, text);
         self.parts.under_way.replacing(docker, true);
         let removed = self.parts.engine.remove_network(docker).await;
         self.parts.under_way.replacing(docker, false);
@@ -249,7 +282,8 @@ impl Mirrors {
         self.parts.under_way.mirroring(id, false);
         match created {
             Ok(_) => {
-                info!(network = description.name, "made on this host");
+                let text = format!("made on this host; it was created on {}", cluster.host_name(network.origin));
+                self.parts.events.note(EventKind::NetworkMade, &description.name, &text);
                 Ok(())
             }
             // Somebody made it in the meantime; the next comparison tells who.
@@ -278,15 +312,14 @@ impl Mirrors {
         Ok(())
     }
 
-    async fn remove(&self, docker: &DockerNetworkId) -> Result<(), String> {
+    async fn remove(&self, docker: &DockerNetworkId, name: &str) -> Result<(), String> {
         match self.parts.engine.remove_network(docker).await {
             Ok(()) | Err(RemoveNetworkError::NotFound { .. }) => {
-                info!(network = docker.short(), "removed from this host, as it is gone from the cluster");
+                let text = "removed from this host, as it is gone from the cluster";
+                self.parts.events.note(EventKind::NetworkRemoved, name, text);
                 Ok(())
             }
-            Err(error) => {
-                Err(format!("network {} is gone from the cluster but not from this host: {error}", docker.short()))
-            }
+            Err(error) => Err(format!("network {name} is gone from the cluster but not from this host: {error}")),
         }
     }
 }

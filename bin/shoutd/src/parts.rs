@@ -7,6 +7,7 @@ use shoutd_peer::Client;
 
 use crate::agreement::Agreement;
 use crate::announce::Announcer;
+use crate::events::Events;
 use crate::local_state::LocalState;
 use crate::plane::Plane;
 use crate::removals::Removals;
@@ -31,4 +32,6 @@ pub struct Parts {
     pub under_way: Arc<UnderWay>,
     /// Networks that a user removed here.
     pub removals: Arc<Removals>,
+    /// What was decided on a user's behalf.
+    pub events: Arc<Events>,
 }

@@ -6,10 +6,12 @@ use std::time::Duration;
 use shoutd_consensus::{ProposeError, StoreError};
 use shoutd_core::NetworkId;
 use shoutd_core::cluster::{Cluster, Command};
+use shoutd_core::events::EventKind;
 use tokio::sync::Mutex;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::agreement::{Agreement, AgreementError};
+use crate::events::Events;
 use crate::leases;
 use crate::local_state::LocalState;
 
@@ -21,14 +23,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Removals {
     agreement: Agreement,
     local: Arc<LocalState>,
+    events: Arc<Events>,
     /// Each wish is put to the cluster once at a time, by whoever comes first.
     asking: Mutex<()>,
 }
 
 impl Removals {
     /// Puts the parts together; nothing happens yet.
-    pub fn new(agreement: Agreement, local: Arc<LocalState>) -> Self {
-        Self { agreement, local, asking: Mutex::default() }
+    pub fn new(agreement: Agreement, local: Arc<LocalState>, events: Arc<Events>) -> Self {
+        Self { agreement, local, events, asking: Mutex::default() }
     }
 
     /// Puts every wish to the cluster that has not been answered. One that cannot be answered now is kept.
@@ -52,17 +55,27 @@ impl Removals {
 
     /// The other hosts give their stock back within a moment, or say that they use the network. One that is away does so when it is back.
     async fn wait_until_gone(&self, network: &NetworkId) {
+        let title = self.agreement.cluster().network_title(network).to_owned();
         let mut cluster = self.agreement.watch();
         let is_decided = |cluster: &Arc<Cluster>| cluster.networks.get(network).is_none_or(|network| !network.removing);
         match tokio::time::timeout(PATIENCE, cluster.wait_for(is_decided)).await {
             Ok(Ok(cluster)) => match cluster.networks.get(network) {
-                None => info!(network = network.short(), "removed from the cluster"),
-                Some(known) => warn!(
-                    network = known.title(network),
-                    "in use elsewhere after all: it stays, and comes back on this host"
+                None => self.events.note(
+                    EventKind::NetworkRemoved,
+                    &title,
+                    "removed from the cluster, as a user of this host wished",
                 ),
+                Some(known) => {
+                    let hosts: Vec<_> = known.attached.iter().map(|host| cluster.host_name(*host)).collect();
+                    let text =
+                        format!("in use on {} after all: it stays, and comes back on this host", hosts.join(", "));
+                    self.events.note(EventKind::NetworkKept, &title, &text);
+                }
             },
-            _ => warn!(network = network.short(), "its removal waits for hosts that are away: see shoutdctl networks"),
+            _ => {
+                let text = "its removal waits for hosts that are away: see shoutdctl networks";
+                self.events.note(EventKind::NetworkLeaving, &title, text);
+            }
         }
     }
 
@@ -70,7 +83,9 @@ impl Removals {
         match self.agreement.propose(Command::RemoveNetwork { id: network.clone() }).await {
             Ok(_) => self.wait_until_gone(network).await,
             Err(AgreementError::Propose(ProposeError::Refused(refusal))) => {
-                warn!("{refusal}: it stays, and comes back on this host");
+                let cluster = self.agreement.cluster();
+                let text = format!("{refusal}: it stays, and comes back on this host");
+                self.events.note(EventKind::NetworkKept, cluster.network_title(network), &text);
             }
             Err(error) => {
                 warn!(network = network.short(), "cannot remove it from the cluster yet: {error}");

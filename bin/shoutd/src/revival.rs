@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use shoutd_core::events::EventKind;
 use shoutd_core::mirror::DRIVER;
 use shoutd_docker::engine::{ContainerId, EngineError, StoppedContainer};
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::parts::Parts;
 
@@ -43,12 +44,14 @@ async fn look(parts: &Parts, tries: &mut BTreeMap<ContainerId, u32>) -> Result<(
         }
         *tried += 1;
         match parts.engine.start_container(&container.id).await {
-            Ok(()) => info!(
-                container = container.name,
-                "started: its restart policy wants it to run, and its engine could not start it without shoutd"
-            ),
+            Ok(()) => {
+                let text =
+                    "started: its restart policy wants it to run, and its engine could not start it without shoutd";
+                parts.events.note(EventKind::ContainerStarted, &container.name, text);
+            }
             Err(error) => {
-                warn!(container = container.name, "left down without shoutd, and still cannot be started: {error}");
+                let text = format!("left down without shoutd, and still cannot be started: {error}");
+                parts.events.note(EventKind::ContainerRefused, &container.name, &text);
             }
         }
     }

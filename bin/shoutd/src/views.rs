@@ -13,7 +13,7 @@ use shoutd_core::cluster::{Cluster, Network};
 use shoutd_core::local::Local;
 use shoutd_core::plane::Tier;
 use shoutd_core::view::{self, EndpointRow, Endpoints, HostRow, NetworkRow, Status};
-use shoutd_core::{EndpointId, HostId, NetworkId};
+use shoutd_core::{EndpointId, HostId};
 use shoutd_dataplane::UnderlayInterface;
 use tokio::sync::watch;
 
@@ -28,6 +28,9 @@ const REMOVAL_DEADLINE: Duration = Duration::from_secs(15);
 
 /// How long this host's engine may take to tell the names of its containers.
 const ENGINE_DEADLINE: Duration = Duration::from_millis(500);
+
+/// How many events are shown with the status.
+const STATUS_EVENTS: usize = 5;
 
 /// Where peers ask whether this host is there.
 pub const HELLO: &str = "/v1/hello";
@@ -80,7 +83,9 @@ impl Views {
             networks: cluster.networks.len(),
             endpoints: self.parts.local.get().endpoints.len(),
             docker: self.engine_state.borrow().clone(),
+            docker_socket: self.parts.engine.socket().to_owned(),
             problems,
+            events: self.parts.events.newest(STATUS_EVENTS),
         }
     }
 
@@ -180,10 +185,8 @@ impl Views {
     pub async fn own_endpoints(&self) -> Vec<EndpointRow> {
         let (cluster, local) = (self.parts.agreement.cluster(), self.parts.local.get());
         let containers = tokio::time::timeout(ENGINE_DEADLINE, self.container_names(&local)).await.unwrap_or_default();
-        let network =
-            |id: &NetworkId| cluster.networks.get(id).map_or(id.short(), |network| network.title(id)).to_owned();
         let rows = local.endpoints.iter().map(|(id, endpoint)| EndpointRow {
-            network: network(&endpoint.network),
+            network: cluster.network_title(&endpoint.network).to_owned(),
             host: self.name.clone(),
             addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
             id: id.clone(),

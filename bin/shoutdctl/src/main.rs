@@ -12,6 +12,7 @@ macro_rules! println {
 mod backup;
 mod boot;
 mod control;
+mod network;
 mod recovery;
 mod remove;
 mod show;
@@ -56,6 +57,9 @@ enum Command {
     Restore(recovery::Restore),
     /// Make this host the only one of its cluster, when most of the others are lost for good; shoutd must not run
     Recover(recovery::Recover),
+    /// Create and remove networks on all hosts, and wait for them
+    #[command(subcommand)]
+    Network(network::Network),
     /// Show how this host is doing
     Status(show::Format),
     /// List the hosts of the cluster
@@ -66,6 +70,8 @@ enum Command {
     Endpoints(show::Format),
     /// List the multicast groups that are listened to on the networks of this host, and by which hosts
     Groups(show::Format),
+    /// List what shoutd has decided on users' behalf on this host, the newest first
+    Events(show::Format),
 }
 
 fn main() -> ExitCode {
@@ -99,11 +105,13 @@ fn run(arguments: Arguments) -> Result<()> {
             Command::Backup(backup) => backup.run(places).await,
             Command::Restore(restore) => restore.run(places).await,
             Command::Recover(recover) => recover.run(places).await,
+            Command::Network(network) => network.run(places).await,
             Command::Status(format) => show::status(places, format).await,
             Command::Hosts(format) => show::hosts(places, format).await,
             Command::Networks(format) => show::networks(places, format).await,
             Command::Endpoints(format) => show::endpoints(places, format).await,
             Command::Groups(format) => show::groups(places, format).await,
+            Command::Events(format) => show::events(places, format).await,
         }
     })
 }

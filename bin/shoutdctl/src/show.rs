@@ -8,8 +8,12 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoutd_cli::Places;
+use shoutd_core::events::Event;
 use shoutd_core::multicast::SourceFilter;
 use shoutd_core::view::{Endpoints, Engine, GroupRow, HostRow, ListeningHost, Membership, NetworkRow, Status};
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::control;
 
@@ -46,6 +50,9 @@ pub async fn status(places: &Places, format: Format) -> Result<()> {
         row("version", format!("{} (process {})", status.version, status.pid));
         for problem in &status.problems {
             row("problem", problem.clone());
+        }
+        for event in &status.events {
+            row("event", format!("{} {} {}: {}", when(event.last), event.kind, event.subject, event.text));
         }
         table
     })
@@ -160,6 +167,26 @@ pub async fn groups(places: &Places, format: Format) -> Result<()> {
     .await
 }
 
+/// `shoutdctl events`.
+pub async fn events(places: &Places, format: Format) -> Result<()> {
+    show(places, format, "/v1/events", |events: &Vec<Event>| {
+        let mut table = table(["LAST", "TIMES", "EVENT", "OF", "WHAT"]);
+        for event in events {
+            let (times, kind) = (event.count.to_string(), event.kind.to_string());
+            table.add_row([&when(event.last), &times, &kind, &event.subject, &event.text]);
+        }
+        table
+    })
+    .await
+}
+
+/// A time in milliseconds since 1970, as RFC 3339 has it, in UTC.
+fn when(milliseconds: u64) -> String {
+    let seconds = i64::try_from(milliseconds / 1000).unwrap_or(i64::MAX);
+    let time = OffsetDateTime::from_unix_timestamp(seconds).map(|time| time.format(&Rfc3339));
+    time.map_or_else(|_| seconds.to_string(), |text| text.unwrap_or_else(|_| seconds.to_string()))
+}
+
 async fn show<T>(places: &Places, format: Format, path: &str, render: impl Fn(&T) -> Table) -> Result<()>
 where
     T: DeserializeOwned + Serialize,
@@ -169,7 +196,7 @@ where
         println!("{}", serde_json::to_string_pretty(&answer)?);
     } else {
         println!("{}", render(&answer).trim_fmt());
-        if path != "/v1/status" {
+        if path != "/v1/status" && path != "/v1/events" {
             tell_age(places).await?;
         }
     }

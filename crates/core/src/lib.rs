@@ -10,6 +10,7 @@
 pub mod address;
 pub mod announce;
 pub mod cluster;
+pub mod events;
 pub mod id;
 pub mod limits;
 pub mod local;

@@ -103,3 +103,9 @@ pub const ANNOUNCEMENTS_PER_HOST: (u32, Duration) = (100, Duration::from_millis(
 pub const ANNOUNCE_RETRY_FIRST: Duration = Duration::from_millis(100);
 /// See [`ANNOUNCE_RETRY_FIRST`].
 pub const ANNOUNCE_RETRY_LAST: Duration = BEAT_INTERVAL;
+
+/// Decisions that a host remembers for `shoutdctl events`: some days of an ordinary host's.
+pub const EVENTS_MAX: usize = 256;
+
+/// Octets of each text of such a decision: a line that people read.
+pub const EVENT_TEXT_BYTES_MAX: usize = 1024;

@@ -4,10 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::events::Event;
 use crate::multicast::SourceFilter;
 use crate::{ClusterId, EndpointId, Fingerprint, HostId, MacAddress, NetworkId, Vni};
 
@@ -119,8 +121,14 @@ pub struct Status {
     pub endpoints: usize,
     /// The Docker engine, or why there is none.
     pub docker: Engine,
+    /// Where its API is looked for.
+    #[serde(default)]
+    pub docker_socket: PathBuf,
     /// What is wrong just now, one line each.
     pub problems: Vec<String>,
+    /// The last decisions on a user's behalf, the newest first.
+    #[serde(default)]
+    pub events: Vec<Event>,
 }
 
 /// What is known of the host's Docker engine.
@@ -227,6 +235,67 @@ pub struct Endpoints {
     pub endpoints: Vec<EndpointRow>,
     /// Names of the hosts that did not answer, whose endpoints are missing.
     pub unanswered: Vec<String>,
+}
+
+/// What `shoutdctl network wait` asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwaitNetwork {
+    /// The network's name or id.
+    pub network: String,
+    /// Whether it should be gone from all hosts, rather than on all of them.
+    pub gone: bool,
+    /// Milliseconds to wait for it; the answer may come before.
+    pub patience: u64,
+}
+
+/// How a network stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkStanding {
+    /// Its id, if it is known.
+    pub id: Option<NetworkId>,
+    /// How it stands in the cluster.
+    pub phase: NetworkPhase,
+    /// Its copies on all hosts, if they were looked at.
+    pub hosts: Vec<HostCopy>,
+}
+
+/// How a network stands in the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "phase", content = "hosts")]
+pub enum NetworkPhase {
+    /// There is none of this name or id.
+    Unknown,
+    /// Agreed, but the engine where it is being created has not told its name yet.
+    Nameless,
+    /// It is a network of the cluster; names of the hosts that have containers on it.
+    There(Vec<String>),
+    /// A user of this host removed it, and the cluster could not be asked yet.
+    Asking,
+    /// It is being removed; names of the hosts that have not let go of it yet.
+    Leaving(Vec<String>),
+}
+
+/// A host's copy of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostCopy {
+    /// The host's name.
+    pub host: String,
+    /// Whether it has one.
+    pub state: CopyState,
+    /// What is in the way, if that is known.
+    pub problem: Option<String>,
+}
+
+/// Whether a host's engine has a copy of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CopyState {
+    /// It has one, ready for containers.
+    Present,
+    /// It has none.
+    Absent,
+    /// The host does not answer.
+    Unreachable,
 }
 
 /// What the control socket answers instead when it cannot do what was asked.

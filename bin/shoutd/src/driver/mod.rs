@@ -12,14 +12,13 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use ipnet::IpNet;
+use shoutd_core::events::EventKind;
 use shoutd_core::local::Local;
 use shoutd_core::{DockerNetworkId, NetworkId};
 use shoutd_docker::plugin::{
     CreateEndpoint, CreateNetwork, CreatedInterface, DriverError, EndpointKey, GrantedPool, IpamDriver, Join,
     JoinReply, NetworkDriver, PoolId, ReleaseAddress, RequestAddress, RequestPool,
 };
-
-use tracing::info;
 
 use crate::parts::Parts;
 
@@ -62,12 +61,26 @@ impl Driver {
         if !is_gone && tokio::task::spawn_blocking(move || sandbox::is_inhabited(&sandbox)).await.unwrap_or(true) {
             return Ok(());
         }
-        info!(endpoint = id.short(), %address, "its container is gone, and its address is wanted again: it is forgotten");
+        let text = format!("its container is gone, and its address {address} is wanted again");
+        self.parts.events.note(EventKind::EndpointForgotten, id.short(), &text);
         let forgotten = self.parts.local.change(|local| {
             local.endpoints.remove(id);
             local.reservations.get_mut(network).and_then(|addresses| addresses.remove(&address))
         });
         forgotten.await.map(|_| ()).map_err(told)
+    }
+}
+
+impl Driver {
+    fn note_refused_network(&self, subject: &str, error: &DriverError) {
+        self.parts.events.note(EventKind::NetworkRefused, subject, error.message());
+    }
+
+    fn note_refused_container(&self, docker: &DockerNetworkId, error: &DriverError) {
+        let network = self.parts.local.get().bindings.get(docker).cloned();
+        let network = network.unwrap_or_else(|| NetworkId::from(docker));
+        let cluster = self.parts.agreement.cluster();
+        self.parts.events.note(EventKind::ContainerRefused, cluster.network_title(&network), error.message());
     }
 }
 
@@ -78,7 +91,8 @@ fn told(error: impl Into<anyhow::Error>) -> DriverError {
 
 impl NetworkDriver for Driver {
     async fn create_network(&self, request: CreateNetwork) -> Result<(), DriverError> {
-        network::create(self, request).await
+        let subject = request.network.short().to_owned();
+        network::create(self, request).await.inspect_err(|error| self.note_refused_network(&subject, error))
     }
 
     async fn delete_network(&self, network: DockerNetworkId) -> Result<(), DriverError> {
@@ -86,7 +100,8 @@ impl NetworkDriver for Driver {
     }
 
     async fn create_endpoint(&self, request: CreateEndpoint) -> Result<CreatedInterface, DriverError> {
-        endpoint::create(self, request).await
+        let network = request.network.clone();
+        endpoint::create(self, request).await.inspect_err(|error| self.note_refused_container(&network, error))
     }
 
     async fn delete_endpoint(&self, endpoint: EndpointKey) -> Result<(), DriverError> {
@@ -94,7 +109,7 @@ impl NetworkDriver for Driver {
     }
 
     async fn join(&self, request: Join) -> Result<JoinReply, DriverError> {
-        endpoint::join(self, &request).await
+        endpoint::join(self, &request).await.inspect_err(|error| self.note_refused_container(&request.network, error))
     }
 
     async fn leave(&self, endpoint: EndpointKey) -> Result<(), DriverError> {
@@ -108,7 +123,8 @@ impl NetworkDriver for Driver {
 
 impl IpamDriver for Driver {
     async fn request_pool(&self, request: RequestPool) -> Result<GrantedPool, DriverError> {
-        address::request_pool(self, &request)
+        let subject = request.subnet.map_or_else(|| "without a subnet".to_owned(), |subnet| subnet.to_string());
+        address::request_pool(self, &request).inspect_err(|error| self.note_refused_network(&subject, error))
     }
 
     async fn release_pool(&self, _: PoolId) -> Result<(), DriverError> {
@@ -117,7 +133,10 @@ impl IpamDriver for Driver {
     }
 
     async fn request_address(&self, request: RequestAddress) -> Result<IpNet, DriverError> {
-        address::request(self, &request).await
+        address::request(self, &request).await.inspect_err(|error| {
+            let text = format!("no address of {}: {}", request.pool, error.message());
+            self.parts.events.note(EventKind::ContainerRefused, request.pool.as_str(), &text);
+        })
     }
 
     async fn release_address(&self, request: ReleaseAddress) -> Result<(), DriverError> {

@@ -175,6 +175,11 @@ impl Network {
 }
 
 impl Cluster {
+    /// What people call a network: its name, or the beginning of its id while it has none, or is not known.
+    pub fn network_title<'a>(&'a self, id: &'a NetworkId) -> &'a str {
+        self.networks.get(id).map_or(id.short(), |network| network.title(id))
+    }
+
     /// The network that has exactly this subnet. No two networks' subnets overlap, so there is at most one.
     pub fn network_with_subnet(&self, subnet: IpNet) -> Option<(&NetworkId, &Arc<Network>)> {
         self.networks.iter().find(|(_, network)| network.settings.pools.iter().any(|pool| pool.subnet == subnet))

@@ -1,0 +1,275 @@
+//! `shoutdctl network`: creation and removal that return when all hosts have followed; races; and what is told of them afterwards. The hosts have engines of
+//! different versions.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
+
+mod common;
+
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+use common::{
+    Cluster, Container, MIXED_ENGINES, Network, SOON, Stream, await_network, containers_of, networks, one_on_each,
+    run_checks, status, view,
+};
+use shoutd_lab::{Host, Output, wait_until};
+
+#[test]
+fn networks_come_and_go_on_all_hosts_at_once() {
+    let mut cluster = Cluster::up_with("network", 3, &MIXED_ENGINES).unwrap();
+    cluster.form([1, 2, 3]).unwrap();
+    run_checks(
+        &mut cluster,
+        &[
+            ("created and removed as soon as the command returns", synchronous),
+            ("a network in use stays, and the command and the events say so", in_use),
+            ("a host that is away follows when it is back", away),
+            ("a host that has a network of that name already is named", name_taken),
+            ("what is no network of the cluster, and what Docker refuses", refused),
+            ("the same name on two hosts in the same instant", twins),
+            ("a removal races starts on other hosts", removal_races_starts),
+            ("events outlive the daemon", events_are_kept),
+        ],
+    );
+}
+
+/// `shoutdctl network ...`.
+fn network(host: &Host, arguments: &[&str]) -> Result<Output> {
+    host.run(["shoutdctl", "network"].iter().chain(arguments))
+}
+
+fn network_works(host: &Host, arguments: &[&str]) -> Result<Output> {
+    let output = network(host, arguments)?;
+    ensure!(output.success(), "shoutdctl network {arguments:?} on {} {output}", host.name());
+    Ok(output)
+}
+
+fn has_network(host: &Host, name: &str) -> Result<bool> {
+    Ok(host.docker(["network", "ls", "--format", "{{.Name}}"])?.lines().any(|other| other == name))
+}
+
+/// Whether the event log of a host has one of this kind of this network, or container, that says this.
+fn has_event(host: &Host, kind: &str, subject: &str, text: &str) -> Result<bool> {
+    let events = view(host, "events")?;
+    let events = events.as_array().context("a list of events")?;
+    Ok(events.iter().any(|event| {
+        let says = event["text"].as_str().is_some_and(|told| told.contains(text));
+        event["kind"] == kind && event["subject"] == subject && says
+    }))
+}
+
+fn ensure_event(host: &Host, kind: &str, subject: &str, text: &str) -> Result<()> {
+    ensure!(
+        has_event(host, kind, subject, text)?,
+        "{} has no event {kind} of {subject} that says {text:?}: {}",
+        host.name(),
+        view(host, "events")?
+    );
+    Ok(())
+}
+
+fn synchronous(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    for (round, creator) in hosts.iter().enumerate() {
+        let label = format!("round={round}");
+        let options = ["create", "--ipam-driver", "shoutd", "--label", &label, "foo"];
+        let printed = network_works(creator, &options)?.stdout;
+        let id = creator.docker(["network", "inspect", "--format", "{{.Id}}", "foo"])?;
+        ensure!(printed == id, "it printed {printed:?} of network {id:?}");
+        // At once, on every host.
+        let containers = one_on_each(&hosts, "foo", &[])?;
+        let [sender, receivers @ ..] = containers.as_slice() else { bail!("no containers") };
+        Stream::default().send(sender, &receivers.iter().collect::<Vec<_>>(), 1)?;
+        drop(containers);
+        let remover = &hosts[(round + 1) % hosts.len()];
+        let printed = network_works(remover, &["rm", "foo"])?.stdout;
+        ensure!(printed == "foo\n", "it printed {printed:?}");
+        for host in &hosts {
+            ensure!(!has_network(host, "foo")?, "{} still has it", host.name());
+            ensure!(networks(host)?.is_empty(), "{} still knows it", host.name());
+        }
+    }
+    // What was created in the usual way can be waited for.
+    let created = Network::create_here(cluster, &hosts[0], "bar", &[])?;
+    network_works(&hosts[1], &["wait", "bar"])?;
+    for host in &hosts {
+        ensure!(has_network(host, "bar")?, "{} does not have it", host.name());
+    }
+    hosts[2].docker(["network", "rm", "bar"])?;
+    network_works(&hosts[0], &["wait", "--gone", "bar"])?;
+    for host in &hosts {
+        ensure!(!has_network(host, "bar")?, "{} still has it", host.name());
+    }
+    drop(created);
+    Ok(())
+}
+
+fn in_use(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, third] = cluster.three()?;
+    network_works(&first, &["create", "used"])?;
+    let container = Container::start(&third, "used", &[])?;
+    let output = network(&second, &["rm", "used"])?;
+    ensure!(!output.success() && output.stderr.contains("in use on host3"), "{output}");
+    ensure_event(&second, "network-kept", "used", "in use on host3")?;
+    let told = second.sh("shoutdctl status")?;
+    ensure!(told.contains("network-kept used") && told.contains("host3"), "the status does not say so: {told}");
+    network_works(&second, &["wait", "used"])?;
+    ensure_event(&second, "network-made", "used", "made on this host")?;
+    Stream::default().send(&container, &[&Container::start(&second, "used", &[])?], 1)?;
+    drop(container);
+    network_works(&second, &["rm", "used"]).map(|_| ())
+}
+
+fn away(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, third] = cluster.three()?;
+    third.stop_shoutd()?;
+    let output = network_works(&first, &["create", "--ipam-driver", "shoutd", "late"])?;
+    ensure!(output.stderr.contains("host3 does not answer"), "{output}");
+    ensure!(has_network(&second, "late")? && !has_network(&third, "late")?, "who has it?");
+    third.start_shoutd(&[])?;
+    network_works(&second, &["wait", "late"])?;
+    ensure!(has_network(&third, "late")?, "host3 does not have it");
+
+    // Without its engine a host answers, and cannot have it.
+    second.stop_engine()?;
+    let output = network(&first, &["create", "--timeout", "2", "--ipam-driver", "shoutd", "later"]);
+    let output = output?;
+    ensure!(!output.success() && output.stderr.contains("host2 does not have it"), "{output}");
+    second.start_engine()?;
+    network_works(&first, &["wait", "later"])?;
+    network_works(&second, &["rm", "late", "later"]).map(|_| ())
+}
+
+fn name_taken(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, third] = cluster.three()?;
+    third.docker(["network", "create", "common"])?;
+    let output = network(&first, &["create", "--timeout", "3", "--ipam-driver", "shoutd", "common"])?;
+    let told = "there is a Docker network of that name here already";
+    ensure!(!output.success() && output.stderr.contains("host3") && output.stderr.contains(told), "{output}");
+    ensure_event(&third, "network-failed", "common", told)?;
+    ensure!(has_network(&second, "common")?, "host2 does not have it");
+    third.docker(["network", "rm", "common"])?;
+    network_works(&first, &["wait", "common"])?;
+    network_works(&third, &["rm", "common"]).map(|_| ())
+}
+
+fn refused(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, _] = cluster.three()?;
+    for (arguments, says) in [
+        (["create", "--driver=bridge", "x"].as_slice(), "the driver is shoutd"),
+        (&["create", "--no-such-option", "x"], "unknown flag"),
+        (&["create", "--opt", "shoutd.no=1", "x"], "shoutd has no option shoutd.no"),
+        (&["create"], "NAME"),
+        (&["create", "x", "--timeout=3"], "write it before"),
+        (&["rm", "x"], "there is no network x in the cluster"),
+        (&["rm", "bridge"], "there is no network bridge in the cluster"),
+        (&["wait", "--timeout", "1", "x"], "the cluster has no network x"),
+        (&["wait", "--timeout", "0", "x"], "1..=3600"),
+    ] {
+        let output = network(&first, arguments)?;
+        ensure!(!output.success() && output.stderr.contains(says), "{arguments:?}: {output}");
+    }
+    ensure!(networks(&first)?.is_empty(), "something was made");
+    ensure!(has_network(&first, "bridge")?, "something was removed");
+
+    // A container that wants another's address.
+    network_works(&first, &["create", "--subnet", "10.61.0.0/24", "foo"])?;
+    let container = Container::start(&first, "foo", &["--ip", "10.61.0.9"])?;
+    let (_, output) = Container::try_start(&second, "foo", &["--ip", "10.61.0.9"])?;
+    ensure!(!output.success() && output.stderr.contains("host1"), "{output}");
+    let refusals = view(&second, "events")?;
+    ensure!(
+        refusals.as_array().is_some_and(|events| {
+            events
+                .iter()
+                .any(|event| event["kind"] == "container-refused" && event["text"].to_string().contains("host1"))
+        }),
+        "no such event: {refusals}"
+    );
+    for name in containers_of(&second)? {
+        second.docker(["rm", "--force", &name])?;
+    }
+    drop(container);
+    network_works(&second, &["rm", "foo"]).map(|_| ())
+}
+
+/// One of them is the network, everywhere; the other makes room, or was refused.
+fn twins(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    for round in 0..5 {
+        let outputs = thread::scope(|scope| {
+            let creating = hosts.iter().map(|host| {
+                let subnet = format!("10.62.{}.0/24", host.number());
+                scope.spawn(move || network(host, &["create", "--subnet", &subnet, "twin"]))
+            });
+            let creating: Vec<_> = creating.collect();
+            let joined = creating.into_iter().map(thread::ScopedJoinHandle::join);
+            joined.map(|result| result.unwrap_or_else(|_| bail!("a thread panicked"))).collect::<Result<Vec<_>>>()
+        })?;
+        let created = outputs.iter().filter(|output| output.success()).count();
+        ensure!(created == 1, "round {round}: {created} of them were created: {outputs:?}");
+        network_works(&hosts[0], &["wait", "twin"])?;
+        let known = networks(&hosts[0])?;
+        ensure!(known.len() == 1, "round {round}: {known:?}");
+        for host in &hosts {
+            let listed = host.docker(["network", "ls", "--quiet", "--filter", "name=twin"])?;
+            ensure!(listed.lines().count() == 1, "round {round}: {} has {listed:?}", host.name());
+        }
+        let containers = one_on_each(&hosts, "twin", &[])?;
+        let [sender, receivers @ ..] = containers.as_slice() else { bail!("no containers") };
+        Stream::default().send(sender, &receivers.iter().collect::<Vec<_>>(), 1)?;
+        drop(containers);
+        network_works(&hosts[round % hosts.len()], &["rm", "twin"])?;
+    }
+    Ok(())
+}
+
+/// Whoever is first: either the container runs and the network stays on all hosts, or the network is gone from all and the container does not run.
+fn removal_races_starts(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [first, second, third] = &hosts;
+    for _ in 0..4 {
+        network_works(first, &["create", "--ipam-driver", "shoutd", "race"])?;
+        let (removed, started) = thread::scope(|scope| {
+            let removed = scope.spawn(|| network(first, &["rm", "race"]));
+            let started = [second, third].map(|host| scope.spawn(move || Container::try_start(host, "race", &[])));
+            let started = started.map(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")));
+            (removed.join().unwrap_or_else(|_| bail!("a thread panicked")), started)
+        });
+        let removed = removed?;
+        let started = started.into_iter().collect::<Result<Vec<_>>>()?;
+        let running: Vec<_> = started.iter().filter(|(_, output)| output.success()).collect();
+        match removed.success() {
+            true => ensure!(running.is_empty(), "removed, and yet there are containers on it: {running:?}"),
+            false => ensure!(!running.is_empty(), "not removed, though no container was started: {removed}"),
+        }
+        if !running.is_empty() {
+            network_works(first, &["wait", "race"])?;
+            if let [(one, _), (other, _)] = running.as_slice() {
+                Stream::default().send(one, &[other], 1)?;
+            }
+        }
+        drop(started);
+        if !removed.success() {
+            network_works(third, &["rm", "race"])?;
+        }
+        for host in &hosts {
+            ensure!(!has_network(host, "race")?, "{} still has it", host.name());
+        }
+    }
+    Ok(())
+}
+
+fn events_are_kept(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, _] = cluster.three()?;
+    network_works(&first, &["create", "--ipam-driver", "shoutd", "kept"])?;
+    ensure_event(&second, "network-made", "kept", "created on host1")?;
+    wait_until("the event to be on disk", SOON, || {
+        Ok(second.sh("cat /var/lib/shoutd/events.json")?.contains("\"kept\"").then_some(()))
+    })?;
+    second.kill_shoutd()?;
+    second.start_shoutd(&[])?;
+    ensure_event(&second, "network-made", "kept", "created on host1")?;
+    ensure!(status(&second)?["events"].as_array().is_some_and(|events| events.len() <= 5), "too many in the status");
+    await_network(&second, "kept")?;
+    network_works(&first, &["rm", "kept"]).map(|_| ())
+}
