@@ -38,6 +38,7 @@ use crate::formation::Formation;
 use crate::leaving::Leaving;
 use crate::local_state::LocalState;
 use crate::mirrors::Mirrors;
+use crate::names::{HostsFiles, Learner};
 use crate::parts::Parts;
 use crate::plane::Plane;
 use crate::removals::Removals;
@@ -215,7 +216,9 @@ impl Daemon {
             leaving: leaving.clone(),
         });
         let underlay = self.underlay.subscribe();
-        let follower = EngineFollower { parts: parts.clone(), mirrors, underlay, state: engine_state };
+        let (compared, comparisons) = watch::channel(0);
+        let learner = Learner { parts: parts.clone(), compared: comparisons };
+        let follower = EngineFollower { parts: parts.clone(), mirrors, underlay, state: engine_state, compared };
         let desk = enrollment::router(parts.agreement.clone(), self.credentials.clone(), waiting);
         let peer_router = self
             .consensus
@@ -240,6 +243,8 @@ impl Daemon {
         let (events, until) = (parts.events.clone(), stop.clone());
         tasks.spawn(async move { events.run(until).await });
         tasks.spawn(follower.run(stop.clone()));
+        tasks.spawn(learner.run(stop.clone()));
+        tasks.spawn(HostsFiles::new(parts.clone(), parts.announcer.watch_heard()).run(stop.clone()));
         tasks.spawn(renew(parts.agreement.clone(), self.credentials.clone(), stop.clone()));
         info!(host = %parts.agreement.me, address = %self.resolved.settings.advertise_address, "shoutd has started");
         readiness::ready();

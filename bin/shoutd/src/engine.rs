@@ -45,6 +45,8 @@ pub struct EngineFollower {
     pub underlay: watch::Receiver<UnderlayInterface>,
     /// For all to see whether the engine answers.
     pub state: watch::Sender<view::Engine>,
+    /// Counts the comparisons, for whoever follows the engine, too.
+    pub compared: watch::Sender<u64>,
 }
 
 impl EngineFollower {
@@ -114,6 +116,7 @@ impl EngineFollower {
         }
         let underlay = self.underlay.borrow().clone();
         let in_use = subnets::in_use(&networks, &underlay);
+        self.compared.send_modify(|count| *count = count.wrapping_add(1));
         if let Err(error) = subnets::report(&self.parts.agreement, in_use).await {
             warn!("cannot report this host's subnets yet: {error}");
         }

@@ -13,6 +13,7 @@ mod leases;
 mod leaving;
 mod local_state;
 mod mirrors;
+mod names;
 mod parts;
 mod plane;
 mod readiness;

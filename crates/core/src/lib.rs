@@ -16,6 +16,7 @@ pub mod limits;
 pub mod local;
 pub mod mirror;
 pub mod multicast;
+pub mod names;
 pub mod plane;
 pub mod stock;
 pub mod view;

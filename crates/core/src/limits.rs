@@ -104,6 +104,12 @@ pub const ANNOUNCE_RETRY_FIRST: Duration = Duration::from_millis(100);
 /// See [`ANNOUNCE_RETRY_FIRST`].
 pub const ANNOUNCE_RETRY_LAST: Duration = BEAT_INTERVAL;
 
+/// Names of one endpoint: its container's, and its aliases on the network.
+pub const NAMES_PER_ENDPOINT_MAX: usize = 32;
+
+/// Lines that shoutd keeps in a container's hosts file: programs read all of it for each name.
+pub const HOSTS_LINES_MAX: usize = 4096;
+
 /// Decisions that a host remembers for `shoutdctl events`: some days of an ordinary host's.
 pub const EVENTS_MAX: usize = 256;
 

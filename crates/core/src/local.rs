@@ -12,6 +12,7 @@ use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::Cluster;
+use crate::names::EndpointContainer;
 use crate::{DockerNetworkId, EndpointId, HostId, MacAddress, NetworkId};
 
 /// How long an address that was handed to Docker's IPAM may wait for its endpoint. Docker gives unused ones back itself, unless it
@@ -51,6 +52,9 @@ pub struct Endpoint {
     pub multicast_routes: BTreeSet<Ipv4Net>,
     /// When it was made, as the time since 1970.
     pub created: Duration,
+    /// Its container, once the engine has told of it.
+    #[serde(default)]
+    pub container: Option<EndpointContainer>,
 }
 
 /// An address that Docker's IPAM was given.
@@ -252,6 +256,7 @@ mod tests {
             sandbox: None,
             multicast_routes: BTreeSet::new(),
             created: Duration::from_secs(last.into()),
+            container: None,
         };
         let ids: Vec<EndpointId> = ["1", "2", "3"].iter().map(|digit| digit.repeat(16).parse().unwrap()).collect();
         let mut local = Local::default();
@@ -296,6 +301,7 @@ mod tests {
                 sandbox: None,
                 multicast_routes: BTreeSet::new(),
                 created: Duration::from_secs(last.into()),
+                container: None,
             };
             local.add_endpoint(id.clone(), endpoint).unwrap();
             local.join(&id, sandbox, routes_of).unwrap();

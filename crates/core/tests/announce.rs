@@ -55,7 +55,8 @@ fn memberships() -> impl Strategy<Value = Memberships> {
 fn network() -> impl Strategy<Value = AnnouncedNetwork> {
     let endpoint = (0..4u8).prop_map(|last| {
         let addresses: BTreeSet<_> = [IpAddr::from([10, 0, 0, last])].into();
-        (endpoint_id(last), AnnouncedEndpoint { mac: MacAddress([2, 0, 0, 0, 0, last]), addresses })
+        let names = [format!("c{last}").parse().unwrap()].into();
+        (endpoint_id(last), AnnouncedEndpoint { mac: MacAddress([2, 0, 0, 0, 0, last]), addresses, names })
     });
     let endpoints = proptest::collection::vec(endpoint, 0..3).prop_map(|endpoints| endpoints.into_iter().collect());
     (endpoints, memberships()).prop_map(|(endpoints, memberships)| AnnouncedNetwork { endpoints, memberships })

@@ -58,6 +58,7 @@ fn local(networks: impl IntoIterator<Item = u8>) -> Local {
             sandbox: None,
             multicast_routes: BTreeSet::new(),
             created: Duration::ZERO,
+            container: None,
         };
         local.add_endpoint(id, endpoint).unwrap();
     }

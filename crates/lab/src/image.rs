@@ -44,6 +44,8 @@ pub(crate) fn build(tar: &Path) -> Result<()> {
     write(&root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/bash\n")?;
     write(&root.join("etc/group"), "root:x:0:\n")?;
     write(&root.join("etc/nsswitch.conf"), "hosts: files dns\n")?;
+    // As Debian's package base-files has it: all addresses of a name in the hosts file count.
+    write(&root.join("etc/host.conf"), "multi on\n")?;
     let mut command = Command::new("tar");
     command.args(["--create", "--owner=0", "--group=0", "--file"]).arg(tar).arg("--directory").arg(&root).arg(".");
     let output = command.output().context("run tar")?;

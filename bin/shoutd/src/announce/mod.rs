@@ -166,6 +166,11 @@ impl Announcer {
         Some(Standing { in_sync, heard })
     }
 
+    /// Follows what the other hosts announced.
+    pub fn watch_heard(&self) -> watch::Receiver<Arc<Heard>> {
+        self.heard.subscribe()
+    }
+
     /// What is wrong just now, one line each.
     pub fn problems(&self) -> Vec<String> {
         self.state().problems(&self.agreement.cluster(), self.now())

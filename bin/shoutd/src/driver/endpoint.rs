@@ -30,8 +30,15 @@ pub async fn create(driver: &Driver, request: CreateEndpoint) -> Result<CreatedI
         stock::claim_exactly(&driver.parts, &network, address).await.map_err(told)?;
     }
     let attached = network.clone();
-    let endpoint =
-        Endpoint { network, addresses, mac, sandbox: None, multicast_routes: BTreeSet::new(), created: leases::now() };
+    let endpoint = Endpoint {
+        network,
+        addresses,
+        mac,
+        sandbox: None,
+        multicast_routes: BTreeSet::new(),
+        created: leases::now(),
+        container: None,
+    };
     let added = driver.parts.local.try_change(|local| local.add_endpoint(request.endpoint, endpoint));
     added.await.map_err(told)?;
     leases::attach(&driver.parts.agreement, &attached).await;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::multicast::Memberships;
+use crate::names::Name;
 use crate::{EndpointId, HostId, MacAddress, NetworkId};
 
 /// One endpoint of the host that announces it.
@@ -16,6 +17,9 @@ pub struct AnnouncedEndpoint {
     pub mac: MacAddress,
     /// Its addresses, without prefix lengths.
     pub addresses: BTreeSet<IpAddr>,
+    /// Its container's name and aliases.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub names: BTreeSet<Name>,
 }
 
 /// What one host has of one network. That it is announced at all says that the host has the network.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{AnnouncedEndpoint, AnnouncedNetwork, Content, Unsound};
-use crate::limits::{ANNOUNCED_ADDRESSES_MAX, ANNOUNCED_SOURCES_MAX};
+use crate::limits::{ANNOUNCED_ADDRESSES_MAX, ANNOUNCED_SOURCES_MAX, NAMES_PER_ENDPOINT_MAX};
 use crate::multicast::SourceFilter;
 use crate::{EndpointId, NetworkId};
 
@@ -46,7 +46,7 @@ impl Room {
 }
 
 impl Delta {
-    /// What makes `new` of `old`, and whether that is all of it: a delta has so many items at the most, counted in networks, endpoints, addresses, groups and sources.
+    /// What makes `new` of `old`, and whether that is all of it: a delta has so many items at the most, counted in networks, endpoints, addresses, names, groups and sources.
     pub fn between(old: &Content, new: &Content, items_max: usize) -> (Self, bool) {
         let mut room = Room { left: items_max, was_short: false };
         let mut networks = BTreeMap::new();
@@ -113,6 +113,9 @@ impl Delta {
                     Some(endpoint) if endpoint.addresses.len() > ANNOUNCED_ADDRESSES_MAX => {
                         let count = endpoint.addresses.len();
                         return invalid(format!("endpoint {} with {count} addresses", id.short()));
+                    }
+                    Some(endpoint) if endpoint.names.len() > NAMES_PER_ENDPOINT_MAX => {
+                        return invalid(format!("endpoint {} with {} names", id.short(), endpoint.names.len()));
                     }
                     _ => {}
                 }
@@ -187,7 +190,7 @@ fn sources(filter: &SourceFilter) -> usize {
 }
 
 fn endpoint_weight(endpoint: &AnnouncedEndpoint) -> usize {
-    1 + endpoint.addresses.len()
+    1 + endpoint.addresses.len() + endpoint.names.len()
 }
 
 fn filter_weight(filter: &SourceFilter) -> usize {

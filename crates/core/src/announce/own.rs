@@ -13,6 +13,7 @@ use crate::cluster::Cluster;
 use crate::limits::{ANNOUNCED_GROUPS_MAX, ANNOUNCED_ITEMS_MAX, ANNOUNCED_SOURCES_MAX};
 use crate::local::Local;
 use crate::multicast::{Memberships, SourceFilter};
+use crate::names::announced_names;
 use crate::{NetworkId, Vni};
 
 /// A network of which this host listens to more than it announces.
@@ -50,7 +51,7 @@ pub fn own_content(
             continue;
         }
         let addresses: BTreeSet<_> = endpoint.addresses.iter().map(IpNet::addr).collect();
-        let announced = AnnouncedEndpoint { mac: endpoint.mac, addresses };
+        let announced = AnnouncedEndpoint { mac: endpoint.mac, addresses, names: announced_names(endpoint) };
         networks.entry(endpoint.network.clone()).or_default().endpoints.insert(id.clone(), announced);
     }
     let mut excesses = Vec::new();

@@ -22,7 +22,7 @@ pub use forwarding::{Change, Destination, Forwarding, Tier, UNREGISTERED, Unknow
 pub use observed::{ContainerEnd, Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel};
 pub use options::{
     ALL_MULTICAST, InvalidOption, MAC_MOVES_OPTION, MAX_RATE_OPTION, MULTICAST_ROUTE_OPTION, check_options,
-    multicast_routes,
+    multicast_routes, resolves_names,
 };
 
 use crate::{EndpointId, InvalidId, NetworkId, Vni};

@@ -13,19 +13,23 @@ pub const MAC_MOVES_OPTION: &str = "shoutd.mac-moves";
 pub const MAX_RATE_OPTION: &str = "shoutd.max-rate";
 /// Which multicast leaves a container by this network, if several networks could take it: `auto`, `off`, or prefixes.
 pub const MULTICAST_ROUTE_OPTION: &str = "shoutd.multicast-route";
+/// `off` keeps the names of containers of other hosts out of containers' hosts files. Else `on`.
+pub const NAMES_OPTION: &str = "shoutd.names";
 /// All IPv4 multicast (RFC 5771).
 pub const ALL_MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);
 /// Prefixes that one network may be given: each becomes a route in each container.
 const ROUTES_MAX: usize = 16;
 /// Says which network of the cluster a Docker network is the mirror of. Set by shoutd, not by people.
 const NETWORK_OPTION: &str = "shoutd.network";
-const KNOWN: [&str; 4] = [MAC_MOVES_OPTION, MAX_RATE_OPTION, MULTICAST_ROUTE_OPTION, NETWORK_OPTION];
+const KNOWN: [&str; 5] = [MAC_MOVES_OPTION, MAX_RATE_OPTION, MULTICAST_ROUTE_OPTION, NAMES_OPTION, NETWORK_OPTION];
 
 /// An option that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidOption {
     /// Nobody knows it.
-    #[error("shoutd has no option {name}; it has {MAC_MOVES_OPTION}, {MAX_RATE_OPTION} and {MULTICAST_ROUTE_OPTION}")]
+    #[error(
+        "shoutd has no option {name}; it has {MAC_MOVES_OPTION}, {MAX_RATE_OPTION}, {MULTICAST_ROUTE_OPTION} and {NAMES_OPTION}"
+    )]
     Unknown {
         /// Its name.
         name: String,
@@ -53,10 +57,12 @@ pub fn check_options(options: &BTreeMap<String, String>) -> Result<(), InvalidOp
     let refuse = |name: &'static str, value: &String, expected| {
         Err(InvalidOption::Value { name, value: value.chars().take(80).collect(), expected })
     };
-    if let Some(value) = options.get(MAC_MOVES_OPTION)
-        && !matches!(value.as_str(), "on" | "off")
-    {
-        return refuse(MAC_MOVES_OPTION, value, "on or off");
+    for name in [MAC_MOVES_OPTION, NAMES_OPTION] {
+        if let Some(value) = options.get(name)
+            && !matches!(value.as_str(), "on" | "off")
+        {
+            return refuse(name, value, "on or off");
+        }
     }
     if let Some(value) = options.get(MAX_RATE_OPTION)
         && parse_rate(value).is_none()
@@ -78,6 +84,11 @@ pub fn check_options(options: &BTreeMap<String, String>) -> Result<(), InvalidOp
 /// Whether addresses that are no endpoint's are learnt, and move.
 pub(super) fn learns(options: &BTreeMap<String, String>) -> bool {
     options.get(MAC_MOVES_OPTION).is_none_or(|value| value != "off")
+}
+
+/// Whether the names of containers of other hosts are resolved.
+pub fn resolves_names(options: &BTreeMap<String, String>) -> bool {
+    options.get(NAMES_OPTION).is_none_or(|value| value != "off")
 }
 
 /// The destinations for which a container that joins this network is to have a route out of its interface there, as far as no other network of shoutd's that it is on has the

@@ -35,7 +35,7 @@ impl Cluster {
         let segment = &self.hosts[host].desired.segments[&vni()];
         let endpoints = segment.ports.values().map(|port| {
             let addresses = port.addresses.iter().map(ipnet::IpNet::addr).collect();
-            (port.endpoint.clone(), AnnouncedEndpoint { mac: port.mac, addresses })
+            (port.endpoint.clone(), AnnouncedEndpoint { mac: port.mac, addresses, names: BTreeSet::new() })
         });
         let memberships = self.running[host].handle.memberships().borrow().get(&vni()).cloned().unwrap_or_default();
         AnnouncedNetwork { endpoints: endpoints.collect(), memberships }

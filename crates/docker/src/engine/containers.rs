@@ -1,8 +1,13 @@
 //! Calls about containers: those that an engine should have started and could not, and starting them.
 
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
-use shoutd_core::id::DockerNetworkId;
+use shoutd_core::id::{DockerNetworkId, EndpointId};
 
 use super::error::EngineError;
 use super::{CHANGE_DEADLINE, EngineClient, QUERY_DEADLINE};
@@ -13,6 +18,9 @@ const ID_LENGTH: usize = 64;
 
 /// Containers of one network that are looked at. An engine is long out of other things with so many.
 const CONTAINERS_MAX: usize = 4096;
+
+/// Aliases of a container on one network that are looked at.
+const ALIASES_MAX: usize = 256;
 
 /// A container that does not run, as far as it matters to whether it should.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +35,17 @@ pub struct StoppedContainer {
     pub has_run: bool,
     /// Why its last start failed; empty if that succeeded, whatever ended the container then.
     pub error: String,
+}
+
+/// What a container is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerNames {
+    /// Its name.
+    pub name: String,
+    /// Its hosts file, as the engine's host sees it: an absolute path.
+    pub hosts_file: Option<PathBuf>,
+    /// By endpoint, what else it is called on that network.
+    pub aliases: BTreeMap<EndpointId, Vec<String>>,
 }
 
 /// The id of a container.
@@ -45,7 +64,41 @@ impl ContainerId {
     }
 }
 
+impl FromStr for ContainerId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        Self::parse(text).ok_or(InvalidId)
+    }
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A text that is not the id of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a container's id: it has {ID_LENGTH} hexadecimal digits")]
+pub struct InvalidId;
+
 impl EngineClient {
+    /// What a container is called on each of its networks; `None` if it is gone. An engine does not answer while it starts or stops the container.
+    ///
+    /// # Errors
+    /// As [`exited_containers`](Self::exited_containers).
+    pub async fn container_names(&self, id: &ContainerId) -> Result<Option<ContainerNames>, EngineError> {
+        let operation = format!("asking for the names of container {}", id.short());
+        let reply =
+            self.call(&operation, Method::GET, &format!("/containers/{}/json", id.0), None, QUERY_DEADLINE).await?;
+        if reply.status == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        let names = parse_names(&reply.expect_success(&operation)?);
+        names.map(Some).map_err(|source| EngineError::malformed(&operation, source))
+    }
+
     /// The containers of a network that have ended, or that could not be started.
     ///
     /// # Errors
@@ -88,6 +141,46 @@ impl EngineClient {
             _ => reply.expect_success(&operation).map(drop),
         }
     }
+}
+
+/// What of the answer is no endpoint's, no path or too much is left out.
+pub(super) fn parse_names(body: &[u8]) -> Result<ContainerNames, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct ContainerJson {
+        #[serde(rename = "Name", default)]
+        name: String,
+        #[serde(rename = "HostsPath", default)]
+        hosts_path: Option<PathBuf>,
+        #[serde(rename = "NetworkSettings")]
+        settings: SettingsJson,
+    }
+    #[derive(Deserialize)]
+    struct SettingsJson {
+        #[serde(rename = "Networks", default)]
+        networks: Option<BTreeMap<String, EndpointJson>>,
+    }
+    #[derive(Deserialize)]
+    struct EndpointJson {
+        #[serde(rename = "EndpointID", default)]
+        endpoint: String,
+        /// Since API 1.44 only what a user gave; before, the container's short id, too.
+        #[serde(rename = "Aliases", default)]
+        aliases: Option<Vec<String>>,
+        /// From API 1.44: all that the engine's resolver answers to.
+        #[serde(rename = "DNSNames", default)]
+        dns_names: Option<Vec<String>>,
+    }
+    let container: ContainerJson = serde_json::from_slice(body)?;
+    let networks = container.settings.networks.unwrap_or_default();
+    let aliases = networks.into_values().filter_map(|endpoint| {
+        let names = endpoint.aliases.into_iter().chain(endpoint.dns_names).flatten().take(ALIASES_MAX);
+        Some((endpoint.endpoint.parse().ok()?, names.collect()))
+    });
+    Ok(ContainerNames {
+        name: one_line(container.name.trim_start_matches('/'), 256),
+        hosts_file: container.hosts_path.filter(|path| path.is_absolute()),
+        aliases: aliases.collect(),
+    })
 }
 
 fn parse_list(body: &[u8]) -> Result<Vec<ContainerId>, serde_json::Error> {

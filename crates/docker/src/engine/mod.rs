@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 pub use connection::ApiVersion;
 use connection::Connection;
-pub use containers::{ContainerId, StoppedContainer};
+pub use containers::{ContainerId, ContainerNames, InvalidId, StoppedContainer};
 pub use error::{CreateNetworkError, EngineError, RemoveNetworkError};
 pub use events::{EventTime, NetworkAction, NetworkEvent, NetworkEvents};
 pub use model::{AttachedEndpoint, DockerNetwork, EngineInfo, Ipam, IpamConfig, NetworkDetail, NetworkSpec};

@@ -1,0 +1,186 @@
+//! Keeps the names of containers of other hosts in the hosts files of this host's containers.
+//!
+//! Docker makes such a file for each container, mounts it at `/etc/hosts`, and changes lines in it in place when a container's networks change (`libnetwork/etchosts`). So does this: lines that are not
+//! its own stay as they are, and what somebody overwrites is written again within ten seconds.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Seek};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
+use shoutd_core::announce::Heard;
+use shoutd_core::names::{Directory, directories, hosts_file};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::parts::Parts;
+
+/// How often all files are looked at: Docker, or whoever is in the container, may have changed one at the same moment.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// Octets of the largest file that is touched. What a container makes larger is its own affair.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// How often a file is read again that somebody else is writing.
+const TRIES_MAX: u32 = 5;
+
+/// The hosts files of this host's containers.
+#[derive(Debug)]
+pub struct HostsFiles {
+    parts: Parts,
+    heard: watch::Receiver<Arc<Heard>>,
+    /// What was last written to each file.
+    written: BTreeMap<PathBuf, Directory>,
+    /// What is wrong with files, so that it is said once.
+    problems: BTreeMap<PathBuf, String>,
+}
+
+impl HostsFiles {
+    /// Puts the parts together; nothing happens yet.
+    pub fn new(parts: Parts, heard: watch::Receiver<Arc<Heard>>) -> Self {
+        Self { parts, heard, written: BTreeMap::new(), problems: BTreeMap::new() }
+    }
+
+    /// Keeps the files in step until it is told to stop.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let (mut cluster, mut local) = (self.parts.agreement.watch(), self.parts.local.watch());
+        let mut tick = tokio::time::interval(PERIOD);
+        loop {
+            let all = tokio::select! {
+                changed = cluster.changed() => { if changed.is_err() { return } false }
+                changed = local.changed() => { if changed.is_err() { return } false }
+                changed = self.heard.changed() => { if changed.is_err() { return } false }
+                _ = tick.tick() => true,
+                () = stop.cancelled() => return,
+            };
+            self.write(all).await;
+        }
+    }
+
+    /// Writes what differs from what was written before, or looks at all files.
+    async fn write(&mut self, all: bool) {
+        let heard = self.heard.borrow().clone();
+        let mut wanted = directories(&self.parts.agreement.cluster(), &self.parts.local.get(), &heard);
+        // A container that has left its last network still runs, and must not go on with names that are no more.
+        for file in self.written.keys() {
+            wanted.entry(file.clone()).or_default();
+        }
+        let is_due = |file: &PathBuf, directory: &Directory| all || self.written.get(file) != Some(directory);
+        let due: Vec<_> = wanted.into_iter().filter(|(file, directory)| is_due(file, directory)).collect();
+        if due.is_empty() {
+            return;
+        }
+        let writing = tokio::task::spawn_blocking(move || {
+            let rewrite = |(file, directory): (PathBuf, Directory)| {
+                let result = rewrite(&file, &directory);
+                (file, directory, result)
+            };
+            due.into_iter().map(rewrite).collect::<Vec<_>>()
+        });
+        for (file, directory, result) in writing.await.unwrap_or_default() {
+            self.note(file, directory, result);
+        }
+    }
+
+    fn note(&mut self, file: PathBuf, directory: Directory, result: io::Result<()>) {
+        let problem = match result {
+            Ok(()) => None,
+            // The container is gone, or its file is made when it starts.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.written.remove(&file);
+                self.problems.remove(&file);
+                return;
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(problem) = &problem
+            && self.problems.get(&file) != Some(problem)
+        {
+            warn!("{}: {problem}; names of other hosts' containers are not resolved there", file.display());
+        }
+        match problem {
+            Some(problem) => self.problems.insert(file.clone(), problem),
+            None => self.problems.remove(&file),
+        };
+        if directory == Directory::default() {
+            self.written.remove(&file);
+        } else {
+            self.written.insert(file, directory);
+        }
+    }
+}
+
+/// Gives a file the lines that it should have. In place, as it is mounted into the container.
+fn rewrite(path: &Path, directory: &Directory) -> io::Result<()> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let mut file = OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidData, "it is not a file"));
+    }
+    for _ in 0..TRIES_MAX {
+        let now = read(&mut file)?;
+        let Some(wanted) = hosts_file(&now, directory) else { return Ok(()) };
+        if read(&mut file)? == now {
+            file.write_all_at(wanted.as_bytes(), 0)?;
+            return file.set_len(wanted.len() as u64);
+        }
+    }
+    Err(io::Error::new(ErrorKind::WouldBlock, "somebody else is writing it all the time"))
+}
+
+fn read(file: &mut File) -> io::Result<String> {
+    let mut octets = Vec::new();
+    file.rewind()?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut octets)?;
+    if octets.len() as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::new(ErrorKind::InvalidData, format!("it is larger than {FILE_BYTES_MAX} octets")));
+    }
+    String::from_utf8(octets).map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not a text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    fn directory(name: &str, address: &str) -> Directory {
+        let name: shoutd_core::names::Name = name.parse().unwrap();
+        Directory { addresses: [(name.clone(), [address.parse().unwrap()].into())].into(), remote: [name].into() }
+    }
+
+    #[test]
+    fn a_file_is_changed_in_place_and_given_back_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hosts");
+        fs::write(&path, "127.0.0.1\tlocalhost\n").unwrap();
+        let inode = fs::metadata(&path).unwrap().ino();
+        rewrite(&path, &directory("web", "10.0.0.7")).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "127.0.0.1\tlocalhost\n10.0.0.7\tweb # shoutd\n");
+        rewrite(&path, &Directory::default()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "127.0.0.1\tlocalhost\n");
+        assert_eq!(fs::metadata(&path).unwrap().ino(), inode, "it is mounted");
+    }
+
+    #[test]
+    fn what_is_no_hosts_file_is_not_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("hosts"), folder.path().join("other"));
+        assert_eq!(rewrite(&path, &directory("a", "10.0.0.1")).unwrap_err().kind(), ErrorKind::NotFound);
+        fs::write(&other, "secret").unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        rewrite(&path, &directory("a", "10.0.0.1")).unwrap_err();
+        for content in [vec![0xff, 0xfe], vec![b'#'; FILE_BYTES_MAX as usize + 1]] {
+            fs::write(&other, &content).unwrap();
+            rewrite(&other, &directory("a", "10.0.0.1")).unwrap_err();
+            assert_eq!(fs::read(&other).unwrap(), content);
+        }
+        rewrite(folder.path(), &directory("a", "10.0.0.1")).unwrap_err();
+    }
+}

@@ -1,0 +1,9 @@
+//! Names of containers across hosts: learnt from this host's engine, announced with the endpoints, and given to this host's containers.
+//!
+//! What each container may know is decided in [`shoutd_core::names`].
+
+mod hosts;
+mod learning;
+
+pub use hosts::HostsFiles;
+pub use learning::Learner;

@@ -1,0 +1,195 @@
+//! Names of containers across hosts: what is a name, what a container may know, and what its hosts file should be.
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by failing")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use shoutd_core::announce::{AnnouncedEndpoint, AnnouncedNetwork, Heard, HeardHost};
+use shoutd_core::cluster::{Cluster, Command, Pool, Settings};
+use shoutd_core::limits::{HOSTS_LINES_MAX, NAMES_PER_ENDPOINT_MAX};
+use shoutd_core::local::{Endpoint, Local};
+use shoutd_core::names::{Directory, EndpointContainer, Name, bounded_names, directories, hosts_file};
+use shoutd_core::{ClusterId, EndpointId, HostId, MacAddress, NetworkId};
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn names(texts: &[&str]) -> BTreeSet<Name> {
+    texts.iter().map(|text| name(text)).collect()
+}
+
+/// Names, each with its addresses, and whether another host has it.
+fn directory(entries: &[(&str, &[&str], bool)]) -> Directory {
+    let address = |text: &&str| text.parse::<IpAddr>().unwrap();
+    Directory {
+        addresses: entries.iter().map(|(one, at, _)| (name(one), at.iter().map(address).collect())).collect(),
+        remote: entries.iter().filter(|(.., remote)| *remote).map(|(one, ..)| name(one)).collect(),
+    }
+}
+
+#[test]
+fn names_are_those_of_the_dns() {
+    for sound in ["a", "web-1", "my_app", "x.y.z", "0123456789ab", &"a".repeat(63)] {
+        assert_eq!(name(sound).as_str(), sound);
+    }
+    assert_eq!(name("WeB").as_str(), "web");
+    let long = format!("{}.{}", "a".repeat(63), "b".repeat(190));
+    for unsound in [
+        "",
+        ".",
+        "a.",
+        ".a",
+        "a..b",
+        "-a",
+        "a b",
+        "a\nb",
+        "ä",
+        "10.0.0.1",
+        "fe80::1",
+        "localhost",
+        "LocalHost",
+        "a#b",
+        &"a".repeat(64),
+        &long,
+    ] {
+        assert!(unsound.parse::<Name>().is_err(), "{unsound:?}");
+    }
+    let many: Vec<String> = (0..100).map(|number| format!("n{number}")).collect();
+    assert_eq!(bounded_names(many.iter().map(String::as_str)).len(), NAMES_PER_ENDPOINT_MAX);
+    assert!(serde_json::from_str::<Name>(r#""a b""#).is_err());
+}
+
+#[test]
+fn lines_of_others_stay_and_their_names_are_theirs() {
+    let now = "127.0.0.1\tlocalhost\n172.18.0.3\t0123456789ab\n10.9.9.9 db # by --add-host\n";
+    let wanted = directory(&[
+        ("web", &["10.0.0.2", "10.0.0.9"], true),
+        ("db", &["10.0.0.3"], true),
+        ("here", &["10.0.0.4"], false),
+        ("also-web", &["10.0.0.2", "fd00::2"], true),
+    ]);
+    let lines = "10.0.0.2\talso-web web # shoutd\n10.0.0.9\tweb # shoutd\nfd00::2\talso-web # shoutd\n";
+    let first = hosts_file(now, &wanted).unwrap();
+    assert_eq!(first, format!("{now}{lines}"));
+    assert_eq!(hosts_file(&first, &wanted), None, "nothing to do");
+    // Docker adds a line at the end, in place.
+    let added = format!("{first}172.19.0.3\t0123456789ab\n");
+    assert_eq!(hosts_file(&added, &wanted), None, "nor then");
+    let fewer = directory(&[("web", &["10.0.0.9"], true)]);
+    assert_eq!(hosts_file(&added, &fewer).unwrap(), format!("{now}172.19.0.3\t0123456789ab\n10.0.0.9\tweb # shoutd\n"));
+    assert_eq!(hosts_file(&first, &Directory::default()).unwrap(), now);
+    // Without an end of the last line.
+    assert_eq!(hosts_file("1.2.3.4 x", &fewer).unwrap(), "1.2.3.4 x\n10.0.0.9\tweb # shoutd\n");
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_in_the_file(lines in proptest::collection::vec("[ -~\t]{0,40}", 0..20), count in 0..4u8) {
+        let now: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        let texts: Vec<String> = (0..count).map(|number| format!("10.0.0.{number}")).collect();
+        let addresses: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let wanted = directory(&[("some-name-of-ours", &addresses, true)]);
+        let after = hosts_file(&now, &wanted).unwrap_or_else(|| now.clone());
+        prop_assert_eq!(hosts_file(&after, &wanted), None);
+        let foreign = |text: &str| {
+            let lines = text.lines().filter(|line| !line.trim_end().ends_with("# shoutd"));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        prop_assert_eq!(foreign(&now), foreign(&after));
+        let cleared = hosts_file(&after, &Directory::default()).unwrap_or(after);
+        prop_assert_eq!(foreign(&now), cleared.lines().map(str::to_owned).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_hosts_file_does_not_grow_without_end() {
+    let texts: Vec<String> =
+        (0..10_000u32).map(|number| IpAddr::from((0x0a00_0000 + number).to_be_bytes()).to_string()).collect();
+    let addresses: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let file = hosts_file("", &directory(&[("many", &addresses, true)])).unwrap();
+    assert_eq!(file.lines().count(), HOSTS_LINES_MAX);
+}
+
+const RED: &str = "aaaaaaaaaaaaaaaa";
+const BLUE: &str = "bbbbbbbbbbbbbbbb";
+const SILENT: &str = "cccccccccccccccc";
+
+fn network(id: &str) -> NetworkId {
+    id.parse().unwrap()
+}
+
+fn cluster() -> Cluster {
+    let host = HostId::new(1).unwrap();
+    let mut cluster = Cluster::default();
+    cluster.apply(&Command::Found { cluster: ClusterId::new(1) }).unwrap();
+    let address = "192.0.2.1:7789".parse().unwrap();
+    cluster.apply(&Command::AdmitHost { host, name: "h1".to_owned(), address }).unwrap();
+    for (place, (id, resolves)) in [(RED, "on"), (BLUE, "on"), (SILENT, "off")].into_iter().enumerate() {
+        let subnet = format!("10.{place}.0.0/16").parse().unwrap();
+        let pools = vec![Pool { subnet, gateway: None, auxiliary: BTreeMap::new(), range: None }];
+        let options = BTreeMap::from([("shoutd.names".to_owned(), resolves.to_owned())]);
+        let settings = Settings { pools, options, internal: false, ipv6: false, docker_ipam: false };
+        cluster.apply(&Command::CreateNetwork { id: network(id), origin: host, settings }).unwrap();
+    }
+    cluster
+}
+
+fn local(endpoints: &[(&str, &str, &str, &[&str])]) -> Local {
+    let mut local = Local::default();
+    for (place, (on, address, file, called)) in endpoints.iter().enumerate() {
+        let id: EndpointId = format!("{place:016}").parse().unwrap();
+        let container =
+            EndpointContainer { id: (*file).to_owned(), names: names(called), hosts_file: Some(PathBuf::from(file)) };
+        let endpoint = Endpoint {
+            network: network(on),
+            addresses: [format!("{address}/16").parse().unwrap()].into(),
+            mac: MacAddress([2, 0, 0, 0, 0, 1]),
+            sandbox: None,
+            multicast_routes: BTreeSet::new(),
+            created: Duration::ZERO,
+            container: Some(container),
+        };
+        local.endpoints.insert(id, endpoint);
+    }
+    local
+}
+
+fn heard(endpoints: &[(&str, &str, &[&str])]) -> Heard {
+    let mut networks: BTreeMap<NetworkId, AnnouncedNetwork> = BTreeMap::new();
+    for (place, (on, address, called)) in endpoints.iter().enumerate() {
+        let id: EndpointId = format!("{:016}", 100 + place).parse().unwrap();
+        let endpoint = AnnouncedEndpoint {
+            mac: MacAddress([2, 0, 0, 0, 0, 9]),
+            addresses: [address.parse().unwrap()].into(),
+            names: names(called),
+        };
+        networks.entry(network(on)).or_default().endpoints.insert(id, endpoint);
+    }
+    let networks = networks.into_iter().map(|(id, network)| (id, Arc::new(network))).collect();
+    Heard { hosts: [(HostId::new(2).unwrap(), HeardHost { in_sync: true, networks })].into() }
+}
+
+#[test]
+fn a_container_knows_the_names_of_its_networks_and_no_others() {
+    let local = local(&[
+        (RED, "10.0.0.1", "/one", &["one", "app"]),
+        (BLUE, "10.1.0.1", "/two", &["two"]),
+        (RED, "10.0.0.2", "/both", &["both"]),
+        (BLUE, "10.1.0.2", "/both", &["both"]),
+        (SILENT, "10.2.0.1", "/none", &["none"]),
+    ]);
+    let heard =
+        heard(&[(RED, "10.0.0.9", &["far", "app"]), (BLUE, "10.1.0.9", &["far"]), (SILENT, "10.2.0.9", &["far"])]);
+    let directories = directories(&cluster(), &local, &heard);
+    let lines = |file: &str| hosts_file("", &directories[&PathBuf::from(file)]).unwrap_or_default();
+    // A name that a container here has too leads to both, as Docker's resolver is not asked any more.
+    assert_eq!(lines("/one"), "10.0.0.1\tapp # shoutd\n10.0.0.9\tapp far # shoutd\n");
+    assert_eq!(lines("/two"), "10.1.0.9\tfar # shoutd\n");
+    assert_eq!(lines("/both"), "10.0.0.1\tapp # shoutd\n10.0.0.9\tapp far # shoutd\n10.1.0.9\tfar # shoutd\n");
+    assert_eq!(lines("/none"), "");
+}

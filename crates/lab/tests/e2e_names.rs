@@ -1,0 +1,230 @@
+//! Names of containers are resolved on all hosts, by images that know nothing of it. The hosts have engines of different versions.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use common::{Cluster, Container, MIXED_ENGINES, Network, SOON, run_checks};
+use shoutd_lab::{Host, wait_until};
+
+#[test]
+fn names_of_containers_are_resolved_on_all_hosts() {
+    let mut cluster = Cluster::up_with("names", 3, &MIXED_ENGINES).unwrap();
+    cluster.form([1, 2, 3]).unwrap();
+    run_checks(
+        &mut cluster,
+        &[
+            ("by name and by alias, on every host", names_and_aliases),
+            ("containers are renamed, moved, restarted and removed", changes),
+            ("one alias of several containers", shared_alias),
+            ("no name of another network, and none with shoutd.names=off", kept_apart),
+            ("IPv6 addresses", ipv6),
+            ("shoutd is killed, a host is lost", daemons_and_hosts),
+            ("lines of others in a hosts file stay", foreign_lines),
+        ],
+    );
+}
+
+/// A container with a name of its own, beside the one that `docker run` gets.
+fn start(host: &Host, network: &str, name: &str, options: &[&str]) -> Result<Container> {
+    let run = ["run", "--detach", "--init", "--name", name, "--network", network];
+    host.docker(run.iter().chain(options).chain(&[shoutd_lab::IMAGE, "sleep", "100000"]))?;
+    Ok(Container { host: host.clone(), name: name.to_owned() })
+}
+
+/// The addresses that a program in the container finds for a name (getaddrinfo(3)): its hosts file first, then DNS.
+fn resolve(container: &Container, name: &str) -> Result<BTreeSet<String>> {
+    let output = container.try_sh(&format!("getent ahosts {name}"))?;
+    Ok(output.stdout.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
+}
+
+/// Waits until the name leads to these addresses, and no others.
+fn await_name(container: &Container, name: &str, wanted: &[String]) -> Result<()> {
+    let wanted: BTreeSet<String> = wanted.iter().cloned().collect();
+    let mut found = BTreeSet::new();
+    let what = format!("{name} to be {wanted:?} for {} on {}", container.name, container.host.name());
+    let resolved = wait_until(&what, SOON, || {
+        found = resolve(container, name)?;
+        Ok((found == wanted).then_some(()))
+    });
+    resolved.with_context(|| {
+        let hosts = container.sh("cat /etc/hosts").unwrap_or_default();
+        format!("it is {found:?}; /etc/hosts:\n{hosts}")
+    })
+}
+
+fn address(container: &Container, network: &str) -> Result<Vec<String>> {
+    Ok(vec![container.address(network)?.to_string()])
+}
+
+fn names_and_aliases(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let _network = Network::create(cluster, &hosts[0], "foo", &[])?;
+    let mut containers = Vec::new();
+    for (host, name) in hosts.iter().zip(["ash", "birch", "cedar"]) {
+        containers.push(start(host, "foo", name, &["--network-alias", &format!("{name}-tree")])?);
+    }
+    for asker in &containers {
+        for asked in &containers {
+            let wanted = address(asked, "foo")?;
+            await_name(asker, &format!("{}-tree", asked.name), &wanted)?;
+            if asker.name != asked.name {
+                await_name(asker, &asked.name, &wanted)?;
+                await_name(asker, &asked.name.to_uppercase(), &wanted)?;
+                asker.ping(&asked.name)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn changes(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, third] = cluster.three()?;
+    let _networks = [
+        Network::create(cluster, &first, "foo", &[])?,
+        Network::create(cluster, &first, "bar", &["--ipam-driver", "shoutd"])?,
+    ];
+    let asker = start(&first, "foo", "asker", &[])?;
+    let mut asked = start(&second, "foo", "old", &[])?;
+    await_name(&asker, "old", &address(&asked, "foo")?)?;
+    second.docker(["rename", "old", "new"])?;
+    asked.name = "new".to_owned();
+    await_name(&asker, "new", &address(&asked, "foo")?)?;
+    await_name(&asker, "old", &[])?;
+
+    // Restarted, perhaps with another address.
+    let other = start(&second, "foo", "other", &[])?;
+    second.docker(["stop", "--time", "1", "new", "other"])?;
+    await_name(&asker, "new", &[])?;
+    second.docker(["start", "other", "new"])?;
+    await_name(&asker, "new", &address(&asked, "foo")?)?;
+    await_name(&asker, "other", &address(&other, "foo")?)?;
+
+    // On another network, and back with an alias.
+    second.docker(["network", "disconnect", "foo", "new"])?;
+    second.docker(["network", "connect", "bar", "new"])?;
+    await_name(&asker, "new", &[])?;
+    second.docker(["network", "connect", "--alias", "again", "foo", "new"])?;
+    await_name(&asker, "again", &address(&asked, "foo")?)?;
+    first.docker(["network", "connect", "bar", "asker"])?;
+    let both = [address(&asked, "foo")?, address(&asked, "bar")?].concat();
+    await_name(&asker, "new", &both)?;
+    // One that leaves its last network forgets its names.
+    first.docker(["network", "disconnect", "foo", "asker"])?;
+    await_name(&asker, "new", &address(&asked, "bar")?)?;
+    first.docker(["network", "disconnect", "bar", "asker"])?;
+    wait_until("the names to be forgotten", SOON, || {
+        Ok((!asker.sh("cat /etc/hosts")?.contains("shoutd")).then_some(()))
+    })?;
+    first.docker(["network", "connect", "foo", "asker"])?;
+    await_name(&asker, "again", &address(&asked, "foo")?)?;
+
+    // The same name elsewhere.
+    asked.remove()?;
+    await_name(&asker, "again", &[])?;
+    let moved = start(&third, "foo", "new", &[])?;
+    await_name(&asker, "new", &address(&moved, "foo")?)
+}
+
+fn shared_alias(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let _network = Network::create(cluster, &hosts[1], "foo", &[])?;
+    let mut containers = Vec::new();
+    for (host, name) in hosts.iter().zip(["web-1", "web-2", "web-3"]) {
+        containers.push(start(host, "foo", name, &["--network-alias", "web"])?);
+    }
+    let all: Vec<String> = containers.iter().map(|one| address(one, "foo")).collect::<Result<Vec<_>>>()?.concat();
+    for container in &containers {
+        await_name(container, "web", &all)?;
+    }
+    let gone = containers.remove(1);
+    let others: Vec<String> =
+        all.iter().zip(0..).filter(|(_, place)| *place != 1).map(|(one, _)| one.clone()).collect();
+    gone.remove()?;
+    for container in &containers {
+        await_name(container, "web", &others)?;
+    }
+    Ok(())
+}
+
+fn kept_apart(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, third] = cluster.three()?;
+    let _networks = [
+        Network::create(cluster, &first, "foo", &["--ipam-driver", "shoutd"])?,
+        Network::create(cluster, &first, "bar", &["--ipam-driver", "shoutd"])?,
+        Network::create(cluster, &first, "quiet", &["--ipam-driver", "shoutd", "--opt", "shoutd.names=off"])?,
+    ];
+    let foo = start(&first, "foo", "in-foo", &[])?;
+    let bar = start(&second, "bar", "in-bar", &[])?;
+    let both = start(&third, "foo", "in-both", &[])?;
+    third.docker(["network", "connect", "bar", "in-both"])?;
+    let quiet = [start(&first, "quiet", "quiet-1", &[])?, start(&second, "quiet", "quiet-2", &[])?];
+    await_name(&both, "in-foo", &address(&foo, "foo")?)?;
+    await_name(&both, "in-bar", &address(&bar, "bar")?)?;
+    await_name(&foo, "in-both", &address(&both, "foo")?)?;
+    await_name(&bar, "in-both", &address(&both, "bar")?)?;
+    ensure!(resolve(&foo, "in-bar")?.is_empty() && resolve(&bar, "in-foo")?.is_empty(), "names of another network");
+    ensure!(resolve(&quiet[0], "quiet-2")?.is_empty(), "a name of a network without names");
+    let output =
+        first.run(["docker", "network", "create", "--driver", "shoutd", "--opt", "shoutd.names=maybe", "x"])?;
+    ensure!(!output.success() && output.stderr.contains("give on or off"), "{output}");
+    Ok(())
+}
+
+fn ipv6(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, _] = cluster.three()?;
+    let options = ["--ipv6", "--subnet", "10.71.0.0/24", "--subnet", "fd00:71::/64"];
+    let _network = Network::create(cluster, &first, "dual", &options)?;
+    let asker = start(&first, "dual", "asker", &[])?;
+    let asked = start(&second, "dual", "asked", &["--ip6", "fd00:71::99"])?;
+    await_name(&asker, "asked", &[address(&asked, "dual")?, vec!["fd00:71::99".to_owned()]].concat())
+}
+
+fn daemons_and_hosts(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, third] = cluster.three()?;
+    let _network = Network::create(cluster, &first, "foo", &[])?;
+    let asker = start(&first, "foo", "asker", &[])?;
+    let asked = start(&second, "foo", "asked", &[])?;
+    let lost = start(&third, "foo", "lost", &[])?;
+    await_name(&asker, "asked", &address(&asked, "foo")?)?;
+    await_name(&asker, "lost", &address(&lost, "foo")?)?;
+    // Names are resolved while shoutd is away, on either side, and right after.
+    for host in [&first, &second] {
+        host.kill_shoutd()?;
+        ensure!(resolve(&asker, "asked")? == address(&asked, "foo")?.into_iter().collect(), "not without shoutd");
+        host.start_shoutd(&[])?;
+        ensure!(resolve(&asker, "asked")? == address(&asked, "foo")?.into_iter().collect(), "not with shoutd again");
+    }
+    let late = start(&second, "foo", "late", &[])?;
+    await_name(&asker, "late", &address(&late, "foo")?)?;
+    third.power_off()?;
+    third.boot()?;
+    third.boot_shoutd()?;
+    third.start_engine()?;
+    // The container did not come back with its host.
+    await_name(&asker, "lost", &[])?;
+    third.start_shoutd(&[]).map(|_| ())
+}
+
+fn foreign_lines(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, _] = cluster.three()?;
+    let _network = Network::create(cluster, &first, "foo", &[])?;
+    let asker = start(&first, "foo", "asker", &["--add-host", "asked:192.0.2.7", "--add-host", "extra:192.0.2.8"])?;
+    let asked = start(&second, "foo", "asked", &["--network-alias", "also-asked"])?;
+    await_name(&asker, "also-asked", &address(&asked, "foo")?)?;
+    ensure!(resolve(&asker, "asked")? == ["192.0.2.7".to_owned()].into(), "what the user says counts");
+    ensure!(resolve(&asker, "extra")? == ["192.0.2.8".to_owned()].into(), "a line was lost");
+    asker.sh("echo '192.0.2.9 mine' >> /etc/hosts")?;
+    let late = start(&second, "foo", "late", &[])?;
+    await_name(&asker, "late", &address(&late, "foo")?)?;
+    ensure!(resolve(&asker, "mine")? == ["192.0.2.9".to_owned()].into(), "a line was lost");
+    // Somebody takes our lines away.
+    asker.sh("grep -v shoutd /etc/hosts > /tmp/hosts; cat /tmp/hosts > /etc/hosts")?;
+    await_name(&asker, "late", &address(&late, "foo")?)?;
+    ensure!(resolve(&asker, "mine")? == ["192.0.2.9".to_owned()].into(), "a line was lost");
+    let own = asker.sh("hostname")?;
+    ensure!(!resolve(&asker, own.trim())?.is_empty(), "it does not know itself");
+    Ok(())
+}
