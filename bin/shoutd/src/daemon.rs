@@ -38,7 +38,7 @@ use crate::formation::Formation;
 use crate::leaving::Leaving;
 use crate::local_state::LocalState;
 use crate::mirrors::Mirrors;
-use crate::names::{HostsFiles, Learner};
+use crate::names::{HostsFiles, Learner, Resolvers};
 use crate::parts::Parts;
 use crate::plane::Plane;
 use crate::removals::Removals;
@@ -244,6 +244,7 @@ impl Daemon {
         tasks.spawn(async move { events.run(until).await });
         tasks.spawn(follower.run(stop.clone()));
         tasks.spawn(learner.run(stop.clone()));
+        tasks.spawn(Resolvers::new(parts.clone(), parts.announcer.watch_heard()).run(stop.clone()));
         tasks.spawn(HostsFiles::new(parts.clone(), parts.announcer.watch_heard()).run(stop.clone()));
         tasks.spawn(renew(parts.agreement.clone(), self.credentials.clone(), stop.clone()));
         info!(host = %parts.agreement.me, address = %self.resolved.settings.advertise_address, "shoutd has started");

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -23,6 +23,9 @@ const NAME_BYTES_MAX: usize = 253;
 
 /// Octets of a label (RFC 1035, section 2.3.4).
 const LABEL_BYTES_MAX: usize = 63;
+
+/// Where shoutd answers questions of DNS inside a container that was started with `--dns` and this address: next to 127.0.0.11, where Docker's own resolver is.
+pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 12);
 
 /// What ends each line that shoutd keeps in a hosts file. A line without it is somebody else's.
 const MARK: &str = "# shoutd";
@@ -85,6 +88,9 @@ pub struct EndpointContainer {
     pub names: BTreeSet<Name>,
     /// Its hosts file, as the host sees it.
     pub hosts_file: Option<PathBuf>,
+    /// Whether a user gave it [`RESOLVER`] as a DNS server.
+    #[serde(default)]
+    pub asks_resolver: bool,
 }
 
 /// The names that an engine tells, as far as they are names in the DNS, and not too many.
@@ -107,21 +113,21 @@ impl Directory {
         let mut directory = Self::default();
         for endpoint in local.endpoints.values().filter(|endpoint| networks.contains(&endpoint.network)) {
             let names = endpoint.container.iter().flat_map(|container| &container.names);
-            directory.add(names, endpoint.addresses.iter().map(|address| address.addr()));
+            directory.add(names, &endpoint.addresses.iter().map(|address| address.addr()).collect());
         }
         for host in heard.hosts.values() {
             let shared = host.networks.iter().filter(|(id, _)| networks.contains(id));
             for endpoint in shared.flat_map(|(_, network)| network.endpoints.values()) {
-                directory.add(&endpoint.names, endpoint.addresses.iter().copied());
+                directory.add(&endpoint.names, &endpoint.addresses);
                 directory.remote.extend(endpoint.names.iter().cloned());
             }
         }
         directory
     }
 
-    fn add<'a>(&mut self, names: impl IntoIterator<Item = &'a Name>, addresses: impl Iterator<Item = IpAddr> + Clone) {
+    fn add<'a>(&mut self, names: impl IntoIterator<Item = &'a Name>, addresses: &BTreeSet<IpAddr>) {
         for name in names {
-            self.addresses.entry(name.clone()).or_default().extend(addresses.clone());
+            self.addresses.entry(name.clone()).or_default().extend(addresses);
         }
     }
 
@@ -138,19 +144,36 @@ impl Directory {
     }
 }
 
-/// The containers of this host that have hosts files, with what each may know: of the networks that it is on and whose names are to be resolved.
-pub fn directories(cluster: &Cluster, local: &Local, heard: &Heard) -> BTreeMap<PathBuf, Directory> {
-    let resolving =
+/// A container of this host, and what it may know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KnowingContainer {
+    /// Its hosts file, as the host sees it.
+    pub hosts_file: Option<PathBuf>,
+    /// Its network namespace, if a resolver is to answer in there: it has [`RESOLVER`] among its DNS servers.
+    pub asks_in: Option<PathBuf>,
+    /// The names of the containers on the networks that it is on and whose names are to be resolved.
+    pub directory: Directory,
+}
+
+/// The containers of this host by their ids.
+pub fn containers(cluster: &Cluster, local: &Local, heard: &Heard) -> BTreeMap<String, KnowingContainer> {
+    let is_resolved =
         |id: &NetworkId| cluster.networks.get(id).is_some_and(|known| resolves_names(&known.settings.options));
-    let mut networks: BTreeMap<&PathBuf, BTreeSet<&NetworkId>> = BTreeMap::new();
+    let mut found: BTreeMap<&String, (KnowingContainer, BTreeSet<&NetworkId>)> = BTreeMap::new();
     for endpoint in local.endpoints.values() {
-        let file = endpoint.container.as_ref().and_then(|container| container.hosts_file.as_ref());
-        if let Some(file) = file {
-            let networks = networks.entry(file).or_default();
-            networks.extend(Some(&endpoint.network).filter(|id| resolving(id)));
+        let Some(container) = &endpoint.container else { continue };
+        let (knowing, networks) = found.entry(&container.id).or_default();
+        knowing.hosts_file = container.hosts_file.clone();
+        if is_resolved(&endpoint.network) {
+            networks.insert(&endpoint.network);
+            knowing.asks_in = endpoint.sandbox.clone().filter(|_| container.asks_resolver);
         }
     }
-    networks.into_iter().map(|(file, networks)| (file.clone(), Directory::of(&networks, local, heard))).collect()
+    let known = found.into_iter().map(|(id, (knowing, networks))| {
+        let directory = Directory::of(&networks, local, heard);
+        (id.clone(), KnowingContainer { directory, ..knowing })
+    });
+    known.collect()
 }
 
 /// What a hosts file (hosts(5)) should be that is `now` like this: with all lines that are not shoutd's as they are, and then shoutd's own. `None` if it is so already.

@@ -12,7 +12,7 @@ use shoutd_core::announce::{AnnouncedEndpoint, AnnouncedNetwork, Heard, HeardHos
 use shoutd_core::cluster::{Cluster, Command, Pool, Settings};
 use shoutd_core::limits::{HOSTS_LINES_MAX, NAMES_PER_ENDPOINT_MAX};
 use shoutd_core::local::{Endpoint, Local};
-use shoutd_core::names::{Directory, EndpointContainer, Name, bounded_names, directories, hosts_file};
+use shoutd_core::names::{Directory, EndpointContainer, Name, bounded_names, containers, hosts_file};
 use shoutd_core::{ClusterId, EndpointId, HostId, MacAddress, NetworkId};
 
 fn name(text: &str) -> Name {
@@ -143,13 +143,17 @@ fn local(endpoints: &[(&str, &str, &str, &[&str])]) -> Local {
     let mut local = Local::default();
     for (place, (on, address, file, called)) in endpoints.iter().enumerate() {
         let id: EndpointId = format!("{place:016}").parse().unwrap();
-        let container =
-            EndpointContainer { id: (*file).to_owned(), names: names(called), hosts_file: Some(PathBuf::from(file)) };
+        let container = EndpointContainer {
+            id: (*file).to_owned(),
+            names: names(called),
+            hosts_file: Some(PathBuf::from(file)),
+            asks_resolver: *file == "/both",
+        };
         let endpoint = Endpoint {
             network: network(on),
             addresses: [format!("{address}/16").parse().unwrap()].into(),
             mac: MacAddress([2, 0, 0, 0, 0, 1]),
-            sandbox: None,
+            sandbox: Some(PathBuf::from(format!("/netns{file}"))),
             multicast_routes: BTreeSet::new(),
             created: Duration::ZERO,
             container: Some(container),
@@ -185,8 +189,11 @@ fn a_container_knows_the_names_of_its_networks_and_no_others() {
     ]);
     let heard =
         heard(&[(RED, "10.0.0.9", &["far", "app"]), (BLUE, "10.1.0.9", &["far"]), (SILENT, "10.2.0.9", &["far"])]);
-    let directories = directories(&cluster(), &local, &heard);
-    let lines = |file: &str| hosts_file("", &directories[&PathBuf::from(file)]).unwrap_or_default();
+    let containers = containers(&cluster(), &local, &heard);
+    let lines = |id: &str| hosts_file("", &containers[id].directory).unwrap_or_default();
+    assert_eq!(containers["/one"].hosts_file, Some(PathBuf::from("/one")));
+    assert_eq!(containers["/one"].asks_in, None);
+    assert_eq!(containers["/both"].asks_in, Some(PathBuf::from("/netns/both")));
     // A name that a container here has too leads to both, as Docker's resolver is not asked any more.
     assert_eq!(lines("/one"), "10.0.0.1\tapp # shoutd\n10.0.0.9\tapp far # shoutd\n");
     assert_eq!(lines("/two"), "10.1.0.9\tfar # shoutd\n");

@@ -9,6 +9,7 @@ pub mod fake;
 pub mod fake_forwarding;
 mod forwarding;
 mod handover;
+mod inside;
 mod kernel;
 mod linux;
 mod listener;
@@ -19,6 +20,7 @@ mod replicator;
 mod underlay;
 
 pub use forwarding::{ForwardingTables, MembershipChange, MembershipSource};
+pub use inside::run_inside;
 pub use kernel::{Kernel, KernelError};
 pub use linux::LinuxKernel;
 pub use listener::AllMemberships;

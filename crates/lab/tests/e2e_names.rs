@@ -23,6 +23,7 @@ fn names_of_containers_are_resolved_on_all_hosts() {
             ("IPv6 addresses", ipv6),
             ("shoutd is killed, a host is lost", daemons_and_hosts),
             ("lines of others in a hosts file stay", foreign_lines),
+            ("programs that ask DNS themselves", asked_by_dns),
         ],
     );
 }
@@ -156,16 +157,16 @@ fn kept_apart(cluster: &mut Cluster) -> Result<()> {
         Network::create(cluster, &first, "bar", &["--ipam-driver", "shoutd"])?,
         Network::create(cluster, &first, "quiet", &["--ipam-driver", "shoutd", "--opt", "shoutd.names=off"])?,
     ];
-    let foo = start(&first, "foo", "in-foo", &[])?;
-    let bar = start(&second, "bar", "in-bar", &[])?;
+    let red = start(&first, "foo", "in-foo", &[])?;
+    let blue = start(&second, "bar", "in-bar", &[])?;
     let both = start(&third, "foo", "in-both", &[])?;
     third.docker(["network", "connect", "bar", "in-both"])?;
     let quiet = [start(&first, "quiet", "quiet-1", &[])?, start(&second, "quiet", "quiet-2", &[])?];
-    await_name(&both, "in-foo", &address(&foo, "foo")?)?;
-    await_name(&both, "in-bar", &address(&bar, "bar")?)?;
-    await_name(&foo, "in-both", &address(&both, "foo")?)?;
-    await_name(&bar, "in-both", &address(&both, "bar")?)?;
-    ensure!(resolve(&foo, "in-bar")?.is_empty() && resolve(&bar, "in-foo")?.is_empty(), "names of another network");
+    await_name(&both, "in-foo", &address(&red, "foo")?)?;
+    await_name(&both, "in-bar", &address(&blue, "bar")?)?;
+    await_name(&red, "in-both", &address(&both, "foo")?)?;
+    await_name(&blue, "in-both", &address(&both, "bar")?)?;
+    ensure!(resolve(&red, "in-bar")?.is_empty() && resolve(&blue, "in-foo")?.is_empty(), "names of another network");
     ensure!(resolve(&quiet[0], "quiet-2")?.is_empty(), "a name of a network without names");
     let output =
         first.run(["docker", "network", "create", "--driver", "shoutd", "--opt", "shoutd.names=maybe", "x"])?;
@@ -226,5 +227,56 @@ fn foreign_lines(cluster: &mut Cluster) -> Result<()> {
     ensure!(resolve(&asker, "mine")? == ["192.0.2.9".to_owned()].into(), "a line was lost");
     let own = asker.sh("hostname")?;
     ensure!(!resolve(&asker, own.trim())?.is_empty(), "it does not know itself");
+    Ok(())
+}
+
+/// What a DNS server says to a program that asks it itself: addresses, or nothing.
+fn look_up(container: &Container, name: &str, server: &str) -> Result<BTreeSet<String>> {
+    let output = container.try_sh(&format!("nslookup {name} {server}"))?;
+    // After the server's own lines.
+    let answers = output.stdout.split_once("\n\n").map(|(_, answers)| answers.to_owned()).unwrap_or_default();
+    let addresses =
+        answers.lines().filter_map(|line| line.strip_prefix("Address").and_then(|rest| rest.split_once(": ")));
+    Ok(addresses.filter_map(|(_, rest)| rest.split_whitespace().next().map(str::to_owned)).collect())
+}
+
+fn asked_by_dns(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [first, second, third] = &hosts;
+    let _networks = [
+        Network::create(cluster, first, "foo", &[])?,
+        Network::create(cluster, first, "bar", &["--ipam-driver", "shoutd"])?,
+    ];
+    // By way of Docker's resolver, which asks the one of shoutd, on both engines; the second server is asked for the rest.
+    let servers = ["--dns", "127.0.0.12", "--dns", "192.0.2.53"];
+    let asked = start(third, "foo", "asked", &["--network-alias", "asked-too"])?;
+    let elsewhere = start(third, "bar", "elsewhere", &[])?;
+    for host in [first, second] {
+        let asker = start(host, "foo", "asker", &servers)?;
+        let wanted: BTreeSet<String> = address(&asked, "foo")?.into_iter().collect();
+        for (name, server) in
+            [("asked", "127.0.0.11"), ("asked-too", "127.0.0.11"), ("ASKED", "127.0.0.12"), ("asked", "127.0.0.12")]
+        {
+            let what = format!("{name} to be known to {server} on {}", host.name());
+            wait_until(&what, SOON, || Ok((look_up(&asker, name, server)? == wanted).then_some(())))?;
+        }
+        ensure!(look_up(&asker, "elsewhere", "127.0.0.12")?.is_empty(), "a name of another network");
+        let reverse = asker.try_sh(&format!("nslookup {} 127.0.0.12", asked.address("foo")?))?;
+        ensure!(reverse.stdout.contains("name = asked"), "{reverse}");
+        // It is there again with shoutd.
+        host.kill_shoutd()?;
+        host.start_shoutd(&[])?;
+        wait_until("answers of the new shoutd", SOON, || {
+            Ok((look_up(&asker, "asked", "127.0.0.12")? == wanted).then_some(()))
+        })?;
+        host.docker(["network", "connect", "bar", "asker"])?;
+        let wanted: BTreeSet<String> = address(&elsewhere, "bar")?.into_iter().collect();
+        wait_until("the other network's names", SOON, || {
+            Ok((look_up(&asker, "elsewhere", "127.0.0.12")? == wanted).then_some(()))
+        })?;
+        // A container that does not ask for it has its port 53 to itself.
+        let other = start(host, "foo", "other", &[])?;
+        other.sh("netstat -lnu | grep -q ':53 ' && exit 1; true")?;
+    }
     Ok(())
 }

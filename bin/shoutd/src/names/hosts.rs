@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use shoutd_core::announce::Heard;
-use shoutd_core::names::{Directory, directories, hosts_file};
+use shoutd_core::names::{Directory, containers, hosts_file};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -65,7 +65,9 @@ impl HostsFiles {
     /// Writes what differs from what was written before, or looks at all files.
     async fn write(&mut self, all: bool) {
         let heard = self.heard.borrow().clone();
-        let mut wanted = directories(&self.parts.agreement.cluster(), &self.parts.local.get(), &heard);
+        let containers = containers(&self.parts.agreement.cluster(), &self.parts.local.get(), &heard);
+        let files = containers.into_values().filter_map(|known| Some((known.hosts_file?, known.directory)));
+        let mut wanted: BTreeMap<_, _> = files.collect();
         // A container that has left its last network still runs, and must not go on with names that are no more.
         for file in self.written.keys() {
             wanted.entry(file.clone()).or_default();
@@ -176,7 +178,7 @@ mod tests {
         fs::write(&other, "secret").unwrap();
         std::os::unix::fs::symlink(&other, &path).unwrap();
         rewrite(&path, &directory("a", "10.0.0.1")).unwrap_err();
-        for content in [vec![0xff, 0xfe], vec![b'#'; FILE_BYTES_MAX as usize + 1]] {
+        for content in [vec![0xff, 0xfe], vec![b'#'; usize::try_from(FILE_BYTES_MAX).unwrap() + 1]] {
             fs::write(&other, &content).unwrap();
             rewrite(&other, &directory("a", "10.0.0.1")).unwrap_err();
             assert_eq!(fs::read(&other).unwrap(), content);

@@ -1,11 +1,12 @@
 //! Learns the names of containers from the engine, which tells no plugin of them.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use futures::StreamExt;
 use futures::stream;
 use shoutd_core::local::Local;
-use shoutd_core::names::{EndpointContainer, bounded_names};
+use shoutd_core::names::{EndpointContainer, RESOLVER, bounded_names};
 use shoutd_core::{DockerNetworkId, EndpointId, NetworkId};
 use shoutd_docker::engine::{ContainerId, EngineError};
 use tokio::sync::watch;
@@ -87,6 +88,7 @@ impl Learner {
             id: id.to_string(),
             names: bounded_names(std::iter::once(&told.name).chain(aliases).map(String::as_str)),
             hosts_file: told.hosts_file.clone(),
+            asks_resolver: told.dns_servers.contains(&IpAddr::V4(RESOLVER)),
         };
         told.aliases.iter().map(|(endpoint, aliases)| (endpoint.clone(), container(aliases))).collect()
     }

@@ -2,8 +2,11 @@
 //!
 //! What each container may know is decided in [`shoutd_core::names`].
 
+mod answer;
 mod hosts;
 mod learning;
+mod resolver;
 
 pub use hosts::HostsFiles;
 pub use learning::Learner;
+pub use resolver::Resolvers;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -44,6 +45,8 @@ pub struct ContainerNames {
     pub name: String,
     /// Its hosts file, as the engine's host sees it: an absolute path.
     pub hosts_file: Option<PathBuf>,
+    /// The DNS servers that a user gave it (`--dns`).
+    pub dns_servers: Vec<IpAddr>,
     /// By endpoint, what else it is called on that network.
     pub aliases: BTreeMap<EndpointId, Vec<String>>,
 }
@@ -153,6 +156,13 @@ pub(super) fn parse_names(body: &[u8]) -> Result<ContainerNames, serde_json::Err
         hosts_path: Option<PathBuf>,
         #[serde(rename = "NetworkSettings")]
         settings: SettingsJson,
+        #[serde(rename = "HostConfig", default)]
+        config: HostConfigJson,
+    }
+    #[derive(Default, Deserialize)]
+    struct HostConfigJson {
+        #[serde(rename = "Dns", default)]
+        dns: Option<Vec<String>>,
     }
     #[derive(Deserialize)]
     struct SettingsJson {
@@ -178,6 +188,7 @@ pub(super) fn parse_names(body: &[u8]) -> Result<ContainerNames, serde_json::Err
     });
     Ok(ContainerNames {
         name: one_line(container.name.trim_start_matches('/'), 256),
+        dns_servers: container.config.dns.iter().flatten().filter_map(|server| server.parse().ok()).collect(),
         hosts_file: container.hosts_path.filter(|path| path.is_absolute()),
         aliases: aliases.collect(),
     })
@@ -282,7 +293,33 @@ mod tests {
     }
 
     #[test]
+    fn names_as_engines_tell_them() {
+        let endpoint = "e".repeat(64);
+        let read = |network: &str, more: &str| {
+            let text = format!(r#"{{"Name":"/web-1",{more}"NetworkSettings":{{"Networks":{network}}}}}"#);
+            parse_names(text.as_bytes()).unwrap()
+        };
+        // Docker 20.10 tells aliases alone, 26.1 all names that it resolves.
+        let older = format!(r#"{{"foo":{{"Aliases":["web","0123456789ab"],"EndpointID":"{endpoint}"}}}}"#);
+        let newer = format!(r#"{{"foo":{{"Aliases":["web"],"DNSNames":["web-1","web"],"EndpointID":"{endpoint}"}}}}"#);
+        let more = r#""HostsPath":"/var/lib/docker/containers/x/hosts","HostConfig":{"Dns":["127.0.0.12","x"]},"#;
+        let (older, newer) = (read(&older, more), read(&newer, ""));
+        let told = |names: &ContainerNames| names.aliases.values().flatten().cloned().collect::<Vec<_>>();
+        assert_eq!((older.name.as_str(), told(&older)), ("web-1", vec!["web".to_owned(), "0123456789ab".to_owned()]));
+        assert_eq!(told(&newer), ["web", "web-1", "web"]);
+        assert_eq!(older.hosts_file, Some(PathBuf::from("/var/lib/docker/containers/x/hosts")));
+        assert_eq!(older.dns_servers, ["127.0.0.12".parse::<IpAddr>().unwrap()]);
+        assert_eq!((newer.hosts_file, newer.dns_servers), (None, vec![]));
+        // Of one that has ended, or is not one that Docker keeps a file for.
+        let none = read(r#"{"foo":{"Aliases":null,"EndpointID":""}}"#, r#""HostsPath":"","#);
+        assert_eq!((none.aliases.len(), none.hosts_file), (0, None));
+        assert_eq!(read("null", r#""HostsPath":"../hosts","#).hosts_file, None);
+    }
+
+    #[test]
     fn fuzz_engine_container() {
-        fuzz("engine_container", env!("CARGO_MANIFEST_DIR"), |body| (parse_list(body), parse_container(&id(), body)));
+        fuzz("engine_container", env!("CARGO_MANIFEST_DIR"), |body| {
+            (parse_list(body), parse_container(&id(), body), parse_names(body))
+        });
     }
 }

@@ -1,0 +1,282 @@
+//! What a resolver answers (RFC 1035), without any I/O.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use domain::base::iana::{Class, Opcode, Rcode};
+use domain::base::message_builder::AnswerBuilder;
+use domain::base::wire::Composer;
+use domain::base::{Message, MessageBuilder, Name as DomainName, Rtype, Ttl};
+use domain::rdata::{A, Aaaa, Ptr};
+use shoutd_core::names::{Directory, Name};
+
+/// For how many seconds an answer may be kept: a container that moved should be found soon.
+const TTL: Ttl = Ttl::from_secs(5);
+
+/// Octets of a UDP answer to whoever does not say how many it takes (RFC 1035, section 4.2.1).
+const PLAIN_BYTES_MAX: u16 = 512;
+
+/// Octets of a UDP answer to whoever takes more (RFC 6891): what fits any path, as the DNS flag day of 2020 has it.
+const EXTENDED_BYTES_MAX: u16 = 1232;
+
+/// How a question came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// As a datagram.
+    Udp,
+    /// Over a connection.
+    Tcp,
+}
+
+/// The answer to a question, from the names that the container may know. `None` is no answer at all, to what is no question.
+///
+/// What is not known here may be known elsewhere: it is answered with SERVFAIL, upon which Docker's resolver, and those of C libraries, ask the next server.
+pub fn answer(question: &[u8], directory: &Directory, transport: Transport) -> Option<Vec<u8>> {
+    let message = Message::from_octets(question).ok().filter(|message| !message.header().qr())?;
+    let extension = message.opt();
+    let limit = match (transport, &extension) {
+        (Transport::Tcp, _) => u16::MAX,
+        (Transport::Udp, Some(opt)) => opt.udp_payload_size().clamp(PLAIN_BYTES_MAX, EXTENDED_BYTES_MAX),
+        (Transport::Udp, None) => PLAIN_BYTES_MAX,
+    };
+    let found = find(&message, directory);
+    if let Found::Fault(Rcode::FORMERR) = found {
+        return Some(malformed(&message));
+    }
+    let extended = extension.is_some();
+    let whole = compose(&message, &found, extended)?;
+    if whole.len() <= usize::from(limit) {
+        return Some(whole);
+    }
+    // Whoever asked asks again over a connection.
+    let mut short = MessageBuilder::new_vec().start_answer(&message, Rcode::NOERROR).ok()?;
+    short.header_mut().set_aa(true);
+    short.header_mut().set_tc(true);
+    finish(short, extended)
+}
+
+/// The answer to what has no question, or several: nothing of it is repeated, as there is no telling how much it is.
+fn malformed(message: &Message<&[u8]>) -> Vec<u8> {
+    let mut answer = MessageBuilder::new_vec();
+    let header = answer.header_mut();
+    header.set_id(message.header().id());
+    header.set_qr(true);
+    header.set_opcode(message.header().opcode());
+    header.set_rcode(Rcode::FORMERR);
+    answer.finish()
+}
+
+/// What was found for a question.
+enum Found {
+    Addresses(Vec<IpAddr>),
+    Names(Vec<Name>),
+    Fault(Rcode),
+}
+
+fn find(message: &Message<&[u8]>, directory: &Directory) -> Found {
+    let Ok(question) = message.sole_question() else { return Found::Fault(Rcode::FORMERR) };
+    if message.header().opcode() != Opcode::QUERY {
+        return Found::Fault(Rcode::NOTIMP);
+    }
+    if !matches!(question.qclass(), Class::IN | Class::ANY) {
+        return Found::Fault(Rcode::REFUSED);
+    }
+    let (text, wanted) = (question.qname().to_string().to_ascii_lowercase(), question.qtype());
+    if let Some(address) = reversed(&text) {
+        let names = directory.addresses.iter().filter(|(_, at)| at.contains(&address)).map(|(name, _)| name.clone());
+        let names: Vec<_> = names.collect();
+        return match (names.is_empty(), wanted) {
+            (true, _) => Found::Fault(Rcode::SERVFAIL),
+            (false, Rtype::PTR | Rtype::ANY) => Found::Names(names),
+            (false, _) => Found::Names(Vec::new()),
+        };
+    }
+    let known = text.parse::<Name>().ok().and_then(|name| directory.addresses.get(&name));
+    let Some(known) = known else { return Found::Fault(Rcode::SERVFAIL) };
+    let is_wanted = |address: &&IpAddr| match wanted {
+        Rtype::A => address.is_ipv4(),
+        Rtype::AAAA => address.is_ipv6(),
+        other => other == Rtype::ANY,
+    };
+    // A name without such an address exists all the same (RFC 2308, section 2.2).
+    Found::Addresses(known.iter().filter(is_wanted).copied().collect())
+}
+
+fn compose(message: &Message<&[u8]>, found: &Found, extended: bool) -> Option<Vec<u8>> {
+    let code = if let Found::Fault(code) = found { *code } else { Rcode::NOERROR };
+    let mut answer = MessageBuilder::new_vec().start_answer(message, code).ok()?;
+    answer.header_mut().set_aa(code == Rcode::NOERROR);
+    answer.header_mut().set_ra(true);
+    if let Ok(question) = message.sole_question() {
+        let owner = question.qname();
+        match found {
+            Found::Addresses(addresses) => {
+                for address in addresses {
+                    match address {
+                        IpAddr::V4(address) => answer.push((owner, TTL, A::new(*address))).ok()?,
+                        IpAddr::V6(address) => answer.push((owner, TTL, Aaaa::new(*address))).ok()?,
+                    }
+                }
+            }
+            Found::Names(names) => {
+                for name in names {
+                    let name: DomainName<Vec<u8>> = name.as_str().parse().ok()?;
+                    answer.push((owner, TTL, Ptr::new(name))).ok()?;
+                }
+            }
+            Found::Fault(_) => {}
+        }
+    }
+    finish(answer, extended)
+}
+
+/// The octets; to whoever spoke of extensions with how much this side takes.
+fn finish<Target: Composer + Into<Vec<u8>>>(answer: AnswerBuilder<Target>, extended: bool) -> Option<Vec<u8>> {
+    let mut additional = answer.additional();
+    if extended {
+        let opt = additional.opt(|opt| {
+            opt.set_udp_payload_size(EXTENDED_BYTES_MAX);
+            Ok(())
+        });
+        opt.ok()?;
+    }
+    Some(additional.finish().into())
+}
+
+/// The address that a name of the reverse tree stands for (RFC 1035, section 3.5; RFC 3596, section 2.5).
+fn reversed(name: &str) -> Option<IpAddr> {
+    if let Some(digits) = name.strip_suffix(".in-addr.arpa") {
+        let octets: Vec<u8> = digits.split('.').map(|octet| octet.parse().ok()).collect::<Option<_>>()?;
+        let [d, c, b, a] = octets.try_into().ok()?;
+        return Some(IpAddr::V4(Ipv4Addr::new(a, b, c, d)));
+    }
+    let digits: Vec<_> = name.strip_suffix(".ip6.arpa")?.split('.').collect();
+    if digits.len() != 32 || digits.iter().any(|digit| digit.len() != 1) {
+        return None;
+    }
+    let text: String = digits.into_iter().rev().collect();
+    u128::from_str_radix(&text, 16).ok().map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits)))
+}
+
+#[cfg(test)]
+mod tests {
+    use shoutd_fuzz::fuzz;
+
+    use super::*;
+
+    fn directory() -> Directory {
+        let entries: [(&str, &[&str]); 3] =
+            [("web", &["10.0.0.1", "10.0.0.2", "fd00::1"]), ("only-4.example", &["10.0.0.3"]), ("many", &[])];
+        let mut directory = Directory::default();
+        for (name, addresses) in entries {
+            let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+            directory.addresses.insert(name.parse().unwrap(), addresses);
+        }
+        let many = (0..200u8).map(|last| IpAddr::from([10, 1, 0, last])).collect();
+        directory.addresses.insert("many".parse().unwrap(), many);
+        directory
+    }
+
+    fn question(name: &str, kind: Rtype, size: Option<u16>) -> Vec<u8> {
+        let mut builder = MessageBuilder::new_vec();
+        builder.header_mut().set_id(4711);
+        builder.header_mut().set_rd(true);
+        let mut builder = builder.question();
+        let name: DomainName<Vec<u8>> = name.parse().unwrap();
+        builder.push((name, kind)).unwrap();
+        let mut builder = builder.additional();
+        if let Some(size) = size {
+            builder
+                .opt(|opt| {
+                    opt.set_udp_payload_size(size);
+                    Ok(())
+                })
+                .unwrap();
+        }
+        builder.finish()
+    }
+
+    fn ask_by(name: &str, kind: Rtype, size: Option<u16>, transport: Transport) -> (Rcode, bool, Vec<String>) {
+        let octets = answer(&question(name, kind, size), &directory(), transport).unwrap();
+        let message = Message::from_octets(octets.as_slice()).unwrap();
+        assert!(message.header().qr() && message.header().rd() && message.header().id() == 4711);
+        assert_eq!(message.opt().is_some(), size.is_some());
+        let records = message.answer().unwrap().map(|record| {
+            let record = record.unwrap();
+            let data = record.to_any_record::<domain::rdata::AllRecordData<_, _>>().unwrap();
+            format!("{} {}", data.rtype(), data.data())
+        });
+        (message.header().rcode(), message.header().tc(), records.collect())
+    }
+
+    fn ask(name: &str, kind: Rtype) -> (Rcode, Vec<String>) {
+        let (code, truncated, records) = ask_by(name, kind, Some(4096), Transport::Udp);
+        assert!(!truncated);
+        (code, records)
+    }
+
+    #[test]
+    fn names_have_addresses_of_both_families_and_addresses_have_names() {
+        let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        assert_eq!(ask("web", Rtype::A), (Rcode::NOERROR, texts(&["A 10.0.0.1", "A 10.0.0.2"])));
+        assert_eq!(ask("WEB", Rtype::AAAA), (Rcode::NOERROR, texts(&["AAAA fd00::1"])));
+        assert_eq!(ask("only-4.example", Rtype::AAAA), (Rcode::NOERROR, vec![]), "it exists");
+        assert_eq!(ask("web", Rtype::MX), (Rcode::NOERROR, vec![]), "it exists");
+        assert_eq!(ask("web", Rtype::ANY).1.len(), 3);
+        assert_eq!(ask("3.0.0.10.in-addr.arpa", Rtype::PTR), (Rcode::NOERROR, texts(&["PTR only-4.example."])));
+        let long = format!("1.{}0.0.d.f.ip6.arpa", "0.".repeat(27));
+        assert_eq!(ask(&long, Rtype::PTR), (Rcode::NOERROR, texts(&["PTR web."])));
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_to_the_next_server() {
+        for name in ["example.com", "9.9.9.9.in-addr.arpa", "1.in-addr.arpa", "x.ip6.arpa", "-", "."] {
+            assert_eq!(ask(name, Rtype::A), (Rcode::SERVFAIL, vec![]), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_too_long_for_a_datagram_is_got_over_a_connection() {
+        for size in [None, Some(0), Some(512), Some(1232), Some(65535)] {
+            let (code, truncated, records) = ask_by("many", Rtype::A, size, Transport::Udp);
+            assert_eq!((code, truncated, records.len()), (Rcode::NOERROR, true, 0), "{size:?}");
+            let (code, truncated, records) = ask_by("many", Rtype::A, size, Transport::Tcp);
+            assert_eq!((code, truncated, records.len()), (Rcode::NOERROR, false, 200), "{size:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_question_is_not_answered_and_what_is_another_is_refused() {
+        let sound = question("web", Rtype::A, None);
+        let told = |octets: &[u8]| {
+            let octets = answer(octets, &directory(), Transport::Udp);
+            octets.map(|octets| Message::from_octets(octets.as_slice()).unwrap().header().rcode())
+        };
+        assert_eq!(told(&[]), None);
+        assert_eq!(told(&[0; 11]), None);
+        let mut reply = sound.clone();
+        reply[2] |= 0x80;
+        assert_eq!(told(&reply), None, "an answer");
+        let mut notify = sound.clone();
+        notify[2] |= 4 << 3;
+        assert_eq!(told(&notify), Some(Rcode::NOTIMP));
+        let mut chaos = sound.clone();
+        *chaos.last_mut().unwrap() = 3;
+        assert_eq!(told(&chaos), Some(Rcode::REFUSED));
+        assert_eq!(told(&sound[..sound.len() - 1]), Some(Rcode::FORMERR));
+        let mut none = sound.clone();
+        none[5] = 0;
+        assert_eq!(told(&none), Some(Rcode::FORMERR));
+    }
+
+    #[test]
+    fn fuzz_dns_question() {
+        fuzz("dns_question", env!("CARGO_MANIFEST_DIR"), |octets| {
+            for transport in [Transport::Udp, Transport::Tcp] {
+                let answer = answer(octets, &directory(), transport)?;
+                assert!(transport == Transport::Tcp || answer.len() <= usize::from(EXTENDED_BYTES_MAX));
+                Message::from_octets(answer.as_slice()).unwrap();
+            }
+            Some(())
+        });
+    }
+}
