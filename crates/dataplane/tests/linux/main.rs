@@ -8,6 +8,7 @@ mod guard;
 mod limits;
 mod mending;
 mod multicast;
+mod overruns;
 mod pins;
 mod probing;
 mod support;
