@@ -4,6 +4,8 @@
 
 mod adoption;
 mod cluster;
+mod crowds;
+mod followed;
 mod guard;
 mod limits;
 mod mending;
