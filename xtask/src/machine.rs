@@ -9,7 +9,7 @@ use nix::unistd::geteuid;
 use crate::service_policy::NoServices;
 
 /// Programs the lab runs, each with the package that it is in.
-const PROGRAMS: [(&str, &str); 17] = [
+const PROGRAMS: [(&str, &str); 18] = [
     ("/usr/sbin/dockerd", "docker.io"),
     ("/usr/bin/docker", "docker.io"),
     ("/usr/bin/containerd", "containerd"),
@@ -25,6 +25,7 @@ const PROGRAMS: [(&str, &str); 17] = [
     ("/usr/bin/systemd-analyze", "systemd"),
     ("/usr/sbin/keepalived", "keepalived"),
     ("/usr/sbin/ucarp", "ucarp"),
+    ("/usr/sbin/smcrouted", "smcroute"),
     ("/usr/sbin/avahi-daemon", "avahi-daemon"),
     ("/usr/bin/avahi-browse", "avahi-utils"),
     ("/usr/bin/dbus-daemon", "dbus-daemon"),

@@ -10,6 +10,7 @@ use shoutd_core::Vni;
 use shoutd_core::multicast::Memberships;
 use shoutd_core::plane::{Change, DeviceName, Forwarding, Vtep};
 
+use crate::crowd::Crowd;
 use crate::forwarding::{ForwardingTables, MembershipChange, MembershipSource};
 use crate::kernel::KernelError;
 
@@ -76,7 +77,7 @@ impl MembershipSource for FakeForwarding {
         Ok(content.memberships.iter().map(whole).collect())
     }
 
-    fn full_ports(&self) -> Vec<(Vni, DeviceName)> {
+    fn crowds(&self) -> Vec<Crowd> {
         Vec::new()
     }
 

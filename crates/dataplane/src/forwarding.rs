@@ -9,6 +9,7 @@ use shoutd_core::Vni;
 use shoutd_core::multicast::{Memberships, SourceFilter};
 use shoutd_core::plane::{Change, DeviceName, Forwarding, Vtep};
 
+use crate::crowd::Crowd;
 use crate::kernel::KernelError;
 
 /// The forwarding tables of segments, to read and to change.
@@ -66,8 +67,8 @@ pub trait MembershipSource: Send {
     /// What changed since the last time of what the ports of containers listen to, in this order.
     fn update(&mut self) -> Result<Vec<MembershipChange>, KernelError>;
 
-    /// Ports that have so many groups that no more are let in.
-    fn full_ports(&self) -> Vec<(Vni, DeviceName)>;
+    /// Where there are too many groups.
+    fn crowds(&self) -> Vec<Crowd>;
 
     /// Waits until something may have changed, `wake` can be read, or the time is over; whichever comes first.
     fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration);

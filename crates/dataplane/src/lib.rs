@@ -5,6 +5,7 @@
 //! round whenever what is desired, or what is there, may have changed.
 
 mod backoff;
+mod crowd;
 pub mod fake;
 pub mod fake_forwarding;
 mod forwarding;
@@ -19,6 +20,7 @@ mod reconciler;
 mod replicator;
 mod underlay;
 
+pub use crowd::Crowd;
 pub use forwarding::{ForwardingTables, MembershipChange, MembershipSource};
 pub use inside::run_inside;
 pub use kernel::{Kernel, KernelError};

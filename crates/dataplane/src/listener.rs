@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shoutd_core::Vni;
 use shoutd_core::multicast::Memberships;
-use shoutd_core::plane::DeviceName;
 use tokio::sync::watch;
 use tracing::warn;
 
+use crate::crowd::Crowd;
 use crate::forwarding::MembershipSource;
 
 /// How often it looks though nothing happened.
@@ -31,8 +31,8 @@ pub type AllMemberships = Arc<BTreeMap<Vni, Memberships>>;
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) memberships: watch::Receiver<AllMemberships>,
-    /// Ports that have as many groups as a port may.
-    pub(crate) full_ports: watch::Receiver<Vec<(Vni, DeviceName)>>,
+    /// Where there are too many groups.
+    pub(crate) crowds: watch::Receiver<Vec<Crowd>>,
     stop: Arc<(AtomicBool, EventFd)>,
 }
 
@@ -48,9 +48,9 @@ pub(crate) fn spawn(source: Box<dyn MembershipSource>) -> io::Result<Listener> {
     let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
     let stop = Arc::new((AtomicBool::new(false), wake));
     let (memberships, receiver) = watch::channel(AllMemberships::default());
-    let (full_ports, full_receiver) = watch::channel(Vec::new());
-    let listener = Listener { memberships: receiver, full_ports: full_receiver, stop: stop.clone() };
-    let work = move || follow(source, &stop, &memberships, &full_ports);
+    let (crowds, crowds_receiver) = watch::channel(Vec::new());
+    let listener = Listener { memberships: receiver, crowds: crowds_receiver, stop: stop.clone() };
+    let work = move || follow(source, &stop, &memberships, &crowds);
     thread::Builder::new().name("listener".to_owned()).spawn(work)?;
     Ok(listener)
 }
@@ -59,7 +59,7 @@ fn follow(
     mut source: Box<dyn MembershipSource>,
     stop: &(AtomicBool, EventFd),
     memberships: &watch::Sender<AllMemberships>,
-    full_ports: &watch::Sender<Vec<(Vni, DeviceName)>>,
+    crowds: &watch::Sender<Vec<Crowd>>,
 ) {
     let mut complaint = String::new();
     let mut counted = Instant::now();
@@ -74,7 +74,7 @@ fn follow(
                     });
                 }
                 if counted.elapsed() >= COUNT_PERIOD {
-                    full_ports.send_replace(source.full_ports());
+                    crowds.send_replace(source.crowds());
                     counted = Instant::now();
                 }
                 complaint.clear();

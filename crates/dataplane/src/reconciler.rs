@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shoutd_core::Vni;
-use shoutd_core::limits::GROUPS_PER_PORT_MAX;
-use shoutd_core::plane::{Action, Change, Desired, DeviceName, Mark, Observed, Tier, diff};
+use shoutd_core::plane::{Action, Change, Desired, DeviceName, Observed, Tier, diff};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -232,10 +231,9 @@ impl ReconcilerHandle {
     pub fn forwarding_problems(&self) -> Vec<String> {
         let replicated = self.replicated.borrow().clone();
         let failures = replicated.failures.iter().filter(|failure| !failure.is_early()).map(ToString::to_string);
-        let full = self.owner.listener.full_ports.borrow().clone();
+        let crowds = self.owner.listener.crowds.borrow().clone();
         let observed = self.observed();
-        let full = full.iter().map(|(vni, port)| full_port(&observed, *vni, port));
-        failures.chain(full).collect()
+        failures.chain(crowds.iter().map(|crowd| crowd.describe(&observed))).collect()
     }
 
     /// What there was when it was last looked at.
@@ -440,17 +438,6 @@ fn tell(action: &Action) {
 }
 
 /// The line about a port that has as many groups as it may.
-fn full_port(observed: &Observed, vni: Vni, port: &DeviceName) -> String {
-    let mark = observed.segments.get(&vni).and_then(|segment| segment.ports.get(port)?.mark.as_ref());
-    let culprit = match mark {
-        Some(Mark::Endpoint(endpoint)) => format!("endpoint {}", endpoint.short()),
-        _ => format!("port {port}"),
-    };
-    format!(
-        "network with VNI {vni}: {culprit} listens to {GROUPS_PER_PORT_MAX} groups, as many as one container may; it gets no others"
-    )
-}
-
 /// Waits until the wake can be read, or the time is over.
 fn wait_for(wake: &EventFd, timeout: Duration) {
     let mut waiting = [PollFd::new(wake.as_fd(), PollFlags::POLLIN)];

@@ -66,18 +66,23 @@ impl JoinMonitor {
         attempt().map_err(|fault| fault.during("watch what is joined in the namespaces of containers"))
     }
 
-    /// Reads all there is to read. What was lost for want of room is not told.
+    /// Reads all there is to read. Nothing of it is told if events were lost for want of room: among them may be the leaves that came after the joins that are left.
     pub fn changes(&self) -> Joins {
         let mut buffer = [0; BUFFER];
         let mut control = cmsg_space!(libc::c_int);
         let mut changes = Joins::default();
+        let mut is_whole = true;
         for _ in 0..EVENTS_MAX {
             let mut room = [IoSliceMut::new(&mut buffer)];
             let received =
                 recvmsg::<NetlinkAddr>(self.fd.as_raw_fd(), &mut room, Some(&mut control), MsgFlags::empty());
             let (length, namespace) = match received {
                 Ok(message) => (message.bytes, message.cmsgs().into_iter().flatten().find_map(namespace_number)),
-                Err(Errno::EINTR | Errno::ENOBUFS) => continue,
+                Err(Errno::EINTR) => continue,
+                Err(Errno::ENOBUFS) => {
+                    is_whole = false;
+                    continue;
+                }
                 // Nothing more, or nothing that could be helped here: whoever joined is heard of by its report.
                 Err(_) => break,
             };
@@ -86,6 +91,9 @@ impl JoinMonitor {
                 changes.events += 1;
                 changes.last.insert((Peer { index, namespace }, group), joined);
             }
+        }
+        if !is_whole {
+            changes.last.clear();
         }
         changes
     }

@@ -18,8 +18,10 @@ const BUFFER: usize = 32 * 1024;
 /// Datagrams read at once, so that a flood of events cannot hold the reader.
 const DATAGRAMS_MAX: usize = 4096;
 
-/// Octets of events that wait to be read: some ten thousand joins.
+/// Octets of events that wait to be read: some ten thousand joins. The kernel takes it twice, for what it adds itself.
 const DATABASE_BUFFER: usize = 8 * 1024 * 1024;
+/// More datagrams than wait at a time in the largest buffer: none takes less than 512 octets of it.
+const WAITING_MAX: usize = 2 * DATABASE_BUFFER / 512;
 
 // `enum rtnetlink_groups` and `enum nfnetlink_groups`.
 const RTNLGRP_LINK: u32 = 1;
@@ -110,7 +112,10 @@ impl DatabaseMonitor {
     pub fn changes(&self) -> Option<Vec<DatabaseChange>> {
         let mut buffer = vec![0; BUFFER];
         let mut changes = Vec::new();
-        for _ in 0..DATAGRAMS_MAX {
+        let (mut is_whole, mut most) = (true, DATAGRAMS_MAX);
+        let mut read = 0;
+        while read < most {
+            read += 1;
             match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 Ok(length) => {
                     let frames = Frames(buffer.get(..length).unwrap_or_default());
@@ -122,10 +127,12 @@ impl DatabaseMonitor {
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => break,
-                Err(_) => return None,
+                // What still waits is older than what was lost, and would undo what is read anew. And until nothing waits, the kernel drops what comes
+                // without another word (`netlink_overrun`).
+                Err(_) => (is_whole, most) = (false, WAITING_MAX),
             }
         }
-        Some(changes)
+        is_whole.then_some(changes)
     }
 }
 

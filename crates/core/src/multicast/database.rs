@@ -26,6 +26,10 @@ pub enum Knowledge {
 pub struct Database {
     groups: BTreeMap<IpAddr, BTreeMap<u32, PortGroup>>,
     routers: BTreeSet<u32>,
+    /// Groups, and sources of groups, each once whatever the number of ports that have it: so many places the kernel's own table has taken.
+    entries: usize,
+    /// Whether everything is wanted, as no more can be known of what is.
+    everything: bool,
     joined: Memberships,
     /// The groups of which something else is wanted since this was last asked.
     changed: BTreeSet<IpAddr>,
@@ -60,8 +64,14 @@ impl Database {
         &self.joined
     }
 
+    /// How many entries there are on all ports together, each counted once.
+    pub fn entries(&self) -> usize {
+        self.entries
+    }
+
     /// Takes in that a port has an entry, new or changed.
     pub fn learn(&mut self, port: u32, group: IpAddr, knowledge: Knowledge) {
+        let before = self.entries_of(group);
         let entry = self.groups.entry(group).or_default().entry(port).or_default();
         match knowledge {
             Knowledge::Exclude => entry.exclude = Some(true),
@@ -70,11 +80,13 @@ impl Database {
                 entry.sources.insert(source, blocked);
             }
         }
+        self.entries += self.entries_of(group) - before;
         self.join(group);
     }
 
     /// Takes in that a port has an entry no longer: that of a source, or that without one.
     pub fn forget(&mut self, port: u32, group: IpAddr, source: Option<IpAddr>) {
+        let before = self.entries_of(group);
         let Some(ports) = self.groups.get_mut(&group) else {
             return;
         };
@@ -92,6 +104,7 @@ impl Database {
         if ports.is_empty() {
             self.groups.remove(&group);
         }
+        self.entries -= before - self.entries_of(group);
         self.join(group);
     }
 
@@ -102,7 +115,17 @@ impl Database {
         } else {
             self.routers.remove(&port);
         }
-        self.joined.router = !self.routers.is_empty();
+        self.join_routers();
+    }
+
+    /// Takes in whether everything is wanted, as by a multicast router, since the bridge cannot tell what is.
+    pub fn set_everything(&mut self, everything: bool) {
+        self.everything = everything;
+        self.join_routers();
+    }
+
+    fn join_routers(&mut self) {
+        self.joined.router = self.everything || !self.routers.is_empty();
     }
 
     /// Takes what changed as what is otherwise than in the database that this one was read in place of, and what had changed in that.
@@ -126,6 +149,16 @@ impl Database {
             *counts.entry(*port).or_default() += group.sources.len() + usize::from(group.exclude.is_some());
         }
         counts
+    }
+
+    /// How many entries there are of a group on all ports together.
+    fn entries_of(&self, group: IpAddr) -> usize {
+        let Some(ports) = self.groups.get(&group) else {
+            return 0;
+        };
+        let any = ports.values().any(|entry| entry.exclude.is_some());
+        let sources: BTreeSet<&IpAddr> = ports.values().flat_map(|entry| entry.sources.keys()).collect();
+        usize::from(any) + sources.len()
     }
 
     /// Works out anew what all ports together want of a group. Link-local ones go to all hosts in any case, and are not counted: every IPv6 address has one.

@@ -8,7 +8,9 @@
 mod database;
 mod memberships;
 mod replication;
+mod room;
 
 pub use database::{Database, Knowledge};
 pub use memberships::{Memberships, SourceFilter};
 pub use replication::{Remote, Replication, SourceGroup, is_link_local, replication};
+pub use room::Room;

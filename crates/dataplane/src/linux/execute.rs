@@ -10,7 +10,7 @@ use shoutd_core::plane::{
     Place, Port, TUNNEL, Vtep, namespace_name,
 };
 use shoutd_core::{NetworkId, Vni};
-use shoutd_netlink::{BridgeSettings, Link, LinkChange, Mac, Namespace, NewVeth, NewVxlan, Route, VethEnd};
+use shoutd_netlink::{BridgeSettings, Kind, Link, LinkChange, Mac, Namespace, NewVeth, NewVxlan, Route, VethEnd};
 
 use super::handle::{SandboxHandle, SegmentHandle};
 use super::observe::{is_link_local, multicast_routes};
@@ -230,6 +230,12 @@ impl SegmentHandle {
 
     fn tune_bridge(&mut self, vni: Vni, mtu: u16, ipv6: bool) -> Result<(), KernelError> {
         let bridge = self.own(vni, BRIDGE)?;
+        if matches!(bridge.kind, Kind::Bridge(settings) if !settings.snooping) {
+            // A querier that begins has everything sent to all ports until all have answered it. One that goes on would not, and what was joined in the meantime, unseen, would
+            // get nothing.
+            let quiet = BridgeSettings { snooping: false, querier: false, ..BRIDGE_SETTINGS };
+            self.route.change_bridge(bridge.index, &quiet)?;
+        }
         self.route.change_bridge(bridge.index, &BRIDGE_SETTINGS)?;
         let change = LinkChange { mtu: Some(u32::from(mtu)), up: Some(true), ..LinkChange::default() };
         self.route.change_link(bridge.index, &change)?;

@@ -1,5 +1,6 @@
 //! Following the multicast databases of segments' bridges.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::iter;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,18 +10,22 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shoutd_core::Vni;
 use shoutd_core::limits::GROUPS_PER_PORT_MAX;
-use shoutd_core::multicast::{Database, Knowledge};
+use shoutd_core::multicast::{Database, Knowledge, Room};
 use shoutd_core::plane::{BRIDGE, DeviceName};
 use shoutd_netlink::{DatabaseMonitor, Kind, Listing, Membership, Namespace, NamespaceId, Route};
 use tracing::debug;
 
 use super::early_joins::EarlyJoins;
 use super::registry::Registry;
+use crate::crowd::Crowd;
 use crate::forwarding::{MembershipChange, MembershipSource};
 use crate::kernel::KernelError;
 
 /// How often a database is read anew though no event was lost: what no event tells of is noticed within this.
 const AGE_MAX: Duration = Duration::from_secs(10);
+
+/// Ports of a crowded bridge that are named.
+const NAMED_MAX: usize = 3;
 
 /// The memberships of the kernel this runs on.
 #[derive(Debug)]
@@ -38,6 +43,9 @@ struct Listened {
     database: Database,
     /// Index of the bridge, once there is one.
     bridge: Option<u32>,
+    /// What the bridge has room for, as it was last read; of what is taken the database knows.
+    room: Room,
+    is_crowded: bool,
     /// The ports whose groups count: the ends of containers' veths. `None` is one that does not.
     ports: BTreeMap<u32, Option<DeviceName>>,
     read_at: Option<Instant>,
@@ -77,14 +85,8 @@ impl MembershipSource for LinuxListening {
         Ok(changes)
     }
 
-    fn full_ports(&self) -> Vec<(Vni, DeviceName)> {
-        let mut full = Vec::new();
-        for (vni, segment) in &self.segments {
-            let counts = segment.database.entries_per_port();
-            let over = counts.into_iter().filter(|(_, count)| *count >= GROUPS_PER_PORT_MAX);
-            full.extend(over.filter_map(|(port, _)| Some((*vni, segment.ports.get(&port)?.clone()?))));
-        }
-        full
+    fn crowds(&self) -> Vec<Crowd> {
+        self.segments.iter().flat_map(|(vni, segment)| segment.crowds(*vni)).collect()
     }
 
     fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration) {
@@ -106,6 +108,8 @@ impl Listened {
             route: Route::open(namespace)?,
             database: Database::default(),
             bridge: None,
+            room: Room::default(),
+            is_crowded: false,
             ports: BTreeMap::new(),
             read_at: None,
             is_new: true,
@@ -139,6 +143,8 @@ impl Listened {
             self.read_at = None;
             return Err(error);
         }
+        self.is_crowded = self.bridge.is_some() && self.room().is_crowded(self.is_crowded);
+        self.database.set_everything(self.is_crowded);
         let changed = self.database.take_changes();
         let is_router = self.database.memberships().router;
         if std::mem::take(&mut self.is_new) {
@@ -149,12 +155,32 @@ impl Listened {
         Ok(groups.chain(router).collect())
     }
 
+    fn room(&self) -> Room {
+        Room { taken: self.database.entries(), ..self.room }
+    }
+
+    /// Where there are too many groups.
+    fn crowds(&self, vni: Vni) -> Vec<Crowd> {
+        let named = |(port, count): (u32, usize)| Some((self.ports.get(&port)?.clone()?, count));
+        let mut counts: Vec<_> = self.database.entries_per_port().into_iter().filter_map(named).collect();
+        counts.sort_by_key(|(_, count)| Reverse(*count));
+        let full = counts.iter().filter(|(_, count)| *count >= GROUPS_PER_PORT_MAX);
+        let mut crowds: Vec<Crowd> = full.map(|(port, _)| Crowd::Port(vni, port.clone())).collect();
+        if self.is_crowded {
+            counts.truncate(NAMED_MAX);
+            crowds.push(Crowd::Bridge { vni, room: self.room(), most: counts });
+        }
+        crowds
+    }
+
     fn read(&mut self) -> Result<(), KernelError> {
         // If it fails half way, it is not known any more what was said of it.
         let was_new = std::mem::replace(&mut self.is_new, true);
         self.ports.clear();
         let before = std::mem::take(&mut self.database);
-        self.bridge = self.route.link(BRIDGE)?.map(|link| link.index);
+        let bridge = self.route.link(BRIDGE)?;
+        self.room = bridge.as_ref().map(|link| room(&link.kind)).unwrap_or_default();
+        self.bridge = bridge.map(|link| link.index);
         if let Some(bridge) = self.bridge {
             for listing in self.route.bridge_groups(bridge)? {
                 self.take(bridge, listing, true)?;
@@ -204,6 +230,13 @@ impl Listened {
         self.ports.insert(port, name);
         Ok(counts)
     }
+}
+
+fn room(kind: &Kind) -> Room {
+    let Kind::Bridge(settings) = kind else {
+        return Room::default();
+    };
+    Room { size: usize::try_from(settings.groups_max).unwrap_or(usize::MAX), taken: 0, snoops: settings.snooping }
 }
 
 fn knowledge(member: Membership) -> Knowledge {

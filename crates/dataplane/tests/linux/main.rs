@@ -4,10 +4,13 @@
 
 mod adoption;
 mod cluster;
+mod crowds;
+mod followed;
 mod guard;
 mod limits;
 mod mending;
 mod multicast;
+mod overruns;
 mod pins;
 mod probing;
 mod support;

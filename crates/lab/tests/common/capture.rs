@@ -1,7 +1,7 @@
 //! What is on the wire: all frames of one interface, as a packet socket (packet(7)) sees them.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,6 +60,14 @@ impl Frame {
     /// Whether it is an IPv4 packet to this address.
     pub fn is_to(&self, address: Ipv4Addr) -> bool {
         self.ipv4().is_some_and(|(_, _, destination, _)| destination == address)
+    }
+
+    /// Whether it is a packet to this address, of IPv4 or IPv6.
+    pub fn is_to_ip(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.is_to(address),
+            IpAddr::V6(address) => self.is_to_v6(address),
+        }
     }
 
     /// Whether it is an IPv6 packet to this address.

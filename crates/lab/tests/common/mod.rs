@@ -8,6 +8,7 @@ mod container;
 mod datagrams;
 mod kernel;
 mod network;
+mod sockets;
 mod stream;
 mod views;
 
@@ -20,6 +21,7 @@ pub use container::{Container, WITH_IPV6, one_on_each};
 pub use datagrams::{Datagrams, everyone_hears_everyone, listen};
 pub use kernel::{left_in_kernel, segments};
 pub use network::Network;
+pub use sockets::{GroupSocket, Sources};
 pub use stream::{Running, Stream};
 pub use views::{await_listeners, containers_of, endpoints, is_leader, leased, networks, status, view};
 

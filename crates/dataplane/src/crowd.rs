@@ -1,0 +1,81 @@
+//! Too many groups: where, by whom, and what still holds.
+
+use shoutd_core::Vni;
+use shoutd_core::limits::GROUPS_PER_PORT_MAX;
+use shoutd_core::multicast::Room;
+use shoutd_core::plane::{DeviceName, Mark, Observed};
+
+/// Too many groups, or almost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Crowd {
+    /// A port has as many entries as a port may.
+    Port(Vni, DeviceName),
+    /// A bridge has almost as many as it has room for, or none can be known.
+    Bridge {
+        /// The segment.
+        vni: Vni,
+        /// What there is room for, and what is taken.
+        room: Room,
+        /// The ports with the most entries, each with its number of them; the one with the most first.
+        most: Vec<(DeviceName, usize)>,
+    },
+}
+
+impl Crowd {
+    /// It in a line.
+    pub(crate) fn describe(&self, observed: &Observed) -> String {
+        let (vni, said) = match self {
+            Self::Port(vni, port) => {
+                let culprit = owner(observed, *vni, port);
+                let said = format!(
+                    "{culprit} listens to {GROUPS_PER_PORT_MAX} groups, as many as one container may; it gets no others"
+                );
+                (vni, said)
+            }
+            Self::Bridge { vni, room, most } => {
+                let name = |(port, count): &(DeviceName, usize)| format!("{} ({count})", owner(observed, *vni, port));
+                let most: Vec<String> = most.iter().map(name).collect();
+                (vni, describe_bridge(*room, &most))
+            }
+        };
+        format!("network with VNI {vni}: {said}")
+    }
+}
+
+fn describe_bridge(room: Room, most: &[String]) -> String {
+    let Room { size, taken, snoops } = room;
+    let containers = if snoops { "" } else { " and to each of its containers" };
+    let most = if most.is_empty() { "no endpoint".to_owned() } else { most.join(", ") };
+    format!(
+        "the bridge on this host has {taken} groups and sources, and room for {size}; most are those of {most}. Nothing is lost, but all of the network's multicast is sent to this \
+         host{containers} until there are fewer"
+    )
+}
+
+/// Whose a port is, in words.
+fn owner(observed: &Observed, vni: Vni, port: &DeviceName) -> String {
+    let mark = observed.segments.get(&vni).and_then(|segment| segment.ports.get(port)?.mark.as_ref());
+    match mark {
+        Some(Mark::Endpoint(endpoint)) => format!("endpoint {}", endpoint.short()),
+        _ => format!("port {port}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_names_network_and_culprits_and_says_what_holds() {
+        let vni = Vni::new(0x10_0001).unwrap();
+        let port = |name: &str| name.parse::<DeviceName>().unwrap();
+        let room = Room { size: 512, taken: 500, snoops: false };
+        let crowd = Crowd::Bridge { vni, room, most: vec![(port("shpb"), 400), (port("shpa"), 90)] };
+        let line = crowd.describe(&Observed::default());
+        assert_eq!(
+            line,
+            "network with VNI 1048577: the bridge on this host has 500 groups and sources, and room for 512; most are those of port shpb (400), port shpa (90). Nothing is lost, but \
+             all of the network's multicast is sent to this host and to each of its containers until there are fewer"
+        );
+    }
+}

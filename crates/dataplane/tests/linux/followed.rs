@@ -1,0 +1,98 @@
+//! Memberships that are followed step by step.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::ops::Range;
+
+use shoutd_core::multicast::Memberships;
+use shoutd_dataplane::{Kernel, MembershipChange, MembershipSource};
+use shoutd_netlink::{Listing, Namespace, Route};
+
+use crate::support::{World, connected, eventually, ip, run, udp};
+
+/// Groups that a socket joins at the most: the kernel goes through all that it has for each more.
+const PER_SOCKET: usize = 500;
+
+/// Hosts with a container each. What that of the first listens to is followed as the listener's thread does it, but only when it is told to: its reader is held up for as
+/// long as is wanted.
+pub struct Followed {
+    pub world: World,
+    pub containers: Vec<Namespace>,
+    pub source: Box<dyn MembershipSource>,
+    pub known: Memberships,
+}
+
+impl Followed {
+    /// The first host's bridge gets these settings, as `ip link` takes them.
+    pub fn start(hosts: u8, settings: &[&str]) -> Self {
+        let (world, containers) = connected(hosts);
+        for container in &containers {
+            container.run(|| run("sysctl", &["-qw", "net.ipv4.igmp_max_memberships=10000"])).unwrap();
+        }
+        if !settings.is_empty() {
+            let change = ["link", "set", "shoutbr0", "type", "bridge"].iter().chain(settings).copied();
+            world.hosts[0].segment().run(|| ip(&change.collect::<Vec<_>>())).unwrap();
+        }
+        let source = world.hosts[0].kernel.memberships();
+        let mut followed = Self { world, containers, source, known: Memberships::default() };
+        followed.follow();
+        followed
+    }
+
+    pub fn segment(&self) -> Namespace {
+        self.world.hosts[0].segment()
+    }
+
+    /// Takes in what happened since the last time.
+    pub fn follow(&mut self) {
+        for change in self.source.update().unwrap() {
+            match change {
+                MembershipChange::Whole(_, memberships) => self.known = memberships,
+                MembershipChange::Gone(_) => self.known = Memberships::default(),
+                MembershipChange::Group(_, group, Some(filter)) => _ = self.known.groups.insert(group, filter),
+                MembershipChange::Group(_, group, None) => _ = self.known.groups.remove(&group),
+                MembershipChange::Router(_, router) => self.known.router = router,
+            }
+        }
+    }
+
+    pub fn known_groups(&self) -> BTreeSet<IpAddr> {
+        self.known.groups.keys().copied().collect()
+    }
+
+    /// Joins these groups in the first host's container.
+    pub fn join(&self, numbers: Range<u32>) -> Vec<UdpSocket> {
+        let address = self.world.hosts[0].container_address(1);
+        let groups: Vec<Ipv4Addr> = numbers.map(group).collect();
+        let join = |groups: &[Ipv4Addr]| {
+            let socket = udp(&self.containers[0], (Ipv4Addr::UNSPECIFIED, 0));
+            groups.iter().for_each(|group| socket.join_multicast_v4(group, &address).unwrap());
+            socket
+        };
+        groups.chunks(PER_SOCKET).map(join).collect()
+    }
+
+    /// The IPv4 groups that the bridge has.
+    pub fn bridge_groups(&self) -> BTreeSet<IpAddr> {
+        let mut route = Route::open(&self.segment()).unwrap();
+        let bridge = route.link("shoutbr0").unwrap().unwrap().index;
+        let members = route.bridge_groups(bridge).unwrap().into_iter().filter_map(|listing| match listing {
+            Listing::Member(member) => Some(member.group),
+            Listing::Router(_) => None,
+        });
+        members.filter(IpAddr::is_ipv4).collect()
+    }
+
+    /// Waits until the bridge has just these groups, while nobody reads what it tells.
+    pub fn await_bridge(&self, what: &str, wanted: &BTreeSet<IpAddr>) {
+        eventually(what, || self.bridge_groups() == *wanted);
+    }
+}
+
+pub fn group(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from(0xef01_0000 + number)
+}
+
+pub fn groups(numbers: Range<u32>) -> BTreeSet<IpAddr> {
+    numbers.map(|number| group(number).into()).collect()
+}
