@@ -1,10 +1,11 @@
 //! Streams of numbered datagrams to a group, by iperf (version 2), and what came of them.
 
+use std::fs;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use shoutd_lab::{Process, wait_until};
+use shoutd_lab::{Host, Process, wait_until};
 
 use super::Container;
 
@@ -39,7 +40,7 @@ impl Default for Stream<'_> {
 impl<'a> Stream<'a> {
     /// Sends for so many seconds; fails unless all is heard by all.
     pub fn send(self, sender: &'a Container, receivers: &[&'a Container], seconds: u32) -> Result<()> {
-        let starved = self.begin_for(sender, receivers, seconds)?.judge()?;
+        let starved = self.begin_for(Inside::by_engine, sender, receivers, seconds)?.judge()?;
         ensure!(starved == 0, "{starved} datagrams were delivered, but not read in time by the receiving program");
         Ok(())
     }
@@ -48,7 +49,7 @@ impl<'a> Stream<'a> {
     /// says how busy the machine is, and nothing about the network.
     pub fn send_undisturbed(self, sender: &'a Container, receivers: &[&'a Container], seconds: u32) -> Result<()> {
         for _ in 0..4 {
-            if self.begin_for(sender, receivers, seconds)?.judge()? == 0 {
+            if self.begin_for(Inside::by_engine, sender, receivers, seconds)?.judge()? == 0 {
                 return Ok(());
             }
         }
@@ -57,49 +58,120 @@ impl<'a> Stream<'a> {
 
     /// Starts receivers and then the sender; returns when all receivers hear it. It goes on until [`Running::finish`].
     pub fn begin(self, sender: &'a Container, receivers: &[&'a Container]) -> Result<Running<'a>> {
-        let running = self.begin_for(sender, receivers, LONGEST)?;
+        self.begin_by(Inside::by_engine, sender, receivers)
+    }
+
+    /// As [`Stream::begin`], with programs that need no engine to go on.
+    pub fn begin_apart(self, sender: &'a Container, receivers: &[&'a Container]) -> Result<Running<'a>> {
+        self.begin_by(Inside::apart, sender, receivers)
+    }
+
+    fn begin_by(self, enter: Enter<'a>, sender: &'a Container, receivers: &[&'a Container]) -> Result<Running<'a>> {
+        let running = self.begin_for(enter, sender, receivers, LONGEST)?;
         for receiver in &running.receivers {
             receiver.process.wait_for_line(PROGRAM_DEADLINE, |line| line.contains("connected with"))?;
         }
         Ok(running)
     }
 
-    fn begin_for(self, sender: &'a Container, receivers: &[&'a Container], seconds: u32) -> Result<Running<'a>> {
+    fn begin_for(
+        self,
+        enter: Enter<'a>,
+        sender: &'a Container,
+        receivers: &[&'a Container],
+        seconds: u32,
+    ) -> Result<Running<'a>> {
         let receivers = thread::scope(|scope| {
-            let starting = |container| scope.spawn(move || self.receive(container));
+            let starting = |container| scope.spawn(move || self.receive(enter(container)?));
             let started: Vec<_> = receivers.iter().map(|container| starting(*container)).collect();
             let joined = started.into_iter().map(thread::ScopedJoinHandle::join);
             joined.map(|result| result.unwrap_or_else(|_| bail!("a thread panicked"))).collect::<Result<_>>()
         })?;
         let Self { group, port, rate, length } = self;
+        let sender = enter(sender)?;
         let process =
             sender.spawn(&format!("iperf -u -c {group} -p {port} -t {seconds} -T 2 -b {rate} -l {length}"))?;
-        Ok(Running { sender, process, receivers, deadline: Duration::from_secs(seconds.into()) + PROGRAM_DEADLINE })
+        let deadline = Duration::from_secs(seconds.into()) + PROGRAM_DEADLINE;
+        Ok(Running { sender, process, receivers, deadline, dropped: dropped()? })
     }
 
     /// Starts a receiver that ends with the first stream that it hears; returns when it has joined the group.
-    fn receive(self, container: &'a Container) -> Result<Receiver<'a>> {
+    fn receive(self, container: Inside<'a>) -> Result<Receiver<'a>> {
         let Self { group, port, length, .. } = self;
-        let unread = unread(container)?;
+        let unread = unread(&container)?;
         let process = container.spawn(&format!("iperf -u -s -B {group} -p {port} -l {length} -w {BUFFER} -P 1"))?;
         process.wait_for_line(PROGRAM_DEADLINE, |line| line.contains("Joining multicast group"))?;
-        await_membership(container, group)?;
+        await_membership(&container, group)?;
         Ok(Receiver { container, process, unread })
+    }
+}
+
+/// How programs are started in a container.
+type Enter<'a> = fn(&'a Container) -> Result<Inside<'a>>;
+
+/// A container to start programs in: by its engine, or apart from it, in the container's network namespace alone.
+#[derive(Debug)]
+struct Inside<'a> {
+    container: &'a Container,
+    /// The namespace, if programs are started apart from the engine.
+    namespace: Option<String>,
+}
+
+impl<'a> Inside<'a> {
+    #[allow(clippy::unnecessary_wraps, reason = "it is an `Enter`")]
+    fn by_engine(container: &'a Container) -> Result<Self> {
+        Ok(Self { container, namespace: None })
+    }
+
+    fn apart(container: &'a Container) -> Result<Self> {
+        let pid = container.inspect("{{.State.Pid}}")?;
+        Ok(Self { container, namespace: Some(format!("--net=/proc/{pid}/ns/net")) })
+    }
+
+    fn host(&self) -> &'a Host {
+        &self.container.host
+    }
+
+    fn sh(&self, script: &str) -> Result<String> {
+        match &self.namespace {
+            Some(namespace) => self.host().sh(&format!("nsenter {namespace} sh -c '{script}'")),
+            None => self.container.sh(script),
+        }
+    }
+
+    fn spawn(&self, command: &str) -> Result<Process> {
+        match &self.namespace {
+            Some(namespace) => self.host().spawn(["nsenter", namespace].into_iter().chain(command.split_whitespace())),
+            None => self.container.spawn(command),
+        }
+    }
+
+    /// Has a program end as if by a key of a terminal.
+    fn interrupt(&self, process: &Process) -> Result<()> {
+        match &self.namespace {
+            // The only one of this name on the host that sends.
+            Some(_) => self.host().sh("pkill -INT -f \"[i]perf -u -c\""),
+            None => self.sh("kill -INT $(pidof iperf)"),
+        }
+        .map(|_| ())
+        .with_context(|| process.what().to_owned())
     }
 }
 
 /// A stream that is being sent.
 #[derive(Debug)]
 pub struct Running<'a> {
-    sender: &'a Container,
+    sender: Inside<'a>,
     process: Process,
     receivers: Vec<Receiver<'a>>,
     deadline: Duration,
+    /// See [`dropped`]; before the stream.
+    dropped: u64,
 }
 
 #[derive(Debug)]
 struct Receiver<'a> {
-    container: &'a Container,
+    container: Inside<'a>,
     process: Process,
     /// See [`unread`]; before the stream.
     unread: u64,
@@ -109,9 +181,9 @@ impl Running<'_> {
     /// Waits until every receiver has heard this many datagrams more.
     pub fn await_more(&self, count: u64) -> Result<()> {
         for receiver in &self.receivers {
-            let container = receiver.container;
+            let container = &receiver.container;
             let before = counter(container, "InDatagrams")?;
-            let what = format!("{count} datagrams more on {}", container.host.name());
+            let what = format!("{count} datagrams more on {}", container.host().name());
             wait_until(&what, PROGRAM_DEADLINE, || {
                 Ok((counter(container, "InDatagrams")? >= before + count).then_some(()))
             })?;
@@ -123,7 +195,7 @@ impl Running<'_> {
     pub fn finish(mut self) -> Result<()> {
         ensure!(!self.process.has_ended()?, "the stream ended by itself: {}", self.process.printed().1);
         // The sender still says which datagram is the last.
-        self.sender.sh("kill -INT $(pidof iperf)")?;
+        self.sender.interrupt(&self.process)?;
         let starved = self.judge()?;
         ensure!(starved == 0, "{starved} datagrams were delivered, but not read in time by the receiving program");
         Ok(())
@@ -142,7 +214,12 @@ impl Running<'_> {
                 Err(error) => faults.push(format!("{error:#}")),
             }
         }
-        ensure!(faults.is_empty(), "{}", faults.join("; "));
+        let dropped = dropped()? - self.dropped;
+        ensure!(
+            faults.is_empty(),
+            "{} (meanwhile the machine's processors dropped {dropped} packets)",
+            faults.join("; ")
+        );
         Ok(starved)
     }
 }
@@ -150,11 +227,11 @@ impl Running<'_> {
 impl Receiver<'_> {
     /// Compares what it reports with what was sent.
     fn judge(&mut self, sent: u64) -> Result<u64> {
-        let name = self.container.host.name();
+        let name = self.container.host().name();
         let output = self.process.wait(PROGRAM_DEADLINE).with_context(|| format!("{name} did not hear the end"))?;
         let report = output.stdout.lines().filter_map(received).next_back();
         let (lost, total) = report.with_context(|| format!("{name} did not report, {output}"))?;
-        let unread = unread(self.container)? - self.unread;
+        let unread = unread(&self.container)? - self.unread;
         ensure!(lost <= unread, "{name} lost {lost} of {total} datagrams, {unread} of them in its own socket");
         // The last datagram, which says that it is the last, is sent but not counted.
         ensure!(total + 1 >= sent, "{name} heard {total} of {sent} datagrams");
@@ -162,13 +239,20 @@ impl Receiver<'_> {
     }
 }
 
+/// How many packets the machine's processors have dropped because their queues were full (`netdev_max_backlog`), of whatever network: what is lost so says how busy the machine is.
+fn dropped() -> Result<u64> {
+    let table = fs::read_to_string("/proc/net/softnet_stat").context("read /proc/net/softnet_stat")?;
+    let counts = table.lines().map(|line| line.split_whitespace().nth(1).map(|count| u64::from_str_radix(count, 16)));
+    counts.map(|count| count.context("a count")?.context("a count")).sum()
+}
+
 /// How many datagrams the kernel has not delivered in this container as a socket was full.
-fn unread(container: &Container) -> Result<u64> {
+fn unread(container: &Inside<'_>) -> Result<u64> {
     counter(container, "RcvbufErrors")
 }
 
 /// A counter of UDP over IPv4 in a container, of `/proc/net/snmp`.
-fn counter(container: &Container, name: &str) -> Result<u64> {
+fn counter(container: &Inside<'_>, name: &str) -> Result<u64> {
     let table = container.sh("grep ^Udp: /proc/net/snmp")?;
     let mut lines = table.lines().map(str::split_whitespace);
     let (names, values) = (lines.next().context("names")?, lines.next().context("values")?);
@@ -178,11 +262,11 @@ fn counter(container: &Container, name: &str) -> Result<u64> {
 }
 
 /// Waits until the container has joined an IPv4 group: what was sent before, it could not have heard.
-fn await_membership(container: &Container, group: &str) -> Result<()> {
+fn await_membership(container: &Inside<'_>, group: &str) -> Result<()> {
     let address: std::net::Ipv4Addr = group.parse()?;
     // In hexadecimal, read in the byte order of the machine.
     let listed = format!("{:08X}", u32::from_ne_bytes(address.octets()));
-    let what = format!("{} on {} to join {group}", container.name, container.host.name());
+    let what = format!("{} on {} to join {group}", container.container.name, container.host().name());
     wait_until(&what, PROGRAM_DEADLINE, || Ok(container.sh("cat /proc/net/igmp")?.contains(&listed).then_some(())))
 }
 

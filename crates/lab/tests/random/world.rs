@@ -1,6 +1,7 @@
 //! The hosts, what was done to them, and what should run on them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::ManuallyDrop;
 use std::thread;
 
 use anyhow::{Context, Result, bail};
@@ -150,21 +151,20 @@ impl<'a> World<'a> {
     /// On each network that several containers are on, one sends and all others hear everything.
     pub fn hear_one_another(&self) -> Result<()> {
         for (network, members) in Audit::take(&self.cluster.hosts())?.members() {
-            let mut containers = members.into_iter().map(|(host, name)| Container { host, name });
-            let (Some(sender), receivers) = (containers.next(), containers.collect::<Vec<_>>()) else { continue };
-            for container in [&sender].into_iter().chain(&receivers) {
-                _ = container.host.run(["docker", "unpause", &container.name]);
-            }
+            // They stay for the other networks that they are on.
+            let members = members.into_iter().map(|(host, name)| ManuallyDrop::new(Container { host, name }));
+            let members: Vec<_> = members.collect();
+            let containers: Vec<&Container> = members.iter().map(|member| &**member).collect();
+            let [sender, receivers @ ..] = containers.as_slice() else { continue };
             if receivers.is_empty() {
                 continue;
             }
             println!("     {network}: {} sends to {} others", sender.name, receivers.len());
-            for container in [&sender].into_iter().chain(&receivers) {
+            for container in &containers {
+                _ = container.host.run(["docker", "unpause", &container.name]);
                 lead_multicast_to(container, &network)?;
             }
-            Stream::default()
-                .send(&sender, &receivers.iter().collect::<Vec<_>>(), 1)
-                .with_context(|| network.clone())?;
+            Stream::default().send(sender, receivers, 1).with_context(|| network.clone())?;
         }
         Ok(())
     }
