@@ -59,20 +59,21 @@ impl Frame {
 
     /// Whether it is an IPv4 packet to this address.
     pub fn is_to(&self, address: Ipv4Addr) -> bool {
-        self.ipv4().is_some_and(|(_, _, destination, _)| destination == address)
-    }
-
-    /// Whether it is a packet to this address, of IPv4 or IPv6.
-    pub fn is_to_ip(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(address) => self.is_to(address),
-            IpAddr::V6(address) => self.is_to_v6(address),
-        }
+        self.destination() == Some(address.into())
     }
 
     /// Whether it is an IPv6 packet to this address.
     pub fn is_to_v6(&self, address: Ipv6Addr) -> bool {
-        self.payload(0x86dd).and_then(|packet| packet.get(24..40)) == Some(&address.octets()[..])
+        self.destination() == Some(address.into())
+    }
+
+    /// Where it goes, if it is a packet of IPv4 or IPv6.
+    pub fn destination(&self) -> Option<IpAddr> {
+        if let Some((_, _, destination, _)) = self.ipv4() {
+            return Some(destination.into());
+        }
+        let octets: [u8; 16] = self.payload(0x86dd)?.get(24..40)?.try_into().ok()?;
+        Some(Ipv6Addr::from(octets).into())
     }
 
     /// The type of the ICMPv6 message in it, after a hop-by-hop header or none.
