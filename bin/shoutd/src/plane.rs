@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use shoutd_core::announce::Heard;
+use shoutd_core::limits::REPLICATED_MAX;
 use shoutd_core::local::Endpoint;
-use shoutd_core::plane::{Desired, DeviceName, Underlay, desired};
+use shoutd_core::plane::{Desired, DeviceName, Segment, Underlay, desired};
 use shoutd_core::{EndpointId, NetworkId};
 use shoutd_dataplane::{Generation, ReconcilerHandle, Scope, UnderlayInterface, Unsettled};
 use tokio::sync::watch;
@@ -146,6 +147,27 @@ impl Plane {
     pub fn problems(&self) -> Vec<String> {
         let mut problems: Vec<String> = self.reconciler.failures().iter().map(ToString::to_string).collect();
         problems.extend(self.reconciler.forwarding_problems());
+        problems.extend(self.groups_beyond());
         problems
+    }
+
+    /// The networks with more groups than are sent apart from each other, one line each.
+    fn groups_beyond(&self) -> Vec<String> {
+        let handed_on = self.handed_on.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((desired, _)) = handed_on.as_ref() else {
+            return Vec::new();
+        };
+        let cluster = self.agreement.cluster();
+        let crowded = desired.segments.values().filter(|segment| segment.replication.beyond > 0);
+        let line = |segment: &Segment| {
+            let id = &segment.network;
+            let (title, beyond) =
+                (cluster.networks.get(id).map_or(id.short(), |known| known.title(id)), segment.replication.beyond);
+            format!(
+                "network {title}: the other hosts listen to {beyond} groups more than this host can send apart from each other \
+                 ({REPLICATED_MAX} groups and sources). Nothing is lost, but those go to every host that listens to one of them"
+            )
+        };
+        crowded.map(line).collect()
     }
 }

@@ -72,6 +72,10 @@ pub const AGREEMENT_DEADLINE: Duration = Duration::from_secs(10);
 /// Groups of one network that a host announces. One that listens to more is sent all of the network's multicast instead: loss is worse than surplus.
 pub const ANNOUNCED_GROUPS_MAX: usize = 16_384;
 
+/// Groups and sources of one network for which a host keeps apart to which others it sends them: as many as a bridge has room for, some 30 MB of kernel memory. Those beyond are sent to all hosts
+/// that want any of them.
+pub const REPLICATED_MAX: usize = 65_536;
+
 /// Sources of one group that a host announces, ours or excluded; the kernel keeps 32 for each port of a bridge. With more of them the filter is
 /// widened to let more through, never less.
 pub const ANNOUNCED_SOURCES_MAX: usize = 256;

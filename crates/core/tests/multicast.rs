@@ -10,8 +10,9 @@ use proptest::option;
 use proptest::prelude::*;
 use shoutd_core::MacAddress;
 use shoutd_core::announce::AnnouncedNetwork;
+use shoutd_core::limits::REPLICATED_MAX;
 use shoutd_core::multicast::{
-    Database, Knowledge, Memberships, Remote, Replication, SourceFilter, is_link_local, replication,
+    Database, Knowledge, Memberships, Remote, Replication, SourceFilter, is_link_local, replication_within,
 };
 use shoutd_core::plane::{Change, Destination, DeviceName, Forwarding, Segment, Tier, UNREGISTERED, Vtep, group_mac};
 
@@ -60,7 +61,7 @@ fn hosts() -> impl Strategy<Value = BTreeMap<IpAddr, (Option<AnnouncedNetwork>, 
     btree_map(host(), (announced, proptest::bool::weighted(0.9)), 0..5)
 }
 
-fn replicated(hosts: &BTreeMap<IpAddr, (Option<AnnouncedNetwork>, bool)>) -> Replication {
+fn replicated(hosts: &BTreeMap<IpAddr, (Option<AnnouncedNetwork>, bool)>, most: usize) -> Replication {
     let remotes: Vec<Remote<'_>> = hosts
         .iter()
         .map(|(address, (announced, in_sync))| Remote {
@@ -69,7 +70,12 @@ fn replicated(hosts: &BTreeMap<IpAddr, (Option<AnnouncedNetwork>, bool)>) -> Rep
             in_sync: *in_sync,
         })
         .collect();
-    replication(&remotes)
+    replication_within(&remotes, most)
+}
+
+/// How many entries there is room for: for all, or for few.
+fn room() -> impl Strategy<Value = usize> {
+    prop_oneof![Just(REPLICATED_MAX), 0..6_usize]
 }
 
 /// Whether a host is to get what a source sends to a group.
@@ -98,9 +104,10 @@ fn segment(replication: Replication) -> Segment {
 prop_compose! {
     fn any_segment()(
         hosts in hosts(),
+        most in room(),
         remote_macs in btree_map((0_u8..4).prop_map(|last| MacAddress([2, 0, 0, 0, 0, last])), host(), 0..4),
     ) -> Segment {
-        Segment { remote_macs, ..segment(replicated(&hosts)) }
+        Segment { remote_macs, ..segment(replicated(&hosts, most)) }
     }
 }
 
@@ -140,8 +147,23 @@ fn entries(memberships: &Memberships) -> Vec<(IpAddr, Knowledge)> {
 
 proptest! {
     #[test]
+    fn without_room_a_host_still_gets_what_it_wants(hosts in hosts(), most in 0..8_usize, (source, group) in packet()) {
+        let (replication, whole) = (replicated(&hosts, most), replicated(&hosts, REPLICATED_MAX));
+        prop_assert!(replication.groups.len() <= most && whole.beyond == 0);
+        prop_assert_eq!(replication.beyond == 0, replication == whole);
+        let receivers = replication.receivers(source, group);
+        for (address, (announced, in_sync)) in hosts.iter().filter(|_| !is_link_local(group)) {
+            let (gets, wants) = (receivers.unwrap().contains(address), gets(announced.as_ref(), *in_sync, source, group));
+            prop_assert!(gets || !wants, "{}", address);
+            // Only who wants something beyond gets a surplus, and of groups that are kept apart nobody does.
+            let is_apart = replication.groups.contains_key(&(None, group));
+            prop_assert!(wants || !gets || (replication.beyond > 0 && !is_apart), "{}", address);
+        }
+    }
+
+    #[test]
     fn a_host_gets_what_it_wants_and_nothing_else(hosts in hosts(), (source, group) in packet()) {
-        let replication = replicated(&hosts);
+        let replication = replicated(&hosts, REPLICATED_MAX);
         let tables = Forwarding::wanted(&segment(replication.clone()), Tier::VxlanMdb);
         let receivers = replication.receivers(source, group);
         prop_assert_eq!(receivers.is_none(), is_link_local(group));
@@ -161,8 +183,8 @@ proptest! {
     }
 
     #[test]
-    fn by_mac_addresses_no_listener_is_missed(hosts in hosts(), (source, group) in packet()) {
-        let tables = Forwarding::wanted(&segment(replicated(&hosts)), Tier::MulticastFdb);
+    fn by_mac_addresses_no_listener_is_missed(hosts in hosts(), most in room(), (source, group) in packet()) {
+        let tables = Forwarding::wanted(&segment(replicated(&hosts, most)), Tier::MulticastFdb);
         if let Some(receivers) = looked_up(&tables, source, group).filter(|_| !is_link_local(group)) {
             for (address, (announced, in_sync)) in &hosts {
                 prop_assert!(receivers.contains(address) || !gets(announced.as_ref(), *in_sync, source, group));

@@ -30,6 +30,7 @@ fn desired(groups: u32) -> Desired {
         groups: (0..groups).map(|number| (group(number), BTreeSet::from([remote(2)]))).collect(),
         unregistered: BTreeSet::new(),
         provisional: false,
+        beyond: 0,
     };
     let segment = Segment {
         network: "a".repeat(64).parse().unwrap(),

@@ -4,11 +4,14 @@
 mod common;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use common::{
-    Capture, Cluster, Container, Datagrams, Frame, Network, Running, SOON, Stream, WITH_IPV6, await_listeners, listen,
-    run_checks, status, view,
+    Capture, Cluster, Container, Datagrams, Frame, GroupSocket, Network, Running, SOON, Sources, Stream, WITH_IPV6,
+    await_listeners, await_network, listen, one_on_each, run_checks, status, view,
 };
 use shoutd_lab::{Host, IMAGE, wait_until};
 
@@ -30,6 +33,7 @@ fn multicast_goes_to_the_hosts_that_listen() {
             ("IPv6 groups", ipv6_groups),
             ("each host gets the sources that it listens to", sources),
             ("the first datagram of a container is heard by all, and theirs by it", first_datagram),
+            ("the first ten seconds of a new network lose nothing and leak nothing", first_seconds),
             ("an address that moves to another host is reachable at once", address_moves),
             ("each way of replication, beside others", ways),
             ("options of networks", options),
@@ -256,6 +260,64 @@ fn first_datagram(cluster: &mut Cluster) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// A bridge sends everything to all ports until its querier has run for ten seconds. One container sends a datagram every two milliseconds from its start on, beyond these ten seconds; containers on both
+/// hosts that have the network join at once. A third host has none.
+fn first_seconds(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, third] = cluster.three()?;
+    let nothing = Capture::of_underlay(&third)?;
+    let network = Network::create_here(cluster, &first, "foo", &[])?;
+    await_network(&second, "foo")?;
+    let sender = Container::start(&first, "foo", &[])?;
+    let sending = GroupSocket::open(&sender, true, 0)?;
+    let (sent, stop) = (AtomicU32::new(0), AtomicBool::new(false));
+    let send = || -> Result<()> {
+        while !stop.load(Ordering::Relaxed) {
+            sending.send((GROUP, 6085), &sent.load(Ordering::Relaxed).to_be_bytes())?;
+            sent.fetch_add(1, Ordering::Relaxed);
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    };
+    let listen = || -> Result<Vec<Vec<u32>>> {
+        let receivers = one_on_each(&[first.clone(), second.clone()], "foo", &[])?;
+        let sockets =
+            receivers.iter().map(|receiver| GroupSocket::open(receiver, true, 6085)).collect::<Result<Vec<_>>>()?;
+        sockets.iter().try_for_each(|socket| socket.join(GROUP.into(), Sources::All))?;
+        let mut heard: Vec<Vec<u32>> = vec![Vec::new(); sockets.len()];
+        // Twelve seconds of it, and what was sent by then.
+        let joined = sent.load(Ordering::Relaxed);
+        let mut last = None;
+        wait_until("the datagrams of twelve seconds", SOON * 2, || {
+            for (socket, heard) in sockets.iter().zip(&mut heard) {
+                heard.extend(
+                    socket.heard()?.into_iter().filter_map(|(_, text)| Some(u32::from_be_bytes(text.try_into().ok()?))),
+                );
+            }
+            if sent.load(Ordering::Relaxed) > joined + 6000 {
+                last = last.or(Some(sent.load(Ordering::Relaxed)));
+            }
+            Ok(last.filter(|last| heard.iter().all(|heard| heard.iter().any(|number| number >= last))))
+        })?;
+        Ok(heard)
+    };
+    let heard = thread::scope(|scope| {
+        let sending = scope.spawn(send);
+        let heard = listen();
+        stop.store(true, Ordering::Relaxed);
+        sending.join().map_err(|_| anyhow!("a thread panicked"))??;
+        heard
+    })?;
+    for (host, heard) in [&first, &second].into_iter().zip(heard) {
+        let (begin, end) = (heard.first().context("nothing heard")?, heard.last().context("nothing heard")?);
+        let wanted: Vec<u32> = (*begin..=*end).collect();
+        ensure!(heard == wanted, "{} heard {} of {} datagrams from {begin} on", host.name(), heard.len(), wanted.len());
+    }
+    let surplus = nothing.stop()?.iter().filter_map(Frame::tunnelled).count();
+    ensure!(surplus == 0, "host3 has no container on the network and got {surplus} packets");
+    drop(sender);
+    network.remove_on(&first)
 }
 
 fn address_moves(cluster: &mut Cluster) -> Result<()> {

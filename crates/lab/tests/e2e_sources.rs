@@ -182,7 +182,7 @@ fn send_all(
             let is_wanted = receivers
                 .iter()
                 .any(|receiver| receiver.host.number() == host.number() && receiver.wants.contains(&source.address));
-            let (sent, wanted) = (sent(&|frame| frame.is_to_ip(group)), if is_wanted { COUNT } else { 0 });
+            let (sent, wanted) = (sent(&|frame| frame.destination() == Some(group)), if is_wanted { COUNT } else { 0 });
             if sent != wanted {
                 faults.push(format!("{} was sent {sent} of {wanted} from {}", host.name(), source.address));
             }

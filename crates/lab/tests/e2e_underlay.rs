@@ -3,13 +3,22 @@
 
 mod common;
 
+use std::net::Ipv4Addr;
+
 use anyhow::{Result, bail, ensure};
-use common::{Cluster, Container, Network, SOON, Stream, one_on_each, run_checks};
+use common::{
+    Capture, Cluster, Container, Frame, GroupSocket, Network, SOON, Sources, Stream, await_listeners, one_on_each,
+    run_checks, status,
+};
 use shoutd_lab::{Host, wait_until};
 
 /// What VXLAN adds to a packet on an IPv4 underlay, and on an IPv6 one, in octets.
 const OVERHEAD_IPV4: u16 = 50;
 const OVERHEAD_IPV6: u16 = 70;
+
+/// A group, and how many datagrams are sent to it at a time.
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 6, 6, 6);
+const COUNT: usize = 50;
 
 /// A stream of datagrams that need several packets each, of any MTU but the largest.
 const LARGE: Stream<'_> = Stream { group: "224.1.1.1", port: 5000, rate: "4M", length: 8192 };
@@ -28,7 +37,11 @@ fn an_ipv6_underlay_does_as_well() {
     form(&cluster).unwrap();
     run_checks(
         &mut cluster,
-        &[("multicast over IPv6", multicast), ("the MTU follows, IPv6", |cluster| mtu_follows(cluster, OVERHEAD_IPV6))],
+        &[
+            ("multicast over IPv6", multicast),
+            ("each way of replication over IPv6", ways),
+            ("the MTU follows, IPv6", |cluster| mtu_follows(cluster, OVERHEAD_IPV6)),
+        ],
     );
 }
 
@@ -58,6 +71,49 @@ fn multicast(cluster: &mut Cluster) -> Result<()> {
     let containers = one_on_each(&hosts, "foo", &[])?;
     everyone_hears(&containers, Stream::default())?;
     containers[2].ping(&containers[0].address("foo")?.to_string())
+}
+
+/// A host that sends in each of the ways: one that listens hears all, and one that does not is sent it only where everything goes to all.
+fn ways(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [first, second, third] = &hosts;
+    let network = Network::create(cluster, first, "foo", &[])?;
+    let containers = one_on_each(&hosts, "foo", &[])?;
+    let [sender, receiver, _bystander] = containers.as_slice() else { bail!("three containers") };
+    let [sending, last] = [GroupSocket::open(sender, true, 0)?, GroupSocket::open(sender, true, 0)?];
+    let listening = GroupSocket::open(receiver, true, 6131)?;
+    listening.join(GROUP.into(), Sources::All)?;
+    for way in ["multicast-fdb", "flood", "vxlan-mdb"] {
+        first.sh("shoutdctl stop")?;
+        first.start_shoutd(&[&format!("--replication={way}")])?;
+        ensure!(status(first)?["replication"] == way, "{way} is not shown: {}", status(first)?);
+        await_listeners(first, "239.6.6.6", &[second])?;
+        wait_until(&format!("{way} to send to those that it should"), SOON, || {
+            listening.heard()?;
+            let captures = [Capture::of_underlay(second)?, Capture::of_underlay(third)?];
+            (0..COUNT).try_for_each(|_| sending.send((GROUP, 6131), b"datagram"))?;
+            // Broadcast goes to all, by the same way.
+            last.send((network.broadcast()?, 6132), b"last")?;
+            let sent = |capture: &Capture, to: Ipv4Addr| {
+                let frames = capture.frames();
+                let tunnelled = frames.iter().filter_map(Frame::tunnelled_v6);
+                tunnelled.filter(|(from, _, frame)| *from == first.address_v6() && frame.is_to(to)).count()
+            };
+            let broadcast = network.broadcast()?;
+            wait_until("the last datagram to come to both", SOON, || {
+                Ok(captures.iter().all(|capture| sent(capture, broadcast) > 0).then_some(()))
+            })?;
+            let mut heard = 0;
+            wait_until("all to be heard", SOON, || {
+                heard += listening.heard()?.len();
+                Ok((heard >= COUNT).then_some(()))
+            })?;
+            ensure!(heard == COUNT, "{heard} of {COUNT} datagrams were heard, by {way}");
+            let wanted = [COUNT, if way == "flood" { COUNT } else { 0 }];
+            Ok((captures.each_ref().map(|capture| sent(capture, GROUP)) == wanted).then_some(()))
+        })?;
+    }
+    Ok(())
 }
 
 /// Containers run while the MTU of the underlay changes.

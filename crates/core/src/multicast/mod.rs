@@ -12,5 +12,5 @@ mod room;
 
 pub use database::{Database, Knowledge};
 pub use memberships::{Memberships, SourceFilter};
-pub use replication::{Remote, Replication, SourceGroup, is_link_local, replication};
+pub use replication::{Remote, Replication, SourceGroup, is_link_local, replication, replication_within};
 pub use room::Room;

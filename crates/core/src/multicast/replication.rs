@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::{Memberships, SourceFilter};
 use crate::announce::AnnouncedNetwork;
+use crate::limits::REPLICATED_MAX;
 
 /// A source, or all that have no entry of their own, and a group.
 pub type SourceGroup = (Option<IpAddr>, IpAddr);
@@ -44,6 +45,8 @@ pub struct Replication {
     pub unregistered: BTreeSet<IpAddr>,
     /// Whether it is not known what some host listens to, as after a start of this host's daemon or of that one's: it is sent everything until it is known, which is soon.
     pub provisional: bool,
+    /// Groups for which there is no room in `groups`: they go where `unregistered` does, in which are all hosts that want one of them.
+    pub beyond: usize,
 }
 
 impl Replication {
@@ -59,7 +62,12 @@ impl Replication {
 
 /// What must be sent where, so that each of these hosts gets what it listens to and, but for routers and hosts of which that is not known, nothing else.
 pub fn replication(remotes: &[Remote<'_>]) -> Replication {
-    let unregistered: BTreeSet<IpAddr> =
+    replication_within(remotes, REPLICATED_MAX)
+}
+
+/// The same with so many entries, groups and sources, at the most. For what is beyond that, surplus is better than loss.
+pub fn replication_within(remotes: &[Remote<'_>], most: usize) -> Replication {
+    let mut unregistered: BTreeSet<IpAddr> =
         remotes.iter().filter(|remote| remote.takes_everything()).map(|remote| remote.address).collect();
     let listeners: Vec<(IpAddr, &Memberships)> = remotes
         .iter()
@@ -76,21 +84,30 @@ pub fn replication(remotes: &[Remote<'_>]) -> Replication {
         }
     }
     let mut groups = BTreeMap::new();
+    let (mut beyond, mut want_those) = (0, BTreeSet::new());
     for (group, filters) in by_group {
+        let is_source = |source: &&IpAddr| {
+            !source.is_multicast() && !source.is_unspecified() && source.is_ipv4() == group.is_ipv4()
+        };
+        let sources: BTreeSet<IpAddr> =
+            filters.iter().flat_map(|(_, filter)| named(filter)).filter(is_source).copied().collect();
+        if groups.len() + 1 + sources.len() > most {
+            beyond += 1;
+            want_those.extend(filters.iter().map(|(address, _)| *address));
+            continue;
+        }
         let to = |admits: &dyn Fn(&SourceFilter) -> bool| {
             let listening = filters.iter().filter(|(_, filter)| admits(filter)).map(|(address, _)| *address);
             listening.chain(unregistered.iter().copied()).collect::<BTreeSet<IpAddr>>()
         };
         groups.insert((None, group), to(&|filter| matches!(filter, SourceFilter::Exclude(_))));
-        for source in filters.iter().flat_map(|(_, filter)| named(filter)) {
-            let is_source = !source.is_multicast() && !source.is_unspecified() && source.is_ipv4() == group.is_ipv4();
-            if is_source {
-                groups.entry((Some(*source), group)).or_insert_with(|| to(&|filter| filter.admits(*source)));
-            }
+        for source in sources {
+            groups.insert((Some(source), group), to(&|filter| filter.admits(source)));
         }
     }
+    unregistered.extend(want_those);
     let provisional = remotes.iter().any(|remote| remote.memberships().is_none());
-    Replication { groups, unregistered, provisional }
+    Replication { groups, unregistered, provisional, beyond }
 }
 
 /// The sources that a filter names.

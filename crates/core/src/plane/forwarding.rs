@@ -150,7 +150,9 @@ impl Forwarding {
             }
             Tier::MulticastFdb => {
                 for ((_, group), remotes) in &replication.groups {
-                    wanted.group_macs.entry(group_mac(*group)).or_default().extend(remotes);
+                    // A group without an entry may have the same address.
+                    let all = remotes.iter().chain(&replication.unregistered);
+                    wanted.group_macs.entry(group_mac(*group)).or_default().extend(all);
                 }
                 // An entry without hosts cannot be made; its groups go to all, as those that nobody listens to.
                 wanted.group_macs.retain(|_, remotes| !remotes.is_empty());

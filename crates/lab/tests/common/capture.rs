@@ -47,6 +47,16 @@ impl Frame {
         (protocol == 17 && port == VXLAN_PORT).then(|| (source, destination, Frame(inner.to_vec())))
     }
 
+    /// The frame inside, with the IPv6 underlay addresses of its sender and receiver, if this carries VXLAN over IPv6.
+    pub fn tunnelled_v6(&self) -> Option<(Ipv6Addr, Ipv6Addr, Frame)> {
+        let packet = self.payload(0x86dd)?;
+        let address = |at: usize| Some(Ipv6Addr::from(<[u8; 16]>::try_from(packet.get(at..at + 16)?).ok()?));
+        let port = u16::from_be_bytes(packet.get(42..44)?.try_into().ok()?);
+        let inner = packet.get(48 + VXLAN_HEADER..)?;
+        let is_vxlan = *packet.get(6)? == 17 && port == VXLAN_PORT;
+        is_vxlan.then_some((address(8)?, address(24)?, Frame(inner.to_vec())))
+    }
+
     /// Whether it is of IGMP (IPv4 protocol 2) or of MLD (ICMPv6 types 130, 131, 132 and 143: RFC 2710, RFC 3810).
     pub fn manages_groups(&self) -> bool {
         self.is_igmp() || self.icmpv6_type().is_some_and(|kind| matches!(kind, 130..=132 | 143))
@@ -59,20 +69,21 @@ impl Frame {
 
     /// Whether it is an IPv4 packet to this address.
     pub fn is_to(&self, address: Ipv4Addr) -> bool {
-        self.ipv4().is_some_and(|(_, _, destination, _)| destination == address)
-    }
-
-    /// Whether it is a packet to this address, of IPv4 or IPv6.
-    pub fn is_to_ip(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(address) => self.is_to(address),
-            IpAddr::V6(address) => self.is_to_v6(address),
-        }
+        self.destination() == Some(address.into())
     }
 
     /// Whether it is an IPv6 packet to this address.
     pub fn is_to_v6(&self, address: Ipv6Addr) -> bool {
-        self.payload(0x86dd).and_then(|packet| packet.get(24..40)) == Some(&address.octets()[..])
+        self.destination() == Some(address.into())
+    }
+
+    /// Where it goes, if it is a packet of IPv4 or IPv6.
+    pub fn destination(&self) -> Option<IpAddr> {
+        if let Some((_, _, destination, _)) = self.ipv4() {
+            return Some(destination.into());
+        }
+        let octets: [u8; 16] = self.payload(0x86dd)?.get(24..40)?.try_into().ok()?;
+        Some(Ipv6Addr::from(octets).into())
     }
 
     /// The type of the ICMPv6 message in it, after a hop-by-hop header or none.

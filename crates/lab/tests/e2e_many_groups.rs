@@ -1,0 +1,231 @@
+//! Thousands of groups at a time.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use common::{
+    Capture, Cluster, Container, Frame, GroupSocket, Network, SOON, Sources, WITH_IPV6, run_checks, status, view,
+};
+use serde_json::json;
+use shoutd_lab::{Host, wait_until};
+use shoutd_netlink::{Namespace, Route};
+
+/// UDP ports of the datagrams, of IPv4 and of IPv6: a socket for all addresses of IPv6 is one for IPv4, too.
+const PORT_V4: u16 = 6121;
+const PORT_V6: u16 = 6122;
+
+/// All groups.
+const GROUPS: Range<usize> = 0..5000;
+
+/// Those below are of IPv4, the others of IPv6.
+const IPV6_FROM: usize = 4000;
+
+/// Groups that one socket joins: the kernel limits the memory of a socket's memberships (`net.core.optmem_max`).
+const PER_SOCKET: usize = 250;
+
+/// Datagrams that are on their way at a time.
+const AT_ONCE: usize = 250;
+
+/// How long datagrams may be on their way, on a busy machine.
+const WAY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the daemon of a host may have in memory with all of this, in KiB.
+const MEMORY_MAX: u64 = 128 << 10;
+
+/// The routing protocol that marks shoutd's entries in the kernel's tables.
+const PROTOCOL: u8 = 115;
+
+#[test]
+fn thousands_of_groups_at_a_time() {
+    let mut cluster = Cluster::up("many", 3).unwrap();
+    cluster.form([1, 2, 3]).unwrap();
+    run_checks(&mut cluster, &[("5,000 groups on several hosts, each heard where it was joined", five_thousand)]);
+}
+
+fn group(number: usize) -> IpAddr {
+    let low = u16::try_from(number).unwrap();
+    let [high, low_octet] = low.to_be_bytes();
+    if number < IPV6_FROM {
+        Ipv4Addr::new(239, 140, high, low_octet).into()
+    } else {
+        Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 0x140, low).into()
+    }
+}
+
+/// A container that listens to many groups.
+struct Receiver {
+    container: Container,
+    wants: BTreeSet<usize>,
+    /// What comes to any group that was joined in the container, for IPv4 and for IPv6.
+    heard: [GroupSocket; 2],
+    joined: Vec<GroupSocket>,
+}
+
+impl Receiver {
+    fn start(host: &Host, wants: Range<usize>) -> Result<Self> {
+        let options = [WITH_IPV6, "--sysctl=net.ipv4.igmp_max_memberships=8000"];
+        let container = Container::start(host, "foo", &options)?;
+        let heard = [GroupSocket::open(&container, true, PORT_V4)?, GroupSocket::open(&container, false, PORT_V6)?];
+        Ok(Self { container, wants: wants.collect(), heard, joined: Vec::new() })
+    }
+
+    fn join(&mut self) -> Result<()> {
+        for is_v4 in [true, false] {
+            let numbers: Vec<usize> =
+                self.wants.iter().copied().filter(|number| group(*number).is_ipv4() == is_v4).collect();
+            for numbers in numbers.chunks(PER_SOCKET) {
+                let socket = GroupSocket::open(&self.container, is_v4, 0)?;
+                numbers.iter().try_for_each(|number| socket.join(group(*number), Sources::All))?;
+                self.joined.push(socket);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until it has heard as much as it should of these, and fails if that is not just what it should.
+    fn hear(&self, sent: &Range<usize>) -> Result<()> {
+        let wanted: BTreeMap<Vec<u8>, usize> =
+            self.wants.iter().filter(|number| sent.contains(number)).map(|number| (text(*number), 1)).collect();
+        let mut counts = BTreeMap::new();
+        let all = wait_until("all datagrams to be heard", WAY_DEADLINE, || {
+            for socket in &self.heard {
+                for (_, datagram) in socket.heard()? {
+                    *counts.entry(datagram).or_insert(0) += 1;
+                }
+            }
+            Ok((counts.values().sum::<usize>() >= wanted.len()).then_some(()))
+        });
+        let name = self.container.host.name();
+        all.with_context(|| format!("{} of {} heard on {name}", counts.len(), wanted.len()))?;
+        ensure!(counts == wanted, "{name} heard something else of {sent:?}: {counts:?}");
+        Ok(())
+    }
+}
+
+fn text(number: usize) -> Vec<u8> {
+    format!("to group {number}").into_bytes()
+}
+
+fn five_thousand(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [first, second, third] = &hosts;
+    let network = Network::create(cluster, first, "foo", &[])?;
+    let sender = Container::start(third, "foo", &[WITH_IPV6])?;
+    let mut receivers =
+        [Receiver::start(first, 0..3000)?, Receiver::start(second, 2000..5000)?, Receiver::start(second, 0..500)?];
+    receivers.iter_mut().try_for_each(Receiver::join)?;
+    for asked in &hosts {
+        await_groups(asked, &listeners(&receivers))?;
+        ensure!(status(asked)?["problems"] == json!([]), "{}", status(asked)?);
+        ensure_small(asked)?;
+    }
+    let sending = [GroupSocket::open(&sender, true, 0)?, GroupSocket::open(&sender, false, 0)?];
+    let mut surplus = Vec::new();
+    let settled = wait_until("each host to be sent what it listens to", SOON, || {
+        surplus = send_all(&hosts, &sender, &sending, &receivers)?;
+        Ok(surplus.is_empty().then_some(()))
+    });
+    settled.with_context(|| surplus.join("; "))?;
+    ensure!(programmed(&network, third)? > GROUPS.len(), "the groups are not in the kernel");
+
+    for receiver in &mut receivers {
+        receiver.joined.clear();
+    }
+    for asked in &hosts {
+        await_groups(asked, &BTreeMap::new())?;
+    }
+    for host in &hosts {
+        // One that sends what nobody listens to nowhere, for IPv4 and for IPv6.
+        wait_until(&format!("no group to be left on {}", host.name()), SOON, || {
+            let listed = host.sh(&format!("bridge -netns {} mdb show dev shoutbr0", network.segment_name()?))?;
+            let is_left = listed.contains("grp 239.140.") || listed.contains("grp ff15::140:");
+            Ok((!is_left && programmed(&network, host)? == 2).then_some(()))
+        })?;
+        ensure_small(host)?;
+    }
+    Ok(())
+}
+
+/// Which hosts listen to each group.
+fn listeners(receivers: &[Receiver]) -> BTreeMap<String, BTreeSet<String>> {
+    let mut listeners: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for receiver in receivers {
+        for number in &receiver.wants {
+            listeners.entry(group(*number).to_string()).or_default().insert(receiver.container.host.name());
+        }
+    }
+    listeners
+}
+
+/// Waits until `asked` knows that these hosts, and no others, listen to these groups, and to no others.
+fn await_groups(asked: &Host, wanted: &BTreeMap<String, BTreeSet<String>>) -> Result<()> {
+    wait_until(&format!("{} groups, as {} knows", wanted.len(), asked.name()), SOON, || {
+        let rows = view(asked, "groups")?;
+        let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for row in rows.as_array().context("a list")? {
+            let hosts = row["hosts"].as_array().into_iter().flatten();
+            let names = hosts.filter_map(|host| host["name"].as_str().map(str::to_owned));
+            known.entry(row["group"].as_str().unwrap_or("any").to_owned()).or_default().extend(names);
+        }
+        Ok((known == *wanted).then_some(()))
+    })
+}
+
+/// Sends a datagram to each group. Fails unless all who listen hear each once; returns what hosts were sent that they should not have been.
+fn send_all(
+    hosts: &[Host],
+    sender: &Container,
+    sending: &[GroupSocket; 2],
+    receivers: &[Receiver],
+) -> Result<Vec<String>> {
+    let captures = hosts.iter().map(Capture::of_underlay).collect::<Result<Vec<_>>>()?;
+    for start in GROUPS.step_by(AT_ONCE) {
+        let numbers = start..(start + AT_ONCE).min(GROUPS.end);
+        for number in numbers.clone() {
+            let (socket, port) = if group(number).is_ipv4() { (&sending[0], PORT_V4) } else { (&sending[1], PORT_V6) };
+            socket.send(SocketAddr::new(group(number), port), &text(number))?;
+        }
+        receivers.iter().try_for_each(|receiver| receiver.hear(&numbers))?;
+    }
+    let own = sender.host.address();
+    let mut surplus = Vec::new();
+    for (host, capture) in hosts.iter().zip(captures) {
+        let on_host = receivers.iter().filter(|receiver| receiver.container.host.number() == host.number());
+        let wanted: BTreeSet<IpAddr> =
+            on_host.flat_map(|receiver| &receiver.wants).map(|number| group(*number)).collect();
+        let all: BTreeSet<IpAddr> = GROUPS.map(group).collect();
+        let frames = capture.stop()?;
+        let to_host =
+            frames.iter().filter_map(Frame::tunnelled).filter(|(from, to, _)| *from == own && *to == host.address());
+        let groups: Vec<IpAddr> =
+            to_host.filter_map(|(.., frame)| frame.destination()).filter(|group| all.contains(group)).collect();
+        let unwanted = groups.iter().filter(|group| !wanted.contains(*group)).count();
+        if unwanted > 0 || groups.len() != wanted.len() {
+            surplus.push(format!("{} was sent {} datagrams, {unwanted} of them unwanted", host.name(), groups.len()));
+        }
+    }
+    Ok(surplus)
+}
+
+/// How many entries the kernel has that say to which hosts groups of the network go.
+fn programmed(network: &Network, host: &Host) -> Result<usize> {
+    let mut route = Route::open(&Namespace::open(&network.segment(host)?)?)?;
+    let tunnel = route.link("shoutvx0")?.context("no VXLAN device")?.index;
+    Ok(route.tunnel_groups(tunnel, PROTOCOL)?.len())
+}
+
+/// Fails if the daemon of a host has more memory than it should need.
+fn ensure_small(host: &Host) -> Result<()> {
+    for pid in host.pids_of("shoutd")? {
+        let used = host.sh(&format!("grep VmRSS /proc/{pid}/status"))?;
+        let used: u64 = used.split_whitespace().nth(1).context("VmRSS")?.parse()?;
+        ensure!(used < MEMORY_MAX, "shoutd on {} has {used} KiB of memory", host.name());
+    }
+    Ok(())
+}
