@@ -312,6 +312,7 @@ fn description_of(copy: &DockerNetwork) -> Description {
         attachable: copy.attachable,
         subnets: copy.ipam.configs.iter().filter_map(described).collect(),
         ipam_options: copy.ipam.options.clone(),
+        swarm: None,
     }
 }
 

@@ -17,6 +17,7 @@ pub mod mirror;
 pub mod multicast;
 pub mod plane;
 pub mod stock;
+pub mod swarm;
 pub mod view;
 
 pub use id::{
