@@ -20,6 +20,7 @@ mod revival;
 mod settings;
 mod stock;
 mod subnets;
+mod swarm;
 mod tokens;
 mod under_way;
 mod underlay;

@@ -17,6 +17,7 @@ mod remove;
 mod show;
 mod start;
 mod stop;
+mod swarm_plugin;
 mod token;
 
 use std::process::ExitCode;
@@ -56,6 +57,9 @@ enum Command {
     Restore(recovery::Restore),
     /// Make this host the only one of its cluster, when most of the others are lost for good; shoutd must not run
     Recover(recovery::Recover),
+    /// Serve the networks of Docker Swarm's services and stacks on this host, by a managed plugin
+    #[command(subcommand)]
+    SwarmPlugin(swarm_plugin::SwarmPlugin),
     /// Show how this host is doing
     Status(show::Format),
     /// List the hosts of the cluster
@@ -99,6 +103,7 @@ fn run(arguments: Arguments) -> Result<()> {
             Command::Backup(backup) => backup.run(places).await,
             Command::Restore(restore) => restore.run(places).await,
             Command::Recover(recover) => recover.run(places).await,
+            Command::SwarmPlugin(plugin) => plugin.run(places).await,
             Command::Status(format) => show::status(places, format).await,
             Command::Hosts(format) => show::hosts(places, format).await,
             Command::Networks(format) => show::networks(places, format).await,

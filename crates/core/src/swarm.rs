@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, Description, Pool, Settings};
 /// Name of the managed plugin. Not `shoutd`: a managed plugin of that name would take the place of the one on the socket.
 pub const PLUGIN: &str = "shoutd-swarm";
 
-/// Docker's name for the driver that the managed plugin is: with the tag, which `docker network create --driver` adds by itself.
+/// Docker's name for the driver that the managed plugin is. It needs the tag, which no engine adds to the name of a driver.
 pub const SWARM_DRIVER: &str = "shoutd-swarm:latest";
 
 /// Directory of the socket that the managed plugin reaches the daemon by, in the data directory: it must be there when the engine starts after a boot, which may be before shoutd.

@@ -5,6 +5,7 @@ mod address;
 mod endpoint;
 mod network;
 mod sandbox;
+mod swarm;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,8 +16,8 @@ use ipnet::IpNet;
 use shoutd_core::local::Local;
 use shoutd_core::{DockerNetworkId, NetworkId};
 use shoutd_docker::plugin::{
-    CreateEndpoint, CreateNetwork, CreatedInterface, DriverError, EndpointKey, GrantedPool, IpamDriver, Join,
-    JoinReply, NetworkDriver, PoolId, ReleaseAddress, RequestAddress, RequestPool,
+    AllocateNetwork, CreateEndpoint, CreateNetwork, CreatedInterface, DriverError, EndpointKey, GrantedPool,
+    IpamDriver, Join, JoinReply, NetworkDriver, PoolId, ReleaseAddress, RequestAddress, RequestPool, Scope,
 };
 
 use tracing::info;
@@ -77,8 +78,19 @@ fn told(error: impl Into<anyhow::Error>) -> DriverError {
 }
 
 impl NetworkDriver for Driver {
+    async fn allocate_network(&self, request: AllocateNetwork) -> Result<BTreeMap<String, String>, DriverError> {
+        swarm::allocate(self, request).await
+    }
+
+    async fn free_network(&self, network: DockerNetworkId) -> Result<(), DriverError> {
+        swarm::free(self, &network).await
+    }
+
     async fn create_network(&self, request: CreateNetwork) -> Result<(), DriverError> {
-        network::create(self, request).await
+        match request.scope {
+            Scope::Local => network::create(self, request).await,
+            Scope::Swarm => swarm::create(self, request).await,
+        }
     }
 
     async fn delete_network(&self, network: DockerNetworkId) -> Result<(), DriverError> {

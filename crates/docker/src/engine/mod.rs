@@ -17,6 +17,7 @@ mod events;
 mod fuzz;
 mod model;
 mod networks;
+mod plugins;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,12 +26,13 @@ use hyper::Method;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 pub use connection::ApiVersion;
-use connection::Connection;
+use connection::{Connection, Content};
 pub use containers::{ContainerId, StoppedContainer};
 pub use error::{CreateNetworkError, EngineError, RemoveNetworkError};
 pub use events::{EventTime, NetworkAction, NetworkEvent, NetworkEvents};
 pub use model::{AttachedEndpoint, DockerNetwork, EngineInfo, Ipam, IpamConfig, NetworkDetail, NetworkSpec};
 pub use networks::{GATEWAY_BRIDGE, GatewayBridge};
+pub use plugins::ManagedPlugin;
 
 /// Where the engine listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
@@ -119,7 +121,7 @@ impl EngineClient {
         operation: &str,
         method: Method,
         path: &str,
-        body: Option<Vec<u8>>,
+        body: Option<Content>,
         deadline: Duration,
     ) -> Result<connection::Reply, EngineError> {
         let work = async {
