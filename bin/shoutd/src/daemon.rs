@@ -42,6 +42,7 @@ use crate::parts::Parts;
 use crate::plane::Plane;
 use crate::removals::Removals;
 use crate::settings::{Resolved, Settings};
+use crate::swarm::SwarmFollower;
 use crate::tokens::Tokens;
 use crate::views::Views;
 use crate::{control, enrollment, leases, readiness, stock, tokens, underlay};
@@ -195,6 +196,7 @@ impl Daemon {
         let parts = self.parts(kernel, member)?;
         let formation = self.formation(membership.clone());
         let mirrors = Arc::new(Mirrors::new(parts.clone()));
+        let swarm = Arc::new(SwarmFollower::new(parts.clone()));
         let waiting = Arc::new(Waiting::default());
         let leaving = Arc::new(Leaving::new(parts.clone(), mirrors.clone(), membership));
         let control = Arc::new(Control {
@@ -205,6 +207,7 @@ impl Daemon {
                 replication: self.capabilities.tier,
                 parts: parts.clone(),
                 mirrors: mirrors.clone(),
+                swarm: swarm.clone(),
                 engine_state: engine_seen,
             },
             tokens: Tokens::new(parts.agreement.clone(), self.credentials.clone(), &self.data_directory),
@@ -238,6 +241,7 @@ impl Daemon {
         tasks.spawn(parts.announcer.clone().run(stop.clone()));
         tasks.spawn(leases::run(parts.agreement.clone(), parts.local.clone(), stop.clone()));
         tasks.spawn(follower.run(stop.clone()));
+        tasks.spawn(swarm.run(stop.clone()));
         tasks.spawn(renew(parts.agreement.clone(), self.credentials.clone(), stop.clone()));
         info!(host = %parts.agreement.me, address = %self.resolved.settings.advertise_address, "shoutd has started");
         readiness::ready();

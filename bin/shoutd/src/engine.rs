@@ -19,7 +19,6 @@ use tracing::{info, warn};
 use crate::leases;
 use crate::mirrors::Mirrors;
 use crate::parts::Parts;
-use crate::swarm::SwarmFollower;
 use crate::{revival, subnets};
 
 /// How often everything is compared when nothing has happened: events get lost.
@@ -79,30 +78,23 @@ impl EngineFollower {
         let mut membership = self.parts.agreement.watch_membership();
         let mut tick = tokio::time::interval(PERIOD);
         let mut is_first = true;
-        let swarm = SwarmFollower::new(self.parts.clone());
         // Ends with this engine's connection.
         let mut reviving = JoinSet::new();
         loop {
-            let may_be_swarms = tokio::select! {
+            tokio::select! {
                 event = events.next() => match event {
-                    Some(Ok(_)) => true,
+                    Some(Ok(_)) => {}
                     Some(Err(error)) => return Err(error),
                     None => return Err(EngineError::EventsEnded),
                 },
-                changed = cluster.changed() => if changed.is_err() { return Ok(()) } else { swarm.has_news() },
-                changed = membership.changed() => if changed.is_err() { return Ok(()) } else { false },
-                _ = tick.tick() => {
-                    self.forget_stale().await?;
-                    true
-                }
-            };
+                changed = cluster.changed() => if changed.is_err() { return Ok(()) },
+                changed = membership.changed() => if changed.is_err() { return Ok(()) },
+                _ = tick.tick() => self.forget_stale().await?,
+            }
             if self.parts.agreement.membership() != Membership::Member {
                 continue;
             }
-            let networks = self.compare().await?;
-            if may_be_swarms {
-                swarm.reconcile(&networks).await?;
-            }
+            self.compare().await?;
             // Only now: before it, a network whose copy this host does not remember is of no use yet.
             if is_first {
                 is_first = false;
@@ -113,8 +105,7 @@ impl EngineFollower {
         }
     }
 
-    /// Mends what differs. Returns the engine's networks.
-    async fn compare(&self) -> Result<Vec<DockerNetwork>, EngineError> {
+    async fn compare(&self) -> Result<(), EngineError> {
         let mut networks = self.mirrors.reconcile().await?;
         // `docker network prune` takes it away whenever no container runs.
         if !networks.iter().any(|network| network.name == GATEWAY_BRIDGE) {
@@ -125,7 +116,7 @@ impl EngineFollower {
         if let Err(error) = subnets::report(&self.parts.agreement, in_use).await {
             warn!("cannot report this host's subnets yet: {error}");
         }
-        Ok(networks)
+        Ok(())
     }
 
     /// Makes `docker_gwbridge` if it is absent, with the subnet that it had before, which no network of the cluster overlaps. The engine would choose anew when a

@@ -67,6 +67,15 @@ pub enum SwarmAction {
     Remove(NetworkId),
 }
 
+impl SwarmAction {
+    /// The network.
+    pub fn network(&self) -> &NetworkId {
+        match self {
+            Self::Describe(network) | Self::Adopt(network) | Self::Remove(network) => network,
+        }
+    }
+}
+
 /// Compares what the cluster has with what a Swarm has, as its manager `me` sees it. `Adopt` and `Remove` are to be believed only when they are still so
 /// after a while: the Swarm may be about to say them itself, and one look may fall in between.
 pub fn plan_swarm(cluster: &Cluster, swarm: &Swarm, me: crate::HostId) -> Vec<SwarmAction> {

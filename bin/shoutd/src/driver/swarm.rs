@@ -2,8 +2,10 @@
 //! and carries their traffic.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use shoutd_core::cluster::{Cluster, Command, Settings};
+use shoutd_core::limits::AGREEMENT_DEADLINE;
 use shoutd_core::plane::check_options;
 use shoutd_core::{DockerNetworkId, NetworkId};
 use shoutd_docker::plugin::{AllocateNetwork, CreateNetwork, DriverError};
@@ -12,6 +14,9 @@ use tracing::{info, warn};
 use super::network::pool;
 use super::{Driver, told};
 use crate::agreement::AgreementError;
+
+/// How long a Swarm's leader waits for an agreement. It allocates nothing else meanwhile, for any service.
+const LEADERS_PATIENCE: Duration = Duration::from_secs(4);
 
 /// `AllocateNetwork`, on the node that leads the Swarm, and again on its successor. The options that are returned take the place of the user's, so they are the user's.
 ///
@@ -24,7 +29,7 @@ pub async fn allocate(driver: &Driver, request: AllocateNetwork) -> Result<BTree
     check_options(&options).map_err(told)?;
     let settings =
         Settings { pools, options: options.clone(), internal: false, ipv6: false, docker_ipam: true, swarm: true };
-    match ensure(driver, &network, settings).await {
+    match ensure(driver, &network, settings, LEADERS_PATIENCE).await {
         Ok(()) => info!(network = network.short(), "the Swarm has a network"),
         Err(error) if error.is_refusal() => return Err(told(error)),
         Err(error) => warn!(network = network.short(), "cannot agree on a network of the Swarm yet: {error}"),
@@ -38,12 +43,11 @@ async fn ensure(driver: &Driver, network: &NetworkId, settings: Settings) -> Res
     if knows(&agreement.cluster(), network, &settings) {
         return Ok(());
     }
-    agreement.member().await?;
     for warning in agreement.cluster().overlap_warnings(&settings.pools) {
         warn!(network = network.short(), "{warning}");
     }
     let command = Command::CreateNetwork { id: network.clone(), origin: agreement.me, settings };
-    agreement.propose(command).await.map(|_| ())
+    agreement.propose_within(command, deadline).await.map(|_| ())
 }
 
 fn knows(cluster: &Cluster, network: &NetworkId, settings: &Settings) -> bool {
@@ -59,7 +63,8 @@ pub async fn free(driver: &Driver, docker: &DockerNetworkId) -> Result<(), Drive
     if !cluster.networks.get(&network).is_some_and(|known| known.settings.swarm) {
         return Ok(());
     }
-    driver.parts.agreement.propose(Command::RemoveNetwork { id: network.clone() }).await.map_err(told)?;
+    let command = Command::RemoveNetwork { id: network.clone() };
+    driver.parts.agreement.propose_within(command, LEADERS_PATIENCE).await.map_err(told)?;
     info!(network = network.short(), "the Swarm has removed a network");
     Ok(())
 }
@@ -77,7 +82,8 @@ pub async fn create(driver: &Driver, request: CreateNetwork) -> Result<(), Drive
         docker_ipam: true,
         swarm: true,
     };
-    ensure(driver, &network, settings).await.map_err(told)?;
+    driver.parts.agreement.member().await.map_err(told)?;
+    ensure(driver, &network, settings, AGREEMENT_DEADLINE).await.map_err(told)?;
     let bound = driver.parts.local.change(|local| local.bindings.insert(docker, network));
     bound.await.map(|_| ()).map_err(told)
 }

@@ -38,8 +38,9 @@ pub use plugins::ManagedPlugin;
 pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
 /// How long the engine may take to answer a question. It answers in milliseconds; under load, or while it holds a lock
-/// for a container that is starting, in seconds.
-const QUERY_DEADLINE: Duration = Duration::from_secs(15);
+/// for a container that is starting, in seconds. One whose Swarm has no leader waits 20 s for it before it lists networks or tells of itself
+/// (`swarmRequestTimeout`).
+const QUERY_DEADLINE: Duration = Duration::from_secs(25);
 
 /// How long the engine may take to create or remove a network. It calls drivers meanwhile, runs `iptables` for bridges, and
 /// gives a plugin that is away 15 s.

@@ -1,6 +1,9 @@
 //! What a managed plugin does: it hands the engine's calls on to the daemon of its host, over a socket in a directory that both see.
 //!
-//! It knows nothing and decides nothing, so that it need not be exchanged when the daemon is: an engine does not let go of a plugin whose networks are in use.
+//! It knows nothing and decides next to nothing, so that it need not be exchanged when the daemon is: an engine does not let go of a plugin whose networks are in use.
+//!
+//! A Swarm's leader, of its networks, is answered even if there is no daemon: to one that is refused a network, the Swarm gives no task of it for five minutes, and it allocates nothing else while
+//! it waits. A daemon that is back sees by itself which networks the Swarm has.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,7 +18,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::HOST;
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -37,7 +40,9 @@ const PATH_BYTES_MAX: usize = 200;
 pub struct AdapterLimits {
     /// A call's body, and how many calls are handed on at a time.
     pub plugin: PluginLimits,
-    /// How long a daemon may be away: as long as it takes to start, and no longer than an engine repeats calls to a plugin on a socket.
+    /// How long a daemon may be away before a leader's call is answered without it.
+    pub leaders_absence: Duration,
+    /// How long a daemon may be away otherwise: as long as it takes to start, and no longer than an engine repeats calls to a plugin on a socket.
     pub absence: Duration,
     /// Most bytes of an answer.
     pub answer_bytes: usize,
@@ -47,7 +52,8 @@ impl Default for AdapterLimits {
     fn default() -> Self {
         // An engine waits 30 s for a managed plugin, and the daemon is to have the last word before.
         let plugin = PluginLimits { call: Duration::from_secs(28), ..PluginLimits::default() };
-        Self { plugin, absence: Duration::from_secs(15), answer_bytes: 1 << 20 }
+        let (absence, leaders_absence) = (Duration::from_secs(15), Duration::from_secs(2));
+        Self { plugin, leaders_absence, absence, answer_bytes: 1 << 20 }
     }
 }
 
@@ -81,8 +87,20 @@ async fn answer(State(adapter): State<Arc<Adapter>>, request: Request) -> Respon
         Ok((status, answer)) => reply(status, &answer),
         Err(error) => {
             warn!(call = one_line(path, PATH_BYTES_MAX), %error, "cannot hand the call on");
-            reply(StatusCode::OK, &serde_json::json!({ "Err": error.message() }))
+            reply(StatusCode::OK, &json!({ "Err": error.message() }))
         }
+    }
+}
+
+/// What a Swarm's leader is answered if there is no daemon, of the calls that it makes: a network keeps its options, and goes without resistance.
+fn leaders_answer(path: &str, body: &[u8]) -> Option<Value> {
+    match path {
+        "/NetworkDriver.AllocateNetwork" => {
+            let options = serde_json::from_slice::<Value>(body).ok()?.get("Options").cloned();
+            Some(json!({ "Options": options.filter(Value::is_object).unwrap_or_else(|| json!({})) }))
+        }
+        "/NetworkDriver.FreeNetwork" => Some(json!({})),
+        _ => None,
     }
 }
 
@@ -95,15 +113,23 @@ impl Adapter {
         let work = async {
             let body = read_body(body, &limits.plugin).await?;
             let _permit = self.permits.acquire().await.map_err(|_| late())?;
-            let stream = self.connect().await?;
-            self.exchange(stream, path, body).await
+            let without_daemon = leaders_answer(path, &body);
+            let patience = if without_daemon.is_some() { limits.leaders_absence } else { limits.absence };
+            match (self.connect(patience).await, without_daemon) {
+                (Ok(stream), _) => self.exchange(stream, path, body).await,
+                (Err(error), Some(answer)) => {
+                    warn!(call = path, "answered without it: {error}");
+                    Ok((StatusCode::OK, answer))
+                }
+                (Err(error), None) => Err(error),
+            }
         };
         timeout_at(deadline, work).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// Nothing has been said yet: to wait for a daemon that is being started does no harm.
-    async fn connect(&self) -> Result<UnixStream, DriverError> {
-        let until = Instant::now() + self.limits.absence;
+    async fn connect(&self, patience: Duration) -> Result<UnixStream, DriverError> {
+        let until = Instant::now() + patience;
         loop {
             match UnixStream::connect(&self.daemon).await {
                 Ok(stream) => return Ok(stream),
