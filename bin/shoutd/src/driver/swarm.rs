@@ -38,7 +38,12 @@ pub async fn allocate(driver: &Driver, request: AllocateNetwork) -> Result<BTree
 }
 
 /// Has the cluster know a network.
-async fn ensure(driver: &Driver, network: &NetworkId, settings: Settings) -> Result<(), AgreementError> {
+async fn ensure(
+    driver: &Driver,
+    network: &NetworkId,
+    settings: Settings,
+    deadline: Duration,
+) -> Result<(), AgreementError> {
     let agreement = &driver.parts.agreement;
     if knows(&agreement.cluster(), network, &settings) {
         return Ok(());
