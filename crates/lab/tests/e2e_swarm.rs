@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use common::{
-    Cluster, Container, Datagrams, Network, SOON, Stream, everyone_hears_everyone, networks, one_on_each, run_checks,
+    Cluster, Container, Datagrams, Network, SOON, Stream, await_no_network, everyone_hears_everyone, networks,
+    one_on_each, run_checks,
 };
 use serde_json::Value;
 use shoutd_lab::{Host, IMAGE, wait_until};
@@ -83,7 +84,9 @@ fn remove_network(manager: &Host, hosts: &[Host], name: &str) -> Result<()> {
     wait_until(&format!("{name} to be unused"), SWARMS_PATIENCE, || {
         Ok(manager.run(["docker", "network", "rm", name])?.success().then_some(()))
     })?;
-    await_forgotten(hosts, name)
+    await_forgotten(hosts, name)?;
+    // Nodes take their copies away in their own time, and until then the name is taken.
+    hosts.iter().try_for_each(|host| await_no_network(host, name))
 }
 
 /// Waits until these hosts' clusters do not know the network any more.
