@@ -34,6 +34,13 @@ pub enum AgreementError {
     Propose(#[from] ProposeError),
 }
 
+impl AgreementError {
+    /// Whether the cluster said no: to ask again later is of no use.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Propose(ProposeError::Refused(_)))
+    }
+}
+
 impl Agreement {
     /// The view and voice of host `me`.
     pub fn new(me: HostId, consensus: Arc<Consensus>, membership: watch::Receiver<Membership>) -> Self {

@@ -15,10 +15,11 @@ use shoutd_cli::{Places, StartArguments};
 use shoutd_consensus::{Consensus, FILES, LocalStore, Settings as ConsensusSettings, Store};
 use shoutd_core::limits::PORT;
 use shoutd_core::plane::namespace_vni;
+use shoutd_core::swarm;
 use shoutd_core::view::{self, Membership};
 use shoutd_dataplane::{Capabilities, LinuxKernel, Reconciler, UnderlayInterface, probe, underlay_interface};
 use shoutd_docker::engine::EngineClient;
-use shoutd_docker::plugin;
+use shoutd_docker::plugin::{self, Scope};
 use shoutd_peer::{Authority, Client, CredentialStore, Identity, Server, TlsAcceptor, TlsConnector, Token, Trust};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,6 +45,7 @@ use crate::plane::Plane;
 use crate::removals::Removals;
 use crate::settings::{Resolved, Settings};
 use crate::standing::{self, Standings};
+use crate::swarm::SwarmFollower;
 use crate::tokens::Tokens;
 use crate::views::Views;
 use crate::{control, enrollment, leases, readiness, stock, tokens, underlay};
@@ -78,6 +80,7 @@ struct Daemon {
     engine: EngineClient,
     server: Server,
     plugin_socket: UnixListener,
+    swarm_socket: Option<UnixListener>,
     control_socket: UnixListener,
     data_directory: PathBuf,
     plugin_path: PathBuf,
@@ -120,6 +123,7 @@ impl Daemon {
         let server = Server::bind(address, identity.clone(), TlsAcceptor::new(credentials.clone())?)?;
         refuse_occupied_tunnel_port()?;
         let plugin_socket = plugin::bind(&arguments.plugin_socket).await?;
+        let swarm_socket = bind_swarm(&arguments.data_dir).await;
         let control_socket = plugin::bind(&places.control_socket()).await?;
         let name = host_name()?;
         let peers = Client::new(identity, TlsConnector::new(credentials.clone(), Trust::Cluster, address.ip())?);
@@ -137,6 +141,7 @@ impl Daemon {
             engine: EngineClient::new(&arguments.docker_socket),
             server,
             plugin_socket,
+            swarm_socket,
             control_socket,
             data_directory: arguments.data_dir.clone(),
             plugin_path: arguments.plugin_socket.clone(),
@@ -196,6 +201,7 @@ impl Daemon {
         let parts = self.parts(kernel, member)?;
         let formation = self.formation(membership.clone());
         let mirrors = Arc::new(Mirrors::new(parts.clone()));
+        let swarm = Arc::new(SwarmFollower::new(parts.clone()));
         let waiting = Arc::new(Waiting::default());
         let leaving = Arc::new(Leaving::new(parts.clone(), mirrors.clone(), membership));
         let standings =
@@ -208,6 +214,7 @@ impl Daemon {
                 replication: self.capabilities.tier,
                 parts: parts.clone(),
                 mirrors: mirrors.clone(),
+                swarm: swarm.clone(),
                 engine_state: engine_seen,
             },
             tokens: Tokens::new(parts.agreement.clone(), self.credentials.clone(), &self.data_directory),
@@ -231,7 +238,11 @@ impl Daemon {
 
         let mut tasks = JoinSet::new();
         // Docker first: an engine that starts waits for its plugins before anything else.
-        tasks.spawn(serve(self.plugin_socket, plugin::router(Arc::new(Driver::new(parts.clone()))), stop.clone()));
+        let driver = Arc::new(Driver::new(parts.clone()));
+        tasks.spawn(serve(self.plugin_socket, plugin::router(driver.clone(), Scope::Local), stop.clone()));
+        if let Some(socket) = self.swarm_socket {
+            tasks.spawn(serve(socket, plugin::router(driver, Scope::Swarm), stop.clone()));
+        }
         tasks.spawn(serve(self.control_socket, control::router(control.clone()), stop.clone()));
         let consensus = self.consensus.clone();
         let server = self.server.refusing(move |host| consensus.has_left(host));
@@ -246,6 +257,7 @@ impl Daemon {
         tasks.spawn(learner.run(stop.clone()));
         tasks.spawn(Resolvers::new(parts.clone(), parts.announcer.watch_heard()).run(stop.clone()));
         tasks.spawn(HostsFiles::new(parts.clone(), parts.announcer.watch_heard()).run(stop.clone()));
+        tasks.spawn(swarm.run(stop.clone()));
         tasks.spawn(renew(parts.agreement.clone(), self.credentials.clone(), stop.clone()));
         info!(host = %parts.agreement.me, address = %self.resolved.settings.advertise_address, "shoutd has started");
         readiness::ready();
@@ -328,7 +340,8 @@ fn forget(credentials: &CredentialStore, data_directory: &Path, plugin_socket: &
     let kept =
         FILES.into_iter().chain([tokens::FILE, events::FILE, view::START_FILE]).map(|file| data_directory.join(file));
     // Without the socket an engine says that there is no such plugin, instead of waiting for one that is away.
-    for path in kept.chain([plugin_socket.to_owned()]) {
+    let swarm_socket = data_directory.join(swarm::SOCKET_DIRECTORY).join(swarm::SOCKET);
+    for path in kept.chain([plugin_socket.to_owned(), swarm_socket]) {
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("cannot remove {}", path.display()));
@@ -337,6 +350,16 @@ fn forget(credentials: &CredentialStore, data_directory: &Path, plugin_socket: &
         }
     }
     Ok(credentials.leave()?)
+}
+
+/// The socket that the managed plugin for Swarms reaches this daemon by. Without one everything else works.
+async fn bind_swarm(data_directory: &Path) -> Option<UnixListener> {
+    let directory = data_directory.join(swarm::SOCKET_DIRECTORY);
+    let bound = match create_directory(&directory) {
+        Ok(()) => plugin::bind(&directory.join(swarm::SOCKET)).await.map_err(anyhow::Error::from),
+        Err(error) => Err(error),
+    };
+    bound.inspect_err(|error| warn!("Swarm's networks are not served: {error:#}")).ok()
 }
 
 async fn serve(listener: UnixListener, router: Router, stop: CancellationToken) {

@@ -23,6 +23,7 @@ mod settings;
 mod standing;
 mod stock;
 mod subnets;
+mod swarm;
 mod tokens;
 mod under_way;
 mod underlay;

@@ -333,8 +333,8 @@ fn as_engine_network(network: &DockerNetwork) -> EngineNetwork {
     }
 }
 
-/// What the cluster is told of a network that was created here.
-fn description_of(copy: &DockerNetwork) -> Description {
+/// What the cluster is told of a network that the engine shows.
+pub fn description_of(copy: &DockerNetwork) -> Description {
     let described = |config: &IpamConfig| {
         let range = config.ip_range.map(|range| range.trunc());
         Some((config.subnet?, DescribedSubnet { range, gateway: config.gateway }))
@@ -345,6 +345,7 @@ fn description_of(copy: &DockerNetwork) -> Description {
         attachable: copy.attachable,
         subnets: copy.ipam.configs.iter().filter_map(described).collect(),
         ipam_options: copy.ipam.options.clone(),
+        swarm: None,
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::mirrors::Mirrors;
 use crate::parts::Parts;
+use crate::swarm::SwarmFollower;
 
 /// How long another host may take to show that it is there.
 const PEER_DEADLINE: Duration = Duration::from_secs(1);
@@ -53,6 +54,8 @@ pub struct Views {
     pub parts: Parts,
     /// The engine's networks.
     pub mirrors: Arc<Mirrors>,
+    /// Keeps the Swarm's networks in step.
+    pub swarm: Arc<SwarmFollower>,
     /// Whether the engine answers.
     pub engine_state: watch::Receiver<view::Engine>,
 }
@@ -63,6 +66,7 @@ impl Views {
         let cluster = self.parts.agreement.cluster();
         let consensus = self.parts.agreement.consensus().status();
         let mut problems = self.mirrors.problems();
+        problems.extend(self.swarm.problems());
         problems.extend(self.parts.plane.problems());
         problems.extend(self.parts.announcer.problems());
         problems.extend(consensus.fault.clone());
@@ -153,6 +157,7 @@ impl Views {
             subnets: network.settings.pools.iter().map(|pool| pool.subnet).collect(),
             options: network.settings.options.clone(),
             internal: network.settings.internal,
+            swarm: network.settings.swarm,
             origin: cluster.host_name(network.origin),
             hosts: network.attached.iter().map(|host| cluster.host_name(*host)).collect(),
             addresses: network.leases.len(),

@@ -18,6 +18,7 @@ mod remove;
 mod show;
 mod start;
 mod stop;
+mod swarm_plugin;
 mod token;
 
 use std::process::ExitCode;
@@ -60,6 +61,9 @@ enum Command {
     /// Create and remove networks on all hosts, and wait for them
     #[command(subcommand)]
     Network(network::Network),
+    /// Serve the networks of Docker Swarm's services and stacks on this host, by a managed plugin
+    #[command(subcommand)]
+    SwarmPlugin(swarm_plugin::SwarmPlugin),
     /// Show how this host is doing
     Status(show::Format),
     /// List the hosts of the cluster
@@ -106,6 +110,7 @@ fn run(arguments: Arguments) -> Result<()> {
             Command::Restore(restore) => restore.run(places).await,
             Command::Recover(recover) => recover.run(places).await,
             Command::Network(network) => network.run(places).await,
+            Command::SwarmPlugin(plugin) => plugin.run(places).await,
             Command::Status(format) => show::status(places, format).await,
             Command::Hosts(format) => show::hosts(places, format).await,
             Command::Networks(format) => show::networks(places, format).await,

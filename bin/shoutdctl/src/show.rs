@@ -113,7 +113,8 @@ pub async fn networks(places: &Places, format: Format) -> Result<()> {
         let mut table = table(["NAME", "ID", "VNI", "SUBNETS", "CREATED ON", "IN USE ON", "ADDRESSES"]);
         for network in networks {
             let name = network.name.as_deref().unwrap_or("(being created)");
-            let (vni, addresses) = (network.vni.to_string(), network.addresses.to_string());
+            let vni = network.vni.to_string();
+            let addresses = if network.swarm { "of the Swarm".to_owned() } else { network.addresses.to_string() };
             let subnets = list(&network.subnets);
             let hosts = match &network.removal_waits_for {
                 Some(hosts) => format!("(being removed; waits for {})", list(hosts)),

@@ -51,8 +51,9 @@ mod tests {
     }
 
     fn settings() -> impl Strategy<Value = Settings> {
-        (vec(pool(), 0..3), pairs(), any::<bool>(), any::<bool>())
-            .prop_map(|(pools, options, internal, ipv6)| Settings { pools, options, internal, ipv6, docker_ipam: ipv6 })
+        (vec(pool(), 0..3), pairs(), any::<bool>(), any::<bool>()).prop_map(|(pools, options, internal, ipv6)| {
+            Settings { pools, options, internal, ipv6, docker_ipam: ipv6, swarm: internal }
+        })
     }
 
     fn reported() -> impl Strategy<Value = ReportedSubnet> {
@@ -100,6 +101,7 @@ mod tests {
             (subnet(), any::<u16>()).prop_map(|(subnet, count)| WantedAddress::Highest { subnet, count })
         ];
         let description = (text(), pairs(), any::<bool>()).prop_map(|(name, labels, attachable)| Description {
+            swarm: attachable.then(|| name.clone()),
             name,
             labels,
             attachable,

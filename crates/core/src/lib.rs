@@ -19,6 +19,7 @@ pub mod multicast;
 pub mod names;
 pub mod plane;
 pub mod stock;
+pub mod swarm;
 pub mod view;
 
 pub use id::{

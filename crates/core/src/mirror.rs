@@ -95,7 +95,8 @@ pub fn plan_mirrors(
     let copies = || engine.iter().filter(|copy| copy.ours);
     let mut actions: Vec<_> = copies().filter_map(|copy| about_copy(copy, cluster, local, me)).collect();
     let present: BTreeSet<_> = copies().map(EngineNetwork::network).collect();
-    let staying = cluster.networks.iter().filter(|(_, network)| !network.removing);
+    // A Swarm takes its networks to its nodes itself.
+    let staying = cluster.networks.iter().filter(|(_, network)| !network.removing && !network.settings.swarm);
     let absent = staying.filter(|(id, _)| !present.contains(*id));
     let missed = absent.filter(|(id, _)| !creating.contains(*id) && !local.removals.contains(*id));
     actions.extend(missed.filter_map(|(id, network)| about_absent(id, network, me, engine)));
@@ -157,8 +158,14 @@ mod tests {
     fn cluster(described: bool) -> Cluster {
         let pool =
             Pool { subnet: "10.1.0.0/16".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new(), range: None };
-        let settings =
-            Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam: true };
+        let settings = Settings {
+            pools: vec![pool],
+            options: BTreeMap::new(),
+            internal: false,
+            ipv6: false,
+            docker_ipam: true,
+            swarm: false,
+        };
         let admit = |value: u64| Command::AdmitHost {
             host: host(value),
             name: format!("h{value}"),

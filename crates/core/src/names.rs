@@ -157,8 +157,11 @@ pub struct KnowingContainer {
 
 /// The containers of this host by their ids.
 pub fn containers(cluster: &Cluster, local: &Local, heard: &Heard) -> BTreeMap<String, KnowingContainer> {
-    let is_resolved =
-        |id: &NetworkId| cluster.networks.get(id).is_some_and(|known| resolves_names(&known.settings.options));
+    // In networks of a Swarm Docker's resolver knows all hosts.
+    let is_resolved = |id: &NetworkId| {
+        let settings = cluster.networks.get(id).map(|known| &known.settings);
+        settings.is_some_and(|settings| !settings.swarm && resolves_names(&settings.options))
+    };
     let mut found: BTreeMap<&String, (KnowingContainer, BTreeSet<&NetworkId>)> = BTreeMap::new();
     for endpoint in local.endpoints.values() {
         let Some(container) = &endpoint.container else { continue };

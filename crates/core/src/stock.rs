@@ -25,6 +25,9 @@ pub fn plan_leases(cluster: &Cluster, local: &Local, me: HostId) -> Vec<Command>
     let mut stock = Vec::new();
     for (id, network) in &cluster.networks {
         urgent.extend(plan_attachment(id, network, local, me));
+        if network.settings.swarm {
+            continue;
+        }
         urgent.extend(plan_missing(id, network, local, me));
         urgent.extend(plan_returning(id, network, local, me));
         if !cluster.hosts.contains_key(&me) {

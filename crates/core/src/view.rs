@@ -201,6 +201,9 @@ pub struct NetworkRow {
     pub options: BTreeMap<String, String>,
     /// Whether it is `--internal`.
     pub internal: bool,
+    /// Whether it is a Docker Swarm's.
+    #[serde(default)]
+    pub swarm: bool,
     /// Name of the host it was created on.
     pub origin: String,
     /// Names of the hosts that have containers on it.

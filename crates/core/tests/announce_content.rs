@@ -37,7 +37,14 @@ fn cluster(attached: &BTreeSet<(u8, u64)>) -> Cluster {
     for index in 0..NETWORKS {
         let subnet = format!("10.{index}.0.0/16").parse().unwrap();
         let pools = vec![Pool { subnet, gateway: None, auxiliary: BTreeMap::new(), range: None }];
-        let settings = Settings { pools, options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam: false };
+        let settings = Settings {
+            pools,
+            options: BTreeMap::new(),
+            internal: false,
+            ipv6: false,
+            docker_ipam: false,
+            swarm: false,
+        };
         apply(Command::CreateNetwork { id: network_id(index), origin: host(1), settings });
     }
     for (index, id) in attached {

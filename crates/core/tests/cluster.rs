@@ -58,13 +58,16 @@ fn pool() -> impl Strategy<Value = Pool> {
 
 fn settings() -> impl Strategy<Value = Settings> {
     let mtu = proptest::option::of(prop_oneof![Just("1400"), Just("9"), Just("many")]);
-    (proptest::collection::vec(pool(), 0..3), mtu, any::<bool>()).prop_map(|(pools, mtu, internal)| Settings {
-        pools,
-        options: mtu.map(|mtu| (MTU_OPTION.to_owned(), mtu.to_owned())).into_iter().collect(),
-        internal,
-        ipv6: false,
-        docker_ipam: internal,
-    })
+    (proptest::collection::vec(pool(), 0..3), mtu, any::<bool>(), any::<bool>()).prop_map(
+        |(pools, mtu, internal, swarm)| Settings {
+            pools,
+            options: mtu.map(|mtu| (MTU_OPTION.to_owned(), mtu.to_owned())).into_iter().collect(),
+            internal,
+            ipv6: false,
+            docker_ipam: internal,
+            swarm,
+        },
+    )
 }
 
 fn wanted() -> impl Strategy<Value = WantedAddress> {
@@ -136,6 +139,10 @@ fn check(cluster: &Cluster) {
     let underlays: Vec<_> = cluster.hosts.values().map(|host| host.address.ip()).collect();
     assert_eq!(underlays.iter().collect::<BTreeSet<_>>().len(), underlays.len(), "two hosts have one address");
     for (_, network) in networks {
+        assert!(
+            !network.settings.swarm || (network.leases.is_empty() && !network.removing),
+            "a Swarm's network is held up"
+        );
         assert!(
             network.attached.iter().all(|host| cluster.hosts.contains_key(host)),
             "a host is attached that is none"
@@ -339,8 +346,14 @@ fn addresses_are_given_from_the_top_and_never_twice() {
     let id: NetworkId = "00000000000000aa".parse().unwrap();
     let subnet: IpNet = "10.9.0.0/29".parse().unwrap();
     let pool = Pool { subnet, gateway: Some("10.9.0.1".parse().unwrap()), auxiliary: BTreeMap::new(), range: None };
-    let settings =
-        Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam: true };
+    let settings = Settings {
+        pools: vec![pool],
+        options: BTreeMap::new(),
+        internal: false,
+        ipv6: false,
+        docker_ipam: true,
+        swarm: false,
+    };
     cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(1), settings }).unwrap();
     let mut claim =
         |value, address| cluster.apply(&Command::ClaimAddress { network: id.clone(), host: host(value), address });
@@ -404,8 +417,14 @@ fn a_removed_host_leaves_nothing_and_does_not_come_back() {
     cluster.apply(&admit(2)).unwrap();
     let id: NetworkId = "00000000000000aa".parse().unwrap();
     let pool = Pool { subnet: "10.9.0.0/24".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new(), range: None };
-    let settings =
-        Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam: true };
+    let settings = Settings {
+        pools: vec![pool],
+        options: BTreeMap::new(),
+        internal: false,
+        ipv6: false,
+        docker_ipam: true,
+        swarm: false,
+    };
     cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(2), settings }).unwrap();
     let address = WantedAddress::Exactly("10.9.0.7".parse().unwrap());
     cluster.apply(&Command::ClaimAddress { network: id.clone(), host: host(2), address }).unwrap();

@@ -29,8 +29,14 @@ fn cluster() -> Cluster {
         cluster.apply(&Command::AdmitHost { host: host(id), name: format!("h{id}"), address }).unwrap();
     }
     let pool = Pool { subnet: "10.9.0.0/24".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new(), range: None };
-    let settings =
-        Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam: false };
+    let settings = Settings {
+        pools: vec![pool],
+        options: BTreeMap::new(),
+        internal: false,
+        ipv6: false,
+        docker_ipam: false,
+        swarm: false,
+    };
     cluster.apply(&Command::CreateNetwork { id: network(), origin: host(1), settings }).unwrap();
     cluster.apply(&claim(1)).unwrap();
     cluster

@@ -133,7 +133,7 @@ fn cluster() -> Cluster {
         let subnet = format!("10.{place}.0.0/16").parse().unwrap();
         let pools = vec![Pool { subnet, gateway: None, auxiliary: BTreeMap::new(), range: None }];
         let options = BTreeMap::from([("shoutd.names".to_owned(), resolves.to_owned())]);
-        let settings = Settings { pools, options, internal: false, ipv6: false, docker_ipam: false };
+        let settings = Settings { pools, options, internal: false, ipv6: false, docker_ipam: false, swarm: false };
         cluster.apply(&Command::CreateNetwork { id: network(id), origin: host, settings }).unwrap();
     }
     cluster

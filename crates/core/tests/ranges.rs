@@ -28,7 +28,7 @@ fn cluster(range: Option<&str>) -> Cluster {
     let gateway = Some("10.9.7.0".parse().unwrap());
     let pools = vec![Pool { subnet, gateway, auxiliary: BTreeMap::new(), range: None }];
     let options = BTreeMap::new();
-    let settings = Settings { pools, options, internal: false, ipv6: false, docker_ipam: true };
+    let settings = Settings { pools, options, internal: false, ipv6: false, docker_ipam: true, swarm: false };
     let admit = |number: u64| Command::AdmitHost {
         host: host(number),
         name: format!("h{number}"),

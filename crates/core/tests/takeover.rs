@@ -26,8 +26,14 @@ fn three_hosts() -> (Cluster, NetworkId) {
     }
     let id: NetworkId = "00000000000000aa".parse().unwrap();
     let pool = Pool { subnet: "10.9.0.0/24".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new(), range: None };
-    let settings =
-        Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam: true };
+    let settings = Settings {
+        pools: vec![pool],
+        options: BTreeMap::new(),
+        internal: false,
+        ipv6: false,
+        docker_ipam: true,
+        swarm: false,
+    };
     cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(2), settings }).unwrap();
     for number in 1..=3 {
         let address = WantedAddress::Exactly(format!("10.9.0.{number}").parse().unwrap());

@@ -14,7 +14,7 @@ use common::{ENDPOINT, NETWORK, Recorder};
 use http_body_util::BodyExt;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use shoutd_docker::plugin::router;
+use shoutd_docker::plugin::{Scope, router};
 use tower::ServiceExt;
 
 const METHODS: [&str; 11] = [
@@ -35,7 +35,7 @@ const METHODS: [&str; 11] = [
 fn call(method: &str, body: Vec<u8>) -> (u16, Value) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let plugin: Router = router(Arc::new(Recorder::default()));
+        let plugin: Router = router(Arc::new(Recorder::default()), Scope::Local);
         let request = Request::post(format!("/{method}")).body(Body::from(body)).unwrap();
         let response: Response<Body> = plugin.oneshot(request).await.unwrap();
         let status = response.status().as_u16();

@@ -12,7 +12,7 @@ use common::{CHOSEN_MAC, ENDPOINT, NETWORK, Plugin, Seen};
 use serde_json::{Value, json};
 use shoutd_docker::plugin::{
     AddressPool, AddressPurpose, CreateEndpoint, CreateNetwork, EndpointKey, Join, ReleaseAddress, RequestAddress,
-    RequestPool,
+    RequestPool, Scope,
 };
 
 fn key() -> EndpointKey {
@@ -35,6 +35,7 @@ async fn check(method: &str, body: &str, seen: Seen, answer: Value) {
 
 fn network(subnet: &str, gateway: &str) -> CreateNetwork {
     CreateNetwork {
+        scope: Scope::Local,
         network: NETWORK.parse().unwrap(),
         options: BTreeMap::new(),
         internal: false,

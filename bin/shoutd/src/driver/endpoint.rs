@@ -23,11 +23,16 @@ pub async fn create(driver: &Driver, request: CreateEndpoint) -> Result<CreatedI
     let ipv4 = request.ipv4.ok_or_else(|| DriverError::new("a container on a shoutd network needs an IPv4 address"))?;
     let addresses: BTreeSet<IpNet> = std::iter::once(IpNet::V4(ipv4)).chain(request.ipv6.map(IpNet::V6)).collect();
     let mac = request.mac.unwrap_or_else(|| MacAddress::for_ipv4(ipv4.addr()));
+    let cluster = driver.parts.agreement.cluster();
+    // A Swarm gives out the addresses for all its nodes, and one of a node that is lost to another at once.
+    let is_swarms = cluster.networks.get(&network).is_some_and(|known| known.settings.swarm);
     let _gate = driver.parts.agreement.hold_leases().await;
     for address in addresses.iter().map(IpNet::addr) {
         // Asked first, as the cluster cannot tell one endpoint of this host from another.
         driver.evict_gone(&network, address).await?;
-        stock::claim_exactly(&driver.parts, &network, address).await.map_err(told)?;
+        if !is_swarms {
+            stock::claim_exactly(&driver.parts, &network, address).await.map_err(told)?;
+        }
     }
     let attached = network.clone();
     let endpoint = Endpoint {

@@ -5,6 +5,7 @@ mod address;
 mod endpoint;
 mod network;
 mod sandbox;
+mod swarm;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,8 +17,8 @@ use shoutd_core::events::EventKind;
 use shoutd_core::local::Local;
 use shoutd_core::{DockerNetworkId, NetworkId};
 use shoutd_docker::plugin::{
-    CreateEndpoint, CreateNetwork, CreatedInterface, DriverError, EndpointKey, GrantedPool, IpamDriver, Join,
-    JoinReply, NetworkDriver, PoolId, ReleaseAddress, RequestAddress, RequestPool,
+    AllocateNetwork, CreateEndpoint, CreateNetwork, CreatedInterface, DriverError, EndpointKey, GrantedPool,
+    IpamDriver, Join, JoinReply, NetworkDriver, PoolId, ReleaseAddress, RequestAddress, RequestPool, Scope,
 };
 
 use crate::parts::Parts;
@@ -90,9 +91,21 @@ fn told(error: impl Into<anyhow::Error>) -> DriverError {
 }
 
 impl NetworkDriver for Driver {
+    async fn allocate_network(&self, request: AllocateNetwork) -> Result<BTreeMap<String, String>, DriverError> {
+        swarm::allocate(self, request).await
+    }
+
+    async fn free_network(&self, network: DockerNetworkId) -> Result<(), DriverError> {
+        swarm::free(self, &network).await
+    }
+
     async fn create_network(&self, request: CreateNetwork) -> Result<(), DriverError> {
         let subject = request.network.short().to_owned();
-        network::create(self, request).await.inspect_err(|error| self.note_refused_network(&subject, error))
+        let created = match request.scope {
+            Scope::Local => network::create(self, request).await,
+            Scope::Swarm => swarm::create(self, request).await,
+        };
+        created.inspect_err(|error| self.note_refused_network(&subject, error))
     }
 
     async fn delete_network(&self, network: DockerNetworkId) -> Result<(), DriverError> {

@@ -33,10 +33,11 @@ fn settings(request: CreateNetwork) -> Settings {
         internal: request.internal,
         ipv6: request.enable_ipv6,
         docker_ipam,
+        swarm: false,
     }
 }
 
-fn pool(pool: AddressPool) -> Pool {
+pub(super) fn pool(pool: AddressPool) -> Pool {
     Pool { subnet: pool.subnet, gateway: pool.gateway, auxiliary: pool.auxiliary, range: None }
 }
 
@@ -87,7 +88,8 @@ pub async fn delete(driver: &Driver, docker: &DockerNetworkId) -> Result<(), Dri
     };
     driver.parts.under_way.not_creating(&network);
     let cluster = driver.parts.agreement.cluster();
-    let is_staying = cluster.networks.get(&network).is_some_and(|known| !known.removing);
+    // A Swarm takes a network from a node that has no more tasks on it, and says itself when it removes it.
+    let is_staying = cluster.networks.get(&network).is_some_and(|known| !known.removing && !known.settings.swarm);
     let under_way = &driver.parts.under_way;
     let is_users_wish = is_staying && !under_way.is_mirroring(&network) && !under_way.is_replacing(docker);
     let changed = driver.parts.local.change(|local| {

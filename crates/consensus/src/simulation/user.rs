@@ -59,7 +59,7 @@ fn subnet(agent: &Agent) -> Ipv4Net {
 pub(super) fn settings(subnet: Ipv4Net, docker_ipam: bool) -> Settings {
     let gateway = subnet.hosts().next().map(IpAddr::V4);
     let pool = Pool { subnet: IpNet::V4(subnet), gateway, auxiliary: BTreeMap::new(), range: None };
-    Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam }
+    Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam, swarm: false }
 }
 
 async fn create_network(agent: &Agent) {

@@ -181,8 +181,14 @@ pub fn create(origin: HostId, number: u16) -> Command {
         auxiliary: [].into(),
         range: None,
     };
-    let settings =
-        NetworkSettings { pools: vec![pool], options: [].into(), internal: false, ipv6: false, docker_ipam: true };
+    let settings = NetworkSettings {
+        pools: vec![pool],
+        options: [].into(),
+        internal: false,
+        ipv6: false,
+        docker_ipam: true,
+        swarm: false,
+    };
     Command::CreateNetwork { id: network_id(number), origin, settings }
 }
 

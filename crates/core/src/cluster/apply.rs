@@ -92,8 +92,11 @@ impl Cluster {
 
     fn create(&mut self, id: &NetworkId, origin: HostId, settings: &Settings) -> Result<Outcome, Refusal> {
         if let Some(network) = self.networks.get(id) {
-            let same = network.origin == origin && network.settings == *settings;
-            return if same { Ok(Outcome::Done) } else { Err(Refusal::NetworkExists(id.clone())) };
+            return if network.is_same(origin, settings) {
+                Ok(Outcome::Done)
+            } else {
+                Err(Refusal::NetworkExists(id.clone()))
+            };
         }
         if !self.hosts.contains_key(&origin) {
             return Err(Refusal::UnknownHost(origin));
@@ -140,6 +143,7 @@ impl Cluster {
 
     fn describe(&mut self, id: &NetworkId, description: &Description) -> Result<Outcome, Refusal> {
         check_text("network name", &description.name)?;
+        check_text("id of the Swarm", description.swarm.as_deref().unwrap_or_default())?;
         check_pairs("labels", &description.labels)?;
         check_pairs("IPAM options", &description.ipam_options)?;
         if description.subnets.len() > SUBNETS_MAX {

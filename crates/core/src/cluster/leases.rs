@@ -35,6 +35,11 @@ impl Cluster {
         let Some(network) = self.networks.get_mut(id) else {
             return Ok(Outcome::Done);
         };
+        if network.settings.swarm {
+            // The Swarm removes a network when no task is on it any more, of nodes that it can reach: what a lost one says does not hold it up.
+            self.networks.remove(id);
+            return Ok(Outcome::Done);
+        }
         if !network.attached.is_empty() {
             let (network, hosts) = (network.title(id).to_owned(), network.attached.clone());
             return Err(Refusal::InUse { network, hosts: self.host_names(&hosts) });
@@ -57,6 +62,9 @@ impl Cluster {
         let network = self.networks.get(id).ok_or_else(|| Refusal::UnknownNetwork(id.clone()))?;
         if network.removing {
             return Err(Refusal::BeingRemoved(network.title(id).to_owned()));
+        }
+        if network.settings.swarm {
+            return Err(Refusal::SwarmsAddresses(network.title(id).to_owned()));
         }
         let leased = self.choose(id, network, host, wanted)?;
         if network.leases.len() + leased.len() > LEASES_PER_NETWORK_MAX {

@@ -120,6 +120,9 @@ pub struct Settings {
     /// Whether the copy on its origin has Docker's own IPAM. That one knows its own host alone and fills from the bottom.
     #[serde(default)]
     pub docker_ipam: bool,
+    /// Whether it is a Docker Swarm's: the Swarm creates and removes it, and gives out its addresses. It has no leases and no mirrors.
+    #[serde(default)]
+    pub swarm: bool,
 }
 
 /// What Docker tells only its own API about a network.
@@ -137,6 +140,9 @@ pub struct Description {
     /// `--ipam-opt`.
     #[serde(default)]
     pub ipam_options: BTreeMap<String, String>,
+    /// The id of the Swarm whose network it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swarm: Option<String>,
 }
 
 /// What only Docker's own API tells about a subnet of a network.
@@ -157,6 +163,15 @@ impl Network {
     /// How often this host has claimed addresses of it.
     pub fn claims_of(&self, host: HostId) -> u64 {
         self.claims.get(&host).copied().unwrap_or(0)
+    }
+
+    /// Whether it was created just so. A Swarm says it again on another node when its leader changes.
+    fn is_same(&self, origin: HostId, settings: &Settings) -> bool {
+        if !(self.settings.swarm && settings.swarm) {
+            return self.origin == origin && self.settings == *settings;
+        }
+        let subnets = |settings: &Settings| settings.pools.iter().map(|pool| pool.subnet).collect::<Vec<_>>();
+        subnets(&self.settings) == subnets(settings)
     }
 
     fn count_claim(&mut self, host: HostId) {

@@ -134,6 +134,9 @@ pub enum Refusal {
     /// A user removed the network.
     #[error("network {0} is being removed")]
     BeingRemoved(String),
+    /// The addresses of a Swarm's network are given out by the Swarm.
+    #[error("network {0} is a Swarm's, which gives out its addresses itself")]
+    SwarmsAddresses(String),
     /// The address is held by another host.
     #[error(
         "address {address} of network {network} is in use on host {host}; choose another one with --ip, or make the network with --ipam-driver shoutd"

@@ -53,6 +53,23 @@ impl FromStr for ApiVersion {
     }
 }
 
+/// What is sent with a call.
+#[derive(Debug)]
+pub(super) struct Content {
+    kind: &'static str,
+    bytes: Bytes,
+}
+
+impl Content {
+    pub(super) fn json(bytes: Vec<u8>) -> Self {
+        Self { kind: "application/json", bytes: bytes.into() }
+    }
+
+    pub(super) fn tar(bytes: Vec<u8>) -> Self {
+        Self { kind: "application/x-tar", bytes: bytes.into() }
+    }
+}
+
 /// The whole answer to one call.
 #[derive(Debug)]
 pub(super) struct Reply {
@@ -144,7 +161,7 @@ impl Connection {
         operation: &str,
         method: Method,
         path: &str,
-        body: Option<Vec<u8>>,
+        body: Option<Content>,
     ) -> Result<Reply, EngineError> {
         let target = format!("/v{}{path}", self.version);
         let response = self.send(operation, method, &target, body).await?;
@@ -166,14 +183,14 @@ impl Connection {
         operation: &str,
         method: Method,
         target: &str,
-        body: Option<Vec<u8>>,
+        body: Option<Content>,
     ) -> Result<Response<Incoming>, EngineError> {
         let mut request = Request::builder().method(method).uri(target).header(HOST, "docker");
-        if body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
+        if let Some(content) = &body {
+            request = request.header(CONTENT_TYPE, content.kind);
         }
         let request = request
-            .body(Full::new(Bytes::from(body.unwrap_or_default())))
+            .body(Full::new(body.map(|content| content.bytes).unwrap_or_default()))
             .map_err(|error| EngineError::malformed(operation, format!("request target {target:?}: {error}")))?;
         let transport = |source| EngineError::Transport { operation: operation.to_owned(), source };
         self.sender.ready().await.map_err(transport)?;

@@ -17,6 +17,7 @@ mod events;
 mod fuzz;
 mod model;
 mod networks;
+mod plugins;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,19 +26,21 @@ use hyper::Method;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 pub use connection::ApiVersion;
-use connection::Connection;
+use connection::{Connection, Content};
 pub use containers::{ContainerId, ContainerNames, InvalidId, StoppedContainer};
 pub use error::{CreateNetworkError, EngineError, RemoveNetworkError};
 pub use events::{EventTime, NetworkAction, NetworkEvent, NetworkEvents};
 pub use model::{AttachedEndpoint, DockerNetwork, EngineInfo, Ipam, IpamConfig, NetworkDetail, NetworkSpec};
 pub use networks::{GATEWAY_BRIDGE, GatewayBridge};
+pub use plugins::ManagedPlugin;
 
 /// Where the engine listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
 /// How long the engine may take to answer a question. It answers in milliseconds; under load, or while it holds a lock
-/// for a container that is starting, in seconds.
-const QUERY_DEADLINE: Duration = Duration::from_secs(15);
+/// for a container that is starting, in seconds. One whose Swarm has no leader waits 20 s for it before it lists networks or tells of itself
+/// (`swarmRequestTimeout`).
+const QUERY_DEADLINE: Duration = Duration::from_secs(25);
 
 /// How long the engine may take to create or remove a network. It calls drivers meanwhile, runs `iptables` for bridges, and
 /// gives a plugin that is away 15 s.
@@ -119,7 +122,7 @@ impl EngineClient {
         operation: &str,
         method: Method,
         path: &str,
-        body: Option<Vec<u8>>,
+        body: Option<Content>,
         deadline: Duration,
     ) -> Result<connection::Reply, EngineError> {
         let work = async {

@@ -23,6 +23,8 @@ pub struct EngineInfo {
     pub api_version: ApiVersion,
     /// Whether the host is a node of a Swarm.
     pub swarm_active: bool,
+    /// The id of the Swarm that this host manages, if it does and the Swarm has a leader just now: without one the engine lists none of the Swarm's networks, and does not say so.
+    pub managed_swarm: Option<String>,
 }
 
 /// How the addresses of a network are managed.
@@ -146,6 +148,20 @@ struct InfoJson {
 struct SwarmJson {
     #[serde(default)]
     local_node_state: String,
+    #[serde(default)]
+    control_available: bool,
+    /// What keeps the Swarm from answering.
+    #[serde(default)]
+    error: String,
+    #[serde(default, deserialize_with = "or_default")]
+    cluster: SwarmClusterJson,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase")]
+struct SwarmClusterJson {
+    #[serde(rename = "ID", default)]
+    id: String,
 }
 
 #[derive(Deserialize)]
@@ -240,11 +256,15 @@ struct CreateJson<'a> {
 
 pub(super) fn parse_info(api_version: ApiVersion, body: &Bytes) -> Result<EngineInfo, serde_json::Error> {
     let info: InfoJson = serde_json::from_slice(body)?;
+    let swarm = &info.swarm;
+    let answers = swarm.control_available && swarm.error.is_empty() && !swarm.cluster.id.is_empty();
+    let managed_swarm = answers.then(|| one_line(&swarm.cluster.id, 64));
     Ok(EngineInfo {
         name: one_line(&info.name, 255),
         version: one_line(&info.server_version, 255),
         api_version,
         swarm_active: info.swarm.local_node_state == "active",
+        managed_swarm,
     })
 }
 

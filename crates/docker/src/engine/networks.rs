@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use shoutd_core::id::DockerNetworkId;
 
-use super::connection::Reply;
+use super::connection::{Content, Reply};
 use super::error::{CreateNetworkError, EngineError, RemoveNetworkError};
 use super::model::{self, DockerNetwork, Ipam, IpamConfig, NetworkDetail, NetworkSpec};
 use super::{CHANGE_DEADLINE, EngineClient, QUERY_DEADLINE};
@@ -71,7 +71,8 @@ impl EngineClient {
         }
         let operation = format!("creating Docker network {:?}", spec.name);
         let body = model::create_body(spec).map_err(|source| EngineError::malformed(&operation, source))?;
-        let reply = self.call(&operation, Method::POST, "/networks/create", Some(body), CHANGE_DEADLINE).await?;
+        let reply =
+            self.call(&operation, Method::POST, "/networks/create", Some(Content::json(body)), CHANGE_DEADLINE).await?;
         if !reply.status.is_success() {
             return Err(create_error(spec, &operation, &reply));
         }

@@ -4,10 +4,13 @@ use serde_json::{Value, json};
 
 use super::driver::DriverError;
 use super::ipam;
+use super::router::Scope;
 
 /// A call that needs the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DriverCall {
+    AllocateNetwork,
+    FreeNetwork,
     CreateNetwork,
     DeleteNetwork,
     CreateEndpoint,
@@ -30,13 +33,26 @@ pub(super) enum Call {
     Fixed(Result<Value, DriverError>),
 }
 
+/// What a managed plugin answers at once, whether or not the daemon runs: an engine whose `GetCapabilities` fails once will not try again until it
+/// restarts.
+pub(super) fn swarm_answer(path: &str) -> Option<Value> {
+    match path {
+        "/Plugin.Activate" => Some(json!({ "Implements": ["NetworkDriver"] })),
+        "/NetworkDriver.GetCapabilities" => Some(json!({ "Scope": "global", "ConnectivityScope": "global" })),
+        _ => None,
+    }
+}
+
 impl Call {
     /// The call that a path such as `/NetworkDriver.Join` names; `None` for one that is not known.
-    pub(super) fn from_path(path: &str) -> Option<Self> {
+    pub(super) fn from_path(path: &str, scope: Scope) -> Option<Self> {
         use DriverCall::{
-            CreateEndpoint, CreateNetwork, DeleteEndpoint, DeleteNetwork, EndpointInfo, Join, Leave, ReleaseAddress,
-            ReleasePool, RequestAddress, RequestPool,
+            AllocateNetwork, CreateEndpoint, CreateNetwork, DeleteEndpoint, DeleteNetwork, EndpointInfo, FreeNetwork,
+            Join, Leave, ReleaseAddress, ReleasePool, RequestAddress, RequestPool,
         };
+        if let (Scope::Swarm, Some(answer)) = (scope, swarm_answer(path)) {
+            return Some(Self::Fixed(Ok(answer)));
+        }
         let local_scope = || {
             let message = "shoutd networks have local scope: create them with \"docker network create --driver shoutd\" \
                            and without --scope; shoutd itself takes them to every host";
@@ -48,7 +64,9 @@ impl Call {
                 // GwAllocChecker (28 and newer) is left out: networks always take a gateway address, or the user says which.
                 Self::Fixed(Ok(json!({ "Scope": "local", "ConnectivityScope": "local" })))
             }
-            "/NetworkDriver.AllocateNetwork" | "/NetworkDriver.FreeNetwork" => local_scope(),
+            "/NetworkDriver.AllocateNetwork" | "/NetworkDriver.FreeNetwork" if scope == Scope::Local => local_scope(),
+            "/NetworkDriver.AllocateNetwork" => Self::Driver(AllocateNetwork),
+            "/NetworkDriver.FreeNetwork" => Self::Driver(FreeNetwork),
             "/NetworkDriver.CreateNetwork" => Self::Driver(CreateNetwork),
             "/NetworkDriver.DeleteNetwork" => Self::Driver(DeleteNetwork),
             "/NetworkDriver.CreateEndpoint" => Self::Driver(CreateEndpoint),
@@ -61,6 +79,8 @@ impl Call {
             | "/NetworkDriver.RevokeExternalConnectivity"
             | "/NetworkDriver.DiscoverNew"
             | "/NetworkDriver.DiscoverDelete" => Self::Fixed(Ok(json!({}))),
+            // A Swarm gives out the addresses of its networks itself.
+            _ if scope == Scope::Swarm && path.starts_with("/IpamDriver.") => return None,
             "/IpamDriver.GetCapabilities" => Self::Fixed(Ok(ipam::capabilities())),
             "/IpamDriver.GetDefaultAddressSpaces" => Self::Fixed(Ok(ipam::address_spaces())),
             "/IpamDriver.RequestPool" => Self::Driver(RequestPool),

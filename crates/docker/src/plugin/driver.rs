@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use shoutd_core::id::DockerNetworkId;
 
 use super::ipam::{GrantedPool, PoolId, ReleaseAddress, RequestAddress, RequestPool};
-use super::network::{CreateEndpoint, CreateNetwork, CreatedInterface, EndpointKey, Join, JoinReply};
+use super::network::{AllocateNetwork, CreateEndpoint, CreateNetwork, CreatedInterface, EndpointKey, Join, JoinReply};
 use crate::one_line;
 
 /// Longest message that Docker is given, in bytes.
@@ -41,13 +41,22 @@ impl fmt::Display for DriverError {
 
 impl std::error::Error for DriverError {}
 
-/// Docker's `NetworkDriver` for networks of local scope.
+/// Docker's `NetworkDriver`.
 ///
 /// Every method must be idempotent: Docker repeats a call whose connection broke, with an id that may be half known already.
 /// Each runs in a task of its own, which goes on when Docker hangs up and is dropped when the call's deadline is over (see
 /// [`PluginLimits`](super::PluginLimits)); a driver that must not be stopped midway keeps shorter deadlines of its own.
 /// None may call Docker's API: the engine holds locks while it waits.
 pub trait NetworkDriver: Send + Sync + 'static {
+    /// Takes note of a Swarm's network, on the node that leads the Swarm; again when another does. Returns the options that the Swarm keeps in place of the user's.
+    fn allocate_network(
+        &self,
+        request: AllocateNetwork,
+    ) -> impl Future<Output = Result<BTreeMap<String, String>, DriverError>> + Send;
+
+    /// Forgets a Swarm's network, on the node that leads the Swarm. An error is logged by Docker and changes nothing.
+    fn free_network(&self, network: DockerNetworkId) -> impl Future<Output = Result<(), DriverError>> + Send;
+
     /// Makes a network. The engine lists it only after this was answered, and does not say its name or labels.
     fn create_network(&self, request: CreateNetwork) -> impl Future<Output = Result<(), DriverError>> + Send;
 

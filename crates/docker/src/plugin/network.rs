@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use shoutd_core::id::{DockerNetworkId, EndpointId, MacAddress};
 
+use super::router::Scope;
 use super::wire::{self, FromBody, InvalidRequest, or_default};
 
 /// Options that the engine adds by itself have names that begin so.
@@ -15,9 +16,24 @@ const ENGINE_PREFIX: &str = "com.docker.network.";
 /// The map of `-o` options in a network's options.
 const GENERIC: &str = "com.docker.network.generic";
 
+/// `AllocateNetwork`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllocateNetwork {
+    /// The Swarm's id of the network, which all its nodes' engines use.
+    pub network: DockerNetworkId,
+    /// The user's `-o` options.
+    pub options: BTreeMap<String, String>,
+    /// The IPv4 subnets.
+    pub ipv4: Vec<AddressPool>,
+    /// The IPv6 subnets; none up to Docker 29 at least.
+    pub ipv6: Vec<AddressPool>,
+}
+
 /// `CreateNetwork`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateNetwork {
+    /// Whose network it is: of this engine, or of a Swarm. The plugin's socket tells, not the call.
+    pub scope: Scope,
     /// The engine's id of the network.
     pub network: DockerNetworkId,
     /// The user's `-o` options.
@@ -206,11 +222,24 @@ impl FromBody for CreateNetwork {
             Some(other) => return Err(InvalidRequest::member(GENERIC, &other.to_string(), "not a map of options")),
         };
         Ok(Self {
+            scope: Scope::Local,
             network: wire::required("NetworkID", &request.network)?,
             options,
             internal,
             enable_ipv4,
             enable_ipv6,
+            ipv4: request.ipv4.into_iter().map(|pool| pool.checked(true)).collect::<Result<_, _>>()?,
+            ipv6: request.ipv6.into_iter().map(|pool| pool.checked(false)).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl FromBody for AllocateNetwork {
+    fn from_body(body: &[u8]) -> Result<Self, InvalidRequest> {
+        let request: CreateNetworkJson = wire::json(body)?;
+        Ok(Self {
+            network: wire::required("NetworkID", &request.network)?,
+            options: wire::texts(request.options),
             ipv4: request.ipv4.into_iter().map(|pool| pool.checked(true)).collect::<Result<_, _>>()?,
             ipv6: request.ipv6.into_iter().map(|pool| pool.checked(false)).collect::<Result<_, _>>()?,
         })

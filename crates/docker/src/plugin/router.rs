@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use super::call::{Call, DriverCall};
 use super::driver::{DriverError, IpamDriver, NetworkDriver};
 use super::ipam::{self, PoolId, ReleaseAddress, RequestAddress, RequestPool};
-use super::network::{CreateEndpoint, CreateNetwork, EndpointKey, Join};
+use super::network::{AllocateNetwork, CreateEndpoint, CreateNetwork, EndpointKey, Join};
 use super::wire::FromBody;
 use crate::one_line;
 
@@ -43,19 +43,29 @@ impl Default for PluginLimits {
     }
 }
 
+/// Whose networks a plugin is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of one engine, called by Docker's name `local`.
+    Local,
+    /// Those of a Swarm, called `global`: the Swarm takes them to its nodes and gives out their addresses.
+    Swarm,
+}
+
 /// The HTTP service of a driver, with the usual limits.
-pub fn router<D: NetworkDriver + IpamDriver>(driver: Arc<D>) -> Router {
-    router_with_limits(driver, PluginLimits::default())
+pub fn router<D: NetworkDriver + IpamDriver>(driver: Arc<D>, scope: Scope) -> Router {
+    router_with_limits(driver, scope, PluginLimits::default())
 }
 
 /// The HTTP service of a driver. Needs a tokio runtime when it is called.
-pub fn router_with_limits<D: NetworkDriver + IpamDriver>(driver: Arc<D>, limits: PluginLimits) -> Router {
-    let plugin = Plugin { driver, limits, permits: Arc::new(Semaphore::new(limits.in_flight)) };
+pub fn router_with_limits<D: NetworkDriver + IpamDriver>(driver: Arc<D>, scope: Scope, limits: PluginLimits) -> Router {
+    let plugin = Plugin { driver, scope, limits, permits: Arc::new(Semaphore::new(limits.in_flight)) };
     Router::new().fallback(answer::<D>).with_state(Arc::new(plugin))
 }
 
 struct Plugin<D> {
     driver: Arc<D>,
+    scope: Scope,
     limits: PluginLimits,
     permits: Arc<Semaphore>,
 }
@@ -71,7 +81,7 @@ async fn answer<D: NetworkDriver + IpamDriver>(State(plugin): State<Arc<Plugin<D
             &format!("Docker plugins are called by POST, not {}", head.method),
         );
     }
-    let Some(call) = Call::from_path(path) else {
+    let Some(call) = Call::from_path(path, plugin.scope) else {
         let path = one_line(path, 200);
         warn!(call = path, "Docker called what this plugin does not have");
         return refuse(StatusCode::NOT_FOUND, &format!("the shoutd plugin has no method {path}"));
@@ -91,13 +101,28 @@ async fn answer<D: NetworkDriver + IpamDriver>(State(plugin): State<Arc<Plugin<D
     }
 }
 
-fn reply(status: StatusCode, value: &Value) -> Response {
+pub(super) fn reply(status: StatusCode, value: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
 }
 
 /// What no version of Docker asks for. Of a status other than 200 Docker reads the member `Err` only.
-fn refuse(status: StatusCode, message: &str) -> Response {
+pub(super) fn refuse(status: StatusCode, message: &str) -> Response {
     reply(status, &json!({ "Err": message }))
+}
+
+/// A call's body, within its limits.
+pub(super) async fn read_body(body: Body, limits: &PluginLimits) -> Result<Bytes, DriverError> {
+    let too_long = || DriverError::new(format!("the call's body is longer than {} bytes", limits.body_bytes));
+    // What the head announces is believed, so that nothing of it need be read.
+    if body.size_hint().lower() > limits.body_bytes as u64 {
+        return Err(too_long());
+    }
+    match tokio::time::timeout(limits.body, Limited::new(body, limits.body_bytes).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
+        Ok(Err(error)) => Err(DriverError::new(format!("the call's body broke off: {error}"))),
+        Err(_) => Err(DriverError::new(format!("the call's body did not arrive within {:?}", limits.body))),
+    }
 }
 
 impl<D: NetworkDriver + IpamDriver> Plugin<D> {
@@ -106,7 +131,7 @@ impl<D: NetworkDriver + IpamDriver> Plugin<D> {
         let started = Instant::now();
         let name = path.trim_start_matches('/').to_owned();
         let outcome = async {
-            let body = self.read(body).await?;
+            let body = read_body(body, &self.limits).await?;
             let permit = self.admit(started + self.limits.call).await?;
             self.dispatch(call, &body, Slot { permit, deadline: started + self.limits.call, limit: self.limits.call })
                 .await
@@ -125,21 +150,6 @@ impl<D: NetworkDriver + IpamDriver> Plugin<D> {
         }
     }
 
-    async fn read(&self, body: Body) -> Result<Bytes, DriverError> {
-        let limits = &self.limits;
-        let too_long = || DriverError::new(format!("the call's body is longer than {} bytes", limits.body_bytes));
-        // What the head announces is believed, so that nothing of it need be read.
-        if body.size_hint().lower() > limits.body_bytes as u64 {
-            return Err(too_long());
-        }
-        match tokio::time::timeout(limits.body, Limited::new(body, limits.body_bytes).collect()).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
-            Ok(Err(error)) => Err(DriverError::new(format!("the call's body broke off: {error}"))),
-            Err(_) => Err(DriverError::new(format!("the call's body did not arrive within {:?}", limits.body))),
-        }
-    }
-
     async fn admit(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, DriverError> {
         match timeout_at(deadline, Arc::clone(&self.permits).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
@@ -154,8 +164,17 @@ impl<D: NetworkDriver + IpamDriver> Plugin<D> {
         let driver = Arc::clone(&self.driver);
         let done = |()| json!({});
         match call {
+            DriverCall::AllocateNetwork => {
+                let request: AllocateNetwork = parse(body)?;
+                let work = async move { driver.allocate_network(request).await.map(|kept| json!({ "Options": kept })) };
+                slot.run(work).await
+            }
+            DriverCall::FreeNetwork => {
+                let request = parse(body)?;
+                slot.run(async move { driver.free_network(request).await.map(done) }).await
+            }
             DriverCall::CreateNetwork => {
-                let request: CreateNetwork = parse(body)?;
+                let request = CreateNetwork { scope: self.scope, ..parse(body)? };
                 slot.run(async move { driver.create_network(request).await.map(done) }).await
             }
             DriverCall::DeleteNetwork => {

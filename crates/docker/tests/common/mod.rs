@@ -13,9 +13,9 @@ use ipnet::IpNet;
 use serde_json::Value;
 use shoutd_core::id::{DockerNetworkId, MacAddress};
 use shoutd_docker::plugin::{
-    CreateEndpoint, CreateNetwork, CreatedInterface, DriverError, EndpointKey, GrantedPool, IpamDriver, Join,
-    JoinReply, NetworkDriver, PluginLimits, PoolId, ReleaseAddress, RequestAddress, RequestPool, StaticRoute, bind,
-    router_with_limits, serve,
+    AllocateNetwork, CreateEndpoint, CreateNetwork, CreatedInterface, DriverError, EndpointKey, GrantedPool,
+    IpamDriver, Join, JoinReply, NetworkDriver, PluginLimits, PoolId, ReleaseAddress, RequestAddress, RequestPool,
+    Scope, StaticRoute, bind, router_with_limits, serve,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,6 +33,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// A request that reached the driver.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Seen {
+    AllocateNetwork(AllocateNetwork),
+    FreeNetwork(DockerNetworkId),
     CreateNetwork(CreateNetwork),
     DeleteNetwork(DockerNetworkId),
     CreateEndpoint(CreateEndpoint),
@@ -78,6 +80,17 @@ impl Recorder {
 }
 
 impl NetworkDriver for Recorder {
+    async fn allocate_network(&self, request: AllocateNetwork) -> Result<BTreeMap<String, String>, DriverError> {
+        let options = request.options.clone();
+        self.note(Seen::AllocateNetwork(request));
+        Ok(options)
+    }
+
+    async fn free_network(&self, network: DockerNetworkId) -> Result<(), DriverError> {
+        self.note(Seen::FreeNetwork(network));
+        Ok(())
+    }
+
     async fn create_network(&self, request: CreateNetwork) -> Result<(), DriverError> {
         let behaviour = request.options.get("behave").cloned();
         self.note(Seen::CreateNetwork(request));
@@ -178,12 +191,16 @@ impl Plugin {
     }
 
     pub async fn start_with(limits: PluginLimits) -> Self {
+        Self::start_as(Scope::Local, limits).await
+    }
+
+    pub async fn start_as(scope: Scope, limits: PluginLimits) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("run/docker/plugins/shoutd.sock");
         let driver = Arc::new(Recorder::default());
         let listener = bind(&socket).await.unwrap();
         let (stop, stopped) = oneshot::channel();
-        let router = router_with_limits(Arc::clone(&driver), limits);
+        let router = router_with_limits(Arc::clone(&driver), scope, limits);
         let task = tokio::spawn(serve(listener, router, async move {
             let _ = stopped.await;
         }));

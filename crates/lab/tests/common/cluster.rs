@@ -122,6 +122,8 @@ impl Cluster {
             if host.pids_of("dockerd").is_ok_and(|pids| pids.is_empty()) {
                 _ = host.start_engine();
             }
+            // A manager of a Swarm takes them from all nodes.
+            _ = host.sh("docker service ls --quiet | xargs --no-run-if-empty docker service rm");
             _ = host.sh("docker ps --all --quiet | xargs --no-run-if-empty docker rm --force");
             if host.pids_of("shoutd").is_ok_and(|pids| pids.is_empty()) {
                 _ = host.start_shoutd(&[]);
@@ -129,6 +131,9 @@ impl Cluster {
         }
         for host in self.hosts() {
             _ = host.sh("docker network ls --quiet --filter driver=shoutd | xargs --no-run-if-empty docker network rm");
+        }
+        for host in self.hosts() {
+            _ = host.sh("docker network ls --quiet --filter driver=shoutd-swarm:latest | xargs --no-run-if-empty docker network rm");
         }
         if let Err(error) = self.await_clean() {
             println!("not clean for the next check: {error:#}");

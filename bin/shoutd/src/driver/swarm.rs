@@ -1,0 +1,94 @@
+//! Networks of a Docker Swarm, whose calls come by the managed plugin. The Swarm says which networks there are and who has which address; shoutd agrees on their VNIs
+//! and carries their traffic.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use shoutd_core::cluster::{Cluster, Command, Settings};
+use shoutd_core::limits::AGREEMENT_DEADLINE;
+use shoutd_core::plane::check_options;
+use shoutd_core::{DockerNetworkId, NetworkId};
+use shoutd_docker::plugin::{AllocateNetwork, CreateNetwork, DriverError};
+use tracing::{info, warn};
+
+use super::network::pool;
+use super::{Driver, told};
+use crate::agreement::AgreementError;
+
+/// How long a Swarm's leader waits for an agreement. It allocates nothing else meanwhile, for any service.
+const LEADERS_PATIENCE: Duration = Duration::from_secs(4);
+
+/// `AllocateNetwork`, on the node that leads the Swarm, and again on its successor. The options that are returned take the place of the user's, so they are the user's.
+///
+/// What shoutd refuses, the Swarm does not take up, and says so in its leader's log alone. But a Swarm that is told of a failure tries again only after five minutes:
+/// what cannot be agreed on just now is agreed on later, by a manager's comparison (`crate::swarm`) or when the first task comes.
+pub async fn allocate(driver: &Driver, request: AllocateNetwork) -> Result<BTreeMap<String, String>, DriverError> {
+    let network = NetworkId::from(&request.network);
+    let pools = request.ipv4.into_iter().chain(request.ipv6).map(pool).collect();
+    let options = request.options;
+    check_options(&options).map_err(told)?;
+    let settings =
+        Settings { pools, options: options.clone(), internal: false, ipv6: false, docker_ipam: true, swarm: true };
+    match ensure(driver, &network, settings, LEADERS_PATIENCE).await {
+        Ok(()) => info!(network = network.short(), "the Swarm has a network"),
+        Err(error) if error.is_refusal() => return Err(told(error)),
+        Err(error) => warn!(network = network.short(), "cannot agree on a network of the Swarm yet: {error}"),
+    }
+    Ok(options)
+}
+
+/// Has the cluster know a network.
+async fn ensure(
+    driver: &Driver,
+    network: &NetworkId,
+    settings: Settings,
+    deadline: Duration,
+) -> Result<(), AgreementError> {
+    let agreement = &driver.parts.agreement;
+    if knows(&agreement.cluster(), network, &settings) {
+        return Ok(());
+    }
+    for warning in agreement.cluster().overlap_warnings(&settings.pools) {
+        warn!(network = network.short(), "{warning}");
+    }
+    let command = Command::CreateNetwork { id: network.clone(), origin: agreement.me, settings };
+    agreement.propose_within(command, deadline).await.map(|_| ())
+}
+
+fn knows(cluster: &Cluster, network: &NetworkId, settings: &Settings) -> bool {
+    let subnets = |settings: &Settings| settings.pools.iter().map(|pool| pool.subnet).collect::<Vec<_>>();
+    let known = cluster.networks.get(network).filter(|known| known.settings.swarm);
+    known.is_some_and(|known| subnets(&known.settings) == subnets(settings))
+}
+
+/// `FreeNetwork`: no task of the Swarm is on the network any more.
+pub async fn free(driver: &Driver, docker: &DockerNetworkId) -> Result<(), DriverError> {
+    let network = NetworkId::from(docker);
+    let cluster = driver.parts.agreement.cluster();
+    if !cluster.networks.get(&network).is_some_and(|known| known.settings.swarm) {
+        return Ok(());
+    }
+    let command = Command::RemoveNetwork { id: network.clone() };
+    driver.parts.agreement.propose_within(command, LEADERS_PATIENCE).await.map_err(told)?;
+    info!(network = network.short(), "the Swarm has removed a network");
+    Ok(())
+}
+
+/// `CreateNetwork`, on a node that gets its first task on the network, under the id that it has on all nodes.
+pub async fn create(driver: &Driver, request: CreateNetwork) -> Result<(), DriverError> {
+    let docker = request.network;
+    let network = NetworkId::from(&docker);
+    check_options(&request.options).map_err(told)?;
+    let settings = Settings {
+        pools: request.ipv4.into_iter().chain(request.ipv6).map(pool).collect(),
+        options: request.options,
+        internal: request.internal,
+        ipv6: request.enable_ipv6,
+        docker_ipam: true,
+        swarm: true,
+    };
+    driver.parts.agreement.member().await.map_err(told)?;
+    ensure(driver, &network, settings, AGREEMENT_DEADLINE).await.map_err(told)?;
+    let bound = driver.parts.local.change(|local| local.bindings.insert(docker, network));
+    bound.await.map(|_| ()).map_err(told)
+}
