@@ -147,8 +147,18 @@ impl Plane {
     pub fn problems(&self) -> Vec<String> {
         let mut problems: Vec<String> = self.reconciler.failures().iter().map(ToString::to_string).collect();
         problems.extend(self.reconciler.forwarding_problems());
+        problems.extend(self.crowds());
         problems.extend(self.groups_beyond());
         problems
+    }
+
+    /// Where containers of this host listen to too many groups, one line each.
+    fn crowds(&self) -> Vec<String> {
+        let cluster = self.agreement.cluster();
+        self.reconciler.crowds(|vni| {
+            let named = cluster.networks.iter().find(|(_, known)| known.vni == vni);
+            named.map_or_else(|| format!("with VNI {vni}"), |(id, known)| known.title(id).to_owned())
+        })
     }
 
     /// The networks with more groups than are sent apart from each other, one line each.

@@ -22,8 +22,8 @@ pub enum Crowd {
 }
 
 impl Crowd {
-    /// It in a line.
-    pub(crate) fn describe(&self, observed: &Observed) -> String {
+    /// It in a line, with what people call the network.
+    pub(crate) fn describe(&self, observed: &Observed, network: &dyn Fn(Vni) -> String) -> String {
         let (vni, said) = match self {
             Self::Port(vni, port) => {
                 let culprit = owner(observed, *vni, port);
@@ -38,7 +38,7 @@ impl Crowd {
                 (vni, describe_bridge(*room, &most))
             }
         };
-        format!("network with VNI {vni}: {said}")
+        format!("network {}: {said}", network(*vni))
     }
 }
 
@@ -71,10 +71,10 @@ mod tests {
         let port = |name: &str| name.parse::<DeviceName>().unwrap();
         let room = Room { size: 512, taken: 500, snoops: false };
         let crowd = Crowd::Bridge { vni, room, most: vec![(port("shpb"), 400), (port("shpa"), 90)] };
-        let line = crowd.describe(&Observed::default());
+        let line = crowd.describe(&Observed::default(), &|_| "foo".to_owned());
         assert_eq!(
             line,
-            "network with VNI 1048577: the bridge on this host has 500 groups and sources, and room for 512; most are those of port shpb (400), port shpa (90). Nothing is lost, but \
+            "network foo: the bridge on this host has 500 groups and sources, and room for 512; most are those of port shpb (400), port shpa (90). Nothing is lost, but \
              all of the network's multicast is sent to this host and to each of its containers until there are fewer"
         );
     }

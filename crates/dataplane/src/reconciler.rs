@@ -230,10 +230,14 @@ impl ReconcilerHandle {
     /// What is wrong with where packets go, one line each.
     pub fn forwarding_problems(&self) -> Vec<String> {
         let replicated = self.replicated.borrow().clone();
-        let failures = replicated.failures.iter().filter(|failure| !failure.is_early()).map(ToString::to_string);
-        let crowds = self.owner.listener.crowds.borrow().clone();
-        let observed = self.observed();
-        failures.chain(crowds.iter().map(|crowd| crowd.describe(&observed))).collect()
+        let failures = replicated.failures.iter().filter(|failure| !failure.is_early());
+        failures.map(ToString::to_string).collect()
+    }
+
+    /// Where containers listen to too many groups, one line each; `network` is what people call a network.
+    pub fn crowds(&self, network: impl Fn(Vni) -> String) -> Vec<String> {
+        let (crowds, observed) = (self.owner.listener.crowds.borrow().clone(), self.observed());
+        crowds.iter().map(|crowd| crowd.describe(&observed, &network)).collect()
     }
 
     /// What there was when it was last looked at.

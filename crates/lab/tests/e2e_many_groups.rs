@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use common::{
-    Capture, Cluster, Container, Frame, GroupSocket, Network, SOON, Sources, WITH_IPV6, run_checks, status, view,
+    Capture, Cluster, Container, Frame, GroupSocket, Network, SOON, Sources, Stream, WITH_IPV6, run_checks, status,
+    view,
 };
 use serde_json::json;
 use shoutd_lab::{Host, wait_until};
@@ -45,7 +46,13 @@ const PROTOCOL: u8 = 115;
 fn thousands_of_groups_at_a_time() {
     let mut cluster = Cluster::up("many", 3).unwrap();
     cluster.form([1, 2, 3]).unwrap();
-    run_checks(&mut cluster, &[("5,000 groups on several hosts, each heard where it was joined", five_thousand)]);
+    run_checks(
+        &mut cluster,
+        &[
+            ("5,000 groups on several hosts, each heard where it was joined", five_thousand),
+            ("a container that joins too many groups is named, and others are served", too_many),
+        ],
+    );
 }
 
 fn group(number: usize) -> IpAddr {
@@ -150,6 +157,35 @@ fn five_thousand(cluster: &mut Cluster) -> Result<()> {
         ensure_small(host)?;
     }
     Ok(())
+}
+
+/// On kernels that count a port's groups (6.3).
+fn too_many(cluster: &mut Cluster) -> Result<()> {
+    const TOO_MANY: u32 = 8300;
+    let [first, second, _] = cluster.three()?;
+    let network = Network::create(cluster, &first, "foo", &[])?;
+    let sender = Container::start(&first, "foo", &[])?;
+    let greedy = Container::start(&second, "foo", &["--sysctl=net.ipv4.igmp_max_memberships=8000"])?;
+    let modest = Container::start(&second, "foo", &[])?;
+    let mut joined = Vec::new();
+    for number in 0..TOO_MANY {
+        if number % 250 == 0 {
+            joined.push(GroupSocket::open(&greedy, true, 0)?);
+        }
+        let group = Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(239, 150, 0, 0)) + number);
+        joined.last().context("a socket")?.join(group.into(), Sources::All)?;
+    }
+    let told = "listens to 8192 groups, as many as one container may";
+    wait_until("the status to name the network and the endpoint", SOON, || {
+        let problems = status(&second)?["problems"].to_string();
+        Ok((problems.contains("network foo: endpoint ") && problems.contains(told)).then_some(()))
+    })?;
+    // Snooping goes on, and there is room for others.
+    let bridge = second.sh(&format!("ip -netns {} -details link show shoutbr0", network.segment_name()?))?;
+    ensure!(bridge.contains("mcast_snooping 1 "), "{bridge}");
+    Stream::default().send_undisturbed(&sender, &[&modest], 1)?;
+    drop(joined);
+    wait_until("the status to be good again", SOON, || Ok((status(&second)?["problems"] == json!([])).then_some(())))
 }
 
 /// Which hosts listen to each group.

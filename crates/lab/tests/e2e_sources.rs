@@ -5,6 +5,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use common::{Capture, Cluster, Container, Frame, GroupSocket, Network, SOON, Sources, one_on_each, run_checks, view};
@@ -198,7 +199,7 @@ fn send_all(
 fn hear(receiver: &Receiver<'_>) -> Result<Option<String>> {
     let wanted: BTreeMap<IpAddr, usize> = receiver.wants.iter().map(|source| (*source, COUNT)).collect();
     let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
-    let all = wait_until("a receiver to hear everything", std::time::Duration::from_secs(2), || {
+    let all = wait_until("a receiver to hear everything", Duration::from_secs(5), || {
         for (from, _) in receiver.socket.heard()? {
             *counts.entry(from).or_default() += 1;
         }

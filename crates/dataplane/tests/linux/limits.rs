@@ -71,10 +71,12 @@ fn who_has_too_many_groups_is_named() {
         })
         .collect();
     let problem = format!(
-        "network with VNI 1048577: endpoint {} listens to 8192 groups, as many as one container may; it gets no others",
+        "network 1048577: endpoint {} listens to 8192 groups, as many as one container may; it gets no others",
         cluster.hosts[0].endpoint(1).short()
     );
-    eventually("the line that names it", || cluster.running[0].handle.forwarding_problems() == [problem.clone()]);
+    eventually("the line that names it", || {
+        cluster.running[0].handle.crowds(|vni| vni.to_string()) == [problem.clone()]
+    });
     // Snooping goes on.
     let bridge = cluster.hosts[0].segment().run(|| run("ip", &["-d", "link", "show", "shoutbr0"])).unwrap();
     assert!(bridge.contains("mcast_snooping 1"), "{bridge}");
