@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use shoutd_docker::engine::{
-    CreateNetworkError, EngineClient, EngineError, EventTime, Ipam, NetworkAction, NetworkSpec, RemoveNetworkError,
+    CreateNetworkError, EngineClient, EngineError, EventTime, Ipam, ManagedPlugin, NetworkAction, NetworkSpec,
+    RemoveNetworkError,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -349,4 +350,46 @@ async fn a_removal_that_the_engine_remembers_is_found() {
         let (_, until) = line.split_once("&since=0.000000001&until=").unwrap();
         assert!(until.split('.').next().unwrap().parse::<u64>().unwrap() > 1_700_000_000, "{line}");
     }
+}
+
+#[tokio::test]
+async fn only_a_manager_whose_swarm_has_a_leader_manages_one() {
+    let cases = [
+        (r#"{"LocalNodeState":"inactive","ControlAvailable":false,"Error":"","Cluster":null}"#, (false, None)),
+        (r#"{"LocalNodeState":"active","ControlAvailable":false,"Error":""}"#, (true, None)),
+        (r#"{"LocalNodeState":"active","ControlAvailable":true,"Error":"","Cluster":{"ID":"s1"}}"#, (true, Some("s1"))),
+        (
+            r#"{"LocalNodeState":"active","ControlAvailable":true,"Error":"The swarm does not have a leader","Cluster":{"ID":"s1"}}"#,
+            (true, None),
+        ),
+        (r#"{"LocalNodeState":"active","ControlAvailable":true,"Error":"","Cluster":{"ID":""}}"#, (true, None)),
+    ];
+    for (swarm, (active, managed)) in cases {
+        let body = format!(r#"{{"Name":"h","ServerVersion":"26.1.5","Swarm":{swarm}}}"#);
+        let peer = Peer::of_version("1.45", move |_| answer("200 OK", &body));
+        let info = peer.client.engine_info().await.unwrap();
+        assert_eq!((info.swarm_active, info.managed_swarm.as_deref()), (active, managed), "{swarm}");
+    }
+}
+
+#[tokio::test]
+async fn managed_plugins_are_found_made_and_refused() {
+    let peer = Peer::of_version("1.41", |line| match line {
+        "GET /v1.41/plugins/there/json HTTP/1.1" => {
+            answer("200 OK", r#"{"Id":"04eb","Name":"there:latest","Enabled":true,"Config":{"Description":"d"}}"#)
+        }
+        "POST /v1.41/plugins/create?name=new HTTP/1.1" => Some("HTTP/1.1 204 No Content\r\n\r\n".to_owned()),
+        "POST /v1.41/plugins/there/disable HTTP/1.1" => {
+            answer("409 Conflict", r#"{"message":"plugin there:latest is in use"}"#)
+        }
+        _ => answer("404 Not Found", r#"{"message":"plugin not found"}"#),
+    });
+    let there = ManagedPlugin { description: "d".to_owned(), enabled: true };
+    assert_eq!(peer.client.plugin("there").await.unwrap(), Some(there));
+    assert_eq!(peer.client.plugin("nowhere").await.unwrap(), None);
+    peer.client.create_plugin("new", b"archive".to_vec()).await.unwrap();
+    assert_eq!(peer.seen.lock().unwrap().last().unwrap().1, "archive");
+    let error = peer.client.disable_plugin("there").await.unwrap_err();
+    assert!(matches!(error, EngineError::Refused { .. }) && error.to_string().contains("in use"), "{error}");
+    assert!(matches!(peer.client.remove_plugin("nowhere").await, Err(EngineError::Refused { .. })));
 }

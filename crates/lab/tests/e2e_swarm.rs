@@ -61,6 +61,13 @@ fn begin_swarm(hosts: &[Host; 3]) -> Result<()> {
         let again = host.sh("shoutdctl swarm-plugin install")?;
         ensure!(again.trim() == "plugin shoutd-swarm is installed", "{again}");
     }
+    // A node tells the Swarm of its plugins in its own time, and until then gets no task that needs one.
+    for host in hosts {
+        wait_until(&format!("the Swarm to know of the plugin on {}", host.name()), SWARMS_PATIENCE, || {
+            let command = ["node", "inspect", "--format", "{{json .Description.Engine.Plugins}}", &host.name()];
+            Ok(first.docker(command)?.contains(DRIVER).then_some(()))
+        })?;
+    }
     Ok(())
 }
 
@@ -335,7 +342,7 @@ fn leader_stops(cluster: &mut Cluster) -> Result<()> {
     hear_one_another(&later)?;
     remove_service(manager, "t")?;
     drop(later);
-    remove_network(manager, &hosts, "second")?;
+    remove_network(manager, &others, "second")?;
 
     leader.start_engine()?;
     drop(gone);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use shoutd_fuzz::fuzz;
 
 use super::connection::ApiVersion;
-use super::{events, model};
+use super::{events, model, plugins};
 
 #[test]
 fn fuzz_engine_answer() {
@@ -12,7 +12,8 @@ fn fuzz_engine_answer() {
         let body = Bytes::copy_from_slice(answer);
         let version = std::str::from_utf8(answer).ok().and_then(|text| text.parse::<ApiVersion>().ok());
         let info = "1.41".parse().map(|version| model::parse_info(version, &body));
-        (version, info, model::parse_networks(&body), model::parse_network(&body))
+        let plugin = plugins::parse_plugin(answer);
+        (version, info, plugin, model::parse_networks(&body), model::parse_network(&body))
     });
 }
 

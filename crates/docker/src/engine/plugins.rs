@@ -97,7 +97,7 @@ impl EngineClient {
     }
 }
 
-fn parse_plugin(body: &[u8]) -> Result<ManagedPlugin, serde_json::Error> {
+pub(super) fn parse_plugin(body: &[u8]) -> Result<ManagedPlugin, serde_json::Error> {
     let plugin: PluginJson = serde_json::from_slice(body)?;
     Ok(ManagedPlugin { description: one_line(&plugin.config.description, 1024), enabled: plugin.enabled })
 }
