@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use shoutd_consensus::ProposeError;
 use shoutd_core::NetworkId;
 use shoutd_core::cluster::{Cluster, Command, Description, Pool, Refusal};
+use shoutd_core::events::EventKind;
 use shoutd_core::swarm::{SWARM_DRIVER, Swarm, SwarmAction, SwarmNetwork, distinct_name, plan_swarm};
 use shoutd_core::view::Membership;
 use shoutd_docker::engine::{DockerNetwork, EngineError};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::agreement::AgreementError;
 use crate::mirrors::description_of;
@@ -94,12 +95,14 @@ impl SwarmFollower {
         Ok(())
     }
 
-    /// Problems are logged when they appear or change, not each time they are met.
+    /// Problems are noted when they appear or change, not each time they are met.
     fn note(&self, problems: BTreeMap<SwarmAction, String>) {
         let mut known = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
         for (action, problem) in &problems {
             if known.get(action) != Some(problem) {
-                warn!("{problem}");
+                let cluster = self.parts.agreement.cluster();
+                let title = cluster.network_title(action.network());
+                self.parts.events.note(EventKind::NetworkFailed, title, problem);
             }
         }
         *known = problems;
