@@ -96,3 +96,34 @@ fn joins_are_quick_beside_many_groups() {
     assert!(heard[5] < PATIENCE && programmed[5] < PATIENCE);
     assert_eq!(cluster.entries(0), 10_012);
 }
+
+/// By MAC address, as kernels before 6.4 do it: 32 groups of IPv4 share an address, and go where any of them is listened to. Others coming and going
+/// take no packet from who listens.
+#[test]
+fn groups_of_one_mac_address_go_to_the_hosts_that_listen_to_any() {
+    let mut cluster = Cluster::start(&[Tier::MulticastFdb; 3]);
+    let twin = Ipv4Addr::new(239, 129, 2, 3);
+    let (first, second) = (cluster.receiver(1), cluster.receiver(2));
+    first.join_multicast_v4(&GROUP, &cluster.address(1)).unwrap();
+    cluster.until(1, "the membership", |memberships| memberships.groups.contains_key(&IpAddr::from(GROUP)));
+    cluster.announce();
+    assert_eq!(cluster.group_macs(0), 1);
+    let sender = cluster.sender(0);
+    assert_eq!(
+        [GROUP, twin].map(|group| cluster.reaches(&sender, (group, PORT))),
+        [(); 2].map(|()| BTreeSet::from([1]))
+    );
+
+    let stream = Stream::start(udp(&cluster.containers[0], (cluster.address(0), 0)), (GROUP, PORT), first);
+    second.join_multicast_v4(&twin, &cluster.address(2)).unwrap();
+    cluster.until(2, "the membership", |memberships| memberships.groups.contains_key(&IpAddr::from(twin)));
+    cluster.announce();
+    let both = [GROUP, twin].map(|group| cluster.reaches(&sender, (group, PORT)));
+    assert_eq!(both, [(); 2].map(|()| BTreeSet::from([1, 2])));
+    second.leave_multicast_v4(&twin, &cluster.address(2)).unwrap();
+    cluster.until(2, "the leave", |memberships| memberships.groups.is_empty());
+    cluster.announce();
+    assert_eq!(cluster.reaches(&sender, (twin, PORT)), BTreeSet::from([1]));
+    assert_eq!(stream.stop().1, Vec::<u32>::new());
+    assert_eq!((cluster.entries(0), cluster.group_macs(0)), (0, 1));
+}
