@@ -8,6 +8,9 @@ use nix::unistd::geteuid;
 
 use crate::service_policy::NoServices;
 
+/// What long tests run besides: another kernel than the machine's.
+const LONG_TESTS_PROGRAMS: [(&str, &str); 1] = [("/usr/bin/qemu-system-x86_64", "qemu-system-x86")];
+
 /// Programs the lab runs, each with the package that it is in.
 const PROGRAMS: [(&str, &str); 18] = [
     ("/usr/sbin/dockerd", "docker.io"),
@@ -37,11 +40,24 @@ const PROGRAMS: [(&str, &str); 18] = [
 ///
 /// Fails without root, and when something is missing that cannot be installed.
 pub(crate) fn prepare() -> Result<()> {
+    prepare_for(&PROGRAMS)
+}
+
+/// The same, with what the long tests need besides.
+///
+/// # Errors
+///
+/// As [`prepare`].
+pub(crate) fn prepare_for_long_tests() -> Result<()> {
+    prepare_for(&[PROGRAMS.as_slice(), &LONG_TESTS_PROGRAMS].concat())
+}
+
+fn prepare_for(programs: &[(&'static str, &'static str)]) -> Result<()> {
     ensure!(
         geteuid().is_root(),
         "hosts are made of namespaces, mounts and Docker engines, for which you have to be root: become root and try again"
     );
-    let missing = missing_packages();
+    let missing = missing_packages(programs);
     if missing.is_empty() {
         return Ok(());
     }
@@ -56,15 +72,15 @@ pub(crate) fn prepare() -> Result<()> {
     let mut arguments = vec!["install", "--quiet", "--quiet", "--yes", "--no-install-recommends"];
     arguments.extend(&missing);
     apt_get(&arguments)?;
-    match missing_packages().as_slice() {
+    match missing_packages(programs).as_slice() {
         [] => Ok(()),
         left => bail!("still missing after their installation: the programs of {}", left.join(" ")),
     }
 }
 
-fn missing_packages() -> Vec<&'static str> {
-    let mut packages: Vec<&str> =
-        PROGRAMS.into_iter().filter(|(program, _)| !Path::new(program).exists()).map(|(_, package)| package).collect();
+fn missing_packages(programs: &[(&'static str, &'static str)]) -> Vec<&'static str> {
+    let missing = programs.iter().filter(|(program, _)| !Path::new(program).exists());
+    let mut packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
     packages.dedup();
     packages
 }

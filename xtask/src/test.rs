@@ -34,7 +34,7 @@ const LOGS: &str = "target/test-logs";
 ///
 /// Fails when the tests could not be run; what they say themselves is in the exit code.
 pub(crate) fn run(long: bool, arguments: &[String]) -> Result<ExitCode> {
-    machine::prepare()?;
+    if long { machine::prepare_for_long_tests() } else { machine::prepare() }?;
     programs::build(&["shoutd", "shoutdctl", "shoutd-lab"])?;
     let passed = match (long, arguments) {
         (true, _) => run_all(long_kinds()?)?,

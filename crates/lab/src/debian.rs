@@ -1,4 +1,4 @@
-//! Docker's packages of another Debian release than the machine's, unpacked without installing anything.
+//! Packages of another Debian release than the machine's, unpacked without installing anything: Docker's, and a kernel's.
 //!
 //! apt downloads them, with lists, state and cache of its own, and verifies Debian's signatures. The archive is the one that the machine's apt is set up with.
 
@@ -15,6 +15,12 @@ use crate::wait::wait_until;
 /// The code name of Debian 13, whose engine is 26.1.
 const TRIXIE: &str = "trixie";
 
+/// The code name of Debian 12, whose kernel is 6.1.
+const BOOKWORM: &str = "bookworm";
+
+/// Depends on the package of the release's newest kernel.
+const KERNEL: &str = "linux-image-amd64";
+
 /// What is unpacked, with all that it depends on, down to the C library.
 const PACKAGES: [&str; 3] = ["docker.io", "docker-cli", "docker-compose"];
 
@@ -30,25 +36,56 @@ const LOCK_DEADLINE: Duration = Duration::from_secs(600);
 ///
 /// Fails when apt does not know an archive of Debian, or cannot download from it.
 pub(crate) fn trixie() -> Result<PathBuf> {
+    unpacked("engines", "debian-13", TRIXIE, |apt| {
+        let install = ["install", "--download-only", "--yes", "--no-install-recommends"];
+        apt.get(&[install.as_slice(), PACKAGES.as_slice()].concat())?;
+        apt.extract_all()?;
+        let engine = apt.work.join("root/usr/sbin/dockerd");
+        ensure!(engine.is_file(), "the packages have no {}", engine.display());
+        Ok(())
+    })
+    .with_context(|| format!("unpack Debian's packages {}", PACKAGES.join(", ")))
+}
+
+/// The root of Debian 12's kernel with its modules, without anything that it depends on, below the directory of the build, where it stays.
+///
+/// # Errors
+///
+/// Fails when apt does not know an archive of Debian, or cannot download from it.
+pub(crate) fn bookworms_kernel() -> Result<PathBuf> {
+    unpacked("kernels", "debian-12", BOOKWORM, |apt| {
+        let depends = apt.run("apt-cache", &["depends", KERNEL])?;
+        let package = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
+        let package = package.with_context(|| format!("find the kernel that {KERNEL} depends on"))?;
+        let install = ["install", "--download-only", "--yes", "--no-install-recommends"];
+        // What it depends on is downloaded, too, but not unpacked.
+        apt.get(&[install.as_slice(), &[package]].concat())?;
+        apt.extract(|file| file.starts_with(&format!("{package}_")))
+    })
+    .with_context(|| format!("unpack Debian's package {KERNEL}"))
+}
+
+/// What `unpack` makes of a release's packages, in a directory of this name in `group`, below the directory of the build.
+fn unpacked(group: &str, name: &str, release: &str, unpack: impl FnOnce(&Apt<'_>) -> Result<()>) -> Result<PathBuf> {
     let build = build_directory()?;
-    let engines = build.parent().context("find the directory above the build's")?.join("engines");
-    fs::create_dir_all(&engines).with_context(|| format!("make {}", engines.display()))?;
-    let engines = fs::canonicalize(&engines).with_context(|| format!("find {}", engines.display()))?;
-    let root = engines.join("debian-13");
-    let _lock = lock(&engines)?;
+    let group = build.parent().context("find the directory above the build's")?.join(group);
+    fs::create_dir_all(&group).with_context(|| format!("make {}", group.display()))?;
+    let group = fs::canonicalize(&group).with_context(|| format!("find {}", group.display()))?;
+    let root = group.join(name);
+    let _lock = lock(&group)?;
     // It gets its name when it is whole.
     if !root.exists() {
-        let work = engines.join("debian-13.new");
+        let work = group.join(format!("{name}.new"));
         remove(&work)?;
-        unpack(TRIXIE, &work).with_context(|| format!("unpack Debian's packages {}", PACKAGES.join(", ")))?;
+        unpack(&prepare(release, &work)?)?;
         fs::rename(work.join("root"), &root).with_context(|| format!("make {}", root.display()))?;
         remove(&work)?;
     }
     Ok(root)
 }
 
-/// Downloads the packages of this release to `work`, and unpacks them to `work/root`.
-fn unpack(release: &str, work: &Path) -> Result<()> {
+/// An apt for this release in the directory `work`, that knows what there is.
+fn prepare<'a>(release: &str, work: &'a Path) -> Result<Apt<'a>> {
     for directory in ["lists/partial", "cache/archives/partial", "state", "root"] {
         let directory = work.join(directory);
         fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
@@ -59,18 +96,7 @@ fn unpack(release: &str, work: &Path) -> Result<()> {
     }
     let apt = Apt { work };
     apt.get(&["update"])?;
-    let install = ["install", "--download-only", "--yes", "--no-install-recommends"];
-    apt.get(&[install.as_slice(), PACKAGES.as_slice()].concat())?;
-    let archives = work.join("cache/archives");
-    for entry in fs::read_dir(&archives).with_context(|| format!("list {}", archives.display()))? {
-        let package = entry.with_context(|| format!("list {}", archives.display()))?.path();
-        if package.extension().is_some_and(|extension| extension == "deb") {
-            run(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(work.join("root")))?;
-        }
-    }
-    let engine = work.join("root/usr/sbin/dockerd");
-    ensure!(engine.is_file(), "the packages have no {}", engine.display());
-    Ok(())
+    Ok(apt)
 }
 
 /// apt with a world of its own, in which nothing is installed.
@@ -80,7 +106,29 @@ struct Apt<'a> {
 
 impl Apt<'_> {
     fn get(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new("apt-get");
+        self.run("apt-get", &[["--quiet"].as_slice(), arguments].concat())
+    }
+
+    /// Unpacks all packages that were downloaded, to `work/root`.
+    fn extract_all(&self) -> Result<()> {
+        self.extract(|_| true)
+    }
+
+    /// Unpacks those whose file names are wanted.
+    fn extract(&self, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
+        let archives = self.work.join("cache/archives");
+        for entry in fs::read_dir(&archives).with_context(|| format!("list {}", archives.display()))? {
+            let package = entry.with_context(|| format!("list {}", archives.display()))?.path();
+            let name = package.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if package.extension().is_some_and(|extension| extension == "deb") && is_wanted(name) {
+                run(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(self.work.join("root")))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(program);
         let places = [
             ("Dir::Etc::sourcelist", "sources.list"),
             ("Dir::State", "state"),
@@ -101,7 +149,7 @@ impl Apt<'_> {
             "-o",
             "APT::Update::Error-Mode=any",
         ]);
-        run(command.arg("--quiet").args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))
+        run(command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))
     }
 }
 
@@ -117,7 +165,7 @@ fn archive() -> Result<String> {
     }
     // Whose archive it is says the list of its files, which a machine may not have yet.
     run(Command::new("apt-get").args(["update", "--quiet"]))?;
-    listed()?.context("apt is not set up with an archive of Debian, from which Debian 13's engine could be had")
+    listed()?.context("apt is not set up with an archive of Debian, from which packages of other releases could be had")
 }
 
 /// Runs a command and returns what it printed to its standard output.

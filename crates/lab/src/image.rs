@@ -56,7 +56,7 @@ pub(crate) fn build(tar: &Path) -> Result<()> {
 }
 
 /// The shared libraries that a program needs, and its loader.
-fn libraries(program: &str) -> Result<Vec<PathBuf>> {
+pub(crate) fn libraries(program: &str) -> Result<Vec<PathBuf>> {
     let output = Command::new("ldd").arg(program).output().context("run ldd")?;
     if !output.status.success() {
         bail!("ldd {program} failed: {}", String::from_utf8_lossy(&output.stderr).trim());

@@ -21,6 +21,7 @@ pub mod helper;
 mod daemon;
 mod debian;
 mod engine;
+mod guest;
 mod host;
 mod image;
 mod lab;
@@ -29,6 +30,7 @@ mod process;
 mod source;
 mod wait;
 
+pub use guest::run_on_older_kernel;
 pub use host::Host;
 pub use image::IMAGE;
 pub use lab::{Lab, LabOptions, LabSummary};

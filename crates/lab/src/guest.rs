@@ -1,0 +1,172 @@
+//! Tests on another kernel than the machine's: Debian 12's, in a virtual machine without hardware support, with no more on it than they need.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::debian;
+use crate::image::libraries;
+use crate::lab::build_directory;
+use crate::wait::wait_until;
+
+/// How long the virtual machine may take from its start to its end: seconds to boot, and tests that are ten times as slow as elsewhere.
+const DEADLINE: Duration = Duration::from_secs(400);
+
+/// What a data plane needs of the kernel that Debian has as modules, and what these need without saying so: `crc32c`, of which they take any.
+const MODULES: [&str; 7] = ["crc32c_generic", "bridge", "veth", "vxlan", "nf_tables", "nft_meta_bridge", "nft_limit"];
+
+/// Programs that tests call.
+const PROGRAMS: [&str; 3] = ["/usr/sbin/bridge", "/usr/bin/ip", "/usr/sbin/nft"];
+
+/// What the console shows when all is done.
+const END: &str = "all tests are done";
+
+/// Runs these tests of a test program on Debian 12's kernel, with these variables in their environment, and returns what the console showed.
+///
+/// # Errors
+///
+/// Fails when the kernel cannot be had or qemu does not run, and when the tests do not end in time, with the end of what was shown.
+pub fn run_on_older_kernel(program: &Path, tests: &[&str], environment: &[(&str, &str)]) -> Result<String> {
+    let root = debian::bookworms_kernel()?;
+    let work = build_directory()?.join(format!("guest-{}", std::process::id()));
+    fs::create_dir_all(&work).with_context(|| format!("make {}", work.display()))?;
+    let shown = pack(&root, program, tests, environment, &work).and_then(|image| boot(&root, &image, &work));
+    fs::remove_dir_all(&work).with_context(|| format!("remove {}", work.display()))?;
+    shown
+}
+
+/// The file system that the kernel begins with, packed.
+fn pack(root: &Path, program: &Path, tests: &[&str], environment: &[(&str, &str)], work: &Path) -> Result<PathBuf> {
+    let tree = work.join("root");
+    for directory in ["bin", "modules", "proc", "sys", "dev", "tmp", "run"] {
+        let directory = tree.join(directory);
+        fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
+    }
+    let copy = |from: &Path, to: PathBuf| -> Result<()> {
+        if let Some(directory) = to.parent() {
+            fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+        }
+        fs::copy(from, &to).map(drop).with_context(|| format!("copy {} to {}", from.display(), to.display()))
+    };
+    let test_program = program.to_str().context("the test program's path is not valid UTF-8")?;
+    for file in PROGRAMS.into_iter().chain([test_program]) {
+        let path = Path::new(file);
+        copy(path, tree.join("bin").join(path.file_name().context("a file name")?))?;
+        for library in libraries(file)? {
+            copy(&library, tree.join(library.strip_prefix("/").unwrap_or(&library)))?;
+        }
+    }
+    copy(Path::new("/usr/bin/busybox"), tree.join("bin/busybox"))?;
+    let modules = modules(root)?;
+    let mut loads = String::new();
+    for module in &modules {
+        let name = module.file_name().and_then(|name| name.to_str()).context("a file name")?;
+        copy(module, tree.join("modules").join(name))?;
+        loads.push_str(&format!("insmod /modules/{name}\n"));
+    }
+    let name = program.file_name().and_then(|name| name.to_str()).context("a file name")?;
+    let variables: String = environment.iter().map(|(name, value)| format!("export {name}={value}\n")).collect();
+    let runs: String = tests.iter().map(|test| format!("/bin/{name} --test-threads=1 --exact {test}\n")).collect();
+    let init = format!(
+        "#!/bin/busybox sh\n/bin/busybox --install -s /bin 2>/dev/null\nexport PATH=/bin\n{variables}\
+         mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs devtmpfs /dev\n\
+         mount -t tmpfs tmpfs /tmp; mount -t tmpfs tmpfs /run; mkdir -p /run/netns\n{loads}ip link set lo up\necho kernel $(uname -r)\n\
+         {runs}echo {END}\npoweroff -f\n"
+    );
+    let path = tree.join("init");
+    fs::write(&path, init).with_context(|| format!("write {}", path.display()))?;
+    let image = work.join("image");
+    let script = format!("chmod +x init && find . | busybox cpio -o -H newc > '{}'", image.display());
+    let packed = Command::new("sh").args(["-c", &script]).current_dir(&tree).output().context("run busybox cpio")?;
+    ensure!(packed.status.success(), "busybox cpio failed: {}", String::from_utf8_lossy(&packed.stderr).trim());
+    Ok(image)
+}
+
+/// The files of the modules, each after those that it depends on.
+fn modules(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut known = BTreeMap::new();
+    find_modules(&root.join("lib/modules"), &mut known)?;
+    let mut order = Vec::new();
+    for module in MODULES {
+        add_module(module, &known, &mut order)?;
+    }
+    Ok(order)
+}
+
+fn find_modules(directory: &Path, known: &mut BTreeMap<String, PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(directory).with_context(|| format!("list {}", directory.display()))? {
+        let entry = entry.with_context(|| format!("list {}", directory.display()))?;
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            find_modules(&path, known)?;
+        } else if let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".ko")) {
+            known.insert(name.replace('-', "_"), path);
+        }
+    }
+    Ok(())
+}
+
+/// A module says itself what it depends on (`depends=` in its section `.modinfo`).
+fn add_module(name: &str, known: &BTreeMap<String, PathBuf>, order: &mut Vec<PathBuf>) -> Result<()> {
+    // One that is not there is built into the kernel.
+    let Some(path) = known.get(name).filter(|path| !order.contains(*path)) else { return Ok(()) };
+    let octets = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    let depends = octets.split(|octet| *octet == 0).find_map(|text| text.strip_prefix(b"depends="));
+    for other in String::from_utf8_lossy(depends.unwrap_or_default()).split(',').filter(|other| !other.is_empty()) {
+        add_module(&other.replace('-', "_"), known, order)?;
+    }
+    order.push(path.clone());
+    Ok(())
+}
+
+/// Boots, and waits for the end.
+fn boot(root: &Path, image: &Path, work: &Path) -> Result<String> {
+    let directory = root.join("boot");
+    let files = fs::read_dir(&directory).with_context(|| format!("list {}", directory.display()))?;
+    let is_kernel =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"));
+    let kernel = files.flatten().map(|entry| entry.path()).find(is_kernel).context("find the kernel")?;
+    let console = work.join("console");
+    let output = File::create(&console).with_context(|| format!("make {}", console.display()))?;
+    let error = output.try_clone().context("write what the console shows")?;
+    // It ends with whoever started it, however that ends.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "1024"]);
+    command.args(["-nographic", "-no-reboot", "-nic", "none", "-append", "console=ttyS0 panic=-1 quiet"]);
+    command.arg("-kernel").arg(kernel).arg("-initrd").arg(image);
+    let child = command.stdin(Stdio::null()).stdout(output).stderr(error).spawn().context("run qemu-system-x86_64")?;
+    let mut machine = Machine(child);
+    let shown = || Ok::<_, anyhow::Error>(String::from_utf8_lossy(&fs::read(&console)?).into_owned());
+    let ended = wait_until("the end of the tests in the virtual machine", DEADLINE, || {
+        if shown()?.contains(END) {
+            return Ok(Some(()));
+        }
+        match machine.0.try_wait()? {
+            Some(status) => bail!("the virtual machine ended ({status})"),
+            None => Ok(None),
+        }
+    });
+    let shown = shown()?;
+    ended.with_context(|| {
+        let lines: Vec<&str> = shown.lines().collect();
+        format!(
+            "its console showed at last:\n{}",
+            lines.get(lines.len().saturating_sub(30)..).unwrap_or_default().join("\n")
+        )
+    })?;
+    Ok(shown)
+}
+
+/// The virtual machine; it ends with this.
+struct Machine(Child);
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}

@@ -1,0 +1,41 @@
+//! The data plane on a real kernel 6.1, which replicates multicast by the groups' MAC addresses: it has no multicast database in VXLAN devices.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+use shoutd_lab::run_on_older_kernel;
+
+/// Those that do not ask for what 6.1 does not have.
+const TESTS: [&str; 5] = [
+    "probing::this_kernel_has_all_that_is_needed",
+    "probing::lack_of_privilege_is_said_to_be_that",
+    "guard::igmp_and_mld_do_not_cross_and_all_else_does",
+    "traffic::unicast_broadcast_and_multicast_reach_containers_of_other_hosts",
+    "tiers::groups_of_one_mac_address_go_to_the_hosts_that_listen_to_any",
+];
+
+#[test]
+fn multicast_reaches_the_hosts_that_listen_on_a_kernel_without_vxlan_mdb() {
+    let program = test_program();
+    let shown = run_on_older_kernel(&program, &TESTS, &[("SHOUTD_TIER", "multicast-fdb")]).unwrap();
+    println!("{shown}");
+    assert!(shown.contains("kernel 6.1."), "which kernel was it? {shown}");
+    for test in TESTS {
+        assert!(shown.contains(&format!("test {test} ... ok")), "{test} failed:\n{shown}");
+    }
+}
+
+/// The real-kernel tests of the data plane, built.
+fn test_program() -> PathBuf {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let arguments = ["test", "--package", "shoutd-dataplane", "--test", "linux", "--no-run", "--message-format=json"];
+    let output = Command::new(cargo).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let messages = String::from_utf8(output.stdout).unwrap();
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut programs = messages.filter(|message| message["target"]["name"] == "linux");
+    programs.find_map(|message| message["executable"].as_str().map(PathBuf::from)).unwrap()
+}
