@@ -23,7 +23,7 @@ const ENGINE: &str = "SHOUTD_LAB_ENGINE";
 const OTHER_ENGINE: &str = "debian-13";
 
 /// End-to-end tests that have both engines every day.
-const MIXED: [&str; 2] = ["e2e_docker", "e2e_engines"];
+const MIXED: [&str; 6] = ["e2e_docker", "e2e_engines", "e2e_live_restore", "e2e_names", "e2e_network", "e2e_random"];
 
 /// Where each kind of test writes what it prints, until all of it is shown.
 const LOGS: &str = "target/test-logs";
