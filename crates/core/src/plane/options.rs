@@ -138,6 +138,8 @@ mod tests {
             (MULTICAST_ROUTE_OPTION, "auto"),
             (MULTICAST_ROUTE_OPTION, "off"),
             (MULTICAST_ROUTE_OPTION, "239.0.0.0/8,224.0.1.129/32"),
+            (NAMES_OPTION, "on"),
+            (NAMES_OPTION, "off"),
             ("com.docker.network.driver.mtu", "1400"),
             ("shoutdx", "whatever"),
         ];
@@ -172,7 +174,7 @@ mod tests {
         );
         assert_eq!(
             check("shoutd.max_rate", "5").unwrap_err().to_string(),
-            "shoutd has no option shoutd.max_rate; it has shoutd.mac-moves, shoutd.max-rate and shoutd.multicast-route"
+            "shoutd has no option shoutd.max_rate; it has shoutd.mac-moves, shoutd.max-rate, shoutd.multicast-route and shoutd.names"
         );
     }
 }
