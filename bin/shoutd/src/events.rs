@@ -62,18 +62,21 @@ impl Events {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).events().rev().take(count).cloned().collect()
     }
 
-    /// Keeps the file in step until it is told to stop. Nobody waits for the disk, and however much happens meanwhile is written at once.
+    /// Keeps the file in step until it is told to stop, with what was noted until then. Nobody waits for the disk, and however much happens meanwhile is written at once.
     pub async fn run(&self, stop: CancellationToken) {
         loop {
-            tokio::select! {
-                () = self.noted.notified() => {}
-                () = stop.cancelled() => return,
-            }
+            let is_last = tokio::select! {
+                () = self.noted.notified() => false,
+                () = stop.cancelled() => true,
+            };
             let log = self.log.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let path = self.path.clone();
             let written = tokio::task::spawn_blocking(move || write(&path, &log)).await;
             if let Err(error) = written.unwrap_or_else(|error| Err(io::Error::other(error))) {
                 warn!("cannot write {}: {error}", self.path.display());
+            }
+            if is_last {
+                return;
             }
         }
     }
