@@ -205,7 +205,11 @@ fn a_killed_owner_leaves_nothing() {
     let line = lines.find(|line| line.contains("lab is up: ")).expect("the owner's lab comes up");
     let (_, name) = line.split_once(": ").unwrap();
     let namespaces = namespaces_of(name);
-    assert!(processes_in(&namespaces).iter().any(|process| process.starts_with("sleep")));
+    // A process has its name a moment before its command line.
+    wait_until("the command to be among the lab's processes", Duration::from_secs(20), || {
+        Ok(processes_in(&namespaces).iter().any(|process| process.starts_with("sleep")).then_some(()))
+    })
+    .unwrap();
 
     owner.kill().unwrap();
     owner.wait().unwrap();
