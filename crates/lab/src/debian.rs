@@ -12,8 +12,9 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::lab::build_directory;
 use crate::wait::wait_until;
 
-/// The code name of Debian 13, whose engine is 26.1.
-const TRIXIE: &str = "trixie";
+/// Debian's releases whose engine the lab can have: what a person types, and the code name. Debian 13's is 26.1; that of 14, which is still being
+/// made, was 28.5 in November 2026.
+const ENGINES: [(&str, &str); 2] = [("debian-13", "trixie"), ("debian-14", "forky")];
 
 /// The code name of Debian 12, whose kernel is 6.1.
 const BOOKWORM: &str = "bookworm";
@@ -30,13 +31,14 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// How long another process may take that is unpacking the same: most of it is downloading 90 MB.
 const LOCK_DEADLINE: Duration = Duration::from_secs(600);
 
-/// The root of Debian 13's engine, below the directory of the build, where it stays.
+/// The root of the engine of a release, below the directory of the build, where it stays; none if it is not one of those that the lab can have.
 ///
 /// # Errors
 ///
 /// Fails when apt does not know an archive of Debian, or cannot download from it.
-pub(crate) fn trixie() -> Result<PathBuf> {
-    unpacked("engines", "debian-13", TRIXIE, |apt| {
+pub(crate) fn engine(name: &str) -> Result<Option<PathBuf>> {
+    let Some((name, release)) = ENGINES.into_iter().find(|(known, _)| *known == name) else { return Ok(None) };
+    let root = unpacked("engines", name, release, |apt| {
         let install = ["install", "--download-only", "--yes", "--no-install-recommends"];
         apt.get(&[install.as_slice(), PACKAGES.as_slice()].concat())?;
         apt.extract_all()?;
@@ -44,7 +46,8 @@ pub(crate) fn trixie() -> Result<PathBuf> {
         ensure!(engine.is_file(), "the packages have no {}", engine.display());
         Ok(())
     })
-    .with_context(|| format!("unpack Debian's packages {}", PACKAGES.join(", ")))
+    .with_context(|| format!("unpack Debian's packages {}", PACKAGES.join(", ")))?;
+    Ok(Some(root))
 }
 
 /// The root of Debian 12's kernel with its modules, without anything that it depends on, below the directory of the build, where it stays.

@@ -20,16 +20,18 @@ pub enum EngineSource {
 }
 
 impl EngineSource {
-    /// Reads what a person typed: `installed`, `debian-13`, or a directory. Debian 13's engine is downloaded and unpacked the first time.
+    /// Reads what a person typed: `installed`, `debian-13`, `debian-14`, or a directory. Debian's engines are downloaded and unpacked the first time.
     ///
     /// # Errors
     ///
     /// Fails when it is no directory with an engine, and when Debian's cannot be had.
     pub fn named(name: &str) -> Result<Self> {
-        match name {
-            "installed" => Ok(Self::Installed),
-            "debian-13" => debian::trixie().map(Self::Root),
-            directory => Self::directory(Path::new(directory)),
+        if name == "installed" {
+            return Ok(Self::Installed);
+        }
+        match debian::engine(name)? {
+            Some(root) => Ok(Self::Root(root)),
+            None => Self::directory(Path::new(name)),
         }
     }
 
