@@ -28,7 +28,7 @@ pub(crate) enum Command {
         /// How many hosts.
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=i64::from(shoutd_lab::MAX_HOSTS)))]
         hosts: u8,
-        /// The Docker engine of the hosts: `installed`, `debian-13`, or a directory of programs. Given several times, the first is host1's, the second
+        /// The Docker engine of the hosts: `installed`, `debian-13`, `debian-14`, or a directory of programs. Given several times, the first is host1's, the second
         /// host2's, and the last that of all others.
         #[arg(long = "engine", value_name = "ENGINE")]
         engines: Vec<String>,

@@ -3,8 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -16,14 +15,23 @@ use crate::{fuzz, machine, programs};
 /// How many kinds of tests run at a time. Those with whole hosts mostly wait for their engines.
 const LANES: usize = 2;
 
-/// Says which engine the hosts of end-to-end tests have.
+/// Says which engine the hosts of end-to-end tests have; where engines are mixed, all but the first.
 const ENGINE: &str = "SHOUTD_LAB_ENGINE";
 
-/// The engine that they do not have every day.
+/// The engine that the hosts of mixed tests have every day.
 const OTHER_ENGINE: &str = "debian-13";
 
-/// End-to-end tests that have both engines every day.
+/// The newest engine that the lab can have.
+const NEWEST_ENGINE: &str = "debian-14";
+
+/// End-to-end tests that have engines of two versions every day.
 const MIXED: [&str; 6] = ["e2e_docker", "e2e_engines", "e2e_live_restore", "e2e_names", "e2e_network", "e2e_random"];
+
+/// What lines have in which tests say that, and why, they failed.
+const SIGNS_OF_FAILURE: [&str; 3] = ["FAILED", "panicked", "error: "];
+
+/// How many such lines of a kind of tests are shown once more at the end.
+const FAILURES_SHOWN: usize = 10;
 
 /// Where each kind of test writes what it prints, until all of it is shown.
 const LOGS: &str = "target/test-logs";
@@ -80,13 +88,16 @@ fn kinds() -> Result<Vec<Kind>> {
     Ok(kinds)
 }
 
-/// What takes too long for every day: the end-to-end tests once more with another engine, except those that choose engines themselves, and tests
-/// whose names begin with `long_`.
+/// What takes too long for every day: the end-to-end tests once more with each other engine, and tests whose names begin with `long_`.
 fn long_kinds() -> Result<Vec<Kind>> {
     let mut kinds: Vec<Kind> = lab_tests("long_")?.iter().map(|name| Kind::end_to_end(name)).collect();
-    for name in lab_tests("e2e_")?.iter().filter(|name| !MIXED.contains(&name.as_str())) {
-        let kind = Kind::end_to_end(name);
-        kinds.push(Kind { name: format!("{name} with {OTHER_ENGINE}"), engine: Some(OTHER_ENGINE), ..kind });
+    for name in lab_tests("e2e_")? {
+        for engine in [OTHER_ENGINE, NEWEST_ENGINE] {
+            if engine != OTHER_ENGINE || !MIXED.contains(&name.as_str()) {
+                let kind = Kind::end_to_end(&name);
+                kinds.push(Kind { name: format!("{name} with {engine}"), engine: Some(engine), ..kind });
+            }
+        }
     }
     Ok(kinds)
 }
@@ -113,28 +124,32 @@ fn run_all(mut waiting: Vec<Kind>) -> Result<bool> {
     let logs = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(LOGS);
     fs::create_dir_all(&logs).with_context(|| format!("make the directory {}", logs.display()))?;
     waiting.reverse();
-    let (waiting, passed) = (Mutex::new(waiting), AtomicBool::new(true));
+    let (waiting, failures) = (Mutex::new(waiting), Mutex::new(Vec::new()));
     let next = || waiting.lock().ok().and_then(|mut waiting| waiting.pop());
     thread::scope(|scope| {
         for _ in 0..LANES {
             scope.spawn(|| {
                 while let Some(kind) = next() {
-                    if !run_kind(&kind, &logs).unwrap_or_else(|error| {
+                    let failure = run_kind(&kind, &logs).unwrap_or_else(|error| {
                         show_verdict(&format!("FAILED  {}: {error:#}", kind.name));
-                        false
-                    }) {
-                        passed.store(false, Ordering::SeqCst);
+                        Some(format!("{error:#}"))
+                    });
+                    if let (Some(failure), Ok(mut failures)) = (failure, failures.lock()) {
+                        failures.push(format!("{}:\n{failure}", kind.name));
                     }
                 }
             });
         }
     });
-    let passed = passed.into_inner();
-    show_verdict(if passed { "all tests passed" } else { "tests failed, see above" });
-    Ok(passed)
+    let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    // Among the output of all kinds, long as it is, what failed is hard to find.
+    failures.iter().for_each(|failure| show_output(failure));
+    show_verdict(if failures.is_empty() { "all tests passed" } else { "tests failed, see above" });
+    Ok(failures.is_empty())
 }
 
-fn run_kind(kind: &Kind, logs: &Path) -> Result<bool> {
+/// Runs tests, shows what they print, and returns of it the lines that say what failed, if anything did.
+fn run_kind(kind: &Kind, logs: &Path) -> Result<Option<String>> {
     show_progress(&format!("testing: {}", kind.name));
     let begin = Instant::now();
     let path = logs.join(format!("{}.log", kind.name.replace(' ', "-")));
@@ -147,8 +162,10 @@ fn run_kind(kind: &Kind, logs: &Path) -> Result<bool> {
         command.env(ENGINE, engine);
     }
     let status = command.status().context("run cargo test")?;
-    show_output(&fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?);
+    let shown = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    show_output(&shown);
     let verdict = if status.success() { "passed " } else { "FAILED " };
     show_verdict(&format!("{verdict} {} ({:.0} s)", kind.name, begin.elapsed().as_secs_f32()));
-    Ok(status.success())
+    let failures = || shown.lines().filter(|line| SIGNS_OF_FAILURE.iter().any(|sign| line.contains(sign)));
+    Ok((!status.success()).then(|| failures().take(FAILURES_SHOWN).collect::<Vec<_>>().join("\n")))
 }

@@ -9,9 +9,7 @@ use std::net::IpAddr;
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
-use common::{
-    Cluster, Container, MIXED_ENGINES, Network, SOON, Stream, left_in_kernel, one_on_each, run_checks, status,
-};
+use common::{Cluster, Container, Network, SOON, Stream, left_in_kernel, one_on_each, run_checks, status};
 use serde_json::Value;
 use shoutd_lab::{EngineSource, Host, IMAGE, wait_until};
 
@@ -20,7 +18,7 @@ const NETWORK_OPTION: &str = "shoutd.network";
 
 #[test]
 fn docker_commands_do_what_they_do_with_other_networks() {
-    let mut cluster = Cluster::up_with("docker", 3, &MIXED_ENGINES).unwrap();
+    let mut cluster = Cluster::up_mixed("docker", 3).unwrap();
     cluster.form([1, 2, 3]).unwrap();
     run_checks(
         &mut cluster,
@@ -433,7 +431,7 @@ fn compose(cluster: &mut Cluster, external: bool) -> Result<()> {
     })
 }
 
-/// Compose is a program of its own beside the engine's client, of no release of Debian in particular: each host gets Debian 13's.
+/// Compose is a program of its own beside the engine's client: each host gets Debian 13's.
 fn provide_compose(host: &Host) -> Result<()> {
     let EngineSource::Root(root) = EngineSource::named("debian-13")? else { bail!("the root of a system") };
     let plugin = root.join("usr/libexec/docker/cli-plugins/docker-compose");

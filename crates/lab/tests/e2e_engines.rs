@@ -1,14 +1,14 @@
-//! One cluster of hosts with engines of different versions: host1 has the machine's, host2 and host3 have Debian 13's.
+//! One cluster of hosts with engines of different versions: host1 has the machine's, host2 and host3 have a newer one.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 mod common;
 
 use anyhow::{Result, bail, ensure};
-use common::{Cluster, Container, MIXED_ENGINES, Network, Stream, one_on_each, run_checks};
+use common::{Cluster, Container, Network, Stream, one_on_each, run_checks};
 
 #[test]
 fn hosts_with_engines_of_different_versions_are_one_cluster() {
-    let mut cluster = Cluster::up_with("engines", 3, &MIXED_ENGINES).unwrap();
+    let mut cluster = Cluster::up_mixed("engines", 3).unwrap();
     cluster.form([1, 2, 3]).unwrap();
     run_checks(
         &mut cluster,
@@ -27,8 +27,8 @@ fn versions(cluster: &mut Cluster) -> Result<()> {
     let format = "{{.Client.Version}} {{.Server.Version}}";
     let versions = hosts.iter().map(|host| host.docker(["version", "--format", format])).collect::<Result<Vec<_>>>()?;
     let [first, second, third] = versions.as_slice() else { bail!("three versions") };
-    ensure!(second.split_whitespace().all(|version| version.starts_with("26.1.")), "host2 has {second}");
     ensure!(second == third && first != second, "the hosts have {versions:?}");
+    println!("host1 has {first}, host2 and host3 have {second}");
     Ok(())
 }
 

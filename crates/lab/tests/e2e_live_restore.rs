@@ -4,14 +4,12 @@
 mod common;
 
 use anyhow::{Context, Result, bail, ensure};
-use common::{
-    Cluster, Container, MIXED_ENGINES, Network, SOON, Stream, await_network, endpoints, one_on_each, run_checks,
-};
+use common::{Cluster, Container, Network, SOON, Stream, await_network, endpoints, one_on_each, run_checks};
 use shoutd_lab::{Host, wait_until};
 
 #[test]
 fn containers_outlive_their_engines() {
-    let mut cluster = Cluster::up_with("live", 3, &MIXED_ENGINES).unwrap();
+    let mut cluster = Cluster::up_mixed("live", 3).unwrap();
     cluster.form([1, 2, 3]).unwrap();
     for host in cluster.hosts() {
         live_restore(&host).unwrap();

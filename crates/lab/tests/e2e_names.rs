@@ -6,12 +6,12 @@ mod common;
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use common::{Cluster, Container, MIXED_ENGINES, Network, SOON, run_checks};
+use common::{Cluster, Container, Network, SOON, run_checks};
 use shoutd_lab::{Host, wait_until};
 
 #[test]
 fn names_of_containers_are_resolved_on_all_hosts() {
-    let mut cluster = Cluster::up_with("names", 3, &MIXED_ENGINES).unwrap();
+    let mut cluster = Cluster::up_mixed("names", 3).unwrap();
     cluster.form([1, 2, 3]).unwrap();
     run_checks(
         &mut cluster,

@@ -8,14 +8,14 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use common::{
-    Cluster, Container, MIXED_ENGINES, Network, SOON, Stream, await_network, containers_of, networks, one_on_each,
-    run_checks, status, view,
+    Cluster, Container, Network, SOON, Stream, await_network, containers_of, networks, one_on_each, run_checks, status,
+    view,
 };
 use shoutd_lab::{Host, Output, wait_until};
 
 #[test]
 fn networks_come_and_go_on_all_hosts_at_once() {
-    let mut cluster = Cluster::up_with("network", 3, &MIXED_ENGINES).unwrap();
+    let mut cluster = Cluster::up_mixed("network", 3).unwrap();
     cluster.form([1, 2, 3]).unwrap();
     run_checks(
         &mut cluster,

@@ -9,14 +9,14 @@ use shoutd_lab::{EngineSource, Host, Lab, LabOptions, wait_until};
 
 use super::{SOON, containers_of, is_leader, left_in_kernel, networks};
 
-/// Which Docker engine hosts have, as `cargo xtask lab up --engine` takes it, in tests that do not choose it themselves.
+/// Which Docker engine hosts have, as `cargo xtask lab up --engine` takes it: all of them, or where engines are mixed all but host1.
 const ENGINE: &str = "SHOUTD_LAB_ENGINE";
 
 /// The machine's own engine.
 const INSTALLED: &str = "installed";
 
-/// Engines of both versions that are tested: host1 has the older one.
-pub const MIXED_ENGINES: [&str; 2] = [INSTALLED, "debian-13"];
+/// The engine of all hosts but host1 where engines are mixed.
+const NEWER: &str = "debian-13";
 
 /// The hosts of a lab.
 #[derive(Debug)]
@@ -34,8 +34,13 @@ impl Cluster {
         Self::up_with(name, hosts, &[&engine])
     }
 
-    /// The same with these engines, the last being that of all further hosts.
-    pub fn up_with(name: &str, hosts: u8, engines: &[&str]) -> Result<Self> {
+    /// The same with engines of different versions: host1 has the machine's, which is older than that of all others.
+    pub fn up_mixed(name: &str, hosts: u8) -> Result<Self> {
+        let newer = env::var(ENGINE).unwrap_or_else(|_| NEWER.to_owned());
+        Self::up_with(name, hosts, &[INSTALLED, &newer])
+    }
+
+    fn up_with(name: &str, hosts: u8, engines: &[&str]) -> Result<Self> {
         let engines = engines.iter().map(|name| EngineSource::named(name)).collect::<Result<Vec<_>>>()?;
         let name = format!("{name}-{}", process::id());
         Ok(Self { lab: LabOptions::new(&name).hosts(hosts).engines(&engines).up()? })

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 pub use capture::{Capture, Frame};
 pub use checks::{Check, run_checks};
-pub use cluster::{Cluster, MIXED_ENGINES, await_network, await_no_network, ensure_runs};
+pub use cluster::{Cluster, await_network, await_no_network, ensure_runs};
 pub use container::{Container, WITH_IPV6, one_on_each};
 pub use datagrams::{Datagrams, everyone_hears_everyone, listen};
 pub use kernel::{left_in_kernel, segments};

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use crate::common::{Cluster, MIXED_ENGINES};
+use crate::common::Cluster;
 use world::World;
 
 /// The seed to begin with, to see the same operations again.
@@ -30,7 +30,7 @@ pub fn run(name: &str, operations: usize) -> Result<()> {
         Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).context("a clock")?.as_secs(),
     };
     println!("{operations} operations from seed {seed}; the same ones again with {SEED}={seed}");
-    let cluster = Cluster::up_with(name, 3, &MIXED_ENGINES)?;
+    let cluster = Cluster::up_mixed(name, 3)?;
     cluster.form([1, 2, 3])?;
     let logs = cluster.logs();
     let mut world = World::new(&cluster, StdRng::seed_from_u64(seed));
