@@ -163,6 +163,8 @@ fn engines_and_hosts_come_back() {
     host.start_engine().unwrap();
     await_restart("the container after the engine was killed");
 
+    // Frozen, it cannot be killed.
+    host.docker(["pause", "always"]).unwrap();
     host.sh("touch /run/gone /var/lib/shoutd/kept").unwrap();
     host.power_off().unwrap();
     assert!(host.sh("true").unwrap_err().to_string().contains("host1 is off"));

@@ -42,9 +42,32 @@ fn remove_cgroups(layout: &Layout) -> Result<()> {
     for hierarchy in cgroup_hierarchies()? {
         let cgroup = hierarchy.join(layout.cgroup());
         let what = format!("the end of all in {}", cgroup.display());
-        wait_until(&what, CGROUP_DEADLINE, || Ok(remove_cgroup(&cgroup).then_some(())))?;
+        wait_until(&what, CGROUP_DEADLINE, || {
+            thaw(&cgroup);
+            Ok(remove_cgroup(&cgroup).then_some(()))
+        })?;
     }
     Ok(())
+}
+
+/// Lets the containers of a lab's host go on that are frozen: in a control group of version 1 not even `SIGKILL` ends those. Engines freeze the ones that
+/// are paused, and for a moment each whose limits they change or that they kill.
+pub(crate) fn thaw_host(layout: &Layout, number: u8) -> Result<()> {
+    for hierarchy in cgroup_hierarchies()? {
+        thaw(&hierarchy.join(layout.cgroup()).join(format!("host{number}")));
+    }
+    Ok(())
+}
+
+/// Thaws a control group with those in it, if they are of the hierarchy that can freeze.
+fn thaw(cgroup: &Path) {
+    let state = cgroup.join("freezer.state");
+    if state.exists() {
+        // Fails if it is being removed.
+        _ = fs::write(&state, "THAWED");
+        let entries = fs::read_dir(cgroup).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).for_each(|entry| thaw(&entry.path()));
+    }
 }
 
 /// Removes a control group with those in it; says whether it is gone. The files in it cannot and need not be removed.

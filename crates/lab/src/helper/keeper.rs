@@ -22,7 +22,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 
-use super::{clean_up, name_server, underlay};
+use super::{clean_up, name_server, thaw_host, underlay};
 use crate::layout::{Layout, MAX_HOSTS, lock_all_labs};
 use crate::wait::wait_until;
 
@@ -207,7 +207,10 @@ impl Keeper {
         // With the first process of a PID namespace the kernel kills all others in it. The parent waits for that.
         _ = kill(Pid::from_raw(host.init.cast_signed()), Signal::SIGKILL);
         let what = format!("the end of host{number}");
-        let ended = wait_until(&what, HOST_END_DEADLINE, || Ok(host.outer.try_wait()?));
+        let ended = wait_until(&what, HOST_END_DEADLINE, || {
+            thaw_host(&self.layout, number)?;
+            Ok(host.outer.try_wait()?)
+        });
         if ended.is_err() {
             _ = host.outer.kill();
             _ = host.outer.wait();

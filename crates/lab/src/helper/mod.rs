@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-pub(crate) use cleanup::clean_up;
+pub(crate) use cleanup::{clean_up, thaw_host};
 pub(crate) use keeper::ask;
 
 /// Runs the helper program as its arguments say; not meant to be typed by anyone.
