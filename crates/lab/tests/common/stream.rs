@@ -99,7 +99,8 @@ impl<'a> Stream<'a> {
     fn receive(self, container: Inside<'a>) -> Result<Receiver<'a>> {
         let Self { group, port, length, .. } = self;
         let unread = unread(&container)?;
-        let process = container.spawn(&format!("iperf -u -s -B {group} -p {port} -l {length} -w {BUFFER} -P 1"))?;
+        let process =
+            container.spawn(&format!("iperf -u -s -B {group} -p {port} -l {length} -w {BUFFER} -P 1 -i 0.5"))?;
         process.wait_for_line(PROGRAM_DEADLINE, |line| line.contains("Joining multicast group"))?;
         await_membership(&container, group)?;
         Ok(Receiver { container, process, unread })
@@ -232,11 +233,22 @@ impl Receiver<'_> {
         let report = output.stdout.lines().filter_map(received).next_back();
         let (lost, total) = report.with_context(|| format!("{name} did not report, {output}"))?;
         let unread = unread(&self.container)? - self.unread;
-        ensure!(lost <= unread, "{name} lost {lost} of {total} datagrams, {unread} of them in its own socket");
+        ensure!(
+            lost <= unread,
+            "{name} lost {lost} of {total} datagrams, {unread} of them in its own socket; when: {}",
+            moments_of_loss(&output.stdout).join(", ")
+        );
         // The last datagram, which says that it is the last, is sent but not counted.
         ensure!(total + 1 >= sent, "{name} heard {total} of {sent} datagrams");
         Ok(lost)
     }
+}
+
+/// When datagrams were lost: the intervals of a receiver's report, in seconds since it heard the first.
+fn moments_of_loss(report: &str) -> Vec<String> {
+    let lossy = report.lines().filter(|line| received(line).is_some_and(|(lost, _)| lost > 0));
+    let interval = lossy.filter_map(|line| line.split_once(']')?.1.split_once(" sec")).map(|(interval, _)| interval);
+    interval.map(|interval| format!("{} s", interval.trim())).collect()
 }
 
 /// How many packets the machine's processors have dropped because their queues were full (`netdev_max_backlog`), of whatever network: what is lost so says how busy the machine is.
