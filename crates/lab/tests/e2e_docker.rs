@@ -262,13 +262,24 @@ fn published_port(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
+/// A container on the network foo with a setting of its own and one of its interface. Engines from 27 on (API 1.46) take the latter with the network.
+fn start_with_sysctls(host: &Host) -> Result<Container> {
+    let own = "--sysctl=net.core.somaxconn=512";
+    let version = host.docker(["version", "--format", "{{.Server.APIVersion}}"])?;
+    let minor: u32 = version.trim().strip_prefix("1.").context("an API version")?.parse()?;
+    if minor < 46 {
+        return Container::start(host, "foo", &[own, "--sysctl=net.ipv4.conf.shout0.rp_filter=2"]);
+    }
+    let setting = "driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.rp_filter=2";
+    Container::start(host, &format!("name=foo,{setting}"), &[own])
+}
+
 fn life_of_a_container(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let _network = Network::create(cluster, &hosts[2], "foo", &[])?;
     let peer = Container::start(&hosts[2], "foo", &[])?;
     for host in &hosts[..2] {
-        let sysctls = ["--sysctl=net.core.somaxconn=512", "--sysctl=net.ipv4.conf.shout0.rp_filter=2"];
-        let mut container = Container::start(host, "foo", &sysctls)?;
+        let mut container = start_with_sysctls(host)?;
         let read = container.sh("cat /proc/sys/net/core/somaxconn /proc/sys/net/ipv4/conf/shout0/rp_filter")?;
         ensure!(read.split_whitespace().eq(["512", "2"]), "{read}");
         let address = container.address("foo")?;

@@ -208,8 +208,9 @@ fn twins(cluster: &mut Cluster) -> Result<()> {
         let created = outputs.iter().filter(|output| output.success()).count();
         ensure!(created == 1, "round {round}: {created} of them were created: {outputs:?}");
         network_works(&hosts[0], &["wait", "twin"])?;
-        let known = networks(&hosts[0])?;
-        ensure!(known.len() == 1, "round {round}: {known:?}");
+        // Those that made room may still be waiting for a host to hear of it.
+        wait_until("the network to be the only one", SOON, || Ok((networks(&hosts[0])?.len() == 1).then_some(())))
+            .with_context(|| format!("round {round}: {:?}", networks(&hosts[0])))?;
         for host in &hosts {
             let listed = host.docker(["network", "ls", "--quiet", "--filter", "name=twin"])?;
             ensure!(listed.lines().count() == 1, "round {round}: {} has {listed:?}", host.name());
