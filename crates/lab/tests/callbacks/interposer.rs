@@ -1,0 +1,207 @@
+//! Stands between an engine and shoutd, on the socket where the engine looks for the plugin, and ends shoutd in the middle of calls.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use shoutd_lab::Host;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::Runtime;
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::sleep;
+
+/// Where the engine looks for the plugin.
+const SOCKET: &str = "/run/docker/plugins/shoutd.sock";
+
+/// Where shoutd's own socket is while another is in its place; not in a directory that the engine searches.
+const ASIDE: &str = "/run/shoutd-aside.sock";
+
+/// When in a call shoutd is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// The engine has asked, and shoutd has not read it.
+    Asked,
+    /// shoutd has had so long to work on it.
+    Underway(Duration),
+    /// shoutd has answered, and the engine has not got the answer.
+    Answered,
+    /// The engine has the answer.
+    Told,
+}
+
+/// How shoutd is ended.
+#[derive(Debug, Clone, Copy)]
+pub enum End {
+    /// With `SIGKILL`.
+    Killed,
+    /// As for an upgrade: cleanly, by `shoutdctl stop`.
+    Stopped,
+}
+
+/// Ends shoutd once in each kind of call that the engine makes, and starts it again at once. In place until dropped.
+pub struct Interposer {
+    shared: Arc<Shared>,
+    runtime: Option<Runtime>,
+}
+
+struct Shared {
+    host: Host,
+    moment: Moment,
+    end: End,
+    /// The kinds of calls in which shoutd was ended.
+    struck: Mutex<BTreeSet<String>>,
+    /// One at a time.
+    striking: Arc<AsyncMutex<()>>,
+    /// What kept it from doing its work.
+    fault: Mutex<Option<String>>,
+}
+
+impl Interposer {
+    /// Puts one in place.
+    pub fn between(host: &Host, moment: Moment, end: End) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let shared = Arc::new(Shared {
+            host: host.clone(),
+            moment,
+            end,
+            struck: Mutex::default(),
+            striking: Arc::default(),
+            fault: Mutex::default(),
+        });
+        let _entered = runtime.enter();
+        // The engine keeps connections to a shoutd that lives.
+        shared.replace_shoutd()?;
+        Ok(Self { shared, runtime: Some(runtime) })
+    }
+
+    /// Takes it away, and says in which kinds of calls shoutd was ended.
+    pub fn end(mut self) -> Result<BTreeSet<String>> {
+        self.withdraw()?;
+        if let Some(fault) = self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            bail!("while standing between Docker and shoutd: {fault}");
+        }
+        Ok(self.shared.struck.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// Gives shoutd's socket its name back.
+    fn withdraw(&mut self) -> Result<()> {
+        let Some(runtime) = self.runtime.take() else { return Ok(()) };
+        // What has begun comes to its end.
+        let _striking = runtime.block_on(Arc::clone(&self.shared.striking).lock_owned());
+        let (aside, socket) = (self.shared.host.file(ASIDE)?, self.shared.host.file(SOCKET)?);
+        let renamed = if aside.exists() { fs::rename(aside, socket) } else { Ok(()) };
+        runtime.shutdown_background();
+        renamed.context("put shoutd's socket back in its place")
+    }
+}
+
+impl Drop for Interposer {
+    fn drop(&mut self) {
+        _ = self.withdraw();
+    }
+}
+
+impl Shared {
+    /// Ends shoutd and starts it again; it makes its socket anew, which is put aside.
+    fn replace_shoutd(self: &Arc<Self>) -> Result<()> {
+        match self.end {
+            End::Killed => self.host.kill_shoutd()?,
+            End::Stopped => self.host.sh("shoutdctl stop").map(drop)?,
+        }
+        // It would not serve a socket on which another answers.
+        fs::remove_file(self.host.file(SOCKET)?).context("leave the place of shoutd's socket")?;
+        self.host.start_shoutd(&[])?;
+        self.interpose()
+    }
+
+    /// Puts shoutd's socket aside and listens in its place.
+    fn interpose(self: &Arc<Self>) -> Result<()> {
+        let (aside, socket) = (self.host.file(ASIDE)?, self.host.file(SOCKET)?);
+        fs::rename(&socket, &aside).context("put shoutd's socket aside")?;
+        let listener = StdListener::bind(&socket).with_context(|| format!("listen on {}", socket.display()))?;
+        listener.set_nonblocking(true)?;
+        let listener = UnixListener::from_std(listener)?;
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(Arc::clone(&shared).serve(stream));
+            }
+        });
+        Ok(())
+    }
+
+    /// Serves a connection of the engine's. An error closes it without an answer, as the end of shoutd does.
+    async fn serve(self: Arc<Self>, stream: UnixStream) {
+        let service = service_fn(|request| {
+            let shared = Arc::clone(&self);
+            async move { shared.answer(request).await }
+        });
+        _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
+        let path = request.uri().path().to_owned();
+        let body = request.into_body().collect().await?.to_bytes();
+        let striking = Arc::clone(&self.striking).lock_owned().await;
+        let is_new = self.struck.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone());
+        if !is_new {
+            return hand_on(&self.host.file(ASIDE)?, &path, body).await;
+        }
+        let answer = match self.moment {
+            Moment::Asked => None,
+            Moment::Underway(time) => {
+                let aside = self.host.file(ASIDE)?;
+                tokio::spawn(async move { hand_on(&aside, &path, body).await });
+                sleep(time).await;
+                None
+            }
+            Moment::Answered | Moment::Told => Some(hand_on(&self.host.file(ASIDE)?, &path, body).await?),
+        };
+        match answer.filter(|_| self.moment == Moment::Told) {
+            Some(answer) => {
+                // It is told before shoutd is gone, or just after: the engine cannot know.
+                let shared = Arc::clone(&self);
+                tokio::spawn(async move {
+                    shared.strike().await;
+                    drop(striking);
+                });
+                Ok(answer)
+            }
+            None => {
+                self.strike().await;
+                bail!("shoutd was ended")
+            }
+        }
+    }
+
+    async fn strike(self: &Arc<Self>) {
+        let shared = Arc::clone(self);
+        let fault = match tokio::task::spawn_blocking(move || shared.replace_shoutd()).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(error) => error.to_string(),
+        };
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
+    }
+}
+
+/// Asks shoutd what the engine has asked.
+async fn hand_on(socket: &Path, path: &str, body: Bytes) -> Result<Response<Full<Bytes>>> {
+    let stream = UnixStream::connect(socket).await.context("connect to shoutd")?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let driving = tokio::spawn(connection);
+    let request = Request::post(path).header(hyper::header::HOST, "shoutd").body(Full::new(body))?;
+    let (head, body) = sender.send_request(request).await?.into_parts();
+    let body = body.collect().await?.to_bytes();
+    driving.abort();
+    Ok(Response::from_parts(head, Full::new(body)))
+}
