@@ -33,7 +33,8 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use shoutd_cli::{Places, StartArguments};
+use shoutd_cli::{EXIT_OTHER_RUNS, Places, StartArguments};
+use shoutd_consensus::StoreError;
 use tracing_subscriber::EnvFilter;
 
 /// Docker network plugin: containers on different hosts talk by multicast.
@@ -59,7 +60,8 @@ fn main() -> ExitCode {
         Err(error) => {
             // The last line says why; `shoutdctl start` shows it to whoever waits.
             eprintln!("shoutd: {error:#}");
-            ExitCode::FAILURE
+            let other_runs = error.chain().any(|cause| matches!(cause.downcast_ref(), Some(StoreError::InUse { .. })));
+            if other_runs { ExitCode::from(EXIT_OTHER_RUNS) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use nix::unistd::Pid;
-use shoutd_cli::{Places, StartArguments, TOKEN_VARIABLE};
+use shoutd_cli::{EXIT_OTHER_RUNS, Places, StartArguments, TOKEN_VARIABLE};
 use shoutd_core::view::{Engine, Membership, Status, TokenView};
 use tokio::time::{Instant, sleep};
 
@@ -26,6 +26,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// How long a daemon that was killed may take to be gone.
 const DYING_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How long a daemon that has locked its data may take to open its control socket.
+const OPENING_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// How long a host without a token waits for somebody to approve of it.
 const APPROVAL_PATIENCE: Duration = Duration::from_secs(600);
@@ -69,6 +72,11 @@ impl Start {
             signal = tokio::signal::ctrl_c() => signal.map_err(Into::into).and(Err(anyhow!("interrupted"))),
         };
         if let Err(error) = waited {
+            if child.try_wait()?.is_some_and(|status| status.code() == Some(EXIT_OTHER_RUNS.into()))
+                && let Some(status) = starting(places).await?
+            {
+                return self.already_running(places, &status, deadline).await;
+            }
             // Nothing half-made stays behind: a daemon that could not serve in time does not run on unseen.
             terminate(pid).await?;
             return Err(error);
@@ -148,6 +156,18 @@ async fn running(places: &Places) -> Result<Option<Status>> {
             Err(ControlError::Transport { .. }) if Instant::now() < deadline => sleep(LOOK_AGAIN).await,
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// How the daemon of this host is doing that somebody else, such as systemd, has just started: it opens its control socket a moment after it has locked its data. `None` if it does not.
+async fn starting(places: &Places) -> Result<Option<Status>> {
+    let deadline = Instant::now() + OPENING_TIME_MAX;
+    loop {
+        let status = running(places).await?;
+        if status.is_some() || Instant::now() >= deadline {
+            return Ok(status);
+        }
+        sleep(LOOK_AGAIN).await;
     }
 }
 

@@ -17,6 +17,9 @@ use shoutd_core::view::{CONTROL_SOCKET, DATA_DIRECTORY, RUN_DIRECTORY};
 
 pub use file::{TOKEN_FILE_BYTES_MAX, read_at_most};
 
+/// Exit code of a daemon that found another one at work with its data directory: `EX_TEMPFAIL` of `sysexits.h`.
+pub const EXIT_OTHER_RUNS: u8 = 75;
+
 /// Says in one line what is wrong with a command line; help and version, which are no mistakes, are printed whole.
 pub fn refuse(program: &str, error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {

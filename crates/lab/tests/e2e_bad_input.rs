@@ -377,6 +377,14 @@ fn second_start(cluster: &mut Cluster) -> Result<()> {
     let output = host.run(["shoutd", "10.77.0.1"])?;
     ensure!(!output.success() && output.stderr.contains("shoutd: "), "{output}");
     ensure!(host.pids_of("shoutd")? == pids, "another daemon than before runs");
+    // By several at the same moment, as by systemd and a person at boot: one daemon comes to run, and all are told that it does.
+    let at_once =
+        "for i in 1 2 3; do shoutdctl start & pids=\"$pids $!\"; done; for pid in $pids; do wait $pid || exit 1; done";
+    for _ in 0..5 {
+        let said = host.sh(&format!("shoutdctl stop; {at_once}"))?;
+        ensure!(said.matches("shoutd serves Docker").count() == 3, "{said}");
+        ensure!(host.pids_of("shoutd")?.len() == 1, "more than one daemon runs");
+    }
     status(&host)?;
     host.docker(["network", "create", "--driver", "shoutd", "foo"])?;
     host.docker(["network", "rm", "foo"]).map(|_| ())
