@@ -1,5 +1,6 @@
 //! Streams of numbered datagrams to a group, by iperf (version 2), and what came of them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::thread;
 use std::time::Duration;
@@ -98,12 +99,12 @@ impl<'a> Stream<'a> {
     /// Starts a receiver that ends with the first stream that it hears; returns when it has joined the group.
     fn receive(self, container: Inside<'a>) -> Result<Receiver<'a>> {
         let Self { group, port, length, .. } = self;
-        let unread = unread(&container)?;
+        let before = losses(&container)?;
         let process =
             container.spawn(&format!("iperf -u -s -B {group} -p {port} -l {length} -w {BUFFER} -P 1 -i 0.5"))?;
         process.wait_for_line(PROGRAM_DEADLINE, |line| line.contains("Joining multicast group"))?;
         await_membership(&container, group)?;
-        Ok(Receiver { container, process, unread })
+        Ok(Receiver { container, process, before })
     }
 }
 
@@ -174,8 +175,8 @@ pub struct Running<'a> {
 struct Receiver<'a> {
     container: Inside<'a>,
     process: Process,
-    /// See [`unread`]; before the stream.
-    unread: u64,
+    /// See [`losses`]; before the stream.
+    before: BTreeMap<String, u64>,
 }
 
 impl Running<'_> {
@@ -232,10 +233,13 @@ impl Receiver<'_> {
         let output = self.process.wait(PROGRAM_DEADLINE).with_context(|| format!("{name} did not hear the end"))?;
         let report = output.stdout.lines().filter_map(received).next_back();
         let (lost, total) = report.with_context(|| format!("{name} did not report, {output}"))?;
-        let unread = unread(&self.container)? - self.unread;
+        let mut losses = losses(&self.container)?;
+        losses.iter_mut().for_each(|(name, count)| *count -= self.before.get(name).copied().unwrap_or_default());
+        let unread = losses.get("Udp RcvbufErrors").copied().context("the counter of a full socket")?;
+        losses.retain(|_, count| *count > 0);
         ensure!(
             lost <= unread,
-            "{name} lost {lost} of {total} datagrams, {unread} of them in its own socket; when: {}",
+            "{name} lost {lost} of {total} datagrams, at {}; its kernel's counters: {losses:?}",
             moments_of_loss(&output.stdout).join(", ")
         );
         // The last datagram, which says that it is the last, is sent but not counted.
@@ -258,9 +262,24 @@ fn dropped() -> Result<u64> {
     counts.map(|count| count.context("a count")?.context("a count")).sum()
 }
 
-/// How many datagrams the kernel has not delivered in this container as a socket was full.
-fn unread(container: &Inside<'_>) -> Result<u64> {
-    counter(container, "RcvbufErrors")
+/// What the kernel has counted in this container of each way in which it loses what has come to it, with the protocol: a socket that is full, fragments that do not
+/// become a datagram...
+fn losses(container: &Inside<'_>) -> Result<BTreeMap<String, u64>> {
+    const SIGNS: [&str; 5] = ["Errors", "Fails", "Timeout", "Discards", "NoPorts"];
+    let table = container.sh("grep -E ^\"(Ip|Udp):\" /proc/net/snmp")?;
+    let lines: Vec<_> = table.lines().map(str::split_whitespace).collect();
+    let mut counters = BTreeMap::new();
+    for pair in lines.chunks_exact(2) {
+        let [names, values] = pair else { continue };
+        let protocol = names.clone().next().unwrap_or_default().trim_end_matches(':');
+        for (name, value) in names.clone().zip(values.clone()).skip(1) {
+            if SIGNS.iter().any(|sign| name.contains(sign)) {
+                counters
+                    .insert(format!("{protocol} {name}"), value.parse().with_context(|| format!("{name} in {table}"))?);
+            }
+        }
+    }
+    Ok(counters)
 }
 
 /// A counter of UDP over IPv4 in a container, of `/proc/net/snmp`.
