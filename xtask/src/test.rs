@@ -27,6 +27,9 @@ const NEWEST_ENGINE: &str = "debian-14";
 /// End-to-end tests that have engines of two versions every day.
 const MIXED: [&str; 6] = ["e2e_docker", "e2e_engines", "e2e_live_restore", "e2e_names", "e2e_network", "e2e_random"];
 
+/// End-to-end tests that take programs of the machine into containers, which do not run with the libraries of another engine's system.
+const OF_THE_MACHINE: [&str; 2] = ["e2e_programs", "e2e_router"];
+
 /// What lines have in which tests say that, and why, they failed.
 const SIGNS_OF_FAILURE: [&str; 3] = ["FAILED", "panicked", "error: "];
 
@@ -91,7 +94,7 @@ fn kinds() -> Result<Vec<Kind>> {
 /// What takes too long for every day: the end-to-end tests once more with each other engine, and tests whose names begin with `long_`.
 fn long_kinds() -> Result<Vec<Kind>> {
     let mut kinds: Vec<Kind> = lab_tests("long_")?.iter().map(|name| Kind::end_to_end(name)).collect();
-    for name in lab_tests("e2e_")? {
+    for name in lab_tests("e2e_")?.into_iter().filter(|name| !OF_THE_MACHINE.contains(&name.as_str())) {
         for engine in [OTHER_ENGINE, NEWEST_ENGINE] {
             if engine != OTHER_ENGINE || !MIXED.contains(&name.as_str()) {
                 let kind = Kind::end_to_end(&name);

@@ -86,6 +86,13 @@ async fn calls_and_answers_pass_through_the_adapter_as_they_are() {
     assert_eq!((created.scope, created.internal), (Scope::Swarm, true));
     assert_eq!((&created.options, &created.ipv4), (&allocated.options, &allocated.ipv4));
     assert_eq!(freed.as_str(), NETWORK);
+    // IPv6's among IPv4's.
+    let both = ALLOCATE.replace(r#"null}],"#, r#"null},{"Pool":"fd62::/64","Gateway":"fd62::1/64"}],"#);
+    assert_eq!(adapter.call("NetworkDriver.AllocateNetwork", &both).await.status, 200);
+    let seen = daemon.driver.take();
+    let [Seen::AllocateNetwork(allocated)] = seen.as_slice() else { panic!("{seen:?}") };
+    assert_eq!(allocated.ipv4[0].gateway, "10.0.1.1".parse().ok());
+    assert_eq!((allocated.ipv6[0].gateway, allocated.ipv6.len()), ("fd62::1".parse().ok(), 1));
     // Failures, too.
     let answer = adapter.call("NetworkDriver.CreateNetwork", "{}").await;
     assert!(answer.error("Err").contains("NetworkID"), "{answer:?}");

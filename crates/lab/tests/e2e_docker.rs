@@ -9,7 +9,10 @@ use std::net::IpAddr;
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
-use common::{Cluster, Container, Network, SOON, Stream, left_in_kernel, one_on_each, run_checks, status};
+use common::{
+    Cluster, Container, Network, SOON, Stream, left_in_kernel, one_on_each, run_checks, status,
+    takes_sysctls_with_network,
+};
 use serde_json::Value;
 use shoutd_lab::{EngineSource, Host, IMAGE, wait_until};
 
@@ -262,12 +265,10 @@ fn published_port(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// A container on the network foo with a setting of its own and one of its interface. Engines from 27 on (API 1.46) take the latter with the network.
+/// A container on the network foo with a setting of its own and one of its interface.
 fn start_with_sysctls(host: &Host) -> Result<Container> {
     let own = "--sysctl=net.core.somaxconn=512";
-    let version = host.docker(["version", "--format", "{{.Server.APIVersion}}"])?;
-    let minor: u32 = version.trim().strip_prefix("1.").context("an API version")?.parse()?;
-    if minor < 46 {
+    if !takes_sysctls_with_network(host)? {
         return Container::start(host, "foo", &[own, "--sysctl=net.ipv4.conf.shout0.rp_filter=2"]);
     }
     let setting = "driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.rp_filter=2";

@@ -92,7 +92,8 @@ fn told(error: impl Into<anyhow::Error>) -> DriverError {
 
 impl NetworkDriver for Driver {
     async fn allocate_network(&self, request: AllocateNetwork) -> Result<BTreeMap<String, String>, DriverError> {
-        swarm::allocate(self, request).await
+        let subject = request.network.short().to_owned();
+        swarm::allocate(self, request).await.inspect_err(|error| self.note_refused_network(&subject, error))
     }
 
     async fn free_network(&self, network: DockerNetworkId) -> Result<(), DriverError> {

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use shoutd_core::cluster::{Cluster, Command, Settings};
+use shoutd_core::cluster::{Cluster, Command, Pool, Settings};
 use shoutd_core::limits::AGREEMENT_DEADLINE;
 use shoutd_core::plane::check_options;
 use shoutd_core::{DockerNetworkId, NetworkId};
-use shoutd_docker::plugin::{AllocateNetwork, CreateNetwork, DriverError};
+use shoutd_docker::plugin::{AddressPool, AllocateNetwork, CreateNetwork, DriverError};
 use tracing::{info, warn};
 
 use super::network::pool;
@@ -20,11 +20,11 @@ const LEADERS_PATIENCE: Duration = Duration::from_secs(4);
 
 /// `AllocateNetwork`, on the node that leads the Swarm, and again on its successor. The options that are returned take the place of the user's, so they are the user's.
 ///
-/// What shoutd refuses, the Swarm does not take up, and says so in its leader's log alone. But a Swarm that is told of a failure tries again only after five minutes:
+/// What shoutd refuses, the Swarm does not take up, and says so in its leader's log alone: there is an event besides. But a Swarm that is told of a failure tries again only after five minutes:
 /// what cannot be agreed on just now is agreed on later, by a manager's comparison (`crate::swarm`) or when the first task comes.
 pub async fn allocate(driver: &Driver, request: AllocateNetwork) -> Result<BTreeMap<String, String>, DriverError> {
     let network = NetworkId::from(&request.network);
-    let pools = request.ipv4.into_iter().chain(request.ipv6).map(pool).collect();
+    let pools = pools(request.ipv4, &request.ipv6)?;
     let options = request.options;
     check_options(&options).map_err(told)?;
     let settings =
@@ -35,6 +35,18 @@ pub async fn allocate(driver: &Driver, request: AllocateNetwork) -> Result<BTree
         Err(error) => warn!(network = network.short(), "cannot agree on a network of the Swarm yet: {error}"),
     }
     Ok(options)
+}
+
+/// The subnets of a network. A Swarm gives each task one address, of whichever family (moby/swarmkit, `allocateNetworkIPs`), and the engines of its nodes each make up the other:
+/// two tasks would have the same one.
+fn pools(ipv4: Vec<AddressPool>, ipv6: &[AddressPool]) -> Result<Vec<Pool>, DriverError> {
+    if let Some(refused) = ipv6.first() {
+        return Err(DriverError::new(format!(
+            "a Swarm gives each of its tasks one address only, so that with IPv6 two tasks would have the same one: create the network without --ipv6 and {}",
+            refused.subnet
+        )));
+    }
+    Ok(ipv4.into_iter().map(pool).collect())
 }
 
 /// Has the cluster know a network.
@@ -80,10 +92,10 @@ pub async fn create(driver: &Driver, request: CreateNetwork) -> Result<(), Drive
     let network = NetworkId::from(&docker);
     check_options(&request.options).map_err(told)?;
     let settings = Settings {
-        pools: request.ipv4.into_iter().chain(request.ipv6).map(pool).collect(),
+        pools: pools(request.ipv4, &request.ipv6)?,
         options: request.options,
         internal: request.internal,
-        ipv6: request.enable_ipv6,
+        ipv6: false,
         docker_ipam: true,
         swarm: true,
     };

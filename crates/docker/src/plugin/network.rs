@@ -25,7 +25,7 @@ pub struct AllocateNetwork {
     pub options: BTreeMap<String, String>,
     /// The IPv4 subnets.
     pub ipv4: Vec<AddressPool>,
-    /// The IPv6 subnets; none up to Docker 29 at least.
+    /// The IPv6 subnets.
     pub ipv6: Vec<AddressPool>,
 }
 
@@ -237,12 +237,15 @@ impl FromBody for CreateNetwork {
 impl FromBody for AllocateNetwork {
     fn from_body(body: &[u8]) -> Result<Self, InvalidRequest> {
         let request: CreateNetworkJson = wire::json(body)?;
-        Ok(Self {
-            network: wire::required("NetworkID", &request.network)?,
-            options: wire::texts(request.options),
-            ipv4: request.ipv4.into_iter().map(|pool| pool.checked(true)).collect::<Result<_, _>>()?,
-            ipv6: request.ipv6.into_iter().map(|pool| pool.checked(false)).collect::<Result<_, _>>()?,
-        })
+        // The Swarm calls all of them subnets of IPv4 (moby/swarmkit, manager/allocator/cnmallocator/networkallocator.go).
+        let pools = request.ipv4.into_iter().chain(request.ipv6).map(|pool| {
+            let is_ipv4 = !pool.pool.contains(':');
+            pool.checked(is_ipv4)
+        });
+        let pools: Vec<AddressPool> = pools.collect::<Result<_, _>>()?;
+        let (ipv4, ipv6) = pools.into_iter().partition(|pool| pool.subnet.addr().is_ipv4());
+        let network = wire::required("NetworkID", &request.network)?;
+        Ok(Self { network, options: wire::texts(request.options), ipv4, ipv6 })
     }
 }
 

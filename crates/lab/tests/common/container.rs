@@ -7,7 +7,7 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 use shoutd_lab::{Host, IMAGE, Output, Process};
 
-/// Switches IPv6 on in a container: Docker switches it off on networks that are not created with `--ipv6`.
+/// Switches IPv6 on in a container: Docker switches it off on networks that are not created with `--ipv6`. Engines for which this is not enough get what they need besides.
 pub const WITH_IPV6: &str = "--sysctl=net.ipv6.conf.all.disable_ipv6=0";
 
 /// A container that stays until it is dropped, for commands to be run in.
@@ -33,7 +33,13 @@ impl Container {
     pub fn try_start(host: &Host, network: &str, options: &[&str]) -> Result<(Self, Output)> {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let name = format!("c{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let network = format!("--network={network}");
+        let needs_more = options.contains(&WITH_IPV6) && takes_sysctls_with_network(host)?;
+        let network = if needs_more {
+            let setting = "com.docker.network.endpoint.sysctls=net.ipv6.conf.IFNAME.disable_ipv6=0";
+            format!("--network=name={network},driver-opt={setting}")
+        } else {
+            format!("--network={network}")
+        };
         let run = ["docker", "run", "--detach", "--init", "--name", &name, &network];
         let output = host.run(run.iter().chain(options).chain(&[IMAGE, "sleep", "100000"]))?;
         Ok((Self { host: host.clone(), name }, output))
@@ -88,6 +94,13 @@ impl Drop for Container {
     fn drop(&mut self) {
         _ = self.host.run(["docker", "rm", "--force", &self.name]);
     }
+}
+
+/// Whether an engine takes settings of an interface with the network, as those from 27 on do (API 1.46), and not with the container.
+pub fn takes_sysctls_with_network(host: &Host) -> Result<bool> {
+    let version = host.docker(["version", "--format", "{{.Server.APIVersion}}"])?;
+    let minor = version.trim().strip_prefix("1.").and_then(|minor| minor.parse::<u32>().ok());
+    Ok(minor.with_context(|| format!("an API version: {version}"))? >= 46)
 }
 
 /// One container on each of these hosts, started at once.

@@ -10,6 +10,7 @@ mod kernel;
 mod network;
 mod sockets;
 mod stream;
+pub mod swarm;
 mod views;
 
 use std::time::Duration;
@@ -17,7 +18,7 @@ use std::time::Duration;
 pub use capture::{Capture, Frame};
 pub use checks::{Check, run_checks};
 pub use cluster::{Cluster, await_network, await_no_network, ensure_runs};
-pub use container::{Container, WITH_IPV6, one_on_each};
+pub use container::{Container, WITH_IPV6, one_on_each, takes_sysctls_with_network};
 pub use datagrams::{Datagrams, everyone_hears_everyone, listen};
 pub use kernel::{left_in_kernel, segments};
 pub use network::Network;
