@@ -217,11 +217,15 @@ impl Running<'_> {
             }
         }
         let dropped = dropped()? - self.dropped;
-        ensure!(
-            faults.is_empty(),
-            "{} (meanwhile the machine's processors dropped {dropped} packets)",
-            faults.join("; ")
-        );
+        if !faults.is_empty() {
+            let hosts = self.receivers.iter().map(|receiver| receiver.container.host()).chain([self.sender.host()]);
+            let drops: Vec<_> = hosts.map(drops).collect();
+            bail!(
+                "{} (meanwhile the machine's processors dropped {dropped} packets; since the hosts are up: {})",
+                faults.join("; "),
+                drops.join("; ")
+            );
+        }
         Ok(starved)
     }
 }
@@ -260,6 +264,18 @@ fn dropped() -> Result<u64> {
     let table = fs::read_to_string("/proc/net/softnet_stat").context("read /proc/net/softnet_stat")?;
     let counts = table.lines().map(|line| line.split_whitespace().nth(1).map(|count| u64::from_str_radix(count, 16)));
     counts.map(|count| count.context("a count")?.context("a count")).sum()
+}
+
+/// Where a host's kernel has dropped packets since the host is up: at interfaces, its own and those of segments, and where it tracks connections.
+fn drops(host: &Host) -> String {
+    let script = r#"for ns in "" $(ls /run/netns 2>/dev/null); do
+            ${ns:+ip netns exec $ns} cat /proc/net/dev |
+                awk -v ns="$ns" 'NR > 2 && $4 + $5 + $12 + $13 { print ns, $1, "in:", $4 + $5, "out:", $12 + $13 }'
+        done
+        awk 'NR == 1 { for (i = 1; i <= NF; i++) name[i] = $i; next }
+            { for (i = 1; i <= NF; i++) if (name[i] ~ /drop|failed|clash|error/ && $i != "00000000") print name[i], "0x" $i }' /proc/net/stat/nf_conntrack"#;
+    let counted = host.sh(script).unwrap_or_else(|error| format!("{error:#}"));
+    format!("{}: {}", host.name(), counted.lines().collect::<Vec<_>>().join(", "))
 }
 
 /// What the kernel has counted in this container of each way in which it loses what has come to it, with the protocol: a socket that is full, fragments that do not
