@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::limits::{
     CLIENT_KEEPALIVE, CLIENT_KEEPALIVE_TIMEOUT, CONNECT_DEADLINE, CONNECTIONS_MAX, HEADER_BYTES_MAX,
-    STREAMS_PER_CONNECTION_MAX,
+    STREAMS_PER_CONNECTION_MAX, STREAMS_PER_STRANGER_MAX,
 };
 use crate::{Connector, Established};
 
@@ -124,6 +124,8 @@ async fn connect(connector: &dyn Connector, address: SocketAddr) -> io::Result<M
             .timer(TokioTimer::new())
             .max_header_list_size(HEADER_BYTES_MAX)
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+            // Until the server has said how many requests it takes at a time, it may take us for a stranger: what goes beyond its limit it refuses (RFC 9113, 5.1.2).
+            .initial_max_send_streams(Some(STREAMS_PER_STRANGER_MAX as usize))
             .keep_alive_interval(CLIENT_KEEPALIVE)
             .keep_alive_timeout(CLIENT_KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
