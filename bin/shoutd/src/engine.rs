@@ -34,6 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long after its creation an endpoint may be without a container: the engine lists it only when its container has started.
 const START_TIME_MAX: Duration = Duration::from_secs(120);
 
+/// How long after an endpoint has left its container the engine may take to delete it: it does both in one go.
+const END_TIME_MAX: Duration = Duration::from_secs(10);
+
 /// What follows the engine.
 #[derive(Debug)]
 pub struct EngineFollower {
@@ -165,12 +168,14 @@ impl EngineFollower {
         Ok(())
     }
 
-    /// Endpoints that may be forgotten, if the engine agrees: those whose containers are gone, and those that never came to be a container's.
+    /// Endpoints that may be forgotten, if the engine agrees: those whose containers are gone, those that have left theirs, and those that never came to be a container's.
     fn suspects(&self, local: &Local) -> Vec<EndpointId> {
         let now = leases::now();
         let is_suspect = |id: &EndpointId, endpoint: &Endpoint| {
             let was_never_started = endpoint.sandbox.is_none() && now.saturating_sub(endpoint.created) > START_TIME_MAX;
-            was_never_started || self.parts.plane.is_gone(id, endpoint)
+            // The call that deletes it was cut off, and engines do not repeat it.
+            let was_left_behind = endpoint.left.is_some_and(|left| now.saturating_sub(left) > END_TIME_MAX);
+            was_never_started || was_left_behind || self.parts.plane.is_gone(id, endpoint)
         };
         local.endpoints.iter().filter(|(id, endpoint)| is_suspect(id, endpoint)).map(|(id, _)| id.clone()).collect()
     }

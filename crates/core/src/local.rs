@@ -52,6 +52,9 @@ pub struct Endpoint {
     pub multicast_routes: BTreeSet<Ipv4Net>,
     /// When it was made, as the time since 1970.
     pub created: Duration,
+    /// When it left its container, as the time since 1970; the engine deletes it right afterwards.
+    #[serde(default)]
+    pub left: Option<Duration>,
     /// Its container, once the engine has told of it.
     #[serde(default)]
     pub container: Option<EndpointContainer>,
@@ -126,6 +129,7 @@ impl Local {
         let endpoint = self.endpoints.get_mut(id).ok_or_else(|| LocalRefusal::UnknownEndpoint(id.clone()))?;
         endpoint.multicast_routes = routes_of(&endpoint.network).difference(&taken).copied().collect();
         endpoint.sandbox = Some(sandbox.to_owned());
+        endpoint.left = None;
         Ok(endpoint)
     }
 
@@ -137,7 +141,7 @@ impl Local {
 
     /// Notes that an endpoint left its container. One that is not known has nothing to leave. Its multicast routes go to the container's oldest other endpoint whose
     /// network is for them: a container that is still on a network of ours must go on being heard.
-    pub fn leave(&mut self, id: &EndpointId, routes_of: impl Fn(&NetworkId) -> BTreeSet<Ipv4Net>) {
+    pub fn leave(&mut self, id: &EndpointId, now: Duration, routes_of: impl Fn(&NetworkId) -> BTreeSet<Ipv4Net>) {
         let Some(endpoint) = self.endpoints.get_mut(id) else {
             return;
         };
@@ -145,6 +149,7 @@ impl Local {
         let Some(left) = endpoint.sandbox.take() else {
             return;
         };
+        endpoint.left = Some(now);
         let mut heirs: Vec<&mut Endpoint> = self.endpoints.values_mut().filter(|other| other.is_in(&left)).collect();
         heirs.sort_by_key(|heir| heir.created);
         for heir in heirs {
@@ -256,6 +261,7 @@ mod tests {
             sandbox: None,
             multicast_routes: BTreeSet::new(),
             created: Duration::from_secs(last.into()),
+            left: None,
             container: None,
         };
         let ids: Vec<EndpointId> = ["1", "2", "3"].iter().map(|digit| digit.repeat(16).parse().unwrap()).collect();
@@ -272,9 +278,9 @@ mod tests {
         local.join(&ids[1], Path::new("/a"), all).unwrap();
         local.join(&ids[2], Path::new("/b"), all).unwrap();
         assert_eq!(has_routes(&local), [true, false, true]);
-        local.leave(&ids[0], all);
+        local.leave(&ids[0], Duration::ZERO, all);
         assert_eq!(has_routes(&local), [false, true, true]);
-        local.leave(&ids[1], all);
+        local.leave(&ids[1], Duration::ZERO, all);
         assert_eq!(has_routes(&local), [false, false, true]);
         assert!(local.join(&"9".repeat(16).parse().unwrap(), Path::new("/a"), all).is_err());
     }
@@ -301,6 +307,7 @@ mod tests {
                 sandbox: None,
                 multicast_routes: BTreeSet::new(),
                 created: Duration::from_secs(last.into()),
+                left: None,
                 container: None,
             };
             local.add_endpoint(id.clone(), endpoint).unwrap();
@@ -315,9 +322,9 @@ mod tests {
         assert_eq!(has(&local, "b"), ["224.0.1.0/24", "239.0.0.0/8"]);
         assert_eq!(has(&local, "c"), [""; 0]);
         // Only a network that is for a route inherits it.
-        local.leave(&"b".repeat(16).parse().unwrap(), routes_of);
+        local.leave(&"b".repeat(16).parse().unwrap(), Duration::ZERO, routes_of);
         assert_eq!(has(&local, "c"), ["239.0.0.0/8"]);
-        local.leave(&"a".repeat(16).parse().unwrap(), routes_of);
+        local.leave(&"a".repeat(16).parse().unwrap(), Duration::ZERO, routes_of);
         assert_eq!((has(&local, "c"), has(&local, "d")), (vec!["239.0.0.0/8".to_owned()], vec![]));
     }
 }

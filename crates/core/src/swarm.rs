@@ -211,6 +211,7 @@ mod tests {
             sandbox: None,
             multicast_routes: BTreeSet::new(),
             created: std::time::Duration::ZERO,
+            left: None,
             container: None,
         };
         let local = Local { endpoints: [("e".repeat(16).parse().unwrap(), endpoint)].into(), ..Local::default() };

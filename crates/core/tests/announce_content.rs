@@ -65,6 +65,7 @@ fn local(networks: impl IntoIterator<Item = u8>) -> Local {
             sandbox: None,
             multicast_routes: BTreeSet::new(),
             created: Duration::ZERO,
+            left: None,
             container: None,
         };
         local.add_endpoint(id, endpoint).unwrap();

@@ -326,6 +326,7 @@ fn local_state_of(cluster: &Cluster, me: HostId) -> local::Local {
                 sandbox: None,
                 multicast_routes: BTreeSet::new(),
                 created: Duration::ZERO,
+                left: None,
                 container: None,
             };
             let name = format!("{index}{address}").replace(['.', ':'], "x") + "0000000000";

@@ -156,6 +156,7 @@ fn local(endpoints: &[(&str, &str, &str, &[&str])]) -> Local {
             sandbox: Some(PathBuf::from(format!("/netns{file}"))),
             multicast_routes: BTreeSet::new(),
             created: Duration::ZERO,
+            left: None,
             container: Some(container),
         };
         local.endpoints.insert(id, endpoint);

@@ -42,6 +42,7 @@ pub async fn create(driver: &Driver, request: CreateEndpoint) -> Result<CreatedI
         sandbox: None,
         multicast_routes: BTreeSet::new(),
         created: leases::now(),
+        left: None,
         container: None,
     };
     let added = driver.parts.local.try_change(|local| local.add_endpoint(request.endpoint, endpoint));
@@ -87,7 +88,7 @@ fn routes_of(cluster: &Cluster, network: &NetworkId) -> BTreeSet<Ipv4Net> {
 pub async fn leave(driver: &Driver, endpoint: &EndpointId) -> Result<(), DriverError> {
     let cluster = driver.parts.agreement.cluster();
     let left = driver.parts.local.change(|local| {
-        local.leave(endpoint, |network| routes_of(&cluster, network));
+        local.leave(endpoint, leases::now(), |network| routes_of(&cluster, network));
         local.endpoints.get(endpoint).map(|endpoint| endpoint.network.clone())
     });
     if let Some(network) = left.await.map_err(told)?

@@ -185,6 +185,7 @@ impl Agent {
             sandbox: None,
             multicast_routes: BTreeSet::new(),
             created: self.now(),
+            left: None,
             container: None,
         };
         self.change(|local| local.add_endpoint(id.clone(), endpoint)).await?.map_err(|_| Undone)?;
