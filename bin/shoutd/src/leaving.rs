@@ -17,6 +17,9 @@ use crate::parts::Parts;
 /// How long the cluster may take to let go of this host.
 const REMOVAL_DEADLINE: Duration = Duration::from_secs(15);
 
+/// How long the kernel may take to take networks down.
+const VACATING_DEADLINE: Duration = Duration::from_secs(10);
+
 /// What a host does to leave.
 #[derive(Debug)]
 pub struct Leaving {
@@ -87,6 +90,10 @@ impl Leaving {
             bail!("containers of this host use {}: stop them, or disconnect them, first", names.join(", "));
         }
         self.mirrors.remove_all().await.map_err(|error| anyhow!(error))?;
+        // Afterwards this host does not know any more what is its own.
+        if !self.parts.plane.is_vacated(VACATING_DEADLINE).await {
+            bail!("the kernel still has networks of this host after {VACATING_DEADLINE:?}; see: shoutdctl status");
+        }
         let removed = self.parts.agreement.consensus().remove_host(self.parts.agreement.me, REMOVAL_DEADLINE).await;
         removed.map(|_| ()).context("this host stays in the cluster")
     }

@@ -79,6 +79,14 @@ impl Plane {
         }
     }
 
+    /// Waits until the kernel has no segment any more, for so long at the most; says whether it has none.
+    pub async fn is_vacated(&self, deadline: Duration) -> bool {
+        self.hand_on_news();
+        let mut observed = self.reconciler.watch_observed();
+        let vacated = observed.wait_for(|observed| observed.segments.is_empty());
+        tokio::time::timeout(deadline, vacated).await.is_ok_and(|seen| seen.is_ok())
+    }
+
     /// Hands the reconciler what state says now. A host that belongs to no cluster knows nothing, and knowing nothing is no reason to take anything away
     /// from the kernel.
     fn hand_on(&self) -> Option<Generation> {
