@@ -7,6 +7,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use common::{
@@ -15,6 +16,9 @@ use common::{
 };
 use serde_json::Value;
 use shoutd_lab::{Host, wait_until};
+
+/// How long an endpoint may be there that no container has joined, two minutes, until it is certainly forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(180);
 
 /// Ten times the rate of the demo: a gap of a few milliseconds would show.
 const STREAM: Stream<'_> = Stream { group: "224.1.1.1", port: 5000, rate: "10M", length: 1470 };
@@ -168,6 +172,11 @@ fn ten_leaders(cluster: &mut Cluster) -> Result<()> {
     // As `leased` lists by network and address, two hosts with one address would be one entry.
     let used = common::endpoints(&hosts[0])?.len();
     ensure!(used >= streaming.len() && leased(&hosts[0])?.len() == used, "an address is in two hands");
+    // Where shoutd was killed before Docker had its answer, an endpoint may be there that Docker has given up: its network counts as in use until it is forgotten.
+    wait_until("endpoints of starts that were cut off to be forgotten", FORGOTTEN, || {
+        let known = hosts.iter().map(|host| Ok(common::endpoints(host)?.len())).collect::<Result<Vec<_>>>()?;
+        Ok(known.iter().all(|known| *known == streaming.len()).then_some(()))
+    })?;
     drop(streaming);
     for (number, name) in created.iter().enumerate() {
         let host = hosts.iter().cycle().nth(number).context("a host")?;
