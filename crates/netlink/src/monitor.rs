@@ -29,6 +29,7 @@ const RTNLGRP_NEIGH: u32 = 3;
 const RTNLGRP_IPV4_IFADDR: u32 = 5;
 const RTNLGRP_IPV4_ROUTE: u32 = 7;
 const RTNLGRP_IPV6_IFADDR: u32 = 9;
+const RTNLGRP_IPV6_ROUTE: u32 = 11;
 const RTNLGRP_MDB: u32 = 26;
 const NFNLGRP_NFTABLES: u32 = 7;
 
@@ -50,12 +51,13 @@ impl Monitor {
         Self::open(namespace, Protocol::Route, &[RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV6_IFADDR])
     }
 
-    /// Watches devices, their addresses, and IPv4 routes.
+    /// Watches devices, their addresses, and routes. Those of IPv6 are how the kernel tells of an address that it still looks for duplicates of
+    /// (net/ipv6/addrconf.c, `addrconf_add_linklocal`).
     pub fn sandbox(namespace: &Namespace) -> Result<Self, Error> {
         Self::open(
             namespace,
             Protocol::Route,
-            &[RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE],
+            &[RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE],
         )
     }
 

@@ -18,6 +18,25 @@ fn is_whole(host: &Host) -> bool {
     diff(&host.desired, &host.fresh_kernel().observe(&sandboxes).unwrap()).is_empty()
 }
 
+/// A container gets IPv6 by a setting that some engines make after all else. Nothing is to be sent from its link-local address while the kernel looks for
+/// duplicates of it.
+#[test]
+fn ipv6_that_comes_late_can_be_used_at_once() {
+    let (mut world, containers) = connected(1);
+    let host = &mut world.hosts[0];
+    let set = |setting: &str| containers[0].run(|| run("sysctl", &["-qw", setting])).unwrap();
+    let addresses =
+        || containers[0].run(|| run("ip", &["-6", "-oneline", "address", "show", "dev", "shout0"])).unwrap();
+    set("net.ipv6.conf.shout0.disable_ipv6=1");
+    set("net.ipv6.conf.shout0.dad_transmits=100");
+    host.settle();
+    set("net.ipv6.conf.shout0.disable_ipv6=0");
+    assert!(addresses().contains("tentative"), "the kernel looks for duplicates: {}", addresses());
+    // What the kernel has not told of is not looked at.
+    reconcile(&mut host.kernel, &host.desired).unwrap();
+    assert!(addresses().contains("inet6 fe80::") && !addresses().contains("tentative"), "{}", addresses());
+}
+
 #[test]
 fn all_damage_is_mended_soon() {
     let (mut world, containers) = connected(2);
