@@ -10,10 +10,11 @@ use axum::{Json, Router};
 use shoutd_core::events::Event;
 use shoutd_core::limits::EVENTS_MAX;
 use shoutd_core::view::{
-    Applicant, Approve, AwaitNetwork, Done, EndpointRow, Endpoints, Failure, GroupRow, HostRow, NetworkRow,
-    NetworkStanding, RemoveHost, RotateToken, Status, TokenView,
+    Applicant, Approve, AwaitNetwork, Done, EndpointRow, Endpoints, Failure, ForgetNetwork, GroupRow, HostRow,
+    NetworkRow, NetworkStanding, RemoveHost, RotateToken, Status, TokenView,
 };
 
+use crate::dissolved;
 use crate::enrollment::Waiting;
 use crate::leases::now;
 use crate::leaving::Leaving;
@@ -60,6 +61,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/hosts", get(hosts))
         .route("/v1/networks", get(networks))
         .route("/v1/networks/wait", post(await_network))
+        .route("/v1/networks/forget", post(forget_network))
         .route("/v1/endpoints", get(endpoints))
         .route("/v1/groups", get(groups))
         .route("/v1/events", get(events))
@@ -94,6 +96,10 @@ async fn networks(State(control): State<Arc<Control>>) -> Json<Vec<NetworkRow>> 
 
 async fn await_network(State(control): State<Arc<Control>>, Json(asked): Json<AwaitNetwork>) -> Json<NetworkStanding> {
     Json(control.standings.of(&asked).await)
+}
+
+async fn forget_network(State(control): State<Arc<Control>>, Json(wanted): Json<ForgetNetwork>) -> Answer<Done> {
+    Ok(Json(Done { message: dissolved::forget(&control.views.parts, &wanted.network).await? }))
 }
 
 async fn endpoints(State(control): State<Arc<Control>>) -> Json<Endpoints> {

@@ -48,7 +48,7 @@ use crate::standing::{self, Standings};
 use crate::swarm::SwarmFollower;
 use crate::tokens::Tokens;
 use crate::views::Views;
-use crate::{control, enrollment, leases, readiness, stock, tokens, underlay};
+use crate::{control, dissolved, enrollment, leases, readiness, stock, tokens, underlay};
 
 /// Where named network namespaces are, for `ip netns` and everybody else.
 const NAMESPACES: &str = "/run/netns";
@@ -241,6 +241,7 @@ impl Daemon {
         let driver = Arc::new(Driver::new(parts.clone()));
         tasks.spawn(serve(self.plugin_socket, plugin::router(driver.clone(), Scope::Local), stop.clone()));
         if let Some(socket) = self.swarm_socket {
+            .merge(dissolved::router(parts.clone()))
             tasks.spawn(serve(socket, plugin::router(driver, Scope::Swarm), stop.clone()));
         }
         tasks.spawn(serve(self.control_socket, control::router(control.clone()), stop.clone()));

@@ -4,6 +4,7 @@ mod agreement;
 mod announce;
 mod control;
 mod daemon;
+mod dissolved;
 mod driver;
 mod engine;
 mod enrollment;

@@ -117,11 +117,11 @@ impl SwarmFollower {
     /// after.
     async fn look(&self) -> Result<Option<Swarm>, EngineError> {
         let engine = &self.parts.engine;
-        let Some(id) = engine.engine_info().await?.managed_swarm else {
+        let Some(id) = engine.engine_info().await?.managed_swarm().map(str::to_owned) else {
             return Ok(None);
         };
         let networks = engine.networks().await?;
-        let is_still = engine.engine_info().await?.managed_swarm.as_ref() == Some(&id);
+        let is_still = engine.engine_info().await?.managed_swarm() == Some(&id);
         let ours = networks.iter().filter(|network| network.driver == SWARM_DRIVER);
         let networks = ours.map(|network| (NetworkId::from(&network.id), as_swarm_network(network, &id))).collect();
         Ok(is_still.then_some(Swarm { id, networks }))

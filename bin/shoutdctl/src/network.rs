@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use shoutd_cli::Places;
-use shoutd_core::view::{AwaitNetwork, CopyState, NetworkPhase, NetworkRow, NetworkStanding, Status};
+use shoutd_core::view::{
+    AwaitNetwork, CopyState, Done, ForgetNetwork, NetworkPhase, NetworkRow, NetworkStanding, Status,
+};
 
 use crate::control;
 
@@ -21,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub enum Network {
     /// Create a network as `docker network create --driver shoutd` does; returns when every host that can be reached has it
     Create(Create),
-    /// Remove networks as `docker network rm` does; returns when they are gone from every host that can be reached
+    /// Remove networks as `docker network rm` does, or those of a Swarm that is no more; returns when they are gone from every host that can be reached
     Rm(Remove),
     /// Wait until every host that can be reached has a network
     Wait(Wait),
@@ -121,14 +123,33 @@ impl Remove {
                 bail!("there is no network {wanted} in the cluster; shoutdctl networks lists them");
             };
             let name = row.name.as_deref().unwrap_or(wanted);
-            let removed =
-                docker(&status).args(["network", "rm", name]).stdout(Stdio::null()).status().context(NO_DOCKER)?;
+            if row.swarm && !engine_has(&status, row.id.as_str())? {
+                let forget = ForgetNetwork { network: row.id.clone() };
+                let done: Done = control::post(places, "/v1/networks/forget", &forget).await?;
+                eprintln!("({})", done.message);
+                println!("{wanted}");
+                continue;
+            }
+            // What the cluster calls it may be another name than the Swarm's.
+            let engines_name = if row.swarm { row.id.as_str() } else { name };
+            let removed = docker(&status)
+                .args(["network", "rm", engines_name])
+                .stdout(Stdio::null())
+                .status()
+                .context(NO_DOCKER)?;
             ensure!(removed.success(), "docker network rm {name} failed");
             await_gone(places, row.id.as_str(), name, self.patience).await?;
             println!("{wanted}");
         }
         Ok(())
     }
+}
+
+/// Whether the engine has a network of this id. Of a Swarm's networks, one that does not manage the Swarm has those of its own tasks.
+fn engine_has(status: &Status, id: &str) -> Result<bool> {
+    let listed = docker(status).args(["network", "ls", "--quiet", "--no-trunc"]).output().context(NO_DOCKER)?;
+    ensure!(listed.status.success(), "docker network ls failed: {}", String::from_utf8_lossy(&listed.stderr).trim());
+    Ok(String::from_utf8_lossy(&listed.stdout).lines().any(|line| line == id))
 }
 
 const NO_DOCKER: &str = "cannot run `docker`, Docker's command line";

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::NetworkId;
 use crate::cluster::{Cluster, Description, Pool, Settings};
 
@@ -54,6 +56,27 @@ impl SwarmNetwork {
             swarm: true,
         }
     }
+}
+
+/// What a host's engine knows of its part in a Swarm.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwarmNode {
+    /// The node's id.
+    pub id: String,
+    /// The id of the Swarm, which only its managers know, and only while it has a leader.
+    pub swarm: Option<String>,
+    /// The ids of the nodes that manage the Swarm.
+    pub managers: Vec<String>,
+}
+
+/// Those of these hosts, by their names, that may belong to this Swarm: a host whose Swarm none of them knows the id of may.
+pub fn possible_nodes<'a>(swarm: Option<&str>, nodes: &'a BTreeMap<String, SwarmNode>) -> Vec<&'a str> {
+    let id_of = |node: &'a SwarmNode| {
+        let mut managers = nodes.values().filter(|other| node.managers.contains(&other.id));
+        node.swarm.as_deref().or_else(|| managers.find_map(|manager| manager.swarm.as_deref()))
+    };
+    let may_belong = |node| swarm.is_none_or(|swarm| id_of(node).is_none_or(|id| id == swarm));
+    nodes.iter().filter(|(_, node)| may_belong(node)).map(|(name, _)| name.as_str()).collect()
 }
 
 /// What to do about one network of a Swarm.
@@ -157,6 +180,23 @@ mod tests {
             cluster.apply(&Command::AdmitHost { host: host(value), name: format!("h{value}"), address }).unwrap();
         }
         cluster
+    }
+
+    #[test]
+    fn who_may_belong_to_a_swarm() {
+        let node = |id: &str, swarm: Option<&str>, managers: &[&str]| SwarmNode {
+            id: id.to_owned(),
+            swarm: swarm.map(str::to_owned),
+            managers: managers.iter().map(|&manager| manager.to_owned()).collect(),
+        };
+        let nodes = |nodes: &[SwarmNode]| nodes.iter().map(|node| (node.id.clone(), node.clone())).collect();
+        let old = nodes(&[node("m", Some("s1"), &["m"]), node("w", None, &["m"])]);
+        assert_eq!(possible_nodes(Some("s1"), &old), ["m", "w"]);
+        assert_eq!(possible_nodes(Some("s2"), &old), [""; 0], "a worker's Swarm is that of its manager");
+        assert_eq!(possible_nodes(None, &old), ["m", "w"], "nobody knows whose it is");
+        let lost = nodes(&[node("w", None, &["m"]), node("x", Some("s2"), &["x"])]);
+        assert_eq!(possible_nodes(Some("s1"), &lost), ["w"], "its manager is none of the hosts, or does not know");
+        assert_eq!(possible_nodes(Some("s1"), &BTreeMap::new()), [""; 0]);
     }
 
     #[test]

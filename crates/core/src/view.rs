@@ -251,6 +251,13 @@ pub struct AwaitNetwork {
     pub patience: u64,
 }
 
+/// What `shoutdctl network rm` asks for where no engine knows the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForgetNetwork {
+    /// The network.
+    pub network: NetworkId,
+}
+
 /// How a network stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkStanding {

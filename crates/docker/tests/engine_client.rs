@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt;
+use shoutd_core::swarm::SwarmNode;
 use shoutd_docker::engine::{
     CreateNetworkError, EngineClient, EngineError, EventTime, Ipam, ManagedPlugin, NetworkAction, NetworkSpec,
     RemoveNetworkError,
@@ -368,7 +369,27 @@ async fn only_a_manager_whose_swarm_has_a_leader_manages_one() {
         let body = format!(r#"{{"Name":"h","ServerVersion":"26.1.5","Swarm":{swarm}}}"#);
         let peer = Peer::of_version("1.45", move |_| answer("200 OK", &body));
         let info = peer.client.engine_info().await.unwrap();
-        assert_eq!((info.swarm_active, info.managed_swarm.as_deref()), (active, managed), "{swarm}");
+        assert_eq!((info.swarm_active, info.managed_swarm()), (active, managed), "{swarm}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_knows_its_managers() {
+    let swarm = r#"{"NodeID":"n1","LocalNodeState":"active","ControlAvailable":false,"Error":"","RemoteManagers":[{"NodeID":"n2","Addr":"10.0.0.2:2377"}]}"#;
+    let node = |id: &str, managers: &[&str]| SwarmNode {
+        id: id.to_owned(),
+        swarm: None,
+        managers: managers.iter().map(|&manager| manager.to_owned()).collect(),
+    };
+    let cases = [
+        (swarm, Some(node("n1", &["n2"]))),
+        (r#"{"NodeID":"n1","LocalNodeState":"locked","RemoteManagers":null}"#, Some(node("n1", &[]))),
+        (r#"{"NodeID":"","LocalNodeState":"inactive","RemoteManagers":null}"#, None),
+    ];
+    for (swarm, expected) in cases {
+        let body = format!(r#"{{"Name":"h","ServerVersion":"26.1.5","Swarm":{swarm}}}"#);
+        let peer = Peer::of_version("1.45", move |_| answer("200 OK", &body));
+        assert_eq!(peer.client.engine_info().await.unwrap().swarm_node, expected, "{swarm}");
     }
 }
 

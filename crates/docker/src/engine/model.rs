@@ -7,10 +7,17 @@ use bytes::Bytes;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Deserializer, Serialize};
 use shoutd_core::id::{DockerNetworkId, EndpointId, MacAddress};
+use shoutd_core::swarm::SwarmNode;
 use tracing::warn;
 
 use super::ApiVersion;
 use crate::one_line;
+
+/// Characters of the ids of Swarms and their nodes; they have 25.
+const SWARM_ID_LENGTH_MAX: usize = 64;
+
+/// Managers of a Swarm that are taken note of; Docker advises against more than seven.
+const SWARM_MANAGERS_MAX: usize = 64;
 
 /// Who an engine is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +30,15 @@ pub struct EngineInfo {
     pub api_version: ApiVersion,
     /// Whether the host is a node of a Swarm.
     pub swarm_active: bool,
+    /// Its part in a Swarm; `None` if it has none.
+    pub swarm_node: Option<SwarmNode>,
+}
+
+impl EngineInfo {
     /// The id of the Swarm that this host manages, if it does and the Swarm has a leader just now: without one the engine lists none of the Swarm's networks, and does not say so.
-    pub managed_swarm: Option<String>,
+    pub fn managed_swarm(&self) -> Option<&str> {
+        self.swarm_node.as_ref()?.swarm.as_deref()
+    }
 }
 
 /// How the addresses of a network are managed.
@@ -150,11 +164,21 @@ struct SwarmJson {
     local_node_state: String,
     #[serde(default)]
     control_available: bool,
+    #[serde(rename = "NodeID", default)]
+    node_id: String,
+    #[serde(default, deserialize_with = "or_default")]
+    remote_managers: Vec<SwarmManagerJson>,
     /// What keeps the Swarm from answering.
     #[serde(default)]
     error: String,
     #[serde(default, deserialize_with = "or_default")]
     cluster: SwarmClusterJson,
+}
+
+#[derive(Deserialize)]
+struct SwarmManagerJson {
+    #[serde(rename = "NodeID", default)]
+    node_id: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -258,13 +282,20 @@ pub(super) fn parse_info(api_version: ApiVersion, body: &Bytes) -> Result<Engine
     let info: InfoJson = serde_json::from_slice(body)?;
     let swarm = &info.swarm;
     let answers = swarm.control_available && swarm.error.is_empty() && !swarm.cluster.id.is_empty();
-    let managed_swarm = answers.then(|| one_line(&swarm.cluster.id, 64));
+    // One that is locked, or whose Swarm does not answer, is a node all the same.
+    let is_node = !["", "inactive"].contains(&swarm.local_node_state.as_str());
+    let managers = swarm.remote_managers.iter().take(SWARM_MANAGERS_MAX);
+    let swarm_node = is_node.then(|| SwarmNode {
+        id: one_line(&swarm.node_id, SWARM_ID_LENGTH_MAX),
+        swarm: answers.then(|| one_line(&swarm.cluster.id, SWARM_ID_LENGTH_MAX)),
+        managers: managers.map(|manager| one_line(&manager.node_id, SWARM_ID_LENGTH_MAX)).collect(),
+    });
     Ok(EngineInfo {
         name: one_line(&info.name, 255),
         version: one_line(&info.server_version, 255),
         api_version,
         swarm_active: info.swarm.local_node_state == "active",
-        managed_swarm,
+        swarm_node,
     })
 }
 
