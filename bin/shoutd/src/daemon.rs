@@ -59,7 +59,15 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// How often the certificate is looked at.
 const RENEWAL_PERIOD: Duration = Duration::from_secs(3600);
 
+/// This host was removed from its cluster: why it ends, and will end whenever it is started, in one line for the user.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Removed(String);
+
 /// Runs until it is asked to stop, or cannot go on.
+///
+/// # Errors
+/// [`Removed`], or else what is wrong with the arguments, the host, or what it remembers.
 pub async fn run(arguments: StartArguments, places: Places) -> Result<()> {
     raise_descriptor_limit()?;
     let resolved = Settings::resolve(&arguments)?;
@@ -233,6 +241,7 @@ impl Daemon {
             .merge(control::peer_router(control.clone()))
             .merge(desk)
             .merge(stock::router(parts.clone()))
+            .merge(dissolved::router(parts.clone()))
             .merge(standing::router(standings))
             .merge(announce::router(parts.announcer.clone()));
 
@@ -241,7 +250,6 @@ impl Daemon {
         let driver = Arc::new(Driver::new(parts.clone()));
         tasks.spawn(serve(self.plugin_socket, plugin::router(driver.clone(), Scope::Local), stop.clone()));
         if let Some(socket) = self.swarm_socket {
-            .merge(dissolved::router(parts.clone()))
             tasks.spawn(serve(socket, plugin::router(driver, Scope::Swarm), stop.clone()));
         }
         tasks.spawn(serve(self.control_socket, control::router(control.clone()), stop.clone()));
@@ -284,7 +292,7 @@ async fn form_and_wait(formation: &Formation, tokens: &Tokens, leaving: &Leaving
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let forever = async {
         if let Some(removed) = formation.consensus.removed() {
-            bail!("{removed}");
+            return Err(Removed(removed).into());
         }
         formation.form().await?;
         // Only now: an address that led nowhere is not one to take up again.
@@ -299,7 +307,8 @@ async fn form_and_wait(formation: &Formation, tokens: &Tokens, leaving: &Leaving
             leaving.left().await;
             return Ok(());
         }
-        Err(anyhow!(formation.consensus.removed().unwrap_or_else(|| format!("agreement has stopped: {reason}"))))
+        let removed = formation.consensus.removed();
+        Err(removed.map_or_else(|| anyhow!("agreement has stopped: {reason}"), |told| Removed(told).into()))
     };
     tokio::select! {
         () = leaving.left() => Ok(()),

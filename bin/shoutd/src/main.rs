@@ -34,9 +34,11 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use shoutd_cli::{EXIT_OTHER_RUNS, Places, StartArguments};
+use shoutd_cli::{EXIT_OTHER_RUNS, EXIT_REMOVED, Places, StartArguments};
 use shoutd_consensus::StoreError;
 use tracing_subscriber::EnvFilter;
+
+use daemon::Removed;
 
 /// Docker network plugin: containers on different hosts talk by multicast.
 #[derive(Debug, Parser)]
@@ -61,10 +63,17 @@ fn main() -> ExitCode {
         Err(error) => {
             // The last line says why; `shoutdctl start` shows it to whoever waits.
             eprintln!("shoutd: {error:#}");
-            let other_runs = error.chain().any(|cause| matches!(cause.downcast_ref(), Some(StoreError::InUse { .. })));
-            if other_runs { ExitCode::from(EXIT_OTHER_RUNS) } else { ExitCode::FAILURE }
+            exit_code(&error)
         }
     }
+}
+
+/// What `shoutdctl start` and systemd go by.
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(StoreError::InUse { .. }))) {
+        return ExitCode::from(EXIT_OTHER_RUNS);
+    }
+    if error.is::<Removed>() { ExitCode::from(EXIT_REMOVED) } else { ExitCode::FAILURE }
 }
 
 fn run(arguments: Arguments) -> Result<()> {

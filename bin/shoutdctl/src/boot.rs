@@ -1,4 +1,4 @@
-//! What makes a host that boots start shoutd before its engine: a unit of systemd (systemd.service(5)).
+//! What makes systemd run shoutd: at boot before the host's engine, and again when it ends by mistake (systemd.service(5)).
 //!
 //! An engine that boots starts containers at once and tries each of them once, so shoutd has to be there first. There is no socket unit: with
 //! it, an engine's calls would wait without end for a shoutd that cannot start, and hold its containers' locks meanwhile.
@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use shoutd_cli::{Places, StartArguments, read_at_most};
+use nix::unistd::Pid;
+use shoutd_cli::{EXIT_REMOVED, Places, StartArguments, read_at_most};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -24,8 +25,9 @@ const MARK: &str = "# Written by `shoutdctl start`, and removed by `shoutdctl st
 /// Octets of the largest unit that is read. Ours have about 1000.
 const UNIT_BYTES_MAX: u64 = 64 << 10;
 
-/// How long systemd may take to take note of a unit. It reads all of them anew.
-const SYSTEMD_DEADLINE: Duration = Duration::from_secs(30);
+/// How long systemd may take to do what it is asked: to take note of a unit it reads all of them anew, and to start one may take as long as the
+/// unit says.
+const SYSTEMD_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Where systemd and its units are.
 #[derive(Debug)]
@@ -63,19 +65,13 @@ impl Systemd {
     ///
     /// # Errors
     /// The unit cannot be written, or systemd does not take it.
-    pub async fn install(
-        &self,
-        program: &Path,
-        arguments: &StartArguments,
-        places: &Places,
-        log: &Path,
-    ) -> Result<Installed> {
+    pub async fn install(&self, program: &Path, arguments: &StartArguments, places: &Places) -> Result<Installed> {
         let path = self.units.join(UNIT);
         let found = self.find()?;
         if matches!(&found, Some(unit) if !unit.starts_with(MARK)) || self.is_packaged() {
             return Ok(Installed::SomebodyElses);
         }
-        let unit = unit(program, arguments, places, log)?;
+        let unit = unit(program, arguments, places)?;
         let installed = if found.as_ref() == Some(&unit) { Installed::Before } else { Installed::New };
         if installed == Installed::New {
             write_whole(&path, &unit).with_context(|| format!("cannot write {}", path.display()))?;
@@ -83,6 +79,24 @@ impl Systemd {
         }
         self.ask(&["--quiet", "enable", UNIT]).await?;
         Ok(installed)
+    }
+
+    /// Whether this process is the unit's: if not, systemd does not know that shoutd runs.
+    ///
+    /// # Errors
+    /// systemd does not answer.
+    pub async fn runs(&self, daemon: Pid) -> Result<bool> {
+        let told = self.ask(&["show", "--property=MainPID", "--value", UNIT]).await?;
+        Ok(told.trim() == daemon.to_string())
+    }
+
+    /// Starts the unit, and returns when the daemon is ready.
+    ///
+    /// # Errors
+    /// The unit fails, or takes longer than it may.
+    pub async fn start(&self) -> Result<()> {
+        let told = self.ask(&["start", UNIT]).await;
+        told.map(drop).with_context(|| format!("systemd does not start shoutd; see journalctl --unit={UNIT}"))
     }
 
     /// Takes back what [`Systemd::install`] did.
@@ -96,7 +110,7 @@ impl Systemd {
         self.ask(&["--quiet", "disable", UNIT]).await?;
         let path = self.units.join(UNIT);
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-        self.ask(&["daemon-reload"]).await
+        self.ask(&["daemon-reload"]).await.map(drop)
     }
 
     /// The administrator's unit of this name, if there is one.
@@ -115,7 +129,8 @@ impl Systemd {
         self.packaged.iter().any(|directory| directory.join(UNIT).exists())
     }
 
-    async fn ask(&self, arguments: &[&str]) -> Result<()> {
+    /// Returns what it printed.
+    async fn ask(&self, arguments: &[&str]) -> Result<String> {
         let what = || format!("systemctl {}", arguments.join(" "));
         let mut command = Command::new(&self.systemctl);
         let asked = timeout(SYSTEMD_DEADLINE, command.args(arguments).kill_on_drop(true).output());
@@ -124,12 +139,12 @@ impl Systemd {
             let told = String::from_utf8_lossy(&output.stderr);
             bail!("{} failed: {}", what(), told.lines().next().unwrap_or("it does not say why"));
         }
-        Ok(())
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }
 
 /// The text of the unit.
-fn unit(program: &Path, arguments: &StartArguments, places: &Places, log: &Path) -> Result<String> {
+fn unit(program: &Path, arguments: &StartArguments, places: &Places) -> Result<String> {
     // Where the host is and who its peers are may change, and is remembered; the token was for the first time only.
     let kept = StartArguments { advertise_address: None, peer_addresses: Vec::new(), ..arguments.clone() };
     // Of the program's name systemd wants this, whatever is quoted.
@@ -140,10 +155,6 @@ fn unit(program: &Path, arguments: &StartArguments, places: &Places, log: &Path)
     for argument in kept.to_command_line(places) {
         write!(line, " {}", quote(&argument)?)?;
     }
-    // It takes no quotes, but specifiers.
-    let log =
-        log.to_str().filter(|log| !log.contains(char::is_control)).context("the log file's name is no plain text")?;
-    let log = log.replace('%', "%%");
     Ok(format!(
         "{MARK}
 # Changes of your own belong into `systemctl edit shoutd`.
@@ -160,11 +171,11 @@ Type=notify
 ExecStart={line}
 Restart=on-failure
 RestartSec=2
+# This host was removed from the cluster.
+RestartPreventExitStatus={EXIT_REMOVED}
 # Docker does not wait longer than this for a shoutd that cannot start.
 TimeoutStartSec=30
 TimeoutStopSec=30
-StandardOutput=append:{log}
-StandardError=append:{log}
 
 [Install]
 WantedBy=multi-user.target
@@ -206,8 +217,6 @@ mod tests {
         Places { run_dir: PathBuf::from("/run/shoutd") }
     }
 
-    const LOG: &str = "/var/log/shoutd.log";
-
     /// A systemd that takes note of what it is asked, and does it unless it is told to fail.
     fn systemd(directory: &TempDir) -> Systemd {
         let systemctl = directory.path().join("systemctl");
@@ -227,7 +236,7 @@ mod tests {
     }
 
     async fn install(systemd: &Systemd, line: &[&str]) -> Result<Installed> {
-        systemd.install(Path::new("/usr/local/bin/shoutd"), &arguments(line), &places(), Path::new(LOG)).await
+        systemd.install(Path::new("/usr/local/bin/shoutd"), &arguments(line), &places()).await
     }
 
     #[tokio::test]
@@ -297,7 +306,7 @@ mod tests {
         let path = directory.path().join(UNIT);
         let odd = arguments(&["--data-dir", "/var/lib/a b/%n;\"$HOME\"\\x"]);
         for (program, arguments) in [(Path::new("/bin/true"), arguments(&[])), (&program, odd)] {
-            let text = unit(program, &arguments, &places(), Path::new("/var/log/100%.log")).unwrap();
+            let text = unit(program, &arguments, &places()).unwrap();
             fs::write(&path, text).unwrap();
             let verified = std::process::Command::new("systemd-analyze").arg("verify").arg(&path).output();
             let output = verified.expect("systemd-analyze is in Debian's package systemd");
@@ -306,7 +315,7 @@ mod tests {
             let ours: Vec<_> = told.lines().filter(|line| line.contains("shoutd")).collect();
             assert!(output.status.success() && ours.is_empty(), "{told}");
         }
-        assert!(unit(Path::new("/bin/$true"), &arguments(&[]), &places(), Path::new(LOG)).is_err());
-        assert!(unit(Path::new("/bin/true"), &arguments(&["--data-dir", "/a\nb"]), &places(), Path::new(LOG)).is_err());
+        assert!(unit(Path::new("/bin/$true"), &arguments(&[]), &places()).is_err());
+        assert!(unit(Path::new("/bin/true"), &arguments(&["--data-dir", "/a\nb"]), &places()).is_err());
     }
 }

@@ -30,6 +30,9 @@ const DYING_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long a daemon that has locked its data may take to open its control socket.
 const OPENING_TIME_MAX: Duration = Duration::from_secs(10);
 
+/// How long the daemon of a host that belongs to a cluster may take, once it is ready, until it serves.
+const RESTART_TIME_MAX: Duration = Duration::from_secs(30);
+
 /// How long a host without a token waits for somebody to approve of it.
 const APPROVAL_PATIENCE: Duration = Duration::from_secs(600);
 
@@ -46,7 +49,7 @@ pub struct Start {
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = parse_seconds)]
     timeout: u64,
 
-    /// Where the daemon's log goes
+    /// Where the daemon's log goes, unless systemd runs it: see journalctl --unit=shoutd then
     #[arg(long, value_name = "FILE", default_value = "/var/log/shoutd.log")]
     log_file: PathBuf,
 }
@@ -81,30 +84,49 @@ impl Start {
             terminate(pid).await?;
             return Err(error);
         }
-        self.start_at_boot(places).await;
-        Ok(())
+        self.leave_to_systemd(places, deadline).await
     }
 
-    /// Sees to it that this host starts shoutd when it boots. Without that it serves all the same, so it is no error.
-    async fn start_at_boot(&self, places: &Places) {
-        let Some(systemd) = Systemd::of_this_host() else {
-            return;
-        };
+    /// Has systemd run the daemon that serves, if it runs this host: it starts it again when it ends by mistake, and when the host boots. Then
+    /// tells the user that it serves.
+    async fn leave_to_systemd(&self, places: &Places, deadline: Instant) -> Result<()> {
+        let mut deadline = deadline;
+        if let Some(systemd) = Systemd::of_this_host() {
+            match self.stranger_to(&systemd, places).await {
+                Ok(Some(daemon)) => {
+                    terminate(daemon).await?;
+                    systemd.start().await?;
+                    // Whatever the first one took of the time.
+                    deadline = deadline.max(Instant::now() + RESTART_TIME_MAX);
+                }
+                Ok(None) => {}
+                Err(error) => eprintln!("shoutd serves, but will not start by itself when this host boots: {error:#}"),
+            }
+        }
+        let status = wait_until_serving(places, deadline, || Ok(())).await?;
+        announce(places, &status).await
+    }
+
+    /// Sees to it that systemd has a unit for shoutd. Returns the daemon that it is to replace by one of its own, unless it runs that already, or
+    /// the unit is none of ours.
+    async fn stranger_to(&self, systemd: &Systemd, places: &Places) -> Result<Option<Pid>> {
         // It may have been found on the PATH, and systemd has another.
         let program = daemon_program();
         let program = fs::canonicalize(&program).unwrap_or(program);
-        match systemd.install(&program, &self.arguments, places, &self.log_file).await {
-            Ok(Installed::New) => {
-                println!("from now on it starts when this host boots, before Docker (shoutd.service)");
+        match systemd.install(&program, &self.arguments, places).await? {
+            Installed::New => {
+                println!("from now on systemd runs shoutd, also when this host boots, before Docker (shoutd.service)");
             }
-            Ok(Installed::Before) => {}
-            Ok(Installed::SomebodyElses) => {
+            Installed::Before => {}
+            Installed::SomebodyElses => {
                 println!(
                     "there is a shoutd.service that is not shoutdctl's; it is for that one to start shoutd when this host boots"
                 );
+                return Ok(None);
             }
-            Err(error) => eprintln!("shoutd serves, but will not start by itself when this host boots: {error:#}"),
         }
+        let daemon = control::daemon(places).await?;
+        Ok((!systemd.runs(daemon).await?).then_some(daemon))
     }
 
     async fn already_running(&self, places: &Places, status: &Status, deadline: Instant) -> Result<()> {
@@ -115,8 +137,7 @@ impl Start {
             );
         }
         wait_until_serving(places, deadline, || Ok(())).await?;
-        self.start_at_boot(places).await;
-        Ok(())
+        self.leave_to_systemd(places, deadline).await
     }
 
     /// A daemon can wait for its engine, as at boot; a person who starts it by hand wants to be told.
@@ -177,18 +198,18 @@ fn daemon_program() -> PathBuf {
     beside.filter(|program| program.is_file()).unwrap_or_else(|| PathBuf::from("shoutd"))
 }
 
-/// Asks the daemon until it serves, `alive` says that it has ended, or time is up.
+/// Asks the daemon until it serves, and returns how it is doing, or until `alive` says that it has ended, or time is up.
 async fn wait_until_serving(
     places: &Places,
     mut deadline: Instant,
     mut alive: impl FnMut() -> Result<()>,
-) -> Result<()> {
+) -> Result<Status> {
     let mut reason = "it has not opened its control socket yet".to_owned();
     while Instant::now() < deadline {
         alive()?;
         match control::get::<Status>(places, "/v1/status").await {
             Ok(status) => match not_serving_because(&status) {
-                None => return announce(places, &status).await,
+                None => return Ok(status),
                 Some(why) => {
                     if matches!(status.membership, Membership::AwaitingApproval { .. }) && why != reason {
                         eprintln!("{why}");

@@ -20,6 +20,9 @@ pub use file::{TOKEN_FILE_BYTES_MAX, read_at_most};
 /// Exit code of a daemon that found another one at work with its data directory: `EX_TEMPFAIL` of `sysexits.h`.
 pub const EXIT_OTHER_RUNS: u8 = 75;
 
+/// The exit code of a daemon whose host was removed from its cluster: to start it again does not help (`EX_NOPERM` of sysexits.h).
+pub const EXIT_REMOVED: u8 = 77;
+
 /// Says in one line what is wrong with a command line; help and version, which are no mistakes, are printed whole.
 pub fn refuse(program: &str, error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
