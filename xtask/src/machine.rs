@@ -8,8 +8,12 @@ use nix::unistd::geteuid;
 
 use crate::service_policy::NoServices;
 
-/// What long tests run besides: another kernel than the machine's.
-const LONG_TESTS_PROGRAMS: [(&str, &str); 1] = [("/usr/bin/qemu-system-x86_64", "qemu-system-x86")];
+/// What long tests run besides: other kernels than the machine's, and a whole Debian.
+const LONG_TESTS_PROGRAMS: [(&str, &str); 3] = [
+    ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
+    ("/usr/bin/mmdebstrap", "mmdebstrap"),
+    ("/usr/sbin/mke2fs", "e2fsprogs"),
+];
 
 /// Programs the lab runs, each with the package that it is in.
 const PROGRAMS: [(&str, &str); 18] = [

@@ -1,4 +1,5 @@
-//! Packages of another Debian release than the machine's, unpacked without installing anything: Docker's, and a kernel's.
+//! Debian beside the machine's own: packages of other releases that are unpacked without being installed, Docker's and a kernel's; and a whole system
+//! for virtual machines.
 //!
 //! apt downloads them, with lists, state and cache of its own, and verifies Debian's signatures. The archive is the one that the machine's apt is set up with.
 
@@ -25,8 +26,27 @@ const KERNEL: &str = "linux-image-amd64";
 /// What is unpacked, with all that it depends on, down to the C library.
 const PACKAGES: [&str; 3] = ["docker.io", "docker-cli", "docker-compose"];
 
+/// What a host of Debian 12 has that runs Docker, and what lets the lab type commands on it.
+const SYSTEM_PACKAGES: [&str; 11] = [
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "kmod",
+    KERNEL,
+    "docker.io",
+    // Without it Docker starts no container where the kernel has AppArmor.
+    "apparmor",
+    "iptables",
+    "iproute2",
+    "nftables",
+    "qemu-guest-agent",
+];
+
 /// Debian's public keys; from the package `debian-archive-keyring`, which every Debian has.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// What a disk of such a host can take; the file has holes.
+const DISK_SIZE: &str = "4G";
 
 /// How long another process may take that is unpacking the same: most of it is downloading 90 MB.
 const LOCK_DEADLINE: Duration = Duration::from_secs(600);
@@ -68,8 +88,39 @@ pub(crate) fn bookworms_kernel() -> Result<PathBuf> {
     .with_context(|| format!("unpack Debian's package {KERNEL}"))
 }
 
-/// What `unpack` makes of a release's packages, in a directory of this name in `group`, below the directory of the build.
+/// A directory with the `disk` of an installed Debian 12 that runs Docker, and with its `vmlinuz` and `initrd`, below the directory of the build, where
+/// it stays. The disk is to be copied, not written to.
+///
+/// # Errors
+///
+/// As [`bookworms_kernel`]; and when mmdebstrap or mke2fs fail.
+pub(crate) fn bookworms_system() -> Result<PathBuf> {
+    kept("systems", "debian-12", |work| {
+        let (tree, made) = (work.join("tree"), work.join("root"));
+        for directory in [work, &made] {
+            fs::create_dir(directory).with_context(|| format!("make {}", directory.display()))?;
+        }
+        let source = format!("deb [signed-by={KEYRING}] {} {BOOKWORM} main", archive()?);
+        let network = r#"--customize-hook=chroot "$1" systemctl enable systemd-networkd"#;
+        let words = ["--quiet", "--variant=minbase", network, &format!("--include={}", SYSTEM_PACKAGES.join(","))];
+        run(Command::new("mmdebstrap").args(words).arg(BOOKWORM).arg(&tree).arg(source))?;
+        for (name, link) in [("vmlinuz", "vmlinuz"), ("initrd", "initrd.img")] {
+            let link = tree.join(link);
+            fs::copy(&link, made.join(name)).with_context(|| format!("copy {}", link.display()))?;
+        }
+        run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).args([&tree, &made.join("disk")]).arg(DISK_SIZE))?;
+        remove(&tree)
+    })
+    .context("install a Debian 12 for virtual machines")
+}
+
+/// What `unpack` makes of a release's packages; see [`kept`].
 fn unpacked(group: &str, name: &str, release: &str, unpack: impl FnOnce(&Apt<'_>) -> Result<()>) -> Result<PathBuf> {
+    kept(group, name, |work| unpack(&prepare(release, work)?))
+}
+
+/// What `make` puts into the directory `root` of a directory to work in, under this name in `group`, below the directory of the build, where it stays.
+fn kept(group: &str, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let build = build_directory()?;
     let group = build.parent().context("find the directory above the build's")?.join(group);
     fs::create_dir_all(&group).with_context(|| format!("make {}", group.display()))?;
@@ -80,7 +131,7 @@ fn unpacked(group: &str, name: &str, release: &str, unpack: impl FnOnce(&Apt<'_>
     if !root.exists() {
         let work = group.join(format!("{name}.new"));
         remove(&work)?;
-        unpack(&prepare(release, &work)?)?;
+        make(&work)?;
         fs::rename(work.join("root"), &root).with_context(|| format!("make {}", root.display()))?;
         remove(&work)?;
     }

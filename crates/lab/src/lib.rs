@@ -28,6 +28,7 @@ mod lab;
 mod layout;
 mod process;
 mod source;
+mod virtual_host;
 mod wait;
 
 pub use guest::run_on_older_kernel;
@@ -37,4 +38,5 @@ pub use lab::{Lab, LabOptions, LabSummary};
 pub use layout::{MAX_HOSTS, STATE_ROOT};
 pub use process::{Output, Process};
 pub use source::EngineSource;
+pub use virtual_host::{VirtualHost, VirtualHosts};
 pub use wait::wait_until;

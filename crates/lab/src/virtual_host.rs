@@ -1,0 +1,300 @@
+//! Hosts that are whole machines: Debian 12 as it gets installed, with its own kernel, systemd and Docker Engine, in virtual machines without hardware
+//! support. What a host of namespaces cannot show, shows here: how shoutd fares with systemd, when the host reboots, when its power fails.
+//!
+//! Commands come to it by way of QEMU's guest agent, over a serial line.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::net::Ipv4Addr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::{Value, json};
+
+use crate::lab::build_directory;
+use crate::layout;
+use crate::wait::wait_until;
+use crate::{debian, image};
+
+/// How long a host may take to boot, which is ten times as long as on hardware.
+const BOOT_DEADLINE: Duration = Duration::from_secs(300);
+
+/// How long a command may take.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(240);
+
+/// How long the agent may take to answer, if it runs.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the agent waits for on the serial line.
+const AGENT_PORT: &str = "org.qemu.guest_agent.0";
+
+/// Two virtual machines that a cable connects. They end when this is dropped, and nothing of them is left.
+#[derive(Debug)]
+pub struct VirtualHosts {
+    hosts: Vec<VirtualHost>,
+    directory: PathBuf,
+}
+
+impl VirtualHosts {
+    /// Boots both, with `shoutd` and `shoutdctl` of the directory `programs` installed, an address each, and the lab's image for containers.
+    ///
+    /// # Errors
+    ///
+    /// Fails when Debian cannot be installed on a disk, or a host does not boot in time.
+    pub fn boot(programs: &Path) -> Result<Self> {
+        let system = debian::bookworms_system()?;
+        let directory = build_directory()?.join(format!("virtual-{}", std::process::id()));
+        fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
+        let mut hosts = Self { hosts: Vec::new(), directory };
+        let additions = hosts.additions(programs)?;
+        for number in [1, 2] {
+            let host = VirtualHost::power_on(number, &hosts.directory, &system, &additions)?;
+            hosts.hosts.push(host);
+        }
+        for host in &hosts.hosts {
+            host.await_boot("")?;
+            host.set_up()?;
+        }
+        // They have them open: whatever happens now, no large files are left.
+        for disk in [additions, hosts.directory.join("disk1"), hosts.directory.join("disk2")] {
+            fs::remove_file(&disk).with_context(|| format!("remove {}", disk.display()))?;
+        }
+        Ok(hosts)
+    }
+
+    /// Both hosts.
+    ///
+    /// # Errors
+    ///
+    /// None, once they have booted.
+    pub fn both(&self) -> Result<[&VirtualHost; 2]> {
+        match self.hosts.as_slice() {
+            [first, second] => Ok([first, second]),
+            others => bail!("there are {} hosts", others.len()),
+        }
+    }
+
+    /// A disk with what is copied to the hosts.
+    fn additions(&self, programs: &Path) -> Result<PathBuf> {
+        let (tree, disk) = (self.directory.join("additions"), self.directory.join("additions.disk"));
+        fs::create_dir(&tree).with_context(|| format!("make {}", tree.display()))?;
+        for program in ["shoutd", "shoutdctl"] {
+            let built = programs.join(program);
+            fs::copy(&built, tree.join(program)).with_context(|| format!("copy {}", built.display()))?;
+        }
+        image::build(&tree.join("image.tar"))?;
+        let made = Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).args([&tree, &disk]).arg("1G").output();
+        let made = made.context("run mke2fs")?;
+        ensure!(made.status.success(), "mke2fs failed: {}", String::from_utf8_lossy(&made.stderr).trim());
+        fs::remove_dir_all(&tree).with_context(|| format!("remove {}", tree.display()))?;
+        Ok(disk)
+    }
+}
+
+impl Drop for VirtualHosts {
+    fn drop(&mut self) {
+        self.hosts.clear();
+        _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct VirtualHost {
+    number: u8,
+    directory: PathBuf,
+    machine: Child,
+}
+
+impl VirtualHost {
+    fn power_on(number: u8, directory: &Path, system: &Path, additions: &Path) -> Result<Self> {
+        let file = |what: &str| directory.join(format!("{what}{number}"));
+        let disk = file("disk");
+        // Holes stay holes.
+        let copied = Command::new("cp").arg("--sparse=always").arg(system.join("disk")).arg(&disk).status();
+        ensure!(copied.context("run cp")?.success(), "the disk of host {number} cannot be copied");
+        let console = File::create(file("console")).context("make a file for what a console shows")?;
+        let errors = console.try_clone().context("write what a console shows")?;
+        let drive = |path: &Path, more: &str| format!("file={},if=virtio,format=raw{more}", path.display());
+        // The first holds the end of the cable that the second is plugged into.
+        let cable = directory.join("cable");
+        let end = if number == 1 { "on" } else { "off" };
+        // It ends with whoever started it, however that ends.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-nographic"]);
+        command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"]);
+        command.arg("-kernel").arg(system.join("vmlinuz")).arg("-initrd").arg(system.join("initrd"));
+        command.args(["-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 panic=-1 quiet"]);
+        command.args(["-drive", &drive(&disk, ",cache=unsafe"), "-drive", &drive(additions, ",readonly=on")]);
+        command.args(["-device", "virtio-serial"]);
+        command.args(["-chardev", &format!("socket,id=agent,path={},server=on,wait=off", file("agent").display())]);
+        command.args(["-device", &format!("virtserialport,chardev=agent,name={AGENT_PORT}")]);
+        command
+            .args(["-netdev", &format!("stream,id=cable,server={end},addr.type=unix,addr.path={}", cable.display())]);
+        command.args(["-device", &format!("virtio-net-pci,netdev=cable,mac={}", layout::mac(number))]);
+        let machine = command.stdin(Stdio::null()).stdout(console).stderr(errors).spawn();
+        let mut host =
+            Self { number, directory: directory.to_owned(), machine: machine.context("run qemu-system-x86_64")? };
+        wait_until("the start of a virtual machine", ANSWER_DEADLINE, || {
+            host.ensure_runs()?;
+            Ok((cable.exists() && file("agent").exists()).then_some(()))
+        })?;
+        Ok(host)
+    }
+
+    /// Its address on the cable.
+    #[must_use]
+    pub fn address(&self) -> Ipv4Addr {
+        layout::address(self.number)
+    }
+
+    /// Runs a script of the shell there, as root, and returns what it printed to its standard output.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the script does, with what it printed, and when it takes longer than minutes.
+    pub fn sh(&self, script: &str) -> Result<String> {
+        let what = || format!("host{}$ {script}", self.number);
+        let mut agent = self.agent().with_context(what)?;
+        let begun = agent.ask("guest-exec", &json!({"path": "/bin/sh", "arg": ["-c", script], "capture-output": true}));
+        let pid = begun.with_context(what)?["pid"].clone();
+        let ended = wait_until(&what(), COMMAND_DEADLINE, || {
+            let status = agent.ask("guest-exec-status", &json!({ "pid": pid }))?;
+            Ok((status["exited"] == true).then_some(status))
+        })?;
+        let text = |name: &str| -> Result<String> {
+            let octets = BASE64_STANDARD.decode(ended[name].as_str().unwrap_or_default()).with_context(what)?;
+            Ok(String::from_utf8_lossy(&octets).into_owned())
+        };
+        let (printed, said) = (text("out-data")?, text("err-data")?);
+        ensure!(ended["exitcode"] == 0, "{} failed ({}): {printed}{said}", what(), ended["exitcode"]);
+        Ok(printed)
+    }
+
+    /// Reboots it as an administrator does, and returns when systemd has started all that it starts.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it does not come back in time.
+    pub fn reboot(&self) -> Result<()> {
+        let before = self.boot_id()?;
+        self.begin("systemctl reboot")?;
+        self.await_boot(&before)
+    }
+
+    /// Lets its power fail for an instant: nothing ends in order, and what it has not written to its disk is lost. Returns what
+    /// [`VirtualHost::await_boot`] takes, which waits until it is back.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it does not take commands.
+    pub fn fail(&self) -> Result<String> {
+        let before = self.boot_id()?;
+        self.begin("echo b > /proc/sysrq-trigger")?;
+        Ok(before)
+    }
+
+    /// Has it begin something after which it answers no more.
+    fn begin(&self, script: &str) -> Result<()> {
+        self.agent()?.tell("guest-exec", &json!({"path": "/bin/sh", "arg": ["-c", script]}))
+    }
+
+    /// Waits until it has booted, and is not in the boot of this identifier any more, and systemd has started all that it starts.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it does not in time, with the end of what its console showed.
+    pub fn await_boot(&self, before: &str) -> Result<()> {
+        let booted = wait_until("a virtual machine to boot", BOOT_DEADLINE, || {
+            let Ok(boot) = self.boot_id() else { return Ok(None) };
+            Ok((boot != before).then_some(()))
+        });
+        booted
+            .and_then(|()| self.sh("systemctl is-system-running --wait || systemctl --failed"))
+            .map(drop)
+            .with_context(|| {
+                let shown = fs::read(self.directory.join(format!("console{}", self.number))).unwrap_or_default();
+                let shown = String::from_utf8_lossy(&shown).into_owned();
+                let lines: Vec<&str> = shown.lines().collect();
+                let end = lines.get(lines.len().saturating_sub(30)..).unwrap_or_default().join("\n");
+                format!("the console of host {} showed at last:\n{end}", self.number)
+            })
+    }
+
+    fn boot_id(&self) -> Result<String> {
+        self.sh("cat /proc/sys/kernel/random/boot_id")
+    }
+
+    /// What an administrator does who installs a host: its name, its address, the programs.
+    fn set_up(&self) -> Result<()> {
+        let (number, address) = (self.number, self.address());
+        self.sh(&format!(
+            "set -e; hostnamectl hostname host{number}; echo 127.0.1.1 host{number} >> /etc/hosts
+            printf '[Match]\nName=eth0\n[Network]\nAddress={address}/24\nIPv6AcceptRA=no\n' > /etc/systemd/network/cable.network
+            networkctl reload
+            mount -o ro /dev/vdb /mnt; cp /mnt/shoutd /mnt/shoutdctl /usr/local/bin; docker import /mnt/image.tar {}; umount /mnt",
+            image::IMAGE
+        ))
+        .map(drop)
+    }
+
+    fn agent(&self) -> Result<Agent> {
+        Agent::connect(&self.directory.join(format!("agent{}", self.number)))
+    }
+
+    fn ensure_runs(&mut self) -> Result<()> {
+        let ended = self.machine.try_wait().context("look after a virtual machine")?;
+        let shown = || fs::read_to_string(self.directory.join(format!("console{}", self.number))).unwrap_or_default();
+        ensure!(ended.is_none(), "the virtual machine ended: {}", shown());
+        Ok(())
+    }
+}
+
+impl Drop for VirtualHost {
+    fn drop(&mut self) {
+        _ = self.machine.kill();
+        _ = self.machine.wait();
+    }
+}
+
+/// A connection to the agent of a host: a line of JSON for each question, and one for each answer (QEMU Guest Agent Protocol Reference).
+struct Agent {
+    lines: BufReader<UnixStream>,
+}
+
+impl Agent {
+    /// Returns when the agent answers what it is asked now, and nothing that somebody asked before.
+    fn connect(socket: &Path) -> Result<Self> {
+        let line = UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
+        line.set_read_timeout(Some(ANSWER_DEADLINE))?;
+        line.set_write_timeout(Some(ANSWER_DEADLINE))?;
+        let mut agent = Self { lines: BufReader::new(line) };
+        let mark = std::time::UNIX_EPOCH.elapsed().context("know the time")?.subsec_nanos();
+        agent.tell("guest-sync", &json!({ "id": mark }))?;
+        while agent.hear()?["return"] != mark {}
+        Ok(agent)
+    }
+
+    fn ask(&mut self, command: &str, arguments: &Value) -> Result<Value> {
+        self.tell(command, arguments)?;
+        let mut answer = self.hear()?;
+        ensure!(answer["error"].is_null(), "the agent answers {command} with {}", answer["error"]);
+        Ok(answer["return"].take())
+    }
+
+    fn tell(&mut self, command: &str, arguments: &Value) -> Result<()> {
+        let line = format!("{}\n", json!({"execute": command, "arguments": arguments}));
+        self.lines.get_mut().write_all(line.as_bytes()).with_context(|| format!("tell the agent {command}"))
+    }
+
+    fn hear(&mut self) -> Result<Value> {
+        let mut line = String::new();
+        ensure!(self.lines.read_line(&mut line).context("hear from the agent")? > 0, "the agent's line was closed");
+        serde_json::from_str(&line).with_context(|| format!("read the agent's answer {line:?}"))
+    }
+}
