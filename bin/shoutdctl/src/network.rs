@@ -127,17 +127,13 @@ impl Remove {
                 let forget = ForgetNetwork { network: row.id.clone() };
                 let done: Done = control::post(places, "/v1/networks/forget", &forget).await?;
                 eprintln!("({})", done.message);
-                println!("{wanted}");
-                continue;
+            } else {
+                // What the cluster calls it may be another name than the Swarm's.
+                let engines_name = if row.swarm { row.id.as_str() } else { name };
+                let mut command = docker(&status);
+                let removed = command.args(["network", "rm", engines_name]).stdout(Stdio::null()).status();
+                ensure!(removed.context(NO_DOCKER)?.success(), "docker network rm {name} failed");
             }
-            // What the cluster calls it may be another name than the Swarm's.
-            let engines_name = if row.swarm { row.id.as_str() } else { name };
-            let removed = docker(&status)
-                .args(["network", "rm", engines_name])
-                .stdout(Stdio::null())
-                .status()
-                .context(NO_DOCKER)?;
-            ensure!(removed.success(), "docker network rm {name} failed");
             await_gone(places, row.id.as_str(), name, self.patience).await?;
             println!("{wanted}");
         }
