@@ -57,8 +57,36 @@ pub fn report(group: Ipv4Addr) -> Vec<u8> {
     ipv4(group, 2, &message)
 }
 
+/// A next header of IPv6, with its number.
+type Extension = (u8, &'static [u8]);
+
+/// The router alert option, as MLD has it (RFC 2711); the first octet of each is that of the next header.
+const HOP_BY_HOP: Extension = (0, &[0, 0, 5, 2, 0, 0, 1, 0]);
+const DESTINATION_OPTIONS: Extension = (60, &[0, 0, 1, 4, 0, 0, 0, 0]);
+/// RFC 4302, with a check value of 12 octets.
+const AUTHENTICATION: Extension = (51, &[0, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9]);
+
+/// An IPv6 packet with these extension headers.
+fn ipv6(extensions: &[Extension], protocol: u8, message: &[u8]) -> Vec<u8> {
+    let source: Ipv6Addr = "fe80::99".parse().unwrap();
+    let to: Ipv6Addr = "ff02::1".parse().unwrap();
+    let mut payload = message.to_vec();
+    let mut next = protocol;
+    for (number, header) in extensions.iter().rev() {
+        payload = [&[next], &header[1..], &payload].concat();
+        next = *number;
+    }
+    let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
+    let header = [&[0x60, 0, 0, 0, length[0], length[1], next, 1], source.octets().as_slice(), &to.octets()].concat();
+    ethernet(MULTICAST_MAC_V6, 0x86dd, &[header, payload].concat())
+}
+
 /// An ICMPv6 message behind a hop-by-hop header with the router alert option, as MLD has it.
 fn icmpv6(kind: u8, body: &[u8]) -> Vec<u8> {
+    ipv6(&[HOP_BY_HOP], 58, &icmpv6_message(kind, body))
+}
+
+fn icmpv6_message(kind: u8, body: &[u8]) -> Vec<u8> {
     let source: Ipv6Addr = "fe80::99".parse().unwrap();
     let to: Ipv6Addr = "ff02::1".parse().unwrap();
     let mut message = [&[kind, 0, 0, 0], body].concat();
@@ -66,10 +94,13 @@ fn icmpv6(kind: u8, body: &[u8]) -> Vec<u8> {
     let pseudo = [&source.octets(), &to.octets(), length.as_slice(), &[0, 0, 0, 58], &message].concat();
     let sum = checksum(&pseudo);
     message[2..4].copy_from_slice(&sum);
-    let payload = [&[58, 0, 5, 2, 0, 0, 1, 0], message.as_slice()].concat();
-    let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
-    let header = [&[0x60, 0, 0, 0, length[0], length[1], 0, 1], source.octets().as_slice(), &to.octets()].concat();
-    ethernet(MULTICAST_MAC_V6, 0x86dd, &[header, payload].concat())
+    message
+}
+
+/// A report of version 1 of MLD behind more extension headers than it has.
+fn hidden_mld(extensions: &[Extension]) -> Vec<u8> {
+    let group: Ipv6Addr = "ff05::99".parse().unwrap();
+    ipv6(extensions, 58, &icmpv6_message(131, &[&[0, 0, 0, 0], group.octets().as_slice()].concat()))
 }
 
 fn mld(kind: u8) -> Vec<u8> {
@@ -86,7 +117,13 @@ fn kept() -> Vec<Vec<u8>> {
     let group = Ipv4Addr::new(239, 9, 9, 9);
     let routers = Ipv4Addr::new(224, 0, 0, 22);
     let messages = [(0x11, all), (0x12, group), (0x16, group), (0x17, Ipv4Addr::new(224, 0, 0, 2)), (0x22, routers)];
-    messages.into_iter().map(|(kind, to)| igmp(kind, to)).chain([130, 131, 132, 143].into_iter().map(mld)).collect()
+    let hidden = [
+        hidden_mld(&[HOP_BY_HOP, DESTINATION_OPTIONS]),
+        hidden_mld(&[HOP_BY_HOP, AUTHENTICATION]),
+        hidden_mld(&[HOP_BY_HOP, AUTHENTICATION, DESTINATION_OPTIONS]),
+    ];
+    let messages = messages.into_iter().map(|(kind, to)| igmp(kind, to));
+    messages.chain([130, 131, 132, 143].into_iter().map(mld)).chain(hidden).collect()
 }
 
 /// What must cross, though it is multicast too, or behind a hop-by-hop header, or ICMPv6.
@@ -100,6 +137,9 @@ fn passed() -> Vec<Vec<u8>> {
         icmpv6(128, &[1; 8]),
         icmpv6(135, &[2; 20]),
         icmpv6(134, &[3; 12]),
+        ipv6(&[HOP_BY_HOP], 17, &mdns),
+        // OSPF (RFC 4552).
+        ipv6(&[AUTHENTICATION], 89, &[3; 16]),
         ethernet(
             [0xff; 6],
             0x0806,
@@ -153,6 +193,20 @@ fn igmp_and_mld_do_not_cross_and_all_else_does() {
 
     assert_eq!(world.hosts[0].settle().done.len(), 1);
     assert_eq!(crossing(&containers[0], &far, &frames), passed().into_iter().collect());
+}
+
+/// In a VLAN's tag (IEEE 802.1Q) they are the same to a bridge that does not filter VLANs.
+#[test]
+fn igmp_and_mld_in_a_vlan_do_not_cross_either() {
+    let (world, containers) = connected(2);
+    let (near, far) = (world.hosts[0].segment(), world.hosts[1].segment());
+    let tagged = |frame: Vec<u8>| [&frame[..12], &[0x81, 0x00, 0x00, 0x05], &frame[12..]].concat();
+    let frames: Vec<Vec<u8>> = kept().into_iter().map(tagged).collect();
+    assert_eq!(crossing(&containers[0], &far, &frames), BTreeSet::new());
+    near.run(|| run("nft", &["delete", "table", "bridge", "shoutd"])).unwrap();
+    assert!(!crossing(&containers[0], &far, &frames).is_empty());
+    let groups = far.run(|| run("bridge", &["mdb", "show"])).unwrap();
+    assert!(!groups.contains("239.9.9.9") && !groups.contains("ff05::99"), "{groups}");
 }
 
 /// The guard lets unicast pass unseen: no bridge takes it for a membership (`br_handle_frame_finish`), neither its sender's nor the other host's.
