@@ -63,7 +63,7 @@ impl LabOptions {
         self
     }
 
-    /// The directory of `shoutd` and `shoutdctl`; without it, the build's in which the running program is.
+    /// The directory of `shoutd`, `shoutdctl` and `shoutd-lab`; without it, the build's in which the running program is.
     #[must_use]
     pub fn programs(mut self, directory: &Path) -> Self {
         self.programs = Some(directory.to_owned());
@@ -93,10 +93,9 @@ impl LabOptions {
     pub fn up(self) -> Result<Lab> {
         ensure!(geteuid().is_root(), "a lab needs namespaces, mounts and Docker: run it as root");
         ensure!(self.hosts <= MAX_HOSTS, "a lab has at most {MAX_HOSTS} hosts, not {}", self.hosts);
-        let built = build_directory()?;
-        let programs = self.programs.unwrap_or_else(|| built.clone());
+        let programs = self.programs.map_or_else(build_directory, Ok)?;
         let layout = Layout::new(&self.name)?;
-        let keeper = start_keeper(&layout, &built.join("shoutd-lab"))?;
+        let keeper = start_keeper(&layout, &programs.join("shoutd-lab"))?;
         // From here on, dropping the lab takes it down.
         let (hosts, engines) = (Vec::new(), self.engines);
         let mut lab = Lab { layout, programs, engines, hosts, keeper: Some(keeper), progress: self.progress };
