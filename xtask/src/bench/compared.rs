@@ -85,9 +85,14 @@ impl Measurement {
         all.into_iter().filter(|measurement| options.wants(measurement.name)).collect()
     }
 
-    /// Measures each way once, for so many seconds where that is a choice. What fails is told and has no sample.
-    pub(super) fn round(&mut self, ways: &[Ends], seconds: f64, mut complain: impl FnMut(&str)) {
-        for way in Way::ALL {
+    /// Measures each way once, for so many seconds where that is a choice; in every other round backwards, so that none is
+    /// always the later one. What fails is told and has no sample.
+    pub(super) fn round(&mut self, number: u32, ways: &[Ends], seconds: f64, mut complain: impl FnMut(&str)) {
+        let mut order = Way::ALL;
+        if number.is_multiple_of(2) {
+            order.reverse();
+        }
+        for way in order {
             let measured = ways.iter().find(|ends| ends.way == way).map(|ends| (self.measure)(ends, seconds));
             let values = match measured.transpose() {
                 Ok(values) => values.flatten().unwrap_or_default(),

@@ -72,7 +72,7 @@ impl Facts {
             format!("Load before the benchmark began: {load}.")
         };
         format!(
-            "{date}, Linux {kernel}, {processors} × {processor}, {memory_gib} GiB, {hosts} lab hosts, Docker Engine {engine}. {busy}\n"
+            "{date}, Linux {kernel}, {processors} × {processor}, {memory_gib} GiB, up to {hosts} lab hosts, Docker Engine {engine}. {busy}\n"
         )
     }
 }

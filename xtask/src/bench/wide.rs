@@ -8,7 +8,7 @@ use shoutd_lab::{Host, Lab};
 use super::compared::{Measurement, wide_stream};
 use super::report::{Bar, Comparison, Finding};
 use super::ways::{End, Ends, Group, Way, findings, number};
-use super::{Found, Options};
+use super::{Found, MANY_HOSTS, Options};
 use crate::interrupt;
 use crate::terminal::show_progress;
 
@@ -17,10 +17,9 @@ const RATE: u32 = 1000;
 const SECONDS: f64 = 2.0;
 
 /// How often at the most: with many receivers on few processors a round takes long.
-const ROUNDS: u32 = 3;
+const ROUNDS: u32 = 9;
 
-/// Brings hosts up until there are as many as wanted, or no time is left, and measures what a sender to all of them and
-/// to three of them gets through.
+/// Measures what a sender gets through to all of many hosts, then to three of as many as are wanted.
 pub(super) fn measure(
     lab: &mut Lab,
     join: &[String],
@@ -29,8 +28,38 @@ pub(super) fn measure(
     deadline: Instant,
     found: &mut Found,
 ) -> Result<()> {
-    let wanted = usize::from(options.hosts());
-    while lab.hosts().len() < wanted && Instant::now() < deadline {
+    let receivers = grow(lab, join, ways, options.hosts().min(MANY_HOSTS), deadline, found)? - 1;
+    let to_all = Measurement::new(
+        "multicast packet rate to all hosts",
+        vec![comparison(format!("multicast packet rate 1 → {receivers}, 64 B, per receiver"))],
+        |ends, seconds| wide_stream(ends, Group::All, seconds),
+    );
+    measure_rounds(to_all, ways, options, found);
+    let hosts = grow(lab, join, ways, options.hosts(), deadline, found)?;
+    let to_three = Measurement::new(
+        "multicast packet rate to three of all hosts",
+        vec![comparison(format!("multicast packet rate 1 → 3 of {hosts}, 64 B, per receiver"))],
+        |ends, seconds| wide_stream(ends, Group::Three, seconds),
+    );
+    measure_rounds(to_three, ways, options, found);
+    let ours = ways.iter().find(|ends| ends.way == Way::Shoutd).context("no way of shoutd's")?;
+    match copies(ours, lab.hosts()) {
+        Ok(findings) => found.findings.extend(findings),
+        Err(error) => found.note(&format!("copies to hosts without receivers, of {hosts}: {error:#}")),
+    }
+    Ok(())
+}
+
+/// Brings hosts up until there are as many as wanted, or no time is left; returns how many there are.
+fn grow(
+    lab: &mut Lab,
+    join: &[String],
+    ways: &mut [Ends],
+    wanted: u8,
+    deadline: Instant,
+    found: &mut Found,
+) -> Result<usize> {
+    while lab.hosts().len() < wanted.into() && Instant::now() < deadline {
         let host = lab.add_host()?.clone();
         show_progress(&format!("{}: joining", host.name()));
         let address = host.address().to_string();
@@ -41,43 +70,25 @@ pub(super) fn measure(
         }
     }
     let hosts = lab.hosts().len();
-    if hosts < wanted {
+    if hosts < wanted.into() {
         found.note(&format!("no time was left for more than {hosts} of {wanted} hosts"));
     }
-    let mut measurements = measurements(hosts);
-    for round in 1..=options.rounds().min(ROUNDS) {
-        for measurement in &mut measurements {
-            show_progress(&format!("round {round}: {}", measurement.name));
-            let mut faults = Vec::new();
-            measurement.round(ways, options.seconds(), |fault| faults.push(format!("round {round}: {fault}")));
-            interrupt::await_exit_if_interrupted();
-            faults.iter().for_each(|fault| found.note(fault));
-        }
-    }
-    found.measurements.extend(measurements);
-    let ours = ways.iter().find(|ends| ends.way == Way::Shoutd).context("no way of shoutd's")?;
-    match copies(ours, lab.hosts()) {
-        Ok(findings) => found.findings.extend(findings),
-        Err(error) => found.note(&format!("copies to hosts without receivers, of {hosts}: {error:#}")),
-    }
-    Ok(())
+    Ok(hosts)
 }
 
-fn measurements(hosts: usize) -> Vec<Measurement> {
-    let comparison = |title: String, unit| Comparison::new(title, unit).bar(Bar::at_least(Way::ByHand, 0.97));
-    let receivers = hosts - 1;
-    vec![
-        Measurement::new(
-            "multicast packet rate to all hosts",
-            vec![comparison(format!("multicast packet rate 1 → {receivers}, 64 B, per receiver"), "packets/s")],
-            |ends, seconds| wide_stream(ends, Group::All, seconds),
-        ),
-        Measurement::new(
-            "multicast packet rate to three of all hosts",
-            vec![comparison(format!("multicast packet rate 1 → 3 of {hosts}, 64 B, per receiver"), "packets/s")],
-            |ends, seconds| wide_stream(ends, Group::Three, seconds),
-        ),
-    ]
+fn comparison(title: String) -> Comparison {
+    Comparison::new(title, "packets/s").bar(Bar::at_least(Way::ByHand, 0.97))
+}
+
+fn measure_rounds(mut measurement: Measurement, ways: &[Ends], options: &Options, found: &mut Found) {
+    for round in 1..=options.rounds().min(ROUNDS) {
+        show_progress(&format!("round {round}: {}", measurement.name));
+        let mut faults = Vec::new();
+        measurement.round(round, ways, options.seconds(), |fault| faults.push(format!("round {round}: {fault}")));
+        interrupt::await_exit_if_interrupted();
+        faults.iter().for_each(|fault| found.note(fault));
+    }
+    found.measurements.push(measurement);
 }
 
 /// What reaches all the hosts that have no receiver while three have one.

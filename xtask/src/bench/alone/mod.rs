@@ -4,6 +4,7 @@ mod docker_run;
 mod loss;
 mod memberships;
 mod resources;
+mod takeover;
 
 use std::time::Instant;
 
@@ -19,13 +20,14 @@ use crate::terminal::show_progress;
 type Part = fn(&Ends, bool) -> Result<Vec<Finding>>;
 
 /// In order: those that disturb the cluster come last.
-const PARTS: [(&str, Part); 8] = [
+const PARTS: [(&str, Part); 9] = [
     ("memory and processor at rest", resources::at_rest),
     ("docker run", docker_run::measure),
     ("copies to hosts without receivers", memberships::copies),
     ("joins", memberships::joins),
     ("leaves", memberships::leaves),
     ("1,000 joins a second", resources::under_joins),
+    ("takeover by VRRP", takeover::measure),
     ("loss", loss::measure),
     ("100 networks and 10,000 groups", resources::with_many),
 ];

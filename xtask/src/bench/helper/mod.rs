@@ -5,6 +5,7 @@
 mod datagrams;
 mod joins;
 mod round_trip;
+mod silence;
 mod tcp;
 mod wire;
 
@@ -68,6 +69,12 @@ pub(crate) enum Command {
         from: Option<SocketAddrV4>,
         #[arg(long)]
         count: u32,
+    },
+    /// Ask an echo again and again, and say how long it did not answer at the most.
+    Silence {
+        echo: SocketAddrV4,
+        #[arg(long)]
+        seconds: f64,
     },
     /// Take one TCP connection, read it to its end, and say how fast it was.
     TcpReceive { at: SocketAddrV4 },
@@ -143,6 +150,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
             round_trip::echo(*at, *interface, *reply, limit(*seconds)?)?;
         }
         Command::Ping { to, interface, from, count } => round_trip::ping(*to, *interface, *from, *count)?,
+        Command::Silence { echo, seconds } => silence::measure(*echo, limit(*seconds)?)?,
         Command::TcpReceive { at } => tcp::receive(*at)?,
         Command::TcpSend { to, seconds } => tcp::send(*to, limit(*seconds)?)?,
         Command::Serve { at, seconds } => joins::serve(*at, limit(*seconds)?)?,
