@@ -15,7 +15,6 @@ use common::{
 };
 use serde_json::json;
 use shoutd_lab::{Host, wait_until};
-use shoutd_netlink::{Namespace, Route};
 
 /// UDP ports of the datagrams, of IPv4 and of IPv6: a socket for all addresses of IPv6 is one for IPv4, too.
 const PORT_V4: u16 = 6121;
@@ -39,9 +38,6 @@ const WAY_DEADLINE: Duration = Duration::from_secs(10);
 /// What the daemon of a host may have in memory with all of this, in KiB.
 const MEMORY_MAX: u64 = 128 << 10;
 
-/// The routing protocol that marks shoutd's entries in the kernel's tables.
-const PROTOCOL: u8 = 115;
-
 #[test]
 fn thousands_of_groups_at_a_time() {
     let mut cluster = Cluster::up("many", 3).unwrap();
@@ -51,6 +47,7 @@ fn thousands_of_groups_at_a_time() {
         &[
             ("5,000 groups on several hosts, each heard where it was joined", five_thousand),
             ("a container that joins too many groups is named, and others are served", too_many),
+            ("containers that fill a bridge together are named, and others are served", full_bridge),
         ],
     );
 }
@@ -139,7 +136,7 @@ fn five_thousand(cluster: &mut Cluster) -> Result<()> {
         Ok(surplus.is_empty().then_some(()))
     });
     settled.with_context(|| surplus.join("; "))?;
-    ensure!(programmed(&network, third)? > GROUPS.len(), "the groups are not in the kernel");
+    ensure!(network.tunnel_groups(third)?.len() > GROUPS.len(), "the groups are not in the kernel");
 
     for receiver in &mut receivers {
         receiver.joined.clear();
@@ -152,7 +149,7 @@ fn five_thousand(cluster: &mut Cluster) -> Result<()> {
         wait_until(&format!("no group to be left on {}", host.name()), SOON, || {
             let listed = host.sh(&format!("bridge -netns {} mdb show dev shoutbr0", network.segment_name()?))?;
             let is_left = listed.contains("grp 239.140.") || listed.contains("grp ff15::140:");
-            Ok((!is_left && programmed(&network, host)? == 2).then_some(()))
+            Ok((!is_left && network.tunnel_groups(host)?.len() == 2).then_some(()))
         })?;
         ensure_small(host)?;
     }
@@ -167,25 +164,87 @@ fn too_many(cluster: &mut Cluster) -> Result<()> {
     let sender = Container::start(&first, "foo", &[])?;
     let greedy = Container::start(&second, "foo", &["--sysctl=net.ipv4.igmp_max_memberships=8000"])?;
     let modest = Container::start(&second, "foo", &[])?;
-    let mut joined = Vec::new();
-    for number in 0..TOO_MANY {
-        if number % 250 == 0 {
-            joined.push(GroupSocket::open(&greedy, true, 0)?);
-        }
-        let group = Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(239, 150, 0, 0)) + number);
-        joined.last().context("a socket")?.join(group.into(), Sources::All)?;
-    }
+    let joined = join_many(&greedy, 0, TOO_MANY)?;
     let told = "listens to 8192 groups, as many as one container may";
-    wait_until("the status to name the network and the endpoint", SOON, || {
-        let problems = status(&second)?["problems"].to_string();
-        Ok((problems.contains("network foo: endpoint ") && problems.contains(told)).then_some(()))
-    })?;
+    await_problem(&second, &["network foo: endpoint ", told])?;
     // Snooping goes on, and there is room for others.
     let bridge = second.sh(&format!("ip -netns {} -details link show shoutbr0", network.segment_name()?))?;
     ensure!(bridge.contains("mcast_snooping 1 "), "{bridge}");
     Stream::default().send_undisturbed(&sender, &[&modest], 1)?;
     drop(joined);
-    wait_until("the status to be good again", SOON, || Ok((status(&second)?["problems"] == json!([])).then_some(())))
+    await_no_problems(&second)
+}
+
+/// None of them alone has too many. At first they exceed what a host announces, then what their bridge has room for. A stream to another group is heard all the while, there and elsewhere.
+fn full_bridge(cluster: &mut Cluster) -> Result<()> {
+    const EACH: u32 = 8000;
+    let [first, second, third] = cluster.three()?;
+    let network = Network::create(cluster, &first, "foo", &[])?;
+    let (sender, modest) = (Container::start(&first, "foo", &[])?, Container::start(&second, "foo", &[])?);
+    let elsewhere = Container::start(&third, "foo", &[])?;
+    let running = Stream::default().begin(&sender, &[&modest, &elsewhere])?;
+    let mut greedy = Vec::new();
+    let mut join_until = |number: u32| -> Result<()> {
+        while greedy.len() < number as usize {
+            let first_group = u32::try_from(greedy.len())? * EACH;
+            let container = Container::start(&second, "foo", &["--sysctl=net.ipv4.igmp_max_memberships=8000"])?;
+            greedy.push((join_many(&container, first_group, EACH)?, container));
+        }
+        Ok(())
+    };
+    // What is joined now, on the host that is sent everything.
+    let is_heard = |group| Stream { group, port: 5001, ..Stream::default() }.send_undisturbed(&sender, &[&modest], 1);
+
+    join_until(3)?;
+    await_problem(
+        &second,
+        &["network foo: the containers of this host listen to ", "all of its multicast is sent here"],
+    )?;
+    is_heard("224.1.1.2")?;
+
+    join_until(8)?;
+    await_problem(&second, &["network foo: the bridge on this host has ", "most are those of endpoint "])?;
+    is_heard("224.1.1.3")?;
+
+    // More than there is room for: the kernel gives up, and shoutd begins anew, again and again.
+    join_until(9)?;
+    await_problem(&second, &["network foo: the bridge on this host has ", "and to each of its containers"])?;
+    is_heard("224.1.1.4")?;
+
+    greedy.clear();
+    await_no_problems(&second)?;
+    wait_until("the second host not to be sent everything", SOON, || {
+        let groups = network.tunnel_groups(&first)?;
+        let is_sent = |group: IpAddr| groups.iter().any(|to| to.group == group && to.remote == second.address());
+        Ok((!is_sent(Ipv4Addr::UNSPECIFIED.into()) && is_sent(Ipv4Addr::new(224, 1, 1, 1).into())).then_some(()))
+    })?;
+    running.finish()
+}
+
+/// Joins so many groups in a container.
+fn join_many(container: &Container, first: u32, count: u32) -> Result<Vec<GroupSocket>> {
+    let mut joined = Vec::new();
+    for number in 0..count {
+        if number % 250 == 0 {
+            joined.push(GroupSocket::open(container, true, 0)?);
+        }
+        let group = Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(239, 150, 0, 0)) + first + number);
+        joined.last().context("a socket")?.join(group.into(), Sources::All)?;
+    }
+    Ok(joined)
+}
+
+/// Waits until a host's status has a problem with all these words.
+fn await_problem(host: &Host, words: &[&str]) -> Result<()> {
+    wait_until(&format!("the status to say {words:?}"), SOON, || {
+        let status = status(host)?;
+        let mut problems = status["problems"].as_array().context("a list")?.iter().filter_map(|line| line.as_str());
+        Ok(problems.any(|line| words.iter().all(|word| line.contains(word))).then_some(()))
+    })
+}
+
+fn await_no_problems(host: &Host) -> Result<()> {
+    wait_until("the status to be good again", SOON, || Ok((status(host)?["problems"] == json!([])).then_some(())))
 }
 
 /// Which hosts listen to each group.
@@ -247,13 +306,6 @@ fn send_all(
         }
     }
     Ok(surplus)
-}
-
-/// How many entries the kernel has that say to which hosts groups of the network go.
-fn programmed(network: &Network, host: &Host) -> Result<usize> {
-    let mut route = Route::open(&Namespace::open(&network.segment(host)?)?)?;
-    let tunnel = route.link("shoutvx0")?.context("no VXLAN device")?.index;
-    Ok(route.tunnel_groups(tunnel, PROTOCOL)?.len())
 }
 
 /// Fails if the daemon of a host has more memory than it should need.

@@ -5,8 +5,12 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use shoutd_lab::Host;
+use shoutd_netlink::{Namespace, Route, TunnelGroup};
 
 use super::{Cluster, await_network, await_no_network, networks};
+
+/// The routing protocol that marks shoutd's entries in the kernel's tables.
+const PROTOCOL: u8 = 115;
 
 /// A network that was created on one host and is there on all. Removed when dropped.
 #[derive(Debug)]
@@ -66,6 +70,13 @@ impl Network {
     /// The name of its segment's network namespace.
     pub fn segment_name(&self) -> Result<String> {
         Ok(format!("shout-{}", self.vni()?))
+    }
+
+    /// What the kernel of a host has, by shoutd, of which groups go to which hosts.
+    pub fn tunnel_groups(&self, host: &Host) -> Result<Vec<TunnelGroup>> {
+        let mut route = Route::open(&Namespace::open(&self.segment(host)?)?)?;
+        let tunnel = route.link("shoutvx0")?.context("no VXLAN device")?.index;
+        Ok(route.tunnel_groups(tunnel, PROTOCOL)?)
     }
 
     /// Its IPv4 subnet: the network address and the length of its prefix.
