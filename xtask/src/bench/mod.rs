@@ -49,7 +49,7 @@ const MOST_HOSTS: u8 = 32;
 const YOUNG: Duration = Duration::from_secs(13);
 
 /// How long the command measures by default, and with `--quick`; what is begun then is ended.
-const TIME: Duration = Duration::from_secs(1200);
+const TIME: Duration = Duration::from_secs(2100);
 const QUICK_TIME: Duration = Duration::from_secs(100);
 
 /// Another benchmark than that of the data plane.
@@ -68,7 +68,7 @@ pub(crate) struct Options {
     /// Take about two minutes, for figures that are rough.
     #[arg(long)]
     quick: bool,
-    /// How often each way is measured [default: 15, or 3 with --quick].
+    /// How often each way is measured [default: 40, or 3 with --quick].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: Option<u32>,
     /// How many hosts there are in the end, for the figures with many [default: 32, or 3 with --quick]. Each runs a Docker
@@ -85,7 +85,7 @@ pub(crate) struct Options {
 
 impl Options {
     fn rounds(&self) -> u32 {
-        self.rounds.unwrap_or(if self.quick { 3 } else { 15 })
+        self.rounds.unwrap_or(if self.quick { 3 } else { 40 })
     }
 
     /// How many hosts there are in the end; fewer than 5 are not many.
@@ -171,7 +171,7 @@ fn measure(lab: &mut Lab, options: &Options) -> Result<Found> {
     show_progress("waiting for the bridges to know their receivers");
     thread::sleep(YOUNG);
     // Some of the time is for what shoutd is measured by alone, and for many hosts.
-    let rounds_end = Instant::now() + deadline.saturating_duration_since(Instant::now()).mul_f64(0.4);
+    let rounds_end = Instant::now() + deadline.saturating_duration_since(Instant::now()).mul_f64(0.55);
     for round in 1..=options.rounds() {
         if round > 1 && Instant::now() > rounds_end {
             found.note(&format!("no time was left for more than {} rounds", round - 1));
