@@ -2,14 +2,13 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use shoutd_lab::{Host, Lab};
 
 use super::compared::{Measurement, wide_stream};
 use super::report::{Bar, Comparison, Finding};
 use super::ways::{End, Ends, Group, Way, findings, number};
-use super::{Found, MANY_HOSTS, Options};
-use crate::interrupt;
+use super::{Found, MANY_HOSTS, Options, measure_once};
 use crate::terminal::show_progress;
 
 /// What is counted on the underlay: datagrams a second, and for how many seconds.
@@ -28,14 +27,14 @@ pub(super) fn measure(
     deadline: Instant,
     found: &mut Found,
 ) -> Result<()> {
-    let receivers = grow(lab, join, ways, options.hosts().min(MANY_HOSTS), deadline, found)? - 1;
+    let receivers = grow(lab, join, ways, options.hosts().min(MANY_HOSTS), deadline)? - 1;
     let to_all = Measurement::new(
         "multicast packet rate to all hosts",
         vec![comparison(format!("multicast packet rate 1 → {receivers}, 64 B, per receiver"))],
         |ends, seconds| wide_stream(ends, Group::All, seconds),
     );
     measure_rounds(to_all, ways, options, found);
-    let hosts = grow(lab, join, ways, options.hosts(), deadline, found)?;
+    let hosts = grow(lab, join, ways, options.hosts(), deadline)?;
     let to_three = Measurement::new(
         "multicast packet rate to three of all hosts",
         vec![comparison(format!("multicast packet rate 1 → 3 of {hosts}, 64 B, per receiver"))],
@@ -50,16 +49,11 @@ pub(super) fn measure(
     Ok(())
 }
 
-/// Brings hosts up until there are as many as wanted, or no time is left; returns how many there are.
-fn grow(
-    lab: &mut Lab,
-    join: &[String],
-    ways: &mut [Ends],
-    wanted: u8,
-    deadline: Instant,
-    found: &mut Found,
-) -> Result<usize> {
-    while lab.hosts().len() < wanted.into() && Instant::now() < deadline {
+/// Brings hosts up until there are as many as wanted, and returns how many there are. Fails when no time is left.
+fn grow(lab: &mut Lab, join: &[String], ways: &mut [Ends], wanted: u8, deadline: Instant) -> Result<usize> {
+    while lab.hosts().len() < wanted.into() {
+        let hosts = lab.hosts().len();
+        ensure!(Instant::now() < deadline, "no time was left for more than {hosts} of {wanted} hosts");
         let host = lab.add_host()?.clone();
         show_progress(&format!("{}: joining", host.name()));
         let address = host.address().to_string();
@@ -69,11 +63,7 @@ fn grow(
             ends.extend(&host).with_context(|| format!("extend to {}: {}", host.name(), ends.way))?;
         }
     }
-    let hosts = lab.hosts().len();
-    if hosts < wanted.into() {
-        found.note(&format!("no time was left for more than {hosts} of {wanted} hosts"));
-    }
-    Ok(hosts)
+    Ok(lab.hosts().len())
 }
 
 fn comparison(title: String) -> Comparison {
@@ -82,11 +72,7 @@ fn comparison(title: String) -> Comparison {
 
 fn measure_rounds(mut measurement: Measurement, ways: &[Ends], options: &Options, found: &mut Found) {
     for round in 1..=options.rounds().min(ROUNDS) {
-        show_progress(&format!("round {round}: {}", measurement.name));
-        let mut faults = Vec::new();
-        measurement.round(round, ways, options.seconds(), |fault| faults.push(format!("round {round}: {fault}")));
-        interrupt::await_exit_if_interrupted();
-        faults.iter().for_each(|fault| found.note(fault));
+        measure_once(&mut measurement, round, ways, options, found);
     }
     found.measurements.push(measurement);
 }
