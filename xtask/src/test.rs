@@ -30,11 +30,11 @@ const MIXED: [&str; 6] = ["e2e_docker", "e2e_engines", "e2e_live_restore", "e2e_
 /// End-to-end tests that take programs of the machine into containers, which do not run with the libraries of another engine's system.
 const OF_THE_MACHINE: [&str; 2] = ["e2e_programs", "e2e_router"];
 
-/// What lines have in which tests say that, and why, they failed.
-const SIGNS_OF_FAILURE: [&str; 3] = ["FAILED", "panicked", "error: "];
+/// How many lines that say what failed are shown once more at the end, of each kind of tests.
+const FAILURES_SHOWN: usize = 20;
 
-/// How many such lines of a kind of tests are shown once more at the end.
-const FAILURES_SHOWN: usize = 10;
+/// How many lines after one that says that something failed may say why.
+const LINES_OF_REASON: usize = 3;
 
 /// Where each kind of test writes what it prints, until all of it is shown.
 const LOGS: &str = "target/test-logs";
@@ -169,6 +169,29 @@ fn run_kind(kind: &Kind, logs: &Path) -> Result<Option<String>> {
     show_output(&shown);
     let verdict = if status.success() { "passed " } else { "FAILED " };
     show_verdict(&format!("{verdict} {} ({:.0} s)", kind.name, begin.elapsed().as_secs_f32()));
-    let failures = || shown.lines().filter(|line| SIGNS_OF_FAILURE.iter().any(|sign| line.contains(sign)));
-    Ok((!status.success()).then(|| failures().take(FAILURES_SHOWN).collect::<Vec<_>>().join("\n")))
+    Ok((!status.success()).then(|| failures(&shown).join("\n")))
+}
+
+/// The lines in which tests say that they failed, and those after each that may say why.
+fn failures(printed: &str) -> Vec<&str> {
+    let says_so = |line: &str| line.contains("FAILED") || line.contains("panicked") || line.starts_with("error");
+    let mut since = usize::MAX;
+    let of_failure = |line: &&str| {
+        since = if says_so(line) { 0 } else { since.saturating_add(1) };
+        since <= LINES_OF_REASON
+    };
+    printed.lines().filter(of_failure).take(FAILURES_SHOWN).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_is_printed_the_failures_are_shown_with_their_reasons() {
+        let printed =
+            "ok      one\nFAILED  two: error output:\nno such thing\n2\n3\nok      three\nlevel=error msg=\"x\"\n";
+        assert_eq!(failures(printed), ["FAILED  two: error output:", "no such thing", "2", "3"]);
+        assert_eq!(failures("ok      one\ntest result: ok.\n"), [""; 0]);
+    }
 }

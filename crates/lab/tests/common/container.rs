@@ -32,7 +32,8 @@ impl Container {
     /// As [`Container::start`], but it is no error when Docker says no.
     pub fn try_start(host: &Host, network: &str, options: &[&str]) -> Result<(Self, Output)> {
         static COUNT: AtomicU32 = AtomicU32::new(1);
-        let name = format!("c{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        // No name may be hexadecimal: if nothing is called so, as when it is removed twice, Docker takes the container whose id begins so.
+        let name = format!("test{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let needs_more = options.contains(&WITH_IPV6) && takes_sysctls_with_network(host)?;
         let network = if needs_more {
             let setting = "com.docker.network.endpoint.sysctls=net.ipv6.conf.IFNAME.disable_ipv6=0";
