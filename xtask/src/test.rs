@@ -76,7 +76,8 @@ impl Kind {
 
     /// A test with a lab of its own.
     fn end_to_end(name: &str) -> Self {
-        Self::new(name, &["--package", "shoutd-lab", "--test", name, "--", "--nocapture"])
+        // Of the whole workspace: of the lab's package alone, it would be built once more, as dependencies then have fewer features.
+        Self::new(name, &["--workspace", "--test", name, "--", "--nocapture"])
     }
 }
 
