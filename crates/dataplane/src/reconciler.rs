@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Which of the desired states that were handed over; later ones compare greater.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Generation(u64);
+pub struct Generation(pub(crate) u64);
 
 /// Whose failures matter to somebody who waits.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //! waits for it.
 //!
 //! Once there was what was wanted, it compares what is wanted now with that, so that a change costs what has changed; what there really is, it reads anew every so often, when a device
-//! was made anew, and when anything failed.
+//! was made anew, and when anything failed. Many changes are left for newer ones, which may be of somebody who waits, and gone on with from where they were left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -131,10 +131,43 @@ impl Post {
 /// What is known of one segment.
 #[derive(Debug)]
 struct Known {
-    /// What all was as wanted by.
-    holds: Arc<Desired>,
+    there: There,
     ports: BTreeSet<DeviceName>,
     read_at: Instant,
+}
+
+/// What a segment's tables hold.
+#[derive(Debug)]
+enum There {
+    /// All that this wants of it.
+    Wanted(Arc<Desired>),
+    /// This, as it was read or as changes that were left for newer ones have made it.
+    Tables(Forwarding),
+}
+
+impl There {
+    /// What to do so that there is what is wanted.
+    fn changes_to(&self, vni: Vni, wanted: &Segment, tier: Tier) -> Vec<Change> {
+        match self {
+            Self::Wanted(before) => match before.segments.get(&vni) {
+                Some(before) => Forwarding::changes_between(before, wanted, tier),
+                None => Forwarding::default().changes_to(&Forwarding::wanted(wanted, tier)),
+            },
+            Self::Tables(tables) => tables.changes_to(&Forwarding::wanted_beside(tables, wanted, tier)),
+        }
+    }
+
+    /// What there is after these changes.
+    fn changed(self, vni: Vni, changes: &[Change], tier: Tier) -> Self {
+        let mut tables = match self {
+            Self::Wanted(before) => {
+                before.segments.get(&vni).map(|before| Forwarding::wanted(before, tier)).unwrap_or_default()
+            }
+            Self::Tables(tables) => tables,
+        };
+        changes.iter().for_each(|change| tables.apply(change));
+        Self::Tables(tables)
+    }
 }
 
 struct Replicator {
@@ -148,16 +181,20 @@ struct Replicator {
 
 /// Starts the thread.
 pub(crate) fn spawn(tables: Box<dyn ForwardingTables>, tier: Tier) -> io::Result<(Arc<Post>, watch::Receiver<Status>)> {
-    let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-    let post = Arc::new(Post { inbox: Mutex::default(), wake });
-    let (status, receiver) = watch::channel(Status::default());
-    let mut replicator =
-        Replicator { tables, tier, post: post.clone(), status, known: BTreeMap::new(), complaints: Vec::new() };
+    let mut replicator = Replicator::new(tables, tier)?;
+    let (post, status) = (replicator.post.clone(), replicator.status.subscribe());
     thread::Builder::new().name("replicator".to_owned()).spawn(move || replicator.run())?;
-    Ok((post, receiver))
+    Ok((post, status))
 }
 
 impl Replicator {
+    fn new(tables: Box<dyn ForwardingTables>, tier: Tier) -> io::Result<Self> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        let post = Arc::new(Post { inbox: Mutex::default(), wake });
+        let status = watch::Sender::new(Status::default());
+        Ok(Self { tables, tier, post, status, known: BTreeMap::new(), complaints: Vec::new() })
+    }
+
     fn run(&mut self) {
         let mut retry = RETRY_FIRST;
         loop {
@@ -217,37 +254,43 @@ impl Replicator {
         // Unless all goes well, it is read anew next time; also while what is there may stay beside what is wanted.
         let provisional = segment.replication.provisional;
         let known = self.known.remove(&vni).filter(|known| !provisional && known.read_at.elapsed() < AGE_MAX);
-        let (changes, ports, read_at) = match known {
-            Some(Known { holds, ports, read_at }) if holds.segments.contains_key(&vni) => {
-                (Forwarding::changes_between(&holds.segments[&vni], segment, self.tier), ports, read_at)
-            }
-            _ => {
-                let read_at = Instant::now();
-                let (found, ports) = (self.tables.read(vni)?, self.tables.ports(vni)?);
-                let wanted = Forwarding::wanted_beside(&found, segment, self.tier);
-                (found.changes_to(&wanted), ports, read_at)
-            }
+        let Known { there, ports, read_at } = match known {
+            Some(known) => known,
+            None => self.read(vni)?,
         };
-        let changes: Vec<Change> = changes.into_iter().filter(|change| is_possible(change, &ports)).collect();
+        let mut changes = there.changes_to(vni, segment, self.tier);
+        changes.retain(|change| is_possible(change, &ports));
         if !changes.is_empty() {
             debug!(%vni, changes = changes.len(), "forwarding tables change");
         }
         let mut failures = Vec::new();
-        for (number, changes) in changes.chunks(CHANGES_AT_ONCE).enumerate() {
+        for (number, some) in changes.chunks(CHANGES_AT_ONCE).enumerate() {
             if number > 0 && self.post.is_news(generation) {
+                if failures.is_empty() {
+                    let made = changes.get(..number * CHANGES_AT_ONCE).unwrap_or_default();
+                    let there = there.changed(vni, made, self.tier);
+                    self.known.insert(vni, Known { there, ports, read_at });
+                }
                 return Ok(None);
             }
-            let failed = self.tables.change(vni, segment.vtep, changes)?;
+            let failed = self.tables.change(vni, segment.vtep, some)?;
             failures.extend(failed.into_iter().map(|(position, error)| ForwardingFailure {
                 vni,
-                change: changes.get(position).cloned(),
+                change: some.get(position).cloned(),
                 error: Arc::new(error),
             }));
         }
         if failures.is_empty() && !provisional {
-            self.known.insert(vni, Known { holds: desired.clone(), ports, read_at });
+            self.known.insert(vni, Known { there: There::Wanted(desired.clone()), ports, read_at });
         }
         Ok(Some(failures))
+    }
+
+    /// Reads what a segment has.
+    fn read(&mut self, vni: Vni) -> Result<Known, KernelError> {
+        let read_at = Instant::now();
+        let there = There::Tables(self.tables.read(vni)?);
+        Ok(Known { there, ports: self.tables.ports(vni)?, read_at })
     }
 
     fn publish(&mut self, generation: Generation, revision: Revision, failures: Vec<ForwardingFailure>) {
@@ -266,5 +309,61 @@ fn is_possible(change: &Change, ports: &BTreeSet<DeviceName>) -> bool {
     match change {
         Change::PinPort { port, .. } | Change::UnpinPort { port, .. } => ports.contains(port),
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use shoutd_core::multicast::Replication;
+    use shoutd_core::plane::Vtep;
+
+    use super::*;
+    use crate::fake_forwarding::FakeForwarding;
+
+    /// A network of which these groups go to one other host.
+    fn desired(vni: Vni, groups: impl Iterator<Item = u32>) -> Arc<Desired> {
+        let remote = |last| IpAddr::from(Ipv4Addr::new(192, 0, 2, last));
+        let group = |number| (None, Ipv4Addr::from(0xef01_0000 + number).into());
+        let segment = Segment {
+            network: "a".repeat(64).parse().unwrap(),
+            mtu: 1450,
+            vtep: Vtep { address: remote(1), port: 7789 },
+            remotes: BTreeSet::from([remote(2)]),
+            replication: Replication {
+                groups: groups.map(|number| (group(number), BTreeSet::from([remote(2)]))).collect(),
+                unregistered: BTreeSet::new(),
+                provisional: false,
+                beyond: 0,
+            },
+            remote_macs: BTreeMap::new(),
+            learning: true,
+            max_rate: None,
+            ports: BTreeMap::new(),
+        };
+        Arc::new(Desired { segments: BTreeMap::from([(vni, segment)]) })
+    }
+
+    /// How often tables were read whole, and how many changes were made.
+    fn counted(fake: &FakeForwarding) -> (usize, usize) {
+        let content = fake.content();
+        (content.reads, content.changes)
+    }
+
+    #[test]
+    fn many_changes_are_left_for_newer_ones_and_gone_on_with_without_reading_anew() {
+        let (fake, vni) = (FakeForwarding::default(), Vni::new(7).unwrap());
+        let mut replicator = Replicator::new(Box::new(fake.clone()), Tier::VxlanMdb).unwrap();
+        let [all, none, one] = [desired(vni, 0..2000), desired(vni, 0..0), desired(vni, 5000..5001)];
+        assert!(replicator.round(Generation(0), &all).is_some());
+        let (reads, changes) = counted(&fake);
+        // All groups are withdrawn; before that is done, one is joined.
+        replicator.post.apply(Generation(1), one.clone());
+        assert!(replicator.round(Generation(0), &none).is_none(), "it did not look for news");
+        assert_eq!(counted(&fake), (reads, changes + CHANGES_AT_ONCE));
+        assert!(replicator.round(Generation(1), &one).is_some());
+        assert_eq!(counted(&fake), (reads, changes + 2001));
+        assert_eq!(fake.content().tables[&vni], Forwarding::wanted(&one.segments[&vni], Tier::VxlanMdb));
     }
 }
