@@ -43,6 +43,8 @@ struct Listened {
     database: Database,
     /// Index of the bridge, once there is one.
     bridge: Option<u32>,
+    /// Index of the device that was last seen not to be the bridge: the tunnel, whose database the replicator changes by thousands of entries at a time.
+    other: Option<u32>,
     /// What the bridge has room for, as it was last read; of what is taken the database knows.
     room: Room,
     is_crowded: bool,
@@ -108,6 +110,7 @@ impl Listened {
             route: Route::open(namespace)?,
             database: Database::default(),
             bridge: None,
+            other: None,
             room: Room::default(),
             is_crowded: false,
             ports: BTreeMap::new(),
@@ -177,6 +180,7 @@ impl Listened {
         // If it fails half way, it is not known any more what was said of it.
         let was_new = std::mem::replace(&mut self.is_new, true);
         self.ports.clear();
+        self.other = None;
         let before = std::mem::take(&mut self.database);
         let bridge = self.route.link(BRIDGE)?;
         self.room = bridge.as_ref().map(|link| room(&link.kind)).unwrap_or_default();
@@ -194,10 +198,17 @@ impl Listened {
 
     /// Takes in one entry.
     fn take(&mut self, device: u32, listing: Listing, present: bool) -> Result<(), KernelError> {
+        if self.other == Some(device) {
+            return Ok(());
+        }
         if self.bridge != Some(device) {
             let bridge = self.route.link(BRIDGE)?.map(|link| link.index);
-            // The tunnel's database is somebody else's care. Of a new bridge everything is read, this entry too.
-            return if bridge == self.bridge { Ok(()) } else { self.read() };
+            // Of a new bridge everything is read, this entry too.
+            if bridge != self.bridge {
+                return self.read();
+            }
+            self.other = Some(device);
+            return Ok(());
         }
         let port = match listing {
             Listing::Member(member) => member.port,
