@@ -33,9 +33,9 @@ pub struct Generation(pub(crate) u64);
 /// Whose failures matter to somebody who waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
-    /// All.
+    /// All; and everywhere also what is not wanted any more is gone.
     Everything,
-    /// Those of one segment: its devices, flood entries, pinned addresses and multicast.
+    /// Those of one segment: its devices, flood entries, pinned addresses and multicast. Groups may still go to where they are not wanted any more.
     Segment {
         /// The segment.
         vni: Vni,
@@ -200,6 +200,7 @@ impl ReconcilerHandle {
             let is_replicated = |status: &replicator::Status| {
                 status.generation >= generation
                     && status.revision >= revision
+                    && (status.is_complete || *scope != Scope::Everything)
                     && !status.failures.iter().any(|failure| scope.concerns_forwarding(failure))
             };
             replicated.wait_for(is_replicated).await.map(drop)

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shoutd_core::Vni;
-use shoutd_core::plane::{Change, Desired, DeviceName, Forwarding, Segment, Tier};
+use shoutd_core::plane::{Change, Desired, DeviceName, Forwarding, Segment, Tier, Vtep};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
@@ -62,6 +62,8 @@ pub(crate) struct Revision(u64);
 pub(crate) struct Status {
     pub(crate) generation: Generation,
     pub(crate) revision: Revision,
+    /// Whether also what is not wanted any more is gone; what is wanted is there in any case, but for the failures.
+    pub(crate) is_complete: bool,
     pub(crate) failures: Arc<[ForwardingFailure]>,
 }
 
@@ -170,6 +172,60 @@ impl There {
     }
 }
 
+/// What is to be done to one segment's tables.
+struct Work {
+    vni: Vni,
+    own: Vtep,
+    /// What was known before.
+    known: Known,
+    provisional: bool,
+    /// In the order of [`Forwarding::changes_to`].
+    changes: Vec<Change>,
+    /// How many have been made, or tried.
+    made: usize,
+    failures: Vec<ForwardingFailure>,
+}
+
+impl Work {
+    fn additions(&self) -> usize {
+        self.changes.partition_point(Change::adds)
+    }
+
+    fn all(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// Makes the next changes, but not more than up to this position.
+    fn proceed(&mut self, tables: &mut dyn ForwardingTables, until: usize) {
+        let end = until.min(self.made + CHANGES_AT_ONCE);
+        let changes = self.changes.get(self.made..end).unwrap_or_default();
+        let failure = |change, error| ForwardingFailure { vni: self.vni, change, error: Arc::new(error) };
+        match tables.change(self.vni, self.own, changes) {
+            Ok(failed) => self
+                .failures
+                .extend(failed.into_iter().map(|(position, error)| failure(changes.get(position).cloned(), error))),
+            Err(error) => {
+                self.failures.push(failure(None, error));
+                self.changes.truncate(end);
+            }
+        }
+        self.made = end;
+    }
+
+    /// What is known afterwards; nothing unless all went well, nor while what is there may stay beside what is wanted.
+    fn known(self, wanted: &Arc<Desired>, tier: Tier) -> Option<Known> {
+        if self.provisional || !self.failures.is_empty() {
+            return None;
+        }
+        let there = match self.changes.get(..self.made) {
+            Some(made) if made.len() == self.changes.len() => There::Wanted(wanted.clone()),
+            Some(made) if !made.is_empty() => self.known.there.changed(self.vni, made, tier),
+            _ => self.known.there,
+        };
+        Some(Known { there, ..self.known })
+    }
+}
+
 struct Replicator {
     tables: Box<dyn ForwardingTables>,
     tier: Tier,
@@ -212,7 +268,7 @@ impl Replicator {
             };
             let mut pause = AGE_MAX;
             if let Some((generation, desired)) = wanted
-                && let Some(failures) = self.round(generation, &desired)
+                && let Some(failures) = self.round(generation, revision, &desired)
             {
                 if failures.is_empty() {
                     retry = RETRY_FIRST;
@@ -220,70 +276,75 @@ impl Replicator {
                     pause = retry;
                     retry = (retry * 2).min(RETRY_LAST);
                 }
-                self.publish(generation, revision, failures);
+                self.complain(&failures);
+                self.publish(generation, revision, true, failures);
             }
             let mut waiting = [PollFd::new(self.post.wake.as_fd(), PollFlags::POLLIN)];
             let _ = poll(&mut waiting, PollTimeout::try_from(pause).unwrap_or(PollTimeout::MAX));
         }
     }
 
-    /// Makes all segments' tables what they should be. Returns what failed; `None` if something newer was wanted before it was done.
-    fn round(&mut self, generation: Generation, desired: &Arc<Desired>) -> Option<Vec<ForwardingFailure>> {
+    /// Makes all segments' tables what they should be: first there is everywhere what is wanted, which somebody may wait for, then what is not wanted goes. Returns what failed; `None` if
+    /// something newer was wanted before it was done.
+    fn round(
+        &mut self,
+        generation: Generation,
+        revision: Revision,
+        desired: &Arc<Desired>,
+    ) -> Option<Vec<ForwardingFailure>> {
         let there: BTreeSet<Vni> = desired.segments.keys().copied().collect();
         self.known.retain(|vni, _| there.contains(vni));
         self.tables.retain(&there);
-        let mut failures = Vec::new();
+        let (mut works, mut failures) = (Vec::new(), Vec::new());
         for (&vni, segment) in &desired.segments {
-            match self.segment(generation, vni, desired, segment) {
-                Ok(Some(failed)) => failures.extend(failed),
-                Ok(None) => return None,
+            match self.work(vni, segment) {
+                Ok(work) => works.push(work),
                 Err(error) => failures.push(ForwardingFailure { vni, change: None, error: Arc::new(error) }),
             }
         }
-        Some(failures)
+        let mut is_done = self.proceed(generation, &mut works, Work::additions);
+        if is_done && works.iter().any(|work| work.made < work.all()) {
+            let failed = works.iter().flat_map(|work| &work.failures).chain(&failures).cloned().collect();
+            self.publish(generation, revision, false, failed);
+            is_done = self.proceed(generation, &mut works, Work::all);
+        }
+        for work in works {
+            failures.extend(work.failures.iter().cloned());
+            let vni = work.vni;
+            self.known.extend(work.known(desired, self.tier).map(|known| (vni, known)));
+        }
+        is_done.then_some(failures)
     }
 
-    /// Makes one segment's tables what they should be. Returns what failed; `None` if something newer was wanted before it was done.
-    fn segment(
-        &mut self,
-        generation: Generation,
-        vni: Vni,
-        desired: &Arc<Desired>,
-        segment: &Segment,
-    ) -> Result<Option<Vec<ForwardingFailure>>, KernelError> {
-        // Unless all goes well, it is read anew next time; also while what is there may stay beside what is wanted.
+    /// What is to be done to one segment's tables.
+    fn work(&mut self, vni: Vni, segment: &Segment) -> Result<Work, KernelError> {
         let provisional = segment.replication.provisional;
         let known = self.known.remove(&vni).filter(|known| !provisional && known.read_at.elapsed() < AGE_MAX);
-        let Known { there, ports, read_at } = match known {
+        let known = match known {
             Some(known) => known,
             None => self.read(vni)?,
         };
-        let mut changes = there.changes_to(vni, segment, self.tier);
-        changes.retain(|change| is_possible(change, &ports));
+        let mut changes = known.there.changes_to(vni, segment, self.tier);
+        changes.retain(|change| is_possible(change, &known.ports));
         if !changes.is_empty() {
             debug!(%vni, changes = changes.len(), "forwarding tables change");
         }
-        let mut failures = Vec::new();
-        for (number, some) in changes.chunks(CHANGES_AT_ONCE).enumerate() {
-            if number > 0 && self.post.is_news(generation) {
-                if failures.is_empty() {
-                    let made = changes.get(..number * CHANGES_AT_ONCE).unwrap_or_default();
-                    let there = there.changed(vni, made, self.tier);
-                    self.known.insert(vni, Known { there, ports, read_at });
+        Ok(Work { vni, own: segment.vtep, known, provisional, changes, made: 0, failures: Vec::new() })
+    }
+
+    /// Makes the changes of each segment up to a position. Returns whether they are made: not all are if something newer is wanted meanwhile, but some in any case, so that it comes to an end.
+    fn proceed(&mut self, generation: Generation, works: &mut [Work], until: fn(&Work) -> usize) -> bool {
+        let mut has_begun = false;
+        for work in works {
+            while work.made < until(work) {
+                if has_begun && self.post.is_news(generation) {
+                    return false;
                 }
-                return Ok(None);
+                work.proceed(&mut *self.tables, until(work));
+                has_begun = true;
             }
-            let failed = self.tables.change(vni, segment.vtep, some)?;
-            failures.extend(failed.into_iter().map(|(position, error)| ForwardingFailure {
-                vni,
-                change: some.get(position).cloned(),
-                error: Arc::new(error),
-            }));
         }
-        if failures.is_empty() && !provisional {
-            self.known.insert(vni, Known { there: There::Wanted(desired.clone()), ports, read_at });
-        }
-        Ok(Some(failures))
+        true
     }
 
     /// Reads what a segment has.
@@ -293,14 +354,17 @@ impl Replicator {
         Ok(Known { there, ports: self.tables.ports(vni)?, read_at })
     }
 
-    fn publish(&mut self, generation: Generation, revision: Revision, failures: Vec<ForwardingFailure>) {
+    fn complain(&mut self, failures: &[ForwardingFailure]) {
         let complaints: Vec<String> =
             failures.iter().filter(|failure| !failure.is_early()).map(ToString::to_string).collect();
         if complaints != self.complaints {
             complaints.iter().for_each(|complaint| warn!("{complaint}; trying again"));
             self.complaints = complaints;
         }
-        self.status.send_replace(Status { generation, revision, failures: failures.into() });
+    }
+
+    fn publish(&self, generation: Generation, revision: Revision, is_complete: bool, failures: Vec<ForwardingFailure>) {
+        self.status.send_replace(Status { generation, revision, is_complete, failures: failures.into() });
     }
 }
 
@@ -315,18 +379,18 @@ fn is_possible(change: &Change, ports: &BTreeSet<DeviceName>) -> bool {
 #[cfg(test)]
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
+    use std::ops::Range;
 
     use shoutd_core::multicast::Replication;
-    use shoutd_core::plane::Vtep;
 
     use super::*;
     use crate::fake_forwarding::FakeForwarding;
 
-    /// A network of which these groups go to one other host.
-    fn desired(vni: Vni, groups: impl Iterator<Item = u32>) -> Arc<Desired> {
+    /// Two networks of which these groups go to one other host.
+    fn desired(groups: [Range<u32>; 2]) -> Arc<Desired> {
         let remote = |last| IpAddr::from(Ipv4Addr::new(192, 0, 2, last));
         let group = |number| (None, Ipv4Addr::from(0xef01_0000 + number).into());
-        let segment = Segment {
+        let segment = |groups: Range<u32>| Segment {
             network: "a".repeat(64).parse().unwrap(),
             mtu: 1450,
             vtep: Vtep { address: remote(1), port: 7789 },
@@ -342,7 +406,9 @@ mod tests {
             max_rate: None,
             ports: BTreeMap::new(),
         };
-        Arc::new(Desired { segments: BTreeMap::from([(vni, segment)]) })
+        Arc::new(Desired {
+            segments: [7, 8].map(|vni| Vni::new(vni).unwrap()).into_iter().zip(groups.map(segment)).collect(),
+        })
     }
 
     /// How often tables were read whole, and how many changes were made.
@@ -351,19 +417,37 @@ mod tests {
         (content.reads, content.changes)
     }
 
+    fn is_as_wanted(fake: &FakeForwarding, desired: &Desired) -> bool {
+        let wanted = |segment| Forwarding::wanted(segment, Tier::VxlanMdb);
+        let content = fake.content();
+        desired.segments.iter().all(|(vni, segment)| content.tables[vni] == wanted(segment))
+    }
+
     #[test]
-    fn many_changes_are_left_for_newer_ones_and_gone_on_with_without_reading_anew() {
-        let (fake, vni) = (FakeForwarding::default(), Vni::new(7).unwrap());
+    fn what_is_wanted_comes_first_and_what_is_not_goes_when_there_is_nothing_newer() {
+        let fake = FakeForwarding::default();
         let mut replicator = Replicator::new(Box::new(fake.clone()), Tier::VxlanMdb).unwrap();
-        let [all, none, one] = [desired(vni, 0..2000), desired(vni, 0..0), desired(vni, 5000..5001)];
-        assert!(replicator.round(Generation(0), &all).is_some());
+        let mut round = |generation, desired: &Arc<Desired>, newest: Option<(u64, &Arc<Desired>)>| {
+            if let Some((newest, desired)) = newest {
+                replicator.post.apply(Generation(newest), desired.clone());
+            }
+            let is_done = replicator.round(Generation(generation), Revision(0), desired).is_some();
+            let published = replicator.status.borrow().generation;
+            (is_done, published)
+        };
+        let before = desired([0..2000, 0..0]);
+        assert!(round(1, &before, None).0 && is_as_wanted(&fake, &before));
         let (reads, changes) = counted(&fake);
-        // All groups are withdrawn; before that is done, one is joined.
-        replicator.post.apply(Generation(1), one.clone());
-        assert!(replicator.round(Generation(0), &none).is_none(), "it did not look for news");
-        assert_eq!(counted(&fake), (reads, changes + CHANGES_AT_ONCE));
-        assert!(replicator.round(Generation(1), &one).is_some());
-        assert_eq!(counted(&fake), (reads, changes + 2001));
-        assert_eq!(fake.content().tables[&vni], Forwarding::wanted(&one.segments[&vni], Tier::VxlanMdb));
+
+        // All groups of the first network are withdrawn, and one of the second is joined; while that is done, one of the first is joined.
+        let (then, last) = (desired([0..0, 7..8]), desired([5000..5001, 7..8]));
+        assert_eq!(
+            round(2, &then, Some((3, &last))),
+            (false, Generation(2)),
+            "not served, or no look at what is newer"
+        );
+        assert_eq!(counted(&fake), (reads, changes + 1 + CHANGES_AT_ONCE));
+        assert!(round(3, &last, None).0 && is_as_wanted(&fake, &last));
+        assert_eq!(counted(&fake), (reads, changes + 1 + 2000 + 1), "something was read or done twice");
     }
 }

@@ -65,7 +65,7 @@ async fn what_is_applied_holds_when_it_is_settled_and_costs_what_has_changed() {
     };
     for groups in [1001, 1002, 1001, 1005] {
         let generation = handle.apply(desired(groups));
-        handle.settled(generation, &Scope::Segment { vni: vni() }, PATIENCE).await.unwrap();
+        handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
         assert!(is_as_wanted(&forwarding, &desired(groups)));
     }
     let content = forwarding.content();

@@ -132,6 +132,17 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Whether it makes something be there; if not, it takes away what is there and not wanted.
+    pub fn adds(&self) -> bool {
+        match self {
+            Self::Group { add, .. } | Self::GroupMac { add, .. } => *add,
+            Self::PinRemote { .. } | Self::PinPort { .. } => true,
+            Self::UnpinRemote { .. } | Self::UnpinPort { .. } => false,
+        }
+    }
+}
+
 /// Groups without entries of their own, of each family.
 pub const UNREGISTERED: [SourceGroup; 2] =
     [(None, IpAddr::V4(Ipv4Addr::UNSPECIFIED)), (None, IpAddr::V6(Ipv6Addr::UNSPECIFIED))];
