@@ -2,7 +2,10 @@
 //! waits for it.
 //!
 //! Once there was what was wanted, it compares what is wanted now with that, so that a change costs what has changed; what there really is, it reads anew every so often, when a device
-//! was made anew, and when anything failed. Many changes are left for newer ones, which may be of somebody who waits, and gone on with from where they were left.
+//! was made anew, and when anything failed.
+//!
+//! What is wanted it makes in all segments first, and says so, for somebody may wait for that. What is not wanted any more it takes away afterwards. Many changes are left for newer ones, and gone on with from
+//! where they were left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
