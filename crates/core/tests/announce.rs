@@ -505,6 +505,15 @@ fn what_no_host_can_announce_is_refused_and_the_host_is_out_of_sync() {
     assert!(!listener.heard(None, now).in_sync);
     assert_eq!(listener.heard(None, now).networks, one_network(1));
 
+    // What follows is told all the same.
+    speaker.refused(now);
+    speaker.want(one_network(2));
+    assert!(speaker.next(&mut sequence, now).is_none(), "it is not repeated at once");
+    let later = speaker.wake().unwrap();
+    assert_eq!(converse(&mut speaker, &mut listener, &mut sequence, later), 1);
+    let heard = listener.heard(None, later);
+    assert!(heard.in_sync && heard.networks == one_network(2));
+
     let (mut speaker, mut listener) = (Speaker::new(2), Listener::new(now));
     speaker.want(one_network(u32::try_from(ANNOUNCED_ITEMS_MAX).unwrap()));
     let refused = (0..10).find_map(|_| {
@@ -512,4 +521,23 @@ fn what_no_host_can_announce_is_refused_and_the_host_is_out_of_sync() {
         listener.hear(&message, now).map(|reply| speaker.answered(reply, 1, now)).err()
     });
     assert!(matches!(refused, Some(Unsound::TooMuch { .. })) && !listener.heard(None, now).in_sync);
+}
+
+#[test]
+fn as_much_as_may_be_announced_can_be_replaced_by_as_much() {
+    let now = Duration::from_secs(1);
+    let (mut speaker, mut listener, mut sequence) = (Speaker::new(1), Listener::new(now), 0);
+    // With the network itself.
+    let most = u32::try_from(ANNOUNCED_ITEMS_MAX).unwrap() - 1;
+    let before = one_network(most);
+    let after = (0..most).map(|index| (IpAddr::from(Ipv4Addr::from(0xe800_0000 + index)), SourceFilter::all()));
+    let memberships = Memberships { groups: after.collect(), router: false };
+    let after: Content =
+        [(network_id(0), Arc::new(AnnouncedNetwork { memberships, ..AnnouncedNetwork::default() }))].into();
+    for content in [before, after] {
+        speaker.want(content.clone());
+        converse(&mut speaker, &mut listener, &mut sequence, now);
+        let heard = listener.heard(None, now);
+        assert!(heard.in_sync && heard.networks == content);
+    }
 }

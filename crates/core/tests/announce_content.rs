@@ -118,6 +118,23 @@ proptest! {
         }
     }
 
+    /// Containers can report anything, and the bridge believes it.
+    #[test]
+    fn whatever_is_reported_peers_take_what_is_announced_of_it(
+        reported in proptest::collection::btree_map(any::<IpAddr>(), any::<bool>(), 0..20),
+        group in any::<[u8; 3]>(),
+    ) {
+        let group = IpAddr::from([239, group[0], group[1], group[2]]);
+        let source = |include| if include { SourceFilter::Include([group].into()) } else { SourceFilter::all() };
+        let mut groups: BTreeMap<_, _> = reported.into_iter().map(|(address, kind)| (address, source(kind))).collect();
+        groups.insert(group, SourceFilter::all());
+        let cluster = cluster(&BTreeSet::new());
+        let memberships = [(vni(&cluster, 0), Memberships { groups, router: false })].into();
+        let (content, _) = own_content(&cluster, &local([0]), &memberships);
+        prop_assert_eq!(Delta::between(&BTreeMap::new(), &content, usize::MAX).0.check(), Ok(()));
+        prop_assert!(content[&network_id(0)].memberships.groups.contains_key(&group));
+    }
+
     #[test]
     fn a_filter_that_is_cut_lets_no_less_through(include: bool, count in 0..2 * ANNOUNCED_SOURCES_MAX) {
         let source = |index| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + u32::try_from(index).unwrap()));

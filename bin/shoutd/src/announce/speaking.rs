@@ -125,7 +125,10 @@ impl Announcer {
         if let Some(fault) = fault {
             state.note_fault(host, Direction::Out, fault, &cluster, now);
         }
-        state.speakers.answered(host, answer.ok(), rand::random(), now);
+        match answer {
+            Err(CallError::Refused { rejection: Rejection::Malformed { .. }, .. }) => state.speakers.refused(host, now),
+            answer => state.speakers.answered(host, answer.ok(), rand::random(), now),
+        }
         self.publish(&mut state);
     }
 

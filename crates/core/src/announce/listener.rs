@@ -94,9 +94,11 @@ impl Listener {
         let mut content = if is_snapshot { Content::new() } else { self.content.clone() };
         message.delta.apply(&mut content);
         let items = weight(&content);
-        if items > ANNOUNCED_ITEMS_MAX {
+        // Of a change that comes in parts what is new comes first, beside what it is to replace.
+        let most = if message.complete { ANNOUNCED_ITEMS_MAX } else { 2 * ANNOUNCED_ITEMS_MAX };
+        if items > most {
             self.trusted = false;
-            return Err(Unsound::TooMuch { items, most: ANNOUNCED_ITEMS_MAX });
+            return Err(Unsound::TooMuch { items, most });
         }
         if let Some((before, _)) = self.position.filter(|(before, _)| *before != message.incarnation) {
             self.retired.truncate(RETIRED_MAX - 1);

@@ -52,7 +52,7 @@ pub enum Unsound {
     TooMuch {
         /// How much it is.
         items: usize,
-        /// See [`crate::limits::ANNOUNCED_ITEMS_MAX`].
+        /// See [`crate::limits::ANNOUNCED_ITEMS_MAX`]; twice that while a change comes in parts.
         most: usize,
     },
     /// Something in it is not what it should be.

@@ -70,7 +70,8 @@ pub fn own_content(
     (content, excesses)
 }
 
-/// Groups with filters of bounded size. A filter that is cut lets more through, never less.
+/// Groups with filters of bounded size. A filter that is cut lets more through, never less. A container can report any address with a message that it makes itself,
+/// and the bridge takes it for a group; peers take no announcement with one that is none.
 fn narrow(wanted: &Memberships) -> BTreeMap<std::net::IpAddr, SourceFilter> {
     let bounded = |filter: &SourceFilter| match filter {
         SourceFilter::Include(sources) if sources.len() > ANNOUNCED_SOURCES_MAX => SourceFilter::all(),
@@ -79,7 +80,8 @@ fn narrow(wanted: &Memberships) -> BTreeMap<std::net::IpAddr, SourceFilter> {
         }
         SourceFilter::Include(_) => filter.clone(),
     };
-    wanted.groups.iter().map(|(group, filter)| (*group, bounded(filter))).collect()
+    let groups = wanted.groups.iter().filter(|(group, _)| group.is_multicast());
+    groups.map(|(group, filter)| (*group, bounded(filter))).collect()
 }
 
 /// Widens the networks with the most groups until all fits.

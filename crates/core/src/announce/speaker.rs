@@ -82,7 +82,7 @@ impl Speaker {
         }
     }
 
-    /// The message to send now. Its answer, or that there is none, is to be told by [`Speaker::answered`] or [`Speaker::failed`]; until then there is no other. A new
+    /// The message to send now. Its answer, or that there is none, is to be told by [`Speaker::answered`], [`Speaker::refused`] or [`Speaker::failed`]; until then there is no other. A new
     /// number is taken from `sequence`, which all speakers of this host share.
     pub fn next(&mut self, sequence: &mut u64, now: Duration) -> Option<Arc<Message>> {
         if self.is_under_way() || now < self.not_before {
@@ -153,6 +153,13 @@ impl Speaker {
         if let Some(unanswered) = &mut self.unanswered {
             unanswered.is_under_way = false;
         }
+        self.put_off(now);
+    }
+
+    /// The peer does not take the message under way, and would not take it another time: it is told all anew, as it is then.
+    pub fn refused(&mut self, now: Duration) {
+        self.acknowledged = None;
+        self.unanswered = None;
         self.put_off(now);
     }
 

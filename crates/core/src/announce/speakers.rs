@@ -61,6 +61,13 @@ impl Speakers {
         self.retire();
     }
 
+    /// A peer does not take the message under way; see [`Speaker::refused`].
+    pub fn refused(&mut self, host: HostId, now: Duration) {
+        if let Some(speaker) = self.hosts.get_mut(&host) {
+            speaker.refused(now);
+        }
+    }
+
     /// A peer was heard, and may have started anew since it was last spoken to.
     pub fn heard_from(&mut self, host: HostId, is_new_run: bool, now: Duration) {
         if let Some(speaker) = self.hosts.get_mut(&host) {
