@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use shoutd_core::announce::Heard;
+use shoutd_core::cluster::Cluster;
 use shoutd_core::limits::REPLICATED_MAX;
-use shoutd_core::local::Endpoint;
+use shoutd_core::local::{Endpoint, Local};
 use shoutd_core::plane::{Desired, DeviceName, Segment, Underlay, desired};
 use shoutd_core::{EndpointId, NetworkId};
 use shoutd_dataplane::{Generation, ReconcilerHandle, Scope, UnderlayInterface, Unsettled};
@@ -29,7 +30,34 @@ pub struct Plane {
     underlay: watch::Receiver<UnderlayInterface>,
     reconciler: ReconcilerHandle,
     /// What was last handed on. Held while state is read and handed on, so that an older view never follows a newer one.
-    handed_on: Mutex<Option<(Arc<Desired>, Generation)>>,
+    handed_on: Mutex<Option<HandedOn>>,
+}
+
+/// What the reconciler was given, and what that was made of.
+#[derive(Debug)]
+struct HandedOn {
+    sources: Sources,
+    desired: Arc<Desired>,
+    generation: Generation,
+}
+
+/// All that what the kernel should have follows from.
+#[derive(Debug, Clone)]
+struct Sources {
+    cluster: Arc<Cluster>,
+    local: Arc<Local>,
+    heard: Arc<Heard>,
+    underlay: Underlay,
+}
+
+impl Sources {
+    /// Whether these are the very same: then there is no need to work out what follows.
+    fn are(&self, others: &Self) -> bool {
+        Arc::ptr_eq(&self.cluster, &others.cluster)
+            && Arc::ptr_eq(&self.local, &others.local)
+            && Arc::ptr_eq(&self.heard, &others.heard)
+            && self.underlay == others.underlay
+    }
 }
 
 impl Plane {
@@ -91,35 +119,43 @@ impl Plane {
     /// from the kernel.
     fn hand_on(&self) -> Option<Generation> {
         let mut handed_on = self.handed_on.lock().unwrap_or_else(PoisonError::into_inner);
-        let desired = self.desired()?;
+        let sources = self.sources()?;
+        let desired = self.desired(&sources);
         let generation = self.reconciler.apply(desired.clone());
-        *handed_on = Some((desired, generation));
+        *handed_on = Some(HandedOn { sources, desired, generation });
         Some(generation)
     }
 
     /// The same, unless it is what was last handed on.
     fn hand_on_news(&self) -> Option<Generation> {
         let mut handed_on = self.handed_on.lock().unwrap_or_else(PoisonError::into_inner);
-        let desired = self.desired()?;
-        if let Some((_, generation)) = handed_on.as_ref().filter(|(last, _)| *last == desired) {
-            return Some(*generation);
+        let sources = self.sources()?;
+        if let Some(last) = handed_on.as_ref().filter(|last| last.sources.are(&sources)) {
+            return Some(last.generation);
         }
-        let generation = self.reconciler.apply(desired.clone());
-        *handed_on = Some((desired, generation));
+        let desired = self.desired(&sources);
+        let known = handed_on.as_ref().filter(|last| last.desired == desired).map(|last| last.generation);
+        let generation = known.unwrap_or_else(|| self.reconciler.apply(desired.clone()));
+        *handed_on = Some(HandedOn { sources, desired, generation });
         Some(generation)
     }
 
-    fn desired(&self) -> Option<Arc<Desired>> {
+    /// State as it is now; none before this host belongs to the cluster.
+    fn sources(&self) -> Option<Sources> {
         let cluster = self.agreement.cluster();
         if !cluster.hosts.contains_key(&self.agreement.me) {
             return None;
         }
-        let heard = self.heard.borrow().clone();
         let underlay = {
             let interface = self.underlay.borrow();
             Underlay { address: interface.network.addr(), mtu: interface.mtu }
         };
-        Some(Arc::new(desired(&cluster, &self.local.get(), self.agreement.me, underlay, &heard)))
+        Some(Sources { cluster, local: self.local.get(), heard: self.heard.borrow().clone(), underlay })
+    }
+
+    fn desired(&self, sources: &Sources) -> Arc<Desired> {
+        let Sources { cluster, local, heard, underlay } = sources;
+        Arc::new(desired(cluster, local, self.agreement.me, *underlay, heard))
     }
 
     /// Follows state until it is told to stop.
@@ -172,11 +208,11 @@ impl Plane {
     /// The networks with more groups than are sent apart from each other, one line each.
     fn groups_beyond(&self) -> Vec<String> {
         let handed_on = self.handed_on.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((desired, _)) = handed_on.as_ref() else {
+        let Some(last) = handed_on.as_ref() else {
             return Vec::new();
         };
         let cluster = self.agreement.cluster();
-        let crowded = desired.segments.values().filter(|segment| segment.replication.beyond > 0);
+        let crowded = last.desired.segments.values().filter(|segment| segment.replication.beyond > 0);
         let line = |segment: &Segment| {
             let id = &segment.network;
             let (title, beyond) =

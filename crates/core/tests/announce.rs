@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use shoutd_core::announce::{
-    AnnouncedEndpoint, AnnouncedNetwork, Content, Delta, Incarnation, Listener, Listeners, Message, Reply, Speaker,
-    Speakers, Unsound,
+    AnnouncedEndpoint, AnnouncedNetwork, Content, Delta, Heard, Incarnation, Listener, Listeners, Message, Reply,
+    Speaker, Speakers, Unsound,
 };
 use shoutd_core::cluster::{Cluster, Command};
 use shoutd_core::limits::{
@@ -521,6 +521,28 @@ fn what_no_host_can_announce_is_refused_and_the_host_is_out_of_sync() {
         listener.hear(&message, now).map(|reply| speaker.answered(reply, 1, now)).err()
     });
     assert!(matches!(refused, Some(Unsound::TooMuch { .. })) && !listener.heard(None, now).in_sync);
+}
+
+#[test]
+fn a_beat_changes_nothing_of_what_is_known() {
+    let now = Duration::from_secs(1);
+    let (mut speaker, mut listeners, mut sequence) = (Speaker::new(1), Listeners::default(), 0);
+    let mut heard = Arc::<Heard>::default();
+    let mut hear = |speaker: &mut Speaker, heard: &mut Arc<Heard>, now| {
+        let before = heard.clone();
+        let message = speaker.next(&mut sequence, now).unwrap();
+        speaker.answered(listeners.hear(host(2), &message, now).unwrap(), 1, now);
+        listeners.update(heard, host(2), now);
+        !Arc::ptr_eq(&before, heard)
+    };
+    speaker.want(one_network(3));
+    assert!(hear(&mut speaker, &mut heard, now));
+    assert_eq!(heard.hosts[&host(2)].networks, one_network(3));
+    assert!(!hear(&mut speaker, &mut heard, now + BEAT_INTERVAL));
+    speaker.want(one_network(4));
+    assert!(hear(&mut speaker, &mut heard, now + BEAT_INTERVAL));
+    listeners.update(&mut heard, host(2), now + BEAT_INTERVAL + SILENCE_MAX);
+    assert!(!heard.hosts[&host(2)].in_sync);
 }
 
 #[test]

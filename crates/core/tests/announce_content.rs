@@ -96,7 +96,7 @@ proptest! {
         let (cluster, me) = (cluster(&attached), host(1));
         let mut heard = Heard::default();
         for (index, id) in announced.iter().filter(|(_, id)| *id != 1) {
-            let entry: &mut HeardHost = heard.hosts.entry(host(*id)).or_default();
+            let entry: &mut HeardHost = Arc::make_mut(heard.hosts.entry(host(*id)).or_default());
             entry.networks.insert(network_id(*index), Arc::default());
         }
         let (content, excesses) = own_content(&cluster, &local(mine.clone()), &BTreeMap::new());

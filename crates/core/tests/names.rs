@@ -176,7 +176,7 @@ fn heard(endpoints: &[(&str, &str, &[&str])]) -> Heard {
         networks.entry(network(on)).or_default().endpoints.insert(id, endpoint);
     }
     let networks = networks.into_iter().map(|(id, network)| (id, Arc::new(network))).collect();
-    Heard { hosts: [(HostId::new(2).unwrap(), HeardHost { in_sync: true, networks })].into() }
+    Heard { hosts: [(HostId::new(2).unwrap(), Arc::new(HeardHost { in_sync: true, networks }))].into() }
 }
 
 #[test]

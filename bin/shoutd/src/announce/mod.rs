@@ -7,7 +7,7 @@ mod show;
 mod speaking;
 mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -109,17 +109,25 @@ impl Announcer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes of the announcements what is to be made of them now, for the plane and whoever waits.
-    fn publish(&self, state: &mut State) {
-        let heard = state.listeners.heard(self.now());
-        state.tell_changes(&self.heard.borrow(), &heard, &self.agreement.cluster());
-        self.heard.send_if_modified(|published| {
-            let is_new = **published != heard;
-            if is_new {
-                *published = Arc::new(heard);
-            }
-            is_new
-        });
+    /// Makes of what these hosts announced what is to be made of it now, for the plane.
+    fn publish(&self, state: &State, hosts: impl IntoIterator<Item = HostId>) {
+        let before = self.heard.borrow().clone();
+        let (mut heard, now) = (before.clone(), self.now());
+        hosts.into_iter().for_each(|host| state.listeners.update(&mut heard, host, now));
+        if !Arc::ptr_eq(&before, &heard) {
+            state.tell_changes(&before, &heard, &self.agreement.cluster());
+            self.heard.send_replace(heard);
+        }
+    }
+
+    /// The same for all hosts.
+    fn publish_all(&self, state: &State) {
+        let known: BTreeSet<HostId> = self.heard.borrow().hosts.keys().copied().collect();
+        self.publish(state, state.listeners.hosts().chain(known).collect::<BTreeSet<_>>());
+    }
+
+    /// Says to whoever waits that somebody has acknowledged or announced something.
+    fn tell_progress(&self) {
         self.progress.send_replace(());
     }
 

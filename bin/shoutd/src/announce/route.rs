@@ -61,7 +61,8 @@ impl Announcer {
         if let Some(fault) = fault {
             state.note_fault(host, Direction::In, fault, &cluster, now);
         }
-        self.publish(&mut state);
+        self.publish(&state, [host]);
+        self.tell_progress();
         drop(state);
         // Who has a network is told of ours.
         if is_news || !before.networks.keys().eq(after.networks.keys()) {

@@ -82,12 +82,12 @@ impl Announcer {
             }
         }
         state.listeners.track(&cluster, expectations(&cluster, me, &content), self.now());
-        let heard = state.listeners.heard(self.now());
-        let audience = audience(&cluster, me, &content, &heard);
+        self.publish_all(&state);
+        let audience = audience(&cluster, me, &content, &self.heard.borrow());
         state.speakers.address(&cluster, me, audience, rand::random);
         state.note_excesses(excesses);
         state.content = content;
-        self.publish(&mut state);
+        self.tell_progress();
     }
 
     /// Sends each peer what there is to send.
@@ -129,20 +129,26 @@ impl Announcer {
             Err(CallError::Refused { rejection: Rejection::Malformed { .. }, .. }) => state.speakers.refused(host, now),
             answer => state.speakers.answered(host, answer.ok(), rand::random(), now),
         }
-        self.publish(&mut state);
+        self.publish(&state, [host]);
+        self.tell_progress();
     }
 
     /// Looks at what has changed by time alone.
     fn expire(&self) {
-        let mut state = self.state();
-        state.listeners.expire(self.now());
-        self.publish(&mut state);
+        let (mut state, now) = (self.state(), self.now());
+        let is_due = state.listeners.wake(state.expired_at).is_some_and(|due| due <= now);
+        state.expired_at = now;
+        if is_due {
+            state.listeners.expire(now);
+            self.publish_all(&state);
+            self.tell_progress();
+        }
     }
 
     /// When there is something to do by time alone.
     fn wake(&self) -> Instant {
         let (state, now) = (self.state(), self.now());
-        let times = [state.speakers.wake(), state.listeners.wake(now)];
+        let times = [state.speakers.wake(), state.listeners.wake(state.expired_at)];
         let next = times.into_iter().flatten().min().unwrap_or(now + IDLE);
         Instant::from_std(self.begin) + next.max(now)
     }

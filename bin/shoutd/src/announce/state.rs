@@ -1,10 +1,11 @@
 //! What the announcer keeps.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use shoutd_core::HostId;
-use shoutd_core::announce::{Content, Excess, Heard, Listeners, Speakers};
+use shoutd_core::announce::{Content, Excess, Heard, HeardHost, Listeners, Speakers};
 use shoutd_core::cluster::Cluster;
 use tracing::{info, warn};
 
@@ -31,6 +32,8 @@ pub struct State {
     pub speakers: Speakers,
     /// What the others announced.
     pub listeners: Listeners,
+    /// When it was last looked at what changes by time alone.
+    pub expired_at: Duration,
     /// What is wrong with announcements to and from a host and does not pass by itself.
     faults: BTreeMap<(HostId, Direction), Fault>,
 }
@@ -73,10 +76,8 @@ impl State {
     /// Logs who is in sync no more, or again.
     pub fn tell_changes(&self, before: &Heard, after: &Heard, cluster: &Cluster) {
         for (host, is) in &after.hosts {
-            let Some(was) = before.hosts.get(host).filter(|was| !(was.networks.is_empty() && is.networks.is_empty()))
-            else {
-                continue;
-            };
+            let is_known = |was: &&Arc<HeardHost>| !(was.networks.is_empty() && is.networks.is_empty());
+            let Some(was) = before.hosts.get(host).filter(is_known) else { continue };
             let host = cluster.host_name(*host);
             match (was.in_sync, is.in_sync) {
                 (true, false) => info!(host, "not in sync: it is sent all multicast until it is"),

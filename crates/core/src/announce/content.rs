@@ -46,6 +46,6 @@ pub struct HeardHost {
 /// What all other hosts announced.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Heard {
-    /// By host. One that is not in it was never heard of, and counts as not in sync.
-    pub hosts: BTreeMap<HostId, HeardHost>,
+    /// By host. One that is not in it was never heard of, and counts as not in sync. Shared, so that what one host announces costs nothing for the others.
+    pub hosts: BTreeMap<HostId, Arc<HeardHost>>,
 }

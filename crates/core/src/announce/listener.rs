@@ -145,10 +145,10 @@ impl Listener {
         self.withdrawn.retain(|network| agreed.is_some_and(|agreed| agreed.contains(network)));
     }
 
-    /// When, without a word from it, its state changes next; `None` if never.
-    pub fn wake(&self, now: Duration) -> Option<Duration> {
+    /// When, without a word from it, its state changes next after this time; `None` if never.
+    pub fn wake(&self, after: Duration) -> Option<Duration> {
         let times = [self.heard + SILENCE_MAX, self.heard + HOLD_TIME];
-        times.into_iter().find(|time| *time > now).filter(|_| !self.expired)
+        times.into_iter().find(|time| *time > after).filter(|_| !self.expired)
     }
 
     /// What is to be made of it. `agreed` are the networks that it is agreed to have and this host has too: of those that it does not have any more, as it said itself or because

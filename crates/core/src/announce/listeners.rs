@@ -1,6 +1,7 @@
 //! What all peers announced.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Heard, HeardHost, Listener, Message, Reply, Unsound};
@@ -50,15 +51,27 @@ impl Listeners {
         self.hosts.values_mut().for_each(|listener| listener.expire(now));
     }
 
-    /// When, without a word from anybody, something changes next; `None` if never.
-    pub fn wake(&self, now: Duration) -> Option<Duration> {
-        self.hosts.values().filter_map(|listener| listener.wake(now)).min()
+    /// When, without a word from anybody, something changes next after this time; `None` if never.
+    pub fn wake(&self, after: Duration) -> Option<Duration> {
+        self.hosts.values().filter_map(|listener| listener.wake(after)).min()
     }
 
-    /// What is to be made of it all.
-    pub fn heard(&self, now: Duration) -> Heard {
-        let heard = |(host, listener): (&HostId, &Listener)| (*host, listener.heard(self.agreed.get(host), now));
-        Heard { hosts: self.hosts.iter().map(heard).collect() }
+    /// Puts into `heard` what is to be made of one host now.
+    pub fn update(&self, heard: &mut Arc<Heard>, host: HostId, now: Duration) {
+        let is = self.heard_host(host, now);
+        if heard.hosts.get(&host).map(Arc::as_ref) == is.as_ref() {
+            return;
+        }
+        let hosts = &mut Arc::make_mut(heard).hosts;
+        match is {
+            Some(is) => hosts.insert(host, Arc::new(is)),
+            None => hosts.remove(&host),
+        };
+    }
+
+    /// The hosts that announce something, or are expected to.
+    pub fn hosts(&self) -> impl Iterator<Item = HostId> {
+        self.hosts.keys().copied()
     }
 
     /// What is to be made of one host.
