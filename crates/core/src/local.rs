@@ -81,6 +81,14 @@ pub enum LocalRefusal {
         /// Which endpoint has it, shortened.
         holder: String,
     },
+    /// Two endpoints of this host want one MAC address.
+    #[error("MAC address {mac} is in use on this host, by endpoint {holder}: give another, or none")]
+    MacInUse {
+        /// The MAC address.
+        mac: MacAddress,
+        /// Which endpoint has it, shortened.
+        holder: String,
+    },
 }
 
 impl Local {
@@ -95,6 +103,12 @@ impl Local {
         endpoints.find(|(_, endpoint)| endpoint.network == *network && endpoint.has(address)).map(|(id, _)| id)
     }
 
+    /// The endpoint of this network that has this MAC address.
+    pub fn holder_of_mac(&self, network: &NetworkId, mac: MacAddress) -> Option<&EndpointId> {
+        let mut endpoints = self.endpoints.iter();
+        endpoints.find(|(_, endpoint)| endpoint.network == *network && endpoint.mac == mac).map(|(id, _)| id)
+    }
+
     /// Whether Docker's IPAM holds this address.
     pub fn is_reserved(&self, network: &NetworkId, address: IpAddr) -> bool {
         self.reservations.get(network).is_some_and(|addresses| addresses.contains_key(&address))
@@ -103,12 +117,15 @@ impl Local {
     /// Takes a new endpoint, or the same one again.
     ///
     /// # Errors
-    /// If another endpoint of this host has one of its addresses.
+    /// If another endpoint of this host has one of its addresses, or its MAC address.
     pub fn add_endpoint(&mut self, id: EndpointId, endpoint: Endpoint) -> Result<(), LocalRefusal> {
         for address in endpoint.addresses.iter().map(IpNet::addr) {
             if let Some(holder) = self.holder(&endpoint.network, address).filter(|holder| **holder != id) {
                 return Err(LocalRefusal::AddressInUse { address, holder: holder.short().to_owned() });
             }
+        }
+        if let Some(holder) = self.holder_of_mac(&endpoint.network, endpoint.mac).filter(|holder| **holder != id) {
+            return Err(LocalRefusal::MacInUse { mac: endpoint.mac, holder: holder.short().to_owned() });
         }
         self.endpoints.insert(id, endpoint);
         Ok(())
@@ -238,7 +255,8 @@ impl Local {
 }
 
 impl Endpoint {
-    fn has(&self, address: IpAddr) -> bool {
+    /// Whether this is one of its addresses.
+    pub fn has(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|own| own.addr() == address)
     }
 
@@ -252,9 +270,8 @@ mod tests {
     use super::*;
     use crate::plane::ALL_MULTICAST;
 
-    #[test]
-    fn each_multicast_route_is_one_endpoints_of_each_container_and_passes_on() {
-        let endpoint = |last: u8| Endpoint {
+    fn endpoint(last: u8) -> Endpoint {
+        Endpoint {
             network: "aaaaaaaaaaaaaaaa".parse().unwrap(),
             addresses: [format!("10.0.0.{last}/24").parse().unwrap()].into(),
             mac: MacAddress([2, 0, 0, 0, 0, last]),
@@ -263,7 +280,26 @@ mod tests {
             created: Duration::from_secs(last.into()),
             left: None,
             container: None,
-        };
+        }
+    }
+
+    #[test]
+    fn no_two_endpoints_of_a_network_have_one_address_or_one_mac_address() {
+        let ids: Vec<EndpointId> = ["1", "2"].iter().map(|digit| digit.repeat(16).parse().unwrap()).collect();
+        let mut local = Local::default();
+        local.add_endpoint(ids[0].clone(), endpoint(1)).unwrap();
+        local.add_endpoint(ids[0].clone(), endpoint(1)).unwrap();
+        let same_address = Endpoint { mac: endpoint(2).mac, ..endpoint(1) };
+        let same_mac = Endpoint { mac: endpoint(1).mac, ..endpoint(2) };
+        let elsewhere = Endpoint { network: "bbbbbbbbbbbbbbbb".parse().unwrap(), ..endpoint(1) };
+        let mut add = |endpoint| local.add_endpoint(ids[1].clone(), endpoint);
+        assert!(matches!(add(same_address), Err(LocalRefusal::AddressInUse { .. })));
+        assert!(matches!(add(same_mac), Err(LocalRefusal::MacInUse { .. })));
+        assert_eq!(add(elsewhere), Ok(()));
+    }
+
+    #[test]
+    fn each_multicast_route_is_one_endpoints_of_each_container_and_passes_on() {
         let ids: Vec<EndpointId> = ["1", "2", "3"].iter().map(|digit| digit.repeat(16).parse().unwrap()).collect();
         let mut local = Local::default();
         for (id, last) in ids.iter().zip(1..) {
@@ -284,6 +320,7 @@ mod tests {
         assert_eq!(has_routes(&local), [false, false, true]);
         assert!(local.join(&"9".repeat(16).parse().unwrap(), Path::new("/a"), all).is_err());
     }
+
     #[test]
     fn networks_have_the_multicast_routes_that_they_are_for() {
         let network = |letter: &str| letter.repeat(16).parse::<NetworkId>().unwrap();
@@ -300,17 +337,7 @@ mod tests {
         let sandbox = Path::new("/a");
         for (letter, last) in ["d", "a", "b", "c"].into_iter().zip(1..) {
             let id: EndpointId = letter.repeat(16).parse().unwrap();
-            let endpoint = Endpoint {
-                network: network(letter),
-                addresses: [format!("10.0.{last}.1/24").parse().unwrap()].into(),
-                mac: MacAddress([2, 0, 0, 0, 0, last]),
-                sandbox: None,
-                multicast_routes: BTreeSet::new(),
-                created: Duration::from_secs(last.into()),
-                left: None,
-                container: None,
-            };
-            local.add_endpoint(id.clone(), endpoint).unwrap();
+            local.add_endpoint(id.clone(), Endpoint { network: network(letter), ..endpoint(last) }).unwrap();
             local.join(&id, sandbox, routes_of).unwrap();
         }
         let has = |local: &Local, letter: &str| {

@@ -216,6 +216,15 @@ fn mac_address_and_aliases(cluster: &mut Cluster) -> Result<()> {
         elsewhere.ping(&named.address("foo")?.to_string())?;
         let neighbours = elsewhere.sh("cat /proc/net/arp")?;
         ensure!(neighbours.contains(&mac), "{neighbours}");
+        for (second, holder) in [(host, "endpoint"), (&hosts[2], &host.name())] {
+            let run = ["docker", "run", "--rm", "--network=foo", options[0], "debian", "true"];
+            let output = second.run(run)?;
+            let says_why = output.stderr.contains(&mac) && output.stderr.contains(holder);
+            ensure!(!output.success() && says_why, "two have one MAC address, or nobody says who: {output}");
+        }
+        drop(named);
+        let elsewhere = Container::start(&hosts[2], "foo", &options)?;
+        ensure!(elsewhere.sh("cat /sys/class/net/shout0/address")?.trim() == mac, "it is free again");
     }
     Ok(())
 }

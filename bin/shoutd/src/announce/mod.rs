@@ -15,7 +15,7 @@ use shoutd_core::announce::Heard;
 use shoutd_core::limits::SILENCE_MAX;
 use shoutd_core::multicast::Memberships;
 use shoutd_core::plane::Observed;
-use shoutd_core::{EndpointId, HostId, NetworkId, Vni};
+use shoutd_core::{EndpointId, HostId, MacAddress, NetworkId, Vni};
 use shoutd_peer::Client;
 use tokio::sync::{Notify, watch};
 use tracing::debug;
@@ -162,6 +162,18 @@ impl Announcer {
         };
         let sharing = state.listeners.sharing(network).filter(|host| !state.speakers.is_failing(*host));
         state.speakers.uninformed(network, endpoint).chain(sharing.filter(unknown)).collect()
+    }
+
+    /// The name of the host that has an endpoint with this MAC address. A container that has just been stopped there may have been started here: it is waited a moment for
+    /// the host to say so.
+    pub async fn holder_of_mac(&self, network: &NetworkId, mac: MacAddress) -> Option<String> {
+        let mut heard = self.heard.subscribe();
+        let is_free = heard.wait_for(|heard| heard.holder_of_mac(network, mac).is_none());
+        if tokio::time::timeout(READY_DEADLINE, is_free).await.is_ok() {
+            return None;
+        }
+        let holder = self.heard.borrow().holder_of_mac(network, mac)?;
+        Some(self.agreement.cluster().host_name(holder))
     }
 
     /// How this host stands with another; `None` if they share no network.

@@ -26,6 +26,9 @@ pub async fn create(driver: &Driver, request: CreateEndpoint) -> Result<CreatedI
     let cluster = driver.parts.agreement.cluster();
     // A Swarm gives out the addresses for all its nodes, and one of a node that is lost to another at once.
     let is_swarms = cluster.networks.get(&network).is_some_and(|known| known.settings.swarm);
+    if let Some(mac) = request.mac {
+        ensure_mac_is_free(driver, &network, mac).await?;
+    }
     let _gate = driver.parts.agreement.hold_leases().await;
     for address in addresses.iter().map(IpNet::addr) {
         // Asked first, as the cluster cannot tell one endpoint of this host from another.
@@ -49,6 +52,17 @@ pub async fn create(driver: &Driver, request: CreateEndpoint) -> Result<CreatedI
     added.await.map_err(told)?;
     leases::attach(&driver.parts.agreement, &attached).await;
     Ok(CreatedInterface { mac })
+}
+
+/// Two endpoints with one MAC address would take each other's packets. Only one that a user gives can be another's: those that follow from addresses are as unique as these.
+async fn ensure_mac_is_free(driver: &Driver, network: &NetworkId, mac: MacAddress) -> Result<(), DriverError> {
+    driver.evict_gone_with_mac(network, mac).await?;
+    match driver.parts.announcer.holder_of_mac(network, mac).await {
+        None => Ok(()),
+        Some(host) => Err(DriverError::new(format!(
+            "MAC address {mac} is in use by a container on host {host}: give another, or none"
+        ))),
+    }
 }
 
 /// `Join`. When this returns the interface is there, and the other hosts that share the network know of it, if they answer: what the container sends first

@@ -15,7 +15,7 @@ use std::time::Instant;
 use ipnet::IpNet;
 use shoutd_core::events::EventKind;
 use shoutd_core::local::Local;
-use shoutd_core::{DockerNetworkId, NetworkId};
+use shoutd_core::{DockerNetworkId, EndpointId, MacAddress, NetworkId};
 use shoutd_docker::plugin::{
     AllocateNetwork, CreateEndpoint, CreateNetwork, CreatedInterface, DriverError, EndpointKey, GrantedPool,
     IpamDriver, Join, JoinReply, NetworkDriver, PoolId, ReleaseAddress, RequestAddress, RequestPool, Scope,
@@ -50,8 +50,23 @@ impl Driver {
     /// Forgets the endpoint that has this address if its container is gone. An engine that was killed gives the address out again without having taken it back.
     async fn evict_gone(&self, network: &NetworkId, address: IpAddr) -> Result<(), DriverError> {
         let local = self.parts.local.get();
-        let Some((id, endpoint)) = local.holder(network, address).and_then(|id| local.endpoints.get_key_value(id))
-        else {
+        match local.holder(network, address) {
+            Some(id) => self.forget_if_gone(&local, id, &format!("its address {address}")).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The same with a MAC address.
+    async fn evict_gone_with_mac(&self, network: &NetworkId, mac: MacAddress) -> Result<(), DriverError> {
+        let local = self.parts.local.get();
+        match local.holder_of_mac(network, mac) {
+            Some(id) => self.forget_if_gone(&local, id, &format!("its MAC address {mac}")).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn forget_if_gone(&self, local: &Local, id: &EndpointId, wanted: &str) -> Result<(), DriverError> {
+        let Some(endpoint) = local.endpoints.get(id) else {
             return Ok(());
         };
         // One that was never handed to a container is being started.
@@ -62,13 +77,16 @@ impl Driver {
         if !is_gone && tokio::task::spawn_blocking(move || sandbox::is_inhabited(&sandbox)).await.unwrap_or(true) {
             return Ok(());
         }
-        let text = format!("its container is gone, and its address {address} is wanted again");
+        let text = format!("its container is gone, and {wanted} is wanted again");
         self.parts.events.note(EventKind::EndpointForgotten, id.short(), &text);
         let forgotten = self.parts.local.change(|local| {
-            local.endpoints.remove(id);
-            local.reservations.get_mut(network).and_then(|addresses| addresses.remove(&address))
+            if let Some(endpoint) = local.endpoints.remove(id)
+                && let Some(reservations) = local.reservations.get_mut(&endpoint.network)
+            {
+                reservations.retain(|address, _| !endpoint.has(*address));
+            }
         });
-        forgotten.await.map(|_| ()).map_err(told)
+        forgotten.await.map_err(told)
     }
 }
 

@@ -49,3 +49,14 @@ pub struct Heard {
     /// By host. One that is not in it was never heard of, and counts as not in sync. Shared, so that what one host announces costs nothing for the others.
     pub hosts: BTreeMap<HostId, Arc<HeardHost>>,
 }
+
+impl Heard {
+    /// The host that has an endpoint with this MAC address on this network; none that is silent, as its containers may have been started elsewhere since.
+    pub fn holder_of_mac(&self, network: &NetworkId, mac: MacAddress) -> Option<HostId> {
+        let has_it = |heard: &Arc<HeardHost>| {
+            let endpoints = heard.networks.get(network).into_iter().flat_map(|known| known.endpoints.values());
+            heard.in_sync && endpoints.into_iter().any(|endpoint| endpoint.mac == mac)
+        };
+        self.hosts.iter().find(|(_, heard)| has_it(heard)).map(|(host, _)| *host)
+    }
+}
