@@ -30,6 +30,9 @@ const MIXED: [&str; 6] = ["e2e_docker", "e2e_engines", "e2e_live_restore", "e2e_
 /// End-to-end tests that take programs of the machine into containers, which do not run with the libraries of another engine's system.
 const OF_THE_MACHINE: [&str; 2] = ["e2e_programs", "e2e_router"];
 
+/// End-to-end tests that have no engine at all.
+const WITHOUT_ENGINE: [&str; 1] = ["e2e_kernel"];
+
 /// How many lines that say what failed are shown once more at the end, of each kind of tests.
 const FAILURES_SHOWN: usize = 20;
 
@@ -95,7 +98,8 @@ fn kinds() -> Result<Vec<Kind>> {
 /// What takes too long for every day: the end-to-end tests once more with each other engine, and tests whose names begin with `long_`.
 fn long_kinds() -> Result<Vec<Kind>> {
     let mut kinds: Vec<Kind> = lab_tests("long_")?.iter().map(|name| Kind::end_to_end(name)).collect();
-    for name in lab_tests("e2e_")?.into_iter().filter(|name| !OF_THE_MACHINE.contains(&name.as_str())) {
+    let excepted = [OF_THE_MACHINE.as_slice(), &WITHOUT_ENGINE].concat();
+    for name in lab_tests("e2e_")?.into_iter().filter(|name| !excepted.contains(&name.as_str())) {
         for engine in [OTHER_ENGINE, NEWEST_ENGINE] {
             if engine != OTHER_ENGINE || !MIXED.contains(&name.as_str()) {
                 let kind = Kind::end_to_end(&name);

@@ -12,14 +12,20 @@ use shoutd_core::MacAddress;
 use shoutd_core::announce::AnnouncedNetwork;
 use shoutd_core::limits::REPLICATED_MAX;
 use shoutd_core::multicast::{
-    Database, Knowledge, Memberships, Remote, Replication, SourceFilter, is_link_local, replication_within,
+    Database, Knowledge, Memberships, Remote, Replication, SourceFilter, goes_to_every_host, group_mac, is_announced,
+    is_link_local, replication_within,
 };
-use shoutd_core::plane::{Change, Destination, DeviceName, Forwarding, Segment, Tier, UNREGISTERED, Vtep, group_mac};
+use shoutd_core::plane::{Change, Destination, DeviceName, Forwarding, Segment, Tier, UNREGISTERED, Vtep};
+
+/// As DDS uses them: the first is link-local, and who listens to it is announced, as the other has the same MAC address.
+const OF_APPLICATIONS: [&str; 2] = ["ff02::ffff:239.255.0.1", "ff1e::ffff:239.255.0.1"];
 
 fn group() -> impl Strategy<Value = IpAddr> {
-    // The second and third share a MAC address; the others are link-local, of each family.
-    let groups = ["232.1.1.1", "239.1.1.1", "238.129.1.1", "224.0.0.251", "ff05::1:3", "ff02::fb", "ff12::7"];
-    prop::sample::select(groups.to_vec()).prop_map(|text| text.parse().unwrap())
+    // The second and third share a MAC address; then link-local ones of each family, each with one of wider scope that has its address.
+    let wide = ["232.1.1.1", "239.1.1.1", "238.129.1.1", "ff05::2:3", "ff12::7"];
+    let shared = ["224.0.0.251", "239.0.0.251", "ff02::fb", "ff05::fb", "ff02::1:ff00:5", "ff05::1:ff00:5"];
+    let groups = [wide.as_slice(), &shared, &OF_APPLICATIONS].concat();
+    prop::sample::select(groups).prop_map(|text| text.parse().unwrap())
 }
 
 fn source() -> impl Strategy<Value = IpAddr> {
@@ -29,7 +35,7 @@ fn source() -> impl Strategy<Value = IpAddr> {
 /// A source, and a group of its family.
 fn packet() -> impl Strategy<Value = (IpAddr, IpAddr)> {
     (source(), group(), group()).prop_map(|(source, group, other)| {
-        let groups = [group, other, "239.1.1.1".parse().unwrap(), "ff05::1:3".parse().unwrap()];
+        let groups = [group, other, "239.1.1.1".parse().unwrap(), "ff05::2:3".parse().unwrap()];
         (source, groups.into_iter().find(|group| group.is_ipv4() == source.is_ipv4()).unwrap())
     })
 }
@@ -44,24 +50,36 @@ fn filter() -> impl Strategy<Value = SourceFilter> {
 }
 
 prop_compose! {
-    fn memberships()(
-        groups in btree_map(group(), filter(), 0..5),
-        router in proptest::bool::weighted(0.1),
-    ) -> Memberships {
+    fn memberships()(groups in btree_map(group(), filter(), 0..5), router in proptest::bool::weighted(0.1)) -> Memberships {
         Memberships { groups, router }
     }
 }
 
 /// Hosts, each with what it listens to if that is known, and whether it is in sync.
-fn hosts() -> impl Strategy<Value = BTreeMap<IpAddr, (Option<AnnouncedNetwork>, bool)>> {
+type Hosts = BTreeMap<IpAddr, (Option<AnnouncedNetwork>, bool)>;
+
+fn hosts_with(memberships: impl Strategy<Value = Memberships>) -> impl Strategy<Value = Hosts> {
     let announced = option::weighted(
         0.9,
-        memberships().prop_map(|memberships| AnnouncedNetwork { memberships, ..AnnouncedNetwork::default() }),
+        memberships.prop_map(|memberships| AnnouncedNetwork { memberships, ..AnnouncedNetwork::default() }),
     );
     btree_map(host(), (announced, proptest::bool::weighted(0.9)), 0..5)
 }
 
-fn replicated(hosts: &BTreeMap<IpAddr, (Option<AnnouncedNetwork>, bool)>, most: usize) -> Replication {
+fn hosts() -> impl Strategy<Value = Hosts> {
+    hosts_with(memberships())
+}
+
+/// Hosts, and a packet; often with groups of applications alone, that share a MAC address.
+fn scene() -> impl Strategy<Value = (Hosts, (IpAddr, IpAddr))> {
+    let of_applications = || prop::sample::select(OF_APPLICATIONS.map(|text| text.parse::<IpAddr>().unwrap()).to_vec());
+    let groups = btree_map(of_applications(), filter(), 0..3);
+    let hosts_with_those = hosts_with(groups.prop_map(|groups| Memberships { groups, router: false }));
+    let packet_to_those = (Just("fd00::1".parse().unwrap()), of_applications());
+    prop_oneof![(hosts(), packet()), (hosts_with_those, packet_to_those)]
+}
+
+fn replicated(hosts: &Hosts, most: usize) -> Replication {
     let remotes: Vec<Remote<'_>> = hosts
         .iter()
         .map(|(address, (announced, in_sync))| Remote {
@@ -183,9 +201,34 @@ proptest! {
     }
 
     #[test]
-    fn by_mac_addresses_no_listener_is_missed(hosts in hosts(), most in room(), (source, group) in packet()) {
+    fn by_mac_addresses_no_listener_is_missed((hosts, (source, group)) in scene(), most in room()) {
         let tables = Forwarding::wanted(&segment(replicated(&hosts, most)), Tier::MulticastFdb);
-        if let Some(receivers) = looked_up(&tables, source, group).filter(|_| !is_link_local(group)) {
+        let receivers = looked_up(&tables, source, group);
+        prop_assert!(receivers.is_none() || !goes_to_every_host(group_mac(group)));
+        // Of the link-local ones, those that are announced.
+        if let Some(receivers) = receivers {
+            for (address, (announced, in_sync)) in &hosts {
+                prop_assert!(receivers.contains(address) || !gets(announced.as_ref(), *in_sync, source, group));
+            }
+        }
+    }
+
+    /// What an earlier version may have left included.
+    #[test]
+    fn beside_what_is_there_no_link_local_group_misses_a_listener(
+        found in btree_map(group(), btree_set(host(), 1..4), 0..4),
+        (hosts, (source, group)) in scene(),
+        provisional in any::<bool>(),
+    ) {
+        let replication = Replication { provisional, ..replicated(&hosts, REPLICATED_MAX) };
+        let remotes = hosts.keys().copied().collect();
+        let segment = Segment { remotes, ..segment(replication) };
+        let group_macs = found.into_iter().map(|(group, remotes)| (group_mac(group), remotes)).collect();
+        let found = Forwarding { group_macs, ..Forwarding::default() };
+        let tables = Forwarding::wanted_beside(&found, &segment, Tier::MulticastFdb);
+        let receivers = looked_up(&tables, source, group);
+        prop_assert!(receivers.is_none() || !goes_to_every_host(group_mac(group)));
+        if let Some(receivers) = receivers {
             for (address, (announced, in_sync)) in &hosts {
                 prop_assert!(receivers.contains(address) || !gets(announced.as_ref(), *in_sync, source, group));
             }
@@ -284,7 +327,7 @@ proptest! {
         let wants = |memberships: &Memberships| memberships.groups.get(&group).is_some_and(|f| f.admits(source));
         let found = database.memberships().clone();
         prop_assert_eq!(found.router, ports.iter().any(|memberships| memberships.router));
-        prop_assert_eq!(wants(&found), !is_link_local(group) && ports.iter().any(wants));
+        prop_assert_eq!(wants(&found), is_announced(group) && ports.iter().any(wants));
 
         // The first port's container ends.
         for (port, group, knowledge) in all.iter().filter(|(port, ..)| *port == 0) {
@@ -305,7 +348,7 @@ proptest! {
         prop_assert_eq!(noted.take_changes(), vec![]);
         let database = noted;
         let rest = ports.iter().skip(1).any(wants);
-        prop_assert_eq!(wants(database.memberships()), !is_link_local(group) && rest);
+        prop_assert_eq!(wants(database.memberships()), is_announced(group) && rest);
         prop_assert!(!database.entries_per_port().contains_key(&0));
     }
 }

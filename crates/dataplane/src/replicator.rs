@@ -401,6 +401,7 @@ mod tests {
             replication: Replication {
                 groups: groups.map(|number| (group(number), BTreeSet::from([remote(2)]))).collect(),
                 unregistered: BTreeSet::new(),
+                link_local: BTreeMap::new(),
                 provisional: false,
                 beyond: 0,
             },

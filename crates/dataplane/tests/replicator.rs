@@ -29,6 +29,7 @@ fn desired(groups: u32) -> Desired {
     let replication = Replication {
         groups: (0..groups).map(|number| (group(number), BTreeSet::from([remote(2)]))).collect(),
         unregistered: BTreeSet::new(),
+        link_local: BTreeMap::new(),
         provisional: false,
         beyond: 0,
     };

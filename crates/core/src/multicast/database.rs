@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Memberships, SourceFilter, is_link_local};
+use super::{Memberships, SourceFilter, is_announced};
 
 /// What a bridge knows of a group behind one port, from one entry of its database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,9 +161,9 @@ impl Database {
         usize::from(any) + sources.len()
     }
 
-    /// Works out anew what all ports together want of a group. Link-local ones go to all hosts in any case, and are not counted: every IPv6 address has one.
+    /// Works out anew what all ports together want of a group, if other hosts are to know.
     fn join(&mut self, group: IpAddr) {
-        if is_link_local(group) {
+        if !is_announced(group) {
             return;
         }
         let filters = self.groups.get(&group).into_iter().flat_map(BTreeMap::values).filter_map(PortGroup::filter);

@@ -6,11 +6,13 @@
 //! [RFC 3810]: https://www.rfc-editor.org/rfc/rfc3810
 
 mod database;
+mod mac;
 mod memberships;
 mod replication;
 mod room;
 
 pub use database::{Database, Knowledge};
+pub use mac::{goes_to_every_host, group_mac, is_announced};
 pub use memberships::{Memberships, SourceFilter};
 pub use replication::{Remote, Replication, SourceGroup, is_link_local, replication, replication_within};
 pub use room::Room;

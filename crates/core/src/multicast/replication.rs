@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Memberships, SourceFilter};
+use super::{Memberships, SourceFilter, is_announced};
 use crate::announce::AnnouncedNetwork;
 use crate::limits::REPLICATED_MAX;
 
@@ -33,7 +33,7 @@ impl<'a> Remote<'a> {
     }
 }
 
-/// The VTEPs to which the multicast of one network is sent. Link-local groups are not in it: they go to all.
+/// The VTEPs to which the multicast of one network is sent. Link-local groups are not among its groups: they go to all.
 ///
 /// The sets are whole: one with a source stands for itself and is not added to that of its group, for so the kernel looks them up
 /// (`vxlan_mdb_entry_skb_get`).
@@ -43,6 +43,8 @@ pub struct Replication {
     pub groups: BTreeMap<SourceGroup, BTreeSet<IpAddr>>,
     /// Those to which groups go that are not in `groups`.
     pub unregistered: BTreeSet<IpAddr>,
+    /// Who listens to link-local groups, as far as that is announced: what is narrowed must not be narrowed for them, where a way to send cannot tell them from other groups.
+    pub link_local: BTreeMap<IpAddr, BTreeSet<IpAddr>>,
     /// Whether it is not known what some host listens to, as after a start of this host's daemon or of that one's: it is sent everything until it is known, which is soon.
     pub provisional: bool,
     /// Groups for which there is no room in `groups`: they go where `unregistered` does, in which are all hosts that want one of them.
@@ -76,10 +78,13 @@ pub fn replication_within(remotes: &[Remote<'_>], most: usize) -> Replication {
         .collect();
     let wants = |(_, filter): &(&IpAddr, &SourceFilter)| **filter != SourceFilter::Include(BTreeSet::new());
     let mut by_group: BTreeMap<IpAddr, Vec<(IpAddr, &SourceFilter)>> = BTreeMap::new();
+    let mut link_local: BTreeMap<IpAddr, BTreeSet<IpAddr>> = BTreeMap::new();
     for (address, memberships) in &listeners {
         for (group, filter) in memberships.groups.iter().filter(wants) {
             if group.is_multicast() && !is_link_local(*group) {
                 by_group.entry(*group).or_default().push((*address, filter));
+            } else if group.is_multicast() && is_announced(*group) {
+                link_local.entry(*group).or_default().insert(*address);
             }
         }
     }
@@ -107,7 +112,7 @@ pub fn replication_within(remotes: &[Remote<'_>], most: usize) -> Replication {
     }
     unregistered.extend(want_those);
     let provisional = remotes.iter().any(|remote| remote.memberships().is_none());
-    Replication { groups, unregistered, provisional, beyond }
+    Replication { groups, unregistered, link_local, provisional, beyond }
 }
 
 /// The sources that a filter names.

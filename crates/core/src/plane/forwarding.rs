@@ -9,14 +9,15 @@ use std::str::FromStr;
 
 use super::{DeviceName, Segment};
 use crate::MacAddress;
-use crate::multicast::SourceGroup;
+use crate::multicast::{Replication, SourceGroup, goes_to_every_host, group_mac};
 
 /// How multicast is sent to the hosts that listen: the best that a kernel can do. Each host's tier is its own affair, for replication is the sender's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tier {
     /// To every host that has the network.
     Flood,
-    /// By the groups' MAC addresses in the VXLAN device's forwarding table, 32 IPv4 groups to an address, whatever the source. Groups that nobody listens to go to every host.
+    /// By the groups' MAC addresses in the VXLAN device's forwarding table, 32 IPv4 groups to an address, whatever the source. Groups that nobody listens to go to every host, and so do those that share an address with
+    /// link-local ones that anybody may listen to.
     MulticastFdb,
     /// By source and group in the VXLAN device's multicast database (kernel 6.4). Groups that nobody listens to go to no host but multicast routers.
     VxlanMdb,
@@ -159,15 +160,7 @@ impl Forwarding {
                 let all = groups.chain(UNREGISTERED.map(|key| (key, &replication.unregistered)));
                 wanted.groups = all.map(|(key, remotes)| (key, destinations(remotes))).collect();
             }
-            Tier::MulticastFdb => {
-                for ((_, group), remotes) in &replication.groups {
-                    // A group without an entry may have the same address.
-                    let all = remotes.iter().chain(&replication.unregistered);
-                    wanted.group_macs.entry(group_mac(*group)).or_default().extend(all);
-                }
-                // An entry without hosts cannot be made; its groups go to all, as those that nobody listens to.
-                wanted.group_macs.retain(|_, remotes| !remotes.is_empty());
-            }
+            Tier::MulticastFdb => wanted.group_macs = wanted_macs(replication),
             Tier::Flood => {}
         }
         wanted
@@ -188,7 +181,7 @@ impl Forwarding {
             }
         }
         if tier == Tier::MulticastFdb {
-            for mac in found.group_macs.keys() {
+            for mac in found.group_macs.keys().filter(|mac| !goes_to_every_host(**mac)) {
                 wanted.group_macs.entry(*mac).or_insert_with(|| segment.remotes.clone());
             }
             wanted.group_macs.retain(|_, remotes| !remotes.is_empty());
@@ -309,6 +302,26 @@ impl Forwarding {
     }
 }
 
+/// Where each address of groups is to be sent, of those that need not go to every host.
+fn wanted_macs(replication: &Replication) -> BTreeMap<MacAddress, BTreeSet<IpAddr>> {
+    let mut macs: BTreeMap<MacAddress, BTreeSet<IpAddr>> = BTreeMap::new();
+    for ((_, group), remotes) in &replication.groups {
+        let mac = group_mac(*group);
+        if !goes_to_every_host(mac) {
+            // A group without an entry may have the same address.
+            macs.entry(mac).or_default().extend(remotes.iter().chain(&replication.unregistered));
+        }
+    }
+    for (group, listeners) in &replication.link_local {
+        if let Some(remotes) = macs.get_mut(&group_mac(*group)) {
+            remotes.extend(listeners);
+        }
+    }
+    // An entry without hosts cannot be made; its groups go to all, as those that nobody listens to.
+    macs.retain(|_, remotes| !remotes.is_empty());
+    macs
+}
+
 /// Passes on the keys whose values differ in two tables, with both.
 fn differing<K: Ord, V: PartialEq>(
     before: &BTreeMap<K, V>,
@@ -348,21 +361,6 @@ fn destinations(remotes: &BTreeSet<IpAddr>) -> BTreeSet<Destination> {
         return BTreeSet::from([Destination::Nowhere]);
     }
     remotes.iter().map(|remote| Destination::Host(*remote)).collect()
-}
-
-/// The Ethernet address that a group's packets are sent to: the last 23 bits of an IPv4 group (RFC 1112, section 6.4), the last 32 of an IPv6 one (RFC 2464,
-/// section 7).
-pub fn group_mac(group: IpAddr) -> MacAddress {
-    match group {
-        IpAddr::V4(group) => {
-            let [_, b, c, d] = group.octets();
-            MacAddress([0x01, 0x00, 0x5e, b & 0x7f, c, d])
-        }
-        IpAddr::V6(group) => {
-            let [.., a, b, c, d] = group.octets();
-            MacAddress([0x33, 0x33, a, b, c, d])
-        }
-    }
 }
 
 impl Segment {

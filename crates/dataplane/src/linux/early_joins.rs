@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use shoutd_core::multicast::is_link_local;
+use shoutd_core::multicast::is_announced;
 use shoutd_netlink::{Error, JoinMonitor, Kind, Namespace, Peer, Route};
 
 /// How often the ports are listed at the most, for an interface that is at none of those known: containers have others, and so has the host.
@@ -76,13 +76,13 @@ impl EarlyJoins {
     }
 }
 
-/// Whether a bridge decides by memberships where the group goes, and the membership is for all sources.
+/// Whether other hosts are to know of the membership, and it is for all sources.
 fn concerns_bridge(group: IpAddr) -> bool {
     let is_for_chosen_sources = match group {
         IpAddr::V4(group) => group.octets()[0] == 232,
         IpAddr::V6(group) => matches!(group.segments(), [first, 0, ..] if first & 0xfff0 == 0xff30),
     };
-    !is_link_local(group) && !is_for_chosen_sources
+    is_announced(group) && !is_for_chosen_sources
 }
 
 /// How many events may still be taken.

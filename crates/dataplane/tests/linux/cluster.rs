@@ -89,11 +89,16 @@ impl Cluster {
         let own = (0..self.hosts.len())
             .find(|host| address == self.address(*host) || address == self.link_local(*host))
             .unwrap();
+        let text = b"to whom it may concern";
+        self.reached(own, text, || _ = from.send_to(text, to.into()).unwrap())
+    }
+
+    /// The hosts to whose segment a frame with this text came, that one host's container sends.
+    pub fn reached(&self, own: usize, text: &[u8], send: impl FnOnce()) -> BTreeSet<usize> {
         let others = (0..self.hosts.len()).filter(|host| *host != own);
         let captures: Vec<(usize, Capture)> =
             others.map(|host| (host, Capture::open(&self.hosts[host].segment(), "shoutvx0"))).collect();
-        let text = b"to whom it may concern";
-        from.send_to(text, to.into()).unwrap();
+        send();
         // Broadcast goes to all, on the same way: it tells when the other has had its chance.
         let last = b"this is the last";
         self.sender(own).send_to(last, (Ipv4Addr::new(10, 7, 7, 255), 9)).unwrap();
@@ -116,6 +121,18 @@ impl Cluster {
     pub fn link_local(&self, host: usize) -> Ipv6Addr {
         let [a, b, c, d, e, f] = self.hosts[host].desired.segments[&vni()].ports.values().next().unwrap().mac.0;
         Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+    }
+
+    /// The index of the interface of a host's container.
+    pub fn interface(&self, host: usize) -> u32 {
+        self.containers[host].run(|| nix::net::if_::if_nametoindex("shout0").unwrap()).unwrap()
+    }
+
+    /// A socket of a host's container that has joined an IPv6 group.
+    pub fn receiver_v6(&self, host: usize, group: Ipv6Addr) -> UdpSocket {
+        let receiver = udp(&self.containers[host], (Ipv6Addr::UNSPECIFIED, 0));
+        receiver.join_multicast_v6(&group, self.interface(host)).unwrap();
+        receiver
     }
 
     /// How many entries the multicast database of a host's tunnel has.

@@ -1,7 +1,7 @@
 //! The lesser ways to send multicast, hosts that go different ways, and going over from one way to another.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
 use std::time::Instant;
 
 use shoutd_core::plane::Tier;
@@ -126,4 +126,37 @@ fn groups_of_one_mac_address_go_to_the_hosts_that_listen_to_any() {
     assert_eq!(cluster.reaches(&sender, (twin, PORT)), BTreeSet::from([1]));
     assert_eq!(stream.stop().1, Vec::<u32>::new());
     assert_eq!((cluster.entries(0), cluster.group_macs(0)), (0, 1));
+}
+
+/// By MAC address groups of one host's can have that of a link-local one, which must reach all other hosts nevertheless: mDNS, all nodes', neighbour discovery's.
+/// Those of applications must reach whoever listens to them.
+#[test]
+fn link_local_groups_that_share_a_mac_address_with_others_reach_who_they_should() {
+    let mut cluster = Cluster::start(&[Tier::MulticastFdb; 4]);
+    let group = |text: &str| text.parse::<Ipv6Addr>().unwrap();
+    let shared = ["ff05::fb", "ff05::1", "ff05::1:ff00:5"].map(group);
+    let (wide, narrow) = (group("ff1e::ffff:239.255.0.1"), group("ff02::ffff:239.255.0.1"));
+    let (mut receivers, twin) = (vec![cluster.receiver(1)], Ipv4Addr::new(239, 0, 0, 251));
+    receivers[0].join_multicast_v4(&twin, &cluster.address(1)).unwrap();
+    receivers.extend(shared.into_iter().chain([wide]).map(|group| cluster.receiver_v6(1, group)));
+    receivers.push(cluster.receiver_v6(2, narrow));
+    let awaited: Vec<IpAddr> = shared.into_iter().chain([wide]).map(IpAddr::from).chain([twin.into()]).collect();
+    cluster.until(1, "the groups", |memberships| awaited.iter().all(|group| memberships.groups.contains_key(group)));
+    cluster.until(2, "the link-local group", |memberships| memberships.groups.contains_key(&narrow.into()));
+    cluster.announce();
+    // Of the last two groups, to both who listen to one of them.
+    assert_eq!(cluster.group_macs(0), 2);
+
+    let all = BTreeSet::from([1, 2, 3]);
+    assert_eq!(cluster.reaches(&cluster.sender(0), (Ipv4Addr::new(224, 0, 0, 251), PORT)), all);
+    let own = cluster.link_local(0);
+    let sender = udp(&cluster.containers[0], SocketAddrV6::new(own, 0, 0, cluster.interface(0)));
+    let to = |address: Ipv6Addr| SocketAddrV6::new(address, PORT, 0, cluster.interface(0));
+    let reaches = |group: Ipv6Addr| cluster.reaches_from(&sender, own.into(), to(group));
+    assert_eq!(["ff02::fb", "ff02::1"].map(group).map(reaches), [(); 2].map(|()| all.clone()));
+    assert_eq!([wide, narrow].map(reaches), [(); 2].map(|()| BTreeSet::from([1, 2])));
+    // Nobody has this address, and the kernel asks all for it by ff02::1:ff00:5.
+    let neighbour = group("fe80::5");
+    let asked = || _ = sender.send_to(b"who has it?", to(neighbour)).unwrap();
+    assert_eq!(cluster.reached(0, &neighbour.octets(), asked), all);
 }
