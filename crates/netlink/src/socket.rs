@@ -96,15 +96,31 @@ impl Socket {
     pub(crate) fn dump<T>(
         &mut self,
         message: &Message,
+        parse: impl FnMut(&Frame<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, Fault> {
+        self.dump_part(message, |_| true, parse)
+    }
+
+    /// The same of a part of the table. What changes in the rest of it while it is read is nobody's concern.
+    pub(crate) fn dump_part<T>(
+        &mut self,
+        message: &Message,
+        is_of_part: impl Fn(&Frame<'_>) -> bool,
         mut parse: impl FnMut(&Frame<'_>) -> Option<T>,
     ) -> Result<Vec<T>, Fault> {
         for _ in 0..DUMP_ATTEMPTS_MAX {
             let sequence = self.next_sequence();
             self.send(&message.finish(flag(libc::NLM_F_REQUEST | libc::NLM_F_DUMP), sequence))?;
-            let mut entries = Vec::new();
-            match self.receive(sequence..=sequence, sequence, |frame| entries.extend(parse(&frame))) {
-                Ok(End { interrupted: false }) => return Ok(entries),
-                Ok(End { interrupted: true }) => {}
+            let (mut entries, mut interrupted) = (Vec::new(), false);
+            let end = self.receive(sequence..=sequence, sequence, |frame| {
+                if is_of_part(&frame) {
+                    interrupted |= is_interrupted(&frame);
+                    entries.extend(parse(&frame));
+                }
+            });
+            match end {
+                Ok(End { interrupted: false }) if !interrupted => return Ok(entries),
+                Ok(_) => {}
                 // Answers were dropped for want of room: what was read has holes.
                 Err(fault) if fault.errno() == Some(Errno::ENOBUFS) => {}
                 Err(fault) => return Err(fault),
@@ -213,9 +229,9 @@ impl Socket {
             };
             let datagram = self.buffer.get(..length).ok_or(Fault::Malformed("larger than any answer should be"))?;
             for frame in Frames(datagram).filter(|frame| ours.contains(&frame.sequence)) {
-                end.interrupted |= frame.flags & flag(libc::NLM_F_DUMP_INTR) != 0;
                 match i32::from(frame.kind) {
                     libc::NLMSG_ERROR | libc::NLMSG_DONE => {
+                        end.interrupted |= is_interrupted(&frame);
                         let (code, text) = verdict(&frame);
                         if code != 0 {
                             return Err(Fault::Refused { errno: Errno::from_raw(code), text });
@@ -244,8 +260,12 @@ impl AsFd for Socket {
 
 /// How an answer ended.
 struct End {
-    /// Whether the table changed while it was dumped.
+    /// Whether the kernel says at the end that the table changed while it was dumped. It may have said so before, with one of the entries.
     interrupted: bool,
+}
+
+fn is_interrupted(frame: &Frame<'_>) -> bool {
+    frame.flags & flag(libc::NLM_F_DUMP_INTR) != 0
 }
 
 /// The error number, positive, of an acknowledgement or of a dump's end; the latter has it alone, and kernels before 4.20 not even that.
