@@ -116,7 +116,7 @@ impl Route {
             message
         };
         let messages: Vec<Message> = members.iter().map(message).collect();
-        let refused = self.socket.call_each(&messages);
+        let refused = self.socket.call_each(&messages, |_| false);
         refused.map_err(|fault| fault.during(format_args!("join groups at ports of bridge {bridge}")))?;
         Ok(())
     }
@@ -147,7 +147,8 @@ impl Route {
     ) -> Result<Vec<(usize, Error)>, Error> {
         let messages: Vec<Message> =
             changes.iter().map(|(entry, add)| tunnel_message(tunnel, protocol, entry, *add)).collect();
-        let faults = self.socket.call_each(&messages);
+        let key = |position: usize| changes.get(position).map(|(entry, add)| (entry.source, entry.group, *add));
+        let faults = self.socket.call_each(&messages, |position| key(position) == key(position - 1));
         let faults =
             faults.map_err(|fault| fault.during(format_args!("change the multicast database of device {tunnel}")))?;
         let is_failure = |(position, fault): &(usize, Fault)| {
