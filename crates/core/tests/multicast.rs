@@ -277,6 +277,31 @@ proptest! {
         }
     }
 
+    /// While the kernel makes an entry, or takes one away, host by host, as few as can be miss what they get before and after.
+    #[test]
+    fn an_entry_is_made_of_those_first_that_get_its_packets_without_it(before in any_segment(), after in any_segment()) {
+        let mut tables = Forwarding::wanted(&before, Tier::VxlanMdb);
+        let changes = tables.changes_to(&Forwarding::wanted(&after, Tier::VxlanMdb));
+        for steps in changes.chunk_by(Change::is_of_same_entry) {
+            let was = tables.clone();
+            steps.iter().for_each(|change| tables.apply(change));
+            let Some(Change::Group { key, add, .. }) = steps.first() else {
+                continue;
+            };
+            let without = if *add { &was } else { &tables };
+            if without.groups.contains_key(key) || key.1.is_unspecified() {
+                continue;
+            }
+            let source = key.0.unwrap_or(Ipv4Addr::new(198, 51, 100, 1).into());
+            let served = looked_up(without, source, key.1);
+            let is_served = |change: &Change| match change {
+                Change::Group { to: Destination::Host(host), .. } => served.as_ref().is_none_or(|all| all.contains(host)),
+                _ => false,
+            };
+            prop_assert!(steps.iter().is_sorted_by_key(|step| is_served(step) != *add), "{steps:?} beside {served:?}");
+        }
+    }
+
     /// While it is not known what all hosts listen to, no entry is taken away of which a host would miss the rest.
     #[test]
     fn nobody_misses_anything_while_not_all_is_known(

@@ -33,6 +33,8 @@ pub struct Content {
     pub changes: usize,
     /// What containers listen to.
     pub memberships: BTreeMap<Vni, Memberships>,
+    /// Whether there is another network, of which that cannot be read.
+    pub deaf: bool,
 }
 
 impl FakeForwarding {
@@ -71,10 +73,11 @@ impl ForwardingTables for FakeForwarding {
 }
 
 impl MembershipSource for FakeForwarding {
-    fn update(&mut self) -> Result<Vec<MembershipChange>, KernelError> {
+    fn update(&mut self, changes: &mut Vec<MembershipChange>) -> Result<(), KernelError> {
         let content = self.content();
         let whole = |(vni, memberships): (&Vni, &Memberships)| MembershipChange::Whole(*vni, memberships.clone());
-        Ok(content.memberships.iter().map(whole).collect())
+        changes.extend(content.memberships.iter().map(whole));
+        if content.deaf { Err(KernelError::Injected("listen")) } else { Ok(()) }
     }
 
     fn crowds(&self) -> Vec<Crowd> {

@@ -64,8 +64,8 @@ impl MembershipChange {
 
 /// The multicast databases of segments' bridges, to follow.
 pub trait MembershipSource: Send {
-    /// What changed since the last time of what the ports of containers listen to, in this order.
-    fn update(&mut self) -> Result<Vec<MembershipChange>, KernelError>;
+    /// Adds what changed since the last time of what the ports of containers listen to, in this order. If some of it cannot be read, the rest is added all the same: it is not told again.
+    fn update(&mut self, changes: &mut Vec<MembershipChange>) -> Result<(), KernelError>;
 
     /// Where there are too many groups.
     fn crowds(&self) -> Vec<Crowd>;

@@ -64,15 +64,17 @@ fn follow(
     let mut complaint = String::new();
     let mut counted = Instant::now();
     while !stop.0.load(Ordering::Acquire) {
-        let pause = match source.update() {
-            Ok(changes) => {
-                if !changes.is_empty() {
-                    // Copied only if somebody still holds what was published before.
-                    memberships.send_modify(|all| {
-                        let all = Arc::make_mut(all);
-                        changes.into_iter().for_each(|change| change.apply(all));
-                    });
-                }
+        let mut changes = Vec::new();
+        let result = source.update(&mut changes);
+        if !changes.is_empty() {
+            // Copied only if somebody still holds what was published before.
+            memberships.send_modify(|all| {
+                let all = Arc::make_mut(all);
+                changes.into_iter().for_each(|change| change.apply(all));
+            });
+        }
+        let pause = match result {
+            Ok(()) => {
                 if counted.elapsed() >= COUNT_PERIOD {
                     crowds.send_replace(source.crowds());
                     counted = Instant::now();

@@ -29,7 +29,7 @@ use crate::reconciler::Generation;
 
 /// How old what is known of a segment may be before it is read anew.
 const AGE_MAX: Duration = Duration::from_secs(10);
-/// Changes made before it is looked whether something newer is wanted.
+/// Changes made before it is looked whether something newer is wanted; and the rest of the entry that they are of.
 const CHANGES_AT_ONCE: usize = 256;
 
 /// A change of a forwarding table that was not made.
@@ -198,9 +198,20 @@ impl Work {
         self.changes.len()
     }
 
+    /// Where the changes end that are made next. It is never within an entry, for if something newer is wanted then, that would be left as it is for as long as that takes: without some of its
+    /// hosts, or as the last ones that are left of it.
+    fn cut(&self, until: usize) -> usize {
+        let end = until.min(self.made + CHANGES_AT_ONCE);
+        let is_within = |position: &usize| match self.changes.get(position - 1..=*position) {
+            Some([last, next]) => next.is_of_same_entry(last),
+            _ => false,
+        };
+        (end..until).find(|position| !is_within(position)).unwrap_or(until)
+    }
+
     /// Makes the next changes, but not more than up to this position.
     fn proceed(&mut self, tables: &mut dyn ForwardingTables, until: usize) {
-        let end = until.min(self.made + CHANGES_AT_ONCE);
+        let end = self.cut(until);
         let changes = self.changes.get(self.made..end).unwrap_or_default();
         let failure = |change, error| ForwardingFailure { vni: self.vni, change, error: Arc::new(error) };
         match tables.change(self.vni, self.own, changes) {
@@ -453,5 +464,35 @@ mod tests {
         assert_eq!(counted(&fake), (reads, changes + 1 + CHANGES_AT_ONCE));
         assert!(round(3, &last, None).0 && is_as_wanted(&fake, &last));
         assert_eq!(counted(&fake), (reads, changes + 1 + 2000 + 1), "something was read or done twice");
+    }
+
+    #[test]
+    fn what_is_left_for_something_newer_is_left_between_entries() {
+        let fake = FakeForwarding::default();
+        let mut replicator = Replicator::new(Box::new(fake.clone()), Tier::VxlanMdb).unwrap();
+        let wanted = |groups: u32| {
+            let mut desired = Desired::clone(&desired([0..groups, 0..0]));
+            for remotes in desired.segments.values_mut().flat_map(|segment| segment.replication.groups.values_mut()) {
+                *remotes = (2..7).map(|last| IpAddr::from(Ipv4Addr::new(192, 0, 2, last))).collect();
+            }
+            Arc::new(desired)
+        };
+        let mut round = |generation, desired: &Arc<Desired>, newer: Option<&Arc<Desired>>| {
+            newer.into_iter().for_each(|newer| replicator.post.apply(Generation(generation + 1), newer.clone()));
+            replicator.round(Generation(generation), Revision(0), desired).is_some()
+        };
+        let (some, none) = (wanted(300), wanted(0));
+        // While they come, and while they go.
+        assert!(!round(1, &some, Some(&none)));
+        let is_whole = |fake: &FakeForwarding| {
+            let whole = Forwarding::wanted(&some.segments[&Vni::new(7).unwrap()], Tier::VxlanMdb);
+            let tables = fake.content().tables[&Vni::new(7).unwrap()].clone();
+            tables.groups.iter().all(|(key, hosts)| whole.groups[key] == *hosts)
+        };
+        assert!(is_whole(&fake));
+        assert!(round(2, &some, None) && is_as_wanted(&fake, &some));
+        assert!(!round(3, &none, Some(&some)));
+        assert!(is_whole(&fake));
+        assert!(round(4, &some, None) && is_as_wanted(&fake, &some));
     }
 }

@@ -130,3 +130,15 @@ async fn memberships_are_passed_on() {
     let heard = watch.wait_for(|all| all.get(&vni()) == Some(&memberships));
     tokio::time::timeout(PATIENCE, heard).await.unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn what_one_network_listens_to_is_passed_on_though_that_of_another_cannot_be_read() {
+    let kernel = FakeKernel::default();
+    let memberships = Memberships { router: true, ..Memberships::default() };
+    kernel.forwarding.content().memberships.insert(vni(), memberships.clone());
+    kernel.forwarding.content().deaf = true;
+    let handle = Reconciler::spawn(kernel, Tier::VxlanMdb).unwrap();
+    let mut watch = handle.memberships();
+    let heard = watch.wait_for(|all| all.get(&vni()) == Some(&memberships));
+    tokio::time::timeout(PATIENCE, heard).await.unwrap().unwrap();
+}

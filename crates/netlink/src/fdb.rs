@@ -33,6 +33,11 @@ pub enum Pinned {
         /// The VTEP it is sent to.
         remote: IpAddr,
     },
+    /// Of a VXLAN device, to let go of: all that there is of this destination, in one step.
+    Destination {
+        /// Its address.
+        mac: Mac,
+    },
     /// Of a bridge.
     Port {
         /// The address.
@@ -83,7 +88,12 @@ impl Route {
     pub fn change_pinned(&mut self, tunnel: u32, changes: &[(Pinned, bool)]) -> Result<Vec<(usize, Error)>, Error> {
         let messages: Vec<Message> =
             changes.iter().map(|(pinned, add)| pinned_message(tunnel, *pinned, *add)).collect();
-        let faults = self.socket.call_each(&messages);
+        let mac = |position: usize| match changes.get(position) {
+            Some((Pinned::Tunnel { mac, .. }, add)) => Some((mac, *add)),
+            _ => None,
+        };
+        let belongs_to_last = |position: usize| mac(position).is_some() && mac(position) == mac(position - 1);
+        let faults = self.socket.call_each(&messages, belongs_to_last);
         let faults = faults
             .map_err(|fault| fault.during(format_args!("change the forwarding tables around device {tunnel}")))?;
         let is_failure = |(position, fault): &(usize, Fault)| {
@@ -94,6 +104,7 @@ impl Route {
             let verb = if add { "pin" } else { "let go of" };
             let (mac, place) = match pinned {
                 Pinned::Tunnel { mac, remote } => (mac, remote.to_string()),
+                Pinned::Destination { mac } => (mac, "all VTEPs".to_owned()),
                 Pinned::Port { mac, port } => (mac, format!("port {port}")),
             };
             (position, fault.during(format_args!("{verb} {mac:02x?} at {place}")))
@@ -104,7 +115,8 @@ impl Route {
 
 fn pinned_message(tunnel: u32, pinned: Pinned, add: bool) -> Message {
     let (mac, header) = match pinned {
-        Pinned::Tunnel { mac, .. } => {
+        // Without a VTEP the kernel takes the whole entry away (`__vxlan_fdb_delete`).
+        Pinned::Tunnel { mac, .. } | Pinned::Destination { mac } => {
             let state = libc::NUD_NOARP | libc::NUD_PERMANENT;
             (mac, neighbour_header(tunnel, state, libc::NTF_SELF | NTF_EXT_LEARNED))
         }

@@ -98,7 +98,7 @@ pub struct TunnelGroup {
 impl Route {
     /// The database of the bridge with this index.
     pub fn bridge_groups(&mut self, bridge: u32) -> Result<Vec<Listing>, Error> {
-        let frames = self.dump_database(|frame| (frame.word(4) == bridge).then(|| listings(frame).collect::<Vec<_>>()));
+        let frames = self.dump_database(bridge, |frame| Some(listings(frame).collect::<Vec<_>>()));
         Ok(frames
             .map_err(|fault| fault.during("list the multicast databases of bridges"))?
             .into_iter()
@@ -116,23 +116,25 @@ impl Route {
             message
         };
         let messages: Vec<Message> = members.iter().map(message).collect();
-        let refused = self.socket.call_each(&messages);
+        let refused = self.socket.call_each(&messages, |_| false);
         refused.map_err(|fault| fault.during(format_args!("join groups at ports of bridge {bridge}")))?;
         Ok(())
     }
 
     /// The database of the VXLAN device with this index: what somebody of this protocol put there.
     pub fn tunnel_groups(&mut self, tunnel: u32, protocol: u8) -> Result<Vec<TunnelGroup>, Error> {
-        let frames = self.dump_database(|frame| {
-            let entries = (frame.word(4) == tunnel).then(|| entries(frame));
-            Some(entries.into_iter().flatten().filter_map(|info| tunnel_group(info, protocol)).collect::<Vec<_>>())
+        let frames = self.dump_database(tunnel, |frame| {
+            Some(entries(frame).filter_map(|info| tunnel_group(info, protocol)).collect::<Vec<_>>())
         });
         let during = |fault: Fault| fault.during(format_args!("list the multicast database of device {tunnel}"));
         Ok(frames.map_err(during)?.into_iter().flatten().collect())
     }
 
-    fn dump_database<T>(&mut self, parse: impl FnMut(&Frame<'_>) -> Option<T>) -> Result<Vec<T>, Fault> {
-        self.socket.dump(&Message::new(RTM_GETMDB, 0, &port_message(0)), parse)
+    /// The kernel dumps the databases of all devices of the namespace, whichever is asked for, each at its own state (`rtnl_mdb_dump`): that the tunnel's changes all the
+    /// while, as when many groups come or go, makes that of the bridge no worse.
+    fn dump_database<T>(&mut self, device: u32, parse: impl FnMut(&Frame<'_>) -> Option<T>) -> Result<Vec<T>, Fault> {
+        let message = Message::new(RTM_GETMDB, 0, &port_message(0));
+        self.socket.dump_part(&message, |frame| self::device(frame) == device, parse)
     }
 
     /// Makes these changes to the database of a VXLAN device, each marked with this protocol. Returns what failed, by position. To add what is there, or
@@ -145,7 +147,8 @@ impl Route {
     ) -> Result<Vec<(usize, Error)>, Error> {
         let messages: Vec<Message> =
             changes.iter().map(|(entry, add)| tunnel_message(tunnel, protocol, entry, *add)).collect();
-        let faults = self.socket.call_each(&messages);
+        let key = |position: usize| changes.get(position).map(|(entry, add)| (entry.source, entry.group, *add));
+        let faults = self.socket.call_each(&messages, |position| key(position) == key(position - 1));
         let faults =
             faults.map_err(|fault| fault.during(format_args!("change the multicast database of device {tunnel}")))?;
         let is_failure = |(position, fault): &(usize, Fault)| {

@@ -136,6 +136,16 @@ impl DatabaseMonitor {
         }
         is_whole.then_some(changes)
     }
+
+    /// Throws away all that waits to be read, for all is read anew next: what is older than that would undo it for a moment.
+    pub fn discard(&self) {
+        let mut buffer = [0; 1];
+        for _ in 0..WAITING_MAX {
+            if recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC) == Err(Errno::EAGAIN) {
+                return;
+            }
+        }
+    }
 }
 
 impl AsFd for DatabaseMonitor {

@@ -23,6 +23,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const DUMP_ATTEMPTS_MAX: usize = 16;
 /// Requests sent at once that stand each for itself: their refusals fit into a socket's default buffer.
 const EACH_MAX: usize = 128;
+/// The same where requests belong together: as many as there can be hosts in one entry. The kernel takes them in without a pause.
+const TOGETHER_MAX: usize = 1024;
+/// Octets of answers that wait to be read: refusals of all those take 1,280 each, for the kernel counts what it takes itself. It takes twice this.
+const ANSWERS: usize = 1024 * 1024;
 /// Octets received at once: the kernel fills up to 32 KiB of a dump into one datagram.
 const BUFFER: usize = 64 * 1024;
 
@@ -39,6 +43,8 @@ pub(crate) struct Socket {
     fd: OwnedFd,
     sequence: u32,
     buffer: Vec<u8>,
+    /// Requests that belong together that can be sent at once.
+    together_max: usize,
 }
 
 /// Opens a socket in the namespace of the calling thread.
@@ -77,7 +83,10 @@ impl Socket {
         set_option(&fd, libc::NETLINK_CAP_ACK, 1)?;
         // Before kernel 4.20 dumps cannot be narrowed; every dump's answer is filtered here as well.
         let _ = set_option(&fd, libc::NETLINK_GET_STRICT_CHK, 1);
-        Ok(Self { fd, sequence: 0, buffer: vec![0; BUFFER] })
+        // Nobody may go beyond the system's limit without the privilege to.
+        let has_room = setsockopt(&fd, sockopt::RcvBufForce, &ANSWERS).is_ok();
+        let together_max = if has_room { TOGETHER_MAX } else { EACH_MAX };
+        Ok(Self { fd, sequence: 0, buffer: vec![0; BUFFER], together_max })
     }
 
     /// Sends a request and waits until the kernel has done it.
@@ -96,15 +105,31 @@ impl Socket {
     pub(crate) fn dump<T>(
         &mut self,
         message: &Message,
+        parse: impl FnMut(&Frame<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, Fault> {
+        self.dump_part(message, |_| true, parse)
+    }
+
+    /// The same of a part of the table. What changes in the rest of it while it is read is nobody's concern.
+    pub(crate) fn dump_part<T>(
+        &mut self,
+        message: &Message,
+        is_of_part: impl Fn(&Frame<'_>) -> bool,
         mut parse: impl FnMut(&Frame<'_>) -> Option<T>,
     ) -> Result<Vec<T>, Fault> {
         for _ in 0..DUMP_ATTEMPTS_MAX {
             let sequence = self.next_sequence();
             self.send(&message.finish(flag(libc::NLM_F_REQUEST | libc::NLM_F_DUMP), sequence))?;
-            let mut entries = Vec::new();
-            match self.receive(sequence..=sequence, sequence, |frame| entries.extend(parse(&frame))) {
-                Ok(End { interrupted: false }) => return Ok(entries),
-                Ok(End { interrupted: true }) => {}
+            let (mut entries, mut interrupted) = (Vec::new(), false);
+            let end = self.receive(sequence..=sequence, sequence, |frame| {
+                if is_of_part(&frame) {
+                    interrupted |= is_interrupted(&frame);
+                    entries.extend(parse(&frame));
+                }
+            });
+            match end {
+                Ok(End { interrupted: false }) if !interrupted => return Ok(entries),
+                Ok(_) => {}
                 // Answers were dropped for want of room: what was read has holes.
                 Err(fault) if fault.errno() == Some(Errno::ENOBUFS) => {}
                 Err(fault) => return Err(fault),
@@ -131,10 +156,17 @@ impl Socket {
         self.receive(first..=self.sequence, awaited, |_| {}).map(drop)
     }
 
-    /// Sends several requests that stand each for itself, and returns which were refused, by position.
-    pub(crate) fn call_each(&mut self, messages: &[Message]) -> Result<Vec<(usize, Fault)>, Fault> {
+    /// Sends several requests that stand each for itself, and returns which were refused, by position. Those that belong with the request before them, by position, are sent along with it.
+    pub(crate) fn call_each(
+        &mut self,
+        messages: &[Message],
+        belongs_to_last: impl Fn(usize) -> bool,
+    ) -> Result<Vec<(usize, Fault)>, Fault> {
         let mut refused = Vec::new();
-        for (chunk, messages) in messages.chunks(EACH_MAX).enumerate() {
+        let mut offset = 0;
+        while offset < messages.len() {
+            let end = piece_end(offset, messages.len(), self.together_max, &belongs_to_last);
+            let messages = &messages[offset..end];
             let first = self.sequence.wrapping_add(1);
             let mut bytes = Vec::new();
             for position in 0..messages.len() {
@@ -144,8 +176,8 @@ impl Socket {
                 bytes.extend_from_slice(&messages[position].finish(flag(libc::NLM_F_REQUEST | acknowledge), sequence));
             }
             self.send(&bytes)?;
-            let offset = chunk * EACH_MAX;
             self.receive_each(first, self.sequence, |position, fault| refused.push((offset + position, fault)))?;
+            offset = end;
         }
         Ok(refused)
     }
@@ -213,9 +245,9 @@ impl Socket {
             };
             let datagram = self.buffer.get(..length).ok_or(Fault::Malformed("larger than any answer should be"))?;
             for frame in Frames(datagram).filter(|frame| ours.contains(&frame.sequence)) {
-                end.interrupted |= frame.flags & flag(libc::NLM_F_DUMP_INTR) != 0;
                 match i32::from(frame.kind) {
                     libc::NLMSG_ERROR | libc::NLMSG_DONE => {
+                        end.interrupted |= is_interrupted(&frame);
                         let (code, text) = verdict(&frame);
                         if code != 0 {
                             return Err(Fault::Refused { errno: Errno::from_raw(code), text });
@@ -242,10 +274,23 @@ impl AsFd for Socket {
     }
 }
 
+/// Where the requests end that are sent at once from this one on.
+fn piece_end(start: usize, count: usize, together_max: usize, belongs_to_last: impl Fn(usize) -> bool) -> usize {
+    let mut end = count.min(start + EACH_MAX);
+    while end < count && end - start < together_max && belongs_to_last(end) {
+        end += 1;
+    }
+    end
+}
+
 /// How an answer ended.
 struct End {
-    /// Whether the table changed while it was dumped.
+    /// Whether the kernel says at the end that the table changed while it was dumped. It may have said so before, with one of the entries.
     interrupted: bool,
+}
+
+fn is_interrupted(frame: &Frame<'_>) -> bool {
+    frame.flags & flag(libc::NLM_F_DUMP_INTR) != 0
 }
 
 /// The error number, positive, of an acknowledgement or of a dump's end; the latter has it alone, and kernels before 4.20 not even that.
@@ -264,4 +309,24 @@ pub(crate) fn flag(flags: libc::c_int) -> u16 {
 
 fn time_value(duration: Duration) -> TimeVal {
     TimeVal::new(duration.as_secs().cast_signed(), 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_belongs_together_is_sent_at_once() {
+        // From 120 to 300, and from 400 to the end.
+        let belongs = |position: usize| (121..300).contains(&position) || position > 400;
+        let pieces = |together_max| {
+            let mut ends = vec![0];
+            while ends[ends.len() - 1] < 2000 {
+                ends.push(piece_end(ends[ends.len() - 1], 2000, together_max, belongs));
+            }
+            ends
+        };
+        assert_eq!(pieces(TOGETHER_MAX), [0, 300, 1324, 2000]);
+        assert_eq!(pieces(EACH_MAX)[..4], [0, 128, 256, 384]);
+    }
 }

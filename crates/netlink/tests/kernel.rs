@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -13,7 +14,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, unshare};
 use shoutd_netlink::{
-    BridgeSettings, Guard, Kind, LinkChange, Monitor, NamedNamespaces, Namespace, NewVeth, NewVxlan, Route, VethEnd,
+    BridgeSettings, DatabaseMonitor, Guard, Kind, LinkChange, Listing, Monitor, NamedNamespaces, Namespace, NewVeth,
+    NewVxlan, Route, TunnelGroup, VethEnd,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -300,4 +302,75 @@ fn what_is_no_namespace_is_not_opened() {
         assert!(Namespace::open(Path::new(path)).is_err(), "{path}");
     }
     assert!(Namespace::open(Path::new("/proc/self/ns/net")).is_ok());
+}
+
+/// A bridge with one port, and the indexes of both.
+fn bridge_with_port(namespace: &Namespace) -> (Route, u32, u32) {
+    let mut route = Route::open(namespace).unwrap();
+    route.create_bridge("bridge", 0, &BRIDGE).unwrap();
+    let bridge = route.link("bridge").unwrap().unwrap().index;
+    let new = NewVeth { near: end("near"), master: Some(bridge), far: end("far"), far_namespace: namespace };
+    route.create_veth(&new).unwrap();
+    ["bridge", "near", "far"].iter().for_each(|device| run(namespace, &format!("ip link set {device} up")));
+    let port = route.link("near").unwrap().unwrap().index;
+    // The kernel lets a port take part in its own time, after both ends are up.
+    let deadline = Instant::now() + PATIENCE;
+    let member = [(port, Ipv4Addr::new(239, 0, 0, 1).into())];
+    while route.bridge_groups(bridge).unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "the port takes no group");
+        route.join_groups(bridge, &member).unwrap();
+    }
+    (route, bridge, port)
+}
+
+fn groups(count: u32) -> impl Iterator<Item = IpAddr> {
+    (0..count).map(|number| Ipv4Addr::from(0xef01_0000 + number).into())
+}
+
+#[test]
+fn a_bridges_groups_are_read_while_the_tunnels_change() {
+    let segment = namespace();
+    let (mut route, bridge, port) = bridge_with_port(&segment);
+    let members: Vec<(u32, IpAddr)> = groups(5).map(|group| (port, group)).collect();
+    route.join_groups(bridge, &members).unwrap();
+    route.create_vxlan(&vxlan("tunnel", 7), &segment).unwrap();
+    let tunnel = route.link("tunnel").unwrap().unwrap().index;
+    let entry = |group| TunnelGroup { source: None, group, remote: Ipv4Addr::new(192, 0, 2, 2).into(), vni: None };
+    let entries: Vec<(TunnelGroup, bool)> = groups(4000).map(|group| (entry(group), true)).collect();
+    let mut other = Route::open(&segment).unwrap();
+    if !other.change_tunnel_groups(tunnel, 115, &entries).is_ok_and(|failed| failed.is_empty()) {
+        eprintln!("this kernel has no multicast database of VXLAN devices (before 6.4): nothing of the kind changes");
+        return;
+    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let one = entry(Ipv4Addr::new(239, 9, 9, 9).into());
+            while !stop.load(Ordering::Relaxed) {
+                other.change_tunnel_groups(tunnel, 115, &[(one, true), (one, false)]).unwrap();
+            }
+        });
+        let read: Vec<_> = (0..20).map(|_| route.bridge_groups(bridge)).collect();
+        stop.store(true, Ordering::Relaxed);
+        for listed in read {
+            let listed = listed.unwrap();
+            assert!(members.iter().all(|(port, group)| listed.iter().any(|listing| matches!(listing,
+                Listing::Member(member) if (member.port, member.group) == (*port, *group)))));
+        }
+    });
+}
+
+#[test]
+fn what_is_thrown_away_is_not_told() {
+    let segment = namespace();
+    let (mut route, bridge, port) = bridge_with_port(&segment);
+    let monitor = DatabaseMonitor::open(&segment).unwrap();
+    // More than are read at once.
+    let members: Vec<(u32, IpAddr)> = groups(6000).map(|group| (port, group)).collect();
+    route.join_groups(bridge, &members).unwrap();
+    monitor.discard();
+    assert_eq!(monitor.changes(), Some(Vec::new()));
+    let later = (port, Ipv4Addr::new(239, 9, 9, 9).into());
+    route.join_groups(bridge, &[later]).unwrap();
+    assert!(monitor.changes().is_some_and(|changes| !changes.is_empty()));
 }

@@ -103,6 +103,11 @@ pub enum Change {
         /// Whether it is to be so.
         add: bool,
     },
+    /// All groups with this MAC address are sent to every host again, in one step: nobody misses any meanwhile.
+    ReleaseGroupMac {
+        /// The address.
+        mac: MacAddress,
+    },
     /// An endpoint is behind the tunnel, at this VTEP; no longer at another.
     PinRemote {
         /// Its address.
@@ -139,7 +144,20 @@ impl Change {
         match self {
             Self::Group { add, .. } | Self::GroupMac { add, .. } => *add,
             Self::PinRemote { .. } | Self::PinPort { .. } => true,
-            Self::UnpinRemote { .. } | Self::UnpinPort { .. } => false,
+            Self::ReleaseGroupMac { .. } | Self::UnpinRemote { .. } | Self::UnpinPort { .. } => false,
+        }
+    }
+
+    /// Whether it makes the same entry as this other, which the kernel does one host after the other: what is between the two is short of hosts.
+    pub fn is_of_same_entry(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Group { key, add, .. }, Self::Group { key: of_other, add: adds, .. }) => {
+                key == of_other && add == adds
+            }
+            (Self::GroupMac { mac, add, .. }, Self::GroupMac { mac: of_other, add: adds, .. }) => {
+                mac == of_other && add == adds
+            }
+            _ => false,
         }
     }
 }
@@ -247,9 +265,19 @@ impl Forwarding {
             if there == Some(destinations) {
                 continue;
             }
-            let missing = destinations.iter().filter(|to| there.is_none_or(|there| !there.contains(to)));
+            // While a new entry is made, those that are not in it yet get nothing. So those that get its packets now come first; the others have nothing to miss.
+            let served = self.fallback(*key).filter(|_| there.is_none());
+            let (first, last) = divided(destinations, |to| served.is_none_or(|served| served.contains(to)));
+            let missing = first.chain(last).filter(|to| there.is_none_or(|there| !there.contains(to)));
             changes.extend(missing.map(|to| Change::Group { key: *key, to: *to, add: true }));
         }
+    }
+
+    /// Where the packets of an entry go while it is not there; `None` if they go to every host.
+    fn fallback(&self, (source, group): SourceGroup) -> Option<&BTreeSet<Destination>> {
+        let of_group = self.groups.get(&(None, group)).filter(|_| source.is_some());
+        let is_of_family = |(_, all): &&SourceGroup| all.is_ipv4() == group.is_ipv4() && *all != group;
+        of_group.or_else(|| UNREGISTERED.iter().find(is_of_family).and_then(|all| self.groups.get(all)))
     }
 
     fn remove(&self, wanted: &Self, changes: &mut Vec<Change>) {
@@ -259,12 +287,18 @@ impl Forwarding {
             if still == Some(destinations) {
                 continue;
             }
-            let surplus = destinations.iter().filter(|to| still.is_none_or(|still| !still.contains(to)));
+            // While an entry is taken away, those that are out of it already get nothing. So those that get its packets without it, too, are last in it.
+            let served = wanted.fallback(*key).filter(|_| still.is_none());
+            let (last, first) = divided(destinations, |to| served.is_none_or(|served| served.contains(to)));
+            let surplus = first.chain(last).filter(|to| still.is_none_or(|still| !still.contains(to)));
             changes.extend(surplus.map(|to| Change::Group { key: *key, to: *to, add: false }));
         }
         for (mac, remotes) in &self.group_macs {
-            let still = wanted.group_macs.get(mac);
-            let surplus = remotes.iter().filter(|remote| still.is_none_or(|still| !still.contains(remote)));
+            let Some(still) = wanted.group_macs.get(mac) else {
+                changes.push(Change::ReleaseGroupMac { mac: *mac });
+                continue;
+            };
+            let surplus = remotes.difference(still);
             changes.extend(surplus.map(|remote| Change::GroupMac { mac: *mac, remote: *remote, add: false }));
         }
         for (mac, remote) in self.remote_macs.iter().filter(|(mac, _)| !wanted.remote_macs.contains_key(mac)) {
@@ -286,6 +320,9 @@ impl Forwarding {
                 self.group_macs.entry(*mac).or_default().insert(*remote);
             }
             Change::GroupMac { mac, remote, add: false } => remove_from(&mut self.group_macs, mac, remote),
+            Change::ReleaseGroupMac { mac } => {
+                self.group_macs.remove(mac);
+            }
             Change::PinRemote { mac, remote } => {
                 self.remote_macs.insert(*mac, *remote);
             }
@@ -354,6 +391,14 @@ fn remove_from<K: Ord, V: Ord>(table: &mut BTreeMap<K, BTreeSet<V>>, key: &K, va
             table.remove(key);
         }
     }
+}
+
+/// Those for which this holds, and the others.
+fn divided(
+    all: &BTreeSet<Destination>,
+    holds: impl Fn(&Destination) -> bool + Copy,
+) -> (impl Iterator<Item = &Destination>, impl Iterator<Item = &Destination>) {
+    (all.iter().filter(move |to| holds(to)), all.iter().filter(move |to| !holds(to)))
 }
 
 fn destinations(remotes: &BTreeSet<IpAddr>) -> BTreeSet<Destination> {

@@ -97,6 +97,7 @@ impl ForwardingTables for LinuxForwarding {
                 Pinned::Tunnel { mac, remote } => {
                     found.remote_macs.insert(MacAddress(mac), remote);
                 }
+                Pinned::Destination { .. } => {}
                 Pinned::Port { mac, port } => {
                     found.ports.extend(open.name(port).map(|name| (MacAddress(mac), name.clone())));
                 }
@@ -169,6 +170,7 @@ fn pinned(open: &Open, vni: Vni, change: &Change) -> Result<Option<(Pinned, bool
     Ok(match change {
         Change::Group { .. } => None,
         Change::GroupMac { mac, remote, add } => Some((Pinned::Tunnel { mac: mac.0, remote: *remote }, *add)),
+        Change::ReleaseGroupMac { mac } => Some((Pinned::Destination { mac: mac.0 }, false)),
         Change::PinRemote { mac, remote } => Some((Pinned::Tunnel { mac: mac.0, remote: *remote }, true)),
         Change::UnpinRemote { mac, remote } => Some((Pinned::Tunnel { mac: mac.0, remote: *remote }, false)),
         Change::PinPort { mac, port } => {

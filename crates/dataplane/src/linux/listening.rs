@@ -12,7 +12,7 @@ use shoutd_core::Vni;
 use shoutd_core::limits::GROUPS_PER_PORT_MAX;
 use shoutd_core::multicast::{Database, Knowledge, Room};
 use shoutd_core::plane::{BRIDGE, DeviceName};
-use shoutd_netlink::{DatabaseMonitor, Kind, Listing, Membership, Namespace, NamespaceId, Route};
+use shoutd_netlink::{DatabaseChange, DatabaseMonitor, Kind, Listing, Membership, Namespace, NamespaceId, Route};
 use tracing::debug;
 
 use super::early_joins::EarlyJoins;
@@ -60,8 +60,8 @@ impl LinuxListening {
         Self { registry, segments: BTreeMap::new() }
     }
 
-    /// Makes the segments followed those that there are. Returns those that are gone.
-    fn refresh(&mut self) -> Result<Vec<MembershipChange>, KernelError> {
+    /// Makes the segments followed those that there are. Adds those that are gone.
+    fn refresh(&mut self, changes: &mut Vec<MembershipChange>) -> Result<(), KernelError> {
         self.registry.acknowledge();
         let there = self.registry.all();
         let is_gone =
@@ -69,22 +69,30 @@ impl LinuxListening {
         let gone: Vec<Vni> =
             self.segments.iter().filter(|(vni, segment)| is_gone(vni, segment)).map(|(vni, _)| *vni).collect();
         gone.iter().for_each(|vni| _ = self.segments.remove(vni));
+        changes.extend(gone.into_iter().map(MembershipChange::Gone));
+        let mut result = Ok(());
         for (vni, namespace) in &there {
             if !self.segments.contains_key(vni) {
-                self.segments.insert(*vni, Listened::open(namespace)?);
+                match Listened::open(namespace) {
+                    Ok(segment) => _ = self.segments.insert(*vni, segment),
+                    Err(error) => result = result.and(Err(error)),
+                }
             }
         }
-        Ok(gone.into_iter().map(MembershipChange::Gone).collect())
+        result
     }
 }
 
 impl MembershipSource for LinuxListening {
-    fn update(&mut self) -> Result<Vec<MembershipChange>, KernelError> {
-        let mut changes = self.refresh()?;
+    fn update(&mut self, changes: &mut Vec<MembershipChange>) -> Result<(), KernelError> {
+        let mut result = self.refresh(changes);
         for (vni, segment) in &mut self.segments {
-            changes.extend(segment.update(*vni)?);
+            match segment.update(*vni) {
+                Ok(changed) => changes.extend(changed),
+                Err(error) => result = result.and(Err(error)),
+            }
         }
-        Ok(changes)
+        result
     }
 
     fn crowds(&self) -> Vec<Crowd> {
@@ -132,18 +140,16 @@ impl Listened {
         {
             debug!("joins have to wait for their reports: {error}");
         }
-        let events = self.monitor.changes();
         let was_router = self.database.memberships().router;
         let is_fresh = self.bridge.is_some() && self.read_at.is_some_and(|at| at.elapsed() < AGE_MAX);
-        let result = match events.filter(|_| is_fresh) {
-            Some(mut events) => {
-                events.drain(..).try_for_each(|event| self.take(event.device, event.listing, event.present))
-            }
-            // What is read is at least as new as the events that were thrown away; those that come while it is read are kept.
+        let result = match is_fresh.then(|| self.monitor.changes()).flatten() {
+            Some(events) => self.take_all(events),
             None => self.read(),
         };
         if let Err(error) = result {
             self.read_at = None;
+            // Some of what happened was taken in and not told.
+            self.is_new = true;
             return Err(error);
         }
         self.is_crowded = self.bridge.is_some() && self.room().is_crowded(self.is_crowded);
@@ -177,6 +183,8 @@ impl Listened {
     }
 
     fn read(&mut self) -> Result<(), KernelError> {
+        // What is read is at least as new as the events that are thrown away; those that come while it is read are kept.
+        self.monitor.discard();
         // If it fails half way, it is not known any more what was said of it.
         let was_new = std::mem::replace(&mut self.is_new, true);
         self.ports.clear();
@@ -187,7 +195,7 @@ impl Listened {
         self.bridge = bridge.map(|link| link.index);
         if let Some(bridge) = self.bridge {
             for listing in self.route.bridge_groups(bridge)? {
-                self.take(bridge, listing, true)?;
+                self.take(listing, true)?;
             }
         }
         self.database.note_changes_since(&before);
@@ -196,20 +204,24 @@ impl Listened {
         Ok(())
     }
 
-    /// Takes in one entry.
-    fn take(&mut self, device: u32, listing: Listing, present: bool) -> Result<(), KernelError> {
-        if self.other == Some(device) {
-            return Ok(());
-        }
-        if self.bridge != Some(device) {
-            let bridge = self.route.link(BRIDGE)?.map(|link| link.index);
-            // Of a new bridge everything is read, this entry too.
-            if bridge != self.bridge {
-                return self.read();
+    /// Takes in what happened, in this order.
+    fn take_all(&mut self, events: Vec<DatabaseChange>) -> Result<(), KernelError> {
+        for DatabaseChange { device, listing, present } in events {
+            if self.bridge == Some(device) {
+                self.take(listing, present)?;
+            } else if self.other != Some(device) {
+                // Of a new bridge everything is read, this and all that follows too.
+                if self.route.link(BRIDGE)?.map(|link| link.index) != self.bridge {
+                    return self.read();
+                }
+                self.other = Some(device);
             }
-            self.other = Some(device);
-            return Ok(());
         }
+        Ok(())
+    }
+
+    /// Takes in one entry of the bridge's.
+    fn take(&mut self, listing: Listing, present: bool) -> Result<(), KernelError> {
         let port = match listing {
             Listing::Member(member) => member.port,
             Listing::Router(port) => port,

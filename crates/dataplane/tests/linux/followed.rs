@@ -45,7 +45,9 @@ impl Followed {
 
     /// Takes in what happened since the last time.
     pub fn follow(&mut self) {
-        for change in self.source.update().unwrap() {
+        let mut changes = Vec::new();
+        self.source.update(&mut changes).unwrap();
+        for change in changes {
             match change {
                 MembershipChange::Whole(_, memberships) => self.known = memberships,
                 MembershipChange::Gone(_) => self.known = Memberships::default(),
