@@ -3,9 +3,14 @@
 
 mod common;
 
+use std::net::IpAddr;
+
 use anyhow::{Context, Result, ensure};
-use common::{Cluster, Container, Datagrams, Network, SOON, Stream, WITH_IPV6, await_listeners, listen, run_checks};
-use shoutd_lab::wait_until;
+use common::{
+    BOTH, Cluster, Container, Datagrams, GroupSocket, LISTEN, Network, Running, SOON, Sources, WITH_IPV6,
+    await_listeners, await_more, begin_both, listen, run_checks,
+};
+use shoutd_lab::{Host, wait_until};
 
 #[test]
 fn receivers_are_known_while_they_listen() {
@@ -17,8 +22,8 @@ fn receivers_are_known_while_they_listen() {
             ("receivers that know IGMPv1 and MLDv1", |cluster| older_versions(cluster, 1)),
             ("receivers that know IGMPv2 and MLDv1", |cluster| older_versions(cluster, 2)),
             ("each multicast route of a container is one network's", routes),
-            ("one of two receivers on a host leaves, the other is killed", two_on_a_host),
-            ("a receiver that only answers queries is served for several lifetimes", lifetimes),
+            ("all receivers on a host but one leave, and that is killed", several_on_a_host),
+            ("receivers that only answer queries are served for several lifetimes, and others are not", lifetimes),
         ],
     );
 }
@@ -101,53 +106,120 @@ fn hears(sender: &Container, receiver: &Container, group: &str) -> Result<()> {
     .with_context(|| format!("from {} to {}, {group}", sender.name, receiver.name))
 }
 
-fn two_on_a_host(cluster: &mut Cluster) -> Result<()> {
-    let [first, second, _] = cluster.three()?;
-    let _network = Network::create(cluster, &first, "foo", &[])?;
-    let sender = Container::start(&first, "foo", &[])?;
-    let (staying, leaving) = (Container::start(&second, "foo", &[])?, Container::start(&second, "foo", &[])?);
-    let stream = Stream::default().begin(&sender, &[&staying])?;
-    let other = leaving.spawn("socat -u UDP4-RECV:5000,ip-add-membership=224.1.1.1:shout0 OPEN:/dev/null")?;
-    // 224.1.1.1, as the kernel lists it; little endian.
-    wait_until("the other to join", SOON, || Ok(leaving.sh("cat /proc/net/igmp")?.contains("010101E0").then_some(())))?;
-    leaving.sh("killall socat")?;
-    drop(other);
-    // More than the second that the bridge's last-member queries take, and the host is still one that listens.
-    stream.await_more(400)?;
-    await_listeners(&first, "224.1.1.1", &[&second])?;
-    stream.finish()?;
-    let _listening = staying.spawn("socat -u UDP4-RECV:5000,ip-add-membership=224.1.1.1:shout0 OPEN:/dev/null")?;
-    await_listeners(&first, "224.1.1.1", &[&second])?;
-    second.docker(["kill", &staying.name])?;
-    await_listeners(&first, "224.1.1.1", &[])
-}
-
-/// With the bridges' timers a fiftieth of RFC 3376's: a query every 2 s, and a membership that is not renewed ends after 5 s.
-fn lifetimes(cluster: &mut Cluster) -> Result<()> {
+fn several_on_a_host(cluster: &mut Cluster) -> Result<()> {
     let [first, second, _] = cluster.three()?;
     let network = Network::create(cluster, &first, "foo", &[])?;
-    let (sender, receiver) = (Container::start(&first, "foo", &[])?, Container::start(&second, "foo", &[])?);
-    let segment = network.segment_name()?;
-    // Querying anew makes the bridge use the interval at once, and not after the one that has begun.
-    second.sh(&format!(
-        "ip -netns {segment} link set shoutbr0 type bridge mcast_query_interval 200 mcast_startup_query_interval 200 \
-         mcast_query_response_interval 100 mcast_membership_interval 500 mcast_querier 0 && \
-         ip -netns {segment} link set shoutbr0 type bridge mcast_querier 1"
-    ))?;
-    let stream = Stream::default().begin(&sender, &[&receiver])?;
-    wait_until("the membership to have a short life", SOON, || {
-        let listed = second.sh(&format!("bridge -netns {segment} -statistics mdb show"))?;
-        let left = listed
-            .lines()
-            .filter(|line| line.contains("grp 224.1.1.1 "))
-            .filter_map(|line| line.split_whitespace().next_back()?.parse::<f32>().ok());
-        Ok(left.into_iter().any(|seconds| seconds <= 5.0).then_some(()))
-    })?;
-    // 89 datagrams a second: more than three lives.
-    for _ in 0..5 {
-        stream.await_more(300)?;
+    let start = |host| Container::start(host, "foo", &[WITH_IPV6]);
+    let (sender, staying, leaving) = (start(&first)?, start(&second)?, start(&second)?);
+    let inner = behind(&staying)?;
+    let streams = begin_both(&sender, &[&staying])?;
+    // Another program in the same container, one with another MAC address at the same port of the bridge, and one at another port.
+    let same = join_both(&staying, [0, 0])?;
+    let others = [&inner, &leaving].map(|container| join_both(container, BOTH.map(|stream| stream.port)));
+    let others = others.into_iter().collect::<Result<Vec<_>>>()?;
+    await_ports(&network, &second, 2)?;
+    for socket in others.iter().flatten() {
+        wait_until("the stream to be heard by all", SOON, || Ok((!socket.heard()?.is_empty()).then_some(())))?;
     }
-    let settings = second.sh(&format!("ip -netns {segment} -details link show shoutbr0"))?;
-    ensure!(settings.contains("mcast_membership_interval 500 "), "shoutd changed the interval: {settings}");
-    stream.finish()
+    drop((same, others));
+    // The bridge asks after the last member for as long at both ports, and the host is still one that listens.
+    await_ports(&network, &second, 1)?;
+    await_more(&streams, 100)?;
+    await_both(&first, &[&second])?;
+    streams.into_iter().try_for_each(Running::finish)?;
+    let _listening = LISTEN.map(|program| staying.spawn(program));
+    await_both(&first, &[&second])?;
+    second.docker(["kill", &staying.name])?;
+    await_both(&first, &[])
+}
+
+/// A container without a network of its own, which has an interface behind that of another.
+fn behind(outer: &Container) -> Result<Container> {
+    let container = Container::start(&outer.host, "none", &[])?;
+    let (outside, inside) = (outer.inspect("{{.State.Pid}}")?, container.inspect("{{.State.Pid}}")?);
+    outer.host.sh(&format!(
+        "nsenter --net=/proc/{outside}/ns/net ip link add link shout0 name shout0 netns {inside} type macvlan mode bridge && \
+         nsenter --net=/proc/{inside}/ns/net sh -c 'echo 0 > /proc/sys/net/ipv6/conf/shout0/disable_ipv6 && ip link set shout0 up'"
+    ))?;
+    Ok(container)
+}
+
+/// A socket for the group of each stream, on these ports.
+fn join_both(container: &Container, ports: [u16; 2]) -> Result<Vec<GroupSocket>> {
+    let sockets = BOTH.iter().zip(ports).map(|(stream, port)| {
+        let group: IpAddr = stream.group.parse()?;
+        let socket = GroupSocket::open(container, group.is_ipv4(), port)?;
+        socket.join(group, Sources::All)?;
+        Ok(socket)
+    });
+    sockets.collect()
+}
+
+/// Waits until so many ports of a host's bridge are members of both groups.
+fn await_ports(network: &Network, host: &Host, count: usize) -> Result<()> {
+    let show = format!("bridge -netns {} mdb show dev shoutbr0", network.segment_name()?);
+    wait_until(&format!("{count} ports to be members on {}", host.name()), SOON, || {
+        let listed = host.sh(&show)?;
+        let ports = |group| listed.lines().filter(|line| line.contains(&format!(" grp {group} "))).count();
+        Ok(BOTH.iter().all(|stream| ports(stream.group) == count).then_some(()))
+    })
+}
+
+/// Waits until `asked` knows that just these hosts listen to both groups.
+fn await_both(asked: &Host, wanted: &[&Host]) -> Result<()> {
+    BOTH.iter().try_for_each(|stream| await_listeners(asked, stream.group, wanted))
+}
+
+/// With the bridges' timers a hundredth of those of RFC 3376 and RFC 3810: a query every second, and a membership that is not renewed ends after 2.5 s.
+fn lifetimes(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [first, second, third] = &hosts;
+    let network = Network::create(cluster, first, "foo", &[])?;
+    let start = |host| Container::start(host, "foo", &[WITH_IPV6]);
+    let (sender, receivers) = (start(first)?, [start(second)?, start(third)?]);
+    let segment = network.segment_name()?;
+    for host in &hosts {
+        // Querying anew makes the bridge use the interval at once, and not after the one that has begun.
+        host.sh(&format!(
+            "ip -netns {segment} link set shoutbr0 type bridge mcast_query_interval 100 mcast_startup_query_interval 100 \
+             mcast_query_response_interval 50 mcast_membership_interval 250 mcast_querier 0 && \
+             ip -netns {segment} link set shoutbr0 type bridge mcast_querier 1"
+        ))?;
+    }
+    let streams = begin_both(&sender, &receivers.each_ref())?;
+    for (host, stream) in [second, third].into_iter().flat_map(|host| BOTH.map(|stream| (host, stream))) {
+        wait_until("the membership to have a short life", SOON, || {
+            let listed = host.sh(&format!("bridge -netns {segment} -statistics mdb show"))?;
+            let lines = listed.lines().filter(|line| line.contains(&format!(" grp {} ", stream.group)));
+            let mut left = lines.filter_map(|line| line.split_whitespace().next_back()?.parse::<f32>().ok());
+            Ok(left.any(|seconds| seconds <= 2.5).then_some(()))
+        })?;
+    }
+    // 89 datagrams a second: more than three lives.
+    await_more(&streams, 800)?;
+    for host in &hosts {
+        let settings = host.sh(&format!("ip -netns {segment} -details link show shoutbr0"))?;
+        ensure!(settings.contains("mcast_membership_interval 250 "), "shoutd changed the interval: {settings}");
+    }
+    streams.into_iter().try_for_each(Running::finish)?;
+    run_out(&network, &sender, &receivers[0])
+}
+
+/// A receiver that cannot be heard any more is forgotten when its membership has run out, and is known again when it answers again.
+fn run_out(network: &Network, sender: &Container, receiver: &Container) -> Result<()> {
+    let (asked, host) = (&sender.host, &receiver.host);
+    let _listening = join_both(receiver, [0, 0])?;
+    await_both(asked, &[host])?;
+    let inside = format!("nsenter --net=/proc/{}/ns/net nft", receiver.inspect("{{.State.Pid}}")?);
+    host.sh(&format!(
+        "{inside} 'table inet mute {{ chain output {{ type filter hook output priority 0; meta l4proto igmp drop; \
+         icmpv6 type {{ mld-listener-report, mld-listener-done, mld2-listener-report }} drop; }}; }}'"
+    ))?;
+    await_both(asked, &[])?;
+    wait_until("the sender's kernel not to send there", SOON, || {
+        let entries = network.tunnel_groups(asked)?;
+        Ok((!entries.iter().any(|entry| entry.remote == host.address())).then_some(()))
+    })?;
+    host.sh(&format!("{inside} delete table inet mute"))?;
+    await_both(asked, &[host])
 }

@@ -3,12 +3,13 @@
 
 mod common;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::thread;
 
 use anyhow::{Result, bail, ensure};
 use common::{
-    Capture, Cluster, Container, Frame, GroupSocket, Network, SOON, Sources, Stream, await_listeners, one_on_each,
-    run_checks, status,
+    BOTH, Capture, Cluster, Container, Frame, GroupSocket, Network, SOON, Sources, Stream, WITH_IPV6, await_listeners,
+    one_on_each, run_checks, status,
 };
 use shoutd_lab::{Host, wait_until};
 
@@ -16,12 +17,18 @@ use shoutd_lab::{Host, wait_until};
 const OVERHEAD_IPV4: u16 = 50;
 const OVERHEAD_IPV6: u16 = 70;
 
-/// A group, and how many datagrams are sent to it at a time.
-const GROUP: Ipv4Addr = Ipv4Addr::new(239, 6, 6, 6);
+/// Groups, and how many datagrams are sent to each at a time.
+const GROUPS: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(239, 6, 6, 6)), 6131),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 6, 6)), 6133),
+];
 const COUNT: usize = 50;
 
-/// A stream of datagrams that need several packets each, of any MTU but the largest.
-const LARGE: Stream<'_> = Stream { group: "224.1.1.1", port: 5000, rate: "4M", length: 8192 };
+/// Streams of datagrams that need several packets each, of any MTU but the largest.
+const LARGE: [Stream<'_>; 2] = [
+    Stream { group: "224.1.1.1", port: 5000, rate: "4M", length: 8192 },
+    Stream { group: "ff05::1:5", port: 5001, rate: "4M", length: 8192 },
+];
 
 #[test]
 fn an_ipv4_underlay_may_have_any_mtu() {
@@ -68,8 +75,8 @@ fn refuse_both_families(cluster: &Cluster) -> Result<()> {
 fn multicast(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let _network = Network::create(cluster, &hosts[0], "foo", &[])?;
-    let containers = one_on_each(&hosts, "foo", &[])?;
-    everyone_hears(&containers, Stream::default())?;
+    let containers = one_on_each(&hosts, "foo", &[WITH_IPV6])?;
+    everyone_hears(&containers, BOTH)?;
     containers[2].ping(&containers[0].address("foo")?.to_string())
 }
 
@@ -78,39 +85,50 @@ fn ways(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, third] = &hosts;
     let network = Network::create(cluster, first, "foo", &[])?;
-    let containers = one_on_each(&hosts, "foo", &[])?;
+    let containers = one_on_each(&hosts, "foo", &[WITH_IPV6])?;
     let [sender, receiver, _bystander] = containers.as_slice() else { bail!("three containers") };
-    let [sending, last] = [GroupSocket::open(sender, true, 0)?, GroupSocket::open(sender, true, 0)?];
-    let listening = GroupSocket::open(receiver, true, 6131)?;
-    listening.join(GROUP.into(), Sources::All)?;
+    let open = |container, at: SocketAddr, port| GroupSocket::open(container, at.is_ipv4(), port);
+    let last = GroupSocket::open(sender, true, 0)?;
+    let sending = GROUPS.map(|at| open(sender, at, 0)).into_iter().collect::<Result<Vec<_>>>()?;
+    let listening = GROUPS.map(|at| open(receiver, at, at.port())).into_iter().collect::<Result<Vec<_>>>()?;
+    listening.iter().zip(GROUPS).try_for_each(|(socket, at)| socket.join(at.ip(), Sources::All))?;
     for way in ["multicast-fdb", "flood", "vxlan-mdb"] {
         first.sh("shoutdctl stop")?;
         first.start_shoutd(&[&format!("--replication={way}")])?;
         ensure!(status(first)?["replication"] == way, "{way} is not shown: {}", status(first)?);
-        await_listeners(first, "239.6.6.6", &[second])?;
+        for at in GROUPS {
+            await_listeners(first, &at.ip().to_string(), &[second])?;
+        }
         wait_until(&format!("{way} to send to those that it should"), SOON, || {
-            listening.heard()?;
+            listening.iter().try_for_each(|socket| socket.heard().map(drop))?;
             let captures = [Capture::of_underlay(second)?, Capture::of_underlay(third)?];
-            (0..COUNT).try_for_each(|_| sending.send((GROUP, 6131), b"datagram"))?;
+            for (socket, at) in sending.iter().zip(GROUPS) {
+                (0..COUNT).try_for_each(|_| socket.send(at, b"datagram"))?;
+            }
             // Broadcast goes to all, by the same way.
-            last.send((network.broadcast()?, 6132), b"last")?;
-            let sent = |capture: &Capture, to: Ipv4Addr| {
+            let broadcast = network.broadcast()?;
+            last.send((broadcast, 6132), b"last")?;
+            let sent = |capture: &Capture, to: IpAddr| {
                 let frames = capture.frames();
                 let tunnelled = frames.iter().filter_map(Frame::tunnelled_v6);
-                tunnelled.filter(|(from, _, frame)| *from == first.address_v6() && frame.is_to(to)).count()
+                tunnelled
+                    .filter(|(from, _, frame)| *from == first.address_v6() && frame.destination() == Some(to))
+                    .count()
             };
-            let broadcast = network.broadcast()?;
             wait_until("the last datagram to come to both", SOON, || {
-                Ok(captures.iter().all(|capture| sent(capture, broadcast) > 0).then_some(()))
+                Ok(captures.iter().all(|capture| sent(capture, broadcast.into()) > 0).then_some(()))
             })?;
-            let mut heard = 0;
-            wait_until("all to be heard", SOON, || {
-                heard += listening.heard()?.len();
-                Ok((heard >= COUNT).then_some(()))
-            })?;
-            ensure!(heard == COUNT, "{heard} of {COUNT} datagrams were heard, by {way}");
+            for (socket, at) in listening.iter().zip(GROUPS) {
+                let mut heard = 0;
+                wait_until("all to be heard", SOON, || {
+                    heard += socket.heard()?.len();
+                    Ok((heard >= COUNT).then_some(()))
+                })?;
+                ensure!(heard == COUNT, "{heard} of {COUNT} datagrams to {at} were heard, by {way}");
+            }
             let wanted = [COUNT, if way == "flood" { COUNT } else { 0 }];
-            Ok((captures.each_ref().map(|capture| sent(capture, GROUP)) == wanted).then_some(()))
+            let is_wanted = |at: &SocketAddr| captures.each_ref().map(|capture| sent(capture, at.ip())) == wanted;
+            Ok(GROUPS.iter().all(is_wanted).then_some(()))
         })?;
     }
     Ok(())
@@ -121,7 +139,7 @@ fn mtu_follows(cluster: &mut Cluster, overhead: u16) -> Result<()> {
     let hosts = cluster.three()?;
     let network = Network::create(cluster, &hosts[0], "foo", &[])?;
     let _fixed = Network::create(cluster, &hosts[0], "bar", &["--opt", "com.docker.network.driver.mtu=1300"])?;
-    let containers = one_on_each(&hosts, "foo", &[])?;
+    let containers = one_on_each(&hosts, "foo", &[WITH_IPV6])?;
     let fixed = Container::start(&hosts[0], "bar", &[])?;
     for mtu in [1400, 9000, 1500] {
         for host in &hosts {
@@ -151,8 +169,17 @@ fn mtu_of(container: &Container) -> Result<u16> {
     Ok(container.sh("cat /sys/class/net/shout0/mtu")?.trim().parse()?)
 }
 
-/// The first sends, and all others hear all of it.
-fn everyone_hears(containers: &[Container], stream: Stream<'_>) -> Result<()> {
+/// The first sends these streams at a time, and all others hear all of them.
+fn everyone_hears(containers: &[Container], streams: [Stream<'_>; 2]) -> Result<()> {
     let [sender, receivers @ ..] = containers else { bail!("no containers") };
-    stream.send_undisturbed(sender, &receivers.iter().collect::<Vec<_>>(), 2)
+    let receivers: Vec<&Container> = receivers.iter().collect();
+    thread::scope(|scope| {
+        let sending = streams.map(|stream| {
+            scope.spawn({
+                let receivers = &receivers;
+                move || stream.send_undisturbed(sender, receivers, 2)
+            })
+        });
+        sending.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
+    })
 }

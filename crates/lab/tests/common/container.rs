@@ -34,13 +34,7 @@ impl Container {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         // No name may be hexadecimal: if nothing is called so, as when it is removed twice, Docker takes the container whose id begins so.
         let name = format!("test{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let needs_more = options.contains(&WITH_IPV6) && takes_sysctls_with_network(host)?;
-        let network = if needs_more {
-            let setting = "com.docker.network.endpoint.sysctls=net.ipv6.conf.IFNAME.disable_ipv6=0";
-            format!("--network=name={network},driver-opt={setting}")
-        } else {
-            format!("--network={network}")
-        };
+        let network = network_option(host, network, options)?;
         let run = ["docker", "run", "--detach", "--init", "--name", &name, &network];
         let output = host.run(run.iter().chain(options).chain(&[IMAGE, "sleep", "100000"]))?;
         Ok((Self { host: host.clone(), name }, output))
@@ -95,6 +89,24 @@ impl Drop for Container {
     fn drop(&mut self) {
         _ = self.host.run(["docker", "rm", "--force", &self.name]);
     }
+}
+
+/// Runs lines of shell in a container that is gone when they are done.
+pub fn run_once(host: &Host, network: &str, options: &[&str], script: &str) -> Result<Output> {
+    let network = network_option(host, network, options)?;
+    let run = ["docker", "run", "--rm", &network];
+    host.run(run.iter().chain(options).chain(&[IMAGE, "sh", "-c", script]))
+}
+
+/// How `docker run` is told of the network.
+fn network_option(host: &Host, network: &str, options: &[&str]) -> Result<String> {
+    let needs_more = options.contains(&WITH_IPV6) && takes_sysctls_with_network(host)?;
+    Ok(if needs_more {
+        let setting = "com.docker.network.endpoint.sysctls=net.ipv6.conf.IFNAME.disable_ipv6=0";
+        format!("--network=name={network},driver-opt={setting}")
+    } else {
+        format!("--network={network}")
+    })
 }
 
 /// Whether an engine takes settings of an interface with the network, as those from 27 on do (API 1.46), and not with the container.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ const BUFFER: &str = "4M";
 /// What is sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Stream<'a> {
-    /// The group.
+    /// The group, of IPv4 or of IPv6.
     pub group: &'a str,
     /// UDP port.
     pub port: u16,
@@ -32,9 +33,22 @@ pub struct Stream<'a> {
     pub length: u16,
 }
 
+/// One of IPv4 and one of IPv6.
+pub const BOTH: [Stream<'static>; 2] = [
+    Stream { group: "224.1.1.1", port: 5000, rate: "1M", length: 1470 },
+    Stream { group: "ff05::1:5", port: 5001, rate: "1M", length: 1470 },
+];
+
+/// Programs in a container that listen to the groups of [`BOTH`], from all sources, until they are killed.
+pub const LISTEN: [&str; 2] = [
+    "socat -u UDP4-RECV:5000,ip-add-membership=224.1.1.1:shout0 OPEN:/dev/null",
+    "socat -u UDP6-RECV:5001,ipv6-join-group=[ff05::1:5]:shout0 OPEN:/dev/null",
+];
+
 impl Default for Stream<'_> {
     fn default() -> Self {
-        Self { group: "224.1.1.1", port: 5000, rate: "1M", length: 1470 }
+        let [default, _] = BOTH;
+        default
     }
 }
 
@@ -88,23 +102,38 @@ impl<'a> Stream<'a> {
             let joined = started.into_iter().map(thread::ScopedJoinHandle::join);
             joined.map(|result| result.unwrap_or_else(|_| bail!("a thread panicked"))).collect::<Result<_>>()
         })?;
-        let Self { group, port, rate, length } = self;
-        let sender = enter(sender)?;
-        let process =
-            sender.spawn(&format!("iperf -u -c {group} -p {port} -t {seconds} -T 2 -b {rate} -l {length}"))?;
+        let Self { port, rate, length, .. } = self;
+        let (sender, to) = (enter(sender)?, self.destination());
+        let process = sender.spawn(&format!("iperf {to} -p {port} -t {seconds} -T 2 -b {rate} -l {length}"))?;
         let deadline = Duration::from_secs(seconds.into()) + PROGRAM_DEADLINE;
-        Ok(Running { sender, process, receivers, deadline, dropped: dropped()? })
+        Ok(Running { stream: self, sender, process, receivers, deadline, dropped: dropped()? })
     }
 
     /// Starts a receiver that ends with the first stream that it hears; returns when it has joined the group.
     fn receive(self, container: Inside<'a>) -> Result<Receiver<'a>> {
         let Self { group, port, length, .. } = self;
         let before = losses(&container)?;
-        let process =
-            container.spawn(&format!("iperf -u -s -B {group} -p {port} -l {length} -w {BUFFER} -P 1 -i 0.5"))?;
-        process.wait_for_line(PROGRAM_DEADLINE, |line| line.contains("Joining multicast group"))?;
+        // Only of IPv4 there is a route that says which interface is for a group.
+        let at = if self.is_v6() { format!("-V -B {group}%shout0") } else { format!("-B {group}") };
+        let process = container.spawn(&format!("iperf -u -s {at} -p {port} -l {length} -w {BUFFER} -P 1 -i 0.5"))?;
+        process.wait_for_line(PROGRAM_DEADLINE, |line| line.contains("Joining multicast"))?;
         await_membership(&container, group)?;
         Ok(Receiver { container, process, before })
+    }
+
+    /// Whether the group is of IPv6.
+    fn is_v6(self) -> bool {
+        self.group.contains(':')
+    }
+
+    /// The sender's first arguments, as no other sender of a host has them.
+    fn destination(self) -> String {
+        if self.is_v6() { format!("-u -V -c {}%shout0", self.group) } else { format!("-u -c {}", self.group) }
+    }
+
+    /// The protocol, as the kernel calls it where it counts.
+    fn protocol(self) -> &'static str {
+        if self.is_v6() { "Udp6" } else { "Udp" }
     }
 }
 
@@ -148,12 +177,16 @@ impl<'a> Inside<'a> {
         }
     }
 
-    /// Has a program end as if by a key of a terminal.
-    fn interrupt(&self, process: &Process) -> Result<()> {
+    /// Has the iperf that was started with these first arguments end as if by a key of a terminal.
+    fn interrupt(&self, process: &Process, arguments: &str) -> Result<()> {
         match &self.namespace {
-            // The only one of this name on the host that sends.
-            Some(_) => self.host().sh("pkill -INT -f \"[i]perf -u -c\""),
-            None => self.sh("kill -INT $(pidof iperf)"),
+            // The only one on the host.
+            Some(_) => self.host().sh(&format!("pkill -INT -f \"[i]perf {arguments} \"")),
+            None => self.sh(&format!(
+                "for pid in $(pidof iperf); do \
+                     tr '\\0' ' ' < /proc/$pid/cmdline | grep -q -- '^iperf {arguments} ' && kill -INT $pid; \
+                 done; true"
+            )),
         }
         .map(|_| ())
         .with_context(|| process.what().to_owned())
@@ -163,6 +196,7 @@ impl<'a> Inside<'a> {
 /// A stream that is being sent.
 #[derive(Debug)]
 pub struct Running<'a> {
+    stream: Stream<'a>,
     sender: Inside<'a>,
     process: Process,
     receivers: Vec<Receiver<'a>>,
@@ -179,16 +213,28 @@ struct Receiver<'a> {
     before: BTreeMap<String, u64>,
 }
 
+/// Starts [`BOTH`] from one sender.
+pub fn begin_both<'a>(sender: &'a Container, receivers: &[&'a Container]) -> Result<Vec<Running<'a>>> {
+    BOTH.into_iter().map(|stream| stream.begin(sender, receivers)).collect()
+}
+
+/// Waits until every receiver of each stream has heard this many datagrams more, in the same time.
+pub fn await_more(streams: &[Running<'_>], count: u64) -> Result<()> {
+    thread::scope(|scope| {
+        let waiting: Vec<_> = streams.iter().map(|stream| scope.spawn(move || stream.await_more(count))).collect();
+        waiting.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
+    })
+}
+
 impl Running<'_> {
     /// Waits until every receiver has heard this many datagrams more.
     pub fn await_more(&self, count: u64) -> Result<()> {
         for receiver in &self.receivers {
             let container = &receiver.container;
-            let before = counter(container, "InDatagrams")?;
+            let count_now = || counter(container, self.stream.protocol(), "InDatagrams");
+            let before = count_now()?;
             let what = format!("{count} datagrams more on {}", container.host().name());
-            wait_until(&what, PROGRAM_DEADLINE, || {
-                Ok((counter(container, "InDatagrams")? >= before + count).then_some(()))
-            })?;
+            wait_until(&what, PROGRAM_DEADLINE, || Ok((count_now()? >= before + count).then_some(())))?;
         }
         Ok(())
     }
@@ -197,7 +243,7 @@ impl Running<'_> {
     pub fn finish(mut self) -> Result<()> {
         ensure!(!self.process.has_ended()?, "the stream ended by itself: {}", self.process.printed().1);
         // The sender still says which datagram is the last.
-        self.sender.interrupt(&self.process)?;
+        self.sender.interrupt(&self.process, &self.stream.destination())?;
         let starved = self.judge()?;
         ensure!(starved == 0, "{starved} datagrams were delivered, but not read in time by the receiving program");
         Ok(())
@@ -211,7 +257,7 @@ impl Running<'_> {
         let mut starved = 0;
         let mut faults = Vec::new();
         for receiver in &mut self.receivers {
-            match receiver.judge(sent) {
+            match receiver.judge(sent, self.stream.protocol()) {
                 Ok(unread) => starved += unread,
                 Err(error) => faults.push(format!("{error:#}")),
             }
@@ -231,15 +277,16 @@ impl Running<'_> {
 }
 
 impl Receiver<'_> {
-    /// Compares what it reports with what was sent.
-    fn judge(&mut self, sent: u64) -> Result<u64> {
+    /// Compares what it reports with what was sent by this protocol.
+    fn judge(&mut self, sent: u64, protocol: &str) -> Result<u64> {
         let name = self.container.host().name();
         let output = self.process.wait(PROGRAM_DEADLINE).with_context(|| format!("{name} did not hear the end"))?;
         let report = output.stdout.lines().filter_map(received).next_back();
         let (lost, total) = report.with_context(|| format!("{name} did not report, {output}"))?;
         let mut losses = losses(&self.container)?;
         losses.iter_mut().for_each(|(name, count)| *count -= self.before.get(name).copied().unwrap_or_default());
-        let unread = losses.get("Udp RcvbufErrors").copied().context("the counter of a full socket")?;
+        let unread =
+            losses.get(&format!("{protocol} RcvbufErrors")).copied().context("the counter of a full socket")?;
         losses.retain(|_, count| *count > 0);
         ensure!(
             lost <= unread,
@@ -282,39 +329,50 @@ fn drops(host: &Host) -> String {
 /// become a datagram...
 fn losses(container: &Inside<'_>) -> Result<BTreeMap<String, u64>> {
     const SIGNS: [&str; 5] = ["Errors", "Fails", "Timeout", "Discards", "NoPorts"];
-    let table = container.sh("grep -E ^\"(Ip|Udp):\" /proc/net/snmp")?;
-    let lines: Vec<_> = table.lines().map(str::split_whitespace).collect();
+    let mut counters = counters(container)?;
+    counters.retain(|name, _| SIGNS.iter().any(|sign| name.contains(sign)));
+    Ok(counters)
+}
+
+/// A counter of a container's kernel.
+fn counter(container: &Inside<'_>, protocol: &str, name: &str) -> Result<u64> {
+    let counters = counters(container)?;
+    counters.get(&format!("{protocol} {name}")).copied().with_context(|| format!("{name} of {protocol}: {counters:?}"))
+}
+
+/// What the kernel counts in a container, by protocol and name. Of IPv4 a line has the names and the next one the numbers, of IPv6 each has a line.
+fn counters(container: &Inside<'_>) -> Result<BTreeMap<String, u64>> {
+    let table = container.sh("grep -hE \"^(Ip|Udp)(:|6)\" /proc/net/snmp /proc/net/snmp6")?;
+    let (v6, v4): (Vec<&str>, Vec<&str>) = table.lines().partition(|line| !line.contains(':'));
     let mut counters = BTreeMap::new();
-    for pair in lines.chunks_exact(2) {
+    for pair in v4.chunks_exact(2) {
         let [names, values] = pair else { continue };
+        let (names, values) = (names.split_whitespace(), values.split_whitespace());
         let protocol = names.clone().next().unwrap_or_default().trim_end_matches(':');
-        for (name, value) in names.clone().zip(values.clone()).skip(1) {
-            if SIGNS.iter().any(|sign| name.contains(sign)) {
-                counters
-                    .insert(format!("{protocol} {name}"), value.parse().with_context(|| format!("{name} in {table}"))?);
-            }
+        for (name, value) in names.zip(values).skip(1) {
+            counters.insert(format!("{protocol} {name}"), value.parse().with_context(|| format!("{name} in {table}"))?);
         }
+    }
+    for line in v6 {
+        let (name, value) = line.split_once(char::is_whitespace).context("a name and a number")?;
+        let (protocol, name) = name.split_once('6').context("a protocol")?;
+        let value = value.trim().parse().with_context(|| format!("{name} in {table}"))?;
+        counters.insert(format!("{protocol}6 {name}"), value);
     }
     Ok(counters)
 }
 
-/// A counter of UDP over IPv4 in a container, of `/proc/net/snmp`.
-fn counter(container: &Inside<'_>, name: &str) -> Result<u64> {
-    let table = container.sh("grep ^Udp: /proc/net/snmp")?;
-    let mut lines = table.lines().map(str::split_whitespace);
-    let (names, values) = (lines.next().context("names")?, lines.next().context("values")?);
-    let mut columns = names.zip(values);
-    let (_, value) = columns.find(|(column, _)| *column == name).with_context(|| format!("{name} in {table}"))?;
-    Ok(value.parse()?)
-}
-
-/// Waits until the container has joined an IPv4 group: what was sent before, it could not have heard.
+/// Waits until the container has joined a group: what was sent before, it could not have heard.
 fn await_membership(container: &Inside<'_>, group: &str) -> Result<()> {
-    let address: std::net::Ipv4Addr = group.parse()?;
-    // In hexadecimal, read in the byte order of the machine.
-    let listed = format!("{:08X}", u32::from_ne_bytes(address.octets()));
+    // In hexadecimal: IPv4 is read in the byte order of the machine.
+    let (table, listed) = match group.parse()? {
+        IpAddr::V4(address) => ("igmp", format!("{:08X}", u32::from_ne_bytes(address.octets()))),
+        IpAddr::V6(address) => ("igmp6", format!("{:032x}", address.to_bits())),
+    };
     let what = format!("{} on {} to join {group}", container.container.name, container.host().name());
-    wait_until(&what, PROGRAM_DEADLINE, || Ok(container.sh("cat /proc/net/igmp")?.contains(&listed).then_some(())))
+    wait_until(&what, PROGRAM_DEADLINE, || {
+        Ok(container.sh(&format!("cat /proc/net/{table}"))?.contains(&listed).then_some(()))
+    })
 }
 
 /// Reads from a receiver's report how many datagrams were lost and how many there were.
