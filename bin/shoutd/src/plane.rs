@@ -8,7 +8,7 @@ use shoutd_core::announce::Heard;
 use shoutd_core::cluster::Cluster;
 use shoutd_core::limits::REPLICATED_MAX;
 use shoutd_core::local::{Endpoint, Local};
-use shoutd_core::plane::{Desired, DeviceName, Segment, Underlay, desired};
+use shoutd_core::plane::{Desired, DeviceName, Segment, Underlay, Worked, desired};
 use shoutd_core::{EndpointId, NetworkId};
 use shoutd_dataplane::{Generation, ReconcilerHandle, Scope, UnderlayInterface, Unsettled};
 use tokio::sync::watch;
@@ -30,15 +30,15 @@ pub struct Plane {
     underlay: watch::Receiver<UnderlayInterface>,
     reconciler: ReconcilerHandle,
     /// What was last handed on. Held while state is read and handed on, so that an older view never follows a newer one.
-    handed_on: Mutex<Option<HandedOn>>,
+    handed_on: Mutex<HandedOn>,
 }
 
-/// What the reconciler was given, and what that was made of.
-#[derive(Debug)]
+/// What the reconciler was given.
+#[derive(Debug, Default)]
 struct HandedOn {
-    sources: Sources,
-    desired: Arc<Desired>,
-    generation: Generation,
+    /// The last, what it was made of, and its number; none yet on a host that belongs to no cluster.
+    last: Option<(Sources, Arc<Desired>, Generation)>,
+    worked: Worked,
 }
 
 /// All that what the kernel should have follows from.
@@ -120,9 +120,9 @@ impl Plane {
     fn hand_on(&self) -> Option<Generation> {
         let mut handed_on = self.handed_on.lock().unwrap_or_else(PoisonError::into_inner);
         let sources = self.sources()?;
-        let desired = self.desired(&sources);
+        let desired = self.desired(&sources, &mut handed_on.worked);
         let generation = self.reconciler.apply(desired.clone());
-        *handed_on = Some(HandedOn { sources, desired, generation });
+        handed_on.last = Some((sources, desired, generation));
         Some(generation)
     }
 
@@ -130,13 +130,14 @@ impl Plane {
     fn hand_on_news(&self) -> Option<Generation> {
         let mut handed_on = self.handed_on.lock().unwrap_or_else(PoisonError::into_inner);
         let sources = self.sources()?;
-        if let Some(last) = handed_on.as_ref().filter(|last| last.sources.are(&sources)) {
-            return Some(last.generation);
+        if let Some((.., generation)) = handed_on.last.as_ref().filter(|(last, ..)| last.are(&sources)) {
+            return Some(*generation);
         }
-        let desired = self.desired(&sources);
-        let known = handed_on.as_ref().filter(|last| last.desired == desired).map(|last| last.generation);
+        let desired = self.desired(&sources, &mut handed_on.worked);
+        let is_known = |(_, last, _): &&(Sources, Arc<Desired>, Generation)| *last == desired;
+        let known = handed_on.last.as_ref().filter(is_known).map(|(.., generation)| *generation);
         let generation = known.unwrap_or_else(|| self.reconciler.apply(desired.clone()));
-        *handed_on = Some(HandedOn { sources, desired, generation });
+        handed_on.last = Some((sources, desired, generation));
         Some(generation)
     }
 
@@ -153,9 +154,9 @@ impl Plane {
         Some(Sources { cluster, local: self.local.get(), heard: self.heard.borrow().clone(), underlay })
     }
 
-    fn desired(&self, sources: &Sources) -> Arc<Desired> {
+    fn desired(&self, sources: &Sources, worked: &mut Worked) -> Arc<Desired> {
         let Sources { cluster, local, heard, underlay } = sources;
-        Arc::new(desired(cluster, local, self.agreement.me, *underlay, heard))
+        Arc::new(desired(cluster, local, self.agreement.me, *underlay, heard, worked))
     }
 
     /// Follows state until it is told to stop.
@@ -208,11 +209,11 @@ impl Plane {
     /// The networks with more groups than are sent apart from each other, one line each.
     fn groups_beyond(&self) -> Vec<String> {
         let handed_on = self.handed_on.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(last) = handed_on.as_ref() else {
+        let Some((_, desired, _)) = handed_on.last.as_ref() else {
             return Vec::new();
         };
         let cluster = self.agreement.cluster();
-        let crowded = last.desired.segments.values().filter(|segment| segment.replication.beyond > 0);
+        let crowded = desired.segments.values().filter(|segment| segment.replication.beyond > 0);
         let line = |segment: &Segment| {
             let id = &segment.network;
             let (title, beyond) =

@@ -12,6 +12,7 @@ use shoutd_core::cluster::{Cluster, Command, Pool, Settings};
 use shoutd_core::limits::{ANNOUNCED_GROUPS_MAX, ANNOUNCED_ITEMS_MAX, ANNOUNCED_SOURCES_MAX};
 use shoutd_core::local::{Endpoint, Local};
 use shoutd_core::multicast::{Memberships, SourceFilter};
+use shoutd_core::plane::{Segment, Underlay, Worked, desired};
 use shoutd_core::{ClusterId, EndpointId, HostId, MacAddress, NetworkId, Vni};
 
 const HOSTS: u64 = 5;
@@ -115,6 +116,28 @@ proptest! {
                 let is_expected = expected.get(&host(id)).is_some_and(|ids| ids.contains(&network_id(index)));
                 prop_assert_eq!(is_expected, mine.contains(&index) && attached.contains(&(index, id)));
             }
+        }
+    }
+
+    /// What was worked out from earlier announcements never shows.
+    #[test]
+    fn what_the_kernel_should_have_follows_from_what_is_announced_alone(
+        attached in pairs(),
+        rounds in proptest::collection::vec((0..NETWORKS, 2..=HOSTS, 0..3_usize, any::<bool>()), 1..20),
+    ) {
+        let (cluster, local) = (cluster(&attached), local(0..4));
+        let underlay = Underlay { address: IpAddr::from([192, 0, 2, 1]), mtu: 1500 };
+        let (mut heard, mut worked) = (Heard::default(), Worked::default());
+        for (index, from, count, in_sync) in rounds {
+            let announced = AnnouncedNetwork { memberships: groups(count), ..AnnouncedNetwork::default() };
+            let entry: &mut HeardHost = Arc::make_mut(heard.hosts.entry(host(from)).or_default());
+            entry.networks.insert(network_id(index), Arc::new(announced));
+            entry.in_sync = in_sync;
+            let found = desired(&cluster, &local, host(1), underlay, &heard, &mut worked);
+            prop_assert_eq!(&found, &desired(&cluster, &local, host(1), underlay, &heard, &mut Worked::default()));
+            let again = desired(&cluster, &local, host(1), underlay, &heard, &mut worked);
+            let is_shared = |(one, other): (&Segment, &Segment)| Arc::ptr_eq(&one.replication, &other.replication);
+            prop_assert!(again.segments.values().zip(found.segments.values()).all(is_shared));
         }
     }
 

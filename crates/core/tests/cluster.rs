@@ -17,7 +17,7 @@ use shoutd_core::cluster::{
     Cluster, Command, Description, Outcome, Pass, Pool, Refusal, ReportedSubnet, Settings, Token, WantedAddress,
 };
 use shoutd_core::limits::{LEASES_PER_NETWORK_MAX, MTU_MIN};
-use shoutd_core::plane::{MTU_OPTION, Underlay, desired};
+use shoutd_core::plane::{MTU_OPTION, Underlay, Worked, desired};
 use shoutd_core::stock::{plan_leases, stock_size};
 use shoutd_core::{ClusterId, Fingerprint, HostId, NetworkId, TokenHash, local};
 
@@ -251,7 +251,7 @@ proptest! {
         for (me, host) in &cluster.hosts {
             let local = local_state_of(&cluster, *me);
             let underlay = Underlay { address: host.address.ip(), mtu: 1500 };
-            let desired = desired(&cluster, &local, *me, underlay, &Heard::default());
+            let desired = desired(&cluster, &local, *me, underlay, &Heard::default(), &mut Worked::default());
             for segment in desired.segments.values() {
                 let network = &cluster.networks[&segment.network];
                 prop_assert!(segment.mtu >= MTU_MIN);

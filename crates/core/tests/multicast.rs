@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -111,7 +112,7 @@ fn segment(replication: Replication) -> Segment {
         mtu: 1450,
         vtep: Vtep { address: Ipv4Addr::new(192, 0, 2, 99).into(), port: 7789 },
         remotes: BTreeSet::new(),
-        replication,
+        replication: Arc::new(replication),
         remote_macs: BTreeMap::new(),
         learning: true,
         max_rate: None,

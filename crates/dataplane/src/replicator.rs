@@ -409,13 +409,10 @@ mod tests {
             mtu: 1450,
             vtep: Vtep { address: remote(1), port: 7789 },
             remotes: BTreeSet::from([remote(2)]),
-            replication: Replication {
+            replication: Arc::new(Replication {
                 groups: groups.map(|number| (group(number), BTreeSet::from([remote(2)]))).collect(),
-                unregistered: BTreeSet::new(),
-                link_local: BTreeMap::new(),
-                provisional: false,
-                beyond: 0,
-            },
+                ..Replication::default()
+            }),
             remote_macs: BTreeMap::new(),
             learning: true,
             max_rate: None,
@@ -472,7 +469,8 @@ mod tests {
         let mut replicator = Replicator::new(Box::new(fake.clone()), Tier::VxlanMdb).unwrap();
         let wanted = |groups: u32| {
             let mut desired = Desired::clone(&desired([0..groups, 0..0]));
-            for remotes in desired.segments.values_mut().flat_map(|segment| segment.replication.groups.values_mut()) {
+            let replications = desired.segments.values_mut().map(|segment| Arc::make_mut(&mut segment.replication));
+            for remotes in replications.flat_map(|replication| replication.groups.values_mut()) {
                 *remotes = (2..7).map(|last| IpAddr::from(Ipv4Addr::new(192, 0, 2, last))).collect();
             }
             Arc::new(desired)

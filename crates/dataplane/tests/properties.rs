@@ -5,12 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
-use shoutd_core::multicast::Replication;
 use shoutd_core::plane::{
     ALL_MULTICAST, Action, ContainerEnd, Desired, DeviceName, GROUPS_MAX, Mark, Observed, ObservedBridge, ObservedPort,
     ObservedSegment, ObservedTunnel, Place, Port, Segment, Vtep, diff,
@@ -86,7 +86,7 @@ prop_compose! {
             mtu,
             vtep: Vtep { address, port },
             remotes,
-            replication: Replication::default(),
+            replication: Arc::default(),
             remote_macs: BTreeMap::new(),
             learning,
             max_rate,
@@ -464,7 +464,7 @@ fn one_container() -> (Desired, Observed) {
         mtu: 1450,
         vtep: Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 },
         remotes: BTreeSet::new(),
-        replication: Replication::default(),
+        replication: Arc::default(),
         remote_macs: BTreeMap::new(),
         learning: true,
         max_rate: None,

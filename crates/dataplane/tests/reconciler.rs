@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shoutd_core::multicast::Replication;
 use shoutd_core::plane::{Action, Desired, DeviceName, Observed, Port, Segment, Tier, Vtep, diff};
 use shoutd_core::{EndpointId, MacAddress, Vni};
 use shoutd_dataplane::fake::{FakeKernel, Fault};
@@ -112,7 +111,7 @@ fn desired(endpoints: u8) -> Desired {
         mtu: 1450,
         vtep: Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 },
         remotes: BTreeSet::new(),
-        replication: Replication::default(),
+        replication: Arc::default(),
         remote_macs: BTreeMap::new(),
         learning: true,
         max_rate: None,

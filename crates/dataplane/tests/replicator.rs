@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use shoutd_core::multicast::{Memberships, Replication, SourceFilter};
@@ -38,7 +39,7 @@ fn desired(groups: u32) -> Desired {
         mtu: 1450,
         vtep: Vtep { address: remote(1), port: 7789 },
         remotes: BTreeSet::from([remote(2)]),
-        replication,
+        replication: Arc::new(replication),
         remote_macs: BTreeMap::from([(MacAddress([2, 0, 0, 0, 0, 9]), remote(2))]),
         learning: true,
         max_rate: None,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::DeviceName;
 use super::options::{learns, max_rate};
-use crate::announce::Heard;
+use crate::announce::{AnnouncedNetwork, Heard};
 use crate::cluster::{Cluster, Network};
 use crate::limits::{MTU_MIN, OVERHEAD_IPV4, OVERHEAD_IPV6, PORT};
 use crate::local::{Endpoint, Local};
@@ -35,8 +35,8 @@ pub struct Segment {
     pub vtep: Vtep,
     /// VTEPs of the other hosts that have the network, as agreed or as they say themselves.
     pub remotes: BTreeSet<IpAddr>,
-    /// To which of them multicast is sent.
-    pub replication: Replication,
+    /// To which of them multicast is sent. Shared, so that it can be seen at once that it is the same as before.
+    pub replication: Arc<Replication>,
     /// The other hosts' endpoints, by the VTEP of the host they are on.
     pub remote_macs: BTreeMap<MacAddress, IpAddr>,
     /// Whether MAC addresses that are no endpoint's are learnt, and may move.
@@ -83,12 +83,55 @@ pub struct Underlay {
     pub mtu: u16,
 }
 
+/// To whom multicast is sent, as it was last worked out for each network: a network of which nothing else was announced costs nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Worked {
+    networks: BTreeMap<Vni, (Vec<Announcement>, Arc<Replication>)>,
+}
+
+/// Of one other host that has a network: its VTEP, what it announced, and whether that is what it has now.
+type Announcement = (IpAddr, Option<Arc<AnnouncedNetwork>>, bool);
+
+impl Worked {
+    /// What follows from these announcements.
+    fn replication(&mut self, vni: Vni, others: Vec<Announcement>) -> Arc<Replication> {
+        let is_same = |known: &[Announcement]| known.len() == others.len() && known.iter().zip(&others).all(are_same);
+        if let Some((_, replication)) = self.networks.get(&vni).filter(|(known, _)| is_same(known)) {
+            return replication.clone();
+        }
+        let remotes: Vec<Remote<'_>> = others.iter().map(remote).collect();
+        let replication = Arc::new(replication(&remotes));
+        self.networks.insert(vni, (others, replication.clone()));
+        replication
+    }
+}
+
+/// Whether these are the very same, as far as can be seen at a glance.
+fn are_same(((address, announced, in_sync), other): (&Announcement, &Announcement)) -> bool {
+    let is_same = match (announced, &other.1) {
+        (Some(announced), Some(other)) => Arc::ptr_eq(announced, other),
+        (announced, other) => announced.is_none() && other.is_none(),
+    };
+    is_same && *address == other.0 && *in_sync == other.2
+}
+
+fn remote((address, announced, in_sync): &Announcement) -> Remote<'_> {
+    Remote { address: *address, announced: announced.as_deref(), in_sync: *in_sync }
+}
+
 /// `-o` option with the MTU of a network, in octets, as Docker's own drivers call it.
 pub const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 
 /// What the kernel of host `me` should have: a segment for each network that it has endpoints on. A host without endpoints on a network has
 /// no devices for it and is no remote of the others.
-pub fn desired(cluster: &Cluster, local: &Local, me: HostId, underlay: Underlay, heard: &Heard) -> Desired {
+pub fn desired(
+    cluster: &Cluster,
+    local: &Local,
+    me: HostId,
+    underlay: Underlay,
+    heard: &Heard,
+    worked: &mut Worked,
+) -> Desired {
     let mut segments = BTreeMap::new();
     for (id, endpoint) in &local.endpoints {
         let Some(network) = cluster.networks.get(&endpoint.network) else {
@@ -96,25 +139,31 @@ pub fn desired(cluster: &Cluster, local: &Local, me: HostId, underlay: Underlay,
         };
         let segment = segments.entry(network.vni).or_insert_with(|| {
             let others = others(cluster, (&endpoint.network, network), me, underlay, heard);
-            empty_segment((&endpoint.network, network), underlay, &others)
+            empty_segment((&endpoint.network, network), underlay, others, worked)
         });
         // An endpoint that came here from another host may still be announced there.
         segment.remote_macs.remove(&endpoint.mac);
         segment.ports.insert(DeviceName::port(id), port(id, endpoint));
     }
+    worked.networks.retain(|vni, _| segments.contains_key(vni));
     Desired { segments }
 }
 
 /// A network's segment but for its ports.
-fn empty_segment((id, network): (&NetworkId, &Network), underlay: Underlay, others: &[Remote<'_>]) -> Segment {
+fn empty_segment(
+    (id, network): (&NetworkId, &Network),
+    underlay: Underlay,
+    others: Vec<Announcement>,
+    worked: &mut Worked,
+) -> Segment {
     let options = &network.settings.options;
     Segment {
         network: id.clone(),
         mtu: mtu(network, underlay),
         vtep: Vtep { address: underlay.address, port: PORT },
-        remotes: others.iter().map(|other| other.address).collect(),
-        replication: replication(others),
-        remote_macs: remote_macs(others),
+        remotes: others.iter().map(|(address, ..)| *address).collect(),
+        remote_macs: remote_macs(&others),
+        replication: worked.replication(network.vni, others),
         learning: learns(options),
         max_rate: max_rate(options),
         ports: BTreeMap::new(),
@@ -129,35 +178,35 @@ fn mtu(network: &Network, underlay: Underlay) -> u16 {
 }
 
 /// The other hosts that have the network, as agreed or as they say themselves. One of the other address family than ours cannot be sent to.
-fn others<'a>(
+fn others(
     cluster: &Cluster,
     (id, network): (&NetworkId, &Network),
     me: HostId,
     underlay: Underlay,
-    heard: &'a Heard,
-) -> Vec<Remote<'a>> {
+    heard: &Heard,
+) -> Vec<Announcement> {
     let others = cluster.hosts.iter().filter(|(host, _)| **host != me);
     others
         .filter_map(|(host, record)| {
             let said = heard.hosts.get(host);
-            let announced = said.and_then(|said| said.networks.get(id)).map(Arc::as_ref);
+            let announced = said.and_then(|said| said.networks.get(id)).cloned();
             let address = record.address.ip();
             let is_reachable = address.is_ipv4() == underlay.address.is_ipv4() && address != underlay.address;
             let has_it = network.attached.contains(host) || announced.is_some();
             let in_sync = said.is_some_and(|said| said.in_sync);
-            (is_reachable && has_it).then_some(Remote { address, announced, in_sync })
+            (is_reachable && has_it).then_some((address, announced, in_sync))
         })
         .collect()
 }
 
 /// Where the other hosts' endpoints are. One that two hosts announce, as while it moves, is learnt from its own traffic meanwhile.
-fn remote_macs(others: &[Remote<'_>]) -> BTreeMap<MacAddress, IpAddr> {
+fn remote_macs(others: &[Announcement]) -> BTreeMap<MacAddress, IpAddr> {
     let mut places: BTreeMap<MacAddress, Option<IpAddr>> = BTreeMap::new();
-    for other in others {
-        let endpoints = other.announced.into_iter().flat_map(|network| network.endpoints.values());
+    for (address, announced, _) in others {
+        let endpoints = announced.iter().flat_map(|network| network.endpoints.values());
         for endpoint in endpoints.filter(|endpoint| endpoint.mac.is_unicast()) {
-            let place = places.entry(endpoint.mac).or_insert(Some(other.address));
-            *place = place.filter(|address| *address == other.address);
+            let place = places.entry(endpoint.mac).or_insert(Some(*address));
+            *place = place.filter(|known| known == address);
         }
     }
     places.into_iter().filter_map(|(mac, place)| Some((mac, place?))).collect()

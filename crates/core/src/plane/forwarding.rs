@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::{DeviceName, Segment};
 use crate::MacAddress;
@@ -213,10 +214,12 @@ impl Forwarding {
             return Self::wanted(before, tier).changes_to(&Self::wanted(after, tier));
         }
         let (mut old, mut new) = (Self::default(), Self::default());
-        differing(&before.replication.groups, &after.replication.groups, |key, was, is| {
-            old.groups.extend(was.map(|remotes| (*key, destinations(remotes))));
-            new.groups.extend(is.map(|remotes| (*key, destinations(remotes))));
-        });
+        if !Arc::ptr_eq(&before.replication, &after.replication) {
+            differing(&before.replication.groups, &after.replication.groups, |key, was, is| {
+                old.groups.extend(was.map(|remotes| (*key, destinations(remotes))));
+                new.groups.extend(is.map(|remotes| (*key, destinations(remotes))));
+            });
+        }
         if before.replication.unregistered != after.replication.unregistered {
             for (side, segment) in [(&mut old, before), (&mut new, after)] {
                 let all = destinations(&segment.replication.unregistered);

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 pub use action::{Action, Place};
-pub use desired::{Desired, MTU_OPTION, Port, Segment, Underlay, Vtep, desired};
+pub use desired::{Desired, MTU_OPTION, Port, Segment, Underlay, Vtep, Worked, desired};
 pub use diff::diff;
 pub use forwarding::{Change, Destination, Forwarding, Tier, UNREGISTERED, UnknownTier};
 pub use observed::{ContainerEnd, Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel};

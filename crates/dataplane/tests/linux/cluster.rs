@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 
 use shoutd_core::announce::{AnnouncedEndpoint, AnnouncedNetwork};
 use shoutd_core::multicast::{Memberships, Remote, replication};
@@ -51,7 +52,7 @@ impl Cluster {
                 .map(|(address, network)| Remote { address: *address, announced: Some(network), in_sync: true })
                 .collect();
             let segment = host.segment_mut();
-            segment.replication = replication(&remotes);
+            segment.replication = Arc::new(replication(&remotes));
             let places = remotes.iter().flat_map(|remote| {
                 let endpoints = remote.announced.unwrap().endpoints.values();
                 endpoints.map(|endpoint| (endpoint.mac, remote.address))

@@ -152,7 +152,7 @@ impl Host {
             mtu: MTU,
             vtep: Vtep { address: self.address, port: VXLAN_PORT },
             remotes: remotes.iter().copied().collect(),
-            replication: flood(remotes),
+            replication: Arc::new(flood(remotes)),
             remote_macs: BTreeMap::new(),
             learning: true,
             max_rate: None,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
+use std::sync::Arc;
 use std::time::Instant;
 
 use shoutd_core::plane::Tier;
@@ -70,7 +71,7 @@ fn joins_are_quick_beside_many_groups() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
     let others = (0..10_000_u32).map(|number| IpAddr::from(Ipv4Addr::from(0xef01_0000 + number)));
     let remote = cluster.hosts[1].address;
-    let replication = &mut cluster.hosts[0].segment_mut().replication;
+    let replication = Arc::make_mut(&mut cluster.hosts[0].segment_mut().replication);
     replication.groups.extend(others.map(|group| ((None, group), BTreeSet::from([remote]))));
     cluster.running[0].apply(&cluster.hosts[0]);
     assert_eq!(cluster.entries(0), 10_002);
@@ -84,7 +85,7 @@ fn joins_are_quick_beside_many_groups() {
         cluster.until(1, "the membership", |memberships| memberships.groups.contains_key(&IpAddr::from(group)));
         heard.push(begin.elapsed());
         let segment = cluster.hosts[0].segment_mut();
-        segment.replication.groups.insert((None, group.into()), BTreeSet::from([remote]));
+        Arc::make_mut(&mut segment.replication).groups.insert((None, group.into()), BTreeSet::from([remote]));
         let desired = cluster.hosts[0].desired.clone();
         let begin = Instant::now();
         cluster.running[0].apply_this(desired);
