@@ -4,6 +4,7 @@
 //! demand. [`reconcile`] is one round of mending. [`Reconciler`] is the thread that owns a kernel for as long as shoutd runs, and does a
 //! round whenever what is desired, or what is there, may have changed.
 
+mod adoption;
 mod backoff;
 mod crowd;
 pub mod fake;

@@ -13,6 +13,7 @@ use shoutd_core::plane::{Action, Change, Desired, DeviceName, Observed, Tier, di
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use crate::adoption::Adoption;
 use crate::backoff::{Backoff, RETRY_FIRST, RETRY_LAST};
 use crate::handover::Handover;
 use crate::kernel::{Kernel, KernelError};
@@ -266,6 +267,7 @@ pub struct Reconciler<K> {
     status: watch::Sender<Status>,
     observed: watch::Sender<Arc<Observed>>,
     handover: Handover,
+    adoption: Adoption,
     backoff: Backoff,
     /// What was last complained about, so that it is not said again every time.
     complaints: Vec<String>,
@@ -311,6 +313,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
             status,
             observed,
             handover: Handover::default(),
+            adoption: Adoption::default(),
             backoff: Backoff::default(),
             complaints: Vec::new(),
         };
@@ -393,7 +396,8 @@ impl<K: Kernel + 'static> Reconciler<K> {
         let now = Instant::now();
         let mut plan = diff(&desired, &observed);
         self.handover.note(&observed, &plan, now);
-        plan.retain(|action| self.handover.permits(action, now));
+        self.adoption.note(&observed, &desired);
+        plan.retain(|action| self.handover.permits(action, now) && self.adoption.permits(action));
         let backoff = &self.backoff;
         let report = execute_all(&mut self.kernel, plan, |action| backoff.holds(action, now));
         self.backoff.note(&report, Instant::now());
