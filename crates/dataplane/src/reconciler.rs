@@ -323,13 +323,13 @@ impl<K: Kernel + 'static> Reconciler<K> {
 
     fn run(&mut self) {
         let mut unreadable_for = RETRY_FIRST;
-        let mut last = Generation::default();
+        let mut last: (Generation, Arc<Desired>) = Default::default();
         while let Next::Round(wanted) = self.next() {
-            let generation = wanted.as_ref().map(|(generation, _)| *generation).unwrap_or_default();
-            if generation != last {
-                self.backoff.forget();
+            let (generation, desired) = wanted.clone().unwrap_or_default();
+            if generation != last.0 {
+                self.backoff.heed(&last.1, &desired);
             }
-            last = generation;
+            last = (generation, desired);
             let outcome = self.round(wanted.as_ref());
             if outcome != Outcome::Unreadable {
                 unreadable_for = RETRY_FIRST;
