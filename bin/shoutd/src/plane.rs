@@ -71,7 +71,7 @@ impl Plane {
             return;
         };
         let settled = join_all(vnis.into_iter().map(async |vni| {
-            let scope = Scope::Segment { vni };
+            let scope = Scope::Announced { vni };
             self.reconciler.settled(generation, &scope, deadline).await
         }));
         for error in settled.await.into_iter().filter_map(Result::err) {

@@ -19,6 +19,7 @@ mod probe;
 mod reconcile;
 mod reconciler;
 mod replicator;
+mod scope;
 mod underlay;
 
 pub use crowd::Crowd;
@@ -29,6 +30,7 @@ pub use linux::LinuxKernel;
 pub use listener::AllMemberships;
 pub use probe::{Capabilities, Incapable, probe};
 pub use reconcile::{ActionFailure, Report, reconcile};
-pub use reconciler::{Generation, Reconciler, ReconcilerHandle, Scope, Unsettled};
+pub use reconciler::{Generation, Reconciler, ReconcilerHandle, Unsettled};
 pub use replicator::ForwardingFailure;
+pub use scope::Scope;
 pub use underlay::{HostRoute, NoInterface, UnderlayInterface, host_routes, underlay_interface};
