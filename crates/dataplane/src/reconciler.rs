@@ -374,7 +374,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
         let observed = match self.kernel.observe(&sandboxes(&desired)) {
             Ok(observed) => Arc::new(observed),
             Err(error) => {
-                self.publish(generation, &Report::default(), Some(Arc::new(error)));
+                self.publish(generation, &Report::default(), &Observed::default(), Some(Arc::new(error)));
                 return Outcome::Unreadable;
             }
         };
@@ -390,14 +390,23 @@ impl<K: Kernel + 'static> Reconciler<K> {
         let backoff = &self.backoff;
         let report = execute_all(&mut self.kernel, plan, |action| backoff.holds(action, now));
         self.backoff.note(&report, Instant::now());
-        self.publish(generation, &report, None);
+        self.publish(generation, &report, &observed, None);
         if report.done.is_empty() { Outcome::Unchanged } else { Outcome::Changed }
     }
 
-    fn publish(&mut self, generation: Generation, report: &Report, unreadable: Option<Arc<KernelError>>) {
+    fn publish(
+        &mut self,
+        generation: Generation,
+        report: &Report,
+        observed: &Observed,
+        unreadable: Option<Arc<KernelError>>,
+    ) {
         report.done.iter().for_each(tell);
-        let complaints: Vec<String> =
-            report.failures.iter().map(ToString::to_string).chain(unreadable.iter().map(ToString::to_string)).collect();
+        let sandboxes = observed.unreadable_sandboxes.iter();
+        let sandboxes =
+            sandboxes.map(|(path, error)| format!("cannot look into the container at {}: {error}", path.display()));
+        let others = report.failures.iter().map(ToString::to_string).chain(unreadable.iter().map(ToString::to_string));
+        let complaints: Vec<String> = sandboxes.chain(others).collect();
         if complaints != self.complaints {
             complaints.iter().for_each(|complaint| warn!("{complaint}; trying again"));
             self.complaints = complaints;
