@@ -1,5 +1,6 @@
 //! From state to the kernel: whenever agreed or local state changes, the reconciler is given what the kernel should have.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -99,7 +100,7 @@ impl Plane {
             return;
         };
         let settled = join_all(vnis.into_iter().map(async |vni| {
-            let scope = Scope::Segment { vni };
+            let scope = Scope::Announced { vni };
             self.reconciler.settled(generation, &scope, deadline).await
         }));
         for error in settled.await.into_iter().filter_map(Result::err) {
@@ -185,7 +186,8 @@ impl Plane {
         let name = DeviceName::port(id);
         let observed = self.reconciler.observed();
         let mut ports = observed.segments.values().filter_map(|segment| segment.ports.get(&name));
-        endpoint.sandbox.is_some() && !ports.any(|port| port.container_end.is_some())
+        let is_known = |sandbox: &PathBuf| !observed.unreadable_sandboxes.contains_key(sandbox);
+        endpoint.sandbox.as_ref().is_some_and(is_known) && !ports.any(|port| port.container_end.is_some())
     }
 
     /// What the kernel did not do, one line each.

@@ -388,3 +388,50 @@ fn ports_are_pinned_where_endpoints_are() {
     assert_eq!(tables.ports, BTreeMap::from([(mac, DeviceName::tunnel())]));
     assert_eq!(tables.remote_macs, segment.remote_macs);
 }
+
+/// What a daemon finds that was just started, and what it wants while it has not heard of all hosts.
+fn found_and_wanted() -> (Forwarding, Segment) {
+    let host = |last| IpAddr::from(Ipv4Addr::new(192, 0, 2, last));
+    let mac = |last| MacAddress([2, 0, 0, 0, 0, last]);
+    let mut before = segment(Replication::default());
+    before.remotes = [2, 3].map(host).into();
+    before.remote_macs = [(9, 2), (8, 3), (7, 4)].map(|(last, at)| (mac(last), host(at))).into();
+    before.replication.groups =
+        [1, 2, 3].map(|last| ((None, Ipv4Addr::new(239, 0, 0, last).into()), [host(2)].into())).into();
+    let found = Forwarding::wanted(&before, Tier::VxlanMdb);
+    let mut after =
+        segment(Replication { provisional: true, unregistered: [host(2)].into(), ..Replication::default() });
+    after.remotes = before.remotes;
+    (found, after)
+}
+
+#[test]
+fn endpoints_stay_pinned_while_it_is_not_known_what_their_hosts_have() {
+    let mac = |last| MacAddress([2, 0, 0, 0, 0, last]);
+    let (found, mut after) = found_and_wanted();
+    let pinned = |after: &Segment| {
+        let wanted = Forwarding::wanted_beside(&found, after, Tier::VxlanMdb);
+        assert!(wanted.ports.keys().eq(wanted.remote_macs.keys()));
+        wanted.remote_macs.into_iter().map(|(mac, host)| (mac.0[5], host.to_string())).collect::<Vec<_>>()
+    };
+    // Of host 3 it is known that it has none, of host 4 it is not even known that it has the network.
+    assert_eq!(pinned(&after), [(7, "192.0.2.4".to_owned()), (9, "192.0.2.2".to_owned())]);
+    // Unless they are wanted elsewhere.
+    after.remote_macs.insert(mac(9), Ipv4Addr::new(192, 0, 2, 3).into());
+    assert_eq!(pinned(&after), [(7, "192.0.2.4".to_owned()), (9, "192.0.2.3".to_owned())]);
+    after.replication.provisional = false;
+    assert_eq!(pinned(&after), [(9, "192.0.2.3".to_owned())]);
+}
+
+#[test]
+fn what_is_kept_has_a_limit() {
+    let (found, after) = found_and_wanted();
+    let kept = |groups, pins| {
+        let wanted = Forwarding::wanted_beside_within(&found, &after, Tier::VxlanMdb, (groups, pins));
+        (wanted.groups.len(), wanted.remote_macs.len())
+    };
+    // Those of all other groups of each family are wanted.
+    assert_eq!(kept(4, 1), (4, 1));
+    assert_eq!(kept(0, 0), (2, 0));
+    assert_eq!(kept(100, 100), (5, 2));
+}

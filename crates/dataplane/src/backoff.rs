@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use shoutd_core::plane::Action;
+use shoutd_core::plane::{Action, Desired};
 
-use crate::reconcile::{ActionFailure, Report};
+use crate::reconcile::{ActionFailure, Report, vni_of};
 
 /// How soon something that failed is tried again, at first and at last; it doubles in between.
 pub(crate) const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -25,9 +25,22 @@ struct Held {
 }
 
 impl Backoff {
-    /// Lets everything be tried at once: something else is desired now.
-    pub(crate) fn forget(&mut self) {
-        self.held.clear();
+    /// Lets be tried at once what is about segments that should be otherwise now; or all, if the same is asked for once more. Groups and others' endpoints, which change with every join
+    /// anywhere, are no reason.
+    pub(crate) fn heed(&mut self, before: &Desired, after: &Desired) {
+        if self.held.is_empty() {
+            return;
+        }
+        let is_asked_again = before == after;
+        self.held.retain(|held| {
+            let vni = vni_of(&held.failure.action);
+            let is_as_before = match (before.segments.get(&vni), after.segments.get(&vni)) {
+                (Some(before), Some(after)) => before.has_devices_of(after),
+                (None, None) => true,
+                _ => false,
+            };
+            is_as_before && !is_asked_again
+        });
     }
 
     /// The failure to count an action as without trying it, if it is not yet time to.
@@ -56,4 +69,59 @@ fn held(failure: &ActionFailure, before: &[Held], now: Instant) -> Held {
         None => (RETRY_FIRST, now + RETRY_FIRST),
     };
     Held { failure: failure.clone(), delay, until }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::net::Ipv4Addr;
+
+    use shoutd_core::Vni;
+    use shoutd_core::multicast::Replication;
+    use shoutd_core::plane::{Segment, Vtep};
+
+    use super::*;
+    use crate::kernel::KernelError;
+
+    fn vni(number: u32) -> Vni {
+        Vni::new(number).unwrap()
+    }
+
+    /// Two networks.
+    fn desired() -> Desired {
+        let segment = Segment {
+            network: "a".repeat(64).parse().unwrap(),
+            mtu: 1450,
+            vtep: Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 },
+            remotes: BTreeSet::new(),
+            replication: Replication::default(),
+            remote_macs: BTreeMap::new(),
+            learning: true,
+            max_rate: None,
+            ports: BTreeMap::new(),
+        };
+        Desired { segments: [7, 8].map(|number| (vni(number), segment.clone())).into() }
+    }
+
+    /// Whether setting up the first network's bridge, which has just failed, has to wait for its time when something else is wanted.
+    fn holds(change: impl FnOnce(&mut Desired)) -> bool {
+        let (action, now) = (Action::TuneBridge { vni: vni(7), mtu: 1450 }, Instant::now());
+        let failure =
+            ActionFailure { action: action.clone(), error: std::sync::Arc::new(KernelError::Injected("refused")) };
+        let mut backoff = Backoff::default();
+        backoff.note(&Report { done: Vec::new(), failures: vec![failure] }, now);
+        let mut after = desired();
+        change(&mut after);
+        backoff.heed(&desired(), &after);
+        backoff.holds(&action, now).is_some()
+    }
+
+    #[test]
+    fn what_failed_is_tried_at_once_if_its_own_network_should_be_otherwise_or_somebody_asks_again() {
+        assert!(!holds(|_| ()));
+        assert!(!holds(|after| after.segments.get_mut(&vni(7)).unwrap().mtu = 1400));
+        assert!(!holds(|after| _ = after.segments.remove(&vni(7))));
+        assert!(holds(|after| after.segments.get_mut(&vni(8)).unwrap().mtu = 1400));
+        assert!(holds(|after| after.segments.get_mut(&vni(7)).unwrap().replication.provisional = true));
+    }
 }

@@ -4,6 +4,7 @@
 //! demand. [`reconcile`] is one round of mending. [`Reconciler`] is the thread that owns a kernel for as long as shoutd runs, and does a
 //! round whenever what is desired, or what is there, may have changed.
 
+mod adoption;
 mod backoff;
 mod crowd;
 pub mod fake;
@@ -18,6 +19,7 @@ mod probe;
 mod reconcile;
 mod reconciler;
 mod replicator;
+mod scope;
 mod underlay;
 
 pub use crowd::Crowd;
@@ -28,6 +30,7 @@ pub use linux::LinuxKernel;
 pub use listener::AllMemberships;
 pub use probe::{Capabilities, Incapable, probe};
 pub use reconcile::{ActionFailure, Report, reconcile};
-pub use reconciler::{Generation, Reconciler, ReconcilerHandle, Scope, Unsettled};
+pub use reconciler::{Generation, Reconciler, ReconcilerHandle, Unsettled};
 pub use replicator::ForwardingFailure;
+pub use scope::Scope;
 pub use underlay::{HostRoute, NoInterface, UnderlayInterface, host_routes, underlay_interface};

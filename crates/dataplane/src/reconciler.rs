@@ -1,5 +1,6 @@
 //! The thread that owns a kernel, and the handle by which the rest of shoutd speaks to it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,16 +10,18 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shoutd_core::Vni;
-use shoutd_core::plane::{Action, Change, Desired, DeviceName, Observed, Tier, diff};
+use shoutd_core::plane::{Action, Desired, Observed, Tier, diff};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+use crate::adoption::Adoption;
 use crate::backoff::{Backoff, RETRY_FIRST, RETRY_LAST};
 use crate::handover::Handover;
 use crate::kernel::{Kernel, KernelError};
 use crate::listener::{self, AllMemberships, Listener};
-use crate::reconcile::{ActionFailure, Report, execute_all, port_of, sandboxes, vni_of};
+use crate::reconcile::{ActionFailure, Report, execute_all, sandboxes, vni_of};
 use crate::replicator::{self, ForwardingFailure, Post, Revision};
+use crate::scope::Scope;
 
 /// How often everything is read again though nothing said that it changed: what no event tells of, as a sandbox that is gone, is noticed
 /// within this.
@@ -29,49 +32,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Which of the desired states that were handed over; later ones compare greater.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Generation(pub(crate) u64);
-
-/// Whose failures matter to somebody who waits.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scope {
-    /// All; and everywhere also what is not wanted any more is gone.
-    Everything,
-    /// Those of one segment: its devices, flood entries, pinned addresses and multicast. Groups may still go to where they are not wanted any more.
-    Segment {
-        /// The segment.
-        vni: Vni,
-    },
-    /// Those of one port, and of the segment's bridge and tunnel that it depends on; not of other ports.
-    Port {
-        /// The segment.
-        vni: Vni,
-        /// The port.
-        name: DeviceName,
-    },
-}
-
-impl Scope {
-    fn concerns(&self, action: &Action) -> bool {
-        match self {
-            Self::Everything => true,
-            Self::Segment { vni } => vni_of(action) == *vni,
-            Self::Port { vni, name } => vni_of(action) == *vni && port_of(action).is_none_or(|port| port == *name),
-        }
-    }
-
-    fn concerns_forwarding(&self, failure: &ForwardingFailure) -> bool {
-        match self {
-            Self::Everything => true,
-            Self::Segment { vni } => failure.vni == *vni,
-            Self::Port { vni, name } => {
-                let port = match &failure.change {
-                    Some(Change::PinPort { port, .. }) => Some(port),
-                    _ => None,
-                };
-                failure.vni == *vni && port == Some(name)
-            }
-        }
-    }
-}
 
 /// Why a desired state does not hold when the time to wait for it is over.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -101,6 +61,9 @@ pub enum Unsettled {
 struct Status {
     /// The generation it was for; nothing before the first.
     generation: Generation,
+    /// That of the last round in which it could be read what there is.
+    executed: Generation,
+    /// Those of that round.
     failures: Arc<[ActionFailure]>,
     unreadable: Option<Arc<KernelError>>,
     /// What the replicator was last told of.
@@ -110,12 +73,17 @@ struct Status {
 impl Status {
     /// Whether what was asked for holds, as far as it matters; or what is wrong.
     fn verdict(&self, scope: &Scope) -> Result<(), Unsettled> {
-        if let Some(error) = &self.unreadable {
+        if let Some(error) = self.unreadable.as_ref().filter(|_| !matches!(scope, Scope::Announced { .. })) {
             return Err(Unsettled::Unreadable(error.clone()));
         }
         let failures: Vec<_> =
             self.failures.iter().filter(|failure| scope.concerns(&failure.action)).cloned().collect();
         if failures.is_empty() { Ok(()) } else { Err(Unsettled::Failed(failures)) }
+    }
+
+    /// The newest desired state of which it is known, as far as it matters, whether it holds.
+    fn tried(&self, scope: &Scope) -> Generation {
+        if matches!(scope, Scope::Announced { .. }) { self.executed } else { self.generation }
     }
 }
 
@@ -124,7 +92,33 @@ impl Status {
 struct Inbox {
     desired: Option<Arc<Desired>>,
     generation: Generation,
+    /// Since when each segment is on the tunnel that it is on, with the hosts that it has.
+    tunnels: BTreeMap<Vni, Generation>,
     stopped: bool,
+}
+
+impl Inbox {
+    fn put(&mut self, desired: Arc<Desired>) -> Generation {
+        self.generation.0 += 1;
+        let before = self.desired.replace(desired.clone());
+        let tunnel = |desired: &Desired, vni: &Vni| {
+            desired.segments.get(vni).map(|segment| (segment.network.clone(), segment.vtep, segment.remotes.clone()))
+        };
+        let since = |vni: &Vni| {
+            let is_as_before = before.as_ref().is_some_and(|before| tunnel(before, vni) == tunnel(&desired, vni));
+            self.tunnels.get(vni).filter(|_| is_as_before).copied().unwrap_or(self.generation)
+        };
+        self.tunnels = desired.segments.keys().map(|vni| (*vni, since(vni))).collect();
+        self.generation
+    }
+
+    /// The first desired state that the reconciler must have made, so that what is waited for can hold. Where groups go and where endpoints are is not its affair.
+    fn needed(&self, generation: Generation, scope: &Scope) -> Generation {
+        match scope {
+            Scope::Announced { vni } => self.tunnels.get(vni).map_or(generation, |since| generation.min(*since)),
+            _ => generation,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -174,12 +168,7 @@ impl ReconcilerHandle {
     /// Says what should be, in place of whatever was said before.
     pub fn apply(&self, desired: impl Into<Arc<Desired>>) -> Generation {
         let desired = desired.into();
-        let generation = {
-            let mut inbox = self.owner.shared.inbox();
-            inbox.desired = Some(desired.clone());
-            inbox.generation.0 += 1;
-            inbox.generation
-        };
+        let generation = self.owner.shared.inbox().put(desired.clone());
         self.owner.replicator.apply(generation, desired);
         self.owner.shared.wake();
         generation
@@ -194,8 +183,9 @@ impl ReconcilerHandle {
     /// the time is over, says what is wrong.
     pub async fn settled(&self, generation: Generation, scope: &Scope, timeout: Duration) -> Result<(), Unsettled> {
         let (mut status, mut replicated) = (self.status.clone(), self.replicated.clone());
+        let needed = self.owner.shared.inbox().needed(generation, scope);
         let holds = async {
-            let is_done = |status: &Status| status.generation >= generation && status.verdict(scope).is_ok();
+            let is_done = |status: &Status| status.tried(scope) >= needed && status.verdict(scope).is_ok();
             let revision = status.wait_for(is_done).await?.revision;
             let is_replicated = |status: &replicator::Status| {
                 status.generation >= generation
@@ -211,7 +201,7 @@ impl ReconcilerHandle {
             Err(_) => {}
         }
         let (last, replicated) = (self.status.borrow().clone(), self.replicated.borrow().clone());
-        if last.generation >= generation {
+        if last.tried(scope) >= needed {
             last.verdict(scope)?;
         }
         let concerned = replicated.failures.iter().filter(|failure| scope.concerns_forwarding(failure));
@@ -266,6 +256,7 @@ pub struct Reconciler<K> {
     status: watch::Sender<Status>,
     observed: watch::Sender<Arc<Observed>>,
     handover: Handover,
+    adoption: Adoption,
     backoff: Backoff,
     /// What was last complained about, so that it is not said again every time.
     complaints: Vec<String>,
@@ -311,6 +302,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
             status,
             observed,
             handover: Handover::default(),
+            adoption: Adoption::default(),
             backoff: Backoff::default(),
             complaints: Vec::new(),
         };
@@ -320,13 +312,13 @@ impl<K: Kernel + 'static> Reconciler<K> {
 
     fn run(&mut self) {
         let mut unreadable_for = RETRY_FIRST;
-        let mut last = Generation::default();
+        let mut last: (Generation, Arc<Desired>) = Default::default();
         while let Next::Round(wanted) = self.next() {
-            let generation = wanted.as_ref().map(|(generation, _)| *generation).unwrap_or_default();
-            if generation != last {
-                self.backoff.forget();
+            let (generation, desired) = wanted.clone().unwrap_or_default();
+            if generation != last.0 {
+                self.backoff.heed(&last.1, &desired);
             }
-            last = generation;
+            last = (generation, desired);
             let outcome = self.round(wanted.as_ref());
             if outcome != Outcome::Unreadable {
                 unreadable_for = RETRY_FIRST;
@@ -382,7 +374,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
         let observed = match self.kernel.observe(&sandboxes(&desired)) {
             Ok(observed) => Arc::new(observed),
             Err(error) => {
-                self.publish(generation, &Report::default(), Some(Arc::new(error)));
+                self.publish(generation, &Report::default(), &Observed::default(), Some(Arc::new(error)));
                 return Outcome::Unreadable;
             }
         };
@@ -393,26 +385,39 @@ impl<K: Kernel + 'static> Reconciler<K> {
         let now = Instant::now();
         let mut plan = diff(&desired, &observed);
         self.handover.note(&observed, &plan, now);
-        plan.retain(|action| self.handover.permits(action, now));
+        self.adoption.note(&observed, &desired);
+        plan.retain(|action| self.handover.permits(action, now) && self.adoption.permits(action));
         let backoff = &self.backoff;
         let report = execute_all(&mut self.kernel, plan, |action| backoff.holds(action, now));
         self.backoff.note(&report, Instant::now());
-        self.publish(generation, &report, None);
+        self.publish(generation, &report, &observed, None);
         if report.done.is_empty() { Outcome::Unchanged } else { Outcome::Changed }
     }
 
-    fn publish(&mut self, generation: Generation, report: &Report, unreadable: Option<Arc<KernelError>>) {
+    fn publish(
+        &mut self,
+        generation: Generation,
+        report: &Report,
+        observed: &Observed,
+        unreadable: Option<Arc<KernelError>>,
+    ) {
         report.done.iter().for_each(tell);
-        let complaints: Vec<String> =
-            report.failures.iter().map(ToString::to_string).chain(unreadable.iter().map(ToString::to_string)).collect();
+        let sandboxes = observed.unreadable_sandboxes.iter();
+        let sandboxes =
+            sandboxes.map(|(path, error)| format!("cannot look into the container at {}: {error}", path.display()));
+        let others = report.failures.iter().map(ToString::to_string).chain(unreadable.iter().map(ToString::to_string));
+        let complaints: Vec<String> = sandboxes.chain(others).collect();
         if complaints != self.complaints {
             complaints.iter().for_each(|complaint| warn!("{complaint}; trying again"));
             self.complaints = complaints;
         }
         let revision =
             self.replicator.touch(report.done.iter().filter(|action| is_of_devices(action)).map(vni_of).collect());
-        let failures = report.failures.clone().into();
-        self.status.send_replace(Status { generation, failures, unreadable, revision });
+        let (executed, failures) = match unreadable {
+            Some(_) => (self.status.borrow().executed, self.status.borrow().failures.clone()),
+            None => (generation, report.failures.clone().into()),
+        };
+        self.status.send_replace(Status { generation, executed, failures, unreadable, revision });
     }
 }
 
@@ -442,7 +447,6 @@ fn tell(action: &Action) {
     }
 }
 
-/// The line about a port that has as many groups as it may.
 /// Waits until the wake can be read, or the time is over.
 fn wait_for(wake: &EventFd, timeout: Duration) {
     let mut waiting = [PollFd::new(wake.as_fd(), PollFlags::POLLIN)];

@@ -7,6 +7,7 @@
 //! What is wanted it makes in all segments first, and says so, for somebody may wait for that. What is not wanted any more it takes away afterwards. Many changes are left for newer ones, and gone on with from
 //! where they were left.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
@@ -151,23 +152,34 @@ enum There {
 }
 
 impl There {
-    /// What to do so that there is what is wanted.
+    /// What to do so that there is what is wanted; while not all is known that is wanted, some of what is there stays beside it.
     fn changes_to(&self, vni: Vni, wanted: &Segment, tier: Tier) -> Vec<Change> {
         match self {
-            Self::Wanted(before) => match before.segments.get(&vni) {
+            Self::Wanted(before) if !wanted.replication.provisional => match before.segments.get(&vni) {
                 Some(before) => Forwarding::changes_between(before, wanted, tier),
                 None => Forwarding::default().changes_to(&Forwarding::wanted(wanted, tier)),
             },
-            Self::Tables(tables) => tables.changes_to(&Forwarding::wanted_beside(tables, wanted, tier)),
+            _ => {
+                let tables = self.tables(vni, tier);
+                tables.changes_to(&Forwarding::wanted_beside(&tables, wanted, tier))
+            }
+        }
+    }
+
+    fn tables(&self, vni: Vni, tier: Tier) -> Cow<'_, Forwarding> {
+        match self {
+            Self::Wanted(before) => {
+                let before = before.segments.get(&vni);
+                Cow::Owned(before.map(|before| Forwarding::wanted(before, tier)).unwrap_or_default())
+            }
+            Self::Tables(tables) => Cow::Borrowed(tables),
         }
     }
 
     /// What there is after these changes.
     fn changed(self, vni: Vni, changes: &[Change], tier: Tier) -> Self {
         let mut tables = match self {
-            Self::Wanted(before) => {
-                before.segments.get(&vni).map(|before| Forwarding::wanted(before, tier)).unwrap_or_default()
-            }
+            Self::Wanted(_) => self.tables(vni, tier).into_owned(),
             Self::Tables(tables) => tables,
         };
         changes.iter().for_each(|change| tables.apply(change));
@@ -226,13 +238,14 @@ impl Work {
         self.made = end;
     }
 
-    /// What is known afterwards; nothing unless all went well, nor while what is there may stay beside what is wanted.
+    /// What is known afterwards; nothing unless all went well.
     fn known(self, wanted: &Arc<Desired>, tier: Tier) -> Option<Known> {
-        if self.provisional || !self.failures.is_empty() {
+        if !self.failures.is_empty() {
             return None;
         }
         let there = match self.changes.get(..self.made) {
-            Some(made) if made.len() == self.changes.len() => There::Wanted(wanted.clone()),
+            // While what was there may stay beside what is wanted, it is not known by what is wanted.
+            Some(made) if made.len() == self.changes.len() && !self.provisional => There::Wanted(wanted.clone()),
             Some(made) if !made.is_empty() => self.known.there.changed(self.vni, made, tier),
             _ => self.known.there,
         };
@@ -333,7 +346,7 @@ impl Replicator {
     /// What is to be done to one segment's tables.
     fn work(&mut self, vni: Vni, segment: &Segment) -> Result<Work, KernelError> {
         let provisional = segment.replication.provisional;
-        let known = self.known.remove(&vni).filter(|known| !provisional && known.read_at.elapsed() < AGE_MAX);
+        let known = self.known.remove(&vni).filter(|known| known.read_at.elapsed() < AGE_MAX);
         let known = match known {
             Some(known) => known,
             None => self.read(vni)?,

@@ -185,7 +185,7 @@ prop_compose! {
         segments in btree_map(vni(), observed_segment(), 0..3),
         sandboxes in btree_set(sandbox(), 0..4),
     ) -> FakeKernel {
-        let mut state = Observed { segments, missing_sandboxes: BTreeSet::new() };
+        let mut state = Observed { segments, ..Observed::default() };
         for port in state.segments.values_mut().flat_map(|segment| segment.ports.values_mut()) {
             // What was in a namespace that is gone is gone.
             port.container_end = port.container_end.take().filter(|end| match &end.place {
@@ -280,7 +280,8 @@ fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
     };
     let segments: BTreeMap<Vni, ObservedSegment> =
         desired.segments.iter().map(|(&vni, wanted)| (vni, segment(vni, wanted))).collect();
-    Observed { segments, missing_sandboxes: sandboxes(desired).difference(there).cloned().collect() }
+    let missing_sandboxes = sandboxes(desired).difference(there).cloned().collect();
+    Observed { segments, missing_sandboxes, ..Observed::default() }
 }
 
 /// Whether all is as desired, but for what is somebody else's: judged without the code that plans.

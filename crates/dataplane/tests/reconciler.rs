@@ -187,6 +187,36 @@ async fn one_endpoints_failure_is_not_anothers() {
 }
 
 #[tokio::test]
+async fn who_announces_waits_for_no_container_and_no_look_at_devices() {
+    let kernel = SharedKernel::default();
+    kernel.cursed.lock().unwrap().insert(endpoint(0));
+    let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
+    let scope = Scope::Announced { vni: vni() };
+    let group = |number| ((None, Ipv4Addr::new(239, 0, 0, number).into()), BTreeSet::new());
+    let mut wanted = desired(2);
+    let generation = handle.apply(wanted.clone());
+    handle.settled(generation, &scope, PATIENCE).await.unwrap();
+
+    *kernel.unreadable.lock().unwrap() = true;
+    kernel.await_failures(2).await;
+    for number in 1..4 {
+        wanted.segments.get_mut(&vni()).unwrap().replication.groups.extend([group(number)]);
+        let generation = handle.apply(wanted.clone());
+        handle.settled(generation, &scope, PATIENCE).await.unwrap();
+        let tables = kernel.inner.lock().unwrap().forwarding.content().tables[&vni()].clone();
+        assert!(tables.groups.contains_key(&group(number).0));
+    }
+    // Another host has to be made known to the tunnel.
+    wanted.segments.get_mut(&vni()).unwrap().remotes.insert(Ipv4Addr::new(192, 0, 2, 2).into());
+    let generation = handle.apply(wanted.clone());
+    let refusal = handle.settled(generation, &scope, Duration::from_millis(50)).await.unwrap_err();
+    assert!(matches!(&refusal, Unsettled::Late { .. }), "{refusal:?}");
+    *kernel.unreadable.lock().unwrap() = false;
+    handle.settled(generation, &scope, PATIENCE).await.unwrap();
+    assert_eq!(kernel.inner.lock().unwrap().state.segments[&vni()].flood.len(), 1);
+}
+
+#[tokio::test]
 async fn what_keeps_failing_keeps_nothing_else_waiting() {
     let kernel = SharedKernel::default();
     kernel.cursed.lock().unwrap().insert(endpoint(0));

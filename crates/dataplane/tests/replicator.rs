@@ -29,10 +29,7 @@ fn desired(groups: u32) -> Desired {
     let group = |number| (None, Ipv4Addr::from(0xef01_0000 + number).into());
     let replication = Replication {
         groups: (0..groups).map(|number| (group(number), BTreeSet::from([remote(2)]))).collect(),
-        unregistered: BTreeSet::new(),
-        link_local: BTreeMap::new(),
-        provisional: false,
-        beyond: 0,
+        ..Replication::default()
     };
     let segment = Segment {
         network: "a".repeat(64).parse().unwrap(),
@@ -46,6 +43,10 @@ fn desired(groups: u32) -> Desired {
         ports: BTreeMap::new(),
     };
     Desired { segments: BTreeMap::from([(vni(), segment)]) }
+}
+
+fn replication_of(desired: &mut Desired) -> &mut Replication {
+    Arc::make_mut(&mut desired.segments.get_mut(&vni()).unwrap().replication)
 }
 
 fn is_as_wanted(forwarding: &FakeForwarding, desired: &Desired) -> bool {
@@ -142,4 +143,46 @@ async fn what_one_network_listens_to_is_passed_on_though_that_of_another_cannot_
     let mut watch = handle.memberships();
     let heard = watch.wait_for(|all| all.get(&vni()) == Some(&memberships));
     tokio::time::timeout(PATIENCE, heard).await.unwrap().unwrap();
+}
+
+/// As when a daemon is started anew, and has yet to hear of the other host.
+#[tokio::test]
+async fn what_is_found_stays_while_it_is_not_known_what_is_wanted_and_is_not_read_again_and_again() {
+    let kernel = FakeKernel::default();
+    let forwarding = kernel.forwarding.clone();
+    let mut before = desired(5);
+    replication_of(&mut before).unregistered = BTreeSet::from([remote(2)]);
+    let found = Forwarding::wanted(&before.segments[&vni()], Tier::VxlanMdb);
+    assert_eq!((found.remote_macs.len(), found.ports.len()), (1, 1));
+    forwarding.content().tables.insert(vni(), found.clone());
+
+    let mut unheard = before.clone();
+    let segment = unheard.segments.get_mut(&vni()).unwrap();
+    segment.remote_macs.clear();
+    let replication = Arc::make_mut(&mut segment.replication);
+    replication.groups.clear();
+    replication.provisional = true;
+    let handle = Reconciler::spawn(kernel, Tier::VxlanMdb).unwrap();
+    let generation = handle.apply(unheard.clone());
+    handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
+    assert!(forwarding.content().tables[&vni()] == found);
+    assert_eq!(forwarding.content().changes, 0);
+
+    // What another host joins meanwhile costs that change, and no look at all there is.
+    let reads = forwarding.content().reads;
+    for group in 100..110 {
+        let key = (None, Ipv4Addr::from(0xef01_0000 + group).into());
+        let groups = &mut replication_of(&mut unheard).groups;
+        groups.insert(key, BTreeSet::from([remote(2)]));
+        let generation = handle.apply(unheard.clone());
+        handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
+    }
+    assert_eq!(forwarding.content().changes, 10);
+    // Reading anew happens by the clock alone, and no clock goes that fast.
+    let read = forwarding.content().reads;
+    assert!(read <= reads + 1, "{read} after {reads}");
+
+    let generation = handle.apply(before.clone());
+    handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
+    assert!(is_as_wanted(&forwarding, &before));
 }

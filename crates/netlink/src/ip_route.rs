@@ -45,6 +45,22 @@ impl Route {
         Ok(routes)
     }
 
+    /// The IPv4 routes that lead out of one device. Since kernel 4.20 it looks for no others: a container that routes may have a million of them.
+    pub fn routes_of(&mut self, link: u32) -> Result<Vec<IpRoute>, Error> {
+        let mut header = [0; HEADER];
+        header[0] = family_octet(libc::AF_INET);
+        header[4] = libc::RT_TABLE_MAIN;
+        header[7] = libc::RTN_UNICAST;
+        let mut message = Message::new(libc::RTM_GETROUTE, 0, &header);
+        message.u32(RTA_OIF, link);
+        let of_link = |frame: &Frame<'_>| parse(frame).filter(|route| route.link == link);
+        match self.socket.dump(&message, of_link) {
+            // Without a route there is no table; without the device there is none either.
+            Err(fault) if matches!(fault.errno(), Some(Errno::ENOENT | Errno::ENODEV)) => Ok(Vec::new()),
+            result => result.map_err(|fault| fault.during(format_args!("list IP routes of device {link}"))),
+        }
+    }
+
     /// Adds a route to a destination on the link, after those to the same destination that are there. One that is there already is no
     /// error.
     pub fn add_connected_route(&mut self, link: u32, destination: IpNet) -> Result<(), Error> {
@@ -63,6 +79,15 @@ impl Route {
             result.map_err(|fault| fault.during(format_args!("add route {destination} to device {link}"))),
             &[Errno::EEXIST],
         )
+    }
+}
+
+/// Whether a message about a route concerns IPv4 multicast, or the link-local addresses of IPv6.
+pub(crate) fn is_of_interest(frame: &Frame<'_>) -> bool {
+    match frame.attributes(HEADER).find(RTA_DST).and_then(Attribute::ip) {
+        Some(IpAddr::V4(destination)) => destination.is_multicast(),
+        Some(IpAddr::V6(destination)) => destination.is_unicast_link_local(),
+        None => false,
     }
 }
 

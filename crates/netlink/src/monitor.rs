@@ -8,6 +8,7 @@ use nix::sys::socket::{MsgFlags, SockFlag, recv, setsockopt, sockopt};
 
 use crate::error::{Error, Fault};
 use crate::fdb;
+use crate::ip_route;
 use crate::mdb::{self, DatabaseChange, RTM_DELMDB, RTM_NEWMDB};
 use crate::namespace::Namespace;
 use crate::socket::{Protocol, open_here, set_option};
@@ -51,7 +52,7 @@ impl Monitor {
         Self::open(namespace, Protocol::Route, &[RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV6_IFADDR])
     }
 
-    /// Watches devices, their addresses, and routes. Those of IPv6 are how the kernel tells of an address that it still looks for duplicates of
+    /// Watches devices, their addresses, and routes of IPv4 multicast and of IPv6 link-local addresses; others come and go by thousands where a container routes. Those of IPv6 are how the kernel tells of an address that it still looks for duplicates of
     /// (net/ipv6/addrconf.c, `addrconf_add_linklocal`).
     pub fn sandbox(namespace: &Namespace) -> Result<Self, Error> {
         Self::open(
@@ -161,5 +162,9 @@ impl AsFd for Monitor {
 }
 
 pub(crate) fn is_change(frame: &Frame<'_>) -> bool {
-    !matches!(frame.kind, libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH) || fdb::is_flood(frame)
+    match frame.kind {
+        libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => fdb::is_flood(frame),
+        libc::RTM_NEWROUTE | libc::RTM_DELROUTE => ip_route::is_of_interest(frame),
+        _ => true,
+    }
 }

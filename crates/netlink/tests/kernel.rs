@@ -156,6 +156,25 @@ fn addresses_and_routes_are_added_once() {
     let found: Vec<_> = route.routes().unwrap().into_iter().filter(|route| route.destination == multicast).collect();
     assert_eq!(found.len(), 1);
     assert!(found[0].connected && found[0].link == index);
+    assert!(route.routes_of(index).unwrap().contains(&found[0]));
+    assert_eq!(route.routes_of(1).unwrap(), []);
+    assert_eq!(route.routes_of(99).unwrap(), []);
+}
+
+#[test]
+fn a_containers_own_routes_are_no_change() {
+    let container = namespace();
+    assert_eq!(Route::open(&container).unwrap().routes_of(1).unwrap(), []);
+    let monitor = Monitor::sandbox(&container).unwrap();
+    run(&container, "ip link add dummy type bridge");
+    run(&container, "ip link set dummy up");
+    assert!(hears(&monitor, PATIENCE));
+    while hears(&monitor, Duration::from_millis(200)) {}
+    run(&container, "ip route add 10.1.0.0/16 dev dummy");
+    run(&container, "ip -6 route add 2001:db8::/32 dev dummy");
+    assert!(!hears(&monitor, Duration::from_millis(200)));
+    run(&container, "ip route add 239.0.0.0/8 dev dummy");
+    assert!(hears(&monitor, PATIENCE));
 }
 
 #[test]

@@ -47,6 +47,15 @@ pub struct Segment {
     pub ports: BTreeMap<DeviceName, Port>,
 }
 
+impl Segment {
+    /// Whether another wants the same devices, with the same flood entries: all but what changes with each group that is joined, and each endpoint that is announced.
+    pub fn has_devices_of(&self, other: &Self) -> bool {
+        let Self { network, mtu, vtep, remotes, replication: _, remote_macs: _, learning, max_rate, ports } = self;
+        (network, mtu, vtep, remotes) == (&other.network, &other.mtu, &other.vtep, &other.remotes)
+            && (learning, max_rate, ports) == (&other.learning, &other.max_rate, &other.ports)
+    }
+}
+
 /// Where a host sends VXLAN from, and receives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vtep {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::{DeviceName, Segment};
 use crate::MacAddress;
+use crate::limits::{LEASES_PER_NETWORK_MAX, REPLICATED_MAX};
 use crate::multicast::{Replication, SourceGroup, goes_to_every_host, group_mac};
 
 /// How multicast is sent to the hosts that listen: the best that a kernel can do. Each host's tier is its own affair, for replication is the sender's.
@@ -187,25 +188,47 @@ impl Forwarding {
 
     /// What a segment should have, where this is there and not everything is known yet: entries of groups of which nobody is known to want them are kept, with all hosts to which their packets would go without them.
     /// The kernel takes an entry of several hosts away one host after the other, and meanwhile the last ones miss what the first still get; a daemon that starts anew would do that to every group.
+    /// Likewise endpoints' addresses are kept that are at a host of which it is not known what it has: without them it would be anybody's to take its endpoints' place, or, where nothing is learnt,
+    /// nobody would know where they are.
     pub fn wanted_beside(found: &Self, segment: &Segment, tier: Tier) -> Self {
+        Self::wanted_beside_within(found, segment, tier, (REPLICATED_MAX, LEASES_PER_NETWORK_MAX))
+    }
+
+    /// The same with so many entries of groups, and of endpoints, at the most, unless more are wanted: as many as there can be wanted.
+    pub fn wanted_beside_within(found: &Self, segment: &Segment, tier: Tier, most: (usize, usize)) -> Self {
         let mut wanted = Self::wanted(segment, tier);
         let replication = &segment.replication;
         if !replication.provisional {
             return wanted;
         }
         if tier == Tier::VxlanMdb {
-            for (key, _) in found.groups.iter().filter(|(key, _)| !UNREGISTERED.contains(key)) {
+            let surplus = found.groups.keys().filter(|key| !wanted.groups.contains_key(key));
+            let kept: Vec<SourceGroup> = surplus.take(most.0.saturating_sub(wanted.groups.len())).copied().collect();
+            for key in kept {
                 let wider = replication.groups.get(&(None, key.1)).unwrap_or(&replication.unregistered);
-                wanted.groups.entry(*key).or_insert_with(|| destinations(wider));
+                wanted.groups.insert(key, destinations(wider));
             }
         }
         if tier == Tier::MulticastFdb {
-            for mac in found.group_macs.keys().filter(|mac| !goes_to_every_host(**mac)) {
-                wanted.group_macs.entry(*mac).or_insert_with(|| segment.remotes.clone());
-            }
+            let is_surplus = |mac: &&MacAddress| !wanted.group_macs.contains_key(*mac) && !goes_to_every_host(**mac);
+            let surplus = found.group_macs.keys().filter(is_surplus);
+            let kept: Vec<MacAddress> = surplus.take(most.0.saturating_sub(wanted.group_macs.len())).copied().collect();
+            wanted.group_macs.extend(kept.into_iter().map(|mac| (mac, segment.remotes.clone())));
             wanted.group_macs.retain(|_, remotes| !remotes.is_empty());
         }
+        wanted.keep_pins(found, segment, most.1);
         wanted
+    }
+
+    /// Wants endpoints' addresses to stay where they are found, if that is at a host of which it is not known what it has, and they are not wanted elsewhere.
+    fn keep_pins(&mut self, found: &Self, segment: &Segment, most: usize) {
+        let is_known =
+            |host: &IpAddr| segment.remotes.contains(host) && !segment.replication.unregistered.contains(host);
+        let room = most.saturating_sub(self.remote_macs.len());
+        let surplus = found.remote_macs.iter().filter(|(mac, host)| !self.ports.contains_key(mac) && !is_known(host));
+        let kept: BTreeMap<MacAddress, IpAddr> = surplus.take(room).map(|(mac, host)| (*mac, *host)).collect();
+        self.ports.extend(kept.keys().filter_map(|mac| Some((*mac, found.ports.get(mac)?.clone()))));
+        self.remote_macs.extend(kept);
     }
 
     /// What to do where what `before` wants is there, so that there is what `after` wants. It costs a look at each group and no more, but for those that differ.

@@ -16,6 +16,8 @@ pub struct Observed {
     pub segments: BTreeMap<Vni, ObservedSegment>,
     /// Those of the sandboxes asked about whose path is no network namespace (any more).
     pub missing_sandboxes: BTreeSet<PathBuf>,
+    /// Those in which it could not be read what there is, and why: of them is shown what was last read.
+    pub unreadable_sandboxes: BTreeMap<PathBuf, String>,
 }
 
 /// One namespace `shout-<vni>`.

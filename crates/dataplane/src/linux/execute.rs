@@ -303,7 +303,7 @@ fn complete_end(route: &mut Route, name: &str, port: &Port, mtu: u16, place: &st
         route.add_address(link.index, address)?;
     }
     if !port.multicast_routes.is_empty() {
-        let there = multicast_routes(&route.routes()?, link.index);
+        let there = multicast_routes(&route.routes_of(link.index)?, link.index);
         for &destination in port.multicast_routes.difference(&there) {
             route.add_connected_route(link.index, destination.into())?;
         }

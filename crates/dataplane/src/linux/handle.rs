@@ -15,12 +15,18 @@ const AGE_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Reading<T> {
     pub(super) content: T,
-    at: Instant,
+    /// `None` if it has been tried since to read it anew.
+    at: Option<Instant>,
 }
 
 impl<T> Reading<T> {
     pub(super) fn new(content: T) -> Self {
-        Self { content, at: Instant::now() }
+        Self { content, at: Some(Instant::now()) }
+    }
+
+    /// The same, to be read anew as soon as possible.
+    pub(super) fn outdated(self) -> Self {
+        Self { at: None, ..self }
     }
 }
 
@@ -132,12 +138,14 @@ pub(super) struct SandboxHandle {
     /// Its veth ends, by their index.
     pub(super) reading: Option<Reading<BTreeMap<u32, ContainerEnd>>>,
     pub(super) watch: Watch,
+    /// Which of these are shoutd's, as far as was asked: only their routes are read.
+    pub(super) asked: BTreeSet<u32>,
 }
 
 impl SandboxHandle {
     pub(super) fn open(namespace: Namespace) -> Result<Self, Error> {
         let watch = Watch::new(Monitor::sandbox(&namespace)?);
-        Ok(Self { watch, route: Route::open(&namespace)?, reading: None, namespace })
+        Ok(Self { watch, route: Route::open(&namespace)?, reading: None, asked: BTreeSet::new(), namespace })
     }
 
     /// Whether it must be read again.
@@ -147,5 +155,5 @@ impl SandboxHandle {
 }
 
 fn is_old<T>(reading: Option<&Reading<T>>) -> bool {
-    reading.is_none_or(|reading| reading.at.elapsed() > AGE_MAX)
+    reading.and_then(|reading| reading.at).is_none_or(|at| at.elapsed() > AGE_MAX)
 }

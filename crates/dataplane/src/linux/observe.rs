@@ -19,13 +19,17 @@ use crate::kernel::KernelError;
 impl LinuxKernel {
     pub(super) fn observe_all(&mut self, wanted: &BTreeSet<PathBuf>) -> Result<Observed, KernelError> {
         self.refresh_segments()?;
-        let missing_sandboxes = self.refresh_sandboxes(wanted)?;
+        let mut observed = Observed::default();
+        self.refresh_sandboxes(wanted, &mut observed);
         let mut open: BTreeSet<NamespaceId> = self.sandboxes.values().map(|sandbox| sandbox.namespace.id()).collect();
         open.insert(self.host.id());
-        let mut observed = Observed { segments: BTreeMap::new(), missing_sandboxes };
         for (&vni, segment) in &mut self.segments {
             segment.forget_all_but(&open);
-            let ends = Ends { host: (&self.host, &mut self.host_route), sandboxes: &mut self.sandboxes };
+            let ends = Ends {
+                host: (&self.host, &mut self.host_route),
+                sandboxes: &mut self.sandboxes,
+                unreadable: &mut observed.unreadable_sandboxes,
+            };
             observed.segments.insert(vni, observe_segment(segment, ends, self.ipv6)?);
         }
         Ok(observed)
@@ -57,15 +61,19 @@ impl LinuxKernel {
         Ok(())
     }
 
-    /// Makes the open sandboxes those that are wanted and there; returns those that are not there.
-    fn refresh_sandboxes(&mut self, wanted: &BTreeSet<PathBuf>) -> Result<BTreeSet<PathBuf>, KernelError> {
-        let mut missing = BTreeSet::new();
+    /// Makes the open sandboxes those that are wanted and there; notes those that are not there, or cannot be looked into.
+    fn refresh_sandboxes(&mut self, wanted: &BTreeSet<PathBuf>, observed: &mut Observed) {
+        let missing = &mut observed.missing_sandboxes;
         for path in wanted {
             match Namespace::open(path) {
                 // The host's own is nobody's sandbox.
                 Ok(namespace) if namespace.id() != self.host.id() => {
                     if self.sandboxes.get(path).is_none_or(|open| open.namespace.id() != namespace.id()) {
-                        self.sandboxes.insert(path.clone(), SandboxHandle::open(namespace)?);
+                        self.sandboxes.remove(path);
+                        match SandboxHandle::open(namespace) {
+                            Ok(sandbox) => _ = self.sandboxes.insert(path.clone(), sandbox),
+                            Err(error) => _ = observed.unreadable_sandboxes.insert(path.clone(), error.to_string()),
+                        }
                     }
                 }
                 _ => {
@@ -74,7 +82,6 @@ impl LinuxKernel {
             }
         }
         self.sandboxes.retain(|path, _| wanted.contains(path) && !missing.contains(path));
-        Ok(missing)
     }
 }
 
@@ -82,6 +89,8 @@ impl LinuxKernel {
 struct Ends<'a> {
     host: (&'a Namespace, &'a mut Route),
     sandboxes: &'a mut BTreeMap<PathBuf, SandboxHandle>,
+    /// Why what is in a sandbox could not be read.
+    unreadable: &'a mut BTreeMap<PathBuf, String>,
 }
 
 fn observe_segment(
@@ -214,17 +223,31 @@ impl Ends<'_> {
         let Some((path, sandbox)) = found else {
             return Ok(None);
         };
-        if sandbox.is_stale() {
-            sandbox.reading = None;
-            sandbox.reading = Some(Reading::new(read_sandbox(&mut sandbox.route, path)?));
+        // Both are asked, whatever the first says.
+        let (is_new, is_stale) = (sandbox.asked.insert(peer.index), sandbox.is_stale());
+        if is_new || is_stale {
+            match read_sandbox(sandbox, path) {
+                Ok(content) => sandbox.reading = Some(Reading::new(content)),
+                // A container can make that of itself; it is nobody else's affair.
+                Err(error) => {
+                    sandbox.reading = sandbox.reading.take().map(Reading::outdated);
+                    self.unreadable.insert(path.clone(), error.to_string());
+                }
+            }
         }
         Ok(sandbox.reading.as_ref().and_then(|reading| reading.content.get(&peer.index)).cloned())
     }
 }
 
-fn read_sandbox(route: &mut Route, path: &Path) -> Result<BTreeMap<u32, ContainerEnd>, KernelError> {
-    let (links, addresses, routes) = (route.links()?, route.addresses()?, route.routes()?);
-    let veths = links.iter().filter(|link| link.kind == Kind::Veth);
+fn read_sandbox(sandbox: &mut SandboxHandle, path: &Path) -> Result<BTreeMap<u32, ContainerEnd>, KernelError> {
+    let (route, asked) = (&mut sandbox.route, &mut sandbox.asked);
+    let (links, addresses) = (route.links()?, route.addresses()?);
+    asked.retain(|index| links.iter().any(|link| link.index == *index));
+    let mut routes = Vec::new();
+    for index in &*asked {
+        routes.extend(route.routes_of(*index)?);
+    }
+    let veths = links.iter().filter(|link| link.kind == Kind::Veth && asked.contains(&link.index));
     let ends = veths.filter_map(|link| {
         let mut own = addresses.iter().filter(|address| address.link == link.index);
         let is_tentative = |address: &Address| address.tentative && is_link_local(address.net);

@@ -247,3 +247,38 @@ fn docker_setting_up_an_interface_is_not_disturbed() {
     container.run(|| ip(&["route", "delete", "224.0.0.0/4"])).unwrap();
     eventually("the route to be put back", || is_whole(&host));
 }
+
+/// Its addresses change all the while, so that a list of them never comes out whole.
+#[test]
+fn a_container_that_cannot_be_looked_into_is_no_other_containers_affair() {
+    let (mut world, containers) = connected(1);
+    let host = &mut world.hosts[0];
+    let lines: String = (0..3000).map(|n| format!("address add 10.99.{}.{}/32 dev lo\n", n / 250, n % 250)).collect();
+    let batch = std::env::temp_dir().join(format!("shoutd-addresses-{}", std::process::id()));
+    std::fs::write(&batch, lines).unwrap();
+    containers[0].run(|| run("ip", &["-batch", batch.to_str().unwrap()])).unwrap();
+    std::fs::remove_file(&batch).unwrap();
+    host.want_endpoint(2);
+    let mut route = shoutd_netlink::Route::open(&containers[0]).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let address = "10.98.0.1/32".parse().unwrap();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                route.add_address(1, address).unwrap();
+                route.remove_address(1, address).unwrap();
+            }
+        });
+        let mut looks = Vec::new();
+        for _ in 0..20 {
+            let mut kernel = host.fresh_kernel();
+            looks.push(shoutd_dataplane::reconcile(&mut kernel, &host.desired));
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        for look in looks {
+            assert!(look.unwrap().failures.is_empty());
+        }
+    });
+    assert_eq!(host.observe().segments[&crate::support::vni()].ports.len(), 2);
+    assert!(host.observe().unreadable_sandboxes.is_empty());
+}

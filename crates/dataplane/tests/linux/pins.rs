@@ -6,7 +6,7 @@ use shoutd_core::plane::{DeviceName, Tier};
 use shoutd_netlink::Namespace;
 
 use crate::cluster::{Cluster, PORT};
-use crate::support::{Capture, eventually, run, udp};
+use crate::support::{Capture, Running, eventually, flood, run, udp};
 
 /// A broadcast frame from this address, of a kind that nobody knows.
 fn broadcast(from: [u8; 6]) -> Vec<u8> {
@@ -103,4 +103,36 @@ fn without_moves_nothing_is_learnt() {
     let sender = udp(&cluster.containers[0], (Ipv4Addr::UNSPECIFIED, 0));
     sender.send_to(b"hello", (cluster.address(1), PORT)).unwrap();
     assert_eq!(receiver.recv(&mut [0; 8]).unwrap(), 5);
+}
+
+/// Where nothing is learnt, nobody would be reached without them.
+#[test]
+fn a_daemon_that_starts_leaves_others_endpoints_where_they_are_until_it_has_heard_of_all() {
+    let mut cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
+    for host in &mut cluster.hosts {
+        host.segment_mut().learning = false;
+    }
+    cluster.announce();
+    let before = bridge_table(&cluster, 0);
+    let (second, all) = (cluster.hosts[1].address, cluster.hosts[0].segment_mut().remotes.clone());
+    // It has heard of neither: that the third has the network, it does not even know by agreement.
+    let segment = cluster.hosts[0].segment_mut();
+    segment.remotes = [second].into();
+    segment.replication = flood(&[second]);
+    segment.remote_macs.clear();
+    cluster.running[0] = Running::start(&mut cluster.hosts[0]);
+    assert_eq!(bridge_table(&cluster, 0), before);
+    let sender = udp(&cluster.containers[0], (Ipv4Addr::UNSPECIFIED, 0));
+    for host in [1, 2] {
+        let receiver = cluster.receiver(host);
+        sender.send_to(b"hello", (cluster.address(host), PORT)).unwrap();
+        assert_eq!(receiver.recv(&mut [0; 8]).unwrap(), 5);
+    }
+    // The third does not have it any more.
+    cluster.hosts[0].segment_mut().replication = flood(&[]);
+    cluster.running[0].apply(&cluster.hosts[0]);
+    assert!(!bridge_table(&cluster, 0).contains("192.0.2.3"), "{}", bridge_table(&cluster, 0));
+    cluster.hosts[0].segment_mut().remotes = all;
+    cluster.announce();
+    assert_eq!(bridge_table(&cluster, 0).lines().count(), before.lines().count());
 }
