@@ -8,6 +8,8 @@ mod first;
 mod limits;
 #[path = "groups/streams.rs"]
 mod streams;
+#[path = "groups/theft.rs"]
+mod theft;
 #[path = "groups/tiers.rs"]
 mod tiers;
 
@@ -33,6 +35,7 @@ fn multicast_goes_to_the_hosts_that_listen() {
             ("the first datagrams of a container are heard by all, and theirs by it", first::datagrams),
             ("the first ten seconds of a new network lose nothing and leak nothing", first::seconds),
             ("an address that moves to another host is reachable at once", address_moves),
+            ("a container that takes another's addresses gets nothing of what is sent to it", theft::mac_address),
             ("hosts on different tiers of replication together", tiers::together),
             ("options of networks", limits::options),
             ("each container may send so much, and no other suffers", limits::max_rate),

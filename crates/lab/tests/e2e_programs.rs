@@ -24,6 +24,7 @@ const WITH_PROGRAMS: [&str; 9] = [
 
 /// The address that moves; from the middle of the subnet, where neither Docker nor shoutd has got to.
 const VIRTUAL: &str = "10.124.0.100";
+const VIRTUAL_V6: &str = "fd00:124::100";
 
 #[test]
 fn real_programs_work_across_hosts() {
@@ -76,36 +77,75 @@ fn find_at_once(client: &Container, owner: (&Container, &Process), told: &str, m
     await_owner(client, owner, told, mac)
 }
 
+/// Of IPv6: a client was told by unsolicited neighbour advertisements.
+fn find_v6_at_once(client: &Container, owner: (&Container, &Process), mac: Option<&str>) -> Result<()> {
+    let told = |line: &str| line.contains("Sending unsolicited Neighbour Advert") && line.contains(VIRTUAL_V6);
+    owner.1.wait_for_line(SOON, told)?;
+    wait_until("the IPv6 address to be there", SOON, || {
+        Ok(owner.0.sh("ip address")?.contains(VIRTUAL_V6).then_some(()))
+    })?;
+    client.sh(&format!("ping6 -c 1 -W 5 {VIRTUAL_V6}"))?;
+    let wanted = match mac {
+        Some(mac) => mac.to_owned(),
+        None => owner.0.sh("cat /sys/class/net/shout0/address")?.trim().to_owned(),
+    };
+    // For a moment two may have it, and tell so.
+    wait_until(&format!("{VIRTUAL_V6} to be at {wanted}"), SOON, || {
+        let answered = client.try_sh(&format!("ping6 -c 1 -W 1 {VIRTUAL_V6}"))?.success();
+        let neighbours = client.sh("ip -6 neigh")?;
+        let is_there = neighbours.lines().any(|line| line.starts_with(VIRTUAL_V6) && line.contains(&wanted));
+        Ok((answered && is_there).then_some(()))
+    })
+}
+
+/// What keepalived is told: a virtual address of IPv4, and beside it one of IPv6, which takes version 3.
+fn vrrp_config(priority: u8, use_vmac: bool) -> String {
+    let common = |id: u8| {
+        let vmac = if use_vmac { "use_vmac" } else { "" };
+        format!(
+            "interface shout0\n state BACKUP\n virtual_router_id {id}\n priority {priority}\n advert_int 1\n {vmac}"
+        )
+    };
+    format!(
+        "vrrp_instance one {{\n {}\n virtual_ipaddress {{\n {VIRTUAL}/24\n }}\n}}\n\
+         vrrp_instance two {{\n {}\n version 3\n native_ipv6\n virtual_ipaddress {{\n fe80::124\n {VIRTUAL_V6}/64\n }}\n}}\n",
+        common(51),
+        common(52)
+    )
+}
+
 /// VRRP (RFC 5798): the master is killed, the backup takes over; the master comes back.
 fn keepalived(cluster: &mut Cluster, use_vmac: bool) -> Result<()> {
     let [first, second, third] = cluster.three()?;
-    let _network = Network::create(cluster, &first, "foo", &["--subnet=10.124.0.0/24"])?;
+    let options = ["--subnet=10.124.0.0/24", "--ipv6", "--subnet=fd00:124::/64"];
+    let _network = Network::create(cluster, &first, "foo", &options)?;
     let (master, backup) = (start(&first, &[])?, start(&second, &[])?);
     let client = Container::start(&third, "foo", &[])?;
     let run = |container: &Container, priority: u8| {
         // Of the one that was killed: the number of its process is another's now.
         container.sh("rm -f /run/keepalived.pid /run/vrrp.pid /run/keepalived/*.pid")?;
-        let vmac = if use_vmac { "use_vmac" } else { "" };
-        let config = format!(
-            "vrrp_instance one {{\n interface shout0\n state BACKUP\n virtual_router_id 51\n priority {priority}\n advert_int 1\n {vmac}\n \
-             virtual_ipaddress {{\n {VIRTUAL}/24\n }}\n}}\n"
-        );
+        let config = vrrp_config(priority, use_vmac);
         container.sh(&format!("printf '{}' > /tmp/keepalived.conf", config.replace('\n', "\\n")))?;
         container.spawn("keepalived --dont-fork --log-console --log-detail --vrrp --use-file=/tmp/keepalived.conf")
     };
     let told = "Sending gratuitous ARP on";
     let mac = use_vmac.then_some("00:00:5e:00:01:33");
+    let find_v6 =
+        |owner: (&Container, &Process)| find_v6_at_once(&client, owner, use_vmac.then_some("00:00:5e:00:02:34"));
     let first_run = run(&master, 200)?;
     find_at_once(&client, (&master, &first_run), told, mac)?;
+    find_v6((&master, &first_run))?;
     let second_run = run(&backup, 100)?;
-    second_run.wait_for_line(SOON, |line| line.contains("Entering BACKUP STATE"))?;
+    second_run.wait_for_line(SOON, |line| line.contains("(one) Entering BACKUP STATE"))?;
     // Without a word to the others: no goodbye is sent.
     first.docker(["kill", &master.name])?;
     find_at_once(&client, (&backup, &second_run), told, mac).context("the backup")?;
+    find_v6((&backup, &second_run)).context("the backup")?;
     master.start_again()?;
     let third_run = run(&master, 200)?;
     find_at_once(&client, (&master, &third_run), told, mac).context("the master that came back")?;
-    second_run.wait_for_line(SOON, |line| line.contains("Master received advert"))?;
+    find_v6((&master, &third_run)).context("the master that came back")?;
+    second_run.wait_for_line(SOON, |line| line.contains("(one) Master received advert"))?;
     ensure!(!backup.sh("ip address")?.contains(VIRTUAL), "the backup still has the address");
     find_at_once(&client, (&master, &third_run), told, mac).context("the master alone")
 }

@@ -3,19 +3,24 @@
 
 mod common;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result, ensure};
-use common::{Capture, Cluster, Container, Datagrams, Frame, Network, SOON, Stream, listen, run_checks, view};
+use common::{BOTH, Capture, Cluster, Container, Datagrams, Frame, Network, SOON, Stream, listen, run_checks, view};
 use shoutd_lab::{Host, wait_until};
 
 /// The router has two networks, and of the machine's own programs the one that routes.
 const AS_ROUTER: [&str; 3] =
     ["--cap-add=NET_ADMIN", "--volume=/usr/lib:/usr/lib:ro", "--volume=/usr/sbin/smcrouted:/usr/bin/smcrouted:ro"];
 
-/// Routes a range of groups, and tells that it is a router by Multicast Router Discovery (RFC 4286), every four seconds.
-const CONFIG: &str =
-    "phyint shout0 enable mrdisc\\nphyint shout1 enable mrdisc\\nmroute from shout0 group 239.131.0.0/16 to shout1\\n";
+/// Routes a range of groups of IPv4, and tells that it is a router by Multicast Router Discovery (RFC 4286), every four seconds. Of IPv6 it routes one group, which it has joined.
+const CONFIG: [&str; 5] = [
+    "phyint shout0 enable mrdisc",
+    "phyint shout1 enable mrdisc",
+    "mroute from shout0 group 239.131.0.0/16 to shout1",
+    "mgroup from shout0 group ff15::131:1",
+    "mroute from shout0 group ff15::131:1 to shout1",
+];
 
 #[test]
 fn a_container_routes_multicast_between_networks() {
@@ -29,14 +34,17 @@ fn a_container_routes_multicast_between_networks() {
 
 fn smcroute(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = cluster.three()?;
-    let _from = Network::create(cluster, &first, "from", &["--subnet=10.131.0.0/24"])?;
-    let _to = Network::create(cluster, &third, "to", &["--subnet=10.132.0.0/24"])?;
+    let _from =
+        Network::create(cluster, &first, "from", &["--subnet=10.131.0.0/24", "--ipv6", "--subnet=fd00:131::/64"])?;
+    let _to = Network::create(cluster, &third, "to", &["--subnet=10.132.0.0/24", "--ipv6", "--subnet=fd00:132::/64"])?;
     let sender = Container::start(&first, "from", &[])?;
     let _bystander = Container::start(&third, "from", &[])?;
-    let receiver = Container::start(&third, "to", &[])?;
+    let receiver = Container::start(&third, "to", &["--cap-add=NET_ADMIN"])?;
+    // iperf hears only those whom it could answer.
+    receiver.sh("ip -6 route add fd00:131::/64 dev shout0")?;
     let router = Container::start(&second, "from", &AS_ROUTER)?;
     second.docker(["network", "connect", "to", &router.name])?;
-    router.sh(&format!("printf '{CONFIG}' > /tmp/smcroute.conf"))?;
+    router.sh(&format!("printf '%s\\n' '{}' > /tmp/smcroute.conf", CONFIG.join("' '")))?;
     let routing = router.spawn("smcrouted -n -N -m 4 -l info -f /tmp/smcroute.conf")?;
     // Who has no container on a network knows nothing of it.
     for (asked, network) in [(&first, "from"), (&third, "from"), (&third, "to")] {
@@ -58,8 +66,18 @@ fn smcroute(cluster: &mut Cluster) -> Result<()> {
     ensure!(!listening.printed().0.contains("near"), "a datagram went further than its TTL");
     receiver.sh("killall socat")?;
 
-    let stream = Stream { group: "239.131.1.1", ..Stream::default() };
-    stream.send_undisturbed(&sender, &[&receiver], 2)?;
+    // The bystander's host is where the receiver is, on the other network.
+    let without = Capture::of_underlay(&third)?;
+    let streams = [Stream { group: "239.131.1.1", ..BOTH[0] }, Stream { group: "ff15::131:1", ..BOTH[1] }];
+    for stream in streams {
+        stream.send_undisturbed(&sender, &[&receiver], 2).with_context(|| routing.printed().1)?;
+    }
+    let groups = streams.map(|stream| stream.group.parse::<IpAddr>());
+    let groups = groups.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let frames = without.stop()?;
+    let sent = frames.iter().filter_map(Frame::tunnelled).filter(|(from, ..)| *from == first.address());
+    let surplus = sent.filter_map(|(.., frame)| frame.destination()).filter(|to| groups.contains(to)).count();
+    ensure!(surplus == 0, "host3 does not listen on the sender's network and was sent {surplus} packets");
 
     // Without the router nothing goes there any more.
     router.remove()?;

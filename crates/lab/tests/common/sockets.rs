@@ -21,13 +21,13 @@ const BUFFER: usize = 16 << 20;
 
 /// From whom a group is wanted.
 #[derive(Debug, Clone, Copy)]
-pub enum Sources {
+pub enum Sources<'a> {
     /// From all.
     All,
-    /// From this one.
-    Only(IpAddr),
-    /// From all but this one.
-    AllBut(IpAddr),
+    /// From these.
+    Only(&'a [IpAddr]),
+    /// From all but these.
+    AllBut(&'a [IpAddr]),
 }
 
 /// A UDP socket on a container's interface `shout0`.
@@ -58,13 +58,16 @@ impl GroupSocket {
     }
 
     /// Joins a group.
-    pub fn join(&self, group: IpAddr, sources: Sources) -> Result<()> {
+    pub fn join(&self, group: IpAddr, sources: Sources<'_>) -> Result<()> {
+        let ask_for_each = |option, sources: &[IpAddr]| {
+            sources.iter().try_for_each(|source| self.ask_for(option, group, Some(*source)))
+        };
         match sources {
             Sources::All => self.ask_for(libc::MCAST_JOIN_GROUP, group, None),
-            Sources::Only(source) => self.ask_for(libc::MCAST_JOIN_SOURCE_GROUP, group, Some(source)),
-            Sources::AllBut(source) => {
+            Sources::Only(sources) => ask_for_each(libc::MCAST_JOIN_SOURCE_GROUP, sources),
+            Sources::AllBut(sources) => {
                 self.ask_for(libc::MCAST_JOIN_GROUP, group, None)?;
-                self.ask_for(libc::MCAST_BLOCK_SOURCE, group, Some(source))
+                ask_for_each(libc::MCAST_BLOCK_SOURCE, sources)
             }
         }
     }
