@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what multicast and unicast cost by shoutd and by other ways, measured in turn on hosts of the lab.
 
 mod alone;
+mod announcements;
 mod cluster;
 mod compared;
 pub(crate) mod helper;
