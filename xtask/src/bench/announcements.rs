@@ -52,6 +52,8 @@ pub(super) struct Mesh {
     now: Duration,
     sent: Sent,
     entropy: u64,
+    /// Whether somebody may have something new to announce.
+    is_changed: bool,
 }
 
 impl Mesh {
@@ -82,7 +84,8 @@ impl Mesh {
             listeners: Listeners::default(),
         });
         let hosts = hosts.collect();
-        let mut mesh = Self { cluster, hosts, network, now: BEAT_INTERVAL, sent: Sent::default(), entropy: 0 };
+        let sent = Sent::default();
+        let mut mesh = Self { cluster, hosts, network, now: BEAT_INTERVAL, sent, entropy: 0, is_changed: true };
         for number in 0..groups {
             mesh.listen(number)?;
         }
@@ -96,6 +99,7 @@ impl Mesh {
         let network = first.content.get_mut(&self.network).context("no network")?;
         let group = IpAddr::V4(Ipv4Addr::from_bits(Ipv4Addr::new(239, 84, 0, 0).to_bits() + number));
         Arc::make_mut(network).memberships.groups.insert(group, SourceFilter::all());
+        self.is_changed = true;
         Ok(())
     }
 
@@ -132,8 +136,8 @@ impl Mesh {
         Sent { news: less(self.sent.news, before.news), beats: less(self.sent.beats, before.beats) }
     }
 
-    /// Carries messages until nobody has anything to say.
-    fn settle(&mut self) -> Result<()> {
+    /// Says what each host is to tell the others.
+    fn address(&mut self) {
         let Self { cluster, hosts, now, entropy, .. } = self;
         for host in hosts {
             let told = audience(cluster, host.id, &host.content, &Heard::default());
@@ -142,6 +146,13 @@ impl Mesh {
                 *entropy = entropy.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 entropy.rotate_left(32)
             });
+        }
+    }
+
+    /// Carries messages until nobody has anything to say.
+    fn settle(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.is_changed) {
+            self.address();
         }
         loop {
             let said: Vec<(usize, HostId, Arc<Message>)> = self
