@@ -1,6 +1,6 @@
 //! Figures that the ways are compared by, measured in turn.
 
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 
 use anyhow::{Context, Result, ensure};
 
@@ -62,6 +62,16 @@ impl Measurement {
                 name: "multicast packet rate to two hosts",
                 figures: vec![multicast("multicast packet rate 1 → 2, 64 B, per receiver", "packets/s")],
                 measure: |ends, seconds| packet_rate(ends, Group::Two, seconds),
+            },
+            Self {
+                name: "multicast throughput to one host by IPv6",
+                figures: vec![multicast("multicast throughput 1 → 1 by IPv6, 1400 B", "Mbit/s")],
+                measure: |ends, seconds| throughput(ends, Group::OneOfIpv6, seconds),
+            },
+            Self {
+                name: "multicast packet rate to one host by IPv6",
+                figures: vec![multicast("multicast packet rate 1 → 1 by IPv6, 64 B", "packets/s")],
+                measure: |ends, seconds| packet_rate(ends, Group::OneOfIpv6, seconds),
             },
             Self {
                 name: "TCP throughput",
@@ -128,16 +138,17 @@ fn stream(ends: &Ends, group: Group, size: usize, seconds: f64) -> Result<Option
         Way::ByHand | Way::Shoutd => true,
     };
     let mut listening = Vec::new();
-    let mut to = SocketAddrV4::new(group.address(), PORT);
+    let mut to = SocketAddr::new(group.address(), PORT);
     for host in receivers {
         let end = ends.on(host.into())?;
         if !multicast {
-            to = SocketAddrV4::new(end.address, PORT);
+            to = SocketAddr::new(end.address.into(), PORT);
         }
         let limit = seconds + 5.0;
-        listening.push(end.ready_helper(&format!("receive {to} --interface {} --seconds {limit}", end.address))?);
+        listening.push(end.ready_helper(&format!("receive {to} {} --seconds {limit}", end.place()))?);
     }
-    let sent = ends.on(1)?.run_helper(&format!("send {to} --size {size} --seconds {seconds}"), seconds)?;
+    let near = ends.on(1)?;
+    let sent = near.run_helper(&format!("send {to} {} --size {size} --seconds {seconds}", near.place()), seconds)?;
     let mut least = f64::INFINITY;
     for process in &mut listening {
         let heard = findings(process, seconds + 5.0)?;
@@ -149,12 +160,14 @@ fn stream(ends: &Ends, group: Group, size: usize, seconds: f64) -> Result<Option
     Ok(Some((least, number(&sent, "sent")? / number(&sent, "seconds")?)))
 }
 
-/// As fast as can be to many hosts, in small datagrams; a receiver that is on a busy machine may hear it late.
-pub(super) fn wide_stream(ends: &Ends, group: Group, seconds: f64) -> Result<Option<Vec<f64>>> {
-    if ends.way == Way::Underlay {
-        return Ok(None);
-    }
-    packet_rate(ends, group, seconds)
+/// As fast as can be to many hosts; a receiver that is on a busy machine may hear it late.
+pub(super) fn wide_throughput(ends: &Ends, group: Group, seconds: f64) -> Result<Option<Vec<f64>>> {
+    if ends.way == Way::Underlay { Ok(None) } else { throughput(ends, group, seconds) }
+}
+
+/// The same in small datagrams.
+pub(super) fn wide_packet_rate(ends: &Ends, group: Group, seconds: f64) -> Result<Option<Vec<f64>>> {
+    if ends.way == Way::Underlay { Ok(None) } else { packet_rate(ends, group, seconds) }
 }
 
 fn tcp(ends: &Ends, seconds: f64) -> Result<Option<Vec<f64>>> {
@@ -168,8 +181,8 @@ fn tcp(ends: &Ends, seconds: f64) -> Result<Option<Vec<f64>>> {
 fn unicast_round_trip(ends: &Ends) -> Result<Vec<f64>> {
     let (near, far) = (ends.on(1)?, ends.on(2)?);
     let at = SocketAddrV4::new(far.address, PORT);
-    let mut echo = far.ready_helper(&format!("echo {at} --interface {} --seconds 60", far.address))?;
-    let found = near.run_helper(&format!("ping {at} --interface {} --count {PINGS}", near.address), 30.0);
+    let mut echo = far.ready_helper(&format!("echo {at} {} --seconds 60", far.place()))?;
+    let found = near.run_helper(&format!("ping {at} {} --count {PINGS}", near.place()), 30.0);
     echo.kill()?;
     percentiles(&found?)
 }
@@ -180,10 +193,10 @@ fn multicast_round_trip(ends: &Ends) -> Result<Option<Vec<f64>>> {
         return Ok(None);
     }
     let (near, far) = (ends.on(1)?, ends.on(2)?);
-    let to = SocketAddrV4::new(Group::One.address(), PORT);
-    let back = SocketAddrV4::new(Group::Back.address(), BACK_PORT);
-    let mut echo = far.ready_helper(&format!("echo {to} --interface {} --reply {back} --seconds 60", far.address))?;
-    let ping = format!("ping {to} --interface {} --from {back} --count {PINGS}", near.address);
+    let to = SocketAddr::new(Group::One.address(), PORT);
+    let back = SocketAddr::new(Group::Back.address(), BACK_PORT);
+    let mut echo = far.ready_helper(&format!("echo {to} {} --reply {back} --seconds 60", far.place()))?;
+    let ping = format!("ping {to} {} --from {back} --count {PINGS}", near.place());
     let found = near.run_helper(&ping, 30.0);
     echo.kill()?;
     percentiles(&found?).map(Some)

@@ -6,6 +6,9 @@ use super::machine_facts::Facts;
 use super::statistics::Spread;
 use super::ways::Way;
 
+/// Ratios that differ by no more than this are shown as one.
+const NEARLY: f64 = 0.02;
+
 /// What a figure should be in relation to another way's.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bar {
@@ -23,10 +26,13 @@ impl Bar {
         Self { against, ratio, is_least: false }
     }
 
+    fn is_met(self, ratio: f64) -> bool {
+        if self.is_least { ratio >= self.ratio } else { ratio <= self.ratio }
+    }
+
     fn judge(self, ratio: f64) -> String {
-        let met = if self.is_least { ratio >= self.ratio } else { ratio <= self.ratio };
         let sign = if self.is_least { "≥" } else { "≤" };
-        format!("{sign} {:.2} × {}: {}", self.ratio, self.against, verdict(met))
+        format!("{sign} {:.2} × {}: {}", self.ratio, self.against, verdict(self.is_met(ratio)))
     }
 }
 
@@ -66,6 +72,11 @@ impl Comparison {
         Spread::of(&self.of(way).into_iter().flatten().collect::<Vec<_>>())
     }
 
+    /// In how many rounds shoutd was measured.
+    pub(super) fn rounds(&self) -> usize {
+        self.of(Way::Shoutd).into_iter().flatten().count()
+    }
+
     /// shoutd's figure divided by another's, round by round.
     pub(super) fn ratio(&self, against: Way) -> Option<Spread> {
         let rounds = self.of(Way::Shoutd).into_iter().zip(self.of(against));
@@ -73,21 +84,68 @@ impl Comparison {
         Spread::of(&ratios)
     }
 
+    /// shoutd's median divided by another's. Where a figure has two usual values it can differ from the median of the
+    /// rounds' ratios.
+    fn ratio_of_medians(&self, against: Way) -> Option<f64> {
+        Some(self.spread(Way::Shoutd)?.median / self.spread(against)?.median)
+    }
+
     fn row(&self) -> String {
         let cell = |spread: Option<Spread>| spread.map_or("–".to_owned(), show);
-        let mut row = format!("| {}, {} |", self.title, self.unit);
+        let mut row = format!("| {}, {} | {} |", self.title, self.unit, self.rounds());
         for way in Way::ALL {
             _ = write!(row, " {} |", cell(self.spread(way)));
         }
         for way in [Way::ByHand, Way::Overlay] {
-            _ = write!(row, " {} |", cell(self.ratio(way)));
+            _ = write!(row, " {} |", self.ratio_cell(way));
         }
-        let judged = self.bar.map(|bar| match self.ratio(bar.against) {
-            Some(ratio) => bar.judge(ratio.median),
-            None => "not measured".to_owned(),
-        });
+        let judged = self.bar.map(|bar| self.judge(bar));
         _ = write!(row, " {} |", judged.unwrap_or_default());
         row
+    }
+
+    /// The ratio, with that of the medians if that is another.
+    fn ratio_cell(&self, against: Way) -> String {
+        let Some((ratio, of_medians)) = self.ratio(against).zip(self.ratio_of_medians(against)) else {
+            return "–".to_owned();
+        };
+        let differs = (ratio.median - of_medians).abs() > NEARLY;
+        let also = if differs { format!("; of the medians {}", plain(of_medians)) } else { String::new() };
+        format!("{}{also}", show(ratio))
+    }
+
+    fn judge(&self, bar: Bar) -> String {
+        let Some((ratio, of_medians)) = self.ratio(bar.against).zip(self.ratio_of_medians(bar.against)) else {
+            return "not measured".to_owned();
+        };
+        let judged = bar.judge(ratio.median);
+        if bar.is_met(ratio.median) == bar.is_met(of_medians) {
+            return judged;
+        }
+        format!("{judged}, {} by the ratio of the medians", verdict(bar.is_met(of_medians)))
+    }
+}
+
+/// The limit of a figure of shoutd alone, and which of its samples has to keep it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Limit {
+    /// The median.
+    Median(f64),
+    /// Every one.
+    Each(f64),
+}
+
+impl Limit {
+    fn judge(self, spread: Option<Spread>) -> String {
+        let (most, who) = match self {
+            Self::Median(most) => (most, ""),
+            Self::Each(most) => (most, "each "),
+        };
+        let judged = spread.map_or("not measured", |spread| match self {
+            Self::Median(most) => verdict(spread.median <= most),
+            Self::Each(most) => verdict(spread.greatest <= most),
+        });
+        format!("{who}≤ {}: {judged}", plain(most))
     }
 }
 
@@ -97,7 +155,7 @@ pub(super) struct Finding {
     pub(super) title: String,
     pub(super) unit: &'static str,
     pub(super) samples: Vec<f64>,
-    pub(super) most: Option<f64>,
+    pub(super) most: Option<Limit>,
     pub(super) remark: String,
 }
 
@@ -105,14 +163,8 @@ impl Finding {
     fn row(&self) -> String {
         let Self { title, unit, samples, most, remark } = self;
         let spread = Spread::of(samples);
-        let value = spread.map_or("not measured".to_owned(), show);
-        let bar = match (most, spread) {
-            (Some(most), Some(spread)) => {
-                format!("≤ {}: {}", plain(*most), verdict(spread.median <= *most))
-            }
-            (Some(most), None) => format!("≤ {}: not measured", plain(*most)),
-            (None, _) => String::new(),
-        };
+        let value = spread.map_or("not measured".to_owned(), |spread| show_all(spread, samples.len()));
+        let bar = most.map(|most| most.judge(spread)).unwrap_or_default();
         format!("| {title}, {unit} | {value} | {bar} | {remark} |")
     }
 }
@@ -121,6 +173,7 @@ impl Finding {
 #[derive(Debug)]
 pub(super) struct Report<'a> {
     pub(super) facts: Facts,
+    /// The rounds that were asked for.
     pub(super) rounds: u32,
     pub(super) comparisons: Vec<&'a Comparison>,
     pub(super) findings: &'a [Finding],
@@ -137,14 +190,14 @@ impl Report<'_> {
         let mut page = format!("{METHOD}\n## Figures\n\n{}\n", self.facts.describe());
         _ = writeln!(
             page,
-            "{} rounds; each figure is the median, with the least and the greatest in brackets.\n",
+            "{} rounds were asked for, and how many there were stands in each row. Each figure is the median, with the least and the greatest in brackets.\n",
             self.rounds
         );
-        page.push_str("### Compared\n\n| figure |");
+        page.push_str("### Compared\n\n| figure | rounds |");
         for way in Way::ALL {
             _ = write!(page, " {way} |");
         }
-        page.push_str(" shoutd / by hand | shoutd / overlay | bar |\n|---|---|---|---|---|---|---|---|\n");
+        page.push_str(" shoutd / by hand | shoutd / overlay | bar |\n|---|---|---|---|---|---|---|---|---|\n");
         for comparison in &self.comparisons {
             _ = writeln!(page, "{}", comparison.row());
         }
@@ -174,6 +227,18 @@ fn show(spread: Spread) -> String {
         return plain(median);
     }
     format!("{} ({}–{})", plain(median), plain(least), plain(greatest))
+}
+
+/// The same of so many samples.
+fn show_all(spread: Spread, samples: usize) -> String {
+    let Spread { median, least, greatest } = spread;
+    if samples == 1 {
+        return format!("{} (one sample)", plain(median));
+    }
+    if least.total_cmp(&greatest).is_eq() {
+        return format!("{} (all {samples} samples)", plain(median));
+    }
+    format!("{} ({}–{}, {samples} samples)", plain(median), plain(least), plain(greatest))
 }
 
 /// A number with as many digits as say something.
@@ -215,9 +280,33 @@ mod tests {
             title: "lost".to_owned(),
             unit: "packets",
             samples: vec![2.0],
-            most: Some(0.0),
+            most: Some(Limit::Median(0.0)),
             remark: String::new(),
         };
-        assert_eq!(finding.row(), "| lost, packets | 2 | ≤ 0: **missed** |  |");
+        assert_eq!(finding.row(), "| lost, packets | 2 (one sample) | ≤ 0: **missed** |  |");
+    }
+
+    #[test]
+    fn one_that_misses_is_enough_where_each_counts() {
+        let finding = Finding {
+            title: "lost".to_owned(),
+            unit: "packets",
+            samples: vec![0.0, 0.0, 1.0],
+            most: Some(Limit::Each(0.0)),
+            remark: String::new(),
+        };
+        assert_eq!(finding.row(), "| lost, packets | 0 (0–1, 3 samples) | each ≤ 0: **missed** |  |");
+    }
+
+    #[test]
+    fn says_so_where_the_medians_have_another_ratio() {
+        let comparison = compared([5.0, 12.0, 12.0], [10.0, 12.0, 5.0]);
+        let row = comparison.row();
+        assert!(row.contains("| 3 |") && row.contains("1 (0.50–2.40); of the medians 1.20"), "{row}");
+        assert!(row.ends_with("≥ 0.97 × by hand: met |"), "{row}");
+        let row = compared([5.0, 10.0, 12.0], [10.0, 10.0, 12.0]).row();
+        assert!(!row.contains("of the medians"), "{row}");
+        let row = compared([9.0, 20.0, 30.0], [10.0, 10.0, 40.0]).row();
+        assert!(row.ends_with("**missed**, met by the ratio of the medians |"), "{row}");
     }
 }

@@ -1,7 +1,7 @@
 //! The ways between hosts that are compared, each with an end on every host.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -57,6 +57,8 @@ impl fmt::Display for Way {
 pub(super) struct End {
     pub(super) host: Host,
     pub(super) address: Ipv4Addr,
+    /// The interface with that address.
+    device: &'static str,
     /// The namespace's file as the host sees it; `None` is the host's own.
     namespace: Option<String>,
 }
@@ -64,7 +66,7 @@ pub(super) struct End {
 impl End {
     /// The end of the underlay on a host.
     pub(super) fn of_host(host: &Host) -> Self {
-        Self { host: host.clone(), address: host.address(), namespace: None }
+        Self { host: host.clone(), address: host.address(), device: "eth0", namespace: None }
     }
 
     /// The end of a Docker network on a host: a container that sleeps.
@@ -81,7 +83,17 @@ impl End {
         let found = host.docker(["inspect", "--format", &format, name])?;
         let (pid, address) = found.trim().split_once(' ').context("no process and address of a container")?;
         let namespace = Some(format!("/proc/{pid}/ns/net"));
-        Ok(Self { host: host.clone(), address: address.parse().context("an address")?, namespace })
+        let device = if network == OVERLAY_NETWORK { "eth0" } else { "shout0" };
+        Ok(Self { host: host.clone(), address: address.parse().context("an address")?, device, namespace })
+    }
+
+    /// The arguments by which a helper knows the interface.
+    pub(super) fn place(&self) -> String {
+        format!("--interface {} --device {}", self.address, self.device)
+    }
+
+    pub(super) fn device(&self) -> &'static str {
+        self.device
     }
 
     /// Starts a command in the namespace.
@@ -148,6 +160,11 @@ impl Ends {
         u8::try_from(self.ends.len()).unwrap_or(u8::MAX)
     }
 
+    /// The hosts, in order.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.ends.iter().map(|end| &end.host)
+    }
+
     /// Makes an end on one host more. By hand, only the first host learns of it, as it alone sends.
     pub(super) fn extend(&mut self, host: &Host) -> Result<()> {
         let first = self.on(1)?.host.clone();
@@ -157,7 +174,7 @@ impl Ends {
                 by_hand(host, &[first])?
             }
             Way::Shoutd => {
-                await_network(host)?;
+                await_network(host, NETWORK)?;
                 End::of_container(host, NETWORK)?
             }
             Way::Underlay | Way::Overlay => bail!("{} has no ends on more hosts", self.way),
@@ -191,6 +208,7 @@ fn by_hand(host: &Host, hosts: &[Host]) -> Result<End> {
         ip -n hand-end link set lo up
         ip -n hand-end address add {address}/24 dev eth0
         ip -n hand-end link set eth0 up
+        ip -n hand-end address add fd00:203::{number}/64 dev eth0 nodad
         ip -n hand-end route add 224.0.0.0/4 dev eth0\n",
         mac = hand_mac(number),
         address = hand_address(number),
@@ -199,7 +217,8 @@ fn by_hand(host: &Host, hosts: &[Host]) -> Result<End> {
         script.push_str(&entries_to(other));
     }
     host.sh(&script)?;
-    Ok(End { host: host.clone(), address: hand_address(number), namespace: Some("/run/netns/hand-end".to_owned()) })
+    let namespace = Some("/run/netns/hand-end".to_owned());
+    Ok(End { host: host.clone(), address: hand_address(number), device: "eth0", namespace })
 }
 
 /// The lines that add the static entries by which a host sends to another.
@@ -234,26 +253,29 @@ pub(super) enum Group {
     All,
     /// Received on host 1: for answers.
     Back,
+    /// Received on host 2, by IPv6.
+    OneOfIpv6,
 }
 
 impl Group {
-    const EACH: [Self; 5] = [Self::One, Self::Two, Self::Three, Self::All, Self::Back];
+    const EACH: [Self; 6] = [Self::One, Self::Two, Self::Three, Self::All, Self::Back, Self::OneOfIpv6];
 
-    pub(super) fn address(self) -> Ipv4Addr {
-        let last = match self {
-            Self::One => 1,
-            Self::Two => 2,
-            Self::Back => 3,
-            Self::Three => 4,
-            Self::All => 5,
-        };
-        Ipv4Addr::new(239, 77, 0, last)
+    pub(super) fn address(self) -> IpAddr {
+        let v4 = |last| Ipv4Addr::new(239, 77, 0, last).into();
+        match self {
+            Self::One => v4(1),
+            Self::Two => v4(2),
+            Self::Back => v4(3),
+            Self::Three => v4(4),
+            Self::All => v4(5),
+            Self::OneOfIpv6 => Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 0x77, 1).into(),
+        }
     }
 
     /// Whether the host with this number has receivers.
     pub(super) fn is_received_on(self, host: u8) -> bool {
         match self {
-            Self::One => host == 2,
+            Self::One | Self::OneOfIpv6 => host == 2,
             Self::Two => (2..=3).contains(&host),
             Self::Three => (2..=4).contains(&host),
             Self::All => host >= 2,
@@ -261,10 +283,18 @@ impl Group {
         }
     }
 
-    /// RFC 1112, section 6.4: the low 23 bits of the group after 01:00:5e.
+    /// RFC 1112, section 6.4: the low 23 bits of the group after 01:00:5e. RFC 2464, section 7: the low 32 after 33:33.
     fn mac(self) -> String {
-        let [_, b, c, d] = self.address().octets();
-        format!("01:00:5e:{:02x}:{c:02x}:{d:02x}", b & 0x7f)
+        match self.address() {
+            IpAddr::V4(group) => {
+                let [_, b, c, d] = group.octets();
+                format!("01:00:5e:{:02x}:{c:02x}:{d:02x}", b & 0x7f)
+            }
+            IpAddr::V6(group) => {
+                let [.., a, b, c, d] = group.octets();
+                format!("33:33:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+            }
+        }
     }
 }
 
@@ -285,15 +315,16 @@ fn overlay(hosts: &[Host]) -> Result<Vec<End>> {
 /// A network of shoutd's on hosts where shoutd runs.
 fn shoutd(hosts: &[Host]) -> Result<Vec<End>> {
     let first = hosts.first().context("no hosts")?;
-    first.docker(["network", "create", "--driver", "shoutd", "--subnet", "10.202.0.0/24", NETWORK])?;
-    hosts.iter().try_for_each(await_network)?;
+    let subnets = ["--subnet", "10.202.0.0/24", "--ipv6", "--subnet", "fd00:202::/64"];
+    first.docker(["network", "create", "--driver", "shoutd"].iter().chain(&subnets).chain(&[NETWORK]))?;
+    hosts.iter().try_for_each(|host| await_network(host, NETWORK))?;
     hosts.iter().map(|host| End::of_container(host, NETWORK)).collect()
 }
 
-/// Waits until a host has the network of shoutd's.
-fn await_network(host: &Host) -> Result<()> {
-    wait_until(&format!("network {NETWORK} on {}", host.name()), NETWORK_DEADLINE, || {
-        Ok(host.run(["docker", "network", "inspect", NETWORK])?.success().then_some(()))
+/// Waits until a host has a network of shoutd's.
+pub(super) fn await_network(host: &Host, network: &str) -> Result<()> {
+    wait_until(&format!("network {network} on {}", host.name()), NETWORK_DEADLINE, || {
+        Ok(host.run(["docker", "network", "inspect", network])?.success().then_some(()))
     })
 }
 
@@ -304,5 +335,6 @@ mod tests {
     #[test]
     fn maps_groups_to_mac_addresses() {
         assert_eq!(Group::Two.mac(), "01:00:5e:4d:00:02");
+        assert_eq!(Group::OneOfIpv6.mac(), "33:33:00:77:00:01");
     }
 }

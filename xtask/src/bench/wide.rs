@@ -5,8 +5,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use shoutd_lab::{Host, Lab};
 
-use super::compared::{Measurement, wide_stream};
-use super::report::{Bar, Comparison, Finding};
+use super::compared::{Measurement, wide_packet_rate, wide_throughput};
+use super::report::{Bar, Comparison, Finding, Limit};
 use super::ways::{End, Ends, Group, Way, findings, number};
 use super::{Found, MANY_HOSTS, Options, measure_once};
 use crate::terminal::show_progress;
@@ -28,18 +28,28 @@ pub(super) fn measure(
     found: &mut Found,
 ) -> Result<()> {
     let receivers = grow(lab, join, ways, options.hosts().min(MANY_HOSTS), deadline)? - 1;
-    let to_all = Measurement::new(
-        "multicast packet rate to all hosts",
-        vec![comparison(format!("multicast packet rate 1 → {receivers}, 64 B, per receiver"))],
-        |ends, seconds| wide_stream(ends, Group::All, seconds),
-    );
+    let throughput = comparison(format!("multicast throughput 1 → {receivers}, 1400 B, per receiver"), "Mbit/s");
+    let packet_rate = comparison(format!("multicast packet rate 1 → {receivers}, 64 B, per receiver"), "packets/s");
+    let to_all = [
+        Measurement::new("multicast throughput to all hosts", throughput, |ends, seconds| {
+            wide_throughput(ends, Group::All, seconds)
+        }),
+        Measurement::new("multicast packet rate to all hosts", packet_rate, |ends, seconds| {
+            wide_packet_rate(ends, Group::All, seconds)
+        }),
+    ];
     measure_rounds(to_all, ways, options, found);
     let hosts = grow(lab, join, ways, options.hosts(), deadline)?;
-    let to_three = Measurement::new(
-        "multicast packet rate to three of all hosts",
-        vec![comparison(format!("multicast packet rate 1 → 3 of {hosts}, 64 B, per receiver"))],
-        |ends, seconds| wide_stream(ends, Group::Three, seconds),
-    );
+    let throughput = comparison(format!("multicast throughput 1 → 3 of {hosts}, 1400 B, per receiver"), "Mbit/s");
+    let packet_rate = comparison(format!("multicast packet rate 1 → 3 of {hosts}, 64 B, per receiver"), "packets/s");
+    let to_three = [
+        Measurement::new("multicast throughput to three of all hosts", throughput, |ends, seconds| {
+            wide_throughput(ends, Group::Three, seconds)
+        }),
+        Measurement::new("multicast packet rate to three of all hosts", packet_rate, |ends, seconds| {
+            wide_packet_rate(ends, Group::Three, seconds)
+        }),
+    ];
     measure_rounds(to_three, ways, options, found);
     let ours = ways.iter().find(|ends| ends.way == Way::Shoutd).context("no way of shoutd's")?;
     match copies(ours, lab.hosts()) {
@@ -66,15 +76,17 @@ fn grow(lab: &mut Lab, join: &[String], ways: &mut [Ends], wanted: u8, deadline:
     Ok(lab.hosts().len())
 }
 
-fn comparison(title: String) -> Comparison {
-    Comparison::new(title, "packets/s").bar(Bar::at_least(Way::ByHand, 0.97))
+fn comparison(title: String, unit: &'static str) -> Vec<Comparison> {
+    vec![Comparison::new(title, unit).bar(Bar::at_least(Way::ByHand, 0.97))]
 }
 
-fn measure_rounds(mut measurement: Measurement, ways: &[Ends], options: &Options, found: &mut Found) {
+fn measure_rounds(mut measurements: [Measurement; 2], ways: &[Ends], options: &Options, found: &mut Found) {
     for round in 1..=options.rounds().min(ROUNDS) {
-        measure_once(&mut measurement, round, ways, options, found);
+        for measurement in &mut measurements {
+            measure_once(measurement, round, ways, options, found);
+        }
     }
-    found.measurements.push(measurement);
+    found.measurements.extend(measurements);
 }
 
 /// What reaches all the hosts that have no receiver while three have one.
@@ -86,7 +98,7 @@ fn copies(ends: &Ends, hosts: &[Host]) -> Result<Vec<Finding>> {
     let mut receivers = Vec::new();
     for host in with {
         let end = ends.on(host.number().into())?;
-        receivers.push(end.ready_helper(&format!("receive {at} --interface {} --seconds {limit}", end.address))?);
+        receivers.push(end.ready_helper(&format!("receive {at} {} --seconds {limit}", end.place()))?);
     }
     std::thread::sleep(std::time::Duration::from_secs(1));
     let watched = SECONDS + 4.0;
@@ -96,7 +108,9 @@ fn copies(ends: &Ends, hosts: &[Host]) -> Result<Vec<Finding>> {
         let arguments = format!("watch --interface eth0 --group {group} --seconds {watched}");
         watching.push(End::of_host(host).ready_helper(&arguments)?);
     }
-    let sent = ends.on(1)?.run_helper(&format!("send {at} --size 1000 --rate {RATE} --seconds {SECONDS}"), SECONDS)?;
+    let near = ends.on(1)?;
+    let send = format!("send {at} {} --size 1000 --rate {RATE} --seconds {SECONDS}", near.place());
+    let sent = near.run_helper(&send, SECONDS)?;
     let mut frames = Vec::new();
     for process in &mut watching {
         frames.push(number(&findings(process, watched)?, "frames")?);
@@ -108,7 +122,7 @@ fn copies(ends: &Ends, hosts: &[Host]) -> Result<Vec<Finding>> {
         title: format!("copies sent to each of {} hosts without receivers, of {}", without.len(), hosts.len()),
         unit: "packets",
         samples: frames,
-        most: Some(0.0),
+        most: Some(Limit::Each(0.0)),
         remark: format!("{} packets were sent to a group with receivers on three hosts", number(&sent, "sent")?),
     }])
 }

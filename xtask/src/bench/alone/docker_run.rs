@@ -7,9 +7,8 @@ use anyhow::{Result, ensure};
 use shoutd_lab::Host;
 
 use super::finding;
-use crate::bench::NETWORK;
-use crate::bench::report::Finding;
-use crate::bench::ways::{Ends, OVERLAY_NETWORK};
+use crate::bench::report::{Finding, Limit};
+use crate::bench::ways::{Ends, OVERLAY_NETWORK, await_network};
 
 /// Milliseconds that each run took, by network.
 type Times = BTreeMap<&'static str, Vec<f64>>;
@@ -19,17 +18,19 @@ const RUN_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A network of Docker's `bridge` driver, made by a user: its containers have Docker's own resolver of names, as on every network but the one called `bridge`.
 const MADE: &str = "bench-run-bridge";
+/// A network of shoutd's that is of IPv4 only, as the others are.
+const NETWORK: &str = "bench-run";
 /// The same with `--internal`, and shoutd's: neither has a way out, so that neither a gateway nor `docker_gwbridge` is in the figure.
 const MADE_INTERNAL: &str = "bench-run-bridge-internal";
 const INTERNAL: &str = "bench-run-internal";
 
-/// The container that is on it before any is measured, as on the other networks that are shoutd's or Docker's overlay.
+/// The container that is on the networks of shoutd's before any is measured, on all hosts where they are.
 const FIRST: &str = "bench-run-first";
 
 /// The time of `docker run`, in turn on networks of Docker's own and of shoutd's.
 pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     let host = &ends.on(2)?.host;
-    make_networks(host)?;
+    make_networks(ends, host)?;
     let mut networks = vec!["bridge", MADE, NETWORK, MADE_INTERNAL, INTERNAL];
     // Where Docker's overlay does not work, the benchmark has said so.
     if host.run(["docker", "network", "inspect", OVERLAY_NETWORK])?.success() {
@@ -41,8 +42,12 @@ pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
             times.entry(network).or_default().push(time_to_run(host, network)?);
         }
     }
-    docker(host, &["rm", "--force", FIRST])?;
-    [MADE, MADE_INTERNAL, INTERNAL].into_iter().try_for_each(|network| docker(host, &["network", "rm", network]))?;
+    let internal = format!("{FIRST}-internal");
+    docker(host, &["rm", "--force", &internal])?;
+    ends.hosts().try_for_each(|host| docker(host, &["rm", "--force", FIRST]))?;
+    [MADE, NETWORK, MADE_INTERNAL, INTERNAL]
+        .into_iter()
+        .try_for_each(|network| docker(host, &["network", "rm", network]))?;
     Ok(findings(&times))
 }
 
@@ -51,37 +56,42 @@ fn findings(times: &Times) -> Vec<Finding> {
     let ratio = |title: &str, ours: &str, other: &str| {
         finding(title, "ratio", of(ours).into_iter().zip(of(other)).map(|(ours, other)| ours / other).collect())
     };
+    let bar = Some(Limit::Median(1.1));
     let because =
         "`bridge` alone has no resolver of names; shoutd's and the overlay also attach `docker_gwbridge`, the way out";
     let mut findings = vec![
-        Finding { most: Some(1.1), ..ratio("`docker run`, shoutd / a network of the `bridge` driver", NETWORK, MADE) },
         Finding {
+            most: bar,
             remark: because.to_owned(),
             ..ratio("`docker run`, shoutd / the default network `bridge`", NETWORK, "bridge")
         },
-        Finding {
-            most: Some(1.1),
-            ..ratio("`docker run`, shoutd / `bridge` driver, both `--internal`", INTERNAL, MADE_INTERNAL)
-        },
+        Finding { most: bar, ..ratio("`docker run`, shoutd / a network of the `bridge` driver", NETWORK, MADE) },
+        ratio("`docker run`, shoutd / `bridge` driver, both `--internal`", INTERNAL, MADE_INTERNAL),
         finding("`docker run` on `bridge`", "ms", of("bridge")),
         finding("`docker run` on a network of the `bridge` driver", "ms", of(MADE)),
         finding("`docker run` on shoutd", "ms", of(NETWORK)),
     ];
     if times.contains_key(OVERLAY_NETWORK) {
         findings.push(finding("`docker run` on Docker's overlay", "ms", of(OVERLAY_NETWORK)));
-        findings.push(Finding {
-            most: Some(1.0),
-            ..ratio("`docker run`, shoutd / Docker's overlay", NETWORK, OVERLAY_NETWORK)
-        });
+        findings.push(ratio("`docker run`, shoutd / Docker's overlay", NETWORK, OVERLAY_NETWORK));
     }
     findings
 }
 
-fn make_networks(host: &Host) -> Result<()> {
+/// All hosts have a container on the network of shoutd's, as they have on that of Docker's overlay: `Join` waits for them.
+fn make_networks(ends: &Ends, host: &Host) -> Result<()> {
+    let start = |host: &Host, name: &str, network: &str| {
+        docker(host, &["run", "--detach", "--name", name, "--network", network, "debian", "sleep", "600"])
+    };
     docker(host, &["network", "create", MADE])?;
     docker(host, &["network", "create", "--internal", MADE_INTERNAL])?;
     docker(host, &["network", "create", "--driver", "shoutd", "--ipam-driver", "shoutd", "--internal", INTERNAL])?;
-    docker(host, &["run", "--detach", "--name", FIRST, "--network", INTERNAL, "debian", "sleep", "600"])
+    docker(&ends.on(1)?.host, &["network", "create", "--driver", "shoutd", NETWORK])?;
+    ends.hosts().try_for_each(|host| {
+        await_network(host, NETWORK)?;
+        start(host, FIRST, NETWORK)
+    })?;
+    start(host, &format!("{FIRST}-internal"), INTERNAL)
 }
 
 fn docker(host: &Host, arguments: &[&str]) -> Result<()> {

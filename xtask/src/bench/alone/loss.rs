@@ -1,6 +1,7 @@
 //! What a stream loses while something happens elsewhere.
 
-use std::net::SocketAddrV4;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -8,81 +9,213 @@ use serde_json::Value;
 use shoutd_lab::{Host, wait_until};
 
 use super::finding;
-use crate::bench::report::Finding;
-use crate::bench::ways::{Ends, Group, findings, number};
+use super::memberships::await_listeners;
+use crate::bench::report::{Finding, Limit};
+use crate::bench::ways::{Ends, findings, number};
 
-/// Datagrams a second, and their size in bytes.
-const RATE: u32 = 2000;
+/// The groups that are sent to in turn, and the first of them: each time the membership of all of them changes.
+const GROUPS: u32 = 5;
+const FIRST: Ipv4Addr = Ipv4Addr::new(239, 83, 0, 0);
+
+/// Datagrams a second, to all groups together, and their size in bytes: what the lab's machine carries to three hosts without a full queue.
+const RATE: u32 = 20_000;
 const SIZE: usize = 200;
 
-/// How long the stream is sent, in seconds; what happens has to be over by then.
-const SECONDS: f64 = 12.0;
-const QUICK_SECONDS: f64 = 7.0;
+/// For how long the stream goes on after what happens.
+const AFTER: f64 = 1.5;
 
 const PORT: u16 = 5020;
 
 /// How long others may take to elect a leader.
 const ELECTION_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Something that happens while host 1 sends to host 2.
-type Event = fn(&Ends) -> Result<()>;
+/// Something that happens while host 1 sends to hosts 2 and 3.
+#[derive(Debug, Clone, Copy)]
+struct Event {
+    name: &'static str,
+    /// How long it may take, in seconds.
+    seconds: f64,
+    happen: Happening,
+}
+
+/// Makes it happen, and returns how many changes of membership that were.
+type Happening = fn(&Ends, f64) -> Result<f64>;
+
+/// How long memberships are changed, in seconds.
+const CHANGING: f64 = 24.0;
+const QUICK_CHANGING: f64 = 8.0;
+
+const EVENTS: [Event; 7] = [
+    Event {
+        name: "receivers on another host join and leave",
+        seconds: CHANGING,
+        happen: |ends, seconds| changes(ends, "any", seconds),
+    },
+    Event {
+        name: "receivers on another host join and leave for one source (INCLUDE)",
+        seconds: CHANGING,
+        happen: |ends, seconds| changes(ends, "only", seconds),
+    },
+    Event {
+        name: "receivers on another host block one source and no longer (EXCLUDE)",
+        seconds: CHANGING,
+        happen: |ends, seconds| changes(ends, "all-but", seconds),
+    },
+    Event {
+        name: "shoutd of another host is killed and starts",
+        seconds: 4.0,
+        happen: |ends, _| restart(&ends.on(4)?.host),
+    },
+    Event {
+        name: "shoutd of a receiving host is killed and starts",
+        seconds: 4.0,
+        happen: |ends, _| restart(&ends.on(2)?.host),
+    },
+    Event {
+        name: "shoutd of the sending host is killed and starts",
+        seconds: 4.0,
+        happen: |ends, _| restart(&ends.on(1)?.host),
+    },
+    Event {
+        name: "the leader's shoutd dies and another host leads",
+        seconds: 7.0,
+        happen: |ends, _| leader_dies(ends),
+    },
+];
 
 pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
-    let seconds = if quick { QUICK_SECONDS } else { SECONDS };
-    let events: [(&str, Event); 5] = [
-        ("receivers on a third host join and leave", |ends| joins_and_leaves(ends)),
-        ("shoutd of a third host is killed and starts", |ends| restart(&ends.on(3)?.host)),
-        ("shoutd of the receiving host is killed and starts", |ends| restart(&ends.on(2)?.host)),
-        ("shoutd of the sending host is killed and starts", |ends| restart(&ends.on(1)?.host)),
-        ("the leader's shoutd dies and another host leads", leader_dies),
-    ];
-    events.into_iter().map(|(name, event)| lost_while(ends, name, event, seconds)).collect()
+    let measure = |event: Event| {
+        let seconds = if quick { event.seconds.min(QUICK_CHANGING) } else { event.seconds };
+        measure_one(ends, event, seconds, if quick { 1 } else { 3 })
+    };
+    EVENTS.into_iter().map(measure).collect()
 }
 
-fn lost_while(ends: &Ends, name: &str, event: Event, seconds: f64) -> Result<Finding> {
-    let (near, far) = (ends.on(1)?, ends.on(2)?);
-    let to = SocketAddrV4::new(Group::One.address(), PORT);
-    let limit = seconds + 5.0;
-    let mut receiver = far.ready_helper(&format!("receive {to} --interface {} --seconds {limit}", far.address))?;
-    // What is sent before the others know of the membership is not what is asked about.
-    std::thread::sleep(Duration::from_secs(1));
-    let mut sender = near.helper(&format!("send {to} --size {SIZE} --rate {RATE} --seconds {seconds}"))?;
-    event(ends).with_context(|| format!("while {name}"))?;
-    ensure!(!sender.has_ended()?, "it took longer than the stream of {seconds} s: {name}");
-    let sent = number(&findings(&mut sender, seconds)?, "sent")?;
-    let heard = findings(&mut receiver, limit)?;
-    let (received, unread, again) = (number(&heard, "received")?, number(&heard, "unread")?, number(&heard, "again")?);
-    let lost = (sent - received - unread).max(0.0);
-    let remark = format!("of {sent}; {again} came twice, {unread} were delivered but not read in time");
-    Ok(Finding { most: Some(0.0), remark, ..finding(&format!("lost while {name}"), "packets", vec![lost]) })
-}
-
-fn joins_and_leaves(ends: &Ends) -> Result<()> {
-    let end = ends.on(3)?;
-    let at = SocketAddrV4::new(Group::One.address(), PORT);
-    for _ in 0..6 {
-        end.run_helper(&format!("receive {at} --interface {} --seconds 0.5", end.address), 1.0)?;
+/// Lets something happen several times; none may lose anything.
+fn measure_one(ends: &Ends, event: Event, seconds: f64, times: u32) -> Result<Finding> {
+    let name = event.name;
+    let mut all = Lost::default();
+    let mut samples = Vec::new();
+    for _ in 0..times {
+        let lost = lost_while(ends, event, seconds).with_context(|| format!("while {name}"))?;
+        samples.push(lost.packets);
+        all.add(&lost);
     }
-    Ok(())
+    let finding = finding(&format!("lost while {name}"), "packets", samples);
+    Ok(Finding { most: Some(Limit::Each(0.0)), remark: all.remark(), ..finding })
 }
 
-fn restart(host: &Host) -> Result<()> {
+/// What two receivers lost, together.
+#[derive(Debug, Default)]
+struct Lost {
+    sent: f64,
+    packets: f64,
+    again: f64,
+    unread: f64,
+    changes: f64,
+    /// Frames for which the machine had no room.
+    dropped: f64,
+}
+
+impl Lost {
+    fn add(&mut self, other: &Self) {
+        self.sent += other.sent;
+        self.packets += other.packets;
+        self.again += other.again;
+        self.unread += other.unread;
+        self.changes += other.changes;
+        self.dropped += other.dropped;
+    }
+
+    fn count(&mut self, heard: &Value) -> Result<()> {
+        let (received, unread) = (number(heard, "received")?, number(heard, "unread")?);
+        self.packets += (self.sent - received - unread).max(0.0);
+        self.again += number(heard, "again")?;
+        self.unread += unread;
+        Ok(())
+    }
+
+    fn remark(&self) -> String {
+        let Self { sent, again, unread, changes, packets, dropped } = self;
+        let mut remark = format!(
+            "of {sent} to each of two hosts in all; {again} came twice, {unread} were delivered but not read in time"
+        );
+        if *changes > 0.0 {
+            let (rate, each) = (RATE / GROUPS, packets / changes);
+            remark += &format!("; {changes} changes, at each {each:.3} packets lost, of {rate} a second");
+        }
+        if *dropped > 0.0 {
+            remark += &format!("; the machine's own queues, which all hosts share, had no room for {dropped} frames");
+        }
+        remark
+    }
+}
+
+fn lost_while(ends: &Ends, event: Event, seconds: f64) -> Result<Lost> {
+    let near = ends.on(1)?;
+    let to = SocketAddr::new(FIRST.into(), PORT);
+    let streamed = seconds + AFTER;
+    let limit = streamed + 10.0;
+    let mut receivers = Vec::new();
+    for host in [2, 3] {
+        let far = ends.on(host)?;
+        let receive = format!("receive {to} --groups {GROUPS} {} --seconds {limit}", far.place());
+        receivers.push(far.ready_helper(&receive)?);
+    }
+    // What is sent before the sender's host knows of the memberships is not what is asked about.
+    for group in (0..GROUPS).map(|index| Ipv4Addr::from_bits(FIRST.to_bits() + index)) {
+        await_listeners(&near.host, group, receivers.len())?;
+    }
+    let dropped = dropped_by_machine()?;
+    let send = format!("send {to} --groups {GROUPS} {} --size {SIZE} --rate {RATE} --seconds {streamed}", near.place());
+    let mut sender = near.helper(&send)?;
+    let changes = (event.happen)(ends, seconds)?;
+    ensure!(!sender.has_ended()?, "it took longer than the stream of {streamed} s");
+    let sent = number(&findings(&mut sender, streamed)?, "sent")?;
+    let mut lost = Lost { sent, changes, ..Lost::default() };
+    receivers.iter_mut().try_for_each(|receiver| lost.count(&findings(receiver, limit)?))?;
+    lost.dropped = dropped_by_machine()? - dropped;
+    Ok(lost)
+}
+
+/// How many frames the machine's processors had no room for: the second column of `/proc/net/softnet_stat`, which is of no network namespace.
+fn dropped_by_machine() -> Result<f64> {
+    let table = fs::read_to_string("/proc/net/softnet_stat").context("read /proc/net/softnet_stat")?;
+    let dropped = |line: &str| u32::from_str_radix(line.split(' ').nth(1)?, 16).ok();
+    Ok(table.lines().filter_map(dropped).map(f64::from).sum())
+}
+
+/// Has a container on host 4 change what it wants, again and again.
+fn changes(ends: &Ends, how: &str, seconds: f64) -> Result<f64> {
+    let (near, end) = (ends.on(1)?, ends.on(4)?);
+    // The last change may take as long as a leave.
+    let seconds = seconds - 3.0;
+    let change = format!(
+        "change {} --how {how} --source {} --first {FIRST} --count {GROUPS} --underlay eth0 --seconds {seconds}",
+        end.place(),
+        near.address
+    );
+    let changes = number(&end.run_helper(&change, seconds + 15.0)?, "changes")?;
+    ensure!(changes > 0.0, "nothing changed in {seconds} s");
+    Ok(changes)
+}
+
+fn restart(host: &Host) -> Result<f64> {
     host.kill_shoutd()?;
-    host.start_shoutd(&[]).map(|_| ())
+    host.start_shoutd(&[])?;
+    Ok(0.0)
 }
 
-fn leader_dies(ends: &Ends) -> Result<()> {
-    let hosts = [1, 2, 3].map(|number| ends.on(number).map(|end| end.host.clone()));
-    let hosts = hosts.into_iter().collect::<Result<Vec<_>>>()?;
+fn leader_dies(ends: &Ends) -> Result<f64> {
     let mut leader = None;
-    for host in &hosts {
+    for host in ends.hosts() {
         if leads(host)? {
             leader = Some(host);
         }
     }
     let Some(leader) = leader else { bail!("no host leads") };
     leader.kill_shoutd()?;
-    let others: Vec<&Host> = hosts.iter().filter(|host| host.number() != leader.number()).collect();
+    let others: Vec<&Host> = ends.hosts().filter(|host| host.number() != leader.number()).collect();
     wait_until("another leader", ELECTION_DEADLINE, || {
         for host in &others {
             if leads(host)? {
@@ -91,7 +224,8 @@ fn leader_dies(ends: &Ends) -> Result<()> {
         }
         Ok(None)
     })?;
-    leader.start_shoutd(&[]).map(|_| ())
+    leader.start_shoutd(&[])?;
+    Ok(0.0)
 }
 
 /// Whether a host says that it leads.

@@ -1,14 +1,15 @@
 //! Who is sent what, and from when to when.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use shoutd_lab::{Host, wait_until};
 
 use super::finding;
-use crate::bench::report::Finding;
+use crate::bench::report::{Finding, Limit};
 use crate::bench::statistics::percentile;
 use crate::bench::ways::{End, Ends, Group, findings, number};
 
@@ -18,6 +19,9 @@ const SECONDS: f64 = 2.0;
 
 const PORT: u16 = 5030;
 
+/// How long a host may take to know of joins.
+const LISTENERS_DEADLINE: Duration = Duration::from_secs(10);
+
 /// Where a joiner asks the sender for a group.
 const SERVER_PORT: u16 = 5031;
 
@@ -26,14 +30,16 @@ const LINGER: f64 = 4.0;
 
 /// The first of the groups that are joined one after the other, of which each run has its own.
 const JOINED: Ipv4Addr = Ipv4Addr::new(239, 78, 0, 0);
+const JOINED_IPV6: Ipv6Addr = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 0x78, 0);
+const JOINED_FOR_SOURCE: Ipv4Addr = Ipv4Addr::new(232, 78, 0, 0);
 const LEFT: Ipv4Addr = Ipv4Addr::new(239, 79, 0, 0);
 
 /// What reaches a host that has the network but no receiver.
 pub(super) fn copies(ends: &Ends, _quick: bool) -> Result<Vec<Finding>> {
     let (near, far, idle) = (ends.on(1)?, ends.on(2)?, &ends.on(3)?.host);
-    let to = SocketAddrV4::new(Group::One.address(), PORT);
+    let to = SocketAddr::new(Group::One.address(), PORT);
     let limit = SECONDS + 10.0;
-    let mut receiver = far.ready_helper(&format!("receive {to} --interface {} --seconds {limit}", far.address))?;
+    let mut receiver = far.ready_helper(&format!("receive {to} {} --seconds {limit}", far.place()))?;
     // From here on the sending host can know who receives.
     thread::sleep(Duration::from_secs(1));
     let watched = SECONDS + 1.0;
@@ -41,7 +47,8 @@ pub(super) fn copies(ends: &Ends, _quick: bool) -> Result<Vec<Finding>> {
         End::of_host(host).ready_helper(&format!("watch --interface eth0 --group {} --seconds {watched}", to.ip()))
     };
     let (mut without, mut with) = (watch(idle)?, watch(&far.host)?);
-    let sent = near.run_helper(&format!("send {to} --size 1000 --rate {RATE} --seconds {SECONDS}"), SECONDS)?;
+    let send = format!("send {to} {} --size 1000 --rate {RATE} --seconds {SECONDS}", near.place());
+    let sent = near.run_helper(&send, SECONDS)?;
     let (without, with) = (findings(&mut without, watched)?, findings(&mut with, watched)?);
     findings(&mut receiver, limit)?;
     let remark = format!(
@@ -52,17 +59,49 @@ pub(super) fn copies(ends: &Ends, _quick: bool) -> Result<Vec<Finding>> {
     );
     let frames = finding("copies sent to a host without receivers", "packets", vec![number(&without, "frames")?]);
     let bytes = finding("the same on the underlay", "bytes", vec![number(&without, "bytes")?]);
-    Ok(vec![Finding { most: Some(0.0), remark, ..frames }, Finding { most: Some(0.0), ..bytes }])
+    Ok(vec![
+        Finding { most: Some(Limit::Each(0.0)), remark, ..frames },
+        Finding { most: Some(Limit::Each(0.0)), ..bytes },
+    ])
 }
+
+/// How a group is joined.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    name: &'static str,
+    first: IpAddr,
+    /// Whether it is for the sender alone.
+    is_for_source: bool,
+    remark: &'static str,
+}
+
+const KINDS: [Kind; 3] = [
+    Kind { name: "join", first: IpAddr::V4(JOINED), is_for_source: false, remark: "" },
+    Kind { name: "join by IPv6", first: IpAddr::V6(JOINED_IPV6), is_for_source: false, remark: "" },
+    Kind {
+        name: "join for one source",
+        first: IpAddr::V4(JOINED_FOR_SOURCE),
+        is_for_source: true,
+        remark: "; what the kernel tells before the report names no sources, so this waits for the report, which the receiver's kernel sends after 2 ticks of its clock or more",
+    },
+];
 
 /// The time from joining a group that another host sends to, until its first datagram.
 pub(super) fn joins(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
+    let kinds = KINDS.into_iter().map(|kind| joins_of(kind, ends, quick));
+    Ok(kinds.collect::<Result<Vec<_>>>()?.concat())
+}
+
+fn joins_of(kind: Kind, ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     let (rounds, count) = if quick { (1, 50) } else { (3, 100) };
     let (mut p50, mut p99, mut unheard) = (Vec::new(), Vec::new(), 0.0);
     let mut reported = Vec::new();
     for round in 0..rounds {
-        let first = Ipv4Addr::from_bits(JOINED.to_bits() + round * 256);
-        let found = join(ends, first, count, 0.0)?;
+        let first = match kind.first {
+            IpAddr::V4(first) => Ipv4Addr::from_bits(first.to_bits() + round * 256).into(),
+            IpAddr::V6(first) => Ipv6Addr::from_bits(first.to_bits() + u128::from(round) * 256).into(),
+        };
+        let found = join(ends, first, count, kind.is_for_source, 0.0)?;
         let times = self::times(&found, "milliseconds")?;
         ensure!(!times.is_empty(), "none of {count} joined groups was heard");
         p50.extend(percentile(&times, 50.0));
@@ -70,15 +109,31 @@ pub(super) fn joins(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
         unheard += number(&found, "unheard")?;
         reported.extend(percentile(&self::times(&found, "reported")?, 50.0));
     }
-    let remark =
-        format!("{count} joins a round; {unheard} in all were not served in 5 s; a datagram comes every 0.3 ms or so");
-    let own = "the receiver's kernel waits so long, 2 ticks of its clock or more; shoutd does not wait for it from Linux 6.15 on";
+    let Kind { name, remark, .. } = kind;
+    let remark = format!(
+        "{count} joins a round; {unheard} in all were not served in 5 s; a datagram comes every 0.3 ms or so{remark}"
+    );
+    let own = "the receiver's kernel waits so long, 2 ticks of its clock or more; shoutd does not wait for it from Linux 6.15 on where all sources are wanted";
     let own = own.to_owned();
+    let title = |what: &str| format!("{name} to {what}");
     Ok(vec![
-        Finding { most: Some(5.0), remark, ..finding("join to first packet, p50", "ms", p50) },
-        Finding { most: Some(20.0), ..finding("join to first packet, p99", "ms", p99) },
-        Finding { remark: own, ..finding("join to IGMP report, p50", "ms", reported) },
+        Finding { most: Some(Limit::Median(5.0)), remark, ..finding(&title("first packet, p50"), "ms", p50) },
+        Finding { most: Some(Limit::Median(20.0)), ..finding(&title("first packet, p99"), "ms", p99) },
+        Finding { remark: own, ..finding(&title("the kernel's report, p50"), "ms", reported) },
     ])
+}
+
+/// Waits until a host knows that so many hosts listen to the group.
+pub(super) fn await_listeners(asked: &Host, group: Ipv4Addr, hosts: usize) -> Result<()> {
+    wait_until(&format!("{hosts} hosts to listen to {group}, as {} knows", asked.name()), LISTENERS_DEADLINE, || {
+        let printed = asked.run(["shoutdctl", "groups", "--json"])?.stdout;
+        let rows: Value = serde_json::from_str(&printed).with_context(|| format!("the groups of {}", asked.name()))?;
+        let rows = rows.as_array().context("no list of groups")?;
+        let of_group = rows.iter().filter(|row| row.get("group").is_some_and(|known| *known == group.to_string()));
+        let listening = of_group.filter_map(|row| row.get("hosts")?.as_array()).flatten();
+        let in_sync = listening.filter(|host| host.get("in_sync").is_some_and(|known| known == true));
+        Ok((in_sync.count() >= hosts).then_some(()))
+    })
 }
 
 fn times(found: &Value, name: &str) -> Result<Vec<f64>> {
@@ -96,7 +151,7 @@ pub(super) fn leaves(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
         let group = Ipv4Addr::from_bits(LEFT.to_bits() + round);
         let seconds = LINGER + 2.0;
         let mut watch = host.ready_helper(&format!("watch --interface eth0 --group {group} --seconds {seconds}"))?;
-        let found = join(ends, group, 1, LINGER)?;
+        let found = join(ends, group.into(), 1, false, LINGER)?;
         let last = number(&findings(&mut watch, seconds)?, "last")?;
         let time = (last - number(&found, "left")?) / 1e6;
         if time > LINGER * 1e3 - 200.0 {
@@ -114,12 +169,13 @@ pub(super) fn leaves(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
 }
 
 /// Has host 1 send to groups from `first` on that host 2 joins one after the other.
-fn join(ends: &Ends, first: Ipv4Addr, count: u32, linger: f64) -> Result<Value> {
+fn join(ends: &Ends, first: IpAddr, count: u32, is_for_source: bool, linger: f64) -> Result<Value> {
     let (near, far) = (ends.on(1)?, ends.on(2)?);
     let server = SocketAddrV4::new(near.address, SERVER_PORT);
-    let mut serving = near.ready_helper(&format!("serve {server} --seconds 120"))?;
-    let arguments =
-        format!("join {server} --interface {} --first {first} --count {count} --linger {linger}", far.address);
+    let mut serving = near.ready_helper(&format!("serve {server} {} --seconds 120", near.place()))?;
+    let source = if is_for_source { format!(" --source {}", near.address) } else { String::new() };
+    let place = far.place();
+    let arguments = format!("join {server} {place} --first {first} --count {count} --linger {linger}{source}");
     let found = far.run_helper(&arguments, 60.0);
     serving.kill()?;
     found

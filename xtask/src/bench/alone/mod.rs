@@ -1,8 +1,10 @@
 //! Figures of shoutd by itself.
 
 mod docker_run;
+mod first_words;
 mod loss;
 mod memberships;
+mod moves;
 mod resources;
 mod takeover;
 
@@ -20,14 +22,16 @@ use crate::terminal::show_progress;
 type Part = fn(&Ends, bool) -> Result<Vec<Finding>>;
 
 /// In order: those that disturb the cluster come last.
-const PARTS: [(&str, Part); 9] = [
+const PARTS: [(&str, Part); 11] = [
     ("memory and processor at rest", resources::at_rest),
     ("docker run", docker_run::measure),
+    ("first words", first_words::measure),
     ("copies to hosts without receivers", memberships::copies),
     ("joins", memberships::joins),
     ("leaves", memberships::leaves),
     ("1,000 joins a second", resources::under_joins),
-    ("takeover by VRRP", takeover::measure),
+    ("address moves: takeover", takeover::measure),
+    ("address moves: gratuitous ARP", moves::measure),
     ("loss", loss::measure),
     ("100 networks and 10,000 groups", resources::with_many),
 ];

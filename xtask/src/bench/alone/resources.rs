@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::unistd::{SysconfVar, sysconf};
+use serde_json::Value;
 use shoutd_lab::{Host, wait_until};
 
 use super::finding;
-use crate::bench::report::Finding;
+use crate::bench::report::{Finding, Limit};
 use crate::bench::ways::{End, Ends};
 
 /// The groups that are joined and left.
@@ -26,12 +27,20 @@ const GROUPS: u32 = 100;
 /// The first of the groups.
 const HELD: Ipv4Addr = Ipv4Addr::new(239, 81, 0, 0);
 
-/// How long the groups are held, in seconds; how long shoutd has to hear of them, of that.
-const HOLD: f64 = 20.0;
-const SETTLE: Duration = Duration::from_secs(8);
+/// How long the groups are held at the most, in seconds.
+const HOLD: f64 = 200.0;
+
+/// How long another host may take to know all of the groups.
+const GROUPS_DEADLINE: Duration = Duration::from_secs(60);
+
+/// For how long the processor time is measured then.
+const MEASURED: Duration = Duration::from_secs(5);
 
 /// How long 100 networks may take to be there on other hosts, or to be gone.
 const NETWORKS_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The container that is on all of these networks.
+const CONTAINER: &str = "bench-many";
 
 /// At rest, with one network and one container on each host.
 pub(super) fn at_rest(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
@@ -50,7 +59,7 @@ pub(super) fn at_rest(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     let memory = finding("shoutd's resident memory at rest", "MiB", memory);
     let used = finding("shoutd's processor time at rest", "%", used);
     Ok(vec![
-        Finding { most: Some(25.0), remark: "one sample a host".to_owned(), ..memory },
+        Finding { most: Some(Limit::Each(25.0)), remark: "one sample a host".to_owned(), ..memory },
         Finding { remark: processor.to_owned(), ..used },
     ])
 }
@@ -81,15 +90,19 @@ pub(super) fn under_joins(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     ])
 }
 
-/// With a container that is on 100 networks and has joined 100 groups in each.
+/// With a container on each of two hosts that is on 100 networks, of which one has joined 100 groups in each.
 pub(super) fn with_many(ends: &Ends, _quick: bool) -> Result<Vec<Finding>> {
     let (host, other) = (&ends.on(1)?.host, &ends.on(2)?.host);
     let measured = hold_many(host, other);
-    let removed = slowly(
-        host,
-        "docker rm --force bench-many >/dev/null 2>&1
-        docker network ls --format '{{.Name}}' | grep ^many | xargs --no-run-if-empty docker network rm",
-    );
+    let removed = [other, host].into_iter().try_for_each(|host| {
+        slowly(
+            host,
+            &format!(
+                "docker rm --force {CONTAINER} >/dev/null 2>&1
+                docker network ls --format '{{{{.Name}}}}' | grep ^many | xargs --no-run-if-empty docker network rm"
+            ),
+        )
+    });
     let findings = measured?;
     removed.context("remove the 100 networks")?;
     Ok(findings)
@@ -107,31 +120,72 @@ fn hold_many(host: &Host, other: &Host) -> Result<Vec<Finding>> {
         let there = listed.lines().filter(|name| name.starts_with("many")).count();
         Ok((there >= usize::from(NETWORKS)).then_some(()))
     })?;
-    slowly(host, "docker run --detach --name bench-many --network=many1 debian sleep 100000")?;
-    let connected =
-        format!("for n in $(seq 2 {NETWORKS}); do docker network connect many$n bench-many || exit 1; done");
-    slowly(host, &connected)?;
+    [host, other].into_iter().try_for_each(attach_to_many)?;
     let addresses = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}";
-    let listed = host.docker(["inspect", "--format", addresses, "bench-many"])?;
+    let listed = host.docker(["inspect", "--format", addresses, CONTAINER])?;
     let interfaces: Vec<&str> = listed.split_whitespace().collect();
     ensure!(interfaces.len() >= usize::from(NETWORKS), "the container is on {} networks", interfaces.len());
-    let end = End::running(host, "bench-many", "many1")?;
+    let end = End::running(host, CONTAINER, "many1")?;
     let arguments =
         format!("hold --first {HELD} --count {GROUPS} --seconds {HOLD} --interfaces {}", interfaces.join(","));
     let mut holding = end.ready_helper(&arguments)?;
-    thread::sleep(SETTLE);
-    let memory = vec![resident_mebibytes(host)?, resident_mebibytes(other)?];
-    let before = processor_seconds(host)?;
-    thread::sleep(Duration::from_secs(5));
-    let used = (processor_seconds(host)? - before) / 5.0 * 100.0;
+    let begin = Instant::now();
+    await_groups(other, &host.name())?;
+    let known_after = begin.elapsed().as_secs_f64();
+    let hosts = [host, other];
+    let before = hosts.iter().map(|host| processor_seconds(host)).collect::<Result<Vec<_>>>()?;
+    thread::sleep(MEASURED);
+    let after = hosts.iter().map(|host| processor_seconds(host)).collect::<Result<Vec<_>>>()?;
+    let used = before.iter().zip(after).map(|(before, after)| (after - before) / MEASURED.as_secs_f64() * 100.0);
+    let memory = hosts.iter().map(|host| resident_mebibytes(host)).collect::<Result<Vec<_>>>()?;
     ensure!(!holding.has_ended()?, "{} ended too early", holding.what());
     holding.kill()?;
+    let highest = hosts.iter().map(|host| mebibytes(host, "VmHWM:")).collect::<Result<Vec<_>>>()?;
+    let highest = highest.into_iter().fold(0.0, f64::max);
+    let on = "on the host of the receiver, and on one that has the networks too and knows the groups";
+    let remark = format!("{on}; {highest:.1} at the most since the daemons started");
     let memory = finding("shoutd's resident memory with 100 networks and 10,000 groups", "MiB", memory);
-    let remark = "on the host of the receiver, and on another".to_owned();
+    let known = finding("until the other host knows the 10,000 groups", "s", vec![known_after]);
     Ok(vec![
-        Finding { most: Some(100.0), remark, ..memory },
-        finding("shoutd's processor time then, on the receiver's host", "%", vec![used]),
+        Finding { most: Some(Limit::Each(100.0)), remark, ..memory },
+        Finding { remark: on.to_owned(), ..finding("shoutd's processor time then", "%", used.collect()) },
+        Finding { remark: "from the last join on".to_owned(), ..known },
     ])
+}
+
+/// Starts a container and attaches it to all of the networks.
+fn attach_to_many(host: &Host) -> Result<()> {
+    slowly(
+        host,
+        &format!(
+            "docker run --detach --name {CONTAINER} --network=many1 debian sleep 100000 || exit 1
+            for n in $(seq 2 {NETWORKS}); do docker network connect many$n {CONTAINER} || exit 1; done"
+        ),
+    )
+}
+
+/// Waits until a host knows that another listens to all of the groups.
+fn await_groups(asked: &Host, listener: &str) -> Result<()> {
+    let wanted = usize::from(NETWORKS) * GROUPS as usize;
+    let mut known = 0;
+    let waited = wait_until(&format!("{wanted} groups on {}", asked.name()), GROUPS_DEADLINE, || {
+        let printed = asked.run(["shoutdctl", "groups", "--json"])?.stdout;
+        let rows: Value = serde_json::from_str(&printed).with_context(|| format!("the groups of {}", asked.name()))?;
+        let rows = rows.as_array().context("no list of groups")?;
+        known = rows.iter().filter(|row| is_held(row, listener)).count();
+        Ok((known >= wanted).then_some(()))
+    });
+    waited.with_context(|| format!("it knows {known}"))
+}
+
+/// Whether a row of `shoutdctl groups` is one of the groups, with this host among those that listen.
+fn is_held(row: &Value, listener: &str) -> bool {
+    let is_many = row.get("network").and_then(Value::as_str).is_some_and(|network| network.starts_with("many"));
+    let hosts = row.get("hosts").and_then(Value::as_array);
+    let listens = |host: &Value| {
+        host.get("name").is_some_and(|name| name == listener) && host.get("in_sync").is_some_and(|known| known == true)
+    };
+    is_many && hosts.is_some_and(|hosts| hosts.iter().any(listens))
 }
 
 /// Runs lines of shell that take longer than a command should.
@@ -141,11 +195,16 @@ fn slowly(host: &Host, script: &str) -> Result<()> {
     Ok(())
 }
 
-/// `VmRSS` of proc_pid_status(5).
 fn resident_mebibytes(host: &Host) -> Result<f64> {
+    mebibytes(host, "VmRSS:")
+}
+
+/// A size of proc_pid_status(5).
+fn mebibytes(host: &Host, name: &str) -> Result<f64> {
     let status = of_shoutd(host, "status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS of shoutd")?;
-    let kibibytes: f64 = line.trim().trim_end_matches(" kB").parse().context("read VmRSS")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let size = line.with_context(|| format!("no {name} of shoutd"))?.trim();
+    let kibibytes: f64 = size.trim_end_matches(" kB").parse().with_context(|| format!("read {name} {size}"))?;
     Ok(kibibytes / 1024.0)
 }
 

@@ -1,11 +1,11 @@
-//! How long an address that moves between hosts by VRRP does not answer when its owner dies.
+//! How long an address that moves between hosts by VRRP or CARP does not answer when its owner dies.
 
 use anyhow::{Context, Result};
 use shoutd_lab::{Host, Process};
 
 use super::finding;
 use crate::bench::NETWORK;
-use crate::bench::report::{Finding, plain};
+use crate::bench::report::{Finding, Limit, plain};
 use crate::bench::ways::{End, Ends, HELPER_DEADLINE, findings, number};
 
 /// The address that moves; from the middle of the subnet, where neither Docker nor shoutd has got to.
@@ -13,106 +13,177 @@ const VIRTUAL: &str = "10.202.0.100";
 
 const PORT: u16 = 5060;
 
-const BACKUP_PRIORITY: u8 = 100;
+/// Of the backup; the master's is greater.
+const PRIORITY: u8 = 100;
+/// By how many 256ths of a second the backup waits longer than the master would, in CARP.
+const SKEW: u8 = 1;
 
 /// Seconds between two advertisements.
 const INTERVAL: f64 = 1.0;
 
 /// How long the address is watched, in seconds: longer than a takeover may take.
-const SECONDS: f64 = 8.0;
+const SECONDS: f64 = 7.0;
+
+/// By what the hosts agree on who has the address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    /// VRRP with a virtual MAC address.
+    VrrpWithMac,
+    /// VRRP with the interfaces' own MAC addresses: neighbours are told by gratuitous ARP.
+    Vrrp,
+    /// CARP, by ucarp: likewise.
+    Carp,
+}
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rank {
+    Master,
+    Backup,
+}
+
+impl Protocol {
+    const ALL: [Self; 3] = [Self::VrrpWithMac, Self::Vrrp, Self::Carp];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::VrrpWithMac => "VRRP (keepalived, `use_vmac`)",
+            Self::Vrrp => "VRRP (keepalived, own MAC addresses)",
+            Self::Carp => "CARP (ucarp)",
+        }
+    }
+
+    /// How long a backup waits that hears nothing, in seconds. VRRP: RFC 5798, section 6.1, Master_Down_Interval. CARP: three
+    /// intervals and the skew; ucarp looks at its clock once in each interval with the skew.
+    fn wait(self) -> f64 {
+        match self {
+            Self::VrrpWithMac | Self::Vrrp => (3.0 + (256.0 - f64::from(PRIORITY)) / 256.0) * INTERVAL,
+            Self::Carp => 3.0 * (INTERVAL + f64::from(SKEW) / 256.0),
+        }
+    }
+
+    /// What is printed by one that has become this.
+    fn told(self, rank: Rank) -> &'static str {
+        match (self, rank) {
+            (Self::Carp, Rank::Master) => "Switching to state: MASTER",
+            (Self::Carp, Rank::Backup) => "Switching to state: BACKUP",
+            (_, Rank::Master) => "Entering MASTER STATE",
+            (_, Rank::Backup) => "Entering BACKUP STATE",
+        }
+    }
+}
 
 /// Kills the owner of the address with its container, again and again, while a container on a third host asks it.
 pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
-    // RFC 5798, section 6.1: Master_Down_Interval, after which a backup that heard nothing takes over.
-    let allowed = (3.0 + (256.0 - f64::from(BACKUP_PRIORITY)) / 256.0) * INTERVAL;
-    let mut silent = Vec::new();
-    for _ in 0..if quick { 1 } else { 5 } {
-        silent.push(take_over(ends)?);
-    }
-    let title = "VRRP: address silent while a host takes it over";
-    let remark = format!(
-        "keepalived's master is killed with its container; a backup waits for {} s from the last advertisement on, of which comes one a second",
-        plain(allowed)
-    );
-    Ok(vec![Finding { most: Some(allowed), remark, ..finding(title, "s", silent) }])
+    Protocol::ALL.into_iter().map(|protocol| measure_one(ends, protocol, if quick { 1 } else { 4 })).collect()
 }
 
-fn take_over(ends: &Ends) -> Result<f64> {
+fn measure_one(ends: &Ends, protocol: Protocol, times: u32) -> Result<Finding> {
+    let silent = (0..times).map(|_| take_over(ends, protocol)).collect::<Result<Vec<_>>>();
+    let silent = silent.with_context(|| protocol.name())?;
+    let wait = protocol.wait();
+    let title = format!("{}: address silent while a host takes it over", protocol.name());
+    let remark = format!(
+        "the master is killed with its container; a backup waits for {} s from the last advertisement on, of which comes one a second",
+        plain(wait)
+    );
+    Ok(Finding { most: Some(Limit::Each(wait)), remark, ..finding(&title, "s", silent) })
+}
+
+fn take_over(ends: &Ends, protocol: Protocol) -> Result<f64> {
     let (first, second, client) = (&ends.on(1)?.host, &ends.on(2)?.host, ends.on(3)?);
-    let mut master = Router::start(first, BACKUP_PRIORITY + 100)?;
-    master.await_state("MASTER")?;
-    let mut backup = Router::start(second, BACKUP_PRIORITY)?;
-    backup.await_state("BACKUP")?;
+    let mut master = Router::start(first, protocol, Rank::Master)?;
+    master.await_rank(Rank::Master)?;
+    let mut backup = Router::start(second, protocol, Rank::Backup)?;
+    backup.await_rank(Rank::Backup)?;
     let mut asking = client.ready_helper(&format!("silence {VIRTUAL}:{PORT} --seconds {SECONDS}"))?;
     master.stop()?;
-    backup.await_state("MASTER")?;
+    backup.await_rank(Rank::Master)?;
     let silent = number(&findings(&mut asking, SECONDS)?, "silent")?;
     backup.stop()?;
     Ok(silent)
 }
 
-/// A container with keepalived, and an echo that answers at all its addresses.
+/// A container in which the protocol is spoken, with an echo that answers at all its addresses.
 struct Router {
     host: Host,
     name: String,
-    keepalived: Process,
+    protocol: Protocol,
+    program: Process,
     _echo: Process,
 }
 
 impl Router {
-    fn start(host: &Host, priority: u8) -> Result<Self> {
-        let name = format!("bench-vrrp-{priority}");
+    fn start(host: &Host, protocol: Protocol, rank: Rank) -> Result<Self> {
+        let name = format!("bench-{rank:?}").to_lowercase();
         let run = ["run", "--detach", "--name", &name, "--network", NETWORK, "debian", "sleep", "100000"];
         host.docker(run)?;
-        // Of the one before, which was killed: the numbers of its processes are others' now.
-        host.sh(&format!("rm -f /run/{name}*.pid"))?;
         let end = End::running(host, &name, NETWORK)?;
-        let echo = end.ready_helper(&format!("echo 0.0.0.0:{PORT} --interface {} --seconds 60", end.address))?;
-        let config = format!("/run/{name}.conf");
-        host.sh(&format!(
-            "cat > {config} <<'END'
-vrrp_instance one {{
- interface shout0
- state BACKUP
- virtual_router_id 51
- priority {priority}
- advert_int {INTERVAL}
- use_vmac
- virtual_ipaddress {{
-  {VIRTUAL}/24
- }}
-}}
-END"
-        ))?;
+        let echo = end.ready_helper(&format!("echo 0.0.0.0:{PORT} {} --seconds 60", end.place()))?;
+        let command = match protocol {
+            Protocol::Carp => ucarp(&end, rank)?,
+            Protocol::Vrrp => keepalived(host, &name, rank, "")?,
+            Protocol::VrrpWithMac => keepalived(host, &name, rank, "use_vmac")?,
+        };
         let pid = host.docker(["inspect", "--format", "{{.State.Pid}}", &name])?;
-        let files = [format!("--pid=/run/{name}.pid"), format!("--vrrp_pid=/run/{name}-vrrp.pid")];
         // It ends with the container, whose processes it is one of, but has the host's files.
-        let keepalived = host.spawn([
-            "nsenter",
-            &format!("--target={}", pid.trim()),
-            "--net",
-            "--pid",
-            "keepalived",
-            "--dont-fork",
-            "--log-console",
-            "--vrrp",
-            &format!("--use-file={config}"),
-            &files[0],
-            &files[1],
-        ])?;
-        Ok(Self { host: host.clone(), name, keepalived, _echo: echo })
+        let target = format!("--target={}", pid.trim());
+        let enter = ["nsenter", &target, "--net", "--pid"];
+        let program = host.spawn(enter.into_iter().chain(command.iter().map(String::as_str)))?;
+        Ok(Self { host: host.clone(), name, protocol, program, _echo: echo })
     }
 
-    fn await_state(&self, state: &str) -> Result<()> {
-        let told = format!("Entering {state} STATE");
-        let waited = self.keepalived.wait_for_line(HELPER_DEADLINE, |line| line.contains(&told));
+    fn await_rank(&self, rank: Rank) -> Result<()> {
+        let told = self.protocol.told(rank);
+        let waited = self.program.wait_for_line(HELPER_DEADLINE, |line| line.contains(told));
         waited.map(|_| ()).with_context(|| format!("{} on {}", self.name, self.host.name()))
     }
 
     /// Kills the container and all that runs in it, and removes it.
     fn stop(&mut self) -> Result<()> {
         self.host.docker(["rm", "--force", &self.name])?;
-        _ = self.keepalived.wait(HELPER_DEADLINE)?;
+        _ = self.program.wait(HELPER_DEADLINE)?;
         Ok(())
     }
+}
+
+fn keepalived(host: &Host, name: &str, rank: Rank, option: &str) -> Result<Vec<String>> {
+    let priority = if rank == Rank::Master { PRIORITY + 100 } else { PRIORITY };
+    // Of the one before, which was killed: the numbers of its processes are others' now.
+    host.sh(&format!("rm -f /run/{name}*.pid"))?;
+    host.sh(&format!(
+        "cat > /run/{name}.conf <<'END'
+vrrp_instance one {{
+ interface shout0
+ state BACKUP
+ virtual_router_id 51
+ priority {priority}
+ advert_int {INTERVAL}
+ {option}
+ virtual_ipaddress {{
+  {VIRTUAL}/24
+ }}
+}}
+END"
+    ))?;
+    let command = format!(
+        "keepalived --dont-fork --log-console --vrrp --use-file=/run/{name}.conf --pid=/run/{name}.pid --vrrp_pid=/run/{name}-vrrp.pid"
+    );
+    Ok(command.split(' ').map(str::to_owned).collect())
+}
+
+fn ucarp(end: &End, rank: Rank) -> Result<Vec<String>> {
+    let skew = if rank == Rank::Master { 0 } else { SKEW };
+    end.host.sh(&format!(
+        "for script in up:add down:delete; do
+            printf '#!/bin/sh\nip address %s {VIRTUAL}/24 dev $1\n' ${{script#*:}} > /run/bench-${{script%:*}}
+            chmod +x /run/bench-${{script%:*}}
+        done"
+    ))?;
+    let command = format!(
+        "ucarp --interface=shout0 --srcip={} --vhid=7 --pass=secret --addr={VIRTUAL} --advskew={skew} --advbase={INTERVAL} --preempt \
+         --upscript=/run/bench-up --downscript=/run/bench-down",
+        end.address
+    );
+    Ok(command.split_whitespace().map(str::to_owned).collect())
 }

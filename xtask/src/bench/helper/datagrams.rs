@@ -1,14 +1,15 @@
 //! Numbered datagrams from a sender to receivers.
 
 use std::io::{Error, ErrorKind};
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::{READY, listen, unread};
+use super::membership::Place;
+use super::{READY, address_after, unread};
 
 /// The number of the datagrams after the last; the number of those before follows in it.
 const END: u64 = u64::MAX;
@@ -25,11 +26,16 @@ const QUIET: Duration = Duration::from_secs(3);
 /// Below this, sleeping takes longer than it should.
 const SHORTEST_SLEEP: Duration = Duration::from_micros(100);
 
-/// Sends until `time` has passed.
-pub(super) fn send(to: SocketAddrV4, size: usize, time: Duration, rate: u32) -> Result<()> {
+/// Sends until `time` has passed, to so many groups in turn.
+pub(super) fn send(to: SocketAddr, groups: u32, place: &Place, size: usize, time: Duration, rate: u32) -> Result<()> {
     ensure!((16..=65_507).contains(&size), "a datagram of {size} bytes cannot be sent here: use 16 to 65507");
-    let socket = UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
-    socket.connect(to).with_context(|| format!("connect to {to}"))?;
+    let sockets = targets(to, groups).map(|to| {
+        let socket = place.sender(to.ip())?;
+        socket.connect(to).with_context(|| format!("connect to {to}"))?;
+        Ok(socket)
+    });
+    let sockets = sockets.collect::<Result<Vec<_>>>()?;
+    let mut turns = sockets.iter().cycle();
     let mut datagram = vec![0; size];
     let begin = Instant::now();
     let mut sent: u64 = 0;
@@ -38,7 +44,8 @@ pub(super) fn send(to: SocketAddrV4, size: usize, time: Duration, rate: u32) -> 
             await_turn(begin, sent, rate);
         }
         set_number(&mut datagram, 0, sent);
-        if offer(&socket, &datagram)? {
+        let socket = turns.next().context("no groups")?;
+        if offer(socket, &datagram)? {
             sent += 1;
         }
     }
@@ -48,10 +55,15 @@ pub(super) fn send(to: SocketAddrV4, size: usize, time: Duration, rate: u32) -> 
     for _ in 0..ENDS {
         // What is still on its way comes first, and a receiver that is behind catches up.
         thread::sleep(Duration::from_millis(20));
-        offer(&socket, &datagram)?;
+        offer(sockets.first().context("no groups")?, &datagram)?;
     }
     println!("{}", json!({ "sent": sent, "seconds": seconds }));
     Ok(())
+}
+
+/// Where datagrams to `groups` groups go.
+fn targets(first: SocketAddr, groups: u32) -> impl Iterator<Item = SocketAddr> {
+    (0..groups).map(move |index| SocketAddr::new(address_after(first.ip(), index), first.port()))
 }
 
 /// Waits until it is the turn of the datagram with this number.
@@ -78,8 +90,8 @@ fn is_no_room(error: &Error) -> bool {
 }
 
 /// Receives until the end, or until nothing comes any more.
-pub(super) fn receive(at: SocketAddrV4, interface: Ipv4Addr, time: Duration) -> Result<()> {
-    let socket = listen(at, interface, Duration::from_millis(200))?;
+pub(super) fn receive(at: SocketAddr, groups: u32, place: &Place, time: Duration) -> Result<()> {
+    let socket = listen(at, groups, place)?;
     let unread_before = unread()?;
     println!("{READY}");
     let mut tally = Tally::default();
@@ -107,6 +119,18 @@ pub(super) fn receive(at: SocketAddrV4, interface: Ipv4Addr, time: Duration) -> 
             "sent": tally.sent, "unread": unread()?.saturating_sub(unread_before) })
     );
     Ok(())
+}
+
+/// One socket for all groups.
+fn listen(at: SocketAddr, groups: u32, place: &Place) -> Result<UdpSocket> {
+    const PATIENCE: Duration = Duration::from_millis(200);
+    if groups == 1 {
+        return place.listen(at, None, PATIENCE);
+    }
+    let any = if at.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0_u16; 8]) };
+    let socket = place.listen(SocketAddr::new(any, at.port()), None, PATIENCE)?;
+    targets(at, groups).try_for_each(|group| place.join(&socket, group.ip()))?;
+    Ok(socket)
 }
 
 /// What has come so far.

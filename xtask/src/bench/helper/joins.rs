@@ -2,15 +2,16 @@
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
+use super::membership::Place;
 use super::wire::Reports;
-use super::{READY, group_after, listen, monotonic_nanoseconds};
+use super::{READY, address_after, group_after, monotonic_nanoseconds};
 
 /// The port of the groups.
 const PORT: u16 = 5010;
@@ -33,33 +34,35 @@ const GROUPS_OF_SOCKET: u32 = 20;
 const CHURNED: usize = 100;
 
 /// Sends to the group that was asked for last, until `time` has passed.
-pub(super) fn serve(at: SocketAddrV4, time: Duration) -> Result<()> {
+pub(super) fn serve(at: SocketAddrV4, place: &Place, time: Duration) -> Result<()> {
     let asked = UdpSocket::bind(at).with_context(|| format!("bind to {at}"))?;
     asked.set_nonblocking(true).context("set the socket's mode")?;
-    let sending = UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
+    let (v4, v6) = (place.sender(Ipv4Addr::UNSPECIFIED.into())?, place.sender(Ipv6Addr::UNSPECIFIED.into())?);
     println!("{READY}");
     let deadline = Instant::now() + time;
-    let mut group = Ipv4Addr::UNSPECIFIED;
-    let mut buffer = [0; 4];
+    let mut group = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let mut buffer = [0; 16];
     while Instant::now() < deadline {
-        if asked.recv(&mut buffer).is_ok() {
-            group = Ipv4Addr::from(buffer);
+        if let Ok(length) = asked.recv(&mut buffer) {
+            let octets = buffer.get(..length).and_then(|octets| octets.try_into().ok());
+            group = octets.map_or(IpAddr::from(buffer), |octets: [u8; 4]| octets.into());
         }
         if group.is_multicast() {
-            sending.send_to(&[0; 64], (group, PORT)).context("send a datagram")?;
+            let socket = if group.is_ipv4() { &v4 } else { &v6 };
+            socket.send_to(&[0; 64], (group, PORT)).context("send a datagram")?;
         }
         thread::sleep(INTERVAL);
     }
     Ok(())
 }
 
-/// Joins one group after the other, from `first`, and measures each. Tells when the last was left, and goes on asking for
-/// it for as long as `linger`.
+/// Joins so many groups one after the other, from the first, for one source if one is given, and measures each. Tells when the
+/// last was left, and goes on asking for it for as long as `linger`.
 pub(super) fn join(
     server: SocketAddrV4,
-    interface: Ipv4Addr,
-    first: Ipv4Addr,
-    count: u32,
+    place: &Place,
+    (first, count): (IpAddr, u32),
+    source: Option<Ipv4Addr>,
     linger: Duration,
 ) -> Result<()> {
     let asking = UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
@@ -68,12 +71,11 @@ pub(super) fn join(
     let mut left = 0;
     let mut unheard = 0;
     for index in 0..count {
-        let group = group_after(first, index);
-        asking.send_to(&group.octets(), server).context("ask for a group")?;
+        let group = address_after(first, index);
+        asking.send_to(&octets(group), server).context("ask for a group")?;
         thread::sleep(SETTLE);
         let begin = Instant::now();
-        let at = SocketAddrV4::new(group, PORT);
-        let socket = listen(at, interface, PATIENCE)?;
+        let socket = place.listen(SocketAddr::new(group, PORT), source, PATIENCE)?;
         match socket.recv(&mut [0; 64]) {
             Ok(_) => {
                 milliseconds.push(to_milliseconds(begin.elapsed()));
@@ -98,6 +100,13 @@ pub(super) fn join(
             "unheard": unheard, "left": left })
     );
     Ok(())
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
 }
 
 fn to_milliseconds(time: Duration) -> f64 {

@@ -3,25 +3,24 @@
 //! Everything ends by itself after the seconds it is given, and prints its findings as one line of JSON.
 
 mod datagrams;
+mod first_words;
 mod joins;
+mod membership;
 mod round_trip;
 mod silence;
 mod tcp;
+mod transitions;
 mod wire;
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::RcvBufForce;
+use membership::{How, Place};
 use nix::time::{ClockId, clock_gettime};
-
-/// Room in a receiver's socket, in bytes: what it may not have read yet when others have the processor.
-const BUFFER: usize = 64 << 20;
 
 /// What a helper that is waited for prints when it can be used.
 pub(crate) const READY: &str = "ready";
@@ -31,7 +30,12 @@ pub(crate) const READY: &str = "ready";
 pub(crate) enum Command {
     /// Send numbered datagrams, and say how many.
     Send {
-        to: SocketAddrV4,
+        to: SocketAddr,
+        /// To so many groups in turn, of which `to` has the first.
+        #[arg(long, default_value_t = 1)]
+        groups: u32,
+        #[command(flatten)]
+        place: Place,
         /// Bytes of payload.
         #[arg(long)]
         size: usize,
@@ -43,17 +47,20 @@ pub(crate) enum Command {
     },
     /// Receive numbered datagrams until their end, and say how many and how fast.
     Receive {
-        at: SocketAddrV4,
-        #[arg(long)]
-        interface: Ipv4Addr,
+        at: SocketAddr,
+        /// As of [`Command::Send`].
+        #[arg(long, default_value_t = 1)]
+        groups: u32,
+        #[command(flatten)]
+        place: Place,
         #[arg(long)]
         seconds: f64,
     },
     /// Send each datagram back, to its sender or to a group.
     Echo {
         at: SocketAddrV4,
-        #[arg(long)]
-        interface: Ipv4Addr,
+        #[command(flatten)]
+        place: Place,
         #[arg(long)]
         reply: Option<SocketAddrV4>,
         #[arg(long)]
@@ -62,8 +69,8 @@ pub(crate) enum Command {
     /// Measure round trips to an echo.
     Ping {
         to: SocketAddrV4,
-        #[arg(long)]
-        interface: Ipv4Addr,
+        #[command(flatten)]
+        place: Place,
         /// The group in which the answers come, if they do not come to the sender.
         #[arg(long)]
         from: Option<SocketAddrV4>,
@@ -87,16 +94,21 @@ pub(crate) enum Command {
     /// Send to the group that a joiner asks for.
     Serve {
         at: SocketAddrV4,
+        #[command(flatten)]
+        place: Place,
         #[arg(long)]
         seconds: f64,
     },
     /// Join groups that are sent to, and measure the time to the first datagram of each.
     Join {
         server: SocketAddrV4,
+        #[command(flatten)]
+        place: Place,
         #[arg(long)]
-        interface: Ipv4Addr,
+        first: IpAddr,
+        /// Join for this source alone.
         #[arg(long)]
-        first: Ipv4Addr,
+        source: Option<Ipv4Addr>,
         #[arg(long)]
         count: u32,
         /// How long the last group is still asked for after it was left.
@@ -128,6 +140,49 @@ pub(crate) enum Command {
         #[arg(long)]
         seconds: f64,
     },
+    /// Join groups that are sent to and leave them, or the like, again and again; each time, wait until the host is sent them or not.
+    Change {
+        #[command(flatten)]
+        place: Place,
+        #[arg(long)]
+        how: How,
+        /// The one who sends.
+        #[arg(long)]
+        source: Ipv4Addr,
+        #[arg(long)]
+        first: Ipv4Addr,
+        #[arg(long)]
+        count: u32,
+        /// The interface of the underlay on which the host is sent what is tunnelled.
+        #[arg(long)]
+        underlay: String,
+        #[arg(long)]
+        seconds: f64,
+    },
+    /// Send one broadcast and one multicast datagram as the first thing; then listen to broadcasts.
+    FirstWords {
+        /// The network's broadcast address.
+        broadcast: SocketAddrV4,
+        group: SocketAddrV4,
+        #[arg(long)]
+        number: u32,
+    },
+    /// Count the first words of others, until told that there are no more.
+    HearFirstWords {
+        /// The network's broadcast address.
+        broadcast: SocketAddrV4,
+        group: SocketAddrV4,
+        #[command(flatten)]
+        place: Place,
+        #[arg(long)]
+        seconds: f64,
+    },
+    /// Broadcast the time, again and again.
+    Beacon {
+        broadcast: SocketAddrV4,
+        #[arg(long)]
+        seconds: f64,
+    },
     /// Count the tunnelled frames to a group that reach an interface of the underlay.
     Watch {
         #[arg(long)]
@@ -144,18 +199,18 @@ pub(crate) enum Command {
 /// Fails when the system does, and when what was to be heard was not.
 pub(crate) fn run(command: &Command) -> Result<ExitCode> {
     match command {
-        Command::Send { to, size, seconds, rate } => datagrams::send(*to, *size, limit(*seconds)?, *rate)?,
-        Command::Receive { at, interface, seconds } => datagrams::receive(*at, *interface, limit(*seconds)?)?,
-        Command::Echo { at, interface, reply, seconds } => {
-            round_trip::echo(*at, *interface, *reply, limit(*seconds)?)?;
+        Command::Send { to, groups, place, size, seconds, rate } => {
+            datagrams::send(*to, *groups, place, *size, limit(*seconds)?, *rate)?;
         }
-        Command::Ping { to, interface, from, count } => round_trip::ping(*to, *interface, *from, *count)?,
+        Command::Receive { at, groups, place, seconds } => datagrams::receive(*at, *groups, place, limit(*seconds)?)?,
+        Command::Echo { at, place, reply, seconds } => round_trip::echo(*at, place, *reply, limit(*seconds)?)?,
+        Command::Ping { to, place, from, count } => round_trip::ping(*to, place, *from, *count)?,
         Command::Silence { echo, seconds } => silence::measure(*echo, limit(*seconds)?)?,
         Command::TcpReceive { at } => tcp::receive(*at)?,
         Command::TcpSend { to, seconds } => tcp::send(*to, limit(*seconds)?)?,
-        Command::Serve { at, seconds } => joins::serve(*at, limit(*seconds)?)?,
-        Command::Join { server, interface, first, count, linger } => {
-            joins::join(*server, *interface, *first, *count, limit(*linger)?)?;
+        Command::Serve { at, place, seconds } => joins::serve(*at, place, limit(*seconds)?)?,
+        Command::Join { server, place, first, source, count, linger } => {
+            joins::join(*server, place, (*first, *count), *source, limit(*linger)?)?;
         }
         Command::Churn { interface, first, rate, seconds } => {
             joins::churn(*interface, *first, *rate, limit(*seconds)?)?;
@@ -163,6 +218,15 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Hold { interfaces, first, count, seconds } => {
             joins::hold(interfaces, *first, *count, limit(*seconds)?)?;
         }
+        Command::Change { place, how, source, first, count, underlay, seconds } => {
+            let groups: Vec<_> = (0..*count).map(|index| group_after(*first, index)).collect();
+            transitions::change(place, *how, *source, &groups, underlay, limit(*seconds)?)?;
+        }
+        Command::FirstWords { broadcast, group, number } => first_words::say(*broadcast, *group, *number)?,
+        Command::HearFirstWords { broadcast, group, place, seconds } => {
+            first_words::hear(*broadcast, *group, place, limit(*seconds)?)?;
+        }
+        Command::Beacon { broadcast, seconds } => first_words::beacon(*broadcast, limit(*seconds)?)?,
         Command::Watch { interface, group, seconds } => wire::watch(interface, *group, limit(*seconds)?)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -175,18 +239,6 @@ fn limit(seconds: f64) -> Result<Duration> {
         bail!("{seconds} s is not between 0 and {LONGEST} s");
     }
     Ok(Duration::from_secs_f64(seconds))
-}
-
-/// A socket that receives what is sent to `at`, joining it if it is a group, on the interface with this address. Reads
-/// give up after `patience`.
-fn listen(at: SocketAddrV4, interface: Ipv4Addr, patience: Duration) -> Result<UdpSocket> {
-    let socket = UdpSocket::bind(at).with_context(|| format!("bind to {at}"))?;
-    setsockopt(&socket, RcvBufForce, &BUFFER).context("enlarge the socket's buffer")?;
-    socket.set_read_timeout(Some(patience)).context("set the socket's timeout")?;
-    if at.ip().is_multicast() {
-        socket.join_multicast_v4(at.ip(), &interface).with_context(|| format!("join {}", at.ip()))?;
-    }
-    Ok(socket)
 }
 
 /// Nanoseconds of the monotonic clock, which is one for all namespaces of the machine.
@@ -207,4 +259,12 @@ fn unread() -> Result<u64> {
 /// The group that comes `index` after `first`.
 fn group_after(first: Ipv4Addr, index: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(first.to_bits().wrapping_add(index))
+}
+
+/// The same of either family.
+fn address_after(first: IpAddr, index: u32) -> IpAddr {
+    match first {
+        IpAddr::V4(first) => group_after(first, index).into(),
+        IpAddr::V6(first) => Ipv6Addr::from_bits(first.to_bits().wrapping_add(index.into())).into(),
+    }
 }

@@ -1,14 +1,15 @@
 //! Round trips of small datagrams.
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{SocketAddrV4, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::{READY, listen};
+use super::READY;
+use super::membership::Place;
 use crate::bench::statistics::percentile;
 
 /// How long an answer may take before it is given up, and the next is asked for.
@@ -24,8 +25,8 @@ const WARM_UP: u32 = 20;
 const SIZE: usize = 64;
 
 /// Answers until `time` has passed.
-pub(super) fn echo(at: SocketAddrV4, interface: Ipv4Addr, reply: Option<SocketAddrV4>, time: Duration) -> Result<()> {
-    let socket = listen(at, interface, Duration::from_millis(200))?;
+pub(super) fn echo(at: SocketAddrV4, place: &Place, reply: Option<SocketAddrV4>, time: Duration) -> Result<()> {
+    let socket = place.listen(at.into(), None, Duration::from_millis(200))?;
     let answering = UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
     println!("{READY}");
     let deadline = Instant::now() + time;
@@ -48,10 +49,10 @@ pub(super) fn echo(at: SocketAddrV4, interface: Ipv4Addr, reply: Option<SocketAd
 }
 
 /// Asks `count` times, one after the other.
-pub(super) fn ping(to: SocketAddrV4, interface: Ipv4Addr, from: Option<SocketAddrV4>, count: u32) -> Result<()> {
+pub(super) fn ping(to: SocketAddrV4, place: &Place, from: Option<SocketAddrV4>, count: u32) -> Result<()> {
     let asking = UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
     asking.set_read_timeout(Some(PATIENCE)).context("set the socket's timeout")?;
-    let hearing = from.map(|group| listen(group, interface, PATIENCE)).transpose()?;
+    let hearing = from.map(|group| place.listen(group.into(), None, PATIENCE)).transpose()?;
     let hearing = hearing.as_ref().unwrap_or(&asking);
     let mut times = Vec::new();
     let mut lost = 0;

@@ -1,20 +1,23 @@
 //! What reaches a host on the underlay, as a packet socket (packet(7)) sees it.
 
-use std::net::Ipv4Addr;
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
+use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout};
 use nix::sys::socket::{AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket};
 use nix::sys::time::TimeVal;
 use serde_json::json;
 
-use super::{BUFFER, READY, monotonic_nanoseconds};
+use super::membership::BUFFER;
+use super::{READY, monotonic_nanoseconds};
 use crate::bench::HAND_PORT;
 
 /// The UDP ports of the tunnels: shoutd's, and that of the one made by hand.
@@ -66,8 +69,7 @@ impl Reports {
             while let Ok(read) = read(&socket, &mut buffer) {
                 let Some((length, _)) = read else { continue };
                 let frame = buffer.get(..length).unwrap_or_default();
-                // IPv4, of protocol 2: IGMP.
-                if frame.get(12..14) == Some(&[8, 0]) && frame.get(23) == Some(&2) {
+                if is_report(frame) {
                     seeing.lock().unwrap_or_else(PoisonError::into_inner).push((frame.to_vec(), Instant::now()));
                 }
             }
@@ -76,10 +78,51 @@ impl Reports {
     }
 
     /// When a group was first in a report.
-    pub(super) fn of(&self, group: Ipv4Addr) -> Option<Instant> {
+    pub(super) fn of(&self, group: IpAddr) -> Option<Instant> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let names = |frame: &[u8]| frame.windows(4).any(|octets| octets == group.octets());
+        let names = |frame: &[u8]| match group {
+            IpAddr::V4(group) => frame.windows(4).any(|octets| octets == group.octets()),
+            IpAddr::V6(group) => frame.windows(16).any(|octets| octets == group.octets()),
+        };
         seen.iter().find(|(frame, _)| names(frame)).map(|(_, time)| *time)
+    }
+}
+
+/// Whether a frame is IPv4 of protocol 2, IGMP, or IPv6 with hop-by-hop options, which of what is seen here MLD alone has (RFC 3810, section 5).
+fn is_report(frame: &[u8]) -> bool {
+    let (kind, ipv4, ipv6) = (frame.get(12..14), frame.get(23), frame.get(20));
+    kind == Some(&[8, 0]) && ipv4 == Some(&2) || kind == Some(&[0x86, 0xdd]) && ipv6 == Some(&0)
+}
+
+/// What is tunnelled to this host, as seen from a network namespace of a container.
+#[derive(Debug)]
+pub(super) struct Underlay {
+    socket: OwnedFd,
+    index: usize,
+    buffer: Vec<u8>,
+}
+
+impl Underlay {
+    /// On this interface of the host, whose namespaces are those of its first process.
+    pub(super) fn open(interface: &str) -> Result<Self> {
+        let interface = interface.to_owned();
+        // A thread that changed its namespace ends, so that no other work is done there.
+        let opened = thread::spawn(move || {
+            let host = File::open("/proc/1/ns/net").context("open /proc/1/ns/net")?;
+            setns(host, CloneFlags::CLONE_NEWNET).context("enter the host's network namespace")?;
+            let index = if_nametoindex(interface.as_str()).with_context(|| format!("find {interface}"))?;
+            Ok::<_, anyhow::Error>((open()?, index as usize))
+        });
+        let (socket, index) = opened.join().map_err(|_| anyhow!("open a packet socket on the host"))??;
+        Ok(Self { socket, index, buffer: vec![0; 1 << 16] })
+    }
+
+    /// Which of these groups the next frame is to; `None` if none came for a while, or it is to none of them.
+    pub(super) fn next(&mut self, groups: &[Ipv4Addr]) -> Result<Option<Ipv4Addr>> {
+        let Some((length, from)) = read(&self.socket, &mut self.buffer)? else { return Ok(None) };
+        let frame = self.buffer.get(..length).unwrap_or_default();
+        let group = groups.iter().find(|group| from == self.index && is_tunnelled_to(frame, **group));
+        Ok(group.copied())
     }
 }
 

@@ -1,0 +1,94 @@
+//! Whether the first datagrams of a container that has just started are heard.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use shoutd_lab::Process;
+
+use super::finding;
+use super::memberships::await_listeners;
+use crate::bench::report::{Finding, Limit};
+use crate::bench::ways::{Ends, findings, number};
+use crate::bench::{NETWORK, helper_program};
+
+/// Where first words go: the network's broadcast address, and a group.
+const BROADCAST: &str = "10.202.0.255:5070";
+const GROUP: &str = "239.82.0.1:5072";
+
+/// How long all of it may take, in seconds.
+const SECONDS: f64 = 250.0;
+
+const RUN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The number that says that there are no more; see the helper.
+const END: u32 = u32::MAX;
+
+/// Starts containers on all hosts in turn, whose programs broadcast and multicast before anything else, while a container on each host listens. Those that
+/// start also listen to broadcasts from the first host.
+pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
+    let containers: u32 = if quick { 8 } else { 40 };
+    let hosts = usize::from(ends.count());
+    let mut listening = Vec::new();
+    for number in 1..=hosts {
+        let end = ends.on(number)?;
+        let hear = format!("hear-first-words {BROADCAST} {GROUP} {} --seconds {SECONDS}", end.place());
+        listening.push(end.ready_helper(&hear)?);
+    }
+    let near = ends.on(1)?;
+    ends.hosts().try_for_each(|host| await_listeners(host, group(), hosts))?;
+    let mut beacon = near.ready_helper(&format!("beacon {BROADCAST} --seconds {SECONDS}"))?;
+    let mut deaf = Vec::new();
+    for container in 0..containers {
+        let host = container as usize % hosts + 1;
+        deaf.push(say(ends, host, container)?);
+    }
+    beacon.kill()?;
+    near.run_helper(&format!("first-words {BROADCAST} {GROUP} --number {END}"), 5.0)?;
+    let unheard = |listening: &mut Process| {
+        let heard = findings(listening, SECONDS)?;
+        let missed = |what| Ok::<_, anyhow::Error>(f64::from(containers) - number(&heard, what)?);
+        Ok::<_, anyhow::Error>((missed("broadcast")?, missed("multicast")?))
+    };
+    let unheard = listening.iter_mut().map(unheard).collect::<Result<Vec<_>>>()?;
+    let (broadcast, multicast): (Vec<f64>, Vec<f64>) = unheard.into_iter().unzip();
+    let remark = format!(
+        "of {containers} containers, started on all hosts in turn; one sample for each of the containers that listen, one a host"
+    );
+    let unheard = |title: &str, samples| Finding {
+        most: Some(Limit::Each(0.0)),
+        remark: remark.clone(),
+        ..finding(title, "datagrams", samples)
+    };
+    let heard = "from the program's socket on, of broadcasts that another host sends every millisecond";
+    let deaf = finding("a container that starts: until it hears the others' broadcasts", "ms", deaf);
+    Ok(vec![
+        unheard("a container's first broadcast, at once as it starts, not heard", broadcast),
+        unheard("its first multicast not heard", multicast),
+        Finding { remark: heard.to_owned(), ..deaf },
+    ])
+}
+
+fn group() -> Ipv4Addr {
+    Ipv4Addr::new(239, 82, 0, 1)
+}
+
+/// Starts a container that says this number. Returns for how many milliseconds it did not hear the others.
+fn say(ends: &Ends, host: usize, spoken: u32) -> Result<f64> {
+    let host = &ends.on(host)?.host;
+    let program = format!("{}:/helper:ro", helper_program()?);
+    let (option, spoken) = (format!("--network={NETWORK}"), spoken.to_string());
+    let output = host.run_for(
+        RUN_DEADLINE,
+        ["docker", "run", "--rm", "--volume", "/usr/lib:/usr/lib:ro", "--volume", &program, &option, "debian"]
+            .into_iter()
+            .chain(["/helper", "bench-helper", "first-words", BROADCAST, GROUP, "--number", &spoken]),
+    )?;
+    ensure!(output.success(), "the container that says {spoken} on {} failed, {output}", host.name());
+    let Some(line) = output.stdout.lines().next_back() else {
+        bail!("the container that says {spoken} printed nothing")
+    };
+    let found: Value = serde_json::from_str(line).with_context(|| format!("it said {line:?}"))?;
+    number(&found, "deaf")
+}
