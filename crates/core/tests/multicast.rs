@@ -396,7 +396,7 @@ fn found_and_wanted() -> (Forwarding, Segment) {
     let mut before = segment(Replication::default());
     before.remotes = [2, 3].map(host).into();
     before.remote_macs = [(9, 2), (8, 3), (7, 4)].map(|(last, at)| (mac(last), host(at))).into();
-    before.replication.groups =
+    Arc::make_mut(&mut before.replication).groups =
         [1, 2, 3].map(|last| ((None, Ipv4Addr::new(239, 0, 0, last).into()), [host(2)].into())).into();
     let found = Forwarding::wanted(&before, Tier::VxlanMdb);
     let mut after =
@@ -419,7 +419,7 @@ fn endpoints_stay_pinned_while_it_is_not_known_what_their_hosts_have() {
     // Unless they are wanted elsewhere.
     after.remote_macs.insert(mac(9), Ipv4Addr::new(192, 0, 2, 3).into());
     assert_eq!(pinned(&after), [(7, "192.0.2.4".to_owned()), (9, "192.0.2.3".to_owned())]);
-    after.replication.provisional = false;
+    Arc::make_mut(&mut after.replication).provisional = false;
     assert_eq!(pinned(&after), [(9, "192.0.2.3".to_owned())]);
 }
 

@@ -43,6 +43,7 @@ impl Adoption {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::sync::Arc;
 
     use shoutd_core::multicast::Replication;
     use shoutd_core::plane::{ObservedSegment, Segment, Vtep, diff};
@@ -63,7 +64,7 @@ mod tests {
             mtu: 1450,
             vtep: Vtep { address: host(1), port: 7789 },
             remotes: remotes.iter().copied().collect(),
-            replication: Replication { provisional, ..Replication::default() },
+            replication: Arc::new(Replication { provisional, ..Replication::default() }),
             remote_macs: BTreeMap::new(),
             learning: true,
             max_rate: None,

@@ -75,9 +75,9 @@ fn held(failure: &ActionFailure, before: &[Held], now: Instant) -> Held {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::net::Ipv4Addr;
+    use std::sync::Arc;
 
     use shoutd_core::Vni;
-    use shoutd_core::multicast::Replication;
     use shoutd_core::plane::{Segment, Vtep};
 
     use super::*;
@@ -94,7 +94,7 @@ mod tests {
             mtu: 1450,
             vtep: Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 },
             remotes: BTreeSet::new(),
-            replication: Replication::default(),
+            replication: Arc::default(),
             remote_macs: BTreeMap::new(),
             learning: true,
             max_rate: None,
@@ -106,8 +106,7 @@ mod tests {
     /// Whether setting up the first network's bridge, which has just failed, has to wait for its time when something else is wanted.
     fn holds(change: impl FnOnce(&mut Desired)) -> bool {
         let (action, now) = (Action::TuneBridge { vni: vni(7), mtu: 1450 }, Instant::now());
-        let failure =
-            ActionFailure { action: action.clone(), error: std::sync::Arc::new(KernelError::Injected("refused")) };
+        let failure = ActionFailure { action: action.clone(), error: Arc::new(KernelError::Injected("refused")) };
         let mut backoff = Backoff::default();
         backoff.note(&Report { done: Vec::new(), failures: vec![failure] }, now);
         let mut after = desired();
@@ -122,6 +121,8 @@ mod tests {
         assert!(!holds(|after| after.segments.get_mut(&vni(7)).unwrap().mtu = 1400));
         assert!(!holds(|after| _ = after.segments.remove(&vni(7))));
         assert!(holds(|after| after.segments.get_mut(&vni(8)).unwrap().mtu = 1400));
-        assert!(holds(|after| after.segments.get_mut(&vni(7)).unwrap().replication.provisional = true));
+        assert!(holds(
+            |after| Arc::make_mut(&mut after.segments.get_mut(&vni(7)).unwrap().replication).provisional = true
+        ));
     }
 }

@@ -200,7 +200,7 @@ async fn who_announces_waits_for_no_container_and_no_look_at_devices() {
     *kernel.unreadable.lock().unwrap() = true;
     kernel.await_failures(2).await;
     for number in 1..4 {
-        wanted.segments.get_mut(&vni()).unwrap().replication.groups.extend([group(number)]);
+        Arc::make_mut(&mut wanted.segments.get_mut(&vni()).unwrap().replication).groups.extend([group(number)]);
         let generation = handle.apply(wanted.clone());
         handle.settled(generation, &scope, PATIENCE).await.unwrap();
         let tables = kernel.inner.lock().unwrap().forwarding.content().tables[&vni()].clone();

@@ -1,6 +1,7 @@
 //! Endpoints' MAC addresses stay where the endpoints are; others move.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use shoutd_core::plane::{DeviceName, Tier};
 use shoutd_netlink::Namespace;
@@ -118,7 +119,7 @@ fn a_daemon_that_starts_leaves_others_endpoints_where_they_are_until_it_has_hear
     // It has heard of neither: that the third has the network, it does not even know by agreement.
     let segment = cluster.hosts[0].segment_mut();
     segment.remotes = [second].into();
-    segment.replication = flood(&[second]);
+    segment.replication = Arc::new(flood(&[second]));
     segment.remote_macs.clear();
     cluster.running[0] = Running::start(&mut cluster.hosts[0]);
     assert_eq!(bridge_table(&cluster, 0), before);
@@ -129,7 +130,7 @@ fn a_daemon_that_starts_leaves_others_endpoints_where_they_are_until_it_has_hear
         assert_eq!(receiver.recv(&mut [0; 8]).unwrap(), 5);
     }
     // The third does not have it any more.
-    cluster.hosts[0].segment_mut().replication = flood(&[]);
+    cluster.hosts[0].segment_mut().replication = Arc::new(flood(&[]));
     cluster.running[0].apply(&cluster.hosts[0]);
     assert!(!bridge_table(&cluster, 0).contains("192.0.2.3"), "{}", bridge_table(&cluster, 0));
     cluster.hosts[0].segment_mut().remotes = all;
