@@ -10,6 +10,7 @@ use crate::error::{Error, Fault};
 use crate::fdb;
 use crate::mdb::{self, DatabaseChange, RTM_DELMDB, RTM_NEWMDB};
 use crate::namespace::Namespace;
+use crate::nftables;
 use crate::socket::{Protocol, open_here, set_option};
 use crate::wire::{Frame, Frames};
 
@@ -61,7 +62,7 @@ impl Monitor {
         )
     }
 
-    /// Watches nf_tables.
+    /// Watches nf_tables, but for the elements of sets.
     pub fn filters(namespace: &Namespace) -> Result<Self, Error> {
         Self::open(namespace, Protocol::Netfilter, &[NFNLGRP_NFTABLES])
     }
@@ -151,5 +152,6 @@ impl AsFd for Monitor {
 }
 
 pub(crate) fn is_change(frame: &Frame<'_>) -> bool {
-    !matches!(frame.kind, libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH) || fdb::is_flood(frame)
+    let is_entry = matches!(frame.kind, libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH);
+    if is_entry { fdb::is_flood(frame) } else { !nftables::is_of_elements(frame) }
 }
