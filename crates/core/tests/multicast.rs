@@ -16,7 +16,7 @@ use shoutd_core::multicast::{
     Database, Knowledge, Memberships, Remote, Replication, SourceFilter, goes_to_every_host, group_mac, is_announced,
     is_link_local, replication_within,
 };
-use shoutd_core::plane::{Change, Destination, DeviceName, Forwarding, Segment, Tier, UNREGISTERED, Vtep};
+use shoutd_core::plane::{Change, Destination, DeviceName, Filter, Forwarding, Segment, Tier, UNREGISTERED, Vtep};
 
 /// As DDS uses them: the first is link-local, and who listens to it is announced, as the other has the same MAC address.
 const OF_APPLICATIONS: [&str; 2] = ["ff02::ffff:239.255.0.1", "ff1e::ffff:239.255.0.1"];
@@ -132,6 +132,9 @@ prop_compose! {
 
 /// Where the kernel would send a packet by these tables: `None` is to every host (`vxlan_xmit`, `vxlan_mdb_entry_skb_get`).
 fn looked_up(tables: &Forwarding, source: IpAddr, group: IpAddr) -> Option<BTreeSet<IpAddr>> {
+    if !tables.filter.passes(group) {
+        return Some(BTreeSet::new());
+    }
     let catch_all = UNREGISTERED.iter().find(|(_, all)| all.is_ipv4() == group.is_ipv4()).unwrap();
     let all = tables.groups.get(catch_all).filter(|_| !is_link_local(group));
     let found = tables.groups.get(&(Some(source), group)).or_else(|| tables.groups.get(&(None, group))).or(all);
@@ -198,20 +201,36 @@ proptest! {
         prop_assert!(segment.replication.groups.keys().all(|(_, group)| !is_link_local(*group)));
         let tables = Forwarding::wanted(&segment, Tier::VxlanMdb);
         prop_assert!(tables.groups.values().all(|destinations| !destinations.is_empty()));
-        prop_assert!(tables.group_macs.is_empty());
+        prop_assert!(tables.group_macs.is_empty() && tables.filter == Filter::Off);
     }
 
     #[test]
     fn by_mac_addresses_no_listener_is_missed((hosts, (source, group)) in scene(), most in room()) {
         let tables = Forwarding::wanted(&segment(replicated(&hosts, most)), Tier::MulticastFdb);
         let receivers = looked_up(&tables, source, group);
-        prop_assert!(receivers.is_none() || !goes_to_every_host(group_mac(group)));
+        let is_shared = goes_to_every_host(group_mac(group));
+        prop_assert!(receivers.is_none() || !is_shared || !is_link_local(group));
         // Of the link-local ones, those that are announced.
         if let Some(receivers) = receivers {
             for (address, (announced, in_sync)) in &hosts {
                 prop_assert!(receivers.contains(address) || !gets(announced.as_ref(), *in_sync, source, group));
             }
         }
+    }
+
+    /// Of whatever sources: these are not told apart.
+    #[test]
+    fn by_mac_addresses_what_nobody_listens_to_goes_nowhere(hosts in hosts(), (source, group) in packet()) {
+        let listens = |(announced, in_sync): &(Option<AnnouncedNetwork>, bool)| {
+            let known = announced.as_ref().filter(|_| *in_sync).map(|network| &network.memberships);
+            known.is_none_or(|memberships| {
+                let nothing = SourceFilter::Include(BTreeSet::new());
+                memberships.router || memberships.groups.get(&group).is_some_and(|filter| *filter != nothing)
+            })
+        };
+        prop_assume!(!is_link_local(group) && !hosts.values().any(listens));
+        let tables = Forwarding::wanted(&segment(replicated(&hosts, REPLICATED_MAX)), Tier::MulticastFdb);
+        prop_assert_eq!(looked_up(&tables, source, group), Some(BTreeSet::new()));
     }
 
     /// What an earlier version may have left included.
@@ -228,7 +247,7 @@ proptest! {
         let found = Forwarding { group_macs, ..Forwarding::default() };
         let tables = Forwarding::wanted_beside(&found, &segment, Tier::MulticastFdb);
         let receivers = looked_up(&tables, source, group);
-        prop_assert!(receivers.is_none() || !goes_to_every_host(group_mac(group)));
+        prop_assert!(receivers.is_none() || !is_link_local(group) || !goes_to_every_host(group_mac(group)));
         if let Some(receivers) = receivers {
             for (address, (announced, in_sync)) in &hosts {
                 prop_assert!(receivers.contains(address) || !gets(announced.as_ref(), *in_sync, source, group));
@@ -241,9 +260,11 @@ proptest! {
         before in any_segment(),
         after in any_segment(),
         tiers in (0_usize..3, 0_usize..3),
+        is_broken in any::<bool>(),
     ) {
         let tier = |number: usize| [Tier::Flood, Tier::MulticastFdb, Tier::VxlanMdb][number];
-        let there = Forwarding::wanted(&before, tier(tiers.0));
+        let filter = if is_broken { Filter::Broken } else { Forwarding::wanted(&before, tier(tiers.0)).filter };
+        let there = Forwarding { filter, ..Forwarding::wanted(&before, tier(tiers.0)) };
         let wanted = Forwarding::wanted(&after, tier(tiers.1));
         prop_assert_eq!(done(there.clone(), &there.changes_to(&wanted)), wanted.clone());
         prop_assert_eq!(wanted.changes_to(&wanted), vec![]);

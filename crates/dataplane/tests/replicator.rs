@@ -50,7 +50,11 @@ fn replication_of(desired: &mut Desired) -> &mut Replication {
 }
 
 fn is_as_wanted(forwarding: &FakeForwarding, desired: &Desired) -> bool {
-    let wanted = Forwarding::wanted(&desired.segments[&vni()], Tier::VxlanMdb);
+    is_as_wanted_by(Tier::VxlanMdb, forwarding, desired)
+}
+
+fn is_as_wanted_by(tier: Tier, forwarding: &FakeForwarding, desired: &Desired) -> bool {
+    let wanted = Forwarding::wanted(&desired.segments[&vni()], tier);
     forwarding.content().tables.get(&vni()) == Some(&wanted)
 }
 
@@ -79,14 +83,18 @@ async fn what_is_applied_holds_when_it_is_settled_and_costs_what_has_changed() {
 
 #[tokio::test]
 async fn what_fails_is_read_anew_and_tried_until_it_holds() {
-    let kernel = FakeKernel::default();
-    let forwarding = kernel.forwarding.clone();
-    forwarding.content().faults = (0..700).map(|number| number % 3 == 0).collect();
-    let handle = Reconciler::spawn(kernel, Tier::VxlanMdb).unwrap();
-    let generation = handle.apply(desired(300));
-    handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
-    assert!(is_as_wanted(&forwarding, &desired(300)));
-    assert_eq!(handle.forwarding_problems(), Vec::<String>::new());
+    for tier in Tier::ALL {
+        let kernel = FakeKernel::default();
+        let forwarding = kernel.forwarding.clone();
+        forwarding.content().faults = (0..700).map(|number| number % 3 == 0).collect();
+        let handle = Reconciler::spawn(kernel, tier).unwrap();
+        for groups in [300, 200] {
+            let generation = handle.apply(desired(groups));
+            handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
+            assert!(is_as_wanted_by(tier, &forwarding, &desired(groups)), "{tier}");
+        }
+        assert_eq!(handle.forwarding_problems(), Vec::<String>::new());
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use crate::lab::build_directory;
 use crate::wait::wait_until;
 
 /// How long the virtual machine may take from its start to its end: seconds to boot, and tests that are ten times as slow as elsewhere.
-const DEADLINE: Duration = Duration::from_secs(400);
+const DEADLINE: Duration = Duration::from_secs(600);
 
 /// What a data plane needs of the kernel that Debian has as modules, and what these need without saying so: `crc32c`, of which they take any.
 const MODULES: [&str; 7] = ["crc32c_generic", "bridge", "veth", "vxlan", "nf_tables", "nft_meta_bridge", "nft_limit"];

@@ -9,13 +9,14 @@ use serde_json::Value;
 use shoutd_lab::run_on_older_kernel;
 
 /// Those that do not ask for what 6.1 does not have.
-const TESTS: [&str; 7] = [
+const TESTS: [&str; 8] = [
     "probing::this_kernel_has_all_that_is_needed",
     "probing::lack_of_privilege_is_said_to_be_that",
     "guard::igmp_and_mld_do_not_cross_and_all_else_does",
     "traffic::unicast_broadcast_and_multicast_reach_containers_of_other_hosts",
     "traffic::ipv6_multicast_and_neighbour_discovery_pass",
     "tiers::link_local_groups_that_share_a_mac_address_with_others_reach_who_they_should",
+    "tiers::groups_that_nobody_listens_to_go_nowhere_by_mac_address_either",
     "tiers::groups_of_one_mac_address_go_to_the_hosts_that_listen_to_any",
 ];
 

@@ -16,9 +16,10 @@ fn fuzz_netlink() {
                 .collect();
             let index = frame.word(4);
             let tables = (nftables::parse_table(&frame), nftables::parse_chain(&frame), nftables::parse_rule(&frame));
+            let sets = (nftables::parse_set_elements(&frame), nftables::is_of_elements(&frame));
             let devices = (link::parse(&frame), fdb::parse(&frame, index), fdb::is_flood(&frame));
             let addresses = (address::parse(&frame), ip_route::parse(&frame), joins::event(&frame));
-            (attributes.len(), tables, devices, addresses, monitor::is_change(&frame), socket::verdict(&frame))
+            (attributes.len(), tables, sets, devices, addresses, monitor::is_change(&frame), socket::verdict(&frame))
         });
         frames.collect::<Vec<_>>()
     });

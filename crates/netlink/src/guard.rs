@@ -32,12 +32,12 @@ const NAME_OCTETS: usize = 16;
 
 // What the kernel takes a frame for by its destination (include/uapi/linux/if_packet.h).
 const PACKET_BROADCAST: u8 = 1;
-const PACKET_MULTICAST: u8 = 2;
+pub(crate) const PACKET_MULTICAST: u8 = 2;
 /// To an address that is not the port's own, as is all that a bridge passes on.
 const PACKET_OTHERHOST: u8 = 3;
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// Protocol 2 of IPv4 (RFC 1112, 2236, 3376).
 const IGMP: u8 = 2;
 /// Protocol 17 of IPv4, and next header of IPv6.
@@ -207,7 +207,7 @@ fn rate_rule(port: &str, rate: u32) -> Vec<Expression> {
 }
 
 /// A device's name as rules compare it.
-fn name_value(port: &str) -> Vec<u8> {
+pub(crate) fn name_value(port: &str) -> Vec<u8> {
     let mut name = port.as_bytes().to_vec();
     name.resize(NAME_OCTETS, 0);
     name

@@ -1,7 +1,7 @@
 //! Netlink, for shoutd: the only crate that knows how the kernel is spoken to.
 //!
 //! One verb per method, all of them blocking: a request is answered in microseconds, and every wait has a deadline. [`Route`] speaks
-//! rtnetlink (devices, forwarding tables, addresses, routes), [`Guard`] keeps an nf_tables filter, [`Monitor`] says when something changed,
+//! rtnetlink (devices, forwarding tables, addresses, routes), [`Guard`] and [`GroupFilter`] keep nf_tables filters, [`Monitor`] says when something changed,
 //! [`Namespace`] and [`NamedNamespaces`] are the network namespaces all of them work in.
 //!
 //! The codec is its own: two hundred lines serve rtnetlink and nf_tables alike, the messages of which no crate covers whole, and an
@@ -13,6 +13,7 @@ mod error;
 mod fdb;
 #[cfg(test)]
 mod fuzz;
+mod group_filter;
 mod guard;
 mod ip_route;
 mod joins;
@@ -33,6 +34,7 @@ pub use address::Address;
 pub use bridge::BridgeSettings;
 pub use error::{Error, Fault};
 pub use fdb::Pinned;
+pub use group_filter::{Filtering, GroupFilter};
 pub use guard::{Guard, Installed};
 pub use ip_route::IpRoute;
 pub use joins::{JoinMonitor, Joins};

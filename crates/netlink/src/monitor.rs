@@ -11,6 +11,7 @@ use crate::fdb;
 use crate::ip_route;
 use crate::mdb::{self, DatabaseChange, RTM_DELMDB, RTM_NEWMDB};
 use crate::namespace::Namespace;
+use crate::nftables;
 use crate::socket::{Protocol, open_here, set_option};
 use crate::wire::{Frame, Frames};
 
@@ -62,7 +63,7 @@ impl Monitor {
         )
     }
 
-    /// Watches nf_tables.
+    /// Watches nf_tables, but for the elements of sets.
     pub fn filters(namespace: &Namespace) -> Result<Self, Error> {
         Self::open(namespace, Protocol::Netfilter, &[NFNLGRP_NFTABLES])
     }
@@ -165,6 +166,6 @@ pub(crate) fn is_change(frame: &Frame<'_>) -> bool {
     match frame.kind {
         libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH => fdb::is_flood(frame),
         libc::RTM_NEWROUTE | libc::RTM_DELROUTE => ip_route::is_of_interest(frame),
-        _ => true,
+        _ => !nftables::is_of_elements(frame),
     }
 }

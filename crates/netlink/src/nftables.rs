@@ -1,6 +1,8 @@
 //! nf_tables messages (`include/uapi/linux/netfilter/nf_tables.h`): as much as a filter of a few rules takes. Numbers inside are in
 //! network byte order.
 
+use std::net::IpAddr;
+
 use nix::libc;
 
 use crate::socket::flag;
@@ -22,6 +24,10 @@ pub(crate) const GET_CHAIN: u16 = 4;
 pub(crate) const NEW_RULE: u16 = 6;
 pub(crate) const GET_RULE: u16 = 7;
 const NEW_SET: u16 = 9;
+pub(crate) const NEW_SET_ELEMENT: u16 = 12;
+const GET_SET_ELEMENT: u16 = 13;
+pub(crate) const DELETE_SET_ELEMENT: u16 = 14;
+const NEW_GENERATION: u16 = 15;
 
 const TABLE_NAME: u16 = 1;
 const TABLE_FLAGS: u16 = 2;
@@ -47,8 +53,14 @@ const SET_TIMEOUT: u16 = 11;
 const DESCRIPTION_SIZE: u16 = 1;
 /// `NFT_SET_TIMEOUT | NFT_SET_EVAL`: rules add elements, and they go when nothing refreshes them.
 const FLAGS_DYNAMIC: u32 = 0x10 | 0x20;
-/// How a key is shown: as a number.
+// How a key is shown: as a number, or as an address of either family.
 const KEY_TYPE_INTEGER: u32 = 4;
+const KEY_TYPE_IPV4: u32 = 7;
+const KEY_TYPE_IPV6: u32 = 8;
+const ELEMENTS_TABLE: u16 = 1;
+const ELEMENTS_SET: u16 = 2;
+const ELEMENTS_LIST: u16 = 3;
+const ELEMENT_KEY: u16 = 1;
 const LIST_ELEMENT: u16 = 1;
 const EXPRESSION_NAME: u16 = 1;
 const EXPRESSION_DATA: u16 = 2;
@@ -63,6 +75,8 @@ const REGISTER: u32 = 1;
 const DYNSET_UPDATE: u32 = 1;
 /// `NFT_LIMIT_F_INV`: holds for what is over the limit.
 const LIMIT_INVERTED: u32 = 1;
+/// `NFT_LOOKUP_F_INV`: holds for what is not in the set.
+const LOOKUP_INVERTED: u32 = 1;
 /// Packets that may come at once whatever the rate: as many as a host sends when it starts (ARP, reports, neighbour discovery).
 const BURST_MIN: u32 = 10;
 
@@ -114,6 +128,10 @@ pub(crate) enum Expression {
         length: u32,
     },
     Compare(Comparison, Vec<u8>),
+    /// Keeps these bits of the octet that was loaded last.
+    Mask(u8),
+    /// Goes on if what was loaded last is not in the set.
+    NotIn(&'static str),
     /// Goes on if there were more packets a second than this with the key that was loaded last, which the set keeps apart.
     Exceeds {
         set: &'static str,
@@ -171,6 +189,48 @@ pub(crate) fn new_set(table: &str, name: &str, size: u32, timeout: u64) -> Messa
     message
 }
 
+/// Makes a set of IP addresses, empty, of any size; with a number that no other set of the same batch has.
+pub(crate) fn new_address_set(table: &str, name: &str, number: u32, ipv6: bool) -> Message {
+    let (kind, length) = if ipv6 { (KEY_TYPE_IPV6, 16) } else { (KEY_TYPE_IPV4, 4) };
+    let mut message = message(NEW_SET, libc::NLM_F_CREATE);
+    message.text(SET_TABLE, table);
+    message.text(SET_NAME, name);
+    message.u32_be(SET_FLAGS, 0);
+    message.u32_be(SET_KEY_TYPE, kind);
+    message.u32_be(SET_KEY_LENGTH, length);
+    message.u32_be(SET_ID, number);
+    message
+}
+
+/// A message about addresses of a set.
+pub(crate) fn set_elements(
+    kind: u16,
+    flags: i32,
+    table: &str,
+    set: &str,
+    addresses: impl Iterator<Item = IpAddr>,
+) -> Message {
+    let mut message = message(kind, flags);
+    message.text(ELEMENTS_TABLE, table);
+    message.text(ELEMENTS_SET, set);
+    message.nest(ELEMENTS_LIST | NESTED, |list| {
+        for address in addresses {
+            list.nest(LIST_ELEMENT | NESTED, |element| {
+                element.nest(ELEMENT_KEY | NESTED, |key| key.ip(DATA_VALUE, address));
+            });
+        }
+    });
+    message
+}
+
+/// Asks for all elements of a set.
+pub(crate) fn get_set_elements(table: &str, set: &str) -> Message {
+    let mut message = message(GET_SET_ELEMENT, 0);
+    message.text(ELEMENTS_TABLE, table);
+    message.text(ELEMENTS_SET, set);
+    message
+}
+
 /// Adds a rule at the end of a chain, with a text to know it by.
 pub(crate) fn new_rule(table: &str, chain: &str, userdata: &str, expressions: &[Expression]) -> Message {
     let mut message = message(NEW_RULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND);
@@ -193,6 +253,8 @@ fn write_expression(message: &mut Message, expression: &Expression) {
         Expression::LoadMeta(_) => "meta",
         Expression::LoadPayload { .. } => "payload",
         Expression::Compare(..) => "cmp",
+        Expression::Mask(_) => "bitwise",
+        Expression::NotIn(_) => "lookup",
         Expression::Exceeds { .. } => "dynset",
         Expression::Accept | Expression::Drop => "immediate",
     };
@@ -212,6 +274,18 @@ fn write_expression(message: &mut Message, expression: &Expression) {
             data.u32_be(1, REGISTER);
             data.u32_be(2, *comparison as u32);
             data.nest(3 | NESTED, |nested| nested.bytes(DATA_VALUE, value));
+        }
+        Expression::Mask(mask) => {
+            data.u32_be(1, REGISTER);
+            data.u32_be(2, REGISTER);
+            data.u32_be(3, 1);
+            data.nest(4 | NESTED, |nested| nested.u8(DATA_VALUE, *mask));
+            data.nest(5 | NESTED, |nested| nested.u8(DATA_VALUE, 0));
+        }
+        Expression::NotIn(set) => {
+            data.text(1, set);
+            data.u32_be(2, REGISTER);
+            data.u32_be(5, LOOKUP_INVERTED);
         }
         Expression::Exceeds { set, rate } => {
             data.text(1, set);
@@ -283,6 +357,18 @@ pub(crate) fn parse_rule(frame: &Frame<'_>) -> Option<Rule> {
     let table = attributes.find(RULE_TABLE).filter(|_| is_bridge(frame))?.text();
     let userdata = attributes.find(RULE_USERDATA).map(|userdata| userdata.value.to_vec()).unwrap_or_default();
     Some(Rule { table, chain: attributes.find(RULE_CHAIN)?.text(), userdata })
+}
+
+/// The addresses in a set; each message has some of them.
+pub(crate) fn parse_set_elements(frame: &Frame<'_>) -> Option<Vec<IpAddr>> {
+    let list = frame.attributes(HEADER).find(ELEMENTS_LIST).filter(|_| is_bridge(frame))?;
+    let key = |element: Attribute<'_>| element.nested().find(ELEMENT_KEY)?.nested().find(DATA_VALUE)?.ip();
+    Some(list.nested().filter(|element| element.kind == LIST_ELEMENT).filter_map(key).collect())
+}
+
+/// Whether a message tells only of elements of sets, or that something was changed of which other messages tell.
+pub(crate) fn is_of_elements(frame: &Frame<'_>) -> bool {
+    [NEW_SET_ELEMENT, DELETE_SET_ELEMENT, NEW_GENERATION].contains(&(frame.kind ^ SUBSYSTEM << 8))
 }
 
 fn is_bridge(frame: &Frame<'_>) -> bool {

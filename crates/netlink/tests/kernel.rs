@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test says what it expects by failing")]
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -14,8 +15,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, unshare};
 use shoutd_netlink::{
-    BridgeSettings, DatabaseMonitor, Guard, Kind, LinkChange, Listing, Monitor, NamedNamespaces, Namespace, NewVeth,
-    NewVxlan, Route, TunnelGroup, VethEnd,
+    BridgeSettings, DatabaseMonitor, Filtering, GroupFilter, Guard, Kind, LinkChange, Listing, Monitor,
+    NamedNamespaces, Namespace, NewVeth, NewVxlan, Route, TunnelGroup, VethEnd,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -207,6 +208,53 @@ fn a_guard_is_whole_or_it_is_not() {
     assert!(guard.is_whole("tunnel").unwrap().is_none());
 }
 
+#[test]
+fn a_filter_of_groups_reads_back_as_it_was_made_and_changed() {
+    let namespace = namespace();
+    let mut filter = GroupFilter::open(&namespace).unwrap();
+    assert_eq!(filter.read("tunnel").unwrap(), Filtering::Absent);
+    // More than are sent at once, and than the kernel tells at once.
+    let v4 = (0..5000_u32).map(|number| IpAddr::from(Ipv4Addr::from(0xef01_0000 + number)));
+    let v6 = (0..3000_u32).map(|number| format!("ff05::2:{number:x}").parse::<IpAddr>().unwrap());
+    let mut groups: BTreeSet<IpAddr> = v4.chain(v6).collect();
+    filter.install("tunnel", &groups).unwrap();
+    assert_eq!(filter.read("tunnel").unwrap(), Filtering::Whole(groups.clone()));
+    assert_eq!(filter.read("other").unwrap(), Filtering::Broken);
+
+    let more: Vec<IpAddr> = ["239.9.9.9", "ff0e::9"].map(|group| group.parse().unwrap()).to_vec();
+    let less: Vec<IpAddr> = groups.iter().step_by(3).copied().collect();
+    // To admit one that is admitted is no error.
+    let added = more.iter().chain(&less).map(|group| (*group, true));
+    let changes: Vec<(IpAddr, bool)> = added.chain(less.iter().map(|group| (*group, false))).collect();
+    filter.change(&changes).unwrap();
+    groups.extend(more);
+    less.iter().for_each(|group| _ = groups.remove(group));
+    assert_eq!(filter.read("tunnel").unwrap(), Filtering::Whole(groups.clone()));
+    let refusal = filter.change(&[("239.8.8.8".parse().unwrap(), false)]).unwrap_err();
+    assert_eq!(refusal.errno(), Some(Errno::ENOENT));
+
+    for damage in [
+        "nft flush table bridge shoutd-groups",
+        "nft add rule bridge shoutd-groups forward drop",
+        "nft add chain bridge shoutd-groups other",
+        "nft add table bridge shoutd-groups { flags dormant ; }",
+    ] {
+        run(&namespace, damage);
+        assert_eq!(filter.read("tunnel").unwrap(), Filtering::Broken, "{damage}");
+        filter.install("tunnel", &groups).unwrap();
+        assert_eq!(filter.read("tunnel").unwrap(), Filtering::Whole(groups.clone()), "{damage}");
+    }
+    // Nor is the guard of it any concern, or of the guard's.
+    let mut guard = Guard::open(&namespace).unwrap();
+    guard.install("tunnel", None).unwrap();
+    assert!(guard.is_whole("tunnel").unwrap().is_some());
+    assert_eq!(filter.read("tunnel").unwrap(), Filtering::Whole(groups));
+    filter.remove().unwrap();
+    filter.remove().unwrap();
+    assert_eq!(filter.read("tunnel").unwrap(), Filtering::Absent);
+    assert!(guard.is_whole("tunnel").unwrap().is_some());
+}
+
 fn hears(monitor: &Monitor, timeout: Duration) -> bool {
     let deadline = Instant::now() + timeout;
     while Instant::now() < deadline {
@@ -239,6 +287,12 @@ fn monitors_hear_of_changes_and_not_of_traffic() {
     assert!(!filters.drain());
     Guard::open(&segment).unwrap().install("tunnel", Some(500)).unwrap();
     assert!(hears(&filters, PATIENCE));
+    let mut groups = GroupFilter::open(&segment).unwrap();
+    groups.install("tunnel", []).unwrap();
+    assert!(hears(&filters, PATIENCE));
+    while hears(&filters, Duration::from_millis(200)) {}
+    groups.change(&[(Ipv4Addr::new(239, 1, 1, 1).into(), true)]).unwrap();
+    assert!(!hears(&filters, Duration::from_millis(200)));
 }
 
 /// A directory that only the calling thread sees, whatever is mounted in it, and that leaves nothing behind.

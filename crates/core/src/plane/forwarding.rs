@@ -11,15 +11,15 @@ use std::sync::Arc;
 use super::{DeviceName, Segment};
 use crate::MacAddress;
 use crate::limits::{LEASES_PER_NETWORK_MAX, REPLICATED_MAX};
-use crate::multicast::{Replication, SourceGroup, goes_to_every_host, group_mac};
+use crate::multicast::{Replication, SourceGroup, goes_to_every_host, group_mac, is_link_local};
 
 /// How multicast is sent to the hosts that listen: the best that a kernel can do. Each host's tier is its own affair, for replication is the sender's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tier {
     /// To every host that has the network.
     Flood,
-    /// By the groups' MAC addresses in the VXLAN device's forwarding table, 32 IPv4 groups to an address, whatever the source. Groups that nobody listens to go to every host, and so do those that share an address with
-    /// link-local ones that anybody may listen to.
+    /// By the groups' MAC addresses in the VXLAN device's forwarding table, 32 IPv4 groups to an address, whatever the source; those that share an address with link-local ones that anybody may listen to
+    /// go to every host. Groups that nobody listens to are kept back by a filter.
     MulticastFdb,
     /// By source and group in the VXLAN device's multicast database (kernel 6.4). Groups that nobody listens to go to no host but multicast routers.
     VxlanMdb,
@@ -71,6 +71,37 @@ pub enum Destination {
     Host(IpAddr),
 }
 
+/// What keeps groups that nobody listens to off the tunnel where the VXLAN device cannot: a filter before it. Link-local groups pass in any case.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Filter {
+    /// There is none: every group passes.
+    #[default]
+    Off,
+    /// These groups pass, and no others.
+    On(BTreeSet<IpAddr>),
+    /// There is one that is not as shoutd makes it, and nobody knows what passes.
+    Broken,
+}
+
+impl Filter {
+    /// Whether packets to this group pass for certain.
+    pub fn passes(&self, group: IpAddr) -> bool {
+        match self {
+            Self::Off => true,
+            Self::On(admitted) => is_link_local(group) || admitted.contains(&group),
+            Self::Broken => false,
+        }
+    }
+
+    /// The groups that pass, if that is known and not all do.
+    fn admitted(&self) -> Option<&BTreeSet<IpAddr>> {
+        match self {
+            Self::On(admitted) => Some(admitted),
+            Self::Off | Self::Broken => None,
+        }
+    }
+}
+
 /// What there is of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Forwarding {
@@ -82,6 +113,8 @@ pub struct Forwarding {
     pub remote_macs: BTreeMap<MacAddress, IpAddr>,
     /// Entries of the bridge's forwarding table: the port that an endpoint is behind, the tunnel for those of other hosts.
     pub ports: BTreeMap<MacAddress, DeviceName>,
+    /// Which groups come to the VXLAN device at all.
+    pub filter: Filter,
 }
 
 /// One change of it.
@@ -109,6 +142,20 @@ pub enum Change {
     ReleaseGroupMac {
         /// The address.
         mac: MacAddress,
+    },
+    /// From now on these groups pass to the tunnel, and no others.
+    Filter {
+        /// The groups.
+        admitted: BTreeSet<IpAddr>,
+    },
+    /// From now on all pass.
+    Unfilter,
+    /// Where not all groups pass, this one does, or does no longer.
+    Admit {
+        /// The group.
+        group: IpAddr,
+        /// Whether it is to be so.
+        add: bool,
     },
     /// An endpoint is behind the tunnel, at this VTEP; no longer at another.
     PinRemote {
@@ -144,9 +191,11 @@ impl Change {
     /// Whether it makes something be there; if not, it takes away what is there and not wanted.
     pub fn adds(&self) -> bool {
         match self {
-            Self::Group { add, .. } | Self::GroupMac { add, .. } => *add,
-            Self::PinRemote { .. } | Self::PinPort { .. } => true,
-            Self::ReleaseGroupMac { .. } | Self::UnpinRemote { .. } | Self::UnpinPort { .. } => false,
+            Self::Group { add, .. } | Self::GroupMac { add, .. } | Self::Admit { add, .. } => *add,
+            Self::PinRemote { .. } | Self::PinPort { .. } | Self::Unfilter => true,
+            Self::ReleaseGroupMac { .. } | Self::UnpinRemote { .. } | Self::UnpinPort { .. } | Self::Filter { .. } => {
+                false
+            }
         }
     }
 
@@ -180,7 +229,10 @@ impl Forwarding {
                 let all = groups.chain(UNREGISTERED.map(|key| (key, &replication.unregistered)));
                 wanted.groups = all.map(|(key, remotes)| (key, destinations(remotes))).collect();
             }
-            Tier::MulticastFdb => wanted.group_macs = wanted_macs(replication),
+            Tier::MulticastFdb => {
+                wanted.group_macs = wanted_macs(replication);
+                wanted.filter = wanted_filter(replication);
+            }
             Tier::Flood => {}
         }
         wanted
@@ -261,6 +313,9 @@ impl Forwarding {
     /// would otherwise fall back to, so that no host misses what it had and still wants.
     pub fn changes_to(&self, wanted: &Self) -> Vec<Change> {
         let mut changes = Vec::new();
+        if self.filter != Filter::Off && (self.filter == Filter::Broken || wanted.filter == Filter::Off) {
+            changes.push(Change::Unfilter);
+        }
         // With a source first, the unspecified groups, which hold back all others, last.
         self.add_groups(wanted, true, &mut changes);
         self.add_groups(wanted, false, &mut changes);
@@ -268,6 +323,9 @@ impl Forwarding {
             let there = self.group_macs.get(mac);
             let missing = remotes.iter().filter(|remote| there.is_none_or(|there| !there.contains(remote)));
             changes.extend(missing.map(|remote| Change::GroupMac { mac: *mac, remote: *remote, add: true }));
+        }
+        if let (Some(there), Some(wanted)) = (self.filter.admitted(), wanted.filter.admitted()) {
+            changes.extend(wanted.difference(there).map(|group| Change::Admit { group: *group, add: true }));
         }
         for (mac, remote) in &wanted.remote_macs {
             if self.remote_macs.get(mac) != Some(remote) {
@@ -307,6 +365,13 @@ impl Forwarding {
     }
 
     fn remove(&self, wanted: &Self, changes: &mut Vec<Change>) {
+        match (self.filter.admitted(), wanted.filter.admitted()) {
+            (Some(there), Some(wanted)) => {
+                changes.extend(there.difference(wanted).map(|group| Change::Admit { group: *group, add: false }));
+            }
+            (None, Some(admitted)) => changes.push(Change::Filter { admitted: admitted.clone() }),
+            (_, None) => {}
+        }
         // In ascending order: the unspecified groups, to which others would fall back, first.
         for (key, destinations) in &self.groups {
             let still = wanted.groups.get(key);
@@ -349,6 +414,13 @@ impl Forwarding {
             Change::ReleaseGroupMac { mac } => {
                 self.group_macs.remove(mac);
             }
+            Change::Filter { admitted } => self.filter = Filter::On(admitted.clone()),
+            Change::Unfilter => self.filter = Filter::Off,
+            Change::Admit { group, add } => {
+                if let Filter::On(admitted) = &mut self.filter {
+                    _ = if *add { admitted.insert(*group) } else { admitted.remove(group) };
+                }
+            }
             Change::PinRemote { mac, remote } => {
                 self.remote_macs.insert(*mac, *remote);
             }
@@ -380,9 +452,17 @@ fn wanted_macs(replication: &Replication) -> BTreeMap<MacAddress, BTreeSet<IpAdd
             remotes.extend(listeners);
         }
     }
-    // An entry without hosts cannot be made; its groups go to all, as those that nobody listens to.
+    // An entry without hosts cannot be made; its groups are kept back, as those that nobody listens to.
     macs.retain(|_, remotes| !remotes.is_empty());
     macs
+}
+
+/// Which groups pass to the tunnel: those that somebody listens to; all, if somebody gets what is sent to any group.
+fn wanted_filter(replication: &Replication) -> Filter {
+    if replication.provisional || !replication.unregistered.is_empty() {
+        return Filter::Off;
+    }
+    Filter::On(replication.groups.keys().map(|(_, group)| *group).collect())
 }
 
 /// Passes on the keys whose values differ in two tables, with both.

@@ -18,7 +18,7 @@ use std::str::FromStr;
 pub use action::{Action, Place};
 pub use desired::{Desired, MTU_OPTION, Port, Segment, Underlay, Vtep, Worked, desired};
 pub use diff::diff;
-pub use forwarding::{Change, Destination, Forwarding, Tier, UNREGISTERED, UnknownTier};
+pub use forwarding::{Change, Destination, Filter, Forwarding, Tier, UNREGISTERED, UnknownTier};
 pub use observed::{ContainerEnd, Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel};
 pub use options::{
     ALL_MULTICAST, InvalidOption, MAC_MOVES_OPTION, MAX_RATE_OPTION, MULTICAST_ROUTE_OPTION, check_options,

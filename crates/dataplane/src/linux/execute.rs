@@ -10,7 +10,9 @@ use shoutd_core::plane::{
     Place, Port, TUNNEL, Vtep, namespace_name,
 };
 use shoutd_core::{NetworkId, Vni};
-use shoutd_netlink::{BridgeSettings, Kind, Link, LinkChange, Mac, Namespace, NewVeth, NewVxlan, Route, VethEnd};
+use shoutd_netlink::{
+    BridgeSettings, GroupFilter, Kind, Link, LinkChange, Mac, Namespace, NewVeth, NewVxlan, Route, VethEnd,
+};
 
 use super::handle::{SandboxHandle, SegmentHandle};
 use super::observe::{is_link_local, multicast_routes};
@@ -124,6 +126,7 @@ impl LinuxKernel {
             segment.route.delete_link(link.index)?;
         }
         segment.guard.remove()?;
+        GroupFilter::open(&segment.namespace)?.remove()?;
         if foreign.is_empty() {
             self.segments.remove(&vni);
             self.registry.retain(|other| other != vni);

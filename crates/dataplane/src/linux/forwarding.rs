@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use shoutd_core::plane::{Change, Destination, DeviceName, Forwarding, TUNNEL, Vtep, namespace_name};
+use shoutd_core::plane::{Change, Destination, DeviceName, Filter, Forwarding, TUNNEL, Vtep, namespace_name};
 use shoutd_core::{MacAddress, Vni};
-use shoutd_netlink::{NamespaceId, Pinned, Route, TunnelGroup};
+use shoutd_netlink::{Error, Filtering, GroupFilter, NamespaceId, Pinned, Route, TunnelGroup};
 
 use super::PROTOCOL;
 use super::registry::Registry;
@@ -29,6 +29,7 @@ pub(super) struct LinuxForwarding {
 struct Open {
     namespace: NamespaceId,
     route: Route,
+    filter: GroupFilter,
     /// Indexes of the devices there, by name.
     devices: BTreeMap<DeviceName, u32>,
 }
@@ -50,6 +51,7 @@ impl LinuxForwarding {
             Entry::Vacant(vacant) => vacant.insert(Open {
                 namespace: namespace.id(),
                 route: Route::open(&namespace)?,
+                filter: GroupFilter::open(&namespace)?,
                 devices: BTreeMap::new(),
             }),
         })
@@ -68,6 +70,47 @@ impl Open {
         found
             .map(|(_, index)| *index)
             .ok_or_else(|| KernelError::NoDevice { device: name.to_owned(), namespace: namespace_name(vni) })
+    }
+
+    fn change_pinned(
+        &mut self,
+        vni: Vni,
+        tunnel: u32,
+        changes: &[Change],
+    ) -> Result<Vec<(usize, KernelError)>, KernelError> {
+        let (mut entries, mut positions, mut failures) = (Vec::new(), Vec::new(), Vec::new());
+        for (position, change) in changes.iter().enumerate() {
+            match pinned(self, vni, change) {
+                Ok(entry) => {
+                    entries.extend(entry);
+                    positions.extend(entry.map(|_| position));
+                }
+                Err(error) => failures.push((position, error)),
+            }
+        }
+        let failed = self.route.change_pinned(tunnel, &entries)?;
+        failures.extend(failed.into_iter().map(|(position, error)| (positions[position], error.into())));
+        Ok(failures)
+    }
+
+    fn change_filter(&mut self, changes: &[Change]) -> Vec<(usize, KernelError)> {
+        let mut failures = Vec::new();
+        let group = |change: &Change| match change {
+            Change::Admit { group, add } => Some((*group, *add)),
+            _ => None,
+        };
+        let mut start = 0;
+        for run in changes.chunk_by(|a, b| group(a).is_some() && group(b).is_some()) {
+            let done: Result<(), Error> = match &run[0] {
+                Change::Filter { admitted } => self.filter.install(TUNNEL, admitted),
+                Change::Unfilter => self.filter.remove(),
+                _ => self.filter.change(&run.iter().filter_map(group).collect::<Vec<_>>()),
+            };
+            // Of those that are changed together it is not told which it was.
+            failures.extend(done.err().map(|error| (start, error.into())));
+            start += run.len();
+        }
+        failures
     }
 
     fn name(&self, index: u32) -> Option<&DeviceName> {
@@ -103,6 +146,11 @@ impl ForwardingTables for LinuxForwarding {
                 }
             }
         }
+        found.filter = match open.filter.read(TUNNEL)? {
+            Filtering::Absent => Filter::Off,
+            Filtering::Whole(admitted) => Filter::On(admitted),
+            Filtering::Broken => Filter::Broken,
+        };
         Ok(found)
     }
 
@@ -120,27 +168,18 @@ impl ForwardingTables for LinuxForwarding {
         let tunnel = open.index(vni, TUNNEL)?;
         let mut failures = Vec::new();
         // In order, in runs that go to the same table.
-        let is_group = |change: &Change| matches!(change, Change::Group { .. });
         let mut start = 0;
-        for run in changes.chunk_by(|a, b| is_group(a) == is_group(b)) {
-            if is_group(&run[0]) {
-                let entries: Vec<_> = run.iter().filter_map(|change| tunnel_group(change, own.address)).collect();
-                let failed = open.route.change_tunnel_groups(tunnel, PROTOCOL, &entries)?;
-                failures.extend(failed.into_iter().map(|(position, error)| (start + position, error.into())));
-            } else {
-                let (mut entries, mut positions) = (Vec::new(), Vec::new());
-                for (position, change) in run.iter().enumerate() {
-                    match pinned(open, vni, change) {
-                        Ok(entry) => {
-                            entries.extend(entry);
-                            positions.extend(entry.map(|_| start + position));
-                        }
-                        Err(error) => failures.push((start + position, error)),
-                    }
+        for run in changes.chunk_by(|a, b| table(a) == table(b)) {
+            let failed = match table(&run[0]) {
+                Table::Groups => {
+                    let entries: Vec<_> = run.iter().filter_map(|change| tunnel_group(change, own.address)).collect();
+                    let failed = open.route.change_tunnel_groups(tunnel, PROTOCOL, &entries)?;
+                    failed.into_iter().map(|(position, error)| (position, error.into())).collect()
                 }
-                let failed = open.route.change_pinned(tunnel, &entries)?;
-                failures.extend(failed.into_iter().map(|(position, error)| (positions[position], error.into())));
-            }
+                Table::Addresses => open.change_pinned(vni, tunnel, run)?,
+                Table::Filter => open.change_filter(run),
+            };
+            failures.extend(failed.into_iter().map(|(position, error)| (start + position, error)));
             start += run.len();
         }
         Ok(failures)
@@ -151,6 +190,25 @@ impl ForwardingTables for LinuxForwarding {
         self.open.retain(|vni, open| {
             segments.contains(vni) && registry.get(*vni).is_some_and(|namespace| namespace.id() == open.namespace)
         });
+    }
+}
+
+/// Where a change is made.
+#[derive(Debug, PartialEq, Eq)]
+enum Table {
+    /// The multicast database of the VXLAN device.
+    Groups,
+    /// The forwarding tables of the VXLAN device and of the bridge.
+    Addresses,
+    /// The filter before the VXLAN device.
+    Filter,
+}
+
+fn table(change: &Change) -> Table {
+    match change {
+        Change::Group { .. } => Table::Groups,
+        Change::Filter { .. } | Change::Unfilter | Change::Admit { .. } => Table::Filter,
+        _ => Table::Addresses,
     }
 }
 
@@ -168,7 +226,7 @@ fn tunnel_group(change: &Change, own: IpAddr) -> Option<(TunnelGroup, bool)> {
 /// The entry that a change is about. To let go of a port that is gone there is nothing to do.
 fn pinned(open: &Open, vni: Vni, change: &Change) -> Result<Option<(Pinned, bool)>, KernelError> {
     Ok(match change {
-        Change::Group { .. } => None,
+        Change::Group { .. } | Change::Filter { .. } | Change::Unfilter | Change::Admit { .. } => None,
         Change::GroupMac { mac, remote, add } => Some((Pinned::Tunnel { mac: mac.0, remote: *remote }, *add)),
         Change::ReleaseGroupMac { mac } => Some((Pinned::Destination { mac: mac.0 }, false)),
         Change::PinRemote { mac, remote } => Some((Pinned::Tunnel { mac: mac.0, remote: *remote }, true)),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use shoutd_core::announce::{AnnouncedEndpoint, AnnouncedNetwork};
 use shoutd_core::multicast::{Memberships, Remote, replication};
 use shoutd_core::plane::Tier;
-use shoutd_netlink::{Namespace, Pinned, Route};
+use shoutd_netlink::{Filtering, GroupFilter, Namespace, Pinned, Route};
 
 use crate::support::{Capture, Host, PATIENCE, Running, World, connected, udp, vni};
 
@@ -151,6 +151,11 @@ impl Cluster {
         let tunnel = route.link("shoutvx0").unwrap().unwrap().index;
         let is_of_groups = |pinned: &Pinned| matches!(pinned, Pinned::Tunnel { mac, .. } if mac[0] & 1 != 0);
         route.pinned(tunnel).unwrap().iter().filter(|pinned| is_of_groups(pinned)).count()
+    }
+
+    /// Which groups the filter before a host's tunnel admits.
+    pub fn filtering(&self, host: usize) -> Filtering {
+        GroupFilter::open(&self.hosts[host].segment()).unwrap().read("shoutvx0").unwrap()
     }
 
     /// A socket to send from.

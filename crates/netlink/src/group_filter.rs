@@ -1,0 +1,199 @@
+//! A filter that lets multicast out by one bridge port only if its group is admitted.
+//!
+//! It is for kernels whose VXLAN devices have no multicast database: their forwarding tables know addresses of groups, of which many share one, and send what is in no entry to every host. It is a table of its own in the bridge family, beside the guard's:
+//! each is whole by itself, and taking this one away lets everything pass. Link-local groups always pass, and so does what is not IP.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use nix::errno::Errno;
+use nix::libc;
+
+use crate::error::{Error, Fault};
+use crate::guard::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, PACKET_MULTICAST, name_value};
+use crate::namespace::Namespace;
+use crate::nftables::{
+    self, Base, Chain, Comparison, DELETE_SET_ELEMENT, DELETE_TABLE, Expression, GET_CHAIN, GET_RULE, GET_TABLE, Hook,
+    Meta, NEW_SET_ELEMENT, NEW_TABLE, Rule, Table,
+};
+use crate::socket::{Protocol, Socket};
+use crate::wire::Message;
+
+/// The name of the table.
+const TABLE: &str = "shoutd-groups";
+/// The name of its chain. What leaves by a port for another comes by there; bridges themselves send link-local groups only.
+const CHAIN: &str = "forward";
+/// Goes into every rule, so that a filter that another version of shoutd put there is told apart. To be raised with every change of the rules.
+const VERSION: u32 = 1;
+/// The sets of admitted groups.
+const GROUPS_V4: &str = "groups4";
+const GROUPS_V6: &str = "groups6";
+/// Groups in one message: an attribute that holds them all has 64 KiB at the most, and a batch has to fit into a socket's buffer.
+const GROUPS_AT_ONCE: usize = 1000;
+
+/// The first and the last group of IPv4 that is not link-local (RFC 5771, sections 3 and 4).
+const NOT_LINK_LOCAL: [Ipv4Addr; 2] = [Ipv4Addr::new(224, 0, 1, 0), Ipv4Addr::new(239, 255, 255, 255)];
+/// The scope of an IPv6 group that is the next wider one than link-local (RFC 4291, section 2.7).
+const WIDER_SCOPE: u8 = 3;
+
+/// Filters of groups in one namespace.
+#[derive(Debug)]
+pub struct GroupFilter {
+    socket: Socket,
+}
+
+/// What there is of a filter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Filtering {
+    /// None.
+    Absent,
+    /// It is whole, and admits these groups.
+    Whole(BTreeSet<IpAddr>),
+    /// Something else than this version of shoutd makes.
+    Broken,
+}
+
+impl GroupFilter {
+    /// Opens a socket to nf_tables in this namespace.
+    pub fn open(namespace: &Namespace) -> Result<Self, Error> {
+        let socket =
+            Socket::open(Protocol::Netfilter, namespace).map_err(|fault| fault.during("open an nf_tables socket"))?;
+        Ok(Self { socket })
+    }
+
+    /// Reads the filter at this port.
+    pub fn read(&mut self, port: &str) -> Result<Filtering, Error> {
+        self.try_read(port).map_err(|fault| fault.during("read the nf_tables filter of groups"))
+    }
+
+    /// Has the port pass these groups and no others. It begins with the last step: until then everything passes.
+    pub fn install<'a>(&mut self, port: &str, groups: impl IntoIterator<Item = &'a IpAddr>) -> Result<(), Error> {
+        let groups: Vec<(IpAddr, bool)> = groups.into_iter().map(|group| (*group, true)).collect();
+        self.try_install(port, &groups).map_err(|fault| {
+            fault.during(format_args!("install the nf_tables filter that keeps groups without listeners off {port}"))
+        })
+    }
+
+    /// Admits groups (`true`), or admits them no longer; of each thousand all or none.
+    pub fn change(&mut self, groups: &[(IpAddr, bool)]) -> Result<(), Error> {
+        self.try_change(groups).map_err(|fault| fault.during("change the nf_tables filter of groups"))
+    }
+
+    /// Takes the filter away. One that is not there is no error.
+    pub fn remove(&mut self) -> Result<(), Error> {
+        match self.send(vec![nftables::table(DELETE_TABLE, 0, TABLE)]) {
+            Err(fault) if fault.errno() != Some(Errno::ENOENT) => {
+                Err(fault.during("remove the nf_tables filter of groups"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn try_install(&mut self, port: &str, groups: &[(IpAddr, bool)]) -> Result<(), Fault> {
+        self.send(vec![
+            // Made first so that there is one to delete, whatever was there.
+            nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
+            nftables::table(DELETE_TABLE, 0, TABLE),
+            nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
+            nftables::new_address_set(TABLE, GROUPS_V4, 1, false),
+            nftables::new_address_set(TABLE, GROUPS_V6, 2, true),
+        ])?;
+        self.try_change(groups)?;
+        let mut last = vec![nftables::new_chain(TABLE, CHAIN, Hook::Forward)];
+        let rules = rules(port).into_iter().enumerate();
+        last.extend(rules.map(|(position, rule)| nftables::new_rule(TABLE, CHAIN, &userdata(port, position), &rule)));
+        self.send(last)
+    }
+
+    fn try_change(&mut self, groups: &[(IpAddr, bool)]) -> Result<(), Fault> {
+        let kind = |(group, add): &(IpAddr, bool)| (group.is_ipv4(), *add);
+        for run in groups.chunk_by(|a, b| kind(a) == kind(b)).flat_map(|run| run.chunks(GROUPS_AT_ONCE)) {
+            let (is_ipv4, add) = kind(&run[0]);
+            let (message, flags) = if add { (NEW_SET_ELEMENT, libc::NLM_F_CREATE) } else { (DELETE_SET_ELEMENT, 0) };
+            let set = if is_ipv4 { GROUPS_V4 } else { GROUPS_V6 };
+            let groups = run.iter().map(|(group, _)| *group);
+            self.send(vec![nftables::set_elements(message, flags, TABLE, set, groups)])?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, mut batch: Vec<Message>) -> Result<(), Fault> {
+        batch.insert(0, nftables::batch_edge(true));
+        let last = batch.len() - 1;
+        batch.push(nftables::batch_edge(false));
+        self.socket.call_batch(&batch, last)
+    }
+
+    fn try_read(&mut self, port: &str) -> Result<Filtering, Fault> {
+        let tables = self.socket.dump(&nftables::message(GET_TABLE, 0), nftables::parse_table)?;
+        let tables: Vec<Table> = tables.into_iter().filter(|table| table.name == TABLE).collect();
+        if tables.is_empty() {
+            return Ok(Filtering::Absent);
+        }
+        let chains = self.socket.dump(&nftables::message(GET_CHAIN, 0), nftables::parse_chain)?;
+        let rules = self.socket.dump(&nftables::message(GET_RULE, 0), nftables::parse_rule)?;
+        let chains: Vec<Chain> = chains.into_iter().filter(|chain| chain.table == TABLE).collect();
+        let rules: Vec<Rule> = rules.into_iter().filter(|rule| rule.table == TABLE).collect();
+        if (tables, chains, rules) != expected(port) {
+            return Ok(Filtering::Broken);
+        }
+        let mut groups = BTreeSet::new();
+        for set in [GROUPS_V4, GROUPS_V6] {
+            let request = nftables::get_set_elements(TABLE, set);
+            groups.extend(self.socket.dump(&request, nftables::parse_set_elements)?.into_iter().flatten());
+        }
+        Ok(Filtering::Whole(groups))
+    }
+}
+
+fn expected(port: &str) -> (Vec<Table>, Vec<Chain>, Vec<Rule>) {
+    let (table, chain) = (TABLE.to_owned(), CHAIN.to_owned());
+    let rules = (0..rules(port).len()).map(|position| Rule {
+        table: table.clone(),
+        chain: chain.clone(),
+        userdata: userdata(port, position).into_bytes(),
+    });
+    let rules = rules.collect();
+    let chains = vec![Chain { table: table.clone(), name: chain.clone(), hook: Some(Hook::Forward as u32) }];
+    (vec![Table { name: table, flags: 0 }], chains, rules)
+}
+
+fn userdata(port: &str, position: usize) -> String {
+    format!("shoutd groups {VERSION} {port} {position}")
+}
+
+/// Drops at this port what is multicast of a family, not link-local, and not of its set.
+fn rules(port: &str) -> [Vec<Expression>; 2] {
+    let rule = |ethertype: u16, conditions: Vec<Expression>| -> Vec<Expression> {
+        let common = [
+            // What is sent to one host's address goes there and nowhere else, whatever it has inside.
+            Expression::LoadMeta(Meta::PacketType),
+            Expression::Compare(Comparison::Equal, vec![PACKET_MULTICAST]),
+            Expression::LoadMeta(Meta::OutputName),
+            Expression::Compare(Comparison::Equal, name_value(port)),
+            Expression::LoadMeta(Meta::Protocol),
+            Expression::Compare(Comparison::Equal, ethertype.to_be_bytes().to_vec()),
+        ];
+        common.into_iter().chain(conditions).chain([Expression::Drop]).collect()
+    };
+    // Destinations are at octet 16 of an IPv4 header, and 24 of an IPv6 one.
+    let load = |offset, length| Expression::LoadPayload { base: Base::Network, offset, length };
+    let [first, last] = NOT_LINK_LOCAL.map(|group| group.octets().to_vec());
+    let ipv4 = vec![
+        load(16, 4),
+        Expression::Compare(Comparison::AtLeast, first),
+        Expression::Compare(Comparison::AtMost, last),
+        Expression::NotIn(GROUPS_V4),
+    ];
+    let ipv6 = vec![
+        load(24, 1),
+        Expression::Compare(Comparison::Equal, vec![0xff]),
+        load(25, 1),
+        // The other half of the octet has flags.
+        Expression::Mask(0x0f),
+        Expression::Compare(Comparison::AtLeast, vec![WIDER_SCOPE]),
+        load(24, 16),
+        Expression::NotIn(GROUPS_V6),
+    ];
+    [rule(ETHERTYPE_IPV4, ipv4), rule(ETHERTYPE_IPV6, ipv6)]
+}
