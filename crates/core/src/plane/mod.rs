@@ -12,7 +12,6 @@ mod observed;
 mod options;
 
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 pub use action::{Action, Place};
@@ -128,6 +127,3 @@ impl FromStr for Mark {
         }
     }
 }
-
-/// A remote host's VTEP as an entry of the VXLAN device's forwarding table.
-pub type Remote = IpAddr;

@@ -198,7 +198,7 @@ impl Listened {
                 self.take(listing, true)?;
             }
         }
-        self.database.note_changes_since(&before);
+        self.database.note_changes_since(before);
         self.is_new = was_new;
         self.read_at = Some(Instant::now());
         Ok(())
