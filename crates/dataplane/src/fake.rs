@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shoutd_core::Vni;
+use shoutd_core::limits::LEARNED_MAX;
 use shoutd_core::plane::{
     Action, BRIDGE, ContainerEnd, DeviceName, GROUPS_MAX, IGMP_VERSION, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Mark,
     Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, Place, Port, TUNNEL, Vtep, namespace_name,
@@ -195,6 +196,7 @@ impl FakeKernel {
             igmp_version: 2,
             mld_version: 1,
             groups_max: 4096,
+            learned_max: Some(0),
             link_local: false,
         };
         segment.bridge.get_or_insert(fresh).mark = mark;
@@ -308,6 +310,7 @@ fn tune_bridge(bridge: &mut ObservedBridge, mtu: u16) {
         igmp_version: IGMP_VERSION,
         mld_version: MLD_VERSION,
         groups_max: GROUPS_MAX,
+        learned_max: u32::try_from(LEARNED_MAX).ok(),
         link_local: true,
     };
 }

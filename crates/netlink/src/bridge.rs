@@ -16,6 +16,7 @@ const MCAST_QUERIER: u16 = 25;
 const MCAST_HASH_MAX: u16 = 27;
 const MCAST_IGMP_VERSION: u16 = 43;
 const MCAST_MLD_VERSION: u16 = 44;
+const FDB_MAX_LEARNED: u16 = 49;
 
 /// What can be set on a bridge that is running.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub struct BridgeSettings {
     pub forward_delay: u32,
     /// Whether it takes part in the spanning tree protocol.
     pub stp: bool,
+    /// MAC addresses that it learns; `None` on kernels before 6.7, which set no limit.
+    pub learned_max: Option<u32>,
 }
 
 impl BridgeSettings {
@@ -51,6 +54,7 @@ impl BridgeSettings {
             groups_max: word(MCAST_HASH_MAX),
             forward_delay: word(FORWARD_DELAY),
             stp: word(STP_STATE) != 0,
+            learned_max: data.find(FDB_MAX_LEARNED).and_then(Attribute::u32),
         }
     }
 
@@ -60,6 +64,10 @@ impl BridgeSettings {
         data.u8(MCAST_SNOOPING, u8::from(self.snooping));
         data.u8(MCAST_QUERY_USE_IFADDR, u8::from(self.query_use_ifaddr));
         data.u32(MCAST_HASH_MAX, self.groups_max);
+        // A kernel that does not know it passes it over.
+        if let Some(most) = self.learned_max {
+            data.u32(FDB_MAX_LEARNED, most);
+        }
         data.u8(MCAST_IGMP_VERSION, self.igmp_version);
         data.u8(MCAST_MLD_VERSION, self.mld_version);
         // Last, so that the first queries are of the right version.

@@ -4,7 +4,7 @@ use std::net::Ipv6Addr;
 use std::path::Path;
 
 use ipnet::{IpNet, Ipv6Net};
-use shoutd_core::limits::GROUPS_PER_PORT_MAX;
+use shoutd_core::limits::{GROUPS_PER_PORT_MAX, LEARNED_MAX, TUNNEL_ADDRESSES_MAX};
 use shoutd_core::plane::{
     Action, BRIDGE, CONTAINER_PREFIX, DeviceName, GROUPS_MAX, IGMP_VERSION, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Mark,
     Place, Port, TUNNEL, Vtep, namespace_name,
@@ -21,18 +21,21 @@ use crate::kernel::KernelError;
 const TTL: u8 = 64;
 
 /// Every bridge has these.
-const BRIDGE_SETTINGS: BridgeSettings = BridgeSettings {
-    snooping: true,
-    querier: true,
-    // It has no address; queries come from 0.0.0.0, and so never win over a real multicast router's (RFC 4541, section 2.1.1).
-    query_use_ifaddr: false,
-    igmp_version: IGMP_VERSION,
-    mld_version: MLD_VERSION,
-    groups_max: GROUPS_MAX,
-    // No loop can be made of veths and one tunnel; ports forward at once.
-    forward_delay: 0,
-    stp: false,
-};
+fn bridge_settings() -> BridgeSettings {
+    BridgeSettings {
+        snooping: true,
+        querier: true,
+        // It has no address; queries come from 0.0.0.0, and so never win over a real multicast router's (RFC 4541, section 2.1.1).
+        query_use_ifaddr: false,
+        igmp_version: IGMP_VERSION,
+        mld_version: MLD_VERSION,
+        groups_max: GROUPS_MAX,
+        // No loop can be made of veths and one tunnel; ports forward at once.
+        forward_delay: 0,
+        stp: false,
+        learned_max: Some(limit(LEARNED_MAX)),
+    }
+}
 
 impl LinuxKernel {
     pub(super) fn execute_action(&mut self, action: &Action) -> Result<(), KernelError> {
@@ -136,8 +139,15 @@ impl LinuxKernel {
         let segment = self.segment(vni)?;
         segment.refuse_foreign(vni, TUNNEL)?;
         let into = segment.namespace.clone();
-        let new =
-            NewVxlan { name: TUNNEL, group: GROUP, vni: vni.get(), local: vtep.address, port: vtep.port, ttl: TTL };
+        let new = NewVxlan {
+            name: TUNNEL,
+            group: GROUP,
+            vni: vni.get(),
+            local: vtep.address,
+            port: vtep.port,
+            ttl: TTL,
+            addresses_max: limit(TUNNEL_ADDRESSES_MAX),
+        };
         self.host_route.create_vxlan(&new, &into)?;
         self.segment(vni)?.set_mark(vni, TUNNEL, &Mark::Network(network.clone()), None)
     }
@@ -187,7 +197,7 @@ impl LinuxKernel {
         }
         let segment = self.segment(vni)?;
         let near = segment.own(vni, near_name.as_str())?.index;
-        segment.route.set_port(near, learning, Some(groups_per_port_max()))?;
+        segment.route.set_port(near, learning, Some(limit(GROUPS_PER_PORT_MAX)))?;
         segment.set_mark(vni, near_name.as_str(), &mark, Some(true))
     }
 }
@@ -218,7 +228,7 @@ impl SegmentHandle {
 
     fn create_bridge(&mut self, vni: Vni, network: &NetworkId) -> Result<(), KernelError> {
         if self.route.link(BRIDGE)?.is_none() {
-            self.route.create_bridge(BRIDGE, GROUP, &BRIDGE_SETTINGS)?;
+            self.route.create_bridge(BRIDGE, GROUP, &bridge_settings())?;
         }
         let bridge = self.own(vni, BRIDGE)?;
         // Its own address set once more is one that was set by somebody, and no longer follows that of its ports.
@@ -233,10 +243,10 @@ impl SegmentHandle {
         if matches!(bridge.kind, Kind::Bridge(settings) if !settings.snooping) {
             // A querier that begins has everything sent to all ports until all have answered it. One that goes on would not, and what was joined in the meantime, unseen, would
             // get nothing.
-            let quiet = BridgeSettings { snooping: false, querier: false, ..BRIDGE_SETTINGS };
+            let quiet = BridgeSettings { snooping: false, querier: false, ..bridge_settings() };
             self.route.change_bridge(bridge.index, &quiet)?;
         }
-        self.route.change_bridge(bridge.index, &BRIDGE_SETTINGS)?;
+        self.route.change_bridge(bridge.index, &bridge_settings())?;
         let change = LinkChange { mtu: Some(u32::from(mtu)), up: Some(true), ..LinkChange::default() };
         self.route.change_link(bridge.index, &change)?;
         if let Some(mac) = bridge.mac.filter(|_| ipv6) {
@@ -262,7 +272,7 @@ impl SegmentHandle {
         let change =
             LinkChange { mtu: Some(u32::from(mtu)), master: Some(bridge), up: Some(true), ..LinkChange::default() };
         self.route.change_link(port, &change)?;
-        Ok(self.route.set_port(port, learning, Some(groups_per_port_max()))?)
+        Ok(self.route.set_port(port, learning, Some(limit(GROUPS_PER_PORT_MAX)))?)
     }
 
     /// Deletes a device of shoutd's. One that is not there is no error.
@@ -275,8 +285,9 @@ impl SegmentHandle {
     }
 }
 
-fn groups_per_port_max() -> u32 {
-    u32::try_from(GROUPS_PER_PORT_MAX).unwrap_or(u32::MAX)
+/// A limit as the kernel takes it.
+fn limit(most: usize) -> u32 {
+    u32::try_from(most).unwrap_or(u32::MAX)
 }
 
 /// Gives a container's interface its link-local address once more, without looking for duplicates of it. Were it only changed, the search would go on.
