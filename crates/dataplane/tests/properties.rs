@@ -115,7 +115,8 @@ prop_compose! {
         link_local: bool,
     ) -> ObservedBridge {
         let (groups_max, learned_max) = if enough { (GROUPS_MAX, Some(16_384)) } else { (4096, Some(0)) };
-        ObservedBridge { mark, mtu, up, snooping, querier, igmp_version: version, mld_version: version - 1, groups_max, learned_max, link_local }
+        let membership_interval = if enough { 51_000 } else { 26_000 };
+        ObservedBridge { mark, mtu, up, snooping, querier, igmp_version: version, mld_version: version - 1, groups_max, learned_max, membership_interval, link_local }
     }
 }
 
@@ -253,6 +254,7 @@ fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
                 mld_version: 2,
                 groups_max: 65_536,
                 learned_max: Some(16_384),
+                membership_interval: 51_000,
                 link_local: true,
             }),
             tunnel: Some(ObservedTunnel {

@@ -45,6 +45,7 @@ const BRIDGE: BridgeSettings = BridgeSettings {
     igmp_version: 3,
     mld_version: 2,
     groups_max: 8192,
+    membership_interval: Some(30_000),
     forward_delay: 0,
     stp: false,
     learned_max: None,

@@ -6,8 +6,9 @@ use std::path::Path;
 use ipnet::{IpNet, Ipv6Net};
 use shoutd_core::limits::{GROUPS_PER_PORT_MAX, LEARNED_MAX, TUNNEL_ADDRESSES_MAX};
 use shoutd_core::plane::{
-    Action, BRIDGE, CONTAINER_PREFIX, DeviceName, GROUPS_MAX, IGMP_VERSION, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Mark,
-    Place, Port, TUNNEL, Vtep, namespace_name,
+    Action, BRIDGE, CONTAINER_PREFIX, DeviceName, GROUPS_MAX, IGMP_VERSION, MEMBERSHIP_INTERVAL,
+    MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Mark, Place, Port, TUNNEL, Vtep,
+    namespace_name,
 };
 use shoutd_core::{NetworkId, Vni};
 use shoutd_netlink::{BridgeSettings, Kind, Link, LinkChange, Mac, Namespace, NewVeth, NewVxlan, Route, VethEnd};
@@ -20,8 +21,14 @@ use crate::kernel::KernelError;
 /// Time to live of VXLAN packets: as far as any underlay is wide, as hosts' own packets.
 const TTL: u8 = 64;
 
-/// Every bridge has these.
-fn bridge_settings() -> BridgeSettings {
+/// Every bridge has these. How long memberships last is changed if that is what the kernel chose.
+fn bridge_settings(before: Option<&Kind>) -> BridgeSettings {
+    let kept = match before {
+        Some(Kind::Bridge(found)) => {
+            found.membership_interval.filter(|interval| *interval != MEMBERSHIP_INTERVAL_OF_KERNEL)
+        }
+        _ => None,
+    };
     BridgeSettings {
         snooping: true,
         querier: true,
@@ -30,6 +37,7 @@ fn bridge_settings() -> BridgeSettings {
         igmp_version: IGMP_VERSION,
         mld_version: MLD_VERSION,
         groups_max: GROUPS_MAX,
+        membership_interval: Some(kept.unwrap_or(MEMBERSHIP_INTERVAL)),
         // No loop can be made of veths and one tunnel; ports forward at once.
         forward_delay: 0,
         stp: false,
@@ -228,7 +236,7 @@ impl SegmentHandle {
 
     fn create_bridge(&mut self, vni: Vni, network: &NetworkId) -> Result<(), KernelError> {
         if self.route.link(BRIDGE)?.is_none() {
-            self.route.create_bridge(BRIDGE, GROUP, &bridge_settings())?;
+            self.route.create_bridge(BRIDGE, GROUP, &bridge_settings(None))?;
         }
         let bridge = self.own(vni, BRIDGE)?;
         // Its own address set once more is one that was set by somebody, and no longer follows that of its ports.
@@ -240,13 +248,14 @@ impl SegmentHandle {
 
     fn tune_bridge(&mut self, vni: Vni, mtu: u16, ipv6: bool) -> Result<(), KernelError> {
         let bridge = self.own(vni, BRIDGE)?;
-        if matches!(bridge.kind, Kind::Bridge(settings) if !settings.snooping) {
+        let settings = bridge_settings(Some(&bridge.kind));
+        if matches!(bridge.kind, Kind::Bridge(found) if !found.snooping) {
             // A querier that begins has everything sent to all ports until all have answered it. One that goes on would not, and what was joined in the meantime, unseen, would
             // get nothing.
-            let quiet = BridgeSettings { snooping: false, querier: false, ..bridge_settings() };
+            let quiet = BridgeSettings { snooping: false, querier: false, ..settings };
             self.route.change_bridge(bridge.index, &quiet)?;
         }
-        self.route.change_bridge(bridge.index, &bridge_settings())?;
+        self.route.change_bridge(bridge.index, &settings)?;
         let change = LinkChange { mtu: Some(u32::from(mtu)), up: Some(true), ..LinkChange::default() };
         self.route.change_link(bridge.index, &change)?;
         if let Some(mac) = bridge.mac.filter(|_| ipv6) {
