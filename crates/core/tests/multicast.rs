@@ -387,16 +387,21 @@ proptest! {
         // What changed leads from nothing to what there is, and so does what differs from an earlier database.
         let mut noted = Database::default();
         std::mem::swap(&mut noted, &mut database);
-        let fresh = Database::default();
-        noted.note_changes_since(&fresh);
+        noted.note_changes_since(Database::default());
         let groups: BTreeMap<IpAddr, SourceFilter> =
             noted.take_changes().into_iter().filter_map(|(group, filter)| Some((group, filter?))).collect();
         prop_assert_eq!(&groups, &noted.memberships().groups);
         prop_assert_eq!(noted.take_changes(), vec![]);
-        let database = noted;
+        let mut database = noted;
         let rest = ports.iter().skip(1).any(wants);
         prop_assert_eq!(wants(database.memberships()), is_announced(group) && rest);
         prop_assert!(!database.entries_per_port().contains_key(&0));
+        // Each entry counts once, on however many ports it is.
+        let each = all.iter().filter(|(port, ..)| *port != 0).map(|(_, group, knowledge)| match knowledge {
+            Knowledge::Source { source, .. } => (*group, Some(*source)),
+            _ => (*group, None),
+        });
+        prop_assert_eq!(database.entries(), each.collect::<BTreeSet<_>>().len());
     }
 }
 
@@ -455,4 +460,28 @@ fn what_is_kept_has_a_limit() {
     assert_eq!(kept(4, 1), (4, 1));
     assert_eq!(kept(0, 0), (2, 0));
     assert_eq!(kept(100, 100), (5, 2));
+}
+
+/// As many entries of one group as a bridge has room for, of a thousand ports: what all want together is worked out once. Entry by entry it would take hours.
+#[test]
+fn a_crowd_in_one_group_is_taken_in_at_once() {
+    let group = IpAddr::from(Ipv4Addr::new(239, 1, 1, 1));
+    let mut database = Database::default();
+    for port in 0..1000_u32 {
+        database.learn(port, group, Knowledge::Include);
+        for number in 0..32 {
+            let source = Ipv4Addr::from(0x0a00_0000 + port * 32 + number).into();
+            database.learn(port, group, Knowledge::Source { source, blocked: false });
+        }
+    }
+    assert_eq!(database.entries(), 32_001);
+    assert!(matches!(&database.memberships().groups[&group], SourceFilter::Include(all) if all.len() == 32_000));
+    for port in 1..1000_u32 {
+        for number in 0..32 {
+            database.forget(port, group, Some(Ipv4Addr::from(0x0a00_0000 + port * 32 + number).into()));
+        }
+        database.forget(port, group, None);
+    }
+    assert_eq!(database.entries(), 33);
+    assert!(matches!(&database.memberships().groups[&group], SourceFilter::Include(all) if all.len() == 32));
 }

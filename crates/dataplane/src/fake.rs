@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shoutd_core::Vni;
+use shoutd_core::limits::LEARNED_MAX;
 use shoutd_core::plane::{
-    Action, BRIDGE, ContainerEnd, DeviceName, GROUPS_MAX, IGMP_VERSION, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Mark,
-    Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, Place, Port, TUNNEL, Vtep, namespace_name,
+    Action, BRIDGE, ContainerEnd, DeviceName, GROUPS_MAX, IGMP_VERSION, MEMBERSHIP_INTERVAL,
+    MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Mark, Observed, ObservedBridge, ObservedPort,
+    ObservedSegment, ObservedTunnel, Place, Port, TUNNEL, Vtep, namespace_name,
 };
 
 use crate::fake_forwarding::FakeForwarding;
@@ -195,6 +197,8 @@ impl FakeKernel {
             igmp_version: 2,
             mld_version: 1,
             groups_max: 4096,
+            membership_interval: MEMBERSHIP_INTERVAL_OF_KERNEL,
+            learned_max: Some(0),
             link_local: false,
         };
         segment.bridge.get_or_insert(fresh).mark = mark;
@@ -308,6 +312,11 @@ fn tune_bridge(bridge: &mut ObservedBridge, mtu: u16) {
         igmp_version: IGMP_VERSION,
         mld_version: MLD_VERSION,
         groups_max: GROUPS_MAX,
+        membership_interval: match bridge.membership_interval {
+            MEMBERSHIP_INTERVAL_OF_KERNEL => MEMBERSHIP_INTERVAL,
+            other => other,
+        },
+        learned_max: u32::try_from(LEARNED_MAX).ok(),
         link_local: true,
     };
 }

@@ -65,7 +65,8 @@ pub fn probe() -> Result<Capabilities, Incapable> {
     let new = NewVeth { near, master: None, far: VethEnd { name: "far", ..near }, far_namespace: &namespace };
     route.create_veth(&new).map_err(refusal(Incapable::NoVeth))?;
 
-    let new = NewVxlan { name: "tunnel", group: 0, vni: 1, local: Ipv4Addr::LOCALHOST.into(), port: 7789, ttl: 64 };
+    let local = Ipv4Addr::LOCALHOST.into();
+    let new = NewVxlan { name: "tunnel", group: 0, vni: 1, local, port: 7789, ttl: 64, addresses_max: 64 };
     route.create_vxlan(&new, &namespace).map_err(refusal(Incapable::NoVxlan))?;
 
     let mut guard = Guard::open(&namespace).map_err(refusal(Incapable::NoFilter))?;

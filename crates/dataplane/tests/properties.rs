@@ -114,8 +114,9 @@ prop_compose! {
         enough: bool,
         link_local: bool,
     ) -> ObservedBridge {
-        let groups_max = if enough { GROUPS_MAX } else { 4096 };
-        ObservedBridge { mark, mtu, up, snooping, querier, igmp_version: version, mld_version: version - 1, groups_max, link_local }
+        let (groups_max, learned_max) = if enough { (GROUPS_MAX, Some(16_384)) } else { (4096, Some(0)) };
+        let membership_interval = if enough { 51_000 } else { 26_000 };
+        ObservedBridge { mark, mtu, up, snooping, querier, igmp_version: version, mld_version: version - 1, groups_max, learned_max, membership_interval, link_local }
     }
 }
 
@@ -252,6 +253,8 @@ fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
                 igmp_version: 3,
                 mld_version: 2,
                 groups_max: 65_536,
+                learned_max: Some(16_384),
+                membership_interval: 51_000,
                 link_local: true,
             }),
             tunnel: Some(ObservedTunnel {

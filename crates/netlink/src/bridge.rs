@@ -14,8 +14,10 @@ const MCAST_SNOOPING: u16 = 23;
 const MCAST_QUERY_USE_IFADDR: u16 = 24;
 const MCAST_QUERIER: u16 = 25;
 const MCAST_HASH_MAX: u16 = 27;
+const MCAST_MEMBERSHIP_INTERVAL: u16 = 31;
 const MCAST_IGMP_VERSION: u16 = 43;
 const MCAST_MLD_VERSION: u16 = 44;
+const FDB_MAX_LEARNED: u16 = 49;
 
 /// What can be set on a bridge that is running.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,10 +34,14 @@ pub struct BridgeSettings {
     pub mld_version: u8,
     /// Groups it keeps apart, a power of two; one more switches snooping off.
     pub groups_max: u32,
+    /// How long a membership lasts that nobody confirms, in hundredths of a second (`USER_HZ`); `None` leaves it as it is.
+    pub membership_interval: Option<u64>,
     /// How long a new port only listens, in hundredths of a second (`USER_HZ`); without STP it can be 0.
     pub forward_delay: u32,
     /// Whether it takes part in the spanning tree protocol.
     pub stp: bool,
+    /// MAC addresses that it learns; `None` on kernels before 6.7, which set no limit.
+    pub learned_max: Option<u32>,
 }
 
 impl BridgeSettings {
@@ -49,8 +55,10 @@ impl BridgeSettings {
             igmp_version: octet(MCAST_IGMP_VERSION),
             mld_version: octet(MCAST_MLD_VERSION),
             groups_max: word(MCAST_HASH_MAX),
+            membership_interval: data.find(MCAST_MEMBERSHIP_INTERVAL).and_then(Attribute::u64),
             forward_delay: word(FORWARD_DELAY),
             stp: word(STP_STATE) != 0,
+            learned_max: data.find(FDB_MAX_LEARNED).and_then(Attribute::u32),
         }
     }
 
@@ -60,6 +68,13 @@ impl BridgeSettings {
         data.u8(MCAST_SNOOPING, u8::from(self.snooping));
         data.u8(MCAST_QUERY_USE_IFADDR, u8::from(self.query_use_ifaddr));
         data.u32(MCAST_HASH_MAX, self.groups_max);
+        if let Some(interval) = self.membership_interval {
+            data.bytes(MCAST_MEMBERSHIP_INTERVAL, &interval.to_ne_bytes());
+        }
+        // A kernel that does not know it passes it over.
+        if let Some(most) = self.learned_max {
+            data.u32(FDB_MAX_LEARNED, most);
+        }
         data.u8(MCAST_IGMP_VERSION, self.igmp_version);
         data.u8(MCAST_MLD_VERSION, self.mld_version);
         // Last, so that the first queries are of the right version.

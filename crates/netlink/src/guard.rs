@@ -20,9 +20,13 @@ use crate::wire::Message;
 /// The name of the table.
 const TABLE: &str = "shoutd";
 /// Goes into every rule, so that a guard that another version of shoutd put there is told apart. To be raised with every change of the rules.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 /// Keeps ports apart for the rate limit.
 const SENDERS: &str = "senders";
+/// The same for what a port needs to be found by others, and to find them.
+const FINDERS: &str = "finders";
+/// Of that each port may bring in so many packets a second beside what it is allowed of all: as many as a host that talks to a hundred others has any use for.
+const FINDING_RATE: u32 = 100;
 /// Ports of one bridge (`BR_MAX_PORTS`, and some that are gone and not yet forgotten).
 const SENDERS_MAX: u32 = 4096;
 /// Milliseconds after which a port that sends nothing is forgotten; its allowance is whole again long before.
@@ -36,6 +40,7 @@ pub(crate) const PACKET_MULTICAST: u8 = 2;
 /// To an address that is not the port's own, as is all that a bridge passes on.
 const PACKET_OTHERHOST: u8 = 3;
 
+const ETHERTYPE_ARP: u16 = 0x0806;
 pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
 pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// Protocol 2 of IPv4 (RFC 1112, 2236, 3376).
@@ -50,6 +55,9 @@ const AUTHENTICATION: u8 = 51;
 const ICMPV6: u8 = 58;
 /// ICMPv6 types of MLD: query, version 1 report and done (RFC 2710), version 2 report (RFC 3810).
 const MLD_TYPES: [std::ops::RangeInclusive<u8>; 2] = [130..=132, 143..=143];
+
+/// ICMPv6 types without which an IPv6 host is neither found nor served: MLD as above, and with it neighbour discovery (RFC 4861, 133 to 136).
+const FINDING_TYPES: [std::ops::RangeInclusive<u8>; 2] = [130..=136, 143..=143];
 
 /// Where the guard stands, under which name, and which name of the port it looks at.
 const CHAINS: [(Hook, &str, Meta); 3] = [
@@ -83,7 +91,9 @@ impl Guard {
             nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
         ];
         if max_rate.is_some() {
-            batch.push(nftables::new_set(TABLE, SENDERS, SENDERS_MAX, SENDERS_TIMEOUT));
+            for set in [(SENDERS, 1), (FINDERS, 2)] {
+                batch.push(nftables::new_set(TABLE, set, SENDERS_MAX, SENDERS_TIMEOUT));
+            }
         }
         for (hook, chain, interface) in CHAINS {
             batch.push(nftables::new_chain(TABLE, chain, hook));
@@ -187,23 +197,45 @@ fn rate_of(userdata: &[u8]) -> Option<u32> {
 fn chain_rules(hook: Hook, interface: Meta, port: &str, max_rate: Option<u32>) -> Vec<(String, Vec<Expression>)> {
     let rate = max_rate.filter(|_| hook == Hook::Prerouting);
     // First, because what the guard lets pass has no further rule to go through.
+    let finding = rate.map(|_| finding_rules(port)).unwrap_or_default().into_iter().enumerate();
+    let finding = finding.map(|(position, rule)| (format!("shoutd finding {VERSION} {position}"), rule));
     let rate = rate.map(|rate| (rate_userdata(rate), rate_rule(port, rate)));
     let guard = rules(interface, port).into_iter().enumerate();
-    rate.into_iter().chain(guard.map(|(position, rule)| (userdata(port, position), rule))).collect()
+    finding.chain(rate).chain(guard.map(|(position, rule)| (userdata(port, position), rule))).collect()
 }
 
-/// Drops what is too much of multicast and broadcast from any port but this.
-fn rate_rule(port: &str, rate: u32) -> Vec<Expression> {
+/// What is sent to many, and comes in by any port but this.
+fn is_spread(port: &str) -> Vec<Expression> {
     vec![
         Expression::LoadMeta(Meta::PacketType),
         Expression::Compare(Comparison::AtLeast, vec![PACKET_BROADCAST]),
         Expression::Compare(Comparison::AtMost, vec![PACKET_MULTICAST]),
         Expression::LoadMeta(Meta::InputName),
         Expression::Compare(Comparison::NotEqual, name_value(port)),
-        Expression::LoadMeta(Meta::InputIndex),
-        Expression::Exceeds { set: SENDERS, rate },
-        Expression::Drop,
     ]
+}
+
+/// Lets pass what a port needs to be found by others and served, and to find them, though its data are over the limit: it would lose what it may send, too, and what it listens to. What is too much of
+/// that counts as data.
+fn finding_rules(port: &str) -> Vec<Vec<Expression>> {
+    let arp = vec![
+        Expression::LoadMeta(Meta::Protocol),
+        Expression::Compare(Comparison::Equal, ETHERTYPE_ARP.to_be_bytes().to_vec()),
+    ];
+    let kinds = [arp, igmp()].into_iter().chain(FINDING_TYPES.map(|types| icmpv6(&types)));
+    let within = [
+        Expression::LoadMeta(Meta::InputIndex),
+        Expression::Within { set: FINDERS, rate: FINDING_RATE },
+        Expression::Accept,
+    ];
+    kinds.map(|kind| is_spread(port).into_iter().chain(kind).chain(within.clone()).collect()).collect()
+}
+
+/// Drops what is too much of multicast and broadcast from any port but this.
+fn rate_rule(port: &str, rate: u32) -> Vec<Expression> {
+    let exceeds =
+        [Expression::LoadMeta(Meta::InputIndex), Expression::Exceeds { set: SENDERS, rate }, Expression::Drop];
+    is_spread(port).into_iter().chain(exceeds).collect()
 }
 
 /// A device's name as rules compare it.
@@ -231,7 +263,7 @@ fn rules(interface: Meta, port: &str) -> Vec<Vec<Expression>> {
     };
     let mut rules = Vec::from(harmless());
     rules.push(drop_at_port(igmp()));
-    rules.extend(MLD_TYPES.map(|types| drop_at_port(mld(&types))));
+    rules.extend(MLD_TYPES.map(|types| drop_at_port(icmpv6(&types))));
     rules.push(drop_at_port(hidden_mld()));
     rules
 }
@@ -250,7 +282,7 @@ fn igmp() -> Vec<Expression> {
     network_octet(ETHERTYPE_IPV4, 9, IGMP)
 }
 
-fn mld(types: &std::ops::RangeInclusive<u8>) -> Vec<Expression> {
+fn icmpv6(types: &std::ops::RangeInclusive<u8>) -> Vec<Expression> {
     vec![
         // The kernel steps over extension headers, whatever their length, to find the transport header.
         Expression::LoadMeta(Meta::TransportProtocol),

@@ -137,6 +137,11 @@ pub(crate) enum Expression {
         set: &'static str,
         rate: u32,
     },
+    /// Goes on if there were not.
+    Within {
+        set: &'static str,
+        rate: u32,
+    },
     /// Ends the chain: the packet goes on its way.
     Accept,
     Drop,
@@ -175,8 +180,8 @@ pub(crate) fn new_chain(table: &str, name: &str, hook: Hook) -> Message {
     message
 }
 
-/// Makes a set of numbers of four octets, to which rules add, and which lose an element after this many milliseconds without use.
-pub(crate) fn new_set(table: &str, name: &str, size: u32, timeout: u64) -> Message {
+/// Makes a set of numbers of four octets, to which rules add, and which lose an element after this many milliseconds without use. `id` tells it from others of the same batch.
+pub(crate) fn new_set(table: &str, (name, id): (&str, u32), size: u32, timeout: u64) -> Message {
     let mut message = message(NEW_SET, libc::NLM_F_CREATE);
     message.text(SET_TABLE, table);
     message.text(SET_NAME, name);
@@ -184,7 +189,7 @@ pub(crate) fn new_set(table: &str, name: &str, size: u32, timeout: u64) -> Messa
     message.u32_be(SET_KEY_TYPE, KEY_TYPE_INTEGER);
     message.u32_be(SET_KEY_LENGTH, 4);
     message.nest(SET_DESCRIPTION | NESTED, |description| description.u32_be(DESCRIPTION_SIZE, size));
-    message.u32_be(SET_ID, 1);
+    message.u32_be(SET_ID, id);
     message.bytes(SET_TIMEOUT, &timeout.to_be_bytes());
     message
 }
@@ -255,7 +260,7 @@ fn write_expression(message: &mut Message, expression: &Expression) {
         Expression::Compare(..) => "cmp",
         Expression::Mask(_) => "bitwise",
         Expression::NotIn(_) => "lookup",
-        Expression::Exceeds { .. } => "dynset",
+        Expression::Exceeds { .. } | Expression::Within { .. } => "dynset",
         Expression::Accept | Expression::Drop => "immediate",
     };
     message.text(EXPRESSION_NAME, name);
@@ -287,24 +292,27 @@ fn write_expression(message: &mut Message, expression: &Expression) {
             data.u32_be(2, REGISTER);
             data.u32_be(5, LOOKUP_INVERTED);
         }
-        Expression::Exceeds { set, rate } => {
-            data.text(1, set);
-            data.u32_be(3, DYNSET_UPDATE);
-            data.u32_be(4, REGISTER);
-            data.nest(7 | NESTED, |limit| {
-                limit.text(EXPRESSION_NAME, "limit");
-                limit.nest(EXPRESSION_DATA | NESTED, |limit| {
-                    limit.bytes(1, &u64::from(*rate).to_be_bytes());
-                    limit.bytes(2, &1_u64.to_be_bytes());
-                    // What comes at once counts as spread over a tenth of a second.
-                    limit.u32_be(3, (rate / 10).max(BURST_MIN));
-                    limit.u32_be(4, 0);
-                    limit.u32_be(5, LIMIT_INVERTED);
-                });
-            });
-        }
+        Expression::Exceeds { set, rate } => write_limit(data, set, *rate, LIMIT_INVERTED),
+        Expression::Within { set, rate } => write_limit(data, set, *rate, 0),
         Expression::Accept => write_verdict(data, NF_ACCEPT),
         Expression::Drop => write_verdict(data, NF_DROP),
+    });
+}
+
+fn write_limit(data: &mut Message, set: &str, rate: u32, flags: u32) {
+    data.text(1, set);
+    data.u32_be(3, DYNSET_UPDATE);
+    data.u32_be(4, REGISTER);
+    data.nest(7 | NESTED, |limit| {
+        limit.text(EXPRESSION_NAME, "limit");
+        limit.nest(EXPRESSION_DATA | NESTED, |limit| {
+            limit.bytes(1, &u64::from(rate).to_be_bytes());
+            limit.bytes(2, &1_u64.to_be_bytes());
+            // What comes at once counts as spread over a tenth of a second.
+            limit.u32_be(3, (rate / 10).max(BURST_MIN));
+            limit.u32_be(4, 0);
+            limit.u32_be(5, flags);
+        });
     });
 }
 

@@ -15,6 +15,7 @@ const ID: u16 = 1;
 const LOCAL: u16 = 4;
 const TTL: u16 = 5;
 const LEARNING: u16 = 7;
+const LIMIT: u16 = 9;
 const PORT: u16 = 15;
 const LOCAL6: u16 = 17;
 const UDP_CHECKSUM: u16 = 18;
@@ -58,6 +59,8 @@ pub struct NewVxlan<'a> {
     pub port: u16,
     /// Time to live of what it sends.
     pub ttl: u8,
+    /// MAC addresses that its forwarding table has room for.
+    pub addresses_max: u32,
 }
 
 impl Route {
@@ -77,6 +80,8 @@ impl Route {
                 data.u16_be(PORT, new.port);
                 data.u8(TTL, new.ttl);
                 data.u8(LEARNING, 1);
+                // It cannot be changed later.
+                data.u32(LIMIT, new.addresses_max);
                 // "SHOULD be transmitted as zero" (RFC 7348, section 5): what is inside has its own. IPv6 needs one (RFC 8200, section 8.1), as is the kernel's default.
                 if new.local.is_ipv4() {
                     data.u8(UDP_CHECKSUM, 0);

@@ -199,6 +199,10 @@ impl<'a> Attribute<'a> {
         self.array().map(u8::from_ne_bytes)
     }
 
+    pub(crate) fn u64(self) -> Option<u64> {
+        self.value.get(..8)?.try_into().ok().map(u64::from_ne_bytes)
+    }
+
     pub(crate) fn u32(self) -> Option<u32> {
         self.array().map(u32::from_ne_bytes)
     }

@@ -1,6 +1,6 @@
 //! Against the real kernel, in namespaces of the tests' own.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test says what it expects by failing")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what it expects by failing")]
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, unshare};
 use shoutd_netlink::{
     BridgeSettings, DatabaseMonitor, Filtering, GroupFilter, Guard, Kind, LinkChange, Listing, Monitor,
-    NamedNamespaces, Namespace, NewVeth, NewVxlan, Route, TunnelGroup, VethEnd,
+    NamedNamespaces, Namespace, NewVeth, NewVxlan, Pinned, Route, TunnelGroup, VethEnd,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -36,7 +36,7 @@ fn end(name: &str) -> VethEnd<'_> {
 }
 
 fn vxlan(name: &str, vni: u32) -> NewVxlan<'_> {
-    NewVxlan { name, group: 5, vni, local: Ipv4Addr::new(192, 0, 2, 1).into(), port: 7789, ttl: 64 }
+    NewVxlan { name, group: 5, vni, local: Ipv4Addr::new(192, 0, 2, 1).into(), port: 7789, ttl: 64, addresses_max: 100 }
 }
 
 const BRIDGE: BridgeSettings = BridgeSettings {
@@ -46,8 +46,10 @@ const BRIDGE: BridgeSettings = BridgeSettings {
     igmp_version: 3,
     mld_version: 2,
     groups_max: 8192,
+    membership_interval: Some(30_000),
     forward_delay: 0,
     stp: false,
+    learned_max: None,
 };
 
 #[test]
@@ -55,14 +57,19 @@ fn a_bridge_reads_back_as_it_was_made_and_changed() {
     let mut route = Route::open(&namespace()).unwrap();
     route.create_bridge("bridge", 7, &BRIDGE).unwrap();
     let bridge = route.link("bridge").unwrap().unwrap();
-    assert_eq!((&bridge.kind, bridge.group, bridge.up), (&Kind::Bridge(BRIDGE), 7, false));
+    // A kernel that can limit it has no limit at first.
+    let learned_max = learned_max(&bridge.kind);
+    assert!(learned_max.is_none_or(|most| most == 0));
+    let made = BridgeSettings { learned_max, ..BRIDGE };
+    assert_eq!((&bridge.kind, bridge.group, bridge.up), (&Kind::Bridge(made), 7, false));
 
-    let changed = BridgeSettings { querier: false, groups_max: 4096, ..BRIDGE };
+    let changed = BridgeSettings { querier: false, groups_max: 4096, learned_max: Some(77), ..BRIDGE };
     route.change_bridge(bridge.index, &changed).unwrap();
     let mac = Some([2, 0, 0, 0, 0, 1]);
     let change = LinkChange { mtu: Some(1400), mac, alias: Some("an alias"), up: Some(true), master: None };
     route.change_link(bridge.index, &change).unwrap();
     let bridge = route.link_at(bridge.index).unwrap().unwrap();
+    let changed = BridgeSettings { learned_max: learned_max.and(Some(77)), ..changed };
     assert_eq!(bridge.kind, Kind::Bridge(changed));
     assert_eq!((bridge.mtu, bridge.mac, bridge.alias.as_deref(), bridge.up), (1400, mac, Some("an alias"), true));
     assert_eq!(route.links().unwrap().into_iter().find(|link| link.name == "bridge"), Some(bridge.clone()));
@@ -70,6 +77,24 @@ fn a_bridge_reads_back_as_it_was_made_and_changed() {
     route.delete_link(bridge.index).unwrap();
     route.delete_link(bridge.index).unwrap();
     assert_eq!(route.link("bridge").unwrap(), None);
+}
+
+fn learned_max(kind: &Kind) -> Option<u32> {
+    let Kind::Bridge(settings) = kind else {
+        panic!("no bridge: {kind:?}");
+    };
+    settings.learned_max
+}
+
+#[test]
+fn a_vxlan_device_has_room_for_so_many_addresses() {
+    let segment = namespace();
+    let mut route = Route::open(&segment).unwrap();
+    route.create_vxlan(&NewVxlan { addresses_max: 3, ..vxlan("tunnel", 5) }, &segment).unwrap();
+    let index = route.link("tunnel").unwrap().unwrap().index;
+    let pin = |last| (Pinned::Tunnel { mac: [2, 0, 0, 0, 0, last], remote: Ipv4Addr::new(192, 0, 2, 7).into() }, true);
+    let failed = route.change_pinned(index, &[1, 2, 3, 4, 5].map(pin)).unwrap();
+    assert!(!failed.is_empty() && failed.iter().all(|(_, error)| error.errno() == Some(Errno::ENOSPC)), "{failed:?}");
 }
 
 #[test]

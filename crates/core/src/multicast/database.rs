@@ -24,15 +24,49 @@ pub enum Knowledge {
 /// The memberships of all ports of one bridge, with what they come to together kept up to date.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Database {
-    groups: BTreeMap<IpAddr, BTreeMap<u32, PortGroup>>,
+    groups: BTreeMap<IpAddr, Group>,
     routers: BTreeSet<u32>,
     /// Groups, and sources of groups, each once whatever the number of ports that have it: so many places the kernel's own table has taken.
     entries: usize,
     /// Whether everything is wanted, as no more can be known of what is.
     everything: bool,
+    /// The groups of which an entry changed since it was worked out what all ports together want of them: each is worked out once, however many entries of it come at a time.
+    unjoined: BTreeSet<IpAddr>,
     joined: Memberships,
     /// The groups of which something else is wanted since this was last asked.
     changed: BTreeSet<IpAddr>,
+}
+
+/// One group.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Group {
+    ports: BTreeMap<u32, PortGroup>,
+    /// On how many ports there is each entry: that without a source, and that of each source.
+    counts: BTreeMap<Option<IpAddr>, usize>,
+}
+
+impl Group {
+    /// Changes what there is behind one port.
+    fn change(&mut self, port: u32, source: Option<IpAddr>, change: impl FnOnce(&mut PortGroup)) {
+        let entry = self.ports.entry(port).or_default();
+        let was = entry.has(source);
+        change(entry);
+        let is = entry.has(source);
+        if *entry == PortGroup::default() {
+            self.ports.remove(&port);
+        }
+        if is && !was {
+            *self.counts.entry(source).or_default() += 1;
+        } else if was
+            && !is
+            && let Some(count) = self.counts.get_mut(&source)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&source);
+            }
+        }
+    }
 }
 
 /// One group behind one port.
@@ -45,6 +79,11 @@ struct PortGroup {
 }
 
 impl PortGroup {
+    /// Whether there is the entry of this source, or that without one.
+    fn has(&self, source: Option<IpAddr>) -> bool {
+        source.map_or(self.exclude.is_some(), |source| self.sources.contains_key(&source))
+    }
+
     /// What is wanted; `None` if nothing is.
     fn filter(&self) -> Option<SourceFilter> {
         let with = |blocked: bool| {
@@ -60,7 +99,8 @@ impl PortGroup {
 
 impl Database {
     /// What all ports together want.
-    pub fn memberships(&self) -> &Memberships {
+    pub fn memberships(&mut self) -> &Memberships {
+        self.join_all();
         &self.joined
     }
 
@@ -71,41 +111,32 @@ impl Database {
 
     /// Takes in that a port has an entry, new or changed.
     pub fn learn(&mut self, port: u32, group: IpAddr, knowledge: Knowledge) {
-        let before = self.entries_of(group);
-        let entry = self.groups.entry(group).or_default().entry(port).or_default();
         match knowledge {
-            Knowledge::Exclude => entry.exclude = Some(true),
-            Knowledge::Include => entry.exclude = Some(false),
+            Knowledge::Exclude => self.change(port, group, None, |entry| entry.exclude = Some(true)),
+            Knowledge::Include => self.change(port, group, None, |entry| entry.exclude = Some(false)),
             Knowledge::Source { source, blocked } => {
-                entry.sources.insert(source, blocked);
+                self.change(port, group, Some(source), |entry| _ = entry.sources.insert(source, blocked));
             }
         }
-        self.entries += self.entries_of(group) - before;
-        self.join(group);
     }
 
     /// Takes in that a port has an entry no longer: that of a source, or that without one.
     pub fn forget(&mut self, port: u32, group: IpAddr, source: Option<IpAddr>) {
-        let before = self.entries_of(group);
-        let Some(ports) = self.groups.get_mut(&group) else {
-            return;
-        };
-        if let Some(entry) = ports.get_mut(&port) {
-            match source {
-                Some(source) => {
-                    entry.sources.remove(&source);
-                }
-                None => entry.exclude = None,
-            }
-            if *entry == PortGroup::default() {
-                ports.remove(&port);
-            }
-        }
-        if ports.is_empty() {
+        self.change(port, group, source, |entry| match source {
+            Some(source) => _ = entry.sources.remove(&source),
+            None => entry.exclude = None,
+        });
+    }
+
+    fn change(&mut self, port: u32, group: IpAddr, source: Option<IpAddr>, change: impl FnOnce(&mut PortGroup)) {
+        let found = self.groups.entry(group).or_default();
+        let before = found.counts.len();
+        found.change(port, source, change);
+        self.entries = self.entries + found.counts.len() - before;
+        if found.ports.is_empty() {
             self.groups.remove(&group);
         }
-        self.entries -= before - self.entries_of(group);
-        self.join(group);
+        self.unjoined.insert(group);
     }
 
     /// Takes in whether there is a multicast router behind a port.
@@ -129,7 +160,9 @@ impl Database {
     }
 
     /// Takes what changed as what is otherwise than in the database that this one was read in place of, and what had changed in that.
-    pub fn note_changes_since(&mut self, before: &Self) {
+    pub fn note_changes_since(&mut self, mut before: Self) {
+        before.join_all();
+        self.join_all();
         let (old, new) = (&before.joined.groups, &self.joined.groups);
         let differs = |group: &&IpAddr| old.get(*group) != new.get(*group);
         let differing: BTreeSet<IpAddr> = old.keys().chain(new.keys()).filter(differs).copied().collect();
@@ -138,6 +171,7 @@ impl Database {
 
     /// The groups of which something else is wanted since this was last asked, each with what is wanted now; `None` if nothing is.
     pub fn take_changes(&mut self) -> Vec<(IpAddr, Option<SourceFilter>)> {
+        self.join_all();
         let changed = std::mem::take(&mut self.changed).into_iter();
         changed.map(|group| (group, self.joined.groups.get(&group).cloned())).collect()
     }
@@ -145,20 +179,14 @@ impl Database {
     /// How many entries there are behind each port: groups, and sources of groups.
     pub fn entries_per_port(&self) -> BTreeMap<u32, usize> {
         let mut counts = BTreeMap::new();
-        for (port, group) in self.groups.values().flatten() {
+        for (port, group) in self.groups.values().flat_map(|group| &group.ports) {
             *counts.entry(*port).or_default() += group.sources.len() + usize::from(group.exclude.is_some());
         }
         counts
     }
 
-    /// How many entries there are of a group on all ports together.
-    fn entries_of(&self, group: IpAddr) -> usize {
-        let Some(ports) = self.groups.get(&group) else {
-            return 0;
-        };
-        let any = ports.values().any(|entry| entry.exclude.is_some());
-        let sources: BTreeSet<&IpAddr> = ports.values().flat_map(|entry| entry.sources.keys()).collect();
-        usize::from(any) + sources.len()
+    fn join_all(&mut self) {
+        std::mem::take(&mut self.unjoined).into_iter().for_each(|group| self.join(group));
     }
 
     /// Works out anew what all ports together want of a group, if other hosts are to know.
@@ -166,8 +194,12 @@ impl Database {
         if !is_announced(group) {
             return;
         }
-        let filters = self.groups.get(&group).into_iter().flat_map(BTreeMap::values).filter_map(PortGroup::filter);
-        let wanted = filters.reduce(|all, filter| all.union(&filter));
+        let ports = self.groups.get(&group).into_iter().flat_map(|group| group.ports.values());
+        let filters = ports.filter_map(PortGroup::filter);
+        let wanted = filters.reduce(|mut all, filter| {
+            all.widen(&filter);
+            all
+        });
         if self.joined.groups.get(&group) == wanted.as_ref() {
             return;
         }

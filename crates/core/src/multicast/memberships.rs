@@ -31,12 +31,20 @@ impl SourceFilter {
 
     /// What two receivers want together.
     pub fn union(&self, other: &Self) -> Self {
-        match (self, other) {
-            (Self::Include(a), Self::Include(b)) => Self::Include(a | b),
-            (Self::Exclude(a), Self::Exclude(b)) => Self::Exclude(a & b),
-            (Self::Exclude(blocked), Self::Include(wanted)) | (Self::Include(wanted), Self::Exclude(blocked)) => {
-                Self::Exclude(blocked - wanted)
+        let mut all = self.clone();
+        all.widen(other);
+        all
+    }
+
+    /// Adds what another receiver wants, at the cost of what that names.
+    pub fn widen(&mut self, other: &Self) {
+        match (&mut *self, other) {
+            (Self::Include(wanted), Self::Include(more)) => wanted.extend(more),
+            (Self::Exclude(blocked), Self::Exclude(others)) => blocked.retain(|source| others.contains(source)),
+            (Self::Exclude(blocked), Self::Include(wanted)) => {
+                wanted.iter().for_each(|source| _ = blocked.remove(source));
             }
+            (Self::Include(wanted), Self::Exclude(blocked)) => *self = Self::Exclude(blocked - wanted),
         }
     }
 }
@@ -48,15 +56,4 @@ pub struct Memberships {
     pub groups: BTreeMap<IpAddr, SourceFilter>,
     /// Whether there is a multicast router, which is to get every group.
     pub router: bool,
-}
-
-impl Memberships {
-    /// Adds what another port or host wants.
-    pub fn join(&mut self, other: &Self) {
-        self.router |= other.router;
-        for (group, filter) in &other.groups {
-            let entry = self.groups.entry(*group);
-            entry.and_modify(|held| *held = held.union(filter)).or_insert_with(|| filter.clone());
-        }
-    }
 }

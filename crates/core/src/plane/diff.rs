@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::{
-    Action, ContainerEnd, Desired, DeviceName, GROUPS_MAX, IGMP_VERSION, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Mark,
-    Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, Place, Port, Segment,
+    Action, ContainerEnd, Desired, DeviceName, GROUPS_MAX, IGMP_VERSION, MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION,
+    MULTICAST_ROUTER_ALWAYS, Mark, Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, Place,
+    Port, Segment,
 };
 use crate::Vni;
-use crate::limits::GROUPS_PER_PORT_MAX;
+use crate::limits::{GROUPS_PER_PORT_MAX, LEARNED_MAX};
 
 /// What to do so that the kernel has what is `desired`: empty when it has.
 ///
@@ -75,6 +76,8 @@ fn is_tuned_bridge(bridge: &ObservedBridge, mtu: u16) -> bool {
         && bridge.igmp_version == IGMP_VERSION
         && bridge.mld_version == MLD_VERSION
         && bridge.groups_max >= GROUPS_MAX
+        && bridge.membership_interval != MEMBERSHIP_INTERVAL_OF_KERNEL
+        && bridge.learned_max.is_none_or(|max| usize::try_from(max) == Ok(LEARNED_MAX))
         && bridge.link_local
 }
 

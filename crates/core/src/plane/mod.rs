@@ -12,7 +12,6 @@ mod observed;
 mod options;
 
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 pub use action::{Action, Place};
@@ -38,6 +37,12 @@ pub const CONTAINER_PREFIX: &str = "shout";
 pub const IGMP_VERSION: u8 = 3;
 /// `mcast_mld_version` of every bridge: RFC 3810.
 pub const MLD_VERSION: u8 = 2;
+/// How long a bridge takes a port for a member that does not confirm it, in hundredths of a second (`mcast_membership_interval`): as by a robustness variable of 4 (RFC 3376, section 8.4), while the time
+/// after which another querier is given up stays that of 2 (section 8.5), 255 s. So if a router in a container ends, which had asked in the bridge's stead, the bridge has asked anew, and all have answered,
+/// long before the first membership is over: even one that this router never asked for is confirmed within 125 + 255 + 10 s. With the kernel's 260 s it would come too late.
+pub const MEMBERSHIP_INTERVAL: u64 = 51_000;
+/// The kernel's own, which is changed; a time that somebody else chose is not.
+pub const MEMBERSHIP_INTERVAL_OF_KERNEL: u64 = 26_000;
 /// The least `mcast_hash_max` of every bridge, a power of two as the kernel wants it. One group more switches snooping off, and every IPv6
 /// address of a container joins a group; this is enough for 1000 containers with 65 groups each, and no more than some 20 MB of kernel memory.
 pub const GROUPS_MAX: u32 = 65_536;
@@ -128,6 +133,3 @@ impl FromStr for Mark {
         }
     }
 }
-
-/// A remote host's VTEP as an entry of the VXLAN device's forwarding table.
-pub type Remote = IpAddr;

@@ -75,6 +75,10 @@ pub struct ObservedBridge {
     pub mld_version: u8,
     /// `mcast_hash_max`: more groups than this switch snooping off.
     pub groups_max: u32,
+    /// `mcast_membership_interval`, in hundredths of a second.
+    pub membership_interval: u64,
+    /// MAC addresses that it learns, 0 for any number; `None` where the kernel has no limit to set.
+    pub learned_max: Option<u32>,
     /// Whether it has the IPv6 link-local address without which it sends no MLD queries; true where the kernel has no IPv6.
     pub link_local: bool,
 }

@@ -3,20 +3,26 @@
 //! The kernel waits for two ticks of its clock or three before it sends a report (`igmp_ifc_event`): 8 to 12 ms at 250 Hz, most of the time that passes until
 //! a receiver is served. So the bridge is told of the membership as soon as it is there; the report that follows confirms it, and all that comes after goes by
 //! reports alone. Of sources nothing is told here: groups that are for chosen sources only (RFC 4607) are left to the reports, and a group of another range
-//! that is joined for some sources is served from all for two seconds, until the bridge has asked the container which it wants (RFC 3376, section 6.4.2).
+//! that is joined for some sources is served from all at first. To the bridge the report that names these is then an addition to all (RFC 3376, section 6.4.1), and it would ask nobody: so it is
+//! asked here, and after two seconds only these are served. Of IPv6 nobody is asked: such a group is served from all sources until the membership is over that was made here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use shoutd_core::multicast::is_announced;
-use shoutd_netlink::{Error, JoinMonitor, Kind, Namespace, Peer, Route};
+use shoutd_netlink::{Error, JoinMonitor, Kind, Namespace, Peer, Questioner, Route};
+use tracing::debug;
 
 /// How often the ports are listed at the most, for an interface that is at none of those known: containers have others, and so has the host.
 const LIST_PERIOD: Duration = Duration::from_millis(100);
 /// Events taken from a network in a second. Whoever makes more of them has its reports, like all others in its network until the second is over.
 const EVENTS_PER_SECOND: usize = 5_000;
+/// How long after a join that was told early its report may come.
+const REPORT_AGE_MAX: Duration = Duration::from_secs(10);
+/// Joins of which it is remembered that they were told early. Of what is forgotten for want of room nobody is asked: more than is wanted may be served.
+const EARLY_MAX: usize = 4096;
 
 /// The joins of one network's containers.
 #[derive(Debug)]
@@ -26,13 +32,26 @@ pub(super) struct EarlyJoins {
     ports: BTreeMap<Peer, u32>,
     listed_at: Option<Instant>,
     allowance: Allowance,
+    namespace: Namespace,
+    /// The memberships of IPv4 that were made here, by port and group.
+    made: BTreeMap<(u32, Ipv4Addr), Instant>,
+    /// Asks out of the bridge with this index.
+    questioner: Option<(u32, Questioner)>,
 }
 
 impl EarlyJoins {
     /// On a kernel that does not tell of joins there are none.
     pub(super) fn open(namespace: &Namespace) -> Result<Self, Error> {
         let monitor = JoinMonitor::open(namespace)?;
-        Ok(Self { monitor, ports: BTreeMap::new(), listed_at: None, allowance: Allowance::default() })
+        Ok(Self {
+            monitor,
+            ports: BTreeMap::new(),
+            listed_at: None,
+            allowance: Allowance::default(),
+            namespace: namespace.clone(),
+            made: BTreeMap::new(),
+            questioner: None,
+        })
     }
 
     /// What to wait for.
@@ -55,7 +74,41 @@ impl EarlyJoins {
                 members.extend(joined.iter().filter(|(of, _)| *of == end).map(|(_, group)| (port, *group)));
             }
         }
-        if members.is_empty() { Ok(()) } else { route.join_groups(bridge, &members) }
+        if members.is_empty() {
+            return Ok(());
+        }
+        if self.made.len() + members.len() > EARLY_MAX {
+            self.made.clear();
+        }
+        let now = Instant::now();
+        self.made.extend(members.iter().filter_map(|(port, group)| match group {
+            IpAddr::V4(group) => Some(((*port, *group), now)),
+            IpAddr::V6(_) => None,
+        }));
+        route.join_groups(bridge, &members)
+    }
+
+    /// Takes note that a port wants a group from a source of its choice. If it was said here that it wants all, it is asked whether that is so.
+    pub(super) fn note_source(&mut self, bridge: u32, port: u32, group: IpAddr) {
+        let IpAddr::V4(group) = group else {
+            return;
+        };
+        if self.made.remove(&(port, group)).is_some_and(|at| at.elapsed() < REPORT_AGE_MAX)
+            && let Err(error) = self.ask(bridge, group)
+        {
+            debug!("more than is wanted of {group} is served for some minutes: {error}");
+        }
+    }
+
+    fn ask(&mut self, bridge: u32, group: Ipv4Addr) -> Result<(), Error> {
+        let known = self.questioner.take().filter(|(of, _)| *of == bridge);
+        let questioner = match known {
+            Some((_, questioner)) => questioner,
+            None => Questioner::open(&self.namespace, bridge)?,
+        };
+        questioner.ask(group)?;
+        self.questioner = Some((bridge, questioner));
+        Ok(())
     }
 
     /// The port that leads to this end of a veth, if one does.

@@ -4,10 +4,11 @@ use std::net::Ipv6Addr;
 use std::path::Path;
 
 use ipnet::{IpNet, Ipv6Net};
-use shoutd_core::limits::GROUPS_PER_PORT_MAX;
+use shoutd_core::limits::{GROUPS_PER_PORT_MAX, LEARNED_MAX, TUNNEL_ADDRESSES_MAX};
 use shoutd_core::plane::{
-    Action, BRIDGE, CONTAINER_PREFIX, DeviceName, GROUPS_MAX, IGMP_VERSION, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Mark,
-    Place, Port, TUNNEL, Vtep, namespace_name,
+    Action, BRIDGE, CONTAINER_PREFIX, DeviceName, GROUPS_MAX, IGMP_VERSION, MEMBERSHIP_INTERVAL,
+    MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Mark, Place, Port, TUNNEL, Vtep,
+    namespace_name,
 };
 use shoutd_core::{NetworkId, Vni};
 use shoutd_netlink::{
@@ -22,19 +23,29 @@ use crate::kernel::KernelError;
 /// Time to live of VXLAN packets: as far as any underlay is wide, as hosts' own packets.
 const TTL: u8 = 64;
 
-/// Every bridge has these.
-const BRIDGE_SETTINGS: BridgeSettings = BridgeSettings {
-    snooping: true,
-    querier: true,
-    // It has no address; queries come from 0.0.0.0, and so never win over a real multicast router's (RFC 4541, section 2.1.1).
-    query_use_ifaddr: false,
-    igmp_version: IGMP_VERSION,
-    mld_version: MLD_VERSION,
-    groups_max: GROUPS_MAX,
-    // No loop can be made of veths and one tunnel; ports forward at once.
-    forward_delay: 0,
-    stp: false,
-};
+/// Every bridge has these. How long memberships last is changed if that is what the kernel chose.
+fn bridge_settings(before: Option<&Kind>) -> BridgeSettings {
+    let kept = match before {
+        Some(Kind::Bridge(found)) => {
+            found.membership_interval.filter(|interval| *interval != MEMBERSHIP_INTERVAL_OF_KERNEL)
+        }
+        _ => None,
+    };
+    BridgeSettings {
+        snooping: true,
+        querier: true,
+        // It has no address; queries come from 0.0.0.0, and so never win over a real multicast router's (RFC 4541, section 2.1.1).
+        query_use_ifaddr: false,
+        igmp_version: IGMP_VERSION,
+        mld_version: MLD_VERSION,
+        groups_max: GROUPS_MAX,
+        membership_interval: Some(kept.unwrap_or(MEMBERSHIP_INTERVAL)),
+        // No loop can be made of veths and one tunnel; ports forward at once.
+        forward_delay: 0,
+        stp: false,
+        learned_max: Some(limit(LEARNED_MAX)),
+    }
+}
 
 impl LinuxKernel {
     pub(super) fn execute_action(&mut self, action: &Action) -> Result<(), KernelError> {
@@ -139,8 +150,15 @@ impl LinuxKernel {
         let segment = self.segment(vni)?;
         segment.refuse_foreign(vni, TUNNEL)?;
         let into = segment.namespace.clone();
-        let new =
-            NewVxlan { name: TUNNEL, group: GROUP, vni: vni.get(), local: vtep.address, port: vtep.port, ttl: TTL };
+        let new = NewVxlan {
+            name: TUNNEL,
+            group: GROUP,
+            vni: vni.get(),
+            local: vtep.address,
+            port: vtep.port,
+            ttl: TTL,
+            addresses_max: limit(TUNNEL_ADDRESSES_MAX),
+        };
         self.host_route.create_vxlan(&new, &into)?;
         self.segment(vni)?.set_mark(vni, TUNNEL, &Mark::Network(network.clone()), None)
     }
@@ -190,7 +208,7 @@ impl LinuxKernel {
         }
         let segment = self.segment(vni)?;
         let near = segment.own(vni, near_name.as_str())?.index;
-        segment.route.set_port(near, learning, Some(groups_per_port_max()))?;
+        segment.route.set_port(near, learning, Some(limit(GROUPS_PER_PORT_MAX)))?;
         segment.set_mark(vni, near_name.as_str(), &mark, Some(true))
     }
 }
@@ -221,7 +239,7 @@ impl SegmentHandle {
 
     fn create_bridge(&mut self, vni: Vni, network: &NetworkId) -> Result<(), KernelError> {
         if self.route.link(BRIDGE)?.is_none() {
-            self.route.create_bridge(BRIDGE, GROUP, &BRIDGE_SETTINGS)?;
+            self.route.create_bridge(BRIDGE, GROUP, &bridge_settings(None))?;
         }
         let bridge = self.own(vni, BRIDGE)?;
         // Its own address set once more is one that was set by somebody, and no longer follows that of its ports.
@@ -233,13 +251,14 @@ impl SegmentHandle {
 
     fn tune_bridge(&mut self, vni: Vni, mtu: u16, ipv6: bool) -> Result<(), KernelError> {
         let bridge = self.own(vni, BRIDGE)?;
-        if matches!(bridge.kind, Kind::Bridge(settings) if !settings.snooping) {
+        let settings = bridge_settings(Some(&bridge.kind));
+        if matches!(bridge.kind, Kind::Bridge(found) if !found.snooping) {
             // A querier that begins has everything sent to all ports until all have answered it. One that goes on would not, and what was joined in the meantime, unseen, would
             // get nothing.
-            let quiet = BridgeSettings { snooping: false, querier: false, ..BRIDGE_SETTINGS };
+            let quiet = BridgeSettings { snooping: false, querier: false, ..settings };
             self.route.change_bridge(bridge.index, &quiet)?;
         }
-        self.route.change_bridge(bridge.index, &BRIDGE_SETTINGS)?;
+        self.route.change_bridge(bridge.index, &settings)?;
         let change = LinkChange { mtu: Some(u32::from(mtu)), up: Some(true), ..LinkChange::default() };
         self.route.change_link(bridge.index, &change)?;
         if let Some(mac) = bridge.mac.filter(|_| ipv6) {
@@ -265,7 +284,7 @@ impl SegmentHandle {
         let change =
             LinkChange { mtu: Some(u32::from(mtu)), master: Some(bridge), up: Some(true), ..LinkChange::default() };
         self.route.change_link(port, &change)?;
-        Ok(self.route.set_port(port, learning, Some(groups_per_port_max()))?)
+        Ok(self.route.set_port(port, learning, Some(limit(GROUPS_PER_PORT_MAX)))?)
     }
 
     /// Deletes a device of shoutd's. One that is not there is no error.
@@ -278,8 +297,9 @@ impl SegmentHandle {
     }
 }
 
-fn groups_per_port_max() -> u32 {
-    u32::try_from(GROUPS_PER_PORT_MAX).unwrap_or(u32::MAX)
+/// A limit as the kernel takes it.
+fn limit(most: usize) -> u32 {
+    u32::try_from(most).unwrap_or(u32::MAX)
 }
 
 /// Gives a container's interface its link-local address once more, without looking for duplicates of it. Were it only changed, the search would go on.

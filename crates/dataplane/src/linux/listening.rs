@@ -198,7 +198,7 @@ impl Listened {
                 self.take(listing, true)?;
             }
         }
-        self.database.note_changes_since(&before);
+        self.database.note_changes_since(before);
         self.is_new = was_new;
         self.read_at = Some(Instant::now());
         Ok(())
@@ -231,7 +231,12 @@ impl Listened {
         }
         match listing {
             Listing::Router(port) => self.database.set_router(port, present),
-            Listing::Member(member) if present => self.database.learn(port, member.group, knowledge(member)),
+            Listing::Member(member) if present => {
+                self.database.learn(port, member.group, knowledge(member));
+                if let Some(bridge) = self.bridge.filter(|_| member.source.is_some() && !member.blocked) {
+                    self.early_joins.note_source(bridge, port, member.group);
+                }
+            }
             Listing::Member(member) => self.database.forget(port, member.group, member.source),
         }
         Ok(())

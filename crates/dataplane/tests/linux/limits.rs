@@ -1,12 +1,12 @@
 //! What one container may do to all others is bounded.
 
-use std::net::{Ipv4Addr, SocketAddrV6, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::time::Instant;
 
 use shoutd_core::plane::Tier;
 
 use crate::cluster::{Cluster, PORT};
-use crate::support::{eventually, ip, run, udp};
+use crate::support::{Capture, eventually, ip, run, udp};
 
 /// How many of these datagrams come in, until the last, which is sent to the receiver alone, does.
 fn count(receiver: &UdpSocket) -> usize {
@@ -104,4 +104,69 @@ fn link_local_addresses_are_good_at_once() {
     }
     // The route that went with the interface is back.
     eventually("the multicast route", || container.run(|| run("ip", &["route"])).unwrap().contains("224.0.0.0/4"));
+}
+
+/// Of addresses that somebody makes up, a bridge learns some thousand, and what it does not learn it sends to all.
+#[test]
+fn made_up_addresses_do_not_fill_the_kernel() {
+    let cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
+    let segment = cluster.hosts[0].segment();
+    let bridge = segment.run(|| run("ip", &["-d", "-j", "link", "show", "shoutbr0"])).unwrap();
+    let tunnel = segment.run(|| run("ip", &["-d", "link", "show", "shoutvx0"])).unwrap();
+    assert!(tunnel.contains("maxaddr 147456"), "{tunnel}");
+    let route = shoutd_netlink::Route::open(&segment).unwrap().link("shoutbr0").unwrap().unwrap();
+    let shoutd_netlink::Kind::Bridge(settings) = route.kind else { panic!("no bridge: {bridge}") };
+    if settings.learned_max.is_none() {
+        eprintln!("this kernel does not limit what a bridge learns (before 6.7)");
+        return;
+    }
+    let sender = Capture::open(&cluster.containers[0], "shout0");
+    for number in 0..18_000_u16 {
+        let [high, low] = number.to_be_bytes();
+        let source = [6, 0, 0, 0, high, low];
+        // To one that nobody has.
+        sender.send(&[[2, 0, 0, 0, 9, 9].as_slice(), &source, &0x88b5_u16.to_be_bytes(), &[0x5a; 46]].concat());
+    }
+    let table = segment.run(|| run("bridge", &["fdb", "show", "br", "shoutbr0"])).unwrap();
+    let learned = table.lines().filter(|line| line.contains("06:00:00:00")).count();
+    assert!((16_000..=16_384).contains(&learned), "{learned}");
+}
+
+/// However much it sends, a container is found, and finds others: of neither ARP nor neighbour discovery anything is lost.
+#[test]
+fn who_is_over_the_limit_is_still_found() {
+    let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
+    cluster.hosts[0].segment_mut().max_rate = Some(50);
+    cluster.running[0].apply(&cluster.hosts[0]);
+    let mut arrivals = Capture::open(&cluster.hosts[1].segment(), "shoutvx0");
+    let sender = cluster.sender(0);
+    let frames = Capture::open(&cluster.containers[0], "shout0");
+    let ask = |number: u8| -> Vec<u8> {
+        let source = [6, 0, 0, 0, 0, number];
+        if number % 2 == 0 {
+            return [[0xff; 6].as_slice(), &source, &[8, 6], &[0; 46]].concat();
+        }
+        let header = [0x60, 0, 0, 0, 0, 24, 58, 255];
+        // To all nodes of the link.
+        let to = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).octets();
+        let solicitation = [&[135, 0, 0, 0][..], &[0; 20]].concat();
+        [&[0x33, 0x33, 0, 0, 0, 1], &source[..], &[0x86, 0xdd], &header, &[0xfe; 16], &to, &solicitation].concat()
+    };
+    for number in 0..10 {
+        for _ in 0..100 {
+            sender.send_to(b"storm", (Ipv4Addr::new(224, 0, 0, 77), PORT)).unwrap();
+        }
+        frames.send(&ask(number));
+    }
+    sender.send_to(b"last", (cluster.address(1), PORT)).unwrap();
+    let mut arrived = Vec::new();
+    loop {
+        let frame = arrivals.receive();
+        match &frame[6..12] {
+            [6, 0, 0, 0, 0, number] => arrived.push(*number),
+            _ if frame.ends_with(b"last") => break,
+            _ => {}
+        }
+    }
+    assert_eq!(arrived, (0..10).collect::<Vec<u8>>());
 }

@@ -13,6 +13,7 @@ mod multicast;
 mod overruns;
 mod pins;
 mod probing;
+mod queriers;
 mod support;
 mod tiers;
 mod traffic;

@@ -119,6 +119,27 @@ fn sources_go_to_the_hosts_that_want_them() {
     assert_eq!(cluster.reaches(&senders[1], (group, PORT)), BTreeSet::from([2, 3]));
 }
 
+/// Before the report comes that names the source, the bridge is told of a join of all: it must not stay so.
+#[test]
+fn a_group_of_any_range_is_served_from_the_chosen_source_alone() {
+    let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
+    let group = Ipv4Addr::new(239, 1, 2, 5);
+    let source = IpAddr::from(cluster.address(0));
+    let filter = |memberships: &Memberships| memberships.groups.get(&IpAddr::from(group)).cloned();
+    let receiver = cluster.receiver(1);
+    source_filter(&receiver, nix::libc::IP_ADD_SOURCE_MEMBERSHIP, cluster.address(1), group, cluster.address(0));
+    cluster.until(1, "the source alone", |memberships| {
+        filter(memberships) == Some(SourceFilter::Include(BTreeSet::from([source])))
+    });
+    cluster.announce();
+    assert_eq!(cluster.reaches(&cluster.sender(0), (group, PORT)), BTreeSet::from([1]));
+
+    // Who wants all beside it gets all, whoever is asked.
+    let other = udp(&cluster.containers[1], (Ipv4Addr::UNSPECIFIED, PORT + 1));
+    other.join_multicast_v4(&group, &cluster.address(1)).unwrap();
+    cluster.until(1, "all sources", |memberships| filter(memberships) == Some(SourceFilter::all()));
+}
+
 #[test]
 fn a_multicast_router_gets_every_group() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 3]);

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -434,8 +435,14 @@ impl Capture {
     /// The next frame, whenever it comes.
     pub fn receive(&mut self) -> Vec<u8> {
         let mut buffer = [0; 4096];
-        let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()).expect("no frame came");
-        buffer[..length].to_vec()
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(length) => return buffer[..length].to_vec(),
+                // As when the machine was put to sleep meanwhile.
+                Err(Errno::EINTR) => {}
+                Err(error) => panic!("no frame came: {error}"),
+            }
+        }
     }
 
     /// All frames that came.

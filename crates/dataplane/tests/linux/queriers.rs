@@ -1,0 +1,91 @@
+//! Containers that ask who listens to what, as multicast routers do: the bridge leaves that to them then.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use shoutd_netlink::{Listing, Namespace, Route};
+
+use crate::support::{Capture, connected, eventually, ip, run, udp};
+
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
+
+/// A setting of the bridge, as `ip` shows it.
+fn setting(segment: &Namespace, name: &str) -> u64 {
+    let shown = segment.run(|| run("ip", &["-d", "link", "show", "shoutbr0"])).unwrap();
+    let mut words = shown.split_whitespace().skip_while(|word| *word != name);
+    words.nth(1).unwrap().parse().unwrap()
+}
+
+fn is_member(segment: &Namespace) -> bool {
+    let mut route = Route::open(segment).unwrap();
+    let bridge = route.link("shoutbr0").unwrap().unwrap().index;
+    let is_it = |listing: &Listing| matches!(listing, Listing::Member(member) if member.group == IpAddr::from(GROUP));
+    route.bridge_groups(bridge).unwrap().iter().any(is_it)
+}
+
+/// The checksum of the Internet protocols (RFC 1071).
+fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let words = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let sum = words.fold(0, |sum, word| sum + word);
+    let folded = (sum & 0xffff) + (sum >> 16);
+    (!u16::try_from(folded).unwrap()).to_be_bytes()
+}
+
+/// A general query of IGMPv3 to which nobody has to answer within the hour.
+fn query(from: Ipv4Addr) -> Vec<u8> {
+    let mut igmp = [0x11, 0xff, 0, 0, 0, 0, 0, 0, 2, 125, 0, 0];
+    let sum = checksum(&igmp);
+    igmp[2..4].copy_from_slice(&sum);
+    let mut header = [0x46, 0xc0, 0, 36, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 224, 0, 0, 1, 0x94, 4, 0, 0];
+    header[12..16].copy_from_slice(&from.octets());
+    let sum = checksum(&header);
+    header[10..12].copy_from_slice(&sum);
+    [&[1, 0, 0x5e, 0, 0, 1][..], &[2, 0, 0, 0, 0, 99], &[8, 0], &header, &igmp].concat()
+}
+
+/// With all times divided by a hundred.
+#[test]
+fn a_querier_that_ends_costs_nobody_anything() {
+    let (mut world, containers) = connected(1);
+    let host = &mut world.hosts[0];
+    host.want_endpoint(2);
+    host.settle();
+    let other = host.start_container(2);
+    host.settle();
+    let segment = host.segment();
+    let set = |name: &str, value: u64| {
+        segment.run(|| ip(&["link", "set", "shoutbr0", "type", "bridge", name, &value.to_string()])).unwrap();
+    };
+    set("mcast_querier", 0);
+    let intervals = ["query", "startup_query", "query_response", "membership", "querier"]
+        .map(|name| format!("mcast_{name}_interval"));
+    let mut membership = Duration::ZERO;
+    for name in &intervals {
+        // Less than a second between its queries the kernel does not take.
+        let scaled = setting(&segment, name) / 100;
+        set(name, if name.contains("y_interval") && !name.contains("querier") { scaled.max(100) } else { scaled });
+        if name.contains("membership") {
+            membership = Duration::from_millis(scaled * 10);
+        }
+    }
+    set("mcast_query_response_interval", 10);
+    set("mcast_querier", 1);
+    let receiver = udp(&other, (Ipv4Addr::UNSPECIFIED, 5000));
+    receiver.join_multicast_v4(&GROUP, &host.container_address(2)).unwrap();
+    eventually("the membership", || is_member(&segment));
+
+    // The bridge has asked, and all have said all they had to say, some time ago.
+    let mut asked = Capture::open(&other, "shout0");
+    let is_query = |frame: &[u8]| frame.get(12..15) == Some(&[8, 0, 0x46]) && frame.get(38) == Some(&0x11);
+    for _ in 0..4 {
+        while !is_query(&asked.receive()) {}
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    // It asks once, nobody answers, and it is never heard again.
+    Capture::open(&containers[0], "shout0").send(&query(host.container_address(1)));
+    let begin = Instant::now();
+    while begin.elapsed() < membership + Duration::from_secs(3) {
+        assert!(is_member(&segment), "lost after {:?}", begin.elapsed());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
