@@ -15,10 +15,12 @@ use shoutd_lab::{Host, wait_until};
 /// Datagrams that each source sends at a time to each group.
 const COUNT: usize = 20;
 
-/// Groups for chosen sources, with the UDP ports of their datagrams.
-const GROUPS: [SocketAddr; 2] = [
+/// Groups for chosen sources alone, and groups for any, with the UDP ports of their datagrams.
+const GROUPS: [SocketAddr; 4] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(232, 5, 5, 5)), 6101),
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, 5)), 6102),
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(239, 5, 5, 5)), 6103),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 0, 5)), 6104),
 ];
 
 /// UDP port of the broadcast that is sent last.
@@ -28,7 +30,13 @@ const PORT_LAST: u16 = 6105;
 fn each_receiver_hears_the_sources_that_it_wants() {
     let mut cluster = Cluster::up("sources", 3).unwrap();
     cluster.form([1, 2, 3]).unwrap();
-    run_checks(&mut cluster, &[("hosts want different ones of three sources, and all but some", three_sources)]);
+    run_checks(
+        &mut cluster,
+        &[(
+            "hosts want different ones of three sources, and all but some, also in groups that are for any",
+            three_sources,
+        )],
+    );
 }
 
 /// Which of the sources are wanted, by their numbers from 0.
