@@ -141,8 +141,11 @@ impl Lost {
             "of {sent} to each of two hosts in all; {again} came twice, {unread} were delivered but not read in time"
         );
         if *changes > 0.0 {
-            let (rate, each) = (RATE / GROUPS, packets / changes);
-            remark += &format!("; {changes} changes, at each {each:.3} packets lost, of {rate} a second");
+            let (rate, each) = (f64::from(RATE) / f64::from(GROUPS), packets / changes);
+            let silent = each / rate * 1e6;
+            remark += &format!(
+                "; {changes} changes, each of one group, at which {each:.3} packets of its {rate} a second were lost, as many as come in {silent:.1} µs"
+            );
         }
         if *dropped > 0.0 {
             remark += &format!("; the machine's own queues, which all hosts share, had no room for {dropped} frames");
