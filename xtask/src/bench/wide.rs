@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use shoutd_lab::{Host, Lab};
 
+use super::alone::await_listeners;
 use super::compared::{Measurement, wide_packet_rate, wide_throughput};
 use super::report::{Bar, Comparison, Finding, Limit};
 use super::ways::{End, Ends, Group, Way, findings, number};
@@ -110,7 +111,7 @@ fn copies(ends: &Ends, hosts: &[Host]) -> Result<Vec<Finding>> {
         let end = ends.on(host.number().into())?;
         receivers.push(end.ready_helper(&format!("receive {at} {} --seconds {limit}", end.place()))?);
     }
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    await_listeners(&ends.on(1)?.host, Group::Three.address(), receivers.len())?;
     let watched = SECONDS + 4.0;
     let group = Group::Three.address();
     let mut watching = Vec::new();

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use shoutd_lab::{Host, wait_until};
 
+use super::await_listeners;
 use super::finding;
-use super::memberships::await_listeners;
 use crate::bench::report::{Finding, Limit};
 use crate::bench::ways::{Ends, findings, number};
 
@@ -167,7 +167,7 @@ fn lost_while(ends: &Ends, event: Event, seconds: f64) -> Result<Lost> {
     }
     // What is sent before the sender's host knows of the memberships is not what is asked about.
     for group in (0..GROUPS).map(|index| Ipv4Addr::from_bits(FIRST.to_bits() + index)) {
-        await_listeners(&near.host, group, receivers.len())?;
+        await_listeners(&near.host, group.into(), receivers.len())?;
     }
     let dropped = dropped_by_machine()?;
     let send = format!("send {to} --groups {GROUPS} {} --size {SIZE} --rate {RATE} --seconds {streamed}", near.place());
