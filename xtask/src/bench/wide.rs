@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use shoutd_lab::{Host, Lab};
 
+use super::alone::await_listeners;
 use super::compared::{Measurement, wide_packet_rate, wide_throughput};
 use super::report::{Bar, Comparison, Finding, Limit};
 use super::ways::{End, Ends, Group, Way, findings, number};
@@ -38,7 +39,7 @@ pub(super) fn measure(
             wide_packet_rate(ends, Group::All, seconds)
         }),
     ];
-    measure_rounds(to_all, ways, options, found);
+    measure_rounds(to_all, ways, options, deadline, found);
     let hosts = grow(lab, join, ways, options.hosts(), deadline)?;
     let throughput = comparison(format!("multicast throughput 1 → 3 of {hosts}, 1400 B, per receiver"), "Mbit/s");
     let packet_rate = comparison(format!("multicast packet rate 1 → 3 of {hosts}, 64 B, per receiver"), "packets/s");
@@ -50,7 +51,7 @@ pub(super) fn measure(
             wide_packet_rate(ends, Group::Three, seconds)
         }),
     ];
-    measure_rounds(to_three, ways, options, found);
+    measure_rounds(to_three, ways, options, deadline, found);
     let ours = ways.iter().find(|ends| ends.way == Way::Shoutd).context("no way of shoutd's")?;
     match copies(ours, lab.hosts()) {
         Ok(findings) => found.findings.extend(findings),
@@ -80,8 +81,18 @@ fn comparison(title: String, unit: &'static str) -> Vec<Comparison> {
     vec![Comparison::new(title, unit).bar(Bar::at_least(Way::ByHand, 0.97))]
 }
 
-fn measure_rounds(mut measurements: [Measurement; 2], ways: &[Ends], options: &Options, found: &mut Found) {
+fn measure_rounds(
+    mut measurements: [Measurement; 2],
+    ways: &[Ends],
+    options: &Options,
+    deadline: Instant,
+    found: &mut Found,
+) {
     for round in 1..=options.rounds().min(ROUNDS) {
+        if Instant::now() > deadline {
+            found.note(&format!("no time was left for more than {} rounds with many hosts", round - 1));
+            break;
+        }
         for measurement in &mut measurements {
             measure_once(measurement, round, ways, options, found);
         }
@@ -100,7 +111,7 @@ fn copies(ends: &Ends, hosts: &[Host]) -> Result<Vec<Finding>> {
         let end = ends.on(host.number().into())?;
         receivers.push(end.ready_helper(&format!("receive {at} {} --seconds {limit}", end.place()))?);
     }
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    await_listeners(&ends.on(1)?.host, Group::Three.address(), receivers.len())?;
     let watched = SECONDS + 4.0;
     let group = Group::Three.address();
     let mut watching = Vec::new();

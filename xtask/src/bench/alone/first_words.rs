@@ -1,14 +1,14 @@
 //! Whether the first datagrams of a container that has just started are heard.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use shoutd_lab::Process;
 
+use super::await_listeners;
 use super::finding;
-use super::memberships::await_listeners;
 use crate::bench::report::{Finding, Limit};
 use crate::bench::ways::{Ends, findings, number};
 use crate::bench::{NETWORK, helper_program};
@@ -16,6 +16,7 @@ use crate::bench::{NETWORK, helper_program};
 /// Where first words go: the network's broadcast address, and a group.
 const BROADCAST: &str = "10.202.0.255:5070";
 const GROUP: &str = "239.82.0.1:5072";
+const GROUP_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(239, 82, 0, 1));
 
 /// How long all of it may take, in seconds.
 const SECONDS: f64 = 250.0;
@@ -37,7 +38,7 @@ pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
         listening.push(end.ready_helper(&hear)?);
     }
     let near = ends.on(1)?;
-    ends.hosts().try_for_each(|host| await_listeners(host, group(), hosts))?;
+    ends.hosts().try_for_each(|host| await_listeners(host, GROUP_ADDRESS, hosts))?;
     let mut beacon = near.ready_helper(&format!("beacon {BROADCAST} --seconds {SECONDS}"))?;
     let mut deaf = Vec::new();
     for container in 0..containers {
@@ -68,10 +69,6 @@ pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
         unheard("its first multicast not heard", multicast),
         Finding { remark: heard.to_owned(), ..deaf },
     ])
-}
-
-fn group() -> Ipv4Addr {
-    Ipv4Addr::new(239, 82, 0, 1)
 }
 
 /// Starts a container that says this number. Returns for how many milliseconds it did not hear the others.

@@ -1,7 +1,6 @@
 //! Who is sent what, and from when to when.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -40,8 +39,7 @@ pub(super) fn copies(ends: &Ends, _quick: bool) -> Result<Vec<Finding>> {
     let to = SocketAddr::new(Group::One.address(), PORT);
     let limit = SECONDS + 10.0;
     let mut receiver = far.ready_helper(&format!("receive {to} {} --seconds {limit}", far.place()))?;
-    // From here on the sending host can know who receives.
-    thread::sleep(Duration::from_secs(1));
+    await_listeners(&near.host, to.ip(), 1)?;
     let watched = SECONDS + 1.0;
     let watch = |host| {
         End::of_host(host).ready_helper(&format!("watch --interface eth0 --group {} --seconds {watched}", to.ip()))
@@ -124,7 +122,7 @@ fn joins_of(kind: Kind, ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
 }
 
 /// Waits until a host knows that so many hosts listen to the group.
-pub(super) fn await_listeners(asked: &Host, group: Ipv4Addr, hosts: usize) -> Result<()> {
+pub(in crate::bench) fn await_listeners(asked: &Host, group: IpAddr, hosts: usize) -> Result<()> {
     wait_until(&format!("{hosts} hosts to listen to {group}, as {} knows", asked.name()), LISTENERS_DEADLINE, || {
         let printed = asked.run(["shoutdctl", "groups", "--json"])?.stdout;
         let rows: Value = serde_json::from_str(&printed).with_context(|| format!("the groups of {}", asked.name()))?;

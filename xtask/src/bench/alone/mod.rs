@@ -18,6 +18,8 @@ use super::{Found, Options};
 use crate::interrupt;
 use crate::terminal::show_progress;
 
+pub(super) use memberships::await_listeners;
+
 /// One or several figures; the second argument is whether they may be rough.
 type Part = fn(&Ends, bool) -> Result<Vec<Finding>>;
 

@@ -45,8 +45,7 @@ const CONTAINER: &str = "bench-many";
 /// At rest, with one network and one container on each host.
 pub(super) fn at_rest(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     let time = Duration::from_secs(if quick { 5 } else { 20 });
-    let hosts = [1, 2, 3].map(|number| ends.on(number).map(|end| &end.host));
-    let hosts = hosts.into_iter().collect::<Result<Vec<_>>>()?;
+    let hosts: Vec<&Host> = ends.hosts().collect();
     let before = hosts.iter().map(|host| processor_seconds(host)).collect::<Result<Vec<_>>>()?;
     thread::sleep(time);
     let mut used = Vec::new();

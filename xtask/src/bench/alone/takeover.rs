@@ -75,7 +75,7 @@ impl Protocol {
 
 /// Kills the owner of the address with its container, again and again, while a container on a third host asks it.
 pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
-    Protocol::ALL.into_iter().map(|protocol| measure_one(ends, protocol, if quick { 1 } else { 4 })).collect()
+    Protocol::ALL.into_iter().map(|protocol| measure_one(ends, protocol, if quick { 1 } else { 3 })).collect()
 }
 
 fn measure_one(ends: &Ends, protocol: Protocol, times: u32) -> Result<Finding> {
