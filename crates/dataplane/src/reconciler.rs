@@ -98,14 +98,14 @@ struct Inbox {
 }
 
 impl Inbox {
-    fn put(&mut self, desired: Arc<Desired>) -> Generation {
+    fn put(&mut self, desired: &Arc<Desired>) -> Generation {
         self.generation.0 += 1;
         let before = self.desired.replace(desired.clone());
         let tunnel = |desired: &Desired, vni: &Vni| {
             desired.segments.get(vni).map(|segment| (segment.network.clone(), segment.vtep, segment.remotes.clone()))
         };
         let since = |vni: &Vni| {
-            let is_as_before = before.as_ref().is_some_and(|before| tunnel(before, vni) == tunnel(&desired, vni));
+            let is_as_before = before.as_ref().is_some_and(|before| tunnel(before, vni) == tunnel(desired, vni));
             self.tunnels.get(vni).filter(|_| is_as_before).copied().unwrap_or(self.generation)
         };
         self.tunnels = desired.segments.keys().map(|vni| (*vni, since(vni))).collect();
@@ -168,7 +168,7 @@ impl ReconcilerHandle {
     /// Says what should be, in place of whatever was said before.
     pub fn apply(&self, desired: impl Into<Arc<Desired>>) -> Generation {
         let desired = desired.into();
-        let generation = self.owner.shared.inbox().put(desired.clone());
+        let generation = self.owner.shared.inbox().put(&desired);
         self.owner.replicator.apply(generation, desired);
         self.owner.shared.wake();
         generation
