@@ -13,6 +13,7 @@ mod forwarding;
 mod handover;
 mod inside;
 mod kernel;
+mod known;
 mod linux;
 mod listener;
 mod probe;

@@ -7,7 +7,6 @@
 //! What is wanted it makes in all segments first, and says so, for somebody may wait for that. What is not wanted any more it takes away afterwards. Many changes are left for newer ones, and gone on with from
 //! where they were left.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
@@ -19,13 +18,14 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shoutd_core::Vni;
-use shoutd_core::plane::{Change, Desired, DeviceName, Forwarding, Segment, Tier, Vtep};
+use shoutd_core::plane::{Change, Desired, DeviceName, Segment, Tier, Vtep};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use crate::backoff::{RETRY_FIRST, RETRY_LAST};
 use crate::forwarding::ForwardingTables;
 use crate::kernel::KernelError;
+use crate::known::{Known, There};
 use crate::reconciler::Generation;
 
 /// How old what is known of a segment may be before it is read anew.
@@ -131,59 +131,6 @@ impl Post {
     fn signal(&self) {
         // It fails only when it is signalled already, 2^64 times.
         let _ = self.wake.write(1);
-    }
-}
-
-/// What is known of one segment.
-#[derive(Debug)]
-struct Known {
-    there: There,
-    ports: BTreeSet<DeviceName>,
-    read_at: Instant,
-}
-
-/// What a segment's tables hold.
-#[derive(Debug)]
-enum There {
-    /// All that this wants of it.
-    Wanted(Arc<Desired>),
-    /// This, as it was read or as changes that were left for newer ones have made it.
-    Tables(Forwarding),
-}
-
-impl There {
-    /// What to do so that there is what is wanted; while not all is known that is wanted, some of what is there stays beside it.
-    fn changes_to(&self, vni: Vni, wanted: &Segment, tier: Tier) -> Vec<Change> {
-        match self {
-            Self::Wanted(before) if !wanted.replication.provisional => match before.segments.get(&vni) {
-                Some(before) => Forwarding::changes_between(before, wanted, tier),
-                None => Forwarding::default().changes_to(&Forwarding::wanted(wanted, tier)),
-            },
-            _ => {
-                let tables = self.tables(vni, tier);
-                tables.changes_to(&Forwarding::wanted_beside(&tables, wanted, tier))
-            }
-        }
-    }
-
-    fn tables(&self, vni: Vni, tier: Tier) -> Cow<'_, Forwarding> {
-        match self {
-            Self::Wanted(before) => {
-                let before = before.segments.get(&vni);
-                Cow::Owned(before.map(|before| Forwarding::wanted(before, tier)).unwrap_or_default())
-            }
-            Self::Tables(tables) => Cow::Borrowed(tables),
-        }
-    }
-
-    /// What there is after these changes.
-    fn changed(self, vni: Vni, changes: &[Change], tier: Tier) -> Self {
-        let mut tables = match self {
-            Self::Wanted(_) => self.tables(vni, tier).into_owned(),
-            Self::Tables(tables) => tables,
-        };
-        changes.iter().for_each(|change| tables.apply(change));
-        Self::Tables(tables)
     }
 }
 
@@ -409,6 +356,7 @@ mod tests {
     use std::ops::Range;
 
     use shoutd_core::multicast::Replication;
+    use shoutd_core::plane::Forwarding;
 
     use super::*;
     use crate::fake_forwarding::FakeForwarding;

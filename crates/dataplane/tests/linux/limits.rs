@@ -143,7 +143,7 @@ fn who_is_over_the_limit_is_still_found() {
     let frames = Capture::open(&cluster.containers[0], "shout0");
     let ask = |number: u8| -> Vec<u8> {
         let source = [6, 0, 0, 0, 0, number];
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             return [[0xff; 6].as_slice(), &source, &[8, 6], &[0; 46]].concat();
         }
         let header = [0x60, 0, 0, 0, 0, 24, 58, 255];

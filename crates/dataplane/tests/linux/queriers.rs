@@ -26,7 +26,7 @@ fn is_member(segment: &Namespace) -> bool {
 /// The checksum of the Internet protocols (RFC 1071).
 fn checksum(bytes: &[u8]) -> [u8; 2] {
     let words = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
-    let sum = words.fold(0, |sum, word| sum + word);
+    let sum: u32 = words.sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     (!u16::try_from(folded).unwrap()).to_be_bytes()
 }
