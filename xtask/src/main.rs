@@ -32,7 +32,7 @@ enum Command {
     Demo,
     /// Run all tests.
     Test {
-        /// Run the tests that take too long for every day instead: all end-to-end tests with Debian 13's Docker engine, and those that go on for long.
+        /// Run the tests that take too long for every day instead: all end-to-end tests with the Docker engines of Debian 13 and 14, and those that go on for long.
         #[arg(long, conflicts_with = "arguments")]
         long: bool,
         /// Arguments for `cargo test`, such as `-p shoutd-core` instead of the whole workspace, or a test's name.
