@@ -109,8 +109,7 @@ impl Comparison {
         let Some((ratio, of_medians)) = self.ratio(against).zip(self.ratio_of_medians(against)) else {
             return "–".to_owned();
         };
-        let differs = (ratio.median - of_medians).abs() > NEARLY;
-        let also = if differs { format!("; of the medians {}", plain(of_medians)) } else { String::new() };
+        let also = differing(ratio.median, of_medians).map(|other| format!("; {other}")).unwrap_or_default();
         format!("{}{also}", show(ratio))
     }
 
@@ -239,6 +238,12 @@ fn show_all(spread: Spread, samples: usize) -> String {
         return format!("{} (all {samples} samples)", plain(median));
     }
     format!("{} ({}–{}, {samples} samples)", plain(median), plain(least), plain(greatest))
+}
+
+/// What is said of the ratio of the medians where it is another than the median of the ratios.
+pub(super) fn differing(ratio: f64, of_medians: f64) -> Option<String> {
+    let differs = (ratio - of_medians).abs() > NEARLY;
+    differs.then(|| format!("of the medians {}", plain(of_medians)))
 }
 
 /// A number with as many digits as say something.

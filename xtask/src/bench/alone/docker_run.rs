@@ -7,7 +7,8 @@ use anyhow::{Result, ensure};
 use shoutd_lab::Host;
 
 use super::finding;
-use crate::bench::report::{Finding, Limit};
+use crate::bench::report::{Finding, Limit, differing};
+use crate::bench::statistics::percentile;
 use crate::bench::ways::{Ends, OVERLAY_NETWORK, await_network};
 
 /// Milliseconds that each run took, by network.
@@ -26,6 +27,10 @@ const INTERNAL: &str = "bench-run-internal";
 
 /// The container that is on the networks of shoutd's before any is measured, on all hosts where they are.
 const FIRST: &str = "bench-run-first";
+
+/// Why the ratio to the default network is another one.
+const BECAUSE: &str =
+    "`bridge` alone has no resolver of names; shoutd's and the overlay also attach `docker_gwbridge`, the way out";
 
 /// The time of `docker run`, in turn on networks of Docker's own and of shoutd's.
 pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
@@ -54,17 +59,17 @@ pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
 fn findings(times: &Times) -> Vec<Finding> {
     let of = |network: &str| times.get(network).cloned().unwrap_or_default();
     let ratio = |title: &str, ours: &str, other: &str| {
-        finding(title, "ratio", of(ours).into_iter().zip(of(other)).map(|(ours, other)| ours / other).collect())
+        let ratios: Vec<f64> = of(ours).into_iter().zip(of(other)).map(|(ours, other)| ours / other).collect();
+        let median = |samples: &[f64]| percentile(samples, 50.0).unwrap_or_default();
+        let remark = differing(median(&ratios), median(&of(ours)) / median(&of(other))).unwrap_or_default();
+        Finding { remark, ..finding(title, "ratio", ratios) }
     };
+    let to_bridge = ratio("`docker run`, shoutd / the default network `bridge`", NETWORK, "bridge");
+    let because = [BECAUSE, to_bridge.remark.as_str()].into_iter().filter(|remark| !remark.is_empty());
+    let because = because.collect::<Vec<_>>().join("; ");
     let bar = Some(Limit::Median(1.1));
-    let because =
-        "`bridge` alone has no resolver of names; shoutd's and the overlay also attach `docker_gwbridge`, the way out";
     let mut findings = vec![
-        Finding {
-            most: bar,
-            remark: because.to_owned(),
-            ..ratio("`docker run`, shoutd / the default network `bridge`", NETWORK, "bridge")
-        },
+        Finding { most: bar, remark: because, ..to_bridge },
         Finding { most: bar, ..ratio("`docker run`, shoutd / a network of the `bridge` driver", NETWORK, MADE) },
         ratio("`docker run`, shoutd / `bridge` driver, both `--internal`", INTERNAL, MADE_INTERNAL),
         finding("`docker run` on `bridge`", "ms", of("bridge")),
