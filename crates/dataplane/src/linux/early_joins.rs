@@ -4,10 +4,10 @@
 //! a receiver is served. So the bridge is told of the membership as soon as it is there; the report that follows confirms it, and all that comes after goes by
 //! reports alone. Of sources nothing is told here: groups that are for chosen sources only (RFC 4607) are left to the reports, and a group of another range
 //! that is joined for some sources is served from all at first. To the bridge the report that names these is then an addition to all (RFC 3376, section 6.4.1), and it would ask nobody: so it is
-//! asked here, and after two seconds only these are served. Of IPv6 nobody is asked: such a group is served from all sources until the membership is over that was made here.
+//! asked here, and after two seconds only these are served.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -33,8 +33,8 @@ pub(super) struct EarlyJoins {
     listed_at: Option<Instant>,
     allowance: Allowance,
     namespace: Namespace,
-    /// The memberships of IPv4 that were made here, by port and group.
-    made: BTreeMap<(u32, Ipv4Addr), Instant>,
+    /// The memberships that were made here, by port and group.
+    made: BTreeMap<(u32, IpAddr), Instant>,
     /// Asks out of the bridge with this index.
     questioner: Option<(u32, Questioner)>,
 }
@@ -81,18 +81,12 @@ impl EarlyJoins {
             self.made.clear();
         }
         let now = Instant::now();
-        self.made.extend(members.iter().filter_map(|(port, group)| match group {
-            IpAddr::V4(group) => Some(((*port, *group), now)),
-            IpAddr::V6(_) => None,
-        }));
+        self.made.extend(members.iter().map(|member| (*member, now)));
         route.join_groups(bridge, &members)
     }
 
     /// Takes note that a port wants a group from a source of its choice. If it was said here that it wants all, it is asked whether that is so.
     pub(super) fn note_source(&mut self, bridge: u32, port: u32, group: IpAddr) {
-        let IpAddr::V4(group) = group else {
-            return;
-        };
         if self.made.remove(&(port, group)).is_some_and(|at| at.elapsed() < REPORT_AGE_MAX)
             && let Err(error) = self.ask(bridge, group)
         {
@@ -100,7 +94,7 @@ impl EarlyJoins {
         }
     }
 
-    fn ask(&mut self, bridge: u32, group: Ipv4Addr) -> Result<(), Error> {
+    fn ask(&mut self, bridge: u32, group: IpAddr) -> Result<(), Error> {
         let known = self.questioner.take().filter(|(of, _)| *of == bridge);
         let questioner = match known {
             Some((_, questioner)) => questioner,

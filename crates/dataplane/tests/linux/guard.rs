@@ -286,7 +286,7 @@ fn old_and_new_versions_of_reports_stay() {
             .unwrap();
         // And the bridge has learnt of them.
         let groups = segment.run(|| run("bridge", &["mdb", "show"])).unwrap();
-        assert!(groups.contains("ff05::33") || groups.contains("239.3.3.3"), "{groups}");
+        assert!(groups.contains("ff05::33") && groups.contains("239.3.3.3"), "{groups}");
         assert!(!groups.contains("port shoutvx0"), "{groups}");
     }
     assert_eq!(tunnel.pending().into_iter().filter(|frame| is_membership(frame)).count(), 0);
