@@ -3,64 +3,13 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::str::FromStr;
 use std::sync::Arc;
 
-use super::{DeviceName, Segment};
+use super::{Change, DeviceName, Segment, Tier};
 use crate::MacAddress;
 use crate::limits::{LEASES_PER_NETWORK_MAX, REPLICATED_MAX};
 use crate::multicast::{Replication, SourceGroup, goes_to_every_host, group_mac, is_link_local};
-
-/// How multicast is sent to the hosts that listen: the best that a kernel can do. Each host's tier is its own affair, for replication is the sender's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Tier {
-    /// To every host that has the network.
-    Flood,
-    /// By the groups' MAC addresses in the VXLAN device's forwarding table, 32 IPv4 groups to an address, whatever the source; those that share an address with link-local ones that anybody may listen to
-    /// go to every host. Groups that nobody listens to are kept back by a filter.
-    MulticastFdb,
-    /// By source and group in the VXLAN device's multicast database (kernel 6.4). Groups that nobody listens to go to no host but multicast routers.
-    VxlanMdb,
-}
-
-impl Tier {
-    /// All, from the least to the best.
-    pub const ALL: [Self; 3] = [Self::Flood, Self::MulticastFdb, Self::VxlanMdb];
-
-    /// Its name on a command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Flood => "flood",
-            Self::MulticastFdb => "multicast-fdb",
-            Self::VxlanMdb => "vxlan-mdb",
-        }
-    }
-}
-
-impl fmt::Display for Tier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Flood => "flood",
-            Self::MulticastFdb => "multicast FDB",
-            Self::VxlanMdb => "VXLAN MDB",
-        })
-    }
-}
-
-/// A name that no tier has.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("give {}", Tier::ALL.map(Tier::name).join(", "))]
-pub struct UnknownTier;
-
-impl FromStr for Tier {
-    type Err = UnknownTier;
-
-    fn from_str(text: &str) -> Result<Self, UnknownTier> {
-        Self::ALL.into_iter().find(|tier| tier.name() == text).ok_or(UnknownTier)
-    }
-}
 
 /// Where a group goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,102 +64,6 @@ pub struct Forwarding {
     pub ports: BTreeMap<MacAddress, DeviceName>,
     /// Which groups come to the VXLAN device at all.
     pub filter: Filter,
-}
-
-/// One change of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// A group is (or no longer is) sent there.
-    Group {
-        /// Which packets.
-        key: SourceGroup,
-        /// Where to.
-        to: Destination,
-        /// Whether it is to be so.
-        add: bool,
-    },
-    /// All groups with this MAC address are (or no longer are) sent there.
-    GroupMac {
-        /// The address.
-        mac: MacAddress,
-        /// The VTEP.
-        remote: IpAddr,
-        /// Whether it is to be so.
-        add: bool,
-    },
-    /// All groups with this MAC address are sent to every host again, in one step: nobody misses any meanwhile.
-    ReleaseGroupMac {
-        /// The address.
-        mac: MacAddress,
-    },
-    /// From now on these groups pass to the tunnel, and no others.
-    Filter {
-        /// The groups.
-        admitted: BTreeSet<IpAddr>,
-    },
-    /// From now on all pass.
-    Unfilter,
-    /// Where not all groups pass, this one does, or does no longer.
-    Admit {
-        /// The group.
-        group: IpAddr,
-        /// Whether it is to be so.
-        add: bool,
-    },
-    /// An endpoint is behind the tunnel, at this VTEP; no longer at another.
-    PinRemote {
-        /// Its address.
-        mac: MacAddress,
-        /// The VTEP.
-        remote: IpAddr,
-    },
-    /// An endpoint is no longer at this VTEP.
-    UnpinRemote {
-        /// Its address.
-        mac: MacAddress,
-        /// The VTEP.
-        remote: IpAddr,
-    },
-    /// An endpoint is behind this port; no longer behind another.
-    PinPort {
-        /// Its address.
-        mac: MacAddress,
-        /// The port.
-        port: DeviceName,
-    },
-    /// An endpoint is no longer behind this port.
-    UnpinPort {
-        /// Its address.
-        mac: MacAddress,
-        /// The port.
-        port: DeviceName,
-    },
-}
-
-impl Change {
-    /// Whether it makes something be there; if not, it takes away what is there and not wanted.
-    pub fn adds(&self) -> bool {
-        match self {
-            Self::Group { add, .. } | Self::GroupMac { add, .. } | Self::Admit { add, .. } => *add,
-            Self::PinRemote { .. } | Self::PinPort { .. } | Self::Unfilter => true,
-            Self::ReleaseGroupMac { .. } | Self::UnpinRemote { .. } | Self::UnpinPort { .. } | Self::Filter { .. } => {
-                false
-            }
-        }
-    }
-
-    /// Whether it makes the same entry as this other, which the kernel does one host after the other: what is between the two is short of hosts.
-    pub fn is_of_same_entry(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Group { key, add, .. }, Self::Group { key: of_other, add: adds, .. }) => {
-                key == of_other && add == adds
-            }
-            (Self::GroupMac { mac, add, .. }, Self::GroupMac { mac: of_other, add: adds, .. }) => {
-                mac == of_other && add == adds
-            }
-            _ => false,
-        }
-    }
 }
 
 /// Groups without entries of their own, of each family.

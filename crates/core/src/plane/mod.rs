@@ -5,24 +5,28 @@
 //! [`diff`] compares with what was observed and plans [`Action`]s. Both are pure.
 
 mod action;
+mod change;
 mod desired;
 mod diff;
 mod forwarding;
 mod observed;
 mod options;
+mod tier;
 
 use std::fmt;
 use std::str::FromStr;
 
 pub use action::{Action, Place};
+pub use change::Change;
 pub use desired::{Desired, MTU_OPTION, Port, Segment, Underlay, Vtep, Worked, desired};
 pub use diff::diff;
-pub use forwarding::{Change, Destination, Filter, Forwarding, Tier, UNREGISTERED, UnknownTier};
+pub use forwarding::{Destination, Filter, Forwarding, UNREGISTERED};
 pub use observed::{ContainerEnd, Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel};
 pub use options::{
     ALL_MULTICAST, InvalidOption, MAC_MOVES_OPTION, MAX_RATE_OPTION, MULTICAST_ROUTE_OPTION, check_options,
     multicast_routes, resolves_names,
 };
+pub use tier::{Tier, UnknownTier};
 
 use crate::{EndpointId, InvalidId, NetworkId, Vni};
 
