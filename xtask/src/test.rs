@@ -13,7 +13,7 @@ use crate::terminal::{show_output, show_progress, show_verdict};
 use crate::{fuzz, machine, programs};
 
 /// How many kinds of tests run at a time. Those with whole hosts mostly wait for their engines.
-const LANES: usize = 3;
+const LANES: usize = 2;
 
 /// Says which engine the hosts of end-to-end tests have; where engines are mixed, all but the first.
 const ENGINE: &str = "SHOUTD_LAB_ENGINE";

@@ -136,7 +136,10 @@ impl Inner {
                 Some(leader) => match self.forward(leader, errand, until).await {
                     Ok(proposed) => proposed,
                     Err(error) => {
-                        *trouble = Some(Trouble::Call(leader.host, error));
+                        // That one which had no time left did not answer tells less than what went wrong before.
+                        if trouble.is_none() || Instant::now() < until {
+                            *trouble = Some(Trouble::Call(leader.host, error));
+                        }
                         // What this host believes may be long out of date; somebody else may know better.
                         Proposed::NotLeader {
                             leader: self.search_leader().await.filter(|found| found.host != leader.host),

@@ -16,6 +16,9 @@ const NUMBERED: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 1, 1)), 6086),
 ];
 
+/// A network whose containers have IPv6 from the start. Where it is switched on in a container by `--sysctl`, that is done in the instant before its program begins.
+const DUAL_STACK: [&str; 5] = ["--subnet", "10.125.0.0/24", "--ipv6", "--subnet", "fd12:5::/64"];
+
 /// What a container sends first: multicast, broadcast, and multicast of IPv6.
 fn firsts(network: &Network) -> Result<[Datagrams; 3]> {
     let broadcast = network.broadcast()?;
@@ -30,8 +33,8 @@ fn firsts(network: &Network) -> Result<[Datagrams; 3]> {
 /// A container on a host that had none, and then on one that has another, sends datagrams as the first thing it does; a container that hears one answers at once by broadcast.
 pub fn datagrams(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = cluster.three()?;
-    let network = Network::create(cluster, &first, "foo", &[])?;
-    let start = |host| Container::start(host, "foo", &[WITH_IPV6]);
+    let network = Network::create(cluster, &first, "foo", &DUAL_STACK)?;
+    let start = |host| Container::start(host, "foo", &[]);
     let (answering, remote) = (start(&first)?, start(&second)?);
     let firsts = firsts(&network)?;
     let hears_all = |container| firsts.iter().map(|datagrams| listen(container, datagrams)).collect::<Result<Vec<_>>>();
@@ -71,7 +74,7 @@ fn send_first<'a>(
          for n in $(seq 100); do grep -qs round{round} /tmp/heard && exit; sleep 0.1; done; exit 1",
         send.join("; ")
     );
-    let output = run_once(host, "foo", &[WITH_IPV6], &script)?;
+    let output = run_once(host, "foo", &[], &script)?;
     ensure!(output.success(), "round {round}: the container heard no answer, {output}");
     let wanted = format!("round{round}");
     for process in heard.iter().flatten() {
@@ -85,7 +88,7 @@ fn send_first<'a>(
 /// A container joins groups as the first thing it does, while another host sends to them: from the first that it hears on, it hears all.
 fn join_first(sender: &Container, host: &Host) -> Result<()> {
     let numbered = Numbered::begin(sender, &NUMBERED)?;
-    let receiver = Container::start(host, "foo", &[WITH_IPV6])?;
+    let receiver = Container::start(host, "foo", &[])?;
     let mut hearing = NUMBERED.iter().map(|at| Hearing::start(&receiver, *at)).collect::<Result<Vec<_>>>()?;
     let begun = hearing.iter_mut().map(|hearing| hearing.await_number(0)).collect::<Result<Vec<_>>>()?;
     numbered.await_more(500)?;
