@@ -1,10 +1,12 @@
 //! Removing a host, as the leader: from agreed state, and then from the Raft group.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use shoutd_core::HostId;
 use shoutd_core::cluster::Command;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::ProposeError;
 use crate::clock::since_1970;
@@ -13,6 +15,11 @@ use crate::duties::{members, ready};
 use crate::members::{Sight, choose_voters};
 use crate::raft::Metrics;
 use crate::wire::Proposed;
+
+/// How long a leader may take from its election until it has heard of those that follow it. Until then it takes none of them for there.
+const HEARING_TIME: Duration = Duration::from_secs(2);
+/// How often it is looked whether it has.
+const PAUSE: Duration = Duration::from_millis(50);
 
 impl Inner {
     /// Removes a host if this host leads. Done when the host has no vote any more: from then on it is needed for nothing.
@@ -23,7 +30,7 @@ impl Inner {
             let leader = self.leader().filter(|leader| *leader != self.me());
             return Proposed::NotLeader { leader: leader.and_then(|leader| self.located(leader)) };
         }
-        if let Err(error) = self.check_majority_without(host, &seen) {
+        if let Err(error) = self.await_majority_without(host, &metrics, until).await {
             return Proposed::Failed(error);
         }
         let done = self.write_until(Command::RemoveHost { host, now: since_1970() }, until).await;
@@ -43,6 +50,23 @@ impl Inner {
             Ok(Err(_)) if host == self.me() => done,
             Ok(Err(_)) => Proposed::Failed(ProposeError::Stopped),
             Err(_) => Proposed::Failed(self.why_not(None, deadline)),
+        }
+    }
+
+    /// Checks that the hosts that remain can agree. That they do not answer is only believed when there was time to hear of them.
+    async fn await_majority_without(
+        &self,
+        host: HostId,
+        metrics: &watch::Receiver<Metrics>,
+        until: Instant,
+    ) -> Result<(), ProposeError> {
+        let patience = until.min(Instant::now() + HEARING_TIME);
+        loop {
+            let seen = metrics.borrow().clone();
+            match self.check_majority_without(host, &seen) {
+                Err(_) if Instant::now() < patience => sleep(PAUSE).await,
+                checked => return checked,
+            }
         }
     }
 
