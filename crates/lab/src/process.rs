@@ -18,7 +18,7 @@ const MAX_CAPTURED: usize = 16 << 20;
 
 /// How long after the end of a command what it printed last may take to arrive. Its outputs may stay open for longer:
 /// a daemon that it started can have inherited them.
-const LAST_OUTPUT_DEADLINE: Duration = Duration::from_millis(200);
+const LAST_OUTPUT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long a killed command may take to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);

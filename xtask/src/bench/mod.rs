@@ -125,7 +125,9 @@ impl Found {
     /// Keeps what went wrong for the report, and says it.
     fn note(&mut self, what: &str) {
         show_progress(what);
-        self.notes.push(what.to_owned());
+        // Where this program lies is nobody's affair.
+        let program = env::current_exe().ok().and_then(|path| path.into_os_string().into_string().ok());
+        self.notes.push(program.map_or_else(|| what.to_owned(), |path| what.replace(&path, "xtask")));
     }
 }
 

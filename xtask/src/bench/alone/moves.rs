@@ -1,7 +1,6 @@
 //! How long an address does not answer that is taken from one host and given to another, whose only word is a gratuitous ARP.
 
 use anyhow::{Context, Result, ensure};
-use shoutd_lab::Process;
 
 use super::finding;
 use crate::bench::report::Finding;
@@ -41,24 +40,30 @@ pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
 /// For how long the address was silent, and how long the one who moved it took, in seconds.
 fn move_once(first: &End, second: &End, client: &End) -> Result<(f64, f64)> {
     change(first, "add")?;
+    // In every round but the first the client still knows it where it was last.
+    announce(first)?;
     let mut asking = client.ready_helper(&format!("silence {VIRTUAL}:{PORT} --seconds {SECONDS}"))?;
     let begin = std::time::Instant::now();
     change(first, "delete")?;
     change(second, "add")?;
-    let device = second.device();
-    let mut announcing = second.spawn(&["busybox", "arping", "-A", "-c", "1", "-I", device, "-s", VIRTUAL, VIRTUAL])?;
-    announcing.wait_for_line(HELPER_DEADLINE, |line| line.starts_with("ARPING"))?;
+    announce(second)?;
     let taken = begin.elapsed().as_secs_f64();
     let silent = number(&findings(&mut asking, SECONDS)?, "silent")?;
     change(second, "delete")?;
-    _ = announcing.kill()?;
     Ok((silent, taken))
+}
+
+/// Sends a gratuitous ARP.
+fn announce(end: &End) -> Result<()> {
+    let arping = ["busybox", "arping", "-A", "-c", "1", "-I", end.device(), "-s", VIRTUAL, VIRTUAL];
+    let output = end.spawn(&arping)?.wait(HELPER_DEADLINE)?;
+    ensure!(output.success(), "arping on {} failed, {output}", end.host.name());
+    Ok(())
 }
 
 fn change(end: &End, verb: &str) -> Result<()> {
     let address = format!("{VIRTUAL}/24");
-    let mut process: Process = end.spawn(&["ip", "address", verb, &address, "dev", end.device()])?;
-    let output = process.wait(HELPER_DEADLINE)?;
+    let output = end.spawn(&["ip", "address", verb, &address, "dev", end.device()])?.wait(HELPER_DEADLINE)?;
     ensure!(output.success(), "{verb} {address} on {} failed, {output}", end.host.name());
     Ok(())
 }
