@@ -151,9 +151,11 @@ impl FakeKernel {
                 (port.mtu, port.up, port.enslaved) = (*mtu, true, true);
                 (port.learning, port.groups_max) = (*learning, GROUPS_PER_PORT);
             }
-            Action::AcceptLinkLocal { vni, port, .. } => {
+            Action::EndDuplicateDetection { vni, port, .. } => {
                 let port = self.segment(*vni)?.ports.get_mut(port);
-                port.and_then(|port| port.container_end.as_mut()).into_iter().for_each(|end| end.tentative = false);
+                port.and_then(|port| port.container_end.as_mut())
+                    .into_iter()
+                    .for_each(|end| end.detects_duplicates = false);
             }
             Action::DeletePort { vni, name } => {
                 let segment = self.segment(*vni)?;
@@ -266,7 +268,7 @@ impl FakeKernel {
             mtu,
             up: in_sandbox && whole,
             addresses: if in_sandbox && whole { port.addresses.clone() } else { BTreeSet::new() },
-            tentative: false,
+            detects_duplicates: false,
             multicast_routes: if in_sandbox && whole { port.multicast_routes.clone() } else { BTreeSet::new() },
         };
         let mark = whole.then(|| Mark::Endpoint(port.endpoint.clone()));

@@ -86,7 +86,7 @@ mod tests {
             mac: MacAddress([2; 6]),
             mtu: 1450,
             up: true,
-            tentative: false,
+            detects_duplicates: false,
             addresses: BTreeSet::new(),
             multicast_routes: BTreeSet::new(),
         };

@@ -65,6 +65,9 @@ pub enum KernelError {
         /// Why.
         error: io::Error,
     },
+    /// A setting in `/proc/sys/net` cannot be changed.
+    #[error("{0}")]
+    Setting(io::Error),
     /// There are no descriptors left.
     #[error("cannot make an eventfd: {0}")]
     Descriptor(io::Error),

@@ -49,7 +49,9 @@ fn describe(action: &Action) -> String {
         Action::RemoveFlood { remote, .. } => format!("removing host {remote}"),
         Action::CreatePort { port, .. } => format!("making the interface of endpoint {}", port.endpoint.short()),
         Action::TunePort { name, .. } => format!("setting up port {name}"),
-        Action::AcceptLinkLocal { port, .. } => format!("validating the IPv6 link-local address behind port {port}"),
+        Action::EndDuplicateDetection { port, .. } => {
+            format!("ending the search for duplicates of the IPv6 link-local address behind port {port}")
+        }
         Action::TuneContainerEnd { port, .. } => {
             format!("setting up the interface of endpoint {}", port.endpoint.short())
         }
@@ -131,7 +133,7 @@ pub(crate) fn vni_of(action: &Action) -> Vni {
         | Action::RemoveFlood { vni, .. }
         | Action::CreatePort { vni, .. }
         | Action::TunePort { vni, .. }
-        | Action::AcceptLinkLocal { vni, .. }
+        | Action::EndDuplicateDetection { vni, .. }
         | Action::TuneContainerEnd { vni, .. }
         | Action::DeletePort { vni, .. } => *vni,
     }
@@ -144,7 +146,7 @@ pub(crate) fn port_of(action: &Action) -> Option<DeviceName> {
             Some(DeviceName::port(&port.endpoint))
         }
         Action::TunePort { name, .. } | Action::DeletePort { name, .. } => Some(name.clone()),
-        Action::AcceptLinkLocal { port, .. } => Some(port.clone()),
+        Action::EndDuplicateDetection { port, .. } => Some(port.clone()),
         _ => None,
     }
 }

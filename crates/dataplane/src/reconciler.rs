@@ -429,7 +429,7 @@ fn is_of_devices(action: &Action) -> bool {
             | Action::RemoveFlood { .. }
             | Action::InstallGuard { .. }
             | Action::TuneContainerEnd { .. }
-            | Action::AcceptLinkLocal { .. }
+            | Action::EndDuplicateDetection { .. }
     )
 }
 

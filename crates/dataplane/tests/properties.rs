@@ -142,11 +142,11 @@ prop_compose! {
         mtu in mtu(),
         up: bool,
         addresses in addresses(),
-        tentative: bool,
+        detects_duplicates: bool,
         multicast_routes in multicast_routes(),
     ) -> ContainerEnd {
         let place = place.map_or(Place::Host, Place::Sandbox);
-        ContainerEnd { place, name: "shout0".parse().unwrap(), mac, mtu, up, addresses, tentative, multicast_routes }
+        ContainerEnd { place, name: "shout0".parse().unwrap(), mac, mtu, up, addresses, detects_duplicates, multicast_routes }
     }
 }
 
@@ -228,7 +228,7 @@ fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
                 mac: port.mac,
                 mtu: wanted.mtu,
                 up: in_sandbox,
-                tentative: false,
+                detects_duplicates: false,
                 addresses: if in_sandbox { port.addresses.clone() } else { BTreeSet::new() },
                 multicast_routes: if in_sandbox { port.multicast_routes.clone() } else { BTreeSet::new() },
             };
@@ -367,7 +367,7 @@ fn is_in_order(plan: &[Action]) -> bool {
         Action::CreatePort { .. }
         | Action::TunePort { .. }
         | Action::TuneContainerEnd { .. }
-        | Action::AcceptLinkLocal { .. } => 10,
+        | Action::EndDuplicateDetection { .. } => 10,
     };
     let mut ranks: BTreeMap<Vni, Vec<u8>> = BTreeMap::new();
     for action in plan {
@@ -511,8 +511,8 @@ fn whatever_a_container_end_lacks_is_given_to_it() {
         let planned = plan_for(|end| damage(end.as_mut().unwrap()));
         assert!(matches!(planned[..], [Action::TuneContainerEnd { .. }]), "{planned:?}");
     }
-    let tentative = plan_for(|end| end.as_mut().unwrap().tentative = true);
-    assert!(matches!(tentative[..], [Action::AcceptLinkLocal { .. }]), "{tentative:?}");
+    let detects_duplicates = plan_for(|end| end.as_mut().unwrap().detects_duplicates = true);
+    assert!(matches!(detects_duplicates[..], [Action::EndDuplicateDetection { .. }]), "{detects_duplicates:?}");
     // What a container took down lacks its routes too, and gets them when it is up again.
     let down = plan_for(|end| {
         let end = end.as_mut().unwrap();

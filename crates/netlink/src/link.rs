@@ -10,11 +10,17 @@ use crate::error::{Error, Fault};
 use crate::port::{self, PortSettings};
 use crate::route::{Route, unless};
 use crate::vxlan::VxlanSettings;
-use crate::wire::{Attribute, Attributes, Frame, Message, link_header};
+use crate::wire::{Attribute, Attributes, Frame, Message, link_header, read_array};
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
 
+/// `AF_INET6`, as the kind of an attribute in `IFLA_AF_SPEC`.
+const AF_INET6: u16 = 10;
+/// The settings in `ipv6/conf/` of a device, by the numbers of `linux/ipv6.h`.
+const IFLA_INET6_CONF: u16 = 2;
+/// `DEVCONF_ACCEPT_DAD`.
+const ACCEPT_DAD: usize = 27;
 /// Octets of `struct ifinfomsg`.
 pub(crate) const HEADER: usize = 16;
 /// `RTEXT_FILTER_SKIP_STATS`: counters are half of an answer, and nobody here reads them.
@@ -43,6 +49,8 @@ pub struct Link {
     pub mac: Option<Mac>,
     /// The device at its other end, or below it.
     pub peer: Option<Peer>,
+    /// Whether the kernel looks for duplicates of the IPv6 addresses that it gets from now on (`accept_dad`).
+    pub detects_duplicates: bool,
     /// What its bridge has noted of it, if it is a bridge's port.
     pub port: Option<PortSettings>,
 }
@@ -178,8 +186,17 @@ pub(crate) fn parse(frame: &Frame<'_>) -> Option<Link> {
         mac: attributes.find(libc::IFLA_ADDRESS).and_then(Attribute::mac),
         peer: number(libc::IFLA_LINK)
             .map(|index| Peer { index, namespace: attributes.find(libc::IFLA_LINK_NETNSID).and_then(Attribute::i32) }),
+        detects_duplicates: ipv6_setting(attributes, ACCEPT_DAD).is_some_and(|accepts| accepts > 0),
         port: port::parse(information),
     })
+}
+
+/// One of a device's IPv6 settings; `None` if it has no IPv6, or the kernel not this setting.
+fn ipv6_setting(attributes: Attributes<'_>, number: usize) -> Option<i32> {
+    let families = attributes.find(libc::IFLA_AF_SPEC)?.nested();
+    let ipv6 = families.find(AF_INET6)?.nested();
+    let settings = ipv6.find(IFLA_INET6_CONF)?;
+    read_array(settings.value, number * size_of::<i32>()).map(i32::from_ne_bytes)
 }
 
 fn parse_kind(information: Attributes<'_>) -> Kind {

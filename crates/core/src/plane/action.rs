@@ -112,8 +112,9 @@ pub enum Action {
         /// Whether addresses are learnt from what the container sends.
         learning: bool,
     },
-    /// End the wait for duplicates of the link-local address of the container's end: nobody else in the cluster has its MAC address.
-    AcceptLinkLocal {
+    /// Have the IPv6 link-local address of the container's end used at once, and every later one, without looking for duplicates: nobody else in the cluster
+    /// has its MAC address.
+    EndDuplicateDetection {
         /// The segment.
         vni: Vni,
         /// The end in the segment.

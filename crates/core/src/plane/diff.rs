@@ -170,11 +170,10 @@ fn plan_kept_port(
     }
     if let Some(end) = &found.container_end
         && let Place::Sandbox(sandbox) = &end.place
-        && end.up
-        && end.tentative
+        && end.detects_duplicates
     {
         let (sandbox, port) = (sandbox.clone(), name.clone());
-        plan.push(Action::AcceptLinkLocal { vni, port, sandbox, name: end.name.clone() });
+        plan.push(Action::EndDuplicateDetection { vni, port, sandbox, name: end.name.clone() });
     }
     // A container's end in the host's namespace, or one that is nowhere to be seen, is in Docker's hands: being moved in, or out.
     if let (Some(end), Some(sandbox)) = (&found.container_end, &port.sandbox)

@@ -142,8 +142,8 @@ pub struct ContainerEnd {
     pub up: bool,
     /// Its addresses: also those that somebody else gave it, or the kernel by itself.
     pub addresses: BTreeSet<IpNet>,
-    /// Whether it has an IPv6 link-local address that cannot be used yet, for duplicates are being looked for.
-    pub tentative: bool,
+    /// Whether duplicates are being looked for of its IPv6 link-local address, which cannot be used meanwhile, or would be of the next one.
+    pub detects_duplicates: bool,
     /// The destinations of the connected routes of IPv4 multicast that lead out of it.
     pub multicast_routes: BTreeSet<Ipv4Net>,
 }

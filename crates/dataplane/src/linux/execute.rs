@@ -75,8 +75,8 @@ impl LinuxKernel {
                 self.create_port(*vni, port, (*mtu, *learning), place)
             }
             Action::TunePort { vni, name, mtu, learning } => self.segment(*vni)?.tune_port(*vni, name, *mtu, *learning),
-            Action::AcceptLinkLocal { sandbox, name, .. } => {
-                accept_link_local(&mut self.sandbox(sandbox)?.route, name.as_str(), &sandbox.display().to_string())
+            Action::EndDuplicateDetection { sandbox, name, .. } => {
+                end_duplicate_detection(self.sandbox(sandbox)?, name.as_str(), &sandbox.display().to_string())
             }
             Action::TuneContainerEnd { port, mtu, sandbox, name, .. } => {
                 let place = sandbox.display().to_string();
@@ -302,9 +302,18 @@ fn limit(most: usize) -> u32 {
     u32::try_from(most).unwrap_or(u32::MAX)
 }
 
-/// Gives a container's interface its link-local address once more, without looking for duplicates of it. Were it only changed, the search would go on.
-fn accept_link_local(route: &mut Route, name: &str, place: &str) -> Result<(), KernelError> {
-    let link = find(route, name, place)?;
+/// Has a container's interface look for no duplicates of addresses that it gets, and gives it the link-local address that it has once more. Were that only
+/// changed, the search would go on.
+fn end_duplicate_detection(sandbox: &mut SandboxHandle, name: &str, place: &str) -> Result<(), KernelError> {
+    let link = find(&mut sandbox.route, name, place)?;
+    if link.detects_duplicates {
+        // `accept_dad`, which no message of netlink can change.
+        sandbox
+            .namespace
+            .run(|| write_setting(&format!("ipv6/conf/{name}/accept_dad"), "0"))?
+            .map_err(KernelError::Setting)?;
+    }
+    let route = &mut sandbox.route;
     let own = route.addresses()?.into_iter().filter(|address| address.link == link.index);
     for address in own.filter(|address| address.tentative && is_link_local(address.net)) {
         route.remove_address(link.index, address.net)?;

@@ -252,10 +252,11 @@ fn read_sandbox(sandbox: &mut SandboxHandle, path: &Path) -> Result<BTreeMap<u32
     let veths = links.iter().filter(|link| link.kind == Kind::Veth && asked.contains(&link.index));
     let ends = veths.filter_map(|link| {
         let mut own = addresses.iter().filter(|address| address.link == link.index);
-        let is_tentative = |address: &Address| address.tentative && is_link_local(address.net);
+        // One of an interface that is down stays tentative whatever is done.
+        let is_tentative = |address: &Address| link.up && address.tentative && is_link_local(address.net);
         let end = ContainerEnd {
             addresses: own.clone().map(|address| address.net).collect(),
-            tentative: own.any(is_tentative),
+            detects_duplicates: link.detects_duplicates || own.any(is_tentative),
             multicast_routes: multicast_routes(&routes, link.index),
             ..container_end(link, Place::Sandbox(path.to_owned()))?
         };
@@ -273,7 +274,7 @@ fn container_end(link: &Link, place: Place) -> Option<ContainerEnd> {
         mtu: octets(link),
         up: link.up,
         addresses: BTreeSet::new(),
-        tentative: false,
+        detects_duplicates: false,
         multicast_routes: BTreeSet::new(),
     })
 }

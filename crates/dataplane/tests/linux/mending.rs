@@ -31,8 +31,21 @@ fn ipv6_that_comes_late_can_be_used_at_once() {
     set("net.ipv6.conf.shout0.dad_transmits=100");
     host.settle();
     set("net.ipv6.conf.shout0.disable_ipv6=0");
+    assert!(addresses().contains("inet6 fe80::") && !addresses().contains("tentative"), "{}", addresses());
+}
+
+/// Addresses that the kernel had begun to look for duplicates of before shoutd told it not to are good at once, too.
+#[test]
+fn a_search_for_duplicates_that_has_begun_is_ended() {
+    let (mut world, containers) = connected(1);
+    let host = &mut world.hosts[0];
+    let set = |setting: &str| containers[0].run(|| run("sysctl", &["-qw", setting])).unwrap();
+    let addresses =
+        || containers[0].run(|| run("ip", &["-6", "-oneline", "address", "show", "dev", "shout0"])).unwrap();
+    for setting in ["disable_ipv6=1", "accept_dad=1", "dad_transmits=100", "disable_ipv6=0"] {
+        set(&format!("net.ipv6.conf.shout0.{setting}"));
+    }
     assert!(addresses().contains("tentative"), "the kernel looks for duplicates: {}", addresses());
-    // What the kernel has not told of is not looked at.
     reconcile(&mut host.kernel, &host.desired).unwrap();
     assert!(addresses().contains("inet6 fe80::") && !addresses().contains("tentative"), "{}", addresses());
 }

@@ -239,7 +239,7 @@ impl Host {
         let observed = self.observe();
         let mut plan = diff(&self.desired, &observed);
         // The kernel makes link-local addresses in its own time, after an interface is up.
-        let is_link_local = |action: &Action| matches!(action, Action::AcceptLinkLocal { .. });
+        let is_link_local = |action: &Action| matches!(action, Action::EndDuplicateDetection { .. });
         plan.retain(|action| !is_link_local(action));
         report.done.retain(|action| !is_link_local(action));
         assert!(plan.is_empty(), "still to do: {plan:?}, for there is {observed:?}");

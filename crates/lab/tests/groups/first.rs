@@ -16,8 +16,28 @@ const NUMBERED: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 1, 1)), 6086),
 ];
 
-/// A network whose containers have IPv6 from the start. Where it is switched on in a container by `--sysctl`, that is done in the instant before its program begins.
-const DUAL_STACK: [&str; 5] = ["--subnet", "10.125.0.0/24", "--ipv6", "--subnet", "fd12:5::/64"];
+/// A network, by what it is made with, and what its containers are started with, so that they have IPv6.
+struct DualStack {
+    network: &'static str,
+    made_with: &'static [&'static str],
+    started_with: &'static [&'static str],
+}
+
+/// One whose containers have IPv6 from the start, and one where it is switched on in the instant before a container's program begins.
+const DUAL_STACK: [DualStack; 2] = [
+    DualStack {
+        network: "foo",
+        made_with: &["--subnet", "10.125.0.0/24", "--ipv6", "--subnet", "fd12:5::/64"],
+        started_with: &[],
+    },
+    DualStack { network: "bar", made_with: &[], started_with: &[WITH_IPV6] },
+];
+
+impl DualStack {
+    fn start(&self, host: &Host) -> Result<Container> {
+        Container::start(host, self.network, self.started_with)
+    }
+}
 
 /// What a container sends first: multicast, broadcast, and multicast of IPv6.
 fn firsts(network: &Network) -> Result<[Datagrams; 3]> {
@@ -32,10 +52,13 @@ fn firsts(network: &Network) -> Result<[Datagrams; 3]> {
 
 /// A container on a host that had none, and then on one that has another, sends datagrams as the first thing it does; a container that hears one answers at once by broadcast.
 pub fn datagrams(cluster: &mut Cluster) -> Result<()> {
+    DUAL_STACK.iter().try_for_each(|on| datagrams_on(cluster, on))
+}
+
+fn datagrams_on(cluster: &mut Cluster, on: &DualStack) -> Result<()> {
     let [first, second, third] = cluster.three()?;
-    let network = Network::create(cluster, &first, "foo", &DUAL_STACK)?;
-    let start = |host| Container::start(host, "foo", &[]);
-    let (answering, remote) = (start(&first)?, start(&second)?);
+    let network = Network::create(cluster, &first, on.network, on.made_with)?;
+    let (answering, remote) = (on.start(&first)?, on.start(&second)?);
     let firsts = firsts(&network)?;
     let hears_all = |container| firsts.iter().map(|datagrams| listen(container, datagrams)).collect::<Result<Vec<_>>>();
     let mut heard = vec![hears_all(&remote)?];
@@ -47,15 +70,15 @@ pub fn datagrams(cluster: &mut Cluster) -> Result<()> {
     let sends = |begin: usize| firsts.iter().cycle().skip(begin).take(firsts.len()).map(|datagrams| &*datagrams.send);
 
     for round in 0..3 {
-        send_first(&third, round, sends(round), &heard)?;
+        send_first(&third, on, round, sends(round), &heard)?;
     }
-    join_first(&answering, &third)?;
-    let near = start(&third)?;
+    join_first(&answering, on, &third)?;
+    let near = on.start(&third)?;
     heard.push(hears_all(&near)?);
     // Those that share a host with it are among those who listen.
     await_listeners(&first, "ff15::5:5", &[&second, &third])?;
     for round in 3..6 {
-        send_first(&third, round, sends(round), &heard)?;
+        send_first(&third, on, round, sends(round), &heard)?;
     }
     Ok(())
 }
@@ -63,6 +86,7 @@ pub fn datagrams(cluster: &mut Cluster) -> Result<()> {
 /// Starts a container that sends at once in these ways, and waits until all was heard, and the answer.
 fn send_first<'a>(
     host: &Host,
+    on: &DualStack,
     round: usize,
     sends: impl Iterator<Item = &'a str>,
     heard: &[Vec<Process>],
@@ -74,7 +98,7 @@ fn send_first<'a>(
          for n in $(seq 100); do grep -qs round{round} /tmp/heard && exit; sleep 0.1; done; exit 1",
         send.join("; ")
     );
-    let output = run_once(host, "foo", &[], &script)?;
+    let output = run_once(host, on.network, on.started_with, &script)?;
     ensure!(output.success(), "round {round}: the container heard no answer, {output}");
     let wanted = format!("round{round}");
     for process in heard.iter().flatten() {
@@ -86,9 +110,9 @@ fn send_first<'a>(
 }
 
 /// A container joins groups as the first thing it does, while another host sends to them: from the first that it hears on, it hears all.
-fn join_first(sender: &Container, host: &Host) -> Result<()> {
+fn join_first(sender: &Container, on: &DualStack, host: &Host) -> Result<()> {
     let numbered = Numbered::begin(sender, &NUMBERED)?;
-    let receiver = Container::start(host, "foo", &[])?;
+    let receiver = on.start(host)?;
     let mut hearing = NUMBERED.iter().map(|at| Hearing::start(&receiver, *at)).collect::<Result<Vec<_>>>()?;
     let begun = hearing.iter_mut().map(|hearing| hearing.await_number(0)).collect::<Result<Vec<_>>>()?;
     numbered.await_more(500)?;
