@@ -59,16 +59,11 @@ mod tests {
     }
 
     fn desired(remotes: &[IpAddr], provisional: bool) -> Desired {
+        let vtep = Vtep { address: host(1), port: 7789 };
         let segment = Segment {
-            network: "a".repeat(64).parse().unwrap(),
-            mtu: 1450,
-            vtep: Vtep { address: host(1), port: 7789 },
             remotes: remotes.iter().copied().collect(),
             replication: Arc::new(Replication { provisional, ..Replication::default() }),
-            remote_macs: BTreeMap::new(),
-            learning: true,
-            max_rate: None,
-            ports: BTreeMap::new(),
+            ..Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep)
         };
         Desired { segments: BTreeMap::from([(vni(), segment)]) }
     }

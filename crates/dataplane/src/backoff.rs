@@ -73,7 +73,6 @@ fn held(failure: &ActionFailure, before: &[Held], now: Instant) -> Held {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
     use std::net::Ipv4Addr;
     use std::sync::Arc;
 
@@ -89,17 +88,8 @@ mod tests {
 
     /// Two networks.
     fn desired() -> Desired {
-        let segment = Segment {
-            network: "a".repeat(64).parse().unwrap(),
-            mtu: 1450,
-            vtep: Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 },
-            remotes: BTreeSet::new(),
-            replication: Arc::default(),
-            remote_macs: BTreeMap::new(),
-            learning: true,
-            max_rate: None,
-            ports: BTreeMap::new(),
-        };
+        let vtep = Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 };
+        let segment = Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep);
         Desired { segments: [7, 8].map(|number| (vni(number), segment.clone())).into() }
     }
 

@@ -82,15 +82,11 @@ prop_compose! {
         max_rate in option::of(1_u32..3),
     ) -> Segment {
         Segment {
-            network,
-            mtu,
-            vtep: Vtep { address, port },
             remotes,
-            replication: Arc::default(),
-            remote_macs: BTreeMap::new(),
             learning,
             max_rate,
             ports: ports.into_iter().collect(),
+            ..Segment::empty(network, mtu, Vtep { address, port })
         }
     }
 }

@@ -106,16 +106,10 @@ fn desired(endpoints: u8) -> Desired {
         multicast_routes: BTreeSet::new(),
         sandbox: None,
     };
+    let vtep = Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 };
     let segment = Segment {
-        network: "a".repeat(64).parse().unwrap(),
-        mtu: 1450,
-        vtep: Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 },
-        remotes: BTreeSet::new(),
-        replication: Arc::default(),
-        remote_macs: BTreeMap::new(),
-        learning: true,
-        max_rate: None,
         ports: (0..endpoints).map(|number| (DeviceName::port(&endpoint(number)), port(number))).collect(),
+        ..Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep)
     };
     Desired { segments: BTreeMap::from([(vni(), segment)]) }
 }

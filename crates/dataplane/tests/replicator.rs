@@ -31,16 +31,12 @@ fn desired(groups: u32) -> Desired {
         groups: (0..groups).map(|number| (group(number), BTreeSet::from([remote(2)]))).collect(),
         ..Replication::default()
     };
+    let vtep = Vtep { address: remote(1), port: 7789 };
     let segment = Segment {
-        network: "a".repeat(64).parse().unwrap(),
-        mtu: 1450,
-        vtep: Vtep { address: remote(1), port: 7789 },
         remotes: BTreeSet::from([remote(2)]),
         replication: Arc::new(replication),
         remote_macs: BTreeMap::from([(MacAddress([2, 0, 0, 0, 0, 9]), remote(2))]),
-        learning: true,
-        max_rate: None,
-        ports: BTreeMap::new(),
+        ..Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep)
     };
     Desired { segments: BTreeMap::from([(vni(), segment)]) }
 }

@@ -48,6 +48,21 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// One without endpoints and other hosts, with the options' defaults.
+    pub fn empty(network: NetworkId, mtu: u16, vtep: Vtep) -> Self {
+        Self {
+            network,
+            mtu,
+            vtep,
+            remotes: BTreeSet::new(),
+            replication: Arc::default(),
+            remote_macs: BTreeMap::new(),
+            learning: true,
+            max_rate: None,
+            ports: BTreeMap::new(),
+        }
+    }
+
     /// Whether another wants the same devices, with the same flood entries: all but what changes with each group that is joined, and each endpoint that is announced.
     pub fn has_devices_of(&self, other: &Self) -> bool {
         let Self { network, mtu, vtep, remotes, replication: _, remote_macs: _, learning, max_rate, ports } = self;
@@ -148,7 +163,7 @@ pub fn desired(
         };
         let segment = segments.entry(network.vni).or_insert_with(|| {
             let others = others(cluster, (&endpoint.network, network), me, underlay, heard);
-            empty_segment((&endpoint.network, network), underlay, others, worked)
+            segment_without_ports((&endpoint.network, network), underlay, others, worked)
         });
         // An endpoint that came here from another host may still be announced there.
         segment.remote_macs.remove(&endpoint.mac);
@@ -159,23 +174,21 @@ pub fn desired(
 }
 
 /// A network's segment but for its ports.
-fn empty_segment(
+fn segment_without_ports(
     (id, network): (&NetworkId, &Network),
     underlay: Underlay,
     others: Vec<Announcement>,
     worked: &mut Worked,
 ) -> Segment {
     let options = &network.settings.options;
+    let vtep = Vtep { address: underlay.address, port: PORT };
     Segment {
-        network: id.clone(),
-        mtu: mtu(network, underlay),
-        vtep: Vtep { address: underlay.address, port: PORT },
         remotes: others.iter().map(|(address, ..)| *address).collect(),
         remote_macs: remote_macs(&others),
         replication: worked.replication(network.vni, others),
         learning: learns(options),
         max_rate: max_rate(options),
-        ports: BTreeMap::new(),
+        ..Segment::empty(id.clone(), mtu(network, underlay), vtep)
     }
 }
 

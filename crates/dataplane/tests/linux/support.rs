@@ -1,7 +1,7 @@
 //! Whole hosts for tests: network namespaces of their own on one underlay, each with a kernel as the daemon has it, and containers that are
 //! connected the way Docker connects them. All of it lives in a mount namespace of the test's thread, and ends with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -149,15 +149,9 @@ impl Host {
     /// Wants the network, with these other hosts.
     pub fn want_segment(&mut self, remotes: &[IpAddr]) {
         let segment = Segment {
-            network: network(),
-            mtu: MTU,
-            vtep: Vtep { address: self.address, port: VXLAN_PORT },
             remotes: remotes.iter().copied().collect(),
             replication: Arc::new(flood(remotes)),
-            remote_macs: BTreeMap::new(),
-            learning: true,
-            max_rate: None,
-            ports: BTreeMap::new(),
+            ..Segment::empty(network(), MTU, Vtep { address: self.address, port: VXLAN_PORT })
         };
         self.desired.segments.insert(vni(), segment);
     }
