@@ -193,6 +193,7 @@ impl Plane {
     /// What the kernel did not do, one line each.
     pub fn problems(&self) -> Vec<String> {
         let mut problems: Vec<String> = self.reconciler.failures().iter().map(ToString::to_string).collect();
+        problems.extend(self.reconciler.observed().sandbox_problems());
         problems.extend(self.reconciler.forwarding_problems());
         problems.extend(self.crowds());
         problems.extend(self.groups_beyond());

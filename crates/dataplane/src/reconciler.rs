@@ -402,11 +402,8 @@ impl<K: Kernel + 'static> Reconciler<K> {
         unreadable: Option<Arc<KernelError>>,
     ) {
         report.done.iter().for_each(tell);
-        let sandboxes = observed.unreadable_sandboxes.iter();
-        let sandboxes =
-            sandboxes.map(|(path, error)| format!("cannot look into the container at {}: {error}", path.display()));
         let others = report.failures.iter().map(ToString::to_string).chain(unreadable.iter().map(ToString::to_string));
-        let complaints: Vec<String> = sandboxes.chain(others).collect();
+        let complaints: Vec<String> = observed.sandbox_problems().chain(others).collect();
         if complaints != self.complaints {
             complaints.iter().for_each(|complaint| warn!("{complaint}; trying again"));
             self.complaints = complaints;

@@ -20,6 +20,19 @@ pub struct Observed {
     pub unreadable_sandboxes: BTreeMap<PathBuf, String>,
 }
 
+impl Observed {
+    /// Of each sandbox that cannot be read, a line that says so.
+    pub fn sandbox_problems(&self) -> impl Iterator<Item = String> {
+        let line = |(path, error): (&PathBuf, &String)| {
+            format!(
+                "cannot look into the container at {}, whose interface stays as it was last seen: {error}",
+                path.display()
+            )
+        };
+        self.unreadable_sandboxes.iter().map(line)
+    }
+}
+
 /// One namespace `shout-<vni>`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObservedSegment {
