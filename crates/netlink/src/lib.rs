@@ -9,6 +9,7 @@
 
 mod address;
 mod bridge;
+mod chosen_sources;
 mod error;
 mod fdb;
 #[cfg(test)]
@@ -33,6 +34,7 @@ mod wire;
 
 pub use address::Address;
 pub use bridge::BridgeSettings;
+pub use chosen_sources::ChosenSources;
 pub use error::{Error, Fault};
 pub use fdb::Pinned;
 pub use group_filter::{Filtering, GroupFilter};
@@ -40,7 +42,7 @@ pub use guard::{Guard, Installed};
 pub use ip_route::IpRoute;
 pub use joins::{JoinMonitor, Joins};
 pub use link::{Kind, Link, LinkChange, Mac, Peer};
-pub use mdb::{DatabaseChange, Listing, Membership, TunnelGroup};
+pub use mdb::{DatabaseChange, Join, Listing, Membership, TunnelGroup};
 pub use monitor::{DatabaseMonitor, Monitor};
 pub use named::NamedNamespaces;
 pub use namespace::{Namespace, NamespaceId};

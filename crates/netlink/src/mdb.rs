@@ -1,6 +1,7 @@
 //! The multicast databases of bridges and VXLAN devices (`net/bridge/br_mdb.c`, `drivers/net/vxlan/vxlan_mdb.c`): who behind which port
 //! wants which group, and to which VTEPs a group is sent.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nix::errno::Errno;
@@ -37,9 +38,13 @@ const EATTR_RTPROT: u16 = 5;
 const EATTR_DST: u16 = 6;
 const EATTR_VNI: u16 = 8;
 const ATTR_SOURCE: u16 = 1;
+const ATTR_SOURCES: u16 = 2;
+const ATTR_GROUP_MODE: u16 = 3;
 const ATTR_RTPROT: u16 = 4;
 const ATTR_DST: u16 = 5;
 const ATTR_VNI: u16 = 7;
+const SOURCES_ENTRY: u16 = 1;
+const SOURCE_ADDRESS: u16 = 1;
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 0x8000;
 /// `MCAST_INCLUDE` (include/uapi/linux/in.h).
@@ -60,6 +65,17 @@ pub struct Membership {
     pub blocked: bool,
     /// Of an entry without a source: whether only sources that have entries of their own are wanted.
     pub include: bool,
+}
+
+/// A membership that a bridge is to be told of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Join {
+    /// Index of the port.
+    pub port: u32,
+    /// The group.
+    pub group: IpAddr,
+    /// The only sources that are wanted, at most 32 (`PG_SRC_ENT_LIMIT`); all, if this is empty.
+    pub sources: BTreeSet<IpAddr>,
 }
 
 /// One line of a bridge's multicast database.
@@ -106,16 +122,10 @@ impl Route {
             .collect())
     }
 
-    /// Has a bridge take these ports for members of these groups, from all sources, as if each had reported it now: until its reports say otherwise, or its
+    /// Has a bridge take these ports for members of these groups, as if each had reported it now: until its reports say otherwise, or its
     /// membership runs out (RFC 3376, section 8.4). What is known already stays as it is, and what the bridge refuses is left out: reports say it once more.
-    pub fn join_groups(&mut self, bridge: u32, members: &[(u32, IpAddr)]) -> Result<(), Error> {
-        let message = |&(port, group): &(u32, IpAddr)| {
-            let mut message =
-                Message::new(RTM_NEWMDB, flag(libc::NLM_F_CREATE | libc::NLM_F_EXCL), &port_message(bridge));
-            message.bytes(MDBA_SET_ENTRY, &entry_body(port, MDB_TEMPORARY, group));
-            message
-        };
-        let messages: Vec<Message> = members.iter().map(message).collect();
+    pub fn join_groups(&mut self, bridge: u32, joins: &[Join]) -> Result<(), Error> {
+        let messages: Vec<Message> = joins.iter().map(|join| join_message(bridge, join)).collect();
         let refused = self.socket.call_each(&messages, |_| false);
         refused.map_err(|fault| fault.during(format_args!("join groups at ports of bridge {bridge}")))?;
         Ok(())
@@ -170,6 +180,22 @@ fn port_message(index: u32) -> [u8; HEADER] {
     header[0] = family_octet(libc::AF_BRIDGE);
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     header
+}
+
+fn join_message(bridge: u32, Join { port, group, sources }: &Join) -> Message {
+    let mut message = Message::new(RTM_NEWMDB, flag(libc::NLM_F_CREATE | libc::NLM_F_EXCL), &port_message(bridge));
+    message.bytes(MDBA_SET_ENTRY, &entry_body(*port, MDB_TEMPORARY, *group));
+    if !sources.is_empty() {
+        message.nest(MDBA_SET_ENTRY_ATTRS | NESTED, |attributes| {
+            attributes.u8(ATTR_GROUP_MODE, INCLUDE);
+            attributes.nest(ATTR_SOURCES | NESTED, |list| {
+                for &source in sources {
+                    list.nest(SOURCES_ENTRY | NESTED, |entry| entry.ip(SOURCE_ADDRESS, source));
+                }
+            });
+        });
+    }
+    message
 }
 
 fn tunnel_message(tunnel: u32, protocol: u8, entry: &TunnelGroup, add: bool) -> Message {

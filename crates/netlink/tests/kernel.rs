@@ -15,7 +15,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, unshare};
 use shoutd_netlink::{
-    BridgeSettings, DatabaseMonitor, Filtering, GroupFilter, Guard, Kind, LinkChange, Listing, Monitor,
+    BridgeSettings, DatabaseMonitor, Filtering, GroupFilter, Guard, Join, Kind, LinkChange, Listing, Monitor,
     NamedNamespaces, Namespace, NewVeth, NewVxlan, Pinned, Route, TunnelGroup, VethEnd,
 };
 
@@ -413,12 +413,17 @@ fn bridge_with_port(namespace: &Namespace) -> (Route, u32, u32) {
     let port = route.link("near").unwrap().unwrap().index;
     // The kernel lets a port take part in its own time, after both ends are up.
     let deadline = Instant::now() + PATIENCE;
-    let member = [(port, Ipv4Addr::new(239, 0, 0, 1).into())];
+    let member = [join(port, Ipv4Addr::new(239, 0, 0, 1).into())];
     while route.bridge_groups(bridge).unwrap().is_empty() {
         assert!(Instant::now() < deadline, "the port takes no group");
         route.join_groups(bridge, &member).unwrap();
     }
     (route, bridge, port)
+}
+
+/// Of all sources.
+fn join(port: u32, group: IpAddr) -> Join {
+    Join { port, group, sources: BTreeSet::new() }
 }
 
 fn groups(count: u32) -> impl Iterator<Item = IpAddr> {
@@ -429,7 +434,7 @@ fn groups(count: u32) -> impl Iterator<Item = IpAddr> {
 fn a_bridges_groups_are_read_while_the_tunnels_change() {
     let segment = namespace();
     let (mut route, bridge, port) = bridge_with_port(&segment);
-    let members: Vec<(u32, IpAddr)> = groups(5).map(|group| (port, group)).collect();
+    let members: Vec<Join> = groups(5).map(|group| join(port, group)).collect();
     route.join_groups(bridge, &members).unwrap();
     route.create_vxlan(&vxlan("tunnel", 7), &segment).unwrap();
     let tunnel = route.link("tunnel").unwrap().unwrap().index;
@@ -452,8 +457,8 @@ fn a_bridges_groups_are_read_while_the_tunnels_change() {
         stop.store(true, Ordering::Relaxed);
         for listed in read {
             let listed = listed.unwrap();
-            assert!(members.iter().all(|(port, group)| listed.iter().any(|listing| matches!(listing,
-                Listing::Member(member) if (member.port, member.group) == (*port, *group)))));
+            assert!(members.iter().all(|join| listed.iter().any(|listing| matches!(listing,
+                Listing::Member(member) if (member.port, member.group) == (join.port, join.group)))));
         }
     });
 }
@@ -464,11 +469,11 @@ fn what_is_thrown_away_is_not_told() {
     let (mut route, bridge, port) = bridge_with_port(&segment);
     let monitor = DatabaseMonitor::open(&segment).unwrap();
     // More than are read at once.
-    let members: Vec<(u32, IpAddr)> = groups(6000).map(|group| (port, group)).collect();
+    let members: Vec<Join> = groups(6000).map(|group| join(port, group)).collect();
     route.join_groups(bridge, &members).unwrap();
     monitor.discard();
     assert_eq!(monitor.changes(), Some(Vec::new()));
-    let later = (port, Ipv4Addr::new(239, 9, 9, 9).into());
+    let later = join(port, Ipv4Addr::new(239, 9, 9, 9).into());
     route.join_groups(bridge, &[later]).unwrap();
     assert!(monitor.changes().is_some_and(|changes| !changes.is_empty()));
 }

@@ -2,18 +2,23 @@
 //!
 //! The kernel waits for two ticks of its clock or three before it sends a report (`igmp_ifc_event`): 8 to 12 ms at 250 Hz, most of the time that passes until
 //! a receiver is served. So the bridge is told of the membership as soon as it is there; the report that follows confirms it, and all that comes after goes by
-//! reports alone. Of sources nothing is told here: groups that are for chosen sources only (RFC 4607) are left to the reports, and a group of another range
+//! reports alone. Of sources the kernel tells nothing by itself. For a group that is for chosen sources only (RFC 4607) it is looked up which these are; a group of another range
 //! that is joined for some sources is served from all at first. To the bridge the report that names these is then an addition to all (RFC 3376, section 6.4.1), and it would ask nobody: so it is
 //! asked here, and after two seconds only these are served.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shoutd_core::multicast::is_announced;
-use shoutd_netlink::{Error, JoinMonitor, Kind, Namespace, Peer, Questioner, Route};
+use shoutd_netlink::{Error, Join, JoinMonitor, Kind, Namespace, Peer, Questioner, Route};
 use tracing::debug;
+
+use super::allowance::Allowance;
+use super::chosen::Chosen;
+use super::registry::Registry;
 
 /// How often the ports are listed at the most, for an interface that is at none of those known: containers have others, and so has the host.
 const LIST_PERIOD: Duration = Duration::from_millis(100);
@@ -32,8 +37,9 @@ pub(super) struct EarlyJoins {
     ports: BTreeMap<Peer, u32>,
     listed_at: Option<Instant>,
     allowance: Allowance,
+    chosen: Chosen,
     namespace: Namespace,
-    /// The memberships that were made here, by port and group.
+    /// The memberships of all sources that were made here, by port and group.
     made: BTreeMap<(u32, IpAddr), Instant>,
     /// Asks out of the bridge with this index.
     questioner: Option<(u32, Questioner)>,
@@ -41,13 +47,14 @@ pub(super) struct EarlyJoins {
 
 impl EarlyJoins {
     /// On a kernel that does not tell of joins there are none.
-    pub(super) fn open(namespace: &Namespace) -> Result<Self, Error> {
+    pub(super) fn open(namespace: &Namespace, registry: &Arc<Registry>) -> Result<Self, Error> {
         let monitor = JoinMonitor::open(namespace)?;
         Ok(Self {
             monitor,
             ports: BTreeMap::new(),
             listed_at: None,
-            allowance: Allowance::default(),
+            allowance: Allowance::new(EVENTS_PER_SECOND),
+            chosen: Chosen::new(registry.clone()),
             namespace: namespace.clone(),
             made: BTreeMap::new(),
             questioner: None,
@@ -67,22 +74,44 @@ impl EarlyJoins {
         let changes = monitor.changes();
         self.allowance.use_up(changes.events);
         let joined = changes.last.into_iter().filter(|(_, is_joined)| *is_joined).map(|(change, _)| change);
-        let joined: Vec<(Peer, IpAddr)> = joined.filter(|(_, group)| concerns_bridge(*group)).collect();
-        let mut members = Vec::new();
-        for end in joined.iter().map(|(end, _)| *end).collect::<BTreeSet<_>>() {
+        let mut by_end: BTreeMap<Peer, Vec<IpAddr>> = BTreeMap::new();
+        for (end, group) in joined.filter(|(_, group)| is_announced(*group)) {
+            by_end.entry(end).or_default().push(group);
+        }
+        let mut joins = Vec::new();
+        for (end, groups) in by_end {
             if let Some(port) = self.port_of(end, route)? {
-                members.extend(joined.iter().filter(|(of, _)| *of == end).map(|(_, group)| (port, *group)));
+                joins.extend(self.joins_at(port, end, groups, route));
             }
         }
-        if members.is_empty() {
+        if joins.is_empty() {
             return Ok(());
         }
-        if self.made.len() + members.len() > EARLY_MAX {
+        self.note_made(&joins);
+        route.join_groups(bridge, &joins)
+    }
+
+    /// What these groups were joined for. If a program has not said yet which sources it wants, its report will.
+    fn joins_at(&mut self, port: u32, end: Peer, groups: Vec<IpAddr>, route: &mut Route) -> Vec<Join> {
+        let (chosen, any): (Vec<IpAddr>, Vec<IpAddr>) =
+            groups.into_iter().partition(|group| is_for_chosen_sources(*group));
+        let mut joins: Vec<Join> =
+            any.into_iter().map(|group| Join { port, group, sources: BTreeSet::new() }).collect();
+        if !chosen.is_empty() {
+            let mut sources = self.chosen.at(end, route);
+            let joined = chosen.into_iter().filter_map(|group| Some((group, sources.remove(&group)?)));
+            joins.extend(joined.map(|(group, sources)| Join { port, group, sources }));
+        }
+        joins
+    }
+
+    fn note_made(&mut self, joins: &[Join]) {
+        if self.made.len() + joins.len() > EARLY_MAX {
             self.made.clear();
         }
         let now = Instant::now();
-        self.made.extend(members.iter().map(|member| (*member, now)));
-        route.join_groups(bridge, &members)
+        let of_all = joins.iter().filter(|join| join.sources.is_empty());
+        self.made.extend(of_all.map(|join| ((join.port, join.group), now)));
     }
 
     /// Takes note that a port wants a group from a source of its choice. If it was said here that it wants all, it is asked whether that is so.
@@ -123,32 +152,11 @@ impl EarlyJoins {
     }
 }
 
-/// Whether other hosts are to know of the membership, and it is for all sources.
-fn concerns_bridge(group: IpAddr) -> bool {
-    let is_for_chosen_sources = match group {
+/// Whether a group is of the ranges of source-specific multicast (RFC 4607, section 1): 232.0.0.0/8 and ff3x::/32.
+fn is_for_chosen_sources(group: IpAddr) -> bool {
+    match group {
         IpAddr::V4(group) => group.octets()[0] == 232,
         IpAddr::V6(group) => matches!(group.segments(), [first, 0, ..] if first & 0xfff0 == 0xff30),
-    };
-    is_announced(group) && !is_for_chosen_sources
-}
-
-/// How many events may still be taken.
-#[derive(Debug, Default)]
-struct Allowance {
-    since: Option<Instant>,
-    used: usize,
-}
-
-impl Allowance {
-    fn use_up(&mut self, events: usize) {
-        if self.since.is_none_or(|since| since.elapsed() >= Duration::from_secs(1)) {
-            (self.since, self.used) = (Some(Instant::now()), 0);
-        }
-        self.used += events;
-    }
-
-    fn is_used_up(&self) -> bool {
-        self.used >= EVENTS_PER_SECOND && self.since.is_some_and(|since| since.elapsed() < Duration::from_secs(1))
     }
 }
 
@@ -157,21 +165,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_goes_to_all_and_what_is_for_chosen_sources_is_left_to_reports() {
-        let concerns = |group: &str| concerns_bridge(group.parse().unwrap());
-        assert!(
-            ["239.1.2.3", "224.0.1.1", "231.0.0.1", "233.0.0.1", "ff05::1", "ff3e:30::1"].into_iter().all(concerns)
-        );
-        assert!(!["224.0.0.251", "232.1.2.3", "ff02::fb", "ff3e::8000:1", "ff35::1"].into_iter().any(concerns));
-    }
-
-    #[test]
-    fn an_allowance_is_used_up() {
-        let mut allowance = Allowance::default();
-        allowance.use_up(EVENTS_PER_SECOND - 1);
-        assert!(!allowance.is_used_up());
-        allowance.since = Some(Instant::now() + Duration::from_secs(60));
-        allowance.use_up(1);
-        assert!(allowance.is_used_up());
+    fn the_ranges_of_source_specific_multicast() {
+        let is_in = |group: &str| is_for_chosen_sources(group.parse().unwrap());
+        assert!(["232.1.2.3", "ff3e::8000:1", "ff35::1"].into_iter().all(is_in));
+        assert!(!["239.1.2.3", "231.0.0.1", "233.0.0.1", "ff05::1", "ff3e:30::1"].into_iter().any(is_in));
     }
 }

@@ -73,7 +73,7 @@ impl LinuxListening {
         let mut result = Ok(());
         for (vni, namespace) in &there {
             if !self.segments.contains_key(vni) {
-                match Listened::open(namespace) {
+                match Listened::open(namespace, &self.registry) {
                     Ok(segment) => _ = self.segments.insert(*vni, segment),
                     Err(error) => result = result.and(Err(error)),
                 }
@@ -110,11 +110,11 @@ impl MembershipSource for LinuxListening {
 }
 
 impl Listened {
-    fn open(namespace: &Namespace) -> Result<Self, KernelError> {
+    fn open(namespace: &Namespace, registry: &Arc<Registry>) -> Result<Self, KernelError> {
         Ok(Self {
             namespace: namespace.id(),
             monitor: DatabaseMonitor::open(namespace)?,
-            early_joins: EarlyJoins::open(namespace)?,
+            early_joins: EarlyJoins::open(namespace, registry)?,
             route: Route::open(namespace)?,
             database: Database::default(),
             bridge: None,

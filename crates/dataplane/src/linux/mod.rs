@@ -1,5 +1,7 @@
 //! The kernel this runs on.
 
+mod allowance;
+mod chosen;
 mod early_joins;
 mod execute;
 mod forwarding;

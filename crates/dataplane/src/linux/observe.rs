@@ -82,6 +82,7 @@ impl LinuxKernel {
             }
         }
         self.sandboxes.retain(|path, _| wanted.contains(path) && !missing.contains(path));
+        self.registry.set_sandboxes(self.sandboxes.values().map(|sandbox| sandbox.namespace.clone()));
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which namespace each segment has now: told by the reconciler, which makes and finds them, to the threads beside it.
+//! Which namespace each segment has now, and which containers have: told by the reconciler, which makes and finds them, to the threads beside it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,6 +13,7 @@ use shoutd_netlink::Namespace;
 #[derive(Debug)]
 pub(super) struct Registry {
     segments: Mutex<BTreeMap<Vni, Namespace>>,
+    sandboxes: Mutex<Arc<[Namespace]>>,
     /// Readable when there was a change since the listener last asked.
     changed: EventFd,
 }
@@ -20,7 +21,7 @@ pub(super) struct Registry {
 impl Registry {
     pub(super) fn new() -> io::Result<Arc<Self>> {
         let changed = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        Ok(Arc::new(Self { segments: Mutex::default(), changed }))
+        Ok(Arc::new(Self { segments: Mutex::default(), sandboxes: Mutex::default(), changed }))
     }
 
     fn segments(&self) -> MutexGuard<'_, BTreeMap<Vni, Namespace>> {
@@ -51,6 +52,15 @@ impl Registry {
 
     pub(super) fn all(&self) -> BTreeMap<Vni, Namespace> {
         self.segments().clone()
+    }
+
+    /// Notes all containers' namespaces. Those of earlier are not kept: what holds them open keeps their devices.
+    pub(super) fn set_sandboxes(&self, sandboxes: impl Iterator<Item = Namespace>) {
+        *self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner) = sandboxes.collect();
+    }
+
+    pub(super) fn sandboxes(&self) -> Arc<[Namespace]> {
+        self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes note that a change was seen. To be called before the segments are read.

@@ -70,18 +70,12 @@ struct Kind {
     first: IpAddr,
     /// Whether it is for the sender alone.
     is_for_source: bool,
-    remark: &'static str,
 }
 
 const KINDS: [Kind; 3] = [
-    Kind { name: "join", first: IpAddr::V4(JOINED), is_for_source: false, remark: "" },
-    Kind { name: "join by IPv6", first: IpAddr::V6(JOINED_IPV6), is_for_source: false, remark: "" },
-    Kind {
-        name: "join for one source",
-        first: IpAddr::V4(JOINED_FOR_SOURCE),
-        is_for_source: true,
-        remark: "; what the kernel tells before the report names no sources, so this waits for the report, which the receiver's kernel sends after 2 ticks of its clock or more",
-    },
+    Kind { name: "join", first: IpAddr::V4(JOINED), is_for_source: false },
+    Kind { name: "join by IPv6", first: IpAddr::V6(JOINED_IPV6), is_for_source: false },
+    Kind { name: "join for one source", first: IpAddr::V4(JOINED_FOR_SOURCE), is_for_source: true },
 ];
 
 /// The time from joining a group that another host sends to, until its first datagram.
@@ -107,11 +101,10 @@ fn joins_of(kind: Kind, ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
         unheard += number(&found, "unheard")?;
         reported.extend(percentile(&self::times(&found, "reported")?, 50.0));
     }
-    let Kind { name, remark, .. } = kind;
-    let remark = format!(
-        "{count} joins a round; {unheard} in all were not served in 5 s; a datagram comes every 0.3 ms or so{remark}"
-    );
-    let own = "the receiver's kernel waits so long, 2 ticks of its clock or more; shoutd does not wait for it from Linux 6.15 on where all sources are wanted";
+    let name = kind.name;
+    let remark =
+        format!("{count} joins a round; {unheard} in all were not served in 5 s; a datagram comes every 0.3 ms or so");
+    let own = "the receiver's kernel waits so long, 2 ticks of its clock or more; shoutd does not wait for it from Linux 6.15 on";
     let own = own.to_owned();
     let title = |what: &str| format!("{name} to {what}");
     Ok(vec![

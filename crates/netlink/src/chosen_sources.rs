@@ -1,0 +1,111 @@
+//! Which sources the programs of a namespace have chosen for the groups that they listen to.
+//!
+//! No message of netlink tells it. The kernel lists it in `/proc/net/mcfilter` (`igmp_mcf_seq_show` of `net/ipv4/igmp.c`) and `/proc/net/mcfilter6`
+//! (`igmp6_mcf_seq_show` of `net/ipv6/mcast.c`): a line for each interface, group and source, with how many sockets want it and how many do not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::error::{Error, Fault};
+use crate::namespace::Namespace;
+
+/// The lists, of IPv4 and of IPv6.
+const LISTS: [&str; 2] = ["/proc/thread-self/net/mcfilter", "/proc/thread-self/net/mcfilter6"];
+
+/// Octets of such a list that are read at the most: the lines of about a thousand sources.
+const LIST_MAX: u64 = 1 << 16;
+
+/// The sources that are wanted, by the index of the interface and the group.
+pub type ChosenSources = BTreeMap<(u32, IpAddr), BTreeSet<IpAddr>>;
+
+impl Namespace {
+    /// What the programs of this namespace want of chosen sources. A list that is too long to be read at once is an error.
+    pub fn chosen_sources(&self) -> Result<ChosenSources, Error> {
+        let read = || LISTS.into_iter().map(read_list).collect::<io::Result<Vec<String>>>();
+        let lists = self.enter(read).and_then(|lists| lists.map_err(Fault::from));
+        let lists =
+            lists.map_err(|fault| fault.during("read which sources the programs of a container have chosen"))?;
+        Ok(collect(lists.iter().flat_map(|list| list.lines())))
+    }
+}
+
+fn read_list(path: &str) -> io::Result<String> {
+    let file = match File::open(path) {
+        // There is no IPv6.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(String::new()),
+        file => file?,
+    };
+    let mut list = Vec::new();
+    let length = file.take(LIST_MAX).read_to_end(&mut list)?;
+    if u64::try_from(length).is_ok_and(|length| length < LIST_MAX) {
+        // Names of interfaces can be anything.
+        Ok(String::from_utf8_lossy(&list).into_owned())
+    } else {
+        Err(io::Error::new(ErrorKind::FileTooLarge, format!("{path} has {LIST_MAX} octets or more")))
+    }
+}
+
+fn collect<'a>(lines: impl Iterator<Item = &'a str>) -> ChosenSources {
+    let mut chosen = ChosenSources::new();
+    for (index, group, source) in lines.filter_map(parse) {
+        chosen.entry((index, group)).or_default().insert(source);
+    }
+    chosen
+}
+
+/// The index of an interface, a group and a source of it that is wanted. The name between index and group is cut short by the kernel, and can be anything that has no white space.
+fn parse(line: &str) -> Option<(u32, IpAddr, IpAddr)> {
+    let words: Vec<&str> = line.split_ascii_whitespace().collect();
+    let [index, _name, group, source, wanting, _not_wanting] = words[..] else {
+        return None;
+    };
+    let is_wanted = wanting.parse::<u64>().ok()? > 0;
+    let group = address(group).filter(|group| is_wanted && group.is_multicast())?;
+    Some((index.parse().ok()?, group, address(source)?))
+}
+
+/// An address of IPv4, as in `0xe8010203`, or of IPv6, in 32 digits.
+fn address(digits: &str) -> Option<IpAddr> {
+    match digits.strip_prefix("0x") {
+        Some(digits) => Some(Ipv4Addr::from(u32::from_str_radix(digits, 16).ok()?).into()),
+        None if digits.len() == 32 => Some(Ipv6Addr::from(u128::from_str_radix(digits, 16).ok()?).into()),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(all: &[&str]) -> BTreeSet<IpAddr> {
+        all.iter().map(|address| address.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_lists_are_read() {
+        let listed = "\
+Idx Device        MCA        SRC    INC    EXC
+  7 shout0 0xe8010203 0x0a070711      1      0
+  7 shout0 0xe8010203 0x0a070712      2      1
+  7 shout0 0xe8010204 0x0a070711      0      1
+ 12 very-l ff3e0000000000000000000080000001 fd120005000000000000000000000002      1      0
+";
+        let wanted = |group: &str, index| (index, group.parse().unwrap());
+        let expected = ChosenSources::from([
+            (wanted("232.1.2.3", 7), addresses(&["10.7.7.17", "10.7.7.18"])),
+            (wanted("ff3e::8000:1", 12), addresses(&["fd12:5::2"])),
+        ]);
+        assert_eq!(collect(listed.lines()), expected);
+    }
+
+    #[test]
+    fn what_is_no_such_line_is_left_out() {
+        for line in
+            ["", "7 a b", "7 shout0 0x0a070711 0x0a070711 1 0", "x shout0 0xe8010203 0x0a070711 1 0", "7 a +1 +2 1 0"]
+        {
+            assert_eq!(parse(line), None, "{line}");
+        }
+    }
+}
