@@ -55,7 +55,10 @@ impl LinuxKernel {
             Action::CreateBridge { vni, network } => self.segment(*vni)?.create_bridge(*vni, network),
             Action::TuneBridge { vni, mtu } => {
                 let ipv6 = self.ipv6;
-                self.segment(*vni)?.tune_bridge(*vni, *mtu, ipv6)
+                if self.segment(*vni)?.tune_bridge(*vni, *mtu, ipv6)? {
+                    self.registry.note_begun_anew(*vni);
+                }
+                Ok(())
             }
             Action::InstallGuard { vni, max_rate } => Ok(self.segment(*vni)?.guard.install(TUNNEL, *max_rate)?),
             Action::CreateTunnel { vni, network, vtep } => self.create_tunnel(*vni, network, *vtep),
@@ -249,10 +252,12 @@ impl SegmentHandle {
             .change_link(bridge.index, &LinkChange { mac: bridge.mac, alias: Some(&mark), ..LinkChange::default() })?)
     }
 
-    fn tune_bridge(&mut self, vni: Vni, mtu: u16, ipv6: bool) -> Result<(), KernelError> {
+    /// Returns whether it had stopped to snoop.
+    fn tune_bridge(&mut self, vni: Vni, mtu: u16, ipv6: bool) -> Result<bool, KernelError> {
         let bridge = self.own(vni, BRIDGE)?;
         let settings = bridge_settings(Some(&bridge.kind));
-        if matches!(bridge.kind, Kind::Bridge(found) if !found.snooping) {
+        let had_stopped = matches!(bridge.kind, Kind::Bridge(found) if !found.snooping);
+        if had_stopped {
             // A querier that begins has everything sent to all ports until all have answered it. One that goes on would not, and what was joined in the meantime, unseen, would
             // get nothing.
             let quiet = BridgeSettings { snooping: false, querier: false, ..settings };
@@ -264,7 +269,7 @@ impl SegmentHandle {
         if let Some(mac) = bridge.mac.filter(|_| ipv6) {
             self.route.add_address(bridge.index, link_local(mac))?;
         }
-        Ok(())
+        Ok(had_stopped)
     }
 
     fn tune_tunnel(&mut self, vni: Vni, mtu: u16, learning: bool) -> Result<(), KernelError> {

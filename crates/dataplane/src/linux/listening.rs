@@ -24,6 +24,9 @@ use crate::kernel::KernelError;
 /// How often a database is read anew though no event was lost: what no event tells of is noticed within this.
 const AGE_MAX: Duration = Duration::from_secs(10);
 
+/// How long a bridge that begins to snoop sends everything to all its ports: until all have had the time to answer its first query (`mcast_query_response_interval` as the kernel has it, RFC 3376, section 8.3).
+const BEGINNING: Duration = Duration::from_secs(10);
+
 /// Ports of a crowded bridge that are named.
 const NAMED_MAX: usize = 3;
 
@@ -48,6 +51,8 @@ struct Listened {
     /// What the bridge has room for, as it was last read; of what is taken the database knows.
     room: Room,
     is_crowded: bool,
+    /// Whether it had more than it has room for not long ago, and sends everything to all its ports.
+    begins_anew: bool,
     /// The ports whose groups count: the ends of containers' veths. `None` is one that does not.
     ports: BTreeMap<u32, Option<DeviceName>>,
     read_at: Option<Instant>,
@@ -87,6 +92,7 @@ impl MembershipSource for LinuxListening {
     fn update(&mut self, changes: &mut Vec<MembershipChange>) -> Result<(), KernelError> {
         let mut result = self.refresh(changes);
         for (vni, segment) in &mut self.segments {
+            segment.begins_anew = self.registry.has_begun_anew_within(*vni, BEGINNING);
             match segment.update(*vni) {
                 Ok(changed) => changes.extend(changed),
                 Err(error) => result = result.and(Err(error)),
@@ -121,6 +127,7 @@ impl Listened {
             other: None,
             room: Room::default(),
             is_crowded: false,
+            begins_anew: false,
             ports: BTreeMap::new(),
             read_at: None,
             is_new: true,
@@ -165,7 +172,7 @@ impl Listened {
     }
 
     fn room(&self) -> Room {
-        Room { taken: self.database.entries(), ..self.room }
+        Room { taken: self.database.entries(), snoops: self.room.snoops && !self.begins_anew, ..self.room }
     }
 
     /// Where there are too many groups.

@@ -1,9 +1,10 @@
-//! Which namespace each segment has now, and which containers have: told by the reconciler, which makes and finds them, to the threads beside it.
+//! Which namespace each segment has now, and which containers have, and whose bridge had too many groups: told by the reconciler, which makes and finds them, to the threads beside it.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shoutd_core::Vni;
@@ -14,6 +15,8 @@ use shoutd_netlink::Namespace;
 pub(super) struct Registry {
     segments: Mutex<BTreeMap<Vni, Namespace>>,
     sandboxes: Mutex<Arc<[Namespace]>>,
+    /// When each bridge that had stopped to snoop was made to begin anew.
+    begun_anew: Mutex<BTreeMap<Vni, Instant>>,
     /// Readable when there was a change since the listener last asked.
     changed: EventFd,
 }
@@ -21,7 +24,12 @@ pub(super) struct Registry {
 impl Registry {
     pub(super) fn new() -> io::Result<Arc<Self>> {
         let changed = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        Ok(Arc::new(Self { segments: Mutex::default(), sandboxes: Mutex::default(), changed }))
+        Ok(Arc::new(Self {
+            segments: Mutex::default(),
+            sandboxes: Mutex::default(),
+            begun_anew: Mutex::default(),
+            changed,
+        }))
     }
 
     fn segments(&self) -> MutexGuard<'_, BTreeMap<Vni, Namespace>> {
@@ -42,6 +50,7 @@ impl Registry {
         segments.retain(|vni, _| keep(*vni));
         if segments.len() != before {
             drop(segments);
+            self.begun_anew().retain(|vni, _| keep(*vni));
             self.signal();
         }
     }
@@ -54,13 +63,28 @@ impl Registry {
         self.segments().clone()
     }
 
-    /// Notes all containers' namespaces. Those of earlier are not kept: what holds them open keeps their devices.
+    /// Notes all containers' namespaces. Earlier ones are not kept: what holds a namespace open keeps its devices.
     pub(super) fn set_sandboxes(&self, sandboxes: impl Iterator<Item = Namespace>) {
         *self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner) = sandboxes.collect();
     }
 
     pub(super) fn sandboxes(&self) -> Arc<[Namespace]> {
         self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn begun_anew(&self) -> MutexGuard<'_, BTreeMap<Vni, Instant>> {
+        self.begun_anew.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a segment's bridge had stopped to snoop, and begins anew.
+    pub(super) fn note_begun_anew(&self, vni: Vni) {
+        self.begun_anew().insert(vni, Instant::now());
+        self.signal();
+    }
+
+    /// Whether that was so within this time.
+    pub(super) fn has_begun_anew_within(&self, vni: Vni, time: Duration) -> bool {
+        self.begun_anew().get(&vni).is_some_and(|at| at.elapsed() < time)
     }
 
     /// Takes note that a change was seen. To be called before the segments are read.
