@@ -365,19 +365,14 @@ mod tests {
     fn desired(groups: [Range<u32>; 2]) -> Arc<Desired> {
         let remote = |last| IpAddr::from(Ipv4Addr::new(192, 0, 2, last));
         let group = |number| (None, Ipv4Addr::from(0xef01_0000 + number).into());
+        let vtep = Vtep { address: remote(1), port: 7789 };
         let segment = |groups: Range<u32>| Segment {
-            network: "a".repeat(64).parse().unwrap(),
-            mtu: 1450,
-            vtep: Vtep { address: remote(1), port: 7789 },
             remotes: BTreeSet::from([remote(2)]),
             replication: Arc::new(Replication {
                 groups: groups.map(|number| (group(number), BTreeSet::from([remote(2)]))).collect(),
                 ..Replication::default()
             }),
-            remote_macs: BTreeMap::new(),
-            learning: true,
-            max_rate: None,
-            ports: BTreeMap::new(),
+            ..Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep)
         };
         Arc::new(Desired {
             segments: [7, 8].map(|vni| Vni::new(vni).unwrap()).into_iter().zip(groups.map(segment)).collect(),

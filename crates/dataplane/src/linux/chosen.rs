@@ -11,7 +11,7 @@ use tracing::debug;
 use super::allowance::Allowance;
 use super::registry::Registry;
 
-/// Microseconds in a second that go into it in one network. A lookup takes about a hundred, and some hundred more where a container has chosen a thousand sources.
+/// Microseconds in a second that go into it in one network. A lookup takes some hundred, and more where a container has chosen many sources.
 const TIME_PER_SECOND: usize = 100_000;
 
 /// Looks it up in the namespaces that the registry knows.

@@ -311,20 +311,18 @@ fn limit(most: usize) -> u32 {
 /// changed, the search would go on.
 fn end_duplicate_detection(sandbox: &mut SandboxHandle, name: &str, place: &str) -> Result<(), KernelError> {
     let link = find(&mut sandbox.route, name, place)?;
-    if link.detects_duplicates {
-        // `accept_dad`, which no message of netlink can change.
-        sandbox
-            .namespace
-            .run(|| write_setting(&format!("ipv6/conf/{name}/accept_dad"), "0"))?
-            .map_err(KernelError::Setting)?;
-    }
+    // `accept_dad`, which no message of netlink can change. Where it cannot be changed, there is still an address to be put in place.
+    let set = match link.detects_duplicates {
+        true => sandbox.namespace.run(|| write_setting(&format!("ipv6/conf/{name}/accept_dad"), "0"))?,
+        false => Ok(()),
+    };
     let route = &mut sandbox.route;
     let own = route.addresses()?.into_iter().filter(|address| address.link == link.index);
     for address in own.filter(|address| address.tentative && is_link_local(address.net)) {
         route.remove_address(link.index, address.net)?;
         route.add_address(link.index, address.net)?;
     }
-    Ok(())
+    set.map_err(KernelError::Setting)
 }
 
 /// Gives a container's interface, which is up, what it lacks. What it has more stays.

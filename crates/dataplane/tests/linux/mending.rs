@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use shoutd_core::plane::{DeviceName, diff};
 use shoutd_dataplane::{Kernel, reconcile};
+use shoutd_netlink::Namespace;
 
 use crate::support::{Host, Running, Stream, World, connected, eventually, ip, network, run, udp, vni};
 
@@ -23,15 +24,10 @@ fn is_whole(host: &Host) -> bool {
 #[test]
 fn ipv6_that_comes_late_can_be_used_at_once() {
     let (mut world, containers) = connected(1);
-    let host = &mut world.hosts[0];
-    let set = |setting: &str| containers[0].run(|| run("sysctl", &["-qw", setting])).unwrap();
-    let addresses =
-        || containers[0].run(|| run("ip", &["-6", "-oneline", "address", "show", "dev", "shout0"])).unwrap();
-    set("net.ipv6.conf.shout0.disable_ipv6=1");
-    set("net.ipv6.conf.shout0.dad_transmits=100");
-    host.settle();
-    set("net.ipv6.conf.shout0.disable_ipv6=0");
-    assert!(addresses().contains("inet6 fe80::") && !addresses().contains("tentative"), "{}", addresses());
+    set_ipv6(&containers[0], &["disable_ipv6=1", "dad_transmits=100"]);
+    world.hosts[0].settle();
+    set_ipv6(&containers[0], &["disable_ipv6=0"]);
+    assert_link_local_is_good(&containers[0]);
 }
 
 /// Addresses that the kernel had begun to look for duplicates of before shoutd told it not to are good at once, too.
@@ -39,15 +35,27 @@ fn ipv6_that_comes_late_can_be_used_at_once() {
 fn a_search_for_duplicates_that_has_begun_is_ended() {
     let (mut world, containers) = connected(1);
     let host = &mut world.hosts[0];
-    let set = |setting: &str| containers[0].run(|| run("sysctl", &["-qw", setting])).unwrap();
-    let addresses =
-        || containers[0].run(|| run("ip", &["-6", "-oneline", "address", "show", "dev", "shout0"])).unwrap();
-    for setting in ["disable_ipv6=1", "accept_dad=1", "dad_transmits=100", "disable_ipv6=0"] {
-        set(&format!("net.ipv6.conf.shout0.{setting}"));
-    }
-    assert!(addresses().contains("tentative"), "the kernel looks for duplicates: {}", addresses());
+    set_ipv6(&containers[0], &["disable_ipv6=1", "accept_dad=1", "dad_transmits=100", "disable_ipv6=0"]);
+    let addresses = ipv6_addresses(&containers[0]);
+    assert!(addresses.contains("tentative"), "the kernel looks for duplicates: {addresses}");
     reconcile(&mut host.kernel, &host.desired).unwrap();
-    assert!(addresses().contains("inet6 fe80::") && !addresses().contains("tentative"), "{}", addresses());
+    assert_link_local_is_good(&containers[0]);
+}
+
+/// Changes IPv6 settings of a container's interface, one after the other.
+fn set_ipv6(container: &Namespace, settings: &[&str]) {
+    for setting in settings {
+        container.run(|| run("sysctl", &["-qw", &format!("net.ipv6.conf.shout0.{setting}")])).unwrap();
+    }
+}
+
+fn ipv6_addresses(container: &Namespace) -> String {
+    container.run(|| run("ip", &["-6", "-oneline", "address", "show", "dev", "shout0"])).unwrap()
+}
+
+fn assert_link_local_is_good(container: &Namespace) {
+    let addresses = ipv6_addresses(container);
+    assert!(addresses.contains("inet6 fe80::") && !addresses.contains("tentative"), "{addresses}");
 }
 
 #[test]
