@@ -83,6 +83,9 @@ pub const ANNOUNCED_GROUPS_MAX: usize = 16_384;
 /// that want any of them.
 pub const REPLICATED_MAX: usize = 65_536;
 
+/// Sources of one group that nobody names any more and for which there still is an entry beside the group's, so that they can be named again without loss. Programs that choose have a handful.
+pub const KEPT_SOURCES_MAX: usize = 32;
+
 /// Sources of one group that a host announces, ours or excluded; the kernel keeps 32 for each port of a bridge. With more of them the filter is
 /// widened to let more through, never less.
 pub const ANNOUNCED_SOURCES_MAX: usize = 256;

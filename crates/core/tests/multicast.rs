@@ -11,7 +11,7 @@ use proptest::option;
 use proptest::prelude::*;
 use shoutd_core::MacAddress;
 use shoutd_core::announce::AnnouncedNetwork;
-use shoutd_core::limits::REPLICATED_MAX;
+use shoutd_core::limits::{KEPT_SOURCES_MAX, REPLICATED_MAX};
 use shoutd_core::multicast::{
     Database, Knowledge, Memberships, Remote, Replication, SourceFilter, goes_to_every_host, group_mac, is_announced,
     is_link_local, replication_within,
@@ -351,6 +351,35 @@ proptest! {
         prop_assert_eq!(&tables, &wanted);
     }
 
+    /// Entries for sources that nobody names any more send as the group's own does, and they stay for as long as that is anybody's; so no host misses the rest of one that is taken away.
+    #[test]
+    fn nobody_misses_anything_when_sources_are_not_named_any_more(
+        before in any_segment(),
+        after in any_segment(),
+        (source, group) in packet(),
+    ) {
+        prop_assume!(!after.replication.provisional);
+        let tier = Tier::VxlanMdb;
+        let (mut tables, alone) = (Forwarding::wanted(&before, tier), Forwarding::wanted(&after, tier));
+        let wanted = Forwarding::wanted_beside(&tables, &after, tier);
+        prop_assert_eq!(looked_up(&wanted, source, group), looked_up(&alone, source, group));
+        prop_assert_eq!(wanted.has_more_groups_than(&after), wanted != alone);
+        prop_assert_eq!(Forwarding::keeps_sources(&before, &after), wanted != alone);
+        let is_listened_to =
+            |segment: &Segment| segment.replication.groups.get(&(None, group)).is_some_and(|all| !all.is_empty());
+        for change in tables.changes_to(&wanted) {
+            let was = looked_up(&tables, source, group);
+            tables.apply(&change);
+            let is_removal = matches!(change, Change::Group { add: false, .. });
+            if is_removal && !is_link_local(group) && is_listened_to(&before) && is_listened_to(&after) {
+                let is = looked_up(&tables, source, group).unwrap();
+                let always = &was.unwrap() & &looked_up(&wanted, source, group).unwrap();
+                prop_assert!(is.is_superset(&always), "after {:?}", change);
+            }
+        }
+        prop_assert_eq!(&tables, &wanted);
+    }
+
     #[test]
     fn memberships_are_what_all_ports_want_together(
         ports in vec(memberships(), 0..4),
@@ -460,6 +489,28 @@ fn what_is_kept_has_a_limit() {
     assert_eq!(kept(4, 1), (4, 1));
     assert_eq!(kept(0, 0), (2, 0));
     assert_eq!(kept(100, 100), (5, 2));
+}
+
+#[test]
+fn sources_that_nobody_names_any_more_have_a_limit_for_each_group() {
+    let host = |last| BTreeSet::from([IpAddr::from(Ipv4Addr::new(192, 0, 2, last))]);
+    let group = |last| IpAddr::from(Ipv4Addr::new(239, 0, 0, last));
+    let mut before = Replication::default();
+    let sources = (0..=255).map(|last| Some(IpAddr::from(Ipv4Addr::new(10, 0, 0, last))));
+    before.groups.extend(sources.flat_map(|source| [1, 2, 3].map(|last| ((source, group(last)), host(2)))));
+    // Of the first two somebody listens to all sources, of the third nobody does.
+    let mut after = Replication::default();
+    after.groups.extend([1, 2].map(|last| ((None, group(last)), host(last))));
+    after.groups.insert((None, group(3)), BTreeSet::new());
+    let found = Forwarding::wanted(&segment(before), Tier::VxlanMdb);
+    let wanted = Forwarding::wanted_beside(&found, &segment(after), Tier::VxlanMdb);
+    let kept =
+        |last| wanted.groups.iter().filter(|(key, _)| key.0.is_some() && key.1 == group(last)).collect::<Vec<_>>();
+    assert_eq!([1, 2, 3].map(|last| kept(last).len()), [KEPT_SOURCES_MAX, KEPT_SOURCES_MAX, 0]);
+    for last in [1, 2] {
+        let to = host(last).into_iter().map(Destination::Host).collect::<BTreeSet<_>>();
+        assert!(kept(last).iter().all(|(_, destinations)| **destinations == to));
+    }
 }
 
 /// As many entries of one group as a bridge has room for, of a thousand ports: what all want together is worked out once. Entry by entry it would take hours.

@@ -26,18 +26,27 @@ pub(crate) enum There {
 }
 
 impl There {
-    /// What to do so that there is what is wanted; while not all is known that is wanted, some of what is there stays beside it.
-    pub(crate) fn changes_to(&self, vni: Vni, wanted: &Segment, tier: Tier) -> Vec<Change> {
-        match self {
-            Self::Wanted(before) if !wanted.replication.provisional => match before.segments.get(&vni) {
-                Some(before) => Forwarding::changes_between(before, wanted, tier),
-                None => Forwarding::default().changes_to(&Forwarding::wanted(wanted, tier)),
-            },
-            _ => {
-                let tables = self.tables(vni, tier);
-                tables.changes_to(&Forwarding::wanted_beside(&tables, wanted, tier))
-            }
+    /// What to do so that there is what is wanted, and whether some of what is there may stay beside it.
+    pub(crate) fn changes_to(&self, vni: Vni, wanted: &Segment, tier: Tier) -> (Vec<Change>, bool) {
+        if let Some(changes) = self.changes_between(vni, wanted, tier) {
+            return (changes, false);
         }
+        let tables = self.tables(vni, tier);
+        let all = Forwarding::wanted_beside(&tables, wanted, tier);
+        (tables.changes_to(&all), wanted.replication.provisional || all.has_more_groups_than(wanted))
+    }
+
+    /// The same without a look at all there is; `None` if that cannot be had.
+    fn changes_between(&self, vni: Vni, wanted: &Segment, tier: Tier) -> Option<Vec<Change>> {
+        let Self::Wanted(before) = self else { return None };
+        if wanted.replication.provisional {
+            return None;
+        }
+        let Some(before) = before.segments.get(&vni) else {
+            return Some(Forwarding::default().changes_to(&Forwarding::wanted(wanted, tier)));
+        };
+        let keeps = tier == Tier::VxlanMdb && Forwarding::keeps_sources(before, wanted);
+        (!keeps).then(|| Forwarding::changes_between(before, wanted, tier))
     }
 
     fn tables(&self, vni: Vni, tier: Tier) -> Cow<'_, Forwarding> {

@@ -140,7 +140,8 @@ struct Work {
     own: Vtep,
     /// What was known before.
     known: Known,
-    provisional: bool,
+    /// Whether there can be, afterwards, more than what is wanted.
+    keeps: bool,
     /// In the order of [`Forwarding::changes_to`].
     changes: Vec<Change>,
     /// How many have been made, or tried.
@@ -191,8 +192,7 @@ impl Work {
             return None;
         }
         let there = match self.changes.get(..self.made) {
-            // While what was there may stay beside what is wanted, it is not known by what is wanted.
-            Some(made) if made.len() == self.changes.len() && !self.provisional => There::Wanted(wanted.clone()),
+            Some(made) if made.len() == self.changes.len() && !self.keeps => There::Wanted(wanted.clone()),
             Some(made) if !made.is_empty() => self.known.there.changed(self.vni, made, tier),
             _ => self.known.there,
         };
@@ -292,18 +292,17 @@ impl Replicator {
 
     /// What is to be done to one segment's tables.
     fn work(&mut self, vni: Vni, segment: &Segment) -> Result<Work, KernelError> {
-        let provisional = segment.replication.provisional;
         let known = self.known.remove(&vni).filter(|known| known.read_at.elapsed() < AGE_MAX);
         let known = match known {
             Some(known) => known,
             None => self.read(vni)?,
         };
-        let mut changes = known.there.changes_to(vni, segment, self.tier);
+        let (mut changes, keeps) = known.there.changes_to(vni, segment, self.tier);
         changes.retain(|change| is_possible(change, &known.ports));
         if !changes.is_empty() {
             debug!(%vni, changes = changes.len(), "forwarding tables change");
         }
-        Ok(Work { vni, own: segment.vtep, known, provisional, changes, made: 0, failures: Vec::new() })
+        Ok(Work { vni, own: segment.vtep, known, keeps, changes, made: 0, failures: Vec::new() })
     }
 
     /// Makes the changes of each segment up to a position. Returns whether they are made: not all are if something newer is wanted meanwhile, but some in any case, so that it comes to an end.

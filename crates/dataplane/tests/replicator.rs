@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoutd_core::multicast::{Memberships, Replication, SourceFilter};
-use shoutd_core::plane::{Desired, Forwarding, Segment, Tier, Vtep};
+use shoutd_core::multicast::{Memberships, Replication, SourceFilter, SourceGroup};
+use shoutd_core::plane::{Desired, Destination, Forwarding, Segment, Tier, Vtep};
 use shoutd_core::{MacAddress, Vni};
 use shoutd_dataplane::fake::FakeKernel;
 use shoutd_dataplane::fake_forwarding::FakeForwarding;
@@ -147,6 +147,46 @@ async fn what_one_network_listens_to_is_passed_on_though_that_of_another_cannot_
     let mut watch = handle.memberships();
     let heard = watch.wait_for(|all| all.get(&vni()) == Some(&memberships));
     tokio::time::timeout(PATIENCE, heard).await.unwrap().unwrap();
+}
+
+/// Where hosts come to name a source and come off it again, its entry is made once; nothing of it is taken away but a host that does not want it.
+#[tokio::test]
+async fn the_entry_of_a_source_stays_while_anybody_listens_to_its_group() {
+    let kernel = FakeKernel::default();
+    let forwarding = kernel.forwarding.clone();
+    let handle = Reconciler::spawn(kernel, Tier::VxlanMdb).unwrap();
+    let group = Ipv4Addr::new(239, 1, 1, 1).into();
+    let source = (Some(Ipv4Addr::new(10, 0, 0, 1).into()), group);
+    let with = |groups: &[(SourceGroup, &[u8])]| {
+        let mut desired = desired(0);
+        let entry = |(key, hosts): &(SourceGroup, &[u8])| (*key, hosts.iter().map(|last| remote(*last)).collect());
+        replication_of(&mut desired).groups = groups.iter().map(entry).collect();
+        desired
+    };
+    let everyone = ((None, group), [2, 3].as_slice());
+    let (unnamed, named) = (with(&[everyone]), with(&[everyone, (source, &[2])]));
+    let other = ((None, Ipv4Addr::new(239, 1, 1, 2).into()), [2].as_slice());
+    // What is wanted, how many changes that takes, and where the source's packets go then.
+    let steps = [
+        (&unnamed, None, None),
+        (&named, Some(1), Some(vec![2])),
+        (&unnamed, Some(1), Some(vec![2, 3])),
+        (&named, Some(1), Some(vec![2])),
+        (&unnamed, Some(1), Some(vec![2, 3])),
+        (&with(&[everyone, other]), Some(1), Some(vec![2, 3])),
+        (&unnamed, Some(1), Some(vec![2, 3])),
+        (&with(&[other]), Some(5), None),
+        (&with(&[other, everyone]), Some(2), None),
+    ];
+    for (number, (desired, changes, hosts)) in steps.into_iter().enumerate() {
+        let before = forwarding.content().changes;
+        let generation = handle.apply(desired.clone());
+        handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
+        let content = forwarding.content();
+        let hosts = hosts.map(|hosts| hosts.into_iter().map(|last| Destination::Host(remote(last))).collect());
+        assert_eq!(content.tables[&vni()].groups.get(&source), hosts.as_ref(), "step {number}");
+        assert!(changes.is_none_or(|changes| content.changes == before + changes), "step {number}");
+    }
 }
 
 /// As when a daemon is started anew, and has yet to hear of the other host.

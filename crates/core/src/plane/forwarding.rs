@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{Change, DeviceName, Segment, Tier};
 use crate::MacAddress;
-use crate::limits::{LEASES_PER_NETWORK_MAX, REPLICATED_MAX};
+use crate::limits::{KEPT_SOURCES_MAX, LEASES_PER_NETWORK_MAX, REPLICATED_MAX};
 use crate::multicast::{Replication, SourceGroup, goes_to_every_host, group_mac, is_link_local};
 
 /// Where a group goes.
@@ -91,9 +91,13 @@ impl Forwarding {
         wanted
     }
 
-    /// What a segment should have, where this is there and not everything is known yet: entries of groups of which nobody is known to want them are kept, with all hosts to which their packets would go without them.
-    /// The kernel takes an entry of several hosts away one host after the other, and meanwhile the last ones miss what the first still get; a daemon that starts anew would do that to every group.
-    /// Likewise endpoints' addresses are kept that are at a host of which it is not known what it has: without them it would be anybody's to take its endpoints' place, or, where nothing is learnt,
+    /// What a segment should have where this is there: some of what is there, and not wanted, stays beside what is.
+    ///
+    /// The kernel makes an entry of several hosts one host after the other, and so takes it away, and meanwhile the others miss what is sent. So an entry for a source that nobody names any more
+    /// stays for as long as anybody listens to its group, and sends as the group's own does.
+    ///
+    /// While not everything is known, entries of groups stay of which nobody is known to want them, with all hosts to which their packets would go without them; a daemon that starts anew would take every one
+    /// away. Likewise endpoints' addresses that are at a host of which it is not known what it has: without them it would be anybody's to take its endpoints' place, or, where nothing is learnt,
     /// nobody would know where they are.
     pub fn wanted_beside(found: &Self, segment: &Segment, tier: Tier) -> Self {
         Self::wanted_beside_within(found, segment, tier, (REPLICATED_MAX, LEASES_PER_NETWORK_MAX))
@@ -103,16 +107,11 @@ impl Forwarding {
     pub fn wanted_beside_within(found: &Self, segment: &Segment, tier: Tier, most: (usize, usize)) -> Self {
         let mut wanted = Self::wanted(segment, tier);
         let replication = &segment.replication;
+        if tier == Tier::VxlanMdb {
+            wanted.keep_groups(found, replication, most.0);
+        }
         if !replication.provisional {
             return wanted;
-        }
-        if tier == Tier::VxlanMdb {
-            let surplus = found.groups.keys().filter(|key| !wanted.groups.contains_key(key));
-            let kept: Vec<SourceGroup> = surplus.take(most.0.saturating_sub(wanted.groups.len())).copied().collect();
-            for key in kept {
-                let wider = replication.groups.get(&(None, key.1)).unwrap_or(&replication.unregistered);
-                wanted.groups.insert(key, destinations(wider));
-            }
         }
         if tier == Tier::MulticastFdb {
             let is_surplus = |mac: &&MacAddress| !wanted.group_macs.contains_key(*mac) && !goes_to_every_host(**mac);
@@ -123,6 +122,39 @@ impl Forwarding {
         }
         wanted.keep_pins(found, segment, most.1);
         wanted
+    }
+
+    /// Wants entries that are there to stay, with the hosts to which their packets would go without them: all while not everything is known, and those for sources of groups that anybody listens to.
+    fn keep_groups(&mut self, found: &Self, replication: &Replication, most: usize) {
+        let mut sources: BTreeMap<IpAddr, usize> = BTreeMap::new();
+        let mut is_kept = |key: &SourceGroup| {
+            if replication.provisional {
+                return true;
+            }
+            let kept = sources.entry(key.1).or_default();
+            *kept += 1;
+            *kept <= KEPT_SOURCES_MAX && has_lasting_sources(replication, *key)
+        };
+        let surplus = found.groups.keys().filter(|key| !self.groups.contains_key(key) && is_kept(key));
+        let kept: Vec<SourceGroup> = surplus.take(most.saturating_sub(self.groups.len())).copied().collect();
+        for key in kept {
+            let wider = replication.groups.get(&(None, key.1)).unwrap_or(&replication.unregistered);
+            self.groups.insert(key, destinations(wider));
+        }
+    }
+
+    /// Whether this has entries of groups that a segment does not want.
+    pub fn has_more_groups_than(&self, segment: &Segment) -> bool {
+        self.groups.len() > segment.replication.groups.len() + UNREGISTERED.len()
+    }
+
+    /// Whether entries stay that `before` wants and `after` does not.
+    pub fn keeps_sources(before: &Segment, after: &Segment) -> bool {
+        let (before, after) = (&before.replication, &after.replication);
+        // Those with a source come last.
+        let with_source = || before.groups.keys().rev().take_while(|(source, _)| source.is_some());
+        !Arc::ptr_eq(before, after)
+            && with_source().any(|key| !after.groups.contains_key(key) && has_lasting_sources(after, *key))
     }
 
     /// Wants endpoints' addresses to stay where they are found, if that is at a host of which it is not known what it has, and they are not wanted elsewhere.
@@ -288,6 +320,11 @@ impl Forwarding {
             }
         }
     }
+}
+
+/// Whether an entry for a source stays though nobody names it: somebody listens to the group whatever the source.
+fn has_lasting_sources(replication: &Replication, (source, group): SourceGroup) -> bool {
+    source.is_some() && replication.groups.get(&(None, group)).is_some_and(|listeners| !listeners.is_empty())
 }
 
 /// Where each address of groups is to be sent, of those that need not go to every host.

@@ -290,15 +290,20 @@ fn a_container_that_cannot_be_looked_into_is_no_other_containers_affair() {
                 route.remove_address(1, address).unwrap();
             }
         });
-        let mut looks = Vec::new();
+        let (mut looks, mut problems) = (Vec::new(), Vec::new());
         for _ in 0..20 {
             let mut kernel = host.fresh_kernel();
             looks.push(shoutd_dataplane::reconcile(&mut kernel, &host.desired));
+            problems.extend(host.observe().sandbox_problems());
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         for look in looks {
             assert!(look.unwrap().failures.is_empty());
         }
+        let path =
+            host.desired.segments.values().flat_map(|segment| segment.ports.values()).find_map(|p| p.sandbox.clone());
+        let path = path.unwrap().display().to_string();
+        assert!(!problems.is_empty() && problems.iter().all(|line| line.contains(&path)), "{problems:?}");
     });
     assert_eq!(host.observe().segments[&crate::support::vni()].ports.len(), 2);
     assert!(host.observe().unreadable_sandboxes.is_empty());

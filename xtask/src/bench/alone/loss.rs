@@ -47,8 +47,8 @@ type Happening = fn(&Ends, f64) -> Result<f64>;
 const CHANGING: f64 = 24.0;
 const QUICK_CHANGING: f64 = 8.0;
 
-/// What the page says of changes between sources, which cannot be made at once.
-const LIMIT_OF_KERNEL: &str = "; the kernel's entry for a source is made and taken away one host at a time, and hides the one for all sources meanwhile";
+/// What the page says of sources whose entries cannot be made at once.
+const LIMIT_OF_KERNEL: &str = "; in each sample a source is named for the first time in each group: only then the kernel's entry for it is made, one host at a time, and hides the one for all sources meanwhile";
 
 const EVENTS: [Event; 7] = [
     Event {
