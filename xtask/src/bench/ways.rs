@@ -33,6 +33,10 @@ pub(super) enum Way {
 /// The network of Docker's overlay.
 pub(super) const OVERLAY_NETWORK: &str = "swarm";
 
+/// The network and the container in which the way by hand ends, and its interface there.
+const HAND: &str = "hand";
+const HAND_DEVICE: &str = "hand0";
+
 impl Way {
     pub(super) const ALL: [Self; 4] = [Self::Underlay, Self::ByHand, Self::Overlay, Self::Shoutd];
 
@@ -190,35 +194,54 @@ impl Ends {
     }
 }
 
-/// A bridge and a VXLAN in a namespace of their own, as shoutd's are: in the host's own, its netfilter would drop what
-/// is bridged. All entries are static, and groups go to the hosts that [`Group::is_received_on`] names.
+/// A bridge and a VXLAN in a namespace of their own, as shoutd's are: in the host's own, its netfilter would drop what is bridged. All entries are static: groups go to the hosts that
+/// [`Group::is_received_on`] names, and there to the container's port alone. A bridge goes by its entries only where somebody queries.
 fn by_hand(host: &Host, hosts: &[Host]) -> Result<End> {
-    let (number, underlay) = (host.number(), host.address());
+    let (number, underlay, pid) = (host.number(), host.address(), hand_container(host)?);
     let mut script = format!(
         "set -e
         ip netns add hand
-        ip netns add hand-end
         ip link add vxlan0 type vxlan id 77 dstport {HAND_PORT} local {underlay} dev eth0 nolearning
         ip link set vxlan0 netns hand
-        ip -n hand link add bridge0 type bridge mcast_snooping 0
-        ip -n hand link add port0 mtu 1450 type veth peer name eth0 mtu 1450 address {mac} netns hand-end
+        ip -n hand link add bridge0 type bridge mcast_snooping 1 mcast_querier 1
+        ip -n hand link add port0 mtu 1450 type veth peer name {HAND_DEVICE} mtu 1450 address {mac}
         ip -n hand link set vxlan0 mtu 1450 master bridge0 up
         ip -n hand link set port0 master bridge0 up
         ip -n hand link set bridge0 up
-        ip -n hand-end link set lo up
-        ip -n hand-end address add {address}/24 dev eth0
-        ip -n hand-end link set eth0 up
-        ip -n hand-end address add fd00:203::{number}/64 dev eth0 nodad
-        ip -n hand-end route add 224.0.0.0/4 dev eth0\n",
+        bridge -n hand link set dev vxlan0 mcast_router 2
+        ip -n hand link set {HAND_DEVICE} netns {pid}
+        in_container() {{ nsenter --net=/proc/{pid}/ns/net ip \"$@\"; }}
+        in_container address add {address}/24 dev {HAND_DEVICE}
+        in_container link set {HAND_DEVICE} up
+        in_container address add fd00:203::{number}/64 dev {HAND_DEVICE} nodad
+        in_container route add 224.0.0.0/4 dev {HAND_DEVICE}\n",
         mac = hand_mac(number),
         address = hand_address(number),
     );
+    for group in Group::EACH.into_iter().filter(|group| group.is_received_on(number)).map(Group::address) {
+        script.push_str(&format!("bridge -n hand mdb add dev bridge0 port port0 grp {group} permanent\n"));
+    }
     for other in hosts.iter().filter(|other| other.number() != number) {
         script.push_str(&entries_to(other));
     }
     host.sh(&script)?;
-    let namespace = Some("/run/netns/hand-end".to_owned());
-    Ok(End { host: host.clone(), address: hand_address(number), device: "eth0", namespace })
+    Ok(End {
+        host: host.clone(),
+        address: hand_address(number),
+        device: HAND_DEVICE,
+        namespace: Some(format!("/proc/{pid}/ns/net")),
+    })
+}
+
+/// A container on a network that stays on its host, in which the way by hand ends; returns its process. What the engine does in every container, as netfilter rules for its resolver of names, costs each packet,
+/// on whatever way it comes.
+fn hand_container(host: &Host) -> Result<u32> {
+    host.docker(["network", "create", "--internal", HAND])?;
+    let ipv6 = "net.ipv6.conf.default.disable_ipv6=0";
+    let options = ["--name", HAND, "--network", HAND, "--sysctl", ipv6];
+    host.docker(["run", "--detach"].iter().chain(&options).chain(&["debian", "sleep", "100000"]))?;
+    let pid = host.docker(["inspect", "--format", "{{.State.Pid}}", HAND])?;
+    pid.trim().parse().with_context(|| format!("the process of a container, from {pid:?}"))
 }
 
 /// The lines that add the static entries by which a host sends to another.
