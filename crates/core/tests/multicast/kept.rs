@@ -1,0 +1,163 @@
+//! What stays in the tables though it is not wanted: its end would make somebody miss something.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use proptest::collection::{btree_map, btree_set};
+use proptest::prelude::*;
+use shoutd_core::MacAddress;
+use shoutd_core::limits::{KEPT_SOURCES_MAX, REPLICATED_MAX};
+use shoutd_core::multicast::{Replication, goes_to_every_host, group_mac, is_link_local};
+use shoutd_core::plane::{Change, Destination, Forwarding, Segment, Tier};
+
+use crate::model::{any_segment, gets, group, host, looked_up, packet, replicated, scene, segment};
+
+proptest! {
+    /// What an earlier version may have left included.
+    #[test]
+    fn beside_what_is_there_no_link_local_group_misses_a_listener(
+        found in btree_map(group(), btree_set(host(), 1..4), 0..4),
+        (hosts, (source, group)) in scene(),
+        provisional in any::<bool>(),
+    ) {
+        let replication = Replication { provisional, ..replicated(&hosts, REPLICATED_MAX) };
+        let remotes = hosts.keys().copied().collect();
+        let segment = Segment { remotes, ..segment(replication) };
+        let group_macs = found.into_iter().map(|(group, remotes)| (group_mac(group), remotes)).collect();
+        let found = Forwarding { group_macs, ..Forwarding::default() };
+        let tables = Forwarding::wanted_beside(&found, &segment, Tier::MulticastFdb);
+        let receivers = looked_up(&tables, source, group);
+        prop_assert!(receivers.is_none() || !is_link_local(group) || !goes_to_every_host(group_mac(group)));
+        if let Some(receivers) = receivers {
+            for (address, (announced, in_sync)) in &hosts {
+                prop_assert!(receivers.contains(address) || !gets(announced.as_ref(), *in_sync, source, group));
+            }
+        }
+    }
+
+    /// While it is not known what all hosts listen to, no entry is taken away of which a host would miss the rest.
+    #[test]
+    fn nobody_misses_anything_while_not_all_is_known(
+        before in any_segment(),
+        after in any_segment(),
+        by_mac in any::<bool>(),
+        (source, group) in packet(),
+    ) {
+        prop_assume!(after.replication.provisional);
+        let all: BTreeSet<IpAddr> = (1..6).map(|last| Ipv4Addr::new(192, 0, 2, last).into()).collect();
+        let after = Segment { remotes: all.clone(), ..after };
+        let tier = if by_mac { Tier::MulticastFdb } else { Tier::VxlanMdb };
+        let mut tables = Forwarding::wanted(&before, tier);
+        let wanted = Forwarding::wanted_beside(&tables, &after, tier);
+        let at = |tables: &Forwarding| looked_up(tables, source, group).unwrap_or_else(|| all.clone());
+        // What would be there with nothing kept is sent at least.
+        prop_assert!(at(&wanted).is_superset(&(&at(&Forwarding::wanted(&after, tier)) & &after.remotes)));
+        let always = &at(&tables) & &at(&wanted);
+        for change in tables.changes_to(&wanted) {
+            tables.apply(&change);
+            if !matches!(change, Change::Group { add: true, .. } | Change::GroupMac { add: true, .. }) {
+                prop_assert!(at(&tables).is_superset(&always), "after {:?}", change);
+            }
+        }
+        prop_assert_eq!(&tables, &wanted);
+    }
+
+    /// Entries for sources that nobody names any more send as the group's own does, and they stay for as long as that is anybody's; so no host misses the rest of one that is taken away.
+    #[test]
+    fn nobody_misses_anything_when_sources_are_not_named_any_more(
+        before in any_segment(),
+        after in any_segment(),
+        (source, group) in packet(),
+    ) {
+        prop_assume!(!after.replication.provisional);
+        let tier = Tier::VxlanMdb;
+        let (mut tables, alone) = (Forwarding::wanted(&before, tier), Forwarding::wanted(&after, tier));
+        let wanted = Forwarding::wanted_beside(&tables, &after, tier);
+        prop_assert_eq!(looked_up(&wanted, source, group), looked_up(&alone, source, group));
+        prop_assert_eq!(wanted.has_more_groups_than(&after), wanted != alone);
+        prop_assert_eq!(Forwarding::keeps_sources(&before, &after), wanted != alone);
+        let is_listened_to =
+            |segment: &Segment| segment.replication.groups.get(&(None, group)).is_some_and(|all| !all.is_empty());
+        for change in tables.changes_to(&wanted) {
+            let was = looked_up(&tables, source, group);
+            tables.apply(&change);
+            let is_removal = matches!(change, Change::Group { add: false, .. });
+            if is_removal && !is_link_local(group) && is_listened_to(&before) && is_listened_to(&after) {
+                let is = looked_up(&tables, source, group).unwrap();
+                let always = &was.unwrap() & &looked_up(&wanted, source, group).unwrap();
+                prop_assert!(is.is_superset(&always), "after {:?}", change);
+            }
+        }
+        prop_assert_eq!(&tables, &wanted);
+    }
+}
+
+/// What a daemon finds that was just started, and what it wants while it has not heard of all hosts.
+fn found_and_wanted() -> (Forwarding, Segment) {
+    let host = |last| IpAddr::from(Ipv4Addr::new(192, 0, 2, last));
+    let mac = |last| MacAddress([2, 0, 0, 0, 0, last]);
+    let mut before = segment(Replication::default());
+    before.remotes = [2, 3].map(host).into();
+    before.remote_macs = [(9, 2), (8, 3), (7, 4)].map(|(last, at)| (mac(last), host(at))).into();
+    Arc::make_mut(&mut before.replication).groups =
+        [1, 2, 3].map(|last| ((None, Ipv4Addr::new(239, 0, 0, last).into()), [host(2)].into())).into();
+    let found = Forwarding::wanted(&before, Tier::VxlanMdb);
+    let mut after =
+        segment(Replication { provisional: true, unregistered: [host(2)].into(), ..Replication::default() });
+    after.remotes = before.remotes;
+    (found, after)
+}
+
+#[test]
+fn endpoints_stay_pinned_while_it_is_not_known_what_their_hosts_have() {
+    let mac = |last| MacAddress([2, 0, 0, 0, 0, last]);
+    let (found, mut after) = found_and_wanted();
+    let pinned = |after: &Segment| {
+        let wanted = Forwarding::wanted_beside(&found, after, Tier::VxlanMdb);
+        assert!(wanted.ports.keys().eq(wanted.remote_macs.keys()));
+        wanted.remote_macs.into_iter().map(|(mac, host)| (mac.0[5], host.to_string())).collect::<Vec<_>>()
+    };
+    // Of host 3 it is known that it has none, of host 4 it is not even known that it has the network.
+    assert_eq!(pinned(&after), [(7, "192.0.2.4".to_owned()), (9, "192.0.2.2".to_owned())]);
+    // Unless they are wanted elsewhere.
+    after.remote_macs.insert(mac(9), Ipv4Addr::new(192, 0, 2, 3).into());
+    assert_eq!(pinned(&after), [(7, "192.0.2.4".to_owned()), (9, "192.0.2.3".to_owned())]);
+    Arc::make_mut(&mut after.replication).provisional = false;
+    assert_eq!(pinned(&after), [(9, "192.0.2.3".to_owned())]);
+}
+
+#[test]
+fn what_is_kept_has_a_limit() {
+    let (found, after) = found_and_wanted();
+    let kept = |groups, pins| {
+        let wanted = Forwarding::wanted_beside_within(&found, &after, Tier::VxlanMdb, (groups, pins));
+        (wanted.groups.len(), wanted.remote_macs.len())
+    };
+    // Those of all other groups of each family are wanted.
+    assert_eq!(kept(4, 1), (4, 1));
+    assert_eq!(kept(0, 0), (2, 0));
+    assert_eq!(kept(100, 100), (5, 2));
+}
+
+#[test]
+fn sources_that_nobody_names_any_more_have_a_limit_for_each_group() {
+    let host = |last| BTreeSet::from([IpAddr::from(Ipv4Addr::new(192, 0, 2, last))]);
+    let group = |last| IpAddr::from(Ipv4Addr::new(239, 0, 0, last));
+    let mut before = Replication::default();
+    let sources = (0..=255).map(|last| Some(IpAddr::from(Ipv4Addr::new(10, 0, 0, last))));
+    before.groups.extend(sources.flat_map(|source| [1, 2, 3].map(|last| ((source, group(last)), host(2)))));
+    // Of the first two somebody listens to all sources, of the third nobody does.
+    let mut after = Replication::default();
+    after.groups.extend([1, 2].map(|last| ((None, group(last)), host(last))));
+    after.groups.insert((None, group(3)), BTreeSet::new());
+    let found = Forwarding::wanted(&segment(before), Tier::VxlanMdb);
+    let wanted = Forwarding::wanted_beside(&found, &segment(after), Tier::VxlanMdb);
+    let kept =
+        |last| wanted.groups.iter().filter(|(key, _)| key.0.is_some() && key.1 == group(last)).collect::<Vec<_>>();
+    assert_eq!([1, 2, 3].map(|last| kept(last).len()), [KEPT_SOURCES_MAX, KEPT_SOURCES_MAX, 0]);
+    for last in [1, 2] {
+        let to = host(last).into_iter().map(Destination::Host).collect::<BTreeSet<_>>();
+        assert!(kept(last).iter().all(|(_, destinations)| **destinations == to));
+    }
+}
