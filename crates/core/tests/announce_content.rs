@@ -1,6 +1,8 @@
 //! What a host announces, to whom, and that it keeps within the limits.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -8,44 +10,24 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use shoutd_core::announce::{AnnouncedNetwork, Delta, Heard, HeardHost, audience, expectations, own_content};
-use shoutd_core::cluster::{Cluster, Command, Pool, Settings};
+use shoutd_core::cluster::{Cluster, Command, Settings};
 use shoutd_core::limits::{ANNOUNCED_GROUPS_MAX, ANNOUNCED_ITEMS_MAX, ANNOUNCED_SOURCES_MAX};
 use shoutd_core::local::{Endpoint, Local};
 use shoutd_core::multicast::{Memberships, SourceFilter};
 use shoutd_core::plane::{Segment, Underlay, Worked, desired};
-use shoutd_core::{ClusterId, EndpointId, HostId, MacAddress, NetworkId, Vni};
+use shoutd_core::{EndpointId, MacAddress, Vni};
+
+use crate::common::{cluster_of, host, network_id, pool, settings};
 
 const HOSTS: u64 = 5;
 const NETWORKS: u8 = 8;
 
-fn host(value: u64) -> HostId {
-    HostId::new(value).unwrap()
-}
-
-fn network_id(index: u8) -> NetworkId {
-    format!("{index:016x}").parse().unwrap()
-}
-
 /// Hosts 1 to 5 and networks 0 to 7, to which these hosts are attached.
 fn cluster(attached: &BTreeSet<(u8, u64)>) -> Cluster {
-    let mut cluster = Cluster::default();
+    let mut cluster = cluster_of(HOSTS);
     let mut apply = |command| cluster.apply(&command).map(|_| ()).unwrap();
-    apply(Command::Found { cluster: ClusterId::new(1) });
-    for id in 1..=HOSTS {
-        let address = format!("192.0.2.{id}:7789").parse().unwrap();
-        apply(Command::AdmitHost { host: host(id), name: format!("h{id}"), address });
-    }
     for index in 0..NETWORKS {
-        let subnet = format!("10.{index}.0.0/16").parse().unwrap();
-        let pools = vec![Pool { subnet, gateway: None, auxiliary: BTreeMap::new(), range: None }];
-        let settings = Settings {
-            pools,
-            options: BTreeMap::new(),
-            internal: false,
-            ipv6: false,
-            docker_ipam: false,
-            swarm: false,
-        };
+        let settings = Settings { docker_ipam: false, ..settings(pool(&format!("10.{index}.0.0/16"))) };
         apply(Command::CreateNetwork { id: network_id(index), origin: host(1), settings });
     }
     for (index, id) in attached {

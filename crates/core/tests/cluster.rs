@@ -6,6 +6,8 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -20,6 +22,8 @@ use shoutd_core::limits::{LEASES_PER_NETWORK_MAX, MTU_MIN};
 use shoutd_core::plane::{MTU_OPTION, Underlay, Worked, desired};
 use shoutd_core::stock::{plan_leases, stock_size};
 use shoutd_core::{ClusterId, Fingerprint, HostId, NetworkId, TokenHash, local};
+
+use crate::common::{admission, founded};
 
 /// Small domains, so that commands meet one another.
 fn host() -> impl Strategy<Value = HostId> {
@@ -112,12 +116,6 @@ fn command() -> impl Strategy<Value = Command> {
         3 => (network(), host(), 0..4u64, proptest::collection::vec(address(), 0..4))
             .prop_map(|(network, host, claims, addresses)| Command::ReleaseAddresses { network, host, claims, addresses }),
     ]
-}
-
-fn founded() -> Cluster {
-    let mut cluster = Cluster::default();
-    cluster.apply(&Command::Found { cluster: ClusterId::new(1) }).unwrap();
-    cluster
 }
 
 fn overlap(a: IpNet, b: IpNet) -> bool {
@@ -339,22 +337,15 @@ fn local_state_of(cluster: &Cluster, me: HostId) -> local::Local {
 #[test]
 fn addresses_are_given_from_the_top_and_never_twice() {
     let mut cluster = founded();
-    let host = |value| HostId::new(value).unwrap();
+    let host = common::host;
     for value in 1..=2u64 {
         let address = format!("192.0.2.{value}:7789").parse().unwrap();
         cluster.apply(&Command::AdmitHost { host: host(value), name: "h".to_owned(), address }).unwrap();
     }
     let id: NetworkId = "00000000000000aa".parse().unwrap();
-    let subnet: IpNet = "10.9.0.0/29".parse().unwrap();
-    let pool = Pool { subnet, gateway: Some("10.9.0.1".parse().unwrap()), auxiliary: BTreeMap::new(), range: None };
-    let settings = Settings {
-        pools: vec![pool],
-        options: BTreeMap::new(),
-        internal: false,
-        ipv6: false,
-        docker_ipam: true,
-        swarm: false,
-    };
+    let pool = Pool { gateway: Some("10.9.0.1".parse().unwrap()), ..common::pool("10.9.0.0/29") };
+    let subnet = pool.subnet;
+    let settings = common::settings(pool);
     cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(1), settings }).unwrap();
     let mut claim =
         |value, address| cluster.apply(&Command::ClaimAddress { network: id.clone(), host: host(value), address });
@@ -406,26 +397,13 @@ fn tokens_and_approvals_let_hosts_in_as_long_as_they_are_good() {
 #[test]
 fn a_removed_host_leaves_nothing_and_does_not_come_back() {
     let mut cluster = founded();
-    let host = |value| HostId::new(value).unwrap();
-    let admit = |value: u64| Command::AdmitHost {
-        host: host(value),
-        name: format!("h{value}"),
-        address: format!("192.0.2.{value}:7789").parse().unwrap(),
-    };
-    cluster.apply(&admit(1)).unwrap();
+    let host = common::host;
+    cluster.apply(&admission(1)).unwrap();
     let now = Duration::from_secs(1);
     assert_eq!(cluster.apply(&Command::RemoveHost { host: host(1), now }), Err(Refusal::LastHost));
-    cluster.apply(&admit(2)).unwrap();
+    cluster.apply(&admission(2)).unwrap();
     let id: NetworkId = "00000000000000aa".parse().unwrap();
-    let pool = Pool { subnet: "10.9.0.0/24".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new(), range: None };
-    let settings = Settings {
-        pools: vec![pool],
-        options: BTreeMap::new(),
-        internal: false,
-        ipv6: false,
-        docker_ipam: true,
-        swarm: false,
-    };
+    let settings = common::settings(common::pool("10.9.0.0/24"));
     cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(2), settings }).unwrap();
     let address = WantedAddress::Exactly("10.9.0.7".parse().unwrap());
     cluster.apply(&Command::ClaimAddress { network: id.clone(), host: host(2), address }).unwrap();
@@ -434,13 +412,12 @@ fn a_removed_host_leaves_nothing_and_does_not_come_back() {
     }
     assert!(cluster.networks[&id].leases.is_empty());
     assert_eq!(cluster.apply(&Command::RemoveHost { host: host(3), now }), Err(Refusal::UnknownHost(host(3))));
-    assert!(matches!(cluster.apply(&admit(2)), Err(Refusal::HostRemoved { .. })));
+    assert!(matches!(cluster.apply(&admission(2)), Err(Refusal::HostRemoved { .. })));
 }
 
 #[test]
 fn stocks_are_sized_by_the_subnet_and_never_take_it_all() {
-    let pool =
-        |subnet: &str| Pool { subnet: subnet.parse().unwrap(), gateway: None, auxiliary: BTreeMap::new(), range: None };
+    let pool = common::pool;
     assert_eq!(stock_size(&pool("10.0.0.0/16"), 3), 8);
     assert_eq!(stock_size(&pool("10.0.0.0/24"), 10), 6);
     assert_eq!(stock_size(&pool("10.0.0.0/29"), 3), 0);

@@ -2,15 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+mod common;
+
 use std::net::IpAddr;
 
-use shoutd_core::cluster::{Cluster, Command, Outcome, Pool, Settings, WantedAddress};
-use shoutd_core::{ClusterId, HostId, NetworkId};
+use shoutd_core::cluster::{Cluster, Command, Outcome, Settings, WantedAddress};
+use shoutd_core::{HostId, NetworkId};
 
-fn host(id: u64) -> HostId {
-    HostId::new(id).unwrap()
-}
+use crate::common::{cluster_of, host, pool, settings};
 
 fn network() -> NetworkId {
     "00000000000000aa".parse().unwrap()
@@ -22,21 +21,8 @@ fn address() -> IpAddr {
 
 /// Two hosts, the first of which has claimed the address.
 fn cluster() -> Cluster {
-    let mut cluster = Cluster::default();
-    cluster.apply(&Command::Found { cluster: ClusterId::new(1) }).unwrap();
-    for id in [1, 2] {
-        let address = format!("192.0.2.{id}:7789").parse().unwrap();
-        cluster.apply(&Command::AdmitHost { host: host(id), name: format!("h{id}"), address }).unwrap();
-    }
-    let pool = Pool { subnet: "10.9.0.0/24".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new(), range: None };
-    let settings = Settings {
-        pools: vec![pool],
-        options: BTreeMap::new(),
-        internal: false,
-        ipv6: false,
-        docker_ipam: false,
-        swarm: false,
-    };
+    let mut cluster = cluster_of(2);
+    let settings = Settings { docker_ipam: false, ..settings(pool("10.9.0.0/24")) };
     cluster.apply(&Command::CreateNetwork { id: network(), origin: host(1), settings }).unwrap();
     cluster.apply(&claim(1)).unwrap();
     cluster

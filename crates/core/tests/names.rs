@@ -1,6 +1,8 @@
 //! Names of containers across hosts: what is a name, what a container may know, and what its hosts file should be.
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by failing")]
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,11 +11,13 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use shoutd_core::announce::{AnnouncedEndpoint, AnnouncedNetwork, Heard, HeardHost};
-use shoutd_core::cluster::{Cluster, Command, Pool, Settings};
+use shoutd_core::cluster::{Cluster, Command, Settings};
 use shoutd_core::limits::{HOSTS_LINES_MAX, NAMES_PER_ENDPOINT_MAX};
 use shoutd_core::local::{Endpoint, Local};
 use shoutd_core::names::{Directory, EndpointContainer, Name, bounded_names, containers, hosts_file};
-use shoutd_core::{ClusterId, EndpointId, HostId, MacAddress, NetworkId};
+use shoutd_core::{EndpointId, MacAddress, NetworkId};
+
+use crate::common::{cluster_of, host, pool, settings};
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()
@@ -124,17 +128,12 @@ fn network(id: &str) -> NetworkId {
 }
 
 fn cluster() -> Cluster {
-    let host = HostId::new(1).unwrap();
-    let mut cluster = Cluster::default();
-    cluster.apply(&Command::Found { cluster: ClusterId::new(1) }).unwrap();
-    let address = "192.0.2.1:7789".parse().unwrap();
-    cluster.apply(&Command::AdmitHost { host, name: "h1".to_owned(), address }).unwrap();
+    let mut cluster = cluster_of(1);
     for (place, (id, resolves)) in [(RED, "on"), (BLUE, "on"), (SILENT, "off")].into_iter().enumerate() {
-        let subnet = format!("10.{place}.0.0/16").parse().unwrap();
-        let pools = vec![Pool { subnet, gateway: None, auxiliary: BTreeMap::new(), range: None }];
+        let pool = pool(&format!("10.{place}.0.0/16"));
         let options = BTreeMap::from([("shoutd.names".to_owned(), resolves.to_owned())]);
-        let settings = Settings { pools, options, internal: false, ipv6: false, docker_ipam: false, swarm: false };
-        cluster.apply(&Command::CreateNetwork { id: network(id), origin: host, settings }).unwrap();
+        let settings = Settings { options, docker_ipam: false, ..settings(pool) };
+        cluster.apply(&Command::CreateNetwork { id: network(id), origin: host(1), settings }).unwrap();
     }
     cluster
 }
@@ -176,7 +175,7 @@ fn heard(endpoints: &[(&str, &str, &[&str])]) -> Heard {
         networks.entry(network(on)).or_default().endpoints.insert(id, endpoint);
     }
     let networks = networks.into_iter().map(|(id, network)| (id, Arc::new(network))).collect();
-    Heard { hosts: [(HostId::new(2).unwrap(), Arc::new(HeardHost { in_sync: true, networks }))].into() }
+    Heard { hosts: [(host(2), Arc::new(HeardHost { in_sync: true, networks }))].into() }
 }
 
 #[test]

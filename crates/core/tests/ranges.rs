@@ -1,22 +1,19 @@
 //! `--ip-range`: where addresses are chosen from, on every host.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
-use std::collections::BTreeMap;
+mod common;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use shoutd_core::cluster::{
-    Cluster, Command, DescribedSubnet, Description, Outcome, Pool, Refusal, Settings, WantedAddress,
-};
+use shoutd_core::NetworkId;
+use shoutd_core::cluster::{Cluster, Command, DescribedSubnet, Description, Outcome, Pool, Refusal, WantedAddress};
 use shoutd_core::local::Local;
 use shoutd_core::stock::{plan_leases, stock_size};
-use shoutd_core::{ClusterId, HostId, NetworkId};
+
+use crate::common::{cluster_of, host, pool, settings};
 
 const SUBNET: &str = "10.9.0.0/16";
-
-fn host(number: u64) -> HostId {
-    HostId::new(number).unwrap()
-}
 
 fn network() -> NetworkId {
     "aaaaaaaaaaaaaaaa".parse().unwrap()
@@ -24,25 +21,14 @@ fn network() -> NetworkId {
 
 /// A cluster of two hosts and a network, of which the engine of host 1 has told this range.
 fn cluster(range: Option<&str>) -> Cluster {
-    let subnet: IpNet = SUBNET.parse().unwrap();
-    let gateway = Some("10.9.7.0".parse().unwrap());
-    let pools = vec![Pool { subnet, gateway, auxiliary: BTreeMap::new(), range: None }];
-    let options = BTreeMap::new();
-    let settings = Settings { pools, options, internal: false, ipv6: false, docker_ipam: true, swarm: false };
-    let admit = |number: u64| Command::AdmitHost {
-        host: host(number),
-        name: format!("h{number}"),
-        address: format!("10.0.0.{number}:7789").parse().unwrap(),
-    };
+    let pool = Pool { gateway: Some("10.9.7.0".parse().unwrap()), ..pool(SUBNET) };
+    let subnet = pool.subnet;
     let described = DescribedSubnet { range: range.map(|range| range.parse().unwrap()), gateway: None };
     let description =
         Description { name: "foo".to_owned(), subnets: [(subnet, described)].into(), ..Description::default() };
-    let mut cluster = Cluster::default();
+    let mut cluster = cluster_of(2);
     for command in [
-        Command::Found { cluster: ClusterId::new(1) },
-        admit(1),
-        admit(2),
-        Command::CreateNetwork { id: network(), origin: host(1), settings },
+        Command::CreateNetwork { id: network(), origin: host(1), settings: settings(pool) },
         Command::DescribeNetwork { id: network(), description },
     ] {
         cluster.apply(&command).unwrap();

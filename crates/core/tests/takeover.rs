@@ -6,34 +6,20 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
-use std::collections::BTreeMap;
+mod common;
+
 use std::time::Duration;
 
-use shoutd_core::cluster::{Cluster, Command, Outcome, Pool, Settings, WantedAddress};
-use shoutd_core::{ClusterId, HostId, NetworkId};
+use shoutd_core::NetworkId;
+use shoutd_core::cluster::{Cluster, Command, Outcome, WantedAddress};
 
-fn host(id: u64) -> HostId {
-    HostId::new(id).unwrap()
-}
+use crate::common::{cluster_of, host, pool, settings};
 
 /// Three hosts, each with an address of a network that the second made.
 fn three_hosts() -> (Cluster, NetworkId) {
-    let mut cluster = Cluster::default();
-    cluster.apply(&Command::Found { cluster: ClusterId::new(1) }).unwrap();
-    for number in 1..=3 {
-        let (name, address) = (format!("h{number}"), format!("192.0.2.{number}:7789").parse().unwrap());
-        cluster.apply(&Command::AdmitHost { host: host(number), name, address }).unwrap();
-    }
+    let mut cluster = cluster_of(3);
     let id: NetworkId = "00000000000000aa".parse().unwrap();
-    let pool = Pool { subnet: "10.9.0.0/24".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new(), range: None };
-    let settings = Settings {
-        pools: vec![pool],
-        options: BTreeMap::new(),
-        internal: false,
-        ipv6: false,
-        docker_ipam: true,
-        swarm: false,
-    };
+    let settings = settings(pool("10.9.0.0/24"));
     cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(2), settings }).unwrap();
     for number in 1..=3 {
         let address = WantedAddress::Exactly(format!("10.9.0.{number}").parse().unwrap());

@@ -1,11 +1,13 @@
-//! What tests of announcements share.
+//! What tests share: hosts, clusters of these, networks, and announcements.
 #![allow(dead_code, clippy::unwrap_used, reason = "no test needs all of it, and one that fails does so by panicking")]
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use shoutd_core::announce::Message;
+use shoutd_core::cluster::{Cluster, Command, Pool, Settings};
 use shoutd_core::multicast::{Memberships, SourceFilter};
-use shoutd_core::{HostId, NetworkId};
+use shoutd_core::{ClusterId, HostId, NetworkId};
 
 /// A host.
 pub fn host(value: u64) -> HostId {
@@ -15,6 +17,45 @@ pub fn host(value: u64) -> HostId {
 /// A network.
 pub fn network_id(index: u8) -> NetworkId {
     format!("{index:016x}").parse().unwrap()
+}
+
+/// A cluster that nobody is in yet.
+pub fn founded() -> Cluster {
+    let mut cluster = Cluster::default();
+    cluster.apply(&Command::Found { cluster: ClusterId::new(1) }).unwrap();
+    cluster
+}
+
+/// Lets a host in.
+pub fn admission(number: u64) -> Command {
+    let address = format!("192.0.2.{number}:7789").parse().unwrap();
+    Command::AdmitHost { host: host(number), name: format!("h{number}"), address }
+}
+
+/// A cluster of so many hosts: the first, the second and so on.
+pub fn cluster_of(hosts: u64) -> Cluster {
+    let mut cluster = founded();
+    for number in 1..=hosts {
+        cluster.apply(&admission(number)).unwrap();
+    }
+    cluster
+}
+
+/// A subnet in which nothing is set apart.
+pub fn pool(subnet: &str) -> Pool {
+    Pool { subnet: subnet.parse().unwrap(), gateway: None, auxiliary: BTreeMap::new(), range: None }
+}
+
+/// What Docker tells of a network of one subnet that has no options.
+pub fn settings(pool: Pool) -> Settings {
+    Settings {
+        pools: vec![pool],
+        options: BTreeMap::new(),
+        internal: false,
+        ipv6: false,
+        docker_ipam: true,
+        swarm: false,
+    }
 }
 
 /// So many groups, from every source.
