@@ -23,78 +23,71 @@ const PORT: u16 = 5000;
 /// Port of answers in a group.
 const BACK_PORT: u16 = 5001;
 
+/// What is measured of multicast that is sent as fast as can be.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Stream {
+    Throughput,
+    PacketRate,
+}
+
 /// One figure, or several that are measured at once.
-pub(super) type Measure = fn(&Ends, f64) -> Result<Option<Vec<f64>>>;
+#[derive(Debug, Clone, Copy)]
+enum Measure {
+    Multicast(Stream, Group),
+    Tcp,
+    UnicastRoundTrip,
+    MulticastRoundTrip,
+}
 
 /// A kind of measurement, with the figures that it gives.
 #[derive(Debug)]
 pub(super) struct Measurement {
-    pub(super) name: &'static str,
+    pub(super) name: String,
     pub(super) figures: Vec<Comparison>,
     measure: Measure,
 }
 
 impl Measurement {
-    /// One without samples.
-    pub(super) fn new(name: &'static str, figures: Vec<Comparison>, measure: Measure) -> Self {
-        Self { name, figures, measure }
+    /// One of multicast to a group, without samples. What it is of is put before its name and title.
+    pub(super) fn multicast(stream: Stream, group: Group, name: &str, title: &str) -> Self {
+        let (what, unit) = match stream {
+            Stream::Throughput => ("multicast throughput", "Mbit/s"),
+            Stream::PacketRate => ("multicast packet rate", "packets/s"),
+        };
+        let figure = Comparison::new(format!("{what} {title}"), unit).bar(Bar::at_least(Way::ByHand, 0.97));
+        Self { name: format!("{what} {name}"), figures: vec![figure], measure: Measure::Multicast(stream, group) }
     }
 
     /// All that are wanted, without samples.
     pub(super) fn all(options: &Options) -> Vec<Self> {
-        let multicast = |title: &str, unit| Comparison::new(title, unit).bar(Bar::at_least(Way::ByHand, 0.97));
         let round_trip = |title: &str| Comparison::new(title, "µs");
         let all = vec![
+            Self::multicast(Stream::Throughput, Group::One, "to one host", "1 → 1, 1400 B"),
+            Self::multicast(Stream::PacketRate, Group::One, "to one host", "1 → 1, 64 B"),
+            Self::multicast(Stream::Throughput, Group::Two, "to two hosts", "1 → 2, 1400 B, per receiver"),
+            Self::multicast(Stream::PacketRate, Group::Two, "to two hosts", "1 → 2, 64 B, per receiver"),
+            Self::multicast(Stream::Throughput, Group::OneOfIpv6, "to one host by IPv6", "1 → 1 by IPv6, 1400 B"),
+            Self::multicast(Stream::PacketRate, Group::OneOfIpv6, "to one host by IPv6", "1 → 1 by IPv6, 64 B"),
             Self {
-                name: "multicast throughput to one host",
-                figures: vec![multicast("multicast throughput 1 → 1, 1400 B", "Mbit/s")],
-                measure: |ends, seconds| throughput(ends, Group::One, seconds),
-            },
-            Self {
-                name: "multicast packet rate to one host",
-                figures: vec![multicast("multicast packet rate 1 → 1, 64 B", "packets/s")],
-                measure: |ends, seconds| packet_rate(ends, Group::One, seconds),
-            },
-            Self {
-                name: "multicast throughput to two hosts",
-                figures: vec![multicast("multicast throughput 1 → 2, 1400 B, per receiver", "Mbit/s")],
-                measure: |ends, seconds| throughput(ends, Group::Two, seconds),
-            },
-            Self {
-                name: "multicast packet rate to two hosts",
-                figures: vec![multicast("multicast packet rate 1 → 2, 64 B, per receiver", "packets/s")],
-                measure: |ends, seconds| packet_rate(ends, Group::Two, seconds),
-            },
-            Self {
-                name: "multicast throughput to one host by IPv6",
-                figures: vec![multicast("multicast throughput 1 → 1 by IPv6, 1400 B", "Mbit/s")],
-                measure: |ends, seconds| throughput(ends, Group::OneOfIpv6, seconds),
-            },
-            Self {
-                name: "multicast packet rate to one host by IPv6",
-                figures: vec![multicast("multicast packet rate 1 → 1 by IPv6, 64 B", "packets/s")],
-                measure: |ends, seconds| packet_rate(ends, Group::OneOfIpv6, seconds),
-            },
-            Self {
-                name: "TCP throughput",
+                name: "TCP throughput".to_owned(),
                 figures: vec![Comparison::new("TCP throughput", "Mbit/s").bar(Bar::at_least(Way::Overlay, 1.0))],
-                measure: tcp,
+                measure: Measure::Tcp,
             },
             Self {
-                name: "unicast round trip",
+                name: "unicast round trip".to_owned(),
                 figures: vec![
                     round_trip("unicast round trip p50").bar(Bar::at_most(Way::Overlay, 1.0)),
                     round_trip("unicast round trip p99").bar(Bar::at_most(Way::Overlay, 1.0)),
                 ],
-                measure: |ends, _| unicast_round_trip(ends).map(Some),
+                measure: Measure::UnicastRoundTrip,
             },
             Self {
-                name: "multicast round trip",
+                name: "multicast round trip".to_owned(),
                 figures: vec![round_trip("multicast round trip p50"), round_trip("multicast round trip p99")],
-                measure: |ends, _| multicast_round_trip(ends),
+                measure: Measure::MulticastRoundTrip,
             },
         ];
-        all.into_iter().filter(|measurement| options.wants(measurement.name)).collect()
+        all.into_iter().filter(|measurement| options.wants(&measurement.name)).collect()
     }
 
     /// Measures each way once, for so many seconds where that is a choice; in every other round backwards, so that none is
@@ -105,7 +98,7 @@ impl Measurement {
             order.reverse();
         }
         for way in order {
-            let measured = ways.iter().find(|ends| ends.way == way).map(|ends| (self.measure)(ends, seconds));
+            let measured = ways.iter().find(|ends| ends.way == way).map(|ends| self.measure.samples(ends, seconds));
             let values = match measured.transpose() {
                 Ok(values) => values.flatten().unwrap_or_default(),
                 Err(error) => {
@@ -116,6 +109,19 @@ impl Measurement {
             for (index, figure) in self.figures.iter_mut().enumerate() {
                 figure.add(way, values.get(index).copied());
             }
+        }
+    }
+}
+
+impl Measure {
+    /// What is found of one way; `None` of one that has no such thing.
+    fn samples(self, ends: &Ends, seconds: f64) -> Result<Option<Vec<f64>>> {
+        match self {
+            Self::Multicast(Stream::Throughput, group) => throughput(ends, group, seconds),
+            Self::Multicast(Stream::PacketRate, group) => packet_rate(ends, group, seconds),
+            Self::Tcp => tcp(ends, seconds),
+            Self::UnicastRoundTrip => unicast_round_trip(ends).map(Some),
+            Self::MulticastRoundTrip => multicast_round_trip(ends),
         }
     }
 }
@@ -160,16 +166,6 @@ fn stream(ends: &Ends, group: Group, size: usize, seconds: f64) -> Result<Option
         least = least.min(received / time.max(number(&sent, "seconds")?));
     }
     Ok(Some((least, number(&sent, "sent")? / number(&sent, "seconds")?)))
-}
-
-/// As fast as can be to many hosts; a receiver that is on a busy machine may hear it late.
-pub(super) fn wide_throughput(ends: &Ends, group: Group, seconds: f64) -> Result<Option<Vec<f64>>> {
-    if ends.way == Way::Underlay { Ok(None) } else { throughput(ends, group, seconds) }
-}
-
-/// The same in small datagrams.
-pub(super) fn wide_packet_rate(ends: &Ends, group: Group, seconds: f64) -> Result<Option<Vec<f64>>> {
-    if ends.way == Way::Underlay { Ok(None) } else { packet_rate(ends, group, seconds) }
 }
 
 fn tcp(ends: &Ends, seconds: f64) -> Result<Option<Vec<f64>>> {

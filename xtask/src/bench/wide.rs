@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use shoutd_lab::{Host, Lab};
 
 use super::alone::await_listeners;
-use super::compared::{Measurement, wide_packet_rate, wide_throughput};
-use super::report::{Bar, Comparison, Finding, Limit};
+use super::compared::{Measurement, Stream};
+use super::report::{Finding, Limit};
 use super::ways::{End, Ends, Group, Way, findings, number};
 use super::{Found, MANY_HOSTS, Options, measure_once};
 use crate::terminal::show_progress;
@@ -26,27 +26,19 @@ pub(super) fn measure(
     found: &mut Found,
 ) -> Result<()> {
     let receivers = grow(lab, join, ways, options.hosts().min(MANY_HOSTS), deadline)? - 1;
-    let throughput = comparison(format!("multicast throughput 1 → {receivers}, 1400 B, per receiver"), "Mbit/s");
-    let packet_rate = comparison(format!("multicast packet rate 1 → {receivers}, 64 B, per receiver"), "packets/s");
+    let (large, small) =
+        (format!("1 → {receivers}, 1400 B, per receiver"), format!("1 → {receivers}, 64 B, per receiver"));
     let to_all = [
-        Measurement::new("multicast throughput to all hosts", throughput, |ends, seconds| {
-            wide_throughput(ends, Group::All, seconds)
-        }),
-        Measurement::new("multicast packet rate to all hosts", packet_rate, |ends, seconds| {
-            wide_packet_rate(ends, Group::All, seconds)
-        }),
+        Measurement::multicast(Stream::Throughput, Group::All, "to all hosts", &large),
+        Measurement::multicast(Stream::PacketRate, Group::All, "to all hosts", &small),
     ];
     measure_rounds(to_all, ways, options, deadline, found);
     let hosts = grow(lab, join, ways, options.hosts(), deadline)?;
-    let throughput = comparison(format!("multicast throughput 1 → 3 of {hosts}, 1400 B, per receiver"), "Mbit/s");
-    let packet_rate = comparison(format!("multicast packet rate 1 → 3 of {hosts}, 64 B, per receiver"), "packets/s");
+    let (large, small) =
+        (format!("1 → 3 of {hosts}, 1400 B, per receiver"), format!("1 → 3 of {hosts}, 64 B, per receiver"));
     let to_three = [
-        Measurement::new("multicast throughput to three of all hosts", throughput, |ends, seconds| {
-            wide_throughput(ends, Group::Three, seconds)
-        }),
-        Measurement::new("multicast packet rate to three of all hosts", packet_rate, |ends, seconds| {
-            wide_packet_rate(ends, Group::Three, seconds)
-        }),
+        Measurement::multicast(Stream::Throughput, Group::Three, "to three of all hosts", &large),
+        Measurement::multicast(Stream::PacketRate, Group::Three, "to three of all hosts", &small),
     ];
     measure_rounds(to_three, ways, options, deadline, found);
     let ours = ways.iter().find(|ends| ends.way == Way::Shoutd).context("no way of shoutd's")?;
@@ -72,10 +64,6 @@ fn grow(lab: &mut Lab, join: &[String], ways: &mut [Ends], wanted: u8, deadline:
         }
     }
     Ok(lab.hosts().len())
-}
-
-fn comparison(title: String, unit: &'static str) -> Vec<Comparison> {
-    vec![Comparison::new(title, unit).bar(Bar::at_least(Way::ByHand, 0.97))]
 }
 
 fn measure_rounds(
