@@ -16,6 +16,26 @@ fn new_network(behaviour: &str) -> String {
     format!(r#"{{"NetworkID":"{NETWORK}","Options":{{"com.docker.network.generic":{{"behave":"{behaviour}"}}}}}}"#)
 }
 
+/// A client whose call is with the driver, which does not go on before its gate opens.
+async fn at_gate(plugin: &Plugin) -> Client {
+    let mut client = Client::connect(&plugin.socket).await;
+    client.send(&docker_request("NetworkDriver.CreateNetwork", &new_network("gate"))).await;
+    let started = Instant::now();
+    while plugin.driver.at_gate.load(Ordering::SeqCst) == 0 {
+        assert!(started.elapsed() < PATIENCE);
+        tokio::task::yield_now().await;
+    }
+    client
+}
+
+/// A client that has had an answer, and says no more.
+async fn once_used(plugin: &Plugin) -> Client {
+    let mut client = Client::connect(&plugin.socket).await;
+    client.send(&docker_request("Plugin.Activate", "")).await;
+    client.answer().await;
+    client
+}
+
 #[tokio::test]
 async fn a_repeated_call_without_its_body_is_refused_in_the_member_that_docker_reads() {
     let plugin = Plugin::start().await;
@@ -161,13 +181,7 @@ async fn waiting_for_a_turn_has_a_deadline_too() {
 #[tokio::test]
 async fn a_call_goes_on_when_its_caller_hangs_up() {
     let plugin = Plugin::start().await;
-    let mut client = Client::connect(&plugin.socket).await;
-    client.send(&docker_request("NetworkDriver.CreateNetwork", &new_network("gate"))).await;
-    let started = Instant::now();
-    while plugin.driver.at_gate.load(Ordering::SeqCst) == 0 {
-        assert!(started.elapsed() < PATIENCE);
-        tokio::task::yield_now().await;
-    }
+    let client = at_gate(&plugin).await;
     drop(client);
     plugin.driver.gate.add_permits(1);
     within(plugin.driver.finished.acquire()).await.unwrap().forget();
@@ -177,9 +191,7 @@ async fn a_call_goes_on_when_its_caller_hangs_up() {
 #[tokio::test]
 async fn garbage_and_idle_connections_do_not_keep_docker_out() {
     let plugin = Plugin::start().await;
-    let mut quiet = Client::connect(&plugin.socket).await;
-    quiet.send(&docker_request("Plugin.Activate", "")).await;
-    quiet.answer().await;
+    let mut quiet = once_used(&plugin).await;
     let mut stuck = Vec::new();
     for number in 0..400 {
         let mut client = Client::connect(&plugin.socket).await;
@@ -199,9 +211,7 @@ async fn garbage_and_idle_connections_do_not_keep_docker_out() {
 #[tokio::test]
 async fn idle_connections_are_kept() {
     let plugin = Plugin::start().await;
-    let mut idle = Client::connect(&plugin.socket).await;
-    idle.send(&docker_request("Plugin.Activate", "")).await;
-    idle.answer().await;
+    let mut idle = once_used(&plugin).await;
     for _ in 0..200 {
         plugin.call("NetworkDriver.GetCapabilities", "").await;
     }
@@ -216,13 +226,7 @@ async fn the_end_waits_for_calls_in_flight_and_for_nothing_else() {
     let _idle = Client::connect(&plugin.socket).await;
     let mut half = Client::connect(&plugin.socket).await;
     half.send(b"POST /Netw").await;
-    let mut client = Client::connect(&plugin.socket).await;
-    client.send(&docker_request("NetworkDriver.CreateNetwork", &new_network("gate"))).await;
-    let started = Instant::now();
-    while plugin.driver.at_gate.load(Ordering::SeqCst) == 0 {
-        assert!(started.elapsed() < PATIENCE);
-        tokio::task::yield_now().await;
-    }
+    let mut client = at_gate(&plugin).await;
     plugin.stop.send(()).unwrap();
     // No new ones are taken; the one in flight is.
     assert!(!half.more().await);
