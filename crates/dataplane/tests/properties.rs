@@ -5,7 +5,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 use proptest::collection::{btree_map, btree_set, vec};
@@ -460,16 +459,10 @@ fn one_container() -> (Desired, Observed) {
         multicast_routes: BTreeSet::from([ALL_MULTICAST]),
         sandbox: Some("/sandbox/0".into()),
     };
+    let vtep = Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 };
     let segment = Segment {
-        network: "a".repeat(64).parse().unwrap(),
-        mtu: 1450,
-        vtep: Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 },
-        remotes: BTreeSet::new(),
-        replication: Arc::default(),
-        remote_macs: BTreeMap::new(),
-        learning: true,
-        max_rate: None,
         ports: BTreeMap::from([(DeviceName::port(&endpoint), wanted)]),
+        ..Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep)
     };
     let desired = Desired { segments: BTreeMap::from([(Vni::new(7).unwrap(), segment)]) };
     let observed = as_observed(&desired, &BTreeSet::from([PathBuf::from("/sandbox/0")]));
