@@ -316,11 +316,13 @@ proptest! {
 fn local_state_of(cluster: &Cluster, me: HostId) -> local::Local {
     let mut local = local::Local::default();
     for (index, (id, network)) in cluster.networks.iter().enumerate() {
-        for (address, _) in network.leases.iter().filter(|(_, holder)| **holder == me) {
+        let leases = network.leases.iter().filter(|(_, holder)| **holder == me);
+        for (number, (address, _)) in (0_u16..).zip(leases) {
+            let [high, low] = number.to_be_bytes();
             let endpoint = local::Endpoint {
                 network: id.clone(),
                 addresses: [IpNet::from(*address)].into(),
-                mac: shoutd_core::MacAddress([2, 0, 0, 0, 0, 1]),
+                mac: shoutd_core::MacAddress([2, 0, 0, 0, high, low]),
                 sandbox: None,
                 multicast_routes: BTreeSet::new(),
                 created: Duration::ZERO,

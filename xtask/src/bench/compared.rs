@@ -128,17 +128,16 @@ impl Measure {
 
 fn throughput(ends: &Ends, group: Group, seconds: f64) -> Result<Option<Vec<f64>>> {
     let received = stream(ends, group, LARGE, seconds)?;
-    Ok(received.map(|(datagrams, _)| vec![datagrams * LARGE as f64 * 8.0 / 1e6]))
+    Ok(received.map(|datagrams| vec![datagrams * LARGE as f64 * 8.0 / 1e6]))
 }
 
 fn packet_rate(ends: &Ends, group: Group, seconds: f64) -> Result<Option<Vec<f64>>> {
-    Ok(stream(ends, group, SMALL, seconds)?.map(|(datagrams, _)| vec![datagrams]))
+    Ok(stream(ends, group, SMALL, seconds)?.map(|datagrams| vec![datagrams]))
 }
 
-/// Sends as fast as can be from host 1; returns how many datagrams a second the receiver that got the least has got, and
-/// how many were sent a second. The underlay has no multicast: it is unicast there, to one host. Docker's overlay has
+/// Sends as fast as can be from host 1; returns how many datagrams a second the receiver that got the least has got. The underlay has no multicast: it is unicast there, to one host. Docker's overlay has
 /// none to other hosts.
-fn stream(ends: &Ends, group: Group, size: usize, seconds: f64) -> Result<Option<(f64, f64)>> {
+fn stream(ends: &Ends, group: Group, size: usize, seconds: f64) -> Result<Option<f64>> {
     let receivers = (2..=ends.count()).filter(|host| group.is_received_on(*host));
     let multicast = match ends.way {
         Way::Underlay if group == Group::One => false,
@@ -165,7 +164,7 @@ fn stream(ends: &Ends, group: Group, size: usize, seconds: f64) -> Result<Option
         // A receiver that is behind at the end has its buffer left to read: the sender's time, then, is too short.
         least = least.min(received / time.max(number(&sent, "seconds")?));
     }
-    Ok(Some((least, number(&sent, "sent")? / number(&sent, "seconds")?)))
+    Ok(Some(least))
 }
 
 fn tcp(ends: &Ends, seconds: f64) -> Result<Option<Vec<f64>>> {
