@@ -1,5 +1,7 @@
 //! Bridges.
 
+use std::time::Duration;
+
 use nix::libc;
 
 use crate::error::Error;
@@ -17,7 +19,13 @@ const MCAST_HASH_MAX: u16 = 27;
 const MCAST_MEMBERSHIP_INTERVAL: u16 = 31;
 const MCAST_IGMP_VERSION: u16 = 43;
 const MCAST_MLD_VERSION: u16 = 44;
+const MCAST_QUERY_INTERVAL: u16 = 33;
+const MCAST_QUERY_RESPONSE_INTERVAL: u16 = 34;
+const MCAST_QUERIER_STATE: u16 = 47;
 const FDB_MAX_LEARNED: u16 = 49;
+// `BRIDGE_QUERIER_*` (include/uapi/linux/if_bridge.h): there while another than the bridge asks.
+const OTHER_OF_IPV4: u16 = 3;
+const OTHER_OF_IPV6: u16 = 7;
 
 /// What can be set on a bridge that is running.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -79,6 +87,34 @@ impl BridgeSettings {
         data.u8(MCAST_MLD_VERSION, self.mld_version);
         // Last, so that the first queries are of the right version.
         data.u8(MCAST_QUERIER, u8::from(self.querier));
+    }
+}
+
+/// Who asks behind a bridge which groups are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Querying {
+    /// How often the bridge does where nobody else does.
+    pub interval: Duration,
+    /// How long the answers may take.
+    pub response: Duration,
+    /// Whether another does, of IPv4 or IPv6, for which the bridge is silent; `None` on kernels before 5.15, which do not tell.
+    pub is_by_another: Option<bool>,
+}
+
+impl Querying {
+    pub(crate) fn parse(data: Attributes<'_>) -> Self {
+        // In hundredths of a second (`USER_HZ`).
+        let time = |kind| {
+            let hundredths = data.find(kind).and_then(Attribute::u64).unwrap_or_default();
+            Duration::from_millis(hundredths.saturating_mul(10))
+        };
+        let is_there =
+            |state: Attributes<'_>| [OTHER_OF_IPV4, OTHER_OF_IPV6].into_iter().any(|kind| state.find(kind).is_some());
+        Self {
+            interval: time(MCAST_QUERY_INTERVAL),
+            response: time(MCAST_QUERY_RESPONSE_INTERVAL),
+            is_by_another: data.find(MCAST_QUERIER_STATE).map(Attribute::nested).map(is_there),
+        }
     }
 }
 

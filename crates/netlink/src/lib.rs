@@ -33,7 +33,7 @@ mod vxlan;
 mod wire;
 
 pub use address::Address;
-pub use bridge::BridgeSettings;
+pub use bridge::{BridgeSettings, Querying};
 pub use chosen_sources::ChosenSources;
 pub use error::{Error, Fault};
 pub use fdb::Pinned;

@@ -1,10 +1,12 @@
-//! Asking the members of a group behind a bridge what they want of it, as a multicast router does: a group-specific query of IGMPv3 (RFC 3376, section 4.1) or MLDv2 (RFC 3810, section 5.1).
+//! Asking the members of groups behind a bridge what they want, as a multicast router does: queries of IGMPv3 (RFC 3376, section 4.1) and MLDv2 (RFC 3810, section 5.1).
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::libc;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::error::{Error, Fault};
 use crate::namespace::Namespace;
@@ -12,8 +14,16 @@ use crate::namespace::Namespace;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const SOURCE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x71];
-/// Where a query of MLD comes from, which must be a link-local address. That of IGMP comes from 0.0.0.0, as those of a bridge without an address (`br_ip4_multicast_alloc_query`).
-const SOURCE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x71);
+/// Where a query of MLD comes from, which must be a link-local address: the highest, as of several routers that with the lowest goes on asking (RFC 3810, section 7.6.2), and containers that are
+/// routers must not fall silent for this. That of IGMP comes from 0.0.0.0, as those of a bridge without an address (`br_ip4_multicast_alloc_query`); it counts in no election (RFC 4541, section 2.1.1).
+const SOURCE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0xffff, 0xffff, 0xffff, 0xffff);
+/// Where general queries go: to all systems.
+const ALL_SYSTEMS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+/// How long the answers to a query for one group may take, in tenths of a second.
+const SOON: u8 = 10;
+/// The longest such time that is written as it is (RFC 3376, section 4.1.1).
+const LATEST: u8 = 127;
 /// Octets of the IPv4 header, with the router alert option (RFC 2113).
 const IGMP_HEADER: usize = 24;
 /// Octets of a query of IGMP that names no sources.
@@ -24,61 +34,72 @@ const MLD_QUERY: usize = 28;
 const ROUTER_ALERT: [u8; 8] = [ICMPV6, 0, 5, 2, 0, 0, 1, 0];
 const ICMPV6: u8 = 58;
 
-/// Sends such queries out of one bridge. The bridge takes them for those of a router: whoever does not answer within two seconds that it wants all sources, is served from those alone that it has named.
+/// Sends such queries out of devices of one network namespace.
 #[derive(Debug)]
 pub struct Questioner {
     fd: OwnedFd,
 }
 
 impl Questioner {
-    /// For the bridge with this index.
-    pub fn open(namespace: &Namespace, bridge: u32) -> Result<Self, Error> {
-        let attempt = || -> Result<Self, Fault> {
-            let open =
-                || socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None);
-            // Without a protocol it receives nothing.
-            let fd = namespace.enter(move || open().map_err(std::io::Error::from))??;
-            bind_to(&fd, bridge)?;
-            Ok(Self { fd })
-        };
-        attempt().map_err(|fault| fault.during(format_args!("open a packet socket on bridge {bridge}")))
+    /// In this namespace.
+    pub fn open(namespace: &Namespace) -> Result<Self, Error> {
+        let open =
+            || socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None);
+        // Without a protocol it receives nothing.
+        let attempt = || Ok(namespace.enter(move || open().map_err(io::Error::from))??);
+        attempt().map(|fd| Self { fd }).map_err(|fault: Fault| fault.during("open a packet socket"))
     }
 
-    /// Asks who wants this group, and from whom.
-    pub fn ask(&self, group: IpAddr) -> Result<(), Error> {
+    /// Asks behind a bridge who wants this group, and from whom. The bridge takes that for a router's question: whoever does not answer within two seconds that it wants all sources, is served from those alone
+    /// that it has named.
+    pub fn ask(&self, bridge: u32, group: IpAddr) -> Result<(), Error> {
         let query = match group {
-            IpAddr::V4(group) => igmp_query(group),
-            IpAddr::V6(group) => mld_query(group),
+            IpAddr::V4(group) => igmp_query(group, group, SOON),
+            IpAddr::V6(group) => mld_query(group, group, SOON),
         };
-        let sent = send(self.fd.as_raw_fd(), &query, MsgFlags::empty());
-        sent.map(drop)
-            .map_err(|errno| Fault::from(std::io::Error::from(errno)).during(format_args!("ask who wants {group}")))
+        self.send(bridge, &query).map_err(|fault| fault.during(format_args!("ask who wants {group}")))
+    }
+
+    /// Asks whoever is at the other end of a device which groups it wants, of IPv4 and IPv6, to be told within this time, of 12.7 s at the most. Sent out of a bridge's port it passes the bridge by.
+    pub fn ask_for_all(&self, device: u32, within: Duration) -> Result<(), Error> {
+        let within = u8::try_from(within.as_millis() / 100).unwrap_or(LATEST).clamp(1, LATEST);
+        let queries = [
+            igmp_query(Ipv4Addr::UNSPECIFIED, ALL_SYSTEMS, within),
+            mld_query(Ipv6Addr::UNSPECIFIED, ALL_NODES, within),
+        ];
+        let asked = queries.iter().try_for_each(|query| self.send(device, query));
+        asked.map_err(|fault| fault.during(format_args!("ask behind device {device} which groups are wanted")))
+    }
+
+    fn send(&self, device: u32, frame: &[u8]) -> Result<(), Fault> {
+        let address = libc::sockaddr_ll {
+            sll_family: u16::try_from(libc::AF_PACKET).unwrap_or_default(),
+            // The kernel takes it from the frame.
+            sll_protocol: 0,
+            sll_ifindex: i32::try_from(device).unwrap_or_default(),
+            sll_hatype: 0,
+            sll_pkttype: 0,
+            sll_halen: 0,
+            sll_addr: [0; 8],
+        };
+        let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or_default();
+        let fd = self.fd.as_raw_fd();
+        // SAFETY: `fd` is open, and both pointers are to as many octets as is said, which outlive the call.
+        let sent =
+            unsafe { libc::sendto(fd, frame.as_ptr().cast(), frame.len(), 0, (&raw const address).cast(), length) };
+        if sent < 0 { Err(io::Error::last_os_error().into()) } else { Ok(()) }
     }
 }
 
-fn bind_to(fd: &OwnedFd, device: u32) -> Result<(), Fault> {
-    let address = libc::sockaddr_ll {
-        sll_family: u16::try_from(libc::AF_PACKET).unwrap_or_default(),
-        sll_protocol: 0,
-        sll_ifindex: i32::try_from(device).unwrap_or_default(),
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or_default();
-    // SAFETY: `fd` is open, and the pointer is to an address of that length, which outlives the call.
-    let result = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) };
-    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
-}
-
-fn igmp_query(group: Ipv4Addr) -> Vec<u8> {
+/// A query for a group, unspecified for all, to be answered within so many tenths of a second.
+fn igmp_query(group: Ipv4Addr, to: Ipv4Addr, within: u8) -> Vec<u8> {
     let [a, b, c, d] = group.octets();
-    // To be answered within a second; asked by one whose robustness is 2 and whose interval is 125 s.
-    let mut igmp = [0x11, 10, 0, 0, a, b, c, d, 2, 125, 0, 0];
+    // Asked by one whose robustness is 2 and whose interval is 125 s.
+    let mut igmp = [0x11, within, 0, 0, a, b, c, d, 2, 125, 0, 0];
     let sum = checksum(&igmp);
     igmp[2..4].copy_from_slice(&sum);
     let [high, low] = u16::try_from(IGMP_HEADER + IGMP_QUERY).unwrap_or_default().to_be_bytes();
+    let [a, b, c, d] = to.octets();
     let mut header = [0x46, 0xc0, high, low, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, a, b, c, d, 0x94, 4, 0, 0];
     let sum = checksum(&header);
     header[10..12].copy_from_slice(&sum);
@@ -86,10 +107,10 @@ fn igmp_query(group: Ipv4Addr) -> Vec<u8> {
     [&to[..], &SOURCE_MAC, &ETHERTYPE_IPV4.to_be_bytes(), &header, &igmp].concat()
 }
 
-fn mld_query(group: Ipv6Addr) -> Vec<u8> {
-    let to = group.octets();
-    // The same times; the first is in milliseconds.
-    let mut mld = [&[130, 0, 0, 0, 0x03, 0xe8, 0, 0], &to[..], &[2, 125, 0, 0]].concat();
+/// The same; there the time is in milliseconds.
+fn mld_query(group: Ipv6Addr, to: Ipv6Addr, within: u8) -> Vec<u8> {
+    let (to, [high, low]) = (to.octets(), (u16::from(within) * 100).to_be_bytes());
+    let mut mld = [&[130, 0, 0, 0, high, low, 0, 0], &group.octets()[..], &[2, 125, 0, 0]].concat();
     let sum = checksum(&[&SOURCE.octets()[..], &to, &[0, 0, 0, 28, 0, 0, 0, ICMPV6], &mld].concat());
     mld.splice(2..4, sum);
     let [high, low] = u16::try_from(ROUTER_ALERT.len() + MLD_QUERY).unwrap_or_default().to_be_bytes();
@@ -113,17 +134,39 @@ fn checksum(bytes: &[u8]) -> [u8; 2] {
 mod tests {
     use super::*;
 
+    /// Both addresses, and what stands for the rest of the header (RFC 8200, section 8.1).
+    fn summed_of_mld(query: &[u8]) -> Vec<u8> {
+        [&query[22..54], &[0, 0, 0, 28, 0, 0, 0, ICMPV6], &query[62..]].concat()
+    }
+
     #[test]
     fn a_query_is_as_the_kernel_checks_it() {
-        let query = igmp_query(Ipv4Addr::new(239, 129, 1, 2));
+        let group = Ipv4Addr::new(239, 129, 1, 2);
+        let query = igmp_query(group, group, SOON);
         assert_eq!((query.len(), &query[..6]), (50, &[1, 0, 0x5e, 1, 1, 2][..]));
         // What carries its checksum has that of zero.
         assert_eq!((checksum(&query[14..38]), checksum(&query[38..])), ([0, 0], [0, 0]));
 
-        let query = mld_query(Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 0x0102, 0x0304));
+        let group = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 0x0102, 0x0304);
+        let query = mld_query(group, group, SOON);
         assert_eq!((query.len(), &query[..6]), (90, &[0x33, 0x33, 1, 2, 3, 4][..]));
-        // Both addresses, and what stands for the rest of the header (RFC 8200, section 8.1).
-        let summed = [&query[22..54], &[0, 0, 0, 28, 0, 0, 0, ICMPV6], &query[62..]].concat();
-        assert_eq!(checksum(&summed), [0, 0]);
+        assert_eq!((checksum(&summed_of_mld(&query)), &query[66..68]), ([0, 0], &1000_u16.to_be_bytes()[..]));
+    }
+
+    #[test]
+    fn a_general_query_names_no_group_and_goes_to_all() {
+        let query = igmp_query(Ipv4Addr::UNSPECIFIED, ALL_SYSTEMS, 100);
+        assert_eq!(
+            (&query[..6], &query[30..34], &query[42..46]),
+            (&[1, 0, 0x5e, 0, 0, 1][..], &[224, 0, 0, 1][..], &[0; 4][..])
+        );
+        assert_eq!((checksum(&query[14..38]), checksum(&query[38..])), ([0, 0], [0, 0]));
+
+        let query = mld_query(Ipv6Addr::UNSPECIFIED, ALL_NODES, 100);
+        assert_eq!(
+            (&query[..6], &query[38..54], &query[70..86]),
+            (&[0x33, 0x33, 0, 0, 0, 1][..], &ALL_NODES.octets()[..], &[0; 16][..])
+        );
+        assert_eq!((checksum(&summed_of_mld(&query)), &query[66..68]), ([0, 0], &10_000_u16.to_be_bytes()[..]));
     }
 }

@@ -41,8 +41,7 @@ pub(super) struct EarlyJoins {
     namespace: Namespace,
     /// The memberships of all sources that were made here, by port and group.
     made: BTreeMap<(u32, IpAddr), Instant>,
-    /// Asks out of the bridge with this index.
-    questioner: Option<(u32, Questioner)>,
+    questioner: Option<Questioner>,
 }
 
 impl EarlyJoins {
@@ -124,14 +123,11 @@ impl EarlyJoins {
     }
 
     fn ask(&mut self, bridge: u32, group: IpAddr) -> Result<(), Error> {
-        let known = self.questioner.take().filter(|(of, _)| *of == bridge);
-        let questioner = match known {
-            Some((_, questioner)) => questioner,
-            None => Questioner::open(&self.namespace, bridge)?,
+        let questioner = match self.questioner.take() {
+            Some(questioner) => questioner,
+            None => Questioner::open(&self.namespace)?,
         };
-        questioner.ask(group)?;
-        self.questioner = Some((bridge, questioner));
-        Ok(())
+        self.questioner.insert(questioner).ask(bridge, group)
     }
 
     /// The port that leads to this end of a veth, if one does.

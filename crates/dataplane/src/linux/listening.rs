@@ -16,6 +16,7 @@ use shoutd_netlink::{DatabaseChange, DatabaseMonitor, Kind, Listing, Membership,
 use tracing::debug;
 
 use super::early_joins::EarlyJoins;
+use super::queries::Queries;
 use super::registry::Registry;
 use crate::crowd::Crowd;
 use crate::forwarding::{MembershipChange, MembershipSource};
@@ -43,6 +44,7 @@ struct Listened {
     route: Route,
     monitor: DatabaseMonitor,
     early_joins: EarlyJoins,
+    queries: Queries,
     database: Database,
     /// Index of the bridge, once there is one.
     bridge: Option<u32>,
@@ -121,6 +123,7 @@ impl Listened {
             namespace: namespace.id(),
             monitor: DatabaseMonitor::open(namespace)?,
             early_joins: EarlyJoins::open(namespace, registry)?,
+            queries: Queries::new(namespace),
             route: Route::open(namespace)?,
             database: Database::default(),
             bridge: None,
@@ -147,6 +150,7 @@ impl Listened {
         {
             debug!("joins have to wait for their reports: {error}");
         }
+        self.ask();
         let was_router = self.database.memberships().router;
         let is_fresh = self.bridge.is_some() && self.read_at.is_some_and(|at| at.elapsed() < AGE_MAX);
         let result = match is_fresh.then(|| self.monitor.changes()).flatten() {
@@ -169,6 +173,16 @@ impl Listened {
         let router = (was_router != is_router).then_some(MembershipChange::Router(vni, is_router));
         let groups = changed.into_iter().map(|(group, filter)| MembershipChange::Group(vni, group, filter));
         Ok(groups.chain(router).collect())
+    }
+
+    /// Keeps memberships from running out.
+    fn ask(&mut self) {
+        let ports = self.ports.iter().filter_map(|(port, name)| name.as_ref().map(|_| *port));
+        if let Some(bridge) = self.bridge
+            && let Err(error) = self.queries.follow(&mut self.route, bridge, ports)
+        {
+            debug!("what containers listen to is not asked now: {error}");
+        }
     }
 
     fn room(&self) -> Room {

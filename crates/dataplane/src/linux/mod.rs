@@ -8,6 +8,7 @@ mod forwarding;
 mod handle;
 mod listening;
 mod observe;
+mod queries;
 mod registry;
 
 use std::collections::{BTreeMap, BTreeSet};

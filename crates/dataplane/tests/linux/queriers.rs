@@ -1,8 +1,9 @@
 //! Containers that ask who listens to what, as multicast routers do: the bridge leaves that to them then.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
+use shoutd_dataplane::Kernel;
 use shoutd_netlink::{Listing, Namespace, Route};
 
 use crate::support::{Capture, connected, eventually, ip, run, udp};
@@ -16,10 +17,10 @@ fn setting(segment: &Namespace, name: &str) -> u64 {
     words.nth(1).unwrap().parse().unwrap()
 }
 
-fn is_member(segment: &Namespace) -> bool {
+fn is_member(segment: &Namespace, group: IpAddr) -> bool {
     let mut route = Route::open(segment).unwrap();
     let bridge = route.link("shoutbr0").unwrap().unwrap().index;
-    let is_it = |listing: &Listing| matches!(listing, Listing::Member(member) if member.group == IpAddr::from(GROUP));
+    let is_it = |listing: &Listing| matches!(listing, Listing::Member(member) if member.group == group);
     route.bridge_groups(bridge).unwrap().iter().any(is_it)
 }
 
@@ -43,6 +44,39 @@ fn query(from: Ipv4Addr) -> Vec<u8> {
     [&[1, 0, 0x5e, 0, 0, 1][..], &[2, 0, 0, 0, 0, 99], &[8, 0], &header, &igmp].concat()
 }
 
+/// The same of MLDv2, within two hours.
+fn query_v6() -> Vec<u8> {
+    let (from, to) =
+        (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1).octets(), Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).octets());
+    let mut mld = [&[130, 0, 0, 0, 0xff, 0xff, 0, 0], &[0; 16][..], &[2, 125, 0, 0]].concat();
+    let sum = checksum(&[&from[..], &to, &[0, 0, 0, 28, 0, 0, 0, 58], &mld].concat());
+    mld.splice(2..4, sum);
+    let header = [&[0x60, 0, 0, 0, 0, 36, 0, 1][..], &from, &to, &[58, 0, 5, 2, 0, 0, 1, 0]].concat();
+    [&[0x33, 0x33, 0, 0, 0, 1][..], &[2, 0, 0, 0, 0, 99], &[0x86, 0xdd], &header, &mld].concat()
+}
+
+/// Divides all times by a hundred, and returns how long a membership lasts then.
+fn hasten(segment: &Namespace) -> Duration {
+    let set = |name: &str, value: u64| {
+        segment.run(|| ip(&["link", "set", "shoutbr0", "type", "bridge", name, &value.to_string()])).unwrap();
+    };
+    set("mcast_querier", 0);
+    let intervals = ["query", "startup_query", "query_response", "membership", "querier"]
+        .map(|name| format!("mcast_{name}_interval"));
+    let mut membership = Duration::ZERO;
+    for name in &intervals {
+        // Less than a second between its queries the kernel does not take.
+        let scaled = setting(segment, name) / 100;
+        set(name, if name.contains("y_interval") && !name.contains("querier") { scaled.max(100) } else { scaled });
+        if name.contains("membership") {
+            membership = Duration::from_millis(scaled * 10);
+        }
+    }
+    set("mcast_query_response_interval", 10);
+    set("mcast_querier", 1);
+    membership
+}
+
 /// With all times divided by a hundred.
 #[test]
 fn a_querier_that_ends_costs_nobody_anything() {
@@ -53,26 +87,10 @@ fn a_querier_that_ends_costs_nobody_anything() {
     let other = host.start_container(2);
     host.settle();
     let segment = host.segment();
-    let set = |name: &str, value: u64| {
-        segment.run(|| ip(&["link", "set", "shoutbr0", "type", "bridge", name, &value.to_string()])).unwrap();
-    };
-    set("mcast_querier", 0);
-    let intervals = ["query", "startup_query", "query_response", "membership", "querier"]
-        .map(|name| format!("mcast_{name}_interval"));
-    let mut membership = Duration::ZERO;
-    for name in &intervals {
-        // Less than a second between its queries the kernel does not take.
-        let scaled = setting(&segment, name) / 100;
-        set(name, if name.contains("y_interval") && !name.contains("querier") { scaled.max(100) } else { scaled });
-        if name.contains("membership") {
-            membership = Duration::from_millis(scaled * 10);
-        }
-    }
-    set("mcast_query_response_interval", 10);
-    set("mcast_querier", 1);
+    let membership = hasten(&segment);
     let receiver = udp(&other, (Ipv4Addr::UNSPECIFIED, 5000));
     receiver.join_multicast_v4(&GROUP, &host.container_address(2)).unwrap();
-    eventually("the membership", || is_member(&segment));
+    eventually("the membership", || is_member(&segment, GROUP.into()));
 
     // The bridge has asked, and all have said all they had to say, some time ago.
     let mut asked = Capture::open(&other, "shout0");
@@ -85,7 +103,39 @@ fn a_querier_that_ends_costs_nobody_anything() {
     Capture::open(&containers[0], "shout0").send(&query(host.container_address(1)));
     let begin = Instant::now();
     while begin.elapsed() < membership + Duration::from_secs(3) {
-        assert!(is_member(&segment), "lost after {:?}", begin.elapsed());
+        assert!(is_member(&segment, GROUP.into()), "lost after {:?}", begin.elapsed());
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// One that goes on asking, so that nobody need answer before all memberships have run out many times. With all times divided by a hundred.
+#[test]
+fn a_querier_that_nobody_answers_in_time_costs_nobody_anything() {
+    let (mut world, containers) = connected(1);
+    let host = &mut world.hosts[0];
+    host.want_endpoint(2);
+    host.settle();
+    let other = host.start_container(2);
+    host.settle();
+    let segment = host.segment();
+    let membership = hasten(&segment);
+    let group_v6 = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 1, 3);
+    let receivers = [udp(&other, (Ipv4Addr::UNSPECIFIED, 5000)), udp(&other, (Ipv6Addr::UNSPECIFIED, 5001))];
+    receivers[0].join_multicast_v4(&GROUP, &host.container_address(2)).unwrap();
+    let interface = other.run(|| nix::net::if_::if_nametoindex("shout0")).unwrap().unwrap();
+    receivers[1].join_multicast_v6(&group_v6, interface).unwrap();
+    let groups = [GROUP.into(), group_v6.into()];
+    eventually("the memberships", || groups.iter().all(|group| is_member(&segment, *group)));
+
+    let mut listener = host.kernel.memberships();
+    let asking = Capture::open(&containers[0], "shout0");
+    let begin = Instant::now();
+    while begin.elapsed() < membership * 3 {
+        asking.send(&query(host.container_address(1)));
+        asking.send(&query_v6());
+        listener.update(&mut Vec::new()).unwrap();
+        let missing: Vec<_> = groups.iter().filter(|group| !is_member(&segment, **group)).collect();
+        assert!(missing.is_empty(), "{missing:?} lost after {:?}", begin.elapsed());
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
