@@ -189,6 +189,26 @@ async fn the_entry_of_a_source_stays_while_anybody_listens_to_its_group() {
     }
 }
 
+#[tokio::test]
+async fn the_entry_of_a_source_stays_through_a_restart() {
+    let group = Ipv4Addr::new(239, 1, 1, 1).into();
+    let source = (Some(Ipv4Addr::new(10, 0, 0, 1).into()), group);
+    let hosts = BTreeSet::from([2, 3].map(remote));
+    let mut desired = desired(0);
+    replication_of(&mut desired).groups.extend([((None, group), hosts.clone()), (source, hosts)]);
+    let kernel = FakeKernel::default();
+    let forwarding = kernel.forwarding.clone();
+    let found = Forwarding::wanted(&desired.segments[&vni()], Tier::VxlanMdb);
+    forwarding.content().tables.insert(vni(), found.clone());
+
+    replication_of(&mut desired).groups.remove(&source);
+    let handle = Reconciler::spawn(kernel, Tier::VxlanMdb).unwrap();
+    let generation = handle.apply(desired);
+    handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
+    let content = forwarding.content();
+    assert_eq!((content.changes, &content.tables[&vni()]), (0, &found));
+}
+
 /// As when a daemon is started anew, and has yet to hear of the other host.
 #[tokio::test]
 async fn what_is_found_stays_while_it_is_not_known_what_is_wanted_and_is_not_read_again_and_again() {

@@ -5,9 +5,10 @@ use std::time::Duration;
 use nix::libc;
 
 use crate::error::Error;
+use crate::link::HEADER;
 use crate::route::Route;
 use crate::socket::flag;
-use crate::wire::{Attribute, Attributes, Message, link_header};
+use crate::wire::{Attribute, Attributes, Frame, Message, link_header};
 
 // `IFLA_BR_*` (include/uapi/linux/if_link.h).
 const FORWARD_DELAY: u16 = 1;
@@ -102,7 +103,9 @@ pub struct Querying {
 }
 
 impl Querying {
-    pub(crate) fn parse(data: Attributes<'_>) -> Self {
+    fn parse(frame: &Frame<'_>) -> Option<Self> {
+        let information = frame.attributes(HEADER).find(libc::IFLA_LINKINFO)?.nested();
+        let data = information.find(libc::IFLA_INFO_DATA)?.nested();
         // In hundredths of a second (`USER_HZ`).
         let time = |kind| {
             let hundredths = data.find(kind).and_then(Attribute::u64).unwrap_or_default();
@@ -110,11 +113,11 @@ impl Querying {
         };
         let is_there =
             |state: Attributes<'_>| [OTHER_OF_IPV4, OTHER_OF_IPV6].into_iter().any(|kind| state.find(kind).is_some());
-        Self {
+        Some(Self {
             interval: time(MCAST_QUERY_INTERVAL),
             response: time(MCAST_QUERY_RESPONSE_INTERVAL),
             is_by_another: data.find(MCAST_QUERIER_STATE).map(Attribute::nested).map(is_there),
-        }
+        })
     }
 }
 
@@ -127,6 +130,13 @@ impl Route {
         message.u32(libc::IFLA_GROUP, group);
         write_information(&mut message, settings);
         self.socket.call(&message).map_err(|fault| fault.during(format_args!("create bridge {name}")))
+    }
+
+    /// Who asks behind the bridge with this index which groups are wanted; `None` if there is no such device.
+    pub fn querying(&mut self, bridge: u32) -> Result<Option<Querying>, Error> {
+        let message = Message::new(libc::RTM_GETLINK, 0, &link_header(0, bridge, 0, 0));
+        let read = self.of_one_link(message, Querying::parse);
+        read.map_err(|fault| fault.during(format_args!("read who queries behind bridge {bridge}")))
     }
 
     /// Changes the settings of a bridge.

@@ -5,7 +5,7 @@ use std::fmt;
 use nix::errno::Errno;
 use nix::libc;
 
-use crate::bridge::{BridgeSettings, Querying};
+use crate::bridge::BridgeSettings;
 use crate::error::{Error, Fault};
 use crate::port::{self, PortSettings};
 use crate::route::{Route, unless};
@@ -128,28 +128,22 @@ impl Route {
         self.one_link(message).map_err(|fault| fault.during(format_args!("read device {index}")))
     }
 
-    /// Who asks behind the bridge with this index which groups are wanted; `None` if there is no such device.
-    pub fn querying(&mut self, bridge: u32) -> Result<Option<Querying>, Error> {
-        let mut message = Message::new(libc::RTM_GETLINK, 0, &link_header(0, bridge, 0, 0));
-        message.u32(libc::IFLA_EXT_MASK, SKIP_STATISTICS);
-        let mut querying = None;
-        let read = self.socket.get(&message, |frame| {
-            let information = frame.attributes(HEADER).find(libc::IFLA_LINKINFO).map(Attribute::nested);
-            let data = information.and_then(|all| all.find(libc::IFLA_INFO_DATA)).map(Attribute::nested);
-            querying = data.map(Querying::parse);
-        });
-        let read = read.map_err(|fault| fault.during(format_args!("read who queries behind bridge {bridge}")));
-        unless(read, &[Errno::ENODEV])?;
-        Ok(querying)
+    fn one_link(&mut self, message: Message) -> Result<Option<Link>, Fault> {
+        self.of_one_link(message, parse)
     }
 
-    fn one_link(&mut self, mut message: Message) -> Result<Option<Link>, Fault> {
+    /// What is read of the one device that is asked for, if there is such a device.
+    pub(crate) fn of_one_link<T>(
+        &mut self,
+        mut message: Message,
+        read: impl Fn(&Frame<'_>) -> Option<T>,
+    ) -> Result<Option<T>, Fault> {
         message.u32(libc::IFLA_EXT_MASK, SKIP_STATISTICS);
-        let mut link = None;
-        match self.socket.get(&message, |frame| link = parse(&frame)) {
+        let mut found = None;
+        match self.socket.get(&message, |frame| found = read(&frame)) {
             Err(fault) if fault.errno() == Some(Errno::ENODEV) => Ok(None),
             Err(fault) => Err(fault),
-            Ok(()) => Ok(link),
+            Ok(()) => Ok(found),
         }
     }
 

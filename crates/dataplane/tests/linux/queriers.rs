@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use shoutd_dataplane::Kernel;
 use shoutd_netlink::{Listing, Namespace, Route};
 
-use crate::support::{Capture, connected, eventually, ip, run, udp};
+use crate::support::{Capture, World, connected, eventually, ip, run, udp};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
 
@@ -77,15 +77,22 @@ fn hasten(segment: &Namespace) -> Duration {
     membership
 }
 
-/// With all times divided by a hundred.
-#[test]
-fn a_querier_that_ends_costs_nobody_anything() {
-    let (mut world, containers) = connected(1);
+/// A host with two containers.
+fn two_containers() -> (World, [Namespace; 2]) {
+    let (mut world, mut containers) = connected(1);
     let host = &mut world.hosts[0];
     host.want_endpoint(2);
     host.settle();
     let other = host.start_container(2);
     host.settle();
+    (world, [containers.remove(0), other])
+}
+
+/// With all times divided by a hundred.
+#[test]
+fn a_querier_that_ends_costs_nobody_anything() {
+    let (mut world, [asking, other]) = two_containers();
+    let host = &mut world.hosts[0];
     let segment = host.segment();
     let membership = hasten(&segment);
     let receiver = udp(&other, (Ipv4Addr::UNSPECIFIED, 5000));
@@ -100,7 +107,7 @@ fn a_querier_that_ends_costs_nobody_anything() {
     }
     std::thread::sleep(Duration::from_secs(1));
     // It asks once, nobody answers, and it is never heard again.
-    Capture::open(&containers[0], "shout0").send(&query(host.container_address(1)));
+    Capture::open(&asking, "shout0").send(&query(host.container_address(1)));
     let begin = Instant::now();
     while begin.elapsed() < membership + Duration::from_secs(3) {
         assert!(is_member(&segment, GROUP.into()), "lost after {:?}", begin.elapsed());
@@ -111,12 +118,8 @@ fn a_querier_that_ends_costs_nobody_anything() {
 /// One that goes on asking, so that nobody need answer before all memberships have run out many times. With all times divided by a hundred.
 #[test]
 fn a_querier_that_nobody_answers_in_time_costs_nobody_anything() {
-    let (mut world, containers) = connected(1);
+    let (mut world, [asking, other]) = two_containers();
     let host = &mut world.hosts[0];
-    host.want_endpoint(2);
-    host.settle();
-    let other = host.start_container(2);
-    host.settle();
     let segment = host.segment();
     let membership = hasten(&segment);
     let group_v6 = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 1, 3);
@@ -128,7 +131,7 @@ fn a_querier_that_nobody_answers_in_time_costs_nobody_anything() {
     eventually("the memberships", || groups.iter().all(|group| is_member(&segment, *group)));
 
     let mut listener = host.kernel.memberships();
-    let asking = Capture::open(&containers[0], "shout0");
+    let asking = Capture::open(&asking, "shout0");
     let begin = Instant::now();
     while begin.elapsed() < membership * 3 {
         asking.send(&query(host.container_address(1)));
