@@ -258,6 +258,8 @@ impl Daemon {
         tasks.spawn(server.serve(peer_router, stop.clone().cancelled_owned()));
         tasks.spawn(underlay::follow(self.underlay, stop.clone()));
         tasks.spawn(parts.plane.clone().run(stop.clone()));
+        let (plane, events, until) = (parts.plane.clone(), parts.events.clone(), stop.clone());
+        tasks.spawn(async move { plane.watch_filter(&events, until).await });
         tasks.spawn(parts.announcer.clone().run(stop.clone()));
         tasks.spawn(leases::run(parts.agreement.clone(), parts.local.clone(), stop.clone()));
         let (events, until) = (parts.events.clone(), stop.clone());
@@ -280,6 +282,9 @@ impl Daemon {
         }
         self.consensus.shutdown().await;
         if leaving.has_left() {
+            if let Err(error) = parts.plane.withdraw(STOP_DEADLINE).await {
+                warn!("the kernel still has something of the cluster that this host has left: {error}");
+            }
             forget(&self.credentials, &self.data_directory, &self.plugin_path)?;
         }
         ended

@@ -7,9 +7,10 @@ use std::time::Duration;
 use futures::future::join_all;
 use shoutd_core::announce::Heard;
 use shoutd_core::cluster::Cluster;
+use shoutd_core::events::EventKind;
 use shoutd_core::limits::REPLICATED_MAX;
 use shoutd_core::local::{Endpoint, Local};
-use shoutd_core::plane::{Desired, DeviceName, Segment, Underlay, Worked, desired};
+use shoutd_core::plane::{Desired, DeviceName, Segment, Underlay, Worked, desired, underlay_filter};
 use shoutd_core::{EndpointId, NetworkId};
 use shoutd_dataplane::{Generation, ReconcilerHandle, Scope, UnderlayInterface, Unsettled};
 use tokio::sync::watch;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::agreement::Agreement;
+use crate::events::Events;
 use crate::local_state::LocalState;
 
 /// How long Docker waits for an interface. Making one takes milliseconds; a machine under load gets this much.
@@ -46,6 +48,7 @@ struct HandedOn {
 #[derive(Debug, Clone)]
 struct Sources {
     cluster: Arc<Cluster>,
+    interface: DeviceName,
     local: Arc<Local>,
     heard: Arc<Heard>,
     underlay: Underlay,
@@ -55,6 +58,7 @@ impl Sources {
     /// Whether these are the very same: then there is no need to work out what follows.
     fn are(&self, others: &Self) -> bool {
         Arc::ptr_eq(&self.cluster, &others.cluster)
+            && self.interface == others.interface
             && Arc::ptr_eq(&self.local, &others.local)
             && Arc::ptr_eq(&self.heard, &others.heard)
             && self.underlay == others.underlay
@@ -148,16 +152,50 @@ impl Plane {
         if !cluster.hosts.contains_key(&self.agreement.me) {
             return None;
         }
-        let underlay = {
+        let (underlay, interface) = {
             let interface = self.underlay.borrow();
-            Underlay { address: interface.network.addr(), mtu: interface.mtu }
+            let underlay = Underlay { address: interface.network.addr(), mtu: interface.mtu };
+            (underlay, interface.name.clone())
         };
-        Some(Sources { cluster, local: self.local.get(), heard: self.heard.borrow().clone(), underlay })
+        let (local, heard) = (self.local.get(), self.heard.borrow().clone());
+        Some(Sources { cluster, interface, local, heard, underlay })
     }
 
     fn desired(&self, sources: &Sources, worked: &mut Worked) -> Arc<Desired> {
-        let Sources { cluster, local, heard, underlay } = sources;
-        Arc::new(desired(cluster, local, self.agreement.me, *underlay, heard, worked))
+        let Sources { cluster, interface, local, heard, underlay } = sources;
+        let me = self.agreement.me;
+        Arc::new(Desired {
+            underlay_filter: underlay_filter(cluster, me, underlay.address, interface.clone()),
+            ..desired(cluster, local, me, *underlay, heard, worked)
+        })
+    }
+
+    /// Takes everything out of the kernel that this host has as a member of a cluster, and waits
+    /// until it is gone, for so long at the most.
+    ///
+    /// # Errors
+    /// What could not be taken away.
+    pub async fn withdraw(&self, deadline: Duration) -> Result<(), Unsettled> {
+        let generation = self.reconciler.apply(Desired::default());
+        self.reconciler.settled(generation, &Scope::Everything, deadline).await
+    }
+
+    /// Tells of each time that somebody else took the underlay filter away.
+    pub async fn watch_filter(&self, events: &Events, stop: CancellationToken) {
+        let mut losses = self.reconciler.filter_losses();
+        loop {
+            tokio::select! {
+                changed = losses.changed() => if changed.is_err() { return },
+                () = stop.cancelled() => return,
+            }
+            events.note(
+                EventKind::FilterRestored,
+                "nf_tables",
+                "another program removed or changed shoutd's filter (table inet shoutd), as a reload of a firewall \
+                 does that flushes all rules; shoutd put it back. Until then, hosts outside the cluster could send \
+                 frames into its networks",
+            );
+        }
     }
 
     /// Follows state until it is told to stop.
@@ -193,7 +231,9 @@ impl Plane {
     /// What the kernel did not do, one line each.
     pub fn problems(&self) -> Vec<String> {
         let mut problems: Vec<String> = self.reconciler.failures().iter().map(ToString::to_string).collect();
-        problems.extend(self.reconciler.observed().sandbox_problems());
+        let observed = self.reconciler.observed();
+        problems.extend(observed.underlay_filter.problem());
+        problems.extend(observed.sandbox_problems());
         problems.extend(self.reconciler.forwarding_problems());
         problems.extend(self.crowds());
         problems.extend(self.groups_beyond());

@@ -40,7 +40,7 @@ pub async fn follow(underlay: watch::Sender<UnderlayInterface>, stop: Cancellati
         underlay.send_if_modified(|known| {
             let is_news = *known != found;
             if is_news {
-                info!(interface = found.name, mtu = found.mtu, network = %found.network, "the underlay has changed");
+                info!(interface = %found.name, mtu = found.mtu, network = %found.network, "the underlay has changed");
                 *known = found;
             }
             is_news

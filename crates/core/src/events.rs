@@ -32,6 +32,8 @@ pub enum EventKind {
     ContainerStarted,
     /// An attachment was forgotten, as its container is gone.
     EndpointForgotten,
+    /// The filter that keeps strangers off the VXLAN port was gone, and is there again.
+    FilterRestored,
     /// Another kind, of a newer version.
     #[serde(other)]
     Other,
@@ -50,6 +52,7 @@ impl fmt::Display for EventKind {
             Self::ContainerRefused => "container-refused",
             Self::ContainerStarted => "container-started",
             Self::EndpointForgotten => "endpoint-forgotten",
+            Self::FilterRestored => "filter-restored",
             Self::Other => "other",
         })
     }

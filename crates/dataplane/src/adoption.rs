@@ -65,7 +65,7 @@ mod tests {
             replication: Arc::new(Replication { provisional, ..Replication::default() }),
             ..Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep)
         };
-        Desired { segments: BTreeMap::from([(vni(), segment)]) }
+        Desired { segments: BTreeMap::from([(vni(), segment)]), ..Desired::default() }
     }
 
     fn observed(flood: &[IpAddr]) -> Observed {

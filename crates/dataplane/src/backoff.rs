@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use shoutd_core::plane::{Action, Desired};
 
-use crate::reconcile::{ActionFailure, Report, vni_of};
+use crate::reconcile::{ActionFailure, Report};
 
 /// How soon something that failed is tried again, at first and at last; it doubles in between.
 pub(crate) const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -33,11 +33,13 @@ impl Backoff {
         }
         let is_asked_again = before == after;
         self.held.retain(|held| {
-            let vni = vni_of(&held.failure.action);
-            let is_as_before = match (before.segments.get(&vni), after.segments.get(&vni)) {
-                (Some(before), Some(after)) => before.has_devices_of(after),
-                (None, None) => true,
-                _ => false,
+            let is_as_before = match held.failure.action.vni() {
+                Some(vni) => match (before.segments.get(&vni), after.segments.get(&vni)) {
+                    (Some(before), Some(after)) => before.has_devices_of(after),
+                    (None, None) => true,
+                    _ => false,
+                },
+                None => before.underlay_filter == after.underlay_filter,
             };
             is_as_before && !is_asked_again
         });
@@ -90,7 +92,7 @@ mod tests {
     fn desired() -> Desired {
         let vtep = Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 };
         let segment = Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep);
-        Desired { segments: [7, 8].map(|number| (vni(number), segment.clone())).into() }
+        Desired { segments: [7, 8].map(|number| (vni(number), segment.clone())).into(), ..Desired::default() }
     }
 
     /// Whether setting up the first network's bridge, which has just failed, has to wait for its time when something else is wanted.

@@ -11,7 +11,7 @@ use shoutd_core::limits::LEARNED_MAX;
 use shoutd_core::plane::{
     Action, BRIDGE, ContainerEnd, DeviceName, GROUPS_MAX, IGMP_VERSION, MEMBERSHIP_INTERVAL,
     MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Mark, Observed, ObservedBridge, ObservedPort,
-    ObservedSegment, ObservedTunnel, Place, Port, TUNNEL, Vtep, namespace_name,
+    ObservedSegment, ObservedTunnel, ObservedUnderlayFilter, Place, Port, TUNNEL, Vtep, namespace_name,
 };
 
 use crate::fake_forwarding::FakeForwarding;
@@ -92,6 +92,17 @@ impl Kernel for FakeKernel {
 impl FakeKernel {
     fn apply(&mut self, action: &Action, whole: bool) -> Result<(), KernelError> {
         match action {
+            Action::InstallUnderlayFilter { filter } => {
+                if whole {
+                    let filter = filter.clone();
+                    self.state.underlay_filter = ObservedUnderlayFilter::Whole { filter, complete: true };
+                }
+                Ok(())
+            }
+            Action::RemoveUnderlayFilter => {
+                self.state.underlay_filter = ObservedUnderlayFilter::Absent;
+                Ok(())
+            }
             Action::CreateSegment { vni } => {
                 if whole {
                     self.state.segments.entry(*vni).or_default();

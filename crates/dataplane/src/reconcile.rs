@@ -5,7 +5,6 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use shoutd_core::Vni;
 use shoutd_core::plane::{Action, Desired, DeviceName, diff};
 
 use crate::kernel::{Kernel, KernelError};
@@ -30,13 +29,18 @@ pub struct ActionFailure {
 
 impl fmt::Display for ActionFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "network with VNI {}, {}: {}", vni_of(&self.action), describe(&self.action), self.error)
+        if let Some(vni) = self.action.vni() {
+            write!(f, "network with VNI {vni}, ")?;
+        }
+        write!(f, "{}: {}", describe(&self.action), self.error)
     }
 }
 
 /// What was being done, for people.
 fn describe(action: &Action) -> String {
     match action {
+        Action::InstallUnderlayFilter { .. } => "keeping strangers off the VXLAN port".to_owned(),
+        Action::RemoveUnderlayFilter => "opening the VXLAN port".to_owned(),
         Action::CreateSegment { .. } => "making its namespace".to_owned(),
         Action::DeleteSegment { .. } => "deleting its namespace".to_owned(),
         Action::CreateBridge { .. } => "making its bridge".to_owned(),
@@ -101,7 +105,7 @@ pub(crate) fn execute_all(
 /// Whether an action must not be tried when an earlier one of its plan has failed: it could only fail for want of what that should have
 /// made or, as a tunnel without its guard, do harm.
 fn rests_on(action: &Action, failed: &Action) -> bool {
-    vni_of(action) == vni_of(failed)
+    action.vni() == failed.vni()
         && match failed {
             Action::CreateSegment { .. } | Action::DeleteSegment { .. } | Action::CreateBridge { .. } => true,
             Action::InstallGuard { .. } => matches!(action, Action::TuneTunnel { .. }),
@@ -116,27 +120,6 @@ fn concerns_tunnel(action: &Action) -> bool {
         action,
         Action::CreateTunnel { .. } | Action::TuneTunnel { .. } | Action::AddFlood { .. } | Action::RemoveFlood { .. }
     )
-}
-
-/// The segment that an action is about.
-pub(crate) fn vni_of(action: &Action) -> Vni {
-    match action {
-        Action::CreateSegment { vni }
-        | Action::DeleteSegment { vni }
-        | Action::CreateBridge { vni, .. }
-        | Action::TuneBridge { vni, .. }
-        | Action::InstallGuard { vni, .. }
-        | Action::CreateTunnel { vni, .. }
-        | Action::DeleteTunnel { vni }
-        | Action::TuneTunnel { vni, .. }
-        | Action::AddFlood { vni, .. }
-        | Action::RemoveFlood { vni, .. }
-        | Action::CreatePort { vni, .. }
-        | Action::TunePort { vni, .. }
-        | Action::EndDuplicateDetection { vni, .. }
-        | Action::TuneContainerEnd { vni, .. }
-        | Action::DeletePort { vni, .. } => *vni,
-    }
 }
 
 /// The port that an action is about, if it is about one.

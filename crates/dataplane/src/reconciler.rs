@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shoutd_core::Vni;
-use shoutd_core::plane::{Action, Desired, Observed, Tier, diff};
+use shoutd_core::plane::{Action, Desired, Observed, ObservedUnderlayFilter, Tier, diff};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -19,7 +19,7 @@ use crate::backoff::{Backoff, RETRY_FIRST, RETRY_LAST};
 use crate::handover::Handover;
 use crate::kernel::{Kernel, KernelError};
 use crate::listener::{self, AllMemberships, Listener};
-use crate::reconcile::{ActionFailure, Report, execute_all, sandboxes, vni_of};
+use crate::reconcile::{ActionFailure, Report, execute_all, sandboxes};
 use crate::replicator::{self, ForwardingFailure, Post, Revision};
 use crate::scope::Scope;
 
@@ -146,6 +146,7 @@ pub struct ReconcilerHandle {
     status: watch::Receiver<Status>,
     replicated: watch::Receiver<replicator::Status>,
     observed: watch::Receiver<Arc<Observed>>,
+    filter_losses: watch::Receiver<u64>,
 }
 
 /// Ends the threads when it is dropped.
@@ -241,6 +242,11 @@ impl ReconcilerHandle {
         self.observed.clone()
     }
 
+    /// How often the underlay filter was gone or changed by somebody else, and put back.
+    pub fn filter_losses(&self) -> watch::Receiver<u64> {
+        self.filter_losses.clone()
+    }
+
     /// What failed in the last round.
     pub fn failures(&self) -> Arc<[ActionFailure]> {
         self.status.borrow().failures.clone()
@@ -258,6 +264,9 @@ pub struct Reconciler<K> {
     handover: Handover,
     adoption: Adoption,
     backoff: Backoff,
+    /// Whether this daemon has seen the underlay filter in place.
+    filter_stood: bool,
+    filter_losses: watch::Sender<u64>,
     /// What was last complained about, so that it is not said again every time.
     complaints: Vec<String>,
 }
@@ -287,6 +296,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
         let shared = Arc::new(Shared { inbox: Mutex::default(), wake });
         let (status, status_receiver) = watch::channel(Status::default());
         let (observed, observed_receiver) = watch::channel(Arc::default());
+        let (filter_losses, filter_losses_receiver) = watch::channel(0);
         let (replicator, replicated) = replicator::spawn(kernel.forwarding(), tier)?;
         let listener = listener::spawn(kernel.memberships())?;
         let handle = ReconcilerHandle {
@@ -294,6 +304,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
             status: status_receiver,
             replicated,
             observed: observed_receiver,
+            filter_losses: filter_losses_receiver,
         };
         let mut reconciler = Self {
             kernel,
@@ -304,6 +315,8 @@ impl<K: Kernel + 'static> Reconciler<K> {
             handover: Handover::default(),
             adoption: Adoption::default(),
             backoff: Backoff::default(),
+            filter_stood: false,
+            filter_losses,
             complaints: Vec::new(),
         };
         thread::Builder::new().name("reconciler".to_owned()).spawn(move || reconciler.run())?;
@@ -390,8 +403,21 @@ impl<K: Kernel + 'static> Reconciler<K> {
         let backoff = &self.backoff;
         let report = execute_all(&mut self.kernel, plan, |action| backoff.holds(action, now));
         self.backoff.note(&report, Instant::now());
+        self.note_filter(&observed, &report);
         self.publish(generation, &report, &observed, None);
         if report.done.is_empty() { Outcome::Unchanged } else { Outcome::Changed }
+    }
+
+    /// Counts how often somebody else took the underlay filter away, as a reload of a firewall that
+    /// flushes all rules does.
+    fn note_filter(&mut self, observed: &Observed, report: &Report) {
+        let is_installed = report.done.iter().any(|action| matches!(action, Action::InstallUnderlayFilter { .. }));
+        let is_lost =
+            matches!(observed.underlay_filter, ObservedUnderlayFilter::Absent | ObservedUnderlayFilter::Broken);
+        if is_installed && is_lost && self.filter_stood {
+            self.filter_losses.send_modify(|losses| *losses += 1);
+        }
+        self.filter_stood |= is_installed || observed.underlay_filter.enforced().is_some();
     }
 
     fn publish(
@@ -408,8 +434,9 @@ impl<K: Kernel + 'static> Reconciler<K> {
             complaints.iter().for_each(|complaint| warn!("{complaint}; trying again"));
             self.complaints = complaints;
         }
-        let revision =
-            self.replicator.touch(report.done.iter().filter(|action| is_of_devices(action)).map(vni_of).collect());
+        let revision = self
+            .replicator
+            .touch(report.done.iter().filter(|action| is_of_devices(action)).filter_map(Action::vni).collect());
         let (executed, failures) = match unreadable {
             Some(_) => (self.status.borrow().executed, self.status.borrow().failures.clone()),
             None => (generation, report.failures.clone().into()),

@@ -375,6 +375,7 @@ mod tests {
         };
         Arc::new(Desired {
             segments: [7, 8].map(|vni| Vni::new(vni).unwrap()).into_iter().zip(groups.map(segment)).collect(),
+            ..Desired::default()
         })
     }
 

@@ -3,7 +3,7 @@
 use shoutd_core::Vni;
 use shoutd_core::plane::{Action, Change, DeviceName};
 
-use crate::reconcile::{port_of, vni_of};
+use crate::reconcile::port_of;
 use crate::replicator::ForwardingFailure;
 
 /// Whose failures matter to somebody who waits.
@@ -36,10 +36,10 @@ impl Scope {
         match self {
             Self::Everything => true,
             Self::Announced { vni } => {
-                vni_of(action) == *vni && port_of(action).is_none() && !matches!(action, Action::RemoveFlood { .. })
+                action.vni() == Some(*vni) && port_of(action).is_none() && !matches!(action, Action::RemoveFlood { .. })
             }
-            Self::Segment { vni } => vni_of(action) == *vni,
-            Self::Port { vni, name } => vni_of(action) == *vni && port_of(action).is_none_or(|port| port == *name),
+            Self::Segment { vni } => action.vni() == Some(*vni),
+            Self::Port { vni, name } => action.vni() == Some(*vni) && port_of(action).is_none_or(|port| port == *name),
         }
     }
 

@@ -3,13 +3,14 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use shoutd_core::plane::DeviceName;
 use shoutd_netlink::{Error, Namespace, Route};
 
 /// The interface that has an advertise address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnderlayInterface {
     /// Its name.
-    pub name: String,
+    pub name: DeviceName,
     /// Its MTU in octets; what does not fit, as loopback's, is cut.
     pub mtu: u16,
     /// The address with the length of its prefix.
@@ -56,8 +57,10 @@ pub fn underlay_interface(address: IpAddr) -> Result<UnderlayInterface, NoInterf
             continue;
         };
         if found.net.addr() == address {
-            let mtu = u16::try_from(link.mtu).unwrap_or(u16::MAX);
-            return Ok(UnderlayInterface { name: link.name.clone(), mtu, network: found.net });
+            let (mtu, name) = (u16::try_from(link.mtu).unwrap_or(u16::MAX), link.name.parse());
+            if let Ok(name) = name {
+                return Ok(UnderlayInterface { name, mtu, network: found.net });
+            }
         }
         if can_be_advertised(found.net.addr()) {
             available.push((found.net.addr(), link.name.clone()));

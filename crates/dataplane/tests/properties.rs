@@ -12,7 +12,7 @@ use proptest::option;
 use proptest::prelude::*;
 use shoutd_core::plane::{
     ALL_MULTICAST, Action, ContainerEnd, Desired, DeviceName, GROUPS_MAX, Mark, Observed, ObservedBridge, ObservedPort,
-    ObservedSegment, ObservedTunnel, Place, Port, Segment, Vtep, diff,
+    ObservedSegment, ObservedTunnel, ObservedUnderlayFilter, Place, Port, Segment, UnderlayFilter, Vtep, diff,
 };
 use shoutd_core::{EndpointId, MacAddress, NetworkId, Vni};
 use shoutd_dataplane::fake::{FakeKernel, Fault};
@@ -91,7 +91,31 @@ prop_compose! {
 }
 
 fn desired() -> impl Strategy<Value = Desired> {
-    btree_map(vni(), segment(), 0..3).prop_map(|segments| Desired { segments })
+    let segments = btree_map(vni(), segment(), 0..3);
+    (option::of(underlay_filter()), segments)
+        .prop_map(|(underlay_filter, segments)| Desired { underlay_filter, segments })
+}
+
+prop_compose! {
+    fn underlay_filter()(
+        address in address(),
+        members in btree_set(address(), 0..3),
+        port in 7789_u16..7791,
+    ) -> UnderlayFilter {
+        UnderlayFilter { address, interface: "eth0".parse().unwrap(), agreement_ports: [port].into(), members }
+    }
+}
+
+fn observed_underlay_filter() -> impl Strategy<Value = ObservedUnderlayFilter> {
+    prop_oneof![
+        Just(ObservedUnderlayFilter::Absent),
+        Just(ObservedUnderlayFilter::Broken),
+        underlay_filter().prop_map(whole),
+    ]
+}
+
+fn whole(filter: UnderlayFilter) -> ObservedUnderlayFilter {
+    ObservedUnderlayFilter::Whole { filter, complete: true }
 }
 
 fn network_mark() -> impl Strategy<Value = Option<Mark>> {
@@ -180,8 +204,9 @@ prop_compose! {
     fn kernel()(
         segments in btree_map(vni(), observed_segment(), 0..3),
         sandboxes in btree_set(sandbox(), 0..4),
+        underlay_filter in observed_underlay_filter(),
     ) -> FakeKernel {
-        let mut state = Observed { segments, ..Observed::default() };
+        let mut state = Observed { underlay_filter, segments, ..Observed::default() };
         for port in state.segments.values_mut().flat_map(|segment| segment.ports.values_mut()) {
             // What was in a namespace that is gone is gone.
             port.container_end = port.container_end.take().filter(|end| match &end.place {
@@ -279,7 +304,8 @@ fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
     let segments: BTreeMap<Vni, ObservedSegment> =
         desired.segments.iter().map(|(&vni, wanted)| (vni, segment(vni, wanted))).collect();
     let missing_sandboxes = sandboxes(desired).difference(there).cloned().collect();
-    Observed { segments, missing_sandboxes, ..Observed::default() }
+    let underlay_filter = desired.underlay_filter.clone().map_or(ObservedUnderlayFilter::Absent, whole);
+    Observed { underlay_filter, segments, missing_sandboxes, ..Observed::default() }
 }
 
 /// Whether all is as desired, but for what is somebody else's: judged without the code that plans.
@@ -362,6 +388,7 @@ fn mend(
 /// Whether, of each segment, all is done that must come before the tunnel is put to use.
 fn is_in_order(plan: &[Action]) -> bool {
     let rank = |action: &Action| match action {
+        Action::InstallUnderlayFilter { .. } | Action::RemoveUnderlayFilter => 0,
         Action::DeleteSegment { .. } => 0,
         Action::CreateSegment { .. } => 1,
         Action::CreateBridge { .. } => 2,
@@ -379,11 +406,13 @@ fn is_in_order(plan: &[Action]) -> bool {
     };
     let mut ranks: BTreeMap<Vni, Vec<u8>> = BTreeMap::new();
     for action in plan {
-        let debug = format!("{action:?}");
-        let number = debug.split("Vni(").nth(1).and_then(|rest| rest.split(')').next()).unwrap();
-        ranks.entry(Vni::new(number.parse().unwrap()).unwrap()).or_default().push(rank(action));
+        if let Some(vni) = action.vni() {
+            ranks.entry(vni).or_default().push(rank(action));
+        }
     }
-    ranks.values().all(|ranks| ranks.is_sorted())
+    // The filter of the host stands before any tunnel is made.
+    let is_filter_first = plan.iter().skip(1).all(|action| action.vni().is_some());
+    is_filter_first && ranks.values().all(|ranks| ranks.is_sorted())
 }
 
 proptest! {
@@ -464,7 +493,7 @@ fn one_container() -> (Desired, Observed) {
         ports: BTreeMap::from([(DeviceName::port(&endpoint), wanted)]),
         ..Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep)
     };
-    let desired = Desired { segments: BTreeMap::from([(Vni::new(7).unwrap(), segment)]) };
+    let desired = Desired { segments: BTreeMap::from([(Vni::new(7).unwrap(), segment)]), ..Desired::default() };
     let observed = as_observed(&desired, &BTreeSet::from([PathBuf::from("/sandbox/0")]));
     (desired, observed)
 }

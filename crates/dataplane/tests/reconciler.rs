@@ -111,7 +111,7 @@ fn desired(endpoints: u8) -> Desired {
         ports: (0..endpoints).map(|number| (DeviceName::port(&endpoint(number)), port(number))).collect(),
         ..Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep)
     };
-    Desired { segments: BTreeMap::from([(vni(), segment)]) }
+    Desired { segments: BTreeMap::from([(vni(), segment)]), ..Desired::default() }
 }
 
 fn port_scope(number: u8) -> Scope {

@@ -38,7 +38,7 @@ fn desired(groups: u32) -> Desired {
         remote_macs: BTreeMap::from([(MacAddress([2, 0, 0, 0, 0, 9]), remote(2))]),
         ..Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep)
     };
-    Desired { segments: BTreeMap::from([(vni(), segment)]) }
+    Desired { segments: BTreeMap::from([(vni(), segment)]), ..Desired::default() }
 }
 
 fn replication_of(desired: &mut Desired) -> &mut Replication {

@@ -2,6 +2,7 @@
 
 use shoutd_fuzz::fuzz;
 
+use crate::nftables::{Family, TableName};
 use crate::wire::Frames;
 use crate::{address, fdb, ip_route, joins, link, monitor, nftables, socket};
 
@@ -15,11 +16,13 @@ fn fuzz_netlink() {
                 .map(|attribute| (attribute.text().len(), attribute.ip(), attribute.nested().count()))
                 .collect();
             let index = frame.word(4);
-            let tables = (nftables::parse_table(&frame), nftables::parse_chain(&frame), nftables::parse_rule(&frame));
-            let sets = (nftables::parse_set_elements(&frame), nftables::is_of_elements(&frame));
+            let table = TableName { family: Family::Bridge, name: "shoutd" };
+            let tables = (nftables::parse_table(table, &frame), nftables::parse_chain(table, &frame));
+            let rules = (nftables::parse_rule(table, &frame), nftables::is_of_elements(&frame));
+            let tables = (tables, rules, nftables::parse_set_elements(table, &frame));
             let devices = (link::parse(&frame), fdb::parse(&frame, index), fdb::is_flood(&frame));
             let addresses = (address::parse(&frame), ip_route::parse(&frame), joins::event(&frame));
-            (attributes.len(), tables, sets, devices, addresses, monitor::is_change(&frame), socket::verdict(&frame))
+            (attributes.len(), tables, devices, addresses, monitor::is_change(&frame), socket::verdict(&frame))
         });
         frames.collect::<Vec<_>>()
     });

@@ -13,14 +13,13 @@ use crate::error::{Error, Fault};
 use crate::guard::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, PACKET_MULTICAST, name_value};
 use crate::namespace::Namespace;
 use crate::nftables::{
-    self, Base, Chain, Comparison, DELETE_SET_ELEMENT, DELETE_TABLE, Expression, GET_CHAIN, GET_RULE, GET_TABLE, Hook,
-    Meta, NEW_SET_ELEMENT, NEW_TABLE, Rule, Table,
+    self, Base, Comparison, Content, DELETE_SET_ELEMENT, DELETE_TABLE, Expression, Family, Hook, Meta, NEW_SET_ELEMENT,
+    NEW_TABLE, TableName,
 };
 use crate::socket::{Protocol, Socket};
 use crate::wire::Message;
 
-/// The name of the table.
-const TABLE: &str = "shoutd-groups";
+const TABLE: TableName = TableName { family: Family::Bridge, name: "shoutd-groups" };
 /// The name of its chain. What leaves by a port for another comes by there; bridges themselves send link-local groups only.
 const CHAIN: &str = "forward";
 /// Goes into every rule, so that a filter that another version of shoutd put there is told apart. To be raised with every change of the rules.
@@ -99,7 +98,7 @@ impl GroupFilter {
             nftables::new_address_set(TABLE, GROUPS_V6, 2, true),
         ])?;
         self.try_change(groups)?;
-        let mut last = vec![nftables::new_chain(TABLE, CHAIN, Hook::Forward)];
+        let mut last = vec![nftables::new_chain(TABLE, CHAIN, Hook::Forward, 0)];
         let rules = rules(port).into_iter().enumerate();
         last.extend(rules.map(|(position, rule)| nftables::new_rule(TABLE, CHAIN, &userdata(port, position), &rule)));
         self.send(last)
@@ -125,37 +124,27 @@ impl GroupFilter {
     }
 
     fn try_read(&mut self, port: &str) -> Result<Filtering, Fault> {
-        let tables = self.socket.dump(&nftables::message(GET_TABLE, 0), nftables::parse_table)?;
-        let tables: Vec<Table> = tables.into_iter().filter(|table| table.name == TABLE).collect();
-        if tables.is_empty() {
+        let found = Content::read(&mut self.socket, TABLE)?;
+        if found.tables.is_empty() {
             return Ok(Filtering::Absent);
         }
-        let chains = self.socket.dump(&nftables::message(GET_CHAIN, 0), nftables::parse_chain)?;
-        let rules = self.socket.dump(&nftables::message(GET_RULE, 0), nftables::parse_rule)?;
-        let chains: Vec<Chain> = chains.into_iter().filter(|chain| chain.table == TABLE).collect();
-        let rules: Vec<Rule> = rules.into_iter().filter(|rule| rule.table == TABLE).collect();
-        if (tables, chains, rules) != expected(port) {
+        if found != expected(port) {
             return Ok(Filtering::Broken);
         }
         let mut groups = BTreeSet::new();
         for set in [GROUPS_V4, GROUPS_V6] {
             let request = nftables::get_set_elements(TABLE, set);
-            groups.extend(self.socket.dump(&request, nftables::parse_set_elements)?.into_iter().flatten());
+            groups.extend(
+                self.socket.dump(&request, |frame| nftables::parse_set_elements(TABLE, frame))?.into_iter().flatten(),
+            );
         }
         Ok(Filtering::Whole(groups))
     }
 }
 
-fn expected(port: &str) -> (Vec<Table>, Vec<Chain>, Vec<Rule>) {
-    let (table, chain) = (TABLE.to_owned(), CHAIN.to_owned());
-    let rules = (0..rules(port).len()).map(|position| Rule {
-        table: table.clone(),
-        chain: chain.clone(),
-        userdata: userdata(port, position).into_bytes(),
-    });
-    let rules = rules.collect();
-    let chains = vec![Chain { table: table.clone(), name: chain.clone(), hook: Some(Hook::Forward as u32) }];
-    (vec![Table { name: table, flags: 0 }], chains, rules)
+fn expected(port: &str) -> Content {
+    let rules = (0..rules(port).len()).map(|position| userdata(port, position)).collect();
+    Content::of([(CHAIN, Hook::Forward, rules)])
 }
 
 fn userdata(port: &str, position: usize) -> String {

@@ -11,14 +11,12 @@ use nix::libc;
 use crate::error::{Error, Fault};
 use crate::namespace::Namespace;
 use crate::nftables::{
-    self, Base, Chain, Comparison, DELETE_TABLE, Expression, GET_CHAIN, GET_RULE, GET_TABLE, Hook, Meta, NEW_TABLE,
-    Rule, Table,
+    self, Base, Comparison, Content, DELETE_TABLE, Expression, Family, Hook, Meta, NEW_TABLE, TableName,
 };
 use crate::socket::{Protocol, Socket};
 use crate::wire::Message;
 
-/// The name of the table.
-const TABLE: &str = "shoutd";
+const TABLE: TableName = TableName { family: Family::Bridge, name: "shoutd" };
 /// Goes into every rule, so that a guard that another version of shoutd put there is told apart. To be raised with every change of the rules.
 const VERSION: u32 = 5;
 /// Keeps ports apart for the rate limit.
@@ -96,7 +94,7 @@ impl Guard {
             }
         }
         for (hook, chain, interface) in CHAINS {
-            batch.push(nftables::new_chain(TABLE, chain, hook));
+            batch.push(nftables::new_chain(TABLE, chain, hook, 0));
             let rules = chain_rules(hook, interface, port, max_rate);
             batch.extend(rules.iter().map(|(name, rule)| nftables::new_rule(TABLE, chain, name, rule)));
         }
@@ -122,22 +120,10 @@ impl Guard {
 
     /// What the guard at this port is set to, if it is whole: every chain at its hook, every rule in its place and no other between them, not dormant.
     pub fn is_whole(&mut self, port: &str) -> Result<Option<Installed>, Error> {
-        let found = self.read().map_err(|fault| fault.during("read the nf_tables filter"))?;
+        let found = Content::read(&mut self.socket, TABLE);
+        let found = found.map_err(|fault| fault.during("read the nf_tables filter"))?;
         let max_rate = found.rules.iter().find_map(|rule| rate_of(&rule.userdata));
         Ok((found == expected(port, max_rate)).then_some(Installed { max_rate }))
-    }
-
-    fn read(&mut self) -> Result<Content, Fault> {
-        let tables = self.socket.dump(&nftables::message(GET_TABLE, 0), nftables::parse_table)?;
-        let chains = self.socket.dump(&nftables::message(GET_CHAIN, 0), nftables::parse_chain)?;
-        let rules = self.socket.dump(&nftables::message(GET_RULE, 0), nftables::parse_rule)?;
-        let mut content = Content {
-            tables: tables.into_iter().filter(|table| table.name == TABLE).collect(),
-            chains: chains.into_iter().filter(|chain| chain.table == TABLE).collect(),
-            rules: rules.into_iter().filter(|rule| rule.table == TABLE).collect(),
-        };
-        content.normalize();
-        Ok(content)
     }
 }
 
@@ -148,36 +134,11 @@ pub struct Installed {
     pub max_rate: Option<u32>,
 }
 
-/// All there is in the table.
-#[derive(Debug, PartialEq, Eq)]
-struct Content {
-    tables: Vec<Table>,
-    chains: Vec<Chain>,
-    rules: Vec<Rule>,
-}
-
-impl Content {
-    /// Chains are dumped in no order that matters; the order of rules matters within their chain.
-    fn normalize(&mut self) {
-        self.chains.sort_by(|a, b| a.name.cmp(&b.name));
-        self.rules.sort_by(|a, b| a.chain.cmp(&b.chain));
-    }
-}
-
 fn expected(port: &str, max_rate: Option<u32>) -> Content {
-    let mut content =
-        Content { tables: vec![Table { name: TABLE.to_owned(), flags: 0 }], chains: Vec::new(), rules: Vec::new() };
-    for (hook, chain, interface) in CHAINS {
-        content.chains.push(Chain { table: TABLE.to_owned(), name: chain.to_owned(), hook: Some(hook as u32) });
+    Content::of(CHAINS.map(|(hook, chain, interface)| {
         let rules = chain_rules(hook, interface, port, max_rate).into_iter();
-        content.rules.extend(rules.map(|(name, _)| Rule {
-            table: TABLE.to_owned(),
-            chain: chain.to_owned(),
-            userdata: name.into_bytes(),
-        }));
-    }
-    content.normalize();
-    content
+        (chain, hook, rules.map(|(name, _)| name).collect())
+    }))
 }
 
 fn userdata(port: &str, position: usize) -> String {

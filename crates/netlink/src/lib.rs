@@ -1,7 +1,7 @@
 //! Netlink, for shoutd: the only crate that knows how the kernel is spoken to.
 //!
 //! One verb per method, all of them blocking: a request is answered in microseconds, and every wait has a deadline. [`Route`] speaks
-//! rtnetlink (devices, forwarding tables, addresses, routes), [`Guard`] and [`GroupFilter`] keep nf_tables filters, [`Monitor`] says when something changed,
+//! rtnetlink (devices, forwarding tables, addresses, routes), [`Guard`], [`GroupFilter`] and [`UnderlayFilter`] keep nf_tables filters, [`Monitor`] says when something changed,
 //! [`Namespace`] and [`NamedNamespaces`] are the network namespaces all of them work in.
 //!
 //! The codec is its own: two hundred lines serve rtnetlink and nf_tables alike, the messages of which no crate covers whole, and an
@@ -28,6 +28,7 @@ mod port;
 mod question;
 mod route;
 mod socket;
+mod underlay_filter;
 mod veth;
 mod vxlan;
 mod wire;
@@ -49,5 +50,6 @@ pub use namespace::{Namespace, NamespaceId};
 pub use port::PortSettings;
 pub use question::Questioner;
 pub use route::Route;
+pub use underlay_filter::{AGREEMENT_PORTS_MAX, Installed as InstalledUnderlayFilter, UnderlayAccess, UnderlayFilter};
 pub use veth::{NewVeth, VethEnd};
 pub use vxlan::{NewVxlan, VxlanSettings};

@@ -11,8 +11,9 @@ use crate::fdb;
 use crate::ip_route;
 use crate::mdb::{self, DatabaseChange, RTM_DELMDB, RTM_NEWMDB};
 use crate::namespace::Namespace;
-use crate::nftables;
+use crate::nftables::{self, TableName};
 use crate::socket::{Protocol, open_here, set_option};
+use crate::underlay_filter;
 use crate::wire::{Frame, Frames};
 
 /// Octets read at once; the kernel notifies of one thing per datagram.
@@ -39,6 +40,8 @@ const NFNLGRP_NFTABLES: u32 = 7;
 #[derive(Debug)]
 pub struct Monitor {
     fd: OwnedFd,
+    /// The only table of nf_tables that matters, if not all of them do.
+    table: Option<TableName>,
 }
 
 impl Monitor {
@@ -68,13 +71,20 @@ impl Monitor {
         Self::open(namespace, Protocol::Netfilter, &[NFNLGRP_NFTABLES])
     }
 
+    /// Watches the [`UnderlayFilter`](crate::UnderlayFilter), the members in it too. Docker and
+    /// others change their own tables of the same namespace with every container.
+    pub fn underlay_filter(namespace: &Namespace) -> Result<Self, Error> {
+        let monitor = Self::open(namespace, Protocol::Netfilter, &[NFNLGRP_NFTABLES])?;
+        Ok(Self { table: Some(underlay_filter::TABLE), ..monitor })
+    }
+
     fn open(namespace: &Namespace, protocol: Protocol, groups: &[u32]) -> Result<Self, Error> {
         let attempt = || -> Result<Self, Fault> {
             let fd = namespace.enter(move || open_here(protocol, SockFlag::SOCK_NONBLOCK))??;
             for &group in groups {
                 set_option(&fd, libc::NETLINK_ADD_MEMBERSHIP, group)?;
             }
-            Ok(Self { fd })
+            Ok(Self { fd, table: None })
         };
         attempt().map_err(|fault| fault.during("watch a network namespace for changes"))
     }
@@ -86,7 +96,7 @@ impl Monitor {
         for _ in 0..DATAGRAMS_MAX {
             match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 Ok(length) => {
-                    changed |= Frames(buffer.get(..length).unwrap_or_default()).any(|frame| is_change(&frame));
+                    changed |= Frames(buffer.get(..length).unwrap_or_default()).any(|frame| self.is_change(&frame));
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => break,
@@ -94,6 +104,10 @@ impl Monitor {
             }
         }
         changed
+    }
+
+    fn is_change(&self, frame: &Frame<'_>) -> bool {
+        self.table.map_or_else(|| is_change(frame), |table| nftables::is_about(table, frame))
     }
 }
 
@@ -106,7 +120,7 @@ pub struct DatabaseMonitor {
 impl DatabaseMonitor {
     /// Subscribes.
     pub fn open(namespace: &Namespace) -> Result<Self, Error> {
-        let Monitor { fd } = Monitor::open(namespace, Protocol::Route, &[RTNLGRP_MDB])?;
+        let Monitor { fd, .. } = Monitor::open(namespace, Protocol::Route, &[RTNLGRP_MDB])?;
         // Without the privilege to go beyond the system's limit it loses events sooner, and reads everything again more often.
         let _ = setsockopt(&fd, sockopt::RcvBufForce, &DATABASE_BUFFER);
         Ok(Self { fd })

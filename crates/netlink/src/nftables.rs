@@ -5,13 +5,12 @@ use std::net::IpAddr;
 
 use nix::libc;
 
-use crate::socket::flag;
+use crate::error::Fault;
+use crate::socket::{Socket, flag};
 use crate::wire::{Attribute, Frame, Message};
 
 /// Octets of `struct nfgenmsg`.
 const HEADER: usize = 4;
-/// `NFPROTO_BRIDGE`.
-const FAMILY_BRIDGE: u8 = 7;
 /// `NFNL_SUBSYS_NFTABLES`.
 const SUBSYSTEM: u16 = 10;
 
@@ -77,17 +76,40 @@ const DYNSET_UPDATE: u32 = 1;
 const LIMIT_INVERTED: u32 = 1;
 /// `NFT_LOOKUP_F_INV`: holds for what is not in the set.
 const LOOKUP_INVERTED: u32 = 1;
+/// `NFT_FIB_RESULT_OIF`.
+const FIB_RESULT_INTERFACE: u32 = 1;
+/// `NFTA_FIB_F_SADDR | NFTA_FIB_F_IIF | NFTA_FIB_F_PRESENT`.
+const FIB_BACK_TO_SOURCE: u32 = 1 | 1 << 3 | 1 << 5;
 /// Packets that may come at once whatever the rate: as many as a host sends when it starts (ARP, reports, neighbour discovery).
 const BURST_MIN: u32 = 10;
 
-/// Where in a frame's way through a bridge a chain stands (`enum nf_br_hook_priorities` and the hooks of `netfilter_bridge.h`).
+/// Which packets a table sees (`include/uapi/linux/netfilter.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// `NFPROTO_INET`: IPv4 and IPv6.
+    Inet = 1,
+    /// `NFPROTO_BRIDGE`: frames that a bridge handles.
+    Bridge = 7,
+}
+
+/// A table's name; each family has names of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TableName {
+    pub(crate) family: Family,
+    pub(crate) name: &'static str,
+}
+
+/// Where on a packet's way a chain stands. The numbers are the same in `enum nf_inet_hooks` and
+/// in `netfilter_bridge.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hook {
-    /// A frame has come in by a port.
+    /// A packet has arrived.
     Prerouting = 0,
-    /// A frame goes from port to port.
+    /// A packet is for this host itself.
+    Input = 1,
+    /// A packet passes through.
     Forward = 2,
-    /// The bridge itself sends a frame.
+    /// The host, or the bridge itself, sends a packet.
     Output = 3,
 }
 
@@ -98,8 +120,14 @@ pub(crate) enum Meta {
     InputName = 6,
     InputIndex = 4,
     OutputName = 7,
+    /// User of the socket that the packet comes from; a rule ends where there is none.
+    SocketUser = 10,
+    /// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
+    Family = 15,
     TransportProtocol = 16,
     PacketType = 19,
+    /// What kind of device the packet came in by; from Linux 5.1 on.
+    InputKind = 26,
 }
 
 /// Where a rule looks into the packet (`enum nft_payload_bases`).
@@ -127,9 +155,14 @@ pub(crate) enum Expression {
         offset: u32,
         length: u32,
     },
+    /// Loads whether there is a route back to the source by the interface that the packet came
+    /// in by: 1 or 0, in one octet (`net/netfilter/nft_fib.c`).
+    LoadReversePath,
     Compare(Comparison, Vec<u8>),
     /// Keeps these bits of the octet that was loaded last.
     Mask(u8),
+    /// Goes on if what was loaded last is in the set.
+    In(&'static str),
     /// Goes on if what was loaded last is not in the set.
     NotIn(&'static str),
     /// Goes on if there were more packets a second than this with the key that was loaded last, which the set keeps apart.
@@ -147,9 +180,9 @@ pub(crate) enum Expression {
     Drop,
 }
 
-/// A message of this type about the bridge family.
-pub(crate) fn message(kind: u16, flags: i32) -> Message {
-    Message::new(SUBSYSTEM << 8 | kind, flag(flags), &[FAMILY_BRIDGE, 0, 0, 0])
+/// A message of this type about a family.
+pub(crate) fn message(kind: u16, flags: i32, family: Family) -> Message {
+    Message::new(SUBSYSTEM << 8 | kind, flag(flags), &[family as u8, 0, 0, 0])
 }
 
 /// Begins (`true`) or ends a batch, which is done whole or not at all.
@@ -160,20 +193,27 @@ pub(crate) fn batch_edge(begin: bool) -> Message {
 }
 
 /// A message that is about a table and no more.
-pub(crate) fn table(kind: u16, flags: i32, name: &str) -> Message {
-    let mut message = message(kind, flags);
-    message.text(TABLE_NAME, name);
+pub(crate) fn table(kind: u16, flags: i32, table: TableName) -> Message {
+    let mut message = message(kind, flags, table.family);
+    message.text(TABLE_NAME, table.name);
     message
 }
 
-/// Makes a chain at a hook, of which what no rule drops goes on.
-pub(crate) fn new_chain(table: &str, name: &str, hook: Hook) -> Message {
-    let mut message = message(NEW_CHAIN, libc::NLM_F_CREATE);
-    message.text(CHAIN_TABLE, table);
+/// Asks for all rules of a table.
+pub(crate) fn get_rules(table: TableName) -> Message {
+    let mut message = message(GET_RULE, 0, table.family);
+    message.text(RULE_TABLE, table.name);
+    message
+}
+
+/// Makes a chain at a hook; what no rule drops goes on. Chains of a lower priority come first.
+pub(crate) fn new_chain(table: TableName, name: &str, hook: Hook, priority: i32) -> Message {
+    let mut message = message(NEW_CHAIN, libc::NLM_F_CREATE, table.family);
+    message.text(CHAIN_TABLE, table.name);
     message.text(CHAIN_NAME, name);
     message.nest(CHAIN_HOOK, |nested| {
         nested.u32_be(HOOK_NUMBER, hook as u32);
-        nested.u32_be(HOOK_PRIORITY, 0);
+        nested.u32_be(HOOK_PRIORITY, priority.cast_unsigned());
     });
     message.u32_be(CHAIN_POLICY, NF_ACCEPT);
     message.text(CHAIN_TYPE, "filter");
@@ -181,9 +221,9 @@ pub(crate) fn new_chain(table: &str, name: &str, hook: Hook) -> Message {
 }
 
 /// Makes a set of numbers of four octets, to which rules add, and which lose an element after this many milliseconds without use. `id` tells it from others of the same batch.
-pub(crate) fn new_set(table: &str, (name, id): (&str, u32), size: u32, timeout: u64) -> Message {
-    let mut message = message(NEW_SET, libc::NLM_F_CREATE);
-    message.text(SET_TABLE, table);
+pub(crate) fn new_set(table: TableName, (name, id): (&str, u32), size: u32, timeout: u64) -> Message {
+    let mut message = message(NEW_SET, libc::NLM_F_CREATE, table.family);
+    message.text(SET_TABLE, table.name);
     message.text(SET_NAME, name);
     message.u32_be(SET_FLAGS, FLAGS_DYNAMIC);
     message.u32_be(SET_KEY_TYPE, KEY_TYPE_INTEGER);
@@ -195,10 +235,10 @@ pub(crate) fn new_set(table: &str, (name, id): (&str, u32), size: u32, timeout: 
 }
 
 /// Makes a set of IP addresses, empty, of any size; with a number that no other set of the same batch has.
-pub(crate) fn new_address_set(table: &str, name: &str, number: u32, ipv6: bool) -> Message {
+pub(crate) fn new_address_set(table: TableName, name: &str, number: u32, ipv6: bool) -> Message {
     let (kind, length) = if ipv6 { (KEY_TYPE_IPV6, 16) } else { (KEY_TYPE_IPV4, 4) };
-    let mut message = message(NEW_SET, libc::NLM_F_CREATE);
-    message.text(SET_TABLE, table);
+    let mut message = message(NEW_SET, libc::NLM_F_CREATE, table.family);
+    message.text(SET_TABLE, table.name);
     message.text(SET_NAME, name);
     message.u32_be(SET_FLAGS, 0);
     message.u32_be(SET_KEY_TYPE, kind);
@@ -211,12 +251,12 @@ pub(crate) fn new_address_set(table: &str, name: &str, number: u32, ipv6: bool) 
 pub(crate) fn set_elements(
     kind: u16,
     flags: i32,
-    table: &str,
+    table: TableName,
     set: &str,
     addresses: impl Iterator<Item = IpAddr>,
 ) -> Message {
-    let mut message = message(kind, flags);
-    message.text(ELEMENTS_TABLE, table);
+    let mut message = message(kind, flags, table.family);
+    message.text(ELEMENTS_TABLE, table.name);
     message.text(ELEMENTS_SET, set);
     message.nest(ELEMENTS_LIST | NESTED, |list| {
         for address in addresses {
@@ -229,17 +269,17 @@ pub(crate) fn set_elements(
 }
 
 /// Asks for all elements of a set.
-pub(crate) fn get_set_elements(table: &str, set: &str) -> Message {
-    let mut message = message(GET_SET_ELEMENT, 0);
-    message.text(ELEMENTS_TABLE, table);
+pub(crate) fn get_set_elements(table: TableName, set: &str) -> Message {
+    let mut message = message(GET_SET_ELEMENT, 0, table.family);
+    message.text(ELEMENTS_TABLE, table.name);
     message.text(ELEMENTS_SET, set);
     message
 }
 
 /// Adds a rule at the end of a chain, with a text to know it by.
-pub(crate) fn new_rule(table: &str, chain: &str, userdata: &str, expressions: &[Expression]) -> Message {
-    let mut message = message(NEW_RULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND);
-    message.text(RULE_TABLE, table);
+pub(crate) fn new_rule(table: TableName, chain: &str, userdata: &str, expressions: &[Expression]) -> Message {
+    let mut message = message(NEW_RULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND, table.family);
+    message.text(RULE_TABLE, table.name);
     message.text(RULE_CHAIN, chain);
     message.nest(RULE_EXPRESSIONS | NESTED, |list| {
         for expression in expressions {
@@ -259,7 +299,8 @@ fn write_expression(message: &mut Message, expression: &Expression) {
         Expression::LoadPayload { .. } => "payload",
         Expression::Compare(..) => "cmp",
         Expression::Mask(_) => "bitwise",
-        Expression::NotIn(_) => "lookup",
+        Expression::LoadReversePath => "fib",
+        Expression::In(_) | Expression::NotIn(_) => "lookup",
         Expression::Exceeds { .. } | Expression::Within { .. } => "dynset",
         Expression::Accept | Expression::Drop => "immediate",
     };
@@ -287,16 +328,24 @@ fn write_expression(message: &mut Message, expression: &Expression) {
             data.nest(4 | NESTED, |nested| nested.u8(DATA_VALUE, *mask));
             data.nest(5 | NESTED, |nested| nested.u8(DATA_VALUE, 0));
         }
-        Expression::NotIn(set) => {
-            data.text(1, set);
-            data.u32_be(2, REGISTER);
-            data.u32_be(5, LOOKUP_INVERTED);
+        Expression::LoadReversePath => {
+            data.u32_be(1, REGISTER);
+            data.u32_be(2, FIB_RESULT_INTERFACE);
+            data.u32_be(3, FIB_BACK_TO_SOURCE);
         }
+        Expression::In(set) => write_lookup(data, set, 0),
+        Expression::NotIn(set) => write_lookup(data, set, LOOKUP_INVERTED),
         Expression::Exceeds { set, rate } => write_limit(data, set, *rate, LIMIT_INVERTED),
         Expression::Within { set, rate } => write_limit(data, set, *rate, 0),
         Expression::Accept => write_verdict(data, NF_ACCEPT),
         Expression::Drop => write_verdict(data, NF_DROP),
     });
+}
+
+fn write_lookup(data: &mut Message, set: &str, flags: u32) {
+    data.text(1, set);
+    data.u32_be(2, REGISTER);
+    data.u32_be(5, flags);
 }
 
 fn write_limit(data: &mut Message, set: &str, rate: u32, flags: u32) {
@@ -324,7 +373,6 @@ fn write_verdict(data: &mut Message, verdict: u32) {
 /// A table that the kernel has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Table {
-    pub(crate) name: String,
     /// Not zero if it is dormant, or belongs to a process.
     pub(crate) flags: u32,
 }
@@ -332,7 +380,6 @@ pub(crate) struct Table {
 /// A chain that the kernel has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Chain {
-    pub(crate) table: String,
     pub(crate) name: String,
     /// The number of its hook; `None` if it stands at none.
     pub(crate) hook: Option<u32>,
@@ -341,35 +388,75 @@ pub(crate) struct Chain {
 /// A rule that the kernel has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rule {
-    pub(crate) table: String,
     pub(crate) chain: String,
     /// The text to know it by.
     pub(crate) userdata: Vec<u8>,
 }
 
-pub(crate) fn parse_table(frame: &Frame<'_>) -> Option<Table> {
-    let attributes = frame.attributes(HEADER);
-    let name = attributes.find(TABLE_NAME).filter(|_| is_bridge(frame))?.text();
-    Some(Table { name, flags: attributes.find(TABLE_FLAGS).and_then(Attribute::u32_be).unwrap_or_default() })
+/// All that a table holds but for the elements of its sets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Content {
+    pub(crate) tables: Vec<Table>,
+    pub(crate) chains: Vec<Chain>,
+    pub(crate) rules: Vec<Rule>,
 }
 
-pub(crate) fn parse_chain(frame: &Frame<'_>) -> Option<Chain> {
+impl Content {
+    /// What a table holds that is as it was made: these chains, each with the texts of its rules.
+    pub(crate) fn of(chains: impl IntoIterator<Item = (&'static str, Hook, Vec<String>)>) -> Self {
+        let mut content = Self { tables: vec![Table { flags: 0 }], ..Self::default() };
+        for (name, hook, rules) in chains {
+            content.chains.push(Chain { name: name.to_owned(), hook: Some(hook as u32) });
+            let rule = |text: String| Rule { chain: name.to_owned(), userdata: text.into_bytes() };
+            content.rules.extend(rules.into_iter().map(rule));
+        }
+        content.sorted()
+    }
+
+    /// Reads a table.
+    pub(crate) fn read(socket: &mut Socket, table: TableName) -> Result<Self, Fault> {
+        let ask = |kind| message(kind, 0, table.family);
+        let content = Self {
+            tables: socket.dump(&ask(GET_TABLE), |frame| parse_table(table, frame))?,
+            chains: socket.dump(&ask(GET_CHAIN), |frame| parse_chain(table, frame))?,
+            // A host may have ten thousand rules of other tables.
+            rules: socket.dump(&get_rules(table), |frame| parse_rule(table, frame))?,
+        };
+        Ok(content.sorted())
+    }
+
+    /// Chains are dumped in no order that matters; the order of rules matters within their chain.
+    fn sorted(mut self) -> Self {
+        self.chains.sort_by(|a, b| a.name.cmp(&b.name));
+        self.rules.sort_by(|a, b| a.chain.cmp(&b.chain));
+        self
+    }
+}
+
+pub(crate) fn parse_table(table: TableName, frame: &Frame<'_>) -> Option<Table> {
     let attributes = frame.attributes(HEADER);
-    let table = attributes.find(CHAIN_TABLE).filter(|_| is_bridge(frame))?.text();
+    is_of(table, frame, TABLE_NAME)?;
+    Some(Table { flags: attributes.find(TABLE_FLAGS).and_then(Attribute::u32_be).unwrap_or_default() })
+}
+
+pub(crate) fn parse_chain(table: TableName, frame: &Frame<'_>) -> Option<Chain> {
+    let attributes = frame.attributes(HEADER);
+    is_of(table, frame, CHAIN_TABLE)?;
     let hook = attributes.find(CHAIN_HOOK).and_then(|hook| hook.nested().find(HOOK_NUMBER));
-    Some(Chain { table, name: attributes.find(CHAIN_NAME)?.text(), hook: hook.and_then(Attribute::u32_be) })
+    Some(Chain { name: attributes.find(CHAIN_NAME)?.text(), hook: hook.and_then(Attribute::u32_be) })
 }
 
-pub(crate) fn parse_rule(frame: &Frame<'_>) -> Option<Rule> {
+pub(crate) fn parse_rule(table: TableName, frame: &Frame<'_>) -> Option<Rule> {
     let attributes = frame.attributes(HEADER);
-    let table = attributes.find(RULE_TABLE).filter(|_| is_bridge(frame))?.text();
+    is_of(table, frame, RULE_TABLE)?;
     let userdata = attributes.find(RULE_USERDATA).map(|userdata| userdata.value.to_vec()).unwrap_or_default();
-    Some(Rule { table, chain: attributes.find(RULE_CHAIN)?.text(), userdata })
+    Some(Rule { chain: attributes.find(RULE_CHAIN)?.text(), userdata })
 }
 
 /// The addresses in a set; each message has some of them.
-pub(crate) fn parse_set_elements(frame: &Frame<'_>) -> Option<Vec<IpAddr>> {
-    let list = frame.attributes(HEADER).find(ELEMENTS_LIST).filter(|_| is_bridge(frame))?;
+pub(crate) fn parse_set_elements(table: TableName, frame: &Frame<'_>) -> Option<Vec<IpAddr>> {
+    is_of(table, frame, ELEMENTS_TABLE)?;
+    let list = frame.attributes(HEADER).find(ELEMENTS_LIST)?;
     let key = |element: Attribute<'_>| element.nested().find(ELEMENT_KEY)?.nested().find(DATA_VALUE)?.ip();
     Some(list.nested().filter(|element| element.kind == LIST_ELEMENT).filter_map(key).collect())
 }
@@ -379,6 +466,14 @@ pub(crate) fn is_of_elements(frame: &Frame<'_>) -> bool {
     [NEW_SET_ELEMENT, DELETE_SET_ELEMENT, NEW_GENERATION].contains(&(frame.kind ^ SUBSYSTEM << 8))
 }
 
-fn is_bridge(frame: &Frame<'_>) -> bool {
-    frame.octet(0) == FAMILY_BRIDGE
+/// Whether an event is about a table or anything in it: in each kind of message the first attribute
+/// is the table's name.
+pub(crate) fn is_about(table: TableName, frame: &Frame<'_>) -> bool {
+    is_of(table, frame, TABLE_NAME).is_some()
+}
+
+/// Something, if a message is about a table, whose name is in this attribute.
+fn is_of(table: TableName, frame: &Frame<'_>, attribute: u16) -> Option<()> {
+    let name = frame.attributes(HEADER).find(attribute)?.text();
+    (frame.octet(0) == table.family as u8 && name == table.name).then_some(())
 }

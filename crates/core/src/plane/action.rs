@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::{DeviceName, Port, Vtep};
+use super::{DeviceName, Port, UnderlayFilter, Vtep};
 use crate::{NetworkId, Vni};
 
 /// A network namespace that is not a segment's.
@@ -19,6 +19,13 @@ pub enum Place {
 /// nothing is planned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
+    /// Put the filter of the host's own namespace in place, whole, whatever was there of it.
+    InstallUnderlayFilter {
+        /// What it enforces.
+        filter: UnderlayFilter,
+    },
+    /// Take it away.
+    RemoveUnderlayFilter,
     /// Make the namespace `shout-<vni>`.
     CreateSegment {
         /// Its VNI.
@@ -144,4 +151,28 @@ pub enum Action {
         /// The end in the segment.
         name: DeviceName,
     },
+}
+
+impl Action {
+    /// The segment that it is about, if it is about one.
+    pub fn vni(&self) -> Option<Vni> {
+        match self {
+            Self::InstallUnderlayFilter { .. } | Self::RemoveUnderlayFilter => None,
+            Self::CreateSegment { vni }
+            | Self::DeleteSegment { vni }
+            | Self::CreateBridge { vni, .. }
+            | Self::TuneBridge { vni, .. }
+            | Self::InstallGuard { vni, .. }
+            | Self::CreateTunnel { vni, .. }
+            | Self::DeleteTunnel { vni }
+            | Self::TuneTunnel { vni, .. }
+            | Self::AddFlood { vni, .. }
+            | Self::RemoveFlood { vni, .. }
+            | Self::CreatePort { vni, .. }
+            | Self::TunePort { vni, .. }
+            | Self::EndDuplicateDetection { vni, .. }
+            | Self::TuneContainerEnd { vni, .. }
+            | Self::DeletePort { vni, .. } => Some(*vni),
+        }
+    }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
-use super::DeviceName;
 use super::options::{learns, max_rate};
+use super::{DeviceName, UnderlayFilter};
 use crate::announce::{AnnouncedNetwork, Heard};
 use crate::cluster::{Cluster, Network};
 use crate::limits::{MTU_MIN, OVERHEAD_IPV4, OVERHEAD_IPV6, PORT};
@@ -17,10 +17,12 @@ use crate::local::{Endpoint, Local};
 use crate::multicast::{Remote, Replication, replication};
 use crate::{EndpointId, HostId, MacAddress, NetworkId, Vni};
 
-/// All segments this host should have.
+/// All that this host should have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
-    /// By VNI.
+    /// The filter in the host's own namespace; none on a host that belongs to no cluster.
+    pub underlay_filter: Option<UnderlayFilter>,
+    /// Its segments, by VNI.
     pub segments: BTreeMap<Vni, Segment>,
 }
 
@@ -146,8 +148,8 @@ fn remote((address, announced, in_sync): &Announcement) -> Remote<'_> {
 /// `-o` option with the MTU of a network, in octets, as Docker's own drivers call it.
 pub const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 
-/// What the kernel of host `me` should have: a segment for each network that it has endpoints on. A host without endpoints on a network has
-/// no devices for it and is no remote of the others.
+/// The segments that the kernel of host `me` should have: one for each network that it has endpoints on. A host without endpoints on a network has
+/// no devices for it and is no remote of the others. [`underlay_filter`](super::underlay_filter) is the rest.
 pub fn desired(
     cluster: &Cluster,
     local: &Local,
@@ -170,7 +172,7 @@ pub fn desired(
         segment.ports.insert(DeviceName::port(id), port(id, endpoint));
     }
     worked.networks.retain(|vni, _| segments.contains_key(vni));
-    Desired { segments }
+    Desired { underlay_filter: None, segments }
 }
 
 /// A network's segment but for its ports.

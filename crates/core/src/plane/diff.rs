@@ -6,21 +6,22 @@ use std::path::PathBuf;
 
 use super::{
     Action, ContainerEnd, Desired, DeviceName, GROUPS_MAX, IGMP_VERSION, MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION,
-    MULTICAST_ROUTER_ALWAYS, Mark, Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, Place,
-    Port, Segment,
+    MULTICAST_ROUTER_ALWAYS, Mark, Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel,
+    ObservedUnderlayFilter, Place, Port, Segment,
 };
 use crate::Vni;
 use crate::limits::{GROUPS_PER_PORT_MAX, LEARNED_MAX};
 
 /// What to do so that the kernel has what is `desired`: empty when it has.
 ///
-/// Segments that are no longer desired go first. Then, for each that is, from the inside out: namespace, bridge, the guard that keeps IGMP
+/// The underlay filter comes first: no VXLAN device is made before it stands, and it lets in a new member before anything is sent
+/// to that. Segments that are no longer desired go next. Then, for each that is, from the inside out: namespace, bridge, the guard that keeps IGMP
 /// and MLD off the tunnel, the tunnel with its flood entries, and only then the tunnel's place in the bridge; so that no query or report
 /// can leave before the guard stands, and the first frame that reaches the tunnel finds every remote. Ports come last.
 ///
 /// What carries no mark of shoutd is never the object of a deletion.
 pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Action> {
-    let mut plan = Vec::new();
+    let mut plan: Vec<Action> = plan_underlay_filter(desired, observed).into_iter().collect();
     for (&vni, segment) in &observed.segments {
         if !desired.segments.contains_key(&vni) && segment.is_ours() {
             plan.push(Action::DeleteSegment { vni });
@@ -30,6 +31,16 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Action> {
         plan_segment(vni, segment, observed, &mut plan);
     }
     plan
+}
+
+fn plan_underlay_filter(desired: &Desired, observed: &Observed) -> Option<Action> {
+    match (&desired.underlay_filter, &observed.underlay_filter) {
+        (Some(wanted), found) if found.enforced() == Some(wanted) => None,
+        (Some(wanted), _) => Some(Action::InstallUnderlayFilter { filter: wanted.clone() }),
+        // One that cannot be read is not there, as far as can be told.
+        (None, ObservedUnderlayFilter::Absent | ObservedUnderlayFilter::Unreadable(_)) => None,
+        (None, _) => Some(Action::RemoveUnderlayFilter),
+    }
 }
 
 fn plan_segment(vni: Vni, desired: &Segment, observed: &Observed, plan: &mut Vec<Action>) {

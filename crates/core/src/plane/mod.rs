@@ -12,6 +12,7 @@ mod forwarding;
 mod observed;
 mod options;
 mod tier;
+mod underlay;
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,12 +22,15 @@ pub use change::Change;
 pub use desired::{Desired, MTU_OPTION, Port, Segment, Underlay, Vtep, Worked, desired};
 pub use diff::diff;
 pub use forwarding::{Destination, Filter, Forwarding, UNREGISTERED};
-pub use observed::{ContainerEnd, Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel};
+pub use observed::{
+    ContainerEnd, Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, ObservedUnderlayFilter,
+};
 pub use options::{
     ALL_MULTICAST, InvalidOption, MAC_MOVES_OPTION, MAX_RATE_OPTION, MULTICAST_ROUTE_OPTION, check_options,
     multicast_routes, resolves_names,
 };
 pub use tier::{Tier, UnknownTier};
+pub use underlay::{UnderlayFilter, underlay_filter};
 
 use crate::{EndpointId, InvalidId, NetworkId, Vni};
 

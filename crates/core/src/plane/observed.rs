@@ -6,18 +6,61 @@ use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{DeviceName, Mark, Place};
+use super::{DeviceName, Mark, Place, UnderlayFilter};
 use crate::{MacAddress, NetworkId, Vni};
 
-/// All segments of this host, by the VNI in their namespace's name.
+/// The filter of the host's namespace, and all segments of this host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// The namespaces that are named as shoutd names them.
+    /// The filter in the host's own namespace.
+    pub underlay_filter: ObservedUnderlayFilter,
+    /// The namespaces that are named as shoutd names them, by the VNI in the name.
     pub segments: BTreeMap<Vni, ObservedSegment>,
     /// Those of the sandboxes asked about whose path is no network namespace (any more).
     pub missing_sandboxes: BTreeSet<PathBuf>,
     /// Those in which it could not be read what there is, and why: of them is shown what was last read.
     pub unreadable_sandboxes: BTreeMap<PathBuf, String>,
+}
+
+/// The filter that keeps strangers off the VXLAN port, as the kernel has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ObservedUnderlayFilter {
+    /// There is none.
+    #[default]
+    Absent,
+    /// It is not as this version of shoutd makes it.
+    Broken,
+    /// It is whole.
+    Whole {
+        /// What it enforces.
+        filter: UnderlayFilter,
+        /// Whether it also drops what containers send with a member's address as a forged source.
+        complete: bool,
+    },
+    /// It cannot be read, and why.
+    Unreadable(String),
+}
+
+impl ObservedUnderlayFilter {
+    /// What it enforces, if it is whole.
+    pub fn enforced(&self) -> Option<&UnderlayFilter> {
+        match self {
+            Self::Whole { filter, .. } => Some(filter),
+            _ => None,
+        }
+    }
+
+    /// What it does not do, in a line.
+    pub fn problem(&self) -> Option<String> {
+        match self {
+            Self::Whole { complete: false, .. } => Some(
+                "this kernel cannot tell by which kind of device a packet came in (Linux 5.13 can): a \
+                 container that may send raw packets can put frames into networks it is not on"
+                    .to_owned(),
+            ),
+            _ => None,
+        }
+    }
 }
 
 impl Observed {

@@ -50,6 +50,8 @@ fn bridge_settings(before: Option<&Kind>) -> BridgeSettings {
 impl LinuxKernel {
     pub(super) fn execute_action(&mut self, action: &Action) -> Result<(), KernelError> {
         match action {
+            Action::InstallUnderlayFilter { filter } => Ok(self.underlay_filter.install(filter)?),
+            Action::RemoveUnderlayFilter => Ok(self.underlay_filter.remove()?),
             Action::CreateSegment { vni } => self.create_segment(*vni),
             Action::DeleteSegment { vni } => self.delete_segment(*vni),
             Action::CreateBridge { vni, network } => self.segment(*vni)?.create_bridge(*vni, network),

@@ -38,7 +38,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    fn new(monitor: Monitor) -> Self {
+    pub(super) fn new(monitor: Monitor) -> Self {
         Self { monitor, changed: AtomicBool::new(true) }
     }
 
@@ -51,7 +51,7 @@ impl Watch {
 
     /// Whether there was a change since this was last asked. To be asked before reading, so that a change while reading is kept for next
     /// time.
-    fn take(&self) -> bool {
+    pub(super) fn take(&self) -> bool {
         self.drain();
         self.changed.swap(false, Ordering::Relaxed)
     }
@@ -154,6 +154,6 @@ impl SandboxHandle {
     }
 }
 
-fn is_old<T>(reading: Option<&Reading<T>>) -> bool {
+pub(super) fn is_old<T>(reading: Option<&Reading<T>>) -> bool {
     reading.and_then(|reading| reading.at).is_none_or(|at| at.elapsed() > AGE_MAX)
 }

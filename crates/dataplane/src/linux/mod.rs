@@ -10,6 +10,7 @@ mod listening;
 mod observe;
 mod queries;
 mod registry;
+mod underlay_filter;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -31,6 +32,7 @@ use forwarding::LinuxForwarding;
 use handle::{SandboxHandle, SegmentHandle, Watch};
 use listening::LinuxListening;
 use registry::Registry;
+use underlay_filter::UnderlayFilterHandle;
 
 /// The device group (`IFLA_GROUP`) that shoutd makes devices in: "shou" in ASCII. A device's alias, which is its mark, cannot be given when it is
 /// made; its group can. One that is in the group and has no mark is therefore what a crash left half made.
@@ -45,6 +47,7 @@ pub struct LinuxKernel {
     host: Namespace,
     host_route: Route,
     host_monitor: Monitor,
+    underlay_filter: UnderlayFilterHandle,
     named: NamedNamespaces,
     /// Says when a name comes or goes.
     names: Inotify,
@@ -72,6 +75,7 @@ impl LinuxKernel {
         Ok(Self {
             host_route: Route::open(&host)?,
             host_monitor: Monitor::links(&host)?,
+            underlay_filter: UnderlayFilterHandle::open(&host)?,
             host,
             named,
             names,
@@ -102,6 +106,7 @@ impl Kernel for LinuxKernel {
 
     fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration) {
         let mut sources = vec![Source::Names(&self.names), Source::Host(&self.host_monitor)];
+        sources.push(Source::Handle(&self.underlay_filter.watch));
         sources.extend(self.segments.values().flat_map(SegmentHandle::watches).map(Source::Handle));
         sources.extend(self.sandboxes.values().map(|sandbox| Source::Handle(&sandbox.watch)));
         let mut waiting = vec![PollFd::new(wake, PollFlags::POLLIN)];

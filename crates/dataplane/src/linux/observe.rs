@@ -19,7 +19,7 @@ use crate::kernel::KernelError;
 impl LinuxKernel {
     pub(super) fn observe_all(&mut self, wanted: &BTreeSet<PathBuf>) -> Result<Observed, KernelError> {
         self.refresh_segments()?;
-        let mut observed = Observed::default();
+        let mut observed = Observed { underlay_filter: self.underlay_filter.observe(), ..Observed::default() };
         self.refresh_sandboxes(wanted, &mut observed);
         let mut open: BTreeSet<NamespaceId> = self.sandboxes.values().map(|sandbox| sandbox.namespace.id()).collect();
         open.insert(self.host.id());

@@ -1,0 +1,401 @@
+//! The underlay filter: it keeps everybody but the members of a cluster off the hosts' VXLAN and
+//! agreement ports.
+//!
+//! A VXLAN device takes every frame that reaches its UDP port with its VNI, whoever sends it
+//! (`vxlan_rcv`), so the filter decides by source before the packet gets there:
+//!
+//! * *input* drops VXLAN that is not from a member's address, or that comes by loopback;
+//! * *forward* drops what this host would pass on to a member from somebody else, as from a
+//!   container: behind masquerading it would carry this host's address;
+//! * *output* drops what a process sends to a member's VXLAN port. The kernel's own VXLAN has no
+//!   socket of this namespace, so a rule that asks for the socket's user does not match it
+//!   (`nft_meta_get_eval_skugid`).
+//!
+//! A container's packet may also carry a member's address as a forged source. Rules that know the
+//! kind of device a packet came in by drop it where no route leads back by that device. The same
+//! rules keep containers off the agreement port. They need Linux 5.13; on older kernels the filter
+//! does without them and says so.
+//!
+//! It is one table of the family `inet`, replaced as a whole in one transaction. Rules carry no
+//! mark or verdict that other tables see, and match nothing but these ports.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use nix::errno::Errno;
+use nix::libc;
+
+use crate::error::{Error, Fault};
+use crate::guard::name_value;
+use crate::namespace::Namespace;
+use crate::nftables::{
+    self, Base, Comparison, Content, DELETE_TABLE, Expression, Family, Hook, Meta, NEW_SET_ELEMENT, NEW_TABLE,
+    TableName,
+};
+use crate::socket::{Protocol, Socket};
+use crate::wire::Message;
+
+pub(crate) const TABLE: TableName = TableName { family: Family::Inet, name: "shoutd" };
+/// Goes into every rule, so that the filter of another version of shoutd is replaced. To be raised
+/// with every change of the rules.
+const VERSION: u32 = 1;
+/// `NF_IP_PRI_RAW`: before connection tracking.
+const PRIORITY: i32 = -300;
+/// The sets of the members' addresses.
+const MEMBERS_V4: &str = "members4";
+const MEMBERS_V6: &str = "members6";
+/// Agreement ports that are told apart. Hosts have the same one unless somebody chose otherwise.
+pub const AGREEMENT_PORTS_MAX: usize = 8;
+
+/// `NFPROTO_IPV4` and `NFPROTO_IPV6`.
+const IPV4: u8 = 2;
+const IPV6: u8 = 10;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+/// `uid_t` that no user has.
+const NO_USER: u32 = u32::MAX;
+/// Kinds of devices (`rtnl_link_ops`) that containers' packets come in by.
+const CONTAINER_KINDS: [&str; 2] = ["bridge", "veth"];
+
+/// Whom a host lets at its ports, and at those of other members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnderlayAccess {
+    /// UDP port of VXLAN.
+    pub vxlan_port: u16,
+    /// This host's own underlay address.
+    pub address: IpAddr,
+    /// The interface that has the address.
+    pub interface: String,
+    /// TCP ports of agreement, of this host and all members; further ones than
+    /// [`AGREEMENT_PORTS_MAX`] are not kept from containers.
+    pub agreement_ports: BTreeSet<u16>,
+    /// Underlay addresses of the other members.
+    pub members: BTreeSet<IpAddr>,
+}
+
+/// The filter as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Installed {
+    /// There is no table of its name.
+    Absent,
+    /// It is whole.
+    Whole {
+        /// What it enforces.
+        access: UnderlayAccess,
+        /// Whether it has the rules against containers that forge a member's address.
+        complete: bool,
+    },
+    /// Something else than this version of shoutd makes.
+    Broken,
+}
+
+/// The underlay filter in one namespace.
+#[derive(Debug)]
+pub struct UnderlayFilter {
+    socket: Socket,
+}
+
+impl UnderlayFilter {
+    /// Opens a socket to nf_tables in this namespace.
+    ///
+    /// # Errors
+    /// The kernel refused the socket.
+    pub fn open(namespace: &Namespace) -> Result<Self, Error> {
+        let socket = Socket::open(Protocol::Netfilter, namespace);
+        Ok(Self { socket: socket.map_err(|fault| fault.during("open an nf_tables socket"))? })
+    }
+
+    /// Puts the filter in place of any that is there, in one transaction. Where the kernel cannot
+    /// tell kinds of devices apart, it does without the rules that need it.
+    ///
+    /// # Errors
+    /// The kernel has no nf_tables for `inet`, or refused the rules.
+    pub fn install(&mut self, access: &UnderlayAccess) -> Result<(), Error> {
+        let is_unknown = |fault: &Fault| {
+            let errno = fault.errno();
+            [Errno::ENOENT, Errno::EOPNOTSUPP, Errno::EINVAL].iter().any(|known| errno == Some(*known))
+        };
+        let done = match self.replace(access, true) {
+            Err(fault) if is_unknown(&fault) => self.replace(access, false),
+            done => done,
+        };
+        done.map_err(|fault| fault.during("install the nf_tables filter that keeps strangers off the VXLAN port"))
+    }
+
+    /// Takes the filter away. One that is not there is no error.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn remove(&mut self) -> Result<(), Error> {
+        match self.send(vec![nftables::table(DELETE_TABLE, 0, TABLE)]) {
+            Err(fault) if fault.errno() != Some(Errno::ENOENT) => {
+                Err(fault.during("remove the nf_tables filter of the VXLAN port"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads the filter.
+    ///
+    /// # Errors
+    /// The kernel did not answer, or has no nf_tables.
+    pub fn read(&mut self) -> Result<Installed, Error> {
+        self.try_read().map_err(|fault| fault.during("read the nf_tables filter of the VXLAN port"))
+    }
+
+    fn replace(&mut self, access: &UnderlayAccess, complete: bool) -> Result<(), Fault> {
+        let mut batch = vec![
+            // Made first so that there is one to delete, whatever was there.
+            nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
+            nftables::table(DELETE_TABLE, 0, TABLE),
+            nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
+            nftables::new_address_set(TABLE, MEMBERS_V4, 1, false),
+            nftables::new_address_set(TABLE, MEMBERS_V6, 2, true),
+        ];
+        for (set, ipv4) in [(MEMBERS_V4, true), (MEMBERS_V6, false)] {
+            let mut members = access.members.iter().copied().filter(|member| member.is_ipv4() == ipv4);
+            let mut members = members.by_ref().peekable();
+            if members.peek().is_some() {
+                let flags = libc::NLM_F_CREATE;
+                batch.push(nftables::set_elements(NEW_SET_ELEMENT, flags, TABLE, set, members));
+            }
+        }
+        for (chain, hook, rules) in chains(access, complete) {
+            batch.push(nftables::new_chain(TABLE, chain, hook, PRIORITY));
+            batch.extend(
+                rules.iter().enumerate().map(|(position, rule)| {
+                    nftables::new_rule(TABLE, chain, &userdata(access, complete, position), rule)
+                }),
+            );
+        }
+        self.send(batch)
+    }
+
+    fn send(&mut self, mut batch: Vec<Message>) -> Result<(), Fault> {
+        batch.insert(0, nftables::batch_edge(true));
+        let last = batch.len() - 1;
+        batch.push(nftables::batch_edge(false));
+        self.socket.call_batch(&batch, last)
+    }
+
+    fn try_read(&mut self) -> Result<Installed, Fault> {
+        let found = Content::read(&mut self.socket, TABLE)?;
+        if found.tables.is_empty() {
+            return Ok(Installed::Absent);
+        }
+        let Some((mut access, complete)) = found.rules.iter().find_map(|rule| settings(&rule.userdata)) else {
+            return Ok(Installed::Broken);
+        };
+        if found != expected(&access, complete) {
+            return Ok(Installed::Broken);
+        }
+        for set in [MEMBERS_V4, MEMBERS_V6] {
+            let request = nftables::get_set_elements(TABLE, set);
+            let found = self.socket.dump(&request, |frame| nftables::parse_set_elements(TABLE, frame))?;
+            access.members.extend(found.into_iter().flatten());
+        }
+        Ok(Installed::Whole { access, complete })
+    }
+}
+
+fn expected(access: &UnderlayAccess, complete: bool) -> Content {
+    Content::of(chains(access, complete).map(|(chain, hook, rules)| {
+        let texts = (0..rules.len()).map(|position| userdata(access, complete, position));
+        (chain, hook, texts.collect())
+    }))
+}
+
+/// The text that a rule is known by: all settings but the members, which are in sets.
+fn userdata(access: &UnderlayAccess, complete: bool, position: usize) -> String {
+    let ports: Vec<String> = agreement_ports(access).map(|port| port.to_string()).collect();
+    let UnderlayAccess { vxlan_port, address, interface, .. } = access;
+    let (ports, complete) = (ports.join(","), u8::from(complete));
+    format!("shoutd underlay {VERSION} {position} {complete} {vxlan_port} {ports} {address} {interface}")
+}
+
+/// The settings in the text of a rule, without members.
+fn settings(userdata: &[u8]) -> Option<(UnderlayAccess, bool)> {
+    let text = std::str::from_utf8(userdata).ok()?.strip_prefix("shoutd underlay ")?;
+    let fields: Vec<&str> = text.split(' ').collect();
+    let [_, _, complete, vxlan_port, ports, address, interface] = fields.as_slice() else {
+        return None;
+    };
+    let access = UnderlayAccess {
+        vxlan_port: vxlan_port.parse().ok()?,
+        address: address.parse().ok()?,
+        interface: (*interface).to_owned(),
+        agreement_ports: ports.split(',').map(|port| port.parse().ok()).collect::<Option<_>>()?,
+        members: BTreeSet::new(),
+    };
+    Some((access, *complete == "1"))
+}
+
+fn agreement_ports(access: &UnderlayAccess) -> impl Iterator<Item = u16> {
+    access.agreement_ports.iter().copied().take(AGREEMENT_PORTS_MAX)
+}
+
+type Rules = Vec<Vec<Expression>>;
+
+/// The chains with their rules.
+fn chains(access: &UnderlayAccess, complete: bool) -> [(&'static str, Hook, Rules); 3] {
+    let chain = |rules: Rules| [vec![other_ports(access)], rules].concat();
+    [
+        ("forward", Hook::Forward, chain(forward(access, complete))),
+        ("input", Hook::Input, chain(input(access, complete))),
+        ("output", Hook::Output, chain(output(access))),
+    ]
+}
+
+fn input(access: &UnderlayAccess, complete: bool) -> Rules {
+    let vxlan = || vxlan(access);
+    let by_loopback = equal(Meta::InputName, name_value("lo"));
+    let mut rules = vec![drop_if([vxlan(), by_loopback])];
+    rules.extend([IPV4, IPV6].map(|family| drop_if([vxlan(), source(family, false)])));
+    if complete {
+        rules.extend(CONTAINER_KINDS.map(|kind| {
+            drop_if([vxlan(), source(family(access), true), from_containers(access, kind), no_way_back()])
+        }));
+        let family = family(access);
+        let own_address = [vec![destination_address(family)], compare(octets(access.address))].concat();
+        rules.extend(agreement_ports(access).map(|port| {
+            let containers = from_containers(access, CONTAINER_KINDS[0]);
+            drop_if([port_of(TCP, port), own_address.clone(), containers, source(family, false)])
+        }));
+    }
+    rules
+}
+
+fn forward(access: &UnderlayAccess, complete: bool) -> Rules {
+    let to_member = |protocol, port, family| [port_of(protocol, port), destination(family)].concat();
+    let vxlan = |family| to_member(UDP, access.vxlan_port, family);
+    let mut rules: Rules = [IPV4, IPV6].map(|family| drop_if([vxlan(family), source(family, false)])).into();
+    if complete {
+        let family = family(access);
+        // A bridge that passes a frame from port to port may show it here too (br_netfilter): that
+        // goes in and out by the same device.
+        let routed = equal(Meta::OutputName, name_value(&access.interface));
+        rules.extend(CONTAINER_KINDS.map(|kind| {
+            let containers = from_containers(access, kind);
+            drop_if([vxlan(family), source(family, true), containers, routed.clone(), no_way_back()])
+        }));
+        rules.extend(agreement_ports(access).map(|port| {
+            let containers = from_containers(access, CONTAINER_KINDS[0]);
+            let stranger = source(family, false);
+            drop_if([to_member(TCP, port, family), containers, routed.clone(), stranger])
+        }));
+    }
+    rules
+}
+
+fn output(access: &UnderlayAccess) -> Rules {
+    let from_process = || {
+        let no_user = NO_USER.to_ne_bytes().to_vec();
+        vec![Expression::LoadMeta(Meta::SocketUser), Expression::Compare(Comparison::NotEqual, no_user)]
+    };
+    let rule = |family| drop_if([vxlan(access), destination(family), from_process()]);
+    [IPV4, IPV6].map(rule).into()
+}
+
+fn drop_if<const N: usize>(conditions: [Vec<Expression>; N]) -> Vec<Expression> {
+    conditions.into_iter().flatten().chain([Expression::Drop]).collect()
+}
+
+/// Lets pass at once what is for none of the ports, so that other traffic has one rule to go
+/// through. TCP and UDP have the port at the same place.
+fn other_ports(access: &UnderlayAccess) -> Vec<Expression> {
+    let ports: BTreeSet<u16> = agreement_ports(access).chain([access.vxlan_port]).collect();
+    let is_other = |port: u16| Expression::Compare(Comparison::NotEqual, port.to_be_bytes().to_vec());
+    let mut rule = vec![destination_port()];
+    rule.extend(ports.into_iter().map(is_other));
+    rule.push(Expression::Accept);
+    rule
+}
+
+fn destination_port() -> Expression {
+    Expression::LoadPayload { base: Base::Transport, offset: 2, length: 2 }
+}
+
+fn port_of(protocol: u8, port: u16) -> Vec<Expression> {
+    let port = [vec![destination_port()], compare(port.to_be_bytes().to_vec())].concat();
+    [equal(Meta::TransportProtocol, vec![protocol]), port].concat()
+}
+
+fn vxlan(access: &UnderlayAccess) -> Vec<Expression> {
+    port_of(UDP, access.vxlan_port)
+}
+
+/// The source is a member, or is none.
+fn source(family: u8, is_member: bool) -> Vec<Expression> {
+    let (offset, length) = if family == IPV4 { (12, 4) } else { (8, 16) };
+    let lookup = if is_member { Expression::In(members(family)) } else { Expression::NotIn(members(family)) };
+    let address = Expression::LoadPayload { base: Base::Network, offset, length };
+    [equal(Meta::Family, vec![family]), vec![address, lookup]].concat()
+}
+
+/// The destination is a member.
+fn destination(family: u8) -> Vec<Expression> {
+    let address = vec![destination_address(family), Expression::In(members(family))];
+    [equal(Meta::Family, vec![family]), address].concat()
+}
+
+fn destination_address(family: u8) -> Expression {
+    let (offset, length) = if family == IPV4 { (16, 4) } else { (24, 16) };
+    Expression::LoadPayload { base: Base::Network, offset, length }
+}
+
+/// It came in by a device of this kind that is not the underlay's.
+fn from_containers(access: &UnderlayAccess, kind: &str) -> Vec<Expression> {
+    let other = Expression::Compare(Comparison::NotEqual, name_value(&access.interface));
+    let not_underlay = vec![Expression::LoadMeta(Meta::InputName), other];
+    [equal(Meta::InputKind, name_value(kind)), not_underlay].concat()
+}
+
+/// No route leads to the source by the device that the packet came in by.
+fn no_way_back() -> Vec<Expression> {
+    vec![Expression::LoadReversePath, Expression::Compare(Comparison::Equal, vec![0])]
+}
+
+fn equal(meta: Meta, value: Vec<u8>) -> Vec<Expression> {
+    [vec![Expression::LoadMeta(meta)], compare(value)].concat()
+}
+
+fn compare(value: Vec<u8>) -> Vec<Expression> {
+    vec![Expression::Compare(Comparison::Equal, value)]
+}
+
+fn members(family: u8) -> &'static str {
+    if family == IPV4 { MEMBERS_V4 } else { MEMBERS_V6 }
+}
+
+fn family(access: &UnderlayAccess) -> u8 {
+    if access.address.is_ipv4() { IPV4 } else { IPV6 }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_a_rule_tells_the_settings() {
+        let access = UnderlayAccess {
+            vxlan_port: 7789,
+            address: "fd00::1".parse().unwrap(),
+            interface: "eth0".to_owned(),
+            agreement_ports: [7789, 7790].into(),
+            members: BTreeSet::new(),
+        };
+        for complete in [false, true] {
+            let text = userdata(&access, complete, 3);
+            assert_eq!(settings(text.as_bytes()), Some((access.clone(), complete)));
+            assert!(text.len() < 200, "the kernel keeps 256 octets (NFT_USERDATA_MAXLEN)");
+        }
+        assert_eq!(settings(b"shoutd underlay 1 2"), None);
+    }
+}
