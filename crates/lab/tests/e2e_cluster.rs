@@ -100,7 +100,9 @@ fn sixth_host(cluster: &mut Cluster) -> Result<()> {
     sixth.sh("shoutdctl stop --leave")?;
     let listed = sixth.docker(["network", "ls", "--filter", "driver=shoutd", "--quiet"])?;
     let files = sixth.sh("find /var/lib/shoutd /run/docker/plugins /run/netns -type f -o -type s")?;
-    ensure!(listed.is_empty() && files.is_empty(), "left behind: networks {listed}, files {files}");
+    let filter = sixth.sh("nft list tables | grep shoutd || true")?;
+    let is_clean = listed.is_empty() && files.is_empty() && filter.is_empty();
+    ensure!(is_clean, "left behind: networks {listed}, files {files}, filter {filter}");
     wait_until("the others to know", SOON, || Ok((hosts_known(&first)? == 5).then_some(())))?;
     // A host that left can come again, as another.
     let again = format!("shoutdctl start {address} --peer-addresses=10.77.0.3 {}", cluster.token()?);

@@ -6,6 +6,8 @@ mod common;
 mod first;
 #[path = "groups/limits.rs"]
 mod limits;
+#[path = "groups/strangers.rs"]
+mod strangers;
 #[path = "groups/streams.rs"]
 mod streams;
 #[path = "groups/theft.rs"]
@@ -36,6 +38,7 @@ fn multicast_goes_to_the_hosts_that_listen() {
             ("the first ten seconds of a new network lose nothing and leak nothing", first::seconds),
             ("an address that moves to another host is reachable at once", address_moves),
             ("a container that takes another's addresses gets nothing of what is sent to it", theft::mac_address),
+            ("nobody but hosts of the cluster puts frames into a network", strangers::frames),
             ("hosts on different tiers of replication together", tiers::together),
             ("options of networks", limits::options),
             ("each container may send so much, and no other suffers", limits::max_rate),
