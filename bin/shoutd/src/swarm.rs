@@ -88,7 +88,7 @@ impl SwarmFollower {
                 && let Err(error) = self.execute(&action, swarm).await
             {
                 let network = swarm.networks.get(action.network()).map_or("", |network| &network.description.name);
-                problems.insert(action, format!("network {network} of the Swarm is not agreed on: {error}"));
+                problems.insert(action, format!("network {network} of the Swarm is not agreed on: {error:#}"));
             }
         }
         self.note(problems);
@@ -133,15 +133,19 @@ impl SwarmFollower {
         differences.retain(|action, _| actions.contains(action));
         let mut is_due = |action: &SwarmAction| {
             let since = differences.entry(action.clone()).or_insert_with(Instant::now);
-            matches!(action, SwarmAction::Describe(_)) || since.elapsed() > PATIENCE
+            matches!(action, SwarmAction::Describe(_) | SwarmAction::Refuse(_)) || since.elapsed() > PATIENCE
         };
         actions.iter().filter(|action| is_due(action)).cloned().collect()
     }
 
-    async fn execute(&self, action: &SwarmAction, swarm: &Swarm) -> Result<(), AgreementError> {
+    async fn execute(&self, action: &SwarmAction, swarm: &Swarm) -> anyhow::Result<()> {
         match action {
             SwarmAction::Describe(id) => match swarm.networks.get(id) {
-                Some(network) => self.describe(id, &network.description).await,
+                Some(network) => Ok(self.describe(id, &network.description).await?),
+                None => Ok(()),
+            },
+            SwarmAction::Refuse(id) => match swarm.networks.get(id).and_then(SwarmNetwork::refusal) {
+                Some(refusal) => Err(refusal.into()),
                 None => Ok(()),
             },
             SwarmAction::Adopt(id) => {

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use shoutd_consensus::Role;
 use shoutd_core::cluster::{Cluster, Network};
 use shoutd_core::local::Local;
-use shoutd_core::plane::Tier;
+use shoutd_core::plane::{Tier, unkept_networks};
 use shoutd_core::view::{self, EndpointRow, Endpoints, HostRow, NetworkRow, Status};
 use shoutd_core::{EndpointId, HostId};
 use shoutd_dataplane::UnderlayInterface;
@@ -69,6 +69,7 @@ impl Views {
         problems.extend(self.swarm.problems());
         problems.extend(self.parts.plane.problems());
         problems.extend(self.parts.announcer.problems());
+        problems.extend(unkept_networks(&cluster));
         problems.extend(consensus.fault.clone());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

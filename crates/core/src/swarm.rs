@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::NetworkId;
 use crate::cluster::{Cluster, Description, Pool, Settings};
+use crate::plane::{InvalidOption, check_options};
 
 /// Name of the managed plugin. Not `shoutd`: a managed plugin of that name would take the place of the one on the socket.
 pub const PLUGIN: &str = "shoutd-swarm";
@@ -56,6 +58,37 @@ impl SwarmNetwork {
             swarm: true,
         }
     }
+
+    /// Why shoutd does not carry it, if it does not.
+    pub fn refusal(&self) -> Option<RefusedNetwork> {
+        check_network(&self.settings()).err()
+    }
+}
+
+/// A network of a Swarm that shoutd does not carry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RefusedNetwork {
+    /// For one of its options.
+    #[error(transparent)]
+    Option(#[from] InvalidOption),
+    /// A Swarm gives each task one address, of either family (moby/swarmkit, `allocateNetworkIPs`), and the engines of its nodes each
+    /// make up the other: two tasks would have the same one.
+    #[error(
+        "a Swarm gives each of its tasks one address only, so that with IPv6 two tasks would have the same one: create the network \
+         without --ipv6 and {0}"
+    )]
+    Ipv6(IpNet),
+}
+
+/// Checks a network that a Swarm wants carried.
+///
+/// # Errors
+/// Why it is not.
+pub fn check_network(settings: &Settings) -> Result<(), RefusedNetwork> {
+    match settings.pools.iter().find(|pool| pool.subnet.network().is_ipv6()) {
+        Some(pool) => Err(RefusedNetwork::Ipv6(pool.subnet)),
+        None => Ok(check_options(&settings.options)?),
+    }
 }
 
 /// What a host's engine knows of its part in a Swarm.
@@ -88,13 +121,15 @@ pub enum SwarmAction {
     Adopt(NetworkId),
     /// The Swarm had it, and does not any more.
     Remove(NetworkId),
+    /// The Swarm has it, and shoutd refuses it.
+    Refuse(NetworkId),
 }
 
 impl SwarmAction {
     /// The network.
     pub fn network(&self) -> &NetworkId {
         match self {
-            Self::Describe(network) | Self::Adopt(network) | Self::Remove(network) => network,
+            Self::Describe(network) | Self::Adopt(network) | Self::Remove(network) | Self::Refuse(network) => network,
         }
     }
 }
@@ -110,6 +145,7 @@ pub fn plan_swarm(cluster: &Cluster, swarm: &Swarm, me: crate::HostId) -> Vec<Sw
             }
             Some(_) => {}
             None if listed.pools.is_empty() => {}
+            None if listed.refusal().is_some() => actions.push(SwarmAction::Refuse(id.clone())),
             None => actions.push(SwarmAction::Adopt(id.clone())),
         }
     }
@@ -221,6 +257,23 @@ mod tests {
         let mut has = swarm("s1", &[ID]);
         has.networks.get_mut(&network()).unwrap().pools.clear();
         assert_eq!(plan_swarm(&cluster(), &has, host(1)), []);
+    }
+
+    #[test]
+    fn what_was_refused_is_not_adopted_and_what_is_agreed_is_kept() {
+        let mut cluster = cluster();
+        let mut has = swarm("s1", &[ID]);
+        has.networks.get_mut(&network()).unwrap().options.insert("encrypted".to_owned(), String::new());
+        assert_eq!(plan_swarm(&cluster, &has, host(1)), [SwarmAction::Refuse(network())]);
+        let settings = has.networks[&network()].settings();
+        // By an older version.
+        cluster.apply(&Command::CreateNetwork { id: network(), origin: host(1), settings }).unwrap();
+        assert_eq!(plan_swarm(&cluster, &has, host(1)), [SwarmAction::Describe(network())]);
+        let told = crate::plane::unkept_networks(&cluster);
+        assert!(told[0].contains("option encrypted") && told[0].contains("in the clear"), "{told:?}");
+        let mut six = listed("bar");
+        six.pools[0].subnet = "fd00::/64".parse().unwrap();
+        assert!(six.refusal().unwrap().to_string().contains("without --ipv6 and fd00::/64"));
     }
 
     #[test]

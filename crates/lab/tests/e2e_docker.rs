@@ -196,6 +196,11 @@ fn unknown_option(cluster: &mut Cluster) -> Result<()> {
         let output = host.run(create)?;
         let known = ["shoutd.max_rate", "shoutd.max-rate", "shoutd.mac-moves"];
         ensure!(!output.success() && known.iter().all(|name| output.stderr.contains(name)), "{output}");
+        for option in ["encrypted", "com.docker.network.driver.overlay.encrypted=true", "a\nb=1"] {
+            let output = host.run(["docker", "network", "create", "--driver", "shoutd", "--opt", option, "foo"])?;
+            let told = if option.contains("encrypted") { "in the clear" } else { "control character" };
+            ensure!(!output.success() && output.stderr.contains(told), "{option}: {output}");
+        }
     }
     Ok(())
 }

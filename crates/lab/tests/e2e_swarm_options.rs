@@ -56,6 +56,7 @@ fn refused(cluster: &mut Cluster) -> Result<()> {
     let [manager, ..] = &hosts;
     let cases = [
         ("unknown", ["-o", "shoutd.nonesuch=1", "--subnet=10.62.0.0/24"], "it has shoutd.mac-moves"),
+        ("secret", ["-o", "encrypted", "--subnet=10.64.0.0/24"], "VXLAN in the clear"),
         ("six", ["--ipv6", "--subnet=10.63.0.0/24", "--subnet=fd63::/64"], "without --ipv6"),
     ];
     for (name, options, reason) in cases {

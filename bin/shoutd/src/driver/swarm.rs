@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use shoutd_core::cluster::{Cluster, Command, Pool, Settings};
 use shoutd_core::limits::AGREEMENT_DEADLINE;
-use shoutd_core::plane::check_options;
+use shoutd_core::swarm::{RefusedNetwork, check_network};
 use shoutd_core::{DockerNetworkId, NetworkId};
 use shoutd_docker::plugin::{AddressPool, AllocateNetwork, CreateNetwork, DriverError};
 use tracing::{info, warn};
@@ -24,11 +24,11 @@ const LEADERS_PATIENCE: Duration = Duration::from_secs(4);
 /// what cannot be agreed on just now is agreed on later, by a manager's comparison (`crate::swarm`) or when the first task comes.
 pub async fn allocate(driver: &Driver, request: AllocateNetwork) -> Result<BTreeMap<String, String>, DriverError> {
     let network = NetworkId::from(&request.network);
-    let pools = pools(request.ipv4, &request.ipv6)?;
+    let pools = pools(request.ipv4, request.ipv6);
     let options = request.options;
-    check_options(&options).map_err(told)?;
     let settings =
         Settings { pools, options: options.clone(), internal: false, ipv6: false, docker_ipam: true, swarm: true };
+    check(driver, &network, &settings)?;
     match ensure(driver, &network, settings, LEADERS_PATIENCE).await {
         Ok(()) => info!(network = network.short(), "the Swarm has a network"),
         Err(error) if error.is_refusal() => return Err(told(error)),
@@ -37,16 +37,17 @@ pub async fn allocate(driver: &Driver, request: AllocateNetwork) -> Result<BTree
     Ok(options)
 }
 
-/// The subnets of a network. A Swarm gives each task one address, of whichever family (moby/swarmkit, `allocateNetworkIPs`), and the engines of its nodes each make up the other:
-/// two tasks would have the same one.
-fn pools(ipv4: Vec<AddressPool>, ipv6: &[AddressPool]) -> Result<Vec<Pool>, DriverError> {
-    if let Some(refused) = ipv6.first() {
-        return Err(DriverError::new(format!(
-            "a Swarm gives each of its tasks one address only, so that with IPv6 two tasks would have the same one: create the network without --ipv6 and {}",
-            refused.subnet
-        )));
+/// The subnets of a network.
+fn pools(ipv4: Vec<AddressPool>, ipv6: Vec<AddressPool>) -> Vec<Pool> {
+    ipv4.into_iter().chain(ipv6).map(pool).collect()
+}
+
+/// Refuses a network that shoutd does not carry. One that was agreed on before its options were refused stays usable.
+fn check(driver: &Driver, network: &NetworkId, settings: &Settings) -> Result<(), DriverError> {
+    match check_network(settings) {
+        Err(RefusedNetwork::Option(_)) if knows(&driver.parts.agreement.cluster(), network, settings) => Ok(()),
+        checked => checked.map_err(told),
     }
-    Ok(ipv4.into_iter().map(pool).collect())
 }
 
 /// Has the cluster know a network.
@@ -90,9 +91,8 @@ pub async fn free(driver: &Driver, docker: &DockerNetworkId) -> Result<(), Drive
 pub async fn create(driver: &Driver, request: CreateNetwork) -> Result<(), DriverError> {
     let docker = request.network;
     let network = NetworkId::from(&docker);
-    check_options(&request.options).map_err(told)?;
     let settings = Settings {
-        pools: pools(request.ipv4, &request.ipv6)?,
+        pools: pools(request.ipv4, request.ipv6),
         options: request.options,
         internal: request.internal,
         ipv6: false,
@@ -100,6 +100,7 @@ pub async fn create(driver: &Driver, request: CreateNetwork) -> Result<(), Drive
         swarm: true,
     };
     driver.parts.agreement.member().await.map_err(told)?;
+    check(driver, &network, &settings)?;
     ensure(driver, &network, settings, AGREEMENT_DEADLINE).await.map_err(told)?;
     let bound = driver.parts.local.change(|local| local.bindings.insert(docker, network));
     bound.await.map(|_| ()).map_err(told)

@@ -13,6 +13,7 @@ mod observed;
 mod options;
 mod tier;
 mod underlay;
+mod unkept;
 
 use std::fmt;
 use std::str::FromStr;
@@ -31,6 +32,7 @@ pub use options::{
 };
 pub use tier::{Tier, UnknownTier};
 pub use underlay::{UnderlayFilter, underlay_filter};
+pub use unkept::{Unkept, unkept, unkept_networks};
 
 use crate::{EndpointId, InvalidId, NetworkId, Vni};
 

@@ -5,6 +5,8 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
+use super::unkept::unkept;
+
 /// What the names of shoutd's own options begin with.
 const PREFIX: &str = "shoutd.";
 /// `off` pins a network to its endpoints' MAC addresses: no other address is learnt. Else `on`.
@@ -44,13 +46,39 @@ pub enum InvalidOption {
         /// What can be given.
         expected: &'static str,
     },
+    /// It is another driver's, and asks for what shoutd does not do.
+    #[error("shoutd does not keep option {name}: {instead}; {remedy}")]
+    Unkept {
+        /// Its name.
+        name: String,
+        /// What is so instead.
+        instead: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// It holds a line break or the like, which no option needs and no table can show.
+    #[error("option {name:?} holds a control character, such as a line break: leave that out")]
+    ControlCharacter {
+        /// Its name, cut to a printable length.
+        name: String,
+    },
 }
 
-/// Checks the options that begin with `shoutd.`; others are Docker's, or somebody else's.
+/// Checks options as a user gives them. Of those that do not begin with `shoutd.`, which are Docker's or somebody else's, it refuses
+/// those that shoutd would have to keep and does not.
 ///
 /// # Errors
-/// The first option that is not known, or has a value it cannot have.
+/// The first option that is not known, or has a value it cannot have, or promises what shoutd does not do.
 pub fn check_options(options: &BTreeMap<String, String>) -> Result<(), InvalidOption> {
+    let is_unprintable =
+        |(name, value): &(&String, &String)| [name, value].iter().any(|text| text.contains(char::is_control));
+    if let Some((name, _)) = options.iter().find(is_unprintable) {
+        return Err(InvalidOption::ControlCharacter { name: name.chars().take(80).collect() });
+    }
+    if let Some(unkept) = unkept(options) {
+        let name = unkept.name.chars().take(80).collect();
+        return Err(InvalidOption::Unkept { name, instead: unkept.instead, remedy: unkept.remedy });
+    }
     if let Some(name) = options.keys().find(|name| name.starts_with(PREFIX) && !KNOWN.contains(&name.as_str())) {
         return Err(InvalidOption::Unknown { name: name.chars().take(80).collect() });
     }
@@ -149,6 +177,14 @@ mod tests {
         assert_eq!(max_rate(&BTreeMap::from([(MAX_RATE_OPTION.to_owned(), "500".to_owned())])), Some(500));
         assert!(!learns(&BTreeMap::from([(MAC_MOVES_OPTION.to_owned(), "off".to_owned())])));
         assert!(learns(&BTreeMap::new()));
+    }
+
+    #[test]
+    fn control_characters_are_refused_in_names_and_values() {
+        for (name, value) in [("a\nb", "1"), ("a", "1\n2"), ("a\u{1b}[2J", ""), ("shoutd.names\n", "off")] {
+            let told = check(name, value).unwrap_err().to_string();
+            assert!(told.contains("control character") && !told.contains('\n'), "{told}");
+        }
     }
 
     #[test]
