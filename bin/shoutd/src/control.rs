@@ -2,20 +2,22 @@
 
 use std::sync::Arc;
 
+use anyhow::anyhow;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use shoutd_core::events::Event;
+use shoutd_core::joining::PeerCheck;
 use shoutd_core::limits::EVENTS_MAX;
 use shoutd_core::view::{
-    Applicant, Approve, AwaitNetwork, Done, EndpointRow, Endpoints, Failure, ForgetNetwork, GroupRow, HostRow,
-    NetworkRow, NetworkStanding, RemoveHost, RotateToken, Status, TokenView,
+    Applicant, Approve, AwaitNetwork, CheckPeers, Done, EndpointRow, Endpoints, Failure, ForgetNetwork, GroupRow,
+    HostRow, Membership, NetworkRow, NetworkStanding, OfferToken, RemoveHost, RotateToken, Status, TokenView,
 };
 
 use crate::dissolved;
-use crate::enrollment::Waiting;
+use crate::enrollment::{HeldToken, Waiting};
 use crate::leases::now;
 use crate::leaving::Leaving;
 use crate::standing::Standings;
@@ -29,6 +31,8 @@ pub struct Control {
     pub views: Views,
     /// This host's tokens.
     pub tokens: Tokens,
+    /// What lets this host in, while it waits for that.
+    pub held_token: HeldToken,
     /// Hosts that wait for approval.
     pub waiting: Arc<Waiting>,
     /// For those who wait for a network.
@@ -66,6 +70,8 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/groups", get(groups))
         .route("/v1/events", get(events))
         .route("/v1/token", get(show_token).post(rotate_token))
+        .route("/v1/token/offer", post(offer_token))
+        .route("/v1/peers/check", post(check_peers))
         .route("/v1/approve", get(waiting).post(approve))
         .route("/v1/remove", post(remove_host))
         .route("/v1/leave", post(leave))
@@ -121,6 +127,18 @@ async fn show_token(State(control): State<Arc<Control>>) -> Answer<TokenView> {
 async fn rotate_token(State(control): State<Arc<Control>>, Json(wanted): Json<RotateToken>) -> Answer<TokenView> {
     control.tokens.rotate(wanted).await?;
     show_token(State(control)).await
+}
+
+async fn offer_token(State(control): State<Arc<Control>>, Json(offered): Json<OfferToken>) -> Answer<Done> {
+    if control.views.parts.agreement.membership() == Membership::Member {
+        return Err(anyhow!("this host belongs to a cluster already, and needs no token").into());
+    }
+    control.held_token.offer(offered.token.parse()?).await?;
+    Ok(Json(Done { message: "this host asks to be let in with the token".to_owned() }))
+}
+
+async fn check_peers(State(control): State<Arc<Control>>, Json(asked): Json<CheckPeers>) -> Json<Vec<PeerCheck>> {
+    Json(control.views.check_peers(&asked.addresses).await)
 }
 
 async fn waiting(State(control): State<Arc<Control>>) -> Json<Vec<Applicant>> {

@@ -33,7 +33,7 @@ use crate::announce::{self, Announcer, Listening};
 use crate::control::Control;
 use crate::driver::Driver;
 use crate::engine::EngineFollower;
-use crate::enrollment::{Applicant, Waiting};
+use crate::enrollment::{Applicant, HeldToken, Waiting};
 use crate::events::{self, Events};
 use crate::formation::Formation;
 use crate::leaving::Leaving;
@@ -81,7 +81,7 @@ struct Daemon {
     resolved: Resolved,
     underlay: watch::Sender<UnderlayInterface>,
     credentials: Arc<CredentialStore>,
-    token: Option<Token>,
+    token: HeldToken,
     consensus: Arc<Consensus>,
     local: Arc<LocalState>,
     peers: Client,
@@ -109,7 +109,7 @@ impl Daemon {
         }
         let address = resolved.settings.advertise_address;
         let (underlay, _) = watch::channel(underlay_interface(address.ip())?);
-        let token = read_token(arguments)?;
+        let token = HeldToken::new(read_token(arguments)?);
         create_directory(&arguments.data_dir)?;
         create_directory(&places.run_dir)?;
         let credentials = CredentialStore::open(&arguments.data_dir)?;
@@ -218,6 +218,9 @@ impl Daemon {
             views: Views {
                 name: self.name,
                 address: self.resolved.settings.advertise_address,
+                peer_addresses: self.resolved.settings.peer_addresses.clone(),
+                data_directory: self.data_directory.clone(),
+                plugin_socket: self.plugin_path.clone(),
                 underlay: self.underlay.subscribe(),
                 replication: self.capabilities.tier,
                 parts: parts.clone(),
@@ -226,6 +229,7 @@ impl Daemon {
                 engine_state: engine_seen,
             },
             tokens: Tokens::new(parts.agreement.clone(), self.credentials.clone(), &self.data_directory),
+            held_token: self.token.clone(),
             waiting: waiting.clone(),
             standings: standings.clone(),
             leaving: leaving.clone(),

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Error, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use shoutd_cli::{StartArguments, read_at_most};
-use shoutd_core::address::is_of_one_host;
+use shoutd_core::address::check_address;
 use shoutd_core::limits::HOSTS_MAX;
 use shoutd_core::view::START_FILE;
 
@@ -77,8 +77,8 @@ impl Settings {
 
     fn check(&self) -> Result<(), String> {
         let own = self.advertise_address;
-        if let Some(wrong) = self.peer_addresses.iter().chain([&own]).find(|address| !is_of_one_host(address)) {
-            return Err(format!("{wrong} is not the address of a host"));
+        for address in self.peer_addresses.iter().chain([&own]) {
+            check_address(address).map_err(|error| error.to_string())?;
         }
         if self.peer_addresses.contains(&own) {
             return Err(format!("{own} is this host's own address; --peer-addresses names other hosts"));
@@ -186,9 +186,9 @@ mod tests {
             ([br#"{"x": "#.as_slice(), &[b'['; 100_000]].concat(), "EOF"),
             (br#"{"advertise_address": "10.0.0.1:7789"}"#.to_vec(), "peer_addresses"),
             (with("10.0.0.1", "10.0.0.2:7789"), "socket address"),
-            (with("0.0.0.0:7789", "10.0.0.2:7789"), "0.0.0.0:7789 is not the address of a host"),
-            (with("10.0.0.1:7789", "224.0.0.1:7789"), "224.0.0.1:7789 is not the address of a host"),
-            (with("10.0.0.1:7789", "10.0.0.2:0"), "10.0.0.2:0 is not the address of a host"),
+            (with("0.0.0.0:7789", "10.0.0.2:7789"), "0.0.0.0:7789 is the unspecified address"),
+            (with("10.0.0.1:7789", "224.0.0.1:7789"), "224.0.0.1:7789 is a multicast address"),
+            (with("10.0.0.1:7789", "10.0.0.2:0"), "10.0.0.2:0 is an address with port 0"),
             (with("10.0.0.1:7789", "10.0.0.1:7789"), "own address"),
             (large, "larger than 131072 octets"),
         ] {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +11,14 @@ use futures::future::join_all;
 use ipnet::IpNet;
 use shoutd_consensus::Role;
 use shoutd_core::cluster::{Cluster, Network};
+use shoutd_core::joining::{PeerCheck, PeerStanding};
+use shoutd_core::limits::HOSTS_MAX;
 use shoutd_core::local::Local;
 use shoutd_core::plane::{Tier, unkept_networks};
 use shoutd_core::view::{self, EndpointRow, Endpoints, HostRow, NetworkRow, Status};
 use shoutd_core::{EndpointId, HostId};
 use shoutd_dataplane::UnderlayInterface;
+use shoutd_peer::{CallError, Distrust, Rejection};
 use tokio::sync::watch;
 
 use crate::mirrors::Mirrors;
@@ -46,6 +50,12 @@ pub struct Views {
     pub name: String,
     /// Where peers reach it.
     pub address: SocketAddr,
+    /// The peers that it was started with.
+    pub peer_addresses: Vec<SocketAddr>,
+    /// Where it keeps what must outlive it.
+    pub data_directory: PathBuf,
+    /// Where Docker finds the plugin.
+    pub plugin_socket: PathBuf,
     /// The interface of the underlay.
     pub underlay: watch::Receiver<UnderlayInterface>,
     /// How multicast is sent.
@@ -89,8 +99,37 @@ impl Views {
             endpoints: self.parts.local.get().endpoints.len(),
             docker: self.engine_state.borrow().clone(),
             docker_socket: self.parts.engine.socket().to_owned(),
+            data_directory: self.data_directory.clone(),
+            plugin_socket: self.plugin_socket.clone(),
+            peer_addresses: self.peer_addresses.clone(),
             problems,
             events: self.parts.events.newest(STATUS_EVENTS),
+        }
+    }
+
+    /// Who is at the addresses that were named as peers' to a host that belongs to a cluster already.
+    pub async fn check_peers(&self, addresses: &[SocketAddr]) -> Vec<PeerCheck> {
+        let asked = addresses
+            .iter()
+            .take(HOSTS_MAX)
+            .map(async |address| PeerCheck { address: *address, standing: self.standing_of(*address).await });
+        join_all(asked).await
+    }
+
+    async fn standing_of(&self, address: SocketAddr) -> PeerStanding {
+        if address == self.address {
+            return PeerStanding::Itself;
+        }
+        match self.parts.peers.call::<_, ()>(address, HELLO, &(), PEER_DEADLINE).await {
+            Ok(()) => PeerStanding::Member,
+            Err(CallError::Untrusted { distrust: Distrust::NoCluster, .. }) => PeerStanding::NoCluster,
+            Err(CallError::Untrusted { distrust: Distrust::OtherAuthority | Distrust::OtherCluster(_), .. })
+            | Err(CallError::Refused { rejection: Rejection::OtherCluster { .. }, .. }) => PeerStanding::OtherCluster,
+            // A host of the cluster that is away is one all the same.
+            Err(_) if self.parts.agreement.cluster().hosts.values().any(|host| host.address == address) => {
+                PeerStanding::Member
+            }
+            Err(error) => PeerStanding::Silent(error.to_string()),
         }
     }
 

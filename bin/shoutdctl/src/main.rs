@@ -20,6 +20,7 @@ mod start;
 mod stop;
 mod swarm_plugin;
 mod token;
+mod wishes;
 
 use std::process::ExitCode;
 

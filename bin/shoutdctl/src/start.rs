@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -13,13 +14,14 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use nix::unistd::Pid;
 use shoutd_cli::{EXIT_OTHER_RUNS, Places, StartArguments, TOKEN_VARIABLE};
-use shoutd_core::view::{Engine, Membership, Status, TokenView};
+use shoutd_core::view::{Done, Engine, Membership, OfferToken, Status, TokenView};
 use tokio::time::{Instant, sleep};
 
 use crate::boot::{Installed, Systemd};
 use crate::control::{self, ControlError};
 use crate::stop::terminate;
 use crate::token::invitation;
+use crate::wishes;
 
 /// How often the daemon is asked how far it is.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -63,12 +65,14 @@ impl Start {
     /// Starts the daemon unless it runs, and waits until it serves.
     pub async fn run(self, places: &Places) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(self.timeout);
+        // Once: standard input and pipes give it once.
+        let token = self.arguments.token_text().context("cannot take the token from its file")?;
         if let Some(status) = running(places).await? {
-            return self.already_running(places, &status, deadline).await;
+            return self.already_running(places, &status, token.as_deref(), deadline).await;
         }
         self.check_engine()?;
         let log = Log::open(&self.log_file)?;
-        let mut child = self.spawn(places, &log)?;
+        let mut child = self.spawn(places, &log, token.as_deref())?;
         let pid = Pid::from_raw(i32::try_from(child.id()).context("the kernel gave a process id out of range")?);
         let waited = tokio::select! {
             waited = wait_until_serving(places, deadline, || ended(&mut child, &log)) => waited,
@@ -78,18 +82,18 @@ impl Start {
             if child.try_wait()?.is_some_and(|status| status.code() == Some(EXIT_OTHER_RUNS.into()))
                 && let Some(status) = starting(places).await?
             {
-                return self.already_running(places, &status, deadline).await;
+                return self.already_running(places, &status, token.as_deref(), deadline).await;
             }
             // Nothing half-made stays behind: a daemon that could not serve in time does not run on unseen.
             terminate(pid).await?;
             return Err(error);
         }
-        self.leave_to_systemd(places, deadline).await
+        self.leave_to_systemd(places, token.as_deref(), deadline).await
     }
 
     /// Has systemd run the daemon that serves, if it runs this host: it starts it again when it ends by mistake, and when the host boots. Then
     /// tells the user that it serves.
-    async fn leave_to_systemd(&self, places: &Places, deadline: Instant) -> Result<()> {
+    async fn leave_to_systemd(&self, places: &Places, token: Option<&str>, deadline: Instant) -> Result<()> {
         let mut deadline = deadline;
         if let Some(systemd) = Systemd::of_this_host() {
             match self.stranger_to(&systemd, places).await {
@@ -104,6 +108,7 @@ impl Start {
             }
         }
         let status = wait_until_serving(places, deadline, || Ok(())).await?;
+        wishes::check(&self.arguments, token, places, &status).await?;
         announce(places, &status).await
     }
 
@@ -129,15 +134,45 @@ impl Start {
         Ok((!systemd.runs(daemon).await?).then_some(daemon))
     }
 
-    async fn already_running(&self, places: &Places, status: &Status, deadline: Instant) -> Result<()> {
+    async fn already_running(
+        &self,
+        places: &Places,
+        status: &Status,
+        token: Option<&str>,
+        deadline: Instant,
+    ) -> Result<()> {
         if let Some(wanted) = self.arguments.advertise_address.filter(|wanted| *wanted != status.address) {
             bail!(
                 "shoutd runs already, with address {}; to start it with {wanted}, stop it first: shoutdctl stop",
                 status.address
             );
         }
-        wait_until_serving(places, deadline, || Ok(())).await?;
-        self.leave_to_systemd(places, deadline).await
+        if status.membership != Membership::Member {
+            self.help_in(places, status, token).await?;
+        }
+        let status = wait_until_serving(places, deadline, || Ok(())).await?;
+        // Before systemd is told to run it so.
+        wishes::check(&self.arguments, token, places, &status).await?;
+        self.leave_to_systemd(places, token, deadline).await
+    }
+
+    /// Tells a daemon that is not in a cluster yet what it was not told when it was started.
+    async fn help_in(&self, places: &Places, status: &Status, token: Option<&str>) -> Result<()> {
+        let wanted = &self.arguments.peer_addresses;
+        if !wanted.is_empty() && *wanted != status.peer_addresses {
+            let list = |peers: &[SocketAddr]| peers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            bail!(
+                "shoutd runs already and is on its way into a cluster with --peer-addresses={}; to start it with {}, stop it first: \
+                 shoutdctl stop",
+                list(&status.peer_addresses),
+                list(wanted)
+            );
+        }
+        if let Some(token) = token {
+            let offer = OfferToken { token: token.to_owned() };
+            let _: Done = control::post(places, "/v1/token/offer", &offer).await?;
+        }
+        Ok(())
     }
 
     /// A daemon can wait for its engine, as at boot; a person who starts it by hand wants to be told.
@@ -153,12 +188,13 @@ impl Start {
         Ok(())
     }
 
-    fn spawn(&self, places: &Places, log: &Log) -> Result<Child> {
+    fn spawn(&self, places: &Places, log: &Log, token: Option<&str>) -> Result<Child> {
         let program = daemon_program();
         let mut command = Command::new(&program);
         command.args(self.arguments.to_command_line(places)).current_dir("/");
         command.stdin(Stdio::null()).stdout(log.file.try_clone()?).stderr(log.file.try_clone()?);
-        if let Some(token) = self.arguments.token_text().context("cannot take the token from its file")? {
+        // Not as an argument, which everybody on the host can read.
+        if let Some(token) = token {
             command.env(TOKEN_VARIABLE, token);
         }
         // A process group of its own: Ctrl-C here is not for the daemon.

@@ -26,6 +26,7 @@ pub fn read_at_most(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 /// Reads the token out of what somebody named as the file with it; that may be a pipe, such as a shell's `<(...)`.
 pub(crate) fn read_token(path: &Path) -> io::Result<String> {
     let explain = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let path = if path == Path::new("-") { Path::new("/dev/stdin") } else { path };
     let octets = File::open(path).and_then(|file| read_limited(file, TOKEN_FILE_BYTES_MAX)).map_err(explain)?;
     let text = String::from_utf8(octets).map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not a text"));
     text.map(|text| text.trim().to_owned()).map_err(explain)

@@ -72,7 +72,7 @@ pub struct StartArguments {
     #[arg(long, value_name = "TOKEN", env = TOKEN_VARIABLE, hide_env_values = true)]
     pub token: Option<String>,
 
-    /// File with the token
+    /// File with the token; - is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
     pub token_file: Option<PathBuf>,
 
@@ -85,13 +85,19 @@ pub struct StartArguments {
     pub data_dir: PathBuf,
 
     /// Docker's API socket
-    #[arg(long, value_name = "PATH", default_value = "/var/run/docker.sock")]
+    #[arg(long, value_name = "PATH", default_value = DOCKER_SOCKET)]
     pub docker_socket: PathBuf,
 
     /// Where Docker finds this plugin
-    #[arg(long, value_name = "PATH", default_value = "/run/docker/plugins/shoutd.sock")]
+    #[arg(long, value_name = "PATH", default_value = PLUGIN_SOCKET)]
     pub plugin_socket: PathBuf,
 }
+
+/// Where Docker's API is, unless another place is named.
+pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
+
+/// Where Docker finds this plugin, unless another place is named.
+pub const PLUGIN_SOCKET: &str = "/run/docker/plugins/shoutd.sock";
 
 /// Environment variable with the token. A command line can be read by everybody on the host; this one's environment by root alone.
 pub const TOKEN_VARIABLE: &str = "SHOUTD_TOKEN";

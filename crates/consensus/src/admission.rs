@@ -51,7 +51,10 @@ pub enum FoundError {
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
     /// Its data are those of another cluster.
-    #[error("{peer} belongs to cluster {theirs}, this host to cluster {ours} by its data directory")]
+    #[error(
+        "{peer} belongs to cluster {theirs}, this host to cluster {ours} by its data directory: start it without --peer-addresses \
+         to go on in its own cluster; to join the other one, then leave (shoutdctl stop --leave) and start again with a token of that one"
+    )]
     OtherCluster {
         /// The peer.
         peer: SocketAddr,
@@ -59,6 +62,15 @@ pub enum JoinError {
         theirs: ClusterId,
         /// This host's.
         ours: ClusterId,
+    },
+    /// Another authority certified the peer.
+    #[error(
+        "{peer} belongs to another cluster than this host: start it without --peer-addresses to go on in its own cluster; to join \
+         the other one, then leave (shoutdctl stop --leave) and start again with a token of that one"
+    )]
+    Stranger {
+        /// The peer.
+        peer: SocketAddr,
     },
     /// The cluster does not want it.
     #[error("{peer} does not admit this host: {reason}")]
@@ -150,6 +162,7 @@ impl JoinError {
         match self {
             Self::NoCluster { .. } | Self::Unreachable { .. } | Self::NotNow { .. } | Self::Silence { .. } => true,
             Self::OtherCluster { .. }
+            | Self::Stranger { .. }
             | Self::Refused { .. }
             | Self::Removed(_)
             | Self::Outdated { .. }
@@ -336,6 +349,9 @@ impl Inner {
                 JoinError::NotNow { peer, error: ProposeError::NoLeader(reason) }
             }
             CallError::Untrusted { distrust: Distrust::NoCluster, .. } => JoinError::NoCluster { peers: vec![peer] },
+            CallError::Untrusted { distrust: Distrust::OtherAuthority | Distrust::OtherCluster(_), .. } => {
+                JoinError::Stranger { peer }
+            }
             CallError::Untrusted { distrust, .. } => JoinError::Refused { peer, reason: distrust.to_string() },
             CallError::Refused { rejection: Rejection::Removed { .. }, .. } => {
                 self.turned_away(Farewell::Removed { at: None })

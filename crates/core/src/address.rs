@@ -1,28 +1,62 @@
 //! Addresses as people type them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use crate::InvalidId;
 use crate::limits::PORT;
+
+/// An address that is none, or that no host can be reached at by others.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidAddress {
+    /// It cannot be read.
+    #[error("{0:?} is not the IP address of a host (such as 10.0.0.1, 10.0.0.1:7789 or [fd00::1]:7789)")]
+    Unreadable(String),
+    /// It can, but no other host reaches this one at it.
+    #[error("{address} is {kind}: give the address by which the other hosts reach it")]
+    Unfit {
+        /// The address.
+        address: SocketAddr,
+        /// What it is instead.
+        kind: &'static str,
+    },
+}
 
 /// Reads `10.0.0.1`, `10.0.0.1:7789`, `fd00::1` or `[fd00::1]:7789`; without a port it is [`PORT`].
 ///
 /// # Errors
-/// If it is none of these, or an address that no single host can have.
-pub fn parse_address(text: &str) -> Result<SocketAddr, InvalidId> {
+/// If it is none of these, or an address at which no host is reached by others.
+pub fn parse_address(text: &str) -> Result<SocketAddr, InvalidAddress> {
     let text = text.trim();
     let unbracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let address = unbracketed.parse::<IpAddr>().map(|address| SocketAddr::new(address, PORT));
     let address = address.or_else(|_| text.parse::<SocketAddr>());
-    address.ok().filter(is_of_one_host).ok_or_else(|| {
-        InvalidId::new(text, "the IP address of a host (such as 10.0.0.1, 10.0.0.1:7789 or [fd00::1]:7789)")
-    })
+    let unreadable = |_| InvalidAddress::Unreadable(text.chars().take(80).collect());
+    address.map_err(unreadable).and_then(|address| check_address(&address).map(|()| address))
 }
 
-/// Whether a single host can have this address, and be reached at this port.
-pub fn is_of_one_host(address: &SocketAddr) -> bool {
-    let ip = address.ip();
-    address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::from([255; 4])
+/// Checks that a host can be reached by others at this address and port.
+///
+/// # Errors
+/// [`InvalidAddress::Unfit`], with what it is instead.
+pub fn check_address(address: &SocketAddr) -> Result<(), InvalidAddress> {
+    let kind = if address.port() == 0 { Some("an address with port 0, which nobody has") } else { unfit(address.ip()) };
+    kind.map_or(Ok(()), |kind| Err(InvalidAddress::Unfit { address: *address, kind }))
+}
+
+/// What an address is that is no single host's among others (RFC 6890), if it is one.
+fn unfit(address: IpAddr) -> Option<&'static str> {
+    let link_local = "a link-local address, which means something else on each link";
+    match address {
+        _ if address.is_unspecified() => Some("the unspecified address"),
+        _ if address.is_loopback() => Some("a loopback address, which every host has for itself"),
+        _ if address.is_multicast() => Some("a multicast address"),
+        IpAddr::V4(Ipv4Addr::BROADCAST) => Some("the broadcast address"),
+        IpAddr::V4(v4) if v4.is_link_local() => Some(link_local),
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => Some("an address of 0.0.0.0/8, which no host has"),
+        IpAddr::V4(v4) if v4.octets()[0] >= 240 => Some("a reserved address (240.0.0.0/4)"),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(link_local),
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Some("an IPv4 address in IPv6's notation"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -37,9 +71,32 @@ mod tests {
         assert_eq!(read("fd00::1").as_deref(), Some("[fd00::1]:7789"));
         assert_eq!(read("[fd00::1]").as_deref(), Some("[fd00::1]:7789"));
         assert_eq!(read("[fd00::1]:80").as_deref(), Some("[fd00::1]:80"));
-        for wrong in ["", "host", "0.0.0.0", "224.0.0.1", "10.0.0.1:0", "10.0.0.1:x", "::", "255.255.255.255", "10.0.0"]
-        {
-            assert_eq!(read(wrong), None, "{wrong}");
+        for wrong in ["", "host", "10.0.0.1:x", "10.0.0", "10.0.0.1/24", "fe80::1%eth0"] {
+            let told = parse_address(wrong).unwrap_err();
+            assert!(matches!(told, InvalidAddress::Unreadable(_)), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_others_cannot_reach_are_refused_with_what_they_are() {
+        for (text, kind) in [
+            ("0.0.0.0", "unspecified"),
+            ("::", "unspecified"),
+            ("127.0.0.1", "loopback"),
+            ("127.9.9.9:7789", "loopback"),
+            ("::1", "loopback"),
+            ("224.0.0.1", "multicast"),
+            ("ff02::1", "multicast"),
+            ("255.255.255.255", "broadcast"),
+            ("169.254.1.1", "link-local"),
+            ("fe80::1", "link-local"),
+            ("0.1.2.3", "0.0.0.0/8"),
+            ("250.0.0.1", "reserved"),
+            ("::ffff:10.0.0.1", "IPv4 address"),
+            ("10.0.0.1:0", "port 0"),
+        ] {
+            let told = parse_address(text).unwrap_err().to_string();
+            assert!(told.contains(kind), "{text}: {told}");
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod announce;
 pub mod cluster;
 pub mod events;
 pub mod id;
+pub mod joining;
 pub mod limits;
 pub mod local;
 pub mod mirror;

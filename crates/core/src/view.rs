@@ -3,6 +3,7 @@
 //! These are for people and their scripts. Fields are added, never renamed.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -79,6 +80,26 @@ pub struct RemoveHost {
     pub host: String,
 }
 
+/// What `shoutdctl start` asks of a daemon that belongs to a cluster: who is at these addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckPeers {
+    /// The addresses that were named as peers'.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// What `shoutdctl start` tells a daemon that waits to be let in.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferToken {
+    /// The token.
+    pub token: String,
+}
+
+impl fmt::Debug for OfferToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OfferToken")
+    }
+}
+
 /// What was done, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
@@ -124,6 +145,15 @@ pub struct Status {
     /// Where its API is looked for.
     #[serde(default)]
     pub docker_socket: PathBuf,
+    /// Where it keeps what must outlive it.
+    #[serde(default)]
+    pub data_directory: PathBuf,
+    /// Where Docker finds the plugin.
+    #[serde(default)]
+    pub plugin_socket: PathBuf,
+    /// The peers that it was started with, now or before.
+    #[serde(default)]
+    pub peer_addresses: Vec<SocketAddr>,
     /// What is wrong just now, one line each.
     pub problems: Vec<String>,
     /// The last decisions on a user's behalf, the newest first.

@@ -32,6 +32,8 @@ fn what_is_wrong_is_said_in_one_line() {
         ("a data directory that cannot be written", unwritable_data),
         ("damaged data", damaged_data),
         ("a second start", second_start),
+        ("a start that asks a host in a cluster for something else", unmet_wishes),
+        ("a token for a host that waits", late_token),
         ("garbage on the plugin socket", garbage_for_plugin),
         ("garbage on the control socket and the peers' port", garbage_elsewhere),
         ("the daemon in the foreground", foreground),
@@ -131,6 +133,10 @@ fn malformed_addresses(cluster: &mut Cluster) -> Result<()> {
     for address in ["0.0.0.0", "224.1.1.1", "255.255.255.255", "10.77.0.1:0", "::", "ff02::1"] {
         expect(&[address], &[address.trim_end_matches(":0")]);
     }
+    for (address, kind) in [("127.0.0.1", "loopback"), ("::1", "loopback"), ("169.254.1.1", "link-local")] {
+        expect(&[address], &[address, kind]);
+        expect(&["10.77.0.1", &format!("--peer-addresses={address}")], &[address, kind]);
+    }
     for peers in ["nonsense", "10.77.0.2,", "10.77.0.2;10.77.0.3", "10.77.0.2:0"] {
         expect(&["10.77.0.1", &format!("--peer-addresses={peers}"), "--timeout=2"], &[]);
     }
@@ -208,6 +214,61 @@ fn other_cluster(cluster: &mut Cluster) -> Result<()> {
     ensure!(status(&first)?["hosts"] == 1, "host1 took it in: {}", status(&first)?);
     second.start_shoutd(&[&second.address().to_string()])?;
     ensure!(status(&second)?["hosts"] == 1, "host2 has left its cluster: {}", status(&second)?);
+    Ok(())
+}
+
+/// It goes on as it was, and says what of the line it does not do.
+fn unmet_wishes(cluster: &mut Cluster) -> Result<()> {
+    let [first, second] = new_hosts(cluster)?;
+    first.start_shoutd(&["10.77.0.1"])?;
+    let stranger = second.sh("shoutdctl token prepare")?;
+    let foreign = format!("--token={}", stranger.trim());
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--peer-addresses=10.77.0.2"], &["--peer-addresses is ignored", "10.77.0.2:7789", "shoutdctl stop --leave"]),
+        (&["--peer-addresses=10.77.0.1"], &["10.77.0.1:7789 is this host itself"]),
+        (&["--replication=flood"], &["not by flood", "shoutdctl stop"]),
+        (&["--data-dir=/var/lib/other"], &["/var/lib/other", "shoutdctl stop"]),
+        (&[&foreign], &["the token is of the cluster with fingerprint", "shoutdctl stop --leave"]),
+    ];
+    for (arguments, words) in cases {
+        let output = shoutdctl(&first, &[&["start"], *arguments].concat())?;
+        ensure_one_line(&output, words).with_context(|| arguments.join(" "))?;
+        ensure!(output.stderr.contains("serves Docker"), "it does not say that it serves: {output}");
+    }
+    // The same of a host whose daemon does not run, with nobody there, and with a member of another cluster.
+    first.sh("shoutdctl stop")?;
+    let output = shoutdctl(&first, &["start", "10.77.0.1", "--peer-addresses=10.77.0.2"])?;
+    ensure_one_line(&output, &["--peer-addresses is ignored", "10.77.0.2:7789"])?;
+    second.start_shoutd(&["10.77.0.2"])?;
+    let output = shoutdctl(&first, &["start", "--peer-addresses=10.77.0.2"])?;
+    ensure_one_line(&output, &["10.77.0.2:7789 belongs to another cluster", "shoutdctl stop --leave"])?;
+    ensure!(status(&first)?["hosts"] == 1, "host1 is not as it was: {}", status(&first)?);
+    // What is wished and so is no error.
+    forget(&second)?;
+    cluster.join(&second, &first)?;
+    first.start_shoutd(&["10.77.0.1", "--peer-addresses=10.77.0.2", "--replication=vxlan-mdb", &cluster.token()?])?;
+    forget(&second)
+}
+
+/// A host that was started without a token takes one that comes later; one that lets nobody in leaves it waiting.
+fn late_token(cluster: &mut Cluster) -> Result<()> {
+    let [first, second] = new_hosts(cluster)?;
+    first.start_shoutd(&["10.77.0.1"])?;
+    let token = cluster.token()?;
+    let line = ["start", "10.77.0.2", "--peer-addresses=10.77.0.1"];
+    let mut waiting = second.spawn(["shoutdctl"].iter().chain(&line))?;
+    waiting.wait_for_line(SOON, |line| line.contains("shoutdctl approve "))?;
+    let (stem, secret) = token.rsplit_once('-').context("a token")?;
+    let unknown: String = secret.chars().rev().collect();
+    let output = shoutdctl(&second, &[&line[..], &[&format!("{stem}-{unknown}")]].concat())?;
+    ensure_one_line(&output, &["10.77.0.1:7789 does not let this host in", "token"])?;
+    ensure_one_line(&shoutdctl(&second, &["start", "--peer-addresses=10.77.0.3"])?, &["on its way", "10.77.0.3:7789"])?;
+    // By standard input, where no list of processes shows it.
+    let (_, text) = token.split_once('=').context("a token")?;
+    second.sh(&format!("echo {text} | shoutdctl start --token-file=-"))?;
+    let output = waiting.wait(SOON)?;
+    ensure!(output.success(), "the one that waited does not know: {output}");
+    ensure!(status(&second)?["hosts"] == 2, "it is not in: {}", status(&second)?);
     Ok(())
 }
 

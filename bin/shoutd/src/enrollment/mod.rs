@@ -1,5 +1,6 @@
 //! How a host gets its certificate: from a member, with a token or an administrator's approval; or from itself, if it founds the cluster.
 
+mod held;
 mod member;
 #[cfg(test)]
 mod replay;
@@ -17,6 +18,7 @@ use shoutd_peer::{
 };
 use shoutd_peer::{CallError, Distrust, Rejection, TlsConnector, Token, Trust};
 
+pub use held::HeldToken;
 pub use member::{Waiting, router};
 use wire::{Answer, Request};
 
@@ -44,7 +46,7 @@ pub struct Applicant {
     /// Where its key is, and where its certificate goes.
     pub credentials: Arc<CredentialStore>,
     /// What lets it in.
-    pub token: Option<Token>,
+    pub token: HeldToken,
     /// Its own address.
     pub address: SocketAddr,
     /// Without a token: the fingerprint of the cluster that is to let it in.
@@ -57,7 +59,7 @@ impl Applicant {
     /// # Errors
     /// If it cannot be made of it.
     pub fn prepared(&self) -> Result<Option<Prepared>> {
-        let prepared = self.token.as_ref().map(Prepared::from_token).transpose()?;
+        let prepared = self.token.get().as_ref().map(Prepared::from_token).transpose()?;
         Ok(prepared.flatten())
     }
 
@@ -68,7 +70,9 @@ impl Applicant {
     pub fn certify_itself(&self, authority: &Authority, cluster: ClusterId, seal_key: SealKey) -> Result<()> {
         let key = self.credentials.key().public();
         let credentials = Credentials::issue(key, authority, cluster, seal_key, SystemTime::now())?;
-        Ok(self.credentials.enroll(credentials)?)
+        self.credentials.enroll(credentials)?;
+        self.token.accepted();
+        Ok(())
     }
 
     /// Asks each of the peers once, until one lets this host in.
@@ -76,16 +80,29 @@ impl Applicant {
     /// # Errors
     /// If asking again cannot help.
     pub async fn ask(&self, peers: &[SocketAddr]) -> Result<Enrolled> {
-        let trust = self.token.as_ref().map_or(Trust::Anybody, |token| Trust::Pinned(token.authority));
+        // It may be replaced meanwhile.
+        let token = self.token.get();
+        match self.ask_with(token.as_ref(), peers).await {
+            Err(error) => self.token.refused(token.as_ref(), error).map(Enrolled::NotYet),
+            Ok(Enrolled::Certified) => {
+                self.token.accepted();
+                Ok(Enrolled::Certified)
+            }
+            other => other,
+        }
+    }
+
+    async fn ask_with(&self, token: Option<&Token>, peers: &[SocketAddr]) -> Result<Enrolled> {
+        let trust = token.map_or(Trust::Anybody, |token| Trust::Pinned(token.authority));
         let connector = TlsConnector::new(self.credentials.clone(), trust, self.address.ip())?;
         let client = Client::new(self.identity.clone(), connector);
-        let secret = self.token.as_ref().map(|token| token.secret.reveal().as_str().to_owned());
+        let secret = token.map(|token| token.secret.reveal().as_str().to_owned());
         let request = Request { name: self.name.clone(), secret };
         let mut reasons = Vec::new();
         for peer in peers {
             match client.call::<_, Answer>(*peer, ENROLL, &request, DEADLINE).await {
                 Ok(Answer::Certified { certificate, authority, seal_key }) => {
-                    self.keep(certificate, authority, seal_key)
+                    self.keep(token, certificate, authority, seal_key)
                         .with_context(|| format!("{peer} gave a certificate of no use"))?;
                     return Ok(Enrolled::Certified);
                 }
@@ -108,8 +125,14 @@ impl Applicant {
         Ok(Enrolled::NotYet(reasons.join("; ")))
     }
 
-    fn keep(&self, certificate: Certificate, authority: AuthorityCertificate, seal_key: SealKey) -> Result<()> {
-        let expected = self.token.as_ref().map(|token| token.authority).or_else(|| self.waits_for());
+    fn keep(
+        &self,
+        token: Option<&Token>,
+        certificate: Certificate,
+        authority: AuthorityCertificate,
+        seal_key: SealKey,
+    ) -> Result<()> {
+        let expected = token.map(|token| token.authority).or_else(|| self.waits_for());
         let found = authority.fingerprint();
         if let Some(expected) = expected.filter(|expected| *expected != found) {
             bail!("its cluster's fingerprint is {found}, not {expected}");

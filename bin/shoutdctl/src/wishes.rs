@@ -1,0 +1,118 @@
+//! Whether the shoutd that runs is as `shoutdctl start` was asked for: what a running daemon, or a host that has a cluster already, does
+//! not take up is said, and no success.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use shoutd_cli::{DOCKER_SOCKET, PLUGIN_SOCKET, Places, StartArguments};
+use shoutd_core::joining::{PeerCheck, Peers, judge_peers};
+use shoutd_core::view::{CheckPeers, DATA_DIRECTORY, Status, TokenView};
+use shoutd_peer::{Prepared, Token};
+
+use crate::control;
+
+/// Compares what was asked for with the daemon that serves. `token` is the text of the token that was given, in whatever way.
+///
+/// # Errors
+/// What of it is not so, why, and what to do, in one line.
+pub async fn check(arguments: &StartArguments, token: Option<&str>, places: &Places, status: &Status) -> Result<()> {
+    let mut unmet = settings(arguments, status);
+    let token = token.map(str::parse::<Token>).transpose()?;
+    let mut come_later = false;
+    if let Some(token) = &token {
+        let held: TokenView = control::get(places, "/v1/token").await?;
+        come_later = Prepared::from_token(token)?.is_some();
+        if let Some(own) = held.cluster.filter(|own| *own != token.authority) {
+            unmet.push(format!(
+                "the token is of the cluster with fingerprint {}, and this host belongs to the one with {own} already; {LEAVE_FIRST}",
+                token.authority
+            ));
+        }
+    }
+    if !arguments.peer_addresses.is_empty() {
+        let asked = CheckPeers { addresses: arguments.peer_addresses.clone() };
+        let checks: Vec<PeerCheck> = control::post(places, "/v1/peers/check", &asked).await?;
+        match judge_peers(&checks, come_later) {
+            Peers::Met(ignored) => {
+                for why in ignored {
+                    eprintln!("(one of --peer-addresses is ignored: {why})");
+                }
+            }
+            Peers::Unmet(why) => unmet.push(format!(
+                "--peer-addresses is ignored, as this host belongs to cluster {} already and none of them does: {why}; {LEAVE_FIRST}",
+                status.cluster.map_or_else(|| "unknown".to_owned(), |id| id.to_string())
+            )),
+        }
+    }
+    if unmet.is_empty() {
+        return Ok(());
+    }
+    bail!("shoutd serves Docker on {} ({}), but not as asked: {}", status.name, status.address, unmet.join("; "))
+}
+
+/// What to do to get into another cluster.
+const LEAVE_FIRST: &str = "to join another cluster, leave this one first: shoutdctl stop --leave";
+
+/// Settings that a daemon takes up only when it starts. What was not given is as the daemon has it.
+pub fn settings(arguments: &StartArguments, status: &Status) -> Vec<String> {
+    let mut unmet = Vec::new();
+    if let Some(wanted) = arguments.replication.filter(|wanted| wanted.name() != status.replication) {
+        unmet.push(format!(
+            "it was started before and replicates multicast by {}, not by {wanted}; for that, stop it first (shoutdctl stop) and start \
+             it again with --replication",
+            status.replication
+        ));
+    }
+    let paths: [(&str, &Path, &str, &Path); 3] = [
+        ("--data-dir", &arguments.data_dir, DATA_DIRECTORY, &status.data_directory),
+        ("--docker-socket", &arguments.docker_socket, DOCKER_SOCKET, &status.docker_socket),
+        ("--plugin-socket", &arguments.plugin_socket, PLUGIN_SOCKET, &status.plugin_socket),
+    ];
+    for (option, wanted, default, has) in paths {
+        // An older daemon does not say what it has.
+        if wanted != Path::new(default) && wanted != has && has != Path::new("") {
+            unmet.push(format!(
+                "it was started before with {option} {}, not {}; for that, stop it first: shoutdctl stop",
+                has.display(),
+                wanted.display()
+            ));
+        }
+    }
+    unmet
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args, FromArgMatches};
+    use serde_json::json;
+
+    use super::*;
+
+    fn unmet(line: &[&str]) -> String {
+        let command = StartArguments::augment_args(clap::Command::new("start"));
+        let matches = command.get_matches_from(["start"].iter().chain(line));
+        let status = json!({
+            "version": "0.1.0", "pid": 7, "host": "00000000000000a1", "name": "h1", "address": "10.0.0.1:7789", "underlay_mtu": 1500,
+            "replication": "vxlan-mdb", "membership": {"state": "member"}, "role": "leader", "hosts": 1, "networks": 0,
+            "endpoints": 0, "docker": {"state": "serving", "detail": "20.10"}, "docker_socket": "/var/run/docker.sock",
+            "data_directory": "/srv/shoutd", "plugin_socket": "/run/docker/plugins/shoutd.sock", "problems": [],
+        });
+        let status: Status = serde_json::from_value(status).unwrap();
+        settings(&StartArguments::from_arg_matches(&matches).unwrap(), &status).join("; ")
+    }
+
+    #[test]
+    fn what_a_running_daemon_does_not_take_up_is_said() {
+        assert_eq!(unmet(&[]), "", "what was not given is as it is");
+        assert_eq!(unmet(&["--replication=vxlan-mdb", "--data-dir=/srv/shoutd"]), "");
+        for (option, words) in [
+            ("--replication=flood", ["vxlan-mdb", "not by flood"]),
+            ("--data-dir=/srv/other", ["/srv/shoutd", "/srv/other"]),
+            ("--docker-socket=/run/d.sock", ["/var/run/docker.sock", "/run/d.sock"]),
+            ("--plugin-socket=/run/p.sock", ["/run/docker/plugins/shoutd.sock", "/run/p.sock"]),
+        ] {
+            let told = unmet(&[option]);
+            assert!(words.iter().all(|word| told.contains(word)) && told.contains("shoutdctl stop"), "{told}");
+        }
+    }
+}

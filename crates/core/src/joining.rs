@@ -1,0 +1,104 @@
+//! What became of the peers that were named at a start (`--peer-addresses`).
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Who is at an address, as a host that belongs to a cluster finds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state", content = "detail")]
+pub enum PeerStanding {
+    /// A host of the same cluster, by its own word or as agreed.
+    Member,
+    /// The host that was asked.
+    Itself,
+    /// A host of another cluster.
+    OtherCluster,
+    /// A host that belongs to no cluster yet.
+    NoCluster,
+    /// Nobody that answers as a host should; why.
+    Silent(String),
+}
+
+/// One address that was named as a peer's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerCheck {
+    /// The address.
+    pub address: SocketAddr,
+    /// Who is there.
+    pub standing: PeerStanding,
+}
+
+impl PeerCheck {
+    /// Why it was ignored, in one clause; nothing of a member.
+    fn ignored(&self) -> Option<String> {
+        let address = self.address;
+        match &self.standing {
+            PeerStanding::Member => None,
+            PeerStanding::Itself => Some(format!("{address} is this host itself")),
+            PeerStanding::OtherCluster => Some(format!("{address} belongs to another cluster")),
+            PeerStanding::NoCluster => Some(format!("{address} belongs to no cluster yet")),
+            PeerStanding::Silent(why) => Some(why.clone()),
+        }
+    }
+}
+
+/// What to make of the peers that were named for a host that belongs to a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peers {
+    /// One of them belongs to the cluster, or none was named: it is as the user wants it. Those that were ignored, and why.
+    Met(Vec<String>),
+    /// None of them does; why.
+    Unmet(String),
+}
+
+/// Judges the peers that were named. `come_later` says that they are expected to join by themselves, as by a prepared token: then only
+/// those are wrong that cannot.
+pub fn judge_peers(checks: &[PeerCheck], come_later: bool) -> Peers {
+    let may_come = |standing: &PeerStanding| match standing {
+        PeerStanding::Member => true,
+        PeerStanding::NoCluster | PeerStanding::Silent(_) => come_later,
+        PeerStanding::Itself | PeerStanding::OtherCluster => false,
+    };
+    let is_met = checks.is_empty() || checks.iter().any(|check| may_come(&check.standing));
+    let wrong = checks.iter().filter(|check| !may_come(&check.standing));
+    let ignored: Vec<_> = wrong.filter_map(PeerCheck::ignored).collect();
+    if is_met { Peers::Met(ignored) } else { Peers::Unmet(ignored.join("; ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(last: u8, standing: PeerStanding) -> PeerCheck {
+        PeerCheck { address: SocketAddr::from(([10, 0, 0, last], 7789)), standing }
+    }
+
+    fn silent() -> PeerStanding {
+        PeerStanding::Silent("10.0.0.9:7789 cannot be reached: Connection refused".to_owned())
+    }
+
+    #[test]
+    fn one_member_is_enough_and_the_others_are_told() {
+        assert_eq!(judge_peers(&[], false), Peers::Met(vec![]));
+        let checks = [check(2, PeerStanding::Member), check(3, PeerStanding::OtherCluster), check(9, silent())];
+        let Peers::Met(ignored) = judge_peers(&checks, false) else { panic!("not met") };
+        assert_eq!(ignored.len(), 2);
+        assert_eq!(ignored[0], "10.0.0.3:7789 belongs to another cluster");
+    }
+
+    #[test]
+    fn without_a_member_the_wish_is_not_met() {
+        for standing in [PeerStanding::Itself, PeerStanding::OtherCluster, PeerStanding::NoCluster, silent()] {
+            let Peers::Unmet(why) = judge_peers(&[check(9, standing.clone())], false) else { panic!("{standing:?}") };
+            assert!(why.contains("10.0.0.9:7789"), "{why}");
+        }
+    }
+
+    #[test]
+    fn peers_that_are_to_come_by_themselves_need_not_be_there_yet() {
+        assert_eq!(judge_peers(&[check(2, PeerStanding::NoCluster), check(9, silent())], true), Peers::Met(vec![]));
+        let wrong = judge_peers(&[check(1, PeerStanding::Itself), check(2, PeerStanding::OtherCluster)], true);
+        assert!(matches!(wrong, Peers::Unmet(_)));
+    }
+}
