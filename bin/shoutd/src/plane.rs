@@ -24,6 +24,12 @@ use crate::local_state::LocalState;
 /// How long Docker waits for an interface. Making one takes milliseconds; a machine under load gets this much.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(10);
 
+/// What events about the underlay filter are about.
+const FILTER: &str = "table inet shoutd";
+
+const FILTER_LOST: &str = "another program removed or changed shoutd's filter, as a reload of a firewall does that \
+     flushes all rules; shoutd put it back. Until then, hosts outside the cluster could send frames into its networks";
+
 /// The data plane of this host.
 #[derive(Debug)]
 pub struct Plane {
@@ -180,21 +186,32 @@ impl Plane {
         self.reconciler.settled(generation, &Scope::Everything, deadline).await
     }
 
-    /// Tells of each time that somebody else took the underlay filter away.
+    /// Tells of each time that somebody else took the underlay filter away, and of packets that it
+    /// dropped.
     pub async fn watch_filter(&self, events: &Events, stop: CancellationToken) {
-        let mut losses = self.reconciler.filter_losses();
+        let (mut losses, mut observed) = (self.reconciler.filter_losses(), self.reconciler.watch_observed());
+        // What was dropped before this daemon started was told by another.
+        let mut known = None;
         loop {
             tokio::select! {
-                changed = losses.changed() => if changed.is_err() { return },
+                changed = losses.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    events.note(EventKind::FilterRestored, FILTER, FILTER_LOST);
+                }
+                changed = observed.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let dropped = observed.borrow_and_update().underlay_filter.dropped();
+                    let before = known.replace(dropped).unwrap_or(dropped);
+                    for text in dropped.since(&before) {
+                        events.note(EventKind::FilterDropped, FILTER, text);
+                    }
+                }
                 () = stop.cancelled() => return,
             }
-            events.note(
-                EventKind::FilterRestored,
-                "nf_tables",
-                "another program removed or changed shoutd's filter (table inet shoutd), as a reload of a firewall \
-                 does that flushes all rules; shoutd put it back. Until then, hosts outside the cluster could send \
-                 frames into its networks",
-            );
         }
     }
 

@@ -34,6 +34,8 @@ pub enum EventKind {
     EndpointForgotten,
     /// The filter that keeps strangers off the VXLAN port was gone, and is there again.
     FilterRestored,
+    /// That filter dropped packets.
+    FilterDropped,
     /// Another kind, of a newer version.
     #[serde(other)]
     Other,
@@ -53,6 +55,7 @@ impl fmt::Display for EventKind {
             Self::ContainerStarted => "container-started",
             Self::EndpointForgotten => "endpoint-forgotten",
             Self::FilterRestored => "filter-restored",
+            Self::FilterDropped => "filter-dropped",
             Self::Other => "other",
         })
     }

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shoutd_core::Vni;
 use shoutd_core::limits::LEARNED_MAX;
 use shoutd_core::plane::{
-    Action, BRIDGE, ContainerEnd, DeviceName, GROUPS_MAX, IGMP_VERSION, MEMBERSHIP_INTERVAL,
+    Action, BRIDGE, ContainerEnd, DeviceName, Dropped, GROUPS_MAX, IGMP_VERSION, MEMBERSHIP_INTERVAL,
     MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Mark, Observed, ObservedBridge, ObservedPort,
     ObservedSegment, ObservedTunnel, ObservedUnderlayFilter, Place, Port, TUNNEL, Vtep, namespace_name,
 };
@@ -95,7 +95,8 @@ impl FakeKernel {
             Action::InstallUnderlayFilter { filter } => {
                 if whole {
                     let filter = filter.clone();
-                    self.state.underlay_filter = ObservedUnderlayFilter::Whole { filter, complete: true };
+                    self.state.underlay_filter =
+                        ObservedUnderlayFilter::Whole { filter, complete: true, dropped: Dropped::default() };
                 }
                 Ok(())
             }

@@ -11,8 +11,9 @@ use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use shoutd_core::plane::{
-    ALL_MULTICAST, Action, ContainerEnd, Desired, DeviceName, GROUPS_MAX, Mark, Observed, ObservedBridge, ObservedPort,
-    ObservedSegment, ObservedTunnel, ObservedUnderlayFilter, Place, Port, Segment, UnderlayFilter, Vtep, diff,
+    ALL_MULTICAST, Action, ContainerEnd, Desired, DeviceName, Dropped, GROUPS_MAX, Mark, Observed, ObservedBridge,
+    ObservedPort, ObservedSegment, ObservedTunnel, ObservedUnderlayFilter, Place, Port, Segment, UnderlayFilter, Vtep,
+    diff,
 };
 use shoutd_core::{EndpointId, MacAddress, NetworkId, Vni};
 use shoutd_dataplane::fake::{FakeKernel, Fault};
@@ -115,7 +116,7 @@ fn observed_underlay_filter() -> impl Strategy<Value = ObservedUnderlayFilter> {
 }
 
 fn whole(filter: UnderlayFilter) -> ObservedUnderlayFilter {
-    ObservedUnderlayFilter::Whole { filter, complete: true }
+    ObservedUnderlayFilter::Whole { filter, complete: true, dropped: Dropped::default() }
 }
 
 fn network_mark() -> impl Strategy<Value = Option<Mark>> {

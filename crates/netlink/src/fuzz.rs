@@ -18,7 +18,11 @@ fn fuzz_netlink() {
             let index = frame.word(4);
             let table = TableName { family: Family::Bridge, name: "shoutd" };
             let tables = (nftables::parse_table(table, &frame), nftables::parse_chain(table, &frame));
-            let rules = (nftables::parse_rule(table, &frame), nftables::is_of_elements(&frame));
+            let rules = (
+                nftables::parse_rule(table, &frame),
+                nftables::parse_count(table, &frame),
+                nftables::is_of_elements(&frame),
+            );
             let tables = (tables, rules, nftables::parse_set_elements(table, &frame));
             let devices = (link::parse(&frame), fdb::parse(&frame, index), fdb::is_flood(&frame));
             let addresses = (address::parse(&frame), ip_route::parse(&frame), joins::event(&frame));

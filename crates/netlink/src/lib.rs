@@ -50,6 +50,8 @@ pub use namespace::{Namespace, NamespaceId};
 pub use port::PortSettings;
 pub use question::Questioner;
 pub use route::Route;
-pub use underlay_filter::{AGREEMENT_PORTS_MAX, Installed as InstalledUnderlayFilter, UnderlayAccess, UnderlayFilter};
+pub use underlay_filter::{
+    AGREEMENT_PORTS_MAX, DroppedPackets, Installed as InstalledUnderlayFilter, UnderlayAccess, UnderlayFilter,
+};
 pub use veth::{NewVeth, VethEnd};
 pub use vxlan::{NewVxlan, VxlanSettings};

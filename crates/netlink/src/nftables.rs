@@ -63,6 +63,7 @@ const ELEMENT_KEY: u16 = 1;
 const LIST_ELEMENT: u16 = 1;
 const EXPRESSION_NAME: u16 = 1;
 const EXPRESSION_DATA: u16 = 2;
+const COUNTER_PACKETS: u16 = 2;
 const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
 
@@ -175,6 +176,8 @@ pub(crate) enum Expression {
         set: &'static str,
         rate: u32,
     },
+    /// Counts the packets that come this far.
+    Count,
     /// Ends the chain: the packet goes on its way.
     Accept,
     Drop,
@@ -302,6 +305,7 @@ fn write_expression(message: &mut Message, expression: &Expression) {
         Expression::LoadReversePath => "fib",
         Expression::In(_) | Expression::NotIn(_) => "lookup",
         Expression::Exceeds { .. } | Expression::Within { .. } => "dynset",
+        Expression::Count => "counter",
         Expression::Accept | Expression::Drop => "immediate",
     };
     message.text(EXPRESSION_NAME, name);
@@ -337,6 +341,7 @@ fn write_expression(message: &mut Message, expression: &Expression) {
         Expression::NotIn(set) => write_lookup(data, set, LOOKUP_INVERTED),
         Expression::Exceeds { set, rate } => write_limit(data, set, *rate, LIMIT_INVERTED),
         Expression::Within { set, rate } => write_limit(data, set, *rate, 0),
+        Expression::Count => {}
         Expression::Accept => write_verdict(data, NF_ACCEPT),
         Expression::Drop => write_verdict(data, NF_DROP),
     });
@@ -391,6 +396,18 @@ pub(crate) struct Rule {
     pub(crate) chain: String,
     /// The text to know it by.
     pub(crate) userdata: Vec<u8>,
+}
+
+/// How many packets came to the [`Expression::Count`] of a rule, and the chain that it is in.
+pub(crate) fn parse_count(table: TableName, frame: &Frame<'_>) -> Option<(String, u64)> {
+    is_of(table, frame, RULE_TABLE)?;
+    let attributes = frame.attributes(HEADER);
+    let count = attributes.find(RULE_EXPRESSIONS)?.nested().find_map(|element| {
+        let expression = element.nested();
+        let is_counter = expression.find(EXPRESSION_NAME)?.text() == "counter";
+        expression.find(EXPRESSION_DATA).filter(|_| is_counter)?.nested().find(COUNTER_PACKETS)?.u64_be()
+    });
+    Some((attributes.find(RULE_CHAIN)?.text(), count?))
 }
 
 /// All that a table holds but for the elements of its sets.

@@ -33,7 +33,7 @@ use crate::nftables::{
     TableName,
 };
 use crate::socket::{Protocol, Socket};
-use crate::wire::Message;
+use crate::wire::{Frame, Message};
 
 pub(crate) const TABLE: TableName = TableName { family: Family::Inet, name: "shoutd" };
 /// Goes into every rule, so that the filter of another version of shoutd is replaced. To be raised
@@ -41,6 +41,8 @@ pub(crate) const TABLE: TableName = TableName { family: Family::Inet, name: "sho
 const VERSION: u32 = 1;
 /// `NF_IP_PRI_RAW`: before connection tracking.
 const PRIORITY: i32 = -300;
+const FORWARD: &str = "forward";
+const OUTPUT: &str = "output";
 /// The sets of the members' addresses.
 const MEMBERS_V4: &str = "members4";
 const MEMBERS_V6: &str = "members6";
@@ -73,6 +75,17 @@ pub struct UnderlayAccess {
     pub members: BTreeSet<IpAddr>,
 }
 
+/// How many packets the filter has dropped since it was installed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DroppedPackets {
+    /// Those for this host.
+    pub input: u64,
+    /// Those that this host would have passed on.
+    pub forward: u64,
+    /// Those of this host's own processes.
+    pub output: u64,
+}
+
 /// The filter as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Installed {
@@ -84,6 +97,8 @@ pub enum Installed {
         access: UnderlayAccess,
         /// Whether it has the rules against containers that forge a member's address.
         complete: bool,
+        /// How many packets it has dropped.
+        dropped: DroppedPackets,
     },
     /// Something else than this version of shoutd makes.
     Broken,
@@ -194,7 +209,21 @@ impl UnderlayFilter {
             let found = self.socket.dump(&request, |frame| nftables::parse_set_elements(TABLE, frame))?;
             access.members.extend(found.into_iter().flatten());
         }
-        Ok(Installed::Whole { access, complete })
+        Ok(Installed::Whole { access, complete, dropped: self.dropped()? })
+    }
+
+    fn dropped(&mut self) -> Result<DroppedPackets, Fault> {
+        let parse = |frame: &Frame<'_>| nftables::parse_count(TABLE, frame);
+        let mut dropped = DroppedPackets::default();
+        for (chain, count) in self.socket.dump(&nftables::get_rules(TABLE), parse)? {
+            let sum = match chain.as_str() {
+                FORWARD => &mut dropped.forward,
+                OUTPUT => &mut dropped.output,
+                _ => &mut dropped.input,
+            };
+            *sum = sum.saturating_add(count);
+        }
+        Ok(dropped)
     }
 }
 
@@ -240,9 +269,9 @@ type Rules = Vec<Vec<Expression>>;
 fn chains(access: &UnderlayAccess, complete: bool) -> [(&'static str, Hook, Rules); 3] {
     let chain = |rules: Rules| [vec![other_ports(access)], rules].concat();
     [
-        ("forward", Hook::Forward, chain(forward(access, complete))),
+        (FORWARD, Hook::Forward, chain(forward(access, complete))),
         ("input", Hook::Input, chain(input(access, complete))),
-        ("output", Hook::Output, chain(output(access))),
+        (OUTPUT, Hook::Output, chain(output(access))),
     ]
 }
 
@@ -297,7 +326,7 @@ fn output(access: &UnderlayAccess) -> Rules {
 }
 
 fn drop_if<const N: usize>(conditions: [Vec<Expression>; N]) -> Vec<Expression> {
-    conditions.into_iter().flatten().chain([Expression::Drop]).collect()
+    conditions.into_iter().flatten().chain([Expression::Count, Expression::Drop]).collect()
 }
 
 /// Lets pass at once what is for none of the ports, so that other traffic has one rule to go

@@ -219,6 +219,10 @@ impl<'a> Attribute<'a> {
         self.array().map(u32::from_be_bytes)
     }
 
+    pub(crate) fn u64_be(self) -> Option<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
+
     pub(crate) fn mac(self) -> Option<[u8; 6]> {
         self.array()
     }

@@ -3,14 +3,14 @@
 //! A host with an underlay interface, and with a bridge that a container is on, as Docker makes it. At the
 //! other end of the underlay are a member's address and a stranger's.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test says what it expects by failing")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what it expects by failing")]
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
-use shoutd_netlink::{InstalledUnderlayFilter as Installed, Namespace, UnderlayAccess, UnderlayFilter};
+use shoutd_netlink::{DroppedPackets, InstalledUnderlayFilter as Installed, Namespace, UnderlayAccess, UnderlayFilter};
 
 const PORT: u16 = 7789;
 const OTHER_PORT: u16 = 7790;
@@ -211,10 +211,12 @@ fn only_members_reach_the_port(at: Addresses) {
 
     let access = world.access();
     world.filter.install(&access).unwrap();
-    assert_eq!(world.read(), Installed::Whole { access, complete: true });
+    assert_eq!(world.read(), Installed::Whole { access, complete: true, dropped: DroppedPackets::default() });
     assert_eq!(to_host(&world), [true, false, false, false, false, false]);
     assert_eq!(to_member(&world, PORT), [false; 2]);
-    assert_eq!(to_member(&world, OTHER_PORT), [true; 2], "other ports are nobody's business");
+    assert_eq!(to_member(&world, OTHER_PORT), [true; 2], "other ports are not filtered");
+    let Installed::Whole { dropped, .. } = world.read() else { panic!("it is whole") };
+    assert_eq!(dropped, DroppedPackets { input: 5, forward: 1, output: 1 });
 
     // Agreement is for members and those who want to become one, not for containers.
     let Addresses { host, member, .. } = world.at;
@@ -250,7 +252,7 @@ fn it_is_replaced_whole_and_what_others_do_to_it_shows() {
     access.members = (1..=250).map(|last| IpAddr::from([203, 0, 113, last])).collect();
     access.agreement_ports = [7789, 7790, 7791].into();
     world.filter.install(&access).unwrap();
-    let whole = Installed::Whole { access: access.clone(), complete: true };
+    let whole = Installed::Whole { access: access.clone(), complete: true, dropped: DroppedPackets::default() };
     assert_eq!(world.read(), whole);
 
     let more = "nft insert rule inet shoutd input accept";

@@ -24,7 +24,8 @@ pub use desired::{Desired, MTU_OPTION, Port, Segment, Underlay, Vtep, Worked, de
 pub use diff::diff;
 pub use forwarding::{Destination, Filter, Forwarding, UNREGISTERED};
 pub use observed::{
-    ContainerEnd, Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, ObservedUnderlayFilter,
+    ContainerEnd, Dropped, Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel,
+    ObservedUnderlayFilter,
 };
 pub use options::{
     ALL_MULTICAST, InvalidOption, MAC_MOVES_OPTION, MAX_RATE_OPTION, MULTICAST_ROUTE_OPTION, check_options,

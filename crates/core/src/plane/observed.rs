@@ -36,12 +36,54 @@ pub enum ObservedUnderlayFilter {
         filter: UnderlayFilter,
         /// Whether it also drops what containers send with a member's address as a forged source.
         complete: bool,
+        /// How many packets it has dropped since it was installed.
+        dropped: Dropped,
     },
     /// It cannot be read, and why.
     Unreadable(String),
 }
 
+/// How many packets the underlay filter has dropped, by who sent them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Strangers, and containers, to this host.
+    pub input: u64,
+    /// Containers of this host, to other hosts.
+    pub forward: u64,
+    /// Processes of this host, to other hosts.
+    pub output: u64,
+}
+
+impl Dropped {
+    /// What was dropped since another count, a sentence for each kind of sender. A count that is
+    /// lower than the other began again when the filter was replaced.
+    pub fn since(&self, before: &Self) -> Vec<&'static str> {
+        let has_grown = |count: u64, before: u64| count > before || (count < before && count > 0);
+        let senders = [
+            (
+                has_grown(self.input, before.input),
+                "VXLAN from an address that is no other host's of the cluster, or agreement traffic from a \
+                 container, was dropped; if it was a host's, something between the hosts changes addresses (NAT)",
+            ),
+            (
+                has_grown(self.forward, before.forward),
+                "a container, or a machine behind this host, sent to other hosts' VXLAN or agreement port: dropped",
+            ),
+            (has_grown(self.output, before.output), "a process of this host sent to other hosts' VXLAN port: dropped"),
+        ];
+        senders.into_iter().filter_map(|(has_grown, text)| has_grown.then_some(text)).collect()
+    }
+}
+
 impl ObservedUnderlayFilter {
+    /// How many packets it has dropped.
+    pub fn dropped(&self) -> Dropped {
+        match self {
+            Self::Whole { dropped, .. } => *dropped,
+            _ => Dropped::default(),
+        }
+    }
+
     /// What it enforces, if it is whole.
     pub fn enforced(&self) -> Option<&UnderlayFilter> {
         match self {

@@ -1,8 +1,10 @@
 //! The filter of the host's own namespace, which keeps strangers off the VXLAN port.
 
 use shoutd_core::limits::PORT;
-use shoutd_core::plane::{DeviceName, ObservedUnderlayFilter, UnderlayFilter as Wanted};
-use shoutd_netlink::{Error, InstalledUnderlayFilter as Installed, Monitor, Namespace, UnderlayAccess, UnderlayFilter};
+use shoutd_core::plane::{DeviceName, Dropped, ObservedUnderlayFilter, UnderlayFilter as Wanted};
+use shoutd_netlink::{
+    DroppedPackets, Error, InstalledUnderlayFilter as Installed, Monitor, Namespace, UnderlayAccess, UnderlayFilter,
+};
 
 use super::handle::{Reading, Watch, is_old};
 
@@ -29,7 +31,7 @@ impl UnderlayFilterHandle {
         let found = match self.filter.read() {
             Ok(Installed::Absent) => ObservedUnderlayFilter::Absent,
             Ok(Installed::Broken) => ObservedUnderlayFilter::Broken,
-            Ok(Installed::Whole { access, complete }) => as_observed(access, complete),
+            Ok(Installed::Whole { access, complete, dropped }) => as_observed(access, complete, dropped),
             Err(error) => ObservedUnderlayFilter::Unreadable(error.to_string()),
         };
         self.reading.insert(Reading::new(found)).content.clone()
@@ -52,13 +54,14 @@ impl UnderlayFilterHandle {
     }
 }
 
-fn as_observed(access: UnderlayAccess, complete: bool) -> ObservedUnderlayFilter {
+fn as_observed(access: UnderlayAccess, complete: bool, dropped: DroppedPackets) -> ObservedUnderlayFilter {
     let UnderlayAccess { vxlan_port, address, interface, agreement_ports, members } = access;
     let interface = interface.parse::<DeviceName>();
     match interface {
         Ok(interface) if vxlan_port == PORT => {
             let filter = Wanted { address, interface, agreement_ports, members };
-            ObservedUnderlayFilter::Whole { filter, complete }
+            let DroppedPackets { input, forward, output } = dropped;
+            ObservedUnderlayFilter::Whole { filter, complete, dropped: Dropped { input, forward, output } }
         }
         _ => ObservedUnderlayFilter::Broken,
     }

@@ -56,6 +56,11 @@ pub fn frames(cluster: &mut Cluster) -> Result<()> {
         Ok(())
     };
     only_honest("while all daemons run")?;
+    for host in [&first, &second] {
+        wait_until("an event that tells of them", SOON, || {
+            Ok(view(host, "events")?.to_string().contains("filter-dropped").then_some(()))
+        })?;
+    }
 
     first.kill_shoutd()?;
     only_honest("after a daemon was killed")?;
