@@ -44,6 +44,12 @@ impl Crowd {
 
 fn describe_bridge(room: Room, most: &[String]) -> String {
     let Room { size, taken, snoops } = room;
+    if !snoops && !room.is_full(true) {
+        return "the bridge on this host does not snoop, or has only just begun to: somebody switched that off (mcast_snooping), or it had too \
+                many groups. Nothing is lost, but all of the network's multicast is sent to this host and to each of its containers until \
+                shoutd has it snoop again and its containers have answered its queries"
+            .to_owned();
+    }
     let containers = if snoops { "" } else { " and to each of its containers" };
     let most = if most.is_empty() { "no endpoint".to_owned() } else { most.join(", ") };
     format!(
@@ -64,6 +70,15 @@ fn owner(observed: &Observed, vni: Vni, port: &DeviceName) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bridge_that_somebody_told_not_to_snoop_is_not_said_to_be_full() {
+        let room = Room { size: 65536, taken: 0, snoops: false };
+        let crowd = Crowd::Bridge { vni: Vni::new(0x10_0001).unwrap(), room, most: Vec::new() };
+        let line = crowd.describe(&Observed::default(), &|_| "foo".to_owned());
+        assert!(line.contains("network foo: ") && line.contains("mcast_snooping"), "{line}");
+        assert!(!line.contains("room for") && !line.contains("fewer"), "{line}");
+    }
 
     #[test]
     fn the_line_names_network_and_culprits_and_says_what_holds() {
