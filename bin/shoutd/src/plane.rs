@@ -10,8 +10,8 @@ use shoutd_core::cluster::Cluster;
 use shoutd_core::events::EventKind;
 use shoutd_core::limits::REPLICATED_MAX;
 use shoutd_core::local::{Endpoint, Local};
-use shoutd_core::plane::{Desired, DeviceName, Segment, Underlay, Worked, desired, underlay_filter};
-use shoutd_core::{EndpointId, NetworkId};
+use shoutd_core::plane::{Desired, DeviceName, Observed, Segment, Underlay, Worked, desired, underlay_filter};
+use shoutd_core::{EndpointId, NetworkId, Vni};
 use shoutd_dataplane::{Generation, ReconcilerHandle, Scope, UnderlayInterface, Unsettled};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -122,7 +122,9 @@ impl Plane {
     pub async fn is_vacated(&self, deadline: Duration) -> bool {
         self.hand_on_news();
         let mut observed = self.reconciler.watch_observed();
-        let vacated = observed.wait_for(|observed| observed.segments.is_empty());
+        let is_vacated =
+            |observed: &Arc<Observed>| observed.segments.is_empty() && observed.unreadable_segments.is_empty();
+        let vacated = observed.wait_for(is_vacated);
         tokio::time::timeout(deadline, vacated).await.is_ok_and(|seen| seen.is_ok())
     }
 
@@ -242,7 +244,12 @@ impl Plane {
         let observed = self.reconciler.observed();
         let mut ports = observed.segments.values().filter_map(|segment| segment.ports.get(&name));
         let is_known = |sandbox: &PathBuf| !observed.unreadable_sandboxes.contains_key(sandbox);
-        endpoint.sandbox.as_ref().is_some_and(is_known) && !ports.any(|port| port.container_end.is_some())
+        let cluster = self.agreement.cluster();
+        let vni = cluster.networks.get(&endpoint.network).map(|network| network.vni);
+        let is_readable = vni.is_none_or(|vni| !observed.unreadable_segments.contains_key(&vni));
+        is_readable
+            && endpoint.sandbox.as_ref().is_some_and(is_known)
+            && !ports.any(|port| port.container_end.is_some())
     }
 
     /// What the kernel did not do, one line each.
@@ -250,20 +257,24 @@ impl Plane {
         let mut problems: Vec<String> = self.reconciler.failures().iter().map(ToString::to_string).collect();
         let observed = self.reconciler.observed();
         problems.extend(observed.underlay_filter.problem());
-        problems.extend(observed.sandbox_problems());
+        problems.extend(observed.problems());
         problems.extend(self.reconciler.forwarding_problems());
         problems.extend(self.crowds());
+        problems.extend(self.reconciler.suspensions(|vni| self.title(vni)));
         problems.extend(self.groups_beyond());
         problems
     }
 
     /// Where containers of this host listen to too many groups, one line each.
     fn crowds(&self) -> Vec<String> {
+        self.reconciler.crowds(|vni| self.title(vni))
+    }
+
+    /// What people call the network with this VNI.
+    fn title(&self, vni: Vni) -> String {
         let cluster = self.agreement.cluster();
-        self.reconciler.crowds(|vni| {
-            let named = cluster.networks.iter().find(|(_, known)| known.vni == vni);
-            named.map_or_else(|| format!("with VNI {vni}"), |(id, known)| known.title(id).to_owned())
-        })
+        let named = cluster.networks.iter().find(|(_, known)| known.vni == vni);
+        named.map_or_else(|| format!("with VNI {vni}"), |(id, known)| known.title(id).to_owned())
     }
 
     /// The networks with more groups than are sent apart from each other, one line each.

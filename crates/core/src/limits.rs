@@ -58,9 +58,15 @@ pub const VNI_NOWHERE: u32 = 0x00ff_ffff;
 /// what a bridge has room for, so that one container alone does not crowd the others out.
 pub const GROUPS_PER_PORT_MAX: usize = 8192;
 
-/// MAC addresses that a network's bridge learns on one host, and more than its VXLAN device need learn: virtual ones, as endpoints' are pinned and do not count. Whoever sends from random addresses fills
-/// this, some 4 MB of kernel memory for five minutes, and no more; what is not learnt meanwhile is sent to all, as what is unknown is.
-pub const LEARNED_MAX: usize = 16_384;
+/// MAC addresses that a network learns from traffic on one host: virtual ones, as endpoints' are pinned and do not count. Programs
+/// that float addresses have a handful of each. More are made up by somebody, and what is not learnt is sent to all.
+pub const LEARNED_MAX: usize = 1024;
+
+/// The same of all networks of a host together: to read as many takes some milliseconds.
+pub const LEARNED_SUM_MAX: usize = 16_384;
+
+/// How long a network learns nothing that has learnt too much: as long as the kernel remembers what it learnt.
+pub const LEARNING_SUSPENDED_FOR: Duration = Duration::from_secs(300);
 
 /// MAC addresses that the VXLAN device of a network knows on one host: as many endpoints as a network can have, as many groups as are sent apart, and those that are learnt. The device counts them all alike.
 pub const TUNNEL_ADDRESSES_MAX: usize = LEASES_PER_NETWORK_MAX + REPLICATED_MAX + LEARNED_MAX;

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shoutd_core::Vni;
 use shoutd_core::limits::LEARNED_MAX;
 use shoutd_core::plane::{
-    Action, BRIDGE, ContainerEnd, DeviceName, Dropped, GROUPS_MAX, IGMP_VERSION, MEMBERSHIP_INTERVAL,
+    Action, BRIDGE, ContainerEnd, DeviceName, Dropped, GROUPS_MAX, IGMP_VERSION, Learned, MEMBERSHIP_INTERVAL,
     MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Mark, Observed, ObservedBridge, ObservedPort,
     ObservedSegment, ObservedTunnel, ObservedUnderlayFilter, Place, Port, TUNNEL, Vtep, namespace_name,
 };
@@ -50,6 +50,8 @@ pub struct FakeKernel {
 impl Kernel for FakeKernel {
     fn observe(&mut self, sandboxes: &BTreeSet<PathBuf>) -> Result<Observed, KernelError> {
         let mut observed = self.state.clone();
+        let unreadable = &observed.unreadable_segments;
+        observed.segments.retain(|vni, _| !unreadable.contains_key(vni));
         observed.missing_sandboxes = sandboxes.difference(&self.sandboxes).cloned().collect();
         for port in observed.segments.values_mut().flat_map(|segment| segment.ports.values_mut()) {
             let seen = port.container_end.take().filter(|end| match &end.place {
@@ -169,6 +171,7 @@ impl FakeKernel {
                     .into_iter()
                     .for_each(|end| end.detects_duplicates = false);
             }
+            Action::ForgetLearned { vni } => self.segment(*vni)?.learned = Learned::default(),
             Action::DeletePort { vni, name } => {
                 let segment = self.segment(*vni)?;
                 let is_foreign = segment.foreign.contains(name);

@@ -32,6 +32,8 @@ impl Handover {
     /// Takes note of an observation, and of what is planned for it.
     pub(crate) fn note(&mut self, observed: &Observed, plan: &[Action], now: Instant) {
         let mut before = std::mem::take(&mut self.ends);
+        // Of what cannot be read now it stays as it was.
+        self.ends.extend(before.extract_if(.., |(vni, _), _| observed.unreadable_segments.contains_key(vni)));
         for (&vni, segment) in &observed.segments {
             for (name, port) in &segment.ports {
                 let Some(end) = port.container_end.as_ref().filter(|end| end.place != Place::Host) else {

@@ -89,7 +89,7 @@ fn probe_tier(route: &mut Route, tunnel: u32) -> Tier {
     }
     let pinned = Pinned::Tunnel { mac: [0x01, 0x00, 0x5e, 1, 1, 1], remote };
     let pins = route.change_pinned(tunnel, &[(pinned, true)]);
-    if is_done(pins) && route.pinned(tunnel).is_ok_and(|found| found == [pinned]) {
+    if is_done(pins) && route.pinned(tunnel, 0).is_ok_and(|found| found == [pinned]) {
         return Tier::MulticastFdb;
     }
     Tier::Flood

@@ -59,6 +59,7 @@ fn describe(action: &Action) -> String {
         Action::TuneContainerEnd { port, .. } => {
             format!("setting up the interface of endpoint {}", port.endpoint.short())
         }
+        Action::ForgetLearned { .. } => "forgetting the MAC addresses it learnt".to_owned(),
         Action::DeletePort { name, .. } => format!("deleting port {name}"),
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shoutd_core::Vni;
-use shoutd_core::plane::{Action, Desired, Observed, ObservedUnderlayFilter, Tier, diff};
+use shoutd_core::plane::{Action, Desired, Learning, Observed, ObservedUnderlayFilter, Tier, diff};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -26,6 +26,8 @@ use crate::scope::Scope;
 /// How often everything is read again though nothing said that it changed: what no event tells of, as a sandbox that is gone, is noticed
 /// within this.
 const PERIOD: Duration = Duration::from_secs(2);
+/// How soon a network is looked at again that could not be read.
+const RETRY: Duration = Duration::from_millis(200);
 /// How soon after a round the next may follow that only an event asks for: events come in swarms, also of our own doing.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -51,6 +53,9 @@ pub enum Unsettled {
         /// How long was waited.
         after: Duration,
     },
+    /// What one network has could not be read.
+    #[error("cannot read what the network has in the kernel: {0}")]
+    UnreadableNetwork(String),
     /// The thread has ended.
     #[error("the data plane has stopped")]
     Stopped,
@@ -66,6 +71,7 @@ struct Status {
     /// Those of that round.
     failures: Arc<[ActionFailure]>,
     unreadable: Option<Arc<KernelError>>,
+    unreadable_segments: BTreeMap<Vni, String>,
     /// What the replicator was last told of.
     revision: Revision,
 }
@@ -75,6 +81,10 @@ impl Status {
     fn verdict(&self, scope: &Scope) -> Result<(), Unsettled> {
         if let Some(error) = self.unreadable.as_ref().filter(|_| !matches!(scope, Scope::Announced { .. })) {
             return Err(Unsettled::Unreadable(error.clone()));
+        }
+        let mut unreadable = self.unreadable_segments.iter();
+        if let Some((_, error)) = unreadable.find(|(vni, _)| scope.concerns_segment(**vni)) {
+            return Err(Unsettled::UnreadableNetwork(error.clone()));
         }
         let failures: Vec<_> =
             self.failures.iter().filter(|failure| scope.concerns(&failure.action)).cloned().collect();
@@ -147,6 +157,7 @@ pub struct ReconcilerHandle {
     replicated: watch::Receiver<replicator::Status>,
     observed: watch::Receiver<Arc<Observed>>,
     filter_losses: watch::Receiver<u64>,
+    learning: watch::Receiver<Learning>,
 }
 
 /// Ends the threads when it is dropped.
@@ -232,6 +243,12 @@ impl ReconcilerHandle {
         crowds.iter().map(|crowd| crowd.describe(&observed, &network)).collect()
     }
 
+    /// Where nothing is learnt for a time, as too much was, one line each; `network` is what people call a network.
+    pub fn suspensions(&self, network: impl Fn(Vni) -> String) -> Vec<String> {
+        let learning = self.learning.borrow();
+        learning.suspended().iter().map(|(vni, suspension)| suspension.describe(&network(*vni))).collect()
+    }
+
     /// What there was when it was last looked at.
     pub fn observed(&self) -> Arc<Observed> {
         self.observed.borrow().clone()
@@ -261,6 +278,8 @@ pub struct Reconciler<K> {
     replicator: Arc<Post>,
     status: watch::Sender<Status>,
     observed: watch::Sender<Arc<Observed>>,
+    learning: watch::Sender<Learning>,
+    started: Instant,
     handover: Handover,
     adoption: Adoption,
     backoff: Backoff,
@@ -297,6 +316,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
         let (status, status_receiver) = watch::channel(Status::default());
         let (observed, observed_receiver) = watch::channel(Arc::default());
         let (filter_losses, filter_losses_receiver) = watch::channel(0);
+        let (learning, learning_receiver) = watch::channel(Learning::default());
         let (replicator, replicated) = replicator::spawn(kernel.forwarding(), tier)?;
         let listener = listener::spawn(kernel.memberships())?;
         let handle = ReconcilerHandle {
@@ -305,6 +325,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
             replicated,
             observed: observed_receiver,
             filter_losses: filter_losses_receiver,
+            learning: learning_receiver,
         };
         let mut reconciler = Self {
             kernel,
@@ -312,6 +333,8 @@ impl<K: Kernel + 'static> Reconciler<K> {
             replicator,
             status,
             observed,
+            learning,
+            started: Instant::now(),
             handover: Handover::default(),
             adoption: Adoption::default(),
             backoff: Backoff::default(),
@@ -341,7 +364,9 @@ impl<K: Kernel + 'static> Reconciler<K> {
                 Outcome::Changed => self.rest(PAUSE, PAUSE, generation),
                 Outcome::Unchanged => {
                     let until_retry = self.backoff.next().map(|next| next.saturating_duration_since(Instant::now()));
-                    self.rest(PAUSE, until_retry.unwrap_or(PERIOD).min(PERIOD), generation);
+                    let is_whole = self.observed.borrow().unreadable_segments.is_empty();
+                    let period = if is_whole { PERIOD } else { RETRY };
+                    self.rest(PAUSE, until_retry.unwrap_or(period).min(period), generation);
                 }
                 Outcome::Unreadable => {
                     self.rest(unreadable_for, unreadable_for, generation);
@@ -396,7 +421,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
             return Outcome::Unchanged;
         }
         let now = Instant::now();
-        let mut plan = diff(&desired, &observed);
+        let mut plan = diff(&self.restricted(desired.clone(), &observed, now), &observed);
         self.handover.note(&observed, &plan, now);
         self.adoption.note(&observed, &desired);
         plan.retain(|action| self.handover.permits(action, now) && self.adoption.permits(action));
@@ -420,6 +445,24 @@ impl<K: Kernel + 'static> Reconciler<K> {
         self.filter_stood |= is_installed || observed.underlay_filter.enforced().is_some();
     }
 
+    /// What is desired, but for learning where too much was learnt.
+    fn restricted(&self, mut desired: Arc<Desired>, observed: &Observed, now: Instant) -> Arc<Desired> {
+        let since_start = now.saturating_duration_since(self.started);
+        self.learning.send_if_modified(|learning| {
+            let before = learning.clone();
+            learning.note(observed, since_start);
+            let network = |vni: &Vni| format!("with VNI {vni}");
+            let new = learning.suspended().iter().filter(|(vni, _)| !before.suspended().contains_key(vni));
+            new.for_each(|(vni, suspension)| warn!("{}", suspension.describe(&network(vni))));
+            *learning != before
+        });
+        let learning = self.learning.borrow();
+        if !learning.suspended().is_empty() {
+            learning.restrict(Arc::make_mut(&mut desired));
+        }
+        desired
+    }
+
     fn publish(
         &mut self,
         generation: Generation,
@@ -429,7 +472,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
     ) {
         report.done.iter().for_each(tell);
         let others = report.failures.iter().map(ToString::to_string).chain(unreadable.iter().map(ToString::to_string));
-        let complaints: Vec<String> = observed.sandbox_problems().chain(others).collect();
+        let complaints: Vec<String> = observed.problems().chain(others).collect();
         if complaints != self.complaints {
             complaints.iter().for_each(|complaint| warn!("{complaint}; trying again"));
             self.complaints = complaints;
@@ -441,7 +484,8 @@ impl<K: Kernel + 'static> Reconciler<K> {
             Some(_) => (self.status.borrow().executed, self.status.borrow().failures.clone()),
             None => (generation, report.failures.clone().into()),
         };
-        self.status.send_replace(Status { generation, executed, failures, unreadable, revision });
+        let unreadable_segments = observed.unreadable_segments.clone();
+        self.status.send_replace(Status { generation, executed, failures, unreadable, unreadable_segments, revision });
     }
 }
 

@@ -43,6 +43,16 @@ impl Scope {
         }
     }
 
+    /// Whether it matters that it cannot be read what a segment has.
+    pub(crate) fn concerns_segment(&self, segment: Vni) -> bool {
+        match self {
+            Self::Everything => true,
+            // What others announce goes into tables that are read by themselves.
+            Self::Announced { .. } => false,
+            Self::Segment { vni } | Self::Port { vni, .. } => *vni == segment,
+        }
+    }
+
     pub(crate) fn concerns_forwarding(&self, failure: &ForwardingFailure) -> bool {
         match self {
             Self::Everything => true,

@@ -10,10 +10,11 @@ use ipnet::Ipv4Net;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
+use shoutd_core::limits::LEARNED_MAX;
 use shoutd_core::plane::{
-    ALL_MULTICAST, Action, ContainerEnd, Desired, DeviceName, Dropped, GROUPS_MAX, Mark, Observed, ObservedBridge,
-    ObservedPort, ObservedSegment, ObservedTunnel, ObservedUnderlayFilter, Place, Port, Segment, UnderlayFilter, Vtep,
-    diff,
+    ALL_MULTICAST, Action, ContainerEnd, Desired, DeviceName, Dropped, GROUPS_MAX, Learned, Mark, Observed,
+    ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, ObservedUnderlayFilter, Place, Port, Segment,
+    UnderlayFilter, Vtep, diff,
 };
 use shoutd_core::{EndpointId, MacAddress, NetworkId, Vni};
 use shoutd_dataplane::fake::{FakeKernel, Fault};
@@ -134,7 +135,7 @@ prop_compose! {
         enough: bool,
         link_local: bool,
     ) -> ObservedBridge {
-        let (groups_max, learned_max) = if enough { (GROUPS_MAX, Some(16_384)) } else { (4096, Some(0)) };
+        let (groups_max, learned_max) = if enough { (GROUPS_MAX, u32::try_from(LEARNED_MAX).ok()) } else { (4096, Some(0)) };
         let membership_interval = if enough { 51_000 } else { 26_000 };
         ObservedBridge { mark, mtu, up, snooping, querier, igmp_version: version, mld_version: version - 1, groups_max, learned_max, membership_interval, link_local }
     }
@@ -192,12 +193,14 @@ prop_compose! {
         tunnel in option::of(tunnel()),
         (guard, max_rate) in (any::<bool>(), option::of(1_u32..3)),
         flood in btree_set(address(), 0..4),
+        learned in 0_usize..2,
         ports in vec(observed_port(), 0..4),
         foreign in btree_set((0_u8..2).prop_map(|n| format!("eth{n}").parse().unwrap()), 0..2),
     ) -> ObservedSegment {
         let flood = if tunnel.is_some() { flood } else { BTreeSet::new() };
         let max_rate = max_rate.filter(|_| guard);
-        ObservedSegment { bridge, tunnel, guard, max_rate, flood, ports: ports.into_iter().collect(), foreign }
+        let learned = Learned { count: if tunnel.is_some() { learned } else { 0 }, from: None };
+        ObservedSegment { bridge, tunnel, guard, max_rate, flood, learned, ports: ports.into_iter().collect(), foreign }
     }
 }
 
@@ -274,7 +277,7 @@ fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
                 igmp_version: 3,
                 mld_version: 2,
                 groups_max: 65_536,
-                learned_max: Some(16_384),
+                learned_max: u32::try_from(LEARNED_MAX).ok(),
                 membership_interval: 51_000,
                 link_local: true,
             }),
@@ -293,6 +296,7 @@ fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
             guard: true,
             max_rate: wanted.max_rate,
             flood: wanted.remotes.clone(),
+            learned: Learned::default(),
             ports: wanted
                 .ports
                 .iter()
@@ -358,6 +362,10 @@ fn check(kernel: &mut FakeKernel, desired: &Desired) -> Result<(), TestCaseError
         if let Some(segment) = found.segments.get_mut(vni) {
             let gone = |port: &Port| port.sandbox.as_ref().is_some_and(|path| !there.contains(path));
             segment.ports.retain(|name, _| !wanted.ports.get(name).is_some_and(gone));
+            // What is learnt stays where it may be.
+            if wanted.learning {
+                segment.learned = Learned::default();
+            }
         }
     }
     prop_assert_eq!(found, expected);
@@ -404,6 +412,7 @@ fn is_in_order(plan: &[Action]) -> bool {
         | Action::TunePort { .. }
         | Action::TuneContainerEnd { .. }
         | Action::EndDuplicateDetection { .. } => 10,
+        Action::ForgetLearned { .. } => 11,
     };
     let mut ranks: BTreeMap<Vni, Vec<u8>> = BTreeMap::new();
     for action in plan {

@@ -257,6 +257,35 @@ async fn damage_that_nobody_tells_of_is_mended_too() {
 }
 
 #[tokio::test]
+async fn a_network_that_cannot_be_read_is_nobody_elses_affair() {
+    let kernel = SharedKernel::default();
+    let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
+    let generation = handle.apply(desired(1));
+    handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
+    let unread = BTreeMap::from([(vni(), "too slow".to_owned())]);
+    kernel.inner.lock().unwrap().state.unreadable_segments = unread;
+
+    let mut wanted = desired(2);
+    let other = Vni::new(8).unwrap();
+    wanted.segments.insert(other, Segment { ports: BTreeMap::new(), ..wanted.segments[&vni()].clone() });
+    let generation = handle.apply(wanted.clone());
+    handle.settled(generation, &Scope::Segment { vni: other }, PATIENCE).await.unwrap();
+    let refusal = handle.settled(generation, &port_scope(1), Duration::from_millis(1)).await.unwrap_err();
+    assert_eq!(refusal.to_string(), "cannot read what the network has in the kernel: too slow");
+    assert!(handle.observed().problems().any(|line| line.contains("VNI 7") && line.ends_with("too slow")));
+    // What cannot be read is left as it is, also where it is not wanted any more.
+    let generation = handle.apply(Desired::default());
+    assert!(handle.settled(generation, &Scope::Everything, Duration::from_millis(1)).await.is_err());
+    let gone = |observed: &Arc<Observed>| observed.segments.is_empty();
+    timeout(PATIENCE, handle.watch_observed().wait_for(gone)).await.unwrap().unwrap();
+    assert!(kernel.inner.lock().unwrap().state.segments.contains_key(&vni()));
+
+    kernel.inner.lock().unwrap().state.unreadable_segments.clear();
+    let generation = handle.apply(wanted);
+    handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
 async fn dropping_the_last_handle_ends_the_thread_and_leaves_everything() {
     let kernel = SharedKernel::default();
     let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();

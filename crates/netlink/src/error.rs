@@ -46,6 +46,11 @@ pub enum Fault {
     },
     /// What is being dumped kept changing, so that no consistent copy could be had.
     Unstable,
+    /// There are so many entries that were learnt from traffic that reading was given up.
+    Crowded {
+        /// How many were to be read at the most.
+        most: usize,
+    },
     /// The answer makes no sense.
     Malformed(&'static str),
 }
@@ -80,6 +85,9 @@ impl fmt::Display for Fault {
             Self::System(error) => error.fmt(f),
             Self::Late { after } => write!(f, "the kernel did not answer within {after:?}"),
             Self::Unstable => f.write_str("it changed too often while it was read"),
+            Self::Crowded { most } => {
+                write!(f, "more than {most} MAC addresses were learnt from traffic; they are being removed")
+            }
             Self::Malformed(what) => write!(f, "the kernel's answer makes no sense: {what}"),
         }
     }

@@ -17,7 +17,7 @@ use crate::wire::{Attribute, Frame, Message, family_octet};
 pub(crate) const HEADER: usize = 12;
 pub(crate) const NDA_DST: u16 = 1;
 pub(crate) const NDA_LLADDR: u16 = 2;
-const NDA_MASTER: u16 = 9;
+pub(crate) const NDA_MASTER: u16 = 9;
 const ALL_ZERO: [u8; 6] = [0; 6];
 const NTF_STICKY: u8 = 0x40;
 /// Set on what a control plane put into a VXLAN device: what tells shoutd's entries from those of others.
@@ -48,14 +48,6 @@ pub enum Pinned {
 }
 
 impl Route {
-    /// The VTEPs in the all-zero entries of a VXLAN device.
-    pub fn flood(&mut self, index: u32) -> Result<Vec<IpAddr>, Error> {
-        let message = Message::new(libc::RTM_GETNEIGH, 0, &neighbour_header(index, 0, 0));
-        self.socket
-            .dump(&message, |frame| parse(frame, index))
-            .map_err(|fault| fault.during(format_args!("list the forwarding table of device {index}")))
-    }
-
     /// Adds a VTEP to the all-zero entries. One that is there already is no error.
     pub fn add_flood(&mut self, index: u32, remote: IpAddr) -> Result<(), Error> {
         // Appending is what keeps the other VTEPs; a VTEP that is there already is left as it is.
@@ -75,12 +67,19 @@ impl Route {
 }
 
 impl Route {
-    /// What was pinned in the forwarding table of this VXLAN device, and in that of the bridge it is a port of.
-    pub fn pinned(&mut self, tunnel: u32) -> Result<Vec<Pinned>, Error> {
+    /// What was pinned in the forwarding table of this VXLAN device, and in that of the bridge it is a port of. It fails
+    /// with [`Fault::Crowded`] if more than this many entries were learnt: to read on could take seconds.
+    pub fn pinned(&mut self, tunnel: u32, learned_max: usize) -> Result<Vec<Pinned>, Error> {
         let message = Message::new(libc::RTM_GETNEIGH, 0, &neighbour_header(0, 0, 0));
-        self.socket
-            .dump(&message, |frame| parse_pinned(frame, tunnel))
-            .map_err(|fault| fault.during(format_args!("list the forwarding tables around device {tunnel}")))
+        let (mut found, mut learned) = (Vec::new(), 0);
+        let end = self.socket.dump_while(&message, |frame| {
+            found.extend(parse_pinned(&frame, tunnel));
+            learned += usize::from(is_learned(&frame));
+            learned <= learned_max
+        });
+        let end = end.and_then(|end| if end.is_whole { Ok(()) } else { Err(Fault::Crowded { most: learned_max }) });
+        end.map_err(|fault| fault.during(format_args!("list the forwarding tables around device {tunnel}")))?;
+        Ok(found)
     }
 
     /// Pins (`true`) or lets go; an address of one interface is taken from wherever else it is pinned. Returns what failed, by position. To let go of what is not
@@ -159,7 +158,7 @@ fn flood_message(kind: u16, flags: u16, index: u32, remote: IpAddr) -> Message {
     message
 }
 
-fn neighbour_header(index: u32, state: u16, flags: u8) -> [u8; HEADER] {
+pub(crate) fn neighbour_header(index: u32, state: u16, flags: u8) -> [u8; HEADER] {
     let mut header = [0; HEADER];
     header[0] = family_octet(libc::AF_BRIDGE);
     header[4..8].copy_from_slice(&index.to_ne_bytes());
@@ -178,4 +177,13 @@ pub(crate) fn parse(frame: &Frame<'_>, index: u32) -> Option<IpAddr> {
 pub(crate) fn is_flood(frame: &Frame<'_>) -> bool {
     i32::from(frame.octet(0)) == libc::AF_BRIDGE
         && frame.attributes(HEADER).find(NDA_LLADDR).and_then(Attribute::mac) == Some(ALL_ZERO)
+}
+
+/// Whether this is an entry that a bridge or a VXLAN device learnt from traffic: what somebody made is permanent
+/// or does not age.
+pub(crate) fn is_learned(frame: &Frame<'_>) -> bool {
+    let state = u16::from_ne_bytes([frame.octet(8), frame.octet(9)]);
+    frame.kind == libc::RTM_NEWNEIGH
+        && i32::from(frame.octet(0)) == libc::AF_BRIDGE
+        && state & (libc::NUD_NOARP | libc::NUD_PERMANENT) == 0
 }

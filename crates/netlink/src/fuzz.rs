@@ -24,7 +24,8 @@ fn fuzz_netlink() {
                 nftables::is_of_elements(&frame),
             );
             let tables = (tables, rules, nftables::parse_set_elements(table, &frame));
-            let devices = (link::parse(&frame), fdb::parse(&frame, index), fdb::is_flood(&frame));
+            let devices =
+                (link::parse(&frame), fdb::parse(&frame, index), fdb::is_flood(&frame), fdb::is_learned(&frame));
             let addresses = (address::parse(&frame), ip_route::parse(&frame), joins::event(&frame));
             (attributes.len(), tables, devices, addresses, monitor::is_change(&frame), socket::verdict(&frame))
         });

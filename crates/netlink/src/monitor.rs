@@ -1,6 +1,7 @@
 //! Says that something changed, not what: whoever is told looks for himself.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -20,6 +21,9 @@ use crate::wire::{Frame, Frames};
 const BUFFER: usize = 32 * 1024;
 /// Datagrams read at once, so that a flood of events cannot hold the reader.
 const DATAGRAMS_MAX: usize = 4096;
+
+/// Addresses that are learnt before somebody is told: more than virtual addresses and such bring up at once.
+const LEARNED_MANY: usize = 512;
 
 /// Octets of events that wait to be read: some ten thousand joins. The kernel takes it twice, for what it adds itself.
 const DATABASE_BUFFER: usize = 8 * 1024 * 1024;
@@ -42,6 +46,8 @@ pub struct Monitor {
     fd: OwnedFd,
     /// The only table of nf_tables that matters, if not all of them do.
     table: Option<TableName>,
+    /// Addresses that were learnt since that was last taken for a change.
+    learned: AtomicUsize,
 }
 
 impl Monitor {
@@ -50,8 +56,8 @@ impl Monitor {
         Self::open(namespace, Protocol::Route, &[RTNLGRP_LINK])
     }
 
-    /// Watches devices, their IPv6 addresses, and all-zero entries of forwarding tables; not those that devices learn, which come and
-    /// go with the traffic.
+    /// Watches devices, their IPv6 addresses, and all-zero entries of forwarding tables. Those that devices learn come and go with the
+    /// traffic: they are a change only when there are many.
     pub fn segment(namespace: &Namespace) -> Result<Self, Error> {
         Self::open(namespace, Protocol::Route, &[RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV6_IFADDR])
     }
@@ -84,7 +90,7 @@ impl Monitor {
             for &group in groups {
                 set_option(&fd, libc::NETLINK_ADD_MEMBERSHIP, group)?;
             }
-            Ok(Self { fd, table: None })
+            Ok(Self { fd, table: None, learned: AtomicUsize::new(0) })
         };
         attempt().map_err(|fault| fault.during("watch a network namespace for changes"))
     }
@@ -96,7 +102,9 @@ impl Monitor {
         for _ in 0..DATAGRAMS_MAX {
             match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 Ok(length) => {
-                    changed |= Frames(buffer.get(..length).unwrap_or_default()).any(|frame| self.is_change(&frame));
+                    for frame in Frames(buffer.get(..length).unwrap_or_default()) {
+                        changed |= self.is_change(&frame) || self.counts(&frame);
+                    }
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => break,
@@ -108,6 +116,15 @@ impl Monitor {
 
     fn is_change(&self, frame: &Frame<'_>) -> bool {
         self.table.map_or_else(|| is_change(frame), |table| nftables::is_about(table, frame))
+    }
+
+    /// Counts an address that was learnt. Returns whether that makes many.
+    fn counts(&self, frame: &Frame<'_>) -> bool {
+        let is_many = fdb::is_learned(frame) && self.learned.fetch_add(1, Ordering::Relaxed) + 1 >= LEARNED_MANY;
+        if is_many {
+            self.learned.store(0, Ordering::Relaxed);
+        }
+        is_many
     }
 }
 

@@ -41,6 +41,11 @@ pub(crate) enum Protocol {
 #[derive(Debug)]
 pub(crate) struct Socket {
     fd: OwnedFd,
+    protocol: Protocol,
+    namespace: Namespace,
+    /// Whether an answer was not read to its end. The kernel refuses another dump on a socket with
+    /// one under way (`EBUSY`, `__netlink_dump_start`), so the next request takes a new socket.
+    is_unfinished: bool,
     sequence: u32,
     buffer: Vec<u8>,
     /// Requests that belong together that can be sent at once.
@@ -67,26 +72,38 @@ pub(crate) fn set_option(fd: &OwnedFd, option: libc::c_int, value: u32) -> io::R
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Opens a socket in a namespace that speaks to the kernel alone; with the number of requests that
+/// belong together that it can be sent at once.
+fn connected(protocol: Protocol, namespace: &Namespace) -> Result<(OwnedFd, usize), Fault> {
+    let fd = namespace.enter(move || open_here(protocol, SockFlag::empty()))??;
+    // Connected to the kernel (port 0), so that no other process can put an answer into our queue.
+    connect(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+    setsockopt(&fd, sockopt::ReceiveTimeout, &time_value(DEADLINE))?;
+    setsockopt(&fd, sockopt::SendTimeout, &time_value(DEADLINE))?;
+    set_option(&fd, libc::NETLINK_EXT_ACK, 1)?;
+    set_option(&fd, libc::NETLINK_CAP_ACK, 1)?;
+    // Before kernel 4.20 dumps cannot be narrowed; every dump's answer is filtered here as well.
+    let _ = set_option(&fd, libc::NETLINK_GET_STRICT_CHK, 1);
+    // Nobody may go beyond the system's limit without the privilege to.
+    let has_room = setsockopt(&fd, sockopt::RcvBufForce, &ANSWERS).is_ok();
+    Ok((fd, if has_room { TOGETHER_MAX } else { EACH_MAX }))
+}
+
 impl Socket {
     /// Opens one in the given namespace.
     pub(crate) fn open(protocol: Protocol, namespace: &Namespace) -> Result<Self, Fault> {
-        let fd = namespace.enter(move || open_here(protocol, SockFlag::empty()))??;
-        Self::prepare(fd)
+        let (fd, together_max) = connected(protocol, namespace)?;
+        let (buffer, namespace) = (vec![0; BUFFER], namespace.clone());
+        Ok(Self { fd, protocol, namespace, is_unfinished: false, sequence: 0, buffer, together_max })
     }
 
-    fn prepare(fd: OwnedFd) -> Result<Self, Fault> {
-        // Connected to the kernel (port 0), so that no other process can put an answer into our queue.
-        connect(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-        setsockopt(&fd, sockopt::ReceiveTimeout, &time_value(DEADLINE))?;
-        setsockopt(&fd, sockopt::SendTimeout, &time_value(DEADLINE))?;
-        set_option(&fd, libc::NETLINK_EXT_ACK, 1)?;
-        set_option(&fd, libc::NETLINK_CAP_ACK, 1)?;
-        // Before kernel 4.20 dumps cannot be narrowed; every dump's answer is filtered here as well.
-        let _ = set_option(&fd, libc::NETLINK_GET_STRICT_CHK, 1);
-        // Nobody may go beyond the system's limit without the privilege to.
-        let has_room = setsockopt(&fd, sockopt::RcvBufForce, &ANSWERS).is_ok();
-        let together_max = if has_room { TOGETHER_MAX } else { EACH_MAX };
-        Ok(Self { fd, sequence: 0, buffer: vec![0; BUFFER], together_max })
+    /// To be called before each request: opens another socket if an answer on this one was given up.
+    fn begin(&mut self) -> Result<(), Fault> {
+        if self.is_unfinished {
+            (self.fd, self.together_max) = connected(self.protocol, &self.namespace)?;
+        }
+        self.is_unfinished = true;
+        Ok(())
     }
 
     /// Sends a request and waits until the kernel has done it.
@@ -95,9 +112,14 @@ impl Socket {
     }
 
     /// Sends a request, and passes on what is answered before the acknowledgement.
-    pub(crate) fn get(&mut self, message: &Message, on_answer: impl FnMut(Frame<'_>)) -> Result<(), Fault> {
+    pub(crate) fn get(&mut self, message: &Message, mut on_answer: impl FnMut(Frame<'_>)) -> Result<(), Fault> {
+        self.begin()?;
         let sequence = self.next_sequence();
         self.send(&message.finish(flag(libc::NLM_F_REQUEST | libc::NLM_F_ACK), sequence))?;
+        let on_answer = |frame: Frame<'_>| {
+            on_answer(frame);
+            true
+        };
         self.receive(sequence..=sequence, sequence, on_answer).map(drop)
     }
 
@@ -118,17 +140,16 @@ impl Socket {
         mut parse: impl FnMut(&Frame<'_>) -> Option<T>,
     ) -> Result<Vec<T>, Fault> {
         for _ in 0..DUMP_ATTEMPTS_MAX {
-            let sequence = self.next_sequence();
-            self.send(&message.finish(flag(libc::NLM_F_REQUEST | libc::NLM_F_DUMP), sequence))?;
             let (mut entries, mut interrupted) = (Vec::new(), false);
-            let end = self.receive(sequence..=sequence, sequence, |frame| {
+            let end = self.dump_while(message, |frame| {
                 if is_of_part(&frame) {
                     interrupted |= is_interrupted(&frame);
                     entries.extend(parse(&frame));
                 }
+                true
             });
             match end {
-                Ok(End { interrupted: false }) if !interrupted => return Ok(entries),
+                Ok(End { interrupted: false, .. }) if !interrupted => return Ok(entries),
                 Ok(_) => {}
                 // Answers were dropped for want of room: what was read has holes.
                 Err(fault) if fault.errno() == Some(Errno::ENOBUFS) => {}
@@ -138,9 +159,18 @@ impl Socket {
         Err(Fault::Unstable)
     }
 
+    /// Asks for a table once, and reads it for as long as `read` says so: what is not read costs the kernel nothing.
+    pub(crate) fn dump_while(&mut self, message: &Message, read: impl FnMut(Frame<'_>) -> bool) -> Result<End, Fault> {
+        self.begin()?;
+        let sequence = self.next_sequence();
+        self.send(&message.finish(flag(libc::NLM_F_REQUEST | libc::NLM_F_DUMP), sequence))?;
+        self.receive(sequence..=sequence, sequence, read)
+    }
+
     /// Sends several requests as one datagram, of which the last is to be acknowledged; a refusal of any is the answer to all. `batch` is given
     /// the first sequence number, and returns the octets and which of them is acknowledged, counted from zero.
     pub(crate) fn call_batch(&mut self, messages: &[Message], acknowledged: usize) -> Result<(), Fault> {
+        self.begin()?;
         let mut bytes = Vec::new();
         let first = self.sequence.wrapping_add(1);
         let mut awaited = first;
@@ -153,7 +183,7 @@ impl Socket {
             bytes.extend_from_slice(&message.finish(flag(libc::NLM_F_REQUEST | acknowledge), sequence));
         }
         self.send(&bytes)?;
-        self.receive(first..=self.sequence, awaited, |_| {}).map(drop)
+        self.receive(first..=self.sequence, awaited, |_| true).map(drop)
     }
 
     /// Sends several requests that stand each for itself, and returns which were refused, by position. Those that belong with the request before them, by position, are sent along with it.
@@ -167,6 +197,7 @@ impl Socket {
         while offset < messages.len() {
             let end = piece_end(offset, messages.len(), self.together_max, &belongs_to_last);
             let messages = &messages[offset..end];
+            self.begin()?;
             let first = self.sequence.wrapping_add(1);
             let mut bytes = Vec::new();
             for position in 0..messages.len() {
@@ -204,6 +235,7 @@ impl Socket {
                     on_refusal(position, Fault::Refused { errno: Errno::from_raw(code), text });
                 }
                 if frame.sequence == last {
+                    self.is_unfinished = false;
                     return Ok(());
                 }
             }
@@ -226,16 +258,16 @@ impl Socket {
         }
     }
 
-    /// Receives until the end of the answer to `awaited`, or a refusal of any request of `ours`. Answers to requests given up earlier are
-    /// passed over.
+    /// Receives until the end of the answer to `awaited`, a refusal of any request of `ours`, or an answer that `on_answer` wants no more
+    /// after. Answers to other requests are passed over.
     fn receive(
         &mut self,
         ours: std::ops::RangeInclusive<u32>,
         awaited: u32,
-        mut on_answer: impl FnMut(Frame<'_>),
+        mut on_answer: impl FnMut(Frame<'_>) -> bool,
     ) -> Result<End, Fault> {
         let deadline = Instant::now() + DEADLINE;
-        let mut end = End { interrupted: false };
+        let mut end = End { interrupted: false, is_whole: true };
         loop {
             let length = match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
                 Ok(length) => length,
@@ -250,15 +282,18 @@ impl Socket {
                         end.interrupted |= is_interrupted(&frame);
                         let (code, text) = verdict(&frame);
                         if code != 0 {
+                            self.is_unfinished = false;
                             return Err(Fault::Refused { errno: Errno::from_raw(code), text });
                         }
                         if frame.sequence == awaited {
+                            self.is_unfinished = false;
                             return Ok(end);
                         }
                     }
                     libc::NLMSG_NOOP => {}
                     libc::NLMSG_OVERRUN => return Err(Errno::ENOBUFS.into()),
-                    _ => on_answer(frame),
+                    _ if on_answer(frame) => {}
+                    _ => return Ok(End { is_whole: false, ..end }),
                 }
             }
             if Instant::now() > deadline {
@@ -284,9 +319,11 @@ fn piece_end(start: usize, count: usize, together_max: usize, belongs_to_last: i
 }
 
 /// How an answer ended.
-struct End {
+pub(crate) struct End {
     /// Whether the kernel says at the end that the table changed while it was dumped. It may have said so before, with one of the entries.
     interrupted: bool,
+    /// Whether all of it was read.
+    pub(crate) is_whole: bool,
 }
 
 fn is_interrupted(frame: &Frame<'_>) -> bool {

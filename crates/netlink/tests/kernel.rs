@@ -137,12 +137,12 @@ fn a_vxlan_device_floods_to_the_hosts_it_is_given() {
     for &remote in remotes.iter().chain(&remotes[..3]) {
         route.add_flood(tunnel.index, remote).unwrap();
     }
-    let mut found = route.flood(tunnel.index).unwrap();
+    let mut found = route.learnt(tunnel.index, false, 0).unwrap().flood;
     found.sort_unstable();
     assert_eq!(found, remotes);
     route.remove_flood(tunnel.index, remotes[0]).unwrap();
     route.remove_flood(tunnel.index, remotes[0]).unwrap();
-    assert_eq!(route.flood(tunnel.index).unwrap().len(), remotes.len() - 1);
+    assert_eq!(route.learnt(tunnel.index, false, 0).unwrap().flood.len(), remotes.len() - 1);
 
     route.set_vxlan_learning(tunnel.index, false).unwrap();
     let Kind::Vxlan(settings) = route.link_at(tunnel.index).unwrap().unwrap().kind else { unreachable!() };

@@ -144,6 +144,11 @@ pub enum Action {
         /// Its name there.
         name: DeviceName,
     },
+    /// Take what was learnt from traffic out of the forwarding tables; some of it, if there is much.
+    ForgetLearned {
+        /// The segment.
+        vni: Vni,
+    },
     /// Delete a veth by its end in the segment.
     DeletePort {
         /// The segment.
@@ -172,6 +177,7 @@ impl Action {
             | Self::TunePort { vni, .. }
             | Self::EndDuplicateDetection { vni, .. }
             | Self::TuneContainerEnd { vni, .. }
+            | Self::ForgetLearned { vni }
             | Self::DeletePort { vni, .. } => Some(*vni),
         }
     }

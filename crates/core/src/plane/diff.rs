@@ -27,7 +27,8 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Action> {
             plan.push(Action::DeleteSegment { vni });
         }
     }
-    for (&vni, segment) in &desired.segments {
+    let is_readable = |vni: &Vni| !observed.unreadable_segments.contains_key(vni);
+    for (&vni, segment) in desired.segments.iter().filter(|(vni, _)| is_readable(vni)) {
         plan_segment(vni, segment, observed, &mut plan);
     }
     plan
@@ -61,6 +62,10 @@ fn plan_segment(vni: Vni, desired: &Segment, observed: &Observed, plan: &mut Vec
     }
     plan_tunnel(vni, desired, current, plan);
     plan_ports(vni, desired, current, &observed.missing_sandboxes, plan);
+    // After learning was switched off, so that nothing of it comes back.
+    if !desired.learning && current.learned.count > 0 {
+        plan.push(Action::ForgetLearned { vni });
+    }
 }
 
 /// Whether the namespace is left over from a network that had this VNI before.

@@ -9,6 +9,7 @@ mod change;
 mod desired;
 mod diff;
 mod forwarding;
+mod learning;
 mod observed;
 mod options;
 mod tier;
@@ -23,6 +24,7 @@ pub use change::Change;
 pub use desired::{Desired, MTU_OPTION, Port, Segment, Underlay, Vtep, Worked, desired};
 pub use diff::diff;
 pub use forwarding::{Destination, Filter, Forwarding, UNREGISTERED};
+pub use learning::{Learned, Learning, Suspension};
 pub use observed::{
     ContainerEnd, Dropped, Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel,
     ObservedUnderlayFilter,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{DeviceName, Mark, Place, UnderlayFilter};
+use super::{DeviceName, Learned, Mark, Place, UnderlayFilter};
 use crate::{MacAddress, NetworkId, Vni};
 
 /// The filter of the host's namespace, and all segments of this host.
@@ -20,6 +20,8 @@ pub struct Observed {
     pub missing_sandboxes: BTreeSet<PathBuf>,
     /// Those in which it could not be read what there is, and why: of them is shown what was last read.
     pub unreadable_sandboxes: BTreeMap<PathBuf, String>,
+    /// Segments of which it could not be read what there is, and why: they are not among `segments`, and nothing is done to them.
+    pub unreadable_segments: BTreeMap<Vni, String>,
 }
 
 /// The filter that keeps strangers off the VXLAN port, as the kernel has it.
@@ -106,8 +108,17 @@ impl ObservedUnderlayFilter {
 }
 
 impl Observed {
-    /// Of each sandbox that cannot be read, a line that says so.
-    pub fn sandbox_problems(&self) -> impl Iterator<Item = String> {
+    /// Of each sandbox and each segment that cannot be read, a line that says so.
+    pub fn problems(&self) -> impl Iterator<Item = String> {
+        let line = |(vni, error): (&Vni, &String)| {
+            format!(
+                "cannot read what the network with VNI {vni} has in the kernel, so nothing is changed there: {error}"
+            )
+        };
+        self.sandbox_problems().chain(self.unreadable_segments.iter().map(line))
+    }
+
+    fn sandbox_problems(&self) -> impl Iterator<Item = String> {
         let line = |(path, error): (&PathBuf, &String)| {
             format!(
                 "cannot look into the container at {}, whose interface stays as it was last seen: {error}",
@@ -131,6 +142,8 @@ pub struct ObservedSegment {
     pub max_rate: Option<u32>,
     /// Hosts that get broadcast, unknown unicast and what is not narrowed: the all-zero FDB entries of the VXLAN device.
     pub flood: BTreeSet<IpAddr>,
+    /// What was learnt from traffic.
+    pub learned: Learned,
     /// The other devices that shoutd made.
     pub ports: BTreeMap<DeviceName, ObservedPort>,
     /// Devices, beside those that every namespace has, that shoutd did not make: never touched, and a reason to keep the namespace.

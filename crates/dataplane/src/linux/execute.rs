@@ -17,7 +17,7 @@ use shoutd_netlink::{
 
 use super::handle::{SandboxHandle, SegmentHandle};
 use super::observe::{is_link_local, multicast_routes};
-use super::{GROUP, LinuxKernel, is_everywhere, is_ours, write_setting};
+use super::{GROUP, LEARNED_READ_MAX, LinuxKernel, is_everywhere, is_ours, write_setting};
 use crate::kernel::KernelError;
 
 /// Time to live of VXLAN packets: as far as any underlay is wide, as hosts' own packets.
@@ -86,6 +86,12 @@ impl LinuxKernel {
             Action::TuneContainerEnd { port, mtu, sandbox, name, .. } => {
                 let place = sandbox.display().to_string();
                 complete_end(&mut self.sandbox(sandbox)?.route, name.as_str(), port, *mtu, &place)
+            }
+            Action::ForgetLearned { vni } => {
+                let segment = self.segment(*vni)?;
+                // No event says that it is gone.
+                segment.reading = None;
+                Ok(segment.route.forget_learnt(LEARNED_READ_MAX).map(drop)?)
             }
             Action::DeletePort { vni, name } => self.segment(*vni)?.delete(*vni, name.as_str()),
         }

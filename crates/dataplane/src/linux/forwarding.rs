@@ -9,8 +9,8 @@ use shoutd_core::plane::{Change, Destination, DeviceName, Filter, Forwarding, TU
 use shoutd_core::{MacAddress, Vni};
 use shoutd_netlink::{Error, Filtering, GroupFilter, NamespaceId, Pinned, Route, TunnelGroup};
 
-use super::PROTOCOL;
 use super::registry::Registry;
+use super::{LEARNED_READ_MAX, PROTOCOL};
 use crate::forwarding::ForwardingTables;
 use crate::kernel::KernelError;
 
@@ -132,7 +132,7 @@ impl ForwardingTables for LinuxForwarding {
             };
             found.groups.entry((entry.source, entry.group)).or_default().insert(to);
         }
-        for pinned in open.route.pinned(tunnel)? {
+        for pinned in open.route.pinned(tunnel, LEARNED_READ_MAX)? {
             match pinned {
                 Pinned::Tunnel { mac, remote } if mac[0] & 1 != 0 => {
                     found.group_macs.entry(MacAddress(mac)).or_default().insert(remote);

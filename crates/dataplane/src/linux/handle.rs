@@ -70,6 +70,13 @@ pub(super) struct SegmentContent {
     pub(super) peers: Vec<(DeviceName, Peer)>,
 }
 
+/// Why a segment could not be read, and until when that is not tried again.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: String,
+    pub(super) until: Instant,
+}
+
 /// A segment's namespace.
 #[derive(Debug)]
 pub(super) struct SegmentHandle {
@@ -77,6 +84,8 @@ pub(super) struct SegmentHandle {
     pub(super) route: Route,
     pub(super) guard: Guard,
     pub(super) reading: Option<Reading<SegmentContent>>,
+    /// That it could not be read when that was last tried.
+    pub(super) failure: Option<Failure>,
     watches: [Watch; 2],
     /// Which namespaces the numbers stand for that this one knows others by. They hold as long as those are open.
     numbers: BTreeMap<i32, NamespaceId>,
@@ -89,6 +98,7 @@ impl SegmentHandle {
             route: Route::open(&namespace)?,
             guard: Guard::open(&namespace)?,
             reading: None,
+            failure: None,
             numbers: BTreeMap::new(),
             namespace,
         })

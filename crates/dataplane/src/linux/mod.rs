@@ -23,6 +23,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use shoutd_core::Vni;
+use shoutd_core::limits::LEARNED_MAX;
 use shoutd_core::plane::{Action, Mark, Observed, namespace_vni};
 use shoutd_netlink::{Link, Monitor, NamedNamespaces, Namespace, Route};
 
@@ -37,6 +38,10 @@ use underlay_filter::UnderlayFilterHandle;
 /// The device group (`IFLA_GROUP`) that shoutd makes devices in: "shou" in ASCII. A device's alias, which is its mark, cannot be given when it is
 /// made; its group can. One that is in the group and has no mark is therefore what a crash left half made.
 const GROUP: u32 = 0x7368_6f75;
+
+/// Entries of forwarding tables that were learnt and that are read, or forgotten, at once: so many that it can be told that there are too many, in the
+/// tables of a bridge and of a VXLAN device alike.
+const LEARNED_READ_MAX: usize = 2 * LEARNED_MAX + 1;
 
 /// Who put an entry into a VXLAN device's multicast database (`MDBE_ATTR_RTPROT`): a number that iproute2's list gives to nobody, the ASCII code of "s".
 pub(crate) const PROTOCOL: u8 = 115;

@@ -3,47 +3,60 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use ipnet::{IpNet, Ipv4Net};
+use shoutd_core::limits::LEARNED_MAX;
 use shoutd_core::plane::{
-    ALL_MULTICAST, BRIDGE, ContainerEnd, DeviceName, Observed, ObservedBridge, ObservedPort, ObservedSegment,
+    ALL_MULTICAST, BRIDGE, ContainerEnd, DeviceName, Learned, Observed, ObservedBridge, ObservedPort, ObservedSegment,
     ObservedTunnel, Place, TUNNEL, namespace_vni,
 };
 use shoutd_core::{MacAddress, Vni};
 use shoutd_netlink::{Address, IpRoute, Kind, Link, Namespace, NamespaceId, Peer, Route};
 
-use super::handle::{Reading, SandboxHandle, SegmentContent, SegmentHandle};
+use super::handle::{Failure, Reading, SandboxHandle, SegmentContent, SegmentHandle};
 use super::{LinuxKernel, is_everywhere, is_ours, mark};
 use crate::kernel::KernelError;
 
 impl LinuxKernel {
     pub(super) fn observe_all(&mut self, wanted: &BTreeSet<PathBuf>) -> Result<Observed, KernelError> {
-        self.refresh_segments()?;
         let mut observed = Observed { underlay_filter: self.underlay_filter.observe(), ..Observed::default() };
+        self.refresh_segments(&mut observed.unreadable_segments)?;
         self.refresh_sandboxes(wanted, &mut observed);
         let mut open: BTreeSet<NamespaceId> = self.sandboxes.values().map(|sandbox| sandbox.namespace.id()).collect();
         open.insert(self.host.id());
-        for (&vni, segment) in &mut self.segments {
+        let unreadable = observed.unreadable_segments.clone();
+        for (&vni, segment) in self.segments.iter_mut().filter(|(vni, _)| !unreadable.contains_key(vni)) {
             segment.forget_all_but(&open);
             let ends = Ends {
                 host: (&self.host, &mut self.host_route),
                 sandboxes: &mut self.sandboxes,
                 unreadable: &mut observed.unreadable_sandboxes,
             };
-            observed.segments.insert(vni, observe_segment(segment, ends, self.ipv6)?);
+            match observe_segment(segment, ends, self.ipv6) {
+                Ok(found) => _ = observed.segments.insert(vni, found),
+                // It is nobody else's affair: what other networks need is done.
+                Err(error) => _ = observed.unreadable_segments.insert(vni, error),
+            }
         }
         Ok(observed)
     }
 
     /// Makes the open segments those that have a name now. A name may have come to mean another namespace.
-    fn refresh_segments(&mut self) -> Result<(), KernelError> {
+    fn refresh_segments(&mut self, unreadable: &mut BTreeMap<Vni, String>) -> Result<(), KernelError> {
         let mut seen = BTreeSet::new();
         for name in self.named.list()? {
-            if let Some(vni) = namespace_vni(&name)
-                && let Some(namespace) = self.named.open(&name)?
-            {
-                seen.insert(vni);
-                self.keep_segment(vni, namespace)?;
+            let Some(vni) = namespace_vni(&name) else {
+                continue;
+            };
+            let kept = match self.named.open(&name) {
+                Ok(None) => continue,
+                Ok(Some(namespace)) => self.keep_segment(vni, namespace),
+                Err(error) => Err(error.into()),
+            };
+            seen.insert(vni);
+            if let Err(error) = kept {
+                unreadable.insert(vni, error.to_string());
             }
         }
         // Sockets keep a namespace alive, and with it a VXLAN device that would be in the way of its successor.
@@ -86,6 +99,9 @@ impl LinuxKernel {
     }
 }
 
+/// What could not be read is read again when so many times have passed as it took: one segment must not take all the time there is.
+const REST: u32 = 10;
+
 /// Where the other end of a port can be.
 struct Ends<'a> {
     host: (&'a Namespace, &'a mut Route),
@@ -94,14 +110,23 @@ struct Ends<'a> {
     unreadable: &'a mut BTreeMap<PathBuf, String>,
 }
 
-fn observe_segment(
-    segment: &mut SegmentHandle,
-    mut ends: Ends<'_>,
-    ipv6: bool,
-) -> Result<ObservedSegment, KernelError> {
+/// What a segment has, or why that cannot be read.
+fn observe_segment(segment: &mut SegmentHandle, mut ends: Ends<'_>, ipv6: bool) -> Result<ObservedSegment, String> {
     if segment.is_stale() {
         segment.reading = None;
-        segment.reading = Some(Reading::new(read_segment(segment, ipv6)?));
+        if let Some(failure) = segment.failure.as_ref().filter(|failure| Instant::now() < failure.until) {
+            return Err(failure.error.clone());
+        }
+        let begin = Instant::now();
+        segment.failure = None;
+        match read_segment(segment, ipv6) {
+            Ok(content) => segment.reading = Some(Reading::new(content)),
+            Err(error) => {
+                let error = error.to_string();
+                segment.failure = Some(Failure { error: error.clone(), until: begin + REST * begin.elapsed() });
+                return Err(error);
+            }
+        }
     }
     let Some(content) = segment.reading.as_ref().map(|reading| &reading.content) else {
         return Ok(ObservedSegment::default());
@@ -109,7 +134,7 @@ fn observe_segment(
     let (mut observed, peers) = (content.observed.clone(), content.peers.clone());
     for (name, peer) in peers {
         if let Some(port) = observed.ports.get_mut(&name) {
-            port.container_end = ends.find(segment, peer)?;
+            port.container_end = ends.find(segment, peer).map_err(|error| error.to_string())?;
         }
     }
     Ok(observed)
@@ -138,7 +163,7 @@ fn read_segment(segment: &mut SegmentHandle, ipv6: bool) -> Result<SegmentConten
             }
             _ if link.name == TUNNEL => {
                 observed.tunnel = Some(observe_tunnel(link, enslaved));
-                observed.flood = segment.route.flood(link.index)?.into_iter().collect();
+                (observed.flood, observed.learned) = read_learned(segment, link.index, limits_itself(&links))?;
             }
             _ => {
                 peers.extend(link.peer.map(|peer| (name.clone(), peer)));
@@ -147,6 +172,25 @@ fn read_segment(segment: &mut SegmentHandle, ipv6: bool) -> Result<SegmentConten
         }
     }
     Ok(SegmentContent { observed, peers })
+}
+
+/// Whether the bridge learns no more than it may by itself.
+fn limits_itself(links: &[Link]) -> bool {
+    let is_limited = |link: &Link| matches!(link.kind, Kind::Bridge(settings) if settings.learned_max.is_some());
+    links.iter().any(|link| link.name == BRIDGE && is_limited(link))
+}
+
+/// The flood entries of a VXLAN device, and what was learnt. Where more was learnt than may be, some flood entries may be missing: they are
+/// added once more, which changes nothing.
+fn read_learned(
+    segment: &mut SegmentHandle,
+    tunnel: u32,
+    bridge_limits_itself: bool,
+) -> Result<(BTreeSet<IpAddr>, Learned), KernelError> {
+    let learnt = segment.route.learnt(tunnel, !bridge_limits_itself, LEARNED_MAX)?;
+    let from = learnt.sources.iter().max_by_key(|(_, count)| **count).and_then(|(from, _)| *from);
+    let learned = Learned { count: learnt.sources.values().sum(), from };
+    Ok((learnt.flood.into_iter().collect(), learned))
 }
 
 /// A device's MTU. Loopback's and such do not fit, and no MTU that is wanted is as large.

@@ -150,7 +150,7 @@ impl Cluster {
         let mut route = Route::open(&segment).unwrap();
         let tunnel = route.link("shoutvx0").unwrap().unwrap().index;
         let is_of_groups = |pinned: &Pinned| matches!(pinned, Pinned::Tunnel { mac, .. } if mac[0] & 1 != 0);
-        route.pinned(tunnel).unwrap().iter().filter(|pinned| is_of_groups(pinned)).count()
+        route.pinned(tunnel, 0).unwrap().iter().filter(|pinned| is_of_groups(pinned)).count()
     }
 
     /// Which groups the filter before a host's tunnel admits.

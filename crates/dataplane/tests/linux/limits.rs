@@ -3,10 +3,11 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::time::Instant;
 
+use shoutd_core::limits::LEARNED_MAX;
 use shoutd_core::plane::Tier;
 
 use crate::cluster::{Cluster, PORT};
-use crate::support::{Capture, eventually, ip, run, udp};
+use crate::support::{Capture, Host, eventually, ip, run, udp, vni};
 
 /// How many of these datagrams come in, until the last, which is sent to the receiver alone, does.
 fn count(receiver: &UdpSocket) -> usize {
@@ -106,30 +107,83 @@ fn link_local_addresses_are_good_at_once() {
     eventually("the multicast route", || container.run(|| run("ip", &["route"])).unwrap().contains("224.0.0.0/4"));
 }
 
-/// Of addresses that somebody makes up, a bridge learns some thousand, and what it does not learn it sends to all.
+/// A frame of a kind that nobody knows.
+fn frame(from: [u8; 6], to: [u8; 6]) -> Vec<u8> {
+    [to.as_slice(), &from, &0x88b5_u16.to_be_bytes(), &[0x5a; 46]].concat()
+}
+
+/// How many made-up addresses a host's tables have of one kind: `self` for the tunnel's, `master` for the bridge's.
+fn learned(host: &Host, kind: &str) -> usize {
+    let table = host.segment().run(|| run("bridge", &["fdb", "show"])).unwrap();
+    table.lines().filter(|line| line.starts_with("06:00:") && line.contains(kind)).count()
+}
+
+/// Of addresses that somebody makes up, neither his host nor others keep many, and what is not learnt is sent to all: virtual addresses go on moving.
 #[test]
 fn made_up_addresses_do_not_fill_the_kernel() {
-    let cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
-    let segment = cluster.hosts[0].segment();
-    let bridge = segment.run(|| run("ip", &["-d", "-j", "link", "show", "shoutbr0"])).unwrap();
-    let tunnel = segment.run(|| run("ip", &["-d", "link", "show", "shoutvx0"])).unwrap();
-    assert!(tunnel.contains("maxaddr 147456"), "{tunnel}");
-    let route = shoutd_netlink::Route::open(&segment).unwrap().link("shoutbr0").unwrap().unwrap();
-    let shoutd_netlink::Kind::Bridge(settings) = route.kind else { panic!("no bridge: {bridge}") };
-    if settings.learned_max.is_none() {
-        eprintln!("this kernel does not limit what a bridge learns (before 6.7)");
-        return;
-    }
-    let sender = Capture::open(&cluster.containers[0], "shout0");
+    let cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
+    let captures: Vec<Capture> =
+        cluster.containers.iter().map(|container| Capture::open(container, "shout0")).collect();
+    // To one that nobody has.
     for number in 0..18_000_u16 {
         let [high, low] = number.to_be_bytes();
-        let source = [6, 0, 0, 0, high, low];
-        // To one that nobody has.
-        sender.send(&[[2, 0, 0, 0, 9, 9].as_slice(), &source, &0x88b5_u16.to_be_bytes(), &[0x5a; 46]].concat());
+        captures[0].send(&frame([6, 0, 0, 0, high, low], [2, 0, 0, 0, 9, 9]));
     }
-    let table = segment.run(|| run("bridge", &["fdb", "show", "br", "shoutbr0"])).unwrap();
-    let learned = table.lines().filter(|line| line.contains("06:00:00:00")).count();
-    assert!((16_000..=16_384).contains(&learned), "{learned}");
+    for host in [1, 2] {
+        eventually("what was learnt behind the tunnel to be forgotten", || {
+            let lines = cluster.running[host].handle.suspensions(|vni| vni.to_string());
+            lines.len() == 1
+                && lines[0].starts_with("network 1048577: more than 1024 MAC addresses")
+                && lines[0].contains("from host 192.0.2.1")
+                && learned(&cluster.hosts[host], "self") == 0
+        });
+    }
+    for host in &cluster.hosts {
+        assert!(learned(host, "master") <= LEARNED_MAX);
+    }
+    // All that was there before is there still.
+    for host in [1, 2] {
+        let report = cluster.running[host].handle.observed();
+        assert_eq!(report.segments[&vni()].flood.len(), 2);
+    }
+    // A virtual address, wherever it is, gets what is sent to it.
+    let virtual_mac = [0, 0, 0x5e, 0, 1, 7];
+    for owner in [0, 2, 0] {
+        captures[owner].send(&frame(virtual_mac, [0xff; 6]));
+        eventually("what is sent to a virtual address to come where it is", || {
+            captures[1].send(&frame([2, 0, 0, 0, 0, 7], virtual_mac));
+            captures[owner].pending().iter().any(|frame| frame.starts_with(&virtual_mac))
+        });
+    }
+}
+
+/// What another program, or an earlier version, let a table grow to does no harm: it is read in part, and emptied.
+#[test]
+fn a_table_that_is_too_large_is_not_read_whole() {
+    let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
+    let segment = cluster.hosts[1].segment();
+    let lines: String = (0..20_000_u32)
+        .map(|number| {
+            let [_, a, b, c] = number.to_be_bytes();
+            format!("fdb add 06:00:00:{a:02x}:{b:02x}:{c:02x} dev shoutvx0 dst 192.0.2.1 self dynamic\n")
+        })
+        .collect();
+    let path = std::env::temp_dir().join(format!("shoutd-table-{}", std::process::id()));
+    std::fs::write(&path, lines).unwrap();
+    segment.run(|| run("bridge", &["-batch", path.to_str().unwrap()])).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let mut route = shoutd_netlink::Route::open(&segment).unwrap();
+    let tunnel = route.link("shoutvx0").unwrap().unwrap().index;
+    // More than is asked for is not read, and the next question is answered on the same socket.
+    for _ in 0..3 {
+        let found = route.learnt(tunnel, false, 0).unwrap();
+        assert!(found.whole || found.sources.values().sum::<usize>() == 1, "{found:?}");
+        assert!(route.link("shoutvx0").unwrap().is_some());
+    }
+    // What others announce meanwhile is done.
+    cluster.announce();
+    eventually("the table to be emptied", || learned(&cluster.hosts[1], "self") == 0);
+    assert!(!cluster.running[1].handle.suspensions(|vni| vni.to_string()).is_empty());
 }
 
 /// However much it sends, a container is found, and finds others: of neither ARP nor neighbour discovery anything is lost.

@@ -294,7 +294,7 @@ fn a_container_that_cannot_be_looked_into_is_no_other_containers_affair() {
         for _ in 0..20 {
             let mut kernel = host.fresh_kernel();
             looks.push(shoutd_dataplane::reconcile(&mut kernel, &host.desired));
-            problems.extend(host.observe().sandbox_problems());
+            problems.extend(host.observe().problems());
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         for look in looks {

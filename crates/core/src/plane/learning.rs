@@ -1,0 +1,156 @@
+//! How much is learnt from traffic: where it is too much, nothing is for a time.
+//!
+//! Endpoints' addresses are pinned and need no learning; what is learnt are virtual ones (VRRP, CARP, machines behind a
+//! container's bridge). A container that sends from made-up addresses fills the tables of *other* hosts, and a VXLAN
+//! device's limit cannot be changed once it is made. A segment that learns nothing sends what it does not know to all
+//! hosts: nothing is lost, and virtual addresses go on moving.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::{Desired, Observed};
+use crate::Vni;
+use crate::limits::{LEARNED_MAX, LEARNED_SUM_MAX, LEARNING_SUSPENDED_FOR};
+
+/// What a segment's forwarding tables learnt.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Learned {
+    /// Addresses; there may be more, where it is more than [`LEARNED_MAX`].
+    pub count: usize,
+    /// The VTEP from which most of them came; `None` if they came from containers of this host.
+    pub from: Option<IpAddr>,
+}
+
+/// A segment in which nothing is learnt for a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Suspension {
+    /// Until when, on the clock of [`Learning::note`].
+    pub until: Duration,
+    /// What was found.
+    pub learned: Learned,
+}
+
+/// The segments in which nothing is learnt for a time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Learning {
+    suspended: BTreeMap<Vni, Suspension>,
+}
+
+impl Learning {
+    /// Takes note of an observation made at this time, by a clock that does not go back: suspends segments that learnt more than one
+    /// may, and of the rest those with the most until all together have no more than they may.
+    pub fn note(&mut self, observed: &Observed, now: Duration) {
+        let is_there =
+            |vni: &Vni| observed.segments.contains_key(vni) || observed.unreadable_segments.contains_key(vni);
+        self.suspended.retain(|vni, suspension| suspension.until > now && is_there(vni));
+        let learned = observed.segments.iter().map(|(vni, segment)| (*vni, segment.learned));
+        let mut learned: Vec<(Vni, Learned)> = learned.filter(|(_, learned)| learned.count > 0).collect();
+        learned.sort_by_key(|(_, learned)| std::cmp::Reverse(learned.count));
+        let mut sum: usize = learned.iter().map(|(_, learned)| learned.count).sum();
+        for (vni, learned) in learned {
+            if learned.count <= LEARNED_MAX && sum <= LEARNED_SUM_MAX {
+                return;
+            }
+            sum = sum.saturating_sub(learned.count);
+            let until = now + LEARNING_SUSPENDED_FOR;
+            self.suspended.entry(vni).or_insert(Suspension { until, learned });
+        }
+    }
+
+    /// What is desired, but for learning where that is suspended.
+    pub fn restrict(&self, desired: &mut Desired) {
+        for vni in self.suspended.keys() {
+            if let Some(segment) = desired.segments.get_mut(vni) {
+                segment.learning = false;
+            }
+        }
+    }
+
+    /// The segments in which nothing is learnt for a time.
+    pub fn suspended(&self) -> &BTreeMap<Vni, Suspension> {
+        &self.suspended
+    }
+}
+
+impl Suspension {
+    /// It in a line, with what people call the network.
+    pub fn describe(&self, network: &str) -> String {
+        let from =
+            self.learned.from.map_or_else(|| "containers of this host".to_owned(), |from| format!("host {from}"));
+        format!(
+            "network {network}: more than {LEARNED_MAX} MAC addresses that are no container's came from {from}, so this host learns none there for \
+             {} minutes. Nothing is lost; what is sent to virtual MAC addresses goes to all hosts of the network meanwhile. Look for a \
+             container that sends from made-up addresses, or create the network with --opt shoutd.mac-moves=off",
+            LEARNING_SUSPENDED_FOR.as_secs() / 60
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plane::{ObservedSegment, Segment, Vtep};
+
+    fn vni(number: u32) -> Vni {
+        Vni::new(number).unwrap()
+    }
+
+    fn observed(counts: &[usize]) -> Observed {
+        let segment = |count| {
+            let learned = Learned { count, from: Some([192, 0, 2, 9].into()) };
+            ObservedSegment { learned, ..ObservedSegment::default() }
+        };
+        let segments = (7..).map(vni).zip(counts.iter().copied().map(segment)).collect();
+        Observed { segments, ..Observed::default() }
+    }
+
+    /// Which segments learn.
+    fn learning(learning: &Learning, segments: u32) -> Vec<bool> {
+        let vtep = Vtep { address: [192, 0, 2, 1].into(), port: 7789 };
+        let segment = Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep);
+        let segments = (7..7 + segments).map(|number| (vni(number), segment.clone())).collect();
+        let mut desired = Desired { segments, ..Desired::default() };
+        learning.restrict(&mut desired);
+        desired.segments.values().map(|segment| segment.learning).collect()
+    }
+
+    #[test]
+    fn a_segment_that_learns_too_much_learns_nothing_for_a_time() {
+        let mut state = Learning::default();
+        state.note(&observed(&[LEARNED_MAX + 1, LEARNED_MAX]), Duration::ZERO);
+        assert_eq!(learning(&state, 2), [false, true]);
+        let line = state.suspended()[&vni(7)].describe("foo");
+        assert!(
+            line.contains("network foo") && line.contains("host 192.0.2.9") && line.contains("5 minutes"),
+            "{line}"
+        );
+        // Also while there is nothing left of it, and until the time is over.
+        let almost = LEARNING_SUSPENDED_FOR - Duration::from_secs(1);
+        state.note(&observed(&[0, 0]), almost);
+        assert_eq!(learning(&state, 2), [false, true]);
+        state.note(&observed(&[0, 0]), LEARNING_SUSPENDED_FOR);
+        assert_eq!(learning(&state, 2), [true, true]);
+    }
+
+    #[test]
+    fn all_segments_together_learn_no_more_than_they_may() {
+        let mut state = Learning::default();
+        let many = LEARNED_SUM_MAX / LEARNED_MAX;
+        let mut counts = vec![LEARNED_MAX; many];
+        state.note(&observed(&counts), Duration::ZERO);
+        assert!(state.suspended().is_empty());
+        counts.push(1);
+        state.note(&observed(&counts), Duration::ZERO);
+        assert_eq!(state.suspended().len(), 1);
+        assert!(!state.suspended().contains_key(&vni(7 + u32::try_from(many).unwrap())), "the one with the least");
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten() {
+        let mut state = Learning::default();
+        state.note(&observed(&[LEARNED_MAX + 1]), Duration::ZERO);
+        state.note(&Observed::default(), Duration::ZERO);
+        assert!(state.suspended().is_empty());
+    }
+}
