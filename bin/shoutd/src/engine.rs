@@ -1,15 +1,12 @@
 //! Follows this host's Docker Engine: its networks are kept in step with the cluster's, its subnets are reported, and endpoints that it
 //! has forgotten are forgotten too.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use shoutd_core::events::EventKind;
-use shoutd_core::local::{Endpoint, Local};
 use shoutd_core::view::{self, Membership};
-use shoutd_core::{DockerNetworkId, EndpointId};
 use shoutd_dataplane::UnderlayInterface;
 use shoutd_docker::engine::{DockerNetwork, EngineError, GATEWAY_BRIDGE};
 use tokio::sync::watch;
@@ -17,9 +14,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::leases;
 use crate::mirrors::Mirrors;
 use crate::parts::Parts;
+use crate::stale::StaleEndpoints;
 use crate::{revival, subnets};
 
 /// How often everything is compared when nothing has happened: events get lost.
@@ -30,12 +27,6 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// How long one look for an engine may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How long after its creation an endpoint may be without a container: the engine lists it only when its container has started.
-const START_TIME_MAX: Duration = Duration::from_secs(120);
-
-/// How long after an endpoint has left its container the engine may take to delete it: it does both in one go.
-const END_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// What follows the engine.
 #[derive(Debug)]
@@ -84,6 +75,7 @@ impl EngineFollower {
         let mut membership = self.parts.agreement.watch_membership();
         let mut tick = tokio::time::interval(PERIOD);
         let mut is_first = true;
+        let mut stale = StaleEndpoints::new(self.parts.clone());
         // Ends with this engine's connection.
         let mut reviving = JoinSet::new();
         loop {
@@ -95,7 +87,7 @@ impl EngineFollower {
                 },
                 changed = cluster.changed() => if changed.is_err() { return Ok(()) },
                 changed = membership.changed() => if changed.is_err() { return Ok(()) },
-                _ = tick.tick() => self.forget_stale().await?,
+                _ = tick.tick() => stale.forget().await,
             }
             if self.parts.agreement.membership() != Membership::Member {
                 continue;
@@ -137,53 +129,4 @@ impl EngineFollower {
         }
         Ok(bridge.network)
     }
-
-    /// Forgets endpoints that the engine does not have any more: dockerd that was killed never takes them back.
-    async fn forget_stale(&self) -> Result<(), EngineError> {
-        let local = self.parts.local.get();
-        let suspects = self.suspects(&local);
-        if suspects.is_empty() {
-            return Ok(());
-        }
-        let mut listed = BTreeSet::new();
-        for docker in docker_networks(&local, &suspects) {
-            let detail = self.parts.engine.network(&docker).await?;
-            listed.extend(detail.into_iter().flat_map(|detail| detail.endpoints).map(|attached| attached.endpoint));
-        }
-        let stale: Vec<_> = suspects.into_iter().filter(|endpoint| !listed.contains(endpoint)).collect();
-        if stale.is_empty() {
-            return Ok(());
-        }
-        for endpoint in &stale {
-            self.parts.events.note(
-                EventKind::EndpointForgotten,
-                endpoint.short(),
-                "the engine does not have it any more",
-            );
-        }
-        if let Err(error) = self.parts.local.change(|local| local.endpoints.retain(|id, _| !stale.contains(id))).await {
-            warn!("{error}");
-        }
-        leases::settle(&self.parts.agreement, &self.parts.local).await;
-        Ok(())
-    }
-
-    /// Endpoints that may be forgotten, if the engine agrees: those whose containers are gone, those that have left theirs, and those that never came to be a container's.
-    fn suspects(&self, local: &Local) -> Vec<EndpointId> {
-        let now = leases::now();
-        let is_suspect = |id: &EndpointId, endpoint: &Endpoint| {
-            let was_never_started = endpoint.sandbox.is_none() && now.saturating_sub(endpoint.created) > START_TIME_MAX;
-            // The call that deletes it was cut off, and engines do not repeat it.
-            let was_left_behind = endpoint.left.is_some_and(|left| now.saturating_sub(left) > END_TIME_MAX);
-            was_never_started || was_left_behind || self.parts.plane.is_gone(id, endpoint)
-        };
-        local.endpoints.iter().filter(|(id, endpoint)| is_suspect(id, endpoint)).map(|(id, _)| id.clone()).collect()
-    }
-}
-
-/// The engine's networks that these endpoints are of.
-fn docker_networks(local: &Local, endpoints: &[EndpointId]) -> BTreeSet<DockerNetworkId> {
-    let networks: BTreeSet<_> =
-        endpoints.iter().filter_map(|id| local.endpoints.get(id)).map(|endpoint| &endpoint.network).collect();
-    local.bindings.iter().filter(|(_, network)| networks.contains(network)).map(|(docker, _)| docker.clone()).collect()
 }

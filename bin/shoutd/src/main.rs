@@ -21,6 +21,7 @@ mod readiness;
 mod removals;
 mod revival;
 mod settings;
+mod stale;
 mod standing;
 mod stock;
 mod subnets;

@@ -1,6 +1,5 @@
 //! From state to the kernel: whenever agreed or local state changes, the reconciler is given what the kernel should have.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +9,8 @@ use shoutd_core::cluster::Cluster;
 use shoutd_core::events::EventKind;
 use shoutd_core::limits::REPLICATED_MAX;
 use shoutd_core::local::{Endpoint, Local};
-use shoutd_core::plane::{Desired, DeviceName, Observed, Segment, Underlay, Worked, desired, underlay_filter};
+use shoutd_core::plane::{Desired, DeviceName, Observed, Place, Segment, Underlay, Worked, desired, underlay_filter};
+use shoutd_core::stale::Interface;
 use shoutd_core::{EndpointId, NetworkId, Vni};
 use shoutd_dataplane::{Generation, ReconcilerHandle, Scope, UnderlayInterface, Unsettled};
 use tokio::sync::watch;
@@ -238,18 +238,32 @@ impl Plane {
         }
     }
 
-    /// Whether an endpoint that was handed to a container has no interface any more: its container is gone, though the engine, having been killed, never said so.
-    pub fn is_gone(&self, id: &EndpointId, endpoint: &Endpoint) -> bool {
+    /// Where the interface of an endpoint is.
+    pub fn interface(&self, id: &EndpointId, endpoint: &Endpoint) -> Interface {
+        if !self.reconciler.has_looked() {
+            return Interface::Unknown;
+        }
         let name = DeviceName::port(id);
         let observed = self.reconciler.observed();
-        let mut ports = observed.segments.values().filter_map(|segment| segment.ports.get(&name));
-        let is_known = |sandbox: &PathBuf| !observed.unreadable_sandboxes.contains_key(sandbox);
+        if endpoint.sandbox.as_ref().is_some_and(|sandbox| observed.unreadable_sandboxes.contains_key(sandbox)) {
+            return Interface::Unknown;
+        }
         let cluster = self.agreement.cluster();
         let vni = cluster.networks.get(&endpoint.network).map(|network| network.vni);
-        let is_readable = vni.is_none_or(|vni| !observed.unreadable_segments.contains_key(&vni));
-        is_readable
-            && endpoint.sandbox.as_ref().is_some_and(is_known)
-            && !ports.any(|port| port.container_end.is_some())
+        if vni.is_some_and(|vni| observed.unreadable_segments.contains_key(&vni)) {
+            return Interface::Unknown;
+        }
+        let mut ports = observed.segments.values().filter_map(|segment| segment.ports.get(&name));
+        match ports.find_map(|port| port.container_end.as_ref()).map(|end| &end.place) {
+            None => Interface::Gone,
+            Some(Place::Sandbox(place)) if endpoint.sandbox.as_ref() == Some(place) => Interface::Inside,
+            Some(_) => Interface::Outside,
+        }
+    }
+
+    /// Whether an endpoint that was handed to a container has no interface any more: its container is gone, though the engine, having been killed, never said so.
+    pub fn is_gone(&self, id: &EndpointId, endpoint: &Endpoint) -> bool {
+        endpoint.sandbox.is_some() && self.interface(id, endpoint) == Interface::Gone
     }
 
     /// What the kernel did not do, one line each.

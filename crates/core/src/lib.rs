@@ -19,6 +19,7 @@ pub mod mirror;
 pub mod multicast;
 pub mod names;
 pub mod plane;
+pub mod stale;
 pub mod stock;
 pub mod swarm;
 pub mod view;

@@ -176,6 +176,17 @@ impl Local {
         }
     }
 
+    /// Forgets an endpoint that its engine does not have any more, with what goes with it: the addresses that Docker's IPAM held for it, and its
+    /// multicast routes, as when it [left](Self::leave).
+    pub fn forget(&mut self, id: &EndpointId, now: Duration, routes_of: impl Fn(&NetworkId) -> BTreeSet<Ipv4Net>) {
+        self.leave(id, now, routes_of);
+        if let Some(endpoint) = self.endpoints.remove(id)
+            && let Some(reservations) = self.reservations.get_mut(&endpoint.network)
+        {
+            reservations.retain(|address, _| !endpoint.has(*address));
+        }
+    }
+
     /// Whether an endpoint of this host has this address, or Docker's IPAM holds it.
     pub fn uses(&self, network: &NetworkId, address: IpAddr) -> bool {
         self.holder(network, address).is_some() || self.is_reserved(network, address)
@@ -319,6 +330,26 @@ mod tests {
         local.leave(&ids[1], Duration::ZERO, all);
         assert_eq!(has_routes(&local), [false, false, true]);
         assert!(local.join(&"9".repeat(16).parse().unwrap(), Path::new("/a"), all).is_err());
+    }
+
+    #[test]
+    fn what_is_forgotten_leaves_its_routes_to_others_and_frees_its_addresses() {
+        let ids: Vec<EndpointId> = ["1", "2"].iter().map(|digit| digit.repeat(16).parse().unwrap()).collect();
+        let all = |_: &NetworkId| BTreeSet::from([ALL_MULTICAST]);
+        let mut local = Local::default();
+        for (id, last) in ids.iter().zip(1..) {
+            local.add_endpoint(id.clone(), endpoint(last)).unwrap();
+            local.join(id, Path::new("/a"), all).unwrap();
+            let address = endpoint(last).addresses.first().unwrap().addr();
+            let reservations = local.reservations.entry(endpoint(last).network).or_default();
+            reservations.insert(address, Reservation { since: Duration::ZERO });
+        }
+        local.forget(&ids[0], Duration::ZERO, all);
+        assert_eq!(local.endpoints.keys().collect::<Vec<_>>(), [&ids[1]]);
+        assert!(!local.endpoints[&ids[1]].multicast_routes.is_empty());
+        let network = endpoint(1).network;
+        assert!(!local.uses(&network, "10.0.0.1".parse().unwrap()));
+        assert!(local.is_reserved(&network, "10.0.0.2".parse().unwrap()));
     }
 
     #[test]

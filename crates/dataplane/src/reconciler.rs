@@ -264,6 +264,12 @@ impl ReconcilerHandle {
         self.filter_losses.clone()
     }
 
+    /// Whether the kernel was looked at since it was first handed over what is wanted, with the sandboxes that this names. Before that
+    /// [`ReconcilerHandle::observed`] shows no interface in any container.
+    pub fn has_looked(&self) -> bool {
+        self.status.borrow().executed > Generation::default()
+    }
+
     /// What failed in the last round.
     pub fn failures(&self) -> Arc<[ActionFailure]> {
         self.status.borrow().failures.clone()

@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
-use ipnet::{IpNet, Ipv4Net};
-use shoutd_core::cluster::Cluster;
+use ipnet::IpNet;
 use shoutd_core::local::{Endpoint, LocalRefusal};
-use shoutd_core::plane::{CONTAINER_PREFIX, DeviceName, multicast_routes};
+use shoutd_core::plane::{CONTAINER_PREFIX, DeviceName};
 use shoutd_core::{EndpointId, MacAddress, NetworkId};
 use shoutd_docker::plugin::{CreateEndpoint, CreatedInterface, DriverError, Join, JoinReply, StaticRoute};
 use tracing::{info, warn};
@@ -78,7 +77,7 @@ pub async fn join(driver: &Driver, request: &Join) -> Result<JoinReply, DriverEr
     let sandbox = Path::new(&request.sandbox);
     // Without routes of its own multicast would leave by the default route, through `docker_gwbridge`.
     let cluster = driver.parts.agreement.cluster();
-    let routes_of = |network: &NetworkId| routes_of(&cluster, network);
+    let routes_of = |network: &NetworkId| cluster.multicast_routes(network);
     let joined = driver.parts.local.try_change(|local| local.join(&request.endpoint, sandbox, routes_of).cloned());
     let endpoint = joined.await.map_err(told)?;
     let routes = endpoint.multicast_routes.iter();
@@ -93,16 +92,11 @@ pub async fn join(driver: &Driver, request: &Join) -> Result<JoinReply, DriverEr
     })
 }
 
-/// The multicast routes that a network is for.
-fn routes_of(cluster: &Cluster, network: &NetworkId) -> BTreeSet<Ipv4Net> {
-    cluster.networks.get(network).map(|known| multicast_routes(&known.settings.options)).unwrap_or_default()
-}
-
 /// `Leave`. Docker takes the interface out of the container when this returns; the reconciler has let go of it by then.
 pub async fn leave(driver: &Driver, endpoint: &EndpointId) -> Result<(), DriverError> {
     let cluster = driver.parts.agreement.cluster();
     let left = driver.parts.local.change(|local| {
-        local.leave(endpoint, leases::now(), |network| routes_of(&cluster, network));
+        local.leave(endpoint, leases::now(), |network| cluster.multicast_routes(network));
         local.endpoints.get(endpoint).map(|endpoint| endpoint.network.clone())
     });
     if let Some(network) = left.await.map_err(told)?

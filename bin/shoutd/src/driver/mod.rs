@@ -21,6 +21,7 @@ use shoutd_docker::plugin::{
     IpamDriver, Join, JoinReply, NetworkDriver, PoolId, ReleaseAddress, RequestAddress, RequestPool, Scope,
 };
 
+use crate::leases;
 use crate::parts::Parts;
 
 /// The driver of this host.
@@ -79,14 +80,9 @@ impl Driver {
         }
         let text = format!("its container is gone, and {wanted} is wanted again");
         self.parts.events.note(EventKind::EndpointForgotten, id.short(), &text);
-        let forgotten = self.parts.local.change(|local| {
-            if let Some(endpoint) = local.endpoints.remove(id)
-                && let Some(reservations) = local.reservations.get_mut(&endpoint.network)
-            {
-                reservations.retain(|address, _| !endpoint.has(*address));
-            }
-        });
-        forgotten.await.map_err(told)
+        let cluster = self.parts.agreement.cluster();
+        let routes_of = |network: &NetworkId| cluster.multicast_routes(network);
+        self.parts.local.change(|local| local.forget(id, leases::now(), routes_of)).await.map_err(told)
     }
 }
 

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 pub use admission::{Admissions, Authority, Pass, RemovedHost, Token};
@@ -26,6 +26,7 @@ pub use pool::Pool;
 pub use refusal::Refusal;
 
 use crate::limits::VNI_FIRST;
+use crate::plane::multicast_routes;
 use crate::{ClusterId, HostId, NetworkId, Vni};
 
 /// All agreed state.
@@ -204,6 +205,11 @@ impl Cluster {
     pub fn network_named(&self, name: &str) -> Option<(&NetworkId, &Arc<Network>)> {
         let mut staying = self.networks.iter().filter(|(_, network)| !network.removing);
         staying.find(|(_, network)| network.description.as_ref().is_some_and(|d| d.name == name))
+    }
+
+    /// The multicast routes that a network is for; none of one that is not known.
+    pub fn multicast_routes(&self, id: &NetworkId) -> BTreeSet<Ipv4Net> {
+        self.networks.get(id).map(|known| multicast_routes(&known.settings.options)).unwrap_or_default()
     }
 
     /// What people call a host: its name, or its id if it has left since.
