@@ -9,20 +9,23 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use shoutd_core::events::Event;
+use shoutd_core::health::HostHealth;
 use shoutd_core::joining::PeerCheck;
 use shoutd_core::limits::EVENTS_MAX;
 use shoutd_core::view::{
     Applicant, Approve, AwaitNetwork, CheckPeers, Done, EndpointRow, Endpoints, Failure, ForgetNetwork, GroupRow,
-    HostRow, Membership, NetworkRow, NetworkStanding, OfferToken, RemoveHost, RotateToken, Status, TokenView,
+    HostRow, ListenerRow, Membership, NetworkRow, NetworkStanding, OfferToken, RemoveHost, RotateToken, Status,
+    TokenView,
 };
 
 use crate::dissolved;
 use crate::enrollment::{HeldToken, Waiting};
 use crate::leases::now;
 use crate::leaving::Leaving;
+use crate::listeners::LISTENERS;
 use crate::standing::Standings;
 use crate::tokens::Tokens;
-use crate::views::{ENDPOINTS, HELLO, Views};
+use crate::views::{ENDPOINTS, HEALTH, HELLO, Views};
 
 /// What the control socket works with.
 #[derive(Debug)]
@@ -62,6 +65,7 @@ type Answer<T> = Result<Json<T>, Refused>;
 pub fn router(control: Arc<Control>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/health", get(health))
         .route("/v1/hosts", get(hosts))
         .route("/v1/networks", get(networks))
         .route("/v1/networks/wait", post(await_network))
@@ -81,7 +85,12 @@ pub fn router(control: Arc<Control>) -> Router {
 
 /// What peers ask of this host beside agreement.
 pub fn peer_router(control: Arc<Control>) -> Router {
-    Router::new().route(HELLO, post(async || Json(()))).route(ENDPOINTS, post(own_endpoints)).with_state(control)
+    Router::new()
+        .route(HELLO, post(async || Json(())))
+        .route(HEALTH, post(own_health))
+        .route(ENDPOINTS, post(own_endpoints))
+        .route(LISTENERS, post(own_listeners))
+        .with_state(control)
 }
 
 async fn own_endpoints(State(control): State<Arc<Control>>) -> Json<Vec<EndpointRow>> {
@@ -90,6 +99,18 @@ async fn own_endpoints(State(control): State<Arc<Control>>) -> Json<Vec<Endpoint
 
 async fn status(State(control): State<Arc<Control>>) -> Json<Status> {
     Json(control.views.status())
+}
+
+async fn own_listeners(State(control): State<Arc<Control>>) -> Json<Vec<ListenerRow>> {
+    Json(control.views.own_listeners().await)
+}
+
+async fn own_health(State(control): State<Arc<Control>>) -> Json<Vec<String>> {
+    Json(control.views.status().faults())
+}
+
+async fn health(State(control): State<Arc<Control>>) -> Json<Vec<HostHealth>> {
+    Json(control.views.health().await)
 }
 
 async fn hosts(State(control): State<Arc<Control>>) -> Json<Vec<HostRow>> {
@@ -113,7 +134,7 @@ async fn endpoints(State(control): State<Arc<Control>>) -> Json<Endpoints> {
 }
 
 async fn groups(State(control): State<Arc<Control>>) -> Json<Vec<GroupRow>> {
-    Json(control.views.parts.announcer.groups())
+    Json(control.views.groups().await)
 }
 
 async fn events(State(control): State<Arc<Control>>) -> Json<Vec<Event>> {
@@ -151,7 +172,7 @@ async fn approve(State(control): State<Arc<Control>>, Json(wanted): Json<Approve
 }
 
 async fn remove_host(State(control): State<Arc<Control>>, Json(wanted): Json<RemoveHost>) -> Answer<Done> {
-    Ok(Json(Done { message: control.views.remove_host(&wanted.host).await? }))
+    Ok(Json(Done { message: control.views.remove_host(&wanted).await? }))
 }
 
 async fn leave(State(control): State<Arc<Control>>) -> Answer<Done> {

@@ -48,10 +48,10 @@ use crate::standing::{self, Standings};
 use crate::swarm::SwarmFollower;
 use crate::tokens::Tokens;
 use crate::views::Views;
-use crate::{control, dissolved, enrollment, leases, readiness, stock, tokens, underlay};
+use crate::{control, dissolved, enrollment, last_run, leases, readiness, stock, tokens, underlay};
 
 /// Where named network namespaces are, for `ip netns` and everybody else.
-const NAMESPACES: &str = "/run/netns";
+pub const NAMESPACES: &str = "/run/netns";
 
 /// How long everything may take to end, once asked to.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -64,14 +64,15 @@ const RENEWAL_PERIOD: Duration = Duration::from_secs(3600);
 #[error("{0}")]
 pub struct Removed(String);
 
-/// Runs until it is asked to stop, or cannot go on.
+/// Runs until it is asked to stop, or cannot go on. Returns why it ended, if not by an error.
 ///
 /// # Errors
 /// [`Removed`], or else what is wrong with the arguments, the host, or what it remembers.
-pub async fn run(arguments: StartArguments, places: Places) -> Result<()> {
+pub async fn run(arguments: StartArguments, places: Places) -> Result<&'static str> {
     raise_descriptor_limit()?;
     let resolved = Settings::resolve(&arguments)?;
     let daemon = Daemon::open(&arguments, &places, resolved).await?;
+    last_run::note_start(&places.run_dir);
     daemon.run(LinuxKernel::new(NAMESPACES)?).await
 }
 
@@ -201,7 +202,7 @@ impl Daemon {
         }
     }
 
-    async fn run(self, kernel: LinuxKernel) -> Result<()> {
+    async fn run(self, kernel: LinuxKernel) -> Result<&'static str> {
         let stop = CancellationToken::new();
         let (membership, member) = watch::channel(Membership::Joining("it has only just started".to_owned()));
         let (engine_state, engine_seen) =
@@ -290,8 +291,9 @@ impl Daemon {
                 warn!("the kernel still has something of the cluster that this host has left: {error}");
             }
             forget(&self.credentials, &self.data_directory, &self.plugin_path)?;
+            return ended.map(|()| "it has left its cluster");
         }
-        ended
+        ended.map(|()| "it was stopped")
     }
 }
 

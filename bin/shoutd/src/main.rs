@@ -10,8 +10,10 @@ mod engine;
 mod enrollment;
 mod events;
 mod formation;
+mod last_run;
 mod leases;
 mod leaving;
+mod listeners;
 mod local_state;
 mod mirrors;
 mod names;
@@ -59,11 +61,16 @@ fn main() -> ExitCode {
     // openraft repeats at each heartbeat what `shoutd-consensus` says once.
     let filter = EnvFilter::try_from_env("SHOUTD_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let run_directory = arguments.places.run_dir.clone();
     match run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(why) => {
+            last_run::note_end(&run_directory, why);
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             // The last line says why; `shoutdctl start` shows it to whoever waits.
             eprintln!("shoutd: {error:#}");
+            last_run::note_end(&run_directory, &format!("{error:#}"));
             exit_code(&error)
         }
     }
@@ -77,7 +84,8 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.is::<Removed>() { ExitCode::from(EXIT_REMOVED) } else { ExitCode::FAILURE }
 }
 
-fn run(arguments: Arguments) -> Result<()> {
+/// Returns why it ended, if not by an error.
+fn run(arguments: Arguments) -> Result<&'static str> {
     if !nix::unistd::geteuid().is_root() {
         bail!("it makes network devices and must run as root");
     }

@@ -11,11 +11,13 @@ use futures::future::join_all;
 use ipnet::IpNet;
 use shoutd_consensus::Role;
 use shoutd_core::cluster::{Cluster, Network};
+use shoutd_core::health::HostHealth;
 use shoutd_core::joining::{PeerCheck, PeerStanding};
 use shoutd_core::limits::HOSTS_MAX;
 use shoutd_core::local::Local;
 use shoutd_core::plane::{Tier, unkept_networks};
-use shoutd_core::view::{self, EndpointRow, Endpoints, HostRow, NetworkRow, Status};
+use shoutd_core::removal::{Removed, objection};
+use shoutd_core::view::{self, EndpointRow, Endpoints, HostRow, NetworkRow, RemoveHost, Status};
 use shoutd_core::{EndpointId, HostId};
 use shoutd_dataplane::UnderlayInterface;
 use shoutd_peer::{CallError, Distrust, Rejection};
@@ -26,7 +28,7 @@ use crate::parts::Parts;
 use crate::swarm::SwarmFollower;
 
 /// How long another host may take to show that it is there.
-const PEER_DEADLINE: Duration = Duration::from_secs(1);
+pub const PEER_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How long the cluster may take to remove a host.
 const REMOVAL_DEADLINE: Duration = Duration::from_secs(15);
@@ -42,6 +44,9 @@ pub const HELLO: &str = "/v1/hello";
 
 /// Where peers ask for this host's endpoints.
 pub const ENDPOINTS: &str = "/v1/endpoints";
+
+/// Where peers ask how this host is doing.
+pub const HEALTH: &str = "/v1/health";
 
 /// Everything that can be shown.
 #[derive(Debug)]
@@ -94,6 +99,7 @@ impl Views {
             cluster: cluster.id,
             role: role(consensus.role).to_owned(),
             leader: consensus.leader,
+            leader_name: consensus.leader.map(|leader| cluster.host_name(leader)),
             hosts: cluster.hosts.len(),
             networks: cluster.networks.len(),
             endpoints: self.parts.local.get().endpoints.len(),
@@ -136,22 +142,59 @@ impl Views {
     /// `shoutdctl remove`: the host of this name or id, also one that was lost, goes with all it held.
     ///
     /// # Errors
-    /// If there is no such host, or more than one of this name, or the cluster cannot do without it.
-    pub async fn remove_host(&self, wanted: &str) -> Result<String> {
+    /// If there is no such host, or more than one of this name, or the cluster cannot do without it; or if it would be cut off with its containers,
+    /// and nobody insists.
+    pub async fn remove_host(&self, RemoveHost { host: wanted, force }: &RemoveHost) -> Result<String> {
         let cluster = self.parts.agreement.cluster();
         let hosts = cluster.hosts.iter().map(|(id, host)| (*id, host.name.clone()));
         let lost = cluster.lost_hosts().into_iter().map(|(id, removed)| (id, removed.name.clone()));
-        let known: Vec<_> = hosts.chain(lost).filter(|(id, name)| name == wanted || id.to_string() == wanted).collect();
+        let known: Vec<_> =
+            hosts.chain(lost).filter(|(id, name)| name == wanted || id.to_string() == *wanted).collect();
         let mut removed = cluster.admissions.removed.iter();
-        if known.is_empty() && removed.any(|(id, removed)| removed.name == wanted || id.to_string() == wanted) {
+        if known.is_empty() && removed.any(|(id, removed)| removed.name == *wanted || id.to_string() == *wanted) {
             return Ok(format!("host {wanted} was removed before"));
         }
         let [(id, name)] = known.as_slice() else {
             let problem = if known.is_empty() { "there is no host" } else { "there is more than one host" };
             bail!("{problem} {wanted} in the cluster; shoutdctl hosts lists their names and ids");
         };
+        if let Some(objection) = self.objection_to_removal(*id, name).await.filter(|_| !force) {
+            bail!("{objection}");
+        }
         self.parts.agreement.consensus().remove_host(*id, REMOVAL_DEADLINE).await?;
         Ok(format!("host {name} ({id}) is removed, and with it all its addresses"))
+    }
+
+    async fn objection_to_removal(&self, id: HostId, name: &str) -> Option<String> {
+        let cluster = self.parts.agreement.cluster();
+        let is_this_host = id == self.parts.agreement.me;
+        let rows = match cluster.hosts.get(&id) {
+            Some(_) if is_this_host => Some(self.own_endpoints().await),
+            Some(host) => self.parts.peers.call_host(id, host.address, ENDPOINTS, &(), PEER_DEADLINE).await.ok(),
+            None => None,
+        };
+        let described = |row: &EndpointRow| {
+            format!("{} on {}", row.container.as_deref().unwrap_or_else(|| row.id.short()), row.network)
+        };
+        let containers: Vec<_> = rows.iter().flatten().map(described).collect();
+        objection(&Removed { name, is_this_host, is_alive: rows.is_some(), containers: &containers })
+    }
+
+    /// `shoutdctl status --cluster`: each host is asked for its own.
+    pub async fn health(&self) -> Vec<HostHealth> {
+        let cluster = self.parts.agreement.cluster();
+        let asked = cluster.hosts.iter().map(async |(id, host)| {
+            let problems = if *id == self.parts.agreement.me {
+                self.status().faults()
+            } else {
+                let asked = self.parts.peers.call_host(*id, host.address, HEALTH, &(), PEER_DEADLINE).await;
+                asked.unwrap_or_else(|error| vec![format!("it does not say how it is doing: {error}")])
+            };
+            HostHealth { id: *id, name: host.name.clone(), problems }
+        });
+        let mut hosts = join_all(asked).await;
+        hosts.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+        hosts
     }
 
     /// `shoutdctl hosts`.
@@ -179,7 +222,9 @@ impl Views {
                 heard_ago: heard.and_then(|heard| heard.as_millis().try_into().ok()),
             }
         });
-        join_all(rows).await
+        let mut rows = join_all(rows).await;
+        rows.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+        rows
     }
 
     async fn answers(&self, host: HostId, address: SocketAddr) -> bool {
@@ -203,7 +248,9 @@ impl Views {
             addresses: network.leases.len(),
             removal_waits_for: network.removing.then(|| holders(&cluster, network)),
         });
-        rows.collect()
+        let mut rows: Vec<_> = rows.collect();
+        rows.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        rows
     }
 
     /// `shoutdctl endpoints`: each host is asked for its own.
@@ -229,7 +276,7 @@ impl Views {
     /// The endpoints of this host.
     pub async fn own_endpoints(&self) -> Vec<EndpointRow> {
         let (cluster, local) = (self.parts.agreement.cluster(), self.parts.local.get());
-        let containers = tokio::time::timeout(ENGINE_DEADLINE, self.container_names(&local)).await.unwrap_or_default();
+        let containers = self.container_names_in_time(&local).await;
         let rows = local.endpoints.iter().map(|(id, endpoint)| EndpointRow {
             network: cluster.network_title(&endpoint.network).to_owned(),
             host: self.name.clone(),
@@ -239,6 +286,11 @@ impl Views {
             container: containers.get(id).cloned(),
         });
         rows.collect()
+    }
+
+    /// The names of this host's containers by their endpoints, as far as the engine tells in time.
+    pub async fn container_names_in_time(&self, local: &Local) -> BTreeMap<EndpointId, String> {
+        tokio::time::timeout(ENGINE_DEADLINE, self.container_names(local)).await.unwrap_or_default()
     }
 
     async fn container_names(&self, local: &Local) -> BTreeMap<EndpointId, String> {

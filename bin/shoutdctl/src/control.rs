@@ -2,23 +2,29 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
-use hyper::{Request, http::request};
+use hyper::{Method, Request, http::request};
 use hyper_util::rt::TokioIo;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Pid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use shoutd_cli::Places;
+use shoutd_cli::{Places, read_at_most};
+use shoutd_core::last_run::{LAST_RUN_BYTES_MAX, LAST_RUN_FILE, LastRun};
 use shoutd_core::view::Failure;
 use tokio::net::UnixStream;
 
-/// How long one answer may take. What is shown comes from memory, and from peers that have a second; what is done waits for agreement, several times at the most.
-const DEADLINE: Duration = Duration::from_secs(30);
+use crate::show::when;
+
+/// How long an answer may take that only shows something: it comes from memory, and from peers that have a second.
+const SHOWING_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long an answer may take to something that is done: it waits for agreement, several times at the most.
+const DOING_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// How large one answer may be: 65,536 endpoints of about 400 octets.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
@@ -27,8 +33,13 @@ const ANSWER_BYTES_MAX: usize = 32 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// No daemon runs here.
-    #[error("shoutd does not run on this host (nothing answers at {0}); start it: shoutdctl start <advertise_address>")]
-    NotRunning(PathBuf),
+    #[error("shoutd does not run on this host (nothing answers at {}){}", .socket.display(), remedy(.last))]
+    NotRunning {
+        /// Its socket.
+        socket: PathBuf,
+        /// What became of the last one, in one line, if there was one since the host booted.
+        last: Option<String>,
+    },
     /// Something went wrong on the way.
     #[error("cannot ask shoutd at {path}")]
     Transport {
@@ -37,9 +48,33 @@ pub enum ControlError {
         /// What went wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The daemon took the question and gave no answer.
+    #[error("{0}")]
+    Silent(String),
     /// The daemon said no.
     #[error("{0}")]
     Refused(String),
+}
+
+fn remedy(last: &Option<String>) -> String {
+    match last {
+        Some(last) => format!(": {last}; start it: shoutdctl start"),
+        None => "; start it: shoutdctl start <advertise_address>".to_owned(),
+    }
+}
+
+/// That no daemon runs here, and what became of the last one.
+pub fn not_running(places: &Places) -> ControlError {
+    ControlError::NotRunning { socket: places.control_socket(), last: last_run(&places.run_dir) }
+}
+
+/// What became of the last daemon of this host, in one line.
+fn last_run(directory: &Path) -> Option<String> {
+    let text = read_at_most(&directory.join(LAST_RUN_FILE), LAST_RUN_BYTES_MAX).ok()?;
+    let last: LastRun = serde_json::from_slice(&text).ok()?;
+    let name = std::fs::read_to_string(format!("/proc/{}/comm", last.pid)).unwrap_or_default();
+    let told = last.tell(when, name.trim() == "shoutd");
+    Some(told.replace(|c: char| c.is_control(), " "))
 }
 
 /// Asks the daemon for what is at `path`.
@@ -77,9 +112,13 @@ async fn ask<T: DeserializeOwned>(
 async fn ask_raw(places: &Places, request: request::Builder, body: Full<Bytes>) -> Result<Bytes, ControlError> {
     let socket = places.control_socket();
     let stream = connect(&socket).await?;
+    let daemon = stream.peer_cred().ok().and_then(|credentials| credentials.pid());
     let transport = |source| ControlError::Transport { path: socket.clone(), source };
-    let exchange = tokio::time::timeout(DEADLINE, exchange(stream, request, body));
-    let (sound, body) = exchange.await.map_err(|elapsed| transport(elapsed.into()))?.map_err(transport)?;
+    let is_shown = request.method_ref() == Some(&Method::GET);
+    let patience = if is_shown { SHOWING_TIME_MAX } else { DOING_TIME_MAX };
+    let exchange = tokio::time::timeout(patience, exchange(stream, request, body));
+    let late = |_| silent(daemon, &format!("does not answer within {} s", patience.as_secs()));
+    let (sound, body) = exchange.await.map_err(late)?.map_err(transport)?;
     if sound {
         return Ok(body);
     }
@@ -96,9 +135,36 @@ pub async fn daemon(places: &Places) -> Result<Pid, ControlError> {
     Ok(Pid::from_raw(credentials.pid()))
 }
 
+/// Says what keeps a daemon from answering, as far as the kernel tells.
+fn silent(daemon: Option<i32>, what: &str) -> ControlError {
+    let process = daemon.map_or_else(|| "it".to_owned(), |pid| format!("process {pid}"));
+    let state = daemon.and_then(|pid| process_state(Pid::from_raw(pid)));
+    let remedy = match (state, daemon) {
+        (Some('T' | 't'), Some(pid)) => {
+            format!("{process} is stopped by a signal or a debugger; let it go on: kill -CONT {pid}")
+        }
+        _ => format!(
+            "{process} hangs, or this host is very busy; ask again, or start it anew: shoutdctl stop, shoutdctl start"
+        ),
+    };
+    ControlError::Silent(format!("shoutd {what}: {remedy}"))
+}
+
+/// The state of a process as proc_pid_stat(5) has it; `None` if it is not there.
+pub fn process_state(pid: Pid) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
+}
+
 async fn connect(socket: &PathBuf) -> Result<UnixStream, ControlError> {
-    UnixStream::connect(socket).await.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::NotRunning(socket.clone()),
+    let connected = tokio::time::timeout(SHOWING_TIME_MAX, UnixStream::connect(socket)).await;
+    let connected = connected.map_err(|_| silent(None, "takes no connection"))?;
+    connected.map_err(|error| match error.kind() {
+        // Its queue is full: nobody takes connections from it.
+        io::ErrorKind::WouldBlock => silent(None, "takes no connection"),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ControlError::NotRunning { socket: socket.clone(), last: socket.parent().and_then(last_run) }
+        }
         _ => ControlError::Transport { path: socket.clone(), source: error.into() },
     })
 }

@@ -59,24 +59,24 @@ enum Command {
     Restore(recovery::Restore),
     /// Make this host the only one of its cluster, when most of the others are lost for good; shoutd must not run
     Recover(recovery::Recover),
-    /// Create and remove networks on all hosts, and wait for them
+    /// Create, remove and show networks of all hosts, and wait for them
     #[command(subcommand)]
     Network(network::Network),
     /// Serve the networks of Docker Swarm's services and stacks on this host, by a managed plugin
     #[command(subcommand)]
     SwarmPlugin(swarm_plugin::SwarmPlugin),
     /// Show how this host is doing
-    Status(show::Format),
+    Status(show::Status),
     /// List the hosts of the cluster
-    Hosts(show::Format),
+    Hosts(show::Hosts),
     /// List the networks of the cluster
-    Networks(show::Format),
+    Networks(show::Networks),
     /// List the endpoints of the cluster: containers' addresses
-    Endpoints(show::Format),
-    /// List the multicast groups that are listened to on the networks of this host, and by which hosts
-    Groups(show::Format),
+    Endpoints(show::Endpoints),
+    /// List the multicast groups that are listened to on the networks of this host, and by which hosts and containers
+    Groups(show::Groups),
     /// List what shoutd has decided on users' behalf on this host, the newest first
-    Events(show::Format),
+    Events(show::Events),
 }
 
 fn main() -> ExitCode {
@@ -86,7 +86,7 @@ fn main() -> ExitCode {
         Err(error) => return shoutd_cli::refuse("shoutdctl", &error),
     };
     match run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("shoutdctl: {error:#}");
             ExitCode::FAILURE
@@ -94,14 +94,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> Result<()> {
+fn run(arguments: Arguments) -> Result<ExitCode> {
     if !nix::unistd::geteuid().is_root() {
         bail!("only root may talk to shoutd; run this with sudo");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let places = &arguments.places;
-        match arguments.command {
+        let done = match arguments.command {
+            Command::Status(status) => return status.run(places).await,
             Command::Start(start) => start.run(places).await,
             Command::Stop(stop) => stop.run(places).await,
             Command::Token(token) => token.run(places).await,
@@ -112,12 +113,12 @@ fn run(arguments: Arguments) -> Result<()> {
             Command::Recover(recover) => recover.run(places).await,
             Command::Network(network) => network.run(places).await,
             Command::SwarmPlugin(plugin) => plugin.run(places).await,
-            Command::Status(format) => show::status(places, format).await,
-            Command::Hosts(format) => show::hosts(places, format).await,
-            Command::Networks(format) => show::networks(places, format).await,
-            Command::Endpoints(format) => show::endpoints(places, format).await,
-            Command::Groups(format) => show::groups(places, format).await,
-            Command::Events(format) => show::events(places, format).await,
-        }
+            Command::Hosts(hosts) => hosts.run(places).await,
+            Command::Networks(networks) => networks.run(places).await,
+            Command::Endpoints(endpoints) => endpoints.run(places).await,
+            Command::Groups(groups) => groups.run(places).await,
+            Command::Events(events) => events.run(places).await,
+        };
+        done.map(|()| ExitCode::SUCCESS)
     })
 }

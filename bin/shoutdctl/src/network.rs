@@ -1,6 +1,6 @@
 //! `shoutdctl network`: what `docker network` does, and then the wait until every host has followed.
 
-use std::process::{Command, Stdio};
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,8 +9,10 @@ use shoutd_cli::Places;
 use shoutd_core::view::{
     AwaitNetwork, CopyState, Done, ForgetNetwork, NetworkPhase, NetworkRow, NetworkStanding, Status,
 };
+use tokio::process::Command;
 
 use crate::control;
+use crate::show::{Inspect, Networks};
 
 /// How long the daemon may wait within one question.
 const PATIENCE_PER_QUESTION: Duration = Duration::from_secs(10);
@@ -18,7 +20,7 @@ const PATIENCE_PER_QUESTION: Duration = Duration::from_secs(10);
 /// How long to wait before asking again, if the daemon answered at once.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Create or remove a network on all hosts, or wait for one.
+/// Create, remove or show a network of all hosts, or wait for one.
 #[derive(Debug, Subcommand)]
 pub enum Network {
     /// Create a network as `docker network create --driver shoutd` does; returns when every host that can be reached has it
@@ -27,6 +29,11 @@ pub enum Network {
     Rm(Remove),
     /// Wait until every host that can be reached has a network
     Wait(Wait),
+    /// List the networks of the cluster
+    #[command(visible_alias = "list")]
+    Ls(Networks),
+    /// Show networks with their endpoints and groups, as JSON
+    Inspect(Inspect),
 }
 
 /// `shoutdctl network create`.
@@ -81,6 +88,8 @@ impl Network {
             Self::Rm(remove) => remove.run(places).await,
             Self::Wait(wait) if wait.gone => await_gone(places, &wait.network, &wait.network, wait.patience).await,
             Self::Wait(wait) => await_everywhere(places, &wait.network, wait.patience).await,
+            Self::Ls(networks) => networks.run(places).await,
+            Self::Inspect(inspect) => inspect.run(places).await,
         }
     }
 }
@@ -95,12 +104,9 @@ impl Create {
             bail!("--timeout is none of Docker's options: write it before those and before the name");
         }
         let status: Status = control::get(places, "/v1/status").await?;
-        let output = docker(&status)
-            .args(["network", "create", "--driver", "shoutd"])
-            .args(&self.arguments)
-            .stderr(Stdio::inherit())
-            .output()
-            .context(NO_DOCKER)?;
+        let mut command = docker(&status);
+        command.args(["network", "create", "--driver", "shoutd"]).args(&self.arguments).stderr(Stdio::inherit());
+        let output = finished(command).await?;
         ensure!(output.status.success(), "docker network create failed");
         let id = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         await_everywhere(places, &id, self.patience).await?;
@@ -114,16 +120,11 @@ impl Remove {
         let status: Status = control::get(places, "/v1/status").await?;
         let known: Vec<NetworkRow> = control::get(places, "/v1/networks").await?;
         for wanted in &self.networks {
-            let is_wanted = |row: &&NetworkRow| {
-                row.name.as_ref() == Some(wanted)
-                    || row.id.as_str() == wanted
-                    || (wanted.len() >= row.id.short().len() && row.id.as_str().starts_with(wanted))
-            };
-            let Some(row) = known.iter().find(is_wanted) else {
+            let Some(row) = known.iter().find(|row| row.is_called(wanted)) else {
                 bail!("there is no network {wanted} in the cluster; shoutdctl networks lists them");
             };
             let name = row.name.as_deref().unwrap_or(wanted);
-            if row.swarm && !engine_has(&status, row.id.as_str())? {
+            if row.swarm && !engine_has(&status, row.id.as_str()).await? {
                 let forget = ForgetNetwork { network: row.id.clone() };
                 let done: Done = control::post(places, "/v1/networks/forget", &forget).await?;
                 eprintln!("({})", done.message);
@@ -131,8 +132,8 @@ impl Remove {
                 // What the cluster calls it may be another name than the Swarm's.
                 let engines_name = if row.swarm { row.id.as_str() } else { name };
                 let mut command = docker(&status);
-                let removed = command.args(["network", "rm", engines_name]).stdout(Stdio::null()).status();
-                ensure!(removed.context(NO_DOCKER)?.success(), "docker network rm {name} failed");
+                command.args(["network", "rm", engines_name]).stderr(Stdio::inherit());
+                ensure!(finished(command).await?.status.success(), "docker network rm {name} failed");
             }
             await_gone(places, row.id.as_str(), name, self.patience).await?;
             println!("{wanted}");
@@ -142,13 +143,27 @@ impl Remove {
 }
 
 /// Whether the engine has a network of this id. Of a Swarm's networks, one that does not manage the Swarm has those of its own tasks.
-fn engine_has(status: &Status, id: &str) -> Result<bool> {
-    let listed = docker(status).args(["network", "ls", "--quiet", "--no-trunc"]).output().context(NO_DOCKER)?;
+async fn engine_has(status: &Status, id: &str) -> Result<bool> {
+    let mut command = docker(status);
+    command.args(["network", "ls", "--quiet", "--no-trunc"]);
+    let listed = finished(command).await?;
     ensure!(listed.status.success(), "docker network ls failed: {}", String::from_utf8_lossy(&listed.stderr).trim());
     Ok(String::from_utf8_lossy(&listed.stdout).lines().any(|line| line == id))
 }
 
-const NO_DOCKER: &str = "cannot run `docker`, Docker's command line";
+/// How long Docker's command line may take: the engine waits for shoutd, for 15 s where that does not run, and several times.
+const DOCKER_TIME_MAX: Duration = Duration::from_secs(120);
+
+/// Runs it to its end.
+async fn finished(mut command: Command) -> Result<Output> {
+    match tokio::time::timeout(DOCKER_TIME_MAX, command.kill_on_drop(true).output()).await {
+        Ok(output) => output.context("cannot run `docker`, Docker's command line"),
+        Err(_) => bail!(
+            "the Docker Engine has not answered within {} s; see its log (journalctl --unit=docker)",
+            DOCKER_TIME_MAX.as_secs()
+        ),
+    }
+}
 
 /// Docker's command line, for the engine that the daemon serves.
 fn docker(status: &Status) -> Command {

@@ -96,7 +96,7 @@ impl Recover {
 
 async fn refuse_running(places: &Places) -> Result<()> {
     match control::daemon(places).await {
-        Err(ControlError::NotRunning(_)) => Ok(()),
+        Err(ControlError::NotRunning { .. }) => Ok(()),
         Ok(_) => bail!("shoutd runs; stop it first: shoutdctl stop"),
         Err(error) => Err(error.into()),
     }

@@ -13,12 +13,16 @@ pub struct Remove {
     /// Its name or id
     #[arg(value_name = "HOST")]
     host: String,
+    /// Also if it runs and has containers, which are cut off from the others, or is this host itself
+    #[arg(long)]
+    force: bool,
 }
 
 impl Remove {
     /// Does it. Removing a host that was removed is no error.
     pub async fn run(self, places: &Places) -> Result<()> {
-        let done: Done = control::post(places, "/v1/remove", &RemoveHost { host: self.host }).await?;
+        let done: Done =
+            control::post(places, "/v1/remove", &RemoveHost { host: self.host, force: self.force }).await?;
         println!("{}", done.message);
         Ok(())
     }

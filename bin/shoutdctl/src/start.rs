@@ -150,7 +150,12 @@ impl Start {
         if status.membership != Membership::Member {
             self.help_in(places, status, token).await?;
         }
-        let status = wait_until_serving(places, deadline, || Ok(())).await?;
+        let pid = control::daemon(places).await?;
+        let ended = || match control::process_state(pid) {
+            None | Some('Z' | 'X') => Err(control::not_running(places).into()),
+            Some(_) => Ok(()),
+        };
+        let status = wait_until_serving(places, deadline, ended).await?;
         // Before systemd is told to run it so.
         wishes::check(&self.arguments, token, places, &status).await?;
         self.leave_to_systemd(places, token, deadline).await
@@ -209,7 +214,7 @@ async fn running(places: &Places) -> Result<Option<Status>> {
     loop {
         match control::get::<Status>(places, "/v1/status").await {
             Ok(status) => return Ok(Some(status)),
-            Err(ControlError::NotRunning(_)) => return Ok(None),
+            Err(ControlError::NotRunning { .. }) => return Ok(None),
             Err(ControlError::Transport { .. }) if Instant::now() < deadline => sleep(LOOK_AGAIN).await,
             Err(error) => return Err(error.into()),
         }
@@ -254,7 +259,7 @@ async fn wait_until_serving(
                     reason = why;
                 }
             },
-            Err(ControlError::NotRunning(_)) => {}
+            Err(ControlError::NotRunning { .. }) => {}
             Err(error) => reason = format!("{:#}", anyhow!(error)),
         }
         sleep(LOOK_AGAIN).await;

@@ -35,7 +35,7 @@ impl Stop {
             return leave(places).await;
         }
         match control::daemon(places).await {
-            Err(ControlError::NotRunning(_)) => {
+            Err(ControlError::NotRunning { .. }) => {
                 println!("shoutd does not run");
                 Ok(())
             }
@@ -63,7 +63,8 @@ async fn leave(places: &Places) -> Result<()> {
 
 /// Ends a process by SIGTERM and waits until it is gone.
 pub async fn terminate(pid: Pid) -> Result<()> {
-    match kill(pid, Signal::SIGTERM) {
+    // One that is stopped (SIGSTOP) heeds it only when it goes on.
+    match kill(pid, Signal::SIGTERM).and_then(|()| kill(pid, Signal::SIGCONT)) {
         Ok(()) => {}
         Err(Errno::ESRCH) => return Ok(()),
         Err(errno) => return Err(errno).with_context(|| format!("cannot stop process {pid}")),
@@ -84,7 +85,5 @@ async fn await_end(pid: Pid) -> Result<()> {
 
 /// Whether the process is there and has not ended: one that ended but that its parent has not taken note of does not run.
 fn is_running(pid: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    state.is_some_and(|state| state != 'Z' && state != 'X')
+    control::process_state(pid).is_some_and(|state| state != 'Z' && state != 'X')
 }

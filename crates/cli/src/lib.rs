@@ -23,6 +23,9 @@ pub const EXIT_OTHER_RUNS: u8 = 75;
 /// The exit code of a daemon whose host was removed from its cluster: to start it again does not help (`EX_NOPERM` of sysexits.h).
 pub const EXIT_REMOVED: u8 = 77;
 
+/// Exit code of `shoutdctl status` where there are problems. 1 and 2 are for a daemon that cannot be asked and a wrong command line.
+pub const EXIT_PROBLEMS: u8 = 3;
+
 /// Says in one line what is wrong with a command line; help and version, which are no mistakes, are printed whole.
 pub fn refuse(program: &str, error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {

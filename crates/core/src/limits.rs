@@ -135,3 +135,10 @@ pub const EVENTS_MAX: usize = 256;
 
 /// Octets of each text of such a decision: a line that people read.
 pub const EVENT_TEXT_BYTES_MAX: usize = 1024;
+
+/// Problems of one host that are shown: more lines than these nobody reads.
+pub const PROBLEMS_SHOWN_MAX: usize = 100;
+
+/// Memberships that are told of one network of one host when somebody asks which containers listen: some thousand lines are all that
+/// people read, and what a peer answers has a limit too.
+pub const LISTENERS_SHOWN_MAX: usize = 8192;

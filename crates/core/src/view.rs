@@ -78,6 +78,9 @@ pub struct Approve {
 pub struct RemoveHost {
     /// A host's name or id.
     pub host: String,
+    /// Whether to do it though the host runs and has containers, or is the one that is asked.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// What `shoutdctl start` asks of a daemon that belongs to a cluster: who is at these addresses.
@@ -134,6 +137,9 @@ pub struct Status {
     pub role: String,
     /// The leader, if one is known.
     pub leader: Option<HostId>,
+    /// The leader's name, if one is known.
+    #[serde(default)]
+    pub leader_name: Option<String>,
     /// Hosts of the cluster.
     pub hosts: usize,
     /// Networks of the cluster.
@@ -214,6 +220,9 @@ pub struct ListeningHost {
     pub name: String,
     /// Whether that is known for certain; if not, it is sent every group.
     pub in_sync: bool,
+    /// Its containers that listen, by their names or the ids of their endpoints, if it tells.
+    #[serde(default)]
+    pub containers: Vec<String>,
 }
 
 /// One line of `shoutdctl networks`.
@@ -242,6 +251,50 @@ pub struct NetworkRow {
     pub addresses: usize,
     /// Names of the hosts that a removal waits for; `None` if it is not being removed.
     pub removal_waits_for: Option<Vec<String>>,
+}
+
+impl NetworkRow {
+    /// Whether this is its name, its id, or the beginning of its id as far as tables show it.
+    pub fn is_called(&self, wanted: &str) -> bool {
+        self.name.as_deref() == Some(wanted)
+            || self.id.as_str() == wanted
+            || (wanted.len() >= self.id.short().len() && self.id.as_str().starts_with(wanted))
+    }
+}
+
+/// Why `shoutdctl groups` has nothing to show on the host `me`, in one line; of one network or host, if one was asked for.
+pub fn why_no_groups(me: &str, networks: &[NetworkRow], network: Option<&str>, host: Option<&str>) -> String {
+    let is_wanted = |row: &&NetworkRow| network.is_none_or(|wanted| row.name.as_deref() == Some(wanted));
+    let wanted: Vec<_> = networks.iter().filter(is_wanted).collect();
+    let has = |row: &&&NetworkRow| row.hosts.iter().any(|host| host == me);
+    let subject = network.map_or_else(|| "any network".to_owned(), |network| format!("network {network}"));
+    if wanted.iter().any(|row| has(&row)) {
+        let who = host.map_or_else(|| "no container".to_owned(), |host| format!("no container of host {host}"));
+        let place =
+            network.map_or_else(|| "the networks of this host".to_owned(), |network| format!("network {network}"));
+        return format!("{who} listens to a group on {place}");
+    }
+    let mut elsewhere: Vec<_> = wanted.iter().flat_map(|row| row.hosts.iter().map(String::as_str)).collect();
+    elsewhere.sort_unstable();
+    elsewhere.dedup();
+    if elsewhere.is_empty() {
+        return format!("no host has a container on {subject}");
+    }
+    let elsewhere = elsewhere.join(", ");
+    format!(
+        "this host has no container on {subject}, and knows groups only of networks that it has: ask on {elsewhere}"
+    )
+}
+
+/// What a host tells of one of its containers that listens to a group.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ListenerRow {
+    /// The network.
+    pub network: NetworkId,
+    /// The group; `None` for a multicast router, which gets all.
+    pub group: Option<IpAddr>,
+    /// The container's name, or the beginning of the id of its endpoint.
+    pub container: String,
 }
 
 /// One line of `shoutdctl endpoints`.
@@ -353,3 +406,31 @@ pub const DATA_DIRECTORY: &str = "/var/lib/shoutd";
 pub const CONTROL_SOCKET: &str = "control.sock";
 /// Name of the file in the data directory that says how the daemon was last started.
 pub const START_FILE: &str = "start.json";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_empty_list_of_groups_says_why() {
+        let row = |name: &str, hosts: &[&str]| -> NetworkRow {
+            serde_json::from_value(json!({
+                "id": "0123456789abcdef0123456789abcdef", "name": name, "vni": 0x10_0001, "subnets": [], "options": {}, "internal": false,
+                "origin": "h1", "hosts": hosts, "addresses": 0, "removal_waits_for": null,
+            }))
+            .unwrap()
+        };
+        let networks = [row("foo", &["h1", "h2"]), row("bar", &["h2", "h3"]), row("idle", &[])];
+        let why = |me: &str, network: Option<&str>, host: Option<&str>| why_no_groups(me, &networks, network, host);
+        assert_eq!(why("h1", None, None), "no container listens to a group on the networks of this host");
+        assert_eq!(why("h1", Some("foo"), Some("h2")), "no container of host h2 listens to a group on network foo");
+        assert!(why("h1", Some("bar"), None).ends_with("ask on h2, h3"));
+        assert!(why("h4", None, None).ends_with("ask on h1, h2, h3"));
+        assert_eq!(why("h4", Some("idle"), None), "no host has a container on network idle");
+        assert!(
+            networks[0].is_called("foo") && networks[0].is_called("0123456789ab") && !networks[0].is_called("0123")
+        );
+    }
+}

@@ -148,6 +148,7 @@ impl FakeKernel {
                 let segment = self.segment(*vni)?;
                 segment.tunnel = None;
                 segment.flood.clear();
+                segment.learned = Learned::default();
             }
             Action::TuneTunnel { vni, mtu, learning } => self.tune_tunnel(*vni, *mtu, *learning)?,
             Action::AddFlood { vni, remote } => {
@@ -193,6 +194,7 @@ impl FakeKernel {
         let segment = self.segment(vni)?;
         segment.tunnel = None;
         segment.flood.clear();
+        segment.learned = Learned::default();
         if whole {
             *segment = ObservedSegment { foreign: std::mem::take(&mut segment.foreign), ..ObservedSegment::default() };
             if segment.foreign.is_empty() {

@@ -27,7 +27,7 @@ pub use crowd::Crowd;
 pub use forwarding::{ForwardingTables, MembershipChange, MembershipSource};
 pub use inside::run_inside;
 pub use kernel::{Kernel, KernelError};
-pub use linux::LinuxKernel;
+pub use linux::{LinuxKernel, listeners};
 pub use listener::AllMemberships;
 pub use probe::{Capabilities, Incapable, probe};
 pub use reconcile::{ActionFailure, Report, reconcile};

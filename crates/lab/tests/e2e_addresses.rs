@@ -9,8 +9,8 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use common::{
-    Cluster, Container, Network, SOON, Stream, await_network, await_no_network, leased, left_in_kernel, networks,
-    one_on_each, run_checks, status,
+    Cluster, Container, EXIT_PROBLEMS, Network, SOON, Stream, await_network, await_no_network, leased, left_in_kernel,
+    networks, one_on_each, run_checks, status,
 };
 use shoutd_lab::{Host, Output, wait_until};
 
@@ -347,7 +347,9 @@ fn suggestion(error: &str) -> Option<String> {
 
 /// The problems that `shoutdctl status` shows.
 fn problems(host: &Host) -> Result<String> {
-    host.sh("shoutdctl status").map(|table| table.lines().filter(|line| line.contains("problem")).collect())
+    // With problems it has an exit code of its own.
+    let table = host.run(["shoutdctl", "status"])?.stdout;
+    Ok(table.lines().filter(|line| line.contains("problem")).collect())
 }
 
 fn foreign_name(cluster: &mut Cluster) -> Result<()> {
@@ -359,9 +361,16 @@ fn foreign_name(cluster: &mut Cluster) -> Result<()> {
         let told = problems(&third)?;
         Ok((told.contains("common") && told.contains("bridge")).then_some(()))
     })
-    .with_context(|| third.sh("shoutdctl status").unwrap_or_default())?;
+    .with_context(|| problems(&third).unwrap_or_default())?;
+    ensure!(
+        third.run(["shoutdctl", "status"])?.code == EXIT_PROBLEMS,
+        "the exit code does not say that there are problems"
+    );
+    let everywhere = first.run(["shoutdctl", "status", "--cluster"])?;
+    ensure!(everywhere.code == EXIT_PROBLEMS && everywhere.stdout.contains("common"), "{everywhere}");
     for host in [&first, &second] {
         ensure!(problems(host)?.is_empty(), "{} has problems: {}", host.name(), problems(host)?);
+        ensure!(host.run(["shoutdctl", "status"])?.success(), "the exit code says that {} has problems", host.name());
     }
     let driver = ["network", "inspect", "--format", "{{.Driver}}", "common"];
     ensure!(third.docker(driver)?.trim() == "bridge", "the other network was touched");

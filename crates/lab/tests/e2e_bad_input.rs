@@ -32,6 +32,8 @@ fn what_is_wrong_is_said_in_one_line() {
         ("a data directory that cannot be written", unwritable_data),
         ("damaged data", damaged_data),
         ("a second start", second_start),
+        ("a daemon that is frozen", frozen),
+        ("a daemon that has ended", ended),
         ("a start that asks a host in a cluster for something else", unmet_wishes),
         ("a token for a host that waits", late_token),
         ("garbage on the plugin socket", garbage_for_plugin),
@@ -76,7 +78,7 @@ fn ensure_nothing_left(host: &Host) -> Result<()> {
     let pids = host.pids_of("shoutd")?;
     ensure!(pids.is_empty(), "shoutd runs on {}: {pids:?}", host.name());
     let asked = shoutdctl(host, &["status"])?;
-    ensure!(!asked.success(), "something answers on {}: {asked}", host.name());
+    ensure!(asked.code == 1, "something answers on {}: {asked}", host.name());
     let left = left_in_kernel(host)?;
     ensure!(left.is_empty(), "left on {}: {left:?}", host.name());
     let listening = host.sh("grep -E ':1E6D 0+:0000 0A' /proc/net/tcp /proc/net/tcp6 || true")?;
@@ -450,6 +452,42 @@ fn second_start(cluster: &mut Cluster) -> Result<()> {
     status(&host)?;
     host.docker(["network", "create", "--driver", "shoutd", "foo"])?;
     host.docker(["network", "rm", "foo"]).map(|_| ())
+}
+
+/// No command waits for it without end, all say what to do, and it can be stopped.
+fn frozen(cluster: &mut Cluster) -> Result<()> {
+    let [host, _] = new_hosts(cluster)?;
+    host.start_shoutd(&["10.77.0.1"])?;
+    let pids = host.pids_of("shoutd")?;
+    host.signal("STOP", &pids)?;
+    let asked = ["status", "hosts", "start"].map(|command| host.spawn(["shoutdctl", command]));
+    for command in asked {
+        ensure_one_line(&command?.wait(SOON)?, &["does not answer", "kill -CONT"])?;
+    }
+    host.sh("shoutdctl stop")?;
+    ensure_nothing_left(&host)
+}
+
+/// Whoever finds it gone is told why, and where its log is.
+fn ended(cluster: &mut Cluster) -> Result<()> {
+    let [host, _] = new_hosts(cluster)?;
+    host.start_shoutd(&["10.77.0.1"])?;
+    host.sh("shoutdctl stop")?;
+    let log = "its log is /var/log/shoutd.log";
+    ensure_one_line(&shoutdctl(&host, &["status"])?, &["does not run", "it was stopped", log])?;
+    host.start_shoutd(&[])?;
+    // Neither one that is kept from running nor one that is wrongly started takes the place of the one that runs.
+    for address in ["10.77.0.1", "10.77.0.99"] {
+        ensure!(!host.run(["shoutd", address])?.success(), "two daemons run");
+    }
+    host.signal("KILL", &host.pids_of("shoutd")?)?;
+    wait_until("its end", SOON, || Ok(host.pids_of("shoutd")?.is_empty().then_some(())))?;
+    ensure_one_line(&shoutdctl(&host, &["hosts"])?, &["without saying why", "killed", log])?;
+    // One that could not start, as at boot, when nobody reads what it says.
+    host.sh(&format!("echo damaged > {DATA}/start.json; shoutd 2> /run/boot.log || true"))?;
+    ensure_one_line(&shoutdctl(&host, &["status"])?, &["start.json is damaged", "its log is /run/boot.log"])?;
+    host.sh(&format!("rm {DATA}/start.json /run/boot.log"))?;
+    can_be_founded(&host)
 }
 
 /// Sends this, written as the shell's `printf` takes it, to a socket, and returns what is answered until the other side closes or is

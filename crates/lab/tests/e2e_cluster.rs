@@ -287,6 +287,9 @@ fn removed(cluster: &mut Cluster) -> Result<()> {
     let network = Network::create(cluster, &first, "foo", &["--subnet", "10.44.0.0/24"])?;
     let staying = Container::start(&first, "foo", &[])?;
     let gone = Container::start(&victim, "foo", &["--ip", "10.44.0.99", "--restart=no"])?;
+    // While it runs it is removed only if somebody insists; so is the host that is asked.
+    refuses(&first, "shoutdctl remove host4", &[&gone.name, "foo", "--force"])?;
+    refuses(&first, "shoutdctl remove host1", &["this host itself", &staying.name, "--force"])?;
     victim.power_off()?;
     let (taken, output) = Container::try_start(&first, "foo", &["--ip", "10.44.0.99"])?;
     ensure!(!output.success() && output.stderr.contains("host4"), "{output}");

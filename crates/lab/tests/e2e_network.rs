@@ -110,7 +110,7 @@ fn in_use(cluster: &mut Cluster) -> Result<()> {
     let output = network(&second, &["rm", "used"])?;
     ensure!(!output.success() && output.stderr.contains("in use on host3"), "{output}");
     ensure_event(&second, "network-kept", "used", "in use on host3")?;
-    let told = second.sh("shoutdctl status")?;
+    let told = second.run(["shoutdctl", "status"])?.stdout;
     ensure!(told.contains("network-kept used") && told.contains("host3"), "the status does not say so: {told}");
     network_works(&second, &["wait", "used"])?;
     ensure_event(&second, "network-made", "used", "made on this host")?;

@@ -129,7 +129,8 @@ fn kill(hosts: [&VirtualHost; 2]) -> Result<()> {
 }
 
 fn remove([first, second]: [&VirtualHost; 2]) -> Result<()> {
-    first.sh("shoutdctl remove host2")?;
+    ensure!(first.sh("shoutdctl remove host2").is_err(), "a host that runs containers is removed without a question");
+    first.sh("shoutdctl remove --force host2")?;
     await_true(second, "systemctl is-failed shoutd")?;
     let restarts = second.sh("systemctl show --property=NRestarts,ExecMainStatus --value shoutd")?;
     ensure!(restarts.lines().any(|line| line == "77"), "it ended with: {restarts}");

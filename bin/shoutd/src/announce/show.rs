@@ -31,7 +31,7 @@ impl Announcer {
         let others = heard.hosts.iter().map(|(host, heard)| (*host, heard.in_sync, &heard.networks));
         let mut rows = Rows::new();
         for (host, in_sync, networks) in own_host.into_iter().chain(others) {
-            let host = ListeningHost { name: cluster.host_name(host), in_sync };
+            let host = ListeningHost { name: cluster.host_name(host), in_sync, containers: Vec::new() };
             for (id, network) in networks.iter().filter(|(id, _)| own.contains_key(*id)) {
                 let title = cluster.networks.get(id).map_or(id.short(), |known| known.title(id));
                 add(&mut rows, title, network, &host);

@@ -6,6 +6,7 @@ mod early_joins;
 mod execute;
 mod forwarding;
 mod handle;
+mod listeners;
 mod listening;
 mod observe;
 mod queries;
@@ -34,6 +35,8 @@ use handle::{SandboxHandle, SegmentHandle, Watch};
 use listening::LinuxListening;
 use registry::Registry;
 use underlay_filter::UnderlayFilterHandle;
+
+pub use listeners::listeners;
 
 /// The device group (`IFLA_GROUP`) that shoutd makes devices in: "shou" in ASCII. A device's alias, which is its mark, cannot be given when it is
 /// made; its group can. One that is in the group and has no mark is therefore what a crash left half made.

@@ -7,9 +7,10 @@ use std::os::fd::AsRawFd;
 use nix::sys::socket::SockaddrIn6;
 use shoutd_core::multicast::{Memberships, SourceFilter};
 use shoutd_core::plane::{DeviceName, Tier};
+use shoutd_dataplane::listeners;
 
 use crate::cluster::{Cluster, PORT};
-use crate::support::{ip, run, udp};
+use crate::support::{ip, run, udp, vni};
 
 #[test]
 fn a_group_goes_to_the_hosts_that_listen() {
@@ -21,6 +22,10 @@ fn a_group_goes_to_the_hosts_that_listen() {
 
     receiver.join_multicast_v4(&group, &cluster.address(1)).unwrap();
     cluster.until(1, "the membership", |memberships| memberships.groups.contains_key(&group.into()));
+    let path = cluster.hosts[1].segment_path();
+    let listening = listeners(path.parent().unwrap(), vni()).unwrap();
+    let told: Vec<_> = listening.iter().filter(|(_, found)| *found == Some(group.into())).collect();
+    assert!(told.len() == 1 && told[0].0.as_str().starts_with("shp"), "{listening:?}");
     cluster.announce();
     assert_eq!(cluster.reaches(&sender, (group, PORT)), BTreeSet::from([1]));
     assert_eq!(cluster.reaches(&sender, (Ipv4Addr::new(239, 1, 2, 4), PORT)), BTreeSet::new());

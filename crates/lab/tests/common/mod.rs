@@ -26,7 +26,7 @@ pub use network::Network;
 pub use numbered::{Hearing, Numbered};
 pub use sockets::{GroupSocket, Sources};
 pub use stream::{BOTH, LISTEN, Running, Stream, await_more, begin_both};
-pub use views::{await_listeners, containers_of, endpoints, is_leader, leased, networks, status, view};
+pub use views::{EXIT_PROBLEMS, await_listeners, containers_of, endpoints, is_leader, leased, networks, status, view};
 
 /// How long something may take that shoutd does by itself, such as a mirror on another host: milliseconds, but its periodic
 /// comparison, by which it finds what no event told, comes every 10 s, and the machine may be busy.

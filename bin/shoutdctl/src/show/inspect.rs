@@ -1,0 +1,55 @@
+//! `shoutdctl network inspect`.
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use shoutd_cli::Places;
+use shoutd_core::view::{EndpointRow, Endpoints, GroupRow, NetworkRow};
+
+use super::lists::network;
+use crate::control;
+
+/// Networks with all that is known of them.
+#[derive(Debug, Clone, Args)]
+pub struct Inspect {
+    /// Names or ids
+    #[arg(required = true, value_name = "NETWORK")]
+    networks: Vec<String>,
+}
+
+/// What is known of a network.
+#[derive(Debug, Serialize)]
+struct Inspected {
+    #[serde(flatten)]
+    network: NetworkRow,
+    /// Containers' attachments, on all hosts that answered.
+    endpoints: Vec<EndpointRow>,
+    /// Hosts that did not answer.
+    unanswered: Vec<String>,
+    /// Who listens to what, if this host has the network.
+    groups: Vec<GroupRow>,
+}
+
+impl Inspect {
+    /// Prints them as JSON, as `docker network inspect` does.
+    ///
+    /// # Errors
+    /// There is no such network, or the daemon cannot be asked.
+    pub async fn run(self, places: &Places) -> Result<()> {
+        let endpoints: Endpoints = control::get(places, "/v1/endpoints").await?;
+        let groups: Vec<GroupRow> = control::get(places, "/v1/groups").await?;
+        let mut inspected = Vec::new();
+        for wanted in &self.networks {
+            let network = network(places, wanted).await?;
+            let title = network.name.clone().unwrap_or_else(|| network.id.short().to_owned());
+            inspected.push(Inspected {
+                endpoints: endpoints.endpoints.iter().filter(|row| row.network == title).cloned().collect(),
+                unanswered: endpoints.unanswered.clone(),
+                groups: groups.iter().filter(|row| row.network == title).cloned().collect(),
+                network,
+            });
+        }
+        println!("{}", serde_json::to_string_pretty(&inspected)?);
+        Ok(())
+    }
+}

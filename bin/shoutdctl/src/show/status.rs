@@ -1,0 +1,121 @@
+//! `shoutdctl status`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use comfy_table::Table;
+use serde::Serialize;
+use shoutd_cli::{EXIT_PROBLEMS, Places};
+use shoutd_core::health::HostHealth;
+use shoutd_core::view::{Engine, Membership, Status as View};
+
+use super::{Format, ago, cell, membership, table, when};
+use crate::control;
+
+/// How this host is doing, or all of them.
+#[derive(Debug, Clone, Copy, Args)]
+#[command(
+    after_help = "Exit codes: 0 if all is well, 3 if there are problems, 1 if shoutd cannot be asked, 2 for a wrong command line."
+)]
+pub struct Status {
+    #[command(flatten)]
+    format: Format,
+    /// Show the problems of all hosts of the cluster instead
+    #[arg(long)]
+    cluster: bool,
+}
+
+impl Status {
+    /// Shows it. The exit code says whether there are problems.
+    ///
+    /// # Errors
+    /// The daemon cannot be asked.
+    pub async fn run(self, places: &Places) -> Result<ExitCode> {
+        let is_well = if self.cluster {
+            let hosts: Vec<HostHealth> = control::get(places, "/v1/health").await?;
+            print(self.format, &hosts, cluster_table)?;
+            hosts.iter().all(|host| host.problems.is_empty())
+        } else {
+            let status: View = control::get(places, "/v1/status").await?;
+            print(self.format, &status, host_table)?;
+            status.faults().is_empty()
+        };
+        Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::from(EXIT_PROBLEMS) })
+    }
+}
+
+fn print<T: Serialize>(format: Format, view: &T, render: impl Fn(&T) -> Table) -> Result<()> {
+    if format.json {
+        println!("{}", serde_json::to_string_pretty(view)?);
+    } else {
+        println!("{}", render(view).trim_fmt());
+    }
+    Ok(())
+}
+
+fn cluster_table(hosts: &Vec<HostHealth>) -> Table {
+    let mut table = table(["HOST", "PROBLEM"]);
+    for host in hosts {
+        let none = ["none".to_owned()];
+        let problems = if host.problems.is_empty() { &none[..] } else { &host.problems };
+        for problem in problems {
+            table.add_row([cell(&host.name), cell(problem)]);
+        }
+    }
+    table
+}
+
+fn host_table(status: &View) -> Table {
+    let mut table = table([]);
+    let mut row = |name: &str, value: String| {
+        table.add_row([name.to_owned(), cell(&value)]);
+    };
+    row("host", format!("{} ({})", status.name, status.host));
+    row("address", format!("{} (underlay MTU {})", status.address, status.underlay_mtu));
+    row("replication", status.replication.clone());
+    row("cluster", status.cluster.map_or_else(|| "none".to_owned(), |id| id.to_string()));
+    row("membership", membership(&status.membership));
+    row("role", status.role.clone());
+    row("leader", leader(status));
+    row("agreed state", format!("as of {}", status.agreed_ago.map_or_else(|| "its last start".to_owned(), ago)));
+    row("hosts", status.hosts.to_string());
+    row("networks", status.networks.to_string());
+    row("endpoints here", status.endpoints.to_string());
+    row("docker", engine(&status.docker));
+    row("version", format!("{} (process {})", status.version, status.pid));
+    for problem in status.faults() {
+        row("problem", problem);
+    }
+    for event in &status.events {
+        row("event", format!("{} {} {}: {}", when(event.last), event.kind, event.subject, event.text));
+    }
+    table
+}
+
+fn leader(status: &View) -> String {
+    match (&status.leader_name, status.leader) {
+        (Some(name), Some(id)) => format!("{name} ({id})"),
+        (None, Some(id)) => id.to_string(),
+        (_, None) => "unknown".to_owned(),
+    }
+}
+
+fn engine(engine: &Engine) -> String {
+    match engine {
+        Engine::Serving(version) => version.clone(),
+        Engine::Absent(why) => format!("absent: {why}"),
+    }
+}
+
+/// Where a status shows it.
+pub(super) fn standing(status: &View) -> Option<String> {
+    match (&status.membership, status.agreed_ago) {
+        (Membership::Member, Some(age)) if age < shoutd_core::health::FRESH => None,
+        (Membership::Member, age) => {
+            let age = age.map_or_else(|| "its last start".to_owned(), ago);
+            Some(format!("this host hears no leader: what is agreed is as of {age}"))
+        }
+        (other, _) => Some(format!("this host is no member yet: {}", membership(other))),
+    }
+}

@@ -1,0 +1,76 @@
+//! What the daemon leaves for people who find it gone: who it was, where its log is, and why it ended.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Name of the file in the run directory.
+pub const LAST_RUN_FILE: &str = "daemon.json";
+
+/// Octets of the largest such file that is read: a reason is one line.
+pub const LAST_RUN_BYTES_MAX: u64 = 64 << 10;
+
+/// The last daemon of this host since it booted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRun {
+    /// Its process.
+    pub pid: u32,
+    /// Where its log is.
+    pub log: LogPlace,
+    /// When and why it ended; `None` while it runs, and if it was not given the time to say so.
+    pub ended: Option<Ended>,
+}
+
+/// Where a daemon's log is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", content = "path")]
+pub enum LogPlace {
+    /// A file.
+    File(PathBuf),
+    /// systemd's journal.
+    Journal,
+    /// Whatever the standard error output of who started it is.
+    Elsewhere,
+}
+
+/// The end of a daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// When, in milliseconds since 1970.
+    pub at: u64,
+    /// Why, in one line.
+    pub reason: String,
+}
+
+impl LastRun {
+    /// What became of it, in one line. `when` shows a time, `is_alive` says whether its process is there.
+    pub fn tell(&self, when: impl Fn(u64) -> String, is_alive: bool) -> String {
+        let what = match &self.ended {
+            Some(ended) => format!("it ended at {}: {}", when(ended.at), ended.reason),
+            None if is_alive => format!("process {} runs, but its socket is gone", self.pid),
+            None => format!("process {} ended without saying why, as one does that is killed", self.pid),
+        };
+        match &self.log {
+            LogPlace::File(path) => format!("{what}; its log is {}", path.display()),
+            LogPlace::Journal => format!("{what}; its log: journalctl --unit=shoutd"),
+            LogPlace::Elsewhere => what,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_says_why_it_ended_and_where_its_log_is() {
+        let when = |at: u64| format!("T{at}");
+        let ended = Some(Ended { at: 7, reason: "agreed.redb is damaged".to_owned() });
+        let run = LastRun { pid: 9, log: LogPlace::File("/var/log/shoutd.log".into()), ended };
+        assert_eq!(run.tell(when, false), "it ended at T7: agreed.redb is damaged; its log is /var/log/shoutd.log");
+        let killed = LastRun { ended: None, log: LogPlace::Journal, ..run };
+        let told = killed.tell(when, false);
+        assert!(told.contains("killed") && told.contains("journalctl --unit=shoutd"), "{told}");
+        assert!(killed.tell(when, true).contains("process 9 runs"));
+    }
+}
