@@ -23,7 +23,8 @@ fn fuzz_netlink() {
                 nftables::parse_count(table, &frame),
                 nftables::is_of_elements(&frame),
             );
-            let tables = (tables, rules, nftables::parse_set_elements(table, &frame));
+            let sets = (nftables::parse_set_elements(table, &frame), nftables::parse_set_keys(table, &frame));
+            let tables = (tables, rules, sets);
             let devices =
                 (link::parse(&frame), fdb::parse(&frame, index), fdb::is_flood(&frame), fdb::is_learned(&frame));
             let addresses = (address::parse(&frame), ip_route::parse(&frame), joins::event(&frame));

@@ -5,6 +5,9 @@
 //! *output* and pass neither forward nor postrouting (`br_multicast_send_query`); what a host without a guard lets through is caught at
 //! *prerouting*, before the bridge takes it for a membership.
 
+use std::collections::BTreeSet;
+use std::iter;
+
 use nix::errno::Errno;
 use nix::libc;
 
@@ -18,7 +21,7 @@ use crate::wire::Message;
 
 const TABLE: TableName = TableName { family: Family::Bridge, name: "shoutd" };
 /// Goes into every rule, so that a guard that another version of shoutd put there is told apart. To be raised with every change of the rules.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 /// Keeps ports apart for the rate limit.
 const SENDERS: &str = "senders";
 /// The same for what a port needs to be found by others, and to find them.
@@ -29,6 +32,14 @@ const FINDING_RATE: u32 = 100;
 const SENDERS_MAX: u32 = 4096;
 /// Milliseconds after which a port that sends nothing is forgotten; its allowance is whole again long before.
 const SENDERS_TIMEOUT: u64 = 60_000;
+/// Keeps the VLANs from which IGMP or MLD came in, by port.
+const VLANS: &str = "vlans";
+/// VLANs of all ports together that are remembered: all there can be of four.
+const VLANS_MAX: u32 = 16_384;
+/// Milliseconds after which a VLAN from which nothing came in is forgotten: somewhat more than a membership lasts.
+const VLANS_TIMEOUT: u64 = 900_000;
+/// The type of a frame with a tag of a VLAN (IEEE 802.1Q).
+const ETHERTYPE_VLAN: u16 = 0x8100;
 /// `IFNAMSIZ`: what names are compared over, zeros and all.
 const NAME_OCTETS: usize = 16;
 
@@ -88,9 +99,10 @@ impl Guard {
             nftables::table(DELETE_TABLE, 0, TABLE),
             nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
         ];
+        batch.push(nftables::new_set(TABLE, (VLANS, 3), 8, VLANS_MAX, VLANS_TIMEOUT));
         if max_rate.is_some() {
             for set in [(SENDERS, 1), (FINDERS, 2)] {
-                batch.push(nftables::new_set(TABLE, set, SENDERS_MAX, SENDERS_TIMEOUT));
+                batch.push(nftables::new_set(TABLE, set, 4, SENDERS_MAX, SENDERS_TIMEOUT));
             }
         }
         for (hook, chain, interface) in CHAINS {
@@ -124,6 +136,20 @@ impl Guard {
         let found = found.map_err(|fault| fault.during("read the nf_tables filter"))?;
         let max_rate = found.rules.iter().find_map(|rule| rate_of(&rule.userdata));
         Ok((found == expected(port, max_rate)).then_some(Installed { max_rate }))
+    }
+
+    /// The VLANs in which somebody is a member of groups, or was some minutes ago: each with the index of the port that leads there. None, if there is no guard.
+    pub fn vlans(&mut self) -> Result<BTreeSet<(u32, u16)>, Error> {
+        let request = nftables::get_set_elements(TABLE, VLANS);
+        let keys = match self.socket.dump(&request, |frame| nftables::parse_set_keys(TABLE, frame)) {
+            Err(fault) if fault.errno() == Some(Errno::ENOENT) => return Ok(BTreeSet::new()),
+            keys => keys.map_err(|fault| fault.during("read the VLANs in which containers are members of groups"))?,
+        };
+        let vlan = |[a, b, c, d, high, low, ..]: [u8; 8]| {
+            // Beside the number there is a priority.
+            (u32::from_ne_bytes([a, b, c, d]), u16::from_be_bytes([high, low]) & 0x0fff)
+        };
+        Ok(keys.into_iter().flatten().map(vlan).collect())
     }
 }
 
@@ -160,9 +186,30 @@ fn chain_rules(hook: Hook, interface: Meta, port: &str, max_rate: Option<u32>) -
     // First, because what the guard lets pass has no further rule to go through.
     let finding = rate.map(|_| finding_rules(port)).unwrap_or_default().into_iter().enumerate();
     let finding = finding.map(|(position, rule)| (format!("shoutd finding {VERSION} {position}"), rule));
+    let has_rate = rate.is_some();
     let rate = rate.map(|rate| (rate_userdata(rate), rate_rule(port, rate)));
     let guard = rules(interface, port).into_iter().enumerate();
-    finding.chain(rate).chain(guard.map(|(position, rule)| (userdata(port, position), rule))).collect()
+    let guard = guard.map(|(position, rule)| (userdata(port, position), rule));
+    let vlans = if hook == Hook::Prerouting { vlan_rules(port) } else { Vec::new() };
+    let vlans = vlans.into_iter().enumerate();
+    let vlans = vlans.map(|(position, rule)| (format!("shoutd vlan {VERSION} {position}"), rule));
+    // Last, as most packets have gone on by then; but what is found has.
+    if has_rate { vlans.chain(finding).chain(rate).chain(guard).collect() } else { guard.chain(vlans).collect() }
+}
+
+/// Remembers from which VLANs IGMP and MLD come in by any port but this. A bridge takes what they report for memberships (it does not look at tags unless it
+/// filters by them), and asks without a tag whether they are still wanted (`br_multicast_alloc_query`): that nobody in a VLAN answers.
+fn vlan_rules(port: &str) -> Vec<Vec<Expression>> {
+    let tagged = [
+        Expression::LoadPayload { base: Base::Link, offset: 12, length: 2 },
+        Expression::Compare(Comparison::Equal, ETHERTYPE_VLAN.to_be_bytes().to_vec()),
+        Expression::LoadMeta(Meta::InputName),
+        Expression::Compare(Comparison::NotEqual, name_value(port)),
+    ];
+    let remember =
+        [Expression::LoadMeta(Meta::InputIndex), Expression::LoadSecond { offset: 14 }, Expression::Remember(VLANS)];
+    let kinds = iter::once(igmp()).chain(MLD_TYPES.map(|types| icmpv6(&types)));
+    kinds.map(|kind| tagged.iter().cloned().chain(kind).chain(remember.iter().cloned()).collect()).collect()
 }
 
 /// What is sent to many, and comes in by any port but this.

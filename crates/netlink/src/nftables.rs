@@ -71,6 +71,8 @@ const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
 const REGISTER_VERDICT: u32 = 0;
 const REGISTER: u32 = 1;
+/// `NFT_REG32_01`: the four octets behind the first four of that.
+const REGISTER_SECOND: u32 = 9;
 /// `NFT_DYNSET_OP_UPDATE`.
 const DYNSET_UPDATE: u32 = 1;
 /// `NFT_LIMIT_F_INV`: holds for what is over the limit.
@@ -134,6 +136,8 @@ pub(crate) enum Meta {
 /// Where a rule looks into the packet (`enum nft_payload_bases`).
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Base {
+    /// Of Ethernet, with the tag of a VLAN as it is on the wire.
+    Link = 0,
     Network = 1,
     Transport = 2,
 }
@@ -160,6 +164,12 @@ pub(crate) enum Expression {
     /// in by: 1 or 0, in one octet (`net/netfilter/nft_fib.c`).
     LoadReversePath,
     Compare(Comparison, Vec<u8>),
+    /// Loads two octets of the Ethernet header behind the four that were loaded last.
+    LoadSecond {
+        offset: u32,
+    },
+    /// Notes both of these in a set, or that they are still used; goes on if there is room.
+    Remember(&'static str),
     /// Keeps these bits of the octet that was loaded last.
     Mask(u8),
     /// Goes on if what was loaded last is in the set.
@@ -223,14 +233,14 @@ pub(crate) fn new_chain(table: TableName, name: &str, hook: Hook, priority: i32)
     message
 }
 
-/// Makes a set of numbers of four octets, to which rules add, and which lose an element after this many milliseconds without use. `id` tells it from others of the same batch.
-pub(crate) fn new_set(table: TableName, (name, id): (&str, u32), size: u32, timeout: u64) -> Message {
+/// Makes a set of keys of so many octets, to which rules add, and which lose an element after this many milliseconds without use. `id` tells it from others of the same batch.
+pub(crate) fn new_set(table: TableName, (name, id): (&str, u32), key_octets: u32, size: u32, timeout: u64) -> Message {
     let mut message = message(NEW_SET, libc::NLM_F_CREATE, table.family);
     message.text(SET_TABLE, table.name);
     message.text(SET_NAME, name);
     message.u32_be(SET_FLAGS, FLAGS_DYNAMIC);
     message.u32_be(SET_KEY_TYPE, KEY_TYPE_INTEGER);
-    message.u32_be(SET_KEY_LENGTH, 4);
+    message.u32_be(SET_KEY_LENGTH, key_octets);
     message.nest(SET_DESCRIPTION | NESTED, |description| description.u32_be(DESCRIPTION_SIZE, size));
     message.u32_be(SET_ID, id);
     message.bytes(SET_TIMEOUT, &timeout.to_be_bytes());
@@ -299,12 +309,12 @@ const NESTED: u16 = 0x8000;
 fn write_expression(message: &mut Message, expression: &Expression) {
     let name = match expression {
         Expression::LoadMeta(_) => "meta",
-        Expression::LoadPayload { .. } => "payload",
+        Expression::LoadPayload { .. } | Expression::LoadSecond { .. } => "payload",
         Expression::Compare(..) => "cmp",
         Expression::Mask(_) => "bitwise",
         Expression::LoadReversePath => "fib",
         Expression::In(_) | Expression::NotIn(_) => "lookup",
-        Expression::Exceeds { .. } | Expression::Within { .. } => "dynset",
+        Expression::Exceeds { .. } | Expression::Within { .. } | Expression::Remember(_) => "dynset",
         Expression::Count => "counter",
         Expression::Accept | Expression::Drop => "immediate",
     };
@@ -319,6 +329,17 @@ fn write_expression(message: &mut Message, expression: &Expression) {
             data.u32_be(2, *base as u32);
             data.u32_be(3, *offset);
             data.u32_be(4, *length);
+        }
+        Expression::LoadSecond { offset } => {
+            data.u32_be(1, REGISTER_SECOND);
+            data.u32_be(2, Base::Link as u32);
+            data.u32_be(3, *offset);
+            data.u32_be(4, 2);
+        }
+        Expression::Remember(set) => {
+            data.text(1, set);
+            data.u32_be(3, DYNSET_UPDATE);
+            data.u32_be(4, REGISTER);
         }
         Expression::Compare(comparison, value) => {
             data.u32_be(1, REGISTER);
@@ -475,6 +496,15 @@ pub(crate) fn parse_set_elements(table: TableName, frame: &Frame<'_>) -> Option<
     is_of(table, frame, ELEMENTS_TABLE)?;
     let list = frame.attributes(HEADER).find(ELEMENTS_LIST)?;
     let key = |element: Attribute<'_>| element.nested().find(ELEMENT_KEY)?.nested().find(DATA_VALUE)?.ip();
+    Some(list.nested().filter(|element| element.kind == LIST_ELEMENT).filter_map(key).collect())
+}
+
+/// The keys in a set, of eight octets each; each message has some of them.
+pub(crate) fn parse_set_keys(table: TableName, frame: &Frame<'_>) -> Option<Vec<[u8; 8]>> {
+    is_of(table, frame, ELEMENTS_TABLE)?;
+    let list = frame.attributes(HEADER).find(ELEMENTS_LIST)?;
+    let key =
+        |element: Attribute<'_>| element.nested().find(ELEMENT_KEY)?.nested().find(DATA_VALUE)?.value.try_into().ok();
     Some(list.nested().filter(|element| element.kind == LIST_ELEMENT).filter_map(key).collect())
 }
 

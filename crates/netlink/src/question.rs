@@ -13,6 +13,7 @@ use crate::namespace::Namespace;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_VLAN: u16 = 0x8100;
 const SOURCE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x71];
 /// Where a query of MLD comes from, which must be a link-local address: the highest, as of several routers that with the lowest goes on asking (RFC 3810, section 7.6.2), and containers that are
 /// routers must not fall silent for this. That of IGMP comes from 0.0.0.0, as those of a bridge without an address (`br_ip4_multicast_alloc_query`); it counts in no election (RFC 4541, section 2.1.1).
@@ -60,14 +61,14 @@ impl Questioner {
         self.send(bridge, &query).map_err(|fault| fault.during(format_args!("ask who wants {group}")))
     }
 
-    /// Asks whoever is at the other end of a device which groups it wants, of IPv4 and IPv6, to be told within this time, of 12.7 s at the most. Sent out of a bridge's port it passes the bridge by.
-    pub fn ask_for_all(&self, device: u32, within: Duration) -> Result<(), Error> {
+    /// Asks whoever is at the other end of a device which groups it wants, of IPv4 and IPv6, to be told within this time, of 12.7 s at the most; in a VLAN, or without a tag. Sent out of a bridge's port it passes the bridge by.
+    pub fn ask_for_all(&self, device: u32, vlan: Option<u16>, within: Duration) -> Result<(), Error> {
         let within = u8::try_from(within.as_millis() / 100).unwrap_or(LATEST).clamp(1, LATEST);
         let queries = [
             igmp_query(Ipv4Addr::UNSPECIFIED, ALL_SYSTEMS, within),
             mld_query(Ipv6Addr::UNSPECIFIED, ALL_NODES, within),
         ];
-        let asked = queries.iter().try_for_each(|query| self.send(device, query));
+        let asked = queries.into_iter().try_for_each(|query| self.send(device, &tagged(query, vlan)));
         asked.map_err(|fault| fault.during(format_args!("ask behind device {device} which groups are wanted")))
     }
 
@@ -89,6 +90,16 @@ impl Questioner {
             unsafe { libc::sendto(fd, frame.as_ptr().cast(), frame.len(), 0, (&raw const address).cast(), length) };
         if sent < 0 { Err(io::Error::last_os_error().into()) } else { Ok(()) }
     }
+}
+
+/// A frame with the tag of a VLAN (IEEE 802.1Q), if it is to have one.
+fn tagged(mut frame: Vec<u8>, vlan: Option<u16>) -> Vec<u8> {
+    if let Some(vlan) = vlan {
+        let [[a, b], [c, d]] = [ETHERTYPE_VLAN, vlan].map(u16::to_be_bytes);
+        // Behind both addresses.
+        frame.splice(12..12, [a, b, c, d]);
+    }
+    frame
 }
 
 /// A query for a group, unspecified for all, to be answered within so many tenths of a second.
@@ -151,6 +162,17 @@ mod tests {
         let query = mld_query(group, group, SOON);
         assert_eq!((query.len(), &query[..6]), (90, &[0x33, 0x33, 1, 2, 3, 4][..]));
         assert_eq!((checksum(&summed_of_mld(&query)), &query[66..68]), ([0, 0], &1000_u16.to_be_bytes()[..]));
+    }
+
+    #[test]
+    fn a_query_goes_into_a_vlan() {
+        let query = igmp_query(Ipv4Addr::UNSPECIFIED, ALL_SYSTEMS, 100);
+        let inside = tagged(query.clone(), Some(0x123));
+        assert_eq!(
+            (&inside[..12], &inside[12..16], &inside[16..]),
+            (&query[..12], &[0x81, 0, 1, 0x23][..], &query[12..])
+        );
+        assert_eq!(tagged(query.clone(), None), query);
     }
 
     #[test]

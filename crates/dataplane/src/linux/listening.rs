@@ -177,10 +177,11 @@ impl Listened {
 
     /// Keeps memberships from running out.
     fn ask(&mut self) {
+        let Some(bridge) = self.bridge else { return };
         let ports = self.ports.iter().filter_map(|(port, name)| name.as_ref().map(|_| *port));
-        if let Some(bridge) = self.bridge
-            && let Err(error) = self.queries.follow(&mut self.route, bridge, ports)
-        {
+        let asked = self.queries.follow(&mut self.route, bridge, ports);
+        let asked_in_vlans = self.queries.follow_vlans(&mut self.route, bridge);
+        if let Err(error) = asked.and(asked_in_vlans) {
             debug!("what containers listen to is not asked now: {error}");
         }
     }
@@ -258,7 +259,10 @@ impl Listened {
                     self.early_joins.note_source(bridge, port, member.group);
                 }
             }
-            Listing::Member(member) => self.database.forget(port, member.group, member.source),
+            Listing::Member(member) => {
+                self.queries.note_end(port);
+                self.database.forget(port, member.group, member.source);
+            }
         }
         Ok(())
     }

@@ -3,10 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
+use shoutd_core::plane::DeviceName;
 use shoutd_dataplane::Kernel;
 use shoutd_netlink::{Listing, Namespace, Route};
 
-use crate::support::{Capture, World, connected, eventually, ip, run, udp};
+use crate::support::{Capture, Running, World, connected, eventually, ip, run, udp};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
 
@@ -141,4 +142,45 @@ fn a_querier_that_nobody_answers_in_time_costs_nobody_anything() {
         assert!(missing.is_empty(), "{missing:?} lost after {:?}", begin.elapsed());
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// A report of IGMPv2 for a group, or that it is left, in this VLAN.
+fn in_vlan(vlan: u8, kind: u8, group: Ipv4Addr) -> Vec<u8> {
+    let mut igmp = [&[kind, 0, 0, 0][..], &group.octets()].concat();
+    let sum = checksum(&igmp);
+    igmp.splice(2..4, sum);
+    let mut header =
+        [&[0x46, 0xc0, 0, 32, 0, 0, 0, 0, 1, 2, 0, 0, 10, 7, 7, 1][..], &group.octets(), &[0x94, 4, 0, 0]].concat();
+    let sum = checksum(&header);
+    header.splice(10..12, sum);
+    let [_, b, c, d] = group.octets();
+    [&[1, 0, 0x5e, b & 0x7f, c, d][..], &[2, 0, 0, 0, 0, 99], &[0x81, 0, 0, vlan, 8, 0], &header, &igmp].concat()
+}
+
+/// This kernel may have no interfaces of VLANs, so the container makes the frames itself that they would send.
+#[test]
+fn who_joins_in_a_vlan_is_asked_there() {
+    let (mut world, [member, _]) = two_containers();
+    let host = &mut world.hosts[0];
+    let segment = host.segment();
+    hasten(&segment);
+    let running = Running::start(host);
+    let frames = Capture::open(&member, "shout0");
+    frames.send(&in_vlan(7, 0x16, GROUP));
+    eventually("the membership", || is_member(&segment, GROUP.into()));
+    // Where queries go out: what comes in on the other end has lost its tag before it can be captured.
+    let port = DeviceName::port(&host.endpoint(1));
+    let asked = Capture::open(&segment, port.as_str());
+    let is_query =
+        |frame: &Vec<u8>| frame.get(12..19) == Some(&[0x81, 0, 0, 7, 8, 0, 0x46]) && frame.get(42) == Some(&0x11);
+    eventually("a query in the VLAN", || asked.pending().iter().any(is_query));
+    // It comes soon as well when a membership ended that it may have had.
+    segment.run(|| ip(&["link", "set", "shoutbr0", "type", "bridge", "mcast_query_interval", "12500"])).unwrap();
+    eventually("no queries", || {
+        std::thread::sleep(Duration::from_secs(2));
+        !asked.pending().iter().any(is_query)
+    });
+    frames.send(&in_vlan(7, 0x17, GROUP));
+    eventually("a query in the VLAN", || asked.pending().iter().any(is_query));
+    drop(running);
 }
