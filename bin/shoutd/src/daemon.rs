@@ -17,7 +17,7 @@ use shoutd_core::limits::PORT;
 use shoutd_core::plane::namespace_vni;
 use shoutd_core::swarm;
 use shoutd_core::view::{self, Membership};
-use shoutd_dataplane::{Capabilities, LinuxKernel, Reconciler, UnderlayInterface, probe, underlay_interface};
+use shoutd_dataplane::{Capabilities, LinuxKernel, Reconciler, UnderlayInterface, probe};
 use shoutd_docker::engine::EngineClient;
 use shoutd_docker::plugin::{self, Scope};
 use shoutd_peer::{Authority, Client, CredentialStore, Identity, Server, TlsAcceptor, TlsConnector, Token, Trust};
@@ -109,7 +109,7 @@ impl Daemon {
             capabilities.tier = wanted;
         }
         let address = resolved.settings.advertise_address;
-        let (underlay, _) = watch::channel(underlay_interface(address.ip())?);
+        let (underlay, _) = watch::channel(underlay::await_interface(address.ip(), resolved.is_remembered).await?);
         let token = HeldToken::new(read_token(arguments)?);
         create_directory(&arguments.data_dir)?;
         create_directory(&places.run_dir)?;

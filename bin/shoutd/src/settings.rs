@@ -32,6 +32,8 @@ pub struct Resolved {
     pub settings: Settings,
     /// The address it had at its last start, if that was another.
     pub moved_from: Option<SocketAddr>,
+    /// Whether it had the same address at its last start.
+    pub is_remembered: bool,
 }
 
 impl Settings {
@@ -41,7 +43,7 @@ impl Settings {
         let before = remembered.as_ref().map(|remembered| remembered.advertise_address);
         let settings = Self::choose(arguments, remembered)?;
         let moved_from = before.filter(|before| *before != settings.advertise_address);
-        Ok(Resolved { settings, moved_from })
+        Ok(Resolved { settings, moved_from, is_remembered: before.is_some() && moved_from.is_none() })
     }
 
     fn choose(arguments: &StartArguments, remembered: Option<Self>) -> Result<Self> {
@@ -141,10 +143,10 @@ mod tests {
         assert!(resolve(&[]).unwrap_err().to_string().starts_with("this host was not started before"));
         let first = settings("10.0.0.1:7789", &["10.0.0.2:7789", "10.0.0.5:7789"]);
         first.save(directory.path()).unwrap();
-        assert_eq!(resolve(&[]).unwrap(), Resolved { settings: first.clone(), moved_from: None });
+        assert_eq!(resolve(&[]).unwrap(), Resolved { settings: first.clone(), moved_from: None, is_remembered: true });
         let moved = resolve(&["10.0.0.3"]).unwrap();
         assert_eq!(moved.settings.peer_addresses, first.peer_addresses);
-        assert_eq!(moved.moved_from, Some(first.advertise_address));
+        assert_eq!((moved.moved_from, moved.is_remembered), (Some(first.advertise_address), false));
         let others = resolve(&["--peer-addresses=10.0.0.4"]).unwrap();
         assert_eq!(others.settings, settings("10.0.0.1:7789", &["10.0.0.4:7789"]));
         for own in [&["--peer-addresses=10.0.0.1"][..], &["10.0.0.2"]] {

@@ -1,8 +1,9 @@
 //! Follows the interface that has the advertise address: people change its MTU while containers run.
 
-use std::time::Duration;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
-use shoutd_dataplane::{UnderlayInterface, underlay_interface};
+use shoutd_dataplane::{NoInterface, UnderlayInterface, underlay_interface};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -10,6 +11,47 @@ use tracing::{info, warn};
 
 /// How often the interface is looked at. Reading all links and addresses takes well under a millisecond, and people change an MTU once in years.
 const PERIOD: Duration = Duration::from_secs(2);
+
+/// How long duplicate address detection may take: by default about two seconds once an interface is up.
+const DETECTION_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long the address of the last start may take to come, as from DHCP at boot. Docker waits for a shoutd that starts for 30 s.
+const LATE_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// How often it is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Waits for the interface that has the advertise address. `is_remembered` says that the address is that of the last start: then it was right, and
+/// may only be late.
+///
+/// # Errors
+/// There is none in time, or waiting does not help.
+pub async fn await_interface(address: IpAddr, is_remembered: bool) -> Result<UnderlayInterface, NoInterface> {
+    let begin = Instant::now();
+    let mut is_told = false;
+    loop {
+        let error = match underlay_interface(address) {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        if patience(&error, is_remembered).is_none_or(|patience| begin.elapsed() >= patience) {
+            return Err(error);
+        }
+        if !std::mem::replace(&mut is_told, true) {
+            info!("waiting for the advertise address: {error}");
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// How long to wait for an address that cannot be used; `None` if that does not help.
+fn patience(error: &NoInterface, is_remembered: bool) -> Option<Duration> {
+    match error {
+        NoInterface::Tentative { .. } => Some(DETECTION_TIME_MAX),
+        NoInterface::None { .. } => is_remembered.then_some(LATE_TIME_MAX),
+        NoInterface::Duplicate { .. } | NoInterface::Kernel(_) => None,
+    }
+}
 
 /// Tells of every change of the interface until it is told to stop. While no interface has the address, what was last known stays: containers on
 /// this host still reach each other.
@@ -45,5 +87,21 @@ pub async fn follow(underlay: watch::Sender<UnderlayInterface>, stop: Cancellati
             }
             is_news
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_come_is_waited_for() {
+        let address: IpAddr = "fd00::3".parse().unwrap();
+        let name = || "eth0".to_owned();
+        assert_eq!(patience(&NoInterface::Tentative { address, name: name() }, false), Some(DETECTION_TIME_MAX));
+        let missing = NoInterface::None { address, available: Vec::new() };
+        assert_eq!(patience(&missing, false), None, "a mistake in typing is told at once");
+        assert_eq!(patience(&missing, true), Some(LATE_TIME_MAX));
+        assert_eq!(patience(&NoInterface::Duplicate { address, name: name() }, true), None);
     }
 }

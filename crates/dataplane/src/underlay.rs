@@ -28,6 +28,27 @@ pub enum NoInterface {
         /// The addresses there are, with the interfaces that have them.
         available: Vec<(IpAddr, String)>,
     },
+    /// One has it, and may not use it yet (RFC 4862, section 5.4).
+    #[error(
+        "the kernel still looks whether another host has the address {address} (interface {name}), and lets nobody use it until then; \
+         that takes a second or two once the interface is up"
+    )]
+    Tentative {
+        /// The address.
+        address: IpAddr,
+        /// The interface.
+        name: String,
+    },
+    /// One has it, and may not use it.
+    #[error(
+        "another host on the link of interface {name} has the address {address} (duplicate address detection): give this host another one"
+    )]
+    Duplicate {
+        /// The address.
+        address: IpAddr,
+        /// The interface.
+        name: String,
+    },
     /// The kernel did not say.
     #[error(transparent)]
     Kernel(#[from] Error),
@@ -47,7 +68,10 @@ pub struct HostRoute {
     pub interface: String,
 }
 
-/// Finds the interface that has this address.
+/// Finds the interface that has this address, and may use it.
+///
+/// # Errors
+/// See [`NoInterface`].
 pub fn underlay_interface(address: IpAddr) -> Result<UnderlayInterface, NoInterface> {
     let mut route = Route::open(&Namespace::current()?)?;
     let links = route.links()?;
@@ -57,6 +81,13 @@ pub fn underlay_interface(address: IpAddr) -> Result<UnderlayInterface, NoInterf
             continue;
         };
         if found.net.addr() == address {
+            let name = link.name.clone();
+            if found.duplicate {
+                return Err(NoInterface::Duplicate { address, name });
+            }
+            if found.tentative {
+                return Err(NoInterface::Tentative { address, name });
+            }
             let (mtu, name) = (u16::try_from(link.mtu).unwrap_or(u16::MAX), link.name.parse());
             if let Ok(name) = name {
                 return Ok(UnderlayInterface { name, mtu, network: found.net });

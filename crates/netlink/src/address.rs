@@ -18,6 +18,7 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
 const IFA_F_NODAD: u8 = 0x02;
+const IFA_F_DADFAILED: u8 = 0x08;
 const IFA_F_TENTATIVE: u8 = 0x40;
 
 /// An address of a device.
@@ -29,6 +30,8 @@ pub struct Address {
     pub net: IpNet,
     /// Whether duplicate address detection (RFC 4862, section 5.4) still goes on: nothing can be sent from it until then.
     pub tentative: bool,
+    /// Whether it found that another host has the address: then this one never uses it.
+    pub duplicate: bool,
 }
 
 impl Route {
@@ -94,5 +97,6 @@ pub(crate) fn parse(frame: &Frame<'_>) -> Option<Address> {
     // On a point-to-point device the other attribute is the other side's address.
     let address = attributes.find(IFA_LOCAL).or_else(|| attributes.find(IFA_ADDRESS)).and_then(Attribute::ip)?;
     let tentative = frame.octet(2) & IFA_F_TENTATIVE != 0;
-    Some(Address { link: frame.word(4), net: IpNet::new(address, frame.octet(1)).ok()?, tentative })
+    let duplicate = frame.octet(2) & IFA_F_DADFAILED != 0;
+    Some(Address { link: frame.word(4), net: IpNet::new(address, frame.octet(1)).ok()?, tentative, duplicate })
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use shoutd_core::plane::Tier;
 use shoutd_dataplane::{Capabilities, Incapable, NoInterface, host_routes, probe, underlay_interface};
 
-use crate::support::{World, enter_own_namespaces, ip};
+use crate::support::{World, enter_own_namespaces, eventually, ip, ipv6_address};
 
 #[test]
 fn this_kernel_has_all_that_is_needed() {
@@ -44,6 +44,25 @@ fn the_underlays_interface_is_found_by_its_address() {
                 "no interface has the address 192.0.2.77; this host has 192.0.2.2 (eth2), 2001:db8::2 (eth2)"
             );
             assert!(matches!(refusal, NoInterface::None { .. }));
+        })
+        .unwrap();
+}
+
+/// Until it has been looked whether another host has it, nobody may use an IPv6 address; if one has it, never.
+#[test]
+fn an_ipv6_address_is_the_underlays_when_nobody_else_has_it() {
+    let world = World::new(2);
+    world.hosts[1]
+        .namespace
+        .run(|| {
+            let (free, taken) = ("2001:db8::77".parse().unwrap(), ipv6_address(1));
+            for address in [free, taken] {
+                ip(&["address", "add", &format!("{address}/64"), "dev", "eth2"]);
+            }
+            let early = underlay_interface(free).unwrap_err();
+            assert!(matches!(early, NoInterface::Tentative { .. }), "{early}");
+            eventually("the end of detection", || underlay_interface(free).is_ok());
+            eventually("the duplicate", || matches!(underlay_interface(taken), Err(NoInterface::Duplicate { .. })));
         })
         .unwrap();
 }
