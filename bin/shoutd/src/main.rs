@@ -56,8 +56,9 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return shoutd_cli::refuse("shoutd", &error),
+        Err(error) => return shoutd_cli::refuse::<Arguments>(&error),
     };
+    shoutd_cli::hide_token();
     // openraft repeats at each heartbeat what `shoutd-consensus` says once.
     let filter = EnvFilter::try_from_env("SHOUTD_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();

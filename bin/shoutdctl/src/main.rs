@@ -83,8 +83,9 @@ fn main() -> ExitCode {
     // An error goes to stderr as one line: what was wrong, with what, and what to do.
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => return shoutd_cli::refuse("shoutdctl", &error),
+        Err(error) => return shoutd_cli::refuse::<Arguments>(&error),
     };
+    shoutd_cli::hide_token();
     match run(arguments) {
         Ok(code) => code,
         Err(error) => {

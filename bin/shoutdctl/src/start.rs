@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 use crate::boot::{Installed, Systemd};
 use crate::control::{self, ControlError};
 use crate::stop::terminate;
-use crate::token::invitation;
+use crate::token::{invitation, private_invitation};
 use crate::wishes;
 
 /// How often the daemon is asked how far it is.
@@ -284,6 +284,10 @@ async fn announce(places: &Places, status: &Status) -> Result<()> {
         let token: TokenView = control::get(places, "/v1/token").await?;
         if let Some(line) = invitation(&token) {
             println!("on every other host: {line}");
+            println!(
+                "(or, with the token typed or piped in, where nobody else sees it: {})",
+                private_invitation(&token)
+            );
         }
     }
     Ok(())

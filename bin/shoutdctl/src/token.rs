@@ -76,6 +76,7 @@ fn print(view: &TokenView) -> Result<()> {
     let line =
         invitation(view).context("this host has no token that is good; make one with: shoutdctl token rotate")?;
     println!("{line}");
+    println!("(or, with the token typed or piped in, where nobody else sees it: {})", private_invitation(view));
     let expiry = view.expires_in.map(|seconds| format!("for {}", duration(seconds)));
     let uses = view.uses.map(|uses| if uses == 1 { "once".to_owned() } else { format!("for {uses} hosts") });
     let limits: Vec<_> = expiry.into_iter().chain(uses).collect();
@@ -89,6 +90,11 @@ fn print(view: &TokenView) -> Result<()> {
 pub fn invitation(view: &TokenView) -> Option<String> {
     let token = view.token.as_ref()?;
     Some(format!("shoutdctl start <its address> --peer-addresses={} --token={token}", view.peer_address))
+}
+
+/// The same for those who would have the token in no list of processes and no shell's history.
+pub fn private_invitation(view: &TokenView) -> String {
+    format!("shoutdctl start <its address> --peer-addresses={} --token-file=-", view.peer_address)
 }
 
 fn duration(seconds: u64) -> String {

@@ -1,7 +1,7 @@
 //! Small files that people and shoutd itself write, read no further than they can reasonably go.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, BufRead, ErrorKind, IsTerminal, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -26,10 +26,22 @@ pub fn read_at_most(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 /// Reads the token out of what somebody named as the file with it; that may be a pipe, such as a shell's `<(...)`.
 pub(crate) fn read_token(path: &Path) -> io::Result<String> {
     let explain = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-    let path = if path == Path::new("-") { Path::new("/dev/stdin") } else { path };
-    let octets = File::open(path).and_then(|file| read_limited(file, TOKEN_FILE_BYTES_MAX)).map_err(explain)?;
+    let read =
+        || if path == Path::new("-") { read_input() } else { read_limited(File::open(path)?, TOKEN_FILE_BYTES_MAX) };
+    let octets = read().map_err(explain)?;
     let text = String::from_utf8(octets).map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not a text"));
     text.map(|text| text.trim().to_owned()).map_err(explain)
+}
+
+/// A line of standard input: people who type it do not end the input after it.
+fn read_input() -> io::Result<Vec<u8>> {
+    let input = io::stdin();
+    if input.is_terminal() {
+        eprint!("token: ");
+    }
+    let mut line = Vec::new();
+    input.lock().take(TOKEN_FILE_BYTES_MAX).read_until(b'\n', &mut line)?;
+    Ok(line)
 }
 
 fn read_limited(file: File, limit: u64) -> io::Result<Vec<u8>> {

@@ -3,19 +3,21 @@
 mod file;
 #[cfg(test)]
 mod fuzz;
+mod hide;
+mod refuse;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use clap::Args;
-use clap::error::ErrorKind;
 use shoutd_core::address::parse_address;
 use shoutd_core::plane::Tier;
 use shoutd_core::view::{CONTROL_SOCKET, DATA_DIRECTORY, RUN_DIRECTORY};
 
 pub use file::{TOKEN_FILE_BYTES_MAX, read_at_most};
+pub use hide::hide_token;
+pub use refuse::refuse;
 
 /// Exit code of a daemon that found another one at work with its data directory: `EX_TEMPFAIL` of `sysexits.h`.
 pub const EXIT_OTHER_RUNS: u8 = 75;
@@ -25,24 +27,6 @@ pub const EXIT_REMOVED: u8 = 77;
 
 /// Exit code of `shoutdctl status` where there are problems. 1 and 2 are for a daemon that cannot be asked and a wrong command line.
 pub const EXIT_PROBLEMS: u8 = 3;
-
-/// Says in one line what is wrong with a command line; help and version, which are no mistakes, are printed whole.
-pub fn refuse(program: &str, error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() {
-        // A closed pipe is the reader's business.
-        let _ = error.print();
-        return ExitCode::SUCCESS;
-    }
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        let _ = error.print();
-        return ExitCode::from(2);
-    }
-    let text = error.to_string();
-    let lines: Vec<_> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
-    let line = lines.join(" ");
-    eprintln!("{program}: {} (see {program} --help)", line.strip_prefix("error: ").unwrap_or(&line));
-    ExitCode::from(2)
-}
 
 /// Where a daemon keeps its things.
 #[derive(Debug, Clone, Args)]
@@ -71,7 +55,8 @@ pub struct StartArguments {
     #[arg(long, value_name = "ADDRESSES", value_delimiter = ',', value_parser = parse_address)]
     pub peer_addresses: Vec<SocketAddr>,
 
-    /// Token that lets this host into the cluster; `shoutdctl token show` on a member prints it
+    /// Token that lets this host into the cluster; `shoutdctl token show` on a member prints it. It is taken off the command line at once, where
+    /// everybody could read it; --token-file never shows it
     #[arg(long, value_name = "TOKEN", env = TOKEN_VARIABLE, hide_env_values = true)]
     pub token: Option<String>,
 

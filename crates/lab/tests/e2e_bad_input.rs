@@ -20,6 +20,8 @@ fn what_is_wrong_is_said_in_one_line() {
         ("a start without arguments on a new host", never_started),
         ("malformed addresses", malformed_addresses),
         ("an advertise address that no interface has", foreign_address),
+        ("an IPv6 address that may not be used yet", tentative_address),
+        ("an address that comes late", late_address),
         ("a port that is in use", port_in_use),
         ("an unreachable peer", unreachable_peer),
         ("peers that belong to no cluster yet", peers_without_cluster),
@@ -36,6 +38,8 @@ fn what_is_wrong_is_said_in_one_line() {
         ("a daemon that has ended", ended),
         ("a start that asks a host in a cluster for something else", unmet_wishes),
         ("a token for a host that waits", late_token),
+        ("a token in no list of processes", hidden_token),
+        ("words that are almost commands and options", almost),
         ("garbage on the plugin socket", garbage_for_plugin),
         ("garbage on the control socket and the peers' port", garbage_elsewhere),
         ("the daemon in the foreground", foreground),
@@ -154,6 +158,34 @@ fn foreign_address(cluster: &mut Cluster) -> Result<()> {
     refuses(&host, &["10.77.0.99"], &["10.77.0.99", "interface"])?;
     refuses(&host, &["fd77::99"], &["fd77::99", "interface"])?;
     can_be_founded(&host)
+}
+
+/// As in the second after a boot: the kernel still looks whether another host has it.
+fn tentative_address(cluster: &mut Cluster) -> Result<()> {
+    let [host, _] = new_hosts(cluster)?;
+    let said =
+        host.sh("ip -6 address add fd77::77/64 dev eth0 && ip -6 address show dev eth0 && shoutdctl start fd77::77")?;
+    ensure!(said.contains("tentative"), "the address could be used at once: {said}");
+    forget(&host)?;
+    host.sh("ip -6 address del fd77::77/64 dev eth0").map(|_| ())
+}
+
+/// As by DHCP: the address of the last start is not there yet when shoutd starts.
+fn late_address(cluster: &mut Cluster) -> Result<()> {
+    let [host, _] = new_hosts(cluster)?;
+    host.sh("ip address add 10.77.0.177/24 dev eth0")?;
+    host.start_shoutd(&["10.77.0.177"])?;
+    host.sh("shoutdctl stop && ip address del 10.77.0.177/24 dev eth0")?;
+    let mut start = host.spawn(["shoutdctl", "start"])?;
+    wait_until("shoutd to wait", SOON, || {
+        let log = host.sh("tail -n 3 /var/log/shoutd.log")?;
+        Ok(log.contains("waiting for the advertise address").then_some(()))
+    })?;
+    host.sh("ip address add 10.77.0.177/24 dev eth0")?;
+    let output = start.wait(SOON)?;
+    ensure!(output.success(), "{output}");
+    forget(&host)?;
+    host.sh("ip address del 10.77.0.177/24 dev eth0").map(|_| ())
 }
 
 fn port_in_use(cluster: &mut Cluster) -> Result<()> {
@@ -488,6 +520,38 @@ fn ended(cluster: &mut Cluster) -> Result<()> {
     ensure_one_line(&shoutdctl(&host, &["status"])?, &["start.json is damaged", "its log is /run/boot.log"])?;
     host.sh(&format!("rm {DATA}/start.json /run/boot.log"))?;
     can_be_founded(&host)
+}
+
+/// Neither the command nor the daemon shows it while they run.
+fn hidden_token(cluster: &mut Cluster) -> Result<()> {
+    let [host, _] = new_hosts(cluster)?;
+    let token = format!("--token={}", host.sh("shoutdctl token prepare")?.trim());
+    for program in [&["shoutdctl", "start"][..], &["shoutd"]] {
+        let line = [program, &["10.77.0.1", "--peer-addresses=10.77.0.200", &token]].concat();
+        let mut started = host.spawn(&line)?;
+        wait_until("the daemon to run", SOON, || {
+            Ok(shoutdctl(&host, &["status", "--json"])?.stdout.contains("10.77.0.200").then_some(()))
+        })?;
+        let shown = host.sh("for file in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $file; echo; done 2>/dev/null")?;
+        let ours: Vec<_> = shown.lines().filter(|line| line.contains("--peer-addresses=10.77.0.200")).collect();
+        ensure!(!ours.is_empty() && ours.iter().all(|line| !line.contains("SHOUT1-")), "{ours:?}");
+        host.sh("shoutdctl stop")?;
+        started.wait(SOON)?;
+    }
+    ensure_nothing_left(&host)
+}
+
+fn almost(cluster: &mut Cluster) -> Result<()> {
+    let [host, _] = new_hosts(cluster)?;
+    for (line, words) in [
+        ("strat 10.77.0.1", ["'start'", "see shoutdctl --help"]),
+        ("start 10.77.0.1 --peer-adresses=10.77.0.2", ["'--peer-addresses'", "see shoutdctl start --help"]),
+        ("network crate foo", ["'create'", "see shoutdctl network --help"]),
+        ("status --jsn", ["'--json'", "see shoutdctl status --help"]),
+    ] {
+        ensure_one_line(&shoutdctl(&host, &line.split(' ').collect::<Vec<_>>())?, &words)?;
+    }
+    ensure_nothing_left(&host)
 }
 
 /// Sends this, written as the shell's `printf` takes it, to a socket, and returns what is answered until the other side closes or is
