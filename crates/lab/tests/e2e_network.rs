@@ -8,9 +8,10 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use common::{
-    Cluster, Container, Network, SOON, Stream, await_network, containers_of, networks, one_on_each, run_checks, status,
-    view,
+    Cluster, Container, GroupSocket, Network, SOON, Sources, Stream, await_network, containers_of, networks,
+    one_on_each, run_checks, status, view,
 };
+use serde_json::Value;
 use shoutd_lab::{Host, Output, wait_until};
 
 #[test]
@@ -24,6 +25,7 @@ fn networks_come_and_go_on_all_hosts_at_once() {
             ("a network in use stays, and the command and the events say so", in_use),
             ("a host that is away follows when it is back", away),
             ("a host that has a network of that name already is named", name_taken),
+            ("lists are of one network or host, and say why they are empty", lists),
             ("what is no network of the cluster, and what Docker refuses", refused),
             ("the same name on two hosts in the same instant", twins),
             ("a removal races starts on other hosts", removal_races_starts),
@@ -150,6 +152,53 @@ fn name_taken(cluster: &mut Cluster) -> Result<()> {
     third.docker(["network", "rm", "common"])?;
     network_works(&first, &["wait", "common"])?;
     network_works(&third, &["rm", "common"]).map(|_| ())
+}
+
+fn lists(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, third] = cluster.three()?;
+    let [shared, single] =
+        ["foo", "bar"].map(|name| Network::create(cluster, &first, name, &["--ipam-driver", "shoutd"]));
+    let (shared, single) = (shared?, single?);
+    let listening = [Container::start(&first, "foo", &[])?, Container::start(&second, "foo", &[])?];
+    let other = Container::start(&second, "bar", &[])?;
+    let listed = |host: &Host, line: &str| host.run(["shoutdctl"].into_iter().chain(line.split(' ')));
+    wait_until("the containers to be known on all hosts", SOON, || {
+        Ok((listed(&third, "network ls --host host2")?.stdout.lines().count() == 3).then_some(()))
+    })?;
+    for (host, line, why) in [
+        (&first, "groups --network foo", "no container listens to a group on network foo"),
+        (&first, "groups --network bar", "ask on host2"),
+        (&third, "groups", "ask on host1, host2"),
+    ] {
+        let output = listed(host, line)?;
+        ensure!(output.success() && output.stderr.contains(why), "{line} on {}: {output}", host.name());
+    }
+    // Which containers listen, also those of another host.
+    let group = "239.1.2.3".parse()?;
+    let sockets = listening.each_ref().map(|container| GroupSocket::open(container, true, 5000));
+    for socket in sockets.iter().flatten() {
+        socket.join(group, Sources::All)?;
+    }
+    wait_until("the names of those that listen", SOON, || {
+        let shown = listed(&first, "groups --network foo")?.stdout;
+        let of = |number: usize, host: &str| shown.contains(&format!("{host} ({})", listening[number].name));
+        Ok((of(0, "host1") && of(1, "host2")).then_some(()))
+    })?;
+    let shown = listed(&first, "endpoints --network foo --host host2")?.stdout;
+    ensure!(shown.contains(&listening[1].name) && shown.lines().count() == 2, "{shown}");
+    let inspected: Value = serde_json::from_str(&listed(&first, "network inspect foo")?.stdout)?;
+    let rows = |field: &str| inspected[0][field].as_array().map_or(0, Vec::len);
+    ensure!(inspected[0]["name"] == "foo" && rows("endpoints") == 2 && rows("groups") == 1, "{inspected}");
+    for line in ["endpoints --host host9", "groups --network baz", "network inspect baz", "networks --host host9"] {
+        let output = listed(&first, line)?;
+        ensure!(!output.success() && output.stderr.contains("there is no"), "{line}: {output}");
+    }
+    let hosts = listed(&third, "hosts")?.stdout;
+    let names: Vec<_> = hosts.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    ensure!(names == ["host1", "host2", "host3"], "{hosts}");
+    drop((sockets, listening, other));
+    shared.remove_on(&first)?;
+    single.remove_on(&first)
 }
 
 fn refused(cluster: &mut Cluster) -> Result<()> {
