@@ -9,7 +9,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
-use axum::Router;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use shoutd_cli::{Places, StartArguments};
 use shoutd_consensus::{Consensus, FILES, LocalStore, Settings as ConsensusSettings, Store};
@@ -19,9 +18,8 @@ use shoutd_core::swarm;
 use shoutd_core::view::{self, Membership};
 use shoutd_dataplane::{Capabilities, LinuxKernel, Reconciler, UnderlayInterface, probe};
 use shoutd_docker::engine::EngineClient;
-use shoutd_docker::plugin::{self, Scope};
+use shoutd_docker::plugin::{self, Scope, Socket};
 use shoutd_peer::{Authority, Client, CredentialStore, Identity, Server, TlsAcceptor, TlsConnector, Token, Trust};
-use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -48,7 +46,7 @@ use crate::standing::{self, Standings};
 use crate::swarm::SwarmFollower;
 use crate::tokens::Tokens;
 use crate::views::Views;
-use crate::{control, dissolved, enrollment, last_run, leases, readiness, stock, tokens, underlay};
+use crate::{control, dissolved, enrollment, last_run, leases, readiness, sockets, stock, tokens, underlay};
 
 /// Where named network namespaces are, for `ip netns` and everybody else.
 pub const NAMESPACES: &str = "/run/netns";
@@ -88,9 +86,9 @@ struct Daemon {
     peers: Client,
     engine: EngineClient,
     server: Server,
-    plugin_socket: UnixListener,
-    swarm_socket: Option<UnixListener>,
-    control_socket: UnixListener,
+    plugin_socket: Socket,
+    swarm_socket: Option<Socket>,
+    control_socket: Socket,
     data_directory: PathBuf,
     plugin_path: PathBuf,
     capabilities: Capabilities,
@@ -228,6 +226,7 @@ impl Daemon {
                 mirrors: mirrors.clone(),
                 swarm: swarm.clone(),
                 engine_state: engine_seen,
+                plugin_socket_state: self.plugin_socket.watch(),
             },
             tokens: Tokens::new(parts.agreement.clone(), self.credentials.clone(), &self.data_directory),
             held_token: self.token.clone(),
@@ -253,11 +252,12 @@ impl Daemon {
         let mut tasks = JoinSet::new();
         // Docker first: an engine that starts waits for its plugins before anything else.
         let driver = Arc::new(Driver::new(parts.clone()));
-        tasks.spawn(serve(self.plugin_socket, plugin::router(driver.clone(), Scope::Local), stop.clone()));
+        let serve = |socket, router| sockets::serve(socket, router, parts.events.clone(), stop.clone());
+        tasks.spawn(serve(self.plugin_socket, plugin::router(driver.clone(), Scope::Local)));
         if let Some(socket) = self.swarm_socket {
-            tasks.spawn(serve(socket, plugin::router(driver, Scope::Swarm), stop.clone()));
+            tasks.spawn(serve(socket, plugin::router(driver, Scope::Swarm)));
         }
-        tasks.spawn(serve(self.control_socket, control::router(control.clone()), stop.clone()));
+        tasks.spawn(serve(self.control_socket, control::router(control.clone())));
         let consensus = self.consensus.clone();
         let server = self.server.refusing(move |host| consensus.has_left(host));
         tasks.spawn(server.serve(peer_router, stop.clone().cancelled_owned()));
@@ -374,17 +374,13 @@ fn forget(credentials: &CredentialStore, data_directory: &Path, plugin_socket: &
 }
 
 /// The socket that the managed plugin for Swarms reaches this daemon by. Without one everything else works.
-async fn bind_swarm(data_directory: &Path) -> Option<UnixListener> {
+async fn bind_swarm(data_directory: &Path) -> Option<Socket> {
     let directory = data_directory.join(swarm::SOCKET_DIRECTORY);
     let bound = match create_directory(&directory) {
         Ok(()) => plugin::bind(&directory.join(swarm::SOCKET)).await.map_err(anyhow::Error::from),
         Err(error) => Err(error),
     };
     bound.inspect_err(|error| warn!("Swarm's networks are not served: {error:#}")).ok()
-}
-
-async fn serve(listener: UnixListener, router: Router, stop: CancellationToken) {
-    plugin::serve(listener, router, stop.cancelled_owned()).await;
 }
 
 /// Each network takes about five descriptors, and each container three: the usual soft limit of 1024 is soon reached.

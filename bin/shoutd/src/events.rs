@@ -50,7 +50,8 @@ impl Events {
             | EventKind::NetworkRemoved
             | EventKind::NetworkRestored
             | EventKind::ContainerStarted
-            | EventKind::EndpointForgotten => info!("{kind} {subject}: {text}"),
+            | EventKind::EndpointForgotten
+            | EventKind::SocketRestored => info!("{kind} {subject}: {text}"),
             _ => warn!("{kind} {subject}: {text}"),
         }
         self.log.lock().unwrap_or_else(PoisonError::into_inner).note(now(), kind, subject, text);

@@ -23,6 +23,7 @@ mod readiness;
 mod removals;
 mod revival;
 mod settings;
+mod sockets;
 mod stale;
 mod standing;
 mod stock;

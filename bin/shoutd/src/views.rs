@@ -20,6 +20,7 @@ use shoutd_core::removal::{Removed, objection};
 use shoutd_core::view::{self, EndpointRow, Endpoints, HostRow, NetworkRow, RemoveHost, Status};
 use shoutd_core::{EndpointId, HostId};
 use shoutd_dataplane::UnderlayInterface;
+use shoutd_docker::plugin::SocketState;
 use shoutd_peer::{CallError, Distrust, Rejection};
 use tokio::sync::watch;
 
@@ -73,6 +74,8 @@ pub struct Views {
     pub swarm: Arc<SwarmFollower>,
     /// Whether the engine answers.
     pub engine_state: watch::Receiver<view::Engine>,
+    /// Whether the engine finds shoutd.
+    pub plugin_socket_state: watch::Receiver<SocketState>,
 }
 
 impl Views {
@@ -103,7 +106,7 @@ impl Views {
             hosts: cluster.hosts.len(),
             networks: cluster.networks.len(),
             endpoints: self.parts.local.get().endpoints.len(),
-            docker: self.engine_state.borrow().clone(),
+            docker: self.engine(),
             docker_socket: self.parts.engine.socket().to_owned(),
             data_directory: self.data_directory.clone(),
             plugin_socket: self.plugin_socket.clone(),
@@ -137,6 +140,12 @@ impl Views {
             }
             Err(error) => PeerStanding::Silent(error.to_string()),
         }
+    }
+
+    /// The engine, if it finds shoutd and shoutd finds it.
+    fn engine(&self) -> view::Engine {
+        let problem = self.plugin_socket_state.borrow().problem.clone();
+        problem.map_or_else(|| self.engine_state.borrow().clone(), view::Engine::Absent)
     }
 
     /// `shoutdctl remove`: the host of this name or id, also one that was lost, goes with all it held.

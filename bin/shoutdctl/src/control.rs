@@ -18,6 +18,7 @@ use shoutd_core::last_run::{LAST_RUN_BYTES_MAX, LAST_RUN_FILE, LastRun};
 use shoutd_core::view::Failure;
 use tokio::net::UnixStream;
 
+use crate::presence;
 use crate::show::when;
 
 /// How long an answer may take that only shows something: it comes from memory, and from peers that have a second.
@@ -156,8 +157,18 @@ pub fn process_state(pid: Pid) -> Option<char> {
     stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
 }
 
+/// The socket of a daemon that runs may be away for a moment.
+async fn try_connect(socket: &Path) -> io::Result<UnixStream> {
+    match UnixStream::connect(socket).await {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            presence::connect(socket, error).await
+        }
+        connected => connected,
+    }
+}
+
 async fn connect(socket: &PathBuf) -> Result<UnixStream, ControlError> {
-    let connected = tokio::time::timeout(SHOWING_TIME_MAX, UnixStream::connect(socket)).await;
+    let connected = tokio::time::timeout(SHOWING_TIME_MAX, try_connect(socket)).await;
     let connected = connected.map_err(|_| silent(None, "takes no connection"))?;
     connected.map_err(|error| match error.kind() {
         // Its queue is full: nobody takes connections from it.

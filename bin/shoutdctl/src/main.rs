@@ -13,6 +13,7 @@ mod backup;
 mod boot;
 mod control;
 mod network;
+mod presence;
 mod recovery;
 mod remove;
 mod show;

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::boot::Systemd;
 use crate::control::{self, ControlError};
+use crate::presence;
 
 /// How long the daemon may take to stop by itself.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
@@ -34,7 +35,7 @@ impl Stop {
         if self.leave {
             return leave(places).await;
         }
-        match control::daemon(places).await {
+        match control::daemon(places).await.or_else(|error| presence::daemon().ok_or(error)) {
             Err(ControlError::NotRunning { .. }) => {
                 println!("shoutd does not run");
                 Ok(())

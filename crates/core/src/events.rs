@@ -36,6 +36,8 @@ pub enum EventKind {
     FilterRestored,
     /// That filter dropped packets.
     FilterDropped,
+    /// A socket of shoutd's was removed, and is served again.
+    SocketRestored,
     /// Another kind, of a newer version.
     #[serde(other)]
     Other,
@@ -56,6 +58,7 @@ impl fmt::Display for EventKind {
             Self::EndpointForgotten => "endpoint-forgotten",
             Self::FilterRestored => "filter-restored",
             Self::FilterDropped => "filter-dropped",
+            Self::SocketRestored => "socket-restored",
             Self::Other => "other",
         })
     }
@@ -160,7 +163,7 @@ mod tests {
         let text = r#"{"events":[{"first":1,"last":2,"count":1,"kind":"moon-landed","subject":"foo","text":"so"}]}"#;
         let log: EventLog = serde_json::from_str(text).unwrap();
         assert_eq!(log.events().next().unwrap().kind, EventKind::Other);
-        for kind in [EventKind::NetworkMade, EventKind::EndpointForgotten, EventKind::ContainerRefused] {
+        for kind in [EventKind::NetworkMade, EventKind::SocketRestored, EventKind::ContainerRefused] {
             assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{kind}\""), "shown as it is written");
         }
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use common::{Client, ENDPOINT, NETWORK, PATIENCE, Plugin, docker_request, within};
-use shoutd_docker::plugin::{BindError, PluginLimits, bind};
+use shoutd_docker::plugin::{BindError, PluginLimits, bind, serve};
 
 fn new_network(behaviour: &str) -> String {
     format!(r#"{{"NetworkID":"{NETWORK}","Options":{{"com.docker.network.generic":{{"behave":"{behaviour}"}}}}}}"#)
@@ -262,4 +262,42 @@ async fn a_socket_is_roots_alone_replaces_a_dead_one_and_spares_a_living_one() {
     let long = socket.with_file_name("x".repeat(120));
     let error = bind(&long).await.unwrap_err().to_string();
     assert!(error.contains("cannot bind the socket"), "{error}");
+}
+
+/// As a cleaner of `/run` does it, or a package that is installed anew.
+#[tokio::test]
+async fn a_socket_that_is_removed_is_there_again_with_its_directory() {
+    let plugin = Plugin::start().await;
+    let directory = plugin.socket.parent().unwrap().to_owned();
+    let mut kept = Client::connect(&plugin.socket).await;
+    for is_directory in [false, true] {
+        if is_directory { std::fs::remove_dir_all(&directory) } else { std::fs::remove_file(&plugin.socket) }.unwrap();
+        let back = async {
+            while tokio::net::UnixStream::connect(&plugin.socket).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        within(back).await;
+        assert_eq!(plugin.call("Plugin.Activate", "").await.status, 200);
+        assert_eq!(std::fs::symlink_metadata(&plugin.socket).unwrap().permissions().mode() & 0o7777, 0o600);
+    }
+    kept.send(&docker_request("Plugin.Activate", "")).await;
+    assert_eq!(kept.answer().await.status, 200, "connections from before go on");
+    plugin.finish().await;
+}
+
+#[tokio::test]
+async fn the_socket_of_another_that_is_in_its_place_is_left_alone_and_told_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("shoutd.sock");
+    let socket = bind(&path).await.unwrap();
+    let mut state = socket.watch();
+    std::fs::remove_file(&path).unwrap();
+    let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let serving = tokio::spawn(serve(socket, axum::Router::new(), std::future::pending()));
+    let told = within(state.wait_for(|state| state.problem.is_some())).await.unwrap().problem.clone().unwrap();
+    assert!(told.contains("another process"), "{told}");
+    drop(other);
+    within(state.wait_for(|state| state.put_back == 1 && state.problem.is_none())).await.unwrap();
+    serving.abort();
 }

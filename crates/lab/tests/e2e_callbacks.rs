@@ -48,6 +48,7 @@ fn shoutd_may_end_at_any_moment_of_any_call() {
             ("upgraded one millisecond after it was asked", |cluster| {
                 life(cluster, Moment::Underway(Duration::from_millis(1)), End::Stopped)
             }),
+            ("containers that were removed while shoutd was stopped hold nothing", containers_removed_unheard),
         ],
     );
 }
@@ -124,4 +125,43 @@ fn await_endpoints(asked: &Host, count: usize) -> Result<()> {
     };
     wait_until(&format!("{count} endpoints"), SOON, || Ok((of_containers()? == count).then_some(())))
         .with_context(|| format!("there are {:?}", endpoints(asked)))
+}
+
+/// Has an engine's calls to the plugin answered by an error, so that it does not repeat each of them for 15 s.
+const REFUSE_CALLS: &str = "printf 'HTTP/1.1 500 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}' > /run/refusal; \
+    exec socat UNIX-LISTEN:/run/docker/plugins/shoutd.sock,fork,unlink-early SYSTEM:'read line; cat /run/refusal'";
+
+/// What an engine says while shoutd is stopped nobody hears, and it leaves the interfaces where they are.
+fn containers_removed_unheard(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [first, second, _] = &hosts;
+    let (foo, own) = (
+        Network::create(cluster, first, "foo", &[])?,
+        Network::create(cluster, second, "own", &["--ipam-driver", "shoutd"])?,
+    );
+    let stays = Container::start(first, "foo", &[])?;
+    let mut ends = Vec::new();
+    for network in ["foo", "own"] {
+        ends.push(Container::start(first, network, &[])?);
+    }
+    first.docker(["network", "connect", "own", &stays.name])?;
+    first.sh("shoutdctl stop")?;
+    let socket = "/run/docker/plugins/shoutd.sock";
+    let mut refusing = first.spawn(["sh", "-c", REFUSE_CALLS])?;
+    wait_until("the calls to be refused", SOON, || {
+        Ok(first.run(["socat", "-u", "/dev/null", &format!("UNIX-CONNECT:{socket}")])?.success().then_some(()))
+    })?;
+    first.docker(["network", "disconnect", "--force", "own", &stays.name])?;
+    ends.into_iter().try_for_each(Container::remove)?;
+    refusing.kill()?;
+    first.start_shoutd(&[])?;
+    wait_until("what is gone to be forgotten", SOON, || {
+        Ok(endpoints(second)?.iter().all(|row| row["container"] == stays.name.as_str()).then_some(()))
+    })
+    .with_context(|| format!("{:?}", endpoints(second)))?;
+    own.remove_on(second)?;
+    let other = Container::start(second, "foo", &[])?;
+    Stream::default().send(&other, &[&stays], 1)?;
+    drop((other, stays));
+    foo.remove_on(second)
 }

@@ -32,13 +32,13 @@ fn a_cluster_outlives_its_daemons_engines_and_hosts() {
             ("all killed the moment a network is created", killed_after_creation),
             ("an engine killed, and one stopped", engines_restarted),
             ("what somebody deletes comes back", deleted_things_come_back),
+            ("sockets that somebody deletes come back", deleted_sockets_come_back),
             ("networks come and go while a shoutd is down", changes_while_shoutd_is_down),
             ("networks come and go while an engine is down", changes_while_engine_is_down),
             (
                 "a copy removed while shoutd was down comes back, and goes when its network is removed",
                 copy_removed_unheard,
             ),
-            ("containers that were removed while shoutd was stopped hold nothing", containers_removed_unheard),
             ("a network that is in use cannot be removed", used_networks_stay),
             ("a network can be removed on any host", removed_on_any_host),
             ("a host loses its power and boots again", power_failure),
@@ -284,6 +284,32 @@ fn deleted_things_come_back(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
+/// As a cleaner of `/run` does it, or a Docker that is installed anew. Whatever is asked right afterwards is answered as before.
+fn deleted_sockets_come_back(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, _] = cluster.three()?;
+    let network = Network::create(cluster, &first, "foo", &[])?;
+    let sockets = "/run/docker/plugins/shoutd.sock /run/shoutd/control.sock";
+    for victims in [sockets, "/run/docker/plugins /run/shoutd"] {
+        second.sh(&format!("rm -r {victims}"))?;
+        ensure!(status(&second)?["docker"]["state"] == "serving", "{}", status(&second)?);
+        wait_until("the engine to find shoutd", SOON, || {
+            Ok(second.sh(&format!("ls {sockets}")).is_ok().then_some(()))
+        })?;
+        let containers = one_on_each(&[first.clone(), second.clone()], "foo", &[])?;
+        let [sender, receiver] = containers.as_slice() else { bail!("two containers") };
+        Stream::default().send(sender, &[receiver], 1)?;
+        let events = second.sh("shoutdctl events")?;
+        ensure!(events.contains("socket-restored"), "it is not told: {events}");
+    }
+    let before = second.pids_of("shoutd")?;
+    second.sh("rm -r /run/docker/plugins /run/shoutd; shoutdctl start")?;
+    ensure!(second.pids_of("shoutd")? == before, "another daemon was started");
+    second.sh("rm -r /run/docker/plugins /run/shoutd; shoutdctl stop")?;
+    ensure!(second.pids_of("shoutd")?.is_empty(), "shoutd still runs");
+    second.start_shoutd(&[])?;
+    network.remove_on(&second)
+}
+
 fn changes_while_shoutd_is_down(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, third] = &hosts;
@@ -343,45 +369,6 @@ fn copy_removed_unheard(cluster: &mut Cluster) -> Result<()> {
         "it did not come back because the engine remembers its removal: {told}"
     );
     network.remove_on(&hosts[1])
-}
-
-/// Has an engine's calls to the plugin answered by an error, so that it does not repeat each of them for 15 s.
-const REFUSE_CALLS: &str = "printf 'HTTP/1.1 500 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}' > /run/refusal; \
-    exec socat UNIX-LISTEN:/run/docker/plugins/shoutd.sock,fork,unlink-early SYSTEM:'read line; cat /run/refusal'";
-
-/// What an engine says while shoutd is stopped nobody hears, and it leaves the interfaces where they are.
-fn containers_removed_unheard(cluster: &mut Cluster) -> Result<()> {
-    let hosts = cluster.three()?;
-    let [first, second, _] = &hosts;
-    let (shared, own) = (
-        Network::create(cluster, first, "foo", &[])?,
-        Network::create(cluster, second, "own", &["--ipam-driver", "shoutd"])?,
-    );
-    let stays = Container::start(first, "foo", &[])?;
-    let mut ends = Vec::new();
-    for network in ["foo", "own"] {
-        ends.push(Container::start(first, network, &[])?);
-    }
-    first.docker(["network", "connect", "own", &stays.name])?;
-    first.sh("shoutdctl stop")?;
-    let socket = "/run/docker/plugins/shoutd.sock";
-    let mut refusing = first.spawn(["sh", "-c", REFUSE_CALLS])?;
-    wait_until("the calls to be refused", SOON, || {
-        Ok(first.run(["socat", "-u", "/dev/null", &format!("UNIX-CONNECT:{socket}")])?.success().then_some(()))
-    })?;
-    first.docker(["network", "disconnect", "--force", "own", &stays.name])?;
-    ends.into_iter().try_for_each(Container::remove)?;
-    refusing.kill()?;
-    first.start_shoutd(&[])?;
-    wait_until("what is gone to be forgotten", SOON, || {
-        Ok(common::endpoints(second)?.iter().all(|row| row["container"] == stays.name.as_str()).then_some(()))
-    })
-    .with_context(|| format!("{:?}", common::endpoints(second)))?;
-    own.remove_on(second)?;
-    let other = Container::start(second, "foo", &[])?;
-    Stream::default().send(&other, &[&stays], 1)?;
-    drop((other, stays));
-    shared.remove_on(second)
 }
 
 fn used_networks_stay(cluster: &mut Cluster) -> Result<()> {

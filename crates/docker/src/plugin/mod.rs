@@ -20,6 +20,7 @@ mod ipam;
 mod network;
 mod router;
 mod server;
+mod socket;
 mod wire;
 
 pub use adapter::{AdapterLimits, adapter, adapter_with_limits, answers as daemon_answers};
@@ -33,5 +34,6 @@ pub use network::{
     StaticRoute,
 };
 pub use router::{PluginLimits, Scope, router, router_with_limits};
-pub use server::{BindError, bind, serve};
+pub use server::serve;
+pub use socket::{BindError, Socket, SocketState, bind};
 pub use wire::InvalidRequest;

@@ -13,6 +13,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use shoutd_lab::Host;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
@@ -126,9 +127,14 @@ impl Shared {
     /// Puts shoutd's socket aside and listens in its place.
     fn interpose(self: &Arc<Self>) -> Result<()> {
         let (aside, socket) = (self.host.file(ASIDE)?, self.host.file(SOCKET)?);
-        fs::rename(&socket, &aside).context("put shoutd's socket aside")?;
-        let listener = StdListener::bind(&socket).with_context(|| format!("listen on {}", socket.display()))?;
+        if aside.exists() {
+            fs::remove_file(&aside).context("remove the socket of a shoutd that has ended")?;
+        }
+        let listener = StdListener::bind(&aside).with_context(|| format!("listen on {}", aside.display()))?;
         listener.set_nonblocking(true)?;
+        // In one step: shoutd puts back a socket that it misses.
+        let exchanged = renameat2(AT_FDCWD, &aside, AT_FDCWD, &socket, RenameFlags::RENAME_EXCHANGE);
+        exchanged.context("put shoutd's socket aside")?;
         let listener = UnixListener::from_std(listener)?;
         let shared = Arc::clone(self);
         tokio::spawn(async move {
