@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use shoutd_core::events::EventKind;
 use shoutd_core::mirror::DRIVER;
-use shoutd_docker::engine::{ContainerId, EngineError, StoppedContainer};
+use shoutd_docker::engine::{ContainerId, EngineError, Started, StoppedContainer};
 use tracing::warn;
 
 use crate::parts::Parts;
@@ -44,11 +44,12 @@ async fn look(parts: &Parts, tries: &mut BTreeMap<ContainerId, u32>) -> Result<(
         }
         *tried += 1;
         match parts.engine.start_container(&container.id).await {
-            Ok(()) => {
+            Ok(Started::Now) => {
                 let text =
                     "started: its restart policy wants it to run, and its engine could not start it without shoutd";
                 parts.events.note(EventKind::ContainerStarted, &container.name, text);
             }
+            Ok(Started::Before | Started::Gone) => {}
             Err(error) => {
                 let text = format!("left down without shoutd, and still cannot be started: {error}");
                 parts.events.note(EventKind::ContainerRefused, &container.name, &text);

@@ -38,10 +38,6 @@ impl StaleEndpoints {
         if stale.is_empty() {
             return;
         }
-        for endpoint in &stale {
-            let text = "the engine does not have it any more";
-            self.parts.events.note(EventKind::EndpointForgotten, endpoint.short(), text);
-        }
         let cluster = self.parts.agreement.cluster();
         let routes_of = |network: &NetworkId| cluster.multicast_routes(network);
         let forgotten = self.parts.local.change(|local| {
@@ -49,6 +45,11 @@ impl StaleEndpoints {
         });
         if let Err(error) = forgotten.await {
             warn!("{error}");
+            return;
+        }
+        for endpoint in &stale {
+            let text = "the engine does not have it any more";
+            self.parts.events.note(EventKind::EndpointForgotten, endpoint.short(), text);
         }
         leases::settle(&self.parts.agreement, &self.parts.local).await;
     }

@@ -231,6 +231,8 @@ async fn refusals_of_remove_are_told_apart() {
     };
     let gone = refusal("404 Not Found", "network 9d15 not found").await;
     assert!(matches!(gone, RemoveNetworkError::NotFound { .. }), "{gone}");
+    let helpless = refusal("404 Not Found", r#"plugin \"shoutd\" not found"#).await;
+    assert!(matches!(helpless, RemoveNetworkError::Engine(_)), "the network is still there: {helpless}");
     let used = refusal("403 Forbidden", "error while removing network: network foo id 9d15 has active endpoints").await;
     assert!(matches!(used, RemoveNetworkError::InUse { .. }), "{used}");
     let fixed = refusal("403 Forbidden", "host is a pre-defined network and cannot be removed").await;
@@ -242,6 +244,22 @@ async fn refusals_of_remove_are_told_apart() {
     });
     peer.client.remove_network(&id).await.unwrap();
     assert_eq!(peer.client.network(&id).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_container_is_said_to_be_started_only_if_it_was() {
+    let id = "c".repeat(64).parse().unwrap();
+    let start = |status: &'static str, message: &'static str| {
+        let peer = Peer::of_version("1.41", move |_| answer(status, &format!(r#"{{"message":"{message}"}}"#)));
+        async move { peer.client.start_container(&"c".repeat(64).parse().unwrap()).await }
+    };
+    let peer = Peer::of_version("1.41", |_| Some("HTTP/1.1 204 No Content\r\n\r\n".to_owned()));
+    assert_eq!(peer.client.start_container(&id).await.unwrap(), Started::Now);
+    let peer = Peer::of_version("1.41", |_| Some("HTTP/1.1 304 Not Modified\r\n\r\n".to_owned()));
+    assert_eq!(peer.client.start_container(&id).await.unwrap(), Started::Before);
+    assert_eq!(start("404 Not Found", "No such container: cccc").await.unwrap(), Started::Gone);
+    let helpless = start("404 Not Found", r#"plugin \"shoutd\" not found"#).await.unwrap_err().to_string();
+    assert!(helpless.contains("plugin \"shoutd\" not found"), "{helpless}");
 }
 
 #[tokio::test]

@@ -51,6 +51,17 @@ pub struct ContainerNames {
     pub aliases: BTreeMap<EndpointId, Vec<String>>,
 }
 
+/// What came of starting a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Started {
+    /// It was started.
+    Now,
+    /// It ran already.
+    Before,
+    /// There is no such container.
+    Gone,
+}
+
 /// The id of a container.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ContainerId(String);
@@ -130,18 +141,20 @@ impl EngineClient {
             .map_err(|source| EngineError::malformed(&operation, source))
     }
 
-    /// Starts a container. The engine calls the drivers of its networks, shoutd among them, before this returns. One that runs already, or is
-    /// gone, is no error.
+    /// Starts a container, and says whether it did. The engine calls the drivers of its networks, shoutd among them, before this returns. One that
+    /// runs already, or is gone, is no error.
     ///
     /// # Errors
     /// The engine's reason; else as [`exited_containers`](Self::exited_containers).
-    pub async fn start_container(&self, id: &ContainerId) -> Result<(), EngineError> {
+    pub async fn start_container(&self, id: &ContainerId) -> Result<Started, EngineError> {
         let operation = format!("starting container {}", id.short());
         let path = format!("/containers/{}/start", id.0);
         let reply = self.call(&operation, Method::POST, &path, None, CHANGE_DEADLINE).await?;
         match reply.status {
-            StatusCode::NOT_MODIFIED | StatusCode::NOT_FOUND => Ok(()),
-            _ => reply.expect_success(&operation).map(drop),
+            StatusCode::NOT_MODIFIED => Ok(Started::Before),
+            // What a container needs and the engine does not find, such as a plugin, has the same status.
+            StatusCode::NOT_FOUND if reply.message().contains("No such container") => Ok(Started::Gone),
+            _ => reply.expect_success(&operation).map(|_| Started::Now),
         }
     }
 }

@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 pub use connection::ApiVersion;
 use connection::{Connection, Content};
-pub use containers::{ContainerId, ContainerNames, InvalidId, StoppedContainer};
+pub use containers::{ContainerId, ContainerNames, InvalidId, Started, StoppedContainer};
 pub use error::{CreateNetworkError, EngineError, RemoveNetworkError};
 pub use events::{EventTime, NetworkAction, NetworkEvent, NetworkEvents};
 pub use model::{AttachedEndpoint, DockerNetwork, EngineInfo, Ipam, IpamConfig, NetworkDetail, NetworkSpec};

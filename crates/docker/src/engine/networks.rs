@@ -94,7 +94,8 @@ impl EngineClient {
         }
         let message = reply.message();
         Err(match reply.status {
-            StatusCode::NOT_FOUND => RemoveNetworkError::NotFound { id: id.clone() },
+            // A plugin that the engine does not find has the same status: then the network is still there.
+            StatusCode::NOT_FOUND if !message.contains("plugin") => RemoveNetworkError::NotFound { id: id.clone() },
             // Other 403s are of predefined networks; a 409 instead may come in a version that mends the status.
             StatusCode::FORBIDDEN | StatusCode::CONFLICT if message.contains("active endpoints") => {
                 RemoveNetworkError::InUse { id: id.clone(), message: crate::one_line(&message, 1024) }
