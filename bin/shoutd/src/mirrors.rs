@@ -24,6 +24,17 @@ use crate::parts::Parts;
 /// removal is done, and nobody waits for this; but it remembers the last 256 events only, and none from before it was restarted.
 const LEAVING_TIME_MAX: Duration = Duration::from_secs(20);
 
+/// Why an engine lacks a copy of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    /// It may be about to say that a user removed it.
+    Leaving,
+    /// A user removed it, and shoutd was not there to be told.
+    Unheard,
+    /// It never had one, or lost it.
+    Lost,
+}
+
 /// The mirrors of this host.
 #[derive(Debug)]
 pub struct Mirrors {
@@ -116,12 +127,8 @@ impl Mirrors {
                 let result = self.describe(&network, &docker, networks).await;
                 result.map_err(|problem| (network, problem))
             }
-            MirrorAction::Create { network } if self.may_be_leaving(&network).await => {
-                debug!(network = network.short(), "its copy has only just gone: a removal may be under way");
-                Ok(())
-            }
             MirrorAction::Create { network } => {
-                let result = self.create(&network).await;
+                let result = self.create_missing(&network).await;
                 result.map_err(|problem| (network, problem))
             }
             MirrorAction::Bind { network, docker } => {
@@ -146,10 +153,11 @@ impl Mirrors {
                 self.remove(&docker, name).await.map_err(|problem| (network, problem))
             }
             MirrorAction::Abandon { network } => {
+                let removed = self.parts.agreement.propose(Command::RemoveNetwork { id: network.clone() }).await;
+                removed.map_err(|error| (network.clone(), error.to_string()))?;
                 let text = "its creation on this host was never finished; it is removed from the cluster";
                 self.parts.events.note(EventKind::NetworkRemoved, network.short(), text);
-                let removed = self.parts.agreement.propose(Command::RemoveNetwork { id: network.clone() }).await;
-                removed.map(|_| ()).map_err(|error| (network, error.to_string()))
+                Ok(())
             }
             MirrorAction::NameTaken { network, name } => {
                 let driver =
@@ -196,34 +204,54 @@ impl Mirrors {
                 copy.name
             ));
         }
-        let text = format!("{refusal}: the network that was created on this host makes room for that one");
-        self.parts.events.note(EventKind::NetworkRefused, &copy.name, &text);
-        self.parts.under_way.not_creating(network);
+        // First: containers that wait for the name are told as soon as the cluster has let go of the network.
+        self.parts.under_way.yielding(network, refusal.to_string());
         let removed = self.parts.agreement.propose(Command::RemoveNetwork { id: network.clone() }).await;
         removed.map_err(|error| error.to_string())?;
+        self.parts.under_way.not_creating(network);
+        let text = format!("{refusal}: the network that was created on this host made room for that one");
+        self.parts.events.note(EventKind::NetworkRefused, &copy.name, &text);
         self.remove(&copy.id, &copy.name).await
     }
 
-    /// Whether the engine may be about to say that a user removed this network: it hides a network from its list before it says so. Once it remembers the removal as done, or has kept
+    /// Makes a copy that this engine lacks, unless it may be about to say that a user removed it.
+    async fn create_missing(&self, network: &NetworkId) -> Result<(), String> {
+        // Engines before 25 would have two networks of one name then. The event that it is created brings the next comparison.
+        if self.parts.under_way.is_creating() {
+            debug!(network = network.short(), "a network is just being created here, perhaps of this name");
+            return Ok(());
+        }
+        match self.missing(network).await {
+            Missing::Leaving => {
+                debug!(network = network.short(), "its copy has only just gone: a removal may be under way");
+                Ok(())
+            }
+            Missing::Unheard => {
+                self.create(network).await?;
+                let text =
+                    "its copy was removed while shoutd could not hear of it; it belongs to all hosts and came back";
+                self.note_restored(network, text);
+                Ok(())
+            }
+            Missing::Lost => self.create(network).await,
+        }
+    }
+
+    /// Why the engine lacks a copy. It hides a network from its list before it says that a user removed it. Once it remembers the removal as done, or has kept
     /// silent for long, the copy was lost in another way.
-    async fn may_be_leaving(&self, network: &NetworkId) -> bool {
+    async fn missing(&self, network: &NetworkId) -> Missing {
         let copies = self.copies_of(network);
         if !copies.is_empty() && self.are_removed(&copies).await {
             // It may have said so just before: then the next comparison knows.
-            let is_told = self.copies_of(network) != copies;
-            if !is_told {
-                let text =
-                    "its copy was removed while shoutd could not hear of it; it belongs to all hosts and comes back";
-                self.note_restored(network, text);
-            }
-            return is_told;
+            return if self.copies_of(network) == copies { Missing::Unheard } else { Missing::Leaving };
         }
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         if copies.is_empty() {
             missing.remove(network);
-            return false;
+            return Missing::Lost;
         }
-        missing.entry(network.clone()).or_insert_with(Instant::now).elapsed() < LEAVING_TIME_MAX
+        let since = missing.entry(network.clone()).or_insert_with(Instant::now);
+        if since.elapsed() < LEAVING_TIME_MAX { Missing::Leaving } else { Missing::Lost }
     }
 
     /// The copies of a network that this host remembers.
@@ -253,13 +281,16 @@ impl Mirrors {
 
     /// A crash half way through leaves a network without a copy, which the next comparison makes.
     async fn take_over(&self, network: &NetworkId, docker: &DockerNetworkId) -> Result<(), String> {
-        let text = "the address that Docker would give out next is another host's: shoutd gives out this copy's addresses from now on";
-        self.note_restored(network, text);
         self.parts.under_way.replacing(docker, true);
         let removed = self.parts.engine.remove_network(docker).await;
         self.parts.under_way.replacing(docker, false);
         match removed {
-            Ok(()) | Err(RemoveNetworkError::NotFound { .. }) => self.create(network).await,
+            Ok(()) | Err(RemoveNetworkError::NotFound { .. }) => {
+                self.create(network).await?;
+                let text = "the address that Docker would give out next is another host's: shoutd gives out this copy's addresses from now on";
+                self.note_restored(network, text);
+                Ok(())
+            }
             // A container came in between.
             Err(RemoveNetworkError::InUse { .. }) => Ok(()),
             Err(error) => Err(format!("network {} cannot be made anew on this host: {error}", network.short())),

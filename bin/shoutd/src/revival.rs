@@ -11,6 +11,7 @@ use shoutd_core::mirror::DRIVER;
 use shoutd_docker::engine::{ContainerId, EngineError, Started, StoppedContainer};
 use tracing::warn;
 
+use crate::driver::NOT_AGREED;
 use crate::parts::Parts;
 
 /// How often containers are looked for after an engine was found: an attempt of its own, which it repeats for 15 s, may still fail meanwhile.
@@ -82,7 +83,8 @@ fn is_left_down(container: &StoppedContainer) -> bool {
 /// Whether these are an engine's words for a plugin that is not there, or does not answer, and not shoutd's own for something else.
 fn is_for_want_of_shoutd(error: &str) -> bool {
     // Where it was not loaded since the engine started and has no socket; where it has been; and of whatever fails at the socket.
-    [r#"plugin "shoutd" not found"#, "could not resolve driver shoutd", "shoutd.sock"]
+    // And shoutd's own at boot, when the engine does not answer it.
+    [r#"plugin "shoutd" not found"#, "could not resolve driver shoutd", "shoutd.sock", NOT_AGREED]
         .iter()
         .any(|words| error.contains(words))
 }

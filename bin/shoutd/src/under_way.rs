@@ -9,6 +9,9 @@ use shoutd_core::{DockerNetworkId, NetworkId};
 /// How long after the cluster agreed to a network its engine may take to store it, before it counts as never made.
 const CREATION_TIME_MAX: Duration = Duration::from_secs(60);
 
+/// How long an engine takes to store a network, once the cluster has agreed to it: milliseconds, unless it is very busy.
+const STORING_TIME_MAX: Duration = Duration::from_secs(2);
+
 /// What is under way between this host's engine and shoutd, where a callback alone does not tell.
 #[derive(Debug, Default)]
 pub struct UnderWay {
@@ -18,6 +21,8 @@ pub struct UnderWay {
     mirrorings: Mutex<BTreeSet<NetworkId>>,
     /// Copies that shoutd itself is removing, to make them anew.
     replacements: Mutex<BTreeSet<DockerNetworkId>>,
+    /// Networks of this host whose names are another network's, why, and since when.
+    yielded: Mutex<BTreeMap<NetworkId, (Instant, String)>>,
 }
 
 impl UnderWay {
@@ -28,9 +33,28 @@ impl UnderWay {
         creations.insert(network.clone(), Instant::now());
     }
 
+    /// Whether the engine may be in the middle of creating a network, of whatever name.
+    pub fn is_creating(&self) -> bool {
+        let creations = self.creations.lock().unwrap_or_else(PoisonError::into_inner);
+        creations.values().any(|since| since.elapsed() < STORING_TIME_MAX)
+    }
+
     /// Notes that the engine has given up creating a network, or has removed it.
     pub fn not_creating(&self, network: &NetworkId) {
         self.creations.lock().unwrap_or_else(PoisonError::into_inner).remove(network);
+    }
+
+    /// Notes that a network that was created here makes room for another of its name.
+    pub fn yielding(&self, network: &NetworkId, why: String) {
+        let mut yielded = self.yielded.lock().unwrap_or_else(PoisonError::into_inner);
+        yielded.retain(|_, (since, _)| since.elapsed() < CREATION_TIME_MAX);
+        yielded.insert(network.clone(), (Instant::now(), why));
+    }
+
+    /// Why a network that was created here made room for another of its name, if it did so lately.
+    pub fn yielded(&self, network: &NetworkId) -> Option<String> {
+        let yielded = self.yielded.lock().unwrap_or_else(PoisonError::into_inner);
+        yielded.get(network).map(|(_, why)| why.clone())
     }
 
     /// Whether shoutd itself is making a mirror of this network.

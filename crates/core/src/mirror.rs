@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cluster::{Cluster, Network, Pool};
+use crate::cluster::{Cluster, Naming, Network, Pool};
 use crate::local::Local;
 use crate::{DockerNetworkId, HostId, NetworkId};
 
@@ -99,7 +99,7 @@ pub fn plan_mirrors(
     let staying = cluster.networks.iter().filter(|(_, network)| !network.removing && !network.settings.swarm);
     let absent = staying.filter(|(id, _)| !present.contains(*id));
     let missed = absent.filter(|(id, _)| !creating.contains(*id) && !local.removals.contains(*id));
-    actions.extend(missed.filter_map(|(id, network)| about_absent(id, network, me, engine)));
+    actions.extend(missed.filter_map(|(id, network)| about_absent(id, network, me, engine, cluster)));
     actions
 }
 
@@ -131,16 +131,26 @@ fn is_stuck(id: &NetworkId, network: &Network, local: &Local, me: HostId) -> boo
 }
 
 /// What to do about a network that this engine has no copy of.
-fn about_absent(id: &NetworkId, network: &Network, me: HostId, engine: &[EngineNetwork]) -> Option<MirrorAction> {
+fn about_absent(
+    id: &NetworkId,
+    network: &Network,
+    me: HostId,
+    engine: &[EngineNetwork],
+    cluster: &Cluster,
+) -> Option<MirrorAction> {
     let Some(description) = &network.description else {
         // Only its origin can know whether it is still being created; there it would be busy.
         return (network.origin == me).then(|| MirrorAction::Abandon { network: id.clone() });
     };
     let name = &description.name;
-    if engine.iter().any(|other| other.name == *name) {
-        return Some(MirrorAction::NameTaken { network: id.clone(), name: name.clone() });
+    // A copy of ours that has the name without the cluster's agreement is about to make room.
+    let is_going = |other: &EngineNetwork| other.ours && cluster.naming(&other.network()) != Naming::Settled;
+    let namesakes: Vec<_> = engine.iter().filter(|other| other.name == *name).collect();
+    if namesakes.is_empty() {
+        return Some(MirrorAction::Create { network: id.clone() });
     }
-    Some(MirrorAction::Create { network: id.clone() })
+    let is_taken = !namesakes.into_iter().all(is_going);
+    is_taken.then(|| MirrorAction::NameTaken { network: id.clone(), name: name.clone() })
 }
 
 #[cfg(test)]
@@ -279,6 +289,32 @@ mod tests {
         let foreign = copy("dddddddddddddddd", "foo", false, None);
         let expected = MirrorAction::NameTaken { network: ID.parse().unwrap(), name: "foo".to_owned() };
         assert_eq!(plan(&cluster(true), 2, &[foreign], &[]), [expected]);
+    }
+
+    #[test]
+    fn of_two_networks_created_with_one_name_the_one_without_agreement_makes_room() {
+        let mut cluster = cluster(true);
+        let (winner, loser): (NetworkId, NetworkId) = (ID.parse().unwrap(), "eeeeeeeeeeeeeeee".parse().unwrap());
+        let own = copy(loser.as_str(), "foo", true, None);
+        let settings = Settings {
+            pools: vec![Pool {
+                subnet: "10.2.0.0/16".parse().unwrap(),
+                ..cluster.networks[&winner].settings.pools[0].clone()
+            }],
+            ..cluster.networks[&winner].settings.clone()
+        };
+        cluster.apply(&Command::CreateNetwork { id: loser.clone(), origin: host(2), settings }).unwrap();
+        assert_eq!([cluster.naming(&winner), cluster.naming(&loser)], [Naming::Settled, Naming::Open]);
+        let describe = MirrorAction::Describe { network: loser.clone(), docker: own.id.clone() };
+        let engine = std::slice::from_ref(&own);
+        assert_eq!(plan(&cluster, 2, engine, &[loser.as_str()]), [describe], "the name is not said to be taken");
+        let description = cluster.networks[&winner].description.clone().unwrap();
+        let refused = cluster.apply(&Command::DescribeNetwork { id: loser.clone(), description }).unwrap_err();
+        assert_eq!(refused.to_string(), "the name foo is taken by another network of the cluster, created on host h1");
+        cluster.apply(&Command::RemoveNetwork { id: loser.clone() }).unwrap();
+        assert_eq!(cluster.naming(&loser), Naming::Lost);
+        assert_eq!(plan(&cluster, 2, engine, &[]), [MirrorAction::Remove { docker: own.id.clone() }]);
+        assert_eq!(plan(&cluster, 2, &[], &[]), [MirrorAction::Create { network: winner }]);
     }
 
     #[test]

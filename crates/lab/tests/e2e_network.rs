@@ -12,7 +12,7 @@ use common::{
     one_on_each, run_checks, status, view,
 };
 use serde_json::Value;
-use shoutd_lab::{Host, Output, wait_until};
+use shoutd_lab::{Host, IMAGE, Output, wait_until};
 
 #[test]
 fn networks_come_and_go_on_all_hosts_at_once() {
@@ -28,6 +28,7 @@ fn networks_come_and_go_on_all_hosts_at_once() {
             ("lists are of one network or host, and say why they are empty", lists),
             ("what is no network of the cluster, and what Docker refuses", refused),
             ("the same name on two hosts in the same instant", twins),
+            ("created and used by one script on all hosts in the same instant", provisioned_at_once),
             ("a removal races starts on other hosts", removal_races_starts),
             ("events outlive the daemon", events_are_kept),
         ],
@@ -268,6 +269,57 @@ fn twins(cluster: &mut Cluster) -> Result<()> {
         let [sender, receivers @ ..] = containers.as_slice() else { bail!("no containers") };
         Stream::default().send(sender, &receivers.iter().collect::<Vec<_>>(), 1)?;
         drop(containers);
+        network_works(&hosts[round % hosts.len()], &["rm", "twin"])?;
+    }
+    Ok(())
+}
+
+/// How often all hosts create a network and start a container on it at once.
+const PROVISIONINGS: usize = 4;
+
+/// As configuration tools have it, on all hosts at once: `create || true; run`. All containers that run are on the one network that is left; one that does not is told why.
+fn provisioned_at_once(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    for round in 0..PROVISIONINGS {
+        let outputs = thread::scope(|scope| {
+            let provisioning = hosts.iter().map(|host| {
+                let subnet = format!("--subnet=10.62.{}.0/24", host.number());
+                let option = if round % 2 == 0 { subnet } else { "--ipam-driver=shoutd".to_owned() };
+                let script = format!(
+                    "docker network create --driver shoutd {option} twin || true; \
+                     docker run --detach --init --name provisioned --network twin {IMAGE} sleep 100000"
+                );
+                scope.spawn(move || host.run(["sh", "-c", &script]))
+            });
+            let provisioning: Vec<_> = provisioning.collect();
+            let joined = provisioning.into_iter().map(thread::ScopedJoinHandle::join);
+            joined.map(|result| result.unwrap_or_else(|_| bail!("a thread panicked"))).collect::<Result<Vec<_>>>()
+        })?;
+        network_works(&hosts[0], &["wait", "twin"])?;
+        wait_until("the network to be the only one", SOON, || Ok((networks(&hosts[0])?.len() == 1).then_some(())))
+            .with_context(|| format!("round {round}: {:?}", networks(&hosts[0])))?;
+        let mut running = Vec::new();
+        for (host, output) in hosts.iter().zip(&outputs) {
+            let container = Container { host: host.clone(), name: "provisioned".to_owned() };
+            if output.success() {
+                let of_container = container.inspect("{{(index .NetworkSettings.Networks \"twin\").NetworkID}}")?;
+                let left = host.docker(["network", "ls", "--no-trunc", "--quiet", "--filter", "name=twin"])?;
+                ensure!(left.trim() == of_container, "round {round}: {} is on another network: {left}", host.name());
+                running.push(container);
+            } else {
+                // Engines before 25 may have both for a moment, and then choose neither.
+                let reasons = ["created on host", "not found", "not known to the cluster", "is ambiguous"];
+                let is_told = reasons.iter().any(|reason| output.stderr.contains(reason));
+                ensure!(is_told, "round {round}: {} is not told why: {output}", host.name());
+                container.remove()?;
+            }
+        }
+        println!("        round {round}: {} of {} containers run", running.len(), hosts.len());
+        let Some((sender, receivers)) = running.split_first() else {
+            bail!("round {round}: nothing runs: {outputs:?}")
+        };
+        Stream::default().send(sender, &receivers.iter().collect::<Vec<_>>(), 1)?;
+        drop(running);
         network_works(&hosts[round % hosts.len()], &["rm", "twin"])?;
     }
     Ok(())

@@ -16,7 +16,7 @@ use shoutd_docker::plugin::{
     AddressPurpose, DriverError, GrantedPool, PoolId, ReleaseAddress, RequestAddress, RequestPool,
 };
 
-use super::{Driver, told};
+use super::{Driver, naming, told};
 use crate::agreement::AgreementError;
 use crate::{leases, stock};
 
@@ -99,6 +99,8 @@ async fn lease(
     asked: Option<IpAddr>,
 ) -> Result<IpNet, DriverError> {
     driver.parts.agreement.member().await.map_err(told)?;
+    // Before an address is leased, which would hold up the end of a network that has lost its name.
+    naming::settle(driver, network).await?;
     let _gate = driver.parts.agreement.hold_leases().await;
     match asked {
         Some(address) => lease_exactly(driver, network, address, subnet).await,

@@ -11,7 +11,7 @@ use shoutd_core::{EndpointId, MacAddress, NetworkId};
 use shoutd_docker::plugin::{CreateEndpoint, CreatedInterface, DriverError, Join, JoinReply, StaticRoute};
 use tracing::{info, warn};
 
-use super::{Driver, told};
+use super::{Driver, naming, told};
 use crate::{leases, stock};
 
 /// `CreateEndpoint`. If it fails, Docker does not take it back: nothing may be left of it but leases, which go back by themselves.
@@ -19,6 +19,7 @@ pub async fn create(driver: &Driver, request: CreateEndpoint) -> Result<CreatedI
     driver.parts.agreement.member().await.map_err(told)?;
     let local = driver.parts.local.get();
     let network = driver.network(&local, &request.network)?;
+    naming::settle(driver, &network).await?;
     let ipv4 = request.ipv4.ok_or_else(|| DriverError::new("a container on a shoutd network needs an IPv4 address"))?;
     let addresses: BTreeSet<IpNet> = std::iter::once(IpNet::V4(ipv4)).chain(request.ipv6.map(IpNet::V6)).collect();
     let mac = request.mac.unwrap_or_else(|| MacAddress::for_ipv4(ipv4.addr()));

@@ -3,6 +3,7 @@
 
 mod address;
 mod endpoint;
+mod naming;
 mod network;
 mod sandbox;
 mod swarm;
@@ -20,6 +21,8 @@ use shoutd_docker::plugin::{
     AllocateNetwork, CreateEndpoint, CreateNetwork, CreatedInterface, DriverError, EndpointKey, GrantedPool,
     IpamDriver, Join, JoinReply, NetworkDriver, PoolId, ReleaseAddress, RequestAddress, RequestPool, Scope,
 };
+
+pub use naming::NOT_AGREED;
 
 use crate::leases;
 use crate::parts::Parts;
@@ -78,11 +81,12 @@ impl Driver {
         if !is_gone && tokio::task::spawn_blocking(move || sandbox::is_inhabited(&sandbox)).await.unwrap_or(true) {
             return Ok(());
         }
-        let text = format!("its container is gone, and {wanted} is wanted again");
-        self.parts.events.note(EventKind::EndpointForgotten, id.short(), &text);
         let cluster = self.parts.agreement.cluster();
         let routes_of = |network: &NetworkId| cluster.multicast_routes(network);
-        self.parts.local.change(|local| local.forget(id, leases::now(), routes_of)).await.map_err(told)
+        self.parts.local.change(|local| local.forget(id, leases::now(), routes_of)).await.map_err(told)?;
+        let text = format!("its container is gone, and {wanted} is wanted again");
+        self.parts.events.note(EventKind::EndpointForgotten, id.short(), &text);
+        Ok(())
     }
 }
 

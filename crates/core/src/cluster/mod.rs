@@ -190,7 +190,27 @@ impl Network {
     }
 }
 
+/// Whether the name of a network is agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Naming {
+    /// Containers can start on it: no other network of the cluster has its name.
+    Settled,
+    /// It was created a moment ago: the cluster is about to take its name up, or to say that another network has it.
+    Open,
+    /// The cluster does not have it, or let go of it before it had a name.
+    Lost,
+}
+
 impl Cluster {
+    /// Whether the name of a network is agreed on. A Swarm gives its networks their names itself.
+    pub fn naming(&self, id: &NetworkId) -> Naming {
+        match self.networks.get(id) {
+            Some(network) if network.description.is_some() || network.settings.swarm => Naming::Settled,
+            Some(network) if !network.removing => Naming::Open,
+            _ => Naming::Lost,
+        }
+    }
+
     /// What people call a network: its name, or the beginning of its id while it has none, or is not known.
     pub fn network_title<'a>(&'a self, id: &'a NetworkId) -> &'a str {
         self.networks.get(id).map_or(id.short(), |network| network.title(id))
