@@ -1,5 +1,6 @@
 //! Networks that a user removed here: the wish is on disk before the cluster is asked, and is kept until the cluster has answered.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,27 +35,32 @@ impl Removals {
         Self { agreement, local, events, asking: Mutex::default() }
     }
 
-    /// Puts every wish to the cluster that has not been answered. One that cannot be answered now is kept.
+    /// Puts every wish to the cluster that has not been answered. One that cannot be answered now is kept. Returns the networks that stay after all,
+    /// and why.
     ///
     /// # Errors
     /// If an answer cannot be written to disk.
-    pub async fn settle(&self) -> Result<(), StoreError> {
+    pub async fn settle(&self) -> Result<BTreeMap<NetworkId, String>, StoreError> {
+        let mut kept = BTreeMap::new();
         if self.local.get().removals.is_empty() {
-            return Ok(());
+            return Ok(kept);
         }
         let _one_at_a_time = self.asking.lock().await;
         // What this host itself does not use any more must not stand in the way.
         leases::settle(&self.agreement, &self.local).await;
         for network in &self.local.get().removals {
-            if self.is_answered(network).await {
-                self.local.change(|local| local.removals.remove(network)).await?;
+            match self.ask(network).await {
+                Answer::None => continue,
+                Answer::Removed => {}
+                Answer::Kept(why) => _ = kept.insert(network.clone(), why),
             }
+            self.local.change(|local| local.removals.remove(network)).await?;
         }
-        Ok(())
+        Ok(kept)
     }
 
     /// The other hosts give their stock back within a moment, or say that they use the network. One that is away does so when it is back.
-    async fn wait_until_gone(&self, network: &NetworkId) {
+    async fn wait_until_gone(&self, network: &NetworkId) -> Answer {
         let title = self.agreement.cluster().network_title(network).to_owned();
         let mut cluster = self.agreement.watch();
         let is_decided = |cluster: &Arc<Cluster>| cluster.networks.get(network).is_none_or(|network| !network.removing);
@@ -67,9 +73,7 @@ impl Removals {
                 ),
                 Some(known) => {
                     let hosts: Vec<_> = known.attached.iter().map(|host| cluster.host_name(*host)).collect();
-                    let text =
-                        format!("in use on {} after all: it stays, and comes back on this host", hosts.join(", "));
-                    self.events.note(EventKind::NetworkKept, &title, &text);
+                    return self.kept(&title, &format!("network {title} is in use on {} after all", hosts.join(", ")));
                 }
             },
             _ => {
@@ -77,21 +81,36 @@ impl Removals {
                 self.events.note(EventKind::NetworkLeaving, &title, text);
             }
         }
+        Answer::Removed
     }
 
-    async fn is_answered(&self, network: &NetworkId) -> bool {
+    fn kept(&self, title: &str, why: &str) -> Answer {
+        let text = format!("{why}: it stays, and comes back on this host");
+        self.events.note(EventKind::NetworkKept, title, &text);
+        Answer::Kept(text)
+    }
+
+    async fn ask(&self, network: &NetworkId) -> Answer {
         match self.agreement.propose(Command::RemoveNetwork { id: network.clone() }).await {
             Ok(_) => self.wait_until_gone(network).await,
             Err(AgreementError::Propose(ProposeError::Refused(refusal))) => {
-                let cluster = self.agreement.cluster();
-                let text = format!("{refusal}: it stays, and comes back on this host");
-                self.events.note(EventKind::NetworkKept, cluster.network_title(network), &text);
+                self.kept(self.agreement.cluster().network_title(network), &refusal.to_string())
             }
             Err(error) => {
                 warn!(network = network.short(), "cannot remove it from the cluster yet: {error}");
-                return false;
+                Answer::None
             }
         }
-        true
     }
+}
+
+/// What the cluster says of a wish.
+#[derive(Debug)]
+enum Answer {
+    /// Nothing yet.
+    None,
+    /// The network goes.
+    Removed,
+    /// It stays, and why.
+    Kept(String),
 }

@@ -81,7 +81,8 @@ async fn claim(driver: &Driver, request: CreateNetwork) -> Result<NetworkId, Dri
     Ok(network)
 }
 
-/// `DeleteNetwork`. Docker removes its copy whatever is answered; whether the network goes is for the cluster to say.
+/// `DeleteNetwork`. Docker removes its copy whatever is answered, and tells its user nothing of it; whether the network goes is for the cluster to
+/// say. That it stays is an error all the same: the engine writes the reason to its log (moby `libnetwork/network.go`, `deleteNetwork`).
 pub async fn delete(driver: &Driver, docker: &DockerNetworkId) -> Result<(), DriverError> {
     let Some(network) = driver.parts.local.get().bindings.get(docker).cloned() else {
         return Ok(());
@@ -106,8 +107,9 @@ pub async fn delete(driver: &Driver, docker: &DockerNetworkId) -> Result<(), Dri
         }
         is_users_wish && is_last
     });
-    if changed.await.map_err(told)? {
-        driver.parts.removals.settle().await.map_err(told)?;
+    if !changed.await.map_err(told)? {
+        return Ok(());
     }
-    Ok(())
+    let mut kept = driver.parts.removals.settle().await.map_err(told)?;
+    kept.remove(&network).map_or(Ok(()), |why| Err(DriverError::new(why)))
 }
