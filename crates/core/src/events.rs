@@ -38,6 +38,8 @@ pub enum EventKind {
     FilterDropped,
     /// A socket of shoutd's was removed, and is served again.
     SocketRestored,
+    /// Lines that an earlier version had written into a file that is not a container's were removed, or left.
+    HostsFileCleaned,
     /// Another kind, of a newer version.
     #[serde(other)]
     Other,
@@ -59,6 +61,7 @@ impl fmt::Display for EventKind {
             Self::FilterRestored => "filter-restored",
             Self::FilterDropped => "filter-dropped",
             Self::SocketRestored => "socket-restored",
+            Self::HostsFileCleaned => "hosts-file-cleaned",
             Self::Other => "other",
         })
     }

@@ -130,6 +130,9 @@ pub const NAMES_PER_ENDPOINT_MAX: usize = 32;
 /// Lines that shoutd keeps in a container's hosts file: programs read all of it for each name.
 pub const HOSTS_LINES_MAX: usize = 4096;
 
+/// Octets of one line there, without its end: musl reads 511 at a time, and takes the rest for another line (`name_from_hosts`).
+pub const HOSTS_LINE_BYTES_MAX: usize = 500;
+
 /// Decisions that a host remembers for `shoutdctl events`: some days of an ordinary host's.
 pub const EVENTS_MAX: usize = 256;
 

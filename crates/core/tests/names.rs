@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,9 @@ use shoutd_core::announce::{AnnouncedEndpoint, AnnouncedNetwork, Heard, HeardHos
 use shoutd_core::cluster::{Cluster, Command, Settings};
 use shoutd_core::limits::{HOSTS_LINES_MAX, NAMES_PER_ENDPOINT_MAX};
 use shoutd_core::local::{Endpoint, Local};
-use shoutd_core::names::{Directory, EndpointContainer, Name, bounded_names, containers, hosts_file};
+use shoutd_core::names::{
+    Directory, EndpointContainer, EngineFacts, Name, bounded_names, containers, hosts_file, without_lines,
+};
 use shoutd_core::{EndpointId, MacAddress, NetworkId};
 
 use crate::common::{cluster_of, host, pool, settings};
@@ -145,14 +147,15 @@ fn local(endpoints: &[(&str, &str, &str, &[&str])]) -> Local {
         let container = EndpointContainer {
             id: (*file).to_owned(),
             names: names(called),
-            hosts_file: Some(PathBuf::from(file)),
-            asks_resolver: *file == "/both",
+            hosts_file: Some(PathBuf::from(format!("/docker/containers/{file}/hosts"))),
+            asks_resolver: *file == "both",
+            engine: Some(EngineFacts { root: PathBuf::from("/docker"), process: 7 }),
         };
         let endpoint = Endpoint {
             network: network(on),
             addresses: [format!("{address}/16").parse().unwrap()].into(),
             mac: MacAddress([2, 0, 0, 0, 0, 1]),
-            sandbox: Some(PathBuf::from(format!("/netns{file}"))),
+            sandbox: Some(PathBuf::from(format!("/netns/{file}"))),
             multicast_routes: BTreeSet::new(),
             created: Duration::ZERO,
             left: None,
@@ -181,22 +184,96 @@ fn heard(endpoints: &[(&str, &str, &[&str])]) -> Heard {
 #[test]
 fn a_container_knows_the_names_of_its_networks_and_no_others() {
     let local = local(&[
-        (RED, "10.0.0.1", "/one", &["one", "app"]),
-        (BLUE, "10.1.0.1", "/two", &["two"]),
-        (RED, "10.0.0.2", "/both", &["both"]),
-        (BLUE, "10.1.0.2", "/both", &["both"]),
-        (SILENT, "10.2.0.1", "/none", &["none"]),
+        (RED, "10.0.0.1", "one", &["one", "app"]),
+        (BLUE, "10.1.0.1", "two", &["two"]),
+        (RED, "10.0.0.2", "both", &["both"]),
+        (BLUE, "10.1.0.2", "both", &["both"]),
+        (SILENT, "10.2.0.1", "none", &["none"]),
     ]);
     let heard =
         heard(&[(RED, "10.0.0.9", &["far", "app"]), (BLUE, "10.1.0.9", &["far"]), (SILENT, "10.2.0.9", &["far"])]);
     let containers = containers(&cluster(), &local, &heard);
     let lines = |id: &str| hosts_file("", &containers[id].directory).unwrap_or_default();
-    assert_eq!(containers["/one"].hosts_file, Some(PathBuf::from("/one")));
-    assert_eq!(containers["/one"].asks_in, None);
-    assert_eq!(containers["/both"].asks_in, Some(PathBuf::from("/netns/both")));
+    let file = containers["one"].hosts_file.as_ref().unwrap();
+    assert_eq!((file.path(), file.process), (PathBuf::from("/docker/containers/one/hosts"), 7));
+    assert_eq!(containers["one"].asks_in, None);
+    assert_eq!(containers["both"].asks_in, Some(PathBuf::from("/netns/both")));
     // A name that a container here has too leads to both, as Docker's resolver is not asked any more.
-    assert_eq!(lines("/one"), "10.0.0.1\tapp # shoutd\n10.0.0.9\tapp far # shoutd\n");
-    assert_eq!(lines("/two"), "10.1.0.9\tfar # shoutd\n");
-    assert_eq!(lines("/both"), "10.0.0.1\tapp # shoutd\n10.0.0.9\tapp far # shoutd\n10.1.0.9\tfar # shoutd\n");
-    assert_eq!(lines("/none"), "");
+    assert_eq!(lines("one"), "10.0.0.1\tapp # shoutd\n10.0.0.9\tapp far # shoutd\n");
+    assert_eq!(lines("two"), "10.1.0.9\tfar # shoutd\n");
+    assert_eq!(lines("both"), "10.0.0.1\tapp # shoutd\n10.0.0.9\tapp far # shoutd\n10.1.0.9\tfar # shoutd\n");
+    assert_eq!(lines("none"), "");
+}
+
+#[test]
+fn only_the_file_that_the_engine_made_for_the_container_is_its_own() {
+    let id = "c".repeat(64);
+    let told = |file: &str, root: &str| EndpointContainer {
+        id: id.clone(),
+        names: names(&[]),
+        hosts_file: Some(PathBuf::from(file)),
+        asks_resolver: false,
+        engine: Some(EngineFacts { root: PathBuf::from(root), process: 7 }),
+    };
+    let made = format!("/var/lib/docker/containers/{id}/hosts");
+    let own = told(&made, "/var/lib/docker");
+    assert_eq!(own.own_hosts_file().unwrap().path(), PathBuf::from(&made));
+    assert_eq!(own.own_hosts_file().unwrap().owners(), [0].into());
+    assert_eq!(own.foreign_hosts_file(), None);
+    // What `-v` puts in its place: the host's own, a volume's, another container's, and ways round.
+    let other = format!("/var/lib/docker/containers/{}/hosts", "d".repeat(64));
+    let back = format!("/var/lib/docker/containers/{id}/../{id}/hosts");
+    for file in ["/etc/hosts", "/var/lib/docker/volumes/v/_data/hosts", &other, &back, "hosts"] {
+        assert_eq!(told(file, "/var/lib/docker").own_hosts_file(), None, "{file}");
+    }
+    assert_eq!(told("/etc/hosts", "/var/lib/docker").foreign_hosts_file(), Some(Path::new("/etc/hosts")));
+    assert_eq!(told(&other, "/var/lib/docker").foreign_hosts_file(), None);
+    // What an earlier version wrote down says nothing of whose it is.
+    assert_eq!(EndpointContainer { engine: None, ..own.clone() }.own_hosts_file(), None);
+    assert_eq!(EndpointContainer { id: "../x".to_owned(), ..own }.own_hosts_file(), None);
+    let remapped = told(&format!("/docker/100000.100001/containers/{id}/hosts"), "/docker/100000.100001");
+    assert_eq!(remapped.own_hosts_file().unwrap().owners(), [0, 100_000].into());
+}
+
+#[test]
+fn an_earlier_versions_container_is_read() {
+    let text = r#"{"id":"x","names":["a"],"hosts_file":"/etc/hosts"}"#;
+    let read: EndpointContainer = serde_json::from_str(text).unwrap();
+    assert_eq!((read.engine, read.hosts_file), (None, Some(PathBuf::from("/etc/hosts"))));
+}
+
+#[test]
+fn only_lines_that_are_provably_ours_are_taken_out_of_others_files() {
+    let subnets = ["10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()];
+    let ours = "10.0.0.2\tdb registry-1.docker.io # shoutd\nfd00::2\tdb # shoutd\n";
+    assert_eq!(without_lines("127.0.0.1 localhost\n# about shoutd\n", &subnets), None);
+    let cleaned = without_lines(&format!("1.2.3.4 x\n{ours}5.6.7.8 y"), &subnets).unwrap();
+    assert_eq!((cleaned.text.as_str(), cleaned.removed, cleaned.left), ("1.2.3.4 x\n5.6.7.8 y", 2, 0));
+    for others in [
+        "10.0.1.2\tdb # shoutd",
+        "10.0.0.2 db # shoutd",
+        "10.0.0.2\tDB # shoutd",
+        "10.0.0.2\tdb  web # shoutd",
+        "10.0.0.2\tweb db # shoutd",
+        "10.0.0.2\tdb # my shoutd",
+        "10.0.0.2\tdb# shoutd",
+        "fd00:0::2\tdb # shoutd",
+        "10.0.0.2\tdb # shoutd ",
+        "\t# shoutd",
+        "# shoutd",
+    ] {
+        let now = format!("{others}\n");
+        let cleaned = without_lines(&now, &subnets);
+        assert!(cleaned.is_none_or(|cleaned| cleaned.text == now && cleaned.removed == 0), "{others:?}");
+    }
+}
+
+#[test]
+fn no_line_is_longer_than_musl_reads() {
+    let texts: Vec<String> = (0..NAMES_PER_ENDPOINT_MAX).map(|number| format!("{}{number}", "n".repeat(60))).collect();
+    let entries: Vec<(&str, &[&str], bool)> = texts.iter().map(|one| (one.as_str(), &["10.0.0.2"][..], true)).collect();
+    let file = hosts_file("", &directory(&entries)).unwrap();
+    assert!(file.lines().all(|line| line.len() < 511 && line.starts_with("10.0.0.2\t")), "{file}");
+    assert!(texts.iter().all(|one| file.contains(&format!("{one} "))), "{file}");
+    assert_eq!(hosts_file(&file, &directory(&entries)), None);
 }

@@ -24,6 +24,7 @@ fn names_of_containers_are_resolved_on_all_hosts() {
             ("shoutd is killed, a host is lost", daemons_and_hosts),
             ("lines of others in a hosts file stay", foreign_lines),
             ("programs that ask DNS themselves", asked_by_dns),
+            ("files that users mount at /etc/hosts are not touched", mounted_files),
         ],
     );
 }
@@ -228,6 +229,41 @@ fn foreign_lines(cluster: &mut Cluster) -> Result<()> {
     let own = asker.sh("hostname")?;
     ensure!(!resolve(&asker, own.trim())?.is_empty(), "it does not know itself");
     Ok(())
+}
+
+/// A user's file at a container's `/etc/hosts`, often the host's own, decides names for others than this container.
+fn mounted_files(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, _] = cluster.three()?;
+    let _network = Network::create(cluster, &first, "foo", &[])?;
+    let before = first.sh("cat /etc/hosts")?;
+    first.sh("mkdir -p /srv/etc && echo '192.0.2.7 mine' > /srv/etc/hosts")?;
+    let asker = start(&first, "foo", "asker", &[])?;
+    let mounted = ["/etc/hosts:/etc/hosts", "/srv/etc/hosts:/etc/hosts:ro", "/srv/etc:/etc/other"];
+    let names = ["with-hosts", "with-mine", "with-both"];
+    let mut containers = Vec::new();
+    for (mount, name) in mounted.iter().zip(names) {
+        containers.push(start(&first, "foo", name, &["--volume", mount])?);
+    }
+    let asked = start(&second, "foo", "asked", &["--network-alias", "also-asked"])?;
+    let wanted = address(&asked, "foo")?;
+    await_name(&asker, "also-asked", &wanted)?;
+    // What is mounted elsewhere is in nobody's way. It is last: by then all files were looked at.
+    await_name(&containers[2], "asked", &wanted)?;
+    ensure!(first.sh("cat /etc/hosts")? == before, "the host's own file was written to");
+    ensure!(first.sh("cat /srv/etc/hosts")? == "192.0.2.7 mine\n", "a user's file was written to");
+
+    // What an earlier version left there goes, and nothing else.
+    let others = "192.0.2.8 typed # shoutd";
+    first.sh(&format!("printf '{}\\tasked # shoutd\\n{others}\\n' >> /etc/hosts", wanted.concat()))?;
+    first.kill_shoutd()?;
+    first.start_shoutd(&[])?;
+    wait_until("an earlier version's line to be removed", SOON, || {
+        Ok((first.sh("cat /etc/hosts")? == format!("{before}{others}\n")).then_some(()))
+    })?;
+    let events = first.sh("shoutdctl events")?;
+    ensure!(events.contains("hosts-file-cleaned") && events.contains("removed 1 line"), "{events}");
+    await_name(&asker, "asked", &wanted)?;
+    first.sh(&format!("grep -v '{others}' /etc/hosts > /tmp/hosts; cat /tmp/hosts > /etc/hosts")).map(drop)
 }
 
 /// What a DNS server says to a program that asks it itself: addresses, or nothing.

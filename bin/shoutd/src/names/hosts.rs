@@ -4,20 +4,21 @@
 //! its own stay as they are, and what somebody overwrites is written again within ten seconds.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::fcntl::OFlag;
 use shoutd_core::announce::Heard;
-use shoutd_core::names::{Directory, containers, hosts_file};
+use shoutd_core::names::{Directory, HostsFile, containers, hosts_file};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::leftovers::Leftovers;
+use super::proof::open_own;
 use crate::parts::Parts;
 
 /// How often all files are looked at: Docker, or whoever is in the container, may have changed one at the same moment.
@@ -34,16 +35,18 @@ const TRIES_MAX: u32 = 5;
 pub struct HostsFiles {
     parts: Parts,
     heard: watch::Receiver<Arc<Heard>>,
-    /// What was last written to each file.
-    written: BTreeMap<PathBuf, Directory>,
+    /// What was last written to each file, by its path.
+    written: BTreeMap<PathBuf, (HostsFile, Directory)>,
     /// What is wrong with files, so that it is said once.
     problems: BTreeMap<PathBuf, String>,
+    leftovers: Leftovers,
 }
 
 impl HostsFiles {
     /// Puts the parts together; nothing happens yet.
     pub fn new(parts: Parts, heard: watch::Receiver<Arc<Heard>>) -> Self {
-        Self { parts, heard, written: BTreeMap::new(), problems: BTreeMap::new() }
+        let (written, problems, leftovers) = (BTreeMap::new(), BTreeMap::new(), Leftovers::default());
+        Self { parts, heard, written, problems, leftovers }
     }
 
     /// Keeps the files in step until it is told to stop.
@@ -65,69 +68,71 @@ impl HostsFiles {
     /// Writes what differs from what was written before, or looks at all files.
     async fn write(&mut self, all: bool) {
         let heard = self.heard.borrow().clone();
-        let containers = containers(&self.parts.agreement.cluster(), &self.parts.local.get(), &heard);
+        let cluster = self.parts.agreement.cluster();
+        let containers = containers(&cluster, &self.parts.local.get(), &heard);
+        self.leftovers.take_out(&cluster, &containers, &self.parts.events).await;
         let files = containers.into_values().filter_map(|known| Some((known.hosts_file?, known.directory)));
-        let mut wanted: BTreeMap<_, _> = files.collect();
+        let mut wanted: BTreeMap<_, _> = files.map(|(file, directory)| (file.path(), (file, directory))).collect();
         // A container that has left its last network still runs, and must not go on with names that are no more.
-        for file in self.written.keys() {
-            wanted.entry(file.clone()).or_default();
+        for (path, (file, _)) in &self.written {
+            wanted.entry(path.clone()).or_insert_with(|| (file.clone(), Directory::default()));
         }
-        let is_due = |file: &PathBuf, directory: &Directory| all || self.written.get(file) != Some(directory);
-        let due: Vec<_> = wanted.into_iter().filter(|(file, directory)| is_due(file, directory)).collect();
+        let due: Vec<_> = wanted.into_iter().filter(|(path, is)| all || self.written.get(path) != Some(is)).collect();
         if due.is_empty() {
             return;
         }
         let writing = tokio::task::spawn_blocking(move || {
-            let rewrite = |(file, directory): (PathBuf, Directory)| {
-                let result = rewrite(&file, &directory);
+            let write = |(_, (file, directory)): (PathBuf, (HostsFile, Directory))| {
+                let result = open_own(&file).and_then(|mut open| rewrite(&mut open, &directory));
                 (file, directory, result)
             };
-            due.into_iter().map(rewrite).collect::<Vec<_>>()
+            due.into_iter().map(write).collect::<Vec<_>>()
         });
         for (file, directory, result) in writing.await.unwrap_or_default() {
             self.note(file, directory, result);
         }
     }
 
-    fn note(&mut self, file: PathBuf, directory: Directory, result: io::Result<()>) {
+    fn note(&mut self, file: HostsFile, directory: Directory, result: io::Result<()>) {
+        let path = file.path();
         let problem = match result {
             Ok(()) => None,
             // The container is gone, or its file is made when it starts.
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                self.written.remove(&file);
-                self.problems.remove(&file);
+                self.written.remove(&path);
+                self.problems.remove(&path);
                 return;
             }
             Err(error) => Some(error.to_string()),
         };
         if let Some(problem) = &problem
-            && self.problems.get(&file) != Some(problem)
+            && self.problems.get(&path) != Some(problem)
         {
-            warn!("{}: {problem}; names of other hosts' containers are not resolved there", file.display());
+            warn!("{}: {problem}; names of other hosts' containers are not resolved there", path.display());
         }
         match problem {
-            Some(problem) => self.problems.insert(file.clone(), problem),
-            None => self.problems.remove(&file),
+            Some(problem) => self.problems.insert(path.clone(), problem),
+            None => self.problems.remove(&path),
         };
         if directory == Directory::default() {
-            self.written.remove(&file);
+            self.written.remove(&path);
         } else {
-            self.written.insert(file, directory);
+            self.written.insert(path, (file, directory));
         }
     }
 }
 
-/// Gives a file the lines that it should have. In place, as it is mounted into the container.
-fn rewrite(path: &Path, directory: &Directory) -> io::Result<()> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let mut file = OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(ErrorKind::InvalidData, "it is not a file"));
-    }
+/// Gives a file the lines that it should have.
+fn rewrite(file: &mut File, directory: &Directory) -> io::Result<()> {
+    rewrite_as(file, |now| hosts_file(now, directory))
+}
+
+/// Makes of a file's text what it should be, or leaves it if that is `None`. In place, as it is mounted into containers.
+pub fn rewrite_as(file: &mut File, mut wanted: impl FnMut(&str) -> Option<String>) -> io::Result<()> {
     for _ in 0..TRIES_MAX {
-        let now = read(&mut file)?;
-        let Some(wanted) = hosts_file(&now, directory) else { return Ok(()) };
-        if read(&mut file)? == now {
+        let now = read(file)?;
+        let Some(wanted) = wanted(&now) else { return Ok(()) };
+        if read(file)? == now {
             file.write_all_at(wanted.as_bytes(), 0)?;
             return file.set_len(wanted.len() as u64);
         }
@@ -150,7 +155,12 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::MetadataExt;
 
+    use super::super::proof::open_plain;
     use super::*;
+
+    fn rewrite(path: &std::path::Path, directory: &Directory) -> io::Result<()> {
+        super::rewrite(&mut open_plain(path)?, directory)
+    }
 
     fn directory(name: &str, address: &str) -> Directory {
         let name: shoutd_core::names::Name = name.parse().unwrap();
@@ -173,11 +183,7 @@ mod tests {
     #[test]
     fn what_is_no_hosts_file_is_not_touched() {
         let folder = tempfile::tempdir().unwrap();
-        let (path, other) = (folder.path().join("hosts"), folder.path().join("other"));
-        assert_eq!(rewrite(&path, &directory("a", "10.0.0.1")).unwrap_err().kind(), ErrorKind::NotFound);
-        fs::write(&other, "secret").unwrap();
-        std::os::unix::fs::symlink(&other, &path).unwrap();
-        rewrite(&path, &directory("a", "10.0.0.1")).unwrap_err();
+        let other = folder.path().join("other");
         for content in [vec![0xff, 0xfe], vec![b'#'; usize::try_from(FILE_BYTES_MAX).unwrap() + 1]] {
             fs::write(&other, &content).unwrap();
             rewrite(&other, &directory("a", "10.0.0.1")).unwrap_err();

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use futures::StreamExt;
 use futures::stream;
 use shoutd_core::local::Local;
-use shoutd_core::names::{EndpointContainer, RESOLVER, bounded_names};
+use shoutd_core::names::{EndpointContainer, EngineFacts, RESOLVER, bounded_names};
 use shoutd_core::{DockerNetworkId, EndpointId, NetworkId};
 use shoutd_docker::engine::{ContainerId, EngineError};
 use tokio::sync::watch;
@@ -57,7 +58,13 @@ impl Learner {
                 }
             }
         }
-        let asked = stream::iter(unknown).map(async |(id, endpoints)| (self.ask(&id).await, endpoints));
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        // Names are worth knowing also without; what proves whose the hosts files are is asked again then.
+        let root = self.parts.engine.engine_info().await.map_or(None, |info| info.root);
+        let ask = async |(id, endpoints)| (self.ask(&id, root.as_ref()).await, endpoints);
+        let asked = stream::iter(unknown).map(ask);
         let told: Vec<_> = asked.buffer_unordered(QUESTIONS_MAX).collect().await;
         let changed = self.parts.local.change(|local| {
             for (told, endpoints) in &told {
@@ -75,7 +82,7 @@ impl Learner {
     }
 
     /// What the engine tells of a container, by its endpoints. Nothing if it is gone, or being started: then there will be another look.
-    async fn ask(&self, id: &ContainerId) -> BTreeMap<EndpointId, EndpointContainer> {
+    async fn ask(&self, id: &ContainerId, root: Option<&PathBuf>) -> BTreeMap<EndpointId, EndpointContainer> {
         let told = match self.parts.engine.container_names(id).await {
             Ok(told) => told,
             Err(error) => {
@@ -84,11 +91,13 @@ impl Learner {
             }
         };
         let Some(told) = told else { return BTreeMap::new() };
+        let facts = root.zip(told.process).map(|(root, process)| EngineFacts { root: root.clone(), process });
         let container = |aliases: &Vec<String>| EndpointContainer {
             id: id.to_string(),
             names: bounded_names(std::iter::once(&told.name).chain(aliases).map(String::as_str)),
             hosts_file: told.hosts_file.clone(),
             asks_resolver: told.dns_servers.contains(&IpAddr::V4(RESOLVER)),
+            engine: facts.clone(),
         };
         told.aliases.iter().map(|(endpoint, aliases)| (endpoint.clone(), container(aliases))).collect()
     }
@@ -100,7 +109,8 @@ fn is_news(local: &Local, endpoint: &EndpointId, container: &ContainerId, name: 
     let Some(known) = &known.container else { return true };
     let is_named =
         name.parse().is_ok_and(|name| known.names.contains(&name)) || name.parse::<shoutd_core::names::Name>().is_err();
-    known.id != container.to_string() || !is_named
+    // An earlier version did not ask what proves whose the hosts file is.
+    known.id != container.to_string() || !is_named || known.engine.is_none()
 }
 
 fn networks_in_use(local: &Local) -> Vec<DockerNetworkId> {

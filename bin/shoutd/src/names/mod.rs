@@ -5,6 +5,8 @@
 mod answer;
 mod hosts;
 mod learning;
+mod leftovers;
+mod proof;
 mod resolver;
 
 pub use hosts::HostsFiles;

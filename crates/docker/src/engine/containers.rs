@@ -45,6 +45,8 @@ pub struct ContainerNames {
     pub name: String,
     /// Its hosts file, as the engine's host sees it: an absolute path.
     pub hosts_file: Option<PathBuf>,
+    /// Its first process, as the engine's host counts it; `None` if it does not run.
+    pub process: Option<u32>,
     /// The DNS servers that a user gave it (`--dns`).
     pub dns_servers: Vec<IpAddr>,
     /// By endpoint, what else it is called on that network.
@@ -171,6 +173,14 @@ pub(super) fn parse_names(body: &[u8]) -> Result<ContainerNames, serde_json::Err
         settings: SettingsJson,
         #[serde(rename = "HostConfig", default)]
         config: HostConfigJson,
+        #[serde(rename = "State", default)]
+        state: StateJson,
+    }
+    #[derive(Default, Deserialize)]
+    struct StateJson {
+        /// 0 if it does not run.
+        #[serde(rename = "Pid", default)]
+        process: u32,
     }
     #[derive(Default, Deserialize)]
     struct HostConfigJson {
@@ -203,6 +213,7 @@ pub(super) fn parse_names(body: &[u8]) -> Result<ContainerNames, serde_json::Err
         name: one_line(container.name.trim_start_matches('/'), 256),
         dns_servers: container.config.dns.iter().flatten().filter_map(|server| server.parse().ok()).collect(),
         hosts_file: container.hosts_path.filter(|path| path.is_absolute()),
+        process: Some(container.state.process).filter(|process| *process != 0),
         aliases: aliases.collect(),
     })
 }
@@ -315,7 +326,7 @@ mod tests {
         // Docker 20.10 tells aliases alone, 26.1 all names that it resolves.
         let older = format!(r#"{{"foo":{{"Aliases":["web","0123456789ab"],"EndpointID":"{endpoint}"}}}}"#);
         let newer = format!(r#"{{"foo":{{"Aliases":["web"],"DNSNames":["web-1","web"],"EndpointID":"{endpoint}"}}}}"#);
-        let more = r#""HostsPath":"/var/lib/docker/containers/x/hosts","HostConfig":{"Dns":["127.0.0.12","x"]},"#;
+        let more = r#""HostsPath":"/var/lib/docker/containers/x/hosts","HostConfig":{"Dns":["127.0.0.12","x"]},"State":{"Pid":7},"#;
         let (older, newer) = (read(&older, more), read(&newer, ""));
         let told = |names: &ContainerNames| names.aliases.values().flatten().cloned().collect::<Vec<_>>();
         assert_eq!((older.name.as_str(), told(&older)), ("web-1", vec!["web".to_owned(), "0123456789ab".to_owned()]));
@@ -323,9 +334,10 @@ mod tests {
         assert_eq!(older.hosts_file, Some(PathBuf::from("/var/lib/docker/containers/x/hosts")));
         assert_eq!(older.dns_servers, ["127.0.0.12".parse::<IpAddr>().unwrap()]);
         assert_eq!((newer.hosts_file, newer.dns_servers), (None, vec![]));
+        assert_eq!((older.process, newer.process), (Some(7), None));
         // Of one that has ended, or is not one that Docker keeps a file for.
-        let none = read(r#"{"foo":{"Aliases":null,"EndpointID":""}}"#, r#""HostsPath":"","#);
-        assert_eq!((none.aliases.len(), none.hosts_file), (0, None));
+        let none = read(r#"{"foo":{"Aliases":null,"EndpointID":""}}"#, r#""HostsPath":"","State":{"Pid":0},"#);
+        assert_eq!((none.aliases.len(), none.hosts_file, none.process), (0, None, None));
         assert_eq!(read("null", r#""HostsPath":"../hosts","#).hosts_file, None);
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -28,6 +29,8 @@ pub struct EngineInfo {
     pub version: String,
     /// The API version that calls are made in.
     pub api_version: ApiVersion,
+    /// Where it keeps its files (`--data-root`): an absolute path, which the engine has freed of symbolic links (`getRealPath` in `daemon/daemon.go`).
+    pub root: Option<PathBuf>,
     /// Whether the host is a node of a Swarm.
     pub swarm_active: bool,
     /// Its part in a Swarm; `None` if it has none.
@@ -153,6 +156,8 @@ struct InfoJson {
     #[serde(default, deserialize_with = "or_default")]
     name: String,
     server_version: String,
+    #[serde(rename = "DockerRootDir", default)]
+    root: PathBuf,
     #[serde(default, deserialize_with = "or_default")]
     swarm: SwarmJson,
 }
@@ -294,6 +299,7 @@ pub(super) fn parse_info(api_version: ApiVersion, body: &Bytes) -> Result<Engine
         name: one_line(&info.name, 255),
         version: one_line(&info.server_version, 255),
         api_version,
+        root: Some(info.root).filter(|root| root.is_absolute()),
         swarm_active: info.swarm.local_node_state == "active",
         swarm_node,
     })
