@@ -1,4 +1,4 @@
-//! An address that a user asks for may lie unused in another host's stock: that host is asked to give it up.
+//! Addresses that lie unused in another host's stock: one that a user asks for, or any, when the subnet has none left. That host is asked to give it up.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,10 +7,15 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::routing::post;
 use axum::{Extension, Json, Router};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use shoutd_core::NetworkId;
-use shoutd_core::cluster::{Command, WantedAddress};
+use shoutd_consensus::ProposeError;
+use shoutd_core::cluster::{Command, Refusal, WantedAddress};
+use shoutd_core::stock::{TakenChoice, holders_of_spares, spare};
+use shoutd_core::{HostId, NetworkId};
 use shoutd_peer::{Caller, Rejection};
+use tokio::time::timeout;
+use tracing::debug;
 
 use crate::agreement::AgreementError;
 use crate::parts::Parts;
@@ -23,6 +28,19 @@ const DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long that agreement may take.
 const AGREEMENT: Duration = Duration::from_secs(4);
+
+/// Where peers ask for any address that is not used.
+const SPARE_PATH: &str = "/v1/addresses/spare";
+
+/// How many hosts are asked for one: those that seem to have most.
+const HOLDERS_MAX: usize = 16;
+
+/// How long all of them may take together: Docker waits meanwhile.
+const SPARE_DEADLINE: Duration = Duration::from_secs(8);
+
+/// How long a host that is asked waits until it claims nothing itself. It may be asking just now, and the host that it asks
+/// waits for it: neither has anything to give then, and both go on.
+const GATE_DEADLINE: Duration = Duration::from_millis(500);
 
 /// "Give this address up, if you do not use it."
 #[derive(Debug, Serialize, Deserialize)]
@@ -80,9 +98,96 @@ async fn claim_from_stock(
     }
 }
 
+/// "Give any address of this part of the network up, if you do not use it."
+#[derive(Debug, Serialize, Deserialize)]
+struct WantSpare {
+    network: NetworkId,
+    range: IpNet,
+}
+
+/// The address that was given up.
+#[derive(Debug, Serialize, Deserialize)]
+struct Spared {
+    address: Option<IpAddr>,
+}
+
+/// Has another host leave an address of this part of a network to this one, which has none, and nor has the cluster. Returns
+/// whether one did. Its lease is this host's then, and known here.
+pub async fn take_spare(parts: &Parts, network: &NetworkId, range: IpNet) -> bool {
+    let cluster = parts.agreement.cluster();
+    let heard = parts.announcer.watch_heard().borrow().clone();
+    let holders = holders_of_spares(&cluster, &heard, parts.agreement.me, network, range);
+    let ask = async {
+        for host in holders.into_iter().take(HOLDERS_MAX) {
+            if let Some(address) = ask_for_spare(parts, host, network, range).await {
+                return Some(address);
+            }
+        }
+        None
+    };
+    let Ok(Some(address)) = timeout(SPARE_DEADLINE, ask).await else { return false };
+    let me = parts.agreement.me;
+    let mut agreed = parts.agreement.watch();
+    let is_here = agreed.wait_for(|cluster| {
+        let known = cluster.networks.get(network);
+        known.is_some_and(|known| known.leases.get(&address) == Some(&me))
+    });
+    let is_here = matches!(timeout(DEADLINE, is_here).await, Ok(Ok(_)));
+    is_here && parts.local.change(|local| local.keep(network, address)).await.is_ok()
+}
+
+/// An earlier version knows no such question.
+async fn ask_for_spare(parts: &Parts, host: HostId, network: &NetworkId, range: IpNet) -> Option<IpAddr> {
+    let address = parts.agreement.cluster().hosts.get(&host)?.address;
+    let request = WantSpare { network: network.clone(), range };
+    match parts.peers.call_host::<_, Spared>(host, address, SPARE_PATH, &request, DEADLINE).await {
+        Ok(Spared { address }) => address.filter(|address| range.contains(address)),
+        Err(error) => {
+            debug!(%host, "it gives up no address: {error}");
+            None
+        }
+    }
+}
+
+/// Why an address cannot be had, for who started the container. If the engine chose it, with an address that can be had, which
+/// another host leaves to this one if need be.
+pub async fn explain(parts: &Parts, network: &NetworkId, address: IpAddr, refused: AgreementError) -> AgreementError {
+    if !matches!(refused, AgreementError::Propose(ProposeError::Refused(Refusal::AddressTaken { .. }))) {
+        return refused;
+    }
+    let choice = || {
+        let (cluster, local) = (parts.agreement.cluster(), parts.local.get());
+        TakenChoice::of(&cluster, &local, parts.agreement.me, network, address)
+    };
+    let Some(taken) = choice() else { return refused };
+    let can_be_told = taken.usable.is_some() || !take_spare(parts, network, taken.subnet).await;
+    let told = if can_be_told { Some(taken) } else { choice() };
+    told.map_or(refused, |taken| AgreementError::Local(taken.to_string()))
+}
+
 /// What peers ask.
 pub fn router(parts: Parts) -> Router {
-    Router::new().route(PATH, post(give_up)).with_state(Arc::new(parts))
+    let router = Router::new().route(PATH, post(give_up)).route(SPARE_PATH, post(give_spare));
+    router.with_state(Arc::new(parts))
+}
+
+async fn give_spare(
+    State(parts): State<Arc<Parts>>,
+    Extension(caller): Extension<Caller>,
+    Json(wanted): Json<WantSpare>,
+) -> Result<Json<Spared>, Rejection> {
+    let WantSpare { network, range } = wanted;
+    let find = || spare(&parts.agreement.cluster(), &parts.local.get(), parts.agreement.me, &network, range);
+    // Before the gate, which who has none to give may hold itself.
+    if find().is_none() {
+        return Ok(Json(Spared { address: None }));
+    }
+    let Ok(_gate) = timeout(GATE_DEADLINE, parts.agreement.settle_leases()).await else {
+        return Ok(Json(Spared { address: None }));
+    };
+    let Some(address) = find() else { return Ok(Json(Spared { address: None })) };
+    hand_over(&parts, network, address, caller.host).await?;
+    Ok(Json(Spared { address: Some(address) }))
 }
 
 /// Straight into the other's hands: given back to all, it could be in this host's stock again before the other asks.
@@ -95,13 +200,17 @@ async fn give_up(
     if parts.local.get().uses(&wanted.network, wanted.address) {
         return Ok(Json(Yielded { given_up: false }));
     }
-    let Yield { network, address } = wanted;
+    hand_over(&parts, wanted.network, wanted.address, caller.host).await?;
+    Ok(Json(Yielded { given_up: true }))
+}
+
+/// Leaves an address to another host. The caller holds the gate, and has found that nothing here uses it.
+async fn hand_over(parts: &Parts, network: NetworkId, address: IpAddr, to: HostId) -> Result<(), Rejection> {
     let noted = parts.local.change(|local| local.start_returning(&network, &[address])).await;
     noted.map_err(|error| Rejection::Failed { reason: error.to_string() })?;
     let from = parts.agreement.me;
     let claims = parts.agreement.cluster().networks.get(&network).map_or(0, |known| known.claims_of(from));
-    let command = Command::YieldAddress { network, address, from, claims, to: caller.host };
+    let command = Command::YieldAddress { network, address, from, claims, to };
     let released = parts.agreement.propose_within(command, AGREEMENT).await;
-    released.map_err(|error| Rejection::Failed { reason: error.to_string() })?;
-    Ok(Json(Yielded { given_up: true }))
+    released.map(drop).map_err(|error| Rejection::Failed { reason: error.to_string() })
 }

@@ -3,8 +3,14 @@
 //! A host holds the addresses of its endpoints, and a small stock for endpoints to come: starting a container then needs no agreement, and both sides of a partition go on
 //! starting containers.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
+use crate::announce::Heard;
 use crate::cluster::{Cluster, Command, Network, Pool, WantedAddress};
 use crate::limits::STOCK_MAX;
 use crate::local::Local;
@@ -106,4 +112,76 @@ fn plan_stock(
     let address =
         if from_bottom { WantedAddress::Lowest { subnet, count } } else { WantedAddress::Highest { subnet, count } };
     (!is_full).then(|| Command::ClaimAddress { network: id.clone(), host: me, address })
+}
+
+/// An address of this part of a network that this host holds in stock, and gives to another host whose stock is used up while
+/// the subnet has none left: the one that it would use last itself.
+pub fn spare(cluster: &Cluster, local: &Local, me: HostId, id: &NetworkId, range: IpNet) -> Option<IpAddr> {
+    let network = cluster.networks.get(id).filter(|network| !network.removing)?;
+    let mine = network.leases.iter().filter(|(address, host)| **host == me && range.contains(*address));
+    let is_unused = |address: &IpAddr| !local.uses(id, *address) && !local.is_returning(id, *address);
+    let mut unused = mine.map(|(address, _)| *address).filter(is_unused);
+    if network.settings.docker_ipam && network.origin == me { unused.next_back() } else { unused.next() }
+}
+
+/// The hosts to ask for a [`spare`] address, those first that seem to have most: their leases, but for those of endpoints that they
+/// announced. What a host has that shares no network with this one is not heard here.
+pub fn holders_of_spares(cluster: &Cluster, heard: &Heard, me: HostId, id: &NetworkId, range: IpNet) -> Vec<HostId> {
+    let mut unused: BTreeMap<HostId, BTreeSet<IpAddr>> = BTreeMap::new();
+    for (address, host) in cluster.networks.get(id).iter().flat_map(|network| &network.leases) {
+        if *host != me && range.contains(address) && cluster.hosts.contains_key(host) {
+            unused.entry(*host).or_default().insert(*address);
+        }
+    }
+    for (host, addresses) in &mut unused {
+        let announced = heard.hosts.get(host).and_then(|heard| heard.networks.get(id));
+        let endpoints = announced.iter().flat_map(|network| network.endpoints.values());
+        let used: BTreeSet<_> = endpoints.flat_map(|endpoint| &endpoint.addresses).collect();
+        addresses.retain(|address| !used.contains(address));
+    }
+    let mut holders: Vec<_> = unused.into_iter().filter(|(_, unused)| !unused.is_empty()).collect();
+    holders.sort_by_key(|(_, unused)| Reverse(unused.len()));
+    holders.into_iter().map(|(host, _)| host).collect()
+}
+
+/// Why an address cannot be had that the engine of a network's origin chose, which knows nothing of other hosts and would choose the
+/// same again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakenChoice {
+    /// The subnet.
+    pub subnet: IpNet,
+    /// An address of it that this host can have.
+    pub usable: Option<IpAddr>,
+    taken: String,
+}
+
+impl TakenChoice {
+    /// `None` if the engine does not choose: then a user did, and what the cluster said is what there is to say.
+    pub fn of(cluster: &Cluster, local: &Local, me: HostId, id: &NetworkId, address: IpAddr) -> Option<Self> {
+        let network =
+            cluster.networks.get(id).filter(|network| network.settings.docker_ipam && network.origin == me)?;
+        let holder = network.leases.get(&address).filter(|holder| **holder != me)?;
+        let pool = network.pool_of(address)?;
+        let free = || pool.highest_free(&network.leases, 1).into_iter().next();
+        let usable = spare(cluster, local, me, id, pool.subnet).or_else(free);
+        let (title, host) = (network.title(id), cluster.host_name(*holder));
+        let taken = format!("address {address} of network {title} is in use on host {host}");
+        Some(Self { subnet: pool.subnet, usable, taken })
+    }
+}
+
+impl fmt::Display for TakenChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { subnet, usable, taken } = self;
+        match usable {
+            None => write!(
+                f,
+                "{taken}, and subnet {subnet} has no free address left: remove containers, or create a network with a larger subnet"
+            ),
+            Some(usable) => write!(
+                f,
+                "{taken}, which Docker does not know on the host where the network was created: give the container an address that is free, such as --ip {usable}, or create networks with --ipam-driver shoutd"
+            ),
+        }
+    }
 }

@@ -33,6 +33,7 @@ fn addresses_subnets_and_names_are_one_thing_over_all_hosts() {
             ("fixed addresses are not given to others", fixed_address),
             ("reserved addresses are refused", reserved_addresses),
             ("a subnet's last address, and its return", small_subnet),
+            ("what is freed in a full subnet goes to whichever host asks", full_subnet),
             ("one name created on two hosts at once", name_created_twice),
             ("a container on two networks", two_networks),
             ("a container that is restarted, and moved between networks", restarted_and_reconnected),
@@ -203,6 +204,32 @@ fn small_subnet(cluster: &mut Cluster) -> Result<()> {
         network.remove_on(third)?;
     }
     Ok(())
+}
+
+/// Hosts keep some addresses in stock. Of a subnet that is full, others get these.
+fn full_subnet(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [first, second, third] = &hosts;
+    let network = Network::create(cluster, first, "foo", &["--subnet", "10.9.0.0/28"])?;
+    // 16 less the network's own, broadcast and gateway; other hosts' stock among them.
+    let mut containers = on_all(&vec![second.clone(); 13], |host| Container::start(host, "foo", &[]))?;
+    let (made, output) = Container::try_start(third, "foo", &[])?;
+    ensure_refused(&output, &["no free address", "10.9.0.0/28"])?;
+    made.remove()?;
+    // Here Docker chooses, and knows nothing of the others. Nobody gave `--ip`.
+    let (made, output) = Container::try_start(first, "foo", &[])?;
+    ensure_refused(&output, &["no free address", &second.name()])?;
+    ensure!(!output.stderr.contains("--ip "), "{output}");
+    made.remove()?;
+    containers.drain(..2).try_for_each(Container::remove)?;
+    containers.push(Container::start(third, "foo", &[])?);
+    let (made, output) = Container::try_start(first, "foo", &[])?;
+    let (_, free) = output.stderr.split_once("--ip ").with_context(|| format!("no address is named: {output}"))?;
+    made.remove()?;
+    let free: String = free.chars().take_while(|character| *character == '.' || character.is_ascii_digit()).collect();
+    containers.push(Container::start(first, "foo", &["--ip", &free])?);
+    drop(containers);
+    network.remove_on(third)
 }
 
 fn name_created_twice(cluster: &mut Cluster) -> Result<()> {

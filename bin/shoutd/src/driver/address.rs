@@ -158,7 +158,7 @@ async fn lease_from(
     pool: (IpNet, IpNet),
 ) -> Result<Result<IpNet, Refusal>, DriverError> {
     let (agreement, local) = (&driver.parts.agreement, &driver.parts.local);
-    let (subnet, _) = pool;
+    let (subnet, range) = pool;
     for _ in 0..TRIES_FOR_STOCK_MAX {
         let cluster = agreement.cluster();
         let reserved =
@@ -168,8 +168,11 @@ async fn lease_from(
         }
         match agreement.claim(network, WantedAddress::Highest { subnet, count: 1 }).await {
             Ok(()) => {}
+            // Another host may hold one that it does not use.
             Err(AgreementError::Propose(ProposeError::Refused(refusal @ Refusal::Exhausted { .. }))) => {
-                return Ok(Err(refusal));
+                if !stock::take_spare(&driver.parts, network, range).await {
+                    return Ok(Err(refusal));
+                }
             }
             Err(error) => {
                 return Err(DriverError::new(format!("this host's stock of addresses is used up, and {error}")));

@@ -34,7 +34,9 @@ pub async fn create(driver: &Driver, request: CreateEndpoint) -> Result<CreatedI
         // Asked first, as the cluster cannot tell one endpoint of this host from another.
         driver.evict_gone(&network, address).await?;
         if !is_swarms {
-            stock::claim_exactly(&driver.parts, &network, address).await.map_err(told)?;
+            if let Err(error) = stock::claim_exactly(&driver.parts, &network, address).await {
+                return Err(told(stock::explain(&driver.parts, &network, address, error).await));
+            }
         }
     }
     let attached = network.clone();

@@ -138,9 +138,7 @@ pub enum Refusal {
     #[error("network {0} is a Swarm's, which gives out its addresses itself")]
     SwarmsAddresses(String),
     /// The address is held by another host.
-    #[error(
-        "address {address} of network {network} is in use on host {host}; choose another one with --ip, or make the network with --ipam-driver shoutd"
-    )]
+    #[error("address {address} of network {network} is in use on host {host}; choose another one with --ip")]
     AddressTaken {
         /// The address.
         address: IpAddr,
