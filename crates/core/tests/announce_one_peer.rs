@@ -126,6 +126,7 @@ fn a_host_that_announces_too_often_is_told_to_wait_and_loses_nothing() {
         let Some(message) = speaker.next(&mut sequence, now) else { continue };
         let reply = listener.hear(&message, now).unwrap();
         waits += u32::from(matches!(reply, Reply::TooOften { .. }));
+        assert!(!listener.is_impatient(), "that is no fault: nothing is lost by it");
         speaker.answered(reply, 1, now);
     }
     assert_eq!(waits, 1);
@@ -133,6 +134,31 @@ fn a_host_that_announces_too_often_is_told_to_wait_and_loses_nothing() {
     assert!(later < now + Duration::from_millis(10));
     assert_eq!(converse(&mut speaker, &mut listener, &mut sequence, later), 1);
     assert_eq!(listener.heard(None, later).networks, one_network(ANNOUNCEMENTS_PER_HOST.0 + 50));
+    assert!(!listener.is_impatient());
+}
+
+#[test]
+fn a_host_waits_when_it_is_told_to_even_if_it_is_heard_meanwhile_and_one_that_does_not_is_at_fault() {
+    let now = Duration::from_secs(1);
+    let (mut speaker, mut sequence) = (Speaker::new(1), 0);
+    speaker.want(one_network(1));
+    speaker.next(&mut sequence, now).unwrap();
+    speaker.failed(now);
+    speaker.hurry(now);
+    speaker.next(&mut sequence, now).unwrap();
+    speaker.answered(Reply::TooOften { wait: 5 }, 1, now);
+    speaker.hurry(now);
+    assert!(speaker.next(&mut sequence, now).is_none());
+    let message = speaker.next(&mut sequence, now + Duration::from_millis(5)).unwrap();
+
+    let mut listener = Listener::new(now);
+    let is_told = |listener: &mut Listener| matches!(listener.hear(&message, now), Ok(Reply::TooOften { .. }));
+    let taken = (0..1000).take_while(|_| !is_told(&mut listener)).count();
+    assert_eq!(taken, usize::try_from(ANNOUNCEMENTS_PER_HOST.0).unwrap());
+    assert!(!listener.is_impatient());
+    assert!(is_told(&mut listener) && listener.is_impatient());
+    let later = now + Duration::from_secs(1);
+    assert!(matches!(listener.hear(&message, later), Ok(Reply::Has { .. })) && !listener.is_impatient());
 }
 
 #[test]

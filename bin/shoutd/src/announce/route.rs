@@ -54,7 +54,9 @@ impl Announcer {
         let is_news = is_new_run || state.speakers.is_failing(host);
         state.speakers.heard_from(host, is_new_run, now);
         let fault = match &reply {
-            Ok(Reply::TooOften { .. }) => Some("it announces more often than it may, and is made to wait".to_owned()),
+            Ok(_) if state.listeners.get(host).is_some_and(Listener::is_impatient) => {
+                Some("it announces more often than it may, and does not wait when it is told to".to_owned())
+            }
             Ok(_) => None,
             Err(unsound) => Some(format!("its announcement is not taken: {unsound}")),
         };

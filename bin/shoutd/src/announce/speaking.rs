@@ -107,10 +107,7 @@ impl Announcer {
         let now = self.now();
         let mut state = self.state();
         let fault = match &answer {
-            Ok(Reply::TooOften { .. }) => {
-                Some("it takes no more announcements just now: this host announces too often".to_owned())
-            }
-            // That passes by itself.
+            // That passes by itself, as does an announcement that comes too often: what changes meanwhile goes along.
             Err(CallError::Refused { rejection: Rejection::Busy { .. }, .. }) => None,
             Err(CallError::Refused { rejection, .. }) => {
                 Some(format!("it does not take this host's announcements: {rejection}"))

@@ -33,6 +33,10 @@ pub struct Listener {
     retired: VecDeque<Incarnation>,
     /// A token bucket, kept as the time at which it is full again.
     full_at: Duration,
+    /// Until when it was told to wait.
+    waits_until: Duration,
+    /// Whether it did not wait when it was last told to.
+    is_impatient: bool,
 }
 
 impl Listener {
@@ -49,6 +53,8 @@ impl Listener {
             expired: false,
             retired: VecDeque::new(),
             full_at: now,
+            waits_until: now,
+            is_impatient: false,
         }
     }
 
@@ -58,8 +64,11 @@ impl Listener {
     /// If it is none that a host would send. The peer is not in sync then.
     pub fn hear(&mut self, message: &Message, now: Duration) -> Result<Reply, Unsound> {
         if let Some(wait) = self.wait(now) {
+            self.is_impatient = now < self.waits_until;
+            self.waits_until = self.waits_until.max(now + Duration::from_millis(wait.into()));
             return Ok(Reply::TooOften { wait });
         }
+        self.is_impatient = false;
         if let Err(unsound) = message.delta.check() {
             self.trusted = false;
             return Err(unsound);
@@ -124,6 +133,12 @@ impl Listener {
             return None;
         };
         u32::try_from(wait.as_millis()).ok().map(|wait| wait + 1)
+    }
+
+    /// Whether the peer announces although it was told to wait. To be told so is no fault: many containers that start at once
+    /// lead there, and what changes meanwhile goes along.
+    pub fn is_impatient(&self) -> bool {
+        self.is_impatient
     }
 
     /// The peer may be gone: it counts as not in sync until it is heard again.

@@ -141,8 +141,11 @@ impl Speaker {
                 self.acknowledged = None;
                 self.not_before = now;
             }
-            // Not applied: what changes until then goes along.
-            Reply::TooOften { wait } => self.not_before = now + Duration::from_millis(wait.into()),
+            // Not applied: what changes until then goes along. It did answer, so nothing hurries the next.
+            Reply::TooOften { wait } => {
+                self.failures = 0;
+                self.not_before = now + Duration::from_millis(wait.into());
+            }
         }
     }
 
