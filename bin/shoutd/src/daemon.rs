@@ -165,9 +165,10 @@ impl Daemon {
         let listening = Listening { observed: reconciler.watch_observed(), memberships: reconciler.memberships() };
         let plane = Plane::new(agreement.clone(), self.local.clone(), hearing, self.underlay.subscribe(), reconciler);
         let plane = Arc::new(plane);
-        let announcer =
-            Announcer::new(agreement.clone(), self.local.clone(), plane.clone(), self.peers.clone(), listening, heard);
         let events = Arc::new(Events::open(&self.data_directory));
+        let (local, peers) = (self.local.clone(), self.peers.clone());
+        let announcer =
+            Announcer::new(agreement.clone(), local, plane.clone(), peers, listening, heard, events.clone());
         Ok(Parts {
             plane,
             announcer: Arc::new(announcer),

@@ -38,6 +38,8 @@ pub enum EventKind {
     FilterDropped,
     /// A socket of shoutd's was removed, and is served again.
     SocketRestored,
+    /// Something that a host announces is not believed by another.
+    AnnouncementDoubted,
     /// Lines that an earlier version had written into a file that is not a container's were removed, or left.
     HostsFileCleaned,
     /// Another kind, of a newer version.
@@ -61,6 +63,7 @@ impl fmt::Display for EventKind {
             Self::FilterRestored => "filter-restored",
             Self::FilterDropped => "filter-dropped",
             Self::SocketRestored => "socket-restored",
+            Self::AnnouncementDoubted => "announcement-doubted",
             Self::HostsFileCleaned => "hosts-file-cleaned",
             Self::Other => "other",
         })
@@ -115,7 +118,7 @@ impl EventLog {
 }
 
 /// A text as it is kept: without line breaks, and not too long.
-fn one_line(text: &str) -> String {
+pub fn one_line(text: &str) -> String {
     let mut kept = String::new();
     for character in text.chars().map(|character| if character.is_control() { ' ' } else { character }) {
         if kept.len() + character.len_utf8() > EVENT_TEXT_BYTES_MAX {

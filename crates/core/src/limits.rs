@@ -119,6 +119,15 @@ pub const HOLD_TIME: Duration = Duration::from_secs(300);
 /// way, so that more of them bring nothing.
 pub const ANNOUNCEMENTS_PER_HOST: (u32, Duration) = (100, Duration::from_millis(5));
 
+/// Doubts about what a host announces of one network that are kept: whoever has that many is told of enough.
+pub const DOUBTS_PER_NETWORK_MAX: usize = 64;
+
+/// Doubts that are shown of one host, and told to it.
+pub const DOUBTS_TOLD_MAX: usize = 8;
+
+/// How long a doubt that may pass by itself is kept from people: longer than an election, after which a lease that was agreed on is known everywhere.
+pub const DOUBT_GRACE: Duration = Duration::from_secs(15);
+
 /// How soon an announcement that failed is tried again, at first and at last; it doubles in between.
 pub const ANNOUNCE_RETRY_FIRST: Duration = Duration::from_millis(100);
 /// See [`ANNOUNCE_RETRY_FIRST`].

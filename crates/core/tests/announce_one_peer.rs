@@ -8,10 +8,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoutd_core::announce::{AnnouncedNetwork, Content, Heard, Listener, Listeners, Reply, Speaker, Unsound};
+use shoutd_core::announce::{
+    AnnouncedNetwork, Beliefs, Content, Heard, Known, Listener, Listeners, Reply, Speaker, Unsound,
+};
+use shoutd_core::cluster::Cluster;
 use shoutd_core::limits::{
     ANNOUNCED_ITEMS_MAX, ANNOUNCEMENTS_PER_HOST, BEAT_INTERVAL, HOLD_TIME, MESSAGE_ITEMS_MAX, SILENCE_MAX,
 };
+use shoutd_core::local::Local;
 use shoutd_core::multicast::{Memberships, SourceFilter};
 
 use crate::common::{groups, host, network_id, sent};
@@ -199,12 +203,13 @@ fn what_no_host_can_announce_is_refused_and_the_host_is_out_of_sync() {
 fn a_beat_changes_nothing_of_what_is_known() {
     let now = Duration::from_secs(1);
     let (mut speaker, mut listeners, mut sequence) = (Speaker::new(1), Listeners::default(), 0);
-    let mut heard = Arc::<Heard>::default();
+    let (mut heard, mut beliefs) = (Arc::<Heard>::default(), Beliefs::default());
     let mut hear = |speaker: &mut Speaker, heard: &mut Arc<Heard>, now| {
         let before = heard.clone();
         let message = speaker.next(&mut sequence, now).unwrap();
         speaker.answered(listeners.hear(host(2), &message, now).unwrap(), 1, now);
-        listeners.update(heard, host(2), now);
+        let known = Known { cluster: &Cluster::default(), local: &Local::default() };
+        beliefs.update(heard, host(2), listeners.heard_host(host(2), now), known, now);
         !Arc::ptr_eq(&before, heard)
     };
     speaker.want(one_network(3));
@@ -213,8 +218,7 @@ fn a_beat_changes_nothing_of_what_is_known() {
     assert!(!hear(&mut speaker, &mut heard, now + BEAT_INTERVAL));
     speaker.want(one_network(4));
     assert!(hear(&mut speaker, &mut heard, now + BEAT_INTERVAL));
-    listeners.update(&mut heard, host(2), now + BEAT_INTERVAL + SILENCE_MAX);
-    assert!(!heard.hosts[&host(2)].in_sync);
+    assert!(!listeners.heard_host(host(2), now + BEAT_INTERVAL + SILENCE_MAX).unwrap().in_sync);
 }
 
 #[test]

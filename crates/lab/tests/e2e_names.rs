@@ -24,6 +24,7 @@ fn names_of_containers_are_resolved_on_all_hosts() {
             ("shoutd is killed, a host is lost", daemons_and_hosts),
             ("lines of others in a hosts file stay", foreign_lines),
             ("programs that ask DNS themselves", asked_by_dns),
+            ("names of the public DNS come from no other host", public_names),
             ("files that users mount at /etc/hosts are not touched", mounted_files),
         ],
     );
@@ -171,7 +172,7 @@ fn kept_apart(cluster: &mut Cluster) -> Result<()> {
     ensure!(resolve(&quiet[0], "quiet-2")?.is_empty(), "a name of a network without names");
     let output =
         first.run(["docker", "network", "create", "--driver", "shoutd", "--opt", "shoutd.names=maybe", "x"])?;
-    ensure!(!output.success() && output.stderr.contains("give on or off"), "{output}");
+    ensure!(!output.success() && output.stderr.contains("give on, all or off"), "{output}");
     Ok(())
 }
 
@@ -228,6 +229,33 @@ fn foreign_lines(cluster: &mut Cluster) -> Result<()> {
     ensure!(resolve(&asker, "mine")? == ["192.0.2.9".to_owned()].into(), "a line was lost");
     let own = asker.sh("hostname")?;
     ensure!(!resolve(&asker, own.trim())?.is_empty(), "it does not know itself");
+    Ok(())
+}
+
+/// A container of another host does not hide what all others look for in the public DNS, unless the network is for that.
+fn public_names(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, _] = cluster.three()?;
+    for (network, options, is_resolved) in [("foo", &[][..], false), ("all", &["--opt", "shoutd.names=all"][..], true)]
+    {
+        let options = [&["--ipam-driver", "shoutd"][..], options].concat();
+        let _network = Network::create(cluster, &first, network, &options)?;
+        let asker = start(&first, network, "asker", &[])?;
+        let aliases = ["--network-alias", "auth.docker.io", "--network-alias", "auth.internal"];
+        let asked = start(&second, network, "asked", &aliases)?;
+        let wanted = address(&asked, network)?;
+        await_name(&asker, "auth.internal", &wanted)?;
+        let found = if is_resolved { wanted } else { Vec::new() };
+        ensure!(resolve(&asker, "auth.docker.io")? == found.into_iter().collect(), "{}", asker.sh("cat /etc/hosts")?);
+    }
+    // Both hosts say so, and nothing is wrong with either.
+    for host in [&first, &second] {
+        wait_until(&format!("{} to tell of it", host.name()), SOON, || {
+            let events = host.sh("shoutdctl events")?;
+            Ok(events.lines().any(|line| line.contains("auth.docker.io") && line.contains("foo")).then_some(()))
+        })?;
+        let status = host.sh("shoutdctl status")?;
+        ensure!(!status.contains("problem"), "{status}");
+    }
     Ok(())
 }
 

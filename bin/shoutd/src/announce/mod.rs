@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use shoutd_core::announce::Heard;
+use shoutd_core::announce::{Heard, Known, ToldDoubt};
+use shoutd_core::events::EventKind;
 use shoutd_core::limits::SILENCE_MAX;
 use shoutd_core::multicast::Memberships;
 use shoutd_core::plane::Observed;
@@ -22,8 +23,9 @@ use tracing::debug;
 
 pub use route::router;
 
-use self::state::State;
+use self::state::{Direction, State};
 use crate::agreement::Agreement;
+use crate::events::Events;
 use crate::local_state::LocalState;
 use crate::plane::Plane;
 
@@ -61,6 +63,7 @@ pub struct Announcer {
     begin: Instant,
     state: Mutex<State>,
     heard: watch::Sender<Arc<Heard>>,
+    events: Arc<Events>,
     /// Signalled when there may be something else to say to somebody.
     news: Notify,
     /// Signalled when somebody has acknowledged or announced something.
@@ -85,6 +88,7 @@ impl Announcer {
         peers: Client,
         listening: Listening,
         heard: watch::Sender<Arc<Heard>>,
+        events: Arc<Events>,
     ) -> Self {
         Self {
             agreement,
@@ -95,6 +99,7 @@ impl Announcer {
             begin: Instant::now(),
             state: Mutex::default(),
             heard,
+            events,
             news: Notify::new(),
             progress: watch::Sender::new(()),
         }
@@ -110,18 +115,40 @@ impl Announcer {
     }
 
     /// Makes of what these hosts announced what is to be made of it now, for the plane.
-    fn publish(&self, state: &State, hosts: impl IntoIterator<Item = HostId>) {
+    fn publish(&self, state: &mut State, hosts: impl IntoIterator<Item = HostId>) {
         let before = self.heard.borrow().clone();
         let (mut heard, now) = (before.clone(), self.now());
-        hosts.into_iter().for_each(|host| state.listeners.update(&mut heard, host, now));
+        let (cluster, local) = (self.agreement.cluster(), self.local.get());
+        let known = Known { cluster: &cluster, local: &local };
+        let mut update = |state: &mut State, host: HostId| {
+            let announced = state.listeners.heard_host(host, now);
+            state.beliefs.update(&mut heard, host, announced, known, now);
+            let told = state.beliefs.doubts(host, &cluster, now);
+            self.note_doubts(state, host, Direction::In, told);
+        };
+        hosts.into_iter().for_each(|host| update(state, host));
+        state.beliefs.contested().into_iter().for_each(|host| update(state, host));
         if !Arc::ptr_eq(&before, &heard) {
-            state.tell_changes(&before, &heard, &self.agreement.cluster());
+            state.tell_changes(&before, &heard, &cluster);
             self.heard.send_replace(heard);
         }
     }
 
+    /// Notes what one host does not believe of another's announcement, and what of it is new as events.
+    fn note_doubts(&self, state: &mut State, host: HostId, direction: Direction, told: Vec<ToldDoubt>) {
+        let cluster = self.agreement.cluster();
+        for doubt in state.note_doubts(host, direction, told, &cluster, self.now()) {
+            let who = match direction {
+                Direction::In => "announced by this host, and not believed here",
+                Direction::Out => "announced here, and not believed by this host",
+            };
+            let text = format!("{who}: {}", doubt.text);
+            self.events.note(EventKind::AnnouncementDoubted, &cluster.host_name(host), &text);
+        }
+    }
+
     /// The same for all hosts.
-    fn publish_all(&self, state: &State) {
+    fn publish_all(&self, state: &mut State) {
         let known: BTreeSet<HostId> = self.heard.borrow().hosts.keys().copied().collect();
         self.publish(state, state.listeners.hosts().chain(known).collect::<BTreeSet<_>>());
     }

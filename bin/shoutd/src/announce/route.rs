@@ -63,14 +63,18 @@ impl Announcer {
         if let Some(fault) = fault {
             state.note_fault(host, Direction::In, fault, &cluster, now);
         }
-        self.publish(&state, [host]);
+        self.publish(&mut state, [host]);
         self.tell_progress();
+        let doubted = state.beliefs.doubts(host, &cluster, now);
         drop(state);
         // Who has a network is told of ours.
         if is_news || !before.networks.keys().eq(after.networks.keys()) {
             self.news.notify_one();
         }
-        let reply = reply.map_err(|unsound| Rejection::Malformed { reason: unsound.to_string() })?;
+        let reply = match reply.map_err(|unsound| Rejection::Malformed { reason: unsound.to_string() })? {
+            Reply::Has { sequence, .. } => Reply::Has { sequence, doubts: doubted },
+            other => other,
+        };
         let ids = before.networks.keys().chain(after.networks.keys().filter(|id| !before.networks.contains_key(*id)));
         let changed = ids.filter(|id| before.networks.get(*id) != after.networks.get(*id)).cloned().collect();
         Ok((reply, changed))

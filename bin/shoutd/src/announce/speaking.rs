@@ -82,7 +82,7 @@ impl Announcer {
             }
         }
         state.listeners.track(&cluster, expectations(&cluster, me, &content), self.now());
-        self.publish_all(&state);
+        self.publish_all(&mut state);
         let audience = audience(&cluster, me, &content, &self.heard.borrow());
         state.speakers.address(&cluster, me, audience, rand::random);
         state.note_excesses(excesses);
@@ -122,11 +122,14 @@ impl Announcer {
         if let Some(fault) = fault {
             state.note_fault(host, Direction::Out, fault, &cluster, now);
         }
+        if let Ok(Reply::Has { doubts, .. }) = &answer {
+            self.note_doubts(&mut state, host, Direction::Out, doubts.clone());
+        }
         match answer {
             Err(CallError::Refused { rejection: Rejection::Malformed { .. }, .. }) => state.speakers.refused(host, now),
             answer => state.speakers.answered(host, answer.ok(), rand::random(), now),
         }
-        self.publish(&state, [host]);
+        self.publish(&mut state, [host]);
         self.tell_progress();
     }
 
@@ -137,7 +140,7 @@ impl Announcer {
         state.expired_at = now;
         if is_due {
             state.listeners.expire(now);
-            self.publish_all(&state);
+            self.publish_all(&mut state);
             self.tell_progress();
         }
     }

@@ -1,12 +1,13 @@
 //! What the announcer keeps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use shoutd_core::HostId;
-use shoutd_core::announce::{Content, Excess, Heard, HeardHost, Listeners, Speakers};
+use shoutd_core::announce::{Beliefs, Content, Excess, Heard, HeardHost, Listeners, Speakers, ToldDoubt};
 use shoutd_core::cluster::Cluster;
+use shoutd_core::limits::DOUBTS_TOLD_MAX;
 use tracing::{info, warn};
 
 /// How long a fault is shown that has not been met again: longer than the time between two attempts.
@@ -32,10 +33,14 @@ pub struct State {
     pub speakers: Speakers,
     /// What the others announced.
     pub listeners: Listeners,
+    /// What is believed of it.
+    pub beliefs: Beliefs,
     /// When it was last looked at what changes by time alone.
     pub expired_at: Duration,
     /// What is wrong with announcements to and from a host and does not pass by itself.
     faults: BTreeMap<(HostId, Direction), Fault>,
+    /// What is not believed, by the host that announces it or that does not believe it.
+    doubts: BTreeMap<(HostId, Direction), Doubts>,
 }
 
 /// Which way announcements go.
@@ -54,7 +59,56 @@ struct Fault {
     met: Duration,
 }
 
+/// What one host does not believe of what another announces.
+#[derive(Debug)]
+struct Doubts {
+    told: BTreeSet<ToldDoubt>,
+    met: Duration,
+    /// How many of them became events since then: a host that makes up ever new ones does not push everything else out.
+    events: (usize, Duration),
+}
+
 impl State {
+    /// Notes what is not believed. Returns those that are new, for events.
+    pub fn note_doubts(
+        &mut self,
+        host: HostId,
+        direction: Direction,
+        told: Vec<ToldDoubt>,
+        cluster: &Cluster,
+        now: Duration,
+    ) -> Vec<ToldDoubt> {
+        self.doubts.retain(|(host, _), doubts| cluster.hosts.contains_key(host) && now < doubts.met + FAULT_LOGGED);
+        let told: BTreeSet<ToldDoubt> = told.into_iter().take(DOUBTS_TOLD_MAX).map(ToldDoubt::bounded).collect();
+        if told.is_empty() && !self.doubts.contains_key(&(host, direction)) {
+            return Vec::new();
+        }
+        let known = self.doubts.remove(&(host, direction));
+        let (before, events) = known.map_or((BTreeSet::new(), (0, now)), |known| (known.told, known.events));
+        let (count, since) = if now < events.1 + FAULT_LOGGED { events } else { (0, now) };
+        let new: Vec<_> = told.difference(&before).take(DOUBTS_TOLD_MAX.saturating_sub(count)).cloned().collect();
+        let events = (count + new.len(), since);
+        if !told.is_empty() || events.0 > 0 {
+            self.doubts.insert((host, direction), Doubts { told, met: now, events });
+        }
+        new
+    }
+
+    /// What is not believed and ought not to be so, one line each.
+    fn doubted(&self, cluster: &Cluster, now: Duration) -> Vec<String> {
+        let current = self.doubts.iter().filter(|(_, doubts)| now < doubts.met + FAULT_SHOWN);
+        let lines = current.flat_map(|((host, direction), doubts)| {
+            let host = cluster.host_name(*host);
+            let who = match direction {
+                Direction::In => format!("host {host}: not all that it announces is believed"),
+                Direction::Out => format!("host {host} does not believe all that this host announces"),
+            };
+            let faults = doubts.told.iter().filter(|doubt| doubt.is_fault);
+            faults.map(move |doubt| format!("{who}: {}", doubt.text)).collect::<Vec<_>>()
+        });
+        lines.collect()
+    }
+
     /// Notes what is wrong with a host. Says it, but not all the time.
     pub fn note_fault(&mut self, host: HostId, direction: Direction, text: String, cluster: &Cluster, now: Duration) {
         self.faults.retain(|(host, _), fault| cluster.hosts.contains_key(host) && now < fault.met + FAULT_LOGGED);
@@ -95,6 +149,7 @@ impl State {
         let faults = self.faults.iter().filter(|(_, fault)| now < fault.met + FAULT_SHOWN);
         let faults = faults.map(|((host, _), fault)| format!("host {}: {}", cluster.host_name(*host), fault.text));
         let silence = (!self.is_speaking).then(|| SILENT.to_owned());
-        silence.into_iter().chain(self.excesses.iter().map(ToString::to_string)).chain(faults).collect()
+        let excesses = self.excesses.iter().map(ToString::to_string);
+        silence.into_iter().chain(excesses).chain(faults).chain(self.doubted(cluster, now)).collect()
     }
 }

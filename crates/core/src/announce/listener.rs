@@ -83,7 +83,7 @@ impl Listener {
             (has, base) if self.expired && (base.is_some() || has.is_some_and(|has| message.sequence <= has)) => {
                 return Ok(Reply::WantSnapshot);
             }
-            (Some(has), _) if message.sequence < has => return Ok(Reply::Has { sequence: has }),
+            (Some(has), _) if message.sequence < has => return Ok(Reply::has(has)),
             (Some(has), _) if message.sequence == has => {}
             (Some(has), Some(base)) if has == base => self.take(message, false)?,
             (_, None) => self.take(message, true)?,
@@ -96,7 +96,7 @@ impl Listener {
         self.heard = now;
         self.trusted = true;
         self.expired = false;
-        Ok(Reply::Has { sequence: message.sequence })
+        Ok(Reply::has(message.sequence))
     }
 
     fn take(&mut self, message: &Message, is_snapshot: bool) -> Result<(), Unsound> {

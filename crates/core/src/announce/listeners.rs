@@ -1,10 +1,9 @@
 //! What all peers announced.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Heard, HeardHost, Listener, Message, Reply, Unsound};
+use super::{HeardHost, Listener, Message, Reply, Unsound};
 use crate::cluster::Cluster;
 use crate::{HostId, NetworkId};
 
@@ -54,19 +53,6 @@ impl Listeners {
     /// When, without a word from anybody, something changes next after this time; `None` if never.
     pub fn wake(&self, after: Duration) -> Option<Duration> {
         self.hosts.values().filter_map(|listener| listener.wake(after)).min()
-    }
-
-    /// Puts into `heard` what is to be made of one host now.
-    pub fn update(&self, heard: &mut Arc<Heard>, host: HostId, now: Duration) {
-        let is = self.heard_host(host, now);
-        if heard.hosts.get(&host).map(Arc::as_ref) == is.as_ref() {
-            return;
-        }
-        let hosts = &mut Arc::make_mut(heard).hosts;
-        match is {
-            Some(is) => hosts.insert(host, Arc::new(is)),
-            None => hosts.remove(&host),
-        };
     }
 
     /// The hosts that announce something, or are expected to.

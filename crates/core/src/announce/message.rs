@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Delta;
+use super::{Delta, ToldDoubt};
 
 /// One row of messages to one peer, from a start of the daemon on: random. Two of them differ, and that is all that can be said of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,13 +25,16 @@ pub struct Message {
 }
 
 /// What a listener answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// It has what has this number.
     Has {
         /// The number.
         sequence: u64,
+        /// What of it is not believed. Earlier versions believe everything, and read over it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        doubts: Vec<ToldDoubt>,
     },
     /// It does not have what the change is a change to.
     WantSnapshot,
@@ -42,6 +45,13 @@ pub enum Reply {
         /// When it does again, in milliseconds from now.
         wait: u32,
     },
+}
+
+impl Reply {
+    /// It has what has this number, and believes all of it.
+    pub fn has(sequence: u64) -> Self {
+        Self::Has { sequence, doubts: Vec::new() }
+    }
 }
 
 /// Why a listener does not take a message that no `shoutd` would send.

@@ -2,11 +2,13 @@
 //!
 //! Each host is the only writer of its own announcements. They go to the hosts that share a network, as a snapshot followed by deltas. A
 //! [`Speaker`] keeps what one peer has acknowledged and says what to send it next; [`Listeners`] keep what the peers announced, and know whether it
-//! can be relied upon. Neither does I/O or reads a clock: the daemon carries the messages.
+//! can be relied upon. [`Beliefs`] hold it against what is agreed. None of them does I/O or reads a clock: the daemon carries the messages.
 
 mod audience;
+mod belief;
 mod content;
 mod delta;
+mod doubt;
 mod listener;
 mod listeners;
 mod message;
@@ -15,8 +17,10 @@ mod speaker;
 mod speakers;
 
 pub use audience::{audience, expectations};
+pub use belief::{Beliefs, Known};
 pub use content::{AnnouncedEndpoint, AnnouncedNetwork, Content, Heard, HeardHost};
 pub use delta::Delta;
+pub use doubt::{AddressDoubt, Doubt, ToldDoubt};
 pub use listener::Listener;
 pub use listeners::Listeners;
 pub use message::{Incarnation, Message, Reply, Unsound};

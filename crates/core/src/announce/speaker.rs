@@ -124,7 +124,7 @@ impl Speaker {
             return;
         };
         match reply {
-            Reply::Has { sequence } if sequence == message.sequence => {
+            Reply::Has { sequence, .. } if sequence == message.sequence => {
                 self.failures = 0;
                 self.not_before = now;
                 self.answered = Some(now);

@@ -26,7 +26,7 @@ pub use pool::Pool;
 pub use refusal::Refusal;
 
 use crate::limits::VNI_FIRST;
-use crate::plane::multicast_routes;
+use crate::plane::{multicast_routes, resolves_names};
 use crate::{ClusterId, HostId, NetworkId, Vni};
 
 /// All agreed state.
@@ -159,6 +159,11 @@ impl Network {
     /// The pool that this address lies in.
     pub fn pool_of(&self, address: IpAddr) -> Option<&Pool> {
         self.settings.pools.iter().find(|pool| pool.subnet.contains(&address))
+    }
+
+    /// Whether shoutd resolves the names of its containers across hosts. In networks of a Swarm Docker's resolver knows all hosts.
+    pub fn resolves_names(&self) -> bool {
+        !self.settings.swarm && resolves_names(&self.settings.options)
     }
 
     /// How often this host has claimed addresses of it.

@@ -20,7 +20,6 @@ use crate::announce::Heard;
 use crate::cluster::Cluster;
 use crate::limits::NAMES_PER_ENDPOINT_MAX;
 use crate::local::{Endpoint, Local};
-use crate::plane::resolves_names;
 
 /// Where shoutd answers questions of DNS inside a container that was started with `--dns` and this address: next to 127.0.0.11, where Docker's own resolver is.
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 12);
@@ -96,11 +95,7 @@ pub struct KnowingContainer {
 
 /// The containers of this host by their ids.
 pub fn containers(cluster: &Cluster, local: &Local, heard: &Heard) -> BTreeMap<String, KnowingContainer> {
-    // In networks of a Swarm Docker's resolver knows all hosts.
-    let is_resolved = |id: &NetworkId| {
-        let settings = cluster.networks.get(id).map(|known| &known.settings);
-        settings.is_some_and(|settings| !settings.swarm && resolves_names(&settings.options))
-    };
+    let is_resolved = |id: &NetworkId| cluster.networks.get(id).is_some_and(|known| known.resolves_names());
     let mut found: BTreeMap<&String, (KnowingContainer, BTreeSet<&NetworkId>)> = BTreeMap::new();
     for endpoint in local.endpoints.values() {
         let Some(container) = &endpoint.container else { continue };

@@ -31,7 +31,7 @@ pub use observed::{
 };
 pub use options::{
     ALL_MULTICAST, InvalidOption, MAC_MOVES_OPTION, MAX_RATE_OPTION, MULTICAST_ROUTE_OPTION, check_options,
-    multicast_routes, resolves_names,
+    multicast_routes, resolves_names, resolves_public_names,
 };
 pub use tier::{Tier, UnknownTier};
 pub use underlay::{UnderlayFilter, underlay_filter};

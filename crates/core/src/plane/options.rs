@@ -15,7 +15,7 @@ pub const MAC_MOVES_OPTION: &str = "shoutd.mac-moves";
 pub const MAX_RATE_OPTION: &str = "shoutd.max-rate";
 /// Which multicast leaves a container by this network, if several networks could take it: `auto`, `off`, or prefixes.
 pub const MULTICAST_ROUTE_OPTION: &str = "shoutd.multicast-route";
-/// `off` keeps the names of containers of other hosts out of containers' hosts files. Else `on`.
+/// `off` keeps the names of containers of other hosts out of containers' hosts files; `all` has also those there that could be names of the public DNS. Else `on`.
 pub const NAMES_OPTION: &str = "shoutd.names";
 /// All IPv4 multicast (RFC 5771).
 pub const ALL_MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);
@@ -85,12 +85,15 @@ pub fn check_options(options: &BTreeMap<String, String>) -> Result<(), InvalidOp
     let refuse = |name: &'static str, value: &String, expected| {
         Err(InvalidOption::Value { name, value: value.chars().take(80).collect(), expected })
     };
-    for name in [MAC_MOVES_OPTION, NAMES_OPTION] {
-        if let Some(value) = options.get(name)
-            && !matches!(value.as_str(), "on" | "off")
-        {
-            return refuse(name, value, "on or off");
-        }
+    if let Some(value) = options.get(MAC_MOVES_OPTION)
+        && !matches!(value.as_str(), "on" | "off")
+    {
+        return refuse(MAC_MOVES_OPTION, value, "on or off");
+    }
+    if let Some(value) = options.get(NAMES_OPTION)
+        && !matches!(value.as_str(), "on" | "off" | "all")
+    {
+        return refuse(NAMES_OPTION, value, "on, all or off");
     }
     if let Some(value) = options.get(MAX_RATE_OPTION)
         && parse_rate(value).is_none()
@@ -117,6 +120,11 @@ pub(super) fn learns(options: &BTreeMap<String, String>) -> bool {
 /// Whether the names of containers of other hosts are resolved.
 pub fn resolves_names(options: &BTreeMap<String, String>) -> bool {
     options.get(NAMES_OPTION).is_none_or(|value| value != "off")
+}
+
+/// Whether also names are resolved that could be names of the public DNS.
+pub fn resolves_public_names(options: &BTreeMap<String, String>) -> bool {
+    options.get(NAMES_OPTION).is_some_and(|value| value == "all")
 }
 
 /// The destinations for which a container that joins this network is to have a route out of its interface there, as far as no other network of shoutd's that it is on has the
