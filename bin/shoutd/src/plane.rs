@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use shoutd_core::announce::Heard;
-use shoutd_core::cluster::Cluster;
+use shoutd_core::cluster::{Cluster, Network};
 use shoutd_core::events::EventKind;
 use shoutd_core::limits::REPLICATED_MAX;
 use shoutd_core::local::{Endpoint, Local};
-use shoutd_core::plane::{Desired, DeviceName, Observed, Place, Segment, Underlay, Worked, desired, underlay_filter};
+use shoutd_core::plane::{
+    Desired, DeviceName, MTU_OPTION, Observed, Place, Segment, Underlay, Worked, desired, mtu_excess, underlay_filter,
+};
 use shoutd_core::stale::Interface;
 use shoutd_core::{EndpointId, NetworkId, Vni};
 use shoutd_dataplane::{Generation, ReconcilerHandle, Scope, UnderlayInterface, Unsettled};
@@ -160,13 +162,20 @@ impl Plane {
         if !cluster.hosts.contains_key(&self.agreement.me) {
             return None;
         }
-        let (underlay, interface) = {
-            let interface = self.underlay.borrow();
-            let underlay = Underlay { address: interface.network.addr(), mtu: interface.mtu };
-            (underlay, interface.name.clone())
-        };
+        let (underlay, interface) = (self.underlay(), self.underlay.borrow().name.clone());
         let (local, heard) = (self.local.get(), self.heard.borrow().clone());
         Some(Sources { cluster, interface, local, heard, underlay })
+    }
+
+    /// The underlay as it is now.
+    pub fn underlay(&self) -> Underlay {
+        let interface = self.underlay.borrow();
+        Underlay { address: interface.network.addr(), mtu: interface.mtu }
+    }
+
+    /// Follows the interface that has the advertise address.
+    pub fn watch_underlay(&self) -> watch::Receiver<UnderlayInterface> {
+        self.underlay.clone()
     }
 
     fn desired(&self, sources: &Sources, worked: &mut Worked) -> Arc<Desired> {
@@ -276,7 +285,24 @@ impl Plane {
         problems.extend(self.crowds());
         problems.extend(self.reconciler.suspensions(|vni| self.title(vni)));
         problems.extend(self.groups_beyond());
+        problems.extend(self.mtu_excesses());
         problems
+    }
+
+    /// The networks in use here whose own MTU is more than the underlay has room for, one line each.
+    fn mtu_excesses(&self) -> Vec<String> {
+        let (cluster, local, underlay) = (self.agreement.cluster(), self.local.get(), self.underlay());
+        let in_use = cluster.networks.iter().filter(|(id, _)| local.is_attached(id));
+        let line = |(id, network): (&NetworkId, &Arc<Network>)| {
+            let (wanted, room) = mtu_excess(network, underlay)?;
+            let title = network.title(id);
+            Some(format!(
+                "network {title}: its option {MTU_OPTION} says {wanted}, but the underlay of this host (MTU {}) has room for {room}: larger packets to \
+                 other hosts are lost. Raise the MTU of the underlay, or create the network with a smaller one, or without the option",
+                underlay.mtu
+            ))
+        };
+        in_use.filter_map(line).collect()
     }
 
     /// Where containers of this host listen to too many groups, one line each.

@@ -114,7 +114,7 @@ async fn ask_raw(places: &Places, request: request::Builder, body: Full<Bytes>) 
     let socket = places.control_socket();
     let stream = connect(&socket).await?;
     let daemon = stream.peer_cred().ok().and_then(|credentials| credentials.pid());
-    let transport = |source| ControlError::Transport { path: socket.clone(), source };
+    let transport = |source| ControlError::Transport { path: socket.to_owned(), source };
     let is_shown = request.method_ref() == Some(&Method::GET);
     let patience = if is_shown { SHOWING_TIME_MAX } else { DOING_TIME_MAX };
     let exchange = tokio::time::timeout(patience, exchange(stream, request, body));
@@ -167,16 +167,16 @@ async fn try_connect(socket: &Path) -> io::Result<UnixStream> {
     }
 }
 
-async fn connect(socket: &PathBuf) -> Result<UnixStream, ControlError> {
+async fn connect(socket: &Path) -> Result<UnixStream, ControlError> {
     let connected = tokio::time::timeout(SHOWING_TIME_MAX, try_connect(socket)).await;
     let connected = connected.map_err(|_| silent(None, "takes no connection"))?;
     connected.map_err(|error| match error.kind() {
         // Its queue is full: nobody takes connections from it.
         io::ErrorKind::WouldBlock => silent(None, "takes no connection"),
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            ControlError::NotRunning { socket: socket.clone(), last: socket.parent().and_then(last_run) }
+            ControlError::NotRunning { socket: socket.to_owned(), last: socket.parent().and_then(last_run) }
         }
-        _ => ControlError::Transport { path: socket.clone(), source: error.into() },
+        _ => ControlError::Transport { path: socket.to_owned(), source: error.into() },
     })
 }
 

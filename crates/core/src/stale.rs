@@ -119,7 +119,13 @@ mod tests {
     }
 
     fn container() -> EndpointContainer {
-        EndpointContainer { id: "c".repeat(64), names: BTreeSet::new(), hosts_file: None, asks_resolver: false }
+        EndpointContainer {
+            id: "c".repeat(64),
+            names: BTreeSet::new(),
+            hosts_file: None,
+            asks_resolver: false,
+            engine: None,
+        }
     }
 
     fn id() -> EndpointId {

@@ -46,7 +46,12 @@ fn network() -> impl Strategy<Value = AnnouncedNetwork> {
         (endpoint_id(last), AnnouncedEndpoint { mac: MacAddress([2, 0, 0, 0, 0, last]), addresses, names })
     });
     let endpoints = proptest::collection::vec(endpoint, 0..3).prop_map(|endpoints| endpoints.into_iter().collect());
-    (endpoints, memberships()).prop_map(|(endpoints, memberships)| AnnouncedNetwork { endpoints, memberships })
+    let mtu = proptest::option::of(1280..9000u16);
+    (endpoints, memberships(), mtu).prop_map(|(endpoints, memberships, mtu)| AnnouncedNetwork {
+        endpoints,
+        memberships,
+        mtu,
+    })
 }
 
 fn content() -> impl Strategy<Value = Content> {

@@ -14,7 +14,9 @@ use shoutd_core::cluster::{Cluster, Command, Settings};
 use shoutd_core::limits::{ANNOUNCED_GROUPS_MAX, ANNOUNCED_ITEMS_MAX, ANNOUNCED_SOURCES_MAX};
 use shoutd_core::local::{Endpoint, Local};
 use shoutd_core::multicast::{Memberships, SourceFilter};
-use shoutd_core::plane::{Segment, Underlay, Worked, desired};
+use shoutd_core::plane::{
+    Action, Desired, Mark, Observed, ObservedBridge, ObservedSegment, Segment, Underlay, Worked, desired, diff,
+};
 use shoutd_core::{EndpointId, MacAddress, Vni};
 
 use crate::common::{cluster_of, host, network_id, pool, settings};
@@ -69,6 +71,75 @@ fn pairs() -> impl Strategy<Value = BTreeSet<(u8, u64)>> {
     proptest::collection::btree_set((0..NETWORKS, 1..=HOSTS), 0..20)
 }
 
+const UNDERLAY: Underlay = Underlay { address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), mtu: 9000 };
+
+/// An announcement with this MTU, as it goes over the wire.
+fn with_mtu(mtu: Option<u16>) -> Arc<AnnouncedNetwork> {
+    let content = [(network_id(0), Arc::new(AnnouncedNetwork { mtu, ..AnnouncedNetwork::default() }))].into();
+    let text = serde_json::to_string(&Delta::between(&BTreeMap::new(), &content, usize::MAX).0).unwrap();
+    assert_eq!(text.contains("mtu"), mtu.is_some(), "{text}");
+    let delta: Delta = serde_json::from_str(&text).unwrap();
+    delta.check().unwrap();
+    let mut heard = BTreeMap::new();
+    delta.apply(&mut heard);
+    heard[&network_id(0)].clone()
+}
+
+#[test]
+fn a_network_has_the_least_mtu_of_all_hosts_that_have_it() {
+    let cluster = cluster(&[(0, 1), (0, 2), (0, 3)].into());
+    let (content, _) = own_content(&cluster, &local([0]), &BTreeMap::new(), UNDERLAY);
+    assert_eq!(content[&network_id(0)].mtu, Some(8950));
+    let mut heard = Heard::default();
+    let mtu = |heard: &Heard| {
+        let found = desired(&cluster, &local([0]), host(1), UNDERLAY, heard, &mut Worked::default());
+        found.segments[&vni(&cluster, 0)].mtu
+    };
+    assert_eq!(mtu(&heard), 8950);
+    // One of an earlier version does not say.
+    for (id, says, expected) in [(2, None, 8950), (3, Some(1450), 1450), (3, Some(8950), 8950)] {
+        let networks = [(network_id(0), with_mtu(says))].into();
+        heard.hosts.insert(host(id), Arc::new(HeardHost { in_sync: true, networks }));
+        assert_eq!(mtu(&heard), expected);
+    }
+}
+
+#[test]
+fn an_mtu_does_not_grow_before_all_hosts_were_heard() {
+    let cluster = cluster(&[(0, 1), (0, 2)].into());
+    let wanted = |heard: &Heard, mtu| {
+        let underlay = Underlay { mtu, ..UNDERLAY };
+        desired(&cluster, &local([0]), host(1), underlay, heard, &mut Worked::default())
+    };
+    let mut there = Observed::default();
+    let vni = vni(&cluster, 0);
+    let mark = Some(Mark::Network(network_id(0)));
+    let bridge = ObservedBridge {
+        mark,
+        mtu: 1450,
+        up: true,
+        snooping: true,
+        querier: true,
+        igmp_version: 3,
+        mld_version: 2,
+        groups_max: 65_536,
+        membership_interval: 51_000,
+        learned_max: None,
+        link_local: true,
+    };
+    there.segments.insert(vni, ObservedSegment { bridge: Some(bridge), ..ObservedSegment::default() });
+    let tunes = |desired: &Desired| -> Vec<u16> {
+        let plan = diff(desired, &there).into_iter();
+        plan.filter_map(|action| if let Action::TuneBridge { mtu, .. } = action { Some(mtu) } else { None }).collect()
+    };
+    let (unheard, mut heard) = (Heard::default(), Heard::default());
+    assert_eq!(tunes(&wanted(&unheard, 9000)), Vec::<u16>::new());
+    assert_eq!(tunes(&wanted(&unheard, 1400)), [1350]);
+    let networks = [(network_id(0), with_mtu(Some(8950)))].into();
+    heard.hosts.insert(host(2), Arc::new(HeardHost { in_sync: true, networks }));
+    assert_eq!(tunes(&wanted(&heard, 9000)), [8950]);
+}
+
 proptest! {
     #[test]
     fn everybody_who_shares_a_network_is_told_and_nobody_else(
@@ -82,7 +153,7 @@ proptest! {
             let entry: &mut HeardHost = Arc::make_mut(heard.hosts.entry(host(*id)).or_default());
             entry.networks.insert(network_id(*index), Arc::default());
         }
-        let (content, excesses) = own_content(&cluster, &local(mine.clone()), &BTreeMap::new());
+        let (content, excesses) = own_content(&cluster, &local(mine.clone()), &BTreeMap::new(), UNDERLAY);
         prop_assert!(excesses.is_empty());
         prop_assert!(content.keys().eq(mine.iter().map(|index| network_id(*index)).collect::<BTreeSet<_>>().iter()));
         let audience = audience(&cluster, me, &content, &heard);
@@ -135,7 +206,7 @@ proptest! {
         groups.insert(group, SourceFilter::all());
         let cluster = cluster(&BTreeSet::new());
         let memberships = [(vni(&cluster, 0), Memberships { groups, router: false })].into();
-        let (content, _) = own_content(&cluster, &local([0]), &memberships);
+        let (content, _) = own_content(&cluster, &local([0]), &memberships, UNDERLAY);
         prop_assert_eq!(Delta::between(&BTreeMap::new(), &content, usize::MAX).0.check(), Ok(()));
         prop_assert!(content[&network_id(0)].memberships.groups.contains_key(&group));
     }
@@ -149,7 +220,7 @@ proptest! {
         let cluster = cluster(&BTreeSet::new());
         let memberships = Memberships { groups: [(group, wanted.clone())].into(), router: false };
         let memberships = [(vni(&cluster, 0), memberships)].into();
-        let (content, _) = own_content(&cluster, &local([0]), &memberships);
+        let (content, _) = own_content(&cluster, &local([0]), &memberships, UNDERLAY);
         let announced = &content[&network_id(0)].memberships.groups[&group];
         for index in 0..count + 1 {
             prop_assert!(announced.admits(source(index)) || !wanted.admits(source(index)));
@@ -169,13 +240,13 @@ proptest! {
         let cluster = cluster(&BTreeSet::new());
         let indexed = || (0..NETWORKS).zip(&sizes);
         let memberships = indexed().map(|(index, size)| (vni(&cluster, index), groups(*size))).collect();
-        let (content, excesses) = own_content(&cluster, &local(0..NETWORKS), &memberships);
+        let (content, excesses) = own_content(&cluster, &local(0..NETWORKS), &memberships, UNDERLAY);
         let items: usize = content.values().map(|network| network.memberships.groups.len()).sum();
         prop_assert!(items <= ANNOUNCED_ITEMS_MAX);
         prop_assert!(Delta::between(&BTreeMap::new(), &content, usize::MAX).0.check().is_ok());
         let mut widened = 0;
         for (index, size) in indexed() {
-            let AnnouncedNetwork { endpoints, memberships } = &*content[&network_id(index)];
+            let AnnouncedNetwork { endpoints, memberships, mtu: _ } = &*content[&network_id(index)];
             prop_assert_eq!(endpoints.len(), 1);
             prop_assert!(*size <= ANNOUNCED_GROUPS_MAX || memberships.router);
             // All of its groups, or every group there is.

@@ -25,7 +25,7 @@ fn converse(speaker: &mut Speaker, listener: &mut Listener, sequence: &mut u64, 
     let mut count = 0;
     while let Some(message) = speaker.next(sequence, now) {
         let reply = listener.hear(&sent(&message), now).unwrap();
-        speaker.answered(reply, 1, now);
+        speaker.answered(&reply, 1, now);
         count += 1;
     }
     count
@@ -46,7 +46,7 @@ fn what_does_not_fit_into_one_message_goes_in_parts_and_counts_when_all_is_there
         let message = speaker.next(&mut sequence, now).unwrap();
         assert!(serde_json::to_vec(&*message).unwrap().len() < 2 << 20);
         assert!(listener.heard(None, now).networks.is_empty() && !listener.heard(None, now).in_sync);
-        speaker.answered(listener.hear(&sent(&message), now).unwrap(), 1, now);
+        speaker.answered(&listener.hear(&sent(&message), now).unwrap(), 1, now);
         assert_eq!(speaker.is_up_to_date(), part == 3);
     }
     let heard = listener.heard(None, now);
@@ -63,7 +63,7 @@ fn changes_that_come_while_a_message_is_under_way_go_in_one() {
         speaker.want(one_network(count));
         assert!(speaker.next(&mut sequence, now).is_none());
     }
-    speaker.answered(listener.hear(&message, now).unwrap(), 1, now);
+    speaker.answered(&listener.hear(&message, now).unwrap(), 1, now);
     assert_eq!(converse(&mut speaker, &mut listener, &mut sequence, now), 1);
     assert_eq!(listener.heard(None, now).networks, one_network(999));
     // And nothing more until a beat is due, which says nothing new.
@@ -131,7 +131,7 @@ fn a_host_that_announces_too_often_is_told_to_wait_and_loses_nothing() {
         let reply = listener.hear(&message, now).unwrap();
         waits += u32::from(matches!(reply, Reply::TooOften { .. }));
         assert!(!listener.is_impatient(), "that is no fault: nothing is lost by it");
-        speaker.answered(reply, 1, now);
+        speaker.answered(&reply, 1, now);
     }
     assert_eq!(waits, 1);
     let later = speaker.wake().unwrap();
@@ -150,7 +150,7 @@ fn a_host_waits_when_it_is_told_to_even_if_it_is_heard_meanwhile_and_one_that_do
     speaker.failed(now);
     speaker.hurry(now);
     speaker.next(&mut sequence, now).unwrap();
-    speaker.answered(Reply::TooOften { wait: 5 }, 1, now);
+    speaker.answered(&Reply::TooOften { wait: 5 }, 1, now);
     speaker.hurry(now);
     assert!(speaker.next(&mut sequence, now).is_none());
     let message = speaker.next(&mut sequence, now + Duration::from_millis(5)).unwrap();
@@ -194,7 +194,7 @@ fn what_no_host_can_announce_is_refused_and_the_host_is_out_of_sync() {
     speaker.want(one_network(u32::try_from(ANNOUNCED_ITEMS_MAX).unwrap()));
     let refused = (0..10).find_map(|_| {
         let message = speaker.next(&mut sequence, now).unwrap();
-        listener.hear(&message, now).map(|reply| speaker.answered(reply, 1, now)).err()
+        listener.hear(&message, now).map(|reply| speaker.answered(&reply, 1, now)).err()
     });
     assert!(matches!(refused, Some(Unsound::TooMuch { .. })) && !listener.heard(None, now).in_sync);
 }
@@ -207,7 +207,7 @@ fn a_beat_changes_nothing_of_what_is_known() {
     let mut hear = |speaker: &mut Speaker, heard: &mut Arc<Heard>, now| {
         let before = heard.clone();
         let message = speaker.next(&mut sequence, now).unwrap();
-        speaker.answered(listeners.hear(host(2), &message, now).unwrap(), 1, now);
+        speaker.answered(&listeners.hear(host(2), &message, now).unwrap(), 1, now);
         let known = Known { cluster: &Cluster::default(), local: &Local::default() };
         beliefs.update(heard, host(2), listeners.heard_host(host(2), now), known, now);
         !Arc::ptr_eq(&before, heard)

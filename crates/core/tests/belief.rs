@@ -48,7 +48,7 @@ fn endpoint(mac: MacAddress, address: &str, names: &[&str]) -> AnnouncedEndpoint
 fn announced(endpoints: impl IntoIterator<Item = AnnouncedEndpoint>) -> HeardHost {
     let id = |place: usize| format!("{place:016}").parse::<EndpointId>().unwrap();
     let endpoints = endpoints.into_iter().enumerate().map(|(place, endpoint)| (id(place), endpoint)).collect();
-    let network = AnnouncedNetwork { endpoints, memberships: groups(3) };
+    let network = AnnouncedNetwork { endpoints, memberships: groups(3), mtu: None };
     let networks: Content = [(network_id(0), Arc::new(network))].into();
     HeardHost { in_sync: true, networks }
 }
@@ -191,7 +191,7 @@ fn the_mac_address_of_anothers_live_endpoint_is_not_believed() {
     let mut hearing = Hearing::default();
     hearing.hear(&cluster, 2, announced([first.clone()]));
     assert_eq!(hearing.hear(&cluster, 3, announced([second.clone()])), []);
-    assert_eq!(hearing.believed(2), [first.clone()], "who came first has it");
+    assert_eq!(hearing.believed(2), vec![first.clone()], "who came first has it");
     assert_eq!(hearing.doubts(&cluster, 3, Duration::ZERO), [""; 0], "a container may be moving");
     let doubts = hearing.doubts(&cluster, 3, DOUBT_GRACE);
     assert!(doubts[0].contains("02:00:00:00:00:07") && doubts[0].contains("on host h2"), "{doubts:?}");
@@ -200,7 +200,7 @@ fn the_mac_address_of_anothers_live_endpoint_is_not_believed() {
     assert_eq!((hearing.believed(2), hearing.believed(3)), (vec![], vec![second.clone()]));
     // And its host was lost, and comes back when another has it.
     hearing.hear(&cluster, 3, HeardHost { in_sync: false, ..announced([second.clone()]) });
-    assert_eq!(hearing.hear(&cluster, 2, announced([first.clone()])), [first.clone()]);
+    assert_eq!(hearing.hear(&cluster, 2, announced([first.clone()])), vec![first.clone()]);
     assert_eq!(hearing.hear(&cluster, 3, announced([second])), []);
     assert_eq!(hearing.believed(2), [first]);
 }
@@ -213,8 +213,8 @@ fn a_mac_address_made_of_an_address_is_that_of_who_has_the_lease() {
     let made = MacAddress::for_ipv4(Ipv4Addr::new(10, 0, 0, 3));
     let (thief, owner) = (endpoint(made, "10.0.0.2", &[]), endpoint(made, "10.0.0.3", &[]));
     let mut hearing = Hearing::default();
-    assert_eq!(hearing.hear(&cluster, 2, announced([thief.clone()])), [thief.clone()], "nobody else has it yet");
-    assert_eq!(hearing.hear(&cluster, 3, announced([owner.clone()])), [owner.clone()]);
+    assert_eq!(hearing.hear(&cluster, 2, announced([thief.clone()])), vec![thief.clone()], "nobody else has it yet");
+    assert_eq!(hearing.hear(&cluster, 3, announced([owner.clone()])), vec![owner.clone()]);
     assert_eq!(hearing.believed(2), []);
     assert_eq!(hearing.hear(&cluster, 2, announced([thief])), []);
     assert_eq!(hearing.believed(3), [owner]);

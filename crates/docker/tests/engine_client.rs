@@ -12,7 +12,7 @@ use futures::StreamExt;
 use shoutd_core::swarm::SwarmNode;
 use shoutd_docker::engine::{
     CreateNetworkError, EngineClient, EngineError, EventTime, Ipam, ManagedPlugin, NetworkAction, NetworkSpec,
-    RemoveNetworkError,
+    RemoveNetworkError, Started,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

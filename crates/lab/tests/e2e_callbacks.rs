@@ -135,7 +135,7 @@ const REFUSE_CALLS: &str = "printf 'HTTP/1.1 500 No\r\nContent-Length: 2\r\nConn
 fn containers_removed_unheard(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, _] = &hosts;
-    let (foo, own) = (
+    let (shared, own) = (
         Network::create(cluster, first, "foo", &[])?,
         Network::create(cluster, second, "own", &["--ipam-driver", "shoutd"])?,
     );
@@ -163,5 +163,5 @@ fn containers_removed_unheard(cluster: &mut Cluster) -> Result<()> {
     let other = Container::start(second, "foo", &[])?;
     Stream::default().send(&other, &[&stays], 1)?;
     drop((other, stays));
-    foo.remove_on(second)
+    shared.remove_on(second)
 }

@@ -150,6 +150,13 @@ fn mtu_follows(cluster: &mut Cluster, overhead: u16) -> Result<()> {
         }
         everyone_hears(&containers, LARGE)?;
     }
+    // The least counts, and what is larger than that reaches all in pieces.
+    hosts[0].sh("ip link set eth0 mtu 9000")?;
+    for (host, container) in hosts.iter().zip(&containers) {
+        await_mtu(host, container, &network, 1500 - overhead)?;
+    }
+    everyone_hears(&containers, LARGE)?;
+    hosts[0].sh("ip link set eth0 mtu 1500")?;
     ensure!(mtu_of(&fixed)? == 1300, "a network's own MTU did not stay");
     Ok(())
 }

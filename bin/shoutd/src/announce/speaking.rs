@@ -39,6 +39,7 @@ impl Announcer {
         }
         self.state().is_speaking = true;
         let mut memberships = listening.memberships;
+        let mut underlay = self.plane.watch_underlay();
         let mut calls: JoinSet<Answered> = JoinSet::new();
         let mut has_changed = true;
         loop {
@@ -49,6 +50,7 @@ impl Announcer {
             has_changed = tokio::select! {
                 changed = cluster.changed() => { if changed.is_err() { return; } true }
                 changed = local.changed() => { if changed.is_err() { return; } true }
+                changed = underlay.changed() => { if changed.is_err() { return; } true }
                 changed = memberships.changed() => { if changed.is_err() { return; } true }
                 () = self.news.notified() => true,
                 Some(answered) = calls.join_next() => {
@@ -73,7 +75,7 @@ impl Announcer {
             return;
         }
         let memberships = self.listening.memberships.borrow().clone();
-        let (mut content, excesses) = own_content(&cluster, &local, &memberships);
+        let (mut content, excesses) = own_content(&cluster, &local, &memberships, self.plane.underlay());
         let mut state = self.state();
         // What has not changed stays the same object, which is cheaper to compare for each peer.
         for (id, network) in &mut content {

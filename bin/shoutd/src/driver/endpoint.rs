@@ -33,10 +33,8 @@ pub async fn create(driver: &Driver, request: CreateEndpoint) -> Result<CreatedI
     for address in addresses.iter().map(IpNet::addr) {
         // Asked first, as the cluster cannot tell one endpoint of this host from another.
         driver.evict_gone(&network, address).await?;
-        if !is_swarms {
-            if let Err(error) = stock::claim_exactly(&driver.parts, &network, address).await {
-                return Err(told(stock::explain(&driver.parts, &network, address, error).await));
-            }
+        if !is_swarms && let Err(error) = stock::claim_exactly(&driver.parts, &network, address).await {
+            return Err(told(stock::explain(&driver.parts, &network, address, error).await));
         }
     }
     let attached = network.clone();

@@ -180,7 +180,7 @@ fn beat() -> Rate {
         let message = speaker.next(&mut sequence, now).unwrap();
         let reply = listener.hear(&message, now).unwrap();
         bytes = serde_json::to_vec(&*message).unwrap().len() + serde_json::to_vec(&reply).unwrap().len();
-        speaker.answered(reply, 0, now);
+        speaker.answered(&reply, 0, now);
     }
     // Each host sends beats, and answers those of the other.
     Rate::of(Sent { messages: 2, bytes: bytes as u64 }, BEAT_INTERVAL.as_secs_f64())

@@ -29,6 +29,9 @@ pub struct AnnouncedNetwork {
     pub endpoints: BTreeMap<EndpointId, AnnouncedEndpoint>,
     /// What these listen to, together.
     pub memberships: Memberships,
+    /// The largest MTU that this host's underlay has room for, in octets; `None` if the network has one of its own, or from a host of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
 }
 
 /// What one host announces to one other. Shared, so that a change to one network copies just that one.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{AnnouncedEndpoint, AnnouncedNetwork, Content, Unsound};
-use crate::limits::{ANNOUNCED_ADDRESSES_MAX, ANNOUNCED_SOURCES_MAX, NAMES_PER_ENDPOINT_MAX};
+use crate::limits::{ANNOUNCED_ADDRESSES_MAX, ANNOUNCED_SOURCES_MAX, MTU_MIN, NAMES_PER_ENDPOINT_MAX};
 use crate::multicast::SourceFilter;
 use crate::{EndpointId, NetworkId};
 
@@ -27,6 +27,9 @@ struct NetworkDelta {
     groups: BTreeMap<IpAddr, Option<SourceFilter>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     router: Option<bool>,
+    /// Zero stands for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mtu: Option<u16>,
 }
 
 /// How much fits into a delta still.
@@ -120,6 +123,9 @@ impl Delta {
                     _ => {}
                 }
             }
+            if let Some(mtu) = delta.mtu.filter(|mtu| (1..MTU_MIN).contains(mtu)) {
+                return invalid(format!("an MTU of {mtu}, less than {MTU_MIN}"));
+            }
             for (group, filter) in &delta.groups {
                 if !group.is_multicast() {
                     return invalid(format!("the group {group}"));
@@ -138,7 +144,8 @@ impl NetworkDelta {
         let router = Some(new.memberships.router).filter(|router| *router != old.memberships.router);
         let endpoints = changes(&old.endpoints, &new.endpoints, room, endpoint_weight);
         let groups = changes(&old.memberships.groups, &new.memberships.groups, room, filter_weight);
-        Self { endpoints, groups, router }
+        let mtu = (new.mtu != old.mtu).then(|| new.mtu.unwrap_or_default());
+        Self { endpoints, groups, router, mtu }
     }
 
     fn apply(&self, network: &mut AnnouncedNetwork) {
@@ -146,6 +153,9 @@ impl NetworkDelta {
         apply(&self.groups, &mut network.memberships.groups);
         if let Some(router) = self.router {
             network.memberships.router = router;
+        }
+        if let Some(mtu) = self.mtu {
+            network.mtu = Some(mtu).filter(|mtu| *mtu != 0);
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::limits::{ANNOUNCED_GROUPS_MAX, ANNOUNCED_ITEMS_MAX, ANNOUNCED_SOURCES
 use crate::local::Local;
 use crate::multicast::{Memberships, SourceFilter};
 use crate::names::announced_names;
+use crate::plane::{Underlay, announced_mtu};
 use crate::{NetworkId, Vni};
 
 /// A network of which this host listens to more than it announces.
@@ -44,6 +45,7 @@ pub fn own_content(
     cluster: &Cluster,
     local: &Local,
     memberships: &BTreeMap<Vni, Memberships>,
+    underlay: Underlay,
 ) -> (Content, Vec<Excess>) {
     let mut networks: BTreeMap<NetworkId, AnnouncedNetwork> = BTreeMap::new();
     for (id, endpoint) in &local.endpoints {
@@ -57,6 +59,7 @@ pub fn own_content(
     let mut excesses = Vec::new();
     for (id, announced) in &mut networks {
         let Some(known) = cluster.networks.get(id) else { continue };
+        announced.mtu = announced_mtu(known, underlay);
         let Some(wanted) = memberships.get(&known.vni) else { continue };
         if wanted.groups.len() > ANNOUNCED_GROUPS_MAX {
             excesses.push(Excess { network: known.title(id).to_owned(), groups: wanted.groups.len() });

@@ -119,16 +119,16 @@ impl Speaker {
     }
 
     /// What the peer answered to the message under way. `entropy` is random, for a new incarnation if one is wanted.
-    pub fn answered(&mut self, reply: Reply, entropy: u64, now: Duration) {
+    pub fn answered(&mut self, reply: &Reply, entropy: u64, now: Duration) {
         let Some(Unanswered { message, content, .. }) = self.unanswered.take() else {
             return;
         };
         match reply {
-            Reply::Has { sequence, .. } if sequence == message.sequence => {
+            Reply::Has { sequence, .. } if *sequence == message.sequence => {
                 self.failures = 0;
                 self.not_before = now;
                 self.answered = Some(now);
-                self.acknowledged = Some(Acknowledged { sequence, content, complete: message.complete });
+                self.acknowledged = Some(Acknowledged { sequence: *sequence, content, complete: message.complete });
             }
             Reply::Has { .. } | Reply::WantSnapshot => {
                 self.acknowledged = None;
@@ -144,7 +144,7 @@ impl Speaker {
             // Not applied: what changes until then goes along. It did answer, so nothing hurries the next.
             Reply::TooOften { wait } => {
                 self.failures = 0;
-                self.not_before = now + Duration::from_millis(wait.into());
+                self.not_before = now + Duration::from_millis((*wait).into());
             }
         }
     }

@@ -54,7 +54,7 @@ impl Speakers {
     pub fn answered(&mut self, host: HostId, reply: Option<Reply>, entropy: u64, now: Duration) {
         if let Some(speaker) = self.hosts.get_mut(&host) {
             match reply {
-                Some(reply) => speaker.answered(reply, entropy, now),
+                Some(reply) => speaker.answered(&reply, entropy, now),
                 None => speaker.failed(now),
             }
         }

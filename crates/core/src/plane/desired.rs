@@ -184,21 +184,43 @@ fn segment_without_ports(
 ) -> Segment {
     let options = &network.settings.options;
     let vtep = Vtep { address: underlay.address, port: PORT };
+    let mtu = mtu(network, underlay, &others);
     Segment {
         remotes: others.iter().map(|(address, ..)| *address).collect(),
         remote_macs: remote_macs(&others),
         replication: worked.replication(network.vni, others),
         learning: learns(options),
         max_rate: max_rate(options),
-        ..Segment::empty(id.clone(), mtu(network, underlay), vtep)
+        ..Segment::empty(id.clone(), mtu, vtep)
     }
 }
 
-/// MTU of a network on this host, in octets: what its option says, or what the underlay leaves.
-fn mtu(network: &Network, underlay: Underlay) -> u16 {
+/// MTU of a network, in octets: what its option says; or the least that the underlays of all hosts that have it leave, as what is larger than a host's own
+/// VXLAN device takes is dropped there, and nobody is told (RFC 7348, section 4.3: VTEPs do not fragment).
+fn mtu(network: &Network, underlay: Underlay, others: &[Announcement]) -> u16 {
+    let announced = others.iter().filter_map(|(_, announced, _)| announced.as_ref()?.mtu);
+    mtu_option(network).unwrap_or_else(|| announced.fold(room(underlay), u16::min))
+}
+
+fn mtu_option(network: &Network) -> Option<u16> {
+    network.settings.options.get(MTU_OPTION).and_then(|text| text.parse().ok())
+}
+
+/// The largest MTU that an underlay leaves to networks, in octets.
+fn room(underlay: Underlay) -> u16 {
     let overhead = if underlay.address.is_ipv4() { OVERHEAD_IPV4 } else { OVERHEAD_IPV6 };
-    let wanted = network.settings.options.get(MTU_OPTION).and_then(|text| text.parse().ok());
-    wanted.unwrap_or_else(|| underlay.mtu.saturating_sub(overhead).max(MTU_MIN))
+    underlay.mtu.saturating_sub(overhead).max(MTU_MIN)
+}
+
+/// What a host with this underlay tells the others of the MTU that a network can have.
+pub fn announced_mtu(network: &Network, underlay: Underlay) -> Option<u16> {
+    mtu_option(network).is_none().then(|| room(underlay))
+}
+
+/// The MTU that a network's option asks for, and what the underlay leaves, if that is less: larger packets are lost.
+pub fn mtu_excess(network: &Network, underlay: Underlay) -> Option<(u16, u16)> {
+    let room = room(underlay);
+    mtu_option(network).filter(|wanted| *wanted > room).map(|wanted| (wanted, room))
 }
 
 /// The other hosts that have the network, as agreed or as they say themselves. One of the other address family than ours cannot be sent to.

@@ -1,5 +1,6 @@
 //! From what there is to what there should be, in an order that neither leaks nor loses a packet on the way.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use super::{
     ObservedUnderlayFilter, Place, Port, Segment,
 };
 use crate::Vni;
-use crate::limits::{GROUPS_PER_PORT_MAX, LEARNED_MAX};
+use crate::limits::{GROUPS_PER_PORT_MAX, LEARNED_MAX, MTU_MIN};
 
 /// What to do so that the kernel has what is `desired`: empty when it has.
 ///
@@ -55,6 +56,11 @@ fn plan_segment(vni: Vni, desired: &Segment, observed: &Observed, plan: &mut Vec
         plan.push(Action::CreateSegment { vni });
     }
     let current = found.filter(|_| !stale).unwrap_or(&empty);
+    let mut desired = Cow::Borrowed(desired);
+    if let Some(mtu) = kept_mtu(&desired, current) {
+        desired.to_mut().mtu = mtu;
+    }
+    let desired = &*desired;
 
     plan_bridge(vni, desired, current.bridge.as_ref(), plan);
     if !current.guard || current.max_rate != desired.max_rate {
@@ -66,6 +72,13 @@ fn plan_segment(vni: Vni, desired: &Segment, observed: &Observed, plan: &mut Vec
     if !desired.learning && current.learned.count > 0 {
         plan.push(Action::ForgetLearned { vni });
     }
+}
+
+/// The MTU that is there, if it is to stay for now: until all hosts were heard, as after a start of the daemon, one of them may have no room for more.
+fn kept_mtu(desired: &Segment, current: &ObservedSegment) -> Option<u16> {
+    let bridge = current.bridge.as_ref().filter(|bridge| bridge.mark.is_some())?;
+    let is_less = (MTU_MIN..desired.mtu).contains(&bridge.mtu);
+    (desired.replication.provisional && is_less).then_some(bridge.mtu)
 }
 
 /// Whether the namespace is left over from a network that had this VNI before.

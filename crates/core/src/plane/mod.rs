@@ -21,7 +21,7 @@ use std::str::FromStr;
 
 pub use action::{Action, Place};
 pub use change::Change;
-pub use desired::{Desired, MTU_OPTION, Port, Segment, Underlay, Vtep, Worked, desired};
+pub use desired::{Desired, MTU_OPTION, Port, Segment, Underlay, Vtep, Worked, announced_mtu, desired, mtu_excess};
 pub use diff::diff;
 pub use forwarding::{Destination, Filter, Forwarding, UNREGISTERED};
 pub use learning::{Learned, Learning, Suspension};

@@ -39,7 +39,7 @@ impl Cluster {
             (port.endpoint.clone(), AnnouncedEndpoint { mac: port.mac, addresses, names: BTreeSet::new() })
         });
         let memberships = self.running[host].handle.memberships().borrow().get(&vni()).cloned().unwrap_or_default();
-        AnnouncedNetwork { endpoints: endpoints.collect(), memberships }
+        AnnouncedNetwork { endpoints: endpoints.collect(), memberships, mtu: None }
     }
 
     /// Tells all hosts of all others, and waits until each does what it should.
