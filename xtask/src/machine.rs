@@ -13,7 +13,7 @@ const LONG_TESTS_PROGRAMS: [(&str, &str); 2] =
     [("/usr/bin/mmdebstrap", "mmdebstrap"), ("/usr/sbin/mke2fs", "e2fsprogs")];
 
 /// Programs the lab runs, each with the package that it is in.
-const PROGRAMS: [(&str, &str); 19] = [
+const PROGRAMS: [(&str, &str); 21] = [
     ("/usr/sbin/dockerd", "docker.io"),
     ("/usr/bin/docker", "docker.io"),
     ("/usr/bin/containerd", "containerd"),
@@ -32,6 +32,8 @@ const PROGRAMS: [(&str, &str); 19] = [
     ("/usr/sbin/keepalived", "keepalived"),
     ("/usr/sbin/ucarp", "ucarp"),
     ("/usr/sbin/smcrouted", "smcroute"),
+    ("/usr/sbin/igmpproxy", "igmpproxy"),
+    ("/usr/lib/frr/pimd", "frr"),
     ("/usr/sbin/avahi-daemon", "avahi-daemon"),
     ("/usr/bin/avahi-browse", "avahi-utils"),
     ("/usr/bin/dbus-daemon", "dbus-daemon"),

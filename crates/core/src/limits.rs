@@ -92,6 +92,14 @@ pub const REPLICATED_MAX: usize = 65_536;
 /// Sources of one group that nobody names any more and for which there still is an entry beside the group's, so that they can be named again without loss. Programs that choose have a handful.
 pub const KEPT_SOURCES_MAX: usize = 32;
 
+/// Groups of one network's members on other hosts that are reported to multicast routers in containers: as many as are sent
+/// apart. A router keeps state for each, mostly far fewer.
+pub const REPORTED_GROUPS_MAX: usize = REPLICATED_MAX;
+
+/// Groups that routers in the containers of one network asked about in the same instant. More than one asks about when a
+/// container that listens to many ends; who asks about more is told of all groups.
+pub const QUESTIONS_MAX: usize = 1024;
+
 /// Sources of one group that a host announces, ours or excluded; the kernel keeps 32 for each port of a bridge. With more of them the filter is
 /// widened to let more through, never less.
 pub const ANNOUNCED_SOURCES_MAX: usize = 256;

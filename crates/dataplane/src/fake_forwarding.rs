@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shoutd_core::Vni;
 use shoutd_core::multicast::Memberships;
-use shoutd_core::plane::{Change, DeviceName, Forwarding, Vtep};
+use shoutd_core::plane::{Change, Desired, DeviceName, Forwarding, Vtep};
 
 use crate::crowd::Crowd;
 use crate::forwarding::{ForwardingTables, MembershipChange, MembershipSource};
@@ -79,6 +79,8 @@ impl MembershipSource for FakeForwarding {
         changes.extend(content.memberships.iter().map(whole));
         if content.deaf { Err(KernelError::Injected("listen")) } else { Ok(()) }
     }
+
+    fn desire(&mut self, _desired: Arc<Desired>) {}
 
     fn crowds(&self) -> Vec<Crowd> {
         Vec::new()

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use shoutd_core::Vni;
 use shoutd_core::multicast::{Memberships, SourceFilter};
-use shoutd_core::plane::{Change, DeviceName, Forwarding, Vtep};
+use shoutd_core::plane::{Change, Desired, DeviceName, Forwarding, Vtep};
 
 use crate::crowd::Crowd;
 use crate::kernel::KernelError;
@@ -66,6 +67,9 @@ impl MembershipChange {
 pub trait MembershipSource: Send {
     /// Adds what changed since the last time of what the ports of containers listen to, in this order. If some of it cannot be read, the rest is added all the same: it is not told again.
     fn update(&mut self, changes: &mut Vec<MembershipChange>) -> Result<(), KernelError>;
+
+    /// Takes in what should be: multicast routers among the containers are told of members on other hosts.
+    fn desire(&mut self, desired: Arc<Desired>);
 
     /// Where there are too many groups.
     fn crowds(&self) -> Vec<Crowd>;

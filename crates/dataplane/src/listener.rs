@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use shoutd_core::Vni;
 use shoutd_core::multicast::Memberships;
+use shoutd_core::plane::Desired;
 use tokio::sync::watch;
 use tracing::warn;
 
 use crate::crowd::Crowd;
 use crate::forwarding::MembershipSource;
+use crate::reconciler::Generation;
 
 /// How often it looks though nothing happened.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -33,37 +34,88 @@ pub(crate) struct Listener {
     pub(crate) memberships: watch::Receiver<AllMemberships>,
     /// Where there are too many groups.
     pub(crate) crowds: watch::Receiver<Vec<Crowd>>,
-    stop: Arc<(AtomicBool, EventFd)>,
+    post: Arc<Post>,
+}
+
+/// Speaks to the thread.
+#[derive(Debug)]
+struct Post {
+    inbox: Mutex<Inbox>,
+    wake: EventFd,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    desired: Option<(Generation, Arc<Desired>)>,
+    /// Whether the thread has not seen it yet.
+    is_news: bool,
+    stopped: bool,
+}
+
+impl Post {
+    fn change(&self, change: impl FnOnce(&mut Inbox)) {
+        // Nothing that is done under the lock can leave it half changed.
+        change(&mut self.inbox.lock().unwrap_or_else(PoisonError::into_inner));
+        // It fails only when it is signalled already, 2^64 times.
+        let _ = self.wake.write(1);
+    }
+
+    /// What is new since the last time; an error if the thread is to end.
+    fn take(&self) -> Result<Option<Arc<Desired>>, Stopped> {
+        // Before the inbox is read, so that what comes after that wakes it again.
+        let _ = self.wake.read();
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        if inbox.stopped {
+            return Err(Stopped);
+        }
+        let is_news = std::mem::take(&mut inbox.is_news);
+        Ok(inbox.desired.as_ref().filter(|_| is_news).map(|(_, desired)| desired.clone()))
+    }
+}
+
+struct Stopped;
+
+impl Listener {
+    /// Says what should be.
+    pub(crate) fn apply(&self, generation: Generation, desired: Arc<Desired>) {
+        self.post.change(|inbox| {
+            // Two that apply at the same time may come here in the other order.
+            if inbox.desired.as_ref().is_none_or(|(last, _)| *last < generation) {
+                inbox.desired = Some((generation, desired));
+                inbox.is_news = true;
+            }
+        });
+    }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.stop.0.store(true, Ordering::Release);
-        let _ = self.stop.1.write(1);
+        self.post.change(|inbox| inbox.stopped = true);
     }
 }
 
 /// Starts the thread.
 pub(crate) fn spawn(source: Box<dyn MembershipSource>) -> io::Result<Listener> {
     let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-    let stop = Arc::new((AtomicBool::new(false), wake));
+    let post = Arc::new(Post { inbox: Mutex::default(), wake });
     let (memberships, receiver) = watch::channel(AllMemberships::default());
     let (crowds, crowds_receiver) = watch::channel(Vec::new());
-    let listener = Listener { memberships: receiver, crowds: crowds_receiver, stop: stop.clone() };
-    let work = move || follow(source, &stop, &memberships, &crowds);
+    let listener = Listener { memberships: receiver, crowds: crowds_receiver, post: post.clone() };
+    let work = move || follow(source, &post, &memberships, &crowds);
     thread::Builder::new().name("listener".to_owned()).spawn(work)?;
     Ok(listener)
 }
 
 fn follow(
     mut source: Box<dyn MembershipSource>,
-    stop: &(AtomicBool, EventFd),
+    post: &Post,
     memberships: &watch::Sender<AllMemberships>,
     crowds: &watch::Sender<Vec<Crowd>>,
 ) {
     let mut complaint = String::new();
     let mut counted = Instant::now();
-    while !stop.0.load(Ordering::Acquire) {
+    while let Ok(desired) = post.take() {
+        desired.into_iter().for_each(|desired| source.desire(desired));
         let mut changes = Vec::new();
         let result = source.update(&mut changes);
         if !changes.is_empty() {
@@ -91,6 +143,6 @@ fn follow(
                 RETRY
             }
         };
-        source.wait(stop.1.as_fd(), pause);
+        source.wait(post.wake.as_fd(), pause);
     }
 }

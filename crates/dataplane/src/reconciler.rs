@@ -181,7 +181,8 @@ impl ReconcilerHandle {
     pub fn apply(&self, desired: impl Into<Arc<Desired>>) -> Generation {
         let desired = desired.into();
         let generation = self.owner.shared.inbox().put(&desired);
-        self.owner.replicator.apply(generation, desired);
+        self.owner.replicator.apply(generation, desired.clone());
+        self.owner.listener.apply(generation, desired);
         self.owner.shared.wake();
         generation
     }

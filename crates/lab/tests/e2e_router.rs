@@ -1,4 +1,4 @@
-//! A container that routes multicast from one network to another.
+//! Containers that route multicast from one network to another.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 mod common;
@@ -7,11 +7,28 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result, ensure};
 use common::{BOTH, Capture, Cluster, Container, Datagrams, Frame, Network, SOON, Stream, listen, run_checks, view};
-use shoutd_lab::{Host, wait_until};
+use shoutd_lab::{Host, Process, wait_until};
 
 /// The router has two networks, and of the machine's own programs the one that routes.
 const AS_ROUTER: [&str; 3] =
     ["--cap-add=NET_ADMIN", "--volume=/usr/lib:/usr/lib:ro", "--volume=/usr/sbin/smcrouted:/usr/bin/smcrouted:ro"];
+
+/// The same with routers that learn who listens to what: FRR's pimd, which needs a group of users and sets its own
+/// capabilities, and igmpproxy.
+const AS_DYNAMIC_ROUTER: [&str; 7] = [
+    "--cap-add=NET_ADMIN",
+    "--cap-add=SYS_ADMIN",
+    "--volume=/usr/lib:/usr/lib:ro",
+    "--volume=/usr/lib/frr/zebra:/usr/bin/zebra:ro",
+    "--volume=/usr/lib/frr/pimd:/usr/bin/pimd:ro",
+    "--volume=/usr/share/yang:/usr/share/yang:ro",
+    "--volume=/usr/sbin/igmpproxy:/usr/bin/igmpproxy:ro",
+];
+
+/// Forwards to where it has been asked to by IGMP. Docker's own interface is not its affair.
+const IGMPPROXY: &str = "quickleave\nphyint shout0 upstream ratelimit 0 threshold 1\n altnet 0.0.0.0/0\n\
+    phyint shout1 downstream ratelimit 0 threshold 1\nphyint eth0 disabled\nphyint eth1 disabled\n\
+    phyint eth2 disabled\n";
 
 /// Routes a range of groups of IPv4, and tells that it is a router by Multicast Router Discovery (RFC 4286), every four seconds. Of IPv6 it routes one group, which it has joined.
 const CONFIG: [&str; 5] = [
@@ -28,8 +45,73 @@ fn a_container_routes_multicast_between_networks() {
     cluster.form([1, 2, 3]).unwrap();
     run_checks(
         &mut cluster,
-        &[("a container with smcroute gets every group and forwards to another network's hosts", smcroute)],
+        &[
+            ("a container with smcroute gets every group and forwards to another network's hosts", smcroute),
+            ("routers that learn by IGMP know of members on other hosts", dynamic),
+        ],
     );
+}
+
+fn dynamic(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, third] = cluster.three()?;
+    let _from = Network::create(cluster, &first, "from", &["--subnet=10.131.0.0/24"])?;
+    let _to = Network::create(cluster, &third, "to", &["--subnet=10.132.0.0/24"])?;
+    let sender = Container::start(&first, "from", &[])?;
+    let receivers = [Container::start(&third, "to", &[])?, Container::start(&first, "to", &[])?];
+    let router = Container::start(&second, "from", &AS_DYNAMIC_ROUTER)?;
+    second.docker(["network", "connect", "to", &router.name])?;
+    for (name, receivers) in [("igmpproxy", &receivers[..]), ("IGMPv3", &receivers[..]), ("IGMPv2", &receivers[..1])] {
+        let routing = if name == "igmpproxy" { igmpproxy(&router)? } else { pimd(&router, name)? };
+        let printed = || routing.iter().map(|process| process.printed().1).collect::<String>();
+        for receiver in receivers {
+            ensure_comes_and_goes(&sender, &router, receiver)
+                .with_context(|| format!("{name}, {}: {}", receiver.host.name(), printed()))?;
+        }
+        router.sh("killall igmpproxy pimd zebra 2>/dev/null; rm -f /tmp/*.pid /tmp/*.api; true")?;
+    }
+    Ok(())
+}
+
+fn igmpproxy(router: &Container) -> Result<Vec<Process>> {
+    router.sh(&format!("printf '{IGMPPROXY}' > /tmp/igmpproxy.conf"))?;
+    Ok(vec![router.spawn("igmpproxy -n -v /tmp/igmpproxy.conf")?])
+}
+
+/// FRR's, which is the rendezvous point itself, and does not ask for two minutes before it asks again.
+fn pimd(router: &Container, version: &str) -> Result<Vec<Process>> {
+    let version = version.trim_start_matches("IGMPv");
+    let lines = format!("ip pim\\n ip igmp\\n ip igmp version {version}\\n ip igmp query-interval 8\\n");
+    let interface = |name: &str| format!("interface {name}\\n {lines}");
+    let point = format!("ip pim rp {} 224.0.0.0/4", router.address("from")?);
+    let config = format!("{point}\\n{}{}", interface("shout0"), interface("shout1"));
+    router.sh(&format!(
+        "grep -q frrvty /etc/group || echo frrvty:x:9999:root >> /etc/group; mkdir -p /var/tmp/frr /var/run/frr; printf '{config}' > /tmp/pimd.conf"
+    ))?;
+    let options = "-u root -g root -z /tmp/zserv.api --vty_socket /tmp --log stdout";
+    Ok(vec![
+        router.spawn(&format!("zebra {options} -i /tmp/zebra.pid"))?,
+        router.spawn(&format!("pimd {options} -i /tmp/pimd.pid -f /tmp/pimd.conf"))?,
+    ])
+}
+
+/// The router forwards while this container listens, and no longer.
+fn ensure_comes_and_goes(sender: &Container, router: &Container, receiver: &Container) -> Result<()> {
+    const GROUP: Ipv4Addr = Ipv4Addr::new(239, 131, 3, 3);
+    let send = || sender.sh(&format!("echo forwarded | socat -u - UDP4-DATAGRAM:{GROUP}:6113,ip-multicast-ttl=8"));
+    let listening = receiver.spawn(&format!("socat -u UDP4-RECV:6113,ip-add-membership={GROUP}:shout0 -"))?;
+    wait_until("a datagram to be forwarded", SOON, || {
+        send()?;
+        Ok(listening.printed().0.contains("forwarded").then_some(()))
+    })?;
+    receiver.sh("killall socat")?;
+    // The kernel shows addresses as they are in its memory.
+    let group = format!("{:08X}", u32::from_ne_bytes(GROUP.octets()));
+    wait_until("the router to have heard that nobody listens any more", SOON, || {
+        send()?;
+        let routes = router.sh("cat /proc/net/ip_mr_cache")?;
+        let mut of_group = routes.lines().filter(|line| line.starts_with(&group));
+        Ok((!of_group.any(|line| line.split_whitespace().count() > 6)).then_some(()))
+    })
 }
 
 fn smcroute(cluster: &mut Cluster) -> Result<()> {

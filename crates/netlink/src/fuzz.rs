@@ -4,7 +4,7 @@ use shoutd_fuzz::fuzz;
 
 use crate::nftables::{Family, TableName};
 use crate::wire::Frames;
-use crate::{address, fdb, ip_route, joins, link, monitor, nftables, socket};
+use crate::{address, fdb, ip_route, joins, link, monitor, nftables, query, socket};
 
 /// What every reader makes of the messages of one datagram; of any kind, as none of them may rely on being asked about its own.
 #[test]
@@ -31,5 +31,20 @@ fn fuzz_netlink() {
             (attributes.len(), tables, devices, addresses, monitor::is_change(&frame), socket::verdict(&frame))
         });
         frames.collect::<Vec<_>>()
+    });
+}
+
+/// Queries of whoever sits in a container.
+#[test]
+fn fuzz_queries() {
+    fuzz("queries", env!("CARGO_MANIFEST_DIR"), |frame| {
+        let heard = query::parse(frame)?;
+        Some((
+            heard.is_ipv6,
+            heard.version,
+            heard.group.is_some(),
+            heard.sources.len(),
+            heard.within.as_millis() > 12_700,
+        ))
     });
 }

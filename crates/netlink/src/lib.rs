@@ -25,8 +25,11 @@ mod monitor;
 mod named;
 mod namespace;
 mod nftables;
+mod packet;
 mod port;
+mod query;
 mod question;
+mod report;
 mod route;
 mod socket;
 mod underlay_filter;
@@ -50,7 +53,9 @@ pub use monitor::{DatabaseMonitor, Monitor};
 pub use named::NamedNamespaces;
 pub use namespace::{Namespace, NamespaceId};
 pub use port::PortSettings;
+pub use query::{HeardQuery, QueryMonitor, QueryVersion};
 pub use question::Questioner;
+pub use report::{GroupRecord, Reporter};
 pub use route::Route;
 pub use underlay_filter::{
     AGREEMENT_PORTS_MAX, DroppedPackets, Installed as InstalledUnderlayFilter, UnderlayAccess, UnderlayFilter,

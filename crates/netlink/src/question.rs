@@ -1,23 +1,15 @@
 //! Asking the members of groups behind a bridge what they want, as a multicast router does: queries of IGMPv3 (RFC 3376, section 4.1) and MLDv2 (RFC 3810, section 5.1).
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use nix::libc;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-
-use crate::error::{Error, Fault};
+use crate::error::Error;
 use crate::namespace::Namespace;
+use crate::packet::{self, PacketSocket};
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
-const SOURCE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x71];
-/// Where a query of MLD comes from, which must be a link-local address: the highest, as of several routers that with the lowest goes on asking (RFC 3810, section 7.6.2), and containers that are
-/// routers must not fall silent for this. That of IGMP comes from 0.0.0.0, as those of a bridge without an address (`br_ip4_multicast_alloc_query`); it counts in no election (RFC 4541, section 2.1.1).
-const SOURCE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0xffff, 0xffff, 0xffff, 0xffff);
+/// Where a query of IGMP comes from, as those of a bridge without an address (`br_ip4_multicast_alloc_query`); it counts in no election (RFC 4541, section 2.1.1).
+const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 /// Where general queries go: to all systems.
 const ALL_SYSTEMS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
@@ -25,30 +17,18 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const SOON: u8 = 10;
 /// The longest such time that is written as it is (RFC 3376, section 4.1.1).
 const LATEST: u8 = 127;
-/// Octets of the IPv4 header, with the router alert option (RFC 2113).
-const IGMP_HEADER: usize = 24;
-/// Octets of a query of IGMP that names no sources.
-const IGMP_QUERY: usize = 12;
-/// Octets of a query of MLD that names no sources.
-const MLD_QUERY: usize = 28;
-/// The hop-by-hop header with the router alert option (RFC 2711), before ICMPv6.
-const ROUTER_ALERT: [u8; 8] = [ICMPV6, 0, 5, 2, 0, 0, 1, 0];
-const ICMPV6: u8 = 58;
 
 /// Sends such queries out of devices of one network namespace.
 #[derive(Debug)]
 pub struct Questioner {
-    fd: OwnedFd,
+    socket: PacketSocket,
 }
 
 impl Questioner {
     /// In this namespace.
     pub fn open(namespace: &Namespace) -> Result<Self, Error> {
-        let open =
-            || socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None);
-        // Without a protocol it receives nothing.
-        let attempt = || Ok(namespace.enter(move || open().map_err(io::Error::from))??);
-        attempt().map(|fd| Self { fd }).map_err(|fault: Fault| fault.during("open a packet socket"))
+        let socket = PacketSocket::open(namespace).map_err(|fault| fault.during("open a packet socket"))?;
+        Ok(Self { socket })
     }
 
     /// Asks behind a bridge who wants this group, and from whom. The bridge takes that for a router's question: whoever does not answer within two seconds that it wants all sources, is served from those alone
@@ -58,7 +38,7 @@ impl Questioner {
             IpAddr::V4(group) => igmp_query(group, group, SOON),
             IpAddr::V6(group) => mld_query(group, group, SOON),
         };
-        self.send(bridge, &query).map_err(|fault| fault.during(format_args!("ask who wants {group}")))
+        self.socket.send(bridge, &query).map_err(|fault| fault.during(format_args!("ask who wants {group}")))
     }
 
     /// Asks whoever is at the other end of a device which groups it wants, of IPv4 and IPv6, to be told within this time, of 12.7 s at the most; in a VLAN, or without a tag. Sent out of a bridge's port it passes the bridge by.
@@ -68,27 +48,8 @@ impl Questioner {
             igmp_query(Ipv4Addr::UNSPECIFIED, ALL_SYSTEMS, within),
             mld_query(Ipv6Addr::UNSPECIFIED, ALL_NODES, within),
         ];
-        let asked = queries.into_iter().try_for_each(|query| self.send(device, &tagged(query, vlan)));
+        let asked = queries.into_iter().try_for_each(|query| self.socket.send(device, &tagged(query, vlan)));
         asked.map_err(|fault| fault.during(format_args!("ask behind device {device} which groups are wanted")))
-    }
-
-    fn send(&self, device: u32, frame: &[u8]) -> Result<(), Fault> {
-        let address = libc::sockaddr_ll {
-            sll_family: u16::try_from(libc::AF_PACKET).unwrap_or_default(),
-            // The kernel takes it from the frame.
-            sll_protocol: 0,
-            sll_ifindex: i32::try_from(device).unwrap_or_default(),
-            sll_hatype: 0,
-            sll_pkttype: 0,
-            sll_halen: 0,
-            sll_addr: [0; 8],
-        };
-        let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or_default();
-        let fd = self.fd.as_raw_fd();
-        // SAFETY: `fd` is open, and both pointers are to as many octets as is said, which outlive the call.
-        let sent =
-            unsafe { libc::sendto(fd, frame.as_ptr().cast(), frame.len(), 0, (&raw const address).cast(), length) };
-        if sent < 0 { Err(io::Error::last_os_error().into()) } else { Ok(()) }
     }
 }
 
@@ -106,44 +67,19 @@ fn tagged(mut frame: Vec<u8>, vlan: Option<u16>) -> Vec<u8> {
 fn igmp_query(group: Ipv4Addr, to: Ipv4Addr, within: u8) -> Vec<u8> {
     let [a, b, c, d] = group.octets();
     // Asked by one whose robustness is 2 and whose interval is 125 s.
-    let mut igmp = [0x11, within, 0, 0, a, b, c, d, 2, 125, 0, 0];
-    let sum = checksum(&igmp);
-    igmp[2..4].copy_from_slice(&sum);
-    let [high, low] = u16::try_from(IGMP_HEADER + IGMP_QUERY).unwrap_or_default().to_be_bytes();
-    let [a, b, c, d] = to.octets();
-    let mut header = [0x46, 0xc0, high, low, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, a, b, c, d, 0x94, 4, 0, 0];
-    let sum = checksum(&header);
-    header[10..12].copy_from_slice(&sum);
-    let to = [1, 0, 0x5e, b & 0x7f, c, d];
-    [&to[..], &SOURCE_MAC, &ETHERTYPE_IPV4.to_be_bytes(), &header, &igmp].concat()
+    packet::igmp(NOBODY, to, vec![0x11, within, 0, 0, a, b, c, d, 2, 125, 0, 0])
 }
 
 /// The same; there the time is in milliseconds.
 fn mld_query(group: Ipv6Addr, to: Ipv6Addr, within: u8) -> Vec<u8> {
-    let (to, [high, low]) = (to.octets(), (u16::from(within) * 100).to_be_bytes());
-    let mut mld = [&[130, 0, 0, 0, high, low, 0, 0], &group.octets()[..], &[2, 125, 0, 0]].concat();
-    let sum = checksum(&[&SOURCE.octets()[..], &to, &[0, 0, 0, 28, 0, 0, 0, ICMPV6], &mld].concat());
-    mld.splice(2..4, sum);
-    let [high, low] = u16::try_from(ROUTER_ALERT.len() + MLD_QUERY).unwrap_or_default().to_be_bytes();
-    let header = [0x60, 0, 0, 0, high, low, 0, 1];
-    let [.., a, b, c, d] = to;
-    let link = [&[0x33, 0x33, a, b, c, d], &SOURCE_MAC[..], &ETHERTYPE_IPV6.to_be_bytes()].concat();
-    [&link[..], &header, &SOURCE.octets(), &to, &ROUTER_ALERT, &mld].concat()
-}
-
-/// The checksum of the Internet protocols (RFC 1071), of an even number of octets.
-fn checksum(bytes: &[u8]) -> [u8; 2] {
-    let words = bytes.as_chunks::<2>().0.iter().map(|word| u64::from(u16::from_be_bytes(*word)));
-    let mut sum = words.sum::<u64>();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    (!u16::try_from(sum).unwrap_or_default()).to_be_bytes()
+    let [high, low] = (u16::from(within) * 100).to_be_bytes();
+    packet::mld(to, [&[130, 0, 0, 0, high, low, 0, 0], &group.octets()[..], &[2, 125, 0, 0]].concat())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packet::{ICMPV6, checksum};
 
     /// Both addresses, and what stands for the rest of the header (RFC 8200, section 8.1).
     fn summed_of_mld(query: &[u8]) -> Vec<u8> {

@@ -155,6 +155,16 @@ impl Database {
         self.join_routers();
     }
 
+    /// The ports behind which there are multicast routers.
+    pub fn routers(&self) -> &BTreeSet<u32> {
+        &self.routers
+    }
+
+    /// Whether a port has joined this group.
+    pub fn is_member(&self, port: u32, group: IpAddr) -> bool {
+        self.groups.get(&group).is_some_and(|group| group.ports.contains_key(&port))
+    }
+
     fn join_routers(&mut self) {
         self.joined.router = self.everything || !self.routers.is_empty();
     }

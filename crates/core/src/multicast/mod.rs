@@ -6,13 +6,17 @@
 //! [RFC 3810]: https://www.rfc-editor.org/rfc/rfc3810
 
 mod database;
+mod elsewhere;
 mod mac;
 mod memberships;
 mod replication;
+mod reports;
 mod room;
 
 pub use database::{Database, Knowledge};
+pub use elsewhere::Elsewhere;
 pub use mac::{goes_to_every_host, group_mac, is_announced};
 pub use memberships::{Memberships, SourceFilter};
 pub use replication::{Remote, Replication, SourceGroup, is_link_local, replication, replication_within};
+pub use reports::{Query, Record, RecordKind, Report, Reports, Version};
 pub use room::Room;

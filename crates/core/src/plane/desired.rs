@@ -14,7 +14,7 @@ use crate::announce::{AnnouncedNetwork, Heard};
 use crate::cluster::{Cluster, Network};
 use crate::limits::{MTU_MIN, OVERHEAD_IPV4, OVERHEAD_IPV6, PORT};
 use crate::local::{Endpoint, Local};
-use crate::multicast::{Remote, Replication, replication};
+use crate::multicast::{Elsewhere, Remote, Replication, replication};
 use crate::{EndpointId, HostId, MacAddress, NetworkId, Vni};
 
 /// All that this host should have.
@@ -39,6 +39,8 @@ pub struct Segment {
     pub remotes: BTreeSet<IpAddr>,
     /// To which of them multicast is sent. Shared, so that it can be seen at once that it is the same as before.
     pub replication: Arc<Replication>,
+    /// What containers of those hosts listen to, to be reported to multicast routers among this host's.
+    pub elsewhere: Elsewhere,
     /// The other hosts' endpoints, by the VTEP of the host they are on.
     pub remote_macs: BTreeMap<MacAddress, IpAddr>,
     /// Whether MAC addresses that are no endpoint's are learnt, and may move.
@@ -58,6 +60,7 @@ impl Segment {
             vtep,
             remotes: BTreeSet::new(),
             replication: Arc::default(),
+            elsewhere: Elsewhere::default(),
             remote_macs: BTreeMap::new(),
             learning: true,
             max_rate: None,
@@ -67,7 +70,18 @@ impl Segment {
 
     /// Whether another wants the same devices, with the same flood entries: all but what changes with each group that is joined, and each endpoint that is announced.
     pub fn has_devices_of(&self, other: &Self) -> bool {
-        let Self { network, mtu, vtep, remotes, replication: _, remote_macs: _, learning, max_rate, ports } = self;
+        let Self {
+            network,
+            mtu,
+            vtep,
+            remotes,
+            replication: _,
+            elsewhere: _,
+            remote_macs: _,
+            learning,
+            max_rate,
+            ports,
+        } = self;
         (network, mtu, vtep, remotes) == (&other.network, &other.mtu, &other.vtep, &other.remotes)
             && (learning, max_rate, ports) == (&other.learning, &other.max_rate, &other.ports)
     }
@@ -112,7 +126,7 @@ pub struct Underlay {
 /// To whom multicast is sent, as it was last worked out for each network: a network of which nothing else was announced costs nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Worked {
-    networks: BTreeMap<Vni, (Vec<Announcement>, Arc<Replication>)>,
+    networks: BTreeMap<Vni, (Vec<Announcement>, Arc<Replication>, Elsewhere)>,
 }
 
 /// Of one other host that has a network: its VTEP, what it announced, and whether that is what it has now.
@@ -120,15 +134,16 @@ type Announcement = (IpAddr, Option<Arc<AnnouncedNetwork>>, bool);
 
 impl Worked {
     /// What follows from these announcements.
-    fn replication(&mut self, vni: Vni, others: Vec<Announcement>) -> Arc<Replication> {
+    fn follow(&mut self, vni: Vni, others: Vec<Announcement>) -> (Arc<Replication>, Elsewhere) {
         let is_same = |known: &[Announcement]| known.len() == others.len() && known.iter().zip(&others).all(are_same);
-        if let Some((_, replication)) = self.networks.get(&vni).filter(|(known, _)| is_same(known)) {
-            return replication.clone();
+        if let Some((_, replication, elsewhere)) = self.networks.get(&vni).filter(|(known, ..)| is_same(known)) {
+            return (replication.clone(), elsewhere.clone());
         }
         let remotes: Vec<Remote<'_>> = others.iter().map(remote).collect();
         let replication = Arc::new(replication(&remotes));
-        self.networks.insert(vni, (others, replication.clone()));
-        replication
+        let elsewhere = Elsewhere::new(others.iter().filter_map(|(_, announced, _)| announced.clone()));
+        self.networks.insert(vni, (others, replication.clone(), elsewhere.clone()));
+        (replication, elsewhere)
     }
 }
 
@@ -185,10 +200,14 @@ fn segment_without_ports(
     let options = &network.settings.options;
     let vtep = Vtep { address: underlay.address, port: PORT };
     let mtu = mtu(network, underlay, &others);
+    let remotes = others.iter().map(|(address, ..)| *address).collect();
+    let remote_macs = remote_macs(&others);
+    let (replication, elsewhere) = worked.follow(network.vni, others);
     Segment {
-        remotes: others.iter().map(|(address, ..)| *address).collect(),
-        remote_macs: remote_macs(&others),
-        replication: worked.replication(network.vni, others),
+        remotes,
+        remote_macs,
+        replication,
+        elsewhere,
         learning: learns(options),
         max_rate: max_rate(options),
         ..Segment::empty(id.clone(), mtu, vtep)

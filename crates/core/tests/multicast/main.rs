@@ -6,4 +6,5 @@ mod changes;
 mod kept;
 mod memberships;
 mod model;
+mod reports;
 mod tables;

@@ -26,7 +26,7 @@ pub fn group() -> impl Strategy<Value = IpAddr> {
     prop::sample::select(groups).prop_map(|text| text.parse().unwrap())
 }
 
-fn source() -> impl Strategy<Value = IpAddr> {
+pub fn source() -> impl Strategy<Value = IpAddr> {
     prop::sample::select(vec!["10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"]).prop_map(|text| text.parse().unwrap())
 }
 
@@ -42,7 +42,7 @@ pub fn host() -> impl Strategy<Value = IpAddr> {
     (1_u8..6).prop_map(|last| Ipv4Addr::new(192, 0, 2, last).into())
 }
 
-fn filter() -> impl Strategy<Value = SourceFilter> {
+pub fn filter() -> impl Strategy<Value = SourceFilter> {
     let sources = || btree_set(source(), 0..3);
     prop_oneof![sources().prop_map(SourceFilter::Include), sources().prop_map(SourceFilter::Exclude)]
 }

@@ -11,13 +11,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shoutd_core::Vni;
 use shoutd_core::limits::GROUPS_PER_PORT_MAX;
 use shoutd_core::multicast::{Database, Knowledge, Room};
-use shoutd_core::plane::{BRIDGE, DeviceName};
+use shoutd_core::plane::{BRIDGE, Desired, DeviceName};
 use shoutd_netlink::{DatabaseChange, DatabaseMonitor, Kind, Listing, Membership, Namespace, NamespaceId, Route};
 use tracing::debug;
 
 use super::early_joins::EarlyJoins;
 use super::queries::Queries;
 use super::registry::Registry;
+use super::reports::Reporting;
 use crate::crowd::Crowd;
 use crate::forwarding::{MembershipChange, MembershipSource};
 use crate::kernel::KernelError;
@@ -36,6 +37,8 @@ const NAMED_MAX: usize = 3;
 pub(super) struct LinuxListening {
     registry: Arc<Registry>,
     segments: BTreeMap<Vni, Listened>,
+    /// What should be, once that is known.
+    desired: Arc<Desired>,
 }
 
 #[derive(Debug)]
@@ -45,6 +48,7 @@ struct Listened {
     monitor: DatabaseMonitor,
     early_joins: EarlyJoins,
     queries: Queries,
+    reporting: Reporting,
     database: Database,
     /// Index of the bridge, once there is one.
     bridge: Option<u32>,
@@ -64,7 +68,7 @@ struct Listened {
 
 impl LinuxListening {
     pub(super) fn new(registry: Arc<Registry>) -> Self {
-        Self { registry, segments: BTreeMap::new() }
+        Self { registry, segments: BTreeMap::new(), desired: Arc::default() }
     }
 
     /// Makes the segments followed those that there are. Adds those that are gone.
@@ -99,8 +103,13 @@ impl MembershipSource for LinuxListening {
                 Ok(changed) => changes.extend(changed),
                 Err(error) => result = result.and(Err(error)),
             }
+            segment.reporting.follow(self.desired.segments.get(vni), &segment.database, &segment.ports);
         }
         result
+    }
+
+    fn desire(&mut self, desired: Arc<Desired>) {
+        self.desired = desired;
     }
 
     fn crowds(&self) -> Vec<Crowd> {
@@ -111,8 +120,13 @@ impl MembershipSource for LinuxListening {
         let mut waiting =
             vec![PollFd::new(wake, PollFlags::POLLIN), PollFd::new(self.registry.as_fd(), PollFlags::POLLIN)];
         let segments = self.segments.values();
-        let monitors = segments.flat_map(|segment| iter::once(segment.monitor.as_fd()).chain(segment.joins_to_await()));
+        let monitors = segments.flat_map(|segment| {
+            let joins = segment.joins_to_await();
+            iter::once(segment.monitor.as_fd()).chain(joins).chain(segment.reporting.events())
+        });
         waiting.extend(monitors.map(|monitor| PollFd::new(monitor, PollFlags::POLLIN)));
+        let due = self.segments.values().filter_map(|segment| segment.reporting.due()).min();
+        let timeout = due.map_or(timeout, |due| timeout.min(due.max(Duration::from_millis(1))));
         let _ = poll(&mut waiting, PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX));
     }
 }
@@ -124,6 +138,7 @@ impl Listened {
             monitor: DatabaseMonitor::open(namespace)?,
             early_joins: EarlyJoins::open(namespace, registry)?,
             queries: Queries::new(namespace),
+            reporting: Reporting::new(namespace),
             route: Route::open(namespace)?,
             database: Database::default(),
             bridge: None,

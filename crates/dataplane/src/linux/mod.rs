@@ -11,6 +11,7 @@ mod listening;
 mod observe;
 mod queries;
 mod registry;
+mod reports;
 mod underlay_filter;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -14,6 +14,7 @@ mod overruns;
 mod pins;
 mod probing;
 mod queriers;
+mod routers;
 mod support;
 mod tiers;
 mod traffic;

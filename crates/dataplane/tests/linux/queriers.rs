@@ -18,7 +18,7 @@ fn setting(segment: &Namespace, name: &str) -> u64 {
     words.nth(1).unwrap().parse().unwrap()
 }
 
-fn is_member(segment: &Namespace, group: IpAddr) -> bool {
+pub fn is_member(segment: &Namespace, group: IpAddr) -> bool {
     let mut route = Route::open(segment).unwrap();
     let bridge = route.link("shoutbr0").unwrap().unwrap().index;
     let is_it = |listing: &Listing| matches!(listing, Listing::Member(member) if member.group == group);
@@ -26,7 +26,7 @@ fn is_member(segment: &Namespace, group: IpAddr) -> bool {
 }
 
 /// The checksum of the Internet protocols (RFC 1071).
-fn checksum(bytes: &[u8]) -> [u8; 2] {
+pub fn checksum(bytes: &[u8]) -> [u8; 2] {
     let words = bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
     let sum: u32 = words.sum();
     let folded = (sum & 0xffff) + (sum >> 16);
@@ -34,7 +34,7 @@ fn checksum(bytes: &[u8]) -> [u8; 2] {
 }
 
 /// A general query of IGMPv3 to which nobody has to answer within the hour.
-fn query(from: Ipv4Addr) -> Vec<u8> {
+pub fn query(from: Ipv4Addr) -> Vec<u8> {
     let mut igmp = [0x11, 0xff, 0, 0, 0, 0, 0, 0, 2, 125, 0, 0];
     let sum = checksum(&igmp);
     igmp[2..4].copy_from_slice(&sum);
@@ -46,7 +46,7 @@ fn query(from: Ipv4Addr) -> Vec<u8> {
 }
 
 /// The same of MLDv2, within two hours.
-fn query_v6() -> Vec<u8> {
+pub fn query_v6() -> Vec<u8> {
     let (from, to) =
         (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1).octets(), Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).octets());
     let mut mld = [&[130, 0, 0, 0, 0xff, 0xff, 0, 0], &[0; 16][..], &[2, 125, 0, 0]].concat();

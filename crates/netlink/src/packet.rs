@@ -1,0 +1,116 @@
+//! Messages of IGMP and MLD as whole Ethernet frames, and the packet sockets that send them out of a device as they are:
+//! out of a bridge's port they pass the bridge by.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::libc;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+use crate::error::Fault;
+use crate::namespace::Namespace;
+
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// Octets of an Ethernet header.
+pub(crate) const ETHERNET: usize = 14;
+/// Octets of the IPv4 header, with the router alert option (RFC 2113).
+pub(crate) const IPV4_HEADER: usize = 24;
+/// Octets of the IPv6 header.
+pub(crate) const IPV6_HEADER: usize = 40;
+/// The hop-by-hop header with the router alert option (RFC 2711), before ICMPv6.
+pub(crate) const ROUTER_ALERT: [u8; 8] = [ICMPV6, 0, 5, 2, 0, 0, 1, 0];
+pub(crate) const ICMPV6: u8 = 58;
+const SOURCE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x71];
+/// Where messages of MLD come from, which must be a link-local address: the highest, as of several routers that with the
+/// lowest goes on asking (RFC 3810, section 7.6.2), and containers that are routers must not fall silent for shoutd.
+pub(crate) const MLD_SOURCE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0xffff, 0xffff, 0xffff, 0xffff);
+
+/// Sends frames out of devices of one network namespace.
+#[derive(Debug)]
+pub(crate) struct PacketSocket {
+    fd: OwnedFd,
+}
+
+impl PacketSocket {
+    pub(crate) fn open(namespace: &Namespace) -> Result<Self, Fault> {
+        Ok(Self { fd: open(namespace)? })
+    }
+
+    pub(crate) fn send(&self, device: u32, frame: &[u8]) -> Result<(), Fault> {
+        // The kernel takes the protocol from the frame.
+        let address = address(device, 0);
+        let fd = self.fd.as_raw_fd();
+        // SAFETY: `fd` is open, and both pointers are to as many octets as is said, which outlive the call.
+        let sent = unsafe {
+            libc::sendto(fd, frame.as_ptr().cast(), frame.len(), 0, (&raw const address).cast(), address_length())
+        };
+        if sent < 0 { Err(io::Error::last_os_error().into()) } else { Ok(()) }
+    }
+}
+
+/// A packet socket in this namespace. Without a protocol it receives nothing.
+pub(crate) fn open(namespace: &Namespace) -> Result<OwnedFd, Fault> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let open = move || socket(AddressFamily::Packet, SockType::Raw, flags, None);
+    Ok(namespace.enter(move || open().map_err(io::Error::from))??)
+}
+
+/// A device, and a protocol in network byte order.
+pub(crate) fn address(device: u32, protocol: u16) -> libc::sockaddr_ll {
+    libc::sockaddr_ll {
+        sll_family: u16::try_from(libc::AF_PACKET).unwrap_or_default(),
+        sll_protocol: protocol,
+        sll_ifindex: i32::try_from(device).unwrap_or_default(),
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    }
+}
+
+pub(crate) fn address_length() -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or_default()
+}
+
+/// A message of IGMP, whose checksum is put in.
+pub(crate) fn igmp(from: Ipv4Addr, to: Ipv4Addr, mut message: Vec<u8>) -> Vec<u8> {
+    let sum = checksum(&message);
+    message.splice(2..4, sum);
+    let [high, low] = u16::try_from(IPV4_HEADER + message.len()).unwrap_or_default().to_be_bytes();
+    let [_, b, c, d] = to.octets();
+    let start = [0x46, 0xc0, high, low, 0, 0, 0, 0, 1, 2, 0, 0];
+    let mut header = [&start[..], &from.octets(), &to.octets(), &[0x94, 4, 0, 0]].concat();
+    let sum = checksum(&header);
+    header.splice(10..12, sum);
+    [&[1, 0, 0x5e, b & 0x7f, c, d][..], &SOURCE_MAC, &ETHERTYPE_IPV4.to_be_bytes(), &header, &message].concat()
+}
+
+/// A message of MLD from [`MLD_SOURCE`], whose checksum is put in.
+pub(crate) fn mld(to: Ipv6Addr, mut message: Vec<u8>) -> Vec<u8> {
+    let to = to.octets();
+    let sum = checksum(&[&pseudo_header(&MLD_SOURCE.octets(), &to, message.len()), &message[..]].concat());
+    message.splice(2..4, sum);
+    let [high, low] = u16::try_from(ROUTER_ALERT.len() + message.len()).unwrap_or_default().to_be_bytes();
+    let header = [0x60, 0, 0, 0, high, low, 0, 1];
+    let [.., a, b, c, d] = to;
+    let link = [&[0x33, 0x33, a, b, c, d], &SOURCE_MAC[..], &ETHERTYPE_IPV6.to_be_bytes()].concat();
+    [&link[..], &header, &MLD_SOURCE.octets(), &to, &ROUTER_ALERT, &message].concat()
+}
+
+/// What stands for the rest of the header in the checksum of ICMPv6 (RFC 8200, section 8.1).
+pub(crate) fn pseudo_header(from: &[u8], to: &[u8], length: usize) -> Vec<u8> {
+    [from, to, &u32::try_from(length).unwrap_or_default().to_be_bytes(), &[0, 0, 0, ICMPV6]].concat()
+}
+
+/// The checksum of the Internet protocols (RFC 1071); an odd last octet counts as if a zero followed.
+pub(crate) fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let (words, last) = bytes.as_chunks::<2>();
+    let words = words.iter().map(|word| u64::from(u16::from_be_bytes(*word)));
+    let mut sum = words.sum::<u64>() + last.first().map_or(0, |octet| u64::from(*octet) << 8);
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!u16::try_from(sum).unwrap_or_default()).to_be_bytes()
+}
