@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::mirrors::Mirrors;
 use crate::parts::Parts;
 use crate::stale::StaleEndpoints;
+use crate::subnets::Overlaps;
 use crate::{revival, subnets};
 
 /// How often everything is compared when nothing has happened: events get lost.
@@ -76,6 +77,7 @@ impl EngineFollower {
         let mut tick = tokio::time::interval(PERIOD);
         let mut is_first = true;
         let mut stale = StaleEndpoints::new(self.parts.clone());
+        let mut overlaps = Overlaps::default();
         // Ends with this engine's connection.
         let mut reviving = JoinSet::new();
         loop {
@@ -93,6 +95,7 @@ impl EngineFollower {
                 continue;
             }
             self.compare().await?;
+            overlaps.note(&self.parts.agreement, &self.parts.events);
             // Only now: before it, a network whose copy this host does not remember is of no use yet.
             if is_first {
                 is_first = false;
@@ -110,7 +113,7 @@ impl EngineFollower {
             networks.push(self.ensure_gateway_bridge().await?);
         }
         let underlay = self.underlay.borrow().clone();
-        let in_use = subnets::in_use(&networks, &underlay);
+        let in_use = subnets::in_use(&networks, &underlay, &subnets::routes().await);
         self.compared.send_modify(|count| *count = count.wrapping_add(1));
         if let Err(error) = subnets::report(&self.parts.agreement, in_use).await {
             warn!("cannot report this host's subnets yet: {error}");

@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use futures::future::join_all;
 use ipnet::IpNet;
-use shoutd_consensus::Role;
+use shoutd_consensus::{ConsensusStatus, Role};
 use shoutd_core::cluster::{Cluster, Network};
-use shoutd_core::health::HostHealth;
+use shoutd_core::health::{FRESH, HostHealth};
 use shoutd_core::joining::{PeerCheck, PeerStanding};
 use shoutd_core::limits::HOSTS_MAX;
 use shoutd_core::local::Local;
@@ -88,6 +88,7 @@ impl Views {
         problems.extend(self.parts.plane.problems());
         problems.extend(self.parts.announcer.problems());
         problems.extend(unkept_networks(&cluster));
+        problems.extend(cluster.overlap_problems(self.parts.agreement.me).into_values());
         problems.extend(consensus.fault.clone());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -100,9 +101,9 @@ impl Views {
             replication: self.replication.name().to_owned(),
             membership: self.parts.agreement.membership(),
             cluster: cluster.id,
-            role: role(consensus.role).to_owned(),
-            leader: consensus.leader,
-            leader_name: consensus.leader.map(|leader| cluster.host_name(leader)),
+            role: role(&consensus).to_owned(),
+            leader: leader(&consensus),
+            leader_name: leader(&consensus).map(|leader| cluster.host_name(leader)),
             hosts: cluster.hosts.len(),
             networks: cluster.networks.len(),
             endpoints: self.parts.local.get().endpoints.len(),
@@ -214,7 +215,7 @@ impl Views {
         let rows = cluster.hosts.iter().map(async |(id, host)| {
             let this_host = *id == self.parts.agreement.me;
             let role = match () {
-                () if status.leader == Some(*id) => "leader",
+                () if leader(&status) == Some(*id) => "leader",
                 () if status.voters.contains(id) => "voter",
                 () => "learner",
             };
@@ -312,8 +313,10 @@ impl Views {
     }
 }
 
-fn role(role: Role) -> &'static str {
-    match role {
+/// What a host is in the cluster, as people are told. One that is not answered by a majority any more leads nobody.
+fn role(status: &ConsensusStatus) -> &'static str {
+    match status.role {
+        Role::Leader if !hears_cluster(status) => "no-quorum",
         Role::Leader => "leader",
         Role::Follower => "follower",
         Role::Candidate => "candidate",
@@ -322,8 +325,44 @@ fn role(role: Role) -> &'static str {
     }
 }
 
+/// Who leads, as far as this host can know.
+fn leader(status: &ConsensusStatus) -> Option<HostId> {
+    status.leader.filter(|leader| *leader != status.host || hears_cluster(status))
+}
+
+/// Whether the leader, or where this host leads a majority, was heard a moment ago.
+fn hears_cluster(status: &ConsensusStatus) -> bool {
+    status.leader_heard.is_some_and(|ago| ago < FRESH)
+}
+
 /// Names of the hosts that hold addresses of a network.
 fn holders(cluster: &Cluster, network: &Network) -> Vec<String> {
     let holders: BTreeSet<_> = network.leases.values().copied().collect();
     holders.into_iter().map(|host| cluster.host_name(host)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_is_answered_by_a_majority_leads() {
+        let me = HostId::new(1).unwrap();
+        let status = |leader_heard| ConsensusStatus {
+            host: me,
+            role: Role::Leader,
+            leader: Some(me),
+            term: 1,
+            applied: None,
+            voters: vec![me],
+            learners: Vec::new(),
+            leader_heard,
+            fault: None,
+            contacts: Vec::new(),
+        };
+        let shown = |status: &ConsensusStatus| (role(status), leader(status));
+        assert_eq!(shown(&status(Some(40))), ("leader", Some(me)));
+        assert_eq!(shown(&status(Some(60_000))), ("no-quorum", None));
+        assert_eq!(shown(&status(None)), ("no-quorum", None));
+    }
 }

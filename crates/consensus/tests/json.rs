@@ -61,6 +61,7 @@ mod tests {
             subnet,
             user,
             exclusive,
+            remote: !exclusive,
         })
     }
 

@@ -36,6 +36,8 @@ pub enum EventKind {
     FilterRestored,
     /// That filter dropped packets.
     FilterDropped,
+    /// A host uses a subnet that overlaps a network's.
+    SubnetOverlap,
     /// A socket of shoutd's was removed, and is served again.
     SocketRestored,
     /// Something that a host announces is not believed by another.
@@ -62,6 +64,7 @@ impl fmt::Display for EventKind {
             Self::EndpointForgotten => "endpoint-forgotten",
             Self::FilterRestored => "filter-restored",
             Self::FilterDropped => "filter-dropped",
+            Self::SubnetOverlap => "subnet-overlap",
             Self::SocketRestored => "socket-restored",
             Self::AnnouncementDoubted => "announcement-doubted",
             Self::HostsFileCleaned => "hosts-file-cleaned",

@@ -30,6 +30,9 @@ pub const TEXT_BYTES_MAX: usize = 4096;
 /// Subnets that one host reports as used by others than shoutd.
 pub const REPORTED_SUBNETS_MAX: usize = 512;
 
+/// Routes among them, merged where they lie side by side: a host that routes for others may have any number.
+pub const REPORTED_ROUTES_MAX: usize = 128;
+
 /// Tokens that are good at a time. People have one; tools that make single-use ones have as many as hosts they start at once.
 pub const TOKENS_MAX: usize = 1000;
 

@@ -133,7 +133,7 @@ pub struct Status {
     pub membership: Membership,
     /// Which cluster.
     pub cluster: Option<ClusterId>,
-    /// `leader`, `follower`, `candidate` or `learner`.
+    /// `leader`, `follower`, `candidate`, `learner` or `stopped`; `no-quorum` of one that led, and that no majority answers any more.
     pub role: String,
     /// The leader, if one is known.
     pub leader: Option<HostId>,

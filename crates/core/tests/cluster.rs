@@ -87,6 +87,7 @@ fn command() -> impl Strategy<Value = Command> {
         subnet,
         user: "eth0".to_owned(),
         exclusive,
+        remote: !exclusive,
     });
     prop_oneof![
         1 => (1..3u128).prop_map(|id| Command::Found { cluster: ClusterId::new(id) }),

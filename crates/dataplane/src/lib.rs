@@ -34,4 +34,4 @@ pub use reconcile::{ActionFailure, Report, reconcile};
 pub use reconciler::{Generation, Reconciler, ReconcilerHandle, Unsettled};
 pub use replicator::ForwardingFailure;
 pub use scope::Scope;
-pub use underlay::{HostRoute, NoInterface, UnderlayInterface, host_routes, underlay_interface};
+pub use underlay::{NoInterface, UnderlayInterface, host_routes, underlay_interface};

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use shoutd_core::cluster::HostRoute;
 use shoutd_core::plane::DeviceName;
-use shoutd_netlink::{Error, Namespace, Route};
+use shoutd_netlink::{Error, IpRoute, Namespace, Route};
 
 /// The interface that has an advertise address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,15 +60,6 @@ fn list(available: &[(IpAddr, String)]) -> String {
     if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
 }
 
-/// A subnet that one of the host's interfaces is connected to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostRoute {
-    /// The subnet.
-    pub destination: IpNet,
-    /// The interface.
-    pub interface: String,
-}
-
 /// Finds the interface that has this address, and may use it.
 ///
 /// # Errors
@@ -100,18 +92,19 @@ pub fn underlay_interface(address: IpAddr) -> Result<UnderlayInterface, NoInterf
     Err(NoInterface::None { address, available })
 }
 
-/// The subnets that the host's interfaces are connected to, without those that every host has.
+/// The routes of the host's main table, without the default routes and those that every host has.
+///
+/// # Errors
+/// The kernel does not say.
 pub fn host_routes() -> Result<Vec<HostRoute>, Error> {
     let mut route = Route::open(&Namespace::current()?)?;
     let links = route.links()?;
-    let connected =
-        route.routes()?.into_iter().filter(|route| route.connected && can_be_advertised(route.destination.addr()));
-    let mut routes: Vec<HostRoute> = connected
-        .filter_map(|route| {
-            let link = links.iter().find(|link| link.index == route.link)?;
-            Some(HostRoute { destination: route.destination, interface: link.name.clone() })
-        })
-        .collect();
+    let is_wanted = |route: &IpRoute| route.destination.prefix_len() > 0 && can_be_advertised(route.destination.addr());
+    let routes = route.routes()?.into_iter().filter(is_wanted).filter_map(|route| {
+        let link = links.iter().find(|link| link.index == route.link)?;
+        Some(HostRoute { destination: route.destination, interface: link.name.clone(), remote: !route.connected })
+    });
+    let mut routes: Vec<HostRoute> = routes.collect();
     routes.sort_by(|a, b| (a.destination, &a.interface).cmp(&(b.destination, &b.interface)));
     routes.dedup();
     Ok(routes)

@@ -26,6 +26,7 @@ fn networks_come_and_go_on_all_hosts_at_once() {
             ("a host that is away follows when it is back", away),
             ("a host that has a network of that name already is named", name_taken),
             ("lists are of one network or host, and say why they are empty", lists),
+            ("a bridge that is put on a network's subnet is a problem and an event", overlapped),
             ("what is no network of the cluster, and what Docker refuses", refused),
             ("the same name on two hosts in the same instant", twins),
             ("created and used by one script on all hosts in the same instant", provisioned_at_once),
@@ -272,6 +273,25 @@ fn twins(cluster: &mut Cluster) -> Result<()> {
         network_works(&hosts[round % hosts.len()], &["rm", "twin"])?;
     }
     Ok(())
+}
+
+/// Docker's own networks know nothing of shoutd's: one can be put on the subnet of a network that is there.
+fn overlapped(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, third] = cluster.three()?;
+    let network = Network::create(cluster, &first, "foo", &["--subnet", "10.63.0.0/24", "--ipam-driver", "shoutd"])?;
+    second.docker(["network", "create", "--subnet", "10.63.0.0/25", "bar"])?;
+    let problem = "overlaps 10.63.0.0/25 of Docker network bar on host host2";
+    let has_problem = |host: &Host| Ok::<_, anyhow::Error>(status(host)?["problems"].to_string().contains(problem));
+    for host in [&first, &second] {
+        wait_until("the overlap to be a problem", SOON, || Ok(has_problem(host)?.then_some(())))?;
+        wait_until("the overlap to be an event", SOON, || {
+            Ok(has_event(host, "subnet-overlap", "foo", problem)?.then_some(()))
+        })?;
+    }
+    ensure!(!has_problem(&third)?, "it concerns neither host3 nor a network of its");
+    second.docker(["network", "rm", "bar"])?;
+    wait_until("the problem to be over", SOON, || Ok((!has_problem(&first)? && !has_problem(&second)?).then_some(())))?;
+    network.remove_on(&third)
 }
 
 /// How often all hosts create a network and start a container on it at once.

@@ -5,7 +5,6 @@ use shoutd_core::mirror::NETWORK_OPTION;
 use shoutd_core::plane::check_options;
 use shoutd_core::{DockerNetworkId, NetworkId};
 use shoutd_docker::plugin::{AddressPool, CreateNetwork, DriverError, LOCAL_ADDRESS_SPACE};
-use tracing::warn;
 
 use super::{Driver, told};
 
@@ -67,16 +66,12 @@ async fn claim(driver: &Driver, request: CreateNetwork) -> Result<NetworkId, Dri
     let network = NetworkId::from(&request.network);
     check_options(&request.options).map_err(told)?;
     let settings = settings(request);
-    let warnings = driver.parts.agreement.cluster().overlap_warnings(&settings.pools);
     // Noted before it is agreed: from then on this host must not take it for a network whose creation was given up.
     driver.parts.under_way.creating(&network);
     let command = Command::CreateNetwork { id: network.clone(), origin: driver.parts.agreement.me, settings };
     if let Err(error) = driver.parts.agreement.propose(command).await {
         driver.parts.under_way.not_creating(&network);
         return Err(told(error));
-    }
-    for warning in warnings {
-        warn!(network = network.short(), "{warning}");
     }
     Ok(network)
 }

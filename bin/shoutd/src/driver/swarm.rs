@@ -61,9 +61,6 @@ async fn ensure(
     if knows(&agreement.cluster(), network, &settings) {
         return Ok(());
     }
-    for warning in agreement.cluster().overlap_warnings(&settings.pools) {
-        warn!(network = network.short(), "{warning}");
-    }
     let command = Command::CreateNetwork { id: network.clone(), origin: agreement.me, settings };
     agreement.propose_within(command, deadline).await.map(|_| ())
 }

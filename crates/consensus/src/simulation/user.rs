@@ -122,6 +122,7 @@ async fn report_subnets(agent: &Agent) {
         subnet: IpNet::V4(subnet(agent)),
         user: "bridge".to_owned(),
         exclusive: below(agent, 2) == 0,
+        remote: false,
     };
     let _ = agent.ask(Command::ReportSubnets { host: agent.me(), subnets: vec![reported] }).await;
 }

@@ -24,6 +24,7 @@ pub use admission::{Admissions, Authority, Pass, RemovedHost, Token};
 pub use command::{Command, Outcome, WantedAddress};
 pub use pool::Pool;
 pub use refusal::Refusal;
+pub use subnets::{HostRoute, with_routes};
 
 use crate::limits::VNI_FIRST;
 use crate::plane::{multicast_routes, resolves_names};
@@ -79,6 +80,9 @@ pub struct ReportedSubnet {
     pub user: String,
     /// Whether a container breaks that sits on a network which overlaps it: `docker_gwbridge` and the underlay.
     pub exclusive: bool,
+    /// Whether it is behind a gateway, and not at one of the host's interfaces: a subnet that shoutd chooses avoids it if it can.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub remote: bool,
 }
 
 /// A network of the cluster.

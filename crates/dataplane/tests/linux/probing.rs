@@ -68,7 +68,7 @@ fn an_ipv6_address_is_the_underlays_when_nobody_else_has_it() {
 }
 
 #[test]
-fn connected_subnets_are_listed_with_their_interfaces() {
+fn routes_are_listed_with_their_interfaces() {
     enter_own_namespaces();
     ip(&["link", "set", "lo", "up"]);
     ip(&["link", "add", "first", "type", "bridge"]);
@@ -76,7 +76,10 @@ fn connected_subnets_are_listed_with_their_interfaces() {
     ip(&["address", "add", "172.20.1.5/16", "dev", "first"]);
     ip(&["address", "add", "2001:db8::5/64", "dev", "first", "nodad"]);
     ip(&["route", "add", "10.0.0.0/8", "via", "172.20.0.1"]);
-    let routes: Vec<String> =
-        host_routes().unwrap().into_iter().map(|route| format!("{} {}", route.destination, route.interface)).collect();
-    assert_eq!(routes, ["172.20.0.0/16 first", "2001:db8::/64 first"]);
+    ip(&["route", "add", "default", "via", "172.20.0.1"]);
+    let routes = host_routes().unwrap().into_iter();
+    let routes = routes.map(|route| (route.destination.to_string(), route.interface, route.remote));
+    let first = |destination: &str, remote| (destination.to_owned(), "first".to_owned(), remote);
+    let expected = [first("10.0.0.0/8", true), first("172.20.0.0/16", false), first("2001:db8::/64", false)];
+    assert_eq!(routes.collect::<Vec<_>>(), expected);
 }
