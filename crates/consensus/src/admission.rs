@@ -285,6 +285,10 @@ impl Inner {
     ) -> Result<(), JoinError> {
         let ours = self.belong_to(theirs, false, epoch).await?;
         if ours != theirs {
+                // It still has a vote, which the others are about to take: it is told when they have.
+                Joined::Refused(refusal @ Refusal::HostRemoved { .. }) => {
+                    return Err(JoinError::NotNow { peer, error: refusal.into() });
+                }
             return Err(JoinError::OtherCluster { peer, theirs, ours });
         }
         let address = self.settings.advertise;

@@ -1,5 +1,6 @@
 //! The handle of one host on agreement.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -78,6 +79,8 @@ pub(crate) struct Inner {
 }
 
 impl fmt::Debug for Consensus {
+    /// Hosts that this one, as the leader, is about to remove.
+    pub leaving: Mutex<BTreeSet<HostId>>,
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Consensus").field("identity", &self.inner.identity).finish_non_exhaustive()
     }
@@ -145,6 +148,7 @@ impl Consensus {
         Ok(Self { inner, tasks })
     }
 
+            leaving: Mutex::default(),
     /// What peers ask of this host; to be merged into the peer server's router.
     pub fn router(&self) -> Router {
         router::router(Arc::clone(&self.inner))

@@ -2,7 +2,7 @@
 //! entry among them true, and stop when it was removed. Both compare what is with what should be, so that it does not matter where a crash left things.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use openraft::{BasicNode, ChangeMembers, ServerState};
@@ -102,6 +102,7 @@ impl Watch {
         Sight {
             away: away.map(|(id, _)| *id).collect(),
             dismissed: dismissed.map(|(id, _)| *id).collect(),
+            leaving: inner.leaving.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             ready,
             leader: Some(inner.me()),
         }

@@ -24,6 +24,9 @@ pub(crate) struct Sight {
     pub away: BTreeSet<HostId>,
     /// The members that were removed and have had time to learn of it.
     pub dismissed: BTreeSet<HostId>,
+    /// Hosts whose removal is under way: their votes go first. What takes a vote needs the host that has it, while removing the
+    /// host does not, so a host that was removed and kept its vote could leave the others unable to elect anybody.
+    pub leaving: BTreeSet<HostId>,
     /// The leader itself.
     pub leader: Option<HostId>,
 }
@@ -65,7 +68,9 @@ pub(crate) fn next_change(members: &Members, hosts: &BTreeMap<HostId, Host>, sig
     if !moved.is_empty() {
         return Some(Change::Move(moved));
     }
-    let wanted = choose_voters(voters, hosts, sight);
+    let mut staying = hosts.clone();
+    staying.retain(|id, _| !sight.leaving.contains(id));
+    let wanted = choose_voters(voters, &staying, sight);
     if wanted != *voters {
         return Some(Change::Voters(wanted));
     }

@@ -289,6 +289,17 @@ impl Inner {
             if leads && best.as_ref().is_none_or(|best| best.term < status.term) {
                 best = Some(status);
             }
+    /// What people call a voter, also one that was removed and lost before its vote was taken.
+    fn name_of_voter(&self, host: HostId) -> String {
+        match self.cluster().admissions.removed.get(&host) {
+            Some(removed) => format!(
+                "{}, which was removed, but not its vote: start it once more, or see shoutdctl recover",
+                removed.name
+            ),
+            None => self.contacts.name(host),
+        }
+    }
+
         }
         self.located(best?.leader?)
     }
@@ -302,7 +313,7 @@ impl Inner {
         let missing: Vec<_> = voters.iter().copied().filter(|voter| self.contacts.is_unreachable(*voter)).collect();
         let quorum = voters.len() / 2 + 1;
         if voters.len() - missing.len() < quorum {
-            let mut names: Vec<_> = missing.iter().map(|host| self.contacts.name(*host)).collect();
+            let mut names: Vec<_> = missing.iter().map(|host| self.name_of_voter(*host)).collect();
             names.sort();
             let text =
                 format!("no leader: {} of {} hosts unreachable ({})", missing.len(), voters.len(), names.join(", "));

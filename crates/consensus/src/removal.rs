@@ -1,10 +1,11 @@
 //! Removing a host, as the leader: from agreed state, and then from the Raft group.
 
 use std::collections::BTreeSet;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use shoutd_core::HostId;
-use shoutd_core::cluster::Command;
+use shoutd_core::cluster::{Cluster, Command};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -22,7 +23,8 @@ const HEARING_TIME: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl Inner {
-    /// Removes a host if this host leads. Done when the host has no vote any more: from then on it is needed for nothing.
+    /// Removes a host if this host leads: from among those that vote, and then from agreed state. It is done when the host is needed
+    /// for nothing any more. A leader that removes itself gives its vote up last, as it leads no more without.
     pub async fn remove_until(&self, host: HostId, until: Instant) -> Proposed {
         let mut metrics = self.raft.metrics();
         let seen = metrics.borrow_and_update().clone();
@@ -33,10 +35,34 @@ impl Inner {
         if let Err(error) = self.await_majority_without(host, &metrics, until).await {
             return Proposed::Failed(error);
         }
-        let done = self.write_until(Command::RemoveHost { host, now: since_1970() }, until).await;
-        if !matches!(done, Proposed::Done { result: Ok(_), .. }) {
-            return done;
+        let removal = Command::RemoveHost { host, now: since_1970() };
+        // What will be refused must cost nobody a vote.
+        let refused = Cluster::clone(&self.cluster()).apply(&removal).is_err();
+        let _leaving = Leaving::new(self, host);
+        if host != self.me()
+            && !refused
+            && let Err(error) = self.await_vote_taken(host, &mut metrics, until).await
+        {
+            return Proposed::Failed(error);
         }
+        let done = self.write_until(removal, until).await;
+        if host == self.me() && matches!(done, Proposed::Done { result: Ok(_), .. }) {
+            return match self.await_vote_taken(host, &mut metrics, until).await {
+                // It need not be there any more to see it.
+                Ok(()) | Err(ProposeError::Stopped) => done,
+                Err(error) => Proposed::Failed(error),
+            };
+        }
+        done
+    }
+
+    /// Waits until it is agreed on that this host does not vote.
+    async fn await_vote_taken(
+        &self,
+        host: HostId,
+        metrics: &mut watch::Receiver<Metrics>,
+        until: Instant,
+    ) -> Result<(), ProposeError> {
         self.members_wanted.notify_one();
         let deadline = until.saturating_duration_since(Instant::now());
         let has_no_vote = |metrics: &Metrics| {
@@ -44,12 +70,15 @@ impl Inner {
             let agreed = *members.log_id() <= metrics.last_applied;
             agreed && members.membership().voter_ids().all(|voter| voter != host.get())
         };
-        match timeout_at(until, metrics.wait_for(has_no_vote)).await {
-            Ok(Ok(_)) => done,
-            // If it is this host that was removed, it need not be there any more to see it.
-            Ok(Err(_)) if host == self.me() => done,
-            Ok(Err(_)) => Proposed::Failed(ProposeError::Stopped),
-            Err(_) => Proposed::Failed(self.why_not(None, deadline)),
+        let me = self.me();
+        let is_over = |metrics: &Metrics| {
+            // Whoever leads then is asked next.
+            has_no_vote(metrics) || (host != me && metrics.current_leader != Some(me.get()))
+        };
+        match timeout_at(until, metrics.wait_for(is_over)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(ProposeError::Stopped),
+            Err(_) => Err(self.why_not(None, deadline)),
         }
     }
 
@@ -93,6 +122,25 @@ impl Inner {
         let left: BTreeSet<_> = voters.into_iter().filter(|voter| remaining.contains_key(voter)).collect();
         let missing: BTreeSet<_> = left.difference(&sight.ready).copied().collect();
         Err(ProposeError::NoMajority(no_majority(&cluster.host_name(host), &names(&left), &names(&missing))))
+    }
+}
+
+/// Keeps a host without a vote while its removal is under way.
+struct Leaving<'a> {
+    inner: &'a Inner,
+    host: HostId,
+}
+
+impl<'a> Leaving<'a> {
+    fn new(inner: &'a Inner, host: HostId) -> Self {
+        inner.leaving.lock().unwrap_or_else(PoisonError::into_inner).insert(host);
+        Self { inner, host }
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.inner.leaving.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.host);
     }
 }
 

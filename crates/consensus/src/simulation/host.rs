@@ -189,6 +189,7 @@ async fn run(id: HostId, address: SocketAddr, disk: Disk, world: &World) -> Opti
         record: Record::Simulated(disk),
         leader_heard: Mutex::default(),
         pieces: tokio::sync::Mutex::default(),
+        leaving: Mutex::default(),
     }))
 }
 

@@ -1,5 +1,6 @@
 //! One simulation: a cluster that comes to be, its bad days, and how it recovers.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -77,6 +78,8 @@ struct Simulation {
     chance: Chance,
     accidents: UnboundedReceiver<HostId>,
     removed: Option<HostId>,
+    /// Whether whoever removed a host was told that it is removed: then the others do without it.
+    removal_done: Arc<AtomicBool>,
     recovering: bool,
 }
 
@@ -88,7 +91,7 @@ impl Simulation {
         let entry = |number| if number == 1 { Entry::Founds } else { Entry::Joins(peers.clone()) };
         // One more than there are from the beginning.
         let hosts = (1..=count + 1).map(|number| Host::new(number, entry(number), &world)).collect();
-        Self { world, hosts, chance, accidents, removed: None, recovering: false }
+        Self { world, hosts, chance, accidents, removed: None, removal_done: Arc::default(), recovering: false }
     }
 
     async fn run(&mut self) -> Result<Duration, String> {
@@ -233,10 +236,12 @@ impl Simulation {
         let Some(agent) = self.chance.pick(&agents).cloned() else { return };
         // On the asking host's behalf, so that it ends when that one crashes.
         let owner = self.hosts.iter().find(|host| host.id == agent.me()).and_then(Host::owner).unwrap_or(0);
+        let done = Arc::clone(&self.removal_done);
         runtime::spawn(owner, async move {
             while !agent.remove(id).await {
                 sleep(LOOK).await;
             }
+            done.store(agent.inner.cluster().admissions.removed.contains_key(&id), Ordering::Relaxed);
         });
         if self.chance.happens(500) {
             self.hosts[index].crash();
@@ -258,7 +263,9 @@ impl Simulation {
             if host.has_stopped() {
                 host.crash();
             }
-            if latest.as_ref().is_none_or(|latest| !latest.admissions.removed.contains_key(&host.id)) {
+            // A removal that nobody was told of may have left a host's vote. Its user starts it once more.
+            let is_gone = latest.as_ref().is_some_and(|latest| latest.admissions.removed.contains_key(&host.id));
+            if !is_gone || !self.removal_done.load(Ordering::Relaxed) {
                 host.start();
             }
         }
