@@ -26,8 +26,9 @@ pub const VALIDITY: Duration = Duration::from_secs(90 * 86_400);
 /// How long before its end a host gets itself a new one: it can be switched off for two months and still come back.
 pub const RENEWAL: Duration = Duration::from_secs(30 * 86_400);
 
-/// How far a clock may be behind that of the host which issued a certificate.
-pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(86_400);
+/// 2020-01-01, from when on all certificates are valid: before shoutd, and after what a clock says that was never set. When a certificate was
+/// issued means nothing, and hosts whose clocks differ by days must be able to talk.
+pub(crate) const VALID_FROM: Duration = Duration::from_secs(1_577_836_800);
 
 /// 9999-12-31: the last day that a certificate can name (RFC 5280, section 4.1.2.5).
 const SECONDS_MAX: u64 = 253_402_214_400;
@@ -156,8 +157,8 @@ impl Authority {
             return Err(AuthorityError::Issue("this host's clock is beyond the year 9999".to_owned()));
         }
         let epoch = date_time_ymd(1970, 1, 1);
-        parameters.not_before = epoch + now.saturating_sub(CLOCK_TOLERANCE);
-        parameters.not_after = epoch + now + VALIDITY;
+        parameters.not_before = epoch + VALID_FROM;
+        parameters.not_after = epoch + now.max(VALID_FROM) + VALIDITY;
         parameters.use_authority_key_identifier_extension = true;
         parameters.serial_number = Some(serial(*random()?));
         let issuer = Issuer::new(authority_parameters(self.key.public()), &self.key);
@@ -365,9 +366,10 @@ mod tests {
         for usage in [Usage::Client, Usage::Server] {
             let check = |now| certificate.check(authority.certificate(), usage, at(now));
             assert_eq!(check(now), Ok(()));
-            assert_eq!(check(now - CLOCK_TOLERANCE), Ok(()));
+            assert_eq!(check(now - VALIDITY), Ok(()), "a clock that is behind");
             assert_eq!(check(now + VALIDITY - Duration::from_secs(1)), Ok(()));
-            let (early, late) = (check(now - 2 * CLOCK_TOLERANCE), check(now + VALIDITY + 3 * CLOCK_TOLERANCE));
+            let early = check(SystemTime::UNIX_EPOCH + VALID_FROM - Duration::from_secs(1));
+            let late = check(now + VALIDITY + Duration::from_secs(3 * 86_400));
             assert!(matches!(early, Err(Distrust::NotYetValid(_))), "{early:?}");
             assert_eq!(
                 late.unwrap_err().to_string(),

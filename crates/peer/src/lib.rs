@@ -30,7 +30,7 @@ mod tls;
 mod token;
 mod transport;
 
-pub use authority::{Authority, AuthorityError, CLOCK_TOLERANCE, Prepared, RENEWAL, SealKey, VALIDITY};
+pub use authority::{Authority, AuthorityError, Prepared, RENEWAL, SealKey, VALIDITY};
 pub use bind::BindError;
 pub use certificate::{AuthorityCertificate, Certificate, Distrust};
 pub use client::{CallError, Client};

@@ -16,7 +16,7 @@ use rustls::sign::CertifiedKey;
 use shoutd_core::{ClusterId, HostId};
 use zeroize::Zeroizing;
 
-use crate::authority::{Authority, AuthorityError, RENEWAL, SealKey, own_certificate};
+use crate::authority::{Authority, AuthorityError, RENEWAL, SealKey, VALID_FROM, own_certificate};
 use crate::certificate::{AuthorityCertificate, Certificate, Distrust, Usage};
 use crate::key::{HostKey, KeyError, PublicKey};
 
@@ -152,10 +152,11 @@ impl Credentials {
         &self.seal_key
     }
 
-    /// Whether less than [`RENEWAL`] is left of the certificate's validity, or nothing.
+    /// Whether less than [`RENEWAL`] is left of the certificate's validity, or nothing. By a clock that was never set
+    /// nothing is to be renewed: it is wrong, and not the certificate.
     pub fn needs_renewal(&self, now: SystemTime) -> bool {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        [now, now.saturating_add(RENEWAL)].into_iter().any(|at| self.check(at).is_err())
+        now >= VALID_FROM && [now, now.saturating_add(RENEWAL)].into_iter().any(|at| self.check(at).is_err())
     }
 
     fn check(&self, at: Duration) -> Result<(), Distrust> {
