@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use openraft::BasicNode;
 use openraft::error::{InitializeError, RaftError};
 use shoutd_core::cluster::{Command, Refusal};
@@ -15,7 +16,8 @@ use tokio::time::{Instant, timeout_at};
 use crate::consensus::Inner;
 use crate::contacts::millis;
 use crate::farewell::Farewell;
-use crate::wire::{self, Answer, Join, Joined, Message, Proposed};
+use crate::status::ConsensusStatus;
+use crate::wire::{self, Answer, Join, Joined, Proposed};
 use crate::{Consensus, ProposeError, STATE_VERSION, StoreError};
 
 /// How long one peer may take to answer before the next one is asked.
@@ -23,6 +25,9 @@ const PEER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How long a peer that knows of no leader waits for one: somewhat longer than an election takes.
 const ELECTION: Duration = Duration::from_secs(3);
+
+/// How long the peers may take to say who they are.
+const MEETING_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How often a joiner follows the word of a peer about who leads.
 const REDIRECTS_MAX: usize = 3;
@@ -221,6 +226,7 @@ impl Inner {
 
     pub async fn join(self: &Arc<Self>, peers: &[SocketAddr], until: Instant) -> Result<(), JoinError> {
         let (mut unreachable, mut without_cluster, mut not_now) = (Vec::new(), Vec::new(), None);
+        self.meet(peers).await;
         for peer in peers.iter().copied().filter(|peer| *peer != self.settings.advertise) {
             match self.ask(peer, until).await {
                 Ok(()) => return Ok(()),
@@ -238,6 +244,16 @@ impl Inner {
         }
     }
 
+    /// Finds out which hosts of its own cluster are where a user says that there are some: they may have moved, as this one may.
+    async fn meet(&self, peers: &[SocketAddr]) {
+        let strangers = peers.iter().copied().filter(|peer| *peer != self.settings.advertise);
+        let asked = strangers.filter(|_| self.identity.cluster().is_some()).map(async |peer| {
+            let status = self.contacts.call_whoever(peer, wire::STATUS, &(), MEETING_DEADLINE).await;
+            status.map(|status: ConsensusStatus| self.contacts.learn(status.host, peer))
+        });
+        drop(join_all(asked).await);
+    }
+
     /// Asks one peer, and whom it points to.
     async fn ask(self: &Arc<Self>, first: SocketAddr, until: Instant) -> Result<(), JoinError> {
         let mut peer = first;
@@ -249,7 +265,7 @@ impl Inner {
                 state: STATE_VERSION,
                 within: millis(within * 9 / 10),
             };
-            let message = Message { epoch: self.standing.epoch(), content: request };
+            let message = self.contacts.message(None, request);
             let answer = self.calls.call::<_, Answer<Joined>>(None, peer, wire::JOIN, &message, within).await;
             let joined = match answer.map_err(|error| self.refused(peer, error))? {
                 Ok(joined) => joined,
@@ -269,6 +285,10 @@ impl Inner {
                 }
                 Joined::NoCluster => return Err(JoinError::NoCluster { peers: vec![peer] }),
                 Joined::Itself => return Err(JoinError::Itself(peer)),
+                // It still has a vote, which the others are about to take: it is told when they have.
+                Joined::Refused(refusal @ Refusal::HostRemoved { .. }) => {
+                    return Err(JoinError::NotNow { peer, error: refusal.into() });
+                }
                 Joined::Refused(refusal) => return Err(JoinError::Refused { peer, reason: refusal.to_string() }),
                 Joined::Failed(error) => return Err(JoinError::NotNow { peer, error }),
             }
@@ -285,10 +305,6 @@ impl Inner {
     ) -> Result<(), JoinError> {
         let ours = self.belong_to(theirs, false, epoch).await?;
         if ours != theirs {
-                // It still has a vote, which the others are about to take: it is told when they have.
-                Joined::Refused(refusal @ Refusal::HostRemoved { .. }) => {
-                    return Err(JoinError::NotNow { peer, error: refusal.into() });
-                }
             return Err(JoinError::OtherCluster { peer, theirs, ours });
         }
         let address = self.settings.advertise;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,17 +21,23 @@ use crate::calls::Calls;
 use crate::contacts::{Contacts, millis};
 use crate::farewell::Farewell;
 use crate::network::Network;
+use crate::notice::Notice;
 use crate::pieces::Pieces;
 use crate::raft::{Metrics, Raft, config, host};
 use crate::record::Record;
 use crate::scout::scout;
+use crate::set_back::SetBack;
 use crate::standing::Standing;
 use crate::status::{ConsensusStatus, Role};
 use crate::store::{self, LogStore, Machine, Published, Store, StoreError};
+use crate::wire::Sender;
 use crate::{duties, router};
 
 /// How long stopping may take: what is under way is a few writes to the disk.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long there may be no leader before that is a problem: somewhat longer than an election takes.
+const ELECTION_TIME_MAX: Duration = Duration::from_secs(4);
 
 /// What a host says of itself when it is admitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,15 +79,19 @@ pub(crate) struct Inner {
     pub published: Published,
     /// Wakes the leader's duties: somebody waits for a change of members.
     pub members_wanted: Notify,
+    /// Hosts that this one, as the leader, is about to remove.
+    pub leaving: Mutex<BTreeSet<HostId>>,
     pub record: Record,
+    /// How far this host was, if its data were set back.
+    pub set_back: SetBack,
+    /// When it began to run.
+    pub started: Instant,
     pub leader_heard: Mutex<Option<Instant>>,
     /// The snapshot that is coming.
     pub pieces: tokio::sync::Mutex<Pieces>,
 }
 
 impl fmt::Debug for Consensus {
-    /// Hosts that this one, as the leader, is about to remove.
-    pub leaving: Mutex<BTreeSet<HostId>>,
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Consensus").field("identity", &self.inner.identity).finish_non_exhaustive()
     }
@@ -113,10 +124,12 @@ impl Consensus {
         let standing = Arc::new(Standing::new(stored.epoch, store::read_farewell(&file).await?));
         let (machine, published) = Machine::open(file.clone()).await?;
         let calls = Calls::Peers(client);
-        let contacts = Arc::new(Contacts::new(calls.clone(), published.cluster.clone(), Arc::clone(&standing)));
+        // Random, and nobody need be unable to guess it.
+        let own = Sender { address: settings.advertise, run: RandomState::new().build_hasher().finish() };
+        let contacts = Arc::new(Contacts::new(calls.clone(), own, published.cluster.clone(), Arc::clone(&standing)));
         let network =
             Network { me: stored.host.get(), contacts: Arc::clone(&contacts), standing: Arc::clone(&standing) };
-        let log = LogStore::with_snapshots(file.clone(), published.snapshots.clone());
+        let log = LogStore::with_snapshots(file.clone(), published.snapshots.clone(), stored.host.get());
         let failed = |error: Fatal<u64>| {
             // openraft wraps the store's words several times.
             let source = file.fault().map_or_else(|| error.into(), Into::into);
@@ -135,7 +148,10 @@ impl Consensus {
             raft,
             published,
             members_wanted: Notify::new(),
+            leaving: Mutex::default(),
             record: Record::File(file),
+            set_back: SetBack::default(),
+            started: Instant::now(),
             leader_heard: Mutex::default(),
             pieces: tokio::sync::Mutex::default(),
         });
@@ -148,7 +164,6 @@ impl Consensus {
         Ok(Self { inner, tasks })
     }
 
-            leaving: Mutex::default(),
     /// What peers ask of this host; to be merged into the peer server's router.
     pub fn router(&self) -> Router {
         router::router(Arc::clone(&self.inner))
@@ -185,6 +200,31 @@ impl Consensus {
     /// goes on by itself when that is mended, unless [`Self::stopped`] is ready.
     pub fn fault(&self) -> Option<String> {
         self.inner.fault()
+    }
+
+    /// What is in the way of agreement now and is no fault of this host's own, one line each.
+    pub fn troubles(&self) -> Vec<String> {
+        self.inner.troubles()
+    }
+
+    /// The next thing that a person should hear of, as soon as there is one.
+    pub async fn next_notice(&self) -> Notice {
+        self.inner.standing.notices.next().await
+    }
+
+    /// Ready when this host has asked the others what has become of it, or had time to: from then on it takes part. Says why it must
+    /// not, in one line, if another host is at work as this one.
+    pub async fn looked_around(&self) -> Option<String> {
+        tokio::select! {
+            () = self.inner.standing.speech() => None,
+            twin = self.inner.standing.until_twin() => Some(self.inner.twin_text(twin)),
+        }
+    }
+
+    /// Ready when another host is found to be at work as this one: why this one must end, in one line.
+    pub async fn twin(&self) -> String {
+        let twin = self.inner.standing.until_twin().await;
+        self.inner.twin_text(twin)
     }
 
     /// Waits until consensus stops for good, and returns why: the disk is damaged, or the log has something that this version does not
@@ -276,6 +316,22 @@ impl Inner {
     /// Whether this host founded its cluster.
     pub async fn is_founder(&self) -> Result<bool, StoreError> {
         Ok(self.record.identity().await?.founder)
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        let leaderless = || {
+            let silence = self.leader_heard().unwrap_or_else(|| self.started.elapsed());
+            let is_member = self.identity.cluster().is_some() && self.cluster().hosts.contains_key(&self.me());
+            let waits = is_member && self.fault().is_none() && silence >= ELECTION_TIME_MAX;
+            waits.then(|| {
+                let reason = self.why_not(None, silence);
+                format!(
+                    "nothing can be agreed on: {reason}; if hosts have new addresses, start one with --peer-addresses of the others"
+                )
+            })
+        };
+        let own = [leaderless(), self.set_back_problem(), self.copy_problem()].into_iter().flatten();
+        own.chain(self.contacts.distrusted()).collect()
     }
 
     /// Takes note of a message from the leader.

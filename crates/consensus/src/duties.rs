@@ -167,29 +167,37 @@ async fn apply(inner: &Inner, change: &Change) -> Result<(), String> {
 /// Finishes a founding that was interrupted, and keeps this host's name and address up to date.
 pub(crate) async fn represent(inner: Arc<Inner>) {
     let mut cluster = inner.published.cluster.clone();
+    let mut place = inner.standing.watch_place();
+    inner.standing.speech().await;
     loop {
         let agreed = Arc::clone(&cluster.borrow_and_update());
+        place.mark_unchanged();
         let pause = match agreed.hosts.get(&inner.me()) {
-            Some(own) if own.address == inner.settings.advertise && own.name == inner.settings.name => None,
+            Some(own) if inner.misplaced().is_none() && own.name == inner.settings.name => None,
+            // Another is at work as this host: the daemon ends.
+            Some(_) if inner.look_for_twin().await => return,
             Some(_) => try_to_introduce(&inner).await,
             // A host that is not there any more was removed, and must not come back by itself.
             None if agreed.hosts.is_empty() => try_to_found(&inner).await,
             None => None,
         };
         match pause {
-            Some(pause) => sleep(pause).await,
-            None => {
-                if cluster.changed().await.is_err() {
-                    return;
-                }
-            }
+            // Another host may have to make room first, as where one takes the address that another had.
+            Some(pause) => drop(timeout(pause, cluster.changed()).await),
+            None => tokio::select! {
+                changed = cluster.changed() => if changed.is_err() { return },
+                changed = place.changed() => if changed.is_err() { return },
+            },
         }
     }
 }
 
 async fn try_to_introduce(inner: &Arc<Inner>) -> Option<Duration> {
     match inner.introduce(CHANGE_DEADLINE).await {
-        Ok(()) => None,
+        Ok(()) => {
+            inner.standing.place(inner.settings.advertise);
+            None
+        }
         Err(error @ ProposeError::Refused(_)) => {
             tracing::warn!(%error, address = %inner.settings.advertise, "the cluster does not take this host's new address");
             Some(REFUSED_PAUSE)

@@ -16,11 +16,13 @@ mod consensus;
 mod contacts;
 mod duties;
 mod farewell;
+mod fork;
 #[cfg(test)]
 mod fuzz;
 mod logged;
 mod members;
 mod network;
+mod notice;
 mod offline;
 mod pieces;
 mod propose;
@@ -29,18 +31,21 @@ mod record;
 mod removal;
 mod router;
 mod scout;
+mod set_back;
 #[cfg(test)]
 mod simulation;
 mod standing;
 mod status;
 mod store;
+mod twin;
 mod wire;
 
 pub use admission::{FoundError, JoinError};
 pub use backup::{BackupError, BackupSummary};
 pub use consensus::{Consensus, Patience, Settings};
 pub use logged::STATE_VERSION;
+pub use notice::{Notice, NoticeKind};
 pub use offline::{RecoverError, Recovered, RestoreError, Restored, recover, restore};
 pub use propose::ProposeError;
 pub use status::{ConsensusStatus, ContactStatus, Role};
-pub use store::{FILES, LocalStore, Store, StoreError, StoredIdentity};
+pub use store::{FILES, LocalStore, Store, StoreError, StoredIdentity, remedy};

@@ -12,13 +12,15 @@ use openraft::raft::{
 use openraft::{AnyError, BasicNode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use shoutd_core::HostId;
 use shoutd_peer::CallError;
 use tokio::time::{Instant, timeout_at};
 
 use crate::contacts::Contacts;
+use crate::notice::NoticeKind;
 use crate::raft::{Types, host};
 use crate::standing::Standing;
-use crate::wire;
+use crate::wire::{self, Progress};
 
 /// How long openraft leaves a host alone that could not be reached. Well below the time after which a follower that hears
 /// nothing stands for election, so that a host which is back is told of its leader before.
@@ -85,13 +87,48 @@ impl Link {
     }
 }
 
+impl Link {
+    /// Takes note of what a follower has acknowledged, and of one that has lost what it acknowledged: openraft then begins at its
+    /// beginning again.
+    fn note_progress(&self, target: HostId, rpc: &AppendEntriesRequest<Types>, answer: &AppendEntriesResponse<u64>) {
+        let term = rpc.vote.leader_id().term;
+        let contacts = &self.network.contacts;
+        let acknowledged = match answer {
+            AppendEntriesResponse::Success => rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id),
+            AppendEntriesResponse::PartialSuccess(matching) => *matching,
+            AppendEntriesResponse::HigherVote(_) => return,
+            AppendEntriesResponse::Conflict => {
+                let lacks = rpc.prev_log_id.map_or(0, |before| before.index);
+                let said = contacts.progress_of(target);
+                if let Some(said) = said.filter(|said| said.term == term && said.index >= lacks) {
+                    let (name, standing) = (contacts.name(target), &self.network.standing);
+                    let text = format!(
+                        "the data of {name} were set back: it had acknowledged {} log entries and lacks the last of them; it does \
+                         not vote until it has been sent what is missing",
+                        said.index + 1
+                    );
+                    tracing::warn!("{text}");
+                    standing.notices.add(NoticeKind::SetBack, name, text);
+                }
+                return;
+            }
+        };
+        let index = acknowledged.map_or(0, |last| last.index);
+        contacts.recall(target, Progress { term, index });
+    }
+}
+
 impl RaftNetwork<Types> for Link {
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, Failure<openraft::error::Infallible>> {
-        self.call(RPCTypes::AppendEntries, wire::APPEND, &rpc, &option).await
+        let answer = self.call(RPCTypes::AppendEntries, wire::APPEND, &rpc, &option).await?;
+        if let Some(target) = host(self.target) {
+            self.note_progress(target, &rpc, &answer);
+        }
+        Ok(answer)
     }
 
     async fn vote(
@@ -99,7 +136,12 @@ impl RaftNetwork<Types> for Link {
         rpc: VoteRequest<u64>,
         option: RPCOption,
     ) -> Result<VoteResponse<u64>, Failure<openraft::error::Infallible>> {
-        self.call(RPCTypes::Vote, wire::VOTE, &rpc, &option).await
+        let answer: VoteResponse<u64> = self.call(RPCTypes::Vote, wire::VOTE, &rpc, &option).await?;
+        if let Some(target) = host(self.target).filter(|_| answer.vote_granted) {
+            let said = Progress { term: rpc.vote.leader_id().term, index: 0 };
+            self.network.contacts.recall(target, said);
+        }
+        Ok(answer)
     }
 
     async fn install_snapshot(

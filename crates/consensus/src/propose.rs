@@ -273,11 +273,7 @@ impl Inner {
             if let Some(Located { host, address }) = self.located(voter) {
                 let inner = Arc::clone(self);
                 asked.spawn(async move {
-                    inner
-                        .contacts
-                        .call::<_, ConsensusStatus>(host, address, wire::STATUS, &(), SEARCH_DEADLINE)
-                        .await
-                        .ok()
+                    inner.contacts.ask_status(host, address, SEARCH_DEADLINE).await.ok().map(|answer| answer.status)
                 });
             }
         }
@@ -289,6 +285,10 @@ impl Inner {
             if leads && best.as_ref().is_none_or(|best| best.term < status.term) {
                 best = Some(status);
             }
+        }
+        self.located(best?.leader?)
+    }
+
     /// What people call a voter, also one that was removed and lost before its vote was taken.
     fn name_of_voter(&self, host: HostId) -> String {
         match self.cluster().admissions.removed.get(&host) {
@@ -298,10 +298,6 @@ impl Inner {
             ),
             None => self.contacts.name(host),
         }
-    }
-
-        }
-        self.located(best?.leader?)
     }
 
     /// Puts into words why nothing was agreed on.

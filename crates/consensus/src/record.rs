@@ -6,6 +6,7 @@ use shoutd_core::ClusterId;
 
 use crate::StoreError;
 use crate::farewell::Farewell;
+use crate::raft::LogId;
 use crate::store::{self, DatabaseFile, StoredIdentity};
 
 /// The file of agreed state, as far as it says who this host is.
@@ -66,6 +67,24 @@ impl Record {
             Self::File(file) => file.fault(),
             #[cfg(test)]
             Self::Simulated(disk) => disk.fault(),
+        }
+    }
+
+    /// The id of the log entry at this index; `None` if it is not there, or the disk fails.
+    pub async fn log_id_at(&self, index: u64) -> Option<LogId> {
+        match self {
+            Self::File(file) => store::log_id_at(file, index).await.ok().flatten(),
+            #[cfg(test)]
+            Self::Simulated(disk) => disk.read(|contents| contents.log.get(&index).map(|entry| entry.log_id)),
+        }
+    }
+
+    /// Records what is wrong for good.
+    pub fn condemn(&self, reason: String) {
+        match self {
+            Self::File(file) => file.condemn(reason),
+            #[cfg(test)]
+            Self::Simulated(_) => {}
         }
     }
 

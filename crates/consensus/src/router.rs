@@ -17,9 +17,8 @@ use tokio::time::Instant;
 
 use crate::consensus::Inner;
 use crate::farewell::Farewell;
-use crate::raft::{Types, Vote};
-use crate::status::ConsensusStatus;
-use crate::wire::{self, Answer, Join, Joined, Message, Propose, Proposed};
+use crate::raft::{LogId, Types, Vote};
+use crate::wire::{self, Answer, Join, Joined, Message, Progress, Propose, Proposed, StatusAnswer};
 
 type Reply<T> = Result<Json<Answer<T>>, Rejection>;
 
@@ -35,6 +34,25 @@ pub(crate) fn router(inner: Arc<Inner>) -> Router {
         .route(wire::JOIN, post(join))
         .route(wire::STATUS, post(status))
         .with_state(inner)
+}
+
+/// Opens a message: takes note of where its sender is, if that is a host of this cluster, and of what it knows of this one.
+async fn open<T>(inner: &Inner, caller: &Caller, message: Message<T>) -> (u64, T) {
+    if caller.cluster.is_some() {
+        if let Some(sender) = message.sender {
+            inner.contacts.learn(caller.host, sender.address);
+            inner.note_copy(caller, sender);
+        }
+        if message.epoch == inner.standing.epoch() && caller.host != inner.me() {
+            inner.heed(message.recalled).await;
+        }
+    }
+    (message.epoch, message.content)
+}
+
+/// How far a host is that has this vote and this log entry, both on its disk.
+fn progress(vote: &Vote, last: Option<LogId>) -> Progress {
+    Progress { term: vote.leader_id().term, index: last.map_or(0, |last| last.index) }
 }
 
 /// Checks that openraft's message is from the host that it says, for this one, and of this host's cluster.
@@ -97,8 +115,9 @@ fn stopped(error: impl std::fmt::Display) -> Rejection {
 async fn append(
     State(inner): State<Arc<Inner>>,
     Extension(caller): Extension<Caller>,
-    Json(Message { epoch, content: rpc }): Json<Message<AppendEntriesRequest<Types>>>,
+    Json(message): Json<Message<AppendEntriesRequest<Types>>>,
 ) -> Reply<AppendEntriesResponse<u64>> {
+    let (epoch, rpc) = open(&inner, &caller, message).await;
     if let Some(farewell) = check(&inner, &caller, epoch, &rpc.vote).await? {
         return Ok(Json(Err(farewell)));
     }
@@ -106,9 +125,13 @@ async fn append(
         let reason = "the entries do not continue the log that they are said to continue".to_owned();
         return Err(Rejection::Malformed { reason });
     }
+    inner.refuse_fork(&rpc).await?;
+    // What it sends may not be on its own disk yet. What is agreed on almost always is.
+    let leader = progress(&rpc.vote, rpc.leader_commit);
     let answer = inner.raft.append_entries(rpc).await.map_err(stopped)?;
     if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
         inner.hear_leader(caller.host);
+        inner.contacts.recall(caller.host, leader);
     }
     Ok(Json(Ok(answer)))
 }
@@ -116,8 +139,9 @@ async fn append(
 async fn vote(
     State(inner): State<Arc<Inner>>,
     Extension(caller): Extension<Caller>,
-    Json(Message { epoch, content: rpc }): Json<Message<VoteRequest<u64>>>,
+    Json(message): Json<Message<VoteRequest<u64>>>,
 ) -> Reply<VoteResponse<u64>> {
+    let (epoch, rpc) = open(&inner, &caller, message).await;
     if let Some(farewell) = check(&inner, &caller, epoch, &rpc.vote).await? {
         return Ok(Json(Err(farewell)));
     }
@@ -125,19 +149,23 @@ async fn vote(
     // A host that is being removed must not lead. And a leader whom a majority follows is deposed by nobody; followers see to that
     // themselves (openraft's lease), but a leader does not hear itself.
     let is_removed = Farewell::of(&inner.cluster(), caller.host).is_some();
-    if is_removed || inner.leads_a_majority() {
+    // And one that does not know yet what it may have acknowledged, or lacks it, cannot tell who may lead.
+    let must_not_vote = !inner.standing.may_speak() || !inner.may_vote();
+    if is_removed || must_not_vote || inner.leads_a_majority() {
         let metrics = inner.raft.metrics();
         let vote = metrics.borrow().vote;
         return Ok(Json(Ok(VoteResponse { vote, vote_granted: false, last_log_id: None })));
     }
+    inner.contacts.recall(caller.host, progress(&rpc.vote, None));
     inner.raft.vote(rpc).await.map(|answer| Json(Ok(answer))).map_err(stopped)
 }
 
 async fn snapshot(
     State(inner): State<Arc<Inner>>,
     Extension(caller): Extension<Caller>,
-    Json(Message { epoch, content: rpc }): Json<Message<InstallSnapshotRequest<Types>>>,
+    Json(message): Json<Message<InstallSnapshotRequest<Types>>>,
 ) -> Reply<Result<InstallSnapshotResponse<u64>, InstallSnapshotError>> {
+    let (epoch, rpc) = open(&inner, &caller, message).await;
     if let Some(farewell) = check(&inner, &caller, epoch, &rpc.vote).await? {
         return Ok(Json(Err(farewell)));
     }
@@ -165,8 +193,9 @@ fn until(within: u64) -> Instant {
 async fn propose(
     State(inner): State<Arc<Inner>>,
     Extension(caller): Extension<Caller>,
-    Json(Message { epoch, content: request }): Json<Message<Propose>>,
+    Json(message): Json<Message<Propose>>,
 ) -> Reply<Proposed> {
+    let (epoch, request) = open(&inner, &caller, message).await;
     if caller.cluster.is_none() {
         return Err(Rejection::Malformed { reason: "a command must come from a host of the cluster".to_owned() });
     }
@@ -179,8 +208,9 @@ async fn propose(
 async fn join(
     State(inner): State<Arc<Inner>>,
     Extension(caller): Extension<Caller>,
-    Json(Message { epoch, content: request }): Json<Message<Join>>,
+    Json(message): Json<Message<Join>>,
 ) -> Reply<Joined> {
+    let (epoch, request) = open(&inner, &caller, message).await;
     if let Some(farewell) = farewell(&inner, &caller, epoch)? {
         return Ok(Json(Err(farewell)));
     }
@@ -191,9 +221,15 @@ async fn join(
 async fn status(
     State(inner): State<Arc<Inner>>,
     Extension(caller): Extension<Caller>,
-    Json(Message { epoch, content: () }): Json<Message<()>>,
-) -> Reply<ConsensusStatus> {
-    Ok(Json(farewell(&inner, &caller, epoch)?.map_or_else(|| Ok(inner.status()), Err)))
+    Json(message): Json<Message<()>>,
+) -> Reply<StatusAnswer> {
+    let (epoch, ()) = open(&inner, &caller, message).await;
+    let answer = || StatusAnswer {
+        status: inner.status(),
+        your_address: inner.cluster().hosts.get(&caller.host).map(|host| host.address),
+        your_progress: inner.contacts.progress_of(caller.host),
+    };
+    Ok(Json(farewell(&inner, &caller, epoch)?.map_or_else(|| Ok(answer()), Err)))
 }
 
 #[cfg(test)]
@@ -201,7 +237,7 @@ mod tests {
     use openraft::{CommittedLeaderId, EntryPayload};
 
     use super::*;
-    use crate::raft::{Entry, LogId};
+    use crate::raft::Entry;
 
     /// Log ids as (term, index).
     fn rpc(term: u64, before: Option<(u64, u64)>, entries: &[(u64, u64)]) -> AppendEntriesRequest<Types> {

@@ -12,7 +12,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ServerState;
+use openraft::raft::VoteRequest;
+use openraft::{CommittedLeaderId, ServerState};
 use shoutd_core::HostId;
 use shoutd_peer::{CallError, Rejection};
 use tokio::task::JoinSet;
@@ -20,12 +21,16 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::consensus::Inner;
 use crate::contacts::{Contacts, millis};
-use crate::raft::{ELECTION_MAX, host};
+use crate::raft::{ELECTION_MAX, LogId, Vote, host};
 use crate::status::{ConsensusStatus, Role};
-use crate::wire::{self, Located};
+use crate::wire::{self, Located, StatusAnswer};
 
 /// How long the others may take to answer.
 const DEADLINE: Duration = Duration::from_millis(700);
+
+/// How many terms a host that alone votes may leave out when it starts: the more, the less likely is it that it comes to a term again that it
+/// led before its disk was set back.
+const TERM_LEAP: u64 = 1 << 20;
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(200);
@@ -43,7 +48,12 @@ const LEARNERS_MAX: usize = 8;
 pub(crate) async fn scout(inner: Arc<Inner>) {
     let all = inner.acquaintances();
     inner.ask_around(&all, true).await;
+    if inner.look_for_twin().await {
+        // The daemon ends.
+        return;
+    }
     inner.standing.allow_to_speak();
+    inner.lead_alone().await;
     let mut looks = 0;
     loop {
         if inner.hears_leader() {
@@ -53,7 +63,7 @@ pub(crate) async fn scout(inner: Arc<Inner>) {
             continue;
         }
         let voters: BTreeSet<_> = inner.voters().into_iter().collect();
-        let may_stand = inner.ask_around(&voters, false).await && is_turn_of(inner.me(), looks);
+        let may_stand = inner.ask_around(&voters, false).await && inner.may_vote() && is_turn_of(inner.me(), looks);
         inner.raft.runtime_config().elect(may_stand && inner.standing.farewell().is_none());
         looks += 1;
         sleep(if voters.contains(&inner.me()) || voters.is_empty() { LOOK } else { LEARNER_LOOK }).await;
@@ -70,6 +80,27 @@ fn is_turn_of(host: HostId, looks: u64) -> bool {
 }
 
 impl Inner {
+    /// A host that alone votes is elected at once, in a term that it has not led before, whatever its disk says: nobody could tell it if that
+    /// was set back, and entries of other contents at the same place of one term would never be noticed, neither by this host nor by those
+    /// which it may have forgotten.
+    async fn lead_alone(&self) {
+        let metrics = self.raft.metrics().borrow().clone();
+        let me = self.me().get();
+        let mut voters = metrics.membership_config.membership().voter_ids();
+        if voters.next() != Some(me) || voters.next().is_some() {
+            return;
+        }
+        let leap = self.contacts.own().run % TERM_LEAP;
+        let term = metrics.vote.leader_id().term.saturating_add(leap);
+        // No log has more: what counts in this request is the term.
+        let newest = LogId::new(CommittedLeaderId::new(u64::MAX, me), u64::MAX);
+        let request = VoteRequest { vote: Vote::new(term, me), last_log_id: Some(newest) };
+        let voted = self.raft.vote(request).await;
+        if voted.is_err() || self.raft.trigger().elect().await.is_err() {
+            tracing::debug!("this host is being stopped, and does not begin to lead");
+        }
+    }
+
     /// The voters, and some hosts without a vote.
     fn acquaintances(&self) -> BTreeSet<HostId> {
         let voters = self.voters();
@@ -95,7 +126,11 @@ impl Inner {
         for target in hosts.iter().copied().filter(|target| *target != self.me()) {
             if let Some(Located { host, address }) = self.located(target) {
                 let inner = Arc::clone(self);
-                asked.spawn(async move { inner.contacts.status_of(host, address).await });
+                asked.spawn(async move {
+                    let answer = inner.contacts.status_of(host, address).await?;
+                    inner.heed(answer.your_progress).await;
+                    Ok::<_, CallError>(answer.status)
+                });
             }
         }
         let mut leaderless = BTreeSet::from([self.me().get()]);
@@ -134,8 +169,8 @@ impl Inner {
 }
 
 impl Contacts {
-    async fn status_of(&self, host: HostId, address: SocketAddr) -> Result<ConsensusStatus, CallError> {
-        let status = self.call(host, address, wire::STATUS, &(), DEADLINE).await;
+    async fn status_of(&self, host: HostId, address: SocketAddr) -> Result<StatusAnswer, CallError> {
+        let status = self.ask_status(host, address, DEADLINE).await;
         if let Err(CallError::Refused { rejection: Rejection::OtherHost { .. }, .. }) = &status {
             // A machine that started anew, perhaps from a backup: it may know what has become of this host. Its vote is another's.
             self.call_whoever::<_, ConsensusStatus>(address, wire::STATUS, &(), DEADLINE).await?;

@@ -1,5 +1,7 @@
 //! How agreement fares, for people.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 use shoutd_core::HostId;
 
@@ -57,4 +59,7 @@ pub struct ContactStatus {
     pub error: Option<String>,
     /// Milliseconds since that exchange.
     pub millis: u64,
+    /// Where it is, if it was found elsewhere than it is agreed to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<SocketAddr>,
 }

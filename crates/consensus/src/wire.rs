@@ -9,6 +9,7 @@ use shoutd_core::{ClusterId, HostId};
 use crate::ProposeError;
 use crate::farewell::Farewell;
 use crate::logged::Logged;
+use crate::status::ConsensusStatus;
 
 pub(crate) const APPEND: &str = "/v1/raft/append";
 pub(crate) const VOTE: &str = "/v1/raft/vote";
@@ -22,7 +23,45 @@ pub(crate) const STATUS: &str = "/v1/status";
 pub(crate) struct Message<T> {
     /// How often the sender's cluster had been recovered or restored when it came to it.
     pub epoch: u64,
+    /// Where the sender is; `None` from older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<Sender>,
+    /// How far the sender has known the receiver to be; `None` if it has not, and from older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recalled: Option<Progress>,
     pub content: T,
+}
+
+/// Where the sender of a message is. Who it is, its connection proves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sender {
+    /// Where it listens: after a host has moved, this may not be agreed on yet.
+    pub address: SocketAddr,
+    /// Which run of its daemon it is, drawn at random: two that run at a time have one data directory, copied.
+    #[serde(default)]
+    pub run: u64,
+}
+
+/// How far a host has come, as it has said itself: what it said is on its disk, and stays there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    /// The term of the vote that it had given.
+    pub term: u64,
+    /// The last log entry that it had acknowledged in this term.
+    pub index: u64,
+}
+
+/// How a host fares, and what it knows of the one that asks.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StatusAnswer {
+    #[serde(flatten)]
+    pub status: ConsensusStatus,
+    /// Where it is agreed that the asking host is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub your_address: Option<SocketAddr>,
+    /// How far the asking host has been known to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub your_progress: Option<Progress>,
 }
 
 /// What it is answered: the answer, or that it has no business here any more.

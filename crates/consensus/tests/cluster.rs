@@ -285,6 +285,51 @@ mod tests {
         stop_all(nodes).await;
     }
 
+    /// None of them is where the others know it to be: what finds them is that one is told where another is, and that hosts are believed
+    /// who say where they are themselves.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn hosts_that_all_moved_at_once_find_one_another_and_agree_on_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut places, nodes) = cluster(directory.path(), 5).await;
+        stop_all(nodes).await;
+        let mut moved = Vec::new();
+        for place in &mut places {
+            place.address.set_port(7790);
+            moved.push(place.start().await);
+        }
+        let first = [moved[0].address];
+        let told = moved[1..].iter().map(|node| node.consensus.join(&first, SOON));
+        assert!(join_all(told).await.iter().all(Result::is_ok));
+        for node in &moved {
+            node.until("all new addresses", |state| state.hosts.values().all(|host| host.address.port() == 7790)).await;
+        }
+        moved[3].create(1).await;
+        stop_all(moved).await;
+    }
+
+    /// Each takes the address of the next, so that only the last can be admitted at first.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn hosts_that_take_one_anothers_addresses_wait_for_their_turn() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut places, nodes) = cluster(directory.path(), 3).await;
+        stop_all(nodes).await;
+        let mut addresses: Vec<_> = places.iter().map(|place| place.address).collect();
+        addresses.push(Place::new(directory.path(), 4).address);
+        let mut moved = Vec::new();
+        for (place, address) in places.iter_mut().zip(addresses.iter().skip(1)) {
+            place.address = *address;
+            moved.push(place.start().await);
+        }
+        drop(join_all(moved.iter().map(|node| node.consensus.join(&addresses[1..], SOON))).await);
+        for node in &moved {
+            node.until("all new addresses", |state| {
+                places.iter().all(|place| state.hosts[&place.host].address == place.address)
+            })
+            .await;
+        }
+        stop_all(moved).await;
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_host_that_lost_its_data_is_not_taken_for_the_one_it_was() {
         let directory = tempfile::tempdir().unwrap();

@@ -7,12 +7,15 @@ mod common;
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
     use std::time::Duration;
 
-    use shoutd_consensus::{BackupError, RecoverError, RestoreError, Role, Settings, StoreError, recover, restore};
+    use shoutd_consensus::{
+        BackupError, NoticeKind, RecoverError, RestoreError, Role, Settings, StoreError, recover, restore,
+    };
     use shoutd_core::ClusterId;
-    use shoutd_core::cluster::{Command, WantedAddress};
+    use shoutd_core::cluster::{Command as Agreed, WantedAddress};
     use tokio::time::timeout;
 
     use crate::common::{Node, Place, SOON, cluster, create, eventually, founded, network_id, stop_all};
@@ -22,7 +25,7 @@ mod tests {
     /// Leases an address of network 1 to this host.
     async fn claim(node: &Node, address: &str) -> bool {
         let address = WantedAddress::Exactly(address.parse().unwrap());
-        let claim = Command::ClaimAddress { network: network_id(1), host: node.host(), address };
+        let claim = Agreed::ClaimAddress { network: network_id(1), host: node.host(), address };
         node.consensus.propose(claim, SOON).await.is_ok()
     }
 
@@ -30,6 +33,124 @@ mod tests {
         let line = timeout(SOON, node.consensus.stopped()).await.expect("it stops");
         assert!(line.contains(words) && !line.contains('\n'), "{line}");
         assert_eq!(node.consensus.removed(), Some(line));
+    }
+
+    fn data(place: &Place) -> PathBuf {
+        place.directory.join("agreed.redb")
+    }
+
+    async fn notice(node: &Node, kind: NoticeKind, words: &str) {
+        let notice = timeout(SOON, node.consensus.next_notice()).await.expect("it tells");
+        assert!(notice.kind == kind && notice.text.contains(words), "{notice:?}");
+    }
+
+    /// As by a snapshot of a virtual machine, or a restored copy of the directory.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_host_whose_data_were_set_back_is_noticed_and_gets_what_it_lost() {
+        let directory = tempfile::tempdir().unwrap();
+        let (places, mut nodes) = cluster(directory.path(), 3).await;
+        for (round, lost) in (0_u16..).zip([1_u16, 5, 20]) {
+            let index = nodes.iter().position(|node| !node.leads()).unwrap();
+            let follower = nodes.remove(index);
+            let place = places.iter().find(|place| place.host == follower.host()).unwrap();
+            follower.stop().await;
+            let before = fs::read(data(place)).unwrap();
+            let follower = place.start().await;
+            let numbers = round * 100..round * 100 + lost;
+            for number in numbers.clone() {
+                follower.create(number).await;
+            }
+            follower.stop().await;
+            fs::write(data(place), before).unwrap();
+            let follower = place.start().await;
+            notice(&follower, NoticeKind::SetBack, "had said that it has").await;
+            let leader = nodes.iter().find(|node| node.leads()).unwrap();
+            notice(leader, NoticeKind::SetBack, "lacks the last of them").await;
+            follower
+                .until("what it lost", |state| numbers.clone().all(|n| state.networks.contains_key(&network_id(n))))
+                .await;
+            eventually("nothing is wrong", || follower.consensus.troubles().is_empty()).await;
+            follower.create(round * 100 + 50).await;
+            // It votes again: without it there would be no majority.
+            let index = nodes.iter().position(Node::leads).unwrap();
+            let leader = nodes.remove(index);
+            let place = places.iter().find(|place| place.host == leader.host()).unwrap();
+            leader.stop().await;
+            follower.create(round * 100 + 51).await;
+            nodes.push(follower);
+            nodes.push(place.start().await);
+            eventually("a leader", || nodes.iter().any(Node::leads)).await;
+        }
+        stop_all(nodes).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_host_that_went_on_from_earlier_data_without_its_cluster_is_told_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut places, mut nodes) = cluster(directory.path(), 1).await;
+        nodes.remove(0).stop().await;
+        let alone = fs::read(data(&places[0])).unwrap();
+        nodes.push(places[0].start().await);
+        for number in [2, 3] {
+            let place = Place::new(directory.path(), number);
+            let node = place.start().await;
+            node.consensus.join(&[nodes[0].address], SOON).await.unwrap();
+            nodes.push(node);
+            places.push(place);
+        }
+        eventually("all vote", || nodes.iter().all(|node| node.status().voters.len() == 3)).await;
+        nodes[0].create(1).await;
+        stop_all(nodes).await;
+        fs::write(data(&places[0]), alone).unwrap();
+        let founder = places[0].start().await;
+        // It knows of nobody else.
+        founder.create(2).await;
+        let others = [places[1].start().await, places[2].start().await];
+        let told = timeout(SOON, founder.consensus.stopped()).await.expect("it stops");
+        let what = format!("remove {} here, and start it with", places[0].directory.display());
+        assert!(told.contains(&what) && !told.contains('\n'), "{told}");
+        others[0].create(3).await;
+        assert!(others[1].has(1) && !others[0].has(2));
+        founder.stop().await;
+        for node in others {
+            node.stop().await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_a_host_and_its_copy_one_is_at_work_and_each_names_the_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let (places, mut nodes) = cluster(directory.path(), 3).await;
+        let (original, host) = (&places[2], places[2].host);
+        nodes.remove(2).stop().await;
+        // While the original is down, its copy is started elsewhere.
+        let copy = Place {
+            directory: directory.path().join("copy"),
+            address: Place::new(directory.path(), 9).address,
+            ..original.clone()
+        };
+        let copying = Command::new("cp").arg("-a").args([&original.directory, &copy.directory]).status();
+        assert!(copying.unwrap().success());
+        let at_work = copy.start().await;
+        nodes[0].until("the copy", |state| state.hosts[&host].address == copy.address).await;
+        let late = original.start().await;
+        let told = timeout(SOON, late.consensus.looked_around()).await.expect("it looks around").expect("it must not");
+        for address in [copy.address, original.address] {
+            assert!(told.contains(&address.to_string()) && !told.contains('\n'), "{told}");
+        }
+        notice(&at_work, NoticeKind::Copied, &original.address.to_string()).await;
+        assert!(at_work.consensus.troubles().iter().any(|line| line.contains("copy of the data directory")));
+        late.stop().await;
+        at_work.create(1).await;
+        at_work.stop().await;
+        // Once the copy is gone, the original finds its cluster by itself.
+        let back = original.start().await;
+        assert_eq!(timeout(SOON, back.consensus.looked_around()).await.unwrap(), None);
+        nodes[0].until("the original", |state| state.hosts[&host].address == original.address).await;
+        back.until("what was agreed on meanwhile", |state| state.networks.contains_key(&network_id(1))).await;
+        back.create(2).await;
+        nodes.push(back);
+        stop_all(nodes).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -216,7 +337,7 @@ mod tests {
         let (_, nodes) = cluster(directory.path(), 1).await;
         let authority =
             shoutd_core::cluster::Authority { certificate: "c0ffee".to_owned(), sealed_key: "5ea1ed".to_owned() };
-        nodes[0].consensus.propose(Command::SetAuthority { authority }, SOON).await.unwrap();
+        nodes[0].consensus.propose(Agreed::SetAuthority { authority }, SOON).await.unwrap();
         nodes[0].consensus.propose(create(nodes[0].host(), 1), SOON).await.unwrap();
         let mut backup = Vec::new();
         nodes[0].consensus.backup(&mut backup, NOW).unwrap();

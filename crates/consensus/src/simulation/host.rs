@@ -28,7 +28,9 @@ use crate::network::Network;
 use crate::raft::{Raft, config};
 use crate::record::Record;
 use crate::scout::scout;
+use crate::set_back::SetBack;
 use crate::standing::Standing;
+use crate::wire::Sender;
 use crate::{Patience, duties, router};
 
 /// How a host comes into its cluster.
@@ -171,7 +173,8 @@ async fn run(id: HostId, address: SocketAddr, disk: Disk, world: &World) -> Opti
     let (machine, published) = Machine::open(id, disk.clone(), world.checks.clone(), world.bug);
     let calls = Calls::Simulated(Port { net: world.net.clone(), identity: identity.clone(), address });
     let standing = Arc::new(Standing::new(recorded.epoch, disk.read(|contents| contents.farewell.clone())));
-    let contacts = Arc::new(Contacts::new(calls.clone(), published.cluster.clone(), Arc::clone(&standing)));
+    let own = Sender { address, run: runtime::current().unwrap_or_default() };
+    let contacts = Arc::new(Contacts::new(calls.clone(), own, published.cluster.clone(), Arc::clone(&standing)));
     let network = Network { me: id.get(), contacts: Arc::clone(&contacts), standing: Arc::clone(&standing) };
     let raft = Raft::new(id.get(), Arc::clone(&world.config), network, Log(disk.clone()), machine).await.ok()?;
     let settings = Settings { advertise: address, name: format!("h{}", id.get()) };
@@ -186,10 +189,12 @@ async fn run(id: HostId, address: SocketAddr, disk: Disk, world: &World) -> Opti
         raft,
         published,
         members_wanted: Notify::new(),
+        leaving: Mutex::default(),
         record: Record::Simulated(disk),
+        set_back: SetBack::default(),
+        started: Instant::now(),
         leader_heard: Mutex::default(),
         pieces: tokio::sync::Mutex::default(),
-        leaving: Mutex::default(),
     }))
 }
 

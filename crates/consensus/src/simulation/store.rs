@@ -14,10 +14,10 @@ use tokio::sync::watch;
 
 use super::Bug;
 use super::checks::Checks;
-use super::disk::{Change, Disk, DiskFailed};
+use super::disk::{Change, Contents, Disk, DiskFailed};
 use crate::logged::{Logged, disclose, enclose};
 use crate::raft::{Answer, Entry, LogId, Snapshot, SnapshotMeta, StorageError, StoredMembership, Types, Vote};
-use crate::store::Published;
+use crate::store::{Published, vote_at_start};
 
 fn failed(error: DiskFailed) -> StorageError {
     StorageIOError::write_logs(AnyError::new(&error)).into()
@@ -55,7 +55,8 @@ impl RaftLogStorage<Types> for Log {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
-        Ok(self.0.read(|contents| contents.vote))
+        let me = |contents: &Contents| contents.identity.host.get();
+        Ok(self.0.read(|contents| contents.vote.map(|vote| vote_at_start(vote, me(contents)))))
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {

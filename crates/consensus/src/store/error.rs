@@ -5,6 +5,16 @@ use std::path::{Path, PathBuf};
 
 use redb::{DatabaseError, StorageError};
 
+/// What to do when this data directory is of no use any more, as the end of a sentence. The cluster keeps the address of a host for that host
+/// until it is removed.
+pub fn remedy(directory: &Path) -> String {
+    format!(
+        "restore a copy of {0}, or let this host join anew: type shoutdctl remove with its name on another host, remove {0} here, and start \
+         it with its address, --peer-addresses and a token",
+        directory.display()
+    )
+}
+
 /// Why a file of the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -23,10 +33,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The file is not what was written.
-    #[error(
-        "{} is damaged: {reason}; move it away and start again: this host then joins its cluster as a new host",
-        .path.display()
-    )]
+    #[error("{} is damaged: {reason}; {}", .path.display(), remedy(.path.parent().unwrap_or(.path)))]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -45,9 +52,9 @@ pub enum StoreError {
     },
     /// A version of shoutd wrote the file that is older than any release.
     #[error(
-        "{} was written by a shoutd from before the first release (format {found}, this one knows {known}): move the data directory away and \
-         start again: this host then joins its cluster as a new host",
-        .path.display()
+        "{} was written by a shoutd from before the first release (format {found}, this one knows {known}): {}",
+        .path.display(),
+        remedy(.path.parent().unwrap_or(.path))
     )]
     OlderFormat {
         /// The file.
@@ -72,6 +79,16 @@ pub enum StoreError {
         path: PathBuf,
         /// What happened.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// What was agreed on here is not what the cluster agreed on.
+    #[error(
+        "this host has agreed on other things than its cluster: its data directory was set back to an earlier state, or started where \
+         the other hosts could not be reached; {}",
+        remedy(.directory)
+    )]
+    Fork {
+        /// The data directory.
+        directory: PathBuf,
     },
     /// The store was closed.
     #[error("{} is closed", .path.display())]

@@ -33,23 +33,34 @@ pub(super) fn create_table(database: &Database) -> file::Result<()> {
     Ok(())
 }
 
+/// The id of the entry at this index, if it is there.
+pub(crate) async fn log_id_at(file: &DatabaseFile, index: u64) -> Result<Option<LogId>, StoreError> {
+    file.spawn(move |database| {
+        let entry = database.begin_read()?.open_table(LOG)?.get(index)?;
+        entry.map(|entry| Ok(parse_entry(entry.value())?.log_id)).transpose()
+    })
+    .await
+}
+
 /// The log. Clones are the same log.
 #[derive(Debug, Clone)]
 pub(crate) struct LogStore {
     file: DatabaseFile,
     /// Up to where a snapshot is on disk. Without it, what is to be dropped is dropped at once.
     snapshots: Option<watch::Receiver<Option<LogId>>>,
+    /// Whose log it is.
+    me: Option<u64>,
 }
 
 impl LogStore {
     #[cfg(test)]
     pub fn new(file: DatabaseFile) -> Self {
-        Self { file, snapshots: None }
+        Self { file, snapshots: None, me: None }
     }
 
     /// A log that drops no entry before a snapshot which has it is on disk.
-    pub fn with_snapshots(file: DatabaseFile, snapshots: watch::Receiver<Option<LogId>>) -> Self {
-        Self { file, snapshots: Some(snapshots) }
+    pub fn with_snapshots(file: DatabaseFile, snapshots: watch::Receiver<Option<LogId>>, me: u64) -> Self {
+        Self { file, snapshots: Some(snapshots), me: Some(me) }
     }
 }
 
@@ -78,6 +89,15 @@ fn entries(database: &Database, range: (Bound<u64>, Bound<u64>), bytes_max: usiz
         entries.push(parse_entry(value.value())?);
     }
     Ok(entries)
+}
+
+/// The vote that a host begins with. openraft would have one that led go on as the leader of its term, and write other entries to the places
+/// of those that it has lost if its disk was set back, which nobody could tell from the first ones. So it has to be elected again.
+pub(crate) fn vote_at_start(vote: Vote, me: u64) -> Vote {
+    match vote.leader_id().voted_for() {
+        Some(leader) if leader == me => Vote::new(vote.leader_id().term, me),
+        _ => vote,
+    }
 }
 
 impl RaftLogReader<Types> for LogStore {
@@ -126,8 +146,10 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
+        let me = self.me;
         let vote = self.file.insist(|database| file::read_one(database, VOTE)).await;
-        vote.map_err(|error| StorageIOError::read_vote(AnyError::new(&error)).into())
+        vote.map(|vote: Option<Vote>| vote.map(|vote| me.map_or(vote, |me| vote_at_start(vote, me))))
+            .map_err(|error| StorageIOError::read_vote(AnyError::new(&error)).into())
     }
 
     /// Kept on disk, so that a host which is started again has at once all it ever acknowledged, whether others are there
@@ -172,6 +194,14 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn truncate(&mut self, since: LogId) -> Result<(), StorageError> {
+        let agreed = self.read_committed().await?;
+        if agreed.is_some_and(|agreed| agreed.index >= since.index) {
+            // Raft never asks for it, unless this host went on from an earlier state of its disk, without its cluster.
+            let directory = self.file.path().parent().unwrap_or(self.file.path()).to_owned();
+            let fork = StoreError::Fork { directory };
+            self.file.condemn(fork.to_string());
+            return Err(writing(&fork));
+        }
         let truncated = self.file.insist(move |database| {
             let transaction = database.begin_write()?;
             transaction.open_table(LOG)?.retain_in(since.index.., |_, _| false)?;

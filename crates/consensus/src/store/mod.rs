@@ -16,12 +16,14 @@ use shoutd_core::{ClusterId, HostId};
 
 use crate::farewell::Farewell;
 
-pub use error::StoreError;
+pub use error::{StoreError, remedy};
 pub use local::LocalStore;
 
 pub(crate) use alone::{contents, stand_alone};
 pub(crate) use file::DatabaseFile;
-pub(crate) use log::LogStore;
+#[cfg(test)]
+pub(crate) use log::vote_at_start;
+pub(crate) use log::{LogStore, log_id_at};
 pub(crate) use machine::{Machine, Published};
 
 /// Name of the file with the log, the vote and the snapshot.

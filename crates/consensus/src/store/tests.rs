@@ -176,7 +176,7 @@ fn another_format_is_left_alone() {
     let text = format!("{} was written by a newer shoutd (format 3, this one knows 2): upgrade shoutd", path.display());
     assert_eq!(newer, text);
     let older = refusal_of(1);
-    let text = "was written by a shoutd from before the first release (format 1, this one knows 2): move the data directory away";
+    let text = "was written by a shoutd from before the first release (format 1, this one knows 2): restore a copy of";
     assert!(older.contains(text) && !older.contains('\n'), "{older}");
 }
 
