@@ -5,12 +5,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use shoutd_core::NetworkId;
 use shoutd_core::cluster::Command;
-use shoutd_core::stock::plan_leases;
+use shoutd_core::events::EventKind;
+use shoutd_core::stock::{plan_leases, taken};
 use shoutd_core::view::Membership;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::agreement::Agreement;
+use crate::events::Events;
 use crate::local_state::LocalState;
 
 /// How often it is looked at when nothing has changed: what failed is tried again after this time.
@@ -51,6 +53,10 @@ pub async fn settle(agreement: &Agreement, local: &LocalState) {
         }
         if let Err(error) = agreement.propose_within(command, DEADLINE).await {
             warn!("cannot bring the cluster's view of this host's networks up to date yet: {error}");
+            // One that was refused must not hold up the others; without agreement all would fail.
+            if error.is_refusal() {
+                continue;
+            }
             return;
         }
         // Before the next is claimed, which may be one that was just given back.
@@ -66,7 +72,8 @@ async fn finish_returning(agreement: &Agreement, local: &LocalState) {
 }
 
 /// Follows state until it is told to stop.
-pub async fn run(agreement: Agreement, local: Arc<LocalState>, stop: CancellationToken) {
+pub async fn run(agreement: Agreement, local: Arc<LocalState>, events: Arc<Events>, stop: CancellationToken) {
+    let mut told = Vec::new();
     let mut tick = tokio::time::interval(PERIOD);
     let (mut cluster, mut memory) = (agreement.watch(), local.watch());
     loop {
@@ -87,5 +94,11 @@ pub async fn run(agreement: Agreement, local: Arc<LocalState>, stop: Cancellatio
             error!("{error}");
         }
         settle(&agreement, &local).await;
+        let now_taken = taken(&agreement.cluster(), &local.get(), agreement.me);
+        for news in now_taken.iter().filter(|one| !told.contains(*one)) {
+            let cluster = agreement.cluster();
+            events.note(EventKind::AddressTaken, cluster.network_title(&news.network), &news.text(&cluster));
+        }
+        told = now_taken;
     }
 }

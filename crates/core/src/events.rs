@@ -44,6 +44,12 @@ pub enum EventKind {
     AnnouncementDoubted,
     /// Lines that an earlier version had written into a file that is not a container's were removed, or left.
     HostsFileCleaned,
+    /// The data directory of a host was set back to an earlier state.
+    DataSetBack,
+    /// Two hosts run with one data directory, copied.
+    HostCopied,
+    /// An address of a container here is leased to another host.
+    AddressTaken,
     /// Another kind, of a newer version.
     #[serde(other)]
     Other,
@@ -68,6 +74,9 @@ impl fmt::Display for EventKind {
             Self::SocketRestored => "socket-restored",
             Self::AnnouncementDoubted => "announcement-doubted",
             Self::HostsFileCleaned => "hosts-file-cleaned",
+            Self::DataSetBack => "data-set-back",
+            Self::HostCopied => "host-copied",
+            Self::AddressTaken => "address-taken",
             Self::Other => "other",
         })
     }
@@ -172,7 +181,12 @@ mod tests {
         let text = r#"{"events":[{"first":1,"last":2,"count":1,"kind":"moon-landed","subject":"foo","text":"so"}]}"#;
         let log: EventLog = serde_json::from_str(text).unwrap();
         assert_eq!(log.events().next().unwrap().kind, EventKind::Other);
-        for kind in [EventKind::NetworkMade, EventKind::SocketRestored, EventKind::ContainerRefused] {
+        for kind in [
+            EventKind::NetworkMade,
+            EventKind::SocketRestored,
+            EventKind::ContainerRefused,
+            EventKind::DataSetBack,
+        ] {
             assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{kind}\""), "shown as it is written");
         }
     }

@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use crate::announce::Heard;
 use crate::cluster::{Cluster, Command, Network, Pool, WantedAddress};
 use crate::limits::STOCK_MAX;
-use crate::local::Local;
+use crate::local::{Endpoint, Local};
 use crate::{HostId, NetworkId};
 
 /// How many times over the hosts' stocks together must fit into a subnet: what lies in stock on one host is lost to the others.
@@ -59,11 +59,51 @@ fn plan_attachment(id: &NetworkId, network: &Network, local: &Local, me: HostId)
     }
 }
 
-/// Addresses that endpoints of this host have without a lease: after the loss of agreed state, say.
+/// An address that a container of this host has, and that is leased to another host: this host's data were set back, say, to a time when it was still
+/// its own. No agreement mends that; somebody has to start the container anew.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Taken {
+    /// The network.
+    pub network: NetworkId,
+    /// The address.
+    pub address: IpAddr,
+    /// Whom it is leased to.
+    pub holder: HostId,
+}
+
+impl Taken {
+    /// One line for the user.
+    pub fn text(&self, cluster: &Cluster) -> String {
+        format!(
+            "a container here has the address {} on {}, which is leased to {}: disconnect it from the network and connect it again",
+            self.address,
+            cluster.network_title(&self.network),
+            cluster.host_name(self.holder)
+        )
+    }
+}
+
+/// Addresses of this host's endpoints that are leased to other hosts. Those of a Swarm's networks are the Swarm's matter.
+pub fn taken(cluster: &Cluster, local: &Local, me: HostId) -> Vec<Taken> {
+    let of_endpoint = |endpoint: &Endpoint| {
+        let known = cluster.networks.get(&endpoint.network).filter(|known| !known.settings.swarm)?;
+        let holders =
+            endpoint.addresses.iter().filter_map(|address| Some((address.addr(), *known.leases.get(&address.addr())?)));
+        let others = holders.filter(|(_, holder)| *holder != me);
+        let network = &endpoint.network;
+        Some(others.map(|(address, holder)| Taken { network: network.clone(), address, holder }).collect::<Vec<_>>())
+    };
+    let mut taken: Vec<_> = local.endpoints.values().filter_map(of_endpoint).flatten().collect();
+    taken.sort_unstable();
+    taken
+}
+
+/// Addresses that endpoints of this host have and nobody has a lease of: after the loss of agreed state, say. Those that another host has ([`taken`]) it would
+/// only be refused.
 fn plan_missing(id: &NetworkId, network: &Network, local: &Local, me: HostId) -> Vec<Command> {
     let endpoints = local.endpoints.values().filter(|endpoint| endpoint.network == *id);
     let addresses = endpoints.flat_map(|endpoint| endpoint.addresses.iter().map(|address| address.addr()));
-    let missing = addresses.filter(|address| network.leases.get(address) != Some(&me));
+    let missing = addresses.filter(|address| !network.leases.contains_key(address));
     let claim =
         |address| Command::ClaimAddress { network: id.clone(), host: me, address: WantedAddress::Exactly(address) };
     missing.map(claim).collect()

@@ -7,6 +7,8 @@ mod common;
 use std::net::IpAddr;
 
 use shoutd_core::cluster::{Cluster, Command, Outcome, Settings, WantedAddress};
+use shoutd_core::local::{Endpoint, Local};
+use shoutd_core::stock::{Taken, plan_leases, taken};
 use shoutd_core::{HostId, NetworkId};
 
 use crate::common::{cluster_of, host, pool, settings};
@@ -84,4 +86,30 @@ fn the_claims_of_another_host_change_nothing_of_it() {
     cluster.apply(&Command::ClaimAddress { network: network(), host: host(2), address: other }).unwrap();
     cluster.apply(&release).unwrap();
     assert_eq!(holder(&cluster), None);
+}
+
+/// What local state says that was set back: an endpoint with an address that its host has given back since.
+#[test]
+fn an_address_that_another_host_has_meanwhile_is_told_and_not_claimed() {
+    let mut cluster = cluster();
+    let endpoint = Endpoint {
+        network: network(),
+        addresses: ["10.9.0.7/24".parse().unwrap()].into(),
+        mac: "02:73:0a:09:00:07".parse().unwrap(),
+        sandbox: None,
+        multicast_routes: [].into(),
+        created: std::time::Duration::ZERO,
+        left: None,
+        container: None,
+    };
+    let mut local = Local::default();
+    local.endpoints.insert("ee".repeat(32).parse().unwrap(), endpoint);
+    let claims = |cluster: &Cluster| plan_leases(cluster, &local, host(1)).contains(&claim(1));
+    assert_eq!((taken(&cluster, &local, host(1)), claims(&cluster)), (vec![], false), "it is this host's");
+    cluster.apply(&release(&cluster, 1)).unwrap();
+    assert_eq!((taken(&cluster, &local, host(1)), claims(&cluster)), (vec![], true), "it is nobody's");
+    cluster.apply(&claim(2)).unwrap();
+    let lost = Taken { network: network(), address: address(), holder: host(2) };
+    assert!(lost.text(&cluster).contains("10.9.0.7") && lost.text(&cluster).contains("leased to h2"));
+    assert_eq!((taken(&cluster, &local, host(1)), claims(&cluster)), (vec![lost], false), "it is another's");
 }
