@@ -2,24 +2,22 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use shoutd_cli::{Places, StartArguments};
-use shoutd_consensus::{Consensus, FILES, LocalStore, Settings as ConsensusSettings, Store};
-use shoutd_core::limits::PORT;
-use shoutd_core::plane::namespace_vni;
+use shoutd_consensus::{Consensus, FILES, LocalStore, NoticeKind, Settings as ConsensusSettings, Store, remedy};
+use shoutd_core::events::EventKind;
 use shoutd_core::swarm;
 use shoutd_core::view::{self, Membership};
 use shoutd_dataplane::{Capabilities, LinuxKernel, Reconciler, UnderlayInterface, probe};
 use shoutd_docker::engine::EngineClient;
 use shoutd_docker::plugin::{self, Scope, Socket};
-use shoutd_peer::{Authority, Client, CredentialStore, Identity, Server, TlsAcceptor, TlsConnector, Token, Trust};
+use shoutd_peer::{Client, CredentialStore, Identity, Server, TlsAcceptor, TlsConnector, Token, Trust};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -40,22 +38,20 @@ use crate::mirrors::Mirrors;
 use crate::names::{HostsFiles, Learner, Resolvers};
 use crate::parts::Parts;
 use crate::plane::Plane;
+use crate::preconditions::{refuse_little_room, refuse_missing, refuse_occupied_tunnel_port};
 use crate::removals::Removals;
 use crate::settings::{Resolved, Settings};
 use crate::standing::{self, Standings};
 use crate::swarm::SwarmFollower;
 use crate::tokens::Tokens;
 use crate::views::Views;
-use crate::{control, dissolved, enrollment, last_run, leases, readiness, sockets, stock, tokens, underlay};
+use crate::{control, dissolved, enrollment, last_run, leases, readiness, renewal, sockets, stock, tokens, underlay};
 
 /// Where named network namespaces are, for `ip netns` and everybody else.
 pub const NAMESPACES: &str = "/run/netns";
 
 /// How long everything may take to end, once asked to.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
-
-/// How often the certificate is looked at.
-const RENEWAL_PERIOD: Duration = Duration::from_secs(3600);
 
 /// This host was removed from its cluster: why it ends, and will end whenever it is started, in one line for the user.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +107,7 @@ impl Daemon {
         let token = HeldToken::new(read_token(arguments)?);
         create_directory(&arguments.data_dir)?;
         create_directory(&places.run_dir)?;
+        refuse_little_room(&arguments.data_dir)?;
         let credentials = CredentialStore::open(&arguments.data_dir)?;
         if credentials.credentials().is_some() {
             refuse_missing(&arguments.data_dir)?;
@@ -120,10 +117,11 @@ impl Daemon {
         let stored = store.identity();
         if stored.host != credentials.host() {
             bail!(
-                "the data directory {} is that of host {}, but its key is that of host {}: restore the key, or remove the directory and join anew",
+                "the data directory {} is that of host {}, but its key is that of host {}: {}",
                 arguments.data_dir.display(),
                 stored.host,
-                credentials.host()
+                credentials.host(),
+                remedy(&arguments.data_dir)
             );
         }
         let identity = Identity::new(stored.host, stored.cluster);
@@ -203,6 +201,7 @@ impl Daemon {
 
     async fn run(self, kernel: LinuxKernel) -> Result<&'static str> {
         let stop = CancellationToken::new();
+        let (underlay_problem, underlay_seen) = watch::channel(None);
         let (membership, member) = watch::channel(Membership::Joining("it has only just started".to_owned()));
         let (engine_state, engine_seen) =
             watch::channel(view::Engine::Absent("it is not served before this host belongs to a cluster".to_owned()));
@@ -222,6 +221,7 @@ impl Daemon {
                 data_directory: self.data_directory.clone(),
                 plugin_socket: self.plugin_path.clone(),
                 underlay: self.underlay.subscribe(),
+                underlay_problem: underlay_seen,
                 replication: self.capabilities.tier,
                 parts: parts.clone(),
                 mirrors: mirrors.clone(),
@@ -250,6 +250,8 @@ impl Daemon {
             .merge(standing::router(standings))
             .merge(announce::router(parts.announcer.clone()));
 
+        // Before others are asked: one that expired while this host was down would be refused.
+        renewal::renew_now(&parts.agreement, &self.credentials);
         let mut tasks = JoinSet::new();
         // Docker first: an engine that starts waits for its plugins before anything else.
         let driver = Arc::new(Driver::new(parts.clone()));
@@ -262,12 +264,13 @@ impl Daemon {
         let consensus = self.consensus.clone();
         let server = self.server.refusing(move |host| consensus.has_left(host));
         tasks.spawn(server.serve(peer_router, stop.clone().cancelled_owned()));
-        tasks.spawn(underlay::follow(self.underlay, stop.clone()));
+        tasks.spawn(underlay::follow(self.underlay, underlay_problem, stop.clone()));
+        tasks.spawn(tell_notices(self.consensus.clone(), parts.events.clone(), stop.clone()));
         tasks.spawn(parts.plane.clone().run(stop.clone()));
         let (plane, events, until) = (parts.plane.clone(), parts.events.clone(), stop.clone());
         tasks.spawn(async move { plane.watch_filter(&events, until).await });
         tasks.spawn(parts.announcer.clone().run(stop.clone()));
-        tasks.spawn(leases::run(parts.agreement.clone(), parts.local.clone(), stop.clone()));
+        tasks.spawn(leases::run(parts.agreement.clone(), parts.local.clone(), parts.events.clone(), stop.clone()));
         let (events, until) = (parts.events.clone(), stop.clone());
         tasks.spawn(async move { events.run(until).await });
         tasks.spawn(follower.run(stop.clone()));
@@ -275,7 +278,7 @@ impl Daemon {
         tasks.spawn(Resolvers::new(parts.clone(), parts.announcer.watch_heard()).run(stop.clone()));
         tasks.spawn(HostsFiles::new(parts.clone(), parts.announcer.watch_heard()).run(stop.clone()));
         tasks.spawn(swarm.run(stop.clone()));
-        tasks.spawn(renew(parts.agreement.clone(), self.credentials.clone(), stop.clone()));
+        tasks.spawn(renewal::run(parts.agreement.clone(), self.credentials.clone(), stop.clone()));
         info!(host = %parts.agreement.me, address = %self.resolved.settings.advertise_address, "shoutd has started");
         readiness::ready();
 
@@ -306,14 +309,15 @@ async fn form_and_wait(formation: &Formation, tokens: &Tokens, leaving: &Leaving
         if let Some(removed) = formation.consensus.removed() {
             return Err(Removed(removed).into());
         }
-        formation.form().await?;
-        // Only now: an address that led nowhere is not one to take up again.
-        formation.settings.save(data_directory)?;
+        formation.form(data_directory).await?;
         if let Err(error) = tokens.ensure_first().await {
             warn!("no token to let other hosts in yet: {error:#}; make one with: shoutdctl token rotate");
         }
         formation.finish();
-        let reason = formation.consensus.stopped().await;
+        let reason = tokio::select! {
+            reason = formation.consensus.stopped() => reason,
+            twin = formation.consensus.twin() => return Err(anyhow!(twin)),
+        };
         if leaving.is_under_way() {
             // Agreement ends as soon as the cluster has let go of this host, which has yet to hear that it did.
             leaving.left().await;
@@ -330,25 +334,18 @@ async fn form_and_wait(formation: &Formation, tokens: &Tokens, leaving: &Leaving
     }
 }
 
-/// Gives this host a new certificate before its own expires.
-async fn renew(agreement: Agreement, credentials: Arc<CredentialStore>, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(RENEWAL_PERIOD);
+/// Takes down what consensus finds out that a person should hear of.
+async fn tell_notices(consensus: Arc<Consensus>, events: Arc<Events>, stop: CancellationToken) {
     loop {
-        tokio::select! {
-            _ = tick.tick() => {}
+        let notice = tokio::select! {
+            notice = consensus.next_notice() => notice,
             () = stop.cancelled() => return,
-        }
-        let now = SystemTime::now();
-        let (cluster, Some(held)) = (agreement.cluster(), credentials.credentials()) else {
-            continue;
         };
-        if let (Some(agreed), true) = (&cluster.admissions.authority, held.needs_renewal(now)) {
-            let authority = Authority::unseal(agreed, held.seal_key(), held.cluster());
-            match authority.map_err(anyhow::Error::from).and_then(|authority| Ok(credentials.renew(&authority, now)?)) {
-                Ok(()) => info!("this host has a new certificate"),
-                Err(error) => warn!("cannot renew this host's certificate: {error:#}"),
-            }
-        }
+        let kind = match notice.kind {
+            NoticeKind::SetBack => EventKind::DataSetBack,
+            NoticeKind::Copied => EventKind::HostCopied,
+        };
+        events.note(kind, &notice.host, &notice.text);
     }
 }
 
@@ -388,40 +385,6 @@ async fn bind_swarm(data_directory: &Path) -> Option<Socket> {
 fn raise_descriptor_limit() -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")
-}
-
-/// A host that belongs to a cluster has its state on disk from before it joined. Without it, it would forget its vote, and take every network of its engine for one that is gone.
-fn refuse_missing(directory: &Path) -> Result<()> {
-    for file in FILES {
-        let path = directory.join(file);
-        let problem = match fs::metadata(&path) {
-            Ok(metadata) if metadata.len() > 0 => continue,
-            Ok(_) => "is empty",
-            Err(error) if error.kind() == io::ErrorKind::NotFound => "is missing",
-            Err(error) => return Err(error).with_context(|| format!("cannot look at {}", path.display())),
-        };
-        bail!(
-            "{} {problem}, though this host belongs to a cluster: restore it, or remove {} to let this host join anew",
-            path.display(),
-            directory.display()
-        );
-    }
-    Ok(())
-}
-
-/// Somebody else's socket on VXLAN's port would show only when the first container starts. Our own tunnels from before have it rightly.
-fn refuse_occupied_tunnel_port() -> Result<()> {
-    let has_tunnels = fs::read_dir(NAMESPACES).is_ok_and(|entries| {
-        entries.flatten().any(|entry| entry.file_name().to_str().and_then(namespace_vni).is_some())
-    });
-    match UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && !has_tunnels => {
-            bail!(
-                "UDP port {PORT} is in use by another program, and VXLAN needs it (ss -ulnp 'sport = :{PORT}' tells which)"
-            )
-        }
-        _ => Ok(()),
-    }
 }
 
 /// A directory that only root reads.

@@ -1,6 +1,7 @@
 //! How a host comes to belong to a cluster: it founds one, joins one, or was in one before.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +51,10 @@ enum Attempt {
     Later(Membership),
 }
 
+fn is_refusal(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(JoinError::Refused { .. }))
+}
+
 fn later(why: &dyn std::fmt::Display) -> Attempt {
     Attempt::Later(Membership::Joining(why.to_string()))
 }
@@ -59,16 +64,23 @@ impl Formation {
     ///
     /// # Errors
     /// If trying again cannot help: the peers belong to another cluster than this host, or refuse it.
-    pub async fn form(&self) -> Result<()> {
+    pub async fn form(&self, data_directory: &Path) -> Result<()> {
         self.refuse_clone().await?;
-        if self.consensus.state().borrow().id.is_some() && self.applicant.credentials.credentials().is_some() {
+        if self.is_member() {
+            if let Some(twin) = self.consensus.looked_around().await {
+                bail!(twin);
+            }
+            // It serves from what it knows, whether others can be asked or not, and so where it is now is where it is next time.
+            if let Err(error) = self.settings.save(data_directory) {
+                warn!("the next start will not know how this one was: {error:#}");
+            }
             self.membership.send_replace(Membership::Member);
         }
         let peers: Vec<_> = self.settings.peer_addresses.iter().map(SocketAddr::to_string).collect();
         self.tell(&Membership::Joining(format!("no answer yet from {}", peers.join(", "))));
         let mut told = Membership::Member;
         loop {
-            let why = match self.attempt().await? {
+            let why = match self.attempt_or_wait().await? {
                 Attempt::Member => break,
                 // A member whose peers do not answer just now goes on with what it knows.
                 Attempt::Later(_) if self.is_settled() => break,
@@ -83,7 +95,28 @@ impl Formation {
             }
             tokio::time::sleep(RETRY).await;
         }
-        Ok(())
+        // Only now, on a host that was no member: an address that led nowhere is not one to take up again.
+        self.settings.save(data_directory).or_else(|error| match self.is_member() {
+            // It was remembered when it began to serve, or a warning said why not.
+            true => Ok(()),
+            false => Err(error),
+        })
+    }
+
+    /// Whether this host has all that a member needs: it can serve its containers without asking anybody.
+    fn is_member(&self) -> bool {
+        self.consensus.state().borrow().id.is_some() && self.applicant.credentials.credentials().is_some()
+    }
+
+    /// One attempt. What peers have against a member may be a matter of clocks, theirs or its own: it goes on serving.
+    async fn attempt_or_wait(&self) -> Result<Attempt> {
+        match self.attempt().await {
+            Err(error) if self.is_member() && is_refusal(&error) => {
+                warn!("{error:#}");
+                Ok(later(&error))
+            }
+            attempted => attempted,
+        }
     }
 
     /// Says that this host is a member.

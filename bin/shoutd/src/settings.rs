@@ -102,6 +102,10 @@ impl Settings {
     /// Remembers it, whole or not at all.
     pub fn save(&self, directory: &Path) -> Result<()> {
         let path = directory.join(START_FILE);
+        // A full disk is no matter to a host that is started as it was before.
+        if Self::load(directory).is_ok_and(|known| known.as_ref() == Some(self)) {
+            return Ok(());
+        }
         let next = directory.join(format!("{START_FILE}.new"));
         let write = || {
             let mut file = File::create(&next)?;

@@ -53,12 +53,15 @@ fn patience(error: &NoInterface, is_remembered: bool) -> Option<Duration> {
     }
 }
 
-/// Tells of every change of the interface until it is told to stop. While no interface has the address, what was last known stays: containers on
-/// this host still reach each other.
-pub async fn follow(underlay: watch::Sender<UnderlayInterface>, stop: CancellationToken) {
+/// Tells of every change of the interface until it is told to stop, and in `problem` what is wrong with it. While no interface has the address,
+/// what was last known stays: containers on this host still reach each other, and others do again when the address is back.
+pub async fn follow(
+    underlay: watch::Sender<UnderlayInterface>,
+    problem: watch::Sender<Option<String>>,
+    stop: CancellationToken,
+) {
     let mut tick = tokio::time::interval(PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut problem = String::new();
     loop {
         tokio::select! {
             _ = tick.tick() => {}
@@ -68,17 +71,18 @@ pub async fn follow(underlay: watch::Sender<UnderlayInterface>, stop: Cancellati
         let found = match tokio::task::spawn_blocking(move || underlay_interface(address)).await {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
-                let text = error.to_string();
-                if text != problem {
-                    warn!("cannot see the underlay: {text}");
-                    problem = text;
+                let text = without_address(address, &error);
+                if problem.send_if_modified(|known| known.replace(text.clone()).is_none_or(|known| known != text)) {
+                    warn!("{text}");
                 }
                 continue;
             }
             // Only when the runtime is shutting down.
             Err(_) => return,
         };
-        problem.clear();
+        if problem.send_replace(None).is_some() {
+            info!(%address, "this host has its address again");
+        }
         underlay.send_if_modified(|known| {
             let is_news = *known != found;
             if is_news {
@@ -87,6 +91,19 @@ pub async fn follow(underlay: watch::Sender<UnderlayInterface>, stop: Cancellati
             }
             is_news
         });
+    }
+}
+
+/// What a user is told while the address is gone.
+fn without_address(address: IpAddr, error: &NoInterface) -> String {
+    match error {
+        NoInterface::None { .. } => format!(
+            "other hosts cannot reach this one: {error}; it goes on by itself when {address} is back; to give it another address, \
+             type shoutdctl stop and shoutdctl start <address>"
+        ),
+        NoInterface::Tentative { .. } | NoInterface::Duplicate { .. } | NoInterface::Kernel(_) => {
+            format!("other hosts may not reach this one: {error}")
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use shoutd_core::limits::HOSTS_MAX;
 use shoutd_core::local::Local;
 use shoutd_core::plane::{Tier, unkept_networks};
 use shoutd_core::removal::{Removed, objection};
+use shoutd_core::stock::taken;
 use shoutd_core::view::{self, EndpointRow, Endpoints, HostRow, NetworkRow, RemoveHost, Status};
 use shoutd_core::{EndpointId, HostId};
 use shoutd_dataplane::UnderlayInterface;
@@ -64,6 +65,8 @@ pub struct Views {
     pub plugin_socket: PathBuf,
     /// The interface of the underlay.
     pub underlay: watch::Receiver<UnderlayInterface>,
+    /// What is wrong with it.
+    pub underlay_problem: watch::Receiver<Option<String>>,
     /// How multicast is sent.
     pub replication: Tier,
     /// State, kernel and engine.
@@ -90,6 +93,11 @@ impl Views {
         problems.extend(unkept_networks(&cluster));
         problems.extend(cluster.overlap_problems(self.parts.agreement.me).into_values());
         problems.extend(consensus.fault.clone());
+        problems.extend(self.underlay_problem.borrow().clone());
+        problems.extend(self.parts.agreement.consensus().troubles());
+        problems.extend(
+            taken(&cluster, &self.parts.local.get(), self.parts.agreement.me).iter().map(|one| one.text(&cluster)),
+        );
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),

@@ -35,6 +35,9 @@ const OPENING_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long the daemon of a host that belongs to a cluster may take, once it is ready, until it serves.
 const RESTART_TIME_MAX: Duration = Duration::from_secs(30);
 
+/// How long the hosts of a cluster that was just started may take to elect a leader.
+const ELECTION_TIME_MAX: Duration = Duration::from_secs(5);
+
 /// How long a host without a token waits for somebody to approve of it.
 const APPROVAL_PATIENCE: Duration = Duration::from_secs(600);
 
@@ -280,6 +283,9 @@ fn not_serving_because(status: &Status) -> Option<String> {
 async fn announce(places: &Places, status: &Status) -> Result<()> {
     let hosts = if status.hosts == 1 { "1 host".to_owned() } else { format!("{} hosts", status.hosts) };
     println!("shoutd serves Docker on {} ({}), in a cluster of {hosts}", status.name, status.address);
+    if status.leader.is_none() {
+        warn_without_leader(places).await?;
+    }
     if status.hosts == 1 {
         let token: TokenView = control::get(places, "/v1/token").await?;
         if let Some(line) = invitation(&token) {
@@ -291,6 +297,23 @@ async fn announce(places: &Places, status: &Status) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Gives the hosts time to elect a leader, and says so if they do not: what runs here goes on, but nothing can be agreed on.
+async fn warn_without_leader(places: &Places) -> Result<()> {
+    let deadline = Instant::now() + ELECTION_TIME_MAX;
+    loop {
+        let status: Status = control::get(places, "/v1/status").await?;
+        if status.leader.is_some() {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            let reasons = if status.problems.is_empty() { "no leader".to_owned() } else { status.problems.join("; ") };
+            eprintln!("shoutd serves what it knows, but the hosts do not agree on anything yet: {reasons}");
+            return Ok(());
+        }
+        sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// An error with the daemon's own last words, if it has ended.

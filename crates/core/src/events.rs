@@ -181,12 +181,9 @@ mod tests {
         let text = r#"{"events":[{"first":1,"last":2,"count":1,"kind":"moon-landed","subject":"foo","text":"so"}]}"#;
         let log: EventLog = serde_json::from_str(text).unwrap();
         assert_eq!(log.events().next().unwrap().kind, EventKind::Other);
-        for kind in [
-            EventKind::NetworkMade,
-            EventKind::SocketRestored,
-            EventKind::ContainerRefused,
-            EventKind::DataSetBack,
-        ] {
+        for kind in
+            [EventKind::NetworkMade, EventKind::SocketRestored, EventKind::ContainerRefused, EventKind::DataSetBack]
+        {
             assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{kind}\""), "shown as it is written");
         }
     }

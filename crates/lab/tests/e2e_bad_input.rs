@@ -331,6 +331,9 @@ fn unwritable_data(cluster: &mut Cluster) -> Result<()> {
     refused?;
     host.sh("mkdir -p /run/test && mount -t tmpfs -o size=64k tmpfs /run/test")?;
     let refused = refuses(&host, &["10.77.0.1", "--data-dir=/run/test"], &["/run/test"]);
+    refused?;
+    host.sh("umount /run/test && mount -t tmpfs -o size=4m tmpfs /run/test")?;
+    let refused = refuses(&host, &["10.77.0.1", "--data-dir=/run/test"], &["/run/test", "make room"]);
     host.sh("umount /run/test && touch /run/test/file")?;
     refused?;
     refuses(&host, &["10.77.0.1", "--data-dir=/run/test/file"], &["/run/test/file"])?;

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 mod common;
+#[path = "cluster/identity.rs"]
+mod identity;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +37,9 @@ fn five_hosts_stay_one_cluster() {
         &[
             ("ten leaders killed while networks and containers are made", ten_leaders),
             ("a partition of two and three", partition),
-            ("a host wiped joins anew", wiped),
+            ("all hosts get other addresses at once, and lose them for a while", identity::renumbered),
+            ("data set back are noticed, and of a host and its copy one goes on", identity::set_back_and_copied),
+            ("a host whose data are damaged joins anew as it is told to", wiped),
             ("a host removed while it is dead", removed),
             ("all hosts lose their power at once", all_off),
             ("recovered on one host, restored from a backup", recovered),
@@ -268,9 +272,14 @@ fn wiped(cluster: &mut Cluster) -> Result<()> {
     let (first, fifth) = (cluster.host(1)?, cluster.host(5)?);
     let network = Network::create(cluster, &fifth, "foo", &[])?;
     fifth.kill_shoutd()?;
-    fifth.sh("rm -rf /var/lib/shoutd/*")?;
-    // Its address is still that of the host it was.
+    fifth.sh("dd if=/dev/urandom of=/var/lib/shoutd/agreed.redb bs=4096 count=2 conv=notrunc status=none")?;
+    let remedy = ["or let this host join anew: type shoutdctl remove", "remove /var/lib/shoutd here"];
+    refuses(&fifth, "shoutdctl start", &[&["agreed.redb is damaged"], &remedy[..]].concat())?;
+    fifth.sh("rm /var/lib/shoutd/agreed.redb")?;
+    refuses(&fifth, "shoutdctl start", &[&["agreed.redb is missing"], &remedy[..]].concat())?;
+    // As it says; the directory itself is a mount of the lab's.
     first.sh("shoutdctl remove host5")?;
+    fifth.sh("rm -rf /var/lib/shoutd/*")?;
     cluster.join(&fifth, &first)?;
     let containers = one_on_each(&[first.clone(), fifth.clone()], "foo", &[])?;
     let [a, b] = containers.as_slice() else { bail!("two containers") };
