@@ -45,7 +45,9 @@ use crate::standing::{self, Standings};
 use crate::swarm::SwarmFollower;
 use crate::tokens::Tokens;
 use crate::views::Views;
-use crate::{control, dissolved, enrollment, last_run, leases, readiness, renewal, sockets, stock, tokens, underlay};
+use crate::{
+    control, dissolved, enrollment, last_run, leases, memory, readiness, renewal, sockets, stock, tokens, underlay,
+};
 
 /// Where named network namespaces are, for `ip netns` and everybody else.
 pub const NAMESPACES: &str = "/run/netns";
@@ -266,6 +268,7 @@ impl Daemon {
         tasks.spawn(server.serve(peer_router, stop.clone().cancelled_owned()));
         tasks.spawn(underlay::follow(self.underlay, underlay_problem, stop.clone()));
         tasks.spawn(tell_notices(self.consensus.clone(), parts.events.clone(), stop.clone()));
+        tasks.spawn(memory::run(stop.clone()));
         tasks.spawn(parts.plane.clone().run(stop.clone()));
         let (plane, events, until) = (parts.plane.clone(), parts.events.clone(), stop.clone());
         tasks.spawn(async move { plane.watch_filter(&events, until).await });
@@ -381,7 +384,7 @@ async fn bind_swarm(data_directory: &Path) -> Option<Socket> {
     bound.inspect_err(|error| warn!("Swarm's networks are not served: {error:#}")).ok()
 }
 
-/// Each network takes about five descriptors, and each container three: the usual soft limit of 1024 is soon reached.
+/// Each network takes some descriptors, and each container (`shoutd_core::descriptors`): the usual soft limit of 1024 is soon reached.
 fn raise_descriptor_limit() -> Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")

@@ -15,6 +15,7 @@ mod leases;
 mod leaving;
 mod listeners;
 mod local_state;
+mod memory;
 mod mirrors;
 mod names;
 mod parts;
