@@ -1,6 +1,7 @@
 //! What the control socket tells: read from state, never waiting for agreement.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,8 +10,10 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use futures::future::join_all;
 use ipnet::IpNet;
+use nix::sys::resource::{Resource, getrlimit};
 use shoutd_consensus::{ConsensusStatus, Role};
 use shoutd_core::cluster::{Cluster, Network};
+use shoutd_core::descriptors::descriptors_problem;
 use shoutd_core::health::{FRESH, HostHealth};
 use shoutd_core::joining::{PeerCheck, PeerStanding};
 use shoutd_core::limits::HOSTS_MAX;
@@ -81,6 +84,13 @@ pub struct Views {
     pub plugin_socket_state: watch::Receiver<SocketState>,
 }
 
+/// What is wrong with the number of files that are open, in a line.
+fn descriptors() -> Option<String> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    let open = fs::read_dir("/proc/self/fd").ok()?.count();
+    descriptors_problem(u64::try_from(open).ok()?, limit)
+}
+
 impl Views {
     /// `shoutdctl status`.
     pub fn status(&self) -> Status {
@@ -98,6 +108,7 @@ impl Views {
         problems.extend(
             taken(&cluster, &self.parts.local.get(), self.parts.agreement.me).iter().map(|one| one.text(&cluster)),
         );
+        problems.extend(descriptors());
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),

@@ -10,6 +10,7 @@
 pub mod address;
 pub mod announce;
 pub mod cluster;
+pub mod descriptors;
 pub mod events;
 pub mod health;
 pub mod id;

@@ -60,6 +60,11 @@ impl GroupFilter {
         Ok(Self { socket })
     }
 
+    /// Closes its socket until it is needed again.
+    pub fn rest(&mut self) {
+        self.socket.rest();
+    }
+
     /// Reads the filter at this port.
     pub fn read(&mut self, port: &str) -> Result<Filtering, Error> {
         self.try_read(port).map_err(|fault| fault.during("read the nf_tables filter of groups"))

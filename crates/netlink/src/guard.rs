@@ -89,6 +89,11 @@ impl Guard {
         Ok(Self { socket })
     }
 
+    /// Closes its socket until it is needed again.
+    pub fn rest(&mut self) {
+        self.socket.rest();
+    }
+
     /// Puts a guard at this port, in place of any that is there: nothing passes in between. With a rate, of multicast and broadcast each other port may bring in so many
     /// packets a second.
     pub fn install(&mut self, port: &str, max_rate: Option<u32>) -> Result<(), Error> {

@@ -22,6 +22,11 @@ impl Route {
         Ok(Self { socket })
     }
 
+    /// Closes its socket until it is needed again.
+    pub fn rest(&mut self) {
+        self.socket.rest();
+    }
+
     /// The number by which this namespace knows `other` (`RTM_GETNSID`): what [`Peer::namespace`](crate::Peer::namespace) holds for a device
     /// whose other end is there. `None` if it has given it none, as when no device leads there. It stays the same while `other` is open.
     pub fn namespace_number(&mut self, other: &Namespace) -> Result<Option<i32>, Error> {

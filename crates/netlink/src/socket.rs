@@ -1,7 +1,7 @@
 //! A netlink socket to the kernel: requests with acknowledgements, dumps, and batches.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -37,10 +37,11 @@ pub(crate) enum Protocol {
     Netfilter,
 }
 
-/// A socket bound to one namespace for its whole life: that in which it was opened.
+/// A socket in one namespace. It is opened when it is needed, and may be closed in between: a host can have more networks
+/// than files open.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    fd: OwnedFd,
+    fd: Option<OwnedFd>,
     protocol: Protocol,
     namespace: Namespace,
     /// Whether an answer was not read to its end. The kernel refuses another dump on a socket with
@@ -93,17 +94,31 @@ impl Socket {
     /// Opens one in the given namespace.
     pub(crate) fn open(protocol: Protocol, namespace: &Namespace) -> Result<Self, Fault> {
         let (fd, together_max) = connected(protocol, namespace)?;
-        let (buffer, namespace) = (vec![0; BUFFER], namespace.clone());
+        let (fd, buffer, namespace) = (Some(fd), vec![0; BUFFER], namespace.clone());
         Ok(Self { fd, protocol, namespace, is_unfinished: false, sequence: 0, buffer, together_max })
     }
 
-    /// To be called before each request: opens another socket if an answer on this one was given up.
+    /// Closes it until it is needed again, which then takes some hundred microseconds more.
+    pub(crate) fn rest(&mut self) {
+        self.fd = None;
+        self.buffer = Vec::new();
+    }
+
+    /// To be called before each request: opens another socket if an answer on this one was given up, or it was closed.
     fn begin(&mut self) -> Result<(), Fault> {
-        if self.is_unfinished {
-            (self.fd, self.together_max) = connected(self.protocol, &self.namespace)?;
+        if self.is_unfinished || self.fd.is_none() {
+            self.fd = None;
+            let (fd, together_max) = connected(self.protocol, &self.namespace)?;
+            (self.fd, self.together_max) = (Some(fd), together_max);
         }
+        self.buffer.resize(BUFFER, 0);
         self.is_unfinished = true;
         Ok(())
+    }
+
+    /// The descriptor, which is there from [`Socket::begin`] on.
+    fn raw(&self) -> RawFd {
+        self.fd.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 
     /// Sends a request and waits until the kernel has done it.
@@ -217,7 +232,7 @@ impl Socket {
     fn receive_each(&mut self, first: u32, last: u32, mut on_refusal: impl FnMut(usize, Fault)) -> Result<(), Fault> {
         let deadline = Instant::now() + DEADLINE;
         while Instant::now() < deadline {
-            let length = match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
+            let length = match recv(self.raw(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
                 Ok(length) => length,
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EAGAIN) => break,
@@ -250,7 +265,7 @@ impl Socket {
 
     fn send(&self, bytes: &[u8]) -> Result<(), Fault> {
         loop {
-            match send(self.fd.as_raw_fd(), bytes, MsgFlags::empty()) {
+            match send(self.raw(), bytes, MsgFlags::empty()) {
                 Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
@@ -269,7 +284,7 @@ impl Socket {
         let deadline = Instant::now() + DEADLINE;
         let mut end = End { interrupted: false, is_whole: true };
         loop {
-            let length = match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
+            let length = match recv(self.raw(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
                 Ok(length) => length,
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EAGAIN) => return Err(Fault::Late { after: DEADLINE }),
@@ -300,12 +315,6 @@ impl Socket {
                 return Err(Fault::Late { after: DEADLINE });
             }
         }
-    }
-}
-
-impl AsFd for Socket {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.fd.as_fd()
     }
 }
 

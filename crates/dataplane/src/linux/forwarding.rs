@@ -4,11 +4,13 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use shoutd_core::plane::{Change, Destination, DeviceName, Filter, Forwarding, TUNNEL, Vtep, namespace_name};
 use shoutd_core::{MacAddress, Vni};
 use shoutd_netlink::{Error, Filtering, GroupFilter, NamespaceId, Pinned, Route, TunnelGroup};
 
+use super::BUSY_FOR;
 use super::registry::Registry;
 use super::{LEARNED_READ_MAX, PROTOCOL};
 use crate::forwarding::ForwardingTables;
@@ -32,6 +34,8 @@ struct Open {
     filter: GroupFilter,
     /// Indexes of the devices there, by name.
     devices: BTreeMap<DeviceName, u32>,
+    /// When something was last changed.
+    changed_at: Instant,
 }
 
 impl LinuxForwarding {
@@ -53,6 +57,7 @@ impl LinuxForwarding {
                 route: Route::open(&namespace)?,
                 filter: GroupFilter::open(&namespace)?,
                 devices: BTreeMap::new(),
+                changed_at: Instant::now(),
             }),
         })
     }
@@ -156,12 +161,19 @@ impl ForwardingTables for LinuxForwarding {
 
     fn ports(&mut self, vni: Vni) -> Result<BTreeSet<DeviceName>, KernelError> {
         let open = self.open(vni)?;
-        open.refresh()?;
+        let refreshed = open.refresh();
+        // The last of what is looked at when all is read anew.
+        open.filter.rest();
+        if open.changed_at.elapsed() >= BUSY_FOR {
+            open.route.rest();
+        }
+        refreshed?;
         Ok(open.devices.keys().cloned().collect())
     }
 
     fn change(&mut self, vni: Vni, own: Vtep, changes: &[Change]) -> Result<Vec<(usize, KernelError)>, KernelError> {
         let open = self.open(vni)?;
+        open.changed_at = Instant::now();
         if open.devices.is_empty() {
             open.refresh()?;
         }

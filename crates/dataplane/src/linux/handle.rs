@@ -104,6 +104,12 @@ impl SegmentHandle {
         })
     }
 
+    /// Closes what is not needed before the next look: with a thousand networks each descriptor counts.
+    pub(super) fn rest(&mut self) {
+        self.route.rest();
+        self.guard.rest();
+    }
+
     pub(super) fn watches(&self) -> impl Iterator<Item = &Watch> {
         self.watches.iter()
     }

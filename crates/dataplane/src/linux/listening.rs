@@ -15,6 +15,7 @@ use shoutd_core::plane::{BRIDGE, Desired, DeviceName};
 use shoutd_netlink::{DatabaseChange, DatabaseMonitor, Kind, Listing, Membership, Namespace, NamespaceId, Route};
 use tracing::debug;
 
+use super::BUSY_FOR;
 use super::early_joins::EarlyJoins;
 use super::queries::Queries;
 use super::registry::Registry;
@@ -62,6 +63,8 @@ struct Listened {
     /// The ports whose groups count: the ends of containers' veths. `None` is one that does not.
     ports: BTreeMap<u32, Option<DeviceName>>,
     read_at: Option<Instant>,
+    /// When something was last joined or left.
+    changed_at: Instant,
     /// Whether nothing was said of it yet.
     is_new: bool,
 }
@@ -148,6 +151,7 @@ impl Listened {
             begins_anew: false,
             ports: BTreeMap::new(),
             read_at: None,
+            changed_at: Instant::now(),
             is_new: true,
         })
     }
@@ -181,6 +185,11 @@ impl Listened {
         self.is_crowded = self.bridge.is_some() && self.room().is_crowded(self.is_crowded);
         self.database.set_everything(self.is_crowded);
         let changed = self.database.take_changes();
+        if !changed.is_empty() {
+            self.changed_at = Instant::now();
+        } else if self.changed_at.elapsed() >= BUSY_FOR {
+            self.route.rest();
+        }
         let is_router = self.database.memberships().router;
         if std::mem::take(&mut self.is_new) {
             return Ok(vec![MembershipChange::Whole(vni, self.database.memberships().clone())]);

@@ -47,6 +47,9 @@ const GROUP: u32 = 0x7368_6f75;
 /// tables of a bridge and of a VXLAN device alike.
 const LEARNED_READ_MAX: usize = 2 * LEARNED_MAX + 1;
 
+/// How long a network's sockets are kept open for what changes at once, since that was last needed.
+const BUSY_FOR: Duration = Duration::from_secs(60);
+
 /// Who put an entry into a VXLAN device's multicast database (`MDBE_ATTR_RTPROT`): a number that iproute2's list gives to nobody, the ASCII code of "s".
 pub(crate) const PROTOCOL: u8 = 115;
 

@@ -119,7 +119,9 @@ fn observe_segment(segment: &mut SegmentHandle, mut ends: Ends<'_>, ipv6: bool) 
         }
         let begin = Instant::now();
         segment.failure = None;
-        match read_segment(segment, ipv6) {
+        let read = read_segment(segment, ipv6);
+        segment.rest();
+        match read {
             Ok(content) => segment.reading = Some(Reading::new(content)),
             Err(error) => {
                 let error = error.to_string();
@@ -273,7 +275,9 @@ impl Ends<'_> {
         // Both are asked, whatever the first says.
         let (is_new, is_stale) = (sandbox.asked.insert(peer.index), sandbox.is_stale());
         if is_new || is_stale {
-            match read_sandbox(sandbox, path) {
+            let read = read_sandbox(sandbox, path);
+            sandbox.route.rest();
+            match read {
                 Ok(content) => sandbox.reading = Some(Reading::new(content)),
                 // A container can make that of itself; it is nobody else's affair.
                 Err(error) => {

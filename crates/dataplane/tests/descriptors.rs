@@ -1,0 +1,61 @@
+//! How many files a network takes: in a process of its own, as all of them are counted.
+
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use shoutd_core::Vni;
+use shoutd_core::plane::{Desired, Segment, Tier, Vtep};
+use shoutd_dataplane::{LinuxKernel, Reconciler, Scope};
+
+const NETWORKS: usize = 20;
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Of each network: its namespace, four that tell of changes, and two that are kept at hand while it changes.
+const EACH_MAX: usize = 7;
+
+fn open() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[tokio::test]
+async fn a_network_takes_few_open_files() {
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    mount(Some("tests"), directory.path(), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    let kernel = LinuxKernel::new(directory.path().join("netns")).unwrap();
+    let handle = Reconciler::spawn(kernel, Tier::VxlanMdb).unwrap();
+    let generation = handle.apply(Desired::default());
+    handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
+    let before = open();
+
+    let vtep = Vtep { address: Ipv4Addr::new(192, 0, 2, 1).into(), port: 7789 };
+    let segment = |number: usize| {
+        let vni = Vni::new(u32::try_from(number).unwrap() + 1).unwrap();
+        (vni, Segment::empty(format!("{number:064x}").parse().unwrap(), 1450, vtep))
+    };
+    let segments: BTreeMap<_, _> = (0..NETWORKS).map(segment).collect();
+    let generation = handle.apply(Desired { segments, ..Desired::default() });
+    handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
+    let mut memberships = handle.memberships();
+    let all = memberships.wait_for(|all| all.len() == NETWORKS);
+    tokio::time::timeout(PATIENCE, all).await.unwrap().unwrap();
+    // Whatever is open for a moment only is closed by the next look.
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let mut observed = handle.watch_observed();
+    loop {
+        let taken = open().saturating_sub(before);
+        if taken <= NETWORKS * EACH_MAX {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{taken} files for {NETWORKS} networks");
+        handle.poke();
+        tokio::time::timeout(PATIENCE, observed.changed()).await.unwrap().unwrap();
+    }
+    nix::mount::umount2(directory.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+}
