@@ -51,10 +51,6 @@ enum Attempt {
     Later(Membership),
 }
 
-fn is_refusal(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(JoinError::Refused { .. }))
-}
-
 fn later(why: &dyn std::fmt::Display) -> Attempt {
     Attempt::Later(Membership::Joining(why.to_string()))
 }
@@ -70,8 +66,9 @@ impl Formation {
             if let Some(twin) = self.consensus.looked_around().await {
                 bail!(twin);
             }
-            // It serves from what it knows, whether others can be asked or not, and so where it is now is where it is next time.
-            if let Err(error) = self.settings.save(data_directory) {
+            // It serves from what it knows, whether others can be asked or not, and so where it is now is where it is next time. Peers are
+            // remembered when they have answered.
+            if let Err(error) = self.settings.save_address(data_directory) {
                 warn!("the next start will not know how this one was: {error:#}");
             }
             self.membership.send_replace(Membership::Member);
@@ -80,7 +77,7 @@ impl Formation {
         self.tell(&Membership::Joining(format!("no answer yet from {}", peers.join(", "))));
         let mut told = Membership::Member;
         loop {
-            let why = match self.attempt_or_wait().await? {
+            let why = match self.attempt().await? {
                 Attempt::Member => break,
                 // A member whose peers do not answer just now goes on with what it knows.
                 Attempt::Later(_) if self.is_settled() => break,
@@ -106,17 +103,6 @@ impl Formation {
     /// Whether this host has all that a member needs: it can serve its containers without asking anybody.
     fn is_member(&self) -> bool {
         self.consensus.state().borrow().id.is_some() && self.applicant.credentials.credentials().is_some()
-    }
-
-    /// One attempt. What peers have against a member may be a matter of clocks, theirs or its own: it goes on serving.
-    async fn attempt_or_wait(&self) -> Result<Attempt> {
-        match self.attempt().await {
-            Err(error) if self.is_member() && is_refusal(&error) => {
-                warn!("{error:#}");
-                Ok(later(&error))
-            }
-            attempted => attempted,
-        }
     }
 
     /// Says that this host is a member.

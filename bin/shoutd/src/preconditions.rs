@@ -38,7 +38,7 @@ pub fn refuse_little_room(directory: &Path) -> Result<()> {
         return Ok(());
     }
     let disk = statvfs(directory).with_context(|| format!("cannot look at the disk of {}", directory.display()))?;
-    let free = u64::from(disk.blocks_available()).saturating_mul(disk.fragment_size());
+    let free = disk.blocks_available().saturating_mul(disk.fragment_size());
     if free < ROOM_MIN {
         bail!(
             "the disk of {} has only {} KiB left, and a host needs {} MiB to begin with: make room, or choose another place with --data-dir",

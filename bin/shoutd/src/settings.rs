@@ -99,6 +99,13 @@ impl Settings {
         Ok(())
     }
 
+    /// Remembers where this host is, and of its peers what was remembered before.
+    pub fn save_address(&self, directory: &Path) -> Result<()> {
+        let mut peers = Self::load(directory)?.map_or_else(Vec::new, |known| known.peer_addresses);
+        peers.retain(|peer| *peer != self.advertise_address);
+        Self { peer_addresses: peers, ..self.clone() }.save(directory)
+    }
+
     /// Remembers it, whole or not at all.
     pub fn save(&self, directory: &Path) -> Result<()> {
         let path = directory.join(START_FILE);
@@ -151,6 +158,13 @@ mod tests {
         let moved = resolve(&["10.0.0.3"]).unwrap();
         assert_eq!(moved.settings.peer_addresses, first.peer_addresses);
         assert_eq!((moved.moved_from, moved.is_remembered), (Some(first.advertise_address), false));
+        moved.settings.save_address(directory.path()).unwrap();
+        assert_eq!(resolve(&[]).unwrap().settings, moved.settings, "peers stay");
+        first.save_address(directory.path()).unwrap();
+        let written = || std::fs::metadata(directory.path().join(START_FILE)).unwrap().modified().unwrap();
+        let before = written();
+        first.save(directory.path()).unwrap();
+        assert_eq!(written(), before, "what is known is not written again");
         let others = resolve(&["--peer-addresses=10.0.0.4"]).unwrap();
         assert_eq!(others.settings, settings("10.0.0.1:7789", &["10.0.0.4:7789"]));
         for own in [&["--peer-addresses=10.0.0.1"][..], &["10.0.0.2"]] {

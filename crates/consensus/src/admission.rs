@@ -372,6 +372,14 @@ impl Inner {
             CallError::Untrusted { distrust: Distrust::OtherAuthority | Distrust::OtherCluster(_), .. } => {
                 JoinError::Stranger { peer }
             }
+            // The clock of one of the two is wrong, which is no reason to give up.
+            CallError::Untrusted { distrust: distrust @ (Distrust::Expired(_) | Distrust::NotYetValid(_)), .. } => {
+                JoinError::NotNow { peer, error: ProposeError::NoLeader(distrust.to_string()) }
+            }
+            // It has proved to be of this host's cluster before it was asked, so all that it can have against this one is the time.
+            CallError::Refused { rejection: rejection @ Rejection::Unauthenticated { .. }, .. } => {
+                JoinError::NotNow { peer, error: ProposeError::NoLeader(rejection.to_string()) }
+            }
             CallError::Untrusted { distrust, .. } => JoinError::Refused { peer, reason: distrust.to_string() },
             CallError::Refused { rejection: Rejection::Removed { .. }, .. } => {
                 self.turned_away(Farewell::Removed { at: None })

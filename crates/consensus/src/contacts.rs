@@ -8,7 +8,6 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoutd_core::HostId;
-use shoutd_core::address::is_of_one_host;
 use shoutd_core::cluster::Cluster;
 use shoutd_peer::{CallError, Rejection};
 use tokio::sync::watch;
@@ -94,7 +93,7 @@ impl Contacts {
     /// host answers it, so what is not true does no harm, and is forgotten when the call fails.
     pub fn learn(&self, host: HostId, to: SocketAddr) {
         let is_own = host == self.calls.identity().host();
-        if is_own || to == self.own.address || to.is_ipv4() != self.own.address.is_ipv4() || !is_of_one_host(&to) {
+        if is_own || to == self.own.address || to.is_ipv4() != self.own.address.is_ipv4() || !can_be_called(&to) {
             return;
         }
         // Whoever is no host of the cluster yet says where it is when it is admitted.
@@ -282,6 +281,11 @@ impl Contacts {
     fn moved(&self) -> MutexGuard<'_, BTreeMap<HostId, Moved>> {
         self.moved.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a host can be at this address.
+fn can_be_called(address: &SocketAddr) -> bool {
+    address.port() != 0 && !address.ip().is_unspecified() && !address.ip().is_multicast()
 }
 
 /// Whole milliseconds.

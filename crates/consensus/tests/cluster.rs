@@ -187,14 +187,12 @@ mod tests {
 
         let error = other.consensus.join(&[nodes[0].address], SOON).await.unwrap_err();
         assert!(!error.may_pass());
-        assert_eq!(
-            error.to_string(),
-            format!(
-                "{} belongs to cluster 00000000000000000000000000000007, this host to cluster \
-                 00000000000000000000000000000008 by its data directory",
-                nodes[0].address
-            )
+        let told = format!(
+            "{} belongs to cluster 00000000000000000000000000000007, this host to cluster 00000000000000000000000000000008 by its data \
+             directory",
+            nodes[0].address
         );
+        assert!(error.to_string().starts_with(&told), "{error}");
         let joiner = joiner.start().await;
         let error = joiner.consensus.join(&[stranger.address], second).await.unwrap_err();
         assert_eq!(error.to_string(), format!("{} belongs to no cluster yet: start it there first", stranger.address));
