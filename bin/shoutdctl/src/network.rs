@@ -105,8 +105,10 @@ impl Create {
         }
         let status: Status = control::get(places, "/v1/status").await?;
         let mut command = docker(&status);
-        command.args(["network", "create", "--driver", "shoutd"]).args(&self.arguments).stderr(Stdio::inherit());
+        command.args(["network", "create", "--driver", "shoutd"]).args(&self.arguments);
         let output = finished(command).await?;
+        // What Docker says of it; tokio takes it from the command whatever that is told.
+        eprint!("{}", String::from_utf8_lossy(&output.stderr));
         ensure!(output.status.success(), "docker network create failed");
         let id = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         await_everywhere(places, &id, self.patience).await?;
@@ -132,8 +134,10 @@ impl Remove {
                 // What the cluster calls it may be another name than the Swarm's.
                 let engines_name = if row.swarm { row.id.as_str() } else { name };
                 let mut command = docker(&status);
-                command.args(["network", "rm", engines_name]).stderr(Stdio::inherit());
-                ensure!(finished(command).await?.status.success(), "docker network rm {name} failed");
+                command.args(["network", "rm", engines_name]);
+                let output = finished(command).await?;
+                eprint!("{}", String::from_utf8_lossy(&output.stderr));
+                ensure!(output.status.success(), "docker network rm {name} failed");
             }
             await_gone(places, row.id.as_str(), name, self.patience).await?;
             println!("{wanted}");
