@@ -124,6 +124,7 @@ fn an_mtu_does_not_grow_before_all_hosts_were_heard() {
         mld_version: 2,
         groups_max: 65_536,
         membership_interval: 51_000,
+        multicast_router: 2,
         learned_max: None,
         link_local: true,
     };

@@ -216,6 +216,7 @@ impl FakeKernel {
             igmp_version: 2,
             mld_version: 1,
             groups_max: 4096,
+            multicast_router: 1,
             membership_interval: MEMBERSHIP_INTERVAL_OF_KERNEL,
             learned_max: Some(0),
             link_local: false,
@@ -331,6 +332,7 @@ fn tune_bridge(bridge: &mut ObservedBridge, mtu: u16) {
         igmp_version: IGMP_VERSION,
         mld_version: MLD_VERSION,
         groups_max: GROUPS_MAX,
+        multicast_router: MULTICAST_ROUTER_ALWAYS,
         membership_interval: match bridge.membership_interval {
             MEMBERSHIP_INTERVAL_OF_KERNEL => MEMBERSHIP_INTERVAL,
             other => other,

@@ -136,8 +136,9 @@ prop_compose! {
         link_local: bool,
     ) -> ObservedBridge {
         let (groups_max, learned_max) = if enough { (GROUPS_MAX, u32::try_from(LEARNED_MAX).ok()) } else { (4096, Some(0)) };
+        let multicast_router = if enough { 2 } else { 1 };
         let membership_interval = if enough { 51_000 } else { 26_000 };
-        ObservedBridge { mark, mtu, up, snooping, querier, igmp_version: version, mld_version: version - 1, groups_max, learned_max, membership_interval, link_local }
+        ObservedBridge { mark, mtu, up, snooping, querier, igmp_version: version, mld_version: version - 1, groups_max, multicast_router, learned_max, membership_interval, link_local }
     }
 }
 
@@ -277,6 +278,7 @@ fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
                 igmp_version: 3,
                 mld_version: 2,
                 groups_max: 65_536,
+                multicast_router: 2,
                 learned_max: u32::try_from(LEARNED_MAX).ok(),
                 membership_interval: 51_000,
                 link_local: true,

@@ -13,6 +13,7 @@ use crate::wire::{Attribute, Attributes, Frame, Message, link_header};
 // `IFLA_BR_*` (include/uapi/linux/if_link.h).
 const FORWARD_DELAY: u16 = 1;
 const STP_STATE: u16 = 5;
+const MCAST_ROUTER: u16 = 22;
 const MCAST_SNOOPING: u16 = 23;
 const MCAST_QUERY_USE_IFADDR: u16 = 24;
 const MCAST_QUERIER: u16 = 25;
@@ -37,6 +38,8 @@ pub struct BridgeSettings {
     pub querier: bool,
     /// Whether IGMP queries come from its own IPv4 address; else from 0.0.0.0.
     pub query_use_ifaddr: bool,
+    /// Whether it is given multicast that others want, as a router is (`mcast_router`): 2 is always.
+    pub multicast_router: u8,
     /// 2 or 3.
     pub igmp_version: u8,
     /// 1 or 2.
@@ -61,6 +64,7 @@ impl BridgeSettings {
             snooping: octet(MCAST_SNOOPING) != 0,
             querier: octet(MCAST_QUERIER) != 0,
             query_use_ifaddr: octet(MCAST_QUERY_USE_IFADDR) != 0,
+            multicast_router: octet(MCAST_ROUTER),
             igmp_version: octet(MCAST_IGMP_VERSION),
             mld_version: octet(MCAST_MLD_VERSION),
             groups_max: word(MCAST_HASH_MAX),
@@ -74,6 +78,7 @@ impl BridgeSettings {
     fn write(&self, data: &mut Message) {
         data.u32(STP_STATE, u32::from(self.stp));
         data.u32(FORWARD_DELAY, self.forward_delay);
+        data.u8(MCAST_ROUTER, self.multicast_router);
         data.u8(MCAST_SNOOPING, u8::from(self.snooping));
         data.u8(MCAST_QUERY_USE_IFADDR, u8::from(self.query_use_ifaddr));
         data.u32(MCAST_HASH_MAX, self.groups_max);

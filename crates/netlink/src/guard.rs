@@ -1,9 +1,11 @@
 //! The guard: a filter that keeps IGMP and MLD off one bridge port, and may limit how much multicast and broadcast comes in by each of the others.
 //!
 //! A table of the bridge family, so that kernels before 5.16 have it too, with rules that name the port: it can stand before the port is
-//! there, and outlives it. Three places are needed. What comes from other ports is caught at *forward*; the bridge's own queries go out by
+//! there, and outlives it. Three places are needed for that. What comes from other ports is caught at *forward*; the bridge's own queries go out by
 //! *output* and pass neither forward nor postrouting (`br_multicast_send_query`); what a host without a guard lets through is caught at
 //! *prerouting*, before the bridge takes it for a membership.
+//!
+//! At a fourth, *input*, all ends that the bridge passes up to itself: it is made to be given all multicast, so that what goes on is a copy.
 
 use std::collections::BTreeSet;
 use std::iter;
@@ -21,7 +23,7 @@ use crate::wire::Message;
 
 const TABLE: TableName = TableName { family: Family::Bridge, name: "shoutd" };
 /// Goes into every rule, so that a guard that another version of shoutd put there is told apart. To be raised with every change of the rules.
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 /// Keeps ports apart for the rate limit.
 const SENDERS: &str = "senders";
 /// The same for what a port needs to be found by others, and to find them.
@@ -69,10 +71,11 @@ const MLD_TYPES: [std::ops::RangeInclusive<u8>; 2] = [130..=132, 143..=143];
 const FINDING_TYPES: [std::ops::RangeInclusive<u8>; 2] = [130..=136, 143..=143];
 
 /// Where the guard stands, under which name, and which name of the port it looks at.
-const CHAINS: [(Hook, &str, Meta); 3] = [
+const CHAINS: [(Hook, &str, Meta); 4] = [
     (Hook::Forward, "forward", Meta::OutputName),
     (Hook::Output, "output", Meta::OutputName),
     (Hook::Prerouting, "prerouting", Meta::InputName),
+    (Hook::Input, "input", Meta::InputName),
 ];
 
 /// Guards in one namespace.
@@ -187,6 +190,10 @@ fn rate_of(userdata: &[u8]) -> Option<u32> {
 
 /// The rules of one chain, with the texts to know them by.
 fn chain_rules(hook: Hook, interface: Meta, port: &str, max_rate: Option<u32>) -> Vec<(String, Vec<Expression>)> {
+    if hook == Hook::Input {
+        // The bridge itself wants nothing of what it is given, and this is the earliest place to end it.
+        return vec![(format!("shoutd input {VERSION}"), vec![Expression::Drop])];
+    }
     let rate = max_rate.filter(|_| hook == Hook::Prerouting);
     // First, because what the guard lets pass has no further rule to go through.
     let finding = rate.map(|_| finding_rules(port)).unwrap_or_default().into_iter().enumerate();

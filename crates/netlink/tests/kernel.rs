@@ -43,6 +43,7 @@ const BRIDGE: BridgeSettings = BridgeSettings {
     snooping: true,
     querier: true,
     query_use_ifaddr: false,
+    multicast_router: 2,
     igmp_version: 3,
     mld_version: 2,
     groups_max: 8192,

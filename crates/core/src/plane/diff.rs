@@ -105,6 +105,7 @@ fn is_tuned_bridge(bridge: &ObservedBridge, mtu: u16) -> bool {
         && bridge.igmp_version == IGMP_VERSION
         && bridge.mld_version == MLD_VERSION
         && bridge.groups_max >= GROUPS_MAX
+        && bridge.multicast_router == MULTICAST_ROUTER_ALWAYS
         && bridge.membership_interval != MEMBERSHIP_INTERVAL_OF_KERNEL
         && bridge.learned_max.is_none_or(|max| usize::try_from(max) == Ok(LEARNED_MAX))
         && bridge.link_local

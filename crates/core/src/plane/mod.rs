@@ -59,7 +59,10 @@ pub const MEMBERSHIP_INTERVAL_OF_KERNEL: u64 = 26_000;
 /// The least `mcast_hash_max` of every bridge, a power of two as the kernel wants it. One group more switches snooping off, and every IPv6
 /// address of a container joins a group; this is enough for 1000 containers with 65 groups each, and no more than some 20 MB of kernel memory.
 pub const GROUPS_MAX: u32 = 65_536;
-/// `mcast_router` of the VXLAN device's bridge port: gets every group, whether or not a report came from there.
+/// `mcast_router` of the VXLAN device's bridge port: gets every group, whether or not a report came from there. The same of the
+/// bridge itself: it is given every group, which the guard drops there, so that what goes on is a copy. The original still belongs
+/// to the socket that sent it, to which each device that it passes tells when it was sent (`SO_TIMESTAMPING`): PTP daemons take
+/// the underlay's second time stamp for a fault.
 pub const MULTICAST_ROUTER_ALWAYS: u8 = 2;
 
 /// Name of the namespace of the network with this VNI, under `/run/netns`.

@@ -186,6 +186,8 @@ pub struct ObservedBridge {
     pub mld_version: u8,
     /// `mcast_hash_max`: more groups than this switch snooping off.
     pub groups_max: u32,
+    /// `mcast_router`: 2 is "given all multicast", by which the bridge sends copies on.
+    pub multicast_router: u8,
     /// `mcast_membership_interval`, in hundredths of a second.
     pub membership_interval: u64,
     /// MAC addresses that it learns, 0 for any number; `None` where the kernel has no limit to set.

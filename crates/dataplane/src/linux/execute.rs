@@ -36,6 +36,7 @@ fn bridge_settings(before: Option<&Kind>) -> BridgeSettings {
         querier: true,
         // It has no address; queries come from 0.0.0.0, and so never win over a real multicast router's (RFC 4541, section 2.1.1).
         query_use_ifaddr: false,
+        multicast_router: MULTICAST_ROUTER_ALWAYS,
         igmp_version: IGMP_VERSION,
         mld_version: MLD_VERSION,
         groups_max: GROUPS_MAX,

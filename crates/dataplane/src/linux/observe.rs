@@ -221,6 +221,7 @@ fn observe_bridge(link: &Link, link_local: bool) -> Option<ObservedBridge> {
         igmp_version: settings.igmp_version,
         mld_version: settings.mld_version,
         groups_max: settings.groups_max,
+        multicast_router: settings.multicast_router,
         membership_interval: settings.membership_interval.unwrap_or_default(),
         learned_max: settings.learned_max,
         link_local,

@@ -15,6 +15,7 @@ mod pins;
 mod probing;
 mod queriers;
 mod routers;
+mod stamps;
 mod support;
 mod tiers;
 mod traffic;

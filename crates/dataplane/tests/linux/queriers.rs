@@ -57,7 +57,7 @@ pub fn query_v6() -> Vec<u8> {
 }
 
 /// Divides all times by a hundred, and returns how long a membership lasts then.
-fn hasten(segment: &Namespace) -> Duration {
+pub fn hasten(segment: &Namespace) -> Duration {
     let set = |name: &str, value: u64| {
         segment.run(|| ip(&["link", "set", "shoutbr0", "type", "bridge", name, &value.to_string()])).unwrap();
     };
