@@ -16,7 +16,7 @@ use tracing::warn;
 
 use crate::crowd::Crowd;
 use crate::forwarding::MembershipSource;
-use crate::reconciler::Generation;
+use crate::handle::Generation;
 
 /// How often it looks though nothing happened.
 const PERIOD: Duration = Duration::from_secs(2);

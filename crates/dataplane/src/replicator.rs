@@ -24,9 +24,9 @@ use tracing::{debug, warn};
 
 use crate::backoff::{RETRY_FIRST, RETRY_LAST};
 use crate::forwarding::ForwardingTables;
+use crate::handle::Generation;
 use crate::kernel::KernelError;
 use crate::known::{Known, There};
-use crate::reconciler::Generation;
 
 /// How old what is known of a segment may be before it is read anew.
 const AGE_MAX: Duration = Duration::from_secs(10);

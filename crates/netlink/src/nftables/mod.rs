@@ -1,13 +1,18 @@
 //! nf_tables messages (`include/uapi/linux/netfilter/nf_tables.h`): as much as a filter of a few rules takes. Numbers inside are in
 //! network byte order.
 
+mod content;
+
 use std::net::IpAddr;
 
 use nix::libc;
 
-use crate::error::Fault;
-use crate::socket::{Socket, flag};
-use crate::wire::{Attribute, Frame, Message};
+use crate::socket::flag;
+use crate::wire::Message;
+
+pub(crate) use content::{Content, is_about, is_of_elements, parse_count, parse_set_elements, parse_set_keys};
+#[cfg(test)]
+pub(crate) use content::{parse_chain, parse_rule, parse_table};
 
 /// Octets of `struct nfgenmsg`.
 const HEADER: usize = 4;
@@ -394,133 +399,4 @@ fn write_limit(data: &mut Message, set: &str, rate: u32, flags: u32) {
 fn write_verdict(data: &mut Message, verdict: u32) {
     data.u32_be(1, REGISTER_VERDICT);
     data.nest(2 | NESTED, |nested| nested.nest(DATA_VERDICT | NESTED, |nested| nested.u32_be(1, verdict)));
-}
-
-/// A table that the kernel has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Table {
-    /// Not zero if it is dormant, or belongs to a process.
-    pub(crate) flags: u32,
-}
-
-/// A chain that the kernel has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Chain {
-    pub(crate) name: String,
-    /// The number of its hook; `None` if it stands at none.
-    pub(crate) hook: Option<u32>,
-}
-
-/// A rule that the kernel has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Rule {
-    pub(crate) chain: String,
-    /// The text to know it by.
-    pub(crate) userdata: Vec<u8>,
-}
-
-/// How many packets came to the [`Expression::Count`] of a rule, and the chain that it is in.
-pub(crate) fn parse_count(table: TableName, frame: &Frame<'_>) -> Option<(String, u64)> {
-    is_of(table, frame, RULE_TABLE)?;
-    let attributes = frame.attributes(HEADER);
-    let count = attributes.find(RULE_EXPRESSIONS)?.nested().find_map(|element| {
-        let expression = element.nested();
-        let is_counter = expression.find(EXPRESSION_NAME)?.text() == "counter";
-        expression.find(EXPRESSION_DATA).filter(|_| is_counter)?.nested().find(COUNTER_PACKETS)?.u64_be()
-    });
-    Some((attributes.find(RULE_CHAIN)?.text(), count?))
-}
-
-/// All that a table holds but for the elements of its sets.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Content {
-    pub(crate) tables: Vec<Table>,
-    pub(crate) chains: Vec<Chain>,
-    pub(crate) rules: Vec<Rule>,
-}
-
-impl Content {
-    /// What a table holds that is as it was made: these chains, each with the texts of its rules.
-    pub(crate) fn of(chains: impl IntoIterator<Item = (&'static str, Hook, Vec<String>)>) -> Self {
-        let mut content = Self { tables: vec![Table { flags: 0 }], ..Self::default() };
-        for (name, hook, rules) in chains {
-            content.chains.push(Chain { name: name.to_owned(), hook: Some(hook as u32) });
-            let rule = |text: String| Rule { chain: name.to_owned(), userdata: text.into_bytes() };
-            content.rules.extend(rules.into_iter().map(rule));
-        }
-        content.sorted()
-    }
-
-    /// Reads a table.
-    pub(crate) fn read(socket: &mut Socket, table: TableName) -> Result<Self, Fault> {
-        let ask = |kind| message(kind, 0, table.family);
-        let content = Self {
-            tables: socket.dump(&ask(GET_TABLE), |frame| parse_table(table, frame))?,
-            chains: socket.dump(&ask(GET_CHAIN), |frame| parse_chain(table, frame))?,
-            // A host may have ten thousand rules of other tables.
-            rules: socket.dump(&get_rules(table), |frame| parse_rule(table, frame))?,
-        };
-        Ok(content.sorted())
-    }
-
-    /// Chains are dumped in no order that matters; the order of rules matters within their chain.
-    fn sorted(mut self) -> Self {
-        self.chains.sort_by(|a, b| a.name.cmp(&b.name));
-        self.rules.sort_by(|a, b| a.chain.cmp(&b.chain));
-        self
-    }
-}
-
-pub(crate) fn parse_table(table: TableName, frame: &Frame<'_>) -> Option<Table> {
-    let attributes = frame.attributes(HEADER);
-    is_of(table, frame, TABLE_NAME)?;
-    Some(Table { flags: attributes.find(TABLE_FLAGS).and_then(Attribute::u32_be).unwrap_or_default() })
-}
-
-pub(crate) fn parse_chain(table: TableName, frame: &Frame<'_>) -> Option<Chain> {
-    let attributes = frame.attributes(HEADER);
-    is_of(table, frame, CHAIN_TABLE)?;
-    let hook = attributes.find(CHAIN_HOOK).and_then(|hook| hook.nested().find(HOOK_NUMBER));
-    Some(Chain { name: attributes.find(CHAIN_NAME)?.text(), hook: hook.and_then(Attribute::u32_be) })
-}
-
-pub(crate) fn parse_rule(table: TableName, frame: &Frame<'_>) -> Option<Rule> {
-    let attributes = frame.attributes(HEADER);
-    is_of(table, frame, RULE_TABLE)?;
-    let userdata = attributes.find(RULE_USERDATA).map(|userdata| userdata.value.to_vec()).unwrap_or_default();
-    Some(Rule { chain: attributes.find(RULE_CHAIN)?.text(), userdata })
-}
-
-/// The addresses in a set; each message has some of them.
-pub(crate) fn parse_set_elements(table: TableName, frame: &Frame<'_>) -> Option<Vec<IpAddr>> {
-    is_of(table, frame, ELEMENTS_TABLE)?;
-    let list = frame.attributes(HEADER).find(ELEMENTS_LIST)?;
-    let key = |element: Attribute<'_>| element.nested().find(ELEMENT_KEY)?.nested().find(DATA_VALUE)?.ip();
-    Some(list.nested().filter(|element| element.kind == LIST_ELEMENT).filter_map(key).collect())
-}
-
-/// The keys in a set, of eight octets each; each message has some of them.
-pub(crate) fn parse_set_keys(table: TableName, frame: &Frame<'_>) -> Option<Vec<[u8; 8]>> {
-    is_of(table, frame, ELEMENTS_TABLE)?;
-    let list = frame.attributes(HEADER).find(ELEMENTS_LIST)?;
-    let key =
-        |element: Attribute<'_>| element.nested().find(ELEMENT_KEY)?.nested().find(DATA_VALUE)?.value.try_into().ok();
-    Some(list.nested().filter(|element| element.kind == LIST_ELEMENT).filter_map(key).collect())
-}
-
-/// Whether a message tells only of elements of sets, or that something was changed of which other messages tell.
-pub(crate) fn is_of_elements(frame: &Frame<'_>) -> bool {
-    [NEW_SET_ELEMENT, DELETE_SET_ELEMENT, NEW_GENERATION].contains(&(frame.kind ^ SUBSYSTEM << 8))
-}
-
-/// Whether an event is about a table or anything in it: in each kind of message the first attribute
-/// is the table's name.
-pub(crate) fn is_about(table: TableName, frame: &Frame<'_>) -> bool {
-    is_of(table, frame, TABLE_NAME).is_some()
-}
-
-/// Something, if a message is about a table, whose name is in this attribute.
-fn is_of(table: TableName, frame: &Frame<'_>, attribute: u16) -> Option<()> {
-    let name = frame.attributes(HEADER).find(attribute)?.text();
-    (frame.octet(0) == table.family as u8 && name == table.name).then_some(())
 }

@@ -1,0 +1,262 @@
+//! The handle by which the rest of shoutd speaks to the [reconciler](crate::Reconciler)'s thread.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::sys::eventfd::EventFd;
+use shoutd_core::Vni;
+use shoutd_core::plane::{Desired, Learning, Observed};
+use tokio::sync::watch;
+
+use crate::kernel::KernelError;
+use crate::listener::{AllMemberships, Listener};
+use crate::reconcile::ActionFailure;
+use crate::replicator::{self, ForwardingFailure, Post, Revision};
+use crate::scope::Scope;
+
+/// Which of the desired states that were handed over; later ones compare greater.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Generation(pub(crate) u64);
+
+/// Why a desired state does not hold when the time to wait for it is over.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Unsettled {
+    /// These actions failed, and failed again.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Failed(Vec<ActionFailure>),
+    /// These changes of forwarding tables failed, and failed again.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Unreplicated(Vec<ForwardingFailure>),
+    /// What there is could not even be read.
+    #[error("cannot read the state of the kernel: {0}")]
+    Unreadable(Arc<KernelError>),
+    /// It has not been tried yet.
+    #[error("the kernel was not done within {after:?}")]
+    Late {
+        /// How long was waited.
+        after: Duration,
+    },
+    /// What one network has could not be read.
+    #[error("cannot read what the network has in the kernel: {0}")]
+    UnreadableNetwork(String),
+    /// The thread has ended.
+    #[error("the data plane has stopped")]
+    Stopped,
+}
+
+/// What the last round came to.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Status {
+    /// The generation it was for; nothing before the first.
+    pub(crate) generation: Generation,
+    /// That of the last round in which it could be read what there is.
+    pub(crate) executed: Generation,
+    /// Those of that round.
+    pub(crate) failures: Arc<[ActionFailure]>,
+    pub(crate) unreadable: Option<Arc<KernelError>>,
+    pub(crate) unreadable_segments: BTreeMap<Vni, String>,
+    /// What the replicator was last told of.
+    pub(crate) revision: Revision,
+}
+
+impl Status {
+    /// Whether what was asked for holds, as far as it matters; or what is wrong.
+    fn verdict(&self, scope: &Scope) -> Result<(), Unsettled> {
+        if let Some(error) = self.unreadable.as_ref().filter(|_| !matches!(scope, Scope::Announced { .. })) {
+            return Err(Unsettled::Unreadable(error.clone()));
+        }
+        let mut unreadable = self.unreadable_segments.iter();
+        if let Some((_, error)) = unreadable.find(|(vni, _)| scope.concerns_segment(**vni)) {
+            return Err(Unsettled::UnreadableNetwork(error.clone()));
+        }
+        let failures: Vec<_> =
+            self.failures.iter().filter(|failure| scope.concerns(&failure.action)).cloned().collect();
+        if failures.is_empty() { Ok(()) } else { Err(Unsettled::Failed(failures)) }
+    }
+
+    /// The newest desired state of which it is known, as far as it matters, whether it holds.
+    fn tried(&self, scope: &Scope) -> Generation {
+        if matches!(scope, Scope::Announced { .. }) { self.executed } else { self.generation }
+    }
+}
+
+/// What is handed to the thread: the newest desired state only.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    pub(crate) desired: Option<Arc<Desired>>,
+    pub(crate) generation: Generation,
+    /// Since when each segment is on the tunnel that it is on, with the hosts that it has.
+    pub(crate) tunnels: BTreeMap<Vni, Generation>,
+    pub(crate) stopped: bool,
+}
+
+impl Inbox {
+    fn put(&mut self, desired: &Arc<Desired>) -> Generation {
+        self.generation.0 += 1;
+        let before = self.desired.replace(desired.clone());
+        let tunnel = |desired: &Desired, vni: &Vni| {
+            desired.segments.get(vni).map(|segment| (segment.network.clone(), segment.vtep, segment.remotes.clone()))
+        };
+        let since = |vni: &Vni| {
+            let is_as_before = before.as_ref().is_some_and(|before| tunnel(before, vni) == tunnel(desired, vni));
+            self.tunnels.get(vni).filter(|_| is_as_before).copied().unwrap_or(self.generation)
+        };
+        self.tunnels = desired.segments.keys().map(|vni| (*vni, since(vni))).collect();
+        self.generation
+    }
+
+    /// The first desired state that the reconciler must have made, so that what is waited for can hold. Where groups go and where endpoints are is not its affair.
+    fn needed(&self, generation: Generation, scope: &Scope) -> Generation {
+        match scope {
+            Scope::Announced { vni } => self.tunnels.get(vni).map_or(generation, |since| generation.min(*since)),
+            _ => generation,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) inbox: Mutex<Inbox>,
+    pub(crate) wake: EventFd,
+}
+
+impl Shared {
+    pub(crate) fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        // Nothing that is done under the lock can leave it half changed.
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn wake(&self) {
+        // It fails only when it is signalled already, 2^64 times.
+        let _ = self.wake.write(1);
+    }
+}
+
+/// Speaks to the thread. When the last copy is dropped the thread ends, and leaves everything as it is.
+#[derive(Debug, Clone)]
+pub struct ReconcilerHandle {
+    pub(crate) owner: Arc<Owner>,
+    pub(crate) status: watch::Receiver<Status>,
+    pub(crate) replicated: watch::Receiver<replicator::Status>,
+    pub(crate) observed: watch::Receiver<Arc<Observed>>,
+    pub(crate) filter_losses: watch::Receiver<u64>,
+    pub(crate) learning: watch::Receiver<Learning>,
+}
+
+/// Ends the threads when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Owner {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) replicator: Arc<Post>,
+    pub(crate) listener: Listener,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.inbox().stopped = true;
+        self.shared.wake();
+        self.replicator.stop();
+    }
+}
+
+impl ReconcilerHandle {
+    /// Says what should be, in place of whatever was said before.
+    pub fn apply(&self, desired: impl Into<Arc<Desired>>) -> Generation {
+        let desired = desired.into();
+        let generation = self.owner.shared.inbox().put(&desired);
+        self.owner.replicator.apply(generation, desired.clone());
+        self.owner.listener.apply(generation, desired);
+        self.owner.shared.wake();
+        generation
+    }
+
+    /// Has everything looked at once more, soon.
+    pub fn poke(&self) {
+        self.owner.shared.wake();
+    }
+
+    /// Waits until this generation, or a later one, holds: devices, flood entries, pinned addresses and where groups are sent; what fails meanwhile is tried again. When
+    /// the time is over, says what is wrong.
+    pub async fn settled(&self, generation: Generation, scope: &Scope, timeout: Duration) -> Result<(), Unsettled> {
+        let (mut status, mut replicated) = (self.status.clone(), self.replicated.clone());
+        let needed = self.owner.shared.inbox().needed(generation, scope);
+        let holds = async {
+            let is_done = |status: &Status| status.tried(scope) >= needed && status.verdict(scope).is_ok();
+            let revision = status.wait_for(is_done).await?.revision;
+            let is_replicated = |status: &replicator::Status| {
+                status.generation >= generation
+                    && status.revision >= revision
+                    && (status.is_complete || *scope != Scope::Everything)
+                    && !status.failures.iter().any(|failure| scope.concerns_forwarding(failure))
+            };
+            replicated.wait_for(is_replicated).await.map(drop)
+        };
+        match tokio::time::timeout(timeout, holds).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(_)) => return Err(Unsettled::Stopped),
+            Err(_) => {}
+        }
+        let (last, replicated) = (self.status.borrow().clone(), self.replicated.borrow().clone());
+        if last.tried(scope) >= needed {
+            last.verdict(scope)?;
+        }
+        let concerned = replicated.failures.iter().filter(|failure| scope.concerns_forwarding(failure));
+        let failures: Vec<ForwardingFailure> = concerned.cloned().collect();
+        if failures.is_empty() {
+            Err(Unsettled::Late { after: timeout })
+        } else {
+            Err(Unsettled::Unreplicated(failures))
+        }
+    }
+
+    /// What the containers of each network listen to, together; kept up to date.
+    pub fn memberships(&self) -> watch::Receiver<AllMemberships> {
+        self.owner.listener.memberships.clone()
+    }
+
+    /// What is wrong with where packets go, one line each.
+    pub fn forwarding_problems(&self) -> Vec<String> {
+        let replicated = self.replicated.borrow().clone();
+        let failures = replicated.failures.iter().filter(|failure| !failure.is_early());
+        failures.map(ToString::to_string).collect()
+    }
+
+    /// Where containers listen to too many groups, one line each; `network` is what people call a network.
+    pub fn crowds(&self, network: impl Fn(Vni) -> String) -> Vec<String> {
+        let (crowds, observed) = (self.owner.listener.crowds.borrow().clone(), self.observed());
+        crowds.iter().map(|crowd| crowd.describe(&observed, &network)).collect()
+    }
+
+    /// Where nothing is learnt for a time, as too much was, one line each; `network` is what people call a network.
+    pub fn suspensions(&self, network: impl Fn(Vni) -> String) -> Vec<String> {
+        let learning = self.learning.borrow();
+        learning.suspended().iter().map(|(vni, suspension)| suspension.describe(&network(*vni))).collect()
+    }
+
+    /// What there was when it was last looked at.
+    pub fn observed(&self) -> Arc<Observed> {
+        self.observed.borrow().clone()
+    }
+
+    /// What there is, each time that it was looked at.
+    pub fn watch_observed(&self) -> watch::Receiver<Arc<Observed>> {
+        self.observed.clone()
+    }
+
+    /// How often the underlay filter was gone or changed by somebody else, and put back.
+    pub fn filter_losses(&self) -> watch::Receiver<u64> {
+        self.filter_losses.clone()
+    }
+
+    /// Whether the kernel was looked at since it was first handed over what is wanted, with the sandboxes that this names. Before that
+    /// [`ReconcilerHandle::observed`] shows no interface in any container.
+    pub fn has_looked(&self) -> bool {
+        self.status.borrow().executed > Generation::default()
+    }
+
+    /// What failed in the last round.
+    pub fn failures(&self) -> Arc<[ActionFailure]> {
+        self.status.borrow().failures.clone()
+    }
+}
