@@ -20,7 +20,14 @@ fn newest_below(rpc: &AppendEntriesRequest<Types>, applied: LogId) -> Option<Log
 impl Inner {
     /// Checks that a leader's log has what this host has applied. If not, this host stops for good.
     pub async fn refuse_fork(&self, rpc: &AppendEntriesRequest<Types>) -> Result<(), Rejection> {
-        let Some(applied) = self.raft.metrics().borrow().last_applied else { return Ok(()) };
+        // Of one moment: whoever committed what is applied had this vote at the most.
+        let (vote, applied) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            (metrics.vote, metrics.last_applied)
+        };
+        // A leader that was deposed may have entries that were never agreed on, where others have been since.
+        let Some(applied) = applied.filter(|_| rpc.vote >= vote) else { return Ok(()) };
         let Some(theirs) = newest_below(rpc, applied) else { return Ok(()) };
         let ours =
             if theirs.index == applied.index { Some(applied) } else { self.record.log_id_at(theirs.index).await };
