@@ -47,8 +47,10 @@ pub(crate) async fn lead(inner: Arc<Inner>) {
         let agreed = Arc::clone(&cluster.borrow_and_update());
         // One that ceases to vote leads until that is agreed on, and must not change the group any more.
         let leads = seen.state == ServerState::Leader && seen.running_state.is_ok() && votes(&seen, inner.me());
+        // The founder votes before it is admitted, and others may be admitted before it: it was not removed.
+        let is_admitted = agreed.hosts.contains_key(&inner.me()) || Farewell::of(&agreed, inner.me()).is_some();
         announce(&inner, &seen, &mut announced);
-        let change = if leads {
+        let change = if leads && is_admitted {
             let members = members(&seen);
             let sight = watch.look(&members, &agreed, ready(&inner, &seen), &inner);
             next_change(&members, &agreed.hosts, &sight)
