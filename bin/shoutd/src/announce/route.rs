@@ -65,7 +65,8 @@ impl Announcer {
         }
         self.publish(&mut state, [host]);
         self.tell_progress();
-        let doubted = state.beliefs.doubts(host, &cluster, now);
+        // What was published just now is doubted from a later time on than the message came at.
+        let doubted = state.beliefs.doubts(host, &cluster, self.now());
         drop(state);
         // Who has a network is told of ours.
         if is_news || !before.networks.keys().eq(after.networks.keys()) {
