@@ -211,8 +211,10 @@ fn full_subnet(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, third] = &hosts;
     let network = Network::create(cluster, first, "foo", &["--subnet", "10.9.0.0/28"])?;
-    // 16 less the network's own, broadcast and gateway; other hosts' stock among them.
-    let mut containers = on_all(&vec![second.clone(); 13], |host| Container::start(host, "foo", &[]))?;
+    // While it is in use, Docker goes on choosing addresses on the host that made the network.
+    let used = Container::start(first, "foo", &[])?;
+    // 16 less the network's own, broadcast, gateway and that one; other hosts' stock among them.
+    let mut containers = on_all(&vec![second.clone(); 12], |host| Container::start(host, "foo", &[]))?;
     let (made, output) = Container::try_start(third, "foo", &[])?;
     ensure_refused(&output, &["no free address", "10.9.0.0/28"])?;
     made.remove()?;
@@ -228,7 +230,7 @@ fn full_subnet(cluster: &mut Cluster) -> Result<()> {
     made.remove()?;
     let free: String = free.chars().take_while(|character| *character == '.' || character.is_ascii_digit()).collect();
     containers.push(Container::start(first, "foo", &["--ip", &free])?);
-    drop(containers);
+    drop((used, containers));
     network.remove_on(third)
 }
 
