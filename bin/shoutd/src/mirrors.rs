@@ -152,6 +152,10 @@ impl Mirrors {
                 let name = copy.map_or(docker.short(), |copy| copy.name.as_str());
                 self.remove(&docker, name).await.map_err(|problem| (network, problem))
             }
+            MirrorAction::RemoveSurplus { network, copies } => {
+                let result = self.remove_surplus(&network, &copies).await;
+                result.map_err(|problem| (network, problem))
+            }
             MirrorAction::Abandon { network } => {
                 let removed = self.parts.agreement.propose(Command::RemoveNetwork { id: network.clone() }).await;
                 removed.map_err(|error| (network.clone(), error.to_string()))?;
@@ -279,12 +283,44 @@ impl Mirrors {
         missing.retain(|network, _| is_missing(network));
     }
 
+    /// Removes all copies but one. The first is kept, unless containers use another.
+    async fn remove_surplus(&self, network: &NetworkId, copies: &[DockerNetworkId]) -> Result<(), String> {
+        let mut left = copies.len();
+        for copy in copies.iter().rev() {
+            if left == 1 {
+                break;
+            }
+            match self.replace(copy).await {
+                Ok(()) | Err(RemoveNetworkError::NotFound { .. }) => left -= 1,
+                Err(RemoveNetworkError::InUse { .. }) => {}
+                Err(error) => debug!(copy = copy.short(), "cannot remove a second copy: {error}"),
+            }
+        }
+        let cluster = self.parts.agreement.cluster();
+        let title = cluster.network_title(network);
+        if left > 1 {
+            let ids: Vec<_> = copies.iter().map(DockerNetworkId::short).collect();
+            return Err(format!(
+                "network {title} is on this host {left} times, and each copy has containers; \
+                 connect them to one copy and remove the others ({})",
+                ids.join(", ")
+            ));
+        }
+        self.note_restored(network, "this host had a second copy of it, which is removed");
+        Ok(())
+    }
+
+    /// Has the engine remove a copy of a network that stays.
+    async fn replace(&self, copy: &DockerNetworkId) -> Result<(), RemoveNetworkError> {
+        self.parts.under_way.replacing(copy, true);
+        let removed = self.parts.engine.remove_network(copy).await;
+        self.parts.under_way.replacing(copy, false);
+        removed
+    }
+
     /// A crash half way through leaves a network without a copy, which the next comparison makes.
     async fn take_over(&self, network: &NetworkId, docker: &DockerNetworkId) -> Result<(), String> {
-        self.parts.under_way.replacing(docker, true);
-        let removed = self.parts.engine.remove_network(docker).await;
-        self.parts.under_way.replacing(docker, false);
-        match removed {
+        match self.replace(docker).await {
             Ok(()) | Err(RemoveNetworkError::NotFound { .. }) => {
                 self.create(network).await?;
                 let text = "the address that Docker would give out next is another host's: shoutd gives out this copy's addresses from now on";
@@ -319,6 +355,8 @@ impl Mirrors {
             }
             // Somebody made it in the meantime; the next comparison tells who.
             Err(CreateNetworkError::NameTaken { .. }) => Ok(()),
+            // A request of a daemon that was killed came through first: see `driver::network`.
+            Err(_) if !self.copies_of(id).is_empty() => Ok(()),
             Err(error) => Err(format!("network {} cannot be made on this host: {error}", description.name)),
         }
     }
@@ -330,10 +368,7 @@ impl Mirrors {
     pub async fn remove_all(&self) -> Result<(), String> {
         let networks = self.parts.engine.networks().await.map_err(|error| error.to_string())?;
         for network in networks.iter().filter(|network| network.driver == DRIVER) {
-            self.parts.under_way.replacing(&network.id, true);
-            let removed = self.parts.engine.remove_network(&network.id).await;
-            self.parts.under_way.replacing(&network.id, false);
-            match removed {
+            match self.replace(&network.id).await {
                 Ok(()) | Err(RemoveNetworkError::NotFound { .. }) => {}
                 Err(error) => {
                     return Err(format!("network {} cannot be removed from this host: {error}", network.name));

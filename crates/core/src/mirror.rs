@@ -67,6 +67,13 @@ pub enum MirrorAction {
         /// The copy here.
         docker: DockerNetworkId,
     },
+    /// Remove all copies of a network but one: an engine has one copy of each network.
+    RemoveSurplus {
+        /// The network.
+        network: NetworkId,
+        /// Its copies here, the one to keep first.
+        copies: Vec<DockerNetworkId>,
+    },
     /// Ask the cluster to forget a network whose creation here was never finished.
     Abandon {
         /// The network.
@@ -94,6 +101,8 @@ pub fn plan_mirrors(
 ) -> Vec<MirrorAction> {
     let copies = || engine.iter().filter(|copy| copy.ours);
     let mut actions: Vec<_> = copies().filter_map(|copy| about_copy(copy, cluster, local, me)).collect();
+    // After the copies are bound: a surplus copy must not be the last one that this host knows.
+    actions.extend(surplus(cluster, local, engine));
     let present: BTreeSet<_> = copies().map(EngineNetwork::network).collect();
     // A Swarm takes its networks to its nodes itself.
     let staying = cluster.networks.iter().filter(|(_, network)| !network.removing && !network.settings.swarm);
@@ -120,6 +129,33 @@ fn about_copy(copy: &EngineNetwork, cluster: &Cluster, local: &Local, me: HostId
         }
         Some(_) => None,
     }
+}
+
+/// Networks with several copies on this engine. A daemon that was killed while the engine made one,
+/// or a user who made a second one by hand, leaves them behind.
+///
+/// The copy to keep has the network's name, is the one that a user created, and is known here, in
+/// this order. A network that is being removed loses its copies in another way.
+fn surplus(cluster: &Cluster, local: &Local, engine: &[EngineNetwork]) -> Vec<MirrorAction> {
+    let mut copies: BTreeMap<NetworkId, Vec<&EngineNetwork>> = BTreeMap::new();
+    for copy in engine.iter().filter(|copy| copy.ours) {
+        copies.entry(copy.network()).or_default().push(copy);
+    }
+    let is_staying = |id: &NetworkId| {
+        let known = cluster.networks.get(id);
+        known.is_some_and(|network| !network.removing) && !local.removals.contains(id)
+    };
+    copies.retain(|id, copies| copies.len() > 1 && is_staying(id));
+    let action = |(network, mut copies): (NetworkId, Vec<&EngineNetwork>)| {
+        let title = cluster.network_title(&network);
+        copies.sort_by_key(|copy| {
+            let is_known = local.bindings.contains_key(&copy.id);
+            (copy.name != title, copy.mirrors.is_some(), !is_known, copy.id.clone())
+        });
+        let copies = copies.into_iter().map(|copy| copy.id.clone()).collect();
+        MirrorAction::RemoveSurplus { network, copies }
+    };
+    copies.into_iter().map(action).collect()
 }
 
 /// Whether Docker's own IPAM, which gives the lowest address that it has not given out itself, can give out none but one of another host. While containers use
@@ -274,6 +310,33 @@ mod tests {
             [],
             "it is a mirror already"
         );
+    }
+
+    #[test]
+    fn of_several_copies_the_one_with_the_networks_name_stays() {
+        let cluster = cluster(true);
+        let network: NetworkId = ID.parse().unwrap();
+        let first = copy("bbbbbbbbbbbbbbbb", "foo", true, Some(ID));
+        let second = copy("cccccccccccccccc", "foo", true, Some(ID));
+        let other = copy("1111111111111111", "bar", true, Some(ID));
+        let own = copy(ID, "foo", true, None);
+        let surplus = |copies: &[&EngineNetwork]| MirrorAction::RemoveSurplus {
+            network: network.clone(),
+            copies: copies.iter().map(|copy| copy.id.clone()).collect(),
+        };
+        let engine = [other.clone(), second.clone(), first.clone()];
+        assert_eq!(plan(&cluster, 2, &engine, &[]), [surplus(&[&first, &second, &other])]);
+        assert_eq!(plan(&cluster, 1, &[first.clone(), own.clone()], &[]), [surplus(&[&own, &first])]);
+        let known = Local { bindings: BTreeMap::from([(second.id.clone(), network.clone())]), ..Local::default() };
+        let engine = [first.clone(), second.clone()];
+        let bind = MirrorAction::Bind { network: network.clone(), docker: first.id.clone() };
+        assert_eq!(
+            plan_mirrors(&cluster, &known, host(2), &engine, &BTreeSet::new()),
+            [bind, surplus(&[&second, &first])],
+            "each is known before one goes, so that the endpoints stay known"
+        );
+        let removed = Local { removals: BTreeSet::from([network]), ..Local::default() };
+        assert_eq!(plan_mirrors(&cluster, &removed, host(2), &engine, &BTreeSet::new()), []);
     }
 
     #[test]

@@ -48,6 +48,7 @@ fn shoutd_may_end_at_any_moment_of_any_call() {
             ("upgraded one millisecond after it was asked", |cluster| {
                 life(cluster, Moment::Underway(Duration::from_millis(1)), End::Stopped)
             }),
+            ("killed while the engine makes a copy of a network: there is one copy", one_copy),
             ("containers that were removed while shoutd was stopped hold nothing", containers_removed_unheard),
         ],
     );
@@ -125,6 +126,32 @@ fn await_endpoints(asked: &Host, count: usize) -> Result<()> {
     };
     wait_until(&format!("{count} endpoints"), SOON, || Ok((of_containers()? == count).then_some(())))
         .with_context(|| format!("there are {:?}", endpoints(asked)))
+}
+
+/// An engine goes on with a request that shoutd did not live to see answered, and calls the shoutd
+/// that comes next, which has found the copy missing and has asked for one, too.
+fn one_copy(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, _] = cluster.three()?;
+    // The engine has activated the plugin before shoutd is killed.
+    let steady = Network::create(cluster, &first, "steady", &[])?;
+    let moments = [Moment::Asked, Moment::Underway(Duration::from_millis(1)), Moment::Answered, Moment::Told];
+    for moment in moments {
+        let interposer = Interposer::between(&second, moment, End::Killed)?;
+        let foo = Network::create_here(cluster, &first, "foo", &[])?;
+        await_network(&second, "foo")?;
+        interposer.end()?;
+        // The mirrors are made in one order: when this one is there, all is settled with the other.
+        let marker = Network::create_here(cluster, &first, "marker", &[])?;
+        await_network(&second, "marker")?;
+        let copies = second.docker(["network", "ls", "--quiet", "--filter", "name=^foo$"])?;
+        ensure!(copies.lines().count() == 1, "{moment:?}: there are several copies: {copies}");
+        let (sender, receiver) = (Container::start(&first, "foo", &[])?, Container::start(&second, "foo", &[])?);
+        Stream::default().send(&sender, &[&receiver], 1)?;
+        drop((sender, receiver));
+        foo.remove_on(&first)?;
+        marker.remove_on(&first)?;
+    }
+    steady.remove_on(&first)
 }
 
 /// Has an engine's calls to the plugin answered by an error, so that it does not repeat each of them for 15 s.

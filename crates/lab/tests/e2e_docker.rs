@@ -201,6 +201,9 @@ fn unknown_option(cluster: &mut Cluster) -> Result<()> {
             let told = if option.contains("encrypted") { "in the clear" } else { "control character" };
             ensure!(!output.success() && output.stderr.contains(told), "{option}: {output}");
         }
+        let own = format!("{NETWORK_OPTION}={}", "0".repeat(64));
+        let output = host.run(["docker", "network", "create", "--driver", "shoutd", "--opt", &own, "foo"])?;
+        ensure!(!output.success() && output.stderr.contains("leave it out"), "{output}");
     }
     Ok(())
 }

@@ -16,11 +16,22 @@ pub async fn create(driver: &Driver, request: CreateNetwork) -> Result<(), Drive
         Some(id) => check_mirror(driver, id, &request)?,
         None => claim(driver, request).await?,
     };
+    let is_mirror = network != NetworkId::from(&docker);
     let bound = driver.parts.local.change(|local| {
+        // `Mirrors` forgets all copies before it asks for one. A daemon that was killed may have
+        // asked before: the engine goes on with that request, and calls this daemon.
+        let is_second = local.bindings.iter().any(|(copy, other)| *other == network && *copy != docker);
+        if is_mirror && is_second {
+            return false;
+        }
         local.removals.remove(&network);
         local.bindings.insert(docker, network);
+        true
     });
-    bound.await.map_err(told)
+    if !bound.await.map_err(told)? {
+        return Err(DriverError::new("this host has a copy of this network, and needs no second one"));
+    }
+    Ok(())
 }
 
 fn settings(request: CreateNetwork) -> Settings {
@@ -50,6 +61,12 @@ fn check_mirror(driver: &Driver, id: &str, request: &CreateNetwork) -> Result<Ne
     let network: NetworkId = id.parse().map_err(|_| unknown())?;
     let cluster = driver.parts.agreement.cluster();
     let known = cluster.networks.get(&network).ok_or_else(unknown)?;
+    if !driver.parts.under_way.is_mirroring(&network) {
+        return Err(DriverError::new(format!(
+            "option {NETWORK_OPTION} is shoutd's own: leave it out; shoutd itself makes the copies of a \
+             network on each host"
+        )));
+    }
     let subnets: Vec<_> = request.ipv4.iter().chain(&request.ipv6).map(|pool| pool.subnet).collect();
     let agreed: Vec<_> = known.settings.pools.iter().map(|pool| pool.subnet).collect();
     if subnets != agreed {
