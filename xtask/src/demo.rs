@@ -16,12 +16,14 @@ const CREATE_NETWORK: &str = "docker network create --driver shoutd foo";
 const RECEIVE: &str = "docker run --rm --network=foo debian iperf -u -s -B 224.1.1.1 -p 5000 -i 1";
 
 /// The container's command on the host that sends.
-const SEND: &str = "docker run --rm --network=foo debian iperf -u -c 224.1.1.1 -p 5000 -t 8 -T 2 -i 1";
+const SEND: &str =
+    "docker run --rm --network=foo debian iperf -u -c 224.1.1.1 -p 5000 -t 8 -T 2 -i 1";
 
 /// How long [`SEND`] sends, in seconds.
 const SEND_SECONDS: f64 = 8.0;
 
-/// The group 224.1.1.1 as `/proc/net/igmp` shows it: in hexadecimal, read in the byte order of the machine.
+/// The group 224.1.1.1 as `/proc/net/igmp` shows it: in hexadecimal, read in the byte order of the
+/// machine.
 const GROUP: u32 = u32::from_ne_bytes([224, 1, 1, 1]);
 
 /// How long a network created on one host may take to be there on the others.
@@ -63,7 +65,8 @@ pub(crate) fn run() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Types the four lines; returns what to say if every datagram was heard on every host that listened.
+/// Types the four lines; returns what to say if every datagram was heard on every host that
+/// listened.
 fn four_lines(lab: &Lab) -> Result<String> {
     let [first, others @ ..] = lab.hosts() else { bail!("the lab has no hosts") };
     let peer = first.address();
@@ -72,7 +75,10 @@ fn four_lines(lab: &Lab) -> Result<String> {
     let token = printed.split_whitespace().find(|word| word.starts_with("--token="));
     let token = token.context("the first host did not print what to type on the others")?;
     for host in others {
-        typed(host, &format!("shoutdctl start {} --peer-addresses={peer} {token}", host.address()))?;
+        typed(
+            host,
+            &format!("shoutdctl start {} --peer-addresses={peer} {token}", host.address()),
+        )?;
     }
     typed(first, CREATE_NETWORK)?;
     for host in others {
@@ -83,8 +89,10 @@ fn four_lines(lab: &Lab) -> Result<String> {
     }
     show_progress("the network is there on all hosts");
 
-    let receivers =
-        others.iter().map(|host| start(host, RECEIVE).map(|process| (host, process))).collect::<Result<Vec<_>>>()?;
+    let receivers = others
+        .iter()
+        .map(|host| start(host, RECEIVE).map(|process| (host, process)))
+        .collect::<Result<Vec<_>>>()?;
     for (host, receiver) in &receivers {
         receiver.wait_for_line(LISTEN_DEADLINE, |line| line.contains("Joining multicast group"))?;
         await_membership(host)?;
@@ -92,13 +100,23 @@ fn four_lines(lab: &Lab) -> Result<String> {
     let mut sender = start(first, SEND)?;
     let output = sender.wait(SEND_DEADLINE)?;
     ensure!(output.success(), "the sender failed with exit code {}", output.code);
-    let sent = output.stdout.lines().find_map(iperf::sent).context("the sender did not say how much it sent")?;
+    let sent = output
+        .stdout
+        .lines()
+        .find_map(iperf::sent)
+        .context("the sender did not say how much it sent")?;
     let judged: Vec<String> = receivers
         .iter()
-        .filter_map(|(host, receiver)| judge(host, receiver, sent).err().map(|error| error.to_string()))
+        .filter_map(|(host, receiver)| {
+            judge(host, receiver, sent).err().map(|error| error.to_string())
+        })
         .collect();
     ensure!(judged.is_empty(), "{}", judged.join("; "));
-    Ok(format!("{sent} datagrams sent to 224.1.1.1 on {}: all heard on the other {} hosts", first.name(), others.len()))
+    Ok(format!(
+        "{sent} datagrams sent to 224.1.1.1 on {}: all heard on the other {} hosts",
+        first.name(),
+        others.len()
+    ))
 }
 
 /// Shows what each shoutd logged last: enough to see what went wrong.
@@ -108,12 +126,17 @@ fn show_logs(lab: &Lab) {
         let lines: Vec<&str> = log.lines().collect();
         let last = lines.get(lines.len().saturating_sub(LOG_LINES)..).unwrap_or_default();
         if !last.is_empty() {
-            show_progress(&format!("{}: the end of shoutd's log:\n{}", host.name(), last.join("\n")));
+            show_progress(&format!(
+                "{}: the end of shoutd's log:\n{}",
+                host.name(),
+                last.join("\n")
+            ));
         }
     }
 }
 
-/// Runs a line on a host, shows it and what it prints, and fails if it does. Returns what it printed.
+/// Runs a line on a host, shows it and what it prints, and fails if it does. Returns what it
+/// printed.
 fn typed(host: &Host, line: &str) -> Result<String> {
     let output = start(host, line)?.wait(Duration::from_secs(60))?;
     ensure!(output.success(), "`{line}` failed on {} with exit code {}", host.name(), output.code);
@@ -127,14 +150,19 @@ fn start(host: &Host, line: &str) -> Result<Process> {
     host.spawn_showing(line.split(' '), move |piece| output.show(piece))
 }
 
-/// Waits until the container on this host has joined the group: what was sent before, it could not have heard.
+/// Waits until the container on this host has joined the group: what was sent before, it could not
+/// have heard.
 fn await_membership(host: &Host) -> Result<()> {
     let group = format!("{GROUP:08X}");
-    wait_until(&format!("the container on {} to join the group", host.name()), LISTEN_DEADLINE, || {
-        let container = host.docker(["ps", "--quiet"])?;
-        let groups = host.docker(["exec", container.trim(), "cat", "/proc/net/igmp"])?;
-        Ok(groups.contains(&group).then_some(()))
-    })
+    wait_until(
+        &format!("the container on {} to join the group", host.name()),
+        LISTEN_DEADLINE,
+        || {
+            let container = host.docker(["ps", "--quiet"])?;
+            let groups = host.docker(["exec", container.trim(), "cat", "/proc/net/igmp"])?;
+            Ok(groups.contains(&group).then_some(()))
+        },
+    )
 }
 
 /// Compares what a receiver reports with what was sent.

@@ -11,7 +11,8 @@ use crate::programs;
 const CRATES: [&str; 6] =
     ["shoutd-netlink", "shoutd-docker", "shoutd-peer", "shoutd-consensus", "shoutd-cli", "shoutd"];
 
-/// Seconds for which `cargo xtask test` runs each target: with as many at a time as there are processors, all take half a minute of two.
+/// Seconds for which `cargo xtask test` runs each target: with as many at a time as there are
+/// processors, all take half a minute of two.
 const BRIEF: u64 = 2;
 
 /// See `shoutd_fuzz::SECONDS_VARIABLE` and `shoutd_fuzz::SEED_VARIABLE`.
@@ -23,7 +24,8 @@ pub(crate) struct Arguments {
     /// How long to run each target
     #[arg(long, default_value_t = 30)]
     seconds: u64,
-    /// What all random choices follow from, as a failure tells it; another one each time unless given
+    /// What all random choices follow from, as a failure tells it; another one each time unless
+    /// given
     #[arg(long)]
     seed: Option<u64>,
     /// The target, or the beginning of its name, such as `token`; all unless given
@@ -47,7 +49,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Has the targets among the tests that `command` runs go on for a short time, each time from another start.
+/// Has the targets among the tests that `command` runs go on for a short time, each time from
+/// another start.
 pub(crate) fn briefly(command: &mut Command) {
     command.env(SECONDS_VARIABLE, BRIEF.to_string()).env(SEED_VARIABLE, random().to_string());
 }

@@ -17,8 +17,9 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// Longer than a lab takes to come down.
 const LONGER_THAN_ANY_END: Duration = Duration::from_secs(120);
 
-/// From now on, a signal that asks this process to end takes the lab of this name down, and ends the process then. To
-/// be called while there is but one thread: others inherit that the signals are blocked.
+/// From now on, a signal that asks this process to end takes the lab of this name down, and ends
+/// the process then. To be called while there is but one thread: others inherit that the signals
+/// are blocked.
 ///
 /// # Errors
 ///
@@ -45,7 +46,8 @@ pub(crate) fn take_down_on_interrupt(lab: &str) -> Result<()> {
     Ok(())
 }
 
-/// Leaves the end of the process to the thread that takes the lab down, if there is an interruption.
+/// Leaves the end of the process to the thread that takes the lab down, if there is an
+/// interruption.
 pub(crate) fn await_exit_if_interrupted() {
     if INTERRUPTED.load(Ordering::SeqCst) {
         thread::sleep(LONGER_THAN_ANY_END);

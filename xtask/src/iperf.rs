@@ -9,15 +9,16 @@ pub(crate) struct Received {
     pub(crate) total: u64,
 }
 
-/// Reads a receiver's report on the whole stream; there is one when it has ended. Those on intervals begin later than at
-/// 0, except for the first, which is shorter than `seconds`.
+/// Reads a receiver's report on the whole stream; there is one when it has ended. Those on
+/// intervals begin later than at 0, except for the first, which is shorter than `seconds`.
 pub(crate) fn received(line: &str, seconds: f64) -> Option<Received> {
     // [  1] 0.0000-8.0153 sec  1.00 MBytes  1.05 Mbits/sec   0.012 ms 0/716 (0%)
     let (_, rest) = line.split_once(']')?;
     let (interval, rest) = rest.trim_start().split_once(' ')?;
     let (begin, end) = interval.split_once('-')?;
     let (begin, end): (f64, f64) = (begin.parse().ok()?, end.parse().ok()?);
-    // The end is measured from the first datagram to the last, which is a little less than the sender's time.
+    // The end is measured from the first datagram to the last, which is a little less than the
+    // sender's time.
     if begin > 0.0 || end < seconds - 1.5 || !rest.contains("ms") {
         return None;
     }

@@ -23,13 +23,15 @@ pub(crate) struct Name {
 /// What can be done with labs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Bring hosts up, each with a Docker engine, and with shoutd and shoutdctl in its path. They stay until `lab down`.
+    /// Bring hosts up, each with a Docker engine, and with shoutd and shoutdctl in its path. They
+    /// stay until `lab down`.
     Up {
         /// How many hosts.
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=i64::from(shoutd_lab::MAX_HOSTS)))]
         hosts: u8,
-        /// The Docker engine of the hosts: `installed`, `debian-13`, `debian-14`, or a directory of programs. Given several times, the first is host1's, the second
-        /// host2's, and the last that of all others.
+        /// The Docker engine of the hosts: `installed`, `debian-13`, `debian-14`, or a directory of
+        /// programs. Given several times, the first is host1's, the second host2's, and the last
+        /// that of all others.
         #[arg(long = "engine", value_name = "ENGINE")]
         engines: Vec<String>,
         #[command(flatten)]
@@ -83,17 +85,24 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
 
 fn up(name: &str, hosts: u8, engines: &[String]) -> Result<()> {
     machine::prepare()?;
-    let engines = engines.iter().map(|name| EngineSource::named(name)).collect::<Result<Vec<_>>>()?;
+    let engines =
+        engines.iter().map(|name| EngineSource::named(name)).collect::<Result<Vec<_>>>()?;
     let directory = programs::build(&["shoutd", "shoutdctl", "shoutd-lab"])?;
     interrupt::take_down_on_interrupt(name)?;
-    let lab = LabOptions::new(name).hosts(hosts).engines(&engines).programs(&directory).progress(show_progress).up()?;
+    let lab = LabOptions::new(name)
+        .hosts(hosts)
+        .engines(&engines)
+        .programs(&directory)
+        .progress(show_progress)
+        .up()?;
     let addresses: Vec<String> =
         lab.hosts().iter().map(|host| format!("{} at {}", host.name(), host.address())).collect();
     lab.detach()?;
     println!("up: {}", addresses.join(", "));
     let option = if name == DEFAULT_NAME { String::new() } else { format!(" --name {name}") };
     println!(
-        "get a shell on one with `cargo xtask lab enter{option} host1`, end them all with `cargo xtask lab down{option}`"
+        "get a shell on one with `cargo xtask lab enter{option} host1`, end them all with `cargo \
+         xtask lab down{option}`"
     );
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! What the machine needs to have: root, and Debian's packages of the programs that the lab's hosts run.
+//! What the machine needs to have: root, and Debian's packages of the programs that the lab's hosts
+//! run.
 
 use std::path::Path;
 use std::process::Command;
@@ -60,7 +61,8 @@ pub(crate) fn prepare_for_long_tests() -> Result<()> {
 fn prepare_for(programs: &[(&'static str, &'static str)]) -> Result<()> {
     ensure!(
         geteuid().is_root(),
-        "hosts are made of namespaces, mounts and Docker engines, for which you have to be root: become root and try again"
+        "hosts are made of namespaces, mounts and Docker engines, for which you have to be root: \
+         become root and try again"
     );
     let missing = missing_packages(programs);
     if missing.is_empty() {
@@ -69,7 +71,8 @@ fn prepare_for(programs: &[(&'static str, &'static str)]) -> Result<()> {
     let packages = missing.join(" ");
     ensure!(
         Path::new("/usr/bin/apt-get").exists(),
-        "missing on this machine: {packages}; these are Debian's names, install them as your system does"
+        "missing on this machine: {packages}; these are Debian's names, install them as your \
+         system does"
     );
     println!("installing what is missing: {packages}");
     let _no_services = NoServices::begin()?;

@@ -1,4 +1,5 @@
-//! The project's commands for newcomers and developers: `cargo xtask demo`, `test`, `fuzz`, `sim`, `bench` and `lab`.
+//! The project's commands for newcomers and developers: `cargo xtask demo`, `test`, `fuzz`, `sim`,
+//! `bench` and `lab`.
 
 mod bench;
 mod demo;
@@ -32,10 +33,12 @@ enum Command {
     Demo,
     /// Run all tests.
     Test {
-        /// Run the tests that take too long for every day instead: all end-to-end tests with the Docker engines of Debian 13 and 14, and those that go on for long.
+        /// Run the tests that take too long for every day instead: all end-to-end tests with the
+        /// Docker engines of Debian 13 and 14, and those that go on for long.
         #[arg(long, conflicts_with = "arguments")]
         long: bool,
-        /// Arguments for `cargo test`, such as `-p shoutd-core` instead of the whole workspace, or a test's name.
+        /// Arguments for `cargo test`, such as `-p shoutd-core` instead of the whole workspace, or
+        /// a test's name.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -44,9 +47,11 @@ enum Command {
     /// Hosts to play with.
     #[command(subcommand)]
     Lab(lab::Command),
-    /// Simulate clusters and their bad days: partitions, crashes, slow disks, lost and doubled messages. Each seed is another history.
+    /// Simulate clusters and their bad days: partitions, crashes, slow disks, lost and doubled
+    /// messages. Each seed is another history.
     Sim(sim::Arguments),
-    /// Measure shoutd against the underlay, a VXLAN made by hand and Docker's overlay, and write docs/benchmarks.
+    /// Measure shoutd against the underlay, a VXLAN made by hand and Docker's overlay, and write
+    /// docs/benchmarks.
     Bench(bench::Options),
     /// What `bench` runs at the ends of the networks that it measures.
     #[command(subcommand, hide = true)]

@@ -1,5 +1,5 @@
-//! Keeps packages from starting services while they are installed: the lab needs Docker's programs, not an engine on the
-//! machine itself.
+//! Keeps packages from starting services while they are installed: the lab needs Docker's programs,
+//! not an engine on the machine itself.
 
 use std::fs::{self, Permissions};
 use std::io::ErrorKind;
@@ -10,17 +10,19 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::terminal::complain;
 
-/// Asked by Debian's packages whether they may start a service (policy-rc.d, in the documentation of invoke-rc.d).
+/// Asked by Debian's packages whether they may start a service (policy-rc.d, in the documentation
+/// of invoke-rc.d).
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// Where the machine's own policy, if it has one, is kept meanwhile.
 const KEPT: &str = "/usr/sbin/policy-rc.d.before-shoutd";
 
 /// A policy that answers no.
-const NO_SERVICES: &str = "#!/bin/sh\n# While shoutd's cargo xtask installs packages, which it does not any more if you read this: remove it.\nexit 101\n";
+const NO_SERVICES: &str = "#!/bin/sh\n# While shoutd's cargo xtask installs packages, which it \
+                           does not any more if you read this: remove it.\nexit 101\n";
 
-/// While it lasts, no package starts services, and this process is not interrupted: the installation is, which is
-/// waited for, and then all is put back.
+/// While it lasts, no package starts services, and this process is not interrupted: the
+/// installation is, which is waited for, and then all is put back.
 #[derive(Debug)]
 pub(crate) struct NoServices {
     before: SigSet,
@@ -35,7 +37,9 @@ impl NoServices {
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
             signals.add(signal);
         }
-        let before = signals.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK).context("block signals")?;
+        let before = signals
+            .thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK)
+            .context("block signals")?;
         let policy = Self { before };
         // One that this left, killed, is not the machine's own.
         if fs::read_to_string(POLICY).is_ok_and(|content| content != NO_SERVICES) {

@@ -1,4 +1,5 @@
-//! `cargo xtask sim`: whole clusters simulated, one for each seed; see `crates/consensus/src/simulation`.
+//! `cargo xtask sim`: whole clusters simulated, one for each seed; see
+//! `crates/consensus/src/simulation`.
 
 use std::process::ExitCode;
 
@@ -29,10 +30,20 @@ pub(crate) struct Arguments {
 ///
 /// Fails when it could not be run; what it found is in its output and in the exit code.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let (first, count) = arguments.seed.map_or((arguments.first, arguments.seeds), |seed| (seed, 1));
+    let (first, count) =
+        arguments.seed.map_or((arguments.first, arguments.seeds), |seed| (seed, 1));
     let mut command = programs::cargo();
     command
-        .args(["test", "--package", "shoutd-consensus", "--lib", "--", "--exact", TEST, "--nocapture"])
+        .args([
+            "test",
+            "--package",
+            "shoutd-consensus",
+            "--lib",
+            "--",
+            "--exact",
+            TEST,
+            "--nocapture",
+        ])
         .env("SHOUTD_SIM_FIRST", first.to_string())
         .env("SHOUTD_SIM_SEEDS", count.to_string());
     if arguments.seed.is_some() {

@@ -15,7 +15,8 @@ use crate::{fuzz, machine, programs};
 /// How many kinds of tests run at a time. Those with whole hosts mostly wait for their engines.
 const LANES: usize = 2;
 
-/// Says which engine the hosts of end-to-end tests have; where engines are mixed, all but the first.
+/// Says which engine the hosts of end-to-end tests have; where engines are mixed, all but the
+/// first.
 const ENGINE: &str = "SHOUTD_LAB_ENGINE";
 
 /// The engine that the hosts of mixed tests have every day.
@@ -25,9 +26,11 @@ const OTHER_ENGINE: &str = "debian-13";
 const NEWEST_ENGINE: &str = "debian-14";
 
 /// End-to-end tests that have engines of two versions every day.
-const MIXED: [&str; 6] = ["e2e_docker", "e2e_engines", "e2e_live_restore", "e2e_names", "e2e_network", "e2e_random"];
+const MIXED: [&str; 6] =
+    ["e2e_docker", "e2e_engines", "e2e_live_restore", "e2e_names", "e2e_network", "e2e_random"];
 
-/// End-to-end tests that take programs of the machine into containers, which do not run with the libraries of another engine's system.
+/// End-to-end tests that take programs of the machine into containers, which do not run with the
+/// libraries of another engine's system.
 const OF_THE_MACHINE: [&str; 2] = ["e2e_programs", "e2e_router"];
 
 /// End-to-end tests that have no engine at all.
@@ -42,7 +45,8 @@ const LINES_OF_REASON: usize = 3;
 /// Where each kind of test writes what it prints, until all of it is shown.
 const LOGS: &str = "target/test-logs";
 
-/// Installs what is missing, builds what tests run, and runs all tests, or those that the arguments for `cargo test` choose.
+/// Installs what is missing, builds what tests run, and runs all tests, or those that the arguments
+/// for `cargo test` choose.
 ///
 /// # Errors
 ///
@@ -59,7 +63,8 @@ pub(crate) fn run(long: bool, arguments: &[String]) -> Result<ExitCode> {
 }
 
 fn cargo_test(arguments: &[String]) -> Result<bool> {
-    let status = programs::cargo().arg("test").args(arguments).status().context("run cargo test")?;
+    let status =
+        programs::cargo().arg("test").args(arguments).status().context("run cargo test")?;
     Ok(status.success())
 }
 
@@ -79,7 +84,8 @@ impl Kind {
 
     /// A test with a lab of its own.
     fn end_to_end(name: &str) -> Self {
-        // Of the whole workspace: of the lab's package alone, it would be built once more, as dependencies then have fewer features.
+        // Of the whole workspace: of the lab's package alone, it would be built once more, as
+        // dependencies then have fewer features.
         Self::new(name, &["--workspace", "--test", name, "--", "--nocapture"])
     }
 }
@@ -95,15 +101,21 @@ fn kinds() -> Result<Vec<Kind>> {
     Ok(kinds)
 }
 
-/// What takes too long for every day: the end-to-end tests once more with each other engine, and tests whose names begin with `long_`.
+/// What takes too long for every day: the end-to-end tests once more with each other engine, and
+/// tests whose names begin with `long_`.
 fn long_kinds() -> Result<Vec<Kind>> {
-    let mut kinds: Vec<Kind> = lab_tests("long_")?.iter().map(|name| Kind::end_to_end(name)).collect();
+    let mut kinds: Vec<Kind> =
+        lab_tests("long_")?.iter().map(|name| Kind::end_to_end(name)).collect();
     let excepted = [OF_THE_MACHINE.as_slice(), &WITHOUT_ENGINE].concat();
     for name in lab_tests("e2e_")?.into_iter().filter(|name| !excepted.contains(&name.as_str())) {
         for engine in [OTHER_ENGINE, NEWEST_ENGINE] {
             if engine != OTHER_ENGINE || !MIXED.contains(&name.as_str()) {
                 let kind = Kind::end_to_end(&name);
-                kinds.push(Kind { name: format!("{name} with {engine}"), engine: Some(engine), ..kind });
+                kinds.push(Kind {
+                    name: format!("{name} with {engine}"),
+                    engine: Some(engine),
+                    ..kind
+                });
             }
         }
     }
@@ -127,7 +139,10 @@ fn lab_tests(prefix: &str) -> Result<Vec<String>> {
 
 /// Runs everything, some kinds at a time; what a kind printed is shown whole when it is done.
 fn run_all(mut waiting: Vec<Kind>) -> Result<bool> {
-    let built = programs::cargo().args(["test", "--workspace", "--no-run"]).status().context("run cargo test")?;
+    let built = programs::cargo()
+        .args(["test", "--workspace", "--no-run"])
+        .status()
+        .context("run cargo test")?;
     ensure!(built.success(), "the tests do not build, see above");
     let logs = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(LOGS);
     fs::create_dir_all(&logs).with_context(|| format!("make the directory {}", logs.display()))?;
@@ -156,7 +171,8 @@ fn run_all(mut waiting: Vec<Kind>) -> Result<bool> {
     Ok(failures.is_empty())
 }
 
-/// Runs tests, shows what they print, and returns of it the lines that say what failed, if anything did.
+/// Runs tests, shows what they print, and returns of it the lines that say what failed, if anything
+/// did.
 fn run_kind(kind: &Kind, logs: &Path) -> Result<Option<String>> {
     show_progress(&format!("testing: {}", kind.name));
     let begin = Instant::now();
@@ -179,7 +195,9 @@ fn run_kind(kind: &Kind, logs: &Path) -> Result<Option<String>> {
 
 /// The lines in which tests say that they failed, and those after each that may say why.
 fn failures(printed: &str) -> Vec<&str> {
-    let says_so = |line: &str| line.contains("FAILED") || line.contains("panicked") || line.starts_with("error");
+    let says_so = |line: &str| {
+        line.contains("FAILED") || line.contains("panicked") || line.starts_with("error")
+    };
     let mut since = usize::MAX;
     let of_failure = |line: &&str| {
         since = if says_so(line) { 0 } else { since.saturating_add(1) };
@@ -194,8 +212,8 @@ mod tests {
 
     #[test]
     fn of_what_is_printed_the_failures_are_shown_with_their_reasons() {
-        let printed =
-            "ok      one\nFAILED  two: error output:\nno such thing\n2\n3\nok      three\nlevel=error msg=\"x\"\n";
+        let printed = "ok      one\nFAILED  two: error output:\nno such thing\n2\n3\nok      \
+                       three\nlevel=error msg=\"x\"\n";
         assert_eq!(failures(printed), ["FAILED  two: error output:", "no such thing", "2", "3"]);
         assert_eq!(failures("ok      one\ntest result: ok.\n"), [""; 0]);
     }

@@ -1,51 +1,16 @@
-//! `shoutd`: the daemon of one host. It runs in the foreground and logs to stderr; `shoutdctl start` runs it in the background.
-
-mod agreement;
-mod announce;
-mod control;
-mod daemon;
-mod dissolved;
-mod driver;
-mod engine;
-mod enrollment;
-mod events;
-mod formation;
-mod last_run;
-mod leases;
-mod leaving;
-mod listeners;
-mod local_state;
-mod memory;
-mod mirrors;
-mod names;
-mod parts;
-mod plane;
-mod preconditions;
-mod readiness;
-mod removals;
-mod renewal;
-mod revival;
-mod settings;
-mod sockets;
-mod stale;
-mod standing;
-mod stock;
-mod subnets;
-mod swarm;
-mod tokens;
-mod under_way;
-mod underlay;
-mod views;
+//! `shoutd`: the daemon of one host. It runs in the foreground and logs to stderr; `shoutdctl
+//! start` runs it in the background.
 
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use shoutd_cli::{EXIT_OTHER_RUNS, EXIT_REMOVED, Places, StartArguments};
+use shoutd_cli::{Directories, EXIT_OTHER_RUNS, EXIT_REMOVED, StartArguments};
 use shoutd_consensus::StoreError;
 use tracing_subscriber::EnvFilter;
 
-use daemon::Removed;
+use shoutd_daemon::app::daemon::{self, Removed};
+use shoutd_daemon::app::last_run;
 
 /// Docker network plugin: containers on different hosts talk by multicast.
 #[derive(Debug, Parser)]
@@ -54,7 +19,7 @@ struct Arguments {
     #[command(flatten)]
     start: StartArguments,
     #[command(flatten)]
-    places: Places,
+    directories: Directories,
 }
 
 fn main() -> ExitCode {
@@ -64,9 +29,14 @@ fn main() -> ExitCode {
     };
     shoutd_cli::hide_token();
     // openraft repeats at each heartbeat what `shoutd-consensus` says once.
-    let filter = EnvFilter::try_from_env("SHOUTD_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=off"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-    let run_directory = arguments.places.run_dir.clone();
+    let filter = EnvFilter::try_from_env("SHOUTD_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,openraft=off"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let run_directory = arguments.directories.run_dir.clone();
     match run(arguments) {
         Ok(why) => {
             last_run::note_end(&run_directory, why);
@@ -94,8 +64,9 @@ fn run(arguments: Arguments) -> Result<&'static str> {
     if !nix::unistd::geteuid().is_root() {
         bail!("it makes network devices and must run as root");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(daemon::run(arguments.start, arguments.places));
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(daemon::run(arguments.start, arguments.directories));
     // What is left are calls that nobody waits for any more.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     result

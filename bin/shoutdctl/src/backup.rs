@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use shoutd_cli::Places;
+use shoutd_cli::Directories;
 
 use crate::control;
 
@@ -21,9 +21,10 @@ pub struct Backup {
 
 impl Backup {
     /// Does it. The file is there whole or not at all.
-    pub async fn run(self, places: &Places) -> Result<()> {
-        let content = control::get_file(places, "/v1/backup").await?;
-        write(&self.file, &content).with_context(|| format!("cannot write {}", self.file.display()))?;
+    pub async fn run(self, directories: &Directories) -> Result<()> {
+        let content = control::get_file(directories, "/v1/backup").await?;
+        write(&self.file, &content)
+            .with_context(|| format!("cannot write {}", self.file.display()))?;
         println!(
             "{}: {} bytes; shoutdctl restore --help tells what it is good for",
             self.file.display(),
@@ -37,7 +38,8 @@ fn write(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let next = path.with_file_name(name);
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&next)?;
+    let mut file =
+        OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&next)?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&next, path)

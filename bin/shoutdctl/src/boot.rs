@@ -1,7 +1,9 @@
-//! What makes systemd run shoutd: at boot before the host's engine, and again when it ends by mistake (systemd.service(5)).
+//! What makes systemd run shoutd: at boot before the host's engine, and again when it ends by
+//! mistake (systemd.service(5)).
 //!
-//! An engine that boots starts containers at once and tries each of them once, so shoutd has to be there first. There is no socket unit: with
-//! it, an engine's calls would wait without end for a shoutd that cannot start, and hold its containers' locks meanwhile.
+//! An engine that boots starts containers at once and tries each of them once, so shoutd has to be
+//! there first. There is no socket unit: with it, an engine's calls would wait without end for a
+//! shoutd that cannot start, and hold its containers' locks meanwhile.
 
 use std::ffi::OsStr;
 use std::fmt::Write;
@@ -12,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::Pid;
-use shoutd_cli::{EXIT_REMOVED, Places, StartArguments, read_at_most};
+use shoutd_cli::{Directories, EXIT_REMOVED, StartArguments, read_at_most};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -25,8 +27,8 @@ const MARK: &str = "# Written by `shoutdctl start`, and removed by `shoutdctl st
 /// Octets of the largest unit that is read. Ours have about 1000.
 const UNIT_BYTES_MAX: u64 = 64 << 10;
 
-/// How long systemd may take to do what it is asked: to take note of a unit it reads all of them anew, and to start one may take as long as the
-/// unit says.
+/// How long systemd may take to do what it is asked: to take note of a unit it reads all of them
+/// anew, and to start one may take as long as the unit says.
 const SYSTEMD_DEADLINE: Duration = Duration::from_secs(60);
 
 /// Where systemd and its units are.
@@ -56,25 +58,35 @@ impl Systemd {
     pub fn of_this_host() -> Option<Self> {
         Path::new("/run/systemd/system").is_dir().then(|| Self {
             units: PathBuf::from("/etc/systemd/system"),
-            packaged: ["/usr/local/lib", "/usr/lib", "/lib"].map(|lib| Path::new(lib).join("systemd/system")).into(),
+            packaged: ["/usr/local/lib", "/usr/lib", "/lib"]
+                .map(|lib| Path::new(lib).join("systemd/system"))
+                .into(),
             systemctl: PathBuf::from("systemctl"),
         })
     }
 
-    /// Has the daemon started at each boot as it was started now: what its address and peers are it remembers itself.
+    /// Has the daemon started at each boot as it was started now: what its address and peers are it
+    /// remembers itself.
     ///
     /// # Errors
     /// The unit cannot be written, or systemd does not take it.
-    pub async fn install(&self, program: &Path, arguments: &StartArguments, places: &Places) -> Result<Installed> {
+    pub async fn install(
+        &self,
+        program: &Path,
+        arguments: &StartArguments,
+        directories: &Directories,
+    ) -> Result<Installed> {
         let path = self.units.join(UNIT);
         let found = self.find()?;
         if matches!(&found, Some(unit) if !unit.starts_with(MARK)) || self.is_packaged() {
             return Ok(Installed::SomebodyElses);
         }
-        let unit = unit(program, arguments, places)?;
-        let installed = if found.as_ref() == Some(&unit) { Installed::Before } else { Installed::New };
+        let unit = unit(program, arguments, directories)?;
+        let installed =
+            if found.as_ref() == Some(&unit) { Installed::Before } else { Installed::New };
         if installed == Installed::New {
-            write_whole(&path, &unit).with_context(|| format!("cannot write {}", path.display()))?;
+            write_whole(&path, &unit)
+                .with_context(|| format!("cannot write {}", path.display()))?;
             self.ask(&["daemon-reload"]).await?;
         }
         self.ask(&["--quiet", "enable", UNIT]).await?;
@@ -96,7 +108,8 @@ impl Systemd {
     /// The unit fails, or takes longer than it may.
     pub async fn start(&self) -> Result<()> {
         let told = self.ask(&["start", UNIT]).await;
-        told.map(drop).with_context(|| format!("systemd does not start shoutd; see journalctl --unit={UNIT}"))
+        told.map(drop)
+            .with_context(|| format!("systemd does not start shoutd; see journalctl --unit={UNIT}"))
     }
 
     /// Takes back what [`Systemd::install`] did.
@@ -134,7 +147,10 @@ impl Systemd {
         let what = || format!("systemctl {}", arguments.join(" "));
         let mut command = Command::new(&self.systemctl);
         let asked = timeout(SYSTEMD_DEADLINE, command.args(arguments).kill_on_drop(true).output());
-        let output = asked.await.with_context(|| format!("{} takes too long", what()))?.with_context(what)?;
+        let output = asked
+            .await
+            .with_context(|| format!("{} takes too long", what()))?
+            .with_context(what)?;
         if !output.status.success() {
             let told = String::from_utf8_lossy(&output.stderr);
             bail!("{} failed: {}", what(), told.lines().next().unwrap_or("it does not say why"));
@@ -144,15 +160,20 @@ impl Systemd {
 }
 
 /// The text of the unit.
-fn unit(program: &Path, arguments: &StartArguments, places: &Places) -> Result<String> {
-    // Where the host is and who its peers are may change, and is remembered; the token was for the first time only.
-    let kept = StartArguments { advertise_address: None, peer_addresses: Vec::new(), ..arguments.clone() };
+fn unit(program: &Path, arguments: &StartArguments, directories: &Directories) -> Result<String> {
+    // Where the host is and who its peers are may change, and is remembered; the token was for the
+    // first time only.
+    let kept =
+        StartArguments { advertise_address: None, peer_addresses: Vec::new(), ..arguments.clone() };
     // Of the program's name systemd wants this, whatever is quoted.
     if program.as_os_str().as_encoded_bytes().iter().any(|octet| br#"$"'\"#.contains(octet)) {
-        bail!("systemd runs no program with a dollar sign, quote or backslash in its name: {}", program.display());
+        bail!(
+            "systemd runs no program with a dollar sign, quote or backslash in its name: {}",
+            program.display()
+        );
     }
     let mut line = quote(program.as_os_str())?;
-    for argument in kept.to_command_line(places) {
+    for argument in kept.to_command_line(directories) {
         write!(line, " {}", quote(&argument)?)?;
     }
     Ok(format!(
@@ -183,12 +204,15 @@ WantedBy=multi-user.target
     ))
 }
 
-/// A word of a command line as systemd reads it (systemd.service(5), "Command lines"; systemd.syntax(7), "Quoting").
+/// A word of a command line as systemd reads it (systemd.service(5), "Command lines";
+/// systemd.syntax(7), "Quoting").
 fn quote(word: &OsStr) -> Result<String> {
     let text = word.to_str().filter(|text| !text.contains(char::is_control));
     let text = text.with_context(|| format!("{word:?} is no plain text"))?;
-    let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:=,@+[]".contains(c)) && !text.is_empty();
-    let escaped = text.replace('\\', r"\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
+    let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:=,@+[]".contains(c))
+        && !text.is_empty();
+    let escaped =
+        text.replace('\\', r"\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
     Ok(if is_plain { escaped } else { format!("\"{escaped}\"") })
 }
 
@@ -213,14 +237,15 @@ mod tests {
         StartArguments::from_arg_matches(&matches).unwrap()
     }
 
-    fn places() -> Places {
-        Places { run_dir: PathBuf::from("/run/shoutd") }
+    fn directories() -> Directories {
+        Directories { run_dir: PathBuf::from("/run/shoutd") }
     }
 
     /// A systemd that takes note of what it is asked, and does it unless it is told to fail.
     fn systemd(directory: &TempDir) -> Systemd {
         let systemctl = directory.path().join("systemctl");
-        let script = "#!/bin/sh\ncd \"$(dirname \"$0\")\"; echo \"$*\" >> asked; if test -e fail; then echo 'it is broken' >&2; exit 1; fi\n";
+        let script = "#!/bin/sh\ncd \"$(dirname \"$0\")\"; echo \"$*\" >> asked; if test -e fail; \
+                      then echo 'it is broken' >&2; exit 1; fi\n";
         fs::write(&systemctl, script).unwrap();
         fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).unwrap();
         let units = directory.path().join("units");
@@ -236,7 +261,7 @@ mod tests {
     }
 
     async fn install(systemd: &Systemd, line: &[&str]) -> Result<Installed> {
-        systemd.install(Path::new("/usr/local/bin/shoutd"), &arguments(line), &places()).await
+        systemd.install(Path::new("/usr/local/bin/shoutd"), &arguments(line), &directories()).await
     }
 
     #[tokio::test]
@@ -249,10 +274,14 @@ mod tests {
         assert_eq!(install(&systemd, &first).await.unwrap(), Installed::New);
         assert_eq!(asked(&directory), ["daemon-reload", "--quiet enable shoutd.service"]);
         let text = fs::read_to_string(systemd.units.join(UNIT)).unwrap();
-        let line = "\nExecStart=/usr/local/bin/shoutd --data-dir /var/lib/shoutd --docker-socket /var/run/docker.sock --plugin-socket \
-            /run/docker/plugins/shoutd.sock --run-dir /run/shoutd\n";
+        let line = "\nExecStart=/usr/local/bin/shoutd --data-dir /var/lib/shoutd --docker-socket \
+                    /var/run/docker.sock --plugin-socket /run/docker/plugins/shoutd.sock \
+                    --run-dir /run/shoutd\n";
         assert!(text.contains(line), "{text}");
-        assert!(!text.contains("10.0.0.") && !text.contains("SHOUT1"), "it remembers these itself: {text}");
+        assert!(
+            !text.contains("10.0.0.") && !text.contains("SHOUT1"),
+            "it remembers these itself: {text}"
+        );
         assert_eq!(install(&systemd, &[]).await.unwrap(), Installed::Before);
         assert_eq!(asked(&directory), ["--quiet enable shoutd.service"]);
         assert_eq!(install(&systemd, &["--replication=flood"]).await.unwrap(), Installed::New);
@@ -306,16 +335,20 @@ mod tests {
         let path = directory.path().join(UNIT);
         let odd = arguments(&["--data-dir", "/var/lib/a b/%n;\"$HOME\"\\x"]);
         for (program, arguments) in [(Path::new("/bin/true"), arguments(&[])), (&program, odd)] {
-            let text = unit(program, &arguments, &places()).unwrap();
+            let text = unit(program, &arguments, &directories()).unwrap();
             fs::write(&path, text).unwrap();
-            let verified = std::process::Command::new("systemd-analyze").arg("verify").arg(&path).output();
+            let verified =
+                std::process::Command::new("systemd-analyze").arg("verify").arg(&path).output();
             let output = verified.expect("systemd-analyze is in Debian's package systemd");
             let told = String::from_utf8_lossy(&output.stderr).into_owned();
             // It speaks of the machine's other units, too.
             let ours: Vec<_> = told.lines().filter(|line| line.contains("shoutd")).collect();
             assert!(output.status.success() && ours.is_empty(), "{told}");
         }
-        assert!(unit(Path::new("/bin/$true"), &arguments(&[]), &places()).is_err());
-        assert!(unit(Path::new("/bin/true"), &arguments(&["--data-dir", "/a\nb"]), &places()).is_err());
+        assert!(unit(Path::new("/bin/$true"), &arguments(&[]), &directories()).is_err());
+        assert!(
+            unit(Path::new("/bin/true"), &arguments(&["--data-dir", "/a\nb"]), &directories())
+                .is_err()
+        );
     }
 }

@@ -13,7 +13,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Pid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use shoutd_cli::{Places, read_at_most};
+use shoutd_cli::{Directories, read_at_most};
 use shoutd_core::last_run::{LAST_RUN_BYTES_MAX, LAST_RUN_FILE, LastRun};
 use shoutd_core::view::Failure;
 use tokio::net::UnixStream;
@@ -21,10 +21,12 @@ use tokio::net::UnixStream;
 use crate::presence;
 use crate::show::when;
 
-/// How long an answer may take that only shows something: it comes from memory, and from peers that have a second.
+/// How long an answer may take that only shows something: it comes from memory, and from peers that
+/// have a second.
 const SHOWING_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// How long an answer may take to something that is done: it waits for agreement, several times at the most.
+/// How long an answer may take to something that is done: it waits for agreement, several times at
+/// the most.
 const DOING_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// How large one answer may be: 65,536 endpoints of about 400 octets.
@@ -65,8 +67,11 @@ fn remedy(last: &Option<String>) -> String {
 }
 
 /// That no daemon runs here, and what became of the last one.
-pub fn not_running(places: &Places) -> ControlError {
-    ControlError::NotRunning { socket: places.control_socket(), last: last_run(&places.run_dir) }
+pub fn not_running(directories: &Directories) -> ControlError {
+    ControlError::NotRunning {
+        socket: directories.control_socket(),
+        last: last_run(&directories.run_dir),
+    }
 }
 
 /// What became of the last daemon of this host, in one line.
@@ -79,39 +84,51 @@ fn last_run(directory: &Path) -> Option<String> {
 }
 
 /// Asks the daemon for what is at `path`.
-pub async fn get<T: DeserializeOwned>(places: &Places, path: &str) -> Result<T, ControlError> {
-    ask(places, Request::get(path), Full::default()).await
+pub async fn get<T: DeserializeOwned>(
+    directories: &Directories,
+    path: &str,
+) -> Result<T, ControlError> {
+    ask(directories, Request::get(path), Full::default()).await
 }
 
 /// Asks the daemon for a file.
-pub async fn get_file(places: &Places, path: &str) -> Result<Bytes, ControlError> {
-    ask_raw(places, Request::get(path), Full::default()).await
+pub async fn get_file(directories: &Directories, path: &str) -> Result<Bytes, ControlError> {
+    ask_raw(directories, Request::get(path), Full::default()).await
 }
 
 /// Has the daemon do what is at `path`.
 pub async fn post<Q: Serialize, T: DeserializeOwned>(
-    places: &Places,
+    directories: &Directories,
     path: &str,
     wanted: &Q,
 ) -> Result<T, ControlError> {
     let body = serde_json::to_vec(wanted);
-    let body = body.map_err(|error| ControlError::Transport { path: places.control_socket(), source: error.into() })?;
+    let body = body.map_err(|error| ControlError::Transport {
+        path: directories.control_socket(),
+        source: error.into(),
+    })?;
     let request = Request::post(path).header(hyper::header::CONTENT_TYPE, "application/json");
-    ask(places, request, Full::from(body)).await
+    ask(directories, request, Full::from(body)).await
 }
 
 async fn ask<T: DeserializeOwned>(
-    places: &Places,
+    directories: &Directories,
     request: request::Builder,
     body: Full<Bytes>,
 ) -> Result<T, ControlError> {
-    let body = ask_raw(places, request, body).await?;
-    serde_json::from_slice(&body)
-        .map_err(|error| ControlError::Transport { path: places.control_socket(), source: error.into() })
+    let body = ask_raw(directories, request, body).await?;
+    serde_json::from_slice(&body).map_err(|error| ControlError::Transport {
+        path: directories.control_socket(),
+        source: error.into(),
+    })
 }
 
-async fn ask_raw(places: &Places, request: request::Builder, body: Full<Bytes>) -> Result<Bytes, ControlError> {
-    let socket = places.control_socket();
+async fn ask_raw(
+    directories: &Directories,
+    request: request::Builder,
+    body: Full<Bytes>,
+) -> Result<Bytes, ControlError> {
+    let socket = directories.control_socket();
     let stream = connect(&socket).await?;
     let daemon = stream.peer_cred().ok().and_then(|credentials| credentials.pid());
     let transport = |source| ControlError::Transport { path: socket.to_owned(), source };
@@ -124,15 +141,18 @@ async fn ask_raw(places: &Places, request: request::Builder, body: Full<Bytes>) 
         return Ok(body);
     }
     let failure: Result<Failure, _> = serde_json::from_slice(&body);
-    Err(ControlError::Refused(failure.map_or_else(|_| String::from_utf8_lossy(&body).into_owned(), |f| f.error)))
+    Err(ControlError::Refused(
+        failure.map_or_else(|_| String::from_utf8_lossy(&body).into_owned(), |f| f.error),
+    ))
 }
 
 /// The process id of the daemon: of whoever listens on the control socket, as the kernel says.
-pub async fn daemon(places: &Places) -> Result<Pid, ControlError> {
-    let socket = places.control_socket();
+pub async fn daemon(directories: &Directories) -> Result<Pid, ControlError> {
+    let socket = directories.control_socket();
     let stream = connect(&socket).await?;
     let credentials = getsockopt(&stream.as_fd(), PeerCredentials);
-    let credentials = credentials.map_err(|errno| ControlError::Transport { path: socket, source: errno.into() })?;
+    let credentials = credentials
+        .map_err(|errno| ControlError::Transport { path: socket, source: errno.into() })?;
     Ok(Pid::from_raw(credentials.pid()))
 }
 
@@ -142,10 +162,13 @@ fn silent(daemon: Option<i32>, what: &str) -> ControlError {
     let state = daemon.and_then(|pid| process_state(Pid::from_raw(pid)));
     let remedy = match (state, daemon) {
         (Some('T' | 't'), Some(pid)) => {
-            format!("{process} is stopped by a signal or a debugger; let it go on: kill -CONT {pid}")
+            format!(
+                "{process} is stopped by a signal or a debugger; let it go on: kill -CONT {pid}"
+            )
         }
         _ => format!(
-            "{process} hangs, or this host is very busy; ask again, or start it anew: shoutdctl stop, shoutdctl start"
+            "{process} hangs, or this host is very busy; ask again, or start it anew: shoutdctl \
+             stop, shoutdctl start"
         ),
     };
     ControlError::Silent(format!("shoutd {what}: {remedy}"))
@@ -160,7 +183,12 @@ pub fn process_state(pid: Pid) -> Option<char> {
 /// The socket of a daemon that runs may be away for a moment.
 async fn try_connect(socket: &Path) -> io::Result<UnixStream> {
     match UnixStream::connect(socket).await {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
             presence::connect(socket, error).await
         }
         connected => connected,
@@ -173,9 +201,10 @@ async fn connect(socket: &Path) -> Result<UnixStream, ControlError> {
     connected.map_err(|error| match error.kind() {
         // Its queue is full: nobody takes connections from it.
         io::ErrorKind::WouldBlock => silent(None, "takes no connection"),
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            ControlError::NotRunning { socket: socket.to_owned(), last: socket.parent().and_then(last_run) }
-        }
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::NotRunning {
+            socket: socket.to_owned(),
+            last: socket.parent().and_then(last_run),
+        },
         _ => ControlError::Transport { path: socket.to_owned(), source: error.into() },
     })
 }
@@ -186,7 +215,8 @@ async fn exchange(
     request: request::Builder,
     body: Full<Bytes>,
 ) -> Result<(bool, Bytes), Box<dyn std::error::Error + Send + Sync>> {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
     let request = request.header(hyper::header::HOST, "shoutd").body(body)?;
     let response = sender.send_request(request).await?;

@@ -1,7 +1,8 @@
 //! `shoutdctl`: starts and stops the daemon of this host and shows what it knows.
 
-/// As std's, but whoever reads only the first line, as `head` does, has what it wants: to write on is no error. To die of SIGPIPE instead would be to die of sockets,
-/// too, whose daemon ends at that moment.
+/// As std's, but whoever reads only the first line, as `head` does, has what it wants: to write on
+/// is no error. To die of SIGPIPE instead would be to die of sockets, too, whose daemon ends at
+/// that moment.
 macro_rules! println {
     ($($text:tt)*) => {{
         use std::io::Write as _;
@@ -27,7 +28,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use shoutd_cli::Places;
+use shoutd_cli::Directories;
 
 use crate::start::Start;
 
@@ -36,7 +37,7 @@ use crate::start::Start;
 #[command(name = "shoutdctl", version, propagate_version = true)]
 struct Arguments {
     #[command(flatten)]
-    places: Places,
+    directories: Directories,
     #[command(subcommand)]
     command: Command,
 }
@@ -56,9 +57,11 @@ enum Command {
     Remove(remove::Remove),
     /// Write what the hosts agree on to a file
     Backup(backup::Backup),
-    /// Found the cluster anew on this host from a backup, when all hosts have lost their data; shoutd must not run
+    /// Found the cluster anew on this host from a backup, when all hosts have lost their data;
+    /// shoutd must not run
     Restore(recovery::Restore),
-    /// Make this host the only one of its cluster, when most of the others are lost for good; shoutd must not run
+    /// Make this host the only one of its cluster, when most of the others are lost for good;
+    /// shoutd must not run
     Recover(recovery::Recover),
     /// Create, remove and show networks of all hosts, and wait for them
     #[command(subcommand)]
@@ -74,7 +77,8 @@ enum Command {
     Networks(show::Networks),
     /// List the endpoints of the cluster: containers' addresses
     Endpoints(show::Endpoints),
-    /// List the multicast groups that are listened to on the networks of this host, and by which hosts and containers
+    /// List the multicast groups that are listened to on the networks of this host, and by which
+    /// hosts and containers
     Groups(show::Groups),
     /// List what shoutd has decided on users' behalf on this host, the newest first
     Events(show::Events),
@@ -102,24 +106,24 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let places = &arguments.places;
+        let directories = &arguments.directories;
         let done = match arguments.command {
-            Command::Status(status) => return status.run(places).await,
-            Command::Start(start) => start.run(places).await,
-            Command::Stop(stop) => stop.run(places).await,
-            Command::Token(token) => token.run(places).await,
-            Command::Approve(approve) => approve.run(places).await,
-            Command::Remove(remove) => remove.run(places).await,
-            Command::Backup(backup) => backup.run(places).await,
-            Command::Restore(restore) => restore.run(places).await,
-            Command::Recover(recover) => recover.run(places).await,
-            Command::Network(network) => network.run(places).await,
-            Command::SwarmPlugin(plugin) => plugin.run(places).await,
-            Command::Hosts(hosts) => hosts.run(places).await,
-            Command::Networks(networks) => networks.run(places).await,
-            Command::Endpoints(endpoints) => endpoints.run(places).await,
-            Command::Groups(groups) => groups.run(places).await,
-            Command::Events(events) => events.run(places).await,
+            Command::Status(status) => return status.run(directories).await,
+            Command::Start(start) => start.run(directories).await,
+            Command::Stop(stop) => stop.run(directories).await,
+            Command::Token(token) => token.run(directories).await,
+            Command::Approve(approve) => approve.run(directories).await,
+            Command::Remove(remove) => remove.run(directories).await,
+            Command::Backup(backup) => backup.run(directories).await,
+            Command::Restore(restore) => restore.run(directories).await,
+            Command::Recover(recover) => recover.run(directories).await,
+            Command::Network(network) => network.run(directories).await,
+            Command::SwarmPlugin(plugin) => plugin.run(directories).await,
+            Command::Hosts(hosts) => hosts.run(directories).await,
+            Command::Networks(networks) => networks.run(directories).await,
+            Command::Endpoints(endpoints) => endpoints.run(directories).await,
+            Command::Groups(groups) => groups.run(directories).await,
+            Command::Events(events) => events.run(directories).await,
         };
         done.map(|()| ExitCode::SUCCESS)
     })

@@ -1,4 +1,5 @@
-//! Whether a daemon runs here though nobody answers on its control socket: somebody may have removed that.
+//! Whether a daemon runs here though nobody answers on its control socket: somebody may have
+//! removed that.
 
 use std::fs;
 use std::io;
@@ -29,7 +30,8 @@ pub fn daemon() -> Option<Pid> {
     (name.trim() == "shoutd").then_some(holder)
 }
 
-/// Connects to the socket of a daemon, which did not succeed. If a daemon runs, its socket is waited for.
+/// Connects to the socket of a daemon, which did not succeed. If a daemon runs, its socket is
+/// waited for.
 ///
 /// # Errors
 /// Why it cannot be connected to: `error` if no daemon runs.
@@ -38,7 +40,10 @@ pub async fn connect(socket: &Path, error: io::Error) -> io::Result<UnixStream> 
     let mut error = error;
     while let Some(pid) = daemon() {
         if Instant::now() >= deadline {
-            let text = format!("shoutd runs here (process {pid}), but nothing answers there; stop it: shoutdctl stop");
+            let text = format!(
+                "shoutd runs here (process {pid}), but nothing answers there; stop it: shoutdctl \
+                 stop"
+            );
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         }
         sleep(LOOK_AGAIN).await;
@@ -69,11 +74,10 @@ mod tests {
 
     #[test]
     fn the_holder_of_a_lock_is_found_by_its_file() {
-        let locks = "1: POSIX  ADVISORY  WRITE 7 fe:00:42 0 EOF\n\
-                     2: FLOCK  ADVISORY  WRITE 8 fe:00:41 0 EOF\n\
-                     3: FLOCK  ADVISORY  WRITE 9 fe:00:42 0 EOF\n\
-                     3: -> FLOCK  ADVISORY  WRITE 10 fe:00:42 0 EOF\n\
-                     4: FLOCK  ADVISORY  WRITE 0 fe:00:43 0 EOF\nrubbish";
+        let locks = "1: POSIX  ADVISORY  WRITE 7 fe:00:42 0 EOF\n2: FLOCK  ADVISORY  WRITE 8 \
+                     fe:00:41 0 EOF\n3: FLOCK  ADVISORY  WRITE 9 fe:00:42 0 EOF\n3: -> FLOCK  \
+                     ADVISORY  WRITE 10 fe:00:42 0 EOF\n4: FLOCK  ADVISORY  WRITE 0 fe:00:43 0 \
+                     EOF\nrubbish";
         assert_eq!(holder(locks, 42), Some(Pid::from_raw(9)));
         assert_eq!(holder(locks, 43), None);
         assert_eq!(holder("", 42), None);

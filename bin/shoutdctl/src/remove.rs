@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use shoutd_cli::Places;
+use shoutd_cli::Directories;
 use shoutd_core::view::{Done, RemoveHost};
 
 use crate::control;
@@ -13,16 +13,21 @@ pub struct Remove {
     /// Its name or id
     #[arg(value_name = "HOST")]
     host: String,
-    /// Also if it runs and has containers, which are cut off from the others, or is this host itself
+    /// Also if it runs and has containers, which are cut off from the others, or is this host
+    /// itself
     #[arg(long)]
     force: bool,
 }
 
 impl Remove {
     /// Does it. Removing a host that was removed is no error.
-    pub async fn run(self, places: &Places) -> Result<()> {
-        let done: Done =
-            control::post(places, "/v1/remove", &RemoveHost { host: self.host, force: self.force }).await?;
+    pub async fn run(self, directories: &Directories) -> Result<()> {
+        let done: Done = control::post(
+            directories,
+            "/v1/remove",
+            &RemoveHost { host: self.host, force: self.force },
+        )
+        .await?;
         println!("{}", done.message);
         Ok(())
     }

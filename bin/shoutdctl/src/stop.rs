@@ -7,7 +7,7 @@ use clap::Args;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use shoutd_cli::Places;
+use shoutd_cli::Directories;
 use shoutd_core::view::Done;
 use tokio::time::{Instant, sleep};
 
@@ -31,11 +31,11 @@ pub struct Stop {
 
 impl Stop {
     /// Stops the daemon and returns when it is gone. One that does not run is stopped already.
-    pub async fn run(self, places: &Places) -> Result<()> {
+    pub async fn run(self, directories: &Directories) -> Result<()> {
         if self.leave {
-            return leave(places).await;
+            return leave(directories).await;
         }
-        match control::daemon(places).await.or_else(|error| presence::daemon().ok_or(error)) {
+        match control::daemon(directories).await.or_else(|error| presence::daemon().ok_or(error)) {
             Err(ControlError::NotRunning { .. }) => {
                 println!("shoutd does not run");
                 Ok(())
@@ -51,13 +51,16 @@ impl Stop {
 }
 
 /// The daemon leaves the cluster and ends by itself.
-async fn leave(places: &Places) -> Result<()> {
-    let pid = control::daemon(places).await.context("only a host that runs can leave by itself")?;
-    let done: Done = control::post(places, "/v1/leave", &()).await?;
+async fn leave(directories: &Directories) -> Result<()> {
+    let pid =
+        control::daemon(directories).await.context("only a host that runs can leave by itself")?;
+    let done: Done = control::post(directories, "/v1/leave", &()).await?;
     await_end(pid).await?;
     println!("{}; shoutd has stopped", done.message);
     match Systemd::of_this_host() {
-        Some(systemd) => systemd.uninstall().await.context("this host would still start shoutd when it boots"),
+        Some(systemd) => {
+            systemd.uninstall().await.context("this host would still start shoutd when it boots")
+        }
         None => Ok(()),
     }
 }
@@ -77,14 +80,18 @@ async fn await_end(pid: Pid) -> Result<()> {
     let deadline = Instant::now() + STOP_DEADLINE;
     while is_running(pid) {
         if Instant::now() > deadline {
-            bail!("shoutd (process {pid}) has not stopped within {} s; see its log", STOP_DEADLINE.as_secs());
+            bail!(
+                "shoutd (process {pid}) has not stopped within {} s; see its log",
+                STOP_DEADLINE.as_secs()
+            );
         }
         sleep(LOOK_AGAIN).await;
     }
     Ok(())
 }
 
-/// Whether the process is there and has not ended: one that ended but that its parent has not taken note of does not run.
+/// Whether the process is there and has not ended: one that ended but that its parent has not taken
+/// note of does not run.
 fn is_running(pid: Pid) -> bool {
     control::process_state(pid).is_some_and(|state| state != 'Z' && state != 'X')
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
-use shoutd_cli::Places;
+use shoutd_cli::Directories;
 use shoutd_core::Fingerprint;
 use shoutd_core::view::{Applicant, Approve as Approval, Done, RotateToken, TokenView};
 use shoutd_peer::Prepared;
@@ -12,11 +12,13 @@ use crate::control;
 /// Tokens.
 #[derive(Debug, Subcommand)]
 pub enum Token {
-    /// Print the line that brings another host into the cluster, with the token that was made on this host
+    /// Print the line that brings another host into the cluster, with the token that was made on
+    /// this host
     Show,
     /// Make a new token, and revoke all that were made before
     Rotate(Rotate),
-    /// Make a token beforehand, for hosts that are all started at once with it, each naming the others
+    /// Make a token beforehand, for hosts that are all started at once with it, each naming the
+    /// others
     Prepare,
 }
 
@@ -50,22 +52,26 @@ fn parse_lifetime(text: &str) -> Result<Lifetime> {
         _ => return Err(invalid()),
     };
     let number: u64 = text.trim_end_matches(unit).parse().map_err(|_| invalid())?;
-    let lifetime = number.checked_mul(seconds).filter(|lifetime| (1..=10 * 365 * 86_400).contains(lifetime));
+    let lifetime =
+        number.checked_mul(seconds).filter(|lifetime| (1..=10 * 365 * 86_400).contains(lifetime));
     Ok(Lifetime(Some(lifetime.ok_or_else(|| anyhow!("give a time from 1s to 3650d, or never"))?)))
 }
 
 impl Token {
     /// Does it.
-    pub async fn run(self, places: &Places) -> Result<()> {
+    pub async fn run(self, directories: &Directories) -> Result<()> {
         let view = match self {
             Self::Prepare => {
                 println!("{}", Prepared::draw_token()?);
                 return Ok(());
             }
-            Self::Show => control::get(places, "/v1/token").await?,
+            Self::Show => control::get(directories, "/v1/token").await?,
             Self::Rotate(rotate) => {
-                let wanted = RotateToken { lifetime: rotate.expires.0, uses: rotate.single_use.then_some(1) };
-                control::post(places, "/v1/token", &wanted).await?
+                let wanted = RotateToken {
+                    lifetime: rotate.expires.0,
+                    uses: rotate.single_use.then_some(1),
+                };
+                control::post(directories, "/v1/token", &wanted).await?
             }
         };
         print(&view)
@@ -73,12 +79,17 @@ impl Token {
 }
 
 fn print(view: &TokenView) -> Result<()> {
-    let line =
-        invitation(view).context("this host has no token that is good; make one with: shoutdctl token rotate")?;
+    let line = invitation(view)
+        .context("this host has no token that is good; make one with: shoutdctl token rotate")?;
     println!("{line}");
-    println!("(or, with the token typed or piped in, where nobody else sees it: {})", private_invitation(view));
+    println!(
+        "(or, with the token typed or piped in, where nobody else sees it: {})",
+        private_invitation(view)
+    );
     let expiry = view.expires_in.map(|seconds| format!("for {}", duration(seconds)));
-    let uses = view.uses.map(|uses| if uses == 1 { "once".to_owned() } else { format!("for {uses} hosts") });
+    let uses = view
+        .uses
+        .map(|uses| if uses == 1 { "once".to_owned() } else { format!("for {uses} hosts") });
     let limits: Vec<_> = expiry.into_iter().chain(uses).collect();
     if !limits.is_empty() {
         println!("(good {})", limits.join(", "));
@@ -89,7 +100,10 @@ fn print(view: &TokenView) -> Result<()> {
 /// What to type on another host; `None` if there is no token to show.
 pub fn invitation(view: &TokenView) -> Option<String> {
     let token = view.token.as_ref()?;
-    Some(format!("shoutdctl start <its address> --peer-addresses={} --token={token}", view.peer_address))
+    Some(format!(
+        "shoutdctl start <its address> --peer-addresses={} --token={token}",
+        view.peer_address
+    ))
 }
 
 /// The same for those who would have the token in no list of processes and no shell's history.
@@ -116,19 +130,23 @@ pub struct Approve {
 
 impl Approve {
     /// Does it.
-    pub async fn run(self, places: &Places) -> Result<()> {
+    pub async fn run(self, directories: &Directories) -> Result<()> {
         if let Some(fingerprint) = self.fingerprint {
-            let done: Done = control::post(places, "/v1/approve", &Approval { fingerprint }).await?;
+            let done: Done =
+                control::post(directories, "/v1/approve", &Approval { fingerprint }).await?;
             println!("{}", done.message);
             return Ok(());
         }
-        let view: TokenView = control::get(places, "/v1/token").await?;
+        let view: TokenView = control::get(directories, "/v1/token").await?;
         if let Some(cluster) = view.cluster {
             println!("the cluster's fingerprint: {cluster}");
         }
-        let waiting: Vec<Applicant> = control::get(places, "/v1/approve").await?;
+        let waiting: Vec<Applicant> = control::get(directories, "/v1/approve").await?;
         if waiting.is_empty() {
-            bail!("no host that asks this one waits for approval; name its fingerprint to let it in all the same");
+            bail!(
+                "no host that asks this one waits for approval; name its fingerprint to let it in \
+                 all the same"
+            );
         }
         for applicant in waiting {
             println!("{}  {} ({})", applicant.fingerprint, applicant.name, applicant.address);

@@ -1,37 +1,44 @@
-//! Whether the shoutd that runs is as `shoutdctl start` was asked for: what a running daemon, or a host that has a cluster already, does
-//! not take up is said, and no success.
+//! Whether the shoutd that runs is as `shoutdctl start` was asked for: what a running daemon, or a
+//! host that has a cluster already, does not take up is said, and no success.
 
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use shoutd_cli::{DOCKER_SOCKET, PLUGIN_SOCKET, Places, StartArguments};
+use shoutd_cli::{DOCKER_SOCKET, Directories, PLUGIN_SOCKET, StartArguments};
 use shoutd_core::joining::{PeerCheck, Peers, judge_peers};
 use shoutd_core::view::{CheckPeers, DATA_DIRECTORY, Status, TokenView};
 use shoutd_peer::{Prepared, Token};
 
 use crate::control;
 
-/// Compares what was asked for with the daemon that serves. `token` is the text of the token that was given, in whatever way.
+/// Compares what was asked for with the daemon that serves. `token` is the text of the token that
+/// was given, in whatever way.
 ///
 /// # Errors
 /// What of it is not so, why, and what to do, in one line.
-pub async fn check(arguments: &StartArguments, token: Option<&str>, places: &Places, status: &Status) -> Result<()> {
+pub async fn check(
+    arguments: &StartArguments,
+    token: Option<&str>,
+    directories: &Directories,
+    status: &Status,
+) -> Result<()> {
     let mut unmet = settings(arguments, status);
     let token = token.map(str::parse::<Token>).transpose()?;
     let mut come_later = false;
     if let Some(token) = &token {
-        let held: TokenView = control::get(places, "/v1/token").await?;
+        let held: TokenView = control::get(directories, "/v1/token").await?;
         come_later = Prepared::from_token(token)?.is_some();
         if let Some(own) = held.cluster.filter(|own| *own != token.authority) {
             unmet.push(format!(
-                "the token is of the cluster with fingerprint {}, and this host belongs to the one with {own} already; {LEAVE_FIRST}",
+                "the token is of the cluster with fingerprint {}, and this host belongs to the \
+                 one with {own} already; {LEAVE_FIRST}",
                 token.authority
             ));
         }
     }
     if !arguments.peer_addresses.is_empty() {
         let asked = CheckPeers { addresses: arguments.peer_addresses.clone() };
-        let checks: Vec<PeerCheck> = control::post(places, "/v1/peers/check", &asked).await?;
+        let checks: Vec<PeerCheck> = control::post(directories, "/v1/peers/check", &asked).await?;
         match judge_peers(&checks, come_later) {
             Peers::Met(ignored) => {
                 for why in ignored {
@@ -39,7 +46,8 @@ pub async fn check(arguments: &StartArguments, token: Option<&str>, places: &Pla
                 }
             }
             Peers::Unmet(why) => unmet.push(format!(
-                "--peer-addresses is ignored, as this host belongs to cluster {} already and none of them does: {why}; {LEAVE_FIRST}",
+                "--peer-addresses is ignored, as this host belongs to cluster {} already and none \
+                 of them does: {why}; {LEAVE_FIRST}",
                 status.cluster.map_or_else(|| "unknown".to_owned(), |id| id.to_string())
             )),
         }
@@ -47,7 +55,12 @@ pub async fn check(arguments: &StartArguments, token: Option<&str>, places: &Pla
     if unmet.is_empty() {
         return Ok(());
     }
-    bail!("shoutd serves Docker on {} ({}), but not as asked: {}", status.name, status.address, unmet.join("; "))
+    bail!(
+        "shoutd serves Docker on {} ({}), but not as asked: {}",
+        status.name,
+        status.address,
+        unmet.join("; ")
+    )
 }
 
 /// What to do to get into another cluster.
@@ -56,10 +69,11 @@ const LEAVE_FIRST: &str = "to join another cluster, leave this one first: shoutd
 /// Settings that a daemon takes up only when it starts. What was not given is as the daemon has it.
 pub fn settings(arguments: &StartArguments, status: &Status) -> Vec<String> {
     let mut unmet = Vec::new();
-    if let Some(wanted) = arguments.replication.filter(|wanted| wanted.name() != status.replication) {
+    if let Some(wanted) = arguments.replication.filter(|wanted| wanted.name() != status.replication)
+    {
         unmet.push(format!(
-            "it was started before and replicates multicast by {}, not by {wanted}; for that, stop it first (shoutdctl stop) and start \
-             it again with --replication",
+            "it was started before and replicates multicast by {}, not by {wanted}; for that, \
+             stop it first (shoutdctl stop) and start it again with --replication",
             status.replication
         ));
     }
@@ -72,7 +86,8 @@ pub fn settings(arguments: &StartArguments, status: &Status) -> Vec<String> {
         // An older daemon does not say what it has.
         if wanted != Path::new(default) && wanted != has && has != Path::new("") {
             unmet.push(format!(
-                "it was started before with {option} {}, not {}; for that, stop it first: shoutdctl stop",
+                "it was started before with {option} {}, not {}; for that, stop it first: \
+                 shoutdctl stop",
                 has.display(),
                 wanted.display()
             ));
@@ -112,7 +127,10 @@ mod tests {
             ("--plugin-socket=/run/p.sock", ["/run/docker/plugins/shoutd.sock", "/run/p.sock"]),
         ] {
             let told = unmet(&[option]);
-            assert!(words.iter().all(|word| told.contains(word)) && told.contains("shoutdctl stop"), "{told}");
+            assert!(
+                words.iter().all(|word| told.contains(word)) && told.contains("shoutdctl stop"),
+                "{told}"
+            );
         }
     }
 }

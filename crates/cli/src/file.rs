@@ -7,13 +7,15 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
-/// Octets of the largest file that is read as one with a token. A token has 103; a page of remarks beside it is a mistake.
+/// Octets of the largest file that is read as one with a token. A token has 103; a page of remarks
+/// beside it is a mistake.
 pub const TOKEN_FILE_BYTES_MAX: u64 = 4096;
 
 /// Reads a file of the data directory, if it has no more than `limit` octets.
 ///
 /// # Errors
-/// It cannot be read. Of the kind [`ErrorKind::InvalidData`]: it is larger, or no file but a directory, a pipe or a device.
+/// It cannot be read. Of the kind [`ErrorKind::InvalidData`]: it is larger, or no file but a
+/// directory, a pipe or a device.
 pub fn read_at_most(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     // Not blocking: to open a pipe waits for a writer.
     let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
@@ -23,13 +25,21 @@ pub fn read_at_most(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     read_limited(file, limit)
 }
 
-/// Reads the token out of what somebody named as the file with it; that may be a pipe, such as a shell's `<(...)`.
+/// Reads the token out of what somebody named as the file with it; that may be a pipe, such as a
+/// shell's `<(...)`.
 pub(crate) fn read_token(path: &Path) -> io::Result<String> {
-    let explain = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-    let read =
-        || if path == Path::new("-") { read_input() } else { read_limited(File::open(path)?, TOKEN_FILE_BYTES_MAX) };
+    let explain =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let read = || {
+        if path == Path::new("-") {
+            read_input()
+        } else {
+            read_limited(File::open(path)?, TOKEN_FILE_BYTES_MAX)
+        }
+    };
     let octets = read().map_err(explain)?;
-    let text = String::from_utf8(octets).map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not a text"));
+    let text = String::from_utf8(octets)
+        .map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not a text"));
     text.map(|text| text.trim().to_owned()).map_err(explain)
 }
 
@@ -48,7 +58,10 @@ fn read_limited(file: File, limit: u64) -> io::Result<Vec<u8>> {
     let mut octets = Vec::new();
     file.take(limit + 1).read_to_end(&mut octets)?;
     if octets.len() as u64 > limit {
-        return Err(io::Error::new(ErrorKind::InvalidData, format!("it is larger than {limit} octets")));
+        return Err(io::Error::new(
+            ErrorKind::InvalidData,
+            format!("it is larger than {limit} octets"),
+        ));
     }
     Ok(octets)
 }
@@ -66,7 +79,10 @@ mod tests {
         fs::write(&path, [b'x'; 10]).unwrap();
         assert_eq!(read_at_most(&path, 10).unwrap(), [b'x'; 10]);
         assert_eq!(read_at_most(&path, 9).unwrap_err().to_string(), "it is larger than 9 octets");
-        assert_eq!(read_at_most(&directory.path().join("none"), 9).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(
+            read_at_most(&directory.path().join("none"), 9).unwrap_err().kind(),
+            ErrorKind::NotFound
+        );
         for other in [directory.path(), Path::new("/dev/zero")] {
             assert_eq!(read_at_most(other, 9).unwrap_err().to_string(), "it is not a file");
         }
@@ -79,7 +95,10 @@ mod tests {
         fs::write(&path, " SHOUT1-x\n").unwrap();
         assert_eq!(read_token(&path).unwrap(), "SHOUT1-x");
         fs::write(&path, [0xff]).unwrap();
-        assert_eq!(read_token(&path).unwrap_err().to_string(), format!("{}: it is not a text", path.display()));
+        assert_eq!(
+            read_token(&path).unwrap_err().to_string(),
+            format!("{}: it is not a text", path.display())
+        );
         let told = read_token(Path::new("/dev/zero")).unwrap_err().to_string();
         assert_eq!(told, "/dev/zero: it is larger than 4096 octets");
         fs::remove_file(&path).unwrap();

@@ -16,7 +16,8 @@ fn fuzz_arguments() {
             assert_eq!(parse_address(&address.to_string()), Ok(address));
         }
         let command = StartArguments::augment_args(Command::new("shoutd").disable_help_flag(true));
-        let matches = command.try_get_matches_from(std::iter::once("shoutd").chain(line.split_whitespace().take(8)));
+        let matches = command
+            .try_get_matches_from(std::iter::once("shoutd").chain(line.split_whitespace().take(8)));
         let arguments = matches.and_then(|matches| StartArguments::from_arg_matches(&matches));
         (address, arguments.map_err(|error| error.kind()))
     });

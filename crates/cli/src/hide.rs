@@ -1,5 +1,6 @@
-//! Takes a token off the command line, which everybody on the host can read for as long as a process runs (proc_pid_cmdline(5)). Its
-//! environment is the user's own and root's alone (proc_pid_environ(5)).
+//! Takes a token off the command line, which everybody on the host can read for as long as a
+//! process runs (proc_pid_cmdline(5)). Its environment is the user's own and root's alone
+//! (proc_pid_environ(5)).
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -11,8 +12,9 @@ use crate::TOKEN_VARIABLE;
 
 const OPTION: &[u8] = b"--token";
 
-/// If there is a token on the command line, which must be a valid one, starts this program anew in the same process, with the token in the
-/// environment. To be called before any thread is started or file is opened. If that does not work the program goes on as it is.
+/// If there is a token on the command line, which must be a valid one, starts this program anew in
+/// the same process, with the token in the environment. To be called before any thread is started
+/// or file is opened. If that does not work the program goes on as it is.
 pub fn hide_token() {
     let mut arguments = env::args_os();
     let name = arguments.next().unwrap_or_default();
@@ -59,9 +61,13 @@ mod tests {
         let taken = Some(("start 10.0.0.1 --timeout=5".to_owned(), "SHOUT1-x".to_owned()));
         assert_eq!(split("start 10.0.0.1 --token=SHOUT1-x --timeout=5"), taken);
         assert_eq!(split("start 10.0.0.1 --token SHOUT1-x --timeout=5"), taken);
-        for line in
-            ["start 10.0.0.1", "start --token-file=/x", "start --token-file /x", "token show", "start -- --token=x"]
-        {
+        for line in [
+            "start 10.0.0.1",
+            "start --token-file=/x",
+            "start --token-file /x",
+            "token show",
+            "start -- --token=x",
+        ] {
             assert_eq!(split(line), None, "{line}");
         }
     }

@@ -1,4 +1,5 @@
-//! The arguments that `shoutd` and `shoutdctl start` share, defined once: what one takes, the other hands on.
+//! The arguments that `shoutd` and `shoutdctl start` share, defined once: what one takes, the other
+//! hands on.
 
 mod file;
 #[cfg(test)]
@@ -19,24 +20,27 @@ pub use file::{TOKEN_FILE_BYTES_MAX, read_at_most};
 pub use hide::hide_token;
 pub use refuse::refuse;
 
-/// Exit code of a daemon that found another one at work with its data directory: `EX_TEMPFAIL` of `sysexits.h`.
+/// Exit code of a daemon that found another one at work with its data directory: `EX_TEMPFAIL` of
+/// `sysexits.h`.
 pub const EXIT_OTHER_RUNS: u8 = 75;
 
-/// The exit code of a daemon whose host was removed from its cluster: to start it again does not help (`EX_NOPERM` of sysexits.h).
+/// The exit code of a daemon whose host was removed from its cluster: to start it again does not
+/// help (`EX_NOPERM` of sysexits.h).
 pub const EXIT_REMOVED: u8 = 77;
 
-/// Exit code of `shoutdctl status` where there are problems. 1 and 2 are for a daemon that cannot be asked and a wrong command line.
+/// Exit code of `shoutdctl status` where there are problems. 1 and 2 are for a daemon that cannot
+/// be asked and a wrong command line.
 pub const EXIT_PROBLEMS: u8 = 3;
 
 /// Where a daemon keeps its things.
 #[derive(Debug, Clone, Args)]
-pub struct Places {
+pub struct Directories {
     /// Directory of the control socket
     #[arg(long, value_name = "DIR", default_value = RUN_DIRECTORY, global = true)]
     pub run_dir: PathBuf,
 }
 
-impl Places {
+impl Directories {
     /// The control socket.
     pub fn control_socket(&self) -> PathBuf {
         self.run_dir.join(CONTROL_SOCKET)
@@ -46,17 +50,19 @@ impl Places {
 /// How a daemon is started.
 #[derive(Debug, Clone, Args)]
 pub struct StartArguments {
-    /// Address of this host on the network between the hosts, where its peers reach it and where it receives VXLAN [port: 7789]; may be left
-    /// out when the host was started before
+    /// Address of this host on the network between the hosts, where its peers reach it and where it
+    /// receives VXLAN [port: 7789]; may be left out when the host was started before
     #[arg(value_name = "ADVERTISE_ADDRESS", value_parser = parse_address)]
     pub advertise_address: Option<SocketAddr>,
 
-    /// Addresses of hosts that belong to the cluster already, separated by commas; without it the first start founds a cluster
+    /// Addresses of hosts that belong to the cluster already, separated by commas; without it the
+    /// first start founds a cluster
     #[arg(long, value_name = "ADDRESSES", value_delimiter = ',', value_parser = parse_address)]
     pub peer_addresses: Vec<SocketAddr>,
 
-    /// Token that lets this host into the cluster; `shoutdctl token show` on a member prints it. It is taken off the command line at once, where
-    /// everybody could read it; --token-file never shows it
+    /// Token that lets this host into the cluster; `shoutdctl token show` on a member prints it. It
+    /// is taken off the command line at once, where everybody could read it; --token-file never
+    /// shows it
     #[arg(long, value_name = "TOKEN", env = TOKEN_VARIABLE, hide_env_values = true)]
     pub token: Option<String>,
 
@@ -64,7 +70,8 @@ pub struct StartArguments {
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
     pub token_file: Option<PathBuf>,
 
-    /// How multicast is sent to the hosts that listen, if not in the best way that this kernel can: vxlan-mdb, multicast-fdb or flood
+    /// How multicast is sent to the hosts that listen, if not in the best way that this kernel can:
+    /// vxlan-mdb, multicast-fdb or flood
     #[arg(long, value_name = "WAY")]
     pub replication: Option<Tier>,
 
@@ -87,7 +94,8 @@ pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 /// Where Docker finds this plugin, unless another place is named.
 pub const PLUGIN_SOCKET: &str = "/run/docker/plugins/shoutd.sock";
 
-/// Environment variable with the token. A command line can be read by everybody on the host; this one's environment by root alone.
+/// Environment variable with the token. A command line can be read by everybody on the host; this
+/// one's environment by root alone.
 pub const TOKEN_VARIABLE: &str = "SHOUTD_TOKEN";
 
 impl StartArguments {
@@ -103,9 +111,11 @@ impl StartArguments {
         }
     }
 
-    /// The same arguments as a command line, for handing them on; but for the token, which does not belong on one.
-    pub fn to_command_line(&self, places: &Places) -> Vec<OsString> {
-        let mut line: Vec<OsString> = self.advertise_address.iter().map(|address| address.to_string().into()).collect();
+    /// The same arguments as a command line, for handing them on; but for the token, which does not
+    /// belong on one.
+    pub fn to_command_line(&self, directories: &Directories) -> Vec<OsString> {
+        let mut line: Vec<OsString> =
+            self.advertise_address.iter().map(|address| address.to_string().into()).collect();
         if !self.peer_addresses.is_empty() {
             let peers: Vec<_> = self.peer_addresses.iter().map(SocketAddr::to_string).collect();
             line.push(format!("--peer-addresses={}", peers.join(",")).into());
@@ -113,11 +123,12 @@ impl StartArguments {
         if let Some(tier) = self.replication {
             line.push(format!("--replication={}", tier.name()).into());
         }
-        let mut path = |option: &str, path: &Path| line.extend([OsString::from(option), path.into()]);
+        let mut path =
+            |option: &str, path: &Path| line.extend([OsString::from(option), path.into()]);
         path("--data-dir", &self.data_dir);
         path("--docker-socket", &self.docker_socket);
         path("--plugin-socket", &self.plugin_socket);
-        path("--run-dir", &places.run_dir);
+        path("--run-dir", &directories.run_dir);
         line
     }
 }

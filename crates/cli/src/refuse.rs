@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 
-/// Says in one line what is wrong with a command line, what may have been meant, and whose help tells more; help and version, which are no
-/// mistakes, are printed whole.
+/// Says in one line what is wrong with a command line, what may have been meant, and whose help
+/// tells more; help and version, which are no mistakes, are printed whole.
 pub fn refuse<C: CommandFactory>(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         // A closed pipe is the reader's business.
@@ -31,7 +31,8 @@ fn line(text: &str) -> String {
     let first = first.join(" ");
     let mut line = first.strip_prefix("error: ").unwrap_or(&first).to_owned();
     // Other tips than these are about quoting, which is not what was wrong.
-    let tips = lines.filter_map(|line| line.strip_prefix("tip: ")).filter(|tip| tip.contains("similar"));
+    let tips =
+        lines.filter_map(|line| line.strip_prefix("tip: ")).filter(|tip| tip.contains("similar"));
     for tip in tips {
         line = format!("{line}; {tip}");
     }
@@ -55,13 +56,13 @@ mod tests {
     use clap::{Parser, Subcommand};
 
     use super::*;
-    use crate::{Places, StartArguments};
+    use crate::{Directories, StartArguments};
 
     #[derive(Debug, Parser)]
     #[command(name = "prog")]
     struct Line {
         #[command(flatten)]
-        _places: Places,
+        _places: Directories,
         #[command(subcommand)]
         _command: Commands,
     }
@@ -89,12 +90,23 @@ mod tests {
     fn what_may_have_been_meant_is_said_with_the_help_that_is_to_the_point() {
         for (arguments, meant, help) in [
             (&["strat"][..], "'start'", "(see prog --help)"),
-            (&["start", "10.0.0.1", "--peer-adresses=10.0.0.2"], "'--peer-addresses'", "(see prog start --help)"),
+            (
+                &["start", "10.0.0.1", "--peer-adresses=10.0.0.2"],
+                "'--peer-addresses'",
+                "(see prog start --help)",
+            ),
             (&["network", "crate"], "'create'", "(see prog network --help)"),
-            (&["--run-dir", "/x", "network", "wait", "--run-dri=/y"], "'--run-dir'", "(see prog network wait --help)"),
+            (
+                &["--run-dir", "/x", "network", "wait", "--run-dri=/y"],
+                "'--run-dir'",
+                "(see prog network wait --help)",
+            ),
         ] {
             let told = told(arguments);
-            assert!(told.contains("similar") && told.contains(meant) && told.ends_with(help), "{told}");
+            assert!(
+                told.contains("similar") && told.contains(meant) && told.ends_with(help),
+                "{told}"
+            );
             assert!(!told.contains('\n') && !told.contains("Usage"), "{told}");
         }
     }

@@ -13,9 +13,9 @@ use shoutd_core::{ClusterId, HostId};
 use shoutd_peer::{CallError, Distrust, Rejection};
 use tokio::time::{Instant, timeout_at};
 
-use crate::consensus::Inner;
-use crate::contacts::millis;
-use crate::farewell::Farewell;
+use crate::node::Node;
+use crate::peer_health::millis;
+use crate::removal_notice::RemovalNotice;
 use crate::status::ConsensusStatus;
 use crate::wire::{self, Answer, Join, Joined, Proposed};
 use crate::{Consensus, ProposeError, STATE_VERSION, StoreError};
@@ -42,7 +42,10 @@ pub enum FoundError {
         has: ClusterId,
     },
     /// It began to join this very cluster, and has not heard that it was admitted.
-    #[error("this host was on its way into cluster {0}, which another host founded: name a host of it as a peer")]
+    #[error(
+        "this host was on its way into cluster {0}, which another host founded: name a host of it \
+         as a peer"
+    )]
     Joining(ClusterId),
     /// It could not be committed.
     #[error("founding the cluster: {0}")]
@@ -57,8 +60,9 @@ pub enum FoundError {
 pub enum JoinError {
     /// Its data are those of another cluster.
     #[error(
-        "{peer} belongs to cluster {theirs}, this host to cluster {ours} by its data directory: start it without --peer-addresses \
-         to go on in its own cluster; to join the other one, then leave (shoutdctl stop --leave) and start again with a token of that one"
+        "{peer} belongs to cluster {theirs}, this host to cluster {ours} by its data directory: \
+         start it without --peer-addresses to go on in its own cluster; to join the other one, \
+         then leave (shoutdctl stop --leave) and start again with a token of that one"
     )]
     OtherCluster {
         /// The peer.
@@ -70,8 +74,9 @@ pub enum JoinError {
     },
     /// Another authority certified the peer.
     #[error(
-        "{peer} belongs to another cluster than this host: start it without --peer-addresses to go on in its own cluster; to join \
-         the other one, then leave (shoutdctl stop --leave) and start again with a token of that one"
+        "{peer} belongs to another cluster than this host: start it without --peer-addresses to \
+         go on in its own cluster; to join the other one, then leave (shoutdctl stop --leave) and \
+         start again with a token of that one"
     )]
     Stranger {
         /// The peer.
@@ -119,13 +124,14 @@ pub enum JoinError {
         /// Where this host waited.
         address: SocketAddr,
     },
-    /// This host was removed, or was not there when the cluster was recovered. The text is that of [`Consensus::removed`].
+    /// This host was removed, or was not there when the cluster was recovered. The text is that of
+    /// [`Consensus::removed`].
     #[error("{0}")]
     Removed(String),
     /// The cluster's state has a form that this version does not understand.
     #[error(
-        "{peer} runs a newer version of shoutd (version {theirs} of agreed state, this one knows {STATE_VERSION}): upgrade shoutd on this \
-         host"
+        "{peer} runs a newer version of shoutd (version {theirs} of agreed state, this one knows \
+         {STATE_VERSION}): upgrade shoutd on this host"
     )]
     Outdated {
         /// The peer.
@@ -165,7 +171,10 @@ impl JoinError {
     /// Whether trying again can help, without anybody changing what was asked for.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::NoCluster { .. } | Self::Unreachable { .. } | Self::NotNow { .. } | Self::Silence { .. } => true,
+            Self::NoCluster { .. }
+            | Self::Unreachable { .. }
+            | Self::NotNow { .. }
+            | Self::Silence { .. } => true,
             Self::OtherCluster { .. }
             | Self::Stranger { .. }
             | Self::Refused { .. }
@@ -178,28 +187,34 @@ impl JoinError {
 }
 
 impl Consensus {
-    /// Founds a cluster of which this host is the first. Founding the same again is no error, however far it came before; nor is
-    /// it on a host that was admitted to it.
+    /// Founds a cluster of which this host is the first. Founding the same again is no error,
+    /// however far it came before; nor is it on a host that was admitted to it.
     ///
     /// # Errors
     /// See [`FoundError`].
     pub async fn found(&self, cluster: ClusterId, deadline: Duration) -> Result<(), FoundError> {
-        self.inner.found(cluster, deadline).await
+        self.node.found(cluster, deadline).await
     }
 
-    /// Gets this host admitted to the cluster of these peers: each is asked once, until one says yes. When it returns, the state
-    /// has this host in it. Joining again is no error, and tells the cluster this host's new name and address.
+    /// Gets this host admitted to the cluster of these peers: each is asked once, until one says
+    /// yes. When it returns, the state has this host in it. Joining again is no error, and tells
+    /// the cluster this host's new name and address.
     ///
     /// # Errors
     /// See [`JoinError`]; it tells what is most to the point of what the peers said.
     pub async fn join(&self, peers: &[SocketAddr], deadline: Duration) -> Result<(), JoinError> {
-        self.inner.join(peers, Instant::now() + deadline).await
+        self.node.join(peers, Instant::now() + deadline).await
     }
 }
 
-impl Inner {
-    pub async fn found(self: &Arc<Self>, cluster: ClusterId, deadline: Duration) -> Result<(), FoundError> {
-        // Recorded first: a host that is interrupted after this line goes on with it when it starts again.
+impl Node {
+    pub async fn found(
+        self: &Arc<Self>,
+        cluster: ClusterId,
+        deadline: Duration,
+    ) -> Result<(), FoundError> {
+        // Recorded first: a host that is interrupted after this line goes on with it when it starts
+        // again.
         let has = self.belong_to(cluster, true, 0).await?;
         if has != cluster {
             return Err(FoundError::OtherCluster { has });
@@ -224,7 +239,11 @@ impl Inner {
         Ok(self.introduce(until.saturating_duration_since(Instant::now())).await?)
     }
 
-    pub async fn join(self: &Arc<Self>, peers: &[SocketAddr], until: Instant) -> Result<(), JoinError> {
+    pub async fn join(
+        self: &Arc<Self>,
+        peers: &[SocketAddr],
+        until: Instant,
+    ) -> Result<(), JoinError> {
         let (mut unreachable, mut without_cluster, mut not_now) = (Vec::new(), Vec::new(), None);
         self.meet(peers).await;
         for peer in peers.iter().copied().filter(|peer| *peer != self.settings.advertise) {
@@ -239,17 +258,21 @@ impl Inner {
         match (not_now, peers) {
             (Some(error), _) => Err(error),
             (None, [own]) if *own == self.settings.advertise => Err(JoinError::Itself(*own)),
-            (None, _) if !without_cluster.is_empty() => Err(JoinError::NoCluster { peers: without_cluster }),
+            (None, _) if !without_cluster.is_empty() => {
+                Err(JoinError::NoCluster { peers: without_cluster })
+            }
             (None, _) => Err(JoinError::Unreachable { errors: unreachable }),
         }
     }
 
-    /// Finds out which hosts of its own cluster are where a user says that there are some: they may have moved, as this one may.
+    /// Finds out which hosts of its own cluster are where a user says that there are some: they may
+    /// have moved, as this one may.
     async fn meet(&self, peers: &[SocketAddr]) {
         let strangers = peers.iter().copied().filter(|peer| *peer != self.settings.advertise);
         let asked = strangers.filter(|_| self.identity.cluster().is_some()).map(async |peer| {
-            let status = self.contacts.call_whoever(peer, wire::STATUS, &(), MEETING_DEADLINE).await;
-            status.map(|status: ConsensusStatus| self.contacts.learn(status.host, peer))
+            let status =
+                self.peer_health.call_whoever(peer, wire::STATUS, &(), MEETING_DEADLINE).await;
+            status.map(|status: ConsensusStatus| self.peer_health.learn(status.host, peer))
         });
         drop(join_all(asked).await);
     }
@@ -265,35 +288,53 @@ impl Inner {
                 state: STATE_VERSION,
                 within: millis(within * 9 / 10),
             };
-            let message = self.contacts.message(None, request);
-            let answer = self.calls.call::<_, Answer<Joined>>(None, peer, wire::JOIN, &message, within).await;
+            let message = self.peer_health.message(None, request);
+            let answer = self
+                .calls
+                .call::<_, Answer<Joined>>(None, peer, wire::JOIN, &message, within)
+                .await;
             let joined = match answer.map_err(|error| self.refused(peer, error))? {
                 Ok(joined) => joined,
-                Err(farewell) => return Err(self.turned_away(farewell)),
+                Err(removal_notice) => return Err(self.turned_away(removal_notice)),
             };
             match joined {
-                Joined::Admitted { cluster, epoch } => return self.enter(peer, (cluster, epoch), until).await,
-                Joined::Outdated { state } => return Err(JoinError::Outdated { peer, theirs: state }),
-                // It leads, as after a restart that nobody else survived: it needs nobody to let it in.
+                Joined::Admitted { cluster, epoch } => {
+                    return self.enter(peer, (cluster, epoch), until).await;
+                }
+                Joined::Outdated { state } => {
+                    return Err(JoinError::Outdated { peer, theirs: state });
+                }
+                // It leads, as after a restart that nobody else survived: it needs nobody to let it
+                // in.
                 Joined::NotLeader { leader: Some(leader) } if leader.host == self.me() => {
-                    let introduced = self.introduce(until.saturating_duration_since(Instant::now())).await;
+                    let introduced =
+                        self.introduce(until.saturating_duration_since(Instant::now())).await;
                     return introduced.map_err(|error| JoinError::NotNow { peer, error });
                 }
                 Joined::NotLeader { leader: Some(leader) } => peer = leader.address,
                 Joined::NotLeader { leader: None } => {
-                    return Err(JoinError::NotNow { peer, error: ProposeError::NoLeader("no leader".to_owned()) });
+                    return Err(JoinError::NotNow {
+                        peer,
+                        error: ProposeError::NoLeader("no leader".to_owned()),
+                    });
                 }
                 Joined::NoCluster => return Err(JoinError::NoCluster { peers: vec![peer] }),
                 Joined::Itself => return Err(JoinError::Itself(peer)),
-                // It still has a vote, which the others are about to take: it is told when they have.
+                // It still has a vote, which the others are about to take: it is told when they
+                // have.
                 Joined::Refused(refusal @ Refusal::HostRemoved { .. }) => {
                     return Err(JoinError::NotNow { peer, error: refusal.into() });
                 }
-                Joined::Refused(refusal) => return Err(JoinError::Refused { peer, reason: refusal.to_string() }),
+                Joined::Refused(refusal) => {
+                    return Err(JoinError::Refused { peer, reason: refusal.to_string() });
+                }
                 Joined::Failed(error) => return Err(JoinError::NotNow { peer, error }),
             }
         }
-        Err(JoinError::NotNow { peer, error: ProposeError::NoLeader("the leader keeps changing".to_owned()) })
+        Err(JoinError::NotNow {
+            peer,
+            error: ProposeError::NoLeader("the leader keeps changing".to_owned()),
+        })
     }
 
     /// Waits until what was agreed on arrives.
@@ -309,8 +350,9 @@ impl Inner {
         }
         let address = self.settings.advertise;
         let mut cluster = self.published.cluster.clone();
-        let there =
-            cluster.wait_for(|cluster| cluster.hosts.get(&self.me()).is_some_and(|host| host.address == address));
+        let there = cluster.wait_for(|cluster| {
+            cluster.hosts.get(&self.me()).is_some_and(|host| host.address == address)
+        });
         match timeout_at(until, there).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(JoinError::NotNow { peer, error: ProposeError::Stopped }),
@@ -318,8 +360,8 @@ impl Inner {
         }
     }
 
-    /// Admits a host, as the leader. It returns when the host is a member of the Raft group; whether it gets a vote shows once it
-    /// has the log.
+    /// Admits a host, as the leader. It returns when the host is a member of the Raft group;
+    /// whether it gets a vote shows once it has the log.
     pub async fn admit(&self, host: HostId, request: Join, until: Instant) -> Joined {
         if host == self.me() {
             return Joined::Itself;
@@ -330,10 +372,12 @@ impl Inner {
         if request.state < STATE_VERSION {
             return Joined::Outdated { state: STATE_VERSION };
         }
-        // A host that was just admitted itself, or whose leader was just lost, knows one in a moment.
+        // A host that was just admitted itself, or whose leader was just lost, knows one in a
+        // moment.
         let mut metrics = self.raft.metrics();
         let election = until.min(Instant::now() + ELECTION);
-        let _ = timeout_at(election, metrics.wait_for(|metrics| metrics.current_leader.is_some())).await;
+        let _ = timeout_at(election, metrics.wait_for(|metrics| metrics.current_leader.is_some()))
+            .await;
         let command = Command::AdmitHost { host, name: request.name, address: request.address };
         match self.write_until(command, until).await {
             Proposed::Done { result: Ok(_), .. } => {}
@@ -346,17 +390,19 @@ impl Inner {
             Proposed::Failed(error) => return Joined::Failed(error),
         }
         self.members_wanted.notify_one();
-        let member = metrics.wait_for(|metrics| metrics.membership_config.membership().get_node(&host.get()).is_some());
+        let member = metrics.wait_for(|metrics| {
+            metrics.membership_config.membership().get_node(&host.get()).is_some()
+        });
         match timeout_at(until, member).await {
-            Ok(_) => Joined::Admitted { cluster, epoch: self.standing.epoch() },
+            Ok(_) => Joined::Admitted { cluster, epoch: self.participation.epoch() },
             Err(_) => Joined::Failed(ProposeError::TimedOut(request.within)),
         }
     }
 
     /// Takes note that the cluster has told this host to go.
-    fn turned_away(&self, farewell: Farewell) -> JoinError {
-        let text = format!("{farewell:?}");
-        self.standing.leave(farewell);
+    fn turned_away(&self, removal_notice: RemovalNotice) -> JoinError {
+        let text = format!("{removal_notice:?}");
+        self.participation.leave(removal_notice);
         JoinError::Removed(self.removed().unwrap_or(text))
     }
 
@@ -368,26 +414,36 @@ impl Inner {
             CallError::Refused { rejection: Rejection::Busy { reason }, .. } => {
                 JoinError::NotNow { peer, error: ProposeError::NoLeader(reason) }
             }
-            CallError::Untrusted { distrust: Distrust::NoCluster, .. } => JoinError::NoCluster { peers: vec![peer] },
-            CallError::Untrusted { distrust: Distrust::OtherAuthority | Distrust::OtherCluster(_), .. } => {
-                JoinError::Stranger { peer }
+            CallError::Untrusted { distrust: Distrust::NoCluster, .. } => {
+                JoinError::NoCluster { peers: vec![peer] }
             }
+            CallError::Untrusted {
+                distrust: Distrust::OtherAuthority | Distrust::OtherCluster(_),
+                ..
+            } => JoinError::Stranger { peer },
             // The clock of one of the two is wrong, which is no reason to give up.
-            CallError::Untrusted { distrust: distrust @ (Distrust::Expired(_) | Distrust::NotYetValid(_)), .. } => {
-                JoinError::NotNow { peer, error: ProposeError::NoLeader(distrust.to_string()) }
+            CallError::Untrusted {
+                distrust: distrust @ (Distrust::Expired(_) | Distrust::NotYetValid(_)),
+                ..
+            } => JoinError::NotNow { peer, error: ProposeError::NoLeader(distrust.to_string()) },
+            // It has proved to be of this host's cluster before it was asked, so all that it can
+            // have against this one is the time.
+            CallError::Refused {
+                rejection: rejection @ Rejection::Unauthenticated { .. }, ..
+            } => JoinError::NotNow { peer, error: ProposeError::NoLeader(rejection.to_string()) },
+            CallError::Untrusted { distrust, .. } => {
+                JoinError::Refused { peer, reason: distrust.to_string() }
             }
-            // It has proved to be of this host's cluster before it was asked, so all that it can have against this one is the time.
-            CallError::Refused { rejection: rejection @ Rejection::Unauthenticated { .. }, .. } => {
-                JoinError::NotNow { peer, error: ProposeError::NoLeader(rejection.to_string()) }
-            }
-            CallError::Untrusted { distrust, .. } => JoinError::Refused { peer, reason: distrust.to_string() },
             CallError::Refused { rejection: Rejection::Removed { .. }, .. } => {
-                self.turned_away(Farewell::Removed { at: None })
+                self.turned_away(RemovalNotice::Removed { at: None })
             }
-            CallError::Refused { rejection, .. } => JoinError::Refused { peer, reason: rejection.to_string() },
-            CallError::Malformed { reason, .. } => {
-                JoinError::Refused { peer, reason: format!("it does not speak shoutd's protocol: {reason}") }
+            CallError::Refused { rejection, .. } => {
+                JoinError::Refused { peer, reason: rejection.to_string() }
             }
+            CallError::Malformed { reason, .. } => JoinError::Refused {
+                peer,
+                reason: format!("it does not speak shoutd's protocol: {reason}"),
+            },
             error @ (CallError::Unreachable { .. } | CallError::TimedOut { .. }) => {
                 JoinError::Unreachable { errors: vec![error] }
             }

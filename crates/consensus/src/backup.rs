@@ -1,7 +1,8 @@
 //! Backups: agreed state in a file that can be read anywhere.
 //!
-//! The first line is a JSON object that says what the file is, and has the SHA-256 of the rest, which is agreed state in the form in which
-//! hosts send it to one another. There is no secret in it: what lets hosts in is left out.
+//! The first line is a JSON object that says what the file is, and has the SHA-256 of the rest,
+//! which is agreed state in the form in which hosts send it to one another. There is no secret in
+//! it: what lets hosts in is left out.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -18,7 +19,8 @@ use crate::logged::{disclose, enclose};
 /// The form of the file. It goes up with every change that an older build would misread.
 const FORMAT: u32 = 1;
 
-/// Octets of a backup, more than the largest cluster has: what is no backup must not fill the memory.
+/// Octets of a backup, more than the largest cluster has: what is no backup must not fill the
+/// memory.
 const BYTES_MAX: u64 = 1 << 30;
 
 /// Octets of its first line.
@@ -80,30 +82,35 @@ pub enum BackupError {
 }
 
 impl Consensus {
-    /// Writes a backup of agreed state as this host knows it at this moment. `now` is the time since 1970. Whether others know of later changes,
-    /// [`Consensus::status`] tells.
+    /// Writes a backup of agreed state as this host knows it at this moment. `now` is the time
+    /// since 1970. Whether others know of later changes, [`Consensus::status`] tells.
     ///
     /// # Errors
     /// See [`BackupError`].
-    pub fn backup(&self, writer: &mut dyn Write, now: Duration) -> Result<BackupSummary, BackupError> {
-        let inner = &self.inner;
+    pub fn backup(
+        &self,
+        writer: &mut dyn Write,
+        now: Duration,
+    ) -> Result<BackupSummary, BackupError> {
+        let node = &self.node;
         // First, so that the number is not higher than what is in the state.
-        let entries = *inner.published.applied.borrow();
-        let mut cluster = (*inner.cluster()).clone();
+        let entries = *node.published.applied.borrow();
+        let mut cluster = (*node.cluster()).clone();
         let id = cluster.id.ok_or(BackupError::NoCluster)?;
-        // Tokens and the authority's key are secrets. And whoever restores does not have the key that the latter is sealed with.
+        // Tokens and the authority's key are secrets. And whoever restores does not have the key
+        // that the latter is sealed with.
         let removed = std::mem::take(&mut cluster.admissions.removed);
         cluster.admissions = Admissions { removed, ..Admissions::default() };
         let networks = cluster.networks.len();
-        let content = Content { epoch: inner.standing.epoch(), cluster };
+        let content = Content { epoch: node.participation.epoch(), cluster };
         let body = serde_json::to_vec(&enclose(content)).map_err(|error| writing(error.into()))?;
         let summary = BackupSummary {
             shoutd_backup: FORMAT,
             cluster: id,
-            host: inner.me(),
+            host: node.me(),
             made: now,
             entries,
-            voters: inner.voters(),
+            voters: node.voters(),
             networks,
             bytes: body.len(),
             sha256: hash(&body),
@@ -142,8 +149,10 @@ pub(crate) fn read(reader: &mut dyn Read) -> Result<(BackupSummary, Content), Ba
     }
     let no_backup = |reason: &str| BackupError::NoBackup(reason.to_owned());
     let end = bytes.iter().take(HEADER_BYTES_MAX).position(|byte| *byte == b'\n');
-    let (header, body) = bytes.split_at(end.ok_or_else(|| no_backup("its first line does not say so"))?);
-    let header: Value = serde_json::from_slice(header).map_err(|_| no_backup("its first line does not say so"))?;
+    let (header, body) =
+        bytes.split_at(end.ok_or_else(|| no_backup("its first line does not say so"))?);
+    let header: Value =
+        serde_json::from_slice(header).map_err(|_| no_backup("its first line does not say so"))?;
     match header.get("shoutd_backup").and_then(Value::as_u64) {
         None => return Err(no_backup("its first line does not say so")),
         Some(format) if format > u64::from(FORMAT) => {
@@ -152,17 +161,22 @@ pub(crate) fn read(reader: &mut dyn Read) -> Result<(BackupSummary, Content), Ba
         Some(_) => {}
     }
     let damaged = |reason: String| BackupError::Damaged(reason);
-    let summary: BackupSummary =
-        serde_json::from_value(header).map_err(|error| damaged(format!("its first line: {error}")))?;
+    let summary: BackupSummary = serde_json::from_value(header)
+        .map_err(|error| damaged(format!("its first line: {error}")))?;
     let body = body.get(1..).unwrap_or_default();
     if body.len() != summary.bytes {
-        return Err(damaged(format!("it has {} bytes after its first line, not {}", body.len(), summary.bytes)));
+        return Err(damaged(format!(
+            "it has {} bytes after its first line, not {}",
+            body.len(),
+            summary.bytes
+        )));
     }
     if hash(body) != summary.sha256 {
         return Err(damaged("its checksum is not that of its contents".to_owned()));
     }
     let body: Value = serde_json::from_slice(body).map_err(|error| damaged(error.to_string()))?;
-    let content: Content = disclose(body).map_err(|unknown| BackupError::Newer(unknown.to_string()))?;
+    let content: Content =
+        disclose(body).map_err(|unknown| BackupError::Newer(unknown.to_string()))?;
     if content.cluster.id != Some(summary.cluster) {
         return Err(damaged("it has the state of another cluster than it says".to_owned()));
     }

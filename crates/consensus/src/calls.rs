@@ -38,10 +38,14 @@ impl Calls {
         deadline: Duration,
     ) -> Result<A, CallError> {
         match (self, host) {
-            (Self::Peers(client), Some(host)) => client.call_host(host, address, path, request, deadline).await,
+            (Self::Peers(client), Some(host)) => {
+                client.call_host(host, address, path, request, deadline).await
+            }
             (Self::Peers(client), None) => client.call(address, path, request, deadline).await,
             #[cfg(test)]
-            (Self::Simulated(port), host) => port.call(host, address, path, request, deadline).await,
+            (Self::Simulated(port), host) => {
+                port.call(host, address, path, request, deadline).await
+            }
         }
     }
 }

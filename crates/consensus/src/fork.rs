@@ -1,14 +1,15 @@
 //! Noticing that this host has agreed on other things than its cluster.
 //!
-//! In Raft that cannot be, and openraft takes what was agreed on for the same on all hosts without looking. It does happen to a host whose
-//! disk was set back to a time when it alone voted, and that went on without the others: what it agreed on then is in the way of what they
-//! have agreed on, and cannot be taken back.
+//! In Raft that cannot be, and openraft takes what was agreed on for the same on all hosts without
+//! looking. It does happen to a host whose disk was set back to a time when it alone voted, and
+//! that went on without the others: what it agreed on then is in the way of what they have agreed
+//! on, and cannot be taken back.
 
 use openraft::raft::AppendEntriesRequest;
 use shoutd_peer::Rejection;
 
 use crate::StoreError;
-use crate::consensus::Inner;
+use crate::node::Node;
 use crate::raft::{LogId, Types};
 
 /// The newest entry that a leader has, of those that a host with so many agreed on should have too.
@@ -17,7 +18,7 @@ fn newest_below(rpc: &AppendEntriesRequest<Types>, applied: LogId) -> Option<Log
     ids.filter(|id| id.index <= applied.index).max_by_key(|id| id.index)
 }
 
-impl Inner {
+impl Node {
     /// Checks that a leader's log has what this host has applied. If not, this host stops for good.
     pub async fn refuse_fork(&self, rpc: &AppendEntriesRequest<Types>) -> Result<(), Rejection> {
         // Of one moment: whoever committed what is applied had this vote at the most.
@@ -26,11 +27,15 @@ impl Inner {
             let metrics = metrics.borrow();
             (metrics.vote, metrics.last_applied)
         };
-        // A leader that was deposed may have entries that were never agreed on, where others have been since.
+        // A leader that was deposed may have entries that were never agreed on, where others have
+        // been since.
         let Some(applied) = applied.filter(|_| rpc.vote >= vote) else { return Ok(()) };
         let Some(theirs) = newest_below(rpc, applied) else { return Ok(()) };
-        let ours =
-            if theirs.index == applied.index { Some(applied) } else { self.record.log_id_at(theirs.index).await };
+        let ours = if theirs.index == applied.index {
+            Some(applied)
+        } else {
+            self.record.log_id_at(theirs.index).await
+        };
         // What was dropped after a snapshot is not known any more.
         if ours.is_none_or(|ours| ours == theirs) {
             return Ok(());
@@ -62,13 +67,19 @@ mod tests {
         let rpc = |before: Option<LogId>, entries: &[LogId]| AppendEntriesRequest::<Types> {
             vote: Vote::new_committed(9, 1),
             prev_log_id: before,
-            entries: entries.iter().map(|id| Entry { log_id: *id, payload: EntryPayload::Blank }).collect(),
+            entries: entries
+                .iter()
+                .map(|id| Entry { log_id: *id, payload: EntryPayload::Blank })
+                .collect(),
             leader_commit: None,
         };
         let applied = id(4, 10);
         assert_eq!(newest_below(&rpc(None, &[]), applied), None);
         assert_eq!(newest_below(&rpc(Some(id(5, 11)), &[id(5, 12)]), applied), None);
-        assert_eq!(newest_below(&rpc(Some(id(3, 8)), &[id(3, 9), id(5, 10), id(5, 11)]), applied), Some(id(5, 10)));
+        assert_eq!(
+            newest_below(&rpc(Some(id(3, 8)), &[id(3, 9), id(5, 10), id(5, 11)]), applied),
+            Some(id(5, 10))
+        );
         assert_eq!(newest_below(&rpc(Some(id(3, 8)), &[]), applied), Some(id(3, 8)));
     }
 }

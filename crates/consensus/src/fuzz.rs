@@ -23,14 +23,22 @@ fn fuzz_message() {
             read::<Message<VoteRequest<u64>>>(body),
             read::<Message<InstallSnapshotRequest<Types>>>(body),
         );
-        let questions = (read::<Message<Propose>>(body), read::<Message<Join>>(body), read::<Message<()>>(body));
-        let answers =
-            (read::<Answer<Proposed>>(body), read::<Answer<Joined>>(body), read::<Answer<ConsensusStatus>>(body));
+        let questions = (
+            read::<Message<Propose>>(body),
+            read::<Message<Join>>(body),
+            read::<Message<()>>(body),
+        );
+        let answers = (
+            read::<Answer<Proposed>>(body),
+            read::<Answer<Joined>>(body),
+            read::<Answer<ConsensusStatus>>(body),
+        );
         (raft, questions, answers)
     });
 }
 
-/// Commands, one on each line, as a host that has a certificate can propose them: read, and carried out.
+/// Commands, one on each line, as a host that has a certificate can propose them: read, and carried
+/// out.
 #[test]
 fn fuzz_command() {
     fuzz("command", env!("CARGO_MANIFEST_DIR"), |lines| {
@@ -40,7 +48,8 @@ fn fuzz_command() {
     });
 }
 
-/// A backup as it is, and with the length and checksum that its contents should have, behind which the fuzzer would not get.
+/// A backup as it is, and with the length and checksum that its contents should have, behind which
+/// the fuzzer would not get.
 #[test]
 fn fuzz_backup() {
     fuzz("backup", env!("CARGO_MANIFEST_DIR"), |mut file| {

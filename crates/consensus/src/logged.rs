@@ -1,15 +1,17 @@
 //! Commands as they stand in the log, with the version of their form.
 //!
-//! A host that does not know a command must not skip it: its state would differ from all others' from then on. So what it cannot
-//! understand it keeps as it came, in its log too, and stops when it has to be carried out; a newer build then goes on from there.
+//! A host that does not know a command must not skip it: its state would differ from all others'
+//! from then on. So what it cannot understand it keeps as it came, in its log too, and stops when
+//! it has to be carried out; a newer build then goes on from there.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use shoutd_core::cluster::Command;
 
-/// The form of commands and of agreed state that this build writes, and the newest that it understands. It goes up with every
-/// command, and with every field of agreed state, that an older build would not understand.
+/// The form of commands and of agreed state that this build writes, and the newest that it
+/// understands. It goes up with every command, and with every field of agreed state, that an older
+/// build would not understand.
 pub const STATE_VERSION: u32 = 2;
 
 /// A command of the log.
@@ -34,11 +36,13 @@ impl std::fmt::Display for Unknown {
         let Self { version, why, .. } = self;
         write!(
             f,
-            "the cluster agreed on something that this version of shoutd does not know (version {version} of agreed state, "
+            "the cluster agreed on something that this version of shoutd does not know (version \
+             {version} of agreed state, "
         )?;
         write!(
             f,
-            "this one knows {STATE_VERSION}: {why}): upgrade shoutd on this host; it then goes on where it stopped"
+            "this one knows {STATE_VERSION}: {why}): upgrade shoutd on this host; it then goes on \
+             where it stopped"
         )
     }
 }
@@ -100,7 +104,10 @@ mod tests {
     fn commands_carry_their_version() {
         let logged = Logged::from(Command::Found { cluster: ClusterId::new(7) });
         let json = serde_json::to_value(&logged).unwrap();
-        assert_eq!(json, json!({ "v": STATE_VERSION, "content": { "Found": { "cluster": ClusterId::new(7) } } }));
+        assert_eq!(
+            json,
+            json!({ "v": STATE_VERSION, "content": { "Found": { "cluster": ClusterId::new(7) } } })
+        );
         assert_eq!(serde_json::from_value::<Logged>(json).unwrap(), logged);
     }
 

@@ -17,15 +17,16 @@ pub(crate) struct Members {
 
 /// What the leader knows of the hosts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Sight {
+pub(crate) struct HostView {
     /// The hosts that answer and have nearly all of the log; the leader among them.
     pub ready: BTreeSet<HostId>,
     /// The voters that have not been ready for long.
     pub away: BTreeSet<HostId>,
     /// The members that were removed and have had time to learn of it.
     pub dismissed: BTreeSet<HostId>,
-    /// Hosts whose removal is under way: their votes go first. What takes a vote needs the host that has it, while removing the
-    /// host does not, so a host that was removed and kept its vote could leave the others unable to elect anybody.
+    /// Hosts whose removal is under way: their votes go first. What takes a vote needs the host
+    /// that has it, while removing the host does not, so a host that was removed and kept its vote
+    /// could leave the others unable to elect anybody.
     pub leaving: BTreeSet<HostId>,
     /// The leader itself.
     pub leader: Option<HostId>,
@@ -46,9 +47,13 @@ pub(crate) enum Change {
 
 /// What the leader should change next, if anything.
 ///
-/// Admitted hosts are added first without a vote. Who votes is then up to [`choose_voters`]. Hosts that were removed lose their vote,
-/// and go once they know.
-pub(crate) fn next_change(members: &Members, hosts: &BTreeMap<HostId, Host>, sight: &Sight) -> Option<Change> {
+/// Admitted hosts are added first without a vote. Who votes is then up to [`choose_voters`]. Hosts
+/// that were removed lose their vote, and go once they know.
+pub(crate) fn next_change(
+    members: &Members,
+    hosts: &BTreeMap<HostId, Host>,
+    sight: &HostView,
+) -> Option<Change> {
     let voters = members.voters.last()?;
     if members.voters.len() > 1 {
         // A leader was lost half way through.
@@ -59,11 +64,14 @@ pub(crate) fn next_change(members: &Members, hosts: &BTreeMap<HostId, Host>, sig
         return None;
     }
     let addresses = || hosts.iter().map(|(id, host)| (*id, host.address.to_string()));
-    let missing: BTreeMap<_, _> = addresses().filter(|(id, _)| !members.addresses.contains_key(id)).collect();
+    let missing: BTreeMap<_, _> =
+        addresses().filter(|(id, _)| !members.addresses.contains_key(id)).collect();
     if !missing.is_empty() {
         return Some(Change::Add(missing));
     }
-    let moved = |(id, address): &(HostId, String)| members.addresses.get(id).is_some_and(|noted| noted != address);
+    let moved = |(id, address): &(HostId, String)| {
+        members.addresses.get(id).is_some_and(|noted| noted != address)
+    };
     let moved: BTreeMap<_, _> = addresses().filter(moved).collect();
     if !moved.is_empty() {
         return Some(Change::Move(moved));
@@ -74,17 +82,21 @@ pub(crate) fn next_change(members: &Members, hosts: &BTreeMap<HostId, Host>, sig
     if wanted != *voters {
         return Some(Change::Voters(wanted));
     }
-    let stays = |id: &HostId| hosts.contains_key(id) || voters.contains(id) || !sight.dismissed.contains(id);
+    let stays = |id: &HostId| {
+        hosts.contains_key(id) || voters.contains(id) || !sight.dismissed.contains(id)
+    };
     let dropped: BTreeSet<_> = members.addresses.keys().copied().filter(|id| !stays(id)).collect();
     (!dropped.is_empty()).then_some(Change::Drop(dropped))
 }
 
 /// How many of so many hosts should vote.
 ///
-/// An odd number: one more would have to agree as well and would survive the loss of no more hosts. But of two hosts both vote. With
-/// one voter the other host could do without it no better, as it does not know what was agreed on last; and what was agreed on
-/// would be on one disk only, so that the loss of one host could put an address into two hands. With two, what is lost together
-/// with a host is the ability to agree until it is back or `recover` was said, and never what was agreed on.
+/// An odd number: one more would have to agree as well and would survive the loss of no more hosts.
+/// But of two hosts both vote. With one voter the other host could do without it no better, as it
+/// does not know what was agreed on last; and what was agreed on would be on one disk only, so that
+/// the loss of one host could put an address into two hands. With two, what is lost together with a
+/// host is the ability to agree until it is back or `recover` was said, and never what was agreed
+/// on.
 fn fit(hosts: usize) -> usize {
     match hosts.min(VOTERS_MAX) {
         few @ 0..=2 => few,
@@ -95,18 +107,23 @@ fn fit(hosts: usize) -> usize {
 
 /// Who should vote.
 ///
-/// Hosts that were removed do not. A vote goes to hosts that are ready only: a voter that is not there would cost the cluster its
-/// majority. Once given, it is lost when there are more voters than fit, or when the host has been away for long and another is ready
-/// to replace it; not while it is merely slow, and not for one that came back. Nothing changes if fewer than a majority of the new
-/// voters were ready.
+/// Hosts that were removed do not. A vote goes to hosts that are ready only: a voter that is not
+/// there would cost the cluster its majority. Once given, it is lost when there are more voters
+/// than fit, or when the host has been away for long and another is ready to replace it; not while
+/// it is merely slow, and not for one that came back. Nothing changes if fewer than a majority of
+/// the new voters were ready.
 pub(crate) fn choose_voters(
     voters: &BTreeSet<HostId>,
     hosts: &BTreeMap<HostId, Host>,
-    sight: &Sight,
+    sight: &HostView,
 ) -> BTreeSet<HostId> {
-    let mut wanted: BTreeSet<_> = voters.iter().copied().filter(|id| hosts.contains_key(id)).collect();
-    let mut candidates: Vec<_> =
-        hosts.keys().copied().filter(|id| !voters.contains(id) && sight.ready.contains(id)).collect();
+    let mut wanted: BTreeSet<_> =
+        voters.iter().copied().filter(|id| hosts.contains_key(id)).collect();
+    let mut candidates: Vec<_> = hosts
+        .keys()
+        .copied()
+        .filter(|id| !voters.contains(id) && sight.ready.contains(id))
+        .collect();
     // Lowest id first; taken from the end.
     candidates.reverse();
     for away in voters.intersection(&sight.away).filter(|id| Some(**id) != sight.leader) {

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::error::{InstallSnapshotError, RPCError, RaftError, RemoteError, Timeout, Unreachable};
+use openraft::error::{
+    InstallSnapshotError, RPCError, RaftError, RemoteError, Timeout, Unreachable,
+};
 use openraft::network::{Backoff, RPCOption, RPCTypes, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
-    VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+    VoteRequest, VoteResponse,
 };
 use openraft::{AnyError, BasicNode};
 use serde::Serialize;
@@ -16,22 +18,23 @@ use shoutd_core::HostId;
 use shoutd_peer::CallError;
 use tokio::time::{Instant, timeout_at};
 
-use crate::contacts::Contacts;
 use crate::notice::NoticeKind;
+use crate::participation::Participation;
+use crate::peer_health::PeerHealth;
 use crate::raft::{Types, host};
-use crate::standing::Standing;
 use crate::wire::{self, Progress};
 
-/// How long openraft leaves a host alone that could not be reached. Well below the time after which a follower that hears
-/// nothing stands for election, so that a host which is back is told of its leader before.
+/// How long openraft leaves a host alone that could not be reached. Well below the time after which
+/// a follower that hears nothing stands for election, so that a host which is back is told of its
+/// leader before.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// Makes the way to each host.
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
     pub me: u64,
-    pub contacts: Arc<Contacts>,
-    pub standing: Arc<Standing>,
+    pub peer_health: Arc<PeerHealth>,
+    pub participation: Arc<Participation>,
 }
 
 /// The way to one host.
@@ -60,61 +63,74 @@ impl Link {
         request: &Q,
         option: &RPCOption,
     ) -> Result<A, Failure<E>> {
-        let contacts = &self.network.contacts;
-        let located = host(self.target).and_then(|host| Some((host, contacts.address(host, Some(&self.node.addr))?)));
+        let peer_health = &self.network.peer_health;
+        let located = host(self.target)
+            .and_then(|host| Some((host, peer_health.address(host, Some(&self.node.addr))?)));
         let Some((host, address)) = located else {
             let nowhere = AnyError::error(format!("host {:016x} has no address", self.target));
             return Err(Unreachable::new(&nowhere).into());
         };
-        // openraft drops the call at its hard limit; ending it just before lets the time-out be noted.
+        // openraft drops the call at its hard limit; ending it just before lets the time-out be
+        // noted.
         let timeout = option.hard_ttl() * 9 / 10;
         let until = Instant::now() + timeout;
-        if timeout_at(until, self.network.standing.speech()).await.is_err() {
+        if timeout_at(until, self.network.participation.speech()).await.is_err() {
             let early = AnyError::error(
-                "this host has only just started, and asks others first what has become of the cluster",
+                "this host has only just started, and asks others first what has become of the \
+                 cluster",
             );
             return Err(Unreachable::new(&early).into());
         }
         let remaining = until.saturating_duration_since(Instant::now());
-        match contacts.call(host, address, path, request, remaining).await {
+        match peer_health.call(host, address, path, request, remaining).await {
             Ok(answer) => Ok(answer),
             Err(CallError::TimedOut { .. }) => {
                 Err(Timeout { action, id: self.network.me, target: self.target, timeout }.into())
             }
-            // Only after this one does openraft pause; after the others it would try again at once, for ever.
+            // Only after this one does openraft pause; after the others it would try again at once,
+            // for ever.
             Err(error) => Err(Unreachable::new(&error).into()),
         }
     }
 }
 
 impl Link {
-    /// Takes note of what a follower has acknowledged, and of one that has lost what it acknowledged: openraft then begins at its
-    /// beginning again.
-    fn note_progress(&self, target: HostId, rpc: &AppendEntriesRequest<Types>, answer: &AppendEntriesResponse<u64>) {
+    /// Takes note of what a follower has acknowledged, and of one that has lost what it
+    /// acknowledged: openraft then begins at its beginning again.
+    fn note_progress(
+        &self,
+        target: HostId,
+        rpc: &AppendEntriesRequest<Types>,
+        answer: &AppendEntriesResponse<u64>,
+    ) {
         let term = rpc.vote.leader_id().term;
-        let contacts = &self.network.contacts;
+        let peer_health = &self.network.peer_health;
         let acknowledged = match answer {
-            AppendEntriesResponse::Success => rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id),
+            AppendEntriesResponse::Success => {
+                rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id)
+            }
             AppendEntriesResponse::PartialSuccess(matching) => *matching,
             AppendEntriesResponse::HigherVote(_) => return,
             AppendEntriesResponse::Conflict => {
                 let lacks = rpc.prev_log_id.map_or(0, |before| before.index);
-                let said = contacts.progress_of(target);
+                let said = peer_health.progress_of(target);
                 if let Some(said) = said.filter(|said| said.term == term && said.index >= lacks) {
-                    let (name, standing) = (contacts.name(target), &self.network.standing);
+                    let (name, participation) =
+                        (peer_health.name(target), &self.network.participation);
                     let text = format!(
-                        "the data of {name} were set back: it had acknowledged {} log entries and lacks the last of them; it does \
-                         not vote until it has been sent what is missing",
+                        "the data of {name} were set back: it had acknowledged {} log entries and \
+                         lacks the last of them; it does not vote until it has been sent what is \
+                         missing",
                         said.index + 1
                     );
                     tracing::warn!("{text}");
-                    standing.notices.add(NoticeKind::SetBack, name, text);
+                    participation.notices.add(NoticeKind::Rollback, name, text);
                 }
                 return;
             }
         };
         let index = acknowledged.map_or(0, |last| last.index);
-        contacts.recall(target, Progress { term, index });
+        peer_health.recall(target, Progress { term, index });
     }
 }
 
@@ -136,10 +152,11 @@ impl RaftNetwork<Types> for Link {
         rpc: VoteRequest<u64>,
         option: RPCOption,
     ) -> Result<VoteResponse<u64>, Failure<openraft::error::Infallible>> {
-        let answer: VoteResponse<u64> = self.call(RPCTypes::Vote, wire::VOTE, &rpc, &option).await?;
+        let answer: VoteResponse<u64> =
+            self.call(RPCTypes::Vote, wire::VOTE, &rpc, &option).await?;
         if let Some(target) = host(self.target).filter(|_| answer.vote_granted) {
             let said = Progress { term: rpc.vote.leader_id().term, index: 0 };
-            self.network.contacts.recall(target, said);
+            self.network.peer_health.recall(target, said);
         }
         Ok(answer)
     }
@@ -151,7 +168,8 @@ impl RaftNetwork<Types> for Link {
     ) -> Result<InstallSnapshotResponse<u64>, Failure<InstallSnapshotError>> {
         let answer: Result<_, InstallSnapshotError> =
             self.call(RPCTypes::InstallSnapshot, wire::SNAPSHOT, &rpc, &option).await?;
-        // The one error that openraft must see as it is: it then sends the snapshot from its beginning.
+        // The one error that openraft must see as it is: it then sends the snapshot from its
+        // beginning.
         answer.map_err(|error| RemoteError::new(self.target, RaftError::APIError(error)).into())
     }
 

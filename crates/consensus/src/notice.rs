@@ -12,7 +12,7 @@ const NOTICES_MAX: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoticeKind {
     /// The data directory of a host is older than what that host had said before.
-    SetBack,
+    Rollback,
     /// Two hosts have one identity.
     Copied,
 }

@@ -12,14 +12,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::Consensus;
-use crate::consensus::Inner;
-use crate::contacts::millis;
 use crate::logged::Logged;
+use crate::node::Node;
+use crate::peer_health::millis;
 use crate::status::{ConsensusStatus, Role};
 use crate::wire::{self, Errand, Located, Propose, Proposed};
 
-/// Octets of a command's JSON. The limits of what users can write keep commands below; this keeps a mistake out of the log, where
-/// it would be too large to be sent to anybody.
+/// Octets of a command's JSON. The limits of what users can write keep commands below; this keeps a
+/// mistake out of the log, where it would be too large to be sent to anybody.
 const COMMAND_BYTES_MAX: usize = 8 << 20;
 
 /// Time between two tries.
@@ -44,13 +44,15 @@ pub enum ProposeError {
     /// It was not agreed on in time; it may still be.
     #[error("the hosts did not agree within {0} ms")]
     TimedOut(u64),
-    /// A host cannot be removed, as too few of those that remain are there. The text says which are not.
+    /// A host cannot be removed, as too few of those that remain are there. The text says which are
+    /// not.
     #[error("{0}")]
     NoMajority(String),
     /// Consensus waits for this host's disk. The text says why.
     #[error("agreement waits for this host's disk: {0}")]
     Disk(String),
-    /// This host does not belong to the cluster any more. The text is that of [`Consensus::removed`].
+    /// This host does not belong to the cluster any more. The text is that of
+    /// [`Consensus::removed`].
     #[error("{0}")]
     Removed(String),
     /// The leader runs an older version, which does not know the command.
@@ -62,29 +64,40 @@ pub enum ProposeError {
 }
 
 impl Consensus {
-    /// Gets a command agreed on, within the deadline. When it returns, [`Consensus::state`] has the effect. After
-    /// [`ProposeError::NoLeader`], [`ProposeError::Disk`] and [`ProposeError::TimedOut`] the command may still be carried out later.
+    /// Gets a command agreed on, within the deadline. When it returns, [`Consensus::state`] has the
+    /// effect. After [`ProposeError::NoLeader`], [`ProposeError::Disk`] and
+    /// [`ProposeError::TimedOut`] the command may still be carried out later.
     ///
     /// # Errors
     /// See [`ProposeError`].
-    pub async fn propose(&self, command: Command, deadline: Duration) -> Result<Outcome, ProposeError> {
-        self.inner.propose(command, deadline).await
+    pub async fn propose(
+        &self,
+        command: Command,
+        deadline: Duration,
+    ) -> Result<Outcome, ProposeError> {
+        self.node.propose(command, deadline).await
     }
 
-    /// Removes a host from the cluster, with all that it held, and from among the hosts that agree; also one that is not there, and
-    /// also this one. When it returns without an error, [`Consensus::state`] has the effect, and the others do without the host.
-    /// Removing it again is no error.
+    /// Removes a host from the cluster, with all that it held, and from among the hosts that agree;
+    /// also one that is not there, and also this one. When it returns without an error,
+    /// [`Consensus::state`] has the effect, and the others do without the host. Removing it again
+    /// is no error.
     ///
     /// # Errors
-    /// [`ProposeError::NoMajority`] if the hosts that remain could not agree on anything, [`ProposeError::Refused`] for a host that
-    /// never was there and for the last one, and as [`Consensus::propose`].
+    /// [`ProposeError::NoMajority`] if the hosts that remain could not agree on anything,
+    /// [`ProposeError::Refused`] for a host that never was there and for the last one, and as
+    /// [`Consensus::propose`].
     pub async fn remove_host(&self, host: HostId, deadline: Duration) -> Result<(), ProposeError> {
-        self.inner.run_errand(Errand::Remove(host), deadline).await.map(drop)
+        self.node.run_errand(Errand::Remove(host), deadline).await.map(drop)
     }
 }
 
-impl Inner {
-    pub async fn propose(self: &Arc<Self>, command: Command, deadline: Duration) -> Result<Outcome, ProposeError> {
+impl Node {
+    pub async fn propose(
+        self: &Arc<Self>,
+        command: Command,
+        deadline: Duration,
+    ) -> Result<Outcome, ProposeError> {
         let bytes = serde_json::to_vec(&command).map_or(usize::MAX, |json| json.len());
         if bytes > COMMAND_BYTES_MAX {
             let text = format!("the command has {bytes} bytes; {COMMAND_BYTES_MAX} is the limit");
@@ -93,7 +106,11 @@ impl Inner {
         self.run_errand(Errand::Command(command.into()), deadline).await
     }
 
-    pub async fn run_errand(self: &Arc<Self>, errand: Errand, deadline: Duration) -> Result<Outcome, ProposeError> {
+    pub async fn run_errand(
+        self: &Arc<Self>,
+        errand: Errand,
+        deadline: Duration,
+    ) -> Result<Outcome, ProposeError> {
         let until = Instant::now() + deadline;
         let mut trouble = None;
         let agreed = timeout_at(until, async {
@@ -107,7 +124,8 @@ impl Inner {
         agreed.unwrap_or_else(|_| Err(self.why_not(trouble, deadline)))
     }
 
-    /// Ready when the disk fails this host, and not for a moment only: nobody need wait for it until the deadline.
+    /// Ready when the disk fails this host, and not for a moment only: nobody need wait for it
+    /// until the deadline.
     async fn unable(&self) -> ProposeError {
         let mut before = None;
         loop {
@@ -120,29 +138,37 @@ impl Inner {
         }
     }
 
-    /// Tries until it is agreed on or cannot be. `trouble` is the last thing that went wrong on the way.
+    /// Tries until it is agreed on or cannot be. `trouble` is the last thing that went wrong on the
+    /// way.
     async fn run_until(
         self: &Arc<Self>,
         errand: &Errand,
         until: Instant,
-        trouble: &mut Option<Trouble>,
+        trouble: &mut Option<Obstacle>,
     ) -> Result<Outcome, ProposeError> {
         let mut hint = None;
         loop {
             self.check_able()?;
             let leader = hint.take().or_else(|| self.located(self.leader()?));
             let proposed = match leader {
-                Some(leader) if leader.host == self.me() => self.carry_out(errand.clone(), until).await,
+                Some(leader) if leader.host == self.me() => {
+                    self.carry_out(errand.clone(), until).await
+                }
                 Some(leader) => match self.forward(leader, errand, until).await {
                     Ok(proposed) => proposed,
                     Err(error) => {
-                        // That one which had no time left did not answer tells less than what went wrong before.
+                        // That one which had no time left did not answer tells less than what went
+                        // wrong before.
                         if trouble.is_none() || Instant::now() < until {
-                            *trouble = Some(Trouble::Call(leader.host, error));
+                            *trouble = Some(Obstacle::Call(leader.host, error));
                         }
-                        // What this host believes may be long out of date; somebody else may know better.
+                        // What this host believes may be long out of date; somebody else may know
+                        // better.
                         Proposed::NotLeader {
-                            leader: self.search_leader().await.filter(|found| found.host != leader.host),
+                            leader: self
+                                .search_leader()
+                                .await
+                                .filter(|found| found.host != leader.host),
                         }
                     }
                 },
@@ -154,14 +180,20 @@ impl Inner {
                     let outcome = result?;
                     // A host that removed itself may not hear of it any more.
                     let is_own_removal = *errand == Errand::Remove(self.me());
-                    return if is_own_removal { Ok(outcome) } else { self.wait_applied(index).await.map(|()| outcome) };
+                    return if is_own_removal {
+                        Ok(outcome)
+                    } else {
+                        self.wait_applied(index).await.map(|()| outcome)
+                    };
                 }
                 Proposed::NotLeader { leader } => hint = leader,
                 Proposed::Failed(
-                    error @ (ProposeError::Refused(_) | ProposeError::NoMajority(_) | ProposeError::OldLeader(_)),
+                    error @ (ProposeError::Refused(_)
+                    | ProposeError::NoMajority(_)
+                    | ProposeError::OldLeader(_)),
                 ) => return Err(error),
                 // Of another host: this one may find a better leader yet.
-                Proposed::Failed(error) => *trouble = Some(Trouble::Leader(error)),
+                Proposed::Failed(error) => *trouble = Some(Obstacle::Leader(error)),
             }
             sleep(PAUSE).await;
         }
@@ -179,14 +211,19 @@ impl Inner {
     }
 
     /// Has the leader do it. Given up when this host hears of another leader.
-    async fn forward(&self, leader: Located, errand: &Errand, until: Instant) -> Result<Proposed, CallError> {
+    async fn forward(
+        &self,
+        leader: Located,
+        errand: &Errand,
+        until: Instant,
+    ) -> Result<Proposed, CallError> {
         let remaining = until.saturating_duration_since(Instant::now());
         // The leader gives up a little earlier, so that its reason arrives.
         let request = Propose { errand: errand.clone(), within: millis(remaining * 9 / 10) };
         tokio::select! {
             // An answer counts, also one that comes with the news of another leader.
             biased;
-            answer = self.contacts.call(leader.host, leader.address, wire::PROPOSE, &request, remaining) => answer,
+            answer = self.peer_health.call(leader.host, leader.address, wire::PROPOSE, &request, remaining) => answer,
             () = self.other_leader_than(leader.host) => Ok(Proposed::NotLeader { leader: None }),
         }
     }
@@ -194,8 +231,12 @@ impl Inner {
     /// Does another host's errand if this host leads.
     pub async fn carry_out_for(&self, caller: HostId, errand: Errand, until: Instant) -> Proposed {
         if self.leader() == Some(self.me()) && !self.cluster().hosts.contains_key(&caller) {
-            // It may have been admitted by the leader before, and its admission be still to be applied here.
-            let text = format!("the leader {} does not know host {caller}", self.contacts.name(self.me()));
+            // It may have been admitted by the leader before, and its admission be still to be
+            // applied here.
+            let text = format!(
+                "the leader {} does not know host {caller}",
+                self.peer_health.name(self.me())
+            );
             return Proposed::Failed(ProposeError::NoLeader(text));
         }
         self.carry_out(errand, until).await
@@ -205,9 +246,10 @@ impl Inner {
     async fn carry_out(&self, errand: Errand, until: Instant) -> Proposed {
         match errand {
             Errand::Command(Logged::Known(command)) => self.write_until(command, until).await,
-            // What this host does not understand it must not put into the log: it could not go on itself.
+            // What this host does not understand it must not put into the log: it could not go on
+            // itself.
             Errand::Command(Logged::Unknown(_)) => {
-                Proposed::Failed(ProposeError::OldLeader(self.contacts.name(self.me())))
+                Proposed::Failed(ProposeError::OldLeader(self.peer_health.name(self.me())))
             }
             Errand::Remove(host) => self.remove_until(host, until).await,
         }
@@ -227,7 +269,10 @@ impl Inner {
         match written.await {
             Ok(Some(Ok(response))) => {
                 // Only openraft's own entries have no answer, and this is none of them.
-                Proposed::Done { index: response.log_id.index, result: response.data.0.unwrap_or(Ok(Outcome::Done)) }
+                Proposed::Done {
+                    index: response.log_id.index,
+                    result: response.data.0.unwrap_or(Ok(Outcome::Done)),
+                }
             }
             // The other error of these is only of changes of the group.
             Ok(Some(Err(RaftError::APIError(_))) | None) => {
@@ -256,24 +301,37 @@ impl Inner {
 
     async fn wait_applied(&self, index: u64) -> Result<(), ProposeError> {
         let mut applied = self.published.applied.clone();
-        applied.wait_for(|applied| *applied > index).await.map(drop).map_err(|_| ProposeError::Stopped)
+        applied
+            .wait_for(|applied| *applied > index)
+            .await
+            .map(drop)
+            .map_err(|_| ProposeError::Stopped)
     }
 
     pub fn located(&self, host: HostId) -> Option<Located> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
-        let noted = metrics.membership_config.membership().get_node(&host.get()).map(|node| node.addr.as_str());
-        Some(Located { host, address: self.contacts.address(host, noted)? })
+        let noted = metrics
+            .membership_config
+            .membership()
+            .get_node(&host.get())
+            .map(|node| node.addr.as_str());
+        Some(Located { host, address: self.peer_health.address(host, noted)? })
     }
 
-    /// Asks the other voters who leads. Needed where this host hears from no leader, as its address is a new one.
+    /// Asks the other voters who leads. Needed where this host hears from no leader, as its address
+    /// is a new one.
     async fn search_leader(self: &Arc<Self>) -> Option<Located> {
         let mut asked = JoinSet::new();
         for voter in self.voters().into_iter().filter(|voter| *voter != self.me()) {
             if let Some(Located { host, address }) = self.located(voter) {
-                let inner = Arc::clone(self);
+                let node = Arc::clone(self);
                 asked.spawn(async move {
-                    inner.contacts.ask_status(host, address, SEARCH_DEADLINE).await.ok().map(|answer| answer.status)
+                    node.peer_health
+                        .ask_status(host, address, SEARCH_DEADLINE)
+                        .await
+                        .ok()
+                        .map(|answer| answer.status)
                 });
             }
         }
@@ -293,33 +351,43 @@ impl Inner {
     fn name_of_voter(&self, host: HostId) -> String {
         match self.cluster().admissions.removed.get(&host) {
             Some(removed) => format!(
-                "{}, which was removed, but not its vote: start it once more, or see shoutdctl recover",
+                "{}, which was removed, but not its vote: start it once more, or see shoutdctl \
+                 recover",
                 removed.name
             ),
-            None => self.contacts.name(host),
+            None => self.peer_health.name(host),
         }
     }
 
     /// Puts into words why nothing was agreed on.
-    pub fn why_not(&self, trouble: Option<Trouble>, deadline: Duration) -> ProposeError {
+    pub fn why_not(&self, trouble: Option<Obstacle>, deadline: Duration) -> ProposeError {
         if let Err(unable) = self.check_able() {
             return unable;
         }
         let voters = self.voters();
-        let missing: Vec<_> = voters.iter().copied().filter(|voter| self.contacts.is_unreachable(*voter)).collect();
+        let missing: Vec<_> = voters
+            .iter()
+            .copied()
+            .filter(|voter| self.peer_health.is_unreachable(*voter))
+            .collect();
         let quorum = voters.len() / 2 + 1;
         if voters.len() - missing.len() < quorum {
             let mut names: Vec<_> = missing.iter().map(|host| self.name_of_voter(*host)).collect();
             names.sort();
-            let text =
-                format!("no leader: {} of {} hosts unreachable ({})", missing.len(), voters.len(), names.join(", "));
+            let text = format!(
+                "no leader: {} of {} hosts unreachable ({})",
+                missing.len(),
+                voters.len(),
+                names.join(", ")
+            );
             return ProposeError::NoLeader(text);
         }
         match trouble {
-            Some(Trouble::Leader(error)) => error,
-            Some(Trouble::Call(leader, error)) => {
-                ProposeError::NoLeader(format!("the leader {} does not answer: {error}", self.contacts.name(leader)))
-            }
+            Some(Obstacle::Leader(error)) => error,
+            Some(Obstacle::Call(leader, error)) => ProposeError::NoLeader(format!(
+                "the leader {} does not answer: {error}",
+                self.peer_health.name(leader)
+            )),
             None if self.leader().is_none() => ProposeError::NoLeader(format!(
                 "no leader: the {} hosts that vote have not elected one yet",
                 voters.len()
@@ -330,7 +398,7 @@ impl Inner {
 }
 
 /// What went wrong on the way to the leader.
-pub(crate) enum Trouble {
+pub(crate) enum Obstacle {
     Call(HostId, CallError),
     Leader(ProposeError),
 }

@@ -48,28 +48,33 @@ pub(crate) fn host(id: u64) -> Option<HostId> {
     HostId::new(id)
 }
 
-/// How often a leader is to be heard. openraft looks at its clock once in one and a half of these, so followers hear
-/// from it every 300 ms. It is also the time that one message to a follower may take: well above the 3 ms of a commit to disk,
-/// even when two cores are busy with something else.
+/// How often a leader is to be heard. openraft looks at its clock once in one and a half of these,
+/// so followers hear from it every 300 ms. It is also the time that one message to a follower may
+/// take: well above the 3 ms of a commit to disk, even when two cores are busy with something else.
 const HEARTBEAT: Duration = Duration::from_millis(200);
 
-/// A follower stands for election when it has heard no leader for `ELECTION_MAX` (during which all refuse to elect another) and
-/// then for a time drawn from between these two: 1.5 to 2 s after the last heartbeat, that is five or six in a row missed. A host
-/// that is merely slow is not deposed, and a lost leader is replaced within about 2.5 s.
+/// A follower stands for election when it has heard no leader for `ELECTION_MAX` (during which all
+/// refuse to elect another) and then for a time drawn from between these two: 1.5 to 2 s after the
+/// last heartbeat, that is five or six in a row missed. A host that is merely slow is not deposed,
+/// and a lost leader is replaced within about 2.5 s.
 const ELECTION_MIN: Duration = Duration::from_millis(500);
 /// See [`ELECTION_MIN`].
 pub(crate) const ELECTION_MAX: Duration = Duration::from_millis(1000);
 
-/// How long a piece of a snapshot may take on its way, and the last one until it is on the follower's disk.
+/// How long a piece of a snapshot may take on its way, and the last one until it is on the
+/// follower's disk.
 const SNAPSHOT_PIECE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Octets of a piece of a snapshot. Each byte takes up to four on the way; see `shoutd_peer::limits::BODY_BYTES_MAX`.
+/// Octets of a piece of a snapshot. Each byte takes up to four on the way; see
+/// `shoutd_peer::limits::BODY_BYTES_MAX`.
 const SNAPSHOT_PIECE_BYTES: u64 = 1 << 20;
 
-/// Log entries after which a snapshot is taken: the most that is applied again when the daemon starts.
+/// Log entries after which a snapshot is taken: the most that is applied again when the daemon
+/// starts.
 const SNAPSHOT_EVERY: u64 = 1000;
 
-/// Log entries that are kept though a snapshot has them, so that a host that was away for a moment gets just these.
+/// Log entries that are kept though a snapshot has them, so that a host that was away for a moment
+/// gets just these.
 const ENTRIES_KEPT: u64 = 500;
 
 /// Log entries in one message at most; their size is bounded too, see `store::log`.
@@ -87,7 +92,8 @@ pub(crate) fn config() -> Config {
         snapshot_max_chunk_size: SNAPSHOT_PIECE_BYTES,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
         max_in_snapshot_log_to_keep: ENTRIES_KEPT,
-        // A follower that is further behind gets a snapshot. openraft wants it above the snapshot policy.
+        // A follower that is further behind gets a snapshot. openraft wants it above the snapshot
+        // policy.
         replication_lag_threshold: 2 * SNAPSHOT_EVERY,
         max_payload_entries: ENTRIES_PER_MESSAGE,
         // The scout allows it when it can succeed.

@@ -5,8 +5,8 @@ use std::path::Path;
 use shoutd_core::ClusterId;
 
 use crate::StoreError;
-use crate::farewell::Farewell;
 use crate::raft::LogId;
+use crate::removal_notice::RemovalNotice;
 use crate::store::{self, DatabaseFile, StoredIdentity};
 
 /// The file of agreed state, as far as it says who this host is.
@@ -30,7 +30,9 @@ impl Record {
         match self {
             Self::File(file) => store::record_cluster(file, cluster, founder, epoch).await,
             #[cfg(test)]
-            Self::Simulated(disk) => disk.record_cluster(cluster, founder, epoch).await.map_err(StoreError::from),
+            Self::Simulated(disk) => {
+                disk.record_cluster(cluster, founder, epoch).await.map_err(StoreError::from)
+            }
         }
     }
 
@@ -44,11 +46,13 @@ impl Record {
     }
 
     /// See [`store::record_farewell`].
-    pub async fn record_farewell(&self, farewell: Farewell) -> Result<(), StoreError> {
+    pub async fn record_farewell(&self, removal_notice: RemovalNotice) -> Result<(), StoreError> {
         match self {
-            Self::File(file) => store::record_farewell(file, farewell).await,
+            Self::File(file) => store::record_farewell(file, removal_notice).await,
             #[cfg(test)]
-            Self::Simulated(disk) => disk.record_farewell(farewell).await.map_err(StoreError::from),
+            Self::Simulated(disk) => {
+                disk.record_farewell(removal_notice).await.map_err(StoreError::from)
+            }
         }
     }
 
@@ -75,7 +79,9 @@ impl Record {
         match self {
             Self::File(file) => store::log_id_at(file, index).await.ok().flatten(),
             #[cfg(test)]
-            Self::Simulated(disk) => disk.read(|contents| contents.log.get(&index).map(|entry| entry.log_id)),
+            Self::Simulated(disk) => {
+                disk.read(|contents| contents.log.get(&index).map(|entry| entry.log_id))
+            }
         }
     }
 

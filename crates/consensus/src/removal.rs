@@ -11,20 +11,22 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::ProposeError;
 use crate::clock::since_1970;
-use crate::consensus::Inner;
-use crate::duties::{members, ready};
-use crate::members::{Sight, choose_voters};
+use crate::maintenance::{members, ready};
+use crate::members::{HostView, choose_voters};
+use crate::node::Node;
 use crate::raft::Metrics;
 use crate::wire::Proposed;
 
-/// How long a leader may take from its election until it has heard of those that follow it. Until then it takes none of them for there.
+/// How long a leader may take from its election until it has heard of those that follow it. Until
+/// then it takes none of them for there.
 const HEARING_TIME: Duration = Duration::from_secs(2);
 /// How often it is looked whether it has.
 const PAUSE: Duration = Duration::from_millis(50);
 
-impl Inner {
-    /// Removes a host if this host leads: from among those that vote, and then from agreed state. It is done when the host is needed
-    /// for nothing any more. A leader that removes itself gives its vote up last, as it leads no more without.
+impl Node {
+    /// Removes a host if this host leads: from among those that vote, and then from agreed state.
+    /// It is done when the host is needed for nothing any more. A leader that removes itself gives
+    /// its vote up last, as it leads no more without.
     pub async fn remove_until(&self, host: HostId, until: Instant) -> Proposed {
         let mut metrics = self.raft.metrics();
         let seen = metrics.borrow_and_update().clone();
@@ -82,7 +84,8 @@ impl Inner {
         }
     }
 
-    /// Checks that the hosts that remain can agree. That they do not answer is only believed when there was time to hear of them.
+    /// Checks that the hosts that remain can agree. That they do not answer is only believed when
+    /// there was time to hear of them.
     async fn await_majority_without(
         &self,
         host: HostId,
@@ -99,18 +102,24 @@ impl Inner {
         }
     }
 
-    /// Checks that the hosts that remain can agree: more than half of those that would vote are there.
+    /// Checks that the hosts that remain can agree: more than half of those that would vote are
+    /// there.
     fn check_majority_without(&self, host: HostId, metrics: &Metrics) -> Result<(), ProposeError> {
         let cluster = self.cluster();
         let members = members(metrics);
         let voters: BTreeSet<_> = members.voters.iter().flatten().copied().collect();
         if !voters.contains(&host) || cluster.hosts.keys().all(|id| *id == host) {
-            // It takes no majority with it; or it is the last one, and agreed state knows what to say of that.
+            // It takes no majority with it; or it is the last one, and agreed state knows what to
+            // say of that.
             return Ok(());
         }
         let mut remaining = cluster.hosts.clone();
         remaining.remove(&host);
-        let sight = Sight { ready: ready(self, metrics), leader: Some(self.me()), ..Sight::default() };
+        let sight = HostView {
+            ready: ready(self, metrics),
+            leader: Some(self.me()),
+            ..HostView::default()
+        };
         if !choose_voters(&voters, &remaining, &sight).contains(&host) {
             return Ok(());
         }
@@ -119,42 +128,48 @@ impl Inner {
             names.sort();
             names
         };
-        let left: BTreeSet<_> = voters.into_iter().filter(|voter| remaining.contains_key(voter)).collect();
+        let left: BTreeSet<_> =
+            voters.into_iter().filter(|voter| remaining.contains_key(voter)).collect();
         let missing: BTreeSet<_> = left.difference(&sight.ready).copied().collect();
-        Err(ProposeError::NoMajority(no_majority(&cluster.host_name(host), &names(&left), &names(&missing))))
+        Err(ProposeError::NoMajority(no_majority(
+            &cluster.host_name(host),
+            &names(&left),
+            &names(&missing),
+        )))
     }
 }
 
 /// Keeps a host without a vote while its removal is under way.
 struct Leaving<'a> {
-    inner: &'a Inner,
+    node: &'a Node,
     host: HostId,
 }
 
 impl<'a> Leaving<'a> {
-    fn new(inner: &'a Inner, host: HostId) -> Self {
-        inner.leaving.lock().unwrap_or_else(PoisonError::into_inner).insert(host);
-        Self { inner, host }
+    fn new(node: &'a Node, host: HostId) -> Self {
+        node.leaving.lock().unwrap_or_else(PoisonError::into_inner).insert(host);
+        Self { node, host }
     }
 }
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
-        self.inner.leaving.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.host);
+        self.node.leaving.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.host);
     }
 }
 
 fn no_majority(removed: &str, left: &[String], missing: &[String]) -> String {
     if left.is_empty() {
         return format!(
-            "{removed} is the only host that votes, and no other is ready to: wait until one is, and remove {removed} then"
+            "{removed} is the only host that votes, and no other is ready to: wait until one is, \
+             and remove {removed} then"
         );
     }
     let (voters, missing) = (left.join(", "), missing.join(" and "));
     let verb = if missing.contains(" and ") { "do" } else { "does" };
     format!(
-        "removing {removed} leaves the voters {voters}, of which {missing} {verb} not answer: the cluster could not agree on anything; bring \
-         {missing} back first, or see shoutdctl recover"
+        "removing {removed} leaves the voters {voters}, of which {missing} {verb} not answer: the \
+         cluster could not agree on anything; bring {missing} back first, or see shoutdctl recover"
     )
 }
 
@@ -170,11 +185,15 @@ mod tests {
     fn a_refusal_says_who_is_missing() {
         assert_eq!(
             no_majority("c", &names(&["a", "b"]), &names(&["b"])),
-            "removing c leaves the voters a, b, of which b does not answer: the cluster could not agree on anything; bring b back first, or \
-             see shoutdctl recover"
+            "removing c leaves the voters a, b, of which b does not answer: the cluster could not \
+             agree on anything; bring b back first, or see shoutdctl recover"
         );
         let two = no_majority("e", &names(&["a", "b", "c", "d"]), &names(&["b", "c"]));
-        assert!(two.contains("of which b and c do not answer") && two.contains("bring b and c back first"), "{two}");
+        assert!(
+            two.contains("of which b and c do not answer")
+                && two.contains("bring b and c back first"),
+            "{two}"
+        );
         assert!(no_majority("a", &[], &[]).starts_with("a is the only host that votes"));
     }
 }

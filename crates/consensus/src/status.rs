@@ -38,19 +38,21 @@ pub struct ConsensusStatus {
     pub voters: Vec<HostId>,
     /// Hosts without one.
     pub learners: Vec<HostId>,
-    /// Milliseconds since it last heard from the leader; on the leader, since a majority of the voters last answered it. None if that
-    /// never happened.
+    /// Milliseconds since it last heard from the leader; on the leader, since a majority of the
+    /// voters last answered it. None if that never happened.
     pub leader_heard: Option<u64>,
-    /// Why it agrees on nothing, if that is for a reason of its own: its disk, a newer command in the log, or that it was removed.
+    /// Why it agrees on nothing, if that is for a reason of its own: its disk, a newer command in
+    /// the log, or that it was removed.
     #[serde(default)]
     pub fault: Option<String>,
     /// The hosts that it has lately called or heard from.
-    pub contacts: Vec<ContactStatus>,
+    #[serde(rename = "contacts")]
+    pub peer_health: Vec<PeerStatus>,
 }
 
 /// How this host gets on with another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContactStatus {
+pub struct PeerStatus {
     /// The other host.
     pub host: HostId,
     /// Whether the last exchange went well.

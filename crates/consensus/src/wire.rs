@@ -7,8 +7,8 @@ use shoutd_core::cluster::{Outcome, Refusal};
 use shoutd_core::{ClusterId, HostId};
 
 use crate::ProposeError;
-use crate::farewell::Farewell;
 use crate::logged::Logged;
+use crate::removal_notice::RemovalNotice;
 use crate::status::ConsensusStatus;
 
 pub(crate) const APPEND: &str = "/v1/raft/append";
@@ -26,7 +26,8 @@ pub(crate) struct Message<T> {
     /// Where the sender is; `None` from older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender: Option<Sender>,
-    /// How far the sender has known the receiver to be; `None` if it has not, and from older versions.
+    /// How far the sender has known the receiver to be; `None` if it has not, and from older
+    /// versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recalled: Option<Progress>,
     pub content: T,
@@ -37,7 +38,8 @@ pub(crate) struct Message<T> {
 pub(crate) struct Sender {
     /// Where it listens: after a host has moved, this may not be agreed on yet.
     pub address: SocketAddr,
-    /// Which run of its daemon it is, drawn at random: two that run at a time have one data directory, copied.
+    /// Which run of its daemon it is, drawn at random: two that run at a time have one data
+    /// directory, copied.
     #[serde(default)]
     pub run: u64,
 }
@@ -65,7 +67,7 @@ pub(crate) struct StatusAnswer {
 }
 
 /// What it is answered: the answer, or that it has no business here any more.
-pub(crate) type Answer<T> = Result<T, Farewell>;
+pub(crate) type Answer<T> = Result<T, RemovalNotice>;
 
 /// A host and where to reach it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,7 +106,8 @@ pub(crate) enum Proposed {
     Failed(ProposeError),
 }
 
-/// A host that wants to be admitted, or whose name or address is new. Who it is stands in the headers.
+/// A host that wants to be admitted, or whose name or address is new. Who it is stands in the
+/// headers.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Join {
     pub name: String,

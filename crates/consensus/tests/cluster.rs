@@ -72,7 +72,10 @@ mod tests {
                 let node = places[index].start().await;
                 let was = hosts.iter().position(|host| *host == node.host()).unwrap();
                 let mut networks = before[was].networks.keys();
-                assert!(networks.all(|id| node.state().networks.contains_key(id)), "round {round} host {index}");
+                assert!(
+                    networks.all(|id| node.state().networks.contains_key(id)),
+                    "round {round} host {index}"
+                );
                 assert_eq!(node.state().id, Some(founded()));
                 nodes.push(node);
             }
@@ -103,15 +106,27 @@ mod tests {
         let last = nodes.remove(0);
         assert!(last.leads());
         stop_all(nodes).await;
-        let error = last.consensus.propose(create(last.host(), 1), Duration::from_secs(3)).await.unwrap_err();
+        let error = last
+            .consensus
+            .propose(create(last.host(), 1), Duration::from_secs(3))
+            .await
+            .unwrap_err();
         assert_eq!(error.to_string(), "no leader: 2 of 3 hosts unreachable (h2, h3)");
         last.stop().await;
         // The same where no host led before.
         let follower = places[1].start().await;
-        let error = follower.consensus.propose(create(follower.host(), 2), Duration::from_secs(6)).await.unwrap_err();
+        let error = follower
+            .consensus
+            .propose(create(follower.host(), 2), Duration::from_secs(6))
+            .await
+            .unwrap_err();
         assert_eq!(error.to_string(), "no leader: 2 of 3 hosts unreachable (h1, h3)");
         let status = follower.status();
-        assert!(status.contacts.iter().all(|contact| !contact.reachable) && status.contacts.len() == 2, "{status:#?}");
+        assert!(
+            status.peer_health.iter().all(|contact| !contact.reachable)
+                && status.peer_health.len() == 2,
+            "{status:#?}"
+        );
         follower.stop().await;
     }
 
@@ -121,7 +136,8 @@ mod tests {
         let (_, mut nodes) = cluster(directory.path(), 3).await;
         nodes[0].create(1).await;
         let late = Place::new(directory.path(), 4).start().await;
-        let followers: Vec<_> = nodes.iter().filter(|node| !node.leads()).map(|node| node.address).collect();
+        let followers: Vec<_> =
+            nodes.iter().filter(|node| !node.leads()).map(|node| node.address).collect();
         late.consensus.join(&followers, SOON).await.unwrap();
         assert!(late.state().hosts.contains_key(&late.host()));
         late.until("the network", |state| state.networks.len() == 1).await;
@@ -145,7 +161,10 @@ mod tests {
         sixth.consensus.join(&[nodes[3].address], SOON).await.unwrap();
         sixth.create(1).await;
         let status = sixth.status();
-        assert_eq!((status.role, status.voters.len(), status.learners), (Role::Learner, 5, vec![sixth.host()]));
+        assert_eq!(
+            (status.role, status.voters.len(), status.learners),
+            (Role::Learner, 5, vec![sixth.host()])
+        );
         nodes.push(sixth);
         stop_all(nodes).await;
     }
@@ -179,7 +198,8 @@ mod tests {
     async fn why_a_host_cannot_join_is_told() {
         let directory = tempfile::tempdir().unwrap();
         let (_, nodes) = cluster(directory.path(), 1).await;
-        let [stranger, other, joiner, nobody] = [2, 3, 4, 5].map(|number| Place::new(directory.path(), number));
+        let [stranger, other, joiner, nobody] =
+            [2, 3, 4, 5].map(|number| Place::new(directory.path(), number));
         let stranger = stranger.start().await;
         let other = other.start().await;
         other.consensus.found(ClusterId::new(8), SOON).await.unwrap();
@@ -188,14 +208,17 @@ mod tests {
         let error = other.consensus.join(&[nodes[0].address], SOON).await.unwrap_err();
         assert!(!error.may_pass());
         let told = format!(
-            "{} belongs to cluster 00000000000000000000000000000007, this host to cluster 00000000000000000000000000000008 by its data \
-             directory",
+            "{} belongs to cluster 00000000000000000000000000000007, this host to cluster \
+             00000000000000000000000000000008 by its data directory",
             nodes[0].address
         );
         assert!(error.to_string().starts_with(&told), "{error}");
         let joiner = joiner.start().await;
         let error = joiner.consensus.join(&[stranger.address], second).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("{} belongs to no cluster yet: start it there first", stranger.address));
+        assert_eq!(
+            error.to_string(),
+            format!("{} belongs to no cluster yet: start it there first", stranger.address)
+        );
         let error = joiner.consensus.join(&[nobody.address], second).await.unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -207,7 +230,11 @@ mod tests {
         let error = joiner.consensus.propose(create(joiner.host(), 1), second).await.unwrap_err();
         assert_eq!(error, ProposeError::Refused(Refusal::NoCluster));
         // One peer that answers is enough.
-        joiner.consensus.join(&[nobody.address, stranger.address, nodes[0].address], SOON).await.unwrap();
+        joiner
+            .consensus
+            .join(&[nobody.address, stranger.address, nodes[0].address], SOON)
+            .await
+            .unwrap();
         let error = joiner.consensus.found(ClusterId::new(9), SOON).await.unwrap_err();
         assert!(matches!(error, FoundError::OtherCluster { has } if has == founded()), "{error}");
         stop_all(vec![stranger, other, joiner]).await;
@@ -230,7 +257,10 @@ mod tests {
         let error = joiner.consensus.join(&[nodes[0].address], SOON).await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            format!("{} does not admit this host: address 127.0.0.9 is already that of host gone", nodes[0].address)
+            format!(
+                "{} does not admit this host: address 127.0.0.9 is already that of host gone",
+                nodes[0].address
+            )
         );
         joiner.stop().await;
         stop_all(nodes).await;
@@ -241,7 +271,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (places, mut nodes) = cluster(directory.path(), 3).await;
         let leader = remove_leader(&mut nodes);
-        let peers: Vec<_> = places.iter().filter(|place| place.host != leader.host()).map(|p| p.address).collect();
+        let peers: Vec<_> =
+            places.iter().filter(|place| place.host != leader.host()).map(|p| p.address).collect();
         leader.consensus.join(&peers, SOON).await.expect("the others point to it");
         nodes.push(leader);
         stop_all(nodes).await;
@@ -278,13 +309,15 @@ mod tests {
         places[3].address.set_port(7790);
         let moved = places[3].start().await;
         moved.create(2).await;
-        moved.until("its address", |state| state.hosts[&places[3].host].address == places[3].address).await;
+        moved
+            .until("its address", |state| state.hosts[&places[3].host].address == places[3].address)
+            .await;
         nodes.push(moved);
         stop_all(nodes).await;
     }
 
-    /// None of them is where the others know it to be: what finds them is that one is told where another is, and that hosts are believed
-    /// who say where they are themselves.
+    /// None of them is where the others know it to be: what finds them is that one is told where
+    /// another is, and that hosts are believed who say where they are themselves.
     #[tokio::test(flavor = "multi_thread")]
     async fn hosts_that_all_moved_at_once_find_one_another_and_agree_on_it() {
         let directory = tempfile::tempdir().unwrap();
@@ -299,7 +332,10 @@ mod tests {
         let told = moved[1..].iter().map(|node| node.consensus.join(&first, SOON));
         assert!(join_all(told).await.iter().all(Result::is_ok));
         for node in &moved {
-            node.until("all new addresses", |state| state.hosts.values().all(|host| host.address.port() == 7790)).await;
+            node.until("all new addresses", |state| {
+                state.hosts.values().all(|host| host.address.port() == 7790)
+            })
+            .await;
         }
         moved[3].create(1).await;
         stop_all(moved).await;
@@ -338,8 +374,10 @@ mod tests {
         assert_ne!(wiped.host(), places[1].host);
         let wrong = format!("not {}", places[1].host);
         eventually("the leader notices", || {
-            let contacts = nodes[0].status().contacts;
-            contacts.iter().any(|contact| contact.error.as_deref().is_some_and(|error| error.contains(&wrong)))
+            let peer_health = nodes[0].status().peer_health;
+            peer_health
+                .iter()
+                .any(|contact| contact.error.as_deref().is_some_and(|error| error.contains(&wrong)))
         })
         .await;
         assert_eq!(wiped.state().id, None);

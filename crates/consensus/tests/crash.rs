@@ -1,4 +1,5 @@
-//! All hosts killed at once, at any instant: nothing that one of them acknowledged is lost, and each has it at once.
+//! All hosts killed at once, at any instant: nothing that one of them acknowledged is lost, and
+//! each has it at once.
 
 #[cfg(test)]
 #[allow(dead_code, reason = "shared with other tests")]
@@ -22,10 +23,13 @@ mod tests {
     const HOSTS: usize = 3;
 
     fn places(directory: &Path) -> Vec<Place> {
-        (1..=HOSTS).map(|number| Place::at(directory, SUBNET, u8::try_from(number).unwrap())).collect()
+        (1..=HOSTS)
+            .map(|number| Place::at(directory, SUBNET, u8::try_from(number).unwrap()))
+            .collect()
     }
 
-    /// Founds or takes up the cluster, then has its hosts make networks in turn, and says which are made, until it is killed.
+    /// Founds or takes up the cluster, then has its hosts make networks in turn, and says which are
+    /// made, until it is killed.
     async fn run(directory: &Path) {
         let first_number = u16::try_from(std::process::id() % 30_000).unwrap() * 2;
         let mut nodes: Vec<Node> = Vec::new();
@@ -53,11 +57,16 @@ mod tests {
     fn spawn(directory: &Path) -> Child {
         let this_test = ["--exact", "tests::nothing_is_lost_when_all_are_killed", "--nocapture"];
         let mut command = Command::new(env::current_exe().unwrap());
-        command.args(this_test).env(DIRECTORY, directory).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+            .args(this_test)
+            .env(DIRECTORY, directory)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         command.spawn().unwrap()
     }
 
-    /// Lets the hosts run until so many networks are made, and then a little longer, and kills them. Returns what they made.
+    /// Lets the hosts run until so many networks are made, and then a little longer, and kills
+    /// them. Returns what they made.
     fn run_and_kill(directory: &Path, made: usize, longer: Duration) -> Vec<(usize, u16)> {
         let mut child = spawn(directory);
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
@@ -82,21 +91,29 @@ mod tests {
         let mut made: Vec<(usize, u16)> = Vec::new();
         for round in 0..12_u64 {
             // First while it is founded and joined, later while it works.
-            let (count, longer) = if round < 6 { (0, 10 + 30 * round) } else { (1 + 3 * round, 7 * round) };
+            let (count, longer) =
+                if round < 6 { (0, 10 + 30 * round) } else { (1 + 3 * round, 7 * round) };
             let (path, longer) = (directory.path().to_owned(), Duration::from_millis(longer));
             let killing = move || run_and_kill(&path, usize::try_from(count).unwrap(), longer);
-            made.extend(timeout(3 * SOON, tokio::task::spawn_blocking(killing)).await.unwrap().unwrap());
+            made.extend(
+                timeout(3 * SOON, tokio::task::spawn_blocking(killing)).await.unwrap().unwrap(),
+            );
             let mut nodes = Vec::new();
             for (place_index, place) in places(directory.path()).iter().enumerate() {
                 // One by one, so that none can have it from another.
                 let node = place.start().await;
                 for (index, number) in &made {
-                    assert!(place_index != *index || node.has(*number), "round {round}: {number} is lost");
+                    assert!(
+                        place_index != *index || node.has(*number),
+                        "round {round}: {number} is lost"
+                    );
                 }
                 nodes.push(node);
             }
             if !made.is_empty() {
-                nodes[usize::try_from(round).unwrap() % HOSTS].create(60_000 + u16::try_from(round).unwrap()).await;
+                nodes[usize::try_from(round).unwrap() % HOSTS]
+                    .create(60_000 + u16::try_from(round).unwrap())
+                    .await;
                 let all = |node: &Node| made.iter().all(|(_, number)| node.has(*number));
                 let everywhere = async {
                     while !nodes.iter().all(all) {

@@ -1,4 +1,5 @@
-//! A disk that is full: the host agrees on nothing and says why, and goes on when there is room again, with nothing lost.
+//! A disk that is full: the host agrees on nothing and says why, and goes on when there is room
+//! again, with nothing lost.
 
 #[cfg(test)]
 #[allow(dead_code, reason = "shared with other tests")]
@@ -19,7 +20,8 @@ mod tests {
 
     use crate::common::{Place, SOON, create, eventually, founded, network_id};
 
-    /// Puts a file system of this size on a directory, in a mount namespace of this thread alone: it goes with the thread.
+    /// Puts a file system of this size on a directory, in a mount namespace of this thread alone:
+    /// it goes with the thread.
     fn small_disk(directory: &Path, flags: MsFlags, size: &str) {
         let options = format!("size={size}");
         mount(Some("tmpfs"), directory, Some("tmpfs"), flags, Some(options.as_str())).unwrap();
@@ -29,7 +31,8 @@ mod tests {
     #[tokio::test]
     async fn a_full_disk_stops_agreement_until_there_is_room_and_loses_nothing() {
         unshare(CloneFlags::CLONE_NEWNS).expect("mount namespaces need root");
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+            .unwrap();
         let directory = tempfile::tempdir().unwrap();
         small_disk(directory.path(), MsFlags::empty(), "8m");
         let place = Place::new(directory.path(), 1);
@@ -37,9 +40,14 @@ mod tests {
         node.consensus.found(founded(), SOON).await.unwrap();
         let mut made = 0;
         let error = loop {
-            let labels = (0..100).map(|label| (format!("{made}-{label}"), "x".repeat(2000))).collect();
-            let description =
-                Description { name: format!("n{made}"), labels, attachable: false, ..Description::default() };
+            let labels =
+                (0..100).map(|label| (format!("{made}-{label}"), "x".repeat(2000))).collect();
+            let description = Description {
+                name: format!("n{made}"),
+                labels,
+                attachable: false,
+                ..Description::default()
+            };
             let described = Command::DescribeNetwork { id: network_id(made), description };
             let proposed = async {
                 node.consensus.propose(create(node.host(), made), SOON).await?;
@@ -51,10 +59,18 @@ mod tests {
             }
         };
         assert!(made > 3);
-        let full = format!("{}/agreed.redb: No space left on device (os error 28)", place.directory.display());
-        let told = format!("agreement waits for this host's disk: {full}: make room, or have the disk take writes");
+        let full = format!(
+            "{}/agreed.redb: No space left on device (os error 28)",
+            place.directory.display()
+        );
+        let told = format!(
+            "agreement waits for this host's disk: {full}: make room, or have the disk take writes"
+        );
         assert_eq!(error.to_string(), told);
-        assert_eq!(node.status().fault, Some(format!("{full}: make room, or have the disk take writes")));
+        assert_eq!(
+            node.status().fault,
+            Some(format!("{full}: make room, or have the disk take writes"))
+        );
         // At once now, and what was agreed on can still be read.
         let again = node.consensus.propose(create(node.host(), made), SOON);
         assert_eq!(timeout(Duration::from_millis(100), again).await.unwrap().unwrap_err(), error);
@@ -73,7 +89,10 @@ mod tests {
         while ballast.write_all(&[0; 4096]).is_ok() {}
         let node = place.start().await;
         for number in 0..made {
-            assert!(node.state().networks[&network_id(number)].description.is_some(), "network {number} is lost");
+            assert!(
+                node.state().networks[&network_id(number)].description.is_some(),
+                "network {number} is lost"
+            );
         }
         fs::remove_file(path).unwrap();
         node.create(made + 2).await;

@@ -10,8 +10,8 @@ mod tests {
     use proptest::collection::{btree_map, vec};
     use proptest::prelude::*;
     use shoutd_core::cluster::{
-        Authority, Cluster, Command, Description, Outcome, Pass, Pool, Refusal, ReportedSubnet, Settings, Token,
-        WantedAddress,
+        Authority, Cluster, Command, Description, Outcome, Pass, Pool, Refusal, ReportedSubnet,
+        Settings, Token, WantedAddress,
     };
     use shoutd_core::{ClusterId, Fingerprint, HostId, NetworkId, TokenHash};
 
@@ -29,11 +29,15 @@ mod tests {
     }
 
     fn address() -> impl Strategy<Value = IpAddr> {
-        prop_oneof![(0..4_u8, 0..8_u8).prop_map(|(a, b)| IpAddr::from([10, 0, a, b])), any::<IpAddr>()]
+        prop_oneof![
+            (0..4_u8, 0..8_u8).prop_map(|(a, b)| IpAddr::from([10, 0, a, b])),
+            any::<IpAddr>()
+        ]
     }
 
     fn subnet() -> impl Strategy<Value = IpNet> {
-        (address(), 16..=28_u8).prop_map(|(address, length)| IpNet::new(address, length).unwrap().trunc())
+        (address(), 16..=28_u8)
+            .prop_map(|(address, length)| IpNet::new(address, length).unwrap().trunc())
     }
 
     fn pairs() -> impl Strategy<Value = BTreeMap<String, String>> {
@@ -42,18 +46,27 @@ mod tests {
 
     fn pool() -> impl Strategy<Value = Pool> {
         let auxiliary = btree_map(text(), address(), 0..3);
-        (subnet(), proptest::option::of(address()), auxiliary).prop_map(|(subnet, gateway, auxiliary)| Pool {
-            subnet,
-            gateway,
-            auxiliary,
-            range: gateway.map(IpNet::from),
-        })
+        (subnet(), proptest::option::of(address()), auxiliary).prop_map(
+            |(subnet, gateway, auxiliary)| Pool {
+                subnet,
+                gateway,
+                auxiliary,
+                range: gateway.map(IpNet::from),
+            },
+        )
     }
 
     fn settings() -> impl Strategy<Value = Settings> {
-        (vec(pool(), 0..3), pairs(), any::<bool>(), any::<bool>()).prop_map(|(pools, options, internal, ipv6)| {
-            Settings { pools, options, internal, ipv6, docker_ipam: ipv6, swarm: internal }
-        })
+        (vec(pool(), 0..3), pairs(), any::<bool>(), any::<bool>()).prop_map(
+            |(pools, options, internal, ipv6)| Settings {
+                pools,
+                options,
+                internal,
+                ipv6,
+                docker_ipam: ipv6,
+                swarm: internal,
+            },
+        )
     }
 
     fn reported() -> impl Strategy<Value = ReportedSubnet> {
@@ -81,8 +94,8 @@ mod tests {
         let token = (proptest::option::of(time()), proptest::option::of(0..3_u32));
         let pass = prop_oneof![hash().prop_map(Pass::Token), key().prop_map(Pass::Approval)];
         prop_oneof![
-            ("[0-9a-f]{0,8}", "[0-9a-f]{0,8}").prop_map(|(certificate, sealed_key)| Command::SetAuthority {
-                authority: Authority { certificate, sealed_key }
+            ("[0-9a-f]{0,8}", "[0-9a-f]{0,8}").prop_map(|(certificate, sealed_key)| {
+                Command::SetAuthority { authority: Authority { certificate, sealed_key } }
             }),
             (hash(), token, time()).prop_map(|(hash, (expires, uses), now)| Command::AddToken {
                 hash,
@@ -90,8 +103,16 @@ mod tests {
                 now
             }),
             Just(Command::RevokeTokens),
-            (key(), time(), time()).prop_map(|(key, until, now)| Command::Approve { key, until, now }),
-            (host(), pass, time()).prop_map(|(host, pass, now)| Command::Enroll { host, pass, now }),
+            (key(), time(), time()).prop_map(|(key, until, now)| Command::Approve {
+                key,
+                until,
+                now
+            }),
+            (host(), pass, time()).prop_map(|(host, pass, now)| Command::Enroll {
+                host,
+                pass,
+                now
+            }),
             (host(), time()).prop_map(|(host, now)| Command::RemoveHost { host, now }),
         ]
     }
@@ -99,39 +120,38 @@ mod tests {
     fn command() -> impl Strategy<Value = Command> {
         let wanted = prop_oneof![
             address().prop_map(WantedAddress::Exactly),
-            (subnet(), any::<u16>()).prop_map(|(subnet, count)| WantedAddress::Highest { subnet, count })
+            (subnet(), any::<u16>())
+                .prop_map(|(subnet, count)| WantedAddress::Highest { subnet, count })
         ];
-        let description = (text(), pairs(), any::<bool>()).prop_map(|(name, labels, attachable)| Description {
-            swarm: attachable.then(|| name.clone()),
-            name,
-            labels,
-            attachable,
-            ..Description::default()
-        });
+        let description =
+            (text(), pairs(), any::<bool>()).prop_map(|(name, labels, attachable)| Description {
+                swarm: attachable.then(|| name.clone()),
+                name,
+                labels,
+                attachable,
+                ..Description::default()
+            });
         prop_oneof![
             admission(),
             any::<u128>().prop_map(|id| Command::Found { cluster: ClusterId::new(id) }),
-            (host(), text(), address(), any::<u16>()).prop_map(|(host, name, ip, port)| Command::AdmitHost {
-                host,
-                name,
-                address: (ip, port).into()
+            (host(), text(), address(), any::<u16>()).prop_map(|(host, name, ip, port)| {
+                Command::AdmitHost { host, name, address: (ip, port).into() }
             }),
-            (host(), vec(reported(), 0..3)).prop_map(|(host, subnets)| Command::ReportSubnets { host, subnets }),
-            (network(), host(), settings()).prop_map(|(id, origin, settings)| Command::CreateNetwork {
-                id,
-                origin,
-                settings
-            }),
-            (network(), description).prop_map(|(id, description)| Command::DescribeNetwork { id, description }),
+            (host(), vec(reported(), 0..3))
+                .prop_map(|(host, subnets)| Command::ReportSubnets { host, subnets }),
+            (network(), host(), settings())
+                .prop_map(|(id, origin, settings)| Command::CreateNetwork { id, origin, settings }),
+            (network(), description)
+                .prop_map(|(id, description)| Command::DescribeNetwork { id, description }),
             network().prop_map(|id| Command::RemoveNetwork { id }),
-            (network(), host(), wanted).prop_map(|(network, host, address)| Command::ClaimAddress {
-                network,
-                host,
-                address
+            (network(), host(), wanted).prop_map(|(network, host, address)| {
+                Command::ClaimAddress { network, host, address }
             }),
-            (network(), host(), any::<u64>(), vec(address(), 0..4)).prop_map(|(network, host, claims, addresses)| {
-                Command::ReleaseAddresses { network, host, claims, addresses }
-            }),
+            (network(), host(), any::<u64>(), vec(address(), 0..4)).prop_map(
+                |(network, host, claims, addresses)| {
+                    Command::ReleaseAddresses { network, host, claims, addresses }
+                }
+            ),
         ]
     }
 

@@ -39,11 +39,17 @@ mod tests {
 
     /// What openraft would send as the leader of this term.
     fn append(leader: HostId, term: u64) -> Value {
-        let vote = json!({ "leader_id": { "term": term, "voted_for": leader.get() }, "committed": true });
+        let vote =
+            json!({ "leader_id": { "term": term, "voted_for": leader.get() }, "committed": true });
         message(&json!({ "vote": vote, "prev_log_id": null, "entries": [], "leader_commit": null }))
     }
 
-    async fn send(client: &Client, node: &Node, path: &str, body: &Value) -> Result<Value, CallError> {
+    async fn send(
+        client: &Client,
+        node: &Node,
+        path: &str,
+        body: &Value,
+    ) -> Result<Value, CallError> {
         client.call_host(node.host(), node.address, path, body, SOON).await
     }
 
@@ -68,9 +74,12 @@ mod tests {
         assert_eq!(other, Rejection::OtherCluster { has: founded(), caller: ClusterId::new(8) });
         let nameless = rejection(send(&nine.client(None), node, path, &newest).await);
         assert!(matches!(nameless, Rejection::Malformed { .. }), "{nameless}");
-        let unaddressed = nine.client(ours).call::<_, Value>(node.address, path, &newest, SOON).await;
+        let unaddressed =
+            nine.client(ours).call::<_, Value>(node.address, path, &newest, SOON).await;
         assert!(matches!(rejection(unaddressed), Rejection::Malformed { .. }));
-        let another_name = rejection(send(&nine.client(ours), node, path, &append(Caller::new().host(), 99)).await);
+        let another_name = rejection(
+            send(&nine.client(ours), node, path, &append(Caller::new().host(), 99)).await,
+        );
         assert!(matches!(another_name, Rejection::Malformed { .. }), "{another_name}");
         let garbage = send(&nine.client(ours), node, path, &json!({ "vote": 1 })).await;
         assert!(matches!(garbage, Err(CallError::Refused { .. })), "{garbage:?}");
@@ -84,12 +93,15 @@ mod tests {
     async fn commands_are_taken_from_admitted_hosts_only() {
         let directory = tempfile::tempdir().unwrap();
         let (_, nodes) = cluster(directory.path(), 1).await;
-        let command = json!({ "v": STATE_VERSION, "content": { "RemoveNetwork": { "id": "f".repeat(64) } } });
+        let command =
+            json!({ "v": STATE_VERSION, "content": { "RemoveNetwork": { "id": "f".repeat(64) } } });
         let command = message(&json!({ "errand": { "command": command }, "within": 1000 }));
         let nine = Caller::new();
-        let nameless = rejection(send(&nine.client(None), &nodes[0], "/v1/propose", &command).await);
+        let nameless =
+            rejection(send(&nine.client(None), &nodes[0], "/v1/propose", &command).await);
         assert!(matches!(nameless, Rejection::Malformed { .. }), "{nameless}");
-        let unknown = send(&nine.client(Some(founded())), &nodes[0], "/v1/propose", &command).await.unwrap();
+        let unknown =
+            send(&nine.client(Some(founded())), &nodes[0], "/v1/propose", &command).await.unwrap();
         let told = format!("the leader h1 does not know host {}", nine.host());
         assert_eq!(unknown, json!({ "Ok": { "failed": { "no_leader": told } } }));
         stop_all(nodes).await;
@@ -104,7 +116,9 @@ mod tests {
         let (nine, ten) = (Caller::new(), Caller::new());
         send(&nine.client(Some(founded())), &node, path, &append(nine.host(), 1)).await.unwrap();
         assert_eq!(node.consensus.identity().cluster(), Some(founded()));
-        let other = rejection(send(&ten.client(Some(ClusterId::new(8))), &node, path, &append(ten.host(), 2)).await);
+        let other = rejection(
+            send(&ten.client(Some(ClusterId::new(8))), &node, path, &append(ten.host(), 2)).await,
+        );
         assert_eq!(other, Rejection::OtherCluster { has: founded(), caller: ClusterId::new(8) });
         node.stop().await;
         // It remembers.
@@ -117,8 +131,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (_, nodes) = cluster(directory.path(), 1).await;
         let nine = Caller::new();
-        let join = json!({ "name": "nine", "address": "127.0.0.9:7789", "state": 0, "within": 1000 });
-        let answer = send(&nine.client(None), &nodes[0], "/v1/join", &message(&join)).await.unwrap();
+        let join =
+            json!({ "name": "nine", "address": "127.0.0.9:7789", "state": 0, "within": 1000 });
+        let answer =
+            send(&nine.client(None), &nodes[0], "/v1/join", &message(&join)).await.unwrap();
         assert_eq!(answer, json!({ "Ok": { "outdated": { "state": STATE_VERSION } } }));
         assert_eq!(nodes[0].state().hosts.len(), 1);
         stop_all(nodes).await;
@@ -131,8 +147,10 @@ mod tests {
         let leader = nodes.iter().position(Node::leads).unwrap();
         let other = &places[1 - leader];
         let identity = Identity::new(other.host, Some(founded()));
-        let newer = common::client(&common::credentials(&other.directory), identity, other.address.ip());
-        let command = json!({ "v": STATE_VERSION + 1, "content": { "Paint": { "colour": "red" } } });
+        let newer =
+            common::client(&common::credentials(&other.directory), identity, other.address.ip());
+        let command =
+            json!({ "v": STATE_VERSION + 1, "content": { "Paint": { "colour": "red" } } });
         let errand = message(&json!({ "errand": { "command": command }, "within": 1000 }));
         let answer = send(&newer, &nodes[leader], "/v1/propose", &errand).await.unwrap();
         assert_eq!(answer, json!({ "Ok": { "failed": { "old_leader": places[leader].name } } }));
@@ -167,8 +185,9 @@ mod tests {
         let line = timeout(SOON, node.consensus.stopped()).await.unwrap();
         assert_eq!(
             line,
-            "the cluster agreed on something that this version of shoutd does not know (version 3 of agreed state, this one knows 2: it is \
-             newer): upgrade shoutd on this host; it then goes on where it stopped"
+            "the cluster agreed on something that this version of shoutd does not know (version 3 \
+             of agreed state, this one knows 2: it is newer): upgrade shoutd on this host; it \
+             then goes on where it stopped"
         );
         assert_eq!(node.state().id, Some(founded()), "what came before is there");
         node.stop().await;

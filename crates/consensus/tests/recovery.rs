@@ -12,13 +12,16 @@ mod tests {
     use std::time::Duration;
 
     use shoutd_consensus::{
-        BackupError, NoticeKind, RecoverError, RestoreError, Role, Settings, StoreError, recover, restore,
+        BackupError, NoticeKind, RecoverError, RestoreError, Role, Settings, StoreError, recover,
+        restore,
     };
     use shoutd_core::ClusterId;
     use shoutd_core::cluster::{Command as Agreed, WantedAddress};
     use tokio::time::timeout;
 
-    use crate::common::{Node, Place, SOON, cluster, create, eventually, founded, network_id, stop_all};
+    use crate::common::{
+        Node, Place, SOON, cluster, create, eventually, founded, network_id, stop_all,
+    };
 
     const NOW: Duration = Duration::from_secs(1_700_000_000);
 
@@ -63,11 +66,13 @@ mod tests {
             follower.stop().await;
             fs::write(data(place), before).unwrap();
             let follower = place.start().await;
-            notice(&follower, NoticeKind::SetBack, "had said that it has").await;
+            notice(&follower, NoticeKind::Rollback, "had said that it has").await;
             let leader = nodes.iter().find(|node| node.leads()).unwrap();
-            notice(leader, NoticeKind::SetBack, "lacks the last of them").await;
+            notice(leader, NoticeKind::Rollback, "lacks the last of them").await;
             follower
-                .until("what it lost", |state| numbers.clone().all(|n| state.networks.contains_key(&network_id(n))))
+                .until("what it lost", |state| {
+                    numbers.clone().all(|n| state.networks.contains_key(&network_id(n)))
+                })
                 .await;
             eventually("nothing is wrong", || follower.consensus.troubles().is_empty()).await;
             follower.create(round * 100 + 50).await;
@@ -129,25 +134,40 @@ mod tests {
             address: Place::new(directory.path(), 9).address,
             ..original.clone()
         };
-        let copying = Command::new("cp").arg("-a").args([&original.directory, &copy.directory]).status();
+        let copying =
+            Command::new("cp").arg("-a").args([&original.directory, &copy.directory]).status();
         assert!(copying.unwrap().success());
         let at_work = copy.start().await;
         nodes[0].until("the copy", |state| state.hosts[&host].address == copy.address).await;
         let late = original.start().await;
-        let told = timeout(SOON, late.consensus.looked_around()).await.expect("it looks around").expect("it must not");
+        let told = timeout(SOON, late.consensus.looked_around())
+            .await
+            .expect("it looks around")
+            .expect("it must not");
         for address in [copy.address, original.address] {
             assert!(told.contains(&address.to_string()) && !told.contains('\n'), "{told}");
         }
         notice(&at_work, NoticeKind::Copied, &original.address.to_string()).await;
-        assert!(at_work.consensus.troubles().iter().any(|line| line.contains("copy of the data directory")));
+        assert!(
+            at_work
+                .consensus
+                .troubles()
+                .iter()
+                .any(|line| line.contains("copy of the data directory"))
+        );
         late.stop().await;
         at_work.create(1).await;
         at_work.stop().await;
         // Once the copy is gone, the original finds its cluster by itself.
         let back = original.start().await;
         assert_eq!(timeout(SOON, back.consensus.looked_around()).await.unwrap(), None);
-        nodes[0].until("the original", |state| state.hosts[&host].address == original.address).await;
-        back.until("what was agreed on meanwhile", |state| state.networks.contains_key(&network_id(1))).await;
+        nodes[0]
+            .until("the original", |state| state.hosts[&host].address == original.address)
+            .await;
+        back.until("what was agreed on meanwhile", |state| {
+            state.networks.contains_key(&network_id(1))
+        })
+        .await;
         back.create(2).await;
         nodes.push(back);
         stop_all(nodes).await;
@@ -193,7 +213,8 @@ mod tests {
             back.push(node);
         }
         let node = fourth.start().await;
-        stops_with(&node, "is not part of the cluster any more, which was recovered without it").await;
+        stops_with(&node, "is not part of the cluster any more, which was recovered without it")
+            .await;
         back.push(node);
         assert_eq!((first.status().term, first.status().role), (before.term, Role::Leader));
         first.create(4).await;
@@ -245,7 +266,9 @@ mod tests {
         let (places, nodes) = cluster(directory.path(), 2).await;
         nodes[0].create(1).await;
         assert!(claim(&nodes[0], "10.0.1.1").await && claim(&nodes[1], "10.0.1.2").await);
-        nodes[0].until("both leases", |state| state.networks[&network_id(1)].leases.len() == 2).await;
+        nodes[0]
+            .until("both leases", |state| state.networks[&network_id(1)].leases.len() == 2)
+            .await;
         let mut backup = Vec::new();
         let summary = nodes[0].consensus.backup(&mut backup, NOW).unwrap();
         assert_eq!((summary.cluster, summary.networks, summary.voters.len()), (founded(), 1, 2));
@@ -257,9 +280,13 @@ mod tests {
         fs::remove_dir_all(&places[0].directory).unwrap();
         let place = Place::new(directory.path(), 1);
         assert_ne!(place.host, old);
-        let restored = restore(&mut backup.as_slice(), &place.directory, place.host, &settings(&place), NOW).unwrap();
+        let restored =
+            restore(&mut backup.as_slice(), &place.directory, place.host, &settings(&place), NOW)
+                .unwrap();
         assert_eq!((restored.cluster, restored.networks, restored.made), (founded(), 1, NOW));
-        let again = restore(&mut backup.as_slice(), &place.directory, place.host, &settings(&place), NOW).unwrap_err();
+        let again =
+            restore(&mut backup.as_slice(), &place.directory, place.host, &settings(&place), NOW)
+                .unwrap_err();
         assert!(matches!(again, RestoreError::NotEmpty { .. }), "{again}");
         let node = place.start().await;
         node.consensus.found(founded(), SOON).await.unwrap();
@@ -311,14 +338,18 @@ mod tests {
             // A changed word of the first line may be no damage: the time, say.
             let mut reader = damaged.as_slice();
             let elsewhere = tempfile::tempdir().unwrap();
-            let restored = restore(&mut reader, elsewhere.path(), lonely.host, &settings(&lonely), NOW);
+            let restored =
+                restore(&mut reader, elsewhere.path(), lonely.host, &settings(&lonely), NOW);
             let header = backup.iter().position(|byte| *byte == b'\n').unwrap();
             assert!(restored.is_err() || position < header, "damage at {position}");
         }
         assert!(matches!(refusal(&b"garbage\n".repeat(1000)), BackupError::NoBackup(_)));
         assert!(matches!(refusal(b"{}\n{}"), BackupError::NoBackup(_)));
-        let newer =
-            String::from_utf8(backup.clone()).unwrap().replacen("\"shoutd_backup\":1", "\"shoutd_backup\":2", 1);
+        let newer = String::from_utf8(backup.clone()).unwrap().replacen(
+            "\"shoutd_backup\":1",
+            "\"shoutd_backup\":2",
+            1,
+        );
         assert_eq!(
             refusal(newer.as_bytes()).to_string(),
             "the backup was made by a newer shoutd (format 2, this one knows 1): upgrade shoutd"
@@ -335,8 +366,10 @@ mod tests {
     async fn a_backup_has_no_secrets() {
         let directory = tempfile::tempdir().unwrap();
         let (_, nodes) = cluster(directory.path(), 1).await;
-        let authority =
-            shoutd_core::cluster::Authority { certificate: "c0ffee".to_owned(), sealed_key: "5ea1ed".to_owned() };
+        let authority = shoutd_core::cluster::Authority {
+            certificate: "c0ffee".to_owned(),
+            sealed_key: "5ea1ed".to_owned(),
+        };
         nodes[0].consensus.propose(Agreed::SetAuthority { authority }, SOON).await.unwrap();
         nodes[0].consensus.propose(create(nodes[0].host(), 1), SOON).await.unwrap();
         let mut backup = Vec::new();

@@ -8,7 +8,7 @@ mod common;
 mod tests {
     use std::time::Duration;
 
-    use shoutd_consensus::{JoinError, Patience, ProposeError, Role};
+    use shoutd_consensus::{JoinError, ProposeError, Role, Timeouts};
     use shoutd_core::HostId;
     use shoutd_core::cluster::Refusal;
     use tokio::time::{sleep, timeout};
@@ -98,7 +98,10 @@ mod tests {
         let last = nodes[0].consensus.remove_host(nodes[0].host(), SOON).await.unwrap_err();
         assert_eq!(last, ProposeError::Refused(Refusal::LastHost));
         let unknown = HostId::new(77).unwrap();
-        let unknown = (nodes[0].consensus.remove_host(unknown, SOON).await.unwrap_err(), Refusal::UnknownHost(unknown));
+        let unknown = (
+            nodes[0].consensus.remove_host(unknown, SOON).await.unwrap_err(),
+            Refusal::UnknownHost(unknown),
+        );
         assert_eq!(unknown.0, ProposeError::Refused(unknown.1));
         stop_all(vec![leader, second]).await;
         stop_all(nodes).await;
@@ -110,7 +113,8 @@ mod tests {
         let (places, mut nodes) = cluster(directory.path(), 4).await;
         // One that votes and one that does not.
         let is_voter = |node: &Node| node.status().voters.contains(&node.host());
-        let voter = nodes.remove(nodes.iter().position(|node| is_voter(node) && !node.leads()).unwrap());
+        let voter =
+            nodes.remove(nodes.iter().position(|node| is_voter(node) && !node.leads()).unwrap());
         let learner = nodes.remove(nodes.iter().position(|node| !is_voter(node)).unwrap());
         for dead in [voter, learner] {
             let host = dead.host();
@@ -137,15 +141,19 @@ mod tests {
         nodes.remove(1).stop().await;
         let left = format!("{}, {}", places[0].name, places[1].name);
         eventually("its absence is noticed", || {
-            nodes[0].status().contacts.iter().any(|contact| contact.host == places[1].host && !contact.reachable)
+            nodes[0]
+                .status()
+                .peer_health
+                .iter()
+                .any(|contact| contact.host == places[1].host && !contact.reachable)
         })
         .await;
         let error = nodes[1].consensus.remove_host(places[2].host, SOON).await.unwrap_err();
         assert_eq!(
             error.to_string(),
             format!(
-                "removing h3 leaves the voters {left}, of which h2 does not answer: the cluster could not agree on anything; bring h2 back \
-                 first, or see shoutdctl recover"
+                "removing h3 leaves the voters {left}, of which h2 does not answer: the cluster \
+                 could not agree on anything; bring h2 back first, or see shoutdctl recover"
             )
         );
         assert!(nodes[0].state().hosts.contains_key(&places[2].host));
@@ -160,10 +168,11 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_voter_that_is_away_for_long_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
-        let patience = Patience { voter_away: Duration::from_secs(2) };
+        let patience = Timeouts { voter_away: Duration::from_secs(2) };
         let (places, mut nodes) = cluster_with(directory.path(), 4, patience).await;
         let spare = nodes.iter().find(|node| node.status().role == Role::Learner).unwrap().host();
-        let gone = nodes.remove(nodes.iter().position(|node| !node.leads() && node.host() != spare).unwrap());
+        let gone = nodes
+            .remove(nodes.iter().position(|node| !node.leads() && node.host() != spare).unwrap());
         let host = gone.host();
         gone.stop().await;
         eventually("the spare host votes", || {

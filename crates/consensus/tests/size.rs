@@ -14,8 +14,8 @@ mod tests {
 
     const COMMANDS: u16 = 20_000;
 
-    /// Octets that the file may have for a state of some hundred bytes: about 1500 entries of the log, twice the snapshot, and the pages
-    /// that redb keeps free.
+    /// Octets that the file may have for a state of some hundred bytes: about 1500 entries of the
+    /// log, twice the snapshot, and the pages that redb keeps free.
     const FILE_BYTES_MAX: u64 = 2 << 20;
 
     #[tokio::test(flavor = "multi_thread")]
@@ -28,7 +28,8 @@ mod tests {
         let size = || fs::metadata(place.directory.join("agreed.redb")).unwrap().len();
         let mut largest = 0;
         for _ in 0..COMMANDS / 1000 {
-            let proposals = stream::iter(0..1000).map(|_| node.consensus.propose(create(node.host(), 1), SOON));
+            let proposals =
+                stream::iter(0..1000).map(|_| node.consensus.propose(create(node.host(), 1), SOON));
             let done: Vec<_> = proposals.buffer_unordered(16).collect().await;
             assert!(done.iter().all(Result::is_ok), "{:?}", done.iter().find(|done| done.is_err()));
             largest = largest.max(size());

@@ -8,7 +8,9 @@ use crate::limits::PORT;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAddress {
     /// It cannot be read.
-    #[error("{0:?} is not the IP address of a host (such as 10.0.0.1, 10.0.0.1:7789 or [fd00::1]:7789)")]
+    #[error(
+        "{0:?} is not the IP address of a host (such as 10.0.0.1, 10.0.0.1:7789 or [fd00::1]:7789)"
+    )]
     Unreadable(String),
     /// It can, but no other host reaches this one at it.
     #[error("{address} is {kind}: give the address by which the other hosts reach it")]
@@ -26,7 +28,8 @@ pub enum InvalidAddress {
 /// If it is none of these, or an address at which no host is reached by others.
 pub fn parse_address(text: &str) -> Result<SocketAddr, InvalidAddress> {
     let text = text.trim();
-    let unbracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let unbracketed =
+        text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let address = unbracketed.parse::<IpAddr>().map(|address| SocketAddr::new(address, PORT));
     let address = address.or_else(|_| text.parse::<SocketAddr>());
     let unreadable = |_| InvalidAddress::Unreadable(text.chars().take(80).collect());
@@ -38,7 +41,11 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, InvalidAddress> {
 /// # Errors
 /// [`InvalidAddress::Unfit`], with what it is instead.
 pub fn check_address(address: &SocketAddr) -> Result<(), InvalidAddress> {
-    let kind = if address.port() == 0 { Some("an address with port 0, which nobody has") } else { unfit(address.ip()) };
+    let kind = if address.port() == 0 {
+        Some("an address with port 0, which nobody has")
+    } else {
+        unfit(address.ip())
+    };
     kind.map_or(Ok(()), |kind| Err(InvalidAddress::Unfit { address: *address, kind }))
 }
 
@@ -54,7 +61,9 @@ fn unfit(address: IpAddr) -> Option<&'static str> {
         IpAddr::V4(v4) if v4.octets()[0] == 0 => Some("an address of 0.0.0.0/8, which no host has"),
         IpAddr::V4(v4) if v4.octets()[0] >= 240 => Some("a reserved address (240.0.0.0/4)"),
         IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(link_local),
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Some("an IPv4 address in IPv6's notation"),
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            Some("an IPv4 address in IPv6's notation")
+        }
         _ => None,
     }
 }

@@ -1,19 +1,23 @@
 //! How many files the daemon may have open, and how many it has.
 
-/// Of a network in use on a host: its namespace, and what is told of its devices, filters, memberships and joins. While it changes it has up to ten.
+/// Of a network in use on a host: its namespace, and what is told of its devices, filters,
+/// memberships and joins. While it changes it has up to ten.
 pub const DESCRIPTORS_PER_NETWORK: u64 = 5;
 /// Of a container on such a network: its namespace, and what is told of its devices.
 pub const DESCRIPTORS_PER_CONTAINER: u64 = 2;
 
-/// What is wrong if a process has so many files open and may have so many, in a line: nothing until it is three quarters.
+/// What is wrong if a process has so many files open and may have so many, in a line: nothing until
+/// it is three quarters.
 pub fn descriptors_problem(open: u64, limit: u64) -> Option<String> {
     if open < limit / 4 * 3 {
         return None;
     }
-    let networks = limit.saturating_sub(open) / (DESCRIPTORS_PER_NETWORK + DESCRIPTORS_PER_CONTAINER);
+    let networks =
+        limit.saturating_sub(open) / (DESCRIPTORS_PER_NETWORK + DESCRIPTORS_PER_CONTAINER);
     Some(format!(
-        "the daemon has {open} files open and may have {limit}: there is room for about {networks} more networks with a container each. Raise the limit \
-         (LimitNOFILE= of shoutd.service, or `ulimit -Hn` where shoutd is started) and start shoutd again"
+        "the daemon has {open} files open and may have {limit}: there is room for about \
+         {networks} more networks with a container each. Raise the limit (LimitNOFILE= of \
+         shoutd.service, or `ulimit -Hn` where shoutd is started) and start shoutd again"
     ))
 }
 
@@ -25,7 +29,11 @@ mod tests {
     fn the_limit_is_told_before_it_is_reached() {
         assert_eq!(descriptors_problem(3071, 4096), None);
         let line = descriptors_problem(3072, 4096).unwrap();
-        assert!(line.contains("3072 files open and may have 4096") && line.contains("146 more networks"), "{line}");
+        assert!(
+            line.contains("3072 files open and may have 4096")
+                && line.contains("146 more networks"),
+            "{line}"
+        );
         assert!(descriptors_problem(5000, 4096).unwrap().contains("about 0 more"));
         assert_eq!(descriptors_problem(100, u64::MAX), None);
     }

@@ -1,4 +1,6 @@
-//! What shoutd has decided on a user's behalf, kept for whoever asks afterwards: a network that came back because another host uses it, a container that was refused, a copy that could not be made.
+//! What shoutd has decided on a user's behalf, kept for whoever asks afterwards: a network that
+//! came back because another host uses it, a container that was refused, a copy that could not be
+//! made.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -42,7 +44,8 @@ pub enum EventKind {
     SocketRestored,
     /// Something that a host announces is not believed by another.
     AnnouncementDoubted,
-    /// Lines that an earlier version had written into a file that is not a container's were removed, or left.
+    /// Lines that an earlier version had written into a file that is not a container's were
+    /// removed, or left.
     HostsFileCleaned,
     /// The data directory of a host was set back to an earlier state.
     DataSetBack,
@@ -99,7 +102,8 @@ pub struct Event {
     pub text: String,
 }
 
-/// The last decisions, oldest first. Whoever asks for the same refused thing again and again does not push the others out.
+/// The last decisions, oldest first. Whoever asks for the same refused thing again and again does
+/// not push the others out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventLog {
     events: VecDeque<Event>,
@@ -110,10 +114,19 @@ impl EventLog {
     pub fn note(&mut self, now: Duration, kind: EventKind, subject: &str, text: &str) {
         let now = now.as_millis().try_into().unwrap_or(u64::MAX);
         let (subject, text) = (one_line(subject), one_line(text));
-        let is_same = |event: &Event| event.kind == kind && event.subject == subject && event.text == text;
-        let known = self.events.iter().position(is_same).and_then(|place| self.events.remove(place));
+        let is_same =
+            |event: &Event| event.kind == kind && event.subject == subject && event.text == text;
+        let known =
+            self.events.iter().position(is_same).and_then(|place| self.events.remove(place));
         let (first, count) = known.map_or((now, 0), |event| (event.first, event.count));
-        self.events.push_back(Event { first, last: now, count: count.saturating_add(1), kind, subject, text });
+        self.events.push_back(Event {
+            first,
+            last: now,
+            count: count.saturating_add(1),
+            kind,
+            subject,
+            text,
+        });
         self.shorten();
     }
 
@@ -132,7 +145,9 @@ impl EventLog {
 /// A text as it is kept: without line breaks, and not too long.
 pub fn one_line(text: &str) -> String {
     let mut kept = String::new();
-    for character in text.chars().map(|character| if character.is_control() { ' ' } else { character }) {
+    for character in
+        text.chars().map(|character| if character.is_control() { ' ' } else { character })
+    {
         if kept.len() + character.len_utf8() > EVENT_TEXT_BYTES_MAX {
             break;
         }
@@ -181,10 +196,17 @@ mod tests {
         let text = r#"{"events":[{"first":1,"last":2,"count":1,"kind":"moon-landed","subject":"foo","text":"so"}]}"#;
         let log: EventLog = serde_json::from_str(text).unwrap();
         assert_eq!(log.events().next().unwrap().kind, EventKind::Other);
-        for kind in
-            [EventKind::NetworkMade, EventKind::SocketRestored, EventKind::ContainerRefused, EventKind::DataSetBack]
-        {
-            assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{kind}\""), "shown as it is written");
+        for kind in [
+            EventKind::NetworkMade,
+            EventKind::SocketRestored,
+            EventKind::ContainerRefused,
+            EventKind::DataSetBack,
+        ] {
+            assert_eq!(
+                serde_json::to_string(&kind).unwrap(),
+                format!("\"{kind}\""),
+                "shown as it is written"
+            );
         }
     }
 }

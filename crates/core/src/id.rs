@@ -22,12 +22,14 @@ impl InvalidId {
     }
 }
 
-/// The text itself if it is just so many hexadecimal digits; `from_str_radix` alone would let a sign through.
+/// The text itself if it is just so many hexadecimal digits; `from_str_radix` alone would let a
+/// sign through.
 fn hexadecimal(text: &str, digits: usize) -> Option<&str> {
     (text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(text)
 }
 
-/// Serializes a type by its `Display` and reads it back by its `FromStr`, so that it is checked wherever it enters.
+/// Serializes a type by its `Display` and reads it back by its `FromStr`, so that it is checked
+/// wherever it enters.
 macro_rules! serde_as_text {
     ($name:ty) => {
         impl Serialize for $name {
@@ -44,7 +46,8 @@ macro_rules! serde_as_text {
     };
 }
 
-/// One machine running `shoutd`: random, drawn when the host first starts, kept for ever. Zero is no host.
+/// One machine running `shoutd`: random, drawn when the host first starts, kept for ever. Zero is
+/// no host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostId(u64);
 
@@ -77,7 +80,8 @@ impl FromStr for HostId {
 }
 serde_as_text!(HostId);
 
-/// A cluster: random, drawn by the host that founded it. Keeps two clusters from merging by accident.
+/// A cluster: random, drawn by the host that founded it. Keeps two clusters from merging by
+/// accident.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId(u128);
 
@@ -105,7 +109,8 @@ impl FromStr for ClusterId {
 }
 serde_as_text!(ClusterId);
 
-/// An id that Docker drew: 64 hexadecimal digits on every engine since 20.10, about 25 letters and digits in swarmkit.
+/// An id that Docker drew: 64 hexadecimal digits on every engine since 20.10, about 25 letters and
+/// digits in swarmkit.
 macro_rules! docker_id {
     ($(#[$doc:meta])* $name:ident, $expected:literal) => {
         $(#[$doc])*
@@ -148,7 +153,8 @@ docker_id!(
     "a Docker network id (12 to 64 letters and digits)"
 );
 docker_id!(
-    /// A network of the cluster: the Docker id of the copy that was created first, on whichever host that was.
+    /// A network of the cluster: the Docker id of the copy that was created first, on whichever
+    /// host that was.
     NetworkId,
     "a network id (12 to 64 letters and digits)"
 );
@@ -248,11 +254,13 @@ impl fmt::Display for Vni {
 pub struct MacAddress(pub [u8; 6]);
 
 impl MacAddress {
-    /// The address an endpoint gets when nobody asks for another: locally administered, and a function of the IPv4
-    /// address, so that a neighbour's ARP entry stays true when a container is replaced by another with its address.
+    /// The address an endpoint gets when nobody asks for another: locally administered, and a
+    /// function of the IPv4 address, so that a neighbour's ARP entry stays true when a container is
+    /// replaced by another with its address.
     pub fn for_ipv4(address: Ipv4Addr) -> Self {
         let [a, b, c, d] = address.octets();
-        // 02 marks it locally administered unicast (IEEE 802); 73 is the "s" of shoutd, apart from Docker's own 02:42.
+        // 02 marks it locally administered unicast (IEEE 802); 73 is the "s" of shoutd, apart from
+        // Docker's own 02:42.
         Self([0x02, 0x73, a, b, c, d])
     }
 

@@ -46,14 +46,15 @@ impl PeerCheck {
 /// What to make of the peers that were named for a host that belongs to a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peers {
-    /// One of them belongs to the cluster, or none was named: it is as the user wants it. Those that were ignored, and why.
+    /// One of them belongs to the cluster, or none was named: it is as the user wants it. Those
+    /// that were ignored, and why.
     Met(Vec<String>),
     /// None of them does; why.
     Unmet(String),
 }
 
-/// Judges the peers that were named. `come_later` says that they are expected to join by themselves, as by a prepared token: then only
-/// those are wrong that cannot.
+/// Judges the peers that were named. `come_later` says that they are expected to join by
+/// themselves, as by a prepared token: then only those are wrong that cannot.
 pub fn judge_peers(checks: &[PeerCheck], come_later: bool) -> Peers {
     let may_come = |standing: &PeerStanding| match standing {
         PeerStanding::Member => true,
@@ -81,7 +82,11 @@ mod tests {
     #[test]
     fn one_member_is_enough_and_the_others_are_told() {
         assert_eq!(judge_peers(&[], false), Peers::Met(vec![]));
-        let checks = [check(2, PeerStanding::Member), check(3, PeerStanding::OtherCluster), check(9, silent())];
+        let checks = [
+            check(2, PeerStanding::Member),
+            check(3, PeerStanding::OtherCluster),
+            check(9, silent()),
+        ];
         let Peers::Met(ignored) = judge_peers(&checks, false) else { panic!("not met") };
         assert_eq!(ignored.len(), 2);
         assert_eq!(ignored[0], "10.0.0.3:7789 belongs to another cluster");
@@ -89,16 +94,26 @@ mod tests {
 
     #[test]
     fn without_a_member_the_wish_is_not_met() {
-        for standing in [PeerStanding::Itself, PeerStanding::OtherCluster, PeerStanding::NoCluster, silent()] {
-            let Peers::Unmet(why) = judge_peers(&[check(9, standing.clone())], false) else { panic!("{standing:?}") };
+        for standing in
+            [PeerStanding::Itself, PeerStanding::OtherCluster, PeerStanding::NoCluster, silent()]
+        {
+            let Peers::Unmet(why) = judge_peers(&[check(9, standing.clone())], false) else {
+                panic!("{standing:?}")
+            };
             assert!(why.contains("10.0.0.9:7789"), "{why}");
         }
     }
 
     #[test]
     fn peers_that_are_to_come_by_themselves_need_not_be_there_yet() {
-        assert_eq!(judge_peers(&[check(2, PeerStanding::NoCluster), check(9, silent())], true), Peers::Met(vec![]));
-        let wrong = judge_peers(&[check(1, PeerStanding::Itself), check(2, PeerStanding::OtherCluster)], true);
+        assert_eq!(
+            judge_peers(&[check(2, PeerStanding::NoCluster), check(9, silent())], true),
+            Peers::Met(vec![])
+        );
+        let wrong = judge_peers(
+            &[check(1, PeerStanding::Itself), check(2, PeerStanding::OtherCluster)],
+            true,
+        );
         assert!(matches!(wrong, Peers::Unmet(_)));
     }
 }

@@ -1,4 +1,5 @@
-//! What the daemon leaves for people who find it gone: who it was, where its log is, and why it ended.
+//! What the daemon leaves for people who find it gone: who it was, where its log is, and why it
+//! ended.
 
 use std::path::PathBuf;
 
@@ -43,12 +44,15 @@ pub struct Ended {
 }
 
 impl LastRun {
-    /// What became of it, in one line. `when` shows a time, `is_alive` says whether its process is there.
+    /// What became of it, in one line. `when` shows a time, `is_alive` says whether its process is
+    /// there.
     pub fn tell(&self, when: impl Fn(u64) -> String, is_alive: bool) -> String {
         let what = match &self.ended {
             Some(ended) => format!("it ended at {}: {}", when(ended.at), ended.reason),
             None if is_alive => format!("process {} runs, but its socket is gone", self.pid),
-            None => format!("process {} ended without saying why, as one does that is killed", self.pid),
+            None => {
+                format!("process {} ended without saying why, as one does that is killed", self.pid)
+            }
         };
         match &self.log {
             LogPlace::File(path) => format!("{what}; its log is {}", path.display()),
@@ -67,7 +71,10 @@ mod tests {
         let when = |at: u64| format!("T{at}");
         let ended = Some(Ended { at: 7, reason: "agreed.redb is damaged".to_owned() });
         let run = LastRun { pid: 9, log: LogPlace::File("/var/log/shoutd.log".into()), ended };
-        assert_eq!(run.tell(when, false), "it ended at T7: agreed.redb is damaged; its log is /var/log/shoutd.log");
+        assert_eq!(
+            run.tell(when, false),
+            "it ended at T7: agreed.redb is damaged; its log is /var/log/shoutd.log"
+        );
         let killed = LastRun { ended: None, log: LogPlace::Journal, ..run };
         let told = killed.tell(when, false);
         assert!(told.contains("killed") && told.contains("journalctl --unit=shoutd"), "{told}");

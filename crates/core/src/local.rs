@@ -1,7 +1,8 @@
 //! What one host remembers of its own engine: Docker never says it twice.
 //!
-//! Docker does not send networks and endpoints again when a plugin or dockerd itself starts anew, so this is kept on disk. It is this
-//! host's alone; what other hosts must know is agreed or announced.
+//! Docker does not send networks and endpoints again when a plugin or dockerd itself starts anew,
+//! so this is kept on disk. It is this host's alone; what other hosts must know is agreed or
+//! announced.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,8 +16,8 @@ use crate::cluster::Cluster;
 use crate::names::EndpointContainer;
 use crate::{DockerNetworkId, EndpointId, HostId, MacAddress, NetworkId};
 
-/// How long an address that was handed to Docker's IPAM may wait for its endpoint. Docker gives unused ones back itself, unless it
-/// is killed in between.
+/// How long an address that was handed to Docker's IPAM may wait for its endpoint. Docker gives
+/// unused ones back itself, unless it is killed in between.
 const RESERVATION_TIME_MAX: Duration = Duration::from_secs(300);
 
 /// All of it.
@@ -27,10 +28,12 @@ pub struct Local {
     pub bindings: BTreeMap<DockerNetworkId, NetworkId>,
     /// The containers' attachments.
     pub endpoints: BTreeMap<EndpointId, Endpoint>,
-    /// Addresses that Docker's IPAM holds, by network: given by `RequestAddress`, until `ReleaseAddress`.
+    /// Addresses that Docker's IPAM holds, by network: given by `RequestAddress`, until
+    /// `ReleaseAddress`.
     pub reservations: BTreeMap<NetworkId, BTreeMap<IpAddr, Reservation>>,
-    /// Addresses that this host has begun to give back, by network. It may be agreed on at any time after, even if this host is told nothing: none of them may be given to a
-    /// container before the cluster has leased it to this host anew.
+    /// Addresses that this host has begun to give back, by network. It may be agreed on at any time
+    /// after, even if this host is told nothing: none of them may be given to a container before
+    /// the cluster has leased it to this host anew.
     pub returning: BTreeMap<NetworkId, BTreeSet<IpAddr>>,
     /// Networks that a user removed here and that the cluster has not been asked about yet.
     pub removals: BTreeSet<NetworkId>,
@@ -82,7 +85,9 @@ pub enum LocalRefusal {
         holder: String,
     },
     /// Two endpoints of this host want one MAC address.
-    #[error("MAC address {mac} is in use on this host, by endpoint {holder}: give another, or none")]
+    #[error(
+        "MAC address {mac} is in use on this host, by endpoint {holder}: give another, or none"
+    )]
     MacInUse {
         /// The MAC address.
         mac: MacAddress,
@@ -100,13 +105,17 @@ impl Local {
     /// The endpoint of this network that has this address.
     pub fn holder(&self, network: &NetworkId, address: IpAddr) -> Option<&EndpointId> {
         let mut endpoints = self.endpoints.iter();
-        endpoints.find(|(_, endpoint)| endpoint.network == *network && endpoint.has(address)).map(|(id, _)| id)
+        endpoints
+            .find(|(_, endpoint)| endpoint.network == *network && endpoint.has(address))
+            .map(|(id, _)| id)
     }
 
     /// The endpoint of this network that has this MAC address.
     pub fn holder_of_mac(&self, network: &NetworkId, mac: MacAddress) -> Option<&EndpointId> {
         let mut endpoints = self.endpoints.iter();
-        endpoints.find(|(_, endpoint)| endpoint.network == *network && endpoint.mac == mac).map(|(id, _)| id)
+        endpoints
+            .find(|(_, endpoint)| endpoint.network == *network && endpoint.mac == mac)
+            .map(|(id, _)| id)
     }
 
     /// Whether Docker's IPAM holds this address.
@@ -120,19 +129,30 @@ impl Local {
     /// If another endpoint of this host has one of its addresses, or its MAC address.
     pub fn add_endpoint(&mut self, id: EndpointId, endpoint: Endpoint) -> Result<(), LocalRefusal> {
         for address in endpoint.addresses.iter().map(IpNet::addr) {
-            if let Some(holder) = self.holder(&endpoint.network, address).filter(|holder| **holder != id) {
-                return Err(LocalRefusal::AddressInUse { address, holder: holder.short().to_owned() });
+            if let Some(holder) =
+                self.holder(&endpoint.network, address).filter(|holder| **holder != id)
+            {
+                return Err(LocalRefusal::AddressInUse {
+                    address,
+                    holder: holder.short().to_owned(),
+                });
             }
         }
-        if let Some(holder) = self.holder_of_mac(&endpoint.network, endpoint.mac).filter(|holder| **holder != id) {
-            return Err(LocalRefusal::MacInUse { mac: endpoint.mac, holder: holder.short().to_owned() });
+        if let Some(holder) =
+            self.holder_of_mac(&endpoint.network, endpoint.mac).filter(|holder| **holder != id)
+        {
+            return Err(LocalRefusal::MacInUse {
+                mac: endpoint.mac,
+                holder: holder.short().to_owned(),
+            });
         }
         self.endpoints.insert(id, endpoint);
         Ok(())
     }
 
-    /// Notes the container that an endpoint goes into, and gives it those multicast routes of its network that no other endpoint of the container has: a second
-    /// route to the same prefix would make Docker fail the attachment.
+    /// Notes the container that an endpoint goes into, and gives it those multicast routes of its
+    /// network that no other endpoint of the container has: a second route to the same prefix would
+    /// make Docker fail the attachment.
     ///
     /// # Errors
     /// If the endpoint is not known.
@@ -143,8 +163,10 @@ impl Local {
         routes_of: impl Fn(&NetworkId) -> BTreeSet<Ipv4Net>,
     ) -> Result<&Endpoint, LocalRefusal> {
         let taken = self.routes_in(sandbox, id);
-        let endpoint = self.endpoints.get_mut(id).ok_or_else(|| LocalRefusal::UnknownEndpoint(id.clone()))?;
-        endpoint.multicast_routes = routes_of(&endpoint.network).difference(&taken).copied().collect();
+        let endpoint =
+            self.endpoints.get_mut(id).ok_or_else(|| LocalRefusal::UnknownEndpoint(id.clone()))?;
+        endpoint.multicast_routes =
+            routes_of(&endpoint.network).difference(&taken).copied().collect();
         endpoint.sandbox = Some(sandbox.to_owned());
         endpoint.left = None;
         Ok(endpoint)
@@ -152,13 +174,20 @@ impl Local {
 
     /// The multicast routes of a container, but for those of one endpoint.
     fn routes_in(&self, sandbox: &Path, but: &EndpointId) -> BTreeSet<Ipv4Net> {
-        let others = self.endpoints.iter().filter(|(id, endpoint)| *id != but && endpoint.is_in(sandbox));
+        let others =
+            self.endpoints.iter().filter(|(id, endpoint)| *id != but && endpoint.is_in(sandbox));
         others.flat_map(|(_, endpoint)| endpoint.multicast_routes.iter().copied()).collect()
     }
 
-    /// Notes that an endpoint left its container. One that is not known has nothing to leave. Its multicast routes go to the container's oldest other endpoint whose
-    /// network is for them: a container that is still on a network of ours must go on being heard.
-    pub fn leave(&mut self, id: &EndpointId, now: Duration, routes_of: impl Fn(&NetworkId) -> BTreeSet<Ipv4Net>) {
+    /// Notes that an endpoint left its container. One that is not known has nothing to leave. Its
+    /// multicast routes go to the container's oldest other endpoint whose network is for them: a
+    /// container that is still on a network of ours must go on being heard.
+    pub fn leave(
+        &mut self,
+        id: &EndpointId,
+        now: Duration,
+        routes_of: impl Fn(&NetworkId) -> BTreeSet<Ipv4Net>,
+    ) {
         let Some(endpoint) = self.endpoints.get_mut(id) else {
             return;
         };
@@ -167,18 +196,26 @@ impl Local {
             return;
         };
         endpoint.left = Some(now);
-        let mut heirs: Vec<&mut Endpoint> = self.endpoints.values_mut().filter(|other| other.is_in(&left)).collect();
+        let mut heirs: Vec<&mut Endpoint> =
+            self.endpoints.values_mut().filter(|other| other.is_in(&left)).collect();
         heirs.sort_by_key(|heir| heir.created);
         for heir in heirs {
-            let inherited: BTreeSet<Ipv4Net> = routes_of(&heir.network).intersection(&left_over).copied().collect();
+            let inherited: BTreeSet<Ipv4Net> =
+                routes_of(&heir.network).intersection(&left_over).copied().collect();
             left_over.retain(|route| !inherited.contains(route));
             heir.multicast_routes.extend(inherited);
         }
     }
 
-    /// Forgets an endpoint that its engine does not have any more, with what goes with it: the addresses that Docker's IPAM held for it, and its
-    /// multicast routes, as when it [left](Self::leave).
-    pub fn forget(&mut self, id: &EndpointId, now: Duration, routes_of: impl Fn(&NetworkId) -> BTreeSet<Ipv4Net>) {
+    /// Forgets an endpoint that its engine does not have any more, with what goes with it: the
+    /// addresses that Docker's IPAM held for it, and its multicast routes, as when it
+    /// [left](Self::leave).
+    pub fn forget(
+        &mut self,
+        id: &EndpointId,
+        now: Duration,
+        routes_of: impl Fn(&NetworkId) -> BTreeSet<Ipv4Net>,
+    ) {
         self.leave(id, now, routes_of);
         if let Some(endpoint) = self.endpoints.remove(id)
             && let Some(reservations) = self.reservations.get_mut(&endpoint.network)
@@ -225,7 +262,8 @@ impl Local {
         });
     }
 
-    /// Takes an address of this host's stock for Docker's IPAM: the highest of `range`, a part of `subnet`, that nothing uses.
+    /// Takes an address of this host's stock for Docker's IPAM: the highest of `range`, a part of
+    /// `subnet`, that nothing uses.
     pub fn reserve_from_stock(
         &mut self,
         cluster: &Cluster,
@@ -235,15 +273,23 @@ impl Local {
         now: Duration,
     ) -> Option<IpNet> {
         let network = cluster.networks.get(id).filter(|network| !network.removing)?;
-        let mine = network.leases.iter().rev().filter(|(address, host)| **host == me && range.contains(*address));
+        let mine = network
+            .leases
+            .iter()
+            .rev()
+            .filter(|(address, host)| **host == me && range.contains(*address));
         let address = mine
             .map(|(address, _)| *address)
             .find(|address| !self.uses(id, *address) && !self.is_returning(id, *address))?;
-        self.reservations.entry(id.clone()).or_default().insert(address, Reservation { since: now });
+        self.reservations
+            .entry(id.clone())
+            .or_default()
+            .insert(address, Reservation { since: now });
         IpNet::new(address, subnet.prefix_len()).ok()
     }
 
-    /// Forgets reservations that never became an endpoint's, and those of networks that are gone. Returns whether there were any.
+    /// Forgets reservations that never became an endpoint's, and those of networks that are gone.
+    /// Returns whether there were any.
     pub fn expire_reservations(&mut self, cluster: &Cluster, now: Duration) -> bool {
         let before: usize = self.reservations.values().map(BTreeMap::len).sum();
         let mut reservations = std::mem::take(&mut self.reservations);
@@ -296,7 +342,8 @@ mod tests {
 
     #[test]
     fn no_two_endpoints_of_a_network_have_one_address_or_one_mac_address() {
-        let ids: Vec<EndpointId> = ["1", "2"].iter().map(|digit| digit.repeat(16).parse().unwrap()).collect();
+        let ids: Vec<EndpointId> =
+            ["1", "2"].iter().map(|digit| digit.repeat(16).parse().unwrap()).collect();
         let mut local = Local::default();
         local.add_endpoint(ids[0].clone(), endpoint(1)).unwrap();
         local.add_endpoint(ids[0].clone(), endpoint(1)).unwrap();
@@ -311,7 +358,8 @@ mod tests {
 
     #[test]
     fn each_multicast_route_is_one_endpoints_of_each_container_and_passes_on() {
-        let ids: Vec<EndpointId> = ["1", "2", "3"].iter().map(|digit| digit.repeat(16).parse().unwrap()).collect();
+        let ids: Vec<EndpointId> =
+            ["1", "2", "3"].iter().map(|digit| digit.repeat(16).parse().unwrap()).collect();
         let mut local = Local::default();
         for (id, last) in ids.iter().zip(1..) {
             local.add_endpoint(id.clone(), endpoint(last)).unwrap();
@@ -334,7 +382,8 @@ mod tests {
 
     #[test]
     fn what_is_forgotten_leaves_its_routes_to_others_and_frees_its_addresses() {
-        let ids: Vec<EndpointId> = ["1", "2"].iter().map(|digit| digit.repeat(16).parse().unwrap()).collect();
+        let ids: Vec<EndpointId> =
+            ["1", "2"].iter().map(|digit| digit.repeat(16).parse().unwrap()).collect();
         let all = |_: &NetworkId| BTreeSet::from([ALL_MULTICAST]);
         let mut local = Local::default();
         for (id, last) in ids.iter().zip(1..) {
@@ -368,12 +417,18 @@ mod tests {
         let sandbox = Path::new("/a");
         for (letter, last) in ["d", "a", "b", "c"].into_iter().zip(1..) {
             let id: EndpointId = letter.repeat(16).parse().unwrap();
-            local.add_endpoint(id.clone(), Endpoint { network: network(letter), ..endpoint(last) }).unwrap();
+            local
+                .add_endpoint(id.clone(), Endpoint { network: network(letter), ..endpoint(last) })
+                .unwrap();
             local.join(&id, sandbox, routes_of).unwrap();
         }
         let has = |local: &Local, letter: &str| {
             let id: EndpointId = letter.repeat(16).parse().unwrap();
-            local.endpoints[&id].multicast_routes.iter().map(ToString::to_string).collect::<Vec<_>>()
+            local.endpoints[&id]
+                .multicast_routes
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
         };
         assert_eq!(has(&local, "d"), [""; 0]);
         assert_eq!(has(&local, "a"), ["224.0.0.0/4"]);

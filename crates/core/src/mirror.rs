@@ -54,8 +54,9 @@ pub enum MirrorAction {
         /// The copy here.
         docker: DockerNetworkId,
     },
-    /// Replace the copy that a user created, whose addresses Docker's own IPAM gives out, by a mirror, whose addresses shoutd does: the address
-    /// that Docker would give out next is another host's, and Docker would give it out again and again.
+    /// Replace the copy that a user created, whose addresses Docker's own IPAM gives out, by a
+    /// mirror, whose addresses shoutd does: the address that Docker would give out next is another
+    /// host's, and Docker would give it out again and again.
     TakeOver {
         /// The network.
         network: NetworkId,
@@ -90,8 +91,9 @@ pub enum MirrorAction {
 
 /// Compares what the cluster has with what this host's engine has.
 ///
-/// `engine` must have been read before `cluster`: every network is agreed before its engine has it, so one that the engine has and the cluster has not was
-/// removed. `creating` are networks whose creation may be under way in this host's engine: those are not missed yet.
+/// `engine` must have been read before `cluster`: every network is agreed before its engine has it,
+/// so one that the engine has and the cluster has not was removed. `creating` are networks whose
+/// creation may be under way in this host's engine: those are not missed yet.
 pub fn plan_mirrors(
     cluster: &Cluster,
     local: &Local,
@@ -100,20 +102,28 @@ pub fn plan_mirrors(
     creating: &BTreeSet<NetworkId>,
 ) -> Vec<MirrorAction> {
     let copies = || engine.iter().filter(|copy| copy.ours);
-    let mut actions: Vec<_> = copies().filter_map(|copy| about_copy(copy, cluster, local, me)).collect();
+    let mut actions: Vec<_> =
+        copies().filter_map(|copy| about_copy(copy, cluster, local, me)).collect();
     // After the copies are bound: a surplus copy must not be the last one that this host knows.
     actions.extend(surplus(cluster, local, engine));
     let present: BTreeSet<_> = copies().map(EngineNetwork::network).collect();
     // A Swarm takes its networks to its nodes itself.
-    let staying = cluster.networks.iter().filter(|(_, network)| !network.removing && !network.settings.swarm);
+    let staying =
+        cluster.networks.iter().filter(|(_, network)| !network.removing && !network.settings.swarm);
     let absent = staying.filter(|(id, _)| !present.contains(*id));
     let missed = absent.filter(|(id, _)| !creating.contains(*id) && !local.removals.contains(*id));
-    actions.extend(missed.filter_map(|(id, network)| about_absent(id, network, me, engine, cluster)));
+    actions
+        .extend(missed.filter_map(|(id, network)| about_absent(id, network, me, engine, cluster)));
     actions
 }
 
 /// What to do about a copy that this engine has.
-fn about_copy(copy: &EngineNetwork, cluster: &Cluster, local: &Local, me: HostId) -> Option<MirrorAction> {
+fn about_copy(
+    copy: &EngineNetwork,
+    cluster: &Cluster,
+    local: &Local,
+    me: HostId,
+) -> Option<MirrorAction> {
     let docker = copy.id.clone();
     let known = cluster.networks.get(&copy.network());
     match known.filter(|network| !network.removing || local.is_attached(&copy.network())) {
@@ -124,7 +134,9 @@ fn about_copy(copy: &EngineNetwork, cluster: &Cluster, local: &Local, me: HostId
         Some(network) if !network.removing && !local.knows(&copy.id, &copy.network()) => {
             Some(MirrorAction::Bind { network: copy.network(), docker })
         }
-        Some(network) if copy.mirrors.is_none() && is_stuck(&copy.network(), network, local, me) => {
+        Some(network)
+            if copy.mirrors.is_none() && is_stuck(&copy.network(), network, local, me) =>
+        {
             Some(MirrorAction::TakeOver { network: copy.network(), docker })
         }
         Some(_) => None,
@@ -158,12 +170,19 @@ fn surplus(cluster: &Cluster, local: &Local, engine: &[EngineNetwork]) -> Vec<Mi
     copies.into_iter().map(action).collect()
 }
 
-/// Whether Docker's own IPAM, which gives the lowest address that it has not given out itself, can give out none but one of another host. While containers use
-/// the copy it cannot be replaced.
+/// Whether Docker's own IPAM, which gives the lowest address that it has not given out itself, can
+/// give out none but one of another host. While containers use the copy it cannot be replaced.
 fn is_stuck(id: &NetworkId, network: &Network, local: &Local, me: HostId) -> bool {
     let next = |pool: &Pool| pool.lowest_free(&BTreeMap::new(), 1).first().copied();
-    let holders = network.settings.pools.iter().filter_map(next).filter_map(|address| network.leases.get(&address));
-    network.settings.docker_ipam && !local.is_attached(id) && holders.into_iter().any(|holder| *holder != me)
+    let holders = network
+        .settings
+        .pools
+        .iter()
+        .filter_map(next)
+        .filter_map(|address| network.leases.get(&address));
+    network.settings.docker_ipam
+        && !local.is_attached(id)
+        && holders.into_iter().any(|holder| *holder != me)
 }
 
 /// What to do about a network that this engine has no copy of.
@@ -180,7 +199,8 @@ fn about_absent(
     };
     let name = &description.name;
     // A copy of ours that has the name without the cluster's agreement is about to make room.
-    let is_going = |other: &EngineNetwork| other.ours && cluster.naming(&other.network()) != Naming::Settled;
+    let is_going =
+        |other: &EngineNetwork| other.ours && cluster.naming(&other.network()) != Naming::Settled;
     let namesakes: Vec<_> = engine.iter().filter(|other| other.name == *name).collect();
     if namesakes.is_empty() {
         return Some(MirrorAction::Create { network: id.clone() });
@@ -202,8 +222,12 @@ mod tests {
     }
 
     fn cluster(described: bool) -> Cluster {
-        let pool =
-            Pool { subnet: "10.1.0.0/16".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new(), range: None };
+        let pool = Pool {
+            subnet: "10.1.0.0/16".parse().unwrap(),
+            gateway: None,
+            auxiliary: BTreeMap::new(),
+            range: None,
+        };
         let settings = Settings {
             pools: vec![pool],
             options: BTreeMap::new(),
@@ -249,7 +273,12 @@ mod tests {
         }
     }
 
-    fn plan(cluster: &Cluster, me: u64, engine: &[EngineNetwork], creating: &[&str]) -> Vec<MirrorAction> {
+    fn plan(
+        cluster: &Cluster,
+        me: u64,
+        engine: &[EngineNetwork],
+        creating: &[&str],
+    ) -> Vec<MirrorAction> {
         let creating = creating.iter().map(|id| id.parse().unwrap()).collect();
         let bindings = engine.iter().map(|copy| (copy.id.clone(), copy.network())).collect();
         plan_mirrors(cluster, &Local { bindings, ..Local::default() }, host(me), engine, &creating)
@@ -258,13 +287,19 @@ mod tests {
     #[test]
     fn a_described_network_is_mirrored_where_it_is_absent() {
         let network: NetworkId = ID.parse().unwrap();
-        assert_eq!(plan(&cluster(true), 2, &[], &[]), [MirrorAction::Create { network: network.clone() }]);
+        assert_eq!(
+            plan(&cluster(true), 2, &[], &[]),
+            [MirrorAction::Create { network: network.clone() }]
+        );
         assert_eq!(
             plan(&cluster(true), 1, &[], &[]),
             [MirrorAction::Create { network }],
             "also on its origin, if lost there"
         );
-        assert_eq!(plan(&cluster(true), 2, &[copy("bbbbbbbbbbbbbbbb", "foo", true, Some(ID))], &[]), []);
+        assert_eq!(
+            plan(&cluster(true), 2, &[copy("bbbbbbbbbbbbbbbb", "foo", true, Some(ID))], &[]),
+            []
+        );
     }
 
     #[test]
@@ -272,7 +307,8 @@ mod tests {
         let network: NetworkId = ID.parse().unwrap();
         let mirror = copy("bbbbbbbbbbbbbbbb", "foo", true, Some(ID));
         let engine = std::slice::from_ref(&mirror);
-        let plan = |local: &Local| plan_mirrors(&cluster(true), local, host(2), engine, &BTreeSet::new());
+        let plan =
+            |local: &Local| plan_mirrors(&cluster(true), local, host(2), engine, &BTreeSet::new());
         let bind = MirrorAction::Bind { network: network.clone(), docker: mirror.id.clone() };
         assert_eq!(plan(&Local::default()), [bind]);
         let removed_by_a_user = Local { removals: BTreeSet::from([network]), ..Local::default() };
@@ -301,7 +337,11 @@ mod tests {
             address: WantedAddress::Exactly(address.parse().unwrap()),
         };
         cluster.apply(&claim(host(2), "10.1.0.7")).unwrap();
-        assert_eq!(plan(&cluster, 1, std::slice::from_ref(&own), &[]), [], "Docker gives out 10.1.0.1 next");
+        assert_eq!(
+            plan(&cluster, 1, std::slice::from_ref(&own), &[]),
+            [],
+            "Docker gives out 10.1.0.1 next"
+        );
         cluster.apply(&claim(host(2), "10.1.0.1")).unwrap();
         let take_over = MirrorAction::TakeOver { network: network.clone(), docker: own.id.clone() };
         assert_eq!(plan(&cluster, 1, std::slice::from_ref(&own), &[]), [take_over]);
@@ -326,8 +366,14 @@ mod tests {
         };
         let engine = [other.clone(), second.clone(), first.clone()];
         assert_eq!(plan(&cluster, 2, &engine, &[]), [surplus(&[&first, &second, &other])]);
-        assert_eq!(plan(&cluster, 1, &[first.clone(), own.clone()], &[]), [surplus(&[&own, &first])]);
-        let known = Local { bindings: BTreeMap::from([(second.id.clone(), network.clone())]), ..Local::default() };
+        assert_eq!(
+            plan(&cluster, 1, &[first.clone(), own.clone()], &[]),
+            [surplus(&[&own, &first])]
+        );
+        let known = Local {
+            bindings: BTreeMap::from([(second.id.clone(), network.clone())]),
+            ..Local::default()
+        };
         let engine = [first.clone(), second.clone()];
         let bind = MirrorAction::Bind { network: network.clone(), docker: first.id.clone() };
         assert_eq!(
@@ -350,14 +396,16 @@ mod tests {
     #[test]
     fn a_name_that_another_driver_has_is_told() {
         let foreign = copy("dddddddddddddddd", "foo", false, None);
-        let expected = MirrorAction::NameTaken { network: ID.parse().unwrap(), name: "foo".to_owned() };
+        let expected =
+            MirrorAction::NameTaken { network: ID.parse().unwrap(), name: "foo".to_owned() };
         assert_eq!(plan(&cluster(true), 2, &[foreign], &[]), [expected]);
     }
 
     #[test]
     fn of_two_networks_created_with_one_name_the_one_without_agreement_makes_room() {
         let mut cluster = cluster(true);
-        let (winner, loser): (NetworkId, NetworkId) = (ID.parse().unwrap(), "eeeeeeeeeeeeeeee".parse().unwrap());
+        let (winner, loser): (NetworkId, NetworkId) =
+            (ID.parse().unwrap(), "eeeeeeeeeeeeeeee".parse().unwrap());
         let own = copy(loser.as_str(), "foo", true, None);
         let settings = Settings {
             pools: vec![Pool {
@@ -366,17 +414,34 @@ mod tests {
             }],
             ..cluster.networks[&winner].settings.clone()
         };
-        cluster.apply(&Command::CreateNetwork { id: loser.clone(), origin: host(2), settings }).unwrap();
-        assert_eq!([cluster.naming(&winner), cluster.naming(&loser)], [Naming::Settled, Naming::Open]);
+        cluster
+            .apply(&Command::CreateNetwork { id: loser.clone(), origin: host(2), settings })
+            .unwrap();
+        assert_eq!(
+            [cluster.naming(&winner), cluster.naming(&loser)],
+            [Naming::Settled, Naming::Open]
+        );
         let describe = MirrorAction::Describe { network: loser.clone(), docker: own.id.clone() };
         let engine = std::slice::from_ref(&own);
-        assert_eq!(plan(&cluster, 2, engine, &[loser.as_str()]), [describe], "the name is not said to be taken");
+        assert_eq!(
+            plan(&cluster, 2, engine, &[loser.as_str()]),
+            [describe],
+            "the name is not said to be taken"
+        );
         let description = cluster.networks[&winner].description.clone().unwrap();
-        let refused = cluster.apply(&Command::DescribeNetwork { id: loser.clone(), description }).unwrap_err();
-        assert_eq!(refused.to_string(), "the name foo is taken by another network of the cluster, created on host h1");
+        let refused = cluster
+            .apply(&Command::DescribeNetwork { id: loser.clone(), description })
+            .unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "the name foo is taken by another network of the cluster, created on host h1"
+        );
         cluster.apply(&Command::RemoveNetwork { id: loser.clone() }).unwrap();
         assert_eq!(cluster.naming(&loser), Naming::Lost);
-        assert_eq!(plan(&cluster, 2, engine, &[]), [MirrorAction::Remove { docker: own.id.clone() }]);
+        assert_eq!(
+            plan(&cluster, 2, engine, &[]),
+            [MirrorAction::Remove { docker: own.id.clone() }]
+        );
         assert_eq!(plan(&cluster, 2, &[], &[]), [MirrorAction::Create { network: winner }]);
     }
 
@@ -385,7 +450,9 @@ mod tests {
         let mut cluster = cluster(true);
         let id: NetworkId = ID.parse().unwrap();
         let address = WantedAddress::Exactly("10.1.0.9".parse().unwrap());
-        cluster.apply(&Command::ClaimAddress { network: id.clone(), host: host(2), address }).unwrap();
+        cluster
+            .apply(&Command::ClaimAddress { network: id.clone(), host: host(2), address })
+            .unwrap();
         cluster.apply(&Command::Attach { network: id.clone(), host: host(2) }).unwrap();
         let refusal = cluster.apply(&Command::RemoveNetwork { id: id.clone() }).unwrap_err();
         assert_eq!(refusal.to_string(), "network foo is in use on h2");
@@ -396,10 +463,15 @@ mod tests {
             "host 2 has an address in stock"
         );
         let own = [copy(ID, "foo", true, None)];
-        assert_eq!(plan(&cluster, 1, &own, &[]), [MirrorAction::Remove { docker: own[0].id.clone() }]);
+        assert_eq!(
+            plan(&cluster, 1, &own, &[]),
+            [MirrorAction::Remove { docker: own[0].id.clone() }]
+        );
         assert_eq!(plan(&cluster, 2, &[], &[]), []);
         let addresses = vec!["10.1.0.9".parse().unwrap()];
-        cluster.apply(&Command::ReleaseAddresses { network: id, host: host(2), claims: 1, addresses }).unwrap();
+        cluster
+            .apply(&Command::ReleaseAddresses { network: id, host: host(2), claims: 1, addresses })
+            .unwrap();
         assert!(cluster.networks.is_empty());
     }
 }

@@ -16,8 +16,8 @@ pub struct Removed<'a> {
 /// Containers that an objection names.
 const NAMED_MAX: usize = 5;
 
-/// Why a host is not removed unless somebody insists: it would be cut off from the others while it runs. A host that is dead is removed
-/// without a question.
+/// Why a host is not removed unless somebody insists: it would be cut off from the others while it
+/// runs. A host that is dead is removed without a question.
 pub fn objection(host: &Removed<'_>) -> Option<String> {
     let Removed { name, is_this_host, is_alive, containers } = *host;
     if !is_this_host && (!is_alive || containers.is_empty()) {
@@ -26,16 +26,18 @@ pub fn objection(host: &Removed<'_>) -> Option<String> {
     let cut_off = match containers {
         [] => String::new(),
         some => {
-            let named = some.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+            let named =
+                some.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
             let more = some.len().saturating_sub(NAMED_MAX);
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             format!(" and would cut its containers off from the others ({named}{more})")
         }
     };
-    let (what, place) = if is_this_host { ("this host itself", "") } else { ("a host that runs", " there") };
+    let (what, place) =
+        if is_this_host { ("this host itself", "") } else { ("a host that runs", " there") };
     Some(format!(
-        "host {name} is not removed: it is {what}{cut_off}; stop its containers and let it leave by itself{place} (shoutdctl stop \
-         --leave), or insist: shoutdctl remove --force {name}"
+        "host {name} is not removed: it is {what}{cut_off}; stop its containers and let it leave \
+         by itself{place} (shoutdctl stop --leave), or insist: shoutdctl remove --force {name}"
     ))
 }
 
@@ -53,7 +55,9 @@ mod tests {
         assert_eq!(objection(&host(false, false, &some)), None, "a dead host");
         assert_eq!(objection(&host(false, true, &[])), None, "a host without containers");
         let told = objection(&host(false, true, &some)).unwrap();
-        for words in ["web0 on foo", "and 2 more", "shoutdctl stop --leave", "shoutdctl remove --force h2"] {
+        for words in
+            ["web0 on foo", "and 2 more", "shoutdctl stop --leave", "shoutdctl remove --force h2"]
+        {
             assert!(told.contains(words), "{words} is missing in: {told}");
         }
         let own = objection(&host(true, true, &[])).unwrap();

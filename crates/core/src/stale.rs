@@ -1,7 +1,8 @@
 //! Which endpoints of this host's memory no longer exist in its engine.
 //!
-//! An engine says only once that an endpoint is gone (`Leave`, `DeleteEndpoint`), and repeats a call that nobody answers for 15 s. Whatever it
-//! says while shoutd is stopped is lost, so memory is compared with the engine's own list of endpoints.
+//! An engine says only once that an endpoint is gone (`Leave`, `DeleteEndpoint`), and repeats a
+//! call that nobody answers for 15 s. Whatever it says while shoutd is stopped is lost, so memory
+//! is compared with the engine's own list of endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,14 +10,17 @@ use std::time::Duration;
 use crate::local::{Endpoint, Local};
 use crate::{EndpointId, NetworkId};
 
-/// How long an endpoint may be without a container: the engine lists it only once its container has taken it.
+/// How long an endpoint may be without a container: the engine lists it only once its container has
+/// taken it.
 const START_TIME_MAX: Duration = Duration::from_secs(120);
 
-/// How long after an endpoint has left its container the engine may take to delete it: it does both in one go.
+/// How long after an endpoint has left its container the engine may take to delete it: it does both
+/// in one go.
 const END_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// How long an endpoint that the engine has never listed must be missing from its list. An answer to `Join` that a dying daemon never sent is
-/// asked for again for 15 s (moby `pkg/plugins/client.go`, `callWithRetry`), and the engine lists the endpoint only then.
+/// How long an endpoint that the engine has never listed must be missing from its list. An answer
+/// to `Join` that a dying daemon never sent is asked for again for 15 s (moby
+/// `pkg/plugins/client.go`, `callWithRetry`), and the engine lists the endpoint only then.
 const REPETITION_TIME: Duration = Duration::from_secs(16);
 
 /// Where the interface of an endpoint is.
@@ -57,15 +61,26 @@ pub struct Unlisted {
     since: BTreeMap<EndpointId, Duration>,
 }
 
-/// The endpoints that may be stale: all whose interface is not in their container. The others need not be asked about.
-pub fn suspects(local: &Local, interface: impl Fn(&EndpointId, &Endpoint) -> Interface) -> BTreeSet<EndpointId> {
-    let is_suspect =
-        |id: &EndpointId, endpoint: &Endpoint| matches!(interface(id, endpoint), Interface::Outside | Interface::Gone);
-    local.endpoints.iter().filter(|(id, endpoint)| is_suspect(id, endpoint)).map(|(id, _)| id.clone()).collect()
+/// The endpoints that may be stale: all whose interface is not in their container. The others need
+/// not be asked about.
+pub fn suspects(
+    local: &Local,
+    interface: impl Fn(&EndpointId, &Endpoint) -> Interface,
+) -> BTreeSet<EndpointId> {
+    let is_suspect = |id: &EndpointId, endpoint: &Endpoint| {
+        matches!(interface(id, endpoint), Interface::Outside | Interface::Gone)
+    };
+    local
+        .endpoints
+        .iter()
+        .filter(|(id, endpoint)| is_suspect(id, endpoint))
+        .map(|(id, _)| id.clone())
+        .collect()
 }
 
 impl Unlisted {
-    /// Of the suspects those that are stale, by what the engine lists. One of a network that the engine did not answer for is not.
+    /// Of the suspects those that are stale, by what the engine lists. One of a network that the
+    /// engine did not answer for is not.
     pub fn stale(
         &mut self,
         local: &Local,
@@ -75,7 +90,9 @@ impl Unlisted {
     ) -> Vec<EndpointId> {
         let known = suspects.iter().filter_map(|id| local.endpoints.get_key_value(id));
         let missing: BTreeMap<_, _> = known
-            .filter(|(id, endpoint)| listing.networks.contains(&endpoint.network) && !listing.endpoints.contains(*id))
+            .filter(|(id, endpoint)| {
+                listing.networks.contains(&endpoint.network) && !listing.endpoints.contains(*id)
+            })
             .collect();
         self.since.retain(|id, _| missing.contains_key(id));
         let is_stale = |(id, endpoint): &(&EndpointId, &Endpoint)| {
@@ -91,7 +108,8 @@ fn is_stale(endpoint: &Endpoint, unlisted: Duration, wall: Duration) -> bool {
     // What an engine has listed once and lists no longer is over: it never uses an id again.
     let was_listed = endpoint.container.is_some();
     let was_left = endpoint.left.is_some_and(|left| wall.saturating_sub(left) > END_TIME_MAX);
-    let is_old = wall.saturating_sub(endpoint.created) > START_TIME_MAX || unlisted > START_TIME_MAX;
+    let is_old =
+        wall.saturating_sub(endpoint.created) > START_TIME_MAX || unlisted > START_TIME_MAX;
     let was_begun = endpoint.sandbox.is_some() || endpoint.left.is_some() || is_old;
     was_listed || was_left || (was_begun && unlisted >= REPETITION_TIME)
 }
@@ -137,12 +155,17 @@ mod tests {
         Listing { networks: BTreeSet::from([NETWORK.parse().unwrap()]), endpoints }
     }
 
-    /// After how many seconds of looks, one each second, an endpoint is stale that the engine does not list; none within 200 s.
+    /// After how many seconds of looks, one each second, an endpoint is stale that the engine does
+    /// not list; none within 200 s.
     fn forgotten_after(endpoint: &Endpoint) -> Option<u64> {
-        let local = Local { endpoints: BTreeMap::from([(id(), endpoint.clone())]), ..Local::default() };
+        let local =
+            Local { endpoints: BTreeMap::from([(id(), endpoint.clone())]), ..Local::default() };
         let (mut unlisted, suspects) = (Unlisted::default(), BTreeSet::from([id()]));
         (0..200).find(|seconds| {
-            let now = Times { wall: Duration::from_secs(NOW + seconds), steady: Duration::from_secs(5 + seconds) };
+            let now = Times {
+                wall: Duration::from_secs(NOW + seconds),
+                steady: Duration::from_secs(5 + seconds),
+            };
             !unlisted.stale(&local, &suspects, &listing(false), now).is_empty()
         })
     }
@@ -151,29 +174,54 @@ mod tests {
     fn one_whose_container_was_removed_unheard_is_stale_wherever_its_interface_is() {
         let listed_before = Endpoint { container: Some(container()), ..endpoint() };
         assert_eq!(forgotten_after(&listed_before), Some(0));
-        assert_eq!(forgotten_after(&endpoint()), Some(16), "its Join may have to be answered again");
-        let local = Local { endpoints: BTreeMap::from([(id(), listed_before)]), ..Local::default() };
+        assert_eq!(
+            forgotten_after(&endpoint()),
+            Some(16),
+            "its Join may have to be answered again"
+        );
+        let local =
+            Local { endpoints: BTreeMap::from([(id(), listed_before)]), ..Local::default() };
         for (interface, is_suspect) in [
             (Interface::Inside, false),
             (Interface::Unknown, false),
             (Interface::Outside, true),
             (Interface::Gone, true),
         ] {
-            assert_eq!(suspects(&local, |_, _| interface).contains(&id()), is_suspect, "{interface:?}");
+            assert_eq!(
+                suspects(&local, |_, _| interface).contains(&id()),
+                is_suspect,
+                "{interface:?}"
+            );
         }
     }
 
     #[test]
     fn one_in_the_making_has_time_whatever_the_clock_does() {
-        let made = |seconds: u64| Endpoint { sandbox: None, created: Duration::from_secs(seconds), ..endpoint() };
+        let made = |seconds: u64| Endpoint {
+            sandbox: None,
+            created: Duration::from_secs(seconds),
+            ..endpoint()
+        };
         assert_eq!(forgotten_after(&made(NOW)), Some(121));
-        assert_eq!(forgotten_after(&made(0)), Some(16), "a clock that was set forward makes nothing stale at once");
-        assert_eq!(forgotten_after(&made(NOW * 2)), Some(121), "one that was set back keeps nothing for ever");
+        assert_eq!(
+            forgotten_after(&made(0)),
+            Some(16),
+            "a clock that was set forward makes nothing stale at once"
+        );
+        assert_eq!(
+            forgotten_after(&made(NOW * 2)),
+            Some(121),
+            "one that was set back keeps nothing for ever"
+        );
     }
 
     #[test]
     fn one_that_left_its_container_is_stale_when_its_deletion_is_overdue() {
-        let left = |seconds: u64| Endpoint { sandbox: None, left: Some(Duration::from_secs(seconds)), ..endpoint() };
+        let left = |seconds: u64| Endpoint {
+            sandbox: None,
+            left: Some(Duration::from_secs(seconds)),
+            ..endpoint()
+        };
         assert_eq!(forgotten_after(&left(NOW)), Some(11));
         assert_eq!(forgotten_after(&left(NOW * 2)), Some(16), "also after the clock was set back");
     }
@@ -185,7 +233,12 @@ mod tests {
         let (mut unlisted, suspects) = (Unlisted::default(), BTreeSet::from([id()]));
         let mut stale = |listing: &Listing, seconds: u64| {
             let steady = Duration::from_secs(seconds);
-            unlisted.stale(&local, &suspects, listing, Times { wall: Duration::from_secs(NOW), steady })
+            unlisted.stale(
+                &local,
+                &suspects,
+                listing,
+                Times { wall: Duration::from_secs(NOW), steady },
+            )
         };
         assert_eq!(stale(&listing(true), 0), []);
         assert_eq!(stale(&Listing::default(), 1000), [], "it said nothing of that network");
@@ -197,7 +250,8 @@ mod tests {
         let local = Local { endpoints: BTreeMap::from([(id(), endpoint())]), ..Local::default() };
         let (mut unlisted, suspects) = (Unlisted::default(), BTreeSet::from([id()]));
         let mut stale = |listed: bool, seconds: u64| {
-            let now = Times { wall: Duration::from_secs(NOW), steady: Duration::from_secs(seconds) };
+            let now =
+                Times { wall: Duration::from_secs(NOW), steady: Duration::from_secs(seconds) };
             unlisted.stale(&local, &suspects, &listing(listed), now)
         };
         assert_eq!(stale(false, 0), []);

@@ -1,7 +1,7 @@
 //! Which addresses a host should hold, and what it should tell the cluster of its use of networks.
 //!
-//! A host holds the addresses of its endpoints, and a small stock for endpoints to come: starting a container then needs no agreement, and both sides of a partition go on
-//! starting containers.
+//! A host holds the addresses of its endpoints, and a small stock for endpoints to come: starting a
+//! container then needs no agreement, and both sides of a partition go on starting containers.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,13 +10,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::announce::Heard;
+use crate::advertise::PeerStates;
 use crate::cluster::{Cluster, Command, Network, Pool, WantedAddress};
 use crate::limits::STOCK_MAX;
 use crate::local::{Endpoint, Local};
 use crate::{HostId, NetworkId};
 
-/// How many times over the hosts' stocks together must fit into a subnet: what lies in stock on one host is lost to the others.
+/// How many times over the hosts' stocks together must fit into a subnet: what lies in stock on one
+/// host is lost to the others.
 const SHARE: usize = 4;
 
 /// How many addresses of this pool a host should hold in stock when there are so many hosts.
@@ -24,8 +25,9 @@ pub fn stock_size(pool: &Pool, hosts: usize) -> usize {
     (pool.size() / (hosts.max(1) * SHARE)).min(STOCK_MAX)
 }
 
-/// What this host should have the cluster agree to, so that what the cluster knows of its use of networks is true: attachments, addresses to give back, addresses to
-/// claim. In the order in which it should be done; empty if all is well.
+/// What this host should have the cluster agree to, so that what the cluster knows of its use of
+/// networks is true: attachments, addresses to give back, addresses to claim. In the order in which
+/// it should be done; empty if all is well.
 pub fn plan_leases(cluster: &Cluster, local: &Local, me: HostId) -> Vec<Command> {
     let mut urgent = Vec::new();
     let mut stock = Vec::new();
@@ -48,7 +50,12 @@ pub fn plan_leases(cluster: &Cluster, local: &Local, me: HostId) -> Vec<Command>
     urgent
 }
 
-fn plan_attachment(id: &NetworkId, network: &Network, local: &Local, me: HostId) -> Option<Command> {
+fn plan_attachment(
+    id: &NetworkId,
+    network: &Network,
+    local: &Local,
+    me: HostId,
+) -> Option<Command> {
     let (is_attached, is_known) = (local.is_attached(id), network.attached.contains(&me));
     match (is_attached, is_known) {
         (true, false) => Some(Command::Attach { network: id.clone(), host: me }),
@@ -59,8 +66,9 @@ fn plan_attachment(id: &NetworkId, network: &Network, local: &Local, me: HostId)
     }
 }
 
-/// An address that a container of this host has, and that is leased to another host: this host's data were set back, say, to a time when it was still
-/// its own. No agreement mends that; somebody has to start the container anew.
+/// An address that a container of this host has, and that is leased to another host: this host's
+/// data were set back, say, to a time when it was still its own. No agreement mends that; somebody
+/// has to start the container anew.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Taken {
     /// The network.
@@ -75,7 +83,8 @@ impl Taken {
     /// One line for the user.
     pub fn text(&self, cluster: &Cluster) -> String {
         format!(
-            "a container here has the address {} on {}, which is leased to {}: disconnect it from the network and connect it again",
+            "a container here has the address {} on {}, which is leased to {}: disconnect it from \
+             the network and connect it again",
             self.address,
             cluster.network_title(&self.network),
             cluster.host_name(self.holder)
@@ -83,44 +92,64 @@ impl Taken {
     }
 }
 
-/// Addresses of this host's endpoints that are leased to other hosts. Those of a Swarm's networks are the Swarm's matter.
+/// Addresses of this host's endpoints that are leased to other hosts. Those of a Swarm's networks
+/// are the Swarm's matter.
 pub fn taken(cluster: &Cluster, local: &Local, me: HostId) -> Vec<Taken> {
     let of_endpoint = |endpoint: &Endpoint| {
-        let known = cluster.networks.get(&endpoint.network).filter(|known| !known.settings.swarm)?;
-        let holders =
-            endpoint.addresses.iter().filter_map(|address| Some((address.addr(), *known.leases.get(&address.addr())?)));
+        let known =
+            cluster.networks.get(&endpoint.network).filter(|known| !known.settings.swarm)?;
+        let holders = endpoint
+            .addresses
+            .iter()
+            .filter_map(|address| Some((address.addr(), *known.leases.get(&address.addr())?)));
         let others = holders.filter(|(_, holder)| *holder != me);
         let network = &endpoint.network;
-        Some(others.map(|(address, holder)| Taken { network: network.clone(), address, holder }).collect::<Vec<_>>())
+        Some(
+            others
+                .map(|(address, holder)| Taken { network: network.clone(), address, holder })
+                .collect::<Vec<_>>(),
+        )
     };
     let mut taken: Vec<_> = local.endpoints.values().filter_map(of_endpoint).flatten().collect();
     taken.sort_unstable();
     taken
 }
 
-/// Addresses that endpoints of this host have and nobody has a lease of: after the loss of agreed state, say. Those that another host has ([`taken`]) it would
-/// only be refused.
+/// Addresses that endpoints of this host have and nobody has a lease of: after the loss of agreed
+/// state, say. Those that another host has ([`taken`]) it would only be refused.
 fn plan_missing(id: &NetworkId, network: &Network, local: &Local, me: HostId) -> Vec<Command> {
     let endpoints = local.endpoints.values().filter(|endpoint| endpoint.network == *id);
-    let addresses = endpoints.flat_map(|endpoint| endpoint.addresses.iter().map(|address| address.addr()));
+    let addresses =
+        endpoints.flat_map(|endpoint| endpoint.addresses.iter().map(|address| address.addr()));
     let missing = addresses.filter(|address| !network.leases.contains_key(address));
-    let claim =
-        |address| Command::ClaimAddress { network: id.clone(), host: me, address: WantedAddress::Exactly(address) };
+    let claim = |address| Command::ClaimAddress {
+        network: id.clone(),
+        host: me,
+        address: WantedAddress::Exactly(address),
+    };
     missing.map(claim).collect()
 }
 
-/// Addresses that this host has begun to give back and still holds, as far as it knows: it may not have been agreed on.
+/// Addresses that this host has begun to give back and still holds, as far as it knows: it may not
+/// have been agreed on.
 fn plan_returning(id: &NetworkId, network: &Network, local: &Local, me: HostId) -> Option<Command> {
-    let returning = local.returning.get(id)?.iter().filter(|address| network.leases.get(address) == Some(&me));
+    let returning =
+        local.returning.get(id)?.iter().filter(|address| network.leases.get(address) == Some(&me));
     let addresses: Vec<_> = returning.copied().collect();
     (!addresses.is_empty()).then(|| release(id, network, me, addresses))
 }
 
 fn release(id: &NetworkId, network: &Network, me: HostId, addresses: Vec<IpAddr>) -> Command {
-    Command::ReleaseAddresses { network: id.clone(), host: me, claims: network.claims_of(me), addresses }
+    Command::ReleaseAddresses {
+        network: id.clone(),
+        host: me,
+        claims: network.claims_of(me),
+        addresses,
+    }
 }
 
-/// Fills the stock up when half of it is used, and gives back what is more than twice of it: addresses do not go to and fro with each container.
+/// Fills the stock up when half of it is used, and gives back what is more than twice of it:
+/// addresses do not go to and fro with each container.
 fn plan_stock(
     (id, network): (&NetworkId, &Network),
     pool: &Pool,
@@ -129,9 +158,13 @@ fn plan_stock(
     size: usize,
 ) -> Option<Command> {
     let from_bottom = network.settings.docker_ipam && network.origin == me;
-    let mine = network.leases.iter().filter(|(address, host)| **host == me && pool.subnet.contains(*address));
+    let mine = network
+        .leases
+        .iter()
+        .filter(|(address, host)| **host == me && pool.subnet.contains(*address));
     // In the order in which they would be used.
-    let is_unused = |address: &IpAddr| !local.uses(id, *address) && !local.is_returning(id, *address);
+    let is_unused =
+        |address: &IpAddr| !local.uses(id, *address) && !local.is_returning(id, *address);
     let mut unused: Vec<IpAddr> = mine.map(|(address, _)| *address).filter(is_unused).collect();
     if !from_bottom {
         unused.reverse();
@@ -149,24 +182,46 @@ fn plan_stock(
     let wanted = size.checked_sub(unused.len()).filter(|_| unused.len() * 2 < size)?;
     let (subnet, count) = (pool.subnet, u16::try_from(wanted).ok()?);
     let is_full = pool.lowest_free(&network.leases, 1).is_empty();
-    let address =
-        if from_bottom { WantedAddress::Lowest { subnet, count } } else { WantedAddress::Highest { subnet, count } };
+    let address = if from_bottom {
+        WantedAddress::Lowest { subnet, count }
+    } else {
+        WantedAddress::Highest { subnet, count }
+    };
     (!is_full).then(|| Command::ClaimAddress { network: id.clone(), host: me, address })
 }
 
-/// An address of this part of a network that this host holds in stock, and gives to another host whose stock is used up while
-/// the subnet has none left: the one that it would use last itself.
-pub fn spare(cluster: &Cluster, local: &Local, me: HostId, id: &NetworkId, range: IpNet) -> Option<IpAddr> {
+/// An address of this part of a network that this host holds in stock, and gives to another host
+/// whose stock is used up while the subnet has none left: the one that it would use last itself.
+pub fn spare(
+    cluster: &Cluster,
+    local: &Local,
+    me: HostId,
+    id: &NetworkId,
+    range: IpNet,
+) -> Option<IpAddr> {
     let network = cluster.networks.get(id).filter(|network| !network.removing)?;
-    let mine = network.leases.iter().filter(|(address, host)| **host == me && range.contains(*address));
-    let is_unused = |address: &IpAddr| !local.uses(id, *address) && !local.is_returning(id, *address);
+    let mine =
+        network.leases.iter().filter(|(address, host)| **host == me && range.contains(*address));
+    let is_unused =
+        |address: &IpAddr| !local.uses(id, *address) && !local.is_returning(id, *address);
     let mut unused = mine.map(|(address, _)| *address).filter(is_unused);
-    if network.settings.docker_ipam && network.origin == me { unused.next_back() } else { unused.next() }
+    if network.settings.docker_ipam && network.origin == me {
+        unused.next_back()
+    } else {
+        unused.next()
+    }
 }
 
-/// The hosts to ask for a [`spare`] address, those first that seem to have most: their leases, but for those of endpoints that they
-/// announced. What a host has that shares no network with this one is not heard here.
-pub fn holders_of_spares(cluster: &Cluster, heard: &Heard, me: HostId, id: &NetworkId, range: IpNet) -> Vec<HostId> {
+/// The hosts to ask for a [`spare`] address, those first that seem to have most: their leases, but
+/// for those of endpoints that they announced. What a host has that shares no network with this one
+/// is not heard here.
+pub fn holders_of_spares(
+    cluster: &Cluster,
+    heard: &PeerStates,
+    me: HostId,
+    id: &NetworkId,
+    range: IpNet,
+) -> Vec<HostId> {
     let mut unused: BTreeMap<HostId, BTreeSet<IpAddr>> = BTreeMap::new();
     for (address, host) in cluster.networks.get(id).iter().flat_map(|network| &network.leases) {
         if *host != me && range.contains(address) && cluster.hosts.contains_key(host) {
@@ -184,8 +239,8 @@ pub fn holders_of_spares(cluster: &Cluster, heard: &Heard, me: HostId, id: &Netw
     holders.into_iter().map(|(host, _)| host).collect()
 }
 
-/// Why an address cannot be had that the engine of a network's origin chose, which knows nothing of other hosts and would choose the
-/// same again.
+/// Why an address cannot be had that the engine of a network's origin chose, which knows nothing of
+/// other hosts and would choose the same again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TakenChoice {
     /// The subnet.
@@ -196,10 +251,19 @@ pub struct TakenChoice {
 }
 
 impl TakenChoice {
-    /// `None` if the engine does not choose: then a user did, and what the cluster said is what there is to say.
-    pub fn of(cluster: &Cluster, local: &Local, me: HostId, id: &NetworkId, address: IpAddr) -> Option<Self> {
-        let network =
-            cluster.networks.get(id).filter(|network| network.settings.docker_ipam && network.origin == me)?;
+    /// `None` if the engine does not choose: then a user did, and what the cluster said is what
+    /// there is to say.
+    pub fn of(
+        cluster: &Cluster,
+        local: &Local,
+        me: HostId,
+        id: &NetworkId,
+        address: IpAddr,
+    ) -> Option<Self> {
+        let network = cluster
+            .networks
+            .get(id)
+            .filter(|network| network.settings.docker_ipam && network.origin == me)?;
         let holder = network.leases.get(&address).filter(|holder| **holder != me)?;
         let pool = network.pool_of(address)?;
         let free = || pool.highest_free(&network.leases, 1).into_iter().next();
@@ -216,11 +280,14 @@ impl fmt::Display for TakenChoice {
         match usable {
             None => write!(
                 f,
-                "{taken}, and subnet {subnet} has no free address left: remove containers, or create a network with a larger subnet"
+                "{taken}, and subnet {subnet} has no free address left: remove containers, or \
+                 create a network with a larger subnet"
             ),
             Some(usable) => write!(
                 f,
-                "{taken}, which Docker does not know on the host where the network was created: give the container an address that is free, such as --ip {usable}, or create networks with --ipam-driver shoutd"
+                "{taken}, which Docker does not know on the host where the network was created: \
+                 give the container an address that is free, such as --ip {usable}, or create \
+                 networks with --ipam-driver shoutd"
             ),
         }
     }

@@ -1,5 +1,7 @@
-//! The networks of a Docker Swarm. The Swarm creates them, takes them to its nodes and removes them, and says so to the plugin of whichever node leads it at
-//! that time; what it says is lost if shoutd cannot agree just then. So every host that manages a Swarm compares what the Swarm has with what is agreed.
+//! The networks of a Docker Swarm. The Swarm creates them, takes them to its nodes and removes
+//! them, and says so to the plugin of whichever node leads it at that time; what it says is lost if
+//! shoutd cannot agree just then. So every host that manages a Swarm compares what the Swarm has
+//! with what is agreed.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +12,16 @@ use crate::NetworkId;
 use crate::cluster::{Cluster, Description, Pool, Settings};
 use crate::plane::{InvalidOption, check_options};
 
-/// Name of the managed plugin. Not `shoutd`: a managed plugin of that name would take the place of the one on the socket.
+/// Name of the managed plugin. Not `shoutd`: a managed plugin of that name would take the place of
+/// the one on the socket.
 pub const PLUGIN: &str = "shoutd-swarm";
 
-/// Docker's name for the driver that the managed plugin is. It needs the tag, which no engine adds to the name of a driver.
+/// Docker's name for the driver that the managed plugin is. It needs the tag, which no engine adds
+/// to the name of a driver.
 pub const SWARM_DRIVER: &str = "shoutd-swarm:latest";
 
-/// Directory of the socket that the managed plugin reaches the daemon by, in the data directory: it must be there when the engine starts after a boot, which may be before shoutd.
+/// Directory of the socket that the managed plugin reaches the daemon by, in the data directory: it
+/// must be there when the engine starts after a boot, which may be before shoutd.
 pub const SOCKET_DIRECTORY: &str = "swarm";
 
 /// Name of that socket.
@@ -71,11 +76,11 @@ pub enum RefusedNetwork {
     /// For one of its options.
     #[error(transparent)]
     Option(#[from] InvalidOption),
-    /// A Swarm gives each task one address, of either family (moby/swarmkit, `allocateNetworkIPs`), and the engines of its nodes each
-    /// make up the other: two tasks would have the same one.
+    /// A Swarm gives each task one address, of either family (moby/swarmkit, `allocateNetworkIPs`),
+    /// and the engines of its nodes each make up the other: two tasks would have the same one.
     #[error(
-        "a Swarm gives each of its tasks one address only, so that with IPv6 two tasks would have the same one: create the network \
-         without --ipv6 and {0}"
+        "a Swarm gives each of its tasks one address only, so that with IPv6 two tasks would have \
+         the same one: create the network without --ipv6 and {0}"
     )]
     Ipv6(IpNet),
 }
@@ -102,8 +107,12 @@ pub struct SwarmNode {
     pub managers: Vec<String>,
 }
 
-/// Those of these hosts, by their names, that may belong to this Swarm: a host whose Swarm none of them knows the id of may.
-pub fn possible_nodes<'a>(swarm: Option<&str>, nodes: &'a BTreeMap<String, SwarmNode>) -> Vec<&'a str> {
+/// Those of these hosts, by their names, that may belong to this Swarm: a host whose Swarm none of
+/// them knows the id of may.
+pub fn possible_nodes<'a>(
+    swarm: Option<&str>,
+    nodes: &'a BTreeMap<String, SwarmNode>,
+) -> Vec<&'a str> {
     let id_of = |node: &'a SwarmNode| {
         let mut managers = nodes.values().filter(|other| node.managers.contains(&other.id));
         node.swarm.as_deref().or_else(|| managers.find_map(|manager| manager.swarm.as_deref()))
@@ -129,18 +138,27 @@ impl SwarmAction {
     /// The network.
     pub fn network(&self) -> &NetworkId {
         match self {
-            Self::Describe(network) | Self::Adopt(network) | Self::Remove(network) | Self::Refuse(network) => network,
+            Self::Describe(network)
+            | Self::Adopt(network)
+            | Self::Remove(network)
+            | Self::Refuse(network) => network,
         }
     }
 }
 
-/// Compares what the cluster has with what a Swarm has, as its manager `me` sees it. `Adopt` and `Remove` are to be believed only when they are still so
-/// after a while: the Swarm may be about to say them itself, and one look may fall in between.
+/// Compares what the cluster has with what a Swarm has, as its manager `me` sees it. `Adopt` and
+/// `Remove` are to be believed only when they are still so after a while: the Swarm may be about to
+/// say them itself, and one look may fall in between.
 pub fn plan_swarm(cluster: &Cluster, swarm: &Swarm, me: crate::HostId) -> Vec<SwarmAction> {
     let mut actions = Vec::new();
     for (id, listed) in &swarm.networks {
         match cluster.networks.get(id).filter(|network| network.settings.swarm) {
-            Some(known) if known.description.as_ref().is_none_or(|said| !is_told(said, &listed.description)) => {
+            Some(known)
+                if known
+                    .description
+                    .as_ref()
+                    .is_none_or(|said| !is_told(said, &listed.description)) =>
+            {
                 actions.push(SwarmAction::Describe(id.clone()));
             }
             Some(_) => {}
@@ -149,24 +167,32 @@ pub fn plan_swarm(cluster: &Cluster, swarm: &Swarm, me: crate::HostId) -> Vec<Sw
             None => actions.push(SwarmAction::Adopt(id.clone())),
         }
     }
-    let unlisted =
-        cluster.networks.iter().filter(|(id, network)| network.settings.swarm && !swarm.networks.contains_key(*id));
-    // A network of another Swarm is not this manager's business. One that nobody has described is the business of the host that was told of it.
-    let gone =
-        unlisted.filter(|(_, network)| match network.description.as_ref().and_then(|said| said.swarm.as_ref()) {
+    let unlisted = cluster
+        .networks
+        .iter()
+        .filter(|(id, network)| network.settings.swarm && !swarm.networks.contains_key(*id));
+    // A network of another Swarm is not this manager's business. One that nobody has described is
+    // the business of the host that was told of it.
+    let gone = unlisted.filter(|(_, network)| {
+        match network.description.as_ref().and_then(|said| said.swarm.as_ref()) {
             Some(id) => *id == swarm.id,
             None => network.origin == me,
-        });
+        }
+    });
     actions.extend(gone.map(|(id, _)| SwarmAction::Remove(id.clone())));
     actions
 }
 
-/// Whether what is agreed says what is shown. The name may have been taken by another network: see [`distinct_name`].
+/// Whether what is agreed says what is shown. The name may have been taken by another network: see
+/// [`distinct_name`].
 fn is_told(agreed: &Description, shown: &Description) -> bool {
-    agreed.swarm == shown.swarm && agreed.labels == shown.labels && agreed.name.starts_with(&shown.name)
+    agreed.swarm == shown.swarm
+        && agreed.labels == shown.labels
+        && agreed.name.starts_with(&shown.name)
 }
 
-/// What a network is called in the cluster whose name another network has there: a Swarm asks nobody for names.
+/// What a network is called in the cluster whose name another network has there: a Swarm asks
+/// nobody for names.
 pub fn distinct_name(id: &NetworkId, name: &str) -> String {
     format!("{name} ({})", id.short())
 }
@@ -193,9 +219,17 @@ mod tests {
     }
 
     fn listed(name: &str) -> SwarmNetwork {
-        let pool =
-            Pool { subnet: "10.0.1.0/24".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new(), range: None };
-        let description = Description { name: name.to_owned(), swarm: Some("s1".to_owned()), ..Description::default() };
+        let pool = Pool {
+            subnet: "10.0.1.0/24".parse().unwrap(),
+            gateway: None,
+            auxiliary: BTreeMap::new(),
+            range: None,
+        };
+        let description = Description {
+            name: name.to_owned(),
+            swarm: Some("s1".to_owned()),
+            ..Description::default()
+        };
         SwarmNetwork { description, pools: vec![pool], ..SwarmNetwork::default() }
     }
 
@@ -205,7 +239,11 @@ mod tests {
     }
 
     fn create(origin: u64) -> Command {
-        Command::CreateNetwork { id: network(), origin: host(origin), settings: listed("bar").settings() }
+        Command::CreateNetwork {
+            id: network(),
+            origin: host(origin),
+            settings: listed("bar").settings(),
+        }
     }
 
     fn cluster() -> Cluster {
@@ -213,7 +251,13 @@ mod tests {
         cluster.apply(&Command::Found { cluster: ClusterId::new(1) }).unwrap();
         for value in 1..=2 {
             let address = format!("192.0.2.{value}:7789").parse().unwrap();
-            cluster.apply(&Command::AdmitHost { host: host(value), name: format!("h{value}"), address }).unwrap();
+            cluster
+                .apply(&Command::AdmitHost {
+                    host: host(value),
+                    name: format!("h{value}"),
+                    address,
+                })
+                .unwrap();
         }
         cluster
     }
@@ -225,13 +269,23 @@ mod tests {
             swarm: swarm.map(str::to_owned),
             managers: managers.iter().map(|&manager| manager.to_owned()).collect(),
         };
-        let nodes = |nodes: &[SwarmNode]| nodes.iter().map(|node| (node.id.clone(), node.clone())).collect();
+        let nodes = |nodes: &[SwarmNode]| {
+            nodes.iter().map(|node| (node.id.clone(), node.clone())).collect()
+        };
         let old = nodes(&[node("m", Some("s1"), &["m"]), node("w", None, &["m"])]);
         assert_eq!(possible_nodes(Some("s1"), &old), ["m", "w"]);
-        assert_eq!(possible_nodes(Some("s2"), &old), [""; 0], "a worker's Swarm is that of its manager");
+        assert_eq!(
+            possible_nodes(Some("s2"), &old),
+            [""; 0],
+            "a worker's Swarm is that of its manager"
+        );
         assert_eq!(possible_nodes(None, &old), ["m", "w"], "nobody knows whose it is");
         let lost = nodes(&[node("w", None, &["m"]), node("x", Some("s2"), &["x"])]);
-        assert_eq!(possible_nodes(Some("s1"), &lost), ["w"], "its manager is none of the hosts, or does not know");
+        assert_eq!(
+            possible_nodes(Some("s1"), &lost),
+            ["w"],
+            "its manager is none of the hosts, or does not know"
+        );
         assert_eq!(possible_nodes(Some("s1"), &BTreeMap::new()), [""; 0]);
     }
 
@@ -243,7 +297,11 @@ mod tests {
         cluster.apply(&create(1)).unwrap();
         assert_eq!(plan_swarm(&cluster, &has, host(2)), [SwarmAction::Describe(network())]);
         let lacks = swarm("s1", &[]);
-        assert_eq!(plan_swarm(&cluster, &lacks, host(1)), [SwarmAction::Remove(network())], "its host was told of it");
+        assert_eq!(
+            plan_swarm(&cluster, &lacks, host(1)),
+            [SwarmAction::Remove(network())],
+            "its host was told of it"
+        );
         assert_eq!(plan_swarm(&cluster, &lacks, host(2)), []);
         let description = listed("bar").description;
         cluster.apply(&Command::DescribeNetwork { id: network(), description }).unwrap();
@@ -263,14 +321,23 @@ mod tests {
     fn what_was_refused_is_not_adopted_and_what_is_agreed_is_kept() {
         let mut cluster = cluster();
         let mut has = swarm("s1", &[ID]);
-        has.networks.get_mut(&network()).unwrap().options.insert("encrypted".to_owned(), String::new());
+        has.networks
+            .get_mut(&network())
+            .unwrap()
+            .options
+            .insert("encrypted".to_owned(), String::new());
         assert_eq!(plan_swarm(&cluster, &has, host(1)), [SwarmAction::Refuse(network())]);
         let settings = has.networks[&network()].settings();
         // By an older version.
-        cluster.apply(&Command::CreateNetwork { id: network(), origin: host(1), settings }).unwrap();
+        cluster
+            .apply(&Command::CreateNetwork { id: network(), origin: host(1), settings })
+            .unwrap();
         assert_eq!(plan_swarm(&cluster, &has, host(1)), [SwarmAction::Describe(network())]);
         let told = crate::plane::unkept_networks(&cluster);
-        assert!(told[0].contains("option encrypted") && told[0].contains("in the clear"), "{told:?}");
+        assert!(
+            told[0].contains("option encrypted") && told[0].contains("in the clear"),
+            "{told:?}"
+        );
         let mut six = listed("bar");
         six.pools[0].subnet = "fd00::/64".parse().unwrap();
         assert!(six.refusal().unwrap().to_string().contains("without --ipv6 and fd00::/64"));
@@ -307,7 +374,10 @@ mod tests {
             left: None,
             container: None,
         };
-        let local = Local { endpoints: [("e".repeat(16).parse().unwrap(), endpoint)].into(), ..Local::default() };
+        let local = Local {
+            endpoints: [("e".repeat(16).parse().unwrap(), endpoint)].into(),
+            ..Local::default()
+        };
         let attach = Command::Attach { network: network(), host: host(1) };
         assert_eq!(plan_leases(&cluster, &local, host(1)), std::slice::from_ref(&attach));
         cluster.apply(&attach).unwrap();

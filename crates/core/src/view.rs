@@ -125,7 +125,8 @@ pub struct Status {
     pub address: SocketAddr,
     /// MTU of the interface that has this address, in octets.
     pub underlay_mtu: u16,
-    /// How old its view of what is agreed can be: milliseconds since it last heard from the leader or, where it leads, from a majority; `None` if it never did.
+    /// How old its view of what is agreed can be: milliseconds since it last heard from the leader
+    /// or, where it leads, from a majority; `None` if it never did.
     pub agreed_ago: Option<u64>,
     /// How it sends multicast to the hosts that listen: `vxlan-mdb`, `multicast-fdb` or `flood`.
     pub replication: String,
@@ -133,7 +134,8 @@ pub struct Status {
     pub membership: Membership,
     /// Which cluster.
     pub cluster: Option<ClusterId>,
-    /// `leader`, `follower`, `candidate`, `learner` or `stopped`; `no-quorum` of one that led, and that no majority answers any more.
+    /// `leader`, `follower`, `candidate`, `learner` or `stopped`; `no-quorum` of one that led, and
+    /// that no majority answers any more.
     pub role: String,
     /// The leader, if one is known.
     pub leader: Option<HostId>,
@@ -192,7 +194,8 @@ pub struct HostRow {
     pub reachable: bool,
     /// Whether it is the host that was asked.
     pub this_host: bool,
-    /// Whether the host that was asked knows all that this one announces; `None` if they share no network. If not, it is sent all multicast.
+    /// Whether the host that was asked knows all that this one announces; `None` if they share no
+    /// network. If not, it is sent all multicast.
     #[serde(default)]
     pub in_sync: Option<bool>,
     /// Milliseconds since its last announcement; `None` if there was none.
@@ -200,7 +203,8 @@ pub struct HostRow {
     pub heard_ago: Option<u64>,
 }
 
-/// One line of `shoutdctl groups`: who listens to a group with this filter, on the networks that the host which was asked has.
+/// One line of `shoutdctl groups`: who listens to a group with this filter, on the networks that
+/// the host which was asked has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupRow {
     /// Name of the network.
@@ -262,19 +266,33 @@ impl NetworkRow {
     }
 }
 
-/// Why `shoutdctl groups` has nothing to show on the host `me`, in one line; of one network or host, if one was asked for.
-pub fn why_no_groups(me: &str, networks: &[NetworkRow], network: Option<&str>, host: Option<&str>) -> String {
-    let is_wanted = |row: &&NetworkRow| network.is_none_or(|wanted| row.name.as_deref() == Some(wanted));
+/// Why `shoutdctl groups` has nothing to show on the host `me`, in one line; of one network or
+/// host, if one was asked for.
+pub fn why_no_groups(
+    me: &str,
+    networks: &[NetworkRow],
+    network: Option<&str>,
+    host: Option<&str>,
+) -> String {
+    let is_wanted =
+        |row: &&NetworkRow| network.is_none_or(|wanted| row.name.as_deref() == Some(wanted));
     let wanted: Vec<_> = networks.iter().filter(is_wanted).collect();
     let has = |row: &&&NetworkRow| row.hosts.iter().any(|host| host == me);
-    let subject = network.map_or_else(|| "any network".to_owned(), |network| format!("network {network}"));
+    let subject =
+        network.map_or_else(|| "any network".to_owned(), |network| format!("network {network}"));
     if wanted.iter().any(|row| has(&row)) {
-        let who = host.map_or_else(|| "no container".to_owned(), |host| format!("no container of host {host}"));
-        let place =
-            network.map_or_else(|| "the networks of this host".to_owned(), |network| format!("network {network}"));
+        let who = host.map_or_else(
+            || "no container".to_owned(),
+            |host| format!("no container of host {host}"),
+        );
+        let place = network.map_or_else(
+            || "the networks of this host".to_owned(),
+            |network| format!("network {network}"),
+        );
         return format!("{who} listens to a group on {place}");
     }
-    let mut elsewhere: Vec<_> = wanted.iter().flat_map(|row| row.hosts.iter().map(String::as_str)).collect();
+    let mut elsewhere: Vec<_> =
+        wanted.iter().flat_map(|row| row.hosts.iter().map(String::as_str)).collect();
     elsewhere.sort_unstable();
     elsewhere.dedup();
     if elsewhere.is_empty() {
@@ -282,7 +300,8 @@ pub fn why_no_groups(me: &str, networks: &[NetworkRow], network: Option<&str>, h
     }
     let elsewhere = elsewhere.join(", ");
     format!(
-        "this host has no container on {subject}, and knows groups only of networks that it has: ask on {elsewhere}"
+        "this host has no container on {subject}, and knows groups only of networks that it has: \
+         ask on {elsewhere}"
     )
 }
 
@@ -423,14 +442,24 @@ mod tests {
             .unwrap()
         };
         let networks = [row("foo", &["h1", "h2"]), row("bar", &["h2", "h3"]), row("idle", &[])];
-        let why = |me: &str, network: Option<&str>, host: Option<&str>| why_no_groups(me, &networks, network, host);
-        assert_eq!(why("h1", None, None), "no container listens to a group on the networks of this host");
-        assert_eq!(why("h1", Some("foo"), Some("h2")), "no container of host h2 listens to a group on network foo");
+        let why = |me: &str, network: Option<&str>, host: Option<&str>| {
+            why_no_groups(me, &networks, network, host)
+        };
+        assert_eq!(
+            why("h1", None, None),
+            "no container listens to a group on the networks of this host"
+        );
+        assert_eq!(
+            why("h1", Some("foo"), Some("h2")),
+            "no container of host h2 listens to a group on network foo"
+        );
         assert!(why("h1", Some("bar"), None).ends_with("ask on h2, h3"));
         assert!(why("h4", None, None).ends_with("ask on h1, h2, h3"));
         assert_eq!(why("h4", Some("idle"), None), "no host has a container on network idle");
         assert!(
-            networks[0].is_called("foo") && networks[0].is_called("0123456789ab") && !networks[0].is_called("0123")
+            networks[0].is_called("foo")
+                && networks[0].is_called("0123456789ab")
+                && !networks[0].is_called("0123")
         );
     }
 }

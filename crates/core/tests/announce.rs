@@ -1,5 +1,10 @@
-//! Announcements: whatever happens to the messages, in the end every host has what every other announces, and never something that it did not announce.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, in its helpers too")]
+//! Announcements: whatever happens to the messages, in the end every host has what every other
+//! announces, and never something that it did not announce.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 mod common;
 
@@ -9,8 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use shoutd_core::announce::{
-    AnnouncedEndpoint, AnnouncedNetwork, Content, Delta, Incarnation, Listener, Listeners, Message, Reply, Speakers,
+use shoutd_core::advertise::{
+    AdvertisedEndpoint, AdvertisedNetwork, Content, Delta, InboundSession, InboundSessions,
+    Incarnation, Message, OutboundSessions, Reply,
 };
 use shoutd_core::cluster::{Cluster, Command};
 use shoutd_core::multicast::{Memberships, SourceFilter};
@@ -23,7 +29,10 @@ fn endpoint_id(index: u8) -> EndpointId {
 }
 
 fn filter() -> impl Strategy<Value = SourceFilter> {
-    let sources = proptest::collection::btree_set((1..4u8).prop_map(|last| IpAddr::from([10, 0, 0, last])), 0..3);
+    let sources = proptest::collection::btree_set(
+        (1..4u8).prop_map(|last| IpAddr::from([10, 0, 0, last])),
+        0..3,
+    );
     (any::<bool>(), sources).prop_map(|(include, sources)| match include {
         true => SourceFilter::Include(sources),
         false => SourceFilter::Exclude(sources),
@@ -39,15 +48,19 @@ fn memberships() -> impl Strategy<Value = Memberships> {
     (groups, any::<bool>()).prop_map(|(groups, router)| Memberships { groups, router })
 }
 
-fn network() -> impl Strategy<Value = AnnouncedNetwork> {
+fn network() -> impl Strategy<Value = AdvertisedNetwork> {
     let endpoint = (0..4u8).prop_map(|last| {
         let addresses: BTreeSet<_> = [IpAddr::from([10, 0, 0, last])].into();
         let names = [format!("c{last}").parse().unwrap()].into();
-        (endpoint_id(last), AnnouncedEndpoint { mac: MacAddress([2, 0, 0, 0, 0, last]), addresses, names })
+        (
+            endpoint_id(last),
+            AdvertisedEndpoint { mac: MacAddress([2, 0, 0, 0, 0, last]), addresses, names },
+        )
     });
-    let endpoints = proptest::collection::vec(endpoint, 0..3).prop_map(|endpoints| endpoints.into_iter().collect());
+    let endpoints = proptest::collection::vec(endpoint, 0..3)
+        .prop_map(|endpoints| endpoints.into_iter().collect());
     let mtu = proptest::option::of(1280..9000u16);
-    (endpoints, memberships(), mtu).prop_map(|(endpoints, memberships, mtu)| AnnouncedNetwork {
+    (endpoints, memberships(), mtu).prop_map(|(endpoints, memberships, mtu)| AdvertisedNetwork {
         endpoints,
         memberships,
         mtu,
@@ -55,7 +68,11 @@ fn network() -> impl Strategy<Value = AnnouncedNetwork> {
 }
 
 fn content() -> impl Strategy<Value = Content> {
-    proptest::collection::btree_map((0..3u8).prop_map(network_id), network().prop_map(Arc::new), 0..4)
+    proptest::collection::btree_map(
+        (0..3u8).prop_map(network_id),
+        network().prop_map(Arc::new),
+        0..4,
+    )
 }
 
 proptest! {
@@ -121,8 +138,8 @@ struct Daemon {
     content: Content,
     /// All that it ever had to announce in this run.
     history: Vec<Content>,
-    speakers: Speakers,
-    listeners: Listeners,
+    speakers: OutboundSessions,
+    listeners: InboundSessions,
 }
 
 #[derive(Debug, Clone)]
@@ -158,7 +175,9 @@ impl World {
         cluster.apply(&Command::Found { cluster: ClusterId::new(1) }).unwrap();
         for id in 1..=HOSTS {
             let address = format!("192.0.2.{id}:7789").parse().unwrap();
-            cluster.apply(&Command::AdmitHost { host: host(id), name: format!("h{id}"), address }).unwrap();
+            cluster
+                .apply(&Command::AdmitHost { host: host(id), name: format!("h{id}"), address })
+                .unwrap();
         }
         let mut world = Self {
             entropy: 0,
@@ -180,8 +199,8 @@ impl World {
             run,
             content: Content::new(),
             history: Vec::new(),
-            speakers: Speakers::default(),
-            listeners: Listeners::default(),
+            speakers: OutboundSessions::default(),
+            listeners: InboundSessions::default(),
         };
         self.hosts.insert(id, daemon);
         self.change(id, content);
@@ -217,8 +236,9 @@ impl World {
         let now = self.now;
         let daemon = self.hosts.get_mut(&request.to).unwrap();
         daemon.listeners.expire(now);
-        let incarnation =
-            |daemon: &Daemon| daemon.listeners.get(request.from)?.position().map(|(incarnation, _)| incarnation);
+        let incarnation = |daemon: &Daemon| {
+            daemon.listeners.get(request.from)?.position().map(|(incarnation, _)| incarnation)
+        };
         let before = incarnation(daemon);
         let reply = daemon.listeners.hear(request.from, &request.message, now).unwrap();
         let after = incarnation(daemon);
@@ -245,7 +265,7 @@ impl World {
     }
 
     fn position(&self, request: &Request) -> Option<(Incarnation, u64)> {
-        self.hosts[&request.to].listeners.get(request.from).and_then(Listener::position)
+        self.hosts[&request.to].listeners.get(request.from).and_then(InboundSession::position)
     }
 
     fn answer(&mut self, request: &Request, reply: Option<Reply>) {
@@ -289,10 +309,12 @@ impl World {
                 }
             }
             Event::Restart { host: id } => {
-                let (run, content) = (self.hosts[&host(id)].run + 1, self.hosts[&host(id)].content.clone());
+                let (run, content) =
+                    (self.hosts[&host(id)].run + 1, self.hosts[&host(id)].content.clone());
                 self.start(host(id), run, &content);
                 self.taken.retain(|(to, _), _| *to != host(id));
-                // Nobody waits for an answer to what it sent any more, and what was sent to it is not answered.
+                // Nobody waits for an answer to what it sent any more, and what was sent to it is
+                // not answered.
                 let (lost, kept) = std::mem::take(&mut self.under_way)
                     .into_iter()
                     .partition(|request| request.from == host(id) || request.to == host(id));
@@ -324,18 +346,24 @@ impl World {
         panic!("it comes to no end: {:?}", self.unsettled());
     }
 
-    /// The first two hosts of which the one does not have what the other announces, and the state of both.
-    fn unsettled(&self) -> Option<(HostId, Option<&Listener>, HostId, &Daemon)> {
+    /// The first two hosts of which the one does not have what the other announces, and the state
+    /// of both.
+    fn unsettled(&self) -> Option<(HostId, Option<&InboundSession>, HostId, &Daemon)> {
         let knows = |to: &HostId, from: &HostId| {
             let content = &self.hosts[from].content;
-            // What came late may be all that a host knows of another that has nothing more to say. It is believed until that one is found to be silent.
+            // What came late may be all that a host knows of another that has nothing more to say.
+            // It is believed until that one is found to be silent.
             if content.is_empty() && self.misled.contains(&(*to, *from)) {
                 return true;
             }
             let heard = self.hosts[to].listeners.heard_host(*from, self.now).unwrap_or_default();
             (heard.in_sync || content.is_empty()) && heard.networks == *content
         };
-        let mut pairs = self.hosts.keys().flat_map(|a| self.hosts.keys().map(move |b| (a, b))).filter(|(a, b)| a != b);
+        let mut pairs = self
+            .hosts
+            .keys()
+            .flat_map(|a| self.hosts.keys().map(move |b| (a, b)))
+            .filter(|(a, b)| a != b);
         let (to, from) = pairs.find(|(to, from)| !knows(to, from))?;
         Some((*to, self.hosts[to].listeners.get(*from), *from, &self.hosts[from]))
     }

@@ -9,13 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use shoutd_core::announce::{AnnouncedNetwork, Delta, Heard, HeardHost, audience, expectations, own_content};
+use shoutd_core::advertise::{
+    AdvertisedNetwork, Delta, PeerState, PeerStates, audience, expectations, own_content,
+};
 use shoutd_core::cluster::{Cluster, Command, Settings};
 use shoutd_core::limits::{ANNOUNCED_GROUPS_MAX, ANNOUNCED_ITEMS_MAX, ANNOUNCED_SOURCES_MAX};
 use shoutd_core::local::{Endpoint, Local};
 use shoutd_core::multicast::{Memberships, SourceFilter};
 use shoutd_core::plane::{
-    Action, Desired, Mark, Observed, ObservedBridge, ObservedSegment, Segment, Underlay, Worked, desired, diff,
+    Action, Desired, Observed, ObservedBridge, ObservedSegment, OwnerTag, ReplicationCache,
+    Segment, Underlay, desired, diff,
 };
 use shoutd_core::{EndpointId, MacAddress, Vni};
 
@@ -29,7 +32,8 @@ fn cluster(attached: &BTreeSet<(u8, u64)>) -> Cluster {
     let mut cluster = cluster_of(HOSTS);
     let mut apply = |command| cluster.apply(&command).map(|_| ()).unwrap();
     for index in 0..NETWORKS {
-        let settings = Settings { docker_ipam: false, ..settings(pool(&format!("10.{index}.0.0/16"))) };
+        let settings =
+            Settings { docker_ipam: false, ..settings(pool(&format!("10.{index}.0.0/16"))) };
         apply(Command::CreateNetwork { id: network_id(index), origin: host(1), settings });
     }
     for (index, id) in attached {
@@ -64,7 +68,10 @@ fn vni(cluster: &Cluster, index: u8) -> Vni {
 
 fn groups(count: usize) -> Memberships {
     let group = |index| IpAddr::V4(Ipv4Addr::from(0xef00_0000 + u32::try_from(index).unwrap()));
-    Memberships { groups: (0..count).map(|index| (group(index), SourceFilter::all())).collect(), router: false }
+    Memberships {
+        groups: (0..count).map(|index| (group(index), SourceFilter::all())).collect(),
+        router: false,
+    }
 }
 
 fn pairs() -> impl Strategy<Value = BTreeSet<(u8, u64)>> {
@@ -74,9 +81,12 @@ fn pairs() -> impl Strategy<Value = BTreeSet<(u8, u64)>> {
 const UNDERLAY: Underlay = Underlay { address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), mtu: 9000 };
 
 /// An announcement with this MTU, as it goes over the wire.
-fn with_mtu(mtu: Option<u16>) -> Arc<AnnouncedNetwork> {
-    let content = [(network_id(0), Arc::new(AnnouncedNetwork { mtu, ..AnnouncedNetwork::default() }))].into();
-    let text = serde_json::to_string(&Delta::between(&BTreeMap::new(), &content, usize::MAX).0).unwrap();
+fn with_mtu(mtu: Option<u16>) -> Arc<AdvertisedNetwork> {
+    let content =
+        [(network_id(0), Arc::new(AdvertisedNetwork { mtu, ..AdvertisedNetwork::default() }))]
+            .into();
+    let text =
+        serde_json::to_string(&Delta::between(&BTreeMap::new(), &content, usize::MAX).0).unwrap();
     assert_eq!(text.contains("mtu"), mtu.is_some(), "{text}");
     let delta: Delta = serde_json::from_str(&text).unwrap();
     delta.check().unwrap();
@@ -90,16 +100,23 @@ fn a_network_has_the_least_mtu_of_all_hosts_that_have_it() {
     let cluster = cluster(&[(0, 1), (0, 2), (0, 3)].into());
     let (content, _) = own_content(&cluster, &local([0]), &BTreeMap::new(), UNDERLAY);
     assert_eq!(content[&network_id(0)].mtu, Some(8950));
-    let mut heard = Heard::default();
-    let mtu = |heard: &Heard| {
-        let found = desired(&cluster, &local([0]), host(1), UNDERLAY, heard, &mut Worked::default());
+    let mut heard = PeerStates::default();
+    let mtu = |heard: &PeerStates| {
+        let found = desired(
+            &cluster,
+            &local([0]),
+            host(1),
+            UNDERLAY,
+            heard,
+            &mut ReplicationCache::default(),
+        );
         found.segments[&vni(&cluster, 0)].mtu
     };
     assert_eq!(mtu(&heard), 8950);
     // One of an earlier version does not say.
     for (id, says, expected) in [(2, None, 8950), (3, Some(1450), 1450), (3, Some(8950), 8950)] {
         let networks = [(network_id(0), with_mtu(says))].into();
-        heard.hosts.insert(host(id), Arc::new(HeardHost { in_sync: true, networks }));
+        heard.hosts.insert(host(id), Arc::new(PeerState { in_sync: true, networks }));
         assert_eq!(mtu(&heard), expected);
     }
 }
@@ -107,13 +124,13 @@ fn a_network_has_the_least_mtu_of_all_hosts_that_have_it() {
 #[test]
 fn an_mtu_does_not_grow_before_all_hosts_were_heard() {
     let cluster = cluster(&[(0, 1), (0, 2)].into());
-    let wanted = |heard: &Heard, mtu| {
+    let wanted = |heard: &PeerStates, mtu| {
         let underlay = Underlay { mtu, ..UNDERLAY };
-        desired(&cluster, &local([0]), host(1), underlay, heard, &mut Worked::default())
+        desired(&cluster, &local([0]), host(1), underlay, heard, &mut ReplicationCache::default())
     };
     let mut there = Observed::default();
     let vni = vni(&cluster, 0);
-    let mark = Some(Mark::Network(network_id(0)));
+    let mark = Some(OwnerTag::Network(network_id(0)));
     let bridge = ObservedBridge {
         mark,
         mtu: 1450,
@@ -128,16 +145,21 @@ fn an_mtu_does_not_grow_before_all_hosts_were_heard() {
         learned_max: None,
         link_local: true,
     };
-    there.segments.insert(vni, ObservedSegment { bridge: Some(bridge), ..ObservedSegment::default() });
+    there
+        .segments
+        .insert(vni, ObservedSegment { bridge: Some(bridge), ..ObservedSegment::default() });
     let tunes = |desired: &Desired| -> Vec<u16> {
         let plan = diff(desired, &there).into_iter();
-        plan.filter_map(|action| if let Action::TuneBridge { mtu, .. } = action { Some(mtu) } else { None }).collect()
+        plan.filter_map(
+            |action| if let Action::TuneBridge { mtu, .. } = action { Some(mtu) } else { None },
+        )
+        .collect()
     };
-    let (unheard, mut heard) = (Heard::default(), Heard::default());
+    let (unheard, mut heard) = (PeerStates::default(), PeerStates::default());
     assert_eq!(tunes(&wanted(&unheard, 9000)), Vec::<u16>::new());
     assert_eq!(tunes(&wanted(&unheard, 1400)), [1350]);
     let networks = [(network_id(0), with_mtu(Some(8950)))].into();
-    heard.hosts.insert(host(2), Arc::new(HeardHost { in_sync: true, networks }));
+    heard.hosts.insert(host(2), Arc::new(PeerState { in_sync: true, networks }));
     assert_eq!(tunes(&wanted(&heard, 9000)), [8950]);
 }
 
@@ -149,9 +171,9 @@ proptest! {
         mine in proptest::collection::btree_set(0..NETWORKS, 0..5),
     ) {
         let (cluster, me) = (cluster(&attached), host(1));
-        let mut heard = Heard::default();
+        let mut heard = PeerStates::default();
         for (index, id) in announced.iter().filter(|(_, id)| *id != 1) {
-            let entry: &mut HeardHost = Arc::make_mut(heard.hosts.entry(host(*id)).or_default());
+            let entry: &mut PeerState = Arc::make_mut(heard.hosts.entry(host(*id)).or_default());
             entry.networks.insert(network_id(*index), Arc::default());
         }
         let (content, excesses) = own_content(&cluster, &local(mine.clone()), &BTreeMap::new(), UNDERLAY);
@@ -181,14 +203,14 @@ proptest! {
     ) {
         let (cluster, local) = (cluster(&attached), local(0..4));
         let underlay = Underlay { address: IpAddr::from([192, 0, 2, 1]), mtu: 1500 };
-        let (mut heard, mut worked) = (Heard::default(), Worked::default());
+        let (mut heard, mut worked) = (PeerStates::default(), ReplicationCache::default());
         for (index, from, count, in_sync) in rounds {
-            let announced = AnnouncedNetwork { memberships: groups(count), ..AnnouncedNetwork::default() };
-            let entry: &mut HeardHost = Arc::make_mut(heard.hosts.entry(host(from)).or_default());
+            let announced = AdvertisedNetwork { memberships: groups(count), ..AdvertisedNetwork::default() };
+            let entry: &mut PeerState = Arc::make_mut(heard.hosts.entry(host(from)).or_default());
             entry.networks.insert(network_id(index), Arc::new(announced));
             entry.in_sync = in_sync;
             let found = desired(&cluster, &local, host(1), underlay, &heard, &mut worked);
-            prop_assert_eq!(&found, &desired(&cluster, &local, host(1), underlay, &heard, &mut Worked::default()));
+            prop_assert_eq!(&found, &desired(&cluster, &local, host(1), underlay, &heard, &mut ReplicationCache::default()));
             let again = desired(&cluster, &local, host(1), underlay, &heard, &mut worked);
             let is_shared = |(one, other): (&Segment, &Segment)| Arc::ptr_eq(&one.replication, &other.replication);
             prop_assert!(again.segments.values().zip(found.segments.values()).all(is_shared));
@@ -247,7 +269,7 @@ proptest! {
         prop_assert!(Delta::between(&BTreeMap::new(), &content, usize::MAX).0.check().is_ok());
         let mut widened = 0;
         for (index, size) in indexed() {
-            let AnnouncedNetwork { endpoints, memberships, mtu: _ } = &*content[&network_id(index)];
+            let AdvertisedNetwork { endpoints, memberships, mtu: _ } = &*content[&network_id(index)];
             prop_assert_eq!(endpoints.len(), 1);
             prop_assert!(*size <= ANNOUNCED_GROUPS_MAX || memberships.router);
             // All of its groups, or every group there is.

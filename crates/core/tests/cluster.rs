@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use proptest::prelude::*;
-use shoutd_core::announce::Heard;
+use shoutd_core::advertise::PeerStates;
 use shoutd_core::cluster::{
-    Cluster, Command, Description, Outcome, Pass, Pool, Refusal, ReportedSubnet, Settings, Token, WantedAddress,
+    Cluster, Command, Description, Outcome, Pass, Pool, Refusal, ReportedSubnet, Settings, Token,
+    WantedAddress,
 };
 use shoutd_core::limits::{LEASES_PER_NETWORK_MAX, MTU_MIN};
-use shoutd_core::plane::{MTU_OPTION, Underlay, Worked, desired};
+use shoutd_core::plane::{MTU_OPTION, ReplicationCache, Underlay, desired};
 use shoutd_core::stock::{plan_leases, stock_size};
 use shoutd_core::{ClusterId, Fingerprint, HostId, NetworkId, TokenHash, local};
 
@@ -128,15 +129,29 @@ fn check(cluster: &Cluster) {
     let networks: Vec<_> = cluster.networks.iter().collect();
     let vnis: BTreeSet<_> = networks.iter().map(|(_, network)| network.vni).collect();
     assert_eq!(vnis.len(), networks.len(), "two networks have one VNI");
-    let names: Vec<_> =
-        networks.iter().filter_map(|(_, network)| network.description.as_ref()).map(|d| &d.name).collect();
-    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "two networks have one name");
+    let names: Vec<_> = networks
+        .iter()
+        .filter_map(|(_, network)| network.description.as_ref())
+        .map(|d| &d.name)
+        .collect();
+    assert_eq!(
+        names.iter().collect::<BTreeSet<_>>().len(),
+        names.len(),
+        "two networks have one name"
+    );
     let pools: Vec<_> = networks.iter().flat_map(|(_, network)| &network.settings.pools).collect();
     for (index, pool) in pools.iter().enumerate() {
-        assert!(!pools[..index].iter().any(|other| overlap(other.subnet, pool.subnet)), "two subnets overlap");
+        assert!(
+            !pools[..index].iter().any(|other| overlap(other.subnet, pool.subnet)),
+            "two subnets overlap"
+        );
     }
     let underlays: Vec<_> = cluster.hosts.values().map(|host| host.address.ip()).collect();
-    assert_eq!(underlays.iter().collect::<BTreeSet<_>>().len(), underlays.len(), "two hosts have one address");
+    assert_eq!(
+        underlays.iter().collect::<BTreeSet<_>>().len(),
+        underlays.len(),
+        "two hosts have one address"
+    );
     for (_, network) in networks {
         assert!(
             !network.settings.swarm || (network.leases.is_empty() && !network.removing),
@@ -151,9 +166,14 @@ fn check(cluster: &Cluster) {
             "it should be gone, or stay"
         );
         for (address, holder) in &network.leases {
-            assert!(cluster.hosts.contains_key(holder), "{address} is leased to a host that is none");
+            assert!(
+                cluster.hosts.contains_key(holder),
+                "{address} is leased to a host that is none"
+            );
             assert!(network.leases.len() <= LEASES_PER_NETWORK_MAX);
-            let pool = network.pool_of(*address).expect("a leased address lies in a subnet of its network");
+            let pool = network
+                .pool_of(*address)
+                .expect("a leased address lies in a subnet of its network");
             assert!(!pool.is_reserved(*address), "{address} is leased and reserved");
         }
     }
@@ -251,7 +271,7 @@ proptest! {
         for (me, host) in &cluster.hosts {
             let local = local_state_of(&cluster, *me);
             let underlay = Underlay { address: host.address.ip(), mtu: 1500 };
-            let desired = desired(&cluster, &local, *me, underlay, &Heard::default(), &mut Worked::default());
+            let desired = desired(&cluster, &local, *me, underlay, &PeerStates::default(), &mut ReplicationCache::default());
             for segment in desired.segments.values() {
                 let network = &cluster.networks[&segment.network];
                 prop_assert!(segment.mtu >= MTU_MIN);
@@ -264,8 +284,9 @@ proptest! {
         }
     }
 
-    /// Whatever happened before: when each host does what its plan says, all plans become empty, every endpoint keeps a lease of its host, networks that
-    /// were removed are gone unless endpoints are on them, and stocks are full as far as there are addresses.
+    /// Whatever happened before: when each host does what its plan says, all plans become empty,
+    /// every endpoint keeps a lease of its host, networks that were removed are gone unless
+    /// endpoints are on them, and stocks are full as far as there are addresses.
     #[test]
     fn plans_of_all_hosts_converge(
         commands in proptest::collection::vec(command(), 0..80),
@@ -344,15 +365,18 @@ fn addresses_are_given_from_the_top_and_never_twice() {
     let host = common::host;
     for value in 1..=2u64 {
         let address = format!("192.0.2.{value}:7789").parse().unwrap();
-        cluster.apply(&Command::AdmitHost { host: host(value), name: "h".to_owned(), address }).unwrap();
+        cluster
+            .apply(&Command::AdmitHost { host: host(value), name: "h".to_owned(), address })
+            .unwrap();
     }
     let id: NetworkId = "00000000000000aa".parse().unwrap();
     let pool = Pool { gateway: Some("10.9.0.1".parse().unwrap()), ..common::pool("10.9.0.0/29") };
     let subnet = pool.subnet;
     let settings = common::settings(pool);
     cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(1), settings }).unwrap();
-    let mut claim =
-        |value, address| cluster.apply(&Command::ClaimAddress { network: id.clone(), host: host(value), address });
+    let mut claim = |value, address| {
+        cluster.apply(&Command::ClaimAddress { network: id.clone(), host: host(value), address })
+    };
     let any = WantedAddress::Highest { subnet, count: 1 };
     // 10.9.0.0/29 has six host addresses; one is the gateway's.
     for last in [6, 5, 4, 3, 2] {
@@ -365,7 +389,12 @@ fn addresses_are_given_from_the_top_and_never_twice() {
             .replace("00000000000000aa", "000000000000")
     );
     let taken = claim(1, WantedAddress::Exactly("10.9.0.5".parse().unwrap())).unwrap_err();
-    assert!(taken.to_string().starts_with("address 10.9.0.5 of network 000000000000 is in use on host h;"), "{taken}");
+    assert!(
+        taken
+            .to_string()
+            .starts_with("address 10.9.0.5 of network 000000000000 is in use on host h;"),
+        "{taken}"
+    );
     let gateway = claim(1, WantedAddress::Exactly("10.9.0.1".parse().unwrap())).unwrap_err();
     assert!(gateway.to_string().contains("reserved"), "{gateway}");
 }
@@ -383,19 +412,35 @@ fn tokens_and_approvals_let_hosts_in_as_long_as_they_are_good() {
     assert_eq!(enroll(&mut cluster, 1, approval, now), Err(Refusal::NotApproved));
     let single = Token { expires: Some(now + Duration::from_secs(10)), uses: Some(1) };
     cluster.apply(&Command::AddToken { hash, token: single, now }).unwrap();
-    assert_eq!(enroll(&mut cluster, 1, token, now + Duration::from_secs(10)), Err(Refusal::TokenExpired));
+    assert_eq!(
+        enroll(&mut cluster, 1, token, now + Duration::from_secs(10)),
+        Err(Refusal::TokenExpired)
+    );
     assert_eq!(enroll(&mut cluster, 1, token, now), Ok(Outcome::Done));
-    assert_eq!(enroll(&mut cluster, 1, token, now), Ok(Outcome::Done), "the same host again, as after a time-out");
+    assert_eq!(
+        enroll(&mut cluster, 1, token, now),
+        Ok(Outcome::Done),
+        "the same host again, as after a time-out"
+    );
     assert_eq!(enroll(&mut cluster, 2, token, now), Err(Refusal::TokenUsedUp));
-    cluster.apply(&Command::AddToken { hash, token: Token { expires: None, uses: None }, now }).unwrap();
+    cluster
+        .apply(&Command::AddToken { hash, token: Token { expires: None, uses: None }, now })
+        .unwrap();
     assert_eq!(enroll(&mut cluster, 2, token, now), Ok(Outcome::Done));
     assert_eq!(enroll(&mut cluster, 3, token, now), Ok(Outcome::Done));
     cluster.apply(&Command::RevokeTokens).unwrap();
     assert_eq!(enroll(&mut cluster, 4, token, now), Err(Refusal::UnknownToken));
     cluster.apply(&Command::Approve { key, until: now + Duration::from_secs(5), now }).unwrap();
-    assert_eq!(enroll(&mut cluster, 5, approval, now + Duration::from_secs(5)), Err(Refusal::NotApproved));
+    assert_eq!(
+        enroll(&mut cluster, 5, approval, now + Duration::from_secs(5)),
+        Err(Refusal::NotApproved)
+    );
     assert_eq!(enroll(&mut cluster, 5, approval, now), Ok(Outcome::Done));
-    assert_eq!(enroll(&mut cluster, 6, approval, now), Err(Refusal::NotApproved), "an approval is for one host");
+    assert_eq!(
+        enroll(&mut cluster, 6, approval, now),
+        Err(Refusal::NotApproved),
+        "an approval is for one host"
+    );
 }
 
 #[test]
@@ -415,7 +460,10 @@ fn a_removed_host_leaves_nothing_and_does_not_come_back() {
         assert_eq!(cluster.apply(&Command::RemoveHost { host: host(2), now }), Ok(Outcome::Done));
     }
     assert!(cluster.networks[&id].leases.is_empty());
-    assert_eq!(cluster.apply(&Command::RemoveHost { host: host(3), now }), Err(Refusal::UnknownHost(host(3))));
+    assert_eq!(
+        cluster.apply(&Command::RemoveHost { host: host(3), now }),
+        Err(Refusal::UnknownHost(host(3)))
+    );
     assert!(matches!(cluster.apply(&admission(2)), Err(Refusal::HostRemoved { .. })));
 }
 

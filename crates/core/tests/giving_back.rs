@@ -31,17 +31,32 @@ fn cluster() -> Cluster {
 }
 
 fn claim(id: u64) -> Command {
-    Command::ClaimAddress { network: network(), host: host(id), address: WantedAddress::Exactly(address()) }
+    Command::ClaimAddress {
+        network: network(),
+        host: host(id),
+        address: WantedAddress::Exactly(address()),
+    }
 }
 
 fn release(cluster: &Cluster, id: u64) -> Command {
     let claims = cluster.networks[&network()].claims_of(host(id));
-    Command::ReleaseAddresses { network: network(), host: host(id), claims, addresses: vec![address()] }
+    Command::ReleaseAddresses {
+        network: network(),
+        host: host(id),
+        claims,
+        addresses: vec![address()],
+    }
 }
 
 fn give_to(cluster: &Cluster, from: u64, to: u64) -> Command {
     let claims = cluster.networks[&network()].claims_of(host(from));
-    Command::YieldAddress { network: network(), address: address(), from: host(from), claims, to: host(to) }
+    Command::YieldAddress {
+        network: network(),
+        address: address(),
+        from: host(from),
+        claims,
+        to: host(to),
+    }
 }
 
 fn holder(cluster: &Cluster) -> Option<HostId> {
@@ -83,12 +98,15 @@ fn the_claims_of_another_host_change_nothing_of_it() {
     let mut cluster = cluster();
     let release = release(&cluster, 1);
     let other = WantedAddress::Highest { subnet: "10.9.0.0/24".parse().unwrap(), count: 2 };
-    cluster.apply(&Command::ClaimAddress { network: network(), host: host(2), address: other }).unwrap();
+    cluster
+        .apply(&Command::ClaimAddress { network: network(), host: host(2), address: other })
+        .unwrap();
     cluster.apply(&release).unwrap();
     assert_eq!(holder(&cluster), None);
 }
 
-/// What local state says that was set back: an endpoint with an address that its host has given back since.
+/// What local state says that was set back: an endpoint with an address that its host has given
+/// back since.
 #[test]
 fn an_address_that_another_host_has_meanwhile_is_told_and_not_claimed() {
     let mut cluster = cluster();
@@ -105,11 +123,25 @@ fn an_address_that_another_host_has_meanwhile_is_told_and_not_claimed() {
     let mut local = Local::default();
     local.endpoints.insert("ee".repeat(32).parse().unwrap(), endpoint);
     let claims = |cluster: &Cluster| plan_leases(cluster, &local, host(1)).contains(&claim(1));
-    assert_eq!((taken(&cluster, &local, host(1)), claims(&cluster)), (vec![], false), "it is this host's");
+    assert_eq!(
+        (taken(&cluster, &local, host(1)), claims(&cluster)),
+        (vec![], false),
+        "it is this host's"
+    );
     cluster.apply(&release(&cluster, 1)).unwrap();
-    assert_eq!((taken(&cluster, &local, host(1)), claims(&cluster)), (vec![], true), "it is nobody's");
+    assert_eq!(
+        (taken(&cluster, &local, host(1)), claims(&cluster)),
+        (vec![], true),
+        "it is nobody's"
+    );
     cluster.apply(&claim(2)).unwrap();
     let lost = Taken { network: network(), address: address(), holder: host(2) };
-    assert!(lost.text(&cluster).contains("10.9.0.7") && lost.text(&cluster).contains("leased to h2"));
-    assert_eq!((taken(&cluster, &local, host(1)), claims(&cluster)), (vec![lost], false), "it is another's");
+    assert!(
+        lost.text(&cluster).contains("10.9.0.7") && lost.text(&cluster).contains("leased to h2")
+    );
+    assert_eq!(
+        (taken(&cluster, &local, host(1)), claims(&cluster)),
+        (vec![lost], false),
+        "it is another's"
+    );
 }

@@ -1,4 +1,5 @@
-//! Names of containers across hosts: what is a name, what a container may know, and what its hosts file should be.
+//! Names of containers across hosts: what is a name, what a container may know, and what its hosts
+//! file should be.
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by failing")]
 
 mod common;
@@ -10,12 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use shoutd_core::announce::{AnnouncedEndpoint, AnnouncedNetwork, Heard, HeardHost};
+use shoutd_core::advertise::{AdvertisedEndpoint, AdvertisedNetwork, PeerState, PeerStates};
 use shoutd_core::cluster::{Cluster, Command, Settings};
 use shoutd_core::limits::{HOSTS_LINES_MAX, NAMES_PER_ENDPOINT_MAX};
 use shoutd_core::local::{Endpoint, Local};
 use shoutd_core::names::{
-    Directory, EndpointContainer, EngineFacts, Name, bounded_names, containers, hosts_file, without_lines,
+    Directory, EndpointContainer, EngineFacts, Name, bounded_names, containers, hosts_file,
+    without_lines,
 };
 use shoutd_core::{EndpointId, MacAddress, NetworkId};
 
@@ -33,7 +35,10 @@ fn names(texts: &[&str]) -> BTreeSet<Name> {
 fn directory(entries: &[(&str, &[&str], bool)]) -> Directory {
     let address = |text: &&str| text.parse::<IpAddr>().unwrap();
     Directory {
-        addresses: entries.iter().map(|(one, at, _)| (name(one), at.iter().map(address).collect())).collect(),
+        addresses: entries
+            .iter()
+            .map(|(one, at, _)| (name(one), at.iter().map(address).collect()))
+            .collect(),
         remote: entries.iter().filter(|(.., remote)| *remote).map(|(one, ..)| name(one)).collect(),
     }
 }
@@ -79,7 +84,8 @@ fn lines_of_others_stay_and_their_names_are_theirs() {
         ("here", &["10.0.0.4"], false),
         ("also-web", &["10.0.0.2", "fd00::2"], true),
     ]);
-    let lines = "10.0.0.2\talso-web web # shoutd\n10.0.0.9\tweb # shoutd\nfd00::2\talso-web # shoutd\n";
+    let lines =
+        "10.0.0.2\talso-web web # shoutd\n10.0.0.9\tweb # shoutd\nfd00::2\talso-web # shoutd\n";
     let first = hosts_file(now, &wanted).unwrap();
     assert_eq!(first, format!("{now}{lines}"));
     assert_eq!(hosts_file(&first, &wanted), None, "nothing to do");
@@ -87,7 +93,10 @@ fn lines_of_others_stay_and_their_names_are_theirs() {
     let added = format!("{first}172.19.0.3\t0123456789ab\n");
     assert_eq!(hosts_file(&added, &wanted), None, "nor then");
     let fewer = directory(&[("web", &["10.0.0.9"], true)]);
-    assert_eq!(hosts_file(&added, &fewer).unwrap(), format!("{now}172.19.0.3\t0123456789ab\n10.0.0.9\tweb # shoutd\n"));
+    assert_eq!(
+        hosts_file(&added, &fewer).unwrap(),
+        format!("{now}172.19.0.3\t0123456789ab\n10.0.0.9\tweb # shoutd\n")
+    );
     assert_eq!(hosts_file(&first, &Directory::default()).unwrap(), now);
     // Without an end of the last line.
     assert_eq!(hosts_file("1.2.3.4 x", &fewer).unwrap(), "1.2.3.4 x\n10.0.0.9\tweb # shoutd\n");
@@ -114,8 +123,9 @@ proptest! {
 
 #[test]
 fn a_hosts_file_does_not_grow_without_end() {
-    let texts: Vec<String> =
-        (0..10_000u32).map(|number| IpAddr::from((0x0a00_0000 + number).to_be_bytes()).to_string()).collect();
+    let texts: Vec<String> = (0..10_000u32)
+        .map(|number| IpAddr::from((0x0a00_0000 + number).to_be_bytes()).to_string())
+        .collect();
     let addresses: Vec<&str> = texts.iter().map(String::as_str).collect();
     let file = hosts_file("", &directory(&[("many", &addresses, true)])).unwrap();
     assert_eq!(file.lines().count(), HOSTS_LINES_MAX);
@@ -131,11 +141,15 @@ fn network(id: &str) -> NetworkId {
 
 fn cluster() -> Cluster {
     let mut cluster = cluster_of(1);
-    for (place, (id, resolves)) in [(RED, "on"), (BLUE, "on"), (SILENT, "off")].into_iter().enumerate() {
+    for (place, (id, resolves)) in
+        [(RED, "on"), (BLUE, "on"), (SILENT, "off")].into_iter().enumerate()
+    {
         let pool = pool(&format!("10.{place}.0.0/16"));
         let options = BTreeMap::from([("shoutd.names".to_owned(), resolves.to_owned())]);
         let settings = Settings { options, docker_ipam: false, ..settings(pool) };
-        cluster.apply(&Command::CreateNetwork { id: network(id), origin: host(1), settings }).unwrap();
+        cluster
+            .apply(&Command::CreateNetwork { id: network(id), origin: host(1), settings })
+            .unwrap();
     }
     cluster
 }
@@ -166,11 +180,11 @@ fn local(endpoints: &[(&str, &str, &str, &[&str])]) -> Local {
     local
 }
 
-fn heard(endpoints: &[(&str, &str, &[&str])]) -> Heard {
-    let mut networks: BTreeMap<NetworkId, AnnouncedNetwork> = BTreeMap::new();
+fn heard(endpoints: &[(&str, &str, &[&str])]) -> PeerStates {
+    let mut networks: BTreeMap<NetworkId, AdvertisedNetwork> = BTreeMap::new();
     for (place, (on, address, called)) in endpoints.iter().enumerate() {
         let id: EndpointId = format!("{:016}", 100 + place).parse().unwrap();
-        let endpoint = AnnouncedEndpoint {
+        let endpoint = AdvertisedEndpoint {
             mac: MacAddress([2, 0, 0, 0, 0, 9]),
             addresses: [address.parse().unwrap()].into(),
             names: names(called),
@@ -178,7 +192,7 @@ fn heard(endpoints: &[(&str, &str, &[&str])]) -> Heard {
         networks.entry(network(on)).or_default().endpoints.insert(id, endpoint);
     }
     let networks = networks.into_iter().map(|(id, network)| (id, Arc::new(network))).collect();
-    Heard { hosts: [(host(2), Arc::new(HeardHost { in_sync: true, networks }))].into() }
+    PeerStates { hosts: [(host(2), Arc::new(PeerState { in_sync: true, networks }))].into() }
 }
 
 #[test]
@@ -190,18 +204,25 @@ fn a_container_knows_the_names_of_its_networks_and_no_others() {
         (BLUE, "10.1.0.2", "both", &["both"]),
         (SILENT, "10.2.0.1", "none", &["none"]),
     ]);
-    let heard =
-        heard(&[(RED, "10.0.0.9", &["far", "app"]), (BLUE, "10.1.0.9", &["far"]), (SILENT, "10.2.0.9", &["far"])]);
+    let heard = heard(&[
+        (RED, "10.0.0.9", &["far", "app"]),
+        (BLUE, "10.1.0.9", &["far"]),
+        (SILENT, "10.2.0.9", &["far"]),
+    ]);
     let containers = containers(&cluster(), &local, &heard);
     let lines = |id: &str| hosts_file("", &containers[id].directory).unwrap_or_default();
     let file = containers["one"].hosts_file.as_ref().unwrap();
     assert_eq!((file.path(), file.process), (PathBuf::from("/docker/containers/one/hosts"), 7));
     assert_eq!(containers["one"].asks_in, None);
     assert_eq!(containers["both"].asks_in, Some(PathBuf::from("/netns/both")));
-    // A name that a container here has too leads to both, as Docker's resolver is not asked any more.
+    // A name that a container here has too leads to both, as Docker's resolver is not asked any
+    // more.
     assert_eq!(lines("one"), "10.0.0.1\tapp # shoutd\n10.0.0.9\tapp far # shoutd\n");
     assert_eq!(lines("two"), "10.1.0.9\tfar # shoutd\n");
-    assert_eq!(lines("both"), "10.0.0.1\tapp # shoutd\n10.0.0.9\tapp far # shoutd\n10.1.0.9\tfar # shoutd\n");
+    assert_eq!(
+        lines("both"),
+        "10.0.0.1\tapp # shoutd\n10.0.0.9\tapp far # shoutd\n10.1.0.9\tfar # shoutd\n"
+    );
     assert_eq!(lines("none"), "");
 }
 
@@ -226,12 +247,16 @@ fn only_the_file_that_the_engine_made_for_the_container_is_its_own() {
     for file in ["/etc/hosts", "/var/lib/docker/volumes/v/_data/hosts", &other, &back, "hosts"] {
         assert_eq!(told(file, "/var/lib/docker").own_hosts_file(), None, "{file}");
     }
-    assert_eq!(told("/etc/hosts", "/var/lib/docker").foreign_hosts_file(), Some(Path::new("/etc/hosts")));
+    assert_eq!(
+        told("/etc/hosts", "/var/lib/docker").foreign_hosts_file(),
+        Some(Path::new("/etc/hosts"))
+    );
     assert_eq!(told(&other, "/var/lib/docker").foreign_hosts_file(), None);
     // What an earlier version wrote down says nothing of whose it is.
     assert_eq!(EndpointContainer { engine: None, ..own.clone() }.own_hosts_file(), None);
     assert_eq!(EndpointContainer { id: "../x".to_owned(), ..own }.own_hosts_file(), None);
-    let remapped = told(&format!("/docker/100000.100001/containers/{id}/hosts"), "/docker/100000.100001");
+    let remapped =
+        told(&format!("/docker/100000.100001/containers/{id}/hosts"), "/docker/100000.100001");
     assert_eq!(remapped.own_hosts_file().unwrap().owners(), [0, 100_000].into());
 }
 
@@ -248,7 +273,10 @@ fn only_lines_that_are_provably_ours_are_taken_out_of_others_files() {
     let ours = "10.0.0.2\tdb registry-1.docker.io # shoutd\nfd00::2\tdb # shoutd\n";
     assert_eq!(without_lines("127.0.0.1 localhost\n# about shoutd\n", &subnets), None);
     let cleaned = without_lines(&format!("1.2.3.4 x\n{ours}5.6.7.8 y"), &subnets).unwrap();
-    assert_eq!((cleaned.text.as_str(), cleaned.removed, cleaned.left), ("1.2.3.4 x\n5.6.7.8 y", 2, 0));
+    assert_eq!(
+        (cleaned.text.as_str(), cleaned.removed, cleaned.left),
+        ("1.2.3.4 x\n5.6.7.8 y", 2, 0)
+    );
     for others in [
         "10.0.1.2\tdb # shoutd",
         "10.0.0.2 db # shoutd",
@@ -264,14 +292,19 @@ fn only_lines_that_are_provably_ours_are_taken_out_of_others_files() {
     ] {
         let now = format!("{others}\n");
         let cleaned = without_lines(&now, &subnets);
-        assert!(cleaned.is_none_or(|cleaned| cleaned.text == now && cleaned.removed == 0), "{others:?}");
+        assert!(
+            cleaned.is_none_or(|cleaned| cleaned.text == now && cleaned.removed == 0),
+            "{others:?}"
+        );
     }
 }
 
 #[test]
 fn no_line_is_longer_than_musl_reads() {
-    let texts: Vec<String> = (0..NAMES_PER_ENDPOINT_MAX).map(|number| format!("{}{number}", "n".repeat(60))).collect();
-    let entries: Vec<(&str, &[&str], bool)> = texts.iter().map(|one| (one.as_str(), &["10.0.0.2"][..], true)).collect();
+    let texts: Vec<String> =
+        (0..NAMES_PER_ENDPOINT_MAX).map(|number| format!("{}{number}", "n".repeat(60))).collect();
+    let entries: Vec<(&str, &[&str], bool)> =
+        texts.iter().map(|one| (one.as_str(), &["10.0.0.2"][..], true)).collect();
     let file = hosts_file("", &directory(&entries)).unwrap();
     assert!(file.lines().all(|line| line.len() < 511 && line.starts_with("10.0.0.2\t")), "{file}");
     assert!(texts.iter().all(|one| file.contains(&format!("{one} "))), "{file}");

@@ -7,7 +7,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use shoutd_core::NetworkId;
-use shoutd_core::cluster::{Cluster, Command, DescribedSubnet, Description, Outcome, Pool, Refusal, WantedAddress};
+use shoutd_core::cluster::{
+    Cluster, Command, DescribedSubnet, Description, Outcome, Pool, Refusal, WantedAddress,
+};
 use shoutd_core::local::Local;
 use shoutd_core::stock::{plan_leases, stock_size};
 
@@ -23,9 +25,13 @@ fn network() -> NetworkId {
 fn cluster(range: Option<&str>) -> Cluster {
     let pool = Pool { gateway: Some("10.9.7.0".parse().unwrap()), ..pool(SUBNET) };
     let subnet = pool.subnet;
-    let described = DescribedSubnet { range: range.map(|range| range.parse().unwrap()), gateway: None };
-    let description =
-        Description { name: "foo".to_owned(), subnets: [(subnet, described)].into(), ..Description::default() };
+    let described =
+        DescribedSubnet { range: range.map(|range| range.parse().unwrap()), gateway: None };
+    let description = Description {
+        name: "foo".to_owned(),
+        subnets: [(subnet, described)].into(),
+        ..Description::default()
+    };
     let mut cluster = cluster_of(2);
     for command in [
         Command::CreateNetwork { id: network(), origin: host(1), settings: settings(pool) },
@@ -36,7 +42,11 @@ fn cluster(range: Option<&str>) -> Cluster {
     cluster
 }
 
-fn claim(cluster: &mut Cluster, number: u64, address: WantedAddress) -> Result<Vec<IpAddr>, Refusal> {
+fn claim(
+    cluster: &mut Cluster,
+    number: u64,
+    address: WantedAddress,
+) -> Result<Vec<IpAddr>, Refusal> {
     let claim = Command::ClaimAddress { network: network(), host: host(number), address };
     match cluster.apply(&claim)? {
         Outcome::Leased(leased) => Ok(leased.iter().map(IpNet::addr).collect()),
@@ -71,7 +81,11 @@ fn a_range_counts_the_addresses_that_it_has() {
     assert_eq!(size("10.9.9.9/32"), 1);
     assert_eq!(cluster(None).networks[&network()].settings.pools[0].size(), 65_536 - 3);
     let pool = cluster(Some("10.9.7.0/30")).networks[&network()].settings.pools[0].clone();
-    assert_eq!(stock_size(&pool, 2), 0, "a host that keeps some of three takes them from the others");
+    assert_eq!(
+        stock_size(&pool, 2),
+        0,
+        "a host that keeps some of three takes them from the others"
+    );
 }
 
 #[test]
@@ -87,7 +101,10 @@ fn what_lies_in_stock_outside_the_range_goes_back() {
     let mut local = Local::default();
     let range = "10.9.7.0/24".parse().unwrap();
     let pool = (SUBNET.parse().unwrap(), range);
-    assert_eq!(local.reserve_from_stock(&cluster, host(2), &network(), pool, std::time::Duration::ZERO), None);
+    assert_eq!(
+        local.reserve_from_stock(&cluster, host(2), &network(), pool, std::time::Duration::ZERO),
+        None
+    );
     let plan = plan_leases(&cluster, &local, host(2));
     let released = plan.iter().find_map(|command| match command {
         Command::ReleaseAddresses { addresses, .. } => Some(addresses.clone()),
@@ -101,5 +118,8 @@ fn what_lies_in_stock_outside_the_range_goes_back() {
         cluster.apply(&command).unwrap();
     }
     let held = cluster.networks[&network()].leases.keys();
-    assert!(held.clone().count() == 8 && held.clone().all(|address| pool.1.contains(address)), "{held:?}");
+    assert!(
+        held.clone().count() == 8 && held.clone().all(|address| pool.1.contains(address)),
+        "{held:?}"
+    );
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use shoutd_core::announce::{AnnouncedEndpoint, AnnouncedNetwork, Heard, HeardHost};
+use shoutd_core::advertise::{AdvertisedEndpoint, AdvertisedNetwork, PeerState, PeerStates};
 use shoutd_core::cluster::{Cluster, Command, Settings, WantedAddress};
 use shoutd_core::local::{Local, Reservation};
 use shoutd_core::stock::{TakenChoice, holders_of_spares, spare};
@@ -30,25 +30,31 @@ fn at(last: u8) -> IpAddr {
 fn cluster(docker_ipam: bool, holders: [u64; 6]) -> (Cluster, NetworkId) {
     let (mut cluster, network) = (cluster_of(3), network_id(0));
     let settings = Settings { docker_ipam, ..settings(pool(ALL)) };
-    cluster.apply(&Command::CreateNetwork { id: network.clone(), origin: host(1), settings }).unwrap();
+    cluster
+        .apply(&Command::CreateNetwork { id: network.clone(), origin: host(1), settings })
+        .unwrap();
     for (holder, last) in holders.into_iter().zip(1..).filter(|(holder, _)| *holder != 0) {
         let address = WantedAddress::Exactly(at(last));
-        cluster.apply(&Command::ClaimAddress { network: network.clone(), host: host(holder), address }).unwrap();
+        cluster
+            .apply(&Command::ClaimAddress { network: network.clone(), host: host(holder), address })
+            .unwrap();
     }
     (cluster, network)
 }
 
 /// What a host announces: endpoints with these addresses.
-fn heard(from: u64, addresses: &[u8]) -> Heard {
+fn heard(from: u64, addresses: &[u8]) -> PeerStates {
     let endpoint = |last: &u8| {
         let mac = MacAddress([2, 0, 0, 0, 0, *last]);
-        let announced = AnnouncedEndpoint { mac, addresses: [at(*last)].into(), names: [].into() };
+        let announced = AdvertisedEndpoint { mac, addresses: [at(*last)].into(), names: [].into() };
         (format!("{last:016}").parse().unwrap(), announced)
     };
-    let network =
-        AnnouncedNetwork { endpoints: addresses.iter().map(endpoint).collect(), ..AnnouncedNetwork::default() };
-    let heard = HeardHost { in_sync: true, networks: [(network_id(0), Arc::new(network))].into() };
-    Heard { hosts: [(host(from), Arc::new(heard))].into() }
+    let network = AdvertisedNetwork {
+        endpoints: addresses.iter().map(endpoint).collect(),
+        ..AdvertisedNetwork::default()
+    };
+    let heard = PeerState { in_sync: true, networks: [(network_id(0), Arc::new(network))].into() };
+    PeerStates { hosts: [(host(from), Arc::new(heard))].into() }
 }
 
 #[test]
@@ -56,12 +62,18 @@ fn what_is_not_used_is_given_up_and_nothing_else() {
     for (docker_ipam, last, then) in [(false, 1, 3), (true, 6, 4)] {
         let (mut cluster, network) = cluster(docker_ipam, [1, 2, 1, 1, 3, 1]);
         let mut local = Local::default();
-        let give = |cluster: &Cluster, local: &Local, within| spare(cluster, local, host(1), &network, range(within));
+        let give = |cluster: &Cluster, local: &Local, within| {
+            spare(cluster, local, host(1), &network, range(within))
+        };
         // The origin's engine uses the lowest first, shoutd's own address management the highest.
         assert_eq!(give(&cluster, &local, ALL), Some(at(last)));
         assert_eq!(give(&cluster, &local, "10.0.0.4/32"), Some(at(4)));
         local.start_returning(&network, &[at(last)]);
-        assert_eq!(give(&cluster, &local, ALL), Some(at(then)), "that one is on its way to somebody");
+        assert_eq!(
+            give(&cluster, &local, ALL),
+            Some(at(then)),
+            "that one is on its way to somebody"
+        );
         let held = local.reservations.entry(network.clone()).or_default();
         held.extend([1, 3, 4, 6].map(|last| (at(last), Reservation { since: Duration::ZERO })));
         assert_eq!(give(&cluster, &local, ALL), None);
@@ -73,12 +85,18 @@ fn what_is_not_used_is_given_up_and_nothing_else() {
 #[test]
 fn hosts_that_seem_to_have_addresses_to_spare_are_asked() {
     let (cluster, network) = cluster(false, [1, 2, 2, 3, 3, 3]);
-    let asked = |heard: &Heard, me, within| holders_of_spares(&cluster, heard, host(me), &network, range(within));
-    assert_eq!(asked(&Heard::default(), 1, ALL), [host(3), host(2)], "the one with most first");
-    assert_eq!(asked(&Heard::default(), 3, ALL), [host(2), host(1)]);
+    let asked = |heard: &PeerStates, me, within| {
+        holders_of_spares(&cluster, heard, host(me), &network, range(within))
+    };
+    assert_eq!(
+        asked(&PeerStates::default(), 1, ALL),
+        [host(3), host(2)],
+        "the one with most first"
+    );
+    assert_eq!(asked(&PeerStates::default(), 3, ALL), [host(2), host(1)]);
     assert_eq!(asked(&heard(3, &[4, 5]), 1, ALL), [host(2), host(3)]);
     assert_eq!(asked(&heard(3, &[4, 5, 6]), 1, ALL), [host(2)]);
-    assert_eq!(asked(&Heard::default(), 1, "10.0.0.2/32"), [host(2)]);
+    assert_eq!(asked(&PeerStates::default(), 1, "10.0.0.2/32"), [host(2)]);
 }
 
 #[test]
@@ -86,11 +104,15 @@ fn an_address_that_the_engine_chose_is_not_spoken_of_as_the_users() {
     let local = Local::default();
     let explain = |docker_ipam, holders, me, last| {
         let (cluster, network) = cluster(docker_ipam, holders);
-        TakenChoice::of(&cluster, &local, host(me), &network, at(last)).map(|choice| choice.to_string())
+        TakenChoice::of(&cluster, &local, host(me), &network, at(last))
+            .map(|choice| choice.to_string())
     };
     let full = explain(true, [3, 2, 2, 3, 3, 3], 1, 2).unwrap();
     assert!(full.contains("10.0.0.2 of network") && full.contains("in use on host h2"), "{full}");
-    assert!(full.contains("subnet 10.0.0.0/29 has no free address left") && !full.contains("--ip "), "{full}");
+    assert!(
+        full.contains("subnet 10.0.0.0/29 has no free address left") && !full.contains("--ip "),
+        "{full}"
+    );
     let free = explain(true, [3, 2, 0, 0, 3, 3], 1, 2).unwrap();
     assert!(free.contains("--ip 10.0.0.4") && free.contains("--ipam-driver shoutd"), "{free}");
     let in_stock = explain(true, [1, 2, 0, 0, 3, 3], 1, 2).unwrap();

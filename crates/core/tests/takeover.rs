@@ -23,7 +23,9 @@ fn three_hosts() -> (Cluster, NetworkId) {
     cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(2), settings }).unwrap();
     for number in 1..=3 {
         let address = WantedAddress::Exactly(format!("10.9.0.{number}").parse().unwrap());
-        cluster.apply(&Command::ClaimAddress { network: id.clone(), host: host(number), address }).unwrap();
+        cluster
+            .apply(&Command::ClaimAddress { network: id.clone(), host: host(number), address })
+            .unwrap();
         cluster.apply(&Command::Attach { network: id.clone(), host: host(number) }).unwrap();
     }
     (cluster, id)
@@ -59,7 +61,10 @@ fn a_machine_that_starts_from_a_backup_is_who_it_was() {
     assert_eq!(network.origin, host(9));
     assert_eq!(network.leases.values().copied().collect::<Vec<_>>(), [host(1), host(9), host(3)]);
     assert!(network.attached.contains(&host(9)) && !network.attached.contains(&host(2)));
-    assert!(!cluster.lost_hosts().contains_key(&host(2)) && cluster.admissions.removed.contains_key(&host(2)));
+    assert!(
+        !cluster.lost_hosts().contains_key(&host(2))
+            && cluster.admissions.removed.contains_key(&host(2))
+    );
     // On a machine with another address nothing is taken over.
     let (mut cluster, id) = three_hosts();
     cluster.settle_on(host(9), "new", "192.0.2.9:7789".parse().unwrap(), Duration::from_secs(5));

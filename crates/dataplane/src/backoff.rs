@@ -25,7 +25,8 @@ struct Held {
 }
 
 impl Backoff {
-    /// Lets be tried at once what is about segments that should be otherwise now; or all, if the same is asked for once more. Groups and others' endpoints, which change with every join
+    /// Lets be tried at once what is about segments that should be otherwise now; or all, if the
+    /// same is asked for once more. Groups and others' endpoints, which change with every join
     /// anywhere, are no reason.
     pub(crate) fn heed(&mut self, before: &Desired, after: &Desired) {
         if self.held.is_empty() {
@@ -92,13 +93,20 @@ mod tests {
     fn desired() -> Desired {
         let vtep = Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 };
         let segment = Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep);
-        Desired { segments: [7, 8].map(|number| (vni(number), segment.clone())).into(), ..Desired::default() }
+        Desired {
+            segments: [7, 8].map(|number| (vni(number), segment.clone())).into(),
+            ..Desired::default()
+        }
     }
 
-    /// Whether setting up the first network's bridge, which has just failed, has to wait for its time when something else is wanted.
+    /// Whether setting up the first network's bridge, which has just failed, has to wait for its
+    /// time when something else is wanted.
     fn holds(change: impl FnOnce(&mut Desired)) -> bool {
         let (action, now) = (Action::TuneBridge { vni: vni(7), mtu: 1450 }, Instant::now());
-        let failure = ActionFailure { action: action.clone(), error: Arc::new(KernelError::Injected("refused")) };
+        let failure = ActionFailure {
+            action: action.clone(),
+            error: Arc::new(KernelError::Injected("refused")),
+        };
         let mut backoff = Backoff::default();
         backoff.note(&Report { done: Vec::new(), failures: vec![failure] }, now);
         let mut after = desired();
@@ -108,13 +116,15 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_is_tried_at_once_if_its_own_network_should_be_otherwise_or_somebody_asks_again() {
+    fn what_failed_is_tried_at_once_if_its_own_network_should_be_otherwise_or_somebody_asks_again()
+    {
         assert!(!holds(|_| ()));
         assert!(!holds(|after| after.segments.get_mut(&vni(7)).unwrap().mtu = 1400));
         assert!(!holds(|after| _ = after.segments.remove(&vni(7))));
         assert!(holds(|after| after.segments.get_mut(&vni(8)).unwrap().mtu = 1400));
-        assert!(holds(
-            |after| Arc::make_mut(&mut after.segments.get_mut(&vni(7)).unwrap().replication).provisional = true
-        ));
+        assert!(holds(|after| Arc::make_mut(
+            &mut after.segments.get_mut(&vni(7)).unwrap().replication
+        )
+        .provisional = true));
     }
 }

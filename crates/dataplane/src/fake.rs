@@ -9,9 +9,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shoutd_core::Vni;
 use shoutd_core::limits::LEARNED_MAX;
 use shoutd_core::plane::{
-    Action, BRIDGE, ContainerEnd, DeviceName, Dropped, GROUPS_MAX, IGMP_VERSION, Learned, MEMBERSHIP_INTERVAL,
-    MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Mark, Observed, ObservedBridge, ObservedPort,
-    ObservedSegment, ObservedTunnel, ObservedUnderlayFilter, Place, Port, TUNNEL, Vtep, namespace_name,
+    Action, BRIDGE, ContainerEnd, DeviceName, Dropped, GROUPS_MAX, IGMP_VERSION, Learned,
+    MEMBERSHIP_INTERVAL, MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION, MULTICAST_ROUTER_ALWAYS,
+    Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel,
+    ObservedUnderlayFilter, OwnerTag, Place, Port, TUNNEL, Vtep, namespace_name,
 };
 
 use crate::fake_forwarding::FakeForwarding;
@@ -35,7 +36,8 @@ pub enum Fault {
 /// A kernel in memory.
 #[derive(Debug, Clone, Default)]
 pub struct FakeKernel {
-    /// What there is, container's ends in every sandbox included. Tests may change it, as users and Docker would.
+    /// What there is, container's ends in every sandbox included. Tests may change it, as users and
+    /// Docker would.
     pub state: Observed,
     /// The containers' namespaces that there are.
     pub sandboxes: BTreeSet<PathBuf>,
@@ -97,8 +99,11 @@ impl FakeKernel {
             Action::InstallUnderlayFilter { filter } => {
                 if whole {
                     let filter = filter.clone();
-                    self.state.underlay_filter =
-                        ObservedUnderlayFilter::Whole { filter, complete: true, dropped: Dropped::default() };
+                    self.state.underlay_filter = ObservedUnderlayFilter::Whole {
+                        filter,
+                        complete: true,
+                        dropped: Dropped::default(),
+                    };
                 }
                 Ok(())
             }
@@ -124,10 +129,10 @@ impl FakeKernel {
                 }
             }
             Action::CreateBridge { vni, network } => {
-                self.create_bridge(*vni, whole.then(|| Mark::Network(network.clone())))
+                self.create_bridge(*vni, whole.then(|| OwnerTag::Network(network.clone())))
             }
             Action::CreateTunnel { vni, network, vtep } => {
-                self.create_tunnel(*vni, *vtep, whole.then(|| Mark::Network(network.clone())))
+                self.create_tunnel(*vni, *vtep, whole.then(|| OwnerTag::Network(network.clone())))
             }
             _ if !whole => Ok(()),
             _ => self.apply_to_segment(action),
@@ -140,9 +145,9 @@ impl FakeKernel {
             Action::TuneBridge { vni, mtu } => {
                 tune_bridge(device(&mut self.segment(*vni)?.bridge, *vni, BRIDGE)?, *mtu);
             }
-            Action::InstallGuard { vni, max_rate } => {
+            Action::InstallIgmpMldFilter { vni, max_rate } => {
                 let segment = self.segment(*vni)?;
-                (segment.guard, segment.max_rate) = (true, *max_rate);
+                (segment.igmp_mld_filter, segment.max_rate) = (true, *max_rate);
             }
             Action::DeleteTunnel { vni } => {
                 let segment = self.segment(*vni)?;
@@ -162,7 +167,8 @@ impl FakeKernel {
             Action::TunePort { vni, name, mtu, learning } => {
                 let segment = self.segment(*vni)?;
                 device(&mut segment.bridge, *vni, BRIDGE)?;
-                let port = segment.ports.get_mut(name).ok_or_else(|| no_device(*vni, name.as_str()))?;
+                let port =
+                    segment.ports.get_mut(name).ok_or_else(|| no_device(*vni, name.as_str()))?;
                 (port.mtu, port.up, port.enslaved) = (*mtu, true, true);
                 (port.learning, port.groups_max) = (*learning, GROUPS_PER_PORT);
             }
@@ -187,7 +193,10 @@ impl FakeKernel {
     }
 
     fn segment(&mut self, vni: Vni) -> Result<&mut ObservedSegment, KernelError> {
-        self.state.segments.get_mut(&vni).ok_or_else(|| KernelError::NoNamespace { namespace: namespace_name(vni) })
+        self.state
+            .segments
+            .get_mut(&vni)
+            .ok_or_else(|| KernelError::NoNamespace { namespace: namespace_name(vni) })
     }
 
     fn delete_segment(&mut self, vni: Vni, whole: bool) -> Result<(), KernelError> {
@@ -196,7 +205,10 @@ impl FakeKernel {
         segment.flood.clear();
         segment.learned = Learned::default();
         if whole {
-            *segment = ObservedSegment { foreign: std::mem::take(&mut segment.foreign), ..ObservedSegment::default() };
+            *segment = ObservedSegment {
+                foreign: std::mem::take(&mut segment.foreign),
+                ..ObservedSegment::default()
+            };
             if segment.foreign.is_empty() {
                 self.state.segments.remove(&vni);
             }
@@ -204,7 +216,7 @@ impl FakeKernel {
         Ok(())
     }
 
-    fn create_bridge(&mut self, vni: Vni, mark: Option<Mark>) -> Result<(), KernelError> {
+    fn create_bridge(&mut self, vni: Vni, mark: Option<OwnerTag>) -> Result<(), KernelError> {
         let segment = self.segment(vni)?;
         refuse_foreign(segment, vni, BRIDGE)?;
         let fresh = ObservedBridge {
@@ -225,7 +237,12 @@ impl FakeKernel {
         Ok(())
     }
 
-    fn create_tunnel(&mut self, vni: Vni, vtep: Vtep, mark: Option<Mark>) -> Result<(), KernelError> {
+    fn create_tunnel(
+        &mut self,
+        vni: Vni,
+        vtep: Vtep,
+        mark: Option<OwnerTag>,
+    ) -> Result<(), KernelError> {
         let segment = self.segment(vni)?;
         refuse_foreign(segment, vni, TUNNEL)?;
         if segment.tunnel.is_some() {
@@ -253,8 +270,9 @@ impl FakeKernel {
         (tunnel.mtu, tunnel.up, tunnel.enslaved) = (mtu, true, true);
         (tunnel.learning, tunnel.port_learning) = (learning, learning);
         tunnel.multicast_router = MULTICAST_ROUTER_ALWAYS;
-        if !segment.guard {
-            self.violations.push(format!("the tunnel of VNI {vni} was put into its bridge without a guard"));
+        if !segment.igmp_mld_filter {
+            self.violations
+                .push(format!("the tunnel of VNI {vni} was put into its bridge without a guard"));
         }
         Ok(())
     }
@@ -271,7 +289,9 @@ impl FakeKernel {
         let in_sandbox = match place {
             Place::Host => false,
             Place::Sandbox(path) if self.sandboxes.contains(path) => true,
-            Place::Sandbox(path) => return Err(KernelError::NoNamespace { namespace: path.display().to_string() }),
+            Place::Sandbox(path) => {
+                return Err(KernelError::NoNamespace { namespace: path.display().to_string() });
+            }
         };
         let segment = self.segment(vni)?;
         device(&mut segment.bridge, vni, BRIDGE)?;
@@ -287,9 +307,13 @@ impl FakeKernel {
             up: in_sandbox && whole,
             addresses: if in_sandbox && whole { port.addresses.clone() } else { BTreeSet::new() },
             detects_duplicates: false,
-            multicast_routes: if in_sandbox && whole { port.multicast_routes.clone() } else { BTreeSet::new() },
+            multicast_routes: if in_sandbox && whole {
+                port.multicast_routes.clone()
+            } else {
+                BTreeSet::new()
+            },
         };
-        let mark = whole.then(|| Mark::Endpoint(port.endpoint.clone()));
+        let mark = whole.then(|| OwnerTag::Endpoint(port.endpoint.clone()));
         let made = ObservedPort {
             mark,
             mtu,
@@ -311,10 +335,13 @@ impl FakeKernel {
         (sandbox, name): (&PathBuf, &DeviceName),
     ) -> Result<(), KernelError> {
         let ports = &mut self.segment(vni)?.ports;
-        let end = ports.get_mut(&DeviceName::port(&port.endpoint)).and_then(|port| port.container_end.as_mut());
+        let end = ports
+            .get_mut(&DeviceName::port(&port.endpoint))
+            .and_then(|port| port.container_end.as_mut());
         let place = Place::Sandbox(sandbox.clone());
-        let end =
-            end.filter(|end| end.place == place && end.name == *name).ok_or_else(|| no_device(vni, name.as_str()))?;
+        let end = end
+            .filter(|end| end.place == place && end.name == *name)
+            .ok_or_else(|| no_device(vni, name.as_str()))?;
         (end.mtu, end.mac) = (mtu, port.mac);
         end.addresses.extend(&port.addresses);
         end.multicast_routes.extend(&port.multicast_routes);
@@ -342,7 +369,11 @@ fn tune_bridge(bridge: &mut ObservedBridge, mtu: u16) {
     };
 }
 
-fn device<'a, T>(device: &'a mut Option<T>, vni: Vni, name: &str) -> Result<&'a mut T, KernelError> {
+fn device<'a, T>(
+    device: &'a mut Option<T>,
+    vni: Vni,
+    name: &str,
+) -> Result<&'a mut T, KernelError> {
     device.as_mut().ok_or_else(|| no_device(vni, name))
 }
 
@@ -352,7 +383,10 @@ fn no_device(vni: Vni, name: &str) -> KernelError {
 
 fn refuse_foreign(segment: &ObservedSegment, vni: Vni, name: &str) -> Result<(), KernelError> {
     if segment.foreign.iter().any(|foreign| foreign.as_str() == name) {
-        return Err(KernelError::Foreign { device: name.to_owned(), namespace: namespace_name(vni) });
+        return Err(KernelError::Foreign {
+            device: name.to_owned(),
+            namespace: namespace_name(vni),
+        });
     }
     Ok(())
 }

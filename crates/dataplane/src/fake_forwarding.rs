@@ -10,9 +10,9 @@ use shoutd_core::Vni;
 use shoutd_core::multicast::Memberships;
 use shoutd_core::plane::{Change, Desired, DeviceName, Forwarding, Vtep};
 
-use crate::crowd::Crowd;
 use crate::forwarding::{ForwardingTables, MembershipChange, MembershipSource};
 use crate::kernel::KernelError;
+use crate::mdb_pressure::MdbPressure;
 
 /// What there is, for tests to look into and to change. Copies share it.
 #[derive(Debug, Clone, Default)]
@@ -55,7 +55,12 @@ impl ForwardingTables for FakeForwarding {
         Ok(BTreeSet::from([DeviceName::tunnel()]))
     }
 
-    fn change(&mut self, vni: Vni, _own: Vtep, changes: &[Change]) -> Result<Vec<(usize, KernelError)>, KernelError> {
+    fn change(
+        &mut self,
+        vni: Vni,
+        _own: Vtep,
+        changes: &[Change],
+    ) -> Result<Vec<(usize, KernelError)>, KernelError> {
         let mut content = self.content();
         let mut failures = Vec::new();
         for (position, change) in changes.iter().enumerate() {
@@ -75,14 +80,16 @@ impl ForwardingTables for FakeForwarding {
 impl MembershipSource for FakeForwarding {
     fn update(&mut self, changes: &mut Vec<MembershipChange>) -> Result<(), KernelError> {
         let content = self.content();
-        let whole = |(vni, memberships): (&Vni, &Memberships)| MembershipChange::Whole(*vni, memberships.clone());
+        let whole = |(vni, memberships): (&Vni, &Memberships)| {
+            MembershipChange::Whole(*vni, memberships.clone())
+        };
         changes.extend(content.memberships.iter().map(whole));
         if content.deaf { Err(KernelError::Injected("listen")) } else { Ok(()) }
     }
 
     fn desire(&mut self, _desired: Arc<Desired>) {}
 
-    fn crowds(&self) -> Vec<Crowd> {
+    fn mdb_pressures(&self) -> Vec<MdbPressure> {
         Vec::new()
     }
 

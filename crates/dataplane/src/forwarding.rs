@@ -10,8 +10,8 @@ use shoutd_core::Vni;
 use shoutd_core::multicast::{Memberships, SourceFilter};
 use shoutd_core::plane::{Change, Desired, DeviceName, Forwarding, Vtep};
 
-use crate::crowd::Crowd;
 use crate::kernel::KernelError;
+use crate::mdb_pressure::MdbPressure;
 
 /// The forwarding tables of segments, to read and to change.
 pub trait ForwardingTables: Send {
@@ -21,9 +21,14 @@ pub trait ForwardingTables: Send {
     /// The ports of a segment's bridge, the tunnel included.
     fn ports(&mut self, vni: Vni) -> Result<BTreeSet<DeviceName>, KernelError>;
 
-    /// Makes these changes, and returns which failed, by position. An error is one that keeps all from being made. What is sent nowhere is sent to `own` under a VNI that nobody
-    /// has.
-    fn change(&mut self, vni: Vni, own: Vtep, changes: &[Change]) -> Result<Vec<(usize, KernelError)>, KernelError>;
+    /// Makes these changes, and returns which failed, by position. An error is one that keeps all
+    /// from being made. What is sent nowhere is sent to `own` under a VNI that nobody has.
+    fn change(
+        &mut self,
+        vni: Vni,
+        own: Vtep,
+        changes: &[Change],
+    ) -> Result<Vec<(usize, KernelError)>, KernelError>;
 
     /// Lets go of what is open of all segments but these.
     fn retain(&mut self, segments: &BTreeSet<Vni>);
@@ -65,15 +70,18 @@ impl MembershipChange {
 
 /// The multicast databases of segments' bridges, to follow.
 pub trait MembershipSource: Send {
-    /// Adds what changed since the last time of what the ports of containers listen to, in this order. If some of it cannot be read, the rest is added all the same: it is not told again.
+    /// Adds what changed since the last time of what the ports of containers listen to, in this
+    /// order. If some of it cannot be read, the rest is added all the same: it is not told again.
     fn update(&mut self, changes: &mut Vec<MembershipChange>) -> Result<(), KernelError>;
 
-    /// Takes in what should be: multicast routers among the containers are told of members on other hosts.
+    /// Takes in what should be: multicast routers among the containers are told of members on other
+    /// hosts.
     fn desire(&mut self, desired: Arc<Desired>);
 
     /// Where there are too many groups.
-    fn crowds(&self) -> Vec<Crowd>;
+    fn mdb_pressures(&self) -> Vec<MdbPressure>;
 
-    /// Waits until something may have changed, `wake` can be read, or the time is over; whichever comes first.
+    /// Waits until something may have changed, `wake` can be read, or the time is over; whichever
+    /// comes first.
     fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration);
 }

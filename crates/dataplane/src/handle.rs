@@ -10,7 +10,7 @@ use shoutd_core::plane::{Desired, Learning, Observed};
 use tokio::sync::watch;
 
 use crate::kernel::KernelError;
-use crate::listener::{AllMemberships, Listener};
+use crate::membership_follower::{AllMemberships, MembershipFollower};
 use crate::reconcile::ActionFailure;
 use crate::replicator::{self, ForwardingFailure, Post, Revision};
 use crate::scope::Scope;
@@ -63,15 +63,21 @@ pub(crate) struct Status {
 impl Status {
     /// Whether what was asked for holds, as far as it matters; or what is wrong.
     fn verdict(&self, scope: &Scope) -> Result<(), Unsettled> {
-        if let Some(error) = self.unreadable.as_ref().filter(|_| !matches!(scope, Scope::Announced { .. })) {
+        if let Some(error) =
+            self.unreadable.as_ref().filter(|_| !matches!(scope, Scope::Announced { .. }))
+        {
             return Err(Unsettled::Unreadable(error.clone()));
         }
         let mut unreadable = self.unreadable_segments.iter();
         if let Some((_, error)) = unreadable.find(|(vni, _)| scope.concerns_segment(**vni)) {
             return Err(Unsettled::UnreadableNetwork(error.clone()));
         }
-        let failures: Vec<_> =
-            self.failures.iter().filter(|failure| scope.concerns(&failure.action)).cloned().collect();
+        let failures: Vec<_> = self
+            .failures
+            .iter()
+            .filter(|failure| scope.concerns(&failure.action))
+            .cloned()
+            .collect();
         if failures.is_empty() { Ok(()) } else { Err(Unsettled::Failed(failures)) }
     }
 
@@ -96,20 +102,27 @@ impl Inbox {
         self.generation.0 += 1;
         let before = self.desired.replace(desired.clone());
         let tunnel = |desired: &Desired, vni: &Vni| {
-            desired.segments.get(vni).map(|segment| (segment.network.clone(), segment.vtep, segment.remotes.clone()))
+            desired
+                .segments
+                .get(vni)
+                .map(|segment| (segment.network.clone(), segment.vtep, segment.remotes.clone()))
         };
         let since = |vni: &Vni| {
-            let is_as_before = before.as_ref().is_some_and(|before| tunnel(before, vni) == tunnel(desired, vni));
+            let is_as_before =
+                before.as_ref().is_some_and(|before| tunnel(before, vni) == tunnel(desired, vni));
             self.tunnels.get(vni).filter(|_| is_as_before).copied().unwrap_or(self.generation)
         };
         self.tunnels = desired.segments.keys().map(|vni| (*vni, since(vni))).collect();
         self.generation
     }
 
-    /// The first desired state that the reconciler must have made, so that what is waited for can hold. Where groups go and where endpoints are is not its affair.
+    /// The first desired state that the reconciler must have made, so that what is waited for can
+    /// hold. Where groups go and where endpoints are is not its affair.
     fn needed(&self, generation: Generation, scope: &Scope) -> Generation {
         match scope {
-            Scope::Announced { vni } => self.tunnels.get(vni).map_or(generation, |since| generation.min(*since)),
+            Scope::Announced { vni } => {
+                self.tunnels.get(vni).map_or(generation, |since| generation.min(*since))
+            }
             _ => generation,
         }
     }
@@ -133,7 +146,8 @@ impl Shared {
     }
 }
 
-/// Speaks to the thread. When the last copy is dropped the thread ends, and leaves everything as it is.
+/// Speaks to the thread. When the last copy is dropped the thread ends, and leaves everything as it
+/// is.
 #[derive(Debug, Clone)]
 pub struct ReconcilerHandle {
     pub(crate) owner: Arc<Owner>,
@@ -149,7 +163,7 @@ pub struct ReconcilerHandle {
 pub(crate) struct Owner {
     pub(crate) shared: Arc<Shared>,
     pub(crate) replicator: Arc<Post>,
-    pub(crate) listener: Listener,
+    pub(crate) listener: MembershipFollower,
 }
 
 impl Drop for Owner {
@@ -176,13 +190,20 @@ impl ReconcilerHandle {
         self.owner.shared.wake();
     }
 
-    /// Waits until this generation, or a later one, holds: devices, flood entries, pinned addresses and where groups are sent; what fails meanwhile is tried again. When
-    /// the time is over, says what is wrong.
-    pub async fn settled(&self, generation: Generation, scope: &Scope, timeout: Duration) -> Result<(), Unsettled> {
+    /// Waits until this generation, or a later one, holds: devices, flood entries, pinned addresses
+    /// and where groups are sent; what fails meanwhile is tried again. When the time is over, says
+    /// what is wrong.
+    pub async fn settled(
+        &self,
+        generation: Generation,
+        scope: &Scope,
+        timeout: Duration,
+    ) -> Result<(), Unsettled> {
         let (mut status, mut replicated) = (self.status.clone(), self.replicated.clone());
         let needed = self.owner.shared.inbox().needed(generation, scope);
         let holds = async {
-            let is_done = |status: &Status| status.tried(scope) >= needed && status.verdict(scope).is_ok();
+            let is_done =
+                |status: &Status| status.tried(scope) >= needed && status.verdict(scope).is_ok();
             let revision = status.wait_for(is_done).await?.revision;
             let is_replicated = |status: &replicator::Status| {
                 status.generation >= generation
@@ -201,7 +222,8 @@ impl ReconcilerHandle {
         if last.tried(scope) >= needed {
             last.verdict(scope)?;
         }
-        let concerned = replicated.failures.iter().filter(|failure| scope.concerns_forwarding(failure));
+        let concerned =
+            replicated.failures.iter().filter(|failure| scope.concerns_forwarding(failure));
         let failures: Vec<ForwardingFailure> = concerned.cloned().collect();
         if failures.is_empty() {
             Err(Unsettled::Late { after: timeout })
@@ -222,16 +244,26 @@ impl ReconcilerHandle {
         failures.map(ToString::to_string).collect()
     }
 
-    /// Where containers listen to too many groups, one line each; `network` is what people call a network.
-    pub fn crowds(&self, network: impl Fn(Vni) -> String) -> Vec<String> {
-        let (crowds, observed) = (self.owner.listener.crowds.borrow().clone(), self.observed());
-        crowds.iter().map(|crowd| crowd.describe(&observed, &network)).collect()
+    /// Where containers listen to too many groups, one line each; `network` is what people call a
+    /// network.
+    pub fn mdb_pressures(&self, network: impl Fn(Vni) -> String) -> Vec<String> {
+        let (mdb_pressures, observed) =
+            (self.owner.listener.mdb_pressures.borrow().clone(), self.observed());
+        mdb_pressures
+            .iter()
+            .map(|mdb_pressure| mdb_pressure.describe(&observed, &network))
+            .collect()
     }
 
-    /// Where nothing is learnt for a time, as too much was, one line each; `network` is what people call a network.
+    /// Where nothing is learnt for a time, as too much was, one line each; `network` is what people
+    /// call a network.
     pub fn suspensions(&self, network: impl Fn(Vni) -> String) -> Vec<String> {
         let learning = self.learning.borrow();
-        learning.suspended().iter().map(|(vni, suspension)| suspension.describe(&network(*vni))).collect()
+        learning
+            .suspended()
+            .iter()
+            .map(|(vni, suspension)| suspension.describe(&network(*vni)))
+            .collect()
     }
 
     /// What there was when it was last looked at.
@@ -249,8 +281,9 @@ impl ReconcilerHandle {
         self.filter_losses.clone()
     }
 
-    /// Whether the kernel was looked at since it was first handed over what is wanted, with the sandboxes that this names. Before that
-    /// [`ReconcilerHandle::observed`] shows no interface in any container.
+    /// Whether the kernel was looked at since it was first handed over what is wanted, with the
+    /// sandboxes that this names. Before that [`ReconcilerHandle::observed`] shows no interface in
+    /// any container.
     pub fn has_looked(&self) -> bool {
         self.status.borrow().executed > Generation::default()
     }

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use shoutd_netlink::{Error, Namespace};
 
-/// Runs something inside the network namespace that this file stands for, on a thread that ends with it. Sockets that it opens stay in that namespace.
+/// Runs something inside the network namespace that this file stands for, on a thread that ends
+/// with it. Sockets that it opens stay in that namespace.
 ///
 /// # Errors
 /// If there is no such namespace, or it cannot be entered.

@@ -12,7 +12,8 @@ use crate::forwarding::{ForwardingTables, MembershipSource};
 
 /// A kernel that can be looked at and changed.
 pub trait Kernel: Send {
-    /// Reads what there is: all segments, and the container's ends of their ports in the host's namespace and in these sandboxes.
+    /// Reads what there is: all segments, and the container's ends of their ports in the host's
+    /// namespace and in these sandboxes.
     fn observe(&mut self, sandboxes: &BTreeSet<PathBuf>) -> Result<Observed, KernelError>;
 
     /// Does one action. If it fails it may have done a part, which the next observation shows.
@@ -24,7 +25,8 @@ pub trait Kernel: Send {
     /// The memberships of the same kernel, for another thread.
     fn memberships(&self) -> Box<dyn MembershipSource>;
 
-    /// Waits until something that was observed may have changed, `wake` can be read, or the time is over; whichever comes first.
+    /// Waits until something that was observed may have changed, `wake` can be read, or the time is
+    /// over; whichever comes first.
     fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration);
 }
 

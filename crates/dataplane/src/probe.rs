@@ -1,4 +1,5 @@
-//! Whether this machine can do what shoutd needs: found out by doing it, in a namespace that nobody sees and that is gone afterwards.
+//! Whether this machine can do what shoutd needs: found out by doing it, in a namespace that nobody
+//! sees and that is gone afterwards.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -6,7 +7,10 @@ use std::path::Path;
 use nix::errno::Errno;
 use shoutd_core::limits::VNI_NOWHERE;
 use shoutd_core::plane::Tier;
-use shoutd_netlink::{BridgeSettings, Error, Guard, Namespace, NewVeth, NewVxlan, Pinned, Route, TunnelGroup, VethEnd};
+use shoutd_netlink::{
+    BridgeSettings, Error, IgmpMldFilter, Namespace, NewVeth, NewVxlan, Pinned, Route, TunnelGroup,
+    VethEnd,
+};
 
 use crate::linux::PROTOCOL;
 
@@ -23,14 +27,18 @@ pub struct Capabilities {
 #[derive(Debug, thiserror::Error)]
 pub enum Incapable {
     /// The process may not do what only root may.
-    #[error("shoutd must run as root: it makes network namespaces and devices (CAP_SYS_ADMIN and CAP_NET_ADMIN)")]
+    #[error(
+        "shoutd must run as root: it makes network namespaces and devices (CAP_SYS_ADMIN and \
+         CAP_NET_ADMIN)"
+    )]
     NotRoot,
     /// There are no network namespaces.
     #[error("this kernel has no network namespaces ({0}): use one with CONFIG_NET_NS")]
     NoNamespaces(Error),
     /// There are no bridges.
     #[error(
-        "this kernel has no bridges with IGMP snooping ({0}): `modprobe bridge`, or use one with CONFIG_BRIDGE_IGMP_SNOOPING"
+        "this kernel has no bridges with IGMP snooping ({0}): `modprobe bridge`, or use one with \
+         CONFIG_BRIDGE_IGMP_SNOOPING"
     )]
     NoBridge(Error),
     /// There is no veth.
@@ -41,12 +49,14 @@ pub enum Incapable {
     NoVxlan(Error),
     /// There is no nf_tables for bridges.
     #[error(
-        "this kernel has no nf_tables for bridges ({0}): `modprobe -a nf_tables nft_meta_bridge`, or use one with CONFIG_NF_TABLES_BRIDGE"
+        "this kernel has no nf_tables for bridges ({0}): `modprobe -a nf_tables nft_meta_bridge`, \
+         or use one with CONFIG_NF_TABLES_BRIDGE"
     )]
     NoFilter(Error),
 }
 
-/// Tries everything once. Kernel modules that are needed are loaded by that, where they are installed.
+/// Tries everything once. Kernel modules that are needed are loaded by that, where they are
+/// installed.
 pub fn probe() -> Result<Capabilities, Incapable> {
     let namespace = Namespace::anonymous().map_err(refusal(Incapable::NoNamespaces))?;
     let mut route = Route::open(&namespace).map_err(refusal(Incapable::NoNamespaces))?;
@@ -62,29 +72,56 @@ pub fn probe() -> Result<Capabilities, Incapable> {
     route.create_bridge("bridge", 0, &settings).map_err(refusal(Incapable::NoBridge))?;
 
     let near = VethEnd { name: "near", group: 0, mtu: 1500, mac: None };
-    let new = NewVeth { near, master: None, far: VethEnd { name: "far", ..near }, far_namespace: &namespace };
+    let new = NewVeth {
+        near,
+        master: None,
+        far: VethEnd { name: "far", ..near },
+        far_namespace: &namespace,
+    };
     route.create_veth(&new).map_err(refusal(Incapable::NoVeth))?;
 
     let local = Ipv4Addr::LOCALHOST.into();
-    let new = NewVxlan { name: "tunnel", group: 0, vni: 1, local, port: 7789, ttl: 64, addresses_max: 64 };
+    let new = NewVxlan {
+        name: "tunnel",
+        group: 0,
+        vni: 1,
+        local,
+        port: 7789,
+        ttl: 64,
+        addresses_max: 64,
+    };
     route.create_vxlan(&new, &namespace).map_err(refusal(Incapable::NoVxlan))?;
 
-    let mut guard = Guard::open(&namespace).map_err(refusal(Incapable::NoFilter))?;
-    guard.install("tunnel", Some(1000)).map_err(refusal(Incapable::NoFilter))?;
-    let tunnel = route.link("tunnel").map_err(refusal(Incapable::NoVxlan))?.map(|link| link.index).unwrap_or_default();
+    let mut igmp_mld_filter =
+        IgmpMldFilter::open(&namespace).map_err(refusal(Incapable::NoFilter))?;
+    igmp_mld_filter.install("tunnel", Some(1000)).map_err(refusal(Incapable::NoFilter))?;
+    let tunnel = route
+        .link("tunnel")
+        .map_err(refusal(Incapable::NoVxlan))?
+        .map(|link| link.index)
+        .unwrap_or_default();
     let tier = probe_tier(&mut route, tunnel);
     Ok(Capabilities { ipv6: Path::new("/proc/sys/net/ipv6").exists(), tier })
 }
 
-/// The best tier that works on this VXLAN device. That it was refused says enough: there is always a lesser one.
+/// The best tier that works on this VXLAN device. That it was refused says enough: there is always
+/// a lesser one.
 fn probe_tier(route: &mut Route, tunnel: u32) -> Tier {
     let (remote, protocol) = (Ipv4Addr::new(192, 0, 2, 1).into(), PROTOCOL);
     // With everything that is used of it: a source, and a VNI of its own.
     let source = Some(Ipv4Addr::new(192, 0, 2, 2).into());
-    let group = TunnelGroup { source, group: Ipv4Addr::new(239, 1, 1, 1).into(), remote, vni: Some(VNI_NOWHERE) };
-    let is_done = |refused: Result<Vec<(usize, Error)>, Error>| refused.is_ok_and(|refused| refused.is_empty());
+    let group = TunnelGroup {
+        source,
+        group: Ipv4Addr::new(239, 1, 1, 1).into(),
+        remote,
+        vni: Some(VNI_NOWHERE),
+    };
+    let is_done = |refused: Result<Vec<(usize, Error)>, Error>| {
+        refused.is_ok_and(|refused| refused.is_empty())
+    };
     let groups = route.change_tunnel_groups(tunnel, protocol, &[(group, true)]);
-    if is_done(groups) && route.tunnel_groups(tunnel, protocol).is_ok_and(|found| found == [group]) {
+    if is_done(groups) && route.tunnel_groups(tunnel, protocol).is_ok_and(|found| found == [group])
+    {
         return Tier::VxlanMdb;
     }
     let pinned = Pinned::Tunnel { mac: [0x01, 0x00, 0x5e, 1, 1, 1], remote };
@@ -97,5 +134,7 @@ fn probe_tier(route: &mut Route, tunnel: u32) -> Tier {
 
 /// Lack of privilege is that, whatever it was met at.
 fn refusal(otherwise: fn(Error) -> Incapable) -> impl Fn(Error) -> Incapable {
-    move |error| if error.errno() == Some(Errno::EPERM) { Incapable::NotRoot } else { otherwise(error) }
+    move |error| {
+        if error.errno() == Some(Errno::EPERM) { Incapable::NotRoot } else { otherwise(error) }
+    }
 }

@@ -45,16 +45,21 @@ fn describe(action: &Action) -> String {
         Action::DeleteSegment { .. } => "deleting its namespace".to_owned(),
         Action::CreateBridge { .. } => "making its bridge".to_owned(),
         Action::TuneBridge { .. } => "setting up its bridge".to_owned(),
-        Action::InstallGuard { .. } => "keeping IGMP and MLD off its tunnel".to_owned(),
+        Action::InstallIgmpMldFilter { .. } => "keeping IGMP and MLD off its tunnel".to_owned(),
         Action::CreateTunnel { .. } => "making its VXLAN device".to_owned(),
         Action::DeleteTunnel { .. } => "deleting its VXLAN device".to_owned(),
         Action::TuneTunnel { .. } => "setting up its VXLAN device".to_owned(),
         Action::AddFlood { remote, .. } => format!("adding host {remote}"),
         Action::RemoveFlood { remote, .. } => format!("removing host {remote}"),
-        Action::CreatePort { port, .. } => format!("making the interface of endpoint {}", port.endpoint.short()),
+        Action::CreatePort { port, .. } => {
+            format!("making the interface of endpoint {}", port.endpoint.short())
+        }
         Action::TunePort { name, .. } => format!("setting up port {name}"),
         Action::EndDuplicateDetection { port, .. } => {
-            format!("ending the search for duplicates of the IPv6 link-local address behind port {port}")
+            format!(
+                "ending the search for duplicates of the IPv6 link-local address behind port \
+                 {port}"
+            )
         }
         Action::TuneContainerEnd { port, .. } => {
             format!("setting up the interface of endpoint {}", port.endpoint.short())
@@ -64,7 +69,8 @@ fn describe(action: &Action) -> String {
     }
 }
 
-/// Observes, compares, and does what there is to do. What fails does not keep the rest from being done, except what rests on it.
+/// Observes, compares, and does what there is to do. What fails does not keep the rest from being
+/// done, except what rests on it.
 pub fn reconcile(kernel: &mut dyn Kernel, desired: &Desired) -> Result<Report, KernelError> {
     let observed = kernel.observe(&sandboxes(desired))?;
     Ok(execute_all(kernel, diff(desired, &observed), |_| None))
@@ -103,13 +109,15 @@ pub(crate) fn execute_all(
     report
 }
 
-/// Whether an action must not be tried when an earlier one of its plan has failed: it could only fail for want of what that should have
-/// made or, as a tunnel without its guard, do harm.
+/// Whether an action must not be tried when an earlier one of its plan has failed: it could only
+/// fail for want of what that should have made or, as a tunnel without its guard, do harm.
 fn rests_on(action: &Action, failed: &Action) -> bool {
     action.vni() == failed.vni()
         && match failed {
-            Action::CreateSegment { .. } | Action::DeleteSegment { .. } | Action::CreateBridge { .. } => true,
-            Action::InstallGuard { .. } => matches!(action, Action::TuneTunnel { .. }),
+            Action::CreateSegment { .. }
+            | Action::DeleteSegment { .. }
+            | Action::CreateBridge { .. } => true,
+            Action::InstallIgmpMldFilter { .. } => matches!(action, Action::TuneTunnel { .. }),
             Action::CreateTunnel { .. } | Action::DeleteTunnel { .. } => concerns_tunnel(action),
             Action::DeletePort { name, .. } => port_of(action).as_ref() == Some(name),
             _ => false,
@@ -119,7 +127,10 @@ fn rests_on(action: &Action, failed: &Action) -> bool {
 fn concerns_tunnel(action: &Action) -> bool {
     matches!(
         action,
-        Action::CreateTunnel { .. } | Action::TuneTunnel { .. } | Action::AddFlood { .. } | Action::RemoveFlood { .. }
+        Action::CreateTunnel { .. }
+            | Action::TuneTunnel { .. }
+            | Action::AddFlood { .. }
+            | Action::RemoveFlood { .. }
     )
 }
 

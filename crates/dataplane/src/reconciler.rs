@@ -13,21 +13,22 @@ use shoutd_core::plane::{Action, Desired, Learning, Observed, ObservedUnderlayFi
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
-use crate::adoption::Adoption;
 use crate::backoff::{Backoff, RETRY_FIRST, RETRY_LAST};
+use crate::graceful_restart::GracefulRestart;
 use crate::handle::{Generation, Owner, ReconcilerHandle, Shared, Status};
-use crate::handover::Handover;
 use crate::kernel::{Kernel, KernelError};
-use crate::listener;
+use crate::membership_follower;
 use crate::reconcile::{Report, execute_all, sandboxes};
 use crate::replicator::{self, Post};
+use crate::setup_grace::SetupGrace;
 
-/// How often everything is read again though nothing said that it changed: what no event tells of, as a sandbox that is gone, is noticed
-/// within this.
+/// How often everything is read again though nothing said that it changed: what no event tells of,
+/// as a sandbox that is gone, is noticed within this.
 const PERIOD: Duration = Duration::from_secs(2);
 /// How soon a network is looked at again that could not be read.
 const RETRY: Duration = Duration::from_millis(200);
-/// How soon after a round the next may follow that only an event asks for: events come in swarms, also of our own doing.
+/// How soon after a round the next may follow that only an event asks for: events come in swarms,
+/// also of our own doing.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// The thread's own side.
@@ -40,8 +41,8 @@ pub struct Reconciler<K> {
     observed: watch::Sender<Arc<Observed>>,
     learning: watch::Sender<Learning>,
     started: Instant,
-    handover: Handover,
-    adoption: Adoption,
+    setup_grace: SetupGrace,
+    graceful_restart: GracefulRestart,
     backoff: Backoff,
     /// Whether this daemon has seen the underlay filter in place.
     filter_stood: bool,
@@ -68,8 +69,9 @@ enum Outcome {
 }
 
 impl<K: Kernel + 'static> Reconciler<K> {
-    /// Starts the thread, and beside it those that replicate multicast, as this tier says, and follow memberships. Until the first [`ReconcilerHandle::apply`] it only looks: what is not known to be wanted is not known to be
-    /// unwanted either.
+    /// Starts the thread, and beside it those that replicate multicast, as this tier says, and
+    /// follow memberships. Until the first [`ReconcilerHandle::apply`] it only looks: what is not
+    /// known to be wanted is not known to be unwanted either.
     pub fn spawn(kernel: K, tier: Tier) -> io::Result<ReconcilerHandle> {
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         let shared = Arc::new(Shared { inbox: Mutex::default(), wake });
@@ -78,9 +80,13 @@ impl<K: Kernel + 'static> Reconciler<K> {
         let (filter_losses, filter_losses_receiver) = watch::channel(0);
         let (learning, learning_receiver) = watch::channel(Learning::default());
         let (replicator, replicated) = replicator::spawn(kernel.forwarding(), tier)?;
-        let listener = listener::spawn(kernel.memberships())?;
+        let listener = membership_follower::spawn(kernel.memberships())?;
         let handle = ReconcilerHandle {
-            owner: Arc::new(Owner { shared: shared.clone(), replicator: replicator.clone(), listener }),
+            owner: Arc::new(Owner {
+                shared: shared.clone(),
+                replicator: replicator.clone(),
+                listener,
+            }),
             status: status_receiver,
             replicated,
             observed: observed_receiver,
@@ -95,8 +101,8 @@ impl<K: Kernel + 'static> Reconciler<K> {
             observed,
             learning,
             started: Instant::now(),
-            handover: Handover::default(),
-            adoption: Adoption::default(),
+            setup_grace: SetupGrace::default(),
+            graceful_restart: GracefulRestart::default(),
             backoff: Backoff::default(),
             filter_stood: false,
             filter_losses,
@@ -123,7 +129,10 @@ impl<K: Kernel + 'static> Reconciler<K> {
                 // What was done is looked at: it may have come out otherwise than it should.
                 Outcome::Changed => self.rest(PAUSE, PAUSE, generation),
                 Outcome::Unchanged => {
-                    let until_retry = self.backoff.next().map(|next| next.saturating_duration_since(Instant::now()));
+                    let until_retry = self
+                        .backoff
+                        .next()
+                        .map(|next| next.saturating_duration_since(Instant::now()));
                     let is_whole = self.observed.borrow().unreadable_segments.is_empty();
                     let period = if is_whole { PERIOD } else { RETRY };
                     self.rest(PAUSE, until_retry.unwrap_or(period).min(period), generation);
@@ -145,7 +154,8 @@ impl<K: Kernel + 'static> Reconciler<K> {
         }
     }
 
-    /// Waits until something else is desired; or something changed, but at least `pause`; or `period` is over.
+    /// Waits until something else is desired; or something changed, but at least `pause`; or
+    /// `period` is over.
     fn rest(&mut self, pause: Duration, period: Duration, generation: Generation) {
         let begin = Instant::now();
         let is_news = |shared: &Shared| {
@@ -172,7 +182,12 @@ impl<K: Kernel + 'static> Reconciler<K> {
         let observed = match self.kernel.observe(&sandboxes(&desired)) {
             Ok(observed) => Arc::new(observed),
             Err(error) => {
-                self.publish(generation, &Report::default(), &Observed::default(), Some(Arc::new(error)));
+                self.publish(
+                    generation,
+                    &Report::default(),
+                    &Observed::default(),
+                    Some(Arc::new(error)),
+                );
                 return Outcome::Unreadable;
             }
         };
@@ -182,9 +197,11 @@ impl<K: Kernel + 'static> Reconciler<K> {
         }
         let now = Instant::now();
         let mut plan = diff(&self.restricted(desired.clone(), &observed, now), &observed);
-        self.handover.note(&observed, &plan, now);
-        self.adoption.note(&observed, &desired);
-        plan.retain(|action| self.handover.permits(action, now) && self.adoption.permits(action));
+        self.setup_grace.note(&observed, &plan, now);
+        self.graceful_restart.note(&observed, &desired);
+        plan.retain(|action| {
+            self.setup_grace.permits(action, now) && self.graceful_restart.permits(action)
+        });
         let backoff = &self.backoff;
         let report = execute_all(&mut self.kernel, plan, |action| backoff.holds(action, now));
         self.backoff.note(&report, Instant::now());
@@ -196,9 +213,12 @@ impl<K: Kernel + 'static> Reconciler<K> {
     /// Counts how often somebody else took the underlay filter away, as a reload of a firewall that
     /// flushes all rules does.
     fn note_filter(&mut self, observed: &Observed, report: &Report) {
-        let is_installed = report.done.iter().any(|action| matches!(action, Action::InstallUnderlayFilter { .. }));
-        let is_lost =
-            matches!(observed.underlay_filter, ObservedUnderlayFilter::Absent | ObservedUnderlayFilter::Broken);
+        let is_installed =
+            report.done.iter().any(|action| matches!(action, Action::InstallUnderlayFilter { .. }));
+        let is_lost = matches!(
+            observed.underlay_filter,
+            ObservedUnderlayFilter::Absent | ObservedUnderlayFilter::Broken
+        );
         if is_installed && is_lost && self.filter_stood {
             self.filter_losses.send_modify(|losses| *losses += 1);
         }
@@ -206,13 +226,21 @@ impl<K: Kernel + 'static> Reconciler<K> {
     }
 
     /// What is desired, but for learning where too much was learnt.
-    fn restricted(&self, mut desired: Arc<Desired>, observed: &Observed, now: Instant) -> Arc<Desired> {
+    fn restricted(
+        &self,
+        mut desired: Arc<Desired>,
+        observed: &Observed,
+        now: Instant,
+    ) -> Arc<Desired> {
         let since_start = now.saturating_duration_since(self.started);
         self.learning.send_if_modified(|learning| {
             let before = learning.clone();
             learning.note(observed, since_start);
             let network = |vni: &Vni| format!("with VNI {vni}");
-            let new = learning.suspended().iter().filter(|(vni, _)| !before.suspended().contains_key(vni));
+            let new = learning
+                .suspended()
+                .iter()
+                .filter(|(vni, _)| !before.suspended().contains_key(vni));
             new.for_each(|(vni, suspension)| warn!("{}", suspension.describe(&network(vni))));
             *learning != before
         });
@@ -231,21 +259,37 @@ impl<K: Kernel + 'static> Reconciler<K> {
         unreadable: Option<Arc<KernelError>>,
     ) {
         report.done.iter().for_each(tell);
-        let others = report.failures.iter().map(ToString::to_string).chain(unreadable.iter().map(ToString::to_string));
+        let others = report
+            .failures
+            .iter()
+            .map(ToString::to_string)
+            .chain(unreadable.iter().map(ToString::to_string));
         let complaints: Vec<String> = observed.problems().chain(others).collect();
         if complaints != self.complaints {
             complaints.iter().for_each(|complaint| warn!("{complaint}; trying again"));
             self.complaints = complaints;
         }
-        let revision = self
-            .replicator
-            .touch(report.done.iter().filter(|action| is_of_devices(action)).filter_map(Action::vni).collect());
+        let revision = self.replicator.touch(
+            report
+                .done
+                .iter()
+                .filter(|action| is_of_devices(action))
+                .filter_map(Action::vni)
+                .collect(),
+        );
         let (executed, failures) = match unreadable {
             Some(_) => (self.status.borrow().executed, self.status.borrow().failures.clone()),
             None => (generation, report.failures.clone().into()),
         };
         let unreadable_segments = observed.unreadable_segments.clone();
-        self.status.send_replace(Status { generation, executed, failures, unreadable, unreadable_segments, revision });
+        self.status.send_replace(Status {
+            generation,
+            executed,
+            failures,
+            unreadable,
+            unreadable_segments,
+            revision,
+        });
     }
 }
 
@@ -255,13 +299,14 @@ fn is_of_devices(action: &Action) -> bool {
         action,
         Action::AddFlood { .. }
             | Action::RemoveFlood { .. }
-            | Action::InstallGuard { .. }
+            | Action::InstallIgmpMldFilter { .. }
             | Action::TuneContainerEnd { .. }
             | Action::EndDuplicateDetection { .. }
     )
 }
 
-/// Writes what was done into the log: a line for people about what came or went, all the rest for those who look closely.
+/// Writes what was done into the log: a line for people about what came or went, all the rest for
+/// those who look closely.
 fn tell(action: &Action) {
     debug!(?action, "done");
     match action {
@@ -270,7 +315,9 @@ fn tell(action: &Action) {
         Action::CreatePort { vni, port, .. } => {
             info!("endpoint {} is connected to the network with VNI {vni}", port.endpoint.short());
         }
-        Action::DeletePort { vni, name } => info!("port {name} is taken off the network with VNI {vni}"),
+        Action::DeletePort { vni, name } => {
+            info!("port {name} is taken off the network with VNI {vni}")
+        }
         _ => {}
     }
 }
@@ -279,6 +326,7 @@ fn tell(action: &Action) {
 fn wait_for(wake: &EventFd, timeout: Duration) {
     let mut waiting = [PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
     // Rounded up, lest the last fraction of a millisecond be spent turning round and round.
-    let timeout = PollTimeout::try_from(timeout + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+    let timeout =
+        PollTimeout::try_from(timeout + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
     let _ = poll(&mut waiting, timeout);
 }

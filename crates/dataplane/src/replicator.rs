@@ -1,11 +1,14 @@
-//! The thread that keeps segments' forwarding tables as announcements want them. It stands beside the reconciler, which makes the devices, because it must be quick: a host that joins a group
+//! The thread that keeps segments' forwarding tables as announcements want them. It stands beside
+//! the reconciler, which makes the devices, because it must be quick: a host that joins a group
 //! waits for it.
 //!
-//! Once there was what was wanted, it compares what is wanted now with that, so that a change costs what has changed; what there really is, it reads anew every so often, when a device
-//! was made anew, and when anything failed.
+//! Once there was what was wanted, it compares what is wanted now with that, so that a change costs
+//! what has changed; what there really is, it reads anew every so often, when a device was made
+//! anew, and when anything failed.
 //!
-//! What is wanted it makes in all segments first, and says so, for somebody may wait for that. What is not wanted any more it takes away afterwards. Many changes are left for newer ones, and gone on with from
-//! where they were left.
+//! What is wanted it makes in all segments first, and says so, for somebody may wait for that. What
+//! is not wanted any more it takes away afterwards. Many changes are left for newer ones, and gone
+//! on with from where they were left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -26,11 +29,12 @@ use crate::backoff::{RETRY_FIRST, RETRY_LAST};
 use crate::forwarding::ForwardingTables;
 use crate::handle::Generation;
 use crate::kernel::KernelError;
-use crate::known::{Known, There};
+use crate::table_cache::{CachedTables, TableCache};
 
 /// How old what is known of a segment may be before it is read anew.
 const AGE_MAX: Duration = Duration::from_secs(10);
-/// Changes made before it is looked whether something newer is wanted; and the rest of the entry that they are of.
+/// Changes made before it is looked whether something newer is wanted; and the rest of the entry
+/// that they are of.
 const CHANGES_AT_ONCE: usize = 256;
 
 /// A change of a forwarding table that was not made.
@@ -51,7 +55,8 @@ impl fmt::Display for ForwardingFailure {
 }
 
 impl ForwardingFailure {
-    /// Whether it fails only for want of a device, which the reconciler is about to make, or says itself why it cannot.
+    /// Whether it fails only for want of a device, which the reconciler is about to make, or says
+    /// itself why it cannot.
     pub(crate) fn is_early(&self) -> bool {
         matches!(*self.error, KernelError::NoDevice { .. } | KernelError::NoNamespace { .. })
     }
@@ -66,7 +71,8 @@ pub(crate) struct Revision(u64);
 pub(crate) struct Status {
     pub(crate) generation: Generation,
     pub(crate) revision: Revision,
-    /// Whether also what is not wanted any more is gone; what is wanted is there in any case, but for the failures.
+    /// Whether also what is not wanted any more is gone; what is wanted is there in any case, but
+    /// for the failures.
     pub(crate) is_complete: bool,
     pub(crate) failures: Arc<[ForwardingFailure]>,
 }
@@ -139,7 +145,7 @@ struct Work {
     vni: Vni,
     own: Vtep,
     /// What was known before.
-    known: Known,
+    known: TableCache,
     /// Whether there can be, afterwards, more than what is wanted.
     keeps: bool,
     /// In the order of [`Forwarding::changes_to`].
@@ -158,8 +164,9 @@ impl Work {
         self.changes.len()
     }
 
-    /// Where the changes end that are made next. It is never within an entry, for if something newer is wanted then, that would be left as it is for as long as that takes: without some of its
-    /// hosts, or as the last ones that are left of it.
+    /// Where the changes end that are made next. It is never within an entry, for if something
+    /// newer is wanted then, that would be left as it is for as long as that takes: without some of
+    /// its hosts, or as the last ones that are left of it.
     fn cut(&self, until: usize) -> usize {
         let end = until.min(self.made + CHANGES_AT_ONCE);
         let is_within = |position: &usize| match self.changes.get(position - 1..=*position) {
@@ -173,11 +180,14 @@ impl Work {
     fn proceed(&mut self, tables: &mut dyn ForwardingTables, until: usize) {
         let end = self.cut(until);
         let changes = self.changes.get(self.made..end).unwrap_or_default();
-        let failure = |change, error| ForwardingFailure { vni: self.vni, change, error: Arc::new(error) };
+        let failure =
+            |change, error| ForwardingFailure { vni: self.vni, change, error: Arc::new(error) };
         match tables.change(self.vni, self.own, changes) {
-            Ok(failed) => self
-                .failures
-                .extend(failed.into_iter().map(|(position, error)| failure(changes.get(position).cloned(), error))),
+            Ok(failed) => self.failures.extend(
+                failed
+                    .into_iter()
+                    .map(|(position, error)| failure(changes.get(position).cloned(), error)),
+            ),
             Err(error) => {
                 self.failures.push(failure(None, error));
                 self.changes.truncate(end);
@@ -187,16 +197,18 @@ impl Work {
     }
 
     /// What is known afterwards; nothing unless all went well.
-    fn known(self, wanted: &Arc<Desired>, tier: Tier) -> Option<Known> {
+    fn known(self, wanted: &Arc<Desired>, tier: Tier) -> Option<TableCache> {
         if !self.failures.is_empty() {
             return None;
         }
         let there = match self.changes.get(..self.made) {
-            Some(made) if made.len() == self.changes.len() && !self.keeps => There::Wanted(wanted.clone()),
+            Some(made) if made.len() == self.changes.len() && !self.keeps => {
+                CachedTables::Wanted(wanted.clone())
+            }
             Some(made) if !made.is_empty() => self.known.there.changed(self.vni, made, tier),
             _ => self.known.there,
         };
-        Some(Known { there, ..self.known })
+        Some(TableCache { there, ..self.known })
     }
 }
 
@@ -205,12 +217,15 @@ struct Replicator {
     tier: Tier,
     post: Arc<Post>,
     status: watch::Sender<Status>,
-    known: BTreeMap<Vni, Known>,
+    known: BTreeMap<Vni, TableCache>,
     complaints: Vec<String>,
 }
 
 /// Starts the thread.
-pub(crate) fn spawn(tables: Box<dyn ForwardingTables>, tier: Tier) -> io::Result<(Arc<Post>, watch::Receiver<Status>)> {
+pub(crate) fn spawn(
+    tables: Box<dyn ForwardingTables>,
+    tier: Tier,
+) -> io::Result<(Arc<Post>, watch::Receiver<Status>)> {
     let mut replicator = Replicator::new(tables, tier)?;
     let (post, status) = (replicator.post.clone(), replicator.status.subscribe());
     thread::Builder::new().name("replicator".to_owned()).spawn(move || replicator.run())?;
@@ -258,7 +273,8 @@ impl Replicator {
         }
     }
 
-    /// Makes all segments' tables what they should be: first there is everywhere what is wanted, which somebody may wait for, then what is not wanted goes. Returns what failed; `None` if
+    /// Makes all segments' tables what they should be: first there is everywhere what is wanted,
+    /// which somebody may wait for, then what is not wanted goes. Returns what failed; `None` if
     /// something newer was wanted before it was done.
     fn round(
         &mut self,
@@ -273,12 +289,15 @@ impl Replicator {
         for (&vni, segment) in &desired.segments {
             match self.work(vni, segment) {
                 Ok(work) => works.push(work),
-                Err(error) => failures.push(ForwardingFailure { vni, change: None, error: Arc::new(error) }),
+                Err(error) => {
+                    failures.push(ForwardingFailure { vni, change: None, error: Arc::new(error) })
+                }
             }
         }
         let mut is_done = self.proceed(generation, &mut works, Work::additions);
         if is_done && works.iter().any(|work| work.made < work.all()) {
-            let failed = works.iter().flat_map(|work| &work.failures).chain(&failures).cloned().collect();
+            let failed =
+                works.iter().flat_map(|work| &work.failures).chain(&failures).cloned().collect();
             self.publish(generation, revision, false, failed);
             is_done = self.proceed(generation, &mut works, Work::all);
         }
@@ -305,8 +324,15 @@ impl Replicator {
         Ok(Work { vni, own: segment.vtep, known, keeps, changes, made: 0, failures: Vec::new() })
     }
 
-    /// Makes the changes of each segment up to a position. Returns whether they are made: not all are if something newer is wanted meanwhile, but some in any case, so that it comes to an end.
-    fn proceed(&mut self, generation: Generation, works: &mut [Work], until: fn(&Work) -> usize) -> bool {
+    /// Makes the changes of each segment up to a position. Returns whether they are made: not all
+    /// are if something newer is wanted meanwhile, but some in any case, so that it comes to an
+    /// end.
+    fn proceed(
+        &mut self,
+        generation: Generation,
+        works: &mut [Work],
+        until: fn(&Work) -> usize,
+    ) -> bool {
         let mut has_begun = false;
         for work in works {
             while work.made < until(work) {
@@ -321,27 +347,42 @@ impl Replicator {
     }
 
     /// Reads what a segment has.
-    fn read(&mut self, vni: Vni) -> Result<Known, KernelError> {
+    fn read(&mut self, vni: Vni) -> Result<TableCache, KernelError> {
         let read_at = Instant::now();
-        let there = There::Tables(self.tables.read(vni)?);
-        Ok(Known { there, ports: self.tables.ports(vni)?, read_at })
+        let there = CachedTables::Tables(self.tables.read(vni)?);
+        Ok(TableCache { there, ports: self.tables.ports(vni)?, read_at })
     }
 
     fn complain(&mut self, failures: &[ForwardingFailure]) {
-        let complaints: Vec<String> =
-            failures.iter().filter(|failure| !failure.is_early()).map(ToString::to_string).collect();
+        let complaints: Vec<String> = failures
+            .iter()
+            .filter(|failure| !failure.is_early())
+            .map(ToString::to_string)
+            .collect();
         if complaints != self.complaints {
             complaints.iter().for_each(|complaint| warn!("{complaint}; trying again"));
             self.complaints = complaints;
         }
     }
 
-    fn publish(&self, generation: Generation, revision: Revision, is_complete: bool, failures: Vec<ForwardingFailure>) {
-        self.status.send_replace(Status { generation, revision, is_complete, failures: failures.into() });
+    fn publish(
+        &self,
+        generation: Generation,
+        revision: Revision,
+        is_complete: bool,
+        failures: Vec<ForwardingFailure>,
+    ) {
+        self.status.send_replace(Status {
+            generation,
+            revision,
+            is_complete,
+            failures: failures.into(),
+        });
     }
 }
 
-/// Whether the port that a change is about is there. Those that are not come by the reconciler's hand, or belong to containers that are gone.
+/// Whether the port that a change is about is there. Those that are not come by the reconciler's
+/// hand, or belong to containers that are gone.
 fn is_possible(change: &Change, ports: &BTreeSet<DeviceName>) -> bool {
     match change {
         Change::PinPort { port, .. } | Change::UnpinPort { port, .. } => ports.contains(port),
@@ -374,7 +415,11 @@ mod tests {
             ..Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep)
         };
         Arc::new(Desired {
-            segments: [7, 8].map(|vni| Vni::new(vni).unwrap()).into_iter().zip(groups.map(segment)).collect(),
+            segments: [7, 8]
+                .map(|vni| Vni::new(vni).unwrap())
+                .into_iter()
+                .zip(groups.map(segment))
+                .collect(),
             ..Desired::default()
         })
     }
@@ -395,7 +440,9 @@ mod tests {
     fn what_is_wanted_comes_first_and_what_is_not_goes_when_there_is_nothing_newer() {
         let fake = FakeForwarding::default();
         let mut replicator = Replicator::new(Box::new(fake.clone()), Tier::VxlanMdb).unwrap();
-        let mut round = |generation, desired: &Arc<Desired>, newest: Option<(u64, &Arc<Desired>)>| {
+        let mut round = |generation,
+                         desired: &Arc<Desired>,
+                         newest: Option<(u64, &Arc<Desired>)>| {
             if let Some((newest, desired)) = newest {
                 replicator.post.apply(Generation(newest), desired.clone());
             }
@@ -407,7 +454,8 @@ mod tests {
         assert!(round(1, &before, None).0 && is_as_wanted(&fake, &before));
         let (reads, changes) = counted(&fake);
 
-        // All groups of the first network are withdrawn, and one of the second is joined; while that is done, one of the first is joined.
+        // All groups of the first network are withdrawn, and one of the second is joined; while
+        // that is done, one of the first is joined.
         let (then, last) = (desired([0..0, 7..8]), desired([5000..5001, 7..8]));
         assert_eq!(
             round(2, &then, Some((3, &last))),
@@ -416,7 +464,11 @@ mod tests {
         );
         assert_eq!(counted(&fake), (reads, changes + 1 + CHANGES_AT_ONCE));
         assert!(round(3, &last, None).0 && is_as_wanted(&fake, &last));
-        assert_eq!(counted(&fake), (reads, changes + 1 + 2000 + 1), "something was read or done twice");
+        assert_eq!(
+            counted(&fake),
+            (reads, changes + 1 + 2000 + 1),
+            "something was read or done twice"
+        );
     }
 
     #[test]
@@ -425,14 +477,20 @@ mod tests {
         let mut replicator = Replicator::new(Box::new(fake.clone()), Tier::VxlanMdb).unwrap();
         let wanted = |groups: u32| {
             let mut desired = Desired::clone(&desired([0..groups, 0..0]));
-            let replications = desired.segments.values_mut().map(|segment| Arc::make_mut(&mut segment.replication));
+            let replications = desired
+                .segments
+                .values_mut()
+                .map(|segment| Arc::make_mut(&mut segment.replication));
             for remotes in replications.flat_map(|replication| replication.groups.values_mut()) {
-                *remotes = (2..7).map(|last| IpAddr::from(Ipv4Addr::new(192, 0, 2, last))).collect();
+                *remotes =
+                    (2..7).map(|last| IpAddr::from(Ipv4Addr::new(192, 0, 2, last))).collect();
             }
             Arc::new(desired)
         };
         let mut round = |generation, desired: &Arc<Desired>, newer: Option<&Arc<Desired>>| {
-            newer.into_iter().for_each(|newer| replicator.post.apply(Generation(generation + 1), newer.clone()));
+            newer
+                .into_iter()
+                .for_each(|newer| replicator.post.apply(Generation(generation + 1), newer.clone()));
             replicator.round(Generation(generation), Revision(0), desired).is_some()
         };
         let (some, none) = (wanted(300), wanted(0));

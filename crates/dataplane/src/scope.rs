@@ -11,18 +11,21 @@ use crate::replicator::ForwardingFailure;
 pub enum Scope {
     /// All; and everywhere also what is not wanted any more is gone.
     Everything,
-    /// Those of what other hosts announce of one segment: that what is sent there goes to whom it should. Neither its ports and containers' interfaces are waited for, nor a look at any device, unless
-    /// the segment's hosts changed.
+    /// Those of what other hosts announce of one segment: that what is sent there goes to whom it
+    /// should. Neither its ports and containers' interfaces are waited for, nor a look at any
+    /// device, unless the segment's hosts changed.
     Announced {
         /// The segment.
         vni: Vni,
     },
-    /// Those of one segment: its devices, flood entries, pinned addresses and multicast. Groups may still go to where they are not wanted any more.
+    /// Those of one segment: its devices, flood entries, pinned addresses and multicast. Groups may
+    /// still go to where they are not wanted any more.
     Segment {
         /// The segment.
         vni: Vni,
     },
-    /// Those of one port, and of the segment's bridge and tunnel that it depends on; not of other ports.
+    /// Those of one port, and of the segment's bridge and tunnel that it depends on; not of other
+    /// ports.
     Port {
         /// The segment.
         vni: Vni,
@@ -36,10 +39,14 @@ impl Scope {
         match self {
             Self::Everything => true,
             Self::Announced { vni } => {
-                action.vni() == Some(*vni) && port_of(action).is_none() && !matches!(action, Action::RemoveFlood { .. })
+                action.vni() == Some(*vni)
+                    && port_of(action).is_none()
+                    && !matches!(action, Action::RemoveFlood { .. })
             }
             Self::Segment { vni } => action.vni() == Some(*vni),
-            Self::Port { vni, name } => action.vni() == Some(*vni) && port_of(action).is_none_or(|port| port == *name),
+            Self::Port { vni, name } => {
+                action.vni() == Some(*vni) && port_of(action).is_none_or(|port| port == *name)
+            }
         }
     }
 
@@ -57,9 +64,12 @@ impl Scope {
         match self {
             Self::Everything => true,
             Self::Announced { vni } => {
-                let is_local =
-                    |change: &Change| matches!(change, Change::PinPort { port, .. } if *port != DeviceName::tunnel());
-                failure.vni == *vni && !failure.change.as_ref().is_some_and(|change| is_local(change) || !change.adds())
+                let is_local = |change: &Change| matches!(change, Change::PinPort { port, .. } if *port != DeviceName::tunnel());
+                failure.vni == *vni
+                    && !failure
+                        .change
+                        .as_ref()
+                        .is_some_and(|change| is_local(change) || !change.adds())
             }
             Self::Segment { vni } => failure.vni == *vni,
             Self::Port { vni, name } => {

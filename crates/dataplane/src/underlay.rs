@@ -31,8 +31,9 @@ pub enum NoInterface {
     },
     /// One has it, and may not use it yet (RFC 4862, section 5.4).
     #[error(
-        "the kernel still looks whether another host has the address {address} (interface {name}), and lets nobody use it until then; \
-         that takes a second or two once the interface is up"
+        "the kernel still looks whether another host has the address {address} (interface \
+         {name}), and lets nobody use it until then; that takes a second or two once the \
+         interface is up"
     )]
     Tentative {
         /// The address.
@@ -42,7 +43,8 @@ pub enum NoInterface {
     },
     /// One has it, and may not use it.
     #[error(
-        "another host on the link of interface {name} has the address {address} (duplicate address detection): give this host another one"
+        "another host on the link of interface {name} has the address {address} (duplicate \
+         address detection): give this host another one"
     )]
     Duplicate {
         /// The address.
@@ -56,7 +58,8 @@ pub enum NoInterface {
 }
 
 fn list(available: &[(IpAddr, String)]) -> String {
-    let texts: Vec<String> = available.iter().map(|(address, name)| format!("{address} ({name})")).collect();
+    let texts: Vec<String> =
+        available.iter().map(|(address, name)| format!("{address} ({name})")).collect();
     if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
 }
 
@@ -99,10 +102,16 @@ pub fn underlay_interface(address: IpAddr) -> Result<UnderlayInterface, NoInterf
 pub fn host_routes() -> Result<Vec<HostRoute>, Error> {
     let mut route = Route::open(&Namespace::current()?)?;
     let links = route.links()?;
-    let is_wanted = |route: &IpRoute| route.destination.prefix_len() > 0 && can_be_advertised(route.destination.addr());
+    let is_wanted = |route: &IpRoute| {
+        route.destination.prefix_len() > 0 && can_be_advertised(route.destination.addr())
+    };
     let routes = route.routes()?.into_iter().filter(is_wanted).filter_map(|route| {
         let link = links.iter().find(|link| link.index == route.link)?;
-        Some(HostRoute { destination: route.destination, interface: link.name.clone(), remote: !route.connected })
+        Some(HostRoute {
+            destination: route.destination,
+            interface: link.name.clone(),
+            remote: !route.connected,
+        })
     });
     let mut routes: Vec<HostRoute> = routes.collect();
     routes.sort_by(|a, b| (a.destination, &a.interface).cmp(&(b.destination, &b.interface)));
@@ -110,7 +119,8 @@ pub fn host_routes() -> Result<Vec<HostRoute>, Error> {
     Ok(routes)
 }
 
-/// Whether an address means the same on other hosts: neither loopback, nor link-local, nor multicast.
+/// Whether an address means the same on other hosts: neither loopback, nor link-local, nor
+/// multicast.
 fn can_be_advertised(address: IpAddr) -> bool {
     let is_link_local = match address {
         IpAddr::V4(address) => address.is_link_local(),

@@ -15,7 +15,8 @@ use shoutd_dataplane::{LinuxKernel, Reconciler, Scope};
 
 const NETWORKS: usize = 20;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Of each network: its namespace, four that tell of changes, and two that are kept at hand while it changes.
+/// Of each network: its namespace, four that tell of changes, and two that are kept at hand while
+/// it changes.
 const EACH_MAX: usize = 7;
 
 fn open() -> usize {
@@ -25,7 +26,8 @@ fn open() -> usize {
 #[tokio::test]
 async fn a_network_takes_few_open_files() {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .unwrap();
     let directory = tempfile::tempdir().unwrap();
     mount(Some("tests"), directory.path(), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
     let kernel = LinuxKernel::new(directory.path().join("netns")).unwrap();

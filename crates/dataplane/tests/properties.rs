@@ -12,9 +12,9 @@ use proptest::option;
 use proptest::prelude::*;
 use shoutd_core::limits::LEARNED_MAX;
 use shoutd_core::plane::{
-    ALL_MULTICAST, Action, ContainerEnd, Desired, DeviceName, Dropped, GROUPS_MAX, Learned, Mark, Observed,
-    ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, ObservedUnderlayFilter, Place, Port, Segment,
-    UnderlayFilter, Vtep, diff,
+    ALL_MULTICAST, Action, ContainerEnd, Desired, DeviceName, Dropped, GROUPS_MAX, Learned,
+    Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel,
+    ObservedUnderlayFilter, OwnerTag, Place, Port, Segment, UnderlayFilter, Vtep, diff,
 };
 use shoutd_core::{EndpointId, MacAddress, NetworkId, Vni};
 use shoutd_dataplane::fake::{FakeKernel, Fault};
@@ -30,7 +30,9 @@ fn network() -> impl Strategy<Value = NetworkId> {
 
 fn endpoint() -> impl Strategy<Value = EndpointId> {
     // The last two share their first twelve characters, and so the names of their devices.
-    (0_u8..5).prop_map(|value| format!("{:012}{}", value.min(3), format!("{value}").repeat(52)).parse().unwrap())
+    (0_u8..5).prop_map(|value| {
+        format!("{:012}{}", value.min(3), format!("{value}").repeat(52)).parse().unwrap()
+    })
 }
 
 fn sandbox() -> impl Strategy<Value = PathBuf> {
@@ -120,8 +122,8 @@ fn whole(filter: UnderlayFilter) -> ObservedUnderlayFilter {
     ObservedUnderlayFilter::Whole { filter, complete: true, dropped: Dropped::default() }
 }
 
-fn network_mark() -> impl Strategy<Value = Option<Mark>> {
-    option::of(network().prop_map(Mark::Network))
+fn network_mark() -> impl Strategy<Value = Option<OwnerTag>> {
+    option::of(network().prop_map(OwnerTag::Network))
 }
 
 prop_compose! {
@@ -183,7 +185,7 @@ prop_compose! {
         groups_max in prop_oneof![Just(None), Just(Some(0)), Just(Some(8192))],
         container_end in option::of(container_end()),
     ) -> (DeviceName, ObservedPort) {
-        let mark = if right { Some(named.clone()) } else { marked }.map(Mark::Endpoint);
+        let mark = if right { Some(named.clone()) } else { marked }.map(OwnerTag::Endpoint);
         (DeviceName::port(&named), ObservedPort { mark, mtu, up, enslaved, learning, groups_max, container_end })
     }
 }
@@ -192,16 +194,16 @@ prop_compose! {
     fn observed_segment()(
         bridge in option::of(bridge()),
         tunnel in option::of(tunnel()),
-        (guard, max_rate) in (any::<bool>(), option::of(1_u32..3)),
+        (igmp_mld_filter, max_rate) in (any::<bool>(), option::of(1_u32..3)),
         flood in btree_set(address(), 0..4),
         learned in 0_usize..2,
         ports in vec(observed_port(), 0..4),
         foreign in btree_set((0_u8..2).prop_map(|n| format!("eth{n}").parse().unwrap()), 0..2),
     ) -> ObservedSegment {
         let flood = if tunnel.is_some() { flood } else { BTreeSet::new() };
-        let max_rate = max_rate.filter(|_| guard);
+        let max_rate = max_rate.filter(|_| igmp_mld_filter);
         let learned = Learned { count: if tunnel.is_some() { learned } else { 0 }, from: None };
-        ObservedSegment { bridge, tunnel, guard, max_rate, flood, learned, ports: ports.into_iter().collect(), foreign }
+        ObservedSegment { bridge, tunnel, igmp_mld_filter, max_rate, flood, learned, ports: ports.into_iter().collect(), foreign }
     }
 }
 
@@ -241,10 +243,11 @@ fn plan(kernel: &mut FakeKernel, desired: &Desired) -> Vec<Action> {
     diff(desired, &observed)
 }
 
-/// What is there when all is as desired and nothing else has been done, written down without regard to how it is come by.
+/// What is there when all is as desired and nothing else has been done, written down without regard
+/// to how it is come by.
 fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
     let segment = |vni: Vni, wanted: &Segment| {
-        let mark = Some(Mark::Network(wanted.network.clone()));
+        let mark = Some(OwnerTag::Network(wanted.network.clone()));
         let port = |port: &Port| {
             let in_sandbox = port.sandbox.is_some();
             let end = ContainerEnd {
@@ -255,9 +258,13 @@ fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
                 up: in_sandbox,
                 detects_duplicates: false,
                 addresses: if in_sandbox { port.addresses.clone() } else { BTreeSet::new() },
-                multicast_routes: if in_sandbox { port.multicast_routes.clone() } else { BTreeSet::new() },
+                multicast_routes: if in_sandbox {
+                    port.multicast_routes.clone()
+                } else {
+                    BTreeSet::new()
+                },
             };
-            let mark = Some(Mark::Endpoint(port.endpoint.clone()));
+            let mark = Some(OwnerTag::Endpoint(port.endpoint.clone()));
             ObservedPort {
                 mark,
                 mtu: wanted.mtu,
@@ -295,7 +302,7 @@ fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
                 enslaved: true,
                 multicast_router: 2,
             }),
-            guard: true,
+            igmp_mld_filter: true,
             max_rate: wanted.max_rate,
             flood: wanted.remotes.clone(),
             learned: Learned::default(),
@@ -311,7 +318,8 @@ fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
     let segments: BTreeMap<Vni, ObservedSegment> =
         desired.segments.iter().map(|(&vni, wanted)| (vni, segment(vni, wanted))).collect();
     let missing_sandboxes = sandboxes(desired).difference(there).cloned().collect();
-    let underlay_filter = desired.underlay_filter.clone().map_or(ObservedUnderlayFilter::Absent, whole);
+    let underlay_filter =
+        desired.underlay_filter.clone().map_or(ObservedUnderlayFilter::Absent, whole);
     Observed { underlay_filter, segments, missing_sandboxes, ..Observed::default() }
 }
 
@@ -326,13 +334,15 @@ fn check(kernel: &mut FakeKernel, desired: &Desired) -> Result<(), TestCaseError
             continue;
         }
         // Somebody else's devices are all that is left of a segment that is not desired.
-        let rest = ObservedSegment { foreign: segment.foreign.clone(), ..ObservedSegment::default() };
+        let rest =
+            ObservedSegment { foreign: segment.foreign.clone(), ..ObservedSegment::default() };
         expected.segments.insert(*vni, rest);
     }
     for (vni, wanted) in &desired.segments {
         for (name, port) in &wanted.ports {
-            let end =
-                |observed: &mut Observed| observed.segments.get_mut(vni)?.ports.get_mut(name)?.container_end.take();
+            let end = |observed: &mut Observed| {
+                observed.segments.get_mut(vni)?.ports.get_mut(name)?.container_end.take()
+            };
             let (found_end, expected_end) = (end(&mut found), end(&mut expected));
             let place = port.sandbox.clone().map(Place::Sandbox);
             if let (Some(mut found), Some(expected)) = (found_end, expected_end)
@@ -349,7 +359,9 @@ fn check(kernel: &mut FakeKernel, desired: &Desired) -> Result<(), TestCaseError
             }
         }
         // Kernels that count no groups of a port are left at that.
-        let uncounted = |(name, port): (&DeviceName, &ObservedPort)| port.groups_max.is_none().then(|| name.clone());
+        let uncounted = |(name, port): (&DeviceName, &ObservedPort)| {
+            port.groups_max.is_none().then(|| name.clone())
+        };
         let uncounted: Vec<DeviceName> = found
             .segments
             .get(vni)
@@ -357,12 +369,14 @@ fn check(kernel: &mut FakeKernel, desired: &Desired) -> Result<(), TestCaseError
             .flat_map(|segment| segment.ports.iter().filter_map(uncounted))
             .collect();
         for port in uncounted {
-            let expected = expected.segments.get_mut(vni).and_then(|segment| segment.ports.get_mut(&port));
+            let expected =
+                expected.segments.get_mut(vni).and_then(|segment| segment.ports.get_mut(&port));
             expected.into_iter().for_each(|port| port.groups_max = None);
         }
         // A port whose container is gone goes with it, but a fake container takes nothing along.
         if let Some(segment) = found.segments.get_mut(vni) {
-            let gone = |port: &Port| port.sandbox.as_ref().is_some_and(|path| !there.contains(path));
+            let gone =
+                |port: &Port| port.sandbox.as_ref().is_some_and(|path| !there.contains(path));
             segment.ports.retain(|name, _| !wanted.ports.get(name).is_some_and(gone));
             // What is learnt stays where it may be.
             if wanted.learning {
@@ -383,7 +397,8 @@ fn foreign(kernel: &FakeKernel) -> BTreeMap<Vni, BTreeSet<DeviceName>> {
         .collect()
 }
 
-/// One round, which is to do all that there is to do; what is somebody else's is to be as it was before.
+/// One round, which is to do all that there is to do; what is somebody else's is to be as it was
+/// before.
 fn mend(
     kernel: &mut FakeKernel,
     desired: &Desired,
@@ -404,7 +419,7 @@ fn is_in_order(plan: &[Action]) -> bool {
         Action::CreateSegment { .. } => 1,
         Action::CreateBridge { .. } => 2,
         Action::TuneBridge { .. } => 3,
-        Action::InstallGuard { .. } => 4,
+        Action::InstallIgmpMldFilter { .. } => 4,
         Action::DeleteTunnel { .. } => 5,
         Action::CreateTunnel { .. } => 6,
         Action::AddFlood { .. } | Action::RemoveFlood { .. } => 7,
@@ -505,7 +520,10 @@ fn one_container() -> (Desired, Observed) {
         ports: BTreeMap::from([(DeviceName::port(&endpoint), wanted)]),
         ..Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep)
     };
-    let desired = Desired { segments: BTreeMap::from([(Vni::new(7).unwrap(), segment)]), ..Desired::default() };
+    let desired = Desired {
+        segments: BTreeMap::from([(Vni::new(7).unwrap(), segment)]),
+        ..Desired::default()
+    };
     let observed = as_observed(&desired, &BTreeSet::from([PathBuf::from("/sandbox/0")]));
     (desired, observed)
 }
@@ -543,13 +561,17 @@ fn whatever_a_container_end_lacks_is_given_to_it() {
         assert!(matches!(planned[..], [Action::TuneContainerEnd { .. }]), "{planned:?}");
     }
     let detects_duplicates = plan_for(|end| end.as_mut().unwrap().detects_duplicates = true);
-    assert!(matches!(detects_duplicates[..], [Action::EndDuplicateDetection { .. }]), "{detects_duplicates:?}");
+    assert!(
+        matches!(detects_duplicates[..], [Action::EndDuplicateDetection { .. }]),
+        "{detects_duplicates:?}"
+    );
     // What a container took down lacks its routes too, and gets them when it is up again.
     let down = plan_for(|end| {
         let end = end.as_mut().unwrap();
         (end.up, end.multicast_routes) = (false, BTreeSet::new());
     });
     assert_eq!(down, vec![]);
-    let more = plan_for(|end| _ = end.as_mut().unwrap().addresses.insert("10.9.9.9/24".parse().unwrap()));
+    let more =
+        plan_for(|end| _ = end.as_mut().unwrap().addresses.insert("10.9.9.9/24".parse().unwrap()));
     assert_eq!(more, vec![]);
 }

@@ -13,7 +13,9 @@ use std::time::Duration;
 use shoutd_core::plane::{Action, Desired, DeviceName, Observed, Port, Segment, Tier, Vtep, diff};
 use shoutd_core::{EndpointId, MacAddress, Vni};
 use shoutd_dataplane::fake::{FakeKernel, Fault};
-use shoutd_dataplane::{ForwardingTables, Kernel, KernelError, MembershipSource, Reconciler, Scope, Unsettled};
+use shoutd_dataplane::{
+    ForwardingTables, Kernel, KernelError, MembershipSource, Reconciler, Scope, Unsettled,
+};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -44,7 +46,10 @@ impl SharedKernel {
     async fn await_failures(&self, more: u32) {
         let mut failures = self.failures.subscribe();
         let wanted = *failures.borrow() + more;
-        timeout(PATIENCE, failures.wait_for(|failures| *failures >= wanted)).await.unwrap().unwrap();
+        timeout(PATIENCE, failures.wait_for(|failures| *failures >= wanted))
+            .await
+            .unwrap()
+            .unwrap();
     }
 
     /// Lets nothing happen any more but what somebody wakes it for.
@@ -64,7 +69,9 @@ impl Kernel for SharedKernel {
 
     fn execute(&mut self, action: &Action) -> Result<(), KernelError> {
         match action {
-            Action::CreatePort { port, .. } if self.cursed.lock().unwrap().contains(&port.endpoint) => {
+            Action::CreatePort { port, .. }
+                if self.cursed.lock().unwrap().contains(&port.endpoint) =>
+            {
                 self.fail("cursed")
             }
             _ => self.inner.lock().unwrap().execute(action),
@@ -108,7 +115,9 @@ fn desired(endpoints: u8) -> Desired {
     };
     let vtep = Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 };
     let segment = Segment {
-        ports: (0..endpoints).map(|number| (DeviceName::port(&endpoint(number)), port(number))).collect(),
+        ports: (0..endpoints)
+            .map(|number| (DeviceName::port(&endpoint(number)), port(number)))
+            .collect(),
         ..Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep)
     };
     Desired { segments: BTreeMap::from([(vni(), segment)]), ..Desired::default() }
@@ -149,7 +158,8 @@ async fn nothing_is_touched_before_it_is_known_what_is_wanted() {
 #[tokio::test]
 async fn what_fails_for_a_while_is_tried_until_it_holds() {
     let kernel = SharedKernel::default();
-    kernel.inner.lock().unwrap().faults = [Fault::Before, Fault::Halfway, Fault::After, Fault::Before].map(Some).into();
+    kernel.inner.lock().unwrap().faults =
+        [Fault::Before, Fault::Halfway, Fault::After, Fault::Before].map(Some).into();
     let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
     let generation = handle.apply(desired(3));
     handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
@@ -165,14 +175,16 @@ async fn one_endpoints_failure_is_not_anothers() {
     let generation = handle.apply(desired(2));
     handle.settled(generation, &port_scope(1), PATIENCE).await.unwrap();
 
-    let refusal = handle.settled(generation, &port_scope(0), Duration::from_millis(1)).await.unwrap_err();
+    let refusal =
+        handle.settled(generation, &port_scope(0), Duration::from_millis(1)).await.unwrap_err();
     assert!(matches!(&refusal, Unsettled::Failed(failures) if failures.len() == 1), "{refusal:?}");
     assert_eq!(
         refusal.to_string(),
         "network with VNI 7, making the interface of endpoint 000000000000: injected fault: cursed"
     );
 
-    // Trying again has slowed down meanwhile, to once in a second or two. A new desired state is a reason to try, without waiting for that.
+    // Trying again has slowed down meanwhile, to once in a second or two. A new desired state is a
+    // reason to try, without waiting for that.
     kernel.await_failures(4).await;
     kernel.stop_the_clock().await;
     kernel.cursed.lock().unwrap().clear();
@@ -194,7 +206,9 @@ async fn who_announces_waits_for_no_container_and_no_look_at_devices() {
     *kernel.unreadable.lock().unwrap() = true;
     kernel.await_failures(2).await;
     for number in 1..4 {
-        Arc::make_mut(&mut wanted.segments.get_mut(&vni()).unwrap().replication).groups.extend([group(number)]);
+        Arc::make_mut(&mut wanted.segments.get_mut(&vni()).unwrap().replication)
+            .groups
+            .extend([group(number)]);
         let generation = handle.apply(wanted.clone());
         handle.settled(generation, &scope, PATIENCE).await.unwrap();
         let tables = kernel.inner.lock().unwrap().forwarding.content().tables[&vni()].clone();
@@ -223,9 +237,9 @@ async fn what_keeps_failing_keeps_nothing_else_waiting() {
 
     // One look is enough to see what somebody broke, and to mend it.
     let mut rested = kernel.idle.subscribe();
-    kernel.inner.lock().unwrap().state.segments.get_mut(&vni()).unwrap().guard = false;
+    kernel.inner.lock().unwrap().state.segments.get_mut(&vni()).unwrap().igmp_mld_filter = false;
     handle.poke();
-    let is_whole = |_: &bool| kernel.inner.lock().unwrap().state.segments[&vni()].guard;
+    let is_whole = |_: &bool| kernel.inner.lock().unwrap().state.segments[&vni()].igmp_mld_filter;
     timeout(PATIENCE, rested.wait_for(is_whole)).await.unwrap().unwrap();
     assert_eq!(handle.failures().len(), 1);
 }
@@ -238,7 +252,8 @@ async fn a_kernel_that_cannot_be_read_is_said_to_be_that() {
     let generation = handle.apply(desired(1));
     // The first may have been on its way before; with the third, the second has been told of.
     kernel.await_failures(3).await;
-    let refusal = handle.settled(generation, &Scope::Everything, Duration::from_millis(1)).await.unwrap_err();
+    let refusal =
+        handle.settled(generation, &Scope::Everything, Duration::from_millis(1)).await.unwrap_err();
     assert!(matches!(refusal, Unsettled::Unreadable(_)), "{refusal:?}");
     *kernel.unreadable.lock().unwrap() = false;
     handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
@@ -267,15 +282,25 @@ async fn a_network_that_cannot_be_read_is_nobody_elses_affair() {
 
     let mut wanted = desired(2);
     let other = Vni::new(8).unwrap();
-    wanted.segments.insert(other, Segment { ports: BTreeMap::new(), ..wanted.segments[&vni()].clone() });
+    wanted
+        .segments
+        .insert(other, Segment { ports: BTreeMap::new(), ..wanted.segments[&vni()].clone() });
     let generation = handle.apply(wanted.clone());
     handle.settled(generation, &Scope::Segment { vni: other }, PATIENCE).await.unwrap();
-    let refusal = handle.settled(generation, &port_scope(1), Duration::from_millis(1)).await.unwrap_err();
+    let refusal =
+        handle.settled(generation, &port_scope(1), Duration::from_millis(1)).await.unwrap_err();
     assert_eq!(refusal.to_string(), "cannot read what the network has in the kernel: too slow");
-    assert!(handle.observed().problems().any(|line| line.contains("VNI 7") && line.ends_with("too slow")));
+    assert!(
+        handle
+            .observed()
+            .problems()
+            .any(|line| line.contains("VNI 7") && line.ends_with("too slow"))
+    );
     // What cannot be read is left as it is, also where it is not wanted any more.
     let generation = handle.apply(Desired::default());
-    assert!(handle.settled(generation, &Scope::Everything, Duration::from_millis(1)).await.is_err());
+    assert!(
+        handle.settled(generation, &Scope::Everything, Duration::from_millis(1)).await.is_err()
+    );
     let gone = |observed: &Arc<Observed>| observed.segments.is_empty();
     timeout(PATIENCE, handle.watch_observed().wait_for(gone)).await.unwrap().unwrap();
     assert!(kernel.inner.lock().unwrap().state.segments.contains_key(&vni()));

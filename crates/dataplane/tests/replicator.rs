@@ -1,4 +1,5 @@
-//! The thread that keeps forwarding tables as they are wanted: trying again, reading anew, and telling when it is done.
+//! The thread that keeps forwarding tables as they are wanted: trying again, reading anew, and
+//! telling when it is done.
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -101,7 +102,10 @@ async fn what_keeps_failing_is_said() {
     let generation = handle.apply(desired(1));
     let scope = Scope::Segment { vni: vni() };
     let refusal = handle.settled(generation, &scope, Duration::from_millis(300)).await.unwrap_err();
-    assert!(matches!(&refusal, Unsettled::Unreplicated(failures) if !failures.is_empty()), "{refusal:?}");
+    assert!(
+        matches!(&refusal, Unsettled::Unreplicated(failures) if !failures.is_empty()),
+        "{refusal:?}"
+    );
     assert_eq!(
         handle.forwarding_problems()[0],
         "network with VNI 7, setting up where packets go: injected fault: change"
@@ -149,7 +153,8 @@ async fn what_one_network_listens_to_is_passed_on_though_that_of_another_cannot_
     tokio::time::timeout(PATIENCE, heard).await.unwrap().unwrap();
 }
 
-/// Where hosts come to name a source and come off it again, its entry is made once; nothing of it is taken away but a host that does not want it.
+/// Where hosts come to name a source and come off it again, its entry is made once; nothing of it
+/// is taken away but a host that does not want it.
 #[tokio::test]
 async fn the_entry_of_a_source_stays_while_anybody_listens_to_its_group() {
     let kernel = FakeKernel::default();
@@ -159,7 +164,9 @@ async fn the_entry_of_a_source_stays_while_anybody_listens_to_its_group() {
     let source = (Some(Ipv4Addr::new(10, 0, 0, 1).into()), group);
     let with = |groups: &[(SourceGroup, &[u8])]| {
         let mut desired = desired(0);
-        let entry = |(key, hosts): &(SourceGroup, &[u8])| (*key, hosts.iter().map(|last| remote(*last)).collect());
+        let entry = |(key, hosts): &(SourceGroup, &[u8])| {
+            (*key, hosts.iter().map(|last| remote(*last)).collect())
+        };
         replication_of(&mut desired).groups = groups.iter().map(entry).collect();
         desired
     };
@@ -183,7 +190,8 @@ async fn the_entry_of_a_source_stays_while_anybody_listens_to_its_group() {
         let generation = handle.apply(desired.clone());
         handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
         let content = forwarding.content();
-        let hosts = hosts.map(|hosts| hosts.into_iter().map(|last| Destination::Host(remote(last))).collect());
+        let hosts = hosts
+            .map(|hosts| hosts.into_iter().map(|last| Destination::Host(remote(last))).collect());
         assert_eq!(content.tables[&vni()].groups.get(&source), hosts.as_ref(), "step {number}");
         assert!(changes.is_none_or(|changes| content.changes == before + changes), "step {number}");
     }
@@ -211,7 +219,8 @@ async fn the_entry_of_a_source_stays_through_a_restart() {
 
 /// As when a daemon is started anew, and has yet to hear of the other host.
 #[tokio::test]
-async fn what_is_found_stays_while_it_is_not_known_what_is_wanted_and_is_not_read_again_and_again() {
+async fn what_is_found_stays_while_it_is_not_known_what_is_wanted_and_is_not_read_again_and_again()
+{
     let kernel = FakeKernel::default();
     let forwarding = kernel.forwarding.clone();
     let mut before = desired(5);

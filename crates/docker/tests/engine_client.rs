@@ -1,4 +1,5 @@
-//! The client of Docker's API against a scripted peer: what no real engine does on demand. (Real engines are the lab's.)
+//! The client of Docker's API against a scripted peer: what no real engine does on demand. (Real
+//! engines are the lab's.)
 
 // Tests say what they expect by failing; helpers outside of #[test] functions too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -11,8 +12,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use shoutd_core::swarm::SwarmNode;
 use shoutd_docker::engine::{
-    CreateNetworkError, EngineClient, EngineError, EventTime, Ipam, ManagedPlugin, NetworkAction, NetworkSpec,
-    RemoveNetworkError, Started,
+    CreateNetworkError, EngineClient, EngineError, EventTime, Ipam, ManagedPlugin, NetworkAction,
+    NetworkSpec, RemoveNetworkError, Started,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -41,10 +42,15 @@ type Script = dyn Fn(&str) -> Option<String> + Send + Sync;
 
 impl Peer {
     /// A peer that speaks API `version` and answers everything but the ping by `script`.
-    fn of_version(version: &'static str, script: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
+    fn of_version(
+        version: &'static str,
+        script: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
         Self::scripted(move |line| {
             if line.starts_with("GET /_ping ") {
-                return Some(format!("HTTP/1.1 200 OK\r\nApi-Version: {version}\r\nContent-Length: 2\r\n\r\nOK"));
+                return Some(format!(
+                    "HTTP/1.1 200 OK\r\nApi-Version: {version}\r\nContent-Length: 2\r\n\r\nOK"
+                ));
             }
             script(line)
         })
@@ -65,7 +71,11 @@ impl Peer {
     }
 }
 
-async fn accept(listener: UnixListener, seen: Arc<Mutex<Vec<(String, String)>>>, script: Arc<Script>) {
+async fn accept(
+    listener: UnixListener,
+    seen: Arc<Mutex<Vec<(String, String)>>>,
+    script: Arc<Script>,
+) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
@@ -73,7 +83,11 @@ async fn accept(listener: UnixListener, seen: Arc<Mutex<Vec<(String, String)>>>,
     }
 }
 
-async fn converse(mut stream: UnixStream, seen: Arc<Mutex<Vec<(String, String)>>>, script: Arc<Script>) {
+async fn converse(
+    mut stream: UnixStream,
+    seen: Arc<Mutex<Vec<(String, String)>>>,
+    script: Arc<Script>,
+) {
     let mut buffer = Vec::new();
     while let Some((line, body)) = request(&mut stream, &mut buffer).await {
         seen.lock().unwrap().push((line.clone(), body));
@@ -111,7 +125,10 @@ async fn request(stream: &mut UnixStream, buffer: &mut Vec<u8>) -> Option<(Strin
 }
 
 fn answer(status: &str, body: &str) -> Option<String> {
-    Some(format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
+    Some(format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    ))
 }
 
 fn spec() -> NetworkSpec {
@@ -133,12 +150,21 @@ async fn the_version_is_the_newest_that_both_speak() {
     for (theirs, ours) in [("1.41", "v1.41"), ("1.45", "v1.45"), ("1.53", "v1.51")] {
         let peer = Peer::of_version(theirs, |_| answer("200 OK", "[]"));
         assert_eq!(peer.client.networks().await.unwrap(), []);
-        assert_eq!(peer.lines(), ["GET /_ping HTTP/1.1".to_owned(), format!("GET /{ours}/networks HTTP/1.1")]);
+        assert_eq!(
+            peer.lines(),
+            ["GET /_ping HTTP/1.1".to_owned(), format!("GET /{ours}/networks HTTP/1.1")]
+        );
     }
     let old = Peer::of_version("1.40", |_| answer("200 OK", "[]"));
     let error = old.client.networks().await.unwrap_err();
-    assert!(matches!(error, EngineError::TooOld { .. }) && error.to_string().contains("20.10"), "{error}");
-    assert!(matches!(old.client.wait_until_serving(Duration::from_secs(60)).await, Err(EngineError::TooOld { .. })));
+    assert!(
+        matches!(error, EngineError::TooOld { .. }) && error.to_string().contains("20.10"),
+        "{error}"
+    );
+    assert!(matches!(
+        old.client.wait_until_serving(Duration::from_secs(60)).await,
+        Err(EngineError::TooOld { .. })
+    ));
     let mute = Peer::scripted(|_| answer("200 OK", "OK"));
     assert!(matches!(mute.client.networks().await, Err(EngineError::Malformed { .. })));
 }
@@ -152,7 +178,10 @@ async fn an_engine_that_accepts_and_never_answers_is_given_up() {
     let error = client.networks().await.unwrap_err();
     assert!(matches!(error, EngineError::Deadline { .. }), "{error}");
     assert!(matches!(client.network_events(None).await, Err(EngineError::Deadline { .. })));
-    assert!(matches!(client.wait_until_serving(Duration::from_secs(5)).await, Err(EngineError::Deadline { .. })));
+    assert!(matches!(
+        client.wait_until_serving(Duration::from_secs(5)).await,
+        Err(EngineError::Deadline { .. })
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -177,7 +206,11 @@ async fn waiting_ends_when_the_engine_answers_or_says_why_not() {
     });
     let listener = UnixListener::bind(&socket).unwrap();
     let pong = "HTTP/1.1 200 OK\r\nApi-Version: 1.41\r\nContent-Length: 2\r\n\r\nOK";
-    let serving = tokio::spawn(accept(listener, Arc::default(), Arc::new(move |_: &str| Some(pong.to_owned()))));
+    let serving = tokio::spawn(accept(
+        listener,
+        Arc::default(),
+        Arc::new(move |_: &str| Some(pong.to_owned())),
+    ));
     waiting.await.unwrap().unwrap();
     serving.abort();
 }
@@ -190,7 +223,10 @@ async fn what_is_no_engine_gives_an_error_and_no_panic() {
     assert!(matches!(gone.client.engine_info().await, Err(EngineError::Transport { .. })));
     let wrong = Peer::of_version("1.41", |_| answer("200 OK", r#"{"not":"a list"}"#));
     let error = wrong.client.networks().await.unwrap_err().to_string();
-    assert!(error.starts_with("listing Docker's networks: Docker's answer cannot be understood"), "{error}");
+    assert!(
+        error.starts_with("listing Docker's networks: Docker's answer cannot be understood"),
+        "{error}"
+    );
     let endless = Peer::of_version("1.41", |_| answer("200 OK", &" ".repeat((16 << 20) + 1)));
     let error = endless.client.networks().await.unwrap_err().to_string();
     assert!(error.contains("longer than 16777216 bytes"), "{error}");
@@ -201,22 +237,33 @@ async fn what_is_no_engine_gives_an_error_and_no_panic() {
 
 #[tokio::test]
 async fn refusals_of_create_are_told_apart() {
-    let peer = Peer::of_version("1.41", |_| answer("201 Created", &format!(r#"{{"Id":"{ID}","Warning":""}}"#)));
+    let peer = Peer::of_version("1.41", |_| {
+        answer("201 Created", &format!(r#"{{"Id":"{ID}","Warning":""}}"#))
+    });
     assert_eq!(peer.client.create_network(&spec()).await.unwrap().as_str(), ID);
     let (line, body) = peer.seen.lock().unwrap()[1].clone();
     assert_eq!(line, "POST /v1.41/networks/create HTTP/1.1");
-    assert!(body.contains(r#""Name":"foo""#) && body.contains(r#""CheckDuplicate":true"#), "{body}");
+    assert!(
+        body.contains(r#""Name":"foo""#) && body.contains(r#""CheckDuplicate":true"#),
+        "{body}"
+    );
 
     let refusal = |status: &'static str, message: &'static str| async move {
-        let peer = Peer::of_version("1.41", move |_| answer(status, &format!(r#"{{"message":"{message}"}}"#)));
+        let peer = Peer::of_version("1.41", move |_| {
+            answer(status, &format!(r#"{{"message":"{message}"}}"#))
+        });
         peer.client.create_network(&spec()).await.unwrap_err()
     };
     let taken = refusal("409 Conflict", "network with name foo already exists").await;
     assert!(matches!(taken, CreateNetworkError::NameTaken { .. }), "{taken}");
-    let overlap = refusal("403 Forbidden", "Pool overlaps with other one on this address space").await;
-    assert!(matches!(overlap, CreateNetworkError::SubnetOverlap { .. }), "{overlap}");
     let overlap =
-        refusal("400 Bad Request", "invalid pool request: Pool overlaps with other one on this address space").await;
+        refusal("403 Forbidden", "Pool overlaps with other one on this address space").await;
+    assert!(matches!(overlap, CreateNetworkError::SubnetOverlap { .. }), "{overlap}");
+    let overlap = refusal(
+        "400 Bad Request",
+        "invalid pool request: Pool overlaps with other one on this address space",
+    )
+    .await;
     assert!(matches!(overlap, CreateNetworkError::SubnetOverlap { .. }), "{overlap}");
     let other = refusal("404 Not Found", "plugin shoutd not found").await;
     assert!(matches!(other, CreateNetworkError::Engine(EngineError::Refused { .. })), "{other}");
@@ -226,16 +273,26 @@ async fn refusals_of_create_are_told_apart() {
 async fn refusals_of_remove_are_told_apart() {
     let id = ID.parse().unwrap();
     let refusal = |status: &'static str, message: &'static str| async move {
-        let peer = Peer::of_version("1.41", move |_| answer(status, &format!(r#"{{"message":"{message}"}}"#)));
+        let peer = Peer::of_version("1.41", move |_| {
+            answer(status, &format!(r#"{{"message":"{message}"}}"#))
+        });
         peer.client.remove_network(&ID.parse().unwrap()).await.unwrap_err()
     };
     let gone = refusal("404 Not Found", "network 9d15 not found").await;
     assert!(matches!(gone, RemoveNetworkError::NotFound { .. }), "{gone}");
     let helpless = refusal("404 Not Found", r#"plugin \"shoutd\" not found"#).await;
-    assert!(matches!(helpless, RemoveNetworkError::Engine(_)), "the network is still there: {helpless}");
-    let used = refusal("403 Forbidden", "error while removing network: network foo id 9d15 has active endpoints").await;
+    assert!(
+        matches!(helpless, RemoveNetworkError::Engine(_)),
+        "the network is still there: {helpless}"
+    );
+    let used = refusal(
+        "403 Forbidden",
+        "error while removing network: network foo id 9d15 has active endpoints",
+    )
+    .await;
     assert!(matches!(used, RemoveNetworkError::InUse { .. }), "{used}");
-    let fixed = refusal("403 Forbidden", "host is a pre-defined network and cannot be removed").await;
+    let fixed =
+        refusal("403 Forbidden", "host is a pre-defined network and cannot be removed").await;
     assert!(matches!(fixed, RemoveNetworkError::Engine(_)), "{fixed}");
 
     let peer = Peer::of_version("1.41", |line| match line {
@@ -250,7 +307,9 @@ async fn refusals_of_remove_are_told_apart() {
 async fn a_container_is_said_to_be_started_only_if_it_was() {
     let id = "c".repeat(64).parse().unwrap();
     let start = |status: &'static str, message: &'static str| {
-        let peer = Peer::of_version("1.41", move |_| answer(status, &format!(r#"{{"message":"{message}"}}"#)));
+        let peer = Peer::of_version("1.41", move |_| {
+            answer(status, &format!(r#"{{"message":"{message}"}}"#))
+        });
         async move { peer.client.start_container(&"c".repeat(64).parse().unwrap()).await }
     };
     let peer = Peer::of_version("1.41", |_| Some("HTTP/1.1 204 No Content\r\n\r\n".to_owned()));
@@ -258,31 +317,45 @@ async fn a_container_is_said_to_be_started_only_if_it_was() {
     let peer = Peer::of_version("1.41", |_| Some("HTTP/1.1 304 Not Modified\r\n\r\n".to_owned()));
     assert_eq!(peer.client.start_container(&id).await.unwrap(), Started::Before);
     assert_eq!(start("404 Not Found", "No such container: cccc").await.unwrap(), Started::Gone);
-    let helpless = start("404 Not Found", r#"plugin \"shoutd\" not found"#).await.unwrap_err().to_string();
+    let helpless =
+        start("404 Not Found", r#"plugin \"shoutd\" not found"#).await.unwrap_err().to_string();
     assert!(helpless.contains("plugin \"shoutd\" not found"), "{helpless}");
 }
 
 #[tokio::test]
 async fn the_gateway_bridge_is_made_once() {
-    let bridge = format!(r#"[{{"Id":"{ID}","Name":"docker_gwbridge","Driver":"bridge","Scope":"local"}}]"#);
+    let bridge =
+        format!(r#"[{{"Id":"{ID}","Name":"docker_gwbridge","Driver":"bridge","Scope":"local"}}]"#);
     let found = bridge.clone();
     let present = Peer::of_version("1.41", move |_| answer("200 OK", &found));
     assert!(!present.client.ensure_gateway_bridge(None).await.unwrap().created);
     assert_eq!(present.lines().len(), 2, "nothing but a look");
 
-    // Another one is quicker: absent at the first look, refused as a duplicate, there at the second look.
+    // Another one is quicker: absent at the first look, refused as a duplicate, there at the second
+    // look.
     let posted = Mutex::new(false);
     let raced = Peer::of_version("1.41", move |line| {
         let mut posted = posted.lock().unwrap();
         if line.starts_with("POST") {
             *posted = true;
-            return answer("409 Conflict", r#"{"message":"network with name docker_gwbridge already exists"}"#);
+            return answer(
+                "409 Conflict",
+                r#"{"message":"network with name docker_gwbridge already exists"}"#,
+            );
         }
         answer("200 OK", if *posted { &bridge } else { "[]" })
     });
     let made = raced.client.ensure_gateway_bridge(None).await.unwrap();
     assert!(!made.created && made.network.id.as_str() == ID);
-    let body = raced.seen.lock().unwrap().iter().find(|(line, _)| line.starts_with("POST")).unwrap().1.clone();
+    let body = raced
+        .seen
+        .lock()
+        .unwrap()
+        .iter()
+        .find(|(line, _)| line.starts_with("POST"))
+        .unwrap()
+        .1
+        .clone();
     let body: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(body["Driver"], "bridge");
     assert_eq!(
@@ -297,8 +370,12 @@ async fn the_gateway_bridge_is_made_once() {
 
 /// An answer that never ends by itself, of these chunks; then the peer hangs up.
 fn chunks(chunks: &[&str]) -> String {
-    let body: String = chunks.iter().map(|chunk| format!("{:x}\r\n{chunk}\r\n", chunk.len())).collect();
-    format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n{body}")
+    let body: String =
+        chunks.iter().map(|chunk| format!("{:x}\r\n{chunk}\r\n", chunk.len())).collect();
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: \
+         chunked\r\n\r\n{body}"
+    )
 }
 
 #[tokio::test]
@@ -317,7 +394,8 @@ async fn events_are_read_across_chunks_and_end_with_one_error() {
         r#"{"Type":"network","Action":"prune","Actor":{"ID":"","Attributes":{"reclaimed":"0"}},"time":1,"timeNano":1}"#,
         event("destroy", "../etc", "")
     );
-    let stream = chunks(&[&format!("{create}{first}"), second, &noise, &event("destroy", ID, "")]) + "0\r\n\r\n";
+    let stream = chunks(&[&format!("{create}{first}"), second, &noise, &event("destroy", ID, "")])
+        + "0\r\n\r\n";
     let peer = Peer::of_version("1.41", move |_| Some(stream.clone()));
     let since = EventTime::from_nanoseconds(1_795_381_915_008_447_903);
     let mut events = peer.client.network_events(Some(since)).await.unwrap();
@@ -328,7 +406,10 @@ async fn events_are_read_across_chunks_and_end_with_one_error() {
     let end = loop {
         match events.next().await.unwrap() {
             Ok(event) => {
-                assert_eq!((event.network.as_str(), event.name.as_str(), event.driver.as_str()), (ID, "foo", "shoutd"));
+                assert_eq!(
+                    (event.network.as_str(), event.name.as_str(), event.driver.as_str()),
+                    (ID, "foo", "shoutd")
+                );
                 assert!(event.time > since);
                 actions.push((event.action, event.container));
             }
@@ -356,13 +437,18 @@ async fn an_event_without_end_ends_the_stream() {
 #[tokio::test]
 async fn a_removal_that_the_engine_remembers_is_found() {
     let event = |action: &str, id: &str| {
-        format!(r#"{{"Action":"{action}","Actor":{{"ID":"{id}","Attributes":{{"name":"foo"}}}},"timeNano":7}}"#) + "\n"
+        format!(
+            r#"{{"Action":"{action}","Actor":{{"ID":"{id}","Attributes":{{"name":"foo"}}}},"timeNano":7}}"#
+        ) + "\n"
     };
     let other = "f".repeat(64);
-    let remembered = [event("create", ID), event("destroy", &other), event("disconnect", ID)].concat();
-    for (answer, expected) in
-        [(remembered.clone() + &event("destroy", ID), true), (remembered, false), (String::new(), false)]
-    {
+    let remembered =
+        [event("create", ID), event("destroy", &other), event("disconnect", ID)].concat();
+    for (answer, expected) in [
+        (remembered.clone() + &event("destroy", ID), true),
+        (remembered, false),
+        (String::new(), false),
+    ] {
         let peer = Peer::of_version("1.41", move |_| Some(chunks(&[&answer]) + "0\r\n\r\n"));
         assert_eq!(peer.client.has_removed(&ID.parse().unwrap()).await.unwrap(), expected);
         let line = peer.lines().pop().unwrap();
@@ -374,14 +460,23 @@ async fn a_removal_that_the_engine_remembers_is_found() {
 #[tokio::test]
 async fn only_a_manager_whose_swarm_has_a_leader_manages_one() {
     let cases = [
-        (r#"{"LocalNodeState":"inactive","ControlAvailable":false,"Error":"","Cluster":null}"#, (false, None)),
+        (
+            r#"{"LocalNodeState":"inactive","ControlAvailable":false,"Error":"","Cluster":null}"#,
+            (false, None),
+        ),
         (r#"{"LocalNodeState":"active","ControlAvailable":false,"Error":""}"#, (true, None)),
-        (r#"{"LocalNodeState":"active","ControlAvailable":true,"Error":"","Cluster":{"ID":"s1"}}"#, (true, Some("s1"))),
+        (
+            r#"{"LocalNodeState":"active","ControlAvailable":true,"Error":"","Cluster":{"ID":"s1"}}"#,
+            (true, Some("s1")),
+        ),
         (
             r#"{"LocalNodeState":"active","ControlAvailable":true,"Error":"The swarm does not have a leader","Cluster":{"ID":"s1"}}"#,
             (true, None),
         ),
-        (r#"{"LocalNodeState":"active","ControlAvailable":true,"Error":"","Cluster":{"ID":""}}"#, (true, None)),
+        (
+            r#"{"LocalNodeState":"active","ControlAvailable":true,"Error":"","Cluster":{"ID":""}}"#,
+            (true, None),
+        ),
     ];
     for (swarm, (active, managed)) in cases {
         let body = format!(r#"{{"Name":"h","ServerVersion":"26.1.5","Swarm":{swarm}}}"#);
@@ -401,7 +496,10 @@ async fn a_node_knows_its_managers() {
     };
     let cases = [
         (swarm, Some(node("n1", &["n2"]))),
-        (r#"{"NodeID":"n1","LocalNodeState":"locked","RemoteManagers":null}"#, Some(node("n1", &[]))),
+        (
+            r#"{"NodeID":"n1","LocalNodeState":"locked","RemoteManagers":null}"#,
+            Some(node("n1", &[])),
+        ),
         (r#"{"NodeID":"","LocalNodeState":"inactive","RemoteManagers":null}"#, None),
     ];
     for (swarm, expected) in cases {
@@ -414,10 +512,13 @@ async fn a_node_knows_its_managers() {
 #[tokio::test]
 async fn managed_plugins_are_found_made_and_refused() {
     let peer = Peer::of_version("1.41", |line| match line {
-        "GET /v1.41/plugins/there/json HTTP/1.1" => {
-            answer("200 OK", r#"{"Id":"04eb","Name":"there:latest","Enabled":true,"Config":{"Description":"d"}}"#)
+        "GET /v1.41/plugins/there/json HTTP/1.1" => answer(
+            "200 OK",
+            r#"{"Id":"04eb","Name":"there:latest","Enabled":true,"Config":{"Description":"d"}}"#,
+        ),
+        "POST /v1.41/plugins/create?name=new HTTP/1.1" => {
+            Some("HTTP/1.1 204 No Content\r\n\r\n".to_owned())
         }
-        "POST /v1.41/plugins/create?name=new HTTP/1.1" => Some("HTTP/1.1 204 No Content\r\n\r\n".to_owned()),
         "POST /v1.41/plugins/there/disable HTTP/1.1" => {
             answer("409 Conflict", r#"{"message":"plugin there:latest is in use"}"#)
         }
@@ -429,6 +530,9 @@ async fn managed_plugins_are_found_made_and_refused() {
     peer.client.create_plugin("new", b"archive".to_vec()).await.unwrap();
     assert_eq!(peer.seen.lock().unwrap().last().unwrap().1, "archive");
     let error = peer.client.disable_plugin("there").await.unwrap_err();
-    assert!(matches!(error, EngineError::Refused { .. }) && error.to_string().contains("in use"), "{error}");
+    assert!(
+        matches!(error, EngineError::Refused { .. }) && error.to_string().contains("in use"),
+        "{error}"
+    );
     assert!(matches!(peer.client.remove_plugin("nowhere").await, Err(EngineError::Refused { .. })));
 }

@@ -1,4 +1,5 @@
-//! The plugin and what must not break it: bad requests, failing drivers, peers that are slow, stuck, many or gone.
+//! The plugin and what must not break it: bad requests, failing drivers, peers that are slow,
+//! stuck, many or gone.
 
 // Tests say what they expect by failing; helpers outside of #[test] functions too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -13,7 +14,9 @@ use common::{Client, ENDPOINT, NETWORK, PATIENCE, Plugin, docker_request, within
 use shoutd_docker::plugin::{BindError, PluginLimits, bind, serve};
 
 fn new_network(behaviour: &str) -> String {
-    format!(r#"{{"NetworkID":"{NETWORK}","Options":{{"com.docker.network.generic":{{"behave":"{behaviour}"}}}}}}"#)
+    format!(
+        r#"{{"NetworkID":"{NETWORK}","Options":{{"com.docker.network.generic":{{"behave":"{behaviour}"}}}}}}"#
+    )
 }
 
 /// A client whose call is with the driver, which does not go on before its gate opens.
@@ -39,11 +42,20 @@ async fn once_used(plugin: &Plugin) -> Client {
 #[tokio::test]
 async fn a_repeated_call_without_its_body_is_refused_in_the_member_that_docker_reads() {
     let plugin = Plugin::start().await;
-    let network =
-        ["CreateNetwork", "DeleteNetwork", "CreateEndpoint", "EndpointOperInfo", "DeleteEndpoint", "Join", "Leave"];
+    let network = [
+        "CreateNetwork",
+        "DeleteNetwork",
+        "CreateEndpoint",
+        "EndpointOperInfo",
+        "DeleteEndpoint",
+        "Join",
+        "Leave",
+    ];
     let ipam = ["RequestPool", "ReleasePool", "RequestAddress", "ReleaseAddress"];
     let calls = network.map(|method| (format!("NetworkDriver.{method}"), "Err"));
-    for (method, member) in calls.into_iter().chain(ipam.map(|method| (format!("IpamDriver.{method}"), "Error"))) {
+    for (method, member) in
+        calls.into_iter().chain(ipam.map(|method| (format!("IpamDriver.{method}"), "Error")))
+    {
         let answer = plugin.call(&method, "").await;
         assert_eq!(answer.status, 200, "{method}");
         assert!(answer.error(member).contains("empty body"), "{method}: {answer:?}");
@@ -55,19 +67,40 @@ async fn a_repeated_call_without_its_body_is_refused_in_the_member_that_docker_r
 #[tokio::test]
 async fn what_is_wrong_with_a_request_is_said_and_the_driver_not_bothered() {
     let plugin = Plugin::start().await;
-    let endpoint = |rest: &str| format!(r#"{{"NetworkID":"{NETWORK}","EndpointID":"{ENDPOINT}",{rest}}}"#);
+    let endpoint =
+        |rest: &str| format!(r#"{{"NetworkID":"{NETWORK}","EndpointID":"{ENDPOINT}",{rest}}}"#);
     let pool = |rest: &str| format!(r#"{{"NetworkID":"{NETWORK}","IPv4Data":[{{{rest}}}]}}"#);
     let cases = [
         ("NetworkDriver.CreateNetwork", "{".to_owned(), "EOF"),
         ("NetworkDriver.CreateNetwork", "{}".to_owned(), "NetworkID"),
         ("NetworkDriver.CreateNetwork", "null".to_owned(), "null"),
-        ("NetworkDriver.CreateNetwork", r#"{"NetworkID":"../../etc/passwd"}"#.to_owned(), "NetworkID"),
-        ("NetworkDriver.CreateNetwork", format!(r#"{{"NetworkID":"{}"}}"#, "a".repeat(65)), "NetworkID"),
+        (
+            "NetworkDriver.CreateNetwork",
+            r#"{"NetworkID":"../../etc/passwd"}"#.to_owned(),
+            "NetworkID",
+        ),
+        (
+            "NetworkDriver.CreateNetwork",
+            format!(r#"{{"NetworkID":"{}"}}"#, "a".repeat(65)),
+            "NetworkID",
+        ),
         ("NetworkDriver.CreateNetwork", pool(r#""Pool":"rubbish""#), "Pool"),
         ("NetworkDriver.CreateNetwork", pool(r#""Pool":"fd00::/64""#), "other family"),
-        ("NetworkDriver.CreateNetwork", pool(r#""Pool":"10.9.0.0/16","Gateway":"fd00::1/64""#), "Gateway"),
-        ("NetworkDriver.CreateEndpoint", endpoint(r#""Interface":{"Address":"10.9.0.256/16"}"#), "Address"),
-        ("NetworkDriver.CreateEndpoint", endpoint(r#""Interface":{"MacAddress":"01:00:5e:00:00:01"}"#), "MacAddress"),
+        (
+            "NetworkDriver.CreateNetwork",
+            pool(r#""Pool":"10.9.0.0/16","Gateway":"fd00::1/64""#),
+            "Gateway",
+        ),
+        (
+            "NetworkDriver.CreateEndpoint",
+            endpoint(r#""Interface":{"Address":"10.9.0.256/16"}"#),
+            "Address",
+        ),
+        (
+            "NetworkDriver.CreateEndpoint",
+            endpoint(r#""Interface":{"MacAddress":"01:00:5e:00:00:01"}"#),
+            "MacAddress",
+        ),
         ("NetworkDriver.Join", endpoint(r#""SandboxKey":"""#), "SandboxKey"),
         ("NetworkDriver.Leave", format!(r#"{{"NetworkID":"{NETWORK}"}}"#), "EndpointID"),
     ];
@@ -77,9 +110,17 @@ async fn what_is_wrong_with_a_request_is_said_and_the_driver_not_bothered() {
         assert!(answer.error("Err").contains(clue), "{method} {body}: {answer:?}");
     }
     let wrong_family = r#"{"AddressSpace":"shoutdlocal","Pool":"10.9.0.0/16","V6":true}"#;
-    assert!(plugin.call("IpamDriver.RequestPool", wrong_family).await.error("Error").contains("other family"));
+    assert!(
+        plugin
+            .call("IpamDriver.RequestPool", wrong_family)
+            .await
+            .error("Error")
+            .contains("other family")
+    );
     let no_pool = r#"{"Address":"10.9.0.1"}"#;
-    assert!(plugin.call("IpamDriver.ReleaseAddress", no_pool).await.error("Error").contains("PoolID"));
+    assert!(
+        plugin.call("IpamDriver.ReleaseAddress", no_pool).await.error("Error").contains("PoolID")
+    );
     assert_eq!(plugin.driver.take(), vec![]);
     plugin.finish().await;
 }
@@ -113,20 +154,28 @@ async fn unknown_methods_and_verbs_are_refused() {
 
 #[tokio::test]
 async fn a_body_that_is_too_long_or_too_slow_is_refused() {
-    let limits = PluginLimits { body: Duration::from_millis(200), body_bytes: 100, ..PluginLimits::default() };
+    let limits = PluginLimits {
+        body: Duration::from_millis(200),
+        body_bytes: 100,
+        ..PluginLimits::default()
+    };
     let plugin = Plugin::start_with(limits).await;
     let mut client = Client::connect(&plugin.socket).await;
-    let claimed = "POST /NetworkDriver.Join HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n";
+    let claimed =
+        "POST /NetworkDriver.Join HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n";
     client.send(claimed.as_bytes()).await;
     assert!(client.answer().await.error("Err").contains("longer than 100 bytes"));
 
     let mut client = Client::connect(&plugin.socket).await;
-    let chunked = "POST /NetworkDriver.Join HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunked =
+        "POST /NetworkDriver.Join HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
     client.send(format!("{chunked}80\r\n{}\r\n", "x".repeat(128)).as_bytes()).await;
     assert!(client.answer().await.error("Err").contains("longer than 100 bytes"));
 
     let mut client = Client::connect(&plugin.socket).await;
-    client.send(b"POST /IpamDriver.RequestPool HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{").await;
+    client
+        .send(b"POST /IpamDriver.RequestPool HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
+        .await;
     assert!(client.answer().await.error("Error").contains("did not arrive"));
     assert_eq!(plugin.driver.take(), vec![]);
     plugin.finish().await;
@@ -162,10 +211,12 @@ async fn no_more_calls_than_allowed_are_with_the_driver_at_a_time() {
 
 #[tokio::test]
 async fn waiting_for_a_turn_has_a_deadline_too() {
-    let limits = PluginLimits { in_flight: 1, call: Duration::from_secs(3), ..PluginLimits::default() };
+    let limits =
+        PluginLimits { in_flight: 1, call: Duration::from_secs(3), ..PluginLimits::default() };
     let plugin = Plugin::start_with(limits).await;
     let hang = docker_request("NetworkDriver.CreateNetwork", &new_network("hang"));
-    let (mut first, mut second) = (Client::connect(&plugin.socket).await, Client::connect(&plugin.socket).await);
+    let (mut first, mut second) =
+        (Client::connect(&plugin.socket).await, Client::connect(&plugin.socket).await);
     let started = Instant::now();
     first.send(&hang).await;
     second.send(&hang).await;
@@ -174,7 +225,10 @@ async fn waiting_for_a_turn_has_a_deadline_too() {
         assert!(client.answer().await.error("Err").contains("within 3s"));
         answered.push(started.elapsed());
     }
-    assert!(answered[1] < answered[0] * 2, "one deadline for both waits, not one each: {answered:?}");
+    assert!(
+        answered[1] < answered[0] * 2,
+        "one deadline for both waits, not one each: {answered:?}"
+    );
     plugin.finish().await;
 }
 
@@ -204,7 +258,10 @@ async fn garbage_and_idle_connections_do_not_keep_docker_out() {
     }
     let answer = plugin.call("NetworkDriver.GetCapabilities", "").await;
     assert_eq!(answer.status, 200);
-    assert!(!quiet.more().await, "of all connections, the one that was quiet for longest is closed first");
+    assert!(
+        !quiet.more().await,
+        "of all connections, the one that was quiet for longest is closed first"
+    );
     plugin.finish().await;
 }
 
@@ -250,8 +307,10 @@ async fn a_socket_is_roots_alone_replaces_a_dead_one_and_spares_a_living_one() {
     plugin.stop.send(()).unwrap();
     within(plugin.task).await.unwrap();
     drop(bind(&socket).await.unwrap());
-    let names: Vec<_> =
-        std::fs::read_dir(socket.parent().unwrap()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let names: Vec<_> = std::fs::read_dir(socket.parent().unwrap())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     assert_eq!(names, ["shoutd.sock"], "nothing else is left there");
 
     std::fs::remove_file(&socket).unwrap();
@@ -271,7 +330,12 @@ async fn a_socket_that_is_removed_is_there_again_with_its_directory() {
     let directory = plugin.socket.parent().unwrap().to_owned();
     let mut kept = Client::connect(&plugin.socket).await;
     for is_directory in [false, true] {
-        if is_directory { std::fs::remove_dir_all(&directory) } else { std::fs::remove_file(&plugin.socket) }.unwrap();
+        if is_directory {
+            std::fs::remove_dir_all(&directory)
+        } else {
+            std::fs::remove_file(&plugin.socket)
+        }
+        .unwrap();
         let back = async {
             while tokio::net::UnixStream::connect(&plugin.socket).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -279,7 +343,10 @@ async fn a_socket_that_is_removed_is_there_again_with_its_directory() {
         };
         within(back).await;
         assert_eq!(plugin.call("Plugin.Activate", "").await.status, 200);
-        assert_eq!(std::fs::symlink_metadata(&plugin.socket).unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(
+            std::fs::symlink_metadata(&plugin.socket).unwrap().permissions().mode() & 0o7777,
+            0o600
+        );
     }
     kept.send(&docker_request("Plugin.Activate", "")).await;
     assert_eq!(kept.answer().await.status, 200, "connections from before go on");
@@ -295,7 +362,12 @@ async fn the_socket_of_another_that_is_in_its_place_is_left_alone_and_told_of() 
     std::fs::remove_file(&path).unwrap();
     let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let serving = tokio::spawn(serve(socket, axum::Router::new(), std::future::pending()));
-    let told = within(state.wait_for(|state| state.problem.is_some())).await.unwrap().problem.clone().unwrap();
+    let told = within(state.wait_for(|state| state.problem.is_some()))
+        .await
+        .unwrap()
+        .problem
+        .clone()
+        .unwrap();
     assert!(told.contains("another process"), "{told}");
     drop(other);
     within(state.wait_for(|state| state.put_back == 1 && state.problem.is_none())).await.unwrap();

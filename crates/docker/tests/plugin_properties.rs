@@ -48,7 +48,8 @@ fn call(method: &str, body: Vec<u8>) -> (u16, Value) {
 
 /// A failure is in the member that Docker reads, is not empty, and fits on one line.
 fn well_formed(method: &str, value: &Value) {
-    let (right, wrong) = if method.starts_with("Ipam") { ("Error", "Err") } else { ("Err", "Error") };
+    let (right, wrong) =
+        if method.starts_with("Ipam") { ("Error", "Err") } else { ("Err", "Error") };
     assert_eq!(value.get(wrong), None);
     if let Some(error) = value.get(right) {
         let error = error.as_str().unwrap();
@@ -62,8 +63,15 @@ fn any_json() -> impl Strategy<Value = Value> {
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         "[ -~\u{e9}\n]{0,20}".prop_map(Value::from),
-        prop::sample::select(vec![NETWORK, ENDPOINT, "10.9.0.1/16", "fd00::1/64", "10.9.0.1", "02:00:00:00:00:01"])
-            .prop_map(Value::from),
+        prop::sample::select(vec![
+            NETWORK,
+            ENDPOINT,
+            "10.9.0.1/16",
+            "fd00::1/64",
+            "10.9.0.1",
+            "02:00:00:00:00:01"
+        ])
+        .prop_map(Value::from),
     ];
     let name = prop::sample::select(vec![
         "com.docker.network.generic",

@@ -1,5 +1,5 @@
-//! The wire as Docker Engine 20.10, 26, 28 and 29 speak it: each call as bytes on a real socket, the request that reaches the
-//! driver, and the answer.
+//! The wire as Docker Engine 20.10, 26, 28 and 29 speak it: each call as bytes on a real socket,
+//! the request that reaches the driver, and the answer.
 
 // Tests say what they expect by failing; helpers outside of #[test] functions too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use common::{CHOSEN_MAC, ENDPOINT, NETWORK, Plugin, Seen};
 use serde_json::{Value, json};
 use shoutd_docker::plugin::{
-    AddressPool, AddressPurpose, CreateEndpoint, CreateNetwork, EndpointKey, Join, ReleaseAddress, RequestAddress,
-    RequestPool, Scope,
+    AddressPool, AddressPurpose, CreateEndpoint, CreateNetwork, EndpointKey, Join, ReleaseAddress,
+    RequestAddress, RequestPool, Scope,
 };
 
 fn key() -> EndpointKey {
@@ -67,7 +67,8 @@ async fn create_network_of_26_internal_with_options_and_both_families() {
           "AuxAddresses":{"printer":"10.9.0.7/16"}}],
         "IPv6Data":[{"AddressSpace":"LocalDefault","Pool":"fd00:9::/64","Gateway":"fd00:9::1/64","AuxAddresses":null}]}"#;
     let mut request = network("10.9.0.0/16", "10.9.0.1");
-    request.options = texts(&[("com.docker.network.driver.mtu", "1400"), ("shoutd.network", "0123456789ab")]);
+    request.options =
+        texts(&[("com.docker.network.driver.mtu", "1400"), ("shoutd.network", "0123456789ab")]);
     (request.internal, request.enable_ipv6) = (true, true);
     request.ipv4[0].auxiliary = BTreeMap::from([("printer".into(), "10.9.0.7".parse().unwrap())]);
     request.ipv6 = network("fd00:9::/64", "fd00:9::1").ipv4;
@@ -100,7 +101,8 @@ async fn create_endpoint_gives_a_mac_only_when_none_was_asked_for() {
         "Interface":{"Address":"172.18.0.2/16","AddressIPv6":"","MacAddress":""},
         "Options":{"com.docker.network.endpoint.exposedports":[],"com.docker.network.portmap":[]}}"#;
     let answer = json!({ "Interface": { "Address": "", "AddressIPv6": "", "MacAddress": CHOSEN_MAC.to_string() } });
-    check("NetworkDriver.CreateEndpoint", free, Seen::CreateEndpoint(request.clone()), answer).await;
+    check("NetworkDriver.CreateEndpoint", free, Seen::CreateEndpoint(request.clone()), answer)
+        .await;
 
     let fixed = r#"{"NetworkID":"$N","EndpointID":"$E",
         "Interface":{"Address":"172.18.0.2/16","AddressIPv6":"fd00:9::2/64","MacAddress":"02:11:22:33:44:55"},
@@ -109,7 +111,8 @@ async fn create_endpoint_gives_a_mac_only_when_none_was_asked_for() {
           "com.docker.network.endpoint.macaddress":"AhEiM0RV","shoutd.route":"none"}}"#;
     request.ipv6 = Some("fd00:9::2/64".parse().unwrap());
     request.mac = Some("02:11:22:33:44:55".parse().unwrap());
-    request.options = texts(&[("com.docker.network.endpoint.macaddress", "AhEiM0RV"), ("shoutd.route", "none")]);
+    request.options =
+        texts(&[("com.docker.network.endpoint.macaddress", "AhEiM0RV"), ("shoutd.route", "none")]);
     let answer = json!({ "Interface": { "Address": "", "AddressIPv6": "", "MacAddress": "" } });
     check("NetworkDriver.CreateEndpoint", fixed, Seen::CreateEndpoint(request), answer).await;
 }
@@ -161,8 +164,7 @@ async fn pools() {
     request.subnet = Some("10.9.0.0/16".parse().unwrap());
     request.range = Some("10.9.8.0/24".parse().unwrap());
     request.options = texts(&[("x", "y")]);
-    let given =
-        r#"{"AddressSpace":"shoutdlocal","Pool":"10.9.1.2/16","SubPool":"10.9.8.0/24","Options":{"x":"y"},"V6":false}"#;
+    let given = r#"{"AddressSpace":"shoutdlocal","Pool":"10.9.1.2/16","SubPool":"10.9.8.0/24","Options":{"x":"y"},"V6":false}"#;
     check("IpamDriver.RequestPool", given, Seen::RequestPool(request), granted).await;
 
     let pool = r#"{"PoolID":"shoutdlocal/10.9.0.0/16"}"#;
@@ -176,11 +178,18 @@ async fn addresses_and_whom_they_are_for() {
     let granted = json!({ "Address": "10.9.0.5/16", "Data": {} });
     let cases = [
         (r#"null"#, "", AddressPurpose::Endpoint { mac: None, container: None }),
-        (r#"{"RequestAddressType":"com.docker.network.gateway"}"#, "10.9.0.1", AddressPurpose::Gateway),
+        (
+            r#"{"RequestAddressType":"com.docker.network.gateway"}"#,
+            "10.9.0.1",
+            AddressPurpose::Gateway,
+        ),
         (
             r#"{"com.docker.network.endpoint.macaddress":"02:42:0a:09:00:05","com.docker.network.ipam.serial":"true"}"#,
             "",
-            AddressPurpose::Endpoint { mac: Some("02:42:0a:09:00:05".parse().unwrap()), container: None },
+            AddressPurpose::Endpoint {
+                mac: Some("02:42:0a:09:00:05".parse().unwrap()),
+                container: None,
+            },
         ),
         (
             r#"{"com.docker.network.endpoint.name":"web"}"#,
@@ -189,9 +198,12 @@ async fn addresses_and_whom_they_are_for() {
         ),
     ];
     for (options, address, purpose) in cases {
-        let body = format!(r#"{{"PoolID":"shoutdlocal/10.9.0.0/16","Address":"{address}","Options":{options}}}"#);
+        let body = format!(
+            r#"{{"PoolID":"shoutdlocal/10.9.0.0/16","Address":"{address}","Options":{options}}}"#
+        );
         let seen = RequestAddress { pool: pool(), address: address.parse().ok(), purpose };
-        check("IpamDriver.RequestAddress", &body, Seen::RequestAddress(seen), granted.clone()).await;
+        check("IpamDriver.RequestAddress", &body, Seen::RequestAddress(seen), granted.clone())
+            .await;
     }
     let body = r#"{"PoolID":"shoutdlocal/10.9.0.0/16","Address":"10.9.0.5"}"#;
     let seen = ReleaseAddress { pool: pool(), address: "10.9.0.5".parse().unwrap() };
@@ -203,8 +215,14 @@ async fn what_needs_no_driver_is_answered_without_it_and_without_a_body() {
     let plugin = Plugin::start().await;
     let cases = [
         ("Plugin.Activate", json!({ "Implements": ["NetworkDriver", "IpamDriver"] })),
-        ("NetworkDriver.GetCapabilities", json!({ "Scope": "local", "ConnectivityScope": "local" })),
-        ("IpamDriver.GetCapabilities", json!({ "RequiresMACAddress": false, "RequiresRequestReplay": false })),
+        (
+            "NetworkDriver.GetCapabilities",
+            json!({ "Scope": "local", "ConnectivityScope": "local" }),
+        ),
+        (
+            "IpamDriver.GetCapabilities",
+            json!({ "RequiresMACAddress": false, "RequiresRequestReplay": false }),
+        ),
         (
             "IpamDriver.GetDefaultAddressSpaces",
             json!({ "LocalDefaultAddressSpace": "shoutdlocal", "GlobalDefaultAddressSpace": "shoutdglobal" }),
@@ -215,8 +233,10 @@ async fn what_needs_no_driver_is_answered_without_it_and_without_a_body() {
         ("NetworkDriver.DiscoverDelete", json!({})),
     ];
     for (method, expected) in cases {
-        for body in ["", r#"{"DiscoveryType":1,"DiscoveryData":{"Address":"10.0.0.1","BindAddress":"","Self":false}}"#]
-        {
+        for body in [
+            "",
+            r#"{"DiscoveryType":1,"DiscoveryData":{"Address":"10.0.0.1","BindAddress":"","Self":false}}"#,
+        ] {
             let answer = plugin.call(method, body).await;
             assert_eq!((answer.status, &answer.body), (200, &expected), "{method}");
         }

@@ -1,4 +1,5 @@
-//! The managed plugin of a Swarm: calls go by the adapter to the daemon's second socket, as Docker Engine 20.10 and 26 make them.
+//! The managed plugin of a Swarm: calls go by the adapter to the daemon's second socket, as Docker
+//! Engine 20.10 and 26 make them.
 
 // Tests say what they expect by failing; helpers outside of #[test] functions too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -10,7 +11,9 @@ use std::time::Duration;
 
 use common::{Answer, Client, PATIENCE, Plugin, Seen, docker_request, within};
 use serde_json::json;
-use shoutd_docker::plugin::{AdapterLimits, PluginLimits, Scope, adapter_with_limits, bind, daemon_answers, serve};
+use shoutd_docker::plugin::{
+    AdapterLimits, PluginLimits, Scope, adapter_with_limits, bind, daemon_answers, serve,
+};
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
@@ -32,7 +35,11 @@ struct Adapter {
 impl Adapter {
     async fn start(daemon: &Path) -> Self {
         let limits = AdapterLimits {
-            plugin: PluginLimits { call: Duration::from_secs(2), body_bytes: 10_000, ..PluginLimits::default() },
+            plugin: PluginLimits {
+                call: Duration::from_secs(2),
+                body_bytes: 10_000,
+                ..PluginLimits::default()
+            },
             absence: Duration::from_millis(300),
             leaders_absence: Duration::from_millis(100),
             answer_bytes: 10_000,
@@ -66,18 +73,25 @@ async fn calls_and_answers_pass_through_the_adapter_as_they_are() {
     let adapter = Adapter::start(&daemon.socket).await;
     assert!(daemon_answers(&daemon.socket, PATIENCE).await);
     let answer = adapter.call("NetworkDriver.AllocateNetwork", ALLOCATE).await;
-    assert_eq!((answer.status, answer.body), (200, json!({ "Options": { "shoutd.max-rate": "7" } })));
+    assert_eq!(
+        (answer.status, answer.body),
+        (200, json!({ "Options": { "shoutd.max-rate": "7" } }))
+    );
     let create = ALLOCATE.replace(
         r#"{"shoutd.max-rate":"7"}"#,
         r#"{"com.docker.network.generic":{"shoutd.max-rate":"7"},"com.docker.network.internal":true}"#,
     );
     assert_eq!(adapter.call("NetworkDriver.CreateNetwork", &create).await.body, json!({}));
     assert_eq!(
-        adapter.call("NetworkDriver.FreeNetwork", &format!(r#"{{"NetworkID":"{NETWORK}"}}"#)).await.body,
+        adapter
+            .call("NetworkDriver.FreeNetwork", &format!(r#"{{"NetworkID":"{NETWORK}"}}"#))
+            .await
+            .body,
         json!({})
     );
     let seen = daemon.driver.take();
-    let [Seen::AllocateNetwork(allocated), Seen::CreateNetwork(created), Seen::FreeNetwork(freed)] = seen.as_slice()
+    let [Seen::AllocateNetwork(allocated), Seen::CreateNetwork(created), Seen::FreeNetwork(freed)] =
+        seen.as_slice()
     else {
         panic!("{seen:?}")
     };
@@ -87,7 +101,8 @@ async fn calls_and_answers_pass_through_the_adapter_as_they_are() {
     assert_eq!((&created.options, &created.ipv4), (&allocated.options, &allocated.ipv4));
     assert_eq!(freed.as_str(), NETWORK);
     // IPv6's among IPv4's.
-    let both = ALLOCATE.replace(r#"null}],"#, r#"null},{"Pool":"fd62::/64","Gateway":"fd62::1/64"}],"#);
+    let both =
+        ALLOCATE.replace(r#"null}],"#, r#"null},{"Pool":"fd62::/64","Gateway":"fd62::1/64"}],"#);
     assert_eq!(adapter.call("NetworkDriver.AllocateNetwork", &both).await.status, 200);
     let seen = daemon.driver.take();
     let [Seen::AllocateNetwork(allocated)] = seen.as_slice() else { panic!("{seen:?}") };
@@ -97,7 +112,11 @@ async fn calls_and_answers_pass_through_the_adapter_as_they_are() {
     let answer = adapter.call("NetworkDriver.CreateNetwork", "{}").await;
     assert!(answer.error("Err").contains("NetworkID"), "{answer:?}");
     assert_eq!(adapter.call("NetworkDriver.Whatever", "{}").await.status, 404);
-    assert_eq!(adapter.call("IpamDriver.RequestPool", "{}").await.status, 404, "a Swarm has its own");
+    assert_eq!(
+        adapter.call("IpamDriver.RequestPool", "{}").await.status,
+        404,
+        "a Swarm has its own"
+    );
     adapter.finish().await;
     daemon.finish().await;
 }
@@ -108,7 +127,10 @@ async fn without_a_daemon_it_says_what_it_is_and_keeps_no_leader_waiting() {
     let nowhere = directory.path().join("shoutd.sock");
     let adapter = Adapter::start(&nowhere).await;
     assert!(!daemon_answers(&nowhere, PATIENCE).await);
-    assert_eq!(adapter.call("Plugin.Activate", "").await.body, json!({ "Implements": ["NetworkDriver"] }));
+    assert_eq!(
+        adapter.call("Plugin.Activate", "").await.body,
+        json!({ "Implements": ["NetworkDriver"] })
+    );
     let scope = json!({ "Scope": "global", "ConnectivityScope": "global" });
     assert_eq!(adapter.call("NetworkDriver.GetCapabilities", "").await.body, scope);
     let kept = json!({ "Options": { "shoutd.max-rate": "7" } });
@@ -134,11 +156,16 @@ async fn a_daemon_that_comes_meanwhile_is_waited_for() {
     let limits = AdapterLimits { absence: PATIENCE, ..AdapterLimits::default() };
     let own = directory.path().join("own.sock");
     let listener = bind(&own).await.unwrap();
-    tokio::spawn(serve(listener, adapter_with_limits(socket.clone(), limits), std::future::pending()));
+    tokio::spawn(serve(
+        listener,
+        adapter_with_limits(socket.clone(), limits),
+        std::future::pending(),
+    ));
     let mut client = Client::connect(&own).await;
     client.send(&docker_request("NetworkDriver.Leave", "{}")).await;
     let daemon = bind(&socket).await.unwrap();
-    let router = adapter_with_limits("/nowhere".into(), AdapterLimits { absence: Duration::ZERO, ..limits });
+    let router =
+        adapter_with_limits("/nowhere".into(), AdapterLimits { absence: Duration::ZERO, ..limits });
     tokio::spawn(serve(daemon, router, std::future::pending()));
     // What serves there has no daemon itself, and says so: it was reached.
     assert!(client.answer().await.error("Err").contains("does not run on this host"));
@@ -148,10 +175,15 @@ async fn a_daemon_that_comes_meanwhile_is_waited_for() {
 async fn a_daemon_that_hangs_breaks_off_or_says_too_much_is_an_error_in_dockers_form() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    let too_long = format!("HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n\"{}\"", "x".repeat(19_998));
-    for said in
-        ["", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nnonsense!", "rubbish\r\n\r\n", too_long.as_str(), "hang"]
-    {
+    let too_long =
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n\"{}\"", "x".repeat(19_998));
+    for said in [
+        "",
+        "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nnonsense!",
+        "rubbish\r\n\r\n",
+        too_long.as_str(),
+        "hang",
+    ] {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("shoutd.sock");
         let daemon = UnixListener::bind(&socket).unwrap();
@@ -169,7 +201,10 @@ async fn a_daemon_that_hangs_breaks_off_or_says_too_much_is_an_error_in_dockers_
         let answer = adapter.call("NetworkDriver.Join", "{}").await;
         assert_eq!(answer.status, 200, "{said:?}");
         let error = answer.error("Err");
-        assert!(error.contains("broke the call off") || error.contains("did not answer within"), "{said:?}: {error}");
+        assert!(
+            error.contains("broke the call off") || error.contains("did not answer within"),
+            "{said:?}: {error}"
+        );
         serving.abort();
         adapter.finish().await;
     }

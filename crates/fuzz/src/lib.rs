@@ -1,12 +1,15 @@
-//! Fuzzing of decoders, as ordinary tests: on the pinned stable compiler, without another build of anything.
+//! Fuzzing of decoders, as ordinary tests: on the pinned stable compiler, without another build of
+//! anything.
 //!
-//! A target is a `#[test]` whose name begins with `fuzz_`, beside the decoder, so that it reaches what is private. It calls [`fuzz`],
-//! which first replays the target's corpus, the files of `fuzz/<name>` in its crate, and then runs inputs that are mutated from it. An
-//! input whose result is of a kind not seen before is kept and mutated further: that takes the place of the coverage by which other
-//! fuzzers tell progress, costs no instrumentation, and sees each refusal that a decoder words differently.
+//! A target is a `#[test]` whose name begins with `fuzz_`, beside the decoder, so that it reaches
+//! what is private. It calls [`fuzz`], which first replays the target's corpus, the files of
+//! `fuzz/<name>` in its crate, and then runs inputs that are mutated from it. An input whose result
+//! is of a kind not seen before is kept and mutated further: that takes the place of the coverage
+//! by which other fuzzers tell progress, costs no instrumentation, and sees each refusal that a
+//! decoder words differently.
 //!
-//! A decoder must not panic, which fails the test and writes the input into the corpus; not run for ever, which a watchdog ends; not
-//! take memory beyond [`MEMORY_MAX`].
+//! A decoder must not panic, which fails the test and writes the input into the corpus; not run for
+//! ever, which a watchdog ends; not take memory beyond [`MEMORY_MAX`].
 
 mod mutate;
 mod outcome;
@@ -23,17 +26,19 @@ use std::{env, fs, io};
 use mutate::Mutator;
 use watchdog::Watchdog;
 
-/// The environment variable that says for how many seconds each target is to run. Without it, it runs [`INPUTS`] inputs.
+/// The environment variable that says for how many seconds each target is to run. Without it, it
+/// runs [`INPUTS`] inputs.
 pub const SECONDS_VARIABLE: &str = "SHOUTD_FUZZ_SECONDS";
 
-/// The environment variable with the number that all random choices follow from. Without it, it is 1, so that tests repeat.
+/// The environment variable with the number that all random choices follow from. Without it, it is
+/// 1, so that tests repeat.
 pub const SEED_VARIABLE: &str = "SHOUTD_FUZZ_SEED";
 
 /// Mutated inputs that an ordinary test runs.
 pub const INPUTS: u64 = 2000;
 
-/// Octets that a process of tests may have in memory while it fuzzes: far more than any test needs, far less than a length field that
-/// is believed takes.
+/// Octets that a process of tests may have in memory while it fuzzes: far more than any test needs,
+/// far less than a length field that is believed takes.
 pub const MEMORY_MAX: u64 = 512 << 20;
 
 /// Inputs that are kept for mutation, those of the corpus not counted.
@@ -55,8 +60,8 @@ enum End {
 impl Plan {
     fn from_environment() -> Self {
         let number = |name| env::var(name).ok().and_then(|text| text.parse().ok());
-        let until =
-            number(SECONDS_VARIABLE).map_or(End::Inputs(INPUTS), |seconds| End::Time(Duration::from_secs(seconds)));
+        let until = number(SECONDS_VARIABLE)
+            .map_or(End::Inputs(INPUTS), |seconds| End::Time(Duration::from_secs(seconds)));
         Self { seed: number(SEED_VARIABLE).unwrap_or(1), until }
     }
 }
@@ -68,15 +73,17 @@ struct Report {
     outcomes: usize,
 }
 
-/// Fuzzes `target`, whose corpus is in the directory `fuzz/<name>` of the crate at `manifest_directory` (`env!("CARGO_MANIFEST_DIR")`).
-/// What `target` returns says what came of an input; for the kind of it, see the crate's first page.
+/// Fuzzes `target`, whose corpus is in the directory `fuzz/<name>` of the crate at
+/// `manifest_directory` (`env!("CARGO_MANIFEST_DIR")`). What `target` returns says what came of an
+/// input; for the kind of it, see the crate's first page.
 ///
 /// # Panics
-/// When `target` does, with the name of the file that the input was written to. When there is no corpus. When the process has taken more
-/// than [`MEMORY_MAX`].
+/// When `target` does, with the name of the file that the input was written to. When there is no
+/// corpus. When the process has taken more than [`MEMORY_MAX`].
 pub fn fuzz<O: Debug>(name: &str, manifest_directory: &str, target: impl Fn(&[u8]) -> O) {
     let directory = Path::new(manifest_directory).join("fuzz").join(name);
-    let corpus = read_corpus(&directory).unwrap_or_else(|error| refuse(&format!("{}: {error}", directory.display())));
+    let corpus = read_corpus(&directory)
+        .unwrap_or_else(|error| refuse(&format!("{}: {error}", directory.display())));
     if corpus.is_empty() {
         refuse(&format!("{} holds no samples", directory.display()));
     }
@@ -91,7 +98,9 @@ pub fn fuzz<O: Debug>(name: &str, manifest_directory: &str, target: impl Fn(&[u8
     });
     println!("fuzz_{name}: {} inputs, {} kinds of results", report.inputs, report.outcomes);
     if let Some(peak) = watchdog::peak_memory().filter(|peak| *peak > MEMORY_MAX) {
-        refuse(&format!("fuzz_{name}: the process took {peak} octets of memory, and {MEMORY_MAX} are allowed"));
+        refuse(&format!(
+            "fuzz_{name}: the process took {peak} octets of memory, and {MEMORY_MAX} are allowed"
+        ));
     }
 }
 
@@ -123,8 +132,9 @@ fn run(corpus: &[Vec<u8>], plan: Plan, execute: impl Fn(&[u8]) -> u64) -> Report
 
 /// Files in the order of their names, so that a run repeats.
 fn read_corpus(directory: &Path) -> io::Result<Vec<Vec<u8>>> {
-    let mut paths =
-        fs::read_dir(directory)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()?;
+    let mut paths = fs::read_dir(directory)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<io::Result<Vec<_>>>()?;
     paths.sort();
     paths.iter().map(fs::read).collect()
 }
@@ -166,7 +176,9 @@ mod tests {
         let plan = Plan { seed: 1, until: End::Inputs(100_000) };
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(|_| {}));
-        let found = catch_unwind(|| run(&[b"len 4 abcd".to_vec()], plan, |input| outcome::kind(&target(input))));
+        let found = catch_unwind(|| {
+            run(&[b"len 4 abcd".to_vec()], plan, |input| outcome::kind(&target(input)))
+        });
         std::panic::set_hook(hook);
         assert!(found.is_err(), "{found:?}");
     }
@@ -191,8 +203,9 @@ mod tests {
         let samples = directory.join("fuzz").join("sample");
         fs::create_dir_all(&samples).unwrap();
         fs::write(samples.join("one"), b"x").unwrap();
-        let failing =
-            catch_unwind(|| fuzz("sample", &directory.display().to_string(), |input| assert_ne!(input, b"x")));
+        let failing = catch_unwind(|| {
+            fuzz("sample", &directory.display().to_string(), |input| assert_ne!(input, b"x"))
+        });
         let corpus = read_corpus(&samples).unwrap();
         fs::remove_dir_all(&directory).unwrap();
         assert!(failing.is_err());

@@ -4,8 +4,22 @@
 const LENGTH_MAX: usize = 16 << 10;
 
 /// Numbers at which lengths, prefixes, ports and signs go wrong.
-const NUMBERS: [u64; 14] =
-    [0, 1, 3, 4, 15, 16, 0x7f, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 0x7fff_ffff_ffff_ffff, u64::MAX];
+const NUMBERS: [u64; 14] = [
+    0,
+    1,
+    3,
+    4,
+    15,
+    16,
+    0x7f,
+    0xff,
+    0x7fff,
+    0xffff,
+    0x7fff_ffff,
+    0xffff_ffff,
+    0x7fff_ffff_ffff_ffff,
+    u64::MAX,
+];
 
 /// Texts that JSON and addresses are made of, or should not be.
 const TEXTS: [&str; 22] = [
@@ -156,7 +170,8 @@ fn words(input: &[u8]) -> Vec<std::ops::Range<usize>> {
     let mut at = 0;
     while let Some(&octet) = input.get(at) {
         let rest = input.get(at + 1..).unwrap_or_default();
-        let is_word = |octet: &u8| octet.is_ascii_alphanumeric() || *octet == b'-' || *octet == b'.';
+        let is_word =
+            |octet: &u8| octet.is_ascii_alphanumeric() || *octet == b'-' || *octet == b'.';
         let end = if octet == b'"' {
             rest.iter().position(|octet| *octet == b'"').map_or(input.len(), |end| at + end + 2)
         } else if is_word(&octet) {

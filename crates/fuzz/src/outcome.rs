@@ -3,7 +3,8 @@
 use std::fmt::{self, Debug, Write};
 use std::hash::{DefaultHasher, Hasher};
 
-/// A number for the kind of a result: its debug text without digits and without what stands in quotes, which differ from input to input.
+/// A number for the kind of a result: its debug text without digits and without what stands in
+/// quotes, which differ from input to input.
 pub(crate) fn kind(outcome: &impl Debug) -> u64 {
     let mut shape = Shape { hasher: DefaultHasher::new(), is_quoted: false, is_escaped: false };
     // The writer never fails, and what failing `Debug` has written until then is a kind of its own.

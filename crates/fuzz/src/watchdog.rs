@@ -4,10 +4,12 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 use std::{fs, process, thread};
 
-/// How long the decoder may take for one input. It takes microseconds: only one that never ends takes so long, however busy the machine.
+/// How long the decoder may take for one input. It takes microseconds: only one that never ends
+/// takes so long, however busy the machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Ends the process when an input takes too long. An input that never ends can be reported in no other way.
+/// Ends the process when an input takes too long. An input that never ends can be reported in no
+/// other way.
 #[derive(Debug)]
 pub(crate) struct Watchdog(Sender<Vec<u8>>);
 
@@ -21,7 +23,10 @@ impl Watchdog {
                     Ok(input) => current = input,
                     Err(RecvTimeoutError::Disconnected) => return,
                     Err(RecvTimeoutError::Timeout) => {
-                        eprintln!("a decoder has not come to an end within {DEADLINE:?} with the input {current:?}");
+                        eprintln!(
+                            "a decoder has not come to an end within {DEADLINE:?} with the input \
+                             {current:?}"
+                        );
                         process::abort();
                     }
                 }

@@ -21,7 +21,8 @@ impl Host {
     ///
     /// Fails when its exit code is not 0, with what it printed, and after a minute.
     pub fn start_shoutd(&self, arguments: &[&str]) -> Result<String> {
-        let arguments: Vec<&str> = ["shoutdctl", "start"].iter().chain(arguments).copied().collect();
+        let arguments: Vec<&str> =
+            ["shoutdctl", "start"].iter().chain(arguments).copied().collect();
         let output = self.run(&arguments)?;
         if !output.success() {
             bail!("{} failed on {}, {output}", arguments.join(" "), self.name());
@@ -29,7 +30,8 @@ impl Host {
         Ok(output.stdout)
     }
 
-    /// Starts `shoutd` as the system's service manager does when the host boots, whether or not there is an engine; returns when Docker could call it.
+    /// Starts `shoutd` as the system's service manager does when the host boots, whether or not
+    /// there is an engine; returns when Docker could call it.
     ///
     /// # Errors
     ///

@@ -1,7 +1,8 @@
-//! Debian beside the machine's own: packages of other releases that are unpacked without being installed, Docker's and a kernel's; and a whole system
-//! for virtual machines.
+//! Debian beside the machine's own: packages of other releases that are unpacked without being
+//! installed, Docker's and a kernel's; and a whole system for virtual machines.
 //!
-//! apt downloads them, with lists, state and cache of its own, and verifies Debian's signatures. The archive is the one that the machine's apt is set up with.
+//! apt downloads them, with lists, state and cache of its own, and verifies Debian's signatures.
+//! The archive is the one that the machine's apt is set up with.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -13,8 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::lab::build_directory;
 use crate::wait::wait_until;
 
-/// Debian's releases whose engine the lab can have: what a person types, and the code name. Debian 13's is 26.1; that of 14, which is still being
-/// made, was 28.5 in November 2026.
+/// Debian's releases whose engine the lab can have: what a person types, and the code name. Debian
+/// 13's is 26.1; that of 14, which is still being made, was 28.5 in November 2026.
 const ENGINES: [(&str, &str); 2] = [("debian-13", "trixie"), ("debian-14", "forky")];
 
 /// The code name of Debian 12, whose kernel is 6.1.
@@ -51,13 +52,16 @@ const DISK_SIZE: &str = "4G";
 /// How long another process may take that is unpacking the same: most of it is downloading 90 MB.
 const LOCK_DEADLINE: Duration = Duration::from_secs(600);
 
-/// The root of the engine of a release, below the directory of the build, where it stays; none if it is not one of those that the lab can have.
+/// The root of the engine of a release, below the directory of the build, where it stays; none if
+/// it is not one of those that the lab can have.
 ///
 /// # Errors
 ///
 /// Fails when apt does not know an archive of Debian, or cannot download from it.
 pub(crate) fn engine(name: &str) -> Result<Option<PathBuf>> {
-    let Some((name, release)) = ENGINES.into_iter().find(|(known, _)| *known == name) else { return Ok(None) };
+    let Some((name, release)) = ENGINES.into_iter().find(|(known, _)| *known == name) else {
+        return Ok(None);
+    };
     let root = unpacked("engines", name, release, |apt| {
         let install = ["install", "--download-only", "--yes", "--no-install-recommends"];
         apt.get(&[install.as_slice(), PACKAGES.as_slice()].concat())?;
@@ -70,7 +74,8 @@ pub(crate) fn engine(name: &str) -> Result<Option<PathBuf>> {
     Ok(Some(root))
 }
 
-/// The root of Debian 12's kernel with its modules, without anything that it depends on, below the directory of the build, where it stays.
+/// The root of Debian 12's kernel with its modules, without anything that it depends on, below the
+/// directory of the build, where it stays.
 ///
 /// # Errors
 ///
@@ -79,7 +84,8 @@ pub(crate) fn bookworms_kernel() -> Result<PathBuf> {
     unpacked("kernels", "debian-12", BOOKWORM, |apt| {
         let depends = apt.run("apt-cache", &["depends", KERNEL])?;
         let package = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: "));
-        let package = package.with_context(|| format!("find the kernel that {KERNEL} depends on"))?;
+        let package =
+            package.with_context(|| format!("find the kernel that {KERNEL} depends on"))?;
         let install = ["install", "--download-only", "--yes", "--no-install-recommends"];
         // What it depends on is downloaded, too, but not unpacked.
         apt.get(&[install.as_slice(), &[package]].concat())?;
@@ -88,8 +94,9 @@ pub(crate) fn bookworms_kernel() -> Result<PathBuf> {
     .with_context(|| format!("unpack Debian's package {KERNEL}"))
 }
 
-/// A directory with the `disk` of an installed Debian 12 that runs Docker, and with its `vmlinuz` and `initrd`, below the directory of the build, where
-/// it stays. The disk is to be copied, not written to.
+/// A directory with the `disk` of an installed Debian 12 that runs Docker, and with its `vmlinuz`
+/// and `initrd`, below the directory of the build, where it stays. The disk is to be copied, not
+/// written to.
 ///
 /// # Errors
 ///
@@ -102,24 +109,38 @@ pub(crate) fn bookworms_system() -> Result<PathBuf> {
         }
         let source = format!("deb [signed-by={KEYRING}] {} {BOOKWORM} main", archive()?);
         let network = r#"--customize-hook=chroot "$1" systemctl enable systemd-networkd"#;
-        let words = ["--quiet", "--variant=minbase", network, &format!("--include={}", SYSTEM_PACKAGES.join(","))];
+        let words = [
+            "--quiet",
+            "--variant=minbase",
+            network,
+            &format!("--include={}", SYSTEM_PACKAGES.join(",")),
+        ];
         run(Command::new("mmdebstrap").args(words).arg(BOOKWORM).arg(&tree).arg(source))?;
         for (name, link) in [("vmlinuz", "vmlinuz"), ("initrd", "initrd.img")] {
             let link = tree.join(link);
             fs::copy(&link, made.join(name)).with_context(|| format!("copy {}", link.display()))?;
         }
-        run(Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).args([&tree, &made.join("disk")]).arg(DISK_SIZE))?;
+        run(Command::new("mke2fs")
+            .args(["-q", "-t", "ext4", "-d"])
+            .args([&tree, &made.join("disk")])
+            .arg(DISK_SIZE))?;
         remove(&tree)
     })
     .context("install a Debian 12 for virtual machines")
 }
 
 /// What `unpack` makes of a release's packages; see [`kept`].
-fn unpacked(group: &str, name: &str, release: &str, unpack: impl FnOnce(&Apt<'_>) -> Result<()>) -> Result<PathBuf> {
+fn unpacked(
+    group: &str,
+    name: &str,
+    release: &str,
+    unpack: impl FnOnce(&Apt<'_>) -> Result<()>,
+) -> Result<PathBuf> {
     kept(group, name, |work| unpack(&prepare(release, work)?))
 }
 
-/// What `make` puts into the directory `root` of a directory to work in, under this name in `group`, below the directory of the build, where it stays.
+/// What `make` puts into the directory `root` of a directory to work in, under this name in
+/// `group`, below the directory of the build, where it stays.
 fn kept(group: &str, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let build = build_directory()?;
     let group = build.parent().context("find the directory above the build's")?.join(group);
@@ -146,7 +167,8 @@ fn prepare<'a>(release: &str, work: &'a Path) -> Result<Apt<'a>> {
     }
     let source = format!("deb [signed-by={KEYRING}] {} {release} main\n", archive()?);
     for (name, text) in [("sources.list", source.as_str()), ("status", "")] {
-        fs::write(work.join(name), text).with_context(|| format!("write {}", work.join(name).display()))?;
+        fs::write(work.join(name), text)
+            .with_context(|| format!("write {}", work.join(name).display()))?;
     }
     let apt = Apt { work };
     apt.get(&["update"])?;
@@ -171,11 +193,16 @@ impl Apt<'_> {
     /// Unpacks those whose file names are wanted.
     fn extract(&self, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
         let archives = self.work.join("cache/archives");
-        for entry in fs::read_dir(&archives).with_context(|| format!("list {}", archives.display()))? {
+        for entry in
+            fs::read_dir(&archives).with_context(|| format!("list {}", archives.display()))?
+        {
             let package = entry.with_context(|| format!("list {}", archives.display()))?.path();
             let name = package.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             if package.extension().is_some_and(|extension| extension == "deb") && is_wanted(name) {
-                run(Command::new("dpkg-deb").arg("--extract").arg(&package).arg(self.work.join("root")))?;
+                run(Command::new("dpkg-deb")
+                    .arg("--extract")
+                    .arg(&package)
+                    .arg(self.work.join("root")))?;
             }
         }
         Ok(())
@@ -194,7 +221,8 @@ impl Apt<'_> {
         for (setting, place) in places {
             command.arg("-o").arg(format!("{setting}={}", self.work.join(place).display()));
         }
-        // The machine's own sources are left out. As its user `_apt`, apt may have no access to where the build is.
+        // The machine's own sources are left out. As its user `_apt`, apt may have no access to
+        // where the build is.
         command.args([
             "-o",
             "Dir::Etc::sourceparts=-",
@@ -210,8 +238,11 @@ impl Apt<'_> {
 /// The address of the archive of Debian that the machine's apt is set up with.
 fn archive() -> Result<String> {
     let listed = || {
-        let filters = ["Created-By: Packages", "Origin: Debian", "Label: Debian", "Component: main"];
-        let listed = run(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI)"]).args(filters))?;
+        let filters =
+            ["Created-By: Packages", "Origin: Debian", "Label: Debian", "Component: main"];
+        let listed = run(Command::new("apt-get")
+            .args(["indextargets", "--format", "$(REPO_URI)"])
+            .args(filters))?;
         Ok::<_, anyhow::Error>(listed.lines().next().map(str::to_owned))
     };
     if let Some(archive) = listed()? {
@@ -219,7 +250,10 @@ fn archive() -> Result<String> {
     }
     // Whose archive it is says the list of its files, which a machine may not have yet.
     run(Command::new("apt-get").args(["update", "--quiet"]))?;
-    listed()?.context("apt is not set up with an archive of Debian, from which packages of other releases could be had")
+    listed()?.context(
+        "apt is not set up with an archive of Debian, from which packages of other releases could \
+         be had",
+    )
 }
 
 /// Runs a command and returns what it printed to its standard output.
@@ -227,7 +261,8 @@ fn run(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("run {program}"))?;
     if !output.status.success() {
-        let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+        let words: Vec<_> =
+            command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("{program} {} failed: {}", words.join(" "), said.trim());
     }
@@ -236,11 +271,16 @@ fn run(command: &mut Command) -> Result<String> {
 
 /// Keeps other processes from unpacking to this directory until dropped.
 fn lock(directory: &Path) -> Result<File> {
-    let file = File::open(directory).with_context(|| format!("open {} to lock it", directory.display()))?;
-    wait_until("the unpacking of an engine by another process", LOCK_DEADLINE, || match file.try_lock() {
-        Ok(()) => Ok(Some(())),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", directory.display())),
+    let file = File::open(directory)
+        .with_context(|| format!("open {} to lock it", directory.display()))?;
+    wait_until("the unpacking of an engine by another process", LOCK_DEADLINE, || {
+        match file.try_lock() {
+            Ok(()) => Ok(Some(())),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("lock {}", directory.display()))
+            }
+        }
     })?;
     Ok(file)
 }

@@ -1,4 +1,5 @@
-//! The Docker Engine of a host: Debian's containerd and dockerd, with as few settings of the lab's as will do.
+//! The Docker Engine of a host: Debian's containerd and dockerd, with as few settings of the lab's
+//! as will do.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -28,7 +29,8 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 "#;
 
 impl Host {
-    /// Starts the host's engine, and its containerd if that does not run; returns when the API answers.
+    /// Starts the host's engine, and its containerd if that does not run; returns when the API
+    /// answers.
     ///
     /// # Errors
     ///
@@ -36,7 +38,8 @@ impl Host {
     pub fn start_engine(&self) -> Result<()> {
         if self.pids_of("containerd")?.is_empty() {
             let config = self.file("/run/containerd.toml")?;
-            fs::write(&config, CONTAINERD_CONFIG).with_context(|| format!("write {}", config.display()))?;
+            fs::write(&config, CONTAINERD_CONFIG)
+                .with_context(|| format!("write {}", config.display()))?;
             self.start_daemon("containerd", "containerd --config /run/containerd.toml")?;
             self.wait_serving("containerd", "/run/containerd/containerd.sock", |_| true)?;
         }
@@ -44,7 +47,8 @@ impl Host {
         self.wait_serving("dockerd", "/run/docker.sock", answers_ping)
     }
 
-    /// Stops the host's engine as the system's service manager does, and with it all containers; containerd stays.
+    /// Stops the host's engine as the system's service manager does, and with it all containers;
+    /// containerd stays.
     ///
     /// # Errors
     ///
@@ -76,7 +80,8 @@ impl Host {
         self.log("dockerd")
     }
 
-    /// Writes what containerd and dockerd read when they start; done once for a host, tests may change it after.
+    /// Writes what containerd and dockerd read when they start; done once for a host, tests may
+    /// change it after.
     pub(crate) fn configure_engine(&self) -> Result<()> {
         let path = self.file("/etc/docker/daemon.json")?;
         let settings = serde_json::json!({
@@ -85,10 +90,12 @@ impl Host {
             // What manages the machine's services does not know of the lab's hosts.
             "exec-opts": ["native.cgroupdriver=cgroupfs"],
             "storage-driver": self.storage_driver()?,
-            // It would be 8.8.8.8, as the host's own server is one on its loopback. This one answers at once.
+            // It would be 8.8.8.8, as the host's own server is one on its loopback. This one
+            // answers at once.
             "dns": [GATEWAY.to_string()],
         });
-        fs::write(&path, serde_json::to_string_pretty(&settings)?).with_context(|| format!("write {}", path.display()))
+        fs::write(&path, serde_json::to_string_pretty(&settings)?)
+            .with_context(|| format!("write {}", path.display()))
     }
 
     /// Loads the lab's image.
@@ -104,14 +111,21 @@ impl Host {
             .with_context(|| format!("read the log of {daemon} on {}", self.name()))
     }
 
-    /// Starts a daemon whose parent is the host's first process, with its output appended to its log.
+    /// Starts a daemon whose parent is the host's first process, with its output appended to its
+    /// log.
     pub(crate) fn start_daemon(&self, name: &str, command: &str) -> Result<()> {
         // It is in place before the shell ends, so that what looks for the process finds it.
-        self.sh(&format!("exec </dev/null >>/var/log/{name}.log 2>&1; setsid {command} &")).map(|_| ())
+        self.sh(&format!("exec </dev/null >>/var/log/{name}.log 2>&1; setsid {command} &"))
+            .map(|_| ())
     }
 
     /// Waits until a daemon serves its socket, which is there and taken, and `check` is true of it.
-    fn wait_serving(&self, name: &str, socket: &str, check: impl Fn(UnixStream) -> bool) -> Result<()> {
+    fn wait_serving(
+        &self,
+        name: &str,
+        socket: &str,
+        check: impl Fn(UnixStream) -> bool,
+    ) -> Result<()> {
         let socket = self.file(socket)?;
         let mut seen = false;
         let served = wait_until(&format!("{name} on {}", self.name()), START_DEADLINE, || {
@@ -139,10 +153,12 @@ impl Host {
         self.layout.host(self.number()).join("var-log").join(format!("{daemon}.log"))
     }
 
-    /// `overlay2` where the file system can bear it. One that is an overlay itself, as in a container, cannot.
+    /// `overlay2` where the file system can bear it. One that is an overlay itself, as in a
+    /// container, cannot.
     fn storage_driver(&self) -> Result<&'static str> {
         let script = "cd /var/lib/docker && mkdir -p try/l try/u try/w try/m &&
-            mount -t overlay overlay -o lowerdir=try/l,upperdir=try/u,workdir=try/w try/m && umount try/m";
+            mount -t overlay overlay -o lowerdir=try/l,upperdir=try/u,workdir=try/w try/m && \
+                      umount try/m";
         let overlay = self.run(["sh", "-c", script])?.success();
         self.sh("rm -rf /var/lib/docker/try")?;
         Ok(if overlay { "overlay2" } else { "vfs" })

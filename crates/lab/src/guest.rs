@@ -1,4 +1,5 @@
-//! Tests on another kernel than the machine's: Debian 12's, in a virtual machine without hardware support, with no more on it than they need.
+//! Tests on another kernel than the machine's: Debian 12's, in a virtual machine without hardware
+//! support, with no more on it than they need.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -13,11 +14,14 @@ use crate::image::libraries;
 use crate::lab::build_directory;
 use crate::wait::wait_until;
 
-/// How long the virtual machine may take from its start to its end: seconds to boot, and tests that are ten times as slow as elsewhere.
+/// How long the virtual machine may take from its start to its end: seconds to boot, and tests that
+/// are ten times as slow as elsewhere.
 const DEADLINE: Duration = Duration::from_secs(600);
 
-/// What a data plane needs of the kernel that Debian has as modules, and what these need without saying so: `crc32c`, of which they take any.
-const MODULES: [&str; 7] = ["crc32c_generic", "bridge", "veth", "vxlan", "nf_tables", "nft_meta_bridge", "nft_limit"];
+/// What a data plane needs of the kernel that Debian has as modules, and what these need without
+/// saying so: `crc32c`, of which they take any.
+const MODULES: [&str; 7] =
+    ["crc32c_generic", "bridge", "veth", "vxlan", "nf_tables", "nft_meta_bridge", "nft_limit"];
 
 /// Programs that tests call.
 const PROGRAMS: [&str; 3] = ["/usr/sbin/bridge", "/usr/bin/ip", "/usr/sbin/nft"];
@@ -25,22 +29,35 @@ const PROGRAMS: [&str; 3] = ["/usr/sbin/bridge", "/usr/bin/ip", "/usr/sbin/nft"]
 /// What the console shows when all is done.
 const END: &str = "all tests are done";
 
-/// Runs these tests of a test program on Debian 12's kernel, with these variables in their environment, and returns what the console showed.
+/// Runs these tests of a test program on Debian 12's kernel, with these variables in their
+/// environment, and returns what the console showed.
 ///
 /// # Errors
 ///
-/// Fails when the kernel cannot be had or qemu does not run, and when the tests do not end in time, with the end of what was shown.
-pub fn run_on_older_kernel(program: &Path, tests: &[&str], environment: &[(&str, &str)]) -> Result<String> {
+/// Fails when the kernel cannot be had or qemu does not run, and when the tests do not end in time,
+/// with the end of what was shown.
+pub fn run_on_older_kernel(
+    program: &Path,
+    tests: &[&str],
+    environment: &[(&str, &str)],
+) -> Result<String> {
     let root = debian::bookworms_kernel()?;
     let work = build_directory()?.join(format!("guest-{}", std::process::id()));
     fs::create_dir_all(&work).with_context(|| format!("make {}", work.display()))?;
-    let shown = pack(&root, program, tests, environment, &work).and_then(|image| boot(&root, &image, &work));
+    let shown = pack(&root, program, tests, environment, &work)
+        .and_then(|image| boot(&root, &image, &work));
     fs::remove_dir_all(&work).with_context(|| format!("remove {}", work.display()))?;
     shown
 }
 
 /// The file system that the kernel begins with, packed.
-fn pack(root: &Path, program: &Path, tests: &[&str], environment: &[(&str, &str)], work: &Path) -> Result<PathBuf> {
+fn pack(
+    root: &Path,
+    program: &Path,
+    tests: &[&str],
+    environment: &[(&str, &str)],
+    work: &Path,
+) -> Result<PathBuf> {
     let tree = work.join("root");
     for directory in ["bin", "modules", "proc", "sys", "dev", "tmp", "run"] {
         let directory = tree.join(directory);
@@ -48,9 +65,12 @@ fn pack(root: &Path, program: &Path, tests: &[&str], environment: &[(&str, &str)
     }
     let copy = |from: &Path, to: PathBuf| -> Result<()> {
         if let Some(directory) = to.parent() {
-            fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+            fs::create_dir_all(directory)
+                .with_context(|| format!("make {}", directory.display()))?;
         }
-        fs::copy(from, &to).map(drop).with_context(|| format!("copy {} to {}", from.display(), to.display()))
+        fs::copy(from, &to)
+            .map(drop)
+            .with_context(|| format!("copy {} to {}", from.display(), to.display()))
     };
     let test_program = program.to_str().context("the test program's path is not valid UTF-8")?;
     for file in PROGRAMS.into_iter().chain([test_program]) {
@@ -69,20 +89,32 @@ fn pack(root: &Path, program: &Path, tests: &[&str], environment: &[(&str, &str)
         loads.push_str(&format!("insmod /modules/{name}\n"));
     }
     let name = program.file_name().and_then(|name| name.to_str()).context("a file name")?;
-    let variables: String = environment.iter().map(|(name, value)| format!("export {name}={value}\n")).collect();
-    let runs: String = tests.iter().map(|test| format!("/bin/{name} --test-threads=1 --exact {test}\n")).collect();
+    let variables: String =
+        environment.iter().map(|(name, value)| format!("export {name}={value}\n")).collect();
+    let runs: String =
+        tests.iter().map(|test| format!("/bin/{name} --test-threads=1 --exact {test}\n")).collect();
     let init = format!(
-        "#!/bin/busybox sh\n/bin/busybox --install -s /bin 2>/dev/null\nexport PATH=/bin\n{variables}\
-         mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs devtmpfs /dev\n\
-         mount -t tmpfs tmpfs /tmp; mount -t tmpfs tmpfs /run; mkdir -p /run/netns\n{loads}ip link set lo up\necho kernel $(uname -r)\n\
-         {runs}echo {END}\npoweroff -f\n"
+        "#!/bin/busybox sh\n/bin/busybox --install -s /bin 2>/dev/null\nexport \
+         PATH=/bin\n{variables}mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t \
+         devtmpfs devtmpfs /dev\nmount -t tmpfs tmpfs /tmp; mount -t tmpfs tmpfs /run; mkdir -p \
+         /run/netns\n{loads}ip link set lo up\necho kernel $(uname -r)\n{runs}echo \
+         {END}\npoweroff -f\n"
     );
     let path = tree.join("init");
     fs::write(&path, init).with_context(|| format!("write {}", path.display()))?;
     let image = work.join("image");
-    let script = format!("chmod +x init && find . | busybox cpio -o -H newc > '{}'", image.display());
-    let packed = Command::new("sh").args(["-c", &script]).current_dir(&tree).output().context("run busybox cpio")?;
-    ensure!(packed.status.success(), "busybox cpio failed: {}", String::from_utf8_lossy(&packed.stderr).trim());
+    let script =
+        format!("chmod +x init && find . | busybox cpio -o -H newc > '{}'", image.display());
+    let packed = Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(&tree)
+        .output()
+        .context("run busybox cpio")?;
+    ensure!(
+        packed.status.success(),
+        "busybox cpio failed: {}",
+        String::from_utf8_lossy(&packed.stderr).trim()
+    );
     Ok(image)
 }
 
@@ -103,7 +135,9 @@ fn find_modules(directory: &Path, known: &mut BTreeMap<String, PathBuf>) -> Resu
         let path = entry.path();
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             find_modules(&path, known)?;
-        } else if let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".ko")) {
+        } else if let Some(name) =
+            path.file_name().and_then(|name| name.to_str()?.strip_suffix(".ko"))
+        {
             known.insert(name.replace('-', "_"), path);
         }
     }
@@ -111,12 +145,19 @@ fn find_modules(directory: &Path, known: &mut BTreeMap<String, PathBuf>) -> Resu
 }
 
 /// A module says itself what it depends on (`depends=` in its section `.modinfo`).
-fn add_module(name: &str, known: &BTreeMap<String, PathBuf>, order: &mut Vec<PathBuf>) -> Result<()> {
+fn add_module(
+    name: &str,
+    known: &BTreeMap<String, PathBuf>,
+    order: &mut Vec<PathBuf>,
+) -> Result<()> {
     // One that is not there is built into the kernel.
     let Some(path) = known.get(name).filter(|path| !order.contains(*path)) else { return Ok(()) };
     let octets = fs::read(path).with_context(|| format!("read {}", path.display()))?;
     let depends = octets.split(|octet| *octet == 0).find_map(|text| text.strip_prefix(b"depends="));
-    for other in String::from_utf8_lossy(depends.unwrap_or_default()).split(',').filter(|other| !other.is_empty()) {
+    for other in String::from_utf8_lossy(depends.unwrap_or_default())
+        .split(',')
+        .filter(|other| !other.is_empty())
+    {
         add_module(&other.replace('-', "_"), known, order)?;
     }
     order.push(path.clone());
@@ -126,21 +167,47 @@ fn add_module(name: &str, known: &BTreeMap<String, PathBuf>, order: &mut Vec<Pat
 /// Boots, and waits for the end.
 fn boot(root: &Path, image: &Path, work: &Path) -> Result<String> {
     let directory = root.join("boot");
-    let files = fs::read_dir(&directory).with_context(|| format!("list {}", directory.display()))?;
-    let is_kernel =
-        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"));
-    let kernel = files.flatten().map(|entry| entry.path()).find(is_kernel).context("find the kernel")?;
+    let files =
+        fs::read_dir(&directory).with_context(|| format!("list {}", directory.display()))?;
+    let is_kernel = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
+    };
+    let kernel =
+        files.flatten().map(|entry| entry.path()).find(is_kernel).context("find the kernel")?;
     let console = work.join("console");
     let output = File::create(&console).with_context(|| format!("make {}", console.display()))?;
     let error = output.try_clone().context("write what the console shows")?;
     // It ends with whoever started it, however that ends.
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "1024"]);
-    command.args(["-nographic", "-no-reboot", "-nic", "none", "-append", "console=ttyS0 panic=-1 quiet"]);
+    command.args([
+        "--pdeathsig",
+        "KILL",
+        "qemu-system-x86_64",
+        "-accel",
+        "tcg",
+        "-cpu",
+        "max",
+        "-m",
+        "1024",
+    ]);
+    command.args([
+        "-nographic",
+        "-no-reboot",
+        "-nic",
+        "none",
+        "-append",
+        "console=ttyS0 panic=-1 quiet",
+    ]);
     command.arg("-kernel").arg(kernel).arg("-initrd").arg(image);
-    let child = command.stdin(Stdio::null()).stdout(output).stderr(error).spawn().context("run qemu-system-x86_64")?;
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(error)
+        .spawn()
+        .context("run qemu-system-x86_64")?;
     let mut machine = Machine(child);
-    let shown = || Ok::<_, anyhow::Error>(String::from_utf8_lossy(&fs::read(&console)?).into_owned());
+    let shown =
+        || Ok::<_, anyhow::Error>(String::from_utf8_lossy(&fs::read(&console)?).into_owned());
     let ended = wait_until("the end of the tests in the virtual machine", DEADLINE, || {
         if shown()?.contains(END) {
             return Ok(Some(()));

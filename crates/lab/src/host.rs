@@ -21,8 +21,9 @@ const COMMAND_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a signalled process may take to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The directories of programs on a host, after those of `shoutd` and of an engine that is not the machine's. The machine's `/usr/local` is not one: what a person
-/// has put there is not what Debian's packages bring.
+/// The directories of programs on a host, after those of `shoutd` and of an engine that is not the
+/// machine's. The machine's `/usr/local` is not one: what a person has put there is not what
+/// Debian's packages bring.
 const SYSTEM_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// One host of a lab: a handle, which neither keeps the host running nor ends it.
@@ -63,8 +64,9 @@ impl Host {
         layout::address_v6(self.number)
     }
 
-    /// Where the machine sees the host's file `path` (absolute) while the host is on. Do not follow absolute symbolic
-    /// links by it, they would lead into the machine's files: `/run/x`, not `/var/run/x`.
+    /// Where the machine sees the host's file `path` (absolute) while the host is on. Do not follow
+    /// absolute symbolic links by it, they would lead into the machine's files: `/run/x`, not
+    /// `/var/run/x`.
     ///
     /// # Errors
     ///
@@ -108,7 +110,8 @@ impl Host {
         self.checked(["sh", "-c", script])
     }
 
-    /// Runs `docker` with these arguments on the host and returns what it printed to its standard output.
+    /// Runs `docker` with these arguments on the host and returns what it printed to its standard
+    /// output.
     ///
     /// # Errors
     ///
@@ -140,7 +143,11 @@ impl Host {
     /// # Errors
     ///
     /// As [`Host::spawn`].
-    pub fn spawn_showing<I>(&self, command: I, show: impl Fn(&str) + Send + Sync + 'static) -> Result<Process>
+    pub fn spawn_showing<I>(
+        &self,
+        command: I,
+        show: impl Fn(&str) + Send + Sync + 'static,
+    ) -> Result<Process>
     where
         I: IntoIterator,
         I::Item: AsRef<OsStr>,
@@ -148,7 +155,8 @@ impl Host {
         self.start(command, Some(Arc::new(show)))
     }
 
-    /// Runs a command on the host at this process's terminal, such as a shell, for as long as it takes.
+    /// Runs a command on the host at this process's terminal, such as a shell, for as long as it
+    /// takes.
     ///
     /// # Errors
     ///
@@ -162,14 +170,16 @@ impl Host {
         enter.status().with_context(|| format!("run: {what}"))
     }
 
-    /// The ids of the host's processes, as the host counts them, whose name (`comm`, up to 15 bytes) is this.
+    /// The ids of the host's processes, as the host counts them, whose name (`comm`, up to 15
+    /// bytes) is this.
     ///
     /// # Errors
     ///
     /// Fails when the host is off.
     pub fn pids_of(&self, name: &str) -> Result<Vec<u32>> {
         let processes = self.file("/proc")?;
-        let entries = fs::read_dir(&processes).with_context(|| format!("list the processes of {}", self.name()))?;
+        let entries = fs::read_dir(&processes)
+            .with_context(|| format!("list the processes of {}", self.name()))?;
         let lives = |entry: fs::DirEntry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
             // "pid (name) state ..."; a zombie lives no more.
@@ -180,8 +190,8 @@ impl Host {
         Ok(entries.filter_map(|entry| lives(entry.ok()?)).collect())
     }
 
-    /// Sends a signal (`TERM`, `KILL`, `STOP`...) to each of these processes, ids as the host counts them. Those that have ended in the meantime
-    /// do not matter.
+    /// Sends a signal (`TERM`, `KILL`, `STOP`...) to each of these processes, ids as the host
+    /// counts them. Those that have ended in the meantime do not matter.
     ///
     /// # Errors
     ///
@@ -231,8 +241,9 @@ impl Host {
         ask(&self.layout, &format!("link {} up", self.number)).map(|_| ())
     }
 
-    /// Ends all processes of the host at one instant. What the host has on disk stays: `/etc/docker`, `/var/log`, and
-    /// the directories of docker, containerd and shoutd in `/var/lib`.
+    /// Ends all processes of the host at one instant. What the host has on disk stays:
+    /// `/etc/docker`, `/var/log`, and the directories of docker, containerd and shoutd in
+    /// `/var/lib`.
     ///
     /// # Errors
     ///
@@ -272,7 +283,8 @@ impl Host {
         I::Item: AsRef<OsStr>,
     {
         let (what, mut enter) = self.entering(command)?;
-        // A process group of its own: what a terminal sends to the owner's group, the owner has to act on.
+        // A process group of its own: what a terminal sends to the owner's group, the owner has to
+        // act on.
         std::os::unix::process::CommandExt::process_group(&mut enter, 0);
         Process::start(what, enter.stdin(Stdio::null()), show)
     }
@@ -291,7 +303,8 @@ impl Host {
             what.push_str(&word.as_ref().to_string_lossy());
             enter.arg(word);
         }
-        // A host has an environment of its own, too: no DOCKER_HOST of the person who runs the tests, for one.
+        // A host has an environment of its own, too: no DOCKER_HOST of the person who runs the
+        // tests, for one.
         enter
             .env_clear()
             .env("PATH", self.search_path())
@@ -309,7 +322,8 @@ impl Host {
 
     fn search_path(&self) -> String {
         let own = self.programs.iter().map(|directory| directory.display().to_string());
-        let directories: Vec<String> = own.chain([SYSTEM_PATH.to_owned(), COMMANDS.to_owned()]).collect();
+        let directories: Vec<String> =
+            own.chain([SYSTEM_PATH.to_owned(), COMMANDS.to_owned()]).collect();
         directories.join(":")
     }
 

@@ -1,4 +1,5 @@
-//! The image that containers in the lab are made of: the machine's own programs, as no registry is needed then.
+//! The image that containers in the lab are made of: the machine's own programs, as no registry is
+//! needed then.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,14 +10,16 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// The name of the image on every host. It holds a shell, busybox with all its commands, iperf and socat.
+/// The name of the image on every host. It holds a shell, busybox with all its commands, iperf and
+/// socat.
 pub const IMAGE: &str = "debian";
 
 /// Programs that are more than what busybox has under their name.
 const PROGRAMS: [&str; 4] = ["/bin/bash", "/usr/bin/iperf", "/usr/bin/socat", "/usr/bin/getent"];
 
 /// Descriptions of the terminals that people use, for a shell that can edit its line.
-const TERMINALS: [&str; 6] = ["d/dumb", "l/linux", "s/screen", "v/vt100", "x/xterm", "x/xterm-256color"];
+const TERMINALS: [&str; 6] =
+    ["d/dumb", "l/linux", "s/screen", "v/vt100", "x/xterm", "x/xterm-256color"];
 
 /// The directories of a merged `/usr`, and the links to them.
 const USR_LINKS: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
@@ -25,7 +28,9 @@ const USR_LINKS: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 pub(crate) fn build(tar: &Path) -> Result<()> {
     let root = tar.with_extension("root");
     fs::create_dir(&root).with_context(|| format!("make {}", root.display()))?;
-    for directory in ["usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "etc", "root", "tmp", "var", "run"] {
+    for directory in
+        ["usr/bin", "usr/sbin", "usr/lib", "usr/lib64", "etc", "root", "tmp", "var", "run"]
+    {
         make_directory(&root, Path::new(directory))?;
     }
     for name in USR_LINKS {
@@ -47,7 +52,12 @@ pub(crate) fn build(tar: &Path) -> Result<()> {
     // As Debian's package base-files has it: all addresses of a name in the hosts file count.
     write(&root.join("etc/host.conf"), "multi on\n")?;
     let mut command = Command::new("tar");
-    command.args(["--create", "--owner=0", "--group=0", "--file"]).arg(tar).arg("--directory").arg(&root).arg(".");
+    command
+        .args(["--create", "--owner=0", "--group=0", "--file"])
+        .arg(tar)
+        .arg("--directory")
+        .arg(&root)
+        .arg(".");
     let output = command.output().context("run tar")?;
     if !output.status.success() {
         bail!("tar failed: {}", String::from_utf8_lossy(&output.stderr).trim());
@@ -64,7 +74,8 @@ pub(crate) fn libraries(program: &str) -> Result<Vec<PathBuf>> {
     Ok(parse_ldd(&String::from_utf8_lossy(&output.stdout)))
 }
 
-/// Lines are `name => /path (address)`, or `/path (address)` for the loader; one without a path is the kernel's.
+/// Lines are `name => /path (address)`, or `/path (address)` for the loader; one without a path is
+/// the kernel's.
 fn parse_ldd(text: &str) -> Vec<PathBuf> {
     text.lines()
         .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
@@ -72,7 +83,8 @@ fn parse_ldd(text: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Copies a file of the machine to the same place below `root`; `/lib/x` goes to `/usr/lib/x`, where a link leads.
+/// Copies a file of the machine to the same place below `root`; `/lib/x` goes to `/usr/lib/x`,
+/// where a link leads.
 fn copy(file: &Path, root: &Path) -> Result<()> {
     let place = file.strip_prefix("/").unwrap_or(file);
     let linked = USR_LINKS.iter().any(|link| place.starts_with(link));
@@ -81,12 +93,16 @@ fn copy(file: &Path, root: &Path) -> Result<()> {
         make_directory(root, directory)?;
     }
     let target = root.join(place);
-    fs::copy(file, &target).map(|_| ()).with_context(|| format!("copy {} to the image", file.display()))
+    fs::copy(file, &target)
+        .map(|_| ())
+        .with_context(|| format!("copy {} to the image", file.display()))
 }
 
 fn add_busybox(root: &Path) -> Result<()> {
     copy(Path::new("/usr/bin/busybox"), root).or_else(|_| {
-        fs::copy("/bin/busybox", root.join("usr/bin/busybox")).map(|_| ()).context("copy /bin/busybox to the image")
+        fs::copy("/bin/busybox", root.join("usr/bin/busybox"))
+            .map(|_| ())
+            .context("copy /bin/busybox to the image")
     })?;
     let output = Command::new("busybox").arg("--list").output().context("run busybox --list")?;
     for applet in String::from_utf8_lossy(&output.stdout).lines() {
@@ -102,7 +118,8 @@ fn link(to: &str, path: &Path) -> Result<()> {
     symlink(to, path).with_context(|| format!("make the link {}", path.display()))
 }
 
-/// Makes a directory below `root`, with those above it, but never `root` itself: if that is gone, so is the lab.
+/// Makes a directory below `root`, with those above it, but never `root` itself: if that is gone,
+/// so is the lab.
 fn make_directory(root: &Path, directory: &Path) -> Result<()> {
     let mut path = root.to_owned();
     for name in directory {
@@ -127,8 +144,11 @@ mod tests {
 
     #[test]
     fn reads_what_ldd_prints() {
-        let text = "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)\n\t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
-        let wanted = ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from);
+        let text = "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibc.so.6 => \
+                    /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)\n\t/lib64/ld-linux-x86-64.so.2 \
+                    (0x00007f)\n";
+        let wanted =
+            ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from);
         assert_eq!(parse_ldd(text), wanted);
     }
 }

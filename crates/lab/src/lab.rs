@@ -53,7 +53,13 @@ impl LabOptions {
     /// A lab of this name, which no other lab of the machine has now, with three hosts.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), hosts: 3, programs: None, engines: Vec::new(), progress: None }
+        Self {
+            name: name.to_owned(),
+            hosts: 3,
+            programs: None,
+            engines: Vec::new(),
+            progress: None,
+        }
     }
 
     /// The number of hosts to begin with, up to [`MAX_HOSTS`].
@@ -63,14 +69,16 @@ impl LabOptions {
         self
     }
 
-    /// The directory of `shoutd`, `shoutdctl` and `shoutd-lab`; without it, the build's in which the running program is.
+    /// The directory of `shoutd`, `shoutdctl` and `shoutd-lab`; without it, the build's in which
+    /// the running program is.
     #[must_use]
     pub fn programs(mut self, directory: &Path) -> Self {
         self.programs = Some(directory.to_owned());
         self
     }
 
-    /// The engines of the hosts, from the first; the last is that of all further hosts. Without any, all have the machine's.
+    /// The engines of the hosts, from the first; the last is that of all further hosts. Without
+    /// any, all have the machine's.
     #[must_use]
     pub fn engines(mut self, engines: &[EngineSource]) -> Self {
         engines.clone_into(&mut self.engines);
@@ -88,8 +96,8 @@ impl LabOptions {
     ///
     /// # Errors
     ///
-    /// Fails, leaving nothing behind, without root, with a name that is taken, without the packages that a lab needs, and when a host
-    /// or its engine does not start.
+    /// Fails, leaving nothing behind, without root, with a name that is taken, without the packages
+    /// that a lab needs, and when a host or its engine does not start.
     pub fn up(self) -> Result<Lab> {
         ensure!(geteuid().is_root(), "a lab needs namespaces, mounts and Docker: run it as root");
         ensure!(self.hosts <= MAX_HOSTS, "a lab has at most {MAX_HOSTS} hosts, not {}", self.hosts);
@@ -98,8 +106,13 @@ impl LabOptions {
         let keeper = start_keeper(&layout, &programs.join("shoutd-lab"))?;
         // From here on, dropping the lab takes it down.
         let (hosts, engines) = (Vec::new(), self.engines);
-        let mut lab = Lab { layout, programs, engines, hosts, keeper: Some(keeper), progress: self.progress };
-        let record = Record { keeper: lab.keeper_pid(), programs: lab.programs.clone(), engines: lab.engines.clone() };
+        let mut lab =
+            Lab { layout, programs, engines, hosts, keeper: Some(keeper), progress: self.progress };
+        let record = Record {
+            keeper: lab.keeper_pid(),
+            programs: lab.programs.clone(),
+            engines: lab.engines.clone(),
+        };
         lab.layout.write_record(&record)?;
         lab.show("building the image of the containers");
         image::build(&lab.layout.image())?;
@@ -139,8 +152,8 @@ pub struct LabSummary {
 }
 
 impl Lab {
-    /// Brings up a lab for this process: as many hosts as `hosts` says, each with a running engine. The lab's name is `name`
-    /// with something that makes it different from all others.
+    /// Brings up a lab for this process: as many hosts as `hosts` says, each with a running engine.
+    /// The lab's name is `name` with something that makes it different from all others.
     ///
     /// # Errors
     ///
@@ -160,8 +173,11 @@ impl Lab {
         let layout = Layout::new(name)?;
         ensure!(layout.is_kept(), "there is no lab named {name}");
         let Record { programs, engines, .. } = layout.read_record()?;
-        let hosts =
-            layout.host_numbers()?.into_iter().map(|number| new_host(&layout, number, &programs, &engines)).collect();
+        let hosts = layout
+            .host_numbers()?
+            .into_iter()
+            .map(|number| new_host(&layout, number, &programs, &engines))
+            .collect();
         Ok(Self { layout, programs, engines, hosts, keeper: None, progress: None })
     }
 
@@ -256,9 +272,12 @@ impl Lab {
             .collect();
         let lab = &*self;
         let results: Vec<Result<()>> = thread::scope(|scope| {
-            let started: Vec<_> = hosts.iter().map(|host| scope.spawn(move || lab.boot(host))).collect();
+            let started: Vec<_> =
+                hosts.iter().map(|host| scope.spawn(move || lab.boot(host))).collect();
             let joined = started.into_iter().map(|thread| thread.join());
-            joined.map(|result| result.unwrap_or_else(|_| bail!("starting a host panicked"))).collect()
+            joined
+                .map(|result| result.unwrap_or_else(|_| bail!("starting a host panicked")))
+                .collect()
         });
         for (host, result) in hosts.iter().zip(results) {
             result.with_context(|| format!("bring up {}", host.name()))?;
@@ -307,7 +326,8 @@ fn new_host(layout: &Layout, number: u8, programs: &Path, engines: &[EngineSourc
     Host::new(layout.clone(), number, directories.collect())
 }
 
-/// Makes the lab's directory and starts its keeper, whose standard input is what ties it to this process.
+/// Makes the lab's directory and starts its keeper, whose standard input is what ties it to this
+/// process.
 fn start_keeper(layout: &Layout, helper: &Path) -> Result<Child> {
     let _lock = lock_all_labs()?;
     clean_up_after_the_killed()?;
@@ -325,9 +345,14 @@ fn spawn_keeper(layout: &Layout, helper: &Path) -> Result<Child> {
     link_or_copy(helper, &layout.helper())?;
     let log = File::create(layout.keeper_log()).context("make the keeper's log")?;
     let mut command = Command::new(layout.helper());
-    command.args(["keep", layout.name()]).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
-    // Out of reach of the owner's terminal: on Ctrl-C there is work to do.
-    // SAFETY: between fork and exec the closure makes one system call and touches no memory of its own.
+    command
+        .args(["keep", layout.name()])
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(log);
+    // Out of reach of the owner's terminal: on Ctrl-C there is work to do. SAFETY: between fork and
+    // exec the closure makes one system call and touches no memory of its own.
     unsafe {
         command.pre_exec(|| setsid().map(|_| ()).map_err(Into::into));
     }
@@ -363,8 +388,8 @@ fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
     if fs::hard_link(from, to).is_ok() {
         return Ok(());
     }
-    // By another process: a file that is open for writing here could be so in a child of another thread, too, and
-    // could not be run then.
+    // By another process: a file that is open for writing here could be so in a child of another
+    // thread, too, and could not be run then.
     let copied = Command::new("cp").arg(from).arg(to).status().context("run cp")?;
     ensure!(copied.success(), "cannot copy {} to {}", from.display(), to.display());
     Ok(())

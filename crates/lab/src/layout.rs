@@ -23,7 +23,8 @@ pub(crate) const COMMANDS: &str = "/run/busybox";
 /// The longest name: the path of the keeper's socket must fit into the 108 bytes of a UNIX address.
 const MAX_NAME: usize = 40;
 
-/// How long a process may hold the lock on all labs: as long as it takes to clean up after killed ones.
+/// How long a process may hold the lock on all labs: as long as it takes to clean up after killed
+/// ones.
 const LOCK_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The underlay address of the machine that is every host's default gateway.
@@ -68,7 +69,10 @@ impl Layout {
     pub(crate) fn new(name: &str) -> Result<Self> {
         let fits = (1..=MAX_NAME).contains(&name.len());
         let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-        ensure!(fits && plain, "a lab cannot be named {name:?}: use 1 to {MAX_NAME} letters, digits, '-' and '_'");
+        ensure!(
+            fits && plain,
+            "a lab cannot be named {name:?}: use 1 to {MAX_NAME} letters, digits, '-' and '_'"
+        );
         Ok(Self { name: name.to_owned() })
     }
 
@@ -94,7 +98,8 @@ impl Layout {
         self.directory().join("keeper.log")
     }
 
-    /// The lab's own link to the helper program, so that a build does not take it away from a running lab.
+    /// The lab's own link to the helper program, so that a build does not take it away from a
+    /// running lab.
     pub(crate) fn helper(&self) -> PathBuf {
         self.directory().join("helper")
     }
@@ -131,42 +136,52 @@ impl Layout {
 
     pub(crate) fn write_record(&self, record: &Record) -> Result<()> {
         let path = self.record();
-        fs::write(&path, serde_json::to_string_pretty(record)?).with_context(|| format!("write {}", path.display()))
+        fs::write(&path, serde_json::to_string_pretty(record)?)
+            .with_context(|| format!("write {}", path.display()))
     }
 
     /// The numbers of the hosts that were ever up in this lab, in order.
     pub(crate) fn host_numbers(&self) -> Result<Vec<u8>> {
         let directory = self.directory();
-        let entries = fs::read_dir(&directory).with_context(|| format!("read {}", directory.display()))?;
-        let mut numbers: Vec<u8> =
-            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("host")?.parse().ok()).collect();
+        let entries =
+            fs::read_dir(&directory).with_context(|| format!("read {}", directory.display()))?;
+        let mut numbers: Vec<u8> = entries
+            .filter_map(|entry| {
+                entry.ok()?.file_name().to_str()?.strip_prefix("host")?.parse().ok()
+            })
+            .collect();
         numbers.sort_unstable();
         Ok(numbers)
     }
 
     /// Whether the lab's keeper is alive.
     pub(crate) fn is_kept(&self) -> bool {
-        File::open(self.lock()).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+        File::open(self.lock())
+            .is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
     }
 }
 
 /// The names of all labs that have a directory, alive or not.
 pub(crate) fn lab_names() -> Vec<String> {
     let Ok(entries) = fs::read_dir(STATE_ROOT) else { return Vec::new() };
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.sort();
     names
 }
 
-/// Keeps others from making or removing labs until dropped. The lock is on a directory that every machine has, so
-/// that no lock file is left behind.
+/// Keeps others from making or removing labs until dropped. The lock is on a directory that every
+/// machine has, so that no lock file is left behind.
 pub(crate) fn lock_all_labs() -> Result<File> {
     let above = Path::new(STATE_ROOT).parent().unwrap_or(Path::new("/"));
-    let directory = File::open(above).with_context(|| format!("open {} to lock it", above.display()))?;
+    let directory =
+        File::open(above).with_context(|| format!("open {} to lock it", above.display()))?;
     wait_until("the lock on all labs", LOCK_DEADLINE, || match directory.try_lock() {
         Ok(()) => Ok(Some(())),
         Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", above.display())),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("lock {}", above.display()))
+        }
     })?;
     Ok(directory)
 }

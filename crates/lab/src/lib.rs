@@ -1,12 +1,13 @@
 //! Whole hosts on one machine.
 //!
-//! A [`Lab`] is an underlay (a bridge in a network namespace of its own) and a number of [`Host`]s on it. Each host has
-//! network, mount, process, UTS and IPC namespaces of its own, hence its own interfaces, netfilter rules, `/run`,
-//! `/etc`, `/var/lib` and processes, and in them its own containerd, Docker Engine and `shoutd`. Engines of several
-//! versions can be mixed ([`EngineSource`]).
+//! A [`Lab`] is an underlay (a bridge in a network namespace of its own) and a number of [`Host`]s
+//! on it. Each host has network, mount, process, UTS and IPC namespaces of its own, hence its own
+//! interfaces, netfilter rules, `/run`, `/etc`, `/var/lib` and processes, and in them its own
+//! containerd, Docker Engine and `shoutd`. Engines of several versions can be mixed
+//! ([`EngineSource`]).
 //!
-//! A lab belongs to the process that made it: when that process ends, however it ends, a *keeper* process takes the lab
-//! down. [`Lab::detach`] lets a lab live on until [`Lab::down`].
+//! A lab belongs to the process that made it: when that process ends, however it ends, a *keeper*
+//! process takes the lab down. [`Lab::detach`] lets a lab live on until [`Lab::down`].
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {

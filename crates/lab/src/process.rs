@@ -16,8 +16,8 @@ use crate::wait::wait_until;
 /// The most that is kept of what a command prints, in bytes of each of its two outputs.
 const MAX_CAPTURED: usize = 16 << 20;
 
-/// How long after the end of a command what it printed last may take to arrive. Its outputs may stay open for longer:
-/// a daemon that it started can have inherited them.
+/// How long after the end of a command what it printed last may take to arrive. Its outputs may
+/// stay open for longer: a daemon that it started can have inherited them.
 const LAST_OUTPUT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long a killed command may take to be gone.
@@ -84,11 +84,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`, which is the helper's `enter`; `what` names it in errors. Each piece of output is given to
-    /// `show` too, as soon as it comes.
+    /// Starts `command`, which is the helper's `enter`; `what` names it in errors. Each piece of
+    /// output is given to `show` too, as soon as it comes.
     pub(crate) fn start(what: String, command: &mut Command, show: Option<Show>) -> Result<Self> {
-        let mut child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().with_context(|| format!("start: {what}"))?;
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("start: {what}"))?;
         let capture = Arc::new(Capture::default());
         capture.lock().open = 2;
         if let Some(output) = child.stdout.take() {
@@ -113,24 +116,35 @@ impl Process {
         (text(&captured.stdout), text(&captured.stderr))
     }
 
-    /// Waits until the command has printed a line, to either output, that `wanted` is true of, and returns the line.
+    /// Waits until the command has printed a line, to either output, that `wanted` is true of, and
+    /// returns the line.
     ///
     /// # Errors
     ///
-    /// Fails when the deadline passes or the outputs end without such a line; tells what was printed instead.
-    pub fn wait_for_line(&self, deadline: Duration, mut wanted: impl FnMut(&str) -> bool) -> Result<String> {
+    /// Fails when the deadline passes or the outputs end without such a line; tells what was
+    /// printed instead.
+    pub fn wait_for_line(
+        &self,
+        deadline: Duration,
+        mut wanted: impl FnMut(&str) -> bool,
+    ) -> Result<String> {
         let end = Instant::now() + deadline;
         let mut captured = self.capture.lock();
         loop {
             let printed = [text(&captured.stdout), text(&captured.stderr)];
-            let mut lines = printed.iter().flat_map(|text| complete_lines(text, captured.open == 0));
+            let mut lines =
+                printed.iter().flat_map(|text| complete_lines(text, captured.open == 0));
             if let Some(line) = lines.find(|line| wanted(line)) {
                 return Ok(line.to_owned());
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() || captured.open == 0 {
                 let why = if left.is_zero() { "in time" } else { "before it ended" };
-                bail!("{} did not print what was waited for {why}, but:\n{}", self.what, printed.concat());
+                bail!(
+                    "{} did not print what was waited for {why}, but:\n{}",
+                    self.what,
+                    printed.concat()
+                );
             }
             let waited = self.capture.changed.wait_timeout(captured, left);
             captured = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -144,7 +158,8 @@ impl Process {
     /// Fails when the system does.
     pub fn has_ended(&mut self) -> Result<bool> {
         if self.status.is_none() {
-            self.status = self.child.try_wait().with_context(|| format!("wait for: {}", self.what))?;
+            self.status =
+                self.child.try_wait().with_context(|| format!("wait for: {}", self.what))?;
         }
         Ok(self.status.is_some())
     }
@@ -153,7 +168,8 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Fails when it has not ended when `deadline` has passed, having killed it; tells what was printed until then.
+    /// Fails when it has not ended when `deadline` has passed, having killed it; tells what was
+    /// printed until then.
     pub fn wait(&mut self, deadline: Duration) -> Result<Output> {
         let what = format!("the end of: {}", self.what);
         let ended = wait_until(&what, deadline, || Ok(self.has_ended()?.then_some(())));

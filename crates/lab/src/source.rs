@@ -8,19 +8,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::debian;
 
-/// Where the programs of a host's engine come from: dockerd, docker, containerd, runc and what they run.
+/// Where the programs of a host's engine come from: dockerd, docker, containerd, runc and what they
+/// run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EngineSource {
     /// The machine's own, as its packages installed them.
     Installed,
-    /// A directory of programs that come before the machine's, such as one of Docker's archives of static programs.
+    /// A directory of programs that come before the machine's, such as one of Docker's archives of
+    /// static programs.
     Programs(PathBuf),
-    /// The root directory of another system, whose `usr` covers the machine's: the programs have shared libraries of their own, newer than the machine's.
+    /// The root directory of another system, whose `usr` covers the machine's: the programs have
+    /// shared libraries of their own, newer than the machine's.
     Root(PathBuf),
 }
 
 impl EngineSource {
-    /// Reads what a person typed: `installed`, `debian-13`, `debian-14`, or a directory. Debian's engines are downloaded and unpacked the first time.
+    /// Reads what a person typed: `installed`, `debian-13`, `debian-14`, or a directory. Debian's
+    /// engines are downloaded and unpacked the first time.
     ///
     /// # Errors
     ///
@@ -35,7 +39,8 @@ impl EngineSource {
         }
     }
 
-    /// The engine in this directory: of programs (`dockerd` is right in it), or the root of a system (`usr/sbin/dockerd` is).
+    /// The engine in this directory: of programs (`dockerd` is right in it), or the root of a
+    /// system (`usr/sbin/dockerd` is).
     ///
     /// # Errors
     ///
@@ -46,8 +51,14 @@ impl EngineSource {
         if directory.join("dockerd").is_file() {
             return Ok(Self::Programs(directory));
         }
-        let is_root = ["usr/sbin/dockerd", "usr/bin/dockerd"].iter().any(|path| directory.join(path).is_file());
-        ensure!(is_root, "there is no engine in {}: neither dockerd nor usr/sbin/dockerd", directory.display());
+        let is_root = ["usr/sbin/dockerd", "usr/bin/dockerd"]
+            .iter()
+            .any(|path| directory.join(path).is_file());
+        ensure!(
+            is_root,
+            "there is no engine in {}: neither dockerd nor usr/sbin/dockerd",
+            directory.display()
+        );
         Ok(Self::Root(directory))
     }
 
@@ -68,7 +79,8 @@ impl EngineSource {
     }
 }
 
-/// The engine of host `number`, from 1: the first of `sources` is host1's, the last that of all that have none of their own.
+/// The engine of host `number`, from 1: the first of `sources` is host1's, the last that of all
+/// that have none of their own.
 pub(crate) fn of_host(sources: &[EngineSource], number: u8) -> EngineSource {
     let index = usize::from(number).saturating_sub(1);
     sources.get(index).or(sources.last()).cloned().unwrap_or(EngineSource::Installed)

@@ -1,5 +1,6 @@
-//! Hosts that are whole machines: Debian 12 as it gets installed, with its own kernel, systemd and Docker Engine, in virtual machines without hardware
-//! support. What a host of namespaces cannot show, shows here: how shoutd fares with systemd, when the host reboots, when its power fails.
+//! Hosts that are whole machines: Debian 12 as it gets installed, with its own kernel, systemd and
+//! Docker Engine, in virtual machines without hardware support. What a host of namespaces cannot
+//! show, shows here: how shoutd fares with systemd, when the host reboots, when its power fails.
 //!
 //! Commands come to it by way of QEMU's guest agent, over a serial line.
 
@@ -33,7 +34,8 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// What the agent waits for on the serial line.
 const AGENT_PORT: &str = "org.qemu.guest_agent.0";
 
-/// Two virtual machines that a cable connects. They end when this is dropped, and nothing of them is left.
+/// Two virtual machines that a cable connects. They end when this is dropped, and nothing of them
+/// is left.
 #[derive(Debug)]
 pub struct VirtualHosts {
     hosts: Vec<VirtualHost>,
@@ -41,7 +43,8 @@ pub struct VirtualHosts {
 }
 
 impl VirtualHosts {
-    /// Boots both, with `shoutd` and `shoutdctl` of the directory `programs` installed, an address each, and the lab's image for containers.
+    /// Boots both, with `shoutd` and `shoutdctl` of the directory `programs` installed, an address
+    /// each, and the lab's image for containers.
     ///
     /// # Errors
     ///
@@ -81,16 +84,26 @@ impl VirtualHosts {
 
     /// A disk with what is copied to the hosts.
     fn additions(&self, programs: &Path) -> Result<PathBuf> {
-        let (tree, disk) = (self.directory.join("additions"), self.directory.join("additions.disk"));
+        let (tree, disk) =
+            (self.directory.join("additions"), self.directory.join("additions.disk"));
         fs::create_dir(&tree).with_context(|| format!("make {}", tree.display()))?;
         for program in ["shoutd", "shoutdctl"] {
             let built = programs.join(program);
-            fs::copy(&built, tree.join(program)).with_context(|| format!("copy {}", built.display()))?;
+            fs::copy(&built, tree.join(program))
+                .with_context(|| format!("copy {}", built.display()))?;
         }
         image::build(&tree.join("image.tar"))?;
-        let made = Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).args([&tree, &disk]).arg("1G").output();
+        let made = Command::new("mke2fs")
+            .args(["-q", "-t", "ext4", "-d"])
+            .args([&tree, &disk])
+            .arg("1G")
+            .output();
         let made = made.context("run mke2fs")?;
-        ensure!(made.status.success(), "mke2fs failed: {}", String::from_utf8_lossy(&made.stderr).trim());
+        ensure!(
+            made.status.success(),
+            "mke2fs failed: {}",
+            String::from_utf8_lossy(&made.stderr).trim()
+        );
         fs::remove_dir_all(&tree).with_context(|| format!("remove {}", tree.display()))?;
         Ok(disk)
     }
@@ -116,11 +129,14 @@ impl VirtualHost {
         let file = |what: &str| directory.join(format!("{what}{number}"));
         let disk = file("disk");
         // Holes stay holes.
-        let copied = Command::new("cp").arg("--sparse=always").arg(system.join("disk")).arg(&disk).status();
+        let copied =
+            Command::new("cp").arg("--sparse=always").arg(system.join("disk")).arg(&disk).status();
         ensure!(copied.context("run cp")?.success(), "the disk of host {number} cannot be copied");
-        let console = File::create(file("console")).context("make a file for what a console shows")?;
+        let console =
+            File::create(file("console")).context("make a file for what a console shows")?;
         let errors = console.try_clone().context("write what a console shows")?;
-        let drive = |path: &Path, more: &str| format!("file={},if=virtio,format=raw{more}", path.display());
+        let drive =
+            |path: &Path, more: &str| format!("file={},if=virtio,format=raw{more}", path.display());
         // The first holds the end of the cable that the second is plugged into.
         let cable = directory.join("cable");
         let end = if number == 1 { "on" } else { "off" };
@@ -128,18 +144,36 @@ impl VirtualHost {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-nographic"]);
         command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"]);
-        command.arg("-kernel").arg(system.join("vmlinuz")).arg("-initrd").arg(system.join("initrd"));
-        command.args(["-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 panic=-1 quiet"]);
-        command.args(["-drive", &drive(&disk, ",cache=unsafe"), "-drive", &drive(additions, ",readonly=on")]);
-        command.args(["-device", "virtio-serial"]);
-        command.args(["-chardev", &format!("socket,id=agent,path={},server=on,wait=off", file("agent").display())]);
-        command.args(["-device", &format!("virtserialport,chardev=agent,name={AGENT_PORT}")]);
         command
-            .args(["-netdev", &format!("stream,id=cable,server={end},addr.type=unix,addr.path={}", cable.display())]);
-        command.args(["-device", &format!("virtio-net-pci,netdev=cable,mac={}", layout::mac(number))]);
+            .arg("-kernel")
+            .arg(system.join("vmlinuz"))
+            .arg("-initrd")
+            .arg(system.join("initrd"));
+        command.args(["-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 panic=-1 quiet"]);
+        command.args([
+            "-drive",
+            &drive(&disk, ",cache=unsafe"),
+            "-drive",
+            &drive(additions, ",readonly=on"),
+        ]);
+        command.args(["-device", "virtio-serial"]);
+        command.args([
+            "-chardev",
+            &format!("socket,id=agent,path={},server=on,wait=off", file("agent").display()),
+        ]);
+        command.args(["-device", &format!("virtserialport,chardev=agent,name={AGENT_PORT}")]);
+        command.args([
+            "-netdev",
+            &format!("stream,id=cable,server={end},addr.type=unix,addr.path={}", cable.display()),
+        ]);
+        command
+            .args(["-device", &format!("virtio-net-pci,netdev=cable,mac={}", layout::mac(number))]);
         let machine = command.stdin(Stdio::null()).stdout(console).stderr(errors).spawn();
-        let mut host =
-            Self { number, directory: directory.to_owned(), machine: machine.context("run qemu-system-x86_64")? };
+        let mut host = Self {
+            number,
+            directory: directory.to_owned(),
+            machine: machine.context("run qemu-system-x86_64")?,
+        };
         wait_until("the start of a virtual machine", ANSWER_DEADLINE, || {
             host.ensure_runs()?;
             Ok((cable.exists() && file("agent").exists()).then_some(()))
@@ -153,7 +187,8 @@ impl VirtualHost {
         layout::address(self.number)
     }
 
-    /// Runs a script of the shell there, as root, and returns what it printed to its standard output.
+    /// Runs a script of the shell there, as root, and returns what it printed to its standard
+    /// output.
     ///
     /// # Errors
     ///
@@ -161,22 +196,33 @@ impl VirtualHost {
     pub fn sh(&self, script: &str) -> Result<String> {
         let what = || format!("host{}$ {script}", self.number);
         let mut agent = self.agent().with_context(what)?;
-        let begun = agent.ask("guest-exec", &json!({"path": "/bin/sh", "arg": ["-c", script], "capture-output": true}));
+        let begun = agent.ask(
+            "guest-exec",
+            &json!({"path": "/bin/sh", "arg": ["-c", script], "capture-output": true}),
+        );
         let pid = begun.with_context(what)?["pid"].clone();
         let ended = wait_until(&what(), COMMAND_DEADLINE, || {
             let status = agent.ask("guest-exec-status", &json!({ "pid": pid }))?;
             Ok((status["exited"] == true).then_some(status))
         })?;
         let text = |name: &str| -> Result<String> {
-            let octets = BASE64_STANDARD.decode(ended[name].as_str().unwrap_or_default()).with_context(what)?;
+            let octets = BASE64_STANDARD
+                .decode(ended[name].as_str().unwrap_or_default())
+                .with_context(what)?;
             Ok(String::from_utf8_lossy(&octets).into_owned())
         };
         let (printed, said) = (text("out-data")?, text("err-data")?);
-        ensure!(ended["exitcode"] == 0, "{} failed ({}): {printed}{said}", what(), ended["exitcode"]);
+        ensure!(
+            ended["exitcode"] == 0,
+            "{} failed ({}): {printed}{said}",
+            what(),
+            ended["exitcode"]
+        );
         Ok(printed)
     }
 
-    /// Reboots it as an administrator does, and returns when systemd has started all that it starts.
+    /// Reboots it as an administrator does, and returns when systemd has started all that it
+    /// starts.
     ///
     /// # Errors
     ///
@@ -187,8 +233,9 @@ impl VirtualHost {
         self.await_boot(&before)
     }
 
-    /// Lets its power fail for an instant: nothing ends in order, and what it has not written to its disk is lost. Returns what
-    /// [`VirtualHost::await_boot`] takes, which waits until it is back.
+    /// Lets its power fail for an instant: nothing ends in order, and what it has not written to
+    /// its disk is lost. Returns what [`VirtualHost::await_boot`] takes, which waits until it is
+    /// back.
     ///
     /// # Errors
     ///
@@ -204,7 +251,8 @@ impl VirtualHost {
         self.agent()?.tell("guest-exec", &json!({"path": "/bin/sh", "arg": ["-c", script]}))
     }
 
-    /// Waits until it has booted, and is not in the boot of this identifier any more, and systemd has started all that it starts.
+    /// Waits until it has booted, and is not in the boot of this identifier any more, and systemd
+    /// has started all that it starts.
     ///
     /// # Errors
     ///
@@ -218,10 +266,12 @@ impl VirtualHost {
             .and_then(|()| self.sh("systemctl is-system-running --wait || systemctl --failed"))
             .map(drop)
             .with_context(|| {
-                let shown = fs::read(self.directory.join(format!("console{}", self.number))).unwrap_or_default();
+                let shown = fs::read(self.directory.join(format!("console{}", self.number)))
+                    .unwrap_or_default();
                 let shown = String::from_utf8_lossy(&shown).into_owned();
                 let lines: Vec<&str> = shown.lines().collect();
-                let end = lines.get(lines.len().saturating_sub(30)..).unwrap_or_default().join("\n");
+                let end =
+                    lines.get(lines.len().saturating_sub(30)..).unwrap_or_default().join("\n");
                 format!("the console of host {} showed at last:\n{end}", self.number)
             })
     }
@@ -235,9 +285,11 @@ impl VirtualHost {
         let (number, address) = (self.number, self.address());
         self.sh(&format!(
             "set -e; hostnamectl hostname host{number}; echo 127.0.1.1 host{number} >> /etc/hosts
-            printf '[Match]\nName=eth0\n[Network]\nAddress={address}/24\nIPv6AcceptRA=no\n' > /etc/systemd/network/cable.network
+            printf '[Match]\nName=eth0\n[Network]\nAddress={address}/24\nIPv6AcceptRA=no\n' > \
+             /etc/systemd/network/cable.network
             networkctl reload
-            mount -o ro /dev/vdb /mnt; cp /mnt/shoutd /mnt/shoutdctl /usr/local/bin; docker import /mnt/image.tar {}; umount /mnt",
+            mount -o ro /dev/vdb /mnt; cp /mnt/shoutd /mnt/shoutdctl /usr/local/bin; docker import \
+             /mnt/image.tar {}; umount /mnt",
             image::IMAGE
         ))
         .map(drop)
@@ -249,7 +301,10 @@ impl VirtualHost {
 
     fn ensure_runs(&mut self) -> Result<()> {
         let ended = self.machine.try_wait().context("look after a virtual machine")?;
-        let shown = || fs::read_to_string(self.directory.join(format!("console{}", self.number))).unwrap_or_default();
+        let shown = || {
+            fs::read_to_string(self.directory.join(format!("console{}", self.number)))
+                .unwrap_or_default()
+        };
         ensure!(ended.is_none(), "the virtual machine ended: {}", shown());
         Ok(())
     }
@@ -262,7 +317,8 @@ impl Drop for VirtualHost {
     }
 }
 
-/// A connection to the agent of a host: a line of JSON for each question, and one for each answer (QEMU Guest Agent Protocol Reference).
+/// A connection to the agent of a host: a line of JSON for each question, and one for each answer
+/// (QEMU Guest Agent Protocol Reference).
 struct Agent {
     lines: BufReader<UnixStream>,
 }
@@ -270,7 +326,8 @@ struct Agent {
 impl Agent {
     /// Returns when the agent answers what it is asked now, and nothing that somebody asked before.
     fn connect(socket: &Path) -> Result<Self> {
-        let line = UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
+        let line = UnixStream::connect(socket)
+            .with_context(|| format!("connect to {}", socket.display()))?;
         line.set_read_timeout(Some(ANSWER_DEADLINE))?;
         line.set_write_timeout(Some(ANSWER_DEADLINE))?;
         let mut agent = Self { lines: BufReader::new(line) };
@@ -289,12 +346,18 @@ impl Agent {
 
     fn tell(&mut self, command: &str, arguments: &Value) -> Result<()> {
         let line = format!("{}\n", json!({"execute": command, "arguments": arguments}));
-        self.lines.get_mut().write_all(line.as_bytes()).with_context(|| format!("tell the agent {command}"))
+        self.lines
+            .get_mut()
+            .write_all(line.as_bytes())
+            .with_context(|| format!("tell the agent {command}"))
     }
 
     fn hear(&mut self) -> Result<Value> {
         let mut line = String::new();
-        ensure!(self.lines.read_line(&mut line).context("hear from the agent")? > 0, "the agent's line was closed");
+        ensure!(
+            self.lines.read_line(&mut line).context("hear from the agent")? > 0,
+            "the agent's line was closed"
+        );
         serde_json::from_str(&line).with_context(|| format!("read the agent's answer {line:?}"))
     }
 }

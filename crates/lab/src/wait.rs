@@ -5,15 +5,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// How long to wait between two looks: short beside what is waited for, long beside the cost of a look.
+/// How long to wait between two looks: short beside what is waited for, long beside the cost of a
+/// look.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Looks again and again until `look` yields a value, and returns it.
 ///
 /// # Errors
 ///
-/// Fails with `what` when `deadline` has passed without a value, and at once when `look` itself fails.
-pub fn wait_until<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+/// Fails with `what` when `deadline` has passed without a value, and at once when `look` itself
+/// fails.
+pub fn wait_until<T>(
+    what: &str,
+    deadline: Duration,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let end = Instant::now() + deadline;
     loop {
         if let Some(value) = look()? {

@@ -1,4 +1,5 @@
-//! Addresses, subnets and names: unique over all hosts, however they are chosen, and clear words when they cannot be.
+//! Addresses, subnets and names: unique over all hosts, however they are chosen, and clear words
+//! when they cannot be.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 mod common;
@@ -9,8 +10,8 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use common::{
-    Cluster, Container, EXIT_PROBLEMS, Network, SOON, Stream, await_network, await_no_network, leased, left_in_kernel,
-    networks, one_on_each, run_checks, status,
+    Cluster, Container, EXIT_PROBLEMS, Network, SOON, Stream, await_network, await_no_network,
+    leased, left_in_kernel, networks, one_on_each, run_checks, status,
 };
 use shoutd_lab::{Host, Output, wait_until};
 
@@ -24,8 +25,12 @@ fn addresses_subnets_and_names_are_one_thing_over_all_hosts() {
     run_checks(
         &mut cluster,
         &[
-            ("many containers at once, with the plain command", |cluster| many_at_once(cluster, &[])),
-            ("many containers at once, with --subnet", |cluster| many_at_once(cluster, &["--subnet", "10.9.0.0/16"])),
+            ("many containers at once, with the plain command", |cluster| {
+                many_at_once(cluster, &[])
+            }),
+            ("many containers at once, with --subnet", |cluster| {
+                many_at_once(cluster, &["--subnet", "10.9.0.0/16"])
+            }),
             ("many containers at once, with --ipam-driver shoutd", |cluster| {
                 many_at_once(cluster, &["--ipam-driver", "shoutd"])
             }),
@@ -36,7 +41,10 @@ fn addresses_subnets_and_names_are_one_thing_over_all_hosts() {
             ("what is freed in a full subnet goes to whichever host asks", full_subnet),
             ("one name created on two hosts at once", name_created_twice),
             ("a container on two networks", two_networks),
-            ("a container that is restarted, and moved between networks", restarted_and_reconnected),
+            (
+                "a container that is restarted, and moved between networks",
+                restarted_and_reconnected,
+            ),
             ("overlapping subnets are refused, and the suggestion works", overlaps),
             ("a name that another driver's network has on another host", foreign_name),
             ("a name that is taken on this host", taken_name),
@@ -44,7 +52,8 @@ fn addresses_subnets_and_names_are_one_thing_over_all_hosts() {
     );
 }
 
-/// Starts all hosts at once, each naming the others, with a token that was prepared; host2 has a `docker_gwbridge` of its own.
+/// Starts all hosts at once, each naming the others, with a token that was prepared; host2 has a
+/// `docker_gwbridge` of its own.
 fn form(cluster: &Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     hosts[1].docker(["network", "create", "--subnet", BRIDGE_OF_SECOND, "docker_gwbridge"])?;
@@ -56,7 +65,9 @@ fn form(cluster: &Cluster) -> Result<()> {
         host.start_shoutd(&[&own, &format!("--peer-addresses={}", peers.join(",")), &token])
     })?;
     for host in &hosts {
-        wait_until("all hosts to be known", SOON, || Ok((status(host)?["hosts"] == 3).then_some(())))?;
+        wait_until("all hosts to be known", SOON, || {
+            Ok((status(host)?["hosts"] == 3).then_some(()))
+        })?;
     }
     Ok(())
 }
@@ -74,10 +85,12 @@ fn many_at_once(cluster: &mut Cluster, options: &[&str]) -> Result<()> {
     let hosts = cluster.three()?;
     let network = Network::create(cluster, &hosts[0], "foo", options)?;
     let started = on_all(&hosts, |host| {
-        let more = on_all(&[host.clone(), host.clone()], |host| Container::start(host, "foo", &[]))?;
+        let more =
+            on_all(&[host.clone(), host.clone()], |host| Container::start(host, "foo", &[]))?;
         Ok((more, Container::start(host, "foo", &[])?))
     })?;
-    let containers: Vec<_> = started.into_iter().flat_map(|(more, last)| more.into_iter().chain([last])).collect();
+    let containers: Vec<_> =
+        started.into_iter().flat_map(|(more, last)| more.into_iter().chain([last])).collect();
     let mut addresses = BTreeMap::new();
     for container in &containers {
         let address = container.address("foo")?;
@@ -87,21 +100,33 @@ fn many_at_once(cluster: &mut Cluster, options: &[&str]) -> Result<()> {
         }
     }
     for host in &hosts {
-        let known: BTreeMap<_, _> = leased(host)?.into_iter().map(|((_, address), host)| (address, host)).collect();
-        let right: BTreeMap<_, _> =
-            addresses.iter().map(|(address, container)| (IpAddr::V4(*address), container.host.name())).collect();
-        ensure!(known == right, "{} takes the addresses for {known:?}; they are {right:?}", host.name());
+        let known: BTreeMap<_, _> =
+            leased(host)?.into_iter().map(|((_, address), host)| (address, host)).collect();
+        let right: BTreeMap<_, _> = addresses
+            .iter()
+            .map(|(address, container)| (IpAddr::V4(*address), container.host.name()))
+            .collect();
+        ensure!(
+            known == right,
+            "{} takes the addresses for {known:?}; they are {right:?}",
+            host.name()
+        );
     }
     let [first, .., last] = containers.as_slice() else { bail!("no containers") };
     first.ping(&last.address("foo")?.to_string())
 }
 
-/// Fails unless Docker said no and these words are in its reason, which is one line, by whoever calls Docker.
+/// Fails unless Docker said no and these words are in its reason, which is one line, by whoever
+/// calls Docker.
 fn ensure_refused(output: &Output, words: &[&str]) -> Result<()> {
     ensure!(!output.success(), "Docker did not say no: {output}");
     let missing: Vec<_> = words.iter().filter(|word| !output.stderr.contains(**word)).collect();
     ensure!(missing.is_empty(), "{missing:?} is missing in: {}", output.stderr);
-    let said = output.stderr.lines().filter(|line| line.contains("remote: ") || line.contains(words[0])).count();
+    let said = output
+        .stderr
+        .lines()
+        .filter(|line| line.contains("remote: ") || line.contains(words[0]))
+        .count();
     ensure!(said == 1, "the reason is not one line: {}", output.stderr);
     Ok(())
 }
@@ -110,7 +135,8 @@ fn taken_address(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, third] = &hosts;
     let network = Network::create(cluster, first, "foo", &["--subnet", "10.9.0.0/24"])?;
-    // Of a host that has a mirror from the origin and from another mirror, and of the origin from a mirror.
+    // Of a host that has a mirror from the origin and from another mirror, and of the origin from a
+    // mirror.
     for (holder, others) in [(second, [first, third]), (first, [second, third])] {
         let held = Container::start(holder, "foo", &["--ip", "10.9.0.50"])?;
         let before = leased(first)?;
@@ -118,7 +144,12 @@ fn taken_address(cluster: &mut Cluster) -> Result<()> {
             let (made, output) = Container::try_start(other, "foo", &["--ip", "10.9.0.50"])?;
             ensure_refused(&output, &["10.9.0.50", &holder.name()])?;
             ensure!(leased(first)? == before, "leases are left: {:?}", leased(first)?);
-            ensure!(left_in_kernel(other)?.is_empty(), "left on {}: {:?}", other.name(), left_in_kernel(other)?);
+            ensure!(
+                left_in_kernel(other)?.is_empty(),
+                "left on {}: {:?}",
+                other.name(),
+                left_in_kernel(other)?
+            );
             let state = status(other)?;
             ensure!(state["endpoints"] == 0, "an endpoint is left: {state}");
             made.remove()?;
@@ -136,7 +167,9 @@ fn taken_address(cluster: &mut Cluster) -> Result<()> {
 fn fixed_address(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, third] = &hosts;
-    for options in [&["--subnet", "10.9.0.0/28"][..], &["--subnet", "10.9.0.0/28", "--ipam-driver", "shoutd"]] {
+    for options in
+        [&["--subnet", "10.9.0.0/28"][..], &["--subnet", "10.9.0.0/28", "--ipam-driver", "shoutd"]]
+    {
         let network = Network::create(cluster, first, "foo", options)?;
         // Where the origin's engine and where shoutd would begin.
         let fixed = [
@@ -149,8 +182,15 @@ fn fixed_address(cluster: &mut Cluster) -> Result<()> {
             .map(|host| Container::start(host, "foo", &[]))
             .collect::<Result<_>>()
             .with_context(|| format!("with {options:?}"))?;
-        let all = fixed.iter().chain(&free).map(|container| container.address("foo")).collect::<Result<Vec<_>>>()?;
-        ensure!(all.iter().collect::<BTreeSet<_>>().len() == 7, "not seven addresses with {options:?}: {all:?}");
+        let all = fixed
+            .iter()
+            .chain(&free)
+            .map(|container| container.address("foo"))
+            .collect::<Result<Vec<_>>>()?;
+        ensure!(
+            all.iter().collect::<BTreeSet<_>>().len() == 7,
+            "not seven addresses with {options:?}: {all:?}"
+        );
         drop((fixed, free));
         network.remove_on(second)?;
     }
@@ -184,7 +224,9 @@ fn reserved_addresses(cluster: &mut Cluster) -> Result<()> {
 fn small_subnet(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, third] = &hosts;
-    for options in [&["--subnet", "10.9.0.0/29", "--ipam-driver", "shoutd"][..], &["--subnet", "10.9.0.0/29"]] {
+    for options in
+        [&["--subnet", "10.9.0.0/29", "--ipam-driver", "shoutd"][..], &["--subnet", "10.9.0.0/29"]]
+    {
         let network = Network::create(cluster, first, "foo", options)?;
         // 8 less the network's own, broadcast and gateway.
         let mut containers: Vec<_> = [first, second, third, second, first]
@@ -199,7 +241,11 @@ fn small_subnet(cluster: &mut Cluster) -> Result<()> {
         let address = removed.address("foo")?;
         removed.remove()?;
         let heir = Container::start(second, "foo", &[])?;
-        ensure!(heir.address("foo")? == address, "{address} was free, and {} was given", heir.address("foo")?);
+        ensure!(
+            heir.address("foo")? == address,
+            "{address} was free, and {} was given",
+            heir.address("foo")?
+        );
         drop((containers, heir));
         network.remove_on(third)?;
     }
@@ -214,7 +260,8 @@ fn full_subnet(cluster: &mut Cluster) -> Result<()> {
     // While it is in use, Docker goes on choosing addresses on the host that made the network.
     let used = Container::start(first, "foo", &[])?;
     // 16 less the network's own, broadcast, gateway and that one; other hosts' stock among them.
-    let mut containers = on_all(&vec![second.clone(); 12], |host| Container::start(host, "foo", &[]))?;
+    let mut containers =
+        on_all(&vec![second.clone(); 12], |host| Container::start(host, "foo", &[]))?;
     let (made, output) = Container::try_start(third, "foo", &[])?;
     ensure_refused(&output, &["no free address", "10.9.0.0/28"])?;
     made.remove()?;
@@ -226,9 +273,15 @@ fn full_subnet(cluster: &mut Cluster) -> Result<()> {
     containers.drain(..2).try_for_each(Container::remove)?;
     containers.push(Container::start(third, "foo", &[])?);
     let (made, output) = Container::try_start(first, "foo", &[])?;
-    let (_, free) = output.stderr.split_once("--ip ").with_context(|| format!("no address is named: {output}"))?;
+    let (_, free) = output
+        .stderr
+        .split_once("--ip ")
+        .with_context(|| format!("no address is named: {output}"))?;
     made.remove()?;
-    let free: String = free.chars().take_while(|character| *character == '.' || character.is_ascii_digit()).collect();
+    let free: String = free
+        .chars()
+        .take_while(|character| *character == '.' || character.is_ascii_digit())
+        .collect();
     containers.push(Container::start(first, "foo", &["--ip", &free])?);
     drop((used, containers));
     network.remove_on(third)
@@ -238,7 +291,16 @@ fn name_created_twice(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let (makers, third) = (&hosts[..2], &hosts[2]);
     let outputs = on_all(makers, |host| {
-        host.run(["docker", "network", "create", "--driver", "shoutd", "--ipam-driver", "shoutd", "twin"])
+        host.run([
+            "docker",
+            "network",
+            "create",
+            "--driver",
+            "shoutd",
+            "--ipam-driver",
+            "shoutd",
+            "twin",
+        ])
     })?;
     ensure!(outputs.iter().any(Output::success), "neither was created: {outputs:?}");
     let mut seen = String::new();
@@ -246,7 +308,9 @@ fn name_created_twice(cluster: &mut Cluster) -> Result<()> {
         let rows = networks(third)?;
         let copies = hosts
             .iter()
-            .map(|host| host.docker(["network", "ls", "--filter", "driver=shoutd", "--format", "{{.Name}}"]))
+            .map(|host| {
+                host.docker(["network", "ls", "--filter", "driver=shoutd", "--format", "{{.Name}}"])
+            })
             .collect::<Result<Vec<_>>>()?;
         seen = format!("{rows:?}, {copies:?}");
         let named = rows.first().is_some_and(|row| row["name"] == "twin");
@@ -300,7 +364,11 @@ fn two_networks(cluster: &mut Cluster) -> Result<()> {
     Stream::default().send(sender, &receivers, 1)?;
     for container in &both {
         container.host.docker(["network", "connect", "one", &container.name])?;
-        ensure!(multicast_routes(container)? == 1, "not one multicast route on {}", container.host.name());
+        ensure!(
+            multicast_routes(container)? == 1,
+            "not one multicast route on {}",
+            container.host.name()
+        );
     }
     Stream::default().send(sender, &receivers, 1)
 }
@@ -313,9 +381,16 @@ fn restarted_and_reconnected(cluster: &mut Cluster) -> Result<()> {
     let [sender, receivers @ ..] = containers.as_slice() else { bail!("no containers") };
     let receivers: Vec<_> = receivers.iter().collect();
     for host in [first, second] {
-        let container = containers.iter().find(|one| one.host.number() == host.number()).context("a container")?;
+        let container = containers
+            .iter()
+            .find(|one| one.host.number() == host.number())
+            .context("a container")?;
         let still_works = |after: &str| -> Result<()> {
-            ensure!(multicast_routes(container)? == 1, "not one multicast route on {} after {after}", host.name());
+            ensure!(
+                multicast_routes(container)? == 1,
+                "not one multicast route on {} after {after}",
+                host.name()
+            );
             for other in containers.iter().filter(|other| other.name != container.name) {
                 other.ping(&container.address("foo")?.to_string())?;
             }
@@ -331,7 +406,10 @@ fn restarted_and_reconnected(cluster: &mut Cluster) -> Result<()> {
         still_works("docker network disconnect and connect")?;
         Stream::default().send(sender, &receivers, 1)?;
     }
-    let addresses = containers.iter().map(|container| container.address("foo")).collect::<Result<BTreeSet<_>>>()?;
+    let addresses = containers
+        .iter()
+        .map(|container| container.address("foo"))
+        .collect::<Result<BTreeSet<_>>>()?;
     let known: BTreeSet<_> = leased(third)?.into_keys().map(|(_, address)| address).collect();
     ensure!(known == addresses.into_iter().map(IpAddr::V4).collect(), "{third:?} knows {known:?}");
     Ok(())
@@ -348,13 +426,15 @@ fn overlaps(cluster: &mut Cluster) -> Result<()> {
             ("10.200.3.0/24", [BRIDGE_OF_SECOND, "host2"]),
             ("10.77.0.128/25", ["10.77.0.0/24", "underlay"]),
         ] {
-            let create = ["docker", "network", "create", "--driver", "shoutd", "--subnet", subnet, "clash"];
+            let create =
+                ["docker", "network", "create", "--driver", "shoutd", "--subnet", subnet, "clash"];
             let output = host.run(create)?;
             ensure_refused(&output, &[&[subnet], &words[..]].concat())?;
             let listed = host.docker(["network", "ls", "--format", "{{.Name}}"])?;
             ensure!(!listed.contains("clash"), "half made: {listed}");
             ensure!(networks(host)?.len() == 1, "half made: {:?}", networks(host)?);
-            suggested = suggestion(&output.stderr).with_context(|| format!("no free subnet in {output}"))?;
+            suggested = suggestion(&output.stderr)
+                .with_context(|| format!("no free subnet in {output}"))?;
         }
         let network = Network::create(cluster, host, "fits", &["--subnet", &suggested])?;
         let containers = one_on_each(&hosts, "fits", &[])?;
@@ -396,10 +476,17 @@ fn foreign_name(cluster: &mut Cluster) -> Result<()> {
         "the exit code does not say that there are problems"
     );
     let everywhere = first.run(["shoutdctl", "status", "--cluster"])?;
-    ensure!(everywhere.code == EXIT_PROBLEMS && everywhere.stdout.contains("common"), "{everywhere}");
+    ensure!(
+        everywhere.code == EXIT_PROBLEMS && everywhere.stdout.contains("common"),
+        "{everywhere}"
+    );
     for host in [&first, &second] {
         ensure!(problems(host)?.is_empty(), "{} has problems: {}", host.name(), problems(host)?);
-        ensure!(host.run(["shoutdctl", "status"])?.success(), "the exit code says that {} has problems", host.name());
+        ensure!(
+            host.run(["shoutdctl", "status"])?.success(),
+            "the exit code says that {} has problems",
+            host.name()
+        );
     }
     let driver = ["network", "inspect", "--format", "{{.Driver}}", "common"];
     ensure!(third.docker(driver)?.trim() == "bridge", "the other network was touched");

@@ -8,7 +8,9 @@ mod start;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::{Check, Cluster, SOON, containers_of, ensure_runs, left_in_kernel, networks, run_checks, status};
+use common::{
+    Check, Cluster, SOON, containers_of, ensure_runs, left_in_kernel, networks, run_checks, status,
+};
 use shoutd_lab::{Host, IMAGE, Output, wait_until};
 
 /// Where shoutd keeps what must outlive it.
@@ -72,7 +74,10 @@ fn shoutdctl(host: &Host, arguments: &[&str]) -> Result<Output> {
 fn ensure_one_line(output: &Output, words: &[&str]) -> Result<()> {
     ensure!(!output.success(), "it did not fail: {output}");
     let said = output.stderr.trim_end();
-    ensure!(said.starts_with("shoutdctl: ") && said.lines().count() == 1, "not one line of shoutdctl: {output}");
+    ensure!(
+        said.starts_with("shoutdctl: ") && said.lines().count() == 1,
+        "not one line of shoutdctl: {output}"
+    );
     let missing: Vec<_> = words.iter().filter(|word| !said.contains(**word)).collect();
     ensure!(missing.is_empty(), "{missing:?} is missing in: {said}");
     ensure!(output.stdout.trim().is_empty(), "a failure that says more than why: {output}");
@@ -134,14 +139,18 @@ fn malformed_addresses(cluster: &mut Cluster) -> Result<()> {
             _ = host.sh("shoutdctl stop");
         }
     };
-    for address in ["nonsense", "10.77.0", "10.77.0.1:99999", "10.77.0.1:", "10.77.0.1/24", "::1::2", ""] {
+    for address in
+        ["nonsense", "10.77.0", "10.77.0.1:99999", "10.77.0.1:", "10.77.0.1/24", "::1::2", ""]
+    {
         expect(&[address], &[address]);
     }
     // Well-formed, and no host's.
     for address in ["0.0.0.0", "224.1.1.1", "255.255.255.255", "10.77.0.1:0", "::", "ff02::1"] {
         expect(&[address], &[address.trim_end_matches(":0")]);
     }
-    for (address, kind) in [("127.0.0.1", "loopback"), ("::1", "loopback"), ("169.254.1.1", "link-local")] {
+    for (address, kind) in
+        [("127.0.0.1", "loopback"), ("::1", "loopback"), ("169.254.1.1", "link-local")]
+    {
         expect(&[address], &[address, kind]);
         expect(&["10.77.0.1", &format!("--peer-addresses={address}")], &[address, kind]);
     }
@@ -166,7 +175,9 @@ fn port_in_use(cluster: &mut Cluster) -> Result<()> {
     let [host, _] = new_hosts(cluster)?;
     for taker in ["TCP4-LISTEN:7789,bind=10.77.0.1", "TCP4-LISTEN:7789", "UDP4-RECV:7789"] {
         let mut socat = host.spawn(["socat", "-d", "-d", "-u", taker, "-"])?;
-        socat.wait_for_line(SOON, |line| line.contains("listening on") || line.contains("starting data transfer"))?;
+        socat.wait_for_line(SOON, |line| {
+            line.contains("listening on") || line.contains("starting data transfer")
+        })?;
         let output = shoutdctl(&host, &["start", "10.77.0.1"])?;
         ensure_one_line(&output, &["7789", "in use"]).with_context(|| taker.to_owned())?;
         socat.kill()?;
@@ -178,9 +189,14 @@ fn port_in_use(cluster: &mut Cluster) -> Result<()> {
 fn unreachable_peer(cluster: &mut Cluster) -> Result<()> {
     let [host, other] = new_hosts(cluster)?;
     // No host, no shoutd, and something else at that port.
-    let _other = host.spawn(["socat", "-u", "TCP4-LISTEN:7799,fork,reuseaddr", "OPEN:/dev/null"])?;
+    let _other =
+        host.spawn(["socat", "-u", "TCP4-LISTEN:7799,fork,reuseaddr", "OPEN:/dev/null"])?;
     for peer in ["10.77.0.200", &other.address().to_string(), "10.77.0.1:7799"] {
-        refuses(&host, &["10.77.0.1", &format!("--peer-addresses={peer}"), "--timeout=3"], &[peer])?;
+        refuses(
+            &host,
+            &["10.77.0.1", &format!("--peer-addresses={peer}"), "--timeout=3"],
+            &[peer],
+        )?;
     }
     refuses(
         &host,
@@ -229,10 +245,15 @@ fn other_cluster(cluster: &mut Cluster) -> Result<()> {
 fn no_token(cluster: &mut Cluster) -> Result<()> {
     let [first, second] = new_hosts(cluster)?;
     first.start_shoutd(&["10.77.0.1"])?;
-    let mut start = second.spawn(["shoutdctl", "start", "10.77.0.2", "--peer-addresses=10.77.0.1"])?;
+    let mut start =
+        second.spawn(["shoutdctl", "start", "10.77.0.2", "--peer-addresses=10.77.0.1"])?;
     let line = start.wait_for_line(SOON, |line| line.contains("shoutdctl approve "))?;
     let (_, approve) = line.split_once("shoutdctl ").context("a command")?;
-    ensure!(status(&first)?["hosts"] == 1, "it is in without having been let in: {}", status(&first)?);
+    ensure!(
+        status(&first)?["hosts"] == 1,
+        "it is in without having been let in: {}",
+        status(&first)?
+    );
     wait_until("the host to be listed", SOON, || {
         let listed = first.sh("shoutdctl approve")?;
         Ok(listed.contains(approve.trim_start_matches("approve ").trim()).then_some(()))
@@ -281,17 +302,24 @@ fn no_engine(cluster: &mut Cluster) -> Result<()> {
     let refused = refuses(&host, &["10.77.0.1", "--timeout=5"], &["Docker"]);
     host.start_engine()?;
     refused?;
-    refuses(&host, &["10.77.0.1", "--docker-socket=/run/none.sock", "--timeout=5"], &["/run/none.sock"])?;
+    refuses(
+        &host,
+        &["10.77.0.1", "--docker-socket=/run/none.sock", "--timeout=5"],
+        &["/run/none.sock"],
+    )?;
     can_be_founded(&host)
 }
 
 /// Somebody who is not root, with programs that are not in root's own directories.
-const AS_NOBODY: &str = "mkdir -p /run/programs && cp $(command -v shoutd) $(command -v shoutdctl) /run/programs &&
+const AS_NOBODY: &str = "mkdir -p /run/programs && cp $(command -v shoutd) $(command -v \
+                         shoutdctl) /run/programs &&
     exec setpriv --reuid=65534 --regid=65534 --clear-groups /run/programs/";
 
 fn not_root(cluster: &mut Cluster) -> Result<()> {
     let [host, _] = new_hosts(cluster)?;
-    for command in ["shoutdctl start 10.77.0.1", "shoutdctl status", "shoutdctl stop", "shoutdctl networks"] {
+    for command in
+        ["shoutdctl start 10.77.0.1", "shoutdctl status", "shoutdctl stop", "shoutdctl networks"]
+    {
         ensure_one_line(&host.run(["sh", "-c", &format!("{AS_NOBODY}{command}")])?, &["root"])?;
     }
     let output = host.run(["sh", "-c", &format!("{AS_NOBODY}shoutd 10.77.0.1")])?;
@@ -303,9 +331,12 @@ fn not_root(cluster: &mut Cluster) -> Result<()> {
     let raw = format!("{as_nobody} socat -u OPEN:/dev/null UNIX-CONNECT:/run/shoutd/control.sock");
     ensure!(!host.run(["sh", "-c", &raw])?.success(), "anybody can connect to the control socket");
     // So is what lets hosts in, even in a directory that somebody has made beforehand.
-    let readable = host.sh(&format!("{as_nobody} find {DATA} -readable -type f 2>/dev/null || true"))?;
-    let secrets: Vec<_> =
-        readable.lines().filter(|file| !file.ends_with(".redb") && !file.ends_with("start.json")).collect();
+    let readable =
+        host.sh(&format!("{as_nobody} find {DATA} -readable -type f 2>/dev/null || true"))?;
+    let secrets: Vec<_> = readable
+        .lines()
+        .filter(|file| !file.ends_with(".redb") && !file.ends_with("start.json"))
+        .collect();
     ensure!(secrets.is_empty(), "anybody can read {secrets:?}");
     host.sh("shoutdctl stop")?;
     host.start_shoutd(&["10.77.0.1", "--data-dir=/run/test-data"])?;
@@ -317,7 +348,8 @@ fn not_root(cluster: &mut Cluster) -> Result<()> {
 fn no_rights(cluster: &mut Cluster) -> Result<()> {
     let [host, _] = new_hosts(cluster)?;
     let drop = "setpriv --bounding-set=-net_admin --inh-caps=-net_admin";
-    let output = host.run(["sh", "-c", &format!("{drop} shoutdctl start 10.77.0.1 --timeout=10")])?;
+    let output =
+        host.run(["sh", "-c", &format!("{drop} shoutdctl start 10.77.0.1 --timeout=10")])?;
     ensure_one_line(&output, &[])?;
     ensure_nothing_left(&host)?;
     can_be_founded(&host)
@@ -333,7 +365,8 @@ fn unwritable_data(cluster: &mut Cluster) -> Result<()> {
     let refused = refuses(&host, &["10.77.0.1", "--data-dir=/run/test"], &["/run/test"]);
     refused?;
     host.sh("umount /run/test && mount -t tmpfs -o size=4m tmpfs /run/test")?;
-    let refused = refuses(&host, &["10.77.0.1", "--data-dir=/run/test"], &["/run/test", "make room"]);
+    let refused =
+        refuses(&host, &["10.77.0.1", "--data-dir=/run/test"], &["/run/test", "make room"]);
     host.sh("umount /run/test && touch /run/test/file")?;
     refused?;
     refuses(&host, &["10.77.0.1", "--data-dir=/run/test/file"], &["/run/test/file"])?;
@@ -353,7 +386,11 @@ fn damaged_data(cluster: &mut Cluster) -> Result<()> {
     let [host, _] = new_hosts(cluster)?;
     host.start_shoutd(&["10.77.0.1"])?;
     host.docker(["network", "create", "--driver", "shoutd", "kept"])?;
-    wait_until("the network to be known", SOON, || Ok((networks(&host)?.len() == 1).then_some(())))?;
+    wait_until(
+        "the network to be known",
+        SOON,
+        || Ok((networks(&host)?.len() == 1).then_some(())),
+    )?;
     host.sh(&format!("shoutdctl stop && cp -a {DATA} /run/sound"))?;
     let files = host.sh(&format!("cd {DATA} && find . -type f | sed s,^./,,"))?;
     ensure!(!files.is_empty(), "there are no files in {DATA}");
@@ -364,7 +401,8 @@ fn damaged_data(cluster: &mut Cluster) -> Result<()> {
             let output = shoutdctl(&host, &["start"])?;
             // The token is kept for showing it only, as are past events: a host can serve without.
             let harmless = ["token", "events.json"].contains(&file) && output.success();
-            let refused = ensure_one_line(&output, &[file]).and_then(|()| ensure_nothing_left(&host));
+            let refused =
+                ensure_one_line(&output, &[file]).and_then(|()| ensure_nothing_left(&host));
             if let Err(error) = refused
                 && !harmless
             {
@@ -382,10 +420,12 @@ fn damaged_data(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Sends this, written as the shell's `printf` takes it, to a socket, and returns what is answered until the other side closes or is
-/// silent for a while.
+/// Sends this, written as the shell's `printf` takes it, to a socket, and returns what is answered
+/// until the other side closes or is silent for a while.
 fn send(host: &Host, address: &str, text: &str) -> Result<String> {
-    let script = format!("printf '{text}' | socat -T 2 -t 0.1 -,ignoreeof {address} 2>/dev/null | head -c 2000");
+    let script = format!(
+        "printf '{text}' | socat -T 2 -t 0.1 -,ignoreeof {address} 2>/dev/null | head -c 2000"
+    );
     Ok(host.run(["sh", "-c", &script])?.stdout)
 }
 
@@ -396,20 +436,43 @@ fn garbage_for_plugin(cluster: &mut Cluster) -> Result<()> {
     host.start_shoutd(&["10.77.0.1"])?;
     host.docker(["network", "create", "--driver", "shoutd", "--subnet", "10.9.0.0/24", "foo"])?;
     let pids = host.pids_of("shoutd")?;
-    for text in [r"\000\377\001\002", r"GET / HTTP/1.1\r\n\r\n", r"POST /NetworkDriver.Join HTTP/9.9\r\n\r\n", r"POST "]
-    {
+    for text in [
+        r"\000\377\001\002",
+        r"GET / HTTP/1.1\r\n\r\n",
+        r"POST /NetworkDriver.Join HTTP/9.9\r\n\r\n",
+        r"POST ",
+    ] {
         send(&host, PLUGIN, text)?;
     }
-    host.sh(&format!("head -c 2000000 /dev/urandom | timeout 5 socat -u - {PLUGIN} 2>/dev/null || true"))?;
     host.sh(&format!(
-        "(printf 'POST /NetworkDriver.Join HTTP/1.1\\r\\nx: '; yes x | head -c 2000000) | timeout 5 socat -u - {PLUGIN} 2>/dev/null || true"
+        "head -c 2000000 /dev/urandom | timeout 5 socat -u - {PLUGIN} 2>/dev/null || true"
     ))?;
-    let calls =
-        ["CreateNetwork", "DeleteNetwork", "CreateEndpoint", "DeleteEndpoint", "Join", "Leave", "EndpointOperInfo"]
-            .map(|call| format!("NetworkDriver.{call}"));
-    let pools = ["RequestPool", "RequestAddress", "ReleaseAddress"].map(|call| format!("IpamDriver.{call}"));
+    host.sh(&format!(
+        "(printf 'POST /NetworkDriver.Join HTTP/1.1\\r\\nx: '; yes x | head -c 2000000) | timeout \
+         5 socat -u - {PLUGIN} 2>/dev/null || true"
+    ))?;
+    let calls = [
+        "CreateNetwork",
+        "DeleteNetwork",
+        "CreateEndpoint",
+        "DeleteEndpoint",
+        "Join",
+        "Leave",
+        "EndpointOperInfo",
+    ]
+    .map(|call| format!("NetworkDriver.{call}"));
+    let pools = ["RequestPool", "RequestAddress", "ReleaseAddress"]
+        .map(|call| format!("IpamDriver.{call}"));
     for call in calls.iter().chain(&pools) {
-        for body in ["", "{", "[]", "null", "{\"NetworkID\":7}", "{\"NetworkID\":\"../..\",\"PoolID\":\"x\"}", "{}"] {
+        for body in [
+            "",
+            "{",
+            "[]",
+            "null",
+            "{\"NetworkID\":7}",
+            "{\"NetworkID\":\"../..\",\"PoolID\":\"x\"}",
+            "{}",
+        ] {
             let head = format!(
                 "POST /{call} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\nContent-Length: {}",
                 body.len()
@@ -422,7 +485,8 @@ fn garbage_for_plugin(cluster: &mut Cluster) -> Result<()> {
         }
     }
     // Connections that say nothing.
-    let idle = (0..50).map(|_| host.spawn(["socat", "-u", PLUGIN, "-"])).collect::<Result<Vec<_>>>()?;
+    let idle =
+        (0..50).map(|_| host.spawn(["socat", "-u", PLUGIN, "-"])).collect::<Result<Vec<_>>>()?;
     ensure!(host.pids_of("shoutd")? == pids, "the daemon is not the one that it was");
     ensure!(networks(&host)?.len() == 1, "garbage made a network: {:?}", networks(&host)?);
     ensure!(left_in_kernel(&host)?.is_empty(), "garbage made {:?}", left_in_kernel(&host)?);
@@ -439,21 +503,29 @@ fn garbage_elsewhere(cluster: &mut Cluster) -> Result<()> {
     let request = |path: &str, body: &str| {
         let length = body.len();
         format!(
-            "POST {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\nContent-Length: {length}\\r\\n\\r\\n{body}"
+            "POST {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\nContent-Length: \
+             {length}\\r\\n\\r\\n{body}"
         )
     };
     for (host, address) in [(&first, control), (&second, "TCP4:10.77.0.1:7789")] {
-        for text in [r"\000\377", r"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\377\377\377\377", &request("/v1/raft/vote", "{}")]
-        {
+        for text in [
+            r"\000\377",
+            r"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\377\377\377\377",
+            &request("/v1/raft/vote", "{}"),
+        ] {
             send(host, address, text)?;
         }
-        host.sh(&format!("head -c 2000000 /dev/urandom | timeout 5 socat -u - {address} 2>/dev/null || true"))?;
+        host.sh(&format!(
+            "head -c 2000000 /dev/urandom | timeout 5 socat -u - {address} 2>/dev/null || true"
+        ))?;
     }
-    // VXLAN from nowhere. Of its own host nothing is in the way: the filter of a daemon that ran there before stays when that ends.
+    // VXLAN from nowhere. Of its own host nothing is in the way: the filter of a daemon that ran
+    // there before stays when that ends.
     second.sh("nft delete table inet shoutd 2>/dev/null || true")?;
     second.sh("head -c 1000 /dev/urandom | socat -u - UDP4-DATAGRAM:10.77.0.1:7789")?;
-    let _idle =
-        (0..50).map(|_| second.spawn(["socat", "-u", "TCP4:10.77.0.1:7789", "-"])).collect::<Result<Vec<_>>>()?;
+    let _idle = (0..50)
+        .map(|_| second.spawn(["socat", "-u", "TCP4:10.77.0.1:7789", "-"]))
+        .collect::<Result<Vec<_>>>()?;
     ensure!(first.pids_of("shoutd")? == pids, "the daemon is not the one that it was");
     ensure!(status(&first)?["hosts"] == 1, "garbage joined: {}", status(&first)?);
     cluster.join(&second, &first)?;
@@ -473,7 +545,10 @@ fn foreground(cluster: &mut Cluster) -> Result<()> {
     host.signal("TERM", &host.pids_of("shoutd")?)?;
     let output = daemon.wait(Duration::from_secs(20))?;
     ensure!(output.success(), "SIGTERM does not stop it cleanly, {output}");
-    ensure!(!output.stderr.is_empty() && output.stdout.is_empty(), "it does not log to stderr: {output}");
+    ensure!(
+        !output.stderr.is_empty() && output.stdout.is_empty(),
+        "it does not log to stderr: {output}"
+    );
     ensure!(left_in_kernel(&host)? == namespaces, "it took something from the kernel with it");
     ensure!(containers_of(&host)? == ["stays"], "its container is gone");
     host.start_shoutd(&[])?;

@@ -1,4 +1,5 @@
-//! shoutd ends at any moment of any call that Docker makes, and comes back: what was asked for is done, once, and nothing is left of it afterwards.
+//! shoutd ends at any moment of any call that Docker makes, and comes back: what was asked for is
+//! done, once, and nothing is left of it afterwards.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 #[path = "callbacks/interposer.rs"]
@@ -9,7 +10,10 @@ mod common;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use common::{Cluster, Container, Network, SOON, Stream, await_network, await_no_network, endpoints, run_checks};
+use common::{
+    Cluster, Container, Network, SOON, Stream, await_network, await_no_network, endpoints,
+    run_checks,
+};
 use interposer::{End, Interposer, Moment};
 use shoutd_lab::{Host, IMAGE, wait_until};
 
@@ -44,27 +48,44 @@ fn shoutd_may_end_at_any_moment_of_any_call() {
             ("killed when it has answered, and the answer is lost", |cluster| {
                 life(cluster, Moment::Answered, End::Killed)
             }),
-            ("killed when Docker has the answer", |cluster| life(cluster, Moment::Told, End::Killed)),
+            ("killed when Docker has the answer", |cluster| {
+                life(cluster, Moment::Told, End::Killed)
+            }),
             ("upgraded one millisecond after it was asked", |cluster| {
                 life(cluster, Moment::Underway(Duration::from_millis(1)), End::Stopped)
             }),
             ("killed while the engine makes a copy of a network: there is one copy", one_copy),
-            ("containers that were removed while shoutd was stopped hold nothing", containers_removed_unheard),
+            (
+                "containers that were removed while shoutd was stopped hold nothing",
+                containers_removed_unheard,
+            ),
         ],
     );
 }
 
-/// The life of a network and of a container, in each call of which shoutd ends on their host. Others that are there lose nothing.
+/// The life of a network and of a container, in each call of which shoutd ends on their host.
+/// Others that are there lose nothing.
 fn life(cluster: &mut Cluster, moment: Moment, end: End) -> Result<()> {
     let [first, second, _] = cluster.three()?;
     let steady = Network::create(cluster, &first, "steady", &[])?;
-    let (sender, receiver) = (Container::start(&second, "steady", &[])?, Container::start(&first, "steady", &[])?);
+    let (sender, receiver) =
+        (Container::start(&second, "steady", &[])?, Container::start(&first, "steady", &[])?);
     let stream = Stream::default().begin(&sender, &[&receiver])?;
 
     let interposer = Interposer::between(&first, moment, end)?;
     insist(&first, &["network", "create", "--driver", "shoutd", "--ipam-driver", "shoutd", "foo"])?;
     await_network(&second, "foo")?;
-    first.docker(["create", "--init", "--name", "here", "--network", "foo", IMAGE, "sleep", "100000"])?;
+    first.docker([
+        "create",
+        "--init",
+        "--name",
+        "here",
+        "--network",
+        "foo",
+        IMAGE,
+        "sleep",
+        "100000",
+    ])?;
     let here = Container { host: first.clone(), name: "here".to_owned() };
     insist(&first, &["start", "here"])?;
     let there = Container::start(&second, "foo", &[])?;
@@ -89,43 +110,55 @@ fn life(cluster: &mut Cluster, moment: Moment, end: End) -> Result<()> {
     steady.remove_on(&second)
 }
 
-/// Runs a command until it succeeds. An engine says no, and has undone what it did, when a plugin ends before it has answered; it asks again by itself only
-/// when it could not ask at all.
+/// Runs a command until it succeeds. An engine says no, and has undone what it did, when a plugin
+/// ends before it has answered; it asks again by itself only when it could not ask at all.
 fn insist(host: &Host, command: &[&str]) -> Result<()> {
     for _ in 0..CALLS.len() {
         let output = host.run(["docker"].iter().chain(command))?;
         if output.success() {
             return Ok(());
         }
-        let is_cut_off = ["shoutd.sock", "moby#35459"].iter().any(|sign| output.stderr.contains(sign));
+        let is_cut_off =
+            ["shoutd.sock", "moby#35459"].iter().any(|sign| output.stderr.contains(sign));
         ensure!(is_cut_off, "docker {}: not for want of an answer, {output}", command.join(" "));
     }
     bail!("docker {} failed too often", command.join(" "))
 }
 
-/// Removes a network on a host until another host does not have it any more. If shoutd ends before it has read that a network is removed, the engine forgets the network
-/// all the same: to shoutd that is a copy that is missing, and it comes back, once.
+/// Removes a network on a host until another host does not have it any more. If shoutd ends before
+/// it has read that a network is removed, the engine forgets the network all the same: to shoutd
+/// that is a copy that is missing, and it comes back, once.
 fn remove_for_good(host: &Host, other: &Host, name: &str) -> Result<()> {
     insist(host, &["network", "rm", name])?;
-    let has = |host: &Host| Ok::<_, anyhow::Error>(host.run(["docker", "network", "inspect", name])?.success());
+    let has = |host: &Host| {
+        Ok::<_, anyhow::Error>(host.run(["docker", "network", "inspect", name])?.success())
+    };
     let is_back = wait_until(&format!("network {name} to be gone or to come back"), SOON, || {
         Ok(if has(other)? { has(host)?.then_some(true) } else { Some(false) })
     })?;
     if is_back {
-        ensure!(host.sh("shoutdctl events")?.contains("network-restored"), "why network {name} is back is not told");
+        ensure!(
+            host.sh("shoutdctl events")?.contains("network-restored"),
+            "why network {name} is back is not told"
+        );
         insist(host, &["network", "rm", name])?;
     }
     await_no_network(other, name)
 }
 
-/// Waits until a host knows the endpoints of so many containers on all networks. Those that were made for a start that failed are kept for a while, as an engine
-/// does not say that it has given them up.
+/// Waits until a host knows the endpoints of so many containers on all networks. Those that were
+/// made for a start that failed are kept for a while, as an engine does not say that it has given
+/// them up.
 fn await_endpoints(asked: &Host, count: usize) -> Result<()> {
     let of_containers = || -> Result<usize> {
         Ok(endpoints(asked)?.iter().filter(|endpoint| !endpoint["container"].is_null()).count())
     };
-    wait_until(&format!("{count} endpoints"), SOON, || Ok((of_containers()? == count).then_some(())))
-        .with_context(|| format!("there are {:?}", endpoints(asked)))
+    wait_until(
+        &format!("{count} endpoints"),
+        SOON,
+        || Ok((of_containers()? == count).then_some(())),
+    )
+    .with_context(|| format!("there are {:?}", endpoints(asked)))
 }
 
 /// An engine goes on with a request that shoutd did not live to see answered, and calls the shoutd
@@ -134,7 +167,8 @@ fn one_copy(cluster: &mut Cluster) -> Result<()> {
     let [first, second, _] = cluster.three()?;
     // The engine has activated the plugin before shoutd is killed.
     let steady = Network::create(cluster, &first, "steady", &[])?;
-    let moments = [Moment::Asked, Moment::Underway(Duration::from_millis(1)), Moment::Answered, Moment::Told];
+    let moments =
+        [Moment::Asked, Moment::Underway(Duration::from_millis(1)), Moment::Answered, Moment::Told];
     for moment in moments {
         let interposer = Interposer::between(&second, moment, End::Killed)?;
         let foo = Network::create_here(cluster, &first, "foo", &[])?;
@@ -145,7 +179,8 @@ fn one_copy(cluster: &mut Cluster) -> Result<()> {
         await_network(&second, "marker")?;
         let copies = second.docker(["network", "ls", "--quiet", "--filter", "name=^foo$"])?;
         ensure!(copies.lines().count() == 1, "{moment:?}: there are several copies: {copies}");
-        let (sender, receiver) = (Container::start(&first, "foo", &[])?, Container::start(&second, "foo", &[])?);
+        let (sender, receiver) =
+            (Container::start(&first, "foo", &[])?, Container::start(&second, "foo", &[])?);
         Stream::default().send(&sender, &[&receiver], 1)?;
         drop((sender, receiver));
         foo.remove_on(&first)?;
@@ -154,11 +189,15 @@ fn one_copy(cluster: &mut Cluster) -> Result<()> {
     steady.remove_on(&first)
 }
 
-/// Has an engine's calls to the plugin answered by an error, so that it does not repeat each of them for 15 s.
-const REFUSE_CALLS: &str = "printf 'HTTP/1.1 500 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}' > /run/refusal; \
-    exec socat UNIX-LISTEN:/run/docker/plugins/shoutd.sock,fork,unlink-early SYSTEM:'read line; cat /run/refusal'";
+/// Has an engine's calls to the plugin answered by an error, so that it does not repeat each of
+/// them for 15 s.
+const REFUSE_CALLS: &str = "printf 'HTTP/1.1 500 No\r\nContent-Length: 2\r\nConnection: \
+                            close\r\n\r\n{}' > /run/refusal; exec socat \
+                            UNIX-LISTEN:/run/docker/plugins/shoutd.sock,fork,unlink-early \
+                            SYSTEM:'read line; cat /run/refusal'";
 
-/// What an engine says while shoutd is stopped nobody hears, and it leaves the interfaces where they are.
+/// What an engine says while shoutd is stopped nobody hears, and it leaves the interfaces where
+/// they are.
 fn containers_removed_unheard(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, _] = &hosts;
@@ -176,14 +215,20 @@ fn containers_removed_unheard(cluster: &mut Cluster) -> Result<()> {
     let socket = "/run/docker/plugins/shoutd.sock";
     let mut refusing = first.spawn(["sh", "-c", REFUSE_CALLS])?;
     wait_until("the calls to be refused", SOON, || {
-        Ok(first.run(["socat", "-u", "/dev/null", &format!("UNIX-CONNECT:{socket}")])?.success().then_some(()))
+        Ok(first
+            .run(["socat", "-u", "/dev/null", &format!("UNIX-CONNECT:{socket}")])?
+            .success()
+            .then_some(()))
     })?;
     first.docker(["network", "disconnect", "--force", "own", &stays.name])?;
     ends.into_iter().try_for_each(Container::remove)?;
     refusing.kill()?;
     first.start_shoutd(&[])?;
     wait_until("what is gone to be forgotten", SOON, || {
-        Ok(endpoints(second)?.iter().all(|row| row["container"] == stays.name.as_str()).then_some(()))
+        Ok(endpoints(second)?
+            .iter()
+            .all(|row| row["container"] == stays.name.as_str())
+            .then_some(()))
     })
     .with_context(|| format!("{:?}", endpoints(second)))?;
     own.remove_on(second)?;

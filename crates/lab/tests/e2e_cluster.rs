@@ -1,5 +1,6 @@
-//! Five hosts: who may join, leaders that die one after the other, a partition, hosts that are lost, removed, wiped or leave, and a cluster
-//! that is brought back from one host or from a backup.
+//! Five hosts: who may join, leaders that die one after the other, a partition, hosts that are
+//! lost, removed, wiped or leave, and a cluster that is brought back from one host or from a
+//! backup.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 mod common;
@@ -13,13 +14,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use common::{
-    Cluster, Container, Network, SOON, Stream, await_network, is_leader, leased, networks, one_on_each, run_checks,
-    status, view,
+    Cluster, Container, Network, SOON, Stream, await_network, is_leader, leased, networks,
+    one_on_each, run_checks, status, view,
 };
 use serde_json::Value;
 use shoutd_lab::{Host, wait_until};
 
-/// How long an endpoint may be there that no container has joined, two minutes, until it is certainly forgotten.
+/// How long an endpoint may be there that no container has joined, two minutes, until it is
+/// certainly forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(180);
 
 /// Ten times the rate of the demo: a gap of a few milliseconds would show.
@@ -37,8 +39,14 @@ fn five_hosts_stay_one_cluster() {
         &[
             ("ten leaders killed while networks and containers are made", ten_leaders),
             ("a partition of two and three", partition),
-            ("all hosts get other addresses at once, and lose them for a while", identity::renumbered),
-            ("data set back are noticed, and of a host and its copy one goes on", identity::set_back_and_copied),
+            (
+                "all hosts get other addresses at once, and lose them for a while",
+                identity::renumbered,
+            ),
+            (
+                "data set back are noticed, and of a host and its copy one goes on",
+                identity::set_back_and_copied,
+            ),
             ("a host whose data are damaged joins anew as it is told to", wiped),
             ("a host removed while it is dead", removed),
             ("all hosts lose their power at once", all_off),
@@ -53,7 +61,10 @@ fn refuses(host: &Host, command: &str, words: &[&str]) -> Result<()> {
     let output = host.run(["sh", "-c", command])?;
     let lines = output.stderr.lines().count();
     ensure!(!output.success() && lines == 1, "`{command}` is not refused in one line: {output}");
-    ensure!(words.iter().all(|word| output.stderr.contains(word)), "`{command}` does not say {words:?}: {output}");
+    ensure!(
+        words.iter().all(|word| output.stderr.contains(word)),
+        "`{command}` does not say {words:?}: {output}"
+    );
     Ok(())
 }
 
@@ -65,7 +76,10 @@ fn hosts_known(asked: &Host) -> Result<usize> {
 fn leader(cluster: &Cluster) -> Result<Host> {
     wait_until("one leader", SOON, || {
         let mut leaders = Vec::new();
-        for host in cluster.hosts().into_iter().filter(|host| host.pids_of("shoutd").is_ok_and(|pids| !pids.is_empty()))
+        for host in cluster
+            .hosts()
+            .into_iter()
+            .filter(|host| host.pids_of("shoutd").is_ok_and(|pids| !pids.is_empty()))
         {
             if is_leader(&host)? {
                 leaders.push(host);
@@ -88,7 +102,8 @@ fn sixth_host(cluster: &mut Cluster) -> Result<()> {
         refuses(&sixth, &format!("shoutdctl start {address} {peers} {token}"), &["token"])?;
         ensure!(hosts_known(&first)? == 5, "a bad token let it in");
     }
-    let mut start = sixth.spawn(["shoutdctl", "start", &address.to_string(), "--peer-addresses=10.77.0.3"])?;
+    let mut start =
+        sixth.spawn(["shoutdctl", "start", &address.to_string(), "--peer-addresses=10.77.0.3"])?;
     let line = start.wait_for_line(SOON, |line| line.contains("shoutdctl approve "))?;
     let (_, approve) = line.split_once("shoutdctl ").context("a command")?;
     first.sh(&format!("shoutdctl {approve}"))?;
@@ -103,13 +118,15 @@ fn sixth_host(cluster: &mut Cluster) -> Result<()> {
     drop(container);
     sixth.sh("shoutdctl stop --leave")?;
     let listed = sixth.docker(["network", "ls", "--filter", "driver=shoutd", "--quiet"])?;
-    let files = sixth.sh("find /var/lib/shoutd /run/docker/plugins /run/netns -type f -o -type s")?;
+    let files =
+        sixth.sh("find /var/lib/shoutd /run/docker/plugins /run/netns -type f -o -type s")?;
     let filter = sixth.sh("nft list tables | grep shoutd || true")?;
     let is_clean = listed.is_empty() && files.is_empty() && filter.is_empty();
     ensure!(is_clean, "left behind: networks {listed}, files {files}, filter {filter}");
     wait_until("the others to know", SOON, || Ok((hosts_known(&first)? == 5).then_some(())))?;
     // A host that left can come again, as another.
-    let again = format!("shoutdctl start {address} --peer-addresses=10.77.0.3 {}", cluster.token()?);
+    let again =
+        format!("shoutdctl start {address} --peer-addresses=10.77.0.3 {}", cluster.token()?);
     sixth.sh(&again)?;
     await_network(&sixth, "foo")?;
     ensure!(hosts_known(&sixth)? == 6, "it is not in");
@@ -129,7 +146,8 @@ fn keep_creating(host: &Host, enough: &AtomicBool) -> Result<Vec<Attempt>> {
     let mut attempts = Vec::new();
     while !enough.load(Ordering::SeqCst) {
         let name = format!("n{}-{}", host.number(), attempts.len());
-        let create = ["docker", "network", "create", "--driver", "shoutd", "--ipam-driver", "shoutd", &name];
+        let create =
+            ["docker", "network", "create", "--driver", "shoutd", "--ipam-driver", "shoutd", &name];
         let acknowledged = host.run(create)?.success();
         if acknowledged {
             // Whether it can start depends on who leads; an address that it gets is nobody else's.
@@ -143,12 +161,16 @@ fn keep_creating(host: &Host, enough: &AtomicBool) -> Result<Vec<Attempt>> {
 fn ten_leaders(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.hosts().into_iter().take(5).collect::<Vec<_>>();
     let network = Network::create(cluster, &hosts[0], "stream", &["--ipam-driver", "shoutd"])?;
-    let streaming = hosts.iter().map(|host| Container::start(host, "stream", &[])).collect::<Result<Vec<_>>>()?;
+    let streaming = hosts
+        .iter()
+        .map(|host| Container::start(host, "stream", &[]))
+        .collect::<Result<Vec<_>>>()?;
     let [sender, receivers @ ..] = streaming.as_slice() else { bail!("no containers") };
     let running = STREAM.begin(sender, &receivers.iter().collect::<Vec<_>>())?;
     let enough = AtomicBool::new(false);
     let attempts = thread::scope(|scope| -> Result<Vec<Attempt>> {
-        let creating: Vec<_> = hosts.iter().map(|host| scope.spawn(|| keep_creating(host, &enough))).collect();
+        let creating: Vec<_> =
+            hosts.iter().map(|host| scope.spawn(|| keep_creating(host, &enough))).collect();
         let killed = (0..10).try_for_each(|_| {
             let leader = leader(cluster)?;
             leader.kill_shoutd()?;
@@ -163,24 +185,48 @@ fn ten_leaders(cluster: &mut Cluster) -> Result<()> {
     })?;
     running.await_more(100)?;
     running.finish()?;
-    let created: BTreeSet<_> = attempts.iter().filter(|one| one.acknowledged).map(|one| one.name.clone()).collect();
-    println!("        {} networks acknowledged, {} refused", created.len(), attempts.len() - created.len());
+    let created: BTreeSet<_> =
+        attempts.iter().filter(|one| one.acknowledged).map(|one| one.name.clone()).collect();
+    println!(
+        "        {} networks acknowledged, {} refused",
+        created.len(),
+        attempts.len() - created.len()
+    );
     ensure!(!created.is_empty(), "nothing could be created");
     for host in &hosts {
         let mut there = BTreeSet::new();
-        wait_until(&format!("all that was acknowledged, and no more, on {}", host.name()), SOON * 2, || {
-            let listed = host.docker(["network", "ls", "--filter", "driver=shoutd", "--format", "{{.Name}}"])?;
-            there = listed.lines().filter(|name| *name != "stream").map(str::to_owned).collect();
-            Ok((there == created).then_some(()))
-        })
+        wait_until(
+            &format!("all that was acknowledged, and no more, on {}", host.name()),
+            SOON * 2,
+            || {
+                let listed = host.docker([
+                    "network",
+                    "ls",
+                    "--filter",
+                    "driver=shoutd",
+                    "--format",
+                    "{{.Name}}",
+                ])?;
+                there =
+                    listed.lines().filter(|name| *name != "stream").map(str::to_owned).collect();
+                Ok((there == created).then_some(()))
+            },
+        )
         .with_context(|| format!("there is {there:?}, and created was {created:?}"))?;
     }
     // As `leased` lists by network and address, two hosts with one address would be one entry.
     let used = common::endpoints(&hosts[0])?.len();
-    ensure!(used >= streaming.len() && leased(&hosts[0])?.len() == used, "an address is in two hands");
-    // Where shoutd was killed before Docker had its answer, an endpoint may be there that Docker has given up: its network counts as in use until it is forgotten.
+    ensure!(
+        used >= streaming.len() && leased(&hosts[0])?.len() == used,
+        "an address is in two hands"
+    );
+    // Where shoutd was killed before Docker had its answer, an endpoint may be there that Docker
+    // has given up: its network counts as in use until it is forgotten.
     wait_until("endpoints of starts that were cut off to be forgotten", FORGOTTEN, || {
-        let known = hosts.iter().map(|host| Ok(common::endpoints(host)?.len())).collect::<Result<Vec<_>>>()?;
+        let known = hosts
+            .iter()
+            .map(|host| Ok(common::endpoints(host)?.len()))
+            .collect::<Result<Vec<_>>>()?;
         Ok(known.iter().all(|known| *known == streaming.len()).then_some(()))
     })?;
     drop(streaming);
@@ -203,7 +249,8 @@ fn part(hosts: &[Host], from: &[Host], parted: bool) -> Result<()> {
 fn partition(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.hosts().into_iter().take(5).collect::<Vec<_>>();
     let network = Network::create(cluster, &hosts[0], "foo", &["--ipam-driver", "shoutd"])?;
-    let all = hosts.iter().map(|host| Container::start(host, "foo", &[])).collect::<Result<Vec<_>>>()?;
+    let all =
+        hosts.iter().map(|host| Container::start(host, "foo", &[])).collect::<Result<Vec<_>>>()?;
     let (few, many) = hosts.split_at(2);
     let [a, b, c, d, e] = all.as_slice() else { bail!("five containers") };
     let of_few = Stream { group: "239.1.1.2", ..STREAM }.begin(a, &[b])?;
@@ -211,7 +258,8 @@ fn partition(cluster: &mut Cluster) -> Result<()> {
     part(few, many, true)?;
     part(many, few, true)?;
     let parted = (|| -> Result<Vec<Container>> {
-        // The majority goes on. The others say who is missing, and start containers from their stock until it is used up.
+        // The majority goes on. The others say who is missing, and start containers from their
+        // stock until it is used up.
         wait_until("the majority to agree", SOON, || {
             Ok(many[0].run(["shoutdctl", "token", "rotate"])?.success().then_some(()))
         })?;
@@ -223,7 +271,10 @@ fn partition(cluster: &mut Cluster) -> Result<()> {
             }
         }
         let refused = few[0].run(["docker", "network", "create", "--driver", "shoutd", "never"])?;
-        ensure!(!refused.success() && refused.stderr.contains("host3"), "it does not say who is missing: {refused}");
+        ensure!(
+            !refused.success() && refused.stderr.contains("host3"),
+            "it does not say who is missing: {refused}"
+        );
         wait_until("the stock to be used up", SOON, || {
             let (container, output) = Container::try_start(&few[1], "foo", &[])?;
             if output.success() {
@@ -231,7 +282,10 @@ fn partition(cluster: &mut Cluster) -> Result<()> {
                 return Ok(None);
             }
             container.remove()?;
-            ensure!(output.stderr.contains("host3"), "it does not say why no address is left: {output}");
+            ensure!(
+                output.stderr.contains("host3"),
+                "it does not say why no address is left: {output}"
+            );
             Ok(Some(()))
         })?;
         for host in &hosts {
@@ -259,7 +313,8 @@ fn partition(cluster: &mut Cluster) -> Result<()> {
     of_few.finish()?;
     of_many.finish()?;
     // And each reaches the others again.
-    let addresses = containers.iter().map(|one| one.address("foo")).collect::<Result<BTreeSet<_>>>()?;
+    let addresses =
+        containers.iter().map(|one| one.address("foo")).collect::<Result<BTreeSet<_>>>()?;
     ensure!(addresses.len() == containers.len(), "an address is in two hands: {addresses:?}");
     for address in &addresses {
         wait_until("an answer", SOON, || Ok(c.ping(&address.to_string()).is_ok().then_some(())))?;
@@ -272,8 +327,10 @@ fn wiped(cluster: &mut Cluster) -> Result<()> {
     let (first, fifth) = (cluster.host(1)?, cluster.host(5)?);
     let network = Network::create(cluster, &fifth, "foo", &[])?;
     fifth.kill_shoutd()?;
-    fifth.sh("dd if=/dev/urandom of=/var/lib/shoutd/agreed.redb bs=4096 count=2 conv=notrunc status=none")?;
-    let remedy = ["or let this host join anew: type shoutdctl remove", "remove /var/lib/shoutd here"];
+    fifth.sh("dd if=/dev/urandom of=/var/lib/shoutd/agreed.redb bs=4096 count=2 conv=notrunc \
+               status=none")?;
+    let remedy =
+        ["or let this host join anew: type shoutdctl remove", "remove /var/lib/shoutd here"];
     refuses(&fifth, "shoutdctl start", &[&["agreed.redb is damaged"], &remedy[..]].concat())?;
     fifth.sh("rm /var/lib/shoutd/agreed.redb")?;
     refuses(&fifth, "shoutdctl start", &[&["agreed.redb is missing"], &remedy[..]].concat())?;
@@ -329,13 +386,18 @@ fn removed(cluster: &mut Cluster) -> Result<()> {
 fn all_off(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.hosts().into_iter().take(5).collect::<Vec<_>>();
     let network = Network::create(cluster, &hosts[2], "foo", &["--ipam-driver", "shoutd"])?;
-    let containers =
-        hosts.iter().map(|host| Container::start(host, "foo", &["--restart=no"])).collect::<Result<Vec<_>>>()?;
+    let containers = hosts
+        .iter()
+        .map(|host| Container::start(host, "foo", &["--restart=no"]))
+        .collect::<Result<Vec<_>>>()?;
     let before = networks(&hosts[0])?;
     let everywhere = |act: &(dyn Fn(&Host) -> Result<()> + Sync)| -> Result<()> {
         thread::scope(|scope| {
-            let acting: Vec<_> = hosts.iter().rev().map(|host| scope.spawn(move || act(host))).collect();
-            acting.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
+            let acting: Vec<_> =
+                hosts.iter().rev().map(|host| scope.spawn(move || act(host))).collect();
+            acting
+                .into_iter()
+                .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
         })
     };
     everywhere(&Host::power_off)?;
@@ -343,9 +405,15 @@ fn all_off(cluster: &mut Cluster) -> Result<()> {
         host.power_on()?;
         host.start_shoutd(&[]).map(|_| ())
     })?;
-    let addresses = |networks: &[Value]| networks.iter().map(|network| network["id"].clone()).collect::<Vec<_>>();
+    let addresses = |networks: &[Value]| {
+        networks.iter().map(|network| network["id"].clone()).collect::<Vec<_>>()
+    };
     for host in &hosts {
-        ensure!(addresses(&networks(host)?) == addresses(&before), "{} knows other networks", host.name());
+        ensure!(
+            addresses(&networks(host)?) == addresses(&before),
+            "{} knows other networks",
+            host.name()
+        );
     }
     for container in &containers {
         container.start_again()?;
@@ -378,7 +446,11 @@ fn recovered(cluster: &mut Cluster) -> Result<()> {
     refuses(first, &format!("shoutdctl recover {}", "0".repeat(32)), &[&cluster_id])?;
     let lost = first.sh(&format!("shoutdctl recover {cluster_id}"))?;
     first.start_shoutd(&[])?;
-    ensure!(hosts_known(first)? == 1 && id(first)? == cluster_id, "not recovered: {}", status(first)?);
+    ensure!(
+        hosts_known(first)? == 1 && id(first)? == cluster_id,
+        "not recovered: {}",
+        status(first)?
+    );
     ensure!(leased(first)?.len() == 1, "its container is forgotten: {}", view(first, "endpoints")?);
     refuses(&others[0], "shoutdctl start", &["cluster"])?;
     rejoin(cluster, others, &lost)?;
@@ -396,7 +468,11 @@ fn recovered(cluster: &mut Cluster) -> Result<()> {
     refuses(first, "shoutdctl restore /etc/hostname 10.77.0.1", &["backup"])?;
     let lost = first.sh("shoutdctl restore /run/shoutd.backup 10.77.0.1")?;
     first.start_shoutd(&["10.77.0.1"])?;
-    ensure!(id(first)? == cluster_id && networks(first)?.len() == 1, "not restored: {}", status(first)?);
+    ensure!(
+        id(first)? == cluster_id && networks(first)?.len() == 1,
+        "not restored: {}",
+        status(first)?
+    );
     rejoin(cluster, others, &lost)?;
     let containers = one_on_each(&hosts, "foo", &[])?;
     let [sender, receivers @ ..] = containers.as_slice() else { bail!("no containers") };
@@ -405,7 +481,8 @@ fn recovered(cluster: &mut Cluster) -> Result<()> {
     network.remove_on(first)
 }
 
-/// Lets hosts that lost their cluster join anew, and frees what they had before, by the list that was printed.
+/// Lets hosts that lost their cluster join anew, and frees what they had before, by the list that
+/// was printed.
 fn rejoin(cluster: &Cluster, hosts: &[Host], lost: &str) -> Result<()> {
     let first = cluster.host(1)?;
     let lost: Vec<_> = lost.lines().filter(|line| line.starts_with("lost: ")).collect();

@@ -1,5 +1,6 @@
-//! What Docker's commands can say of networks and containers, by engines of both versions: host1 has the older one. What a user can say of a
-//! network on one host is true of its copies on all others.
+//! What Docker's commands can say of networks and containers, by engines of both versions: host1
+//! has the older one. What a user can say of a network on one host is true of its copies on all
+//! others.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 mod common;
@@ -51,11 +52,15 @@ fn shown(host: &Host, name: &str) -> Result<Value> {
     let mut networks: Vec<Value> = serde_json::from_str(&printed)?;
     let mut network = networks.pop().context("a network")?;
     let object = network.as_object_mut().context("an object")?;
-    // Drawn by each engine, or what differs by design: every copy but the first has shoutd's own IPAM, and says which network it is a copy of.
+    // Drawn by each engine, or what differs by design: every copy but the first has shoutd's own
+    // IPAM, and says which network it is a copy of.
     for own in ["Id", "Created", "Containers", "ConfigFrom", "EnableIPv4"] {
         object.remove(own);
     }
-    object.get_mut("Options").and_then(Value::as_object_mut).map(|options| options.remove(NETWORK_OPTION));
+    object
+        .get_mut("Options")
+        .and_then(Value::as_object_mut)
+        .map(|options| options.remove(NETWORK_OPTION));
     let ipam = object.get_mut("IPAM").and_then(Value::as_object_mut).context("IPAM")?;
     ipam.remove("Driver");
     // Newer engines keep "nothing" apart from "none".
@@ -94,7 +99,12 @@ fn same_everywhere(cluster: &mut Cluster) -> Result<()> {
             let wanted = shown(origin, "foo")?;
             for host in &hosts {
                 let found = shown(host, "foo")?;
-                ensure!(found == wanted, "{} shows {found}, {} shows {wanted}", host.name(), origin.name());
+                ensure!(
+                    found == wanted,
+                    "{} shows {found}, {} shows {wanted}",
+                    host.name(),
+                    origin.name()
+                );
             }
             network.remove_on(&hosts[2])?;
         }
@@ -104,13 +114,21 @@ fn same_everywhere(cluster: &mut Cluster) -> Result<()> {
 
 fn ip_range(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
-    for (origin, options) in [(&hosts[0], &[][..]), (&hosts[1], &[]), (&hosts[0], &["--ipam-driver", "shoutd"])] {
-        let options = [&["--subnet", "10.31.0.0/16", "--ip-range", "10.31.7.0/28"], options].concat();
+    for (origin, options) in
+        [(&hosts[0], &[][..]), (&hosts[1], &[]), (&hosts[0], &["--ipam-driver", "shoutd"])]
+    {
+        let options =
+            [&["--subnet", "10.31.0.0/16", "--ip-range", "10.31.7.0/28"], options].concat();
         let network = Network::create(cluster, origin, "foo", &options)?;
         let mut containers = one_on_each(&hosts, "foo", &[])?;
         containers.extend(one_on_each(&hosts, "foo", &[])?);
-        let addresses = containers.iter().map(|container| container.address("foo")).collect::<Result<BTreeSet<_>>>()?;
-        let in_range = addresses.iter().all(|address| address.octets()[..3] == [10, 31, 7] && address.octets()[3] < 16);
+        let addresses = containers
+            .iter()
+            .map(|container| container.address("foo"))
+            .collect::<Result<BTreeSet<_>>>()?;
+        let in_range = addresses
+            .iter()
+            .all(|address| address.octets()[..3] == [10, 31, 7] && address.octets()[3] < 16);
         ensure!(in_range && addresses.len() == containers.len(), "with {options:?}: {addresses:?}");
         // An address that somebody asks for may lie anywhere in the subnet.
         for host in &hosts {
@@ -128,8 +146,12 @@ fn several_subnets(cluster: &mut Cluster) -> Result<()> {
         let options = [&["--subnet", "10.31.0.0/29", "--subnet", "10.32.0.0/29"], options].concat();
         let network = Network::create(cluster, &hosts[1], "foo", &options)?;
         // A /29 has five addresses beside its gateway's.
-        let containers = (0..7).map(|_| Container::start(&hosts[0], "foo", &[])).collect::<Result<Vec<_>>>()?;
-        let addresses = containers.iter().map(|container| container.address("foo")).collect::<Result<BTreeSet<_>>>()?;
+        let containers =
+            (0..7).map(|_| Container::start(&hosts[0], "foo", &[])).collect::<Result<Vec<_>>>()?;
+        let addresses = containers
+            .iter()
+            .map(|container| container.address("foo"))
+            .collect::<Result<BTreeSet<_>>>()?;
         let subnets: BTreeSet<_> = addresses.iter().map(|address| address.octets()[1]).collect();
         ensure!(addresses.len() == 7 && subnets == BTreeSet::from([31, 32]), "{addresses:?}");
         drop(containers);
@@ -141,7 +163,8 @@ fn several_subnets(cluster: &mut Cluster) -> Result<()> {
 fn reserved_on_all(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     for origin in &hosts[..2] {
-        let options = ["--subnet", "10.31.0.0/29", "--gateway", "10.31.0.3", "--aux-address", "a=10.31.0.6"];
+        let options =
+            ["--subnet", "10.31.0.0/29", "--gateway", "10.31.0.3", "--aux-address", "a=10.31.0.6"];
         let network = Network::create(cluster, origin, "foo", &options)?;
         let containers = one_on_each(&hosts, "foo", &[])?;
         for container in &containers {
@@ -172,9 +195,15 @@ fn dual_stack(cluster: &mut Cluster) -> Result<()> {
             containers.push(Container::start(host, "foo", &[&fixed[0], &fixed[1]])?);
         }
         let six = "{{range .NetworkSettings.Networks}}{{.GlobalIPv6Address}}{{end}}";
-        let addresses = containers.iter().map(|container| container.inspect(six)).collect::<Result<BTreeSet<_>>>()?;
+        let addresses = containers
+            .iter()
+            .map(|container| container.inspect(six))
+            .collect::<Result<BTreeSet<_>>>()?;
         ensure!(addresses.len() == containers.len(), "{addresses:?}");
-        ensure!((1..=3).all(|last| addresses.contains(&format!("fd31::10{last}"))), "{addresses:?}");
+        ensure!(
+            (1..=3).all(|last| addresses.contains(&format!("fd31::10{last}"))),
+            "{addresses:?}"
+        );
         for address in &addresses {
             let address: IpAddr = address.parse()?;
             for container in &containers[..3] {
@@ -192,17 +221,33 @@ fn dual_stack(cluster: &mut Cluster) -> Result<()> {
 
 fn unknown_option(cluster: &mut Cluster) -> Result<()> {
     for host in &cluster.three()?[..2] {
-        let create = ["docker", "network", "create", "--driver", "shoutd", "--opt", "shoutd.max_rate=1", "foo"];
+        let create = [
+            "docker",
+            "network",
+            "create",
+            "--driver",
+            "shoutd",
+            "--opt",
+            "shoutd.max_rate=1",
+            "foo",
+        ];
         let output = host.run(create)?;
         let known = ["shoutd.max_rate", "shoutd.max-rate", "shoutd.mac-moves"];
-        ensure!(!output.success() && known.iter().all(|name| output.stderr.contains(name)), "{output}");
+        ensure!(
+            !output.success() && known.iter().all(|name| output.stderr.contains(name)),
+            "{output}"
+        );
         for option in ["encrypted", "com.docker.network.driver.overlay.encrypted=true", "a\nb=1"] {
-            let output = host.run(["docker", "network", "create", "--driver", "shoutd", "--opt", option, "foo"])?;
-            let told = if option.contains("encrypted") { "in the clear" } else { "control character" };
+            let output = host.run([
+                "docker", "network", "create", "--driver", "shoutd", "--opt", option, "foo",
+            ])?;
+            let told =
+                if option.contains("encrypted") { "in the clear" } else { "control character" };
             ensure!(!output.success() && output.stderr.contains(told), "{option}: {output}");
         }
         let own = format!("{NETWORK_OPTION}={}", "0".repeat(64));
-        let output = host.run(["docker", "network", "create", "--driver", "shoutd", "--opt", &own, "foo"])?;
+        let output =
+            host.run(["docker", "network", "create", "--driver", "shoutd", "--opt", &own, "foo"])?;
         ensure!(!output.success() && output.stderr.contains("leave it out"), "{output}");
     }
     Ok(())
@@ -213,7 +258,8 @@ fn mac_address_and_aliases(cluster: &mut Cluster) -> Result<()> {
     let _network = Network::create(cluster, &hosts[2], "foo", &["--subnet", "10.31.0.0/24"])?;
     for (host, last) in hosts[..2].iter().zip(1..) {
         let mac = format!("02:11:22:33:44:0{last}");
-        let options = [&format!("--mac-address={mac}"), "--network-alias=db", "--network-alias=store"];
+        let options =
+            [&format!("--mac-address={mac}"), "--network-alias=db", "--network-alias=store"];
         let named = Container::start(host, "foo", &options)?;
         ensure!(named.sh("cat /sys/class/net/shout0/address")?.trim() == mac, "on {}", host.name());
         let asking = Container::start(host, "foo", &[])?;
@@ -228,29 +274,39 @@ fn mac_address_and_aliases(cluster: &mut Cluster) -> Result<()> {
             let run = ["docker", "run", "--rm", "--network=foo", options[0], "debian", "true"];
             let output = second.run(run)?;
             let says_why = output.stderr.contains(&mac) && output.stderr.contains(holder);
-            ensure!(!output.success() && says_why, "two have one MAC address, or nobody says who: {output}");
+            ensure!(
+                !output.success() && says_why,
+                "two have one MAC address, or nobody says who: {output}"
+            );
         }
         drop(named);
         let elsewhere = Container::start(&hosts[2], "foo", &options)?;
-        ensure!(elsewhere.sh("cat /sys/class/net/shout0/address")?.trim() == mac, "it is free again");
+        ensure!(
+            elsewhere.sh("cat /sys/class/net/shout0/address")?.trim() == mac,
+            "it is free again"
+        );
     }
     Ok(())
 }
 
-/// A container that is on two networks of shoutd and on Docker's `bridge` by turns hears all the time what it is there to hear.
+/// A container that is on two networks of shoutd and on Docker's `bridge` by turns hears all the
+/// time what it is there to hear.
 fn connected_while_running(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let _one = Network::create(cluster, &hosts[0], "one", &["--subnet", "10.31.0.0/24"])?;
     let _two = Network::create(cluster, &hosts[1], "two", &["--subnet", "10.32.0.0/24"])?;
     for host in &hosts[..2] {
         let moving = Container::start(host, "one", &[])?;
-        let (first, second) = (Container::start(&hosts[2], "one", &[])?, Container::start(&hosts[2], "two", &[])?);
+        let (first, second) =
+            (Container::start(&hosts[2], "one", &[])?, Container::start(&hosts[2], "two", &[])?);
         let docker = |action: &str, network: &str, options: &[&str]| {
-            host.docker(["network", action].iter().chain(options).chain(&[network, &moving.name])).map(|_| ())
+            host.docker(["network", action].iter().chain(options).chain(&[network, &moving.name]))
+                .map(|_| ())
         };
         docker("connect", "two", &["--ip", "10.32.0.50", "--alias", "moving"])?;
         docker("connect", "bridge", &[])?;
-        // Each network has its interface; groups are joined on the first, unless a program names another.
+        // Each network has its interface; groups are joined on the first, unless a program names
+        // another.
         Stream::default().send(&first, &[&moving], 1).context("on both")?;
         second.ping("10.32.0.50")?;
         docker("disconnect", "one", &[])?;
@@ -272,9 +328,11 @@ fn published_port(cluster: &mut Cluster) -> Result<()> {
     for (host, other) in [(&hosts[0], &hosts[1]), (&hosts[1], &hosts[0])] {
         let container = Container::start(host, "foo", &["--publish=8080:80"])?;
         let stream = Stream::default().begin(&peer, &[&container])?;
-        let serving = container.spawn("socat -d -d -U TCP4-LISTEN:80,reuseaddr,fork OPEN:/etc/hostname")?;
+        let serving =
+            container.spawn("socat -d -d -U TCP4-LISTEN:80,reuseaddr,fork OPEN:/etc/hostname")?;
         serving.wait_for_line(SOON, |line| line.contains("listening on"))?;
-        let asked = other.sh(&format!("socat -u TCP4:{}:8080,connect-timeout=10 -", host.address()))?;
+        let asked =
+            other.sh(&format!("socat -u TCP4:{}:8080,connect-timeout=10 -", host.address()))?;
         ensure!(asked == container.sh("cat /etc/hostname")?, "{asked}");
         stream.await_more(20)?;
         stream.finish()?;
@@ -298,20 +356,34 @@ fn life_of_a_container(cluster: &mut Cluster) -> Result<()> {
     let peer = Container::start(&hosts[2], "foo", &[])?;
     for host in &hosts[..2] {
         let mut container = start_with_sysctls(host)?;
-        let read = container.sh("cat /proc/sys/net/core/somaxconn /proc/sys/net/ipv4/conf/shout0/rp_filter")?;
+        let read = container
+            .sh("cat /proc/sys/net/core/somaxconn /proc/sys/net/ipv4/conf/shout0/rp_filter")?;
         ensure!(read.split_whitespace().eq(["512", "2"]), "{read}");
         let address = container.address("foo")?;
         host.docker(["pause", &container.name])?;
         host.docker(["unpause", &container.name])?;
-        host.docker(["update", "--memory=100m", "--memory-swap=200m", "--restart=always", &container.name])?;
+        host.docker([
+            "update",
+            "--memory=100m",
+            "--memory-swap=200m",
+            "--restart=always",
+            &container.name,
+        ])?;
         host.docker(["cp", "/etc/hostname", &format!("{}:/tmp/copied", container.name)])?;
-        ensure!(container.sh("cat /tmp/copied")?.trim() == host.name(), "what was copied is something else");
+        ensure!(
+            container.sh("cat /tmp/copied")?.trim() == host.name(),
+            "what was copied is something else"
+        );
         let renamed = format!("{}-renamed", container.name);
         host.docker(["rename", &container.name, &renamed])?;
         container.name = renamed;
         Stream::default().send(&peer, &[&container], 1)?;
         host.docker(["restart", "--time=1", &container.name])?;
-        ensure!(container.address("foo")? == address, "{} has another address after a restart", container.name);
+        ensure!(
+            container.address("foo")? == address,
+            "{} has another address after a restart",
+            container.name
+        );
         Stream::default().send(&peer, &[&container], 1).context("after a restart")?;
     }
     Ok(())
@@ -327,12 +399,24 @@ fn restart_policies(cluster: &mut Cluster) -> Result<()> {
         let started = || container.inspect("{{.State.Running}} {{.RestartCount}}");
         let main = container.inspect("{{.State.Pid}}")?;
         host.signal("KILL", &[main.parse()?])?;
-        wait_until("the container to be started again", SOON, || Ok((started()? == "true 1").then_some(())))?;
+        wait_until("the container to be started again", SOON, || {
+            Ok((started()? == "true 1").then_some(()))
+        })?;
         Stream::default().send(&peer, &[&container], 1)?;
         let name = format!("failing-{}", host.number());
-        host.docker(["run", "--detach", "--name", &name, "--network=foo", "--restart=on-failure:2", IMAGE, "false"])?;
+        host.docker([
+            "run",
+            "--detach",
+            "--name",
+            &name,
+            "--network=foo",
+            "--restart=on-failure:2",
+            IMAGE,
+            "false",
+        ])?;
         wait_until("the engine to give up", SOON, || {
-            let state = host.docker(["inspect", "--format", "{{.State.Status}} {{.RestartCount}}", &name])?;
+            let state =
+                host.docker(["inspect", "--format", "{{.State.Status}} {{.RestartCount}}", &name])?;
             Ok((state.trim() == "exited 2").then_some(()))
         })?;
         host.docker(["rm", &name])?;
@@ -350,11 +434,20 @@ fn failed_starts(cluster: &mut Cluster) -> Result<()> {
         let publishing = Container::start(host, "bridge", &["--publish=9999:99"])?;
         let failing: [(&str, &[&str]); 6] = [
             ("the address is another host's", &["--network=bar", "--ip=10.32.0.50", IMAGE, "true"]),
-            ("the MAC address is a group's", &["--network=foo", "--mac-address=01:00:5e:00:00:01", IMAGE, "true"]),
+            (
+                "the MAC address is a group's",
+                &["--network=foo", "--mac-address=01:00:5e:00:00:01", IMAGE, "true"],
+            ),
             ("the port is taken", &["--network=foo", "--publish=9999:99", IMAGE, "true"]),
             ("there is no such program", &["--network=foo", IMAGE, "no-such-program"]),
-            ("there is no such setting", &["--network=foo", "--sysctl=net.ipv4.nothing=1", IMAGE, "true"]),
-            ("a file system cannot be mounted", &["--network=foo", "--volume=/tmp:/proc/sys", IMAGE, "true"]),
+            (
+                "there is no such setting",
+                &["--network=foo", "--sysctl=net.ipv4.nothing=1", IMAGE, "true"],
+            ),
+            (
+                "a file system cannot be mounted",
+                &["--network=foo", "--volume=/tmp:/proc/sys", IMAGE, "true"],
+            ),
         ];
         for (what, options) in failing {
             let output = host.run(["docker", "run", "--name=failing"].iter().chain(options))?;
@@ -365,7 +458,11 @@ fn failed_starts(cluster: &mut Cluster) -> Result<()> {
         // The first of two networks can be had, and the second cannot.
         host.docker(["create", "--name=failing", "--network=foo", IMAGE, "true"])?;
         host.docker(["network", "connect", "--ip=10.32.0.50", "bar", "failing"])?;
-        ensure!(!host.run(["docker", "start", "failing"])?.success(), "it starts on {}", host.name());
+        ensure!(
+            !host.run(["docker", "start", "failing"])?.success(),
+            "it starts on {}",
+            host.name()
+        );
         ensure_nothing_is_left(host).context("the second network's address is another host's")?;
         host.docker(["rm", "failing"])?;
         publishing.remove()?;
@@ -382,7 +479,8 @@ fn ensure_nothing_is_left(host: &Host) -> Result<()> {
     .with_context(|| format!("on {}: {left}", host.name()))
 }
 
-/// What nobody uses on any host is gone everywhere; what is used on another host stays, and so does the containers' way out.
+/// What nobody uses on any host is gone everywhere; what is used on another host stays, and so does
+/// the containers' way out.
 fn prune(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     for host in &hosts[..2] {
@@ -405,7 +503,9 @@ fn prune(cluster: &mut Cluster) -> Result<()> {
             common::await_no_network(other, "unused")?;
         }
         wait_until("what was pruned to come back", SOON, || {
-            let is_back = |name: &str| host.run(["docker", "network", "inspect", name]).map(|output| output.success());
+            let is_back = |name: &str| {
+                host.run(["docker", "network", "inspect", name]).map(|output| output.success())
+            };
             Ok((is_back("used")? && is_back("docker_gwbridge")?).then_some(()))
         })?;
         ensure!(bridge()? == before, "docker_gwbridge had {before} and has {}", bridge()?);
@@ -418,7 +518,8 @@ fn prune(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The same project on all hosts: the containers are on one network, and each host's can be taken down without the others'.
+/// The same project on all hosts: the containers are on one network, and each host's can be taken
+/// down without the others'.
 fn compose(cluster: &mut Cluster, external: bool) -> Result<()> {
     let hosts = cluster.three()?;
     let definition = if external {
@@ -426,14 +527,20 @@ fn compose(cluster: &mut Cluster, external: bool) -> Result<()> {
     } else {
         "    driver: shoutd\n    labels: {a: b}\n    ipam: {config: [{subnet: 10.31.0.0/24}]}\n"
     };
-    let service = format!("services:\n  one:\n    image: {IMAGE}\n    init: true\n    command: sleep 100000\n");
-    let project = format!("{service}    networks:\n      net: {{aliases: [alpha]}}\nnetworks:\n  net:\n{definition}");
+    let service = format!(
+        "services:\n  one:\n    image: {IMAGE}\n    init: true\n    command: sleep 100000\n"
+    );
+    let project = format!(
+        "{service}    networks:\n      net: {{aliases: [alpha]}}\nnetworks:\n  net:\n{definition}"
+    );
     let _network = external.then(|| Network::create(cluster, &hosts[1], "foo", &[])).transpose()?;
     for host in &hosts {
         provide_compose(host)?;
         std::fs::write(host.file("/run/compose.yaml")?, &project)?;
     }
-    let compose = |host: &Host, what: &str| host.sh(&format!("docker compose -p app -f /run/compose.yaml {what} 2>&1"));
+    let compose = |host: &Host, what: &str| {
+        host.sh(&format!("docker compose -p app -f /run/compose.yaml {what} 2>&1"))
+    };
     for host in &hosts {
         compose(host, "up --detach")?;
         // Until the others have the network, they would make another one of the same name.
@@ -443,16 +550,20 @@ fn compose(cluster: &mut Cluster, external: bool) -> Result<()> {
     }
     let again = compose(&hosts[0], "up --detach")?;
     ensure!(!again.contains("Recreate"), "Compose takes the network for another one: {again}");
-    let containers = hosts.each_ref().map(|host| Container { host: host.clone(), name: "app-one-1".to_owned() });
+    let containers =
+        hosts.each_ref().map(|host| Container { host: host.clone(), name: "app-one-1".to_owned() });
     let [first, second, third] = &containers;
     Stream::default().send(first, &[second, third], 1)?;
     Stream::default().send(third, &[first, second], 1)?;
     compose(&hosts[1], "down --timeout 1")?;
-    Stream::default().send(first, &[third], 1).context("when another host's part was taken down")?;
+    Stream::default()
+        .send(first, &[third], 1)
+        .context("when another host's part was taken down")?;
     compose(&hosts[1], "up --detach")?;
     Stream::default().send(second, &[first, third], 1).context("when it is up again")?;
     thread::scope(|scope| {
-        let down: Vec<_> = hosts.iter().map(|host| scope.spawn(|| compose(host, "down --timeout 1"))).collect();
+        let down: Vec<_> =
+            hosts.iter().map(|host| scope.spawn(|| compose(host, "down --timeout 1"))).collect();
         down.into_iter().try_for_each(|thread| match thread.join() {
             Ok(result) => result.map(|_| ()),
             Err(_) => bail!("a thread panicked"),
@@ -462,8 +573,11 @@ fn compose(cluster: &mut Cluster, external: bool) -> Result<()> {
 
 /// Compose is a program of its own beside the engine's client: each host gets Debian 13's.
 fn provide_compose(host: &Host) -> Result<()> {
-    let EngineSource::Root(root) = EngineSource::named("debian-13")? else { bail!("the root of a system") };
+    let EngineSource::Root(root) = EngineSource::named("debian-13")? else {
+        bail!("the root of a system")
+    };
     let plugin = root.join("usr/libexec/docker/cli-plugins/docker-compose");
     let plugins = "/run/docker-client/cli-plugins";
-    host.sh(&format!("mkdir -p {plugins} && ln -sf {} {plugins}/docker-compose", plugin.display())).map(|_| ())
+    host.sh(&format!("mkdir -p {plugins} && ln -sf {} {plugins}/docker-compose", plugin.display()))
+        .map(|_| ())
 }

@@ -18,7 +18,9 @@ mod tiers;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
-use common::{Capture, Cluster, Container, Frame, Network, SOON, Stream, await_listeners, run_checks, view};
+use common::{
+    Capture, Cluster, Container, Frame, Network, SOON, Stream, await_listeners, run_checks, view,
+};
 use shoutd_lab::{Host, wait_until};
 
 #[test]
@@ -32,12 +34,24 @@ fn multicast_goes_to_the_hosts_that_listen() {
                 "only the host that listens gets the streams, while others join, leave and die",
                 streams::joins_and_leaves,
             ),
-            ("daemons are killed and started: nothing lost, nothing withdrawn", streams::daemons_killed),
+            (
+                "daemons are killed and started: nothing lost, nothing withdrawn",
+                streams::daemons_killed,
+            ),
             ("each host gets the sources that it listens to", sources),
-            ("the first datagrams of a container are heard by all, and theirs by it", first::datagrams),
-            ("the first ten seconds of a new network lose nothing and leak nothing", first::seconds),
+            (
+                "the first datagrams of a container are heard by all, and theirs by it",
+                first::datagrams,
+            ),
+            (
+                "the first ten seconds of a new network lose nothing and leak nothing",
+                first::seconds,
+            ),
             ("an address that moves to another host is reachable at once", address_moves),
-            ("a container that takes another's addresses gets nothing of what is sent to it", theft::mac_address),
+            (
+                "a container that takes another's addresses gets nothing of what is sent to it",
+                theft::mac_address,
+            ),
             ("nobody but hosts of the cluster puts frames into a network", strangers::frames),
             ("hosts on different tiers of replication together", tiers::together),
             ("options of networks", limits::options),
@@ -63,14 +77,14 @@ fn sources(cluster: &mut Cluster) -> Result<()> {
     let other = Container::start(second, "foo", &[])?;
     let receiver = Container::start(third, "foo", &[])?;
     let wanted = one.address("foo")?;
-    let listening = receiver.spawn(&format!("iperf -u -s -B 232.1.1.1%shout0 -H {wanted} -p 6071"))?;
+    let listening =
+        receiver.spawn(&format!("iperf -u -s -B 232.1.1.1%shout0 -H {wanted} -p 6071"))?;
     listening.wait_for_line(SOON, |line| line.contains("Joining multicast (S,G)"))?;
     await_listeners(first, "232.1.1.1", &[third])?;
     await_listeners(second, "232.1.1.1", &[third])?;
     let send = |container: &Container| {
-        container.sh(
-            "for n in 1 2 3; do echo sent | socat -u - UDP4-DATAGRAM:232.1.1.1:6071,ip-multicast-ttl=4 || exit; done",
-        )
+        container.sh("for n in 1 2 3; do echo sent | socat -u - \
+                      UDP4-DATAGRAM:232.1.1.1:6071,ip-multicast-ttl=4 || exit; done")
     };
     let group = Ipv4Addr::new(232, 1, 1, 1);
     wait_until("only the source that is wanted", SOON, || {
@@ -107,7 +121,12 @@ fn without_majority(cluster: &mut Cluster) -> Result<()> {
     cluster.join(&fifth, &others[0])?;
     wait_until("five voters", SOON, || {
         let hosts = view(&others[0], "hosts")?;
-        let voting = hosts.as_array().context("a list")?.iter().filter(|host| host["role"] != "learner").count();
+        let voting = hosts
+            .as_array()
+            .context("a list")?
+            .iter()
+            .filter(|host| host["role"] != "learner")
+            .count();
         Ok((voting == 5).then_some(()))
     })?;
     let _network = Network::create(cluster, &fourth, "foo", &[])?;
@@ -123,7 +142,8 @@ fn without_majority(cluster: &mut Cluster) -> Result<()> {
     Stream::default().send(&sender, &[&receiver], 2)?;
     Stream::default().send(&receiver, &[&sender], 2)?;
     // None serves before a majority is there.
-    let starting = others.iter().map(|host| host.spawn(["shoutdctl", "start"])).collect::<Result<Vec<_>>>()?;
+    let starting =
+        others.iter().map(|host| host.spawn(["shoutdctl", "start"])).collect::<Result<Vec<_>>>()?;
     for mut process in starting {
         let output = process.wait(SOON * 2)?;
         ensure!(output.success(), "shoutdctl start failed, {output}");

@@ -1,4 +1,5 @@
-//! The data plane on a real kernel 6.1, which replicates multicast by the groups' MAC addresses: it has no multicast database in VXLAN devices.
+//! The data plane on a real kernel 6.1, which replicates multicast by the groups' MAC addresses: it
+//! has no multicast database in VXLAN devices.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use std::env;
@@ -12,7 +13,7 @@ use shoutd_lab::run_on_older_kernel;
 const TESTS: [&str; 8] = [
     "probing::this_kernel_has_all_that_is_needed",
     "probing::lack_of_privilege_is_said_to_be_that",
-    "guard::igmp_and_mld_do_not_cross_and_all_else_does",
+    "igmp_mld_filter::igmp_and_mld_do_not_cross_and_all_else_does",
     "traffic::unicast_broadcast_and_multicast_reach_containers_of_other_hosts",
     "traffic::ipv6_multicast_and_neighbour_discovery_pass",
     "tiers::link_local_groups_that_share_a_mac_address_with_others_reach_who_they_should",
@@ -31,7 +32,8 @@ fn multicast_reaches_the_hosts_that_listen_on_a_kernel_without_vxlan_mdb() {
     }
 }
 
-/// The real-kernel tests of the data plane, built. Of the whole workspace: of their package alone, all that they need would be built once more, as dependencies then have fewer features.
+/// The real-kernel tests of the data plane, built. Of the whole workspace: of their package alone,
+/// all that they need would be built once more, as dependencies then have fewer features.
 fn test_program() -> PathBuf {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let arguments = ["test", "--workspace", "--test", "linux", "--no-run", "--message-format=json"];

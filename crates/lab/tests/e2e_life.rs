@@ -1,5 +1,5 @@
-//! What a cluster lives through: daemons, engines and hosts that die and come back, things that somebody deletes, networks that
-//! come and go while a host is away.
+//! What a cluster lives through: daemons, engines and hosts that die and come back, things that
+//! somebody deletes, networks that come and go while a host is away.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 mod common;
@@ -10,8 +10,8 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use common::{
-    Cluster, Container, Datagrams, Network, SOON, Stream, await_network, await_no_network, everyone_hears_everyone,
-    leased, one_on_each, run_checks, status,
+    Cluster, Container, Datagrams, Network, SOON, Stream, await_network, await_no_network,
+    everyone_hears_everyone, leased, one_on_each, run_checks, status,
 };
 use serde_json::Value;
 use shoutd_lab::{Host, wait_until};
@@ -26,7 +26,10 @@ fn a_cluster_outlives_its_daemons_engines_and_hosts() {
     run_checks(
         &mut cluster,
         &[
-            ("shoutd killed during a stream: receiver's, sender's, leader's", killed_during_a_stream),
+            (
+                "shoutd killed during a stream: receiver's, sender's, leader's",
+                killed_during_a_stream,
+            ),
             ("shoutd stopped everywhere during a stream", stopped_during_a_stream),
             ("all killed at once and started in another order", all_killed_at_once),
             ("all killed the moment a network is created", killed_after_creation),
@@ -36,7 +39,8 @@ fn a_cluster_outlives_its_daemons_engines_and_hosts() {
             ("networks come and go while a shoutd is down", changes_while_shoutd_is_down),
             ("networks come and go while an engine is down", changes_while_engine_is_down),
             (
-                "a copy removed while shoutd was down comes back, and goes when its network is removed",
+                "a copy removed while shoutd was down comes back, and goes when its network is \
+                 removed",
                 copy_removed_unheard,
             ),
             ("a network that is in use cannot be removed", used_networks_stay),
@@ -95,10 +99,11 @@ fn stopped_during_a_stream(cluster: &mut Cluster) -> Result<()> {
     running.finish()
 }
 
-/// Starts shoutd on all of these hosts in this order, without waiting for one before the next: a majority has to be there for it to
-/// serve.
+/// Starts shoutd on all of these hosts in this order, without waiting for one before the next: a
+/// majority has to be there for it to serve.
 fn start_all(hosts: &[Host]) -> Result<()> {
-    let started = hosts.iter().map(|host| host.spawn(["shoutdctl", "start"])).collect::<Result<Vec<_>>>()?;
+    let started =
+        hosts.iter().map(|host| host.spawn(["shoutdctl", "start"])).collect::<Result<Vec<_>>>()?;
     for (mut process, host) in started.into_iter().zip(hosts) {
         let output = process.wait(SOON * 2)?;
         ensure!(output.success(), "shoutdctl start on {} failed, {output}", host.name());
@@ -110,9 +115,14 @@ fn start_all(hosts: &[Host]) -> Result<()> {
 fn kill_all(hosts: &[Host]) -> Result<()> {
     let pids = hosts.iter().map(|host| host.pids_of("shoutd")).collect::<Result<Vec<_>>>()?;
     thread::scope(|scope| {
-        let killed: Vec<_> =
-            hosts.iter().zip(&pids).map(|(host, pids)| scope.spawn(|| host.signal("KILL", pids))).collect();
-        killed.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
+        let killed: Vec<_> = hosts
+            .iter()
+            .zip(&pids)
+            .map(|(host, pids)| scope.spawn(|| host.signal("KILL", pids)))
+            .collect();
+        killed
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
     })?;
     for host in hosts {
         let gone = || Ok(host.pids_of("shoutd")?.is_empty().then_some(()));
@@ -121,7 +131,8 @@ fn kill_all(hosts: &[Host]) -> Result<()> {
     Ok(())
 }
 
-/// What must outlive everything, as a host knows it: networks by their ids, and who has which address.
+/// What must outlive everything, as a host knows it: networks by their ids, and who has which
+/// address.
 type Memory = (BTreeMap<String, Value>, BTreeMap<(String, IpAddr), String>);
 
 fn memory(host: &Host) -> Result<Memory> {
@@ -203,18 +214,25 @@ fn engines_restarted(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = &hosts;
     let _network = Network::create(cluster, first, "foo", &["--subnet", "10.44.0.0/24"])?;
     let with_address = hosts.iter().zip(["10.44.0.11", "10.44.0.12", "10.44.0.13"]);
-    let fixed: Vec<_> =
-        with_address.map(|(host, ip)| Container::start(host, "foo", &["--ip", ip])).collect::<Result<_>>()?;
+    let fixed: Vec<_> = with_address
+        .map(|(host, ip)| Container::start(host, "foo", &["--ip", ip]))
+        .collect::<Result<_>>()?;
     let always = [first, second].map(|host| Container::start(host, "foo", &["--restart=always"]));
     let [sender, receivers @ ..] = fixed.as_slice() else { bail!("no containers") };
-    // Where the network was created, and where it is a mirror; killed, and stopped as at a shutdown.
+    // Where the network was created, and where it is a mirror; killed, and stopped as at a
+    // shutdown.
     for (host, killed) in [(first, true), (second, true), (first, false), (second, false)] {
         if killed { host.kill_engine() } else { host.stop_engine() }?;
         host.start_engine()?;
-        let container = fixed.iter().find(|one| one.host.number() == host.number()).context("a container")?;
+        let container =
+            fixed.iter().find(|one| one.host.number() == host.number()).context("a container")?;
         let before = format!("10.44.0.1{}", host.number());
         container.start_again()?;
-        ensure!(container.address("foo")?.to_string() == before, "{} has another address", container.name);
+        ensure!(
+            container.address("foo")?.to_string() == before,
+            "{} has another address",
+            container.name
+        );
         Stream::default().send(sender, &receivers.iter().collect::<Vec<_>>(), 1)?;
     }
     let third = Container::start(third, "foo", &[])?;
@@ -238,7 +256,8 @@ fn picture(container: &Container, segment: &str) -> Result<String> {
         ip netns exec {segment} nft list table bridge shoutd"
     );
     let kernel = container.host.run(["sh", "-c", &script])?.stdout;
-    let inside = container.try_sh("ip address show dev shout0 | grep -oE 'mtu [0-9]+|inet .*|link/.*'; ip route")?;
+    let inside = container
+        .try_sh("ip address show dev shout0 | grep -oE 'mtu [0-9]+|inet .*|link/.*'; ip route")?;
     Ok(format!("{kernel}{}", inside.stdout))
 }
 
@@ -247,11 +266,17 @@ fn deleted_things_come_back(cluster: &mut Cluster) -> Result<()> {
     let network = Network::create(cluster, &hosts[0], "foo", &[])?;
     let containers = one_on_each(&hosts, "foo", &[])?;
     let [container, ..] = containers.as_slice() else { bail!("no containers") };
-    let (host, segment, address) = (&container.host, network.segment_name()?, container.address("foo")?);
-    let inside =
-        format!("nsenter --net=/proc/$(docker inspect --format '{{{{.State.Pid}}}}' {})/ns/net", container.name);
+    let (host, segment, address) =
+        (&container.host, network.segment_name()?, container.address("foo")?);
+    let inside = format!(
+        "nsenter --net=/proc/$(docker inspect --format '{{{{.State.Pid}}}}' {})/ns/net",
+        container.name
+    );
     let before = picture(container, &segment)?;
-    ensure!(before.contains("dst 10.77.0.3") && before.contains("224.0.0.0/4"), "the picture is not whole: {before}");
+    ensure!(
+        before.contains("dst 10.77.0.3") && before.contains("224.0.0.0/4"),
+        "the picture is not whole: {before}"
+    );
     let datagrams = Datagrams {
         receive: "UDP4-RECV:6001,ip-add-membership=224.0.0.77:shout0".to_owned(),
         send: "UDP4-DATAGRAM:224.0.0.77:6001".to_owned(),
@@ -266,7 +291,10 @@ fn deleted_things_come_back(cluster: &mut Cluster) -> Result<()> {
         format!("ip -netns {segment} link delete shoutbr0"),
         format!("{inside} ip route delete 224.0.0.0/4"),
         format!("{inside} ip address delete {address}/{} dev shout0", network.subnet()?.1),
-        format!("ip -netns {segment} link delete $(ip -netns {segment} -brief link | grep -o '^shp[^@]*')"),
+        format!(
+            "ip -netns {segment} link delete $(ip -netns {segment} -brief link | grep -o \
+             '^shp[^@]*')"
+        ),
         format!("ip netns delete {segment}"),
     ] {
         host.sh(&deletion)?;
@@ -275,16 +303,20 @@ fn deleted_things_come_back(cluster: &mut Cluster) -> Result<()> {
             after = picture(container, &segment)?;
             Ok((after == before).then_some(()))
         })
-        .with_context(|| format!("after `{deletion}` there is\n{after}\nwhere there was\n{before}"))?;
+        .with_context(|| {
+            format!("after `{deletion}` there is\n{after}\nwhere there was\n{before}")
+        })?;
         for container in &containers {
             container.try_sh("killall socat")?;
         }
-        everyone_hears_everyone(&containers, &datagrams).with_context(|| format!("after `{deletion}`"))?;
+        everyone_hears_everyone(&containers, &datagrams)
+            .with_context(|| format!("after `{deletion}`"))?;
     }
     Ok(())
 }
 
-/// As a cleaner of `/run` does it, or a Docker that is installed anew. Whatever is asked right afterwards is answered as before.
+/// As a cleaner of `/run` does it, or a Docker that is installed anew. Whatever is asked right
+/// afterwards is answered as before.
 fn deleted_sockets_come_back(cluster: &mut Cluster) -> Result<()> {
     let [first, second, _] = cluster.three()?;
     let network = Network::create(cluster, &first, "foo", &[])?;
@@ -352,7 +384,8 @@ fn changes_while_engine_is_down(cluster: &mut Cluster) -> Result<()> {
     Stream::default().send(sender, &receivers.iter().collect::<Vec<_>>(), 1)
 }
 
-/// shoutd never hears of such a removal: the network belongs to all hosts, so it comes back. What it remembers of the lost copy must not keep the next removal from being one.
+/// shoutd never hears of such a removal: the network belongs to all hosts, so it comes back. What
+/// it remembers of the lost copy must not keep the next removal from being one.
 fn copy_removed_unheard(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let network = Network::create(cluster, &hosts[0], "foo", &[])?;
@@ -389,7 +422,10 @@ fn used_networks_stay(cluster: &mut Cluster) -> Result<()> {
     }
     let log = second.shoutd_log()?;
     let told = log.get(begin..).unwrap_or_default();
-    ensure!(told.contains("foo") && told.contains("in use"), "the log does not say why it came back: {told}");
+    ensure!(
+        told.contains("foo") && told.contains("in use"),
+        "the log does not say why it came back: {told}"
+    );
     // Where a container uses it, Docker itself says no.
     let refused = first.run(["docker", "network", "rm", "foo"])?;
     ensure!(!refused.success() && refused.stderr.contains("active endpoints"), "{refused}");

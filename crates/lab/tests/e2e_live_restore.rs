@@ -1,10 +1,13 @@
-//! Engines that leave their containers running when they end (`live-restore`), on engines of different versions.
+//! Engines that leave their containers running when they end (`live-restore`), on engines of
+//! different versions.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 mod common;
 
 use anyhow::{Context, Result, bail, ensure};
-use common::{Cluster, Container, Network, SOON, Stream, await_network, endpoints, one_on_each, run_checks};
+use common::{
+    Cluster, Container, Network, SOON, Stream, await_network, endpoints, one_on_each, run_checks,
+};
 use shoutd_lab::{Host, wait_until};
 
 #[test]
@@ -18,9 +21,15 @@ fn containers_outlive_their_engines() {
         &mut cluster,
         &[
             ("engines stopped and killed during a stream", engines_end),
-            ("engine and shoutd killed during a stream, the one or the other started first", both_end),
+            (
+                "engine and shoutd killed during a stream, the one or the other started first",
+                both_end,
+            ),
             ("a container that ended while its engine was away is forgotten", ended_meanwhile),
-            ("networks come and go while an engine is away and its containers run", changes_meanwhile),
+            (
+                "networks come and go while an engine is away and its containers run",
+                changes_meanwhile,
+            ),
         ],
     );
 }
@@ -30,22 +39,33 @@ fn live_restore(host: &Host) -> Result<()> {
     host.sh(r#"sed -i '0,/{/s//{ "live-restore": true,/' /etc/docker/daemon.json"#)?;
     host.signal("HUP", &host.pids_of("dockerd")?)?;
     wait_until("live-restore", SOON, || {
-        Ok((host.docker(["info", "--format", "{{.LiveRestoreEnabled}}"])?.trim() == "true").then_some(()))
+        Ok((host.docker(["info", "--format", "{{.LiveRestoreEnabled}}"])?.trim() == "true")
+            .then_some(()))
     })
 }
 
-/// Its datagrams are not in fragments. An engine that comes back to a running container takes its rules for DNS out of it and puts them in again; in between the kernel does not track the
-/// container's connections. Of a datagram whose fragments come at both sides of that moment each half waits for the other in a place of its own.
+/// Its datagrams are not in fragments. An engine that comes back to a running container takes its
+/// rules for DNS out of it and puts them in again; in between the kernel does not track the
+/// container's connections. Of a datagram whose fragments come at both sides of that moment each
+/// half waits for the other in a place of its own.
 const STREAM: Stream<'_> = Stream { group: "224.1.1.1", port: 5000, rate: "10M", length: 1400 };
 
-/// A container that went on as if nothing had been: the engine, shoutd and the kernel still know it, and it can be stopped and started.
+/// A container that went on as if nothing had been: the engine, shoutd and the kernel still know
+/// it, and it can be stopped and started.
 fn is_as_before(container: &Container, address: &str) -> Result<()> {
     let host = &container.host;
     ensure!(container.inspect("{{.State.Running}}")? == "true", "{} does not run", container.name);
-    ensure!(container.address("foo")?.to_string() == address, "{} has another address", container.name);
+    ensure!(
+        container.address("foo")?.to_string() == address,
+        "{} has another address",
+        container.name
+    );
     wait_until("the endpoint to be known", SOON, || {
         let known = endpoints(host)?;
-        Ok(known.iter().any(|row| row["addresses"].to_string().contains(&format!("\"{address}\""))).then_some(()))
+        Ok(known
+            .iter()
+            .any(|row| row["addresses"].to_string().contains(&format!("\"{address}\"")))
+            .then_some(()))
     })
 }
 
@@ -55,7 +75,10 @@ fn engines_end(cluster: &mut Cluster) -> Result<()> {
     let _network = Network::create(cluster, &hosts[0], "foo", &[])?;
     let containers = one_on_each(&hosts, "foo", &[])?;
     let [sender, receivers @ ..] = containers.as_slice() else { bail!("no containers") };
-    let addresses = containers.iter().map(|one| Ok(one.address("foo")?.to_string())).collect::<Result<Vec<_>>>()?;
+    let addresses = containers
+        .iter()
+        .map(|one| Ok(one.address("foo")?.to_string()))
+        .collect::<Result<Vec<_>>>()?;
     let running = STREAM.begin_apart(sender, &receivers.iter().collect::<Vec<_>>())?;
     for host in &hosts {
         for killed in [false, true] {
@@ -83,7 +106,10 @@ fn both_end(cluster: &mut Cluster) -> Result<()> {
     let _network = Network::create(cluster, &hosts[1], "foo", &[])?;
     let containers = one_on_each(&hosts, "foo", &[])?;
     let [sender, receivers @ ..] = containers.as_slice() else { bail!("no containers") };
-    let addresses = containers.iter().map(|one| Ok(one.address("foo")?.to_string())).collect::<Result<Vec<_>>>()?;
+    let addresses = containers
+        .iter()
+        .map(|one| Ok(one.address("foo")?.to_string()))
+        .collect::<Result<Vec<_>>>()?;
     let running = STREAM.begin_apart(sender, &receivers.iter().collect::<Vec<_>>())?;
     for (host, engine_first) in [(&hosts[0], true), (&hosts[1], false), (&hosts[2], true)] {
         host.kill_engine()?;
@@ -100,14 +126,18 @@ fn both_end(cluster: &mut Cluster) -> Result<()> {
         running.await_more(100)?;
     }
     running.finish()?;
-    containers.iter().zip(&addresses).try_for_each(|(container, address)| is_as_before(container, address))
+    containers
+        .iter()
+        .zip(&addresses)
+        .try_for_each(|(container, address)| is_as_before(container, address))
 }
 
 fn ended_meanwhile(cluster: &mut Cluster) -> Result<()> {
     let [first, second, _] = cluster.three()?;
     let _network = Network::create(cluster, &first, "foo", &[])?;
     for host in [&first, &second] {
-        let [stays, ends] = [Container::start(host, "foo", &[])?, Container::start(host, "foo", &[])?];
+        let [stays, ends] =
+            [Container::start(host, "foo", &[])?, Container::start(host, "foo", &[])?];
         let pid = ends.inspect("{{.State.Pid}}")?;
         let gone = ends.address("foo")?.to_string();
         host.kill_engine()?;
@@ -116,7 +146,9 @@ fn ended_meanwhile(cluster: &mut Cluster) -> Result<()> {
         wait_until("the endpoint to be forgotten", SOON, || {
             let known = endpoints(host)?;
             let has = |address: &str| {
-                known.iter().any(|row| row["addresses"].to_string().contains(&format!("\"{address}\"")))
+                known
+                    .iter()
+                    .any(|row| row["addresses"].to_string().contains(&format!("\"{address}\"")))
             };
             Ok(!has(&gone)).map(|forgotten| forgotten.then_some(()))
         })

@@ -8,8 +8,8 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, bail, ensure};
 use common::{
-    Capture, Cluster, Container, Datagrams, Frame, Network, SOON, Stream, WITH_IPV6, everyone_hears_everyone, listen,
-    one_on_each, run_checks,
+    Capture, Cluster, Container, Datagrams, Frame, Network, SOON, Stream, WITH_IPV6,
+    everyone_hears_everyone, listen, one_on_each, run_checks,
 };
 use shoutd_lab::{Host, wait_until};
 
@@ -26,9 +26,15 @@ fn containers_on_different_hosts_talk_by_multicast() {
     run_checks(
         &mut cluster,
         &[
-            ("the four lines, with the network created on host1", |cluster| four_lines(cluster, [1, 2, 3])),
-            ("the four lines, with the network created on host2", |cluster| four_lines(cluster, [2, 3, 1])),
-            ("the four lines, with the network created on host3", |cluster| four_lines(cluster, [3, 1, 2])),
+            ("the four lines, with the network created on host1", |cluster| {
+                four_lines(cluster, [1, 2, 3])
+            }),
+            ("the four lines, with the network created on host2", |cluster| {
+                four_lines(cluster, [2, 3, 1])
+            }),
+            ("the four lines, with the network created on host3", |cluster| {
+                four_lines(cluster, [3, 1, 2])
+            }),
             ("8 s of 1 Mbit/s and of 100 Mbit/s, nothing lost", streams),
             ("ping and TCP between all", ping_and_tcp),
             ("broadcast between all", broadcast),
@@ -69,7 +75,9 @@ fn streams(cluster: &mut Cluster) -> Result<()> {
     let receivers = one_on_each(&hosts, "foo", &[])?;
     for rate in ["1M", "100M"] {
         let stream = Stream { rate, ..Stream::default() };
-        stream.send_undisturbed(&sender, &receivers.iter().collect::<Vec<_>>(), 8).with_context(|| rate.to_owned())?;
+        stream
+            .send_undisturbed(&sender, &receivers.iter().collect::<Vec<_>>(), 8)
+            .with_context(|| rate.to_owned())?;
     }
     Ok(())
 }
@@ -83,12 +91,17 @@ fn ping_and_tcp(cluster: &mut Cluster) -> Result<()> {
         let address = server.address("foo")?;
         server.sh("dd if=/dev/urandom of=/tmp/sent bs=64k count=32 2>/dev/null")?;
         let wanted = server.sh("sha256sum < /tmp/sent")?;
-        let serving = server.spawn("socat -d -d -U TCP4-LISTEN:7000,reuseaddr,fork OPEN:/tmp/sent,rdonly")?;
+        let serving =
+            server.spawn("socat -d -d -U TCP4-LISTEN:7000,reuseaddr,fork OPEN:/tmp/sent,rdonly")?;
         serving.wait_for_line(SOON, |line| line.contains("listening on"))?;
         for client in containers.iter().filter(|client| client.name != server.name) {
             // Packets that are small, of almost full size, and in several fragments; and a stream.
-            let pings = ["56", "1400", "4000"].map(|size| format!("ping -c 1 -W 5 -s {size} {address} >&2"));
-            let heard = client.sh(&format!("{} && socat -u TCP4:{address}:7000 - | sha256sum", pings.join(" && ")))?;
+            let pings = ["56", "1400", "4000"]
+                .map(|size| format!("ping -c 1 -W 5 -s {size} {address} >&2"));
+            let heard = client.sh(&format!(
+                "{} && socat -u TCP4:{address}:7000 - | sha256sum",
+                pings.join(" && ")
+            ))?;
             ensure!(heard == wanted, "{} got something else from {}", client.name, server.name);
         }
     }
@@ -99,11 +112,14 @@ fn broadcast(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let network = Network::create(cluster, &hosts[2], "foo", &[])?;
     let containers = one_on_each(&hosts, "foo", &[])?;
-    for (port, destination) in
-        [(6001, format!("{}:6001,broadcast", network.broadcast()?)), (6002, LIMITED_BROADCAST.to_owned())]
-    {
-        let datagrams =
-            Datagrams { receive: format!("UDP4-RECV:{port}"), send: format!("UDP4-DATAGRAM:{destination}") };
+    for (port, destination) in [
+        (6001, format!("{}:6001,broadcast", network.broadcast()?)),
+        (6002, LIMITED_BROADCAST.to_owned()),
+    ] {
+        let datagrams = Datagrams {
+            receive: format!("UDP4-RECV:{port}"),
+            send: format!("UDP4-DATAGRAM:{destination}"),
+        };
         everyone_hears_everyone(&containers, &datagrams).context(destination)?;
     }
     Ok(())
@@ -115,7 +131,12 @@ fn multicast(cluster: &mut Cluster) -> Result<()> {
     let mut containers = one_on_each(&hosts, "foo", &[WITH_IPV6])?;
     containers.push(Container::start(&hosts[2], "foo", &[WITH_IPV6])?);
     // Link-local (mDNS, VRRP), source-specific, administratively scoped.
-    for (port, group) in [(6011, "224.0.0.251"), (6012, "224.0.0.18"), (6013, "232.1.1.1"), (6014, "239.255.255.250")] {
+    for (port, group) in [
+        (6011, "224.0.0.251"),
+        (6012, "224.0.0.18"),
+        (6013, "232.1.1.1"),
+        (6014, "239.255.255.250"),
+    ] {
         let datagrams = Datagrams {
             receive: format!("UDP4-RECV:{port},ip-add-membership={group}:shout0"),
             send: format!("UDP4-DATAGRAM:{group}:{port},ip-multicast-ttl=4"),
@@ -144,8 +165,15 @@ fn link_local_ipv6(cluster: &mut Cluster) -> Result<()> {
             container.sh(&format!("ping6 -c 1 -W 5 {address}%shout0"))?;
         }
         let answers = container.sh("ping6 -c 2 -W 5 ff02::1%shout0")?;
-        let silent: Vec<_> = addresses.iter().filter(|address| !answers.contains(&format!(" {address}: "))).collect();
-        ensure!(silent.is_empty(), "{silent:?} did not answer {}:\n{answers}", container.host.name());
+        let silent: Vec<_> = addresses
+            .iter()
+            .filter(|address| !answers.contains(&format!(" {address}: ")))
+            .collect();
+        ensure!(
+            silent.is_empty(),
+            "{silent:?} did not answer {}:\n{answers}",
+            container.host.name()
+        );
     }
     Ok(())
 }
@@ -157,7 +185,8 @@ fn ipv6_subnet(cluster: &mut Cluster) -> Result<()> {
     let mut containers = one_on_each(&hosts, "six", &[])?;
     containers.push(Container::start(&hosts[1], "six", &[])?);
     let addresses = containers.iter().map(ipv6_addresses).collect::<Result<Vec<_>>>()?.concat();
-    let global: BTreeSet<_> = addresses.iter().filter(|address| address.starts_with("fd66:")).collect();
+    let global: BTreeSet<_> =
+        addresses.iter().filter(|address| address.starts_with("fd66:")).collect();
     ensure!(global.len() == containers.len(), "not one address each: {addresses:?}");
     for container in &containers {
         for address in &global {
@@ -168,7 +197,8 @@ fn ipv6_subnet(cluster: &mut Cluster) -> Result<()> {
     network.remove_on(&hosts[0])
 }
 
-/// The IPv6 addresses of a container's interface to the network, once duplicate address detection is through with them.
+/// The IPv6 addresses of a container's interface to the network, once duplicate address detection
+/// is through with them.
 fn ipv6_addresses(container: &Container) -> Result<Vec<String>> {
     let mut listed = String::new();
     let found = wait_until("IPv6 addresses", SOON, || {
@@ -176,7 +206,8 @@ fn ipv6_addresses(container: &Container) -> Result<Vec<String>> {
         Ok((listed.contains("fe80::") && !listed.contains("tentative")).then_some(()))
     });
     found.with_context(|| format!("{} has {listed}", container.name))?;
-    let addresses = listed.lines().filter_map(|line| line.trim().strip_prefix("inet6 ")?.split('/').next());
+    let addresses =
+        listed.lines().filter_map(|line| line.trim().strip_prefix("inet6 ")?.split('/').next());
     Ok(addresses.map(str::to_owned).collect())
 }
 
@@ -188,7 +219,9 @@ fn group_management_stays_inside(cluster: &mut Cluster) -> Result<()> {
     let containers = one_on_each(&hosts, "foo", &[WITH_IPV6])?;
     let ports = containers
         .iter()
-        .map(|container| Capture::start(&network.segment(&container.host)?, &port_of(&network, &container.host)?))
+        .map(|container| {
+            Capture::start(&network.segment(&container.host)?, &port_of(&network, &container.host)?)
+        })
         .collect::<Result<Vec<_>>>()?;
     let mld = Datagrams {
         receive: "UDP6-RECV:6031,ipv6-join-group=[ff15::77]:shout0".to_owned(),
@@ -210,7 +243,11 @@ fn group_management_stays_inside(cluster: &mut Cluster) -> Result<()> {
     for (host, wire) in hosts.iter().zip(wires) {
         let tunnelled: Vec<Frame> =
             wire.stop()?.iter().filter_map(Frame::tunnelled).map(|(_, _, frame)| frame).collect();
-        ensure!(tunnelled.iter().any(|frame| frame.is_to(GROUP)), "not even the stream was seen on {}", host.name());
+        ensure!(
+            tunnelled.iter().any(|frame| frame.is_to(GROUP)),
+            "not even the stream was seen on {}",
+            host.name()
+        );
         let leaked: Vec<_> = tunnelled.iter().filter(|frame| frame.manages_groups()).collect();
         ensure!(leaked.is_empty(), "on the underlay at {}: {leaked:?}", host.name());
     }
@@ -219,7 +256,8 @@ fn group_management_stays_inside(cluster: &mut Cluster) -> Result<()> {
 
 /// The name of the only port of a network's segment on a host: the end of its container's veth.
 fn port_of(network: &Network, host: &Host) -> Result<String> {
-    let links = host.sh(&format!("ip -netns {} -brief link show type veth", network.segment_name()?))?;
+    let links =
+        host.sh(&format!("ip -netns {} -brief link show type veth", network.segment_name()?))?;
     let name = links.split(['@', ' ']).next().filter(|name| !name.is_empty());
     name.map(str::to_owned).with_context(|| format!("a port on {}", host.name()))
 }
@@ -228,7 +266,8 @@ fn no_container_no_packet(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, third] = &hosts;
     let network = Network::create(cluster, first, "foo", &[])?;
-    let (sender, receiver) = (Container::start(first, "foo", &[])?, Container::start(second, "foo", &[])?);
+    let (sender, receiver) =
+        (Container::start(first, "foo", &[])?, Container::start(second, "foo", &[])?);
     only_second_host_gets(&hosts, &sender, &receiver)?;
     // A host with a container gets the stream, and gets it no more when the container has gone.
     let late = Container::start(third, "foo", &[])?;
@@ -244,7 +283,11 @@ fn no_container_no_packet(cluster: &mut Cluster) -> Result<()> {
 }
 
 /// Sends from the first host, and looks at what arrives at the others.
-fn only_second_host_gets(hosts: &[Host; 3], sender: &Container, receiver: &Container) -> Result<()> {
+fn only_second_host_gets(
+    hosts: &[Host; 3],
+    sender: &Container,
+    receiver: &Container,
+) -> Result<()> {
     let [_, second, third] = hosts;
     let (heard, nothing) = (Capture::of_underlay(second)?, Capture::of_underlay(third)?);
     Stream::default().send(sender, &[receiver], 2)?;
@@ -255,7 +298,12 @@ fn only_second_host_gets(hosts: &[Host; 3], sender: &Container, receiver: &Conta
     let stream = heard.iter().filter(|(_, _, frame)| frame.is_to(GROUP)).count();
     // 2 s of 1 Mbit/s in datagrams of 1470 octets are 178.
     ensure!(stream > 150, "only {stream} datagrams were seen where they should be");
-    ensure!(nothing.is_empty(), "host3 got {} packets, such as {:?}", nothing.len(), nothing.first());
+    ensure!(
+        nothing.is_empty(),
+        "host3 got {} packets, such as {:?}",
+        nothing.len(),
+        nothing.first()
+    );
     Ok(())
 }
 
@@ -270,17 +318,25 @@ fn networks_are_apart(cluster: &mut Cluster) -> Result<()> {
         receive: "UDP4-RECV:6041,ip-add-membership=224.0.0.99:shout0".to_owned(),
         send: "UDP4-DATAGRAM:224.0.0.99:6041".to_owned(),
     };
-    let listeners = two.iter().map(|container| listen(container, &datagrams)).collect::<Result<Vec<_>>>()?;
+    let listeners =
+        two.iter().map(|container| listen(container, &datagrams)).collect::<Result<Vec<_>>>()?;
     everyone_hears_everyone(&one, &datagrams)?;
     // What comes after it shows that whatever went astray would have been heard by now.
     for container in &two {
         container.sh(&format!("echo end | socat -u - {}", datagrams.send))?;
     }
     for (container, listener) in two.iter().zip(&listeners) {
-        let all_ends = || Ok((listener.printed().0.lines().filter(|line| *line == "end").count() >= 3).then_some(()));
+        let all_ends = || {
+            Ok((listener.printed().0.lines().filter(|line| *line == "end").count() >= 3)
+                .then_some(()))
+        };
         wait_until(&format!("all to be heard on {}", container.host.name()), SOON, all_ends)?;
         let (heard, _) = listener.printed();
-        ensure!(heard.lines().all(|line| line == "end"), "{} heard of network one: {heard}", container.host.name());
+        ensure!(
+            heard.lines().all(|line| line == "end"),
+            "{} heard of network one: {heard}",
+            container.host.name()
+        );
     }
     Ok(())
 }
@@ -291,16 +347,22 @@ fn outside(cluster: &mut Cluster) -> Result<()> {
     for (host, other) in [(&first, &second), (&second, &third)] {
         let container = Container::start(host, "foo", &["--publish=8080:80"])?;
         // The gateway of the underlay, the container's own host, and another.
-        for address in ["10.77.0.254".to_owned(), host.address().to_string(), other.address().to_string()] {
+        for address in
+            ["10.77.0.254".to_owned(), host.address().to_string(), other.address().to_string()]
+        {
             container.ping(&address)?;
         }
-        let serving = container.spawn("socat -d -d -U TCP4-LISTEN:80,reuseaddr,fork OPEN:/etc/hostname")?;
+        let serving =
+            container.spawn("socat -d -d -U TCP4-LISTEN:80,reuseaddr,fork OPEN:/etc/hostname")?;
         serving.wait_for_line(SOON, |line| line.contains("listening on"))?;
         let ask = format!("socat -u TCP4:{}:8080,connect-timeout=10 -", host.address());
         let wanted = container.sh("cat /etc/hostname")?;
         ensure!(other.sh(&ask)? == wanted, "another host does not reach the published port");
         let neighbour = Container::start(other, "foo", &[])?;
-        ensure!(neighbour.sh(&ask)? == wanted, "a container on another host does not reach the published port");
+        ensure!(
+            neighbour.sh(&ask)? == wanted,
+            "a container on another host does not reach the published port"
+        );
     }
     Ok(())
 }
@@ -314,10 +376,15 @@ fn internal(cluster: &mut Cluster) -> Result<()> {
         ensure!(!routes.contains("default"), "a way out on {}: {routes}", container.host.name());
         let out = container.try_sh("ping -c 1 -W 1 10.77.0.254")?;
         ensure!(!out.success(), "the underlay can be reached on {}", container.host.name());
-        let serving = container.spawn("socat -d -d -U TCP4-LISTEN:80,reuseaddr,fork OPEN:/etc/hostname")?;
+        let serving =
+            container.spawn("socat -d -d -U TCP4-LISTEN:80,reuseaddr,fork OPEN:/etc/hostname")?;
         serving.wait_for_line(SOON, |line| line.contains("listening on"))?;
         let ask = format!("socat -u TCP4:{}:8080,connect-timeout=2 -", container.host.address());
-        ensure!(!other.run(["sh", "-c", &ask])?.success(), "{} publishes a port", container.host.name());
+        ensure!(
+            !other.run(["sh", "-c", &ask])?.success(),
+            "{} publishes a port",
+            container.host.name()
+        );
     }
     let [sender, receivers @ ..] = containers.as_slice() else { bail!("no containers") };
     Stream::default().send(sender, &receivers.iter().collect::<Vec<_>>(), 1)
@@ -327,13 +394,18 @@ fn mtu(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let chosen = ["--opt", "com.docker.network.driver.mtu=1400"];
     // VXLAN over IPv4 takes 50 octets (RFC 7348, section 5) of the underlay's 1500.
-    for (name, options, mtu) in [("plain", [].as_slice(), 1450), ("small", chosen.as_slice(), 1400)] {
+    for (name, options, mtu) in [("plain", [].as_slice(), 1450), ("small", chosen.as_slice(), 1400)]
+    {
         let network = Network::create(cluster, &hosts[0], name, options)?;
         let containers = one_on_each(&hosts, name, &[])?;
         let full = mtu - 20 - 8;
         for container in &containers {
             let seen = container.sh("cat /sys/class/net/shout0/mtu")?;
-            ensure!(seen.trim() == mtu.to_string(), "{name} has an MTU of {seen} on {}", container.host.name());
+            ensure!(
+                seen.trim() == mtu.to_string(),
+                "{name} has an MTU of {seen} on {}",
+                container.host.name()
+            );
             for other in &containers {
                 container.ping(&format!("-s {full} {}", other.address(name)?))?;
             }

@@ -1,4 +1,5 @@
-//! Names of containers are resolved on all hosts, by images that know nothing of it. The hosts have engines of different versions.
+//! Names of containers are resolved on all hosts, by images that know nothing of it. The hosts have
+//! engines of different versions.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 mod common;
@@ -37,17 +38,24 @@ fn start(host: &Host, network: &str, name: &str, options: &[&str]) -> Result<Con
     Ok(Container { host: host.clone(), name: name.to_owned() })
 }
 
-/// The addresses that a program in the container finds for a name (getaddrinfo(3)): its hosts file first, then DNS.
+/// The addresses that a program in the container finds for a name (getaddrinfo(3)): its hosts file
+/// first, then DNS.
 fn resolve(container: &Container, name: &str) -> Result<BTreeSet<String>> {
     let output = container.try_sh(&format!("getent ahosts {name}"))?;
-    Ok(output.stdout.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
+    Ok(output
+        .stdout
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .map(str::to_owned)
+        .collect())
 }
 
 /// Waits until the name leads to these addresses, and no others.
 fn await_name(container: &Container, name: &str, wanted: &[String]) -> Result<()> {
     let wanted: BTreeSet<String> = wanted.iter().cloned().collect();
     let mut found = BTreeSet::new();
-    let what = format!("{name} to be {wanted:?} for {} on {}", container.name, container.host.name());
+    let what =
+        format!("{name} to be {wanted:?} for {} on {}", container.name, container.host.name());
     let resolved = wait_until(&what, SOON, || {
         found = resolve(container, name)?;
         Ok((found == wanted).then_some(()))
@@ -138,7 +146,8 @@ fn shared_alias(cluster: &mut Cluster) -> Result<()> {
     for (host, name) in hosts.iter().zip(["web-1", "web-2", "web-3"]) {
         containers.push(start(host, "foo", name, &["--network-alias", "web"])?);
     }
-    let all: Vec<String> = containers.iter().map(|one| address(one, "foo")).collect::<Result<Vec<_>>>()?.concat();
+    let all: Vec<String> =
+        containers.iter().map(|one| address(one, "foo")).collect::<Result<Vec<_>>>()?.concat();
     for container in &containers {
         await_name(container, "web", &all)?;
     }
@@ -157,7 +166,12 @@ fn kept_apart(cluster: &mut Cluster) -> Result<()> {
     let _networks = [
         Network::create(cluster, &first, "foo", &["--ipam-driver", "shoutd"])?,
         Network::create(cluster, &first, "bar", &["--ipam-driver", "shoutd"])?,
-        Network::create(cluster, &first, "quiet", &["--ipam-driver", "shoutd", "--opt", "shoutd.names=off"])?,
+        Network::create(
+            cluster,
+            &first,
+            "quiet",
+            &["--ipam-driver", "shoutd", "--opt", "shoutd.names=off"],
+        )?,
     ];
     let red = start(&first, "foo", "in-foo", &[])?;
     let blue = start(&second, "bar", "in-bar", &[])?;
@@ -168,10 +182,21 @@ fn kept_apart(cluster: &mut Cluster) -> Result<()> {
     await_name(&both, "in-bar", &address(&blue, "bar")?)?;
     await_name(&red, "in-both", &address(&both, "foo")?)?;
     await_name(&blue, "in-both", &address(&both, "bar")?)?;
-    ensure!(resolve(&red, "in-bar")?.is_empty() && resolve(&blue, "in-foo")?.is_empty(), "names of another network");
+    ensure!(
+        resolve(&red, "in-bar")?.is_empty() && resolve(&blue, "in-foo")?.is_empty(),
+        "names of another network"
+    );
     ensure!(resolve(&quiet[0], "quiet-2")?.is_empty(), "a name of a network without names");
-    let output =
-        first.run(["docker", "network", "create", "--driver", "shoutd", "--opt", "shoutd.names=maybe", "x"])?;
+    let output = first.run([
+        "docker",
+        "network",
+        "create",
+        "--driver",
+        "shoutd",
+        "--opt",
+        "shoutd.names=maybe",
+        "x",
+    ])?;
     ensure!(!output.success() && output.stderr.contains("give on, all or off"), "{output}");
     Ok(())
 }
@@ -182,7 +207,11 @@ fn ipv6(cluster: &mut Cluster) -> Result<()> {
     let _network = Network::create(cluster, &first, "dual", &options)?;
     let asker = start(&first, "dual", "asker", &[])?;
     let asked = start(&second, "dual", "asked", &["--ip6", "fd00:71::99"])?;
-    await_name(&asker, "asked", &[address(&asked, "dual")?, vec!["fd00:71::99".to_owned()]].concat())
+    await_name(
+        &asker,
+        "asked",
+        &[address(&asked, "dual")?, vec!["fd00:71::99".to_owned()]].concat(),
+    )
 }
 
 fn daemons_and_hosts(cluster: &mut Cluster) -> Result<()> {
@@ -196,9 +225,15 @@ fn daemons_and_hosts(cluster: &mut Cluster) -> Result<()> {
     // Names are resolved while shoutd is away, on either side, and right after.
     for host in [&first, &second] {
         host.kill_shoutd()?;
-        ensure!(resolve(&asker, "asked")? == address(&asked, "foo")?.into_iter().collect(), "not without shoutd");
+        ensure!(
+            resolve(&asker, "asked")? == address(&asked, "foo")?.into_iter().collect(),
+            "not without shoutd"
+        );
         host.start_shoutd(&[])?;
-        ensure!(resolve(&asker, "asked")? == address(&asked, "foo")?.into_iter().collect(), "not with shoutd again");
+        ensure!(
+            resolve(&asker, "asked")? == address(&asked, "foo")?.into_iter().collect(),
+            "not with shoutd again"
+        );
     }
     let late = start(&second, "foo", "late", &[])?;
     await_name(&asker, "late", &address(&late, "foo")?)?;
@@ -214,10 +249,18 @@ fn daemons_and_hosts(cluster: &mut Cluster) -> Result<()> {
 fn foreign_lines(cluster: &mut Cluster) -> Result<()> {
     let [first, second, _] = cluster.three()?;
     let _network = Network::create(cluster, &first, "foo", &[])?;
-    let asker = start(&first, "foo", "asker", &["--add-host", "asked:192.0.2.7", "--add-host", "extra:192.0.2.8"])?;
+    let asker = start(
+        &first,
+        "foo",
+        "asker",
+        &["--add-host", "asked:192.0.2.7", "--add-host", "extra:192.0.2.8"],
+    )?;
     let asked = start(&second, "foo", "asked", &["--network-alias", "also-asked"])?;
     await_name(&asker, "also-asked", &address(&asked, "foo")?)?;
-    ensure!(resolve(&asker, "asked")? == ["192.0.2.7".to_owned()].into(), "what the user says counts");
+    ensure!(
+        resolve(&asker, "asked")? == ["192.0.2.7".to_owned()].into(),
+        "what the user says counts"
+    );
     ensure!(resolve(&asker, "extra")? == ["192.0.2.8".to_owned()].into(), "a line was lost");
     asker.sh("echo '192.0.2.9 mine' >> /etc/hosts")?;
     let late = start(&second, "foo", "late", &[])?;
@@ -232,10 +275,12 @@ fn foreign_lines(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// A container of another host does not hide what all others look for in the public DNS, unless the network is for that.
+/// A container of another host does not hide what all others look for in the public DNS, unless the
+/// network is for that.
 fn public_names(cluster: &mut Cluster) -> Result<()> {
     let [first, second, _] = cluster.three()?;
-    for (network, options, is_resolved) in [("foo", &[][..], false), ("all", &["--opt", "shoutd.names=all"][..], true)]
+    for (network, options, is_resolved) in
+        [("foo", &[][..], false), ("all", &["--opt", "shoutd.names=all"][..], true)]
     {
         let options = [&["--ipam-driver", "shoutd"][..], options].concat();
         let _network = Network::create(cluster, &first, network, &options)?;
@@ -245,7 +290,11 @@ fn public_names(cluster: &mut Cluster) -> Result<()> {
         let wanted = address(&asked, network)?;
         await_name(&asker, "auth.internal", &wanted)?;
         let found = if is_resolved { wanted } else { Vec::new() };
-        ensure!(resolve(&asker, "auth.docker.io")? == found.into_iter().collect(), "{}", asker.sh("cat /etc/hosts")?);
+        ensure!(
+            resolve(&asker, "auth.docker.io")? == found.into_iter().collect(),
+            "{}",
+            asker.sh("cat /etc/hosts")?
+        );
         if !is_resolved {
             [&first, &second].into_iter().try_for_each(tells_of_it)?;
         }
@@ -257,14 +306,18 @@ fn public_names(cluster: &mut Cluster) -> Result<()> {
 fn tells_of_it(host: &Host) -> Result<()> {
     wait_until(&format!("{} to tell of it", host.name()), SOON, || {
         let events = host.sh("shoutdctl events")?;
-        Ok(events.lines().any(|line| line.contains("auth.docker.io") && line.contains("foo")).then_some(()))
+        Ok(events
+            .lines()
+            .any(|line| line.contains("auth.docker.io") && line.contains("foo"))
+            .then_some(()))
     })?;
     let status = host.sh("shoutdctl status")?;
     ensure!(!status.contains("problem"), "{status}");
     Ok(())
 }
 
-/// A user's file at a container's `/etc/hosts`, often the host's own, decides names for others than this container.
+/// A user's file at a container's `/etc/hosts`, often the host's own, decides names for others than
+/// this container.
 fn mounted_files(cluster: &mut Cluster) -> Result<()> {
     let [first, second, _] = cluster.three()?;
     let _network = Network::create(cluster, &first, "foo", &[])?;
@@ -287,7 +340,10 @@ fn mounted_files(cluster: &mut Cluster) -> Result<()> {
 
     // What an earlier version left there goes, and nothing else.
     let others = "192.0.2.8 typed # shoutd";
-    first.sh(&format!("printf '{}\\tasked # shoutd\\n{others}\\n' >> /etc/hosts", wanted.concat()))?;
+    first.sh(&format!(
+        "printf '{}\\tasked # shoutd\\n{others}\\n' >> /etc/hosts",
+        wanted.concat()
+    ))?;
     first.kill_shoutd()?;
     first.start_shoutd(&[])?;
     wait_until("an earlier version's line to be removed", SOON, || {
@@ -296,17 +352,23 @@ fn mounted_files(cluster: &mut Cluster) -> Result<()> {
     let events = first.sh("shoutdctl events")?;
     ensure!(events.contains("hosts-file-cleaned") && events.contains("removed 1 line"), "{events}");
     await_name(&asker, "asked", &wanted)?;
-    first.sh(&format!("grep -v '{others}' /etc/hosts > /tmp/hosts; cat /tmp/hosts > /etc/hosts")).map(drop)
+    first
+        .sh(&format!("grep -v '{others}' /etc/hosts > /tmp/hosts; cat /tmp/hosts > /etc/hosts"))
+        .map(drop)
 }
 
 /// What a DNS server says to a program that asks it itself: addresses, or nothing.
 fn look_up(container: &Container, name: &str, server: &str) -> Result<BTreeSet<String>> {
     let output = container.try_sh(&format!("nslookup {name} {server}"))?;
     // After the server's own lines.
-    let answers = output.stdout.split_once("\n\n").map(|(_, answers)| answers.to_owned()).unwrap_or_default();
-    let addresses =
-        answers.lines().filter_map(|line| line.strip_prefix("Address").and_then(|rest| rest.split_once(": ")));
-    Ok(addresses.filter_map(|(_, rest)| rest.split_whitespace().next().map(str::to_owned)).collect())
+    let answers =
+        output.stdout.split_once("\n\n").map(|(_, answers)| answers.to_owned()).unwrap_or_default();
+    let addresses = answers
+        .lines()
+        .filter_map(|line| line.strip_prefix("Address").and_then(|rest| rest.split_once(": ")));
+    Ok(addresses
+        .filter_map(|(_, rest)| rest.split_whitespace().next().map(str::to_owned))
+        .collect())
 }
 
 fn asked_by_dns(cluster: &mut Cluster) -> Result<()> {
@@ -316,20 +378,29 @@ fn asked_by_dns(cluster: &mut Cluster) -> Result<()> {
         Network::create(cluster, first, "foo", &[])?,
         Network::create(cluster, first, "bar", &["--ipam-driver", "shoutd"])?,
     ];
-    // By way of Docker's resolver, which asks the one of shoutd, on both engines; the second server is asked for the rest.
+    // By way of Docker's resolver, which asks the one of shoutd, on both engines; the second server
+    // is asked for the rest.
     let servers = ["--dns", "127.0.0.12", "--dns", "192.0.2.53"];
     let asked = start(third, "foo", "asked", &["--network-alias", "asked-too"])?;
     let elsewhere = start(third, "bar", "elsewhere", &[])?;
     for host in [first, second] {
         let asker = start(host, "foo", "asker", &servers)?;
         let wanted: BTreeSet<String> = address(&asked, "foo")?.into_iter().collect();
-        for (name, server) in
-            [("asked", "127.0.0.11"), ("asked-too", "127.0.0.11"), ("ASKED", "127.0.0.12"), ("asked", "127.0.0.12")]
-        {
+        for (name, server) in [
+            ("asked", "127.0.0.11"),
+            ("asked-too", "127.0.0.11"),
+            ("ASKED", "127.0.0.12"),
+            ("asked", "127.0.0.12"),
+        ] {
             let what = format!("{name} to be known to {server} on {}", host.name());
-            wait_until(&what, SOON, || Ok((look_up(&asker, name, server)? == wanted).then_some(())))?;
+            wait_until(&what, SOON, || {
+                Ok((look_up(&asker, name, server)? == wanted).then_some(()))
+            })?;
         }
-        ensure!(look_up(&asker, "elsewhere", "127.0.0.12")?.is_empty(), "a name of another network");
+        ensure!(
+            look_up(&asker, "elsewhere", "127.0.0.12")?.is_empty(),
+            "a name of another network"
+        );
         let reverse = asker.try_sh(&format!("nslookup {} 127.0.0.12", asked.address("foo")?))?;
         ensure!(reverse.stdout.contains("name = asked"), "{reverse}");
         // It is there again with shoutd.

@@ -1,5 +1,5 @@
-//! `shoutdctl network`: creation and removal that return when all hosts have followed; races; and what is told of them afterwards. The hosts have engines of
-//! different versions.
+//! `shoutdctl network`: creation and removal that return when all hosts have followed; races; and
+//! what is told of them afterwards. The hosts have engines of different versions.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 mod common;
@@ -8,8 +8,8 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use common::{
-    Cluster, Container, GroupSocket, Network, SOON, Sources, Stream, await_network, containers_of, networks,
-    one_on_each, run_checks, status, view,
+    Cluster, Container, GroupSocket, Network, SOON, Sources, Stream, await_network, containers_of,
+    networks, one_on_each, run_checks, status, view,
 };
 use serde_json::Value;
 use shoutd_lab::{Host, IMAGE, Output, wait_until};
@@ -29,7 +29,10 @@ fn networks_come_and_go_on_all_hosts_at_once() {
             ("a bridge that is put on a network's subnet is a problem and an event", overlapped),
             ("what is no network of the cluster, and what Docker refuses", refused),
             ("the same name on two hosts in the same instant", twins),
-            ("created and used by one script on all hosts in the same instant", provisioned_at_once),
+            (
+                "created and used by one script on all hosts in the same instant",
+                provisioned_at_once,
+            ),
             ("a removal races starts on other hosts", removal_races_starts),
             ("events outlive the daemon", events_are_kept),
         ],
@@ -51,7 +54,8 @@ fn has_network(host: &Host, name: &str) -> Result<bool> {
     Ok(host.docker(["network", "ls", "--format", "{{.Name}}"])?.lines().any(|other| other == name))
 }
 
-/// Whether the event log of a host has one of this kind of this network, or container, that says this.
+/// Whether the event log of a host has one of this kind of this network, or container, that says
+/// this.
 fn has_event(host: &Host, kind: &str, subject: &str, text: &str) -> Result<bool> {
     let events = view(host, "events")?;
     let events = events.as_array().context("a list of events")?;
@@ -115,7 +119,10 @@ fn in_use(cluster: &mut Cluster) -> Result<()> {
     ensure!(!output.success() && output.stderr.contains("in use on host3"), "{output}");
     ensure_event(&second, "network-kept", "used", "in use on host3")?;
     let told = second.run(["shoutdctl", "status"])?.stdout;
-    ensure!(told.contains("network-kept used") && told.contains("host3"), "the status does not say so: {told}");
+    ensure!(
+        told.contains("network-kept used") && told.contains("host3"),
+        "the status does not say so: {told}"
+    );
     network_works(&second, &["wait", "used"])?;
     ensure_event(&second, "network-made", "used", "made on this host")?;
     Stream::default().send(&container, &[&Container::start(&second, "used", &[])?], 1)?;
@@ -146,9 +153,13 @@ fn away(cluster: &mut Cluster) -> Result<()> {
 fn name_taken(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = cluster.three()?;
     third.docker(["network", "create", "common"])?;
-    let output = network(&first, &["create", "--timeout", "3", "--ipam-driver", "shoutd", "common"])?;
+    let output =
+        network(&first, &["create", "--timeout", "3", "--ipam-driver", "shoutd", "common"])?;
     let told = "there is a Docker network of that name here already";
-    ensure!(!output.success() && output.stderr.contains("host3") && output.stderr.contains(told), "{output}");
+    ensure!(
+        !output.success() && output.stderr.contains("host3") && output.stderr.contains(told),
+        "{output}"
+    );
     ensure_event(&third, "network-failed", "common", told)?;
     ensure!(has_network(&second, "common")?, "host2 does not have it");
     third.docker(["network", "rm", "common"])?;
@@ -158,12 +169,13 @@ fn name_taken(cluster: &mut Cluster) -> Result<()> {
 
 fn lists(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = cluster.three()?;
-    let [shared, single] =
-        ["foo", "bar"].map(|name| Network::create(cluster, &first, name, &["--ipam-driver", "shoutd"]));
+    let [shared, single] = ["foo", "bar"]
+        .map(|name| Network::create(cluster, &first, name, &["--ipam-driver", "shoutd"]));
     let (shared, single) = (shared?, single?);
     let listening = [Container::start(&first, "foo", &[])?, Container::start(&second, "foo", &[])?];
     let other = Container::start(&second, "bar", &[])?;
-    let listed = |host: &Host, line: &str| host.run(["shoutdctl"].into_iter().chain(line.split(' ')));
+    let listed =
+        |host: &Host, line: &str| host.run(["shoutdctl"].into_iter().chain(line.split(' ')));
     wait_until("the containers to be known on all hosts", SOON, || {
         Ok((listed(&third, "network ls --host host2")?.stdout.lines().count() == 3).then_some(()))
     })?;
@@ -173,7 +185,11 @@ fn lists(cluster: &mut Cluster) -> Result<()> {
         (&third, "groups", "ask on host1, host2"),
     ] {
         let output = listed(host, line)?;
-        ensure!(output.success() && output.stderr.contains(why), "{line} on {}: {output}", host.name());
+        ensure!(
+            output.success() && output.stderr.contains(why),
+            "{line} on {}: {output}",
+            host.name()
+        );
     }
     // Which containers listen, also those of another host.
     let group = "239.1.2.3".parse()?;
@@ -183,20 +199,31 @@ fn lists(cluster: &mut Cluster) -> Result<()> {
     }
     wait_until("the names of those that listen", SOON, || {
         let shown = listed(&first, "groups --network foo")?.stdout;
-        let of = |number: usize, host: &str| shown.contains(&format!("{host} ({})", listening[number].name));
+        let of = |number: usize, host: &str| {
+            shown.contains(&format!("{host} ({})", listening[number].name))
+        };
         Ok((of(0, "host1") && of(1, "host2")).then_some(()))
     })?;
     let shown = listed(&first, "endpoints --network foo --host host2")?.stdout;
     ensure!(shown.contains(&listening[1].name) && shown.lines().count() == 2, "{shown}");
     let inspected: Value = serde_json::from_str(&listed(&first, "network inspect foo")?.stdout)?;
     let rows = |field: &str| inspected[0][field].as_array().map_or(0, Vec::len);
-    ensure!(inspected[0]["name"] == "foo" && rows("endpoints") == 2 && rows("groups") == 1, "{inspected}");
-    for line in ["endpoints --host host9", "groups --network baz", "network inspect baz", "networks --host host9"] {
+    ensure!(
+        inspected[0]["name"] == "foo" && rows("endpoints") == 2 && rows("groups") == 1,
+        "{inspected}"
+    );
+    for line in [
+        "endpoints --host host9",
+        "groups --network baz",
+        "network inspect baz",
+        "networks --host host9",
+    ] {
         let output = listed(&first, line)?;
         ensure!(!output.success() && output.stderr.contains("there is no"), "{line}: {output}");
     }
     let hosts = listed(&third, "hosts")?.stdout;
-    let names: Vec<_> = hosts.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    let names: Vec<_> =
+        hosts.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
     ensure!(names == ["host1", "host2", "host3"], "{hosts}");
     drop((sockets, listening, other));
     shared.remove_on(&first)?;
@@ -230,9 +257,9 @@ fn refused(cluster: &mut Cluster) -> Result<()> {
     let refusals = view(&second, "events")?;
     ensure!(
         refusals.as_array().is_some_and(|events| {
-            events
-                .iter()
-                .any(|event| event["kind"] == "container-refused" && event["text"].to_string().contains("host1"))
+            events.iter().any(|event| {
+                event["kind"] == "container-refused" && event["text"].to_string().contains("host1")
+            })
         }),
         "no such event: {refusals}"
     );
@@ -254,14 +281,18 @@ fn twins(cluster: &mut Cluster) -> Result<()> {
             });
             let creating: Vec<_> = creating.collect();
             let joined = creating.into_iter().map(thread::ScopedJoinHandle::join);
-            joined.map(|result| result.unwrap_or_else(|_| bail!("a thread panicked"))).collect::<Result<Vec<_>>>()
+            joined
+                .map(|result| result.unwrap_or_else(|_| bail!("a thread panicked")))
+                .collect::<Result<Vec<_>>>()
         })?;
         let created = outputs.iter().filter(|output| output.success()).count();
         ensure!(created == 1, "round {round}: {created} of them were created: {outputs:?}");
         network_works(&hosts[0], &["wait", "twin"])?;
         // Those that made room may still be waiting for a host to hear of it.
-        wait_until("the network to be the only one", SOON, || Ok((networks(&hosts[0])?.len() == 1).then_some(())))
-            .with_context(|| format!("round {round}: {:?}", networks(&hosts[0])))?;
+        wait_until("the network to be the only one", SOON, || {
+            Ok((networks(&hosts[0])?.len() == 1).then_some(()))
+        })
+        .with_context(|| format!("round {round}: {:?}", networks(&hosts[0])))?;
         for host in &hosts {
             let listed = host.docker(["network", "ls", "--quiet", "--filter", "name=twin"])?;
             ensure!(listed.lines().count() == 1, "round {round}: {} has {listed:?}", host.name());
@@ -275,13 +306,21 @@ fn twins(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Docker's own networks know nothing of shoutd's: one can be put on the subnet of a network that is there.
+/// Docker's own networks know nothing of shoutd's: one can be put on the subnet of a network that
+/// is there.
 fn overlapped(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = cluster.three()?;
-    let network = Network::create(cluster, &first, "foo", &["--subnet", "10.63.0.0/24", "--ipam-driver", "shoutd"])?;
+    let network = Network::create(
+        cluster,
+        &first,
+        "foo",
+        &["--subnet", "10.63.0.0/24", "--ipam-driver", "shoutd"],
+    )?;
     second.docker(["network", "create", "--subnet", "10.63.0.0/25", "bar"])?;
     let problem = "overlaps 10.63.0.0/25 of Docker network bar on host host2";
-    let has_problem = |host: &Host| Ok::<_, anyhow::Error>(status(host)?["problems"].to_string().contains(problem));
+    let has_problem = |host: &Host| {
+        Ok::<_, anyhow::Error>(status(host)?["problems"].to_string().contains(problem))
+    };
     for host in [&first, &second] {
         wait_until("the overlap to be a problem", SOON, || Ok(has_problem(host)?.then_some(())))?;
         wait_until("the overlap to be an event", SOON, || {
@@ -290,45 +329,66 @@ fn overlapped(cluster: &mut Cluster) -> Result<()> {
     }
     ensure!(!has_problem(&third)?, "it concerns neither host3 nor a network of its");
     second.docker(["network", "rm", "bar"])?;
-    wait_until("the problem to be over", SOON, || Ok((!has_problem(&first)? && !has_problem(&second)?).then_some(())))?;
+    wait_until("the problem to be over", SOON, || {
+        Ok((!has_problem(&first)? && !has_problem(&second)?).then_some(()))
+    })?;
     network.remove_on(&third)
 }
 
 /// How often all hosts create a network and start a container on it at once.
 const PROVISIONINGS: usize = 4;
 
-/// As configuration tools have it, on all hosts at once: `create || true; run`. All containers that run are on the one network that is left; one that does not is told why.
+/// As configuration tools have it, on all hosts at once: `create || true; run`. All containers that
+/// run are on the one network that is left; one that does not is told why.
 fn provisioned_at_once(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     for round in 0..PROVISIONINGS {
         let outputs = thread::scope(|scope| {
             let provisioning = hosts.iter().map(|host| {
                 let subnet = format!("--subnet=10.62.{}.0/24", host.number());
-                let option = if round % 2 == 0 { subnet } else { "--ipam-driver=shoutd".to_owned() };
+                let option =
+                    if round % 2 == 0 { subnet } else { "--ipam-driver=shoutd".to_owned() };
                 let script = format!(
-                    "docker network create --driver shoutd {option} twin || true; \
-                     docker run --detach --init --name provisioned --network twin {IMAGE} sleep 100000"
+                    "docker network create --driver shoutd {option} twin || true; docker run \
+                     --detach --init --name provisioned --network twin {IMAGE} sleep 100000"
                 );
                 scope.spawn(move || host.run(["sh", "-c", &script]))
             });
             let provisioning: Vec<_> = provisioning.collect();
             let joined = provisioning.into_iter().map(thread::ScopedJoinHandle::join);
-            joined.map(|result| result.unwrap_or_else(|_| bail!("a thread panicked"))).collect::<Result<Vec<_>>>()
+            joined
+                .map(|result| result.unwrap_or_else(|_| bail!("a thread panicked")))
+                .collect::<Result<Vec<_>>>()
         })?;
         network_works(&hosts[0], &["wait", "twin"])?;
-        wait_until("the network to be the only one", SOON, || Ok((networks(&hosts[0])?.len() == 1).then_some(())))
-            .with_context(|| format!("round {round}: {:?}", networks(&hosts[0])))?;
+        wait_until("the network to be the only one", SOON, || {
+            Ok((networks(&hosts[0])?.len() == 1).then_some(()))
+        })
+        .with_context(|| format!("round {round}: {:?}", networks(&hosts[0])))?;
         let mut running = Vec::new();
         for (host, output) in hosts.iter().zip(&outputs) {
             let container = Container { host: host.clone(), name: "provisioned".to_owned() };
             if output.success() {
-                let of_container = container.inspect("{{(index .NetworkSettings.Networks \"twin\").NetworkID}}")?;
-                let left = host.docker(["network", "ls", "--no-trunc", "--quiet", "--filter", "name=twin"])?;
-                ensure!(left.trim() == of_container, "round {round}: {} is on another network: {left}", host.name());
+                let of_container = container
+                    .inspect("{{(index .NetworkSettings.Networks \"twin\").NetworkID}}")?;
+                let left = host.docker([
+                    "network",
+                    "ls",
+                    "--no-trunc",
+                    "--quiet",
+                    "--filter",
+                    "name=twin",
+                ])?;
+                ensure!(
+                    left.trim() == of_container,
+                    "round {round}: {} is on another network: {left}",
+                    host.name()
+                );
                 running.push(container);
             } else {
                 // Engines before 25 may have both for a moment, and then choose neither.
-                let reasons = ["created on host", "not found", "not known to the cluster", "is ambiguous"];
+                let reasons =
+                    ["created on host", "not found", "not known to the cluster", "is ambiguous"];
                 let is_told = reasons.iter().any(|reason| output.stderr.contains(reason));
                 ensure!(is_told, "round {round}: {} is not told why: {output}", host.name());
                 container.remove()?;
@@ -345,7 +405,8 @@ fn provisioned_at_once(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Whoever is first: either the container runs and the network stays on all hosts, or the network is gone from all and the container does not run.
+/// Whoever is first: either the container runs and the network stays on all hosts, or the network
+/// is gone from all and the container does not run.
 fn removal_races_starts(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, third] = &hosts;
@@ -353,16 +414,24 @@ fn removal_races_starts(cluster: &mut Cluster) -> Result<()> {
         network_works(first, &["create", "--ipam-driver", "shoutd", "race"])?;
         let (removed, started) = thread::scope(|scope| {
             let removed = scope.spawn(|| network(first, &["rm", "race"]));
-            let started = [second, third].map(|host| scope.spawn(move || Container::try_start(host, "race", &[])));
-            let started = started.map(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")));
+            let started = [second, third]
+                .map(|host| scope.spawn(move || Container::try_start(host, "race", &[])));
+            let started =
+                started.map(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")));
             (removed.join().unwrap_or_else(|_| bail!("a thread panicked")), started)
         });
         let removed = removed?;
         let started = started.into_iter().collect::<Result<Vec<_>>>()?;
         let running: Vec<_> = started.iter().filter(|(_, output)| output.success()).collect();
         match removed.success() {
-            true => ensure!(running.is_empty(), "removed, and yet there are containers on it: {running:?}"),
-            false => ensure!(!running.is_empty(), "not removed, though no container was started: {removed}"),
+            true => ensure!(
+                running.is_empty(),
+                "removed, and yet there are containers on it: {running:?}"
+            ),
+            false => ensure!(
+                !running.is_empty(),
+                "not removed, though no container was started: {removed}"
+            ),
         }
         if !running.is_empty() {
             network_works(first, &["wait", "race"])?;
@@ -391,7 +460,10 @@ fn events_are_kept(cluster: &mut Cluster) -> Result<()> {
     second.kill_shoutd()?;
     second.start_shoutd(&[])?;
     ensure_event(&second, "network-made", "kept", "created on host1")?;
-    ensure!(status(&second)?["events"].as_array().is_some_and(|events| events.len() <= 5), "too many in the status");
+    ensure!(
+        status(&second)?["events"].as_array().is_some_and(|events| events.len() <= 5),
+        "too many in the status"
+    );
     await_network(&second, "kept")?;
     network_works(&first, &["rm", "kept"]).map(|_| ())
 }

@@ -6,15 +6,21 @@ mod common;
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result, ensure};
-use common::{BOTH, Capture, Cluster, Container, Datagrams, Frame, Network, SOON, Stream, listen, run_checks, view};
+use common::{
+    BOTH, Capture, Cluster, Container, Datagrams, Frame, Network, SOON, Stream, listen, run_checks,
+    view,
+};
 use shoutd_lab::{Host, Process, wait_until};
 
 /// The router has two networks, and of the machine's own programs the one that routes.
-const AS_ROUTER: [&str; 3] =
-    ["--cap-add=NET_ADMIN", "--volume=/usr/lib:/usr/lib:ro", "--volume=/usr/sbin/smcrouted:/usr/bin/smcrouted:ro"];
+const AS_ROUTER: [&str; 3] = [
+    "--cap-add=NET_ADMIN",
+    "--volume=/usr/lib:/usr/lib:ro",
+    "--volume=/usr/sbin/smcrouted:/usr/bin/smcrouted:ro",
+];
 
-/// The same with routers that learn who listens to what: FRR's pimd, which needs a group of users and sets its own
-/// capabilities, and igmpproxy.
+/// The same with routers that learn who listens to what: FRR's pimd, which needs a group of users
+/// and sets its own capabilities, and igmpproxy.
 const AS_DYNAMIC_ROUTER: [&str; 7] = [
     "--cap-add=NET_ADMIN",
     "--cap-add=SYS_ADMIN",
@@ -26,11 +32,12 @@ const AS_DYNAMIC_ROUTER: [&str; 7] = [
 ];
 
 /// Forwards to where it has been asked to by IGMP. Docker's own interface is not its affair.
-const IGMPPROXY: &str = "quickleave\nphyint shout0 upstream ratelimit 0 threshold 1\n altnet 0.0.0.0/0\n\
-    phyint shout1 downstream ratelimit 0 threshold 1\nphyint eth0 disabled\nphyint eth1 disabled\n\
-    phyint eth2 disabled\n";
+const IGMPPROXY: &str = "quickleave\nphyint shout0 upstream ratelimit 0 threshold 1\n altnet \
+                         0.0.0.0/0\nphyint shout1 downstream ratelimit 0 threshold 1\nphyint eth0 \
+                         disabled\nphyint eth1 disabled\nphyint eth2 disabled\n";
 
-/// Routes a range of groups of IPv4, and tells that it is a router by Multicast Router Discovery (RFC 4286), every four seconds. Of IPv6 it routes one group, which it has joined.
+/// Routes a range of groups of IPv4, and tells that it is a router by Multicast Router Discovery
+/// (RFC 4286), every four seconds. Of IPv6 it routes one group, which it has joined.
 const CONFIG: [&str; 5] = [
     "phyint shout0 enable mrdisc",
     "phyint shout1 enable mrdisc",
@@ -46,7 +53,11 @@ fn a_container_routes_multicast_between_networks() {
     run_checks(
         &mut cluster,
         &[
-            ("a container with smcroute gets every group and forwards to another network's hosts", smcroute),
+            (
+                "a container with smcroute gets every group and forwards to another network's \
+                 hosts",
+                smcroute,
+            ),
             ("routers that learn by IGMP know of members on other hosts", dynamic),
         ],
     );
@@ -60,7 +71,9 @@ fn dynamic(cluster: &mut Cluster) -> Result<()> {
     let receivers = [Container::start(&third, "to", &[])?, Container::start(&first, "to", &[])?];
     let router = Container::start(&second, "from", &AS_DYNAMIC_ROUTER)?;
     second.docker(["network", "connect", "to", &router.name])?;
-    for (name, receivers) in [("igmpproxy", &receivers[..]), ("IGMPv3", &receivers[..]), ("IGMPv2", &receivers[..1])] {
+    for (name, receivers) in
+        [("igmpproxy", &receivers[..]), ("IGMPv3", &receivers[..]), ("IGMPv2", &receivers[..1])]
+    {
         let routing = if name == "igmpproxy" { igmpproxy(&router)? } else { pimd(&router, name)? };
         let printed = || routing.iter().map(|process| process.printed().1).collect::<String>();
         for receiver in receivers {
@@ -77,15 +90,18 @@ fn igmpproxy(router: &Container) -> Result<Vec<Process>> {
     Ok(vec![router.spawn("igmpproxy -n -v /tmp/igmpproxy.conf")?])
 }
 
-/// FRR's, which is the rendezvous point itself, and does not ask for two minutes before it asks again.
+/// FRR's, which is the rendezvous point itself, and does not ask for two minutes before it asks
+/// again.
 fn pimd(router: &Container, version: &str) -> Result<Vec<Process>> {
     let version = version.trim_start_matches("IGMPv");
-    let lines = format!("ip pim\\n ip igmp\\n ip igmp version {version}\\n ip igmp query-interval 8\\n");
+    let lines =
+        format!("ip pim\\n ip igmp\\n ip igmp version {version}\\n ip igmp query-interval 8\\n");
     let interface = |name: &str| format!("interface {name}\\n {lines}");
     let point = format!("ip pim rp {} 224.0.0.0/4", router.address("from")?);
     let config = format!("{point}\\n{}{}", interface("shout0"), interface("shout1"));
     router.sh(&format!(
-        "grep -q frrvty /etc/group || echo frrvty:x:9999:root >> /etc/group; mkdir -p /var/tmp/frr /var/run/frr; printf '{config}' > /tmp/pimd.conf"
+        "grep -q frrvty /etc/group || echo frrvty:x:9999:root >> /etc/group; mkdir -p \
+         /var/tmp/frr /var/run/frr; printf '{config}' > /tmp/pimd.conf"
     ))?;
     let options = "-u root -g root -z /tmp/zserv.api --vty_socket /tmp --log stdout";
     Ok(vec![
@@ -95,10 +111,19 @@ fn pimd(router: &Container, version: &str) -> Result<Vec<Process>> {
 }
 
 /// The router forwards while this container listens, and no longer.
-fn ensure_comes_and_goes(sender: &Container, router: &Container, receiver: &Container) -> Result<()> {
+fn ensure_comes_and_goes(
+    sender: &Container,
+    router: &Container,
+    receiver: &Container,
+) -> Result<()> {
     const GROUP: Ipv4Addr = Ipv4Addr::new(239, 131, 3, 3);
-    let send = || sender.sh(&format!("echo forwarded | socat -u - UDP4-DATAGRAM:{GROUP}:6113,ip-multicast-ttl=8"));
-    let listening = receiver.spawn(&format!("socat -u UDP4-RECV:6113,ip-add-membership={GROUP}:shout0 -"))?;
+    let send = || {
+        sender.sh(&format!(
+            "echo forwarded | socat -u - UDP4-DATAGRAM:{GROUP}:6113,ip-multicast-ttl=8"
+        ))
+    };
+    let listening =
+        receiver.spawn(&format!("socat -u UDP4-RECV:6113,ip-add-membership={GROUP}:shout0 -"))?;
     wait_until("a datagram to be forwarded", SOON, || {
         send()?;
         Ok(listening.printed().0.contains("forwarded").then_some(()))
@@ -116,9 +141,18 @@ fn ensure_comes_and_goes(sender: &Container, router: &Container, receiver: &Cont
 
 fn smcroute(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = cluster.three()?;
-    let _from =
-        Network::create(cluster, &first, "from", &["--subnet=10.131.0.0/24", "--ipv6", "--subnet=fd00:131::/64"])?;
-    let _to = Network::create(cluster, &third, "to", &["--subnet=10.132.0.0/24", "--ipv6", "--subnet=fd00:132::/64"])?;
+    let _from = Network::create(
+        cluster,
+        &first,
+        "from",
+        &["--subnet=10.131.0.0/24", "--ipv6", "--subnet=fd00:131::/64"],
+    )?;
+    let _to = Network::create(
+        cluster,
+        &third,
+        "to",
+        &["--subnet=10.132.0.0/24", "--ipv6", "--subnet=fd00:132::/64"],
+    )?;
     let sender = Container::start(&first, "from", &[])?;
     let _bystander = Container::start(&third, "from", &[])?;
     let receiver = Container::start(&third, "to", &["--cap-add=NET_ADMIN"])?;
@@ -141,25 +175,34 @@ fn smcroute(cluster: &mut Cluster) -> Result<()> {
     };
     let listening = listen(&receiver, &datagrams)?;
     for (text, ttl) in [("near", 1), ("far", 2)] {
-        sender.sh(&format!("echo {text} | socat -u - {},ip-multicast-ttl={ttl}", datagrams.send))?;
+        sender
+            .sh(&format!("echo {text} | socat -u - {},ip-multicast-ttl={ttl}", datagrams.send))?;
     }
-    wait_until("the datagram to be forwarded", SOON, || Ok(listening.printed().0.contains("far").then_some(())))
-        .with_context(|| routing.printed().1)?;
+    wait_until("the datagram to be forwarded", SOON, || {
+        Ok(listening.printed().0.contains("far").then_some(()))
+    })
+    .with_context(|| routing.printed().1)?;
     ensure!(!listening.printed().0.contains("near"), "a datagram went further than its TTL");
     receiver.sh("killall socat")?;
 
     // The bystander's host is where the receiver is, on the other network.
     let without = Capture::of_underlay(&third)?;
-    let streams = [Stream { group: "239.131.1.1", ..BOTH[0] }, Stream { group: "ff15::131:1", ..BOTH[1] }];
+    let streams =
+        [Stream { group: "239.131.1.1", ..BOTH[0] }, Stream { group: "ff15::131:1", ..BOTH[1] }];
     for stream in streams {
         stream.send_undisturbed(&sender, &[&receiver], 2).with_context(|| routing.printed().1)?;
     }
     let groups = streams.map(|stream| stream.group.parse::<IpAddr>());
     let groups = groups.into_iter().collect::<Result<Vec<_>, _>>()?;
     let frames = without.stop()?;
-    let sent = frames.iter().filter_map(Frame::tunnelled).filter(|(from, ..)| *from == first.address());
-    let surplus = sent.filter_map(|(.., frame)| frame.destination()).filter(|to| groups.contains(to)).count();
-    ensure!(surplus == 0, "host3 does not listen on the sender's network and was sent {surplus} packets");
+    let sent =
+        frames.iter().filter_map(Frame::tunnelled).filter(|(from, ..)| *from == first.address());
+    let surplus =
+        sent.filter_map(|(.., frame)| frame.destination()).filter(|to| groups.contains(to)).count();
+    ensure!(
+        surplus == 0,
+        "host3 does not listen on the sender's network and was sent {surplus} packets"
+    );
 
     // Without the router nothing goes there any more.
     router.remove()?;
@@ -170,17 +213,22 @@ fn smcroute(cluster: &mut Cluster) -> Result<()> {
 /// Waits until `asked` knows that just these hosts have a multicast router on the network.
 fn await_routers(asked: &Host, network: &str, wanted: &[&Host]) -> Result<()> {
     let wanted: Vec<String> = wanted.iter().map(|host| host.name()).collect();
-    wait_until(&format!("{wanted:?} to have a router on {network}, as {} knows", asked.name()), SOON, || {
-        let rows = view(asked, "groups")?;
-        let rows = rows.as_array().context("a list")?.iter();
-        let routers = rows.filter(|row| row["network"] == network && row["group"].is_null());
-        let hosts = routers.filter_map(|row| row["hosts"].as_array()).flatten();
-        let names: Vec<&str> = hosts.filter_map(|host| host["name"].as_str()).collect();
-        Ok((names == wanted).then_some(()))
-    })
+    wait_until(
+        &format!("{wanted:?} to have a router on {network}, as {} knows", asked.name()),
+        SOON,
+        || {
+            let rows = view(asked, "groups")?;
+            let rows = rows.as_array().context("a list")?.iter();
+            let routers = rows.filter(|row| row["network"] == network && row["group"].is_null());
+            let hosts = routers.filter_map(|row| row["hosts"].as_array()).flatten();
+            let names: Vec<&str> = hosts.filter_map(|host| host["name"].as_str()).collect();
+            Ok((names == wanted).then_some(()))
+        },
+    )
 }
 
-/// Waits until what is sent to groups that nobody has joined goes to the router's host, and to no other.
+/// Waits until what is sent to groups that nobody has joined goes to the router's host, and to no
+/// other.
 fn ensure_everything_goes_there(sender: &Container, router: &Host, other: &Host) -> Result<()> {
     const GROUPS: [Ipv4Addr; 3] =
         [Ipv4Addr::new(239, 9, 9, 1), Ipv4Addr::new(225, 9, 9, 2), Ipv4Addr::new(239, 131, 9, 9)];
@@ -191,9 +239,13 @@ fn ensure_everything_goes_there(sender: &Container, router: &Host, other: &Host)
     wait_until("only the router's host to be sent everything", SOON, || {
         let (there, nowhere) = (Capture::of_underlay(router)?, Capture::of_underlay(other)?);
         for group in GROUPS {
-            sender.sh(&format!("echo any | socat -u - UDP4-DATAGRAM:{group}:6112,ip-multicast-ttl=4"))?;
+            sender.sh(&format!(
+                "echo any | socat -u - UDP4-DATAGRAM:{group}:6112,ip-multicast-ttl=4"
+            ))?;
         }
-        wait_until("every group to come", SOON, || Ok(GROUPS.iter().all(|group| seen(&there, *group)).then_some(())))?;
+        wait_until("every group to come", SOON, || {
+            Ok(GROUPS.iter().all(|group| seen(&there, *group)).then_some(()))
+        })?;
         Ok((!GROUPS.iter().any(|group| seen(&nowhere, *group))).then_some(()))
     })
 }

@@ -1,4 +1,5 @@
-//! Source-specific multicast (RFC 4607) and source filters (RFC 3376, RFC 3810): each receiver hears the sources that it wants, and each host is sent those that its receivers want.
+//! Source-specific multicast (RFC 4607) and source filters (RFC 3376, RFC 3810): each receiver
+//! hears the sources that it wants, and each host is sent those that its receivers want.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 mod common;
@@ -8,7 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use common::{Capture, Cluster, Container, Frame, GroupSocket, Network, SOON, Sources, one_on_each, run_checks, view};
+use common::{
+    Capture, Cluster, Container, Frame, GroupSocket, Network, SOON, Sources, one_on_each,
+    run_checks, view,
+};
 use serde_json::{Value, json};
 use shoutd_lab::{Host, wait_until};
 
@@ -33,7 +37,8 @@ fn each_receiver_hears_the_sources_that_it_wants() {
     run_checks(
         &mut cluster,
         &[(
-            "hosts want different ones of three sources, and all but some, also in groups that are for any",
+            "hosts want different ones of three sources, and all but some, also in groups that \
+             are for any",
             three_sources,
         )],
     );
@@ -61,7 +66,8 @@ impl Filter {
 
     /// As `shoutdctl groups` shows it.
     fn shown(self, sources: &[Source], is_v4: bool) -> Value {
-        let listed: BTreeSet<IpAddr> = self.sources().iter().map(|number| sources[*number].address(is_v4)).collect();
+        let listed: BTreeSet<IpAddr> =
+            self.sources().iter().map(|number| sources[*number].address(is_v4)).collect();
         match self {
             Self::Only(_) => json!({"include": listed}),
             Self::AllBut(_) => json!({"exclude": listed}),
@@ -80,7 +86,8 @@ impl<'a> Receiver<'a> {
     fn start(container: &'a Container, sources: &[Source], filter: Filter) -> Result<Self> {
         let sockets = GROUPS.iter().map(|group| {
             let socket = GroupSocket::open(container, group.is_ipv4(), group.port())?;
-            let addresses = filter.sources().iter().map(|number| sources[*number].address(group.is_ipv4()));
+            let addresses =
+                filter.sources().iter().map(|number| sources[*number].address(group.is_ipv4()));
             let addresses: Vec<IpAddr> = addresses.collect();
             let wanted = match filter {
                 Filter::Only(_) => Sources::Only(&addresses),
@@ -140,7 +147,8 @@ fn three_sources(cluster: &mut Cluster) -> Result<()> {
     let sources = senders.iter().map(Source::new).collect::<Result<Vec<_>>>()?;
     let check = |receivers: &[Receiver<'_>], filters: &[Filter]| -> Result<()> {
         for group in GROUPS {
-            let shown: Vec<Value> = filters.iter().map(|filter| filter.shown(&sources, group.is_ipv4())).collect();
+            let shown: Vec<Value> =
+                filters.iter().map(|filter| filter.shown(&sources, group.is_ipv4())).collect();
             let filters: Vec<(&Host, Value)> = hosts.iter().zip(shown).collect();
             hosts.iter().try_for_each(|asked| await_filters(asked, group.ip(), &filters))?;
         }
@@ -149,8 +157,10 @@ fn three_sources(cluster: &mut Cluster) -> Result<()> {
 
     // Two hosts want sources on others.
     let mut filters = vec![Filter::Only(&[1]), Filter::Only(&[0, 2])];
-    let mut all =
-        vec![Receiver::start(on_first, &sources, filters[0])?, Receiver::start(on_second, &sources, filters[1])?];
+    let mut all = vec![
+        Receiver::start(on_first, &sources, filters[0])?,
+        Receiver::start(on_second, &sources, filters[1])?,
+    ];
     check(&all, &filters).context("two that include")?;
 
     // The third host wants all but what the second wants.
@@ -169,14 +179,16 @@ fn three_sources(cluster: &mut Cluster) -> Result<()> {
     check(&all, &filters).context("after the one that excluded has left")
 }
 
-/// Waits until `asked` knows that these hosts listen to the group with these filters, and no others.
+/// Waits until `asked` knows that these hosts listen to the group with these filters, and no
+/// others.
 fn await_filters(asked: &Host, group: IpAddr, wanted: &[(&Host, Value)]) -> Result<()> {
     let wanted: BTreeSet<(String, String)> =
         wanted.iter().map(|(host, filter)| (host.name(), filter.to_string())).collect();
     let mut known = BTreeSet::new();
     let found = wait_until(&format!("{wanted:?}, as {} knows", asked.name()), SOON, || {
         let rows = view(asked, "groups")?;
-        let rows = rows.as_array().context("a list")?.iter().filter(|row| row["group"] == json!(group));
+        let rows =
+            rows.as_array().context("a list")?.iter().filter(|row| row["group"] == json!(group));
         known = rows.flat_map(filters_of).collect();
         Ok((known == wanted).then_some(()))
     });
@@ -185,11 +197,15 @@ fn await_filters(asked: &Host, group: IpAddr, wanted: &[(&Host, Value)]) -> Resu
 
 /// The hosts in a row of `shoutdctl groups`, each with the row's filter.
 fn filters_of(row: &Value) -> Vec<(String, String)> {
-    let hosts = row["hosts"].as_array().into_iter().flatten().filter(|host| host["in_sync"] == true);
-    hosts.filter_map(|host| Some((host["name"].as_str()?.to_owned(), row["sources"].to_string()))).collect()
+    let hosts =
+        row["hosts"].as_array().into_iter().flatten().filter(|host| host["in_sync"] == true);
+    hosts
+        .filter_map(|host| Some((host["name"].as_str()?.to_owned(), row["sources"].to_string())))
+        .collect()
 }
 
-/// Lets all sources send until every receiver heard just what it wants, and every host was sent just that, too; then it must be so once more.
+/// Lets all sources send until every receiver heard just what it wants, and every host was sent
+/// just that, too; then it must be so once more.
 fn await_just_what_is_wanted(
     network: &Network,
     hosts: &[Host],
@@ -207,8 +223,14 @@ fn await_just_what_is_wanted(
     Ok(())
 }
 
-/// Lets all sources send, and says what was heard or sent that should not have been, and what was not.
-fn send_all(network: &Network, hosts: &[Host], sources: &[Source], receivers: &[Receiver<'_>]) -> Result<Vec<String>> {
+/// Lets all sources send, and says what was heard or sent that should not have been, and what was
+/// not.
+fn send_all(
+    network: &Network,
+    hosts: &[Host],
+    sources: &[Source],
+    receivers: &[Receiver<'_>],
+) -> Result<Vec<String>> {
     let broadcast = network.broadcast()?;
     for socket in receivers.iter().flat_map(|receiver| &receiver.sockets) {
         socket.heard()?;
@@ -219,14 +241,18 @@ fn send_all(network: &Network, hosts: &[Host], sources: &[Source], receivers: &[
     for (host, capture) in hosts.iter().zip(&captures) {
         let here = receivers.iter().filter(|receiver| receiver.host.number() == host.number());
         let here: Vec<Filter> = here.map(|receiver| receiver.filter).collect();
-        for (number, source) in sources.iter().enumerate().filter(|(_, source)| source.host != host.address()) {
+        for (number, source) in
+            sources.iter().enumerate().filter(|(_, source)| source.host != host.address())
+        {
             let wanted = if here.iter().any(|filter| filter.wants(number)) { COUNT } else { 0 };
             let sent = await_last(capture, source, host, broadcast)?;
             for group in GROUPS {
                 let sent = sent.get(&group.ip()).copied().unwrap_or_default();
                 if sent != wanted {
-                    let (name, group, from) = (host.name(), group.ip(), source.address(group.is_ipv4()));
-                    faults.push(format!("{name} was sent {sent} of {wanted} to {group} from {from}"));
+                    let (name, group, from) =
+                        (host.name(), group.ip(), source.address(group.is_ipv4()));
+                    faults
+                        .push(format!("{name} was sent {sent} of {wanted} to {group} from {from}"));
                 }
             }
         }
@@ -240,19 +266,26 @@ fn send_all(network: &Network, hosts: &[Host], sources: &[Source], receivers: &[
 }
 
 /// What a host was sent by a source's, by destination, once all of it has come.
-fn await_last(capture: &Capture, source: &Source, host: &Host, last: Ipv4Addr) -> Result<BTreeMap<IpAddr, usize>> {
+fn await_last(
+    capture: &Capture,
+    source: &Source,
+    host: &Host,
+    last: Ipv4Addr,
+) -> Result<BTreeMap<IpAddr, usize>> {
     let what = format!("the last from {} to come to {}", source.v4.0, host.name());
     wait_until(&what, SOON, || {
         let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
         let frames = capture.frames();
         let sent = frames.iter().filter_map(Frame::tunnelled);
         let sent = sent.filter(|(from, to, _)| *from == source.host && *to == host.address());
-        sent.filter_map(|(.., frame)| frame.destination()).for_each(|to| *counts.entry(to).or_default() += 1);
+        sent.filter_map(|(.., frame)| frame.destination())
+            .for_each(|to| *counts.entry(to).or_default() += 1);
         Ok(counts.contains_key(&last.into()).then_some(counts))
     })
 }
 
-/// What a receiver heard otherwise than it should. What came to its host was delivered by then, or is about to be.
+/// What a receiver heard otherwise than it should. What came to its host was delivered by then, or
+/// is about to be.
 fn hear(
     receiver: &Receiver<'_>,
     socket: &GroupSocket,
@@ -260,7 +293,8 @@ fn hear(
     sources: &[Source],
 ) -> Result<Option<String>> {
     let wanted = sources.iter().enumerate().filter(|(number, _)| receiver.filter.wants(*number));
-    let wanted: BTreeMap<IpAddr, usize> = wanted.map(|(_, source)| (source.address(group.is_ipv4()), COUNT)).collect();
+    let wanted: BTreeMap<IpAddr, usize> =
+        wanted.map(|(_, source)| (source.address(group.is_ipv4()), COUNT)).collect();
     let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
     let all = wait_until("a receiver to hear everything", Duration::from_secs(5), || {
         for (from, _) in socket.heard()? {
@@ -268,6 +302,7 @@ fn hear(
         }
         Ok((counts.values().sum::<usize>() >= wanted.values().sum()).then_some(()))
     });
-    let heard = || format!("a receiver on {} heard {counts:?} of {}", receiver.host.name(), group.ip());
+    let heard =
+        || format!("a receiver on {} heard {counts:?} of {}", receiver.host.name(), group.ip());
     Ok((all.is_err() || counts != wanted).then(heard))
 }

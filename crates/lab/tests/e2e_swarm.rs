@@ -1,14 +1,16 @@
-//! Services, stacks and attachable networks of a Docker Swarm: tasks on all nodes hear one another, whoever leads, is lost or is restarted, and nothing is left in the end.
+//! Services, stacks and attachable networks of a Docker Swarm: tasks on all nodes hear one another,
+//! whoever leads, is lost or is restarted, and nothing is left in the end.
 //!
-//! Services have no virtual addresses (`--endpoint-mode dnsrr`): engines make the load balancer behind these for their own overlay networks only.
+//! Services have no virtual addresses (`--endpoint-mode dnsrr`): engines make the load balancer
+//! behind these for their own overlay networks only.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 mod common;
 
 use anyhow::{Context, Result, bail, ensure};
 use common::swarm::{
-    STREAM, SWARMS_PATIENCE, await_forgotten, await_tasks, begin_swarm, create_network, create_service, end_swarm,
-    hear_one_another, remove_network, remove_service, row,
+    STREAM, SWARMS_PATIENCE, await_forgotten, await_tasks, begin_swarm, create_network,
+    create_service, end_swarm, hear_one_another, remove_network, remove_service, row,
 };
 use common::{Cluster, Container, Network, SOON, one_on_each, run_checks};
 use shoutd_lab::{Host, IMAGE, wait_until};
@@ -21,11 +23,21 @@ fn services_of_a_swarm_hear_one_another() {
     run_checks(
         &mut cluster,
         &[
-            ("a service with a task on each node, a container of docker run, and the socket plugin beside it", service),
+            (
+                "a service with a task on each node, a container of docker run, and the socket \
+                 plugin beside it",
+                service,
+            ),
             ("a stack", stack),
-            ("the plugin stays while it is in use, and is installed anew afterwards", plugin_in_use),
+            (
+                "the plugin stays while it is in use, and is installed anew afterwards",
+                plugin_in_use,
+            ),
             ("shoutd killed during a stream, and while a task starts", shoutd_killed),
-            ("a Swarm's network that is removed, or made, while its leader has no shoutd", calls_are_lost),
+            (
+                "a Swarm's network that is removed, or made, while its leader has no shoutd",
+                calls_are_lost,
+            ),
             ("the Swarm's leader stops", leader_stops),
             ("a node loses its power and boots again, Docker first", node_is_lost),
         ],
@@ -37,10 +49,17 @@ fn services_of_a_swarm_hear_one_another() {
 fn leader_and_others(hosts: &[Host; 3]) -> Result<(Host, [Host; 2])> {
     wait_until("a leader of the Swarm", SWARMS_PATIENCE, || {
         for asked in hosts {
-            let output = asked.run(["docker", "node", "ls", "--format", "{{.Hostname}} {{.ManagerStatus}}"])?;
+            let output = asked.run([
+                "docker",
+                "node",
+                "ls",
+                "--format",
+                "{{.Hostname}} {{.ManagerStatus}}",
+            ])?;
             let leader = output.stdout.lines().find_map(|line| line.strip_suffix(" Leader"));
             if let Some(leader) = leader {
-                let (leaders, others): (Vec<_>, Vec<_>) = hosts.iter().cloned().partition(|host| host.name() == leader);
+                let (leaders, others): (Vec<_>, Vec<_>) =
+                    hosts.iter().cloned().partition(|host| host.name() == leader);
                 let others: Result<[Host; 2], _> = others.try_into();
                 return Ok(leaders.into_iter().next().zip(others.ok()));
             }
@@ -63,7 +82,10 @@ fn service(cluster: &mut Cluster) -> Result<()> {
     }
     for host in &hosts {
         let row = row(host, "bar")?.context("bar in shoutdctl networks")?;
-        ensure!(row["swarm"] == true && row["hosts"].as_array().is_some_and(|hosts| hosts.len() == 3), "{row}");
+        ensure!(
+            row["swarm"] == true && row["hosts"].as_array().is_some_and(|hosts| hosts.len() == 3),
+            "{row}"
+        );
     }
     // A container of a user's own, on a network of its own besides.
     tasks.push(Container::start(&hosts[1], "bar", &[])?);
@@ -101,7 +123,13 @@ fn stack(cluster: &mut Cluster) -> Result<()> {
     let [manager, ..] = &hosts;
     let file = manager.file("/run/stack.yml")?;
     std::fs::write(file, STACK.replace("IMAGE", IMAGE))?;
-    manager.docker(["stack", "deploy", "--resolve-image=never", "--compose-file=/run/stack.yml", "st"])?;
+    manager.docker([
+        "stack",
+        "deploy",
+        "--resolve-image=never",
+        "--compose-file=/run/stack.yml",
+        "st",
+    ])?;
     let tasks = await_tasks(manager, &hosts, "st_one", 3)?;
     hear_one_another(&tasks)?;
     let row = row(&hosts[2], "st_multi")?.context("the stack's network")?;
@@ -127,7 +155,10 @@ fn plugin_in_use(cluster: &mut Cluster) -> Result<()> {
     host.sh("cp $(which shoutdctl) /run/newer && printf x >> /run/newer")?;
     for command in ["shoutdctl swarm-plugin remove", "/run/newer swarm-plugin install"] {
         let output = host.run(["sh", "-c", command])?;
-        ensure!(!output.success() && output.stderr.contains("in use on this host"), "{command}: {output}");
+        ensure!(
+            !output.success() && output.stderr.contains("in use on this host"),
+            "{command}: {output}"
+        );
     }
     hear_one_another(&tasks)?;
     remove_service(manager, "s")?;
@@ -200,7 +231,8 @@ fn leader_stops(cluster: &mut Cluster) -> Result<()> {
     create_network(&leader, "bar", &[])?;
     create_service(&leader, "s", "bar", &["--mode=global"])?;
     let tasks = await_tasks(&leader, &hosts, "s", 3)?;
-    let (gone, left): (Vec<_>, Vec<_>) = tasks.into_iter().partition(|task| task.host.name() == leader.name());
+    let (gone, left): (Vec<_>, Vec<_>) =
+        tasks.into_iter().partition(|task| task.host.name() == leader.name());
     leader.stop_engine()?;
     hear_one_another(&left)?;
     let (successor, _) = leader_and_others(&hosts).context("the Swarm's new leader")?;
@@ -226,11 +258,16 @@ fn node_is_lost(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let (_, others) = leader_and_others(&hosts)?;
     let [victim, manager] = &others;
-    let left: Vec<Host> = hosts.iter().filter(|host| host.name() != victim.name()).cloned().collect();
+    let left: Vec<Host> =
+        hosts.iter().filter(|host| host.name() != victim.name()).cloned().collect();
     create_network(manager, "bar", &[])?;
     create_service(manager, "s", "bar", &["--replicas=6"])?;
     let tasks = await_tasks(manager, &hosts, "s", 6)?;
-    ensure!(tasks.iter().any(|task| task.host.name() == victim.name()), "no task on {}", victim.name());
+    ensure!(
+        tasks.iter().any(|task| task.host.name() == victim.name()),
+        "no task on {}",
+        victim.name()
+    );
     victim.power_off()?;
     // Those that the Swarm starts in place of the lost ones have other addresses, or the same.
     let moved = await_tasks(manager, &left, "s", 6)?;

@@ -1,12 +1,13 @@
-//! A Swarm with workers, which know only the networks of their own tasks: what a user may ask of its networks and services.
+//! A Swarm with workers, which know only the networks of their own tasks: what a user may ask of
+//! its networks and services.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 mod common;
 
 use anyhow::{Context, Result, ensure};
 use common::swarm::{
-    SWARMS_PATIENCE, await_forgotten, await_tasks, begin_swarm, create_network, create_service, end_swarm,
-    hear_one_another, remove_network, remove_service, row,
+    SWARMS_PATIENCE, await_forgotten, await_tasks, begin_swarm, create_network, create_service,
+    end_swarm, hear_one_another, remove_network, remove_service, row,
 };
 use common::{Cluster, Network, SOON, run_checks};
 use shoutd_lab::{Host, wait_until};
@@ -37,10 +38,12 @@ fn network_options(cluster: &mut Cluster) -> Result<()> {
     hear_one_another(&tasks)?;
     for task in &tasks {
         let interfaces = task.sh("ip -oneline -4 address show scope global")?;
-        let is_alone = interfaces.lines().count() == 1 && interfaces.contains("shout0    inet 10.61.0.");
+        let is_alone =
+            interfaces.lines().count() == 1 && interfaces.contains("shout0    inet 10.61.0.");
         ensure!(is_alone, "a container of an internal network has {interfaces}");
     }
-    let label = worker.docker(["network", "inspect", "--format", "{{index .Labels \"a\"}}", "bar"])?;
+    let label =
+        worker.docker(["network", "inspect", "--format", "{{index .Labels \"a\"}}", "bar"])?;
     ensure!(label.trim() == "b", "the worker has label {label}");
     let row = row(worker, "bar")?.context("bar in shoutdctl networks")?;
     ensure!(row["swarm"] == true && row["subnets"][0] == "10.61.0.0/24", "{row}");
@@ -49,13 +52,17 @@ fn network_options(cluster: &mut Cluster) -> Result<()> {
     remove_network(manager, &hosts, "bar")
 }
 
-/// The Swarm takes the command, and then gives the network no tasks: the manager's events say why. Newer Swarms refuse IPv6 before they ask shoutd, and only
-/// their engine's log says so.
+/// The Swarm takes the command, and then gives the network no tasks: the manager's events say why.
+/// Newer Swarms refuse IPv6 before they ask shoutd, and only their engine's log says so.
 fn refused(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [manager, ..] = &hosts;
     let cases = [
-        ("unknown", ["-o", "shoutd.nonesuch=1", "--subnet=10.62.0.0/24"], "it has shoutd.mac-moves"),
+        (
+            "unknown",
+            ["-o", "shoutd.nonesuch=1", "--subnet=10.62.0.0/24"],
+            "it has shoutd.mac-moves",
+        ),
         ("secret", ["-o", "encrypted", "--subnet=10.64.0.0/24"], "VXLAN in the clear"),
         ("six", ["--ipv6", "--subnet=10.63.0.0/24", "--subnet=fd63::/64"], "without --ipv6"),
     ];
@@ -63,9 +70,11 @@ fn refused(cluster: &mut Cluster) -> Result<()> {
         create_network(manager, name, &options)?;
         wait_until(&format!("why {name} is refused"), SOON, || {
             let events = manager.sh("shoutdctl events")?;
-            let is_told = events.lines().any(|line| line.contains("network-refused") && line.contains(reason));
-            let refused_by_docker =
-                name == "six" && manager.engine_log()?.contains("cannot find address pool for poolID:fd63::");
+            let is_told = events
+                .lines()
+                .any(|line| line.contains("network-refused") && line.contains(reason));
+            let refused_by_docker = name == "six"
+                && manager.engine_log()?.contains("cannot find address pool for poolID:fd63::");
             Ok((is_told || refused_by_docker).then_some(()))
         })?;
         ensure!(row(manager, name)?.is_none(), "shoutd has {name}");
@@ -90,17 +99,25 @@ fn services_change(cluster: &mut Cluster) -> Result<()> {
     // Each gets another container, one after the other.
     change(manager, &["update", "--detach", "--env-add=new=yes", "s"])?;
     wait_until("the end of the update", SWARMS_PATIENCE, || {
-        let state = manager.docker(["service", "inspect", "--format", "{{.UpdateStatus.State}}", "s"])?;
+        let state =
+            manager.docker(["service", "inspect", "--format", "{{.UpdateStatus.State}}", "s"])?;
         Ok((state.trim() == "completed").then_some(()))
     })?;
     let updated = await_tasks(manager, &hosts, "s", 3)?;
     for task in &updated {
-        ensure!(task.inspect("{{.Config.Env}}")?.contains("new=yes"), "{} was not updated", task.name);
+        ensure!(
+            task.inspect("{{.Config.Env}}")?.contains("new=yes"),
+            "{} was not updated",
+            task.name
+        );
     }
     hear_one_another(&updated)?;
     change(manager, &["scale", "--detach", "s=0"])?;
     drop(await_tasks(manager, &hosts, "s", 0)?);
-    change(manager, &["update", "--detach", "--constraint-add=node.hostname==host2", "--replicas=1", "s"])?;
+    change(
+        manager,
+        &["update", "--detach", "--constraint-add=node.hostname==host2", "--replicas=1", "s"],
+    )?;
     let moved = await_tasks(manager, std::slice::from_ref(worker), "s", 1)?;
     remove_service(manager, "s")?;
     drop((tasks, three, updated, moved));

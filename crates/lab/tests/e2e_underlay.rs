@@ -1,4 +1,5 @@
-//! What lies under the tunnel: IPv4 or IPv6, of any MTU, also one that changes while containers run.
+//! What lies under the tunnel: IPv4 or IPv6, of any MTU, also one that changes while containers
+//! run.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 mod common;
@@ -8,8 +9,8 @@ use std::thread;
 
 use anyhow::{Result, bail, ensure};
 use common::{
-    BOTH, Capture, Cluster, Container, Frame, GroupSocket, Network, SOON, Sources, Stream, WITH_IPV6, await_listeners,
-    one_on_each, run_checks, status,
+    BOTH, Capture, Cluster, Container, Frame, GroupSocket, Network, SOON, Sources, Stream,
+    WITH_IPV6, await_listeners, one_on_each, run_checks, status,
 };
 use shoutd_lab::{Host, wait_until};
 
@@ -34,7 +35,10 @@ const LARGE: [Stream<'_>; 2] = [
 fn an_ipv4_underlay_may_have_any_mtu() {
     let mut cluster = Cluster::up("underlay4", 3).unwrap();
     cluster.form([1, 2, 3]).unwrap();
-    run_checks(&mut cluster, &[("the MTU follows, IPv4", |cluster| mtu_follows(cluster, OVERHEAD_IPV4))]);
+    run_checks(
+        &mut cluster,
+        &[("the MTU follows, IPv4", |cluster| mtu_follows(cluster, OVERHEAD_IPV4))],
+    );
 }
 
 #[test]
@@ -59,7 +63,11 @@ fn form(cluster: &Cluster) -> Result<()> {
     first.start_shoutd(&[&one.to_string()])?;
     let token = cluster.token()?;
     second.start_shoutd(&[&two.to_string(), &format!("--peer-addresses={one}"), &token])?;
-    third.start_shoutd(&[&format!("[{three}]:7789"), &format!("--peer-addresses={one},[{two}]:7789"), &token])?;
+    third.start_shoutd(&[
+        &format!("[{three}]:7789"),
+        &format!("--peer-addresses={one},[{two}]:7789"),
+        &token,
+    ])?;
     Ok(())
 }
 
@@ -80,7 +88,8 @@ fn multicast(cluster: &mut Cluster) -> Result<()> {
     containers[2].ping(&containers[0].address("foo")?.to_string())
 }
 
-/// A host that sends in each of the ways: one that listens hears all, and one that does not is sent it only where everything goes to all.
+/// A host that sends in each of the ways: one that listens hears all, and one that does not is sent
+/// it only where everything goes to all.
 fn ways(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, third] = &hosts;
@@ -90,7 +99,8 @@ fn ways(cluster: &mut Cluster) -> Result<()> {
     let open = |container, at: SocketAddr, port| GroupSocket::open(container, at.is_ipv4(), port);
     let last = GroupSocket::open(sender, true, 0)?;
     let sending = GROUPS.map(|at| open(sender, at, 0)).into_iter().collect::<Result<Vec<_>>>()?;
-    let listening = GROUPS.map(|at| open(receiver, at, at.port())).into_iter().collect::<Result<Vec<_>>>()?;
+    let listening =
+        GROUPS.map(|at| open(receiver, at, at.port())).into_iter().collect::<Result<Vec<_>>>()?;
     listening.iter().zip(GROUPS).try_for_each(|(socket, at)| socket.join(at.ip(), Sources::All))?;
     for way in ["multicast-fdb", "flood", "vxlan-mdb"] {
         first.sh("shoutdctl stop")?;
@@ -112,7 +122,9 @@ fn ways(cluster: &mut Cluster) -> Result<()> {
                 let frames = capture.frames();
                 let tunnelled = frames.iter().filter_map(Frame::tunnelled_v6);
                 tunnelled
-                    .filter(|(from, _, frame)| *from == first.address_v6() && frame.destination() == Some(to))
+                    .filter(|(from, _, frame)| {
+                        *from == first.address_v6() && frame.destination() == Some(to)
+                    })
                     .count()
             };
             wait_until("the last datagram to come to both", SOON, || {
@@ -124,10 +136,15 @@ fn ways(cluster: &mut Cluster) -> Result<()> {
                     heard += socket.heard()?.len();
                     Ok((heard >= COUNT).then_some(()))
                 })?;
-                ensure!(heard == COUNT, "{heard} of {COUNT} datagrams to {at} were heard, by {way}");
+                ensure!(
+                    heard == COUNT,
+                    "{heard} of {COUNT} datagrams to {at} were heard, by {way}"
+                );
             }
             let wanted = [COUNT, if way == "flood" { COUNT } else { 0 }];
-            let is_wanted = |at: &SocketAddr| captures.each_ref().map(|capture| sent(capture, at.ip())) == wanted;
+            let is_wanted = |at: &SocketAddr| {
+                captures.each_ref().map(|capture| sent(capture, at.ip())) == wanted
+            };
             Ok(GROUPS.iter().all(is_wanted).then_some(()))
         })?;
     }
@@ -138,7 +155,12 @@ fn ways(cluster: &mut Cluster) -> Result<()> {
 fn mtu_follows(cluster: &mut Cluster, overhead: u16) -> Result<()> {
     let hosts = cluster.three()?;
     let network = Network::create(cluster, &hosts[0], "foo", &[])?;
-    let _fixed = Network::create(cluster, &hosts[0], "bar", &["--opt", "com.docker.network.driver.mtu=1300"])?;
+    let _fixed = Network::create(
+        cluster,
+        &hosts[0],
+        "bar",
+        &["--opt", "com.docker.network.driver.mtu=1300"],
+    )?;
     let containers = one_on_each(&hosts, "foo", &[WITH_IPV6])?;
     let fixed = Container::start(&hosts[0], "bar", &[])?;
     for mtu in [1400, 9000, 1500] {
@@ -187,6 +209,8 @@ fn everyone_hears(containers: &[Container], streams: [Stream<'_>; 2]) -> Result<
                 move || stream.send_undisturbed(sender, receivers, 2)
             })
         });
-        sending.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
+        sending
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
     })
 }

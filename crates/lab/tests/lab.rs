@@ -66,11 +66,16 @@ fn left_of(name: &str, namespaces: &BTreeSet<String>) -> Option<String> {
         return Some(format!("processes: {processes:?}"));
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let held = |line: &&str| line.contains(name) || namespaces.iter().any(|namespace| line.contains(namespace));
+    let held = |line: &&str| {
+        line.contains(name) || namespaces.iter().any(|namespace| line.contains(namespace))
+    };
     if let Some(mount) = mounts.lines().find(held) {
         return Some(format!("mount: {mount}"));
     }
-    let cgroups = Command::new("find").args(["/sys/fs/cgroup", "-name", &format!("*{name}*")]).output().unwrap();
+    let cgroups = Command::new("find")
+        .args(["/sys/fs/cgroup", "-name", &format!("*{name}*")])
+        .output()
+        .unwrap();
     if !cgroups.stdout.is_empty() {
         return Some(format!("control groups: {}", String::from_utf8_lossy(&cgroups.stdout)));
     }
@@ -87,15 +92,20 @@ fn a_host_is_a_whole_host() {
         assert_eq!(host.sh("hostname").unwrap().trim(), host.name());
         // As on a host that did not forward before Docker came.
         assert!(host.sh("iptables --list-rules FORWARD").unwrap().starts_with("-P FORWARD DROP\n"));
-        assert_eq!(host.docker(["info", "--format", "{{.CgroupDriver}}"]).unwrap().trim(), "cgroupfs");
+        assert_eq!(
+            host.docker(["info", "--format", "{{.CgroupDriver}}"]).unwrap().trim(),
+            "cgroupfs"
+        );
         // Both engines chose the same subnet, without harm to the other.
         assert_eq!(start_container(host, "stays"), "172.17.0.2");
         let command = ["run", "--rm", IMAGE, "ping", "-c", "1", "-W", "5", "172.17.0.2"];
         host.docker(command).unwrap();
-        // No registry, no name: on the host there is no name server, and in a container it says so. Where neither answers programs would stall.
+        // No registry, no name: on the host there is no name server, and in a container it says so.
+        // Where neither answers programs would stall.
         let pulled = host.run(["docker", "run", "--rm", "nonesuch", "true"]).unwrap();
         assert!(!pulled.success() && pulled.stderr.contains("connection refused"), "{pulled}");
-        let asked = host.run(["docker", "exec", "stays", "busybox", "nslookup", "example.com"]).unwrap();
+        let asked =
+            host.run(["docker", "exec", "stays", "busybox", "nslookup", "example.com"]).unwrap();
         assert!(!asked.success() && asked.to_string().contains("NXDOMAIN"), "{asked}");
     }
     // The underlay, from a host and from a container.
@@ -142,14 +152,26 @@ fn engines_and_hosts_come_back() {
     let lab = Lab::up("back", 1).unwrap();
     let host = lab.host(1).unwrap();
     host.docker(["run", "--detach", "--init", "--name", "once", IMAGE, "sleep", "1000"]).unwrap();
-    let always = ["run", "--detach", "--init", "--name", "always", "--restart", "always", IMAGE, "sleep", "1000"];
+    let always = [
+        "run",
+        "--detach",
+        "--init",
+        "--name",
+        "always",
+        "--restart",
+        "always",
+        IMAGE,
+        "sleep",
+        "1000",
+    ];
     host.docker(always).unwrap();
     let running = || {
         let names = host.docker(["ps", "--format", "{{.Names}}"]).unwrap();
         names.lines().map(str::to_owned).collect::<Vec<_>>()
     };
     let await_restart = |what: &str| {
-        wait_until(what, Duration::from_secs(20), || Ok((running() == ["always"]).then_some(()))).unwrap();
+        wait_until(what, Duration::from_secs(20), || Ok((running() == ["always"]).then_some(())))
+            .unwrap();
     };
 
     host.stop_engine().unwrap();
@@ -209,7 +231,10 @@ fn a_killed_owner_leaves_nothing() {
     let namespaces = namespaces_of(name);
     // A process has its name a moment before its command line.
     wait_until("the command to be among the lab's processes", Duration::from_secs(20), || {
-        Ok(processes_in(&namespaces).iter().any(|process| process.starts_with("sleep")).then_some(()))
+        Ok(processes_in(&namespaces)
+            .iter()
+            .any(|process| process.starts_with("sleep"))
+            .then_some(()))
     })
     .unwrap();
 

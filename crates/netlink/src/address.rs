@@ -28,7 +28,8 @@ pub struct Address {
     pub link: u32,
     /// The address, with the length of its prefix.
     pub net: IpNet,
-    /// Whether duplicate address detection (RFC 4862, section 5.4) still goes on: nothing can be sent from it until then.
+    /// Whether duplicate address detection (RFC 4862, section 5.4) still goes on: nothing can be
+    /// sent from it until then.
     pub tentative: bool,
     /// Whether it found that another host has the address: then this one never uses it.
     pub duplicate: bool,
@@ -41,14 +42,15 @@ impl Route {
         self.socket.dump(&message, parse).map_err(|fault| fault.during("list IP addresses"))
     }
 
-    /// Gives a device an address, valid at once: a lease is what makes it unique, not duplicate address detection. One that it has
-    /// already is no error.
+    /// Gives a device an address, valid at once: a lease is what makes it unique, not duplicate
+    /// address detection. One that it has already is no error.
     pub fn add_address(&mut self, link: u32, net: IpNet) -> Result<(), Error> {
         let mut header = [0; HEADER];
         header[0] = family_of(net.addr());
         header[1] = net.prefix_len();
         header[2] = if net.addr().is_ipv6() { IFA_F_NODAD } else { 0 };
-        header[3] = if is_link_local(net.addr()) { libc::RT_SCOPE_LINK } else { libc::RT_SCOPE_UNIVERSE };
+        header[3] =
+            if is_link_local(net.addr()) { libc::RT_SCOPE_LINK } else { libc::RT_SCOPE_UNIVERSE };
         header[4..8].copy_from_slice(&link.to_ne_bytes());
         let flags = flag(libc::NLM_F_CREATE | libc::NLM_F_EXCL);
         let mut message = Message::new(libc::RTM_NEWADDR, flags, &header);
@@ -77,7 +79,8 @@ impl Route {
         let mut message = Message::new(libc::RTM_DELADDR, 0, &header);
         message.ip(IFA_LOCAL, net.addr());
         let result = self.socket.call(&message);
-        let result = result.map_err(|fault| fault.during(format_args!("remove address {net} from device {link}")));
+        let result = result
+            .map_err(|fault| fault.during(format_args!("remove address {net} from device {link}")));
         unless(result, &[Errno::EADDRNOTAVAIL])
     }
 }
@@ -95,8 +98,16 @@ pub(crate) fn parse(frame: &Frame<'_>) -> Option<Address> {
     }
     let attributes = frame.attributes(HEADER);
     // On a point-to-point device the other attribute is the other side's address.
-    let address = attributes.find(IFA_LOCAL).or_else(|| attributes.find(IFA_ADDRESS)).and_then(Attribute::ip)?;
+    let address = attributes
+        .find(IFA_LOCAL)
+        .or_else(|| attributes.find(IFA_ADDRESS))
+        .and_then(Attribute::ip)?;
     let tentative = frame.octet(2) & IFA_F_TENTATIVE != 0;
     let duplicate = frame.octet(2) & IFA_F_DADFAILED != 0;
-    Some(Address { link: frame.word(4), net: IpNet::new(address, frame.octet(1)).ok()?, tentative, duplicate })
+    Some(Address {
+        link: frame.word(4),
+        net: IpNet::new(address, frame.octet(1)).ok()?,
+        tentative,
+        duplicate,
+    })
 }

@@ -38,7 +38,8 @@ pub struct BridgeSettings {
     pub querier: bool,
     /// Whether IGMP queries come from its own IPv4 address; else from 0.0.0.0.
     pub query_use_ifaddr: bool,
-    /// Whether it is given multicast that others want, as a router is (`mcast_router`): 2 is always.
+    /// Whether it is given multicast that others want, as a router is (`mcast_router`): 2 is
+    /// always.
     pub multicast_router: u8,
     /// 2 or 3.
     pub igmp_version: u8,
@@ -46,9 +47,11 @@ pub struct BridgeSettings {
     pub mld_version: u8,
     /// Groups it keeps apart, a power of two; one more switches snooping off.
     pub groups_max: u32,
-    /// How long a membership lasts that nobody confirms, in hundredths of a second (`USER_HZ`); `None` leaves it as it is.
+    /// How long a membership lasts that nobody confirms, in hundredths of a second (`USER_HZ`);
+    /// `None` leaves it as it is.
     pub membership_interval: Option<u64>,
-    /// How long a new port only listens, in hundredths of a second (`USER_HZ`); without STP it can be 0.
+    /// How long a new port only listens, in hundredths of a second (`USER_HZ`); without STP it can
+    /// be 0.
     pub forward_delay: u32,
     /// Whether it takes part in the spanning tree protocol.
     pub stp: bool,
@@ -103,7 +106,8 @@ pub struct Querying {
     pub interval: Duration,
     /// How long the answers may take.
     pub response: Duration,
-    /// Whether another does, of IPv4 or IPv6, for which the bridge is silent; `None` on kernels before 5.15, which do not tell.
+    /// Whether another does, of IPv4 or IPv6, for which the bridge is silent; `None` on kernels
+    /// before 5.15, which do not tell.
     pub is_by_another: Option<bool>,
 }
 
@@ -116,8 +120,9 @@ impl Querying {
             let hundredths = data.find(kind).and_then(Attribute::u64).unwrap_or_default();
             Duration::from_millis(hundredths.saturating_mul(10))
         };
-        let is_there =
-            |state: Attributes<'_>| [OTHER_OF_IPV4, OTHER_OF_IPV6].into_iter().any(|kind| state.find(kind).is_some());
+        let is_there = |state: Attributes<'_>| {
+            [OTHER_OF_IPV4, OTHER_OF_IPV6].into_iter().any(|kind| state.find(kind).is_some())
+        };
         Some(Self {
             interval: time(MCAST_QUERY_INTERVAL),
             response: time(MCAST_QUERY_RESPONSE_INTERVAL),
@@ -128,16 +133,24 @@ impl Querying {
 
 impl Route {
     /// Makes a bridge, down, in this group of devices.
-    pub fn create_bridge(&mut self, name: &str, group: u32, settings: &BridgeSettings) -> Result<(), Error> {
+    pub fn create_bridge(
+        &mut self,
+        name: &str,
+        group: u32,
+        settings: &BridgeSettings,
+    ) -> Result<(), Error> {
         let flags = flag(libc::NLM_F_CREATE | libc::NLM_F_EXCL);
         let mut message = Message::new(libc::RTM_NEWLINK, flags, &link_header(0, 0, 0, 0));
         message.text(libc::IFLA_IFNAME, name);
         message.u32(libc::IFLA_GROUP, group);
         write_information(&mut message, settings);
-        self.socket.call(&message).map_err(|fault| fault.during(format_args!("create bridge {name}")))
+        self.socket
+            .call(&message)
+            .map_err(|fault| fault.during(format_args!("create bridge {name}")))
     }
 
-    /// Who asks behind the bridge with this index which groups are wanted; `None` if there is no such device.
+    /// Who asks behind the bridge with this index which groups are wanted; `None` if there is no
+    /// such device.
     pub fn querying(&mut self, bridge: u32) -> Result<Option<Querying>, Error> {
         let message = Message::new(libc::RTM_GETLINK, 0, &link_header(0, bridge, 0, 0));
         let read = self.of_one_link(message, Querying::parse);
@@ -148,7 +161,9 @@ impl Route {
     pub fn change_bridge(&mut self, index: u32, settings: &BridgeSettings) -> Result<(), Error> {
         let mut message = Message::new(libc::RTM_NEWLINK, 0, &link_header(0, index, 0, 0));
         write_information(&mut message, settings);
-        self.socket.call(&message).map_err(|fault| fault.during(format_args!("change the settings of bridge {index}")))
+        self.socket
+            .call(&message)
+            .map_err(|fault| fault.during(format_args!("change the settings of bridge {index}")))
     }
 }
 

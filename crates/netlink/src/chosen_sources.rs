@@ -1,7 +1,8 @@
 //! Which sources the programs of a namespace have chosen for the groups that they listen to.
 //!
-//! No message of netlink tells it. The kernel lists it in `/proc/net/mcfilter` (`igmp_mcf_seq_show` of `net/ipv4/igmp.c`) and `/proc/net/mcfilter6`
-//! (`igmp6_mcf_seq_show` of `net/ipv6/mcast.c`): a line for each interface, group and source, with how many sockets want it and how many do not.
+//! No message of netlink tells it. The kernel lists it in `/proc/net/mcfilter` (`igmp_mcf_seq_show`
+//! of `net/ipv4/igmp.c`) and `/proc/net/mcfilter6` (`igmp6_mcf_seq_show` of `net/ipv6/mcast.c`): a
+//! line for each interface, group and source, with how many sockets want it and how many do not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -21,12 +22,14 @@ const LIST_MAX: u64 = 1 << 16;
 pub type ChosenSources = BTreeMap<(u32, IpAddr), BTreeSet<IpAddr>>;
 
 impl Namespace {
-    /// What the programs of this namespace want of chosen sources. A list that is too long to be read at once is an error.
+    /// What the programs of this namespace want of chosen sources. A list that is too long to be
+    /// read at once is an error.
     pub fn chosen_sources(&self) -> Result<ChosenSources, Error> {
         let read = || LISTS.into_iter().map(read_list).collect::<io::Result<Vec<String>>>();
         let lists = self.enter(read).and_then(|lists| lists.map_err(Fault::from));
-        let lists =
-            lists.map_err(|fault| fault.during("read which sources the programs of a container have chosen"))?;
+        let lists = lists.map_err(|fault| {
+            fault.during("read which sources the programs of a container have chosen")
+        })?;
         Ok(collect(lists.iter().flat_map(|list| list.lines())))
     }
 }
@@ -43,7 +46,10 @@ fn read_list(path: &str) -> io::Result<String> {
         // Names of interfaces can be anything.
         Ok(String::from_utf8_lossy(&list).into_owned())
     } else {
-        Err(io::Error::new(ErrorKind::FileTooLarge, format!("{path} has {LIST_MAX} octets or more")))
+        Err(io::Error::new(
+            ErrorKind::FileTooLarge,
+            format!("{path} has {LIST_MAX} octets or more"),
+        ))
     }
 }
 
@@ -55,7 +61,8 @@ fn collect<'a>(lines: impl Iterator<Item = &'a str>) -> ChosenSources {
     chosen
 }
 
-/// The index of an interface, a group and a source of it that is wanted. The name between index and group is cut short by the kernel, and can be anything that has no white space.
+/// The index of an interface, a group and a source of it that is wanted. The name between index and
+/// group is cut short by the kernel, and can be anything that has no white space.
 fn parse(line: &str) -> Option<(u32, IpAddr, IpAddr)> {
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
     let [index, _name, group, source, wanting, _not_wanting] = words[..] else {
@@ -70,7 +77,9 @@ fn parse(line: &str) -> Option<(u32, IpAddr, IpAddr)> {
 fn address(digits: &str) -> Option<IpAddr> {
     match digits.strip_prefix("0x") {
         Some(digits) => Some(Ipv4Addr::from(u32::from_str_radix(digits, 16).ok()?).into()),
-        None if digits.len() == 32 => Some(Ipv6Addr::from(u128::from_str_radix(digits, 16).ok()?).into()),
+        None if digits.len() == 32 => {
+            Some(Ipv6Addr::from(u128::from_str_radix(digits, 16).ok()?).into())
+        }
         None => None,
     }
 }
@@ -102,9 +111,13 @@ Idx Device        MCA        SRC    INC    EXC
 
     #[test]
     fn what_is_no_such_line_is_left_out() {
-        for line in
-            ["", "7 a b", "7 shout0 0x0a070711 0x0a070711 1 0", "x shout0 0xe8010203 0x0a070711 1 0", "7 a +1 +2 1 0"]
-        {
+        for line in [
+            "",
+            "7 a b",
+            "7 shout0 0x0a070711 0x0a070711 1 0",
+            "x shout0 0xe8010203 0x0a070711 1 0",
+            "7 a +1 +2 1 0",
+        ] {
             assert_eq!(parse(line), None, "{line}");
         }
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-/// An operation on the kernel that failed, named with its object. Its text says all, the fault's included.
+/// An operation on the kernel that failed, named with its object. Its text says all, the fault's
+/// included.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {operation}: {fault}")]
 pub struct Error {
@@ -86,7 +87,11 @@ impl fmt::Display for Fault {
             Self::Late { after } => write!(f, "the kernel did not answer within {after:?}"),
             Self::Unstable => f.write_str("it changed too often while it was read"),
             Self::Crowded { most } => {
-                write!(f, "more than {most} MAC addresses were learnt from traffic; they are being removed")
+                write!(
+                    f,
+                    "more than {most} MAC addresses were learnt from traffic; they are being \
+                     removed"
+                )
             }
             Self::Malformed(what) => write!(f, "the kernel's answer makes no sense: {what}"),
         }

@@ -1,6 +1,7 @@
-//! Forwarding tables. That of a VXLAN device has all-zero entries, which say where to send what has no entry of its own, and broadcast
-//! and multicast, and others that say where one address is (`drivers/net/vxlan/vxlan_core.c`); that of a bridge says behind which port
-//! one is (`net/bridge/br_fdb.c`).
+//! Forwarding tables. That of a VXLAN device has all-zero entries, which say where to send what has
+//! no entry of its own, and broadcast and multicast, and others that say where one address is
+//! (`drivers/net/vxlan/vxlan_core.c`); that of a bridge says behind which port one is
+//! (`net/bridge/br_fdb.c`).
 
 use std::net::IpAddr;
 
@@ -20,10 +21,12 @@ pub(crate) const NDA_LLADDR: u16 = 2;
 pub(crate) const NDA_MASTER: u16 = 9;
 const ALL_ZERO: [u8; 6] = [0; 6];
 const NTF_STICKY: u8 = 0x40;
-/// Set on what a control plane put into a VXLAN device: what tells shoutd's entries from those of others.
+/// Set on what a control plane put into a VXLAN device: what tells shoutd's entries from those of
+/// others.
 const NTF_EXT_LEARNED: u8 = 0x10;
 
-/// An entry of a forwarding table that a control plane put there, and that nothing learnt can change.
+/// An entry of a forwarding table that a control plane put there, and that nothing learnt can
+/// change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pinned {
     /// Of a VXLAN device.
@@ -51,24 +54,34 @@ impl Route {
     /// Adds a VTEP to the all-zero entries. One that is there already is no error.
     pub fn add_flood(&mut self, index: u32, remote: IpAddr) -> Result<(), Error> {
         // Appending is what keeps the other VTEPs; a VTEP that is there already is left as it is.
-        let message = flood_message(libc::RTM_NEWNEIGH, flag(libc::NLM_F_CREATE | libc::NLM_F_APPEND), index, remote);
+        let message = flood_message(
+            libc::RTM_NEWNEIGH,
+            flag(libc::NLM_F_CREATE | libc::NLM_F_APPEND),
+            index,
+            remote,
+        );
         let result = self.socket.call(&message);
-        result.map_err(|fault| fault.during(format_args!("add {remote} to the forwarding table of device {index}")))
+        result.map_err(|fault| {
+            fault.during(format_args!("add {remote} to the forwarding table of device {index}"))
+        })
     }
 
     /// Takes a VTEP out of the all-zero entries. One that is not there is no error.
     pub fn remove_flood(&mut self, index: u32, remote: IpAddr) -> Result<(), Error> {
         let message = flood_message(libc::RTM_DELNEIGH, 0, index, remote);
         let result = self.socket.call(&message);
-        let result = result
-            .map_err(|fault| fault.during(format_args!("remove {remote} from the forwarding table of device {index}")));
+        let result = result.map_err(|fault| {
+            fault
+                .during(format_args!("remove {remote} from the forwarding table of device {index}"))
+        });
         unless(result, &[Errno::ENOENT])
     }
 }
 
 impl Route {
-    /// What was pinned in the forwarding table of this VXLAN device, and in that of the bridge it is a port of. It fails
-    /// with [`Fault::Crowded`] if more than this many entries were learnt: to read on could take seconds.
+    /// What was pinned in the forwarding table of this VXLAN device, and in that of the bridge it
+    /// is a port of. It fails with [`Fault::Crowded`] if more than this many entries were learnt:
+    /// to read on could take seconds.
     pub fn pinned(&mut self, tunnel: u32, learned_max: usize) -> Result<Vec<Pinned>, Error> {
         let message = Message::new(libc::RTM_GETNEIGH, 0, &neighbour_header(0, 0, 0));
         let (mut found, mut learned) = (Vec::new(), 0);
@@ -77,24 +90,34 @@ impl Route {
             learned += usize::from(is_learned(&frame));
             learned <= learned_max
         });
-        let end = end.and_then(|end| if end.is_whole { Ok(()) } else { Err(Fault::Crowded { most: learned_max }) });
-        end.map_err(|fault| fault.during(format_args!("list the forwarding tables around device {tunnel}")))?;
+        let end = end.and_then(|end| {
+            if end.is_whole { Ok(()) } else { Err(Fault::Crowded { most: learned_max }) }
+        });
+        end.map_err(|fault| {
+            fault.during(format_args!("list the forwarding tables around device {tunnel}"))
+        })?;
         Ok(found)
     }
 
-    /// Pins (`true`) or lets go; an address of one interface is taken from wherever else it is pinned. Returns what failed, by position. To let go of what is not
-    /// there is no failure.
-    pub fn change_pinned(&mut self, tunnel: u32, changes: &[(Pinned, bool)]) -> Result<Vec<(usize, Error)>, Error> {
+    /// Pins (`true`) or lets go; an address of one interface is taken from wherever else it is
+    /// pinned. Returns what failed, by position. To let go of what is not there is no failure.
+    pub fn change_pinned(
+        &mut self,
+        tunnel: u32,
+        changes: &[(Pinned, bool)],
+    ) -> Result<Vec<(usize, Error)>, Error> {
         let messages: Vec<Message> =
             changes.iter().map(|(pinned, add)| pinned_message(tunnel, *pinned, *add)).collect();
         let mac = |position: usize| match changes.get(position) {
             Some((Pinned::Tunnel { mac, .. }, add)) => Some((mac, *add)),
             _ => None,
         };
-        let belongs_to_last = |position: usize| mac(position).is_some() && mac(position) == mac(position - 1);
+        let belongs_to_last =
+            |position: usize| mac(position).is_some() && mac(position) == mac(position - 1);
         let faults = self.socket.call_each(&messages, belongs_to_last);
-        let faults = faults
-            .map_err(|fault| fault.during(format_args!("change the forwarding tables around device {tunnel}")))?;
+        let faults = faults.map_err(|fault| {
+            fault.during(format_args!("change the forwarding tables around device {tunnel}"))
+        })?;
         let is_failure = |(position, fault): &(usize, Fault)| {
             changes[*position].1 || !matches!(fault.errno(), Some(Errno::ENOENT | Errno::ENODEV))
         };
@@ -119,8 +142,11 @@ fn pinned_message(tunnel: u32, pinned: Pinned, add: bool) -> Message {
             let state = libc::NUD_NOARP | libc::NUD_PERMANENT;
             (mac, neighbour_header(tunnel, state, libc::NTF_SELF | NTF_EXT_LEARNED))
         }
-        // To a bridge "permanent" means the port's own address; "no ARP" is an entry that does not age.
-        Pinned::Port { mac, port } => (mac, neighbour_header(port, libc::NUD_NOARP, libc::NTF_MASTER | NTF_STICKY)),
+        // To a bridge "permanent" means the port's own address; "no ARP" is an entry that does not
+        // age.
+        Pinned::Port { mac, port } => {
+            (mac, neighbour_header(port, libc::NUD_NOARP, libc::NTF_MASTER | NTF_STICKY))
+        }
     };
     let is_of_groups = mac[0] & 1 != 0;
     let (kind, flags) = match add {
@@ -179,8 +205,8 @@ pub(crate) fn is_flood(frame: &Frame<'_>) -> bool {
         && frame.attributes(HEADER).find(NDA_LLADDR).and_then(Attribute::mac) == Some(ALL_ZERO)
 }
 
-/// Whether this is an entry that a bridge or a VXLAN device learnt from traffic: what somebody made is permanent
-/// or does not age.
+/// Whether this is an entry that a bridge or a VXLAN device learnt from traffic: what somebody made
+/// is permanent or does not age.
 pub(crate) fn is_learned(frame: &Frame<'_>) -> bool {
     let state = u16::from_ne_bytes([frame.octet(8), frame.octet(9)]);
     frame.kind == libc::RTM_NEWNEIGH

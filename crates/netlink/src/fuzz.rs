@@ -6,29 +6,47 @@ use crate::nftables::{Family, TableName};
 use crate::wire::Frames;
 use crate::{address, fdb, ip_route, joins, link, monitor, nftables, query, socket};
 
-/// What every reader makes of the messages of one datagram; of any kind, as none of them may rely on being asked about its own.
+/// What every reader makes of the messages of one datagram; of any kind, as none of them may rely
+/// on being asked about its own.
 #[test]
 fn fuzz_netlink() {
     fuzz("netlink", env!("CARGO_MANIFEST_DIR"), |datagram| {
         let frames = Frames(datagram).map(|frame| {
             let attributes: Vec<_> = frame
                 .attributes(4)
-                .map(|attribute| (attribute.text().len(), attribute.ip(), attribute.nested().count()))
+                .map(|attribute| {
+                    (attribute.text().len(), attribute.ip(), attribute.nested().count())
+                })
                 .collect();
             let index = frame.word(4);
             let table = TableName { family: Family::Bridge, name: "shoutd" };
-            let tables = (nftables::parse_table(table, &frame), nftables::parse_chain(table, &frame));
+            let tables =
+                (nftables::parse_table(table, &frame), nftables::parse_chain(table, &frame));
             let rules = (
                 nftables::parse_rule(table, &frame),
                 nftables::parse_count(table, &frame),
                 nftables::is_of_elements(&frame),
             );
-            let sets = (nftables::parse_set_elements(table, &frame), nftables::parse_set_keys(table, &frame));
+            let sets = (
+                nftables::parse_set_elements(table, &frame),
+                nftables::parse_set_keys(table, &frame),
+            );
             let tables = (tables, rules, sets);
-            let devices =
-                (link::parse(&frame), fdb::parse(&frame, index), fdb::is_flood(&frame), fdb::is_learned(&frame));
+            let devices = (
+                link::parse(&frame),
+                fdb::parse(&frame, index),
+                fdb::is_flood(&frame),
+                fdb::is_learned(&frame),
+            );
             let addresses = (address::parse(&frame), ip_route::parse(&frame), joins::event(&frame));
-            (attributes.len(), tables, devices, addresses, monitor::is_change(&frame), socket::verdict(&frame))
+            (
+                attributes.len(),
+                tables,
+                devices,
+                addresses,
+                monitor::is_change(&frame),
+                socket::verdict(&frame),
+            )
         });
         frames.collect::<Vec<_>>()
     });

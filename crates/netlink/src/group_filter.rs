@@ -1,7 +1,9 @@
 //! A filter that lets multicast out by one bridge port only if its group is admitted.
 //!
-//! It is for kernels whose VXLAN devices have no multicast database: their forwarding tables know addresses of groups, of which many share one, and send what is in no entry to every host. It is a table of its own in the bridge family, beside the guard's:
-//! each is whole by itself, and taking this one away lets everything pass. Link-local groups always pass, and so does what is not IP.
+//! It is for kernels whose VXLAN devices have no multicast database: their forwarding tables know
+//! addresses of groups, of which many share one, and send what is in no entry to every host. It is
+//! a table of its own in the bridge family, beside the guard's: each is whole by itself, and taking
+//! this one away lets everything pass. Link-local groups always pass, and so does what is not IP.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,28 +12,32 @@ use nix::errno::Errno;
 use nix::libc;
 
 use crate::error::{Error, Fault};
-use crate::guard::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, PACKET_MULTICAST, name_value};
+use crate::igmp_mld_filter::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, PACKET_MULTICAST, name_value};
 use crate::namespace::Namespace;
 use crate::nftables::{
-    self, Base, Comparison, Content, DELETE_SET_ELEMENT, DELETE_TABLE, Expression, Family, Hook, Meta, NEW_SET_ELEMENT,
-    NEW_TABLE, TableName,
+    self, Base, Comparison, Content, DELETE_SET_ELEMENT, DELETE_TABLE, Expression, Family, Hook,
+    Meta, NEW_SET_ELEMENT, NEW_TABLE, TableName,
 };
 use crate::socket::{Protocol, Socket};
 use crate::wire::Message;
 
 const TABLE: TableName = TableName { family: Family::Bridge, name: "shoutd-groups" };
-/// The name of its chain. What leaves by a port for another comes by there; bridges themselves send link-local groups only.
+/// The name of its chain. What leaves by a port for another comes by there; bridges themselves send
+/// link-local groups only.
 const CHAIN: &str = "forward";
-/// Goes into every rule, so that a filter that another version of shoutd put there is told apart. To be raised with every change of the rules.
+/// Goes into every rule, so that a filter that another version of shoutd put there is told apart.
+/// To be raised with every change of the rules.
 const VERSION: u32 = 1;
 /// The sets of admitted groups.
 const GROUPS_V4: &str = "groups4";
 const GROUPS_V6: &str = "groups6";
-/// Groups in one message: an attribute that holds them all has 64 KiB at the most, and a batch has to fit into a socket's buffer.
+/// Groups in one message: an attribute that holds them all has 64 KiB at the most, and a batch has
+/// to fit into a socket's buffer.
 const GROUPS_AT_ONCE: usize = 1000;
 
 /// The first and the last group of IPv4 that is not link-local (RFC 5771, sections 3 and 4).
-const NOT_LINK_LOCAL: [Ipv4Addr; 2] = [Ipv4Addr::new(224, 0, 1, 0), Ipv4Addr::new(239, 255, 255, 255)];
+const NOT_LINK_LOCAL: [Ipv4Addr; 2] =
+    [Ipv4Addr::new(224, 0, 1, 0), Ipv4Addr::new(239, 255, 255, 255)];
 /// The scope of an IPv6 group that is the next wider one than link-local (RFC 4291, section 2.7).
 const WIDER_SCOPE: u8 = 3;
 
@@ -55,8 +61,8 @@ pub enum Filtering {
 impl GroupFilter {
     /// Opens a socket to nf_tables in this namespace.
     pub fn open(namespace: &Namespace) -> Result<Self, Error> {
-        let socket =
-            Socket::open(Protocol::Netfilter, namespace).map_err(|fault| fault.during("open an nf_tables socket"))?;
+        let socket = Socket::open(Protocol::Netfilter, namespace)
+            .map_err(|fault| fault.during("open an nf_tables socket"))?;
         Ok(Self { socket })
     }
 
@@ -70,17 +76,25 @@ impl GroupFilter {
         self.try_read(port).map_err(|fault| fault.during("read the nf_tables filter of groups"))
     }
 
-    /// Has the port pass these groups and no others. It begins with the last step: until then everything passes.
-    pub fn install<'a>(&mut self, port: &str, groups: impl IntoIterator<Item = &'a IpAddr>) -> Result<(), Error> {
+    /// Has the port pass these groups and no others. It begins with the last step: until then
+    /// everything passes.
+    pub fn install<'a>(
+        &mut self,
+        port: &str,
+        groups: impl IntoIterator<Item = &'a IpAddr>,
+    ) -> Result<(), Error> {
         let groups: Vec<(IpAddr, bool)> = groups.into_iter().map(|group| (*group, true)).collect();
         self.try_install(port, &groups).map_err(|fault| {
-            fault.during(format_args!("install the nf_tables filter that keeps groups without listeners off {port}"))
+            fault.during(format_args!(
+                "install the nf_tables filter that keeps groups without listeners off {port}"
+            ))
         })
     }
 
     /// Admits groups (`true`), or admits them no longer; of each thousand all or none.
     pub fn change(&mut self, groups: &[(IpAddr, bool)]) -> Result<(), Error> {
-        self.try_change(groups).map_err(|fault| fault.during("change the nf_tables filter of groups"))
+        self.try_change(groups)
+            .map_err(|fault| fault.during("change the nf_tables filter of groups"))
     }
 
     /// Takes the filter away. One that is not there is no error.
@@ -105,15 +119,20 @@ impl GroupFilter {
         self.try_change(groups)?;
         let mut last = vec![nftables::new_chain(TABLE, CHAIN, Hook::Forward, 0)];
         let rules = rules(port).into_iter().enumerate();
-        last.extend(rules.map(|(position, rule)| nftables::new_rule(TABLE, CHAIN, &userdata(port, position), &rule)));
+        last.extend(rules.map(|(position, rule)| {
+            nftables::new_rule(TABLE, CHAIN, &userdata(port, position), &rule)
+        }));
         self.send(last)
     }
 
     fn try_change(&mut self, groups: &[(IpAddr, bool)]) -> Result<(), Fault> {
         let kind = |(group, add): &(IpAddr, bool)| (group.is_ipv4(), *add);
-        for run in groups.chunk_by(|a, b| kind(a) == kind(b)).flat_map(|run| run.chunks(GROUPS_AT_ONCE)) {
+        for run in
+            groups.chunk_by(|a, b| kind(a) == kind(b)).flat_map(|run| run.chunks(GROUPS_AT_ONCE))
+        {
             let (is_ipv4, add) = kind(&run[0]);
-            let (message, flags) = if add { (NEW_SET_ELEMENT, libc::NLM_F_CREATE) } else { (DELETE_SET_ELEMENT, 0) };
+            let (message, flags) =
+                if add { (NEW_SET_ELEMENT, libc::NLM_F_CREATE) } else { (DELETE_SET_ELEMENT, 0) };
             let set = if is_ipv4 { GROUPS_V4 } else { GROUPS_V6 };
             let groups = run.iter().map(|(group, _)| *group);
             self.send(vec![nftables::set_elements(message, flags, TABLE, set, groups)])?;
@@ -140,7 +159,10 @@ impl GroupFilter {
         for set in [GROUPS_V4, GROUPS_V6] {
             let request = nftables::get_set_elements(TABLE, set);
             groups.extend(
-                self.socket.dump(&request, |frame| nftables::parse_set_elements(TABLE, frame))?.into_iter().flatten(),
+                self.socket
+                    .dump(&request, |frame| nftables::parse_set_elements(TABLE, frame))?
+                    .into_iter()
+                    .flatten(),
             );
         }
         Ok(Filtering::Whole(groups))
@@ -160,7 +182,8 @@ fn userdata(port: &str, position: usize) -> String {
 fn rules(port: &str) -> [Vec<Expression>; 2] {
     let rule = |ethertype: u16, conditions: Vec<Expression>| -> Vec<Expression> {
         let common = [
-            // What is sent to one host's address goes there and nowhere else, whatever it has inside.
+            // What is sent to one host's address goes there and nowhere else, whatever it has
+            // inside.
             Expression::LoadMeta(Meta::PacketType),
             Expression::Compare(Comparison::Equal, vec![PACKET_MULTICAST]),
             Expression::LoadMeta(Meta::OutputName),

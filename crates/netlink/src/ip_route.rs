@@ -18,7 +18,8 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_VIA: u16 = 18;
-/// Who put a route there (`rtm_protocol`): a number that iproute2's list gives to nobody, the ASCII code of "s".
+/// Who put a route there (`rtm_protocol`): a number that iproute2's list gives to nobody, the ASCII
+/// code of "s".
 const PROTOCOL: u8 = 115;
 
 /// A unicast route of the main table that leads out of one device.
@@ -40,12 +41,17 @@ impl Route {
             let mut header = [0; HEADER];
             header[0] = family_octet(family);
             let message = Message::new(libc::RTM_GETROUTE, 0, &header);
-            routes.extend(self.socket.dump(&message, parse).map_err(|fault| fault.during("list IP routes"))?);
+            routes.extend(
+                self.socket
+                    .dump(&message, parse)
+                    .map_err(|fault| fault.during("list IP routes"))?,
+            );
         }
         Ok(routes)
     }
 
-    /// The IPv4 routes that lead out of one device. Since kernel 4.20 it looks for no others: a container that routes may have a million of them.
+    /// The IPv4 routes that lead out of one device. Since kernel 4.20 it looks for no others: a
+    /// container that routes may have a million of them.
     pub fn routes_of(&mut self, link: u32) -> Result<Vec<IpRoute>, Error> {
         let mut header = [0; HEADER];
         header[0] = family_octet(libc::AF_INET);
@@ -56,13 +62,16 @@ impl Route {
         let of_link = |frame: &Frame<'_>| parse(frame).filter(|route| route.link == link);
         match self.socket.dump(&message, of_link) {
             // Without a route there is no table; without the device there is none either.
-            Err(fault) if matches!(fault.errno(), Some(Errno::ENOENT | Errno::ENODEV)) => Ok(Vec::new()),
-            result => result.map_err(|fault| fault.during(format_args!("list IP routes of device {link}"))),
+            Err(fault) if matches!(fault.errno(), Some(Errno::ENOENT | Errno::ENODEV)) => {
+                Ok(Vec::new())
+            }
+            result => result
+                .map_err(|fault| fault.during(format_args!("list IP routes of device {link}"))),
         }
     }
 
-    /// Adds a route to a destination on the link, after those to the same destination that are there. One that is there already is no
-    /// error.
+    /// Adds a route to a destination on the link, after those to the same destination that are
+    /// there. One that is there already is no error.
     pub fn add_connected_route(&mut self, link: u32, destination: IpNet) -> Result<(), Error> {
         let mut header = [0; HEADER];
         header[0] = family_of(destination.addr());
@@ -71,12 +80,18 @@ impl Route {
         header[5] = PROTOCOL;
         header[6] = libc::RT_SCOPE_LINK;
         header[7] = libc::RTN_UNICAST;
-        let mut message = Message::new(libc::RTM_NEWROUTE, flag(libc::NLM_F_CREATE | libc::NLM_F_APPEND), &header);
+        let mut message = Message::new(
+            libc::RTM_NEWROUTE,
+            flag(libc::NLM_F_CREATE | libc::NLM_F_APPEND),
+            &header,
+        );
         message.ip(RTA_DST, destination.network());
         message.u32(RTA_OIF, link);
         let result = self.socket.call(&message);
         unless(
-            result.map_err(|fault| fault.during(format_args!("add route {destination} to device {link}"))),
+            result.map_err(|fault| {
+                fault.during(format_args!("add route {destination} to device {link}"))
+            }),
             &[Errno::EEXIST],
         )
     }

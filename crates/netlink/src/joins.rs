@@ -1,8 +1,10 @@
-//! What programs join and leave, as the kernel says it of their network namespaces, before any report of IGMP or MLD.
+//! What programs join and leave, as the kernel says it of their network namespaces, before any
+//! report of IGMP or MLD.
 //!
-//! Since Linux 6.15 the kernel tells by netlink of each group that an interface joins or leaves (`inet_ifmcaddr_notify` of `net/ipv4/igmp.c`,
-//! `inet6_ifmcaddr_notify` of `net/ipv6/mcast.c`). A socket may listen to the namespaces that its own has a number for (`NETLINK_LISTEN_ALL_NSID`): of a
-//! veth's other end it has one.
+//! Since Linux 6.15 the kernel tells by netlink of each group that an interface joins or leaves
+//! (`inet_ifmcaddr_notify` of `net/ipv4/igmp.c`, `inet6_ifmcaddr_notify` of `net/ipv6/mcast.c`). A
+//! socket may listen to the namespaces that its own has a number for (`NETLINK_LISTEN_ALL_NSID`):
+//! of a veth's other end it has one.
 
 use std::collections::BTreeMap;
 use std::io::IoSliceMut;
@@ -12,7 +14,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, NetlinkAddr, SockFlag, UnknownCmsg, recvmsg};
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, NetlinkAddr, SockFlag, UnknownCmsg, recvmsg,
+};
 
 use crate::error::{Error, Fault};
 use crate::link::Peer;
@@ -53,7 +57,8 @@ impl JoinMonitor {
     /// Subscribes. `None` on kernels before 6.15, which do not tell.
     pub fn open(namespace: &Namespace) -> Result<Option<Self>, Error> {
         let attempt = || -> Result<Option<Self>, Fault> {
-            let fd = namespace.enter(move || open_here(Protocol::Route, SockFlag::SOCK_NONBLOCK))??;
+            let fd =
+                namespace.enter(move || open_here(Protocol::Route, SockFlag::SOCK_NONBLOCK))??;
             for group in [RTNLGRP_IPV4_MCADDR, RTNLGRP_IPV6_MCADDR] {
                 match set_option(&fd, libc::NETLINK_ADD_MEMBERSHIP, group) {
                     Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(None),
@@ -63,10 +68,12 @@ impl JoinMonitor {
             set_option(&fd, libc::NETLINK_LISTEN_ALL_NSID, 1)?;
             Ok(Some(Self { fd }))
         };
-        attempt().map_err(|fault| fault.during("watch what is joined in the namespaces of containers"))
+        attempt()
+            .map_err(|fault| fault.during("watch what is joined in the namespaces of containers"))
     }
 
-    /// Reads all there is to read. Nothing of it is told if events were lost for want of room: among them may be the leaves that came after the joins that are left.
+    /// Reads all there is to read. Nothing of it is told if events were lost for want of room:
+    /// among them may be the leaves that came after the joins that are left.
     pub fn changes(&self) -> Joins {
         let mut buffer = [0; BUFFER];
         let mut control = cmsg_space!(libc::c_int);
@@ -74,16 +81,24 @@ impl JoinMonitor {
         let mut is_whole = true;
         for _ in 0..EVENTS_MAX {
             let mut room = [IoSliceMut::new(&mut buffer)];
-            let received =
-                recvmsg::<NetlinkAddr>(self.fd.as_raw_fd(), &mut room, Some(&mut control), MsgFlags::empty());
+            let received = recvmsg::<NetlinkAddr>(
+                self.fd.as_raw_fd(),
+                &mut room,
+                Some(&mut control),
+                MsgFlags::empty(),
+            );
             let (length, namespace) = match received {
-                Ok(message) => (message.bytes, message.cmsgs().into_iter().flatten().find_map(namespace_number)),
+                Ok(message) => (
+                    message.bytes,
+                    message.cmsgs().into_iter().flatten().find_map(namespace_number),
+                ),
                 Err(Errno::EINTR) => continue,
                 Err(Errno::ENOBUFS) => {
                     is_whole = false;
                     continue;
                 }
-                // Nothing more, or nothing that could be helped here: whoever joined is heard of by its report.
+                // Nothing more, or nothing that could be helped here: whoever joined is heard of by
+                // its report.
                 Err(_) => break,
             };
             let frames = Frames(buffer.get(..length).unwrap_or_default());
@@ -112,7 +127,11 @@ pub(crate) fn event(frame: &Frame<'_>) -> Option<(u32, IpAddr, bool)> {
         RTM_DELMULTICAST => false,
         _ => return None,
     };
-    let group = frame.attributes(HEADER).find(GROUP).and_then(Attribute::ip).filter(IpAddr::is_multicast)?;
+    let group = frame
+        .attributes(HEADER)
+        .find(GROUP)
+        .and_then(Attribute::ip)
+        .filter(IpAddr::is_multicast)?;
     Some((frame.word(4), group, joined))
 }
 
@@ -121,7 +140,8 @@ fn namespace_number(message: ControlMessageOwned) -> Option<i32> {
     let ControlMessageOwned::Unknown(UnknownCmsg { cmsg_header, data_bytes }) = message else {
         return None;
     };
-    let is_it = (cmsg_header.cmsg_level, cmsg_header.cmsg_type) == (libc::SOL_NETLINK, libc::NETLINK_LISTEN_ALL_NSID);
+    let is_it = (cmsg_header.cmsg_level, cmsg_header.cmsg_type)
+        == (libc::SOL_NETLINK, libc::NETLINK_LISTEN_ALL_NSID);
     let number = data_bytes.get(..size_of::<i32>()).filter(|_| is_it)?;
     number.try_into().ok().map(i32::from_ne_bytes)
 }

@@ -1,11 +1,14 @@
 //! Netlink, for shoutd: the only crate that knows how the kernel is spoken to.
 //!
-//! One verb per method, all of them blocking: a request is answered in microseconds, and every wait has a deadline. [`Route`] speaks
-//! rtnetlink (devices, forwarding tables, addresses, routes), [`Guard`], [`GroupFilter`] and [`UnderlayFilter`] keep nf_tables filters, [`Monitor`] says when something changed,
-//! [`Namespace`] and [`NamedNamespaces`] are the network namespaces all of them work in.
+//! One verb per method, all of them blocking: a request is answered in microseconds, and every wait
+//! has a deadline. [`Route`] speaks rtnetlink (devices, forwarding tables, addresses, routes),
+//! [`IgmpMldFilter`], [`GroupFilter`] and [`UnderlayFilter`] keep nf_tables filters, [`Monitor`]
+//! says when something changed, [`Namespace`] and [`NamedNamespaces`] are the network namespaces
+//! all of them work in.
 //!
-//! The codec is its own: two hundred lines serve rtnetlink and nf_tables alike, the messages of which no crate covers whole, and an
-//! attribute of some foreign device that nobody here has heard of is passed over where a typed parser would refuse the whole dump.
+//! The codec is its own: two hundred lines serve rtnetlink and nf_tables alike, the messages of
+//! which no crate covers whole, and an attribute of some foreign device that nobody here has heard
+//! of is passed over where a typed parser would refuse the whole dump.
 
 mod address;
 mod bridge;
@@ -15,7 +18,8 @@ mod fdb;
 #[cfg(test)]
 mod fuzz;
 mod group_filter;
-mod guard;
+mod group_querier;
+mod igmp_mld_filter;
 mod ip_route;
 mod joins;
 mod learned;
@@ -28,7 +32,6 @@ mod nftables;
 mod packet;
 mod port;
 mod query;
-mod question;
 mod report;
 mod route;
 mod socket;
@@ -43,10 +46,11 @@ pub use chosen_sources::ChosenSources;
 pub use error::{Error, Fault};
 pub use fdb::Pinned;
 pub use group_filter::{Filtering, GroupFilter};
-pub use guard::{Guard, Installed};
+pub use group_querier::GroupQuerier;
+pub use igmp_mld_filter::{IgmpMldFilter, Installed};
 pub use ip_route::IpRoute;
 pub use joins::{JoinMonitor, Joins};
-pub use learned::Learnt;
+pub use learned::LearnedEntry;
 pub use link::{Kind, Link, LinkChange, Mac, Peer};
 pub use mdb::{DatabaseChange, Join, Listing, Membership, TunnelGroup};
 pub use monitor::{DatabaseMonitor, Monitor};
@@ -54,11 +58,11 @@ pub use named::NamedNamespaces;
 pub use namespace::{Namespace, NamespaceId};
 pub use port::PortSettings;
 pub use query::{HeardQuery, QueryMonitor, QueryVersion};
-pub use question::Questioner;
 pub use report::{GroupRecord, Reporter};
 pub use route::Route;
 pub use underlay_filter::{
-    AGREEMENT_PORTS_MAX, DroppedPackets, Installed as InstalledUnderlayFilter, UnderlayAccess, UnderlayFilter,
+    AGREEMENT_PORTS_MAX, DroppedPackets, Installed as InstalledUnderlayFilter, UnderlayAccess,
+    UnderlayFilter,
 };
 pub use veth::{NewVeth, VethEnd};
 pub use vxlan::{NewVxlan, VxlanSettings};

@@ -49,7 +49,8 @@ pub struct Link {
     pub mac: Option<Mac>,
     /// The device at its other end, or below it.
     pub peer: Option<Peer>,
-    /// Whether the kernel looks for duplicates of the IPv6 addresses that it gets from now on (`accept_dad`).
+    /// Whether the kernel looks for duplicates of the IPv6 addresses that it gets from now on
+    /// (`accept_dad`).
     pub detects_duplicates: bool,
     /// What its bridge has noted of it, if it is a bridge's port.
     pub port: Option<PortSettings>,
@@ -165,13 +166,18 @@ impl Route {
         if let Some(alias) = change.alias {
             message.bytes(libc::IFLA_IFALIAS, alias.as_bytes());
         }
-        self.socket.call(&message).map_err(|fault| fault.during(format_args!("change device {index} ({change})")))
+        self.socket
+            .call(&message)
+            .map_err(|fault| fault.during(format_args!("change device {index} ({change})")))
     }
 
     /// Deletes a device. One that is not there is no error.
     pub fn delete_link(&mut self, index: u32) -> Result<(), Error> {
         let message = Message::new(libc::RTM_DELLINK, 0, &link_header(0, index, 0, 0));
-        let result = self.socket.call(&message).map_err(|fault| fault.during(format_args!("delete device {index}")));
+        let result = self
+            .socket
+            .call(&message)
+            .map_err(|fault| fault.during(format_args!("delete device {index}")));
         unless(result, &[Errno::ENODEV])
     }
 }
@@ -182,7 +188,8 @@ pub(crate) fn parse(frame: &Frame<'_>) -> Option<Link> {
     }
     let attributes = frame.attributes(HEADER);
     let number = |kind| attributes.find(kind).and_then(Attribute::u32);
-    let information = attributes.find(libc::IFLA_LINKINFO).map(Attribute::nested).unwrap_or(Attributes(&[]));
+    let information =
+        attributes.find(libc::IFLA_LINKINFO).map(Attribute::nested).unwrap_or(Attributes(&[]));
     Some(Link {
         index: frame.word(4),
         name: attributes.find(libc::IFLA_IFNAME)?.text(),
@@ -193,8 +200,10 @@ pub(crate) fn parse(frame: &Frame<'_>) -> Option<Link> {
         up: frame.word(8) & libc::IFF_UP.cast_unsigned() != 0,
         master: number(libc::IFLA_MASTER),
         mac: attributes.find(libc::IFLA_ADDRESS).and_then(Attribute::mac),
-        peer: number(libc::IFLA_LINK)
-            .map(|index| Peer { index, namespace: attributes.find(libc::IFLA_LINK_NETNSID).and_then(Attribute::i32) }),
+        peer: number(libc::IFLA_LINK).map(|index| Peer {
+            index,
+            namespace: attributes.find(libc::IFLA_LINK_NETNSID).and_then(Attribute::i32),
+        }),
         detects_duplicates: ipv6_setting(attributes, ACCEPT_DAD).is_some_and(|accepts| accepts > 0),
         port: port::parse(information),
     })
@@ -212,7 +221,8 @@ fn parse_kind(information: Attributes<'_>) -> Kind {
     let Some(name) = information.find(libc::IFLA_INFO_KIND).map(Attribute::text) else {
         return Kind::Plain;
     };
-    let data = information.find(libc::IFLA_INFO_DATA).map(Attribute::nested).unwrap_or(Attributes(&[]));
+    let data =
+        information.find(libc::IFLA_INFO_DATA).map(Attribute::nested).unwrap_or(Attributes(&[]));
     match name.as_str() {
         "bridge" => Kind::Bridge(BridgeSettings::parse(data)),
         "vxlan" => Kind::Vxlan(VxlanSettings::parse(data)),

@@ -1,5 +1,6 @@
-//! The multicast databases of bridges and VXLAN devices (`net/bridge/br_mdb.c`, `drivers/net/vxlan/vxlan_mdb.c`): who behind which port
-//! wants which group, and to which VTEPs a group is sent.
+//! The multicast databases of bridges and VXLAN devices (`net/bridge/br_mdb.c`,
+//! `drivers/net/vxlan/vxlan_mdb.c`): who behind which port wants which group, and to which VTEPs a
+//! group is sent.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -63,7 +64,8 @@ pub struct Membership {
     pub source: Option<IpAddr>,
     /// Of an entry with a source: whether that source is not wanted.
     pub blocked: bool,
-    /// Of an entry without a source: whether only sources that have entries of their own are wanted.
+    /// Of an entry without a source: whether only sources that have entries of their own are
+    /// wanted.
     pub include: bool,
 }
 
@@ -122,12 +124,16 @@ impl Route {
             .collect())
     }
 
-    /// Has a bridge take these ports for members of these groups, as if each had reported it now: until its reports say otherwise, or its
-    /// membership runs out (RFC 3376, section 8.4). What is known already stays as it is, and what the bridge refuses is left out: reports say it once more.
+    /// Has a bridge take these ports for members of these groups, as if each had reported it now:
+    /// until its reports say otherwise, or its membership runs out (RFC 3376, section 8.4). What is
+    /// known already stays as it is, and what the bridge refuses is left out: reports say it once
+    /// more.
     pub fn join_groups(&mut self, bridge: u32, joins: &[Join]) -> Result<(), Error> {
         let messages: Vec<Message> = joins.iter().map(|join| join_message(bridge, join)).collect();
         let refused = self.socket.call_each(&messages, |_| false);
-        refused.map_err(|fault| fault.during(format_args!("join groups at ports of bridge {bridge}")))?;
+        refused.map_err(|fault| {
+            fault.during(format_args!("join groups at ports of bridge {bridge}"))
+        })?;
         Ok(())
     }
 
@@ -136,31 +142,45 @@ impl Route {
         let frames = self.dump_database(tunnel, |frame| {
             Some(entries(frame).filter_map(|info| tunnel_group(info, protocol)).collect::<Vec<_>>())
         });
-        let during = |fault: Fault| fault.during(format_args!("list the multicast database of device {tunnel}"));
+        let during = |fault: Fault| {
+            fault.during(format_args!("list the multicast database of device {tunnel}"))
+        };
         Ok(frames.map_err(during)?.into_iter().flatten().collect())
     }
 
-    /// The kernel dumps the databases of all devices of the namespace, whichever is asked for, each at its own state (`rtnl_mdb_dump`): that the tunnel's changes all the
-    /// while, as when many groups come or go, makes that of the bridge no worse.
-    fn dump_database<T>(&mut self, device: u32, parse: impl FnMut(&Frame<'_>) -> Option<T>) -> Result<Vec<T>, Fault> {
+    /// The kernel dumps the databases of all devices of the namespace, whichever is asked for, each
+    /// at its own state (`rtnl_mdb_dump`): that the tunnel's changes all the while, as when many
+    /// groups come or go, makes that of the bridge no worse.
+    fn dump_database<T>(
+        &mut self,
+        device: u32,
+        parse: impl FnMut(&Frame<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, Fault> {
         let message = Message::new(RTM_GETMDB, 0, &port_message(0));
         self.socket.dump_part(&message, |frame| self::device(frame) == device, parse)
     }
 
-    /// Makes these changes to the database of a VXLAN device, each marked with this protocol. Returns what failed, by position. To add what is there, or
-    /// remove what is not, is no failure.
+    /// Makes these changes to the database of a VXLAN device, each marked with this protocol.
+    /// Returns what failed, by position. To add what is there, or remove what is not, is no
+    /// failure.
     pub fn change_tunnel_groups(
         &mut self,
         tunnel: u32,
         protocol: u8,
         changes: &[(TunnelGroup, bool)],
     ) -> Result<Vec<(usize, Error)>, Error> {
-        let messages: Vec<Message> =
-            changes.iter().map(|(entry, add)| tunnel_message(tunnel, protocol, entry, *add)).collect();
-        let key = |position: usize| changes.get(position).map(|(entry, add)| (entry.source, entry.group, *add));
-        let faults = self.socket.call_each(&messages, |position| key(position) == key(position - 1));
+        let messages: Vec<Message> = changes
+            .iter()
+            .map(|(entry, add)| tunnel_message(tunnel, protocol, entry, *add))
+            .collect();
+        let key = |position: usize| {
+            changes.get(position).map(|(entry, add)| (entry.source, entry.group, *add))
+        };
         let faults =
-            faults.map_err(|fault| fault.during(format_args!("change the multicast database of device {tunnel}")))?;
+            self.socket.call_each(&messages, |position| key(position) == key(position - 1));
+        let faults = faults.map_err(|fault| {
+            fault.during(format_args!("change the multicast database of device {tunnel}"))
+        })?;
         let is_failure = |(position, fault): &(usize, Fault)| {
             let already = if changes[*position].1 { Errno::EEXIST } else { Errno::ENOENT };
             fault.errno() != Some(already)
@@ -169,7 +189,12 @@ impl Route {
             let (TunnelGroup { source, group, remote, .. }, add) = changes[position];
             let verb = if add { "add" } else { "remove" };
             let source = source.map_or_else(|| "*".to_owned(), |source| source.to_string());
-            (position, fault.during(format_args!("{verb} ({source}, {group}) to {remote} on VXLAN device {tunnel}")))
+            (
+                position,
+                fault.during(format_args!(
+                    "{verb} ({source}, {group}) to {remote} on VXLAN device {tunnel}"
+                )),
+            )
         });
         Ok(named.collect())
     }
@@ -183,7 +208,11 @@ fn port_message(index: u32) -> [u8; HEADER] {
 }
 
 fn join_message(bridge: u32, Join { port, group, sources }: &Join) -> Message {
-    let mut message = Message::new(RTM_NEWMDB, flag(libc::NLM_F_CREATE | libc::NLM_F_EXCL), &port_message(bridge));
+    let mut message = Message::new(
+        RTM_NEWMDB,
+        flag(libc::NLM_F_CREATE | libc::NLM_F_EXCL),
+        &port_message(bridge),
+    );
     message.bytes(MDBA_SET_ENTRY, &entry_body(*port, MDB_TEMPORARY, *group));
     if !sources.is_empty() {
         message.nest(MDBA_SET_ENTRY_ATTRS | NESTED, |attributes| {
@@ -199,7 +228,11 @@ fn join_message(bridge: u32, Join { port, group, sources }: &Join) -> Message {
 }
 
 fn tunnel_message(tunnel: u32, protocol: u8, entry: &TunnelGroup, add: bool) -> Message {
-    let (kind, flags) = if add { (RTM_NEWMDB, flag(libc::NLM_F_CREATE | libc::NLM_F_APPEND)) } else { (RTM_DELMDB, 0) };
+    let (kind, flags) = if add {
+        (RTM_NEWMDB, flag(libc::NLM_F_CREATE | libc::NLM_F_APPEND))
+    } else {
+        (RTM_DELMDB, 0)
+    };
     let mut message = Message::new(kind, flags, &port_message(tunnel));
     message.bytes(MDBA_SET_ENTRY, &entry_body(tunnel, MDB_PERMANENT, entry.group));
     message.nest(MDBA_SET_ENTRY_ATTRS | NESTED, |attributes| {
@@ -236,15 +269,19 @@ fn entry_body(port: u32, state: u8, group: IpAddr) -> [u8; ENTRY] {
 /// The contents of each `MDBA_MDB_ENTRY_INFO` of a message.
 fn entries<'a>(frame: &Frame<'a>) -> impl Iterator<Item = &'a [u8]> + use<'a> {
     let databases = frame.attributes(HEADER).filter(|attribute| attribute.kind == MDBA_MDB);
-    let entries = databases.flat_map(Attribute::nested).filter(|attribute| attribute.kind == MDBA_MDB_ENTRY);
-    let infos = entries.flat_map(Attribute::nested).filter(|attribute| attribute.kind == MDBA_MDB_ENTRY_INFO);
+    let entries =
+        databases.flat_map(Attribute::nested).filter(|attribute| attribute.kind == MDBA_MDB_ENTRY);
+    let infos = entries
+        .flat_map(Attribute::nested)
+        .filter(|attribute| attribute.kind == MDBA_MDB_ENTRY_INFO);
     infos.map(|attribute| attribute.value)
 }
 
 /// What a message about a bridge's database lists.
 pub(crate) fn listings<'a>(frame: &Frame<'a>) -> impl Iterator<Item = Listing> + use<'a> {
     let routers = frame.attributes(HEADER).filter(|attribute| attribute.kind == MDBA_ROUTER);
-    let ports = routers.flat_map(Attribute::nested).filter(|attribute| attribute.kind == MDBA_ROUTER_PORT);
+    let ports =
+        routers.flat_map(Attribute::nested).filter(|attribute| attribute.kind == MDBA_ROUTER_PORT);
     // In dumps attributes follow the index; in events there is nothing else.
     let indexes = ports.filter_map(|attribute| word(attribute.value, 0)).map(Listing::Router);
     entries(frame).filter_map(membership).map(Listing::Member).chain(indexes)

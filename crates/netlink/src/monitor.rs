@@ -22,10 +22,12 @@ const BUFFER: usize = 32 * 1024;
 /// Datagrams read at once, so that a flood of events cannot hold the reader.
 const DATAGRAMS_MAX: usize = 4096;
 
-/// Addresses that are learnt before somebody is told: more than virtual addresses and such bring up at once.
+/// Addresses that are learnt before somebody is told: more than virtual addresses and such bring up
+/// at once.
 const LEARNED_MANY: usize = 512;
 
-/// Octets of events that wait to be read: some ten thousand joins. The kernel takes it twice, for what it adds itself.
+/// Octets of events that wait to be read: some ten thousand joins. The kernel takes it twice, for
+/// what it adds itself.
 const DATABASE_BUFFER: usize = 8 * 1024 * 1024;
 /// More datagrams than wait at a time in the largest buffer: none takes less than 512 octets of it.
 const WAITING_MAX: usize = 2 * DATABASE_BUFFER / 512;
@@ -40,7 +42,8 @@ const RTNLGRP_IPV6_ROUTE: u32 = 11;
 const RTNLGRP_MDB: u32 = 26;
 const NFNLGRP_NFTABLES: u32 = 7;
 
-/// A subscription to changes in one namespace. Its descriptor is readable when something changed; [`Monitor::drain`] then clears that.
+/// A subscription to changes in one namespace. Its descriptor is readable when something changed;
+/// [`Monitor::drain`] then clears that.
 #[derive(Debug)]
 pub struct Monitor {
     fd: OwnedFd,
@@ -56,19 +59,27 @@ impl Monitor {
         Self::open(namespace, Protocol::Route, &[RTNLGRP_LINK])
     }
 
-    /// Watches devices, their IPv6 addresses, and all-zero entries of forwarding tables. Those that devices learn come and go with the
-    /// traffic: they are a change only when there are many.
+    /// Watches devices, their IPv6 addresses, and all-zero entries of forwarding tables. Those that
+    /// devices learn come and go with the traffic: they are a change only when there are many.
     pub fn segment(namespace: &Namespace) -> Result<Self, Error> {
         Self::open(namespace, Protocol::Route, &[RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV6_IFADDR])
     }
 
-    /// Watches devices, their addresses, and routes of IPv4 multicast and of IPv6 link-local addresses; others come and go by thousands where a container routes. Those of IPv6 are how the kernel tells of an address that it still looks for duplicates of
-    /// (net/ipv6/addrconf.c, `addrconf_add_linklocal`).
+    /// Watches devices, their addresses, and routes of IPv4 multicast and of IPv6 link-local
+    /// addresses; others come and go by thousands where a container routes. Those of IPv6 are how
+    /// the kernel tells of an address that it still looks for duplicates of (net/ipv6/addrconf.c,
+    /// `addrconf_add_linklocal`).
     pub fn sandbox(namespace: &Namespace) -> Result<Self, Error> {
         Self::open(
             namespace,
             Protocol::Route,
-            &[RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE],
+            &[
+                RTNLGRP_LINK,
+                RTNLGRP_IPV4_IFADDR,
+                RTNLGRP_IPV6_IFADDR,
+                RTNLGRP_IPV4_ROUTE,
+                RTNLGRP_IPV6_ROUTE,
+            ],
         )
     }
 
@@ -95,7 +106,8 @@ impl Monitor {
         attempt().map_err(|fault| fault.during("watch a network namespace for changes"))
     }
 
-    /// Reads all there is to read, and says whether anything of it is a change. Events that were lost for want of room are one.
+    /// Reads all there is to read, and says whether anything of it is a change. Events that were
+    /// lost for want of room are one.
     pub fn drain(&self) -> bool {
         let mut buffer = vec![0; BUFFER];
         let mut changed = false;
@@ -120,7 +132,8 @@ impl Monitor {
 
     /// Counts an address that was learnt. Returns whether that makes many.
     fn counts(&self, frame: &Frame<'_>) -> bool {
-        let is_many = fdb::is_learned(frame) && self.learned.fetch_add(1, Ordering::Relaxed) + 1 >= LEARNED_MANY;
+        let is_many = fdb::is_learned(frame)
+            && self.learned.fetch_add(1, Ordering::Relaxed) + 1 >= LEARNED_MANY;
         if is_many {
             self.learned.store(0, Ordering::Relaxed);
         }
@@ -128,7 +141,8 @@ impl Monitor {
     }
 }
 
-/// A subscription to the multicast databases of the bridges of one namespace, that says what changed.
+/// A subscription to the multicast databases of the bridges of one namespace, that says what
+/// changed.
 #[derive(Debug)]
 pub struct DatabaseMonitor {
     fd: OwnedFd,
@@ -138,12 +152,14 @@ impl DatabaseMonitor {
     /// Subscribes.
     pub fn open(namespace: &Namespace) -> Result<Self, Error> {
         let Monitor { fd, .. } = Monitor::open(namespace, Protocol::Route, &[RTNLGRP_MDB])?;
-        // Without the privilege to go beyond the system's limit it loses events sooner, and reads everything again more often.
+        // Without the privilege to go beyond the system's limit it loses events sooner, and reads
+        // everything again more often.
         let _ = setsockopt(&fd, sockopt::RcvBufForce, &DATABASE_BUFFER);
         Ok(Self { fd })
     }
 
-    /// Reads all there is to read, in order. `None` if events were lost for want of room: then all is to be read anew.
+    /// Reads all there is to read, in order. `None` if events were lost for want of room: then all
+    /// is to be read anew.
     pub fn changes(&self) -> Option<Vec<DatabaseChange>> {
         let mut buffer = vec![0; BUFFER];
         let mut changes = Vec::new();
@@ -157,20 +173,26 @@ impl DatabaseMonitor {
                     let ours = frames.filter(|frame| matches!(frame.kind, RTM_NEWMDB | RTM_DELMDB));
                     changes.extend(ours.flat_map(|frame| {
                         let (device, present) = (mdb::device(&frame), frame.kind == RTM_NEWMDB);
-                        mdb::listings(&frame).map(move |listing| DatabaseChange { device, listing, present })
+                        mdb::listings(&frame).map(move |listing| DatabaseChange {
+                            device,
+                            listing,
+                            present,
+                        })
                     }));
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => break,
-                // What still waits is older than what was lost, and would undo what is read anew. And until nothing waits, the kernel drops what comes
-                // without another word (`netlink_overrun`).
+                // What still waits is older than what was lost, and would undo what is read anew.
+                // And until nothing waits, the kernel drops what comes without another word
+                // (`netlink_overrun`).
                 Err(_) => (is_whole, most) = (false, WAITING_MAX),
             }
         }
         is_whole.then_some(changes)
     }
 
-    /// Throws away all that waits to be read, for all is read anew next: what is older than that would undo it for a moment.
+    /// Throws away all that waits to be read, for all is read anew next: what is older than that
+    /// would undo it for a moment.
     pub fn discard(&self) {
         let mut buffer = [0; 1];
         for _ in 0..WAITING_MAX {

@@ -1,5 +1,6 @@
-//! Namespaces with names, kept as `ip netns` keeps them (`ip/ipnetns.c` of iproute2): each is mounted over a file of its name in one
-//! directory, which is a shared mount so that it is seen, and can be deleted, in every mount namespace.
+//! Namespaces with names, kept as `ip netns` keeps them (`ip/ipnetns.c` of iproute2): each is
+//! mounted over a file of its name in one directory, which is a shared mount so that it is seen,
+//! and can be deleted, in every mount namespace.
 
 use std::fs::{self, File};
 use std::io;
@@ -40,7 +41,9 @@ impl NamedNamespaces {
 
     /// Their names; also those of files over which no namespace is mounted (any more).
     pub fn list(&self) -> Result<Vec<String>, Error> {
-        let fail = |error: io::Error| Fault::from(error).during(format_args!("list {}", self.directory.display()));
+        let fail = |error: io::Error| {
+            Fault::from(error).during(format_args!("list {}", self.directory.display()))
+        };
         let entries = match fs::read_dir(&self.directory) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -66,9 +69,14 @@ impl NamedNamespaces {
         }
     }
 
-    /// Makes a namespace and gives it this name once `prepare` has run inside it: before that nobody can find it, and if anything fails it
-    /// is gone. If there is one of this name it is left as it is.
-    pub fn create(&self, name: &str, prepare: impl FnOnce() -> io::Result<()> + Send) -> Result<Namespace, Error> {
+    /// Makes a namespace and gives it this name once `prepare` has run inside it: before that
+    /// nobody can find it, and if anything fails it is gone. If there is one of this name it is
+    /// left as it is.
+    pub fn create(
+        &self,
+        name: &str,
+        prepare: impl FnOnce() -> io::Result<()> + Send,
+    ) -> Result<Namespace, Error> {
         if let Some(namespace) = self.open(name)? {
             return Ok(namespace);
         }
@@ -90,7 +98,8 @@ impl NamedNamespaces {
         })
     }
 
-    /// Takes the name away, and with it the namespace unless somebody else holds it. One that is not there is no error.
+    /// Takes the name away, and with it the namespace unless somebody else holds it. One that is
+    /// not there is no error.
     pub fn delete(&self, name: &str) -> Result<(), Error> {
         let path = self.path(name);
         let attempt = || -> io::Result<()> {
@@ -107,14 +116,23 @@ impl NamedNamespaces {
                 _ => Ok(()),
             }
         };
-        attempt().map_err(|error| Fault::from(error).during(format_args!("delete the network namespace {name}")))
+        attempt().map_err(|error| {
+            Fault::from(error).during(format_args!("delete the network namespace {name}"))
+        })
     }
 
     /// Makes the directory a shared mount, if it is not one.
     fn prepare_directory(&self) -> Result<(), Fault> {
         fs::create_dir_all(&self.directory)?;
-        let share =
-            || mount(None::<&str>, &self.directory, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
+        let share = || {
+            mount(
+                None::<&str>,
+                &self.directory,
+                None::<&str>,
+                MsFlags::MS_SHARED | MsFlags::MS_REC,
+                None::<&str>,
+            )
+        };
         match share() {
             // It is no mount point.
             Err(Errno::EINVAL) => {

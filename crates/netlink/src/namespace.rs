@@ -14,14 +14,15 @@ use nix::sys::statfs::{FsType, fstatfs};
 
 use crate::error::{Error, Fault};
 
-/// `NSFS_MAGIC`: what the file of a namespace is on, as against the plain file that it is mounted over.
+/// `NSFS_MAGIC`: what the file of a namespace is on, as against the plain file that it is mounted
+/// over.
 const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 
 /// The file of the calling thread's network namespace.
 pub(crate) const OWN: &str = "/proc/thread-self/ns/net";
 
-/// What makes a namespace the same one: the device and inode of its file, however many names it has. An inode number may be used again,
-/// but not while somebody holds the namespace open.
+/// What makes a namespace the same one: the device and inode of its file, however many names it
+/// has. An inode number may be used again, but not while somebody holds the namespace open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NamespaceId {
     device: u64,
@@ -38,7 +39,8 @@ pub struct Namespace {
 impl Namespace {
     /// That of the calling thread.
     pub fn current() -> Result<Self, Error> {
-        Self::from_path(Path::new(OWN)).map_err(|fault| fault.during("open this thread's network namespace"))
+        Self::from_path(Path::new(OWN))
+            .map_err(|fault| fault.during("open this thread's network namespace"))
     }
 
     /// A new one without a name, which is gone when this and all that was opened in it is dropped.
@@ -54,19 +56,26 @@ impl Namespace {
 
     /// That whose file has this path.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        Self::from_path(path)
-            .map_err(|fault| fault.during(format_args!("open the network namespace {}", path.display())))
+        Self::from_path(path).map_err(|fault| {
+            fault.during(format_args!("open the network namespace {}", path.display()))
+        })
     }
 
     pub(crate) fn from_path(path: &Path) -> Result<Self, Fault> {
         // Non-blocking, lest somebody puts a pipe there.
-        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
+        let file = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open(path)?;
         let system = fstatfs(&file).map_err(io::Error::from)?;
         if system.filesystem_type() != NSFS_MAGIC {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a namespace").into());
         }
         let metadata = file.metadata()?;
-        Ok(Self { file: Arc::new(file), id: NamespaceId { device: metadata.dev(), inode: metadata.ino() } })
+        Ok(Self {
+            file: Arc::new(file),
+            id: NamespaceId { device: metadata.dev(), inode: metadata.ino() },
+        })
     }
 
     /// What tells it from others.
@@ -74,7 +83,8 @@ impl Namespace {
         self.id
     }
 
-    /// Runs something inside, on a thread made for it: no thread that lives on is ever moved to another namespace.
+    /// Runs something inside, on a thread made for it: no thread that lives on is ever moved to
+    /// another namespace.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
         self.enter(work).map_err(|fault| fault.during("enter a network namespace"))
     }
@@ -101,7 +111,8 @@ impl AsFd for Namespace {
 /// Runs something on a thread of its own, which ends with it.
 pub(crate) fn on_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Fault> {
     thread::scope(|scope| {
-        let thread = thread::Builder::new().name("namespace".to_owned()).spawn_scoped(scope, work)?;
+        let thread =
+            thread::Builder::new().name("namespace".to_owned()).spawn_scoped(scope, work)?;
         thread.join().map_err(|_| io::Error::other("the thread made for it panicked").into())
     })
 }

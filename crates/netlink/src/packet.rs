@@ -1,5 +1,5 @@
-//! Messages of IGMP and MLD as whole Ethernet frames, and the packet sockets that send them out of a device as they are:
-//! out of a bridge's port they pass the bridge by.
+//! Messages of IGMP and MLD as whole Ethernet frames, and the packet sockets that send them out of
+//! a device as they are: out of a bridge's port they pass the bridge by.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -23,9 +23,11 @@ pub(crate) const IPV6_HEADER: usize = 40;
 pub(crate) const ROUTER_ALERT: [u8; 8] = [ICMPV6, 0, 5, 2, 0, 0, 1, 0];
 pub(crate) const ICMPV6: u8 = 58;
 const SOURCE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x71];
-/// Where messages of MLD come from, which must be a link-local address: the highest, as of several routers that with the
-/// lowest goes on asking (RFC 3810, section 7.6.2), and containers that are routers must not fall silent for shoutd.
-pub(crate) const MLD_SOURCE: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0xffff, 0xffff, 0xffff, 0xffff);
+/// Where messages of MLD come from, which must be a link-local address: the highest, as of several
+/// routers that with the lowest goes on asking (RFC 3810, section 7.6.2), and containers that are
+/// routers must not fall silent for shoutd.
+pub(crate) const MLD_SOURCE: Ipv6Addr =
+    Ipv6Addr::new(0xfe80, 0, 0, 0, 0xffff, 0xffff, 0xffff, 0xffff);
 
 /// Sends frames out of devices of one network namespace.
 #[derive(Debug)]
@@ -42,9 +44,17 @@ impl PacketSocket {
         // The kernel takes the protocol from the frame.
         let address = address(device, 0);
         let fd = self.fd.as_raw_fd();
-        // SAFETY: `fd` is open, and both pointers are to as many octets as is said, which outlive the call.
+        // SAFETY: `fd` is open, and both pointers are to as many octets as is said, which outlive
+        // the call.
         let sent = unsafe {
-            libc::sendto(fd, frame.as_ptr().cast(), frame.len(), 0, (&raw const address).cast(), address_length())
+            libc::sendto(
+                fd,
+                frame.as_ptr().cast(),
+                frame.len(),
+                0,
+                (&raw const address).cast(),
+                address_length(),
+            )
         };
         if sent < 0 { Err(io::Error::last_os_error().into()) } else { Ok(()) }
     }
@@ -84,15 +94,25 @@ pub(crate) fn igmp(from: Ipv4Addr, to: Ipv4Addr, mut message: Vec<u8>) -> Vec<u8
     let mut header = [&start[..], &from.octets(), &to.octets(), &[0x94, 4, 0, 0]].concat();
     let sum = checksum(&header);
     header.splice(10..12, sum);
-    [&[1, 0, 0x5e, b & 0x7f, c, d][..], &SOURCE_MAC, &ETHERTYPE_IPV4.to_be_bytes(), &header, &message].concat()
+    [
+        &[1, 0, 0x5e, b & 0x7f, c, d][..],
+        &SOURCE_MAC,
+        &ETHERTYPE_IPV4.to_be_bytes(),
+        &header,
+        &message,
+    ]
+    .concat()
 }
 
 /// A message of MLD from [`MLD_SOURCE`], whose checksum is put in.
 pub(crate) fn mld(to: Ipv6Addr, mut message: Vec<u8>) -> Vec<u8> {
     let to = to.octets();
-    let sum = checksum(&[&pseudo_header(&MLD_SOURCE.octets(), &to, message.len()), &message[..]].concat());
+    let sum = checksum(
+        &[&pseudo_header(&MLD_SOURCE.octets(), &to, message.len()), &message[..]].concat(),
+    );
     message.splice(2..4, sum);
-    let [high, low] = u16::try_from(ROUTER_ALERT.len() + message.len()).unwrap_or_default().to_be_bytes();
+    let [high, low] =
+        u16::try_from(ROUTER_ALERT.len() + message.len()).unwrap_or_default().to_be_bytes();
     let header = [0x60, 0, 0, 0, high, low, 0, 1];
     let [.., a, b, c, d] = to;
     let link = [&[0x33, 0x33, a, b, c, d], &SOURCE_MAC[..], &ETHERTYPE_IPV6.to_be_bytes()].concat();
@@ -101,10 +121,12 @@ pub(crate) fn mld(to: Ipv6Addr, mut message: Vec<u8>) -> Vec<u8> {
 
 /// What stands for the rest of the header in the checksum of ICMPv6 (RFC 8200, section 8.1).
 pub(crate) fn pseudo_header(from: &[u8], to: &[u8], length: usize) -> Vec<u8> {
-    [from, to, &u32::try_from(length).unwrap_or_default().to_be_bytes(), &[0, 0, 0, ICMPV6]].concat()
+    [from, to, &u32::try_from(length).unwrap_or_default().to_be_bytes(), &[0, 0, 0, ICMPV6]]
+        .concat()
 }
 
-/// The checksum of the Internet protocols (RFC 1071); an odd last octet counts as if a zero followed.
+/// The checksum of the Internet protocols (RFC 1071); an odd last octet counts as if a zero
+/// followed.
 pub(crate) fn checksum(bytes: &[u8]) -> [u8; 2] {
     let (words, last) = bytes.as_chunks::<2>();
     let words = words.iter().map(|word| u64::from(u16::from_be_bytes(*word)));

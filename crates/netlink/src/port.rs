@@ -20,7 +20,8 @@ pub struct PortSettings {
     pub multicast_router: u8,
     /// Whether addresses are learnt from what comes in.
     pub learning: bool,
-    /// Entries of the multicast database that the port may have, zero for any number; `None` where the kernel does not count (before 6.3).
+    /// Entries of the multicast database that the port may have, zero for any number; `None` where
+    /// the kernel does not count (before 6.3).
     pub groups_max: Option<u32>,
 }
 
@@ -28,16 +29,24 @@ pub(crate) fn parse(information: Attributes<'_>) -> Option<PortSettings> {
     let is_bridge = information.find(IFLA_INFO_SLAVE_KIND)?.text() == "bridge";
     let data = information.find(IFLA_INFO_SLAVE_DATA).filter(|_| is_bridge)?.nested();
     Some(PortSettings {
-        multicast_router: data.find(IFLA_BRPORT_MULTICAST_ROUTER).and_then(Attribute::u8).unwrap_or_default(),
+        multicast_router: data
+            .find(IFLA_BRPORT_MULTICAST_ROUTER)
+            .and_then(Attribute::u8)
+            .unwrap_or_default(),
         learning: data.find(IFLA_BRPORT_LEARNING).and_then(Attribute::u8).unwrap_or_default() != 0,
         groups_max: data.find(IFLA_BRPORT_MCAST_MAX_GROUPS).and_then(Attribute::u32),
     })
 }
 
 impl Route {
-    /// Sets whether a bridge learns addresses from what comes in by a port, and how many entries of its multicast database the port may have; kernels that do not count them
-    /// ignore that.
-    pub fn set_port(&mut self, index: u32, learning: bool, groups_max: Option<u32>) -> Result<(), Error> {
+    /// Sets whether a bridge learns addresses from what comes in by a port, and how many entries of
+    /// its multicast database the port may have; kernels that do not count them ignore that.
+    pub fn set_port(
+        &mut self,
+        index: u32,
+        learning: bool,
+        groups_max: Option<u32>,
+    ) -> Result<(), Error> {
         let mut message = Message::new(libc::RTM_NEWLINK, 0, &link_header(0, index, 0, 0));
         message.nest(libc::IFLA_LINKINFO, |information| {
             information.text(IFLA_INFO_SLAVE_KIND, "bridge");
@@ -48,18 +57,22 @@ impl Route {
                 }
             });
         });
-        self.socket.call(&message).map_err(|fault| fault.during(format_args!("set up bridge port {index}")))
+        self.socket
+            .call(&message)
+            .map_err(|fault| fault.during(format_args!("set up bridge port {index}")))
     }
 
-    /// Sets `mcast_router` of a bridge's port: 0 never a router port, 1 when a multicast router is heard there, 2 always.
+    /// Sets `mcast_router` of a bridge's port: 0 never a router port, 1 when a multicast router is
+    /// heard there, 2 always.
     pub fn set_multicast_router(&mut self, index: u32, value: u8) -> Result<(), Error> {
         let mut message = Message::new(libc::RTM_NEWLINK, 0, &link_header(0, index, 0, 0));
         message.nest(libc::IFLA_LINKINFO, |information| {
             information.text(IFLA_INFO_SLAVE_KIND, "bridge");
-            information.nest(IFLA_INFO_SLAVE_DATA, |data| data.u8(IFLA_BRPORT_MULTICAST_ROUTER, value));
+            information
+                .nest(IFLA_INFO_SLAVE_DATA, |data| data.u8(IFLA_BRPORT_MULTICAST_ROUTER, value));
         });
-        self.socket
-            .call(&message)
-            .map_err(|fault| fault.during(format_args!("set mcast_router {value} on bridge port {index}")))
+        self.socket.call(&message).map_err(|fault| {
+            fault.during(format_args!("set mcast_router {value} on bridge port {index}"))
+        })
     }
 }

@@ -1,5 +1,5 @@
-//! Hearing multicast routers at the other end of a bridge's port ask who listens to what: queries of IGMP (RFC 2236; RFC
-//! 3376, section 4.1) and MLD (RFC 2710; RFC 3810, section 5.1).
+//! Hearing multicast routers at the other end of a bridge's port ask who listens to what: queries
+//! of IGMP (RFC 2236; RFC 3376, section 4.1) and MLD (RFC 2710; RFC 3810, section 5.1).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,11 +12,14 @@ use nix::sys::socket::{MsgFlags, recv};
 
 use crate::error::{Error, Fault};
 use crate::namespace::Namespace;
-use crate::packet::{self, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMPV6, IPV6_HEADER, ROUTER_ALERT};
+use crate::packet::{
+    self, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMPV6, IPV6_HEADER, ROUTER_ALERT,
+};
 
 /// Octets read of a frame at the most: a query with more sources than this holds is one with fewer.
 const BUFFER: usize = 2048;
-/// Queries read at once, so that a flood of them cannot hold the reader; the rest is read later, or lost.
+/// Queries read at once, so that a flood of them cannot hold the reader; the rest is read later, or
+/// lost.
 const QUERIES_MAX: usize = 256;
 /// Octets of queries that wait to be read: some hundred.
 const QUEUE: libc::c_int = 128 * 1024;
@@ -72,10 +75,14 @@ impl QueryMonitor {
             let all = u16::try_from(libc::ETH_P_ALL).unwrap_or_default().to_be();
             let address = packet::address(device, all);
             // SAFETY: the pointer is to an address of that length, which outlives the call.
-            let bound = unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), packet::address_length()) };
+            let bound = unsafe {
+                libc::bind(fd.as_raw_fd(), (&raw const address).cast(), packet::address_length())
+            };
             if bound < 0 { Err(io::Error::last_os_error().into()) } else { Ok(Self { fd }) }
         };
-        attempt().map_err(|fault| fault.during(format_args!("hear queries that come in by device {device}")))
+        attempt().map_err(|fault| {
+            fault.during(format_args!("hear queries that come in by device {device}"))
+        })
     }
 
     /// Reads what came since the last time.
@@ -103,14 +110,18 @@ impl AsFd for QueryMonitor {
 fn set<T>(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or_default();
     // SAFETY: the pointer is to a value of that length, which outlives the call.
-    let set = unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const *value).cast(), length) };
+    let set = unsafe {
+        libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const *value).cast(), length)
+    };
     if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Lets through what comes in, has no VLAN tag, and is a query of IGMP, or of MLD behind the router alert option alone.
+/// Lets through what comes in, has no VLAN tag, and is a query of IGMP, or of MLD behind the router
+/// alert option alone.
 fn attach_filter(fd: &OwnedFd) -> io::Result<()> {
-    // Codes of include/uapi/linux/bpf_common.h: `BPF_LD` with `BPF_B`, `BPF_H` or `BPF_W` and `BPF_ABS` or `BPF_IND`,
-    // `BPF_LDX | BPF_B | BPF_MSH`, `BPF_JMP | BPF_JEQ | BPF_K`, `BPF_RET | BPF_K`.
+    // Codes of include/uapi/linux/bpf_common.h: `BPF_LD` with `BPF_B`, `BPF_H` or `BPF_W` and
+    // `BPF_ABS` or `BPF_IND`, `BPF_LDX | BPF_B | BPF_MSH`, `BPF_JMP | BPF_JEQ | BPF_K`, `BPF_RET |
+    // BPF_K`.
     const LOAD_OCTET: u16 = 0x30;
     const LOAD_HALF: u16 = 0x28;
     const LOAD_WORD: u16 = 0x20;
@@ -118,14 +129,20 @@ fn attach_filter(fd: &OwnedFd) -> io::Result<()> {
     const LOAD_HEADER: u16 = 0xb1;
     const IF: u16 = 0x15;
     const RETURN: u16 = 0x06;
-    // `SKF_AD_OFF`, with `SKF_AD_PKTTYPE` and `SKF_AD_VLAN_TAG_PRESENT` (include/uapi/linux/filter.h).
+    // `SKF_AD_OFF`, with `SKF_AD_PKTTYPE` and `SKF_AD_VLAN_TAG_PRESENT`
+    // (include/uapi/linux/filter.h).
     const KIND: u32 = 0xffff_f000 + 4;
     const HAS_TAG: u32 = 0xffff_f000 + 48;
     const OUTGOING: u32 = 4;
     const ACCEPT: u8 = 18;
     const DROP: u8 = 19;
     let step = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
-    let jump = |k, at: u8, then: u8, or: u8| libc::sock_filter { code: IF, jt: then - at - 1, jf: or - at - 1, k };
+    let jump = |k, at: u8, then: u8, or: u8| libc::sock_filter {
+        code: IF,
+        jt: then - at - 1,
+        jf: or - at - 1,
+        k,
+    };
     let mut program = [
         step(LOAD_WORD, KIND),
         jump(OUTGOING, 1, DROP, 2),
@@ -148,8 +165,10 @@ fn attach_filter(fd: &OwnedFd) -> io::Result<()> {
         step(RETURN, u32::MAX),
         step(RETURN, 0),
     ];
-    let filter =
-        libc::sock_fprog { len: u16::try_from(program.len()).unwrap_or_default(), filter: program.as_mut_ptr() };
+    let filter = libc::sock_fprog {
+        len: u16::try_from(program.len()).unwrap_or_default(),
+        filter: program.as_mut_ptr(),
+    };
     set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
 }
 
@@ -165,7 +184,10 @@ pub(crate) fn parse(frame: &[u8]) -> Option<HeardQuery> {
 fn igmp(packet: &[u8]) -> Option<HeardQuery> {
     let header = usize::from(packet.first()? & 0x0f) * 4;
     let message = packet.get(header..usize::from(half(packet, 2)?))?;
-    if *packet.get(9)? != 2 || *message.first()? != IGMP_QUERY || packet::checksum(message) != [0, 0] {
+    if *packet.get(9)? != 2
+        || *message.first()? != IGMP_QUERY
+        || packet::checksum(message) != [0, 0]
+    {
         return None;
     }
     let code = *message.get(1)?;
@@ -177,17 +199,26 @@ fn igmp(packet: &[u8]) -> Option<HeardQuery> {
         _ => return None,
     };
     let count = if version == QueryVersion::Third { half(message, 10)? } else { 0 };
-    let address = |octets: &[u8]| Some(IpAddr::from(Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?)));
+    let address =
+        |octets: &[u8]| Some(IpAddr::from(Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?)));
     let sources = message.get(12..).unwrap_or_default().chunks(4).take(count.into());
-    query(false, version, address(message.get(4..8)?)?, sources.filter_map(address).collect(), within)
+    query(
+        false,
+        version,
+        address(message.get(4..8)?)?,
+        sources.filter_map(address).collect(),
+        within,
+    )
 }
 
 fn mld(packet: &[u8]) -> Option<HeardQuery> {
     let end = IPV6_HEADER + usize::from(half(packet, 4)?);
     let message = packet.get(IPV6_HEADER + ROUTER_ALERT.len()..end)?;
     let (from, to) = (packet.get(8..24)?, packet.get(24..40)?);
-    let is_behind_options = *packet.get(6)? == 0 && packet.get(IPV6_HEADER..IPV6_HEADER + 2)? == [ICMPV6, 0];
-    let sum = packet::checksum(&[&packet::pseudo_header(from, to, message.len()), message].concat());
+    let is_behind_options =
+        *packet.get(6)? == 0 && packet.get(IPV6_HEADER..IPV6_HEADER + 2)? == [ICMPV6, 0];
+    let sum =
+        packet::checksum(&[&packet::pseudo_header(from, to, message.len()), message].concat());
     let is_link_local = from.first()? == &0xfe && from.get(1)? & 0xc0 == 0x80;
     if !is_behind_options || !is_link_local || *message.first()? != MLD_QUERY || sum != [0, 0] {
         return None;
@@ -199,10 +230,17 @@ fn mld(packet: &[u8]) -> Option<HeardQuery> {
         _ => return None,
     };
     let count = if version == QueryVersion::Third { half(message, 26)? } else { 0 };
-    let address = |octets: &[u8]| Some(IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(octets).ok()?)));
+    let address =
+        |octets: &[u8]| Some(IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(octets).ok()?)));
     let sources = message.get(28..).unwrap_or_default().chunks(16).take(count.into());
     let sources = sources.filter_map(address).collect();
-    query(true, version, address(message.get(8..24)?)?, sources, Duration::from_millis(milliseconds))
+    query(
+        true,
+        version,
+        address(message.get(8..24)?)?,
+        sources,
+        Duration::from_millis(milliseconds),
+    )
 }
 
 fn query(
@@ -212,12 +250,13 @@ fn query(
     sources: BTreeSet<IpAddr>,
     within: Duration,
 ) -> Option<HeardQuery> {
-    let group = if group.is_unspecified() { None } else { Some(Some(group).filter(IpAddr::is_multicast)?) };
+    let group =
+        if group.is_unspecified() { None } else { Some(Some(group).filter(IpAddr::is_multicast)?) };
     Some(HeardQuery { is_ipv6, version, group, sources, within })
 }
 
-/// What a code says: itself, or, if its first bit is set, a number with three bits of exponent and so many of mantissa
-/// (RFC 3376, section 4.1.1; RFC 3810, section 5.1.3).
+/// What a code says: itself, or, if its first bit is set, a number with three bits of exponent and
+/// so many of mantissa (RFC 3376, section 4.1.1; RFC 3810, section 5.1.3).
 fn floating(code: u64, mantissa: u32) -> u64 {
     if code < 1 << (mantissa + 3) {
         return code;
@@ -244,7 +283,10 @@ mod tests {
 
     fn of_mld(code: u16, group: Ipv6Addr, rest: &[u8]) -> Option<HeardQuery> {
         let [high, low] = code.to_be_bytes();
-        parse(&packet::mld(ALL_V6, [&[130, 0, 0, 0, high, low, 0, 0], &group.octets()[..], rest].concat()))
+        parse(&packet::mld(
+            ALL_V6,
+            [&[130, 0, 0, 0, high, low, 0, 0], &group.octets()[..], rest].concat(),
+        ))
     }
 
     fn asked(query: Option<HeardQuery>) -> (QueryVersion, Option<IpAddr>, Vec<IpAddr>, u128) {
@@ -255,11 +297,20 @@ mod tests {
     #[test]
     fn each_version_of_igmp() {
         let group = Some([239, 1, 1, 1].into());
-        assert_eq!(asked(of_igmp(&[0x11, 0, 0, 0, 0, 0, 0, 0])), (QueryVersion::First, None, vec![], 10_000));
-        assert_eq!(asked(of_igmp(&[0x11, 10, 0, 0, 239, 1, 1, 1])), (QueryVersion::Second, group, vec![], 1000));
+        assert_eq!(
+            asked(of_igmp(&[0x11, 0, 0, 0, 0, 0, 0, 0])),
+            (QueryVersion::First, None, vec![], 10_000)
+        );
+        assert_eq!(
+            asked(of_igmp(&[0x11, 10, 0, 0, 239, 1, 1, 1])),
+            (QueryVersion::Second, group, vec![], 1000)
+        );
         let third = |code, count| [0x11, code, 0, 0, 239, 1, 1, 1, 2, 125, 0, count, 10, 0, 0, 7];
         let source = vec![IpAddr::from([10, 0, 0, 7])];
-        assert_eq!(asked(of_igmp(&third(100, 1))), (QueryVersion::Third, group, source.clone(), 10_000));
+        assert_eq!(
+            asked(of_igmp(&third(100, 1))),
+            (QueryVersion::Third, group, source.clone(), 10_000)
+        );
         // More sources than there are, and a time beyond 12.7 s.
         assert_eq!(asked(of_igmp(&third(0x8c, 9))), (QueryVersion::Third, group, source, 22_400));
         assert_eq!(of_igmp(&[0x11, 10, 0, 0, 10, 1, 1, 1]), None);

@@ -1,5 +1,5 @@
-//! Reporting members of groups to a multicast router: IGMPv1 to 3 (RFC 1112, appendix I; RFC 2236; RFC 3376, section 4.2),
-//! MLDv1 and 2 (RFC 2710; RFC 3810, section 5.2).
+//! Reporting members of groups to a multicast router: IGMPv1 to 3 (RFC 1112, appendix I; RFC 2236;
+//! RFC 3376, section 4.2), MLDv1 and 2 (RFC 2710; RFC 3810, section 5.2).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -31,7 +31,8 @@ pub struct GroupRecord {
     pub sources: Vec<IpAddr>,
 }
 
-/// Sends reports out of devices of one network namespace. Sent out of a bridge's port they pass the bridge by.
+/// Sends reports out of devices of one network namespace. Sent out of a bridge's port they pass the
+/// bridge by.
 #[derive(Debug)]
 pub struct Reporter {
     socket: PacketSocket,
@@ -40,12 +41,14 @@ pub struct Reporter {
 impl Reporter {
     /// In this namespace.
     pub fn open(namespace: &Namespace) -> Result<Self, Error> {
-        let socket = PacketSocket::open(namespace).map_err(|fault| fault.during("open a packet socket"))?;
+        let socket =
+            PacketSocket::open(namespace).map_err(|fault| fault.during("open a packet socket"))?;
         Ok(Self { socket })
     }
 
-    /// Reports to the router at the other end of a device. Of versions before the third a record says that the group is
-    /// joined, or, if it is of the third type without sources, that it is left. Reports of IGMP come from this address.
+    /// Reports to the router at the other end of a device. Of versions before the third a record
+    /// says that the group is joined, or, if it is of the third type without sources, that it is
+    /// left. Reports of IGMP come from this address.
     pub fn report(
         &self,
         device: u32,
@@ -86,7 +89,11 @@ fn frames(version: QueryVersion, from: Ipv4Addr, records: &[GroupRecord]) -> Vec
 fn of_third(is_ipv6: bool, from: Ipv4Addr, count: u16, records: &[u8]) -> Vec<u8> {
     let [high, low] = count.to_be_bytes();
     let report = |kind| [&[kind, 0, 0, 0, 0, 0, high, low], records].concat();
-    if is_ipv6 { packet::mld(MLDV2_ROUTERS, report(143)) } else { packet::igmp(from, IGMPV3_ROUTERS, report(0x22)) }
+    if is_ipv6 {
+        packet::mld(MLDV2_ROUTERS, report(143))
+    } else {
+        packet::igmp(from, IGMPV3_ROUTERS, report(0x22))
+    }
 }
 
 fn of_older(version: QueryVersion, from: Ipv4Addr, record: &GroupRecord) -> Vec<u8> {
@@ -139,15 +146,22 @@ mod tests {
 
     #[test]
     fn a_report_of_the_third_version_names_groups_and_sources() {
-        let records = [record(2, "239.1.1.1", &[]), record(1, "232.1.1.1", &["10.0.0.1", "fd00::1"])];
+        let records =
+            [record(2, "239.1.1.1", &[]), record(1, "232.1.1.1", &["10.0.0.1", "fd00::1"])];
         let frames = frames(QueryVersion::Third, FROM, &records);
         assert_eq!(frames.len(), 1);
         let frame = &frames[0];
-        assert_eq!((&frame[..6], &frame[26..30]), (&[1, 0, 0x5e, 0, 0, 22][..], &FROM.octets()[..]));
+        assert_eq!(
+            (&frame[..6], &frame[26..30]),
+            (&[1, 0, 0x5e, 0, 0, 22][..], &FROM.octets()[..])
+        );
         assert_eq!((checksum(&frame[14..38]), checksum(&frame[38..])), ([0, 0], [0, 0]));
         assert_eq!(
             (frame[38], &frame[42..]),
-            (0x22, &[0, 0, 0, 2, 2, 0, 0, 0, 239, 1, 1, 1, 1, 0, 0, 1, 232, 1, 1, 1, 10, 0, 0, 1][..])
+            (
+                0x22,
+                &[0, 0, 0, 2, 2, 0, 0, 0, 239, 1, 1, 1, 1, 0, 0, 1, 232, 1, 1, 1, 10, 0, 0, 1][..]
+            )
         );
 
         let frames = super::frames(QueryVersion::Third, FROM, &[record(3, "ff15::1", &[])]);
@@ -155,16 +169,21 @@ mod tests {
             (&frames[0][..6], frames[0][62], &frames[0][66..74]),
             (&[0x33, 0x33, 0, 0, 0, 0x16][..], 143, &[0, 0, 0, 1, 3, 0, 0, 0][..])
         );
-        let summed = [&pseudo_header(&frames[0][22..38], &frames[0][38..54], 28), &frames[0][62..]].concat();
+        let summed =
+            [&pseudo_header(&frames[0][22..38], &frames[0][38..54], 28), &frames[0][62..]].concat();
         assert_eq!(checksum(&summed), [0, 0]);
     }
 
     #[test]
     fn older_versions_have_a_message_for_each_group() {
-        let records = [record(2, "239.1.1.1", &[]), record(3, "239.1.1.2", &[]), record(3, "ff15::1", &[])];
+        let records =
+            [record(2, "239.1.1.1", &[]), record(3, "239.1.1.2", &[]), record(3, "ff15::1", &[])];
         let kinds = |version| {
             let frames = frames(version, FROM, &records);
-            frames.iter().map(|frame| (frame[..6].to_vec(), frame[if frame[12] == 8 { 38 } else { 62 }])).collect()
+            frames
+                .iter()
+                .map(|frame| (frame[..6].to_vec(), frame[if frame[12] == 8 { 38 } else { 62 }]))
+                .collect()
         };
         let left = [(vec![1, 0, 0x5e, 0, 0, 2], 0x17), (vec![0x33, 0x33, 0, 0, 0, 2], 132)];
         let joined = |kind| (vec![1, 0, 0x5e, 1, 1, 1], kind);
@@ -182,6 +201,9 @@ mod tests {
         let mut records = vec![record(1, "ff15::1", &sources); 3];
         records.extend(vec![record(2, "239.1.1.1", &[]); 400]);
         let frames = frames(QueryVersion::Third, FROM, &records);
-        assert_eq!((frames.iter().map(Vec::len).max() <= Some(14 + PACKET_MAX), frames.len()), (true, 6));
+        assert_eq!(
+            (frames.iter().map(Vec::len).max() <= Some(14 + PACKET_MAX), frames.len()),
+            (true, 6)
+        );
     }
 }

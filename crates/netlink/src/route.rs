@@ -8,7 +8,8 @@ use crate::namespace::Namespace;
 use crate::socket::{Protocol, Socket};
 use crate::wire::{Attribute, Message};
 
-/// An rtnetlink socket: devices, forwarding tables, addresses and routes of the namespace in which it was opened.
+/// An rtnetlink socket: devices, forwarding tables, addresses and routes of the namespace in which
+/// it was opened.
 #[derive(Debug)]
 pub struct Route {
     pub(crate) socket: Socket,
@@ -17,8 +18,8 @@ pub struct Route {
 impl Route {
     /// Opens one in this namespace.
     pub fn open(namespace: &Namespace) -> Result<Self, Error> {
-        let socket =
-            Socket::open(Protocol::Route, namespace).map_err(|fault| fault.during("open an rtnetlink socket"))?;
+        let socket = Socket::open(Protocol::Route, namespace)
+            .map_err(|fault| fault.during("open an rtnetlink socket"))?;
         Ok(Self { socket })
     }
 
@@ -27,8 +28,10 @@ impl Route {
         self.socket.rest();
     }
 
-    /// The number by which this namespace knows `other` (`RTM_GETNSID`): what [`Peer::namespace`](crate::Peer::namespace) holds for a device
-    /// whose other end is there. `None` if it has given it none, as when no device leads there. It stays the same while `other` is open.
+    /// The number by which this namespace knows `other` (`RTM_GETNSID`): what
+    /// [`Peer::namespace`](crate::Peer::namespace) holds for a device whose other end is there.
+    /// `None` if it has given it none, as when no device leads there. It stays the same while
+    /// `other` is open.
     pub fn namespace_number(&mut self, other: &Namespace) -> Result<Option<i32>, Error> {
         const NETNSA_NSID: u16 = 1;
         const NETNSA_FD: u16 = 3;
@@ -37,7 +40,9 @@ impl Route {
         message.i32(NETNSA_FD, other.raw());
         let mut number = None;
         self.socket
-            .get(&message, |frame| number = frame.attributes(4).find(NETNSA_NSID).and_then(Attribute::i32))
+            .get(&message, |frame| {
+                number = frame.attributes(4).find(NETNSA_NSID).and_then(Attribute::i32)
+            })
             .map_err(|fault| fault.during("look up the number of a network namespace"))?;
         Ok(number.filter(|&number| number >= 0))
     }

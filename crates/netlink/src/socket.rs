@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, connect, recv, send, setsockopt,
-    socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, connect, recv,
+    send, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
@@ -16,16 +16,20 @@ use crate::error::Fault;
 use crate::namespace::Namespace;
 use crate::wire::{Frame, Frames, Message, parse_verdict};
 
-/// How long the kernel may take for one request. It takes microseconds; seconds are spent only behind a global lock that some
-/// other request holds (`rtnl`), as when hundreds of namespaces are torn down.
+/// How long the kernel may take for one request. It takes microseconds; seconds are spent only
+/// behind a global lock that some other request holds (`rtnl`), as when hundreds of namespaces are
+/// torn down.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How often a dump is begun anew because the table changed under it (`NLM_F_DUMP_INTR`).
 const DUMP_ATTEMPTS_MAX: usize = 16;
-/// Requests sent at once that stand each for itself: their refusals fit into a socket's default buffer.
+/// Requests sent at once that stand each for itself: their refusals fit into a socket's default
+/// buffer.
 const EACH_MAX: usize = 128;
-/// The same where requests belong together: as many as there can be hosts in one entry. The kernel takes them in without a pause.
+/// The same where requests belong together: as many as there can be hosts in one entry. The kernel
+/// takes them in without a pause.
 const TOGETHER_MAX: usize = 1024;
-/// Octets of answers that wait to be read: refusals of all those take 1,280 each, for the kernel counts what it takes itself. It takes twice this.
+/// Octets of answers that wait to be read: refusals of all those take 1,280 each, for the kernel
+/// counts what it takes itself. It takes twice this.
 const ANSWERS: usize = 1024 * 1024;
 /// Octets received at once: the kernel fills up to 32 KiB of a dump into one datagram.
 const BUFFER: usize = 64 * 1024;
@@ -37,8 +41,8 @@ pub(crate) enum Protocol {
     Netfilter,
 }
 
-/// A socket in one namespace. It is opened when it is needed, and may be closed in between: a host can have more networks
-/// than files open.
+/// A socket in one namespace. It is opened when it is needed, and may be closed in between: a host
+/// can have more networks than files open.
 #[derive(Debug)]
 pub(crate) struct Socket {
     fd: Option<OwnedFd>,
@@ -59,7 +63,8 @@ pub(crate) fn open_here(protocol: Protocol, flags: SockFlag) -> Result<OwnedFd, 
         Protocol::Route => SockProtocol::NetlinkRoute,
         Protocol::Netfilter => SockProtocol::NetlinkNetFilter,
     };
-    let fd = socket(AddressFamily::Netlink, SockType::Raw, flags | SockFlag::SOCK_CLOEXEC, protocol)?;
+    let fd =
+        socket(AddressFamily::Netlink, SockType::Raw, flags | SockFlag::SOCK_CLOEXEC, protocol)?;
     bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
     Ok(fd)
 }
@@ -67,9 +72,17 @@ pub(crate) fn open_here(protocol: Protocol, flags: SockFlag) -> Result<OwnedFd, 
 /// Sets a `SOL_NETLINK` option that takes an integer.
 pub(crate) fn set_option(fd: &OwnedFd, option: libc::c_int, value: u32) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<u32>()).unwrap_or(4);
-    // SAFETY: `fd` is open, and the kernel reads `length` octets from a pointer to a value that has as many and outlives the call.
-    let result =
-        unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_NETLINK, option, (&raw const value).cast(), length) };
+    // SAFETY: `fd` is open, and the kernel reads `length` octets from a pointer to a value that has
+    // as many and outlives the call.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_NETLINK,
+            option,
+            (&raw const value).cast(),
+            length,
+        )
+    };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -95,7 +108,15 @@ impl Socket {
     pub(crate) fn open(protocol: Protocol, namespace: &Namespace) -> Result<Self, Fault> {
         let (fd, together_max) = connected(protocol, namespace)?;
         let (fd, buffer, namespace) = (Some(fd), vec![0; BUFFER], namespace.clone());
-        Ok(Self { fd, protocol, namespace, is_unfinished: false, sequence: 0, buffer, together_max })
+        Ok(Self {
+            fd,
+            protocol,
+            namespace,
+            is_unfinished: false,
+            sequence: 0,
+            buffer,
+            together_max,
+        })
     }
 
     /// Closes it until it is needed again, which then takes some hundred microseconds more.
@@ -104,7 +125,8 @@ impl Socket {
         self.buffer = Vec::new();
     }
 
-    /// To be called before each request: opens another socket if an answer on this one was given up, or it was closed.
+    /// To be called before each request: opens another socket if an answer on this one was given
+    /// up, or it was closed.
     fn begin(&mut self) -> Result<(), Fault> {
         if self.is_unfinished || self.fd.is_none() {
             self.fd = None;
@@ -127,7 +149,11 @@ impl Socket {
     }
 
     /// Sends a request, and passes on what is answered before the acknowledgement.
-    pub(crate) fn get(&mut self, message: &Message, mut on_answer: impl FnMut(Frame<'_>)) -> Result<(), Fault> {
+    pub(crate) fn get(
+        &mut self,
+        message: &Message,
+        mut on_answer: impl FnMut(Frame<'_>),
+    ) -> Result<(), Fault> {
         self.begin()?;
         let sequence = self.next_sequence();
         self.send(&message.finish(flag(libc::NLM_F_REQUEST | libc::NLM_F_ACK), sequence))?;
@@ -147,7 +173,8 @@ impl Socket {
         self.dump_part(message, |_| true, parse)
     }
 
-    /// The same of a part of the table. What changes in the rest of it while it is read is nobody's concern.
+    /// The same of a part of the table. What changes in the rest of it while it is read is nobody's
+    /// concern.
     pub(crate) fn dump_part<T>(
         &mut self,
         message: &Message,
@@ -174,17 +201,27 @@ impl Socket {
         Err(Fault::Unstable)
     }
 
-    /// Asks for a table once, and reads it for as long as `read` says so: what is not read costs the kernel nothing.
-    pub(crate) fn dump_while(&mut self, message: &Message, read: impl FnMut(Frame<'_>) -> bool) -> Result<End, Fault> {
+    /// Asks for a table once, and reads it for as long as `read` says so: what is not read costs
+    /// the kernel nothing.
+    pub(crate) fn dump_while(
+        &mut self,
+        message: &Message,
+        read: impl FnMut(Frame<'_>) -> bool,
+    ) -> Result<End, Fault> {
         self.begin()?;
         let sequence = self.next_sequence();
         self.send(&message.finish(flag(libc::NLM_F_REQUEST | libc::NLM_F_DUMP), sequence))?;
         self.receive(sequence..=sequence, sequence, read)
     }
 
-    /// Sends several requests as one datagram, of which the last is to be acknowledged; a refusal of any is the answer to all. `batch` is given
-    /// the first sequence number, and returns the octets and which of them is acknowledged, counted from zero.
-    pub(crate) fn call_batch(&mut self, messages: &[Message], acknowledged: usize) -> Result<(), Fault> {
+    /// Sends several requests as one datagram, of which the last is to be acknowledged; a refusal
+    /// of any is the answer to all. `batch` is given the first sequence number, and returns the
+    /// octets and which of them is acknowledged, counted from zero.
+    pub(crate) fn call_batch(
+        &mut self,
+        messages: &[Message],
+        acknowledged: usize,
+    ) -> Result<(), Fault> {
         self.begin()?;
         let mut bytes = Vec::new();
         let first = self.sequence.wrapping_add(1);
@@ -195,13 +232,17 @@ impl Socket {
             if position == acknowledged {
                 awaited = sequence;
             }
-            bytes.extend_from_slice(&message.finish(flag(libc::NLM_F_REQUEST | acknowledge), sequence));
+            bytes.extend_from_slice(
+                &message.finish(flag(libc::NLM_F_REQUEST | acknowledge), sequence),
+            );
         }
         self.send(&bytes)?;
         self.receive(first..=self.sequence, awaited, |_| true).map(drop)
     }
 
-    /// Sends several requests that stand each for itself, and returns which were refused, by position. Those that belong with the request before them, by position, are sent along with it.
+    /// Sends several requests that stand each for itself, and returns which were refused, by
+    /// position. Those that belong with the request before them, by position, are sent along with
+    /// it.
     pub(crate) fn call_each(
         &mut self,
         messages: &[Message],
@@ -219,17 +260,27 @@ impl Socket {
                 // Refusals are told in any case; of the others only the last is acknowledged.
                 let acknowledge = if position + 1 == messages.len() { libc::NLM_F_ACK } else { 0 };
                 let sequence = self.next_sequence();
-                bytes.extend_from_slice(&messages[position].finish(flag(libc::NLM_F_REQUEST | acknowledge), sequence));
+                bytes.extend_from_slice(
+                    &messages[position].finish(flag(libc::NLM_F_REQUEST | acknowledge), sequence),
+                );
             }
             self.send(&bytes)?;
-            self.receive_each(first, self.sequence, |position, fault| refused.push((offset + position, fault)))?;
+            self.receive_each(first, self.sequence, |position, fault| {
+                refused.push((offset + position, fault))
+            })?;
             offset = end;
         }
         Ok(refused)
     }
 
-    /// Receives until the answer to `last`, and passes on which requests since `first` were refused.
-    fn receive_each(&mut self, first: u32, last: u32, mut on_refusal: impl FnMut(usize, Fault)) -> Result<(), Fault> {
+    /// Receives until the answer to `last`, and passes on which requests since `first` were
+    /// refused.
+    fn receive_each(
+        &mut self,
+        first: u32,
+        last: u32,
+        mut on_refusal: impl FnMut(usize, Fault),
+    ) -> Result<(), Fault> {
         let deadline = Instant::now() + DEADLINE;
         while Instant::now() < deadline {
             let length = match recv(self.raw(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
@@ -238,9 +289,14 @@ impl Socket {
                 Err(Errno::EAGAIN) => break,
                 Err(errno) => return Err(errno.into()),
             };
-            let datagram = self.buffer.get(..length).ok_or(Fault::Malformed("larger than any answer should be"))?;
-            for frame in Frames(datagram).filter(|frame| i32::from(frame.kind) == libc::NLMSG_ERROR) {
-                let position = usize::try_from(frame.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
+            let datagram = self
+                .buffer
+                .get(..length)
+                .ok_or(Fault::Malformed("larger than any answer should be"))?;
+            for frame in Frames(datagram).filter(|frame| i32::from(frame.kind) == libc::NLMSG_ERROR)
+            {
+                let position =
+                    usize::try_from(frame.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
                 // Answers to requests that were given up earlier are passed over.
                 if position > usize::try_from(last.wrapping_sub(first)).unwrap_or_default() {
                     continue;
@@ -273,8 +329,8 @@ impl Socket {
         }
     }
 
-    /// Receives until the end of the answer to `awaited`, a refusal of any request of `ours`, or an answer that `on_answer` wants no more
-    /// after. Answers to other requests are passed over.
+    /// Receives until the end of the answer to `awaited`, a refusal of any request of `ours`, or an
+    /// answer that `on_answer` wants no more after. Answers to other requests are passed over.
     fn receive(
         &mut self,
         ours: std::ops::RangeInclusive<u32>,
@@ -290,7 +346,10 @@ impl Socket {
                 Err(Errno::EAGAIN) => return Err(Fault::Late { after: DEADLINE }),
                 Err(errno) => return Err(errno.into()),
             };
-            let datagram = self.buffer.get(..length).ok_or(Fault::Malformed("larger than any answer should be"))?;
+            let datagram = self
+                .buffer
+                .get(..length)
+                .ok_or(Fault::Malformed("larger than any answer should be"))?;
             for frame in Frames(datagram).filter(|frame| ours.contains(&frame.sequence)) {
                 match i32::from(frame.kind) {
                     libc::NLMSG_ERROR | libc::NLMSG_DONE => {
@@ -319,7 +378,12 @@ impl Socket {
 }
 
 /// Where the requests end that are sent at once from this one on.
-fn piece_end(start: usize, count: usize, together_max: usize, belongs_to_last: impl Fn(usize) -> bool) -> usize {
+fn piece_end(
+    start: usize,
+    count: usize,
+    together_max: usize,
+    belongs_to_last: impl Fn(usize) -> bool,
+) -> usize {
     let mut end = count.min(start + EACH_MAX);
     while end < count && end - start < together_max && belongs_to_last(end) {
         end += 1;
@@ -329,7 +393,8 @@ fn piece_end(start: usize, count: usize, together_max: usize, belongs_to_last: i
 
 /// How an answer ended.
 pub(crate) struct End {
-    /// Whether the kernel says at the end that the table changed while it was dumped. It may have said so before, with one of the entries.
+    /// Whether the kernel says at the end that the table changed while it was dumped. It may have
+    /// said so before, with one of the entries.
     interrupted: bool,
     /// Whether all of it was read.
     pub(crate) is_whole: bool,
@@ -339,7 +404,8 @@ fn is_interrupted(frame: &Frame<'_>) -> bool {
     frame.flags & flag(libc::NLM_F_DUMP_INTR) != 0
 }
 
-/// The error number, positive, of an acknowledgement or of a dump's end; the latter has it alone, and kernels before 4.20 not even that.
+/// The error number, positive, of an acknowledgement or of a dump's end; the latter has it alone,
+/// and kernels before 4.20 not even that.
 pub(crate) fn verdict(frame: &Frame<'_>) -> (i32, Option<String>) {
     if i32::from(frame.kind) == libc::NLMSG_DONE {
         (frame.word(0).cast_signed().saturating_neg().max(0), None)

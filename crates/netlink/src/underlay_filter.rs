@@ -26,11 +26,11 @@ use nix::errno::Errno;
 use nix::libc;
 
 use crate::error::{Error, Fault};
-use crate::guard::name_value;
+use crate::igmp_mld_filter::name_value;
 use crate::namespace::Namespace;
 use crate::nftables::{
-    self, Base, Comparison, Content, DELETE_TABLE, Expression, Family, Hook, Meta, NEW_SET_ELEMENT, NEW_TABLE,
-    TableName,
+    self, Base, Comparison, Content, DELETE_TABLE, Expression, Family, Hook, Meta, NEW_SET_ELEMENT,
+    NEW_TABLE, TableName,
 };
 use crate::socket::{Protocol, Socket};
 use crate::wire::{Frame, Message};
@@ -128,13 +128,17 @@ impl UnderlayFilter {
     pub fn install(&mut self, access: &UnderlayAccess) -> Result<(), Error> {
         let is_unknown = |fault: &Fault| {
             let errno = fault.errno();
-            [Errno::ENOENT, Errno::EOPNOTSUPP, Errno::EINVAL].iter().any(|known| errno == Some(*known))
+            [Errno::ENOENT, Errno::EOPNOTSUPP, Errno::EINVAL]
+                .iter()
+                .any(|known| errno == Some(*known))
         };
         let done = match self.replace(access, true) {
             Err(fault) if is_unknown(&fault) => self.replace(access, false),
             done => done,
         };
-        done.map_err(|fault| fault.during("install the nf_tables filter that keeps strangers off the VXLAN port"))
+        done.map_err(|fault| {
+            fault.during("install the nf_tables filter that keeps strangers off the VXLAN port")
+        })
     }
 
     /// Takes the filter away. One that is not there is no error.
@@ -168,7 +172,8 @@ impl UnderlayFilter {
             nftables::new_address_set(TABLE, MEMBERS_V6, 2, true),
         ];
         for (set, ipv4) in [(MEMBERS_V4, true), (MEMBERS_V6, false)] {
-            let mut members = access.members.iter().copied().filter(|member| member.is_ipv4() == ipv4);
+            let mut members =
+                access.members.iter().copied().filter(|member| member.is_ipv4() == ipv4);
             let mut members = members.by_ref().peekable();
             if members.peek().is_some() {
                 let flags = libc::NLM_F_CREATE;
@@ -177,11 +182,9 @@ impl UnderlayFilter {
         }
         for (chain, hook, rules) in chains(access, complete) {
             batch.push(nftables::new_chain(TABLE, chain, hook, PRIORITY));
-            batch.extend(
-                rules.iter().enumerate().map(|(position, rule)| {
-                    nftables::new_rule(TABLE, chain, &userdata(access, complete, position), rule)
-                }),
-            );
+            batch.extend(rules.iter().enumerate().map(|(position, rule)| {
+                nftables::new_rule(TABLE, chain, &userdata(access, complete, position), rule)
+            }));
         }
         self.send(batch)
     }
@@ -198,7 +201,9 @@ impl UnderlayFilter {
         if found.tables.is_empty() {
             return Ok(Installed::Absent);
         }
-        let Some((mut access, complete)) = found.rules.iter().find_map(|rule| settings(&rule.userdata)) else {
+        let Some((mut access, complete)) =
+            found.rules.iter().find_map(|rule| settings(&rule.userdata))
+        else {
             return Ok(Installed::Broken);
         };
         if found != expected(&access, complete) {
@@ -206,7 +211,8 @@ impl UnderlayFilter {
         }
         for set in [MEMBERS_V4, MEMBERS_V6] {
             let request = nftables::get_set_elements(TABLE, set);
-            let found = self.socket.dump(&request, |frame| nftables::parse_set_elements(TABLE, frame))?;
+            let found =
+                self.socket.dump(&request, |frame| nftables::parse_set_elements(TABLE, frame))?;
             access.members.extend(found.into_iter().flatten());
         }
         Ok(Installed::Whole { access, complete, dropped: self.dropped()? })
@@ -239,7 +245,10 @@ fn userdata(access: &UnderlayAccess, complete: bool, position: usize) -> String 
     let ports: Vec<String> = agreement_ports(access).map(|port| port.to_string()).collect();
     let UnderlayAccess { vxlan_port, address, interface, .. } = access;
     let (ports, complete) = (ports.join(","), u8::from(complete));
-    format!("shoutd underlay {VERSION} {position} {complete} {vxlan_port} {ports} {address} {interface}")
+    format!(
+        "shoutd underlay {VERSION} {position} {complete} {vxlan_port} {ports} {address} \
+         {interface}"
+    )
 }
 
 /// The settings in the text of a rule, without members.
@@ -282,10 +291,16 @@ fn input(access: &UnderlayAccess, complete: bool) -> Rules {
     rules.extend([IPV4, IPV6].map(|family| drop_if([vxlan(), source(family, false)])));
     if complete {
         rules.extend(CONTAINER_KINDS.map(|kind| {
-            drop_if([vxlan(), source(family(access), true), from_containers(access, kind), no_way_back()])
+            drop_if([
+                vxlan(),
+                source(family(access), true),
+                from_containers(access, kind),
+                no_way_back(),
+            ])
         }));
         let family = family(access);
-        let own_address = [vec![destination_address(family)], compare(octets(access.address))].concat();
+        let own_address =
+            [vec![destination_address(family)], compare(octets(access.address))].concat();
         rules.extend(agreement_ports(access).map(|port| {
             let containers = from_containers(access, CONTAINER_KINDS[0]);
             drop_if([port_of(TCP, port), own_address.clone(), containers, source(family, false)])
@@ -295,9 +310,11 @@ fn input(access: &UnderlayAccess, complete: bool) -> Rules {
 }
 
 fn forward(access: &UnderlayAccess, complete: bool) -> Rules {
-    let to_member = |protocol, port, family| [port_of(protocol, port), destination(family)].concat();
+    let to_member =
+        |protocol, port, family| [port_of(protocol, port), destination(family)].concat();
     let vxlan = |family| to_member(UDP, access.vxlan_port, family);
-    let mut rules: Rules = [IPV4, IPV6].map(|family| drop_if([vxlan(family), source(family, false)])).into();
+    let mut rules: Rules =
+        [IPV4, IPV6].map(|family| drop_if([vxlan(family), source(family, false)])).into();
     if complete {
         let family = family(access);
         // A bridge that passes a frame from port to port may show it here too (br_netfilter): that
@@ -305,7 +322,13 @@ fn forward(access: &UnderlayAccess, complete: bool) -> Rules {
         let routed = equal(Meta::OutputName, name_value(&access.interface));
         rules.extend(CONTAINER_KINDS.map(|kind| {
             let containers = from_containers(access, kind);
-            drop_if([vxlan(family), source(family, true), containers, routed.clone(), no_way_back()])
+            drop_if([
+                vxlan(family),
+                source(family, true),
+                containers,
+                routed.clone(),
+                no_way_back(),
+            ])
         }));
         rules.extend(agreement_ports(access).map(|port| {
             let containers = from_containers(access, CONTAINER_KINDS[0]);
@@ -319,7 +342,10 @@ fn forward(access: &UnderlayAccess, complete: bool) -> Rules {
 fn output(access: &UnderlayAccess) -> Rules {
     let from_process = || {
         let no_user = NO_USER.to_ne_bytes().to_vec();
-        vec![Expression::LoadMeta(Meta::SocketUser), Expression::Compare(Comparison::NotEqual, no_user)]
+        vec![
+            Expression::LoadMeta(Meta::SocketUser),
+            Expression::Compare(Comparison::NotEqual, no_user),
+        ]
     };
     let rule = |family| drop_if([vxlan(access), destination(family), from_process()]);
     [IPV4, IPV6].map(rule).into()
@@ -333,7 +359,8 @@ fn drop_if<const N: usize>(conditions: [Vec<Expression>; N]) -> Vec<Expression> 
 /// through. TCP and UDP have the port at the same place.
 fn other_ports(access: &UnderlayAccess) -> Vec<Expression> {
     let ports: BTreeSet<u16> = agreement_ports(access).chain([access.vxlan_port]).collect();
-    let is_other = |port: u16| Expression::Compare(Comparison::NotEqual, port.to_be_bytes().to_vec());
+    let is_other =
+        |port: u16| Expression::Compare(Comparison::NotEqual, port.to_be_bytes().to_vec());
     let mut rule = vec![destination_port()];
     rule.extend(ports.into_iter().map(is_other));
     rule.push(Expression::Accept);
@@ -356,7 +383,11 @@ fn vxlan(access: &UnderlayAccess) -> Vec<Expression> {
 /// The source is a member, or is none.
 fn source(family: u8, is_member: bool) -> Vec<Expression> {
     let (offset, length) = if family == IPV4 { (12, 4) } else { (8, 16) };
-    let lookup = if is_member { Expression::In(members(family)) } else { Expression::NotIn(members(family)) };
+    let lookup = if is_member {
+        Expression::In(members(family))
+    } else {
+        Expression::NotIn(members(family))
+    };
     let address = Expression::LoadPayload { base: Base::Network, offset, length };
     [equal(Meta::Family, vec![family]), vec![address, lookup]].concat()
 }

@@ -64,8 +64,9 @@ pub struct NewVxlan<'a> {
 }
 
 impl Route {
-    /// Makes a VXLAN device, down, that learns, in the namespace `into`. Its UDP socket is in the namespace that this socket is in, however
-    /// often the device is moved: the kernel keeps the two apart (`vxlan_dev.net`).
+    /// Makes a VXLAN device, down, that learns, in the namespace `into`. Its UDP socket is in the
+    /// namespace that this socket is in, however often the device is moved: the kernel keeps the
+    /// two apart (`vxlan_dev.net`).
     pub fn create_vxlan(&mut self, new: &NewVxlan<'_>, into: &Namespace) -> Result<(), Error> {
         let flags = flag(libc::NLM_F_CREATE | libc::NLM_F_EXCL);
         let mut message = Message::new(libc::RTM_NEWLINK, flags, &link_header(0, 0, 0, 0));
@@ -82,7 +83,8 @@ impl Route {
                 data.u8(LEARNING, 1);
                 // It cannot be changed later.
                 data.u32(LIMIT, new.addresses_max);
-                // "SHOULD be transmitted as zero" (RFC 7348, section 5): what is inside has its own. IPv6 needs one (RFC 8200, section 8.1), as is the kernel's default.
+                // "SHOULD be transmitted as zero" (RFC 7348, section 5): what is inside has its
+                // own. IPv6 needs one (RFC 8200, section 8.1), as is the kernel's default.
                 if new.local.is_ipv4() {
                     data.u8(UDP_CHECKSUM, 0);
                 }
@@ -103,8 +105,8 @@ impl Route {
             information.text(libc::IFLA_INFO_KIND, "vxlan");
             information.nest(libc::IFLA_INFO_DATA, |data| data.u8(LEARNING, u8::from(learning)));
         });
-        self.socket
-            .call(&message)
-            .map_err(|fault| fault.during(format_args!("set learning {learning} on VXLAN device {index}")))
+        self.socket.call(&message).map_err(|fault| {
+            fault.during(format_args!("set learning {learning} on VXLAN device {index}"))
+        })
     }
 }

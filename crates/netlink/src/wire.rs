@@ -1,5 +1,6 @@
-//! Netlink's bytes: messages (`struct nlmsghdr`) that carry a header of their family's and attributes (`struct nlattr`), all aligned to four
-//! octets and in the machine's byte order unless said otherwise (`include/uapi/linux/netlink.h`).
+//! Netlink's bytes: messages (`struct nlmsghdr`) that carry a header of their family's and
+//! attributes (`struct nlattr`), all aligned to four octets and in the machine's byte order unless
+//! said otherwise (`include/uapi/linux/netlink.h`).
 
 use std::net::IpAddr;
 
@@ -40,7 +41,8 @@ impl Message {
 
     /// Adds an attribute.
     pub(crate) fn bytes(&mut self, kind: u16, value: &[u8]) {
-        // No value here comes near 64 KiB; were one to, the kernel would refuse the message for its lengths.
+        // No value here comes near 64 KiB; were one to, the kernel would refuse the message for its
+        // lengths.
         let length = u16::try_from(ATTRIBUTE_HEADER + value.len()).unwrap_or(u16::MAX);
         self.bytes.extend_from_slice(&length.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -183,7 +185,8 @@ impl<'a> Iterator for Attributes<'a> {
     }
 }
 
-/// An attribute that was received. Its readers give `None` for a value of another length than they read.
+/// An attribute that was received. Its readers give `None` for a value of another length than they
+/// read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Attribute<'a> {
     pub(crate) kind: u16,
@@ -232,7 +235,8 @@ impl<'a> Attribute<'a> {
         v4.or_else(|| self.array::<16>().map(IpAddr::from))
     }
 
-    /// A text up to its zero; what is not UTF-8 in it is replaced, for it is only compared and shown.
+    /// A text up to its zero; what is not UTF-8 in it is replaced, for it is only compared and
+    /// shown.
     pub(crate) fn text(self) -> String {
         let end = self.value.iter().position(|&octet| octet == 0).unwrap_or(self.value.len());
         String::from_utf8_lossy(&self.value[..end]).into_owned()
@@ -247,7 +251,8 @@ pub(crate) fn read_array<const N: usize>(bytes: &[u8], offset: usize) -> Option<
     bytes.get(offset..offset.checked_add(N)?)?.try_into().ok()
 }
 
-/// What an `NLMSG_ERROR` says: the error number (zero is an acknowledgement) and the kernel's own words for it, if it has any.
+/// What an `NLMSG_ERROR` says: the error number (zero is an acknowledgement) and the kernel's own
+/// words for it, if it has any.
 pub(crate) fn parse_verdict(frame: &Frame<'_>) -> (i32, Option<String>) {
     const NLM_F_CAPPED: u16 = 0x100;
     const NLM_F_ACK_TLVS: u16 = 0x200;
@@ -257,7 +262,11 @@ pub(crate) fn parse_verdict(frame: &Frame<'_>) -> (i32, Option<String>) {
     let original = if frame.flags & NLM_F_CAPPED == 0 { frame.word(4) } else { 0 };
     let skipped = usize::try_from(original).unwrap_or(usize::MAX).max(HEADER);
     let words = (frame.flags & NLM_F_ACK_TLVS != 0)
-        .then(|| frame.attributes(skipped.saturating_add(4).min(frame.payload.len())).find(NLMSGERR_ATTR_MSG))
+        .then(|| {
+            frame
+                .attributes(skipped.saturating_add(4).min(frame.payload.len()))
+                .find(NLMSGERR_ATTR_MSG)
+        })
         .flatten();
     (code.saturating_neg(), words.map(Attribute::text))
 }

@@ -1,6 +1,11 @@
 //! Against the real kernel, in namespaces of the tests' own.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what it expects by failing")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says what it expects by failing"
+)]
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,8 +20,9 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, unshare};
 use shoutd_netlink::{
-    BridgeSettings, DatabaseMonitor, Filtering, GroupFilter, Guard, Join, Kind, LinkChange, Listing, Monitor,
-    NamedNamespaces, Namespace, NewVeth, NewVxlan, Pinned, Route, TunnelGroup, VethEnd,
+    BridgeSettings, DatabaseMonitor, Filtering, GroupFilter, IgmpMldFilter, Join, Kind, LinkChange,
+    Listing, Monitor, NamedNamespaces, Namespace, NewVeth, NewVxlan, Pinned, Route, TunnelGroup,
+    VethEnd,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -27,7 +33,10 @@ fn namespace() -> Namespace {
 
 fn run(namespace: &Namespace, command: &str) {
     let mut words = command.split(' ');
-    let status = namespace.run(|| Command::new(words.next().unwrap()).args(words).status()).unwrap().unwrap();
+    let status = namespace
+        .run(|| Command::new(words.next().unwrap()).args(words).status())
+        .unwrap()
+        .unwrap();
     assert!(status.success(), "{command}");
 }
 
@@ -36,7 +45,15 @@ fn end(name: &str) -> VethEnd<'_> {
 }
 
 fn vxlan(name: &str, vni: u32) -> NewVxlan<'_> {
-    NewVxlan { name, group: 5, vni, local: Ipv4Addr::new(192, 0, 2, 1).into(), port: 7789, ttl: 64, addresses_max: 100 }
+    NewVxlan {
+        name,
+        group: 5,
+        vni,
+        local: Ipv4Addr::new(192, 0, 2, 1).into(),
+        port: 7789,
+        ttl: 64,
+        addresses_max: 100,
+    }
 }
 
 const BRIDGE: BridgeSettings = BridgeSettings {
@@ -64,16 +81,24 @@ fn a_bridge_reads_back_as_it_was_made_and_changed() {
     let made = BridgeSettings { learned_max, ..BRIDGE };
     assert_eq!((&bridge.kind, bridge.group, bridge.up), (&Kind::Bridge(made), 7, false));
 
-    let changed = BridgeSettings { querier: false, groups_max: 4096, learned_max: Some(77), ..BRIDGE };
+    let changed =
+        BridgeSettings { querier: false, groups_max: 4096, learned_max: Some(77), ..BRIDGE };
     route.change_bridge(bridge.index, &changed).unwrap();
     let mac = Some([2, 0, 0, 0, 0, 1]);
-    let change = LinkChange { mtu: Some(1400), mac, alias: Some("an alias"), up: Some(true), master: None };
+    let change =
+        LinkChange { mtu: Some(1400), mac, alias: Some("an alias"), up: Some(true), master: None };
     route.change_link(bridge.index, &change).unwrap();
     let bridge = route.link_at(bridge.index).unwrap().unwrap();
     let changed = BridgeSettings { learned_max: learned_max.and(Some(77)), ..changed };
     assert_eq!(bridge.kind, Kind::Bridge(changed));
-    assert_eq!((bridge.mtu, bridge.mac, bridge.alias.as_deref(), bridge.up), (1400, mac, Some("an alias"), true));
-    assert_eq!(route.links().unwrap().into_iter().find(|link| link.name == "bridge"), Some(bridge.clone()));
+    assert_eq!(
+        (bridge.mtu, bridge.mac, bridge.alias.as_deref(), bridge.up),
+        (1400, mac, Some("an alias"), true)
+    );
+    assert_eq!(
+        route.links().unwrap().into_iter().find(|link| link.name == "bridge"),
+        Some(bridge.clone())
+    );
 
     route.delete_link(bridge.index).unwrap();
     route.delete_link(bridge.index).unwrap();
@@ -93,9 +118,20 @@ fn a_vxlan_device_has_room_for_so_many_addresses() {
     let mut route = Route::open(&segment).unwrap();
     route.create_vxlan(&NewVxlan { addresses_max: 3, ..vxlan("tunnel", 5) }, &segment).unwrap();
     let index = route.link("tunnel").unwrap().unwrap().index;
-    let pin = |last| (Pinned::Tunnel { mac: [2, 0, 0, 0, 0, last], remote: Ipv4Addr::new(192, 0, 2, 7).into() }, true);
+    let pin = |last| {
+        (
+            Pinned::Tunnel {
+                mac: [2, 0, 0, 0, 0, last],
+                remote: Ipv4Addr::new(192, 0, 2, 7).into(),
+            },
+            true,
+        )
+    };
     let failed = route.change_pinned(index, &[1, 2, 3, 4, 5].map(pin)).unwrap();
-    assert!(!failed.is_empty() && failed.iter().all(|(_, error)| error.errno() == Some(Errno::ENOSPC)), "{failed:?}");
+    assert!(
+        !failed.is_empty() && failed.iter().all(|(_, error)| error.errno() == Some(Errno::ENOSPC)),
+        "{failed:?}"
+    );
 }
 
 #[test]
@@ -105,8 +141,12 @@ fn a_veth_is_made_with_each_end_in_its_place() {
     near_route.create_bridge("bridge", 0, &BRIDGE).unwrap();
     let bridge = near_route.link("bridge").unwrap().unwrap().index;
     let mac = Some([2, 0, 0, 0, 0, 9]);
-    let new =
-        NewVeth { near: end("near"), master: Some(bridge), far: VethEnd { mac, ..end("far") }, far_namespace: &far };
+    let new = NewVeth {
+        near: end("near"),
+        master: Some(bridge),
+        far: VethEnd { mac, ..end("far") },
+        far_namespace: &far,
+    };
     near_route.create_veth(&new).unwrap();
 
     let near_end = near_route.link("near").unwrap().unwrap();
@@ -146,7 +186,9 @@ fn a_vxlan_device_floods_to_the_hosts_it_is_given() {
     assert_eq!(route.learnt(tunnel.index, false, 0).unwrap().flood.len(), remotes.len() - 1);
 
     route.set_vxlan_learning(tunnel.index, false).unwrap();
-    let Kind::Vxlan(settings) = route.link_at(tunnel.index).unwrap().unwrap().kind else { unreachable!() };
+    let Kind::Vxlan(settings) = route.link_at(tunnel.index).unwrap().unwrap().kind else {
+        unreachable!()
+    };
     assert!(!settings.learning);
 }
 
@@ -159,8 +201,8 @@ fn refusals_carry_the_kernels_own_words() {
     assert_eq!(refusal.errno(), Some(Errno::EEXIST));
     assert_eq!(
         refusal.to_string(),
-        "cannot create VXLAN device second (VNI 5, 192.0.2.1 port 7789): \
-         A VXLAN device with the specified VNI already exists (File exists)"
+        "cannot create VXLAN device second (VNI 5, 192.0.2.1 port 7789): A VXLAN device with the \
+         specified VNI already exists (File exists)"
     );
 }
 
@@ -175,12 +217,23 @@ fn addresses_and_routes_are_added_once() {
         let net = net.parse().unwrap();
         route.add_address(index, net).unwrap();
         route.add_address(index, net).unwrap();
-        assert!(route.addresses().unwrap().iter().any(|address| address.link == index && address.net == net));
+        assert!(
+            route
+                .addresses()
+                .unwrap()
+                .iter()
+                .any(|address| address.link == index && address.net == net)
+        );
     }
     let multicast = "224.0.0.0/4".parse().unwrap();
     route.add_connected_route(index, multicast).unwrap();
     route.add_connected_route(index, multicast).unwrap();
-    let found: Vec<_> = route.routes().unwrap().into_iter().filter(|route| route.destination == multicast).collect();
+    let found: Vec<_> = route
+        .routes()
+        .unwrap()
+        .into_iter()
+        .filter(|route| route.destination == multicast)
+        .collect();
     assert_eq!(found.len(), 1);
     assert!(found[0].connected && found[0].link == index);
     assert!(route.routes_of(index).unwrap().contains(&found[0]));
@@ -207,11 +260,11 @@ fn a_containers_own_routes_are_no_change() {
 #[test]
 fn a_guard_is_whole_or_it_is_not() {
     let namespace = namespace();
-    let mut guard = Guard::open(&namespace).unwrap();
-    assert!(guard.is_whole("tunnel").unwrap().is_none());
-    guard.install("tunnel", Some(500)).unwrap();
-    assert!(guard.is_whole("tunnel").unwrap().is_some());
-    assert!(guard.is_whole("other").unwrap().is_none());
+    let mut igmp_mld_filter = IgmpMldFilter::open(&namespace).unwrap();
+    assert!(igmp_mld_filter.is_whole("tunnel").unwrap().is_none());
+    igmp_mld_filter.install("tunnel", Some(500)).unwrap();
+    assert!(igmp_mld_filter.is_whole("tunnel").unwrap().is_some());
+    assert!(igmp_mld_filter.is_whole("other").unwrap().is_none());
     for damage in [
         "nft flush table bridge shoutd",
         "nft flush chain bridge shoutd output",
@@ -222,16 +275,16 @@ fn a_guard_is_whole_or_it_is_not() {
         "nft delete table bridge shoutd",
     ] {
         run(&namespace, damage);
-        assert!(guard.is_whole("tunnel").unwrap().is_none(), "{damage}");
-        guard.install("tunnel", Some(500)).unwrap();
-        assert!(guard.is_whole("tunnel").unwrap().is_some(), "{damage}");
+        assert!(igmp_mld_filter.is_whole("tunnel").unwrap().is_none(), "{damage}");
+        igmp_mld_filter.install("tunnel", Some(500)).unwrap();
+        assert!(igmp_mld_filter.is_whole("tunnel").unwrap().is_some(), "{damage}");
     }
     // Other tables are nobody's business here.
     run(&namespace, "nft add table bridge other");
-    assert!(guard.is_whole("tunnel").unwrap().is_some());
-    guard.remove().unwrap();
-    guard.remove().unwrap();
-    assert!(guard.is_whole("tunnel").unwrap().is_none());
+    assert!(igmp_mld_filter.is_whole("tunnel").unwrap().is_some());
+    igmp_mld_filter.remove().unwrap();
+    igmp_mld_filter.remove().unwrap();
+    assert!(igmp_mld_filter.is_whole("tunnel").unwrap().is_none());
 }
 
 #[test]
@@ -251,7 +304,8 @@ fn a_filter_of_groups_reads_back_as_it_was_made_and_changed() {
     let less: Vec<IpAddr> = groups.iter().step_by(3).copied().collect();
     // To admit one that is admitted is no error.
     let added = more.iter().chain(&less).map(|group| (*group, true));
-    let changes: Vec<(IpAddr, bool)> = added.chain(less.iter().map(|group| (*group, false))).collect();
+    let changes: Vec<(IpAddr, bool)> =
+        added.chain(less.iter().map(|group| (*group, false))).collect();
     filter.change(&changes).unwrap();
     groups.extend(more);
     less.iter().for_each(|group| _ = groups.remove(group));
@@ -271,14 +325,14 @@ fn a_filter_of_groups_reads_back_as_it_was_made_and_changed() {
         assert_eq!(filter.read("tunnel").unwrap(), Filtering::Whole(groups.clone()), "{damage}");
     }
     // Nor is the guard of it any concern, or of the guard's.
-    let mut guard = Guard::open(&namespace).unwrap();
-    guard.install("tunnel", None).unwrap();
-    assert!(guard.is_whole("tunnel").unwrap().is_some());
+    let mut igmp_mld_filter = IgmpMldFilter::open(&namespace).unwrap();
+    igmp_mld_filter.install("tunnel", None).unwrap();
+    assert!(igmp_mld_filter.is_whole("tunnel").unwrap().is_some());
     assert_eq!(filter.read("tunnel").unwrap(), Filtering::Whole(groups));
     filter.remove().unwrap();
     filter.remove().unwrap();
     assert_eq!(filter.read("tunnel").unwrap(), Filtering::Absent);
-    assert!(guard.is_whole("tunnel").unwrap().is_some());
+    assert!(igmp_mld_filter.is_whole("tunnel").unwrap().is_some());
 }
 
 fn hears(monitor: &Monitor, timeout: Duration) -> bool {
@@ -296,7 +350,8 @@ fn hears(monitor: &Monitor, timeout: Duration) -> bool {
 fn monitors_hear_of_changes_and_not_of_traffic() {
     let (host, segment) = (namespace(), namespace());
     let mut route = Route::open(&segment).unwrap();
-    let (monitor, filters) = (Monitor::segment(&segment).unwrap(), Monitor::filters(&segment).unwrap());
+    let (monitor, filters) =
+        (Monitor::segment(&segment).unwrap(), Monitor::filters(&segment).unwrap());
     Route::open(&host).unwrap().create_vxlan(&vxlan("tunnel", 5), &segment).unwrap();
     assert!(hears(&monitor, PATIENCE));
     let index = route.link("tunnel").unwrap().unwrap().index;
@@ -311,7 +366,7 @@ fn monitors_hear_of_changes_and_not_of_traffic() {
     assert!(hears(&monitor, PATIENCE));
 
     assert!(!filters.drain());
-    Guard::open(&segment).unwrap().install("tunnel", Some(500)).unwrap();
+    IgmpMldFilter::open(&segment).unwrap().install("tunnel", Some(500)).unwrap();
     assert!(hears(&filters, PATIENCE));
     let mut groups = GroupFilter::open(&segment).unwrap();
     groups.install("tunnel", []).unwrap();
@@ -321,15 +376,19 @@ fn monitors_hear_of_changes_and_not_of_traffic() {
     assert!(!hears(&filters, Duration::from_millis(200)));
 }
 
-/// A directory that only the calling thread sees, whatever is mounted in it, and that leaves nothing behind.
+/// A directory that only the calling thread sees, whatever is mounted in it, and that leaves
+/// nothing behind.
 struct OwnDirectory(tempfile::TempDir);
 
 impl OwnDirectory {
     fn new() -> Self {
-        unshare(CloneFlags::CLONE_NEWNS).expect("these tests need root: they make mount namespaces");
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        unshare(CloneFlags::CLONE_NEWNS)
+            .expect("these tests need root: they make mount namespaces");
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+            .unwrap();
         let directory = tempfile::tempdir().unwrap();
-        mount(Some("tests"), directory.path(), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        mount(Some("tests"), directory.path(), Some("tmpfs"), MsFlags::empty(), None::<&str>)
+            .unwrap();
         Self(directory)
     }
 
@@ -408,9 +467,16 @@ fn bridge_with_port(namespace: &Namespace) -> (Route, u32, u32) {
     let mut route = Route::open(namespace).unwrap();
     route.create_bridge("bridge", 0, &BRIDGE).unwrap();
     let bridge = route.link("bridge").unwrap().unwrap().index;
-    let new = NewVeth { near: end("near"), master: Some(bridge), far: end("far"), far_namespace: namespace };
+    let new = NewVeth {
+        near: end("near"),
+        master: Some(bridge),
+        far: end("far"),
+        far_namespace: namespace,
+    };
     route.create_veth(&new).unwrap();
-    ["bridge", "near", "far"].iter().for_each(|device| run(namespace, &format!("ip link set {device} up")));
+    ["bridge", "near", "far"]
+        .iter()
+        .for_each(|device| run(namespace, &format!("ip link set {device} up")));
     let port = route.link("near").unwrap().unwrap().index;
     // The kernel lets a port take part in its own time, after both ends are up.
     let deadline = Instant::now() + PATIENCE;
@@ -439,11 +505,20 @@ fn a_bridges_groups_are_read_while_the_tunnels_change() {
     route.join_groups(bridge, &members).unwrap();
     route.create_vxlan(&vxlan("tunnel", 7), &segment).unwrap();
     let tunnel = route.link("tunnel").unwrap().unwrap().index;
-    let entry = |group| TunnelGroup { source: None, group, remote: Ipv4Addr::new(192, 0, 2, 2).into(), vni: None };
-    let entries: Vec<(TunnelGroup, bool)> = groups(4000).map(|group| (entry(group), true)).collect();
+    let entry = |group| TunnelGroup {
+        source: None,
+        group,
+        remote: Ipv4Addr::new(192, 0, 2, 2).into(),
+        vni: None,
+    };
+    let entries: Vec<(TunnelGroup, bool)> =
+        groups(4000).map(|group| (entry(group), true)).collect();
     let mut other = Route::open(&segment).unwrap();
     if !other.change_tunnel_groups(tunnel, 115, &entries).is_ok_and(|failed| failed.is_empty()) {
-        eprintln!("this kernel has no multicast database of VXLAN devices (before 6.4): nothing of the kind changes");
+        eprintln!(
+            "this kernel has no multicast database of VXLAN devices (before 6.4): nothing of the \
+             kind changes"
+        );
         return;
     }
     let stop = AtomicBool::new(false);
@@ -458,8 +533,12 @@ fn a_bridges_groups_are_read_while_the_tunnels_change() {
         stop.store(true, Ordering::Relaxed);
         for listed in read {
             let listed = listed.unwrap();
-            assert!(members.iter().all(|join| listed.iter().any(|listing| matches!(listing,
-                Listing::Member(member) if (member.port, member.group) == (join.port, join.group)))));
+            assert!(members.iter().all(|join| {
+                listed.iter().any(|listing| {
+                    matches!(listing,
+                Listing::Member(member) if (member.port, member.group) == (join.port, join.group))
+                })
+            }));
         }
     });
 }

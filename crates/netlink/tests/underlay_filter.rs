@@ -1,16 +1,24 @@
-//! The underlay filter against the real kernel: what reaches which port, in namespaces of the test's own.
+//! The underlay filter against the real kernel: what reaches which port, in namespaces of the
+//! test's own.
 //!
-//! A host with an underlay interface, and with a bridge that a container is on, as Docker makes it. At the
-//! other end of the underlay are a member's address and a stranger's.
+//! A host with an underlay interface, and with a bridge that a container is on, as Docker makes it.
+//! At the other end of the underlay are a member's address and a stranger's.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what it expects by failing")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says what it expects by failing"
+)]
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
-use shoutd_netlink::{DroppedPackets, InstalledUnderlayFilter as Installed, Namespace, UnderlayAccess, UnderlayFilter};
+use shoutd_netlink::{
+    DroppedPackets, InstalledUnderlayFilter as Installed, Namespace, UnderlayAccess, UnderlayFilter,
+};
 
 const PORT: u16 = 7789;
 const OTHER_PORT: u16 = 7790;
@@ -67,12 +75,14 @@ fn run(namespace: &Namespace, command: &str) {
 
 impl World {
     fn new(at: Addresses) -> Self {
-        let namespace = || Namespace::anonymous().expect("this test needs root: it makes network namespaces");
+        let namespace =
+            || Namespace::anonymous().expect("this test needs root: it makes network namespaces");
         let (host, far, container) = (namespace(), namespace(), namespace());
         let Addresses { host: own, member, stranger, bridge, container: inside, prefix } = at;
         // Each namespace is named by the process that holds it while devices are moved there.
-        let holder =
-            |namespace: &Namespace| namespace.run(|| Command::new("sleep").arg("60").spawn()).unwrap().unwrap();
+        let holder = |namespace: &Namespace| {
+            namespace.run(|| Command::new("sleep").arg("60").spawn()).unwrap().unwrap()
+        };
         let mut holders = [holder(&far), holder(&container)];
         let [far_pid, container_pid] = [holders[0].id(), holders[1].id()];
         run(
@@ -138,7 +148,8 @@ fn bound(namespace: &Namespace, address: SocketAddr) -> UdpSocket {
     socket
 }
 
-/// Whether a datagram from `from` gets to `receiver`, at this address. One that does follows from `sure`.
+/// Whether a datagram from `from` gets to `receiver`, at this address. One that does follows from
+/// `sure`.
 fn arrives(receiver: &UdpSocket, to: SocketAddr, from: &UdpSocket, sure: &UdpSocket) -> bool {
     // One that the filter drops on its way out is an error to its sender.
     let sent = from.send_to(b"tried", to);
@@ -162,8 +173,8 @@ fn connects(from: &Namespace, to: SocketAddr, patience: Duration) -> bool {
 }
 
 /// What gets through, in this order: from the member, from a stranger, from the container to its
-/// gateway and to the underlay address, the same with the member's address as a forged source, and by
-/// loopback.
+/// gateway and to the underlay address, the same with the member's address as a forged source, and
+/// by loopback.
 fn to_host(world: &World) -> [bool; 6] {
     let Addresses { host, member, stranger, bridge, container, .. } = world.at;
     let receiver = bound(&world.host, (unspecified(host), PORT).into());
@@ -190,8 +201,9 @@ fn to_member(world: &World, port: u16) -> [bool; 2] {
     let receiver = bound(&world.far, (member, port).into());
     let sure = bound(&world.far, (member, 0).into());
     let to = SocketAddr::new(member, port);
-    [(&world.host, host), (&world.container, container)]
-        .map(|(namespace, source)| arrives(&receiver, to, &bound(namespace, (source, 0).into()), &sure))
+    [(&world.host, host), (&world.container, container)].map(|(namespace, source)| {
+        arrives(&receiver, to, &bound(namespace, (source, 0).into()), &sure)
+    })
 }
 
 fn unspecified(like: IpAddr) -> IpAddr {
@@ -211,7 +223,10 @@ fn only_members_reach_the_port(at: Addresses) {
 
     let access = world.access();
     world.filter.install(&access).unwrap();
-    assert_eq!(world.read(), Installed::Whole { access, complete: true, dropped: DroppedPackets::default() });
+    assert_eq!(
+        world.read(),
+        Installed::Whole { access, complete: true, dropped: DroppedPackets::default() }
+    );
     assert_eq!(to_host(&world), [true, false, false, false, false, false]);
     assert_eq!(to_member(&world, PORT), [false; 2]);
     assert_eq!(to_member(&world, OTHER_PORT), [true; 2], "other ports are not filtered");
@@ -223,8 +238,9 @@ fn only_members_reach_the_port(at: Addresses) {
     let listen = |namespace: &Namespace, address: IpAddr, port| {
         namespace.run(|| TcpListener::bind((address, port))).unwrap().unwrap()
     };
-    let _open = [(&world.host, host), (&world.far, member)]
-        .map(|(namespace, address)| [PORT, OTHER_PORT].map(|port| listen(namespace, address, port)));
+    let _open = [(&world.host, host), (&world.far, member)].map(|(namespace, address)| {
+        [PORT, OTHER_PORT].map(|port| listen(namespace, address, port))
+    });
     assert!(connects(&world.far, (host, PORT).into(), PATIENCE));
     assert!(connects(&world.host, (member, PORT).into(), PATIENCE));
     for to in [host, member] {
@@ -252,7 +268,11 @@ fn it_is_replaced_whole_and_what_others_do_to_it_shows() {
     access.members = (1..=250).map(|last| IpAddr::from([203, 0, 113, last])).collect();
     access.agreement_ports = [7789, 7790, 7791].into();
     world.filter.install(&access).unwrap();
-    let whole = Installed::Whole { access: access.clone(), complete: true, dropped: DroppedPackets::default() };
+    let whole = Installed::Whole {
+        access: access.clone(),
+        complete: true,
+        dropped: DroppedPackets::default(),
+    };
     assert_eq!(world.read(), whole);
 
     let more = "nft insert rule inet shoutd input accept";

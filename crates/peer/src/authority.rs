@@ -1,14 +1,15 @@
 //! The authority of a cluster: it certifies that hosts belong to it.
 //!
-//! The founder makes it, and every member can use it: its private key is part of agreed state, sealed with a key that members
-//! keep in a file and that is in no log, snapshot or backup of agreed state.
+//! The founder makes it, and every member can use it: its private key is part of agreed state,
+//! sealed with a key that members keep in a file and that is in no log, snapshot or backup of
+//! agreed state.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyUsagePurpose, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyUsagePurpose, SerialNumber, date_time_ymd,
 };
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
@@ -23,11 +24,13 @@ use crate::token::{Secret, Token};
 /// How long a host's certificate is valid.
 pub const VALIDITY: Duration = Duration::from_secs(90 * 86_400);
 
-/// How long before its end a host gets itself a new one: it can be switched off for two months and still come back.
+/// How long before its end a host gets itself a new one: it can be switched off for two months and
+/// still come back.
 pub const RENEWAL: Duration = Duration::from_secs(30 * 86_400);
 
-/// 2020-01-01, from when on all certificates are valid: before shoutd, and after what a clock says that was never set. When a certificate was
-/// issued means nothing, and hosts whose clocks differ by days must be able to talk.
+/// 2020-01-01, from when on all certificates are valid: before shoutd, and after what a clock says
+/// that was never set. When a certificate was issued means nothing, and hosts whose clocks differ
+/// by days must be able to talk.
 pub(crate) const VALID_FROM: Duration = Duration::from_secs(1_577_836_800);
 
 /// 9999-12-31: the last day that a certificate can name (RFC 5280, section 4.1.2.5).
@@ -46,7 +49,10 @@ pub enum AuthorityError {
     #[error("the authority has no key: {0}")]
     Key(#[from] KeyError),
     /// What was sealed is damaged, or of another cluster, or this host's key to it is.
-    #[error("the cluster's authority cannot be opened with this host's seal key: one of the two is of another cluster")]
+    #[error(
+        "the cluster's authority cannot be opened with this host's seal key: one of the two is of \
+         another cluster"
+    )]
     WrongSeal,
     /// Certificate and key are no pair, or damaged.
     #[error("the cluster's authority is damaged: {0}")]
@@ -66,8 +72,9 @@ pub struct Authority {
 #[derive(Clone, PartialEq, Eq)]
 pub struct SealKey(Zeroizing<[u8; 32]>);
 
-/// A cluster that follows from a secret alone: hosts that are started in the same instant with the same prepared token need
-/// nobody to let them in. Whoever has such a token can certify hosts for as long as the cluster exists.
+/// A cluster that follows from a secret alone: hosts that are started in the same instant with the
+/// same prepared token need nobody to let them in. Whoever has such a token can certify hosts for
+/// as long as the cluster exists.
 #[derive(Debug)]
 pub struct Prepared {
     /// What certifies its hosts.
@@ -119,7 +126,8 @@ impl serde::Serialize for SealKey {
 impl<'de> serde::Deserialize<'de> for SealKey {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let digits = Zeroizing::new(String::deserialize(deserializer)?);
-        Self::from_digits(&digits).ok_or_else(|| serde::de::Error::custom("not a seal key (64 hexadecimal digits)"))
+        Self::from_digits(&digits)
+            .ok_or_else(|| serde::de::Error::custom("not a seal key (64 hexadecimal digits)"))
     }
 }
 
@@ -132,11 +140,15 @@ impl Authority {
         Self::of(PrivateKey::draw()?)
     }
 
-    /// The authority that follows from this key: the same key makes the same certificate, byte for byte. Tokens that were
-    /// prepared by other versions rest on that, so none of what goes into it may ever change.
+    /// The authority that follows from this key: the same key makes the same certificate, byte for
+    /// byte. Tokens that were prepared by other versions rest on that, so none of what goes into it
+    /// may ever change.
     fn of(key: PrivateKey) -> Result<Self, AuthorityError> {
-        let certificate = authority_parameters(key.public()).self_signed(&key).map_err(|error| not_issued(&error))?;
-        let certificate = AuthorityCertificate::from_der(certificate.der()).map_err(|error| damaged(&error))?;
+        let certificate = authority_parameters(key.public())
+            .self_signed(&key)
+            .map_err(|error| not_issued(&error))?;
+        let certificate =
+            AuthorityCertificate::from_der(certificate.der()).map_err(|error| damaged(&error))?;
         Ok(Self { key, certificate })
     }
 
@@ -149,12 +161,21 @@ impl Authority {
     ///
     /// # Errors
     /// The key is that of no host, or the time is beyond what certificates can name.
-    pub fn issue(&self, key: &PublicKey, cluster: ClusterId, now: SystemTime) -> Result<Certificate, AuthorityError> {
-        let host = key.host().ok_or_else(|| AuthorityError::Issue("the key is that of no host".to_owned()))?;
+    pub fn issue(
+        &self,
+        key: &PublicKey,
+        cluster: ClusterId,
+        now: SystemTime,
+    ) -> Result<Certificate, AuthorityError> {
+        let host = key
+            .host()
+            .ok_or_else(|| AuthorityError::Issue("the key is that of no host".to_owned()))?;
         let mut parameters = host_parameters(member_name(host, cluster))?;
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         if now.as_secs() > SECONDS_MAX - VALIDITY.as_secs() {
-            return Err(AuthorityError::Issue("this host's clock is beyond the year 9999".to_owned()));
+            return Err(AuthorityError::Issue(
+                "this host's clock is beyond the year 9999".to_owned(),
+            ));
         }
         let epoch = date_time_ymd(1970, 1, 1);
         parameters.not_before = epoch + VALID_FROM;
@@ -163,18 +184,28 @@ impl Authority {
         parameters.serial_number = Some(serial(*random()?));
         let issuer = Issuer::new(authority_parameters(self.key.public()), &self.key);
         let certificate = parameters.signed_by(key, &issuer).map_err(|error| not_issued(&error))?;
-        Certificate::from_der(certificate.der()).map_err(|error| AuthorityError::Issue(error.to_string()))
+        Certificate::from_der(certificate.der())
+            .map_err(|error| AuthorityError::Issue(error.to_string()))
     }
 
-    /// Its form in agreed state: the private key is readable only with this key, as that of this cluster.
+    /// Its form in agreed state: the private key is readable only with this key, as that of this
+    /// cluster.
     ///
     /// # Errors
     /// There are no random numbers.
-    pub fn seal(&self, with: &SealKey, of: ClusterId) -> Result<cluster::Authority, AuthorityError> {
+    pub fn seal(
+        &self,
+        with: &SealKey,
+        of: ClusterId,
+    ) -> Result<cluster::Authority, AuthorityError> {
         let nonce = *random::<NONCE_LEN>()?;
         let mut sealed = self.key.seed().to_vec();
         let nonce_used = Nonce::assume_unique_for_key(nonce);
-        let done = with.cipher()?.seal_in_place_append_tag(nonce_used, Aad::from(associated(of)), &mut sealed);
+        let done = with.cipher()?.seal_in_place_append_tag(
+            nonce_used,
+            Aad::from(associated(of)),
+            &mut sealed,
+        );
         done.map_err(|error| AuthorityError::Issue(error.to_string()))?;
         let sealed_key = hex::encode(&[&nonce[..], &sealed].concat());
         Ok(cluster::Authority { certificate: hex::encode(self.certificate.der()), sealed_key })
@@ -184,18 +215,24 @@ impl Authority {
     ///
     /// # Errors
     /// It was sealed with another key or for another cluster, or is damaged.
-    pub fn unseal(agreed: &cluster::Authority, with: &SealKey, of: ClusterId) -> Result<Self, AuthorityError> {
+    pub fn unseal(
+        agreed: &cluster::Authority,
+        with: &SealKey,
+        of: ClusterId,
+    ) -> Result<Self, AuthorityError> {
         let digits = |digits| hex::decode(digits).ok_or_else(|| damaged(&"not hexadecimal digits"));
-        let certificate =
-            AuthorityCertificate::from_der(&digits(&agreed.certificate)?).map_err(|error| damaged(&error))?;
+        let certificate = AuthorityCertificate::from_der(&digits(&agreed.certificate)?)
+            .map_err(|error| damaged(&error))?;
         let sealed = digits(&agreed.sealed_key)?;
-        let (nonce, sealed) = sealed.split_first_chunk().ok_or_else(|| damaged(&"the sealed key is too short"))?;
+        let (nonce, sealed) =
+            sealed.split_first_chunk().ok_or_else(|| damaged(&"the sealed key is too short"))?;
         let mut opened = Zeroizing::new(sealed.to_vec());
         let nonce = Nonce::assume_unique_for_key(*nonce);
         let seed = with.cipher()?.open_in_place(nonce, Aad::from(associated(of)), &mut opened);
-        let seed: [u8; KEY_BYTES] = seed
-            .map_err(|_| AuthorityError::WrongSeal)
-            .and_then(|seed| (&*seed).try_into().map_err(|_| damaged(&"the key has the wrong length")))?;
+        let seed: [u8; KEY_BYTES] =
+            seed.map_err(|_| AuthorityError::WrongSeal).and_then(|seed| {
+                (&*seed).try_into().map_err(|_| damaged(&"the key has the wrong length"))
+            })?;
         let key = PrivateKey::from_seed(Zeroizing::new(seed))?;
         if key.public() != certificate.key() {
             return Err(damaged(&"its certificate is not that of its key"));
@@ -221,13 +258,15 @@ impl Prepared {
         Ok(Self { authority, cluster, seal_key: SealKey(derive(secret, b"seal key")?) })
     }
 
-    /// The cluster that this token was prepared for; `None` for a token of a cluster that was there before it.
+    /// The cluster that this token was prepared for; `None` for a token of a cluster that was there
+    /// before it.
     ///
     /// # Errors
     /// The libraries do not make it.
     pub fn from_token(token: &Token) -> Result<Option<Self>, AuthorityError> {
         let prepared = Self::from_secret(&token.secret)?;
-        Ok(Some(prepared).filter(|prepared| prepared.authority.certificate.fingerprint() == token.authority))
+        Ok(Some(prepared)
+            .filter(|prepared| prepared.authority.certificate.fingerprint() == token.authority))
     }
 
     /// Draws a secret, and makes the token for the cluster that follows from it.
@@ -244,7 +283,8 @@ impl Prepared {
 /// The certificate that a host shows before it has one of a cluster. It proves nothing but its key.
 pub(crate) fn own_certificate(key: &HostKey) -> Result<rcgen::Certificate, AuthorityError> {
     let mut parameters = host_parameters(own_name(key.host()))?;
-    (parameters.not_before, parameters.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2120, 1, 1));
+    (parameters.not_before, parameters.not_after) =
+        (date_time_ymd(2020, 1, 1), date_time_ymd(2120, 1, 1));
     parameters.serial_number = Some(serial(*random()?));
     parameters.self_signed(key.private()).map_err(|error| not_issued(&error))
 }
@@ -266,7 +306,8 @@ fn authority_parameters(key: &PublicKey) -> CertificateParams {
     let mut number = [0; 16];
     number.copy_from_slice(&fingerprint.0[..16]);
     parameters.serial_number = Some(serial(number));
-    (parameters.not_before, parameters.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2120, 1, 1));
+    (parameters.not_before, parameters.not_after) =
+        (date_time_ymd(2020, 1, 1), date_time_ymd(2120, 1, 1));
     parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     parameters
@@ -276,7 +317,8 @@ fn host_parameters(name: String) -> Result<CertificateParams, AuthorityError> {
     let mut parameters = CertificateParams::new([name]).map_err(|error| not_issued(&error))?;
     parameters.distinguished_name = DistinguishedName::new();
     parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
+    parameters.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
     Ok(parameters)
 }
 
@@ -336,7 +378,8 @@ mod tests {
 
     #[test]
     fn a_prepared_cluster_is_the_same_on_every_host_and_in_every_version() {
-        let (one, two) = (Prepared::from_secret(&secret()).unwrap(), Prepared::from_secret(&secret()).unwrap());
+        let (one, two) =
+            (Prepared::from_secret(&secret()).unwrap(), Prepared::from_secret(&secret()).unwrap());
         assert_eq!(one.authority.certificate(), two.authority.certificate());
         assert_eq!((one.cluster, &one.seal_key), (two.cluster, &two.seal_key));
         // These never change: a token that was prepared once has to work with every later version.
@@ -345,7 +388,10 @@ mod tests {
             "83d85adb58e4e427b9fc8458f28fdb36d97aec4cecd8eff5a99f0748bc2e0c1f"
         );
         assert_eq!(one.cluster.to_string(), "cf0a8cf841ea27c42fa3484f6bb0ace9");
-        assert_eq!(*one.seal_key.reveal(), "3a746bcd11ae5323f12ddded50299d3bd53bb31c41add52d25764b3a94971569");
+        assert_eq!(
+            *one.seal_key.reveal(),
+            "3a746bcd11ae5323f12ddded50299d3bd53bb31c41add52d25764b3a94971569"
+        );
     }
 
     #[test]
@@ -353,13 +399,15 @@ mod tests {
         let token = Prepared::draw_token().unwrap();
         let prepared = Prepared::from_token(&token).unwrap().unwrap();
         assert_eq!(prepared.authority.certificate().fingerprint(), token.authority);
-        let other = Token { authority: Authority::draw().unwrap().certificate().fingerprint(), ..token };
+        let other =
+            Token { authority: Authority::draw().unwrap().certificate().fingerprint(), ..token };
         assert!(Prepared::from_token(&other).unwrap().is_none());
     }
 
     #[test]
     fn a_certificate_is_for_one_host_of_one_cluster_for_a_time() {
-        let (authority, key, now) = (Authority::draw().unwrap(), HostKey::draw().unwrap(), SystemTime::now());
+        let (authority, key, now) =
+            (Authority::draw().unwrap(), HostKey::draw().unwrap(), SystemTime::now());
         let certificate = authority.issue(key.public(), seven(), now).unwrap();
         assert_eq!((certificate.host(), certificate.cluster()), (key.host(), seven()));
         assert_eq!(certificate.key(), key.public());
@@ -377,8 +425,14 @@ mod tests {
             );
         }
         let other = Authority::draw().unwrap();
-        assert_eq!(certificate.check(other.certificate(), Usage::Client, at(now)), Err(Distrust::OtherAuthority));
-        assert_eq!(certificate.check_at_any_time(authority.certificate(), at(now + 2 * VALIDITY)), Ok(()));
+        assert_eq!(
+            certificate.check(other.certificate(), Usage::Client, at(now)),
+            Err(Distrust::OtherAuthority)
+        );
+        assert_eq!(
+            certificate.check_at_any_time(authority.certificate(), at(now + 2 * VALIDITY)),
+            Ok(())
+        );
         assert_eq!(
             certificate.check_at_any_time(other.certificate(), at(now + 2 * VALIDITY)),
             Err(Distrust::OtherAuthority)
@@ -391,23 +445,37 @@ mod tests {
         let issue = |now| authority.issue(key.public(), seven(), now);
         assert!(issue(SystemTime::UNIX_EPOCH).is_ok());
         assert!(issue(SystemTime::UNIX_EPOCH - Duration::from_secs(1 << 40)).is_ok());
-        assert!(issue(SystemTime::UNIX_EPOCH + Duration::from_secs(SECONDS_MAX - VALIDITY.as_secs())).is_ok());
+        assert!(
+            issue(SystemTime::UNIX_EPOCH + Duration::from_secs(SECONDS_MAX - VALIDITY.as_secs()))
+                .is_ok()
+        );
         assert!(issue(SystemTime::UNIX_EPOCH + Duration::from_secs(SECONDS_MAX)).is_err());
         assert!(issue(SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 60)).is_err());
     }
 
     #[test]
     fn a_certificate_whose_name_is_not_its_keys_is_no_certificate() {
-        let (authority, key, other) = (Authority::draw().unwrap(), HostKey::draw().unwrap(), HostKey::draw().unwrap());
+        let (authority, key, other) =
+            (Authority::draw().unwrap(), HostKey::draw().unwrap(), HostKey::draw().unwrap());
         let issue = |name: String| forge(&authority, key.public(), name);
         let forged = issue(member_name(other.host(), seven()));
-        assert_eq!(Certificate::from_der(&forged), Err(Distrust::OtherName { names: other.host(), is: key.host() }));
+        assert_eq!(
+            Certificate::from_der(&forged),
+            Err(Distrust::OtherName { names: other.host(), is: key.host() })
+        );
         assert_eq!(Certificate::from_der(&issue(own_name(key.host()))), Err(Distrust::NoCluster));
-        for name in ["example.com".to_owned(), format!("{}.7.shoutd", key.host()), format!("x.{}", key.host())] {
+        for name in [
+            "example.com".to_owned(),
+            format!("{}.7.shoutd", key.host()),
+            format!("x.{}", key.host()),
+        ] {
             let error = Certificate::from_der(&issue(name)).unwrap_err();
             assert!(matches!(error, Distrust::Malformed(_)), "{error:?}");
         }
-        assert_eq!(Certificate::from_der(own_certificate(&key).unwrap().der()), Err(Distrust::NoCluster));
+        assert_eq!(
+            Certificate::from_der(own_certificate(&key).unwrap().der()),
+            Err(Distrust::NoCluster)
+        );
     }
 
     #[test]
@@ -417,13 +485,20 @@ mod tests {
         let opened = Authority::unseal(&sealed, &key, seven()).unwrap();
         assert_eq!(opened.certificate(), authority.certificate());
         assert_eq!(opened.key.seed(), authority.key.seed());
-        assert_ne!(authority.seal(&key, seven()).unwrap().sealed_key, sealed.sealed_key, "a nonce is used once");
-        let error =
-            |sealed: &cluster::Authority, key: &SealKey, cluster| Authority::unseal(sealed, key, cluster).unwrap_err();
+        assert_ne!(
+            authority.seal(&key, seven()).unwrap().sealed_key,
+            sealed.sealed_key,
+            "a nonce is used once"
+        );
+        let error = |sealed: &cluster::Authority, key: &SealKey, cluster| {
+            Authority::unseal(sealed, key, cluster).unwrap_err()
+        };
         assert_eq!(error(&sealed, &SealKey::draw().unwrap(), seven()), AuthorityError::WrongSeal);
         assert_eq!(error(&sealed, &key, ClusterId::new(8)), AuthorityError::WrongSeal);
         let mut damaged = sealed.clone();
-        damaged.sealed_key.replace_range(40..41, if &sealed.sealed_key[40..41] == "0" { "1" } else { "0" });
+        damaged
+            .sealed_key
+            .replace_range(40..41, if &sealed.sealed_key[40..41] == "0" { "1" } else { "0" });
         assert_eq!(error(&damaged, &key, seven()), AuthorityError::WrongSeal);
         let other = Authority::draw().unwrap().seal(&key, seven()).unwrap();
         let swapped = cluster::Authority { certificate: other.certificate, ..sealed };

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use tokio::net::{TcpListener, TcpSocket};
 
-/// Connections that wait to be accepted, as many as most kernels allow at most (`net.core.somaxconn`).
+/// Connections that wait to be accepted, as many as most kernels allow at most
+/// (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
 
 /// Why the server cannot listen.

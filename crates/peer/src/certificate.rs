@@ -1,7 +1,8 @@
 //! Certificates: what they say, and whether it may be believed.
 //!
-//! A host's certificate binds its key to its id and its cluster's by one name, `<host id>.<cluster id>.shoutd`. The host id in it
-//! must follow from the key, too: an authority cannot give one host's id to another's key by mistake.
+//! A host's certificate binds its key to its id and its cluster's by one name, `<host id>.<cluster
+//! id>.shoutd`. The host id in it must follow from the key, too: an authority cannot give one
+//! host's id to another's key by mistake.
 
 use std::fmt;
 use std::time::Duration;
@@ -29,12 +30,16 @@ pub enum Distrust {
     #[error("this host belongs to no cluster yet")]
     NotEnrolled,
     /// Another authority signed it.
-    #[error("its certificate is not of the authority that this host trusts: it belongs to another cluster")]
+    #[error(
+        "its certificate is not of the authority that this host trusts: it belongs to another \
+         cluster"
+    )]
     OtherAuthority,
     /// It proves to be of a cluster, and not of the one that this host's token is for.
     #[error(
-        "this host's token is for the cluster with fingerprint {token}, but it belongs to the one with fingerprint {cluster}: take a \
-         token that `shoutdctl token show` prints on a host of the cluster that this host is to join"
+        "this host's token is for the cluster with fingerprint {token}, but it belongs to the one \
+         with fingerprint {cluster}: take a token that `shoutdctl token show` prints on a host of \
+         the cluster that this host is to join"
     )]
     OtherToken {
         /// The fingerprint in the token.
@@ -86,7 +91,8 @@ pub(crate) fn own_name(host: HostId) -> String {
     format!("{host}.{DOMAIN}")
 }
 
-/// The certificate of an authority. To know it is to be able to check certificates, not to make them.
+/// The certificate of an authority. To know it is to be able to check certificates, not to make
+/// them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AuthorityCertificate {
     der: CertificateDer<'static>,
@@ -94,7 +100,8 @@ pub struct AuthorityCertificate {
 }
 
 impl AuthorityCertificate {
-    /// The certificate in these bytes (DER). Whether it is the right one is to be told by its fingerprint.
+    /// The certificate in these bytes (DER). Whether it is the right one is to be told by its
+    /// fingerprint.
     ///
     /// # Errors
     /// They are no certificate, or it has no Ed25519 key.
@@ -130,8 +137,8 @@ impl fmt::Debug for AuthorityCertificate {
     }
 }
 
-/// The certificate of a member of a cluster, or what is said to be one: what it says is to be believed only once it was checked
-/// with the authority's.
+/// The certificate of a member of a cluster, or what is said to be one: what it says is to be
+/// believed only once it was checked with the authority's.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Certificate {
     der: CertificateDer<'static>,
@@ -160,7 +167,8 @@ impl Certificate {
         let (Some(name), None) = (names.next(), names.next()) else {
             return Err(malformed("it does not have just one name"));
         };
-        let (names, cluster) = read_name(name).ok_or_else(|| malformed("its name is not that of a host"))?;
+        let (names, cluster) =
+            read_name(name).ok_or_else(|| malformed("its name is not that of a host"))?;
         let is = key.host().ok_or_else(|| malformed("its key is that of no host"))?;
         if names != is {
             return Err(Distrust::OtherName { names, is });
@@ -194,24 +202,47 @@ impl Certificate {
     }
 
     /// Whether this authority signed it, it is valid at this time, and good for this.
-    pub(crate) fn check(&self, authority: &AuthorityCertificate, usage: Usage, now: UnixTime) -> Result<(), Distrust> {
+    pub(crate) fn check(
+        &self,
+        authority: &AuthorityCertificate,
+        usage: Usage,
+        now: UnixTime,
+    ) -> Result<(), Distrust> {
         let parsed = EndEntityCert::try_from(&self.der).map_err(malformed)?;
         let anchors = [anchor_from_trusted_cert(&authority.der).map_err(malformed)?];
         let usage = match usage {
             Usage::Client => KeyUsage::client_auth(),
             Usage::Server => KeyUsage::server_auth(),
         };
-        let verified = parsed.verify_for_usage(&[webpki::ring::ED25519], &anchors, &[], now, usage, None, None);
+        let verified = parsed.verify_for_usage(
+            &[webpki::ring::ED25519],
+            &anchors,
+            &[],
+            now,
+            usage,
+            None,
+            None,
+        );
         verified.map(drop).map_err(|error| match error {
-            webpki::Error::CertExpired { time, not_after } => Distrust::Expired(between(not_after, time)),
-            webpki::Error::CertNotValidYet { time, not_before } => Distrust::NotYetValid(between(time, not_before)),
-            webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => Distrust::OtherAuthority,
+            webpki::Error::CertExpired { time, not_after } => {
+                Distrust::Expired(between(not_after, time))
+            }
+            webpki::Error::CertNotValidYet { time, not_before } => {
+                Distrust::NotYetValid(between(time, not_before))
+            }
+            webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
+                Distrust::OtherAuthority
+            }
             other => malformed(other),
         })
     }
 
     /// Whether this authority signed it, even if it is not valid now.
-    pub(crate) fn check_at_any_time(&self, authority: &AuthorityCertificate, now: UnixTime) -> Result<(), Distrust> {
+    pub(crate) fn check_at_any_time(
+        &self,
+        authority: &AuthorityCertificate,
+        now: UnixTime,
+    ) -> Result<(), Distrust> {
         let at = match self.check(authority, Usage::Client, now) {
             Err(Distrust::Expired(since)) => now.as_secs().saturating_sub(since.as_secs()),
             Err(Distrust::NotYetValid(until)) => now.as_secs().saturating_add(until.as_secs()),
@@ -223,11 +254,15 @@ impl Certificate {
 
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificate").field("host", &self.host).field("cluster", &self.cluster).finish_non_exhaustive()
+        f.debug_struct("Certificate")
+            .field("host", &self.host)
+            .field("cluster", &self.cluster)
+            .finish_non_exhaustive()
     }
 }
 
-/// The key in any certificate, even one that nobody should believe: the handshake proves who has its private half.
+/// The key in any certificate, even one that nobody should believe: the handshake proves who has
+/// its private half.
 pub(crate) fn key_in(certificate: &CertificateDer<'_>) -> Result<PublicKey, Distrust> {
     key_of(&EndEntityCert::try_from(&bounded(certificate)?).map_err(malformed)?)
 }
@@ -270,7 +305,8 @@ macro_rules! serde_as_digits {
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let digits = String::deserialize(deserializer)?;
-                let der = hex::decode(&digits).ok_or_else(|| serde::de::Error::custom("not hexadecimal digits"))?;
+                let der = hex::decode(&digits)
+                    .ok_or_else(|| serde::de::Error::custom("not hexadecimal digits"))?;
                 Self::from_der(&der).map_err(serde::de::Error::custom)
             }
         }

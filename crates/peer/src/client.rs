@@ -29,7 +29,8 @@ pub struct Client {
 /// Why there is no answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CallError {
-    /// There is no connection, or it broke. The request may have been carried out in the latter case.
+    /// There is no connection, or it broke. The request may have been carried out in the latter
+    /// case.
     #[error("{address} cannot be reached: {}", innermost(.source))]
     Unreachable {
         /// The peer.
@@ -129,10 +130,13 @@ impl Client {
         deadline: Duration,
     ) -> Result<A, CallError> {
         let malformed = |reason: String| CallError::Malformed { address, reason };
-        let body =
-            serde_json::to_vec(request).map_err(|error| malformed(format!("the request is no JSON: {error}")))?;
+        let body = serde_json::to_vec(request)
+            .map_err(|error| malformed(format!("the request is no JSON: {error}")))?;
         if body.len() > BODY_BYTES_MAX {
-            return Err(malformed(format!("the request has {} bytes; {BODY_BYTES_MAX} is the limit", body.len())));
+            return Err(malformed(format!(
+                "the request has {} bytes; {BODY_BYTES_MAX} is the limit",
+                body.len()
+            )));
         }
         let exchange = async {
             let response = self.send(host, address, path, Bytes::from(body)).await?;
@@ -140,10 +144,13 @@ impl Client {
             let body = read(address, response.into_body()).await?;
             parse(address, status, &body)
         };
-        timeout(deadline, exchange).await.map_err(|_| CallError::TimedOut { address, after: deadline })?
+        timeout(deadline, exchange)
+            .await
+            .map_err(|_| CallError::TimedOut { address, after: deadline })?
     }
 
-    /// Sends the request; once more if it went into a connection that had died since it was last used.
+    /// Sends the request; once more if it went into a connection that had died since it was last
+    /// used.
     async fn send(
         &self,
         host: Option<HostId>,
@@ -153,16 +160,22 @@ impl Client {
     ) -> Result<Response<Incoming>, CallError> {
         let unreachable = |source| CallError::Unreachable { address, source };
         loop {
-            let mut connection = self.connections.get(address).await.map_err(|source| {
-                match source.get_ref().and_then(|inner| inner.downcast_ref::<Distrust>()) {
-                    Some(distrust) => CallError::Untrusted { address, distrust: distrust.clone() },
-                    None => unreachable(source),
-                }
-            })?;
+            let mut connection =
+                self.connections.get(address).await.map_err(|source| {
+                    match source.get_ref().and_then(|inner| inner.downcast_ref::<Distrust>()) {
+                        Some(distrust) => {
+                            CallError::Untrusted { address, distrust: distrust.clone() }
+                        }
+                        None => unreachable(source),
+                    }
+                })?;
             // What is meant for one host is shown to no other.
             let is = connection.host;
             if let Some(wanted) = host.filter(|wanted| *wanted != is) {
-                return Err(CallError::Refused { address, rejection: Rejection::OtherHost { is, wanted } });
+                return Err(CallError::Refused {
+                    address,
+                    rejection: Rejection::OtherHost { is, wanted },
+                });
             }
             let request = self.request(host, address, path, body.clone())?;
             let sent = match connection.sender.ready().await {
@@ -173,7 +186,8 @@ impl Client {
                 Ok(response) => return Ok(response),
                 Err(error) => {
                     self.connections.forget(address, &connection);
-                    // Each time round, a dead connection is gone; a live one that fails is no reason to try again.
+                    // Each time round, a dead connection is gone; a live one that fails is no
+                    // reason to try again.
                     if !connection.reused || !connection.sender.is_closed() {
                         return Err(unreachable(Arc::new(io::Error::other(error))));
                     }
@@ -189,13 +203,18 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<Request<Full<Bytes>>, CallError> {
-        // Without the zone of an IPv6 link-local address, which a URI cannot have; the connection has it.
+        // Without the zone of an IPv6 link-local address, which a URI cannot have; the connection
+        // has it.
         let authority = SocketAddr::new(address.ip(), address.port());
-        let request = Request::builder().method(Method::POST).uri(format!("https://{authority}{path}"));
-        let mut request = request
-            .body(Full::new(body))
-            .map_err(|error| CallError::Malformed { address, reason: format!("path {path}: {error}") })?;
-        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let request =
+            Request::builder().method(Method::POST).uri(format!("https://{authority}{path}"));
+        let mut request = request.body(Full::new(body)).map_err(|error| CallError::Malformed {
+            address,
+            reason: format!("path {path}: {error}"),
+        })?;
+        request
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         self.identity.write_headers(host, request.headers_mut());
         Ok(request)
     }
@@ -204,14 +223,21 @@ impl Client {
 async fn read(address: SocketAddr, body: Incoming) -> Result<Bytes, CallError> {
     match Limited::new(body, BODY_BYTES_MAX).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(CallError::Malformed { address, reason: format!("the answer has more than {BODY_BYTES_MAX} bytes") })
+        Err(error) if error.is::<LengthLimitError>() => Err(CallError::Malformed {
+            address,
+            reason: format!("the answer has more than {BODY_BYTES_MAX} bytes"),
+        }),
+        Err(error) => {
+            Err(CallError::Unreachable { address, source: Arc::new(io::Error::other(error)) })
         }
-        Err(error) => Err(CallError::Unreachable { address, source: Arc::new(io::Error::other(error)) }),
     }
 }
 
-fn parse<A: DeserializeOwned>(address: SocketAddr, status: StatusCode, body: &[u8]) -> Result<A, CallError> {
+fn parse<A: DeserializeOwned>(
+    address: SocketAddr,
+    status: StatusCode,
+    body: &[u8],
+) -> Result<A, CallError> {
     if status.is_success() {
         return serde_json::from_slice(body).map_err(|error| CallError::Malformed {
             address,

@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use crate::limits::{
-    CLIENT_KEEPALIVE, CLIENT_KEEPALIVE_TIMEOUT, CONNECT_DEADLINE, CONNECTIONS_MAX, HEADER_BYTES_MAX,
-    STREAMS_PER_CONNECTION_MAX, STREAMS_PER_STRANGER_MAX,
+    CLIENT_KEEPALIVE, CLIENT_KEEPALIVE_TIMEOUT, CONNECT_DEADLINE, CONNECTIONS_MAX,
+    HEADER_BYTES_MAX, STREAMS_PER_CONNECTION_MAX, STREAMS_PER_STRANGER_MAX,
 };
 use crate::{Connector, Established};
 
@@ -73,9 +73,13 @@ impl Connections {
         let (mut attempt, reused) = self.attempt(address);
         let made = attempt.wait_for(Option::is_some).await;
         match made.as_deref() {
-            Ok(Some(Ok(made))) => Ok(Connection { sender: made.sender.clone(), host: made.host, reused }),
+            Ok(Some(Ok(made))) => {
+                Ok(Connection { sender: made.sender.clone(), host: made.host, reused })
+            }
             Ok(Some(Err(error))) => Err(Arc::clone(error)),
-            Ok(None) | Err(_) => Err(Arc::new(io::Error::other("the attempt to connect was given up"))),
+            Ok(None) | Err(_) => {
+                Err(Arc::new(io::Error::other("the attempt to connect was given up")))
+            }
         }
     }
 
@@ -96,7 +100,8 @@ impl Connections {
             return (found.attempt.clone(), made);
         }
         if kept.len() >= CONNECTIONS_MAX {
-            let oldest = kept.iter().min_by_key(|(_, kept)| kept.last_used).map(|(address, _)| *address);
+            let oldest =
+                kept.iter().min_by_key(|(_, kept)| kept.last_used).map(|(address, _)| *address);
             oldest.and_then(|oldest| kept.remove(&oldest));
         }
         let (done, attempt) = watch::channel(None);
@@ -124,16 +129,24 @@ async fn connect(connector: &dyn Connector, address: SocketAddr) -> io::Result<M
             .timer(TokioTimer::new())
             .max_header_list_size(HEADER_BYTES_MAX)
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-            // Until the server has said how many requests it takes at a time, it may take us for a stranger: what goes beyond its limit it refuses (RFC 9113, 5.1.2).
+            // Until the server has said how many requests it takes at a time, it may take us for a
+            // stranger: what goes beyond its limit it refuses (RFC 9113, 5.1.2).
             .initial_max_send_streams(Some(STREAMS_PER_STRANGER_MAX as usize))
             .keep_alive_interval(CLIENT_KEEPALIVE)
             .keep_alive_timeout(CLIENT_KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
-        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let (sender, connection) =
+            builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         io::Result::Ok((sender, connection, peer.host))
     };
-    let too_slow = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {CONNECT_DEADLINE:?}"));
-    let (sender, connection, host) = timeout(CONNECT_DEADLINE, handshake).await.map_err(too_slow)??;
+    let too_slow = |_| {
+        io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("no connection within {CONNECT_DEADLINE:?}"),
+        )
+    };
+    let (sender, connection, host) =
+        timeout(CONNECT_DEADLINE, handshake).await.map_err(too_slow)??;
     // Ends when the peer closes it, or stops answering, or when the last sender is dropped.
     tokio::spawn(async move {
         if let Err(error) = connection.await {

@@ -6,7 +6,9 @@ use shoutd_fuzz::fuzz;
 
 use crate::identity::ENROLL;
 use crate::key::HostKey;
-use crate::{AuthorityCertificate, Certificate, Identity, Peer, PublicKey, Rejection, Secret, Token};
+use crate::{
+    AuthorityCertificate, Certificate, Identity, Peer, PublicKey, Rejection, Secret, Token,
+};
 
 #[test]
 fn fuzz_token() {
@@ -29,14 +31,18 @@ fn fuzz_headers() {
     fuzz("headers", env!("CARGO_MANIFEST_DIR"), |text| {
         let mut headers = HeaderMap::new();
         for line in text.split(|octet| *octet == b'\n').take(64) {
-            let (name, value) = line.split_at(line.iter().position(|octet| *octet == b':').unwrap_or(line.len()));
+            let (name, value) =
+                line.split_at(line.iter().position(|octet| *octet == b':').unwrap_or(line.len()));
             let value = value.strip_prefix(b":").unwrap_or(value).trim_ascii();
-            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
+            {
                 headers.append(name, value);
             }
         }
         let address = ([127, 0, 0, 1], 7789).into();
-        let check = |path| identity.check(&headers, path, &peer, address).map(|caller| caller.cluster);
+        let check =
+            |path| identity.check(&headers, path, &peer, address).map(|caller| caller.cluster);
         (check(ENROLL), check("/v1/propose"))
     });
 }
@@ -44,7 +50,8 @@ fn fuzz_headers() {
 #[test]
 fn fuzz_certificate() {
     fuzz("certificate", env!("CARGO_MANIFEST_DIR"), |bytes| {
-        let kinds = (AuthorityCertificate::from_der(bytes).err(), Certificate::from_der(bytes).err());
+        let kinds =
+            (AuthorityCertificate::from_der(bytes).err(), Certificate::from_der(bytes).err());
         let keys = (PublicKey::from_spki(bytes).is_some(), HostKey::from_pkcs8(bytes).is_ok());
         let json = serde_json::from_slice::<Certificate>(bytes).err();
         (kinds, keys, json.is_none(), serde_json::from_slice::<Rejection>(bytes).is_ok())

@@ -13,7 +13,8 @@ use crate::{Peer, PublicKey, Rejection};
 /// The protocol that this build speaks. A host answers no other.
 pub const PROTOCOL: u32 = 1;
 
-/// The path that a host may ask before it belongs to the cluster: it asks to be let in. All others are for members.
+/// The path that a host may ask before it belongs to the cluster: it asks to be let in. All others
+/// are for members.
 pub const ENROLL: &str = "/v1/enroll";
 
 /// Header with the protocol of the sender.
@@ -25,7 +26,8 @@ pub const HEADER_CLUSTER: HeaderName = HeaderName::from_static("shoutd-cluster")
 /// Header with the host id that the request is meant for; absent where any host will do.
 pub const HEADER_TO: HeaderName = HeaderName::from_static("shoutd-to");
 
-/// Who this host is. Clones share the cluster id, which is set once, when the host founds or joins its cluster.
+/// Who this host is. Clones share the cluster id, which is set once, when the host founds or joins
+/// its cluster.
 #[derive(Debug, Clone)]
 pub struct Identity {
     host: HostId,
@@ -68,7 +70,8 @@ impl Identity {
         }
     }
 
-    /// Reads who sent a request from its headers, and checks that it is who it says, and means this host.
+    /// Reads who sent a request from its headers, and checks that it is who it says, and means this
+    /// host.
     pub(crate) fn check(
         &self,
         headers: &HeaderMap,
@@ -82,7 +85,8 @@ impl Identity {
         }
         let host = required(headers, &HEADER_HOST)?;
         if host != peer.host {
-            let reason = format!("it says that it is host {host}, and has the key of host {}", peer.host);
+            let reason =
+                format!("it says that it is host {host}, and has the key of host {}", peer.host);
             return Err(Rejection::Unauthenticated { reason });
         }
         if let Some(distrust) = peer.membership.as_ref().err().filter(|_| path != ENROLL) {
@@ -94,8 +98,12 @@ impl Identity {
         }
         let cluster = optional(headers, &HEADER_CLUSTER)?;
         match (self.cluster(), cluster) {
-            (Some(has), Some(caller)) if has != caller => Err(Rejection::OtherCluster { has, caller }),
-            _ => Ok(Caller { host, key: peer.key, cluster, address, names_this_host: to.is_some() }),
+            (Some(has), Some(caller)) if has != caller => {
+                Err(Rejection::OtherCluster { has, caller })
+            }
+            _ => {
+                Ok(Caller { host, key: peer.key, cluster, address, names_this_host: to.is_some() })
+            }
         }
     }
 }
@@ -122,15 +130,23 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: impl Display) {
     }
 }
 
-fn optional<T: FromStr<Err: Display>>(headers: &HeaderMap, name: &HeaderName) -> Result<Option<T>, Rejection> {
+fn optional<T: FromStr<Err: Display>>(
+    headers: &HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<T>, Rejection> {
     let Some(value) = headers.get(name) else {
         return Ok(None);
     };
-    let malformed = |reason: &dyn Display| Rejection::Malformed { reason: format!("header {name}: {reason}") };
+    let malformed =
+        |reason: &dyn Display| Rejection::Malformed { reason: format!("header {name}: {reason}") };
     let text = value.to_str().map_err(|error| malformed(&error))?;
     text.parse().map(Some).map_err(|error| malformed(&error))
 }
 
-fn required<T: FromStr<Err: Display>>(headers: &HeaderMap, name: &HeaderName) -> Result<T, Rejection> {
-    optional(headers, name)?.ok_or_else(|| Rejection::Malformed { reason: format!("header {name} is missing") })
+fn required<T: FromStr<Err: Display>>(
+    headers: &HeaderMap,
+    name: &HeaderName,
+) -> Result<T, Rejection> {
+    optional(headers, name)?
+        .ok_or_else(|| Rejection::Malformed { reason: format!("header {name} is missing") })
 }

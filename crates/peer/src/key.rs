@@ -1,6 +1,7 @@
 //! Keys: the pair that a host is known by, and what can be told from its public half.
 //!
-//! All keys are Ed25519 (RFC 8032): one algorithm for hosts and authorities means one that a caller can make this host run.
+//! All keys are Ed25519 (RFC 8032): one algorithm for hosts and authorities means one that a caller
+//! can make this host run.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,11 +18,14 @@ use zeroize::Zeroizing;
 pub(crate) const KEY_BYTES: usize = 32;
 
 /// What precedes an Ed25519 public key in a `SubjectPublicKeyInfo` (RFC 8410, section 4).
-const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+const SPKI_PREFIX: [u8; 12] =
+    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
-/// What precedes the seed of an Ed25519 private key in a `OneAsymmetricKey` of version 1 (RFC 8410, section 7).
-const PKCS8_PREFIX: [u8; 16] =
-    [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+/// What precedes the seed of an Ed25519 private key in a `OneAsymmetricKey` of version 1 (RFC 8410,
+/// section 7).
+const PKCS8_PREFIX: [u8; 16] = [
+    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+];
 
 /// Why there is no key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,7 +75,8 @@ impl PublicKey {
         Fingerprint(sha256(&self.spki()))
     }
 
-    /// The host whose key it is: the id is the first 64 bits of the fingerprint. `None` for the one in 2^64 that gives no id.
+    /// The host whose key it is: the id is the first 64 bits of the fingerprint. `None` for the one
+    /// in 2^64 that gives no id.
     pub fn host(&self) -> Option<HostId> {
         let [a, b, c, d, e, f, g, h, ..] = self.fingerprint().0;
         HostId::new(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
@@ -108,8 +113,8 @@ impl PrivateKey {
 
     /// The pair that follows from this seed.
     pub fn from_seed(seed: Zeroizing<[u8; KEY_BYTES]>) -> Result<Self, KeyError> {
-        let pair =
-            Ed25519KeyPair::from_seed_unchecked(&*seed).map_err(|error| KeyError::Unusable(error.to_string()))?;
+        let pair = Ed25519KeyPair::from_seed_unchecked(&*seed)
+            .map_err(|error| KeyError::Unusable(error.to_string()))?;
         let public = pair.public_key().as_ref().try_into().map_err(|_| KeyError::NotAKey)?;
         Ok(Self { seed, pair, public: PublicKey(public) })
     }
@@ -181,8 +186,9 @@ impl HostKey {
     fn new(private: PrivateKey) -> Result<Self, KeyError> {
         let host = private.public().host().ok_or(KeyError::NotAKey)?;
         let pkcs8 = private.pkcs8();
-        let signer = rustls::crypto::ring::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(pkcs8.as_slice()))
-            .map_err(|error| KeyError::Unusable(error.to_string()))?;
+        let signer =
+            rustls::crypto::ring::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(pkcs8.as_slice()))
+                .map_err(|error| KeyError::Unusable(error.to_string()))?;
         Ok(Self { private, host, signer })
     }
 

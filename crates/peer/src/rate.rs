@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use crate::limits::{STRANGER_REQUESTS_IN_ALL, STRANGER_REQUESTS_PER_ADDRESS};
 
-/// Addresses that are remembered. Where there are more the oldest is forgotten, and the bound for all together holds.
+/// Addresses that are remembered. Where there are more the oldest is forgotten, and the bound for
+/// all together holds.
 const ADDRESSES_MAX: usize = 1024;
 
 /// Counts the requests of strangers.
@@ -49,7 +50,8 @@ impl Rate {
         let bucket = counts.addresses.get(&address).copied().unwrap_or(full);
         let bucket = bucket.after_one(STRANGER_REQUESTS_PER_ADDRESS, now);
         // One address that asks too often takes nothing from the others.
-        let Some((bucket, all)) = bucket.zip(counts.all.after_one(STRANGER_REQUESTS_IN_ALL, now)) else {
+        let Some((bucket, all)) = bucket.zip(counts.all.after_one(STRANGER_REQUESTS_IN_ALL, now))
+        else {
             return false;
         };
         counts.all = all;
@@ -57,7 +59,11 @@ impl Rate {
             counts.addresses.retain(|_, bucket| bucket.full_at > now);
         }
         if counts.addresses.len() >= ADDRESSES_MAX {
-            let oldest = counts.addresses.iter().min_by_key(|(_, bucket)| bucket.full_at).map(|(address, _)| *address);
+            let oldest = counts
+                .addresses
+                .iter()
+                .min_by_key(|(_, bucket)| bucket.full_at)
+                .map(|(address, _)| *address);
             oldest.map(|oldest| counts.addresses.remove(&oldest));
         }
         counts.addresses.insert(address, bucket);

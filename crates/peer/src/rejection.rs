@@ -5,7 +5,8 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use shoutd_core::{ClusterId, HostId};
 
-/// Why a peer did not do what was asked. It travels as the JSON body of an answer whose status is not a success.
+/// Why a peer did not do what was asked. It travels as the JSON body of an answer whose status is
+/// not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "error", rename_all = "snake_case")]
 pub enum Rejection {
@@ -25,7 +26,8 @@ pub enum Rejection {
         /// The host that was meant.
         wanted: HostId,
     },
-    /// The caller did not prove to be a host of this host's cluster, and asks for what only those may.
+    /// The caller did not prove to be a host of this host's cluster, and asks for what only those
+    /// may.
     #[error("this host does not know the caller as a host of its cluster: {reason}")]
     Unauthenticated {
         /// Why not.
@@ -33,14 +35,18 @@ pub enum Rejection {
     },
     /// The caller was removed from the cluster.
     #[error(
-        "host {host} was removed from the cluster: stop shoutd on it, delete its data directory, and let it join anew"
+        "host {host} was removed from the cluster: stop shoutd on it, delete its data directory, \
+         and let it join anew"
     )]
     Removed {
         /// The caller.
         host: HostId,
     },
     /// Caller and host cannot understand each other.
-    #[error("this host speaks protocol {speaks}, the caller {caller}: run the same version of shoutd on both")]
+    #[error(
+        "this host speaks protocol {speaks}, the caller {caller}: run the same version of shoutd \
+         on both"
+    )]
     OtherProtocol {
         /// The protocol of the host that was asked.
         speaks: u32,

@@ -27,18 +27,19 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 
 use crate::bind::{BindError, listen};
-use crate::bulk::Bulk;
+use crate::body_budget::BodyBudget;
+use crate::connection_slots::{ConnectionSlots, Slot};
 use crate::identity::ENROLL;
 use crate::limits::{
-    BODY_BYTES_MAX, FIRST_REQUEST_DEADLINE, HEADER_BYTES_MAX, IDLE_MAX, REQUEST_DEADLINE, REQUESTS_MAX,
-    SERVER_KEEPALIVE, SHUTDOWN_GRACE, STRANGER_BODY_BYTES_MAX, STRANGER_LIFETIME, STRANGER_REQUESTS_MAX,
-    STREAMS_PER_CONNECTION_MAX, STREAMS_PER_STRANGER_MAX,
+    BODY_BYTES_MAX, FIRST_REQUEST_DEADLINE, HEADER_BYTES_MAX, IDLE_MAX, REQUEST_DEADLINE,
+    REQUESTS_MAX, SERVER_KEEPALIVE, SHUTDOWN_GRACE, STRANGER_BODY_BYTES_MAX, STRANGER_LIFETIME,
+    STRANGER_REQUESTS_MAX, STREAMS_PER_CONNECTION_MAX, STREAMS_PER_STRANGER_MAX,
 };
-use crate::places::{Place, Places};
 use crate::rate::Rate;
 use crate::{Acceptor, Caller, Established, Identity, Peer, Rejection};
 
-/// The server of one host. It has its port from the moment it is bound; connections wait until it serves.
+/// The server of one host. It has its port from the moment it is bound; connections wait until it
+/// serves.
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
@@ -55,7 +56,7 @@ struct Shared {
     /// Bounds those of strangers.
     strangers: Arc<Semaphore>,
     /// Bounds large bodies.
-    bulk: Bulk,
+    body_budget: BodyBudget,
     /// Bounds how often strangers ask.
     rate: Arc<Rate>,
     /// Whether a host was removed from the cluster.
@@ -73,15 +74,20 @@ impl Server {
     ///
     /// # Errors
     /// Why that is not possible, in one line for the user.
-    pub fn bind(address: SocketAddr, identity: Identity, acceptor: impl Acceptor) -> Result<Self, BindError> {
+    pub fn bind(
+        address: SocketAddr,
+        identity: Identity,
+        acceptor: impl Acceptor,
+    ) -> Result<Self, BindError> {
         let listener = listen(address)?;
-        let address = listener.local_addr().map_err(|source| BindError::Other { address, source })?;
+        let address =
+            listener.local_addr().map_err(|source| BindError::Other { address, source })?;
         let shared = Shared {
             identity,
             acceptor: Arc::new(acceptor),
             requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
             strangers: Arc::new(Semaphore::new(STRANGER_REQUESTS_MAX)),
-            bulk: Bulk::new(),
+            body_budget: BodyBudget::new(),
             rate: Arc::new(Rate::new()),
             removed: Arc::new(|_| false),
         };
@@ -93,20 +99,20 @@ impl Server {
         self.address
     }
 
-    /// Refuses every request of hosts of which this is true, although they have a certificate; but for [`ENROLL`], whose handler
-    /// decides for itself.
+    /// Refuses every request of hosts of which this is true, although they have a certificate; but
+    /// for [`ENROLL`], whose handler decides for itself.
     #[must_use]
     pub fn refusing(mut self, removed: impl Fn(HostId) -> bool + Send + Sync + 'static) -> Self {
         self.shared.removed = Arc::new(removed);
         self
     }
 
-    /// Answers requests with this router until `shutdown` is ready; then lets those under way finish, for
-    /// [`SHUTDOWN_GRACE`] at most.
+    /// Answers requests with this router until `shutdown` is ready; then lets those under way
+    /// finish, for [`SHUTDOWN_GRACE`] at most.
     pub async fn serve(self, router: Router, shutdown: impl Future<Output = ()> + Send) {
         let router = router.layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
         let (stop, stopping) = watch::channel(false);
-        let places = Arc::new(Places::default());
+        let connection_slots = Arc::new(ConnectionSlots::default());
         let mut connections = JoinSet::new();
         let mut shutdown = pin!(shutdown);
         loop {
@@ -115,7 +121,7 @@ impl Server {
                 Some(_) = connections.join_next() => {}
                 accepted = self.listener.accept() => match accepted {
                     Ok((connection, address)) => {
-                        let (place, closed) = places.admit(address.ip());
+                        let (place, closed) = connection_slots.admit(address.ip());
                         let (shared, router, stopping) = (self.shared.clone(), router.clone(), stopping.clone());
                         connections.spawn(async move {
                             tokio::select! {
@@ -125,7 +131,8 @@ impl Server {
                         });
                     }
                     Err(error) => {
-                        // Most often this process has no file descriptor left; closing connections gives some back.
+                        // Most often this process has no file descriptor left; closing connections
+                        // gives some back.
                         tracing::warn!(%error, "cannot accept a connection from a peer");
                         sleep(Duration::from_millis(100)).await;
                     }
@@ -147,17 +154,17 @@ struct Activity {
 }
 
 impl Activity {
-    fn start(self: &Arc<Self>) -> UnderWay {
+    fn start(self: &Arc<Self>) -> InFlightRequests {
         self.started.fetch_add(1, Ordering::Relaxed);
         self.under_way.fetch_add(1, Ordering::Relaxed);
-        UnderWay(Arc::clone(self))
+        InFlightRequests(Arc::clone(self))
     }
 }
 
 /// A request that is being answered.
-struct UnderWay(Arc<Activity>);
+struct InFlightRequests(Arc<Activity>);
 
-impl Drop for UnderWay {
+impl Drop for InFlightRequests {
     fn drop(&mut self) {
         self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
@@ -167,17 +174,20 @@ impl Drop for UnderWay {
 async fn serve(
     connection: TcpStream,
     address: SocketAddr,
-    place: &Place,
+    place: &Slot,
     shared: Shared,
     router: Router,
     mut stopping: watch::Receiver<bool>,
 ) {
     let acceptor = Arc::clone(&shared.acceptor);
-    let Established { stream, peer } = match timeout(FIRST_REQUEST_DEADLINE, acceptor.accept(connection)).await {
-        Ok(Ok(established)) => established,
-        Ok(Err(error)) => return tracing::debug!(%address, %error, "connection not accepted"),
-        Err(_) => return tracing::debug!(%address, "connection closed: its handshake takes too long"),
-    };
+    let Established { stream, peer } =
+        match timeout(FIRST_REQUEST_DEADLINE, acceptor.accept(connection)).await {
+            Ok(Ok(established)) => established,
+            Ok(Err(error)) => return tracing::debug!(%address, %error, "connection not accepted"),
+            Err(_) => {
+                return tracing::debug!(%address, "connection closed: its handshake takes too long");
+            }
+        };
     let is_member = peer.membership.is_ok();
     if is_member && !place.belongs_to(peer.host) {
         return tracing::warn!(%address, host = %peer.host, "too many connections: a new one is closed");
@@ -187,7 +197,8 @@ async fn serve(
         let (activity, peer) = (Arc::clone(&activity), Arc::new(peer));
         move |request| {
             let under_way = activity.start();
-            let answering = answer(request, Arc::clone(&peer), address, shared.clone(), router.clone());
+            let answering =
+                answer(request, Arc::clone(&peer), address, shared.clone(), router.clone());
             async move {
                 let response = answering.await;
                 drop(under_way);
@@ -259,28 +270,45 @@ async fn answer(
         Err(rejection) => return rejection.into_response(),
     };
     let is_member = peer.membership.is_ok();
-    let (permits, limit) =
-        if is_member { (&shared.requests, REQUESTS_MAX) } else { (&shared.strangers, STRANGER_REQUESTS_MAX) };
+    let (permits, limit) = if is_member {
+        (&shared.requests, REQUESTS_MAX)
+    } else {
+        (&shared.strangers, STRANGER_REQUESTS_MAX)
+    };
     let Ok(_permit) = permits.try_acquire() else {
-        return Rejection::Busy { reason: format!("{limit} requests are under way") }.into_response();
+        return Rejection::Busy { reason: format!("{limit} requests are under way") }
+            .into_response();
     };
     request.extensions_mut().insert(caller);
-    let room = if is_member { shared.bulk.admit(&request) } else { Ok((STRANGER_BODY_BYTES_MAX, None)) };
+    let room = if is_member {
+        shared.body_budget.admit(&request)
+    } else {
+        Ok((STRANGER_BODY_BYTES_MAX, None))
+    };
     let (largest, _room) = match room {
         Ok(room) => room,
         Err(rejection) => return rejection.into_response(),
     };
     let request = request.map(|body| Body::new(Limited::new(body, largest)));
     match timeout(REQUEST_DEADLINE, router.oneshot(request)).await {
-        Ok(Ok(response)) => shared.bulk.hold(response).unwrap_or_else(IntoResponse::into_response),
-        Err(_) => Rejection::Busy { reason: format!("the request was not answered within {REQUEST_DEADLINE:?}") }
-            .into_response(),
+        Ok(Ok(response)) => {
+            shared.body_budget.hold(response).unwrap_or_else(IntoResponse::into_response)
+        }
+        Err(_) => Rejection::Busy {
+            reason: format!("the request was not answered within {REQUEST_DEADLINE:?}"),
+        }
+        .into_response(),
     }
 }
 
 impl Shared {
     /// Tells who asks, if they may ask this.
-    fn admit(&self, request: &Request<Incoming>, peer: &Peer, address: SocketAddr) -> Result<Caller, Rejection> {
+    fn admit(
+        &self,
+        request: &Request<Incoming>,
+        peer: &Peer,
+        address: SocketAddr,
+    ) -> Result<Caller, Rejection> {
         let path = request.uri().path();
         let caller = self.identity.check(request.headers(), path, peer, address)?;
         if peer.membership.is_err() && !self.rate.admits(address.ip(), Instant::now()) {

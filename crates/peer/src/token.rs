@@ -1,7 +1,7 @@
 //! The token that lets a host in: `SHOUT1-<SHA-256 of the authority's certificate>-<secret>`.
 //!
-//! The first part tells the joiner which cluster it may talk to; the second tells the cluster that the joiner was invited. The
-//! cluster keeps only the hash of the secret.
+//! The first part tells the joiner which cluster it may talk to; the second tells the cluster that
+//! the joiner was invited. The cluster keeps only the hash of the secret.
 
 use std::fmt;
 use std::str::FromStr;
@@ -40,14 +40,20 @@ pub struct Secret(Zeroizing<[u8; SECRET_BYTES]>);
 pub enum TokenError {
     /// It is something else.
     #[error(
-        "this is not a token: a token starts with SHOUT1- and is one word; `shoutdctl token show` on a member prints it"
+        "this is not a token: a token starts with SHOUT1- and is one word; `shoutdctl token show` \
+         on a member prints it"
     )]
     NotAToken,
     /// It is of a later version.
-    #[error("this token is of version {0}, which this shoutd does not know: run the version of shoutd that printed it")]
+    #[error(
+        "this token is of version {0}, which this shoutd does not know: run the version of shoutd \
+         that printed it"
+    )]
     OtherVersion(String),
     /// A part of it is missing, or too long, or has other characters.
-    #[error("the token's {part} is not {digits} hexadecimal digits: was it cut off when it was copied?")]
+    #[error(
+        "the token's {part} is not {digits} hexadecimal digits: was it cut off when it was copied?"
+    )]
     Damaged {
         /// Which part.
         part: &'static str,
@@ -123,9 +129,12 @@ impl FromStr for Token {
         let (prefix, rest) = text.split_once('-').ok_or(TokenError::NotAToken)?;
         if prefix != PREFIX {
             let version = prefix.strip_prefix("SHOUT").filter(|version| {
-                (1..=4).contains(&version.len()) && version.bytes().all(|byte| byte.is_ascii_digit())
+                (1..=4).contains(&version.len())
+                    && version.bytes().all(|byte| byte.is_ascii_digit())
             });
-            return Err(version.map_or(TokenError::NotAToken, |version| TokenError::OtherVersion(version.to_owned())));
+            return Err(version.map_or(TokenError::NotAToken, |version| {
+                TokenError::OtherVersion(version.to_owned())
+            }));
         }
         let (authority, secret) = rest.split_once('-').unwrap_or((rest, ""));
         let damaged = TokenError::Damaged { part: "first part", digits: 64 };
@@ -164,8 +173,14 @@ mod tests {
         assert_eq!(parse("SHOUT1-abc"), TokenError::Damaged { part: "first part", digits: 64 });
         let cut = &text()[..100];
         assert_eq!(parse(cut), TokenError::Damaged { part: "secret", digits: 32 });
-        assert_eq!(parse(&format!("{}0", text())), TokenError::Damaged { part: "secret", digits: 32 });
-        assert_eq!(parse(&format!("{}-00", text())), TokenError::Damaged { part: "secret", digits: 32 });
+        assert_eq!(
+            parse(&format!("{}0", text())),
+            TokenError::Damaged { part: "secret", digits: 32 }
+        );
+        assert_eq!(
+            parse(&format!("{}-00", text())),
+            TokenError::Damaged { part: "secret", digits: 32 }
+        );
         assert!(!parse(cut).to_string().contains("1b1b"));
     }
 

@@ -1,5 +1,6 @@
-//! Everything at once that strangers, and a host of the cluster gone bad, can do to a server, which must go on answering and stay below a
-//! limit of memory. The server runs in a process of its own, so that what it takes can be told from what its attackers take.
+//! Everything at once that strangers, and a host of the cluster gone bad, can do to a server, which
+//! must go on answering and stay below a limit of memory. The server runs in a process of its own,
+//! so that what it takes can be told from what its attackers take.
 
 #[cfg(test)]
 #[allow(dead_code, reason = "shared with other tests")]
@@ -36,10 +37,16 @@ mod tests {
     const ATTACK: Duration = Duration::from_secs(3);
 
     fn router() -> Router {
-        let take = post(async |Extension(caller): Extension<Caller>, Json(_): Json<Value>| Json(caller.host));
+        let take = post(async |Extension(caller): Extension<Caller>, Json(_): Json<Value>| {
+            Json(caller.host)
+        });
         let large = post(async || "x".repeat(4 << 20));
         let swallow = post(async |_: Bytes| "");
-        Router::new().route(ENROLL, take.clone()).route("/take", take).route("/large", large).route("/swallow", swallow)
+        Router::new()
+            .route(ENROLL, take.clone())
+            .route("/take", take)
+            .route("/large", large)
+            .route("/swallow", swallow)
     }
 
     /// The process that serves. Ends when this is dropped.
@@ -58,8 +65,11 @@ mod tests {
                 .stdout(Stdio::piped())
                 .spawn()
                 .unwrap();
-            let lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
-            let address = lines.filter_map(|line| Some(line.split_once("listening ")?.1.parse().unwrap())).next();
+            let lines =
+                BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
+            let address = lines
+                .filter_map(|line| Some(line.split_once("listening ")?.1.parse().unwrap()))
+                .next();
             Self { process, address: address.expect("the server says where it listens") }
         }
 
@@ -91,9 +101,14 @@ mod tests {
         [&length[..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
     }
 
-    /// What begins every connection of HTTP/2 (RFC 9113, section 3.4), with settings that let the server send as much as it will.
+    /// What begins every connection of HTTP/2 (RFC 9113, section 3.4), with settings that let the
+    /// server send as much as it will.
     fn preface() -> Vec<u8> {
-        [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff])].concat()
+        [
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+            frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]),
+        ]
+        .concat()
     }
 
     /// The header block of `POST` to a path: indexed fields and literals (RFC 7541, section 6).
@@ -113,7 +128,8 @@ mod tests {
     /// What an attacker sends over one connection.
     fn floods(host: HostId) -> Vec<Flood> {
         let host = host.to_string();
-        let request = move |path: &str| headers(path, &[("shoutd-protocol", "1"), ("shoutd-host", &host)]);
+        let request =
+            move |path: &str| headers(path, &[("shoutd-protocol", "1"), ("shoutd-host", &host)]);
         let (enroll, large, swallow) = (request(ENROLL), request("/large"), request("/swallow"));
         let reset_enroll = enroll.clone();
         let stream = |number: u32| (2 * number + 1) & 0x7fff_ffff;
@@ -124,14 +140,17 @@ mod tests {
                 "rapid reset",
                 preface(),
                 Box::new(move |number| {
-                    let one = |n| [frame(1, 4, n, &reset_enroll), frame(3, 0, n, &[0, 0, 0, 8])].concat();
+                    let one =
+                        |n| [frame(1, 4, n, &reset_enroll), frame(3, 0, n, &[0, 0, 0, 8])].concat();
                     (0..100).flat_map(|n| one(stream(100 * number + n))).collect()
                 }),
             ),
             (
                 "continuations",
                 [preface(), frame(1, 0, 1, &enroll)].concat(),
-                Box::new(|_| frame(9, 0, 1, &headers("/x", &[("a", &"b".repeat(100))]).repeat(100))),
+                Box::new(|_| {
+                    frame(9, 0, 1, &headers("/x", &[("a", &"b".repeat(100))]).repeat(100))
+                }),
             ),
             (
                 "empty frames",
@@ -143,15 +162,31 @@ mod tests {
                 [preface(), frame(1, 4, 1, &swallow)].concat(),
                 Box::new(|_| frame(0, 0, 1, &[b'x'; 16_384])),
             ),
-            ("large answers that nobody reads", preface(), Box::new(move |number| frame(1, 5, stream(number), &large))),
-            ("window updates", preface(), Box::new(|_| frame(8, 0, 0, &[0x7f, 0xff, 0xff, 0xff]).repeat(500))),
-            ("priorities", preface(), Box::new(|n| frame(2, 0, 2 * n + 1, &[0, 0, 0, 0, 1]).repeat(500))),
+            (
+                "large answers that nobody reads",
+                preface(),
+                Box::new(move |number| frame(1, 5, stream(number), &large)),
+            ),
+            (
+                "window updates",
+                preface(),
+                Box::new(|_| frame(8, 0, 0, &[0x7f, 0xff, 0xff, 0xff]).repeat(500)),
+            ),
+            (
+                "priorities",
+                preface(),
+                Box::new(|n| frame(2, 0, 2 * n + 1, &[0, 0, 0, 0, 1]).repeat(500)),
+            ),
             ("unknown frames", preface(), Box::new(|_| frame(0xbb, 0xff, 0, &[9; 16_000]))),
             (
                 "malformed JSON",
                 preface(),
                 Box::new(move |number| {
-                    [frame(1, 4, stream(number), &enroll), frame(0, 1, stream(number), &[b'['; 4000])].concat()
+                    [
+                        frame(1, 4, stream(number), &enroll),
+                        frame(0, 1, stream(number), &[b'['; 4000]),
+                    ]
+                    .concat()
                 }),
             ),
         ]
@@ -183,7 +218,9 @@ mod tests {
         while Instant::now() < until && held.len() < 500 {
             let socket = TcpSocket::new_v4().unwrap();
             socket.bind((source, 0).into()).unwrap();
-            if let Ok(Ok(mut stream)) = tokio::time::timeout_at(until, socket.connect(address)).await {
+            if let Ok(Ok(mut stream)) =
+                tokio::time::timeout_at(until, socket.connect(address)).await
+            {
                 let _ = stream.write_all(bytes).await;
                 held.push(stream);
             }
@@ -216,9 +253,12 @@ mod tests {
             attackers.spawn(flood(stranger(), address, [127, 0, 2, last].into(), index));
             attackers.spawn(flood(member(), address, [127, 0, 3, last].into(), index));
         }
-        for (last, bytes) in
-            (1..).zip([&b"\x16\x03\x01\x10\x00\x01"[..], b"GET / HTTP/1.1\r\n\r\n", &[0xff; 4096], b""])
-        {
+        for (last, bytes) in (1..).zip([
+            &b"\x16\x03\x01\x10\x00\x01"[..],
+            b"GET / HTTP/1.1\r\n\r\n",
+            &[0xff; 4096],
+            b"",
+        ]) {
             attackers.spawn(connect(address, [127, 0, 4, last].into(), bytes));
         }
         while !attackers.is_empty() {

@@ -16,15 +16,17 @@ mod tests {
     use shoutd_core::{ClusterId, HostId};
     use shoutd_peer::limits::{BODY_BYTES_MAX, FIRST_REQUEST_DEADLINE};
     use shoutd_peer::{
-        Acceptor, BindError, CallError, Caller, Client, Connecting, Connector, Identity, Rejection, Server,
-        TlsAcceptor, TlsConnector,
+        Acceptor, BindError, CallError, Caller, Client, Connecting, Connector, Identity, Rejection,
+        Server, TlsAcceptor, TlsConnector,
     };
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
     use tokio::sync::Notify;
     use tokio::time::{sleep, timeout};
 
-    use crate::common::{LOOPBACK, Running, SOON, acceptor, client, connector, host, identity, serve_router};
+    use crate::common::{
+        LOOPBACK, Running, SOON, acceptor, client, connector, host, identity, serve_router,
+    };
 
     fn serve_on(address: SocketAddr, identity: Identity, acceptor: impl Acceptor) -> Running {
         serve_router(address, identity, acceptor, router())
@@ -37,7 +39,12 @@ mod tests {
     fn router() -> Router {
         Router::new()
             .route("/echo", post(async |Json(text): Json<String>| Json(text)))
-            .route("/who", post(async |Extension(caller): Extension<Caller>| Json((caller.host, caller.address.ip()))))
+            .route(
+                "/who",
+                post(async |Extension(caller): Extension<Caller>| {
+                    Json((caller.host, caller.address.ip()))
+                }),
+            )
             .route("/large", post(async |Json(bytes): Json<usize>| Json("x".repeat(bytes))))
             .route(
                 "/slow",
@@ -66,11 +73,13 @@ mod tests {
     #[tokio::test]
     async fn a_request_says_who_sends_it_and_from_where() {
         let server = serve(identity(1, Some(7)));
-        let who: (HostId, IpAddr) = client(2, Some(7)).call(server.address, "/who", &(), SOON).await.unwrap();
+        let who: (HostId, IpAddr) =
+            client(2, Some(7)).call(server.address, "/who", &(), SOON).await.unwrap();
         assert_eq!(who, (host(2), LOOPBACK));
         // A host on its way into the cluster is answered too; so is one that asks by id.
         assert_eq!(echo(&client(3, None), server.address).await.unwrap(), "hello");
-        let named: String = client(2, None).call_host(host(1), server.address, "/echo", &"hi", SOON).await.unwrap();
+        let named: String =
+            client(2, None).call_host(host(1), server.address, "/echo", &"hi", SOON).await.unwrap();
         assert_eq!(named, "hi");
         server.stop().await;
     }
@@ -80,7 +89,8 @@ mod tests {
         let server = serve(identity(1, None));
         let source: IpAddr = "127.0.0.77".parse().unwrap();
         let client = Client::new(identity(2, None), connector(2, source));
-        let (_, address): (HostId, IpAddr) = client.call(server.address, "/who", &(), SOON).await.unwrap();
+        let (_, address): (HostId, IpAddr) =
+            client.call(server.address, "/who", &(), SOON).await.unwrap();
         assert_eq!(address, source);
         server.stop().await;
     }
@@ -99,9 +109,13 @@ mod tests {
         let server = serve(identity(1, Some(7)));
         let error = echo(&client(2, Some(8)), server.address).await.unwrap_err();
         let CallError::Refused { rejection, .. } = &error else { panic!("{error}") };
-        assert_eq!(*rejection, Rejection::OtherCluster { has: ClusterId::new(7), caller: ClusterId::new(8) });
+        assert_eq!(
+            *rejection,
+            Rejection::OtherCluster { has: ClusterId::new(7), caller: ClusterId::new(8) }
+        );
         assert!(error.to_string().ends_with(
-            "refused: this host belongs to cluster 00000000000000000000000000000007, the caller to 00000000000000000000000000000008"
+            "refused: this host belongs to cluster 00000000000000000000000000000007, the caller \
+             to 00000000000000000000000000000008"
         ));
         server.stop().await;
     }
@@ -109,7 +123,9 @@ mod tests {
     #[tokio::test]
     async fn a_host_does_not_answer_for_another() {
         let server = serve(identity(1, None));
-        let answer = client(2, None).call_host::<_, String>(host(9), server.address, "/echo", &"hi", SOON).await;
+        let answer = client(2, None)
+            .call_host::<_, String>(host(9), server.address, "/echo", &"hi", SOON)
+            .await;
         let Err(CallError::Refused { rejection, .. }) = answer else { panic!("{answer:?}") };
         assert_eq!(rejection, Rejection::OtherHost { is: host(1), wanted: host(9) });
         server.stop().await;
@@ -131,9 +147,11 @@ mod tests {
         let client = client(2, None);
         let refused = client.call::<_, ()>(server.address, "/refuse", &(), SOON).await.unwrap_err();
         assert!(refused.to_string().ends_with("refused: not today"), "{refused}");
-        let missing = client.call::<_, ()>(server.address, "/nothing", &(), SOON).await.unwrap_err();
+        let missing =
+            client.call::<_, ()>(server.address, "/nothing", &(), SOON).await.unwrap_err();
         assert!(missing.to_string().contains("404"), "{missing}");
-        let other = client.call::<_, u64>(server.address, "/echo", &"hello", SOON).await.unwrap_err();
+        let other =
+            client.call::<_, u64>(server.address, "/echo", &"hello", SOON).await.unwrap_err();
         assert!(matches!(other, CallError::Malformed { .. }), "{other}");
         server.stop().await;
     }
@@ -142,18 +160,28 @@ mod tests {
     async fn nobody_there_is_told_at_once_and_too_slow_at_the_deadline() {
         let server = serve(identity(1, None));
         let (address, client) = (server.address, client(2, None));
-        let slow = client.call::<_, u64>(address, "/slow", &5000, Duration::from_millis(100)).await.unwrap_err();
+        let slow = client
+            .call::<_, u64>(address, "/slow", &5000, Duration::from_millis(100))
+            .await
+            .unwrap_err();
         assert!(matches!(slow, CallError::TimedOut { .. }), "{slow}");
         assert_eq!(slow.to_string(), format!("{address} did not answer within 100 ms"));
         server.stop().await;
         let nobody = echo(&client, address).await.unwrap_err();
-        assert_eq!(nobody.to_string(), format!("{address} cannot be reached: Connection refused (os error 111)"));
+        assert_eq!(
+            nobody.to_string(),
+            format!("{address} cannot be reached: Connection refused (os error 111)")
+        );
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn one_connection_serves_all_calls_and_is_made_anew_when_the_peer_restarts() {
         let accepted = Arc::new(AtomicUsize::new(0));
-        let server = serve_on((LOOPBACK, 0).into(), identity(1, None), Counting(Arc::clone(&accepted), acceptor(1)));
+        let server = serve_on(
+            (LOOPBACK, 0).into(),
+            identity(1, None),
+            Counting(Arc::clone(&accepted), acceptor(1)),
+        );
         let (address, client) = (server.address, client(2, None));
         let calls = (0..200).map(|_| {
             let client = client.clone();
@@ -164,7 +192,8 @@ mod tests {
         }
         assert_eq!(accepted.load(Ordering::SeqCst), 1);
         server.stop().await;
-        let server = serve_on(address, identity(1, None), Counting(Arc::clone(&accepted), acceptor(1)));
+        let server =
+            serve_on(address, identity(1, None), Counting(Arc::clone(&accepted), acceptor(1)));
         assert_eq!(echo(&client, address).await.unwrap(), "hello");
         assert_eq!(accepted.load(Ordering::SeqCst), 2);
         server.stop().await;
@@ -187,7 +216,11 @@ mod tests {
         let server = serve(identity(1, None));
         let client = Client::new(identity(2, None), Slow(connector(2, LOOPBACK)));
         let arrived = async {
-            while client.call::<_, String>(server.address, "/echo", &"hi", Duration::from_millis(100)).await.is_err() {}
+            while client
+                .call::<_, String>(server.address, "/echo", &"hi", Duration::from_millis(100))
+                .await
+                .is_err()
+            {}
         };
         timeout(Duration::from_secs(3), arrived).await.unwrap();
         server.stop().await;
@@ -200,10 +233,15 @@ mod tests {
         let near = "x".repeat(BODY_BYTES_MAX - 2);
         let echoed: String = client.call(server.address, "/echo", &near, SOON).await.unwrap();
         assert_eq!(echoed.len(), near.len());
-        let request =
-            client.call::<_, String>(server.address, "/echo", &"x".repeat(BODY_BYTES_MAX), SOON).await.unwrap_err();
+        let request = client
+            .call::<_, String>(server.address, "/echo", &"x".repeat(BODY_BYTES_MAX), SOON)
+            .await
+            .unwrap_err();
         assert!(request.to_string().contains("the request has"), "{request}");
-        let answer = client.call::<_, String>(server.address, "/large", &BODY_BYTES_MAX, SOON).await.unwrap_err();
+        let answer = client
+            .call::<_, String>(server.address, "/large", &BODY_BYTES_MAX, SOON)
+            .await
+            .unwrap_err();
         assert!(answer.to_string().contains("the answer has more than"), "{answer}");
         server.stop().await;
     }
@@ -224,7 +262,10 @@ mod tests {
             Router::new().route("/held", post(held)),
         );
         let (address, client) = (server.address, client(2, None));
-        let call = tokio::spawn(async move { client.call::<_, String>(address, "/held", &(), SOON).await });
+        let call =
+            tokio::spawn(
+                async move { client.call::<_, String>(address, "/held", &(), SOON).await },
+            );
         timeout(SOON, entered.notified()).await.unwrap();
         server.stop.send(()).unwrap();
         // It listens no more, and the call goes on.
@@ -262,13 +303,16 @@ mod tests {
         assert_eq!(
             error.to_string(),
             format!(
-                "port {port} on 127.0.0.1 is in use by another program (`ss -ltnp sport = :{port}` names it): \
-                 stop it or choose another port"
+                "port {port} on 127.0.0.1 is in use by another program (`ss -ltnp sport = \
+                 :{port}` names it): stop it or choose another port"
             )
         );
-        let error = Server::bind("192.0.2.1:7789".parse().unwrap(), identity(1, None), acceptor(1)).unwrap_err();
+        let error = Server::bind("192.0.2.1:7789".parse().unwrap(), identity(1, None), acceptor(1))
+            .unwrap_err();
         assert!(
-            error.to_string().starts_with("no interface of this host has 192.0.2.1; its addresses are "),
+            error
+                .to_string()
+                .starts_with("no interface of this host has 192.0.2.1; its addresses are "),
             "{error}"
         );
         server.stop().await;

@@ -1,4 +1,5 @@
-//! Who gets in, who does not and why, and what strangers can do to a server: over real connections on loopback.
+//! Who gets in, who does not and why, and what strangers can do to a server: over real connections
+//! on loopback.
 
 #[cfg(test)]
 #[allow(dead_code, reason = "shared with other tests")]
@@ -16,26 +17,31 @@ mod tests {
     use shoutd_core::{ClusterId, Fingerprint, HostId};
     use shoutd_peer::identity::ENROLL;
     use shoutd_peer::limits::{
-        FIRST_REQUEST_DEADLINE, STRANGER_BODY_BYTES_MAX, STRANGER_REQUESTS_PER_ADDRESS, STRANGERS_MAX,
-        STRANGERS_PER_ADDRESS_MAX,
+        FIRST_REQUEST_DEADLINE, STRANGER_BODY_BYTES_MAX, STRANGER_REQUESTS_PER_ADDRESS,
+        STRANGERS_MAX, STRANGERS_PER_ADDRESS_MAX,
     };
     use shoutd_peer::{
-        CallError, Caller, Client, Connector, CredentialStore, Credentials, Distrust, Identity, Rejection, Server,
-        Trust, VALIDITY,
+        CallError, Caller, Client, Connector, CredentialStore, Credentials, Distrust, Identity,
+        Rejection, Server, Trust, VALIDITY,
     };
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpSocket, TcpStream};
     use tokio::time::{Instant, sleep, timeout};
 
     use crate::common::{
-        LOOPBACK, Running, SOON, acceptor, certified, client, client_of, connector, host, identity, member, ours,
-        prepared, serve_as, stranger,
+        LOOPBACK, Running, SOON, acceptor, certified, client, client_of, connector, host, identity,
+        member, ours, prepared, serve_as, stranger,
     };
 
     fn router() -> Router {
         let who = post(async |Extension(caller): Extension<Caller>| Json(caller.host));
         Router::new()
-            .route(ENROLL, post(async |Extension(caller): Extension<Caller>, _: String| Json(caller.key.fingerprint())))
+            .route(
+                ENROLL,
+                post(async |Extension(caller): Extension<Caller>, _: String| {
+                    Json(caller.key.fingerprint())
+                }),
+            )
             .route("/who", who.clone())
             .route("/v1/enroll/", who.clone())
             .route("/v1/enroll/x", who)
@@ -79,8 +85,14 @@ mod tests {
         let server = serve_as(&member(1), router());
         let newcomer = stranger();
         let client = client_of(&newcomer, Trust::Anybody);
-        assert_eq!(enroll(&client, server.address).await.unwrap(), newcomer.key().public().fingerprint());
-        assert_eq!(unauthenticated(who(&client, server.address).await), "it belongs to no cluster yet");
+        assert_eq!(
+            enroll(&client, server.address).await.unwrap(),
+            newcomer.key().public().fingerprint()
+        );
+        assert_eq!(
+            unauthenticated(who(&client, server.address).await),
+            "it belongs to no cluster yet"
+        );
         for path in ["/v1/enroll/", "/v1/enroll/x", "/v1/../v1/enroll", "//v1/enroll", "/nothing"] {
             unauthenticated(client.call::<_, HostId>(server.address, path, &(), SOON).await);
         }
@@ -98,7 +110,8 @@ mod tests {
     #[tokio::test]
     async fn certificates_that_are_not_of_this_cluster_are_not_believed_by_either_side() {
         let now = SystemTime::now();
-        let (other_authority, other_cluster) = (certified(2, ours(), now), certified(1, ClusterId::new(8), now));
+        let (other_authority, other_cluster) =
+            (certified(2, ours(), now), certified(1, ClusterId::new(8), now));
         let expired = certified(1, ours(), now - VALIDITY - days(5));
         let server = serve_as(&member(1), router());
         let none = stranger();
@@ -123,7 +136,8 @@ mod tests {
         let undecided = client_of(&none, Trust::Cluster);
         assert_eq!(distrust(who(&undecided, server.address).await), Distrust::NotEnrolled);
         let unformed = serve_as(&none, router());
-        let told = unauthenticated(who(&client_of(&stranger(), Trust::Anybody), server.address).await);
+        let told =
+            unauthenticated(who(&client_of(&stranger(), Trust::Anybody), server.address).await);
         assert_eq!(told, "it belongs to no cluster yet");
         unformed.stop().await;
         server.stop().await;
@@ -137,15 +151,18 @@ mod tests {
     async fn nobody_passes_for_another_host() {
         let server = serve_as(&member(1), router());
         let pretender = Client::new(identity(3, Some(7)), connector(2, LOOPBACK));
-        let expected = format!("it says that it is host {}, and has the key of host {}", host(3), host(2));
+        let expected =
+            format!("it says that it is host {}, and has the key of host {}", host(3), host(2));
         assert_eq!(unauthenticated(who(&pretender, server.address).await), expected);
         assert_eq!(unauthenticated(enroll(&pretender, server.address).await), expected);
-        // The other way round: whoever has the address of another host is not shown what is meant for that one.
+        // The other way round: whoever has the address of another host is not shown what is meant
+        // for that one.
         let asked = Arc::new(AtomicUsize::new(0));
         let counting = Arc::clone(&asked);
         let secret = post(async move || Json(counting.fetch_add(1, Ordering::SeqCst)));
         let other = serve_as(&member(4), Router::new().route("/secret", secret));
-        let answer = second().call_host::<_, usize>(host(1), other.address, "/secret", &(), SOON).await;
+        let answer =
+            second().call_host::<_, usize>(host(1), other.address, "/secret", &(), SOON).await;
         assert_eq!(rejection(answer), Rejection::OtherHost { is: host(4), wanted: host(1) });
         assert_eq!(asked.load(Ordering::SeqCst), 0);
         other.stop().await;
@@ -188,7 +205,10 @@ mod tests {
         let unformed = serve_as(&stranger(), router());
         for trust in [Trust::Pinned(fingerprint(1)), Trust::Anybody, Trust::Cluster] {
             let store = if trust == Trust::Cluster { member(2) } else { Arc::clone(&newcomer) };
-            assert_eq!(distrust(enroll(&client_of(&store, trust), unformed.address).await), Distrust::NoCluster);
+            assert_eq!(
+                distrust(enroll(&client_of(&store, trust), unformed.address).await),
+                Distrust::NoCluster
+            );
         }
         unformed.stop().await;
         server.stop().await;
@@ -205,12 +225,17 @@ mod tests {
         assert_eq!(distrust(who(&second(), own.address).await), Distrust::NoCluster);
         let given = prepared(1);
         let key = store.key().public();
-        let credentials = Credentials::issue(key, &given.authority, ours(), given.seal_key, SystemTime::now()).unwrap();
+        let credentials =
+            Credentials::issue(key, &given.authority, ours(), given.seal_key, SystemTime::now())
+                .unwrap();
         store.enroll(credentials).unwrap();
         assert_eq!(who(&client, server.address).await.unwrap(), store.host());
         assert_eq!(who(&second(), own.address).await.unwrap(), host(2));
         store.leave().unwrap();
-        assert_eq!(distrust(who(&client_of(&store, Trust::Cluster), server.address).await), Distrust::NotEnrolled);
+        assert_eq!(
+            distrust(who(&client_of(&store, Trust::Cluster), server.address).await),
+            Distrust::NotEnrolled
+        );
         own.stop().await;
         server.stop().await;
     }
@@ -220,7 +245,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = CredentialStore::open(directory.path()).unwrap();
         let (given, key, now) = (prepared(1), *store.key().public(), SystemTime::now());
-        let issue = |at| Credentials::issue(&key, &given.authority, ours(), given.seal_key.clone(), at).unwrap();
+        let issue = |at| {
+            Credentials::issue(&key, &given.authority, ours(), given.seal_key.clone(), at).unwrap()
+        };
         store.enroll(issue(now - VALIDITY + days(1))).unwrap();
         let server = serve_as(&store, router());
         let (kept, address) = (second(), server.address);
@@ -244,9 +271,11 @@ mod tests {
         let calls: Vec<_> = calls.collect();
         for _ in 0..20 {
             let (store, given) = (Arc::clone(&store), prepared(1));
-            tokio::task::spawn_blocking(move || store.renew(&given.authority, SystemTime::now()).unwrap())
-                .await
-                .unwrap();
+            tokio::task::spawn_blocking(move || {
+                store.renew(&given.authority, SystemTime::now()).unwrap()
+            })
+            .await
+            .unwrap();
             assert!(who(&kept, address).await.is_ok());
             sleep(Duration::from_millis(10)).await;
         }
@@ -289,7 +318,8 @@ mod tests {
         }
         let elsewhere = stranger();
         let source = IpAddr::from([127, 0, 0, 79]);
-        let connector = shoutd_peer::TlsConnector::new(Arc::clone(&elsewhere), Trust::Anybody, source).unwrap();
+        let connector =
+            shoutd_peer::TlsConnector::new(Arc::clone(&elsewhere), Trust::Anybody, source).unwrap();
         let elsewhere = Client::new(Identity::new(elsewhere.host(), None), connector);
         assert!(enroll(&elsewhere, server.address).await.is_ok());
         server.stop().await;
@@ -322,14 +352,16 @@ mod tests {
     async fn closed(stream: &mut TcpStream) -> Vec<u8> {
         let mut bytes = Vec::new();
         // With a FIN, or a reset where it did not read everything.
-        let _ = timeout(FIRST_REQUEST_DEADLINE + SOON, stream.read_to_end(&mut bytes)).await.unwrap();
+        let _ =
+            timeout(FIRST_REQUEST_DEADLINE + SOON, stream.read_to_end(&mut bytes)).await.unwrap();
         bytes
     }
 
     #[tokio::test]
     async fn what_is_no_tls_1_3_is_turned_away_at_once() {
         let server = serve_as(&member(1), router());
-        let mut random: Vec<u8> = (0..60_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+        let mut random: Vec<u8> =
+            (0..60_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
         random[0] = 99;
         // A record that says it is longer than any may be (RFC 8446, section 5.2).
         let long = [&[22, 3, 1, 0xff, 0xff][..], &[0; 70_000]].concat();
@@ -369,9 +401,11 @@ mod tests {
         };
         // One that finishes its handshake and then asks for nothing.
         let idle = async {
-            let mut idle = connector_of(&stranger(), Trust::Anybody).connect(address).await.unwrap().stream;
+            let mut idle =
+                connector_of(&stranger(), Trust::Anybody).connect(address).await.unwrap().stream;
             let mut bytes = Vec::new();
-            let _ = timeout(FIRST_REQUEST_DEADLINE + SOON, idle.read_to_end(&mut bytes)).await.unwrap();
+            let _ =
+                timeout(FIRST_REQUEST_DEADLINE + SOON, idle.read_to_end(&mut bytes)).await.unwrap();
         };
         let member = async {
             for _ in 0..20 {
@@ -387,7 +421,8 @@ mod tests {
     async fn however_many_strangers_sit_there_members_get_in() {
         let server = serve_as(&member(1), router());
         let mut held = Vec::new();
-        // From the member's own address, as a container on its host would, and then from everywhere.
+        // From the member's own address, as a container on its host would, and then from
+        // everywhere.
         for _ in 0..200 {
             held.push(TcpStream::connect(server.address).await.unwrap());
         }

@@ -1,4 +1,5 @@
-//! How announcements grow: the real decisions and messages of `core::announce` between many hosts, without network and daemons.
+//! How announcements grow: the real decisions and messages of `core::announce` between many hosts,
+//! without network and daemons.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -6,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use shoutd_core::announce::{
-    AnnouncedEndpoint, AnnouncedNetwork, Content, Heard, Listeners, Message, Speakers, audience, expectations,
+use shoutd_core::advertise::{
+    AdvertisedEndpoint, AdvertisedNetwork, Content, InboundSessions, Message, OutboundSessions,
+    PeerStates, audience, expectations,
 };
 use shoutd_core::cluster::{Cluster, Command, Pool, Settings};
 use shoutd_core::limits::BEAT_INTERVAL;
@@ -39,8 +41,8 @@ pub(super) struct Count {
 struct Host {
     id: HostId,
     content: Content,
-    speakers: Speakers,
-    listeners: Listeners,
+    speakers: OutboundSessions,
+    listeners: InboundSessions,
 }
 
 /// Hosts of which some share a network.
@@ -57,7 +59,8 @@ pub(super) struct Mesh {
 }
 
 impl Mesh {
-    /// So many hosts, of which so many share a network and have heard each other. The first listens to so many groups.
+    /// So many hosts, of which so many share a network and have heard each other. The first listens
+    /// to so many groups.
     pub(super) fn new(hosts: u16, sharing: u16, groups: u32) -> Result<Self> {
         ensure!(sharing <= hosts, "{sharing} of {hosts} hosts cannot share a network");
         let network: NetworkId = format!("{:064x}", 1).parse().context("an id")?;
@@ -80,12 +83,20 @@ impl Mesh {
         let hosts = ids.into_iter().enumerate().map(|(index, id)| Host {
             id,
             content: if index < sharing.into() { content(&network, index) } else { Content::new() },
-            speakers: Speakers::default(),
-            listeners: Listeners::default(),
+            speakers: OutboundSessions::default(),
+            listeners: InboundSessions::default(),
         });
         let hosts = hosts.collect();
         let sent = Sent::default();
-        let mut mesh = Self { cluster, hosts, network, now: BEAT_INTERVAL, sent, entropy: 0, is_changed: true };
+        let mut mesh = Self {
+            cluster,
+            hosts,
+            network,
+            now: BEAT_INTERVAL,
+            sent,
+            entropy: 0,
+            is_changed: true,
+        };
         for number in 0..groups {
             mesh.listen(number)?;
         }
@@ -97,13 +108,15 @@ impl Mesh {
     fn listen(&mut self, number: u32) -> Result<()> {
         let first = self.hosts.first_mut().context("no hosts")?;
         let network = first.content.get_mut(&self.network).context("no network")?;
-        let group = IpAddr::V4(Ipv4Addr::from_bits(Ipv4Addr::new(239, 84, 0, 0).to_bits() + number));
+        let group =
+            IpAddr::V4(Ipv4Addr::from_bits(Ipv4Addr::new(239, 84, 0, 0).to_bits() + number));
         Arc::make_mut(network).memberships.groups.insert(group, SourceFilter::all());
         self.is_changed = true;
         Ok(())
     }
 
-    /// Lets the first host join so many groups more, one after the other or all in one instant, and returns what that took.
+    /// Lets the first host join so many groups more, one after the other or all in one instant, and
+    /// returns what that took.
     pub(super) fn change(&mut self, changes: u32, at_once: bool) -> Result<Sent> {
         let before = self.sent;
         for number in 0..changes {
@@ -140,10 +153,12 @@ impl Mesh {
     fn address(&mut self) {
         let Self { cluster, hosts, now, entropy, .. } = self;
         for host in hosts {
-            let told = audience(cluster, host.id, &host.content, &Heard::default());
+            let told = audience(cluster, host.id, &host.content, &PeerStates::default());
             host.listeners.track(cluster, expectations(cluster, host.id, &host.content), *now);
             host.speakers.address(cluster, host.id, told, || {
-                *entropy = entropy.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                *entropy = entropy
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 entropy.rotate_left(32)
             });
         }
@@ -190,14 +205,15 @@ impl Mesh {
 /// One endpoint, of the host with this index.
 fn content(network: &NetworkId, index: usize) -> Content {
     let [.., high, low] = index.to_be_bytes();
-    let endpoint = AnnouncedEndpoint {
+    let endpoint = AdvertisedEndpoint {
         mac: MacAddress([2, 0x73, 10, 0, high, low]),
         addresses: [IpAddr::from([10, 0, high, low])].into(),
         names: format!("container{index}").parse().into_iter().collect(),
     };
     let id = format!("{:064x}", index + 1).parse();
     let endpoints = id.into_iter().map(|id| (id, endpoint.clone())).collect();
-    [(network.clone(), Arc::new(AnnouncedNetwork { endpoints, ..AnnouncedNetwork::default() }))].into()
+    [(network.clone(), Arc::new(AdvertisedNetwork { endpoints, ..AdvertisedNetwork::default() }))]
+        .into()
 }
 
 fn settings() -> Result<Settings> {

@@ -1,4 +1,5 @@
-//! `cargo xtask bench cluster`: what a cluster of many simulated hosts costs each of them, and how that grows.
+//! `cargo xtask bench cluster`: what a cluster of many simulated hosts costs each of them, and how
+//! that grows.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -13,7 +14,8 @@ use super::machine_facts::Facts;
 use crate::programs;
 use crate::terminal::{show_output, show_progress, show_verdict};
 
-/// The test that simulates one size (`crates/consensus/src/simulation/growth.rs`), and what its figures stand behind.
+/// The test that simulates one size (`crates/consensus/src/simulation/growth.rs`), and what its
+/// figures stand behind.
 const TEST: &str = "simulation::growth::growth";
 const MARK: &str = "growth: ";
 
@@ -73,7 +75,8 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     }
     show_progress("counting announcements");
     let page = page(&all, &facts) + &announcements()?;
-    std::fs::write(&options.output, &page).with_context(|| format!("write {}", options.output.display()))?;
+    std::fs::write(&options.output, &page)
+        .with_context(|| format!("write {}", options.output.display()))?;
     show_output(page.split_once("## Figures").map_or(page.as_str(), |(_, figures)| figures));
     show_verdict(&format!("written to {}", options.output.display()));
     Ok(ExitCode::SUCCESS)
@@ -83,14 +86,26 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
 fn simulate(hosts: u16) -> Result<Figures> {
     let mut command = programs::cargo();
     command
-        .args(["test", "--quiet", "--package", "shoutd-consensus", "--lib", "--", "--exact", TEST, "--nocapture"])
+        .args([
+            "test",
+            "--quiet",
+            "--package",
+            "shoutd-consensus",
+            "--lib",
+            "--",
+            "--exact",
+            TEST,
+            "--nocapture",
+        ])
         .env("SHOUTD_GROWTH_HOSTS", hosts.to_string())
         .stderr(Stdio::inherit());
     let output = command.output().context("run cargo test")?;
     let printed = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "the simulation of {hosts} hosts failed: {printed}");
-    let figures = printed.lines().find_map(|line| line.split_once(MARK)).map(|(_, figures)| figures);
-    serde_json::from_str(figures.context("the simulation printed no figures")?).context("read the figures")
+    let figures =
+        printed.lines().find_map(|line| line.split_once(MARK)).map(|(_, figures)| figures);
+    serde_json::from_str(figures.context("the simulation printed no figures")?)
+        .context("read the figures")
 }
 
 fn page(all: &[Figures], facts: &Facts) -> String {
@@ -124,7 +139,8 @@ fn page(all: &[Figures], facts: &Facts) -> String {
     table("For each network that is created", change, &|figures| {
         let Roles { leader, voter, learner } = &figures.change;
         let times = [figures.agreed, figures.applied_by_all].map(|time| format!("{time:.0}"));
-        [vec![rate(*leader), rate(*voter), learner.map_or_else(none, rate)], times.to_vec()].concat()
+        [vec![rate(*leader), rate(*voter), learner.map_or_else(none, rate)], times.to_vec()]
+            .concat()
     });
     table("On each host", "agreed state with 20 networks, KiB | memory, KiB", &|figures| {
         vec![format!("{:.0}", figures.state / 1024.0), format!("{:.0}", figures.memory)]
@@ -133,7 +149,8 @@ fn page(all: &[Figures], facts: &Facts) -> String {
 }
 
 /// Hosts of a cluster, and how many of them share a network.
-const MESHES: [(u16, u16); 7] = [(2, 2), (5, 5), (10, 10), (50, 10), (200, 10), (50, 50), (100, 100)];
+const MESHES: [(u16, u16); 7] =
+    [(2, 2), (5, 5), (10, 10), (50, 10), (200, 10), (50, 50), (100, 100)];
 
 /// The hosts where it is counted how changes and time add up.
 const MESH: (u16, u16) = (10, 10);
@@ -144,42 +161,70 @@ const GROUPS: [u32; 2] = [0, 5000];
 /// The part of the page about announcements.
 fn announcements() -> Result<String> {
     let mut page = String::from("\n### Announcements: one host joins one group\n\n");
-    page.push_str("| hosts | share a network | its groups before | messages | bytes | bytes to each that shares |\n|---|---|---|---|---|---|\n");
+    page.push_str(
+        "| hosts | share a network | its groups before | messages | bytes | bytes to each that \
+         shares |\n|---|---|---|---|---|---|\n",
+    );
     for (hosts, sharing) in MESHES {
         for groups in GROUPS {
-            let Count { messages, bytes } = Mesh::new(hosts, sharing, groups)?.change(1, false)?.news;
+            let Count { messages, bytes } =
+                Mesh::new(hosts, sharing, groups)?.change(1, false)?.news;
             let each = bytes / usize::from(sharing - 1).max(1);
-            let _ = writeln!(page, "| {hosts} | {sharing} | {groups} | {messages} | {bytes} | {each} |");
+            let _ = writeln!(
+                page,
+                "| {hosts} | {sharing} | {groups} | {messages} | {bytes} | {each} |"
+            );
         }
     }
     let (hosts, sharing) = MESH;
-    let _ = write!(page, "\n### Announcements: one host of {hosts} that share a network joins many groups\n\n");
-    page.push_str("| groups joined | its groups before | how | messages | bytes | bytes for each change to each that shares |\n|---|---|---|---|---|---|\n");
+    let _ = write!(
+        page,
+        "\n### Announcements: one host of {hosts} that share a network joins many groups\n\n"
+    );
+    page.push_str(
+        "| groups joined | its groups before | how | messages | bytes | bytes for each change to \
+         each that shares |\n|---|---|---|---|---|---|\n",
+    );
     for (changes, at_once) in [(1, false), (10, false), (100, false), (1000, false), (1000, true)] {
         for groups in GROUPS {
-            let Count { messages, bytes } = Mesh::new(hosts, sharing, groups)?.change(changes, at_once)?.news;
+            let Count { messages, bytes } =
+                Mesh::new(hosts, sharing, groups)?.change(changes, at_once)?.news;
             let each = bytes / usize::from(sharing - 1) / changes as usize;
             let how = if at_once { "in one instant" } else { "one after the other" };
-            let _ = writeln!(page, "| {changes} | {groups} | {how} | {messages} | {bytes} | {each} |");
+            let _ =
+                writeln!(page, "| {changes} | {groups} | {how} | {messages} | {bytes} | {each} |");
         }
     }
     page.push_str("\n### Announcements: nothing changes\n\n");
-    page.push_str("| hosts | share a network | for, s | snapshots and deltas | beats and answers, each second, of all hosts | of each host that shares | bytes of that |\n|---|---|---|---|---|---|---|\n");
-    for ((hosts, sharing), seconds) in MESHES.map(|mesh| (mesh, 60)).into_iter().chain([(MESH, 600)]) {
+    page.push_str(
+        "| hosts | share a network | for, s | snapshots and deltas | beats and answers, each \
+         second, of all hosts | of each host that shares | bytes of that \
+         |\n|---|---|---|---|---|---|---|\n",
+    );
+    for ((hosts, sharing), seconds) in
+        MESHES.map(|mesh| (mesh, 60)).into_iter().chain([(MESH, 600)])
+    {
         let sent = Mesh::new(hosts, sharing, 0)?.rest(Duration::from_secs(seconds))?;
         let Count { messages, bytes } = sent.beats;
         #[expect(clippy::cast_precision_loss, reason = "they are far below 2^52")]
         let (all, bytes) = (messages as f64 / seconds as f64, bytes as f64 / seconds as f64);
         let (each, bytes) = (all / f64::from(sharing), bytes / f64::from(sharing));
         let news = sent.news.messages;
-        let _ = writeln!(page, "| {hosts} | {sharing} | {seconds} | {news} | {all:.0} | {each:.1} | {bytes:.0} |");
+        let _ = writeln!(
+            page,
+            "| {hosts} | {sharing} | {seconds} | {news} | {all:.0} | {each:.1} | {bytes:.0} |"
+        );
     }
     Ok(page)
 }
 
 fn rate(rate: Rate) -> String {
     let Rate { messages, bytes } = rate;
-    let size = if bytes >= 10_240.0 { format!("{:.0} KiB", bytes / 1024.0) } else { format!("{bytes:.0} B") };
+    let size = if bytes >= 10_240.0 {
+        format!("{:.0} KiB", bytes / 1024.0)
+    } else {
+        format!("{bytes:.0} B")
+    };
     format!("{messages:.1} messages, {size}")
 }
 

@@ -13,7 +13,8 @@ use super::ways::{End, Ends, Group, Way, findings, number};
 const LARGE: usize = 1400;
 const SMALL: usize = 64;
 
-/// Runs of a round, each of new processes, and round trips in each: how long these take is a matter of which processor they have come to, and of two usual values a single run has one.
+/// Runs of a round, each of new processes, and round trips in each: how long these take is a matter
+/// of which processor they have come to, and of two usual values a single run has one.
 const RUNS: usize = 5;
 const PINGS: u32 = 300;
 
@@ -48,14 +49,20 @@ pub(super) struct Measurement {
 }
 
 impl Measurement {
-    /// One of multicast to a group, without samples. What it is of is put before its name and title.
+    /// One of multicast to a group, without samples. What it is of is put before its name and
+    /// title.
     pub(super) fn multicast(stream: Stream, group: Group, name: &str, title: &str) -> Self {
         let (what, unit) = match stream {
             Stream::Throughput => ("multicast throughput", "Mbit/s"),
             Stream::PacketRate => ("multicast packet rate", "packets/s"),
         };
-        let figure = Comparison::new(format!("{what} {title}"), unit).bar(Bar::at_least(Way::ByHand, 0.97));
-        Self { name: format!("{what} {name}"), figures: vec![figure], measure: Measure::Multicast(stream, group) }
+        let figure =
+            Comparison::new(format!("{what} {title}"), unit).bar(Bar::at_least(Way::ByHand, 0.97));
+        Self {
+            name: format!("{what} {name}"),
+            figures: vec![figure],
+            measure: Measure::Multicast(stream, group),
+        }
     }
 
     /// All that are wanted, without samples.
@@ -64,13 +71,36 @@ impl Measurement {
         let all = vec![
             Self::multicast(Stream::Throughput, Group::One, "to one host", "1 → 1, 1400 B"),
             Self::multicast(Stream::PacketRate, Group::One, "to one host", "1 → 1, 64 B"),
-            Self::multicast(Stream::Throughput, Group::Two, "to two hosts", "1 → 2, 1400 B, per receiver"),
-            Self::multicast(Stream::PacketRate, Group::Two, "to two hosts", "1 → 2, 64 B, per receiver"),
-            Self::multicast(Stream::Throughput, Group::OneOfIpv6, "to one host by IPv6", "1 → 1 by IPv6, 1400 B"),
-            Self::multicast(Stream::PacketRate, Group::OneOfIpv6, "to one host by IPv6", "1 → 1 by IPv6, 64 B"),
+            Self::multicast(
+                Stream::Throughput,
+                Group::Two,
+                "to two hosts",
+                "1 → 2, 1400 B, per receiver",
+            ),
+            Self::multicast(
+                Stream::PacketRate,
+                Group::Two,
+                "to two hosts",
+                "1 → 2, 64 B, per receiver",
+            ),
+            Self::multicast(
+                Stream::Throughput,
+                Group::OneOfIpv6,
+                "to one host by IPv6",
+                "1 → 1 by IPv6, 1400 B",
+            ),
+            Self::multicast(
+                Stream::PacketRate,
+                Group::OneOfIpv6,
+                "to one host by IPv6",
+                "1 → 1 by IPv6, 64 B",
+            ),
             Self {
                 name: "TCP throughput".to_owned(),
-                figures: vec![Comparison::new("TCP throughput", "Mbit/s").bar(Bar::at_least(Way::Overlay, 1.0))],
+                figures: vec![
+                    Comparison::new("TCP throughput", "Mbit/s")
+                        .bar(Bar::at_least(Way::Overlay, 1.0)),
+                ],
                 measure: Measure::Tcp,
             },
             Self {
@@ -83,22 +113,34 @@ impl Measurement {
             },
             Self {
                 name: "multicast round trip".to_owned(),
-                figures: vec![round_trip("multicast round trip p50"), round_trip("multicast round trip p99")],
+                figures: vec![
+                    round_trip("multicast round trip p50"),
+                    round_trip("multicast round trip p99"),
+                ],
                 measure: Measure::MulticastRoundTrip,
             },
         ];
         all.into_iter().filter(|measurement| options.wants(&measurement.name)).collect()
     }
 
-    /// Measures each way once, for so many seconds where that is a choice; in every other round backwards, so that none is
-    /// always the later one. What fails is told and has no sample.
-    pub(super) fn round(&mut self, number: u32, ways: &[Ends], seconds: f64, mut complain: impl FnMut(&str)) {
+    /// Measures each way once, for so many seconds where that is a choice; in every other round
+    /// backwards, so that none is always the later one. What fails is told and has no sample.
+    pub(super) fn round(
+        &mut self,
+        number: u32,
+        ways: &[Ends],
+        seconds: f64,
+        mut complain: impl FnMut(&str),
+    ) {
         let mut order = Way::ALL;
         if number.is_multiple_of(2) {
             order.reverse();
         }
         for way in order {
-            let measured = ways.iter().find(|ends| ends.way == way).map(|ends| self.measure.samples(ends, seconds));
+            let measured = ways
+                .iter()
+                .find(|ends| ends.way == way)
+                .map(|ends| self.measure.samples(ends, seconds));
             let values = match measured.transpose() {
                 Ok(values) => values.flatten().unwrap_or_default(),
                 Err(error) => {
@@ -135,8 +177,9 @@ fn packet_rate(ends: &Ends, group: Group, seconds: f64) -> Result<Option<Vec<f64
     Ok(stream(ends, group, SMALL, seconds)?.map(|datagrams| vec![datagrams]))
 }
 
-/// Sends as fast as can be from host 1; returns how many datagrams a second the receiver that got the least has got. The underlay has no multicast: it is unicast there, to one host. Docker's overlay has
-/// none to other hosts.
+/// Sends as fast as can be from host 1; returns how many datagrams a second the receiver that got
+/// the least has got. The underlay has no multicast: it is unicast there, to one host. Docker's
+/// overlay has none to other hosts.
 fn stream(ends: &Ends, group: Group, size: usize, seconds: f64) -> Result<Option<f64>> {
     let receivers = (2..=ends.count()).filter(|host| group.is_received_on(*host));
     let multicast = match ends.way {
@@ -152,16 +195,21 @@ fn stream(ends: &Ends, group: Group, size: usize, seconds: f64) -> Result<Option
             to = SocketAddr::new(end.address.into(), PORT);
         }
         let limit = seconds + 5.0;
-        listening.push(end.ready_helper(&format!("receive {to} {} --seconds {limit}", end.place()))?);
+        listening
+            .push(end.ready_helper(&format!("receive {to} {} --seconds {limit}", end.place()))?);
     }
     let near = ends.on(1)?;
-    let sent = near.run_helper(&format!("send {to} {} --size {size} --seconds {seconds}", near.place()), seconds)?;
+    let sent = near.run_helper(
+        &format!("send {to} {} --size {size} --seconds {seconds}", near.place()),
+        seconds,
+    )?;
     let mut least = f64::INFINITY;
     for process in &mut listening {
         let heard = findings(process, seconds + 5.0)?;
         let (received, time) = (number(&heard, "received")?, number(&heard, "seconds")?);
         ensure!(received > 1.0 && time > 0.0, "nothing was heard by {}", process.what());
-        // A receiver that is behind at the end has its buffer left to read: the sender's time, then, is too short.
+        // A receiver that is behind at the end has its buffer left to read: the sender's time,
+        // then, is too short.
         least = least.min(received / time.max(number(&sent, "seconds")?));
     }
     Ok(Some(least))
@@ -204,8 +252,9 @@ fn round_trips(near: &End, ping: &str, far: &End, echo: &str) -> Result<Vec<f64>
         percentiles(&found?)
     };
     let runs: Vec<[f64; 2]> = (0..RUNS).map(|_| run()).collect::<Result<_>>()?;
-    let median =
-        |each: fn(&[f64; 2]) -> f64| percentile(&runs.iter().map(each).collect::<Vec<_>>(), 50.0).context("no runs");
+    let median = |each: fn(&[f64; 2]) -> f64| {
+        percentile(&runs.iter().map(each).collect::<Vec<_>>(), 50.0).context("no runs")
+    };
     Ok(vec![median(|[p50, _]| *p50)?, median(|[_, p99]| *p99)?])
 }
 

@@ -27,13 +27,18 @@ impl Facts {
     pub(super) fn read() -> Result<Self> {
         let line = |path: &str, name: &str| -> Result<String> {
             let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
-            let found = text.lines().find(|line| line.starts_with(name)).and_then(|line| line.split_once(':'));
+            let found = text
+                .lines()
+                .find(|line| line.starts_with(name))
+                .and_then(|line| line.split_once(':'));
             Ok(found.map_or("unknown", |(_, value)| value).trim().to_owned())
         };
         let memory = line("/proc/meminfo", "MemTotal")?;
-        let kibibytes: u64 = memory.split(' ').next().unwrap_or_default().parse().context("read MemTotal")?;
+        let kibibytes: u64 =
+            memory.split(' ').next().unwrap_or_default().parse().context("read MemTotal")?;
         let load = fs::read_to_string("/proc/loadavg").context("read /proc/loadavg")?;
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("read the kernel's release")?;
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")
+            .context("read the kernel's release")?;
         let date = Command::new("date").arg("+%Y-%m-%d").output().context("run date")?;
         Ok(Self {
             processor: line("/proc/cpuinfo", "model name")?,
@@ -66,13 +71,15 @@ impl Facts {
         let busy = *load > BUSY * *processors as f64;
         let busy = if busy {
             format!(
-                "**Measured on a busy machine** (load {load} before the benchmark began): take them as provisional."
+                "**Measured on a busy machine** (load {load} before the benchmark began): take \
+                 them as provisional."
             )
         } else {
             format!("Load before the benchmark began: {load}.")
         };
         format!(
-            "{date}, Linux {kernel}, {processors} × {processor}, {memory_gib} GiB, up to {hosts} lab hosts, Docker Engine {engine}. {busy}\n"
+            "{date}, Linux {kernel}, {processors} × {processor}, {memory_gib} GiB, up to {hosts} \
+             lab hosts, Docker Engine {engine}. {busy}\n"
         )
     }
 }

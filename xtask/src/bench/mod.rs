@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: what multicast and unicast cost by shoutd and by other ways, measured in turn on hosts of the lab.
+//! `cargo xtask bench`: what multicast and unicast cost by shoutd and by other ways, measured in
+//! turn on hosts of the lab.
 
 mod alone;
 mod announcements;
@@ -45,16 +46,17 @@ const MANY_HOSTS: u8 = 9;
 /// The hosts for figures with few receivers among many hosts: one sends, three receive.
 const MOST_HOSTS: u8 = 32;
 
-/// How long a new bridge hands multicast to every port, as it cannot know its receivers before they have answered its
-/// first query (RFC 3376, section 8.3: 10 s), and some.
+/// How long a new bridge hands multicast to every port, as it cannot know its receivers before they
+/// have answered its first query (RFC 3376, section 8.3: 10 s), and some.
 const YOUNG: Duration = Duration::from_secs(13);
 
-/// How long the command measures by default, and with `--quick`; what is begun then is ended. With what comes before and after, that is
-/// less than 35 minutes.
+/// How long the command measures by default, and with `--quick`; what is begun then is ended. With
+/// what comes before and after, that is less than 35 minutes.
 const TIME: Duration = Duration::from_secs(30 * 60);
 const QUICK_TIME: Duration = Duration::from_secs(7 * 60);
 
-/// How much of that is for rounds between few hosts; the rest is for what shoutd is measured by alone, and for many hosts.
+/// How much of that is for rounds between few hosts; the rest is for what shoutd is measured by
+/// alone, and for many hosts.
 const ROUNDS_SHARE: f64 = 0.33;
 
 /// Another benchmark than that of the data plane.
@@ -76,8 +78,8 @@ pub(crate) struct Options {
     /// How often each way is measured [default: 20, or 3 with --quick].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: Option<u32>,
-    /// How many hosts there are in the end, for the figures with many [default: 32, or 4 with --quick]. Each runs a Docker
-    /// engine, in about 150 MiB of memory.
+    /// How many hosts there are in the end, for the figures with many [default: 32, or 4 with
+    /// --quick]. Each runs a Docker engine, in about 150 MiB of memory.
     #[arg(long, value_parser = clap::value_parser!(u8).range(5..=i64::from(shoutd_lab::MAX_HOSTS)))]
     hosts: Option<u8>,
     /// Measure only what has this in its name, such as `joins` or `TCP`.
@@ -103,7 +105,8 @@ impl Options {
         self.only.as_ref().is_none_or(|only| name.contains(only.as_str()))
     }
 
-    /// How long one throughput is measured: not long, but often, so that what else the machine does meets all ways alike.
+    /// How long one throughput is measured: not long, but often, so that what else the machine does
+    /// meets all ways alike.
     fn seconds(&self) -> f64 {
         if self.quick { 0.5 } else { 1.0 }
     }
@@ -126,15 +129,17 @@ impl Found {
     fn note(&mut self, what: &str) {
         show_progress(what);
         // Where this program lies is nobody's affair.
-        let program = env::current_exe().ok().and_then(|path| path.into_os_string().into_string().ok());
-        self.notes.push(program.map_or_else(|| what.to_owned(), |path| what.replace(&path, "xtask")));
+        let program =
+            env::current_exe().ok().and_then(|path| path.into_os_string().into_string().ok());
+        self.notes
+            .push(program.map_or_else(|| what.to_owned(), |path| what.replace(&path, "xtask")));
     }
 }
 
 /// # Errors
 ///
-/// Fails when the hosts cannot be brought up and connected, or the report cannot be written; never for what the figures
-/// are.
+/// Fails when the hosts cannot be brought up and connected, or the report cannot be written; never
+/// for what the figures are.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if let Some(Other::Cluster(options)) = &options.other {
         return cluster::run(options);
@@ -146,8 +151,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let name = format!("bench-{}", process::id());
     interrupt::take_down_on_interrupt(&name)?;
     show_progress("bringing up four hosts, each with its own Docker engine");
-    let mut lab = LabOptions::new(&name).hosts(HOSTS).programs(&directory).progress(show_progress).up()?;
-    let engine = lab.host(1).and_then(|host| host.docker(["version", "--format", "{{.Server.Version}}"]));
+    let mut lab =
+        LabOptions::new(&name).hosts(HOSTS).programs(&directory).progress(show_progress).up()?;
+    let engine =
+        lab.host(1).and_then(|host| host.docker(["version", "--format", "{{.Server.Version}}"]));
     let measured = measure(&mut lab, options);
     if measured.is_err() {
         interrupt::await_exit_if_interrupted();
@@ -172,13 +179,16 @@ fn measure(lab: &mut Lab, options: &Options) -> Result<Found> {
         show_progress(&format!("making the way: {way}"));
         match Ends::make(way, lab.hosts()) {
             Ok(ends) => ways.push(ends),
-            Err(error) if way == Way::Overlay => found.note(&format!("{way} does not work here: {error:#}")),
+            Err(error) if way == Way::Overlay => {
+                found.note(&format!("{way} does not work here: {error:#}"))
+            }
             Err(error) => return Err(error).with_context(|| format!("make the way: {way}")),
         }
     }
     show_progress("waiting for the bridges to know their receivers");
     thread::sleep(YOUNG);
-    let rounds_end = Instant::now() + deadline.saturating_duration_since(Instant::now()).mul_f64(ROUNDS_SHARE);
+    let rounds_end =
+        Instant::now() + deadline.saturating_duration_since(Instant::now()).mul_f64(ROUNDS_SHARE);
     for round in 1..=options.rounds() {
         if round > 1 && Instant::now() > rounds_end {
             found.note(&format!("no time was left for more than {} rounds", round - 1));
@@ -201,7 +211,13 @@ fn measure(lab: &mut Lab, options: &Options) -> Result<Found> {
 }
 
 /// Takes the samples of one round; what fails is noted.
-fn measure_once(measurement: &mut Measurement, round: u32, ways: &[Ends], options: &Options, found: &mut Found) {
+fn measure_once(
+    measurement: &mut Measurement,
+    round: u32,
+    ways: &[Ends],
+    options: &Options,
+    found: &mut Found,
+) {
     show_progress(&format!("round {round}: {}", measurement.name));
     measurement.round(round, ways, options.seconds(), |fault| {
         interrupt::await_exit_if_interrupted();
@@ -227,7 +243,8 @@ fn start_shoutd(hosts: &[Host]) -> Result<Vec<String>> {
 fn write(found: &Found, facts: Facts, options: &Options) -> Result<()> {
     let output = &options.output;
     fs::create_dir_all(output).with_context(|| format!("make {}", output.display()))?;
-    let comparisons: Vec<&Comparison> = found.measurements.iter().flat_map(|one| &one.figures).collect();
+    let comparisons: Vec<&Comparison> =
+        found.measurements.iter().flat_map(|one| &one.figures).collect();
     let mut plots = Vec::new();
     for comparison in &comparisons {
         if let Some(drawn) = plot::bars(comparison) {
@@ -252,5 +269,7 @@ fn save(path: &Path, text: &str) -> Result<()> {
 /// The path of this program, which hosts see as the machine does.
 fn helper_program() -> Result<String> {
     let path = env::current_exe().context("find the running program")?;
-    path.into_os_string().into_string().map_err(|path| anyhow::anyhow!("{} is no UTF-8", path.display()))
+    path.into_os_string()
+        .into_string()
+        .map_err(|path| anyhow::anyhow!("{} is no UTF-8", path.display()))
 }

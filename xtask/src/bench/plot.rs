@@ -12,11 +12,13 @@ const RIGHT: f64 = 520.0;
 const TOP: f64 = 44.0;
 const STEP: f64 = 30.0;
 
-/// A bar for each way that was measured, as long as the median, with a line from the least to the greatest. `None` if
-/// nothing was measured.
+/// A bar for each way that was measured, as long as the median, with a line from the least to the
+/// greatest. `None` if nothing was measured.
 pub(super) fn bars(comparison: &Comparison) -> Option<String> {
-    let measured: Vec<_> =
-        Way::ALL.into_iter().filter_map(|way| comparison.spread(way).map(|spread| (way, spread))).collect();
+    let measured: Vec<_> = Way::ALL
+        .into_iter()
+        .filter_map(|way| comparison.spread(way).map(|spread| (way, spread)))
+        .collect();
     let longest = measured.iter().map(|(_, spread)| spread.greatest).fold(0.0, f64::max);
     if longest <= 0.0 {
         return None;
@@ -78,6 +80,9 @@ mod tests {
         comparison.add(Way::ByHand, None);
         let drawn = bars(&comparison).unwrap();
         assert!(drawn.contains(">shoutd<") && !drawn.contains(">by hand<"), "{drawn}");
-        assert_eq!(file_name("multicast throughput 1 → 2, 1400 B"), "multicast-throughput-1-2-1400-b.svg");
+        assert_eq!(
+            file_name("multicast throughput 1 → 2, 1400 B"),
+            "multicast-throughput-1-2-1400-b.svg"
+        );
     }
 }

@@ -84,8 +84,8 @@ impl Comparison {
         Spread::of(&ratios)
     }
 
-    /// shoutd's median divided by another's. Where a figure has two usual values it can differ from the median of the
-    /// rounds' ratios.
+    /// shoutd's median divided by another's. Where a figure has two usual values it can differ from
+    /// the median of the rounds' ratios.
     fn ratio_of_medians(&self, against: Way) -> Option<f64> {
         Some(self.spread(Way::Shoutd)?.median / self.spread(against)?.median)
     }
@@ -106,15 +106,20 @@ impl Comparison {
 
     /// The ratio, with that of the medians if that is another.
     fn ratio_cell(&self, against: Way) -> String {
-        let Some((ratio, of_medians)) = self.ratio(against).zip(self.ratio_of_medians(against)) else {
+        let Some((ratio, of_medians)) = self.ratio(against).zip(self.ratio_of_medians(against))
+        else {
             return "–".to_owned();
         };
-        let also = differing(ratio.median, of_medians).map(|other| format!("; {other}")).unwrap_or_default();
+        let also = differing(ratio.median, of_medians)
+            .map(|other| format!("; {other}"))
+            .unwrap_or_default();
         format!("{}{also}", show(ratio))
     }
 
     fn judge(&self, bar: Bar) -> String {
-        let Some((ratio, of_medians)) = self.ratio(bar.against).zip(self.ratio_of_medians(bar.against)) else {
+        let Some((ratio, of_medians)) =
+            self.ratio(bar.against).zip(self.ratio_of_medians(bar.against))
+        else {
             return "not measured".to_owned();
         };
         let judged = bar.judge(ratio.median);
@@ -162,7 +167,8 @@ impl Finding {
     fn row(&self) -> String {
         let Self { title, unit, samples, most, remark } = self;
         let spread = Spread::of(samples);
-        let value = spread.map_or("not measured".to_owned(), |spread| show_all(spread, samples.len()));
+        let value =
+            spread.map_or("not measured".to_owned(), |spread| show_all(spread, samples.len()));
         let bar = most.map(|most| most.judge(spread)).unwrap_or_default();
         format!("| {title}, {unit} | {value} | {bar} | {remark} |")
     }
@@ -189,14 +195,17 @@ impl Report<'_> {
         let mut page = format!("{METHOD}\n## Figures\n\n{}\n", self.facts.describe());
         _ = writeln!(
             page,
-            "{} rounds were asked for, and how many there were stands in each row. Each figure is the median, with the least and the greatest in brackets.\n",
+            "{} rounds were asked for, and how many there were stands in each row. Each figure is \
+             the median, with the least and the greatest in brackets.\n",
             self.rounds
         );
         page.push_str("### Compared\n\n| figure | rounds |");
         for way in Way::ALL {
             _ = write!(page, " {way} |");
         }
-        page.push_str(" shoutd / by hand | shoutd / overlay | bar |\n|---|---|---|---|---|---|---|---|---|\n");
+        page.push_str(
+            " shoutd / by hand | shoutd / overlay | bar |\n|---|---|---|---|---|---|---|---|---|\n",
+        );
         for comparison in &self.comparisons {
             _ = writeln!(page, "{}", comparison.row());
         }
@@ -273,9 +282,16 @@ mod tests {
     #[test]
     fn ratios_are_of_the_same_round() {
         let comparison = compared([10.0, 20.0, 5.0], [10.0, 20.0, 10.0]);
-        assert_eq!(comparison.ratio(Way::ByHand), Some(Spread { median: 1.0, least: 0.5, greatest: 1.0 }));
+        assert_eq!(
+            comparison.ratio(Way::ByHand),
+            Some(Spread { median: 1.0, least: 0.5, greatest: 1.0 })
+        );
         assert_eq!(comparison.ratio(Way::Overlay), None);
-        assert!(comparison.row().ends_with("| 1 (0.50–1) | – | ≥ 0.97 × by hand: met |"), "{}", comparison.row());
+        assert!(
+            comparison.row().ends_with("| 1 (0.50–1) | – | ≥ 0.97 × by hand: met |"),
+            "{}",
+            comparison.row()
+        );
     }
 
     #[test]
@@ -300,14 +316,20 @@ mod tests {
             most: Some(Limit::Each(0.0)),
             remark: String::new(),
         };
-        assert_eq!(finding.row(), "| lost, packets | 0 (0–1, 3 samples) | each ≤ 0: **missed** |  |");
+        assert_eq!(
+            finding.row(),
+            "| lost, packets | 0 (0–1, 3 samples) | each ≤ 0: **missed** |  |"
+        );
     }
 
     #[test]
     fn says_so_where_the_medians_have_another_ratio() {
         let comparison = compared([5.0, 12.0, 12.0], [10.0, 12.0, 5.0]);
         let row = comparison.row();
-        assert!(row.contains("| 3 |") && row.contains("1 (0.50–2.40); of the medians 1.20"), "{row}");
+        assert!(
+            row.contains("| 3 |") && row.contains("1 (0.50–2.40); of the medians 1.20"),
+            "{row}"
+        );
         assert!(row.ends_with("≥ 0.97 × by hand: met |"), "{row}");
         let row = compared([5.0, 10.0, 12.0], [10.0, 10.0, 12.0]).row();
         assert!(!row.contains("of the medians"), "{row}");

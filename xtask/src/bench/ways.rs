@@ -83,12 +83,20 @@ impl End {
 
     /// The end of a Docker network in a container that runs.
     pub(super) fn running(host: &Host, name: &str, network: &str) -> Result<Self> {
-        let format = format!("{{{{.State.Pid}}}} {{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}");
+        let format = format!(
+            "{{{{.State.Pid}}}} {{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}"
+        );
         let found = host.docker(["inspect", "--format", &format, name])?;
-        let (pid, address) = found.trim().split_once(' ').context("no process and address of a container")?;
+        let (pid, address) =
+            found.trim().split_once(' ').context("no process and address of a container")?;
         let namespace = Some(format!("/proc/{pid}/ns/net"));
         let device = if network == OVERLAY_NETWORK { "eth0" } else { "shout0" };
-        Ok(Self { host: host.clone(), address: address.parse().context("an address")?, device, namespace })
+        Ok(Self {
+            host: host.clone(),
+            address: address.parse().context("an address")?,
+            device,
+            namespace,
+        })
     }
 
     /// The arguments by which a helper knows the interface.
@@ -110,7 +118,8 @@ impl End {
     /// Starts a helper with these arguments.
     pub(super) fn helper(&self, arguments: &str) -> Result<Process> {
         let program = helper_program()?;
-        let command: Vec<&str> = [program.as_str(), "bench-helper"].into_iter().chain(arguments.split(' ')).collect();
+        let command: Vec<&str> =
+            [program.as_str(), "bench-helper"].into_iter().chain(arguments.split(' ')).collect();
         self.spawn(&command)
     }
 
@@ -194,14 +203,17 @@ impl Ends {
     }
 }
 
-/// A bridge and a VXLAN in a namespace of their own, as shoutd's are: in the host's own, its netfilter would drop what is bridged. All entries are static: groups go to the hosts that
-/// [`Group::is_received_on`] names, and there to the container's port alone. A bridge goes by its entries only where somebody queries.
+/// A bridge and a VXLAN in a namespace of their own, as shoutd's are: in the host's own, its
+/// netfilter would drop what is bridged. All entries are static: groups go to the hosts that
+/// [`Group::is_received_on`] names, and there to the container's port alone. A bridge goes by its
+/// entries only where somebody queries.
 fn by_hand(host: &Host, hosts: &[Host]) -> Result<End> {
     let (number, underlay, pid) = (host.number(), host.address(), hand_container(host)?);
     let mut script = format!(
         "set -e
         ip netns add hand
-        ip link add vxlan0 type vxlan id 77 dstport {HAND_PORT} local {underlay} dev eth0 nolearning
+        ip link add vxlan0 type vxlan id 77 dstport {HAND_PORT} local {underlay} dev eth0 \
+         nolearning
         ip link set vxlan0 netns hand
         ip -n hand link add bridge0 type bridge mcast_snooping 1 mcast_querier 1
         ip -n hand link add port0 mtu 1450 type veth peer name {HAND_DEVICE} mtu 1450 address {mac}
@@ -218,8 +230,12 @@ fn by_hand(host: &Host, hosts: &[Host]) -> Result<End> {
         mac = hand_mac(number),
         address = hand_address(number),
     );
-    for group in Group::EACH.into_iter().filter(|group| group.is_received_on(number)).map(Group::address) {
-        script.push_str(&format!("bridge -n hand mdb add dev bridge0 port port0 grp {group} permanent\n"));
+    for group in
+        Group::EACH.into_iter().filter(|group| group.is_received_on(number)).map(Group::address)
+    {
+        script.push_str(&format!(
+            "bridge -n hand mdb add dev bridge0 port port0 grp {group} permanent\n"
+        ));
     }
     for other in hosts.iter().filter(|other| other.number() != number) {
         script.push_str(&entries_to(other));
@@ -233,8 +249,9 @@ fn by_hand(host: &Host, hosts: &[Host]) -> Result<End> {
     })
 }
 
-/// A container on a network that stays on its host, in which the way by hand ends; returns its process. What the engine does in every container, as netfilter rules for its resolver of names, costs each packet,
-/// on whatever way it comes.
+/// A container on a network that stays on its host, in which the way by hand ends; returns its
+/// process. What the engine does in every container, as netfilter rules for its resolver of names,
+/// costs each packet, on whatever way it comes.
 fn hand_container(host: &Host) -> Result<u32> {
     host.docker(["network", "create", "--internal", HAND])?;
     let ipv6 = "net.ipv6.conf.default.disable_ipv6=0";
@@ -247,7 +264,10 @@ fn hand_container(host: &Host) -> Result<u32> {
 /// The lines that add the static entries by which a host sends to another.
 fn entries_to(other: &Host) -> String {
     let to = other.address();
-    let groups = Group::EACH.into_iter().filter(|group| group.is_received_on(other.number())).map(Group::mac);
+    let groups = Group::EACH
+        .into_iter()
+        .filter(|group| group.is_received_on(other.number()))
+        .map(Group::mac);
     ["00:00:00:00:00:00".to_owned(), hand_mac(other.number())]
         .into_iter()
         .chain(groups)
@@ -281,7 +301,8 @@ pub(super) enum Group {
 }
 
 impl Group {
-    const EACH: [Self; 6] = [Self::One, Self::Two, Self::Three, Self::All, Self::Back, Self::OneOfIpv6];
+    const EACH: [Self; 6] =
+        [Self::One, Self::Two, Self::Three, Self::All, Self::Back, Self::OneOfIpv6];
 
     pub(super) fn address(self) -> IpAddr {
         let v4 = |last| Ipv4Addr::new(239, 77, 0, last).into();
@@ -306,7 +327,8 @@ impl Group {
         }
     }
 
-    /// RFC 1112, section 6.4: the low 23 bits of the group after 01:00:5e. RFC 2464, section 7: the low 32 after 33:33.
+    /// RFC 1112, section 6.4: the low 23 bits of the group after 01:00:5e. RFC 2464, section 7: the
+    /// low 32 after 33:33.
     fn mac(self) -> String {
         match self.address() {
             IpAddr::V4(group) => {
@@ -339,7 +361,9 @@ fn overlay(hosts: &[Host]) -> Result<Vec<End>> {
 fn shoutd(hosts: &[Host]) -> Result<Vec<End>> {
     let first = hosts.first().context("no hosts")?;
     let subnets = ["--subnet", "10.202.0.0/24", "--ipv6", "--subnet", "fd00:202::/64"];
-    first.docker(["network", "create", "--driver", "shoutd"].iter().chain(&subnets).chain(&[NETWORK]))?;
+    first.docker(
+        ["network", "create", "--driver", "shoutd"].iter().chain(&subnets).chain(&[NETWORK]),
+    )?;
     hosts.iter().try_for_each(|host| await_network(host, NETWORK))?;
     hosts.iter().map(|host| End::of_container(host, NETWORK)).collect()
 }

@@ -16,7 +16,8 @@ use crate::terminal::show_progress;
 const RATE: u32 = 1000;
 const SECONDS: f64 = 2.0;
 
-/// Measures what a sender gets through to all of many hosts, then to three of as many as are wanted.
+/// Measures what a sender gets through to all of many hosts, then to three of as many as are
+/// wanted.
 pub(super) fn measure(
     lab: &mut Lab,
     join: &[String],
@@ -26,16 +27,20 @@ pub(super) fn measure(
     found: &mut Found,
 ) -> Result<()> {
     let receivers = grow(lab, join, ways, options.hosts().min(MANY_HOSTS), deadline)? - 1;
-    let (large, small) =
-        (format!("1 → {receivers}, 1400 B, per receiver"), format!("1 → {receivers}, 64 B, per receiver"));
+    let (large, small) = (
+        format!("1 → {receivers}, 1400 B, per receiver"),
+        format!("1 → {receivers}, 64 B, per receiver"),
+    );
     let to_all = [
         Measurement::multicast(Stream::Throughput, Group::All, "to all hosts", &large),
         Measurement::multicast(Stream::PacketRate, Group::All, "to all hosts", &small),
     ];
     measure_rounds(to_all, ways, options, deadline, found);
     let hosts = grow(lab, join, ways, options.hosts(), deadline)?;
-    let (large, small) =
-        (format!("1 → 3 of {hosts}, 1400 B, per receiver"), format!("1 → 3 of {hosts}, 64 B, per receiver"));
+    let (large, small) = (
+        format!("1 → 3 of {hosts}, 1400 B, per receiver"),
+        format!("1 → 3 of {hosts}, 64 B, per receiver"),
+    );
     let to_three = [
         Measurement::multicast(Stream::Throughput, Group::Three, "to three of all hosts", &large),
         Measurement::multicast(Stream::PacketRate, Group::Three, "to three of all hosts", &small),
@@ -44,23 +49,37 @@ pub(super) fn measure(
     let ours = ways.iter().find(|ends| ends.way == Way::Shoutd).context("no way of shoutd's")?;
     match copies(ours, lab.hosts()) {
         Ok(findings) => found.findings.extend(findings),
-        Err(error) => found.note(&format!("copies to hosts without receivers, of {hosts}: {error:#}")),
+        Err(error) => {
+            found.note(&format!("copies to hosts without receivers, of {hosts}: {error:#}"))
+        }
     }
     Ok(())
 }
 
-/// Brings hosts up until there are as many as wanted, and returns how many there are. Fails when no time is left.
-fn grow(lab: &mut Lab, join: &[String], ways: &mut [Ends], wanted: u8, deadline: Instant) -> Result<usize> {
+/// Brings hosts up until there are as many as wanted, and returns how many there are. Fails when no
+/// time is left.
+fn grow(
+    lab: &mut Lab,
+    join: &[String],
+    ways: &mut [Ends],
+    wanted: u8,
+    deadline: Instant,
+) -> Result<usize> {
     while lab.hosts().len() < wanted.into() {
         let hosts = lab.hosts().len();
-        ensure!(Instant::now() < deadline, "no time was left for more than {hosts} of {wanted} hosts");
+        ensure!(
+            Instant::now() < deadline,
+            "no time was left for more than {hosts} of {wanted} hosts"
+        );
         let host = lab.add_host()?.clone();
         show_progress(&format!("{}: joining", host.name()));
         let address = host.address().to_string();
-        let arguments: Vec<&str> = [address.as_str()].into_iter().chain(join.iter().map(String::as_str)).collect();
+        let arguments: Vec<&str> =
+            [address.as_str()].into_iter().chain(join.iter().map(String::as_str)).collect();
         host.start_shoutd(&arguments)?;
         for ends in ways.iter_mut().filter(|ends| matches!(ends.way, Way::ByHand | Way::Shoutd)) {
-            ends.extend(&host).with_context(|| format!("extend to {}: {}", host.name(), ends.way))?;
+            ends.extend(&host)
+                .with_context(|| format!("extend to {}: {}", host.name(), ends.way))?;
         }
     }
     Ok(lab.hosts().len())
@@ -75,7 +94,10 @@ fn measure_rounds(
 ) {
     for round in 1..=options.rounds() {
         if Instant::now() > deadline {
-            found.note(&format!("no time was left for more than {} rounds with many hosts", round - 1));
+            found.note(&format!(
+                "no time was left for more than {} rounds with many hosts",
+                round - 1
+            ));
             break;
         }
         for measurement in &mut measurements {
@@ -94,7 +116,8 @@ fn copies(ends: &Ends, hosts: &[Host]) -> Result<Vec<Finding>> {
     let mut receivers = Vec::new();
     for host in with {
         let end = ends.on(host.number().into())?;
-        receivers.push(end.ready_helper(&format!("receive {at} {} --seconds {limit}", end.place()))?);
+        receivers
+            .push(end.ready_helper(&format!("receive {at} {} --seconds {limit}", end.place()))?);
     }
     await_listeners(&ends.on(1)?.host, Group::Three.address(), receivers.len())?;
     let watched = SECONDS + 4.0;
@@ -115,10 +138,17 @@ fn copies(ends: &Ends, hosts: &[Host]) -> Result<Vec<Finding>> {
         findings(process, limit)?;
     }
     Ok(vec![Finding {
-        title: format!("copies sent to each of {} hosts without receivers, of {}", without.len(), hosts.len()),
+        title: format!(
+            "copies sent to each of {} hosts without receivers, of {}",
+            without.len(),
+            hosts.len()
+        ),
         unit: "packets",
         samples: frames,
         most: Some(Limit::Each(0.0)),
-        remark: format!("{} packets were sent to a group with receivers on three hosts", number(&sent, "sent")?),
+        remark: format!(
+            "{} packets were sent to a group with receivers on three hosts",
+            number(&sent, "sent")?
+        ),
     }])
 }

@@ -15,7 +15,8 @@ const TTL: Ttl = Ttl::from_secs(5);
 /// Octets of a UDP answer to whoever does not say how many it takes (RFC 1035, section 4.2.1).
 const PLAIN_BYTES_MAX: u16 = 512;
 
-/// Octets of a UDP answer to whoever takes more (RFC 6891): what fits any path, as the DNS flag day of 2020 has it.
+/// Octets of a UDP answer to whoever takes more (RFC 6891): what fits any path, as the DNS flag day
+/// of 2020 has it.
 const EXTENDED_BYTES_MAX: u16 = 1232;
 
 /// How a question came.
@@ -27,15 +28,19 @@ pub enum Transport {
     Tcp,
 }
 
-/// The answer to a question, from the names that the container may know. `None` is no answer at all, to what is no question.
+/// The answer to a question, from the names that the container may know. `None` is no answer at
+/// all, to what is no question.
 ///
-/// What is not known here may be known elsewhere: it is answered with SERVFAIL, upon which Docker's resolver, and those of C libraries, ask the next server.
+/// What is not known here may be known elsewhere: it is answered with SERVFAIL, upon which Docker's
+/// resolver, and those of C libraries, ask the next server.
 pub fn answer(question: &[u8], directory: &Directory, transport: Transport) -> Option<Vec<u8>> {
     let message = Message::from_octets(question).ok().filter(|message| !message.header().qr())?;
     let extension = message.opt();
     let limit = match (transport, &extension) {
         (Transport::Tcp, _) => u16::MAX,
-        (Transport::Udp, Some(opt)) => opt.udp_payload_size().clamp(PLAIN_BYTES_MAX, EXTENDED_BYTES_MAX),
+        (Transport::Udp, Some(opt)) => {
+            opt.udp_payload_size().clamp(PLAIN_BYTES_MAX, EXTENDED_BYTES_MAX)
+        }
         (Transport::Udp, None) => PLAIN_BYTES_MAX,
     };
     let found = find(&message, directory);
@@ -54,7 +59,8 @@ pub fn answer(question: &[u8], directory: &Directory, transport: Transport) -> O
     finish(short, extended)
 }
 
-/// The answer to what has no question, or several: nothing of it is repeated, as there is no telling how much it is.
+/// The answer to what has no question, or several: nothing of it is repeated, as there is no
+/// telling how much it is.
 fn malformed(message: &Message<&[u8]>) -> Vec<u8> {
     let mut answer = MessageBuilder::new_vec();
     let header = answer.header_mut();
@@ -82,7 +88,11 @@ fn find(message: &Message<&[u8]>, directory: &Directory) -> Found {
     }
     let (text, wanted) = (question.qname().to_string().to_ascii_lowercase(), question.qtype());
     if let Some(address) = reversed(&text) {
-        let names = directory.addresses.iter().filter(|(_, at)| at.contains(&address)).map(|(name, _)| name.clone());
+        let names = directory
+            .addresses
+            .iter()
+            .filter(|(_, at)| at.contains(&address))
+            .map(|(name, _)| name.clone());
         let names: Vec<_> = names.collect();
         return match (names.is_empty(), wanted) {
             (true, _) => Found::Fault(Rcode::SERVFAIL),
@@ -113,7 +123,9 @@ fn compose(message: &Message<&[u8]>, found: &Found, extended: bool) -> Option<Ve
                 for address in addresses {
                     match address {
                         IpAddr::V4(address) => answer.push((owner, TTL, A::new(*address))).ok()?,
-                        IpAddr::V6(address) => answer.push((owner, TTL, Aaaa::new(*address))).ok()?,
+                        IpAddr::V6(address) => {
+                            answer.push((owner, TTL, Aaaa::new(*address))).ok()?
+                        }
                     }
                 }
             }
@@ -130,7 +142,10 @@ fn compose(message: &Message<&[u8]>, found: &Found, extended: bool) -> Option<Ve
 }
 
 /// The octets; to whoever spoke of extensions with how much this side takes.
-fn finish<Target: Composer + Into<Vec<u8>>>(answer: AnswerBuilder<Target>, extended: bool) -> Option<Vec<u8>> {
+fn finish<Target: Composer + Into<Vec<u8>>>(
+    answer: AnswerBuilder<Target>,
+    extended: bool,
+) -> Option<Vec<u8>> {
     let mut additional = answer.additional();
     if extended {
         let opt = additional.opt(|opt| {
@@ -142,10 +157,12 @@ fn finish<Target: Composer + Into<Vec<u8>>>(answer: AnswerBuilder<Target>, exten
     Some(additional.finish().into())
 }
 
-/// The address that a name of the reverse tree stands for (RFC 1035, section 3.5; RFC 3596, section 2.5).
+/// The address that a name of the reverse tree stands for (RFC 1035, section 3.5; RFC 3596, section
+/// 2.5).
 fn reversed(name: &str) -> Option<IpAddr> {
     if let Some(digits) = name.strip_suffix(".in-addr.arpa") {
-        let octets: Vec<u8> = digits.split('.').map(|octet| octet.parse().ok()).collect::<Option<_>>()?;
+        let octets: Vec<u8> =
+            digits.split('.').map(|octet| octet.parse().ok()).collect::<Option<_>>()?;
         let [d, c, b, a] = octets.try_into().ok()?;
         return Some(IpAddr::V4(Ipv4Addr::new(a, b, c, d)));
     }
@@ -164,8 +181,11 @@ mod tests {
     use super::*;
 
     fn directory() -> Directory {
-        let entries: [(&str, &[&str]); 3] =
-            [("web", &["10.0.0.1", "10.0.0.2", "fd00::1"]), ("only-4.example", &["10.0.0.3"]), ("many", &[])];
+        let entries: [(&str, &[&str]); 3] = [
+            ("web", &["10.0.0.1", "10.0.0.2", "fd00::1"]),
+            ("only-4.example", &["10.0.0.3"]),
+            ("many", &[]),
+        ];
         let mut directory = Directory::default();
         for (name, addresses) in entries {
             let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
@@ -195,7 +215,12 @@ mod tests {
         builder.finish()
     }
 
-    fn ask_by(name: &str, kind: Rtype, size: Option<u16>, transport: Transport) -> (Rcode, bool, Vec<String>) {
+    fn ask_by(
+        name: &str,
+        kind: Rtype,
+        size: Option<u16>,
+        transport: Transport,
+    ) -> (Rcode, bool, Vec<String>) {
         let octets = answer(&question(name, kind, size), &directory(), transport).unwrap();
         let message = Message::from_octets(octets.as_slice()).unwrap();
         assert!(message.header().qr() && message.header().rd() && message.header().id() == 4711);
@@ -222,14 +247,19 @@ mod tests {
         assert_eq!(ask("only-4.example", Rtype::AAAA), (Rcode::NOERROR, vec![]), "it exists");
         assert_eq!(ask("web", Rtype::MX), (Rcode::NOERROR, vec![]), "it exists");
         assert_eq!(ask("web", Rtype::ANY).1.len(), 3);
-        assert_eq!(ask("3.0.0.10.in-addr.arpa", Rtype::PTR), (Rcode::NOERROR, texts(&["PTR only-4.example."])));
+        assert_eq!(
+            ask("3.0.0.10.in-addr.arpa", Rtype::PTR),
+            (Rcode::NOERROR, texts(&["PTR only-4.example."]))
+        );
         let long = format!("1.{}0.0.d.f.ip6.arpa", "0.".repeat(27));
         assert_eq!(ask(&long, Rtype::PTR), (Rcode::NOERROR, texts(&["PTR web."])));
     }
 
     #[test]
     fn what_is_not_known_is_left_to_the_next_server() {
-        for name in ["example.com", "9.9.9.9.in-addr.arpa", "1.in-addr.arpa", "x.ip6.arpa", "-", "."] {
+        for name in
+            ["example.com", "9.9.9.9.in-addr.arpa", "1.in-addr.arpa", "x.ip6.arpa", "-", "."]
+        {
             assert_eq!(ask(name, Rtype::A), (Rcode::SERVFAIL, vec![]), "{name}");
         }
     }
@@ -273,7 +303,9 @@ mod tests {
         fuzz("dns_question", env!("CARGO_MANIFEST_DIR"), |octets| {
             for transport in [Transport::Udp, Transport::Tcp] {
                 let answer = answer(octets, &directory(), transport)?;
-                assert!(transport == Transport::Tcp || answer.len() <= usize::from(EXTENDED_BYTES_MAX));
+                assert!(
+                    transport == Transport::Tcp || answer.len() <= usize::from(EXTENDED_BYTES_MAX)
+                );
                 Message::from_octets(answer.as_slice()).unwrap();
             }
             Some(())

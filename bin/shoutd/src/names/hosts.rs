@@ -1,7 +1,9 @@
 //! Keeps the names of containers of other hosts in the hosts files of this host's containers.
 //!
-//! Docker makes such a file for each container, mounts it at `/etc/hosts`, and changes lines in it in place when a container's networks change (`libnetwork/etchosts`). So does this: lines that are not
-//! its own stay as they are, and what somebody overwrites is written again within ten seconds.
+//! Docker makes such a file for each container, mounts it at `/etc/hosts`, and changes lines in it
+//! in place when a container's networks change (`libnetwork/etchosts`). So does this: lines that
+//! are not its own stay as they are, and what somebody overwrites is written again within ten
+//! seconds.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoutd_core::announce::Heard;
+use shoutd_core::advertise::PeerStates;
 use shoutd_core::names::{Directory, HostsFile, containers, hosts_file};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -19,9 +21,10 @@ use tracing::warn;
 
 use super::leftovers::Leftovers;
 use super::proof::open_own;
-use crate::parts::Parts;
+use crate::app::services::Services;
 
-/// How often all files are looked at: Docker, or whoever is in the container, may have changed one at the same moment.
+/// How often all files are looked at: Docker, or whoever is in the container, may have changed one
+/// at the same moment.
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// Octets of the largest file that is touched. What a container makes larger is its own affair.
@@ -33,8 +36,8 @@ const TRIES_MAX: u32 = 5;
 /// The hosts files of this host's containers.
 #[derive(Debug)]
 pub struct HostsFiles {
-    parts: Parts,
-    heard: watch::Receiver<Arc<Heard>>,
+    services: Services,
+    heard: watch::Receiver<Arc<PeerStates>>,
     /// What was last written to each file, by its path.
     written: BTreeMap<PathBuf, (HostsFile, Directory)>,
     /// What is wrong with files, so that it is said once.
@@ -44,14 +47,16 @@ pub struct HostsFiles {
 
 impl HostsFiles {
     /// Puts the parts together; nothing happens yet.
-    pub fn new(parts: Parts, heard: watch::Receiver<Arc<Heard>>) -> Self {
-        let (written, problems, leftovers) = (BTreeMap::new(), BTreeMap::new(), Leftovers::default());
-        Self { parts, heard, written, problems, leftovers }
+    pub fn new(services: Services, heard: watch::Receiver<Arc<PeerStates>>) -> Self {
+        let (written, problems, leftovers) =
+            (BTreeMap::new(), BTreeMap::new(), Leftovers::default());
+        Self { services, heard, written, problems, leftovers }
     }
 
     /// Keeps the files in step until it is told to stop.
     pub async fn run(mut self, stop: CancellationToken) {
-        let (mut cluster, mut local) = (self.parts.agreement.watch(), self.parts.local.watch());
+        let (mut cluster, mut local) =
+            (self.services.agreement.watch(), self.services.local.watch());
         let mut tick = tokio::time::interval(PERIOD);
         loop {
             let all = tokio::select! {
@@ -68,16 +73,22 @@ impl HostsFiles {
     /// Writes what differs from what was written before, or looks at all files.
     async fn write(&mut self, all: bool) {
         let heard = self.heard.borrow().clone();
-        let cluster = self.parts.agreement.cluster();
-        let containers = containers(&cluster, &self.parts.local.get(), &heard);
-        self.leftovers.take_out(&cluster, &containers, &self.parts.events).await;
-        let files = containers.into_values().filter_map(|known| Some((known.hosts_file?, known.directory)));
-        let mut wanted: BTreeMap<_, _> = files.map(|(file, directory)| (file.path(), (file, directory))).collect();
-        // A container that has left its last network still runs, and must not go on with names that are no more.
+        let cluster = self.services.agreement.cluster();
+        let containers = containers(&cluster, &self.services.local.get(), &heard);
+        self.leftovers.take_out(&cluster, &containers, &self.services.events).await;
+        let files =
+            containers.into_values().filter_map(|known| Some((known.hosts_file?, known.directory)));
+        let mut wanted: BTreeMap<_, _> =
+            files.map(|(file, directory)| (file.path(), (file, directory))).collect();
+        // A container that has left its last network still runs, and must not go on with names that
+        // are no more.
         for (path, (file, _)) in &self.written {
             wanted.entry(path.clone()).or_insert_with(|| (file.clone(), Directory::default()));
         }
-        let due: Vec<_> = wanted.into_iter().filter(|(path, is)| all || self.written.get(path) != Some(is)).collect();
+        let due: Vec<_> = wanted
+            .into_iter()
+            .filter(|(path, is)| all || self.written.get(path) != Some(is))
+            .collect();
         if due.is_empty() {
             return;
         }
@@ -108,7 +119,10 @@ impl HostsFiles {
         if let Some(problem) = &problem
             && self.problems.get(&path) != Some(problem)
         {
-            warn!("{}: {problem}; names of other hosts' containers are not resolved there", path.display());
+            warn!(
+                "{}: {problem}; names of other hosts' containers are not resolved there",
+                path.display()
+            );
         }
         match problem {
             Some(problem) => self.problems.insert(path.clone(), problem),
@@ -127,8 +141,12 @@ fn rewrite(file: &mut File, directory: &Directory) -> io::Result<()> {
     rewrite_as(file, |now| hosts_file(now, directory))
 }
 
-/// Makes of a file's text what it should be, or leaves it if that is `None`. In place, as it is mounted into containers.
-pub fn rewrite_as(file: &mut File, mut wanted: impl FnMut(&str) -> Option<String>) -> io::Result<()> {
+/// Makes of a file's text what it should be, or leaves it if that is `None`. In place, as it is
+/// mounted into containers.
+pub fn rewrite_as(
+    file: &mut File,
+    mut wanted: impl FnMut(&str) -> Option<String>,
+) -> io::Result<()> {
     for _ in 0..TRIES_MAX {
         let now = read(file)?;
         let Some(wanted) = wanted(&now) else { return Ok(()) };
@@ -145,9 +163,13 @@ fn read(file: &mut File) -> io::Result<String> {
     file.rewind()?;
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut octets)?;
     if octets.len() as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::new(ErrorKind::InvalidData, format!("it is larger than {FILE_BYTES_MAX} octets")));
+        return Err(io::Error::new(
+            ErrorKind::InvalidData,
+            format!("it is larger than {FILE_BYTES_MAX} octets"),
+        ));
     }
-    String::from_utf8(octets).map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not a text"))
+    String::from_utf8(octets)
+        .map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not a text"))
 }
 
 #[cfg(test)]
@@ -164,7 +186,10 @@ mod tests {
 
     fn directory(name: &str, address: &str) -> Directory {
         let name: shoutd_core::names::Name = name.parse().unwrap();
-        Directory { addresses: [(name.clone(), [address.parse().unwrap()].into())].into(), remote: [name].into() }
+        Directory {
+            addresses: [(name.clone(), [address.parse().unwrap()].into())].into(),
+            remote: [name].into(),
+        }
     }
 
     #[test]
@@ -174,7 +199,10 @@ mod tests {
         fs::write(&path, "127.0.0.1\tlocalhost\n").unwrap();
         let inode = fs::metadata(&path).unwrap().ino();
         rewrite(&path, &directory("web", "10.0.0.7")).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "127.0.0.1\tlocalhost\n10.0.0.7\tweb # shoutd\n");
+        assert_eq!(
+            fs::read_to_string(&path).unwrap(),
+            "127.0.0.1\tlocalhost\n10.0.0.7\tweb # shoutd\n"
+        );
         rewrite(&path, &Directory::default()).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "127.0.0.1\tlocalhost\n");
         assert_eq!(fs::metadata(&path).unwrap().ino(), inode, "it is mounted");
@@ -184,7 +212,8 @@ mod tests {
     fn what_is_no_hosts_file_is_not_touched() {
         let folder = tempfile::tempdir().unwrap();
         let other = folder.path().join("other");
-        for content in [vec![0xff, 0xfe], vec![b'#'; usize::try_from(FILE_BYTES_MAX).unwrap() + 1]] {
+        for content in [vec![0xff, 0xfe], vec![b'#'; usize::try_from(FILE_BYTES_MAX).unwrap() + 1]]
+        {
             fs::write(&other, &content).unwrap();
             rewrite(&other, &directory("a", "10.0.0.1")).unwrap_err();
             assert_eq!(fs::read(&other).unwrap(), content);

@@ -14,16 +14,17 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::parts::Parts;
+use crate::app::services::Services;
 
-/// How many containers are asked about at a time: an engine does not answer for one that is being started.
+/// How many containers are asked about at a time: an engine does not answer for one that is being
+/// started.
 const QUESTIONS_MAX: usize = 8;
 
 /// What learns names.
 #[derive(Debug)]
 pub struct Learner {
     /// State and engine.
-    pub parts: Parts,
+    pub services: Services,
     /// Changes whenever something may have happened in the engine, and every ten seconds.
     pub compared: watch::Receiver<u64>,
 }
@@ -47,12 +48,15 @@ impl Learner {
     }
 
     async fn learn(&self) -> Result<(), EngineError> {
-        let local = self.parts.local.get();
+        let local = self.services.local.get();
         let mut unknown: BTreeMap<ContainerId, Vec<EndpointId>> = BTreeMap::new();
         for docker in networks_in_use(&local) {
-            let Some(detail) = self.parts.engine.network(&docker).await? else { continue };
+            let Some(detail) = self.services.engine.network(&docker).await? else { continue };
             for attached in detail.endpoints {
-                let Some(container) = attached.container.as_deref().and_then(|id| id.parse().ok()) else { continue };
+                let Some(container) = attached.container.as_deref().and_then(|id| id.parse().ok())
+                else {
+                    continue;
+                };
                 if is_news(&local, &attached.endpoint, &container, &attached.container_name) {
                     unknown.entry(container).or_default().push(attached.endpoint);
                 }
@@ -61,15 +65,18 @@ impl Learner {
         if unknown.is_empty() {
             return Ok(());
         }
-        // Names are worth knowing also without; what proves whose the hosts files are is asked again then.
-        let root = self.parts.engine.engine_info().await.map_or(None, |info| info.root);
+        // Names are worth knowing also without; what proves whose the hosts files are is asked
+        // again then.
+        let root = self.services.engine.engine_info().await.map_or(None, |info| info.root);
         let ask = async |(id, endpoints)| (self.ask(&id, root.as_ref()).await, endpoints);
         let asked = stream::iter(unknown).map(ask);
         let told: Vec<_> = asked.buffer_unordered(QUESTIONS_MAX).collect().await;
-        let changed = self.parts.local.change(|local| {
+        let changed = self.services.local.change(|local| {
             for (told, endpoints) in &told {
                 for endpoint in endpoints {
-                    if let (Some(container), Some(known)) = (told.get(endpoint), local.endpoints.get_mut(endpoint)) {
+                    if let (Some(container), Some(known)) =
+                        (told.get(endpoint), local.endpoints.get_mut(endpoint))
+                    {
                         known.container = Some(container.clone());
                     }
                 }
@@ -81,9 +88,14 @@ impl Learner {
         Ok(())
     }
 
-    /// What the engine tells of a container, by its endpoints. Nothing if it is gone, or being started: then there will be another look.
-    async fn ask(&self, id: &ContainerId, root: Option<&PathBuf>) -> BTreeMap<EndpointId, EndpointContainer> {
-        let told = match self.parts.engine.container_names(id).await {
+    /// What the engine tells of a container, by its endpoints. Nothing if it is gone, or being
+    /// started: then there will be another look.
+    async fn ask(
+        &self,
+        id: &ContainerId,
+        root: Option<&PathBuf>,
+    ) -> BTreeMap<EndpointId, EndpointContainer> {
+        let told = match self.services.engine.container_names(id).await {
             Ok(told) => told,
             Err(error) => {
                 debug!("{error}");
@@ -91,7 +103,9 @@ impl Learner {
             }
         };
         let Some(told) = told else { return BTreeMap::new() };
-        let facts = root.zip(told.process).map(|(root, process)| EngineFacts { root: root.clone(), process });
+        let facts = root
+            .zip(told.process)
+            .map(|(root, process)| EngineFacts { root: root.clone(), process });
         let container = |aliases: &Vec<String>| EndpointContainer {
             id: id.to_string(),
             names: bounded_names(std::iter::once(&told.name).chain(aliases).map(String::as_str)),
@@ -99,21 +113,31 @@ impl Learner {
             asks_resolver: told.dns_servers.contains(&IpAddr::V4(RESOLVER)),
             engine: facts.clone(),
         };
-        told.aliases.iter().map(|(endpoint, aliases)| (endpoint.clone(), container(aliases))).collect()
+        told.aliases
+            .iter()
+            .map(|(endpoint, aliases)| (endpoint.clone(), container(aliases)))
+            .collect()
     }
 }
 
-/// Whether it is to be asked what an endpoint's container is called: it is another one, or was renamed. Aliases do not change as long as the endpoint is there.
+/// Whether it is to be asked what an endpoint's container is called: it is another one, or was
+/// renamed. Aliases do not change as long as the endpoint is there.
 fn is_news(local: &Local, endpoint: &EndpointId, container: &ContainerId, name: &str) -> bool {
     let Some(known) = local.endpoints.get(endpoint) else { return false };
     let Some(known) = &known.container else { return true };
-    let is_named =
-        name.parse().is_ok_and(|name| known.names.contains(&name)) || name.parse::<shoutd_core::names::Name>().is_err();
+    let is_named = name.parse().is_ok_and(|name| known.names.contains(&name))
+        || name.parse::<shoutd_core::names::Name>().is_err();
     // An earlier version did not ask what proves whose the hosts file is.
     known.id != container.to_string() || !is_named || known.engine.is_none()
 }
 
 fn networks_in_use(local: &Local) -> Vec<DockerNetworkId> {
-    let is_used = |network: &NetworkId| local.endpoints.values().any(|endpoint| endpoint.network == *network);
-    local.bindings.iter().filter(|(_, network)| is_used(network)).map(|(docker, _)| docker.clone()).collect()
+    let is_used =
+        |network: &NetworkId| local.endpoints.values().any(|endpoint| endpoint.network == *network);
+    local
+        .bindings
+        .iter()
+        .filter(|(_, network)| is_used(network))
+        .map(|(docker, _)| docker.clone())
+        .collect()
 }

@@ -1,5 +1,6 @@
-//! Takes the lines out of files that an earlier version wrote there: into whatever a user had mounted at a
-//! container's `/etc/hosts`, which is often the host's own, where nobody else would ever remove them.
+//! Takes the lines out of files that an earlier version wrote there: into whatever a user had
+//! mounted at a container's `/etc/hosts`, which is often the host's own, where nobody else would
+//! ever remove them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -13,7 +14,7 @@ use tracing::{debug, warn};
 
 use super::hosts::rewrite_as;
 use super::proof::open_plain;
-use crate::events::Events;
+use crate::api::events::Events;
 
 /// The host's own hosts file.
 const HOST: &str = "/etc/hosts";
@@ -25,7 +26,8 @@ pub struct Leftovers {
 }
 
 impl Leftovers {
-    /// Looks at those that were not looked at yet: the host's own, and those that users mounted into containers.
+    /// Looks at those that were not looked at yet: the host's own, and those that users mounted
+    /// into containers.
     pub async fn take_out(
         &mut self,
         cluster: &Cluster,
@@ -88,12 +90,15 @@ fn tell(path: &Path, cleaned: io::Result<Option<Cleaned>>, events: &Events) {
     };
     if removed > 0 {
         let lines = if removed == 1 { "line" } else { "lines" };
-        let text = format!("removed {removed} {lines} that an earlier version of shoutd had written there");
+        let text = format!(
+            "removed {removed} {lines} that an earlier version of shoutd had written there"
+        );
         events.note(EventKind::HostsFileCleaned, &file.to_string(), &text);
     }
     if left > 0 {
         let text = format!(
-            "{left} of its lines end in \"# shoutd\", but have no address of this cluster's networks; shoutd leaves them: remove them if nobody needs them"
+            "{left} of its lines end in \"# shoutd\", but have no address of this cluster's \
+             networks; shoutd leaves them: remove them if nobody needs them"
         );
         events.note(EventKind::HostsFileCleaned, &file.to_string(), &text);
     }
@@ -109,7 +114,8 @@ mod tests {
     fn lines_of_an_earlier_version_are_taken_out_and_no_others() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hosts");
-        let foreign = "127.0.0.1\tlocalhost\n\n192.0.2.7\tmine # shoutd\n10.0.0.3 typed # shoutd\n# end";
+        let foreign =
+            "127.0.0.1\tlocalhost\n\n192.0.2.7\tmine # shoutd\n10.0.0.3 typed # shoutd\n# end";
         fs::write(&path, format!("10.0.0.2\tdb registry-1.docker.io # shoutd\n{foreign}")).unwrap();
         let subnets = ["10.0.0.0/24".parse().unwrap()];
         let cleaned = clean(&path, &subnets).unwrap().unwrap();

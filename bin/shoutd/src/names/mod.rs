@@ -1,4 +1,5 @@
-//! Names of containers across hosts: learnt from this host's engine, announced with the endpoints, and given to this host's containers.
+//! Names of containers across hosts: learnt from this host's engine, announced with the endpoints,
+//! and given to this host's containers.
 //!
 //! What each container may know is decided in [`shoutd_core::names`].
 

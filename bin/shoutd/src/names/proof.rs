@@ -1,7 +1,8 @@
 //! Opens the hosts file that an engine made for a container, or no file at all.
 //!
-//! What is written there decides names for those who read it, so it must not be the host's own file, another
-//! container's, or one that a user mounted. Each part of this can be had on Linux 4.18.
+//! What is written there decides names for those who read it, so it must not be the host's own
+//! file, another container's, or one that a user mounted. Each part of this can be had on Linux
+//! 4.18.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -16,21 +17,22 @@ use shoutd_core::names::HostsFile;
 /// Whether others than a file's owner can write to it.
 const WRITABLE_FOR_OTHERS: u32 = 0o022;
 
-/// Opens the file, and proves that the engine made it for this container: no component of its path is a
-/// symbolic link, nobody but the engine's root can put another in its place, nothing is mounted over it, no
-/// other name leads to it, and it is what the container sees at `/etc/hosts`. Who owns the file itself says
-/// nothing: the container may change it.
+/// Opens the file, and proves that the engine made it for this container: no component of its path
+/// is a symbolic link, nobody but the engine's root can put another in its place, nothing is
+/// mounted over it, no other name leads to it, and it is what the container sees at `/etc/hosts`.
+/// Who owns the file itself says nothing: the container may change it.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`] if the container or its file is gone; [`ErrorKind::PermissionDenied`] with the reason if it
-/// is another file; else why it cannot be opened.
+/// [`ErrorKind::NotFound`] if the container or its file is gone; [`ErrorKind::PermissionDenied`]
+/// with the reason if it is another file; else why it cannot be opened.
 pub fn open_own(wanted: &HostsFile) -> io::Result<File> {
     let directory = open_directory(&wanted.directory)?;
     let folder = File::from(directory.try_clone()?).metadata()?;
     if !wanted.owners().contains(&folder.uid()) || folder.mode() & WRITABLE_FOR_OTHERS != 0 {
         return Err(refused("others than the engine can change its directory"));
     }
-    let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let flags =
+        OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let file = File::from(openat(&directory, HostsFile::NAME, flags, Mode::empty())?);
     let found = file.metadata()?;
     if !found.is_file() {
@@ -77,7 +79,9 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
 fn mount_of(file: &impl AsRawFd) -> io::Result<u64> {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
     let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
-    id.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "the kernel does not tell which mount it is on"))
+    id.ok_or_else(|| {
+        io::Error::new(ErrorKind::InvalidData, "the kernel does not tell which mount it is on")
+    })
 }
 
 fn refused(why: &str) -> io::Error {
@@ -115,7 +119,10 @@ mod tests {
         fn seeing(file: &Path) -> Self {
             let script = format!("mount --bind {} /etc/hosts && echo && read _", file.display());
             let mut command = Command::new("unshare");
-            command.args(["--mount", "sh", "-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+            command
+                .args(["--mount", "sh", "-c", &script])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped());
             let mut child = command.spawn().unwrap();
             let mut said = [0];
             io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said).unwrap();
@@ -185,15 +192,20 @@ mod tests {
         assert_eq!(why(&relative), "its path is not absolute");
     }
 
-    /// The host's own file is mounted over the engine's, in the mount namespace that the daemon shares with the engine. The test is
-    /// run once more in a namespace of its own, where it mounts what it likes.
+    /// The host's own file is mounted over the engine's, in the mount namespace that the daemon
+    /// shares with the engine. The test is run once more in a namespace of its own, where it mounts
+    /// what it likes.
     #[test]
     fn nothing_mounted_over_it_is_touched() {
         const WITHIN: &str = "SHOUTD_TEST_MOUNTS";
         if std::env::var_os(WITHIN).is_none() {
             let this = "names::proof::tests::nothing_mounted_over_it_is_touched";
             let mut again = Command::new("unshare");
-            again.args(["--mount"]).arg(std::env::current_exe().unwrap()).args(["--exact", this]).env(WITHIN, "1");
+            again
+                .args(["--mount"])
+                .arg(std::env::current_exe().unwrap())
+                .args(["--exact", this])
+                .env(WITHIN, "1");
             let output = again.output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
             return;
@@ -201,7 +213,8 @@ mod tests {
         let Made { file, _folder, root } = made(std::process::id());
         let own = root.join("etc-hosts");
         fs::write(&own, "").unwrap();
-        let mounted = Command::new("mount").arg("--bind").arg(&own).arg(file.path()).status().unwrap();
+        let mounted =
+            Command::new("mount").arg("--bind").arg(&own).arg(file.path()).status().unwrap();
         assert!(mounted.success());
         assert_eq!(why(&file), "something else is mounted over it");
     }

@@ -1,7 +1,10 @@
-//! Answers questions of DNS inside containers that ask for it by `--dns 127.0.0.12`, for programs that do not look into the hosts file.
+//! Answers questions of DNS inside containers that ask for it by `--dns 127.0.0.12`, for programs
+//! that do not look into the hosts file.
 //!
-//! The sockets are in the container's own network namespace: nobody else can ask there, and what may be answered follows from where the question came in. Docker's resolver asks the servers that a user gave
-//! from there too (`libnetwork/resolver.go`), and goes on to the next one if this one fails or is not there.
+//! The sockets are in the container's own network namespace: nobody else can ask there, and what
+//! may be answered follows from where the question came in. Docker's resolver asks the servers that
+//! a user gave from there too (`libnetwork/resolver.go`), and goes on to the next one if this one
+//! fails or is not there.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoutd_core::announce::Heard;
+use shoutd_core::advertise::PeerStates;
 use shoutd_core::names::{Directory, RESOLVER, containers};
 use shoutd_dataplane::run_inside;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::answer::{Transport, answer};
-use crate::parts::Parts;
+use crate::app::services::Services;
 
 /// How often sockets are tried again that could not be opened.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -48,8 +51,8 @@ const IDLE_MAX: Duration = Duration::from_secs(5);
 /// The resolvers of this host's containers.
 #[derive(Debug)]
 pub struct Resolvers {
-    parts: Parts,
-    heard: watch::Receiver<Arc<Heard>>,
+    services: Services,
+    heard: watch::Receiver<Arc<PeerStates>>,
     running: BTreeMap<PathBuf, Running>,
     /// Why one could not be opened, so that it is said once.
     problems: BTreeMap<PathBuf, String>,
@@ -70,13 +73,14 @@ impl Drop for Running {
 
 impl Resolvers {
     /// Puts the parts together; nothing happens yet.
-    pub fn new(parts: Parts, heard: watch::Receiver<Arc<Heard>>) -> Self {
-        Self { parts, heard, running: BTreeMap::new(), problems: BTreeMap::new() }
+    pub fn new(services: Services, heard: watch::Receiver<Arc<PeerStates>>) -> Self {
+        Self { services, heard, running: BTreeMap::new(), problems: BTreeMap::new() }
     }
 
     /// Has one in each container that asks for it, until it is told to stop.
     pub async fn run(mut self, stop: CancellationToken) {
-        let (mut cluster, mut local) = (self.parts.agreement.watch(), self.parts.local.watch());
+        let (mut cluster, mut local) =
+            (self.services.agreement.watch(), self.services.local.watch());
         let mut tick = tokio::time::interval(PERIOD);
         loop {
             tokio::select! {
@@ -92,10 +96,13 @@ impl Resolvers {
 
     async fn settle(&mut self) {
         let heard = self.heard.borrow().clone();
-        let containers = containers(&self.parts.agreement.cluster(), &self.parts.local.get(), &heard);
-        let asking = containers.into_values().filter_map(|known| Some((known.asks_in?, known.directory)));
+        let containers =
+            containers(&self.services.agreement.cluster(), &self.services.local.get(), &heard);
+        let asking =
+            containers.into_values().filter_map(|known| Some((known.asks_in?, known.directory)));
         let wanted: BTreeMap<_, _> = asking.collect();
-        self.running.retain(|sandbox, running| wanted.contains_key(sandbox) && !running.task.is_finished());
+        self.running
+            .retain(|sandbox, running| wanted.contains_key(sandbox) && !running.task.is_finished());
         self.problems.retain(|sandbox, _| wanted.contains_key(sandbox));
         for (sandbox, directory) in wanted {
             if let Some(running) = self.running.get(&sandbox) {
@@ -109,7 +116,8 @@ impl Resolvers {
             match open(&sandbox).await {
                 Ok((socket, listener)) => {
                     let directory = watch::Sender::new(directory);
-                    let task = tokio::spawn(serve(socket, listener, directory.subscribe())).abort_handle();
+                    let task =
+                        tokio::spawn(serve(socket, listener, directory.subscribe())).abort_handle();
                     self.problems.remove(&sandbox);
                     self.running.insert(sandbox, Running { directory, task });
                 }
@@ -121,7 +129,10 @@ impl Resolvers {
     fn note(&mut self, sandbox: PathBuf, error: &io::Error) {
         let problem = error.to_string();
         if self.problems.get(&sandbox) != Some(&problem) {
-            warn!("cannot answer at {RESOLVER}, port {PORT}, in the container at {}: {problem}", sandbox.display());
+            warn!(
+                "cannot answer at {RESOLVER}, port {PORT}, in the container at {}: {problem}",
+                sandbox.display()
+            );
         }
         self.problems.insert(sandbox, problem);
     }
@@ -137,13 +148,18 @@ async fn open(sandbox: &Path) -> io::Result<(UdpSocket, TcpListener)> {
         listener.set_nonblocking(true)?;
         Ok::<_, io::Error>((socket, listener))
     };
-    let opened = tokio::task::spawn_blocking(move || run_inside(&sandbox, bind).map_err(io::Error::other)?);
+    let opened = tokio::task::spawn_blocking(move || {
+        run_inside(&sandbox, bind).map_err(io::Error::other)?
+    });
     let (socket, listener) = opened.await.map_err(io::Error::other)??;
     Ok((UdpSocket::from_std(socket)?, TcpListener::from_std(listener)?))
 }
 
 async fn serve(socket: UdpSocket, listener: TcpListener, directory: watch::Receiver<Directory>) {
-    tokio::join!(serve_datagrams(socket, directory.clone()), serve_connections(listener, directory));
+    tokio::join!(
+        serve_datagrams(socket, directory.clone()),
+        serve_connections(listener, directory)
+    );
 }
 
 async fn serve_datagrams(socket: UdpSocket, directory: watch::Receiver<Directory>) {
@@ -200,7 +216,10 @@ async fn serve_connections(listener: TcpListener, directory: watch::Receiver<Dir
 }
 
 /// Questions with their lengths before them (RFC 1035, section 4.2.2), one after the other.
-async fn serve_connection(mut stream: TcpStream, directory: &watch::Receiver<Directory>) -> io::Result<()> {
+async fn serve_connection(
+    mut stream: TcpStream,
+    directory: &watch::Receiver<Directory>,
+) -> io::Result<()> {
     loop {
         let length = timeout(IDLE_MAX, stream.read_u16()).await??;
         let mut question = vec![0; length.into()];

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
-use shoutd_cli::Places;
+use shoutd_cli::Directories;
 use shoutd_core::view::{EndpointRow, Endpoints, GroupRow, NetworkRow};
 
 use super::lists::network;
@@ -35,15 +35,20 @@ impl Inspect {
     ///
     /// # Errors
     /// There is no such network, or the daemon cannot be asked.
-    pub async fn run(self, places: &Places) -> Result<()> {
-        let endpoints: Endpoints = control::get(places, "/v1/endpoints").await?;
-        let groups: Vec<GroupRow> = control::get(places, "/v1/groups").await?;
+    pub async fn run(self, directories: &Directories) -> Result<()> {
+        let endpoints: Endpoints = control::get(directories, "/v1/endpoints").await?;
+        let groups: Vec<GroupRow> = control::get(directories, "/v1/groups").await?;
         let mut inspected = Vec::new();
         for wanted in &self.networks {
-            let network = network(places, wanted).await?;
+            let network = network(directories, wanted).await?;
             let title = network.name.clone().unwrap_or_else(|| network.id.short().to_owned());
             inspected.push(Inspected {
-                endpoints: endpoints.endpoints.iter().filter(|row| row.network == title).cloned().collect(),
+                endpoints: endpoints
+                    .endpoints
+                    .iter()
+                    .filter(|row| row.network == title)
+                    .cloned()
+                    .collect(),
                 unanswered: endpoints.unanswered.clone(),
                 groups: groups.iter().filter(|row| row.network == title).cloned().collect(),
                 network,

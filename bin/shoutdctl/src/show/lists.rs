@@ -2,10 +2,12 @@
 
 use anyhow::{Result, bail};
 use clap::Args;
-use shoutd_cli::Places;
+use shoutd_cli::Directories;
 use shoutd_core::events::Event;
 use shoutd_core::multicast::SourceFilter;
-use shoutd_core::view::{self, GroupRow, HostRow, ListeningHost, NetworkRow, Status, why_no_groups};
+use shoutd_core::view::{
+    self, GroupRow, HostRow, ListeningHost, NetworkRow, Status, why_no_groups,
+};
 
 use super::{Format, ago, cell, list, table, when};
 use crate::control;
@@ -65,12 +67,12 @@ struct Only {
 
 impl Only {
     /// What rows call the network and the host.
-    async fn resolve(&self, places: &Places) -> Result<(Option<String>, Option<String>)> {
+    async fn resolve(&self, directories: &Directories) -> Result<(Option<String>, Option<String>)> {
         let network = match &self.network {
-            Some(wanted) => Some(title(&network(places, wanted).await?)),
+            Some(wanted) => Some(title(&network(directories, wanted).await?)),
             None => None,
         };
-        Ok((network, host_name(places, self.host.as_deref()).await?))
+        Ok((network, host_name(directories, self.host.as_deref()).await?))
     }
 }
 
@@ -83,8 +85,8 @@ fn title(network: &NetworkRow) -> String {
 ///
 /// # Errors
 /// There is none.
-pub(super) async fn network(places: &Places, wanted: &str) -> Result<NetworkRow> {
-    let known: Vec<NetworkRow> = control::get(places, "/v1/networks").await?;
+pub(super) async fn network(directories: &Directories, wanted: &str) -> Result<NetworkRow> {
+    let known: Vec<NetworkRow> = control::get(directories, "/v1/networks").await?;
     match known.into_iter().find(|network| network.is_called(wanted)) {
         Some(network) => Ok(network),
         None => bail!("there is no network {wanted} in the cluster; shoutdctl networks lists them"),
@@ -92,11 +94,11 @@ pub(super) async fn network(places: &Places, wanted: &str) -> Result<NetworkRow>
 }
 
 /// The name of the host of this name or id.
-async fn host_name(places: &Places, wanted: Option<&str>) -> Result<Option<String>> {
+async fn host_name(directories: &Directories, wanted: Option<&str>) -> Result<Option<String>> {
     let Some(wanted) = wanted else {
         return Ok(None);
     };
-    let known: Vec<HostRow> = control::get(places, "/v1/hosts").await?;
+    let known: Vec<HostRow> = control::get(directories, "/v1/hosts").await?;
     match known.into_iter().find(|host| host.name == wanted || host.id.to_string() == wanted) {
         Some(host) => Ok(Some(host.name)),
         None => bail!("there is no host {wanted} in the cluster; shoutdctl hosts lists them"),
@@ -105,8 +107,8 @@ async fn host_name(places: &Places, wanted: Option<&str>) -> Result<Option<Strin
 
 impl Hosts {
     /// Shows them.
-    pub async fn run(self, places: &Places) -> Result<()> {
-        let hosts: Vec<HostRow> = control::get(places, "/v1/hosts").await?;
+    pub async fn run(self, directories: &Directories) -> Result<()> {
+        let hosts: Vec<HostRow> = control::get(directories, "/v1/hosts").await?;
         let mut table = table(["NAME", "ID", "ADDRESS", "ROLE", "STATE", "ANNOUNCEMENTS"]);
         for host in &hosts {
             let state = match (host.this_host, host.reachable) {
@@ -114,10 +116,11 @@ impl Hosts {
                 (false, true) => "reachable",
                 (false, false) => "UNREACHABLE",
             };
-            let (id, address, announcements) = (host.id.to_string(), host.address.to_string(), announcements(host));
+            let (id, address, announcements) =
+                (host.id.to_string(), host.address.to_string(), announcements(host));
             table.add_row([&cell(&host.name), &id, &address, &host.role, state, &announcements]);
         }
-        self.format.print(places, &hosts, table).await
+        self.format.print(directories, &hosts, table).await
     }
 }
 
@@ -133,33 +136,46 @@ fn announcements(host: &HostRow) -> String {
 
 impl Networks {
     /// Shows them.
-    pub async fn run(self, places: &Places) -> Result<()> {
-        let mut networks: Vec<NetworkRow> = control::get(places, "/v1/networks").await?;
-        if let Some(host) = host_name(places, self.host.as_deref()).await? {
+    pub async fn run(self, directories: &Directories) -> Result<()> {
+        let mut networks: Vec<NetworkRow> = control::get(directories, "/v1/networks").await?;
+        if let Some(host) = host_name(directories, self.host.as_deref()).await? {
             networks.retain(|network| network.hosts.contains(&host));
         }
-        let mut table = table(["NAME", "ID", "VNI", "SUBNETS", "CREATED ON", "IN USE ON", "ADDRESSES"]);
+        let mut table =
+            table(["NAME", "ID", "VNI", "SUBNETS", "CREATED ON", "IN USE ON", "ADDRESSES"]);
         for network in &networks {
             let name = network.name.as_deref().map_or_else(|| "(being created)".to_owned(), cell);
             let vni = network.vni.to_string();
-            let addresses = if network.swarm { "of the Swarm".to_owned() } else { network.addresses.to_string() };
+            let addresses = if network.swarm {
+                "of the Swarm".to_owned()
+            } else {
+                network.addresses.to_string()
+            };
             let subnets = list(&network.subnets);
             let hosts = match &network.removal_waits_for {
                 Some(hosts) => format!("(being removed; waits for {})", list(hosts)),
                 None => list(&network.hosts),
             };
             let origin = cell(&network.origin);
-            table.add_row([&name, network.id.short(), &vni, &subnets, &origin, &cell(&hosts), &addresses]);
+            table.add_row([
+                &name,
+                network.id.short(),
+                &vni,
+                &subnets,
+                &origin,
+                &cell(&hosts),
+                &addresses,
+            ]);
         }
-        self.format.print(places, &networks, table).await
+        self.format.print(directories, &networks, table).await
     }
 }
 
 impl Endpoints {
     /// Shows them.
-    pub async fn run(self, places: &Places) -> Result<()> {
-        let (network, host) = self.only.resolve(places).await?;
-        let mut answer: view::Endpoints = control::get(places, "/v1/endpoints").await?;
+    pub async fn run(self, directories: &Directories) -> Result<()> {
+        let (network, host) = self.only.resolve(directories).await?;
+        let mut answer: view::Endpoints = control::get(directories, "/v1/endpoints").await?;
         answer.endpoints.retain(|endpoint| {
             network.as_ref().is_none_or(|wanted| endpoint.network == *wanted)
                 && host.as_ref().is_none_or(|wanted| endpoint.host == *wanted)
@@ -175,36 +191,44 @@ impl Endpoints {
         if !answer.unanswered.is_empty() {
             table.add_row([format!("(no answer from {})", cell(&list(&answer.unanswered)))]);
         }
-        self.format.print(places, &answer, table).await
+        self.format.print(directories, &answer, table).await
     }
 }
 
 impl Groups {
     /// Shows them, and says why there are none.
-    pub async fn run(self, places: &Places) -> Result<()> {
-        let (network, host) = self.only.resolve(places).await?;
-        let mut groups: Vec<GroupRow> = control::get(places, "/v1/groups").await?;
+    pub async fn run(self, directories: &Directories) -> Result<()> {
+        let (network, host) = self.only.resolve(directories).await?;
+        let mut groups: Vec<GroupRow> = control::get(directories, "/v1/groups").await?;
         groups.retain(|row| network.as_ref().is_none_or(|wanted| row.network == *wanted));
         for row in &mut groups {
-            row.hosts.retain(|listening| host.as_ref().is_none_or(|wanted| listening.name == *wanted));
+            row.hosts
+                .retain(|listening| host.as_ref().is_none_or(|wanted| listening.name == *wanted));
         }
         groups.retain(|row| !row.hosts.is_empty());
         let mut table = table(["NETWORK", "GROUP", "SOURCES", "HOSTS (CONTAINERS)"]);
         for row in &groups {
-            let group = row.group.map_or_else(|| "every (multicast router)".to_owned(), |group| group.to_string());
+            let group = row
+                .group
+                .map_or_else(|| "every (multicast router)".to_owned(), |group| group.to_string());
             let sources = match &row.sources {
                 SourceFilter::Exclude(sources) if sources.is_empty() => "all".to_owned(),
-                SourceFilter::Exclude(sources) => format!("all but {}", list(&sources.iter().collect::<Vec<_>>())),
+                SourceFilter::Exclude(sources) => {
+                    format!("all but {}", list(&sources.iter().collect::<Vec<_>>()))
+                }
                 SourceFilter::Include(sources) => list(&sources.iter().collect::<Vec<_>>()),
             };
             let hosts: Vec<_> = row.hosts.iter().map(listening).collect();
             table.add_row([cell(&row.network), group, sources, cell(&list(&hosts))]);
         }
-        self.format.print(places, &groups, table).await?;
+        self.format.print(directories, &groups, table).await?;
         if groups.is_empty() && !self.format.json {
-            let status: Status = control::get(places, "/v1/status").await?;
-            let networks: Vec<NetworkRow> = control::get(places, "/v1/networks").await?;
-            eprintln!("({})", why_no_groups(&status.name, &networks, network.as_deref(), host.as_deref()));
+            let status: Status = control::get(directories, "/v1/status").await?;
+            let networks: Vec<NetworkRow> = control::get(directories, "/v1/networks").await?;
+            eprintln!(
+                "({})",
+                why_no_groups(&status.name, &networks, network.as_deref(), host.as_deref())
+            );
         }
         Ok(())
     }
@@ -212,19 +236,29 @@ impl Groups {
 
 /// A host that listens, with its containers that do.
 fn listening(host: &ListeningHost) -> String {
-    let containers = if host.containers.is_empty() { String::new() } else { format!(" ({})", list(&host.containers)) };
+    let containers = if host.containers.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", list(&host.containers))
+    };
     let standing = if host.in_sync { "" } else { " (not in sync)" };
     format!("{}{containers}{standing}", host.name)
 }
 
 impl Events {
     /// Shows them.
-    pub async fn run(self, places: &Places) -> Result<()> {
-        let events: Vec<Event> = control::get(places, "/v1/events").await?;
+    pub async fn run(self, directories: &Directories) -> Result<()> {
+        let events: Vec<Event> = control::get(directories, "/v1/events").await?;
         let mut table = table(["LAST", "TIMES", "EVENT", "OF", "WHAT"]);
         for event in &events {
             let (times, kind) = (event.count.to_string(), event.kind.to_string());
-            table.add_row([&when(event.last), &times, &kind, &cell(&event.subject), &cell(&event.text)]);
+            table.add_row([
+                &when(event.last),
+                &times,
+                &kind,
+                &cell(&event.subject),
+                &cell(&event.text),
+            ]);
         }
         if self.format.json {
             println!("{}", serde_json::to_string_pretty(&events)?);

@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::Args;
 use comfy_table::{Table, presets};
 use serde::Serialize;
-use shoutd_cli::Places;
+use shoutd_cli::Directories;
 use shoutd_core::view::{Membership, Status as StatusView};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -31,13 +31,18 @@ pub struct Format {
 
 impl Format {
     /// Prints a list, and says so if it may have changed since.
-    async fn print<T: Serialize>(self, places: &Places, view: &T, table: Table) -> Result<()> {
+    async fn print<T: Serialize>(
+        self,
+        directories: &Directories,
+        view: &T,
+        table: Table,
+    ) -> Result<()> {
         if self.json {
             println!("{}", serde_json::to_string_pretty(view)?);
             return Ok(());
         }
         println!("{}", table.trim_fmt());
-        let status: StatusView = control::get(places, "/v1/status").await?;
+        let status: StatusView = control::get(directories, "/v1/status").await?;
         if let Some(standing) = status::standing(&status) {
             eprintln!("({standing})");
         }
@@ -75,13 +80,14 @@ fn table<const N: usize>(header: [&str; N]) -> Table {
     table
 }
 
-/// A text as a table can show it: Docker takes names with line breaks in them, which would make two rows of one, and terminals obey what
-/// follows an escape character.
+/// A text as a table can show it: Docker takes names with line breaks in them, which would make two
+/// rows of one, and terminals obey what follows an escape character.
 fn cell(text: &str) -> String {
     if !text.contains(char::is_control) {
         return text.to_owned();
     }
-    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let escape =
+        |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(escape).collect()
 }
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use comfy_table::Table;
 use serde::Serialize;
-use shoutd_cli::{EXIT_PROBLEMS, Places};
+use shoutd_cli::{Directories, EXIT_PROBLEMS};
 use shoutd_core::health::HostHealth;
 use shoutd_core::view::{Engine, Membership, Status as View};
 
@@ -15,9 +15,8 @@ use crate::control;
 
 /// How this host is doing, or all of them.
 #[derive(Debug, Clone, Copy, Args)]
-#[command(
-    after_help = "Exit codes: 0 if all is well, 3 if there are problems, 1 if shoutd cannot be asked, 2 for a wrong command line."
-)]
+#[command(after_help = "Exit codes: 0 if all is well, 3 if there are problems, 1 if shoutd \
+                        cannot be asked, 2 for a wrong command line.")]
 pub struct Status {
     #[command(flatten)]
     format: Format,
@@ -31,13 +30,13 @@ impl Status {
     ///
     /// # Errors
     /// The daemon cannot be asked.
-    pub async fn run(self, places: &Places) -> Result<ExitCode> {
+    pub async fn run(self, directories: &Directories) -> Result<ExitCode> {
         let is_well = if self.cluster {
-            let hosts: Vec<HostHealth> = control::get(places, "/v1/health").await?;
+            let hosts: Vec<HostHealth> = control::get(directories, "/v1/health").await?;
             print(self.format, &hosts, cluster_table)?;
             hosts.iter().all(|host| host.problems.is_empty())
         } else {
-            let status: View = control::get(places, "/v1/status").await?;
+            let status: View = control::get(directories, "/v1/status").await?;
             print(self.format, &status, host_table)?;
             status.faults().is_empty()
         };
@@ -78,7 +77,10 @@ fn host_table(status: &View) -> Table {
     row("membership", membership(&status.membership));
     row("role", status.role.clone());
     row("leader", leader(status));
-    row("agreed state", format!("as of {}", status.agreed_ago.map_or_else(|| "its last start".to_owned(), ago)));
+    row(
+        "agreed state",
+        format!("as of {}", status.agreed_ago.map_or_else(|| "its last start".to_owned(), ago)),
+    );
     row("hosts", status.hosts.to_string());
     row("networks", status.networks.to_string());
     row("endpoints here", status.endpoints.to_string());
@@ -88,7 +90,10 @@ fn host_table(status: &View) -> Table {
         row("problem", problem);
     }
     for event in &status.events {
-        row("event", format!("{} {} {}: {}", when(event.last), event.kind, event.subject, event.text));
+        row(
+            "event",
+            format!("{} {} {}: {}", when(event.last), event.kind, event.subject, event.text),
+        );
     }
     table
 }

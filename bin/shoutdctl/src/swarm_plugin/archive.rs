@@ -1,4 +1,5 @@
-//! The plugin as the engine takes it: a tar archive with `config.json` and the file system of its container.
+//! The plugin as the engine takes it: a tar archive with `config.json` and the file system of its
+//! container.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -48,8 +49,10 @@ impl Plugin {
         let unnamed = config("", program, daemon)?.to_string();
         let sum = digest(&SHA256, &[rootfs.as_slice(), unnamed.as_bytes()].concat());
         let build: String = sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        let description =
-            format!("multicast between containers, for Swarm (shoutd {version}, {})", &build[..BUILD_DIGITS]);
+        let description = format!(
+            "multicast between containers, for Swarm (shoutd {version}, {})",
+            &build[..BUILD_DIGITS]
+        );
         let config = config(&description, program, daemon)?;
         let mut builder = Builder::new(rootfs);
         append(&mut builder, Path::new("config.json"), config.to_string().as_bytes(), 0o644)?;
@@ -58,7 +61,8 @@ impl Plugin {
     }
 }
 
-/// What the engine is told to run. It needs no network, no capability and no device: all it does is to hand calls on.
+/// What the engine is told to run. It needs no network, no capability and no device: all it does is
+/// to hand calls on.
 fn config(description: &str, program: &Program, daemon: &Path) -> Result<Value> {
     let text = |path: &Path| match path.to_str() {
         Some(text) => Ok(text.to_owned()),
@@ -66,8 +70,10 @@ fn config(description: &str, program: &Program, daemon: &Path) -> Result<Value> 
     };
     let mut entrypoint = Vec::new();
     if let Some(interpreter) = &program.interpreter {
-        // Called by name, it need not be where the program says, nor have a list of where libraries are.
-        let directories = program.library_directories().into_iter().map(text).collect::<Result<Vec<_>>>()?;
+        // Called by name, it need not be where the program says, nor have a list of where libraries
+        // are.
+        let directories =
+            program.library_directories().into_iter().map(text).collect::<Result<Vec<_>>>()?;
         entrypoint.extend([text(interpreter)?, "--library-path".to_owned(), directories.join(":")]);
     }
     let listen = format!("--listen={SOCKETS}/{OWN_SOCKET}");
@@ -123,7 +129,9 @@ fn inside(path: &Path) -> PathBuf {
 fn append(builder: &mut Builder<Vec<u8>>, path: &Path, content: &[u8], mode: u32) -> Result<()> {
     let mut header = header(EntryType::Regular, mode);
     header.set_size(content.len() as u64);
-    builder.append_data(&mut header, path, content).with_context(|| format!("cannot pack {}", path.display()))
+    builder
+        .append_data(&mut header, path, content)
+        .with_context(|| format!("cannot pack {}", path.display()))
 }
 
 /// Owned by root and without a date: the same files make the same archive.
@@ -195,7 +203,10 @@ mod tests {
         assert_eq!(config["entrypoint"][2], directory.path().to_str().unwrap());
         assert_eq!(config["mounts"][0]["source"], "/var/lib/shoutd/swarm");
         let again = Plugin::new(&program, Path::new("/var/lib/shoutd/swarm")).unwrap();
-        assert_eq!((again.description, again.archive), (plugin.description.clone(), plugin.archive));
+        assert_eq!(
+            (again.description, again.archive),
+            (plugin.description.clone(), plugin.archive)
+        );
         let elsewhere = Plugin::new(&program, Path::new("/srv/swarm")).unwrap();
         assert_ne!(elsewhere.description, plugin.description);
         std::fs::write(&program.executable, "newer").unwrap();
@@ -205,8 +216,12 @@ mod tests {
 
     #[test]
     fn a_program_that_is_linked_statically_is_called_itself() {
-        let program =
-            Program { executable: "/proc/self/exe".into(), interpreter: None, libraries: [].into(), links: [].into() };
+        let program = Program {
+            executable: "/proc/self/exe".into(),
+            interpreter: None,
+            libraries: [].into(),
+            links: [].into(),
+        };
         let config = config("", &program, Path::new("/srv/swarm")).unwrap();
         assert_eq!(config["entrypoint"][0], PROGRAM);
     }

@@ -1,5 +1,6 @@
-//! `shoutdctl swarm-plugin`: Swarm takes a network driver from a managed plugin only, which the engine runs in a container of its own. This one is made on the spot, of this very
-//! program, and hands Docker's calls on to the daemon.
+//! `shoutdctl swarm-plugin`: Swarm takes a network driver from a managed plugin only, which the
+//! engine runs in a container of its own. This one is made on the spot, of this very program, and
+//! hands Docker's calls on to the daemon.
 
 mod archive;
 mod program;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use hyper::StatusCode;
-use shoutd_cli::Places;
+use shoutd_cli::Directories;
 use shoutd_core::swarm::{PLUGIN, SOCKET, SOCKET_DIRECTORY, SWARM_DRIVER};
 use shoutd_core::view::DATA_DIRECTORY;
 use shoutd_docker::engine::{EngineClient, EngineError};
@@ -28,7 +29,8 @@ const DAEMON_PATIENCE: Duration = Duration::from_secs(5);
 /// Serve the networks of a Swarm.
 #[derive(Debug, Subcommand)]
 pub enum SwarmPlugin {
-    /// Install the plugin in this host's Docker Engine, or bring it up to date; on every node of the Swarm
+    /// Install the plugin in this host's Docker Engine, or bring it up to date; on every node of
+    /// the Swarm
     Install(Target),
     /// Remove the plugin from this host's Docker Engine
     Remove(Target),
@@ -63,9 +65,9 @@ pub struct Serve {
 
 impl SwarmPlugin {
     /// Installs, removes or serves.
-    pub async fn run(self, places: &Places) -> Result<()> {
+    pub async fn run(self, directories: &Directories) -> Result<()> {
         match self {
-            Self::Install(target) => target.install(places).await,
+            Self::Install(target) => target.install(directories).await,
             Self::Remove(target) => target.remove().await,
             Self::Serve(serve) => serve.run().await,
         }
@@ -73,14 +75,15 @@ impl SwarmPlugin {
 }
 
 impl Target {
-    async fn install(self, places: &Places) -> Result<()> {
+    async fn install(self, directories: &Directories) -> Result<()> {
         // Says how to start it where it does not run.
-        crate::control::daemon(places).await?;
+        crate::control::daemon(directories).await?;
         let directory = self.directory()?;
         let socket = directory.join(SOCKET);
         if !plugin::daemon_answers(&socket, DAEMON_PATIENCE).await {
             bail!(
-                "shoutd does not answer at {}: give its data directory with --data-dir, or restart it if it is of an older version",
+                "shoutd does not answer at {}: give its data directory with --data-dir, or \
+                 restart it if it is of an older version",
                 socket.display()
             );
         }
@@ -88,7 +91,8 @@ impl Target {
         let info = engine.engine_info().await?;
         if !info.swarm_active {
             eprintln!(
-                "shoutdctl: this host is no node of a Swarm yet; the plugin is of use once it is (docker swarm init, docker swarm join)"
+                "shoutdctl: this host is no node of a Swarm yet; the plugin is of use once it is \
+                 (docker swarm init, docker swarm join)"
             );
         }
         let plugin = Plugin::new(&Program::running()?, &directory)?;
@@ -97,16 +101,23 @@ impl Target {
                 println!("plugin {PLUGIN} is installed");
                 return Ok(());
             }
-            Some(installed) if installed.description == plugin.description => engine.enable_plugin(PLUGIN).await?,
+            Some(installed) if installed.description == plugin.description => {
+                engine.enable_plugin(PLUGIN).await?
+            }
             Some(installed) => {
-                remove(&engine, installed.enabled, "it stays as it is, which does no harm as long as it works;")
-                    .await?;
+                remove(
+                    &engine,
+                    installed.enabled,
+                    "it stays as it is, which does no harm as long as it works;",
+                )
+                .await?;
                 create(&engine, plugin).await?;
             }
             None => create(&engine, plugin).await?,
         }
         println!(
-            "plugin {PLUGIN} is installed; on a manager: docker network create --driver {SWARM_DRIVER} --attachable <name>"
+            "plugin {PLUGIN} is installed; on a manager: docker network create --driver \
+             {SWARM_DRIVER} --attachable <name>"
         );
         Ok(())
     }
@@ -142,7 +153,8 @@ async fn create(engine: &EngineClient, plugin: Plugin) -> Result<()> {
     Ok(())
 }
 
-/// Removes it unless it is in use. The engine could be forced to, but its networks would be without a driver then, running tasks included.
+/// Removes it unless it is in use. The engine could be forced to, but its networks would be without
+/// a driver then, running tasks included.
 async fn remove(engine: &EngineClient, is_enabled: bool, otherwise: &str) -> Result<()> {
     if is_enabled {
         match engine.disable_plugin(PLUGIN).await {
@@ -152,8 +164,9 @@ async fn remove(engine: &EngineClient, is_enabled: bool, otherwise: &str) -> Res
                 ..
             }) if message.contains("in use") => {
                 bail!(
-                    "plugin {PLUGIN} is in use on this host: {otherwise} to be rid of it, move the tasks elsewhere first \
-                     (on a manager: docker node update --availability drain <this node>)"
+                    "plugin {PLUGIN} is in use on this host: {otherwise} to be rid of it, move \
+                     the tasks elsewhere first (on a manager: docker node update --availability \
+                     drain <this node>)"
                 );
             }
             result => result?,
@@ -165,7 +178,11 @@ async fn remove(engine: &EngineClient, is_enabled: bool, otherwise: &str) -> Res
 impl Serve {
     /// Hands calls on until the engine stops the plugin.
     async fn run(self) -> Result<()> {
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).without_time().init();
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_ansi(false)
+            .without_time()
+            .init();
         // Its first process: the kernel lets signals that it has no handler for pass it by.
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;

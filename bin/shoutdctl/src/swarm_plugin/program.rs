@@ -1,4 +1,5 @@
-//! Which files this program needs to run in a file system of its own: its executable, and the libraries that the kernel says it has mapped.
+//! Which files this program needs to run in a file system of its own: its executable, and the
+//! libraries that the kernel says it has mapped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -8,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// In `/proc/self/auxv`, the address where the program interpreter is mapped (`AT_BASE`, getauxval(3)); 0 for a program that has none.
+/// In `/proc/self/auxv`, the address where the program interpreter is mapped (`AT_BASE`,
+/// getauxval(3)); 0 for a program that has none.
 const INTERPRETER_ADDRESS: usize = 7;
 
 /// What an ELF file begins with.
@@ -19,11 +21,13 @@ const ELF: &[u8] = b"\x7fELF";
 pub struct Program {
     /// The executable's file.
     pub executable: PathBuf,
-    /// The program interpreter (ld.so), which finds the libraries; a program that was linked statically has none.
+    /// The program interpreter (ld.so), which finds the libraries; a program that was linked
+    /// statically has none.
     pub interpreter: Option<PathBuf>,
     /// The shared libraries, the interpreter among them.
     pub libraries: BTreeSet<PathBuf>,
-    /// Other names of the libraries in their own directories, by which programs ask for them where the file's name has a version in it.
+    /// Other names of the libraries in their own directories, by which programs ask for them where
+    /// the file's name has a version in it.
     pub links: BTreeMap<PathBuf, PathBuf>,
 }
 
@@ -35,8 +39,10 @@ impl Program {
         let itself = fs::read_link(&executable).context("cannot tell which program this is")?;
         let mapped = mapped_files(&String::from_utf8_lossy(&read("/proc/self/maps")?));
         let address = interpreter_address(&read("/proc/self/auxv")?);
-        let interpreter = mapped.iter().find(|(start, _)| **start == address).map(|(_, path)| path.clone());
-        let libraries: BTreeSet<_> = mapped.into_values().filter(|path| *path != itself && is_elf(path)).collect();
+        let interpreter =
+            mapped.iter().find(|(start, _)| **start == address).map(|(_, path)| path.clone());
+        let libraries: BTreeSet<_> =
+            mapped.into_values().filter(|path| *path != itself && is_elf(path)).collect();
         let links = libraries.iter().flat_map(|library| links_to(library)).collect();
         Ok(Self { executable, interpreter, libraries, links })
     }
@@ -60,7 +66,9 @@ fn mapped_files(maps: &str) -> BTreeMap<usize, PathBuf> {
 /// Reads it from the pairs of words of the auxiliary vector.
 fn interpreter_address(auxiliary: &[u8]) -> usize {
     const WORD: usize = size_of::<usize>();
-    let words = auxiliary.chunks_exact(WORD).filter_map(|word| word.try_into().ok().map(usize::from_ne_bytes));
+    let words = auxiliary
+        .chunks_exact(WORD)
+        .filter_map(|word| word.try_into().ok().map(usize::from_ne_bytes));
     let words: Vec<usize> = words.collect();
     words.chunks_exact(2).find(|pair| pair[0] == INTERPRETER_ADDRESS).map_or(0, |pair| pair[1])
 }
@@ -75,11 +83,16 @@ fn links_to(library: &Path) -> BTreeMap<PathBuf, PathBuf> {
     let Some((directory, name)) = library.parent().zip(library.file_name()) else {
         return BTreeMap::new();
     };
-    // A name such as libc.so.6 of libc-2.31.so: only such are worth to be resolved, of some thousands.
-    let stem: Vec<u8> = name.as_bytes().iter().copied().take_while(|byte| byte.is_ascii_alphabetic()).collect();
+    // A name such as libc.so.6 of libc-2.31.so: only such are worth to be resolved, of some
+    // thousands.
+    let stem: Vec<u8> =
+        name.as_bytes().iter().copied().take_while(|byte| byte.is_ascii_alphabetic()).collect();
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let alike = entries.filter(|entry| entry.file_name().as_bytes().starts_with(&stem)).map(|entry| entry.path());
-    let links = alike.filter(|path| path.is_symlink() && path.canonicalize().is_ok_and(|file| file == *library));
+    let alike = entries
+        .filter(|entry| entry.file_name().as_bytes().starts_with(&stem))
+        .map(|entry| entry.path());
+    let links = alike
+        .filter(|path| path.is_symlink() && path.canonicalize().is_ok_and(|file| file == *library));
     links.map(|path| (path, PathBuf::from(name))).collect()
 }
 
@@ -96,7 +109,9 @@ mod tests {
             return;
         };
         assert!(program.libraries.contains(interpreter), "{program:?}");
-        let is_libc = |path: &PathBuf| path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"libc"));
+        let is_libc = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"libc"))
+        };
         assert!(program.libraries.iter().any(is_libc), "{program:?}");
     }
 
@@ -118,7 +133,8 @@ mod tests {
 
     #[test]
     fn the_interpreters_address_is_read() {
-        let vector: Vec<u8> = [6, 4096, 7, 0x7f00, 0, 0_usize].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let vector: Vec<u8> =
+            [6, 4096, 7, 0x7f00, 0, 0_usize].iter().flat_map(|word| word.to_ne_bytes()).collect();
         assert_eq!(interpreter_address(&vector), 0x7f00);
         assert_eq!(interpreter_address(&vector[..20]), 0);
         assert_eq!(interpreter_address(&[]), 0);

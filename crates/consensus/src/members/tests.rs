@@ -26,13 +26,21 @@ fn hosts(count: u64) -> BTreeMap<HostId, Host> {
 fn members(voters: &[&[u64]], members: u64) -> Members {
     Members {
         voters: voters.iter().map(|ids| set(ids)).collect(),
-        addresses: hosts(members).into_iter().map(|(id, host)| (id, host.address.to_string())).collect(),
+        addresses: hosts(members)
+            .into_iter()
+            .map(|(id, host)| (id, host.address.to_string()))
+            .collect(),
     }
 }
 
 /// What host 1 sees as the leader.
-fn sight(ready: &[u64], away: &[u64]) -> Sight {
-    Sight { ready: &set(ready) | &set(&[1]), away: set(away), leader: Some(id(1)), ..Sight::default() }
+fn sight(ready: &[u64], away: &[u64]) -> HostView {
+    HostView {
+        ready: &set(ready) | &set(&[1]),
+        away: set(away),
+        leader: Some(id(1)),
+        ..HostView::default()
+    }
 }
 
 #[test]
@@ -61,7 +69,7 @@ fn removed_hosts_lose_their_vote_and_go_once_they_know() {
     let changed = next_change(&members(&[&[1, 2, 3]], 3), &two, &sight(&[2, 3], &[]));
     assert_eq!(changed, Some(Change::Voters(set(&[1, 2]))));
     assert_eq!(next_change(&members(&[&[1, 2]], 3), &two, &sight(&[2, 3], &[])), None);
-    let told = Sight { dismissed: set(&[3]), ..sight(&[2, 3], &[]) };
+    let told = HostView { dismissed: set(&[3]), ..sight(&[2, 3], &[]) };
     assert_eq!(next_change(&members(&[&[1, 2]], 3), &two, &told), Some(Change::Drop(set(&[3]))));
     // The leader itself.
     let others = hosts_of(&set(&[2, 3]));
@@ -69,10 +77,11 @@ fn removed_hosts_lose_their_vote_and_go_once_they_know() {
     assert_eq!(changed, Some(Change::Voters(set(&[2, 3]))));
 }
 
-/// The vote first: a host that was removed and kept its vote could not be done without, if it never came back.
+/// The vote first: a host that was removed and kept its vote could not be done without, if it never
+/// came back.
 #[test]
 fn a_host_that_is_about_to_be_removed_has_no_vote_any_more() {
-    let leaving = |ready: &[u64]| Sight { leaving: set(&[2]), ..sight(ready, &[]) };
+    let leaving = |ready: &[u64]| HostView { leaving: set(&[2]), ..sight(ready, &[]) };
     let two = members(&[&[1, 2]], 3);
     assert_eq!(next_change(&two, &hosts(3), &leaving(&[2])), Some(Change::Voters(set(&[1]))));
     assert_eq!(next_change(&two, &hosts(3), &leaving(&[2, 3])), Some(Change::Voters(set(&[1, 3]))));
@@ -83,7 +92,10 @@ fn a_host_that_is_about_to_be_removed_has_no_vote_any_more() {
 #[test]
 fn a_change_that_was_left_half_done_is_finished() {
     let half_done = members(&[&[1, 2], &[1, 2, 3]], 3);
-    assert_eq!(next_change(&half_done, &hosts(4), &sight(&[], &[])), Some(Change::Voters(set(&[1, 2, 3]))));
+    assert_eq!(
+        next_change(&half_done, &hosts(4), &sight(&[], &[])),
+        Some(Change::Voters(set(&[1, 2, 3])))
+    );
 }
 
 #[test]
@@ -94,8 +106,14 @@ fn votes_are_an_odd_number_but_for_two() {
         assert_eq!(chosen.len(), voters, "of {count}");
     }
     // A fourth or fifth that is not ready would make it four.
-    assert_eq!(choose_voters(&set(&[1, 2, 3]), &hosts(5), &sight(&[2, 3, 4], &[])), set(&[1, 2, 3]));
-    assert_eq!(choose_voters(&set(&[1, 2, 3]), &hosts(5), &sight(&[2, 3, 4, 5], &[])), set(&[1, 2, 3, 4, 5]));
+    assert_eq!(
+        choose_voters(&set(&[1, 2, 3]), &hosts(5), &sight(&[2, 3, 4], &[])),
+        set(&[1, 2, 3])
+    );
+    assert_eq!(
+        choose_voters(&set(&[1, 2, 3]), &hosts(5), &sight(&[2, 3, 4, 5], &[])),
+        set(&[1, 2, 3, 4, 5])
+    );
 }
 
 #[test]
@@ -106,11 +124,15 @@ fn who_is_not_ready_gets_no_vote() {
 
 #[test]
 fn of_four_voters_that_remain_one_goes() {
-    // Host 5 was removed. The one that is not there goes, or else the one with the highest id, and never the leader.
+    // Host 5 was removed. The one that is not there goes, or else the one with the highest id, and
+    // never the leader.
     let four = hosts(4);
-    assert_eq!(choose_voters(&set(&[1, 2, 3, 4, 5]), &four, &sight(&[2, 3, 4], &[])), set(&[1, 2, 3]));
+    assert_eq!(
+        choose_voters(&set(&[1, 2, 3, 4, 5]), &four, &sight(&[2, 3, 4], &[])),
+        set(&[1, 2, 3])
+    );
     assert_eq!(choose_voters(&set(&[1, 2, 3, 4, 5]), &four, &sight(&[3, 4], &[])), set(&[1, 3, 4]));
-    let led_by_4 = Sight { leader: Some(id(4)), ..sight(&[2, 3, 4], &[]) };
+    let led_by_4 = HostView { leader: Some(id(4)), ..sight(&[2, 3, 4], &[]) };
     assert_eq!(choose_voters(&set(&[1, 2, 3, 4, 5]), &four, &led_by_4), set(&[1, 2, 4]));
 }
 
@@ -120,12 +142,27 @@ fn a_voter_that_is_away_for_long_is_replaced_and_does_not_come_back() {
     let voters = set(&[1, 2, 3]);
     assert_eq!(choose_voters(&voters, &four, &sight(&[2, 4], &[])), voters, "it is only slow");
     assert_eq!(choose_voters(&voters, &four, &sight(&[2, 4], &[3])), set(&[1, 2, 4]));
-    assert_eq!(choose_voters(&set(&[1, 2, 4]), &four, &sight(&[2, 3, 4], &[])), set(&[1, 2, 4]), "it is back");
-    assert_eq!(choose_voters(&voters, &hosts(3), &sight(&[2], &[3])), voters, "there is none to replace it");
-    assert_eq!(choose_voters(&voters, &four, &sight(&[2], &[3])), voters, "the only one is not ready");
+    assert_eq!(
+        choose_voters(&set(&[1, 2, 4]), &four, &sight(&[2, 3, 4], &[])),
+        set(&[1, 2, 4]),
+        "it is back"
+    );
+    assert_eq!(
+        choose_voters(&voters, &hosts(3), &sight(&[2], &[3])),
+        voters,
+        "there is none to replace it"
+    );
+    assert_eq!(
+        choose_voters(&voters, &four, &sight(&[2], &[3])),
+        voters,
+        "the only one is not ready"
+    );
     // Two at a time.
     let seven = hosts(7);
-    assert_eq!(choose_voters(&set(&[1, 2, 3, 4, 5]), &seven, &sight(&[3, 5, 6, 7], &[2, 4])), set(&[1, 3, 5, 6, 7]));
+    assert_eq!(
+        choose_voters(&set(&[1, 2, 3, 4, 5]), &seven, &sight(&[3, 5, 6, 7], &[2, 4])),
+        set(&[1, 3, 5, 6, 7])
+    );
 }
 
 #[test]
@@ -134,11 +171,17 @@ fn nothing_changes_that_would_leave_no_majority() {
     let voters = set(&[1, 2, 3]);
     assert_eq!(choose_voters(&voters, &hosts(2), &sight(&[3], &[])), voters);
     // With a fourth there is one.
-    assert_eq!(choose_voters(&voters, &hosts_of(&set(&[1, 2, 4])), &sight(&[3, 4], &[])), set(&[1, 2, 4]));
+    assert_eq!(
+        choose_voters(&voters, &hosts_of(&set(&[1, 2, 4])), &sight(&[3, 4], &[])),
+        set(&[1, 2, 4])
+    );
 }
 
 fn subset(largest: u64) -> impl Strategy<Value = BTreeSet<HostId>> {
-    proptest::collection::btree_set((1..=largest).prop_map(id), 0..=usize::try_from(largest).unwrap())
+    proptest::collection::btree_set(
+        (1..=largest).prop_map(id),
+        0..=usize::try_from(largest).unwrap(),
+    )
 }
 
 proptest! {
@@ -152,7 +195,7 @@ proptest! {
         let ready = &ready | &BTreeSet::from([leader]);
         let away = &(&away & &voters) - &ready;
         let admitted = hosts_of(&admitted);
-        let mut sight = Sight { ready: ready.clone(), away, leader: Some(leader), ..Sight::default() };
+        let mut sight = HostView { ready: ready.clone(), away, leader: Some(leader), ..HostView::default() };
         let chosen = choose_voters(&voters, &admitted, &sight);
         if chosen == voters {
             return Ok(());
@@ -173,9 +216,9 @@ proptest! {
     fn who_is_slow_for_a_moment_keeps_the_vote(admitted in subset(9), ready in subset(9)) {
         let leader = id(1);
         let admitted = hosts_of(&(&admitted | &BTreeSet::from([leader])));
-        let all = Sight { ready: admitted.keys().copied().collect(), leader: Some(leader), ..Sight::default() };
+        let all = HostView { ready: admitted.keys().copied().collect(), leader: Some(leader), ..HostView::default() };
         let voters = choose_voters(&BTreeSet::from([leader]), &admitted, &all);
-        let fewer = Sight { ready: &ready | &BTreeSet::from([leader]), ..all };
+        let fewer = HostView { ready: &ready | &BTreeSet::from([leader]), ..all };
         prop_assert_eq!(choose_voters(&voters, &admitted, &fewer), voters);
     }
 }

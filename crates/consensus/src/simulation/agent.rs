@@ -1,4 +1,5 @@
-//! What the daemon does on a host besides agreement, as far as it matters to agreed state: it hands out addresses, follows the plan of leases, and does what users ask.
+//! What the daemon does on a host besides agreement, as far as it matters to agreed state: it hands
+//! out addresses, follows the plan of leases, and does what users ask.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -24,7 +25,7 @@ use super::host::World;
 use super::runtime::{self, Owner};
 use super::user;
 use crate::ProposeError;
-use crate::consensus::Inner;
+use crate::node::Node;
 use crate::wire::Errand;
 
 /// As in the daemon: how often leases are looked at, and how long agreement on them may take.
@@ -47,13 +48,14 @@ const TRIES_MAX: usize = 3;
 
 /// The rest of the daemon.
 pub(crate) struct Agent {
-    pub inner: Arc<Inner>,
+    pub node: Arc<Node>,
     pub world: World,
     pub chance: Mutex<Chance>,
     disk: Disk,
     local: watch::Sender<Arc<Local>>,
     writing: tokio::sync::Mutex<()>,
-    /// Held for reading from before an address is claimed until it is known what it is for; for writing while leases are given back.
+    /// Held for reading from before an address is claimed until it is known what it is for; for
+    /// writing while leases are given back.
     gate: RwLock<()>,
 }
 
@@ -62,11 +64,12 @@ pub(crate) struct Agent {
 pub(crate) struct Undone;
 
 impl Agent {
-    pub fn new(inner: Arc<Inner>, disk: Disk, world: World, chance: Chance) -> Self {
+    pub fn new(node: Arc<Node>, disk: Disk, world: World, chance: Chance) -> Self {
         let local = watch::Sender::new(disk.read(|contents| Arc::clone(&contents.local)));
-        world.checks.uses(inner.me(), &local.borrow());
-        let (chance, writing, gate) = (Mutex::new(chance), tokio::sync::Mutex::default(), RwLock::default());
-        Self { inner, world, chance, disk, local, writing, gate }
+        world.checks.uses(node.me(), &local.borrow());
+        let (chance, writing, gate) =
+            (Mutex::new(chance), tokio::sync::Mutex::default(), RwLock::default());
+        Self { node, world, chance, disk, local, writing, gate }
     }
 
     pub async fn run(self: Arc<Self>, owner: Owner) {
@@ -75,7 +78,7 @@ impl Agent {
     }
 
     pub fn me(&self) -> HostId {
-        self.inner.me()
+        self.node.me()
     }
 
     pub fn local(&self) -> Arc<Local> {
@@ -83,7 +86,7 @@ impl Agent {
     }
 
     pub fn is_member(&self) -> bool {
-        self.inner.cluster().hosts.contains_key(&self.me())
+        self.node.cluster().hosts.contains_key(&self.me())
     }
 
     pub fn now(&self) -> Duration {
@@ -92,12 +95,17 @@ impl Agent {
 
     /// What this host would have the cluster agree to.
     pub fn plan(&self) -> Vec<Command> {
-        plan_leases(&self.inner.cluster(), &self.local(), self.me())
+        plan_leases(&self.node.cluster(), &self.local(), self.me())
     }
 
     /// Has a command agreed on, and sees to it that what it is told is true.
-    pub async fn propose(&self, command: Command, deadline: Duration, again: bool) -> Result<Outcome, ProposeError> {
-        let result = self.inner.propose(command.clone(), deadline).await;
+    pub async fn propose(
+        &self,
+        command: Command,
+        deadline: Duration,
+        again: bool,
+    ) -> Result<Outcome, ProposeError> {
+        let result = self.node.propose(command.clone(), deadline).await;
         self.world.checks.answered(self.me(), &command, &result, again);
         result
     }
@@ -131,7 +139,8 @@ impl Agent {
     /// Keeps the cluster's view of this host true.
     async fn follow(&self) {
         let mut tick = interval(PERIOD);
-        let (mut cluster, mut memory) = (self.inner.published.cluster.clone(), self.local.subscribe());
+        let (mut cluster, mut memory) =
+            (self.node.published.cluster.clone(), self.local.subscribe());
         loop {
             let changed = tokio::select! {
                 biased;
@@ -143,7 +152,7 @@ impl Agent {
                 return;
             }
             if self.is_member() {
-                let (known, now) = (self.inner.cluster(), self.now());
+                let (known, now) = (self.node.cluster(), self.now());
                 let _ = self.change(|local| local.expire_reservations(&known, now)).await;
                 self.settle().await;
             }
@@ -162,15 +171,20 @@ impl Agent {
                 return;
             }
             // Before the next is claimed, which may be one that was just given back.
-            let cluster = self.inner.cluster();
+            let cluster = self.node.cluster();
             let _ = self.change(|local| local.finish_returning(&cluster, self.me())).await;
         }
     }
 
     /// An address for a container, and then the container.
-    pub async fn start_container(&self, network: &NetworkId, wanted: Option<IpAddr>) -> Result<EndpointId, Undone> {
+    pub async fn start_container(
+        &self,
+        network: &NetworkId,
+        wanted: Option<IpAddr>,
+    ) -> Result<EndpointId, Undone> {
         let leased = self.lease(network, wanted).await?;
-        let id: EndpointId = format!("{:064x}", self.chance.lock().unwrap().next()).parse().unwrap();
+        let id: EndpointId =
+            format!("{:064x}", self.chance.lock().unwrap().next()).parse().unwrap();
         if self.chance.lock().unwrap().happens(50) {
             // Docker was killed in between.
             return Err(Undone);
@@ -189,7 +203,7 @@ impl Agent {
             container: None,
         };
         self.change(|local| local.add_endpoint(id.clone(), endpoint)).await?.map_err(|_| Undone)?;
-        let known = self.inner.cluster();
+        let known = self.node.cluster();
         let network_is = known.networks.get(network);
         if !network_is.is_some_and(|known| known.attached.contains(&self.me()) && !known.removing) {
             let command = Command::Attach { network: network.clone(), host: self.me() };
@@ -212,13 +226,20 @@ impl Agent {
 
     /// `shoutdctl remove`. Whether asking again is no use.
     pub async fn remove(&self, host: HostId) -> bool {
-        let removed = self.inner.run_errand(Errand::Remove(host), PATIENCE).await;
+        let removed = self.node.run_errand(Errand::Remove(host), PATIENCE).await;
         self.world.checks.note(format!("host {}: remove {host} -> {removed:?}", self.me()));
-        let is_gone = self.inner.cluster().admissions.removed.contains_key(&host);
+        let is_gone = self.node.cluster().admissions.removed.contains_key(&host);
         if removed.is_ok() && !is_gone {
-            self.world.checks.violated(format!("host {} was told that {host} is removed, which it is not", self.me()));
+            self.world.checks.violated(format!(
+                "host {} was told that {host} is removed, which it is not",
+                self.me()
+            ));
         }
-        matches!(removed, Ok(_) | Err(ProposeError::Refused(_) | ProposeError::Removed(_) | ProposeError::Stopped))
+        matches!(
+            removed,
+            Ok(_)
+                | Err(ProposeError::Refused(_) | ProposeError::Removed(_) | ProposeError::Stopped)
+        )
     }
 
     async fn release(&self, network: &NetworkId, address: IpAddr) -> Result<(), Undone> {
@@ -234,13 +255,14 @@ impl Agent {
     }
 
     async fn claim(&self, network: &NetworkId, wanted: WantedAddress) -> Result<(), Undone> {
-        let command = Command::ClaimAddress { network: network.clone(), host: self.me(), address: wanted };
+        let command =
+            Command::ClaimAddress { network: network.clone(), host: self.me(), address: wanted };
         self.propose(command, PATIENCE, true).await.map(drop).map_err(|_| Undone)
     }
 
     /// Also one that lies unused on another host.
     async fn claim_exactly(&self, network: &NetworkId, address: IpAddr) -> Result<(), Undone> {
-        let cluster = self.inner.cluster();
+        let cluster = self.node.cluster();
         let holder = cluster.networks.get(network).and_then(|known| known.leases.get(&address));
         if holder == Some(&self.me()) && !self.local().is_returning(network, address) {
             return Ok(());
@@ -253,11 +275,20 @@ impl Agent {
 
     /// Asks the host that holds the address to leave it to this one.
     async fn claim_from_stock(&self, network: &NetworkId, address: IpAddr) -> Result<(), Undone> {
-        let cluster = self.inner.cluster();
-        let holder = *cluster.networks.get(network).and_then(|known| known.leases.get(&address)).ok_or(Undone)?;
+        let cluster = self.node.cluster();
+        let holder = *cluster
+            .networks
+            .get(network)
+            .and_then(|known| known.leases.get(&address))
+            .ok_or(Undone)?;
         let located = cluster.hosts.get(&holder).ok_or(Undone)?.address;
         let request = (network.clone(), address);
-        match self.inner.contacts.call::<_, bool>(holder, located, YIELD, &request, YIELD_DEADLINE).await {
+        match self
+            .node
+            .peer_health
+            .call::<_, bool>(holder, located, YIELD, &request, YIELD_DEADLINE)
+            .await
+        {
             Ok(true) => self.claim(network, WantedAddress::Exactly(address)).await,
             _ => Err(Undone),
         }
@@ -270,7 +301,7 @@ impl Agent {
 
     async fn lease(&self, network: &NetworkId, wanted: Option<IpAddr>) -> Result<IpNet, Undone> {
         let _gate = self.gate.read().await;
-        let subnet = subnet_of(&self.inner.cluster(), network).ok_or(Undone)?;
+        let subnet = subnet_of(&self.node.cluster(), network).ok_or(Undone)?;
         let now = self.now();
         if self.world.bug == Some(Bug::ClaimsFromStaleState) {
             return self.take_what_seems_free(network, subnet, now).await;
@@ -283,7 +314,11 @@ impl Agent {
             let reserved = self.change(|local| {
                 let is_free = !local.uses(network, address);
                 if is_free {
-                    local.reservations.entry(network.clone()).or_default().insert(address, Reservation { since: now });
+                    local
+                        .reservations
+                        .entry(network.clone())
+                        .or_default()
+                        .insert(address, Reservation { since: now });
                 }
                 is_free
             });
@@ -291,10 +326,13 @@ impl Agent {
             return if reserved.await? { Ok(leased) } else { Err(Undone) };
         }
         for _ in 0..TRIES_MAX {
-            let cluster = self.inner.cluster();
+            let cluster = self.node.cluster();
             let me = self.me();
-            let reserved =
-                self.change(|local| local.reserve_from_stock(&cluster, me, network, (subnet, subnet), now)).await?;
+            let reserved = self
+                .change(|local| {
+                    local.reserve_from_stock(&cluster, me, network, (subnet, subnet), now)
+                })
+                .await?;
             if let Some(address) = reserved {
                 return Ok(address);
             }
@@ -304,15 +342,23 @@ impl Agent {
     }
 
     /// A bug put back: what nobody has, as far as this host knows, is its own.
-    async fn take_what_seems_free(&self, id: &NetworkId, subnet: IpNet, now: Duration) -> Result<IpNet, Undone> {
-        let cluster = self.inner.cluster();
+    async fn take_what_seems_free(
+        &self,
+        id: &NetworkId,
+        subnet: IpNet,
+        now: Duration,
+    ) -> Result<IpNet, Undone> {
+        let cluster = self.node.cluster();
         let network = cluster.networks.get(id).ok_or(Undone)?;
         let pool = network.pool_of(subnet.addr()).ok_or(Undone)?;
         let free = pool.highest_free(&network.leases, 16);
         let local = self.local();
         let address = free.into_iter().find(|address| !local.uses(id, *address)).ok_or(Undone)?;
         let reservation = Reservation { since: now };
-        self.change(|local| local.reservations.entry(id.clone()).or_default().insert(address, reservation)).await?;
+        self.change(|local| {
+            local.reservations.entry(id.clone()).or_default().insert(address, reservation)
+        })
+        .await?;
         IpNet::new(address, subnet.prefix_len()).map_err(|_| Undone)
     }
 }
@@ -329,7 +375,8 @@ async fn give_up(
     let noted = agent.change(|local| local.start_returning(&network, &[address])).await;
     noted.map_err(|_| Rejection::Failed { reason: "the disk failed".to_owned() })?;
     let from = agent.me();
-    let claims = agent.inner.cluster().networks.get(&network).map_or(0, |known| known.claims_of(from));
+    let claims =
+        agent.node.cluster().networks.get(&network).map_or(0, |known| known.claims_of(from));
     let command = Command::YieldAddress { network, address, from, claims, to: caller.host };
     let yielded = agent.propose(command, YIELD_AGREEMENT, true).await;
     yielded.map(|_| Json(true)).map_err(|error| Rejection::Failed { reason: error.to_string() })

@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use rand_0_8::{Error, RngCore};
 
-/// A stream of numbers (Sebastiano Vigna's `SplitMix64`). Streams of one seed with different names have nothing to do with one another, so that one more draw in one
-/// place does not change all the others.
+/// A stream of numbers (Sebastiano Vigna's `SplitMix64`). Streams of one seed with different names
+/// have nothing to do with one another, so that one more draw in one place does not change all the
+/// others.
 #[derive(Debug, Clone)]
 pub(crate) struct Chance(u64);
 
 impl Chance {
     pub fn new(seed: u64, stream: &str) -> Self {
-        let name = stream.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| mixed(hash, u64::from(byte)));
+        let name = stream
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| mixed(hash, u64::from(byte)));
         Self(mixed(name, seed))
     }
 

@@ -99,15 +99,28 @@ impl Checks {
         state.history[state.history.len().saturating_sub(HISTORY)..].join("\n")
     }
 
-    /// A host applied an entry. Returns the state as the others have it, which is the same, so that it is kept once.
-    pub fn applied(&self, host: HostId, entry: &Entry, answer: &Answer, cluster: Arc<Cluster>) -> Arc<Cluster> {
+    /// A host applied an entry. Returns the state as the others have it, which is the same, so that
+    /// it is kept once.
+    pub fn applied(
+        &self,
+        host: HostId,
+        entry: &Entry,
+        answer: &Answer,
+        cluster: Arc<Cluster>,
+    ) -> Arc<Cluster> {
         let mut state = self.state();
         let index = entry.log_id.index;
         if let Some(agreed) = state.agreed.get(&index) {
-            let same = agreed.log_id == entry.log_id && agreed.answer == *answer && *agreed.cluster == *cluster;
+            let same = agreed.log_id == entry.log_id
+                && agreed.answer == *answer
+                && *agreed.cluster == *cluster;
             let text = (!same).then(|| {
                 let (ours, theirs) = (&agreed.log_id, entry.log_id);
-                format!("the state forks at {index}: host {host} applied {theirs} with {answer:?}, another {ours} with {:?}", agreed.answer)
+                format!(
+                    "the state forks at {index}: host {host} applied {theirs} with {answer:?}, \
+                     another {ours} with {:?}",
+                    agreed.answer
+                )
             });
             let agreed = Arc::clone(&agreed.cluster);
             text.into_iter().for_each(|text| state.violated(text));
@@ -115,7 +128,9 @@ impl Checks {
         }
         let command = match &entry.payload {
             EntryPayload::Normal(Logged::Known(command)) => Some(command.clone()),
-            EntryPayload::Normal(Logged::Unknown(_)) | EntryPayload::Blank | EntryPayload::Membership(_) => None,
+            EntryPayload::Normal(Logged::Unknown(_))
+            | EntryPayload::Blank
+            | EntryPayload::Membership(_) => None,
         };
         if let Some(command) = &command {
             let json = serde_json::to_string(command).unwrap();
@@ -129,7 +144,12 @@ impl Checks {
         if let Some(text) = unsound(&cluster) {
             state.violated(format!("after entry {index}: {text}"));
         }
-        let agreed = Agreed { log_id: entry.log_id, command, answer: answer.clone(), cluster: Arc::clone(&cluster) };
+        let agreed = Agreed {
+            log_id: entry.log_id,
+            command,
+            answer: answer.clone(),
+            cluster: Arc::clone(&cluster),
+        };
         state.agreed.insert(index, agreed);
         cluster
     }
@@ -140,7 +160,9 @@ impl Checks {
         state.note(&format!("host {host} got a snapshot up to {last}"));
         match state.agreed.get(&last.index) {
             Some(agreed) if agreed.log_id == last && *agreed.cluster == *cluster => {}
-            _ => state.violated(format!("host {host} got a snapshot up to {last} that is not what was agreed on")),
+            _ => state.violated(format!(
+                "host {host} got a snapshot up to {last} that is not what was agreed on"
+            )),
         }
     }
 
@@ -154,20 +176,31 @@ impl Checks {
     }
 
     /// A host was told what came of its command.
-    pub fn answered(&self, host: HostId, command: &Command, result: &Result<Outcome, ProposeError>, unsure: bool) {
+    pub fn answered(
+        &self,
+        host: HostId,
+        command: &Command,
+        result: &Result<Outcome, ProposeError>,
+        unsure: bool,
+    ) {
         let mut state = self.state();
         let json = serde_json::to_string(command).unwrap();
         state.note(&format!("host {host}: {json} -> {result:?}"));
         let places = state.places.get(&json).cloned().unwrap_or_default();
-        let mut answers = places.iter().filter_map(|index| state.agreed.get(index)?.answer.0.clone());
+        let mut answers =
+            places.iter().filter_map(|index| state.agreed.get(index)?.answer.0.clone());
         let wrong = match result {
             Ok(outcome) => !answers.any(|answer| answer.as_ref() == Ok(outcome)),
             // What was asked for before, and may have been done meanwhile, may be refused now.
-            Err(ProposeError::Refused(_)) if !unsure && is_of_one_kind(command) => answers.any(|answer| answer.is_ok()),
+            Err(ProposeError::Refused(_)) if !unsure && is_of_one_kind(command) => {
+                answers.any(|answer| answer.is_ok())
+            }
             Err(_) => false,
         };
         if wrong {
-            state.violated(format!("host {host} was told {result:?} of {json}, which is not what happened"));
+            state.violated(format!(
+                "host {host} was told {result:?} of {json}, which is not what happened"
+            ));
         }
     }
 
@@ -183,11 +216,16 @@ impl Checks {
                 continue;
             }
             twice = twice.or_else(|| {
-                used(local).find(|(network, address)| theirs.uses(network, *address)).map(|it| (it, *other))
+                used(local)
+                    .find(|(network, address)| theirs.uses(network, *address))
+                    .map(|it| (it, *other))
             });
         }
         if let Some(((network, address), other)) = twice {
-            let text = format!("address {address} of network {} is in use on {host} and {other}", network.short());
+            let text = format!(
+                "address {address} of network {} is in use on {host} and {other}",
+                network.short()
+            );
             state.violated(text);
         }
     }
@@ -240,7 +278,9 @@ fn kind(payload: &EntryPayload<Types>) -> String {
 impl State {
     fn note(&mut self, text: &str) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap();
-        let hash = text.bytes().fold(now, |hash, byte| hash.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte));
+        let hash = text
+            .bytes()
+            .fold(now, |hash, byte| hash.wrapping_mul(0x0100_0000_01b3) ^ u64::from(byte));
         self.trace = mixed(self.trace, hash);
         self.history.push(format!("{now:>6} ms  {text}"));
     }
@@ -256,14 +296,12 @@ impl State {
 }
 
 fn used(local: &Local) -> impl Iterator<Item = (shoutd_core::NetworkId, std::net::IpAddr)> {
-    let endpoints = local
-        .endpoints
-        .values()
-        .flat_map(|endpoint| endpoint.addresses.iter().map(|address| (endpoint.network.clone(), address.addr())));
-    let reserved = local
-        .reservations
-        .iter()
-        .flat_map(|(network, addresses)| addresses.keys().map(|address| (network.clone(), *address)));
+    let endpoints = local.endpoints.values().flat_map(|endpoint| {
+        endpoint.addresses.iter().map(|address| (endpoint.network.clone(), address.addr()))
+    });
+    let reserved = local.reservations.iter().flat_map(|(network, addresses)| {
+        addresses.keys().map(|address| (network.clone(), *address))
+    });
     endpoints.chain(reserved)
 }
 
@@ -272,7 +310,11 @@ fn unsound(cluster: &Cluster) -> Option<String> {
     let mut vnis = BTreeMap::new();
     for (id, network) in &cluster.networks {
         if let Some(other) = vnis.insert(network.vni, id) {
-            return Some(format!("networks {} and {} have the same VNI", id.short(), other.short()));
+            return Some(format!(
+                "networks {} and {} have the same VNI",
+                id.short(),
+                other.short()
+            ));
         }
         for (address, host) in &network.leases {
             if network.pool_of(*address).is_none_or(|pool| pool.is_reserved(*address)) {
@@ -283,7 +325,10 @@ fn unsound(cluster: &Cluster) -> Option<String> {
             }
         }
         if let Some(host) = network.attached.iter().find(|host| !cluster.hosts.contains_key(host)) {
-            return Some(format!("network {} is attached on host {host}, which is not there", id.short()));
+            return Some(format!(
+                "network {} is attached on host {host}, which is not there",
+                id.short()
+            ));
         }
     }
     None

@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Bug;
 use super::chance::Chance;
 use crate::StoreError;
-use crate::farewell::Farewell;
 use crate::raft::{Entry, LogId, SnapshotMeta, Vote};
+use crate::removal_notice::RemovalNotice;
 use crate::store::StoredIdentity;
 
 /// What one transaction changes.
@@ -26,7 +26,7 @@ pub(crate) enum Change {
     Purge(LogId),
     Snapshot(SnapshotMeta, Arc<Vec<u8>>),
     Identity(StoredIdentity),
-    Farewell(Farewell),
+    RemovalNotice(RemovalNotice),
     Local(Arc<Local>),
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct Contents {
     pub log: BTreeMap<u64, Entry>,
     pub snapshot: Option<(SnapshotMeta, Arc<Vec<u8>>)>,
     pub identity: StoredIdentity,
-    pub farewell: Option<Farewell>,
+    pub removal_notice: Option<RemovalNotice>,
     pub local: Arc<Local>,
 }
 
@@ -48,7 +48,9 @@ impl Contents {
         match change {
             Change::Vote(vote) => self.vote = Some(vote),
             Change::Committed(committed) => self.committed = committed,
-            Change::Append(entries) => self.log.extend(entries.into_iter().map(|entry| (entry.log_id.index, entry))),
+            Change::Append(entries) => {
+                self.log.extend(entries.into_iter().map(|entry| (entry.log_id.index, entry)))
+            }
             Change::Truncate(since) => drop(self.log.split_off(&since)),
             Change::Purge(upto) => {
                 self.log = self.log.split_off(&(upto.index + 1));
@@ -56,12 +58,16 @@ impl Contents {
             }
             // As the real store: a newer one stays.
             Change::Snapshot(meta, data) => {
-                if self.snapshot.as_ref().is_none_or(|(kept, _)| kept.last_log_id <= meta.last_log_id) {
+                if self
+                    .snapshot
+                    .as_ref()
+                    .is_none_or(|(kept, _)| kept.last_log_id <= meta.last_log_id)
+                {
                     self.snapshot = Some((meta, data));
                 }
             }
             Change::Identity(identity) => self.identity = identity,
-            Change::Farewell(farewell) => self.farewell = Some(farewell),
+            Change::RemovalNotice(removal_notice) => self.removal_notice = Some(removal_notice),
             Change::Local(local) => self.local = local,
         }
     }
@@ -130,7 +136,12 @@ impl State {
 }
 
 impl Disk {
-    pub fn new(host: HostId, seed: u64, bug: Option<Bug>, accidents: UnboundedSender<HostId>) -> Self {
+    pub fn new(
+        host: HostId,
+        seed: u64,
+        bug: Option<Bug>,
+        accidents: UnboundedSender<HostId>,
+    ) -> Self {
         let contents = Contents {
             vote: None,
             committed: None,
@@ -138,7 +149,7 @@ impl Disk {
             log: BTreeMap::new(),
             snapshot: None,
             identity: StoredIdentity { host, cluster: None, founder: false, epoch: 0 },
-            farewell: None,
+            removal_notice: None,
             local: Arc::default(),
         };
         let state = State {
@@ -171,7 +182,8 @@ impl Disk {
     async fn write_next(&self, change: Change) -> Result<(), DiskFailed> {
         let due = {
             let mut state = self.state();
-            let time = if state.slow { state.chance.millis(30..=700) } else { state.chance.millis(0..=4) };
+            let time =
+                if state.slow { state.chance.millis(30..=700) } else { state.chance.millis(0..=4) };
             let forgotten = self.bug == Some(Bug::ForgetsVote) && matches!(change, Change::Vote(_));
             let due = Instant::now() + time;
             if state.chance.happens(ACCIDENT_IN_WRITE) {
@@ -203,7 +215,11 @@ impl Disk {
     pub async fn work(&self) {
         let (time, accident) = {
             let mut state = self.state();
-            let time = if state.slow { state.chance.millis(100..=1000) } else { state.chance.millis(0..=100) };
+            let time = if state.slow {
+                state.chance.millis(100..=1000)
+            } else {
+                state.chance.millis(0..=100)
+            };
             (time, state.chance.happens(ACCIDENT_IN_WORK))
         };
         sleep(time).await;
@@ -212,11 +228,13 @@ impl Disk {
         }
     }
 
-    /// Drops entries of the log, once a snapshot that has them is on disk: openraft asks for it as soon as it has begun to install one.
+    /// Drops entries of the log, once a snapshot that has them is on disk: openraft asks for it as
+    /// soon as it has begun to install one.
     pub async fn purge(&self, upto: LogId) -> Result<(), DiskFailed> {
         if self.bug != Some(Bug::PurgesBeforeTheSnapshot) {
-            while self.read(|contents| contents.snapshot.as_ref().is_none_or(|(meta, _)| meta.last_log_id < Some(upto)))
-            {
+            while self.read(|contents| {
+                contents.snapshot.as_ref().is_none_or(|(meta, _)| meta.last_log_id < Some(upto))
+            }) {
                 if self.state().broken {
                     return Err(DiskFailed);
                 }
@@ -245,8 +263,8 @@ impl Disk {
     }
 
     /// The real store's `record_farewell`.
-    pub async fn record_farewell(&self, farewell: Farewell) -> Result<(), DiskFailed> {
-        self.write(Change::Farewell(farewell)).await
+    pub async fn record_farewell(&self, removal_notice: RemovalNotice) -> Result<(), DiskFailed> {
+        self.write(Change::RemovalNotice(removal_notice)).await
     }
 
     /// What the real store says of itself.
@@ -254,7 +272,8 @@ impl Disk {
         self.state().failing.then(|| DiskFailed.to_string())
     }
 
-    /// The power goes: of what was written and not yet synced, some may have reached the disk, in the order in which it was written.
+    /// The power goes: of what was written and not yet synced, some may have reached the disk, in
+    /// the order in which it was written.
     pub fn crash(&mut self) {
         self.turn = Arc::default();
         let mut state = self.state();

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::Serialize;
-use shoutd_core::announce::{Content, Listener, Speaker};
+use shoutd_core::advertise::{Content, InboundSession, OutboundSession};
 use shoutd_core::cluster::Command;
 use shoutd_core::limits::BEAT_INTERVAL;
 use shoutd_core::{HostId, NetworkId};
@@ -66,7 +66,10 @@ struct Rate {
 }
 
 impl Rate {
-    #[expect(clippy::cast_precision_loss, reason = "counts of messages and bytes are far below 2^52")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "counts of messages and bytes are far below 2^52"
+    )]
     fn of(sent: Sent, by: f64) -> Self {
         Self { messages: sent.messages as f64 / by, bytes: sent.bytes as f64 / by }
     }
@@ -109,7 +112,8 @@ impl Growth {
         let (accidents, _) = unbounded_channel();
         let (busy, config) = (Arc::new(Mutex::new(false)), Arc::new(config()));
         let world = World { seed, bug: None, net, checks, accidents, busy, config };
-        let entry = |number| if number == 1 { Entry::Founds } else { Entry::Joins(vec![address_of(1)]) };
+        let entry =
+            |number| if number == 1 { Entry::Founds } else { Entry::Joins(vec![address_of(1)]) };
         let hosts = (1..=count).map(|number| Host::new(number, entry(number), &world)).collect();
         Self { world, hosts }
     }
@@ -118,7 +122,11 @@ impl Growth {
     async fn until_all(&self, deadline: Duration, is_so: impl Fn(&Host) -> bool) -> Duration {
         let began = Instant::now();
         while !self.hosts.iter().all(&is_so) {
-            assert!(began.elapsed() < deadline, "not within {deadline:?}: {:?}", self.world.checks.violation());
+            assert!(
+                began.elapsed() < deadline,
+                "not within {deadline:?}: {:?}",
+                self.world.checks.violation()
+            );
             sleep(LOOK).await;
         }
         began.elapsed()
@@ -127,12 +135,13 @@ impl Growth {
     async fn form(&mut self) -> Duration {
         self.hosts.iter_mut().for_each(Host::start);
         let all = self.hosts.len();
-        let knows_all = |host: &Host| host.agent().is_some_and(|agent| agent.inner.cluster().hosts.len() == all);
+        let knows_all =
+            |host: &Host| host.agent().is_some_and(|agent| agent.node.cluster().hosts.len() == all);
         self.until_all(FORMATION, knows_all).await
     }
 
     fn roles(&self) -> BTreeMap<HostId, &'static str> {
-        let status = self.hosts[0].agent().unwrap().inner.status();
+        let status = self.hosts[0].agent().unwrap().node.status();
         let role = |id: &HostId| match id {
             id if status.leader == Some(*id) => "leader",
             id if status.voters.contains(id) => "voter",
@@ -147,30 +156,41 @@ impl Growth {
         let mut rates: BTreeMap<&'static str, Vec<Rate>> = BTreeMap::new();
         for (id, role) in self.roles() {
             let at = |sent: &BTreeMap<HostId, Sent>| sent.get(&id).copied().unwrap_or_default();
-            rates.entry(role).or_default().push(Rate::of(at(&after), by).less(Rate::of(at(before), by)));
+            rates
+                .entry(role)
+                .or_default()
+                .push(Rate::of(at(&after), by).less(Rate::of(at(before), by)));
         }
         rates.into_iter().map(|(role, rates)| (role, Rate::mean(&rates))).collect()
     }
 
-    /// Has one network agreed on, asked for on this host. Returns how long that took, and how long until all know.
+    /// Has one network agreed on, asked for on this host. Returns how long that took, and how long
+    /// until all know.
     async fn change(&self, number: u16, on: usize) -> (Duration, Duration) {
         let agent = self.hosts[on].agent().unwrap();
         let id: NetworkId = format!("{number:064x}").parse().unwrap();
         let subnet = format!("10.{}.0.0/16", 100 + number).parse().unwrap();
-        let command =
-            Command::CreateNetwork { id: id.clone(), origin: agent.me(), settings: user::settings(subnet, false) };
+        let command = Command::CreateNetwork {
+            id: id.clone(),
+            origin: agent.me(),
+            settings: user::settings(subnet, false),
+        };
         let began = Instant::now();
         agent.propose(command, CHANGE, false).await.unwrap();
         let agreed = began.elapsed();
-        let knows = |host: &Host| host.agent().is_some_and(|agent| agent.inner.cluster().networks.contains_key(&id));
+        let knows = |host: &Host| {
+            host.agent().is_some_and(|agent| agent.node.cluster().networks.contains_key(&id))
+        };
         self.until_all(CHANGE, knows).await;
         (agreed, began.elapsed())
     }
 }
 
-/// What one host sends to another with which it shares a network and to which it has nothing to say.
+/// What one host sends to another with which it shares a network and to which it has nothing to
+/// say.
 fn beat() -> Rate {
-    let (mut speaker, mut listener) = (Speaker::new(u64::MAX / 3), Listener::new(Duration::ZERO));
+    let (mut speaker, mut listener) =
+        (OutboundSession::new(u64::MAX / 3), InboundSession::new(Duration::ZERO));
     speaker.want(Content::new());
     let (mut sequence, mut now) = (1_000_000, Duration::ZERO);
     let mut bytes = 0;
@@ -179,7 +199,8 @@ fn beat() -> Rate {
         now += BEAT_INTERVAL;
         let message = speaker.next(&mut sequence, now).unwrap();
         let reply = listener.hear(&message, now).unwrap();
-        bytes = serde_json::to_vec(&*message).unwrap().len() + serde_json::to_vec(&reply).unwrap().len();
+        bytes = serde_json::to_vec(&*message).unwrap().len()
+            + serde_json::to_vec(&reply).unwrap().len();
         speaker.answered(&reply, 0, now);
     }
     // Each host sends beats, and answers those of the other.
@@ -195,7 +216,8 @@ async fn measure(count: u16) -> Figures {
     let before = resident();
     let mut growth = Growth::new(count);
     let formation = growth.form().await;
-    let formation_sent = growth.world.net.sent().values().map(|sent| Rate::of(*sent, 1.0)).collect::<Vec<_>>();
+    let formation_sent =
+        growth.world.net.sent().values().map(|sent| Rate::of(*sent, 1.0)).collect::<Vec<_>>();
     // Voters are chosen, and what was far behind is brought up.
     sleep(CALM).await;
 
@@ -220,7 +242,7 @@ async fn measure(count: u16) -> Figures {
     });
     let change = change.collect();
     assert_eq!(growth.world.checks.violation(), None);
-    let cluster = growth.hosts[0].agent().unwrap().inner.cluster();
+    let cluster = growth.hosts[0].agent().unwrap().node.cluster();
     let figures = Figures {
         hosts: count,
         voters: growth.roles().values().filter(|role| **role != "learner").count(),
@@ -239,7 +261,8 @@ async fn measure(count: u16) -> Figures {
     figures
 }
 
-/// Prints figures for as many hosts as `SHOUTD_GROWTH_HOSTS` says; by itself it sees to it that a cluster without faults comes together, and is quiet.
+/// Prints figures for as many hosts as `SHOUTD_GROWTH_HOSTS` says; by itself it sees to it that a
+/// cluster without faults comes together, and is quiet.
 #[test]
 fn growth() {
     let count = std::env::var("SHOUTD_GROWTH_HOSTS").map_or(HOSTS, |text| text.parse().unwrap());

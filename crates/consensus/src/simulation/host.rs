@@ -22,16 +22,16 @@ use super::runtime::{self, Owner};
 use super::store::{Log, Machine};
 use crate::Settings;
 use crate::calls::Calls;
-use crate::consensus::Inner;
-use crate::contacts::Contacts;
 use crate::network::Network;
+use crate::node::Node;
+use crate::participation::Participation;
+use crate::peer_health::PeerHealth;
+use crate::pre_vote::pre_vote;
 use crate::raft::{Raft, config};
 use crate::record::Record;
-use crate::scout::scout;
-use crate::set_back::SetBack;
-use crate::standing::Standing;
+use crate::rollback::Rollback;
 use crate::wire::Sender;
-use crate::{Patience, duties, router};
+use crate::{Timeouts, maintenance, router};
 
 /// How a host comes into its cluster.
 #[derive(Debug, Clone)]
@@ -110,8 +110,8 @@ impl Host {
     pub fn has_stopped(&self) -> bool {
         let stopped = |agent: Arc<Agent>| {
             // One that was removed is to stay as it is.
-            let is_gone = agent.inner.standing.farewell().is_some();
-            !is_gone && agent.inner.raft.metrics().borrow().running_state.is_err()
+            let is_gone = agent.node.participation.removal_notice().is_some();
+            !is_gone && agent.node.raft.metrics().borrow().running_state.is_err()
         };
         self.agent().is_some_and(stopped)
     }
@@ -129,23 +129,23 @@ impl Host {
         let id = self.id;
         runtime::spawn(owner, async move {
             // A daemon that its disk does not let start is started again.
-            let inner = loop {
+            let node = loop {
                 match run(id, address, disk.clone(), &world).await {
-                    Some(inner) => break inner,
+                    Some(node) => break node,
                     None => sleep(TRY_AGAIN).await,
                 }
             };
             let (net, checks) = (world.net.clone(), world.checks.clone());
             let chance = Chance::new(mixed(world.seed, owner), "agent");
-            let running = Arc::new(Agent::new(Arc::clone(&inner), disk, world, chance));
-            let router = router::router(Arc::clone(&inner)).merge(running.router());
-            net.listen(address, Listener { owner, identity: inner.identity.clone(), router });
+            let running = Arc::new(Agent::new(Arc::clone(&node), disk, world, chance));
+            let router = router::router(Arc::clone(&node)).merge(running.router());
+            net.listen(address, Listener { owner, identity: node.identity.clone(), router });
             *agent.lock().unwrap() = Some(Arc::clone(&running));
-            runtime::spawn(owner, scout(Arc::clone(&inner)));
-            runtime::spawn(owner, duties::depart(Arc::clone(&inner)));
-            runtime::spawn(owner, duties::lead(Arc::clone(&inner)));
-            runtime::spawn(owner, duties::represent(Arc::clone(&inner)));
-            enter(&inner, &entry, &checks).await;
+            runtime::spawn(owner, pre_vote(Arc::clone(&node)));
+            runtime::spawn(owner, maintenance::depart(Arc::clone(&node)));
+            runtime::spawn(owner, maintenance::lead(Arc::clone(&node)));
+            runtime::spawn(owner, maintenance::represent(Arc::clone(&node)));
+            enter(&node, &entry, &checks).await;
             running.run(owner).await;
         });
     }
@@ -167,34 +167,49 @@ pub(crate) fn address_of(number: u16) -> SocketAddr {
 }
 
 /// As `Consensus::start` does it.
-async fn run(id: HostId, address: SocketAddr, disk: Disk, world: &World) -> Option<Arc<Inner>> {
+async fn run(id: HostId, address: SocketAddr, disk: Disk, world: &World) -> Option<Arc<Node>> {
     let recorded = disk.read(|contents| contents.identity);
     let identity = Identity::new(id, recorded.cluster);
     let (machine, published) = Machine::open(id, disk.clone(), world.checks.clone(), world.bug);
-    let calls = Calls::Simulated(Port { net: world.net.clone(), identity: identity.clone(), address });
-    let standing = Arc::new(Standing::new(recorded.epoch, disk.read(|contents| contents.farewell.clone())));
+    let calls =
+        Calls::Simulated(Port { net: world.net.clone(), identity: identity.clone(), address });
+    let participation = Arc::new(Participation::new(
+        recorded.epoch,
+        disk.read(|contents| contents.removal_notice.clone()),
+    ));
     let own = Sender { address, run: runtime::current().unwrap_or_default() };
-    let contacts = Arc::new(Contacts::new(calls.clone(), own, published.cluster.clone(), Arc::clone(&standing)));
-    let network = Network { me: id.get(), contacts: Arc::clone(&contacts), standing: Arc::clone(&standing) };
-    let raft = Raft::new(id.get(), Arc::clone(&world.config), network, Log(disk.clone()), machine).await.ok()?;
+    let peer_health = Arc::new(PeerHealth::new(
+        calls.clone(),
+        own,
+        published.cluster.clone(),
+        Arc::clone(&participation),
+    ));
+    let network = Network {
+        me: id.get(),
+        peer_health: Arc::clone(&peer_health),
+        participation: Arc::clone(&participation),
+    };
+    let raft = Raft::new(id.get(), Arc::clone(&world.config), network, Log(disk.clone()), machine)
+        .await
+        .ok()?;
     let settings = Settings { advertise: address, name: format!("h{}", id.get()) };
-    let patience = Patience { voter_away: Duration::from_secs(mixed(world.seed, 1) % 20 + 2) };
-    Some(Arc::new(Inner {
+    let patience = Timeouts { voter_away: Duration::from_secs(mixed(world.seed, 1) % 20 + 2) };
+    Some(Arc::new(Node {
         identity,
         settings,
         calls,
         patience,
-        standing,
-        contacts,
+        participation,
+        peer_health,
         raft,
         published,
         members_wanted: Notify::new(),
         leaving: Mutex::default(),
         record: Record::Simulated(disk),
-        set_back: SetBack::default(),
+        rollback: Rollback::default(),
         started: Instant::now(),
         leader_heard: Mutex::default(),
-        pieces: tokio::sync::Mutex::default(),
+        snapshot_chunks: tokio::sync::Mutex::default(),
     }))
 }
 
@@ -213,21 +228,23 @@ pub(super) fn small(seed: u64) -> Config {
 }
 
 /// As the daemon does it: until it is in.
-async fn enter(inner: &Arc<Inner>, entry: &Entry, checks: &Checks) {
+async fn enter(node: &Arc<Node>, entry: &Entry, checks: &Checks) {
     loop {
         let entered = match entry {
             Entry::Founds => {
-                let founded = inner.found(cluster(), ENTRY_DEADLINE).await;
+                let founded = node.found(cluster(), ENTRY_DEADLINE).await;
                 founded.map_err(|error| (error.may_pass(), error.to_string()))
             }
             Entry::Joins(peers) => {
-                let joined = inner.join(peers, Instant::now() + ENTRY_DEADLINE).await;
+                let joined = node.join(peers, Instant::now() + ENTRY_DEADLINE).await;
                 joined.map_err(|error| (error.may_pass(), error.to_string()))
             }
         };
-        checks.note(format!("host {} enters: {entered:?}", inner.me()));
+        checks.note(format!("host {} enters: {entered:?}", node.me()));
         // A host that was in before goes on; what is new of it is told by its duties.
-        if matches!(entered, Ok(()) | Err((false, _))) || inner.cluster().hosts.contains_key(&inner.me()) {
+        if matches!(entered, Ok(()) | Err((false, _)))
+            || node.cluster().hosts.contains_key(&node.me())
+        {
             return;
         }
         sleep(TRY_AGAIN).await;

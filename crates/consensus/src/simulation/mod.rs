@@ -1,8 +1,10 @@
-//! Whole clusters in one thread, with a clock of their own and faults by the dozen, the same each time for a seed.
+//! Whole clusters in one thread, with a clock of their own and faults by the dozen, the same each
+//! time for a seed.
 //!
-//! What runs is the real thing: the state machine, membership, leases, the way of a command to the leader, what peers say to each
-//! other, and openraft. What is simulated is what surrounds it: tasks and time ([`runtime`]), messages ([`net`]), disks ([`disk`],
-//! [`store`]), and the rest of the daemon ([`agent`], [`user`]).
+//! What runs is the real thing: the state machine, membership, leases, the way of a command to the
+//! leader, what peers say to each other, and openraft. What is simulated is what surrounds it:
+//! tasks and time ([`runtime`]), messages ([`net`]), disks ([`disk`], [`store`]), and the rest of
+//! the daemon ([`agent`], [`user`]).
 
 mod agent;
 mod chance;

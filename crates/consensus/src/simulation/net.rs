@@ -1,4 +1,5 @@
-//! A network of messages that are lost, late, doubled and out of order, between hosts that cannot always reach each other.
+//! A network of messages that are lost, late, doubled and out of order, between hosts that cannot
+//! always reach each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -65,7 +66,10 @@ impl Sent {
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("blocked", &self.blocked).field("weather", &self.weather).finish_non_exhaustive()
+        f.debug_struct("State")
+            .field("blocked", &self.blocked)
+            .field("weather", &self.weather)
+            .finish_non_exhaustive()
     }
 }
 
@@ -132,16 +136,21 @@ impl Port {
             Err(_) => return Err(CallError::TimedOut { address, after: deadline }),
         };
         if status.is_success() {
-            let malformed = |error: serde_json::Error| CallError::Malformed { address, reason: error.to_string() };
+            let malformed = |error: serde_json::Error| CallError::Malformed {
+                address,
+                reason: error.to_string(),
+            };
             return serde_json::from_slice(&body).map_err(malformed);
         }
-        let rejection = serde_json::from_slice(&body)
-            .unwrap_or_else(|_| Rejection::Failed { reason: String::from_utf8_lossy(&body).into_owned() });
+        let rejection = serde_json::from_slice(&body).unwrap_or_else(|_| Rejection::Failed {
+            reason: String::from_utf8_lossy(&body).into_owned(),
+        });
         Err(CallError::Refused { address, rejection })
     }
 }
 
-/// A key that belongs to nobody: what is simulated here begins where peers have proved who they are.
+/// A key that belongs to nobody: what is simulated here begins where peers have proved who they
+/// are.
 fn key_of(host: HostId) -> PublicKey {
     // The header of an Ed25519 key (RFC 8410, section 4).
     let mut spki = vec![0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -266,7 +275,12 @@ impl Net {
 }
 
 /// Carries a message to its end, and the answer back.
-async fn carry(net: Net, message: Message, delay: Duration, sender: Option<oneshot::Sender<Reply>>) {
+async fn carry(
+    net: Net,
+    message: Message,
+    delay: Duration,
+    sender: Option<oneshot::Sender<Reply>>,
+) {
     sleep(delay).await;
     let Some(target) = net.target(&message) else {
         // The connection is refused: the caller notices when the sender is dropped.
@@ -296,7 +310,9 @@ async fn carry(net: Net, message: Message, delay: Duration, sender: Option<onesh
 async fn answer(target: Listener, message: Message) -> Reply {
     let caller = match check(&target.identity, &message) {
         Ok(caller) => caller,
-        Err(rejection) => return (StatusCode::MISDIRECTED_REQUEST, serde_json::to_vec(&rejection).unwrap()),
+        Err(rejection) => {
+            return (StatusCode::MISDIRECTED_REQUEST, serde_json::to_vec(&rejection).unwrap());
+        }
     };
     let request = Request::builder()
         .method(Method::POST)

@@ -1,7 +1,9 @@
-//! Tasks, timers and chance of a simulation: one thread, a clock that jumps to the next thing that happens, and an order that depends on the seed alone.
+//! Tasks, timers and chance of a simulation: one thread, a clock that jumps to the next thing that
+//! happens, and an order that depends on the seed alone.
 //!
-//! tokio's own scheduler would run tasks in the order in which they were woken, and `tokio::sync::watch` wakes in an order of its own. Here all tasks that can run are
-//! known before the next one runs, and the seed says in which order.
+//! tokio's own scheduler would run tasks in the order in which they were woken, and
+//! `tokio::sync::watch` wakes in an order of its own. Here all tasks that can run are known before
+//! the next one runs, and the seed says in which order.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,7 +86,11 @@ impl Executor {
     }
 
     fn run_one(&self, task: TaskId) {
-        let taken = self.tasks.borrow_mut().get_mut(&task).and_then(|(owner, work)| Some((*owner, work.take()?)));
+        let taken = self
+            .tasks
+            .borrow_mut()
+            .get_mut(&task)
+            .and_then(|(owner, work)| Some((*owner, work.take()?)));
         let Some((owner, mut work)) = taken else { return };
         self.running.set(owner);
         let waker = Waker::from(Arc::new(TaskWaker { task, ready: Arc::clone(&self.ready) }));
@@ -127,7 +133,11 @@ pub(crate) fn run<T: 'static>(seed: u64, simulation: impl Future<Output = T> + '
         }
     }
     EXECUTOR.set(Some(Rc::clone(&executor)));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
     let _entered = runtime.enter();
     let _guard = Guard;
     let (sender, mut receiver) = oneshot::channel();
@@ -143,7 +153,9 @@ pub(crate) fn run<T: 'static>(seed: u64, simulation: impl Future<Output = T> + '
         match receiver.try_recv() {
             Ok(result) => Poll::Ready(result),
             Err(oneshot::error::TryRecvError::Empty) => Poll::Pending,
-            Err(oneshot::error::TryRecvError::Closed) => panic!("the simulation ended its own task"),
+            Err(oneshot::error::TryRecvError::Closed) => {
+                panic!("the simulation ended its own task")
+            }
         }
     }))
 }
@@ -164,7 +176,8 @@ pub(crate) fn kill(owner: Owner) {
     let Some(executor) = executor() else { return };
     let ended: Vec<_> = {
         let mut tasks = executor.tasks.borrow_mut();
-        let ids: Vec<_> = tasks.iter().filter(|(_, (whose, _))| *whose == owner).map(|(id, _)| *id).collect();
+        let ids: Vec<_> =
+            tasks.iter().filter(|(_, (whose, _))| *whose == owner).map(|(id, _)| *id).collect();
         ids.into_iter().filter_map(|id| tasks.remove(&id)).collect()
     };
     // Dropped when nothing is borrowed: their ends may do anything.
@@ -181,7 +194,8 @@ pub(super) fn draw() -> u64 {
     executor().map_or(0, |executor| executor.elections.borrow_mut().next())
 }
 
-/// What openraft runs on in unit tests: the tasks of a simulation within one, those of tokio elsewhere.
+/// What openraft runs on in unit tests: the tasks of a simulation within one, those of tokio
+/// elsewhere.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Runtime;
 
@@ -194,7 +208,8 @@ impl AsyncRuntime for Runtime {
     type Sleep = <TokioRuntime as AsyncRuntime>::Sleep;
     type Instant = <TokioRuntime as AsyncRuntime>::Instant;
     type TimeoutError = <TokioRuntime as AsyncRuntime>::TimeoutError;
-    type Timeout<R, T: Future<Output = R> + OptionalSend> = <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
+    type Timeout<R, T: Future<Output = R> + OptionalSend> =
+        <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
     type ThreadLocalRng = ElectionChance;
     type OneshotSender<T: OptionalSend> = <TokioRuntime as AsyncRuntime>::OneshotSender<T>;
     type OneshotReceiverError = <TokioRuntime as AsyncRuntime>::OneshotReceiverError;
@@ -224,11 +239,17 @@ impl AsyncRuntime for Runtime {
         TokioRuntime::sleep_until(deadline)
     }
 
-    fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
+    fn timeout<R, F: Future<Output = R> + OptionalSend>(
+        duration: Duration,
+        future: F,
+    ) -> Self::Timeout<R, F> {
         TokioRuntime::timeout(duration, future)
     }
 
-    fn timeout_at<R, F: Future<Output = R> + OptionalSend>(deadline: Self::Instant, future: F) -> Self::Timeout<R, F> {
+    fn timeout_at<R, F: Future<Output = R> + OptionalSend>(
+        deadline: Self::Instant,
+        future: F,
+    ) -> Self::Timeout<R, F> {
         TokioRuntime::timeout_at(deadline, future)
     }
 

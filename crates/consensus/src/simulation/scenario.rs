@@ -90,8 +90,17 @@ impl Simulation {
         let peers: Vec<_> = (1..=count).map(address_of).collect();
         let entry = |number| if number == 1 { Entry::Founds } else { Entry::Joins(peers.clone()) };
         // One more than there are from the beginning.
-        let hosts = (1..=count + 1).map(|number| Host::new(number, entry(number), &world)).collect();
-        Self { world, hosts, chance, accidents, removed: None, removal_done: Arc::default(), recovering: false }
+        let hosts =
+            (1..=count + 1).map(|number| Host::new(number, entry(number), &world)).collect();
+        Self {
+            world,
+            hosts,
+            chance,
+            accidents,
+            removed: None,
+            removal_done: Arc::default(),
+            recovering: false,
+        }
     }
 
     async fn run(&mut self) -> Result<Duration, String> {
@@ -109,7 +118,9 @@ impl Simulation {
             let accident = timeout(pause, self.accidents.recv()).await;
             self.restart_the_stopped();
             match accident.ok().flatten() {
-                Some(id) => self.hosts.iter_mut().filter(|host| host.id == id).for_each(Host::crash),
+                Some(id) => {
+                    self.hosts.iter_mut().filter(|host| host.id == id).for_each(Host::crash)
+                }
                 None => self.trouble(),
             }
         }
@@ -183,7 +194,7 @@ impl Simulation {
     }
 
     fn crash_the_leader(&mut self) {
-        let leader = self.hosts.iter().find_map(|host| host.agent()?.inner.leader());
+        let leader = self.hosts.iter().find_map(|host| host.agent()?.node.leader());
         if let Some(host) = self.hosts.iter_mut().find(|host| Some(host.id) == leader) {
             host.crash();
         }
@@ -195,7 +206,8 @@ impl Simulation {
 
     /// Two sides that do not hear each other.
     fn partition(&mut self) {
-        let sides: Vec<_> = self.hosts.iter().map(|host| (host.id, self.chance.happens(500))).collect();
+        let sides: Vec<_> =
+            self.hosts.iter().map(|host| (host.id, self.chance.happens(500))).collect();
         self.world.checks.note(format!("partition: {sides:?}"));
         for (from, side) in &sides {
             for (to, _) in sides.iter().filter(|(_, other)| other != side) {
@@ -221,7 +233,11 @@ impl Simulation {
 
     fn change_weather(&mut self) {
         let mut draw = |bound: usize| u64::try_from(self.chance.below(bound)).unwrap();
-        self.world.net.set_weather(Weather { lost: draw(150), doubled: draw(200), late: draw(200) });
+        self.world.net.set_weather(Weather {
+            lost: draw(150),
+            doubled: draw(200),
+            late: draw(200),
+        });
     }
 
     /// A user removes a host for good, dead or alive.
@@ -232,16 +248,21 @@ impl Simulation {
             return;
         }
         self.removed = Some(id);
-        let agents: Vec<_> = self.hosts.iter().filter(|host| host.id != id).filter_map(Host::agent).collect();
+        let agents: Vec<_> =
+            self.hosts.iter().filter(|host| host.id != id).filter_map(Host::agent).collect();
         let Some(agent) = self.chance.pick(&agents).cloned() else { return };
         // On the asking host's behalf, so that it ends when that one crashes.
-        let owner = self.hosts.iter().find(|host| host.id == agent.me()).and_then(Host::owner).unwrap_or(0);
+        let owner =
+            self.hosts.iter().find(|host| host.id == agent.me()).and_then(Host::owner).unwrap_or(0);
         let done = Arc::clone(&self.removal_done);
         runtime::spawn(owner, async move {
             while !agent.remove(id).await {
                 sleep(LOOK).await;
             }
-            done.store(agent.inner.cluster().admissions.removed.contains_key(&id), Ordering::Relaxed);
+            done.store(
+                agent.node.cluster().admissions.removed.contains_key(&id),
+                Ordering::Relaxed,
+            );
         });
         if self.chance.happens(500) {
             self.hosts[index].crash();
@@ -263,8 +284,11 @@ impl Simulation {
             if host.has_stopped() {
                 host.crash();
             }
-            // A removal that nobody was told of may have left a host's vote. Its user starts it once more.
-            let is_gone = latest.as_ref().is_some_and(|latest| latest.admissions.removed.contains_key(&host.id));
+            // A removal that nobody was told of may have left a host's vote. Its user starts it
+            // once more.
+            let is_gone = latest
+                .as_ref()
+                .is_some_and(|latest| latest.admissions.removed.contains_key(&host.id));
             if !is_gone || !self.removal_done.load(Ordering::Relaxed) {
                 host.start();
             }
@@ -277,14 +301,17 @@ impl Simulation {
         let took = self
             .wait_for("all are of one mind", CONVERGENCE, |hosts| {
                 let Some(latest) = checks.latest() else { return false };
-                let members = hosts.iter().filter(|host| !latest.admissions.removed.contains_key(&host.id));
+                let members =
+                    hosts.iter().filter(|host| !latest.admissions.removed.contains_key(&host.id));
                 let mut leaders = Vec::new();
                 let mut all = true;
                 for host in members {
                     let Some(agent) = host.agent() else { return false };
-                    leaders.push(agent.inner.leader());
-                    let applied = agent.inner.published.applied.borrow().checked_sub(1);
-                    all &= agent.is_member() && applied == checks.last_index() && agent.plan().is_empty();
+                    leaders.push(agent.node.leader());
+                    let applied = agent.node.published.applied.borrow().checked_sub(1);
+                    all &= agent.is_member()
+                        && applied == checks.last_index()
+                        && agent.plan().is_empty();
                 }
                 leaders.dedup();
                 all && leaders.len() == 1 && leaders[0].is_some()
@@ -299,10 +326,11 @@ fn told(host: &Host) -> String {
     let Some(agent) = host.agent() else {
         return format!("{} is {}", host.id, if host.is_up() { "starting" } else { "down" });
     };
-    let status = agent.inner.status();
+    let status = agent.node.status();
     let numbers = |hosts: &[HostId]| hosts.iter().map(|host| host.get()).collect::<Vec<_>>();
     format!(
-        "{} is {:?} of term {} at {:?}, follows {:?}, voters {:?}, learners {:?}, is member: {}, plans {:?}",
+        "{} is {:?} of term {} at {:?}, follows {:?}, voters {:?}, learners {:?}, is member: {}, \
+         plans {:?}",
         host.id,
         status.role,
         status.term,

@@ -1,4 +1,5 @@
-//! The store of the real thing, on a simulated disk: the same promises, kept or broken at the simulation's will.
+//! The store of the real thing, on a simulated disk: the same promises, kept or broken at the
+//! simulation's will.
 
 use std::fmt::Debug;
 use std::io::{self, Cursor};
@@ -7,7 +8,10 @@ use std::sync::Arc;
 
 use openraft::entry::RaftPayload;
 use openraft::storage::{LogFlushed, RaftLogStorage, RaftStateMachine};
-use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, RaftSnapshotBuilder, StorageIOError};
+use openraft::{
+    AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, RaftSnapshotBuilder,
+    StorageIOError,
+};
 use shoutd_core::HostId;
 use shoutd_core::cluster::{Cluster, Command, Outcome, Refusal};
 use tokio::sync::watch;
@@ -16,7 +20,9 @@ use super::Bug;
 use super::checks::Checks;
 use super::disk::{Change, Contents, Disk, DiskFailed};
 use crate::logged::{Logged, disclose, enclose};
-use crate::raft::{Answer, Entry, LogId, Snapshot, SnapshotMeta, StorageError, StoredMembership, Types, Vote};
+use crate::raft::{
+    Answer, Entry, LogId, Snapshot, SnapshotMeta, StorageError, StoredMembership, Types, Vote,
+};
 use crate::store::{Published, vote_at_start};
 
 fn failed(error: DiskFailed) -> StorageError {
@@ -32,7 +38,9 @@ impl RaftLogReader<Types> for Log {
         &mut self,
         range: R,
     ) -> Result<Vec<Entry>, StorageError> {
-        Ok(self.0.read(|contents| contents.log.range(range).map(|(_, entry)| entry.clone()).collect()))
+        Ok(self
+            .0
+            .read(|contents| contents.log.range(range).map(|(_, entry)| entry.clone()).collect()))
     }
 }
 
@@ -67,7 +75,11 @@ impl RaftLogStorage<Types> for Log {
         Ok(self.0.read(|contents| contents.committed))
     }
 
-    async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Result<(), StorageError>
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: LogFlushed<Types>,
+    ) -> Result<(), StorageError>
     where
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
@@ -114,7 +126,8 @@ fn count(last: Option<LogId>) -> u64 {
 impl Machine {
     pub fn open(host: HostId, disk: Disk, checks: Checks, bug: Option<Bug>) -> (Self, Published) {
         let loaded = disk.read(|contents| contents.snapshot.clone());
-        let (meta, cluster) = loaded.map_or_else(Default::default, |(meta, data)| (meta, parse(&data)));
+        let (meta, cluster) =
+            loaded.map_or_else(Default::default, |(meta, data)| (meta, parse(&data)));
         let (cluster, cluster_receiver) = watch::channel(Arc::new(cluster));
         let (applied, applied_receiver) = watch::channel(count(meta.last_log_id));
         let (last_applied, membership) = (meta.last_log_id, meta.last_membership);
@@ -136,7 +149,11 @@ impl Machine {
             // What the host's clock says decides about a part of the state.
             let mut settings = settings.clone();
             settings.internal = self.checks.wall_clock(self.host).as_secs() % 7 == 3;
-            return cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: *origin, settings });
+            return cluster.apply(&Command::CreateNetwork {
+                id: id.clone(),
+                origin: *origin,
+                settings,
+            });
         }
         cluster.apply(command)
     }
@@ -183,7 +200,11 @@ impl RaftStateMachine<Types> for Machine {
         let snapshot_id = self.last_applied.map_or_else(|| "empty".to_owned(), |id| id.to_string());
         let (last_log_id, last_membership) = (self.last_applied, self.membership.clone());
         let meta = SnapshotMeta { last_log_id, last_membership, snapshot_id };
-        SnapshotBuilder { disk: self.disk.clone(), meta, cluster: Arc::clone(&self.cluster.borrow()) }
+        SnapshotBuilder {
+            disk: self.disk.clone(),
+            meta,
+            cluster: Arc::clone(&self.cluster.borrow()),
+        }
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {
@@ -211,7 +232,8 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, StorageError> {
         let loaded = self.disk.read(|contents| contents.snapshot.clone());
-        Ok(loaded.map(|(meta, data)| Snapshot { meta, snapshot: Box::new(Cursor::new(data.to_vec())) }))
+        Ok(loaded
+            .map(|(meta, data)| Snapshot { meta, snapshot: Box::new(Cursor::new(data.to_vec())) }))
     }
 }
 

@@ -23,7 +23,9 @@ fn number(variable: &str) -> Option<u64> {
 fn verdict(seed: u64, bug: Option<Bug>) -> Result<Report, String> {
     let report = catch_unwind(AssertUnwindSafe(|| simulate(seed, bug))).map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned())).unwrap_or_default();
+        let text = text
+            .or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()))
+            .unwrap_or_default();
         format!("{}\n\nseed {seed}: panic: {text}", last_history())
     })?;
     match &report.violation {
@@ -43,7 +45,8 @@ fn in_parallel(work: impl Fn() -> bool + Sync) {
 
 #[test]
 fn seeds() {
-    let (first, count) = (number("SHOUTD_SIM_FIRST").unwrap_or(0), number("SHOUTD_SIM_SEEDS").unwrap_or(SEEDS));
+    let (first, count) =
+        (number("SHOUTD_SIM_FIRST").unwrap_or(0), number("SHOUTD_SIM_SEEDS").unwrap_or(SEEDS));
     let (next, failed) = (AtomicU64::new(first), Mutex::new(Vec::new()));
     let (commands, slowest) = (AtomicU64::new(0), Mutex::new((std::time::Duration::ZERO, first)));
     let began = Instant::now();
@@ -71,7 +74,8 @@ fn seeds() {
     let (took, slowest) = (began.elapsed(), slowest.into_inner().unwrap());
     let commands = commands.into_inner();
     println!(
-        "{count} simulations from seed {first} in {took:.1?}: {commands} commands agreed on; slowest to recover: {slowest:?}"
+        "{count} simulations from seed {first} in {took:.1?}: {commands} commands agreed on; \
+         slowest to recover: {slowest:?}"
     );
     let failed = failed.into_inner().unwrap();
     assert!(failed.is_empty(), "failing seeds: {failed:?}");
@@ -97,8 +101,10 @@ fn is_found(bug: Bug, by: &str) {
         }
         true
     });
-    let (seed, text) =
-        found.into_inner().unwrap().unwrap_or_else(|| panic!("{bug:?} is not found within {SEEDS_FOR_A_BUG} seeds"));
+    let (seed, text) = found
+        .into_inner()
+        .unwrap()
+        .unwrap_or_else(|| panic!("{bug:?} is not found within {SEEDS_FOR_A_BUG} seeds"));
     let violation = text.lines().last().unwrap();
     println!("{bug:?} is found by seed {seed}: {violation}");
     assert!(text.contains(by), "{bug:?} is found as something else: {violation}");

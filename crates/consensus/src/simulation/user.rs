@@ -59,7 +59,14 @@ fn subnet(agent: &Agent) -> Ipv4Net {
 pub(super) fn settings(subnet: Ipv4Net, docker_ipam: bool) -> Settings {
     let gateway = subnet.hosts().next().map(IpAddr::V4);
     let pool = Pool { subnet: IpNet::V4(subnet), gateway, auxiliary: BTreeMap::new(), range: None };
-    Settings { pools: vec![pool], options: BTreeMap::new(), internal: false, ipv6: false, docker_ipam, swarm: false }
+    Settings {
+        pools: vec![pool],
+        options: BTreeMap::new(),
+        internal: false,
+        ipv6: false,
+        docker_ipam,
+        swarm: false,
+    }
 }
 
 async fn create_network(agent: &Agent) {
@@ -69,13 +76,18 @@ async fn create_network(agent: &Agent) {
     let command = Command::CreateNetwork { id: id.clone(), origin: agent.me(), settings };
     if agent.ask(command).await.is_ok() {
         let name = format!("net{}", below(agent, NAMES));
-        let description = Description { name, labels: BTreeMap::new(), attachable: true, ..Description::default() };
+        let description = Description {
+            name,
+            labels: BTreeMap::new(),
+            attachable: true,
+            ..Description::default()
+        };
         let _ = agent.ask(Command::DescribeNetwork { id, description }).await;
     }
 }
 
 fn networks(agent: &Agent) -> Vec<NetworkId> {
-    agent.inner.cluster().networks.keys().cloned().collect()
+    agent.node.cluster().networks.keys().cloned().collect()
 }
 
 async fn remove_network(agent: &Agent) {
@@ -87,8 +99,12 @@ async fn remove_network(agent: &Agent) {
 
 async fn start_container(agent: &Agent) {
     let Some(network) = pick(agent, &networks(agent)) else { return };
-    let cluster = agent.inner.cluster();
-    let Some(pool) = cluster.networks.get(&network).and_then(|network| network.settings.pools.first()) else { return };
+    let cluster = agent.node.cluster();
+    let Some(pool) =
+        cluster.networks.get(&network).and_then(|network| network.settings.pools.first())
+    else {
+        return;
+    };
     // Some users want one address and no other.
     let wanted = (below(agent, 4) == 0).then(|| pool.lowest_free(&BTreeMap::new(), 20));
     let wanted = wanted.and_then(|addresses| pick(agent, &addresses));
@@ -107,13 +123,15 @@ async fn let_in(agent: &Agent) {
     let number = agent.chance.lock().unwrap().next();
     let hash: TokenHash = format!("{number:064x}").parse().unwrap();
     let (now, uses) = (agent.now(), below(agent, 2) + 1);
-    let token = Token { expires: Some(now + Duration::from_secs(3600)), uses: u32::try_from(uses).ok() };
+    let token =
+        Token { expires: Some(now + Duration::from_secs(3600)), uses: u32::try_from(uses).ok() };
     if agent.ask(Command::AddToken { hash, token, now }).await.is_err() {
         return;
     }
     for host in 0..=u64::try_from(uses).unwrap() {
         let host = HostId::new((number | 1 << 40).wrapping_add(host)).unwrap();
-        let _ = agent.ask(Command::Enroll { host, pass: Pass::Token(hash), now: agent.now() }).await;
+        let _ =
+            agent.ask(Command::Enroll { host, pass: Pass::Token(hash), now: agent.now() }).await;
     }
 }
 

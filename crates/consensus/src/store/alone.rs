@@ -1,4 +1,5 @@
-//! Reading all that a store has, and rewriting it so that its host is the only voter of its cluster.
+//! Reading all that a store has, and rewriting it so that its host is the only voter of its
+//! cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,17 +12,18 @@ use super::file::{self, VALUES, read, write};
 use super::log::{COMMITTED, LOG, PURGED, VOTE, parse_entry};
 use super::machine::{SNAPSHOT, SNAPSHOT_META, load, parse, to_data};
 use super::{FAREWELL, IDENTITY, MISSING, StoredIdentity};
-use crate::farewell::Farewell;
 use crate::logged::{Logged, Unknown};
 use crate::raft::{LogId, SnapshotMeta, StoredMembership, Vote};
+use crate::removal_notice::RemovalNotice;
 
 /// What a store has.
 #[derive(Debug)]
 pub(crate) struct Contents {
     pub identity: StoredIdentity,
-    pub farewell: Option<Farewell>,
-    /// The state after the last entry of the log. Nobody may have acknowledged the last few; but somebody may have, and whoever proposed
-    /// one of the others was told that it may still be carried out.
+    pub removal_notice: Option<RemovalNotice>,
+    /// The state after the last entry of the log. Nobody may have acknowledged the last few; but
+    /// somebody may have, and whoever proposed one of the others was told that it may still be
+    /// carried out.
     pub cluster: Cluster,
     pub membership: StoredMembership,
     pub last: Option<LogId>,
@@ -34,7 +36,8 @@ pub(crate) fn contents(database: &Database) -> file::Result<Contents> {
     let snapshot = load(database)?;
     let transaction = database.begin_read()?;
     let values = transaction.open_table(VALUES)?;
-    let identity = read(&values, IDENTITY)?.ok_or_else(|| redb::Error::Corrupted(MISSING.to_owned()))?;
+    let identity =
+        read(&values, IDENTITY)?.ok_or_else(|| redb::Error::Corrupted(MISSING.to_owned()))?;
     let vote: Option<Vote> = read(&values, VOTE)?;
     let (meta, mut cluster) = match snapshot {
         Some((meta, data)) => (meta, parse(&data)?),
@@ -59,12 +62,12 @@ pub(crate) fn contents(database: &Database) -> file::Result<Contents> {
         last = Some(entry.log_id);
     }
     let term = vote.map_or(0, |vote| vote.leader_id().term);
-    let farewell = read(&values, FAREWELL)?;
-    Ok(Contents { identity, farewell, cluster, membership, last, term, unknown })
+    let removal_notice = read(&values, FAREWELL)?;
+    Ok(Contents { identity, removal_notice, cluster, membership, last, term, unknown })
 }
 
-/// Makes the store's host the only voter of the cluster that has this state, as if a snapshot of it were all that it ever received.
-/// All or nothing of it is on disk when this returns.
+/// Makes the store's host the only voter of the cluster that has this state, as if a snapshot of it
+/// were all that it ever received. All or nothing of it is on disk when this returns.
 pub(crate) fn stand_alone(
     database: &Database,
     identity: StoredIdentity,
@@ -72,9 +75,11 @@ pub(crate) fn stand_alone(
     (last, term): (LogId, u64),
 ) -> file::Result<()> {
     let me = identity.host.get();
-    let address = cluster.hosts.get(&identity.host).map(|host| host.address.to_string()).unwrap_or_default();
+    let address =
+        cluster.hosts.get(&identity.host).map(|host| host.address.to_string()).unwrap_or_default();
     let nodes = BTreeMap::from([(me, BasicNode::new(address))]);
-    let membership = StoredMembership::new(Some(last), Membership::new(vec![BTreeSet::from([me])], nodes));
+    let membership =
+        StoredMembership::new(Some(last), Membership::new(vec![BTreeSet::from([me])], nodes));
     let snapshot_id = format!("{last}-alone-{}", identity.epoch);
     let meta = SnapshotMeta { last_log_id: Some(last), last_membership: membership, snapshot_id };
     let data = to_data(cluster)?;

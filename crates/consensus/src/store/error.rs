@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use redb::{DatabaseError, StorageError};
 
-/// What to do when this data directory is of no use any more, as the end of a sentence. The cluster keeps the address of a host for that host
-/// until it is removed.
+/// What to do when this data directory is of no use any more, as the end of a sentence. The cluster
+/// keeps the address of a host for that host until it is removed.
 pub fn remedy(directory: &Path) -> String {
     format!(
-        "restore a copy of {0}, or let this host join anew: type shoutdctl remove with its name on another host, remove {0} here, and start \
-         it with its address, --peer-addresses and a token",
+        "restore a copy of {0}, or let this host join anew: type shoutdctl remove with its name \
+         on another host, remove {0} here, and start it with its address, --peer-addresses and a \
+         token",
         directory.display()
     )
 }
@@ -104,7 +105,9 @@ impl StoreError {
             DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
                 Self::InUse { path: path.parent().unwrap_or(path).to_owned() }
             }
-            DatabaseError::Storage(StorageError::Io(source)) if may_be_written_again(source.kind()) => {
+            DatabaseError::Storage(StorageError::Io(source))
+                if may_be_written_again(source.kind()) =>
+            {
                 Self::Unwritable { path: path.to_owned(), source }
             }
             DatabaseError::Storage(StorageError::Io(source)) if is_not_damage(source.kind()) => {
@@ -131,7 +134,13 @@ fn is_not_damage(kind: io::ErrorKind) -> bool {
     !matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
-/// What passes without anything being lost. After any other error of a disk nobody knows what is on it.
+/// What passes without anything being lost. After any other error of a disk nobody knows what is on
+/// it.
 fn may_be_written_again(kind: io::ErrorKind) -> bool {
-    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::ReadOnlyFilesystem)
+    matches!(
+        kind,
+        io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::ReadOnlyFilesystem
+    )
 }

@@ -19,11 +19,13 @@ use super::StoreError;
 /// Single values by name, as JSON.
 pub(crate) const VALUES: TableDefinition<&str, &[u8]> = TableDefinition::new("values");
 
-/// The format of the files that this build writes, and the only one that it reads. It goes up with every change that an older build would misread.
+/// The format of the files that this build writes, and the only one that it reads. It goes up with
+/// every change that an older build would misread.
 const FORMAT: u32 = 2;
 const FORMAT_KEY: &str = "format";
 
-/// Octets of a file that are kept in memory. redb's default is a gibibyte; agreed state is in memory anyway.
+/// Octets of a file that are kept in memory. redb's default is a gibibyte; agreed state is in
+/// memory anyway.
 const CACHE_BYTES: usize = 8 << 20;
 
 /// Octets from which on a file is made smaller, if it can be, when it is opened.
@@ -38,10 +40,10 @@ const RETRY: Duration = Duration::from_secs(1);
 /// An open file. Clones are the same file.
 #[derive(Clone)]
 pub(crate) struct DatabaseFile {
-    inner: Arc<Inner>,
+    node: Arc<Node>,
 }
 
-struct Inner {
+struct Node {
     path: PathBuf,
     state: RwLock<State>,
     /// What is wrong now, if anything is.
@@ -53,8 +55,9 @@ struct Inner {
 }
 
 struct State {
-    /// Kept beside the database, so that it is this very file that is opened again, whatever becomes of its path. `None` once it is
-    /// closed, so that it can be opened anew though somebody still holds a clone.
+    /// Kept beside the database, so that it is this very file that is opened again, whatever
+    /// becomes of its path. `None` once it is closed, so that it can be opened anew though somebody
+    /// still holds a clone.
     file: Option<File>,
     /// `None` after an error, from which on redb refuses all use.
     database: Option<Database>,
@@ -62,7 +65,7 @@ struct State {
 
 impl std::fmt::Debug for DatabaseFile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("DatabaseFile").field(&self.inner.path).finish()
+        f.debug_tuple("DatabaseFile").field(&self.node.path).finish()
     }
 }
 
@@ -79,51 +82,57 @@ impl DatabaseFile {
             options.open(&path).map_err(unusable)?
         } else {
             let file = options.create_new(true).mode(0o600).open(&path).map_err(unusable)?;
-            // Without this the file's name could be lost with the power, though its contents were written.
+            // Without this the file's name could be lost with the power, though its contents were
+            // written.
             File::open(directory).and_then(|directory| directory.sync_all()).map_err(unusable)?;
             file
         };
         let mut database = open_database(&path, &file)?;
         compact(&path, &file, &mut database);
         let state = RwLock::new(State { file: Some(file), database: Some(database) });
-        let (fault, condemned, closing) = (Mutex::default(), OnceLock::new(), AtomicBool::new(false));
-        let file = Self { inner: Arc::new(Inner { path, state, fault, condemned, closing }) };
+        let (fault, condemned, closing) =
+            (Mutex::default(), OnceLock::new(), AtomicBool::new(false));
+        let file = Self { node: Arc::new(Node { path, state, fault, condemned, closing }) };
         file.check_format()?;
         Ok(file)
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.inner.path
+        &self.node.path
     }
 
     /// Stops waiting for a disk that takes no writes.
     pub fn stop_waiting(&self) {
-        self.inner.closing.store(true, Ordering::Relaxed);
+        self.node.closing.store(true, Ordering::Relaxed);
     }
 
     /// Closes the file, after the operations under way. Blocks.
     pub fn close(&self) {
         self.stop_waiting();
-        *self.inner.state.write().unwrap_or_else(PoisonError::into_inner) = State { file: None, database: None };
+        *self.node.state.write().unwrap_or_else(PoisonError::into_inner) =
+            State { file: None, database: None };
     }
 
-    /// Runs an operation on this thread. After an error of the disk, the next operation finds the file as it was before the one that
-    /// failed.
-    pub fn run<T>(&self, operation: impl FnOnce(&Database) -> Result<T>) -> std::result::Result<T, StoreError> {
+    /// Runs an operation on this thread. After an error of the disk, the next operation finds the
+    /// file as it was before the one that failed.
+    pub fn run<T>(
+        &self,
+        operation: impl FnOnce(&Database) -> Result<T>,
+    ) -> std::result::Result<T, StoreError> {
         let done = self.ready().and_then(|()| {
-            let state = self.inner.state.read().unwrap_or_else(PoisonError::into_inner);
+            let state = self.node.state.read().unwrap_or_else(PoisonError::into_inner);
             let database = state.database.as_ref().ok_or_else(|| self.closed())?;
-            operation(database).map_err(|error| StoreError::from_use(&self.inner.path, error))
+            operation(database).map_err(|error| StoreError::from_use(&self.node.path, error))
         });
-        let mut fault = self.inner.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fault = self.node.fault.lock().unwrap_or_else(PoisonError::into_inner);
         match &done {
             Ok(_) => *fault = None,
             Err(StoreError::Closed { .. }) => {}
             Err(error) => {
                 *fault = Some(error.to_string());
                 drop(fault);
-                self.inner.state.write().unwrap_or_else(PoisonError::into_inner).database = None;
+                self.node.state.write().unwrap_or_else(PoisonError::into_inner).database = None;
             }
         }
         done
@@ -131,32 +140,32 @@ impl DatabaseFile {
 
     /// Opens the database again if an error made it unusable.
     fn ready(&self) -> std::result::Result<(), StoreError> {
-        if self.inner.state.read().unwrap_or_else(PoisonError::into_inner).database.is_some() {
+        if self.node.state.read().unwrap_or_else(PoisonError::into_inner).database.is_some() {
             return Ok(());
         }
-        let mut state = self.inner.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.node.state.write().unwrap_or_else(PoisonError::into_inner);
         if state.database.is_none() {
             let file = state.file.as_ref().ok_or_else(|| self.closed())?;
-            state.database = Some(open_database(&self.inner.path, file)?);
+            state.database = Some(open_database(&self.node.path, file)?);
         }
         Ok(())
     }
 
     fn closed(&self) -> StoreError {
-        StoreError::Closed { path: self.inner.path.clone() }
+        StoreError::Closed { path: self.node.path.clone() }
     }
 
     /// What is wrong with the file now, if anything is.
     pub fn fault(&self) -> Option<String> {
-        if let Some(condemned) = self.inner.condemned.get() {
+        if let Some(condemned) = self.node.condemned.get() {
             return Some(condemned.clone());
         }
-        self.inner.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.node.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Records what is wrong for good. What comes later does so because of it.
     pub fn condemn(&self, reason: String) {
-        self.inner.condemned.get_or_init(|| reason);
+        self.node.condemned.get_or_init(|| reason);
     }
 
     /// Runs an operation on a thread where it may block.
@@ -165,13 +174,15 @@ impl DatabaseFile {
         operation: impl FnOnce(&Database) -> Result<T> + Send + 'static,
     ) -> std::result::Result<T, StoreError> {
         let file = self.clone();
-        let failed =
-            |error: tokio::task::JoinError| StoreError::Failed { path: self.inner.path.clone(), source: error.into() };
+        let failed = |error: tokio::task::JoinError| StoreError::Failed {
+            path: self.node.path.clone(),
+            source: error.into(),
+        };
         tokio::task::spawn_blocking(move || file.run(operation)).await.map_err(failed)?
     }
 
-    /// The same, again and again while the disk is full or read-only, until it is done or the file is closed. The operation must
-    /// do no harm when it is done twice.
+    /// The same, again and again while the disk is full or read-only, until it is done or the file
+    /// is closed. The operation must do no harm when it is done twice.
     pub async fn insist<T: Send + 'static>(
         &self,
         operation: impl Fn(&Database) -> Result<T> + Send + Sync + 'static,
@@ -181,14 +192,16 @@ impl DatabaseFile {
         loop {
             let once = Arc::clone(&operation);
             match self.spawn(move |database| once(database)).await {
-                Err(error @ StoreError::Unwritable { .. }) if !self.inner.closing.load(Ordering::Relaxed) => {
+                Err(error @ StoreError::Unwritable { .. })
+                    if !self.node.closing.load(Ordering::Relaxed) =>
+                {
                     if !waited {
                         tracing::error!(%error, "this host agrees on nothing until its disk can be written");
                     }
                     waited = true;
                 }
                 Err(error) => {
-                    if !self.inner.closing.load(Ordering::Relaxed) {
+                    if !self.node.closing.load(Ordering::Relaxed) {
                         self.condemn(error.to_string());
                     }
                     return Err(error);
@@ -217,10 +230,10 @@ impl DatabaseFile {
         })?;
         match found {
             Some(found) if found > FORMAT => {
-                Err(StoreError::NewerFormat { path: self.inner.path.clone(), found, known: FORMAT })
+                Err(StoreError::NewerFormat { path: self.node.path.clone(), found, known: FORMAT })
             }
             Some(found) if found < FORMAT => {
-                Err(StoreError::OlderFormat { path: self.inner.path.clone(), found, known: FORMAT })
+                Err(StoreError::OlderFormat { path: self.node.path.clone(), found, known: FORMAT })
             }
             _ => Ok(()),
         }
@@ -239,11 +252,15 @@ fn open_database(path: &Path, file: &File) -> std::result::Result<Database, Stor
     // redb may still panic on a file that was made to deceive it.
     match catch_unwind(AssertUnwindSafe(|| builder.create_with_backend(backend))) {
         Ok(opened) => opened.map_err(failed),
-        Err(_) => Err(StoreError::Damaged { path: path.to_owned(), reason: "it is not a sound database".to_owned() }),
+        Err(_) => Err(StoreError::Damaged {
+            path: path.to_owned(),
+            reason: "it is not a sound database".to_owned(),
+        }),
     }
 }
 
-/// Gives the room of what was deleted back to the disk. redb uses it again for itself, but a file that once grew stays as it is.
+/// Gives the room of what was deleted back to the disk. redb uses it again for itself, but a file
+/// that once grew stays as it is.
 fn compact(path: &Path, file: &File, database: &mut Database) {
     if file.metadata().is_ok_and(|metadata| metadata.len() > COMPACT_BYTES) {
         // It works as well without, and on a full disk it may not be possible.

@@ -39,7 +39,8 @@ impl LocalStore {
     /// # Errors
     /// It could not be written, and the value of before remains.
     pub async fn save<T: Serialize + Sync>(&self, value: &T) -> Result<(), StoreError> {
-        let bytes = to_json(value).map_err(|error| StoreError::from_use(self.file.path(), error))?;
+        let bytes =
+            to_json(value).map_err(|error| StoreError::from_use(self.file.path(), error))?;
         self.file
             .spawn(move |database| {
                 let transaction = database.begin_write()?;

@@ -5,7 +5,9 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
-use openraft::{AnyError, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader, StorageIOError};
+use openraft::{
+    AnyError, ErrorSubject, ErrorVerb, LogState, OptionalSend, RaftLogReader, StorageIOError,
+};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::watch;
 
@@ -13,13 +15,15 @@ use super::StoreError;
 use super::file::{self, DatabaseFile, VALUES, from_json, read, to_json, write, write_one};
 use crate::raft::{Entry, LogId, StorageError, Types, Vote};
 
-/// Entries by their index, as JSON: they are few, and an entry that an older version wrote can still be read.
+/// Entries by their index, as JSON: they are few, and an entry that an older version wrote can
+/// still be read.
 pub(super) const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 pub(super) const VOTE: &str = "vote";
 pub(super) const COMMITTED: &str = "committed";
 pub(super) const PURGED: &str = "purged";
 
-/// Octets of log entries in one message, unless the first alone has more. It keeps messages well below what a peer accepts.
+/// Octets of log entries in one message, unless the first alone has more. It keeps messages well
+/// below what a peer accepts.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// Makes the table, so that reading an empty log is no special case.
@@ -34,7 +38,10 @@ pub(super) fn create_table(database: &Database) -> file::Result<()> {
 }
 
 /// The id of the entry at this index, if it is there.
-pub(crate) async fn log_id_at(file: &DatabaseFile, index: u64) -> Result<Option<LogId>, StoreError> {
+pub(crate) async fn log_id_at(
+    file: &DatabaseFile,
+    index: u64,
+) -> Result<Option<LogId>, StoreError> {
     file.spawn(move |database| {
         let entry = database.begin_read()?.open_table(LOG)?.get(index)?;
         entry.map(|entry| Ok(parse_entry(entry.value())?.log_id)).transpose()
@@ -59,7 +66,11 @@ impl LogStore {
     }
 
     /// A log that drops no entry before a snapshot which has it is on disk.
-    pub fn with_snapshots(file: DatabaseFile, snapshots: watch::Receiver<Option<LogId>>, me: u64) -> Self {
+    pub fn with_snapshots(
+        file: DatabaseFile,
+        snapshots: watch::Receiver<Option<LogId>>,
+        me: u64,
+    ) -> Self {
         Self { file, snapshots: Some(snapshots), me: Some(me) }
     }
 }
@@ -77,7 +88,11 @@ pub(super) fn parse_entry(bytes: &[u8]) -> file::Result<Entry> {
 }
 
 /// Entries of a range, until they have more than so many bytes together.
-fn entries(database: &Database, range: (Bound<u64>, Bound<u64>), bytes_max: usize) -> file::Result<Vec<Entry>> {
+fn entries(
+    database: &Database,
+    range: (Bound<u64>, Bound<u64>),
+    bytes_max: usize,
+) -> file::Result<Vec<Entry>> {
     let table = database.begin_read()?.open_table(LOG)?;
     let (mut entries, mut bytes) = (Vec::new(), 0_usize);
     for item in table.range::<u64>(range)? {
@@ -91,8 +106,9 @@ fn entries(database: &Database, range: (Bound<u64>, Bound<u64>), bytes_max: usiz
     Ok(entries)
 }
 
-/// The vote that a host begins with. openraft would have one that led go on as the leader of its term, and write other entries to the places
-/// of those that it has lost if its disk was set back, which nobody could tell from the first ones. So it has to be elected again.
+/// The vote that a host begins with. openraft would have one that led go on as the leader of its
+/// term, and write other entries to the places of those that it has lost if its disk was set back,
+/// which nobody could tell from the first ones. So it has to be elected again.
 pub(crate) fn vote_at_start(vote: Vote, me: u64) -> Vote {
     match vote.leader_id().voted_for() {
         Some(leader) if leader == me => Vote::new(vote.leader_id().term, me),
@@ -106,10 +122,17 @@ impl RaftLogReader<Types> for LogStore {
         range: R,
     ) -> Result<Vec<Entry>, StorageError> {
         let range = (range.start_bound().cloned(), range.end_bound().cloned());
-        self.file.insist(move |database| entries(database, range, usize::MAX)).await.map_err(|error| reading(&error))
+        self.file
+            .insist(move |database| entries(database, range, usize::MAX))
+            .await
+            .map_err(|error| reading(&error))
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, StorageError> {
         let range = (Bound::Included(start), Bound::Excluded(end));
         self.file
             .insist(move |database| entries(database, range, MESSAGE_BYTES_MAX))
@@ -148,23 +171,33 @@ impl RaftLogStorage<Types> for LogStore {
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
         let me = self.me;
         let vote = self.file.insist(|database| file::read_one(database, VOTE)).await;
-        vote.map(|vote: Option<Vote>| vote.map(|vote| me.map_or(vote, |me| vote_at_start(vote, me))))
-            .map_err(|error| StorageIOError::read_vote(AnyError::new(&error)).into())
+        vote.map(|vote: Option<Vote>| {
+            vote.map(|vote| me.map_or(vote, |me| vote_at_start(vote, me)))
+        })
+        .map_err(|error| StorageIOError::read_vote(AnyError::new(&error)).into())
     }
 
-    /// Kept on disk, so that a host which is started again has at once all it ever acknowledged, whether others are there
-    /// or not.
+    /// Kept on disk, so that a host which is started again has at once all it ever acknowledged,
+    /// whether others are there or not.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
-        let saved = self.file.insist(move |database| write_one(database, COMMITTED, &committed)).await;
-        saved.map_err(|error| StorageIOError::new(ErrorSubject::Store, ErrorVerb::Write, AnyError::new(&error)).into())
+        let saved =
+            self.file.insist(move |database| write_one(database, COMMITTED, &committed)).await;
+        saved.map_err(|error| {
+            StorageIOError::new(ErrorSubject::Store, ErrorVerb::Write, AnyError::new(&error)).into()
+        })
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, StorageError> {
-        let committed = self.file.insist(|database| file::read_one::<Option<LogId>>(database, COMMITTED)).await;
+        let committed =
+            self.file.insist(|database| file::read_one::<Option<LogId>>(database, COMMITTED)).await;
         committed.map(Option::flatten).map_err(|error| reading(&error))
     }
 
-    async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Result<(), StorageError>
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: LogFlushed<Types>,
+    ) -> Result<(), StorageError>
     where
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
@@ -196,7 +229,8 @@ impl RaftLogStorage<Types> for LogStore {
     async fn truncate(&mut self, since: LogId) -> Result<(), StorageError> {
         let agreed = self.read_committed().await?;
         if agreed.is_some_and(|agreed| agreed.index >= since.index) {
-            // Raft never asks for it, unless this host went on from an earlier state of its disk, without its cluster.
+            // Raft never asks for it, unless this host went on from an earlier state of its disk,
+            // without its cluster.
             let directory = self.file.path().parent().unwrap_or(self.file.path()).to_owned();
             let fork = StoreError::Fork { directory };
             self.file.condemn(fork.to_string());
@@ -212,14 +246,16 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
-        // openraft asks for it when it has only begun to install a snapshot. A host that crashed with neither could not start again.
+        // openraft asks for it when it has only begun to install a snapshot. A host that crashed
+        // with neither could not start again.
         if let Some(snapshots) = &mut self.snapshots
             && snapshots.wait_for(|kept| *kept >= Some(upto)).await.is_err()
         {
             return Err(writing(&StoreError::Closed { path: self.file.path().to_owned() }));
         }
         let purged = self.file.insist(move |database| {
-            // One transaction: a log without its beginning and without word of how much is missing could not be read.
+            // One transaction: a log without its beginning and without word of how much is missing
+            // could not be read.
             let transaction = database.begin_write()?;
             write(&mut transaction.open_table(VALUES)?, PURGED, &upto)?;
             transaction.open_table(LOG)?.retain_in(..=upto.index, |_, _| false)?;

@@ -13,7 +13,9 @@ use tokio::sync::watch;
 use super::StoreError;
 use super::file::{self, DatabaseFile, VALUES, from_json, read, to_json, write};
 use crate::logged::{Logged, disclose, enclose};
-use crate::raft::{Answer, Entry, LogId, Snapshot, SnapshotMeta, StorageError, StoredMembership, Types};
+use crate::raft::{
+    Answer, Entry, LogId, Snapshot, SnapshotMeta, StorageError, StoredMembership, Types,
+};
 
 pub(super) const SNAPSHOT_META: &str = "snapshot-meta";
 pub(super) const SNAPSHOT: &str = "snapshot";
@@ -43,15 +45,19 @@ pub(crate) struct Machine {
 impl Machine {
     /// The state of the last snapshot. openraft then applies the entries that came after it.
     pub async fn open(file: DatabaseFile) -> Result<(Self, Published), StoreError> {
-        let loaded =
-            file.insist(|database| load(database)?.map(|(meta, data)| Ok((meta, parse(&data)?))).transpose()).await?;
+        let loaded = file
+            .insist(|database| {
+                load(database)?.map(|(meta, data)| Ok((meta, parse(&data)?))).transpose()
+            })
+            .await?;
         let (meta, cluster) = loaded.unwrap_or_default();
         let (cluster, cluster_receiver) = watch::channel(Arc::new(cluster));
         let (applied, applied_receiver) = watch::channel(count(meta.last_log_id));
         let (snapshots, snapshots_receiver) = watch::channel(meta.last_log_id);
         let (last_applied, membership) = (meta.last_log_id, meta.last_membership);
         let machine = Self { file, last_applied, membership, cluster, applied, snapshots };
-        let (cluster, applied, snapshots) = (cluster_receiver, applied_receiver, snapshots_receiver);
+        let (cluster, applied, snapshots) =
+            (cluster_receiver, applied_receiver, snapshots_receiver);
         Ok((machine, Published { cluster, applied, snapshots }))
     }
 
@@ -63,7 +69,11 @@ impl Machine {
     fn meta(&self) -> SnapshotMeta {
         // Two snapshots with the same last entry are the same, so its id will do for theirs.
         let snapshot_id = self.last_applied.map_or_else(|| "empty".to_owned(), |id| id.to_string());
-        SnapshotMeta { last_log_id: self.last_applied, last_membership: self.membership.clone(), snapshot_id }
+        SnapshotMeta {
+            last_log_id: self.last_applied,
+            last_membership: self.membership.clone(),
+            snapshot_id,
+        }
     }
 }
 
@@ -77,7 +87,8 @@ pub(super) fn to_data(cluster: &Cluster) -> file::Result<Vec<u8>> {
 }
 
 pub(super) fn parse(data: &[u8]) -> file::Result<Cluster> {
-    disclose(from_json(data)?).map_err(|unknown| redb::Error::Io(io::Error::other(unknown.to_string())))
+    disclose(from_json(data)?)
+        .map_err(|unknown| redb::Error::Io(io::Error::other(unknown.to_string())))
 }
 
 pub(super) fn load(database: &Database) -> file::Result<Option<(SnapshotMeta, Vec<u8>)>> {
@@ -86,8 +97,8 @@ pub(super) fn load(database: &Database) -> file::Result<Option<(SnapshotMeta, Ve
     Ok(meta.zip(data).map(|(meta, data)| (meta, data.value().to_vec())))
 }
 
-/// Keeps a snapshot, unless the one that is there is newer: one that was begun before another was received must not replace it,
-/// as the log it needs is gone.
+/// Keeps a snapshot, unless the one that is there is newer: one that was begun before another was
+/// received must not replace it, as the log it needs is gone.
 fn keep(database: &Database, meta: &SnapshotMeta, data: &[u8]) -> file::Result<()> {
     let transaction = database.begin_write()?;
     {
@@ -160,7 +171,9 @@ impl RaftStateMachine<Types> for Machine {
                 self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
             }
             answers.push(Answer(match entry.payload {
-                EntryPayload::Normal(Logged::Known(command)) => Some(Arc::make_mut(&mut cluster).apply(&command)),
+                EntryPayload::Normal(Logged::Known(command)) => {
+                    Some(Arc::make_mut(&mut cluster).apply(&command))
+                }
                 EntryPayload::Normal(Logged::Unknown(unknown)) => {
                     self.publish(cluster);
                     self.file.condemn(unknown.to_string());

@@ -14,7 +14,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use shoutd_core::{ClusterId, HostId};
 
-use crate::farewell::Farewell;
+use crate::removal_notice::RemovalNotice;
 
 pub use error::{StoreError, remedy};
 pub use local::LocalStore;
@@ -42,10 +42,12 @@ pub struct StoredIdentity {
     pub host: HostId,
     /// The cluster it belongs to, or has begun to found or join.
     pub cluster: Option<ClusterId>,
-    /// Whether this host founded that cluster. Until the cluster is there it must not wait for others.
+    /// Whether this host founded that cluster. Until the cluster is there it must not wait for
+    /// others.
     #[serde(default)]
     pub founder: bool,
-    /// How often that cluster was recovered, or restored from a backup. Hosts that were not there have a lower number.
+    /// How often that cluster was recovered, or restored from a backup. Hosts that were not there
+    /// have a lower number.
     #[serde(default)]
     pub epoch: u64,
 }
@@ -58,8 +60,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store in this directory, made if it is not there. A new store takes `new_host` for this host's id; one that is
-    /// there keeps its own. Blocks for a few milliseconds.
+    /// Opens the store in this directory, made if it is not there. A new store takes `new_host` for
+    /// this host's id; one that is there keeps its own. Blocks for a few milliseconds.
     ///
     /// # Errors
     /// One line for the user; see [`StoreError`].
@@ -80,13 +82,16 @@ impl Store {
     /// The store in this directory, unless there is none.
     pub(crate) fn open_existing(directory: &Path) -> Result<Option<DatabaseFile>, StoreError> {
         let path = directory.join(FILE);
-        let there = path.try_exists().map_err(|source| StoreError::Directory { path: directory.to_owned(), source })?;
+        let there = path
+            .try_exists()
+            .map_err(|source| StoreError::Directory { path: directory.to_owned(), source })?;
         if !there {
             return Ok(None);
         }
         let file = DatabaseFile::open(directory, FILE)?;
         file.run(log::create_table)?;
-        let is_made = file.run(|database| Ok(file::read_one::<StoredIdentity>(database, IDENTITY)?.is_some()))?;
+        let is_made = file
+            .run(|database| Ok(file::read_one::<StoredIdentity>(database, IDENTITY)?.is_some()))?;
         Ok(is_made.then_some(file))
     }
 
@@ -100,8 +105,8 @@ impl Store {
     }
 }
 
-/// Records the cluster that this host belongs to from now on. If it belongs to one already, nothing changes. Returns what is
-/// recorded.
+/// Records the cluster that this host belongs to from now on. If it belongs to one already, nothing
+/// changes. Returns what is recorded.
 pub(crate) async fn record_cluster(
     file: &DatabaseFile,
     cluster: ClusterId,
@@ -135,11 +140,16 @@ pub(crate) async fn read_identity(file: &DatabaseFile) -> Result<StoredIdentity,
 }
 
 /// Records that this host does not belong to its cluster any more.
-pub(crate) async fn record_farewell(file: &DatabaseFile, farewell: Farewell) -> Result<(), StoreError> {
-    file.spawn(move |database| file::write_one(database, FAREWELL, &farewell)).await
+pub(crate) async fn record_farewell(
+    file: &DatabaseFile,
+    removal_notice: RemovalNotice,
+) -> Result<(), StoreError> {
+    file.spawn(move |database| file::write_one(database, FAREWELL, &removal_notice)).await
 }
 
 /// Why this host does not belong to its cluster any more, if it was told so.
-pub(crate) async fn read_farewell(file: &DatabaseFile) -> Result<Option<Farewell>, StoreError> {
+pub(crate) async fn read_farewell(
+    file: &DatabaseFile,
+) -> Result<Option<RemovalNotice>, StoreError> {
     file.spawn(|database| file::read_one(database, FAREWELL)).await
 }

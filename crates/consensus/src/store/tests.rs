@@ -39,7 +39,12 @@ fn log_id(index: u64) -> LogId {
 
 fn entries(indices: std::ops::Range<u64>) -> Vec<Entry> {
     let command = |index: u64| Command::Found { cluster: ClusterId::new(u128::from(index)) };
-    indices.map(|index| Entry { log_id: log_id(index), payload: EntryPayload::Normal(command(index).into()) }).collect()
+    indices
+        .map(|index| Entry {
+            log_id: log_id(index),
+            payload: EntryPayload::Normal(command(index).into()),
+        })
+        .collect()
 }
 
 async fn log_of(store: Store) -> (Vec<Entry>, Option<Vote>, Option<LogId>, Option<LogId>) {
@@ -69,10 +74,16 @@ async fn what_is_acknowledged_is_on_disk() {
     log.save_vote(&Vote::new(3, 1)).await.unwrap();
     assert_eq!(crash("vote").await, (entries(0..10), Some(Vote::new(3, 1)), None, None));
     log.save_committed(Some(log_id(7))).await.unwrap();
-    assert_eq!(crash("committed").await, (entries(0..10), Some(Vote::new(3, 1)), Some(log_id(7)), None));
+    assert_eq!(
+        crash("committed").await,
+        (entries(0..10), Some(Vote::new(3, 1)), Some(log_id(7)), None)
+    );
     log.truncate(log_id(8)).await.unwrap();
     log.purge(log_id(2)).await.unwrap();
-    assert_eq!(crash("cut").await, (entries(3..8), Some(Vote::new(3, 1)), Some(log_id(7)), Some(log_id(2))));
+    assert_eq!(
+        crash("cut").await,
+        (entries(3..8), Some(Vote::new(3, 1)), Some(log_id(7)), Some(log_id(2)))
+    );
 }
 
 #[tokio::test]
@@ -81,8 +92,11 @@ async fn one_message_has_some_entries_but_not_too_many() {
     let mut log = LogStore::new(open(directory.path()).unwrap().into_file());
     let name = "x".repeat(400_000);
     let large = |index| {
-        let command =
-            Command::AdmitHost { host: host(1), name: name.clone(), address: "10.0.0.1:7789".parse().unwrap() };
+        let command = Command::AdmitHost {
+            host: host(1),
+            name: name.clone(),
+            address: "10.0.0.1:7789".parse().unwrap(),
+        };
         Entry { log_id: log_id(index), payload: EntryPayload::Normal(command.into()) }
     };
     log.blocking_append((0..10).map(large)).await.unwrap();
@@ -95,7 +109,10 @@ async fn one_message_has_some_entries_but_not_too_many() {
 async fn a_host_keeps_its_id_and_its_cluster() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).unwrap();
-    assert_eq!(store.identity(), StoredIdentity { host: host(1), cluster: None, founder: false, epoch: 0 });
+    assert_eq!(
+        store.identity(),
+        StoredIdentity { host: host(1), cluster: None, founder: false, epoch: 0 }
+    );
     let file = store.into_file();
     let (ours, theirs) = (ClusterId::new(7), ClusterId::new(8));
     let recorded = StoredIdentity { host: host(1), cluster: Some(ours), founder: true, epoch: 3 };
@@ -138,7 +155,10 @@ fn a_directory_that_cannot_be_used_is_named() {
     );
     // Root may write anywhere but to where there is no writing.
     let error = open(Path::new("/proc/shoutd")).unwrap_err();
-    assert!(error.to_string().starts_with("data directory /proc/shoutd cannot be used: "), "{error}");
+    assert!(
+        error.to_string().starts_with("data directory /proc/shoutd cannot be used: "),
+        "{error}"
+    );
 }
 
 #[test]
@@ -156,7 +176,13 @@ fn a_second_shoutd_is_told_of_the_first() {
     let directory = tempfile::tempdir().unwrap();
     let first = open(directory.path()).unwrap();
     let error = open(directory.path()).unwrap_err().to_string();
-    assert_eq!(error, format!("another shoutd is running with this data directory ({})", directory.path().display()));
+    assert_eq!(
+        error,
+        format!(
+            "another shoutd is running with this data directory ({})",
+            directory.path().display()
+        )
+    );
     drop(first);
     open(directory.path()).unwrap();
 }
@@ -173,10 +199,14 @@ fn another_format_is_left_alone() {
         open(directory.path()).unwrap_err().to_string()
     };
     let newer = refusal_of(3);
-    let text = format!("{} was written by a newer shoutd (format 3, this one knows 2): upgrade shoutd", path.display());
+    let text = format!(
+        "{} was written by a newer shoutd (format 3, this one knows 2): upgrade shoutd",
+        path.display()
+    );
     assert_eq!(newer, text);
     let older = refusal_of(1);
-    let text = "was written by a shoutd from before the first release (format 1, this one knows 2): restore a copy of";
+    let text = "was written by a shoutd from before the first release (format 1, this one knows \
+                2): restore a copy of";
     assert!(older.contains(text) && !older.contains('\n'), "{older}");
 }
 
@@ -187,7 +217,10 @@ fn verdict(contents: &[u8]) -> Option<String> {
     let error = open(directory.path()).err()?;
     assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
     let text = error.to_string();
-    assert!(text.starts_with(&format!("{} is damaged: ", directory.path().join(FILE).display())), "{text}");
+    assert!(
+        text.starts_with(&format!("{} is damaged: ", directory.path().join(FILE).display())),
+        "{text}"
+    );
     assert!(!text.contains('\n'), "{text}");
     Some(text)
 }

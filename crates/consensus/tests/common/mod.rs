@@ -1,4 +1,5 @@
-//! Hosts in one process, each with its own directory, address and consensus, over real HTTP/2 on loopback.
+//! Hosts in one process, each with its own directory, address and consensus, over real HTTP/2 on
+//! loopback.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
@@ -6,11 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use shoutd_consensus::{Consensus, ConsensusStatus, Patience, Role, Settings, Store, StoreError};
+use shoutd_consensus::{Consensus, ConsensusStatus, Role, Settings, Store, StoreError, Timeouts};
 use shoutd_core::cluster::{Cluster, Command, Pool, Settings as NetworkSettings};
 use shoutd_core::{ClusterId, HostId, NetworkId};
 use shoutd_peer::{
-    Client, CredentialStore, Credentials, Identity, Prepared, Secret, Server, TlsAcceptor, TlsConnector, Trust,
+    Client, CredentialStore, Credentials, Identity, Prepared, Secret, Server, TlsAcceptor,
+    TlsConnector, Trust,
 };
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -23,7 +25,8 @@ pub fn founded() -> ClusterId {
     ClusterId::new(7)
 }
 
-/// The key and the certificate of a host in this directory. All are of one authority, whichever cluster they then found.
+/// The key and the certificate of a host in this directory. All are of one authority, whichever
+/// cluster they then found.
 pub fn credentials(directory: &Path) -> Arc<CredentialStore> {
     std::fs::create_dir_all(directory).unwrap();
     let store = CredentialStore::open(directory).unwrap();
@@ -31,14 +34,22 @@ pub fn credentials(directory: &Path) -> Arc<CredentialStore> {
         let Prepared { authority, seal_key, .. } =
             Prepared::from_secret(&Secret::from_digits(&"7e".repeat(16)).unwrap()).unwrap();
         let key = store.key().public();
-        store.enroll(Credentials::issue(key, &authority, founded(), seal_key, SystemTime::now()).unwrap()).unwrap();
+        store
+            .enroll(
+                Credentials::issue(key, &authority, founded(), seal_key, SystemTime::now())
+                    .unwrap(),
+            )
+            .unwrap();
     }
     store
 }
 
 /// A client that proves to be the host of these credentials.
 pub fn client(credentials: &Arc<CredentialStore>, identity: Identity, source: IpAddr) -> Client {
-    Client::new(identity, TlsConnector::new(Arc::clone(credentials), Trust::Cluster, source).unwrap())
+    Client::new(
+        identity,
+        TlsConnector::new(Arc::clone(credentials), Trust::Cluster, source).unwrap(),
+    )
 }
 
 /// A host that is set up once and may be started again and again.
@@ -59,7 +70,8 @@ impl Place {
         Self::at(directory, [a.max(1), b], number)
     }
 
-    /// A host of this subnet of 127.0.0.0/8: each has an IP address of its own, as it would have in a data centre.
+    /// A host of this subnet of 127.0.0.0/8: each has an IP address of its own, as it would have in
+    /// a data centre.
     pub fn at(directory: &Path, [a, b]: [u8; 2], number: u8) -> Self {
         let directory = directory.join(format!("h{number}"));
         Self {
@@ -75,21 +87,22 @@ impl Place {
     }
 
     /// Starts a host that replaces voters sooner or later than usual.
-    pub async fn start_with(&self, patience: Patience) -> Node {
+    pub async fn start_with(&self, patience: Timeouts) -> Node {
         self.try_start_with(patience).await.unwrap()
     }
 
     pub async fn try_start(&self) -> Result<Node, StoreError> {
-        self.try_start_with(Patience::default()).await
+        self.try_start_with(Timeouts::default()).await
     }
 
-    async fn try_start_with(&self, patience: Patience) -> Result<Node, StoreError> {
+    async fn try_start_with(&self, patience: Timeouts) -> Result<Node, StoreError> {
         let (address, name) = (self.address, self.name.clone());
         let credentials = credentials(&self.directory);
         let store = Store::open(&self.directory, self.host)?;
         let identity = Identity::new(store.identity().host, store.identity().cluster);
         let client = client(&credentials, identity.clone(), address.ip());
-        let server = Server::bind(address, identity, TlsAcceptor::new(credentials).unwrap()).unwrap();
+        let server =
+            Server::bind(address, identity, TlsAcceptor::new(credentials).unwrap()).unwrap();
         let settings = Settings { advertise: address, name };
         let consensus = Consensus::start_with(store, settings, client, patience).await?;
         let (stop, stopped) = oneshot::channel::<()>();
@@ -147,7 +160,13 @@ impl Node {
     pub async fn until(&self, what: &str, condition: impl Fn(&Cluster) -> bool) {
         let mut state = self.consensus.state();
         let reached = tokio::time::timeout(SOON, state.wait_for(|state| condition(state))).await;
-        assert!(reached.is_ok(), "host {} never saw {what}: {:#?} {:#?}", self.address, self.status(), self.state());
+        assert!(
+            reached.is_ok(),
+            "host {} never saw {what}: {:#?} {:#?}",
+            self.address,
+            self.status(),
+            self.state()
+        );
     }
 
     /// Creates a network and checks that this host sees it at once.
@@ -192,12 +211,17 @@ pub fn create(origin: HostId, number: u16) -> Command {
     Command::CreateNetwork { id: network_id(number), origin, settings }
 }
 
-/// So many hosts, the first of which founded the cluster that the others joined; as many vote as should.
+/// So many hosts, the first of which founded the cluster that the others joined; as many vote as
+/// should.
 pub async fn cluster(directory: &Path, count: u8) -> (Vec<Place>, Vec<Node>) {
-    cluster_with(directory, count, Patience::default()).await
+    cluster_with(directory, count, Timeouts::default()).await
 }
 
-pub async fn cluster_with(directory: &Path, count: u8, patience: Patience) -> (Vec<Place>, Vec<Node>) {
+pub async fn cluster_with(
+    directory: &Path,
+    count: u8,
+    patience: Timeouts,
+) -> (Vec<Place>, Vec<Node>) {
     let places: Vec<_> = (1..=count).map(|number| Place::new(directory, number)).collect();
     let mut nodes: Vec<Node> = Vec::new();
     for place in &places {
@@ -213,7 +237,10 @@ pub async fn cluster_with(directory: &Path, count: u8, patience: Patience) -> (V
         3 | 4 => 3,
         _ => 5,
     };
-    eventually("as many vote as should", || nodes.iter().all(|node| node.status().voters.len() == voters)).await;
+    eventually("as many vote as should", || {
+        nodes.iter().all(|node| node.status().voters.len() == voters)
+    })
+    .await;
     (places, nodes)
 }
 

@@ -1,6 +1,8 @@
-//! Who may join, and who was sent away: the authority that certifies hosts, tokens, approvals, and hosts that were removed.
+//! Who may join, and who was sent away: the authority that certifies hosts, tokens, approvals, and
+//! hosts that were removed.
 //!
-//! Times come with the commands, as the time since 1970 by the proposer's clock: a state machine has none of its own.
+//! Times come with the commands, as the time since 1970 by the proposer's clock: a state machine
+//! has none of its own.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +11,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Cluster, Outcome, Refusal};
-use crate::limits::{APPROVALS_MAX, AUTHORITY_BYTES_MAX, ENROLLED_MAX, REMOVED_HOSTS_MAX, TOKENS_MAX};
+use crate::limits::{
+    APPROVALS_MAX, AUTHORITY_BYTES_MAX, ENROLLED_MAX, REMOVED_HOSTS_MAX, TOKENS_MAX,
+};
 use crate::{Fingerprint, HostId, TokenHash};
 
 /// Who may join.
@@ -20,9 +24,11 @@ pub struct Admissions {
     pub authority: Option<Authority>,
     /// Tokens that let hosts in.
     pub tokens: BTreeMap<TokenHash, Token>,
-    /// Hosts, by the fingerprints of their keys, that an administrator lets in without a token, each until when.
+    /// Hosts, by the fingerprints of their keys, that an administrator lets in without a token,
+    /// each until when.
     pub approvals: BTreeMap<Fingerprint, Duration>,
-    /// Hosts that were let in and have not been admitted yet, each since when: to let one in again, as after a time-out, costs nothing.
+    /// Hosts that were let in and have not been admitted yet, each since when: to let one in again,
+    /// as after a time-out, costs nothing.
     pub enrolled: BTreeMap<HostId, Duration>,
     /// Hosts that were removed, with the names they had. Their ids never come back.
     pub removed: BTreeMap<HostId, RemovedHost>,
@@ -33,7 +39,8 @@ pub struct Admissions {
 pub struct Authority {
     /// The certificate in DER, as hexadecimal digits.
     pub certificate: String,
-    /// The private key, encrypted with a key that members keep outside of agreed state, as hexadecimal digits.
+    /// The private key, encrypted with a key that members keep outside of agreed state, as
+    /// hexadecimal digits.
     pub sealed_key: String,
 }
 
@@ -73,10 +80,14 @@ pub enum Pass {
 impl Cluster {
     pub(super) fn set_authority(&mut self, authority: &Authority) -> Result<Outcome, Refusal> {
         if authority.certificate.len() + authority.sealed_key.len() > AUTHORITY_BYTES_MAX {
-            return Err(Refusal::TooLarge(format!("the authority has more than {AUTHORITY_BYTES_MAX} bytes")));
+            return Err(Refusal::TooLarge(format!(
+                "the authority has more than {AUTHORITY_BYTES_MAX} bytes"
+            )));
         }
         match &self.admissions.authority {
-            Some(known) if known.certificate != authority.certificate => Err(Refusal::OtherAuthority),
+            Some(known) if known.certificate != authority.certificate => {
+                Err(Refusal::OtherAuthority)
+            }
             Some(_) => Ok(Outcome::Done),
             None => {
                 self.admissions.authority = Some(authority.clone());
@@ -85,7 +96,12 @@ impl Cluster {
         }
     }
 
-    pub(super) fn add_token(&mut self, hash: TokenHash, token: Token, now: Duration) -> Result<Outcome, Refusal> {
+    pub(super) fn add_token(
+        &mut self,
+        hash: TokenHash,
+        token: Token,
+        now: Duration,
+    ) -> Result<Outcome, Refusal> {
         let tokens = &mut self.admissions.tokens;
         tokens.retain(|_, token| !token.is_spent(now));
         if !tokens.contains_key(&hash) && tokens.len() >= TOKENS_MAX {
@@ -100,7 +116,12 @@ impl Cluster {
         Outcome::Done
     }
 
-    pub(super) fn approve(&mut self, key: Fingerprint, until: Duration, now: Duration) -> Result<Outcome, Refusal> {
+    pub(super) fn approve(
+        &mut self,
+        key: Fingerprint,
+        until: Duration,
+        now: Duration,
+    ) -> Result<Outcome, Refusal> {
         let approvals = &mut self.admissions.approvals;
         approvals.retain(|_, until| *until > now);
         if !approvals.contains_key(&key) && approvals.len() >= APPROVALS_MAX {
@@ -111,7 +132,12 @@ impl Cluster {
     }
 
     /// Lets a host in once: a token loses a use, an approval is used up.
-    pub(super) fn enroll(&mut self, host: HostId, pass: Pass, now: Duration) -> Result<Outcome, Refusal> {
+    pub(super) fn enroll(
+        &mut self,
+        host: HostId,
+        pass: Pass,
+        now: Duration,
+    ) -> Result<Outcome, Refusal> {
         self.check_not_removed(host)?;
         if self.hosts.contains_key(&host) || self.admissions.enrolled.contains_key(&host) {
             return Ok(Outcome::Done);
@@ -144,7 +170,8 @@ impl Cluster {
         let enrolled = &mut self.admissions.enrolled;
         enrolled.insert(host, now);
         while enrolled.len() > ENROLLED_MAX {
-            let oldest = enrolled.iter().min_by_key(|(id, since)| (**since, **id)).map(|(id, _)| *id);
+            let oldest =
+                enrolled.iter().min_by_key(|(id, since)| (**since, **id)).map(|(id, _)| *id);
             let Some(oldest) = oldest else { return };
             enrolled.remove(&oldest);
         }
@@ -157,7 +184,8 @@ impl Cluster {
         }
     }
 
-    /// Removes a host with all it held. Removing it again is no error, and frees what a host that was lost still held.
+    /// Removes a host with all it held. Removing it again is no error, and frees what a host that
+    /// was lost still held.
     pub(super) fn remove_host(&mut self, id: HostId, now: Duration) -> Result<Outcome, Refusal> {
         let Some(host) = self.hosts.get(&id) else {
             return match self.check_not_removed(id) {
@@ -186,11 +214,12 @@ impl Cluster {
         Outcome::Done
     }
 
-    /// The oldest make room: a host that was away for so long has a certificate that is no longer valid. Those that still hold something
-    /// are kept, as they must be named to free it.
+    /// The oldest make room: a host that was away for so long has a certificate that is no longer
+    /// valid. Those that still hold something are kept, as they must be named to free it.
     pub(super) fn forget_oldest_removed(&mut self) {
         while self.admissions.removed.len() > REMOVED_HOSTS_MAX {
-            let removed = self.admissions.removed.iter().filter(|(id, _)| !self.holds_anything(**id));
+            let removed =
+                self.admissions.removed.iter().filter(|(id, _)| !self.holds_anything(**id));
             let oldest = removed.min_by_key(|(id, host)| (host.at, **id)).map(|(id, _)| *id);
             let Some(oldest) = oldest else { return };
             self.admissions.removed.remove(&oldest);

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Cluster, Command, Description, Host, Network, Outcome, Refusal, ReportedSubnet, Settings};
+use super::{
+    Cluster, Command, Description, Host, Network, Outcome, Refusal, ReportedSubnet, Settings,
+};
 use crate::limits::{
-    HOSTS_MAX, MTU_MIN, NETWORKS_MAX, PAIRS_MAX, REPORTED_SUBNETS_MAX, SUBNETS_MAX, TEXT_BYTES_MAX, VNI_FIRST,
-    VNI_NOWHERE,
+    HOSTS_MAX, MTU_MIN, NETWORKS_MAX, PAIRS_MAX, REPORTED_SUBNETS_MAX, SUBNETS_MAX, TEXT_BYTES_MAX,
+    VNI_FIRST, VNI_NOWHERE,
 };
 use crate::plane::MTU_OPTION;
 use crate::{ClusterId, HostId, NetworkId, Vni};
@@ -34,7 +36,9 @@ impl Cluster {
             Command::Attach { network, host } => self.attach(network, *host),
             Command::Detach { network, host } => Ok(self.detach(network, *host)),
             Command::RemoveNetwork { id } => self.remove(id),
-            Command::ClaimAddress { network, host, address } => self.claim(network, *host, *address),
+            Command::ClaimAddress { network, host, address } => {
+                self.claim(network, *host, *address)
+            }
             Command::YieldAddress { network, address, from, claims, to } => {
                 self.leave_to(network, *address, (*from, *claims), *to)
             }
@@ -57,13 +61,20 @@ impl Cluster {
     fn admit(&mut self, id: HostId, name: &str, address: SocketAddr) -> Result<Outcome, Refusal> {
         check_text("host name", name)?;
         self.check_not_removed(id)?;
-        if let Some((_, other)) =
-            self.hosts.iter().find(|(other, host)| **other != id && host.address.ip() == address.ip())
+        if let Some((_, other)) = self
+            .hosts
+            .iter()
+            .find(|(other, host)| **other != id && host.address.ip() == address.ip())
         {
-            return Err(Refusal::HostAddressTaken { address: address.ip().to_string(), name: other.name.clone() });
+            return Err(Refusal::HostAddressTaken {
+                address: address.ip().to_string(),
+                name: other.name.clone(),
+            });
         }
-        if let Some((_, other)) =
-            self.hosts.iter().find(|(other, host)| **other != id && host.address.is_ipv4() != address.is_ipv4())
+        if let Some((_, other)) = self
+            .hosts
+            .iter()
+            .find(|(other, host)| **other != id && host.address.is_ipv4() != address.is_ipv4())
         {
             return Err(Refusal::OtherAddressFamily {
                 address: address.ip().to_string(),
@@ -82,15 +93,25 @@ impl Cluster {
 
     fn report(&mut self, id: HostId, subnets: &[ReportedSubnet]) -> Result<Outcome, Refusal> {
         if subnets.len() > REPORTED_SUBNETS_MAX {
-            return Err(Refusal::Full { what: "subnets of one host".to_owned(), count: REPORTED_SUBNETS_MAX });
+            return Err(Refusal::Full {
+                what: "subnets of one host".to_owned(),
+                count: REPORTED_SUBNETS_MAX,
+            });
         }
-        subnets.iter().try_for_each(|reported| check_text("name of a subnet's user", &reported.user))?;
+        subnets
+            .iter()
+            .try_for_each(|reported| check_text("name of a subnet's user", &reported.user))?;
         let host = self.hosts.get_mut(&id).ok_or(Refusal::UnknownHost(id))?;
         host.subnets = subnets.to_vec();
         Ok(Outcome::Done)
     }
 
-    fn create(&mut self, id: &NetworkId, origin: HostId, settings: &Settings) -> Result<Outcome, Refusal> {
+    fn create(
+        &mut self,
+        id: &NetworkId,
+        origin: HostId,
+        settings: &Settings,
+    ) -> Result<Outcome, Refusal> {
         if let Some(network) = self.networks.get(id) {
             return if network.is_same(origin, settings) {
                 Ok(Outcome::Done)
@@ -128,13 +149,16 @@ impl Cluster {
         Ok(Outcome::Done)
     }
 
-    /// The next VNI that no network has. There are more VNIs than networks can be, so there always is one.
+    /// The next VNI that no network has. There are more VNIs than networks can be, so there always
+    /// is one.
     fn take_vni(&mut self) -> Vni {
         loop {
             let candidate = Vni::new(self.next_vni).filter(|vni| vni.get() != VNI_NOWHERE);
             self.next_vni = self.next_vni.saturating_add(1);
             match candidate {
-                Some(vni) if !self.networks.values().any(|network| network.vni == vni) => return vni,
+                Some(vni) if !self.networks.values().any(|network| network.vni == vni) => {
+                    return vni;
+                }
                 Some(_) => {}
                 None => self.next_vni = VNI_FIRST,
             }
@@ -148,13 +172,18 @@ impl Cluster {
         check_pairs("IPAM options", &description.ipam_options)?;
         if description.subnets.len() > SUBNETS_MAX {
             let count = description.subnets.len();
-            return Err(Refusal::TooLarge(format!("a network can have {SUBNETS_MAX} subnets, not {count}")));
+            return Err(Refusal::TooLarge(format!(
+                "a network can have {SUBNETS_MAX} subnets, not {count}"
+            )));
         }
-        if let Some((_, other)) = self.network_named(&description.name).filter(|(other, _)| *other != id) {
+        if let Some((_, other)) =
+            self.network_named(&description.name).filter(|(other, _)| *other != id)
+        {
             let origin = self.host_name(other.origin);
             return Err(Refusal::NameTaken { name: description.name.clone(), origin });
         }
-        let network = self.networks.get_mut(id).ok_or_else(|| Refusal::UnknownNetwork(id.clone()))?;
+        let network =
+            self.networks.get_mut(id).ok_or_else(|| Refusal::UnknownNetwork(id.clone()))?;
         let network = Arc::make_mut(network);
         network.description = Some(description.clone());
         for pool in &mut network.settings.pools {
@@ -168,7 +197,10 @@ impl Cluster {
 
 fn check_text(what: &str, text: &str) -> Result<(), Refusal> {
     if text.len() > TEXT_BYTES_MAX {
-        return Err(Refusal::TooLarge(format!("the {what} has {} bytes; {TEXT_BYTES_MAX} is the limit", text.len())));
+        return Err(Refusal::TooLarge(format!(
+            "the {what} has {} bytes; {TEXT_BYTES_MAX} is the limit",
+            text.len()
+        )));
     }
     Ok(())
 }
@@ -184,7 +216,13 @@ fn check_mtu(wanted: Option<&String>) -> Result<(), Refusal> {
 
 fn check_pairs(what: &str, pairs: &BTreeMap<String, String>) -> Result<(), Refusal> {
     if pairs.len() > PAIRS_MAX {
-        return Err(Refusal::TooLarge(format!("a network can have {PAIRS_MAX} {what}, not {}", pairs.len())));
+        return Err(Refusal::TooLarge(format!(
+            "a network can have {PAIRS_MAX} {what}, not {}",
+            pairs.len()
+        )));
     }
-    pairs.iter().flat_map(|(key, value)| [key, value]).try_for_each(|text| check_text(&format!("text of {what}"), text))
+    pairs
+        .iter()
+        .flat_map(|(key, value)| [key, value])
+        .try_for_each(|text| check_text(&format!("text of {what}"), text))
 }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::{Authority, Description, Pass, ReportedSubnet, Settings, Token};
 use crate::{ClusterId, Fingerprint, HostId, NetworkId, TokenHash};
 
-/// A change to agreed state. Each may be proposed again after a time-out without doing harm: the second time it finds what the
-/// first made.
+/// A change to agreed state. Each may be proposed again after a time-out without doing harm: the
+/// second time it finds what the first made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// Found the cluster. The first command of every log.
@@ -119,8 +119,8 @@ pub enum Command {
         /// Which ones.
         address: WantedAddress,
     },
-    /// Leave an address to another host that asked for it. One that the host does not hold, or may have claimed anew since, is no
-    /// error.
+    /// Leave an address to another host that asked for it. One that the host does not hold, or may
+    /// have claimed anew since, is no error.
     YieldAddress {
         /// The network.
         network: NetworkId,
@@ -128,20 +128,21 @@ pub enum Command {
         address: IpAddr,
         /// Who holds it.
         from: HostId,
-        /// How often that host had claimed addresses of the network when it began to give this one up: see
-        /// [`Network::claims`](super::Network::claims).
+        /// How often that host had claimed addresses of the network when it began to give this one
+        /// up: see [`Network::claims`](super::Network::claims).
         claims: u64,
         /// Who asked for it.
         to: HostId,
     },
-    /// Give leases back. Those that the host does not hold are passed over; if it has claimed addresses since, all are.
+    /// Give leases back. Those that the host does not hold are passed over; if it has claimed
+    /// addresses since, all are.
     ReleaseAddresses {
         /// The network.
         network: NetworkId,
         /// Who held them.
         host: HostId,
-        /// How often that host had claimed addresses of the network when it began to give these back: see
-        /// [`Network::claims`](super::Network::claims).
+        /// How often that host had claimed addresses of the network when it began to give these
+        /// back: see [`Network::claims`](super::Network::claims).
         claims: u64,
         /// Which ones.
         addresses: Vec<IpAddr>,

@@ -10,12 +10,14 @@ use crate::limits::LEASES_PER_NETWORK_MAX;
 use crate::{HostId, NetworkId};
 
 impl Cluster {
-    /// A host that has endpoints on a network keeps it, also one that could not say so before a user removed it.
+    /// A host that has endpoints on a network keeps it, also one that could not say so before a
+    /// user removed it.
     pub(super) fn attach(&mut self, id: &NetworkId, host: HostId) -> Result<Outcome, Refusal> {
         if !self.hosts.contains_key(&host) {
             return Err(Refusal::UnknownHost(host));
         }
-        let network = self.networks.get_mut(id).ok_or_else(|| Refusal::UnknownNetwork(id.clone()))?;
+        let network =
+            self.networks.get_mut(id).ok_or_else(|| Refusal::UnknownNetwork(id.clone()))?;
         let network = Arc::make_mut(network);
         network.attached.insert(host);
         network.removing = false;
@@ -29,14 +31,16 @@ impl Cluster {
         Outcome::Done
     }
 
-    /// Hosts hold addresses in stock, and may have given one to a container without having been able to tell. So a network goes only when all of them have given
-    /// their addresses back, which each does if it has no endpoints.
+    /// Hosts hold addresses in stock, and may have given one to a container without having been
+    /// able to tell. So a network goes only when all of them have given their addresses back, which
+    /// each does if it has no endpoints.
     pub(super) fn remove(&mut self, id: &NetworkId) -> Result<Outcome, Refusal> {
         let Some(network) = self.networks.get_mut(id) else {
             return Ok(Outcome::Done);
         };
         if network.settings.swarm {
-            // The Swarm removes a network when no task is on it any more, of nodes that it can reach: what a lost one says does not hold it up.
+            // The Swarm removes a network when no task is on it any more, of nodes that it can
+            // reach: what a lost one says does not hold it up.
             self.networks.remove(id);
             return Ok(Outcome::Done);
         }
@@ -51,11 +55,17 @@ impl Cluster {
 
     /// Drops the networks that nothing holds any more.
     pub(super) fn finish_removals(&mut self) {
-        self.networks
-            .retain(|_, network| !(network.removing && network.leases.is_empty() && network.attached.is_empty()));
+        self.networks.retain(|_, network| {
+            !(network.removing && network.leases.is_empty() && network.attached.is_empty())
+        });
     }
 
-    pub(super) fn claim(&mut self, id: &NetworkId, host: HostId, wanted: WantedAddress) -> Result<Outcome, Refusal> {
+    pub(super) fn claim(
+        &mut self,
+        id: &NetworkId,
+        host: HostId,
+        wanted: WantedAddress,
+    ) -> Result<Outcome, Refusal> {
         if !self.hosts.contains_key(&host) {
             return Err(Refusal::UnknownHost(host));
         }
@@ -68,7 +78,10 @@ impl Cluster {
         }
         let leased = self.choose(id, network, host, wanted)?;
         if network.leases.len() + leased.len() > LEASES_PER_NETWORK_MAX {
-            return Err(Refusal::Full { what: "leases of one network".to_owned(), count: LEASES_PER_NETWORK_MAX });
+            return Err(Refusal::Full {
+                what: "leases of one network".to_owned(),
+                count: LEASES_PER_NETWORK_MAX,
+            });
         }
         if let Some(network) = self.networks.get_mut(id) {
             let network = Arc::make_mut(network);
@@ -86,7 +99,9 @@ impl Cluster {
         wanted: WantedAddress,
     ) -> Result<Vec<IpNet>, Refusal> {
         match wanted {
-            WantedAddress::Exactly(address) => Ok(vec![self.check_claim(id, network, host, address)?]),
+            WantedAddress::Exactly(address) => {
+                Ok(vec![self.check_claim(id, network, host, address)?])
+            }
             WantedAddress::Highest { subnet, count } => {
                 let pool = pool_with(id, network, subnet)?;
                 leasable(id, network, subnet, pool.highest_free(&network.leases, count.into()))
@@ -98,16 +113,26 @@ impl Cluster {
         }
     }
 
-    fn check_claim(&self, id: &NetworkId, network: &Network, host: HostId, address: IpAddr) -> Result<IpNet, Refusal> {
+    fn check_claim(
+        &self,
+        id: &NetworkId,
+        network: &Network,
+        host: HostId,
+        address: IpAddr,
+    ) -> Result<IpNet, Refusal> {
         let title = || network.title(id).to_owned();
-        let pool = network.pool_of(address).ok_or_else(|| Refusal::AddressOutside { address, network: title() })?;
+        let pool = network
+            .pool_of(address)
+            .ok_or_else(|| Refusal::AddressOutside { address, network: title() })?;
         if pool.is_reserved(address) {
             return Err(Refusal::AddressReserved { address, network: title() });
         }
         match network.leases.get(&address) {
-            Some(holder) if *holder != host => {
-                Err(Refusal::AddressTaken { address, network: title(), host: self.host_name(*holder) })
-            }
+            Some(holder) if *holder != host => Err(Refusal::AddressTaken {
+                address,
+                network: title(),
+                host: self.host_name(*holder),
+            }),
             _ => Ok(with_prefix_of(address, pool.subnet)),
         }
     }
@@ -122,7 +147,8 @@ impl Cluster {
         if !self.hosts.contains_key(&to) {
             return Err(Refusal::UnknownHost(to));
         }
-        let network = self.networks.get_mut(id).ok_or_else(|| Refusal::UnknownNetwork(id.clone()))?;
+        let network =
+            self.networks.get_mut(id).ok_or_else(|| Refusal::UnknownNetwork(id.clone()))?;
         if network.removing {
             return Err(Refusal::BeingRemoved(network.title(id).to_owned()));
         }
@@ -140,8 +166,9 @@ impl Cluster {
         (host, claims): (HostId, u64),
         addresses: &[IpAddr],
     ) -> Result<Outcome, Refusal> {
-        // A network that is gone took its leases with it. And a host that has claimed since may have an address of these anew, in a
-        // container: this was under way for so long that it was given back otherwise meanwhile. If not, the host sees what it still holds.
+        // A network that is gone took its leases with it. And a host that has claimed since may
+        // have an address of these anew, in a container: this was under way for so long that it was
+        // given back otherwise meanwhile. If not, the host sees what it still holds.
         let as_of_now = |network: &&mut Arc<Network>| network.claims_of(host) == claims;
         if let Some(network) = self.networks.get_mut(id).filter(as_of_now) {
             let network = Arc::make_mut(network);
@@ -158,10 +185,18 @@ impl Cluster {
 
 fn pool_with<'a>(id: &NetworkId, network: &'a Network, subnet: IpNet) -> Result<&'a Pool, Refusal> {
     let pool = network.settings.pools.iter().find(|pool| pool.subnet == subnet);
-    pool.ok_or_else(|| Refusal::AddressOutside { address: subnet.addr(), network: network.title(id).to_owned() })
+    pool.ok_or_else(|| Refusal::AddressOutside {
+        address: subnet.addr(),
+        network: network.title(id).to_owned(),
+    })
 }
 
-fn leasable(id: &NetworkId, network: &Network, subnet: IpNet, free: Vec<IpAddr>) -> Result<Vec<IpNet>, Refusal> {
+fn leasable(
+    id: &NetworkId,
+    network: &Network,
+    subnet: IpNet,
+    free: Vec<IpAddr>,
+) -> Result<Vec<IpNet>, Refusal> {
     if free.is_empty() {
         return Err(Refusal::Exhausted { subnet, network: network.title(id).to_owned() });
     }
@@ -169,6 +204,7 @@ fn leasable(id: &NetworkId, network: &Network, subnet: IpNet, free: Vec<IpAddr>)
 }
 
 fn with_prefix_of(address: IpAddr, subnet: IpNet) -> IpNet {
-    // The prefix is valid for the family, as the address lies in the subnet; if it did not, a host route would do no harm.
+    // The prefix is valid for the family, as the address lies in the subnet; if it did not, a host
+    // route would do no harm.
     IpNet::new(address, subnet.prefix_len()).unwrap_or_else(|_| IpNet::from(address))
 }

@@ -1,8 +1,8 @@
 //! What the hosts agree on: small, slow to change, never forked.
 //!
-//! [`Cluster`] is a deterministic state machine: the same commands in the same order give the same state on every host,
-//! whatever the hosts' clocks, memory or hash seeds. [`Cluster::apply`] is total: a command that cannot be carried out
-//! is refused with the reason and changes nothing.
+//! [`Cluster`] is a deterministic state machine: the same commands in the same order give the same
+//! state on every host, whatever the hosts' clocks, memory or hash seeds. [`Cluster::apply`] is
+//! total: a command that cannot be carried out is refused with the reason and changes nothing.
 
 mod admission;
 mod apply;
@@ -42,8 +42,9 @@ pub struct Cluster {
     /// Who may join.
     #[serde(default)]
     pub admissions: Admissions,
-    /// Where the search for a free VNI starts: it moves on with each network, so that the VNI of a network that was just
-    /// removed is not used again while a host that was away still has its devices.
+    /// Where the search for a free VNI starts: it moves on with each network, so that the VNI of a
+    /// network that was just removed is not used again while a host that was away still has its
+    /// devices.
     next_vni: u32,
 }
 
@@ -78,9 +79,11 @@ pub struct ReportedSubnet {
     pub subnet: IpNet,
     /// What uses it: a Docker network's or an interface's name.
     pub user: String,
-    /// Whether a container breaks that sits on a network which overlaps it: `docker_gwbridge` and the underlay.
+    /// Whether a container breaks that sits on a network which overlaps it: `docker_gwbridge` and
+    /// the underlay.
     pub exclusive: bool,
-    /// Whether it is behind a gateway, and not at one of the host's interfaces: a subnet that shoutd chooses avoids it if it can.
+    /// Whether it is behind a gateway, and not at one of the host's interfaces: a subnet that
+    /// shoutd chooses avoids it if it can.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub remote: bool,
 }
@@ -94,19 +97,21 @@ pub struct Network {
     pub origin: HostId,
     /// What was given when it was created.
     pub settings: Settings,
-    /// What Docker keeps to itself until the network is there; `None` until the origin has read it back. Without it there are no mirrors.
+    /// What Docker keeps to itself until the network is there; `None` until the origin has read it
+    /// back. Without it there are no mirrors.
     pub description: Option<Description>,
-    /// The addresses that hosts hold: their endpoints', and each host's stock for endpoints to come.
+    /// The addresses that hosts hold: their endpoints', and each host's stock for endpoints to
+    /// come.
     pub leases: BTreeMap<IpAddr, HostId>,
-    /// How often each host has claimed addresses of it. A host gives addresses back as of a count: what it claimed since stays, however
-    /// late the giving back is carried out.
+    /// How often each host has claimed addresses of it. A host gives addresses back as of a count:
+    /// what it claimed since stays, however late the giving back is carried out.
     #[serde(default)]
     pub claims: BTreeMap<HostId, u64>,
     /// The hosts that have endpoints on it, and so its devices: the remotes of one another.
     #[serde(default)]
     pub attached: BTreeSet<HostId>,
-    /// Whether a user removed it. It goes when no host holds an address of it any more, and stays after all if a host turns out to have
-    /// endpoints on it.
+    /// Whether a user removed it. It goes when no host holds an address of it any more, and stays
+    /// after all if a host turns out to have endpoints on it.
     #[serde(default)]
     pub removing: bool,
 }
@@ -122,10 +127,12 @@ pub struct Settings {
     pub internal: bool,
     /// `--ipv6`.
     pub ipv6: bool,
-    /// Whether the copy on its origin has Docker's own IPAM. That one knows its own host alone and fills from the bottom.
+    /// Whether the copy on its origin has Docker's own IPAM. That one knows its own host alone and
+    /// fills from the bottom.
     #[serde(default)]
     pub docker_ipam: bool,
-    /// Whether it is a Docker Swarm's: the Swarm creates and removes it, and gives out its addresses. It has no leases and no mirrors.
+    /// Whether it is a Docker Swarm's: the Swarm creates and removes it, and gives out its
+    /// addresses. It has no leases and no mirrors.
     #[serde(default)]
     pub swarm: bool,
 }
@@ -155,7 +162,8 @@ pub struct Description {
 pub struct DescribedSubnet {
     /// `--ip-range`, without host bits.
     pub range: Option<IpNet>,
-    /// The gateway, if the engine shows it: one that it chose for a subnet that a user chose, it does not show.
+    /// The gateway, if the engine shows it: one that it chose for a subnet that a user chose, it
+    /// does not show.
     pub gateway: Option<IpAddr>,
 }
 
@@ -165,7 +173,8 @@ impl Network {
         self.settings.pools.iter().find(|pool| pool.subnet.contains(&address))
     }
 
-    /// Whether shoutd resolves the names of its containers across hosts. In networks of a Swarm Docker's resolver knows all hosts.
+    /// Whether shoutd resolves the names of its containers across hosts. In networks of a Swarm
+    /// Docker's resolver knows all hosts.
     pub fn resolves_names(&self) -> bool {
         !self.settings.swarm && resolves_names(&self.settings.options)
     }
@@ -175,12 +184,14 @@ impl Network {
         self.claims.get(&host).copied().unwrap_or(0)
     }
 
-    /// Whether it was created just so. A Swarm says it again on another node when its leader changes.
+    /// Whether it was created just so. A Swarm says it again on another node when its leader
+    /// changes.
     fn is_same(&self, origin: HostId, settings: &Settings) -> bool {
         if !(self.settings.swarm && settings.swarm) {
             return self.origin == origin && self.settings == *settings;
         }
-        let subnets = |settings: &Settings| settings.pools.iter().map(|pool| pool.subnet).collect::<Vec<_>>();
+        let subnets =
+            |settings: &Settings| settings.pools.iter().map(|pool| pool.subnet).collect::<Vec<_>>();
         subnets(&self.settings) == subnets(settings)
     }
 
@@ -204,7 +215,8 @@ impl Network {
 pub enum Naming {
     /// Containers can start on it: no other network of the cluster has its name.
     Settled,
-    /// It was created a moment ago: the cluster is about to take its name up, or to say that another network has it.
+    /// It was created a moment ago: the cluster is about to take its name up, or to say that
+    /// another network has it.
     Open,
     /// The cluster does not have it, or let go of it before it had a name.
     Lost,
@@ -214,20 +226,26 @@ impl Cluster {
     /// Whether the name of a network is agreed on. A Swarm gives its networks their names itself.
     pub fn naming(&self, id: &NetworkId) -> Naming {
         match self.networks.get(id) {
-            Some(network) if network.description.is_some() || network.settings.swarm => Naming::Settled,
+            Some(network) if network.description.is_some() || network.settings.swarm => {
+                Naming::Settled
+            }
             Some(network) if !network.removing => Naming::Open,
             _ => Naming::Lost,
         }
     }
 
-    /// What people call a network: its name, or the beginning of its id while it has none, or is not known.
+    /// What people call a network: its name, or the beginning of its id while it has none, or is
+    /// not known.
     pub fn network_title<'a>(&'a self, id: &'a NetworkId) -> &'a str {
         self.networks.get(id).map_or(id.short(), |network| network.title(id))
     }
 
-    /// The network that has exactly this subnet. No two networks' subnets overlap, so there is at most one.
+    /// The network that has exactly this subnet. No two networks' subnets overlap, so there is at
+    /// most one.
     pub fn network_with_subnet(&self, subnet: IpNet) -> Option<(&NetworkId, &Arc<Network>)> {
-        self.networks.iter().find(|(_, network)| network.settings.pools.iter().any(|pool| pool.subnet == subnet))
+        self.networks
+            .iter()
+            .find(|(_, network)| network.settings.pools.iter().any(|pool| pool.subnet == subnet))
     }
 
     /// The network of this name. One that is being removed has given its name up.
@@ -238,7 +256,10 @@ impl Cluster {
 
     /// The multicast routes that a network is for; none of one that is not known.
     pub fn multicast_routes(&self, id: &NetworkId) -> BTreeSet<Ipv4Net> {
-        self.networks.get(id).map(|known| multicast_routes(&known.settings.options)).unwrap_or_default()
+        self.networks
+            .get(id)
+            .map(|known| multicast_routes(&known.settings.options))
+            .unwrap_or_default()
     }
 
     /// What people call a host: its name, or its id if it has left since.

@@ -13,11 +13,13 @@ use crate::HostId;
 pub struct Pool {
     /// The subnet, without host bits.
     pub subnet: IpNet,
-    /// The address that Docker set apart as the gateway's. Nobody has it: the way out is each host's `docker_gwbridge`.
+    /// The address that Docker set apart as the gateway's. Nobody has it: the way out is each
+    /// host's `docker_gwbridge`.
     pub gateway: Option<IpAddr>,
     /// Addresses that the user set apart (`--aux-address`), by the names given to them.
     pub auxiliary: BTreeMap<String, IpAddr>,
-    /// The part of the subnet from which addresses are chosen (`--ip-range`); all of it if `None`. An address that somebody asks for may lie anywhere in the subnet.
+    /// The part of the subnet from which addresses are chosen (`--ip-range`); all of it if `None`.
+    /// An address that somebody asks for may lie anywhere in the subnet.
     #[serde(default)]
     pub range: Option<IpNet>,
 }
@@ -36,8 +38,9 @@ impl Pool {
         self.subnet.contains(&address) && self.range.is_none_or(|range| range.contains(&address))
     }
 
-    /// The addresses that are neither reserved nor leased, from the top. The origin's engine, which knows nothing of other hosts, fills
-    /// from the bottom; so the two meet only when the subnet is full.
+    /// The addresses that are neither reserved nor leased, from the top. The origin's engine, which
+    /// knows nothing of other hosts, fills from the bottom; so the two meet only when the subnet is
+    /// full.
     pub fn highest_free(&self, leases: &BTreeMap<IpAddr, HostId>, count: usize) -> Vec<IpAddr> {
         let (low, high) = self.ends();
         self.free(leases, (low..=high).rev(), count)
@@ -56,7 +59,8 @@ impl Pool {
         count: usize,
     ) -> Vec<IpAddr> {
         let addresses = candidates.map(|bits| self.address(bits));
-        let free = addresses.filter(|address| !leases.contains_key(address) && !self.is_reserved(*address));
+        let free = addresses
+            .filter(|address| !leases.contains_key(address) && !self.is_reserved(*address));
         free.take(count).collect()
     }
 
@@ -76,7 +80,9 @@ impl Pool {
     /// The first and the last address that could be given out, as numbers.
     fn ends(&self) -> (u128, u128) {
         match self.range.unwrap_or(self.subnet) {
-            IpNet::V4(subnet) => (u32::from(subnet.network()).into(), u32::from(subnet.broadcast()).into()),
+            IpNet::V4(subnet) => {
+                (u32::from(subnet.network()).into(), u32::from(subnet.broadcast()).into())
+            }
             IpNet::V6(subnet) => ipv6_range(subnet),
         }
     }
@@ -95,8 +101,8 @@ impl Pool {
     }
 }
 
-/// The addresses of an IPv6 subnet that are leased: the lowest 65,536. The top of a subnet is not for hosts: its highest 128 interface
-/// identifiers are anycast addresses (RFC 2526).
+/// The addresses of an IPv6 subnet that are leased: the lowest 65,536. The top of a subnet is not
+/// for hosts: its highest 128 interface identifiers are anycast addresses (RFC 2526).
 fn ipv6_range(subnet: Ipv6Net) -> (u128, u128) {
     let low = u128::from(subnet.network());
     (low, u128::from(subnet.broadcast()).min(low + 0xffff))
@@ -117,7 +123,10 @@ fn unfit_ipv4(subnet: Ipv4Net) -> Option<&'static str> {
     let address = subnet.network();
     if !(8..=30).contains(&subnet.prefix_len()) {
         Some("is not between a /8 and a /30")
-    } else if address.is_loopback() || address.is_multicast() || address.octets()[0] == 0 || address.octets()[0] >= 240
+    } else if address.is_loopback()
+        || address.is_multicast()
+        || address.octets()[0] == 0
+        || address.octets()[0] >= 240
     {
         Some("is not for hosts (RFC 6890)")
     } else {

@@ -32,20 +32,27 @@ pub enum Refusal {
     OtherAuthority,
     /// No such token was given out, or all were revoked since.
     #[error(
-        "the token is not known to the cluster: it was revoked, or belongs to another; get a new one with: shoutdctl token show"
+        "the token is not known to the cluster: it was revoked, or belongs to another; get a new \
+         one with: shoutdctl token show"
     )]
     UnknownToken,
     /// The token was good for a time that is over.
     #[error("the token has expired; get a new one with: shoutdctl token rotate")]
     TokenExpired,
     /// The token was good for so many hosts.
-    #[error("the token has let in as many hosts as it was made for; get a new one with: shoutdctl token rotate")]
+    #[error(
+        "the token has let in as many hosts as it was made for; get a new one with: shoutdctl \
+         token rotate"
+    )]
     TokenUsedUp,
     /// Nobody has approved of the host, or too long ago.
     #[error("the host is not approved")]
     NotApproved,
     /// The host was sent away.
-    #[error("host {name} ({host}) was removed from the cluster; to let it join anew, remove its data directory first")]
+    #[error(
+        "host {name} ({host}) was removed from the cluster; to let it join anew, remove its data \
+         directory first"
+    )]
     HostRemoved {
         /// Its id.
         host: HostId,
@@ -53,7 +60,10 @@ pub enum Refusal {
         name: String,
     },
     /// Somebody must keep what the cluster knows.
-    #[error("this is the only host of the cluster; to end the cluster, stop shoutd and remove its data directory")]
+    #[error(
+        "this is the only host of the cluster; to end the cluster, stop shoutd and remove its \
+         data directory"
+    )]
     LastHost,
     /// Two hosts at one address would steal each other's packets.
     #[error("address {address} is already that of host {name}")]
@@ -65,7 +75,8 @@ pub enum Refusal {
     },
     /// A VXLAN device sends from one address, and so to hosts of its family only.
     #[error(
-        "the advertise address {address} is not of the address family of host {name}, which has {has}: give all hosts of a cluster IPv4 addresses, or all IPv6"
+        "the advertise address {address} is not of the address family of host {name}, which has \
+         {has}: give all hosts of a cluster IPv4 addresses, or all IPv6"
     )]
     OtherAddressFamily {
         /// The address of the host that is refused.
@@ -138,7 +149,10 @@ pub enum Refusal {
     #[error("network {0} is a Swarm's, which gives out its addresses itself")]
     SwarmsAddresses(String),
     /// The address is held by another host.
-    #[error("address {address} of network {network} is in use on host {host}; choose another one with --ip")]
+    #[error(
+        "address {address} of network {network} is in use on host {host}; choose another one with \
+         --ip"
+    )]
     AddressTaken {
         /// The address.
         address: IpAddr,
@@ -148,7 +162,10 @@ pub enum Refusal {
         host: String,
     },
     /// The address cannot be an endpoint's.
-    #[error("address {address} of network {network} is reserved (gateway, auxiliary, network or broadcast address)")]
+    #[error(
+        "address {address} of network {network} is reserved (gateway, auxiliary, network or \
+         broadcast address)"
+    )]
     AddressReserved {
         /// The address.
         address: IpAddr,
@@ -175,6 +192,9 @@ pub enum Refusal {
 
 fn suggestion(free: &Option<IpNet>) -> String {
     free.map_or_else(String::new, |free| {
-        format!("; this one is free on every host: docker network create --driver shoutd --subnet {free} <name>")
+        format!(
+            "; this one is free on every host: docker network create --driver shoutd --subnet \
+             {free} <name>"
+        )
     })
 }

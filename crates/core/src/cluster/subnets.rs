@@ -11,7 +11,8 @@ use crate::{HostId, NetworkId};
 /// How many overlaps of one network are told in one line.
 const CLASHES_TOLD_MAX: usize = 4;
 
-/// The longest prefix by which a route is reported. Hosts that route to each of their containers have thousands of routes, which come and go.
+/// The longest prefix by which a route is reported. Hosts that route to each of their containers
+/// have thousands of routes, which come and go.
 const ROUTE_LENGTH_MAX: u8 = 24;
 
 /// A route of a host.
@@ -25,8 +26,8 @@ pub struct HostRoute {
     pub remote: bool,
 }
 
-/// What a host reports: the subnets that are in use for certain, and the IPv4 routes to others, merged where they lie side by side. The default route
-/// means nothing.
+/// What a host reports: the subnets that are in use for certain, and the IPv4 routes to others,
+/// merged where they lie side by side. The default route means nothing.
 pub fn with_routes(certain: Vec<ReportedSubnet>, routes: &[HostRoute]) -> Vec<ReportedSubnet> {
     let mut merged: BTreeMap<(bool, &str), Vec<Ipv4Net>> = BTreeMap::new();
     for route in routes {
@@ -70,8 +71,11 @@ impl Cluster {
         if let Some(why) = super::pool::unfit(subnet) {
             return Err(unfit(why));
         }
-        if let Some(outside) = pool.reserved().into_iter().find(|address| !subnet.contains(address)) {
-            return Err(unfit(&format!("does not contain {outside}, its gateway or auxiliary address")));
+        if let Some(outside) = pool.reserved().into_iter().find(|address| !subnet.contains(address))
+        {
+            return Err(unfit(&format!(
+                "does not contain {outside}, its gateway or auxiliary address"
+            )));
         }
         if earlier.iter().any(|other| overlap(other.subnet, subnet)) {
             return Err(unfit("overlaps another subnet of the same network"));
@@ -79,7 +83,10 @@ impl Cluster {
         match self.user_of(id, subnet) {
             None => Ok(()),
             Some((taken, user)) => {
-                let free = matches!(subnet, IpNet::V4(_)).then(|| self.free_subnet(0)).flatten().map(IpNet::V4);
+                let free = matches!(subnet, IpNet::V4(_))
+                    .then(|| self.free_subnet(0))
+                    .flatten()
+                    .map(IpNet::V4);
                 Err(Refusal::Overlap { subnet, taken, user, free })
             }
         }
@@ -87,51 +94,69 @@ impl Cluster {
 
     /// Who has a subnet that this one must not overlap.
     fn user_of(&self, id: &NetworkId, subnet: IpNet) -> Option<(IpNet, String)> {
-        let networks = self.networks.iter().filter(|(other, _)| *other != id).flat_map(|(other, network)| {
-            network
-                .settings
-                .pools
-                .iter()
-                .map(move |pool| (pool.subnet, format!("shoutd network {}", network.title(other))))
-        });
+        let networks =
+            self.networks.iter().filter(|(other, _)| *other != id).flat_map(|(other, network)| {
+                network.settings.pools.iter().map(move |pool| {
+                    (pool.subnet, format!("shoutd network {}", network.title(other)))
+                })
+            });
         let hosts = self.hosts.values().flat_map(|host| {
             let exclusive = host.subnets.iter().filter(|reported| reported.exclusive);
-            exclusive.map(|reported| (reported.subnet, format!("{} on host {}", reported.user, host.name)))
+            exclusive.map(|reported| {
+                (reported.subnet, format!("{} on host {}", reported.user, host.name))
+            })
         });
         networks.chain(hosts).find(|(taken, _)| overlap(*taken, subnet))
     }
 
-    /// An IPv4 subnet that neither a network nor anything on any host uses. Different `turn`s start the search at different places, so that
-    /// hosts which choose at the same time choose differently. If hosts have routes to all there are, it is one that some host has a gateway to: only
-    /// that host's containers lose something by it.
+    /// An IPv4 subnet that neither a network nor anything on any host uses. Different `turn`s start
+    /// the search at different places, so that hosts which choose at the same time choose
+    /// differently. If hosts have routes to all there are, it is one that some host has a gateway
+    /// to: only that host's containers lose something by it.
     pub fn free_subnet(&self, turn: u64) -> Option<Ipv4Net> {
-        self.free_subnet_beside(turn, |_| true).or_else(|| self.free_subnet_beside(turn, |reported| !reported.remote))
+        self.free_subnet_beside(turn, |_| true)
+            .or_else(|| self.free_subnet_beside(turn, |reported| !reported.remote))
     }
 
-    fn free_subnet_beside(&self, turn: u64, counts: impl Fn(&ReportedSubnet) -> bool) -> Option<Ipv4Net> {
+    fn free_subnet_beside(
+        &self,
+        turn: u64,
+        counts: impl Fn(&ReportedSubnet) -> bool,
+    ) -> Option<Ipv4Net> {
         let candidates = candidates();
         let count = candidates.len();
         let start = usize::try_from(turn % count.max(1) as u64).unwrap_or(0);
         (0..count).map(|step| candidates[(start + step) % count]).find(|candidate| {
             let candidate = IpNet::V4(*candidate);
-            let networks =
-                self.networks.values().flat_map(|network| network.settings.pools.iter().map(|pool| pool.subnet));
-            let reported = self.hosts.values().flat_map(|host| &host.subnets).filter(|reported| counts(reported));
-            !networks.chain(reported.map(|reported| reported.subnet)).any(|taken| overlap(taken, candidate))
+            let networks = self
+                .networks
+                .values()
+                .flat_map(|network| network.settings.pools.iter().map(|pool| pool.subnet));
+            let reported = self
+                .hosts
+                .values()
+                .flat_map(|host| &host.subnets)
+                .filter(|reported| counts(reported));
+            !networks
+                .chain(reported.map(|reported| reported.subnet))
+                .any(|taken| overlap(taken, candidate))
         })
     }
 
-    /// What hosts use and that overlaps a network of the cluster, one line for each network: those that came to be after the network was made, and
-    /// those that do not keep one from being made. A host is told of what is its own, and of networks that were created on it.
+    /// What hosts use and that overlaps a network of the cluster, one line for each network: those
+    /// that came to be after the network was made, and those that do not keep one from being made.
+    /// A host is told of what is its own, and of networks that were created on it.
     pub fn overlap_problems(&self, me: HostId) -> BTreeMap<NetworkId, String> {
         let lines = self.networks.iter().filter_map(|(id, network)| {
             let clashes = self.clashes(&network.settings.pools);
             let mine = clashes.filter(|(host, ..)| **host == me || network.origin == me);
-            let texts: Vec<_> = mine.take(CLASHES_TOLD_MAX).map(|clash| self.clash_text(clash)).collect();
+            let texts: Vec<_> =
+                mine.take(CLASHES_TOLD_MAX).map(|clash| self.clash_text(clash)).collect();
             let title = network.title(id);
             let text = texts.join("; ");
             (!texts.is_empty()).then(|| {
-                let advice = "containers on the network cannot reach what else has these addresses there";
+                let advice =
+                    "containers on the network cannot reach what else has these addresses there";
                 (id.clone(), format!("network {title}: {text}; {advice}"))
             })
         });
@@ -143,9 +168,16 @@ impl Cluster {
         format!("subnet {} overlaps {subnet} of {user} on host {host}", pool.subnet)
     }
 
-    /// Each subnet of these pools with what a host has at it. What a host has behind a gateway may well be meant to be hidden from containers.
-    fn clashes<'a>(&'a self, pools: &'a [Pool]) -> impl Iterator<Item = (&'a HostId, &'a Pool, &'a ReportedSubnet)> {
-        let reported = self.hosts.iter().flat_map(|(id, host)| host.subnets.iter().map(move |reported| (id, reported)));
+    /// Each subnet of these pools with what a host has at it. What a host has behind a gateway may
+    /// well be meant to be hidden from containers.
+    fn clashes<'a>(
+        &'a self,
+        pools: &'a [Pool],
+    ) -> impl Iterator<Item = (&'a HostId, &'a Pool, &'a ReportedSubnet)> {
+        let reported = self
+            .hosts
+            .iter()
+            .flat_map(|(id, host)| host.subnets.iter().map(move |reported| (id, reported)));
         let near = reported.filter(|(_, reported)| !reported.remote);
         near.flat_map(move |(host, reported)| {
             let overlapping = pools.iter().filter(|pool| overlap(pool.subnet, reported.subnet));
@@ -154,7 +186,8 @@ impl Cluster {
     }
 }
 
-/// Private space (RFC 1918), far from where Docker's own pools begin (172.17.0.0/16 upwards) and from what people type first.
+/// Private space (RFC 1918), far from where Docker's own pools begin (172.17.0.0/16 upwards) and
+/// from what people type first.
 fn candidates() -> Vec<Ipv4Net> {
     let block = |a: u8, b: u8, c: u8, length: u8| Ipv4Net::new_assert([a, b, c, 0].into(), length);
     let medium = (20..=31).rev().map(|b| block(172, b, 0, 16));
@@ -178,18 +211,31 @@ mod tests {
     }
 
     fn route(destination: &str, interface: &str, remote: bool) -> HostRoute {
-        HostRoute { destination: destination.parse().unwrap(), interface: interface.to_owned(), remote }
+        HostRoute {
+            destination: destination.parse().unwrap(),
+            interface: interface.to_owned(),
+            remote,
+        }
     }
 
     fn used(subnet: &str, user: &str) -> ReportedSubnet {
-        ReportedSubnet { subnet: subnet.parse().unwrap(), user: user.to_owned(), exclusive: false, remote: false }
+        ReportedSubnet {
+            subnet: subnet.parse().unwrap(),
+            user: user.to_owned(),
+            exclusive: false,
+            remote: false,
+        }
     }
 
     /// Two hosts, and network aaaaaaaaaaaaaaaa, created on the first, with 10.1.0.0/16.
     fn cluster() -> Cluster {
         let mut cluster = Cluster::default();
-        let pool =
-            Pool { subnet: "10.1.0.0/16".parse().unwrap(), gateway: None, auxiliary: BTreeMap::new(), range: None };
+        let pool = Pool {
+            subnet: "10.1.0.0/16".parse().unwrap(),
+            gateway: None,
+            auxiliary: BTreeMap::new(),
+            range: None,
+        };
         let settings = Settings {
             pools: vec![pool],
             options: BTreeMap::new(),
@@ -203,8 +249,14 @@ mod tests {
             name: format!("h{value}"),
             address: format!("10.0.0.{value}:7789").parse().unwrap(),
         };
-        let create = Command::CreateNetwork { id: "a".repeat(16).parse().unwrap(), origin: host(1), settings };
-        for command in [Command::Found { cluster: ClusterId::new(1) }, admit(1), admit(2), admit(3), create] {
+        let create = Command::CreateNetwork {
+            id: "a".repeat(16).parse().unwrap(),
+            origin: host(1),
+            settings,
+        };
+        for command in
+            [Command::Found { cluster: ClusterId::new(1) }, admit(1), admit(2), admit(3), create]
+        {
             cluster.apply(&command).unwrap();
         }
         cluster
@@ -218,7 +270,11 @@ mod tests {
     fn what_comes_to_overlap_a_network_is_a_problem_where_it_is_and_where_that_was_created() {
         let mut cluster = cluster();
         assert!(cluster.overlap_problems(host(1)).is_empty());
-        report(&mut cluster, 2, vec![used("10.1.7.0/24", "Docker network bar"), used("10.2.0.0/16", "other")]);
+        report(
+            &mut cluster,
+            2,
+            vec![used("10.1.7.0/24", "Docker network bar"), used("10.2.0.0/16", "other")],
+        );
         for (asked, is_told) in [(1, true), (2, true), (3, false)] {
             let problems: Vec<_> = cluster.overlap_problems(host(asked)).into_values().collect();
             assert_eq!(problems.len(), usize::from(is_told), "{problems:?}");
@@ -233,7 +289,11 @@ mod tests {
     fn a_subnet_that_is_chosen_is_on_no_hosts_way_unless_all_are() {
         let mut cluster = cluster();
         let first = cluster.free_subnet(0).unwrap();
-        report(&mut cluster, 2, with_routes(Vec::new(), &[route(&first.to_string(), "vpn0", false)]));
+        report(
+            &mut cluster,
+            2,
+            with_routes(Vec::new(), &[route(&first.to_string(), "vpn0", false)]),
+        );
         let second = cluster.free_subnet(0).unwrap();
         assert_ne!(first, second);
         let everywhere: Vec<_> = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]
@@ -243,7 +303,10 @@ mod tests {
             .collect();
         report(&mut cluster, 2, with_routes(Vec::new(), &everywhere));
         assert_eq!(cluster.free_subnet(0), Some(second), "only the gateway's are taken then");
-        assert!(cluster.overlap_problems(host(1)).is_empty(), "what is behind a gateway is no problem");
+        assert!(
+            cluster.overlap_problems(host(1)).is_empty(),
+            "what is behind a gateway is no problem"
+        );
     }
 
     #[test]
@@ -260,7 +323,9 @@ mod tests {
         let wireguard = used("10.9.8.0/23", "a route of interface wg0");
         assert_eq!(reported, [known[0].clone(), wireguard]);
         let many: Vec<_> = (0..=255)
-            .flat_map(|a| (0..8).map(move |b| route(&format!("10.{a}.{}.0/24", b * 2), "eth0", true)))
+            .flat_map(|a| {
+                (0..8).map(move |b| route(&format!("10.{a}.{}.0/24", b * 2), "eth0", true))
+            })
             .collect();
         assert_eq!(with_routes(known, &many).len(), 1 + REPORTED_ROUTES_MAX);
     }

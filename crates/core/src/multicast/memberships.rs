@@ -1,4 +1,5 @@
-//! What is wanted of each group, with the filter algebra of RFC 3376, section 3.2 (RFC 3810, section 4.2, for IPv6).
+//! What is wanted of each group, with the filter algebra of RFC 3376, section 3.2 (RFC 3810,
+//! section 4.2, for IPv6).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -40,11 +41,15 @@ impl SourceFilter {
     pub fn widen(&mut self, other: &Self) {
         match (&mut *self, other) {
             (Self::Include(wanted), Self::Include(more)) => wanted.extend(more),
-            (Self::Exclude(blocked), Self::Exclude(others)) => blocked.retain(|source| others.contains(source)),
+            (Self::Exclude(blocked), Self::Exclude(others)) => {
+                blocked.retain(|source| others.contains(source))
+            }
             (Self::Exclude(blocked), Self::Include(wanted)) => {
                 wanted.iter().for_each(|source| _ = blocked.remove(source));
             }
-            (Self::Include(wanted), Self::Exclude(blocked)) => *self = Self::Exclude(blocked - wanted),
+            (Self::Include(wanted), Self::Exclude(blocked)) => {
+                *self = Self::Exclude(blocked - wanted)
+            }
         }
     }
 }

@@ -1,22 +1,26 @@
-//! Who listens to what: group memberships of ports and hosts, and to whom multicast must be sent for that.
+//! Who listens to what: group memberships of ports and hosts, and to whom multicast must be sent
+//! for that.
 //!
-//! A port's memberships are read from the bridge ([RFC 3376], [RFC 3810]); a host's are the union of its ports', and are what it announces.
+//! A port's memberships are read from the bridge ([RFC 3376], [RFC 3810]); a host's are the union
+//! of its ports', and are what it announces.
 //!
-//! [RFC 3376]: https://www.rfc-editor.org/rfc/rfc3376
-//! [RFC 3810]: https://www.rfc-editor.org/rfc/rfc3810
+//! [RFC 3376]: https://www.rfc-editor.org/rfc/rfc3376 [RFC 3810]:
+//! https://www.rfc-editor.org/rfc/rfc3810
 
-mod database;
-mod elsewhere;
 mod mac;
+mod mdb;
+mod mdb_usage;
 mod memberships;
+mod remote_members;
 mod replication;
 mod reports;
-mod room;
 
-pub use database::{Database, Knowledge};
-pub use elsewhere::Elsewhere;
 pub use mac::{goes_to_every_host, group_mac, is_announced};
+pub use mdb::{Knowledge, Mdb};
+pub use mdb_usage::MdbUsage;
 pub use memberships::{Memberships, SourceFilter};
-pub use replication::{Remote, Replication, SourceGroup, is_link_local, replication, replication_within};
+pub use remote_members::RemoteMembers;
+pub use replication::{
+    Remote, Replication, SourceGroup, is_link_local, replication, replication_within,
+};
 pub use reports::{Query, Record, RecordKind, Report, Reports, Version};
-pub use room::Room;

@@ -1,4 +1,5 @@
-//! What shoutd writes into the hosts file of a container (hosts(5)), which file that is, and what it takes out of files that are none.
+//! What shoutd writes into the hosts file of a container (hosts(5)), which file that is, and what
+//! it takes out of files that are none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -41,10 +42,16 @@ impl HostsFile {
         self.directory.join(Self::NAME)
     }
 
-    /// The users who may own its directory: root, and whom the engine has in root's place in containers
-    /// (`--userns-remap`: its directory is then called `<uid>.<gid>`, `daemon/daemon_unix.go`).
+    /// The users who may own its directory: root, and whom the engine has in root's place in
+    /// containers (`--userns-remap`: its directory is then called `<uid>.<gid>`,
+    /// `daemon/daemon_unix.go`).
     pub fn owners(&self) -> BTreeSet<u32> {
-        let root = self.directory.ancestors().nth(2).and_then(Path::file_name).and_then(|name| name.to_str());
+        let root = self
+            .directory
+            .ancestors()
+            .nth(2)
+            .and_then(Path::file_name)
+            .and_then(|name| name.to_str());
         let remapped = root.and_then(|name| name.split_once('.')).and_then(|(user, group)| {
             let is_group = group.parse::<u32>().is_ok();
             user.parse().ok().filter(|_| is_group)
@@ -54,15 +61,17 @@ impl HostsFile {
 }
 
 impl EndpointContainer {
-    /// The hosts file that the engine made for the container, if it is the one that the engine says the
-    /// container has. For a container whose user mounted a file at `/etc/hosts` the engine names that file
-    /// (`TrySetNetworkMount` in `container/container_unix.go`), which may be the host's own.
+    /// The hosts file that the engine made for the container, if it is the one that the engine says
+    /// the container has. For a container whose user mounted a file at `/etc/hosts` the engine
+    /// names that file (`TrySetNetworkMount` in `container/container_unix.go`), which may be the
+    /// host's own.
     ///
-    /// `None` also while it is not known where the engine keeps its files, as in what an earlier version
-    /// wrote down.
+    /// `None` also while it is not known where the engine keeps its files, as in what an earlier
+    /// version wrote down.
     pub fn own_hosts_file(&self) -> Option<HostsFile> {
         let engine = self.engine.as_ref()?;
-        let is_name = !self.id.is_empty() && self.id.bytes().all(|octet| octet.is_ascii_alphanumeric());
+        let is_name =
+            !self.id.is_empty() && self.id.bytes().all(|octet| octet.is_ascii_alphanumeric());
         // `daemon.repository` and `GetRootResourcePath("hosts")`, from 20.10 to 29.
         let directory = engine.root.join("containers").join(&self.id);
         let file = HostsFile { directory, process: engine.process };
@@ -79,7 +88,8 @@ impl EndpointContainer {
 }
 
 impl Directory {
-    /// The lines of a hosts file for the names that other hosts' containers have, by address, but for names that the file has already.
+    /// The lines of a hosts file for the names that other hosts' containers have, by address, but
+    /// for names that the file has already.
     fn lines(&self, taken: &BTreeSet<String>) -> Vec<String> {
         let mut names: BTreeMap<IpAddr, Vec<&str>> = BTreeMap::new();
         for name in self.remote.iter().filter(|name| !taken.contains(name.as_str())) {
@@ -96,7 +106,10 @@ impl Directory {
 fn lines_of(address: IpAddr, names: &[&str]) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for name in names {
-        match lines.last_mut().filter(|line| line.len() + 1 + name.len() + 1 + MARK.len() <= HOSTS_LINE_BYTES_MAX) {
+        match lines
+            .last_mut()
+            .filter(|line| line.len() + 1 + name.len() + 1 + MARK.len() <= HOSTS_LINE_BYTES_MAX)
+        {
             Some(line) => {
                 line.push(' ');
                 line.push_str(name);
@@ -111,9 +124,11 @@ fn is_marked(line: &str) -> bool {
     line.trim_end().ends_with(MARK)
 }
 
-/// What a hosts file (hosts(5)) should be that is `now` like this: with all lines that are not shoutd's as they are, and then shoutd's own. `None` if it is so already.
+/// What a hosts file (hosts(5)) should be that is `now` like this: with all lines that are not
+/// shoutd's as they are, and then shoutd's own. `None` if it is so already.
 ///
-/// Names that somebody else's line has are left to it, such as the container's own, or one of `--add-host`.
+/// Names that somebody else's line has are left to it, such as the container's own, or one of
+/// `--add-host`.
 pub fn hosts_file(now: &str, directory: &Directory) -> Option<String> {
     let foreign = || now.lines().filter(|line| !is_marked(line));
     let taken = foreign().flat_map(|line| {
@@ -128,7 +143,8 @@ pub fn hosts_file(now: &str, directory: &Directory) -> Option<String> {
     Some(lines.map(|line| line + "\n").collect())
 }
 
-/// What is left of a hosts file that never was a container's own, without the lines of an earlier version.
+/// What is left of a hosts file that never was a container's own, without the lines of an earlier
+/// version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cleaned {
     /// What the file should be.
@@ -139,15 +155,19 @@ pub struct Cleaned {
     pub left: usize,
 }
 
-/// Takes out of a file that is `now` like this the lines that an earlier version wrote there, and no others:
-/// they are as shoutd writes them, to the octet, and their address is one of these subnets, which are those of
-/// the cluster's networks. `None` if there is no line with shoutd's mark.
+/// Takes out of a file that is `now` like this the lines that an earlier version wrote there, and
+/// no others: they are as shoutd writes them, to the octet, and their address is one of these
+/// subnets, which are those of the cluster's networks. `None` if there is no line with shoutd's
+/// mark.
 pub fn without_lines(now: &str, subnets: &[IpNet]) -> Option<Cleaned> {
     if !now.lines().any(is_marked) {
         return None;
     }
-    let is_ours = |line: &str| written_for(line).is_some_and(|at| subnets.iter().any(|subnet| subnet.contains(&at)));
-    let (ours, kept): (Vec<&str>, Vec<&str>) = now.split_inclusive('\n').partition(|line| is_ours(line));
+    let is_ours = |line: &str| {
+        written_for(line).is_some_and(|at| subnets.iter().any(|subnet| subnet.contains(&at)))
+    };
+    let (ours, kept): (Vec<&str>, Vec<&str>) =
+        now.split_inclusive('\n').partition(|line| is_ours(line));
     let left = kept.iter().filter(|line| is_marked(line)).count();
     Some(Cleaned { text: kept.concat(), removed: ours.len(), left })
 }
@@ -156,7 +176,8 @@ pub fn without_lines(now: &str, subnets: &[IpNet]) -> Option<Cleaned> {
 fn written_for(line: &str) -> Option<IpAddr> {
     let line = line.strip_suffix('\n').unwrap_or(line);
     let (address, names) = line.strip_suffix(MARK)?.strip_suffix(' ')?.split_once('\t')?;
-    let parsed: IpAddr = address.parse().ok().filter(|parsed: &IpAddr| parsed.to_string() == address)?;
+    let parsed: IpAddr =
+        address.parse().ok().filter(|parsed: &IpAddr| parsed.to_string() == address)?;
     let is_name = |text: &str| text.parse::<Name>().is_ok_and(|name| name.as_str() == text);
     let names: Vec<&str> = names.split(' ').collect();
     (names.iter().all(|name| is_name(name)) && names.is_sorted()).then_some(parsed)

@@ -14,8 +14,8 @@ const NAME_BYTES_MAX: usize = 253;
 /// Octets of a label (RFC 1035, section 2.3.4).
 const LABEL_BYTES_MAX: usize = 63;
 
-/// Top-level domains that the public DNS does not have, and will not: RFC 6761, RFC 6762 (section 3 and appendix G), RFC 9476, and
-/// what ICANN set apart (2018-02-04 and 2024-07-29).
+/// Top-level domains that the public DNS does not have, and will not: RFC 6761, RFC 6762 (section 3
+/// and appendix G), RFC 9476, and what ICANN set apart (2018-02-04 and 2024-07-29).
 const PRIVATE: [&str; 12] = [
     "alt",
     "corp",
@@ -42,7 +42,9 @@ const LOOPBACK: [&str; 7] = [
     "ip6-allrouters",
 ];
 
-/// The name of a container, or one of its aliases on a network: letters, digits, hyphens and underscores in labels between dots, in lower case, as names in the DNS do not differ by case (RFC 4343).
+/// The name of a container, or one of its aliases on a network: letters, digits, hyphens and
+/// underscores in labels between dots, in lower case, as names in the DNS do not differ by case
+/// (RFC 4343).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);
@@ -53,21 +55,25 @@ impl Name {
         &self.0
     }
 
-    /// Whether every host, or the engine, has it for itself: no other host's container is meant by it.
+    /// Whether every host, or the engine, has it for itself: no other host's container is meant by
+    /// it.
     pub fn is_this_hosts(&self) -> bool {
-        let is_below = |domain: &str| self.0.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
+        let is_below =
+            |domain: &str| self.0.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
         LOOPBACK.contains(&self.as_str()) || is_below("localhost") || is_below("docker.internal")
     }
 
-    /// Whether it could be a name of the public DNS, where most containers look for it: it has several labels, the last of which
-    /// could be a top-level domain (RFC 3696, section 2), and is none that is set apart for private use.
+    /// Whether it could be a name of the public DNS, where most containers look for it: it has
+    /// several labels, the last of which could be a top-level domain (RFC 3696, section 2), and is
+    /// none that is set apart for private use.
     ///
-    /// Docker lets an alias hide such a name from the containers of one host, whose administrator typed it. From another host it
-    /// would do so with those of all hosts.
+    /// Docker lets an alias hide such a name from the containers of one host, whose administrator
+    /// typed it. From another host it would do so with those of all hosts.
     pub fn may_be_public(&self) -> bool {
         let Some((rest, last)) = self.0.rsplit_once('.') else { return false };
         let is_domain = last.len() > 1 && last.bytes().all(|octet| octet.is_ascii_alphabetic());
-        let is_private = PRIVATE.contains(&last) || (last == "arpa" && (rest == "home" || rest.ends_with(".home")));
+        let is_private = PRIVATE.contains(&last)
+            || (last == "arpa" && (rest == "home" || rest.ends_with(".home")));
         (is_domain || last.starts_with("xn--")) && !is_private
     }
 }
@@ -77,11 +83,15 @@ impl FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
         let is_label = |label: &str| {
-            let sound = label.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_');
+            let sound = label
+                .bytes()
+                .all(|octet| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_');
             (1..=LABEL_BYTES_MAX).contains(&label.len()) && sound && !label.starts_with('-')
         };
         // Addresses are no names: what asks for one means the address.
-        let is_name = text.len() <= NAME_BYTES_MAX && text.split('.').all(is_label) && text.parse::<IpAddr>().is_err();
+        let is_name = text.len() <= NAME_BYTES_MAX
+            && text.split('.').all(is_label)
+            && text.parse::<IpAddr>().is_err();
         if is_name && !text.eq_ignore_ascii_case("localhost") {
             return Ok(Self(text.to_ascii_lowercase()));
         }

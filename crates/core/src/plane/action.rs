@@ -1,4 +1,5 @@
-//! One step of mending: small enough that a crash between any two leaves something that the next observation understands.
+//! One step of mending: small enough that a crash between any two leaves something that the next
+//! observation understands.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -15,8 +16,8 @@ pub enum Place {
     Sandbox(PathBuf),
 }
 
-/// What the kernel is told to do. Each is idempotent in effect: if what it makes is already there, the next observation shows it and
-/// nothing is planned.
+/// What the kernel is told to do. Each is idempotent in effect: if what it makes is already there,
+/// the next observation shows it and nothing is planned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Put the filter of the host's own namespace in place, whole, whatever was there of it.
@@ -50,8 +51,9 @@ pub enum Action {
         /// In octets.
         mtu: u16,
     },
-    /// Put the filter in place that keeps IGMP and MLD off the tunnel, whole, whatever was there of it.
-    InstallGuard {
+    /// Put the filter in place that keeps IGMP and MLD off the tunnel, whole, whatever was there of
+    /// it.
+    InstallIgmpMldFilter {
         /// The segment.
         vni: Vni,
         /// Multicast and broadcast packets a second that each local endpoint may send.
@@ -66,12 +68,14 @@ pub enum Action {
         /// Where it sends from.
         vtep: Vtep,
     },
-    /// Delete the VXLAN device, because something differs that cannot be changed on one that is there.
+    /// Delete the VXLAN device, because something differs that cannot be changed on one that is
+    /// there.
     DeleteTunnel {
         /// The segment.
         vni: Vni,
     },
-    /// Set everything about the VXLAN device that can be changed, put it into the bridge and bring it up.
+    /// Set everything about the VXLAN device that can be changed, put it into the bridge and bring
+    /// it up.
     TuneTunnel {
         /// The segment.
         vni: Vni,
@@ -94,8 +98,8 @@ pub enum Action {
         /// The host's VTEP.
         remote: IpAddr,
     },
-    /// Make an endpoint's veth with one end in the bridge, up, and the other in `place`; in a sandbox also with addresses, route and up, as
-    /// Docker would have done.
+    /// Make an endpoint's veth with one end in the bridge, up, and the other in `place`; in a
+    /// sandbox also with addresses, route and up, as Docker would have done.
     CreatePort {
         /// The segment.
         vni: Vni,
@@ -108,7 +112,8 @@ pub enum Action {
         /// Where the container's end goes.
         place: Place,
     },
-    /// Set everything about the bridge's end that can be changed, put it into the bridge and bring it up.
+    /// Set everything about the bridge's end that can be changed, put it into the bridge and bring
+    /// it up.
     TunePort {
         /// The segment.
         vni: Vni,
@@ -119,8 +124,8 @@ pub enum Action {
         /// Whether addresses are learnt from what the container sends.
         learning: bool,
     },
-    /// Have the IPv6 link-local address of the container's end used at once, and every later one, without looking for duplicates: nobody else in the cluster
-    /// has its MAC address.
+    /// Have the IPv6 link-local address of the container's end used at once, and every later one,
+    /// without looking for duplicates: nobody else in the cluster has its MAC address.
     EndDuplicateDetection {
         /// The segment.
         vni: Vni,
@@ -131,7 +136,8 @@ pub enum Action {
         /// Its name there.
         name: DeviceName,
     },
-    /// Set MTU, MAC address, addresses and multicast route of the container's end in its sandbox, which is up.
+    /// Set MTU, MAC address, addresses and multicast route of the container's end in its sandbox,
+    /// which is up.
     TuneContainerEnd {
         /// The segment.
         vni: Vni,
@@ -144,7 +150,8 @@ pub enum Action {
         /// Its name there.
         name: DeviceName,
     },
-    /// Take what was learnt from traffic out of the forwarding tables; some of it, if there is much.
+    /// Take what was learnt from traffic out of the forwarding tables; some of it, if there is
+    /// much.
     ForgetLearned {
         /// The segment.
         vni: Vni,
@@ -167,7 +174,7 @@ impl Action {
             | Self::DeleteSegment { vni }
             | Self::CreateBridge { vni, .. }
             | Self::TuneBridge { vni, .. }
-            | Self::InstallGuard { vni, .. }
+            | Self::InstallIgmpMldFilter { vni, .. }
             | Self::CreateTunnel { vni, .. }
             | Self::DeleteTunnel { vni }
             | Self::TuneTunnel { vni, .. }

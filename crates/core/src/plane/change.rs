@@ -28,7 +28,8 @@ pub enum Change {
         /// Whether it is to be so.
         add: bool,
     },
-    /// All groups with this MAC address are sent to every host again, in one step: nobody misses any meanwhile.
+    /// All groups with this MAC address are sent to every host again, in one step: nobody misses
+    /// any meanwhile.
     ReleaseGroupMac {
         /// The address.
         mac: MacAddress,
@@ -83,13 +84,15 @@ impl Change {
         match self {
             Self::Group { add, .. } | Self::GroupMac { add, .. } | Self::Admit { add, .. } => *add,
             Self::PinRemote { .. } | Self::PinPort { .. } | Self::Unfilter => true,
-            Self::ReleaseGroupMac { .. } | Self::UnpinRemote { .. } | Self::UnpinPort { .. } | Self::Filter { .. } => {
-                false
-            }
+            Self::ReleaseGroupMac { .. }
+            | Self::UnpinRemote { .. }
+            | Self::UnpinPort { .. }
+            | Self::Filter { .. } => false,
         }
     }
 
-    /// Whether it makes the same entry as this other, which the kernel does one host after the other: what is between the two is short of hosts.
+    /// Whether it makes the same entry as this other, which the kernel does one host after the
+    /// other: what is between the two is short of hosts.
     pub fn is_of_same_entry(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Group { key, add, .. }, Self::Group { key: of_other, add: adds, .. }) => {

@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::options::{learns, max_rate};
 use super::{DeviceName, UnderlayFilter};
-use crate::announce::{AnnouncedNetwork, Heard};
+use crate::advertise::{AdvertisedNetwork, PeerStates};
 use crate::cluster::{Cluster, Network};
 use crate::limits::{MTU_MIN, OVERHEAD_IPV4, OVERHEAD_IPV6, PORT};
 use crate::local::{Endpoint, Local};
-use crate::multicast::{Elsewhere, Remote, Replication, replication};
+use crate::multicast::{Remote, RemoteMembers, Replication, replication};
 use crate::{EndpointId, HostId, MacAddress, NetworkId, Vni};
 
 /// All that this host should have.
@@ -37,15 +37,18 @@ pub struct Segment {
     pub vtep: Vtep,
     /// VTEPs of the other hosts that have the network, as agreed or as they say themselves.
     pub remotes: BTreeSet<IpAddr>,
-    /// To which of them multicast is sent. Shared, so that it can be seen at once that it is the same as before.
+    /// To which of them multicast is sent. Shared, so that it can be seen at once that it is the
+    /// same as before.
     pub replication: Arc<Replication>,
-    /// What containers of those hosts listen to, to be reported to multicast routers among this host's.
-    pub elsewhere: Elsewhere,
+    /// What containers of those hosts listen to, to be reported to multicast routers among this
+    /// host's.
+    pub elsewhere: RemoteMembers,
     /// The other hosts' endpoints, by the VTEP of the host they are on.
     pub remote_macs: BTreeMap<MacAddress, IpAddr>,
     /// Whether MAC addresses that are no endpoint's are learnt, and may move.
     pub learning: bool,
-    /// Multicast and broadcast packets a second that each local endpoint may send; `None` for any number.
+    /// Multicast and broadcast packets a second that each local endpoint may send; `None` for any
+    /// number.
     pub max_rate: Option<u32>,
     /// The local endpoints.
     pub ports: BTreeMap<DeviceName, Port>,
@@ -60,7 +63,7 @@ impl Segment {
             vtep,
             remotes: BTreeSet::new(),
             replication: Arc::default(),
-            elsewhere: Elsewhere::default(),
+            elsewhere: RemoteMembers::default(),
             remote_macs: BTreeMap::new(),
             learning: true,
             max_rate: None,
@@ -68,7 +71,8 @@ impl Segment {
         }
     }
 
-    /// Whether another wants the same devices, with the same flood entries: all but what changes with each group that is joined, and each endpoint that is announced.
+    /// Whether another wants the same devices, with the same flood entries: all but what changes
+    /// with each group that is joined, and each endpoint that is announced.
     pub fn has_devices_of(&self, other: &Self) -> bool {
         let Self {
             network,
@@ -107,10 +111,11 @@ pub struct Port {
     pub mac: MacAddress,
     /// Addresses of the container's end.
     pub addresses: BTreeSet<IpNet>,
-    /// The destinations of the connected routes of multicast that belong on it: each is on one interface of a container only.
+    /// The destinations of the connected routes of multicast that belong on it: each is on one
+    /// interface of a container only.
     pub multicast_routes: BTreeSet<Ipv4Net>,
-    /// The container's namespace file, once Docker has been given the interface; before that the container's end is in the
-    /// host's namespace.
+    /// The container's namespace file, once Docker has been given the interface; before that the
+    /// container's end is in the host's namespace.
     pub sandbox: Option<PathBuf>,
 }
 
@@ -123,25 +128,32 @@ pub struct Underlay {
     pub mtu: u16,
 }
 
-/// To whom multicast is sent, as it was last worked out for each network: a network of which nothing else was announced costs nothing.
+/// To whom multicast is sent, as it was last worked out for each network: a network of which
+/// nothing else was announced costs nothing.
 #[derive(Debug, Clone, Default)]
-pub struct Worked {
-    networks: BTreeMap<Vni, (Vec<Announcement>, Arc<Replication>, Elsewhere)>,
+pub struct ReplicationCache {
+    networks: BTreeMap<Vni, (Vec<Announcement>, Arc<Replication>, RemoteMembers)>,
 }
 
-/// Of one other host that has a network: its VTEP, what it announced, and whether that is what it has now.
-type Announcement = (IpAddr, Option<Arc<AnnouncedNetwork>>, bool);
+/// Of one other host that has a network: its VTEP, what it announced, and whether that is what it
+/// has now.
+type Announcement = (IpAddr, Option<Arc<AdvertisedNetwork>>, bool);
 
-impl Worked {
+impl ReplicationCache {
     /// What follows from these announcements.
-    fn follow(&mut self, vni: Vni, others: Vec<Announcement>) -> (Arc<Replication>, Elsewhere) {
-        let is_same = |known: &[Announcement]| known.len() == others.len() && known.iter().zip(&others).all(are_same);
-        if let Some((_, replication, elsewhere)) = self.networks.get(&vni).filter(|(known, ..)| is_same(known)) {
+    fn follow(&mut self, vni: Vni, others: Vec<Announcement>) -> (Arc<Replication>, RemoteMembers) {
+        let is_same = |known: &[Announcement]| {
+            known.len() == others.len() && known.iter().zip(&others).all(are_same)
+        };
+        if let Some((_, replication, elsewhere)) =
+            self.networks.get(&vni).filter(|(known, ..)| is_same(known))
+        {
             return (replication.clone(), elsewhere.clone());
         }
         let remotes: Vec<Remote<'_>> = others.iter().map(remote).collect();
         let replication = Arc::new(replication(&remotes));
-        let elsewhere = Elsewhere::new(others.iter().filter_map(|(_, announced, _)| announced.clone()));
+        let elsewhere =
+            RemoteMembers::new(others.iter().filter_map(|(_, announced, _)| announced.clone()));
         self.networks.insert(vni, (others, replication.clone(), elsewhere.clone()));
         (replication, elsewhere)
     }
@@ -163,15 +175,16 @@ fn remote((address, announced, in_sync): &Announcement) -> Remote<'_> {
 /// `-o` option with the MTU of a network, in octets, as Docker's own drivers call it.
 pub const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 
-/// The segments that the kernel of host `me` should have: one for each network that it has endpoints on. A host without endpoints on a network has
-/// no devices for it and is no remote of the others. [`underlay_filter`](super::underlay_filter) is the rest.
+/// The segments that the kernel of host `me` should have: one for each network that it has
+/// endpoints on. A host without endpoints on a network has no devices for it and is no remote of
+/// the others. [`underlay_filter`](super::underlay_filter) is the rest.
 pub fn desired(
     cluster: &Cluster,
     local: &Local,
     me: HostId,
     underlay: Underlay,
-    heard: &Heard,
-    worked: &mut Worked,
+    heard: &PeerStates,
+    worked: &mut ReplicationCache,
 ) -> Desired {
     let mut segments = BTreeMap::new();
     for (id, endpoint) in &local.endpoints {
@@ -195,7 +208,7 @@ fn segment_without_ports(
     (id, network): (&NetworkId, &Network),
     underlay: Underlay,
     others: Vec<Announcement>,
-    worked: &mut Worked,
+    worked: &mut ReplicationCache,
 ) -> Segment {
     let options = &network.settings.options;
     let vtep = Vtep { address: underlay.address, port: PORT };
@@ -214,8 +227,9 @@ fn segment_without_ports(
     }
 }
 
-/// MTU of a network, in octets: what its option says; or the least that the underlays of all hosts that have it leave, as what is larger than a host's own
-/// VXLAN device takes is dropped there, and nobody is told (RFC 7348, section 4.3: VTEPs do not fragment).
+/// MTU of a network, in octets: what its option says; or the least that the underlays of all hosts
+/// that have it leave, as what is larger than a host's own VXLAN device takes is dropped there, and
+/// nobody is told (RFC 7348, section 4.3: VTEPs do not fragment).
 fn mtu(network: &Network, underlay: Underlay, others: &[Announcement]) -> u16 {
     let announced = others.iter().filter_map(|(_, announced, _)| announced.as_ref()?.mtu);
     mtu_option(network).unwrap_or_else(|| announced.fold(room(underlay), u16::min))
@@ -236,19 +250,21 @@ pub fn announced_mtu(network: &Network, underlay: Underlay) -> Option<u16> {
     mtu_option(network).is_none().then(|| room(underlay))
 }
 
-/// The MTU that a network's option asks for, and what the underlay leaves, if that is less: larger packets are lost.
+/// The MTU that a network's option asks for, and what the underlay leaves, if that is less: larger
+/// packets are lost.
 pub fn mtu_excess(network: &Network, underlay: Underlay) -> Option<(u16, u16)> {
     let room = room(underlay);
     mtu_option(network).filter(|wanted| *wanted > room).map(|wanted| (wanted, room))
 }
 
-/// The other hosts that have the network, as agreed or as they say themselves. One of the other address family than ours cannot be sent to.
+/// The other hosts that have the network, as agreed or as they say themselves. One of the other
+/// address family than ours cannot be sent to.
 fn others(
     cluster: &Cluster,
     (id, network): (&NetworkId, &Network),
     me: HostId,
     underlay: Underlay,
-    heard: &Heard,
+    heard: &PeerStates,
 ) -> Vec<Announcement> {
     let others = cluster.hosts.iter().filter(|(host, _)| **host != me);
     others
@@ -256,7 +272,8 @@ fn others(
             let said = heard.hosts.get(host);
             let announced = said.and_then(|said| said.networks.get(id)).cloned();
             let address = record.address.ip();
-            let is_reachable = address.is_ipv4() == underlay.address.is_ipv4() && address != underlay.address;
+            let is_reachable =
+                address.is_ipv4() == underlay.address.is_ipv4() && address != underlay.address;
             let has_it = network.attached.contains(host) || announced.is_some();
             let in_sync = said.is_some_and(|said| said.in_sync);
             (is_reachable && has_it).then_some((address, announced, in_sync))
@@ -264,7 +281,8 @@ fn others(
         .collect()
 }
 
-/// Where the other hosts' endpoints are. One that two hosts announce, as while it moves, is learnt from its own traffic meanwhile.
+/// Where the other hosts' endpoints are. One that two hosts announce, as while it moves, is learnt
+/// from its own traffic meanwhile.
 fn remote_macs(others: &[Announcement]) -> BTreeMap<MacAddress, IpAddr> {
     let mut places: BTreeMap<MacAddress, Option<IpAddr>> = BTreeMap::new();
     for (address, announced, _) in others {

@@ -1,4 +1,5 @@
-//! From what there is to what there should be, in an order that neither leaks nor loses a packet on the way.
+//! From what there is to what there should be, in an order that neither leaks nor loses a packet on
+//! the way.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -6,19 +7,22 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::{
-    Action, ContainerEnd, Desired, DeviceName, GROUPS_MAX, IGMP_VERSION, MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION,
-    MULTICAST_ROUTER_ALWAYS, Mark, Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel,
-    ObservedUnderlayFilter, Place, Port, Segment,
+    Action, ContainerEnd, Desired, DeviceName, GROUPS_MAX, IGMP_VERSION,
+    MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Observed, ObservedBridge,
+    ObservedPort, ObservedSegment, ObservedTunnel, ObservedUnderlayFilter, OwnerTag, Place, Port,
+    Segment,
 };
 use crate::Vni;
 use crate::limits::{GROUPS_PER_PORT_MAX, LEARNED_MAX, MTU_MIN};
 
 /// What to do so that the kernel has what is `desired`: empty when it has.
 ///
-/// The underlay filter comes first: no VXLAN device is made before it stands, and it lets in a new member before anything is sent
-/// to that. Segments that are no longer desired go next. Then, for each that is, from the inside out: namespace, bridge, the guard that keeps IGMP
-/// and MLD off the tunnel, the tunnel with its flood entries, and only then the tunnel's place in the bridge; so that no query or report
-/// can leave before the guard stands, and the first frame that reaches the tunnel finds every remote. Ports come last.
+/// The underlay filter comes first: no VXLAN device is made before it stands, and it lets in a new
+/// member before anything is sent to that. Segments that are no longer desired go next. Then, for
+/// each that is, from the inside out: namespace, bridge, the guard that keeps IGMP and MLD off the
+/// tunnel, the tunnel with its flood entries, and only then the tunnel's place in the bridge; so
+/// that no query or report can leave before the guard stands, and the first frame that reaches the
+/// tunnel finds every remote. Ports come last.
 ///
 /// What carries no mark of shoutd is never the object of a deletion.
 pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Action> {
@@ -63,8 +67,8 @@ fn plan_segment(vni: Vni, desired: &Segment, observed: &Observed, plan: &mut Vec
     let desired = &*desired;
 
     plan_bridge(vni, desired, current.bridge.as_ref(), plan);
-    if !current.guard || current.max_rate != desired.max_rate {
-        plan.push(Action::InstallGuard { vni, max_rate: desired.max_rate });
+    if !current.igmp_mld_filter || current.max_rate != desired.max_rate {
+        plan.push(Action::InstallIgmpMldFilter { vni, max_rate: desired.max_rate });
     }
     plan_tunnel(vni, desired, current, plan);
     plan_ports(vni, desired, current, &observed.missing_sandboxes, plan);
@@ -74,7 +78,8 @@ fn plan_segment(vni: Vni, desired: &Segment, observed: &Observed, plan: &mut Vec
     }
 }
 
-/// The MTU that is there, if it is to stay for now: until all hosts were heard, as after a start of the daemon, one of them may have no room for more.
+/// The MTU that is there, if it is to stay for now: until all hosts were heard, as after a start of
+/// the daemon, one of them may have no room for more.
 fn kept_mtu(desired: &Segment, current: &ObservedSegment) -> Option<u16> {
     let bridge = current.bridge.as_ref().filter(|bridge| bridge.mark.is_some())?;
     let is_less = (MTU_MIN..desired.mtu).contains(&bridge.mtu);
@@ -83,11 +88,21 @@ fn kept_mtu(desired: &Segment, current: &ObservedSegment) -> Option<u16> {
 
 /// Whether the namespace is left over from a network that had this VNI before.
 fn is_of_another_network(segment: &ObservedSegment, desired: &Segment) -> bool {
-    let marks = [segment.bridge.as_ref().map(|b| &b.mark), segment.tunnel.as_ref().map(|t| &t.mark)];
-    marks.into_iter().flatten().flatten().any(|mark| *mark != Mark::Network(desired.network.clone()))
+    let marks =
+        [segment.bridge.as_ref().map(|b| &b.mark), segment.tunnel.as_ref().map(|t| &t.mark)];
+    marks
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|mark| *mark != OwnerTag::Network(desired.network.clone()))
 }
 
-fn plan_bridge(vni: Vni, desired: &Segment, current: Option<&ObservedBridge>, plan: &mut Vec<Action>) {
+fn plan_bridge(
+    vni: Vni,
+    desired: &Segment,
+    current: Option<&ObservedBridge>,
+    plan: &mut Vec<Action>,
+) {
     // One without its mark is half made; making it again finishes it.
     if current.is_none_or(|bridge| bridge.mark.is_none()) {
         plan.push(Action::CreateBridge { vni, network: desired.network.clone() });
@@ -117,12 +132,18 @@ fn plan_tunnel(vni: Vni, desired: &Segment, current: &ObservedSegment, plan: &mu
         plan.push(Action::DeleteTunnel { vni });
     }
     if kept.is_none() {
-        plan.push(Action::CreateTunnel { vni, network: desired.network.clone(), vtep: desired.vtep });
+        plan.push(Action::CreateTunnel {
+            vni,
+            network: desired.network.clone(),
+            vtep: desired.vtep,
+        });
     }
     let nobody = BTreeSet::new();
     let flood: &BTreeSet<IpAddr> = if kept.is_some() { &current.flood } else { &nobody };
     plan.extend(desired.remotes.difference(flood).map(|&remote| Action::AddFlood { vni, remote }));
-    plan.extend(flood.difference(&desired.remotes).map(|&remote| Action::RemoveFlood { vni, remote }));
+    plan.extend(
+        flood.difference(&desired.remotes).map(|&remote| Action::RemoveFlood { vni, remote }),
+    );
     if !kept.is_some_and(|tunnel| is_tuned_tunnel(tunnel, desired)) {
         plan.push(Action::TuneTunnel { vni, mtu: desired.mtu, learning: desired.learning });
     }
@@ -153,10 +174,11 @@ fn plan_ports(
     plan: &mut Vec<Action>,
 ) {
     let is_kept = |name: &DeviceName, found: &ObservedPort| {
-        let wanted = desired.ports.get(name).map(|port| Mark::Endpoint(port.endpoint.clone()));
+        let wanted = desired.ports.get(name).map(|port| OwnerTag::Endpoint(port.endpoint.clone()));
         wanted.is_some() && found.mark == wanted
     };
-    // All that goes before anything comes: a new endpoint may have the name or the addresses of an old one.
+    // All that goes before anything comes: a new endpoint may have the name or the addresses of an
+    // old one.
     for (name, found) in &current.ports {
         if !is_kept(name, found) {
             plan.push(Action::DeletePort { vni, name: name.clone() });
@@ -205,7 +227,8 @@ fn plan_kept_port(
         let (sandbox, port) = (sandbox.clone(), name.clone());
         plan.push(Action::EndDuplicateDetection { vni, port, sandbox, name: end.name.clone() });
     }
-    // A container's end in the host's namespace, or one that is nowhere to be seen, is in Docker's hands: being moved in, or out.
+    // A container's end in the host's namespace, or one that is nowhere to be seen, is in Docker's
+    // hands: being moved in, or out.
     if let (Some(end), Some(sandbox)) = (&found.container_end, &port.sandbox)
         && end.place == Place::Sandbox(sandbox.clone())
         && !is_complete_end(end, port, mtu)
@@ -216,12 +239,18 @@ fn plan_kept_port(
 }
 
 fn is_tuned_port(found: &ObservedPort, segment: &Segment) -> bool {
-    let is_limited = found.groups_max.is_none_or(|max| usize::try_from(max) == Ok(GROUPS_PER_PORT_MAX));
-    found.mtu == segment.mtu && found.up && found.enslaved && found.learning == segment.learning && is_limited
+    let is_limited =
+        found.groups_max.is_none_or(|max| usize::try_from(max) == Ok(GROUPS_PER_PORT_MAX));
+    found.mtu == segment.mtu
+        && found.up
+        && found.enslaved
+        && found.learning == segment.learning
+        && is_limited
 }
 
-/// Whether the container's interface has all it should have; it may have more. One that is down was not yet brought up by Docker, or was brought down in the container: that is its
-/// business, and it gets what it lacks when it is up again.
+/// Whether the container's interface has all it should have; it may have more. One that is down was
+/// not yet brought up by Docker, or was brought down in the container: that is its business, and it
+/// gets what it lacks when it is up again.
 fn is_complete_end(end: &ContainerEnd, port: &Port, mtu: u16) -> bool {
     let is_set_up = end.mtu == mtu
         && end.mac == port.mac

@@ -1,5 +1,6 @@
-//! What the forwarding tables of one segment hold for the sake of announcements, beside the flood entries: where groups are sent, and where endpoints' MAC
-//! addresses are. It changes with every join of a receiver anywhere, so it is kept apart from devices and compared on its own.
+//! What the forwarding tables of one segment hold for the sake of announcements, beside the flood
+//! entries: where groups are sent, and where endpoints' MAC addresses are. It changes with every
+//! join of a receiver anywhere, so it is kept apart from devices and compared on its own.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +21,8 @@ pub enum Destination {
     Host(IpAddr),
 }
 
-/// What keeps groups that nobody listens to off the tunnel where the VXLAN device cannot: a filter before it. Link-local groups pass in any case.
+/// What keeps groups that nobody listens to off the tunnel where the VXLAN device cannot: a filter
+/// before it. Link-local groups pass in any case.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Filter {
     /// There is none: every group passes.
@@ -54,13 +56,15 @@ impl Filter {
 /// What there is of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Forwarding {
-    /// Entries of the VXLAN device's multicast database. An unspecified group without a source stands for all groups of its family.
+    /// Entries of the VXLAN device's multicast database. An unspecified group without a source
+    /// stands for all groups of its family.
     pub groups: BTreeMap<SourceGroup, BTreeSet<Destination>>,
     /// Entries of the VXLAN device's forwarding table for addresses of groups.
     pub group_macs: BTreeMap<MacAddress, BTreeSet<IpAddr>>,
     /// Entries of the VXLAN device's forwarding table for endpoints' addresses.
     pub remote_macs: BTreeMap<MacAddress, IpAddr>,
-    /// Entries of the bridge's forwarding table: the port that an endpoint is behind, the tunnel for those of other hosts.
+    /// Entries of the bridge's forwarding table: the port that an endpoint is behind, the tunnel
+    /// for those of other hosts.
     pub ports: BTreeMap<MacAddress, DeviceName>,
     /// Which groups come to the VXLAN device at all.
     pub filter: Filter,
@@ -73,8 +77,11 @@ pub const UNREGISTERED: [SourceGroup; 2] =
 impl Forwarding {
     /// What a segment should have.
     pub fn wanted(segment: &Segment, tier: Tier) -> Self {
-        let mut wanted =
-            Self { remote_macs: segment.remote_macs.clone(), ports: segment.pinned_ports(), ..Self::default() };
+        let mut wanted = Self {
+            remote_macs: segment.remote_macs.clone(),
+            ports: segment.pinned_ports(),
+            ..Self::default()
+        };
         let replication = &segment.replication;
         match tier {
             Tier::VxlanMdb => {
@@ -91,20 +98,30 @@ impl Forwarding {
         wanted
     }
 
-    /// What a segment should have where this is there: some of what is there, and not wanted, stays beside what is.
+    /// What a segment should have where this is there: some of what is there, and not wanted, stays
+    /// beside what is.
     ///
-    /// The kernel makes an entry of several hosts one host after the other, and so takes it away, and meanwhile the others miss what is sent. So an entry for a source that nobody names any more
-    /// stays for as long as anybody listens to its group, and sends as the group's own does.
+    /// The kernel makes an entry of several hosts one host after the other, and so takes it away,
+    /// and meanwhile the others miss what is sent. So an entry for a source that nobody names any
+    /// more stays for as long as anybody listens to its group, and sends as the group's own does.
     ///
-    /// While not everything is known, entries of groups stay of which nobody is known to want them, with all hosts to which their packets would go without them; a daemon that starts anew would take every one
-    /// away. Likewise endpoints' addresses that are at a host of which it is not known what it has: without them it would be anybody's to take its endpoints' place, or, where nothing is learnt,
-    /// nobody would know where they are.
-    pub fn wanted_beside(found: &Self, segment: &Segment, tier: Tier) -> Self {
+    /// While not everything is known, entries of groups stay of which nobody is known to want them,
+    /// with all hosts to which their packets would go without them; a daemon that starts anew would
+    /// take every one away. Likewise endpoints' addresses that are at a host of which it is not
+    /// known what it has: without them it would be anybody's to take its endpoints' place, or,
+    /// where nothing is learnt, nobody would know where they are.
+    pub fn desired_with_retained(found: &Self, segment: &Segment, tier: Tier) -> Self {
         Self::wanted_beside_within(found, segment, tier, (REPLICATED_MAX, LEASES_PER_NETWORK_MAX))
     }
 
-    /// The same with so many entries of groups, and of endpoints, at the most, unless more are wanted: as many as there can be wanted.
-    pub fn wanted_beside_within(found: &Self, segment: &Segment, tier: Tier, most: (usize, usize)) -> Self {
+    /// The same with so many entries of groups, and of endpoints, at the most, unless more are
+    /// wanted: as many as there can be wanted.
+    pub fn wanted_beside_within(
+        found: &Self,
+        segment: &Segment,
+        tier: Tier,
+        most: (usize, usize),
+    ) -> Self {
         let mut wanted = Self::wanted(segment, tier);
         let replication = &segment.replication;
         if tier == Tier::VxlanMdb {
@@ -114,9 +131,12 @@ impl Forwarding {
             return wanted;
         }
         if tier == Tier::MulticastFdb {
-            let is_surplus = |mac: &&MacAddress| !wanted.group_macs.contains_key(*mac) && !goes_to_every_host(**mac);
+            let is_surplus = |mac: &&MacAddress| {
+                !wanted.group_macs.contains_key(*mac) && !goes_to_every_host(**mac)
+            };
             let surplus = found.group_macs.keys().filter(is_surplus);
-            let kept: Vec<MacAddress> = surplus.take(most.0.saturating_sub(wanted.group_macs.len())).copied().collect();
+            let kept: Vec<MacAddress> =
+                surplus.take(most.0.saturating_sub(wanted.group_macs.len())).copied().collect();
             wanted.group_macs.extend(kept.into_iter().map(|mac| (mac, segment.remotes.clone())));
             wanted.group_macs.retain(|_, remotes| !remotes.is_empty());
         }
@@ -124,7 +144,9 @@ impl Forwarding {
         wanted
     }
 
-    /// Wants entries that are there to stay, with the hosts to which their packets would go without them: all while not everything is known, and those for sources of groups that anybody listens to.
+    /// Wants entries that are there to stay, with the hosts to which their packets would go without
+    /// them: all while not everything is known, and those for sources of groups that anybody
+    /// listens to.
     fn keep_groups(&mut self, found: &Self, replication: &Replication, most: usize) {
         let mut sources: BTreeMap<IpAddr, usize> = BTreeMap::new();
         let mut is_kept = |key: &SourceGroup| {
@@ -135,8 +157,10 @@ impl Forwarding {
             *kept += 1;
             *kept <= KEPT_SOURCES_MAX && has_lasting_sources(replication, *key)
         };
-        let surplus = found.groups.keys().filter(|key| !self.groups.contains_key(key) && is_kept(key));
-        let kept: Vec<SourceGroup> = surplus.take(most.saturating_sub(self.groups.len())).copied().collect();
+        let surplus =
+            found.groups.keys().filter(|key| !self.groups.contains_key(key) && is_kept(key));
+        let kept: Vec<SourceGroup> =
+            surplus.take(most.saturating_sub(self.groups.len())).copied().collect();
         for key in kept {
             let wider = replication.groups.get(&(None, key.1)).unwrap_or(&replication.unregistered);
             self.groups.insert(key, destinations(wider));
@@ -154,21 +178,30 @@ impl Forwarding {
         // Those with a source come last.
         let with_source = || before.groups.keys().rev().take_while(|(source, _)| source.is_some());
         !Arc::ptr_eq(before, after)
-            && with_source().any(|key| !after.groups.contains_key(key) && has_lasting_sources(after, *key))
+            && with_source()
+                .any(|key| !after.groups.contains_key(key) && has_lasting_sources(after, *key))
     }
 
-    /// Wants endpoints' addresses to stay where they are found, if that is at a host of which it is not known what it has, and they are not wanted elsewhere.
+    /// Wants endpoints' addresses to stay where they are found, if that is at a host of which it is
+    /// not known what it has, and they are not wanted elsewhere.
     fn keep_pins(&mut self, found: &Self, segment: &Segment, most: usize) {
-        let is_known =
-            |host: &IpAddr| segment.remotes.contains(host) && !segment.replication.unregistered.contains(host);
+        let is_known = |host: &IpAddr| {
+            segment.remotes.contains(host) && !segment.replication.unregistered.contains(host)
+        };
         let room = most.saturating_sub(self.remote_macs.len());
-        let surplus = found.remote_macs.iter().filter(|(mac, host)| !self.ports.contains_key(mac) && !is_known(host));
-        let kept: BTreeMap<MacAddress, IpAddr> = surplus.take(room).map(|(mac, host)| (*mac, *host)).collect();
-        self.ports.extend(kept.keys().filter_map(|mac| Some((*mac, found.ports.get(mac)?.clone()))));
+        let surplus = found
+            .remote_macs
+            .iter()
+            .filter(|(mac, host)| !self.ports.contains_key(mac) && !is_known(host));
+        let kept: BTreeMap<MacAddress, IpAddr> =
+            surplus.take(room).map(|(mac, host)| (*mac, *host)).collect();
+        self.ports
+            .extend(kept.keys().filter_map(|mac| Some((*mac, found.ports.get(mac)?.clone()))));
         self.remote_macs.extend(kept);
     }
 
-    /// What to do where what `before` wants is there, so that there is what `after` wants. It costs a look at each group and no more, but for those that differ.
+    /// What to do where what `before` wants is there, so that there is what `after` wants. It costs
+    /// a look at each group and no more, but for those that differ.
     pub fn changes_between(before: &Segment, after: &Segment, tier: Tier) -> Vec<Change> {
         if tier != Tier::VxlanMdb {
             return Self::wanted(before, tier).changes_to(&Self::wanted(after, tier));
@@ -194,11 +227,14 @@ impl Forwarding {
         old.changes_to(&new)
     }
 
-    /// What to do, in this order, so that there is what is wanted: all additions before any removal, and narrower entries before the wider ones that they
-    /// would otherwise fall back to, so that no host misses what it had and still wants.
+    /// What to do, in this order, so that there is what is wanted: all additions before any
+    /// removal, and narrower entries before the wider ones that they would otherwise fall back to,
+    /// so that no host misses what it had and still wants.
     pub fn changes_to(&self, wanted: &Self) -> Vec<Change> {
         let mut changes = Vec::new();
-        if self.filter != Filter::Off && (self.filter == Filter::Broken || wanted.filter == Filter::Off) {
+        if self.filter != Filter::Off
+            && (self.filter == Filter::Broken || wanted.filter == Filter::Off)
+        {
             changes.push(Change::Unfilter);
         }
         // With a source first, the unspecified groups, which hold back all others, last.
@@ -206,11 +242,18 @@ impl Forwarding {
         self.add_groups(wanted, false, &mut changes);
         for (mac, remotes) in &wanted.group_macs {
             let there = self.group_macs.get(mac);
-            let missing = remotes.iter().filter(|remote| there.is_none_or(|there| !there.contains(remote)));
-            changes.extend(missing.map(|remote| Change::GroupMac { mac: *mac, remote: *remote, add: true }));
+            let missing =
+                remotes.iter().filter(|remote| there.is_none_or(|there| !there.contains(remote)));
+            changes.extend(missing.map(|remote| Change::GroupMac {
+                mac: *mac,
+                remote: *remote,
+                add: true,
+            }));
         }
         if let (Some(there), Some(wanted)) = (self.filter.admitted(), wanted.filter.admitted()) {
-            changes.extend(wanted.difference(there).map(|group| Change::Admit { group: *group, add: true }));
+            changes.extend(
+                wanted.difference(there).map(|group| Change::Admit { group: *group, add: true }),
+            );
         }
         for (mac, remote) in &wanted.remote_macs {
             if self.remote_macs.get(mac) != Some(remote) {
@@ -234,10 +277,13 @@ impl Forwarding {
             if there == Some(destinations) {
                 continue;
             }
-            // While a new entry is made, those that are not in it yet get nothing. So those that get its packets now come first; the others have nothing to miss.
+            // While a new entry is made, those that are not in it yet get nothing. So those that
+            // get its packets now come first; the others have nothing to miss.
             let served = self.fallback(*key).filter(|_| there.is_none());
-            let (first, last) = divided(destinations, |to| served.is_none_or(|served| served.contains(to)));
-            let missing = first.chain(last).filter(|to| there.is_none_or(|there| !there.contains(to)));
+            let (first, last) =
+                divided(destinations, |to| served.is_none_or(|served| served.contains(to)));
+            let missing =
+                first.chain(last).filter(|to| there.is_none_or(|there| !there.contains(to)));
             changes.extend(missing.map(|to| Change::Group { key: *key, to: *to, add: true }));
         }
     }
@@ -245,14 +291,20 @@ impl Forwarding {
     /// Where the packets of an entry go while it is not there; `None` if they go to every host.
     fn fallback(&self, (source, group): SourceGroup) -> Option<&BTreeSet<Destination>> {
         let of_group = self.groups.get(&(None, group)).filter(|_| source.is_some());
-        let is_of_family = |(_, all): &&SourceGroup| all.is_ipv4() == group.is_ipv4() && *all != group;
-        of_group.or_else(|| UNREGISTERED.iter().find(is_of_family).and_then(|all| self.groups.get(all)))
+        let is_of_family =
+            |(_, all): &&SourceGroup| all.is_ipv4() == group.is_ipv4() && *all != group;
+        of_group
+            .or_else(|| UNREGISTERED.iter().find(is_of_family).and_then(|all| self.groups.get(all)))
     }
 
     fn remove(&self, wanted: &Self, changes: &mut Vec<Change>) {
         match (self.filter.admitted(), wanted.filter.admitted()) {
             (Some(there), Some(wanted)) => {
-                changes.extend(there.difference(wanted).map(|group| Change::Admit { group: *group, add: false }));
+                changes.extend(
+                    there
+                        .difference(wanted)
+                        .map(|group| Change::Admit { group: *group, add: false }),
+                );
             }
             (None, Some(admitted)) => changes.push(Change::Filter { admitted: admitted.clone() }),
             (_, None) => {}
@@ -263,10 +315,13 @@ impl Forwarding {
             if still == Some(destinations) {
                 continue;
             }
-            // While an entry is taken away, those that are out of it already get nothing. So those that get its packets without it, too, are last in it.
+            // While an entry is taken away, those that are out of it already get nothing. So those
+            // that get its packets without it, too, are last in it.
             let served = wanted.fallback(*key).filter(|_| still.is_none());
-            let (last, first) = divided(destinations, |to| served.is_none_or(|served| served.contains(to)));
-            let surplus = first.chain(last).filter(|to| still.is_none_or(|still| !still.contains(to)));
+            let (last, first) =
+                divided(destinations, |to| served.is_none_or(|served| served.contains(to)));
+            let surplus =
+                first.chain(last).filter(|to| still.is_none_or(|still| !still.contains(to)));
             changes.extend(surplus.map(|to| Change::Group { key: *key, to: *to, add: false }));
         }
         for (mac, remotes) in &self.group_macs {
@@ -275,9 +330,15 @@ impl Forwarding {
                 continue;
             };
             let surplus = remotes.difference(still);
-            changes.extend(surplus.map(|remote| Change::GroupMac { mac: *mac, remote: *remote, add: false }));
+            changes.extend(surplus.map(|remote| Change::GroupMac {
+                mac: *mac,
+                remote: *remote,
+                add: false,
+            }));
         }
-        for (mac, remote) in self.remote_macs.iter().filter(|(mac, _)| !wanted.remote_macs.contains_key(mac)) {
+        for (mac, remote) in
+            self.remote_macs.iter().filter(|(mac, _)| !wanted.remote_macs.contains_key(mac))
+        {
             changes.push(Change::UnpinRemote { mac: *mac, remote: *remote });
         }
         for (mac, port) in self.ports.iter().filter(|(mac, _)| !wanted.ports.contains_key(mac)) {
@@ -295,7 +356,9 @@ impl Forwarding {
             Change::GroupMac { mac, remote, add: true } => {
                 self.group_macs.entry(*mac).or_default().insert(*remote);
             }
-            Change::GroupMac { mac, remote, add: false } => remove_from(&mut self.group_macs, mac, remote),
+            Change::GroupMac { mac, remote, add: false } => {
+                remove_from(&mut self.group_macs, mac, remote)
+            }
             Change::ReleaseGroupMac { mac } => {
                 self.group_macs.remove(mac);
             }
@@ -322,9 +385,11 @@ impl Forwarding {
     }
 }
 
-/// Whether an entry for a source stays though nobody names it: somebody listens to the group whatever the source.
+/// Whether an entry for a source stays though nobody names it: somebody listens to the group
+/// whatever the source.
 fn has_lasting_sources(replication: &Replication, (source, group): SourceGroup) -> bool {
-    source.is_some() && replication.groups.get(&(None, group)).is_some_and(|listeners| !listeners.is_empty())
+    source.is_some()
+        && replication.groups.get(&(None, group)).is_some_and(|listeners| !listeners.is_empty())
 }
 
 /// Where each address of groups is to be sent, of those that need not go to every host.
@@ -342,12 +407,14 @@ fn wanted_macs(replication: &Replication) -> BTreeMap<MacAddress, BTreeSet<IpAdd
             remotes.extend(listeners);
         }
     }
-    // An entry without hosts cannot be made; its groups are kept back, as those that nobody listens to.
+    // An entry without hosts cannot be made; its groups are kept back, as those that nobody listens
+    // to.
     macs.retain(|_, remotes| !remotes.is_empty());
     macs
 }
 
-/// Which groups pass to the tunnel: those that somebody listens to; all, if somebody gets what is sent to any group.
+/// Which groups pass to the tunnel: those that somebody listens to; all, if somebody gets what is
+/// sent to any group.
 fn wanted_filter(replication: &Replication) -> Filter {
     if replication.provisional || !replication.unregistered.is_empty() {
         return Filter::Off;

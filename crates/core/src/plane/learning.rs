@@ -1,9 +1,10 @@
 //! How much is learnt from traffic: where it is too much, nothing is for a time.
 //!
-//! Endpoints' addresses are pinned and need no learning; what is learnt are virtual ones (VRRP, CARP, machines behind a
-//! container's bridge). A container that sends from made-up addresses fills the tables of *other* hosts, and a VXLAN
-//! device's limit cannot be changed once it is made. A segment that learns nothing sends what it does not know to all
-//! hosts: nothing is lost, and virtual addresses go on moving.
+//! Endpoints' addresses are pinned and need no learning; what is learnt are virtual ones (VRRP,
+//! CARP, machines behind a container's bridge). A container that sends from made-up addresses fills
+//! the tables of *other* hosts, and a VXLAN device's limit cannot be changed once it is made. A
+//! segment that learns nothing sends what it does not know to all hosts: nothing is lost, and
+//! virtual addresses go on moving.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -38,14 +39,17 @@ pub struct Learning {
 }
 
 impl Learning {
-    /// Takes note of an observation made at this time, by a clock that does not go back: suspends segments that learnt more than one
-    /// may, and of the rest those with the most until all together have no more than they may.
+    /// Takes note of an observation made at this time, by a clock that does not go back: suspends
+    /// segments that learnt more than one may, and of the rest those with the most until all
+    /// together have no more than they may.
     pub fn note(&mut self, observed: &Observed, now: Duration) {
-        let is_there =
-            |vni: &Vni| observed.segments.contains_key(vni) || observed.unreadable_segments.contains_key(vni);
+        let is_there = |vni: &Vni| {
+            observed.segments.contains_key(vni) || observed.unreadable_segments.contains_key(vni)
+        };
         self.suspended.retain(|vni, suspension| suspension.until > now && is_there(vni));
         let learned = observed.segments.iter().map(|(vni, segment)| (*vni, segment.learned));
-        let mut learned: Vec<(Vni, Learned)> = learned.filter(|(_, learned)| learned.count > 0).collect();
+        let mut learned: Vec<(Vni, Learned)> =
+            learned.filter(|(_, learned)| learned.count > 0).collect();
         learned.sort_by_key(|(_, learned)| std::cmp::Reverse(learned.count));
         let mut sum: usize = learned.iter().map(|(_, learned)| learned.count).sum();
         for (vni, learned) in learned {
@@ -76,12 +80,16 @@ impl Learning {
 impl Suspension {
     /// It in a line, with what people call the network.
     pub fn describe(&self, network: &str) -> String {
-        let from =
-            self.learned.from.map_or_else(|| "containers of this host".to_owned(), |from| format!("host {from}"));
+        let from = self
+            .learned
+            .from
+            .map_or_else(|| "containers of this host".to_owned(), |from| format!("host {from}"));
         format!(
-            "network {network}: more than {LEARNED_MAX} MAC addresses that are no container's came from {from}, so this host learns none there for \
-             {} minutes. Nothing is lost; what is sent to virtual MAC addresses goes to all hosts of the network meanwhile. Look for a \
-             container that sends from made-up addresses, or create the network with --opt shoutd.mac-moves=off",
+            "network {network}: more than {LEARNED_MAX} MAC addresses that are no container's \
+             came from {from}, so this host learns none there for {} minutes. Nothing is lost; \
+             what is sent to virtual MAC addresses goes to all hosts of the network meanwhile. \
+             Look for a container that sends from made-up addresses, or create the network with \
+             --opt shoutd.mac-moves=off",
             LEARNING_SUSPENDED_FOR.as_secs() / 60
         )
     }
@@ -122,7 +130,9 @@ mod tests {
         assert_eq!(learning(&state, 2), [false, true]);
         let line = state.suspended()[&vni(7)].describe("foo");
         assert!(
-            line.contains("network foo") && line.contains("host 192.0.2.9") && line.contains("5 minutes"),
+            line.contains("network foo")
+                && line.contains("host 192.0.2.9")
+                && line.contains("5 minutes"),
             "{line}"
         );
         // Also while there is nothing left of it, and until the time is over.
@@ -143,7 +153,10 @@ mod tests {
         counts.push(1);
         state.note(&observed(&counts), Duration::ZERO);
         assert_eq!(state.suspended().len(), 1);
-        assert!(!state.suspended().contains_key(&vni(7 + u32::try_from(many).unwrap())), "the one with the least");
+        assert!(
+            !state.suspended().contains_key(&vni(7 + u32::try_from(many).unwrap())),
+            "the one with the least"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{DeviceName, Learned, Mark, Place, UnderlayFilter};
+use super::{DeviceName, Learned, OwnerTag, Place, UnderlayFilter};
 use crate::{MacAddress, NetworkId, Vni};
 
 /// The filter of the host's namespace, and all segments of this host.
@@ -18,9 +18,11 @@ pub struct Observed {
     pub segments: BTreeMap<Vni, ObservedSegment>,
     /// Those of the sandboxes asked about whose path is no network namespace (any more).
     pub missing_sandboxes: BTreeSet<PathBuf>,
-    /// Those in which it could not be read what there is, and why: of them is shown what was last read.
+    /// Those in which it could not be read what there is, and why: of them is shown what was last
+    /// read.
     pub unreadable_sandboxes: BTreeMap<PathBuf, String>,
-    /// Segments of which it could not be read what there is, and why: they are not among `segments`, and nothing is done to them.
+    /// Segments of which it could not be read what there is, and why: they are not among
+    /// `segments`, and nothing is done to them.
     pub unreadable_segments: BTreeMap<Vni, String>,
 }
 
@@ -64,14 +66,19 @@ impl Dropped {
         let senders = [
             (
                 has_grown(self.input, before.input),
-                "VXLAN from an address that is no other host's of the cluster, or agreement traffic from a \
-                 container, was dropped; if it was a host's, something between the hosts changes addresses (NAT)",
+                "VXLAN from an address that is no other host's of the cluster, or agreement \
+                 traffic from a container, was dropped; if it was a host's, something between the \
+                 hosts changes addresses (NAT)",
             ),
             (
                 has_grown(self.forward, before.forward),
-                "a container, or a machine behind this host, sent to other hosts' VXLAN or agreement port: dropped",
+                "a container, or a machine behind this host, sent to other hosts' VXLAN or \
+                 agreement port: dropped",
             ),
-            (has_grown(self.output, before.output), "a process of this host sent to other hosts' VXLAN port: dropped"),
+            (
+                has_grown(self.output, before.output),
+                "a process of this host sent to other hosts' VXLAN port: dropped",
+            ),
         ];
         senders.into_iter().filter_map(|(has_grown, text)| has_grown.then_some(text)).collect()
     }
@@ -98,8 +105,9 @@ impl ObservedUnderlayFilter {
     pub fn problem(&self) -> Option<String> {
         match self {
             Self::Whole { complete: false, .. } => Some(
-                "this kernel cannot tell by which kind of device a packet came in (Linux 5.13 can): a \
-                 container that may send raw packets can put frames into networks it is not on"
+                "this kernel cannot tell by which kind of device a packet came in (Linux 5.13 \
+                 can): a container that may send raw packets can put frames into networks it is \
+                 not on"
                     .to_owned(),
             ),
             _ => None,
@@ -112,7 +120,8 @@ impl Observed {
     pub fn problems(&self) -> impl Iterator<Item = String> {
         let line = |(vni, error): (&Vni, &String)| {
             format!(
-                "cannot read what the network with VNI {vni} has in the kernel, so nothing is changed there: {error}"
+                "cannot read what the network with VNI {vni} has in the kernel, so nothing is \
+                 changed there: {error}"
             )
         };
         self.sandbox_problems().chain(self.unreadable_segments.iter().map(line))
@@ -121,7 +130,8 @@ impl Observed {
     fn sandbox_problems(&self) -> impl Iterator<Item = String> {
         let line = |(path, error): (&PathBuf, &String)| {
             format!(
-                "cannot look into the container at {}, whose interface stays as it was last seen: {error}",
+                "cannot look into the container at {}, whose interface stays as it was last seen: \
+                 {error}",
                 path.display()
             )
         };
@@ -137,23 +147,28 @@ pub struct ObservedSegment {
     /// Its VXLAN device, if shoutd made a device of that name.
     pub tunnel: Option<ObservedTunnel>,
     /// Whether the filter is whole that keeps IGMP and MLD off the tunnel.
-    pub guard: bool,
+    pub igmp_mld_filter: bool,
     /// What it lets each endpoint send of multicast and broadcast, in packets a second.
     pub max_rate: Option<u32>,
-    /// Hosts that get broadcast, unknown unicast and what is not narrowed: the all-zero FDB entries of the VXLAN device.
+    /// Hosts that get broadcast, unknown unicast and what is not narrowed: the all-zero FDB entries
+    /// of the VXLAN device.
     pub flood: BTreeSet<IpAddr>,
     /// What was learnt from traffic.
     pub learned: Learned,
     /// The other devices that shoutd made.
     pub ports: BTreeMap<DeviceName, ObservedPort>,
-    /// Devices, beside those that every namespace has, that shoutd did not make: never touched, and a reason to keep the namespace.
+    /// Devices, beside those that every namespace has, that shoutd did not make: never touched, and
+    /// a reason to keep the namespace.
     pub foreign: BTreeSet<DeviceName>,
 }
 
 impl ObservedSegment {
     /// Whether there is something of shoutd in it, or nothing at all.
     pub fn is_ours(&self) -> bool {
-        let is_used = self.bridge.is_some() || self.tunnel.is_some() || self.guard || !self.ports.is_empty();
+        let is_used = self.bridge.is_some()
+            || self.tunnel.is_some()
+            || self.igmp_mld_filter
+            || !self.ports.is_empty();
         is_used || self.foreign.is_empty()
     }
 
@@ -161,7 +176,7 @@ impl ObservedSegment {
     pub fn network(&self) -> Option<&NetworkId> {
         let marks = [self.bridge.as_ref().map(|b| &b.mark), self.tunnel.as_ref().map(|t| &t.mark)];
         marks.into_iter().flatten().find_map(|mark| match mark {
-            Some(Mark::Network(id)) => Some(id),
+            Some(OwnerTag::Network(id)) => Some(id),
             _ => None,
         })
     }
@@ -171,7 +186,7 @@ impl ObservedSegment {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedBridge {
     /// Its alias, if that is a mark of shoutd; `None` if it is half made.
-    pub mark: Option<Mark>,
+    pub mark: Option<OwnerTag>,
     /// Its MTU in octets.
     pub mtu: u16,
     /// Whether it is up.
@@ -192,7 +207,8 @@ pub struct ObservedBridge {
     pub membership_interval: u64,
     /// MAC addresses that it learns, 0 for any number; `None` where the kernel has no limit to set.
     pub learned_max: Option<u32>,
-    /// Whether it has the IPv6 link-local address without which it sends no MLD queries; true where the kernel has no IPv6.
+    /// Whether it has the IPv6 link-local address without which it sends no MLD queries; true where
+    /// the kernel has no IPv6.
     pub link_local: bool,
 }
 
@@ -200,7 +216,7 @@ pub struct ObservedBridge {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedTunnel {
     /// Its alias, if that is a mark of shoutd; `None` if it is half made.
-    pub mark: Option<Mark>,
+    pub mark: Option<OwnerTag>,
     /// VNI; `None` if the device is not VXLAN at all.
     pub vni: Option<Vni>,
     /// Source address of what it sends.
@@ -225,7 +241,7 @@ pub struct ObservedTunnel {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedPort {
     /// Its alias, if that is a mark of shoutd; `None` if it is half made.
-    pub mark: Option<Mark>,
+    pub mark: Option<OwnerTag>,
     /// Its MTU in octets.
     pub mtu: u16,
     /// Whether it is up.
@@ -236,7 +252,8 @@ pub struct ObservedPort {
     pub learning: bool,
     /// Entries of the multicast database it may have; `None` where the kernel does not count them.
     pub groups_max: Option<u32>,
-    /// The other end, where it was looked for and found: in the host's namespace and in the sandboxes that local state names.
+    /// The other end, where it was looked for and found: in the host's namespace and in the
+    /// sandboxes that local state names.
     pub container_end: Option<ContainerEnd>,
 }
 
@@ -255,7 +272,8 @@ pub struct ContainerEnd {
     pub up: bool,
     /// Its addresses: also those that somebody else gave it, or the kernel by itself.
     pub addresses: BTreeSet<IpNet>,
-    /// Whether duplicates are being looked for of its IPv6 link-local address, which cannot be used meanwhile, or would be of the next one.
+    /// Whether duplicates are being looked for of its IPv6 link-local address, which cannot be used
+    /// meanwhile, or would be of the next one.
     pub detects_duplicates: bool,
     /// The destinations of the connected routes of IPv4 multicast that lead out of it.
     pub multicast_routes: BTreeSet<Ipv4Net>,

@@ -13,24 +13,29 @@ const PREFIX: &str = "shoutd.";
 pub const MAC_MOVES_OPTION: &str = "shoutd.mac-moves";
 /// Multicast and broadcast packets a second that each endpoint may send.
 pub const MAX_RATE_OPTION: &str = "shoutd.max-rate";
-/// Which multicast leaves a container by this network, if several networks could take it: `auto`, `off`, or prefixes.
+/// Which multicast leaves a container by this network, if several networks could take it: `auto`,
+/// `off`, or prefixes.
 pub const MULTICAST_ROUTE_OPTION: &str = "shoutd.multicast-route";
-/// `off` keeps the names of containers of other hosts out of containers' hosts files; `all` has also those there that could be names of the public DNS. Else `on`.
+/// `off` keeps the names of containers of other hosts out of containers' hosts files; `all` has
+/// also those there that could be names of the public DNS. Else `on`.
 pub const NAMES_OPTION: &str = "shoutd.names";
 /// All IPv4 multicast (RFC 5771).
 pub const ALL_MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);
 /// Prefixes that one network may be given: each becomes a route in each container.
 const ROUTES_MAX: usize = 16;
-/// Says which network of the cluster a Docker network is the mirror of. Set by shoutd, not by people.
+/// Says which network of the cluster a Docker network is the mirror of. Set by shoutd, not by
+/// people.
 const NETWORK_OPTION: &str = "shoutd.network";
-const KNOWN: [&str; 5] = [MAC_MOVES_OPTION, MAX_RATE_OPTION, MULTICAST_ROUTE_OPTION, NAMES_OPTION, NETWORK_OPTION];
+const KNOWN: [&str; 5] =
+    [MAC_MOVES_OPTION, MAX_RATE_OPTION, MULTICAST_ROUTE_OPTION, NAMES_OPTION, NETWORK_OPTION];
 
 /// An option that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidOption {
     /// Nobody knows it.
     #[error(
-        "shoutd has no option {name}; it has {MAC_MOVES_OPTION}, {MAX_RATE_OPTION}, {MULTICAST_ROUTE_OPTION} and {NAMES_OPTION}"
+        "shoutd has no option {name}; it has {MAC_MOVES_OPTION}, {MAX_RATE_OPTION}, \
+         {MULTICAST_ROUTE_OPTION} and {NAMES_OPTION}"
     )]
     Unknown {
         /// Its name.
@@ -64,14 +69,16 @@ pub enum InvalidOption {
     },
 }
 
-/// Checks options as a user gives them. Of those that do not begin with `shoutd.`, which are Docker's or somebody else's, it refuses
-/// those that shoutd would have to keep and does not.
+/// Checks options as a user gives them. Of those that do not begin with `shoutd.`, which are
+/// Docker's or somebody else's, it refuses those that shoutd would have to keep and does not.
 ///
 /// # Errors
-/// The first option that is not known, or has a value it cannot have, or promises what shoutd does not do.
+/// The first option that is not known, or has a value it cannot have, or promises what shoutd does
+/// not do.
 pub fn check_options(options: &BTreeMap<String, String>) -> Result<(), InvalidOption> {
-    let is_unprintable =
-        |(name, value): &(&String, &String)| [name, value].iter().any(|text| text.contains(char::is_control));
+    let is_unprintable = |(name, value): &(&String, &String)| {
+        [name, value].iter().any(|text| text.contains(char::is_control))
+    };
     if let Some((name, _)) = options.iter().find(is_unprintable) {
         return Err(InvalidOption::ControlCharacter { name: name.chars().take(80).collect() });
     }
@@ -79,7 +86,9 @@ pub fn check_options(options: &BTreeMap<String, String>) -> Result<(), InvalidOp
         let name = unkept.name.chars().take(80).collect();
         return Err(InvalidOption::Unkept { name, instead: unkept.instead, remedy: unkept.remedy });
     }
-    if let Some(name) = options.keys().find(|name| name.starts_with(PREFIX) && !KNOWN.contains(&name.as_str())) {
+    if let Some(name) =
+        options.keys().find(|name| name.starts_with(PREFIX) && !KNOWN.contains(&name.as_str()))
+    {
         return Err(InvalidOption::Unknown { name: name.chars().take(80).collect() });
     }
     let refuse = |name: &'static str, value: &String, expected| {
@@ -106,7 +115,8 @@ pub fn check_options(options: &BTreeMap<String, String>) -> Result<(), InvalidOp
         return refuse(
             MULTICAST_ROUTE_OPTION,
             value,
-            "auto, off, or up to 16 IPv4 multicast prefixes with commas between them, such as 239.0.0.0/8",
+            "auto, off, or up to 16 IPv4 multicast prefixes with commas between them, such as \
+             239.0.0.0/8",
         );
     }
     Ok(())
@@ -127,8 +137,10 @@ pub fn resolves_public_names(options: &BTreeMap<String, String>) -> bool {
     options.get(NAMES_OPTION).is_some_and(|value| value == "all")
 }
 
-/// The destinations for which a container that joins this network is to have a route out of its interface there, as far as no other network of shoutd's that it is on has the
-/// very same: all multicast, none, or the prefixes that were given, of which the kernel takes the longest that fits.
+/// The destinations for which a container that joins this network is to have a route out of its
+/// interface there, as far as no other network of shoutd's that it is on has the very same: all
+/// multicast, none, or the prefixes that were given, of which the kernel takes the longest that
+/// fits.
 pub fn multicast_routes(options: &BTreeMap<String, String>) -> BTreeSet<Ipv4Net> {
     let given = options.get(MULTICAST_ROUTE_OPTION).and_then(|value| parse_routes(value));
     given.unwrap_or_else(|| BTreeSet::from([ALL_MULTICAST]))
@@ -140,8 +152,11 @@ fn parse_routes(value: &str) -> Option<BTreeSet<Ipv4Net>> {
         "off" => return Some(BTreeSet::new()),
         _ => {}
     }
-    let parse =
-        |text: &str| text.parse::<Ipv4Net>().ok().filter(|net| net.trunc() == *net && ALL_MULTICAST.contains(net));
+    let parse = |text: &str| {
+        text.parse::<Ipv4Net>()
+            .ok()
+            .filter(|net| net.trunc() == *net && ALL_MULTICAST.contains(net))
+    };
     let prefixes: Option<BTreeSet<Ipv4Net>> = value.split(',').map(parse).collect();
     prefixes.filter(|prefixes| prefixes.len() <= ROUTES_MAX)
 }
@@ -182,14 +197,19 @@ mod tests {
         for (name, value) in sound {
             assert_eq!(check(name, value), Ok(()), "{name} {value}");
         }
-        assert_eq!(max_rate(&BTreeMap::from([(MAX_RATE_OPTION.to_owned(), "500".to_owned())])), Some(500));
+        assert_eq!(
+            max_rate(&BTreeMap::from([(MAX_RATE_OPTION.to_owned(), "500".to_owned())])),
+            Some(500)
+        );
         assert!(!learns(&BTreeMap::from([(MAC_MOVES_OPTION.to_owned(), "off".to_owned())])));
         assert!(learns(&BTreeMap::new()));
     }
 
     #[test]
     fn control_characters_are_refused_in_names_and_values() {
-        for (name, value) in [("a\nb", "1"), ("a", "1\n2"), ("a\u{1b}[2J", ""), ("shoutd.names\n", "off")] {
+        for (name, value) in
+            [("a\nb", "1"), ("a", "1\n2"), ("a\u{1b}[2J", ""), ("shoutd.names\n", "off")]
+        {
             let told = check(name, value).unwrap_err().to_string();
             assert!(told.contains("control character") && !told.contains('\n'), "{told}");
         }
@@ -198,7 +218,10 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused_with_what_can() {
         for value in ["", "0", "-1", "+5", "1e3", "4294967296", " 7"] {
-            assert!(matches!(check(MAX_RATE_OPTION, value), Err(InvalidOption::Value { .. })), "{value}");
+            assert!(
+                matches!(check(MAX_RATE_OPTION, value), Err(InvalidOption::Value { .. })),
+                "{value}"
+            );
         }
         for value in [
             "",
@@ -210,7 +233,10 @@ mod tests {
             "239.0.0.0/8,",
             "239.0.0.0/8, 224.0.0.0/8",
         ] {
-            assert!(matches!(check(MULTICAST_ROUTE_OPTION, value), Err(InvalidOption::Value { .. })), "{value}");
+            assert!(
+                matches!(check(MULTICAST_ROUTE_OPTION, value), Err(InvalidOption::Value { .. })),
+                "{value}"
+            );
         }
         assert_eq!(
             check(MAC_MOVES_OPTION, "no").unwrap_err().to_string(),
@@ -218,7 +244,8 @@ mod tests {
         );
         assert_eq!(
             check("shoutd.max_rate", "5").unwrap_err().to_string(),
-            "shoutd has no option shoutd.max_rate; it has shoutd.mac-moves, shoutd.max-rate, shoutd.multicast-route and shoutd.names"
+            "shoutd has no option shoutd.max_rate; it has shoutd.mac-moves, shoutd.max-rate, \
+             shoutd.multicast-route and shoutd.names"
         );
     }
 }

@@ -3,15 +3,18 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// How multicast is sent to the hosts that listen: the best that a kernel can do. Each host's tier is its own affair, for replication is the sender's.
+/// How multicast is sent to the hosts that listen: the best that a kernel can do. Each host's tier
+/// is its own affair, for replication is the sender's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tier {
     /// To every host that has the network.
     Flood,
-    /// By the groups' MAC addresses in the VXLAN device's forwarding table, 32 IPv4 groups to an address, whatever the source; those that share an address with link-local ones that anybody may listen to
-    /// go to every host. Groups that nobody listens to are kept back by a filter.
+    /// By the groups' MAC addresses in the VXLAN device's forwarding table, 32 IPv4 groups to an
+    /// address, whatever the source; those that share an address with link-local ones that anybody
+    /// may listen to go to every host. Groups that nobody listens to are kept back by a filter.
     MulticastFdb,
-    /// By source and group in the VXLAN device's multicast database (kernel 6.4). Groups that nobody listens to go to no host but multicast routers.
+    /// By source and group in the VXLAN device's multicast database (kernel 6.4). Groups that
+    /// nobody listens to go to no host but multicast routers.
     VxlanMdb,
 }
 

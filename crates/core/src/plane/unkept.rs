@@ -1,8 +1,10 @@
-//! Options of Docker's own drivers that somebody types to be protected, kept apart or reached in a certain way, and that shoutd does not
-//! keep. They are refused: a network that looks protected and is not is worse than none.
+//! Options of Docker's own drivers that somebody types to be protected, kept apart or reached in a
+//! certain way, and that shoutd does not keep. They are refused: a network that looks protected and
+//! is not is worse than none.
 //!
-//! The options are those of Docker's bridge, overlay, macvlan and ipvlan drivers (moby, `daemon/libnetwork/drivers` and
-//! `daemon/libnetwork/netlabel`). Every other foreign option is kept and does nothing; nobody's safety rests on one of those.
+//! The options are those of Docker's bridge, overlay, macvlan and ipvlan drivers (moby,
+//! `daemon/libnetwork/drivers` and `daemon/libnetwork/netlabel`). Every other foreign option is
+//! kept and does nothing; nobody's safety rests on one of those.
 
 use std::collections::BTreeMap;
 
@@ -54,7 +56,8 @@ const ENCRYPTED: Known = Known {
     names: &[],
     asks: Asks::UnlessFalse,
     instead: "containers' traffic between hosts is VXLAN in the clear",
-    remedy: "leave it out, and put the hosts on a network that encrypts, such as WireGuard, if the traffic must be secret",
+    remedy: "leave it out, and put the hosts on a network that encrypts, such as WireGuard, if \
+             the traffic must be secret",
 };
 
 const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
@@ -79,7 +82,10 @@ const KNOWN: [Known; 8] = [
         remedy: "leave it out, or use --internal for a network without a way out",
     },
     Known {
-        names: &["com.docker.network.bridge.gateway_mode_ipv4", "com.docker.network.bridge.gateway_mode_ipv6"],
+        names: &[
+            "com.docker.network.bridge.gateway_mode_ipv4",
+            "com.docker.network.bridge.gateway_mode_ipv6",
+        ],
         asks: Asks::UnlessOneOf(&["nat"]),
         instead: "the way out is docker_gwbridge, with NAT",
         remedy: "leave it out, or use --internal for a network without a way out",
@@ -93,7 +99,8 @@ const KNOWN: [Known; 8] = [
     Known {
         names: &[BRIDGE_NAME],
         asks: Asks::UnlessOneOf(&[]),
-        instead: "the network's bridge is in a network namespace of its own, where no rule of the host's firewall sees it",
+        instead: "the network's bridge is in a network namespace of its own, where no rule of the \
+                  host's firewall sees it",
         remedy: "leave it out",
     },
     Known {
@@ -105,7 +112,8 @@ const KNOWN: [Known; 8] = [
     Known {
         names: &["parent", "macvlan_mode", "ipvlan_mode", "ipvlan_flag"],
         asks: Asks::UnlessOneOf(&[]),
-        instead: "traffic between hosts goes by their advertise addresses, and containers of one network always reach one another",
+        instead: "traffic between hosts goes by their advertise addresses, and containers of one \
+                  network always reach one another",
         remedy: "leave it out",
     },
 ];
@@ -127,12 +135,15 @@ fn known(name: &str) -> Option<&'static Known> {
     KNOWN.iter().find(|known| known.names.iter().any(|known| known.eq_ignore_ascii_case(name)))
 }
 
-/// The networks of the cluster that were created with such an option before shoutd refused it, one line each. They work.
+/// The networks of the cluster that were created with such an option before shoutd refused it, one
+/// line each. They work.
 pub fn unkept_networks(cluster: &Cluster) -> Vec<String> {
     let networks = cluster.networks.iter().filter_map(|(id, network)| {
         let Unkept { name, instead, .. } = unkept(&network.settings.options)?;
         let title = network.title(id);
-        Some(format!("network {title} was created with option {name}, which shoutd does not keep: {instead}"))
+        Some(format!(
+            "network {title} was created with option {name}, which shoutd does not keep: {instead}"
+        ))
     });
     networks.collect()
 }
@@ -159,7 +170,10 @@ mod tests {
         for name in names {
             for value in ["", "true", "1", "yes", "aes", "0", "no"] {
                 let told = check_options(&one(name, value)).unwrap_err().to_string();
-                assert!(told.contains(name) && told.contains("in the clear"), "{name}={value}: {told}");
+                assert!(
+                    told.contains(name) && told.contains("in the clear"),
+                    "{name}={value}: {told}"
+                );
             }
             for value in ["false", "False", " false "] {
                 assert_eq!(check_options(&one(name, value)), Ok(()), "{name}={value}");
@@ -187,7 +201,11 @@ mod tests {
             assert!(told.contains(&name) && told.contains("leave it out"), "{told}");
             assert_eq!(check_options(&one(&name, asks_nothing)), Ok(()), "{name}");
         }
-        for name in ["com.docker.network.driver.mtu", "com.docker.network.bridge.inhibit_ipv4", "anything.else"] {
+        for name in [
+            "com.docker.network.driver.mtu",
+            "com.docker.network.bridge.inhibit_ipv4",
+            "anything.else",
+        ] {
             assert_eq!(check_options(&one(name, "1400")), Ok(()), "{name}");
         }
     }

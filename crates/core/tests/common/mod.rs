@@ -1,10 +1,14 @@
 //! What tests share: hosts, clusters of these, networks, and announcements.
-#![allow(dead_code, clippy::unwrap_used, reason = "no test needs all of it, and one that fails does so by panicking")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "no test needs all of it, and one that fails does so by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use shoutd_core::announce::Message;
+use shoutd_core::advertise::Message;
 use shoutd_core::cluster::{Cluster, Command, Pool, Settings};
 use shoutd_core::multicast::{Memberships, SourceFilter};
 use shoutd_core::{ClusterId, HostId, NetworkId};

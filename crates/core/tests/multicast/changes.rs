@@ -31,8 +31,9 @@ proptest! {
         prop_assert_eq!(done(Forwarding::wanted(&before, tier(tiers.1)), &between), wanted);
     }
 
-    /// After each single change, a host that gets a packet before and after gets it in between too; unless an entry of several hosts is being made or taken away, which takes the kernel
-    /// several steps.
+    /// After each single change, a host that gets a packet before and after gets it in between too;
+    /// unless an entry of several hosts is being made or taken away, which takes the kernel several
+    /// steps.
     #[test]
     fn nobody_misses_anything_while_tables_change(
         before in any_segment(),
@@ -58,7 +59,8 @@ proptest! {
         }
     }
 
-    /// While the kernel makes an entry, or takes one away, host by host, as few as can be miss what they get before and after.
+    /// While the kernel makes an entry, or takes one away, host by host, as few as can be miss what
+    /// they get before and after.
     #[test]
     fn an_entry_is_made_of_those_first_that_get_its_packets_without_it(before in any_segment(), after in any_segment()) {
         let mut tables = Forwarding::wanted(&before, Tier::VxlanMdb);

@@ -26,7 +26,7 @@ proptest! {
         let segment = Segment { remotes, ..segment(replication) };
         let group_macs = found.into_iter().map(|(group, remotes)| (group_mac(group), remotes)).collect();
         let found = Forwarding { group_macs, ..Forwarding::default() };
-        let tables = Forwarding::wanted_beside(&found, &segment, Tier::MulticastFdb);
+        let tables = Forwarding::desired_with_retained(&found, &segment, Tier::MulticastFdb);
         let receivers = looked_up(&tables, source, group);
         prop_assert!(receivers.is_none() || !is_link_local(group) || !goes_to_every_host(group_mac(group)));
         if let Some(receivers) = receivers {
@@ -36,7 +36,8 @@ proptest! {
         }
     }
 
-    /// While it is not known what all hosts listen to, no entry is taken away of which a host would miss the rest.
+    /// While it is not known what all hosts listen to, no entry is taken away of which a host would
+    /// miss the rest.
     #[test]
     fn nobody_misses_anything_while_not_all_is_known(
         before in any_segment(),
@@ -49,7 +50,7 @@ proptest! {
         let after = Segment { remotes: all.clone(), ..after };
         let tier = if by_mac { Tier::MulticastFdb } else { Tier::VxlanMdb };
         let mut tables = Forwarding::wanted(&before, tier);
-        let wanted = Forwarding::wanted_beside(&tables, &after, tier);
+        let wanted = Forwarding::desired_with_retained(&tables, &after, tier);
         let at = |tables: &Forwarding| looked_up(tables, source, group).unwrap_or_else(|| all.clone());
         // What would be there with nothing kept is sent at least.
         prop_assert!(at(&wanted).is_superset(&(&at(&Forwarding::wanted(&after, tier)) & &after.remotes)));
@@ -63,7 +64,8 @@ proptest! {
         prop_assert_eq!(&tables, &wanted);
     }
 
-    /// Entries for sources that nobody names any more send as the group's own does, and they stay for as long as that is anybody's; so no host misses the rest of one that is taken away.
+    /// Entries for sources that nobody names any more send as the group's own does, and they stay
+    /// for as long as that is anybody's; so no host misses the rest of one that is taken away.
     #[test]
     fn nobody_misses_anything_when_sources_are_not_named_any_more(
         before in any_segment(),
@@ -73,7 +75,7 @@ proptest! {
         prop_assume!(!after.replication.provisional);
         let tier = Tier::VxlanMdb;
         let (mut tables, alone) = (Forwarding::wanted(&before, tier), Forwarding::wanted(&after, tier));
-        let wanted = Forwarding::wanted_beside(&tables, &after, tier);
+        let wanted = Forwarding::desired_with_retained(&tables, &after, tier);
         prop_assert_eq!(looked_up(&wanted, source, group), looked_up(&alone, source, group));
         prop_assert_eq!(wanted.has_more_groups_than(&after), wanted != alone);
         prop_assert_eq!(Forwarding::keeps_sources(&before, &after), wanted != alone);
@@ -93,18 +95,23 @@ proptest! {
     }
 }
 
-/// What a daemon finds that was just started, and what it wants while it has not heard of all hosts.
+/// What a daemon finds that was just started, and what it wants while it has not heard of all
+/// hosts.
 fn found_and_wanted() -> (Forwarding, Segment) {
     let host = |last| IpAddr::from(Ipv4Addr::new(192, 0, 2, last));
     let mac = |last| MacAddress([2, 0, 0, 0, 0, last]);
     let mut before = segment(Replication::default());
     before.remotes = [2, 3].map(host).into();
     before.remote_macs = [(9, 2), (8, 3), (7, 4)].map(|(last, at)| (mac(last), host(at))).into();
-    Arc::make_mut(&mut before.replication).groups =
-        [1, 2, 3].map(|last| ((None, Ipv4Addr::new(239, 0, 0, last).into()), [host(2)].into())).into();
+    Arc::make_mut(&mut before.replication).groups = [1, 2, 3]
+        .map(|last| ((None, Ipv4Addr::new(239, 0, 0, last).into()), [host(2)].into()))
+        .into();
     let found = Forwarding::wanted(&before, Tier::VxlanMdb);
-    let mut after =
-        segment(Replication { provisional: true, unregistered: [host(2)].into(), ..Replication::default() });
+    let mut after = segment(Replication {
+        provisional: true,
+        unregistered: [host(2)].into(),
+        ..Replication::default()
+    });
     after.remotes = before.remotes;
     (found, after)
 }
@@ -114,11 +121,16 @@ fn endpoints_stay_pinned_while_it_is_not_known_what_their_hosts_have() {
     let mac = |last| MacAddress([2, 0, 0, 0, 0, last]);
     let (found, mut after) = found_and_wanted();
     let pinned = |after: &Segment| {
-        let wanted = Forwarding::wanted_beside(&found, after, Tier::VxlanMdb);
+        let wanted = Forwarding::desired_with_retained(&found, after, Tier::VxlanMdb);
         assert!(wanted.ports.keys().eq(wanted.remote_macs.keys()));
-        wanted.remote_macs.into_iter().map(|(mac, host)| (mac.0[5], host.to_string())).collect::<Vec<_>>()
+        wanted
+            .remote_macs
+            .into_iter()
+            .map(|(mac, host)| (mac.0[5], host.to_string()))
+            .collect::<Vec<_>>()
     };
-    // Of host 3 it is known that it has none, of host 4 it is not even known that it has the network.
+    // Of host 3 it is known that it has none, of host 4 it is not even known that it has the
+    // network.
     assert_eq!(pinned(&after), [(7, "192.0.2.4".to_owned()), (9, "192.0.2.2".to_owned())]);
     // Unless they are wanted elsewhere.
     after.remote_macs.insert(mac(9), Ipv4Addr::new(192, 0, 2, 3).into());
@@ -131,7 +143,8 @@ fn endpoints_stay_pinned_while_it_is_not_known_what_their_hosts_have() {
 fn what_is_kept_has_a_limit() {
     let (found, after) = found_and_wanted();
     let kept = |groups, pins| {
-        let wanted = Forwarding::wanted_beside_within(&found, &after, Tier::VxlanMdb, (groups, pins));
+        let wanted =
+            Forwarding::wanted_beside_within(&found, &after, Tier::VxlanMdb, (groups, pins));
         (wanted.groups.len(), wanted.remote_macs.len())
     };
     // Those of all other groups of each family are wanted.
@@ -146,15 +159,22 @@ fn sources_that_nobody_names_any_more_have_a_limit_for_each_group() {
     let group = |last| IpAddr::from(Ipv4Addr::new(239, 0, 0, last));
     let mut before = Replication::default();
     let sources = (0..=255).map(|last| Some(IpAddr::from(Ipv4Addr::new(10, 0, 0, last))));
-    before.groups.extend(sources.flat_map(|source| [1, 2, 3].map(|last| ((source, group(last)), host(2)))));
+    before
+        .groups
+        .extend(sources.flat_map(|source| [1, 2, 3].map(|last| ((source, group(last)), host(2)))));
     // Of the first two somebody listens to all sources, of the third nobody does.
     let mut after = Replication::default();
     after.groups.extend([1, 2].map(|last| ((None, group(last)), host(last))));
     after.groups.insert((None, group(3)), BTreeSet::new());
     let found = Forwarding::wanted(&segment(before), Tier::VxlanMdb);
-    let wanted = Forwarding::wanted_beside(&found, &segment(after), Tier::VxlanMdb);
-    let kept =
-        |last| wanted.groups.iter().filter(|(key, _)| key.0.is_some() && key.1 == group(last)).collect::<Vec<_>>();
+    let wanted = Forwarding::desired_with_retained(&found, &segment(after), Tier::VxlanMdb);
+    let kept = |last| {
+        wanted
+            .groups
+            .iter()
+            .filter(|(key, _)| key.0.is_some() && key.1 == group(last))
+            .collect::<Vec<_>>()
+    };
     assert_eq!([1, 2, 3].map(|last| kept(last).len()), [KEPT_SOURCES_MAX, KEPT_SOURCES_MAX, 0]);
     for last in [1, 2] {
         let to = host(last).into_iter().map(Destination::Host).collect::<BTreeSet<_>>();

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use shoutd_core::multicast::{Database, Knowledge, Memberships, SourceFilter, is_announced};
+use shoutd_core::multicast::{Knowledge, Mdb, Memberships, SourceFilter, is_announced};
 
 use crate::model::{memberships, packet};
 
@@ -17,7 +17,8 @@ fn entries(memberships: &Memberships) -> Vec<(IpAddr, Knowledge)> {
             SourceFilter::Exclude(sources) => (Knowledge::Exclude, sources.clone(), true),
         };
         let group = *group;
-        let sources = sources.into_iter().map(move |source| (group, Knowledge::Source { source, blocked }));
+        let sources =
+            sources.into_iter().map(move |source| (group, Knowledge::Source { source, blocked }));
         std::iter::once((group, mode)).chain(sources)
     };
     memberships.groups.iter().flat_map(of_group).collect()
@@ -30,7 +31,7 @@ proptest! {
         (source, group) in packet(),
         order in any::<u64>(),
     ) {
-        let mut database = Database::default();
+        let mut database = Mdb::default();
         let mut all: Vec<(u32, IpAddr, Knowledge)> = Vec::new();
         for (port, memberships) in (0_u32..).zip(&ports) {
             all.extend(entries(memberships).into_iter().map(|(group, knowledge)| (port, group, knowledge)));
@@ -57,10 +58,11 @@ proptest! {
             };
             database.forget(*port, *group, source);
         }
-        // What changed leads from nothing to what there is, and so does what differs from an earlier database.
-        let mut noted = Database::default();
+        // What changed leads from nothing to what there is, and so does what differs from an
+        // earlier database.
+        let mut noted = Mdb::default();
         std::mem::swap(&mut noted, &mut database);
-        noted.note_changes_since(Database::default());
+        noted.note_changes_since(Mdb::default());
         let groups: BTreeMap<IpAddr, SourceFilter> =
             noted.take_changes().into_iter().filter_map(|(group, filter)| Some((group, filter?))).collect();
         prop_assert_eq!(&groups, &noted.memberships().groups);
@@ -78,11 +80,12 @@ proptest! {
     }
 }
 
-/// As many entries of one group as a bridge has room for, of a thousand ports: what all want together is worked out once. Entry by entry it would take hours.
+/// As many entries of one group as a bridge has room for, of a thousand ports: what all want
+/// together is worked out once. Entry by entry it would take hours.
 #[test]
 fn a_crowd_in_one_group_is_taken_in_at_once() {
     let group = IpAddr::from(Ipv4Addr::new(239, 1, 1, 1));
-    let mut database = Database::default();
+    let mut database = Mdb::default();
     for port in 0..1000_u32 {
         database.learn(port, group, Knowledge::Include);
         for number in 0..32 {
@@ -91,13 +94,21 @@ fn a_crowd_in_one_group_is_taken_in_at_once() {
         }
     }
     assert_eq!(database.entries(), 32_001);
-    assert!(matches!(&database.memberships().groups[&group], SourceFilter::Include(all) if all.len() == 32_000));
+    assert!(
+        matches!(&database.memberships().groups[&group], SourceFilter::Include(all) if all.len() == 32_000)
+    );
     for port in 1..1000_u32 {
         for number in 0..32 {
-            database.forget(port, group, Some(Ipv4Addr::from(0x0a00_0000 + port * 32 + number).into()));
+            database.forget(
+                port,
+                group,
+                Some(Ipv4Addr::from(0x0a00_0000 + port * 32 + number).into()),
+            );
         }
         database.forget(port, group, None);
     }
     assert_eq!(database.entries(), 33);
-    assert!(matches!(&database.memberships().groups[&group], SourceFilter::Include(all) if all.len() == 32));
+    assert!(
+        matches!(&database.memberships().groups[&group], SourceFilter::Include(all) if all.len() == 32)
+    );
 }

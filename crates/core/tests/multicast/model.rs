@@ -1,4 +1,5 @@
-//! Hosts, packets and tables of many kinds, and models of who gets what that are too simple to be wrong.
+//! Hosts, packets and tables of many kinds, and models of who gets what that are too simple to be
+//! wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -8,26 +9,30 @@ use proptest::collection::{btree_map, btree_set};
 use proptest::option;
 use proptest::prelude::*;
 use shoutd_core::MacAddress;
-use shoutd_core::announce::AnnouncedNetwork;
+use shoutd_core::advertise::AdvertisedNetwork;
 use shoutd_core::limits::REPLICATED_MAX;
 use shoutd_core::multicast::{
     Memberships, Remote, Replication, SourceFilter, group_mac, is_link_local, replication_within,
 };
 use shoutd_core::plane::{Destination, Forwarding, Segment, UNREGISTERED, Vtep};
 
-/// As DDS uses them: the first is link-local, and who listens to it is announced, as the other has the same MAC address.
+/// As DDS uses them: the first is link-local, and who listens to it is announced, as the other has
+/// the same MAC address.
 const OF_APPLICATIONS: [&str; 2] = ["ff02::ffff:239.255.0.1", "ff1e::ffff:239.255.0.1"];
 
 pub fn group() -> impl Strategy<Value = IpAddr> {
-    // The second and third share a MAC address; then link-local ones of each family, each with one of wider scope that has its address.
+    // The second and third share a MAC address; then link-local ones of each family, each with one
+    // of wider scope that has its address.
     let wide = ["232.1.1.1", "239.1.1.1", "238.129.1.1", "ff05::2:3", "ff12::7"];
-    let shared = ["224.0.0.251", "239.0.0.251", "ff02::fb", "ff05::fb", "ff02::1:ff00:5", "ff05::1:ff00:5"];
+    let shared =
+        ["224.0.0.251", "239.0.0.251", "ff02::fb", "ff05::fb", "ff02::1:ff00:5", "ff05::1:ff00:5"];
     let groups = [wide.as_slice(), &shared, &OF_APPLICATIONS].concat();
     prop::sample::select(groups).prop_map(|text| text.parse().unwrap())
 }
 
 pub fn source() -> impl Strategy<Value = IpAddr> {
-    prop::sample::select(vec!["10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"]).prop_map(|text| text.parse().unwrap())
+    prop::sample::select(vec!["10.0.0.1", "10.0.0.2", "fd00::1", "fd00::2"])
+        .prop_map(|text| text.parse().unwrap())
 }
 
 /// A source, and a group of its family.
@@ -44,7 +49,10 @@ pub fn host() -> impl Strategy<Value = IpAddr> {
 
 pub fn filter() -> impl Strategy<Value = SourceFilter> {
     let sources = || btree_set(source(), 0..3);
-    prop_oneof![sources().prop_map(SourceFilter::Include), sources().prop_map(SourceFilter::Exclude)]
+    prop_oneof![
+        sources().prop_map(SourceFilter::Include),
+        sources().prop_map(SourceFilter::Exclude)
+    ]
 }
 
 prop_compose! {
@@ -54,12 +62,15 @@ prop_compose! {
 }
 
 /// Hosts, each with what it listens to if that is known, and whether it is in sync.
-pub type Hosts = BTreeMap<IpAddr, (Option<AnnouncedNetwork>, bool)>;
+pub type Hosts = BTreeMap<IpAddr, (Option<AdvertisedNetwork>, bool)>;
 
 fn hosts_with(memberships: impl Strategy<Value = Memberships>) -> impl Strategy<Value = Hosts> {
     let announced = option::weighted(
         0.9,
-        memberships.prop_map(|memberships| AnnouncedNetwork { memberships, ..AnnouncedNetwork::default() }),
+        memberships.prop_map(|memberships| AdvertisedNetwork {
+            memberships,
+            ..AdvertisedNetwork::default()
+        }),
     );
     btree_map(host(), (announced, proptest::bool::weighted(0.9)), 0..5)
 }
@@ -70,9 +81,12 @@ pub fn hosts() -> impl Strategy<Value = Hosts> {
 
 /// Hosts, and a packet; often with groups of applications alone, that share a MAC address.
 pub fn scene() -> impl Strategy<Value = (Hosts, (IpAddr, IpAddr))> {
-    let of_applications = || prop::sample::select(OF_APPLICATIONS.map(|text| text.parse::<IpAddr>().unwrap()).to_vec());
+    let of_applications = || {
+        prop::sample::select(OF_APPLICATIONS.map(|text| text.parse::<IpAddr>().unwrap()).to_vec())
+    };
     let groups = btree_map(of_applications(), filter(), 0..3);
-    let hosts_with_those = hosts_with(groups.prop_map(|groups| Memberships { groups, router: false }));
+    let hosts_with_those =
+        hosts_with(groups.prop_map(|groups| Memberships { groups, router: false }));
     let packet_to_those = (Just("fd00::1".parse().unwrap()), of_applications());
     prop_oneof![(hosts(), packet()), (hosts_with_those, packet_to_those)]
 }
@@ -95,7 +109,12 @@ pub fn room() -> impl Strategy<Value = usize> {
 }
 
 /// Whether a host is to get what a source sends to a group.
-pub fn gets(announced: Option<&AnnouncedNetwork>, in_sync: bool, source: IpAddr, group: IpAddr) -> bool {
+pub fn gets(
+    announced: Option<&AdvertisedNetwork>,
+    in_sync: bool,
+    source: IpAddr,
+    group: IpAddr,
+) -> bool {
     let Some(network) = announced.filter(|_| in_sync) else {
         return true;
     };
@@ -105,7 +124,10 @@ pub fn gets(announced: Option<&AnnouncedNetwork>, in_sync: bool, source: IpAddr,
 
 pub fn segment(replication: Replication) -> Segment {
     let vtep = Vtep { address: Ipv4Addr::new(192, 0, 2, 99).into(), port: 7789 };
-    Segment { replication: Arc::new(replication), ..Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep) }
+    Segment {
+        replication: Arc::new(replication),
+        ..Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep)
+    }
 }
 
 prop_compose! {
@@ -118,14 +140,19 @@ prop_compose! {
     }
 }
 
-/// Where the kernel would send a packet by these tables: `None` is to every host (`vxlan_xmit`, `vxlan_mdb_entry_skb_get`).
+/// Where the kernel would send a packet by these tables: `None` is to every host (`vxlan_xmit`,
+/// `vxlan_mdb_entry_skb_get`).
 pub fn looked_up(tables: &Forwarding, source: IpAddr, group: IpAddr) -> Option<BTreeSet<IpAddr>> {
     if !tables.filter.passes(group) {
         return Some(BTreeSet::new());
     }
     let catch_all = UNREGISTERED.iter().find(|(_, all)| all.is_ipv4() == group.is_ipv4()).unwrap();
     let all = tables.groups.get(catch_all).filter(|_| !is_link_local(group));
-    let found = tables.groups.get(&(Some(source), group)).or_else(|| tables.groups.get(&(None, group))).or(all);
+    let found = tables
+        .groups
+        .get(&(Some(source), group))
+        .or_else(|| tables.groups.get(&(None, group)))
+        .or(all);
     let host = |to: &Destination| match to {
         Destination::Host(host) => Some(*host),
         Destination::Nowhere => None,

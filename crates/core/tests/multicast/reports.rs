@@ -1,4 +1,5 @@
-//! What multicast routers are told of members on other hosts, against routers that are too simple to be wrong.
+//! What multicast routers are told of members on other hosts, against routers that are too simple
+//! to be wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,10 +10,11 @@ use ipnet::IpNet;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use shoutd_core::MacAddress;
-use shoutd_core::announce::{AnnouncedEndpoint, AnnouncedNetwork};
+use shoutd_core::advertise::{AdvertisedEndpoint, AdvertisedNetwork};
 use shoutd_core::limits::REPORTED_GROUPS_MAX;
 use shoutd_core::multicast::{
-    Elsewhere, Memberships, Query, Record, RecordKind, Reports, SourceFilter, Version, is_link_local,
+    Memberships, Query, Record, RecordKind, RemoteMembers, Reports, SourceFilter, Version,
+    is_link_local,
 };
 
 use crate::model::{filter, source};
@@ -50,11 +52,16 @@ fn settled(of: &Arc<Members>) -> (Reports, Duration) {
 /// What is said at this time.
 fn said(reports: &mut Reports, now: Duration) -> Vec<(RecordKind, IpAddr, Vec<IpAddr>)> {
     let reports = reports.take(now, |_, _| false);
-    reports.into_iter().flat_map(|report| report.records).map(|said| (said.kind, said.group, said.sources)).collect()
+    reports
+        .into_iter()
+        .flat_map(|report| report.records)
+        .map(|said| (said.kind, said.group, said.sources))
+        .collect()
 }
 
-/// A router that forwards what is wanted of each group. When somebody wants less it asks whether another wants it still,
-/// and is answered at once, or nobody does; of the third version as in RFC 3376, section 6.4.
+/// A router that forwards what is wanted of each group. When somebody wants less it asks whether
+/// another wants it still, and is answered at once, or nobody does; of the third version as in RFC
+/// 3376, section 6.4.
 #[derive(Debug, Default)]
 struct Router {
     state: Members,
@@ -68,8 +75,12 @@ impl Router {
         match record.kind {
             // What another still wants it learns by its questions: there is no other here.
             RecordKind::ToInclude => *state = SourceFilter::Include(sources),
-            RecordKind::IsExclude | RecordKind::ToExclude => *state = SourceFilter::Exclude(sources),
-            RecordKind::IsInclude | RecordKind::Allow => state.widen(&SourceFilter::Include(sources)),
+            RecordKind::IsExclude | RecordKind::ToExclude => {
+                *state = SourceFilter::Exclude(sources)
+            }
+            RecordKind::IsInclude | RecordKind::Allow => {
+                state.widen(&SourceFilter::Include(sources))
+            }
             RecordKind::Block => match state {
                 SourceFilter::Include(wanted) => wanted.retain(|source| !sources.contains(source)),
                 SourceFilter::Exclude(blocked) => blocked.extend(sources),
@@ -95,7 +106,8 @@ fn is_wanted(filter: &SourceFilter) -> bool {
 }
 
 proptest! {
-    /// Whatever changes in between, and whether or not a report was lost, routers come to know what is wanted.
+    /// Whatever changes in between, and whether or not a report was lost, routers come to know what
+    /// is wanted.
     #[test]
     fn a_router_comes_to_know_what_is_wanted(
         steps in vec((wanted_groups(), 0_u64..1500, any::<bool>()), 1..6),
@@ -164,9 +176,9 @@ proptest! {
     ) {
         let announced = hosts.iter().map(|groups| {
             let memberships = Memberships { groups: groups.clone(), router: false };
-            Arc::new(AnnouncedNetwork { memberships, ..AnnouncedNetwork::default() })
+            Arc::new(AdvertisedNetwork { memberships, ..AdvertisedNetwork::default() })
         });
-        let members = Elsewhere::new(announced).members();
+        let members = RemoteMembers::new(announced).members();
         let is_wanted = hosts.iter().any(|groups| groups.get(&group).is_some_and(|filter| filter.admits(source)));
         let is_reported = members.get(&group).is_some_and(|filter| filter.admits(source));
         prop_assert_eq!(is_reported, is_wanted && !is_link_local(group));
@@ -201,7 +213,10 @@ fn a_change_is_told_twice_and_no_more() {
     assert_eq!((reports.wake(), said(&mut reports, now)), (Some(now), joined.clone()));
     let again = reports.wake().unwrap();
     assert!(again > now && again <= now + Duration::from_secs(1));
-    assert_eq!((said(&mut reports, again), said(&mut reports, again + Duration::from_secs(5))), (joined, vec![]));
+    assert_eq!(
+        (said(&mut reports, again), said(&mut reports, again + Duration::from_secs(5))),
+        (joined, vec![])
+    );
 
     reports.set_members(members(&[]), again);
     assert_eq!(said(&mut reports, again), [(RecordKind::ToInclude, ip("239.1.1.1"), vec![])]);
@@ -210,7 +225,8 @@ fn a_change_is_told_twice_and_no_more() {
 #[test]
 fn a_query_is_answered_within_its_time_however_many_groups_there_are() {
     let group = |number: u32| IpAddr::from(std::net::Ipv4Addr::from(0xef01_0000 + number));
-    let all: Arc<Members> = Arc::new((0..10_000).map(|number| (group(number), SourceFilter::all())).collect());
+    let all: Arc<Members> =
+        Arc::new((0..10_000).map(|number| (group(number), SourceFilter::all())).collect());
     let mut reports = Reports::default();
     reports.set_members(all.clone(), Duration::ZERO);
     reports.set_routers(&BTreeSet::from([PORT]), Duration::ZERO);
@@ -223,8 +239,14 @@ fn a_query_is_answered_within_its_time_however_many_groups_there_are() {
     let mut told = BTreeSet::new();
     while told.len() < all.len() {
         let now = reports.wake().unwrap();
-        assert!(now <= asked_at + Duration::from_secs(10), "{} of {} by {now:?}", told.len(), all.len());
-        let groups: Vec<_> = said(&mut reports, now).into_iter().map(|(_, group, _)| group).collect();
+        assert!(
+            now <= asked_at + Duration::from_secs(10),
+            "{} of {} by {now:?}",
+            told.len(),
+            all.len()
+        );
+        let groups: Vec<_> =
+            said(&mut reports, now).into_iter().map(|(_, group, _)| group).collect();
         assert!(groups.len() <= 200);
         told.extend(groups);
         // Somebody who asks time and again is told all the same.
@@ -240,7 +262,10 @@ fn queries_of_older_versions_are_answered_in_theirs_while_they_go_on() {
         let (mut reports, now) = settled(&all);
         reports.hear(query(version, None), now);
         let told = reports.take(now, |_, _| false);
-        assert_eq!((told[0].version, told[0].records.len(), &told[0].records[0].sources), (version, 1, &vec![]));
+        assert_eq!(
+            (told[0].version, told[0].records.len(), &told[0].records[0].sources),
+            (version, 1, &vec![])
+        );
         reports.set_members(members(&[]), now);
         assert_eq!(said(&mut reports, now).len(), leaves, "{version:?}");
         reports.set_members(all.clone(), now);
@@ -255,7 +280,8 @@ fn queries_of_older_versions_are_answered_in_theirs_while_they_go_on() {
     }
 }
 
-/// The kernel of a member that hears a report of an older version keeps its own to itself: shoutd's bridge would lose it.
+/// The kernel of a member that hears a report of an older version keeps its own to itself: shoutd's
+/// bridge would lose it.
 #[test]
 fn a_router_that_is_a_member_itself_is_not_kept_from_reporting() {
     let (mut reports, now) = settled(&members(&[("239.1.1.1", SourceFilter::all())]));
@@ -277,26 +303,29 @@ fn without_a_router_nothing_is_kept_and_nothing_due() {
 
 #[test]
 fn a_report_comes_from_a_container_elsewhere_on_the_same_subnet() {
-    let endpoint = |addresses: &[&str]| AnnouncedEndpoint {
+    let endpoint = |addresses: &[&str]| AdvertisedEndpoint {
         mac: MacAddress::for_ipv4([10, 0, 0, 1].into()),
         addresses: addresses.iter().map(|address| ip(address)).collect(),
         names: BTreeSet::new(),
     };
     let id = |digit: &str| digit.repeat(64).parse().unwrap();
-    let network = AnnouncedNetwork {
+    let network = AdvertisedNetwork {
         endpoints: BTreeMap::from([
             (id("a"), endpoint(&["10.1.0.9", "fd00::9"])),
             (id("b"), endpoint(&["10.0.0.8"])),
             (id("c"), endpoint(&["10.0.0.7"])),
         ]),
-        ..AnnouncedNetwork::default()
+        ..AdvertisedNetwork::default()
     };
-    let elsewhere = Elsewhere::new([Arc::new(network)].into_iter());
+    let elsewhere = RemoteMembers::new([Arc::new(network)].into_iter());
     let from = |port: &[&str]| {
         let port: Vec<IpNet> = port.iter().map(|address| address.parse().unwrap()).collect();
         elsewhere.address_for(port.iter()).to_string()
     };
-    assert_eq!((from(&["fd00::1/64", "10.0.0.1/24"]), from(&["10.2.0.1/16"])), ("10.0.0.7".into(), "0.0.0.0".into()));
+    assert_eq!(
+        (from(&["fd00::1/64", "10.0.0.1/24"]), from(&["10.2.0.1/16"])),
+        ("10.0.0.7".into(), "0.0.0.0".into())
+    );
     // Nobody believes a report that comes from himself.
     assert_eq!(from(&["10.1.0.9/24"]), "0.0.0.0");
 }
@@ -306,6 +335,9 @@ fn there_is_a_limit_to_what_is_reported() {
     let groups = (0..=u32::try_from(REPORTED_GROUPS_MAX).unwrap())
         .map(|number| (std::net::Ipv4Addr::from(0xe800_0000 + number).into(), SourceFilter::all()));
     let memberships = Memberships { groups: groups.collect(), router: false };
-    let network = AnnouncedNetwork { memberships, ..AnnouncedNetwork::default() };
-    assert_eq!(Elsewhere::new([Arc::new(network)].into_iter()).members().len(), REPORTED_GROUPS_MAX);
+    let network = AdvertisedNetwork { memberships, ..AdvertisedNetwork::default() };
+    assert_eq!(
+        RemoteMembers::new([Arc::new(network)].into_iter()).members().len(),
+        REPORTED_GROUPS_MAX
+    );
 }

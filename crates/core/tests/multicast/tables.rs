@@ -5,9 +5,11 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 use shoutd_core::MacAddress;
-use shoutd_core::announce::AnnouncedNetwork;
+use shoutd_core::advertise::AdvertisedNetwork;
 use shoutd_core::limits::REPLICATED_MAX;
-use shoutd_core::multicast::{Replication, SourceFilter, goes_to_every_host, group_mac, is_link_local};
+use shoutd_core::multicast::{
+    Replication, SourceFilter, goes_to_every_host, group_mac, is_link_local,
+};
 use shoutd_core::plane::{DeviceName, Filter, Forwarding, Tier};
 
 use crate::model::{any_segment, gets, hosts, looked_up, packet, replicated, room, scene, segment};
@@ -22,7 +24,8 @@ proptest! {
         for (address, (announced, in_sync)) in hosts.iter().filter(|_| !is_link_local(group)) {
             let (gets, wants) = (receivers.unwrap().contains(address), gets(announced.as_ref(), *in_sync, source, group));
             prop_assert!(gets || !wants, "{}", address);
-            // Only who wants something beyond gets a surplus, and of groups that are kept apart nobody does.
+            // Only who wants something beyond gets a surplus, and of groups that are kept apart
+            // nobody does.
             let is_apart = replication.groups.contains_key(&(None, group));
             prop_assert!(wants || !gets || (replication.beyond > 0 && !is_apart), "{}", address);
         }
@@ -66,7 +69,7 @@ proptest! {
     /// Of whatever sources: these are not told apart.
     #[test]
     fn by_mac_addresses_what_nobody_listens_to_goes_nowhere(hosts in hosts(), (source, group) in packet()) {
-        let listens = |(announced, in_sync): &(Option<AnnouncedNetwork>, bool)| {
+        let listens = |(announced, in_sync): &(Option<AdvertisedNetwork>, bool)| {
             let known = announced.as_ref().filter(|_| *in_sync).map(|network| &network.memberships);
             known.is_none_or(|memberships| {
                 let nothing = SourceFilter::Include(BTreeSet::new());

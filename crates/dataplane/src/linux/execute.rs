@@ -1,4 +1,5 @@
-//! Changing what there is. Of everything that is made the mark comes last, so that what has one is whole.
+//! Changing what there is. Of everything that is made the mark comes last, so that what has one is
+//! whole.
 
 use std::net::Ipv6Addr;
 use std::path::Path;
@@ -7,12 +8,13 @@ use ipnet::{IpNet, Ipv6Net};
 use shoutd_core::limits::{GROUPS_PER_PORT_MAX, LEARNED_MAX, TUNNEL_ADDRESSES_MAX};
 use shoutd_core::plane::{
     Action, BRIDGE, CONTAINER_PREFIX, DeviceName, GROUPS_MAX, IGMP_VERSION, MEMBERSHIP_INTERVAL,
-    MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Mark, Place, Port, TUNNEL, Vtep,
-    namespace_name,
+    MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, OwnerTag, Place, Port,
+    TUNNEL, Vtep, namespace_name,
 };
 use shoutd_core::{NetworkId, Vni};
 use shoutd_netlink::{
-    BridgeSettings, GroupFilter, Kind, Link, LinkChange, Mac, Namespace, NewVeth, NewVxlan, Route, VethEnd,
+    BridgeSettings, GroupFilter, Kind, Link, LinkChange, Mac, Namespace, NewVeth, NewVxlan, Route,
+    VethEnd,
 };
 
 use super::handle::{SandboxHandle, SegmentHandle};
@@ -34,7 +36,8 @@ fn bridge_settings(before: Option<&Kind>) -> BridgeSettings {
     BridgeSettings {
         snooping: true,
         querier: true,
-        // It has no address; queries come from 0.0.0.0, and so never win over a real multicast router's (RFC 4541, section 2.1.1).
+        // It has no address; queries come from 0.0.0.0, and so never win over a real multicast
+        // router's (RFC 4541, section 2.1.1).
         query_use_ifaddr: false,
         multicast_router: MULTICAST_ROUTER_ALWAYS,
         igmp_version: IGMP_VERSION,
@@ -55,7 +58,9 @@ impl LinuxKernel {
             Action::RemoveUnderlayFilter => Ok(self.underlay_filter.remove()?),
             Action::CreateSegment { vni } => self.create_segment(*vni),
             Action::DeleteSegment { vni } => self.delete_segment(*vni),
-            Action::CreateBridge { vni, network } => self.segment(*vni)?.create_bridge(*vni, network),
+            Action::CreateBridge { vni, network } => {
+                self.segment(*vni)?.create_bridge(*vni, network)
+            }
             Action::TuneBridge { vni, mtu } => {
                 let ipv6 = self.ipv6;
                 if self.segment(*vni)?.tune_bridge(*vni, *mtu, ipv6)? {
@@ -63,10 +68,14 @@ impl LinuxKernel {
                 }
                 Ok(())
             }
-            Action::InstallGuard { vni, max_rate } => Ok(self.segment(*vni)?.guard.install(TUNNEL, *max_rate)?),
+            Action::InstallIgmpMldFilter { vni, max_rate } => {
+                Ok(self.segment(*vni)?.igmp_mld_filter.install(TUNNEL, *max_rate)?)
+            }
             Action::CreateTunnel { vni, network, vtep } => self.create_tunnel(*vni, network, *vtep),
             Action::DeleteTunnel { vni } => self.segment(*vni)?.delete(*vni, TUNNEL),
-            Action::TuneTunnel { vni, mtu, learning } => self.segment(*vni)?.tune_tunnel(*vni, *mtu, *learning),
+            Action::TuneTunnel { vni, mtu, learning } => {
+                self.segment(*vni)?.tune_tunnel(*vni, *mtu, *learning)
+            }
             Action::AddFlood { vni, remote } => {
                 let segment = self.segment(*vni)?;
                 let tunnel = segment.own(*vni, TUNNEL)?.index;
@@ -80,10 +89,14 @@ impl LinuxKernel {
             Action::CreatePort { vni, port, mtu, learning, place } => {
                 self.create_port(*vni, port, (*mtu, *learning), place)
             }
-            Action::TunePort { vni, name, mtu, learning } => self.segment(*vni)?.tune_port(*vni, name, *mtu, *learning),
-            Action::EndDuplicateDetection { sandbox, name, .. } => {
-                end_duplicate_detection(self.sandbox(sandbox)?, name.as_str(), &sandbox.display().to_string())
+            Action::TunePort { vni, name, mtu, learning } => {
+                self.segment(*vni)?.tune_port(*vni, name, *mtu, *learning)
             }
+            Action::EndDuplicateDetection { sandbox, name, .. } => end_duplicate_detection(
+                self.sandbox(sandbox)?,
+                name.as_str(),
+                &sandbox.display().to_string(),
+            ),
             Action::TuneContainerEnd { port, mtu, sandbox, name, .. } => {
                 let place = sandbox.display().to_string();
                 complete_end(&mut self.sandbox(sandbox)?.route, name.as_str(), port, *mtu, &place)
@@ -117,21 +130,25 @@ impl LinuxKernel {
             }
             self.sandboxes.insert(path.to_owned(), SandboxHandle::open(namespace)?);
         }
-        self.sandboxes.get_mut(path).ok_or_else(|| KernelError::NoNamespace { namespace: path.display().to_string() })
+        self.sandboxes
+            .get_mut(path)
+            .ok_or_else(|| KernelError::NoNamespace { namespace: path.display().to_string() })
     }
 
     fn create_segment(&mut self, vni: Vni) -> Result<(), KernelError> {
         let ipv6 = self.ipv6;
         let namespace = self.named.create(&namespace_name(vni), move || {
             if ipv6 {
-                // Devices made later have these from the start: no address by themselves, nothing believed from a container's router
-                // advertisements. (1 is `IN6_ADDR_GEN_MODE_NONE`.)
+                // Devices made later have these from the start: no address by themselves, nothing
+                // believed from a container's router advertisements. (1 is
+                // `IN6_ADDR_GEN_MODE_NONE`.)
                 write_setting("ipv6/conf/default/addr_gen_mode", "1")?;
                 write_setting("ipv6/conf/default/accept_ra", "0")?;
                 write_setting("ipv6/conf/default/autoconf", "0")?;
             }
-            // Where Docker has loaded br_netfilter, frames would take a turn through this namespace's empty iptables. Before kernel 5.3 these
-            // settings are the host's alone, and not to be seen here.
+            // Where Docker has loaded br_netfilter, frames would take a turn through this
+            // namespace's empty iptables. Before kernel 5.3 these settings are the host's alone,
+            // and not to be seen here.
             for table in ["arptables", "ip6tables", "iptables"] {
                 let _ = write_setting(&format!("bridge/bridge-nf-call-{table}"), "0");
             }
@@ -142,13 +159,18 @@ impl LinuxKernel {
 
     fn delete_segment(&mut self, vni: Vni) -> Result<(), KernelError> {
         let segment = self.segment(vni)?;
-        let (ours, foreign): (Vec<Link>, Vec<Link>) =
-            segment.route.links()?.into_iter().filter(|link| !is_everywhere(link)).partition(is_ours);
+        let (ours, foreign): (Vec<Link>, Vec<Link>) = segment
+            .route
+            .links()?
+            .into_iter()
+            .filter(|link| !is_everywhere(link))
+            .partition(is_ours);
         for link in &ours {
-            // Deleting the namespace would do it too, but at some later time; until then the VNI could not be used again.
+            // Deleting the namespace would do it too, but at some later time; until then the VNI
+            // could not be used again.
             segment.route.delete_link(link.index)?;
         }
-        segment.guard.remove()?;
+        segment.igmp_mld_filter.remove()?;
         GroupFilter::open(&segment.namespace)?.remove()?;
         if foreign.is_empty() {
             self.segments.remove(&vni);
@@ -158,7 +180,12 @@ impl LinuxKernel {
         Ok(())
     }
 
-    fn create_tunnel(&mut self, vni: Vni, network: &NetworkId, vtep: Vtep) -> Result<(), KernelError> {
+    fn create_tunnel(
+        &mut self,
+        vni: Vni,
+        network: &NetworkId,
+        vtep: Vtep,
+    ) -> Result<(), KernelError> {
         let segment = self.segment(vni)?;
         segment.refuse_foreign(vni, TUNNEL)?;
         let into = segment.namespace.clone();
@@ -172,7 +199,7 @@ impl LinuxKernel {
             addresses_max: limit(TUNNEL_ADDRESSES_MAX),
         };
         self.host_route.create_vxlan(&new, &into)?;
-        self.segment(vni)?.set_mark(vni, TUNNEL, &Mark::Network(network.clone()), None)
+        self.segment(vni)?.set_mark(vni, TUNNEL, &OwnerTag::Network(network.clone()), None)
     }
 
     fn create_port(
@@ -182,7 +209,7 @@ impl LinuxKernel {
         (mtu, learning): (u16, bool),
         place: &Place,
     ) -> Result<(), KernelError> {
-        let mark = Mark::Endpoint(port.endpoint.clone());
+        let mark = OwnerTag::Endpoint(port.endpoint.clone());
         let far_name = match place {
             Place::Host => port.container_name.as_str().to_owned(),
             Place::Sandbox(path) => {
@@ -203,7 +230,8 @@ impl LinuxKernel {
         segment.route.create_veth(&NewVeth {
             near: VethEnd { name: near_name.as_str(), group: GROUP, mtu: mtu_octets, mac: None },
             master: Some(bridge),
-            // The far end is the container's: it can be told by its other end, so it needs no group.
+            // The far end is the container's: it can be told by its other end, so it needs no
+            // group.
             far: VethEnd { name: &far_name, group: 0, mtu: mtu_octets, mac: Some(port.mac.0) },
             far_namespace: &far_namespace,
         })?;
@@ -213,9 +241,13 @@ impl LinuxKernel {
         };
         let place_name = place_name(place);
         let far = find(far_route, &far_name, &place_name)?;
-        far_route.change_link(far.index, &LinkChange { alias: Some(&mark.to_string()), ..LinkChange::default() })?;
+        far_route.change_link(
+            far.index,
+            &LinkChange { alias: Some(&mark.to_string()), ..LinkChange::default() },
+        )?;
         if matches!(place, Place::Sandbox(_)) {
-            far_route.change_link(far.index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
+            far_route
+                .change_link(far.index, &LinkChange { up: Some(true), ..LinkChange::default() })?;
             complete_end(far_route, &far_name, port, mtu, &place_name)?;
         }
         let segment = self.segment(vni)?;
@@ -242,11 +274,18 @@ impl SegmentHandle {
     }
 
     /// Marks a device that was just made, and perhaps brings it up.
-    fn set_mark(&mut self, vni: Vni, name: &str, mark: &Mark, up: Option<bool>) -> Result<(), KernelError> {
+    fn set_mark(
+        &mut self,
+        vni: Vni,
+        name: &str,
+        mark: &OwnerTag,
+        up: Option<bool>,
+    ) -> Result<(), KernelError> {
         let index = self.own(vni, name)?.index;
-        Ok(self
-            .route
-            .change_link(index, &LinkChange { alias: Some(&mark.to_string()), up, ..LinkChange::default() })?)
+        Ok(self.route.change_link(
+            index,
+            &LinkChange { alias: Some(&mark.to_string()), up, ..LinkChange::default() },
+        )?)
     }
 
     fn create_bridge(&mut self, vni: Vni, network: &NetworkId) -> Result<(), KernelError> {
@@ -254,11 +293,13 @@ impl SegmentHandle {
             self.route.create_bridge(BRIDGE, GROUP, &bridge_settings(None))?;
         }
         let bridge = self.own(vni, BRIDGE)?;
-        // Its own address set once more is one that was set by somebody, and no longer follows that of its ports.
-        let mark = Mark::Network(network.clone()).to_string();
-        Ok(self
-            .route
-            .change_link(bridge.index, &LinkChange { mac: bridge.mac, alias: Some(&mark), ..LinkChange::default() })?)
+        // Its own address set once more is one that was set by somebody, and no longer follows that
+        // of its ports.
+        let mark = OwnerTag::Network(network.clone()).to_string();
+        Ok(self.route.change_link(
+            bridge.index,
+            &LinkChange { mac: bridge.mac, alias: Some(&mark), ..LinkChange::default() },
+        )?)
     }
 
     /// Returns whether it had stopped to snoop.
@@ -267,13 +308,15 @@ impl SegmentHandle {
         let settings = bridge_settings(Some(&bridge.kind));
         let had_stopped = matches!(bridge.kind, Kind::Bridge(found) if !found.snooping);
         if had_stopped {
-            // A querier that begins has everything sent to all ports until all have answered it. One that goes on would not, and what was joined in the meantime, unseen, would
-            // get nothing.
+            // A querier that begins has everything sent to all ports until all have answered it.
+            // One that goes on would not, and what was joined in the meantime, unseen, would get
+            // nothing.
             let quiet = BridgeSettings { snooping: false, querier: false, ..settings };
             self.route.change_bridge(bridge.index, &quiet)?;
         }
         self.route.change_bridge(bridge.index, &settings)?;
-        let change = LinkChange { mtu: Some(u32::from(mtu)), up: Some(true), ..LinkChange::default() };
+        let change =
+            LinkChange { mtu: Some(u32::from(mtu)), up: Some(true), ..LinkChange::default() };
         self.route.change_link(bridge.index, &change)?;
         if let Some(mac) = bridge.mac.filter(|_| ipv6) {
             self.route.add_address(bridge.index, link_local(mac))?;
@@ -284,19 +327,32 @@ impl SegmentHandle {
     fn tune_tunnel(&mut self, vni: Vni, mtu: u16, learning: bool) -> Result<(), KernelError> {
         let bridge = self.own(vni, BRIDGE)?.index;
         let tunnel = self.own(vni, TUNNEL)?.index;
-        let change = LinkChange { mtu: Some(u32::from(mtu)), master: Some(bridge), ..LinkChange::default() };
+        let change =
+            LinkChange { mtu: Some(u32::from(mtu)), master: Some(bridge), ..LinkChange::default() };
         self.route.change_link(tunnel, &change)?;
         self.route.set_vxlan_learning(tunnel, learning)?;
         self.route.set_port(tunnel, learning, None)?;
         self.route.set_multicast_router(tunnel, MULTICAST_ROUTER_ALWAYS)?;
-        Ok(self.route.change_link(tunnel, &LinkChange { up: Some(true), ..LinkChange::default() })?)
+        Ok(self
+            .route
+            .change_link(tunnel, &LinkChange { up: Some(true), ..LinkChange::default() })?)
     }
 
-    fn tune_port(&mut self, vni: Vni, name: &DeviceName, mtu: u16, learning: bool) -> Result<(), KernelError> {
+    fn tune_port(
+        &mut self,
+        vni: Vni,
+        name: &DeviceName,
+        mtu: u16,
+        learning: bool,
+    ) -> Result<(), KernelError> {
         let bridge = self.own(vni, BRIDGE)?.index;
         let port = self.own(vni, name.as_str())?.index;
-        let change =
-            LinkChange { mtu: Some(u32::from(mtu)), master: Some(bridge), up: Some(true), ..LinkChange::default() };
+        let change = LinkChange {
+            mtu: Some(u32::from(mtu)),
+            master: Some(bridge),
+            up: Some(true),
+            ..LinkChange::default()
+        };
         self.route.change_link(port, &change)?;
         Ok(self.route.set_port(port, learning, Some(limit(GROUPS_PER_PORT_MAX)))?)
     }
@@ -316,13 +372,20 @@ fn limit(most: usize) -> u32 {
     u32::try_from(most).unwrap_or(u32::MAX)
 }
 
-/// Has a container's interface look for no duplicates of addresses that it gets, and gives it the link-local address that it has once more. Were that only
-/// changed, the search would go on.
-fn end_duplicate_detection(sandbox: &mut SandboxHandle, name: &str, place: &str) -> Result<(), KernelError> {
+/// Has a container's interface look for no duplicates of addresses that it gets, and gives it the
+/// link-local address that it has once more. Were that only changed, the search would go on.
+fn end_duplicate_detection(
+    sandbox: &mut SandboxHandle,
+    name: &str,
+    place: &str,
+) -> Result<(), KernelError> {
     let link = find(&mut sandbox.route, name, place)?;
-    // `accept_dad`, which no message of netlink can change. Where it cannot be changed, there is still an address to be put in place.
+    // `accept_dad`, which no message of netlink can change. Where it cannot be changed, there is
+    // still an address to be put in place.
     let set = match link.detects_duplicates {
-        true => sandbox.namespace.run(|| write_setting(&format!("ipv6/conf/{name}/accept_dad"), "0"))?,
+        true => {
+            sandbox.namespace.run(|| write_setting(&format!("ipv6/conf/{name}/accept_dad"), "0"))?
+        }
         false => Ok(()),
     };
     let route = &mut sandbox.route;
@@ -335,7 +398,13 @@ fn end_duplicate_detection(sandbox: &mut SandboxHandle, name: &str, place: &str)
 }
 
 /// Gives a container's interface, which is up, what it lacks. What it has more stays.
-fn complete_end(route: &mut Route, name: &str, port: &Port, mtu: u16, place: &str) -> Result<(), KernelError> {
+fn complete_end(
+    route: &mut Route,
+    name: &str,
+    port: &Port,
+    mtu: u16,
+    place: &str,
+) -> Result<(), KernelError> {
     let link = find(route, name, place)?;
     let change = LinkChange {
         mtu: (link.mtu != u32::from(mtu)).then_some(u32::from(mtu)),
@@ -355,9 +424,10 @@ fn complete_end(route: &mut Route, name: &str, port: &Port, mtu: u16, place: &st
     Ok(())
 }
 
-/// Deletes what is left in a container of an endpoint's earlier interface: the kernel takes a deleted namespace apart in its own time, and meanwhile the far end of
-/// a veth keeps the name that the new interface must have.
-fn delete_remains(route: &mut Route, mark: &Mark) -> Result<(), KernelError> {
+/// Deletes what is left in a container of an endpoint's earlier interface: the kernel takes a
+/// deleted namespace apart in its own time, and meanwhile the far end of a veth keeps the name that
+/// the new interface must have.
+fn delete_remains(route: &mut Route, mark: &OwnerTag) -> Result<(), KernelError> {
     let mark = mark.to_string();
     for link in route.links()?.into_iter().filter(|link| link.alias.as_deref() == Some(&mark)) {
         // If it goes by itself at this very moment, there is nothing to delete any more.
@@ -374,11 +444,15 @@ fn delete_remains(route: &mut Route, mark: &Mark) -> Result<(), KernelError> {
 fn free_name(route: &mut Route) -> Result<String, KernelError> {
     let taken: Vec<String> = route.links()?.into_iter().map(|link| link.name).collect();
     let names = (0..=taken.len()).map(|number| format!("{CONTAINER_PREFIX}{number}"));
-    Ok(names.into_iter().find(|name| !taken.contains(name)).unwrap_or_else(|| CONTAINER_PREFIX.to_owned()))
+    Ok(names
+        .into_iter()
+        .find(|name| !taken.contains(name))
+        .unwrap_or_else(|| CONTAINER_PREFIX.to_owned()))
 }
 
 fn find(route: &mut Route, name: &str, namespace: &str) -> Result<Link, KernelError> {
-    let missing = || KernelError::NoDevice { device: name.to_owned(), namespace: namespace.to_owned() };
+    let missing =
+        || KernelError::NoDevice { device: name.to_owned(), namespace: namespace.to_owned() };
     route.link(name)?.ok_or_else(missing)
 }
 
@@ -393,7 +467,8 @@ fn place_name(place: &Place) -> String {
     }
 }
 
-/// The link-local address that the kernel would have made of this MAC address (RFC 4291, appendix A).
+/// The link-local address that the kernel would have made of this MAC address (RFC 4291, appendix
+/// A).
 fn link_local([a, b, c, d, e, f]: Mac) -> IpNet {
     let address = Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
     Ipv6Net::new_assert(address, 64).into()

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use shoutd_core::plane::{Change, Destination, DeviceName, Filter, Forwarding, TUNNEL, Vtep, namespace_name};
+use shoutd_core::plane::{
+    Change, Destination, DeviceName, Filter, Forwarding, TUNNEL, Vtep, namespace_name,
+};
 use shoutd_core::{MacAddress, Vni};
 use shoutd_netlink::{Error, Filtering, GroupFilter, NamespaceId, Pinned, Route, TunnelGroup};
 
@@ -16,8 +18,9 @@ use super::{LEARNED_READ_MAX, PROTOCOL};
 use crate::forwarding::ForwardingTables;
 use crate::kernel::KernelError;
 
-/// The VNI under which what goes nowhere is sent to the host itself. No network has it, so the VXLAN device drops the packet before it becomes one (`encap_bypass_if_local`): nothing is added to the
-/// host's routes for it, and nothing can leave the host.
+/// The VNI under which what goes nowhere is sent to the host itself. No network has it, so the
+/// VXLAN device drops the packet before it becomes one (`encap_bypass_if_local`): nothing is added
+/// to the host's routes for it, and nothing can leave the host.
 const VNI_NOWHERE: u32 = shoutd_core::limits::VNI_NOWHERE;
 
 /// The forwarding tables of the kernel this runs on.
@@ -46,7 +49,9 @@ impl LinuxForwarding {
     fn open(&mut self, vni: Vni) -> Result<&mut Open, KernelError> {
         let missing = || KernelError::NoNamespace { namespace: namespace_name(vni) };
         let namespace = self.registry.get(vni);
-        if self.open.get(&vni).map(|open| open.namespace) != namespace.as_ref().map(|namespace| namespace.id()) {
+        if self.open.get(&vni).map(|open| open.namespace)
+            != namespace.as_ref().map(|namespace| namespace.id())
+        {
             self.open.remove(&vni);
         }
         let namespace = namespace.ok_or_else(missing)?;
@@ -66,15 +71,17 @@ impl LinuxForwarding {
 impl Open {
     fn refresh(&mut self) -> Result<(), KernelError> {
         let links = self.route.links()?.into_iter().filter(super::is_ours);
-        self.devices = links.filter_map(|link| Some((link.name.parse().ok()?, link.index))).collect();
+        self.devices =
+            links.filter_map(|link| Some((link.name.parse().ok()?, link.index))).collect();
         Ok(())
     }
 
     fn index(&self, vni: Vni, name: &str) -> Result<u32, KernelError> {
         let found = self.devices.iter().find(|(device, _)| device.as_str() == name);
-        found
-            .map(|(_, index)| *index)
-            .ok_or_else(|| KernelError::NoDevice { device: name.to_owned(), namespace: namespace_name(vni) })
+        found.map(|(_, index)| *index).ok_or_else(|| KernelError::NoDevice {
+            device: name.to_owned(),
+            namespace: namespace_name(vni),
+        })
     }
 
     fn change_pinned(
@@ -94,7 +101,9 @@ impl Open {
             }
         }
         let failed = self.route.change_pinned(tunnel, &entries)?;
-        failures.extend(failed.into_iter().map(|(position, error)| (positions[position], error.into())));
+        failures.extend(
+            failed.into_iter().map(|(position, error)| (positions[position], error.into())),
+        );
         Ok(failures)
     }
 
@@ -129,7 +138,8 @@ impl ForwardingTables for LinuxForwarding {
         open.refresh()?;
         let tunnel = open.index(vni, TUNNEL)?;
         let mut found = Forwarding::default();
-        // A kernel without such a database has no entries in it, and says so by an error or by none.
+        // A kernel without such a database has no entries in it, and says so by an error or by
+        // none.
         for entry in open.route.tunnel_groups(tunnel, PROTOCOL)? {
             let to = match entry.vni {
                 Some(VNI_NOWHERE) => Destination::Nowhere,
@@ -171,7 +181,12 @@ impl ForwardingTables for LinuxForwarding {
         Ok(open.devices.keys().cloned().collect())
     }
 
-    fn change(&mut self, vni: Vni, own: Vtep, changes: &[Change]) -> Result<Vec<(usize, KernelError)>, KernelError> {
+    fn change(
+        &mut self,
+        vni: Vni,
+        own: Vtep,
+        changes: &[Change],
+    ) -> Result<Vec<(usize, KernelError)>, KernelError> {
         let open = self.open(vni)?;
         open.changed_at = Instant::now();
         if open.devices.is_empty() {
@@ -184,7 +199,8 @@ impl ForwardingTables for LinuxForwarding {
         for run in changes.chunk_by(|a, b| table(a) == table(b)) {
             let failed = match table(&run[0]) {
                 Table::Groups => {
-                    let entries: Vec<_> = run.iter().filter_map(|change| tunnel_group(change, own.address)).collect();
+                    let entries: Vec<_> =
+                        run.iter().filter_map(|change| tunnel_group(change, own.address)).collect();
                     let failed = open.route.change_tunnel_groups(tunnel, PROTOCOL, &entries)?;
                     failed.into_iter().map(|(position, error)| (position, error.into())).collect()
                 }
@@ -200,7 +216,8 @@ impl ForwardingTables for LinuxForwarding {
     fn retain(&mut self, segments: &BTreeSet<Vni>) {
         let registry = &self.registry;
         self.open.retain(|vni, open| {
-            segments.contains(vni) && registry.get(*vni).is_some_and(|namespace| namespace.id() == open.namespace)
+            segments.contains(vni)
+                && registry.get(*vni).is_some_and(|namespace| namespace.id() == open.namespace)
         });
     }
 }
@@ -238,11 +255,19 @@ fn tunnel_group(change: &Change, own: IpAddr) -> Option<(TunnelGroup, bool)> {
 /// The entry that a change is about. To let go of a port that is gone there is nothing to do.
 fn pinned(open: &Open, vni: Vni, change: &Change) -> Result<Option<(Pinned, bool)>, KernelError> {
     Ok(match change {
-        Change::Group { .. } | Change::Filter { .. } | Change::Unfilter | Change::Admit { .. } => None,
-        Change::GroupMac { mac, remote, add } => Some((Pinned::Tunnel { mac: mac.0, remote: *remote }, *add)),
+        Change::Group { .. } | Change::Filter { .. } | Change::Unfilter | Change::Admit { .. } => {
+            None
+        }
+        Change::GroupMac { mac, remote, add } => {
+            Some((Pinned::Tunnel { mac: mac.0, remote: *remote }, *add))
+        }
         Change::ReleaseGroupMac { mac } => Some((Pinned::Destination { mac: mac.0 }, false)),
-        Change::PinRemote { mac, remote } => Some((Pinned::Tunnel { mac: mac.0, remote: *remote }, true)),
-        Change::UnpinRemote { mac, remote } => Some((Pinned::Tunnel { mac: mac.0, remote: *remote }, false)),
+        Change::PinRemote { mac, remote } => {
+            Some((Pinned::Tunnel { mac: mac.0, remote: *remote }, true))
+        }
+        Change::UnpinRemote { mac, remote } => {
+            Some((Pinned::Tunnel { mac: mac.0, remote: *remote }, false))
+        }
         Change::PinPort { mac, port } => {
             Some((Pinned::Port { mac: mac.0, port: open.index(vni, port.as_str())? }, true))
         }

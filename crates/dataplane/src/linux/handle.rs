@@ -1,4 +1,5 @@
-//! Open namespaces with the sockets in them, kept from round to round, and what was last read there.
+//! Open namespaces with the sockets in them, kept from round to round, and what was last read
+//! there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -6,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use shoutd_core::plane::{ContainerEnd, DeviceName, ObservedSegment};
-use shoutd_netlink::{Error, Guard, Monitor, Namespace, NamespaceId, Peer, Route};
+use shoutd_netlink::{Error, IgmpMldFilter, Monitor, Namespace, NamespaceId, Peer, Route};
 
-/// How old something that was read may be though no event said that it changed. Some changes of devices that are down make no event.
+/// How old something that was read may be though no event said that it changed. Some changes of
+/// devices that are down make no event.
 const AGE_MAX: Duration = Duration::from_secs(10);
 
 /// Something that was read in a namespace.
@@ -49,8 +51,8 @@ impl Watch {
         changed
     }
 
-    /// Whether there was a change since this was last asked. To be asked before reading, so that a change while reading is kept for next
-    /// time.
+    /// Whether there was a change since this was last asked. To be asked before reading, so that a
+    /// change while reading is kept for next time.
     pub(super) fn take(&self) -> bool {
         self.drain();
         self.changed.swap(false, Ordering::Relaxed)
@@ -82,21 +84,25 @@ pub(super) struct Failure {
 pub(super) struct SegmentHandle {
     pub(super) namespace: Namespace,
     pub(super) route: Route,
-    pub(super) guard: Guard,
+    pub(super) igmp_mld_filter: IgmpMldFilter,
     pub(super) reading: Option<Reading<SegmentContent>>,
     /// That it could not be read when that was last tried.
     pub(super) failure: Option<Failure>,
     watches: [Watch; 2],
-    /// Which namespaces the numbers stand for that this one knows others by. They hold as long as those are open.
+    /// Which namespaces the numbers stand for that this one knows others by. They hold as long as
+    /// those are open.
     numbers: BTreeMap<i32, NamespaceId>,
 }
 
 impl SegmentHandle {
     pub(super) fn open(namespace: Namespace) -> Result<Self, Error> {
         Ok(Self {
-            watches: [Watch::new(Monitor::segment(&namespace)?), Watch::new(Monitor::filters(&namespace)?)],
+            watches: [
+                Watch::new(Monitor::segment(&namespace)?),
+                Watch::new(Monitor::filters(&namespace)?),
+            ],
             route: Route::open(&namespace)?,
-            guard: Guard::open(&namespace)?,
+            igmp_mld_filter: IgmpMldFilter::open(&namespace)?,
             reading: None,
             failure: None,
             numbers: BTreeMap::new(),
@@ -104,10 +110,11 @@ impl SegmentHandle {
         })
     }
 
-    /// Closes what is not needed before the next look: with a thousand networks each descriptor counts.
+    /// Closes what is not needed before the next look: with a thousand networks each descriptor
+    /// counts.
     pub(super) fn rest(&mut self) {
         self.route.rest();
-        self.guard.rest();
+        self.igmp_mld_filter.rest();
     }
 
     pub(super) fn watches(&self) -> impl Iterator<Item = &Watch> {
@@ -146,7 +153,8 @@ impl SegmentHandle {
     }
 }
 
-/// A container's namespace. Its sockets keep it alive, so it must not be kept once its path is gone.
+/// A container's namespace. Its sockets keep it alive, so it must not be kept once its path is
+/// gone.
 #[derive(Debug)]
 pub(super) struct SandboxHandle {
     pub(super) namespace: Namespace,
@@ -161,7 +169,13 @@ pub(super) struct SandboxHandle {
 impl SandboxHandle {
     pub(super) fn open(namespace: Namespace) -> Result<Self, Error> {
         let watch = Watch::new(Monitor::sandbox(&namespace)?);
-        Ok(Self { watch, route: Route::open(&namespace)?, reading: None, asked: BTreeSet::new(), namespace })
+        Ok(Self {
+            watch,
+            route: Route::open(&namespace)?,
+            reading: None,
+            asked: BTreeSet::new(),
+            namespace,
+        })
     }
 
     /// Whether it must be read again.

@@ -11,12 +11,16 @@ use shoutd_netlink::{Kind, Listing, Namespace, Route};
 
 use crate::kernel::KernelError;
 
-/// The ports of a segment that lead to containers, each with a group that the bridge has it listen to; `None` is every group, of a port
-/// behind which there is a multicast router. `directory` is that of the segments' namespaces. A bridge that is not there has none.
+/// The ports of a segment that lead to containers, each with a group that the bridge has it listen
+/// to; `None` is every group, of a port behind which there is a multicast router. `directory` is
+/// that of the segments' namespaces. A bridge that is not there has none.
 ///
 /// # Errors
 /// If the segment is not there, or cannot be looked at.
-pub fn listeners(directory: &Path, vni: Vni) -> Result<BTreeSet<(DeviceName, Option<IpAddr>)>, KernelError> {
+pub fn listeners(
+    directory: &Path,
+    vni: Vni,
+) -> Result<BTreeSet<(DeviceName, Option<IpAddr>)>, KernelError> {
     let mut route = Route::open(&Namespace::open(&directory.join(namespace_name(vni)))?)?;
     let Some(bridge) = route.link(BRIDGE)? else {
         return Ok(BTreeSet::new());

@@ -1,17 +1,17 @@
 //! The kernel this runs on.
 
-mod allowance;
-mod chosen;
+mod backup_querier;
 mod early_joins;
 mod execute;
 mod forwarding;
 mod handle;
 mod listeners;
-mod listening;
+mod memberships;
 mod observe;
-mod queries;
+mod rate_limiter;
 mod registry;
 mod reports;
+mod source_filters;
 mod underlay_filter;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,31 +26,34 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use shoutd_core::Vni;
 use shoutd_core::limits::LEARNED_MAX;
-use shoutd_core::plane::{Action, Mark, Observed, namespace_vni};
+use shoutd_core::plane::{Action, Observed, OwnerTag, namespace_vni};
 use shoutd_netlink::{Link, Monitor, NamedNamespaces, Namespace, Route};
 
 use crate::forwarding::{ForwardingTables, MembershipSource};
 use crate::kernel::{Kernel, KernelError};
 use forwarding::LinuxForwarding;
 use handle::{SandboxHandle, SegmentHandle, Watch};
-use listening::LinuxListening;
+use memberships::LinuxMemberships;
 use registry::Registry;
 use underlay_filter::UnderlayFilterHandle;
 
 pub use listeners::listeners;
 
-/// The device group (`IFLA_GROUP`) that shoutd makes devices in: "shou" in ASCII. A device's alias, which is its mark, cannot be given when it is
-/// made; its group can. One that is in the group and has no mark is therefore what a crash left half made.
+/// The device group (`IFLA_GROUP`) that shoutd makes devices in: "shou" in ASCII. A device's alias,
+/// which is its mark, cannot be given when it is made; its group can. One that is in the group and
+/// has no mark is therefore what a crash left half made.
 const GROUP: u32 = 0x7368_6f75;
 
-/// Entries of forwarding tables that were learnt and that are read, or forgotten, at once: so many that it can be told that there are too many, in the
-/// tables of a bridge and of a VXLAN device alike.
+/// Entries of forwarding tables that were learnt and that are read, or forgotten, at once: so many
+/// that it can be told that there are too many, in the tables of a bridge and of a VXLAN device
+/// alike.
 const LEARNED_READ_MAX: usize = 2 * LEARNED_MAX + 1;
 
 /// How long a network's sockets are kept open for what changes at once, since that was last needed.
 const BUSY_FOR: Duration = Duration::from_secs(60);
 
-/// Who put an entry into a VXLAN device's multicast database (`MDBE_ATTR_RTPROT`): a number that iproute2's list gives to nobody, the ASCII code of "s".
+/// Who put an entry into a VXLAN device's multicast database (`MDBE_ATTR_RTPROT`): a number that
+/// iproute2's list gives to nobody, the ASCII code of "s".
 pub(crate) const PROTOCOL: u8 = 115;
 
 /// The kernel this runs on, seen from one namespace: the host's.
@@ -71,13 +74,15 @@ pub struct LinuxKernel {
 }
 
 impl LinuxKernel {
-    /// Takes the calling thread's network namespace for the host's, and keeps segments in `directory`, which usually is
-    /// [`NamedNamespaces::DEFAULT_DIRECTORY`].
+    /// Takes the calling thread's network namespace for the host's, and keeps segments in
+    /// `directory`, which usually is [`NamedNamespaces::DEFAULT_DIRECTORY`].
     pub fn new(directory: impl Into<PathBuf>) -> Result<Self, KernelError> {
         let host = Namespace::current()?;
         let named = NamedNamespaces::new(directory);
-        let names = watch(named.directory())
-            .map_err(|error| KernelError::Watch { directory: named.directory().to_owned(), error })?;
+        let names = watch(named.directory()).map_err(|error| KernelError::Watch {
+            directory: named.directory().to_owned(),
+            error,
+        })?;
         // A name without a namespace is what a crash left: it would be neither found nor deleted.
         for name in named.list()? {
             if namespace_vni(&name).is_some() && named.open(&name)?.is_none() {
@@ -113,7 +118,7 @@ impl Kernel for LinuxKernel {
     }
 
     fn memberships(&self) -> Box<dyn MembershipSource> {
-        Box::new(LinuxListening::new(self.registry.clone()))
+        Box::new(LinuxMemberships::new(self.registry.clone()))
     }
 
     fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration) {
@@ -122,7 +127,9 @@ impl Kernel for LinuxKernel {
         sources.extend(self.segments.values().flat_map(SegmentHandle::watches).map(Source::Handle));
         sources.extend(self.sandboxes.values().map(|sandbox| Source::Handle(&sandbox.watch)));
         let mut waiting = vec![PollFd::new(wake, PollFlags::POLLIN)];
-        waiting.extend(sources.iter().map(|source| PollFd::new(source.descriptor(), PollFlags::POLLIN)));
+        waiting.extend(
+            sources.iter().map(|source| PollFd::new(source.descriptor(), PollFlags::POLLIN)),
+        );
         let deadline = Instant::now() + timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -132,7 +139,8 @@ impl Kernel for LinuxKernel {
                 Ok(_) => {}
             }
             let is_ready = |waiting: &PollFd<'_>| waiting.any().unwrap_or(true);
-            let ready = sources.iter().zip(waiting.iter().skip(1)).filter(|(_, waiting)| is_ready(waiting));
+            let ready =
+                sources.iter().zip(waiting.iter().skip(1)).filter(|(_, waiting)| is_ready(waiting));
             // Every one is to be drained, also behind the first that has a change.
             let changed = ready.fold(false, |changed, (source, _)| source.drain() || changed);
             if changed || waiting.first().is_some_and(is_ready) {
@@ -172,12 +180,15 @@ impl Source<'_> {
 fn watch(directory: &Path) -> io::Result<Inotify> {
     std::fs::create_dir_all(directory)?;
     let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-    inotify.add_watch(directory, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVE)?;
+    inotify.add_watch(
+        directory,
+        AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVE,
+    )?;
     Ok(inotify)
 }
 
 /// The mark of a device, if it has one.
-fn mark(link: &Link) -> Option<Mark> {
+fn mark(link: &Link) -> Option<OwnerTag> {
     link.alias.as_deref().and_then(|alias| alias.parse().ok())
 }
 
@@ -186,17 +197,21 @@ fn is_ours(link: &Link) -> bool {
     mark(link).is_some() || link.group == GROUP
 }
 
-/// Whether a device is one that every namespace has: loopback, and the fallback devices of tunnel modules
-/// (`net.core.fb_tunnels_only_for_init_net`), which cannot be deleted.
+/// Whether a device is one that every namespace has: loopback, and the fallback devices of tunnel
+/// modules (`net.core.fb_tunnels_only_for_init_net`), which cannot be deleted.
 fn is_everywhere(link: &Link) -> bool {
-    const FALLBACKS: [&str; 11] =
-        ["lo", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0", "ip6gre0", "teql0"];
+    const FALLBACKS: [&str; 11] = [
+        "lo", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0",
+        "ip6gre0", "teql0",
+    ];
     FALLBACKS.contains(&link.name.as_str())
 }
 
-/// Writes a setting of the calling thread's network namespace: `/proc/sys/net` shows each thread its own.
+/// Writes a setting of the calling thread's network namespace: `/proc/sys/net` shows each thread
+/// its own.
 fn write_setting(name: &str, value: &str) -> io::Result<()> {
     let path = Path::new("/proc/sys/net").join(name);
-    std::fs::write(&path, value)
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot set {}: {error}", path.display())))
+    std::fs::write(&path, value).map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot set {}: {error}", path.display()))
+    })
 }

@@ -8,8 +8,8 @@ use std::time::Instant;
 use ipnet::{IpNet, Ipv4Net};
 use shoutd_core::limits::LEARNED_MAX;
 use shoutd_core::plane::{
-    ALL_MULTICAST, BRIDGE, ContainerEnd, DeviceName, Learned, Observed, ObservedBridge, ObservedPort, ObservedSegment,
-    ObservedTunnel, Place, TUNNEL, namespace_vni,
+    ALL_MULTICAST, BRIDGE, ContainerEnd, DeviceName, Learned, Observed, ObservedBridge,
+    ObservedPort, ObservedSegment, ObservedTunnel, Place, TUNNEL, namespace_vni,
 };
 use shoutd_core::{MacAddress, Vni};
 use shoutd_netlink::{Address, IpRoute, Kind, Link, Namespace, NamespaceId, Peer, Route};
@@ -19,14 +19,21 @@ use super::{LinuxKernel, is_everywhere, is_ours, mark};
 use crate::kernel::KernelError;
 
 impl LinuxKernel {
-    pub(super) fn observe_all(&mut self, wanted: &BTreeSet<PathBuf>) -> Result<Observed, KernelError> {
-        let mut observed = Observed { underlay_filter: self.underlay_filter.observe(), ..Observed::default() };
+    pub(super) fn observe_all(
+        &mut self,
+        wanted: &BTreeSet<PathBuf>,
+    ) -> Result<Observed, KernelError> {
+        let mut observed =
+            Observed { underlay_filter: self.underlay_filter.observe(), ..Observed::default() };
         self.refresh_segments(&mut observed.unreadable_segments)?;
         self.refresh_sandboxes(wanted, &mut observed);
-        let mut open: BTreeSet<NamespaceId> = self.sandboxes.values().map(|sandbox| sandbox.namespace.id()).collect();
+        let mut open: BTreeSet<NamespaceId> =
+            self.sandboxes.values().map(|sandbox| sandbox.namespace.id()).collect();
         open.insert(self.host.id());
         let unreadable = observed.unreadable_segments.clone();
-        for (&vni, segment) in self.segments.iter_mut().filter(|(vni, _)| !unreadable.contains_key(vni)) {
+        for (&vni, segment) in
+            self.segments.iter_mut().filter(|(vni, _)| !unreadable.contains_key(vni))
+        {
             segment.forget_all_but(&open);
             let ends = Ends {
                 host: (&self.host, &mut self.host_route),
@@ -42,8 +49,12 @@ impl LinuxKernel {
         Ok(observed)
     }
 
-    /// Makes the open segments those that have a name now. A name may have come to mean another namespace.
-    fn refresh_segments(&mut self, unreadable: &mut BTreeMap<Vni, String>) -> Result<(), KernelError> {
+    /// Makes the open segments those that have a name now. A name may have come to mean another
+    /// namespace.
+    fn refresh_segments(
+        &mut self,
+        unreadable: &mut BTreeMap<Vni, String>,
+    ) -> Result<(), KernelError> {
         let mut seen = BTreeSet::new();
         for name in self.named.list()? {
             let Some(vni) = namespace_vni(&name) else {
@@ -59,14 +70,19 @@ impl LinuxKernel {
                 unreadable.insert(vni, error.to_string());
             }
         }
-        // Sockets keep a namespace alive, and with it a VXLAN device that would be in the way of its successor.
+        // Sockets keep a namespace alive, and with it a VXLAN device that would be in the way of
+        // its successor.
         self.segments.retain(|vni, _| seen.contains(vni));
         self.registry.retain(|vni| seen.contains(&vni));
         Ok(())
     }
 
     /// Keeps what is open of a segment if it is this namespace, else opens it.
-    pub(super) fn keep_segment(&mut self, vni: Vni, namespace: Namespace) -> Result<(), KernelError> {
+    pub(super) fn keep_segment(
+        &mut self,
+        vni: Vni,
+        namespace: Namespace,
+    ) -> Result<(), KernelError> {
         if self.segments.get(&vni).is_none_or(|open| open.namespace.id() != namespace.id()) {
             self.segments.insert(vni, SegmentHandle::open(namespace.clone())?);
             self.registry.insert(vni, namespace);
@@ -74,18 +90,27 @@ impl LinuxKernel {
         Ok(())
     }
 
-    /// Makes the open sandboxes those that are wanted and there; notes those that are not there, or cannot be looked into.
+    /// Makes the open sandboxes those that are wanted and there; notes those that are not there, or
+    /// cannot be looked into.
     fn refresh_sandboxes(&mut self, wanted: &BTreeSet<PathBuf>, observed: &mut Observed) {
         let missing = &mut observed.missing_sandboxes;
         for path in wanted {
             match Namespace::open(path) {
                 // The host's own is nobody's sandbox.
                 Ok(namespace) if namespace.id() != self.host.id() => {
-                    if self.sandboxes.get(path).is_none_or(|open| open.namespace.id() != namespace.id()) {
+                    if self
+                        .sandboxes
+                        .get(path)
+                        .is_none_or(|open| open.namespace.id() != namespace.id())
+                    {
                         self.sandboxes.remove(path);
                         match SandboxHandle::open(namespace) {
                             Ok(sandbox) => _ = self.sandboxes.insert(path.clone(), sandbox),
-                            Err(error) => _ = observed.unreadable_sandboxes.insert(path.clone(), error.to_string()),
+                            Err(error) => {
+                                _ = observed
+                                    .unreadable_sandboxes
+                                    .insert(path.clone(), error.to_string())
+                            }
                         }
                     }
                 }
@@ -95,11 +120,13 @@ impl LinuxKernel {
             }
         }
         self.sandboxes.retain(|path, _| wanted.contains(path) && !missing.contains(path));
-        self.registry.set_sandboxes(self.sandboxes.values().map(|sandbox| sandbox.namespace.clone()));
+        self.registry
+            .set_sandboxes(self.sandboxes.values().map(|sandbox| sandbox.namespace.clone()));
     }
 }
 
-/// What could not be read is read again when so many times have passed as it took: one segment must not take all the time there is.
+/// What could not be read is read again when so many times have passed as it took: one segment must
+/// not take all the time there is.
 const REST: u32 = 10;
 
 /// Where the other end of a port can be.
@@ -111,10 +138,16 @@ struct Ends<'a> {
 }
 
 /// What a segment has, or why that cannot be read.
-fn observe_segment(segment: &mut SegmentHandle, mut ends: Ends<'_>, ipv6: bool) -> Result<ObservedSegment, String> {
+fn observe_segment(
+    segment: &mut SegmentHandle,
+    mut ends: Ends<'_>,
+    ipv6: bool,
+) -> Result<ObservedSegment, String> {
     if segment.is_stale() {
         segment.reading = None;
-        if let Some(failure) = segment.failure.as_ref().filter(|failure| Instant::now() < failure.until) {
+        if let Some(failure) =
+            segment.failure.as_ref().filter(|failure| Instant::now() < failure.until)
+        {
             return Err(failure.error.clone());
         }
         let begin = Instant::now();
@@ -125,7 +158,8 @@ fn observe_segment(segment: &mut SegmentHandle, mut ends: Ends<'_>, ipv6: bool) 
             Ok(content) => segment.reading = Some(Reading::new(content)),
             Err(error) => {
                 let error = error.to_string();
-                segment.failure = Some(Failure { error: error.clone(), until: begin + REST * begin.elapsed() });
+                segment.failure =
+                    Some(Failure { error: error.clone(), until: begin + REST * begin.elapsed() });
                 return Err(error);
             }
         }
@@ -144,11 +178,16 @@ fn observe_segment(segment: &mut SegmentHandle, mut ends: Ends<'_>, ipv6: bool) 
 
 fn read_segment(segment: &mut SegmentHandle, ipv6: bool) -> Result<SegmentContent, KernelError> {
     let links = segment.route.links()?;
-    let bridge = links.iter().find(|link| link.name == BRIDGE && is_ours(link)).map(|link| link.index);
+    let bridge =
+        links.iter().find(|link| link.name == BRIDGE && is_ours(link)).map(|link| link.index);
     // A guard that cannot be read may not be there; to install it once more does no harm.
-    let guard = segment.guard.is_whole(TUNNEL).unwrap_or(None);
-    let max_rate = guard.and_then(|guard| guard.max_rate);
-    let mut observed = ObservedSegment { guard: guard.is_some(), max_rate, ..ObservedSegment::default() };
+    let igmp_mld_filter = segment.igmp_mld_filter.is_whole(TUNNEL).unwrap_or(None);
+    let max_rate = igmp_mld_filter.and_then(|igmp_mld_filter| igmp_mld_filter.max_rate);
+    let mut observed = ObservedSegment {
+        igmp_mld_filter: igmp_mld_filter.is_some(),
+        max_rate,
+        ..ObservedSegment::default()
+    };
     let mut peers = Vec::new();
     for link in links.iter().filter(|link| !is_everywhere(link)) {
         let Ok(name) = link.name.parse::<DeviceName>() else {
@@ -165,7 +204,8 @@ fn read_segment(segment: &mut SegmentHandle, ipv6: bool) -> Result<SegmentConten
             }
             _ if link.name == TUNNEL => {
                 observed.tunnel = Some(observe_tunnel(link, enslaved));
-                (observed.flood, observed.learned) = read_learned(segment, link.index, limits_itself(&links))?;
+                (observed.flood, observed.learned) =
+                    read_learned(segment, link.index, limits_itself(&links))?;
             }
             _ => {
                 peers.extend(link.peer.map(|peer| (name.clone(), peer)));
@@ -178,12 +218,13 @@ fn read_segment(segment: &mut SegmentHandle, ipv6: bool) -> Result<SegmentConten
 
 /// Whether the bridge learns no more than it may by itself.
 fn limits_itself(links: &[Link]) -> bool {
-    let is_limited = |link: &Link| matches!(link.kind, Kind::Bridge(settings) if settings.learned_max.is_some());
+    let is_limited =
+        |link: &Link| matches!(link.kind, Kind::Bridge(settings) if settings.learned_max.is_some());
     links.iter().any(|link| link.name == BRIDGE && is_limited(link))
 }
 
-/// The flood entries of a VXLAN device, and what was learnt. Where more was learnt than may be, some flood entries may be missing: they are
-/// added once more, which changes nothing.
+/// The flood entries of a VXLAN device, and what was learnt. Where more was learnt than may be,
+/// some flood entries may be missing: they are added once more, which changes nothing.
 fn read_learned(
     segment: &mut SegmentHandle,
     tunnel: u32,
@@ -229,7 +270,8 @@ fn observe_bridge(link: &Link, link_local: bool) -> Option<ObservedBridge> {
 }
 
 fn observe_tunnel(link: &Link, enslaved: bool) -> ObservedTunnel {
-    let settings = if let Kind::Vxlan(settings) = link.kind { settings } else { Default::default() };
+    let settings =
+        if let Kind::Vxlan(settings) = link.kind { settings } else { Default::default() };
     ObservedTunnel {
         mark: mark(link),
         vni: Vni::new(settings.vni),
@@ -257,19 +299,26 @@ fn observe_port(link: &Link, enslaved: bool) -> ObservedPort {
 }
 
 impl Ends<'_> {
-    /// Finds a port's other end by where the kernel says it is: no name and no alias, which a container could change, is believed.
-    fn find(&mut self, segment: &mut SegmentHandle, peer: Peer) -> Result<Option<ContainerEnd>, KernelError> {
+    /// Finds a port's other end by where the kernel says it is: no name and no alias, which a
+    /// container could change, is believed.
+    fn find(
+        &mut self,
+        segment: &mut SegmentHandle,
+        peer: Peer,
+    ) -> Result<Option<ContainerEnd>, KernelError> {
         let Some(number) = peer.namespace else {
             return Ok(None);
         };
         let (host, host_route) = &mut self.host;
-        let candidates = std::iter::once(*host).chain(self.sandboxes.values().map(|sandbox| &sandbox.namespace));
+        let candidates =
+            std::iter::once(*host).chain(self.sandboxes.values().map(|sandbox| &sandbox.namespace));
         let place = segment.numbered(number, candidates)?;
         if place == Some(host.id()) {
             let link = host_route.link_at(peer.index)?;
             return Ok(link.and_then(|link| container_end(&link, Place::Host)));
         }
-        let found = self.sandboxes.iter_mut().find(|(_, sandbox)| Some(sandbox.namespace.id()) == place);
+        let found =
+            self.sandboxes.iter_mut().find(|(_, sandbox)| Some(sandbox.namespace.id()) == place);
         let Some((path, sandbox)) = found else {
             return Ok(None);
         };
@@ -291,7 +340,10 @@ impl Ends<'_> {
     }
 }
 
-fn read_sandbox(sandbox: &mut SandboxHandle, path: &Path) -> Result<BTreeMap<u32, ContainerEnd>, KernelError> {
+fn read_sandbox(
+    sandbox: &mut SandboxHandle,
+    path: &Path,
+) -> Result<BTreeMap<u32, ContainerEnd>, KernelError> {
     let (route, asked) = (&mut sandbox.route, &mut sandbox.asked);
     let (links, addresses) = (route.links()?, route.addresses()?);
     asked.retain(|index| links.iter().any(|link| link.index == *index));
@@ -303,7 +355,8 @@ fn read_sandbox(sandbox: &mut SandboxHandle, path: &Path) -> Result<BTreeMap<u32
     let ends = veths.filter_map(|link| {
         let mut own = addresses.iter().filter(|address| address.link == link.index);
         // One of an interface that is down stays tentative whatever is done.
-        let is_tentative = |address: &Address| link.up && address.tentative && is_link_local(address.net);
+        let is_tentative =
+            |address: &Address| link.up && address.tentative && is_link_local(address.net);
         let end = ContainerEnd {
             addresses: own.clone().map(|address| address.net).collect(),
             detects_duplicates: link.detects_duplicates || own.any(is_tentative),
@@ -333,7 +386,9 @@ fn container_end(link: &Link, place: Place) -> Option<ContainerEnd> {
 pub(super) fn multicast_routes(routes: &[IpRoute], index: u32) -> BTreeSet<Ipv4Net> {
     let connected = routes.iter().filter(|route| route.link == index && route.connected);
     let multicast = connected.filter_map(|route| match route.destination {
-        IpNet::V4(destination) => Some(destination).filter(|destination| ALL_MULTICAST.contains(destination)),
+        IpNet::V4(destination) => {
+            Some(destination).filter(|destination| ALL_MULTICAST.contains(destination))
+        }
         IpNet::V6(_) => None,
     });
     multicast.collect()

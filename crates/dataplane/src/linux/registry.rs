@@ -1,4 +1,5 @@
-//! Which namespace each segment has now, and which containers have, and whose bridge had too many groups: told by the reconciler, which makes and finds them, to the threads beside it.
+//! Which namespace each segment has now, and which containers have, and whose bridge had too many
+//! groups: told by the reconciler, which makes and finds them, to the threads beside it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -63,7 +64,8 @@ impl Registry {
         self.segments().clone()
     }
 
-    /// Notes all containers' namespaces. Earlier ones are not kept: what holds a namespace open keeps its devices.
+    /// Notes all containers' namespaces. Earlier ones are not kept: what holds a namespace open
+    /// keeps its devices.
     pub(super) fn set_sandboxes(&self, sandboxes: impl Iterator<Item = Namespace>) {
         *self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner) = sandboxes.collect();
     }

@@ -1,7 +1,8 @@
 //! Telling multicast routers in containers of members on other hosts, whose own reports stay there.
 //!
-//! What is told, and when, [`Reports`] decides; here is what hears the routers' queries, and sends. Both are at the routers'
-//! ports and pass the bridge by, so that it takes none of it for a member of this host, and so nobody announces it.
+//! What is told, and when, [`Reports`] decides; here is what hears the routers' queries, and sends.
+//! Both are at the routers' ports and pass the bridge by, so that it takes none of it for a member
+//! of this host, and so nobody announces it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,14 +10,17 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use shoutd_core::multicast::{Database, Elsewhere, Query, Report, Reports, SourceFilter, Version};
+use shoutd_core::multicast::{Mdb, Query, RemoteMembers, Report, Reports, SourceFilter, Version};
 use shoutd_core::plane::{DeviceName, Segment};
-use shoutd_netlink::{Error, GroupRecord, HeardQuery, Namespace, QueryMonitor, QueryVersion, Reporter};
+use shoutd_netlink::{
+    Error, GroupRecord, HeardQuery, Namespace, QueryMonitor, QueryVersion, Reporter,
+};
 use tracing::debug;
 
-use super::allowance::Allowance;
+use super::rate_limiter::RateLimiter;
 
-/// Queries of one network that are heeded in a second: who is asked more often is told on the next occasion.
+/// Queries of one network that are heeded in a second: who is asked more often is told on the next
+/// occasion.
 const QUERIES_PER_SECOND: usize = 1000;
 
 /// What is told in one network.
@@ -25,13 +29,14 @@ pub(super) struct Reporting {
     namespace: Namespace,
     since: Instant,
     reporter: Option<Reporter>,
-    /// By port of a router: the queries that come in by it. `None` if they cannot be heard: it is told unasked then.
+    /// By port of a router: the queries that come in by it. `None` if they cannot be heard: it is
+    /// told unasked then.
     monitors: BTreeMap<u32, Option<QueryMonitor>>,
     /// What the members were worked out from.
-    elsewhere: Elsewhere,
+    elsewhere: RemoteMembers,
     of_igmp: Reports,
     of_mld: Reports,
-    allowance: Allowance,
+    rate_limiter: RateLimiter,
 }
 
 impl Reporting {
@@ -41,16 +46,16 @@ impl Reporting {
             since: Instant::now(),
             reporter: None,
             monitors: BTreeMap::new(),
-            elsewhere: Elsewhere::default(),
+            elsewhere: RemoteMembers::default(),
             of_igmp: Reports::default(),
             of_mld: Reports::default(),
-            allowance: Allowance::new(QUERIES_PER_SECOND),
+            rate_limiter: RateLimiter::new(QUERIES_PER_SECOND),
         }
     }
 
     /// What to wait for.
     pub(super) fn events(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let is_heeded = !self.allowance.is_used_up();
+        let is_heeded = !self.rate_limiter.is_used_up();
         self.monitors.values().flatten().filter(move |_| is_heeded).map(AsFd::as_fd)
     }
 
@@ -60,11 +65,12 @@ impl Reporting {
         Some(due.saturating_sub(self.since.elapsed()))
     }
 
-    /// Hears what routers ask, and tells them what is due. `ports` are the containers' by their index.
+    /// Hears what routers ask, and tells them what is due. `ports` are the containers' by their
+    /// index.
     pub(super) fn follow(
         &mut self,
         segment: Option<&Segment>,
-        database: &Database,
+        database: &Mdb,
         ports: &BTreeMap<u32, Option<DeviceName>>,
     ) {
         let routers = database.routers();
@@ -98,7 +104,9 @@ impl Reporting {
             let namespace = &self.namespace;
             self.monitors.entry(*port).or_insert_with(|| {
                 QueryMonitor::open(namespace, *port)
-                    .inspect_err(|error| debug!("a multicast router is told unasked of members elsewhere: {error}"))
+                    .inspect_err(|error| {
+                        debug!("a multicast router is told unasked of members elsewhere: {error}")
+                    })
                     .ok()
             });
         }
@@ -119,11 +127,11 @@ impl Reporting {
 
     fn take_queries(&mut self, now: Duration) {
         for monitor in self.monitors.values().flatten() {
-            if self.allowance.is_used_up() {
+            if self.rate_limiter.is_used_up() {
                 return;
             }
             let queries = monitor.queries();
-            self.allowance.use_up(queries.len());
+            self.rate_limiter.use_up(queries.len());
             for heard in queries {
                 let reports = if heard.is_ipv6 { &mut self.of_mld } else { &mut self.of_igmp };
                 reports.hear(query(heard), now);

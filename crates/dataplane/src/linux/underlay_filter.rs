@@ -3,7 +3,8 @@
 use shoutd_core::limits::PORT;
 use shoutd_core::plane::{DeviceName, Dropped, ObservedUnderlayFilter, UnderlayFilter as Wanted};
 use shoutd_netlink::{
-    DroppedPackets, Error, InstalledUnderlayFilter as Installed, Monitor, Namespace, UnderlayAccess, UnderlayFilter,
+    DroppedPackets, Error, InstalledUnderlayFilter as Installed, Monitor, Namespace,
+    UnderlayAccess, UnderlayFilter,
 };
 
 use super::handle::{Reading, Watch, is_old};
@@ -18,7 +19,8 @@ pub(super) struct UnderlayFilterHandle {
 
 impl UnderlayFilterHandle {
     pub(super) fn open(host: &Namespace) -> Result<Self, Error> {
-        let (filter, watch) = (UnderlayFilter::open(host)?, Watch::new(Monitor::underlay_filter(host)?));
+        let (filter, watch) =
+            (UnderlayFilter::open(host)?, Watch::new(Monitor::underlay_filter(host)?));
         Ok(Self { filter, watch, reading: None })
     }
 
@@ -31,7 +33,9 @@ impl UnderlayFilterHandle {
         let found = match self.filter.read() {
             Ok(Installed::Absent) => ObservedUnderlayFilter::Absent,
             Ok(Installed::Broken) => ObservedUnderlayFilter::Broken,
-            Ok(Installed::Whole { access, complete, dropped }) => as_observed(access, complete, dropped),
+            Ok(Installed::Whole { access, complete, dropped }) => {
+                as_observed(access, complete, dropped)
+            }
             Err(error) => ObservedUnderlayFilter::Unreadable(error.to_string()),
         };
         self.reading.insert(Reading::new(found)).content.clone()
@@ -54,14 +58,22 @@ impl UnderlayFilterHandle {
     }
 }
 
-fn as_observed(access: UnderlayAccess, complete: bool, dropped: DroppedPackets) -> ObservedUnderlayFilter {
+fn as_observed(
+    access: UnderlayAccess,
+    complete: bool,
+    dropped: DroppedPackets,
+) -> ObservedUnderlayFilter {
     let UnderlayAccess { vxlan_port, address, interface, agreement_ports, members } = access;
     let interface = interface.parse::<DeviceName>();
     match interface {
         Ok(interface) if vxlan_port == PORT => {
             let filter = Wanted { address, interface, agreement_ports, members };
             let DroppedPackets { input, forward, output } = dropped;
-            ObservedUnderlayFilter::Whole { filter, complete, dropped: Dropped { input, forward, output } }
+            ObservedUnderlayFilter::Whole {
+                filter,
+                complete,
+                dropped: Dropped { input, forward, output },
+            }
         }
         _ => ObservedUnderlayFilter::Broken,
     }

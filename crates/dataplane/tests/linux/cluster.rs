@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use shoutd_core::announce::{AnnouncedEndpoint, AnnouncedNetwork};
+use shoutd_core::advertise::{AdvertisedEndpoint, AdvertisedNetwork};
 use shoutd_core::multicast::{Memberships, Remote, replication};
 use shoutd_core::plane::Tier;
 use shoutd_netlink::{Filtering, GroupFilter, Namespace, Pinned, Route};
@@ -25,31 +25,50 @@ impl Cluster {
     pub fn start(tiers: &[Tier]) -> Self {
         let (mut world, containers) = connected(u8::try_from(tiers.len()).unwrap());
         let mut hosts: Vec<Host> = world.hosts.drain(..).collect();
-        let running = hosts.iter_mut().zip(tiers).map(|(host, tier)| Running::start_with(host, *tier)).collect();
+        let running = hosts
+            .iter_mut()
+            .zip(tiers)
+            .map(|(host, tier)| Running::start_with(host, *tier))
+            .collect();
         let mut cluster = Self { running, hosts, containers, _world: world };
         cluster.announce();
         cluster
     }
 
     /// What a host has of the network.
-    pub fn announced(&self, host: usize) -> AnnouncedNetwork {
+    pub fn announced(&self, host: usize) -> AdvertisedNetwork {
         let segment = &self.hosts[host].desired.segments[&vni()];
         let endpoints = segment.ports.values().map(|port| {
             let addresses = port.addresses.iter().map(ipnet::IpNet::addr).collect();
-            (port.endpoint.clone(), AnnouncedEndpoint { mac: port.mac, addresses, names: BTreeSet::new() })
+            (
+                port.endpoint.clone(),
+                AdvertisedEndpoint { mac: port.mac, addresses, names: BTreeSet::new() },
+            )
         });
-        let memberships = self.running[host].handle.memberships().borrow().get(&vni()).cloned().unwrap_or_default();
-        AnnouncedNetwork { endpoints: endpoints.collect(), memberships, mtu: None }
+        let memberships = self.running[host]
+            .handle
+            .memberships()
+            .borrow()
+            .get(&vni())
+            .cloned()
+            .unwrap_or_default();
+        AdvertisedNetwork { endpoints: endpoints.collect(), memberships, mtu: None }
     }
 
     /// Tells all hosts of all others, and waits until each does what it should.
     pub fn announce(&mut self) {
-        let announced: Vec<AnnouncedNetwork> = (0..self.hosts.len()).map(|host| self.announced(host)).collect();
+        let announced: Vec<AdvertisedNetwork> =
+            (0..self.hosts.len()).map(|host| self.announced(host)).collect();
         let addresses: Vec<IpAddr> = self.hosts.iter().map(|host| host.address).collect();
         for (position, host) in self.hosts.iter_mut().enumerate() {
-            let others = addresses.iter().zip(&announced).filter(|(address, _)| **address != host.address);
+            let others =
+                addresses.iter().zip(&announced).filter(|(address, _)| **address != host.address);
             let remotes: Vec<Remote<'_>> = others
-                .map(|(address, network)| Remote { address: *address, announced: Some(network), in_sync: true })
+                .map(|(address, network)| Remote {
+                    address: *address,
+                    announced: Some(network),
+                    in_sync: true,
+                })
                 .collect();
             let segment = host.segment_mut();
             segment.replication = Arc::new(replication(&remotes));
@@ -66,9 +85,12 @@ impl Cluster {
     pub fn until(&self, host: usize, what: &str, holds: impl Fn(&Memberships) -> bool) {
         let mut memberships = self.running[host].handle.memberships();
         let found = self.running[host].wait(async {
-            let holds =
-                |all: &shoutd_dataplane::AllMemberships| holds(all.get(&vni()).unwrap_or(&Memberships::default()));
-            tokio::time::timeout(PATIENCE, memberships.wait_for(holds)).await.map(|all| drop(all.unwrap()))
+            let holds = |all: &shoutd_dataplane::AllMemberships| {
+                holds(all.get(&vni()).unwrap_or(&Memberships::default()))
+            };
+            tokio::time::timeout(PATIENCE, memberships.wait_for(holds))
+                .await
+                .map(|all| drop(all.unwrap()))
         });
         assert!(found.is_ok(), "{what}: {:?}", self.running[host].handle.memberships().borrow());
     }
@@ -81,12 +103,18 @@ impl Cluster {
         udp(&self.containers[host], (Ipv4Addr::UNSPECIFIED, PORT))
     }
 
-    /// Sends a datagram from a container of one host, and returns the hosts to whose segment it came.
+    /// Sends a datagram from a container of one host, and returns the hosts to whose segment it
+    /// came.
     pub fn reaches(&self, from: &UdpSocket, to: impl Into<SocketAddr>) -> BTreeSet<usize> {
         self.reaches_from(from, from.local_addr().unwrap().ip(), to)
     }
 
-    pub fn reaches_from(&self, from: &UdpSocket, address: IpAddr, to: impl Into<SocketAddr>) -> BTreeSet<usize> {
+    pub fn reaches_from(
+        &self,
+        from: &UdpSocket,
+        address: IpAddr,
+        to: impl Into<SocketAddr>,
+    ) -> BTreeSet<usize> {
         let own = (0..self.hosts.len())
             .find(|host| address == self.address(*host) || address == self.link_local(*host))
             .unwrap();
@@ -97,13 +125,15 @@ impl Cluster {
     /// The hosts to whose segment a frame with this text came, that one host's container sends.
     pub fn reached(&self, own: usize, text: &[u8], send: impl FnOnce()) -> BTreeSet<usize> {
         let others = (0..self.hosts.len()).filter(|host| *host != own);
-        let captures: Vec<(usize, Capture)> =
-            others.map(|host| (host, Capture::open(&self.hosts[host].segment(), "shoutvx0"))).collect();
+        let captures: Vec<(usize, Capture)> = others
+            .map(|host| (host, Capture::open(&self.hosts[host].segment(), "shoutvx0")))
+            .collect();
         send();
         // Broadcast goes to all, on the same way: it tells when the other has had its chance.
         let last = b"this is the last";
         self.sender(own).send_to(last, (Ipv4Addr::new(10, 7, 7, 255), 9)).unwrap();
-        let has = |frame: &[u8], text: &[u8]| frame.windows(text.len()).any(|window| window == text);
+        let has =
+            |frame: &[u8], text: &[u8]| frame.windows(text.len()).any(|window| window == text);
         let mut reached = BTreeSet::new();
         for (host, mut capture) in captures {
             loop {
@@ -120,7 +150,8 @@ impl Cluster {
 
     /// The link-local address of a host's container.
     pub fn link_local(&self, host: usize) -> Ipv6Addr {
-        let [a, b, c, d, e, f] = self.hosts[host].desired.segments[&vni()].ports.values().next().unwrap().mac.0;
+        let [a, b, c, d, e, f] =
+            self.hosts[host].desired.segments[&vni()].ports.values().next().unwrap().mac.0;
         Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
     }
 
@@ -149,7 +180,8 @@ impl Cluster {
         let segment = self.hosts[host].segment();
         let mut route = Route::open(&segment).unwrap();
         let tunnel = route.link("shoutvx0").unwrap().unwrap().index;
-        let is_of_groups = |pinned: &Pinned| matches!(pinned, Pinned::Tunnel { mac, .. } if mac[0] & 1 != 0);
+        let is_of_groups =
+            |pinned: &Pinned| matches!(pinned, Pinned::Tunnel { mac, .. } if mac[0] & 1 != 0);
         route.pinned(tunnel, 0).unwrap().iter().filter(|pinned| is_of_groups(pinned)).count()
     }
 

@@ -13,8 +13,8 @@ use crate::support::{World, connected, eventually, ip, run, udp};
 /// Groups that a socket joins at the most: the kernel goes through all that it has for each more.
 const PER_SOCKET: usize = 500;
 
-/// Hosts with a container each. What that of the first listens to is followed as the listener's thread does it, but only when it is told to: its reader is held up for as
-/// long as is wanted.
+/// Hosts with a container each. What that of the first listens to is followed as the listener's
+/// thread does it, but only when it is told to: its reader is held up for as long as is wanted.
 pub struct Followed {
     pub world: World,
     pub containers: Vec<Namespace>,
@@ -27,10 +27,13 @@ impl Followed {
     pub fn start(hosts: u8, settings: &[&str]) -> Self {
         let (world, containers) = connected(hosts);
         for container in &containers {
-            container.run(|| run("sysctl", &["-qw", "net.ipv4.igmp_max_memberships=10000"])).unwrap();
+            container
+                .run(|| run("sysctl", &["-qw", "net.ipv4.igmp_max_memberships=10000"]))
+                .unwrap();
         }
         if !settings.is_empty() {
-            let change = ["link", "set", "shoutbr0", "type", "bridge"].iter().chain(settings).copied();
+            let change =
+                ["link", "set", "shoutbr0", "type", "bridge"].iter().chain(settings).copied();
             world.hosts[0].segment().run(|| ip(&change.collect::<Vec<_>>())).unwrap();
         }
         let source = world.hosts[0].kernel.memberships();
@@ -51,7 +54,9 @@ impl Followed {
             match change {
                 MembershipChange::Whole(_, memberships) => self.known = memberships,
                 MembershipChange::Gone(_) => self.known = Memberships::default(),
-                MembershipChange::Group(_, group, Some(filter)) => _ = self.known.groups.insert(group, filter),
+                MembershipChange::Group(_, group, Some(filter)) => {
+                    _ = self.known.groups.insert(group, filter)
+                }
                 MembershipChange::Group(_, group, None) => _ = self.known.groups.remove(&group),
                 MembershipChange::Router(_, router) => self.known.router = router,
             }
@@ -78,10 +83,11 @@ impl Followed {
     pub fn bridge_groups(&self) -> BTreeSet<IpAddr> {
         let mut route = Route::open(&self.segment()).unwrap();
         let bridge = route.link("shoutbr0").unwrap().unwrap().index;
-        let members = route.bridge_groups(bridge).unwrap().into_iter().filter_map(|listing| match listing {
-            Listing::Member(member) => Some(member.group),
-            Listing::Router(_) => None,
-        });
+        let members =
+            route.bridge_groups(bridge).unwrap().into_iter().filter_map(|listing| match listing {
+                Listing::Member(member) => Some(member.group),
+                Listing::Router(_) => None,
+            });
         members.filter(IpAddr::is_ipv4).collect()
     }
 

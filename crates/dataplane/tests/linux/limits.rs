@@ -44,7 +44,10 @@ fn a_storm_is_held_back_and_unicast_is_not() {
         let allowed = 20.0 + 100.0 * took.as_secs_f64();
         let received = f64::from(u32::try_from(received).unwrap());
         // Both draw on one allowance, so there may be nothing left for the second.
-        assert!((received > 0.0 || to != local) && received < allowed, "{received} of 200 in {took:?}");
+        assert!(
+            (received > 0.0 || to != local) && received < allowed,
+            "{received} of 200 in {took:?}"
+        );
     }
     for _ in 0..500 {
         sender.send_to(b"unicast", (cluster.address(1), PORT)).unwrap();
@@ -72,14 +75,16 @@ fn who_has_too_many_groups_is_named() {
         })
         .collect();
     let problem = format!(
-        "network 1048577: endpoint {} listens to 8192 groups, as many as one container may; it gets no others",
+        "network 1048577: endpoint {} listens to 8192 groups, as many as one container may; it \
+         gets no others",
         cluster.hosts[0].endpoint(1).short()
     );
     eventually("the line that names it", || {
-        cluster.running[0].handle.crowds(|vni| vni.to_string()) == [problem.clone()]
+        cluster.running[0].handle.mdb_pressures(|vni| vni.to_string()) == [problem.clone()]
     });
     // Snooping goes on.
-    let bridge = cluster.hosts[0].segment().run(|| run("ip", &["-d", "link", "show", "shoutbr0"])).unwrap();
+    let bridge =
+        cluster.hosts[0].segment().run(|| run("ip", &["-d", "link", "show", "shoutbr0"])).unwrap();
     assert!(bridge.contains("mcast_snooping 1"), "{bridge}");
     drop(sockets);
 }
@@ -99,12 +104,16 @@ fn link_local_addresses_are_good_at_once() {
         container.run(|| ip(&["link", "set", "shout0", "up"])).unwrap();
         let begin = Instant::now();
         eventually("a link-local address to send from", || {
-            container.run(|| UdpSocket::bind(SocketAddrV6::new(address, 0, 0, index)).is_ok()).unwrap()
+            container
+                .run(|| UdpSocket::bind(SocketAddrV6::new(address, 0, 0, index)).is_ok())
+                .unwrap()
         });
         println!("good after {:?}", begin.elapsed());
     }
     // The route that went with the interface is back.
-    eventually("the multicast route", || container.run(|| run("ip", &["route"])).unwrap().contains("224.0.0.0/4"));
+    eventually("the multicast route", || {
+        container.run(|| run("ip", &["route"])).unwrap().contains("224.0.0.0/4")
+    });
 }
 
 /// A frame of a kind that nobody knows.
@@ -112,13 +121,15 @@ fn frame(from: [u8; 6], to: [u8; 6]) -> Vec<u8> {
     [to.as_slice(), &from, &0x88b5_u16.to_be_bytes(), &[0x5a; 46]].concat()
 }
 
-/// How many made-up addresses a host's tables have of one kind: `self` for the tunnel's, `master` for the bridge's.
+/// How many made-up addresses a host's tables have of one kind: `self` for the tunnel's, `master`
+/// for the bridge's.
 fn learned(host: &Host, kind: &str) -> usize {
     let table = host.segment().run(|| run("bridge", &["fdb", "show"])).unwrap();
     table.lines().filter(|line| line.starts_with("06:00:") && line.contains(kind)).count()
 }
 
-/// Of addresses that somebody makes up, neither his host nor others keep many, and what is not learnt is sent to all: virtual addresses go on moving.
+/// Of addresses that somebody makes up, neither his host nor others keep many, and what is not
+/// learnt is sent to all: virtual addresses go on moving.
 #[test]
 fn made_up_addresses_do_not_fill_the_kernel() {
     let cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
@@ -159,7 +170,8 @@ fn made_up_addresses_do_not_fill_the_kernel() {
     }
 }
 
-/// What another program, or an earlier version, let a table grow to does no harm: it is read in part, and emptied.
+/// What another program, or an earlier version, let a table grow to does no harm: it is read in
+/// part, and emptied.
 #[test]
 fn a_table_that_is_too_large_is_not_read_whole() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
@@ -167,7 +179,10 @@ fn a_table_that_is_too_large_is_not_read_whole() {
     let lines: String = (0..20_000_u32)
         .map(|number| {
             let [_, a, b, c] = number.to_be_bytes();
-            format!("fdb add 06:00:00:{a:02x}:{b:02x}:{c:02x} dev shoutvx0 dst 192.0.2.1 self dynamic\n")
+            format!(
+                "fdb add 06:00:00:{a:02x}:{b:02x}:{c:02x} dev shoutvx0 dst 192.0.2.1 self \
+                 dynamic\n"
+            )
         })
         .collect();
     let path = std::env::temp_dir().join(format!("shoutd-table-{}", std::process::id()));
@@ -188,7 +203,8 @@ fn a_table_that_is_too_large_is_not_read_whole() {
     assert!(!cluster.running[1].handle.suspensions(|vni| vni.to_string()).is_empty());
 }
 
-/// However much it sends, a container is found, and finds others: of neither ARP nor neighbour discovery anything is lost.
+/// However much it sends, a container is found, and finds others: of neither ARP nor neighbour
+/// discovery anything is lost.
 #[test]
 fn who_is_over_the_limit_is_still_found() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
@@ -206,7 +222,16 @@ fn who_is_over_the_limit_is_still_found() {
         // To all nodes of the link.
         let to = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).octets();
         let solicitation = [&[135, 0, 0, 0][..], &[0; 20]].concat();
-        [&[0x33, 0x33, 0, 0, 0, 1], &source[..], &[0x86, 0xdd], &header, &[0xfe; 16], &to, &solicitation].concat()
+        [
+            &[0x33, 0x33, 0, 0, 0, 1],
+            &source[..],
+            &[0x86, 0xdd],
+            &header,
+            &[0xfe; 16],
+            &to,
+            &solicitation,
+        ]
+        .concat()
     };
     for number in 0..10 {
         for _ in 0..100 {

@@ -1,13 +1,18 @@
 //! The real kernel: hosts made of network namespaces, real frames, real damage.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what it expects by failing")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says what it expects by failing"
+)]
 
-mod adoption;
 mod cluster;
-mod crowds;
 mod followed;
-mod guard;
+mod graceful_restart;
+mod igmp_mld_filter;
 mod limits;
+mod mdb_pressures;
 mod mending;
 mod multicast;
 mod overruns;

@@ -7,20 +7,27 @@ use shoutd_core::plane::{DeviceName, diff};
 use shoutd_dataplane::{Kernel, reconcile};
 use shoutd_netlink::Namespace;
 
-use crate::support::{Host, Running, Stream, World, connected, eventually, ip, network, run, udp, vni};
+use crate::support::{
+    Host, Running, Stream, World, connected, eventually, ip, network, run, udp, vni,
+};
 
 /// How soon damage is mended: at once, but for the time that a busy machine takes.
 const SOON: Duration = Duration::from_secs(1);
 
 /// Whether the host has all it should, seen by a kernel that has no memory.
 fn is_whole(host: &Host) -> bool {
-    let sandboxes =
-        host.desired.segments.values().flat_map(|s| s.ports.values()).filter_map(|p| p.sandbox.clone()).collect();
+    let sandboxes = host
+        .desired
+        .segments
+        .values()
+        .flat_map(|s| s.ports.values())
+        .filter_map(|p| p.sandbox.clone())
+        .collect();
     diff(&host.desired, &host.fresh_kernel().observe(&sandboxes).unwrap()).is_empty()
 }
 
-/// A container gets IPv6 by a setting that some engines make after all else. Nothing is to be sent from its link-local address while the kernel looks for
-/// duplicates of it.
+/// A container gets IPv6 by a setting that some engines make after all else. Nothing is to be sent
+/// from its link-local address while the kernel looks for duplicates of it.
 #[test]
 fn ipv6_that_comes_late_can_be_used_at_once() {
     let (mut world, containers) = connected(1);
@@ -30,12 +37,16 @@ fn ipv6_that_comes_late_can_be_used_at_once() {
     assert_link_local_is_good(&containers[0]);
 }
 
-/// Addresses that the kernel had begun to look for duplicates of before shoutd told it not to are good at once, too.
+/// Addresses that the kernel had begun to look for duplicates of before shoutd told it not to are
+/// good at once, too.
 #[test]
 fn a_search_for_duplicates_that_has_begun_is_ended() {
     let (mut world, containers) = connected(1);
     let host = &mut world.hosts[0];
-    set_ipv6(&containers[0], &["disable_ipv6=1", "accept_dad=1", "dad_transmits=100", "disable_ipv6=0"]);
+    set_ipv6(
+        &containers[0],
+        &["disable_ipv6=1", "accept_dad=1", "dad_transmits=100", "disable_ipv6=0"],
+    );
     let addresses = ipv6_addresses(&containers[0]);
     assert!(addresses.contains("tentative"), "the kernel looks for duplicates: {addresses}");
     reconcile(&mut host.kernel, &host.desired).unwrap();
@@ -45,7 +56,9 @@ fn a_search_for_duplicates_that_has_begun_is_ended() {
 /// Changes IPv6 settings of a container's interface, one after the other.
 fn set_ipv6(container: &Namespace, settings: &[&str]) {
     for setting in settings {
-        container.run(|| run("sysctl", &["-qw", &format!("net.ipv6.conf.shout0.{setting}")])).unwrap();
+        container
+            .run(|| run("sysctl", &["-qw", &format!("net.ipv6.conf.shout0.{setting}")]))
+            .unwrap();
     }
 }
 
@@ -101,12 +114,19 @@ fn all_damage_is_mended_soon() {
         assert!(begin.elapsed() < SOON, "mending {command:?} took {:?}", begin.elapsed());
     }
     segment
-        .run(|| run("bridge", &["fdb", "delete", "00:00:00:00:00:00", "dev", "shoutvx0", "dst", "192.0.2.2"]))
+        .run(|| {
+            run(
+                "bridge",
+                &["fdb", "delete", "00:00:00:00:00:00", "dev", "shoutvx0", "dst", "192.0.2.2"],
+            )
+        })
         .unwrap();
     eventually("mending an FDB entry", || is_whole(&host));
     segment.run(|| run("nft", &["delete", "table", "bridge", "shoutd"])).unwrap();
     eventually("mending the guard", || is_whole(&host));
-    segment.run(|| run("nft", &["insert", "rule", "bridge", "shoutd", "output", "accept"])).unwrap();
+    segment
+        .run(|| run("nft", &["insert", "rule", "bridge", "shoutd", "output", "accept"]))
+        .unwrap();
     eventually("mending the guard's rules", || is_whole(&host));
 
     // And it works.
@@ -145,7 +165,10 @@ fn what_users_add_in_a_container_stays() {
         .unwrap();
     assert_eq!(host.settle().done.len(), 1);
     let addresses = containers[0].run(|| run("ip", &["-br", "address", "show", "shout0"])).unwrap();
-    assert!(addresses.contains("10.99.0.1/24") && addresses.contains("10.7.7.17/24"), "{addresses}");
+    assert!(
+        addresses.contains("10.99.0.1/24") && addresses.contains("10.7.7.17/24"),
+        "{addresses}"
+    );
 }
 
 #[test]
@@ -185,7 +208,10 @@ fn a_foreign_device_in_the_way_is_named() {
     let report = reconcile(&mut host.kernel, &host.desired).unwrap();
     let complaints: Vec<String> = report.failures.iter().map(ToString::to_string).collect();
     assert_eq!(complaints.len(), 1, "{complaints:?}");
-    assert!(complaints[0].contains("device shoutvx0 in namespace shout-1048577 is not shoutd's"), "{complaints:?}");
+    assert!(
+        complaints[0].contains("device shoutvx0 in namespace shout-1048577 is not shoutd's"),
+        "{complaints:?}"
+    );
 }
 
 #[test]
@@ -227,7 +253,8 @@ fn a_container_that_is_gone_is_let_go() {
     containers.clear();
     nix::mount::umount2(&sandbox, nix::mount::MntFlags::MNT_DETACH).unwrap();
     std::fs::remove_file(&sandbox).unwrap();
-    // Its namespace ends only when nobody has a socket in it; then its veth is gone, and the port in the segment.
+    // Its namespace ends only when nobody has a socket in it; then its veth is gone, and the port
+    // in the segment.
     eventually("the port to go", || running.handle.observed().segments[&vni()].ports.is_empty());
     let observed = running.handle.observed();
     assert!(observed.missing_sandboxes.contains(&sandbox), "{observed:?} {id:?}");
@@ -241,14 +268,17 @@ fn docker_setting_up_an_interface_is_not_disturbed() {
     host.want_segment(&[]);
     host.want_endpoint(1);
     let running = Running::start(&mut host);
-    // Docker first names the sandbox, then works on the interface step by step; every step here makes the reconciler look.
+    // Docker first names the sandbox, then works on the interface step by step; every step here
+    // makes the reconciler look.
     let container = host.make_container(1);
     let device = DeviceName::container(&host.endpoint(1));
     let path = host.sandbox_path(1);
     host.set_sandbox(1);
     running.apply(&host);
     let address = format!("{}/24", host.container_address(1));
-    host.namespace.run(|| ip(&["link", "set", device.as_str(), "netns", path.to_str().unwrap()])).unwrap();
+    host.namespace
+        .run(|| ip(&["link", "set", device.as_str(), "netns", path.to_str().unwrap()]))
+        .unwrap();
     let steps: [&[&str]; 4] = [
         &["link", "set", device.as_str(), "name", "shout0"],
         &["address", "add", &address, "dev", "shout0"],
@@ -274,7 +304,9 @@ fn docker_setting_up_an_interface_is_not_disturbed() {
 fn a_container_that_cannot_be_looked_into_is_no_other_containers_affair() {
     let (mut world, containers) = connected(1);
     let host = &mut world.hosts[0];
-    let lines: String = (0..3000).map(|n| format!("address add 10.99.{}.{}/32 dev lo\n", n / 250, n % 250)).collect();
+    let lines: String = (0..3000)
+        .map(|n| format!("address add 10.99.{}.{}/32 dev lo\n", n / 250, n % 250))
+        .collect();
     let batch = std::env::temp_dir().join(format!("shoutd-addresses-{}", std::process::id()));
     std::fs::write(&batch, lines).unwrap();
     containers[0].run(|| run("ip", &["-batch", batch.to_str().unwrap()])).unwrap();
@@ -300,10 +332,17 @@ fn a_container_that_cannot_be_looked_into_is_no_other_containers_affair() {
         for look in looks {
             assert!(look.unwrap().failures.is_empty());
         }
-        let path =
-            host.desired.segments.values().flat_map(|segment| segment.ports.values()).find_map(|p| p.sandbox.clone());
+        let path = host
+            .desired
+            .segments
+            .values()
+            .flat_map(|segment| segment.ports.values())
+            .find_map(|p| p.sandbox.clone());
         let path = path.unwrap().display().to_string();
-        assert!(!problems.is_empty() && problems.iter().all(|line| line.contains(&path)), "{problems:?}");
+        assert!(
+            !problems.is_empty() && problems.iter().all(|line| line.contains(&path)),
+            "{problems:?}"
+        );
     });
     assert_eq!(host.observe().segments[&crate::support::vni()].ports.len(), 2);
     assert!(host.observe().unreadable_sandboxes.is_empty());

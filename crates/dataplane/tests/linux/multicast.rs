@@ -21,7 +21,8 @@ fn a_group_goes_to_the_hosts_that_listen() {
     assert_eq!(cluster.reaches(&sender, (group, PORT)), BTreeSet::new());
 
     receiver.join_multicast_v4(&group, &cluster.address(1)).unwrap();
-    cluster.until(1, "the membership", |memberships| memberships.groups.contains_key(&group.into()));
+    cluster
+        .until(1, "the membership", |memberships| memberships.groups.contains_key(&group.into()));
     let path = cluster.hosts[1].segment_path();
     let listening = listeners(path.parent().unwrap(), vni()).unwrap();
     let told: Vec<_> = listening.iter().filter(|(_, found)| *found == Some(group.into())).collect();
@@ -29,7 +30,10 @@ fn a_group_goes_to_the_hosts_that_listen() {
     cluster.announce();
     assert_eq!(cluster.reaches(&sender, (group, PORT)), BTreeSet::from([1]));
     assert_eq!(cluster.reaches(&sender, (Ipv4Addr::new(239, 1, 2, 4), PORT)), BTreeSet::new());
-    assert_eq!(cluster.reaches(&sender, (Ipv4Addr::new(224, 0, 0, 251), PORT)), BTreeSet::from([1, 2]));
+    assert_eq!(
+        cluster.reaches(&sender, (Ipv4Addr::new(224, 0, 0, 251), PORT)),
+        BTreeSet::from([1, 2])
+    );
 
     receiver.leave_multicast_v4(&group, &cluster.address(1)).unwrap();
     cluster.until(1, "the leave", |memberships| memberships.groups.is_empty());
@@ -37,13 +41,16 @@ fn a_group_goes_to_the_hosts_that_listen() {
     assert_eq!(cluster.reaches(&sender, (group, PORT)), BTreeSet::new());
 }
 
-/// The kernel says what a container joins, milliseconds before the container reports it. Here no report ever comes through.
+/// The kernel says what a container joins, milliseconds before the container reports it. Here no
+/// report ever comes through.
 #[test]
 fn a_join_is_known_before_its_report() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
     let segment = cluster.hosts[1].segment();
     if shoutd_netlink::JoinMonitor::open(&segment).unwrap().is_none() {
-        eprintln!("this kernel does not say what is joined (before 6.15): reports are all there is");
+        eprintln!(
+            "this kernel does not say what is joined (before 6.15): reports are all there is"
+        );
         return;
     }
     segment
@@ -58,24 +65,41 @@ fn a_join_is_known_before_its_report() {
     let group_v6: Ipv6Addr = "ff05::1:2:3".parse().unwrap();
     let receiver = cluster.receiver(1);
     receiver.join_multicast_v4(&group, &cluster.address(1)).unwrap();
-    cluster.until(1, "the membership", |memberships| memberships.groups.contains_key(&group.into()));
+    cluster
+        .until(1, "the membership", |memberships| memberships.groups.contains_key(&group.into()));
     cluster.announce();
     assert_eq!(cluster.reaches(&cluster.sender(0), (group, PORT)), BTreeSet::from([1]));
 
     let receiver_v6 = udp(&cluster.containers[1], (Ipv6Addr::UNSPECIFIED, PORT + 1));
-    let interface = cluster.containers[1].run(|| nix::net::if_::if_nametoindex("shout0").unwrap()).unwrap();
+    let interface =
+        cluster.containers[1].run(|| nix::net::if_::if_nametoindex("shout0").unwrap()).unwrap();
     receiver_v6.join_multicast_v6(&group_v6, interface).unwrap();
-    cluster.until(1, "the IPv6 membership", |memberships| memberships.groups.contains_key(&group_v6.into()));
-    // For groups of chosen sources it is looked up which these are. Between the join and the choice that could come too early, but not every time.
+    cluster.until(1, "the IPv6 membership", |memberships| {
+        memberships.groups.contains_key(&group_v6.into())
+    });
+    // For groups of chosen sources it is looked up which these are. Between the join and the choice
+    // that could come too early, but not every time.
     let (source, source_v6) = (cluster.address(0), cluster.link_local(0));
     for last in 1..=16 {
         let chosen = Ipv4Addr::new(232, 1, 2, last);
-        source_filter(&receiver, nix::libc::IP_ADD_SOURCE_MEMBERSHIP, cluster.address(1), chosen, source);
-        join_source_v6(&receiver_v6, interface, Ipv6Addr::new(0xff35, 0, 0, 0, 0, 0, 1, last.into()), source_v6);
+        source_filter(
+            &receiver,
+            nix::libc::IP_ADD_SOURCE_MEMBERSHIP,
+            cluster.address(1),
+            chosen,
+            source,
+        );
+        join_source_v6(
+            &receiver_v6,
+            interface,
+            Ipv6Addr::new(0xff35, 0, 0, 0, 0, 0, 1, last.into()),
+            source_v6,
+        );
     }
-    for (is_of_family, source) in
-        [(IpAddr::is_ipv4 as fn(&IpAddr) -> bool, IpAddr::from(source)), (IpAddr::is_ipv6, source_v6.into())]
-    {
+    for (is_of_family, source) in [
+        (IpAddr::is_ipv4 as fn(&IpAddr) -> bool, IpAddr::from(source)),
+        (IpAddr::is_ipv6, source_v6.into()),
+    ] {
         let only = SourceFilter::Include(BTreeSet::from([source]));
         cluster.until(1, "a membership for one source", |memberships| {
             memberships.groups.iter().any(|(group, filter)| is_of_family(group) && *filter == only)
@@ -106,13 +130,26 @@ fn join_source_v6(socket: &UdpSocket, interface: u32, group: Ipv6Addr, source: I
 fn ask<T>(socket: &UdpSocket, level: i32, option: i32, request: &T) {
     let length = u32::try_from(size_of_val(request)).unwrap();
     // SAFETY: the pointer is to a request of that length, which outlives the call.
-    let result =
-        unsafe { nix::libc::setsockopt(socket.as_raw_fd(), level, option, std::ptr::from_ref(request).cast(), length) };
+    let result = unsafe {
+        nix::libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            std::ptr::from_ref(request).cast(),
+            length,
+        )
+    };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// A UDP socket in a container that asked for a group from one source, or from all but one.
-fn source_filter(socket: &UdpSocket, option: i32, interface: Ipv4Addr, group: Ipv4Addr, source: Ipv4Addr) {
+fn source_filter(
+    socket: &UdpSocket,
+    option: i32,
+    interface: Ipv4Addr,
+    group: Ipv4Addr,
+    source: Ipv4Addr,
+) {
     let request = nix::libc::ip_mreq_source {
         imr_multiaddr: nix::libc::in_addr { s_addr: u32::from(group).to_be() },
         imr_interface: nix::libc::in_addr { s_addr: u32::from(interface).to_be() },
@@ -129,8 +166,20 @@ fn sources_go_to_the_hosts_that_want_them() {
     let second_address = IpAddr::from(second);
     // Host 1 wants the source on host 0, host 2 that on host 1, host 3 all but that on host 1.
     let receivers: Vec<UdpSocket> = (1..4).map(|host| cluster.receiver(host)).collect();
-    source_filter(&receivers[0], nix::libc::IP_ADD_SOURCE_MEMBERSHIP, cluster.address(1), group, first);
-    source_filter(&receivers[1], nix::libc::IP_ADD_SOURCE_MEMBERSHIP, cluster.address(2), group, second);
+    source_filter(
+        &receivers[0],
+        nix::libc::IP_ADD_SOURCE_MEMBERSHIP,
+        cluster.address(1),
+        group,
+        first,
+    );
+    source_filter(
+        &receivers[1],
+        nix::libc::IP_ADD_SOURCE_MEMBERSHIP,
+        cluster.address(2),
+        group,
+        second,
+    );
     receivers[2].join_multicast_v4(&group, &cluster.address(3)).unwrap();
     source_filter(&receivers[2], nix::libc::IP_BLOCK_SOURCE, cluster.address(3), group, second);
     let filter = |memberships: &Memberships| memberships.groups.get(&IpAddr::from(group)).cloned();
@@ -156,7 +205,8 @@ fn sources_go_to_the_hosts_that_want_them() {
     assert_eq!(cluster.reaches(&senders[1], (group, PORT)), BTreeSet::from([2, 3]));
 }
 
-/// Before the report comes that names the source, the bridge is told of a join of all: it must not stay so.
+/// Before the report comes that names the source, the bridge is told of a join of all: it must not
+/// stay so.
 #[test]
 fn a_group_of_any_range_is_served_from_the_chosen_source_alone() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
@@ -164,7 +214,13 @@ fn a_group_of_any_range_is_served_from_the_chosen_source_alone() {
     let source = IpAddr::from(cluster.address(0));
     let filter = |memberships: &Memberships| memberships.groups.get(&IpAddr::from(group)).cloned();
     let receiver = cluster.receiver(1);
-    source_filter(&receiver, nix::libc::IP_ADD_SOURCE_MEMBERSHIP, cluster.address(1), group, cluster.address(0));
+    source_filter(
+        &receiver,
+        nix::libc::IP_ADD_SOURCE_MEMBERSHIP,
+        cluster.address(1),
+        group,
+        cluster.address(0),
+    );
     cluster.until(1, "the source alone", |memberships| {
         filter(memberships) == Some(SourceFilter::Include(BTreeSet::from([source])))
     });
@@ -182,7 +238,8 @@ fn a_multicast_router_gets_every_group() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
     let port = DeviceName::port(&cluster.hosts[2].endpoint(1));
     let set = |value: &str| {
-        let arguments = ["link", "set", port.as_str(), "type", "bridge_slave", "mcast_router", value];
+        let arguments =
+            ["link", "set", port.as_str(), "type", "bridge_slave", "mcast_router", value];
         cluster.hosts[2].segment().run(|| ip(&arguments)).unwrap();
     };
     set("2");
@@ -197,7 +254,9 @@ fn a_multicast_router_gets_every_group() {
     assert_eq!(cluster.reaches(&sender, (group, PORT)), BTreeSet::from([2]));
     let receiver = cluster.receiver(1);
     receiver.join_multicast_v4(&group, &cluster.address(1)).unwrap();
-    cluster.until(1, "the membership", |memberships| memberships.groups.contains_key(&IpAddr::from(group)));
+    cluster.until(1, "the membership", |memberships| {
+        memberships.groups.contains_key(&IpAddr::from(group))
+    });
     cluster.announce();
     assert_eq!(cluster.reaches(&sender, (group, PORT)), BTreeSet::from([1, 2]));
 }
@@ -206,15 +265,19 @@ fn a_multicast_router_gets_every_group() {
 fn ipv6_groups_go_to_the_hosts_that_listen_and_link_local_ones_to_all() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
     let group: Ipv6Addr = "ff05::1:3".parse().unwrap();
-    let index =
-        |host: usize| cluster.containers[host].run(|| nix::net::if_::if_nametoindex("shout0").unwrap()).unwrap();
+    let index = |host: usize| {
+        cluster.containers[host].run(|| nix::net::if_::if_nametoindex("shout0").unwrap()).unwrap()
+    };
     let receiver = udp(&cluster.containers[1], (Ipv6Addr::UNSPECIFIED, PORT));
     receiver.join_multicast_v6(&group, index(1)).unwrap();
     let own: IpAddr = cluster.link_local(0).into();
-    let sender = udp(&cluster.containers[0], SocketAddrV6::new(cluster.link_local(0), 0, 0, index(0)));
+    let sender =
+        udp(&cluster.containers[0], SocketAddrV6::new(cluster.link_local(0), 0, 0, index(0)));
     let to = |group: &str| SocketAddrV6::new(group.parse().unwrap(), PORT, 0, index(0));
     let reaches = |cluster: &Cluster, group: &str| cluster.reaches_from(&sender, own, to(group));
-    cluster.until(1, "the membership", |memberships| memberships.groups.contains_key(&IpAddr::from(group)));
+    cluster.until(1, "the membership", |memberships| {
+        memberships.groups.contains_key(&IpAddr::from(group))
+    });
     // Before anything is announced of it, it goes nowhere.
     assert_eq!(reaches(&cluster, "ff05::1:3"), BTreeSet::new());
     let index_of_first = index(0);
@@ -231,13 +294,18 @@ fn ipv6_groups_go_to_the_hosts_that_listen_and_link_local_ones_to_all() {
 #[test]
 fn five_thousand_groups() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
-    let groups: Vec<Ipv4Addr> = (0..5000_u32).map(|number| Ipv4Addr::from(0xef01_0000 + number)).collect();
-    cluster.containers[1].run(|| run("sysctl", &["-qw", "net.ipv4.igmp_max_memberships=6000"])).unwrap();
+    let groups: Vec<Ipv4Addr> =
+        (0..5000_u32).map(|number| Ipv4Addr::from(0xef01_0000 + number)).collect();
+    cluster.containers[1]
+        .run(|| run("sysctl", &["-qw", "net.ipv4.igmp_max_memberships=6000"]))
+        .unwrap();
     let sockets: Vec<UdpSocket> = groups
         .chunks(1000)
         .map(|groups| {
             let socket = udp(&cluster.containers[1], (Ipv4Addr::UNSPECIFIED, 0));
-            groups.iter().for_each(|group| socket.join_multicast_v4(group, &cluster.address(1)).unwrap());
+            groups
+                .iter()
+                .for_each(|group| socket.join_multicast_v4(group, &cluster.address(1)).unwrap());
             socket
         })
         .collect();

@@ -14,14 +14,17 @@ fn assert_same(found: &BTreeSet<IpAddr>, wanted: &BTreeSet<IpAddr>) {
     assert!(surplus + missing == 0, "{surplus} groups too many, {missing} too few");
 }
 
-/// The kernel drops events when the socket for them is full, says so once (`ENOBUFS`), and drops further ones until the socket was read empty.
+/// The kernel drops events when the socket for them is full, says so once (`ENOBUFS`), and drops
+/// further ones until the socket was read empty.
 #[test]
 fn after_a_storm_of_joins_and_leaves_that_nobody_read_all_is_as_it_is() {
     let mut followed = Followed::start(1, &[]);
     let segment = followed.segment();
     let port = DeviceName::port(&followed.world.hosts[0].endpoint(1));
     // A leave counts at once, without a last question.
-    segment.run(|| run("bridge", &["link", "set", "dev", port.as_str(), "fastleave", "on"])).unwrap();
+    segment
+        .run(|| run("bridge", &["link", "set", "dev", port.as_str(), "fastleave", "on"]))
+        .unwrap();
     let before = followed.join(0..100);
     followed.await_bridge("what was there before", &groups(0..100));
     followed.follow();
@@ -39,7 +42,10 @@ fn after_a_storm_of_joins_and_leaves_that_nobody_read_all_is_as_it_is() {
     drop(before);
     let _staying = followed.join(50..200);
     followed.await_bridge("what is there afterwards", &groups(50..200));
-    assert!(witness.changes().is_none(), "a socket with as much room was told everything: this was no storm");
+    assert!(
+        witness.changes().is_none(),
+        "a socket with as much room was told everything: this was no storm"
+    );
 
     for _ in 0..3 {
         followed.follow();

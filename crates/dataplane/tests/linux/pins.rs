@@ -31,7 +31,17 @@ fn has_line(cluster: &Cluster, host: usize, words: &[&str]) -> bool {
 fn nobody_takes_an_endpoints_address_and_a_virtual_one_moves() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
     cluster.announce();
-    let victim = cluster.hosts[0].desired.segments.values().next().unwrap().ports.values().next().unwrap().mac;
+    let victim = cluster.hosts[0]
+        .desired
+        .segments
+        .values()
+        .next()
+        .unwrap()
+        .ports
+        .values()
+        .next()
+        .unwrap()
+        .mac;
     let own = DeviceName::port(&cluster.hosts[0].endpoint(1));
     let virtual_mac = [0, 0, 0x5e, 0, 1, 7];
     // Both by the thief, and the one that may move last, so that when it is seen the other was too.
@@ -41,10 +51,18 @@ fn nobody_takes_an_endpoints_address_and_a_virtual_one_moves() {
         has_line(&cluster, 0, &["00:00:5e:00:01:07", "shoutvx0", "dst 192.0.2.2"])
     });
     let mac = victim.to_string();
-    assert!(has_line(&cluster, 0, &[&mac, own.as_str(), "sticky"]), "{}", bridge_table(&cluster, 0));
+    assert!(
+        has_line(&cluster, 0, &[&mac, own.as_str(), "sticky"]),
+        "{}",
+        bridge_table(&cluster, 0)
+    );
     assert!(!has_line(&cluster, 0, &[&mac, "shoutvx0", "master"]), "{}", bridge_table(&cluster, 0));
     for host in [1, 2] {
-        assert!(has_line(&cluster, host, &[&mac, "shoutvx0", "dst 192.0.2.1"]), "{}", bridge_table(&cluster, host));
+        assert!(
+            has_line(&cluster, host, &[&mac, "shoutvx0", "dst 192.0.2.1"]),
+            "{}",
+            bridge_table(&cluster, host)
+        );
         assert!(!has_line(&cluster, host, &[&mac, "shp"]), "{}", bridge_table(&cluster, host));
     }
     // Not one datagram for the victim is lost, also not those from beside the thief.
@@ -74,9 +92,21 @@ fn nobody_takes_an_endpoints_address_and_a_virtual_one_moves() {
 #[test]
 fn an_endpoint_that_moves_takes_its_address_along() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
-    let moved = cluster.hosts[0].desired.segments.values().next().unwrap().ports.values().next().unwrap().mac;
+    let moved = cluster.hosts[0]
+        .desired
+        .segments
+        .values()
+        .next()
+        .unwrap()
+        .ports
+        .values()
+        .next()
+        .unwrap()
+        .mac;
     let third = cluster.hosts[2].address;
-    let at = |cluster: &Cluster, words: &[&str]| has_line(cluster, 1, &[&[moved.to_string().as_str()], words].concat());
+    let at = |cluster: &Cluster, words: &[&str]| {
+        has_line(cluster, 1, &[&[moved.to_string().as_str()], words].concat())
+    };
     assert!(at(&cluster, &["dst 192.0.2.1", "self"]) && at(&cluster, &["shoutvx0", "sticky"]));
     cluster.hosts[1].segment_mut().remote_macs.insert(moved, third);
     cluster.running[1].apply(&cluster.hosts[1]);
@@ -97,7 +127,11 @@ fn without_moves_nothing_is_learnt() {
     send_from(&cluster.containers[0], [0, 0, 0x5e, 0, 1, 7]);
     while last.receive() != broadcast([0, 0, 0x5e, 0, 1, 7]) {}
     for host in 0..2 {
-        assert!(!bridge_table(&cluster, host).contains("00:00:5e:00:01:07"), "{}", bridge_table(&cluster, host));
+        assert!(
+            !bridge_table(&cluster, host).contains("00:00:5e:00:01:07"),
+            "{}",
+            bridge_table(&cluster, host)
+        );
     }
     // And endpoints reach each other.
     let receiver = cluster.receiver(1);

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use shoutd_core::plane::Tier;
-use shoutd_dataplane::{Capabilities, Incapable, NoInterface, host_routes, probe, underlay_interface};
+use shoutd_dataplane::{
+    Capabilities, Incapable, NoInterface, host_routes, probe, underlay_interface,
+};
 
 use crate::support::{World, enter_own_namespaces, eventually, ip, ipv6_address};
 
@@ -17,7 +19,8 @@ fn this_kernel_has_all_that_is_needed() {
 #[test]
 fn lack_of_privilege_is_said_to_be_that() {
     let refusal = std::thread::spawn(|| {
-        // SAFETY: the bare system call takes three numbers, and changes the credentials of this thread alone.
+        // SAFETY: the bare system call takes three numbers, and changes the credentials of this
+        // thread alone.
         let result = unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, 65534, 65534, 65534) };
         assert_eq!(result, 0);
         probe().unwrap_err()
@@ -41,14 +44,16 @@ fn the_underlays_interface_is_found_by_its_address() {
             let refusal = underlay_interface(missing).unwrap_err();
             assert_eq!(
                 refusal.to_string(),
-                "no interface has the address 192.0.2.77; this host has 192.0.2.2 (eth2), 2001:db8::2 (eth2)"
+                "no interface has the address 192.0.2.77; this host has 192.0.2.2 (eth2), \
+                 2001:db8::2 (eth2)"
             );
             assert!(matches!(refusal, NoInterface::None { .. }));
         })
         .unwrap();
 }
 
-/// Until it has been looked whether another host has it, nobody may use an IPv6 address; if one has it, never.
+/// Until it has been looked whether another host has it, nobody may use an IPv6 address; if one has
+/// it, never.
 #[test]
 fn an_ipv6_address_is_the_underlays_when_nobody_else_has_it() {
     let world = World::new(2);
@@ -62,7 +67,9 @@ fn an_ipv6_address_is_the_underlays_when_nobody_else_has_it() {
             let early = underlay_interface(free).unwrap_err();
             assert!(matches!(early, NoInterface::Tentative { .. }), "{early}");
             eventually("the end of detection", || underlay_interface(free).is_ok());
-            eventually("the duplicate", || matches!(underlay_interface(taken), Err(NoInterface::Duplicate { .. })));
+            eventually("the duplicate", || {
+                matches!(underlay_interface(taken), Err(NoInterface::Duplicate { .. }))
+            });
         })
         .unwrap();
 }
@@ -80,6 +87,7 @@ fn routes_are_listed_with_their_interfaces() {
     let routes = host_routes().unwrap().into_iter();
     let routes = routes.map(|route| (route.destination.to_string(), route.interface, route.remote));
     let first = |destination: &str, remote| (destination.to_owned(), "first".to_owned(), remote);
-    let expected = [first("10.0.0.0/8", true), first("172.20.0.0/16", false), first("2001:db8::/64", false)];
+    let expected =
+        [first("10.0.0.0/8", true), first("172.20.0.0/16", false), first("2001:db8::/64", false)];
     assert_eq!(routes.collect::<Vec<_>>(), expected);
 }

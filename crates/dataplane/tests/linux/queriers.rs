@@ -1,4 +1,5 @@
-//! Containers that ask who listens to what, as multicast routers do: the bridge leaves that to them then.
+//! Containers that ask who listens to what, as multicast routers do: the bridge leaves that to them
+//! then.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -21,7 +22,8 @@ fn setting(segment: &Namespace, name: &str) -> u64 {
 pub fn is_member(segment: &Namespace, group: IpAddr) -> bool {
     let mut route = Route::open(segment).unwrap();
     let bridge = route.link("shoutbr0").unwrap().unwrap().index;
-    let is_it = |listing: &Listing| matches!(listing, Listing::Member(member) if member.group == group);
+    let is_it =
+        |listing: &Listing| matches!(listing, Listing::Member(member) if member.group == group);
     route.bridge_groups(bridge).unwrap().iter().any(is_it)
 }
 
@@ -38,7 +40,8 @@ pub fn query(from: Ipv4Addr) -> Vec<u8> {
     let mut igmp = [0x11, 0xff, 0, 0, 0, 0, 0, 0, 2, 125, 0, 0];
     let sum = checksum(&igmp);
     igmp[2..4].copy_from_slice(&sum);
-    let mut header = [0x46, 0xc0, 0, 36, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 224, 0, 0, 1, 0x94, 4, 0, 0];
+    let mut header =
+        [0x46, 0xc0, 0, 36, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 224, 0, 0, 1, 0x94, 4, 0, 0];
     header[12..16].copy_from_slice(&from.octets());
     let sum = checksum(&header);
     header[10..12].copy_from_slice(&sum);
@@ -47,19 +50,24 @@ pub fn query(from: Ipv4Addr) -> Vec<u8> {
 
 /// The same of MLDv2, within two hours.
 pub fn query_v6() -> Vec<u8> {
-    let (from, to) =
-        (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1).octets(), Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).octets());
+    let (from, to) = (
+        Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1).octets(),
+        Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).octets(),
+    );
     let mut mld = [&[130, 0, 0, 0, 0xff, 0xff, 0, 0], &[0; 16][..], &[2, 125, 0, 0]].concat();
     let sum = checksum(&[&from[..], &to, &[0, 0, 0, 28, 0, 0, 0, 58], &mld].concat());
     mld.splice(2..4, sum);
-    let header = [&[0x60, 0, 0, 0, 0, 36, 0, 1][..], &from, &to, &[58, 0, 5, 2, 0, 0, 1, 0]].concat();
+    let header =
+        [&[0x60, 0, 0, 0, 0, 36, 0, 1][..], &from, &to, &[58, 0, 5, 2, 0, 0, 1, 0]].concat();
     [&[0x33, 0x33, 0, 0, 0, 1][..], &[2, 0, 0, 0, 0, 99], &[0x86, 0xdd], &header, &mld].concat()
 }
 
 /// Divides all times by a hundred, and returns how long a membership lasts then.
 pub fn hasten(segment: &Namespace) -> Duration {
     let set = |name: &str, value: u64| {
-        segment.run(|| ip(&["link", "set", "shoutbr0", "type", "bridge", name, &value.to_string()])).unwrap();
+        segment
+            .run(|| ip(&["link", "set", "shoutbr0", "type", "bridge", name, &value.to_string()]))
+            .unwrap();
     };
     set("mcast_querier", 0);
     let intervals = ["query", "startup_query", "query_response", "membership", "querier"]
@@ -68,7 +76,14 @@ pub fn hasten(segment: &Namespace) -> Duration {
     for name in &intervals {
         // Less than a second between its queries the kernel does not take.
         let scaled = setting(segment, name) / 100;
-        set(name, if name.contains("y_interval") && !name.contains("querier") { scaled.max(100) } else { scaled });
+        set(
+            name,
+            if name.contains("y_interval") && !name.contains("querier") {
+                scaled.max(100)
+            } else {
+                scaled
+            },
+        );
         if name.contains("membership") {
             membership = Duration::from_millis(scaled * 10);
         }
@@ -102,7 +117,8 @@ fn a_querier_that_ends_costs_nobody_anything() {
 
     // The bridge has asked, and all have said all they had to say, some time ago.
     let mut asked = Capture::open(&other, "shout0");
-    let is_query = |frame: &[u8]| frame.get(12..15) == Some(&[8, 0, 0x46]) && frame.get(38) == Some(&0x11);
+    let is_query =
+        |frame: &[u8]| frame.get(12..15) == Some(&[8, 0, 0x46]) && frame.get(38) == Some(&0x11);
     for _ in 0..4 {
         while !is_query(&asked.receive()) {}
     }
@@ -116,7 +132,8 @@ fn a_querier_that_ends_costs_nobody_anything() {
     }
 }
 
-/// One that goes on asking, so that nobody need answer before all memberships have run out many times. With all times divided by a hundred.
+/// One that goes on asking, so that nobody need answer before all memberships have run out many
+/// times. With all times divided by a hundred.
 #[test]
 fn a_querier_that_nobody_answers_in_time_costs_nobody_anything() {
     let (mut world, [asking, other]) = two_containers();
@@ -124,7 +141,8 @@ fn a_querier_that_nobody_answers_in_time_costs_nobody_anything() {
     let segment = host.segment();
     let membership = hasten(&segment);
     let group_v6 = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 1, 3);
-    let receivers = [udp(&other, (Ipv4Addr::UNSPECIFIED, 5000)), udp(&other, (Ipv6Addr::UNSPECIFIED, 5001))];
+    let receivers =
+        [udp(&other, (Ipv4Addr::UNSPECIFIED, 5000)), udp(&other, (Ipv6Addr::UNSPECIFIED, 5001))];
     receivers[0].join_multicast_v4(&GROUP, &host.container_address(2)).unwrap();
     let interface = other.run(|| nix::net::if_::if_nametoindex("shout0")).unwrap().unwrap();
     receivers[1].join_multicast_v6(&group_v6, interface).unwrap();
@@ -149,15 +167,27 @@ fn in_vlan(vlan: u8, kind: u8, group: Ipv4Addr) -> Vec<u8> {
     let mut igmp = [&[kind, 0, 0, 0][..], &group.octets()].concat();
     let sum = checksum(&igmp);
     igmp.splice(2..4, sum);
-    let mut header =
-        [&[0x46, 0xc0, 0, 32, 0, 0, 0, 0, 1, 2, 0, 0, 10, 7, 7, 1][..], &group.octets(), &[0x94, 4, 0, 0]].concat();
+    let mut header = [
+        &[0x46, 0xc0, 0, 32, 0, 0, 0, 0, 1, 2, 0, 0, 10, 7, 7, 1][..],
+        &group.octets(),
+        &[0x94, 4, 0, 0],
+    ]
+    .concat();
     let sum = checksum(&header);
     header.splice(10..12, sum);
     let [_, b, c, d] = group.octets();
-    [&[1, 0, 0x5e, b & 0x7f, c, d][..], &[2, 0, 0, 0, 0, 99], &[0x81, 0, 0, vlan, 8, 0], &header, &igmp].concat()
+    [
+        &[1, 0, 0x5e, b & 0x7f, c, d][..],
+        &[2, 0, 0, 0, 0, 99],
+        &[0x81, 0, 0, vlan, 8, 0],
+        &header,
+        &igmp,
+    ]
+    .concat()
 }
 
-/// This kernel may have no interfaces of VLANs, so the container makes the frames itself that they would send.
+/// This kernel may have no interfaces of VLANs, so the container makes the frames itself that they
+/// would send.
 #[test]
 fn who_joins_in_a_vlan_is_asked_there() {
     let (mut world, [member, _]) = two_containers();
@@ -168,14 +198,18 @@ fn who_joins_in_a_vlan_is_asked_there() {
     let frames = Capture::open(&member, "shout0");
     frames.send(&in_vlan(7, 0x16, GROUP));
     eventually("the membership", || is_member(&segment, GROUP.into()));
-    // Where queries go out: what comes in on the other end has lost its tag before it can be captured.
+    // Where queries go out: what comes in on the other end has lost its tag before it can be
+    // captured.
     let port = DeviceName::port(&host.endpoint(1));
     let asked = Capture::open(&segment, port.as_str());
-    let is_query =
-        |frame: &Vec<u8>| frame.get(12..19) == Some(&[0x81, 0, 0, 7, 8, 0, 0x46]) && frame.get(42) == Some(&0x11);
+    let is_query = |frame: &Vec<u8>| {
+        frame.get(12..19) == Some(&[0x81, 0, 0, 7, 8, 0, 0x46]) && frame.get(42) == Some(&0x11)
+    };
     eventually("a query in the VLAN", || asked.pending().iter().any(is_query));
     // It comes soon as well when a membership ended that it may have had.
-    segment.run(|| ip(&["link", "set", "shoutbr0", "type", "bridge", "mcast_query_interval", "12500"])).unwrap();
+    segment
+        .run(|| ip(&["link", "set", "shoutbr0", "type", "bridge", "mcast_query_interval", "12500"]))
+        .unwrap();
     eventually("no queries", || {
         std::thread::sleep(Duration::from_secs(2));
         !asked.pending().iter().any(is_query)

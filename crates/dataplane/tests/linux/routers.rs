@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use shoutd_core::MacAddress;
-use shoutd_core::announce::{AnnouncedEndpoint, AnnouncedNetwork};
-use shoutd_core::multicast::{Elsewhere, Memberships, SourceFilter};
+use shoutd_core::advertise::{AdvertisedEndpoint, AdvertisedNetwork};
+use shoutd_core::multicast::{Memberships, RemoteMembers, SourceFilter};
 use shoutd_dataplane::MembershipChange;
 
 use crate::followed::Followed;
@@ -30,19 +30,20 @@ impl Routed {
 
     /// Announces that another host's container listens to these groups.
     fn announce(&mut self, groups: &[&str]) {
-        let groups = groups.iter().map(|group| (group.parse().unwrap(), SourceFilter::all())).collect();
-        let endpoint = AnnouncedEndpoint {
+        let groups =
+            groups.iter().map(|group| (group.parse().unwrap(), SourceFilter::all())).collect();
+        let endpoint = AdvertisedEndpoint {
             mac: MacAddress::for_ipv4(ELSEWHERE),
             addresses: BTreeSet::from([ELSEWHERE.into()]),
             names: BTreeSet::new(),
         };
-        let network = AnnouncedNetwork {
+        let network = AdvertisedNetwork {
             endpoints: BTreeMap::from([("b".repeat(64).parse().unwrap(), endpoint)]),
             memberships: Memberships { groups, router: false },
             mtu: None,
         };
         let host = &mut self.followed.world.hosts[0];
-        host.segment_mut().elsewhere = Elsewhere::new([Arc::new(network)].into_iter());
+        host.segment_mut().elsewhere = RemoteMembers::new([Arc::new(network)].into_iter());
         self.followed.source.desire(Arc::new(host.desired.clone()));
     }
 
@@ -69,16 +70,24 @@ impl Routed {
 
     /// The next message of IGMP of this type that comes from elsewhere.
     fn igmp(&mut self, kind: u8) -> Vec<u8> {
-        let is_it = |frame: &[u8]| frame.get(12..15) == Some(&[8, 0, 0x46]) && frame.get(38) == Some(&kind);
+        let is_it =
+            |frame: &[u8]| frame.get(12..15) == Some(&[8, 0, 0x46]) && frame.get(38) == Some(&kind);
         let is_from = |frame: &[u8]| frame.get(26..30) == Some(&ELSEWHERE.octets());
-        self.next(&format!("message of IGMP of type {kind:#x}"), |frame| is_it(frame) && is_from(frame))[38..].to_vec()
+        self.next(&format!("message of IGMP of type {kind:#x}"), |frame| {
+            is_it(frame) && is_from(frame)
+        })[38..]
+            .to_vec()
     }
 
     fn mld(&mut self, kind: u8, group: &str) -> Vec<u8> {
         let IpAddr::V6(group) = group.parse().unwrap() else { panic!("{group} is none of IPv6") };
-        let is_it = |frame: &[u8]| frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(62) == Some(&kind);
-        let names = |frame: &[u8]| frame.windows(16).skip(62).any(|octets| octets == group.octets());
-        self.next(&format!("message of MLD of type {kind}"), |frame| is_it(frame) && names(frame))[62..].to_vec()
+        let is_it =
+            |frame: &[u8]| frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(62) == Some(&kind);
+        let names =
+            |frame: &[u8]| frame.windows(16).skip(62).any(|octets| octets == group.octets());
+        self.next(&format!("message of MLD of type {kind}"), |frame| is_it(frame) && names(frame))
+            [62..]
+            .to_vec()
     }
 }
 
@@ -121,7 +130,9 @@ fn a_router_is_told_of_members_on_other_hosts() {
     assert_eq!(routed.igmp(0x17)[4..], [239, 1, 2, 4]);
 
     let segment = routed.followed.segment();
-    assert!(!["239.1.2.3", "239.1.2.4"].iter().any(|group| is_member(&segment, group.parse().unwrap())));
+    assert!(
+        !["239.1.2.3", "239.1.2.4"].iter().any(|group| is_member(&segment, group.parse().unwrap()))
+    );
 }
 
 #[test]

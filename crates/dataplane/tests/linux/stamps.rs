@@ -13,8 +13,9 @@ use crate::support::{connected, eventually, udp};
 
 /// Asks for a time stamp of each datagram (Documentation/networking/timestamping.rst).
 fn ask(socket: &UdpSocket) {
-    let wanted =
-        libc::SOF_TIMESTAMPING_TX_SOFTWARE | libc::SOF_TIMESTAMPING_SOFTWARE | libc::SOF_TIMESTAMPING_OPT_TSONLY;
+    let wanted = libc::SOF_TIMESTAMPING_TX_SOFTWARE
+        | libc::SOF_TIMESTAMPING_SOFTWARE
+        | libc::SOF_TIMESTAMPING_OPT_TSONLY;
     let length = libc::socklen_t::try_from(size_of_val(&wanted)).unwrap();
     // SAFETY: the pointer is to a value of that length, which outlives the call.
     let result = unsafe {
@@ -26,29 +27,35 @@ fn ask(socket: &UdpSocket) {
 
 /// How many time stamps have come.
 fn stamps(socket: &UdpSocket) -> usize {
-    let next = || recv(socket.as_raw_fd(), &mut [0; 64], MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT);
+    let next =
+        || recv(socket.as_raw_fd(), &mut [0; 64], MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT);
     std::iter::from_fn(|| next().ok()).count()
 }
 
-/// Each device on the way tells the socket that a datagram belongs to. Only the container's own is the sender's affair.
+/// Each device on the way tells the socket that a datagram belongs to. Only the container's own is
+/// the sender's affair.
 #[test]
 fn a_multicast_datagram_to_another_host_has_one_time_stamp() {
     let (world, containers) = connected(2);
     let group_v6 = Ipv6Addr::new(0xff1e, 0, 0, 0, 0, 0, 0, 0x181);
     let segment = world.hosts[0].segment();
     hasten(&segment);
-    // PTP masters are members, too. The bridge begins to keep groups apart when all have had the time to answer.
+    // PTP masters are members, too. The bridge begins to keep groups apart when all have had the
+    // time to answer.
     let member = udp(&containers[0], (Ipv4Addr::UNSPECIFIED, 319));
     let member_v6 = udp(&containers[0], (Ipv6Addr::UNSPECIFIED, 320));
     let interface = containers[0].run(|| nix::net::if_::if_nametoindex("shout0")).unwrap().unwrap();
     let joined = Ipv4Addr::new(224, 0, 1, 129);
     member.join_multicast_v4(&joined, &world.hosts[0].container_address(1)).unwrap();
     member_v6.join_multicast_v6(&group_v6, interface).unwrap();
-    eventually("the memberships", || [joined.into(), group_v6.into()].iter().all(|group| is_member(&segment, *group)));
+    eventually("the memberships", || {
+        [joined.into(), group_v6.into()].iter().all(|group| is_member(&segment, *group))
+    });
     std::thread::sleep(Duration::from_secs(1));
 
     let link_local = Ipv4Addr::new(224, 0, 0, 107);
-    let groups: [IpAddr; 4] = [joined.into(), group_v6.into(), link_local.into(), [239, 9, 9, 9].into()];
+    let groups: [IpAddr; 4] =
+        [joined.into(), group_v6.into(), link_local.into(), [239, 9, 9, 9].into()];
     for group in groups {
         let socket = if group.is_ipv4() { &member } else { &member_v6 };
         ask(socket);

@@ -1,5 +1,6 @@
-//! Whole hosts for tests: network namespaces of their own on one underlay, each with a kernel as the daemon has it, and containers that are
-//! connected the way Docker connects them. All of it lives in a mount namespace of the test's thread, and ends with it.
+//! Whole hosts for tests: network namespaces of their own on one underlay, each with a kernel as
+//! the daemon has it, and containers that are connected the way Docker connects them. All of it
+//! lives in a mount namespace of the test's thread, and ends with it.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -16,13 +17,18 @@ use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket,
+    sockopt,
 };
 use nix::sys::time::TimeVal;
 use shoutd_core::multicast::{Remote, Replication, replication};
-use shoutd_core::plane::{ALL_MULTICAST, Action, Desired, DeviceName, Observed, Port, Segment, Tier, Vtep, diff};
+use shoutd_core::plane::{
+    ALL_MULTICAST, Action, Desired, DeviceName, Observed, Port, Segment, Tier, Vtep, diff,
+};
 use shoutd_core::{EndpointId, MacAddress, NetworkId, Vni};
-use shoutd_dataplane::{Kernel, LinuxKernel, Reconciler, ReconcilerHandle, Report, Scope, reconcile};
+use shoutd_dataplane::{
+    Kernel, LinuxKernel, Reconciler, ReconcilerHandle, Report, Scope, reconcile,
+};
 use shoutd_netlink::{NamedNamespaces, Namespace};
 use tempfile::TempDir;
 
@@ -52,10 +58,13 @@ impl World {
         enter_own_namespaces();
         let directory = tempfile::tempdir().unwrap();
         // Namespaces are mounted over files in it; all of it goes with one unmounting.
-        mount(Some("tests"), directory.path(), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        mount(Some("tests"), directory.path(), Some("tmpfs"), MsFlags::empty(), None::<&str>)
+            .unwrap();
         ip(&["link", "add", "underlay", "type", "bridge", "mcast_snooping", "0"]);
         ip(&["link", "set", "underlay", "up"]);
-        let hosts = (1..=hosts).map(|number| Host::new(number, &directory.path().join(number.to_string()))).collect();
+        let hosts = (1..=hosts)
+            .map(|number| Host::new(number, &directory.path().join(number.to_string())))
+            .collect();
         Self { hosts, directory }
     }
 }
@@ -70,7 +79,8 @@ impl Drop for World {
 pub fn enter_own_namespaces() {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
         .expect("these tests need root: they make network namespaces");
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .unwrap();
 }
 
 /// A host's IPv6 address on the underlay.
@@ -80,8 +90,10 @@ pub fn ipv6_address(number: u8) -> IpAddr {
 
 /// What is sent where when nothing was heard of the other hosts: everything to all.
 pub fn flood(remotes: &[IpAddr]) -> Replication {
-    let unheard: Vec<_> =
-        remotes.iter().map(|address| Remote { address: *address, announced: None, in_sync: false }).collect();
+    let unheard: Vec<_> = remotes
+        .iter()
+        .map(|address| Remote { address: *address, announced: None, in_sync: false })
+        .collect();
     replication(&unheard)
 }
 
@@ -99,7 +111,8 @@ pub struct Host {
 impl Host {
     fn new(number: u8, directory: &Path) -> Self {
         std::fs::create_dir_all(directory).unwrap();
-        let namespace = NamedNamespaces::new(directory.join("hosts")).create("self", || Ok(())).unwrap();
+        let namespace =
+            NamedNamespaces::new(directory.join("hosts")).create("self", || Ok(())).unwrap();
         let (inside, outside) = (format!("eth{number}"), format!("host{number}"));
         let path = directory.join("hosts/self");
         ip(&[
@@ -122,14 +135,29 @@ impl Host {
             .run(|| {
                 ip(&["link", "set", "lo", "up"]);
                 ip(&["address", "add", &format!("{address}/24"), "dev", &inside]);
-                ip(&["address", "add", &format!("{}/64", ipv6_address(number)), "dev", &inside, "nodad"]);
+                ip(&[
+                    "address",
+                    "add",
+                    &format!("{}/64", ipv6_address(number)),
+                    "dev",
+                    &inside,
+                    "nodad",
+                ]);
                 ip(&["link", "set", &inside, "up"]);
             })
             .unwrap();
         let kernel = namespace.run(|| LinuxKernel::new(directory.join("netns"))).unwrap().unwrap();
         let containers = NamedNamespaces::new(directory.join("containers"));
         let (address, directory) = (address.into(), directory.to_owned());
-        Self { address, namespace, kernel, desired: Desired::default(), directory, containers, number }
+        Self {
+            address,
+            namespace,
+            kernel,
+            desired: Desired::default(),
+            directory,
+            containers,
+            number,
+        }
     }
 
     /// A kernel as a daemon has it that was just started.
@@ -177,7 +205,9 @@ impl Host {
     }
 
     pub fn endpoint(&self, container: u8) -> EndpointId {
-        format!("{:012x}{}", u32::from(self.number) << 8 | u32::from(container), "e".repeat(52)).parse().unwrap()
+        format!("{:012x}{}", u32::from(self.number) << 8 | u32::from(container), "e".repeat(52))
+            .parse()
+            .unwrap()
     }
 
     pub fn container_address(&self, container: u8) -> Ipv4Addr {
@@ -191,17 +221,21 @@ impl Host {
 
     /// Tells the desired state in which sandbox the container's interface belongs.
     pub fn set_sandbox(&mut self, container: u8) {
-        let (port, path) = (DeviceName::port(&self.endpoint(container)), self.sandbox_path(container));
+        let (port, path) =
+            (DeviceName::port(&self.endpoint(container)), self.sandbox_path(container));
         self.segment_mut().ports.get_mut(&port).unwrap().sandbox = Some(path);
     }
 
-    /// Does what Docker does between Join and the container's start, and tells the desired state of it.
+    /// Does what Docker does between Join and the container's start, and tells the desired state of
+    /// it.
     pub fn start_container(&mut self, container: u8) -> Namespace {
         let namespace = self.make_container(container);
         let endpoint = self.endpoint(container);
         let device = DeviceName::container(&endpoint);
         let (device, path) = (device.as_str(), self.sandbox_path(container));
-        self.namespace.run(|| ip(&["link", "set", device, "netns", path.to_str().unwrap()])).unwrap();
+        self.namespace
+            .run(|| ip(&["link", "set", device, "netns", path.to_str().unwrap()]))
+            .unwrap();
         let address = self.container_address(container);
         namespace
             .run(|| {
@@ -221,8 +255,13 @@ impl Host {
     }
 
     pub fn observe(&mut self) -> Observed {
-        let sandboxes =
-            self.desired.segments.values().flat_map(|s| s.ports.values()).filter_map(|p| p.sandbox.clone()).collect();
+        let sandboxes = self
+            .desired
+            .segments
+            .values()
+            .flat_map(|s| s.ports.values())
+            .filter_map(|p| p.sandbox.clone())
+            .collect();
         self.kernel.observe(&sandboxes).unwrap()
     }
 
@@ -233,7 +272,8 @@ impl Host {
         let observed = self.observe();
         let mut plan = diff(&self.desired, &observed);
         // The kernel makes link-local addresses in its own time, after an interface is up.
-        let is_link_local = |action: &Action| matches!(action, Action::EndDuplicateDetection { .. });
+        let is_link_local =
+            |action: &Action| matches!(action, Action::EndDuplicateDetection { .. });
         plan.retain(|action| !is_link_local(action));
         report.done.retain(|action| !is_link_local(action));
         assert!(plan.is_empty(), "still to do: {plan:?}, for there is {observed:?}");
@@ -257,7 +297,8 @@ fn connect(mut world: World) -> (World, Vec<Namespace>) {
     let addresses: Vec<IpAddr> = world.hosts.iter().map(|host| host.address).collect();
     let mut containers = Vec::new();
     for host in &mut world.hosts {
-        let others: Vec<IpAddr> = addresses.iter().copied().filter(|address| *address != host.address).collect();
+        let others: Vec<IpAddr> =
+            addresses.iter().copied().filter(|address| *address != host.address).collect();
         host.want_segment(&others);
         host.want_endpoint(1);
         host.settle();
@@ -268,7 +309,8 @@ fn connect(mut world: World) -> (World, Vec<Namespace>) {
     (world, containers)
 }
 
-/// Waits until a host's bridge passes frames at all its ports: the kernel says so in its own time, after their other ends are up (`net/core/link_watch.c`).
+/// Waits until a host's bridge passes frames at all its ports: the kernel says so in its own time,
+/// after their other ends are up (`net/core/link_watch.c`).
 fn await_forwarding(host: &Host) {
     let segment = host.segment();
     eventually("all ports forward", || {
@@ -283,7 +325,10 @@ pub fn ip(arguments: &[&str]) {
 }
 
 pub fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments:?}: {complaint}");
     String::from_utf8(output.stdout).unwrap()
@@ -314,8 +359,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts one, as the daemon does, and waits until all is as desired. The host's own kernel forgets what it has open: that would keep
-    /// alive what is to be seen to end.
+    /// Starts one, as the daemon does, and waits until all is as desired. The host's own kernel
+    /// forgets what it has open: that would keep alive what is to be seen to end.
     pub fn start(host: &mut Host) -> Self {
         Self::start_with(host, Tier::VxlanMdb)
     }
@@ -324,7 +369,8 @@ impl Running {
     pub fn start_with(host: &mut Host, tier: Tier) -> Self {
         host.kernel = host.fresh_kernel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let running = Self { handle: Reconciler::spawn(host.fresh_kernel(), tier).unwrap(), runtime };
+        let running =
+            Self { handle: Reconciler::spawn(host.fresh_kernel(), tier).unwrap(), runtime };
         running.apply(host);
         running
     }
@@ -342,7 +388,9 @@ impl Running {
     /// Applies this.
     pub fn apply_this(&self, desired: Desired) {
         let generation = self.handle.apply(desired);
-        self.runtime.block_on(self.handle.settled(generation, &Scope::Everything, PATIENCE)).unwrap();
+        self.runtime
+            .block_on(self.handle.settled(generation, &Scope::Everything, PATIENCE))
+            .unwrap();
     }
 }
 
@@ -366,7 +414,8 @@ impl Stream {
         at.recv(&mut first).unwrap();
         let sender = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                // A tunnel that is gone for a moment makes sending fail; that is a loss like any other.
+                // A tunnel that is gone for a moment makes sending fail; that is a loss like any
+                // other.
                 let _ = from.send_to(&count.load(Ordering::Relaxed).to_be_bytes(), to);
                 count.fetch_add(1, Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(1));
@@ -409,7 +458,9 @@ impl Capture {
         let socket = namespace
             .run(|| {
                 let all = SockProtocol::EthAll;
-                let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, all).unwrap();
+                let socket =
+                    socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, all)
+                        .unwrap();
                 let index = i32::try_from(nix::net::if_::if_nametoindex(device).unwrap()).unwrap();
                 bind_to_device(&socket, index);
                 socket

@@ -1,4 +1,5 @@
-//! The lesser ways to send multicast, hosts that go different ways, and going over from one way to another.
+//! The lesser ways to send multicast, hosts that go different ways, and going over from one way to
+//! another.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
@@ -9,7 +10,7 @@ use shoutd_core::plane::Tier;
 use shoutd_netlink::Filtering;
 
 use crate::cluster::{Cluster, PORT};
-use crate::guard::report;
+use crate::igmp_mld_filter::report;
 use crate::support::{Capture, PATIENCE, Running, Stream, run, udp};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
@@ -22,10 +23,13 @@ fn reached(cluster: &Cluster, from: usize) -> [BTreeSet<usize>; 2] {
 
 #[test]
 fn each_host_sends_in_its_own_way() {
-    let mut cluster = Cluster::start(&[Tier::VxlanMdb, Tier::MulticastFdb, Tier::Flood, Tier::VxlanMdb]);
+    let mut cluster =
+        Cluster::start(&[Tier::VxlanMdb, Tier::MulticastFdb, Tier::Flood, Tier::VxlanMdb]);
     let receiver = cluster.receiver(3);
     receiver.join_multicast_v4(&GROUP, &cluster.address(3)).unwrap();
-    cluster.until(3, "the membership", |memberships| memberships.groups.contains_key(&IpAddr::from(GROUP)));
+    cluster.until(3, "the membership", |memberships| {
+        memberships.groups.contains_key(&IpAddr::from(GROUP))
+    });
     cluster.announce();
     assert_eq!(reached(&cluster, 0), [BTreeSet::from([3]), BTreeSet::new()]);
     assert_eq!(reached(&cluster, 1), [BTreeSet::from([3]), BTreeSet::new()]);
@@ -33,15 +37,22 @@ fn each_host_sends_in_its_own_way() {
     assert_eq!(cluster.entries(1) + cluster.entries(2), 0);
 }
 
-/// Through every tier and back, each time with a daemon that is started anew: nothing of the others is left, and no packet is lost.
+/// Through every tier and back, each time with a daemon that is started anew: nothing of the others
+/// is left, and no packet is lost.
 #[test]
 fn changing_the_tier_loses_no_packet_and_leaves_nothing_behind() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
     let receiver = cluster.receiver(1);
     receiver.join_multicast_v4(&GROUP, &cluster.address(1)).unwrap();
-    cluster.until(1, "the membership", |memberships| memberships.groups.contains_key(&IpAddr::from(GROUP)));
+    cluster.until(1, "the membership", |memberships| {
+        memberships.groups.contains_key(&IpAddr::from(GROUP))
+    });
     cluster.announce();
-    let stream = Stream::start(udp(&cluster.containers[0], (cluster.address(0), 0)), (GROUP, PORT), receiver);
+    let stream = Stream::start(
+        udp(&cluster.containers[0], (cluster.address(0), 0)),
+        (GROUP, PORT),
+        receiver,
+    );
     let ways = [
         Tier::MulticastFdb,
         Tier::MulticastFdb,
@@ -73,8 +84,8 @@ fn changing_the_tier_loses_no_packet_and_leaves_nothing_behind() {
     assert_eq!(lost, Vec::<u32>::new());
 }
 
-/// How long it takes from a join until the others know of it, and from there until their kernels send, beside ten thousand other groups. Printed, and
-/// bounded only as a busy machine allows.
+/// How long it takes from a join until the others know of it, and from there until their kernels
+/// send, beside ten thousand other groups. Printed, and bounded only as a busy machine allows.
 #[test]
 fn joins_are_quick_beside_many_groups() {
     for tier in [Tier::VxlanMdb, Tier::MulticastFdb] {
@@ -102,10 +113,14 @@ fn join_beside_many_groups(tier: Tier) {
         let group = Ipv4Addr::new(239, 200, 0, number);
         let begin = Instant::now();
         reporter.send(&report(group));
-        cluster.until(1, "the membership", |memberships| memberships.groups.contains_key(&IpAddr::from(group)));
+        cluster.until(1, "the membership", |memberships| {
+            memberships.groups.contains_key(&IpAddr::from(group))
+        });
         heard.push(begin.elapsed());
         let segment = cluster.hosts[0].segment_mut();
-        Arc::make_mut(&mut segment.replication).groups.insert((None, group.into()), BTreeSet::from([remote]));
+        Arc::make_mut(&mut segment.replication)
+            .groups
+            .insert((None, group.into()), BTreeSet::from([remote]));
         let desired = cluster.hosts[0].desired.clone();
         let begin = Instant::now();
         cluster.running[0].apply_this(desired);
@@ -118,24 +133,30 @@ fn join_beside_many_groups(tier: Tier) {
     assert_eq!(kept_apart(&cluster), 10_010);
 }
 
-/// By MAC address, as kernels before 6.4 do it: 32 groups of IPv4 share an address, and go where any of them is listened to, but for those that nobody listens to. Others coming and going
-/// take no packet from who listens.
+/// By MAC address, as kernels before 6.4 do it: 32 groups of IPv4 share an address, and go where
+/// any of them is listened to, but for those that nobody listens to. Others coming and going take
+/// no packet from who listens.
 #[test]
 fn groups_of_one_mac_address_go_to_the_hosts_that_listen_to_any() {
     let mut cluster = Cluster::start(&[Tier::MulticastFdb; 3]);
     let twin = Ipv4Addr::new(239, 129, 2, 3);
     let (first, second) = (cluster.receiver(1), cluster.receiver(2));
     first.join_multicast_v4(&GROUP, &cluster.address(1)).unwrap();
-    cluster.until(1, "the membership", |memberships| memberships.groups.contains_key(&IpAddr::from(GROUP)));
+    cluster.until(1, "the membership", |memberships| {
+        memberships.groups.contains_key(&IpAddr::from(GROUP))
+    });
     cluster.announce();
     assert_eq!(cluster.group_macs(0), 1);
     let sender = cluster.sender(0);
     let both = [GROUP, twin].map(|group| cluster.reaches(&sender, (group, PORT)));
     assert_eq!(both, [BTreeSet::from([1]), BTreeSet::new()]);
 
-    let stream = Stream::start(udp(&cluster.containers[0], (cluster.address(0), 0)), (GROUP, PORT), first);
+    let stream =
+        Stream::start(udp(&cluster.containers[0], (cluster.address(0), 0)), (GROUP, PORT), first);
     second.join_multicast_v4(&twin, &cluster.address(2)).unwrap();
-    cluster.until(2, "the membership", |memberships| memberships.groups.contains_key(&IpAddr::from(twin)));
+    cluster.until(2, "the membership", |memberships| {
+        memberships.groups.contains_key(&IpAddr::from(twin))
+    });
     cluster.announce();
     let both = [GROUP, twin].map(|group| cluster.reaches(&sender, (group, PORT)));
     assert_eq!(both, [(); 2].map(|()| BTreeSet::from([1, 2])));
@@ -147,8 +168,9 @@ fn groups_of_one_mac_address_go_to_the_hosts_that_listen_to_any() {
     assert_eq!((cluster.entries(0), cluster.group_macs(0)), (0, 1));
 }
 
-/// By MAC address groups of one host's can have that of a link-local one, which must reach all other hosts nevertheless: mDNS, all nodes', neighbour discovery's.
-/// Those of applications must reach whoever listens to them.
+/// By MAC address groups of one host's can have that of a link-local one, which must reach all
+/// other hosts nevertheless: mDNS, all nodes', neighbour discovery's. Those of applications must
+/// reach whoever listens to them.
 #[test]
 fn link_local_groups_that_share_a_mac_address_with_others_reach_who_they_should() {
     let mut cluster = Cluster::start(&[Tier::MulticastFdb; 4]);
@@ -159,9 +181,14 @@ fn link_local_groups_that_share_a_mac_address_with_others_reach_who_they_should(
     receivers[0].join_multicast_v4(&twin, &cluster.address(1)).unwrap();
     receivers.extend(shared.into_iter().chain([wide]).map(|group| cluster.receiver_v6(1, group)));
     receivers.push(cluster.receiver_v6(2, narrow));
-    let awaited: Vec<IpAddr> = shared.into_iter().chain([wide]).map(IpAddr::from).chain([twin.into()]).collect();
-    cluster.until(1, "the groups", |memberships| awaited.iter().all(|group| memberships.groups.contains_key(group)));
-    cluster.until(2, "the link-local group", |memberships| memberships.groups.contains_key(&narrow.into()));
+    let awaited: Vec<IpAddr> =
+        shared.into_iter().chain([wide]).map(IpAddr::from).chain([twin.into()]).collect();
+    cluster.until(1, "the groups", |memberships| {
+        awaited.iter().all(|group| memberships.groups.contains_key(group))
+    });
+    cluster.until(2, "the link-local group", |memberships| {
+        memberships.groups.contains_key(&narrow.into())
+    });
     cluster.announce();
     // Of the last two groups, to both who listen to one of them.
     assert_eq!(cluster.group_macs(0), 2);
@@ -180,7 +207,8 @@ fn link_local_groups_that_share_a_mac_address_with_others_reach_who_they_should(
     assert_eq!(cluster.reached(0, &neighbour.octets(), asked), all);
 }
 
-/// A filter before the tunnel keeps them back, of both families; while it is not known what all hosts listen to, or one of them routes multicast, they go to all.
+/// A filter before the tunnel keeps them back, of both families; while it is not known what all
+/// hosts listen to, or one of them routes multicast, they go to all.
 #[test]
 fn groups_that_nobody_listens_to_go_nowhere_by_mac_address_either() {
     let mut cluster = Cluster::start(&[Tier::MulticastFdb; 3]);
@@ -206,7 +234,9 @@ fn groups_that_nobody_listens_to_go_nowhere_by_mac_address_either() {
     cluster.announce();
     assert_eq!(reached(&cluster, wide), [(); 2].map(|()| nobody.clone()));
     let receivers = [(); 2].map(|()| cluster.receiver_v6(1, wide[1].parse().unwrap()));
-    cluster.until(1, "the group", |memberships| memberships.groups.contains_key(&wide[1].parse().unwrap()));
+    cluster.until(1, "the group", |memberships| {
+        memberships.groups.contains_key(&wide[1].parse().unwrap())
+    });
     cluster.announce();
     assert_eq!(reached(&cluster, wide), [nobody, BTreeSet::from([1])]);
     drop(receivers);

@@ -21,7 +21,9 @@ fn receivers(world: &World, containers: &[Namespace], groups: &[Ipv4Addr]) -> Ve
     others
         .map(|(host, container)| {
             let socket = udp(container, (Ipv4Addr::UNSPECIFIED, PORT));
-            groups.iter().for_each(|group| socket.join_multicast_v4(group, &host.container_address(1)).unwrap());
+            groups.iter().for_each(|group| {
+                socket.join_multicast_v4(group, &host.container_address(1)).unwrap()
+            });
             socket
         })
         .collect()
@@ -91,14 +93,16 @@ fn the_tunnels_socket_is_in_the_hosts_namespace() {
     let host = &world.hosts[0];
     // The kernel's own sockets are not listed, but the port is taken where they are.
     let bind = |namespace: &Namespace| {
-        namespace.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, crate::support::VXLAN_PORT)).is_ok()).unwrap()
+        namespace
+            .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, crate::support::VXLAN_PORT)).is_ok())
+            .unwrap()
     };
     assert!(!bind(&host.namespace));
     assert!(bind(&host.segment()));
 }
 
-/// Containers see no neighbours that are not there: of all that a segment is made of only the bridge has an address, from which it asks
-/// MLD queries, and it believes no router.
+/// Containers see no neighbours that are not there: of all that a segment is made of only the
+/// bridge has an address, from which it asks MLD queries, and it believes no router.
 #[test]
 fn only_the_bridge_has_an_address_and_it_believes_no_router() {
     let (world, _containers) = connected(1);
@@ -109,7 +113,8 @@ fn only_the_bridge_has_an_address_and_it_believes_no_router() {
             (addresses, run("cat", &["/proc/sys/net/ipv6/conf/shoutbr0/accept_ra"]))
         })
         .unwrap();
-    let devices: Vec<&str> = addresses.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    let devices: Vec<&str> =
+        addresses.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
     assert_eq!(devices, ["shoutbr0"], "{addresses}");
     assert!(addresses.contains("inet6 fe80::") && !addresses.contains("tentative"), "{addresses}");
     assert_eq!(accepts.trim(), "0");

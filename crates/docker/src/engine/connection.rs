@@ -30,8 +30,9 @@ impl ApiVersion {
     /// The oldest that shoutd works with: that of Docker 20.10.
     pub const OLDEST: Self = Self { major: 1, minor: 41 };
 
-    /// The newest that shoutd asks for: that of Docker 28.3, the last before the answers of 29.0 changed shape. Docker 29 accepts
-    /// it (29.0 asks for 1.44 at least, 29.3 for 1.40). It has `EnableIPv4` (1.48), which a mirror of an IPv6-only network needs.
+    /// The newest that shoutd asks for: that of Docker 28.3, the last before the answers of 29.0
+    /// changed shape. Docker 29 accepts it (29.0 asks for 1.44 at least, 29.3 for 1.40). It has
+    /// `EnableIPv4` (1.48), which a mirror of an IPv6-only network needs.
     const NEWEST: Self = Self { major: 1, minor: 51 };
 }
 
@@ -45,10 +46,9 @@ impl FromStr for ApiVersion {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = text
-            .trim()
-            .split_once('.')
-            .and_then(|(major, minor)| Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? }));
+        let parsed = text.trim().split_once('.').and_then(|(major, minor)| {
+            Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
+        });
         parsed.ok_or_else(|| format!("{:?} is not an API version", crate::one_line(text, 40)))
     }
 }
@@ -121,7 +121,8 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects to `socket` and asks the engine which version it speaks. Sets no deadline of its own.
+    /// Connects to `socket` and asks the engine which version it speaks. Sets no deadline of its
+    /// own.
     pub(super) async fn open(socket: &Path, operation: &str) -> Result<Self, EngineError> {
         let stream = UnixStream::connect(socket).await.map_err(|source| EngineError::Connect {
             operation: operation.to_owned(),
@@ -139,16 +140,23 @@ impl Connection {
         Ok(connection)
     }
 
-    /// The newest version that both sides speak, from `/_ping`, which costs the engine nothing (`/version` starts programs).
+    /// The newest version that both sides speak, from `/_ping`, which costs the engine nothing
+    /// (`/version` starts programs).
     async fn negotiate(&mut self, operation: &str) -> Result<ApiVersion, EngineError> {
         let response = self.send(operation, Method::GET, "/_ping", None).await?;
-        let header = response.headers().get("api-version").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let header = response
+            .headers()
+            .get("api-version")
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
         let reply = self.read(operation, response).await?;
         if !reply.status.is_success() {
             return Err(reply.into_error(operation));
         }
-        let header = header.ok_or_else(|| EngineError::malformed(operation, "/_ping names no Api-Version"))?;
-        let newest: ApiVersion = header.parse().map_err(|reason: String| EngineError::malformed(operation, reason))?;
+        let header = header
+            .ok_or_else(|| EngineError::malformed(operation, "/_ping names no Api-Version"))?;
+        let newest: ApiVersion =
+            header.parse().map_err(|reason: String| EngineError::malformed(operation, reason))?;
         if newest < ApiVersion::OLDEST {
             return Err(EngineError::TooOld { found: newest });
         }
@@ -168,8 +176,13 @@ impl Connection {
         self.read(operation, response).await
     }
 
-    /// Sends one GET and leaves the answer's body to be read bit by bit; the connection lives as long as the returned driver.
-    pub(super) async fn stream(mut self, operation: &str, path: &str) -> Result<(Incoming, Driver), EngineError> {
+    /// Sends one GET and leaves the answer's body to be read bit by bit; the connection lives as
+    /// long as the returned driver.
+    pub(super) async fn stream(
+        mut self,
+        operation: &str,
+        path: &str,
+    ) -> Result<(Incoming, Driver), EngineError> {
         let target = format!("/v{}{path}", self.version);
         let response = self.send(operation, Method::GET, &target, None).await?;
         if !response.status().is_success() {
@@ -191,22 +204,33 @@ impl Connection {
         }
         let request = request
             .body(Full::new(body.map(|content| content.bytes).unwrap_or_default()))
-            .map_err(|error| EngineError::malformed(operation, format!("request target {target:?}: {error}")))?;
+            .map_err(|error| {
+                EngineError::malformed(operation, format!("request target {target:?}: {error}"))
+            })?;
         let transport = |source| EngineError::Transport { operation: operation.to_owned(), source };
         self.sender.ready().await.map_err(transport)?;
         self.sender.send_request(request).await.map_err(transport)
     }
 
-    async fn read(&self, operation: &str, response: Response<Incoming>) -> Result<Reply, EngineError> {
+    async fn read(
+        &self,
+        operation: &str,
+        response: Response<Incoming>,
+    ) -> Result<Reply, EngineError> {
         let status = response.status();
         let body = match Limited::new(response.into_body(), ANSWER_LIMIT).collect().await {
             Ok(collected) => collected.to_bytes(),
             Err(error) if error.is::<LengthLimitError>() => {
-                return Err(EngineError::malformed(operation, format!("it is longer than {ANSWER_LIMIT} bytes")));
+                return Err(EngineError::malformed(
+                    operation,
+                    format!("it is longer than {ANSWER_LIMIT} bytes"),
+                ));
             }
             Err(error) => {
                 return Err(match error.downcast::<hyper::Error>() {
-                    Ok(source) => EngineError::Transport { operation: operation.to_owned(), source: *source },
+                    Ok(source) => {
+                        EngineError::Transport { operation: operation.to_owned(), source: *source }
+                    }
                     Err(other) => EngineError::malformed(operation, other),
                 });
             }

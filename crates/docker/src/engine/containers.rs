@@ -1,4 +1,5 @@
-//! Calls about containers: those that an engine should have started and could not, and starting them.
+//! Calls about containers: those that an engine should have started and could not, and starting
+//! them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +18,8 @@ use crate::one_line;
 /// Octets of an id (64 hexadecimal digits) as the engine gives it.
 const ID_LENGTH: usize = 64;
 
-/// Containers of one network that are looked at. An engine is long out of other things with so many.
+/// Containers of one network that are looked at. An engine is long out of other things with so
+/// many.
 const CONTAINERS_MAX: usize = 4096;
 
 /// Aliases of a container on one network that are looked at.
@@ -30,7 +32,8 @@ pub struct StoppedContainer {
     pub id: ContainerId,
     /// Its name.
     pub name: String,
-    /// Whether its restart policy is `always` or `unless-stopped`: the engine starts it whenever it starts itself, in the latter case unless a user has stopped it.
+    /// Whether its restart policy is `always` or `unless-stopped`: the engine starts it whenever it
+    /// starts itself, in the latter case unless a user has stopped it.
     pub restarts_always: bool,
     /// Whether it has ever run.
     pub has_run: bool,
@@ -100,14 +103,25 @@ impl fmt::Display for ContainerId {
 pub struct InvalidId;
 
 impl EngineClient {
-    /// What a container is called on each of its networks; `None` if it is gone. An engine does not answer while it starts or stops the container.
+    /// What a container is called on each of its networks; `None` if it is gone. An engine does not
+    /// answer while it starts or stops the container.
     ///
     /// # Errors
     /// As [`exited_containers`](Self::exited_containers).
-    pub async fn container_names(&self, id: &ContainerId) -> Result<Option<ContainerNames>, EngineError> {
+    pub async fn container_names(
+        &self,
+        id: &ContainerId,
+    ) -> Result<Option<ContainerNames>, EngineError> {
         let operation = format!("asking for the names of container {}", id.short());
-        let reply =
-            self.call(&operation, Method::GET, &format!("/containers/{}/json", id.0), None, QUERY_DEADLINE).await?;
+        let reply = self
+            .call(
+                &operation,
+                Method::GET,
+                &format!("/containers/{}/json", id.0),
+                None,
+                QUERY_DEADLINE,
+            )
+            .await?;
         if reply.status == StatusCode::NOT_FOUND {
             return Ok(None);
         }
@@ -118,24 +132,42 @@ impl EngineClient {
     /// The containers of a network that have ended, or that could not be started.
     ///
     /// # Errors
-    /// The engine cannot be reached, does not answer in time, or answers what is not an engine's answer.
-    pub async fn exited_containers(&self, network: &DockerNetworkId) -> Result<Vec<ContainerId>, EngineError> {
+    /// The engine cannot be reached, does not answer in time, or answers what is not an engine's
+    /// answer.
+    pub async fn exited_containers(
+        &self,
+        network: &DockerNetworkId,
+    ) -> Result<Vec<ContainerId>, EngineError> {
         let operation = format!("listing the containers of Docker network {}", network.short());
         // `{"network":["<id>"],"status":["exited"]}`, percent-encoded.
-        let filters = format!("%7B%22network%22%3A%5B%22{network}%22%5D%2C%22status%22%3A%5B%22exited%22%5D%7D");
+        let filters = format!(
+            "%7B%22network%22%3A%5B%22{network}%22%5D%2C%22status%22%3A%5B%22exited%22%5D%7D"
+        );
         let path = format!("/containers/json?all=true&filters={filters}");
         let reply = self.call(&operation, Method::GET, &path, None, QUERY_DEADLINE).await?;
-        parse_list(&reply.expect_success(&operation)?).map_err(|source| EngineError::malformed(&operation, source))
+        parse_list(&reply.expect_success(&operation)?)
+            .map_err(|source| EngineError::malformed(&operation, source))
     }
 
-    /// How it is with a container that does not run; `None` if it runs, is being restarted by the engine, or is gone.
+    /// How it is with a container that does not run; `None` if it runs, is being restarted by the
+    /// engine, or is gone.
     ///
     /// # Errors
     /// As [`exited_containers`](Self::exited_containers).
-    pub async fn stopped_container(&self, id: &ContainerId) -> Result<Option<StoppedContainer>, EngineError> {
+    pub async fn stopped_container(
+        &self,
+        id: &ContainerId,
+    ) -> Result<Option<StoppedContainer>, EngineError> {
         let operation = format!("inspecting container {}", id.short());
-        let reply =
-            self.call(&operation, Method::GET, &format!("/containers/{}/json", id.0), None, QUERY_DEADLINE).await?;
+        let reply = self
+            .call(
+                &operation,
+                Method::GET,
+                &format!("/containers/{}/json", id.0),
+                None,
+                QUERY_DEADLINE,
+            )
+            .await?;
         if reply.status == StatusCode::NOT_FOUND {
             return Ok(None);
         }
@@ -143,8 +175,8 @@ impl EngineClient {
             .map_err(|source| EngineError::malformed(&operation, source))
     }
 
-    /// Starts a container, and says whether it did. The engine calls the drivers of its networks, shoutd among them, before this returns. One that
-    /// runs already, or is gone, is no error.
+    /// Starts a container, and says whether it did. The engine calls the drivers of its networks,
+    /// shoutd among them, before this returns. One that runs already, or is gone, is no error.
     ///
     /// # Errors
     /// The engine's reason; else as [`exited_containers`](Self::exited_containers).
@@ -154,8 +186,11 @@ impl EngineClient {
         let reply = self.call(&operation, Method::POST, &path, None, CHANGE_DEADLINE).await?;
         match reply.status {
             StatusCode::NOT_MODIFIED => Ok(Started::Before),
-            // What a container needs and the engine does not find, such as a plugin, has the same status.
-            StatusCode::NOT_FOUND if reply.message().contains("No such container") => Ok(Started::Gone),
+            // What a container needs and the engine does not find, such as a plugin, has the same
+            // status.
+            StatusCode::NOT_FOUND if reply.message().contains("No such container") => {
+                Ok(Started::Gone)
+            }
             _ => reply.expect_success(&operation).map(|_| Started::Now),
         }
     }
@@ -206,12 +241,19 @@ pub(super) fn parse_names(body: &[u8]) -> Result<ContainerNames, serde_json::Err
     let container: ContainerJson = serde_json::from_slice(body)?;
     let networks = container.settings.networks.unwrap_or_default();
     let aliases = networks.into_values().filter_map(|endpoint| {
-        let names = endpoint.aliases.into_iter().chain(endpoint.dns_names).flatten().take(ALIASES_MAX);
+        let names =
+            endpoint.aliases.into_iter().chain(endpoint.dns_names).flatten().take(ALIASES_MAX);
         Some((endpoint.endpoint.parse().ok()?, names.collect()))
     });
     Ok(ContainerNames {
         name: one_line(container.name.trim_start_matches('/'), 256),
-        dns_servers: container.config.dns.iter().flatten().filter_map(|server| server.parse().ok()).collect(),
+        dns_servers: container
+            .config
+            .dns
+            .iter()
+            .flatten()
+            .filter_map(|server| server.parse().ok())
+            .collect(),
         hosts_file: container.hosts_path.filter(|path| path.is_absolute()),
         process: Some(container.state.process).filter(|process| *process != 0),
         aliases: aliases.collect(),
@@ -225,10 +267,17 @@ fn parse_list(body: &[u8]) -> Result<Vec<ContainerId>, serde_json::Error> {
         id: String,
     }
     let containers: Vec<ContainerJson> = serde_json::from_slice(body)?;
-    Ok(containers.iter().filter_map(|container| ContainerId::parse(&container.id)).take(CONTAINERS_MAX).collect())
+    Ok(containers
+        .iter()
+        .filter_map(|container| ContainerId::parse(&container.id))
+        .take(CONTAINERS_MAX)
+        .collect())
 }
 
-fn parse_container(id: &ContainerId, body: &[u8]) -> Result<Option<StoppedContainer>, serde_json::Error> {
+fn parse_container(
+    id: &ContainerId,
+    body: &[u8],
+) -> Result<Option<StoppedContainer>, serde_json::Error> {
     #[derive(Deserialize)]
     struct ContainerJson {
         #[serde(rename = "Name", default)]
@@ -261,9 +310,13 @@ fn parse_container(id: &ContainerId, body: &[u8]) -> Result<Option<StoppedContai
     Ok((container.state.status == "exited").then(|| StoppedContainer {
         id: id.clone(),
         name: one_line(container.name.trim_start_matches('/'), 256),
-        restarts_always: matches!(container.config.policy.name.as_str(), "always" | "unless-stopped"),
+        restarts_always: matches!(
+            container.config.policy.name.as_str(),
+            "always" | "unless-stopped"
+        ),
         // Go's zero time, of what never was.
-        has_run: !container.state.started.is_empty() && !container.state.started.starts_with("0001-01-01"),
+        has_run: !container.state.started.is_empty()
+            && !container.state.started.starts_with("0001-01-01"),
         error: one_line(&container.state.error, 1024),
     }))
 }
@@ -310,7 +363,10 @@ mod tests {
                 Some(StoppedContainer { restarts_always: false, ..down.clone() })
             );
         }
-        assert_eq!(read("exited", "always", never, "why"), Some(StoppedContainer { has_run: false, ..down }));
+        assert_eq!(
+            read("exited", "always", never, "why"),
+            Some(StoppedContainer { has_run: false, ..down })
+        );
         for status in ["running", "restarting", "created", "paused", "dead", "removing"] {
             assert_eq!(read(status, "always", then, "why"), None);
         }
@@ -320,23 +376,34 @@ mod tests {
     fn names_as_engines_tell_them() {
         let endpoint = "e".repeat(64);
         let read = |network: &str, more: &str| {
-            let text = format!(r#"{{"Name":"/web-1",{more}"NetworkSettings":{{"Networks":{network}}}}}"#);
+            let text =
+                format!(r#"{{"Name":"/web-1",{more}"NetworkSettings":{{"Networks":{network}}}}}"#);
             parse_names(text.as_bytes()).unwrap()
         };
         // Docker 20.10 tells aliases alone, 26.1 all names that it resolves.
-        let older = format!(r#"{{"foo":{{"Aliases":["web","0123456789ab"],"EndpointID":"{endpoint}"}}}}"#);
-        let newer = format!(r#"{{"foo":{{"Aliases":["web"],"DNSNames":["web-1","web"],"EndpointID":"{endpoint}"}}}}"#);
+        let older =
+            format!(r#"{{"foo":{{"Aliases":["web","0123456789ab"],"EndpointID":"{endpoint}"}}}}"#);
+        let newer = format!(
+            r#"{{"foo":{{"Aliases":["web"],"DNSNames":["web-1","web"],"EndpointID":"{endpoint}"}}}}"#
+        );
         let more = r#""HostsPath":"/var/lib/docker/containers/x/hosts","HostConfig":{"Dns":["127.0.0.12","x"]},"State":{"Pid":7},"#;
         let (older, newer) = (read(&older, more), read(&newer, ""));
-        let told = |names: &ContainerNames| names.aliases.values().flatten().cloned().collect::<Vec<_>>();
-        assert_eq!((older.name.as_str(), told(&older)), ("web-1", vec!["web".to_owned(), "0123456789ab".to_owned()]));
+        let told =
+            |names: &ContainerNames| names.aliases.values().flatten().cloned().collect::<Vec<_>>();
+        assert_eq!(
+            (older.name.as_str(), told(&older)),
+            ("web-1", vec!["web".to_owned(), "0123456789ab".to_owned()])
+        );
         assert_eq!(told(&newer), ["web", "web-1", "web"]);
         assert_eq!(older.hosts_file, Some(PathBuf::from("/var/lib/docker/containers/x/hosts")));
         assert_eq!(older.dns_servers, ["127.0.0.12".parse::<IpAddr>().unwrap()]);
         assert_eq!((newer.hosts_file, newer.dns_servers), (None, vec![]));
         assert_eq!((older.process, newer.process), (Some(7), None));
         // Of one that has ended, or is not one that Docker keeps a file for.
-        let none = read(r#"{"foo":{"Aliases":null,"EndpointID":""}}"#, r#""HostsPath":"","State":{"Pid":0},"#);
+        let none = read(
+            r#"{"foo":{"Aliases":null,"EndpointID":""}}"#,
+            r#""HostsPath":"","State":{"Pid":0},"#,
+        );
         assert_eq!((none.aliases.len(), none.hosts_file, none.process), (0, None, None));
         assert_eq!(read("null", r#""HostsPath":"../hosts","#).hosts_file, None);
     }

@@ -27,7 +27,8 @@ pub enum EngineError {
         /// The reason.
         source: io::Error,
     },
-    /// The engine took too long. It is starting, overloaded, or waits for a lock that a hanging plugin holds.
+    /// The engine took too long. It is starting, overloaded, or waits for a lock that a hanging
+    /// plugin holds.
     #[error("{operation}: Docker did not answer within {} s", deadline.as_secs_f32())]
     Deadline {
         /// What was being done.
@@ -45,7 +46,8 @@ pub enum EngineError {
     },
     /// The engine is older than any that shoutd works with.
     #[error(
-        "the Docker Engine speaks API version {found} at most; shoutd needs {} (Docker 20.10) or newer",
+        "the Docker Engine speaks API version {found} at most; shoutd needs {} (Docker 20.10) or \
+         newer",
         ApiVersion::OLDEST
     )]
     TooOld {
@@ -77,11 +79,18 @@ pub enum EngineError {
 
 impl EngineError {
     pub(super) fn malformed(operation: &str, reason: impl Display) -> Self {
-        Self::Malformed { operation: operation.to_owned(), reason: one_line(&reason.to_string(), MESSAGE_LIMIT) }
+        Self::Malformed {
+            operation: operation.to_owned(),
+            reason: one_line(&reason.to_string(), MESSAGE_LIMIT),
+        }
     }
 
     pub(super) fn refused(operation: &str, status: StatusCode, message: &str) -> Self {
-        Self::Refused { operation: operation.to_owned(), status, message: one_line(message, MESSAGE_LIMIT) }
+        Self::Refused {
+            operation: operation.to_owned(),
+            status,
+            message: one_line(message, MESSAGE_LIMIT),
+        }
     }
 }
 

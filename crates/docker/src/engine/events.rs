@@ -73,8 +73,9 @@ pub struct NetworkEvent {
 
 /// Network events as they come. Ends with one error, then nothing; connect anew to go on.
 ///
-/// Events are hints: the engine drops them for a reader that lags, keeps at most the last 256 of all kinds for `since`, and
-/// forgets them when it restarts. So compare with [`EngineClient::networks`] after each connect, and now and then.
+/// Events are hints: the engine drops them for a reader that lags, keeps at most the last 256 of
+/// all kinds for `since`, and forgets them when it restarts. So compare with
+/// [`EngineClient::networks`] after each connect, and now and then.
 #[derive(Debug)]
 pub struct NetworkEvents {
     body: Incoming,
@@ -84,32 +85,43 @@ pub struct NetworkEvents {
 }
 
 impl EngineClient {
-    /// Subscribes to network events; the subscription is in force when this returns. With `since` the events that the
-    /// engine still remembers from that time on come first, that instant included.
+    /// Subscribes to network events; the subscription is in force when this returns. With `since`
+    /// the events that the engine still remembers from that time on come first, that instant
+    /// included.
     ///
-    /// The stream itself has no deadline: hours may pass without an event, and an engine that dies closes it.
+    /// The stream itself has no deadline: hours may pass without an event, and an engine that dies
+    /// closes it.
     ///
     /// # Errors
     /// The engine cannot be reached, does not answer in time, or refuses.
-    pub async fn network_events(&self, since: Option<EventTime>) -> Result<NetworkEvents, EngineError> {
+    pub async fn network_events(
+        &self,
+        since: Option<EventTime>,
+    ) -> Result<NetworkEvents, EngineError> {
         let operation = "subscribing to Docker's network events";
         let since = since.map(|time| format!("&since={time}")).unwrap_or_default();
         let path = format!("/events?filters={FILTERS}{since}");
         let work = async { self.connect(operation).await?.stream(operation, &path).await };
-        let (body, driver) = tokio::time::timeout(QUERY_DEADLINE, work).await.unwrap_or_else(|_| {
-            Err(EngineError::Deadline { operation: operation.to_owned(), deadline: QUERY_DEADLINE })
-        })?;
+        let (body, driver) =
+            tokio::time::timeout(QUERY_DEADLINE, work).await.unwrap_or_else(|_| {
+                Err(EngineError::Deadline {
+                    operation: operation.to_owned(),
+                    deadline: QUERY_DEADLINE,
+                })
+            })?;
         Ok(NetworkEvents { body, buffer: BytesMut::new(), ended: false, _driver: driver })
     }
 
-    /// Whether the engine remembers that it has removed this network, its driver's part included: no call about it will come any more. That it
-    /// remembers nothing means nothing, see [`NetworkEvents`].
+    /// Whether the engine remembers that it has removed this network, its driver's part included:
+    /// no call about it will come any more. That it remembers nothing means nothing, see
+    /// [`NetworkEvents`].
     ///
     /// # Errors
     /// The engine cannot be reached, does not answer in time, or refuses.
     pub async fn has_removed(&self, network: &DockerNetworkId) -> Result<bool, EngineError> {
         let operation = format!("asking whether Docker network {} was removed", network.short());
-        // Events up to an instant that is over: the engine answers with what it remembers, and ends the stream.
+        // Events up to an instant that is over: the engine answers with what it remembers, and ends
+        // the stream.
         let until = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let until = EventTime(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX));
         let path = format!("/events?filters={FILTERS}&since={}&until={until}", EventTime(1));
@@ -146,7 +158,10 @@ impl Stream for NetworkEvents {
                 return Poll::Ready(Some(Ok(event)));
             }
             let end = if self.buffer.len() > EVENT_LIMIT {
-                EngineError::malformed(operation, format!("an event is longer than {EVENT_LIMIT} bytes"))
+                EngineError::malformed(
+                    operation,
+                    format!("an event is longer than {EVENT_LIMIT} bytes"),
+                )
             } else {
                 match ready!(Pin::new(&mut self.body).poll_frame(context)) {
                     Some(Ok(frame)) => {
@@ -155,7 +170,9 @@ impl Stream for NetworkEvents {
                         }
                         continue;
                     }
-                    Some(Err(source)) => EngineError::Transport { operation: operation.to_owned(), source },
+                    Some(Err(source)) => {
+                        EngineError::Transport { operation: operation.to_owned(), source }
+                    }
                     None => EngineError::EventsEnded,
                 }
             };

@@ -10,7 +10,8 @@ use super::{events, model, plugins};
 fn fuzz_engine_answer() {
     fuzz("engine_answer", env!("CARGO_MANIFEST_DIR"), |answer| {
         let body = Bytes::copy_from_slice(answer);
-        let version = std::str::from_utf8(answer).ok().and_then(|text| text.parse::<ApiVersion>().ok());
+        let version =
+            std::str::from_utf8(answer).ok().and_then(|text| text.parse::<ApiVersion>().ok());
         let info = "1.41".parse().map(|version| model::parse_info(version, &body));
         let plugin = plugins::parse_plugin(answer);
         (version, info, plugin, model::parse_networks(&body), model::parse_network(&body))

@@ -1,11 +1,13 @@
 //! The client of the Docker Engine API (20.10 to 29), over the engine's Unix socket.
 //!
-//! It speaks HTTP/1.1 by `hyper` itself and uses no client library, because shoutd needs what the libraries do not give:
-//! one deadline over a *whole* call (head and body), a bound on every answer, and `CheckDuplicate`, without which an
-//! engine before 25.0 makes a second network of the same name (see [`EngineClient::create_network`]).
+//! It speaks HTTP/1.1 by `hyper` itself and uses no client library, because shoutd needs what the
+//! libraries do not give: one deadline over a *whole* call (head and body), a bound on every
+//! answer, and `CheckDuplicate`, without which an engine before 25.0 makes a second network of the
+//! same name (see [`EngineClient::create_network`]).
 //!
-//! Each call opens a connection of its own and asks `/_ping` first which API version the engine speaks. That costs about a
-//! millisecond, and there is no state that an upgraded or restarted engine could make stale.
+//! Each call opens a connection of its own and asks `/_ping` first which API version the engine
+//! speaks. That costs about a millisecond, and there is no state that an upgraded or restarted
+//! engine could make stale.
 //!
 //! Never use it inside a plugin call (see the crate's first page).
 
@@ -30,20 +32,22 @@ use connection::{Connection, Content};
 pub use containers::{ContainerId, ContainerNames, InvalidId, Started, StoppedContainer};
 pub use error::{CreateNetworkError, EngineError, RemoveNetworkError};
 pub use events::{EventTime, NetworkAction, NetworkEvent, NetworkEvents};
-pub use model::{AttachedEndpoint, DockerNetwork, EngineInfo, Ipam, IpamConfig, NetworkDetail, NetworkSpec};
+pub use model::{
+    AttachedEndpoint, DockerNetwork, EngineInfo, Ipam, IpamConfig, NetworkDetail, NetworkSpec,
+};
 pub use networks::{GATEWAY_BRIDGE, GatewayBridge};
 pub use plugins::ManagedPlugin;
 
 /// Where the engine listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
-/// How long the engine may take to answer a question. It answers in milliseconds; under load, or while it holds a lock
-/// for a container that is starting, in seconds. One whose Swarm has no leader waits 20 s for it before it lists networks or tells of itself
-/// (`swarmRequestTimeout`).
+/// How long the engine may take to answer a question. It answers in milliseconds; under load, or
+/// while it holds a lock for a container that is starting, in seconds. One whose Swarm has no
+/// leader waits 20 s for it before it lists networks or tells of itself (`swarmRequestTimeout`).
 const QUERY_DEADLINE: Duration = Duration::from_secs(25);
 
-/// How long the engine may take to create or remove a network. It calls drivers meanwhile, runs `iptables` for bridges, and
-/// gives a plugin that is away 15 s.
+/// How long the engine may take to create or remove a network. It calls drivers meanwhile, runs
+/// `iptables` for bridges, and gives a plugin that is away 15 s.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The pause between two attempts to reach an engine that is not there yet.
@@ -74,8 +78,8 @@ impl EngineClient {
 
     /// Waits until the engine answers its API, at most `patience`.
     ///
-    /// An engine that is starting accepts connections long before it answers (it restarts containers in between), so
-    /// this returns only when it has answered.
+    /// An engine that is starting accepts connections long before it answers (it restarts
+    /// containers in between), so this returns only when it has answered.
     ///
     /// # Errors
     /// The reason of the last failure when `patience` is over; [`EngineError::TooOld`] at once.
@@ -104,7 +108,8 @@ impl EngineClient {
     /// Who the engine is.
     ///
     /// # Errors
-    /// The engine cannot be reached, does not answer in time, or answers what is not an engine's answer.
+    /// The engine cannot be reached, does not answer in time, or answers what is not an engine's
+    /// answer.
     pub async fn engine_info(&self) -> Result<EngineInfo, EngineError> {
         let operation = "asking the engine about itself";
         let reply = self.call(operation, Method::GET, "/info", None, QUERY_DEADLINE).await?;
@@ -129,8 +134,8 @@ impl EngineClient {
             let mut connection = self.connect(operation).await?;
             connection.exchange(operation, method, path, body).await
         };
-        tokio::time::timeout(deadline, work)
-            .await
-            .unwrap_or_else(|_| Err(EngineError::Deadline { operation: operation.to_owned(), deadline }))
+        tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| {
+            Err(EngineError::Deadline { operation: operation.to_owned(), deadline })
+        })
     }
 }

@@ -29,7 +29,8 @@ pub struct EngineInfo {
     pub version: String,
     /// The API version that calls are made in.
     pub api_version: ApiVersion,
-    /// Where it keeps its files (`--data-root`): an absolute path, which the engine has freed of symbolic links (`getRealPath` in `daemon/daemon.go`).
+    /// Where it keeps its files (`--data-root`): an absolute path, which the engine has freed of
+    /// symbolic links (`getRealPath` in `daemon/daemon.go`).
     pub root: Option<PathBuf>,
     /// Whether the host is a node of a Swarm.
     pub swarm_active: bool,
@@ -38,7 +39,8 @@ pub struct EngineInfo {
 }
 
 impl EngineInfo {
-    /// The id of the Swarm that this host manages, if it does and the Swarm has a leader just now: without one the engine lists none of the Swarm's networks, and does not say so.
+    /// The id of the Swarm that this host manages, if it does and the Swarm has a leader just now:
+    /// without one the engine lists none of the Swarm's networks, and does not say so.
     pub fn managed_swarm(&self) -> Option<&str> {
         self.swarm_node.as_ref()?.swarm.as_deref()
     }
@@ -55,11 +57,12 @@ pub struct Ipam {
     pub configs: Vec<IpamConfig>,
 }
 
-/// One subnet of a network. Of a network with the `null` IPAM driver it is `0.0.0.0/0`, which overlaps everything and
-/// means nothing.
+/// One subnet of a network. Of a network with the `null` IPAM driver it is `0.0.0.0/0`, which
+/// overlaps everything and means nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IpamConfig {
-    /// The subnet, its host bits zero. Always there in what the engine reports; may be left out of a [`NetworkSpec`].
+    /// The subnet, its host bits zero. Always there in what the engine reports; may be left out of
+    /// a [`NetworkSpec`].
     pub subnet: Option<IpNet>,
     /// The gateway's address.
     pub gateway: Option<IpAddr>,
@@ -101,7 +104,8 @@ pub struct DockerNetwork {
 pub struct AttachedEndpoint {
     /// The endpoint.
     pub endpoint: EndpointId,
-    /// The container; `None` while the endpoint belongs to none (it is being made, or its container crashed).
+    /// The container; `None` while the endpoint belongs to none (it is being made, or its container
+    /// crashed).
     pub container: Option<String>,
     /// The container's name (or the endpoint's, where there is no container).
     pub container_name: String,
@@ -146,7 +150,9 @@ pub struct NetworkSpec {
 }
 
 /// A JSON `null` is as good as nothing: engines write it for empty lists and maps.
-fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
@@ -268,7 +274,8 @@ struct ContainerJson {
 #[serde(rename_all = "PascalCase")]
 struct CreateJson<'a> {
     name: &'a str,
-    /// Refuses a second network of the same name. Needed before 25.0, which then always does; newer engines ignore it.
+    /// Refuses a second network of the same name. Needed before 25.0, which then always does; newer
+    /// engines ignore it.
     check_duplicate: bool,
     driver: &'a str,
     internal: bool,
@@ -283,7 +290,10 @@ struct CreateJson<'a> {
     ipam: IpamJson,
 }
 
-pub(super) fn parse_info(api_version: ApiVersion, body: &Bytes) -> Result<EngineInfo, serde_json::Error> {
+pub(super) fn parse_info(
+    api_version: ApiVersion,
+    body: &Bytes,
+) -> Result<EngineInfo, serde_json::Error> {
     let info: InfoJson = serde_json::from_slice(body)?;
     let swarm = &info.swarm;
     let answers = swarm.control_available && swarm.error.is_empty() && !swarm.cluster.id.is_empty();
@@ -312,7 +322,10 @@ pub(super) fn parse_networks(body: &Bytes) -> Result<Vec<DockerNetwork>, serde_j
 
 pub(super) fn parse_network(body: &Bytes) -> Result<NetworkDetail, serde_json::Error> {
     let (network, containers) = serde_json::from_slice::<NetworkJson>(body)?.split();
-    let endpoints = containers.into_iter().map(|(key, container)| container.checked(&network.name, key)).collect();
+    let endpoints = containers
+        .into_iter()
+        .map(|(key, container)| container.checked(&network.name, key))
+        .collect();
     Ok(NetworkDetail { network, endpoints })
 }
 
@@ -323,7 +336,11 @@ pub(super) fn create_body(spec: &NetworkSpec) -> Result<Vec<u8>, serde_json::Err
         subnet: config.subnet.as_ref().map(|subnet| text(subnet)).unwrap_or_default(),
         ip_range: config.ip_range.as_ref().map(|range| text(range)).unwrap_or_default(),
         gateway: config.gateway.as_ref().map(|gateway| text(gateway)).unwrap_or_default(),
-        auxiliary: config.auxiliary.iter().map(|(name, address)| (name.clone(), address.to_string())).collect(),
+        auxiliary: config
+            .auxiliary
+            .iter()
+            .map(|(name, address)| (name.clone(), address.to_string()))
+            .collect(),
     });
     serde_json::to_vec(&CreateJson {
         name: &spec.name,
@@ -331,7 +348,8 @@ pub(super) fn create_body(spec: &NetworkSpec) -> Result<Vec<u8>, serde_json::Err
         driver: &spec.driver,
         internal: spec.internal,
         attachable: spec.attachable,
-        // Left out where it is what the engine does anyway, so that the body is one that engines before 28 know.
+        // Left out where it is what the engine does anyway, so that the body is one that engines
+        // before 28 know.
         enable_ipv4: (!spec.enable_ipv4).then_some(false),
         enable_ipv6: spec.enable_ipv6,
         labels: &spec.labels,
@@ -347,7 +365,8 @@ pub(super) fn create_body(spec: &NetworkSpec) -> Result<Vec<u8>, serde_json::Err
 impl NetworkJson {
     /// The network, and the containers attached to it by their keys.
     fn split(self) -> (DockerNetwork, BTreeMap<String, ContainerJson>) {
-        let configs = self.ipam.config.into_iter().filter_map(|config| config.checked(&self.name)).collect();
+        let configs =
+            self.ipam.config.into_iter().filter_map(|config| config.checked(&self.name)).collect();
         let network = DockerNetwork {
             id: self.id,
             name: self.name,
@@ -366,7 +385,8 @@ impl NetworkJson {
 }
 
 impl IpamConfigJson {
-    /// The subnet, or `None` with a warning if it is none: a network of a third-party driver must not hide all others.
+    /// The subnet, or `None` with a warning if it is none: a network of a third-party driver must
+    /// not hide all others.
     fn checked(self, network: &str) -> Option<IpamConfig> {
         if self.subnet.is_empty() {
             return None;
@@ -400,7 +420,13 @@ impl ContainerJson {
     fn checked(self, network: &str, key: String) -> AttachedEndpoint {
         let known = |what: &str, text: &str, sound: bool| {
             if !text.is_empty() && !sound {
-                warn!(network, container = self.name, what, text, "Docker reports an address that is none; ignored");
+                warn!(
+                    network,
+                    container = self.name,
+                    what,
+                    text,
+                    "Docker reports an address that is none; ignored"
+                );
             }
         };
         let mac = self.mac_address.parse::<MacAddress>().ok();
@@ -411,7 +437,8 @@ impl ContainerJson {
         known("ipv6", &self.ipv6, ipv6.is_some());
         AttachedEndpoint {
             endpoint: self.endpoint,
-            // An endpoint without a sandbox has the key "ep-<endpoint id>" instead of a container's id.
+            // An endpoint without a sandbox has the key "ep-<endpoint id>" instead of a container's
+            // id.
             container: (!key.starts_with("ep-")).then_some(key),
             container_name: self.name,
             mac,
@@ -426,7 +453,8 @@ fn optional<T>(text: &str, parse: impl Fn(&str) -> Option<T>) -> Option<Option<T
     if text.is_empty() { Some(None) } else { parse(text).map(Some) }
 }
 
-/// An address, which older engines write with a prefix length where they chose a gateway by themselves.
+/// An address, which older engines write with a prefix length where they chose a gateway by
+/// themselves.
 fn address(text: &str) -> Option<IpAddr> {
     text.split_once('/').map_or(text, |(address, _)| address).parse().ok()
 }
@@ -472,7 +500,10 @@ mod tests {
         assert!(!dual.enable_ipv4 && dual.enable_ipv6 && dual.internal && dual.attachable);
         assert_eq!(dual.ipam.configs.len(), 1, "what is no subnet is left out");
         assert_eq!(dual.ipam.configs[0].gateway, Some("fd00:1::1".parse().unwrap()));
-        assert_eq!(dual.ipam.configs[0].auxiliary["printer"], "fd00:1::9".parse::<IpAddr>().unwrap());
+        assert_eq!(
+            dual.ipam.configs[0].auxiliary["printer"],
+            "fd00:1::9".parse::<IpAddr>().unwrap()
+        );
     }
 
     #[test]
@@ -495,7 +526,10 @@ mod tests {
             ipam: Ipam {
                 driver: "shoutd".into(),
                 options: BTreeMap::new(),
-                configs: vec![IpamConfig { subnet: Some("10.9.0.0/16".parse().unwrap()), ..IpamConfig::default() }],
+                configs: vec![IpamConfig {
+                    subnet: Some("10.9.0.0/16".parse().unwrap()),
+                    ..IpamConfig::default()
+                }],
             },
         };
         let body: serde_json::Value = serde_json::from_slice(&create_body(&spec).unwrap()).unwrap();

@@ -1,4 +1,5 @@
-//! Calls about networks: list, inspect, create, remove, and the bridge that Docker sends containers out through.
+//! Calls about networks: list, inspect, create, remove, and the bridge that Docker sends containers
+//! out through.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +13,8 @@ use super::error::{CreateNetworkError, EngineError, RemoveNetworkError};
 use super::model::{self, DockerNetwork, Ipam, IpamConfig, NetworkDetail, NetworkSpec};
 use super::{CHANGE_DEADLINE, EngineClient, QUERY_DEADLINE};
 
-/// The bridge network that Docker adds to a container none of whose networks has a gateway; its name is fixed in libnetwork
-/// (`default_gateway_linux.go`, `libnGWNetwork`).
+/// The bridge network that Docker adds to a container none of whose networks has a gateway; its
+/// name is fixed in libnetwork (`default_gateway_linux.go`, `libnGWNetwork`).
 pub const GATEWAY_BRIDGE: &str = "docker_gwbridge";
 
 /// What [`EngineClient::ensure_gateway_bridge`] found or did.
@@ -29,7 +30,8 @@ impl EngineClient {
     /// All networks of the engine, of every driver and scope, without who is attached.
     ///
     /// # Errors
-    /// The engine cannot be reached, does not answer in time, or answers what is not an engine's answer.
+    /// The engine cannot be reached, does not answer in time, or answers what is not an engine's
+    /// answer.
     pub async fn networks(&self) -> Result<Vec<DockerNetwork>, EngineError> {
         let operation = "listing Docker's networks";
         let reply = self.call(operation, Method::GET, "/networks", None, QUERY_DEADLINE).await?;
@@ -39,14 +41,19 @@ impl EngineClient {
 
     /// One network and who is attached to it on this host; `None` if there is no such network.
     ///
-    /// An endpoint appears here only some time after the driver's `Join` was answered, so a missing one is not proof that
-    /// it is gone.
+    /// An endpoint appears here only some time after the driver's `Join` was answered, so a missing
+    /// one is not proof that it is gone.
     ///
     /// # Errors
     /// As [`networks`](Self::networks).
-    pub async fn network(&self, id: &DockerNetworkId) -> Result<Option<NetworkDetail>, EngineError> {
+    pub async fn network(
+        &self,
+        id: &DockerNetworkId,
+    ) -> Result<Option<NetworkDetail>, EngineError> {
         let operation = format!("inspecting Docker network {}", id.short());
-        let reply = self.call(&operation, Method::GET, &format!("/networks/{id}"), None, QUERY_DEADLINE).await?;
+        let reply = self
+            .call(&operation, Method::GET, &format!("/networks/{id}"), None, QUERY_DEADLINE)
+            .await?;
         if reply.status == StatusCode::NOT_FOUND {
             return Ok(None);
         }
@@ -55,62 +62,91 @@ impl EngineClient {
             .map_err(|source| EngineError::malformed(&operation, source))
     }
 
-    /// Creates a network and returns its id. The engine calls the network's drivers, shoutd among them, before this returns.
+    /// Creates a network and returns its id. The engine calls the network's drivers, shoutd among
+    /// them, before this returns.
     ///
-    /// Names are unique afterwards, except that engines before 25.0 check and create in two steps: two creates at the very same
-    /// instant may both succeed.
+    /// Names are unique afterwards, except that engines before 25.0 check and create in two steps:
+    /// two creates at the very same instant may both succeed.
     ///
     /// # Errors
-    /// [`CreateNetworkError::NameTaken`] and [`CreateNetworkError::SubnetOverlap`] where the engine says so; else as
-    /// [`networks`](Self::networks). After [`EngineError::Deadline`] and [`EngineError::Transport`] the network may exist.
-    pub async fn create_network(&self, spec: &NetworkSpec) -> Result<DockerNetworkId, CreateNetworkError> {
+    /// [`CreateNetworkError::NameTaken`] and [`CreateNetworkError::SubnetOverlap`] where the engine
+    /// says so; else as [`networks`](Self::networks). After [`EngineError::Deadline`] and
+    /// [`EngineError::Transport`] the network may exist.
+    pub async fn create_network(
+        &self,
+        spec: &NetworkSpec,
+    ) -> Result<DockerNetworkId, CreateNetworkError> {
         #[derive(Deserialize)]
         struct Created {
             #[serde(rename = "Id")]
             id: DockerNetworkId,
         }
         let operation = format!("creating Docker network {:?}", spec.name);
-        let body = model::create_body(spec).map_err(|source| EngineError::malformed(&operation, source))?;
-        let reply =
-            self.call(&operation, Method::POST, "/networks/create", Some(Content::json(body)), CHANGE_DEADLINE).await?;
+        let body = model::create_body(spec)
+            .map_err(|source| EngineError::malformed(&operation, source))?;
+        let reply = self
+            .call(
+                &operation,
+                Method::POST,
+                "/networks/create",
+                Some(Content::json(body)),
+                CHANGE_DEADLINE,
+            )
+            .await?;
         if !reply.status.is_success() {
             return Err(create_error(spec, &operation, &reply));
         }
-        let created: Created =
-            serde_json::from_slice(&reply.body).map_err(|source| EngineError::malformed(&operation, source))?;
+        let created: Created = serde_json::from_slice(&reply.body)
+            .map_err(|source| EngineError::malformed(&operation, source))?;
         Ok(created.id)
     }
 
     /// Removes a network. The engine calls its driver before this returns.
     ///
     /// # Errors
-    /// [`RemoveNetworkError::NotFound`] and [`RemoveNetworkError::InUse`] where the engine says so; else as
-    /// [`networks`](Self::networks).
+    /// [`RemoveNetworkError::NotFound`] and [`RemoveNetworkError::InUse`] where the engine says so;
+    /// else as [`networks`](Self::networks).
     pub async fn remove_network(&self, id: &DockerNetworkId) -> Result<(), RemoveNetworkError> {
         let operation = format!("removing Docker network {}", id.short());
-        let reply = self.call(&operation, Method::DELETE, &format!("/networks/{id}"), None, CHANGE_DEADLINE).await?;
+        let reply = self
+            .call(&operation, Method::DELETE, &format!("/networks/{id}"), None, CHANGE_DEADLINE)
+            .await?;
         if reply.status.is_success() {
             return Ok(());
         }
         let message = reply.message();
         Err(match reply.status {
-            // A plugin that the engine does not find has the same status: then the network is still there.
-            StatusCode::NOT_FOUND if !message.contains("plugin") => RemoveNetworkError::NotFound { id: id.clone() },
-            // Other 403s are of predefined networks; a 409 instead may come in a version that mends the status.
-            StatusCode::FORBIDDEN | StatusCode::CONFLICT if message.contains("active endpoints") => {
-                RemoveNetworkError::InUse { id: id.clone(), message: crate::one_line(&message, 1024) }
+            // A plugin that the engine does not find has the same status: then the network is still
+            // there.
+            StatusCode::NOT_FOUND if !message.contains("plugin") => {
+                RemoveNetworkError::NotFound { id: id.clone() }
+            }
+            // Other 403s are of predefined networks; a 409 instead may come in a version that mends
+            // the status.
+            StatusCode::FORBIDDEN | StatusCode::CONFLICT
+                if message.contains("active endpoints") =>
+            {
+                RemoveNetworkError::InUse {
+                    id: id.clone(),
+                    message: crate::one_line(&message, 1024),
+                }
             }
             _ => reply.into_error(&operation).into(),
         })
     }
 
-    /// Makes `docker_gwbridge` if it is absent, as the engine itself would when the first container needs it (libnetwork
-    /// `createGWNetwork`, the same from 20.10 to 29): then its subnet is known before any network is claimed. It gets this subnet if
-    /// it can be had; without one, the engine chooses.
+    /// Makes `docker_gwbridge` if it is absent, as the engine itself would when the first container
+    /// needs it (libnetwork `createGWNetwork`, the same from 20.10 to 29): then its subnet is known
+    /// before any network is claimed. It gets this subnet if it can be had; without one, the engine
+    /// chooses.
     ///
     /// # Errors
-    /// As [`create_network`](Self::create_network); it is none that somebody else made it meanwhile.
-    pub async fn ensure_gateway_bridge(&self, subnet: Option<IpNet>) -> Result<GatewayBridge, EngineError> {
+    /// As [`create_network`](Self::create_network); it is none that somebody else made it
+    /// meanwhile.
+    pub async fn ensure_gateway_bridge(
+        &self,
+        subnet: Option<IpNet>,
+    ) -> Result<GatewayBridge, EngineError> {
         if let Some(network) = self.gateway_bridge().await? {
             return Ok(GatewayBridge { network, created: false });
         }
@@ -135,7 +171,10 @@ impl EngineClient {
         };
         let network = self.gateway_bridge().await?;
         let network = network.ok_or_else(|| {
-            EngineError::malformed("creating docker_gwbridge", "it was created, but is not in the list of networks")
+            EngineError::malformed(
+                "creating docker_gwbridge",
+                "it was created, but is not in the list of networks",
+            )
         })?;
         Ok(GatewayBridge { network, created })
     }
@@ -146,7 +185,8 @@ impl EngineClient {
 }
 
 fn gateway_bridge_spec(subnet: Option<IpNet>) -> NetworkSpec {
-    let option = |name: &str, value: &str| (format!("com.docker.network.bridge.{name}"), value.to_owned());
+    let option =
+        |name: &str, value: &str| (format!("com.docker.network.bridge.{name}"), value.to_owned());
     NetworkSpec {
         name: GATEWAY_BRIDGE.to_owned(),
         driver: "bridge".to_owned(),
@@ -163,18 +203,25 @@ fn gateway_bridge_spec(subnet: Option<IpNet>) -> NetworkSpec {
         ipam: Ipam {
             driver: "default".to_owned(),
             options: BTreeMap::new(),
-            configs: subnet.map(|_| IpamConfig { subnet, ..IpamConfig::default() }).into_iter().collect(),
+            configs: subnet
+                .map(|_| IpamConfig { subnet, ..IpamConfig::default() })
+                .into_iter()
+                .collect(),
         },
     }
 }
 
 fn create_error(spec: &NetworkSpec, operation: &str, reply: &Reply) -> CreateNetworkError {
     let message = reply.message();
-    // The address pool's clash ("Pool overlaps with other one on this address space") has had more than one status.
+    // The address pool's clash ("Pool overlaps with other one on this address space") has had more
+    // than one status.
     if reply.status == StatusCode::CONFLICT && message.contains("already exists") {
         CreateNetworkError::NameTaken { name: spec.name.clone() }
     } else if reply.status.is_client_error() && message.contains("Pool overlaps") {
-        CreateNetworkError::SubnetOverlap { name: spec.name.clone(), message: crate::one_line(&message, 1024) }
+        CreateNetworkError::SubnetOverlap {
+            name: spec.name.clone(),
+            message: crate::one_line(&message, 1024),
+        }
     } else {
         EngineError::refused(operation, reply.status, &message).into()
     }

@@ -43,10 +43,13 @@ impl EngineClient {
     /// The managed plugin of this name; `None` if there is none.
     ///
     /// # Errors
-    /// The engine cannot be reached, does not answer in time, or answers what is not an engine's answer.
+    /// The engine cannot be reached, does not answer in time, or answers what is not an engine's
+    /// answer.
     pub async fn plugin(&self, name: &str) -> Result<Option<ManagedPlugin>, EngineError> {
         let operation = format!("inspecting Docker plugin {name}");
-        let reply = self.call(&operation, Method::GET, &format!("/plugins/{name}/json"), None, QUERY_DEADLINE).await?;
+        let reply = self
+            .call(&operation, Method::GET, &format!("/plugins/{name}/json"), None, QUERY_DEADLINE)
+            .await?;
         if reply.status == StatusCode::NOT_FOUND {
             return Ok(None);
         }
@@ -55,29 +58,40 @@ impl EngineClient {
             .map_err(|source| EngineError::malformed(&operation, source))
     }
 
-    /// Makes a managed plugin of a tar archive with `config.json` and `rootfs/`; it does not run yet.
+    /// Makes a managed plugin of a tar archive with `config.json` and `rootfs/`; it does not run
+    /// yet.
     ///
     /// # Errors
     /// As [`plugin`](Self::plugin), or the engine refuses it.
     pub async fn create_plugin(&self, name: &str, archive: Vec<u8>) -> Result<(), EngineError> {
         let operation = format!("creating Docker plugin {name}");
         let path = format!("/plugins/create?name={name}");
-        let reply = self.call(&operation, Method::POST, &path, Some(Content::tar(archive)), CREATE_DEADLINE).await?;
+        let reply = self
+            .call(&operation, Method::POST, &path, Some(Content::tar(archive)), CREATE_DEADLINE)
+            .await?;
         reply.expect_success(&operation).map(|_| ())
     }
 
-    /// Starts a managed plugin, now and whenever the engine starts. One that does not answer on its socket within some 20 s is stopped again.
+    /// Starts a managed plugin, now and whenever the engine starts. One that does not answer on its
+    /// socket within some 20 s is stopped again.
     ///
     /// # Errors
     /// As [`plugin`](Self::plugin), or the plugin does not start.
     pub async fn enable_plugin(&self, name: &str) -> Result<(), EngineError> {
-        self.change_plugin("enabling", Method::POST, name, &format!("/enable?timeout={CALL_TIMEOUT}")).await
+        self.change_plugin(
+            "enabling",
+            Method::POST,
+            name,
+            &format!("/enable?timeout={CALL_TIMEOUT}"),
+        )
+        .await
     }
 
     /// Stops a managed plugin.
     ///
     /// # Errors
-    /// As [`plugin`](Self::plugin); [`EngineError::Refused`] while networks of it are in use on this host.
+    /// As [`plugin`](Self::plugin); [`EngineError::Refused`] while networks of it are in use on
+    /// this host.
     pub async fn disable_plugin(&self, name: &str) -> Result<(), EngineError> {
         self.change_plugin("disabling", Method::POST, name, "/disable").await
     }
@@ -90,14 +104,25 @@ impl EngineClient {
         self.change_plugin("removing", Method::DELETE, name, "").await
     }
 
-    async fn change_plugin(&self, verb: &str, method: Method, name: &str, rest: &str) -> Result<(), EngineError> {
+    async fn change_plugin(
+        &self,
+        verb: &str,
+        method: Method,
+        name: &str,
+        rest: &str,
+    ) -> Result<(), EngineError> {
         let operation = format!("{verb} Docker plugin {name}");
-        let reply = self.call(&operation, method, &format!("/plugins/{name}{rest}"), None, CHANGE_DEADLINE).await?;
+        let reply = self
+            .call(&operation, method, &format!("/plugins/{name}{rest}"), None, CHANGE_DEADLINE)
+            .await?;
         reply.expect_success(&operation).map(|_| ())
     }
 }
 
 pub(super) fn parse_plugin(body: &[u8]) -> Result<ManagedPlugin, serde_json::Error> {
     let plugin: PluginJson = serde_json::from_slice(body)?;
-    Ok(ManagedPlugin { description: one_line(&plugin.config.description, 1024), enabled: plugin.enabled })
+    Ok(ManagedPlugin {
+        description: one_line(&plugin.config.description, 1024),
+        enabled: plugin.enabled,
+    })
 }

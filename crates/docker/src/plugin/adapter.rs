@@ -1,9 +1,12 @@
-//! What a managed plugin does: it hands the engine's calls on to the daemon of its host, over a socket in a directory that both see.
+//! What a managed plugin does: it hands the engine's calls on to the daemon of its host, over a
+//! socket in a directory that both see.
 //!
-//! It knows nothing and decides next to nothing, so that it need not be exchanged when the daemon is: an engine does not let go of a plugin whose networks are in use.
+//! It knows nothing and decides next to nothing, so that it need not be exchanged when the daemon
+//! is: an engine does not let go of a plugin whose networks are in use.
 //!
-//! A Swarm's leader, of its networks, is answered even if there is no daemon: to one that is refused a network, the Swarm gives no task of it for five minutes, and it allocates nothing else while
-//! it waits. A daemon that is back sees by itself which networks the Swarm has.
+//! A Swarm's leader, of its networks, is answered even if there is no daemon: to one that is
+//! refused a network, the Swarm gives no task of it for five minutes, and it allocates nothing else
+//! while it waits. A daemon that is back sees by itself which networks the Swarm has.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,7 +45,8 @@ pub struct AdapterLimits {
     pub plugin: PluginLimits,
     /// How long a daemon may be away before a leader's call is answered without it.
     pub leaders_absence: Duration,
-    /// How long a daemon may be away otherwise: as long as it takes to start, and no longer than an engine repeats calls to a plugin on a socket.
+    /// How long a daemon may be away otherwise: as long as it takes to start, and no longer than an
+    /// engine repeats calls to a plugin on a socket.
     pub absence: Duration,
     /// Most bytes of an answer.
     pub answer_bytes: usize,
@@ -50,14 +54,16 @@ pub struct AdapterLimits {
 
 impl Default for AdapterLimits {
     fn default() -> Self {
-        // An engine waits 30 s for a managed plugin, and the daemon is to have the last word before.
+        // An engine waits 30 s for a managed plugin, and the daemon is to have the last word
+        // before.
         let plugin = PluginLimits { call: Duration::from_secs(28), ..PluginLimits::default() };
         let (absence, leaders_absence) = (Duration::from_secs(15), Duration::from_secs(2));
         Self { plugin, leaders_absence, absence, answer_bytes: 1 << 20 }
     }
 }
 
-/// The HTTP service that hands calls on to the daemon that listens on `daemon`, with the usual limits.
+/// The HTTP service that hands calls on to the daemon that listens on `daemon`, with the usual
+/// limits.
 pub fn adapter(daemon: PathBuf) -> Router {
     adapter_with_limits(daemon, AdapterLimits::default())
 }
@@ -78,7 +84,10 @@ async fn answer(State(adapter): State<Arc<Adapter>>, request: Request) -> Respon
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     if head.method != Method::POST || path.len() > PATH_BYTES_MAX {
-        return refuse(StatusCode::METHOD_NOT_ALLOWED, "Docker plugins are called by POST, and by short names");
+        return refuse(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "Docker plugins are called by POST, and by short names",
+        );
     }
     if let Some(fixed) = swarm_answer(path) {
         return reply(StatusCode::OK, &fixed);
@@ -92,12 +101,15 @@ async fn answer(State(adapter): State<Arc<Adapter>>, request: Request) -> Respon
     }
 }
 
-/// What a Swarm's leader is answered if there is no daemon, of the calls that it makes: a network keeps its options, and goes without resistance.
+/// What a Swarm's leader is answered if there is no daemon, of the calls that it makes: a network
+/// keeps its options, and goes without resistance.
 fn leaders_answer(path: &str, body: &[u8]) -> Option<Value> {
     match path {
         "/NetworkDriver.AllocateNetwork" => {
             let options = serde_json::from_slice::<Value>(body).ok()?.get("Options").cloned();
-            Some(json!({ "Options": options.filter(Value::is_object).unwrap_or_else(|| json!({})) }))
+            Some(
+                json!({ "Options": options.filter(Value::is_object).unwrap_or_else(|| json!({})) }),
+            )
         }
         "/NetworkDriver.FreeNetwork" => Some(json!({})),
         _ => None,
@@ -109,12 +121,14 @@ impl Adapter {
     async fn hand_on(&self, path: &str, body: Body) -> Result<(StatusCode, Value), DriverError> {
         let limits = &self.limits;
         let deadline = Instant::now() + limits.plugin.call;
-        let late = || DriverError::new(format!("shoutd did not answer within {:?}", limits.plugin.call));
+        let late =
+            || DriverError::new(format!("shoutd did not answer within {:?}", limits.plugin.call));
         let work = async {
             let body = read_body(body, &limits.plugin).await?;
             let _permit = self.permits.acquire().await.map_err(|_| late())?;
             let without_daemon = leaders_answer(path, &body);
-            let patience = if without_daemon.is_some() { limits.leaders_absence } else { limits.absence };
+            let patience =
+                if without_daemon.is_some() { limits.leaders_absence } else { limits.absence };
             match (self.connect(patience).await, without_daemon) {
                 (Ok(stream), _) => self.exchange(stream, path, body).await,
                 (Err(error), Some(answer)) => {
@@ -135,7 +149,8 @@ impl Adapter {
                 Ok(stream) => return Ok(stream),
                 Err(error) if Instant::now() >= until => {
                     return Err(DriverError::new(format!(
-                        "shoutd does not run on this host, or has never run since this plugin was installed ({error}); see \"shoutdctl status\""
+                        "shoutd does not run on this host, or has never run since this plugin was \
+                         installed ({error}); see \"shoutdctl status\""
                     )));
                 }
                 Err(_) => sleep(RETRY_PAUSE).await,
@@ -143,10 +158,18 @@ impl Adapter {
         }
     }
 
-    async fn exchange(&self, stream: UnixStream, path: &str, body: Bytes) -> Result<(StatusCode, Value), DriverError> {
-        let broken = |error: &dyn std::fmt::Display| DriverError::new(format!("shoutd broke the call off: {error}"));
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+    async fn exchange(
+        &self,
+        stream: UnixStream,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Value), DriverError> {
+        let broken = |error: &dyn std::fmt::Display| {
+            DriverError::new(format!("shoutd broke the call off: {error}"))
+        };
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| broken(&error))?;
         let driving = tokio::spawn(connection);
         let request = hyper::Request::post(path).header(HOST, "shoutd").body(Full::new(body));
         let request = request.map_err(|error| broken(&error))?;
@@ -160,7 +183,8 @@ impl Adapter {
     }
 }
 
-/// Whether a daemon answers on its socket for managed plugins: it is asked what it always answers at once.
+/// Whether a daemon answers on its socket for managed plugins: it is asked what it always answers
+/// at once.
 pub async fn answers(daemon: &std::path::Path, patience: Duration) -> bool {
     let limits = AdapterLimits { absence: Duration::ZERO, ..AdapterLimits::default() };
     let adapter = Adapter { daemon: daemon.to_owned(), limits, permits: Semaphore::new(1) };

@@ -33,12 +33,14 @@ pub(super) enum Call {
     Fixed(Result<Value, DriverError>),
 }
 
-/// What a managed plugin answers at once, whether or not the daemon runs: an engine whose `GetCapabilities` fails once will not try again until it
-/// restarts.
+/// What a managed plugin answers at once, whether or not the daemon runs: an engine whose
+/// `GetCapabilities` fails once will not try again until it restarts.
 pub(super) fn swarm_answer(path: &str) -> Option<Value> {
     match path {
         "/Plugin.Activate" => Some(json!({ "Implements": ["NetworkDriver"] })),
-        "/NetworkDriver.GetCapabilities" => Some(json!({ "Scope": "global", "ConnectivityScope": "global" })),
+        "/NetworkDriver.GetCapabilities" => {
+            Some(json!({ "Scope": "global", "ConnectivityScope": "global" }))
+        }
         _ => None,
     }
 }
@@ -47,24 +49,33 @@ impl Call {
     /// The call that a path such as `/NetworkDriver.Join` names; `None` for one that is not known.
     pub(super) fn from_path(path: &str, scope: Scope) -> Option<Self> {
         use DriverCall::{
-            AllocateNetwork, CreateEndpoint, CreateNetwork, DeleteEndpoint, DeleteNetwork, EndpointInfo, FreeNetwork,
-            Join, Leave, ReleaseAddress, ReleasePool, RequestAddress, RequestPool,
+            AllocateNetwork, CreateEndpoint, CreateNetwork, DeleteEndpoint, DeleteNetwork,
+            EndpointInfo, FreeNetwork, Join, Leave, ReleaseAddress, ReleasePool, RequestAddress,
+            RequestPool,
         };
         if let (Scope::Swarm, Some(answer)) = (scope, swarm_answer(path)) {
             return Some(Self::Fixed(Ok(answer)));
         }
         let local_scope = || {
-            let message = "shoutd networks have local scope: create them with \"docker network create --driver shoutd\" \
-                           and without --scope; shoutd itself takes them to every host";
+            let message = "shoutd networks have local scope: create them with \"docker network \
+                           create --driver shoutd\" and without --scope; shoutd itself takes them \
+                           to every host";
             Self::Fixed(Err(DriverError::new(message)))
         };
         Some(match path {
-            "/Plugin.Activate" => Self::Fixed(Ok(json!({ "Implements": ["NetworkDriver", "IpamDriver"] }))),
+            "/Plugin.Activate" => {
+                Self::Fixed(Ok(json!({ "Implements": ["NetworkDriver", "IpamDriver"] })))
+            }
             "/NetworkDriver.GetCapabilities" => {
-                // GwAllocChecker (28 and newer) is left out: networks always take a gateway address, or the user says which.
+                // GwAllocChecker (28 and newer) is left out: networks always take a gateway
+                // address, or the user says which.
                 Self::Fixed(Ok(json!({ "Scope": "local", "ConnectivityScope": "local" })))
             }
-            "/NetworkDriver.AllocateNetwork" | "/NetworkDriver.FreeNetwork" if scope == Scope::Local => local_scope(),
+            "/NetworkDriver.AllocateNetwork" | "/NetworkDriver.FreeNetwork"
+                if scope == Scope::Local =>
+            {
+                local_scope()
+            }
             "/NetworkDriver.AllocateNetwork" => Self::Driver(AllocateNetwork),
             "/NetworkDriver.FreeNetwork" => Self::Driver(FreeNetwork),
             "/NetworkDriver.CreateNetwork" => Self::Driver(CreateNetwork),

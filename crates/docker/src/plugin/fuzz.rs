@@ -13,7 +13,8 @@ fn fuzz_plugin() {
     fuzz("plugin", env!("CARGO_MANIFEST_DIR"), |body| {
         let allocated = AllocateNetwork::from_body(body);
         let network = (CreateNetwork::from_body(body), allocated, DockerNetworkId::from_body(body));
-        let endpoint = (CreateEndpoint::from_body(body), EndpointKey::from_body(body), Join::from_body(body));
+        let endpoint =
+            (CreateEndpoint::from_body(body), EndpointKey::from_body(body), Join::from_body(body));
         let pool = (RequestPool::from_body(body), PoolId::from_body(body));
         (network, endpoint, pool, RequestAddress::from_body(body), ReleaseAddress::from_body(body))
     });

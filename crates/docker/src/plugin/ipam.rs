@@ -1,4 +1,5 @@
-//! Requests and answers of `IpamDriver` (moby `libnetwork/ipams/remote/api/api.go`, engines 20.10 to 29).
+//! Requests and answers of `IpamDriver` (moby `libnetwork/ipams/remote/api/api.go`, engines 20.10
+//! to 29).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,11 +15,13 @@ use super::wire::{self, FromBody, InvalidRequest, or_default};
 
 /// The address space of networks of local scope; every network of shoutd is of one.
 pub const LOCAL_ADDRESS_SPACE: &str = "shoutdlocal";
-/// The address space of networks of global scope, which Docker wants to know of a driver that has none.
+/// The address space of networks of global scope, which Docker wants to know of a driver that has
+/// none.
 pub const GLOBAL_ADDRESS_SPACE: &str = "shoutdglobal";
 
-/// Whether the engine is to choose every endpoint's MAC address before it asks for an IP address. Not so: the driver
-/// derives the MAC address from the IP address, so that neighbours' ARP entries stay true when a container is replaced.
+/// Whether the engine is to choose every endpoint's MAC address before it asks for an IP address.
+/// Not so: the driver derives the MAC address from the IP address, so that neighbours' ARP entries
+/// stay true when a container is replaced.
 const REQUIRES_MAC_ADDRESS: bool = false;
 
 const GATEWAY: &str = "com.docker.network.gateway";
@@ -47,8 +50,13 @@ impl FromStr for PoolId {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let sound = (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-        if sound { Ok(Self(text.to_owned())) } else { Err("a pool's id is 1 to 255 visible ASCII characters") }
+        let sound =
+            (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if sound {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("a pool's id is 1 to 255 visible ASCII characters")
+        }
     }
 }
 
@@ -57,7 +65,8 @@ impl FromStr for PoolId {
 pub struct RequestPool {
     /// The address space, which is the driver's own [`LOCAL_ADDRESS_SPACE`].
     pub address_space: String,
-    /// The subnet that was asked for (`--subnet`), its host bits zero; `None` leaves it to the driver.
+    /// The subnet that was asked for (`--subnet`), its host bits zero; `None` leaves it to the
+    /// driver.
     pub subnet: Option<IpNet>,
     /// The part of it to hand out from (`--ip-range`).
     pub range: Option<IpNet>,
@@ -74,8 +83,8 @@ pub struct GrantedPool {
     pub id: PoolId,
     /// Its subnet.
     pub subnet: IpNet,
-    /// The gateway's address with the subnet's prefix length. With it Docker does not request one, except the one of
-    /// `--gateway`.
+    /// The gateway's address with the subnet's prefix length. With it Docker does not request one,
+    /// except the one of `--gateway`.
     pub gateway: Option<IpNet>,
 }
 
@@ -84,7 +93,8 @@ pub struct GrantedPool {
 pub enum AddressPurpose {
     /// The network's gateway.
     Gateway,
-    /// An endpoint, or an address that the user set aside (`--aux-address`): Docker does not say which.
+    /// An endpoint, or an address that the user set aside (`--aux-address`): Docker does not say
+    /// which.
     Endpoint {
         /// The endpoint's MAC address, if the engine chose one.
         mac: Option<MacAddress>,
@@ -167,12 +177,16 @@ impl FromBody for PoolId {
 impl FromBody for RequestAddress {
     fn from_body(body: &[u8]) -> Result<Self, InvalidRequest> {
         let request: AddressJson = wire::json(body)?;
-        let option = |name: &str| request.options.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let option = |name: &str| {
+            request.options.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
+        };
         let purpose = if option(REQUEST_TYPE) == Some(GATEWAY) {
             AddressPurpose::Gateway
         } else {
             AddressPurpose::Endpoint {
-                mac: option(ENDPOINT_MAC).map(|text| wire::required(ENDPOINT_MAC, text)).transpose()?,
+                mac: option(ENDPOINT_MAC)
+                    .map(|text| wire::required(ENDPOINT_MAC, text))
+                    .transpose()?,
                 container: option(ENDPOINT_NAME).map(str::to_owned),
             }
         };

@@ -1,4 +1,5 @@
-//! Requests and answers of `NetworkDriver` (moby `libnetwork/drivers/remote/api/api.go`, engines 20.10 to 29).
+//! Requests and answers of `NetworkDriver` (moby `libnetwork/drivers/remote/api/api.go`, engines
+//! 20.10 to 29).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -70,22 +71,24 @@ pub struct CreateEndpoint {
     pub network: DockerNetworkId,
     /// The engine's id of the endpoint.
     pub endpoint: EndpointId,
-    /// The IPv4 address that the IPAM driver gave it, with the subnet's prefix length. May have been another endpoint's before.
+    /// The IPv4 address that the IPAM driver gave it, with the subnet's prefix length. May have
+    /// been another endpoint's before.
     pub ipv4: Option<Ipv4Net>,
     /// The IPv6 address that the IPAM driver gave it.
     pub ipv6: Option<Ipv6Net>,
     /// The MAC address that was asked for; `None` leaves it to the driver.
     pub mac: Option<MacAddress>,
-    /// The user's `--driver-opt` options of this endpoint, and the engine's own that are texts (such as
-    /// `com.docker.network.endpoint.sysctls`).
+    /// The user's `--driver-opt` options of this endpoint, and the engine's own that are texts
+    /// (such as `com.docker.network.endpoint.sysctls`).
     pub options: BTreeMap<String, String>,
 }
 
 /// The answer to `CreateEndpoint`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CreatedInterface {
-    /// The MAC address that the endpoint has. Docker is told only if it asked for none: an engine takes an address given back
-    /// to it, were it the same, for an attempt to change it, and fails the container (`SetMacAddress` in `driver.go`).
+    /// The MAC address that the endpoint has. Docker is told only if it asked for none: an engine
+    /// takes an address given back to it, were it the same, for an attempt to change it, and fails
+    /// the container (`SetMacAddress` in `driver.go`).
     pub mac: MacAddress,
 }
 
@@ -105,13 +108,13 @@ pub struct Join {
     pub network: DockerNetworkId,
     /// The endpoint.
     pub endpoint: EndpointId,
-    /// The path that names the container's sandbox, such as `/var/run/docker/netns/0123456789ab`. Good to tell sandboxes apart;
-    /// before Docker 28 there may be nothing there yet.
+    /// The path that names the container's sandbox, such as `/var/run/docker/netns/0123456789ab`.
+    /// Good to tell sandboxes apart; before Docker 28 there may be nothing there yet.
     pub sandbox: String,
 }
 
-/// The answer to `Join`. There is no gateway in it: without one Docker attaches `docker_gwbridge`, which gives the default
-/// route and published ports.
+/// The answer to `Join`. There is no gateway in it: without one Docker attaches `docker_gwbridge`,
+/// which gives the default route and published ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinReply {
     /// The interface in the engine's network namespace, at most 15 bytes (`IFNAMSIZ`).
@@ -219,7 +222,13 @@ impl FromBody for CreateNetwork {
         let options = match request.options.remove(GENERIC) {
             Some(Value::Object(generic)) => wire::texts(generic.into_iter().collect()),
             Some(Value::Null) | None => BTreeMap::new(),
-            Some(other) => return Err(InvalidRequest::member(GENERIC, &other.to_string(), "not a map of options")),
+            Some(other) => {
+                return Err(InvalidRequest::member(
+                    GENERIC,
+                    &other.to_string(),
+                    "not a map of options",
+                ));
+            }
         };
         Ok(Self {
             scope: Scope::Local,
@@ -228,8 +237,16 @@ impl FromBody for CreateNetwork {
             internal,
             enable_ipv4,
             enable_ipv6,
-            ipv4: request.ipv4.into_iter().map(|pool| pool.checked(true)).collect::<Result<_, _>>()?,
-            ipv6: request.ipv6.into_iter().map(|pool| pool.checked(false)).collect::<Result<_, _>>()?,
+            ipv4: request
+                .ipv4
+                .into_iter()
+                .map(|pool| pool.checked(true))
+                .collect::<Result<_, _>>()?,
+            ipv6: request
+                .ipv6
+                .into_iter()
+                .map(|pool| pool.checked(false))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -237,7 +254,8 @@ impl FromBody for CreateNetwork {
 impl FromBody for AllocateNetwork {
     fn from_body(body: &[u8]) -> Result<Self, InvalidRequest> {
         let request: CreateNetworkJson = wire::json(body)?;
-        // The Swarm calls all of them subnets of IPv4 (moby/swarmkit, manager/allocator/cnmallocator/networkallocator.go).
+        // The Swarm calls all of them subnets of IPv4 (moby/swarmkit,
+        // manager/allocator/cnmallocator/networkallocator.go).
         let pools = request.ipv4.into_iter().chain(request.ipv6).map(|pool| {
             let is_ipv4 = !pool.pool.contains(':');
             pool.checked(is_ipv4)
@@ -255,7 +273,11 @@ impl PoolJson {
             if address.is_ipv4() == ipv4 {
                 return Ok(address);
             }
-            Err(InvalidRequest::member(member, &address.to_string(), "an address of the other family"))
+            Err(InvalidRequest::member(
+                member,
+                &address.to_string(),
+                "an address of the other family",
+            ))
         };
         let subnet = wire::required::<IpNet>("Pool", &self.pool)?.trunc();
         family("Pool", subnet.addr())?;
@@ -282,7 +304,11 @@ impl FromBody for CreateEndpoint {
         let EndpointKey { network, endpoint } = request.key.checked()?;
         let mac: Option<MacAddress> = wire::optional("MacAddress", &request.interface.mac)?;
         if let Some(mac) = mac.filter(|mac| !mac.is_unicast()) {
-            return Err(InvalidRequest::member("MacAddress", &mac.to_string(), "not the address of one interface"));
+            return Err(InvalidRequest::member(
+                "MacAddress",
+                &mac.to_string(),
+                "not the address of one interface",
+            ));
         }
         Ok(Self {
             network,
@@ -291,7 +317,9 @@ impl FromBody for CreateEndpoint {
             ipv6: wire::optional("AddressIPv6", &request.interface.ipv6)?,
             mac,
             // The engine's own lists of ports and the like are not for this driver.
-            options: wire::texts(request.options.into_iter().filter(|(_, value)| value.is_string()).collect()),
+            options: wire::texts(
+                request.options.into_iter().filter(|(_, value)| value.is_string()).collect(),
+            ),
         })
     }
 }

@@ -27,7 +27,8 @@ use crate::one_line;
 /// What one call, and all of them together, may take.
 #[derive(Debug, Clone, Copy)]
 pub struct PluginLimits {
-    /// How long a call may take in all. Docker itself waits for ever, and holds the container's lock meanwhile.
+    /// How long a call may take in all. Docker itself waits for ever, and holds the container's
+    /// lock meanwhile.
     pub call: Duration,
     /// How long a call's body may take to arrive.
     pub body: Duration,
@@ -39,7 +40,12 @@ pub struct PluginLimits {
 
 impl Default for PluginLimits {
     fn default() -> Self {
-        Self { call: Duration::from_secs(30), body: Duration::from_secs(10), body_bytes: 1 << 20, in_flight: 64 }
+        Self {
+            call: Duration::from_secs(30),
+            body: Duration::from_secs(10),
+            body_bytes: 1 << 20,
+            in_flight: 64,
+        }
     }
 }
 
@@ -48,7 +54,8 @@ impl Default for PluginLimits {
 pub enum Scope {
     /// Those of one engine, called by Docker's name `local`.
     Local,
-    /// Those of a Swarm, called `global`: the Swarm takes them to its nodes and gives out their addresses.
+    /// Those of a Swarm, called `global`: the Swarm takes them to its nodes and gives out their
+    /// addresses.
     Swarm,
 }
 
@@ -58,8 +65,13 @@ pub fn router<D: NetworkDriver + IpamDriver>(driver: Arc<D>, scope: Scope) -> Ro
 }
 
 /// The HTTP service of a driver. Needs a tokio runtime when it is called.
-pub fn router_with_limits<D: NetworkDriver + IpamDriver>(driver: Arc<D>, scope: Scope, limits: PluginLimits) -> Router {
-    let plugin = Plugin { driver, scope, limits, permits: Arc::new(Semaphore::new(limits.in_flight)) };
+pub fn router_with_limits<D: NetworkDriver + IpamDriver>(
+    driver: Arc<D>,
+    scope: Scope,
+    limits: PluginLimits,
+) -> Router {
+    let plugin =
+        Plugin { driver, scope, limits, permits: Arc::new(Semaphore::new(limits.in_flight)) };
     Router::new().fallback(answer::<D>).with_state(Arc::new(plugin))
 }
 
@@ -70,9 +82,12 @@ struct Plugin<D> {
     permits: Arc<Semaphore>,
 }
 
-/// Answers any request there can be. It reads bytes and not a `Json` of axum's, which wants the `Content-Type` that Docker
-/// does not send.
-async fn answer<D: NetworkDriver + IpamDriver>(State(plugin): State<Arc<Plugin<D>>>, request: Request) -> Response {
+/// Answers any request there can be. It reads bytes and not a `Json` of axum's, which wants the
+/// `Content-Type` that Docker does not send.
+async fn answer<D: NetworkDriver + IpamDriver>(
+    State(plugin): State<Arc<Plugin<D>>>,
+    request: Request,
+) -> Response {
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     if head.method != Method::POST {
@@ -95,8 +110,11 @@ async fn answer<D: NetworkDriver + IpamDriver>(State(plugin): State<Arc<Plugin<D
     };
     match outcome {
         Ok(value) => reply(StatusCode::OK, &value),
-        // Failures have status 200 too: of any other Docker's address driver would show the raw body.
-        Err(error) if path.starts_with("/IpamDriver.") => reply(StatusCode::OK, &json!({ "Error": error.message() })),
+        // Failures have status 200 too: of any other Docker's address driver would show the raw
+        // body.
+        Err(error) if path.starts_with("/IpamDriver.") => {
+            reply(StatusCode::OK, &json!({ "Error": error.message() }))
+        }
         Err(error) => reply(StatusCode::OK, &json!({ "Err": error.message() })),
     }
 }
@@ -105,14 +123,16 @@ pub(super) fn reply(status: StatusCode, value: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
 }
 
-/// What no version of Docker asks for. Of a status other than 200 Docker reads the member `Err` only.
+/// What no version of Docker asks for. Of a status other than 200 Docker reads the member `Err`
+/// only.
 pub(super) fn refuse(status: StatusCode, message: &str) -> Response {
     reply(status, &json!({ "Err": message }))
 }
 
 /// A call's body, within its limits.
 pub(super) async fn read_body(body: Body, limits: &PluginLimits) -> Result<Bytes, DriverError> {
-    let too_long = || DriverError::new(format!("the call's body is longer than {} bytes", limits.body_bytes));
+    let too_long =
+        || DriverError::new(format!("the call's body is longer than {} bytes", limits.body_bytes));
     // What the head announces is believed, so that nothing of it need be read.
     if body.size_hint().lower() > limits.body_bytes as u64 {
         return Err(too_long());
@@ -121,7 +141,10 @@ pub(super) async fn read_body(body: Body, limits: &PluginLimits) -> Result<Bytes
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
         Ok(Err(error)) => Err(DriverError::new(format!("the call's body broke off: {error}"))),
-        Err(_) => Err(DriverError::new(format!("the call's body did not arrive within {:?}", limits.body))),
+        Err(_) => Err(DriverError::new(format!(
+            "the call's body did not arrive within {:?}",
+            limits.body
+        ))),
     }
 }
 
@@ -133,8 +156,12 @@ impl<D: NetworkDriver + IpamDriver> Plugin<D> {
         let outcome = async {
             let body = read_body(body, &self.limits).await?;
             let permit = self.admit(started + self.limits.call).await?;
-            self.dispatch(call, &body, Slot { permit, deadline: started + self.limits.call, limit: self.limits.call })
-                .await
+            self.dispatch(
+                call,
+                &body,
+                Slot { permit, deadline: started + self.limits.call, limit: self.limits.call },
+            )
+            .await
         }
         .await;
         let duration = started.elapsed();
@@ -154,19 +181,27 @@ impl<D: NetworkDriver + IpamDriver> Plugin<D> {
         match timeout_at(deadline, Arc::clone(&self.permits).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(DriverError::new(format!(
-                "shoutd is busy with {} other calls of Docker and did not come to this one within {:?}",
+                "shoutd is busy with {} other calls of Docker and did not come to this one within \
+                 {:?}",
                 self.limits.in_flight, self.limits.call
             ))),
         }
     }
 
-    async fn dispatch(&self, call: DriverCall, body: &[u8], slot: Slot) -> Result<Value, DriverError> {
+    async fn dispatch(
+        &self,
+        call: DriverCall,
+        body: &[u8],
+        slot: Slot,
+    ) -> Result<Value, DriverError> {
         let driver = Arc::clone(&self.driver);
         let done = |()| json!({});
         match call {
             DriverCall::AllocateNetwork => {
                 let request: AllocateNetwork = parse(body)?;
-                let work = async move { driver.allocate_network(request).await.map(|kept| json!({ "Options": kept })) };
+                let work = async move {
+                    driver.allocate_network(request).await.map(|kept| json!({ "Options": kept }))
+                };
                 slot.run(work).await
             }
             DriverCall::FreeNetwork => {
@@ -184,7 +219,9 @@ impl<D: NetworkDriver + IpamDriver> Plugin<D> {
             DriverCall::CreateEndpoint => {
                 let request: CreateEndpoint = parse(body)?;
                 let requested = request.mac;
-                let work = async move { driver.create_endpoint(request).await.map(|made| made.to_wire(requested)) };
+                let work = async move {
+                    driver.create_endpoint(request).await.map(|made| made.to_wire(requested))
+                };
                 slot.run(work).await
             }
             DriverCall::DeleteEndpoint => {
@@ -193,7 +230,8 @@ impl<D: NetworkDriver + IpamDriver> Plugin<D> {
             }
             DriverCall::Join => {
                 let request: Join = parse(body)?;
-                slot.run(async move { driver.join(request).await.map(|reply| reply.to_wire()) }).await
+                slot.run(async move { driver.join(request).await.map(|reply| reply.to_wire()) })
+                    .await
             }
             DriverCall::Leave => {
                 let request: EndpointKey = parse(body)?;
@@ -201,11 +239,17 @@ impl<D: NetworkDriver + IpamDriver> Plugin<D> {
             }
             DriverCall::EndpointInfo => {
                 let request: EndpointKey = parse(body)?;
-                slot.run(async move { driver.endpoint_info(request).await.map(|info| json!({ "Value": info })) }).await
+                slot.run(async move {
+                    driver.endpoint_info(request).await.map(|info| json!({ "Value": info }))
+                })
+                .await
             }
             DriverCall::RequestPool => {
                 let request: RequestPool = parse(body)?;
-                slot.run(async move { driver.request_pool(request).await.map(|pool| pool.to_wire()) }).await
+                slot.run(
+                    async move { driver.request_pool(request).await.map(|pool| pool.to_wire()) },
+                )
+                .await
             }
             DriverCall::ReleasePool => {
                 let request: PoolId = parse(body)?;
@@ -213,7 +257,10 @@ impl<D: NetworkDriver + IpamDriver> Plugin<D> {
             }
             DriverCall::RequestAddress => {
                 let request: RequestAddress = parse(body)?;
-                slot.run(async move { driver.request_address(request).await.map(ipam::address_to_wire) }).await
+                slot.run(
+                    async move { driver.request_address(request).await.map(ipam::address_to_wire) },
+                )
+                .await
             }
             DriverCall::ReleaseAddress => {
                 let request: ReleaseAddress = parse(body)?;
@@ -235,8 +282,8 @@ struct Slot {
 }
 
 impl Slot {
-    /// Runs a driver's work in a task of its own: it goes on if Docker hangs up, since stopping wherever it happens to be is the
-    /// greater harm, and a panic in it fails this one call.
+    /// Runs a driver's work in a task of its own: it goes on if Docker hangs up, since stopping
+    /// wherever it happens to be is the greater harm, and a panic in it fails this one call.
     async fn run<F>(self, work: F) -> Result<Value, DriverError>
     where
         F: Future<Output = Result<Value, DriverError>> + Send + 'static,

@@ -22,7 +22,8 @@ use tracing::{debug, warn};
 
 use super::socket::Socket;
 
-/// Most connections at a time. Docker has one for each call in flight and keeps two idle ones; more can only be a mistake.
+/// Most connections at a time. Docker has one for each call in flight and keeps two idle ones; more
+/// can only be a mistake.
 const CONNECTIONS_MAX: usize = 128;
 
 /// How often it is looked whether the socket is still where Docker looks for it.
@@ -34,12 +35,14 @@ const CALL_GRACE: Duration = Duration::from_secs(10);
 /// The pause after a failed `accept`, which is for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `router` on `socket` until `shutdown` is done; then takes no more calls, lets those in flight finish (10 s at
-/// most) and returns. A socket that somebody removes meanwhile, alone or with its directory, is there again within a second.
+/// Serves `router` on `socket` until `shutdown` is done; then takes no more calls, lets those in
+/// flight finish (10 s at most) and returns. A socket that somebody removes meanwhile, alone or
+/// with its directory, is there again within a second.
 ///
-/// Idle connections are kept open: Docker keeps them for its next call, and a call that meets a connection just closed is repeated
-/// with an empty body (moby#35459). So that idle, slow or stuck peers cannot exhaust it, the one without a call that
-/// was quiet for longest is closed when there are 128.
+/// Idle connections are kept open: Docker keeps them for its next call, and a call that meets a
+/// connection just closed is repeated with an empty body (moby#35459). So that idle, slow or stuck
+/// peers cannot exhaust it, the one without a call that was quiet for longest is closed when there
+/// are 128.
 pub async fn serve(mut socket: Socket, router: Router, shutdown: impl Future<Output = ()> + Send) {
     let mut shutdown = pin!(shutdown);
     let mut connections = Connections::default();
@@ -88,7 +91,12 @@ impl Connections {
     fn start(&mut self, stream: UnixStream, router: Router) {
         let activity = Arc::new(Activity::default());
         activity.last.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
-        let task = self.tasks.spawn(serve_connection(stream, router, Arc::clone(&activity), Arc::clone(&self.clock)));
+        let task = self.tasks.spawn(serve_connection(
+            stream,
+            router,
+            Arc::clone(&activity),
+            Arc::clone(&self.clock),
+        ));
         self.activities.insert(task.id(), activity);
     }
 
@@ -100,14 +108,19 @@ impl Connections {
         self.activities.remove(&id);
     }
 
-    /// Asks the connection that has been without a call for longest to end, if there is no room for one more.
+    /// Asks the connection that has been without a call for longest to end, if there is no room for
+    /// one more.
     fn make_room(&mut self) {
         if self.tasks.len() < CONNECTIONS_MAX {
             return;
         }
-        let idle = self.activities.values().filter(|activity| activity.calls.load(Ordering::Relaxed) == 0);
+        let idle =
+            self.activities.values().filter(|activity| activity.calls.load(Ordering::Relaxed) == 0);
         if let Some(quietest) = idle.min_by_key(|activity| activity.last.load(Ordering::Relaxed)) {
-            debug!("too many connections on the plugin socket; closing the one that was quiet for longest");
+            debug!(
+                "too many connections on the plugin socket; closing the one that was quiet for \
+                 longest"
+            );
             quietest.close.notify_one();
         }
     }
@@ -141,7 +154,12 @@ impl Drop for CallMark {
     }
 }
 
-async fn serve_connection(stream: UnixStream, router: Router, activity: Arc<Activity>, clock: Arc<AtomicU64>) {
+async fn serve_connection(
+    stream: UnixStream,
+    router: Router,
+    activity: Arc<Activity>,
+    clock: Arc<AtomicU64>,
+) {
     let marks = Arc::clone(&activity);
     let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
         let mark = CallMark::new(&marks, &clock);
@@ -152,7 +170,8 @@ async fn serve_connection(stream: UnixStream, router: Router, activity: Arc<Acti
             response.map_err(|never: Infallible| never)
         }
     });
-    // No deadline for a request's head: it would run on idle connections too, which are to stay (see `serve`).
+    // No deadline for a request's head: it would run on idle connections too, which are to stay
+    // (see `serve`).
     let mut builder = http1::Builder::new();
     builder.header_read_timeout(None).max_buf_size(64 << 10);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));

@@ -71,23 +71,34 @@ pub struct SocketState {
     pub problem: Option<String>,
 }
 
-/// Binds the socket `path`, for root alone (mode 0600), making its directory if need be. A dead socket is replaced.
+/// Binds the socket `path`, for root alone (mode 0600), making its directory if need be. A dead
+/// socket is replaced.
 ///
-/// The socket is bound and given its mode under another name first, and renamed then: nobody ever finds it half made. It is not
-/// removed at the end. Docker fails and retries either way, but with the socket there it says "connection refused"
-/// instead of "plugin not found", and a daemon that is going cannot remove the socket of the one that comes.
+/// The socket is bound and given its mode under another name first, and renamed then: nobody ever
+/// finds it half made. It is not removed at the end. Docker fails and retries either way, but with
+/// the socket there it says "connection refused" instead of "plugin not found", and a daemon that
+/// is going cannot remove the socket of the one that comes.
 ///
-/// Two daemons that bind at the same instant are told apart elsewhere (by the lock on their data directory).
+/// Two daemons that bind at the same instant are told apart elsewhere (by the lock on their data
+/// directory).
 ///
 /// # Errors
-/// [`BindError::InUse`] if a living process listens there; see the others. Must be called within a tokio runtime.
+/// [`BindError::InUse`] if a living process listens there; see the others. Must be called within a
+/// tokio runtime.
 pub async fn bind(path: &Path) -> Result<Socket, BindError> {
     let listener = listen(path, DIRECTORY_MODE).await?;
     let file = identity(path).await.map_err(BindError::io("look at", path))?;
     let directory = path.parent().unwrap_or(Path::new("/"));
-    let metadata = tokio::fs::metadata(directory).await.map_err(BindError::io("look at", directory))?;
+    let metadata =
+        tokio::fs::metadata(directory).await.map_err(BindError::io("look at", directory))?;
     let (state, _) = watch::channel(SocketState::default());
-    Ok(Socket { path: path.to_owned(), listener, file, directory_mode: metadata.mode() & 0o7777, state })
+    Ok(Socket {
+        path: path.to_owned(),
+        listener,
+        file,
+        directory_mode: metadata.mode() & 0o7777,
+        state,
+    })
 }
 
 impl Socket {
@@ -121,7 +132,10 @@ impl Socket {
                 });
             }
             Err(error) => {
-                let text = format!("{} was removed, and shoutd cannot serve there again: {error}", self.path.display());
+                let text = format!(
+                    "{} was removed, and shoutd cannot serve there again: {error}",
+                    self.path.display()
+                );
                 let is_news = self.state.send_if_modified(|state| {
                     let is_news = state.problem.as_ref() != Some(&text);
                     state.problem = Some(text.clone());
@@ -150,7 +164,11 @@ async fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 async fn listen(path: &Path, directory_mode: u32) -> Result<UnixListener, BindError> {
     if let Some(directory) = path.parent() {
-        let made = tokio::fs::DirBuilder::new().recursive(true).mode(directory_mode).create(directory).await;
+        let made = tokio::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(directory_mode)
+            .create(directory)
+            .await;
         made.map_err(BindError::io("create the directory", directory))?;
     }
     refuse_occupied(path).await?;
@@ -163,23 +181,37 @@ async fn listen(path: &Path, directory_mode: u32) -> Result<UnixListener, BindEr
         }
         _ => {}
     }
-    let listener = UnixListener::bind(&provisional).map_err(BindError::io("bind the socket", &provisional))?;
+    let listener =
+        UnixListener::bind(&provisional).map_err(BindError::io("bind the socket", &provisional))?;
     let mode = std::fs::Permissions::from_mode(0o600);
-    tokio::fs::set_permissions(&provisional, mode).await.map_err(BindError::io("set the mode of", &provisional))?;
-    tokio::fs::rename(&provisional, path).await.map_err(BindError::io("put the socket at", path))?;
+    tokio::fs::set_permissions(&provisional, mode)
+        .await
+        .map_err(BindError::io("set the mode of", &provisional))?;
+    tokio::fs::rename(&provisional, path)
+        .await
+        .map_err(BindError::io("put the socket at", path))?;
     Ok(listener)
 }
 
 /// Makes sure that nothing living, and no file of somebody else's, is at `path`.
 async fn refuse_occupied(path: &Path) -> Result<(), BindError> {
     match tokio::fs::symlink_metadata(path).await {
-        Ok(found) if !found.file_type().is_socket() => return Err(BindError::NotASocket { path: path.to_owned() }),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(BindError::NotASocket { path: path.to_owned() });
+        }
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(BindError::io("look at", path)(error)),
     }
     match timeout(PROBE_DEADLINE, UnixStream::connect(path)).await {
-        Ok(Err(error)) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Ok(()),
+        Ok(Err(error))
+            if matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound
+            ) =>
+        {
+            Ok(())
+        }
         // One whose queue is full (EAGAIN) or that hangs is alive too.
         _ => Err(BindError::InUse { path: path.to_owned() }),
     }

@@ -17,7 +17,8 @@ use crate::one_line;
 pub enum InvalidRequest {
     /// No body came, though the call needs one.
     #[error(
-        "Docker sent the call with an empty body, as it does when it repeats one that was cut off (moby#35459); try again"
+        "Docker sent the call with an empty body, as it does when it repeats one that was cut off \
+         (moby#35459); try again"
     )]
     Empty,
     /// The body is no JSON of the call's shape.
@@ -40,7 +41,11 @@ pub enum InvalidRequest {
 
 impl InvalidRequest {
     pub(super) fn member(member: &'static str, value: &str, reason: impl Display) -> Self {
-        Self::Member { member, value: one_line(value, 80), reason: one_line(&reason.to_string(), 200) }
+        Self::Member {
+            member,
+            value: one_line(value, 80),
+            reason: one_line(&reason.to_string(), 200),
+        }
     }
 }
 
@@ -55,7 +60,8 @@ pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, InvalidRequest
     if body.trim_ascii().is_empty() {
         return Err(InvalidRequest::Empty);
     }
-    serde_json::from_slice(body).map_err(|error| InvalidRequest::Json { reason: one_line(&error.to_string(), 200) })
+    serde_json::from_slice(body)
+        .map_err(|error| InvalidRequest::Json { reason: one_line(&error.to_string(), 200) })
 }
 
 /// A JSON `null` is as good as nothing: Go writes it for empty lists and maps.
@@ -85,10 +91,15 @@ where
 
 /// An address, with or without a prefix length.
 pub(super) fn address(member: &'static str, text: &str) -> Result<IpAddr, InvalidRequest> {
-    if text.contains('/') { required::<IpNet>(member, text).map(|net| net.addr()) } else { required(member, text) }
+    if text.contains('/') {
+        required::<IpNet>(member, text).map(|net| net.addr())
+    } else {
+        required(member, text)
+    }
 }
 
-/// Options as text. Docker's users can give texts only; whatever else the engine mixes in is kept as its JSON.
+/// Options as text. Docker's users can give texts only; whatever else the engine mixes in is kept
+/// as its JSON.
 pub(super) fn texts(options: BTreeMap<String, Value>) -> BTreeMap<String, String> {
     let text = |value| match value {
         Value::String(text) => text,

@@ -1,4 +1,5 @@
-//! What the tests of the plugin share: a driver that writes down what it is asked, and a client that sends raw bytes.
+//! What the tests of the plugin share: a driver that writes down what it is asked, and a client
+//! that sends raw bytes.
 
 // Each test program uses a part of it.
 #![allow(dead_code)]
@@ -13,9 +14,9 @@ use ipnet::IpNet;
 use serde_json::Value;
 use shoutd_core::id::{DockerNetworkId, MacAddress};
 use shoutd_docker::plugin::{
-    AllocateNetwork, CreateEndpoint, CreateNetwork, CreatedInterface, DriverError, EndpointKey, GrantedPool,
-    IpamDriver, Join, JoinReply, NetworkDriver, PluginLimits, PoolId, ReleaseAddress, RequestAddress, RequestPool,
-    Scope, StaticRoute, bind, router_with_limits, serve,
+    AllocateNetwork, CreateEndpoint, CreateNetwork, CreatedInterface, DriverError, EndpointKey,
+    GrantedPool, IpamDriver, Join, JoinReply, NetworkDriver, PluginLimits, PoolId, ReleaseAddress,
+    RequestAddress, RequestPool, Scope, StaticRoute, bind, router_with_limits, serve,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -48,7 +49,8 @@ pub enum Seen {
     ReleaseAddress(ReleaseAddress),
 }
 
-/// Writes down what it is asked. The option `behave` of a new network makes it fail, panic, hang, or wait at the gate.
+/// Writes down what it is asked. The option `behave` of a new network makes it fail, panic, hang,
+/// or wait at the gate.
 pub struct Recorder {
     pub seen: Mutex<Vec<Seen>>,
     pub gate: Semaphore,
@@ -80,7 +82,10 @@ impl Recorder {
 }
 
 impl NetworkDriver for Recorder {
-    async fn allocate_network(&self, request: AllocateNetwork) -> Result<BTreeMap<String, String>, DriverError> {
+    async fn allocate_network(
+        &self,
+        request: AllocateNetwork,
+    ) -> Result<BTreeMap<String, String>, DriverError> {
         let options = request.options.clone();
         self.note(Seen::AllocateNetwork(request));
         Ok(options)
@@ -115,7 +120,10 @@ impl NetworkDriver for Recorder {
         Ok(())
     }
 
-    async fn create_endpoint(&self, request: CreateEndpoint) -> Result<CreatedInterface, DriverError> {
+    async fn create_endpoint(
+        &self,
+        request: CreateEndpoint,
+    ) -> Result<CreatedInterface, DriverError> {
         let mac = request.mac.unwrap_or(CHOSEN_MAC);
         self.note(Seen::CreateEndpoint(request));
         Ok(CreatedInterface { mac })
@@ -133,7 +141,10 @@ impl NetworkDriver for Recorder {
             container_prefix: "shout".into(),
             routes: vec![
                 StaticRoute { destination: "224.0.0.0/4".parse().unwrap(), next_hop: None },
-                StaticRoute { destination: "10.0.0.0/8".parse().unwrap(), next_hop: Some("10.9.0.1".parse().unwrap()) },
+                StaticRoute {
+                    destination: "10.0.0.0/8".parse().unwrap(),
+                    next_hop: Some("10.9.0.1".parse().unwrap()),
+                },
             ],
             without_gateway: false,
         })
@@ -144,7 +155,10 @@ impl NetworkDriver for Recorder {
         Ok(())
     }
 
-    async fn endpoint_info(&self, endpoint: EndpointKey) -> Result<BTreeMap<String, String>, DriverError> {
+    async fn endpoint_info(
+        &self,
+        endpoint: EndpointKey,
+    ) -> Result<BTreeMap<String, String>, DriverError> {
         self.note(Seen::Info(endpoint));
         Ok(BTreeMap::from([("vni".into(), "4711".into())]))
     }
@@ -224,8 +238,9 @@ impl Plugin {
 /// The bytes of a call as Docker sends it: an `Accept`, a length, and no `Content-Type`.
 pub fn docker_request(method: &str, body: &str) -> Vec<u8> {
     format!(
-        "POST /{method} HTTP/1.1\r\nHost: plugin.moby.localhost\r\nUser-Agent: Go-http-client/1.1\r\n\
-         Content-Length: {}\r\nAccept: application/vnd.docker.plugins.v1.2+json\r\n\r\n{body}",
+        "POST /{method} HTTP/1.1\r\nHost: plugin.moby.localhost\r\nUser-Agent: \
+         Go-http-client/1.1\r\nContent-Length: {}\r\nAccept: \
+         application/vnd.docker.plugins.v1.2+json\r\n\r\n{body}",
         body.len()
     )
     .into_bytes()
@@ -269,7 +284,9 @@ impl Client {
             assert!(self.more().await, "the connection was closed before an answer");
         };
         let header = |name: &str| {
-            head.lines().find_map(|line| line.split_once(": ").filter(|(key, _)| key.eq_ignore_ascii_case(name)))
+            head.lines().find_map(|line| {
+                line.split_once(": ").filter(|(key, _)| key.eq_ignore_ascii_case(name))
+            })
         };
         let length: usize = header("content-length").unwrap().1.parse().unwrap();
         while self.buffer.len() < length {

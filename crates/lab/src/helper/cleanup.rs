@@ -16,12 +16,13 @@ const CGROUP_DEADLINE: Duration = Duration::from_secs(10);
 /// How long an owner that ends may still write to the lab's directory.
 const DIRECTORY_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Removes the control groups and the directory of a lab whose hosts have ended; nothing is left of it then. The
-/// caller holds the lock on all labs.
+/// Removes the control groups and the directory of a lab whose hosts have ended; nothing is left of
+/// it then. The caller holds the lock on all labs.
 ///
 /// # Errors
 ///
-/// Fails when something cannot be removed. The directory goes last: while it is there, the next lab's owner tries again.
+/// Fails when something cannot be removed. The directory goes last: while it is there, the next
+/// lab's owner tries again.
 pub(crate) fn clean_up(layout: &Layout) -> Result<()> {
     remove_cgroups(layout)?;
     let directory = layout.directory();
@@ -50,8 +51,9 @@ fn remove_cgroups(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Lets the containers of a lab's host go on that are frozen: in a control group of version 1 not even `SIGKILL` ends those. Engines freeze the ones that
-/// are paused, and for a moment each whose limits they change or that they kill.
+/// Lets the containers of a lab's host go on that are frozen: in a control group of version 1 not
+/// even `SIGKILL` ends those. Engines freeze the ones that are paused, and for a moment each whose
+/// limits they change or that they kill.
 pub(crate) fn thaw_host(layout: &Layout, number: u8) -> Result<()> {
     for hierarchy in cgroup_hierarchies()? {
         thaw(&hierarchy.join(layout.cgroup()).join(format!("host{number}")));
@@ -66,11 +68,14 @@ fn thaw(cgroup: &Path) {
         // Fails if it is being removed.
         _ = fs::write(&state, "THAWED");
         let entries = fs::read_dir(cgroup).into_iter().flatten().flatten();
-        entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).for_each(|entry| thaw(&entry.path()));
+        entries
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .for_each(|entry| thaw(&entry.path()));
     }
 }
 
-/// Removes a control group with those in it; says whether it is gone. The files in it cannot and need not be removed.
+/// Removes a control group with those in it; says whether it is gone. The files in it cannot and
+/// need not be removed.
 fn remove_cgroup(cgroup: &Path) -> bool {
     if let Ok(entries) = fs::read_dir(cgroup) {
         for entry in entries.flatten() {

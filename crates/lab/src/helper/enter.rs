@@ -14,23 +14,28 @@ use nix::unistd::Pid;
 /// The exit code of a shell whose command does not exist.
 const COMMAND_NOT_FOUND: u8 = 127;
 
-/// Enters the namespaces of the host whose first process is `init`, runs `command` there and returns its exit code, or
-/// 128 plus the number of the signal that ended it.
+/// Enters the namespaces of the host whose first process is `init`, runs `command` there and
+/// returns its exit code, or 128 plus the number of the signal that ended it.
 ///
-/// While it runs, `SIGTERM` is handed on, and `SIGUSR1` kills the command: were this process killed itself, nobody
-/// would reap the command, and a PID namespace cannot end before all in it are reaped.
+/// While it runs, `SIGTERM` is handed on, and `SIGUSR1` kills the command: were this process killed
+/// itself, nobody would reap the command, and a PID namespace cannot end before all in it are
+/// reaped.
 pub(super) fn run(init: u32, command: &[&str]) -> Result<u8> {
     enter(init)?;
-    // From the keyboard the command gets its interrupts itself; blocked rather than ignored, as it would inherit that.
+    // From the keyboard the command gets its interrupts itself; blocked rather than ignored, as it
+    // would inherit that.
     let mut handled = SigSet::empty();
-    for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGINT, Signal::SIGQUIT] {
+    for signal in
+        [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGINT, Signal::SIGQUIT]
+    {
         handled.add(signal);
     }
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&handled), None).context("block signals")?;
     let [program, arguments @ ..] = command else { return Ok(COMMAND_NOT_FOUND) };
     let mut command = Command::new(program);
     command.args(arguments);
-    // SAFETY: between fork and exec the closure makes two system calls and touches no memory of its own.
+    // SAFETY: between fork and exec the closure makes two system calls and touches no memory of its
+    // own.
     unsafe {
         command.pre_exec(|| {
             set_pdeathsig(Signal::SIGKILL)?;
@@ -47,7 +52,8 @@ pub(super) fn run(init: u32, command: &[&str]) -> Result<u8> {
     }
 }
 
-/// Joins every namespace a host has of its own. The mount namespace comes last: `/proc` is another one in there.
+/// Joins every namespace a host has of its own. The mount namespace comes last: `/proc` is another
+/// one in there.
 fn enter(init: u32) -> Result<()> {
     let kinds = [
         ("net", CloneFlags::CLONE_NEWNET),
@@ -58,7 +64,8 @@ fn enter(init: u32) -> Result<()> {
     ];
     for (kind, flag) in kinds {
         let path = format!("/proc/{init}/ns/{kind}");
-        let file = File::open(&path).with_context(|| format!("the host is not running: open {path}"))?;
+        let file =
+            File::open(&path).with_context(|| format!("the host is not running: open {path}"))?;
         setns(file.as_fd(), flag).with_context(|| format!("enter {path}"))?;
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! The first process of a host: makes the host's own file system, then reaps whatever is orphaned in it.
+//! The first process of a host: makes the host's own file system, then reaps whatever is orphaned
+//! in it.
 
 use std::fs;
 use std::io::{self, Write};
@@ -22,8 +23,8 @@ const STATE: &str = "/run/lab";
 /// Where a host sees the root directory of its engine, if that is not the machine's.
 const ENGINE: &str = "/run/engine";
 
-/// Directories with contents of the host's own that last as long as the lab, and where they are in the host's
-/// persistent directory.
+/// Directories with contents of the host's own that last as long as the lab, and where they are in
+/// the host's persistent directory.
 const PERSISTENT: [(&str, &str); 5] = [
     ("/etc/docker", "etc-docker"),
     ("/var/lib/docker", "var-lib-docker"),
@@ -32,8 +33,9 @@ const PERSISTENT: [(&str, &str); 5] = [
     ("/var/log", "var-log"),
 ];
 
-/// Becomes the first process of host `number`; started in namespaces that are already its own. Prints its process id,
-/// as the machine sees it, when the host is ready, and runs until it is killed.
+/// Becomes the first process of host `number`; started in namespaces that are already its own.
+/// Prints its process id, as the machine sees it, when the host is ready, and runs until it is
+/// killed.
 pub(super) fn run(lab: &str, number: u8) -> Result<u8> {
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
@@ -79,7 +81,8 @@ fn make_file_system(layout: &Layout, number: u8) -> Result<()> {
         .context("share mounts within the host")
 }
 
-/// Programs and shared libraries of another system cover the machine's of the same names. Newer libraries serve the machine's other programs, too.
+/// Programs and shared libraries of another system cover the machine's of the same names. Newer
+/// libraries serve the machine's other programs, too.
 fn cover_usr(root: &Path) -> Result<()> {
     make_directory(ENGINE)?;
     // Its own path may have characters in it that mean something in a mount option.
@@ -88,14 +91,17 @@ fn cover_usr(root: &Path) -> Result<()> {
     attach("overlay", "overlay", "/usr", MsFlags::MS_RDONLY, &options)
 }
 
-/// A new `/sys` shows the interfaces of the host's own network namespace; the control groups are carried over.
+/// A new `/sys` shows the interfaces of the host's own network namespace; the control groups are
+/// carried over.
 fn renew_sys() -> Result<()> {
     let (cgroups, kept) = ("/sys/fs/cgroup", "/run/cgroup");
     make_directory(kept)?;
     let recursive = MsFlags::MS_BIND | MsFlags::MS_REC;
-    mount(Some(cgroups), kept, None::<&str>, recursive, None::<&str>).context("keep the control groups")?;
+    mount(Some(cgroups), kept, None::<&str>, recursive, None::<&str>)
+        .context("keep the control groups")?;
     attach("sysfs", "sysfs", "/sys", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "")?;
-    mount(Some(kept), cgroups, None::<&str>, recursive, None::<&str>).context("put the control groups back")?;
+    mount(Some(kept), cgroups, None::<&str>, recursive, None::<&str>)
+        .context("put the control groups back")?;
     umount2(kept, MntFlags::MNT_DETACH).context("forget where the control groups were kept")?;
     fs::remove_dir(kept).with_context(|| format!("remove {kept}"))
 }
@@ -108,7 +114,8 @@ fn write_identity(number: u8) -> Result<()> {
     let files = [
         ("/etc/hostname", format!("host{number}\n")),
         ("/etc/hosts", hosts),
-        // Nothing listens there: it refuses at once, where a server that is not reached would stall the engine.
+        // Nothing listens there: it refuses at once, where a server that is not reached would stall
+        // the engine.
         ("/etc/resolv.conf", "nameserver 127.0.0.1\n".to_owned()),
     ];
     for (path, content) in files {
@@ -123,7 +130,8 @@ fn write_identity(number: u8) -> Result<()> {
     Ok(())
 }
 
-/// Commands that a host has even where the machine does not, such as `ping`: last in the search path.
+/// Commands that a host has even where the machine does not, such as `ping`: last in the search
+/// path.
 fn provide_commands() -> Result<()> {
     make_directory(COMMANDS)?;
     let status = Command::new("busybox").args(["--install", "-s", COMMANDS]).status();
@@ -131,8 +139,8 @@ fn provide_commands() -> Result<()> {
     Ok(())
 }
 
-/// A new network namespace takes these over from the machine, where they may be set; on a host that does not forward
-/// yet, the engine sets the policy of FORWARD to DROP, as on most hosts there are.
+/// A new network namespace takes these over from the machine, where they may be set; on a host that
+/// does not forward yet, the engine sets the policy of FORWARD to DROP, as on most hosts there are.
 fn set_sysctls() -> Result<()> {
     for name in ["ip_forward", "conf/all/forwarding", "conf/default/forwarding"] {
         let path = format!("/proc/sys/net/ipv4/{name}");
@@ -142,7 +150,8 @@ fn set_sysctls() -> Result<()> {
 }
 
 fn attach(kind: &str, source: &str, target: &str, flags: MsFlags, options: &str) -> Result<()> {
-    mount(Some(source), target, Some(kind), flags, Some(options)).with_context(|| format!("mount {kind} on {target}"))
+    mount(Some(source), target, Some(kind), flags, Some(options))
+        .with_context(|| format!("mount {kind} on {target}"))
 }
 
 fn bind(source: &Path, target: &str) -> Result<()> {
@@ -151,7 +160,11 @@ fn bind(source: &Path, target: &str) -> Result<()> {
 }
 
 fn make_directory(path: &str) -> Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(path).with_context(|| format!("make {path}"))
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)
+        .with_context(|| format!("make {path}"))
 }
 
 fn reap(children: &SigSet) -> ! {

@@ -1,8 +1,10 @@
-//! The keeper of a lab: parent of all hosts, home of the underlay, and the one that takes the lab down.
+//! The keeper of a lab: parent of all hosts, home of the underlay, and the one that takes the lab
+//! down.
 //!
-//! It ends when the lab's owner closes the pipe that is the keeper's standard input, as the kernel does for an owner
-//! that is killed; when it is asked to; and on `SIGTERM`. The hosts end with their parent, so that even a killed keeper
-//! leaves no process, only files, which the next lab's owner removes.
+//! It ends when the lab's owner closes the pipe that is the keeper's standard input, as the kernel
+//! does for an owner that is killed; when it is asked to; and on `SIGTERM`. The hosts end with
+//! their parent, so that even a killed keeper leaves no process, only files, which the next lab's
+//! owner removes.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -26,7 +28,8 @@ use super::{clean_up, name_server, thaw_host, underlay};
 use crate::layout::{Layout, MAX_HOSTS, lock_all_labs};
 use crate::wait::wait_until;
 
-/// How long a host may take to end once killed: its kernel state (mounts, links) is taken apart meanwhile.
+/// How long a host may take to end once killed: its kernel state (mounts, links) is taken apart
+/// meanwhile.
 const HOST_END_DEADLINE: Duration = Duration::from_secs(20);
 
 /// How long a client may take to send its request; one client is served at a time.
@@ -54,7 +57,8 @@ struct Keeper {
 ///
 /// # Errors
 ///
-/// Fails when there is no keeper, when it does not answer in time, and with its reason when it refuses.
+/// Fails when there is no keeper, when it does not answer in time, and with its reason when it
+/// refuses.
 pub(crate) fn ask(layout: &Layout, request: &str) -> Result<String> {
     let path = layout.keeper_socket();
     let context = || format!("ask the keeper of lab {} for \"{request}\"", layout.name());
@@ -70,7 +74,8 @@ pub(crate) fn ask(layout: &Layout, request: &str) -> Result<String> {
     }
 }
 
-/// Keeps a lab whose directory exists; prints a line when it can be asked. Returns when the lab is taken down.
+/// Keeps a lab whose directory exists; prints a line when it can be asked. Returns when the lab is
+/// taken down.
 pub(super) fn keep(name: &str) -> Result<()> {
     let layout = Layout::new(name)?;
     let lock = File::create(layout.lock()).context("make the lab's lock")?;
@@ -79,7 +84,8 @@ pub(super) fn keep(name: &str) -> Result<()> {
     underlay::make()?;
     let names = name_server::listen()?;
     let path = layout.keeper_socket();
-    let listener = UnixListener::bind(&path).with_context(|| format!("listen on {}", path.display()))?;
+    let listener =
+        UnixListener::bind(&path).with_context(|| format!("listen on {}", path.display()))?;
     let mut ending = SigSet::empty();
     ending.add(Signal::SIGTERM);
     ending.add(Signal::SIGINT);
@@ -102,7 +108,12 @@ pub(super) fn keep(name: &str) -> Result<()> {
 
 impl Keeper {
     /// Serves requests until the lab is to end; returns the client that asked for that, if one did.
-    fn serve(&mut self, listener: &UnixListener, names: &UdpSocket, ending: &SignalFd) -> Result<Option<UnixStream>> {
+    fn serve(
+        &mut self,
+        listener: &UnixListener,
+        names: &UdpSocket,
+        ending: &SignalFd,
+    ) -> Result<Option<UnixStream>> {
         let input = std::io::stdin();
         loop {
             let mut watched = vec![
@@ -118,7 +129,8 @@ impl Keeper {
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(error) => return Err(error).context("wait for requests"),
             }
-            let happened = |index: usize| watched.get(index).is_some_and(|fd| fd.any().unwrap_or(true));
+            let happened =
+                |index: usize| watched.get(index).is_some_and(|fd| fd.any().unwrap_or(true));
             // Nothing is ever written to the owner's pipe: whatever happens to it is its end.
             if happened(0) || happened(3) {
                 return Ok(None);
@@ -167,7 +179,8 @@ impl Keeper {
             .args(["init", self.layout.name(), &number.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
-        // SAFETY: between fork and exec the closure makes one system call and touches no memory of its own.
+        // SAFETY: between fork and exec the closure makes one system call and touches no memory of
+        // its own.
         unsafe {
             command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?));
         }
@@ -202,9 +215,11 @@ impl Keeper {
 
     /// Ends all processes of a host at one instant, like a power failure.
     fn power_off(&mut self, number: u8) -> Result<()> {
-        let mut host = self.hosts.remove(&number).with_context(|| format!("host{number} is not on"))?;
+        let mut host =
+            self.hosts.remove(&number).with_context(|| format!("host{number} is not on"))?;
         _ = fs::remove_file(self.layout.host_init(number));
-        // With the first process of a PID namespace the kernel kills all others in it. The parent waits for that.
+        // With the first process of a PID namespace the kernel kills all others in it. The parent
+        // waits for that.
         _ = kill(Pid::from_raw(host.init.cast_signed()), Signal::SIGKILL);
         let what = format!("the end of host{number}");
         let ended = wait_until(&what, HOST_END_DEADLINE, || {

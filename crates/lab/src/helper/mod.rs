@@ -1,6 +1,7 @@
-//! What runs in the lab's helper program, `shoutd-lab`: a process of its own is needed wherever a lab must outlive its
-//! owner's death (`keeper`), wherever a process must be the first of a PID namespace (`init`), and wherever
-//! a namespace is entered, which only a process with a single thread may do (`enter`).
+//! What runs in the lab's helper program, `shoutd-lab`: a process of its own is needed wherever a
+//! lab must outlive its owner's death (`keeper`), wherever a process must be the first of a PID
+//! namespace (`init`), and wherever a namespace is entered, which only a process with a single
+//! thread may do (`enter`).
 
 mod cleanup;
 mod enter;

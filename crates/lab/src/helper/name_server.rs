@@ -1,7 +1,7 @@
 //! The name server of the world outside: there is nothing, it says, and says so at once.
 //!
-//! Without it a lookup in a container would stall: of a server that refuses, Docker's own (20.10) tells its client
-//! nothing.
+//! Without it a lookup in a container would stall: of a server that refuses, Docker's own (20.10)
+//! tells its client nothing.
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -45,7 +45,8 @@ fn answer(message: &mut [u8]) -> Option<&[u8]> {
         if *high & 0x80 != 0 {
             return None;
         }
-        // A response, authoritative, with the query's opcode and "recursion desired"; recursion is available.
+        // A response, authoritative, with the query's opcode and "recursion desired"; recursion is
+        // available.
         *high = *high & 0x79 | 0x84;
         *low = 0x80 | NAME_ERROR;
     }

@@ -3,14 +3,16 @@
 use anyhow::{Context, Result, ensure};
 use shoutd_lab::wait_until;
 
-use super::{DATA, can_be_founded, ensure_nothing_left, ensure_one_line, forget, new_hosts, shoutdctl};
+use super::{
+    DATA, can_be_founded, ensure_nothing_left, ensure_one_line, forget, new_hosts, shoutdctl,
+};
 use crate::common::{Cluster, SOON, status};
 
 /// As in the second after a boot: the kernel still looks whether another host has it.
 pub fn tentative_address(cluster: &mut Cluster) -> Result<()> {
     let [host, _] = new_hosts(cluster)?;
-    let said =
-        host.sh("ip -6 address add fd77::77/64 dev eth0 && ip -6 address show dev eth0 && shoutdctl start fd77::77")?;
+    let said = host.sh("ip -6 address add fd77::77/64 dev eth0 && ip -6 address show dev eth0 \
+                         && shoutdctl start fd77::77")?;
     ensure!(said.contains("tentative"), "the address could be used at once: {said}");
     forget(&host)?;
     host.sh("ip -6 address del fd77::77/64 dev eth0").map(|_| ())
@@ -41,7 +43,10 @@ pub fn unmet_wishes(cluster: &mut Cluster) -> Result<()> {
     let stranger = second.sh("shoutdctl token prepare")?;
     let foreign = format!("--token={}", stranger.trim());
     let cases: &[(&[&str], &[&str])] = &[
-        (&["--peer-addresses=10.77.0.2"], &["--peer-addresses is ignored", "10.77.0.2:7789", "shoutdctl stop --leave"]),
+        (
+            &["--peer-addresses=10.77.0.2"],
+            &["--peer-addresses is ignored", "10.77.0.2:7789", "shoutdctl stop --leave"],
+        ),
         (&["--peer-addresses=10.77.0.1"], &["10.77.0.1:7789 is this host itself"]),
         (&["--replication=flood"], &["not by flood", "shoutdctl stop"]),
         (&["--data-dir=/var/lib/other"], &["/var/lib/other", "shoutdctl stop"]),
@@ -50,24 +55,37 @@ pub fn unmet_wishes(cluster: &mut Cluster) -> Result<()> {
     for (arguments, words) in cases {
         let output = shoutdctl(&first, &[&["start"], *arguments].concat())?;
         ensure_one_line(&output, words).with_context(|| arguments.join(" "))?;
-        ensure!(output.stderr.contains("serves Docker"), "it does not say that it serves: {output}");
+        ensure!(
+            output.stderr.contains("serves Docker"),
+            "it does not say that it serves: {output}"
+        );
     }
-    // The same of a host whose daemon does not run, with nobody there, and with a member of another cluster.
+    // The same of a host whose daemon does not run, with nobody there, and with a member of another
+    // cluster.
     first.sh("shoutdctl stop")?;
     let output = shoutdctl(&first, &["start", "10.77.0.1", "--peer-addresses=10.77.0.2"])?;
     ensure_one_line(&output, &["--peer-addresses is ignored", "10.77.0.2:7789"])?;
     second.start_shoutd(&["10.77.0.2"])?;
     let output = shoutdctl(&first, &["start", "--peer-addresses=10.77.0.2"])?;
-    ensure_one_line(&output, &["10.77.0.2:7789 belongs to another cluster", "shoutdctl stop --leave"])?;
+    ensure_one_line(
+        &output,
+        &["10.77.0.2:7789 belongs to another cluster", "shoutdctl stop --leave"],
+    )?;
     ensure!(status(&first)?["hosts"] == 1, "host1 is not as it was: {}", status(&first)?);
     // What is wished and so is no error.
     forget(&second)?;
     cluster.join(&second, &first)?;
-    first.start_shoutd(&["10.77.0.1", "--peer-addresses=10.77.0.2", "--replication=vxlan-mdb", &cluster.token()?])?;
+    first.start_shoutd(&[
+        "10.77.0.1",
+        "--peer-addresses=10.77.0.2",
+        "--replication=vxlan-mdb",
+        &cluster.token()?,
+    ])?;
     forget(&second)
 }
 
-/// A host that was started without a token takes one that comes later; one that lets nobody in leaves it waiting.
+/// A host that was started without a token takes one that comes later; one that lets nobody in
+/// leaves it waiting.
 pub fn late_token(cluster: &mut Cluster) -> Result<()> {
     let [first, second] = new_hosts(cluster)?;
     first.start_shoutd(&["10.77.0.1"])?;
@@ -79,7 +97,10 @@ pub fn late_token(cluster: &mut Cluster) -> Result<()> {
     let unknown: String = secret.chars().rev().collect();
     let output = shoutdctl(&second, &[&line[..], &[&format!("{stem}-{unknown}")]].concat())?;
     ensure_one_line(&output, &["10.77.0.1:7789 does not let this host in", "token"])?;
-    ensure_one_line(&shoutdctl(&second, &["start", "--peer-addresses=10.77.0.3"])?, &["on its way", "10.77.0.3:7789"])?;
+    ensure_one_line(
+        &shoutdctl(&second, &["start", "--peer-addresses=10.77.0.3"])?,
+        &["on its way", "10.77.0.3:7789"],
+    )?;
     // By standard input, where no list of processes shows it.
     let (_, text) = token.split_once('=').context("a token")?;
     second.sh(&format!("echo {text} | shoutdctl start --token-file=-"))?;
@@ -111,7 +132,8 @@ pub fn ended(cluster: &mut Cluster) -> Result<()> {
     let log = "its log is /var/log/shoutd.log";
     ensure_one_line(&shoutdctl(&host, &["status"])?, &["does not run", "it was stopped", log])?;
     host.start_shoutd(&[])?;
-    // Neither one that is kept from running nor one that is wrongly started takes the place of the one that runs.
+    // Neither one that is kept from running nor one that is wrongly started takes the place of the
+    // one that runs.
     for address in ["10.77.0.1", "10.77.0.99"] {
         ensure!(!host.run(["shoutd", address])?.success(), "two daemons run");
     }
@@ -120,7 +142,10 @@ pub fn ended(cluster: &mut Cluster) -> Result<()> {
     ensure_one_line(&shoutdctl(&host, &["hosts"])?, &["without saying why", "killed", log])?;
     // One that could not start, as at boot, when nobody reads what it says.
     host.sh(&format!("echo damaged > {DATA}/start.json; shoutd 2> /run/boot.log || true"))?;
-    ensure_one_line(&shoutdctl(&host, &["status"])?, &["start.json is damaged", "its log is /run/boot.log"])?;
+    ensure_one_line(
+        &shoutdctl(&host, &["status"])?,
+        &["start.json is damaged", "its log is /run/boot.log"],
+    )?;
     host.sh(&format!("rm {DATA}/start.json /run/boot.log"))?;
     can_be_founded(&host)
 }
@@ -133,10 +158,16 @@ pub fn hidden_token(cluster: &mut Cluster) -> Result<()> {
         let line = [program, &["10.77.0.1", "--peer-addresses=10.77.0.200", &token]].concat();
         let mut started = host.spawn(&line)?;
         wait_until("the daemon to run", SOON, || {
-            Ok(shoutdctl(&host, &["status", "--json"])?.stdout.contains("10.77.0.200").then_some(()))
+            Ok(shoutdctl(&host, &["status", "--json"])?
+                .stdout
+                .contains("10.77.0.200")
+                .then_some(()))
         })?;
-        let shown = host.sh("for file in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $file; echo; done 2>/dev/null")?;
-        let ours: Vec<_> = shown.lines().filter(|line| line.contains("--peer-addresses=10.77.0.200")).collect();
+        let shown = host.sh(
+            "for file in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $file; echo; done 2>/dev/null"
+        )?;
+        let ours: Vec<_> =
+            shown.lines().filter(|line| line.contains("--peer-addresses=10.77.0.200")).collect();
         ensure!(!ours.is_empty() && ours.iter().all(|line| !line.contains("SHOUT1-")), "{ours:?}");
         host.sh("shoutdctl stop")?;
         started.wait(SOON)?;
@@ -148,7 +179,10 @@ pub fn almost(cluster: &mut Cluster) -> Result<()> {
     let [host, _] = new_hosts(cluster)?;
     for (line, words) in [
         ("strat 10.77.0.1", ["'start'", "see shoutdctl --help"]),
-        ("start 10.77.0.1 --peer-adresses=10.77.0.2", ["'--peer-addresses'", "see shoutdctl start --help"]),
+        (
+            "start 10.77.0.1 --peer-adresses=10.77.0.2",
+            ["'--peer-addresses'", "see shoutdctl start --help"],
+        ),
         ("network crate foo", ["'create'", "see shoutdctl network --help"]),
         ("status --jsn", ["'--json'", "see shoutdctl status --help"]),
     ] {
@@ -169,14 +203,17 @@ pub fn second_start(cluster: &mut Cluster) -> Result<()> {
     let output = host.run(["shoutd", "10.77.0.1"])?;
     ensure!(!output.success() && output.stderr.contains("shoutd: "), "{output}");
     ensure!(host.pids_of("shoutd")? == pids, "another daemon than before runs");
-    // By several at the same moment, as by systemd and a person at boot: one daemon comes to run, and all are told that it does.
-    let at_once =
-        "for i in 1 2 3; do shoutdctl start & pids=\"$pids $!\"; done; for pid in $pids; do wait $pid || exit 1; done";
+    // By several at the same moment, as by systemd and a person at boot: one daemon comes to run,
+    // and all are told that it does.
+    let at_once = "for i in 1 2 3; do shoutdctl start & pids=\"$pids $!\"; done; for pid in \
+                   $pids; do wait $pid || exit 1; done";
     for _ in 0..5 {
         let said = host.sh(&format!("shoutdctl stop; {at_once}"))?;
         ensure!(said.matches("shoutd serves Docker").count() == 3, "{said}");
         // Those that came too late may be about to end when all are told.
-        wait_until("just one daemon", SOON, || Ok((host.pids_of("shoutd")?.len() == 1).then_some(())))?;
+        wait_until("just one daemon", SOON, || {
+            Ok((host.pids_of("shoutd")?.len() == 1).then_some(()))
+        })?;
     }
     status(&host)?;
     host.docker(["network", "create", "--driver", "shoutd", "foo"])?;

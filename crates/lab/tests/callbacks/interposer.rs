@@ -1,4 +1,5 @@
-//! Stands between an engine and shoutd, on the socket where the engine looks for the plugin, and ends shoutd in the middle of calls.
+//! Stands between an engine and shoutd, on the socket where the engine looks for the plugin, and
+//! ends shoutd in the middle of calls.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,7 +24,8 @@ use tokio::time::sleep;
 /// Where the engine looks for the plugin.
 const SOCKET: &str = "/run/docker/plugins/shoutd.sock";
 
-/// Where shoutd's own socket is while another is in its place; not in a directory that the engine searches.
+/// Where shoutd's own socket is while another is in its place; not in a directory that the engine
+/// searches.
 const ASIDE: &str = "/run/shoutd-aside.sock";
 
 /// When in a call shoutd is ended.
@@ -48,7 +50,8 @@ pub enum End {
     Stopped,
 }
 
-/// Ends shoutd once in each kind of call that the engine makes, and starts it again at once. In place until dropped.
+/// Ends shoutd once in each kind of call that the engine makes, and starts it again at once. In
+/// place until dropped.
 pub struct Interposer {
     shared: Arc<Shared>,
     runtime: Option<Runtime>,
@@ -69,7 +72,8 @@ struct Shared {
 impl Interposer {
     /// Puts one in place.
     pub fn between(host: &Host, moment: Moment, end: End) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let shared = Arc::new(Shared {
             host: host.clone(),
             moment,
@@ -87,7 +91,8 @@ impl Interposer {
     /// Takes it away, and says in which kinds of calls shoutd was ended.
     pub fn end(mut self) -> Result<BTreeSet<String>> {
         self.withdraw()?;
-        if let Some(fault) = self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(fault) = self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
             bail!("while standing between Docker and shoutd: {fault}");
         }
         Ok(self.shared.struck.lock().unwrap_or_else(PoisonError::into_inner).clone())
@@ -130,10 +135,12 @@ impl Shared {
         if aside.exists() {
             fs::remove_file(&aside).context("remove the socket of a shoutd that has ended")?;
         }
-        let listener = StdListener::bind(&aside).with_context(|| format!("listen on {}", aside.display()))?;
+        let listener =
+            StdListener::bind(&aside).with_context(|| format!("listen on {}", aside.display()))?;
         listener.set_nonblocking(true)?;
         // In one step: shoutd puts back a socket that it misses.
-        let exchanged = renameat2(AT_FDCWD, &aside, AT_FDCWD, &socket, RenameFlags::RENAME_EXCHANGE);
+        let exchanged =
+            renameat2(AT_FDCWD, &aside, AT_FDCWD, &socket, RenameFlags::RENAME_EXCHANGE);
         exchanged.context("put shoutd's socket aside")?;
         let listener = UnixListener::from_std(listener)?;
         let shared = Arc::clone(self);
@@ -145,20 +152,24 @@ impl Shared {
         Ok(())
     }
 
-    /// Serves a connection of the engine's. An error closes it without an answer, as the end of shoutd does.
+    /// Serves a connection of the engine's. An error closes it without an answer, as the end of
+    /// shoutd does.
     async fn serve(self: Arc<Self>, stream: UnixStream) {
         let service = service_fn(|request| {
             let shared = Arc::clone(&self);
             async move { shared.answer(request).await }
         });
-        _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        _ = hyper::server::conn::http1::Builder::new()
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
     }
 
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
         let path = request.uri().path().to_owned();
         let body = request.into_body().collect().await?.to_bytes();
         let striking = Arc::clone(&self.striking).lock_owned().await;
-        let is_new = self.struck.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone());
+        let is_new =
+            self.struck.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone());
         if !is_new {
             return hand_on(&self.host.file(ASIDE)?, &path, body).await;
         }
@@ -170,7 +181,9 @@ impl Shared {
                 sleep(time).await;
                 None
             }
-            Moment::Answered | Moment::Told => Some(hand_on(&self.host.file(ASIDE)?, &path, body).await?),
+            Moment::Answered | Moment::Told => {
+                Some(hand_on(&self.host.file(ASIDE)?, &path, body).await?)
+            }
         };
         match answer.filter(|_| self.moment == Moment::Told) {
             Some(answer) => {
@@ -203,9 +216,11 @@ impl Shared {
 /// Asks shoutd what the engine has asked.
 async fn hand_on(socket: &Path, path: &str, body: Bytes) -> Result<Response<Full<Bytes>>> {
     let stream = UnixStream::connect(socket).await.context("connect to shoutd")?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driving = tokio::spawn(connection);
-    let request = Request::post(path).header(hyper::header::HOST, "shoutd").body(Full::new(body))?;
+    let request =
+        Request::post(path).header(hyper::header::HOST, "shoutd").body(Full::new(body))?;
     let (head, body) = sender.send_request(request).await?.into_parts();
     let body = body.collect().await?.to_bytes();
     driving.abort();

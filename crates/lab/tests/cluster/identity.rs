@@ -13,12 +13,20 @@ fn other_address(host: &Host) -> String {
     format!("10.77.0.{}", 100 + host.number())
 }
 
-/// Stops shoutd on all of these hosts, takes an address away on each and gives it another, and starts them all at a time, each with the
-/// first one's new address as its peer.
-fn renumber(hosts: &[Host], from: impl Fn(&Host) -> String, to: impl Fn(&Host) -> String + Sync) -> Result<()> {
+/// Stops shoutd on all of these hosts, takes an address away on each and gives it another, and
+/// starts them all at a time, each with the first one's new address as its peer.
+fn renumber(
+    hosts: &[Host],
+    from: impl Fn(&Host) -> String,
+    to: impl Fn(&Host) -> String + Sync,
+) -> Result<()> {
     for host in hosts {
         host.sh("shoutdctl stop")?;
-        host.sh(&format!("ip address del {}/24 dev eth0 && ip address add {}/24 dev eth0", from(host), to(host)))?;
+        host.sh(&format!(
+            "ip address del {}/24 dev eth0 && ip address add {}/24 dev eth0",
+            from(host),
+            to(host)
+        ))?;
     }
     let first = to(hosts.first().context("a host")?);
     thread::scope(|scope| {
@@ -27,12 +35,18 @@ fn renumber(hosts: &[Host], from: impl Fn(&Host) -> String, to: impl Fn(&Host) -
             .map(|host| {
                 scope.spawn(|| {
                     let (own, peers) = (to(host), format!("--peer-addresses={first}"));
-                    let arguments = if own == first { vec![own.as_str()] } else { vec![own.as_str(), peers.as_str()] };
+                    let arguments = if own == first {
+                        vec![own.as_str()]
+                    } else {
+                        vec![own.as_str(), peers.as_str()]
+                    };
                     host.start_shoutd(&arguments).map(|_| ())
                 })
             })
             .collect();
-        starting.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
+        starting
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
     })?;
     for host in hosts {
         wait_until(&format!("all new addresses on {}", host.name()), SOON, || {
@@ -40,7 +54,9 @@ fn renumber(hosts: &[Host], from: impl Fn(&Host) -> String, to: impl Fn(&Host) -
             let known = known.as_array().context("a list of hosts")?.clone();
             let is_there = |host: &Host| {
                 let address = format!("{}:7789", to(host));
-                known.iter().any(|row| row["address"] == address.as_str() && row["reachable"] == true)
+                known
+                    .iter()
+                    .any(|row| row["address"] == address.as_str() && row["reachable"] == true)
             };
             Ok(hosts.iter().all(is_there).then_some(()))
         })?;
@@ -85,24 +101,34 @@ pub fn set_back_and_copied(cluster: &mut Cluster) -> Result<()> {
     fifth.sh("shoutdctl stop && cp -a /var/lib/shoutd /run/earlier && shoutdctl start")?;
     let later = Network::create(cluster, &fifth, "later", &["--ipam-driver", "shoutd"])?;
     fifth.kill_shoutd()?;
-    fifth.sh("rm -rf /var/lib/shoutd/* && cp -a /run/earlier/. /var/lib/shoutd/ && shoutdctl start")?;
-    wait_until("the event", SOON, || Ok(events_of(&fifth)?.contains("data-set-back").then_some(())))?;
+    fifth.sh(
+        "rm -rf /var/lib/shoutd/* && cp -a /run/earlier/. /var/lib/shoutd/ && shoutdctl start"
+    )?;
+    wait_until("the event", SOON, || {
+        Ok(events_of(&fifth)?.contains("data-set-back").then_some(()))
+    })?;
     await_network(&fifth, "later")?;
     later.remove_on(&fifth)?;
     // The copy is started on a host of its own, while the original is down.
     fifth.sh("shoutdctl stop && rm -rf /run/earlier && cp -a /var/lib/shoutd /run/earlier")?;
     fifth.sh("ip address add 10.77.0.105/24 dev eth0")?;
-    let places = "--run-dir=/run/copy --data-dir=/run/earlier --plugin-socket=/run/copy/plugin.sock";
+    let places =
+        "--run-dir=/run/copy --data-dir=/run/earlier --plugin-socket=/run/copy/plugin.sock";
     let mut copy = fifth.spawn(["sh", "-c", &format!("exec shoutd {places} 10.77.0.105")])?;
     let is_known_at = |address: &str| -> Result<()> {
         wait_until(&format!("host5 to be known at {address}"), SOON, || {
-            Ok(view(&first, "hosts")?.to_string().contains(&format!("\"{address}:7789\"")).then_some(()))
+            Ok(view(&first, "hosts")?
+                .to_string()
+                .contains(&format!("\"{address}:7789\""))
+                .then_some(()))
         })
     };
     is_known_at("10.77.0.105")?;
     refuses(&fifth, "shoutdctl start", &["10.77.0.105:7789", "10.77.0.5:7789", "copy"])?;
     copy.kill()?;
-    fifth.sh("ip address del 10.77.0.105/24 dev eth0; rm -rf /run/earlier /run/copy; shoutdctl start")?;
+    fifth
+        .sh("ip address del 10.77.0.105/24 dev eth0; rm -rf /run/earlier /run/copy; shoutdctl \
+             start")?;
     is_known_at("10.77.0.5")?;
     let containers = one_on_each(&[first.clone(), fifth.clone()], "foo", &[])?;
     let [a, b] = containers.as_slice() else { bail!("two containers") };

@@ -15,7 +15,9 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout};
-use nix::sys::socket::{AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket};
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket,
+};
 use nix::sys::time::TimeVal;
 use shoutd_lab::Host;
 
@@ -39,7 +41,8 @@ const LAST: Duration = Duration::from_millis(500);
 pub struct Frame(Vec<u8>);
 
 impl Frame {
-    /// The frame inside, with the underlay addresses of its sender and receiver, if this carries VXLAN over IPv4.
+    /// The frame inside, with the underlay addresses of its sender and receiver, if this carries
+    /// VXLAN over IPv4.
     pub fn tunnelled(&self) -> Option<(Ipv4Addr, Ipv4Addr, Frame)> {
         let (protocol, source, destination, payload) = self.ipv4()?;
         let port = u16::from_be_bytes(payload.get(2..4)?.try_into().ok()?);
@@ -47,17 +50,20 @@ impl Frame {
         (protocol == 17 && port == VXLAN_PORT).then(|| (source, destination, Frame(inner.to_vec())))
     }
 
-    /// The frame inside, with the IPv6 underlay addresses of its sender and receiver, if this carries VXLAN over IPv6.
+    /// The frame inside, with the IPv6 underlay addresses of its sender and receiver, if this
+    /// carries VXLAN over IPv6.
     pub fn tunnelled_v6(&self) -> Option<(Ipv6Addr, Ipv6Addr, Frame)> {
         let packet = self.payload(0x86dd)?;
-        let address = |at: usize| Some(Ipv6Addr::from(<[u8; 16]>::try_from(packet.get(at..at + 16)?).ok()?));
+        let address =
+            |at: usize| Some(Ipv6Addr::from(<[u8; 16]>::try_from(packet.get(at..at + 16)?).ok()?));
         let port = u16::from_be_bytes(packet.get(42..44)?.try_into().ok()?);
         let inner = packet.get(48 + VXLAN_HEADER..)?;
         let is_vxlan = *packet.get(6)? == 17 && port == VXLAN_PORT;
         is_vxlan.then_some((address(8)?, address(24)?, Frame(inner.to_vec())))
     }
 
-    /// Whether it is of IGMP (IPv4 protocol 2) or of MLD (ICMPv6 types 130, 131, 132 and 143: RFC 2710, RFC 3810).
+    /// Whether it is of IGMP (IPv4 protocol 2) or of MLD (ICMPv6 types 130, 131, 132 and 143: RFC
+    /// 2710, RFC 3810).
     pub fn manages_groups(&self) -> bool {
         self.is_igmp() || self.icmpv6_type().is_some_and(|kind| matches!(kind, 130..=132 | 143))
     }
@@ -103,7 +109,8 @@ impl Frame {
     fn ipv4(&self) -> Option<(u8, Ipv4Addr, Ipv4Addr, &[u8])> {
         let packet = self.payload(0x0800)?;
         let length = usize::from(packet.first()? & 0xf) * 4;
-        let address = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?));
+        let address =
+            |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?));
         Some((*packet.get(9)?, address(12)?, address(16)?, packet.get(length..)?))
     }
 
@@ -129,7 +136,8 @@ impl Capture {
 
     /// Captures what goes through an interface of a network namespace, either way.
     pub fn start(namespace: &Path, interface: &str) -> Result<Self> {
-        let namespace = File::open(namespace).with_context(|| format!("open {}", namespace.display()))?;
+        let namespace =
+            File::open(namespace).with_context(|| format!("open {}", namespace.display()))?;
         let interface = interface.to_owned();
         let frames = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
@@ -190,7 +198,12 @@ fn open(namespace: &File, interface: &str) -> Result<(OwnedFd, usize)> {
 }
 
 /// Reads until nothing more is waiting after the sign to stop, or only what has come since.
-fn capture(socket: &OwnedFd, index: usize, frames: &Mutex<Vec<Frame>>, stop: &AtomicBool) -> Result<()> {
+fn capture(
+    socket: &OwnedFd,
+    index: usize,
+    frames: &Mutex<Vec<Frame>>,
+    stop: &AtomicBool,
+) -> Result<()> {
     let mut buffer = vec![0; 1 << 16];
     let mut stopped: Option<Instant> = None;
     loop {

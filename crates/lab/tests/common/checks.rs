@@ -16,8 +16,9 @@ const ONLY: &str = "SHOUTD_CHECK";
 /// How much of each log is shown when a check fails, in lines.
 const LOG_LINES: usize = 60;
 
-/// Runs the checks in order. After each the cluster must be as it was before: no network, lease, device or namespace left.
-/// A check that fails does not keep the others from being run; with all done, the test fails if one did.
+/// Runs the checks in order. After each the cluster must be as it was before: no network, lease,
+/// device or namespace left. A check that fails does not keep the others from being run; with all
+/// done, the test fails if one did.
 pub fn run_checks(cluster: &mut Cluster, checks: &[Check]) {
     let only = env::var(ONLY).unwrap_or_default();
     let mut failed = Vec::new();

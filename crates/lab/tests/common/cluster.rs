@@ -9,7 +9,8 @@ use shoutd_lab::{EngineSource, Host, Lab, LabOptions, wait_until};
 
 use super::{SOON, containers_of, is_leader, left_in_kernel, networks};
 
-/// Which Docker engine hosts have, as `cargo xtask lab up --engine` takes it: all of them, or where engines are mixed all but host1.
+/// Which Docker engine hosts have, as `cargo xtask lab up --engine` takes it: all of them, or where
+/// engines are mixed all but host1.
 const ENGINE: &str = "SHOUTD_LAB_ENGINE";
 
 /// The machine's own engine.
@@ -34,19 +35,22 @@ impl Cluster {
         Self::up_with(name, hosts, &[&engine])
     }
 
-    /// The same with engines of different versions: host1 has the machine's, which is older than that of all others.
+    /// The same with engines of different versions: host1 has the machine's, which is older than
+    /// that of all others.
     pub fn up_mixed(name: &str, hosts: u8) -> Result<Self> {
         let newer = env::var(ENGINE).unwrap_or_else(|_| NEWER.to_owned());
         Self::up_with(name, hosts, &[INSTALLED, &newer])
     }
 
     fn up_with(name: &str, hosts: u8, engines: &[&str]) -> Result<Self> {
-        let engines = engines.iter().map(|name| EngineSource::named(name)).collect::<Result<Vec<_>>>()?;
+        let engines =
+            engines.iter().map(|name| EngineSource::named(name)).collect::<Result<Vec<_>>>()?;
         let name = format!("{name}-{}", process::id());
         Ok(Self { lab: LabOptions::new(&name).hosts(hosts).engines(&engines).up()? })
     }
 
-    /// Starts shoutd on these hosts, one after the other: the first founds the cluster, the others join by the first.
+    /// Starts shoutd on these hosts, one after the other: the first founds the cluster, the others
+    /// join by the first.
     pub fn form(&self, order: [u8; 3]) -> Result<()> {
         let [founder, others @ ..] = order;
         let founder = self.host(founder)?;
@@ -57,7 +61,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts shoutd on `host` with `peer` as its peer, and with the token that a host of the cluster shows.
+    /// Starts shoutd on `host` with `peer` as its peer, and with the token that a host of the
+    /// cluster shows.
     pub fn join(&self, host: &Host, peer: &Host) -> Result<()> {
         let peers = format!("--peer-addresses={}", peer.address());
         host.start_shoutd(&[&host.address().to_string(), &peers, &self.token()?]).map(|_| ())
@@ -67,7 +72,9 @@ impl Cluster {
     pub fn token(&self) -> Result<String> {
         for host in self.hosts() {
             let output = host.run(["shoutdctl", "token", "show"])?;
-            if let Some(token) = output.stdout.split_whitespace().find(|word| word.starts_with("--token=")) {
+            if let Some(token) =
+                output.stdout.split_whitespace().find(|word| word.starts_with("--token="))
+            {
                 return Ok(token.to_owned());
             }
         }
@@ -113,8 +120,11 @@ impl Cluster {
     pub fn await_clean(&self) -> Result<()> {
         let hosts = self.hosts();
         thread::scope(|scope| {
-            let waiting: Vec<_> = hosts.iter().map(|host| scope.spawn(|| await_clean(host))).collect();
-            waiting.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
+            let waiting: Vec<_> =
+                hosts.iter().map(|host| scope.spawn(|| await_clean(host))).collect();
+            waiting
+                .into_iter()
+                .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
         })
     }
 
@@ -135,10 +145,12 @@ impl Cluster {
             }
         }
         for host in self.hosts() {
-            _ = host.sh("docker network ls --quiet --filter driver=shoutd | xargs --no-run-if-empty docker network rm");
+            _ = host.sh("docker network ls --quiet --filter driver=shoutd | xargs \
+                         --no-run-if-empty docker network rm");
         }
         for host in self.hosts() {
-            _ = host.sh("docker network ls --quiet --filter driver=shoutd-swarm:latest | xargs --no-run-if-empty docker network rm");
+            _ = host.sh("docker network ls --quiet --filter driver=shoutd-swarm:latest | xargs \
+                         --no-run-if-empty docker network rm");
         }
         if let Err(error) = self.await_clean() {
             println!("not clean for the next check: {error:#}");
@@ -148,7 +160,10 @@ impl Cluster {
     /// How much every host has logged so far.
     pub fn logs(&self) -> Vec<LogLengths> {
         let length = |log: Result<String>| log.map_or(0, |log| log.len());
-        self.hosts().iter().map(|host| (length(host.shoutd_log()), length(host.engine_log()))).collect()
+        self.hosts()
+            .iter()
+            .map(|host| (length(host.shoutd_log()), length(host.engine_log())))
+            .collect()
     }
 
     /// Shows what was logged since [`Cluster::logs`] was asked: of each log, this many last lines.
@@ -184,7 +199,8 @@ fn await_clean(host: &Host) -> Result<()> {
 /// What a host has of networks and containers, in words; nothing if it has none.
 fn left_on(host: &Host) -> Result<String> {
     let mut left = left_in_kernel(host)?;
-    let docker = host.docker(["network", "ls", "--filter", "driver=shoutd", "--format", "{{.Name}}"])?;
+    let docker =
+        host.docker(["network", "ls", "--filter", "driver=shoutd", "--format", "{{.Name}}"])?;
     left.extend(docker.lines().map(|name| format!("Docker network {name}")));
     left.extend(containers_of(host)?.into_iter().map(|name| format!("container {name}")));
     if !host.pids_of("shoutd")?.is_empty() {

@@ -7,7 +7,8 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 use shoutd_lab::{Host, IMAGE, Output, Process};
 
-/// Switches IPv6 on in a container: Docker switches it off on networks that are not created with `--ipv6`. Engines for which this is not enough get what they need besides.
+/// Switches IPv6 on in a container: Docker switches it off on networks that are not created with
+/// `--ipv6`. Engines for which this is not enough get what they need besides.
 pub const WITH_IPV6: &str = "--sysctl=net.ipv6.conf.all.disable_ipv6=0";
 
 /// A container that stays until it is dropped, for commands to be run in.
@@ -20,7 +21,8 @@ pub struct Container {
 }
 
 impl Container {
-    /// Starts a container on `host`, on the network `network`, with these further options of `docker run`.
+    /// Starts a container on `host`, on the network `network`, with these further options of
+    /// `docker run`.
     pub fn start(host: &Host, network: &str, options: &[&str]) -> Result<Self> {
         let (container, output) = Self::try_start(host, network, options)?;
         if !output.success() {
@@ -32,7 +34,8 @@ impl Container {
     /// As [`Container::start`], but it is no error when Docker says no.
     pub fn try_start(host: &Host, network: &str, options: &[&str]) -> Result<(Self, Output)> {
         static COUNT: AtomicU32 = AtomicU32::new(1);
-        // No name may be hexadecimal: if nothing is called so, as when it is removed twice, Docker takes the container whose id begins so.
+        // No name may be hexadecimal: if nothing is called so, as when it is removed twice, Docker
+        // takes the container whose id begins so.
         let name = format!("test{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let network = network_option(host, network, options)?;
         let run = ["docker", "run", "--detach", "--init", "--name", &name, &network];
@@ -52,26 +55,30 @@ impl Container {
 
     /// Starts a command in the container. It ends with the container, not with what is returned.
     pub fn spawn(&self, command: &str) -> Result<Process> {
-        self.host.spawn(["docker", "exec", &self.name].into_iter().chain(command.split_whitespace()))
+        self.host
+            .spawn(["docker", "exec", &self.name].into_iter().chain(command.split_whitespace()))
     }
 
     /// What `docker inspect` says by this template.
     pub fn inspect(&self, template: &str) -> Result<String> {
-        let printed = self.host.docker(["container", "inspect", "--format", template, &self.name])?;
+        let printed =
+            self.host.docker(["container", "inspect", "--format", template, &self.name])?;
         Ok(printed.trim().to_owned())
     }
 
     /// Its IPv4 address on this network.
     pub fn address(&self, network: &str) -> Result<Ipv4Addr> {
-        let text = self.inspect(&format!("{{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}"))?;
+        let text = self.inspect(&format!(
+            "{{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}"
+        ))?;
         text.parse().with_context(|| format!("the address of {} on {network}: {text:?}", self.name))
     }
 
     /// Pings this address, and fails if there is no answer.
     pub fn ping(&self, address: &str) -> Result<()> {
-        self.sh(&format!("ping -c 1 -W 5 {address}"))
-            .map(|_| ())
-            .with_context(|| format!("{address} does not answer {} on {}", self.name, self.host.name()))
+        self.sh(&format!("ping -c 1 -W 5 {address}")).map(|_| ()).with_context(|| {
+            format!("{address} does not answer {} on {}", self.name, self.host.name())
+        })
     }
 
     /// Starts it again once it has ended.
@@ -109,7 +116,8 @@ fn network_option(host: &Host, network: &str, options: &[&str]) -> Result<String
     })
 }
 
-/// Whether an engine takes settings of an interface with the network, as those from 27 on do (API 1.46), and not with the container.
+/// Whether an engine takes settings of an interface with the network, as those from 27 on do (API
+/// 1.46), and not with the container.
 pub fn takes_sysctls_with_network(host: &Host) -> Result<bool> {
     let version = host.docker(["version", "--format", "{{.Server.APIVersion}}"])?;
     let minor = version.trim().strip_prefix("1.").and_then(|minor| minor.parse::<u32>().ok());

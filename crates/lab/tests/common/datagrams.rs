@@ -26,13 +26,21 @@ pub struct Datagrams {
     pub send: String,
 }
 
-/// Lets every container send, one after the other; fails unless each of the others hears each datagram, and once only.
+/// Lets every container send, one after the other; fails unless each of the others hears each
+/// datagram, and once only.
 pub fn everyone_hears_everyone(containers: &[Container], datagrams: &Datagrams) -> Result<()> {
-    let listeners = containers.iter().map(|container| listen(container, datagrams)).collect::<Result<Vec<_>>>()?;
+    let listeners = containers
+        .iter()
+        .map(|container| listen(container, datagrams))
+        .collect::<Result<Vec<_>>>()?;
     for sender in containers {
         let (name, send) = (&sender.name, &datagrams.send);
-        sender.sh(&format!("for n in $(seq {COUNT}); do echo {name}-$n | socat -u - {send} || exit; done"))?;
-        for (listener, heard) in containers.iter().zip(&listeners).filter(|(one, _)| one.name != sender.name) {
+        sender.sh(&format!(
+            "for n in $(seq {COUNT}); do echo {name}-$n | socat -u - {send} || exit; done"
+        ))?;
+        for (listener, heard) in
+            containers.iter().zip(&listeners).filter(|(one, _)| one.name != sender.name)
+        {
             await_lines(listener, heard, &sender.name)?;
         }
     }
@@ -40,9 +48,11 @@ pub fn everyone_hears_everyone(containers: &[Container], datagrams: &Datagrams) 
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         let (heard, _) = listener.printed();
         // Of its own it hears what its own kernel loops back.
-        heard.lines().filter(|line| !line.starts_with(&format!("{}-", container.name))).for_each(|line| {
-            *counts.entry(line).or_default() += 1;
-        });
+        heard.lines().filter(|line| !line.starts_with(&format!("{}-", container.name))).for_each(
+            |line| {
+                *counts.entry(line).or_default() += 1;
+            },
+        );
         let wanted = (containers.len() - 1) * COUNT;
         let all_once = counts.len() == wanted && counts.values().all(|count| *count == 1);
         ensure!(all_once, "{} on {} heard {counts:?}", container.name, container.host.name());
@@ -62,7 +72,8 @@ fn await_lines(listener: &Container, process: &Process, sender: &str) -> Result<
     let what = format!("{} on {} to hear {sender}", listener.name, listener.host.name());
     wait_until(&what, WAY_DEADLINE, || {
         let (heard, _) = process.printed();
-        let all = (1..=COUNT).all(|number| heard.lines().any(|line| line == format!("{sender}-{number}")));
+        let all = (1..=COUNT)
+            .all(|number| heard.lines().any(|line| line == format!("{sender}-{number}")));
         Ok(all.then_some(()))
     })
 }

@@ -3,8 +3,8 @@
 use anyhow::Result;
 use shoutd_lab::Host;
 
-/// Everything that is there only while a network is in use: segments, veths in the host's namespace, the socket that receives VXLAN (UDP port
-/// 7789, 1E6D in hexadecimal).
+/// Everything that is there only while a network is in use: segments, veths in the host's
+/// namespace, the socket that receives VXLAN (UDP port 7789, 1E6D in hexadecimal).
 const LEFT: &str = r"
 for file in /run/netns/shout-*; do [ -e $file ] && echo namespace $file; done
 ip -brief link | grep -E '^(shp|shc|shoutvx|shoutbr)' | sed 's/^/device /'

@@ -1,4 +1,5 @@
-//! What the end-to-end tests share: a cluster on lab hosts, containers, streams, and looks at the kernel and the wire.
+//! What the end-to-end tests share: a cluster on lab hosts, containers, streams, and looks at the
+//! kernel and the wire.
 #![allow(dead_code, unused_imports, reason = "each test uses a part of it")]
 
 mod capture;
@@ -26,8 +27,12 @@ pub use network::Network;
 pub use numbered::{Hearing, Numbered};
 pub use sockets::{GroupSocket, Sources};
 pub use stream::{BOTH, LISTEN, Running, Stream, await_more, begin_both};
-pub use views::{EXIT_PROBLEMS, await_listeners, containers_of, endpoints, is_leader, leased, networks, status, view};
+pub use views::{
+    EXIT_PROBLEMS, await_listeners, containers_of, endpoints, is_leader, leased, networks, status,
+    view,
+};
 
-/// How long something may take that shoutd does by itself, such as a mirror on another host: milliseconds, but its periodic
-/// comparison, by which it finds what no event told, comes every 10 s, and the machine may be busy.
+/// How long something may take that shoutd does by itself, such as a mirror on another host:
+/// milliseconds, but its periodic comparison, by which it finds what no event told, comes every 10
+/// s, and the machine may be busy.
 pub const SOON: Duration = Duration::from_secs(40);

@@ -22,7 +22,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// `docker network create --driver shoutd <options> <name>` on `origin`; returns when all hosts of the cluster have it.
+    /// `docker network create --driver shoutd <options> <name>` on `origin`; returns when all hosts
+    /// of the cluster have it.
     pub fn create(cluster: &Cluster, origin: &Host, name: &str, options: &[&str]) -> Result<Self> {
         let network = Self::create_here(cluster, origin, name, options)?;
         for host in &network.hosts {
@@ -32,8 +33,15 @@ impl Network {
     }
 
     /// The same without waiting for the other hosts.
-    pub fn create_here(cluster: &Cluster, origin: &Host, name: &str, options: &[&str]) -> Result<Self> {
-        origin.docker(["network", "create", "--driver", "shoutd"].iter().chain(options).chain(&[name]))?;
+    pub fn create_here(
+        cluster: &Cluster,
+        origin: &Host,
+        name: &str,
+        options: &[&str],
+    ) -> Result<Self> {
+        origin.docker(
+            ["network", "create", "--driver", "shoutd"].iter().chain(options).chain(&[name]),
+        )?;
         Ok(Self { name: name.to_owned(), origin: origin.clone(), hosts: cluster.hosts() })
     }
 

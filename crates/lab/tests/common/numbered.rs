@@ -1,4 +1,5 @@
-//! Streams of numbered datagrams that the test itself sends and hears, to several addresses at a time.
+//! Streams of numbered datagrams that the test itself sends and hears, to several addresses at a
+//! time.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -29,14 +30,17 @@ pub struct Numbered {
 impl Numbered {
     /// Sends from a container to these addresses.
     pub fn begin(container: &Container, to: &[SocketAddr]) -> Result<Self> {
-        let with_sockets = to.iter().map(|to| Ok((GroupSocket::open(container, to.is_ipv4(), 0)?, *to)));
+        let with_sockets =
+            to.iter().map(|to| Ok((GroupSocket::open(container, to.is_ipv4(), 0)?, *to)));
         let sockets = with_sockets.collect::<Result<Vec<_>>>()?;
         let (sent, stop) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
         let (sending, ending) = (sent.clone(), stop.clone());
         let thread = thread::spawn(move || {
             while !ending.load(Ordering::Relaxed) {
                 let number = sending.load(Ordering::Relaxed);
-                sockets.iter().try_for_each(|(socket, to)| socket.send(*to, &number.to_be_bytes()))?;
+                sockets
+                    .iter()
+                    .try_for_each(|(socket, to)| socket.send(*to, &number.to_be_bytes()))?;
                 sending.fetch_add(1, Ordering::Relaxed);
                 thread::sleep(INTERVAL);
             }
@@ -53,14 +57,19 @@ impl Numbered {
     /// Waits until so many more were sent to each address.
     pub fn await_more(&self, count: u32) -> Result<()> {
         let wanted = self.next() + count;
-        wait_until(&format!("datagram {wanted} to be sent"), DEADLINE, || Ok((self.next() > wanted).then_some(())))
+        wait_until(&format!("datagram {wanted} to be sent"), DEADLINE, || {
+            Ok((self.next() > wanted).then_some(()))
+        })
     }
 
     /// Ends it, and returns the last number.
     pub fn end(mut self) -> Result<u32> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("a thread")?;
-        thread.join().map_err(|_| anyhow!("a thread panicked"))?.context("send numbered datagrams")?;
+        thread
+            .join()
+            .map_err(|_| anyhow!("a thread panicked"))?
+            .context("send numbered datagrams")?;
         self.next().checked_sub(1).context("nothing was sent")
     }
 }
@@ -93,26 +102,39 @@ impl Hearing {
     /// The numbers that were heard so far.
     pub fn heard(&mut self) -> Result<&[u32]> {
         let new = self.socket.heard()?;
-        self.heard.extend(new.into_iter().filter_map(|(_, text)| Some(u32::from_be_bytes(text.try_into().ok()?))));
+        self.heard.extend(
+            new.into_iter().filter_map(|(_, text)| Some(u32::from_be_bytes(text.try_into().ok()?))),
+        );
         Ok(&self.heard)
     }
 
     /// Waits until this number was heard, or a later one; returns the first that was heard at all.
     pub fn await_number(&mut self, number: u32) -> Result<u32> {
         let what = format!("datagram {number} to be heard by {}", self.name);
-        wait_until(&what, DEADLINE, || Ok(self.heard()?.iter().any(|heard| *heard >= number).then_some(())))?;
+        wait_until(&what, DEADLINE, || {
+            Ok(self.heard()?.iter().any(|heard| *heard >= number).then_some(()))
+        })?;
         self.heard.first().copied().context("a datagram")
     }
 
-    /// Fails unless all of these numbers were heard in order, each once, and nothing else but those before.
+    /// Fails unless all of these numbers were heard in order, each once, and nothing else but those
+    /// before.
     pub fn ensure_all(&mut self, from: u32, to: u32) -> Result<()> {
         self.await_number(to)?;
-        let heard: Vec<u32> = self.heard.iter().copied().filter(|number| (from..=to).contains(number)).collect();
+        let heard: Vec<u32> =
+            self.heard.iter().copied().filter(|number| (from..=to).contains(number)).collect();
         let (known, name): (BTreeSet<u32>, _) = (heard.iter().copied().collect(), &self.name);
         let lost: Vec<u32> = (from..=to).filter(|number| !known.contains(number)).collect();
         let some: Vec<&u32> = lost.iter().take(10).collect();
-        ensure!(lost.is_empty(), "{name} lost {} of the datagrams from {from} to {to}, such as {some:?}", lost.len());
-        ensure!(heard.is_sorted_by(|one, next| one < next), "{name} heard datagrams twice or out of order");
+        ensure!(
+            lost.is_empty(),
+            "{name} lost {} of the datagrams from {from} to {to}, such as {some:?}",
+            lost.len()
+        );
+        ensure!(
+            heard.is_sorted_by(|one, next| one < next),
+            "{name} heard datagrams twice or out of order"
+        );
         Ok(())
     }
 }

@@ -17,7 +17,8 @@ const PROGRAM_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a stream may last that is ended by hand, in seconds.
 const LONGEST: u32 = 300;
 
-/// The receivers' socket buffer: what a program may not have read yet when others have the processor. The kernel may give less.
+/// The receivers' socket buffer: what a program may not have read yet when others have the
+/// processor. The kernel may give less.
 const BUFFER: &str = "4M";
 
 /// What is sent.
@@ -39,7 +40,8 @@ pub const BOTH: [Stream<'static>; 2] = [
     Stream { group: "ff05::1:5", port: 5001, rate: "1M", length: 1470 },
 ];
 
-/// Programs in a container that listen to the groups of [`BOTH`], from all sources, until they are killed.
+/// Programs in a container that listen to the groups of [`BOTH`], from all sources, until they are
+/// killed.
 pub const LISTEN: [&str; 2] = [
     "socat -u UDP4-RECV:5000,ip-add-membership=224.1.1.1:shout0 OPEN:/dev/null",
     "socat -u UDP6-RECV:5001,ipv6-join-group=[ff05::1:5]:shout0 OPEN:/dev/null",
@@ -54,15 +56,28 @@ impl Default for Stream<'_> {
 
 impl<'a> Stream<'a> {
     /// Sends for so many seconds; fails unless all is heard by all.
-    pub fn send(self, sender: &'a Container, receivers: &[&'a Container], seconds: u32) -> Result<()> {
+    pub fn send(
+        self,
+        sender: &'a Container,
+        receivers: &[&'a Container],
+        seconds: u32,
+    ) -> Result<()> {
         let starved = self.begin_for(Inside::by_engine, sender, receivers, seconds)?.judge()?;
-        ensure!(starved == 0, "{starved} datagrams were delivered, but not read in time by the receiving program");
+        ensure!(
+            starved == 0,
+            "{starved} datagrams were delivered, but not read in time by the receiving program"
+        );
         Ok(())
     }
 
-    /// As [`Stream::send`], again if datagrams were lost only because the receiving program did not get to read its socket: that
-    /// says how busy the machine is, and nothing about the network.
-    pub fn send_undisturbed(self, sender: &'a Container, receivers: &[&'a Container], seconds: u32) -> Result<()> {
+    /// As [`Stream::send`], again if datagrams were lost only because the receiving program did not
+    /// get to read its socket: that says how busy the machine is, and nothing about the network.
+    pub fn send_undisturbed(
+        self,
+        sender: &'a Container,
+        receivers: &[&'a Container],
+        seconds: u32,
+    ) -> Result<()> {
         for _ in 0..4 {
             if self.begin_for(Inside::by_engine, sender, receivers, seconds)?.judge()? == 0 {
                 return Ok(());
@@ -71,20 +86,32 @@ impl<'a> Stream<'a> {
         bail!("the machine is too busy: programs do not get to read their sockets in time");
     }
 
-    /// Starts receivers and then the sender; returns when all receivers hear it. It goes on until [`Running::finish`].
+    /// Starts receivers and then the sender; returns when all receivers hear it. It goes on until
+    /// [`Running::finish`].
     pub fn begin(self, sender: &'a Container, receivers: &[&'a Container]) -> Result<Running<'a>> {
         self.begin_by(Inside::by_engine, sender, receivers)
     }
 
     /// As [`Stream::begin`], with programs that need no engine to go on.
-    pub fn begin_apart(self, sender: &'a Container, receivers: &[&'a Container]) -> Result<Running<'a>> {
+    pub fn begin_apart(
+        self,
+        sender: &'a Container,
+        receivers: &[&'a Container],
+    ) -> Result<Running<'a>> {
         self.begin_by(Inside::apart, sender, receivers)
     }
 
-    fn begin_by(self, enter: Enter<'a>, sender: &'a Container, receivers: &[&'a Container]) -> Result<Running<'a>> {
+    fn begin_by(
+        self,
+        enter: Enter<'a>,
+        sender: &'a Container,
+        receivers: &[&'a Container],
+    ) -> Result<Running<'a>> {
         let running = self.begin_for(enter, sender, receivers, LONGEST)?;
         for receiver in &running.receivers {
-            receiver.process.wait_for_line(PROGRAM_DEADLINE, |line| line.contains("connected with"))?;
+            receiver
+                .process
+                .wait_for_line(PROGRAM_DEADLINE, |line| line.contains("connected with"))?;
         }
         Ok(running)
     }
@@ -100,22 +127,27 @@ impl<'a> Stream<'a> {
             let starting = |container| scope.spawn(move || self.receive(enter(container)?));
             let started: Vec<_> = receivers.iter().map(|container| starting(*container)).collect();
             let joined = started.into_iter().map(thread::ScopedJoinHandle::join);
-            joined.map(|result| result.unwrap_or_else(|_| bail!("a thread panicked"))).collect::<Result<_>>()
+            joined
+                .map(|result| result.unwrap_or_else(|_| bail!("a thread panicked")))
+                .collect::<Result<_>>()
         })?;
         let Self { port, rate, length, .. } = self;
         let (sender, to) = (enter(sender)?, self.destination());
-        let process = sender.spawn(&format!("iperf {to} -p {port} -t {seconds} -T 2 -b {rate} -l {length}"))?;
+        let process = sender
+            .spawn(&format!("iperf {to} -p {port} -t {seconds} -T 2 -b {rate} -l {length}"))?;
         let deadline = Duration::from_secs(seconds.into()) + PROGRAM_DEADLINE;
         Ok(Running { stream: self, sender, process, receivers, deadline, dropped: dropped()? })
     }
 
-    /// Starts a receiver that ends with the first stream that it hears; returns when it has joined the group.
+    /// Starts a receiver that ends with the first stream that it hears; returns when it has joined
+    /// the group.
     fn receive(self, container: Inside<'a>) -> Result<Receiver<'a>> {
         let Self { group, port, length, .. } = self;
         let before = losses(&container)?;
         // Only of IPv4 there is a route that says which interface is for a group.
         let at = if self.is_v6() { format!("-V -B {group}%shout0") } else { format!("-B {group}") };
-        let process = container.spawn(&format!("iperf -u -s {at} -p {port} -l {length} -w {BUFFER} -P 1 -i 0.5"))?;
+        let process = container
+            .spawn(&format!("iperf -u -s {at} -p {port} -l {length} -w {BUFFER} -P 1 -i 0.5"))?;
         process.wait_for_line(PROGRAM_DEADLINE, |line| line.contains("Joining multicast"))?;
         await_membership(&container, group)?;
         Ok(Receiver { container, process, before })
@@ -128,7 +160,11 @@ impl<'a> Stream<'a> {
 
     /// The sender's first arguments, as no other sender of a host has them.
     fn destination(self) -> String {
-        if self.is_v6() { format!("-u -V -c {}%shout0", self.group) } else { format!("-u -c {}", self.group) }
+        if self.is_v6() {
+            format!("-u -V -c {}%shout0", self.group)
+        } else {
+            format!("-u -c {}", self.group)
+        }
     }
 
     /// The protocol, as the kernel calls it where it counts.
@@ -140,7 +176,8 @@ impl<'a> Stream<'a> {
 /// How programs are started in a container.
 type Enter<'a> = fn(&'a Container) -> Result<Inside<'a>>;
 
-/// A container to start programs in: by its engine, or apart from it, in the container's network namespace alone.
+/// A container to start programs in: by its engine, or apart from it, in the container's network
+/// namespace alone.
 #[derive(Debug)]
 struct Inside<'a> {
     container: &'a Container,
@@ -172,7 +209,9 @@ impl<'a> Inside<'a> {
 
     fn spawn(&self, command: &str) -> Result<Process> {
         match &self.namespace {
-            Some(namespace) => self.host().spawn(["nsenter", namespace].into_iter().chain(command.split_whitespace())),
+            Some(namespace) => self
+                .host()
+                .spawn(["nsenter", namespace].into_iter().chain(command.split_whitespace())),
             None => self.container.spawn(command),
         }
     }
@@ -183,9 +222,8 @@ impl<'a> Inside<'a> {
             // The only one on the host.
             Some(_) => self.host().sh(&format!("pkill -INT -f \"[i]perf {arguments} \"")),
             None => self.sh(&format!(
-                "for pid in $(pidof iperf); do \
-                     tr '\\0' ' ' < /proc/$pid/cmdline | grep -q -- '^iperf {arguments} ' && kill -INT $pid; \
-                 done; true"
+                "for pid in $(pidof iperf); do tr '\\0' ' ' < /proc/$pid/cmdline | grep -q -- \
+                 '^iperf {arguments} ' && kill -INT $pid; done; true"
             )),
         }
         .map(|_| ())
@@ -214,15 +252,21 @@ struct Receiver<'a> {
 }
 
 /// Starts [`BOTH`] from one sender.
-pub fn begin_both<'a>(sender: &'a Container, receivers: &[&'a Container]) -> Result<Vec<Running<'a>>> {
+pub fn begin_both<'a>(
+    sender: &'a Container,
+    receivers: &[&'a Container],
+) -> Result<Vec<Running<'a>>> {
     BOTH.into_iter().map(|stream| stream.begin(sender, receivers)).collect()
 }
 
 /// Waits until every receiver of each stream has heard this many datagrams more, in the same time.
 pub fn await_more(streams: &[Running<'_>], count: u64) -> Result<()> {
     thread::scope(|scope| {
-        let waiting: Vec<_> = streams.iter().map(|stream| scope.spawn(move || stream.await_more(count))).collect();
-        waiting.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
+        let waiting: Vec<_> =
+            streams.iter().map(|stream| scope.spawn(move || stream.await_more(count))).collect();
+        waiting
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
     })
 }
 
@@ -234,26 +278,37 @@ impl Running<'_> {
             let count_now = || counter(container, self.stream.protocol(), "InDatagrams");
             let before = count_now()?;
             let what = format!("{count} datagrams more on {}", container.host().name());
-            wait_until(&what, PROGRAM_DEADLINE, || Ok((count_now()? >= before + count).then_some(())))?;
+            wait_until(&what, PROGRAM_DEADLINE, || {
+                Ok((count_now()? >= before + count).then_some(()))
+            })?;
         }
         Ok(())
     }
 
     /// Ends the stream; fails unless all was heard by all.
     pub fn finish(mut self) -> Result<()> {
-        ensure!(!self.process.has_ended()?, "the stream ended by itself: {}", self.process.printed().1);
+        ensure!(
+            !self.process.has_ended()?,
+            "the stream ended by itself: {}",
+            self.process.printed().1
+        );
         // The sender still says which datagram is the last.
         self.sender.interrupt(&self.process, &self.stream.destination())?;
         let starved = self.judge()?;
-        ensure!(starved == 0, "{starved} datagrams were delivered, but not read in time by the receiving program");
+        ensure!(
+            starved == 0,
+            "{starved} datagrams were delivered, but not read in time by the receiving program"
+        );
         Ok(())
     }
 
-    /// Waits for the end; fails if the network lost a datagram. Returns how many were delivered but not read in time.
+    /// Waits for the end; fails if the network lost a datagram. Returns how many were delivered but
+    /// not read in time.
     fn judge(mut self) -> Result<u64> {
         let output = self.process.wait(self.deadline)?;
         let sent = output.stdout.lines().find_map(sent);
-        let sent = sent.with_context(|| format!("the sender did not say how much it sent, {output}"))?;
+        let sent =
+            sent.with_context(|| format!("the sender did not say how much it sent, {output}"))?;
         let mut starved = 0;
         let mut faults = Vec::new();
         for receiver in &mut self.receivers {
@@ -264,10 +319,15 @@ impl Running<'_> {
         }
         let dropped = dropped()? - self.dropped;
         if !faults.is_empty() {
-            let hosts = self.receivers.iter().map(|receiver| receiver.container.host()).chain([self.sender.host()]);
+            let hosts = self
+                .receivers
+                .iter()
+                .map(|receiver| receiver.container.host())
+                .chain([self.sender.host()]);
             let drops: Vec<_> = hosts.map(drops).collect();
             bail!(
-                "{} (meanwhile the machine's processors dropped {dropped} packets; since the hosts are up: {})",
+                "{} (meanwhile the machine's processors dropped {dropped} packets; since the \
+                 hosts are up: {})",
                 faults.join("; "),
                 drops.join("; ")
             );
@@ -280,13 +340,20 @@ impl Receiver<'_> {
     /// Compares what it reports with what was sent by this protocol.
     fn judge(&mut self, sent: u64, protocol: &str) -> Result<u64> {
         let name = self.container.host().name();
-        let output = self.process.wait(PROGRAM_DEADLINE).with_context(|| format!("{name} did not hear the end"))?;
+        let output = self
+            .process
+            .wait(PROGRAM_DEADLINE)
+            .with_context(|| format!("{name} did not hear the end"))?;
         let report = output.stdout.lines().filter_map(received).next_back();
         let (lost, total) = report.with_context(|| format!("{name} did not report, {output}"))?;
         let mut losses = losses(&self.container)?;
-        losses.iter_mut().for_each(|(name, count)| *count -= self.before.get(name).copied().unwrap_or_default());
-        let unread =
-            losses.get(&format!("{protocol} RcvbufErrors")).copied().context("the counter of a full socket")?;
+        losses
+            .iter_mut()
+            .for_each(|(name, count)| *count -= self.before.get(name).copied().unwrap_or_default());
+        let unread = losses
+            .get(&format!("{protocol} RcvbufErrors"))
+            .copied()
+            .context("the counter of a full socket")?;
         losses.retain(|_, count| *count > 0);
         ensure!(
             lost <= unread,
@@ -299,21 +366,29 @@ impl Receiver<'_> {
     }
 }
 
-/// When datagrams were lost: the intervals of a receiver's report, in seconds since it heard the first.
+/// When datagrams were lost: the intervals of a receiver's report, in seconds since it heard the
+/// first.
 fn moments_of_loss(report: &str) -> Vec<String> {
     let lossy = report.lines().filter(|line| received(line).is_some_and(|(lost, _)| lost > 0));
-    let interval = lossy.filter_map(|line| line.split_once(']')?.1.split_once(" sec")).map(|(interval, _)| interval);
+    let interval = lossy
+        .filter_map(|line| line.split_once(']')?.1.split_once(" sec"))
+        .map(|(interval, _)| interval);
     interval.map(|interval| format!("{} s", interval.trim())).collect()
 }
 
-/// How many packets the machine's processors have dropped because their queues were full (`netdev_max_backlog`), of whatever network: what is lost so says how busy the machine is.
+/// How many packets the machine's processors have dropped because their queues were full
+/// (`netdev_max_backlog`), of whatever network: what is lost so says how busy the machine is.
 fn dropped() -> Result<u64> {
-    let table = fs::read_to_string("/proc/net/softnet_stat").context("read /proc/net/softnet_stat")?;
-    let counts = table.lines().map(|line| line.split_whitespace().nth(1).map(|count| u64::from_str_radix(count, 16)));
+    let table =
+        fs::read_to_string("/proc/net/softnet_stat").context("read /proc/net/softnet_stat")?;
+    let counts = table
+        .lines()
+        .map(|line| line.split_whitespace().nth(1).map(|count| u64::from_str_radix(count, 16)));
     counts.map(|count| count.context("a count")?.context("a count")).sum()
 }
 
-/// Where a host's kernel has dropped packets since the host is up: at interfaces, its own and those of segments, and where it tracks connections.
+/// Where a host's kernel has dropped packets since the host is up: at interfaces, its own and those
+/// of segments, and where it tracks connections.
 fn drops(host: &Host) -> String {
     let script = r#"for ns in "" $(ls /run/netns 2>/dev/null); do
             ${ns:+ip netns exec $ns} cat /proc/net/dev |
@@ -325,8 +400,8 @@ fn drops(host: &Host) -> String {
     format!("{}: {}", host.name(), counted.lines().collect::<Vec<_>>().join(", "))
 }
 
-/// What the kernel has counted in this container of each way in which it loses what has come to it, with the protocol: a socket that is full, fragments that do not
-/// become a datagram...
+/// What the kernel has counted in this container of each way in which it loses what has come to it,
+/// with the protocol: a socket that is full, fragments that do not become a datagram...
 fn losses(container: &Inside<'_>) -> Result<BTreeMap<String, u64>> {
     const SIGNS: [&str; 5] = ["Errors", "Fails", "Timeout", "Discards", "NoPorts"];
     let mut counters = counters(container)?;
@@ -337,10 +412,14 @@ fn losses(container: &Inside<'_>) -> Result<BTreeMap<String, u64>> {
 /// A counter of a container's kernel.
 fn counter(container: &Inside<'_>, protocol: &str, name: &str) -> Result<u64> {
     let counters = counters(container)?;
-    counters.get(&format!("{protocol} {name}")).copied().with_context(|| format!("{name} of {protocol}: {counters:?}"))
+    counters
+        .get(&format!("{protocol} {name}"))
+        .copied()
+        .with_context(|| format!("{name} of {protocol}: {counters:?}"))
 }
 
-/// What the kernel counts in a container, by protocol and name. Of IPv4 a line has the names and the next one the numbers, of IPv6 each has a line.
+/// What the kernel counts in a container, by protocol and name. Of IPv4 a line has the names and
+/// the next one the numbers, of IPv6 each has a line.
 fn counters(container: &Inside<'_>) -> Result<BTreeMap<String, u64>> {
     let table = container.sh("grep -hE \"^(Ip|Udp)(:|6)\" /proc/net/snmp /proc/net/snmp6")?;
     let (v6, v4): (Vec<&str>, Vec<&str>) = table.lines().partition(|line| !line.contains(':'));
@@ -350,7 +429,10 @@ fn counters(container: &Inside<'_>) -> Result<BTreeMap<String, u64>> {
         let (names, values) = (names.split_whitespace(), values.split_whitespace());
         let protocol = names.clone().next().unwrap_or_default().trim_end_matches(':');
         for (name, value) in names.zip(values).skip(1) {
-            counters.insert(format!("{protocol} {name}"), value.parse().with_context(|| format!("{name} in {table}"))?);
+            counters.insert(
+                format!("{protocol} {name}"),
+                value.parse().with_context(|| format!("{name} in {table}"))?,
+            );
         }
     }
     for line in v6 {
@@ -369,7 +451,8 @@ fn await_membership(container: &Inside<'_>, group: &str) -> Result<()> {
         IpAddr::V4(address) => ("igmp", format!("{:08X}", u32::from_ne_bytes(address.octets()))),
         IpAddr::V6(address) => ("igmp6", format!("{:032x}", address.to_bits())),
     };
-    let what = format!("{} on {} to join {group}", container.container.name, container.host().name());
+    let what =
+        format!("{} on {} to join {group}", container.container.name, container.host().name());
     wait_until(&what, PROGRAM_DEADLINE, || {
         Ok(container.sh(&format!("cat /proc/net/{table}"))?.contains(&listed).then_some(()))
     })

@@ -12,13 +12,15 @@ use super::{Container, Datagrams, Stream, await_no_network, everyone_hears_every
 /// The managed plugin.
 pub const DRIVER: &str = "shoutd-swarm:latest";
 
-/// How long the Swarm may take: it misses a node after some 15 s, elects a leader after some 10 s, and starts tasks after these.
+/// How long the Swarm may take: it misses a node after some 15 s, elects a leader after some 10 s,
+/// and starts tasks after these.
 pub const SWARMS_PATIENCE: Duration = Duration::from_secs(120);
 
 /// What is sent to try a network.
 pub const STREAM: Stream<'_> = Stream { group: "224.1.1.1", port: 5000, rate: "4M", length: 1470 };
 
-/// A Swarm of which the first host is the manager and the others are of this role (`manager` or `worker`), with the plugin on each: on the first from before there is a Swarm.
+/// A Swarm of which the first host is the manager and the others are of this role (`manager` or
+/// `worker`), with the plugin on each: on the first from before there is a Swarm.
 pub fn begin_swarm(hosts: &[Host; 3], role: &str) -> Result<()> {
     let [first, others @ ..] = hosts;
     let output = first.run(["shoutdctl", "swarm-plugin", "install"])?;
@@ -36,12 +38,23 @@ pub fn begin_swarm(hosts: &[Host; 3], role: &str) -> Result<()> {
         let again = host.sh("shoutdctl swarm-plugin install")?;
         ensure!(again.trim() == "plugin shoutd-swarm is installed", "{again}");
     }
-    // A node tells the Swarm of its plugins in its own time, and until then gets no task that needs one.
+    // A node tells the Swarm of its plugins in its own time, and until then gets no task that needs
+    // one.
     for host in hosts {
-        wait_until(&format!("the Swarm to know of the plugin on {}", host.name()), SWARMS_PATIENCE, || {
-            let command = ["node", "inspect", "--format", "{{json .Description.Engine.Plugins}}", &host.name()];
-            Ok(first.docker(command)?.contains(DRIVER).then_some(()))
-        })?;
+        wait_until(
+            &format!("the Swarm to know of the plugin on {}", host.name()),
+            SWARMS_PATIENCE,
+            || {
+                let command = [
+                    "node",
+                    "inspect",
+                    "--format",
+                    "{{json .Description.Engine.Plugins}}",
+                    &host.name(),
+                ];
+                Ok(first.docker(command)?.contains(DRIVER).then_some(()))
+            },
+        )?;
     }
     Ok(())
 }
@@ -63,7 +76,8 @@ pub fn create_network(manager: &Host, name: &str, options: &[&str]) -> Result<()
     manager.docker(fixed.iter().chain(options).chain(&[name])).map(|_| ())
 }
 
-/// Removes it, once the Swarm has seen that all its tasks are gone; returns when no host knows of it.
+/// Removes it, once the Swarm has seen that all its tasks are gone; returns when no host knows of
+/// it.
 pub fn remove_network(manager: &Host, hosts: &[Host], name: &str) -> Result<()> {
     wait_until(&format!("{name} to be unused"), SWARMS_PATIENCE, || {
         Ok(manager.run(["docker", "network", "rm", name])?.success().then_some(()))
@@ -90,10 +104,17 @@ pub fn row(host: &Host, name: &str) -> Result<Option<Value>> {
 
 /// Creates a service; tasks are slow to end without a grace period of their own.
 pub fn create_service(manager: &Host, name: &str, network: &str, options: &[&str]) -> Result<()> {
-    let fixed = ["--detach", "--no-resolve-image", "--endpoint-mode=dnsrr", "--init", "--stop-grace-period=1s"];
+    let fixed = [
+        "--detach",
+        "--no-resolve-image",
+        "--endpoint-mode=dnsrr",
+        "--init",
+        "--stop-grace-period=1s",
+    ];
     let network = format!("--network={network}");
     let command = ["docker", "service", "create", "--name", name, &network];
-    let output = manager.run(command.iter().chain(&fixed).chain(options).chain(&[IMAGE, "sleep", "100000"]))?;
+    let output = manager
+        .run(command.iter().chain(&fixed).chain(options).chain(&[IMAGE, "sleep", "100000"]))?;
     ensure!(output.success(), "docker service create on {} {output}", manager.name());
     Ok(())
 }
@@ -103,8 +124,14 @@ pub fn remove_service(manager: &Host, name: &str) -> Result<()> {
     manager.docker(["service", "rm", name]).map(|_| ())
 }
 
-/// Waits until just so many tasks of a service run on these hosts, and the Swarm says so. To drop what is returned ends them.
-pub fn await_tasks(manager: &Host, hosts: &[Host], service: &str, count: usize) -> Result<Vec<Container>> {
+/// Waits until just so many tasks of a service run on these hosts, and the Swarm says so. To drop
+/// what is returned ends them.
+pub fn await_tasks(
+    manager: &Host,
+    hosts: &[Host],
+    service: &str,
+    count: usize,
+) -> Result<Vec<Container>> {
     let filter = format!("label=com.docker.swarm.service.name={service}");
     let found = wait_until(&format!("{count} tasks of {service}"), SWARMS_PATIENCE, || {
         let states = manager.docker([
@@ -124,7 +151,9 @@ pub fn await_tasks(manager: &Host, hosts: &[Host], service: &str, count: usize) 
         }
         Ok((running == count && found.len() == count).then_some(found))
     });
-    let found = found.with_context(|| manager.docker(["service", "ps", "--no-trunc", service]).unwrap_or_default())?;
+    let found = found.with_context(|| {
+        manager.docker(["service", "ps", "--no-trunc", service]).unwrap_or_default()
+    })?;
     Ok(found.into_iter().map(|(host, name)| Container { host, name }).collect())
 }
 

@@ -19,7 +19,8 @@ pub fn view(host: &Host, what: &str) -> Result<Value> {
     if !(output.success() || has_problems) {
         bail!("shoutdctl {what} failed on {}, {output}", host.name());
     }
-    serde_json::from_str(&output.stdout).with_context(|| format!("shoutdctl {what} --json printed: {}", output.stdout))
+    serde_json::from_str(&output.stdout)
+        .with_context(|| format!("shoutdctl {what} --json printed: {}", output.stdout))
 }
 
 /// `shoutdctl status`.
@@ -35,7 +36,11 @@ pub fn networks(host: &Host) -> Result<Vec<Value>> {
 /// `shoutdctl endpoints`, from all hosts.
 pub fn endpoints(host: &Host) -> Result<Vec<Value>> {
     let view = view(host, "endpoints")?;
-    ensure!(view["unanswered"].as_array().is_some_and(Vec::is_empty), "hosts do not answer {}: {view}", host.name());
+    ensure!(
+        view["unanswered"].as_array().is_some_and(Vec::is_empty),
+        "hosts do not answer {}: {view}",
+        host.name()
+    );
     list(view["endpoints"].clone())
 }
 

@@ -6,8 +6,8 @@ use anyhow::{Result, ensure};
 use shoutd_lab::{Host, Process, wait_until};
 
 use crate::common::{
-    Capture, Cluster, Container, Datagrams, Frame, Hearing, Network, Numbered, SOON, WITH_IPV6, await_listeners,
-    await_network, listen, one_on_each, run_once,
+    Capture, Cluster, Container, Datagrams, Frame, Hearing, Network, Numbered, SOON, WITH_IPV6,
+    await_listeners, await_network, listen, one_on_each, run_once,
 };
 
 /// Where numbered datagrams go.
@@ -16,14 +16,16 @@ const NUMBERED: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 1, 1)), 6086),
 ];
 
-/// A network, by what it is made with, and what its containers are started with, so that they have IPv6.
+/// A network, by what it is made with, and what its containers are started with, so that they have
+/// IPv6.
 struct DualStack {
     network: &'static str,
     made_with: &'static [&'static str],
     started_with: &'static [&'static str],
 }
 
-/// One whose containers have IPv6 from the start, and one where it is switched on in the instant before a container's program begins.
+/// One whose containers have IPv6 from the start, and one where it is switched on in the instant
+/// before a container's program begins.
 const DUAL_STACK: [DualStack; 2] = [
     DualStack {
         network: "foo",
@@ -43,14 +45,21 @@ impl DualStack {
 fn firsts(network: &Network) -> Result<[Datagrams; 3]> {
     let broadcast = network.broadcast()?;
     let ways = [
-        ("UDP4-RECV:6081,ip-add-membership=239.5.5.5:shout0", "UDP4-DATAGRAM:239.5.5.5:6081,ip-multicast-ttl=4"),
+        (
+            "UDP4-RECV:6081,ip-add-membership=239.5.5.5:shout0",
+            "UDP4-DATAGRAM:239.5.5.5:6081,ip-multicast-ttl=4",
+        ),
         ("UDP4-RECV:6083", &format!("UDP4-DATAGRAM:{broadcast}:6083,broadcast")),
-        ("UDP6-RECV:6084,ipv6-join-group=[ff15::5:5]:shout0", "UDP6-DATAGRAM:[ff15::5:5]:6084,so-bindtodevice=shout0"),
+        (
+            "UDP6-RECV:6084,ipv6-join-group=[ff15::5:5]:shout0",
+            "UDP6-DATAGRAM:[ff15::5:5]:6084,so-bindtodevice=shout0",
+        ),
     ];
     Ok(ways.map(|(receive, send)| Datagrams { receive: receive.to_owned(), send: send.to_owned() }))
 }
 
-/// A container on a host that had none, and then on one that has another, sends datagrams as the first thing it does; a container that hears one answers at once by broadcast.
+/// A container on a host that had none, and then on one that has another, sends datagrams as the
+/// first thing it does; a container that hears one answers at once by broadcast.
 pub fn datagrams(cluster: &mut Cluster) -> Result<()> {
     DUAL_STACK.iter().try_for_each(|on| datagrams_on(cluster, on))
 }
@@ -60,14 +69,22 @@ fn datagrams_on(cluster: &mut Cluster, on: &DualStack) -> Result<()> {
     let network = Network::create(cluster, &first, on.network, on.made_with)?;
     let (answering, remote) = (on.start(&first)?, on.start(&second)?);
     let firsts = firsts(&network)?;
-    let hears_all = |container| firsts.iter().map(|datagrams| listen(container, datagrams)).collect::<Result<Vec<_>>>();
+    let hears_all = |container| {
+        firsts.iter().map(|datagrams| listen(container, datagrams)).collect::<Result<Vec<_>>>()
+    };
     let mut heard = vec![hears_all(&remote)?];
-    let answer = format!("socat -d -d -u {} UDP4-DATAGRAM:{}:6082,broadcast", firsts[0].receive, network.broadcast()?);
+    let answer = format!(
+        "socat -d -d -u {} UDP4-DATAGRAM:{}:6082,broadcast",
+        firsts[0].receive,
+        network.broadcast()?
+    );
     let answers = answering.spawn(&answer)?;
     answers.wait_for_line(SOON, |line| line.contains("starting data transfer loop"))?;
     await_listeners(&second, "239.5.5.5", &[&first, &second])?;
     await_listeners(&first, "ff15::5:5", &[&second])?;
-    let sends = |begin: usize| firsts.iter().cycle().skip(begin).take(firsts.len()).map(|datagrams| &*datagrams.send);
+    let sends = |begin: usize| {
+        firsts.iter().cycle().skip(begin).take(firsts.len()).map(|datagrams| &*datagrams.send)
+    };
 
     for round in 0..3 {
         send_first(&third, on, round, sends(round), &heard)?;
@@ -83,7 +100,8 @@ fn datagrams_on(cluster: &mut Cluster, on: &DualStack) -> Result<()> {
     Ok(())
 }
 
-/// Starts a container that sends at once in these ways, and waits until all was heard, and the answer.
+/// Starts a container that sends at once in these ways, and waits until all was heard, and the
+/// answer.
 fn send_first<'a>(
     host: &Host,
     on: &DualStack,
@@ -91,11 +109,13 @@ fn send_first<'a>(
     sends: impl Iterator<Item = &'a str>,
     heard: &[Vec<Process>],
 ) -> Result<()> {
-    let send: Vec<String> = sends.map(|send| format!("echo round{round} | socat -u - {send}")).collect();
+    let send: Vec<String> =
+        sends.map(|send| format!("echo round{round} | socat -u - {send}")).collect();
     // 17C2 is the port of the answer, as the kernel lists it.
     let script = format!(
-        "socat -u UDP4-RECV:6082 CREATE:/tmp/heard & until grep -q ':17C2 ' /proc/net/udp; do :; done; {}; \
-         for n in $(seq 100); do grep -qs round{round} /tmp/heard && exit; sleep 0.1; done; exit 1",
+        "socat -u UDP4-RECV:6082 CREATE:/tmp/heard & until grep -q ':17C2 ' /proc/net/udp; do :; \
+         done; {}; for n in $(seq 100); do grep -qs round{round} /tmp/heard && exit; sleep 0.1; \
+         done; exit 1",
         send.join("; ")
     );
     let output = run_once(host, on.network, on.started_with, &script)?;
@@ -109,19 +129,24 @@ fn send_first<'a>(
     Ok(())
 }
 
-/// A container joins groups as the first thing it does, while another host sends to them: from the first that it hears on, it hears all.
+/// A container joins groups as the first thing it does, while another host sends to them: from the
+/// first that it hears on, it hears all.
 fn join_first(sender: &Container, on: &DualStack, host: &Host) -> Result<()> {
     let numbered = Numbered::begin(sender, &NUMBERED)?;
     let receiver = on.start(host)?;
-    let mut hearing = NUMBERED.iter().map(|at| Hearing::start(&receiver, *at)).collect::<Result<Vec<_>>>()?;
-    let begun = hearing.iter_mut().map(|hearing| hearing.await_number(0)).collect::<Result<Vec<_>>>()?;
+    let mut hearing =
+        NUMBERED.iter().map(|at| Hearing::start(&receiver, *at)).collect::<Result<Vec<_>>>()?;
+    let begun =
+        hearing.iter_mut().map(|hearing| hearing.await_number(0)).collect::<Result<Vec<_>>>()?;
     numbered.await_more(500)?;
     let last = numbered.end()?;
     hearing.iter_mut().zip(begun).try_for_each(|(hearing, first)| hearing.ensure_all(first, last))
 }
 
-/// A bridge sends everything to all ports until its querier has run for ten seconds. One container sends a datagram every two milliseconds from its start on, beyond these ten seconds; containers on both
-/// hosts that have the network join at once, and hear all from when the sender's kernel has what it goes by. A third host has none.
+/// A bridge sends everything to all ports until its querier has run for ten seconds. One container
+/// sends a datagram every two milliseconds from its start on, beyond these ten seconds; containers
+/// on both hosts that have the network join at once, and hear all from when the sender's kernel has
+/// what it goes by. A third host has none.
 pub fn seconds(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = cluster.three()?;
     let nothing = Capture::of_underlay(&third)?;
@@ -139,7 +164,9 @@ pub fn seconds(cluster: &mut Cluster) -> Result<()> {
     let remote = second.address();
     wait_until("the first host's kernel to send to host2", SOON, || {
         let entries = network.tunnel_groups(&first)?;
-        let is_sent = |group: IpAddr| entries.iter().any(|entry| entry.group == group && entry.remote == remote);
+        let is_sent = |group: IpAddr| {
+            entries.iter().any(|entry| entry.group == group && entry.remote == remote)
+        };
         Ok(NUMBERED.iter().all(|at| is_sent(at.ip())).then_some(()))
     })?;
     let joined = numbered.next();

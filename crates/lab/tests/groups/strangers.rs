@@ -8,13 +8,16 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, setns};
 use shoutd_lab::{Host, wait_until};
 
-use crate::common::{Cluster, Container, GroupSocket, Network, SOON, Sources, await_listeners, view};
+use crate::common::{
+    Cluster, Container, GroupSocket, Network, SOON, Sources, await_listeners, view,
+};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 9, 9, 9);
 const PORT: u16 = 6173;
 const VXLAN_PORT: u16 = 7789;
 
-/// Containers on Docker's default bridge and processes of the hosts send VXLAN with the network's VNI.
+/// Containers on Docker's default bridge and processes of the hosts send VXLAN with the network's
+/// VNI.
 pub fn frames(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = cluster.three()?;
     let network = Network::create(cluster, &first, "foo", &["--internal"])?;
@@ -29,7 +32,8 @@ pub fn frames(cluster: &mut Cluster) -> Result<()> {
         .map(|host| Container::start(host, "bridge", &["--cap-add=NET_ADMIN"]))
         .into_iter()
         .collect::<Result<Vec<_>>>()?;
-    let gateway: IpAddr = outside[0].sh("ip route show default")?.split(' ').nth(2).context("a gateway")?.parse()?;
+    let gateway: IpAddr =
+        outside[0].sh("ip route show default")?.split(' ').nth(2).context("a gateway")?.parse()?;
     let forged = second.address();
     outside[0].sh(&format!("ip address add {forged}/32 dev lo"))?;
     let to_first = first.address().into();
@@ -83,10 +87,12 @@ pub fn frames(cluster: &mut Cluster) -> Result<()> {
     only_honest("after the filter was put back")
 }
 
-/// VXLAN with a datagram to the group, as a container of the network would send it (RFC 7348, section 5).
+/// VXLAN with a datagram to the group, as a container of the network would send it (RFC 7348,
+/// section 5).
 fn frame(network: &Network) -> Result<Vec<u8>> {
     let name = network.segment_name()?;
-    let vni: u32 = name.trim_start_matches("shout-").parse().with_context(|| format!("a VNI in {name}"))?;
+    let vni: u32 =
+        name.trim_start_matches("shout-").parse().with_context(|| format!("a VNI in {name}"))?;
     let payload = b"stranger";
     let mut frame = vec![8, 0, 0, 0];
     frame.extend((vni << 8).to_be_bytes());
@@ -111,7 +117,8 @@ fn frame(network: &Network) -> Result<Vec<u8>> {
 /// Sends a datagram to the VXLAN port, by a plain socket. That it is refused is no error.
 fn send(source: Option<Ipv4Addr>, to: IpAddr, datagram: &[u8]) -> Result<()> {
     let source = source.unwrap_or(Ipv4Addr::UNSPECIFIED);
-    let socket = UdpSocket::bind((source, 0)).with_context(|| format!("open a socket at {source}"))?;
+    let socket =
+        UdpSocket::bind((source, 0)).with_context(|| format!("open a socket at {source}"))?;
     _ = socket.send_to(datagram, SocketAddr::new(to, VXLAN_PORT));
     Ok(())
 }
@@ -121,7 +128,8 @@ fn inside<T: Send>(host: &Host, work: impl FnOnce() -> Result<T> + Send) -> Resu
     let path = host.file("/proc/1/ns/net")?;
     let namespace = File::open(&path).with_context(|| format!("open {}", path.display()))?;
     let enter = move || {
-        setns(&namespace, CloneFlags::CLONE_NEWNET).context("enter the host's network namespace")?;
+        setns(&namespace, CloneFlags::CLONE_NEWNET)
+            .context("enter the host's network namespace")?;
         work()
     };
     thread::scope(|scope| scope.spawn(enter).join().map_err(|_| anyhow!("a thread panicked"))?)

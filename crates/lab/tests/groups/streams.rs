@@ -6,13 +6,15 @@ use anyhow::{Context, Result, ensure};
 use shoutd_lab::{Host, Process, wait_until};
 
 use crate::common::{
-    Capture, Cluster, Container, Frame, Hearing, LISTEN, Network, Numbered, Running, SOON, WITH_IPV6, await_listeners,
-    await_more, begin_both,
+    Capture, Cluster, Container, Frame, Hearing, LISTEN, Network, Numbered, Running, SOON,
+    WITH_IPV6, await_listeners, await_more, begin_both,
 };
 
 /// The groups of [`BOTH`] streams.
-const GROUPS: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(224, 1, 1, 1)), IpAddr::V6(Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 1, 5))];
+const GROUPS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(224, 1, 1, 1)),
+    IpAddr::V6(Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 1, 5)),
+];
 
 /// Groups that nobody joins but on a host whose daemon is away.
 const OTHERS: [SocketAddr; 2] = [
@@ -32,10 +34,15 @@ fn await_both(asked: &Host, wanted: &[&Host]) -> Result<()> {
 /// How many packets to a group a capture has seen in the tunnel.
 fn count(capture: &Capture, group: IpAddr) -> usize {
     let frames = capture.frames();
-    frames.iter().filter_map(Frame::tunnelled).filter(|(.., frame)| frame.destination() == Some(group)).count()
+    frames
+        .iter()
+        .filter_map(Frame::tunnelled)
+        .filter(|(.., frame)| frame.destination() == Some(group))
+        .count()
 }
 
-/// Waits until a host is not sent the streams, in the time in which others hear this many datagrams of each.
+/// Waits until a host is not sent the streams, in the time in which others hear this many datagrams
+/// of each.
 fn await_silence(host: &Host, streams: &[Running<'_>]) -> Result<()> {
     wait_until(&format!("{} to be sent nothing", host.name()), SOON, || {
         let capture = Capture::of_underlay(host)?;
@@ -88,7 +95,10 @@ pub fn joins_and_leaves(cluster: &mut Cluster) -> Result<()> {
 
 pub fn daemons_killed(cluster: &mut Cluster) -> Result<()> {
     let (leader, [other, _]) = cluster.leader_and_others()?;
-    let third = cluster.hosts().into_iter().find(|host| ![leader.number(), other.number()].contains(&host.number()));
+    let third = cluster
+        .hosts()
+        .into_iter()
+        .find(|host| ![leader.number(), other.number()].contains(&host.number()));
     let third = third.context("a third host")?;
     let _network = Network::create(cluster, &other, "foo", &[])?;
     let start = |host| Container::start(host, "foo", &[WITH_IPV6]);
@@ -109,13 +119,16 @@ pub fn daemons_killed(cluster: &mut Cluster) -> Result<()> {
     streams.into_iter().try_for_each(Running::finish)
 }
 
-/// What is joined where no daemon can tell is heard there nevertheless, on and on when the daemon is back, and is sent there no more when it was left.
+/// What is joined where no daemon can tell is heard there nevertheless, on and on when the daemon
+/// is back, and is sent there no more when it was left.
 fn unheard_host_is_sent_everything(sender: &Container, receiver: &Container) -> Result<()> {
     let (asked, host) = (&sender.host, &receiver.host);
     host.kill_shoutd()?;
     let numbered = Numbered::begin(sender, &OTHERS)?;
-    let mut hearing = OTHERS.iter().map(|at| Hearing::start(receiver, *at)).collect::<Result<Vec<_>>>()?;
-    let begun = hearing.iter_mut().map(|hearing| hearing.await_number(0)).collect::<Result<Vec<_>>>()?;
+    let mut hearing =
+        OTHERS.iter().map(|at| Hearing::start(receiver, *at)).collect::<Result<Vec<_>>>()?;
+    let begun =
+        hearing.iter_mut().map(|hearing| hearing.await_number(0)).collect::<Result<Vec<_>>>()?;
     host.start_shoutd(&[])?;
     for at in OTHERS {
         await_listeners(asked, &at.ip().to_string(), &[host])?;

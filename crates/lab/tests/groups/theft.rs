@@ -9,7 +9,8 @@ use crate::common::{Cluster, Container, Hearing, Network, Numbered};
 /// UDP ports of what is sent from another host, and from the victim's own.
 const PORTS: [u16; 2] = [6171, 6172];
 
-/// Others take a container's MAC address and IPv4 address, one on its own host and one on another, and tell everybody so by gratuitous ARP: it loses nothing of what is sent to it.
+/// Others take a container's MAC address and IPv4 address, one on its own host and one on another,
+/// and tell everybody so by gratuitous ARP: it loses nothing of what is sent to it.
 pub fn mac_address(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = cluster.three()?;
     let _network = Network::create(cluster, &first, "foo", &["--subnet=10.126.0.0/24"])?;
@@ -39,16 +40,18 @@ pub fn mac_address(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Has a container send with this MAC address, and say by ARP that it has the IPv4 address. Its interface's own MAC address shoutd puts back, which is waited for, as no other can be up with it; so there is one
-/// behind it, as programs make them for virtual addresses. Only that one answers for the address: not the interface itself, whose MAC address the neighbours would then take.
+/// Has a container send with this MAC address, and say by ARP that it has the IPv4 address. Its
+/// interface's own MAC address shoutd puts back, which is waited for, as no other can be up with
+/// it; so there is one behind it, as programs make them for virtual addresses. Only that one
+/// answers for the address: not the interface itself, whose MAC address the neighbours would then
+/// take.
 fn steal(thief: &Container, mac: &str, address: Ipv4Addr) -> Result<()> {
     let inside = format!("nsenter --net=/proc/{}/ns/net", thief.inspect("{{.State.Pid}}")?);
     thief.host.sh(&format!(
-        "{inside} sh -c 'echo 1 > /proc/sys/net/ipv4/conf/all/arp_ignore && \
-         ip link set shout0 address {mac} && \
-         for n in $(seq 200); do ip link show shout0 | grep -q {mac} || break; sleep 0.05; done && \
-         ip link add link shout0 name stolen address {mac} type macvlan mode bridge && \
-         ip link set stolen up && ip address add {address}/32 dev stolen'"
+        "{inside} sh -c 'echo 1 > /proc/sys/net/ipv4/conf/all/arp_ignore && ip link set shout0 \
+         address {mac} && for n in $(seq 200); do ip link show shout0 | grep -q {mac} || break; \
+         sleep 0.05; done && ip link add link shout0 name stolen address {mac} type macvlan mode \
+         bridge && ip link set stolen up && ip address add {address}/32 dev stolen'"
     ))?;
     for kind in ["-U", "-A"] {
         thief.sh(&format!("arping {kind} -c 1 -I stolen {address}"))?;

@@ -1,4 +1,5 @@
-//! Random operations of users, daemons and power supplies over three hosts, from a seed, and an audit of Docker, agreed state and the kernel on all hosts.
+//! Random operations of users, daemons and power supplies over three hosts, from a seed, and an
+//! audit of Docker, agreed state and the kernel on all hosts.
 
 mod audit;
 mod operation;

@@ -12,13 +12,18 @@ use rand::seq::IndexedRandom;
 use shoutd_lab::{Host, IMAGE, Output};
 
 /// Networks that users speak of, and the subnet that they give each if they give one.
-const NETWORKS: [(&str, &str); 4] =
-    [("red", "10.91.0.0/24"), ("green", "10.92.0.0/24"), ("blue", "10.93.0.0/28"), ("grey", "10.94.0.0/16")];
+const NETWORKS: [(&str, &str); 4] = [
+    ("red", "10.91.0.0/24"),
+    ("green", "10.92.0.0/24"),
+    ("blue", "10.93.0.0/28"),
+    ("grey", "10.94.0.0/16"),
+];
 
 /// Containers of one host.
 const CONTAINERS: [&str; 4] = ["one", "two", "three", "four"];
 
-/// How long a command of Docker's may take while shoutd is away: each call to a plugin is given up after 15 s, and to remove a container from two networks takes six.
+/// How long a command of Docker's may take while shoutd is away: each call to a plugin is given up
+/// after 15 s, and to remove a container from two networks takes six.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(150);
 
 /// How much later than the engine shoutd is started, where it is late.
@@ -86,7 +91,8 @@ impl Known {
     /// Something of `all` that is known, or is not; now and then the other way round.
     fn choose<T: Copy>(random: &mut StdRng, all: &[T], is_wanted: impl Fn(T) -> bool) -> Option<T> {
         let mistaken = random.random_bool(MISTAKEN);
-        let choice: Vec<T> = all.iter().copied().filter(|one| mistaken || is_wanted(*one)).collect();
+        let choice: Vec<T> =
+            all.iter().copied().filter(|one| mistaken || is_wanted(*one)).collect();
         choice.choose(random).copied()
     }
 
@@ -112,20 +118,27 @@ impl Command {
                     2 => &["--ipam-driver", "shoutd", "--internal"],
                     _ => &["--ipam-driver", "shoutd"],
                 };
-                Self::Create { network, options: options.iter().map(|&word| word.to_owned()).collect(), waits }
+                Self::Create {
+                    network,
+                    options: options.iter().map(|&word| word.to_owned()).collect(),
+                    waits,
+                }
             }
             12..18 => Self::Remove { network: known.network(random, true)?.0, waits },
             18..20 => Self::Prune,
             20..45 => {
-                let (container, (network, _)) = (known.container(random, false)?, known.network(random, true)?);
+                let (container, (network, _)) =
+                    (known.container(random, false)?, known.network(random, true)?);
                 Self::Run { container, network, always: random.random_bool(0.5) }
             }
             45..58 => {
-                let (container, (network, _)) = (known.container(random, true)?, known.network(random, true)?);
+                let (container, (network, _)) =
+                    (known.container(random, true)?, known.network(random, true)?);
                 Self::Connect { container, network }
             }
             58..64 => {
-                let (container, (network, _)) = (known.container(random, true)?, known.network(random, true)?);
+                let (container, (network, _)) =
+                    (known.container(random, true)?, known.network(random, true)?);
                 Self::Disconnect { container, network }
             }
             drawn => {
@@ -152,14 +165,31 @@ impl Command {
                     true => &["shoutdctl", "network", "create", "--timeout", "10"],
                     false => &["docker", "network", "create", "--driver", "shoutd"],
                 };
-                create.iter().copied().chain(options.iter().map(String::as_str)).chain([*network]).collect()
+                create
+                    .iter()
+                    .copied()
+                    .chain(options.iter().map(String::as_str))
+                    .chain([*network])
+                    .collect()
             }
-            Self::Remove { network, waits: true } => vec!["shoutdctl", "network", "rm", "--timeout", "10", network],
+            Self::Remove { network, waits: true } => {
+                vec!["shoutdctl", "network", "rm", "--timeout", "10", network]
+            }
             Self::Remove { network, waits: false } => vec!["docker", "network", "rm", network],
             Self::Prune => vec!["docker", "network", "prune", "--force"],
             Self::Run { container, network, always } => {
                 let restart = if *always { "--restart=always" } else { "--restart=no" };
-                let run = ["docker", "run", "--detach", "--init", restart, "--name", container, "--network", network];
+                let run = [
+                    "docker",
+                    "run",
+                    "--detach",
+                    "--init",
+                    restart,
+                    "--name",
+                    container,
+                    "--network",
+                    network,
+                ];
                 run.into_iter().chain([IMAGE, "sleep", "100000"]).collect()
             }
             Self::Container { verb, container } => {
@@ -174,8 +204,12 @@ impl Command {
                 };
                 ["docker"].iter().chain(verb).chain([container]).copied().collect()
             }
-            Self::Connect { container, network } => vec!["docker", "network", "connect", network, container],
-            Self::Disconnect { container, network } => vec!["docker", "network", "disconnect", network, container],
+            Self::Connect { container, network } => {
+                vec!["docker", "network", "connect", network, container]
+            }
+            Self::Disconnect { container, network } => {
+                vec!["docker", "network", "disconnect", network, container]
+            }
         };
         words.into_iter().map(str::to_owned).collect()
     }
@@ -236,7 +270,8 @@ impl Trouble {
     }
 }
 
-/// An engine that is started first waits for shoutd before it answers: 15 s for each network, if nobody comes.
+/// An engine that is started first waits for shoutd before it answers: 15 s for each network, if
+/// nobody comes.
 fn start_both(host: &Host, shoutd_first: bool) -> Result<()> {
     if shoutd_first {
         host.boot_shoutd()?;

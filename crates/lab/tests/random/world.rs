@@ -14,7 +14,8 @@ use super::audit::Audit;
 use super::operation::{Command, Known, Trouble, Verb};
 use crate::common::{Cluster, Container, SOON, Stream};
 
-/// The least time between two comparisons of shoutd's with its engine, and between two looks for containers that were left down, is ten seconds; after a boot there are four looks.
+/// The least time between two comparisons of shoutd's with its engine, and between two looks for
+/// containers that were left down, is ten seconds; after a boot there are four looks.
 const AUDIT_DEADLINE: std::time::Duration = SOON.saturating_mul(2);
 
 /// A cluster that things happen to.
@@ -25,7 +26,8 @@ pub struct World<'a> {
     networks: BTreeSet<&'static str>,
     /// By host, each host's containers.
     containers: BTreeMap<u8, BTreeSet<&'static str>>,
-    /// By host and name: containers with `--restart=always` that a user has started and not stopped.
+    /// By host and name: containers with `--restart=always` that a user has started and not
+    /// stopped.
     should_run: BTreeSet<(u8, String)>,
 }
 
@@ -54,7 +56,8 @@ impl<'a> World<'a> {
         self.done
     }
 
-    /// Several things at once: a command on one or two of the hosts, and often trouble on one of these or the third.
+    /// Several things at once: a command on one or two of the hosts, and often trouble on one of
+    /// these or the third.
     pub fn step(&mut self) -> Result<()> {
         let mut events = BTreeMap::new();
         for host in self.cluster.hosts() {
@@ -99,7 +102,8 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Takes note of what should run from now on. What was begun amid trouble may have been done or not.
+    /// Takes note of what should run from now on. What was begun amid trouble may have been done or
+    /// not.
     fn learn(&mut self, event: &Event, output: Option<Output>) {
         let (Some(command), Some(output)) = (&event.command, output) else { return };
         let is_certain = output.success() && event.trouble.is_none();
@@ -109,10 +113,16 @@ impl<'a> World<'a> {
         }
         let containers = self.containers.entry(event.host.number()).or_default();
         match command {
-            Command::Create { network, .. } if output.success() => _ = self.networks.insert(network),
-            Command::Remove { network, .. } if output.success() => _ = self.networks.remove(network),
+            Command::Create { network, .. } if output.success() => {
+                _ = self.networks.insert(network)
+            }
+            Command::Remove { network, .. } if output.success() => {
+                _ = self.networks.remove(network)
+            }
             Command::Run { container, .. } if output.success() => _ = containers.insert(container),
-            Command::Container { verb: Verb::Remove, container } => _ = containers.remove(container),
+            Command::Container { verb: Verb::Remove, container } => {
+                _ = containers.remove(container)
+            }
             _ => {}
         }
         let key = |container: &str| (event.host.number(), container.to_owned());
@@ -121,7 +131,9 @@ impl<'a> World<'a> {
                 self.should_run.insert(key(container));
             }
             // One that did not come to run stays, and its name is taken.
-            Command::Run { container, .. } if !output.success() && !output.stderr.contains("is already in use") => {
+            Command::Run { container, .. }
+                if !output.success() && !output.stderr.contains("is already in use") =>
+            {
                 _ = event.host.run(["docker", "rm", "--force", *container]);
                 self.should_run.remove(&key(container));
             }
@@ -152,7 +164,8 @@ impl<'a> World<'a> {
     pub fn hear_one_another(&self) -> Result<()> {
         for (network, members) in Audit::take(&self.cluster.hosts())?.members() {
             // They stay for the other networks that they are on.
-            let members = members.into_iter().map(|(host, name)| ManuallyDrop::new(Container { host, name }));
+            let members =
+                members.into_iter().map(|(host, name)| ManuallyDrop::new(Container { host, name }));
             let members: Vec<_> = members.collect();
             let containers: Vec<&Container> = members.iter().map(|member| &**member).collect();
             let [sender, receivers @ ..] = containers.as_slice() else { continue };
@@ -175,7 +188,8 @@ impl<'a> World<'a> {
             host.sh("docker ps --all --quiet | xargs --no-run-if-empty docker rm --force")?;
         }
         let host = self.cluster.host(1)?;
-        host.sh("docker network ls --quiet --filter driver=shoutd | xargs --no-run-if-empty docker network rm")?;
+        host.sh("docker network ls --quiet --filter driver=shoutd | xargs --no-run-if-empty \
+                 docker network rm")?;
         self.cluster.await_clean()
     }
 }
@@ -188,7 +202,10 @@ fn lead_multicast_to(container: &Container, network: &str) -> Result<()> {
     let listed = container.host.sh(&format!("{inside} ip -4 -oneline address"))?;
     let line = listed.lines().find(|line| line.contains(&format!(" {address}/")));
     let interface = line.and_then(|line| line.split_whitespace().nth(1)).context("an interface")?;
-    container.host.sh(&format!("{inside} ip route replace {} dev {interface}", Stream::default().group)).map(|_| ())
+    container
+        .host
+        .sh(&format!("{inside} ip route replace {} dev {interface}", Stream::default().group))
+        .map(|_| ())
 }
 
 /// Lets all of it happen at once; what each command printed.
@@ -197,16 +214,22 @@ fn happen(events: &[Event]) -> Result<Vec<Option<Output>>> {
         let begun: Vec<_> = events
             .iter()
             .map(|event| {
-                let trouble = event.trouble.map(|trouble| scope.spawn(move || trouble.strike(&event.host)));
-                let command = event.command.as_ref().map(|command| scope.spawn(|| command.run(&event.host)));
+                let trouble =
+                    event.trouble.map(|trouble| scope.spawn(move || trouble.strike(&event.host)));
+                let command =
+                    event.command.as_ref().map(|command| scope.spawn(|| command.run(&event.host)));
                 (event, trouble, command)
             })
             .collect();
         let mut outputs = Vec::new();
         for (event, trouble, command) in begun {
-            let output = command.map(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")));
-            let trouble = trouble.map(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")));
-            trouble.transpose().with_context(|| format!("{:?} on {}", event.trouble, event.host.name()))?;
+            let output =
+                command.map(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")));
+            let trouble =
+                trouble.map(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")));
+            trouble
+                .transpose()
+                .with_context(|| format!("{:?} on {}", event.trouble, event.host.name()))?;
             outputs.push(match output {
                 // The power was cut under it, or it began while there was none.
                 Some(Err(_)) if matches!(event.trouble, Some(Trouble::Power { .. })) => None,

@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use super::{
-    CHAIN_HOOK, CHAIN_NAME, CHAIN_TABLE, COUNTER_PACKETS, DATA_VALUE, DELETE_SET_ELEMENT, ELEMENT_KEY, ELEMENTS_LIST,
-    ELEMENTS_TABLE, EXPRESSION_DATA, EXPRESSION_NAME, GET_CHAIN, GET_TABLE, HEADER, HOOK_NUMBER, Hook, LIST_ELEMENT,
-    NEW_GENERATION, NEW_SET_ELEMENT, RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE, RULE_USERDATA, SUBSYSTEM, TABLE_FLAGS,
-    TABLE_NAME, TableName, get_rules, message,
+    CHAIN_HOOK, CHAIN_NAME, CHAIN_TABLE, COUNTER_PACKETS, DATA_VALUE, DELETE_SET_ELEMENT,
+    ELEMENT_KEY, ELEMENTS_LIST, ELEMENTS_TABLE, EXPRESSION_DATA, EXPRESSION_NAME, GET_CHAIN,
+    GET_TABLE, HEADER, HOOK_NUMBER, Hook, LIST_ELEMENT, NEW_GENERATION, NEW_SET_ELEMENT,
+    RULE_CHAIN, RULE_EXPRESSIONS, RULE_TABLE, RULE_USERDATA, SUBSYSTEM, TABLE_FLAGS, TABLE_NAME,
+    TableName, get_rules, message,
 };
 use crate::error::Fault;
 use crate::socket::Socket;
@@ -35,14 +36,20 @@ pub(crate) struct Rule {
     pub(crate) userdata: Vec<u8>,
 }
 
-/// How many packets came to the [`Expression::Count`](super::Expression::Count) of a rule, and the chain that it is in.
+/// How many packets came to the [`Expression::Count`](super::Expression::Count) of a rule, and the
+/// chain that it is in.
 pub(crate) fn parse_count(table: TableName, frame: &Frame<'_>) -> Option<(String, u64)> {
     is_of(table, frame, RULE_TABLE)?;
     let attributes = frame.attributes(HEADER);
     let count = attributes.find(RULE_EXPRESSIONS)?.nested().find_map(|element| {
         let expression = element.nested();
         let is_counter = expression.find(EXPRESSION_NAME)?.text() == "counter";
-        expression.find(EXPRESSION_DATA).filter(|_| is_counter)?.nested().find(COUNTER_PACKETS)?.u64_be()
+        expression
+            .find(EXPRESSION_DATA)
+            .filter(|_| is_counter)?
+            .nested()
+            .find(COUNTER_PACKETS)?
+            .u64_be()
     });
     Some((attributes.find(RULE_CHAIN)?.text(), count?))
 }
@@ -90,20 +97,26 @@ impl Content {
 pub(crate) fn parse_table(table: TableName, frame: &Frame<'_>) -> Option<Table> {
     let attributes = frame.attributes(HEADER);
     is_of(table, frame, TABLE_NAME)?;
-    Some(Table { flags: attributes.find(TABLE_FLAGS).and_then(Attribute::u32_be).unwrap_or_default() })
+    Some(Table {
+        flags: attributes.find(TABLE_FLAGS).and_then(Attribute::u32_be).unwrap_or_default(),
+    })
 }
 
 pub(crate) fn parse_chain(table: TableName, frame: &Frame<'_>) -> Option<Chain> {
     let attributes = frame.attributes(HEADER);
     is_of(table, frame, CHAIN_TABLE)?;
     let hook = attributes.find(CHAIN_HOOK).and_then(|hook| hook.nested().find(HOOK_NUMBER));
-    Some(Chain { name: attributes.find(CHAIN_NAME)?.text(), hook: hook.and_then(Attribute::u32_be) })
+    Some(Chain {
+        name: attributes.find(CHAIN_NAME)?.text(),
+        hook: hook.and_then(Attribute::u32_be),
+    })
 }
 
 pub(crate) fn parse_rule(table: TableName, frame: &Frame<'_>) -> Option<Rule> {
     let attributes = frame.attributes(HEADER);
     is_of(table, frame, RULE_TABLE)?;
-    let userdata = attributes.find(RULE_USERDATA).map(|userdata| userdata.value.to_vec()).unwrap_or_default();
+    let userdata =
+        attributes.find(RULE_USERDATA).map(|userdata| userdata.value.to_vec()).unwrap_or_default();
     Some(Rule { chain: attributes.find(RULE_CHAIN)?.text(), userdata })
 }
 
@@ -111,7 +124,9 @@ pub(crate) fn parse_rule(table: TableName, frame: &Frame<'_>) -> Option<Rule> {
 pub(crate) fn parse_set_elements(table: TableName, frame: &Frame<'_>) -> Option<Vec<IpAddr>> {
     is_of(table, frame, ELEMENTS_TABLE)?;
     let list = frame.attributes(HEADER).find(ELEMENTS_LIST)?;
-    let key = |element: Attribute<'_>| element.nested().find(ELEMENT_KEY)?.nested().find(DATA_VALUE)?.ip();
+    let key = |element: Attribute<'_>| {
+        element.nested().find(ELEMENT_KEY)?.nested().find(DATA_VALUE)?.ip()
+    };
     Some(list.nested().filter(|element| element.kind == LIST_ELEMENT).filter_map(key).collect())
 }
 
@@ -119,12 +134,14 @@ pub(crate) fn parse_set_elements(table: TableName, frame: &Frame<'_>) -> Option<
 pub(crate) fn parse_set_keys(table: TableName, frame: &Frame<'_>) -> Option<Vec<[u8; 8]>> {
     is_of(table, frame, ELEMENTS_TABLE)?;
     let list = frame.attributes(HEADER).find(ELEMENTS_LIST)?;
-    let key =
-        |element: Attribute<'_>| element.nested().find(ELEMENT_KEY)?.nested().find(DATA_VALUE)?.value.try_into().ok();
+    let key = |element: Attribute<'_>| {
+        element.nested().find(ELEMENT_KEY)?.nested().find(DATA_VALUE)?.value.try_into().ok()
+    };
     Some(list.nested().filter(|element| element.kind == LIST_ELEMENT).filter_map(key).collect())
 }
 
-/// Whether a message tells only of elements of sets, or that something was changed of which other messages tell.
+/// Whether a message tells only of elements of sets, or that something was changed of which other
+/// messages tell.
 pub(crate) fn is_of_elements(frame: &Frame<'_>) -> bool {
     [NEW_SET_ELEMENT, DELETE_SET_ELEMENT, NEW_GENERATION].contains(&(frame.kind ^ SUBSYSTEM << 8))
 }

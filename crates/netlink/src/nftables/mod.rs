@@ -1,5 +1,5 @@
-//! nf_tables messages (`include/uapi/linux/netfilter/nf_tables.h`): as much as a filter of a few rules takes. Numbers inside are in
-//! network byte order.
+//! nf_tables messages (`include/uapi/linux/netfilter/nf_tables.h`): as much as a filter of a few
+//! rules takes. Numbers inside are in network byte order.
 
 mod content;
 
@@ -10,7 +10,9 @@ use nix::libc;
 use crate::socket::flag;
 use crate::wire::Message;
 
-pub(crate) use content::{Content, is_about, is_of_elements, parse_count, parse_set_elements, parse_set_keys};
+pub(crate) use content::{
+    Content, is_about, is_of_elements, parse_count, parse_set_elements, parse_set_keys,
+};
 #[cfg(test)]
 pub(crate) use content::{parse_chain, parse_rule, parse_table};
 
@@ -88,7 +90,8 @@ const LOOKUP_INVERTED: u32 = 1;
 const FIB_RESULT_INTERFACE: u32 = 1;
 /// `NFTA_FIB_F_SADDR | NFTA_FIB_F_IIF | NFTA_FIB_F_PRESENT`.
 const FIB_BACK_TO_SOURCE: u32 = 1 | 1 << 3 | 1 << 5;
-/// Packets that may come at once whatever the rate: as many as a host sends when it starts (ARP, reports, neighbour discovery).
+/// Packets that may come at once whatever the rate: as many as a host sends when it starts (ARP,
+/// reports, neighbour discovery).
 const BURST_MIN: u32 = 10;
 
 /// Which packets a table sees (`include/uapi/linux/netfilter.h`).
@@ -181,7 +184,8 @@ pub(crate) enum Expression {
     In(&'static str),
     /// Goes on if what was loaded last is not in the set.
     NotIn(&'static str),
-    /// Goes on if there were more packets a second than this with the key that was loaded last, which the set keeps apart.
+    /// Goes on if there were more packets a second than this with the key that was loaded last,
+    /// which the set keeps apart.
     Exceeds {
         set: &'static str,
         rate: u32,
@@ -238,21 +242,30 @@ pub(crate) fn new_chain(table: TableName, name: &str, hook: Hook, priority: i32)
     message
 }
 
-/// Makes a set of keys of so many octets, to which rules add, and which lose an element after this many milliseconds without use. `id` tells it from others of the same batch.
-pub(crate) fn new_set(table: TableName, (name, id): (&str, u32), key_octets: u32, size: u32, timeout: u64) -> Message {
+/// Makes a set of keys of so many octets, to which rules add, and which lose an element after this
+/// many milliseconds without use. `id` tells it from others of the same batch.
+pub(crate) fn new_set(
+    table: TableName,
+    (name, id): (&str, u32),
+    key_octets: u32,
+    size: u32,
+    timeout: u64,
+) -> Message {
     let mut message = message(NEW_SET, libc::NLM_F_CREATE, table.family);
     message.text(SET_TABLE, table.name);
     message.text(SET_NAME, name);
     message.u32_be(SET_FLAGS, FLAGS_DYNAMIC);
     message.u32_be(SET_KEY_TYPE, KEY_TYPE_INTEGER);
     message.u32_be(SET_KEY_LENGTH, key_octets);
-    message.nest(SET_DESCRIPTION | NESTED, |description| description.u32_be(DESCRIPTION_SIZE, size));
+    message
+        .nest(SET_DESCRIPTION | NESTED, |description| description.u32_be(DESCRIPTION_SIZE, size));
     message.u32_be(SET_ID, id);
     message.bytes(SET_TIMEOUT, &timeout.to_be_bytes());
     message
 }
 
-/// Makes a set of IP addresses, empty, of any size; with a number that no other set of the same batch has.
+/// Makes a set of IP addresses, empty, of any size; with a number that no other set of the same
+/// batch has.
 pub(crate) fn new_address_set(table: TableName, name: &str, number: u32, ipv6: bool) -> Message {
     let (kind, length) = if ipv6 { (KEY_TYPE_IPV6, 16) } else { (KEY_TYPE_IPV4, 4) };
     let mut message = message(NEW_SET, libc::NLM_F_CREATE, table.family);
@@ -295,7 +308,12 @@ pub(crate) fn get_set_elements(table: TableName, set: &str) -> Message {
 }
 
 /// Adds a rule at the end of a chain, with a text to know it by.
-pub(crate) fn new_rule(table: TableName, chain: &str, userdata: &str, expressions: &[Expression]) -> Message {
+pub(crate) fn new_rule(
+    table: TableName,
+    chain: &str,
+    userdata: &str,
+    expressions: &[Expression],
+) -> Message {
     let mut message = message(NEW_RULE, libc::NLM_F_CREATE | libc::NLM_F_APPEND, table.family);
     message.text(RULE_TABLE, table.name);
     message.text(RULE_CHAIN, chain);
@@ -319,7 +337,9 @@ fn write_expression(message: &mut Message, expression: &Expression) {
         Expression::Mask(_) => "bitwise",
         Expression::LoadReversePath => "fib",
         Expression::In(_) | Expression::NotIn(_) => "lookup",
-        Expression::Exceeds { .. } | Expression::Within { .. } | Expression::Remember(_) => "dynset",
+        Expression::Exceeds { .. } | Expression::Within { .. } | Expression::Remember(_) => {
+            "dynset"
+        }
         Expression::Count => "counter",
         Expression::Accept | Expression::Drop => "immediate",
     };
@@ -398,5 +418,7 @@ fn write_limit(data: &mut Message, set: &str, rate: u32, flags: u32) {
 
 fn write_verdict(data: &mut Message, verdict: u32) {
     data.u32_be(1, REGISTER_VERDICT);
-    data.nest(2 | NESTED, |nested| nested.nest(DATA_VERDICT | NESTED, |nested| nested.u32_be(1, verdict)));
+    data.nest(2 | NESTED, |nested| {
+        nested.nest(DATA_VERDICT | NESTED, |nested| nested.u32_be(1, verdict))
+    });
 }

@@ -22,12 +22,17 @@ fn cannot(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> Credent
 /// Makes the directory unless it is there, and checks that nobody else can look into it.
 pub(super) fn prepare_directory(path: &Path) -> Result<(), CredentialError> {
     match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(cannot("make", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(cannot("make", path)(error));
+        }
         _ => {}
     }
     let metadata = fs::symlink_metadata(path).map_err(cannot("read", path))?;
     if !metadata.is_dir() {
-        return Err(CredentialError::Damaged { path: path.to_owned(), reason: "it is not a directory".to_owned() });
+        return Err(CredentialError::Damaged {
+            path: path.to_owned(),
+            reason: "it is not a directory".to_owned(),
+        });
     }
     check_private(path, &metadata, 0o700)
 }
@@ -46,7 +51,8 @@ fn check_private(path: &Path, metadata: &fs::Metadata, wanted: u32) -> Result<()
 /// Reads a file that nobody else can read; `None` if there is none.
 pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, CredentialError> {
     let cannot_read = cannot("read", path);
-    // Not through a link: what is checked and what is read must be the same file. Not blocking: it may be a pipe.
+    // Not through a link: what is checked and what is read must be the same file. Not blocking: it
+    // may be a pipe.
     let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
     let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
         Ok(file) => file,
@@ -55,13 +61,19 @@ pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Credential
     };
     let metadata = file.metadata().map_err(&cannot_read)?;
     if !metadata.is_file() {
-        return Err(CredentialError::Damaged { path: path.to_owned(), reason: "it is not a file".to_owned() });
+        return Err(CredentialError::Damaged {
+            path: path.to_owned(),
+            reason: "it is not a file".to_owned(),
+        });
     }
     check_private(path, &metadata, 0o600)?;
     let mut bytes = Zeroizing::new(Vec::new());
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(&cannot_read)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(CredentialError::Damaged { path: path.to_owned(), reason: "it is far too large".to_owned() });
+        return Err(CredentialError::Damaged {
+            path: path.to_owned(),
+            reason: "it is far too large".to_owned(),
+        });
     }
     Ok(Some(bytes))
 }
@@ -70,7 +82,8 @@ pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Credential
 pub(super) fn write(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), CredentialError> {
     let (path, temporary) = (directory.join(name), directory.join(format!("{name}.new")));
     let written = remove_if_there(&temporary).and_then(|()| {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, &path)?;

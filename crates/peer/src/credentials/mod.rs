@@ -1,4 +1,5 @@
-//! What this host proves who it is with: its key, and what its cluster gave it. Kept in files, used by all connections.
+//! What this host proves who it is with: its key, and what its cluster gave it. Kept in files, used
+//! by all connections.
 
 mod files;
 #[cfg(test)]
@@ -99,7 +100,8 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Puts together what a host was given, and checks that it fits: the certificate is for this key and by this authority.
+    /// Puts together what a host was given, and checks that it fits: the certificate is for this
+    /// key and by this authority.
     ///
     /// # Errors
     /// It does not fit. That the certificate has expired is no error: then it has to be renewed.
@@ -113,11 +115,14 @@ impl Credentials {
             return Err(CredentialError::Unusable("the certificate is for another key".to_owned()));
         }
         let checked = certificate.check_at_any_time(&authority, UnixTime::now());
-        checked.map_err(|_| CredentialError::Unusable("the certificate is not of the given authority".to_owned()))?;
+        checked.map_err(|_| {
+            CredentialError::Unusable("the certificate is not of the given authority".to_owned())
+        })?;
         Ok(Self { certificate, authority, seal_key })
     }
 
-    /// What a host gives itself that has the authority: the founder, and whoever has a prepared token.
+    /// What a host gives itself that has the authority: the founder, and whoever has a prepared
+    /// token.
     ///
     /// # Errors
     /// The certificate cannot be made.
@@ -152,11 +157,12 @@ impl Credentials {
         &self.seal_key
     }
 
-    /// Whether less than [`RENEWAL`] is left of the certificate's validity, or nothing. By a clock that was never set
-    /// nothing is to be renewed: it is wrong, and not the certificate.
+    /// Whether less than [`RENEWAL`] is left of the certificate's validity, or nothing. By a clock
+    /// that was never set nothing is to be renewed: it is wrong, and not the certificate.
     pub fn needs_renewal(&self, now: SystemTime) -> bool {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        now >= VALID_FROM && [now, now.saturating_add(RENEWAL)].into_iter().any(|at| self.check(at).is_err())
+        now >= VALID_FROM
+            && [now, now.saturating_add(RENEWAL)].into_iter().any(|at| self.check(at).is_err())
     }
 
     fn check(&self, at: Duration) -> Result<(), Distrust> {
@@ -164,8 +170,8 @@ impl Credentials {
     }
 }
 
-/// This host's key and credentials: loaded at start, changed when it joins and when its certificate is renewed, and read by
-/// every connection that is made from then on.
+/// This host's key and credentials: loaded at start, changed when it joins and when its certificate
+/// is renewed, and read by every connection that is made from then on.
 pub struct CredentialStore {
     directory: PathBuf,
     key: HostKey,
@@ -189,7 +195,8 @@ impl CredentialStore {
         let directory = data_directory.join(DIRECTORY);
         files::prepare_directory(&directory)?;
         let key = match read_pem(&directory.join(KEY_FILE), KEY_LABEL)? {
-            Some(pkcs8) => HostKey::from_pkcs8(&pkcs8).map_err(|error| damaged(&directory.join(KEY_FILE), error))?,
+            Some(pkcs8) => HostKey::from_pkcs8(&pkcs8)
+                .map_err(|error| damaged(&directory.join(KEY_FILE), error))?,
             // With another key it would be another host.
             None if directory.join(CERTIFICATE_FILE).exists() => {
                 return Err(damaged(&directory.join(KEY_FILE), "it is missing"));
@@ -232,9 +239,12 @@ impl CredentialStore {
         if credentials.certificate.key() != self.key.public() {
             return Err(CredentialError::Unusable("the certificate is for another key".to_owned()));
         }
-        // The certificate is what makes the rest count: while there is none, a crash leaves a host that has yet to join.
+        // The certificate is what makes the rest count: while there is none, a crash leaves a host
+        // that has yet to join.
         let had = self.credentials();
-        if had.is_none_or(|had| had.authority != credentials.authority || had.seal_key != credentials.seal_key) {
+        if had.is_none_or(|had| {
+            had.authority != credentials.authority || had.seal_key != credentials.seal_key
+        }) {
             files::remove(&self.directory, CERTIFICATE_FILE)?;
             let seal_key = Zeroizing::new(format!("{}\n", credentials.seal_key.reveal().as_str()));
             files::write(&self.directory, SEAL_KEY_FILE, seal_key.as_bytes())?;
@@ -247,21 +257,25 @@ impl CredentialStore {
         Ok(())
     }
 
-    /// Gives this host a new certificate, by the authority that it can use as a member. Connections that are there go on.
+    /// Gives this host a new certificate, by the authority that it can use as a member. Connections
+    /// that are there go on.
     ///
     /// # Errors
-    /// It belongs to no cluster, the authority is not its cluster's, or the certificate cannot be made or written.
+    /// It belongs to no cluster, the authority is not its cluster's, or the certificate cannot be
+    /// made or written.
     pub fn renew(&self, authority: &Authority, now: SystemTime) -> Result<(), CredentialError> {
         let had = self.credentials().ok_or(CredentialError::NotEnrolled)?;
         if *authority.certificate() != had.authority {
-            return Err(CredentialError::Unusable("the authority is that of another cluster".to_owned()));
+            return Err(CredentialError::Unusable(
+                "the authority is that of another cluster".to_owned(),
+            ));
         }
         let seal_key = had.seal_key.clone();
         self.enroll(Credentials::issue(self.key.public(), authority, had.cluster(), seal_key, now)?)
     }
 
-    /// Forgets the cluster, and on disk the key too: the next start draws another, as the id of a host that left never comes back. Until then the host
-    /// shows only its own certificate.
+    /// Forgets the cluster, and on disk the key too: the next start draws another, as the id of a
+    /// host that left never comes back. Until then the host shows only its own certificate.
     ///
     /// # Errors
     /// The files cannot be removed.
@@ -297,14 +311,17 @@ impl CredentialStore {
             return Ok(None);
         };
         let missing = |name| damaged(&path(name), "it is missing");
-        let authority = read_pem(&path(AUTHORITY_FILE), CERTIFICATE_LABEL)?.ok_or_else(|| missing(AUTHORITY_FILE))?;
+        let authority = read_pem(&path(AUTHORITY_FILE), CERTIFICATE_LABEL)?
+            .ok_or_else(|| missing(AUTHORITY_FILE))?;
         let seal_key = files::read(&path(SEAL_KEY_FILE))?.ok_or_else(|| missing(SEAL_KEY_FILE))?;
-        let seal_key = std::str::from_utf8(&seal_key).ok().and_then(|text| SealKey::from_digits(text.trim()));
-        let seal_key = seal_key.ok_or_else(|| damaged(&path(SEAL_KEY_FILE), "it is not 64 hexadecimal digits"))?;
-        let certificate =
-            Certificate::from_der(&certificate).map_err(|error| damaged(&path(CERTIFICATE_FILE), error))?;
-        let authority =
-            AuthorityCertificate::from_der(&authority).map_err(|error| damaged(&path(AUTHORITY_FILE), error))?;
+        let seal_key =
+            std::str::from_utf8(&seal_key).ok().and_then(|text| SealKey::from_digits(text.trim()));
+        let seal_key = seal_key
+            .ok_or_else(|| damaged(&path(SEAL_KEY_FILE), "it is not 64 hexadecimal digits"))?;
+        let certificate = Certificate::from_der(&certificate)
+            .map_err(|error| damaged(&path(CERTIFICATE_FILE), error))?;
+        let authority = AuthorityCertificate::from_der(&authority)
+            .map_err(|error| damaged(&path(AUTHORITY_FILE), error))?;
         Credentials::new(self.key.public(), certificate, authority, seal_key)
             .map(Some)
             .map_err(|error| damaged(&path(CERTIFICATE_FILE), error))
@@ -313,7 +330,10 @@ impl CredentialStore {
 
 impl fmt::Debug for CredentialStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CredentialStore").field("host", &self.host()).field("held", &self.credentials()).finish()
+        f.debug_struct("CredentialStore")
+            .field("host", &self.host())
+            .field("held", &self.credentials())
+            .finish()
     }
 }
 
@@ -333,7 +353,9 @@ fn read_pem(path: &Path, label: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Cred
     };
     let sections = pem::parse_many(&*text).map_err(|error| damaged(path, error))?;
     match <[Pem; 1]>::try_from(sections) {
-        Ok([section]) if section.tag() == label => Ok(Some(Zeroizing::new(section.into_contents()))),
+        Ok([section]) if section.tag() == label => {
+            Ok(Some(Zeroizing::new(section.into_contents())))
+        }
         _ => Err(damaged(path, format_args!("it is not one PEM section {label}"))),
     }
 }

@@ -76,7 +76,8 @@ fn nobody_else_can_read_the_files() {
         assert_eq!(mode(&path), 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let expected = format!(
-            "{0} has mode 0640, so that others than its owner can use it: if nobody has, type `chmod 0600 {0}`",
+            "{0} has mode 0640, so that others than its owner can use it: if nobody has, type \
+             `chmod 0600 {0}`",
             path.display()
         );
         assert_eq!(fixture.error(), expected);
@@ -105,13 +106,20 @@ fn damage_is_told_in_one_line_that_names_the_file() {
         let fixture = Fixture::enrolled();
         fs::write(fixture.file(name), bytes).unwrap();
         let error = fixture.error();
-        assert!(error.starts_with(&format!("{} is damaged: ", fixture.file(name).display())), "{error}");
+        assert!(
+            error.starts_with(&format!("{} is damaged: ", fixture.file(name).display())),
+            "{error}"
+        );
         assert!(!error.contains('\n'), "{error}");
     }
     for name in [KEY_FILE, AUTHORITY_FILE, SEAL_KEY_FILE] {
         let fixture = Fixture::enrolled();
         fs::remove_file(fixture.file(name)).unwrap();
-        assert!(fixture.error().contains(&format!("{name} is damaged: it is missing")), "{}", fixture.error());
+        assert!(
+            fixture.error().contains(&format!("{name} is damaged: it is missing")),
+            "{}",
+            fixture.error()
+        );
     }
 }
 
@@ -122,7 +130,11 @@ fn files_of_different_hosts_or_clusters_do_not_fit() {
     assert!(one.error().contains("the certificate is for another key"), "{}", one.error());
     let one = Fixture::enrolled();
     fs::copy(two.file(AUTHORITY_FILE), one.file(AUTHORITY_FILE)).unwrap();
-    assert!(one.error().contains("the certificate is not of the given authority"), "{}", one.error());
+    assert!(
+        one.error().contains("the certificate is not of the given authority"),
+        "{}",
+        one.error()
+    );
     let (one, two) = (one.directory, two.open().unwrap());
     fs::remove_dir_all(one.path().join(DIRECTORY)).unwrap();
     let one = CredentialStore::open(one.path()).unwrap();
@@ -139,7 +151,8 @@ fn links_and_pipes_are_not_followed() {
     symlink(&elsewhere, fixture.file(KEY_FILE)).unwrap();
     assert!(fixture.error().starts_with("cannot read "), "{}", fixture.error());
     fs::remove_file(fixture.file(KEY_FILE)).unwrap();
-    nix::unistd::mkfifo(&fixture.file(KEY_FILE), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    nix::unistd::mkfifo(&fixture.file(KEY_FILE), nix::sys::stat::Mode::from_bits_truncate(0o600))
+        .unwrap();
     assert!(fixture.error().contains("it is not a file"), "{}", fixture.error());
 }
 
@@ -147,7 +160,8 @@ fn links_and_pipes_are_not_followed() {
 fn a_crash_while_enrolling_leaves_a_host_that_has_yet_to_join() {
     for interrupted_after in 1..3 {
         let fixture = Fixture::enrolled();
-        for name in [CERTIFICATE_FILE, AUTHORITY_FILE, SEAL_KEY_FILE].iter().take(interrupted_after) {
+        for name in [CERTIFICATE_FILE, AUTHORITY_FILE, SEAL_KEY_FILE].iter().take(interrupted_after)
+        {
             fs::remove_file(fixture.file(name)).unwrap();
         }
         fs::write(fixture.file("certificate.pem.new"), b"half").unwrap();

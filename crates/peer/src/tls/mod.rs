@@ -1,4 +1,5 @@
-//! Encrypted streams whose ends have proved which keys they have: TLS 1.3 (RFC 8446) with a certificate on both sides.
+//! Encrypted streams whose ends have proved which keys they have: TLS 1.3 (RFC 8446) with a
+//! certificate on both sides.
 
 #[cfg(test)]
 mod tests;
@@ -72,11 +73,16 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 impl TlsConnector {
-    /// Connections from this address, by which peers know the host, with what the store has, to those whom it trusts.
+    /// Connections from this address, by which peers know the host, with what the store has, to
+    /// those whom it trusts.
     ///
     /// # Errors
     /// See [`TlsError`].
-    pub fn new(store: Arc<CredentialStore>, trust: Trust, source: IpAddr) -> Result<Self, TlsError> {
+    pub fn new(
+        store: Arc<CredentialStore>,
+        trust: Trust,
+        source: IpAddr,
+    ) -> Result<Self, TlsError> {
         let check = verify::ServerCheck { store: Arc::clone(&store), trust };
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
@@ -98,7 +104,8 @@ impl TlsConnector {
         let connection = socket.connect(address).await?;
         connection.set_nodelay(true)?;
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.config));
-        // The name is what nobody asks for: certificates name hosts by id, and the check does not need it.
+        // The name is what nobody asks for: certificates name hosts by id, and the check does not
+        // need it.
         let name = ServerName::from(address.ip());
         let stream = connector.connect(name, connection).await.map_err(explain)?;
         let peer = peer(&self.store, stream.get_ref().1, Usage::Server)?;

@@ -32,7 +32,11 @@ fn member() -> Arc<CredentialStore> {
     let store = CredentialStore::open(directory.path()).unwrap();
     let Prepared { authority, seal_key, .. } = prepared();
     let key = store.key().public();
-    store.enroll(Credentials::issue(key, &authority, cluster(), seal_key, SystemTime::now()).unwrap()).unwrap();
+    store
+        .enroll(
+            Credentials::issue(key, &authority, cluster(), seal_key, SystemTime::now()).unwrap(),
+        )
+        .unwrap();
     store
 }
 
@@ -42,7 +46,10 @@ fn gullible(store: Arc<CredentialStore>) -> Arc<verify::ServerCheck> {
 }
 
 /// A client that shows this chain, with this key.
-fn client(chain: Option<(Vec<CertificateDer<'static>>, &HostKey)>, protocols: &[&[u8]]) -> ClientConfig {
+fn client(
+    chain: Option<(Vec<CertificateDer<'static>>, &HostKey)>,
+    protocols: &[&[u8]],
+) -> ClientConfig {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .unwrap()
@@ -66,21 +73,27 @@ async fn accepted(config: ClientConfig) -> io::Result<Peer> {
     let connecting = tokio::spawn(async move {
         let connection = TcpStream::connect(address).await.unwrap();
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-        if let Ok(mut stream) = connector.connect(ServerName::from(address.ip()), connection).await {
+        if let Ok(mut stream) = connector.connect(ServerName::from(address.ip()), connection).await
+        {
             // In TLS 1.3 a client is done before the server has looked at its certificate.
             let _ = stream.write_all(b"x").await;
             let _ = stream.read_u8().await;
         }
     });
     let (connection, _) = listener.accept().await.unwrap();
-    let accepted = timeout(SOON, TlsAcceptor::new(member()).unwrap().accept(connection)).await.unwrap();
+    let accepted =
+        timeout(SOON, TlsAcceptor::new(member()).unwrap().accept(connection)).await.unwrap();
     let peer = accepted.map(|established| established.peer);
     timeout(SOON, connecting).await.unwrap().unwrap();
     peer
 }
 
 /// What our client makes of a server that shows this chain, with this key.
-async fn connected(chain: Vec<CertificateDer<'static>>, key: &HostKey, trust: Trust) -> io::Result<Peer> {
+async fn connected(
+    chain: Vec<CertificateDer<'static>>,
+    key: &HostKey,
+    trust: Trust,
+) -> io::Result<Peer> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .unwrap()
@@ -143,7 +156,8 @@ async fn a_certificate_is_of_no_use_without_its_key() {
 async fn a_certificate_must_name_the_host_of_its_key_whoever_signed_it() {
     let (key, other) = (HostKey::draw().unwrap(), HostKey::draw().unwrap());
     let Prepared { authority, .. } = prepared();
-    let forged = forge(&authority, key.public(), crate::certificate::member_name(other.host(), cluster()));
+    let forged =
+        forge(&authority, key.public(), crate::certificate::member_name(other.host(), cluster()));
     let chain = || vec![forged.clone(), authority.certificate().chain_link()];
     let expected = Distrust::OtherName { names: other.host(), is: key.host() };
     let peer = accepted(client(Some((chain(), &key)), &[PROTOCOL])).await.unwrap();
@@ -156,19 +170,26 @@ async fn a_certificate_must_name_the_host_of_its_key_whoever_signed_it() {
 
 #[tokio::test]
 async fn an_authoritys_certificate_proves_nothing_by_coming_along() {
-    let (key, impostor, now) = (HostKey::draw().unwrap(), Authority::draw().unwrap(), SystemTime::now());
+    let (key, impostor, now) =
+        (HostKey::draw().unwrap(), Authority::draw().unwrap(), SystemTime::now());
     let ours = prepared().authority.certificate().clone();
     let certificate = impostor.issue(key.public(), cluster(), now).unwrap().chain_link();
     let pinned = Trust::Pinned(ours.fingerprint());
     // With its own it proves to be of its own cluster, and no more.
-    let other = Distrust::OtherToken { token: ours.fingerprint(), cluster: impostor.certificate().fingerprint() };
+    let other = Distrust::OtherToken {
+        token: ours.fingerprint(),
+        cluster: impostor.certificate().fingerprint(),
+    };
     for (chain, expected) in [
         (vec![certificate.clone(), ours.chain_link()], Distrust::OtherAuthority),
         (vec![certificate.clone(), impostor.certificate().chain_link()], other),
         (vec![certificate.clone()], Distrust::OtherAuthority),
     ] {
         assert_eq!(distrust(connected(chain.clone(), &key, pinned).await), expected);
-        assert_eq!(distrust(connected(chain.clone(), &key, Trust::Cluster).await), Distrust::OtherAuthority);
+        assert_eq!(
+            distrust(connected(chain.clone(), &key, Trust::Cluster).await),
+            Distrust::OtherAuthority
+        );
         let peer = accepted(client(Some((chain, &key)), &[PROTOCOL])).await.unwrap();
         assert_eq!(peer.membership, Err(Distrust::OtherAuthority));
     }

@@ -1,7 +1,8 @@
 //! Whom to believe: the checks that handshakes ask for.
 //!
-//! A server lets every key finish the handshake and tells afterwards what it may do: whoever is not of the cluster gets to the
-//! one path that strangers have, and is told why not to any other. A client decides before it sends its first byte.
+//! A server lets every key finish the handshake and tells afterwards what it may do: whoever is not
+//! of the cluster gets to the one path that strangers have, and is told why not to any other. A
+//! client decides before it sends its first byte.
 
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError,
+    PeerIncompatible, SignatureScheme,
 };
 use shoutd_core::Fingerprint;
 
@@ -31,10 +33,11 @@ pub(super) static ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorit
 pub enum Trust {
     /// Hosts of this host's cluster.
     Cluster,
-    /// Hosts of the cluster whose authority's certificate has this SHA-256: a joiner knows it from its token.
+    /// Hosts of the cluster whose authority's certificate has this SHA-256: a joiner knows it from
+    /// its token.
     Pinned(Fingerprint),
-    /// Any host that belongs to a cluster: for a joiner without a token, which must send no secret. An administrator compares
-    /// fingerprints.
+    /// Any host that belongs to a cluster: for a joiner without a token, which must send no secret.
+    /// An administrator compares fingerprints.
     Anybody,
 }
 
@@ -56,10 +59,17 @@ pub(super) fn check_member(
 }
 
 fn first<'a>(chain: &'a [CertificateDer<'_>]) -> Result<&'a [u8], Distrust> {
-    chain.first().map(|first| &**first).ok_or_else(|| Distrust::Malformed("there is none".to_owned()))
+    chain
+        .first()
+        .map(|first| &**first)
+        .ok_or_else(|| Distrust::Malformed("there is none".to_owned()))
 }
 
-fn check_pinned(chain: &[CertificateDer<'_>], authority: Fingerprint, now: UnixTime) -> Result<(), Distrust> {
+fn check_pinned(
+    chain: &[CertificateDer<'_>],
+    authority: Fingerprint,
+    now: UnixTime,
+) -> Result<(), Distrust> {
     // First: a host that belongs to no cluster yet has no authority's certificate to show.
     let certificate = Certificate::from_der(first(chain)?)?;
     let shown = chain.get(1).ok_or(Distrust::OtherAuthority)?;
@@ -68,7 +78,8 @@ fn check_pinned(chain: &[CertificateDer<'_>], authority: Fingerprint, now: UnixT
     if cluster == authority {
         return certificate.check(&shown, Usage::Server, now);
     }
-    // What a person is told of the other cluster must be true: anybody can show somebody else's authority.
+    // What a person is told of the other cluster must be true: anybody can show somebody else's
+    // authority.
     certificate.check_at_any_time(&shown, now)?;
     Err(Distrust::OtherToken { token: authority, cluster })
 }
@@ -90,7 +101,9 @@ fn untrusted(distrust: Distrust) -> Error {
 /// The reason that a check of this module gave, if that is why the handshake failed.
 pub(super) fn distrust_in(error: &Error) -> Option<&Distrust> {
     match error {
-        Error::InvalidCertificate(CertificateError::Other(OtherError(reason))) => reason.downcast_ref(),
+        Error::InvalidCertificate(CertificateError::Other(OtherError(reason))) => {
+            reason.downcast_ref()
+        }
         _ => None,
     }
 }

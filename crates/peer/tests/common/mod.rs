@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use axum::Router;
 use shoutd_core::{ClusterId, HostId};
 use shoutd_peer::{
-    Acceptor, Client, CredentialStore, Credentials, Identity, Prepared, Secret, Server, TlsAcceptor, TlsConnector,
-    Trust,
+    Acceptor, Client, CredentialStore, Credentials, Identity, Prepared, Secret, Server,
+    TlsAcceptor, TlsConnector, Trust,
 };
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -30,7 +30,8 @@ pub fn prepared(number: u8) -> Prepared {
     Prepared::from_secret(&Secret::from_digits(&format!("{number:032x}")).unwrap()).unwrap()
 }
 
-/// A host that belongs to no cluster. Its files are gone, which it does not notice until it renews its certificate.
+/// A host that belongs to no cluster. Its files are gone, which it does not notice until it renews
+/// its certificate.
 pub fn stranger() -> Arc<CredentialStore> {
     CredentialStore::open(tempfile::tempdir().unwrap().path()).unwrap()
 }
@@ -40,13 +41,18 @@ pub fn certified(authority: u8, cluster: ClusterId, at: SystemTime) -> Arc<Crede
     let directory = tempfile::tempdir().unwrap();
     let store = CredentialStore::open(directory.path()).unwrap();
     let Prepared { authority, seal_key, .. } = prepared(authority);
-    store.enroll(Credentials::issue(store.key().public(), &authority, cluster, seal_key, at).unwrap()).unwrap();
+    store
+        .enroll(
+            Credentials::issue(store.key().public(), &authority, cluster, seal_key, at).unwrap(),
+        )
+        .unwrap();
     store
 }
 
 /// A host of our cluster: the same for the same number.
 pub fn member(number: u64) -> Arc<CredentialStore> {
-    static MEMBERS: LazyLock<Mutex<HashMap<u64, Arc<CredentialStore>>>> = LazyLock::new(Mutex::default);
+    static MEMBERS: LazyLock<Mutex<HashMap<u64, Arc<CredentialStore>>>> =
+        LazyLock::new(Mutex::default);
     let mut members = MEMBERS.lock().unwrap();
     Arc::clone(members.entry(number).or_insert_with(|| certified(1, ours(), SystemTime::now())))
 }
@@ -73,7 +79,8 @@ pub fn client(number: u64, cluster: Option<u128>) -> Client {
 
 /// A client of a host that is no member by number.
 pub fn client_of(store: &Arc<CredentialStore>, trust: Trust) -> Client {
-    let identity = Identity::new(store.host(), store.credentials().map(|credentials| credentials.cluster()));
+    let identity =
+        Identity::new(store.host(), store.credentials().map(|credentials| credentials.cluster()));
     Client::new(identity, TlsConnector::new(Arc::clone(store), trust, LOOPBACK).unwrap())
 }
 
@@ -102,11 +109,17 @@ impl Running {
 
 /// A server of any host.
 pub fn serve_as(store: &Arc<CredentialStore>, router: Router) -> Running {
-    let identity = Identity::new(store.host(), store.credentials().map(|credentials| credentials.cluster()));
+    let identity =
+        Identity::new(store.host(), store.credentials().map(|credentials| credentials.cluster()));
     let acceptor = TlsAcceptor::new(Arc::clone(store)).unwrap();
     serve_router((LOOPBACK, 0).into(), identity, acceptor, router)
 }
 
-pub fn serve_router(address: SocketAddr, identity: Identity, acceptor: impl Acceptor, router: Router) -> Running {
+pub fn serve_router(
+    address: SocketAddr,
+    identity: Identity,
+    acceptor: impl Acceptor,
+    router: Router,
+) -> Running {
     Running::start(Server::bind(address, identity, acceptor).unwrap(), router)
 }

@@ -17,20 +17,23 @@ type Times = BTreeMap<&'static str, Vec<f64>>;
 /// How long a container may take to run `true`, and a network to be made.
 const RUN_DEADLINE: Duration = Duration::from_secs(30);
 
-/// A network of Docker's `bridge` driver, made by a user: its containers have Docker's own resolver of names, as on every network but the one called `bridge`.
+/// A network of Docker's `bridge` driver, made by a user: its containers have Docker's own resolver
+/// of names, as on every network but the one called `bridge`.
 const MADE: &str = "bench-run-bridge";
 /// A network of shoutd's that is of IPv4 only, as the others are.
 const NETWORK: &str = "bench-run";
-/// The same with `--internal`, and shoutd's: neither has a way out, so that neither a gateway nor `docker_gwbridge` is in the figure.
+/// The same with `--internal`, and shoutd's: neither has a way out, so that neither a gateway nor
+/// `docker_gwbridge` is in the figure.
 const MADE_INTERNAL: &str = "bench-run-bridge-internal";
 const INTERNAL: &str = "bench-run-internal";
 
-/// The container that is on the networks of shoutd's before any is measured, on all hosts where they are.
+/// The container that is on the networks of shoutd's before any is measured, on all hosts where
+/// they are.
 const FIRST: &str = "bench-run-first";
 
 /// Why the ratio to the default network is another one.
-const BECAUSE: &str =
-    "`bridge` alone has no resolver of names; shoutd's and the overlay also attach `docker_gwbridge`, the way out";
+const BECAUSE: &str = "`bridge` alone has no resolver of names; shoutd's and the overlay also \
+                       attach `docker_gwbridge`, the way out";
 
 /// The time of `docker run`, in turn on networks of Docker's own and of shoutd's.
 pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
@@ -59,18 +62,24 @@ pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
 fn findings(times: &Times) -> Vec<Finding> {
     let of = |network: &str| times.get(network).cloned().unwrap_or_default();
     let ratio = |title: &str, ours: &str, other: &str| {
-        let ratios: Vec<f64> = of(ours).into_iter().zip(of(other)).map(|(ours, other)| ours / other).collect();
+        let ratios: Vec<f64> =
+            of(ours).into_iter().zip(of(other)).map(|(ours, other)| ours / other).collect();
         let median = |samples: &[f64]| percentile(samples, 50.0).unwrap_or_default();
-        let remark = differing(median(&ratios), median(&of(ours)) / median(&of(other))).unwrap_or_default();
+        let remark =
+            differing(median(&ratios), median(&of(ours)) / median(&of(other))).unwrap_or_default();
         Finding { remark, ..finding(title, "ratio", ratios) }
     };
     let to_bridge = ratio("`docker run`, shoutd / the default network `bridge`", NETWORK, "bridge");
-    let because = [BECAUSE, to_bridge.remark.as_str()].into_iter().filter(|remark| !remark.is_empty());
+    let because =
+        [BECAUSE, to_bridge.remark.as_str()].into_iter().filter(|remark| !remark.is_empty());
     let because = because.collect::<Vec<_>>().join("; ");
     let bar = Some(Limit::Median(1.1));
     let mut findings = vec![
         Finding { most: bar, remark: because, ..to_bridge },
-        Finding { most: bar, ..ratio("`docker run`, shoutd / a network of the `bridge` driver", NETWORK, MADE) },
+        Finding {
+            most: bar,
+            ..ratio("`docker run`, shoutd / a network of the `bridge` driver", NETWORK, MADE)
+        },
         ratio("`docker run`, shoutd / `bridge` driver, both `--internal`", INTERNAL, MADE_INTERNAL),
         finding("`docker run` on `bridge`", "ms", of("bridge")),
         finding("`docker run` on a network of the `bridge` driver", "ms", of(MADE)),
@@ -83,14 +92,30 @@ fn findings(times: &Times) -> Vec<Finding> {
     findings
 }
 
-/// All hosts have a container on the network of shoutd's, as they have on that of Docker's overlay: `Join` waits for them.
+/// All hosts have a container on the network of shoutd's, as they have on that of Docker's overlay:
+/// `Join` waits for them.
 fn make_networks(ends: &Ends, host: &Host) -> Result<()> {
     let start = |host: &Host, name: &str, network: &str| {
-        docker(host, &["run", "--detach", "--name", name, "--network", network, "debian", "sleep", "600"])
+        docker(
+            host,
+            &["run", "--detach", "--name", name, "--network", network, "debian", "sleep", "600"],
+        )
     };
     docker(host, &["network", "create", MADE])?;
     docker(host, &["network", "create", "--internal", MADE_INTERNAL])?;
-    docker(host, &["network", "create", "--driver", "shoutd", "--ipam-driver", "shoutd", "--internal", INTERNAL])?;
+    docker(
+        host,
+        &[
+            "network",
+            "create",
+            "--driver",
+            "shoutd",
+            "--ipam-driver",
+            "shoutd",
+            "--internal",
+            INTERNAL,
+        ],
+    )?;
     docker(&ends.on(1)?.host, &["network", "create", "--driver", "shoutd", NETWORK])?;
     ends.hosts().try_for_each(|host| {
         await_network(host, NETWORK)?;

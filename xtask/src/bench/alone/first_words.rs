@@ -26,15 +26,17 @@ const RUN_DEADLINE: Duration = Duration::from_secs(30);
 /// The number that says that there are no more; see the helper.
 const END: u32 = u32::MAX;
 
-/// Starts containers on all hosts in turn, whose programs broadcast and multicast before anything else, while a container on each host listens. Those that
-/// start also listen to broadcasts from the first host.
+/// Starts containers on all hosts in turn, whose programs broadcast and multicast before anything
+/// else, while a container on each host listens. Those that start also listen to broadcasts from
+/// the first host.
 pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     let containers: u32 = if quick { 8 } else { 40 };
     let hosts = usize::from(ends.count());
     let mut listening = Vec::new();
     for number in 1..=hosts {
         let end = ends.on(number)?;
-        let hear = format!("hear-first-words {BROADCAST} {GROUP} {} --seconds {SECONDS}", end.place());
+        let hear =
+            format!("hear-first-words {BROADCAST} {GROUP} {} --seconds {SECONDS}", end.place());
         listening.push(end.ready_helper(&hear)?);
     }
     let near = ends.on(1)?;
@@ -55,15 +57,18 @@ pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     let unheard = listening.iter_mut().map(unheard).collect::<Result<Vec<_>>>()?;
     let (broadcast, multicast): (Vec<f64>, Vec<f64>) = unheard.into_iter().unzip();
     let remark = format!(
-        "of {containers} containers, started on all hosts in turn; one sample for each of the containers that listen, one a host"
+        "of {containers} containers, started on all hosts in turn; one sample for each of the \
+         containers that listen, one a host"
     );
     let unheard = |title: &str, samples| Finding {
         most: Some(Limit::Each(0.0)),
         remark: remark.clone(),
         ..finding(title, "datagrams", samples)
     };
-    let heard = "from the program's socket on, of broadcasts that another host sends every millisecond";
-    let deaf = finding("a container that starts: until it hears the others' broadcasts", "ms", deaf);
+    let heard =
+        "from the program's socket on, of broadcasts that another host sends every millisecond";
+    let deaf =
+        finding("a container that starts: until it hears the others' broadcasts", "ms", deaf);
     Ok(vec![
         unheard("a container's first broadcast, at once as it starts, not heard", broadcast),
         unheard("its first multicast not heard", multicast),
@@ -71,18 +76,41 @@ pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     ])
 }
 
-/// Starts a container that says this number. Returns for how many milliseconds it did not hear the others.
+/// Starts a container that says this number. Returns for how many milliseconds it did not hear the
+/// others.
 fn say(ends: &Ends, host: usize, spoken: u32) -> Result<f64> {
     let host = &ends.on(host)?.host;
     let program = format!("{}:/helper:ro", helper_program()?);
     let (option, spoken) = (format!("--network={NETWORK}"), spoken.to_string());
     let output = host.run_for(
         RUN_DEADLINE,
-        ["docker", "run", "--rm", "--volume", "/usr/lib:/usr/lib:ro", "--volume", &program, &option, "debian"]
-            .into_iter()
-            .chain(["/helper", "bench-helper", "first-words", BROADCAST, GROUP, "--number", &spoken]),
+        [
+            "docker",
+            "run",
+            "--rm",
+            "--volume",
+            "/usr/lib:/usr/lib:ro",
+            "--volume",
+            &program,
+            &option,
+            "debian",
+        ]
+        .into_iter()
+        .chain([
+            "/helper",
+            "bench-helper",
+            "first-words",
+            BROADCAST,
+            GROUP,
+            "--number",
+            &spoken,
+        ]),
     )?;
-    ensure!(output.success(), "the container that says {spoken} on {} failed, {output}", host.name());
+    ensure!(
+        output.success(),
+        "the container that says {spoken} on {} failed, {output}",
+        host.name()
+    );
     let Some(line) = output.stdout.lines().next_back() else {
         bail!("the container that says {spoken} printed nothing")
     };

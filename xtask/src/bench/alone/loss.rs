@@ -13,11 +13,13 @@ use super::finding;
 use crate::bench::report::{Finding, Limit};
 use crate::bench::ways::{Ends, findings, number};
 
-/// The groups that are sent to in turn, and the first of them: each time the membership of all of them changes.
+/// The groups that are sent to in turn, and the first of them: each time the membership of all of
+/// them changes.
 const GROUPS: u32 = 5;
 const FIRST: Ipv4Addr = Ipv4Addr::new(239, 83, 0, 0);
 
-/// Datagrams a second, to all groups together, and their size in bytes: what the lab's machine carries to three hosts without a full queue.
+/// Datagrams a second, to all groups together, and their size in bytes: what the lab's machine
+/// carries to three hosts without a full queue.
 const RATE: u32 = 20_000;
 const SIZE: usize = 200;
 
@@ -48,7 +50,9 @@ const CHANGING: f64 = 24.0;
 const QUICK_CHANGING: f64 = 8.0;
 
 /// What the page says of sources whose entries cannot be made at once.
-const LIMIT_OF_KERNEL: &str = "; in each sample a source is named for the first time in each group: only then the kernel's entry for it is made, one host at a time, and hides the one for all sources meanwhile";
+const LIMIT_OF_KERNEL: &str = "; in each sample a source is named for the first time in each \
+                               group: only then the kernel's entry for it is made, one host at a \
+                               time, and hides the one for all sources meanwhile";
 
 const EVENTS: [Event; 7] = [
     Event {
@@ -150,17 +154,22 @@ impl Lost {
     fn remark(&self) -> String {
         let Self { sent, again, unread, changes, packets, dropped } = self;
         let mut remark = format!(
-            "of {sent} to each of two hosts in all; {again} came twice, {unread} were delivered but not read in time"
+            "of {sent} to each of two hosts in all; {again} came twice, {unread} were delivered \
+             but not read in time"
         );
         if *changes > 0.0 {
             let (rate, each) = (f64::from(RATE) / f64::from(GROUPS), packets / changes);
             let silent = each / rate * 1e6;
             remark += &format!(
-                "; {changes} changes, each of one group, at which {each:.3} packets of its {rate} a second were lost, as many as come in {silent:.1} µs"
+                "; {changes} changes, each of one group, at which {each:.3} packets of its {rate} \
+                 a second were lost, as many as come in {silent:.1} µs"
             );
         }
         if *dropped > 0.0 {
-            remark += &format!("; the machine's own queues, which all hosts share, had no room for {dropped} frames");
+            remark += &format!(
+                "; the machine's own queues, which all hosts share, had no room for {dropped} \
+                 frames"
+            );
         }
         remark
     }
@@ -182,7 +191,10 @@ fn lost_while(ends: &Ends, event: Event, seconds: f64) -> Result<Lost> {
         await_listeners(&near.host, group.into(), receivers.len())?;
     }
     let dropped = dropped_by_machine()?;
-    let send = format!("send {to} --groups {GROUPS} {} --size {SIZE} --rate {RATE} --seconds {streamed}", near.place());
+    let send = format!(
+        "send {to} --groups {GROUPS} {} --size {SIZE} --rate {RATE} --seconds {streamed}",
+        near.place()
+    );
     let mut sender = near.helper(&send)?;
     let changes = (event.happen)(ends, seconds)?;
     ensure!(!sender.has_ended()?, "it took longer than the stream of {streamed} s");
@@ -193,9 +205,11 @@ fn lost_while(ends: &Ends, event: Event, seconds: f64) -> Result<Lost> {
     Ok(lost)
 }
 
-/// How many frames the machine's processors had no room for: the second column of `/proc/net/softnet_stat`, which is of no network namespace.
+/// How many frames the machine's processors had no room for: the second column of
+/// `/proc/net/softnet_stat`, which is of no network namespace.
 fn dropped_by_machine() -> Result<f64> {
-    let table = fs::read_to_string("/proc/net/softnet_stat").context("read /proc/net/softnet_stat")?;
+    let table =
+        fs::read_to_string("/proc/net/softnet_stat").context("read /proc/net/softnet_stat")?;
     let dropped = |line: &str| u32::from_str_radix(line.split(' ').nth(1)?, 16).ok();
     Ok(table.lines().filter_map(dropped).map(f64::from).sum())
 }
@@ -206,7 +220,8 @@ fn changes(ends: &Ends, how: &str, seconds: f64) -> Result<f64> {
     // The last change may take as long as a leave.
     let seconds = seconds - 3.0;
     let change = format!(
-        "change {} --how {how} --source {} --first {FIRST} --count {GROUPS} --underlay eth0 --seconds {seconds}",
+        "change {} --how {how} --source {} --first {FIRST} --count {GROUPS} --underlay eth0 \
+         --seconds {seconds}",
         end.place(),
         near.address
     );
@@ -246,6 +261,7 @@ fn leader_dies(ends: &Ends) -> Result<f64> {
 /// Whether a host says that it leads.
 fn leads(host: &Host) -> Result<bool> {
     let printed = host.run(["shoutdctl", "status", "--json"])?.stdout;
-    let status: Value = serde_json::from_str(&printed).with_context(|| format!("the status of {}", host.name()))?;
+    let status: Value =
+        serde_json::from_str(&printed).with_context(|| format!("the status of {}", host.name()))?;
     Ok(status.get("role").is_some_and(|role| role == "leader"))
 }

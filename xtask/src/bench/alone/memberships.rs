@@ -24,7 +24,8 @@ const LISTENERS_DEADLINE: Duration = Duration::from_secs(10);
 /// Where a joiner asks the sender for a group.
 const SERVER_PORT: u16 = 5031;
 
-/// How long a left group is sent to, in seconds: more than the two queries of one second each that RFC 3376 has, section 8.8.
+/// How long a left group is sent to, in seconds: more than the two queries of one second each that
+/// RFC 3376 has, section 8.8.
 const LINGER: f64 = 4.0;
 
 /// The first of the groups that are joined one after the other, of which each run has its own.
@@ -38,11 +39,15 @@ pub(super) fn copies(ends: &Ends, _quick: bool) -> Result<Vec<Finding>> {
     let (near, far, idle) = (ends.on(1)?, ends.on(2)?, &ends.on(3)?.host);
     let to = SocketAddr::new(Group::One.address(), PORT);
     let limit = SECONDS + 10.0;
-    let mut receiver = far.ready_helper(&format!("receive {to} {} --seconds {limit}", far.place()))?;
+    let mut receiver =
+        far.ready_helper(&format!("receive {to} {} --seconds {limit}", far.place()))?;
     await_listeners(&near.host, to.ip(), 1)?;
     let watched = SECONDS + 1.0;
     let watch = |host| {
-        End::of_host(host).ready_helper(&format!("watch --interface eth0 --group {} --seconds {watched}", to.ip()))
+        End::of_host(host).ready_helper(&format!(
+            "watch --interface eth0 --group {} --seconds {watched}",
+            to.ip()
+        ))
     };
     let (mut without, mut with) = (watch(idle)?, watch(&far.host)?);
     let send = format!("send {to} {} --size 1000 --rate {RATE} --seconds {SECONDS}", near.place());
@@ -55,7 +60,11 @@ pub(super) fn copies(ends: &Ends, _quick: bool) -> Result<Vec<Finding>> {
         number(&with, "frames")?,
         number(&with, "bytes")?
     );
-    let frames = finding("copies sent to a host without receivers", "packets", vec![number(&without, "frames")?]);
+    let frames = finding(
+        "copies sent to a host without receivers",
+        "packets",
+        vec![number(&without, "frames")?],
+    );
     let bytes = finding("the same on the underlay", "bytes", vec![number(&without, "bytes")?]);
     Ok(vec![
         Finding { most: Some(Limit::Each(0.0)), remark, ..frames },
@@ -91,7 +100,9 @@ fn joins_of(kind: Kind, ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     for round in 0..rounds {
         let first = match kind.first {
             IpAddr::V4(first) => Ipv4Addr::from_bits(first.to_bits() + round * 256).into(),
-            IpAddr::V6(first) => Ipv6Addr::from_bits(first.to_bits() + u128::from(round) * 256).into(),
+            IpAddr::V6(first) => {
+                Ipv6Addr::from_bits(first.to_bits() + u128::from(round) * 256).into()
+            }
         };
         let found = join(ends, first, count, kind.is_for_source, 0.0)?;
         let times = self::times(&found, "milliseconds")?;
@@ -102,33 +113,52 @@ fn joins_of(kind: Kind, ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
         reported.extend(percentile(&self::times(&found, "reported")?, 50.0));
     }
     let name = kind.name;
-    let remark =
-        format!("{count} joins a round; {unheard} in all were not served in 5 s; a datagram comes every 0.3 ms or so");
-    let own = "the receiver's kernel waits so long, 2 ticks of its clock or more; shoutd does not wait for it from Linux 6.15 on";
+    let remark = format!(
+        "{count} joins a round; {unheard} in all were not served in 5 s; a datagram comes every \
+         0.3 ms or so"
+    );
+    let own = "the receiver's kernel waits so long, 2 ticks of its clock or more; shoutd does not \
+               wait for it from Linux 6.15 on";
     let own = own.to_owned();
     let title = |what: &str| format!("{name} to {what}");
     Ok(vec![
-        Finding { most: Some(Limit::Median(5.0)), remark, ..finding(&title("first packet, p50"), "ms", p50) },
-        Finding { most: Some(Limit::Median(20.0)), ..finding(&title("first packet, p99"), "ms", p99) },
+        Finding {
+            most: Some(Limit::Median(5.0)),
+            remark,
+            ..finding(&title("first packet, p50"), "ms", p50)
+        },
+        Finding {
+            most: Some(Limit::Median(20.0)),
+            ..finding(&title("first packet, p99"), "ms", p99)
+        },
         Finding { remark: own, ..finding(&title("the kernel's report, p50"), "ms", reported) },
     ])
 }
 
 /// Waits until a host knows that so many hosts listen to the group.
 pub(in crate::bench) fn await_listeners(asked: &Host, group: IpAddr, hosts: usize) -> Result<()> {
-    wait_until(&format!("{hosts} hosts to listen to {group}, as {} knows", asked.name()), LISTENERS_DEADLINE, || {
-        let printed = asked.run(["shoutdctl", "groups", "--json"])?.stdout;
-        let rows: Value = serde_json::from_str(&printed).with_context(|| format!("the groups of {}", asked.name()))?;
-        let rows = rows.as_array().context("no list of groups")?;
-        let of_group = rows.iter().filter(|row| row.get("group").is_some_and(|known| *known == group.to_string()));
-        let listening = of_group.filter_map(|row| row.get("hosts")?.as_array()).flatten();
-        let in_sync = listening.filter(|host| host.get("in_sync").is_some_and(|known| known == true));
-        Ok((in_sync.count() >= hosts).then_some(()))
-    })
+    wait_until(
+        &format!("{hosts} hosts to listen to {group}, as {} knows", asked.name()),
+        LISTENERS_DEADLINE,
+        || {
+            let printed = asked.run(["shoutdctl", "groups", "--json"])?.stdout;
+            let rows: Value = serde_json::from_str(&printed)
+                .with_context(|| format!("the groups of {}", asked.name()))?;
+            let rows = rows.as_array().context("no list of groups")?;
+            let of_group = rows
+                .iter()
+                .filter(|row| row.get("group").is_some_and(|known| *known == group.to_string()));
+            let listening = of_group.filter_map(|row| row.get("hosts")?.as_array()).flatten();
+            let in_sync =
+                listening.filter(|host| host.get("in_sync").is_some_and(|known| known == true));
+            Ok((in_sync.count() >= hosts).then_some(()))
+        },
+    )
 }
 
 fn times(found: &Value, name: &str) -> Result<Vec<f64>> {
-    let times = found.get(name).and_then(Value::as_array).with_context(|| format!("no {name} of joins"))?;
+    let times =
+        found.get(name).and_then(Value::as_array).with_context(|| format!("no {name} of joins"))?;
     Ok(times.iter().filter_map(Value::as_f64).collect())
 }
 
@@ -141,7 +171,8 @@ pub(super) fn leaves(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     for round in 0..rounds {
         let group = Ipv4Addr::from_bits(LEFT.to_bits() + round);
         let seconds = LINGER + 2.0;
-        let mut watch = host.ready_helper(&format!("watch --interface eth0 --group {group} --seconds {seconds}"))?;
+        let mut watch = host
+            .ready_helper(&format!("watch --interface eth0 --group {group} --seconds {seconds}"))?;
         let found = join(ends, group.into(), 1, false, LINGER)?;
         let last = number(&findings(&mut watch, seconds)?, "last")?;
         let time = (last - number(&found, "left")?) / 1e6;
@@ -153,7 +184,8 @@ pub(super) fn leaves(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     let remark = match endless {
         0 => String::new(),
         _ => format!(
-            "{endless} of {rounds} groups were still sent when nobody sent any more, {LINGER} s after the leave"
+            "{endless} of {rounds} groups were still sent when nobody sent any more, {LINGER} s \
+             after the leave"
         ),
     };
     Ok(vec![Finding { remark, ..finding("leave to last copy on the underlay", "ms", times) }])
@@ -163,10 +195,12 @@ pub(super) fn leaves(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
 fn join(ends: &Ends, first: IpAddr, count: u32, is_for_source: bool, linger: f64) -> Result<Value> {
     let (near, far) = (ends.on(1)?, ends.on(2)?);
     let server = SocketAddrV4::new(near.address, SERVER_PORT);
-    let mut serving = near.ready_helper(&format!("serve {server} {} --seconds 120", near.place()))?;
+    let mut serving =
+        near.ready_helper(&format!("serve {server} {} --seconds 120", near.place()))?;
     let source = if is_for_source { format!(" --source {}", near.address) } else { String::new() };
     let place = far.place();
-    let arguments = format!("join {server} {place} --first {first} --count {count} --linger {linger}{source}");
+    let arguments =
+        format!("join {server} {place} --first {first} --count {count} --linger {linger}{source}");
     let found = far.run_helper(&arguments, 60.0);
     serving.kill()?;
     found

@@ -42,7 +42,12 @@ const PARTS: [(&str, Part); 11] = [
 const LONG: [&str; 1] = ["100 networks and 10,000 groups"];
 
 /// Measures one figure after the other, while there is time. What fails is noted.
-pub(super) fn measure(ways: &[Ends], options: &Options, deadline: Instant, found: &mut Found) -> Result<()> {
+pub(super) fn measure(
+    ways: &[Ends],
+    options: &Options,
+    deadline: Instant,
+    found: &mut Found,
+) -> Result<()> {
     let ends = ways.iter().find(|ends| ends.way == Way::Shoutd).context("no way of shoutd's")?;
     for (name, part) in PARTS.into_iter().filter(|(name, _)| options.wants(name)) {
         if options.quick && LONG.contains(&name) {

@@ -1,4 +1,5 @@
-//! How long an address does not answer that is taken from one host and given to another, whose only word is a gratuitous ARP.
+//! How long an address does not answer that is taken from one host and given to another, whose only
+//! word is a gratuitous ARP.
 
 use anyhow::{Context, Result, ensure};
 
@@ -7,7 +8,8 @@ use crate::bench::report::Finding;
 use crate::bench::statistics::percentile;
 use crate::bench::ways::{End, Ends, HELPER_DEADLINE, findings, number};
 
-/// The address that moves; from the middle of the subnet, where neither Docker nor shoutd has got to.
+/// The address that moves; from the middle of the subnet, where neither Docker nor shoutd has got
+/// to.
 const VIRTUAL: &str = "10.202.0.101";
 
 const PORT: u16 = 5061;
@@ -15,11 +17,12 @@ const PORT: u16 = 5061;
 /// How long the address is watched, in seconds.
 const SECONDS: f64 = 3.0;
 
-/// Moves the address from the container on host 1 to that on host 2, while the one on host 3 asks it.
+/// Moves the address from the container on host 1 to that on host 2, while the one on host 3 asks
+/// it.
 pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     let (first, second, client) = (ends.on(1)?, ends.on(2)?, ends.on(3)?);
-    let echoes =
-        [first, second].map(|end| end.ready_helper(&format!("echo 0.0.0.0:{PORT} {} --seconds 200", end.place())));
+    let echoes = [first, second]
+        .map(|end| end.ready_helper(&format!("echo 0.0.0.0:{PORT} {} --seconds 200", end.place())));
     let echoes = echoes.into_iter().collect::<Result<Vec<_>>>()?;
     let (mut silent, mut own) = (Vec::new(), Vec::new());
     for _ in 0..if quick { 1 } else { 5 } {
@@ -32,9 +35,14 @@ pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     }
     let own = percentile(&own, 50.0).context("no moves")?;
     let remark = format!(
-        "from the last answer of the one to the first of the other; it takes the mover itself {own:.0} ms in the median to delete the address, add it on the other host and run arping, and the protocol has no timers"
+        "from the last answer of the one to the first of the other; it takes the mover itself \
+         {own:.0} ms in the median to delete the address, add it on the other host and run \
+         arping, and the protocol has no timers"
     );
-    Ok(vec![Finding { remark, ..finding("gratuitous ARP: address silent while it is moved", "ms", silent) }])
+    Ok(vec![Finding {
+        remark,
+        ..finding("gratuitous ARP: address silent while it is moved", "ms", silent)
+    }])
 }
 
 /// For how long the address was silent, and how long the one who moved it took, in seconds.
@@ -42,7 +50,8 @@ fn move_once(first: &End, second: &End, client: &End) -> Result<(f64, f64)> {
     change(first, "add")?;
     // In every round but the first the client still knows it where it was last.
     announce(first)?;
-    let mut asking = client.ready_helper(&format!("silence {VIRTUAL}:{PORT} --seconds {SECONDS}"))?;
+    let mut asking =
+        client.ready_helper(&format!("silence {VIRTUAL}:{PORT} --seconds {SECONDS}"))?;
     let begin = std::time::Instant::now();
     change(first, "delete")?;
     change(second, "add")?;
@@ -63,7 +72,9 @@ fn announce(end: &End) -> Result<()> {
 
 fn change(end: &End, verb: &str) -> Result<()> {
     let address = format!("{VIRTUAL}/24");
-    let output = end.spawn(&["ip", "address", verb, &address, "dev", end.device()])?.wait(HELPER_DEADLINE)?;
+    let output = end
+        .spawn(&["ip", "address", verb, &address, "dev", end.device()])?
+        .wait(HELPER_DEADLINE)?;
     ensure!(output.success(), "{verb} {address} on {} failed, {output}", end.host.name());
     Ok(())
 }

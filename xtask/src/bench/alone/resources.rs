@@ -70,7 +70,10 @@ pub(super) fn under_joins(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     let hosts: Vec<&Host> = [Ok(&end.host)].into_iter().chain(others).collect::<Result<_>>()?;
     let seconds = if quick { 3.0 } else { 10.0 };
     let before = hosts.iter().map(|host| processor_seconds(host)).collect::<Result<Vec<_>>>()?;
-    let arguments = format!("churn --interface {} --first {CHURNED} --rate {JOINS} --seconds {seconds}", end.address);
+    let arguments = format!(
+        "churn --interface {} --first {CHURNED} --rate {JOINS} --seconds {seconds}",
+        end.address
+    );
     let begin = Instant::now();
     let done = end.run_helper(&arguments, seconds)?;
     let elapsed = begin.elapsed().as_secs_f64();
@@ -79,17 +82,23 @@ pub(super) fn under_joins(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
         used.push((processor_seconds(host)? - before) / elapsed * 100.0);
     }
     let others = used.split_off(1);
-    let remark =
-        format!("{} joins and as many leaves in {seconds} s", done.get("joined").context("no count of joins")?);
+    let remark = format!(
+        "{} joins and as many leaves in {seconds} s",
+        done.get("joined").context("no count of joins")?
+    );
     let memory = vec![resident_mebibytes(&end.host)?];
     Ok(vec![
-        Finding { remark, ..finding("processor time under 1,000 joins a second, on their host", "%", used) },
+        Finding {
+            remark,
+            ..finding("processor time under 1,000 joins a second, on their host", "%", used)
+        },
         finding("the same on the other hosts", "%", others),
         finding("shoutd's resident memory after that", "MiB", memory),
     ])
 }
 
-/// With a container on each of two hosts that is on 100 networks, of which one has joined 100 groups in each.
+/// With a container on each of two hosts that is on 100 networks, of which one has joined 100
+/// groups in each.
 pub(super) fn with_many(ends: &Ends, _quick: bool) -> Result<Vec<Finding>> {
     let (host, other) = (&ends.on(1)?.host, &ends.on(2)?.host);
     let measured = hold_many(host, other);
@@ -98,7 +107,8 @@ pub(super) fn with_many(ends: &Ends, _quick: bool) -> Result<Vec<Finding>> {
             host,
             &format!(
                 "docker rm --force {CONTAINER} >/dev/null 2>&1
-                docker network ls --format '{{{{.Name}}}}' | grep ^many | xargs --no-run-if-empty docker network rm"
+                docker network ls --format '{{{{.Name}}}}' | grep ^many | xargs --no-run-if-empty \
+                 docker network rm"
             ),
         )
     });
@@ -123,10 +133,16 @@ fn hold_many(host: &Host, other: &Host) -> Result<Vec<Finding>> {
     let addresses = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}";
     let listed = host.docker(["inspect", "--format", addresses, CONTAINER])?;
     let interfaces: Vec<&str> = listed.split_whitespace().collect();
-    ensure!(interfaces.len() >= usize::from(NETWORKS), "the container is on {} networks", interfaces.len());
+    ensure!(
+        interfaces.len() >= usize::from(NETWORKS),
+        "the container is on {} networks",
+        interfaces.len()
+    );
     let end = End::running(host, CONTAINER, "many1")?;
-    let arguments =
-        format!("hold --first {HELD} --count {GROUPS} --seconds {HOLD} --interfaces {}", interfaces.join(","));
+    let arguments = format!(
+        "hold --first {HELD} --count {GROUPS} --seconds {HOLD} --interfaces {}",
+        interfaces.join(",")
+    );
     let mut holding = end.ready_helper(&arguments)?;
     let begin = Instant::now();
     await_groups(other, &host.name())?;
@@ -135,19 +151,27 @@ fn hold_many(host: &Host, other: &Host) -> Result<Vec<Finding>> {
     let before = hosts.iter().map(|host| processor_seconds(host)).collect::<Result<Vec<_>>>()?;
     thread::sleep(MEASURED);
     let after = hosts.iter().map(|host| processor_seconds(host)).collect::<Result<Vec<_>>>()?;
-    let used = before.iter().zip(after).map(|(before, after)| (after - before) / MEASURED.as_secs_f64() * 100.0);
+    let used = before
+        .iter()
+        .zip(after)
+        .map(|(before, after)| (after - before) / MEASURED.as_secs_f64() * 100.0);
     let memory = hosts.iter().map(|host| resident_mebibytes(host)).collect::<Result<Vec<_>>>()?;
     ensure!(!holding.has_ended()?, "{} ended too early", holding.what());
     holding.kill()?;
     let highest = hosts.iter().map(|host| mebibytes(host, "VmHWM:")).collect::<Result<Vec<_>>>()?;
     let highest = highest.into_iter().fold(0.0, f64::max);
-    let on = "on the host of the receiver, and on one that has the networks too and knows the groups";
+    let on =
+        "on the host of the receiver, and on one that has the networks too and knows the groups";
     let remark = format!("{on}; {highest:.1} at the most since the daemons started");
-    let memory = finding("shoutd's resident memory with 100 networks and 10,000 groups", "MiB", memory);
+    let memory =
+        finding("shoutd's resident memory with 100 networks and 10,000 groups", "MiB", memory);
     let known = finding("until the other host knows the 10,000 groups", "s", vec![known_after]);
     Ok(vec![
         Finding { most: Some(Limit::Each(100.0)), remark, ..memory },
-        Finding { remark: on.to_owned(), ..finding("shoutd's processor time then", "%", used.collect()) },
+        Finding {
+            remark: on.to_owned(),
+            ..finding("shoutd's processor time then", "%", used.collect())
+        },
         Finding { remark: "from the last join on".to_owned(), ..known },
     ])
 }
@@ -158,7 +182,8 @@ fn attach_to_many(host: &Host) -> Result<()> {
         host,
         &format!(
             "docker run --detach --name {CONTAINER} --network=many1 debian sleep 100000 || exit 1
-            for n in $(seq 2 {NETWORKS}); do docker network connect many$n {CONTAINER} || exit 1; done"
+            for n in $(seq 2 {NETWORKS}); do docker network connect many$n {CONTAINER} || exit 1; \
+             done"
         ),
     )
 }
@@ -167,22 +192,29 @@ fn attach_to_many(host: &Host) -> Result<()> {
 fn await_groups(asked: &Host, listener: &str) -> Result<()> {
     let wanted = usize::from(NETWORKS) * GROUPS as usize;
     let mut known = 0;
-    let waited = wait_until(&format!("{wanted} groups on {}", asked.name()), GROUPS_DEADLINE, || {
-        let printed = asked.run(["shoutdctl", "groups", "--json"])?.stdout;
-        let rows: Value = serde_json::from_str(&printed).with_context(|| format!("the groups of {}", asked.name()))?;
-        let rows = rows.as_array().context("no list of groups")?;
-        known = rows.iter().filter(|row| is_held(row, listener)).count();
-        Ok((known >= wanted).then_some(()))
-    });
+    let waited =
+        wait_until(&format!("{wanted} groups on {}", asked.name()), GROUPS_DEADLINE, || {
+            let printed = asked.run(["shoutdctl", "groups", "--json"])?.stdout;
+            let rows: Value = serde_json::from_str(&printed)
+                .with_context(|| format!("the groups of {}", asked.name()))?;
+            let rows = rows.as_array().context("no list of groups")?;
+            known = rows.iter().filter(|row| is_held(row, listener)).count();
+            Ok((known >= wanted).then_some(()))
+        });
     waited.with_context(|| format!("it knows {known}"))
 }
 
-/// Whether a row of `shoutdctl groups` is one of the groups, with this host among those that listen.
+/// Whether a row of `shoutdctl groups` is one of the groups, with this host among those that
+/// listen.
 fn is_held(row: &Value, listener: &str) -> bool {
-    let is_many = row.get("network").and_then(Value::as_str).is_some_and(|network| network.starts_with("many"));
+    let is_many = row
+        .get("network")
+        .and_then(Value::as_str)
+        .is_some_and(|network| network.starts_with("many"));
     let hosts = row.get("hosts").and_then(Value::as_array);
     let listens = |host: &Value| {
-        host.get("name").is_some_and(|name| name == listener) && host.get("in_sync").is_some_and(|known| known == true)
+        host.get("name").is_some_and(|name| name == listener)
+            && host.get("in_sync").is_some_and(|known| known == true)
     };
     is_many && hosts.is_some_and(|hosts| hosts.iter().any(listens))
 }
@@ -203,7 +235,8 @@ fn mebibytes(host: &Host, name: &str) -> Result<f64> {
     let status = of_shoutd(host, "status")?;
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     let size = line.with_context(|| format!("no {name} of shoutd"))?.trim();
-    let kibibytes: f64 = size.trim_end_matches(" kB").parse().with_context(|| format!("read {name} {size}"))?;
+    let kibibytes: f64 =
+        size.trim_end_matches(" kB").parse().with_context(|| format!("read {name} {size}"))?;
     Ok(kibibytes / 1024.0)
 }
 
@@ -212,8 +245,11 @@ fn processor_seconds(host: &Host) -> Result<f64> {
     let stat = of_shoutd(host, "stat")?;
     // The second field may have spaces in it, and ends with a bracket.
     let (_, rest) = stat.rsplit_once(')').context("no name in the stat of shoutd")?;
-    let fields: Vec<f64> = rest.split_whitespace().skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
-    let ticks = sysconf(SysconfVar::CLK_TCK).context("read the clock's rate")?.context("no rate of the clock")?;
+    let fields: Vec<f64> =
+        rest.split_whitespace().skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+    let ticks = sysconf(SysconfVar::CLK_TCK)
+        .context("read the clock's rate")?
+        .context("no rate of the clock")?;
     #[expect(clippy::cast_precision_loss, reason = "it is 100")]
     Ok(fields.iter().sum::<f64>() / ticks as f64)
 }

@@ -1,4 +1,5 @@
-//! How long an address that moves between hosts by VRRP or CARP does not answer when its owner dies.
+//! How long an address that moves between hosts by VRRP or CARP does not answer when its owner
+//! dies.
 
 use anyhow::{Context, Result};
 use shoutd_lab::{Host, Process};
@@ -8,7 +9,8 @@ use crate::bench::NETWORK;
 use crate::bench::report::{Finding, Limit, plain};
 use crate::bench::ways::{End, Ends, HELPER_DEADLINE, findings, number};
 
-/// The address that moves; from the middle of the subnet, where neither Docker nor shoutd has got to.
+/// The address that moves; from the middle of the subnet, where neither Docker nor shoutd has got
+/// to.
 const VIRTUAL: &str = "10.202.0.100";
 
 const PORT: u16 = 5060;
@@ -53,11 +55,14 @@ impl Protocol {
         }
     }
 
-    /// How long a backup waits that hears nothing, in seconds. VRRP: RFC 5798, section 6.1, Master_Down_Interval. CARP: three
-    /// intervals and the skew; ucarp looks at its clock once in each interval with the skew.
+    /// How long a backup waits that hears nothing, in seconds. VRRP: RFC 5798, section 6.1,
+    /// Master_Down_Interval. CARP: three intervals and the skew; ucarp looks at its clock once in
+    /// each interval with the skew.
     fn wait(self) -> f64 {
         match self {
-            Self::VrrpWithMac | Self::Vrrp => (3.0 + (256.0 - f64::from(PRIORITY)) / 256.0) * INTERVAL,
+            Self::VrrpWithMac | Self::Vrrp => {
+                (3.0 + (256.0 - f64::from(PRIORITY)) / 256.0) * INTERVAL
+            }
             Self::Carp => 3.0 * (INTERVAL + f64::from(SKEW) / 256.0),
         }
     }
@@ -73,9 +78,13 @@ impl Protocol {
     }
 }
 
-/// Kills the owner of the address with its container, again and again, while a container on a third host asks it.
+/// Kills the owner of the address with its container, again and again, while a container on a third
+/// host asks it.
 pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
-    Protocol::ALL.into_iter().map(|protocol| measure_one(ends, protocol, if quick { 1 } else { 3 })).collect()
+    Protocol::ALL
+        .into_iter()
+        .map(|protocol| measure_one(ends, protocol, if quick { 1 } else { 3 }))
+        .collect()
 }
 
 fn measure_one(ends: &Ends, protocol: Protocol, times: u32) -> Result<Finding> {
@@ -84,7 +93,8 @@ fn measure_one(ends: &Ends, protocol: Protocol, times: u32) -> Result<Finding> {
     let wait = protocol.wait();
     let title = format!("{}: address silent while a host takes it over", protocol.name());
     let remark = format!(
-        "the master is killed with its container; a backup waits for {} s from the last advertisement on, of which comes one a second",
+        "the master is killed with its container; a backup waits for {} s from the last \
+         advertisement on, of which comes one a second",
         plain(wait)
     );
     Ok(Finding { most: Some(Limit::Each(wait)), remark, ..finding(&title, "s", silent) })
@@ -96,7 +106,8 @@ fn take_over(ends: &Ends, protocol: Protocol) -> Result<f64> {
     master.await_rank(Rank::Master)?;
     let mut backup = Router::start(second, protocol, Rank::Backup)?;
     backup.await_rank(Rank::Backup)?;
-    let mut asking = client.ready_helper(&format!("silence {VIRTUAL}:{PORT} --seconds {SECONDS}"))?;
+    let mut asking =
+        client.ready_helper(&format!("silence {VIRTUAL}:{PORT} --seconds {SECONDS}"))?;
     master.stop()?;
     backup.await_rank(Rank::Master)?;
     let silent = number(&findings(&mut asking, SECONDS)?, "silent")?;
@@ -116,10 +127,12 @@ struct Router {
 impl Router {
     fn start(host: &Host, protocol: Protocol, rank: Rank) -> Result<Self> {
         let name = format!("bench-{rank:?}").to_lowercase();
-        let run = ["run", "--detach", "--name", &name, "--network", NETWORK, "debian", "sleep", "100000"];
+        let run =
+            ["run", "--detach", "--name", &name, "--network", NETWORK, "debian", "sleep", "100000"];
         host.docker(run)?;
         let end = End::running(host, &name, NETWORK)?;
-        let echo = end.ready_helper(&format!("echo 0.0.0.0:{PORT} {} --seconds 60", end.place()))?;
+        let echo =
+            end.ready_helper(&format!("echo 0.0.0.0:{PORT} {} --seconds 60", end.place()))?;
         let command = match protocol {
             Protocol::Carp => ucarp(&end, rank)?,
             Protocol::Vrrp => keepalived(host, &name, rank, "")?,
@@ -167,7 +180,8 @@ vrrp_instance one {{
 END"
     ))?;
     let command = format!(
-        "keepalived --dont-fork --log-console --vrrp --use-file=/run/{name}.conf --pid=/run/{name}.pid --vrrp_pid=/run/{name}-vrrp.pid"
+        "keepalived --dont-fork --log-console --vrrp --use-file=/run/{name}.conf \
+         --pid=/run/{name}.pid --vrrp_pid=/run/{name}-vrrp.pid"
     );
     Ok(command.split(' ').map(str::to_owned).collect())
 }
@@ -176,13 +190,15 @@ fn ucarp(end: &End, rank: Rank) -> Result<Vec<String>> {
     let skew = if rank == Rank::Master { 0 } else { SKEW };
     end.host.sh(&format!(
         "for script in up:add down:delete; do
-            printf '#!/bin/sh\nip address %s {VIRTUAL}/24 dev $1\n' ${{script#*:}} > /run/bench-${{script%:*}}
+            printf '#!/bin/sh\nip address %s {VIRTUAL}/24 dev $1\n' ${{script#*:}} > \
+         /run/bench-${{script%:*}}
             chmod +x /run/bench-${{script%:*}}
         done"
     ))?;
     let command = format!(
-        "ucarp --interface=shout0 --srcip={} --vhid=7 --pass=secret --addr={VIRTUAL} --advskew={skew} --advbase={INTERVAL} --preempt \
-         --upscript=/run/bench-up --downscript=/run/bench-down",
+        "ucarp --interface=shout0 --srcip={} --vhid=7 --pass=secret --addr={VIRTUAL} \
+         --advskew={skew} --advbase={INTERVAL} --preempt --upscript=/run/bench-up \
+         --downscript=/run/bench-down",
         end.address
     );
     Ok(command.split_whitespace().map(str::to_owned).collect())

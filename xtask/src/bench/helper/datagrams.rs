@@ -27,8 +27,18 @@ const QUIET: Duration = Duration::from_secs(3);
 const SHORTEST_SLEEP: Duration = Duration::from_micros(100);
 
 /// Sends until `time` has passed, to so many groups in turn.
-pub(super) fn send(to: SocketAddr, groups: u32, place: &Place, size: usize, time: Duration, rate: u32) -> Result<()> {
-    ensure!((16..=65_507).contains(&size), "a datagram of {size} bytes cannot be sent here: use 16 to 65507");
+pub(super) fn send(
+    to: SocketAddr,
+    groups: u32,
+    place: &Place,
+    size: usize,
+    time: Duration,
+    rate: u32,
+) -> Result<()> {
+    ensure!(
+        (16..=65_507).contains(&size),
+        "a datagram of {size} bytes cannot be sent here: use 16 to 65507"
+    );
     let sockets = targets(to, groups).map(|to| {
         let socket = place.sender(to.ip())?;
         socket.connect(to).with_context(|| format!("connect to {to}"))?;
@@ -76,11 +86,14 @@ fn await_turn(begin: Instant, number: u64, rate: u32) {
     }
 }
 
-/// Sends a datagram unless there is no room or nobody listens, which is said by ICMP to the next that is sent.
+/// Sends a datagram unless there is no room or nobody listens, which is said by ICMP to the next
+/// that is sent.
 fn offer(socket: &UdpSocket, datagram: &[u8]) -> Result<bool> {
     match socket.send(datagram) {
         Ok(_) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused || is_no_room(&error) => Ok(false),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused || is_no_room(&error) => {
+            Ok(false)
+        }
         Err(error) => Err(error).context("send a datagram"),
     }
 }
@@ -104,7 +117,9 @@ pub(super) fn receive(at: SocketAddr, groups: u32, place: &Place, time: Duration
                     break;
                 }
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock || error.kind() == ErrorKind::Interrupted => {}
+            Err(error)
+                if error.kind() == ErrorKind::WouldBlock
+                    || error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error).context("receive a datagram"),
         }
         let quiet = tally.last.is_some_and(|last| last.elapsed() > QUIET);
@@ -112,7 +127,8 @@ pub(super) fn receive(at: SocketAddr, groups: u32, place: &Place, time: Duration
             break;
         }
     }
-    let seconds = tally.first.zip(tally.last).map_or(0.0, |(first, last)| (last - first).as_secs_f64());
+    let seconds =
+        tally.first.zip(tally.last).map_or(0.0, |(first, last)| (last - first).as_secs_f64());
     println!(
         "{}",
         json!({ "received": tally.received, "again": tally.again, "bytes": tally.bytes, "seconds": seconds,

@@ -23,8 +23,8 @@ fn beacon_port(broadcast: SocketAddrV4) -> u16 {
     broadcast.port() + 1
 }
 
-/// Says a number by broadcast and by multicast, before anything else. Then it listens to beacons, and says for how long after its socket was there
-/// those that were sent were not heard.
+/// Says a number by broadcast and by multicast, before anything else. Then it listens to beacons,
+/// and says for how long after its socket was there those that were sent were not heard.
 pub(super) fn say(broadcast: SocketAddrV4, group: SocketAddrV4, number: u32) -> Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
     socket.set_broadcast(true).context("allow broadcast")?;
@@ -46,18 +46,27 @@ pub(super) fn say(broadcast: SocketAddrV4, group: SocketAddrV4, number: u32) -> 
         if length == buffer.len() && sent > begin {
             #[expect(clippy::cast_precision_loss, reason = "it is seconds")]
             let milliseconds = (sent - begin) as f64 / 1e6;
-            println!("{}", json!({ "deaf": (milliseconds - INTERVAL.as_secs_f64() * 1e3).max(0.0) }));
+            println!(
+                "{}",
+                json!({ "deaf": (milliseconds - INTERVAL.as_secs_f64() * 1e3).max(0.0) })
+            );
             return Ok(());
         }
     }
 }
 
 /// Hears what others say first, until the end is said.
-pub(super) fn hear(broadcast: SocketAddrV4, group: SocketAddrV4, place: &Place, time: Duration) -> Result<()> {
+pub(super) fn hear(
+    broadcast: SocketAddrV4,
+    group: SocketAddrV4,
+    place: &Place,
+    time: Duration,
+) -> Result<()> {
     ensure!(broadcast.port() != group.port(), "both have port {}", group.port());
     let patience = Duration::from_millis(20);
     let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, broadcast.port());
-    let sockets = [place.listen(any.into(), None, patience)?, place.listen(group.into(), None, patience)?];
+    let sockets =
+        [place.listen(any.into(), None, patience)?, place.listen(group.into(), None, patience)?];
     println!("{READY}");
     let mut heard = [BTreeSet::new(), BTreeSet::new()];
     let deadline = Instant::now() + time;
@@ -71,7 +80,8 @@ pub(super) fn hear(broadcast: SocketAddrV4, group: SocketAddrV4, place: &Place, 
             }
         }
     }
-    let [broadcast, multicast] = heard.map(|numbers| numbers.into_iter().filter(|number| *number != END).count());
+    let [broadcast, multicast] =
+        heard.map(|numbers| numbers.into_iter().filter(|number| *number != END).count());
     println!("{}", json!({ "broadcast": broadcast, "multicast": multicast }));
     Ok(())
 }

@@ -19,7 +19,8 @@ const PORT: u16 = 5010;
 /// The time between two datagrams to the group that is asked for: a bound of what is measured.
 const INTERVAL: Duration = Duration::from_micros(200);
 
-/// How long a group is sent to before it is joined, so that what is sent to a new group by accident is over.
+/// How long a group is sent to before it is joined, so that what is sent to a new group by accident
+/// is over.
 const SETTLE: Duration = Duration::from_millis(20);
 
 /// How long a report may be away after the first datagram: more than the kernel takes for it.
@@ -37,7 +38,8 @@ const CHURNED: usize = 100;
 pub(super) fn serve(at: SocketAddrV4, place: &Place, time: Duration) -> Result<()> {
     let asked = UdpSocket::bind(at).with_context(|| format!("bind to {at}"))?;
     asked.set_nonblocking(true).context("set the socket's mode")?;
-    let (v4, v6) = (place.sender(Ipv4Addr::UNSPECIFIED.into())?, place.sender(Ipv6Addr::UNSPECIFIED.into())?);
+    let (v4, v6) =
+        (place.sender(Ipv4Addr::UNSPECIFIED.into())?, place.sender(Ipv6Addr::UNSPECIFIED.into())?);
     println!("{READY}");
     let deadline = Instant::now() + time;
     let mut group = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
@@ -56,8 +58,8 @@ pub(super) fn serve(at: SocketAddrV4, place: &Place, time: Duration) -> Result<(
     Ok(())
 }
 
-/// Joins so many groups one after the other, from the first, for one source if one is given, and measures each. Tells when the
-/// last was left, and goes on asking for it for as long as `linger`.
+/// Joins so many groups one after the other, from the first, for one source if one is given, and
+/// measures each. Tells when the last was left, and goes on asking for it for as long as `linger`.
 pub(super) fn join(
     server: SocketAddrV4,
     place: &Place,
@@ -84,7 +86,9 @@ pub(super) fn join(
                     thread::sleep(REPORT_PATIENCE);
                     reports.of(group)
                 });
-                reported.extend(report.map(|report| to_milliseconds(report.saturating_duration_since(begin))));
+                reported.extend(
+                    report.map(|report| to_milliseconds(report.saturating_duration_since(begin))),
+                );
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => unheard += 1,
             Err(error) => return Err(error).context("receive a datagram"),
@@ -113,8 +117,8 @@ fn to_milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// Joins groups until `time` has passed, and leaves each when [`CHURNED`] more are joined: the kernel does not report what is
-/// left at once.
+/// Joins groups until `time` has passed, and leaves each when [`CHURNED`] more are joined: the
+/// kernel does not report what is left at once.
 pub(super) fn churn(interface: Ipv4Addr, first: Ipv4Addr, rate: u32, time: Duration) -> Result<()> {
     ensure!((1..=100_000).contains(&rate), "{rate} joins per second are not between 1 and 100000");
     let begin = Instant::now();
@@ -137,7 +141,12 @@ pub(super) fn churn(interface: Ipv4Addr, first: Ipv4Addr, rate: u32, time: Durat
 }
 
 /// Joins groups on all of these interfaces, and stays in them until `time` has passed.
-pub(super) fn hold(interfaces: &[Ipv4Addr], first: Ipv4Addr, count: u32, time: Duration) -> Result<()> {
+pub(super) fn hold(
+    interfaces: &[Ipv4Addr],
+    first: Ipv4Addr,
+    count: u32,
+    time: Duration,
+) -> Result<()> {
     let mut sockets = Vec::new();
     for interface in interfaces {
         for index in 0..count {
@@ -146,7 +155,9 @@ pub(super) fn hold(interfaces: &[Ipv4Addr], first: Ipv4Addr, count: u32, time: D
             }
             let group = group_after(first, index);
             let socket = sockets.last().context("a socket")?;
-            socket.join_multicast_v4(&group, interface).with_context(|| format!("join {group} on {interface}"))?;
+            socket
+                .join_multicast_v4(&group, interface)
+                .with_context(|| format!("join {group} on {interface}"))?;
         }
     }
     println!("{READY}");

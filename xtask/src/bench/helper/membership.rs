@@ -12,7 +12,8 @@ use nix::net::if_::if_nametoindex;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{BindToDevice, RcvBufForce};
 
-/// Room in a receiver's socket, in bytes: what it may not have read yet when others have the processor.
+/// Room in a receiver's socket, in bytes: what it may not have read yet when others have the
+/// processor.
 pub(super) const BUFFER: usize = 64 << 20;
 
 /// The interface that is measured, in the network namespace that the helper is in.
@@ -27,25 +28,35 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// A socket that sends to addresses of the family of `to`. IPv6 has no route for groups of all interfaces.
+    /// A socket that sends to addresses of the family of `to`. IPv6 has no route for groups of all
+    /// interfaces.
     pub(super) fn sender(&self, to: IpAddr) -> Result<UdpSocket> {
-        let any: SocketAddr = if to.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
+        let any: SocketAddr =
+            if to.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
         let socket = UdpSocket::bind(any).context("open a socket")?;
         if to.is_ipv6() {
             let device = self.device.as_str().into();
-            setsockopt(&socket, BindToDevice, &device).with_context(|| format!("bind to {}", self.device))?;
+            setsockopt(&socket, BindToDevice, &device)
+                .with_context(|| format!("bind to {}", self.device))?;
         }
         Ok(socket)
     }
 
-    /// A socket that receives what is sent to `at`, joining it if it is a group, for one source if one is given. Reads give up
-    /// after `patience`.
-    pub(super) fn listen(&self, at: SocketAddr, source: Option<Ipv4Addr>, patience: Duration) -> Result<UdpSocket> {
+    /// A socket that receives what is sent to `at`, joining it if it is a group, for one source if
+    /// one is given. Reads give up after `patience`.
+    pub(super) fn listen(
+        &self,
+        at: SocketAddr,
+        source: Option<Ipv4Addr>,
+        patience: Duration,
+    ) -> Result<UdpSocket> {
         let socket = UdpSocket::bind(at).with_context(|| format!("bind to {at}"))?;
         setsockopt(&socket, RcvBufForce, &BUFFER).context("enlarge the socket's buffer")?;
         socket.set_read_timeout(Some(patience)).context("set the socket's timeout")?;
         match (at.ip(), source) {
-            (IpAddr::V4(group), Some(source)) => self.change(&socket, How::Only, source, group, true)?,
+            (IpAddr::V4(group), Some(source)) => {
+                self.change(&socket, How::Only, source, group, true)?
+            }
             (group, None) if group.is_multicast() => self.join(&socket, group)?,
             (_, None) => {}
             (IpAddr::V6(_), Some(_)) => bail!("sources are chosen of IPv4 groups only here"),
@@ -86,17 +97,31 @@ impl Place {
     }
 
     /// An option of ip(7) that takes a group and a source.
-    fn set(&self, socket: &UdpSocket, option: i32, source: Ipv4Addr, group: Ipv4Addr) -> std::io::Result<()> {
-        let address = |address: Ipv4Addr| libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) };
+    fn set(
+        &self,
+        socket: &UdpSocket,
+        option: i32,
+        source: Ipv4Addr,
+        group: Ipv4Addr,
+    ) -> std::io::Result<()> {
+        let address =
+            |address: Ipv4Addr| libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) };
         let request = libc::ip_mreq_source {
             imr_multiaddr: address(group),
             imr_interface: address(self.interface),
             imr_sourceaddr: address(source),
         };
         let length = libc::socklen_t::try_from(mem::size_of_val(&request)).unwrap_or_default();
-        // SAFETY: the kernel reads `length` bytes, which are those of `request`, and keeps none of them.
+        // SAFETY: the kernel reads `length` bytes, which are those of `request`, and keeps none of
+        // them.
         let result = unsafe {
-            libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IP, option, (&raw const request).cast(), length)
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::IPPROTO_IP,
+                option,
+                (&raw const request).cast(),
+                length,
+            )
         };
         Errno::result(result).map(drop).map_err(Into::into)
     }

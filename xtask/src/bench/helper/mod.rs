@@ -1,6 +1,8 @@
-//! What the benchmark runs at the ends of the networks it measures: this same program, in their network namespaces.
+//! What the benchmark runs at the ends of the networks it measures: this same program, in their
+//! network namespaces.
 //!
-//! Everything ends by itself after the seconds it is given, and prints its findings as one line of JSON.
+//! Everything ends by itself after the seconds it is given, and prints its findings as one line of
+//! JSON.
 
 mod datagrams;
 mod first_words;
@@ -140,7 +142,8 @@ pub(crate) enum Command {
         #[arg(long)]
         seconds: f64,
     },
-    /// Join groups that are sent to and leave them, or the like, again and again; each time, wait until the host is sent them or not.
+    /// Join groups that are sent to and leave them, or the like, again and again; each time, wait
+    /// until the host is sent them or not.
     Change {
         #[command(flatten)]
         place: Place,
@@ -202,8 +205,12 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Send { to, groups, place, size, seconds, rate } => {
             datagrams::send(*to, *groups, place, *size, limit(*seconds)?, *rate)?;
         }
-        Command::Receive { at, groups, place, seconds } => datagrams::receive(*at, *groups, place, limit(*seconds)?)?,
-        Command::Echo { at, place, reply, seconds } => round_trip::echo(*at, place, *reply, limit(*seconds)?)?,
+        Command::Receive { at, groups, place, seconds } => {
+            datagrams::receive(*at, *groups, place, limit(*seconds)?)?
+        }
+        Command::Echo { at, place, reply, seconds } => {
+            round_trip::echo(*at, place, *reply, limit(*seconds)?)?
+        }
         Command::Ping { to, place, from, count } => round_trip::ping(*to, place, *from, *count)?,
         Command::Silence { echo, seconds } => silence::measure(*echo, limit(*seconds)?)?,
         Command::TcpReceive { at } => tcp::receive(*at)?,
@@ -222,12 +229,18 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
             let groups: Vec<_> = (0..*count).map(|index| group_after(*first, index)).collect();
             transitions::change(place, *how, *source, &groups, underlay, limit(*seconds)?)?;
         }
-        Command::FirstWords { broadcast, group, number } => first_words::say(*broadcast, *group, *number)?,
+        Command::FirstWords { broadcast, group, number } => {
+            first_words::say(*broadcast, *group, *number)?
+        }
         Command::HearFirstWords { broadcast, group, place, seconds } => {
             first_words::hear(*broadcast, *group, place, limit(*seconds)?)?;
         }
-        Command::Beacon { broadcast, seconds } => first_words::beacon(*broadcast, limit(*seconds)?)?,
-        Command::Watch { interface, group, seconds } => wire::watch(interface, *group, limit(*seconds)?)?,
+        Command::Beacon { broadcast, seconds } => {
+            first_words::beacon(*broadcast, limit(*seconds)?)?
+        }
+        Command::Watch { interface, group, seconds } => {
+            wire::watch(interface, *group, limit(*seconds)?)?
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -250,7 +263,8 @@ fn monotonic_nanoseconds() -> Result<i64> {
 /// How many datagrams the kernel could not put into a full socket of this network namespace.
 fn unread() -> Result<u64> {
     let table = fs::read_to_string("/proc/net/snmp").context("read /proc/net/snmp")?;
-    let mut lines = table.lines().filter(|line| line.starts_with("Udp:")).map(str::split_whitespace);
+    let mut lines =
+        table.lines().filter(|line| line.starts_with("Udp:")).map(str::split_whitespace);
     let (names, values) = (lines.next().context("no names")?, lines.next().context("no values")?);
     let column = names.zip(values).find(|(name, _)| *name == "RcvbufErrors");
     Ok(column.context("no RcvbufErrors in /proc/net/snmp")?.1.parse()?)

@@ -25,7 +25,12 @@ const WARM_UP: u32 = 20;
 const SIZE: usize = 64;
 
 /// Answers until `time` has passed.
-pub(super) fn echo(at: SocketAddrV4, place: &Place, reply: Option<SocketAddrV4>, time: Duration) -> Result<()> {
+pub(super) fn echo(
+    at: SocketAddrV4,
+    place: &Place,
+    reply: Option<SocketAddrV4>,
+    time: Duration,
+) -> Result<()> {
     let socket = place.listen(at.into(), None, Duration::from_millis(200))?;
     let answering = UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
     println!("{READY}");
@@ -41,7 +46,9 @@ pub(super) fn echo(at: SocketAddrV4, place: &Place, reply: Option<SocketAddrV4>,
                     None => socket.send_to(datagram, sender),
                 };
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock || error.kind() == ErrorKind::Interrupted => {}
+            Err(error)
+                if error.kind() == ErrorKind::WouldBlock
+                    || error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error).context("receive a datagram"),
         }
     }
@@ -49,7 +56,12 @@ pub(super) fn echo(at: SocketAddrV4, place: &Place, reply: Option<SocketAddrV4>,
 }
 
 /// Asks `count` times, one after the other.
-pub(super) fn ping(to: SocketAddrV4, place: &Place, from: Option<SocketAddrV4>, count: u32) -> Result<()> {
+pub(super) fn ping(
+    to: SocketAddrV4,
+    place: &Place,
+    from: Option<SocketAddrV4>,
+    count: u32,
+) -> Result<()> {
     let asking = UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
     asking.set_read_timeout(Some(PATIENCE)).context("set the socket's timeout")?;
     let hearing = from.map(|group| place.listen(group.into(), None, PATIENCE)).transpose()?;
@@ -87,7 +99,10 @@ fn await_answer(socket: &UdpSocket, number: u32) -> Result<bool> {
         match socket.recv(&mut buffer) {
             Ok(_) if buffer.starts_with(&number.to_be_bytes()) => return Ok(true),
             Ok(_) => {}
-            Err(error) if [ErrorKind::WouldBlock, ErrorKind::ConnectionRefused].contains(&error.kind()) => {
+            Err(error)
+                if [ErrorKind::WouldBlock, ErrorKind::ConnectionRefused]
+                    .contains(&error.kind()) =>
+            {
                 return Ok(false);
             }
             Err(error) => return Err(error).context("receive an answer"),

@@ -12,8 +12,8 @@ use super::READY;
 /// The time between two questions, which is how exact the answer is.
 const INTERVAL: Duration = Duration::from_millis(2);
 
-/// Asks an echo again and again until `time` has passed since its first answer, and says how long none came at the most,
-/// from the first answer to the last.
+/// Asks an echo again and again until `time` has passed since its first answer, and says how long
+/// none came at the most, from the first answer to the last.
 pub(super) fn measure(echo: SocketAddrV4, time: Duration) -> Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
     socket.set_read_timeout(Some(INTERVAL)).context("set the socket's timeout")?;
@@ -36,8 +36,12 @@ pub(super) fn measure(echo: SocketAddrV4, time: Duration) -> Result<()> {
                 std::thread::sleep(INTERVAL);
             }
             Err(error)
-                if [ErrorKind::WouldBlock, ErrorKind::ConnectionRefused, ErrorKind::HostUnreachable]
-                    .contains(&error.kind()) => {}
+                if [
+                    ErrorKind::WouldBlock,
+                    ErrorKind::ConnectionRefused,
+                    ErrorKind::HostUnreachable,
+                ]
+                .contains(&error.kind()) => {}
             Err(error) => return Err(error).context("receive an answer"),
         }
     }

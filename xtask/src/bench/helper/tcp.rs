@@ -51,7 +51,8 @@ fn accept(listener: &TcpListener) -> Result<TcpStream> {
 
 /// Sends until `time` has passed.
 pub(super) fn send(to: SocketAddrV4, time: Duration) -> Result<()> {
-    let mut stream = TcpStream::connect_timeout(&to.into(), PATIENCE).with_context(|| format!("connect to {to}"))?;
+    let mut stream = TcpStream::connect_timeout(&to.into(), PATIENCE)
+        .with_context(|| format!("connect to {to}"))?;
     stream.set_write_timeout(Some(PATIENCE)).context("set the socket's timeout")?;
     let piece = vec![0; PIECE];
     let begin = Instant::now();

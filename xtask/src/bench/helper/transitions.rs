@@ -10,14 +10,16 @@ use serde_json::json;
 use super::membership::{How, Place};
 use super::wire::Underlay;
 
-/// How long after a change the host may still be sent the groups, or not yet: a leave takes the two queries of one second each of
-/// RFC 3376, section 8.8.
+/// How long after a change the host may still be sent the groups, or not yet: a leave takes the two
+/// queries of one second each of RFC 3376, section 8.8.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// For how long no frame comes of groups that are not sent to the host any more: many times the time between two of them.
+/// For how long no frame comes of groups that are not sent to the host any more: many times the
+/// time between two of them.
 const SILENCE: Duration = Duration::from_millis(100);
 
-/// Lets the groups be wanted and not wanted in turn, until `time` has passed, and says how often that was.
+/// Lets the groups be wanted and not wanted in turn, until `time` has passed, and says how often
+/// that was.
 pub(super) fn change(
     place: &Place,
     how: How,
@@ -60,7 +62,10 @@ fn await_change(underlay: &mut Underlay, groups: &[Ipv4Addr], wants: bool) -> Re
             sent.insert(group);
             last = Instant::now();
         }
-        ensure!(begin.elapsed() < PATIENCE, "groups are sent to the host, {wants}: not after {PATIENCE:?}");
+        ensure!(
+            begin.elapsed() < PATIENCE,
+            "groups are sent to the host, {wants}: not after {PATIENCE:?}"
+        );
     }
     Ok(if wants { begin.elapsed() } else { last.duration_since(begin) })
 }

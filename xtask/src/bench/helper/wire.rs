@@ -12,7 +12,9 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout};
-use nix::sys::socket::{AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket};
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket,
+};
 use nix::sys::time::TimeVal;
 use serde_json::json;
 
@@ -23,10 +25,12 @@ use crate::bench::HAND_PORT;
 /// The UDP ports of the tunnels: shoutd's, and that of the one made by hand.
 const VXLAN_PORTS: [u16; 2] = [7789, HAND_PORT];
 
-/// Octets of the outer headers before the inner frame: Ethernet, IPv4 without options, UDP, VXLAN (RFC 7348, section 5).
+/// Octets of the outer headers before the inner frame: Ethernet, IPv4 without options, UDP, VXLAN
+/// (RFC 7348, section 5).
 const OUTER: usize = 14 + 20 + 8 + 8;
 
-/// Octets in an inner frame before the destination of its IPv4 packet: Ethernet and the packet's first 16.
+/// Octets in an inner frame before the destination of its IPv4 packet: Ethernet and the packet's
+/// first 16.
 const DESTINATION: usize = 14 + 16;
 
 /// Counts the tunnelled frames to `group` until `time` has passed.
@@ -70,7 +74,10 @@ impl Reports {
                 let Some((length, _)) = read else { continue };
                 let frame = buffer.get(..length).unwrap_or_default();
                 if is_report(frame) {
-                    seeing.lock().unwrap_or_else(PoisonError::into_inner).push((frame.to_vec(), Instant::now()));
+                    seeing
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push((frame.to_vec(), Instant::now()));
                 }
             }
         });
@@ -88,7 +95,8 @@ impl Reports {
     }
 }
 
-/// Whether a frame is IPv4 of protocol 2, IGMP, or IPv6 with hop-by-hop options, which of what is seen here MLD alone has (RFC 3810, section 5).
+/// Whether a frame is IPv4 of protocol 2, IGMP, or IPv6 with hop-by-hop options, which of what is
+/// seen here MLD alone has (RFC 3810, section 5).
 fn is_report(frame: &[u8]) -> bool {
     let (kind, ipv4, ipv6) = (frame.get(12..14), frame.get(23), frame.get(20));
     kind == Some(&[8, 0]) && ipv4 == Some(&2) || kind == Some(&[0x86, 0xdd]) && ipv6 == Some(&0)
@@ -110,26 +118,31 @@ impl Underlay {
         let opened = thread::spawn(move || {
             let host = File::open("/proc/1/ns/net").context("open /proc/1/ns/net")?;
             setns(host, CloneFlags::CLONE_NEWNET).context("enter the host's network namespace")?;
-            let index = if_nametoindex(interface.as_str()).with_context(|| format!("find {interface}"))?;
+            let index =
+                if_nametoindex(interface.as_str()).with_context(|| format!("find {interface}"))?;
             Ok::<_, anyhow::Error>((open()?, index as usize))
         });
-        let (socket, index) = opened.join().map_err(|_| anyhow!("open a packet socket on the host"))??;
+        let (socket, index) =
+            opened.join().map_err(|_| anyhow!("open a packet socket on the host"))??;
         Ok(Self { socket, index, buffer: vec![0; 1 << 16] })
     }
 
-    /// Which of these groups the next frame is to; `None` if none came for a while, or it is to none of them.
+    /// Which of these groups the next frame is to; `None` if none came for a while, or it is to
+    /// none of them.
     pub(super) fn next(&mut self, groups: &[Ipv4Addr]) -> Result<Option<Ipv4Addr>> {
         let Some((length, from)) = read(&self.socket, &mut self.buffer)? else { return Ok(None) };
         let frame = self.buffer.get(..length).unwrap_or_default();
-        let group = groups.iter().find(|group| from == self.index && is_tunnelled_to(frame, **group));
+        let group =
+            groups.iter().find(|group| from == self.index && is_tunnelled_to(frame, **group));
         Ok(group.copied())
     }
 }
 
 /// A packet socket of all interfaces of this network namespace.
 fn open() -> Result<OwnedFd> {
-    let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)
-        .context("open a packet socket")?;
+    let socket =
+        socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)
+            .context("open a packet socket")?;
     setsockopt(&socket, RcvBufForce, &BUFFER).context("enlarge its buffer")?;
     setsockopt(&socket, ReceiveTimeout, &TimeVal::new(0, 50_000)).context("set its timeout")?;
     Ok(socket)
@@ -150,7 +163,9 @@ fn is_tunnelled_to(frame: &[u8], group: Ipv4Addr) -> bool {
         && frame.get(23) == Some(&17)
         && VXLAN_PORTS.iter().any(|port| frame.get(36..38) == Some(&port.to_be_bytes()));
     let inner = frame.get(OUTER..).unwrap_or_default();
-    is_vxlan && inner.get(12..14) == Some(&[8, 0]) && inner.get(DESTINATION..DESTINATION + 4) == Some(&group.octets())
+    is_vxlan
+        && inner.get(12..14) == Some(&[8, 0])
+        && inner.get(DESTINATION..DESTINATION + 4) == Some(&group.octets())
 }
 
 #[cfg(test)]

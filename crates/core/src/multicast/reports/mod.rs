@@ -1,9 +1,10 @@
-//! Reports of IGMP and MLD to multicast routers among this host's containers, of members on other hosts: which, when, to
-//! whom. Pure: the caller has the clock and the sockets.
+//! Reports of IGMP and MLD to multicast routers among this host's containers, of members on other
+//! hosts: which, when, to whom. Pure: the caller has the clock and the sockets.
 //!
-//! The hosts behind the tunnel are one host of the protocol for these routers (RFC 3376, section 5; RFC 3810, section 6):
-//! it answers queries within their time, tells of changes at once, and speaks the version that the routers query with.
-//! Its reports go to router ports alone, past the bridge, so that nobody takes them for those of a member here.
+//! The hosts behind the tunnel are one host of the protocol for these routers (RFC 3376, section 5;
+//! RFC 3810, section 6): it answers queries within their time, tells of changes at once, and speaks
+//! the version that the routers query with. Its reports go to router ports alone, past the bridge,
+//! so that nobody takes them for those of a member here.
 
 mod record;
 
@@ -22,14 +23,17 @@ use crate::limits::QUESTIONS_MAX;
 const GROUPS_AT_ONCE: usize = 100;
 /// The least time between two steps.
 const STEP_MIN: Duration = Duration::from_millis(10);
-/// How long a report of everything takes at the most: that nobody asked for, or that may take hours.
+/// How long a report of everything takes at the most: that nobody asked for, or that may take
+/// hours.
 const WALK_MAX: Duration = Duration::from_secs(5);
-/// How often everything is reported though nobody asks, as to routers that leave it to the bridge to ask: the query
-/// interval (RFC 3376, section 8.2).
+/// How often everything is reported though nobody asks, as to routers that leave it to the bridge
+/// to ask: the query interval (RFC 3376, section 8.2).
 const REFRESH: Duration = Duration::from_secs(125);
-/// How long a query of an older version counts: twice the query interval, and the time to answer (RFC 3376, section 8.12).
+/// How long a query of an older version counts: twice the query interval, and the time to answer
+/// (RFC 3376, section 8.12).
 const OLDER_PRESENT: Duration = Duration::from_secs(260);
-/// How often a change is told, as a router can miss a report (RFC 3376, section 8.1), and how long after the first time.
+/// How often a change is told, as a router can miss a report (RFC 3376, section 8.1), and how long
+/// after the first time.
 const TIMES_TOLD: u8 = 2;
 const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -75,7 +79,8 @@ struct Walk {
     at: Duration,
     /// How long after it the one after that.
     step: Duration,
-    /// The last group that was reported. It goes on behind it, and after the last group with the first.
+    /// The last group that was reported. It goes on behind it, and after the last group with the
+    /// first.
     behind: Option<IpAddr>,
     /// Groups that are left of it; with none it begins again.
     left: usize,
@@ -90,7 +95,8 @@ struct Change {
     times_left: u8,
 }
 
-/// The reports of one network, of one address family. Times are since an instant of the caller's choice.
+/// The reports of one network, of one address family. Times are since an instant of the caller's
+/// choice.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reports {
     members: Arc<BTreeMap<IpAddr, SourceFilter>>,
@@ -125,7 +131,8 @@ impl Reports {
         let differs = |group: &&IpAddr| before.get(*group) != self.members.get(*group);
         for group in before.keys().chain(self.members.keys()).filter(differs) {
             // Of one that is not told yet, routers know what was before it.
-            let untold = self.changes.remove(group).filter(|change| change.times_left == TIMES_TOLD);
+            let untold =
+                self.changes.remove(group).filter(|change| change.times_left == TIMES_TOLD);
             let before = untold.map_or_else(|| before.get(group).cloned(), |change| change.before);
             self.changes.insert(*group, Change { before, at: now, times_left: TIMES_TOLD });
         }
@@ -151,7 +158,9 @@ impl Reports {
             // Who asks about too many is told everything.
             _ => {
                 let within = (query.within / 2).min(WALK_MAX);
-                self.routers.values_mut().for_each(|walk| walk.begin(self.members.len(), within, now));
+                self.routers
+                    .values_mut()
+                    .for_each(|walk| walk.begin(self.members.len(), within, now));
             }
         }
     }
@@ -174,8 +183,9 @@ impl Reports {
         walks.chain(self.changes.values().map(|change| change.at)).min()
     }
 
-    /// What is to be sent now. A report of an older version can keep a member from reporting (RFC 2236, section 3; RFC 2710,
-    /// section 4), so a port that `is_member` of a group by itself is not sent one: its own says the same.
+    /// What is to be sent now. A report of an older version can keep a member from reporting (RFC
+    /// 2236, section 3; RFC 2710, section 4), so a port that `is_member` of a group by itself is
+    /// not sent one: its own says the same.
     pub fn take(&mut self, now: Duration, is_member: impl Fn(u32, IpAddr) -> bool) -> Vec<Report> {
         let version = self.version(now);
         let mut records: Vec<Record> = self.take_answers();
@@ -230,8 +240,8 @@ impl Reports {
 }
 
 impl Walk {
-    /// Has it report everything, from where it is, within this time. It goes on with what it is about if it is: whoever asks
-    /// time and again is told all the same.
+    /// Has it report everything, from where it is, within this time. It goes on with what it is
+    /// about if it is: whoever asks time and again is told all the same.
     fn begin(&mut self, groups: usize, within: Duration, now: Duration) {
         let was_under_way = self.left > 0;
         self.left = groups;

@@ -1,0 +1,208 @@
+//! The control socket: JSON over HTTP/1.1, root's alone. It shows, and takes what concerns who
+//! belongs to the cluster.
+
+use std::sync::Arc;
+
+use anyhow::anyhow;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use shoutd_core::events::Event;
+use shoutd_core::health::HostHealth;
+use shoutd_core::joining::PeerCheck;
+use shoutd_core::limits::EVENTS_MAX;
+use shoutd_core::view::{
+    Applicant, Approve, AwaitNetwork, CheckPeers, Done, EndpointRow, Endpoints, Failure,
+    ForgetNetwork, GroupRow, HostRow, ListenerRow, Membership, NetworkRow, NetworkStanding,
+    OfferToken, RemoveHost, RotateToken, Status, TokenView,
+};
+
+use crate::api::group_members::LISTENERS;
+use crate::api::rollout::Rollouts;
+use crate::api::views::{ENDPOINTS, HEALTH, HELLO, Views};
+use crate::ipam::leases::now;
+use crate::membership::enrollment::{HeldToken, Waiting};
+use crate::membership::leaving::Leaving;
+use crate::membership::tokens::Tokens;
+use crate::swarm::orphans;
+
+/// What the control socket works with.
+#[derive(Debug)]
+pub struct Control {
+    /// What can be shown.
+    pub views: Views,
+    /// This host's tokens.
+    pub tokens: Tokens,
+    /// What lets this host in, while it waits for that.
+    pub held_token: HeldToken,
+    /// Hosts that wait for approval.
+    pub waiting: Arc<Waiting>,
+    /// For those who wait for a network.
+    pub rollouts: Arc<Rollouts>,
+    /// For a host that wants to leave.
+    pub leaving: Arc<Leaving>,
+}
+
+/// An error as `shoutdctl` prints it.
+struct Refused(anyhow::Error);
+
+impl<E: Into<anyhow::Error>> From<E> for Refused {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        (StatusCode::CONFLICT, Json(Failure { error: format!("{:#}", self.0) })).into_response()
+    }
+}
+
+type Answer<T> = Result<Json<T>, Refused>;
+
+/// What `shoutdctl` asks for.
+pub fn router(control: Arc<Control>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/health", get(health))
+        .route("/v1/hosts", get(hosts))
+        .route("/v1/networks", get(networks))
+        .route("/v1/networks/wait", post(await_network))
+        .route("/v1/networks/forget", post(forget_network))
+        .route("/v1/endpoints", get(endpoints))
+        .route("/v1/groups", get(groups))
+        .route("/v1/events", get(events))
+        .route("/v1/token", get(show_token).post(rotate_token))
+        .route("/v1/token/offer", post(offer_token))
+        .route("/v1/peers/check", post(check_peers))
+        .route("/v1/approve", get(waiting).post(approve))
+        .route("/v1/remove", post(remove_host))
+        .route("/v1/leave", post(leave))
+        .route("/v1/backup", get(backup))
+        .with_state(control)
+}
+
+/// What peers ask of this host beside agreement.
+pub fn peer_router(control: Arc<Control>) -> Router {
+    Router::new()
+        .route(HELLO, post(async || Json(())))
+        .route(HEALTH, post(own_health))
+        .route(ENDPOINTS, post(own_endpoints))
+        .route(LISTENERS, post(own_listeners))
+        .with_state(control)
+}
+
+async fn own_endpoints(State(control): State<Arc<Control>>) -> Json<Vec<EndpointRow>> {
+    Json(control.views.own_endpoints().await)
+}
+
+async fn status(State(control): State<Arc<Control>>) -> Json<Status> {
+    Json(control.views.status())
+}
+
+async fn own_listeners(State(control): State<Arc<Control>>) -> Json<Vec<ListenerRow>> {
+    Json(control.views.own_listeners().await)
+}
+
+async fn own_health(State(control): State<Arc<Control>>) -> Json<Vec<String>> {
+    Json(control.views.status().faults())
+}
+
+async fn health(State(control): State<Arc<Control>>) -> Json<Vec<HostHealth>> {
+    Json(control.views.health().await)
+}
+
+async fn hosts(State(control): State<Arc<Control>>) -> Json<Vec<HostRow>> {
+    Json(control.views.hosts().await)
+}
+
+async fn networks(State(control): State<Arc<Control>>) -> Json<Vec<NetworkRow>> {
+    Json(control.views.networks())
+}
+
+async fn await_network(
+    State(control): State<Arc<Control>>,
+    Json(asked): Json<AwaitNetwork>,
+) -> Json<NetworkStanding> {
+    Json(control.rollouts.of(&asked).await)
+}
+
+async fn forget_network(
+    State(control): State<Arc<Control>>,
+    Json(wanted): Json<ForgetNetwork>,
+) -> Answer<Done> {
+    Ok(Json(Done { message: orphans::forget(&control.views.services, &wanted.network).await? }))
+}
+
+async fn endpoints(State(control): State<Arc<Control>>) -> Json<Endpoints> {
+    Json(control.views.endpoints().await)
+}
+
+async fn groups(State(control): State<Arc<Control>>) -> Json<Vec<GroupRow>> {
+    Json(control.views.groups().await)
+}
+
+async fn events(State(control): State<Arc<Control>>) -> Json<Vec<Event>> {
+    Json(control.views.services.events.newest(EVENTS_MAX))
+}
+
+async fn show_token(State(control): State<Arc<Control>>) -> Answer<TokenView> {
+    Ok(Json(control.tokens.show(control.views.address)?))
+}
+
+async fn rotate_token(
+    State(control): State<Arc<Control>>,
+    Json(wanted): Json<RotateToken>,
+) -> Answer<TokenView> {
+    control.tokens.rotate(wanted).await?;
+    show_token(State(control)).await
+}
+
+async fn offer_token(
+    State(control): State<Arc<Control>>,
+    Json(offered): Json<OfferToken>,
+) -> Answer<Done> {
+    if control.views.services.agreement.membership() == Membership::Member {
+        return Err(anyhow!("this host belongs to a cluster already, and needs no token").into());
+    }
+    control.held_token.offer(offered.token.parse()?).await?;
+    Ok(Json(Done { message: "this host asks to be let in with the token".to_owned() }))
+}
+
+async fn check_peers(
+    State(control): State<Arc<Control>>,
+    Json(asked): Json<CheckPeers>,
+) -> Json<Vec<PeerCheck>> {
+    Json(control.views.check_peers(&asked.addresses).await)
+}
+
+async fn waiting(State(control): State<Arc<Control>>) -> Json<Vec<Applicant>> {
+    Json(control.waiting.list())
+}
+
+async fn approve(State(control): State<Arc<Control>>, Json(wanted): Json<Approve>) -> Answer<Done> {
+    control.tokens.approve(wanted.fingerprint).await?;
+    Ok(Json(Done {
+        message: "approved: the host is let in when it asks again, within an hour".to_owned(),
+    }))
+}
+
+async fn remove_host(
+    State(control): State<Arc<Control>>,
+    Json(wanted): Json<RemoveHost>,
+) -> Answer<Done> {
+    Ok(Json(Done { message: control.views.remove_host(&wanted).await? }))
+}
+
+async fn leave(State(control): State<Arc<Control>>) -> Answer<Done> {
+    control.leaving.leave().await?;
+    Ok(Json(Done { message: "this host has left the cluster".to_owned() }))
+}
+
+async fn backup(State(control): State<Arc<Control>>) -> Result<Vec<u8>, Refused> {
+    let mut file = Vec::new();
+    control.views.services.agreement.consensus().backup(&mut file, now())?;
+    Ok(file)
+}

@@ -1,0 +1,123 @@
+//! The event log: what shoutd decides on a user's behalf, in the daemon's log and in a file that
+//! outlives it.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use shoutd_cli::read_at_most;
+use shoutd_core::events::{Event, EventKind, EventLog};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::ipam::leases::now;
+
+/// Name of the file in the data directory.
+pub const FILE: &str = "events.json";
+
+/// Octets of the largest file that is read: all events with texts as long as they may be, every
+/// character of them escaped.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// The events of this host.
+#[derive(Debug)]
+pub struct Events {
+    path: PathBuf,
+    log: Mutex<EventLog>,
+    noted: Notify,
+}
+
+impl Events {
+    /// Those that are kept in this data directory. If they cannot be read there are none: nothing
+    /// depends on them.
+    pub fn open(data_directory: &Path) -> Self {
+        let path = data_directory.join(FILE);
+        let read = read_at_most(&path, FILE_BYTES_MAX)
+            .and_then(|octets| Ok(serde_json::from_slice(&octets)?));
+        let mut log: EventLog = read.unwrap_or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                warn!("cannot read {}: {error}; events begin anew", path.display());
+            }
+            EventLog::default()
+        });
+        log.shorten();
+        Self { path, log: Mutex::new(log), noted: Notify::new() }
+    }
+
+    /// Takes a decision down.
+    pub fn note(&self, kind: EventKind, subject: &str, text: &str) {
+        match kind {
+            EventKind::NetworkMade
+            | EventKind::NetworkRemoved
+            | EventKind::NetworkRestored
+            | EventKind::ContainerStarted
+            | EventKind::EndpointForgotten
+            | EventKind::SocketRestored => info!("{kind} {subject}: {text}"),
+            _ => warn!("{kind} {subject}: {text}"),
+        }
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).note(now(), kind, subject, text);
+        self.noted.notify_one();
+    }
+
+    /// The last decisions, at the most so many, the newest first.
+    pub fn newest(&self, count: usize) -> Vec<Event> {
+        self.log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .events()
+            .rev()
+            .take(count)
+            .cloned()
+            .collect()
+    }
+
+    /// Keeps the file in step until it is told to stop, with what was noted until then. Nobody
+    /// waits for the disk, and however much happens meanwhile is written at once.
+    pub async fn run(&self, stop: CancellationToken) {
+        loop {
+            let is_last = tokio::select! {
+                () = self.noted.notified() => false,
+                () = stop.cancelled() => true,
+            };
+            let log = self.log.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let path = self.path.clone();
+            let written = tokio::task::spawn_blocking(move || write(&path, &log)).await;
+            if let Err(error) = written.unwrap_or_else(|error| Err(io::Error::other(error))) {
+                warn!("cannot write {}: {error}", self.path.display());
+            }
+            if is_last {
+                return;
+            }
+        }
+    }
+}
+
+/// As a whole: a daemon that is killed leaves the file as it was or as it should be.
+fn write(path: &Path, log: &EventLog) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(&serde_json::to_vec(log)?)?;
+    file.sync_all()?;
+    fs::rename(new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_kept_and_a_broken_file_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let events = Events::open(directory.path());
+        events.note(EventKind::NetworkKept, "foo", "in use on host2");
+        write(&events.path, &events.log.lock().unwrap()).unwrap();
+        let kept = Events::open(directory.path()).newest(5);
+        assert_eq!((kept.len(), kept[0].subject.as_str()), (1, "foo"));
+        fs::write(directory.path().join(FILE), "{").unwrap();
+        assert_eq!(Events::open(directory.path()).newest(5), []);
+    }
+}

@@ -1,0 +1,445 @@
+//! What the control socket tells: read from state, never waiting for agreement.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use futures::future::join_all;
+use ipnet::IpNet;
+use nix::sys::resource::{Resource, getrlimit};
+use shoutd_consensus::{ConsensusStatus, Role};
+use shoutd_core::cluster::{Cluster, Network};
+use shoutd_core::descriptors::descriptors_problem;
+use shoutd_core::health::{FRESH, HostHealth};
+use shoutd_core::joining::{PeerCheck, PeerStanding};
+use shoutd_core::limits::HOSTS_MAX;
+use shoutd_core::local::Local;
+use shoutd_core::plane::{Tier, unkept_networks};
+use shoutd_core::removal::{Removed, objection};
+use shoutd_core::stock::taken;
+use shoutd_core::view::{self, EndpointRow, Endpoints, HostRow, NetworkRow, RemoveHost, Status};
+use shoutd_core::{EndpointId, HostId};
+use shoutd_dataplane::UnderlayInterface;
+use shoutd_docker::plugin::SocketState;
+use shoutd_peer::{CallError, Distrust, Rejection};
+use tokio::sync::watch;
+
+use crate::app::services::Services;
+use crate::docker::mirrors::Mirrors;
+use crate::swarm::follower::SwarmFollower;
+
+/// How long another host may take to show that it is there.
+pub const PEER_DEADLINE: Duration = Duration::from_secs(1);
+
+/// How long the cluster may take to remove a host.
+const REMOVAL_DEADLINE: Duration = Duration::from_secs(15);
+
+/// How long this host's engine may take to tell the names of its containers.
+const ENGINE_DEADLINE: Duration = Duration::from_millis(500);
+
+/// How many events are shown with the status.
+const STATUS_EVENTS: usize = 5;
+
+/// Where peers ask whether this host is there.
+pub const HELLO: &str = "/v1/hello";
+
+/// Where peers ask for this host's endpoints.
+pub const ENDPOINTS: &str = "/v1/endpoints";
+
+/// Where peers ask how this host is doing.
+pub const HEALTH: &str = "/v1/health";
+
+/// Everything that can be shown.
+#[derive(Debug)]
+pub struct Views {
+    /// This host's name.
+    pub name: String,
+    /// Where peers reach it.
+    pub address: SocketAddr,
+    /// The peers that it was started with.
+    pub peer_addresses: Vec<SocketAddr>,
+    /// Where it keeps what must outlive it.
+    pub data_directory: PathBuf,
+    /// Where Docker finds the plugin.
+    pub plugin_socket: PathBuf,
+    /// The interface of the underlay.
+    pub underlay: watch::Receiver<UnderlayInterface>,
+    /// What is wrong with it.
+    pub underlay_problem: watch::Receiver<Option<String>>,
+    /// How multicast is sent.
+    pub replication: Tier,
+    /// State, kernel and engine.
+    pub services: Services,
+    /// The engine's networks.
+    pub mirrors: Arc<Mirrors>,
+    /// Keeps the Swarm's networks in step.
+    pub swarm: Arc<SwarmFollower>,
+    /// Whether the engine answers.
+    pub engine_state: watch::Receiver<view::Engine>,
+    /// Whether the engine finds shoutd.
+    pub plugin_socket_state: watch::Receiver<SocketState>,
+}
+
+/// What is wrong with the number of files that are open, in a line.
+fn descriptors() -> Option<String> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    let open = fs::read_dir("/proc/self/fd").ok()?.count();
+    descriptors_problem(u64::try_from(open).ok()?, limit)
+}
+
+impl Views {
+    /// `shoutdctl status`.
+    pub fn status(&self) -> Status {
+        let cluster = self.services.agreement.cluster();
+        let consensus = self.services.agreement.consensus().status();
+        let mut problems = self.mirrors.problems();
+        problems.extend(self.swarm.problems());
+        problems.extend(self.services.plane.problems());
+        problems.extend(self.services.advertiser.problems());
+        problems.extend(unkept_networks(&cluster));
+        problems.extend(cluster.overlap_problems(self.services.agreement.me).into_values());
+        problems.extend(consensus.fault.clone());
+        problems.extend(self.underlay_problem.borrow().clone());
+        problems.extend(self.services.agreement.consensus().troubles());
+        problems.extend(
+            taken(&cluster, &self.services.local.get(), self.services.agreement.me)
+                .iter()
+                .map(|one| one.text(&cluster)),
+        );
+        problems.extend(descriptors());
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            host: self.services.agreement.me,
+            name: self.name.clone(),
+            address: self.address,
+            underlay_mtu: self.underlay.borrow().mtu,
+            agreed_ago: consensus.leader_heard,
+            replication: self.replication.name().to_owned(),
+            membership: self.services.agreement.membership(),
+            cluster: cluster.id,
+            role: role(&consensus).to_owned(),
+            leader: leader(&consensus),
+            leader_name: leader(&consensus).map(|leader| cluster.host_name(leader)),
+            hosts: cluster.hosts.len(),
+            networks: cluster.networks.len(),
+            endpoints: self.services.local.get().endpoints.len(),
+            docker: self.engine(),
+            docker_socket: self.services.engine.socket().to_owned(),
+            data_directory: self.data_directory.clone(),
+            plugin_socket: self.plugin_socket.clone(),
+            peer_addresses: self.peer_addresses.clone(),
+            problems,
+            events: self.services.events.newest(STATUS_EVENTS),
+        }
+    }
+
+    /// Who is at the addresses that were named as peers' to a host that belongs to a cluster
+    /// already.
+    pub async fn check_peers(&self, addresses: &[SocketAddr]) -> Vec<PeerCheck> {
+        let asked = addresses.iter().take(HOSTS_MAX).map(async |address| PeerCheck {
+            address: *address,
+            standing: self.standing_of(*address).await,
+        });
+        join_all(asked).await
+    }
+
+    async fn standing_of(&self, address: SocketAddr) -> PeerStanding {
+        if address == self.address {
+            return PeerStanding::Itself;
+        }
+        match self.services.peers.call::<_, ()>(address, HELLO, &(), PEER_DEADLINE).await {
+            Ok(()) => PeerStanding::Member,
+            Err(CallError::Untrusted { distrust: Distrust::NoCluster, .. }) => {
+                PeerStanding::NoCluster
+            }
+            Err(CallError::Untrusted {
+                distrust: Distrust::OtherAuthority | Distrust::OtherCluster(_),
+                ..
+            })
+            | Err(CallError::Refused { rejection: Rejection::OtherCluster { .. }, .. }) => {
+                PeerStanding::OtherCluster
+            }
+            // A host of the cluster that is away is one all the same.
+            Err(_)
+                if self
+                    .services
+                    .agreement
+                    .cluster()
+                    .hosts
+                    .values()
+                    .any(|host| host.address == address) =>
+            {
+                PeerStanding::Member
+            }
+            Err(error) => PeerStanding::Silent(error.to_string()),
+        }
+    }
+
+    /// The engine, if it finds shoutd and shoutd finds it.
+    fn engine(&self) -> view::Engine {
+        let problem = self.plugin_socket_state.borrow().problem.clone();
+        problem.map_or_else(|| self.engine_state.borrow().clone(), view::Engine::Absent)
+    }
+
+    /// `shoutdctl remove`: the host of this name or id, also one that was lost, goes with all it
+    /// held.
+    ///
+    /// # Errors
+    /// If there is no such host, or more than one of this name, or the cluster cannot do without
+    /// it; or if it would be cut off with its containers, and nobody insists.
+    pub async fn remove_host(
+        &self,
+        RemoveHost { host: wanted, force }: &RemoveHost,
+    ) -> Result<String> {
+        let cluster = self.services.agreement.cluster();
+        let hosts = cluster.hosts.iter().map(|(id, host)| (*id, host.name.clone()));
+        let lost = cluster.lost_hosts().into_iter().map(|(id, removed)| (id, removed.name.clone()));
+        let known: Vec<_> = hosts
+            .chain(lost)
+            .filter(|(id, name)| name == wanted || id.to_string() == *wanted)
+            .collect();
+        let mut removed = cluster.admissions.removed.iter();
+        if known.is_empty()
+            && removed.any(|(id, removed)| removed.name == *wanted || id.to_string() == *wanted)
+        {
+            return Ok(format!("host {wanted} was removed before"));
+        }
+        let [(id, name)] = known.as_slice() else {
+            let problem =
+                if known.is_empty() { "there is no host" } else { "there is more than one host" };
+            bail!("{problem} {wanted} in the cluster; shoutdctl hosts lists their names and ids");
+        };
+        if let Some(objection) = self.objection_to_removal(*id, name).await.filter(|_| !force) {
+            bail!("{objection}");
+        }
+        self.services.agreement.consensus().remove_host(*id, REMOVAL_DEADLINE).await?;
+        Ok(format!("host {name} ({id}) is removed, and with it all its addresses"))
+    }
+
+    async fn objection_to_removal(&self, id: HostId, name: &str) -> Option<String> {
+        let cluster = self.services.agreement.cluster();
+        let is_this_host = id == self.services.agreement.me;
+        let rows = match cluster.hosts.get(&id) {
+            Some(_) if is_this_host => Some(self.own_endpoints().await),
+            Some(host) => self
+                .services
+                .peers
+                .call_host(id, host.address, ENDPOINTS, &(), PEER_DEADLINE)
+                .await
+                .ok(),
+            None => None,
+        };
+        let described = |row: &EndpointRow| {
+            format!(
+                "{} on {}",
+                row.container.as_deref().unwrap_or_else(|| row.id.short()),
+                row.network
+            )
+        };
+        let containers: Vec<_> = rows.iter().flatten().map(described).collect();
+        objection(&Removed {
+            name,
+            is_this_host,
+            is_alive: rows.is_some(),
+            containers: &containers,
+        })
+    }
+
+    /// `shoutdctl status --cluster`: each host is asked for its own.
+    pub async fn health(&self) -> Vec<HostHealth> {
+        let cluster = self.services.agreement.cluster();
+        let asked = cluster.hosts.iter().map(async |(id, host)| {
+            let problems = if *id == self.services.agreement.me {
+                self.status().faults()
+            } else {
+                let asked = self
+                    .services
+                    .peers
+                    .call_host(*id, host.address, HEALTH, &(), PEER_DEADLINE)
+                    .await;
+                asked.unwrap_or_else(|error| {
+                    vec![format!("it does not say how it is doing: {error}")]
+                })
+            };
+            HostHealth { id: *id, name: host.name.clone(), problems }
+        });
+        let mut hosts = join_all(asked).await;
+        hosts.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+        hosts
+    }
+
+    /// `shoutdctl hosts`.
+    pub async fn hosts(&self) -> Vec<HostRow> {
+        let cluster = self.services.agreement.cluster();
+        let consensus = self.services.agreement.consensus();
+        let status = consensus.status();
+        let rows = cluster.hosts.iter().map(async |(id, host)| {
+            let this_host = *id == self.services.agreement.me;
+            let role = match () {
+                () if leader(&status) == Some(*id) => "leader",
+                () if status.voters.contains(id) => "voter",
+                () => "learner",
+            };
+            let standing = self.services.advertiser.standing(*id);
+            let heard = standing.and_then(|standing| standing.heard);
+            HostRow {
+                id: *id,
+                name: host.name.clone(),
+                address: host.address,
+                role: role.to_owned(),
+                reachable: this_host || self.answers(*id, host.address).await,
+                this_host,
+                in_sync: standing.map(|standing| standing.in_sync),
+                heard_ago: heard.and_then(|heard| heard.as_millis().try_into().ok()),
+            }
+        });
+        let mut rows = join_all(rows).await;
+        rows.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+        rows
+    }
+
+    async fn answers(&self, host: HostId, address: SocketAddr) -> bool {
+        let asked =
+            self.services.peers.call_host::<_, ()>(host, address, HELLO, &(), PEER_DEADLINE);
+        asked.await.is_ok()
+    }
+
+    /// `shoutdctl networks`.
+    pub fn networks(&self) -> Vec<NetworkRow> {
+        let cluster = self.services.agreement.cluster();
+        let rows = cluster.networks.iter().map(|(id, network)| NetworkRow {
+            id: id.clone(),
+            name: network.description.as_ref().map(|description| description.name.clone()),
+            vni: network.vni,
+            subnets: network.settings.pools.iter().map(|pool| pool.subnet).collect(),
+            options: network.settings.options.clone(),
+            internal: network.settings.internal,
+            swarm: network.settings.swarm,
+            origin: cluster.host_name(network.origin),
+            hosts: network.attached.iter().map(|host| cluster.host_name(*host)).collect(),
+            addresses: network.leases.len(),
+            removal_waits_for: network.removing.then(|| holders(&cluster, network)),
+        });
+        let mut rows: Vec<_> = rows.collect();
+        rows.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        rows
+    }
+
+    /// `shoutdctl endpoints`: each host is asked for its own.
+    pub async fn endpoints(&self) -> Endpoints {
+        let cluster = self.services.agreement.cluster();
+        let others = cluster.hosts.iter().filter(|(id, _)| **id != self.services.agreement.me);
+        let asked = join_all(others.map(async |(id, host)| {
+            let rows = self
+                .services
+                .peers
+                .call_host(*id, host.address, ENDPOINTS, &(), PEER_DEADLINE)
+                .await;
+            rows.map_err(|_| host.name.clone())
+        }));
+        let (mut endpoints, answers) = tokio::join!(self.own_endpoints(), asked);
+        let mut unanswered = Vec::new();
+        for answer in answers {
+            match answer {
+                Ok(rows) => endpoints.extend::<Vec<EndpointRow>>(rows),
+                Err(name) => unanswered.push(name),
+            }
+        }
+        endpoints.sort_by(|a, b| (&a.network, &a.addresses).cmp(&(&b.network, &b.addresses)));
+        Endpoints { endpoints, unanswered }
+    }
+
+    /// The endpoints of this host.
+    pub async fn own_endpoints(&self) -> Vec<EndpointRow> {
+        let (cluster, local) = (self.services.agreement.cluster(), self.services.local.get());
+        let containers = self.container_names_in_time(&local).await;
+        let rows = local.endpoints.iter().map(|(id, endpoint)| EndpointRow {
+            network: cluster.network_title(&endpoint.network).to_owned(),
+            host: self.name.clone(),
+            addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
+            id: id.clone(),
+            mac: endpoint.mac,
+            container: containers.get(id).cloned(),
+        });
+        rows.collect()
+    }
+
+    /// The names of this host's containers by their endpoints, as far as the engine tells in time.
+    pub async fn container_names_in_time(&self, local: &Local) -> BTreeMap<EndpointId, String> {
+        tokio::time::timeout(ENGINE_DEADLINE, self.container_names(local)).await.unwrap_or_default()
+    }
+
+    async fn container_names(&self, local: &Local) -> BTreeMap<EndpointId, String> {
+        let networks: BTreeSet<_> =
+            local.endpoints.values().map(|endpoint| &endpoint.network).collect();
+        let docker = local
+            .bindings
+            .iter()
+            .filter(|(_, network)| networks.contains(network))
+            .map(|(docker, _)| docker);
+        let details = join_all(docker.map(|docker| self.services.engine.network(docker))).await;
+        // An engine that does not answer keeps its names to itself; the rest is shown all the same.
+        let attached = details.into_iter().flatten().flatten().flat_map(|detail| detail.endpoints);
+        attached.map(|attached| (attached.endpoint, attached.container_name)).collect()
+    }
+}
+
+/// What a host is in the cluster, as people are told. One that is not answered by a majority any
+/// more leads nobody.
+fn role(status: &ConsensusStatus) -> &'static str {
+    match status.role {
+        Role::Leader if !hears_cluster(status) => "no-quorum",
+        Role::Leader => "leader",
+        Role::Follower => "follower",
+        Role::Candidate => "candidate",
+        Role::Learner => "learner",
+        Role::Stopped => "stopped",
+    }
+}
+
+/// Who leads, as far as this host can know.
+fn leader(status: &ConsensusStatus) -> Option<HostId> {
+    status.leader.filter(|leader| *leader != status.host || hears_cluster(status))
+}
+
+/// Whether the leader, or where this host leads a majority, was heard a moment ago.
+fn hears_cluster(status: &ConsensusStatus) -> bool {
+    status.leader_heard.is_some_and(|ago| ago < FRESH)
+}
+
+/// Names of the hosts that hold addresses of a network.
+fn holders(cluster: &Cluster, network: &Network) -> Vec<String> {
+    let holders: BTreeSet<_> = network.leases.values().copied().collect();
+    holders.into_iter().map(|host| cluster.host_name(host)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_is_answered_by_a_majority_leads() {
+        let me = HostId::new(1).unwrap();
+        let status = |leader_heard| ConsensusStatus {
+            host: me,
+            role: Role::Leader,
+            leader: Some(me),
+            term: 1,
+            applied: None,
+            voters: vec![me],
+            learners: Vec::new(),
+            leader_heard,
+            fault: None,
+            peer_health: Vec::new(),
+        };
+        let shown = |status: &ConsensusStatus| (role(status), leader(status));
+        assert_eq!(shown(&status(Some(40))), ("leader", Some(me)));
+        assert_eq!(shown(&status(Some(60_000))), ("no-quorum", None));
+        assert_eq!(shown(&status(None)), ("no-quorum", None));
+    }
+}

@@ -1,0 +1,11 @@
+//! The process: what it is started with, what it shares, and how it ends.
+
+pub mod daemon;
+pub mod last_run;
+pub mod local_state;
+pub mod memory;
+pub mod preconditions;
+pub mod readiness;
+pub mod services;
+pub mod settings;
+pub mod sockets;

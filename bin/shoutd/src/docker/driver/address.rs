@@ -1,0 +1,258 @@
+//! Addresses: shoutd's own IPAM, which every mirror has, and whoever asks for it by `--ipam-driver
+//! shoutd`.
+//!
+//! A pool's id is its subnet, and after a comma the part of it to choose from (`--ip-range`), if
+//! that was given. Networks' subnets do not overlap, so the subnet names the network too, which
+//! Docker never does here.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use ipnet::{IpNet, Ipv4Net};
+use shoutd_consensus::ProposeError;
+use shoutd_core::cluster::{Pool, Refusal, WantedAddress};
+use shoutd_core::local::Reservation;
+use shoutd_core::{NetworkId, cluster::Network};
+use shoutd_docker::plugin::{
+    AddressPurpose, DriverError, GrantedPool, PoolId, ReleaseAddress, RequestAddress, RequestPool,
+};
+
+use super::{Driver, naming, told};
+use crate::ipam::{leases, stock};
+use crate::membership::agreement::AgreementError;
+
+/// How long a subnet that was given to Docker is not given again. The network that it is for is
+/// created at once, or never.
+const GRANT_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// How often an address is claimed for a container that another one then takes first.
+const TRIES_FOR_STOCK_MAX: usize = 16;
+
+/// How many subnets are tried that were given a moment ago.
+const TRIES_MAX: u64 = 300;
+
+/// `RequestPool`.
+pub fn request_pool(driver: &Driver, request: &RequestPool) -> Result<GrantedPool, DriverError> {
+    let subnet = match request.subnet {
+        Some(subnet) => subnet,
+        None if request.ipv6 => {
+            return Err(DriverError::new("give the IPv6 subnet: --ipv6 --subnet <subnet>"));
+        }
+        None => IpNet::V4(choose_subnet(driver)?),
+    };
+    let id = match request.range {
+        Some(range) if !subnet.contains(&range) => {
+            return Err(DriverError::new(format!("range {range} does not lie in subnet {subnet}")));
+        }
+        Some(range) => format!("{subnet},{range}"),
+        None => subnet.to_string(),
+    };
+    Ok(GrantedPool { id: id.parse().map_err(DriverError::new)?, subnet, gateway: None })
+}
+
+/// A subnet that is free on every host. Hosts begin the search at different places, so that two
+/// which choose at once choose differently.
+fn choose_subnet(driver: &Driver) -> Result<Ipv4Net, DriverError> {
+    let cluster = driver.services.agreement.cluster();
+    let mut granted = driver.granted.lock().unwrap_or_else(PoisonError::into_inner);
+    granted.retain(|_, since| since.elapsed() < GRANT_TIME_MAX);
+    let turns = (0..TRIES_MAX).map(|turn| driver.services.agreement.me.get().wrapping_add(turn));
+    let mut free = turns.filter_map(|turn| cluster.free_subnet(turn));
+    let chosen = free.find(|subnet| !granted.contains_key(&IpNet::V4(*subnet)));
+    let chosen = chosen.ok_or_else(|| {
+        DriverError::new("no subnet is free on every host; choose one: --subnet <subnet>")
+    })?;
+    granted.insert(IpNet::V4(chosen), Instant::now());
+    Ok(chosen)
+}
+
+/// The subnet of a pool, and the part of it to choose addresses from.
+fn subnet_of(pool: &PoolId) -> Result<(IpNet, IpNet), DriverError> {
+    let parse = |text: &str| {
+        text.parse().map_err(|_| DriverError::new(format!("pool {pool} is none of shoutd's")))
+    };
+    match pool.as_str().split_once(',') {
+        Some((subnet, range)) => Ok((parse(subnet)?, parse(range)?)),
+        None => parse(pool.as_str()).map(|subnet| (subnet, subnet)),
+    }
+}
+
+/// `RequestAddress`.
+pub async fn request(driver: &Driver, request: &RequestAddress) -> Result<IpNet, DriverError> {
+    let (subnet, range) = subnet_of(&request.pool)?;
+    let cluster = driver.services.agreement.cluster();
+    let network = cluster.network_with_subnet(subnet);
+    match (network, request.purpose == AddressPurpose::Gateway, request.address) {
+        (known, true, asked) => {
+            let agreed = known
+                .and_then(|(_, network)| network.pool_of(subnet.addr()))
+                .and_then(|pool| pool.gateway);
+            with_prefix(asked.or(agreed).unwrap_or_else(|| first_of(subnet)), subnet)
+        }
+        // Set apart by the user for a network that is only about to be created, or one that is
+        // known to set it apart.
+        (None, false, Some(auxiliary)) => with_prefix(auxiliary, subnet),
+        (Some((_, network)), false, Some(address)) if is_auxiliary(network, address) => {
+            with_prefix(address, subnet)
+        }
+        (None, false, None) => {
+            Err(DriverError::new(format!("the cluster has no network with subnet {subnet}")))
+        }
+        (Some((id, _)), false, asked) => lease(driver, id, (subnet, range), asked).await,
+    }
+}
+
+fn is_auxiliary(network: &Network, address: IpAddr) -> bool {
+    network
+        .pool_of(address)
+        .is_some_and(|pool| pool.auxiliary.values().any(|auxiliary| *auxiliary == address))
+}
+
+/// An address for an endpoint that Docker is about to create; from the stock if there is one, and
+/// if not from the cluster.
+async fn lease(
+    driver: &Driver,
+    network: &NetworkId,
+    (subnet, range): (IpNet, IpNet),
+    asked: Option<IpAddr>,
+) -> Result<IpNet, DriverError> {
+    driver.services.agreement.member().await.map_err(told)?;
+    // Before an address is leased, which would hold up the end of a network that has lost its name.
+    naming::settle(driver, network).await?;
+    let _gate = driver.services.agreement.hold_leases().await;
+    match asked {
+        Some(address) => lease_exactly(driver, network, address, subnet).await,
+        None => lease_any(driver, network, (subnet, range)).await,
+    }
+}
+
+async fn lease_exactly(
+    driver: &Driver,
+    network: &NetworkId,
+    address: IpAddr,
+    subnet: IpNet,
+) -> Result<IpNet, DriverError> {
+    driver.evict_gone(network, address).await?;
+    let in_use = || DriverError::new(format!("address {address} is in use on this host already"));
+    if driver.services.local.get().uses(network, address) {
+        return Err(in_use());
+    }
+    stock::claim_exactly(&driver.services, network, address).await.map_err(told)?;
+    let reserved = driver.services.local.change(|local| {
+        let is_free = !local.uses(network, address);
+        if is_free {
+            let reservation = Reservation { since: leases::now() };
+            local.reservations.entry(network.clone()).or_default().insert(address, reservation);
+        }
+        is_free
+    });
+    if reserved.await.map_err(told)? { with_prefix(address, subnet) } else { Err(in_use()) }
+}
+
+/// From the subnet that Docker asks for, and when that is full from another of the network: Docker
+/// goes on to the next one itself only with its own IPAM.
+async fn lease_any(
+    driver: &Driver,
+    network: &NetworkId,
+    (subnet, range): (IpNet, IpNet),
+) -> Result<IpNet, DriverError> {
+    let cluster = driver.services.agreement.cluster();
+    let pools = cluster
+        .networks
+        .get(network)
+        .map(|known| known.settings.pools.as_slice())
+        .unwrap_or_default();
+    let is_other = |pool: &&Pool| {
+        pool.subnet != subnet && pool.subnet.addr().is_ipv4() == subnet.addr().is_ipv4()
+    };
+    let others =
+        pools.iter().filter(is_other).map(|pool| (pool.subnet, pool.range.unwrap_or(pool.subnet)));
+    let mut full = Vec::new();
+    for pool in std::iter::once((subnet, range)).chain(others) {
+        match lease_from(driver, network, pool).await? {
+            Ok(address) => return Ok(address),
+            Err(refusal) => full.push(refusal.to_string()),
+        }
+    }
+    Err(DriverError::new(format!(
+        "this host's stock of addresses is used up, and {}",
+        full.join("; ")
+    )))
+}
+
+/// An address of one pool, or why it has none left.
+async fn lease_from(
+    driver: &Driver,
+    network: &NetworkId,
+    pool: (IpNet, IpNet),
+) -> Result<Result<IpNet, Refusal>, DriverError> {
+    let (agreement, local) = (&driver.services.agreement, &driver.services.local);
+    let (subnet, range) = pool;
+    for _ in 0..TRIES_FOR_STOCK_MAX {
+        let cluster = agreement.cluster();
+        let reserved = local.change(|local| {
+            local.reserve_from_stock(&cluster, agreement.me, network, pool, leases::now())
+        });
+        if let Some(address) = reserved.await.map_err(told)? {
+            return Ok(Ok(address));
+        }
+        match agreement.claim(network, WantedAddress::Highest { subnet, count: 1 }).await {
+            Ok(()) => {}
+            // Another host may hold one that it does not use.
+            Err(AgreementError::Propose(ProposeError::Refused(
+                refusal @ Refusal::Exhausted { .. },
+            ))) => {
+                if !stock::take_spare(&driver.services, network, range).await {
+                    return Ok(Err(refusal));
+                }
+            }
+            Err(error) => {
+                return Err(DriverError::new(format!(
+                    "this host's stock of addresses is used up, and {error}"
+                )));
+            }
+        }
+    }
+    Err(DriverError::new(format!(
+        "too many containers want addresses of {subnet} at once; try again"
+    )))
+}
+
+/// `ReleaseAddress`. The lease goes back if no endpoint has the address.
+pub async fn release(driver: &Driver, request: &ReleaseAddress) -> Result<(), DriverError> {
+    let (subnet, _) = subnet_of(&request.pool)?;
+    let cluster = driver.services.agreement.cluster();
+    let Some((network, _)) = cluster.network_with_subnet(subnet) else {
+        return Ok(());
+    };
+    let released = driver.services.local.change(|local| {
+        let Some(addresses) = local.reservations.get_mut(network) else {
+            return false;
+        };
+        let released = addresses.remove(&request.address).is_some();
+        if addresses.is_empty() {
+            local.reservations.remove(network);
+        }
+        released
+    });
+    if released.await.map_err(told)? {
+        leases::settle(&driver.services.agreement, &driver.services.local).await;
+    }
+    Ok(())
+}
+
+fn first_of(subnet: IpNet) -> IpAddr {
+    match subnet.network() {
+        IpAddr::V4(network) => IpAddr::V4((u32::from(network) + 1).into()),
+        IpAddr::V6(network) => IpAddr::V6(Ipv6Addr::from(u128::from(network) + 1)),
+    }
+}
+
+fn with_prefix(address: IpAddr, subnet: IpNet) -> Result<IpNet, DriverError> {
+    let within =
+        subnet.contains(&address).then(|| IpNet::new(address, subnet.prefix_len()).ok()).flatten();
+    within.ok_or_else(|| {
+        DriverError::new(format!("address {address} does not lie in subnet {subnet}"))
+    })
+}

@@ -1,0 +1,218 @@
+//! What Docker asks of shoutd. Each call becomes a command to the cluster or a change of local
+//! state, and nothing else: the kernel is the reconciler's. The one exception is `Join`, which
+//! waits until the reconciler has made the interface.
+
+mod address;
+mod endpoint;
+mod naming;
+mod network;
+mod sandbox;
+mod swarm;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use ipnet::IpNet;
+use shoutd_core::events::EventKind;
+use shoutd_core::local::Local;
+use shoutd_core::{DockerNetworkId, EndpointId, MacAddress, NetworkId};
+use shoutd_docker::plugin::{
+    AllocateNetwork, CreateEndpoint, CreateNetwork, CreatedInterface, DriverError, EndpointKey,
+    GrantedPool, IpamDriver, Join, JoinReply, NetworkDriver, PoolId, ReleaseAddress,
+    RequestAddress, RequestPool, Scope,
+};
+
+pub use naming::NOT_AGREED;
+
+use crate::app::services::Services;
+use crate::ipam::leases;
+
+/// The driver of this host.
+#[derive(Debug)]
+pub struct Driver {
+    services: Services,
+    /// Subnets given to Docker for networks that it is about to create.
+    granted: Mutex<BTreeMap<IpNet, Instant>>,
+}
+
+impl Driver {
+    /// Puts the parts together.
+    pub fn new(services: Services) -> Self {
+        Self { services, granted: Mutex::default() }
+    }
+
+    /// Which network of the cluster a Docker network is.
+    fn network(&self, local: &Local, docker: &DockerNetworkId) -> Result<NetworkId, DriverError> {
+        local.bindings.get(docker).cloned().ok_or_else(|| {
+            let id = docker.short();
+            DriverError::new(format!(
+                "network {id} is not known to shoutd on this host; remove it and create it again"
+            ))
+        })
+    }
+}
+
+impl Driver {
+    /// Forgets the endpoint that has this address if its container is gone. An engine that was
+    /// killed gives the address out again without having taken it back.
+    async fn evict_gone(&self, network: &NetworkId, address: IpAddr) -> Result<(), DriverError> {
+        let local = self.services.local.get();
+        match local.holder(network, address) {
+            Some(id) => self.forget_if_gone(&local, id, &format!("its address {address}")).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The same with a MAC address.
+    async fn evict_gone_with_mac(
+        &self,
+        network: &NetworkId,
+        mac: MacAddress,
+    ) -> Result<(), DriverError> {
+        let local = self.services.local.get();
+        match local.holder_of_mac(network, mac) {
+            Some(id) => self.forget_if_gone(&local, id, &format!("its MAC address {mac}")).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn forget_if_gone(
+        &self,
+        local: &Local,
+        id: &EndpointId,
+        wanted: &str,
+    ) -> Result<(), DriverError> {
+        let Some(endpoint) = local.endpoints.get(id) else {
+            return Ok(());
+        };
+        // One that was never handed to a container is being started.
+        let Some(sandbox) = endpoint.sandbox.clone() else {
+            return Ok(());
+        };
+        let is_gone = self.services.plane.is_gone(id, endpoint);
+        if !is_gone
+            && tokio::task::spawn_blocking(move || sandbox::is_inhabited(&sandbox))
+                .await
+                .unwrap_or(true)
+        {
+            return Ok(());
+        }
+        let cluster = self.services.agreement.cluster();
+        let routes_of = |network: &NetworkId| cluster.multicast_routes(network);
+        self.services
+            .local
+            .change(|local| local.forget(id, leases::now(), routes_of))
+            .await
+            .map_err(told)?;
+        let text = format!("its container is gone, and {wanted} is wanted again");
+        self.services.events.note(EventKind::EndpointForgotten, id.short(), &text);
+        Ok(())
+    }
+}
+
+impl Driver {
+    fn note_refused_network(&self, subject: &str, error: &DriverError) {
+        self.services.events.note(EventKind::NetworkRefused, subject, error.message());
+    }
+
+    fn note_refused_container(&self, docker: &DockerNetworkId, error: &DriverError) {
+        let network = self.services.local.get().bindings.get(docker).cloned();
+        let network = network.unwrap_or_else(|| NetworkId::from(docker));
+        let cluster = self.services.agreement.cluster();
+        self.services.events.note(
+            EventKind::ContainerRefused,
+            cluster.network_title(&network),
+            error.message(),
+        );
+    }
+}
+
+/// Any error as Docker is told it: with its causes, on one line.
+fn told(error: impl Into<anyhow::Error>) -> DriverError {
+    DriverError::new(format!("{:#}", error.into()))
+}
+
+impl NetworkDriver for Driver {
+    async fn allocate_network(
+        &self,
+        request: AllocateNetwork,
+    ) -> Result<BTreeMap<String, String>, DriverError> {
+        let subject = request.network.short().to_owned();
+        swarm::allocate(self, request)
+            .await
+            .inspect_err(|error| self.note_refused_network(&subject, error))
+    }
+
+    async fn free_network(&self, network: DockerNetworkId) -> Result<(), DriverError> {
+        swarm::free(self, &network).await
+    }
+
+    async fn create_network(&self, request: CreateNetwork) -> Result<(), DriverError> {
+        let subject = request.network.short().to_owned();
+        let created = match request.scope {
+            Scope::Local => network::create(self, request).await,
+            Scope::Swarm => swarm::create(self, request).await,
+        };
+        created.inspect_err(|error| self.note_refused_network(&subject, error))
+    }
+
+    async fn delete_network(&self, network: DockerNetworkId) -> Result<(), DriverError> {
+        network::delete(self, &network).await
+    }
+
+    async fn create_endpoint(
+        &self,
+        request: CreateEndpoint,
+    ) -> Result<CreatedInterface, DriverError> {
+        let network = request.network.clone();
+        endpoint::create(self, request)
+            .await
+            .inspect_err(|error| self.note_refused_container(&network, error))
+    }
+
+    async fn delete_endpoint(&self, endpoint: EndpointKey) -> Result<(), DriverError> {
+        endpoint::delete(self, &endpoint.endpoint).await
+    }
+
+    async fn join(&self, request: Join) -> Result<JoinReply, DriverError> {
+        endpoint::join(self, &request)
+            .await
+            .inspect_err(|error| self.note_refused_container(&request.network, error))
+    }
+
+    async fn leave(&self, endpoint: EndpointKey) -> Result<(), DriverError> {
+        endpoint::leave(self, &endpoint.endpoint).await
+    }
+
+    async fn endpoint_info(&self, _: EndpointKey) -> Result<BTreeMap<String, String>, DriverError> {
+        Ok(BTreeMap::new())
+    }
+}
+
+impl IpamDriver for Driver {
+    async fn request_pool(&self, request: RequestPool) -> Result<GrantedPool, DriverError> {
+        let subject = request
+            .subnet
+            .map_or_else(|| "without a subnet".to_owned(), |subnet| subnet.to_string());
+        address::request_pool(self, &request)
+            .inspect_err(|error| self.note_refused_network(&subject, error))
+    }
+
+    async fn release_pool(&self, _: PoolId) -> Result<(), DriverError> {
+        // A pool is the network's: it goes with it.
+        Ok(())
+    }
+
+    async fn request_address(&self, request: RequestAddress) -> Result<IpNet, DriverError> {
+        address::request(self, &request).await.inspect_err(|error| {
+            let text = format!("no address of {}: {}", request.pool, error.message());
+            self.services.events.note(EventKind::ContainerRefused, request.pool.as_str(), &text);
+        })
+    }
+
+    async fn release_address(&self, request: ReleaseAddress) -> Result<(), DriverError> {
+        address::release(self, &request).await
+    }
+}

@@ -1,0 +1,106 @@
+//! Forgets endpoints that the engine does not have any more: what it said of them while shoutd was
+//! away, nobody heard, and an engine that was killed says nothing at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use shoutd_core::events::EventKind;
+use shoutd_core::local::Local;
+use shoutd_core::stale::{Listing, Times, Unlisted, suspects};
+use shoutd_core::{DockerNetworkId, EndpointId, NetworkId};
+use shoutd_docker::engine::EngineError;
+use tracing::warn;
+
+use crate::app::services::Services;
+use crate::ipam::leases;
+
+/// Compares this host's endpoints with those of its engine.
+#[derive(Debug)]
+pub struct StaleEndpoints {
+    services: Services,
+    unlisted: Unlisted,
+    begun: Instant,
+}
+
+impl StaleEndpoints {
+    /// Puts the parts together; nothing happens yet.
+    pub fn new(services: Services) -> Self {
+        Self { services, unlisted: Unlisted::default(), begun: Instant::now() }
+    }
+
+    /// Compares once, and forgets those that are stale.
+    pub async fn forget(&mut self) {
+        let local = self.services.local.get();
+        let suspects = suspects(&local, |id, endpoint| self.services.plane.interface(id, endpoint));
+        let listing = self.listing(&local, &suspects).await;
+        let now = Times { wall: leases::now(), steady: self.begun.elapsed() };
+        let stale = self.unlisted.stale(&local, &suspects, &listing, now);
+        if stale.is_empty() {
+            return;
+        }
+        let cluster = self.services.agreement.cluster();
+        let routes_of = |network: &NetworkId| cluster.multicast_routes(network);
+        let forgotten = self.services.local.change(|local| {
+            stale.iter().for_each(|endpoint| local.forget(endpoint, now.wall, routes_of));
+        });
+        if let Err(error) = forgotten.await {
+            warn!("{error}");
+            return;
+        }
+        for endpoint in &stale {
+            let text = "the engine does not have it any more";
+            self.services.events.note(EventKind::EndpointForgotten, endpoint.short(), text);
+        }
+        leases::settle(&self.services.agreement, &self.services.local).await;
+    }
+
+    /// What the engine lists on the networks of these endpoints. A network that it does not answer
+    /// for, such as a Swarm's while that has no leader, is left out, and does not keep the others
+    /// from being compared.
+    async fn listing(&self, local: &Local, endpoints: &BTreeSet<EndpointId>) -> Listing {
+        let mut listing = Listing::default();
+        for (network, copies) in networks_of(local, endpoints) {
+            match self.listed(&copies).await {
+                Ok(listed) => {
+                    listing.networks.insert(network);
+                    listing.endpoints.extend(listed);
+                }
+                Err(error) => {
+                    warn!("cannot compare the endpoints of a network with the engine's: {error}")
+                }
+            }
+        }
+        listing
+    }
+
+    /// The endpoints that the engine lists on these copies of a network. One that it does not have
+    /// has none.
+    async fn listed(&self, copies: &[DockerNetworkId]) -> Result<Vec<EndpointId>, EngineError> {
+        let mut listed = Vec::new();
+        for docker in copies {
+            let detail = self.services.engine.network(docker).await?;
+            listed.extend(
+                detail
+                    .into_iter()
+                    .flat_map(|detail| detail.endpoints)
+                    .map(|attached| attached.endpoint),
+            );
+        }
+        Ok(listed)
+    }
+}
+
+/// The networks of these endpoints with their copies in the engine, as far as these are known.
+fn networks_of(
+    local: &Local,
+    endpoints: &BTreeSet<EndpointId>,
+) -> BTreeMap<NetworkId, Vec<DockerNetworkId>> {
+    let known = endpoints.iter().filter_map(|id| local.endpoints.get(id));
+    let networks: BTreeSet<_> = known.map(|endpoint| &endpoint.network).collect();
+    let mut copies: BTreeMap<NetworkId, Vec<DockerNetworkId>> = BTreeMap::new();
+    for (docker, network) in local.bindings.iter().filter(|(_, network)| networks.contains(network))
+    {
+        copies.entry(network.clone()).or_default().push(docker.clone());
+    }
+    copies
+}

@@ -1,0 +1,259 @@
+//! Addresses that lie unused in another host's stock: one that a user asks for, or any, when the
+//! subnet has none left. That host is asked to give it up.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::routing::post;
+use axum::{Extension, Json, Router};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use shoutd_consensus::ProposeError;
+use shoutd_core::cluster::{Command, Refusal, WantedAddress};
+use shoutd_core::stock::{TakenChoice, holders_of_spares, spare};
+use shoutd_core::{HostId, NetworkId};
+use shoutd_peer::{Caller, Rejection};
+use tokio::time::timeout;
+use tracing::debug;
+
+use crate::app::services::Services;
+use crate::membership::agreement::AgreementError;
+
+/// Where peers ask for an address.
+const PATH: &str = "/v1/addresses/yield";
+
+/// How long the other host may take: it has the cluster agree.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long that agreement may take.
+const AGREEMENT: Duration = Duration::from_secs(4);
+
+/// Where peers ask for any address that is not used.
+const SPARE_PATH: &str = "/v1/addresses/spare";
+
+/// How many hosts are asked for one: those that seem to have most.
+const HOLDERS_MAX: usize = 16;
+
+/// How long all of them may take together: Docker waits meanwhile.
+const SPARE_DEADLINE: Duration = Duration::from_secs(8);
+
+/// How long a host that is asked waits until it claims nothing itself. It may be asking just now,
+/// and the host that it asks waits for it: neither has anything to give then, and both go on.
+const GATE_DEADLINE: Duration = Duration::from_millis(500);
+
+/// "Give this address up, if you do not use it."
+#[derive(Debug, Serialize, Deserialize)]
+struct Yield {
+    network: NetworkId,
+    address: IpAddr,
+}
+
+/// Whether it was given up.
+#[derive(Debug, Serialize, Deserialize)]
+struct Yielded {
+    given_up: bool,
+}
+
+/// Leases this very address to this host, also if it lies in another host's stock.
+///
+/// # Errors
+/// If a container has it, it cannot be had, or the cluster does not answer.
+pub async fn claim_exactly(
+    services: &Services,
+    network: &NetworkId,
+    address: IpAddr,
+) -> Result<(), AgreementError> {
+    if holds(services, network, address) {
+        return Ok(());
+    }
+    let wanted = WantedAddress::Exactly(address);
+    if let Err(refused) = services.agreement.claim(network, wanted).await {
+        claim_from_stock(services, network, address, refused).await?;
+    }
+    let kept = services.local.change(|local| local.keep(network, address)).await;
+    kept.map_err(|error| AgreementError::Local(error.to_string()))
+}
+
+/// Whether this host holds the address, without having begun to give it back: then nobody need be
+/// asked.
+fn holds(services: &Services, network: &NetworkId, address: IpAddr) -> bool {
+    let cluster = services.agreement.cluster();
+    let holder = cluster.networks.get(network).and_then(|known| known.leases.get(&address));
+    holder == Some(&services.agreement.me) && !services.local.get().is_returning(network, address)
+}
+
+/// Asks the host that holds the address to leave it to this one, unless a container there has it.
+async fn claim_from_stock(
+    services: &Services,
+    network: &NetworkId,
+    address: IpAddr,
+    refused: AgreementError,
+) -> Result<(), AgreementError> {
+    let cluster = services.agreement.cluster();
+    let holder = cluster.networks.get(network).and_then(|known| known.leases.get(&address));
+    let Some((id, host)) = holder.and_then(|id| cluster.hosts.get_key_value(id)) else {
+        return Err(refused);
+    };
+    let request = Yield { network: network.clone(), address };
+    match services.peers.call_host::<_, Yielded>(*id, host.address, PATH, &request, DEADLINE).await
+    {
+        Ok(Yielded { given_up: true }) => {
+            services.agreement.claim(network, WantedAddress::Exactly(address)).await
+        }
+        // A container there has it, or nobody can tell.
+        _ => Err(refused),
+    }
+}
+
+/// "Give any address of this part of the network up, if you do not use it."
+#[derive(Debug, Serialize, Deserialize)]
+struct WantSpare {
+    network: NetworkId,
+    range: IpNet,
+}
+
+/// The address that was given up.
+#[derive(Debug, Serialize, Deserialize)]
+struct Spared {
+    address: Option<IpAddr>,
+}
+
+/// Has another host leave an address of this part of a network to this one, which has none, and nor
+/// has the cluster. Returns whether one did. Its lease is this host's then, and known here.
+pub async fn take_spare(services: &Services, network: &NetworkId, range: IpNet) -> bool {
+    let cluster = services.agreement.cluster();
+    let heard = services.advertiser.watch_heard().borrow().clone();
+    let holders = holders_of_spares(&cluster, &heard, services.agreement.me, network, range);
+    let ask = async {
+        for host in holders.into_iter().take(HOLDERS_MAX) {
+            if let Some(address) = ask_for_spare(services, host, network, range).await {
+                return Some(address);
+            }
+        }
+        None
+    };
+    let Ok(Some(address)) = timeout(SPARE_DEADLINE, ask).await else { return false };
+    let me = services.agreement.me;
+    let mut agreed = services.agreement.watch();
+    let is_here = agreed.wait_for(|cluster| {
+        let known = cluster.networks.get(network);
+        known.is_some_and(|known| known.leases.get(&address) == Some(&me))
+    });
+    let is_here = matches!(timeout(DEADLINE, is_here).await, Ok(Ok(_)));
+    is_here && services.local.change(|local| local.keep(network, address)).await.is_ok()
+}
+
+/// An earlier version knows no such question.
+async fn ask_for_spare(
+    services: &Services,
+    host: HostId,
+    network: &NetworkId,
+    range: IpNet,
+) -> Option<IpAddr> {
+    let address = services.agreement.cluster().hosts.get(&host)?.address;
+    let request = WantSpare { network: network.clone(), range };
+    match services.peers.call_host::<_, Spared>(host, address, SPARE_PATH, &request, DEADLINE).await
+    {
+        Ok(Spared { address }) => address.filter(|address| range.contains(address)),
+        Err(error) => {
+            debug!(%host, "it gives up no address: {error}");
+            None
+        }
+    }
+}
+
+/// Why an address cannot be had, for who started the container. If the engine chose it, with an
+/// address that can be had, which another host leaves to this one if need be.
+pub async fn explain(
+    services: &Services,
+    network: &NetworkId,
+    address: IpAddr,
+    refused: AgreementError,
+) -> AgreementError {
+    if !matches!(
+        refused,
+        AgreementError::Propose(ProposeError::Refused(Refusal::AddressTaken { .. }))
+    ) {
+        return refused;
+    }
+    let choice = || {
+        let (cluster, local) = (services.agreement.cluster(), services.local.get());
+        TakenChoice::of(&cluster, &local, services.agreement.me, network, address)
+    };
+    let Some(taken) = choice() else { return refused };
+    let can_be_told = taken.usable.is_some() || !take_spare(services, network, taken.subnet).await;
+    let told = if can_be_told { Some(taken) } else { choice() };
+    told.map_or(refused, |taken| AgreementError::Local(taken.to_string()))
+}
+
+/// What peers ask.
+pub fn router(services: Services) -> Router {
+    let router = Router::new().route(PATH, post(give_up)).route(SPARE_PATH, post(give_spare));
+    router.with_state(Arc::new(services))
+}
+
+async fn give_spare(
+    State(services): State<Arc<Services>>,
+    Extension(caller): Extension<Caller>,
+    Json(wanted): Json<WantSpare>,
+) -> Result<Json<Spared>, Rejection> {
+    let WantSpare { network, range } = wanted;
+    let find = || {
+        spare(
+            &services.agreement.cluster(),
+            &services.local.get(),
+            services.agreement.me,
+            &network,
+            range,
+        )
+    };
+    // Before the gate, which who has none to give may hold itself.
+    if find().is_none() {
+        return Ok(Json(Spared { address: None }));
+    }
+    let Ok(_gate) = timeout(GATE_DEADLINE, services.agreement.settle_leases()).await else {
+        return Ok(Json(Spared { address: None }));
+    };
+    let Some(address) = find() else { return Ok(Json(Spared { address: None })) };
+    hand_over(&services, network, address, caller.host).await?;
+    Ok(Json(Spared { address: Some(address) }))
+}
+
+/// Straight into the other's hands: given back to all, it could be in this host's stock again
+/// before the other asks.
+async fn give_up(
+    State(services): State<Arc<Services>>,
+    Extension(caller): Extension<Caller>,
+    Json(wanted): Json<Yield>,
+) -> Result<Json<Yielded>, Rejection> {
+    let _gate = services.agreement.settle_leases().await;
+    if services.local.get().uses(&wanted.network, wanted.address) {
+        return Ok(Json(Yielded { given_up: false }));
+    }
+    hand_over(&services, wanted.network, wanted.address, caller.host).await?;
+    Ok(Json(Yielded { given_up: true }))
+}
+
+/// Leaves an address to another host. The caller holds the gate, and has found that nothing here
+/// uses it.
+async fn hand_over(
+    services: &Services,
+    network: NetworkId,
+    address: IpAddr,
+    to: HostId,
+) -> Result<(), Rejection> {
+    let noted = services.local.change(|local| local.start_returning(&network, &[address])).await;
+    noted.map_err(|error| Rejection::Failed { reason: error.to_string() })?;
+    let from = services.agreement.me;
+    let claims = services
+        .agreement
+        .cluster()
+        .networks
+        .get(&network)
+        .map_or(0, |known| known.claims_of(from));
+    let command = Command::YieldAddress { network, address, from, claims, to };
+    let released = services.agreement.propose_within(command, AGREEMENT).await;
+    released.map(drop).map_err(|error| Rejection::Failed { reason: error.to_string() })
+}

@@ -1,0 +1,161 @@
+//! How a host gets its certificate: from a member, with a token or an administrator's approval; or
+//! from itself, if it founds the cluster.
+
+mod held;
+mod member;
+#[cfg(test)]
+mod replay;
+pub mod wire;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use shoutd_core::{ClusterId, Fingerprint};
+use shoutd_peer::identity::ENROLL;
+use shoutd_peer::{
+    Authority, AuthorityCertificate, Certificate, Client, CredentialStore, Credentials, Identity,
+    Prepared, SealKey,
+};
+use shoutd_peer::{CallError, Distrust, Rejection, TlsConnector, Token, Trust};
+
+pub use held::HeldToken;
+pub use member::{Waiting, router};
+use wire::{Answer, Request};
+
+/// How long one member may take to answer: it has the cluster agree first.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// What came of asking to be let in.
+#[derive(Debug)]
+pub enum Enrolled {
+    /// This host has its certificate.
+    Certified,
+    /// It waits for the approval of the cluster with this fingerprint.
+    Waiting(Fingerprint),
+    /// It may come to something later; why not now.
+    NotYet(String),
+}
+
+/// What is needed to ask.
+#[derive(Debug)]
+pub struct Applicant {
+    /// This host's name.
+    pub name: String,
+    /// Who it is.
+    pub identity: Identity,
+    /// Where its key is, and where its certificate goes.
+    pub credentials: Arc<CredentialStore>,
+    /// What lets it in.
+    pub token: HeldToken,
+    /// Its own address.
+    pub address: SocketAddr,
+    /// Without a token: the fingerprint of the cluster that is to let it in.
+    pub waits_for: OnceLock<Fingerprint>,
+}
+
+impl Applicant {
+    /// The cluster that follows from this host's token alone, if it is one that was prepared.
+    ///
+    /// # Errors
+    /// If it cannot be made of it.
+    pub fn prepared(&self) -> Result<Option<Prepared>> {
+        let prepared = self.token.get().as_ref().map(Prepared::from_token).transpose()?;
+        Ok(prepared.flatten())
+    }
+
+    /// Makes this host its own certificate.
+    ///
+    /// # Errors
+    /// If it cannot be made or kept.
+    pub fn certify_itself(
+        &self,
+        authority: &Authority,
+        cluster: ClusterId,
+        seal_key: SealKey,
+    ) -> Result<()> {
+        let key = self.credentials.key().public();
+        let credentials = Credentials::issue(key, authority, cluster, seal_key, SystemTime::now())?;
+        self.credentials.enroll(credentials)?;
+        self.token.accepted();
+        Ok(())
+    }
+
+    /// Asks each of the peers once, until one lets this host in.
+    ///
+    /// # Errors
+    /// If asking again cannot help.
+    pub async fn ask(&self, peers: &[SocketAddr]) -> Result<Enrolled> {
+        // It may be replaced meanwhile.
+        let token = self.token.get();
+        match self.ask_with(token.as_ref(), peers).await {
+            Err(error) => self.token.refused(token.as_ref(), error).map(Enrolled::NotYet),
+            Ok(Enrolled::Certified) => {
+                self.token.accepted();
+                Ok(Enrolled::Certified)
+            }
+            other => other,
+        }
+    }
+
+    async fn ask_with(&self, token: Option<&Token>, peers: &[SocketAddr]) -> Result<Enrolled> {
+        let trust = token.map_or(Trust::Anybody, |token| Trust::Pinned(token.authority));
+        let connector = TlsConnector::new(self.credentials.clone(), trust, self.address.ip())?;
+        let client = Client::new(self.identity.clone(), connector);
+        let secret = token.map(|token| token.secret.reveal().as_str().to_owned());
+        let request = Request { name: self.name.clone(), secret };
+        let mut reasons = Vec::new();
+        for peer in peers {
+            match client.call::<_, Answer>(*peer, ENROLL, &request, DEADLINE).await {
+                Ok(Answer::Certified { certificate, authority, seal_key }) => {
+                    self.keep(token, certificate, authority, seal_key)
+                        .with_context(|| format!("{peer} gave a certificate of no use"))?;
+                    return Ok(Enrolled::Certified);
+                }
+                Ok(Answer::Waiting { authority }) => {
+                    return Ok(Enrolled::Waiting(*self.waits_for.get_or_init(|| authority)));
+                }
+                Err(CallError::Refused { rejection: Rejection::Failed { reason }, .. }) => {
+                    bail!("{peer} does not let this host in: {reason}")
+                }
+                Err(CallError::Untrusted {
+                    distrust: Distrust::OtherToken { token, cluster },
+                    ..
+                }) => bail!(
+                    "the token is of another cluster than {peer}: the token's has the fingerprint \
+                     {token}, the one that {peer} belongs to has {cluster}; `shoutdctl token \
+                     show` on {peer} prints a token for that one"
+                ),
+                Err(error @ CallError::Untrusted { distrust: Distrust::OtherAuthority, .. }) => {
+                    return Err(error.into());
+                }
+                Err(error) => reasons.push(error.to_string()),
+            }
+        }
+        Ok(Enrolled::NotYet(reasons.join("; ")))
+    }
+
+    fn keep(
+        &self,
+        token: Option<&Token>,
+        certificate: Certificate,
+        authority: AuthorityCertificate,
+        seal_key: SealKey,
+    ) -> Result<()> {
+        let expected = token.map(|token| token.authority).or_else(|| self.waits_for());
+        let found = authority.fingerprint();
+        if let Some(expected) = expected.filter(|expected| *expected != found) {
+            bail!("its cluster's fingerprint is {found}, not {expected}");
+        }
+        let credentials =
+            Credentials::new(self.credentials.key().public(), certificate, authority, seal_key)?;
+        Ok(self.credentials.enroll(credentials)?)
+    }
+
+    /// The cluster that is to let this host in, once it has said so: nobody else may step in
+    /// between.
+    fn waits_for(&self) -> Option<Fingerprint> {
+        self.waits_for.get().copied()
+    }
+}

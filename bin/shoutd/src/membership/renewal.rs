@@ -1,0 +1,43 @@
+//! Keeps this host's certificate valid.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use shoutd_peer::{Authority, CredentialStore};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::membership::agreement::Agreement;
+
+/// How often the certificate is looked at.
+const RENEWAL_PERIOD: Duration = Duration::from_secs(60);
+
+/// Gives this host a new certificate before its own expires.
+pub async fn run(agreement: Agreement, credentials: Arc<CredentialStore>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(RENEWAL_PERIOD);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        renew_now(&agreement, &credentials);
+    }
+}
+
+/// Gives this host a new certificate if its own has expired, or is about to.
+pub fn renew_now(agreement: &Agreement, credentials: &CredentialStore) {
+    let now = SystemTime::now();
+    let (cluster, Some(held)) = (agreement.cluster(), credentials.credentials()) else {
+        return;
+    };
+    if let (Some(agreed), true) = (&cluster.admissions.authority, held.needs_renewal(now)) {
+        let authority = Authority::unseal(agreed, held.seal_key(), held.cluster());
+        match authority
+            .map_err(anyhow::Error::from)
+            .and_then(|authority| Ok(credentials.renew(&authority, now)?))
+        {
+            Ok(()) => info!("this host has a new certificate"),
+            Err(error) => warn!("cannot renew this host's certificate: {error:#}"),
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Networks of a Docker Swarm.
+
+pub mod follower;
+pub mod orphans;

@@ -1,0 +1,329 @@
+//! Calls to other hosts of the cluster, and what they tell about who can be reached.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shoutd_core::HostId;
+use shoutd_core::cluster::Cluster;
+use shoutd_peer::{CallError, Rejection};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::calls::Calls;
+use crate::participation::Participation;
+use crate::removal_notice::RemovalNotice;
+use crate::status::PeerStatus;
+use crate::wire::{self, Answer, Message, Progress, Sender, StatusAnswer};
+
+/// Calls in a row that must time out before a host counts as unreachable: one alone may be a slow
+/// disk.
+const SLOW_CALLS_MAX: u32 = 3;
+
+/// How long the failure of a call says something about now.
+const MEMORY: Duration = Duration::from_secs(15);
+
+/// The other hosts, as this one gets on with them.
+#[derive(Debug)]
+pub(crate) struct PeerHealth {
+    calls: Calls,
+    /// Where this host is, and which run of its daemon it is.
+    own: Sender,
+    cluster: watch::Receiver<Arc<Cluster>>,
+    participation: Arc<Participation>,
+    seen: Mutex<BTreeMap<HostId, Seen>>,
+    /// Where hosts are that are not where it is agreed that they are.
+    moved: Mutex<BTreeMap<HostId, Moved>>,
+    /// How far hosts have said that they are.
+    progress: Mutex<BTreeMap<HostId, Progress>>,
+}
+
+/// Where a host was found, and where it was agreed to be at that time. The next agreement on its
+/// address ends this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Moved {
+    to: SocketAddr,
+    from: SocketAddr,
+}
+
+/// What is known of one host.
+#[derive(Debug, Clone)]
+struct Seen {
+    last: Instant,
+    /// Calls in a row that timed out.
+    slow: u32,
+    /// Why it counts as unreachable.
+    failure: Option<String>,
+    /// Whether that is because one of the two does not trust the other's certificate: the clock of
+    /// one is wrong, say.
+    distrust: bool,
+}
+
+impl PeerHealth {
+    pub fn new(
+        calls: Calls,
+        own: Sender,
+        cluster: watch::Receiver<Arc<Cluster>>,
+        participation: Arc<Participation>,
+    ) -> Self {
+        Self {
+            calls,
+            own,
+            cluster,
+            participation,
+            seen: Mutex::default(),
+            moved: Mutex::default(),
+            progress: Mutex::default(),
+        }
+    }
+
+    /// Where a host is: where it was found, if it has moved since its address was agreed on; else
+    /// what is agreed on, which counts before what consensus noted when the host was added.
+    pub fn address(&self, host: HostId, noted: Option<&str>) -> Option<SocketAddr> {
+        let agreed = self.agreed(host);
+        self.moved_to(host).or(agreed).or_else(|| noted?.parse().ok())
+    }
+
+    fn agreed(&self, host: HostId) -> Option<SocketAddr> {
+        self.cluster.borrow().hosts.get(&host).map(|host| host.address)
+    }
+
+    /// Where a host was found that is not where it is agreed to be.
+    fn moved_to(&self, host: HostId) -> Option<SocketAddr> {
+        let moved = self.moved().get(&host).copied()?;
+        (self.agreed(host) == Some(moved.from)).then_some(moved.to)
+    }
+
+    /// Takes note of where a host of the cluster is: it said so itself, or somebody else did. A
+    /// call there succeeds only if that host answers it, so what is not true does no harm, and is
+    /// forgotten when the call fails.
+    pub fn learn(&self, host: HostId, to: SocketAddr) {
+        let is_own = host == self.calls.identity().host();
+        if is_own
+            || to == self.own.address
+            || to.is_ipv4() != self.own.address.is_ipv4()
+            || !can_be_called(&to)
+        {
+            return;
+        }
+        // Whoever is no host of the cluster yet says where it is when it is admitted.
+        let Some(from) = self.agreed(host) else { return };
+        let news = Moved { to, from };
+        let before =
+            if to == from { self.moved().remove(&host) } else { self.moved().insert(host, news) };
+        if to != from && before != Some(news) {
+            tracing::info!(host = self.name(host), %to, %from, "host has moved");
+        }
+    }
+
+    /// Takes note of where others found hosts that this one cannot reach.
+    pub fn learn_from(&self, peer_health: &[PeerStatus]) {
+        for PeerStatus { host, address, .. } in peer_health {
+            if let Some(address) = address.filter(|_| !self.is_reachable(*host)) {
+                self.learn(*host, address);
+            }
+        }
+    }
+
+    /// Forgets where a host was found: it is not there any more.
+    fn unlearn(&self, host: HostId, address: SocketAddr) {
+        let mut moved = self.moved();
+        if moved.get(&host).is_some_and(|moved| moved.to == address) {
+            moved.remove(&host);
+        }
+    }
+
+    /// What this host says to another, with where it is; to whoever is there, if none is named.
+    pub fn message<T>(&self, to: Option<HostId>, content: T) -> Message<T> {
+        let recalled = to.and_then(|to| self.progress_of(to));
+        Message { epoch: self.participation.epoch(), sender: Some(self.own), recalled, content }
+    }
+
+    /// This host and this run of its daemon.
+    pub fn own(&self) -> Sender {
+        self.own
+    }
+
+    /// Takes note of how far a host has said that it is.
+    pub fn recall(&self, host: HostId, progress: Progress) {
+        let mut all = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = all.entry(host).or_insert(progress);
+        *known = (*known).max(progress);
+    }
+
+    /// How far a host has said that it is.
+    pub fn progress_of(&self, host: HostId) -> Option<Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).get(&host).copied()
+    }
+
+    /// Asks a host how it fares. Returns its answer, which may say that this host is not where the
+    /// others look for it.
+    pub async fn ask_status(
+        &self,
+        host: HostId,
+        address: SocketAddr,
+        deadline: Duration,
+    ) -> Result<StatusAnswer, CallError> {
+        let answer: StatusAnswer = self.call(host, address, wire::STATUS, &(), deadline).await?;
+        self.learn_from(&answer.status.peer_health);
+        if let Some(address) = answer.your_address {
+            self.participation.place(address);
+        }
+        Ok(answer)
+    }
+
+    /// Asks a host, and takes note of whether it answers.
+    pub async fn call<Q: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        host: HostId,
+        address: SocketAddr,
+        path: &str,
+        request: &Q,
+        deadline: Duration,
+    ) -> Result<A, CallError> {
+        let message = self.message(Some(host), request);
+        let answer =
+            self.calls.call::<_, Answer<A>>(Some(host), address, path, &message, deadline).await;
+        match &answer {
+            Ok(_) => self.heard(host),
+            Err(error) => self.failed(host, address, error),
+        }
+        self.take_note(address, answer)
+    }
+
+    /// Asks whoever is at this address.
+    pub async fn call_whoever<Q: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        address: SocketAddr,
+        path: &str,
+        request: &Q,
+        deadline: Duration,
+    ) -> Result<A, CallError> {
+        let message = self.message(None, request);
+        let answer = self.calls.call::<_, Answer<A>>(None, address, path, &message, deadline).await;
+        self.take_note(address, answer)
+    }
+
+    /// Notices when this host is told to go.
+    fn take_note<A>(
+        &self,
+        address: SocketAddr,
+        answer: Result<Answer<A>, CallError>,
+    ) -> Result<A, CallError> {
+        let host = self.calls.identity().host();
+        let removed = || CallError::Refused { address, rejection: Rejection::Removed { host } };
+        let answer = answer.inspect_err(|error| {
+            if let CallError::Refused { rejection: Rejection::Removed { .. }, .. } = error {
+                self.participation.leave(RemovalNotice::Removed { at: None });
+            }
+        });
+        answer?.map_err(|removal_notice| {
+            self.participation.leave(removal_notice);
+            removed()
+        })
+    }
+
+    /// Takes note that a host is there.
+    pub fn heard(&self, host: HostId) {
+        let fresh = Seen { last: Instant::now(), slow: 0, failure: None, distrust: false };
+        let before = self.seen().insert(host, fresh);
+        if before.is_some_and(|before| before.failure.is_some()) {
+            tracing::info!(host = self.name(host), "host answers again");
+        }
+    }
+
+    fn failed(&self, host: HostId, address: SocketAddr, error: &CallError) {
+        let mut seen = self.seen();
+        let entry = seen.entry(host).or_insert_with(|| Seen {
+            last: Instant::now(),
+            slow: 0,
+            failure: None,
+            distrust: false,
+        });
+        entry.last = Instant::now();
+        if matches!(error, CallError::TimedOut { .. }) {
+            entry.slow += 1;
+            if entry.slow < SLOW_CALLS_MAX {
+                return;
+            }
+        }
+        entry.distrust = matches!(
+            error,
+            CallError::Untrusted { .. }
+                | CallError::Refused { rejection: Rejection::Unauthenticated { .. }, .. }
+        );
+        let first = entry.failure.replace(error.to_string()).is_none();
+        drop(seen);
+        self.unlearn(host, address);
+        if first {
+            tracing::warn!(host = self.name(host), %error, "host does not answer");
+        }
+    }
+
+    /// Whether calls to this host have been failing lately.
+    pub fn is_unreachable(&self, host: HostId) -> bool {
+        self.seen()
+            .get(&host)
+            .is_some_and(|seen| seen.failure.is_some() && seen.last.elapsed() < MEMORY)
+    }
+
+    /// Whether the host answered lately.
+    pub fn is_reachable(&self, host: HostId) -> bool {
+        self.seen()
+            .get(&host)
+            .is_some_and(|seen| seen.failure.is_none() && seen.last.elapsed() < MEMORY)
+    }
+
+    /// What people call a host.
+    pub fn name(&self, host: HostId) -> String {
+        self.cluster.borrow().host_name(host)
+    }
+
+    /// The hosts that cannot be talked to as one of the two does not trust the other, one line
+    /// each.
+    pub fn distrusted(&self) -> Vec<String> {
+        let lately = |seen: &Seen| seen.distrust && seen.last.elapsed() < MEMORY;
+        let seen: Vec<_> = self
+            .seen()
+            .iter()
+            .filter(|(_, seen)| lately(seen))
+            .map(|(id, s)| (*id, s.clone()))
+            .collect();
+        let line = |(host, seen): (HostId, Seen)| {
+            Some(format!("cannot talk to {}: {}", self.name(host), seen.failure?))
+        };
+        seen.into_iter().filter_map(line).collect()
+    }
+
+    pub fn status(&self) -> Vec<PeerStatus> {
+        let contact = |(host, seen): (&HostId, &Seen)| PeerStatus {
+            host: *host,
+            reachable: seen.failure.is_none(),
+            error: seen.failure.clone(),
+            millis: millis(seen.last.elapsed()),
+            address: self.moved_to(*host),
+        };
+        self.seen().iter().map(contact).collect()
+    }
+
+    fn seen(&self) -> MutexGuard<'_, BTreeMap<HostId, Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn moved(&self) -> MutexGuard<'_, BTreeMap<HostId, Moved>> {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a host can be at this address.
+fn can_be_called(address: &SocketAddr) -> bool {
+    address.port() != 0 && !address.ip().is_unspecified() && !address.ip().is_multicast()
+}
+
+/// Whole milliseconds.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

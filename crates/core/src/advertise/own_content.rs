@@ -1,0 +1,126 @@
+//! What this host announces.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::delta::{network_weight, weight};
+use super::{AdvertisedEndpoint, AdvertisedNetwork, Content};
+use crate::cluster::Cluster;
+use crate::limits::{ANNOUNCED_GROUPS_MAX, ANNOUNCED_ITEMS_MAX, ANNOUNCED_SOURCES_MAX};
+use crate::local::Local;
+use crate::multicast::{Memberships, SourceFilter};
+use crate::names::announced_names;
+use crate::plane::{Underlay, announced_mtu};
+use crate::{NetworkId, Vni};
+
+/// A network of which this host listens to more than it announces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverLimit {
+    /// What people call the network.
+    pub network: String,
+    /// How many groups its containers on this host listen to.
+    pub groups: usize,
+}
+
+impl fmt::Display for OverLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { network, groups } = self;
+        write!(
+            f,
+            "network {network}: the containers of this host listen to {groups} groups, more than \
+             are announced "
+        )?;
+        write!(
+            f,
+            "({ANNOUNCED_GROUPS_MAX} of one network, {ANNOUNCED_ITEMS_MAX} in all): all of its \
+             multicast is sent here"
+        )
+    }
+}
+
+/// What this host has of the networks it has endpoints on, within the limits. What exceeds them is
+/// widened to "everything", and named.
+pub fn own_content(
+    cluster: &Cluster,
+    local: &Local,
+    memberships: &BTreeMap<Vni, Memberships>,
+    underlay: Underlay,
+) -> (Content, Vec<OverLimit>) {
+    let mut networks: BTreeMap<NetworkId, AdvertisedNetwork> = BTreeMap::new();
+    for (id, endpoint) in &local.endpoints {
+        if !cluster.networks.contains_key(&endpoint.network) {
+            continue;
+        }
+        let addresses: BTreeSet<_> = endpoint.addresses.iter().map(IpNet::addr).collect();
+        let announced =
+            AdvertisedEndpoint { mac: endpoint.mac, addresses, names: announced_names(endpoint) };
+        networks
+            .entry(endpoint.network.clone())
+            .or_default()
+            .endpoints
+            .insert(id.clone(), announced);
+    }
+    let mut excesses = Vec::new();
+    for (id, announced) in &mut networks {
+        let Some(known) = cluster.networks.get(id) else { continue };
+        announced.mtu = announced_mtu(known, underlay);
+        let Some(wanted) = memberships.get(&known.vni) else { continue };
+        if wanted.groups.len() > ANNOUNCED_GROUPS_MAX {
+            excesses.push(OverLimit {
+                network: known.title(id).to_owned(),
+                groups: wanted.groups.len(),
+            });
+            announced.memberships.router = true;
+        } else {
+            announced.memberships = Memberships { groups: narrow(wanted), router: wanted.router };
+        }
+    }
+    let mut content: Content =
+        networks.into_iter().map(|(id, network)| (id, Arc::new(network))).collect();
+    excesses.extend(shrink(cluster, &mut content));
+    (content, excesses)
+}
+
+/// Groups with filters of bounded size. A filter that is cut lets more through, never less. A
+/// container can report any address with a message that it makes itself, and the bridge takes it
+/// for a group; peers take no announcement with one that is none.
+fn narrow(wanted: &Memberships) -> BTreeMap<std::net::IpAddr, SourceFilter> {
+    let bounded = |filter: &SourceFilter| match filter {
+        SourceFilter::Include(sources) if sources.len() > ANNOUNCED_SOURCES_MAX => {
+            SourceFilter::all()
+        }
+        SourceFilter::Exclude(sources) => {
+            SourceFilter::Exclude(sources.iter().take(ANNOUNCED_SOURCES_MAX).copied().collect())
+        }
+        SourceFilter::Include(_) => filter.clone(),
+    };
+    let groups = wanted.groups.iter().filter(|(group, _)| group.is_multicast());
+    groups.map(|(group, filter)| (*group, bounded(filter))).collect()
+}
+
+/// Widens the networks with the most groups until all fits.
+fn shrink(cluster: &Cluster, content: &mut Content) -> Vec<OverLimit> {
+    let mut total = weight(content);
+    if total <= ANNOUNCED_ITEMS_MAX {
+        return Vec::new();
+    }
+    let mut excesses = Vec::new();
+    let mut largest: Vec<_> = content.iter_mut().collect();
+    largest.sort_by_key(|(_, network)| Reverse(network_weight(network)));
+    for (id, network) in largest {
+        if total <= ANNOUNCED_ITEMS_MAX {
+            break;
+        }
+        total -= network_weight(network);
+        let title = cluster.networks.get(id).map_or(id.short(), |known| known.title(id)).to_owned();
+        excesses.push(OverLimit { network: title, groups: network.memberships.groups.len() });
+        let network = Arc::make_mut(network);
+        network.memberships = Memberships { groups: BTreeMap::new(), router: true };
+        total += network_weight(network);
+    }
+    excesses
+}

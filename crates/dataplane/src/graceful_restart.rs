@@ -1,0 +1,148 @@
+//! Hosts that were sent to before this daemon started, and of which it has yet to hear.
+//!
+//! A host may have a network by its own word alone, while the cluster cannot agree; that word is
+//! gone with the daemon that heard it, and comes again within seconds. Until it is known what all
+//! hosts have, what is found of them is left as it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use shoutd_core::Vni;
+use shoutd_core::plane::{Action, Desired, Observed};
+
+/// The flood entries that were found and not wanted yet, of each segment that was there at the
+/// first look.
+#[derive(Debug, Default)]
+pub(crate) struct GracefulRestart {
+    found: Option<BTreeMap<Vni, BTreeSet<IpAddr>>>,
+}
+
+impl GracefulRestart {
+    /// Takes note of what there is, the first time, and of what is wanted.
+    pub(crate) fn note(&mut self, observed: &Observed, desired: &Desired) {
+        let found = self.found.get_or_insert_with(|| {
+            observed.segments.iter().map(|(vni, segment)| (*vni, segment.flood.clone())).collect()
+        });
+        found.retain(|vni, hosts| {
+            let waiting =
+                desired.segments.get(vni).filter(|segment| segment.replication.provisional);
+            waiting.is_some_and(|segment| {
+                hosts.retain(|host| !segment.remotes.contains(host));
+                !hosts.is_empty()
+            })
+        });
+    }
+
+    /// Whether it is time for this action.
+    pub(crate) fn permits(&self, action: &Action) -> bool {
+        let Action::RemoveFlood { vni, remote } = action else {
+            return true;
+        };
+        let hosts = self.found.as_ref().and_then(|found| found.get(vni));
+        hosts.is_none_or(|hosts| !hosts.contains(remote))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+
+    use shoutd_core::multicast::Replication;
+    use shoutd_core::plane::{ObservedSegment, Segment, Vtep, diff};
+
+    use super::*;
+
+    fn host(last: u8) -> IpAddr {
+        Ipv4Addr::new(192, 0, 2, last).into()
+    }
+
+    fn vni() -> Vni {
+        Vni::new(7).unwrap()
+    }
+
+    fn desired(remotes: &[IpAddr], provisional: bool) -> Desired {
+        let vtep = Vtep { address: host(1), port: 7789 };
+        let segment = Segment {
+            remotes: remotes.iter().copied().collect(),
+            replication: Arc::new(Replication { provisional, ..Replication::default() }),
+            ..Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep)
+        };
+        Desired { segments: BTreeMap::from([(vni(), segment)]), ..Desired::default() }
+    }
+
+    fn observed(flood: &[IpAddr]) -> Observed {
+        let segment = ObservedSegment {
+            flood: flood.iter().copied().collect(),
+            ..ObservedSegment::default()
+        };
+        Observed { segments: BTreeMap::from([(vni(), segment)]), ..Observed::default() }
+    }
+
+    /// Which hosts are sent nothing any more.
+    fn removed(
+        graceful_restart: &mut GracefulRestart,
+        observed: &Observed,
+        desired: &Desired,
+    ) -> Vec<IpAddr> {
+        graceful_restart.note(observed, desired);
+        let remove = |action| match action {
+            Action::RemoveFlood { remote, .. }
+                if graceful_restart.permits(&Action::RemoveFlood { vni: vni(), remote }) =>
+            {
+                Some(remote)
+            }
+            _ => None,
+        };
+        let mut kept = observed.clone();
+        // Nothing is taken off a tunnel that is made anew.
+        let tunnel = &mut kept.segments.get_mut(&vni()).unwrap().tunnel;
+        *tunnel = Some(tunnel_of(desired));
+        diff(desired, &kept).into_iter().filter_map(remove).collect()
+    }
+
+    fn tunnel_of(desired: &Desired) -> shoutd_core::plane::ObservedTunnel {
+        let segment = &desired.segments[&vni()];
+        shoutd_core::plane::ObservedTunnel {
+            mark: Some(shoutd_core::plane::OwnerTag::Network(segment.network.clone())),
+            vni: Some(vni()),
+            local: Some(segment.vtep.address),
+            port: segment.vtep.port,
+            learning: true,
+            port_learning: true,
+            mtu: segment.mtu,
+            up: true,
+            enslaved: true,
+            multicast_router: 2,
+        }
+    }
+
+    #[test]
+    fn a_host_is_sent_to_as_before_until_all_were_heard() {
+        let mut graceful_restart = GracefulRestart::default();
+        let all = observed(&[host(2), host(3)]);
+        assert_eq!(
+            removed(&mut graceful_restart, &all, &desired(&[host(2)], true)),
+            Vec::<IpAddr>::new()
+        );
+        assert_eq!(
+            removed(&mut graceful_restart, &all, &desired(&[host(2)], true)),
+            Vec::<IpAddr>::new()
+        );
+        assert_eq!(removed(&mut graceful_restart, &all, &desired(&[host(2)], false)), [host(3)]);
+    }
+
+    #[test]
+    fn what_was_known_since_and_is_not_wanted_any_more_goes() {
+        let mut graceful_restart = GracefulRestart::default();
+        let all = observed(&[host(2), host(3)]);
+        assert_eq!(
+            removed(&mut graceful_restart, &all, &desired(&[host(2), host(3)], true)),
+            Vec::<IpAddr>::new()
+        );
+        assert_eq!(removed(&mut graceful_restart, &all, &desired(&[host(2)], true)), [host(3)]);
+        // And so does what was not there at the start.
+        let more = observed(&[host(2), host(4)]);
+        assert_eq!(removed(&mut graceful_restart, &more, &desired(&[host(2)], true)), [host(4)]);
+    }
+}

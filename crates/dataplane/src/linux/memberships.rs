@@ -1,0 +1,358 @@
+//! Following the multicast databases of segments' bridges.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::iter;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use shoutd_core::Vni;
+use shoutd_core::limits::GROUPS_PER_PORT_MAX;
+use shoutd_core::multicast::{Knowledge, Mdb, MdbUsage};
+use shoutd_core::plane::{BRIDGE, Desired, DeviceName};
+use shoutd_netlink::{
+    DatabaseChange, DatabaseMonitor, Kind, Listing, Membership, Namespace, NamespaceId, Route,
+};
+use tracing::debug;
+
+use super::BUSY_FOR;
+use super::backup_querier::BackupQuerier;
+use super::early_joins::EarlyJoins;
+use super::registry::Registry;
+use super::reports::Reporting;
+use crate::forwarding::{MembershipChange, MembershipSource};
+use crate::kernel::KernelError;
+use crate::mdb_pressure::MdbPressure;
+
+/// How often a database is read anew though no event was lost: what no event tells of is noticed
+/// within this.
+const AGE_MAX: Duration = Duration::from_secs(10);
+
+/// How long a bridge that begins to snoop sends everything to all its ports: until all have had the
+/// time to answer its first query (`mcast_query_response_interval` as the kernel has it, RFC 3376,
+/// section 8.3).
+const BEGINNING: Duration = Duration::from_secs(10);
+
+/// Ports of a crowded bridge that are named.
+const NAMED_MAX: usize = 3;
+
+/// The memberships of the kernel this runs on.
+#[derive(Debug)]
+pub(super) struct LinuxMemberships {
+    registry: Arc<Registry>,
+    segments: BTreeMap<Vni, FollowedSegment>,
+    /// What should be, once that is known.
+    desired: Arc<Desired>,
+}
+
+#[derive(Debug)]
+struct FollowedSegment {
+    namespace: NamespaceId,
+    route: Route,
+    monitor: DatabaseMonitor,
+    early_joins: EarlyJoins,
+    queries: BackupQuerier,
+    reporting: Reporting,
+    database: Mdb,
+    /// Index of the bridge, once there is one.
+    bridge: Option<u32>,
+    /// Index of the device that was last seen not to be the bridge: the tunnel, whose database the
+    /// replicator changes by thousands of entries at a time.
+    other: Option<u32>,
+    /// What the bridge has room for, as it was last read; of what is taken the database knows.
+    room: MdbUsage,
+    is_crowded: bool,
+    /// Whether it had more than it has room for not long ago, and sends everything to all its
+    /// ports.
+    begins_anew: bool,
+    /// The ports whose groups count: the ends of containers' veths. `None` is one that does not.
+    ports: BTreeMap<u32, Option<DeviceName>>,
+    read_at: Option<Instant>,
+    /// When something was last joined or left.
+    changed_at: Instant,
+    /// Whether nothing was said of it yet.
+    is_new: bool,
+}
+
+impl LinuxMemberships {
+    pub(super) fn new(registry: Arc<Registry>) -> Self {
+        Self { registry, segments: BTreeMap::new(), desired: Arc::default() }
+    }
+
+    /// Makes the segments followed those that there are. Adds those that are gone.
+    fn refresh(&mut self, changes: &mut Vec<MembershipChange>) -> Result<(), KernelError> {
+        self.registry.acknowledge();
+        let there = self.registry.all();
+        let is_gone = |vni: &Vni, segment: &FollowedSegment| {
+            there.get(vni).is_none_or(|namespace| namespace.id() != segment.namespace)
+        };
+        let gone: Vec<Vni> = self
+            .segments
+            .iter()
+            .filter(|(vni, segment)| is_gone(vni, segment))
+            .map(|(vni, _)| *vni)
+            .collect();
+        gone.iter().for_each(|vni| _ = self.segments.remove(vni));
+        changes.extend(gone.into_iter().map(MembershipChange::Gone));
+        let mut result = Ok(());
+        for (vni, namespace) in &there {
+            if !self.segments.contains_key(vni) {
+                match FollowedSegment::open(namespace, &self.registry) {
+                    Ok(segment) => _ = self.segments.insert(*vni, segment),
+                    Err(error) => result = result.and(Err(error)),
+                }
+            }
+        }
+        result
+    }
+}
+
+impl MembershipSource for LinuxMemberships {
+    fn update(&mut self, changes: &mut Vec<MembershipChange>) -> Result<(), KernelError> {
+        let mut result = self.refresh(changes);
+        for (vni, segment) in &mut self.segments {
+            segment.begins_anew = self.registry.has_begun_anew_within(*vni, BEGINNING);
+            match segment.update(*vni) {
+                Ok(changed) => changes.extend(changed),
+                Err(error) => result = result.and(Err(error)),
+            }
+            segment.reporting.follow(
+                self.desired.segments.get(vni),
+                &segment.database,
+                &segment.ports,
+            );
+        }
+        result
+    }
+
+    fn desire(&mut self, desired: Arc<Desired>) {
+        self.desired = desired;
+    }
+
+    fn mdb_pressures(&self) -> Vec<MdbPressure> {
+        self.segments.iter().flat_map(|(vni, segment)| segment.mdb_pressures(*vni)).collect()
+    }
+
+    fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration) {
+        let mut waiting = vec![
+            PollFd::new(wake, PollFlags::POLLIN),
+            PollFd::new(self.registry.as_fd(), PollFlags::POLLIN),
+        ];
+        let segments = self.segments.values();
+        let monitors = segments.flat_map(|segment| {
+            let joins = segment.joins_to_await();
+            iter::once(segment.monitor.as_fd()).chain(joins).chain(segment.reporting.events())
+        });
+        waiting.extend(monitors.map(|monitor| PollFd::new(monitor, PollFlags::POLLIN)));
+        let due = self.segments.values().filter_map(|segment| segment.reporting.due()).min();
+        let timeout = due.map_or(timeout, |due| timeout.min(due.max(Duration::from_millis(1))));
+        let _ = poll(&mut waiting, PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX));
+    }
+}
+
+impl FollowedSegment {
+    fn open(namespace: &Namespace, registry: &Arc<Registry>) -> Result<Self, KernelError> {
+        Ok(Self {
+            namespace: namespace.id(),
+            monitor: DatabaseMonitor::open(namespace)?,
+            early_joins: EarlyJoins::open(namespace, registry)?,
+            queries: BackupQuerier::new(namespace),
+            reporting: Reporting::new(namespace),
+            route: Route::open(namespace)?,
+            database: Mdb::default(),
+            bridge: None,
+            other: None,
+            room: MdbUsage::default(),
+            is_crowded: false,
+            begins_anew: false,
+            ports: BTreeMap::new(),
+            read_at: None,
+            changed_at: Instant::now(),
+            is_new: true,
+        })
+    }
+
+    /// Nobody can join before there is a bridge.
+    fn joins_to_await(&self) -> Option<BorrowedFd<'_>> {
+        self.bridge.and_then(|_| self.early_joins.event())
+    }
+
+    /// Takes in what happened since the last time, and returns what is otherwise for that.
+    fn update(&mut self, vni: Vni) -> Result<Vec<MembershipChange>, KernelError> {
+        // What the bridge is told here, it tells in its turn by the events that are read next.
+        if let Some(bridge) = self.bridge
+            && let Err(error) = self.early_joins.follow(&mut self.route, bridge)
+        {
+            debug!("joins have to wait for their reports: {error}");
+        }
+        self.ask();
+        let was_router = self.database.memberships().router;
+        let is_fresh =
+            self.bridge.is_some() && self.read_at.is_some_and(|at| at.elapsed() < AGE_MAX);
+        let result = match is_fresh.then(|| self.monitor.changes()).flatten() {
+            Some(events) => self.take_all(events),
+            None => self.read(),
+        };
+        if let Err(error) = result {
+            self.read_at = None;
+            // Some of what happened was taken in and not told.
+            self.is_new = true;
+            return Err(error);
+        }
+        self.is_crowded = self.bridge.is_some() && self.room().is_crowded(self.is_crowded);
+        self.database.set_everything(self.is_crowded);
+        let changed = self.database.take_changes();
+        if !changed.is_empty() {
+            self.changed_at = Instant::now();
+        } else if self.changed_at.elapsed() >= BUSY_FOR {
+            self.route.rest();
+        }
+        let is_router = self.database.memberships().router;
+        if std::mem::take(&mut self.is_new) {
+            return Ok(vec![MembershipChange::Whole(vni, self.database.memberships().clone())]);
+        }
+        let router = (was_router != is_router).then_some(MembershipChange::Router(vni, is_router));
+        let groups =
+            changed.into_iter().map(|(group, filter)| MembershipChange::Group(vni, group, filter));
+        Ok(groups.chain(router).collect())
+    }
+
+    /// Keeps memberships from running out.
+    fn ask(&mut self) {
+        let Some(bridge) = self.bridge else { return };
+        let ports = self.ports.iter().filter_map(|(port, name)| name.as_ref().map(|_| *port));
+        let asked = self.queries.follow(&mut self.route, bridge, ports);
+        let asked_in_vlans = self.queries.follow_vlans(&mut self.route, bridge);
+        if let Err(error) = asked.and(asked_in_vlans) {
+            debug!("what containers listen to is not asked now: {error}");
+        }
+    }
+
+    fn room(&self) -> MdbUsage {
+        MdbUsage {
+            taken: self.database.entries(),
+            snoops: self.room.snoops && !self.begins_anew,
+            ..self.room
+        }
+    }
+
+    /// Where there are too many groups.
+    fn mdb_pressures(&self, vni: Vni) -> Vec<MdbPressure> {
+        let named = |(port, count): (u32, usize)| Some((self.ports.get(&port)?.clone()?, count));
+        let mut counts: Vec<_> =
+            self.database.entries_per_port().into_iter().filter_map(named).collect();
+        counts.sort_by_key(|(_, count)| Reverse(*count));
+        let full = counts.iter().filter(|(_, count)| *count >= GROUPS_PER_PORT_MAX);
+        let mut mdb_pressures: Vec<MdbPressure> =
+            full.map(|(port, _)| MdbPressure::Port(vni, port.clone())).collect();
+        if self.is_crowded {
+            counts.truncate(NAMED_MAX);
+            mdb_pressures.push(MdbPressure::Bridge { vni, room: self.room(), most: counts });
+        }
+        mdb_pressures
+    }
+
+    fn read(&mut self) -> Result<(), KernelError> {
+        // What is read is at least as new as the events that are thrown away; those that come while
+        // it is read are kept.
+        self.monitor.discard();
+        // If it fails half way, it is not known any more what was said of it.
+        let was_new = std::mem::replace(&mut self.is_new, true);
+        self.ports.clear();
+        self.other = None;
+        let before = std::mem::take(&mut self.database);
+        let bridge = self.route.link(BRIDGE)?;
+        self.room = bridge.as_ref().map(|link| room(&link.kind)).unwrap_or_default();
+        self.bridge = bridge.map(|link| link.index);
+        if let Some(bridge) = self.bridge {
+            for listing in self.route.bridge_groups(bridge)? {
+                self.take(listing, true)?;
+            }
+        }
+        self.database.note_changes_since(before);
+        self.is_new = was_new;
+        self.read_at = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Takes in what happened, in this order.
+    fn take_all(&mut self, events: Vec<DatabaseChange>) -> Result<(), KernelError> {
+        for DatabaseChange { device, listing, present } in events {
+            if self.bridge == Some(device) {
+                self.take(listing, present)?;
+            } else if self.other != Some(device) {
+                // Of a new bridge everything is read, this and all that follows too.
+                if self.route.link(BRIDGE)?.map(|link| link.index) != self.bridge {
+                    return self.read();
+                }
+                self.other = Some(device);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in one entry of the bridge's.
+    fn take(&mut self, listing: Listing, present: bool) -> Result<(), KernelError> {
+        let port = match listing {
+            Listing::Member(member) => member.port,
+            Listing::Router(port) => port,
+        };
+        if !self.is_containers(port, present)? {
+            return Ok(());
+        }
+        match listing {
+            Listing::Router(port) => self.database.set_router(port, present),
+            Listing::Member(member) if present => {
+                self.database.learn(port, member.group, knowledge(member));
+                if let Some(bridge) =
+                    self.bridge.filter(|_| member.source.is_some() && !member.blocked)
+                {
+                    self.early_joins.note_source(bridge, port, member.group);
+                }
+            }
+            Listing::Member(member) => {
+                self.queries.note_end(port);
+                self.database.forget(port, member.group, member.source);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a port leads to a container: the bridge itself and the tunnel do not.
+    fn is_containers(&mut self, port: u32, present: bool) -> Result<bool, KernelError> {
+        if let Some(known) = self.ports.get(&port) {
+            return Ok(known.is_some());
+        }
+        if !present {
+            return Ok(false);
+        }
+        let Some(link) = self.route.link_at(port)? else {
+            return Ok(false);
+        };
+        let name = (link.kind == Kind::Veth).then(|| link.name.parse().ok()).flatten();
+        let counts = name.is_some();
+        self.ports.insert(port, name);
+        Ok(counts)
+    }
+}
+
+fn room(kind: &Kind) -> MdbUsage {
+    let Kind::Bridge(settings) = kind else {
+        return MdbUsage::default();
+    };
+    MdbUsage {
+        size: usize::try_from(settings.groups_max).unwrap_or(usize::MAX),
+        taken: 0,
+        snoops: settings.snooping,
+    }
+}
+
+fn knowledge(member: Membership) -> Knowledge {
+    match member.source {
+        Some(source) => Knowledge::Source { source, blocked: member.blocked },
+        None if member.include => Knowledge::Include,
+        None => Knowledge::Exclude,
+    }
+}

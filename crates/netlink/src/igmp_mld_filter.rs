@@ -1,0 +1,380 @@
+//! The guard: a filter that keeps IGMP and MLD off one bridge port, and may limit how much
+//! multicast and broadcast comes in by each of the others.
+//!
+//! A table of the bridge family, so that kernels before 5.16 have it too, with rules that name the
+//! port: it can stand before the port is there, and outlives it. Three places are needed for that.
+//! What comes from other ports is caught at *forward*; the bridge's own queries go out by *output*
+//! and pass neither forward nor postrouting (`br_multicast_send_query`); what a host without a
+//! guard lets through is caught at *prerouting*, before the bridge takes it for a membership.
+//!
+//! At a fourth, *input*, all ends that the bridge passes up to itself: it is made to be given all
+//! multicast, so that what goes on is a copy.
+
+use std::collections::BTreeSet;
+use std::iter;
+
+use nix::errno::Errno;
+use nix::libc;
+
+use crate::error::{Error, Fault};
+use crate::namespace::Namespace;
+use crate::nftables::{
+    self, Base, Comparison, Content, DELETE_TABLE, Expression, Family, Hook, Meta, NEW_TABLE,
+    TableName,
+};
+use crate::socket::{Protocol, Socket};
+use crate::wire::Message;
+
+const TABLE: TableName = TableName { family: Family::Bridge, name: "shoutd" };
+/// Goes into every rule, so that a guard that another version of shoutd put there is told apart. To
+/// be raised with every change of the rules.
+const VERSION: u32 = 7;
+/// Keeps ports apart for the rate limit.
+const SENDERS: &str = "senders";
+/// The same for what a port needs to be found by others, and to find them.
+const FINDERS: &str = "finders";
+/// Of that each port may bring in so many packets a second beside what it is allowed of all: as
+/// many as a host that talks to a hundred others has any use for.
+const FINDING_RATE: u32 = 100;
+/// Ports of one bridge (`BR_MAX_PORTS`, and some that are gone and not yet forgotten).
+const SENDERS_MAX: u32 = 4096;
+/// Milliseconds after which a port that sends nothing is forgotten; its allowance is whole again
+/// long before.
+const SENDERS_TIMEOUT: u64 = 60_000;
+/// Keeps the VLANs from which IGMP or MLD came in, by port.
+const VLANS: &str = "vlans";
+/// VLANs of all ports together that are remembered: all there can be of four.
+const VLANS_MAX: u32 = 16_384;
+/// Milliseconds after which a VLAN from which nothing came in is forgotten: somewhat more than a
+/// membership lasts.
+const VLANS_TIMEOUT: u64 = 900_000;
+/// The type of a frame with a tag of a VLAN (IEEE 802.1Q).
+const ETHERTYPE_VLAN: u16 = 0x8100;
+/// `IFNAMSIZ`: what names are compared over, zeros and all.
+const NAME_OCTETS: usize = 16;
+
+// What the kernel takes a frame for by its destination (include/uapi/linux/if_packet.h).
+const PACKET_BROADCAST: u8 = 1;
+pub(crate) const PACKET_MULTICAST: u8 = 2;
+/// To an address that is not the port's own, as is all that a bridge passes on.
+const PACKET_OTHERHOST: u8 = 3;
+
+const ETHERTYPE_ARP: u16 = 0x0806;
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// Protocol 2 of IPv4 (RFC 1112, 2236, 3376).
+const IGMP: u8 = 2;
+/// Protocol 17 of IPv4, and next header of IPv6.
+const UDP: u8 = 17;
+/// Next header 0 of IPv6 (RFC 8200, section 4.3); the kernel looks for MLD only behind one
+/// (`ipv6_mc_check_mld`).
+const HOP_BY_HOP: u8 = 0;
+/// Next header 51 of IPv6 (RFC 4302).
+const AUTHENTICATION: u8 = 51;
+/// Next header 58 of IPv6 (RFC 4443).
+const ICMPV6: u8 = 58;
+/// ICMPv6 types of MLD: query, version 1 report and done (RFC 2710), version 2 report (RFC 3810).
+const MLD_TYPES: [std::ops::RangeInclusive<u8>; 2] = [130..=132, 143..=143];
+
+/// ICMPv6 types without which an IPv6 host is neither found nor served: MLD as above, and with it
+/// neighbour discovery (RFC 4861, 133 to 136).
+const FINDING_TYPES: [std::ops::RangeInclusive<u8>; 2] = [130..=136, 143..=143];
+
+/// Where the guard stands, under which name, and which name of the port it looks at.
+const CHAINS: [(Hook, &str, Meta); 4] = [
+    (Hook::Forward, "forward", Meta::OutputName),
+    (Hook::Output, "output", Meta::OutputName),
+    (Hook::Prerouting, "prerouting", Meta::InputName),
+    (Hook::Input, "input", Meta::InputName),
+];
+
+/// Guards in one namespace.
+#[derive(Debug)]
+pub struct IgmpMldFilter {
+    socket: Socket,
+}
+
+impl IgmpMldFilter {
+    /// Opens a socket to nf_tables in this namespace.
+    pub fn open(namespace: &Namespace) -> Result<Self, Error> {
+        let socket = Socket::open(Protocol::Netfilter, namespace)
+            .map_err(|fault| fault.during("open an nf_tables socket"))?;
+        Ok(Self { socket })
+    }
+
+    /// Closes its socket until it is needed again.
+    pub fn rest(&mut self) {
+        self.socket.rest();
+    }
+
+    /// Puts a guard at this port, in place of any that is there: nothing passes in between. With a
+    /// rate, of multicast and broadcast each other port may bring in so many packets a second.
+    pub fn install(&mut self, port: &str, max_rate: Option<u32>) -> Result<(), Error> {
+        let mut batch = vec![
+            nftables::batch_edge(true),
+            // Made first so that there is one to delete, whatever was there.
+            nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
+            nftables::table(DELETE_TABLE, 0, TABLE),
+            nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
+        ];
+        batch.push(nftables::new_set(TABLE, (VLANS, 3), 8, VLANS_MAX, VLANS_TIMEOUT));
+        if max_rate.is_some() {
+            for set in [(SENDERS, 1), (FINDERS, 2)] {
+                batch.push(nftables::new_set(TABLE, set, 4, SENDERS_MAX, SENDERS_TIMEOUT));
+            }
+        }
+        for (hook, chain, interface) in CHAINS {
+            batch.push(nftables::new_chain(TABLE, chain, hook, 0));
+            let rules = chain_rules(hook, interface, port, max_rate);
+            batch.extend(
+                rules.iter().map(|(name, rule)| nftables::new_rule(TABLE, chain, name, rule)),
+            );
+        }
+        self.send(batch).map_err(|fault| {
+            fault.during(format_args!(
+                "install the nf_tables filter that keeps IGMP and MLD off {port}"
+            ))
+        })
+    }
+
+    /// Takes the guard away. One that is not there is no error.
+    pub fn remove(&mut self) -> Result<(), Error> {
+        let batch = vec![nftables::batch_edge(true), nftables::table(DELETE_TABLE, 0, TABLE)];
+        match self.send(batch) {
+            Err(fault) if fault.errno() != Some(Errno::ENOENT) => {
+                Err(fault.during("remove the nf_tables filter"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn send(&mut self, mut batch: Vec<Message>) -> Result<(), Fault> {
+        let last = batch.len() - 1;
+        batch.push(nftables::batch_edge(false));
+        self.socket.call_batch(&batch, last)
+    }
+
+    /// What the guard at this port is set to, if it is whole: every chain at its hook, every rule
+    /// in its place and no other between them, not dormant.
+    pub fn is_whole(&mut self, port: &str) -> Result<Option<Installed>, Error> {
+        let found = Content::read(&mut self.socket, TABLE);
+        let found = found.map_err(|fault| fault.during("read the nf_tables filter"))?;
+        let max_rate = found.rules.iter().find_map(|rule| rate_of(&rule.userdata));
+        Ok((found == expected(port, max_rate)).then_some(Installed { max_rate }))
+    }
+
+    /// The VLANs in which somebody is a member of groups, or was some minutes ago: each with the
+    /// index of the port that leads there. None, if there is no guard.
+    pub fn vlans(&mut self) -> Result<BTreeSet<(u32, u16)>, Error> {
+        let request = nftables::get_set_elements(TABLE, VLANS);
+        let keys = match self.socket.dump(&request, |frame| nftables::parse_set_keys(TABLE, frame))
+        {
+            Err(fault) if fault.errno() == Some(Errno::ENOENT) => return Ok(BTreeSet::new()),
+            keys => keys.map_err(|fault| {
+                fault.during("read the VLANs in which containers are members of groups")
+            })?,
+        };
+        let vlan = |[a, b, c, d, high, low, ..]: [u8; 8]| {
+            // Beside the number there is a priority.
+            (u32::from_ne_bytes([a, b, c, d]), u16::from_be_bytes([high, low]) & 0x0fff)
+        };
+        Ok(keys.into_iter().flatten().map(vlan).collect())
+    }
+}
+
+/// A guard that is whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Installed {
+    /// Packets of multicast and broadcast a second that each other port may bring in.
+    pub max_rate: Option<u32>,
+}
+
+fn expected(port: &str, max_rate: Option<u32>) -> Content {
+    Content::of(CHAINS.map(|(hook, chain, interface)| {
+        let rules = chain_rules(hook, interface, port, max_rate).into_iter();
+        (chain, hook, rules.map(|(name, _)| name).collect())
+    }))
+}
+
+fn userdata(port: &str, position: usize) -> String {
+    format!("shoutd guard {VERSION} {port} {position}")
+}
+
+fn rate_userdata(rate: u32) -> String {
+    format!("shoutd rate {VERSION} {rate}")
+}
+
+fn rate_of(userdata: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(userdata).ok()?;
+    text.strip_prefix("shoutd rate ")?.split_once(' ')?.1.parse().ok()
+}
+
+/// The rules of one chain, with the texts to know them by.
+fn chain_rules(
+    hook: Hook,
+    interface: Meta,
+    port: &str,
+    max_rate: Option<u32>,
+) -> Vec<(String, Vec<Expression>)> {
+    if hook == Hook::Input {
+        // The bridge itself wants nothing of what it is given, and this is the earliest place to
+        // end it.
+        return vec![(format!("shoutd input {VERSION}"), vec![Expression::Drop])];
+    }
+    let rate = max_rate.filter(|_| hook == Hook::Prerouting);
+    // First, because what the guard lets pass has no further rule to go through.
+    let finding = rate.map(|_| finding_rules(port)).unwrap_or_default().into_iter().enumerate();
+    let finding =
+        finding.map(|(position, rule)| (format!("shoutd finding {VERSION} {position}"), rule));
+    let has_rate = rate.is_some();
+    let rate = rate.map(|rate| (rate_userdata(rate), rate_rule(port, rate)));
+    let igmp_mld_filter = rules(interface, port).into_iter().enumerate();
+    let igmp_mld_filter = igmp_mld_filter.map(|(position, rule)| (userdata(port, position), rule));
+    let vlans = if hook == Hook::Prerouting { vlan_rules(port) } else { Vec::new() };
+    let vlans = vlans.into_iter().enumerate();
+    let vlans = vlans.map(|(position, rule)| (format!("shoutd vlan {VERSION} {position}"), rule));
+    // Last, as most packets have gone on by then; but what is found has.
+    if has_rate {
+        vlans.chain(finding).chain(rate).chain(igmp_mld_filter).collect()
+    } else {
+        igmp_mld_filter.chain(vlans).collect()
+    }
+}
+
+/// Remembers from which VLANs IGMP and MLD come in by any port but this. A bridge takes what they
+/// report for memberships (it does not look at tags unless it filters by them), and asks without a
+/// tag whether they are still wanted (`br_multicast_alloc_query`): that nobody in a VLAN answers.
+fn vlan_rules(port: &str) -> Vec<Vec<Expression>> {
+    let tagged = [
+        Expression::LoadPayload { base: Base::Link, offset: 12, length: 2 },
+        Expression::Compare(Comparison::Equal, ETHERTYPE_VLAN.to_be_bytes().to_vec()),
+        Expression::LoadMeta(Meta::InputName),
+        Expression::Compare(Comparison::NotEqual, name_value(port)),
+    ];
+    let remember = [
+        Expression::LoadMeta(Meta::InputIndex),
+        Expression::LoadSecond { offset: 14 },
+        Expression::Remember(VLANS),
+    ];
+    let kinds = iter::once(igmp()).chain(MLD_TYPES.map(|types| icmpv6(&types)));
+    kinds
+        .map(|kind| tagged.iter().cloned().chain(kind).chain(remember.iter().cloned()).collect())
+        .collect()
+}
+
+/// What is sent to many, and comes in by any port but this.
+fn is_spread(port: &str) -> Vec<Expression> {
+    vec![
+        Expression::LoadMeta(Meta::PacketType),
+        Expression::Compare(Comparison::AtLeast, vec![PACKET_BROADCAST]),
+        Expression::Compare(Comparison::AtMost, vec![PACKET_MULTICAST]),
+        Expression::LoadMeta(Meta::InputName),
+        Expression::Compare(Comparison::NotEqual, name_value(port)),
+    ]
+}
+
+/// Lets pass what a port needs to be found by others and served, and to find them, though its data
+/// are over the limit: it would lose what it may send, too, and what it listens to. What is too
+/// much of that counts as data.
+fn finding_rules(port: &str) -> Vec<Vec<Expression>> {
+    let arp = vec![
+        Expression::LoadMeta(Meta::Protocol),
+        Expression::Compare(Comparison::Equal, ETHERTYPE_ARP.to_be_bytes().to_vec()),
+    ];
+    let kinds = [arp, igmp()].into_iter().chain(FINDING_TYPES.map(|types| icmpv6(&types)));
+    let within = [
+        Expression::LoadMeta(Meta::InputIndex),
+        Expression::Within { set: FINDERS, rate: FINDING_RATE },
+        Expression::Accept,
+    ];
+    kinds
+        .map(|kind| is_spread(port).into_iter().chain(kind).chain(within.clone()).collect())
+        .collect()
+}
+
+/// Drops what is too much of multicast and broadcast from any port but this.
+fn rate_rule(port: &str, rate: u32) -> Vec<Expression> {
+    let exceeds = [
+        Expression::LoadMeta(Meta::InputIndex),
+        Expression::Exceeds { set: SENDERS, rate },
+        Expression::Drop,
+    ];
+    is_spread(port).into_iter().chain(exceeds).collect()
+}
+
+/// A device's name as rules compare it.
+pub(crate) fn name_value(port: &str) -> Vec<u8> {
+    let mut name = port.as_bytes().to_vec();
+    name.resize(NAME_OCTETS, 0);
+    name
+}
+
+/// Lets pass at once what no bridge takes for IGMP or MLD, before the rules that cost more:
+/// together they take a tenth of what a packet costs on its way from container to container. UDP
+/// comes first, as it is most of what is multicast; the kernel finds its protocol number as a
+/// bridge does.
+fn harmless() -> [Vec<Expression>; 2] {
+    let when = |meta, value| {
+        vec![
+            Expression::LoadMeta(meta),
+            Expression::Compare(Comparison::Equal, vec![value]),
+            Expression::Accept,
+        ]
+    };
+    // Bridges look for IGMP and MLD in multicast frames only (`br_handle_frame_finish`).
+    [when(Meta::TransportProtocol, UDP), when(Meta::PacketType, PACKET_OTHERHOST)]
+}
+
+/// The guard's rules of one chain.
+fn rules(interface: Meta, port: &str) -> Vec<Vec<Expression>> {
+    let drop_at_port = |conditions: Vec<Expression>| -> Vec<Expression> {
+        let at_port = [
+            Expression::LoadMeta(interface),
+            Expression::Compare(Comparison::Equal, name_value(port)),
+        ];
+        at_port.into_iter().chain(conditions).chain([Expression::Drop]).collect()
+    };
+    let mut rules = Vec::from(harmless());
+    rules.push(drop_at_port(igmp()));
+    rules.extend(MLD_TYPES.map(|types| drop_at_port(icmpv6(&types))));
+    rules.push(drop_at_port(hidden_mld()));
+    rules
+}
+
+/// Octet `offset` of the packet's network header is this, and its Ethernet type that.
+fn network_octet(ethertype: u16, offset: u32, value: u8) -> Vec<Expression> {
+    vec![
+        Expression::LoadMeta(Meta::Protocol),
+        Expression::Compare(Comparison::Equal, ethertype.to_be_bytes().to_vec()),
+        Expression::LoadPayload { base: Base::Network, offset, length: 1 },
+        Expression::Compare(Comparison::Equal, vec![value]),
+    ]
+}
+
+fn igmp() -> Vec<Expression> {
+    network_octet(ETHERTYPE_IPV4, 9, IGMP)
+}
+
+fn icmpv6(types: &std::ops::RangeInclusive<u8>) -> Vec<Expression> {
+    vec![
+        // The kernel steps over extension headers, whatever their length, to find the transport
+        // header.
+        Expression::LoadMeta(Meta::TransportProtocol),
+        Expression::Compare(Comparison::Equal, vec![ICMPV6]),
+        Expression::LoadPayload { base: Base::Transport, offset: 0, length: 1 },
+        Expression::Compare(Comparison::AtLeast, vec![*types.start()]),
+        Expression::Compare(Comparison::AtMost, vec![*types.end()]),
+    ]
+}
+
+/// What may be MLD behind an authentication header: bridges step over one (`ipv6_skip_exthdr`),
+/// nf_tables stops there (`nft_set_pktinfo_ipv6_validate`). OSPF that is authenticated so (RFC
+/// 4552) has no hop-by-hop header before it.
+fn hidden_mld() -> Vec<Expression> {
+    let mut conditions = network_octet(ETHERTYPE_IPV6, 6, HOP_BY_HOP);
+    conditions.extend([
+        Expression::LoadMeta(Meta::TransportProtocol),
+        Expression::Compare(Comparison::Equal, vec![AUTHENTICATION]),
+    ]);
+    conditions
+}

@@ -1,0 +1,161 @@
+//! Room for connections: strangers can take none from hosts of the cluster, nor can one host from
+//! another.
+//!
+//! Every connection comes in as a stranger's, and is a host's once it has proved to be. Where
+//! strangers have no more room, the oldest of them goes, not the new one: a host needs a few
+//! milliseconds for its proof, so it gets in however many sit there and say nothing.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use shoutd_core::HostId;
+use tokio::sync::oneshot;
+
+use crate::limits::{
+    CONNECTIONS_MAX, CONNECTIONS_PER_HOST_MAX, STRANGERS_MAX, STRANGERS_PER_ADDRESS_MAX,
+};
+
+/// The places of one server.
+#[derive(Debug, Default)]
+pub(crate) struct ConnectionSlots(Mutex<Taken>);
+
+#[derive(Debug, Default)]
+struct Taken {
+    /// The oldest first.
+    entries: Vec<Entry>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    number: u64,
+    address: IpAddr,
+    /// Who it is; `None` for a stranger.
+    host: Option<HostId>,
+    /// Dropped to close the connection.
+    _open: oneshot::Sender<()>,
+}
+
+impl Taken {
+    fn count(&self, counts: impl Fn(&Entry) -> bool) -> usize {
+        self.entries.iter().filter(|entry| counts(entry)).count()
+    }
+
+    fn close_oldest(&mut self, goes: impl Fn(&Entry) -> bool) {
+        let oldest = self.entries.iter().position(goes);
+        oldest.map(|index| self.entries.remove(index));
+    }
+}
+
+impl ConnectionSlots {
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A stranger's place, and what becomes ready when it has to go.
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> (Slot, oneshot::Receiver<()>) {
+        let mut taken = self.taken();
+        let stranger = |entry: &Entry| entry.host.is_none();
+        let from_there = |entry: &Entry| stranger(entry) && entry.address == address;
+        if taken.count(from_there) >= STRANGERS_PER_ADDRESS_MAX {
+            taken.close_oldest(from_there);
+        } else if taken.count(stranger) >= STRANGERS_MAX {
+            taken.close_oldest(stranger);
+        }
+        let (open, closed) = oneshot::channel();
+        let number = taken.next;
+        taken.next += 1;
+        taken.entries.push(Entry { number, address, host: None, _open: open });
+        (Slot { connection_slots: Arc::clone(self), number }, closed)
+    }
+}
+
+/// The place of one connection, free again when dropped.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    connection_slots: Arc<ConnectionSlots>,
+    number: u64,
+}
+
+impl Slot {
+    /// Makes it that of a host. `false` if there is no room for hosts, or it has to go already.
+    pub fn belongs_to(&self, host: HostId) -> bool {
+        let mut taken = self.connection_slots.taken();
+        let of_host = |entry: &Entry| entry.host == Some(host);
+        if taken.count(of_host) >= CONNECTIONS_PER_HOST_MAX {
+            // The oldest is likely one that a restart or a partition left behind.
+            taken.close_oldest(of_host);
+        } else if taken.count(|entry| entry.host.is_some()) >= CONNECTIONS_MAX {
+            return false;
+        }
+        let own = taken.entries.iter_mut().find(|entry| entry.number == self.number);
+        own.map(|own| own.host = Some(host)).is_some()
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.connection_slots.taken().entries.retain(|entry| entry.number != self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(number: usize) -> IpAddr {
+        IpAddr::from(u32::try_from(number).unwrap().to_be_bytes())
+    }
+
+    fn host(number: usize) -> HostId {
+        HostId::new(number as u64 + 1).unwrap()
+    }
+
+    fn is_open(closed: &mut oneshot::Receiver<()>) -> bool {
+        closed.try_recv() == Err(oneshot::error::TryRecvError::Empty)
+    }
+
+    #[test]
+    fn the_oldest_stranger_goes_and_hosts_stay() {
+        let connection_slots = Arc::new(ConnectionSlots::default());
+        let (member, mut member_closed) = connection_slots.admit(address(1));
+        assert!(member.belongs_to(host(1)));
+        let mut strangers: Vec<_> =
+            (0..=STRANGERS_MAX).map(|number| connection_slots.admit(address(number))).collect();
+        let open: Vec<_> = strangers.iter_mut().map(|(_, closed)| is_open(closed)).collect();
+        assert!(!open[0] && open[1..].iter().all(|open| *open));
+        assert!(!strangers[0].0.belongs_to(host(2)), "it has to go already");
+        assert!(strangers[1].0.belongs_to(host(2)));
+        assert!(is_open(&mut member_closed));
+    }
+
+    #[test]
+    fn one_address_takes_only_its_own_places() {
+        let connection_slots = Arc::new(ConnectionSlots::default());
+        let (_other, mut other_closed) = connection_slots.admit(address(1));
+        let mut flood: Vec<_> = (0..10 * STRANGERS_PER_ADDRESS_MAX)
+            .map(|_| connection_slots.admit(address(2)))
+            .collect();
+        assert!(is_open(&mut other_closed));
+        let open = flood.iter_mut().filter_map(|(_, closed)| is_open(closed).then_some(())).count();
+        assert_eq!(open, STRANGERS_PER_ADDRESS_MAX);
+        drop(flood);
+        assert_eq!(connection_slots.taken().entries.len(), 1);
+    }
+
+    #[test]
+    fn one_host_takes_only_its_own_places_and_all_have_an_end() {
+        let connection_slots = Arc::new(ConnectionSlots::default());
+        let mut admit = |number| {
+            let (place, closed) = connection_slots.admit(address(number));
+            (place.belongs_to(host(number)), place, closed)
+        };
+        let mut first: Vec<_> = (0..=CONNECTIONS_PER_HOST_MAX).map(|_| admit(0)).collect();
+        let open: Vec<_> = first.iter_mut().map(|(_, _, closed)| is_open(closed)).collect();
+        assert!(!open[0] && open[1..].iter().all(|open| *open));
+        let rest = CONNECTIONS_MAX - CONNECTIONS_PER_HOST_MAX;
+        let others: Vec<_> = (1..=rest + 1).map(&mut admit).collect();
+        assert!(others[..rest].iter().all(|(admitted, ..)| *admitted));
+        assert!(!others[rest].0);
+    }
+}
