@@ -93,9 +93,7 @@ impl Kind {
 /// All kinds, each end-to-end test with a lab of its own being one.
 fn kinds() -> Result<Vec<Kind>> {
     let mut kinds = vec![
-        Kind::new("all but the lab", &["--workspace", "--exclude", "shoutd-lab", "--no-fail-fast"]),
-        Kind::new("the lab", &["--package", "shoutd-lab", "--lib", "--bins", "--test", "lab"]),
-        Kind::new("the lab's documentation", &["--package", "shoutd-lab", "--doc"]),
+        Kind::new("all but the hosts", &["--workspace", "--exclude", "shoutd-e2e", "--no-fail-fast"]),
     ];
     kinds.extend(lab_tests("e2e_")?.iter().map(|name| Kind::end_to_end(name)));
     Ok(kinds)
@@ -122,9 +120,9 @@ fn long_kinds() -> Result<Vec<Kind>> {
     Ok(kinds)
 }
 
-/// The names, in order, of the tests of the lab's crate that begin so.
+/// The names, in order, of the end-to-end tests that begin so.
 fn lab_tests(prefix: &str) -> Result<Vec<String>> {
-    let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/lab/tests"));
+    let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/e2e/tests"));
     let mut names = Vec::new();
     for entry in fs::read_dir(directory).context("list the end-to-end tests")? {
         let path = entry.context("list the end-to-end tests")?.path();

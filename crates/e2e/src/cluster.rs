@@ -1,0 +1,231 @@
+//! Lab hosts with a shoutd each.
+
+use std::env;
+use std::process;
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+use shoutd_lab::{EngineSource, Host, Lab, LabOptions, wait_until};
+
+use crate::{SOON, containers_of, is_leader, left_in_kernel, networks};
+
+/// Which Docker engine hosts have, as `cargo xtask lab up --engine` takes it: all of them, or where
+/// engines are mixed all but host1.
+const ENGINE: &str = "SHOUTD_LAB_ENGINE";
+
+/// The machine's own engine.
+const INSTALLED: &str = "installed";
+
+/// The engine of all hosts but host1 where engines are mixed.
+const NEWER: &str = "debian-13";
+
+/// The hosts of a lab.
+#[derive(Debug)]
+pub struct Cluster {
+    lab: Lab,
+}
+
+/// The length, in bytes, of a host's logs at some time: of shoutd's and of its engine's.
+type LogLengths = (usize, usize);
+
+impl Cluster {
+    /// Hosts with engines; shoutd runs on none of them yet.
+    pub fn up(name: &str, hosts: u8) -> Result<Self> {
+        let engine = env::var(ENGINE).unwrap_or_else(|_| INSTALLED.to_owned());
+        Self::up_with(name, hosts, &[&engine])
+    }
+
+    /// The same with engines of different versions: host1 has the machine's, which is older than
+    /// that of all others.
+    pub fn up_mixed(name: &str, hosts: u8) -> Result<Self> {
+        let newer = env::var(ENGINE).unwrap_or_else(|_| NEWER.to_owned());
+        Self::up_with(name, hosts, &[INSTALLED, &newer])
+    }
+
+    fn up_with(name: &str, hosts: u8, engines: &[&str]) -> Result<Self> {
+        let engines =
+            engines.iter().map(|name| EngineSource::named(name)).collect::<Result<Vec<_>>>()?;
+        let name = format!("{name}-{}", process::id());
+        Ok(Self { lab: LabOptions::new(&name).hosts(hosts).engines(&engines).up()? })
+    }
+
+    /// Starts shoutd on these hosts, one after the other: the first founds the cluster, the others
+    /// join by the first.
+    pub fn form(&self, order: [u8; 3]) -> Result<()> {
+        let [founder, others @ ..] = order;
+        let founder = self.host(founder)?;
+        founder.start_shoutd(&[&founder.address().to_string()])?;
+        for other in others {
+            self.join(&self.host(other)?, &founder)?;
+        }
+        Ok(())
+    }
+
+    /// Starts shoutd on `host` with `peer` as its peer, and with the token that a host of the
+    /// cluster shows.
+    pub fn join(&self, host: &Host, peer: &Host) -> Result<()> {
+        let peers = format!("--peer-addresses={}", peer.address());
+        host.start_shoutd(&[&host.address().to_string(), &peers, &self.token()?]).map(|_| ())
+    }
+
+    /// `--token=...`, as `shoutdctl token show` prints it on the host where it was made.
+    pub fn token(&self) -> Result<String> {
+        for host in self.hosts() {
+            let output = host.run(["shoutdctl", "token", "show"])?;
+            if let Some(token) =
+                output.stdout.split_whitespace().find(|word| word.starts_with("--token="))
+            {
+                return Ok(token.to_owned());
+            }
+        }
+        bail!("no host shows a token")
+    }
+
+    /// The host with this number, from 1.
+    pub fn host(&self, number: u8) -> Result<Host> {
+        self.lab.host(number).cloned()
+    }
+
+    /// All hosts.
+    pub fn hosts(&self) -> Vec<Host> {
+        self.lab.hosts().to_vec()
+    }
+
+    /// The first three hosts.
+    pub fn three(&self) -> Result<[Host; 3]> {
+        Ok([self.host(1)?, self.host(2)?, self.host(3)?])
+    }
+
+    /// Adds a host; shoutd does not run there yet.
+    pub fn add_host(&mut self) -> Result<Host> {
+        self.lab.add_host().cloned()
+    }
+
+    /// The host that leads and those that do not, of the first three, once they agree on that.
+    pub fn leader_and_others(&self) -> Result<(Host, [Host; 2])> {
+        let hosts = self.three()?;
+        wait_until("a leader", SOON, || {
+            let leads = hosts.iter().map(is_leader).collect::<Result<Vec<_>>>()?;
+            let [a, b, c] = hosts.clone();
+            Ok(match leads.as_slice() {
+                [true, false, false] => Some((a, [b, c])),
+                [false, true, false] => Some((b, [a, c])),
+                [false, false, true] => Some((c, [a, b])),
+                _ => None,
+            })
+        })
+    }
+
+    /// Waits until nothing is left of networks and containers on any host.
+    pub fn await_clean(&self) -> Result<()> {
+        let hosts = self.hosts();
+        thread::scope(|scope| {
+            let waiting: Vec<_> =
+                hosts.iter().map(|host| scope.spawn(|| await_clean(host))).collect();
+            waiting
+                .into_iter()
+                .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
+        })
+    }
+
+    /// Takes away by force what a check that failed has left, as far as that is possible.
+    pub fn force_clean(&self) {
+        for host in self.hosts() {
+            // Each does nothing on a host that has no need of it.
+            _ = host.power_on();
+            _ = host.mend();
+            if host.pids_of("dockerd").is_ok_and(|pids| pids.is_empty()) {
+                _ = host.start_engine();
+            }
+            // A manager of a Swarm takes them from all nodes.
+            _ = host.sh("docker service ls --quiet | xargs --no-run-if-empty docker service rm");
+            _ = host.sh("docker ps --all --quiet | xargs --no-run-if-empty docker rm --force");
+            if host.pids_of("shoutd").is_ok_and(|pids| pids.is_empty()) {
+                _ = host.start_shoutd(&[]);
+            }
+        }
+        for host in self.hosts() {
+            _ = host.sh("docker network ls --quiet --filter driver=shoutd | xargs \
+                         --no-run-if-empty docker network rm");
+        }
+        for host in self.hosts() {
+            _ = host.sh("docker network ls --quiet --filter driver=shoutd-swarm:latest | xargs \
+                         --no-run-if-empty docker network rm");
+        }
+        if let Err(error) = self.await_clean() {
+            println!("not clean for the next check: {error:#}");
+        }
+    }
+
+    /// How much every host has logged so far.
+    pub fn logs(&self) -> Vec<LogLengths> {
+        let length = |log: Result<String>| log.map_or(0, |log| log.len());
+        self.hosts()
+            .iter()
+            .map(|host| (length(host.shoutd_log()), length(host.engine_log())))
+            .collect()
+    }
+
+    /// Shows what was logged since [`Cluster::logs`] was asked: of each log, this many last lines.
+    pub fn show_logs_since(&self, lengths: &[LogLengths], lines: usize) {
+        for (index, host) in self.hosts().iter().enumerate() {
+            let (shoutd, engine) = lengths.get(index).copied().unwrap_or_default();
+            show_log(host, "shoutd", host.shoutd_log(), shoutd, lines);
+            show_log(host, "dockerd", host.engine_log(), engine, lines / 4);
+        }
+    }
+}
+
+fn show_log(host: &Host, daemon: &str, log: Result<String>, since: usize, lines: usize) {
+    let log = log.unwrap_or_default();
+    let new = log.get(since..).unwrap_or(&log).lines();
+    // An engine tells much that means nothing.
+    let new: Vec<&str> = new.filter(|line| !line.contains("level=info")).collect();
+    let last = new.get(new.len().saturating_sub(lines)..).unwrap_or_default();
+    if !last.is_empty() {
+        println!("---- {daemon} on {}:\n{}", host.name(), last.join("\n"));
+    }
+}
+
+fn await_clean(host: &Host) -> Result<()> {
+    let mut left = String::new();
+    let gone = wait_until("nothing to be left", SOON, || {
+        left = left_on(host)?;
+        Ok(left.is_empty().then_some(()))
+    });
+    gone.with_context(|| format!("{} still has: {left}", host.name()))
+}
+
+/// What a host has of networks and containers, in words; nothing if it has none.
+fn left_on(host: &Host) -> Result<String> {
+    let mut left = left_in_kernel(host)?;
+    let docker =
+        host.docker(["network", "ls", "--filter", "driver=shoutd", "--format", "{{.Name}}"])?;
+    left.extend(docker.lines().map(|name| format!("Docker network {name}")));
+    left.extend(containers_of(host)?.into_iter().map(|name| format!("container {name}")));
+    if !host.pids_of("shoutd")?.is_empty() {
+        left.extend(networks(host)?.iter().map(|network| format!("network {network}")));
+    }
+    Ok(left.join("; "))
+}
+
+/// Waits until `host` has the Docker network `name`.
+pub fn await_network(host: &Host, name: &str) -> Result<()> {
+    wait_until(&format!("network {name} on {}", host.name()), SOON, || {
+        Ok(host.run(["docker", "network", "inspect", name])?.success().then_some(()))
+    })
+}
+
+/// Waits until `host` does not have the Docker network `name`.
+pub fn await_no_network(host: &Host, name: &str) -> Result<()> {
+    wait_until(&format!("the end of network {name} on {}", host.name()), SOON, || {
+        let listed = host.docker(["network", "ls", "--format", "{{.Name}}"])?;
+        Ok((!listed.lines().any(|other| other == name)).then_some(()))
+    })
+}
+
+/// Fails unless shoutd runs on the host.
+pub fn ensure_runs(host: &Host) -> Result<()> {
+    ensure!(!host.pids_of("shoutd")?.is_empty(), "shoutd does not run on {}", host.name());
+    Ok(())
+}

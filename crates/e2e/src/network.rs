@@ -1,0 +1,120 @@
+//! Networks of the cluster.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use shoutd_lab::Host;
+use shoutd_netlink::{Namespace, Route, TunnelGroup};
+
+use crate::{Cluster, await_network, await_no_network, networks};
+
+/// The routing protocol that marks shoutd's entries in the kernel's tables.
+const PROTOCOL: u8 = 115;
+
+/// A network that was created on one host and is there on all. Removed when dropped.
+#[derive(Debug)]
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    origin: Host,
+    hosts: Vec<Host>,
+}
+
+impl Network {
+    /// `docker network create --driver shoutd <options> <name>` on `origin`; returns when all hosts
+    /// of the cluster have it.
+    pub fn create(cluster: &Cluster, origin: &Host, name: &str, options: &[&str]) -> Result<Self> {
+        let network = Self::create_here(cluster, origin, name, options)?;
+        for host in &network.hosts {
+            await_network(host, name)?;
+        }
+        Ok(network)
+    }
+
+    /// The same without waiting for the other hosts.
+    pub fn create_here(
+        cluster: &Cluster,
+        origin: &Host,
+        name: &str,
+        options: &[&str],
+    ) -> Result<Self> {
+        origin.docker(
+            ["network", "create", "--driver", "shoutd"].iter().chain(options).chain(&[name]),
+        )?;
+        Ok(Self { name: name.to_owned(), origin: origin.clone(), hosts: cluster.hosts() })
+    }
+
+    /// `docker network rm` on `host`; returns when no host has it any more.
+    pub fn remove_on(self, host: &Host) -> Result<()> {
+        host.docker(["network", "rm", &self.name])?;
+        for host in &self.hosts {
+            await_no_network(host, &self.name)?;
+        }
+        Ok(())
+    }
+
+    /// Its row in `shoutdctl networks` on `asked`.
+    pub fn row(&self, asked: &Host) -> Result<Value> {
+        let rows = networks(asked)?;
+        let mut named = rows.into_iter().filter(|row| row["name"] == self.name.as_str());
+        match (named.next(), named.next()) {
+            (Some(row), None) => Ok(row),
+            (None, _) => bail!("{} does not know network {}", asked.name(), self.name),
+            (Some(_), Some(_)) => bail!("{} knows two networks named {}", asked.name(), self.name),
+        }
+    }
+
+    /// Its VXLAN network identifier.
+    pub fn vni(&self) -> Result<u64> {
+        self.row(&self.origin)?["vni"].as_u64().context("a VNI")
+    }
+
+    /// The network namespace of its segment on `host`, as the machine sees it.
+    pub fn segment(&self, host: &Host) -> Result<std::path::PathBuf> {
+        host.file(&format!("/run/netns/{}", self.segment_name()?))
+    }
+
+    /// The name of its segment's network namespace.
+    pub fn segment_name(&self) -> Result<String> {
+        Ok(format!("shout-{}", self.vni()?))
+    }
+
+    /// What the kernel of a host has, by shoutd, of which groups go to which hosts.
+    pub fn tunnel_groups(&self, host: &Host) -> Result<Vec<TunnelGroup>> {
+        let mut route = Route::open(&Namespace::open(&self.segment(host)?)?)?;
+        let tunnel = route.link("shoutvx0")?.context("no VXLAN device")?.index;
+        Ok(route.tunnel_groups(tunnel, PROTOCOL)?)
+    }
+
+    /// Its IPv4 subnet: the network address and the length of its prefix.
+    pub fn subnet(&self) -> Result<(Ipv4Addr, u32)> {
+        let row = self.row(&self.origin)?;
+        let subnets = row["subnets"].as_array().context("subnets")?;
+        let parsed = subnets.iter().find_map(|subnet| {
+            let (address, length) = subnet.as_str()?.split_once('/')?;
+            Some((address.parse().ok()?, length.parse().ok()?))
+        });
+        parsed.with_context(|| format!("an IPv4 subnet in {row}"))
+    }
+
+    /// Its IPv4 broadcast address (RFC 919): all ones in the host part.
+    pub fn broadcast(&self) -> Result<Ipv4Addr> {
+        let (address, length) = self.subnet()?;
+        Ok(Ipv4Addr::from_bits(address.to_bits() | u32::MAX.checked_shr(length).unwrap_or(0)))
+    }
+
+    /// Whether an address lies in its IPv4 subnet.
+    pub fn contains(&self, address: Ipv4Addr) -> Result<bool> {
+        let (network, length) = self.subnet()?;
+        let shift = 32 - length;
+        Ok(address.to_bits().checked_shr(shift) == network.to_bits().checked_shr(shift))
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        // It may have been removed by the check, or be in use still by what is dropped later.
+        _ = self.origin.run(["docker", "network", "rm", &self.name]);
+    }
+}

@@ -1,0 +1,180 @@
+//! UDP sockets in containers that the test itself has: for source filters (RFC 3678) and thousands
+//! of groups, which no program of Debian's asks for.
+
+use std::fs::File;
+use std::mem;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::errno::Errno;
+use nix::libc;
+use nix::net::if_::if_nametoindex;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::sockopt::{BindToDevice, IpMulticastTtl, RcvBufForce};
+use nix::sys::socket::{SockaddrLike, SockaddrStorage, setsockopt};
+
+use crate::Container;
+
+/// Room for what was not read yet, in octets; each datagram takes some hundreds beside its own.
+const BUFFER: usize = 16 << 20;
+
+/// From whom a group is wanted.
+#[derive(Debug, Clone, Copy)]
+pub enum Sources<'a> {
+    /// From all.
+    All,
+    /// From these.
+    Only(&'a [IpAddr]),
+    /// From all but these.
+    AllBut(&'a [IpAddr]),
+}
+
+/// A UDP socket on a container's interface `shout0`.
+#[derive(Debug)]
+pub struct GroupSocket {
+    socket: UdpSocket,
+    interface: u32,
+    is_v4: bool,
+    name: String,
+}
+
+impl GroupSocket {
+    /// Opens one for IPv4 or IPv6, on this port (0 for any).
+    pub fn open(container: &Container, is_v4: bool, port: u16) -> Result<Self> {
+        let any: IpAddr =
+            if is_v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let (socket, interface) = container.inside(|| {
+            let socket = UdpSocket::bind((any, port)).context("open a UDP socket")?;
+            Ok((socket, if_nametoindex("shout0").context("find shout0")?))
+        })?;
+        setsockopt(&socket, BindToDevice, &"shout0".into()).context("bind it to shout0")?;
+        setsockopt(&socket, RcvBufForce, &BUFFER).context("enlarge its buffer")?;
+        socket.set_nonblocking(true)?;
+        socket.set_broadcast(true)?;
+        if is_v4 {
+            setsockopt(&socket, IpMulticastTtl, &4).context("set its TTL")?;
+        }
+        Ok(Self {
+            socket,
+            interface,
+            is_v4,
+            name: format!("{} on {}", container.name, container.host.name()),
+        })
+    }
+
+    /// Joins a group.
+    pub fn join(&self, group: IpAddr, sources: Sources<'_>) -> Result<()> {
+        let ask_for_each = |option, sources: &[IpAddr]| {
+            sources.iter().try_for_each(|source| self.ask_for(option, group, Some(*source)))
+        };
+        match sources {
+            Sources::All => self.ask_for(libc::MCAST_JOIN_GROUP, group, None),
+            Sources::Only(sources) => ask_for_each(libc::MCAST_JOIN_SOURCE_GROUP, sources),
+            Sources::AllBut(sources) => {
+                self.ask_for(libc::MCAST_JOIN_GROUP, group, None)?;
+                ask_for_each(libc::MCAST_BLOCK_SOURCE, sources)
+            }
+        }
+    }
+
+    /// `struct group_req`, or `struct group_source_req` (ip(7), RFC 3678, section 5).
+    fn ask_for(&self, option: i32, group: IpAddr, source: Option<IpAddr>) -> Result<()> {
+        let group_request =
+            libc::group_req { gr_interface: self.interface, gr_group: storage(group) };
+        let source_request = libc::group_source_req {
+            gsr_interface: self.interface,
+            gsr_group: storage(group),
+            gsr_source: storage(source.unwrap_or(group)),
+        };
+        let (request, length): (*const libc::c_void, usize) = match source {
+            Some(_) => ((&raw const source_request).cast(), size_of_val(&source_request)),
+            None => ((&raw const group_request).cast(), size_of_val(&group_request)),
+        };
+        let level = if self.is_v4 { libc::IPPROTO_IP } else { libc::IPPROTO_IPV6 };
+        // SAFETY: the pointer is to a request of that length, which outlives the call.
+        let result = unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                level,
+                option,
+                request,
+                libc::socklen_t::try_from(length)?,
+            )
+        };
+        Errno::result(result)
+            .with_context(|| format!("ask for {group} (option {option}) in {}", self.name))?;
+        Ok(())
+    }
+
+    /// Sends a datagram.
+    pub fn send(&self, to: impl Into<SocketAddr>, text: &[u8]) -> Result<()> {
+        let to = to.into();
+        let sent = self
+            .socket
+            .send_to(text, to)
+            .with_context(|| format!("send to {to} from {}", self.name))?;
+        ensure!(sent == text.len(), "only {sent} octets were sent");
+        Ok(())
+    }
+
+    /// What came since this was last asked, each with who sent it.
+    pub fn heard(&self) -> Result<Vec<(IpAddr, Vec<u8>)>> {
+        let mut heard = Vec::new();
+        let mut datagram = [0; 2048];
+        loop {
+            match self.socket.recv_from(&mut datagram) {
+                Ok((length, from)) => {
+                    heard.push((from.ip(), datagram.get(..length).unwrap_or_default().to_vec()))
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(heard),
+                Err(error) => return Err(error).with_context(|| format!("read in {}", self.name)),
+            }
+        }
+    }
+}
+
+fn storage(address: IpAddr) -> libc::sockaddr_storage {
+    let address = SockaddrStorage::from(SocketAddr::new(address, 0));
+    // SAFETY: all of it being zero is a value of this type.
+    let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
+    // SAFETY: both are at least as long as the address, and do not overlap.
+    unsafe {
+        let length = usize::try_from(address.len()).unwrap_or_default().min(size_of_val(&storage));
+        std::ptr::copy_nonoverlapping(
+            address.as_ptr().cast::<u8>(),
+            (&raw mut storage).cast::<u8>(),
+            length,
+        );
+    }
+    storage
+}
+
+impl Container {
+    /// Does something in the container's network namespace; sockets that are opened there stay in
+    /// it.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let pid = self.inspect("{{.State.Pid}}")?;
+        let path = self.host.file(&format!("/proc/{pid}/ns/net"))?;
+        let namespace = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+        let enter = move || {
+            setns(&namespace, CloneFlags::CLONE_NEWNET)
+                .context("enter the container's network namespace")?;
+            work()
+        };
+        // A thread may be in another network namespace than the rest of its process.
+        thread::scope(|scope| {
+            scope.spawn(enter).join().map_err(|_| anyhow!("a thread panicked"))?
+        })
+    }
+
+    /// Its IPv6 address on this network.
+    pub fn address_v6(&self, network: &str) -> Result<Ipv6Addr> {
+        let template =
+            format!("{{{{(index .NetworkSettings.Networks \"{network}\").GlobalIPv6Address}}}}");
+        let text = self.inspect(&template)?;
+        text.parse()
+            .with_context(|| format!("the IPv6 address of {} on {network}: {text:?}", self.name))
+    }
+}

@@ -1,0 +1,172 @@
+//! Swarms, their services and networks.
+
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use shoutd_lab::{Host, IMAGE, wait_until};
+
+use crate::{Container, Datagrams, Stream, await_no_network, everyone_hears_everyone, networks};
+
+/// The managed plugin.
+pub const DRIVER: &str = "shoutd-swarm:latest";
+
+/// How long the Swarm may take: it misses a node after some 15 s, elects a leader after some 10 s,
+/// and starts tasks after these.
+pub const SWARMS_PATIENCE: Duration = Duration::from_secs(120);
+
+/// What is sent to try a network.
+pub const STREAM: Stream<'_> = Stream { group: "224.1.1.1", port: 5000, rate: "4M", length: 1470 };
+
+/// A Swarm of which the first host is the manager and the others are of this role (`manager` or
+/// `worker`), with the plugin on each: on the first from before there is a Swarm.
+pub fn begin_swarm(hosts: &[Host; 3], role: &str) -> Result<()> {
+    let [first, others @ ..] = hosts;
+    let output = first.run(["shoutdctl", "swarm-plugin", "install"])?;
+    ensure!(output.success() && output.stderr.contains("no node of a Swarm yet"), "{output}");
+    let advertise = format!("--advertise-addr={}", first.address());
+    first.docker(["swarm", "init", &advertise])?;
+    let token = first.docker(["swarm", "join-token", "--quiet", role])?;
+    for host in others {
+        let advertise = format!("--advertise-addr={}", host.address());
+        let manager = format!("{}:2377", first.address());
+        host.docker(["swarm", "join", "--token", token.trim(), &advertise, &manager])?;
+        host.sh("shoutdctl swarm-plugin install")?;
+    }
+    for host in hosts {
+        let again = host.sh("shoutdctl swarm-plugin install")?;
+        ensure!(again.trim() == "plugin shoutd-swarm is installed", "{again}");
+    }
+    // A node tells the Swarm of its plugins in its own time, and until then gets no task that needs
+    // one.
+    for host in hosts {
+        wait_until(
+            &format!("the Swarm to know of the plugin on {}", host.name()),
+            SWARMS_PATIENCE,
+            || {
+                let command = [
+                    "node",
+                    "inspect",
+                    "--format",
+                    "{{json .Description.Engine.Plugins}}",
+                    &host.name(),
+                ];
+                Ok(first.docker(command)?.contains(DRIVER).then_some(()))
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// Takes the plugins away, and dissolves the Swarm.
+pub fn end_swarm(hosts: &[Host; 3]) -> Result<()> {
+    for host in hosts {
+        host.sh("shoutdctl swarm-plugin remove && docker swarm leave --force")?;
+        let listed = host.docker(["plugin", "ls", "--quiet"])?;
+        ensure!(listed.is_empty(), "{} still has a plugin", host.name());
+        ensure!(host.sh("shoutdctl swarm-plugin remove")?.contains("is not installed"));
+    }
+    Ok(())
+}
+
+/// A network of the Swarm.
+pub fn create_network(manager: &Host, name: &str, options: &[&str]) -> Result<()> {
+    let fixed = ["network", "create", "--driver", DRIVER, "--attachable"];
+    manager.docker(fixed.iter().chain(options).chain(&[name])).map(|_| ())
+}
+
+/// Removes it, once the Swarm has seen that all its tasks are gone; returns when no host knows of
+/// it.
+pub fn remove_network(manager: &Host, hosts: &[Host], name: &str) -> Result<()> {
+    wait_until(&format!("{name} to be unused"), SWARMS_PATIENCE, || {
+        Ok(manager.run(["docker", "network", "rm", name])?.success().then_some(()))
+    })?;
+    await_forgotten(hosts, name)?;
+    // Nodes take their copies away in their own time, and until then the name is taken.
+    hosts.iter().try_for_each(|host| await_no_network(host, name))
+}
+
+/// Waits until these hosts' clusters do not know the network any more.
+pub fn await_forgotten(hosts: &[Host], name: &str) -> Result<()> {
+    for host in hosts {
+        wait_until(&format!("{} to forget {name}", host.name()), SWARMS_PATIENCE, || {
+            Ok(row(host, name)?.is_none().then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+/// What `shoutdctl networks` says of a network.
+pub fn row(host: &Host, name: &str) -> Result<Option<Value>> {
+    Ok(networks(host)?.into_iter().find(|row| row["name"] == name))
+}
+
+/// Creates a service; tasks are slow to end without a grace period of their own.
+pub fn create_service(manager: &Host, name: &str, network: &str, options: &[&str]) -> Result<()> {
+    let fixed = [
+        "--detach",
+        "--no-resolve-image",
+        "--endpoint-mode=dnsrr",
+        "--init",
+        "--stop-grace-period=1s",
+    ];
+    let network = format!("--network={network}");
+    let command = ["docker", "service", "create", "--name", name, &network];
+    let output = manager
+        .run(command.iter().chain(&fixed).chain(options).chain(&[IMAGE, "sleep", "100000"]))?;
+    ensure!(output.success(), "docker service create on {} {output}", manager.name());
+    Ok(())
+}
+
+/// Removes a service.
+pub fn remove_service(manager: &Host, name: &str) -> Result<()> {
+    manager.docker(["service", "rm", name]).map(|_| ())
+}
+
+/// Waits until just so many tasks of a service run on these hosts, and the Swarm says so. To drop
+/// what is returned ends them.
+pub fn await_tasks(
+    manager: &Host,
+    hosts: &[Host],
+    service: &str,
+    count: usize,
+) -> Result<Vec<Container>> {
+    let filter = format!("label=com.docker.swarm.service.name={service}");
+    let found = wait_until(&format!("{count} tasks of {service}"), SWARMS_PATIENCE, || {
+        let states = manager.docker([
+            "service",
+            "ps",
+            "--filter",
+            "desired-state=running",
+            "--format",
+            "{{.CurrentState}}",
+            service,
+        ])?;
+        let running = states.lines().filter(|state| state.starts_with("Running")).count();
+        let mut found = Vec::new();
+        for host in hosts {
+            let names = host.docker(["ps", "--filter", &filter, "--format", "{{.Names}}"])?;
+            found.extend(names.lines().map(|name| (host.clone(), name.to_owned())));
+        }
+        Ok((running == count && found.len() == count).then_some(found))
+    });
+    let found = found.with_context(|| {
+        manager.docker(["service", "ps", "--no-trunc", service]).unwrap_or_default()
+    })?;
+    Ok(found.into_iter().map(|(host, name)| Container { host, name }).collect())
+}
+
+/// Every one hears every other, and a stream of the first is heard by all without a loss.
+pub fn hear_one_another(containers: &[Container]) -> Result<()> {
+    // Listeners end with their containers only, and those of before still have their port.
+    static PORT: AtomicU16 = AtomicU16::new(6001);
+    let port = PORT.fetch_add(1, Ordering::Relaxed);
+    let datagrams = Datagrams {
+        receive: format!("UDP4-RECV:{port},ip-add-membership=239.7.7.7:shout0"),
+        send: format!("UDP4-DATAGRAM:239.7.7.7:{port},ip-multicast-ttl=4"),
+    };
+    everyone_hears_everyone(containers, &datagrams)?;
+    let [sender, receivers @ ..] = containers else { bail!("no containers") };
+    STREAM.send_undisturbed(sender, &receivers.iter().collect::<Vec<_>>(), 2)
+}

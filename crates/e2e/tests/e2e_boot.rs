@@ -1,0 +1,161 @@
+//! Hosts that boot: whichever of shoutd and its engine comes first, what should run runs, with its
+//! address.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
+
+use std::fs;
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+use shoutd_e2e::{Cluster, Container, Network, SOON, Stream, one_on_each, run_checks};
+use shoutd_lab::{Host, wait_until};
+
+#[test]
+fn whichever_comes_first_at_boot_all_that_should_run_runs() {
+    let mut cluster = Cluster::up("boot", 3).unwrap();
+    cluster.form([1, 2, 3]).unwrap();
+    run_checks(
+        &mut cluster,
+        &[
+            ("shoutd first", |cluster| {
+                reboot(cluster, |host| {
+                    host.boot_shoutd()?;
+                    host.start_engine()
+                })
+            }),
+            ("Docker first, shoutd at once after it", |cluster| {
+                reboot(cluster, |host| {
+                    thread::scope(|scope| {
+                        let engine = scope.spawn(|| host.start_engine());
+                        wait_until("dockerd", SOON, || {
+                            Ok((!host.pids_of("dockerd")?.is_empty()).then_some(()))
+                        })?;
+                        host.boot_shoutd()?;
+                        engine.join().unwrap_or_else(|_| bail!("a thread panicked"))
+                    })
+                })
+            }),
+            ("Docker first, shoutd when Docker has given up", |cluster| {
+                reboot(cluster, |host| {
+                    host.start_engine()?;
+                    let engine = host.engine_log()?;
+                    ensure!(
+                        engine.contains(r#"plugin \"shoutd\" not found"#),
+                        "the engine did not miss shoutd"
+                    );
+                    host.boot_shoutd()
+                })
+            }),
+            ("systemd's unit comes with the start and goes with the leave", unit_of_systemd),
+        ],
+    );
+}
+
+/// Boots the second host, which holds an origin and a mirror, with containers that should run
+/// afterwards and such that should not.
+fn reboot(cluster: &mut Cluster, boot: fn(&Host) -> Result<()>) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [_, host, _] = &hosts;
+    let networks = [
+        Network::create(cluster, host, "foo", &["--subnet", "10.44.0.0/24"])?,
+        Network::create(cluster, &hosts[0], "own", &["--ipam-driver", "shoutd"])?,
+    ];
+    let others = one_on_each(&[hosts[0].clone(), hosts[2].clone()], "foo", &[])?;
+    let always = Container::start(host, "foo", &["--restart=always", "--ip=10.44.0.21"])?;
+    let unless_stopped = Container::start(host, "own", &["--restart=unless-stopped"])?;
+    let stopped = Container::start(host, "own", &["--restart=unless-stopped"])?;
+    let once = Container::start(host, "foo", &[])?;
+    host.docker(["stop", "--time=0", &stopped.name])?;
+    let before = unless_stopped.address("own")?;
+    host.power_off()?;
+
+    host.boot()?;
+    boot(host)?;
+    for container in [&always, &unless_stopped] {
+        let what = format!("{} to run", container.name);
+        wait_until(&what, SOON, || {
+            Ok((container.inspect("{{.State.Running}}")? == "true").then_some(()))
+        })
+        .with_context(|| container.inspect("{{json .State}}").unwrap_or_default())?;
+    }
+    ensure!(
+        always.address("foo")?.to_string() == "10.44.0.21",
+        "{} has another address",
+        always.name
+    );
+    let receivers: Vec<_> = others.iter().collect();
+    Stream::default().send(&always, &receivers, 1)?;
+    let neighbour = Container::start(&hosts[0], "own", &[])?;
+    neighbour.ping(&unless_stopped.address("own")?.to_string())?;
+    println!(
+        "        {} had {before} and has {}",
+        unless_stopped.name,
+        unless_stopped.address("own")?
+    );
+    for container in [&stopped, &once] {
+        let state = container.inspect("{{.State.Status}}")?;
+        ensure!(state == "exited", "{} is {state}, and nobody started it", container.name);
+    }
+    drop((others, always, unless_stopped, stopped, once, neighbour));
+    networks.into_iter().try_for_each(|network| network.remove_on(host))
+}
+
+/// The lab's hosts have no systemd that runs, but its programs, which do offline what they can.
+/// This does the rest of what is asked of it here; `long_systemd` has a real one.
+const SYSTEMCTL: &str = r#"#!/bin/sh
+case "$*" in
+    "show --property=MainPID --value shoutd.service") cat /run/test/main-pid 2>/dev/null || echo 0 ;;
+    "start shoutd.service")
+        NOTIFY_SOCKET=/run/notify setsid $(sed -n 's/^ExecStart=//p' /etc/systemd/system/shoutd.service) </dev/null >>/var/log/shoutd.log 2>&1 &
+        echo $! > /run/test/main-pid ;;
+    *) SYSTEMD_OFFLINE=1 exec /usr/bin/systemctl "$@" ;;
+esac
+"#;
+
+fn unit_of_systemd(cluster: &mut Cluster) -> Result<()> {
+    let [first, _, host] = cluster.three()?;
+    let unit = "/etc/systemd/system/shoutd.service";
+    let link = "/etc/systemd/system/multi-user.target.wants/shoutd.service";
+    ensure!(!host.run(["test", "-e", unit])?.success(), "without systemd there should be no unit");
+    host.sh("mkdir -p /run/systemd/system /run/test")?;
+    fs::write(host.file("/run/test/systemctl")?, SYSTEMCTL)
+        .context("write a stand-in for systemctl")?;
+    host.sh("chmod +x /run/test/systemctl")?;
+    let start = |more: &str| host.sh(&format!("PATH=/run/test:$PATH; shoutdctl start {more}"));
+    let manager = host.spawn(["socat", "-u", "UNIX-RECV:/run/notify", "STDOUT"])?;
+    wait_until("the socket to notify", SOON, || {
+        Ok(host.run(["test", "-S", "/run/notify"])?.success().then_some(()))
+    })?;
+
+    // It runs already, by itself: systemd gets a unit, and runs it from now on. It says that it is
+    // ready once Docker's socket is served.
+    let before = host.pids_of("shoutd")?;
+    let told = start("")?;
+    ensure!(
+        told.contains("when this host boots") && told.contains("shoutd serves Docker"),
+        "{told}"
+    );
+    host.sh(&format!("test -L {link} && systemd-analyze verify {unit}"))?;
+    let heard = |what: &str| {
+        wait_until(what, SOON, || Ok(manager.printed().0.contains(what).then_some(())))
+    };
+    heard("READY=1")?;
+    host.sh("test -S /run/docker/plugins/shoutd.sock")?;
+    let after = host.pids_of("shoutd")?;
+    ensure!(
+        after != before && host.sh("cat /run/test/main-pid")?.trim() == format!("{}", after[0]),
+        "{after:?} runs"
+    );
+    let told = start("")?;
+    ensure!(!told.contains("when this host boots"), "the unit was there already: {told}");
+    ensure!(host.pids_of("shoutd")? == after, "systemd ran it already");
+    host.sh("shoutdctl stop")?;
+    heard("STOPPING=1")?;
+
+    start("&& shoutdctl stop --leave")?;
+    ensure!(
+        !host.run(["ls", unit])?.success() && !host.run(["test", "-L", link])?.success(),
+        "the unit is still there"
+    );
+    host.sh("rm -r /run/test && rmdir /run/systemd/system")?;
+    cluster.join(&host, &first)
+}

@@ -1,0 +1,176 @@
+//! Engines that leave their containers running when they end (`live-restore`), on engines of
+//! different versions.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
+
+use anyhow::{Context, Result, bail, ensure};
+use shoutd_e2e::{
+    Cluster, Container, Network, SOON, Stream, await_network, endpoints, one_on_each, run_checks,
+};
+use shoutd_lab::{Host, wait_until};
+
+#[test]
+fn containers_outlive_their_engines() {
+    let mut cluster = Cluster::up_mixed("live", 3).unwrap();
+    cluster.form([1, 2, 3]).unwrap();
+    for host in cluster.hosts() {
+        live_restore(&host).unwrap();
+    }
+    run_checks(
+        &mut cluster,
+        &[
+            ("engines stopped and killed during a stream", engines_end),
+            (
+                "engine and shoutd killed during a stream, the one or the other started first",
+                both_end,
+            ),
+            ("a container that ended while its engine was away is forgotten", ended_meanwhile),
+            (
+                "networks come and go while an engine is away and its containers run",
+                changes_meanwhile,
+            ),
+        ],
+    );
+}
+
+/// Has the engine leave containers running from now on.
+fn live_restore(host: &Host) -> Result<()> {
+    host.sh(r#"sed -i '0,/{/s//{ "live-restore": true,/' /etc/docker/daemon.json"#)?;
+    host.signal("HUP", &host.pids_of("dockerd")?)?;
+    wait_until("live-restore", SOON, || {
+        Ok((host.docker(["info", "--format", "{{.LiveRestoreEnabled}}"])?.trim() == "true")
+            .then_some(()))
+    })
+}
+
+/// Its datagrams are not in fragments. An engine that comes back to a running container takes its
+/// rules for DNS out of it and puts them in again; in between the kernel does not track the
+/// container's connections. Of a datagram whose fragments come at both sides of that moment each
+/// half waits for the other in a place of its own.
+const STREAM: Stream<'_> = Stream { group: "224.1.1.1", port: 5000, rate: "10M", length: 1400 };
+
+/// A container that went on as if nothing had been: the engine, shoutd and the kernel still know
+/// it, and it can be stopped and started.
+fn is_as_before(container: &Container, address: &str) -> Result<()> {
+    let host = &container.host;
+    ensure!(container.inspect("{{.State.Running}}")? == "true", "{} does not run", container.name);
+    ensure!(
+        container.address("foo")?.to_string() == address,
+        "{} has another address",
+        container.name
+    );
+    wait_until("the endpoint to be known", SOON, || {
+        let known = endpoints(host)?;
+        Ok(known
+            .iter()
+            .any(|row| row["addresses"].to_string().contains(&format!("\"{address}\"")))
+            .then_some(()))
+    })
+}
+
+fn engines_end(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    // The origin's addresses are given by Docker, the mirrors' by shoutd.
+    let _network = Network::create(cluster, &hosts[0], "foo", &[])?;
+    let containers = one_on_each(&hosts, "foo", &[])?;
+    let [sender, receivers @ ..] = containers.as_slice() else { bail!("no containers") };
+    let addresses = containers
+        .iter()
+        .map(|one| Ok(one.address("foo")?.to_string()))
+        .collect::<Result<Vec<_>>>()?;
+    let running = STREAM.begin_apart(sender, &receivers.iter().collect::<Vec<_>>())?;
+    for host in &hosts {
+        for killed in [false, true] {
+            if killed { host.kill_engine() } else { host.stop_engine() }?;
+            running.await_more(100)?;
+            host.start_engine()?;
+            running.await_more(100)?;
+        }
+    }
+    running.finish()?;
+    for (container, address) in containers.iter().zip(&addresses) {
+        is_as_before(container, address)?;
+        // Nobody gets an address that is in use.
+        let other = Container::start(&container.host, "foo", &[])?;
+        let new = other.address("foo")?.to_string();
+        ensure!(!addresses.contains(&new), "{} was given {new}, which is in use", other.name);
+        other.ping(address)?;
+        container.host.docker(["restart", "--time", "0", &container.name])?;
+    }
+    Stream::default().send(sender, &receivers.iter().collect::<Vec<_>>(), 1)
+}
+
+fn both_end(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let _network = Network::create(cluster, &hosts[1], "foo", &[])?;
+    let containers = one_on_each(&hosts, "foo", &[])?;
+    let [sender, receivers @ ..] = containers.as_slice() else { bail!("no containers") };
+    let addresses = containers
+        .iter()
+        .map(|one| Ok(one.address("foo")?.to_string()))
+        .collect::<Result<Vec<_>>>()?;
+    let running = STREAM.begin_apart(sender, &receivers.iter().collect::<Vec<_>>())?;
+    for (host, engine_first) in [(&hosts[0], true), (&hosts[1], false), (&hosts[2], true)] {
+        host.kill_engine()?;
+        host.kill_shoutd()?;
+        running.await_more(100)?;
+        if engine_first {
+            host.start_engine()?;
+            host.boot_shoutd()?;
+        } else {
+            host.boot_shoutd()?;
+            host.start_engine()?;
+        }
+        host.start_shoutd(&[])?;
+        running.await_more(100)?;
+    }
+    running.finish()?;
+    containers
+        .iter()
+        .zip(&addresses)
+        .try_for_each(|(container, address)| is_as_before(container, address))
+}
+
+fn ended_meanwhile(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, _] = cluster.three()?;
+    let _network = Network::create(cluster, &first, "foo", &[])?;
+    for host in [&first, &second] {
+        let [stays, ends] =
+            [Container::start(host, "foo", &[])?, Container::start(host, "foo", &[])?];
+        let pid = ends.inspect("{{.State.Pid}}")?;
+        let gone = ends.address("foo")?.to_string();
+        host.kill_engine()?;
+        host.sh(&format!("kill -KILL {pid}"))?;
+        host.start_engine()?;
+        wait_until("the endpoint to be forgotten", SOON, || {
+            let known = endpoints(host)?;
+            let has = |address: &str| {
+                known
+                    .iter()
+                    .any(|row| row["addresses"].to_string().contains(&format!("\"{address}\"")))
+            };
+            Ok(!has(&gone)).map(|forgotten| forgotten.then_some(()))
+        })
+        .with_context(|| format!("{:?}", endpoints(host)))?;
+        is_as_before(&stays, &stays.address("foo")?.to_string())?;
+        ends.start_again()?;
+        stays.ping(&ends.address("foo")?.to_string())?;
+    }
+    Ok(())
+}
+
+fn changes_meanwhile(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [first, second, third] = &hosts;
+    let _network = Network::create(cluster, first, "foo", &[])?;
+    let containers = one_on_each(&hosts, "foo", &[])?;
+    third.stop_engine()?;
+    let output = second.run(["shoutdctl", "network", "rm", "--timeout", "5", "foo"])?;
+    ensure!(!output.success(), "a network in use was removed, {output}");
+    let _new = Network::create_here(cluster, second, "new", &["--ipam-driver", "shoutd"])?;
+    await_network(first, "new")?;
+    third.start_engine()?;
+    await_network(third, "new")?;
+    await_network(second, "foo")?;
+    let [sender, receivers @ ..] = containers.as_slice() else { bail!("no containers") };
+    Stream::default().send(sender, &receivers.iter().collect::<Vec<_>>(), 1)
+}

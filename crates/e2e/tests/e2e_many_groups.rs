@@ -1,0 +1,390 @@
+//! Thousands of groups at a time.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use shoutd_e2e::{
+    Capture, Cluster, Container, Frame, GroupSocket, Network, SOON, Sources, Stream, WITH_IPV6,
+    run_checks, status, view,
+};
+use shoutd_lab::{Host, wait_until};
+
+/// UDP ports of the datagrams, of IPv4 and of IPv6: a socket for all addresses of IPv6 is one for
+/// IPv4, too.
+const PORT_V4: u16 = 6121;
+const PORT_V6: u16 = 6122;
+
+/// All groups.
+const GROUPS: Range<usize> = 0..5000;
+
+/// Those below are of IPv4, the others of IPv6.
+const IPV6_FROM: usize = 4000;
+
+/// Groups that one socket joins: the kernel limits the memory of a socket's memberships
+/// (`net.core.optmem_max`).
+const PER_SOCKET: usize = 250;
+
+/// Datagrams that are on their way at a time.
+const AT_ONCE: usize = 250;
+
+/// How long datagrams may be on their way, on a busy machine.
+const WAY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the daemon of a host may have in memory with all of this, in KiB.
+const MEMORY_MAX: u64 = 128 << 10;
+
+#[test]
+fn thousands_of_groups_at_a_time() {
+    let mut cluster = Cluster::up("many", 3).unwrap();
+    cluster.form([1, 2, 3]).unwrap();
+    run_checks(
+        &mut cluster,
+        &[
+            ("5,000 groups on several hosts, each heard where it was joined", five_thousand),
+            ("a container that joins too many groups is named, and others are served", too_many),
+            (
+                "containers that fill a bridge together are named, and others are served",
+                full_bridge,
+            ),
+        ],
+    );
+}
+
+fn group(number: usize) -> IpAddr {
+    let low = u16::try_from(number).unwrap();
+    let [high, low_octet] = low.to_be_bytes();
+    if number < IPV6_FROM {
+        Ipv4Addr::new(239, 140, high, low_octet).into()
+    } else {
+        Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 0x140, low).into()
+    }
+}
+
+/// A container that listens to many groups.
+struct Receiver {
+    container: Container,
+    wants: BTreeSet<usize>,
+    /// What comes to any group that was joined in the container, for IPv4 and for IPv6.
+    heard: [GroupSocket; 2],
+    joined: Vec<GroupSocket>,
+}
+
+impl Receiver {
+    fn start(host: &Host, wants: Range<usize>) -> Result<Self> {
+        let options = [WITH_IPV6, "--sysctl=net.ipv4.igmp_max_memberships=8000"];
+        let container = Container::start(host, "foo", &options)?;
+        let heard = [
+            GroupSocket::open(&container, true, PORT_V4)?,
+            GroupSocket::open(&container, false, PORT_V6)?,
+        ];
+        Ok(Self { container, wants: wants.collect(), heard, joined: Vec::new() })
+    }
+
+    fn join(&mut self) -> Result<()> {
+        for is_v4 in [true, false] {
+            let numbers: Vec<usize> = self
+                .wants
+                .iter()
+                .copied()
+                .filter(|number| group(*number).is_ipv4() == is_v4)
+                .collect();
+            for numbers in numbers.chunks(PER_SOCKET) {
+                let socket = GroupSocket::open(&self.container, is_v4, 0)?;
+                numbers.iter().try_for_each(|number| socket.join(group(*number), Sources::All))?;
+                self.joined.push(socket);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until it has heard as much as it should of these, and fails if that is not just what
+    /// it should.
+    fn hear(&self, sent: &Range<usize>) -> Result<()> {
+        let wanted: BTreeMap<Vec<u8>, usize> = self
+            .wants
+            .iter()
+            .filter(|number| sent.contains(number))
+            .map(|number| (text(*number), 1))
+            .collect();
+        let mut counts = BTreeMap::new();
+        let all = wait_until("all datagrams to be heard", WAY_DEADLINE, || {
+            for socket in &self.heard {
+                for (_, datagram) in socket.heard()? {
+                    *counts.entry(datagram).or_insert(0) += 1;
+                }
+            }
+            Ok((counts.values().sum::<usize>() >= wanted.len()).then_some(()))
+        });
+        let name = self.container.host.name();
+        all.with_context(|| format!("{} of {} heard on {name}", counts.len(), wanted.len()))?;
+        ensure!(counts == wanted, "{name} heard something else of {sent:?}: {counts:?}");
+        Ok(())
+    }
+}
+
+fn text(number: usize) -> Vec<u8> {
+    format!("to group {number}").into_bytes()
+}
+
+fn five_thousand(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [first, second, third] = &hosts;
+    let network = Network::create(cluster, first, "foo", &[])?;
+    let sender = Container::start(third, "foo", &[WITH_IPV6])?;
+    let mut receivers = [
+        Receiver::start(first, 0..3000)?,
+        Receiver::start(second, 2000..5000)?,
+        Receiver::start(second, 0..500)?,
+    ];
+    receivers.iter_mut().try_for_each(Receiver::join)?;
+    for asked in &hosts {
+        await_groups(asked, &listeners(&receivers))?;
+        ensure!(status(asked)?["problems"] == json!([]), "{}", status(asked)?);
+        ensure_small(asked)?;
+    }
+    let sending = [GroupSocket::open(&sender, true, 0)?, GroupSocket::open(&sender, false, 0)?];
+    let mut surplus = Vec::new();
+    let settled = wait_until("each host to be sent what it listens to", SOON, || {
+        surplus = send_all(&hosts, &sender, &sending, &receivers)?;
+        Ok(surplus.is_empty().then_some(()))
+    });
+    settled.with_context(|| surplus.join("; "))?;
+    ensure!(network.tunnel_groups(third)?.len() > GROUPS.len(), "the groups are not in the kernel");
+
+    for receiver in &mut receivers {
+        receiver.joined.clear();
+    }
+    for asked in &hosts {
+        await_groups(asked, &BTreeMap::new())?;
+    }
+    for host in &hosts {
+        // One that sends what nobody listens to nowhere, for IPv4 and for IPv6.
+        wait_until(&format!("no group to be left on {}", host.name()), SOON, || {
+            let listed = host
+                .sh(&format!("bridge -netns {} mdb show dev shoutbr0", network.segment_name()?))?;
+            let is_left = listed.contains("grp 239.140.") || listed.contains("grp ff15::140:");
+            Ok((!is_left && network.tunnel_groups(host)?.len() == 2).then_some(()))
+        })?;
+        ensure_small(host)?;
+    }
+    Ok(())
+}
+
+/// On kernels that count a port's groups (6.3).
+fn too_many(cluster: &mut Cluster) -> Result<()> {
+    const TOO_MANY: u32 = 8300;
+    let [first, second, _] = cluster.three()?;
+    let network = Network::create(cluster, &first, "foo", &[])?;
+    let sender = Container::start(&first, "foo", &[])?;
+    let greedy =
+        Container::start(&second, "foo", &["--sysctl=net.ipv4.igmp_max_memberships=8000"])?;
+    let modest = Container::start(&second, "foo", &[])?;
+    let joined = join_many(&greedy, 0, TOO_MANY)?;
+    let told = "listens to 8192 groups, as many as one container may";
+    await_problem(&second, &["network foo: endpoint ", told])?;
+    // Snooping goes on, and there is room for others.
+    let bridge =
+        second.sh(&format!("ip -netns {} -details link show shoutbr0", network.segment_name()?))?;
+    ensure!(bridge.contains("mcast_snooping 1 "), "{bridge}");
+    Stream::default().send_undisturbed(&sender, &[&modest], 1)?;
+    drop(joined);
+    await_no_problems(&second)
+}
+
+/// None of them alone has too many. At first they exceed what a host announces, then what their
+/// bridge has room for. A stream to another group is heard all the while, there and elsewhere. It
+/// ends before they leave: the kernel asks after each group that is left (RFC 3376, section 6.4.2),
+/// tens of thousands at once, and the queue of packets (`net.core.netdev_max_backlog`) that
+/// overflows is that of the machine, on which the lab's hosts are all together.
+fn full_bridge(cluster: &mut Cluster) -> Result<()> {
+    const EACH: u32 = 8000;
+    let [first, second, third] = cluster.three()?;
+    let network = Network::create(cluster, &first, "foo", &[])?;
+    let (sender, modest) =
+        (Container::start(&first, "foo", &[])?, Container::start(&second, "foo", &[])?);
+    let elsewhere = Container::start(&third, "foo", &[])?;
+    let running = Stream::default().begin(&sender, &[&modest, &elsewhere])?;
+    let mut greedy = Vec::new();
+    let mut join_until = |number: u32| -> Result<()> {
+        while greedy.len() < number as usize {
+            let first_group = u32::try_from(greedy.len())? * EACH;
+            let container =
+                Container::start(&second, "foo", &["--sysctl=net.ipv4.igmp_max_memberships=8000"])?;
+            greedy.push((join_many(&container, first_group, EACH)?, container));
+        }
+        Ok(())
+    };
+    // What is joined now, on the host that is sent everything.
+    let is_heard = |group| {
+        Stream { group, port: 5001, ..Stream::default() }.send_undisturbed(&sender, &[&modest], 1)
+    };
+
+    join_until(3)?;
+    await_problem(
+        &second,
+        &[
+            "network foo: the containers of this host listen to ",
+            "all of its multicast is sent here",
+        ],
+    )?;
+    is_heard("224.1.1.2")?;
+
+    join_until(8)?;
+    await_problem(
+        &second,
+        &["network foo: the bridge on this host has ", "most are those of endpoint "],
+    )?;
+    is_heard("224.1.1.3")?;
+
+    // More than there is room for: the kernel gives up, and shoutd begins anew, again and again.
+    join_until(9)?;
+    await_problem(
+        &second,
+        &["network foo: the bridge on this host has ", "and to each of its containers"],
+    )?;
+    is_heard("224.1.1.4")?;
+    running.finish()?;
+
+    let still = GroupSocket::open(&modest, true, 0)?;
+    still.join(Ipv4Addr::new(224, 1, 1, 1).into(), Sources::All)?;
+    greedy.clear();
+    await_no_problems(&second)?;
+    wait_until("the second host not to be sent everything", SOON, || {
+        let groups = network.tunnel_groups(&first)?;
+        let is_sent = |group: IpAddr| {
+            groups.iter().any(|to| to.group == group && to.remote == second.address())
+        };
+        Ok((!is_sent(Ipv4Addr::UNSPECIFIED.into()) && is_sent(Ipv4Addr::new(224, 1, 1, 1).into()))
+            .then_some(()))
+    })?;
+    Stream::default().send_undisturbed(&sender, &[&modest, &elsewhere], 1)
+}
+
+/// Joins so many groups in a container.
+fn join_many(container: &Container, first: u32, count: u32) -> Result<Vec<GroupSocket>> {
+    let mut joined = Vec::new();
+    for number in 0..count {
+        if number % 250 == 0 {
+            joined.push(GroupSocket::open(container, true, 0)?);
+        }
+        let group = Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(239, 150, 0, 0)) + first + number);
+        joined.last().context("a socket")?.join(group.into(), Sources::All)?;
+    }
+    Ok(joined)
+}
+
+/// Waits until a host's status has a problem with all these words.
+fn await_problem(host: &Host, words: &[&str]) -> Result<()> {
+    wait_until(&format!("the status to say {words:?}"), SOON, || {
+        let status = status(host)?;
+        let mut problems = status["problems"]
+            .as_array()
+            .context("a list")?
+            .iter()
+            .filter_map(|line| line.as_str());
+        Ok(problems.any(|line| words.iter().all(|word| line.contains(word))).then_some(()))
+    })
+}
+
+fn await_no_problems(host: &Host) -> Result<()> {
+    wait_until("the status to be good again", SOON, || {
+        Ok((status(host)?["problems"] == json!([])).then_some(()))
+    })
+}
+
+/// Which hosts listen to each group.
+fn listeners(receivers: &[Receiver]) -> BTreeMap<String, BTreeSet<String>> {
+    let mut listeners: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for receiver in receivers {
+        for number in &receiver.wants {
+            listeners
+                .entry(group(*number).to_string())
+                .or_default()
+                .insert(receiver.container.host.name());
+        }
+    }
+    listeners
+}
+
+/// Waits until `asked` knows that these hosts, and no others, listen to these groups, and to no
+/// others.
+fn await_groups(asked: &Host, wanted: &BTreeMap<String, BTreeSet<String>>) -> Result<()> {
+    wait_until(&format!("{} groups, as {} knows", wanted.len(), asked.name()), SOON, || {
+        let rows = view(asked, "groups")?;
+        let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for row in rows.as_array().context("a list")? {
+            let hosts = row["hosts"].as_array().into_iter().flatten();
+            let names = hosts.filter_map(|host| host["name"].as_str().map(str::to_owned));
+            known
+                .entry(row["group"].as_str().unwrap_or("any").to_owned())
+                .or_default()
+                .extend(names);
+        }
+        Ok((known == *wanted).then_some(()))
+    })
+}
+
+/// Sends a datagram to each group. Fails unless all who listen hear each once; returns what hosts
+/// were sent that they should not have been.
+fn send_all(
+    hosts: &[Host],
+    sender: &Container,
+    sending: &[GroupSocket; 2],
+    receivers: &[Receiver],
+) -> Result<Vec<String>> {
+    let captures = hosts.iter().map(Capture::of_underlay).collect::<Result<Vec<_>>>()?;
+    for start in GROUPS.step_by(AT_ONCE) {
+        let numbers = start..(start + AT_ONCE).min(GROUPS.end);
+        for number in numbers.clone() {
+            let (socket, port) = if group(number).is_ipv4() {
+                (&sending[0], PORT_V4)
+            } else {
+                (&sending[1], PORT_V6)
+            };
+            socket.send(SocketAddr::new(group(number), port), &text(number))?;
+        }
+        receivers.iter().try_for_each(|receiver| receiver.hear(&numbers))?;
+    }
+    let own = sender.host.address();
+    let mut surplus = Vec::new();
+    for (host, capture) in hosts.iter().zip(captures) {
+        let on_host =
+            receivers.iter().filter(|receiver| receiver.container.host.number() == host.number());
+        let wanted: BTreeSet<IpAddr> =
+            on_host.flat_map(|receiver| &receiver.wants).map(|number| group(*number)).collect();
+        let all: BTreeSet<IpAddr> = GROUPS.map(group).collect();
+        let frames = capture.stop()?;
+        let to_host = frames
+            .iter()
+            .filter_map(Frame::tunnelled)
+            .filter(|(from, to, _)| *from == own && *to == host.address());
+        let groups: Vec<IpAddr> = to_host
+            .filter_map(|(.., frame)| frame.destination())
+            .filter(|group| all.contains(group))
+            .collect();
+        let unwanted = groups.iter().filter(|group| !wanted.contains(*group)).count();
+        if unwanted > 0 || groups.len() != wanted.len() {
+            surplus.push(format!(
+                "{} was sent {} datagrams, {unwanted} of them unwanted",
+                host.name(),
+                groups.len()
+            ));
+        }
+    }
+    Ok(surplus)
+}
+
+/// Fails if the daemon of a host has more memory than it should need.
+fn ensure_small(host: &Host) -> Result<()> {
+    for pid in host.pids_of("shoutd")? {
+        let used = host.sh(&format!("grep VmRSS /proc/{pid}/status"))?;
+        let used: u64 = used.split_whitespace().nth(1).context("VmRSS")?.parse()?;
+        ensure!(used < MEMORY_MAX, "shoutd on {} has {used} KiB of memory", host.name());
+    }
+    Ok(())
+}

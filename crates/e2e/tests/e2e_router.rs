@@ -1,0 +1,249 @@
+//! Containers that route multicast from one network to another.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::{Context, Result, ensure};
+use shoutd_e2e::{
+    BOTH, Capture, Cluster, Container, Datagrams, Frame, Network, SOON, Stream, listen, run_checks,
+    view,
+};
+use shoutd_lab::{Host, Process, wait_until};
+
+/// The router has two networks, and of the machine's own programs the one that routes.
+const AS_ROUTER: [&str; 3] = [
+    "--cap-add=NET_ADMIN",
+    "--volume=/usr/lib:/usr/lib:ro",
+    "--volume=/usr/sbin/smcrouted:/usr/bin/smcrouted:ro",
+];
+
+/// The same with routers that learn who listens to what: FRR's pimd, which needs a group of users
+/// and sets its own capabilities, and igmpproxy.
+const AS_DYNAMIC_ROUTER: [&str; 7] = [
+    "--cap-add=NET_ADMIN",
+    "--cap-add=SYS_ADMIN",
+    "--volume=/usr/lib:/usr/lib:ro",
+    "--volume=/usr/lib/frr/zebra:/usr/bin/zebra:ro",
+    "--volume=/usr/lib/frr/pimd:/usr/bin/pimd:ro",
+    "--volume=/usr/share/yang:/usr/share/yang:ro",
+    "--volume=/usr/sbin/igmpproxy:/usr/bin/igmpproxy:ro",
+];
+
+/// Forwards to where it has been asked to by IGMP. Docker's own interface is not its affair.
+const IGMPPROXY: &str = "quickleave\nphyint shout0 upstream ratelimit 0 threshold 1\n altnet \
+                         0.0.0.0/0\nphyint shout1 downstream ratelimit 0 threshold 1\nphyint eth0 \
+                         disabled\nphyint eth1 disabled\nphyint eth2 disabled\n";
+
+/// Routes a range of groups of IPv4, and tells that it is a router by Multicast Router Discovery
+/// (RFC 4286), every four seconds. Of IPv6 it routes one group, which it has joined.
+const CONFIG: [&str; 5] = [
+    "phyint shout0 enable mrdisc",
+    "phyint shout1 enable mrdisc",
+    "mroute from shout0 group 239.131.0.0/16 to shout1",
+    "mgroup from shout0 group ff15::131:1",
+    "mroute from shout0 group ff15::131:1 to shout1",
+];
+
+#[test]
+fn a_container_routes_multicast_between_networks() {
+    let mut cluster = Cluster::up("router", 3).unwrap();
+    cluster.form([1, 2, 3]).unwrap();
+    run_checks(
+        &mut cluster,
+        &[
+            (
+                "a container with smcroute gets every group and forwards to another network's \
+                 hosts",
+                smcroute,
+            ),
+            ("routers that learn by IGMP know of members on other hosts", dynamic),
+        ],
+    );
+}
+
+fn dynamic(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, third] = cluster.three()?;
+    let _from = Network::create(cluster, &first, "from", &["--subnet=10.131.0.0/24"])?;
+    let _to = Network::create(cluster, &third, "to", &["--subnet=10.132.0.0/24"])?;
+    let sender = Container::start(&first, "from", &[])?;
+    let receivers = [Container::start(&third, "to", &[])?, Container::start(&first, "to", &[])?];
+    let router = Container::start(&second, "from", &AS_DYNAMIC_ROUTER)?;
+    second.docker(["network", "connect", "to", &router.name])?;
+    for (name, receivers) in
+        [("igmpproxy", &receivers[..]), ("IGMPv3", &receivers[..]), ("IGMPv2", &receivers[..1])]
+    {
+        let routing = if name == "igmpproxy" { igmpproxy(&router)? } else { pimd(&router, name)? };
+        let printed = || routing.iter().map(|process| process.printed().1).collect::<String>();
+        for receiver in receivers {
+            ensure_comes_and_goes(&sender, &router, receiver)
+                .with_context(|| format!("{name}, {}: {}", receiver.host.name(), printed()))?;
+        }
+        router.sh("killall igmpproxy pimd zebra 2>/dev/null; rm -f /tmp/*.pid /tmp/*.api; true")?;
+    }
+    Ok(())
+}
+
+fn igmpproxy(router: &Container) -> Result<Vec<Process>> {
+    router.sh(&format!("printf '{IGMPPROXY}' > /tmp/igmpproxy.conf"))?;
+    Ok(vec![router.spawn("igmpproxy -n -v /tmp/igmpproxy.conf")?])
+}
+
+/// FRR's, which is the rendezvous point itself, and does not ask for two minutes before it asks
+/// again.
+fn pimd(router: &Container, version: &str) -> Result<Vec<Process>> {
+    let version = version.trim_start_matches("IGMPv");
+    let lines =
+        format!("ip pim\\n ip igmp\\n ip igmp version {version}\\n ip igmp query-interval 8\\n");
+    let interface = |name: &str| format!("interface {name}\\n {lines}");
+    let point = format!("ip pim rp {} 224.0.0.0/4", router.address("from")?);
+    let config = format!("{point}\\n{}{}", interface("shout0"), interface("shout1"));
+    router.sh(&format!(
+        "grep -q frrvty /etc/group || echo frrvty:x:9999:root >> /etc/group; mkdir -p \
+         /var/tmp/frr /var/run/frr; printf '{config}' > /tmp/pimd.conf"
+    ))?;
+    let options = "-u root -g root -z /tmp/zserv.api --vty_socket /tmp --log stdout";
+    Ok(vec![
+        router.spawn(&format!("zebra {options} -i /tmp/zebra.pid"))?,
+        router.spawn(&format!("pimd {options} -i /tmp/pimd.pid -f /tmp/pimd.conf"))?,
+    ])
+}
+
+/// The router forwards while this container listens, and no longer.
+fn ensure_comes_and_goes(
+    sender: &Container,
+    router: &Container,
+    receiver: &Container,
+) -> Result<()> {
+    const GROUP: Ipv4Addr = Ipv4Addr::new(239, 131, 3, 3);
+    let send = || {
+        sender.sh(&format!(
+            "echo forwarded | socat -u - UDP4-DATAGRAM:{GROUP}:6113,ip-multicast-ttl=8"
+        ))
+    };
+    let listening =
+        receiver.spawn(&format!("socat -u UDP4-RECV:6113,ip-add-membership={GROUP}:shout0 -"))?;
+    wait_until("a datagram to be forwarded", SOON, || {
+        send()?;
+        Ok(listening.printed().0.contains("forwarded").then_some(()))
+    })?;
+    receiver.sh("killall socat")?;
+    // The kernel shows addresses as they are in its memory.
+    let group = format!("{:08X}", u32::from_ne_bytes(GROUP.octets()));
+    wait_until("the router to have heard that nobody listens any more", SOON, || {
+        send()?;
+        let routes = router.sh("cat /proc/net/ip_mr_cache")?;
+        let mut of_group = routes.lines().filter(|line| line.starts_with(&group));
+        Ok((!of_group.any(|line| line.split_whitespace().count() > 6)).then_some(()))
+    })
+}
+
+fn smcroute(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, third] = cluster.three()?;
+    let _from = Network::create(
+        cluster,
+        &first,
+        "from",
+        &["--subnet=10.131.0.0/24", "--ipv6", "--subnet=fd00:131::/64"],
+    )?;
+    let _to = Network::create(
+        cluster,
+        &third,
+        "to",
+        &["--subnet=10.132.0.0/24", "--ipv6", "--subnet=fd00:132::/64"],
+    )?;
+    let sender = Container::start(&first, "from", &[])?;
+    let _bystander = Container::start(&third, "from", &[])?;
+    let receiver = Container::start(&third, "to", &["--cap-add=NET_ADMIN"])?;
+    // iperf hears only those whom it could answer.
+    receiver.sh("ip -6 route add fd00:131::/64 dev shout0")?;
+    let router = Container::start(&second, "from", &AS_ROUTER)?;
+    second.docker(["network", "connect", "to", &router.name])?;
+    router.sh(&format!("printf '%s\\n' '{}' > /tmp/smcroute.conf", CONFIG.join("' '")))?;
+    let routing = router.spawn("smcrouted -n -N -m 4 -l info -f /tmp/smcroute.conf")?;
+    // Who has no container on a network knows nothing of it.
+    for (asked, network) in [(&first, "from"), (&third, "from"), (&third, "to")] {
+        await_routers(asked, network, &[&second]).with_context(|| routing.printed().1)?;
+    }
+    ensure_everything_goes_there(&sender, &second, &third).with_context(|| routing.printed().1)?;
+
+    // Nobody but the router listens on the network of the sender.
+    let datagrams = Datagrams {
+        receive: "UDP4-RECV:6111,ip-add-membership=239.131.2.2:shout0".to_owned(),
+        send: "UDP4-DATAGRAM:239.131.2.2:6111".to_owned(),
+    };
+    let listening = listen(&receiver, &datagrams)?;
+    for (text, ttl) in [("near", 1), ("far", 2)] {
+        sender
+            .sh(&format!("echo {text} | socat -u - {},ip-multicast-ttl={ttl}", datagrams.send))?;
+    }
+    wait_until("the datagram to be forwarded", SOON, || {
+        Ok(listening.printed().0.contains("far").then_some(()))
+    })
+    .with_context(|| routing.printed().1)?;
+    ensure!(!listening.printed().0.contains("near"), "a datagram went further than its TTL");
+    receiver.sh("killall socat")?;
+
+    // The bystander's host is where the receiver is, on the other network.
+    let without = Capture::of_underlay(&third)?;
+    let streams =
+        [Stream { group: "239.131.1.1", ..BOTH[0] }, Stream { group: "ff15::131:1", ..BOTH[1] }];
+    for stream in streams {
+        stream.send_undisturbed(&sender, &[&receiver], 2).with_context(|| routing.printed().1)?;
+    }
+    let groups = streams.map(|stream| stream.group.parse::<IpAddr>());
+    let groups = groups.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let frames = without.stop()?;
+    let sent =
+        frames.iter().filter_map(Frame::tunnelled).filter(|(from, ..)| *from == first.address());
+    let surplus =
+        sent.filter_map(|(.., frame)| frame.destination()).filter(|to| groups.contains(to)).count();
+    ensure!(
+        surplus == 0,
+        "host3 does not listen on the sender's network and was sent {surplus} packets"
+    );
+
+    // Without the router nothing goes there any more.
+    router.remove()?;
+    await_routers(&first, "from", &[])?;
+    await_routers(&third, "from", &[])
+}
+
+/// Waits until `asked` knows that just these hosts have a multicast router on the network.
+fn await_routers(asked: &Host, network: &str, wanted: &[&Host]) -> Result<()> {
+    let wanted: Vec<String> = wanted.iter().map(|host| host.name()).collect();
+    wait_until(
+        &format!("{wanted:?} to have a router on {network}, as {} knows", asked.name()),
+        SOON,
+        || {
+            let rows = view(asked, "groups")?;
+            let rows = rows.as_array().context("a list")?.iter();
+            let routers = rows.filter(|row| row["network"] == network && row["group"].is_null());
+            let hosts = routers.filter_map(|row| row["hosts"].as_array()).flatten();
+            let names: Vec<&str> = hosts.filter_map(|host| host["name"].as_str()).collect();
+            Ok((names == wanted).then_some(()))
+        },
+    )
+}
+
+/// Waits until what is sent to groups that nobody has joined goes to the router's host, and to no
+/// other.
+fn ensure_everything_goes_there(sender: &Container, router: &Host, other: &Host) -> Result<()> {
+    const GROUPS: [Ipv4Addr; 3] =
+        [Ipv4Addr::new(239, 9, 9, 1), Ipv4Addr::new(225, 9, 9, 2), Ipv4Addr::new(239, 131, 9, 9)];
+    let seen = |capture: &Capture, group: Ipv4Addr| {
+        let frames = capture.frames();
+        frames.iter().filter_map(Frame::tunnelled).any(|(.., frame)| frame.is_to(group))
+    };
+    wait_until("only the router's host to be sent everything", SOON, || {
+        let (there, nowhere) = (Capture::of_underlay(router)?, Capture::of_underlay(other)?);
+        for group in GROUPS {
+            sender.sh(&format!(
+                "echo any | socat -u - UDP4-DATAGRAM:{group}:6112,ip-multicast-ttl=4"
+            ))?;
+        }
+        wait_until("every group to come", SOON, || {
+            Ok(GROUPS.iter().all(|group| seen(&there, *group)).then_some(()))
+        })?;
+        Ok((!GROUPS.iter().any(|group| seen(&nowhere, *group))).then_some(()))
+    })
+}

@@ -1,0 +1,163 @@
+//! A Swarm with workers, which know only the networks of their own tasks: what a user may ask of
+//! its networks and services.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
+
+use anyhow::{Context, Result, ensure};
+use shoutd_e2e::swarm::{
+    SWARMS_PATIENCE, await_forgotten, await_tasks, begin_swarm, create_network, create_service,
+    end_swarm, hear_one_another, remove_network, remove_service, row,
+};
+use shoutd_e2e::{Cluster, Network, SOON, run_checks};
+use shoutd_lab::{Host, wait_until};
+
+#[test]
+fn a_manager_and_workers_take_what_users_ask_of_them() {
+    let mut cluster = Cluster::up("workers", 3).unwrap();
+    cluster.form([1, 2, 3]).unwrap();
+    begin_swarm(&cluster.three().unwrap(), "worker").unwrap();
+    run_checks(
+        &mut cluster,
+        &[
+            ("--subnet, --gateway, --internal, --label", network_options),
+            ("what cannot be is refused, and said", refused),
+            ("published ports, more and fewer tasks, updates, other nodes", services_change),
+            ("networks of a Swarm that is dissolved", dissolved),
+        ],
+    );
+}
+
+fn network_options(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [manager, worker, _] = &hosts;
+    let options = ["--subnet=10.61.0.0/24", "--gateway=10.61.0.9", "--internal", "--label=a=b"];
+    create_network(manager, "bar", &options)?;
+    create_service(manager, "s", "bar", &["--mode=global"])?;
+    let tasks = await_tasks(manager, &hosts, "s", 3)?;
+    hear_one_another(&tasks)?;
+    for task in &tasks {
+        let interfaces = task.sh("ip -oneline -4 address show scope global")?;
+        let is_alone =
+            interfaces.lines().count() == 1 && interfaces.contains("shout0    inet 10.61.0.");
+        ensure!(is_alone, "a container of an internal network has {interfaces}");
+    }
+    let label =
+        worker.docker(["network", "inspect", "--format", "{{index .Labels \"a\"}}", "bar"])?;
+    ensure!(label.trim() == "b", "the worker has label {label}");
+    let row = row(worker, "bar")?.context("bar in shoutdctl networks")?;
+    ensure!(row["swarm"] == true && row["subnets"][0] == "10.61.0.0/24", "{row}");
+    remove_service(manager, "s")?;
+    drop(tasks);
+    remove_network(manager, &hosts, "bar")
+}
+
+/// The Swarm takes the command, and then gives the network no tasks: the manager's events say why.
+/// Newer Swarms refuse IPv6 before they ask shoutd, and only their engine's log says so.
+fn refused(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [manager, ..] = &hosts;
+    let cases = [
+        (
+            "unknown",
+            ["-o", "shoutd.nonesuch=1", "--subnet=10.62.0.0/24"],
+            "it has shoutd.mac-moves",
+        ),
+        ("secret", ["-o", "encrypted", "--subnet=10.64.0.0/24"], "VXLAN in the clear"),
+        ("six", ["--ipv6", "--subnet=10.63.0.0/24", "--subnet=fd63::/64"], "without --ipv6"),
+    ];
+    for (name, options, reason) in cases {
+        create_network(manager, name, &options)?;
+        wait_until(&format!("why {name} is refused"), SOON, || {
+            let events = manager.sh("shoutdctl events")?;
+            let is_told = events
+                .lines()
+                .any(|line| line.contains("network-refused") && line.contains(reason));
+            let refused_by_docker = name == "six"
+                && manager.engine_log()?.contains("cannot find address pool for poolID:fd63::");
+            Ok((is_told || refused_by_docker).then_some(()))
+        })?;
+        ensure!(row(manager, name)?.is_none(), "shoutd has {name}");
+        manager.docker(["network", "rm", name])?;
+    }
+    Ok(())
+}
+
+fn services_change(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [manager, worker, _] = &hosts;
+    create_network(manager, "bar", &["-o", "shoutd.max-rate=5000"])?;
+    create_service(manager, "s", "bar", &["--publish=mode=host,target=80,published=8080"])?;
+    let tasks = await_tasks(manager, &hosts, "s", 1)?;
+    let task = tasks.first().context("a task")?;
+    let _server = task.spawn("socat -U TCP4-LISTEN:80,reuseaddr,fork OPEN:/etc/hostname")?;
+    answers(&hosts, &task.host)?;
+    change(manager, &["scale", "--detach", "s=3"])?;
+    let three = await_tasks(manager, &hosts, "s", 3)?;
+    hear_one_another(&three)?;
+    answers(&hosts, &task.host)?;
+    // Each gets another container, one after the other.
+    change(manager, &["update", "--detach", "--env-add=new=yes", "s"])?;
+    wait_until("the end of the update", SWARMS_PATIENCE, || {
+        let state =
+            manager.docker(["service", "inspect", "--format", "{{.UpdateStatus.State}}", "s"])?;
+        Ok((state.trim() == "completed").then_some(()))
+    })?;
+    let updated = await_tasks(manager, &hosts, "s", 3)?;
+    for task in &updated {
+        ensure!(
+            task.inspect("{{.Config.Env}}")?.contains("new=yes"),
+            "{} was not updated",
+            task.name
+        );
+    }
+    hear_one_another(&updated)?;
+    change(manager, &["scale", "--detach", "s=0"])?;
+    drop(await_tasks(manager, &hosts, "s", 0)?);
+    change(
+        manager,
+        &["update", "--detach", "--constraint-add=node.hostname==host2", "--replicas=1", "s"],
+    )?;
+    let moved = await_tasks(manager, std::slice::from_ref(worker), "s", 1)?;
+    remove_service(manager, "s")?;
+    drop((tasks, three, updated, moved));
+    remove_network(manager, &hosts, "bar")
+}
+
+/// Ends the Swarm, in which a network is left.
+fn dissolved(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [manager, worker, _] = &hosts;
+    create_network(manager, "bar", &["--subnet=10.64.0.0/24"])?;
+    await_known(worker, "bar")?;
+    let output = worker.run(["shoutdctl", "network", "rm", "bar"])?;
+    let is_told = output.stderr.contains("host1, host2, host3 may belong to that Swarm");
+    ensure!(!output.success() && is_told && output.stderr.lines().count() == 1, "{output}");
+    end_swarm(&hosts)?;
+    ensure!(row(worker, "bar")?.is_some(), "what Docker tells nobody, shoutd knew");
+    ensure!(worker.sh("shoutdctl network rm bar")?.trim() == "bar");
+    await_forgotten(&hosts, "bar")?;
+    ensure!(worker.sh("shoutdctl events")?.contains("its Swarm is no more"), "no event");
+    // Its subnet is free again.
+    let network = Network::create(cluster, manager, "bar", &["--subnet=10.64.0.0/24"])?;
+    let output = worker.run(["shoutdctl", "network", "rm", "nonesuch"])?;
+    ensure!(output.stderr.contains("there is no network nonesuch"), "{output}");
+    network.remove_on(worker)
+}
+
+/// Waits until the network has its name in the cluster.
+fn await_known(host: &Host, name: &str) -> Result<()> {
+    wait_until(&format!("{name} in shoutdctl networks"), SOON, || Ok(row(host, name)?.map(drop)))
+}
+
+fn change(manager: &Host, command: &[&str]) -> Result<()> {
+    manager.docker(["service"].iter().chain(command)).map(|_| ())
+}
+
+/// The published port of a host answers another.
+fn answers(hosts: &[Host], host: &Host) -> Result<()> {
+    let other = hosts.iter().find(|other| other.name() != host.name()).context("another host")?;
+    let command = format!("socat -u TCP4:{}:8080,connect-timeout=10 -", host.address());
+    wait_until(&format!("an answer of {}", host.name()), SOON, || {
+        let answered = other.run(["sh", "-c", &command])?;
+        Ok((answered.success() && !answered.stdout.is_empty()).then_some(()))
+    })
+}

@@ -1,0 +1,214 @@
+//! What lies under the tunnel: IPv4 or IPv6, of any MTU, also one that changes while containers
+//! run.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::thread;
+
+use anyhow::{Result, bail, ensure};
+use shoutd_e2e::{
+    BOTH, Capture, Cluster, Container, Frame, GroupSocket, Network, SOON, Sources, Stream,
+    WITH_IPV6, await_listeners, one_on_each, run_checks, status,
+};
+use shoutd_lab::{Host, wait_until};
+
+/// What VXLAN adds to a packet on an IPv4 underlay, and on an IPv6 one, in octets.
+const OVERHEAD_IPV4: u16 = 50;
+const OVERHEAD_IPV6: u16 = 70;
+
+/// Groups, and how many datagrams are sent to each at a time.
+const GROUPS: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(239, 6, 6, 6)), 6131),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 6, 6)), 6133),
+];
+const COUNT: usize = 50;
+
+/// Streams of datagrams that need several packets each, of any MTU but the largest.
+const LARGE: [Stream<'_>; 2] = [
+    Stream { group: "224.1.1.1", port: 5000, rate: "4M", length: 8192 },
+    Stream { group: "ff05::1:5", port: 5001, rate: "4M", length: 8192 },
+];
+
+#[test]
+fn an_ipv4_underlay_may_have_any_mtu() {
+    let mut cluster = Cluster::up("underlay4", 3).unwrap();
+    cluster.form([1, 2, 3]).unwrap();
+    run_checks(
+        &mut cluster,
+        &[("the MTU follows, IPv4", |cluster| mtu_follows(cluster, OVERHEAD_IPV4))],
+    );
+}
+
+#[test]
+fn an_ipv6_underlay_does_as_well() {
+    let mut cluster = Cluster::up("underlay6", 3).unwrap();
+    refuse_both_families(&cluster).unwrap();
+    form(&cluster).unwrap();
+    run_checks(
+        &mut cluster,
+        &[
+            ("multicast over IPv6", multicast),
+            ("each way of replication over IPv6", ways),
+            ("the MTU follows, IPv6", |cluster| mtu_follows(cluster, OVERHEAD_IPV6)),
+        ],
+    );
+}
+
+/// Addresses as people write them, with a port and without.
+fn form(cluster: &Cluster) -> Result<()> {
+    let [first, second, third] = cluster.three()?;
+    let (one, two, three) = (first.address_v6(), second.address_v6(), third.address_v6());
+    first.start_shoutd(&[&one.to_string()])?;
+    let token = cluster.token()?;
+    second.start_shoutd(&[&two.to_string(), &format!("--peer-addresses={one}"), &token])?;
+    third.start_shoutd(&[
+        &format!("[{three}]:7789"),
+        &format!("--peer-addresses={one},[{two}]:7789"),
+        &token,
+    ])?;
+    Ok(())
+}
+
+fn refuse_both_families(cluster: &Cluster) -> Result<()> {
+    let host = cluster.host(3)?;
+    let peers = format!("--peer-addresses={}", cluster.host(1)?.address_v6());
+    let output = host.run(["shoutdctl", "start", &host.address().to_string(), &peers])?;
+    let is_told = output.stderr.contains("are not of one address family");
+    ensure!(!output.success() && is_told, "both families are not refused: {output}");
+    Ok(())
+}
+
+fn multicast(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let _network = Network::create(cluster, &hosts[0], "foo", &[])?;
+    let containers = one_on_each(&hosts, "foo", &[WITH_IPV6])?;
+    everyone_hears(&containers, BOTH)?;
+    containers[2].ping(&containers[0].address("foo")?.to_string())
+}
+
+/// A host that sends in each of the ways: one that listens hears all, and one that does not is sent
+/// it only where everything goes to all.
+fn ways(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [first, second, third] = &hosts;
+    let network = Network::create(cluster, first, "foo", &[])?;
+    let containers = one_on_each(&hosts, "foo", &[WITH_IPV6])?;
+    let [sender, receiver, _bystander] = containers.as_slice() else { bail!("three containers") };
+    let open = |container, at: SocketAddr, port| GroupSocket::open(container, at.is_ipv4(), port);
+    let last = GroupSocket::open(sender, true, 0)?;
+    let sending = GROUPS.map(|at| open(sender, at, 0)).into_iter().collect::<Result<Vec<_>>>()?;
+    let listening =
+        GROUPS.map(|at| open(receiver, at, at.port())).into_iter().collect::<Result<Vec<_>>>()?;
+    listening.iter().zip(GROUPS).try_for_each(|(socket, at)| socket.join(at.ip(), Sources::All))?;
+    for way in ["multicast-fdb", "flood", "vxlan-mdb"] {
+        first.sh("shoutdctl stop")?;
+        first.start_shoutd(&[&format!("--replication={way}")])?;
+        ensure!(status(first)?["replication"] == way, "{way} is not shown: {}", status(first)?);
+        for at in GROUPS {
+            await_listeners(first, &at.ip().to_string(), &[second])?;
+        }
+        wait_until(&format!("{way} to send to those that it should"), SOON, || {
+            listening.iter().try_for_each(|socket| socket.heard().map(drop))?;
+            let captures = [Capture::of_underlay(second)?, Capture::of_underlay(third)?];
+            for (socket, at) in sending.iter().zip(GROUPS) {
+                (0..COUNT).try_for_each(|_| socket.send(at, b"datagram"))?;
+            }
+            // Broadcast goes to all, by the same way.
+            let broadcast = network.broadcast()?;
+            last.send((broadcast, 6132), b"last")?;
+            let sent = |capture: &Capture, to: IpAddr| {
+                let frames = capture.frames();
+                let tunnelled = frames.iter().filter_map(Frame::tunnelled_v6);
+                tunnelled
+                    .filter(|(from, _, frame)| {
+                        *from == first.address_v6() && frame.destination() == Some(to)
+                    })
+                    .count()
+            };
+            wait_until("the last datagram to come to both", SOON, || {
+                Ok(captures.iter().all(|capture| sent(capture, broadcast.into()) > 0).then_some(()))
+            })?;
+            for (socket, at) in listening.iter().zip(GROUPS) {
+                let mut heard = 0;
+                wait_until("all to be heard", SOON, || {
+                    heard += socket.heard()?.len();
+                    Ok((heard >= COUNT).then_some(()))
+                })?;
+                ensure!(
+                    heard == COUNT,
+                    "{heard} of {COUNT} datagrams to {at} were heard, by {way}"
+                );
+            }
+            let wanted = [COUNT, if way == "flood" { COUNT } else { 0 }];
+            let is_wanted = |at: &SocketAddr| {
+                captures.each_ref().map(|capture| sent(capture, at.ip())) == wanted
+            };
+            Ok(GROUPS.iter().all(is_wanted).then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
+/// Containers run while the MTU of the underlay changes.
+fn mtu_follows(cluster: &mut Cluster, overhead: u16) -> Result<()> {
+    let hosts = cluster.three()?;
+    let network = Network::create(cluster, &hosts[0], "foo", &[])?;
+    let _fixed = Network::create(
+        cluster,
+        &hosts[0],
+        "bar",
+        &["--opt", "com.docker.network.driver.mtu=1300"],
+    )?;
+    let containers = one_on_each(&hosts, "foo", &[WITH_IPV6])?;
+    let fixed = Container::start(&hosts[0], "bar", &[])?;
+    for mtu in [1400, 9000, 1500] {
+        for host in &hosts {
+            host.sh(&format!("ip link set eth0 mtu {mtu}"))?;
+        }
+        for (host, container) in hosts.iter().zip(&containers) {
+            await_mtu(host, container, &network, mtu - overhead)?;
+        }
+        everyone_hears(&containers, LARGE)?;
+    }
+    // The least counts, and what is larger than that reaches all in pieces.
+    hosts[0].sh("ip link set eth0 mtu 9000")?;
+    for (host, container) in hosts.iter().zip(&containers) {
+        await_mtu(host, container, &network, 1500 - overhead)?;
+    }
+    everyone_hears(&containers, LARGE)?;
+    hosts[0].sh("ip link set eth0 mtu 1500")?;
+    ensure!(mtu_of(&fixed)? == 1300, "a network's own MTU did not stay");
+    Ok(())
+}
+
+/// Waits until the container's interface and all devices of the network on its host have this MTU.
+fn await_mtu(host: &Host, container: &Container, network: &Network, wanted: u16) -> Result<()> {
+    let show = format!("ip netns exec {} ip -oneline link show", network.segment_name()?);
+    wait_until(&format!("MTU {wanted} on {}", host.name()), SOON, || {
+        let devices = host.sh(&show)?;
+        let mut ours = devices.lines().filter(|line| line.contains(": sh"));
+        let all = ours.all(|line| line.contains(&format!(" mtu {wanted} ")));
+        Ok((all && mtu_of(container)? == wanted).then_some(()))
+    })
+}
+
+fn mtu_of(container: &Container) -> Result<u16> {
+    Ok(container.sh("cat /sys/class/net/shout0/mtu")?.trim().parse()?)
+}
+
+/// The first sends these streams at a time, and all others hear all of them.
+fn everyone_hears(containers: &[Container], streams: [Stream<'_>; 2]) -> Result<()> {
+    let [sender, receivers @ ..] = containers else { bail!("no containers") };
+    let receivers: Vec<&Container> = receivers.iter().collect();
+    thread::scope(|scope| {
+        let sending = streams.map(|stream| {
+            scope.spawn({
+                let receivers = &receivers;
+                move || stream.send_undisturbed(sender, receivers, 2)
+            })
+        });
+        sending
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
+    })
+}

@@ -1,0 +1,151 @@
+//! Streams of IPv4 and IPv6 beside each other, while who listens changes and daemons come and go.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::{Context, Result, ensure};
+use shoutd_lab::{Host, Process, wait_until};
+
+use shoutd_e2e::{
+    Capture, Cluster, Container, Frame, Hearing, LISTEN, Network, Numbered, Running, SOON,
+    WITH_IPV6, await_listeners, await_more, begin_both,
+};
+
+/// The groups of [`BOTH`] streams.
+const GROUPS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(224, 1, 1, 1)),
+    IpAddr::V6(Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 1, 5)),
+];
+
+/// Groups that nobody joins but on a host whose daemon is away.
+const OTHERS: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(239, 5, 5, 9)), 6151),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 5, 9)), 6152),
+];
+
+fn listen(container: &Container) -> Result<Vec<Process>> {
+    LISTEN.into_iter().map(|program| container.spawn(program)).collect()
+}
+
+/// Waits until `asked` knows that just these hosts listen to both groups.
+fn await_both(asked: &Host, wanted: &[&Host]) -> Result<()> {
+    GROUPS.iter().try_for_each(|group| await_listeners(asked, &group.to_string(), wanted))
+}
+
+/// How many packets to a group a capture has seen in the tunnel.
+fn count(capture: &Capture, group: IpAddr) -> usize {
+    let frames = capture.frames();
+    frames
+        .iter()
+        .filter_map(Frame::tunnelled)
+        .filter(|(.., frame)| frame.destination() == Some(group))
+        .count()
+}
+
+/// Waits until a host is not sent the streams, in the time in which others hear this many datagrams
+/// of each.
+fn await_silence(host: &Host, streams: &[Running<'_>]) -> Result<()> {
+    wait_until(&format!("{} to be sent nothing", host.name()), SOON, || {
+        let capture = Capture::of_underlay(host)?;
+        await_more(streams, 30)?;
+        Ok(GROUPS.iter().all(|group| count(&capture, *group) == 0).then_some(()))
+    })
+}
+
+/// Waits until a host is sent both streams.
+fn await_streams(host: &Host) -> Result<()> {
+    let capture = Capture::of_underlay(host)?;
+    wait_until(&format!("{} to be sent the streams", host.name()), SOON, || {
+        Ok(GROUPS.iter().all(|group| count(&capture, *group) > 0).then_some(()))
+    })
+}
+
+pub fn joins_and_leaves(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [first, second, third] = &hosts;
+    let _network = Network::create(cluster, first, "foo", &[])?;
+    let start = |host| Container::start(host, "foo", &[WITH_IPV6]);
+    let (sender, receiver, bystander) = (start(first)?, start(second)?, start(third)?);
+    let streams = begin_both(&sender, &[&receiver])?;
+    await_both(first, &[second])?;
+    await_silence(third, &streams)?;
+    // Not one packet in a longer time.
+    let capture = Capture::of_underlay(third)?;
+    await_more(&streams, 200)?;
+    for group in GROUPS {
+        let surplus = count(&capture, group);
+        ensure!(surplus == 0, "host3 does not listen and got {surplus} packets to {group}");
+    }
+    drop(capture);
+
+    let listening = listen(&bystander)?;
+    await_streams(third)?;
+    await_both(first, &[second, third])?;
+    // They have no time to leave: their kernel does that for them.
+    bystander.sh("killall -KILL socat")?;
+    drop(listening);
+    await_silence(third, &streams)?;
+
+    let _listening = listen(&bystander)?;
+    await_streams(third)?;
+    bystander.remove()?;
+    await_silence(third, &streams)?;
+    await_both(first, &[second])?;
+    streams.into_iter().try_for_each(Running::finish)
+}
+
+pub fn daemons_killed(cluster: &mut Cluster) -> Result<()> {
+    let (leader, [other, _]) = cluster.leader_and_others()?;
+    let third = cluster
+        .hosts()
+        .into_iter()
+        .find(|host| ![leader.number(), other.number()].contains(&host.number()));
+    let third = third.context("a third host")?;
+    let _network = Network::create(cluster, &other, "foo", &[])?;
+    let start = |host| Container::start(host, "foo", &[WITH_IPV6]);
+    let (sender, receiver, bystander) = (start(&leader)?, start(&other)?, start(&third)?);
+    let streams = begin_both(&sender, &[&receiver])?;
+    await_silence(&third, &streams)?;
+    // The receiver's, then the sender's, which leads.
+    for victim in [&other, &leader] {
+        victim.kill_shoutd()?;
+        // Longer than a host may be silent: about 9 s.
+        await_more(&streams, 800)?;
+        victim.start_shoutd(&[])?;
+        await_silence(&third, &streams)?;
+        await_both(&leader, &[&other])?;
+    }
+    unheard_host_is_sent_everything(&sender, &bystander)?;
+    await_silence(&third, &streams)?;
+    streams.into_iter().try_for_each(Running::finish)
+}
+
+/// What is joined where no daemon can tell is heard there nevertheless, on and on when the daemon
+/// is back, and is sent there no more when it was left.
+fn unheard_host_is_sent_everything(sender: &Container, receiver: &Container) -> Result<()> {
+    let (asked, host) = (&sender.host, &receiver.host);
+    host.kill_shoutd()?;
+    let numbered = Numbered::begin(sender, &OTHERS)?;
+    let mut hearing =
+        OTHERS.iter().map(|at| Hearing::start(receiver, *at)).collect::<Result<Vec<_>>>()?;
+    let begun =
+        hearing.iter_mut().map(|hearing| hearing.await_number(0)).collect::<Result<Vec<_>>>()?;
+    host.start_shoutd(&[])?;
+    for at in OTHERS {
+        await_listeners(asked, &at.ip().to_string(), &[host])?;
+    }
+    numbered.await_more(100)?;
+    let last = numbered.next() - 1;
+    for (hearing, first) in hearing.iter_mut().zip(begun) {
+        hearing.ensure_all(first, last)?;
+    }
+    drop(hearing);
+    for at in OTHERS {
+        await_listeners(asked, &at.ip().to_string(), &[])?;
+    }
+    wait_until(&format!("{} not to be sent what was left there", host.name()), SOON, || {
+        let capture = Capture::of_underlay(host)?;
+        numbered.await_more(100)?;
+        Ok(OTHERS.iter().all(|at| count(&capture, at.ip()) == 0).then_some(()))
+    })?;
+    numbered.end().map(drop)
+}

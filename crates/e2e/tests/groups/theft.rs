@@ -1,0 +1,60 @@
+//! A container cannot take over what another receives.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::{Context, Result};
+
+use shoutd_e2e::{Cluster, Container, Hearing, Network, Numbered};
+
+/// UDP ports of what is sent from another host, and from the victim's own.
+const PORTS: [u16; 2] = [6171, 6172];
+
+/// Others take a container's MAC address and IPv4 address, one on its own host and one on another,
+/// and tell everybody so by gratuitous ARP: it loses nothing of what is sent to it.
+pub fn mac_address(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, third] = cluster.three()?;
+    let _network = Network::create(cluster, &first, "foo", &["--subnet=10.126.0.0/24"])?;
+    let start = |host| Container::start(host, "foo", &[]);
+    let (victim, senders, thieves) =
+        (start(&second)?, [start(&first)?, start(&second)?], [start(&second)?, start(&third)?]);
+    let address = victim.address("foo")?;
+    let mac = victim.sh("cat /sys/class/net/shout0/address")?;
+    let mut streams = Vec::new();
+    for (sender, port) in senders.iter().zip(PORTS) {
+        let to = SocketAddr::new(address.into(), port);
+        let mut hearing = Hearing::start(&victim, to)?;
+        let numbered = Numbered::begin(sender, &[to])?;
+        let begun = hearing.await_number(0)?;
+        streams.push((numbered, hearing, begun));
+    }
+    for thief in &thieves {
+        steal(thief, mac.trim(), address)?;
+    }
+    for (numbered, ..) in &streams {
+        numbered.await_more(200)?;
+    }
+    for ((numbered, mut hearing, begun), sender) in streams.into_iter().zip(&senders) {
+        let last = numbered.end()?;
+        hearing.ensure_all(begun, last).with_context(|| format!("from {}", sender.host.name()))?;
+    }
+    Ok(())
+}
+
+/// Has a container send with this MAC address, and say by ARP that it has the IPv4 address. Its
+/// interface's own MAC address shoutd puts back, which is waited for, as no other can be up with
+/// it; so there is one behind it, as programs make them for virtual addresses. Only that one
+/// answers for the address: not the interface itself, whose MAC address the neighbours would then
+/// take.
+fn steal(thief: &Container, mac: &str, address: Ipv4Addr) -> Result<()> {
+    let inside = format!("nsenter --net=/proc/{}/ns/net", thief.inspect("{{.State.Pid}}")?);
+    thief.host.sh(&format!(
+        "{inside} sh -c 'echo 1 > /proc/sys/net/ipv4/conf/all/arp_ignore && ip link set shout0 \
+         address {mac} && for n in $(seq 200); do ip link show shout0 | grep -q {mac} || break; \
+         sleep 0.05; done && ip link add link shout0 name stolen address {mac} type macvlan mode \
+         bridge && ip link set stolen up && ip address add {address}/32 dev stolen'"
+    ))?;
+    for kind in ["-U", "-A"] {
+        thief.sh(&format!("arping {kind} -c 1 -I stolen {address}"))?;
+    }
+    Ok(())
+}
