@@ -1,31 +1,31 @@
-//! Addresses as people type them.
+//! Parsing and checking the addresses that users type.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::limits::PORT;
 
-/// An address that is none, or that no host can be reached at by others.
+/// Text that is not an address, or an address at which other hosts cannot reach this one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAddress {
-    /// It cannot be read.
+    /// The text cannot be parsed.
     #[error(
         "{0:?} is not the IP address of a host (such as 10.0.0.1, 10.0.0.1:7789 or [fd00::1]:7789)"
     )]
     Unreadable(String),
-    /// It can, but no other host reaches this one at it.
+    /// It can be parsed, but other hosts cannot reach this one at it.
     #[error("{address} is {kind}: give the address by which the other hosts reach it")]
     Unfit {
         /// The address.
         address: SocketAddr,
-        /// What it is instead.
+        /// The kind of address that it is.
         kind: &'static str,
     },
 }
 
-/// Reads `10.0.0.1`, `10.0.0.1:7789`, `fd00::1` or `[fd00::1]:7789`; without a port it is [`PORT`].
+/// Parses `10.0.0.1`, `10.0.0.1:7789`, `fd00::1` or `[fd00::1]:7789`. The default port is [`PORT`].
 ///
 /// # Errors
-/// If it is none of these, or an address at which no host is reached by others.
+/// If the text is none of these, or an address at which other hosts cannot reach a host.
 pub fn parse_address(text: &str) -> Result<SocketAddr, InvalidAddress> {
     let text = text.trim();
     let unbracketed =
@@ -36,34 +36,29 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, InvalidAddress> {
     address.map_err(unreadable).and_then(|address| check_address(&address).map(|()| address))
 }
 
-/// Checks that a host can be reached by others at this address and port.
+/// Checks that other hosts can reach a host at this address and port.
 ///
 /// # Errors
-/// [`InvalidAddress::Unfit`], with what it is instead.
+/// [`InvalidAddress::Unfit`], with the kind of address.
 pub fn check_address(address: &SocketAddr) -> Result<(), InvalidAddress> {
-    let kind = if address.port() == 0 {
-        Some("an address with port 0, which nobody has")
-    } else {
-        unfit(address.ip())
-    };
+    let kind =
+        if address.port() == 0 { Some("an address with port 0") } else { unfit(address.ip()) };
     kind.map_or(Ok(()), |kind| Err(InvalidAddress::Unfit { address: *address, kind }))
 }
 
-/// What an address is that is no single host's among others (RFC 6890), if it is one.
+/// The kind of an address that does not identify a single host on the underlay (RFC 6890).
 fn unfit(address: IpAddr) -> Option<&'static str> {
-    let link_local = "a link-local address, which means something else on each link";
+    let link_local = "a link-local address, which is valid on one link only";
     match address {
         _ if address.is_unspecified() => Some("the unspecified address"),
-        _ if address.is_loopback() => Some("a loopback address, which every host has for itself"),
+        _ if address.is_loopback() => Some("a loopback address"),
         _ if address.is_multicast() => Some("a multicast address"),
         IpAddr::V4(Ipv4Addr::BROADCAST) => Some("the broadcast address"),
         IpAddr::V4(v4) if v4.is_link_local() => Some(link_local),
-        IpAddr::V4(v4) if v4.octets()[0] == 0 => Some("an address of 0.0.0.0/8, which no host has"),
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => Some("an address in 0.0.0.0/8"),
         IpAddr::V4(v4) if v4.octets()[0] >= 240 => Some("a reserved address (240.0.0.0/4)"),
         IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(link_local),
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
-            Some("an IPv4 address in IPv6's notation")
-        }
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Some("an IPv4-mapped IPv6 address"),
         _ => None,
     }
 }
@@ -73,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_as_people_type_them() {
+    fn addresses_are_parsed_with_and_without_a_port() {
         let read = |text| parse_address(text).map(|address| address.to_string()).ok();
         assert_eq!(read("10.0.0.1").as_deref(), Some("10.0.0.1:7789"));
         assert_eq!(read(" 10.0.0.1:80").as_deref(), Some("10.0.0.1:80"));
@@ -81,13 +76,13 @@ mod tests {
         assert_eq!(read("[fd00::1]").as_deref(), Some("[fd00::1]:7789"));
         assert_eq!(read("[fd00::1]:80").as_deref(), Some("[fd00::1]:80"));
         for wrong in ["", "host", "10.0.0.1:x", "10.0.0", "10.0.0.1/24", "fe80::1%eth0"] {
-            let told = parse_address(wrong).unwrap_err();
-            assert!(matches!(told, InvalidAddress::Unreadable(_)), "{wrong}");
+            let error = parse_address(wrong).unwrap_err();
+            assert!(matches!(error, InvalidAddress::Unreadable(_)), "{wrong}");
         }
     }
 
     #[test]
-    fn addresses_that_others_cannot_reach_are_refused_with_what_they_are() {
+    fn an_unreachable_address_is_refused_with_its_kind() {
         for (text, kind) in [
             ("0.0.0.0", "unspecified"),
             ("::", "unspecified"),
@@ -101,11 +96,11 @@ mod tests {
             ("fe80::1", "link-local"),
             ("0.1.2.3", "0.0.0.0/8"),
             ("250.0.0.1", "reserved"),
-            ("::ffff:10.0.0.1", "IPv4 address"),
+            ("::ffff:10.0.0.1", "IPv4-mapped"),
             ("10.0.0.1:0", "port 0"),
         ] {
-            let told = parse_address(text).unwrap_err().to_string();
-            assert!(told.contains(kind), "{text}: {told}");
+            let error = parse_address(text).unwrap_err().to_string();
+            assert!(error.contains(kind), "{text}: {error}");
         }
     }
 }

@@ -1,13 +1,13 @@
-//! How many files the daemon may have open, and how many it has.
+//! How many file descriptors the daemon needs and may have.
 
-/// Of a network in use on a host: its namespace, and what is told of its devices, filters,
-/// memberships and joins. While it changes it has up to ten.
+/// File descriptors per network in use on a host: its namespace, and the netlink sockets for its
+/// devices, filters, memberships and joins. While the network changes there are up to ten.
 pub const DESCRIPTORS_PER_NETWORK: u64 = 5;
-/// Of a container on such a network: its namespace, and what is told of its devices.
+/// File descriptors per container on such a network: its namespace, and a netlink socket for its
+/// devices.
 pub const DESCRIPTORS_PER_CONTAINER: u64 = 2;
 
-/// What is wrong if a process has so many files open and may have so many, in a line: nothing until
-/// it is three quarters.
+/// A problem text once three quarters of the limit are used.
 pub fn descriptors_problem(open: u64, limit: u64) -> Option<String> {
     if open < limit / 4 * 3 {
         return None;
@@ -15,9 +15,9 @@ pub fn descriptors_problem(open: u64, limit: u64) -> Option<String> {
     let networks =
         limit.saturating_sub(open) / (DESCRIPTORS_PER_NETWORK + DESCRIPTORS_PER_CONTAINER);
     Some(format!(
-        "the daemon has {open} files open and may have {limit}: there is room for about \
-         {networks} more networks with a container each. Raise the limit (LimitNOFILE= of \
-         shoutd.service, or `ulimit -Hn` where shoutd is started) and start shoutd again"
+        "the daemon has {open} files open and may have {limit}: this allows about {networks} more \
+         networks with a container each. Raise the limit (LimitNOFILE= of shoutd.service, or \
+         `ulimit -Hn` where shoutd is started) and start shoutd again"
     ))
 }
 
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_is_told_before_it_is_reached() {
+    fn the_limit_is_reported_before_it_is_reached() {
         assert_eq!(descriptors_problem(3071, 4096), None);
         let line = descriptors_problem(3072, 4096).unwrap();
         assert!(

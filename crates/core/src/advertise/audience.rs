@@ -1,4 +1,4 @@
-//! Who is told what.
+//! Which peer gets which part of this host's advertisement.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,16 +6,16 @@ use super::{Content, PeerStates};
 use crate::cluster::Cluster;
 use crate::{HostId, NetworkId};
 
-/// What of its content host `me` announces to each of the others: a network to the hosts that have
-/// it too, as was agreed or as they announced it themselves.
+/// The part of host `me`'s content that each other host gets: a network goes to the hosts that are
+/// agreed to have it, and to those that advertise it themselves.
 ///
-/// A network of which it is not agreed that `me` has it is announced to all hosts of the cluster:
-/// while there is no majority, those that have it can only learn it so.
+/// While it is not agreed that `me` has a network, the network goes to all hosts of the cluster.
+/// Without a quorum, the hosts that have the network cannot learn of `me` in another way.
 pub fn audience(
     cluster: &Cluster,
     me: HostId,
     content: &Content,
-    heard: &PeerStates,
+    peers: &PeerStates,
 ) -> BTreeMap<HostId, Content> {
     let mut audience: BTreeMap<HostId, Content> = BTreeMap::new();
     let others = || cluster.hosts.keys().filter(|host| **host != me);
@@ -24,7 +24,7 @@ pub fn audience(
         let is_agreed = attached.is_some_and(|attached| attached.contains(&me));
         let has_it = |host: &HostId| {
             attached.is_some_and(|attached| attached.contains(host))
-                || heard.hosts.get(host).is_some_and(|heard| heard.networks.contains_key(id))
+                || peers.hosts.get(host).is_some_and(|peer| peer.networks.contains_key(id))
         };
         for host in others().filter(|host| !is_agreed || has_it(host)) {
             audience.entry(*host).or_default().insert(id.clone(), network.clone());
@@ -33,8 +33,8 @@ pub fn audience(
     audience
 }
 
-/// Which of the networks that host `me` has (its content) each other host is agreed to have, and so
-/// will announce to it.
+/// For each peer, the networks in host `me`'s content that the peer is agreed to have. We expect it
+/// to advertise them to us.
 pub fn expectations(
     cluster: &Cluster,
     me: HostId,

@@ -1,4 +1,4 @@
-//! What is announced, and what was heard of it.
+//! The content of advertisements, and what is known of the peers from theirs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,64 +10,63 @@ use crate::multicast::Memberships;
 use crate::names::Name;
 use crate::{EndpointId, HostId, MacAddress, NetworkId};
 
-/// One endpoint of the host that announces it.
+/// An endpoint of the advertising host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdvertisedEndpoint {
     /// MAC address of the container's interface.
     pub mac: MacAddress,
-    /// Its addresses, without prefix lengths.
+    /// The interface's addresses, without prefix lengths.
     pub addresses: BTreeSet<IpAddr>,
-    /// Its container's name and aliases.
+    /// Names and aliases of the container.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub names: BTreeSet<Name>,
 }
 
-/// What one host has of one network. That it is announced at all says that the host has the
-/// network.
+/// What one host has of one network. An empty entry says that the host has the network.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdvertisedNetwork {
-    /// Its endpoints there.
+    /// The host's endpoints on the network.
     pub endpoints: BTreeMap<EndpointId, AdvertisedEndpoint>,
-    /// What these listen to, together.
+    /// The memberships of these endpoints, merged.
     pub memberships: Memberships,
-    /// The largest MTU that this host's underlay has room for, in octets; `None` if the network has
-    /// one of its own, or from a host of an earlier version.
+    /// The largest MTU that this host's underlay allows, in octets. `None` if the network has a
+    /// configured MTU, or if the host runs an earlier version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
 }
 
-/// What one host announces to one other. Shared, so that a change to one network copies just that
-/// one.
+/// What one host advertises to one peer. The `Arc` makes a change to one network copy only that
+/// network.
 pub type Content = BTreeMap<NetworkId, Arc<AdvertisedNetwork>>;
 
-/// What one other host announced.
+/// What one peer advertises.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PeerState {
-    /// Whether this is what it has now, as far as can be known. If not, it counts as a listener to
-    /// everything on every network it has.
+    /// Whether `networks` is complete and current. If not, we treat the peer as a receiver of every
+    /// group on every network it has.
     pub in_sync: bool,
-    /// By network. One that it is agreed to have and that is not in it was not heard of yet, and
-    /// counts likewise.
+    /// By network. A network that the peer is agreed to have, but that is missing here, has not
+    /// been received yet. We treat the peer as a receiver of every group on it.
     pub networks: Content,
 }
 
-/// What all other hosts announced.
+/// What all peers advertise.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PeerStates {
-    /// By host. One that is not in it was never heard of, and counts as not in sync. Shared, so
-    /// that what one host announces costs nothing for the others.
+    /// By host. We have received nothing from a host that is missing here, and it is not in sync.
+    /// The `Arc` makes an advertisement of one host cost nothing for the others.
     pub hosts: BTreeMap<HostId, Arc<PeerState>>,
 }
 
 impl PeerStates {
-    /// The host that has an endpoint with this MAC address on this network; none that is silent, as
-    /// its containers may have been started elsewhere since.
+    /// The host that has an endpoint with this MAC address on this network. Hosts that are not in
+    /// sync do not count: their containers may have been started elsewhere since.
     pub fn holder_of_mac(&self, network: &NetworkId, mac: MacAddress) -> Option<HostId> {
-        let has_it = |heard: &Arc<PeerState>| {
+        let has_it = |peer: &Arc<PeerState>| {
             let endpoints =
-                heard.networks.get(network).into_iter().flat_map(|known| known.endpoints.values());
-            heard.in_sync && endpoints.into_iter().any(|endpoint| endpoint.mac == mac)
+                peer.networks.get(network).into_iter().flat_map(|known| known.endpoints.values());
+            peer.in_sync && endpoints.into_iter().any(|endpoint| endpoint.mac == mac)
         };
-        self.hosts.iter().find(|(_, heard)| has_it(heard)).map(|(host, _)| *host)
+        self.hosts.iter().find(|(_, peer)| has_it(peer)).map(|(host, _)| *host)
     }
 }

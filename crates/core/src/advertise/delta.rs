@@ -13,14 +13,14 @@ use crate::limits::{
 use crate::multicast::SourceFilter;
 use crate::{EndpointId, NetworkId};
 
-/// A change to what a host announces. `null` on the wire stands for what is not there any more.
+/// A change to a host's advertisement. On the wire, `null` removes an item.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Delta {
     networks: BTreeMap<NetworkId, Option<NetworkDelta>>,
 }
 
-/// A change to one network; of nothing, it makes the network.
+/// A change to one network. Applied to a network that does not exist, it creates it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct NetworkDelta {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -29,12 +29,12 @@ struct NetworkDelta {
     groups: BTreeMap<IpAddr, Option<SourceFilter>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     router: Option<bool>,
-    /// Zero stands for none.
+    /// 0 removes the MTU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mtu: Option<u16>,
 }
 
-/// How much fits into a delta still.
+/// How many more items fit into a delta.
 struct DeltaBudget {
     left: usize,
     was_short: bool,
@@ -51,49 +51,49 @@ impl DeltaBudget {
 }
 
 impl Delta {
-    /// What makes `new` of `old`, and whether that is all of it: a delta has so many items at the
-    /// most, counted in networks, endpoints, addresses, names, groups and sources.
+    /// The change from `old` to `new`, and whether it is complete. It has at most `items_max`
+    /// items: networks, endpoints, addresses, names, groups and sources each count as one.
     pub fn between(old: &Content, new: &Content, items_max: usize) -> (Self, bool) {
-        let mut room = DeltaBudget { left: items_max, was_short: false };
+        let mut budget = DeltaBudget { left: items_max, was_short: false };
         let mut networks = BTreeMap::new();
         for (id, network) in new {
             let known = old.get(id);
             if known.is_some_and(|known| Arc::ptr_eq(known, network) || known == network) {
                 continue;
             }
-            if !room.take(1) {
+            if !budget.take(1) {
                 break;
             }
             let empty = AdvertisedNetwork::default();
             let delta =
-                NetworkDelta::between(known.map_or(&empty, |known| known), network, &mut room);
+                NetworkDelta::between(known.map_or(&empty, |known| known), network, &mut budget);
             networks.insert(id.clone(), Some(delta));
         }
         for id in old.keys().filter(|id| !new.contains_key(*id)) {
-            if !room.take(1) {
+            if !budget.take(1) {
                 break;
             }
             networks.insert(id.clone(), None);
         }
-        (Self { networks }, !room.was_short)
+        (Self { networks }, !budget.was_short)
     }
 
-    /// Whether nothing changes.
+    /// Whether the delta changes nothing.
     pub fn is_empty(&self) -> bool {
         self.networks.is_empty()
     }
 
-    /// The networks that the sender does not have any more, or not for this peer.
+    /// The networks that the sender no longer has, or no longer advertises to this peer.
     pub fn withdrawn(&self) -> impl Iterator<Item = &NetworkId> {
         self.networks.iter().filter(|(_, delta)| delta.is_none()).map(|(id, _)| id)
     }
 
-    /// The networks that it changes.
+    /// The networks that the delta changes.
     pub fn networks(&self) -> impl Iterator<Item = &NetworkId> {
         self.networks.keys()
     }
 
-    /// Makes the change.
+    /// Applies the change to `content`.
     pub fn apply(&self, content: &mut Content) {
         for (id, delta) in &self.networks {
             match delta {
@@ -105,10 +105,10 @@ impl Delta {
         }
     }
 
-    /// Checks what has come from another host.
+    /// Checks a delta that was received from a peer.
     ///
     /// # Errors
-    /// What is in it that no host can have.
+    /// If the delta contains something that no host can have.
     pub fn check(&self) -> Result<(), InvalidAdvertisement> {
         let invalid = |what: String| Err(InvalidAdvertisement::Invalid { what });
         for delta in self.networks.values().flatten() {
@@ -154,11 +154,12 @@ impl Delta {
 }
 
 impl NetworkDelta {
-    fn between(old: &AdvertisedNetwork, new: &AdvertisedNetwork, room: &mut DeltaBudget) -> Self {
+    fn between(old: &AdvertisedNetwork, new: &AdvertisedNetwork, budget: &mut DeltaBudget) -> Self {
         let router =
             Some(new.memberships.router).filter(|router| *router != old.memberships.router);
-        let endpoints = changes(&old.endpoints, &new.endpoints, room, endpoint_weight);
-        let groups = changes(&old.memberships.groups, &new.memberships.groups, room, filter_weight);
+        let endpoints = changes(&old.endpoints, &new.endpoints, budget, endpoint_weight);
+        let groups =
+            changes(&old.memberships.groups, &new.memberships.groups, budget, filter_weight);
         let mtu = (new.mtu != old.mtu).then(|| new.mtu.unwrap_or_default());
         Self { endpoints, groups, router, mtu }
     }
@@ -175,23 +176,23 @@ impl NetworkDelta {
     }
 }
 
-/// What is new comes first: to be heard is more urgent than not to be.
+/// New items come first: it is more urgent to add a receiver than to remove one.
 fn changes<K: Ord + Clone, V: PartialEq + Clone>(
     old: &BTreeMap<K, V>,
     new: &BTreeMap<K, V>,
-    room: &mut DeltaBudget,
+    budget: &mut DeltaBudget,
     weight: fn(&V) -> usize,
 ) -> BTreeMap<K, Option<V>> {
     let changed = new.iter().filter(|(key, value)| old.get(key) != Some(value));
     let mut changes = BTreeMap::new();
     for (key, value) in changed {
-        if !room.take(weight(value)) {
+        if !budget.take(weight(value)) {
             return changes;
         }
         changes.insert(key.clone(), Some(value.clone()));
     }
     for key in old.keys().filter(|key| !new.contains_key(key)) {
-        if !room.take(1) {
+        if !budget.take(1) {
             return changes;
         }
         changes.insert(key.clone(), None);
@@ -222,14 +223,15 @@ fn filter_weight(filter: &SourceFilter) -> usize {
     1 + sources(filter)
 }
 
-/// How much a network is: itself, its endpoints and their addresses, the groups and their sources.
+/// How many items a network has: itself, its endpoints with their addresses and names, its groups
+/// with their sources.
 pub(super) fn network_weight(network: &AdvertisedNetwork) -> usize {
     let endpoints: usize = network.endpoints.values().map(endpoint_weight).sum();
     let groups: usize = network.memberships.groups.values().map(filter_weight).sum();
     1 + endpoints + groups
 }
 
-/// How much a content is.
+/// How many items a content has.
 pub(super) fn weight(content: &Content) -> usize {
     content.values().map(|network| network_weight(network)).sum()
 }

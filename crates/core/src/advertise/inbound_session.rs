@@ -1,4 +1,4 @@
-//! What one peer announced.
+//! The advertisement that one peer sends us.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -8,42 +8,41 @@ use super::{Content, Incarnation, InvalidAdvertisement, Message, PeerState, Repl
 use crate::NetworkId;
 use crate::limits::{ANNOUNCED_ITEMS_MAX, ANNOUNCEMENTS_PER_HOST, HOLD_TIME, SILENCE_MAX};
 
-/// Incarnations of a peer that are remembered as over: a snapshot of one of them that comes late is
-/// not taken for news.
+/// How many earlier incarnations of a peer are remembered, so that a late snapshot of one of them
+/// is not applied.
 const RETIRED_MAX: usize = 8;
 
-/// What one peer announced, and how far it can be relied upon. All times are on one clock of the
-/// caller's that never goes back.
+/// The advertisement of one peer, and how far we can rely on it. All times are of one monotonic
+/// clock of the caller.
 #[derive(Debug, Clone)]
 pub struct InboundSession {
-    /// Where the peer is: which incarnation, and which number; `None` until its first snapshot.
+    /// The peer's incarnation and last sequence number; `None` until its first snapshot.
     position: Option<(Incarnation, u64)>,
-    /// What it has, as far as it was told.
+    /// The content as received so far.
     content: Content,
-    /// Whether that is all; if not, the rest is on its way.
+    /// Whether `content` is complete. If not, the rest follows.
     complete: bool,
-    /// What it last had in full.
+    /// The last complete content.
     whole: Content,
-    /// Networks that it said it does not have any more, so that their absence is known to be no
-    /// delay.
+    /// Networks that the peer withdrew. Their absence is not a delay.
     withdrawn: BTreeSet<NetworkId>,
-    /// Whether there is no reason to doubt it but time.
+    /// Whether the content is current, the hold time aside.
     trusted: bool,
-    /// When it was last heard, or first expected.
-    heard: Duration,
-    /// Whether the hold time is over.
+    /// When the peer last sent a valid message, or when we began to expect one.
+    last_received: Duration,
+    /// Whether the hold time has expired.
     expired: bool,
     retired: VecDeque<Incarnation>,
-    /// A token bucket, kept as the time at which it is full again.
+    /// A token bucket, stored as the time at which it will be full.
     full_at: Duration,
-    /// Until when it was told to wait.
+    /// Until when the peer was told to wait.
     waits_until: Duration,
-    /// Whether it did not wait when it was last told to.
+    /// Whether the peer sent again before the time it was told to wait for.
     is_impatient: bool,
 }
 
 impl InboundSession {
-    /// For a peer that is expected to announce something.
+    /// For a peer that is expected to advertise something.
     pub fn new(now: Duration) -> Self {
         Self {
             position: None,
@@ -52,7 +51,7 @@ impl InboundSession {
             whole: Content::new(),
             withdrawn: BTreeSet::new(),
             trusted: false,
-            heard: now,
+            last_received: now,
             expired: false,
             retired: VecDeque::new(),
             full_at: now,
@@ -61,10 +60,10 @@ impl InboundSession {
         }
     }
 
-    /// Takes a message.
+    /// Processes a message.
     ///
     /// # Errors
-    /// If it is none that a host would send. The peer is not in sync then.
+    /// If the message is invalid. The peer is then not in sync.
     pub fn hear(
         &mut self,
         message: &Message,
@@ -76,9 +75,9 @@ impl InboundSession {
             return Ok(Reply::TooOften { wait });
         }
         self.is_impatient = false;
-        if let Err(unsound) = message.delta.check() {
+        if let Err(invalid) = message.delta.check() {
             self.trusted = false;
-            return Err(unsound);
+            return Err(invalid);
         }
         let position = match self.position {
             Some((incarnation, sequence)) if incarnation == message.incarnation => Some(sequence),
@@ -86,8 +85,8 @@ impl InboundSession {
             _ => None,
         };
         match (position, message.base) {
-            // Nothing is left of what a change could be a change to. A snapshot that comes so late
-            // is an old one.
+            // After the hold time there is no content that a delta could apply to. A snapshot with
+            // an old sequence number was delayed on the way.
             (has, base)
                 if self.expired
                     && (base.is_some() || has.is_some_and(|has| message.sequence <= has)) =>
@@ -104,7 +103,7 @@ impl InboundSession {
             }
             (None, Some(_)) => return Ok(Reply::WantSnapshot),
         }
-        self.heard = now;
+        self.last_received = now;
         self.trusted = true;
         self.expired = false;
         Ok(Reply::has(message.sequence))
@@ -114,7 +113,7 @@ impl InboundSession {
         let mut content = if is_snapshot { Content::new() } else { self.content.clone() };
         message.delta.apply(&mut content);
         let items = weight(&content);
-        // Of a change that comes in parts what is new comes first, beside what it is to replace.
+        // In a change that comes in parts, additions precede the removals that make room for them.
         let most = if message.complete { ANNOUNCED_ITEMS_MAX } else { 2 * ANNOUNCED_ITEMS_MAX };
         if items > most {
             self.trusted = false;
@@ -137,7 +136,7 @@ impl InboundSession {
         Ok(())
     }
 
-    /// How long the peer has to wait, in milliseconds, if it announces too often.
+    /// How long the peer must wait, in milliseconds, if it exceeds its rate limit.
     fn wait(&mut self, now: Duration) -> Option<u32> {
         let (burst, interval) = ANNOUNCEMENTS_PER_HOST;
         let full_at = self.full_at.max(now) + interval;
@@ -149,50 +148,51 @@ impl InboundSession {
         u32::try_from(wait.as_millis()).ok().map(|wait| wait + 1)
     }
 
-    /// Whether the peer announces although it was told to wait. To be told so is no fault: many
-    /// containers that start at once lead there, and what changes meanwhile goes along.
+    /// Whether the peer does not wait although it was told to. Being told to wait is not a fault:
+    /// when many containers start at once, a host exceeds its rate limit, and its next message
+    /// includes the changes made in the meantime.
     pub fn is_impatient(&self) -> bool {
         self.is_impatient
     }
 
-    /// The peer may be gone: it counts as not in sync until it is heard again.
+    /// Marks the peer as not in sync until its next message, because it may be gone.
     pub fn doubt(&mut self) {
         self.trusted = false;
     }
 
-    /// Withdraws what it announced, if it has been silent for too long.
+    /// Withdraws the peer's advertisement if its hold time has expired.
     pub fn expire(&mut self, now: Duration) {
-        if self.expired || now < self.heard + HOLD_TIME {
+        if self.expired || now < self.last_received + HOLD_TIME {
             return;
         }
         let (position, retired) = (self.position, std::mem::take(&mut self.retired));
         *self = Self {
             position,
             retired,
-            heard: self.heard,
+            last_received: self.last_received,
             expired: true,
             full_at: self.full_at,
             ..Self::new(now)
         };
     }
 
-    /// Forgets that the peer said it does not have networks any more which it is not agreed to have
-    /// either.
+    /// Forgets the withdrawals of networks that the peer is not agreed to have either.
     pub fn prune(&mut self, agreed: Option<&BTreeSet<NetworkId>>) {
         self.withdrawn.retain(|network| agreed.is_some_and(|agreed| agreed.contains(network)));
     }
 
-    /// When, without a word from it, its state changes next after this time; `None` if never.
+    /// The next time after `after` at which the state changes if the peer stays silent; `None` if
+    /// it does not.
     pub fn wake(&self, after: Duration) -> Option<Duration> {
-        let times = [self.heard + SILENCE_MAX, self.heard + HOLD_TIME];
+        let times = [self.last_received + SILENCE_MAX, self.last_received + HOLD_TIME];
         times.into_iter().find(|time| *time > after).filter(|_| !self.expired)
     }
 
-    /// What is to be made of it. `agreed` are the networks that it is agreed to have and this host
-    /// has too: of those that it does not have any more, as it said itself or because its
-    /// announcements were withdrawn after the hold time, it is known to have nothing.
+    /// The peer's state. `agreed` are the networks that the peer is agreed to have and this host
+    /// has too. The peer is known to have nothing on those that it withdrew, and on all of them
+    /// once the hold time has expired.
     pub fn heard(&self, agreed: Option<&BTreeSet<NetworkId>>, now: Duration) -> PeerState {
-        let is_fresh = self.trusted && self.complete && now < self.heard + SILENCE_MAX;
+        let is_fresh = self.trusted && self.complete && now < self.last_received + SILENCE_MAX;
         let mut networks = self.whole.clone();
         for network in agreed.into_iter().flatten() {
             if self.expired || self.withdrawn.contains(network) {
@@ -202,22 +202,22 @@ impl InboundSession {
         PeerState { in_sync: self.expired || is_fresh, networks }
     }
 
-    /// When it was last heard; `None` if never.
+    /// When the peer's last valid message arrived; `None` if there was none.
     pub fn last_heard(&self) -> Option<Duration> {
-        self.position.map(|_| self.heard)
+        self.position.map(|_| self.last_received)
     }
 
-    /// Where the peer is, as far as this host knows: which of its incarnations, and which number.
+    /// The peer's incarnation and sequence number, as far as we know.
     pub fn position(&self) -> Option<(Incarnation, u64)> {
         self.position
     }
 
-    /// Whether all was heard that the peer had to say at the time.
+    /// Whether we have received all that the peer had at the time of its last message.
     pub fn is_whole(&self) -> bool {
         self.complete
     }
 
-    /// Whether it announces nothing that would be missed.
+    /// Whether the peer has advertised nothing.
     pub fn is_empty(&self) -> bool {
         self.content.is_empty() && self.whole.is_empty()
     }

@@ -1,4 +1,4 @@
-//! What all peers announced.
+//! The advertisements that all peers send us.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -7,40 +7,40 @@ use super::{InboundSession, InvalidAdvertisement, Message, PeerState, Reply};
 use crate::cluster::Cluster;
 use crate::{HostId, NetworkId};
 
-/// What all peers announced. There is an entry for each host of the cluster that announces
-/// something, or is expected to.
+/// The advertisements of all peers. There is a session for each host of the cluster that advertises
+/// something or is expected to.
 #[derive(Debug, Clone, Default)]
 pub struct InboundSessions {
     hosts: BTreeMap<HostId, InboundSession>,
-    /// Which networks each is agreed to have and this host has too.
+    /// For each peer, the networks that it is agreed to have and this host has too.
     agreed: BTreeMap<HostId, BTreeSet<NetworkId>>,
 }
 
 impl InboundSessions {
-    /// Follows what is agreed: a host that is agreed to have a network of this host's is expected
-    /// to announce it, and one that has left the cluster is forgotten.
+    /// Follows agreed state. A host that is agreed to have one of this host's networks is expected
+    /// to advertise it. A host that left the cluster is forgotten.
     pub fn track(
         &mut self,
         cluster: &Cluster,
         agreed: BTreeMap<HostId, BTreeSet<NetworkId>>,
         now: Duration,
     ) {
-        self.hosts.retain(|host, listener| {
-            cluster.hosts.contains_key(host) && (agreed.contains_key(host) || !listener.is_empty())
+        self.hosts.retain(|host, session| {
+            cluster.hosts.contains_key(host) && (agreed.contains_key(host) || !session.is_empty())
         });
         for host in agreed.keys() {
             self.hosts.entry(*host).or_insert_with(|| InboundSession::new(now));
         }
-        for (host, listener) in &mut self.hosts {
-            listener.prune(agreed.get(host));
+        for (host, session) in &mut self.hosts {
+            session.prune(agreed.get(host));
         }
         self.agreed = agreed;
     }
 
-    /// Takes a message of this host.
+    /// Processes a message from this host.
     ///
     /// # Errors
-    /// If it is none that a host would send.
+    /// If the message is invalid.
     pub fn hear(
         &mut self,
         host: HostId,
@@ -50,39 +50,40 @@ impl InboundSessions {
         self.hosts.entry(host).or_insert_with(|| InboundSession::new(now)).hear(message, now)
     }
 
-    /// A host may be gone: it counts as not in sync until it is heard again.
+    /// Marks a host as not in sync until its next message, because it may be gone.
     pub fn doubt(&mut self, host: HostId) {
-        if let Some(listener) = self.hosts.get_mut(&host) {
-            listener.doubt();
+        if let Some(session) = self.hosts.get_mut(&host) {
+            session.doubt();
         }
     }
 
-    /// Withdraws what hosts announced that have been silent for too long.
+    /// Withdraws the advertisements of hosts whose hold time has expired.
     pub fn expire(&mut self, now: Duration) {
-        self.hosts.values_mut().for_each(|listener| listener.expire(now));
+        self.hosts.values_mut().for_each(|session| session.expire(now));
     }
 
-    /// When, without a word from anybody, something changes next after this time; `None` if never.
+    /// The next time after `after` at which something changes if all peers stay silent; `None` if
+    /// nothing does.
     pub fn wake(&self, after: Duration) -> Option<Duration> {
-        self.hosts.values().filter_map(|listener| listener.wake(after)).min()
+        self.hosts.values().filter_map(|session| session.wake(after)).min()
     }
 
-    /// The hosts that announce something, or are expected to.
+    /// The hosts that advertise something or are expected to.
     pub fn hosts(&self) -> impl Iterator<Item = HostId> {
         self.hosts.keys().copied()
     }
 
-    /// What is to be made of one host.
+    /// The state of one peer.
     pub fn heard_host(&self, host: HostId, now: Duration) -> Option<PeerState> {
-        self.hosts.get(&host).map(|listener| listener.heard(self.agreed.get(&host), now))
+        self.hosts.get(&host).map(|session| session.heard(self.agreed.get(&host), now))
     }
 
-    /// One host's.
+    /// The session of one host.
     pub fn get(&self, host: HostId) -> Option<&InboundSession> {
         self.hosts.get(&host)
     }
 
-    /// The hosts that are agreed to have this network, which this host has too.
+    /// The hosts that are agreed to have this network, if this host has it too.
     pub fn sharing(&self, network: &NetworkId) -> impl Iterator<Item = HostId> {
         self.agreed
             .iter()

@@ -1,77 +1,78 @@
-//! What goes from a speaker to a listener and back.
+//! The messages of advertisement sessions.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Delta, ReportedRejection};
 
-/// One row of messages to one peer, from a start of the daemon on: random. Two of them differ, and
-/// that is all that can be said of them.
+/// One run of a daemon, as seen by one peer: a random number. Incarnations can be compared for
+/// equality only, they have no order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Incarnation(pub u64);
 
-/// What a host has, or how it differs from what the peer acknowledged.
+/// The sender's advertisement, or its difference from what the peer acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Which row it belongs to.
+    /// The incarnation of the sender.
     pub incarnation: Incarnation,
-    /// Number of what the peer has when it has applied this. It grows with every change that is
-    /// sent to anybody, and names this content to this peer alone.
+    /// The number of the content that the peer has once it has applied this message. The sender
+    /// counts over all its peers, so the number identifies this content for this peer only.
     pub sequence: u64,
-    /// What `delta` is a change to: to what had this number, or to nothing, which makes it a
-    /// snapshot. Equal to `sequence` if nothing has changed: a beat.
+    /// The number of the content to which `delta` applies. `None` makes the message a snapshot. If
+    /// it equals `sequence`, nothing has changed and the message is a keepalive.
     pub base: Option<u64>,
     /// The change.
     pub delta: Delta,
-    /// Whether this is all that the host has now; if not, the rest follows.
+    /// Whether this completes the content. If not, the rest follows.
     pub complete: bool,
 }
 
-/// What a listener answers.
+/// A peer's answer to a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// It has what has this number.
+    /// The peer has the content with this number.
     Has {
         /// The number.
         sequence: u64,
-        /// What of it is not believed. Earlier versions believe everything, and read over it.
+        /// What the peer does not accept of it. Earlier versions accept everything and ignore this
+        /// field.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         doubts: Vec<ReportedRejection>,
     },
-    /// It does not have what the change is a change to.
+    /// The peer does not have the content to which the delta applies.
     WantSnapshot,
-    /// It has heard another incarnation since: a snapshot of a new one is wanted.
+    /// The peer has received another incarnation since. A snapshot of a new incarnation is needed.
     Over,
-    /// It takes no more announcements from this host just now.
+    /// The sender exceeds its rate limit.
     TooOften {
-        /// When it does again, in milliseconds from now.
+        /// For how long the peer takes no more messages, in milliseconds.
         wait: u32,
     },
 }
 
 impl Reply {
-    /// It has what has this number, and believes all of it.
+    /// The peer has the content with this number, and accepts all of it.
     pub fn has(sequence: u64) -> Self {
         Self::Has { sequence, doubts: Vec::new() }
     }
 }
 
-/// Why a listener does not take a message that no `shoutd` would send.
+/// Why a peer refuses a message that no `shoutd` would send.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAdvertisement {
-    /// What it announces in all exceeds the limit.
-    #[error("it announces {items} endpoints, groups, addresses and sources; {most} is the limit")]
+    /// The content exceeds the limit.
+    #[error("it advertises {items} endpoints, addresses, groups and sources; the limit is {most}")]
     TooMuch {
-        /// How much it is.
+        /// The number of items.
         items: usize,
-        /// See [`crate::limits::ANNOUNCED_ITEMS_MAX`]; twice that while a change comes in parts.
+        /// [`crate::limits::ANNOUNCED_ITEMS_MAX`], or twice that while a change comes in parts.
         most: usize,
     },
-    /// Something in it is not what it should be.
-    #[error("it announces {what}, which cannot be")]
+    /// An item is not valid.
+    #[error("it advertises {what}, which is not valid")]
     Invalid {
-        /// What.
+        /// The item.
         what: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What one peer has of this host's announcements, and what to send it next.
+//! What one peer has of this host's advertisement, and what to send it next.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,25 +8,25 @@ use crate::EndpointId;
 use crate::NetworkId;
 use crate::limits::{ANNOUNCE_RETRY_FIRST, ANNOUNCE_RETRY_LAST, BEAT_INTERVAL, MESSAGE_ITEMS_MAX};
 
-/// What is announced to one peer. One message is under way at a time; what changes meanwhile goes
-/// into the next one, so that the work grows with what changed and not with how often it did. All
-/// times are on one clock of the caller's that never goes back.
+/// The advertisement to one peer. At most one message is in flight. Changes made in the meantime go
+/// into the next message, so the work depends on how much changed and not on how often. All times
+/// are of one monotonic clock of the caller.
 #[derive(Debug, Clone)]
 pub struct OutboundSession {
     incarnation: Incarnation,
-    /// What the peer is to have.
+    /// What the peer should have.
     wanted: Content,
-    /// What it has acknowledged, under which number; `None` until then.
+    /// What the peer has acknowledged; `None` until its first acknowledgment.
     acknowledged: Option<Acknowledged>,
-    /// What was sent and not answered.
+    /// The message that was sent and has not been answered.
     unanswered: Option<Unanswered>,
     /// How many attempts in a row have failed.
     failures: u32,
-    /// Nothing is sent before this.
+    /// The time before which nothing is sent.
     not_before: Duration,
     /// When the peer last answered.
     answered: Option<Duration>,
-    /// How much shorter than [`BEAT_INTERVAL`] the time between beats is.
+    /// By how much the keepalive interval is shorter than [`BEAT_INTERVAL`].
     advance: Duration,
 }
 
@@ -34,22 +34,22 @@ pub struct OutboundSession {
 struct Acknowledged {
     sequence: u64,
     content: Content,
-    /// Whether the peer was told that this is all.
+    /// Whether the peer was told that the content is complete.
     complete: bool,
 }
 
 #[derive(Debug, Clone)]
 struct Unanswered {
     message: Arc<Message>,
-    /// What the peer has when it has applied it.
+    /// What the peer has once it has applied the message.
     content: Content,
-    /// Whether an answer is still awaited.
-    is_under_way: bool,
+    /// Whether an answer is still expected.
+    is_in_flight: bool,
 }
 
 impl OutboundSession {
-    /// For a peer that has nothing of this run of the daemon yet. `entropy` is random: it makes the
-    /// incarnation, and peers with different ones are not sent beats in the same instant.
+    /// For a peer that has nothing of this run of the daemon. `entropy` is random. It becomes the
+    /// incarnation, and spreads the keepalives to different peers over time.
     pub fn new(entropy: u64) -> Self {
         let [phase, ..] = entropy.to_le_bytes();
         Self {
@@ -64,42 +64,42 @@ impl OutboundSession {
         }
     }
 
-    /// Says what the peer is to have.
+    /// Sets what the peer should have.
     pub fn want(&mut self, content: Content) {
         self.wanted = content;
     }
 
-    /// Forgets what the peer had: it has started anew.
+    /// Forgets what the peer had, because the peer has restarted.
     pub fn start_over(&mut self, now: Duration) {
         self.acknowledged = None;
-        self.unanswered = self.unanswered.take().filter(|unanswered| unanswered.is_under_way);
+        self.unanswered = self.unanswered.take().filter(|unanswered| unanswered.is_in_flight);
         self.hurry(now);
     }
 
-    /// The peer was heard: what was put off because it did not answer is worth trying at once.
+    /// Retries at once what was postponed for lack of an answer, because the peer sent a message.
     pub fn hurry(&mut self, now: Duration) {
         if self.failures > 0 {
             self.not_before = now;
         }
     }
 
-    /// The message to send now. Its answer, or that there is none, is to be told by
-    /// [`OutboundSession::answered`], [`OutboundSession::refused`] or [`OutboundSession::failed`];
-    /// until then there is no other. A new number is taken from `sequence`, which all speakers of
-    /// this host share.
+    /// The message to send now. The caller reports the outcome by [`OutboundSession::answered`],
+    /// [`OutboundSession::refused`] or [`OutboundSession::failed`]; until then `next` returns
+    /// nothing. New sequence numbers come from `sequence`, which all sessions of this host share.
     pub fn next(&mut self, sequence: &mut u64, now: Duration) -> Option<Arc<Message>> {
-        if self.is_under_way() || now < self.not_before {
+        if self.is_in_flight() || now < self.not_before {
             return None;
         }
-        // Whether the peer has it is not known: the same again is harmless, and tells.
+        // We do not know whether the peer has this message. To send it again is harmless, and the
+        // answer tells.
         if let Some(unanswered) = &mut self.unanswered {
-            unanswered.is_under_way = true;
+            unanswered.is_in_flight = true;
             return Some(unanswered.message.clone());
         }
         let (message, content) = self.compose(sequence, now)?;
         let message = Arc::new(message);
         self.unanswered =
-            Some(Unanswered { message: message.clone(), content, is_under_way: true });
+            Some(Unanswered { message: message.clone(), content, is_in_flight: true });
         Some(message)
     }
 
@@ -124,8 +124,8 @@ impl OutboundSession {
         Some((Message { incarnation, sequence: *sequence, base, delta, complete }, content))
     }
 
-    /// What the peer answered to the message under way. `entropy` is random, for a new incarnation
-    /// if one is wanted.
+    /// Handles the peer's answer to the message in flight. `entropy` is random, and is used if a
+    /// new incarnation is needed.
     pub fn answered(&mut self, reply: &Reply, entropy: u64, now: Duration) {
         let Some(Unanswered { message, content, .. }) = self.unanswered.take() else {
             return;
@@ -141,7 +141,7 @@ impl OutboundSession {
             Reply::Has { .. } | Reply::WantSnapshot => {
                 self.acknowledged = None;
                 self.answered = Some(now);
-                // One that wants a snapshot and gets it wants none again.
+                // A peer that got a snapshot must not ask for another at once.
                 if message.base.is_none() { self.put_off(now) } else { self.not_before = now }
             }
             Reply::Over => {
@@ -149,8 +149,8 @@ impl OutboundSession {
                 self.acknowledged = None;
                 self.not_before = now;
             }
-            // Not applied: what changes until then goes along. It did answer, so nothing hurries
-            // the next.
+            // The peer did not apply the message; the next one includes later changes too. As the
+            // peer did answer, `hurry` must not shorten the wait.
             Reply::TooOften { wait } => {
                 self.failures = 0;
                 self.not_before = now + Duration::from_millis((*wait).into());
@@ -158,20 +158,20 @@ impl OutboundSession {
         }
     }
 
-    /// There was no answer to the message under way.
+    /// Handles that the message in flight was not answered.
     pub fn failed(&mut self, now: Duration) {
-        // A snapshot that is tried again had better be a new one. A delta must be the same: the
-        // peer may have it.
+        // A snapshot is not sent again: a new one is more current. A delta must be repeated as it
+        // was, because the peer may have applied it.
         self.unanswered =
             self.unanswered.take().filter(|unanswered| unanswered.message.base.is_some());
         if let Some(unanswered) = &mut self.unanswered {
-            unanswered.is_under_way = false;
+            unanswered.is_in_flight = false;
         }
         self.put_off(now);
     }
 
-    /// The peer does not take the message under way, and would not take it another time: it is told
-    /// all anew, as it is then.
+    /// Handles that the peer refused the message in flight and would refuse it again. The next
+    /// message is a current snapshot.
     pub fn refused(&mut self, now: Duration) {
         self.acknowledged = None;
         self.unanswered = None;
@@ -184,10 +184,10 @@ impl OutboundSession {
         self.failures += 1;
     }
 
-    /// When there may be something to send though nothing has changed; `None` while an answer is
-    /// awaited, or if there will never be.
+    /// When there may be something to send although nothing changed; `None` while an answer is
+    /// expected, or if there will be nothing to send.
     pub fn wake(&self) -> Option<Duration> {
-        if self.is_under_way() || self.is_done() {
+        if self.is_in_flight() || self.is_done() {
             return None;
         }
         let beat = self.answered.map(|answered| answered + (BEAT_INTERVAL - self.advance));
@@ -200,11 +200,11 @@ impl OutboundSession {
         self.answered.is_none_or(|answered| now >= answered + (BEAT_INTERVAL - self.advance))
     }
 
-    fn is_under_way(&self) -> bool {
-        self.unanswered.as_ref().is_some_and(|unanswered| unanswered.is_under_way)
+    fn is_in_flight(&self) -> bool {
+        self.unanswered.as_ref().is_some_and(|unanswered| unanswered.is_in_flight)
     }
 
-    /// Whether the peer has acknowledged all that it is to have.
+    /// Whether the peer has acknowledged all that it should have.
     pub fn is_up_to_date(&self) -> bool {
         let acknowledged = self.acknowledged.as_ref();
         acknowledged.is_some_and(|acknowledged| {
@@ -212,13 +212,12 @@ impl OutboundSession {
         })
     }
 
-    /// Whether the peer is to have nothing, and has acknowledged that: it need not be spoken to any
-    /// more.
+    /// Whether the peer should have nothing and has acknowledged that. The session can then end.
     pub fn is_done(&self) -> bool {
         self.wanted.is_empty() && self.unanswered.is_none() && self.is_up_to_date()
     }
 
-    /// Whether the peer did not answer when it was last spoken to, or not well.
+    /// Whether the last message to the peer failed.
     pub fn is_failing(&self) -> bool {
         self.failures > 0
     }
@@ -230,7 +229,7 @@ impl OutboundSession {
         content.is_some_and(|network| network.endpoints.contains_key(endpoint))
     }
 
-    /// Whether the peer is to have this network.
+    /// Whether the peer should have this network.
     pub fn wants(&self, network: &NetworkId) -> bool {
         self.wanted.contains_key(network)
     }

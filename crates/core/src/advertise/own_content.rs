@@ -1,4 +1,4 @@
-//! What this host announces.
+//! What this host advertises.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,12 +17,12 @@ use crate::names::announced_names;
 use crate::plane::{Underlay, announced_mtu};
 use crate::{NetworkId, Vni};
 
-/// A network of which this host listens to more than it announces.
+/// A network with more memberships on this host than can be advertised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OverLimit {
-    /// What people call the network.
+    /// The network's name.
     pub network: String,
-    /// How many groups its containers on this host listen to.
+    /// How many groups its containers on this host are members of.
     pub groups: usize,
 }
 
@@ -31,19 +31,19 @@ impl fmt::Display for OverLimit {
         let Self { network, groups } = self;
         write!(
             f,
-            "network {network}: the containers of this host listen to {groups} groups, more than \
-             are announced "
+            "network {network}: the containers of this host are members of {groups} groups, more \
+             than can be advertised "
         )?;
         write!(
             f,
-            "({ANNOUNCED_GROUPS_MAX} of one network, {ANNOUNCED_ITEMS_MAX} in all): all of its \
-             multicast is sent here"
+            "({ANNOUNCED_GROUPS_MAX} per network, {ANNOUNCED_ITEMS_MAX} items in total): all of \
+             its multicast is sent here"
         )
     }
 }
 
-/// What this host has of the networks it has endpoints on, within the limits. What exceeds them is
-/// widened to "everything", and named.
+/// What this host has of the networks on which it has endpoints. A network that exceeds the limits
+/// is advertised as a receiver of all groups, and is listed.
 pub fn own_content(
     cluster: &Cluster,
     local: &Local,
@@ -64,31 +64,32 @@ pub fn own_content(
             .endpoints
             .insert(id.clone(), announced);
     }
-    let mut excesses = Vec::new();
+    let mut over_limit = Vec::new();
     for (id, announced) in &mut networks {
         let Some(known) = cluster.networks.get(id) else { continue };
         announced.mtu = announced_mtu(known, underlay);
         let Some(wanted) = memberships.get(&known.vni) else { continue };
         if wanted.groups.len() > ANNOUNCED_GROUPS_MAX {
-            excesses.push(OverLimit {
+            over_limit.push(OverLimit {
                 network: known.title(id).to_owned(),
                 groups: wanted.groups.len(),
             });
             announced.memberships.router = true;
         } else {
-            announced.memberships = Memberships { groups: narrow(wanted), router: wanted.router };
+            announced.memberships =
+                Memberships { groups: bounded_groups(wanted), router: wanted.router };
         }
     }
     let mut content: Content =
         networks.into_iter().map(|(id, network)| (id, Arc::new(network))).collect();
-    excesses.extend(shrink(cluster, &mut content));
-    (content, excesses)
+    over_limit.extend(shrink(cluster, &mut content));
+    (content, over_limit)
 }
 
-/// Groups with filters of bounded size. A filter that is cut lets more through, never less. A
-/// container can report any address with a message that it makes itself, and the bridge takes it
-/// for a group; peers take no announcement with one that is none.
-fn narrow(wanted: &Memberships) -> BTreeMap<std::net::IpAddr, SourceFilter> {
+/// The groups, with source filters of bounded size. A filter that exceeds the bound is widened,
+/// never narrowed. A container can send a report for any address, and the bridge adds it to its
+/// MDB; we drop unicast addresses here, because peers refuse an advertisement that contains one.
+fn bounded_groups(wanted: &Memberships) -> BTreeMap<std::net::IpAddr, SourceFilter> {
     let bounded = |filter: &SourceFilter| match filter {
         SourceFilter::Include(sources) if sources.len() > ANNOUNCED_SOURCES_MAX => {
             SourceFilter::all()
@@ -102,13 +103,13 @@ fn narrow(wanted: &Memberships) -> BTreeMap<std::net::IpAddr, SourceFilter> {
     groups.map(|(group, filter)| (*group, bounded(filter))).collect()
 }
 
-/// Widens the networks with the most groups until all fits.
+/// Widens the networks with the most items until the total fits.
 fn shrink(cluster: &Cluster, content: &mut Content) -> Vec<OverLimit> {
     let mut total = weight(content);
     if total <= ANNOUNCED_ITEMS_MAX {
         return Vec::new();
     }
-    let mut excesses = Vec::new();
+    let mut over_limit = Vec::new();
     let mut largest: Vec<_> = content.iter_mut().collect();
     largest.sort_by_key(|(_, network)| Reverse(network_weight(network)));
     for (id, network) in largest {
@@ -117,10 +118,10 @@ fn shrink(cluster: &Cluster, content: &mut Content) -> Vec<OverLimit> {
         }
         total -= network_weight(network);
         let title = cluster.networks.get(id).map_or(id.short(), |known| known.title(id)).to_owned();
-        excesses.push(OverLimit { network: title, groups: network.memberships.groups.len() });
+        over_limit.push(OverLimit { network: title, groups: network.memberships.groups.len() });
         let network = Arc::make_mut(network);
         network.memberships = Memberships { groups: BTreeMap::new(), router: true };
         total += network_weight(network);
     }
-    excesses
+    over_limit
 }

@@ -1,4 +1,4 @@
-//! Why something that a host announces is not believed, in words for people.
+//! Why a claim in an advertisement is not accepted, as text for users.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,48 +11,48 @@ use crate::limits::DOUBT_GRACE;
 use crate::names::Name;
 use crate::{EndpointId, HostId, MacAddress, NetworkId};
 
-/// What is wrong with an address.
+/// Why an address is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AddressRejection {
-    /// It is in none of the network's subnets.
+    /// It is not in a subnet of the network.
     Outside,
-    /// Nobody can have it.
+    /// No endpoint may have it.
     Reserved,
-    /// It is leased to another host, or to none.
+    /// It is leased to another host, or to no host.
     NotLeased(Option<HostId>),
     /// Two endpoints of the host have it.
     Twice,
 }
 
-/// Something of one network that is not believed.
+/// A claim of a host on one network that is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rejection {
     /// An address of an endpoint.
     Address {
-        /// Which endpoint.
+        /// The endpoint.
         endpoint: EndpointId,
         /// The address.
         address: IpAddr,
-        /// What is wrong with it.
+        /// Why it is not accepted.
         why: AddressRejection,
     },
-    /// The MAC address of an endpoint, which is another's.
+    /// The MAC address of an endpoint, which another host's endpoint has.
     Mac {
-        /// Which endpoint.
+        /// The endpoint.
         endpoint: EndpointId,
         /// The MAC address.
         mac: MacAddress,
-        /// Whose it is; `None` if it is the host's that does not believe it.
+        /// The host that has the MAC address; `None` if it is the one that rejects the claim.
         holder: Option<HostId>,
     },
-    /// A name that the host of each container has for itself.
+    /// A name that every host uses for itself, such as `localhost`.
     NameOfHost(Name),
-    /// A name that could be one of the public DNS.
+    /// A name that may exist in the public DNS.
     PublicName(Name),
 }
 
 impl Rejection {
-    /// How long it may be there before anybody is told.
+    /// How long the rejection must last before it is reported.
     pub fn grace(&self) -> Duration {
         match self {
             Self::Address { why: AddressRejection::NotLeased(_), .. } | Self::Mac { .. } => {
@@ -62,13 +62,13 @@ impl Rejection {
         }
     }
 
-    /// Whether something is wrong. Else it is as the network's users want it, or may want it
-    /// otherwise.
+    /// Whether the rejection is a fault. Otherwise it follows from the network's options, which the
+    /// users may change.
     pub fn is_fault(&self) -> bool {
         !matches!(self, Self::NameOfHost(_) | Self::PublicName(_))
     }
 
-    /// What is not believed, why, and what can be done.
+    /// What is not accepted, why, and what to do.
     pub fn text(&self, network: &NetworkId, cluster: &Cluster) -> String {
         let title = cluster.network_title(network);
         let what = match self {
@@ -76,7 +76,7 @@ impl Rejection {
                 let why = match why {
                     AddressRejection::Outside => "is in no subnet of the network".to_owned(),
                     AddressRejection::Reserved => "is reserved".to_owned(),
-                    AddressRejection::Twice => "is that of another endpoint, too".to_owned(),
+                    AddressRejection::Twice => "also belongs to another endpoint".to_owned(),
                     AddressRejection::NotLeased(None) => "is not leased to it".to_owned(),
                     AddressRejection::NotLeased(Some(host)) => {
                         format!("is leased to host {}", cluster.host_name(*host))
@@ -86,42 +86,43 @@ impl Rejection {
             }
             Self::Mac { endpoint, mac, holder } => {
                 let holder = holder.map_or_else(
-                    || "the host that says this".to_owned(),
+                    || "the host that reports this".to_owned(),
                     |holder| format!("host {}", cluster.host_name(holder)),
                 );
                 format!(
-                    "MAC address {mac} of endpoint {} is that of a container on {holder}: give \
-                     another with --mac-address",
+                    "MAC address {mac} of endpoint {} belongs to a container on {holder}: set \
+                     another one with --mac-address",
                     endpoint.short()
                 )
             }
             Self::NameOfHost(name) => {
                 format!(
-                    "{name} is no name for a container, as every host has it; other hosts do not \
-                     resolve it"
+                    "{name} is not usable as a container name, because every host uses it for \
+                     itself; other hosts do not resolve it"
                 )
             }
             Self::PublicName(name) => format!(
-                "{name} could be a name of the public DNS, so other hosts do not resolve it; to \
-                 have it, create the network with --opt shoutd.names=all"
+                "{name} may be a name in the public DNS, so other hosts do not resolve it; to \
+                 resolve it, create the network with --opt shoutd.names=all"
             ),
         };
         format!("network {title}: {what}")
     }
 }
 
-/// A doubt as a host tells it to the one whose announcement it is.
+/// A rejection, as it is reported to the host that advertised the claim.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ReportedRejection {
-    /// See [`Rejection::text`].
+    /// From [`Rejection::text`].
     pub text: String,
-    /// See [`Rejection::is_fault`].
+    /// From [`Rejection::is_fault`].
     #[serde(default)]
     pub is_fault: bool,
 }
 
 impl ReportedRejection {
-    /// As it may be shown, whoever told it: on one line, and not too long.
+    /// The same with its text made safe to show: on one line and of bounded length, whatever the
+    /// peer sent.
     #[must_use]
     pub fn bounded(self) -> Self {
         Self { text: one_line(&self.text), ..self }

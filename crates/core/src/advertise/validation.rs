@@ -1,16 +1,15 @@
-//! What is believed of what other hosts announce: each speaks for its own containers, and for no
-//! others.
+//! Validates the claims that peers advertise: each host speaks for its own containers only.
 //!
-//! A host proves who it is, but not that what it says is so. What it says goes into the hosts files
-//! of all containers of a network and decides where packets go. So it is held against what is
-//! agreed: an address is believed if it is leased to the host that announces it, a MAC address if
-//! no other host's live endpoint has it, a name if it cannot be taken for one of the public DNS.
-//! What is not believed is left out, and both hosts say so; multicast goes on, as what a host
-//! listens to concerns nobody else.
+//! mTLS proves who a host is, but not that its claims are true. The claims go into the hosts files
+//! of all containers of a network, and decide where packets go. So we check them against agreed
+//! state. An address is accepted if it is leased to the host that advertises it. A MAC address is
+//! accepted if no live endpoint of another host has it. A name is accepted if it cannot be confused
+//! with one in the public DNS. A rejected claim is left out, and both hosts report it. Memberships
+//! are not validated, because they affect only the host that advertises them.
 //!
-//! A lease may be agreed and not known here yet, and a container may move: these doubts pass by
-//! themselves, and are told of only when they stay. The networks of a Swarm have no leases; of
-//! these, subnets alone are known.
+//! A lease may be agreed and not have arrived here yet, and containers move. Such rejections pass
+//! by themselves, so they are reported only if they last. Swarm networks have no leases; there we
+//! can check only that addresses lie in the subnets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -28,35 +27,36 @@ use crate::names::Name;
 use crate::plane::resolves_public_names;
 use crate::{EndpointId, HostId, MacAddress, NetworkId};
 
-/// What announcements are held against.
+/// The state against which claims are checked.
 #[derive(Debug, Clone, Copy)]
 pub struct Known<'a> {
-    /// What is agreed, as far as this host knows.
+    /// Agreed state, as far as this host knows it.
     pub cluster: &'a Cluster,
-    /// This host's own endpoints.
+    /// This host's endpoints.
     pub local: &'a Local,
 }
 
-/// What was made of all announcements, so that only what has changed is looked at again.
+/// The results for all peers, kept so that only changes are validated again.
 #[derive(Debug, Clone, Default)]
 pub struct ClaimValidation {
-    hosts: BTreeMap<HostId, BTreeMap<NetworkId, Judged>>,
+    hosts: BTreeMap<HostId, BTreeMap<NetworkId, Validated>>,
 }
 
-/// What was made of what one host announced of one network.
+/// The result for one network of one host.
 #[derive(Debug, Clone)]
-struct Judged {
+struct Validated {
     announced: Arc<AdvertisedNetwork>,
     network: Option<Arc<Network>>,
-    believed: Arc<AdvertisedNetwork>,
-    /// Since when each was there.
-    doubts: BTreeMap<Rejection, Duration>,
-    /// Whether another host has one of its MAC addresses: what becomes of that is looked at again.
+    accepted: Arc<AdvertisedNetwork>,
+    /// The rejections, each with the time since which it exists.
+    rejections: BTreeMap<Rejection, Duration>,
+    /// Whether another host claims one of the MAC addresses. Such a network is always validated
+    /// again.
     contested: bool,
 }
 
 impl ClaimValidation {
-    /// Puts into `heard` what is to be made of one host that announced this, or nothing.
+    /// Updates `heard` with the accepted part of what `host` advertises; `None` removes the host.
     pub fn update(
         &mut self,
         heard: &mut Arc<PeerStates>,
@@ -65,7 +65,7 @@ impl ClaimValidation {
         known: Known<'_>,
         now: Duration,
     ) {
-        let is = announced.map(|announced| self.judge(heard, host, announced, known, now));
+        let is = announced.map(|announced| self.validate(heard, host, announced, known, now));
         if is.is_none() {
             self.hosts.remove(&host);
         }
@@ -79,32 +79,36 @@ impl ClaimValidation {
         };
     }
 
-    /// The hosts that have a MAC address which another has too: they are to be looked at again
-    /// after any other was.
+    /// The hosts that claim a MAC address which another host claims too. They must be validated
+    /// again after an update of any other host.
     pub fn contested(&self) -> BTreeSet<HostId> {
-        let is_contested =
-            |judged: &BTreeMap<_, Judged>| judged.values().any(|judged| judged.contested);
+        let is_contested = |validated: &BTreeMap<_, Validated>| {
+            validated.values().any(|validated| validated.contested)
+        };
         self.hosts
             .iter()
-            .filter(|(_, judged)| is_contested(judged))
+            .filter(|(_, validated)| is_contested(validated))
             .map(|(host, _)| *host)
             .collect()
     }
 
-    /// What is not believed of a host, and does not pass by itself. Not all, if it is much.
+    /// The rejections of a host that are due to be reported, up to [`DOUBTS_TOLD_MAX`].
     pub fn doubts(&self, host: HostId, cluster: &Cluster, now: Duration) -> Vec<ReportedRejection> {
         let all = self.hosts.get(&host).into_iter().flatten();
-        let due = all.flat_map(|(id, judged)| {
-            let due = judged.doubts.iter().filter(|(doubt, since)| now >= **since + doubt.grace());
-            due.map(move |(doubt, _)| ReportedRejection {
-                text: doubt.text(id, cluster),
-                is_fault: doubt.is_fault(),
+        let due = all.flat_map(|(id, validated)| {
+            let due = validated
+                .rejections
+                .iter()
+                .filter(|(rejection, since)| now >= **since + rejection.grace());
+            due.map(move |(rejection, _)| ReportedRejection {
+                text: rejection.text(id, cluster),
+                is_fault: rejection.is_fault(),
             })
         });
         due.take(DOUBTS_TOLD_MAX).collect()
     }
 
-    fn judge(
+    fn validate(
         &mut self,
         heard: &PeerStates,
         host: HostId,
@@ -113,53 +117,57 @@ impl ClaimValidation {
         now: Duration,
     ) -> PeerState {
         let before = heard.hosts.get(&host);
-        // Whoever was away may have lost its addresses to others meanwhile.
+        // While a host was away, its MAC addresses may have gone to other hosts, so it has no
+        // precedence.
         let is_back = announced.in_sync && before.is_none_or(|before| !before.in_sync);
-        let mut judged = self.hosts.remove(&host).unwrap_or_default();
-        judged.retain(|id, _| announced.networks.contains_key(id));
-        for (id, said) in &mut announced.networks {
+        let mut validated = self.hosts.remove(&host).unwrap_or_default();
+        validated.retain(|id, _| announced.networks.contains_key(id));
+        for (id, advertised) in &mut announced.networks {
             let network = known.cluster.networks.get(id);
-            let is_same = |judged: &&Judged| {
-                let is_same_network = match (&judged.network, network) {
+            let is_same = |validated: &&Validated| {
+                let is_same_network = match (&validated.network, network) {
                     (Some(was), Some(is)) => Arc::ptr_eq(was, is),
                     (was, is) => was.is_none() && is.is_none(),
                 };
                 !is_back
-                    && !judged.contested
+                    && !validated.contested
                     && is_same_network
-                    && Arc::ptr_eq(&judged.announced, said)
+                    && Arc::ptr_eq(&validated.announced, advertised)
             };
-            if judged.get(id).filter(is_same).is_none() {
-                let claims = Claims::of(heard, known.local, (host, is_back), id, said);
-                let was = judged.remove(id).map(|judged| judged.doubts).unwrap_or_default();
-                let (is, beaten) = judge_network(host, network, said, &claims, (&was, now));
-                beaten.iter().for_each(|rival| self.contest(*rival, id));
-                judged.insert(id.clone(), is);
+            if validated.get(id).filter(is_same).is_none() {
+                let claims = Claims::of(heard, known.local, (host, is_back), id, advertised);
+                let was =
+                    validated.remove(id).map(|validated| validated.rejections).unwrap_or_default();
+                let (is, losers) =
+                    validate_network(host, network, advertised, &claims, (&was, now));
+                losers.iter().for_each(|rival| self.contest(*rival, id));
+                validated.insert(id.clone(), is);
             }
-            if let Some(judged) = judged.get(id) {
-                *said = judged.believed.clone();
+            if let Some(validated) = validated.get(id) {
+                *advertised = validated.accepted.clone();
             }
         }
-        self.hosts.insert(host, judged);
+        self.hosts.insert(host, validated);
         announced
     }
 
     fn contest(&mut self, host: HostId, network: &NetworkId) {
-        if let Some(judged) =
+        if let Some(validated) =
             self.hosts.get_mut(&host).and_then(|networks| networks.get_mut(network))
         {
-            judged.contested = true;
+            validated.contested = true;
         }
     }
 }
 
-/// Who is believed to have the MAC addresses that a host announces.
+/// The accepted claims to the MAC addresses that a host advertises.
 struct Claims {
-    /// Of this host's own endpoints.
+    /// MAC addresses of this host's endpoints.
     local: BTreeSet<MacAddress>,
-    /// Of the host that announces.
+    /// MAC addresses of the advertising host.
     own: BTreeSet<MacAddress>,
-    /// Of other hosts that are in sync, and whether the address is known to be theirs.
+    /// MAC addresses of other hosts that are in sync, and whether each is derived from its
+    /// endpoint's address.
     others: BTreeMap<MacAddress, (HostId, bool)>,
 }
 
@@ -169,10 +177,10 @@ impl Claims {
         local: &Local,
         (host, is_back): (HostId, bool),
         id: &NetworkId,
-        said: &AdvertisedNetwork,
+        advertised: &AdvertisedNetwork,
     ) -> Self {
         let wanted: BTreeSet<MacAddress> =
-            said.endpoints.values().map(|endpoint| endpoint.mac).collect();
+            advertised.endpoints.values().map(|endpoint| endpoint.mac).collect();
         let here = local
             .endpoints
             .values()
@@ -181,11 +189,11 @@ impl Claims {
         let mut claims =
             Self { local: here.collect(), own: BTreeSet::new(), others: BTreeMap::new() };
         for (other, heard) in heard.hosts.iter().filter(|(_, heard)| heard.in_sync) {
-            let believed =
+            let accepted =
                 heard.networks.get(id).into_iter().flat_map(|network| network.endpoints.values());
-            for endpoint in believed.filter(|endpoint| wanted.contains(&endpoint.mac)) {
+            for endpoint in accepted.filter(|endpoint| wanted.contains(&endpoint.mac)) {
                 if *other != host {
-                    claims.others.insert(endpoint.mac, (*other, is_made_of_address(endpoint)));
+                    claims.others.insert(endpoint.mac, (*other, is_derived_from_address(endpoint)));
                 } else if !is_back {
                     claims.own.insert(endpoint.mac);
                 }
@@ -195,17 +203,17 @@ impl Claims {
     }
 }
 
-/// Who has a MAC address.
+/// To which host a MAC address belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
-    /// The host that announces it; no other says that it has it.
+    /// To the advertising host; no other claims it.
     Alone,
-    /// The host that announces it, and did so first.
+    /// To the advertising host, which claimed it first.
     First,
-    /// The host that announces it, as it is made of its address; this other one was believed to
-    /// have it.
-    Beats(HostId),
-    /// Another host; this host itself if `None`.
+    /// To the advertising host, because the MAC address is derived from the endpoint's leased
+    /// address. The other host's claim had been accepted.
+    Overrides(HostId),
+    /// To another host; `None` is this host.
     Taken(Option<HostId>),
 }
 
@@ -216,94 +224,100 @@ impl Claims {
         }
         match self.others.get(&endpoint.mac) {
             None => Verdict::Alone,
-            Some((rival, false)) if is_made_of_address(endpoint) => Verdict::Beats(*rival),
+            Some((rival, false)) if is_derived_from_address(endpoint) => Verdict::Overrides(*rival),
             Some((_, false)) if self.own.contains(&endpoint.mac) => Verdict::First,
             Some((rival, _)) => Verdict::Taken(Some(*rival)),
         }
     }
 }
 
-/// Whether the MAC address is what shoutd makes of one of its addresses: who has the lease of that
-/// has it.
-fn is_made_of_address(endpoint: &AdvertisedEndpoint) -> bool {
-    let is_made_of = |address: &IpAddr| matches!(address, IpAddr::V4(v4) if MacAddress::for_ipv4(*v4) == endpoint.mac);
-    endpoint.addresses.iter().any(is_made_of)
+/// Whether the MAC address is the one that shoutd derives from one of the endpoint's addresses. The
+/// holder of that address's lease then has the MAC address too.
+fn is_derived_from_address(endpoint: &AdvertisedEndpoint) -> bool {
+    let is_derived_from = |address: &IpAddr| match address {
+        IpAddr::V4(v4) => MacAddress::for_ipv4(*v4) == endpoint.mac,
+        IpAddr::V6(_) => false,
+    };
+    endpoint.addresses.iter().any(is_derived_from)
 }
 
-/// What is to be made of it, and the hosts that are believed less for it.
-fn judge_network(
+/// Validates one network, and returns the hosts that lose a MAC address by it.
+fn validate_network(
     host: HostId,
     network: Option<&Arc<Network>>,
-    said: &Arc<AdvertisedNetwork>,
+    advertised: &Arc<AdvertisedNetwork>,
     claims: &Claims,
     (was, now): (&BTreeMap<Rejection, Duration>, Duration),
-) -> (Judged, BTreeSet<HostId>) {
-    let mut judged = Judged {
-        announced: said.clone(),
+) -> (Validated, BTreeSet<HostId>) {
+    let mut validated = Validated {
+        announced: advertised.clone(),
         network: network.cloned(),
-        believed: said.clone(),
-        doubts: BTreeMap::new(),
+        accepted: advertised.clone(),
+        rejections: BTreeMap::new(),
         contested: false,
     };
-    // Nobody makes anything of a network that is not known here yet.
-    let Some(network) = network else { return (judged, BTreeSet::new()) };
-    let (mut doubts, mut beaten, mut seen) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    for (id, announced) in &said.endpoints {
-        let is = judge_endpoint((host, network), (id, announced), &mut seen, &mut doubts);
+    // A network that is not known here yet is not used.
+    let Some(network) = network else { return (validated, BTreeSet::new()) };
+    let (mut rejections, mut losers, mut seen) =
+        (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for (id, announced) in &advertised.endpoints {
+        let is = validate_endpoint((host, network), (id, announced), &mut seen, &mut rejections);
         let verdict = claims.verdict(&is);
-        judged.contested |= verdict != Verdict::Alone;
+        validated.contested |= verdict != Verdict::Alone;
         match verdict {
             Verdict::Taken(holder) => {
-                doubts.insert(Rejection::Mac { endpoint: id.clone(), mac: is.mac, holder });
-                Arc::make_mut(&mut judged.believed).endpoints.remove(id);
+                rejections.insert(Rejection::Mac { endpoint: id.clone(), mac: is.mac, holder });
+                Arc::make_mut(&mut validated.accepted).endpoints.remove(id);
                 continue;
             }
-            Verdict::Beats(rival) => drop(beaten.insert(rival)),
+            Verdict::Overrides(rival) => drop(losers.insert(rival)),
             Verdict::Alone | Verdict::First => {}
         }
         if is != *announced {
-            Arc::make_mut(&mut judged.believed).endpoints.insert(id.clone(), is);
+            Arc::make_mut(&mut validated.accepted).endpoints.insert(id.clone(), is);
         }
     }
-    let doubts = doubts.into_iter().take(DOUBTS_PER_NETWORK_MAX);
-    let doubts = doubts.map(|doubt| (was.get(&doubt).copied().unwrap_or(now), doubt));
-    judged.doubts = doubts.map(|(since, doubt)| (doubt, since)).collect();
-    (judged, beaten)
+    let rejections = rejections.into_iter().take(DOUBTS_PER_NETWORK_MAX);
+    let rejections =
+        rejections.map(|rejection| (was.get(&rejection).copied().unwrap_or(now), rejection));
+    validated.rejections = rejections.map(|(since, rejection)| (rejection, since)).collect();
+    (validated, losers)
 }
 
-/// What is to be made of an endpoint but for its MAC address. `seen` are the addresses of the
-/// host's other endpoints.
-fn judge_endpoint(
+/// The accepted part of an endpoint, its MAC address aside. `seen` are the addresses of the host's
+/// other endpoints.
+fn validate_endpoint(
     (host, network): (HostId, &Network),
     (id, announced): (&EndpointId, &AdvertisedEndpoint),
     seen: &mut BTreeSet<IpAddr>,
-    doubts: &mut BTreeSet<Rejection>,
+    rejections: &mut BTreeSet<Rejection>,
 ) -> AdvertisedEndpoint {
     let mut is = announced.clone();
-    is.addresses.retain(|address| match doubted_address(network, host, *address, seen) {
+    is.addresses.retain(|address| match check_address(network, host, *address, seen) {
         None => true,
         Some(why) => {
-            doubts.insert(Rejection::Address { endpoint: id.clone(), address: *address, why });
+            rejections.insert(Rejection::Address { endpoint: id.clone(), address: *address, why });
             false
         }
     });
-    is.names.retain(|name| believes_name(network, name, doubts));
-    // A name that leads nowhere is none.
+    is.names.retain(|name| accepts_name(network, name, rejections));
+    // Names without an address cannot be resolved.
     if is.addresses.is_empty() {
         is.names.clear();
     }
     is
 }
 
-/// Why an address is not this host's; `None` if it is. `seen` are those of its other endpoints.
-fn doubted_address(
+/// Why an address is not accepted; `None` if it is. `seen` are the addresses of the host's other
+/// endpoints.
+fn check_address(
     network: &Network,
     host: HostId,
     address: IpAddr,
     seen: &mut BTreeSet<IpAddr>,
 ) -> Option<AddressRejection> {
     let Some(pool) = network.pool_of(address) else { return Some(AddressRejection::Outside) };
-    // The Swarm gives them out.
+    // The Swarm manages the addresses.
     if network.settings.swarm {
         return None;
     }
@@ -318,15 +332,15 @@ fn doubted_address(
     }
 }
 
-/// Whether other hosts' containers may find this name.
-fn believes_name(network: &Network, name: &Name, doubts: &mut BTreeSet<Rejection>) -> bool {
+/// Whether containers on other hosts may resolve this name.
+fn accepts_name(network: &Network, name: &Name, rejections: &mut BTreeSet<Rejection>) -> bool {
     if name.is_this_hosts() {
-        doubts.insert(Rejection::NameOfHost(name.clone()));
+        rejections.insert(Rejection::NameOfHost(name.clone()));
         return false;
     }
     let is_withheld = name.may_be_public() && !resolves_public_names(&network.settings.options);
     if is_withheld && network.resolves_names() {
-        doubts.insert(Rejection::PublicName(name.clone()));
+        rejections.insert(Rejection::PublicName(name.clone()));
     }
     !is_withheld
 }

@@ -1,8 +1,8 @@
-//! Who may join, and who was sent away: the authority that certifies hosts, tokens, approvals, and
-//! hosts that were removed.
+//! Admission and removal of hosts: the certificate authority, tokens, approvals, and the hosts that
+//! were removed.
 //!
-//! Times come with the commands, as the time since 1970 by the proposer's clock: a state machine
-//! has none of its own.
+//! A state machine must not read a clock. Commands carry the time, as the time since 1970 by the
+//! proposer's clock.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,30 +16,31 @@ use crate::limits::{
 };
 use crate::{Fingerprint, HostId, TokenHash};
 
-/// Who may join.
+/// Who may join, and who was removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Admissions {
-    /// What certifies hosts; `None` until the founder has made it known.
+    /// The certificate authority; `None` until the founder has published it.
     pub authority: Option<Authority>,
-    /// Tokens that let hosts in.
+    /// The tokens that admit hosts.
     pub tokens: BTreeMap<TokenHash, Token>,
-    /// Hosts, by the fingerprints of their keys, that an administrator lets in without a token,
-    /// each until when.
+    /// The hosts that an administrator admits without a token, by the fingerprint of their key.
+    /// Each approval has an expiry time.
     pub approvals: BTreeMap<Fingerprint, Duration>,
-    /// Hosts that were let in and have not been admitted yet, each since when: to let one in again,
-    /// as after a time-out, costs nothing.
+    /// Hosts that were enrolled and are not admitted yet, with the time of their enrollment. To
+    /// enroll such a host again, as after a timeout, does not use up a token.
     pub enrolled: BTreeMap<HostId, Duration>,
-    /// Hosts that were removed, with the names they had. Their ids never come back.
+    /// Hosts that were removed. Their ids are never used again.
     pub removed: BTreeMap<HostId, RemovedHost>,
 }
 
-/// The authority's certificate, and its private key as only members can read it.
+/// The certificate authority: its certificate, and its private key in a form that only members can
+/// decrypt.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Authority {
-    /// The certificate in DER, as hexadecimal digits.
+    /// The certificate: DER in hexadecimal digits.
     pub certificate: String,
-    /// The private key, encrypted with a key that members keep outside of agreed state, as
+    /// The private key: encrypted with a key that members keep outside of agreed state, in
     /// hexadecimal digits.
     pub sealed_key: String,
 }
@@ -50,12 +51,12 @@ impl std::fmt::Debug for Authority {
     }
 }
 
-/// What the cluster knows of a token; its secret is not among it.
+/// What the cluster knows of a token. It does not know the secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
-    /// Until when it lets hosts in, as the time since 1970; `None` is for ever.
+    /// The expiry time, as the time since 1970; `None` means that the token does not expire.
     pub expires: Option<Duration>,
-    /// How many hosts it still lets in; `None` is any number.
+    /// How many more hosts it admits; `None` means that there is no limit.
     pub uses: Option<u32>,
 }
 
@@ -68,12 +69,12 @@ pub struct RemovedHost {
     pub at: Duration,
 }
 
-/// What lets a host in.
+/// By what right a host is enrolled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pass {
     /// A token.
     Token(TokenHash),
-    /// An administrator's word.
+    /// An administrator's approval.
     Approval(Fingerprint),
 }
 
@@ -81,7 +82,7 @@ impl Cluster {
     pub(super) fn set_authority(&mut self, authority: &Authority) -> Result<Outcome, Refusal> {
         if authority.certificate.len() + authority.sealed_key.len() > AUTHORITY_BYTES_MAX {
             return Err(Refusal::TooLarge(format!(
-                "the authority has more than {AUTHORITY_BYTES_MAX} bytes"
+                "the certificate authority has more than {AUTHORITY_BYTES_MAX} bytes"
             )));
         }
         match &self.admissions.authority {
@@ -131,7 +132,7 @@ impl Cluster {
         Ok(Outcome::Done)
     }
 
-    /// Lets a host in once: a token loses a use, an approval is used up.
+    /// Enrolls a host. This takes one use from the token, or uses up the approval.
     pub(super) fn enroll(
         &mut self,
         host: HostId,
@@ -165,7 +166,8 @@ impl Cluster {
         Ok(Outcome::Done)
     }
 
-    /// The oldest make room: what they were given is in their hands since long ago.
+    /// Notes an enrolled host, and drops the oldest ones over the limit. Those have had their
+    /// certificates for a long time.
     fn note_enrolled(&mut self, host: HostId, now: Duration) {
         let enrolled = &mut self.admissions.enrolled;
         enrolled.insert(host, now);
@@ -184,8 +186,8 @@ impl Cluster {
         }
     }
 
-    /// Removes a host with all it held. Removing it again is no error, and frees what a host that
-    /// was lost still held.
+    /// Removes a host and all its leases. Removing it again is not an error: it frees what a lost
+    /// host still held.
     pub(super) fn remove_host(&mut self, id: HostId, now: Duration) -> Result<Outcome, Refusal> {
         let Some(host) = self.hosts.get(&id) else {
             return match self.check_not_removed(id) {
@@ -214,8 +216,8 @@ impl Cluster {
         Outcome::Done
     }
 
-    /// The oldest make room: a host that was away for so long has a certificate that is no longer
-    /// valid. Those that still hold something are kept, as they must be named to free it.
+    /// Drops the oldest removed hosts over the limit. Their certificates have expired in the
+    /// meantime. A host that still holds something stays, because it must be named to free that.
     pub(super) fn forget_oldest_removed(&mut self) {
         while self.admissions.removed.len() > REMOVED_HOSTS_MAX {
             let removed =
@@ -228,7 +230,7 @@ impl Cluster {
 }
 
 impl Token {
-    /// Whether it lets nobody in any more.
+    /// Whether the token no longer admits hosts.
     pub fn is_spent(&self, now: Duration) -> bool {
         self.uses == Some(0) || self.expires.is_some_and(|expires| expires <= now)
     }

@@ -1,4 +1,4 @@
-//! Carrying out commands.
+//! Applies commands.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -15,10 +15,10 @@ use crate::plane::MTU_OPTION;
 use crate::{ClusterId, HostId, NetworkId, Vni};
 
 impl Cluster {
-    /// Carries out a command, or refuses it and changes nothing.
+    /// Applies a command, or refuses it and changes nothing.
     ///
     /// # Errors
-    /// The reason it was refused.
+    /// The reason why the command is refused.
     pub fn apply(&mut self, command: &Command) -> Result<Outcome, Refusal> {
         match command {
             Command::Found { cluster } => self.found(*cluster),
@@ -40,7 +40,7 @@ impl Cluster {
                 self.claim(network, *host, *address)
             }
             Command::YieldAddress { network, address, from, claims, to } => {
-                self.leave_to(network, *address, (*from, *claims), *to)
+                self.yield_address(network, *address, (*from, *claims), *to)
             }
             Command::ReleaseAddresses { network, host, claims, addresses } => {
                 self.release(network, (*host, *claims), addresses)
@@ -50,7 +50,9 @@ impl Cluster {
 
     fn found(&mut self, cluster: ClusterId) -> Result<Outcome, Refusal> {
         match self.id {
-            Some(has) if has != cluster => Err(Refusal::OtherCluster { has, wanted: cluster }),
+            Some(current) if current != cluster => {
+                Err(Refusal::OtherCluster { has: current, wanted: cluster })
+            }
             _ => {
                 self.id = Some(cluster);
                 Ok(Outcome::Done)
@@ -98,9 +100,7 @@ impl Cluster {
                 count: REPORTED_SUBNETS_MAX,
             });
         }
-        subnets
-            .iter()
-            .try_for_each(|reported| check_text("name of a subnet's user", &reported.user))?;
+        subnets.iter().try_for_each(|reported| check_text("user of a subnet", &reported.user))?;
         let host = self.hosts.get_mut(&id).ok_or(Refusal::UnknownHost(id))?;
         host.subnets = subnets.to_vec();
         Ok(Outcome::Done)
@@ -127,7 +127,7 @@ impl Cluster {
         }
         if settings.pools.len() > SUBNETS_MAX {
             return Err(Refusal::TooLarge(format!(
-                "a network can have {SUBNETS_MAX} subnets, not {}",
+                "a network can have at most {SUBNETS_MAX} subnets, not {}",
                 settings.pools.len()
             )));
         }
@@ -149,8 +149,8 @@ impl Cluster {
         Ok(Outcome::Done)
     }
 
-    /// The next VNI that no network has. There are more VNIs than networks can be, so there always
-    /// is one.
+    /// The next free VNI. There is always one, because `NETWORKS_MAX` is less than the number of
+    /// VNIs.
     fn take_vni(&mut self) -> Vni {
         loop {
             let candidate = Vni::new(self.next_vni).filter(|vni| vni.get() != VNI_NOWHERE);
@@ -167,13 +167,13 @@ impl Cluster {
 
     fn describe(&mut self, id: &NetworkId, description: &Description) -> Result<Outcome, Refusal> {
         check_text("network name", &description.name)?;
-        check_text("id of the Swarm", description.swarm.as_deref().unwrap_or_default())?;
+        check_text("Swarm id", description.swarm.as_deref().unwrap_or_default())?;
         check_pairs("labels", &description.labels)?;
         check_pairs("IPAM options", &description.ipam_options)?;
         if description.subnets.len() > SUBNETS_MAX {
             let count = description.subnets.len();
             return Err(Refusal::TooLarge(format!(
-                "a network can have {SUBNETS_MAX} subnets, not {count}"
+                "a network can have at most {SUBNETS_MAX} subnets, not {count}"
             )));
         }
         if let Some((_, other)) =
@@ -188,7 +188,7 @@ impl Cluster {
         network.description = Some(description.clone());
         for pool in &mut network.settings.pools {
             let range = description.subnets.get(&pool.subnet).and_then(|described| described.range);
-            // No engine has another one.
+            // Docker accepts only a range within the subnet.
             pool.range = range.filter(|range| pool.subnet.contains(range));
         }
         Ok(Outcome::Done)
@@ -198,7 +198,7 @@ impl Cluster {
 fn check_text(what: &str, text: &str) -> Result<(), Refusal> {
     if text.len() > TEXT_BYTES_MAX {
         return Err(Refusal::TooLarge(format!(
-            "the {what} has {} bytes; {TEXT_BYTES_MAX} is the limit",
+            "the {what} has {} bytes; the limit is {TEXT_BYTES_MAX}",
             text.len()
         )));
     }
@@ -217,12 +217,12 @@ fn check_mtu(wanted: Option<&String>) -> Result<(), Refusal> {
 fn check_pairs(what: &str, pairs: &BTreeMap<String, String>) -> Result<(), Refusal> {
     if pairs.len() > PAIRS_MAX {
         return Err(Refusal::TooLarge(format!(
-            "a network can have {PAIRS_MAX} {what}, not {}",
+            "a network can have at most {PAIRS_MAX} {what}, not {}",
             pairs.len()
         )));
     }
     pairs
         .iter()
         .flat_map(|(key, value)| [key, value])
-        .try_for_each(|text| check_text(&format!("text of {what}"), text))
+        .try_for_each(|text| check_text(&format!("text in {what}"), text))
 }

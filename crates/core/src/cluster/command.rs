@@ -1,4 +1,4 @@
-//! What can be asked of the cluster.
+//! The commands that change agreed state.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -9,103 +9,104 @@ use serde::{Deserialize, Serialize};
 use super::{Authority, Description, Pass, ReportedSubnet, Settings, Token};
 use crate::{ClusterId, Fingerprint, HostId, NetworkId, TokenHash};
 
-/// A change to agreed state. Each may be proposed again after a time-out without doing harm: the
-/// second time it finds what the first made.
+/// A change to agreed state. Commands are idempotent: after a timeout, a command can be proposed
+/// again, and finds what the first one did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
-    /// Found the cluster. The first command of every log.
+    /// Found the cluster. It is the first command of every log.
     Found {
         /// The cluster's id.
         cluster: ClusterId,
     },
-    /// Make known what certifies hosts; once.
+    /// Publish the certificate authority. Only the first one counts.
     SetAuthority {
         /// The authority.
         authority: Authority,
     },
-    /// Let hosts in that have this token.
+    /// Let hosts enroll with this token.
     AddToken {
-        /// The hash of its secret.
+        /// The hash of the token's secret.
         hash: TokenHash,
-        /// How long and how often it is good for.
+        /// Expiry and number of uses.
         token: Token,
         /// The time since 1970.
         now: Duration,
     },
-    /// Let nobody in by any token that was given out before.
+    /// Revoke all tokens.
     RevokeTokens,
-    /// Let in the host with this key, without a token.
+    /// Let the host with this key enroll without a token.
     Approve {
         /// The fingerprint of the host's public key.
         key: Fingerprint,
-        /// Until when, as the time since 1970.
+        /// Expiry of the approval, as the time since 1970.
         until: Duration,
         /// The time since 1970.
         now: Duration,
     },
-    /// Let a host in: the cluster is about to certify it.
+    /// Enroll a host. The cluster issues its certificate after this.
     Enroll {
         /// The host.
         host: HostId,
-        /// What lets it in.
+        /// By what right it is enrolled.
         pass: Pass,
         /// The time since 1970.
         now: Duration,
     },
-    /// Remove a host, with all its leases.
+    /// Remove a host and all its leases.
     RemoveHost {
         /// The host.
         host: HostId,
         /// The time since 1970.
         now: Duration,
     },
-    /// Admit a host, or take note of its new name or address.
+    /// Admit a host, or update its name and address.
     AdmitHost {
         /// The host.
         host: HostId,
         /// Its host name.
         name: String,
-        /// Where peers reach it.
+        /// The address at which peers reach it.
         address: SocketAddr,
     },
-    /// Replace what a host last reported of subnets in use.
+    /// Replace the subnets that a host reports to be in use.
     ReportSubnets {
         /// The host.
         host: HostId,
-        /// All of them.
+        /// All subnets in use on the host.
         subnets: Vec<ReportedSubnet>,
     },
-    /// Make a network.
+    /// Create a network.
     CreateNetwork {
-        /// Its id: what the origin's engine calls it.
+        /// Its id, as given by the engine of the origin.
         id: NetworkId,
-        /// Where it was created.
+        /// The host on which it was created.
         origin: HostId,
-        /// What was asked for.
+        /// The settings with which it was created.
         settings: Settings,
     },
-    /// Add what only Docker's API tells. From then on other hosts have mirrors.
+    /// Add what only Docker's API tells about a network. After that, other hosts make mirrors.
     DescribeNetwork {
         /// The network.
         id: NetworkId,
         /// Its name and labels.
         description: Description,
     },
-    /// A host has endpoints on a network.
+    /// Note that a host has endpoints on a network.
     Attach {
         /// The network.
         network: NetworkId,
         /// The host.
         host: HostId,
     },
-    /// A host has no endpoints on a network any more.
+    /// Note that a host no longer has endpoints on a network.
     Detach {
         /// The network.
         network: NetworkId,
         /// The host.
         host: HostId,
     },
-    /// Remove a network that no host uses, once all have given its addresses back.
+    /// Remove a network that no host uses. It is deleted once all hosts have released its
+    /// addresses.
     RemoveNetwork {
         /// The network.
         id: NetworkId,
@@ -114,69 +115,69 @@ pub enum Command {
     ClaimAddress {
         /// The network.
         network: NetworkId,
-        /// Who wants it.
+        /// The host that wants the lease.
         host: HostId,
-        /// Which ones.
+        /// The addresses.
         address: WantedAddress,
     },
-    /// Leave an address to another host that asked for it. One that the host does not hold, or may
-    /// have claimed anew since, is no error.
+    /// Yield an address to another host that asked for it. This changes nothing if `from` does not
+    /// hold the address, or may have claimed it again since.
     YieldAddress {
         /// The network.
         network: NetworkId,
         /// The address.
         address: IpAddr,
-        /// Who holds it.
+        /// The host that holds it.
         from: HostId,
-        /// How often that host had claimed addresses of the network when it began to give this one
-        /// up: see [`Network::claims`](super::Network::claims).
+        /// The claim count of `from` when it decided to yield the address; see
+        /// [`Network::claims`](super::Network::claims).
         claims: u64,
-        /// Who asked for it.
+        /// The host that asked for it.
         to: HostId,
     },
-    /// Give leases back. Those that the host does not hold are passed over; if it has claimed
-    /// addresses since, all are.
+    /// Release leases. Leases that the host does not hold are skipped. If the host has claimed
+    /// addresses since, nothing is released.
     ReleaseAddresses {
         /// The network.
         network: NetworkId,
-        /// Who held them.
+        /// The host that held them.
         host: HostId,
-        /// How often that host had claimed addresses of the network when it began to give these
-        /// back: see [`Network::claims`](super::Network::claims).
+        /// The claim count of the host when it decided to release them; see
+        /// [`Network::claims`](super::Network::claims).
         claims: u64,
-        /// Which ones.
+        /// The addresses.
         addresses: Vec<IpAddr>,
     },
 }
 
-/// Which address a host wants.
+/// Which address a host wants to lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WantedAddress {
-    /// This one and no other.
+    /// This address only.
     Exactly(IpAddr),
-    /// The highest that are free in this subnet of the network.
+    /// The highest free addresses of this subnet of the network.
     Highest {
         /// The subnet.
         subnet: IpNet,
-        /// How many, at the most.
+        /// The maximum number of addresses.
         count: u16,
     },
-    /// The lowest that are free in this subnet of the network.
+    /// The lowest free addresses of this subnet of the network.
     Lowest {
         /// The subnet.
         subnet: IpNet,
-        /// How many, at the most.
+        /// The maximum number of addresses.
         count: u16,
     },
 }
 
-/// What came of a command that was carried out.
+/// The result of a command that was applied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// It is done.
+    /// The command is done.
     Done,
-    /// The addresses that were leased, with the length of their subnet's prefix; at least one.
+    /// The leased addresses, with the prefix length of their subnet; at least one.
     Leased(Vec<IpNet>),
-    /// The network goes when no host holds an address of it any more.
+    /// The network is deleted once no host holds an address of it.
     Removing,
 }

@@ -1,4 +1,4 @@
-//! Who uses a network: addresses leased to hosts, hosts that have endpoints on it, and its end.
+//! Use of networks: leases, the hosts that have endpoints, and removal.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use crate::limits::LEASES_PER_NETWORK_MAX;
 use crate::{HostId, NetworkId};
 
 impl Cluster {
-    /// A host that has endpoints on a network keeps it, also one that could not say so before a
-    /// user removed it.
+    /// A host that has endpoints on a network keeps it. This holds too if a user removed the
+    /// network before the host could attach.
     pub(super) fn attach(&mut self, id: &NetworkId, host: HostId) -> Result<Outcome, Refusal> {
         if !self.hosts.contains_key(&host) {
             return Err(Refusal::UnknownHost(host));
@@ -31,16 +31,16 @@ impl Cluster {
         Outcome::Done
     }
 
-    /// Hosts hold addresses in stock, and may have given one to a container without having been
-    /// able to tell. So a network goes only when all of them have given their addresses back, which
-    /// each does if it has no endpoints.
+    /// Marks a network for removal. It is deleted once all hosts have released their addresses,
+    /// which each host does when it has no endpoints. Before that, a host may have given an address
+    /// of its stock to a container without having been able to attach.
     pub(super) fn remove(&mut self, id: &NetworkId) -> Result<Outcome, Refusal> {
         let Some(network) = self.networks.get_mut(id) else {
             return Ok(Outcome::Done);
         };
         if network.settings.swarm {
-            // The Swarm removes a network when no task is on it any more, of nodes that it can
-            // reach: what a lost one says does not hold it up.
+            // The Swarm removes a network when no task uses it on any node that it can reach. What
+            // a lost node holds must not delay that.
             self.networks.remove(id);
             return Ok(Outcome::Done);
         }
@@ -53,7 +53,7 @@ impl Cluster {
         Ok(if self.networks.contains_key(id) { Outcome::Removing } else { Outcome::Done })
     }
 
-    /// Drops the networks that nothing holds any more.
+    /// Deletes the removed networks that are no longer held by a host.
     pub(super) fn finish_removals(&mut self) {
         self.networks.retain(|_, network| {
             !(network.removing && network.leases.is_empty() && network.attached.is_empty())
@@ -137,7 +137,7 @@ impl Cluster {
         }
     }
 
-    pub(super) fn leave_to(
+    pub(super) fn yield_address(
         &mut self,
         id: &NetworkId,
         address: IpAddr,
@@ -166,11 +166,12 @@ impl Cluster {
         (host, claims): (HostId, u64),
         addresses: &[IpAddr],
     ) -> Result<Outcome, Refusal> {
-        // A network that is gone took its leases with it. And a host that has claimed since may
-        // have an address of these anew, in a container: this was under way for so long that it was
-        // given back otherwise meanwhile. If not, the host sees what it still holds.
-        let as_of_now = |network: &&mut Arc<Network>| network.claims_of(host) == claims;
-        if let Some(network) = self.networks.get_mut(id).filter(as_of_now) {
+        // A network that is gone took its leases with it. If the host has claimed addresses since
+        // it decided to release these, one of these may be leased to it again and be in a
+        // container. So a late command releases nothing; the host sees what it still holds and
+        // proposes again.
+        let is_current = |network: &&mut Arc<Network>| network.claims_of(host) == claims;
+        if let Some(network) = self.networks.get_mut(id).filter(is_current) {
             let network = Arc::make_mut(network);
             for address in addresses {
                 if network.leases.get(address) == Some(&host) {
@@ -204,7 +205,7 @@ fn leasable(
 }
 
 fn with_prefix_of(address: IpAddr, subnet: IpNet) -> IpNet {
-    // The prefix is valid for the family, as the address lies in the subnet; if it did not, a host
-    // route would do no harm.
+    // The prefix length is valid for the family, because the address lies in the subnet. The
+    // fallback is a host route, which does no harm.
     IpNet::new(address, subnet.prefix_len()).unwrap_or_else(|_| IpNet::from(address))
 }

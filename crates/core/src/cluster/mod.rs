@@ -1,8 +1,8 @@
-//! What the hosts agree on: small, slow to change, never forked.
+//! Agreed state: what the hosts agree on by Raft. It is small, changes slowly and never forks.
 //!
 //! [`Cluster`] is a deterministic state machine: the same commands in the same order give the same
-//! state on every host, whatever the hosts' clocks, memory or hash seeds. [`Cluster::apply`] is
-//! total: a command that cannot be carried out is refused with the reason and changes nothing.
+//! state on every host, independent of clocks, memory and hash seeds. [`Cluster::apply`] is total:
+//! a command that cannot be applied is refused with the reason, and changes nothing.
 
 mod admission;
 mod apply;
@@ -30,21 +30,20 @@ use crate::limits::VNI_FIRST;
 use crate::plane::{multicast_routes, resolves_names};
 use crate::{ClusterId, HostId, NetworkId, Vni};
 
-/// All agreed state.
+/// The agreed state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cluster {
-    /// Which cluster this is; `None` until it is founded.
+    /// The cluster's id; `None` until it is founded.
     pub id: Option<ClusterId>,
-    /// The hosts that were admitted.
+    /// The hosts of the cluster.
     pub hosts: BTreeMap<HostId, Host>,
-    /// The networks. Shared, so that a change to one network copies just that one.
+    /// The networks. The `Arc` makes a change to one network copy only that network.
     pub networks: BTreeMap<NetworkId, Arc<Network>>,
-    /// Who may join.
+    /// Who may join, and who was removed.
     #[serde(default)]
     pub admissions: Admissions,
-    /// Where the search for a free VNI starts: it moves on with each network, so that the VNI of a
-    /// network that was just removed is not used again while a host that was away still has its
-    /// devices.
+    /// Where the search for a free VNI starts. It advances with each network: the VNI of a removed
+    /// network must not be reused while a host that was away still has its devices.
     next_vni: u32,
 }
 
@@ -60,30 +59,30 @@ impl Default for Cluster {
     }
 }
 
-/// A host that belongs to the cluster.
+/// A member of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
-    /// Its host name, for people.
+    /// Its host name.
     pub name: String,
-    /// Where peers reach it: the IP address is its VTEP too.
+    /// The address at which peers reach it. The IP address is its VTEP too.
     pub address: SocketAddr,
-    /// Subnets that something else on it uses.
+    /// Subnets that something other than shoutd uses on the host.
     #[serde(default)]
     pub subnets: Vec<ReportedSubnet>,
 }
 
-/// A subnet that is in use on a host, by something else than shoutd.
+/// A subnet that something other than shoutd uses on a host.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ReportedSubnet {
     /// The subnet.
     pub subnet: IpNet,
-    /// What uses it: a Docker network's or an interface's name.
+    /// The user of the subnet: the name of a Docker network or of an interface.
     pub user: String,
-    /// Whether a container breaks that sits on a network which overlaps it: `docker_gwbridge` and
-    /// the underlay.
+    /// Whether a container breaks if its network overlaps this subnet. This holds for
+    /// `docker_gwbridge` and the underlay.
     pub exclusive: bool,
-    /// Whether it is behind a gateway, and not at one of the host's interfaces: a subnet that
-    /// shoutd chooses avoids it if it can.
+    /// Whether the subnet is behind a gateway and not directly connected. shoutd avoids it, if
+    /// possible, when it chooses a subnet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub remote: bool,
 }
@@ -95,49 +94,49 @@ pub struct Network {
     pub vni: Vni,
     /// The host on which it was created.
     pub origin: HostId,
-    /// What was given when it was created.
+    /// The settings with which it was created.
     pub settings: Settings,
-    /// What Docker keeps to itself until the network is there; `None` until the origin has read it
-    /// back. Without it there are no mirrors.
+    /// What Docker tells only in its API; `None` until the origin has read it back. Other hosts
+    /// make no mirrors before that.
     pub description: Option<Description>,
-    /// The addresses that hosts hold: their endpoints', and each host's stock for endpoints to
-    /// come.
+    /// The leases: addresses of endpoints, and each host's stock.
     pub leases: BTreeMap<IpAddr, HostId>,
-    /// How often each host has claimed addresses of it. A host gives addresses back as of a count:
-    /// what it claimed since stays, however late the giving back is carried out.
+    /// How often each host has claimed addresses of the network. A host releases addresses as of a
+    /// claim count: what it claimed later stays, no matter how late the release is applied.
     #[serde(default)]
     pub claims: BTreeMap<HostId, u64>,
-    /// The hosts that have endpoints on it, and so its devices: the remotes of one another.
+    /// The hosts that have endpoints on the network, and thus its devices. They are each other's
+    /// remotes.
     #[serde(default)]
     pub attached: BTreeSet<HostId>,
-    /// Whether a user removed it. It goes when no host holds an address of it any more, and stays
-    /// after all if a host turns out to have endpoints on it.
+    /// Whether a user removed the network. It is deleted once no host holds an address of it, and
+    /// stays if a host turns out to have endpoints on it.
     #[serde(default)]
     pub removing: bool,
 }
 
-/// What Docker tells a driver about a network.
+/// What Docker tells a network driver about a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// Its subnets, IPv4 first.
     pub pools: Vec<Pool>,
-    /// `-o` options, as they were typed.
+    /// The `-o` options, as the user typed them.
     pub options: BTreeMap<String, String>,
-    /// `--internal`: no way out but to other containers.
+    /// `--internal`: the containers have no way out.
     pub internal: bool,
     /// `--ipv6`.
     pub ipv6: bool,
-    /// Whether the copy on its origin has Docker's own IPAM. That one knows its own host alone and
-    /// fills from the bottom.
+    /// Whether the origin's Docker network uses Docker's own IPAM. It does not know other hosts,
+    /// and allocates the lowest free address first.
     #[serde(default)]
     pub docker_ipam: bool,
-    /// Whether it is a Docker Swarm's: the Swarm creates and removes it, and gives out its
+    /// Whether it is a Docker Swarm network. The Swarm creates and removes it, and manages its
     /// addresses. It has no leases and no mirrors.
     #[serde(default)]
     pub swarm: bool,
 }
 
-/// What Docker tells only its own API about a network.
+/// What Docker tells about a network only in its API.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
     /// Its name.
@@ -146,46 +145,46 @@ pub struct Description {
     pub labels: BTreeMap<String, String>,
     /// `--attachable`.
     pub attachable: bool,
-    /// What the engine shows of its subnets, where it shows something.
+    /// What the engine shows of its subnets.
     #[serde(default)]
     pub subnets: BTreeMap<IpNet, DescribedSubnet>,
     /// `--ipam-opt`.
     #[serde(default)]
     pub ipam_options: BTreeMap<String, String>,
-    /// The id of the Swarm whose network it is.
+    /// The id of the Swarm to which the network belongs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swarm: Option<String>,
 }
 
-/// What only Docker's own API tells about a subnet of a network.
+/// What Docker tells about a subnet only in its API.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DescribedSubnet {
     /// `--ip-range`, without host bits.
     pub range: Option<IpNet>,
-    /// The gateway, if the engine shows it: one that it chose for a subnet that a user chose, it
-    /// does not show.
+    /// The gateway, if the engine shows it. It does not show a gateway that it chose itself for a
+    /// subnet that the user chose.
     pub gateway: Option<IpAddr>,
 }
 
 impl Network {
-    /// The pool that this address lies in.
+    /// The pool that contains this address.
     pub fn pool_of(&self, address: IpAddr) -> Option<&Pool> {
         self.settings.pools.iter().find(|pool| pool.subnet.contains(&address))
     }
 
-    /// Whether shoutd resolves the names of its containers across hosts. In networks of a Swarm
-    /// Docker's resolver knows all hosts.
+    /// Whether shoutd resolves the names of its containers across hosts. In Swarm networks Docker's
+    /// own resolver does so.
     pub fn resolves_names(&self) -> bool {
         !self.settings.swarm && resolves_names(&self.settings.options)
     }
 
-    /// How often this host has claimed addresses of it.
+    /// How often this host has claimed addresses of the network.
     pub fn claims_of(&self, host: HostId) -> u64 {
         self.claims.get(&host).copied().unwrap_or(0)
     }
 
-    /// Whether it was created just so. A Swarm says it again on another node when its leader
-    /// changes.
+    /// Whether it was created with the same settings. When a Swarm's leader changes, the network is
+    /// created again from another node.
     fn is_same(&self, origin: HostId, settings: &Settings) -> bool {
         if !(self.settings.swarm && settings.swarm) {
             return self.origin == origin && self.settings == *settings;
@@ -199,31 +198,32 @@ impl Network {
         *self.claims.entry(host).or_default() += 1;
     }
 
-    /// Whether a host has addresses or endpoints of it.
+    /// Whether a host has leases or endpoints on the network.
     fn is_held_by(&self, host: HostId) -> bool {
         self.attached.contains(&host) || self.leases.values().any(|holder| *holder == host)
     }
 
-    /// What people call it: its name, or the short form of its id while it has none.
+    /// Its name, or its short id as long as it has no name.
     pub fn title<'a>(&'a self, id: &'a NetworkId) -> &'a str {
         self.description.as_ref().map_or_else(|| id.short(), |description| &description.name)
     }
 }
 
-/// Whether the name of a network is agreed on.
+/// Whether the name of a network is agreed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Naming {
-    /// Containers can start on it: no other network of the cluster has its name.
+    /// Containers can start on it: the name is unique in the cluster.
     Settled,
-    /// It was created a moment ago: the cluster is about to take its name up, or to say that
-    /// another network has it.
+    /// It was just created. The cluster either accepts its name next, or refuses it because another
+    /// network has the name.
     Open,
-    /// The cluster does not have it, or let go of it before it had a name.
+    /// The cluster does not have the network, or dropped it before it had a name.
     Lost,
 }
 
 impl Cluster {
-    /// Whether the name of a network is agreed on. A Swarm gives its networks their names itself.
+    /// Whether the name of a network is agreed. A Swarm keeps the names of its networks unique
+    /// itself.
     pub fn naming(&self, id: &NetworkId) -> Naming {
         match self.networks.get(id) {
             Some(network) if network.description.is_some() || network.settings.swarm => {
@@ -234,13 +234,12 @@ impl Cluster {
         }
     }
 
-    /// What people call a network: its name, or the beginning of its id while it has none, or is
-    /// not known.
+    /// A network's name, or its short id if it has no name or is not known.
     pub fn network_title<'a>(&'a self, id: &'a NetworkId) -> &'a str {
         self.networks.get(id).map_or(id.short(), |network| network.title(id))
     }
 
-    /// The network that has exactly this subnet. No two networks' subnets overlap, so there is at
+    /// The network that has exactly this subnet. Subnets of networks do not overlap, so there is at
     /// most one.
     pub fn network_with_subnet(&self, subnet: IpNet) -> Option<(&NetworkId, &Arc<Network>)> {
         self.networks
@@ -248,13 +247,13 @@ impl Cluster {
             .find(|(_, network)| network.settings.pools.iter().any(|pool| pool.subnet == subnet))
     }
 
-    /// The network of this name. One that is being removed has given its name up.
+    /// The network with this name. The name of a network that is being removed is free.
     pub fn network_named(&self, name: &str) -> Option<(&NetworkId, &Arc<Network>)> {
-        let mut staying = self.networks.iter().filter(|(_, network)| !network.removing);
-        staying.find(|(_, network)| network.description.as_ref().is_some_and(|d| d.name == name))
+        let mut kept = self.networks.iter().filter(|(_, network)| !network.removing);
+        kept.find(|(_, network)| network.description.as_ref().is_some_and(|d| d.name == name))
     }
 
-    /// The multicast routes that a network is for; none of one that is not known.
+    /// The multicast routes of a network; empty if the network is not known.
     pub fn multicast_routes(&self, id: &NetworkId) -> BTreeSet<Ipv4Net> {
         self.networks
             .get(id)
@@ -262,7 +261,7 @@ impl Cluster {
             .unwrap_or_default()
     }
 
-    /// What people call a host: its name, or its id if it has left since.
+    /// A host's name, or its id if it has left.
     pub fn host_name(&self, id: HostId) -> String {
         self.hosts.get(&id).map_or_else(|| id.to_string(), |host| host.name.clone())
     }

@@ -1,4 +1,4 @@
-//! A subnet of a network, and which of its addresses can be leased.
+//! A subnet of a network, and its addresses that can be leased.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -8,24 +8,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::HostId;
 
-/// One subnet of a network.
+/// A subnet of a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pool {
     /// The subnet, without host bits.
     pub subnet: IpNet,
-    /// The address that Docker set apart as the gateway's. Nobody has it: the way out is each
-    /// host's `docker_gwbridge`.
+    /// The address that Docker reserved for the gateway. No endpoint gets it: the containers' way
+    /// out is each host's `docker_gwbridge`.
     pub gateway: Option<IpAddr>,
-    /// Addresses that the user set apart (`--aux-address`), by the names given to them.
+    /// The addresses that the user reserved (`--aux-address`), by name.
     pub auxiliary: BTreeMap<String, IpAddr>,
-    /// The part of the subnet from which addresses are chosen (`--ip-range`); all of it if `None`.
-    /// An address that somebody asks for may lie anywhere in the subnet.
+    /// The part of the subnet from which addresses are chosen (`--ip-range`); the whole subnet if
+    /// `None`. An address that a user asks for may lie outside.
     #[serde(default)]
     pub range: Option<IpNet>,
 }
 
 impl Pool {
-    /// Whether no endpoint may ever have this address, although it lies in the subnet.
+    /// Whether no endpoint may have this address.
     pub fn is_reserved(&self, address: IpAddr) -> bool {
         self.gateway == Some(address)
             || self.auxiliary.values().any(|auxiliary| *auxiliary == address)
@@ -33,22 +33,22 @@ impl Pool {
             || matches!(self.subnet, IpNet::V4(subnet) if IpAddr::V4(subnet.broadcast()) == address)
     }
 
-    /// Whether this address may be given to an endpoint that asks for none.
+    /// Whether this address may be given to an endpoint that did not ask for one.
     pub fn gives(&self, address: IpAddr) -> bool {
         self.subnet.contains(&address) && self.range.is_none_or(|range| range.contains(&address))
     }
 
-    /// The addresses that are neither reserved nor leased, from the top. The origin's engine, which
-    /// knows nothing of other hosts, fills from the bottom; so the two meet only when the subnet is
+    /// The highest addresses that are neither reserved nor leased. The origin's engine, which does
+    /// not know other hosts, allocates from the bottom, so the two meet only when the subnet is
     /// full.
     pub fn highest_free(&self, leases: &BTreeMap<IpAddr, HostId>, count: usize) -> Vec<IpAddr> {
-        let (low, high) = self.ends();
+        let (low, high) = self.bounds();
         self.free(leases, (low..=high).rev(), count)
     }
 
-    /// The same from the bottom.
+    /// The lowest addresses that are neither reserved nor leased.
     pub fn lowest_free(&self, leases: &BTreeMap<IpAddr, HostId>, count: usize) -> Vec<IpAddr> {
-        let (low, high) = self.ends();
+        let (low, high) = self.bounds();
         self.free(leases, low..=high, count)
     }
 
@@ -64,10 +64,10 @@ impl Pool {
         free.take(count).collect()
     }
 
-    /// How many addresses there are for endpoints that ask for none.
+    /// How many addresses there are for endpoints that do not ask for one.
     pub fn size(&self) -> usize {
-        let (low, high) = self.ends();
-        // What a range has too many of for a usize is more than any limit.
+        let (low, high) = self.bounds();
+        // Too many for a usize is more than any limit.
         let all = usize::try_from(high - low).unwrap_or(usize::MAX).saturating_add(1);
         let edges = match self.subnet {
             IpNet::V4(subnet) => vec![IpAddr::V4(subnet.network()), IpAddr::V4(subnet.broadcast())],
@@ -77,8 +77,8 @@ impl Pool {
         all.saturating_sub(reserved.into_iter().filter(|address| self.gives(*address)).count())
     }
 
-    /// The first and the last address that could be given out, as numbers.
-    fn ends(&self) -> (u128, u128) {
+    /// The first and the last address of the range, as numbers.
+    fn bounds(&self) -> (u128, u128) {
         match self.range.unwrap_or(self.subnet) {
             IpNet::V4(subnet) => {
                 (u32::from(subnet.network()).into(), u32::from(subnet.broadcast()).into())
@@ -89,26 +89,26 @@ impl Pool {
 
     fn address(&self, bits: u128) -> IpAddr {
         match self.subnet {
-            // Within an IPv4 range every number fits.
+            // All numbers in an IPv4 range fit.
             IpNet::V4(_) => IpAddr::V4(u32::try_from(bits).unwrap_or(u32::MAX).into()),
             IpNet::V6(_) => IpAddr::V6(Ipv6Addr::from(bits)),
         }
     }
 
-    /// Every address that is set apart.
+    /// All reserved addresses.
     pub fn reserved(&self) -> BTreeSet<IpAddr> {
         self.auxiliary.values().copied().chain(self.gateway).collect()
     }
 }
 
-/// The addresses of an IPv6 subnet that are leased: the lowest 65,536. The top of a subnet is not
-/// for hosts: its highest 128 interface identifiers are anycast addresses (RFC 2526).
+/// The first and last of the leasable addresses of an IPv6 subnet: its lowest 65,536. The top of a
+/// subnet is not for hosts: the highest 128 interface identifiers are anycast addresses (RFC 2526).
 fn ipv6_range(subnet: Ipv6Net) -> (u128, u128) {
     let low = u128::from(subnet.network());
     (low, u128::from(subnet.broadcast()).min(low + 0xffff))
 }
 
-/// Why a subnet cannot be a network's; `None` if it can.
+/// Why a subnet cannot be used for a network; `None` if it can.
 pub(super) fn unfit(subnet: IpNet) -> Option<&'static str> {
     if subnet != subnet.trunc() {
         return Some("has bits set beyond its prefix");
@@ -122,13 +122,13 @@ pub(super) fn unfit(subnet: IpNet) -> Option<&'static str> {
 fn unfit_ipv4(subnet: Ipv4Net) -> Option<&'static str> {
     let address = subnet.network();
     if !(8..=30).contains(&subnet.prefix_len()) {
-        Some("is not between a /8 and a /30")
+        Some("has a prefix length outside of /8 to /30")
     } else if address.is_loopback()
         || address.is_multicast()
         || address.octets()[0] == 0
         || address.octets()[0] >= 240
     {
-        Some("is not for hosts (RFC 6890)")
+        Some("is not usable by hosts (RFC 6890)")
     } else {
         None
     }
@@ -137,13 +137,13 @@ fn unfit_ipv4(subnet: Ipv4Net) -> Option<&'static str> {
 fn unfit_ipv6(subnet: Ipv6Net) -> Option<&'static str> {
     let address = subnet.network();
     if !(16..=126).contains(&subnet.prefix_len()) {
-        Some("is not between a /16 and a /126")
+        Some("has a prefix length outside of /16 to /126")
     } else if address.is_loopback()
         || address.is_multicast()
         || address.is_unspecified()
         || address.is_unicast_link_local()
     {
-        Some("is not for hosts (RFC 6890)")
+        Some("is not usable by hosts (RFC 6890)")
     } else {
         None
     }

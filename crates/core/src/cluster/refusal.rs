@@ -1,4 +1,4 @@
-//! Why a command was not carried out, in words for whoever typed it.
+//! Why a command is refused, as text for users.
 
 use std::net::IpAddr;
 
@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ClusterId, HostId, NetworkId};
 
-/// The reason a command changed nothing.
+/// Why a command changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
-    /// Another cluster was founded here.
+    /// This host belongs to another cluster.
     #[error("this host belongs to cluster {has}, not to {wanted}")]
     OtherCluster {
-        /// The cluster that is there.
+        /// The cluster to which it belongs.
         has: ClusterId,
-        /// The one that was to be founded.
+        /// The cluster that was to be founded.
         wanted: ClusterId,
     },
     /// The cluster has not been founded.
@@ -27,30 +27,30 @@ pub enum Refusal {
     /// There is no such network.
     #[error("network {0} is not known to the cluster")]
     UnknownNetwork(NetworkId),
-    /// The cluster has another authority already.
-    #[error("the cluster has an authority already, and this is another")]
+    /// The cluster has another certificate authority.
+    #[error("the cluster already has another certificate authority")]
     OtherAuthority,
-    /// No such token was given out, or all were revoked since.
+    /// The token does not exist, or was revoked.
     #[error(
-        "the token is not known to the cluster: it was revoked, or belongs to another; get a new \
-         one with: shoutdctl token show"
+        "the token is not known to the cluster: it was revoked, or is a token of another cluster; \
+         get a new one with: shoutdctl token show"
     )]
     UnknownToken,
-    /// The token was good for a time that is over.
+    /// The token has expired.
     #[error("the token has expired; get a new one with: shoutdctl token rotate")]
     TokenExpired,
-    /// The token was good for so many hosts.
+    /// All uses of the token are used up.
     #[error(
-        "the token has let in as many hosts as it was made for; get a new one with: shoutdctl \
-         token rotate"
+        "the token has admitted as many hosts as it allows; get a new one with: shoutdctl token \
+         rotate"
     )]
     TokenUsedUp,
-    /// Nobody has approved of the host, or too long ago.
+    /// The host has no approval, or its approval has expired.
     #[error("the host is not approved")]
     NotApproved,
-    /// The host was sent away.
+    /// The host was removed.
     #[error(
-        "host {name} ({host}) was removed from the cluster; to let it join anew, remove its data \
+        "host {name} ({host}) was removed from the cluster; to let it join again, remove its data \
          directory first"
     )]
     HostRemoved {
@@ -59,79 +59,79 @@ pub enum Refusal {
         /// The name it had.
         name: String,
     },
-    /// Somebody must keep what the cluster knows.
+    /// At least one host must keep the agreed state.
     #[error(
-        "this is the only host of the cluster; to end the cluster, stop shoutd and remove its \
+        "this is the only host of the cluster; to dissolve the cluster, stop shoutd and remove its \
          data directory"
     )]
     LastHost,
-    /// Two hosts at one address would steal each other's packets.
+    /// Two hosts with one VTEP address would receive each other's packets.
     #[error("address {address} is already that of host {name}")]
     HostAddressTaken {
         /// The address.
         address: String,
-        /// Who has it.
+        /// The host that has it.
         name: String,
     },
-    /// A VXLAN device sends from one address, and so to hosts of its family only.
+    /// A VXLAN device sends from one address, and so only to hosts of the same address family.
     #[error(
-        "the advertise address {address} is not of the address family of host {name}, which has \
-         {has}: give all hosts of a cluster IPv4 addresses, or all IPv6"
+        "the advertise address {address} and that of host {name}, {has}, have different address \
+         families: all hosts of a cluster need IPv4 addresses, or all IPv6"
     )]
     OtherAddressFamily {
-        /// The address of the host that is refused.
+        /// The advertise address of the host that is refused.
         address: String,
-        /// A host of the other family.
+        /// A host with the other address family.
         name: String,
-        /// Its address.
+        /// Its advertise address.
         has: String,
     },
-    /// A table is full.
-    #[error("the cluster has {count} {what} already, which is the limit")]
+    /// A limit is reached.
+    #[error("the limit of {count} {what} is reached")]
     Full {
-        /// What there are too many of.
+        /// Which items.
         what: String,
-        /// How many there may be.
+        /// The limit.
         count: usize,
     },
-    /// A network without addresses.
+    /// The network has no IPv4 subnet.
     #[error("a shoutd network needs an IPv4 subnet")]
     NoSubnet,
-    /// A subnet that cannot be used.
+    /// The subnet cannot be used.
     #[error("subnet {subnet} {why}")]
     UnfitSubnet {
         /// The subnet.
         subnet: IpNet,
-        /// What is wrong with it.
+        /// Why not.
         why: String,
     },
-    /// A subnet that something else uses.
+    /// The subnet overlaps one that is in use.
     #[error("subnet {subnet} overlaps {taken} of {user}{}", suggestion(.free))]
     Overlap {
-        /// What was asked for.
+        /// The subnet that was asked for.
         subnet: IpNet,
-        /// What it overlaps.
+        /// The subnet that it overlaps.
         taken: IpNet,
-        /// Who uses that.
+        /// The user of that subnet.
         user: String,
-        /// One that is free on every host.
+        /// A subnet that is free on every host.
         free: Option<IpNet>,
     },
-    /// A network of this id is there already and is not the same.
-    #[error("network {0} exists already with other settings")]
+    /// A network with this id exists, with other settings.
+    #[error("network {0} already exists with other settings")]
     NetworkExists(NetworkId),
-    /// Another network has the name.
+    /// Another network has this name.
     #[error("the name {name} is taken by another network of the cluster, created on host {origin}")]
     NameTaken {
         /// The name.
         name: String,
-        /// Where the other network was created.
+        /// The host on which the other network was created.
         origin: String,
     },
-    /// Something the user wrote is too long, or there is too much of it.
+    /// A text or list of the user's is too long.
     #[error("{0}")]
     TooLarge(String),
-    /// An MTU that is none, or too small for IPv6.
+    /// The MTU is not a number, or too small for IPv6.
     #[error("option com.docker.network.driver.mtu is {0:?}; give a number from 1280 to 65535")]
     UnfitMtu(String),
     /// The network is in use.
@@ -139,14 +139,14 @@ pub enum Refusal {
     InUse {
         /// Its name.
         network: String,
-        /// By whom.
+        /// The hosts that use it.
         hosts: String,
     },
     /// A user removed the network.
     #[error("network {0} is being removed")]
     BeingRemoved(String),
-    /// The addresses of a Swarm's network are given out by the Swarm.
-    #[error("network {0} is a Swarm's, which gives out its addresses itself")]
+    /// The Swarm manages the addresses of its networks.
+    #[error("network {0} is a Swarm network: the Swarm manages its addresses")]
     SwarmsAddresses(String),
     /// The address is held by another host.
     #[error(
@@ -158,10 +158,10 @@ pub enum Refusal {
         address: IpAddr,
         /// The network's name.
         network: String,
-        /// Who holds it.
+        /// The host that holds it.
         host: String,
     },
-    /// The address cannot be an endpoint's.
+    /// No endpoint may have the address.
     #[error(
         "address {address} of network {network} is reserved (gateway, auxiliary, network or \
          broadcast address)"
@@ -172,15 +172,15 @@ pub enum Refusal {
         /// The network's name.
         network: String,
     },
-    /// The address is none of the network's.
-    #[error("address {address} lies in no subnet of network {network}")]
+    /// The address is not in a subnet of the network.
+    #[error("address {address} is not in a subnet of network {network}")]
     AddressOutside {
         /// The address.
         address: IpAddr,
         /// The network's name.
         network: String,
     },
-    /// No address is left.
+    /// All addresses are leased.
     #[error("subnet {subnet} of network {network} has no free address left")]
     Exhausted {
         /// The subnet.

@@ -1,4 +1,4 @@
-//! Which subnets are free on every host.
+//! Subnets that hosts use, and the search for a subnet that is free on every host.
 
 use std::collections::BTreeMap;
 
@@ -8,26 +8,26 @@ use super::{Cluster, Pool, Refusal, ReportedSubnet};
 use crate::limits::{REPORTED_ROUTES_MAX, REPORTED_SUBNETS_MAX};
 use crate::{HostId, NetworkId};
 
-/// How many overlaps of one network are told in one line.
-const CLASHES_TOLD_MAX: usize = 4;
+/// How many overlaps are reported per network.
+const OVERLAPS_SHOWN_MAX: usize = 4;
 
-/// The longest prefix by which a route is reported. Hosts that route to each of their containers
-/// have thousands of routes, which come and go.
+/// Routes with longer prefixes are reported with this prefix length. Hosts that route to each of
+/// their containers have thousands of routes, which change often.
 const ROUTE_LENGTH_MAX: u8 = 24;
 
 /// A route of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostRoute {
-    /// Where it leads.
+    /// The destination.
     pub destination: IpNet,
-    /// Out of which interface.
+    /// The outgoing interface.
     pub interface: String,
     /// Whether the destination is behind a gateway.
     pub remote: bool,
 }
 
-/// What a host reports: the subnets that are in use for certain, and the IPv4 routes to others,
-/// merged where they lie side by side. The default route means nothing.
+/// The subnets that a host reports: those that are certainly in use, and the IPv4 routes to other
+/// destinations, aggregated. The default route is left out.
 pub fn with_routes(certain: Vec<ReportedSubnet>, routes: &[HostRoute]) -> Vec<ReportedSubnet> {
     let mut merged: BTreeMap<(bool, &str), Vec<Ipv4Net>> = BTreeMap::new();
     for route in routes {
@@ -39,7 +39,7 @@ pub fn with_routes(certain: Vec<ReportedSubnet>, routes: &[HostRoute]) -> Vec<Re
             merged.entry((route.remote, &route.interface)).or_default().push(widened.trunc());
         }
     }
-    // Those at the host's own interfaces first: false is less than true.
+    // Directly connected routes come first: false is less than true.
     let routes = merged.into_iter().flat_map(|((remote, interface), subnets)| {
         let reported = move |subnet| ReportedSubnet {
             subnet: IpNet::V4(subnet),
@@ -54,7 +54,7 @@ pub fn with_routes(certain: Vec<ReportedSubnet>, routes: &[HostRoute]) -> Vec<Re
 }
 
 impl Cluster {
-    /// Checks the subnets of a network that is to be.
+    /// Checks the subnets of a new network.
     pub(super) fn check_pools(&self, id: &NetworkId, pools: &[Pool]) -> Result<(), Refusal> {
         if !pools.iter().any(|pool| matches!(pool.subnet, IpNet::V4(_))) {
             return Err(Refusal::NoSubnet);
@@ -92,7 +92,7 @@ impl Cluster {
         }
     }
 
-    /// Who has a subnet that this one must not overlap.
+    /// The user of a subnet that this one overlaps and must not overlap.
     fn user_of(&self, id: &NetworkId, subnet: IpNet) -> Option<(IpNet, String)> {
         let networks =
             self.networks.iter().filter(|(other, _)| *other != id).flat_map(|(other, network)| {
@@ -109,16 +109,16 @@ impl Cluster {
         networks.chain(hosts).find(|(taken, _)| overlap(*taken, subnet))
     }
 
-    /// An IPv4 subnet that neither a network nor anything on any host uses. Different `turn`s start
-    /// the search at different places, so that hosts which choose at the same time choose
-    /// differently. If hosts have routes to all there are, it is one that some host has a gateway
-    /// to: only that host's containers lose something by it.
+    /// An IPv4 subnet that no network and no host uses. `turn` selects where the search starts, so
+    /// that hosts which choose at the same time choose different subnets. If hosts have routes to
+    /// all candidates, it is one to which some host has only a route by a gateway: the containers
+    /// on that host cannot reach that subnet.
     pub fn free_subnet(&self, turn: u64) -> Option<Ipv4Net> {
-        self.free_subnet_beside(turn, |_| true)
-            .or_else(|| self.free_subnet_beside(turn, |reported| !reported.remote))
+        self.find_free_subnet(turn, |_| true)
+            .or_else(|| self.find_free_subnet(turn, |reported| !reported.remote))
     }
 
-    fn free_subnet_beside(
+    fn find_free_subnet(
         &self,
         turn: u64,
         counts: impl Fn(&ReportedSubnet) -> bool,
@@ -143,34 +143,34 @@ impl Cluster {
         })
     }
 
-    /// What hosts use and that overlaps a network of the cluster, one line for each network: those
-    /// that came to be after the network was made, and those that do not keep one from being made.
-    /// A host is told of what is its own, and of networks that were created on it.
+    /// Host subnets that overlap a network, as one line per network. Such a subnet came into use
+    /// after the network was created, or is not exclusive. A host reports its own subnets and the
+    /// networks that were created on it.
     pub fn overlap_problems(&self, me: HostId) -> BTreeMap<NetworkId, String> {
         let lines = self.networks.iter().filter_map(|(id, network)| {
-            let clashes = self.clashes(&network.settings.pools);
-            let mine = clashes.filter(|(host, ..)| **host == me || network.origin == me);
+            let overlaps = self.overlaps(&network.settings.pools);
+            let mine = overlaps.filter(|(host, ..)| **host == me || network.origin == me);
             let texts: Vec<_> =
-                mine.take(CLASHES_TOLD_MAX).map(|clash| self.clash_text(clash)).collect();
+                mine.take(OVERLAPS_SHOWN_MAX).map(|overlap| self.overlap_text(overlap)).collect();
             let title = network.title(id);
             let text = texts.join("; ");
             (!texts.is_empty()).then(|| {
                 let advice =
-                    "containers on the network cannot reach what else has these addresses there";
+                    "containers on the network cannot reach other users of these addresses there";
                 (id.clone(), format!("network {title}: {text}; {advice}"))
             })
         });
         lines.collect()
     }
 
-    fn clash_text(&self, (host, pool, reported): (&HostId, &Pool, &ReportedSubnet)) -> String {
+    fn overlap_text(&self, (host, pool, reported): (&HostId, &Pool, &ReportedSubnet)) -> String {
         let (host, ReportedSubnet { subnet, user, .. }) = (self.host_name(*host), reported);
         format!("subnet {} overlaps {subnet} of {user} on host {host}", pool.subnet)
     }
 
-    /// Each subnet of these pools with what a host has at it. What a host has behind a gateway may
-    /// well be meant to be hidden from containers.
-    fn clashes<'a>(
+    /// The pairs of a pool and a host's subnet that overlap. Subnets behind a gateway are left out,
+    /// because users may well intend to hide those from containers.
+    fn overlaps<'a>(
         &'a self,
         pools: &'a [Pool],
     ) -> impl Iterator<Item = (&'a HostId, &'a Pool, &'a ReportedSubnet)> {
@@ -186,8 +186,8 @@ impl Cluster {
     }
 }
 
-/// Private space (RFC 1918), far from where Docker's own pools begin (172.17.0.0/16 upwards) and
-/// from what people type first.
+/// Candidates in private address space (RFC 1918), away from Docker's default pools (172.17.0.0/16
+/// upwards) and from the subnets that users tend to choose.
 fn candidates() -> Vec<Ipv4Net> {
     let block = |a: u8, b: u8, c: u8, length: u8| Ipv4Net::new_assert([a, b, c, 0].into(), length);
     let medium = (20..=31).rev().map(|b| block(172, b, 0, 16));
@@ -227,7 +227,8 @@ mod tests {
         }
     }
 
-    /// Two hosts, and network aaaaaaaaaaaaaaaa, created on the first, with 10.1.0.0/16.
+    /// Two hosts more than needed, and network aaaaaaaaaaaaaaaa with 10.1.0.0/16, created on host
+    /// 1.
     fn cluster() -> Cluster {
         let mut cluster = Cluster::default();
         let pool = Pool {
@@ -267,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_to_overlap_a_network_is_a_problem_where_it_is_and_where_that_was_created() {
+    fn an_overlap_is_reported_by_the_host_that_has_it_and_by_the_networks_origin() {
         let mut cluster = cluster();
         assert!(cluster.overlap_problems(host(1)).is_empty());
         report(
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subnet_that_is_chosen_is_on_no_hosts_way_unless_all_are() {
+    fn a_chosen_subnet_avoids_routes_and_prefers_gateway_routes_if_all_are_taken() {
         let mut cluster = cluster();
         let first = cluster.free_subnet(0).unwrap();
         report(
@@ -302,15 +303,15 @@ mod tests {
             .chain([route(&first.to_string(), "vpn0", false)])
             .collect();
         report(&mut cluster, 2, with_routes(Vec::new(), &everywhere));
-        assert_eq!(cluster.free_subnet(0), Some(second), "only the gateway's are taken then");
+        assert_eq!(cluster.free_subnet(0), Some(second), "only routes by gateways may be used");
         assert!(
             cluster.overlap_problems(host(1)).is_empty(),
-            "what is behind a gateway is no problem"
+            "an overlap with a subnet behind a gateway is not a problem"
         );
     }
 
     #[test]
-    fn routes_are_reported_without_those_that_are_known_merged_and_bounded() {
+    fn reported_routes_are_new_aggregated_and_limited_in_number() {
         let known = vec![used("172.17.0.0/16", "Docker network bridge")];
         let routes = [
             route("0.0.0.0/0", "eth0", true),

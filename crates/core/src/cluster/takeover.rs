@@ -1,11 +1,10 @@
-//! What becomes of agreed state when one host goes on without the others: after the majority was
-//! lost, or from a backup.
+//! How agreed state changes when one host continues without the others: after a lost quorum, or
+//! from a backup.
 //!
-//! The other hosts count as removed, so that they are told so if they come back, and what was
-//! agreed on without them can never mix with what they may have agreed on without this host. But
-//! what they held stays held. Their containers may well be running, with addresses that nobody else
-//! must get; and a host that is really gone gives them up when an administrator says that it is, by
-//! [`Command::RemoveHost`](super::Command::RemoveHost).
+//! The other hosts count as removed, so that they are told so if they come back, and so that their
+//! agreed state can never mix with this host's. Their leases stay. Their containers may be running,
+//! and other hosts must not get their addresses. When a host is really gone, an administrator frees
+//! its leases with [`Command::RemoveHost`](super::Command::RemoveHost).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,8 +15,8 @@ use super::{Cluster, Host, RemovedHost};
 use crate::HostId;
 
 impl Cluster {
-    /// Leaves this host as the only one. `now` is the time since 1970. Returns the hosts that count
-    /// as removed from now on.
+    /// Keeps this host as the only member. `now` is the time since 1970. Returns the hosts that
+    /// count as removed from now on.
     pub fn keep_only(&mut self, host: HostId, now: Duration) -> BTreeMap<HostId, Host> {
         let others = self.hosts.iter().filter(|(id, _)| **id != host);
         let others: BTreeMap<_, _> = others.map(|(id, host)| (*id, host.clone())).collect();
@@ -29,9 +28,9 @@ impl Cluster {
         others
     }
 
-    /// Makes this host, which has a new id, the only one. If one of the hosts had its IP address,
-    /// it was this machine: what it held is this host's now. Returns the hosts that count as
-    /// removed from now on.
+    /// Makes this host, which has a new id, the only member. A host that had the same IP address
+    /// was this machine, so its leases and endpoints become this host's. Returns the hosts that
+    /// count as removed from now on.
     pub fn settle_on(
         &mut self,
         host: HostId,
@@ -49,14 +48,14 @@ impl Cluster {
         self.hosts.insert(host, Host { name: name.to_owned(), address, subnets });
         let mut removed = self.keep_only(host, now);
         if let Some((before, old)) = before.zip(old) {
-            // Its id never comes back, and holds nothing any more.
+            // The old id is never used again, and holds nothing.
             self.admissions.removed.insert(before, RemovedHost { name: old.name.clone(), at: now });
             removed.insert(before, old);
         }
         removed
     }
 
-    /// Gives all that one host has to another id.
+    /// Moves all that host `before` holds to the id `after`.
     fn rename(&mut self, before: HostId, after: HostId) -> Option<Host> {
         for network in self.networks.values_mut() {
             let network = Arc::make_mut(network);
@@ -78,8 +77,8 @@ impl Cluster {
         self.hosts.remove(&before)
     }
 
-    /// Hosts that were removed and still hold addresses or endpoints: lost ones, of which nobody
-    /// has said yet that they are gone.
+    /// Lost hosts: removed ones that still hold leases or endpoints, because no administrator has
+    /// freed them yet.
     pub fn lost_hosts(&self) -> BTreeMap<HostId, &RemovedHost> {
         self.admissions
             .removed
