@@ -1,7 +1,7 @@
-//! The authority of a cluster: it certifies that hosts belong to it.
+//! The certificate authority of a cluster: certifies its members.
 //!
 //! The founder makes it, and every member can use it: its private key is part of agreed state,
-//! sealed with a key that members keep in a file and that is in no log, snapshot or backup of
+//! sealed with a key that members keep in a file. The seal key is in no log, snapshot or backup of
 //! agreed state.
 
 use std::fmt;
@@ -24,82 +24,82 @@ use crate::token::{Secret, Token};
 /// How long a host's certificate is valid.
 pub const VALIDITY: Duration = Duration::from_secs(90 * 86_400);
 
-/// How long before its end a host gets itself a new one: it can be switched off for two months and
-/// still come back.
+/// How long before its expiry a host renews its certificate: a host can be off for a month and come
+/// back with a valid one.
 pub const RENEWAL: Duration = Duration::from_secs(30 * 86_400);
 
-/// 2020-01-01, from when on all certificates are valid: before shoutd, and after what a clock says
-/// that was never set. When a certificate was issued means nothing, and hosts whose clocks differ
-/// by days must be able to talk.
+/// 2020-01-01, the `notBefore` of all certificates: it is before the first shoutd, and after the
+/// time of a clock that was never set. The time of issue does not matter, and hosts whose clocks
+/// differ by days must be able to connect.
 pub(crate) const VALID_FROM: Duration = Duration::from_secs(1_577_836_800);
 
 /// 9999-12-31: the last day that a certificate can name (RFC 5280, section 4.1.2.5).
 const SECONDS_MAX: u64 = 253_402_214_400;
 
-/// Distinguishes what is derived here from whatever else a secret may be used for.
+/// HKDF salt: separates these derivations from any other use of a secret.
 const DERIVATION: &[u8] = b"shoutd prepared cluster 1";
 
-/// Distinguishes a sealed authority from whatever else a key may seal.
+/// Associated data: separates sealed authorities from anything else that a key seals.
 const SEALED: &[u8] = b"shoutd sealed authority 1";
 
-/// Why an authority cannot be had, or cannot do what was asked.
+/// Why an authority cannot be made, opened or used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthorityError {
     /// There is no key.
     #[error("the authority has no key: {0}")]
     Key(#[from] KeyError),
-    /// What was sealed is damaged, or of another cluster, or this host's key to it is.
+    /// The sealed authority or this host's seal key is damaged, or belongs to another cluster.
     #[error(
-        "the cluster's authority cannot be opened with this host's seal key: one of the two is of \
-         another cluster"
+        "the cluster's authority cannot be opened with this host's seal key: one of the two \
+         belongs to another cluster, or is damaged"
     )]
     WrongSeal,
-    /// Certificate and key are no pair, or damaged.
+    /// Certificate and key are damaged, or do not belong together.
     #[error("the cluster's authority is damaged: {0}")]
     Damaged(String),
-    /// A certificate cannot be made.
-    #[error("the certificate cannot be made: {0}")]
+    /// A certificate cannot be issued.
+    #[error("the certificate cannot be issued: {0}")]
     Issue(String),
 }
 
-/// An authority that can certify.
+/// An authority with its private key.
 pub struct Authority {
     key: PrivateKey,
     certificate: AuthorityCertificate,
 }
 
-/// The key that opens a sealed authority. Members keep it in a file that only root can read.
+/// The key that opens a sealed authority. Members keep it in a file that only its owner can read.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SealKey(Zeroizing<[u8; 32]>);
 
-/// A cluster that follows from a secret alone: hosts that are started in the same instant with the
-/// same prepared token need nobody to let them in. Whoever has such a token can certify hosts for
-/// as long as the cluster exists.
+/// A cluster that is derived from a secret alone: hosts that start at the same time with the same
+/// prepared token can form it without another host to admit them. Such a token can certify hosts
+/// for as long as the cluster exists.
 #[derive(Debug)]
 pub struct Prepared {
-    /// What certifies its hosts.
+    /// Certifies its hosts.
     pub authority: Authority,
     /// Its id.
     pub cluster: ClusterId,
-    /// What its members seal the authority with.
+    /// The key with which its members seal the authority.
     pub seal_key: SealKey,
 }
 
 impl SealKey {
-    /// Draws a new one.
+    /// Draws a new key.
     ///
     /// # Errors
-    /// There are no random numbers.
+    /// The kernel gives no random numbers.
     pub fn draw() -> Result<Self, KeyError> {
         random().map(Self)
     }
 
-    /// Its digits, to keep in a file or to give to a host that was let in.
+    /// Its digits, to keep in a file or to give to an admitted host.
     pub fn reveal(&self) -> Zeroizing<String> {
         Zeroizing::new(hex::encode(&*self.0))
     }
 
-    /// The key with these digits; `None` if there are others, or not 64 of them.
+    /// The key with these digits; `None` if they are not 64 hexadecimal digits.
     pub fn from_digits(digits: &str) -> Option<Self> {
         hex::decode_array(digits).map(|octets| Self(Zeroizing::new(octets)))
     }
@@ -116,7 +116,7 @@ impl fmt::Debug for SealKey {
     }
 }
 
-/// It travels as its digits, over encrypted connections only.
+/// As its digits; sent over encrypted connections only.
 impl serde::Serialize for SealKey {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.reveal())
@@ -132,17 +132,16 @@ impl<'de> serde::Deserialize<'de> for SealKey {
 }
 
 impl Authority {
-    /// Draws a new one.
+    /// Draws a new key, and makes its certificate.
     ///
     /// # Errors
-    /// There are no random numbers.
+    /// The kernel gives no random numbers.
     pub fn draw() -> Result<Self, AuthorityError> {
         Self::of(PrivateKey::draw()?)
     }
 
-    /// The authority that follows from this key: the same key makes the same certificate, byte for
-    /// byte. Tokens that were prepared by other versions rest on that, so none of what goes into it
-    /// may ever change.
+    /// The authority of this key. The same key gives the same certificate, byte for byte: prepared
+    /// tokens of other versions depend on that, so its contents must never change.
     fn of(key: PrivateKey) -> Result<Self, AuthorityError> {
         let certificate = authority_parameters(key.public())
             .self_signed(&key)
@@ -152,15 +151,16 @@ impl Authority {
         Ok(Self { key, certificate })
     }
 
-    /// The certificate that hosts check others' certificates with.
+    /// The certificate with which hosts check each other's certificates.
     pub fn certificate(&self) -> &AuthorityCertificate {
         &self.certificate
     }
 
-    /// Certifies that whoever has this key is a host of this cluster, from now on for [`VALIDITY`].
+    /// Certifies that the host with this key is a member of this cluster, for [`VALIDITY`] from
+    /// now.
     ///
     /// # Errors
-    /// The key is that of no host, or the time is beyond what certificates can name.
+    /// The key gives no valid host id, or certificates cannot express the time.
     pub fn issue(
         &self,
         key: &PublicKey,
@@ -169,7 +169,7 @@ impl Authority {
     ) -> Result<Certificate, AuthorityError> {
         let host = key
             .host()
-            .ok_or_else(|| AuthorityError::Issue("the key is that of no host".to_owned()))?;
+            .ok_or_else(|| AuthorityError::Issue("the key gives no valid host id".to_owned()))?;
         let mut parameters = host_parameters(member_name(host, cluster))?;
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         if now.as_secs() > SECONDS_MAX - VALIDITY.as_secs() {
@@ -188,11 +188,11 @@ impl Authority {
             .map_err(|error| AuthorityError::Issue(error.to_string()))
     }
 
-    /// Its form in agreed state: the private key is readable only with this key, as that of this
+    /// Its form in agreed state. The private key can be read only with this seal key and for this
     /// cluster.
     ///
     /// # Errors
-    /// There are no random numbers.
+    /// The kernel gives no random numbers.
     pub fn seal(
         &self,
         with: &SealKey,
@@ -248,31 +248,30 @@ impl fmt::Debug for Authority {
 }
 
 impl Prepared {
-    /// The cluster that follows from this secret.
+    /// The cluster that is derived from this secret.
     ///
     /// # Errors
-    /// The libraries do not make it.
+    /// The cryptographic library fails.
     pub fn from_secret(secret: &Secret) -> Result<Self, AuthorityError> {
         let cluster = ClusterId::new(u128::from_be_bytes(*derive(secret, b"cluster id")?));
         let authority = Authority::of(PrivateKey::from_seed(derive(secret, b"authority")?)?)?;
         Ok(Self { authority, cluster, seal_key: SealKey(derive(secret, b"seal key")?) })
     }
 
-    /// The cluster that this token was prepared for; `None` for a token of a cluster that was there
-    /// before it.
+    /// The cluster that this token was prepared for; `None` for a token of an existing cluster.
     ///
     /// # Errors
-    /// The libraries do not make it.
+    /// The cryptographic library fails.
     pub fn from_token(token: &Token) -> Result<Option<Self>, AuthorityError> {
         let prepared = Self::from_secret(&token.secret)?;
         Ok(Some(prepared)
             .filter(|prepared| prepared.authority.certificate.fingerprint() == token.authority))
     }
 
-    /// Draws a secret, and makes the token for the cluster that follows from it.
+    /// Draws a secret, and makes the token for the cluster that is derived from it.
     ///
     /// # Errors
-    /// There are no random numbers.
+    /// The kernel gives no random numbers.
     pub fn draw_token() -> Result<Token, AuthorityError> {
         let secret = Secret::draw()?;
         let authority = Self::from_secret(&secret)?.authority.certificate.fingerprint();
@@ -280,7 +279,7 @@ impl Prepared {
     }
 }
 
-/// The certificate that a host shows before it has one of a cluster. It proves nothing but its key.
+/// The self-signed certificate that a host shows before it is enrolled. It proves only its key.
 pub(crate) fn own_certificate(key: &HostKey) -> Result<rcgen::Certificate, AuthorityError> {
     let mut parameters = host_parameters(own_name(key.host()))?;
     (parameters.not_before, parameters.not_after) =
@@ -322,7 +321,7 @@ fn host_parameters(name: String) -> Result<CertificateParams, AuthorityError> {
     Ok(parameters)
 }
 
-/// A serial number: positive, of 16 octets (RFC 5280, section 4.1.2.2).
+/// A positive serial number of 16 octets (RFC 5280, section 4.1.2.2).
 fn serial(mut number: [u8; 16]) -> SerialNumber {
     number[0] = number[0] & 0x7f | 0x40;
     SerialNumber::from_slice(&number)
@@ -346,7 +345,7 @@ fn derive<const N: usize>(secret: &Secret, purpose: &[u8]) -> Result<Zeroizing<[
     Ok(octets)
 }
 
-/// A certificate that no authority issues: with any name.
+/// A signed certificate with any name, which [`Authority::issue`] would not make.
 #[cfg(test)]
 pub(crate) fn forge(
     authority: &Authority,
@@ -382,7 +381,7 @@ mod tests {
             (Prepared::from_secret(&secret()).unwrap(), Prepared::from_secret(&secret()).unwrap());
         assert_eq!(one.authority.certificate(), two.authority.certificate());
         assert_eq!((one.cluster, &one.seal_key), (two.cluster, &two.seal_key));
-        // These never change: a token that was prepared once has to work with every later version.
+        // These must never change: a prepared token works with every later version.
         assert_eq!(
             one.authority.certificate().fingerprint().to_string(),
             "83d85adb58e4e427b9fc8458f28fdb36d97aec4cecd8eff5a99f0748bc2e0c1f"
@@ -395,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prepared_token_is_told_from_others() {
+    fn a_prepared_token_is_distinguished_from_others() {
         let token = Prepared::draw_token().unwrap();
         let prepared = Prepared::from_token(&token).unwrap().unwrap();
         assert_eq!(prepared.authority.certificate().fingerprint(), token.authority);
@@ -405,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_for_one_host_of_one_cluster_for_a_time() {
+    fn a_certificate_is_valid_for_one_host_of_one_cluster_for_a_limited_time() {
         let (authority, key, now) =
             (Authority::draw().unwrap(), HostKey::draw().unwrap(), SystemTime::now());
         let certificate = authority.issue(key.public(), seven(), now).unwrap();
@@ -414,7 +413,7 @@ mod tests {
         for usage in [Usage::Client, Usage::Server] {
             let check = |now| certificate.check(authority.certificate(), usage, at(now));
             assert_eq!(check(now), Ok(()));
-            assert_eq!(check(now - VALIDITY), Ok(()), "a clock that is behind");
+            assert_eq!(check(now - VALIDITY), Ok(()), "a clock that is slow");
             assert_eq!(check(now + VALIDITY - Duration::from_secs(1)), Ok(()));
             let early = check(SystemTime::UNIX_EPOCH + VALID_FROM - Duration::from_secs(1));
             let late = check(now + VALIDITY + Duration::from_secs(3 * 86_400));
@@ -454,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_whose_name_is_not_its_keys_is_no_certificate() {
+    fn a_certificate_whose_name_is_not_that_of_its_key_is_refused() {
         let (authority, key, other) =
             (Authority::draw().unwrap(), HostKey::draw().unwrap(), HostKey::draw().unwrap());
         let issue = |name: String| forge(&authority, key.public(), name);
@@ -488,7 +487,7 @@ mod tests {
         assert_ne!(
             authority.seal(&key, seven()).unwrap().sealed_key,
             sealed.sealed_key,
-            "a nonce is used once"
+            "a nonce must be used once only"
         );
         let error = |sealed: &cluster::Authority, key: &SealKey, cluster| {
             Authority::unseal(sealed, key, cluster).unwrap_err()
@@ -506,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_tells_no_secret() {
+    fn debug_output_contains_no_secret() {
         let prepared = Prepared::from_secret(&secret()).unwrap();
         let printed = format!("{prepared:?} {:?}", prepared.seal_key);
         assert!(!printed.contains(prepared.seal_key.reveal().as_str()));
@@ -521,16 +520,21 @@ mod tests {
         }
 
         #[test]
-        fn a_damaged_certificate_is_an_error_or_not_believed(position: prop::sample::Index, flip in 1..=255u8) {
+        fn a_damaged_certificate_is_an_error_or_not_trusted(
+            position: prop::sample::Index,
+            flip in 1..=255u8,
+        ) {
             let prepared = Prepared::from_secret(&secret()).unwrap();
-            let (key, now) = (PrivateKey::from_seed(Zeroizing::new([3; 32])).unwrap(), SystemTime::now());
+            let key = PrivateKey::from_seed(Zeroizing::new([3; 32])).unwrap();
+            let now = SystemTime::now();
             let certificate = prepared.authority.issue(key.public(), seven(), now).unwrap();
             let mut der = certificate.der().to_vec();
             let position = position.index(der.len());
             der[position] ^= flip;
-            let believed = Certificate::from_der(&der)
-                .and_then(|read| read.check(prepared.authority.certificate(), Usage::Client, at(now)));
-            prop_assert!(believed.is_err());
+            let trusted = Certificate::from_der(&der).and_then(|read| {
+                read.check(prepared.authority.certificate(), Usage::Client, at(now))
+            });
+            prop_assert!(trusted.is_err());
             let mut authority = prepared.authority.certificate().der().to_vec();
             let position = position % authority.len();
             authority[position] ^= flip;
@@ -538,11 +542,16 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_a_sealed_authority_or_an_error(certificate: String, sealed_key: String, digits in "[0-9a-f]{0,200}") {
+        fn any_text_is_a_sealed_authority_or_an_error(
+            certificate: String,
+            sealed_key: String,
+            digits in "[0-9a-f]{0,200}",
+        ) {
             let key = SealKey(Zeroizing::new([1; 32]));
             let agreed = cluster::Authority { certificate, sealed_key };
             prop_assert!(Authority::unseal(&agreed, &key, seven()).is_err());
-            let certificate = hex::encode(Prepared::from_secret(&secret()).unwrap().authority.certificate().der());
+            let prepared = Prepared::from_secret(&secret()).unwrap();
+            let certificate = hex::encode(prepared.authority.certificate().der());
             let agreed = cluster::Authority { certificate, sealed_key: digits };
             prop_assert!(Authority::unseal(&agreed, &key, seven()).is_err());
         }

@@ -1,29 +1,29 @@
-//! Listening, and saying in one line why it is not possible.
+//! Listening on the port, with errors that say in one line what to do.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::net::{TcpListener, TcpSocket};
 
-/// Connections that wait to be accepted, as many as most kernels allow at most
-/// (`net.core.somaxconn`).
+/// Connections that wait to be accepted: the default of `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
 
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Somebody has the port.
+    /// Another program has the port.
     #[error(
-        "port {} on {} is in use by another program (`ss -ltnp sport = :{}` names it): stop it or choose another port",
+        "port {} on {} is in use by another program (`ss -ltnp sport = :{}` names it): stop it or \
+         choose another port",
         .0.port(), .0.ip(), .0.port()
     )]
     PortInUse(SocketAddr),
-    /// The address is not one of this host's.
+    /// No interface of this host has the address.
     #[error("no interface of this host has {address}; its addresses are {}", list(.addresses))]
     NoSuchAddress {
         /// The address that was asked for.
         address: IpAddr,
-        /// The host's addresses but for loopback and link-local ones.
+        /// The host's addresses without loopback and link-local ones.
         addresses: Vec<IpAddr>,
     },
     /// Anything else.
@@ -43,7 +43,6 @@ fn list(addresses: &[IpAddr]) -> String {
     addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Listens on this address.
 pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, BindError> {
     try_listen(address).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => BindError::PortInUse(address),
@@ -56,7 +55,7 @@ pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, BindError> {
 
 fn try_listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A daemon that starts again must not wait for its old connections' TIME_WAIT.
+    // A restarted daemon must not wait for its old connections in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)

@@ -1,5 +1,5 @@
-//! Bounds what large bodies of requests and answers take together, whoever sends them or does not
-//! read them.
+//! Bounds the memory that large bodies of requests and responses take together, however slowly
+//! peers send or read them.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::Rejection;
 use crate::limits::{BODY_BYTES_MAX, BULK_BYTES_MAX, SMALL_BODY_BYTES_MAX};
 
-/// Room for large bodies. Clones share it.
+/// The budget for large bodies. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct BodyBudget(Arc<Semaphore>);
 
@@ -26,44 +26,45 @@ impl BodyBudget {
             return Ok(None);
         }
         let busy = || Rejection::Busy {
-            reason: format!("{BULK_BYTES_MAX} octets of large messages are under way"),
+            reason: format!("{BULK_BYTES_MAX} bytes of large messages are in flight"),
         };
         let octets = u32::try_from(octets).map_err(|_| busy())?;
         Arc::clone(&self.0).try_acquire_many_owned(octets).map(Some).map_err(|_| busy())
     }
 
-    /// How large the body of a request may be, and the room for it. One that does not say how large
-    /// it is must be small.
+    /// The limit on this request's body, and the permit for it. A body without a `Content-Length`
+    /// must be small.
     pub(crate) fn admit<B>(
         &self,
         request: &Request<B>,
     ) -> Result<(usize, Option<OwnedSemaphorePermit>), Rejection> {
-        let says = request
+        let declared = request
             .headers()
             .get(header::CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok()?.parse().ok());
-        let largest = says.map_or(SMALL_BODY_BYTES_MAX, |says: usize| {
-            says.clamp(SMALL_BODY_BYTES_MAX, BODY_BYTES_MAX)
+        let limit = declared.map_or(SMALL_BODY_BYTES_MAX, |length: usize| {
+            length.clamp(SMALL_BODY_BYTES_MAX, BODY_BYTES_MAX)
         });
-        Ok((largest, self.take(largest)?))
+        Ok((limit, self.take(limit)?))
     }
 
-    /// An answer that holds its room until the last of its octets is sent.
+    /// A response that holds its permit until its last byte is sent.
     pub(crate) fn hold(&self, response: Response) -> Result<Response, Rejection> {
         let octets =
             response.body().size_hint().exact().and_then(|exact| usize::try_from(exact).ok());
         let Some(permit) = self.take(octets.unwrap_or(BODY_BYTES_MAX))?.map(Arc::new) else {
             return Ok(response);
         };
-        let hold = move |data: Bytes| Bytes::from_owner(Held { data, _room: Arc::clone(&permit) });
+        let hold =
+            move |data: Bytes| Bytes::from_owner(Held { data, _permit: Arc::clone(&permit) });
         Ok(response.map(|body| Body::new(body.map_frame(move |frame| frame.map_data(&hold)))))
     }
 }
 
-/// Octets that wait to be sent. The connection keeps them after the body that they were of is gone.
+/// Bytes that wait to be sent. The HTTP/2 connection keeps them after the body is dropped.
 struct Held {
     data: Bytes,
-    _room: Arc<OwnedSemaphorePermit>,
+    _permit: Arc<OwnedSemaphorePermit>,
 }
 
 impl AsRef<[u8]> for Held {

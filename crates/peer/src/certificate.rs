@@ -1,8 +1,8 @@
-//! Certificates: what they say, and whether it may be believed.
+//! Certificates: how they are read and checked.
 //!
-//! A host's certificate binds its key to its id and its cluster's by one name, `<host id>.<cluster
-//! id>.shoutd`. The host id in it must follow from the key, too: an authority cannot give one
-//! host's id to another's key by mistake.
+//! A host's certificate binds its key to a host id and a cluster id by one DNS name, `<host
+//! id>.<cluster id>.shoutd`. The host id must also follow from the key: an authority cannot give
+//! one host's id to another host's key by mistake.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,49 +14,52 @@ use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use crate::hex;
 use crate::key::{PublicKey, sha256};
 
-/// The last label of every host's name: it is under no domain, and means nothing to anybody else.
+/// The last label of every host's name. The names are not in any DNS zone.
 const DOMAIN: &str = "shoutd";
 
-/// Octets of the largest certificate that is looked at. Ours have about 400.
+/// Bytes of the largest certificate that we parse. Ours have about 400.
 pub(crate) const CERTIFICATE_BYTES_MAX: usize = 4096;
 
-/// Why a certificate is not believed, as the end of a sentence about whoever shows it.
+/// Why a certificate is not trusted. The texts complete a sentence about the peer that shows it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Distrust {
     /// The other end has only the certificate that a host makes for itself.
     #[error("it belongs to no cluster yet")]
     NoCluster,
-    /// This host has no authority to judge by.
+    /// This host has no authority to check certificates with.
     #[error("this host belongs to no cluster yet")]
     NotEnrolled,
     /// Another authority signed it.
     #[error(
-        "its certificate is not of the authority that this host trusts: it belongs to another \
+        "its certificate is not from the authority that this host trusts: it belongs to another \
          cluster"
     )]
     OtherAuthority,
-    /// It proves to be of a cluster, and not of the one that this host's token is for.
+    /// It proved to be a member of another cluster than this host's token is for.
     #[error(
         "this host's token is for the cluster with fingerprint {token}, but it belongs to the one \
-         with fingerprint {cluster}: take a token that `shoutdctl token show` prints on a host of \
-         the cluster that this host is to join"
+         with fingerprint {cluster}: use the token that `shoutdctl token show` prints on a member \
+         of the cluster to join"
     )]
     OtherToken {
         /// The fingerprint in the token.
         token: Fingerprint,
-        /// The fingerprint of its own cluster's authority.
+        /// The fingerprint of the peer's cluster's authority.
         cluster: Fingerprint,
     },
     /// The authority signed it for another cluster.
     #[error("its certificate is for cluster {0}")]
     OtherCluster(ClusterId),
-    /// It is too old.
+    /// It has expired.
     #[error("its certificate expired {} ago; check the clocks of both hosts", days(.0))]
     Expired(Duration),
-    /// It is too new.
-    #[error("its certificate is not valid for another {}; check the clocks of both hosts", days(.0))]
+    /// It is not valid yet.
+    #[error(
+        "its certificate will not be valid for another {}; check the clocks of both hosts",
+        days(.0)
+    )]
     NotYetValid(Duration),
-    /// Its name is another host's.
+    /// It names another host than its key's.
     #[error("its certificate names host {names}, but its key is that of host {is}")]
     OtherName {
         /// The host that the certificate names.
@@ -64,8 +67,8 @@ pub enum Distrust {
         /// The host that the key belongs to.
         is: HostId,
     },
-    /// It is not one that a shoutd makes.
-    #[error("its certificate is not one of shoutd's: {0}")]
+    /// It is not a certificate that shoutd makes.
+    #[error("its certificate is not a shoutd certificate: {0}")]
     Malformed(String),
 }
 
@@ -81,18 +84,17 @@ fn malformed(reason: impl fmt::Display) -> Distrust {
     Distrust::Malformed(reason.to_string())
 }
 
-/// The name in the certificate of this host of this cluster.
+/// The name in a member's certificate.
 pub(crate) fn member_name(host: HostId, cluster: ClusterId) -> String {
     format!("{host}.{cluster}.{DOMAIN}")
 }
 
-/// The name in the certificate that this host makes for itself.
+/// The name in the certificate that a host makes for itself.
 pub(crate) fn own_name(host: HostId) -> String {
     format!("{host}.{DOMAIN}")
 }
 
-/// The certificate of an authority. To know it is to be able to check certificates, not to make
-/// them.
+/// The certificate of an authority. It serves to check certificates, not to issue them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AuthorityCertificate {
     der: CertificateDer<'static>,
@@ -100,11 +102,10 @@ pub struct AuthorityCertificate {
 }
 
 impl AuthorityCertificate {
-    /// The certificate in these bytes (DER). Whether it is the right one is to be told by its
-    /// fingerprint.
+    /// Reads a certificate (DER). The caller must check the fingerprint.
     ///
     /// # Errors
-    /// They are no certificate, or it has no Ed25519 key.
+    /// The bytes are not a certificate with an Ed25519 key.
     pub fn from_der(der: &[u8]) -> Result<Self, Distrust> {
         let der = bounded(der)?;
         anchor_from_trusted_cert(&der).map_err(malformed)?;
@@ -117,7 +118,7 @@ impl AuthorityCertificate {
         &self.der
     }
 
-    /// What tokens know it by: its SHA-256.
+    /// Its SHA-256, by which tokens identify it.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint(sha256(&self.der))
     }
@@ -137,8 +138,7 @@ impl fmt::Debug for AuthorityCertificate {
     }
 }
 
-/// The certificate of a member of a cluster, or what is said to be one: what it says is to be
-/// believed only once it was checked with the authority's.
+/// The certificate of a member, as read. It is trusted only after [`Certificate::check`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct Certificate {
     der: CertificateDer<'static>,
@@ -147,7 +147,7 @@ pub struct Certificate {
     cluster: ClusterId,
 }
 
-/// What a certificate is shown for.
+/// The role in which a peer shows a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Usage {
     Client,
@@ -158,18 +158,18 @@ impl Certificate {
     /// Reads a certificate (DER).
     ///
     /// # Errors
-    /// It is not of the form that members' certificates have.
+    /// It does not have the form of a member's certificate.
     pub fn from_der(der: &[u8]) -> Result<Self, Distrust> {
         let der = bounded(der)?;
         let parsed = EndEntityCert::try_from(&der).map_err(malformed)?;
         let key = key_of(&parsed)?;
         let mut names = parsed.valid_dns_names();
         let (Some(name), None) = (names.next(), names.next()) else {
-            return Err(malformed("it does not have just one name"));
+            return Err(malformed("it does not have exactly one name"));
         };
         let (names, cluster) =
-            read_name(name).ok_or_else(|| malformed("its name is not that of a host"))?;
-        let is = key.host().ok_or_else(|| malformed("its key is that of no host"))?;
+            read_name(name).ok_or_else(|| malformed("its name does not name a host"))?;
+        let is = key.host().ok_or_else(|| malformed("its key gives no valid host id"))?;
         if names != is {
             return Err(Distrust::OtherName { names, is });
         }
@@ -187,12 +187,12 @@ impl Certificate {
         &self.key
     }
 
-    /// The host that it is for.
+    /// The host that it was issued to.
     pub fn host(&self) -> HostId {
         self.host
     }
 
-    /// The cluster that it is for.
+    /// The cluster that it was issued for.
     pub fn cluster(&self) -> ClusterId {
         self.cluster
     }
@@ -201,7 +201,7 @@ impl Certificate {
         self.der.clone()
     }
 
-    /// Whether this authority signed it, it is valid at this time, and good for this.
+    /// Checks that this authority signed it, and that it is valid at this time and for this role.
     pub(crate) fn check(
         &self,
         authority: &AuthorityCertificate,
@@ -237,7 +237,7 @@ impl Certificate {
         })
     }
 
-    /// Whether this authority signed it, even if it is not valid now.
+    /// Checks that this authority signed it, whether or not it is valid now.
     pub(crate) fn check_at_any_time(
         &self,
         authority: &AuthorityCertificate,
@@ -261,8 +261,8 @@ impl fmt::Debug for Certificate {
     }
 }
 
-/// The key in any certificate, even one that nobody should believe: the handshake proves who has
-/// its private half.
+/// The key in any certificate, even an untrusted one: the handshake proves that the peer has the
+/// private key.
 pub(crate) fn key_in(certificate: &CertificateDer<'_>) -> Result<PublicKey, Distrust> {
     key_of(&EndEntityCert::try_from(&bounded(certificate)?).map_err(malformed)?)
 }
@@ -279,7 +279,7 @@ fn bounded(der: &[u8]) -> Result<CertificateDer<'_>, Distrust> {
     Ok(CertificateDer::from(der))
 }
 
-/// The host in a name, and the cluster unless it is a host's own.
+/// The host in a name, and the cluster; `None` for the cluster if the host made the certificate.
 fn read_name(name: &str) -> Option<(HostId, Option<ClusterId>)> {
     let (host, rest) = name.split_once('.')?;
     let host = host.parse().ok()?;
@@ -294,7 +294,7 @@ fn between(from: UnixTime, to: UnixTime) -> Duration {
     Duration::from_secs(to.as_secs().saturating_sub(from.as_secs()))
 }
 
-/// Certificates travel and are kept as hexadecimal digits (DER).
+/// Certificates are serialized as the hexadecimal digits of their DER.
 macro_rules! serde_as_digits {
     ($name:ty) => {
         impl serde::Serialize for $name {

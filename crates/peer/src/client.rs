@@ -1,4 +1,4 @@
-//! Asking a peer.
+//! The client: requests to peers.
 
 use std::error::Error;
 use std::io;
@@ -26,11 +26,11 @@ pub struct Client {
     connections: Arc<Connections>,
 }
 
-/// Why there is no answer.
+/// Why a call failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CallError {
-    /// There is no connection, or it broke. The request may have been carried out in the latter
-    /// case.
+    /// No connection could be made, or it broke. If it broke, the peer may have carried out the
+    /// request.
     #[error("{address} cannot be reached: {}", innermost(.source))]
     Unreachable {
         /// The peer.
@@ -38,7 +38,7 @@ pub enum CallError {
         /// What the kernel or HTTP/2 said.
         source: Arc<io::Error>,
     },
-    /// No answer came in time. The request may have been carried out.
+    /// No answer came in time. The peer may have carried out the request.
     #[error("{address} did not answer within {} ms", .after.as_millis())]
     TimedOut {
         /// The peer.
@@ -46,7 +46,7 @@ pub enum CallError {
         /// The deadline that the caller gave.
         after: Duration,
     },
-    /// The peer answered that it does not do this.
+    /// The peer refused the request.
     #[error("{address} refused: {rejection}")]
     Refused {
         /// The peer.
@@ -54,7 +54,7 @@ pub enum CallError {
         /// Its reason.
         rejection: Rejection,
     },
-    /// The peer is not who it should be. Nothing was sent.
+    /// We do not trust the peer's certificate. No request was sent.
     #[error("{address} is not trusted: {distrust}")]
     Untrusted {
         /// The peer.
@@ -62,8 +62,8 @@ pub enum CallError {
         /// Why.
         distrust: Distrust,
     },
-    /// Request or answer are not what they should be.
-    #[error("{address} cannot be understood: {reason}")]
+    /// The request or the answer is malformed.
+    #[error("malformed exchange with {address}: {reason}")]
     Malformed {
         /// The peer.
         address: SocketAddr,
@@ -72,7 +72,7 @@ pub enum CallError {
     },
 }
 
-/// The text of the first cause: HTTP's own errors say little more than that there was one.
+/// The text of the innermost cause: hyper's own errors say little more than that there was one.
 fn innermost(error: &Arc<io::Error>) -> String {
     let mut cause: &dyn Error = &**error;
     while let Some(next) = cause.source() {
@@ -82,7 +82,7 @@ fn innermost(error: &Arc<io::Error>) -> String {
 }
 
 impl Client {
-    /// A client that says of itself who this host is, over connections that the connector makes.
+    /// A client that identifies itself as this host, over connections that the connector makes.
     pub fn new(identity: Identity, connector: impl Connector) -> Self {
         Self { identity, connections: Arc::new(Connections::new(Arc::new(connector))) }
     }
@@ -92,7 +92,7 @@ impl Client {
         &self.identity
     }
 
-    /// Asks whatever host has this address. The path starts with a slash.
+    /// Calls the host at this address, whichever it is. The path starts with a slash.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -106,7 +106,7 @@ impl Client {
         self.call_within(None, address, path, request, deadline).await
     }
 
-    /// Asks this host and no other that may have its address meanwhile.
+    /// Calls this host, and no other host that may have taken over its address.
     ///
     /// # Errors
     /// See [`CallError`]; another host answers [`Rejection::OtherHost`].
@@ -130,8 +130,9 @@ impl Client {
         deadline: Duration,
     ) -> Result<A, CallError> {
         let malformed = |reason: String| CallError::Malformed { address, reason };
-        let body = serde_json::to_vec(request)
-            .map_err(|error| malformed(format!("the request is no JSON: {error}")))?;
+        let body = serde_json::to_vec(request).map_err(|error| {
+            malformed(format!("the request cannot be written as JSON: {error}"))
+        })?;
         if body.len() > BODY_BYTES_MAX {
             return Err(malformed(format!(
                 "the request has {} bytes; {BODY_BYTES_MAX} is the limit",
@@ -149,8 +150,7 @@ impl Client {
             .map_err(|_| CallError::TimedOut { address, after: deadline })?
     }
 
-    /// Sends the request; once more if it went into a connection that had died since it was last
-    /// used.
+    /// Sends the request, and sends it again if a reused connection turned out to be dead.
     async fn send(
         &self,
         host: Option<HostId>,
@@ -169,7 +169,7 @@ impl Client {
                         None => unreachable(source),
                     }
                 })?;
-            // What is meant for one host is shown to no other.
+            // A request for one host must not be sent to another: it may carry secrets.
             let is = connection.host;
             if let Some(wanted) = host.filter(|wanted| *wanted != is) {
                 return Err(CallError::Refused {
@@ -186,8 +186,8 @@ impl Client {
                 Ok(response) => return Ok(response),
                 Err(error) => {
                     self.connections.forget(address, &connection);
-                    // Each time round, a dead connection is gone; a live one that fails is no
-                    // reason to try again.
+                    // Retry only after a reused connection died; each round removes one. A live
+                    // connection that fails does not justify a retry.
                     if !connection.reused || !connection.sender.is_closed() {
                         return Err(unreachable(Arc::new(io::Error::other(error))));
                     }
@@ -203,8 +203,8 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<Request<Full<Bytes>>, CallError> {
-        // Without the zone of an IPv6 link-local address, which a URI cannot have; the connection
-        // has it.
+        // Without the zone of an IPv6 link-local address: a URI cannot have one. The connection
+        // uses it.
         let authority = SocketAddr::new(address.ip(), address.port());
         let request =
             Request::builder().method(Method::POST).uri(format!("https://{authority}{path}"));
@@ -245,7 +245,7 @@ fn parse<A: DeserializeOwned>(
         });
     }
     let rejection = serde_json::from_slice(body).unwrap_or_else(|_| {
-        // Not from one of our handlers: the router's own words, or some other server's.
+        // Not from one of our handlers: the router's own text, or another server's.
         let text: String = String::from_utf8_lossy(body).chars().take(200).collect();
         Rejection::Failed { reason: format!("{status} {}", text.trim()).trim_end().to_owned() }
     });

@@ -1,4 +1,4 @@
-//! The client's connections: one kept per peer, made once for all who wait for it.
+//! The client's connections: one per peer. Calls that need it at the same time share one attempt.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,13 +20,13 @@ use crate::limits::{
 };
 use crate::{Connector, Established};
 
-/// The end of a connection that requests go into.
+/// The handle that sends requests into a connection.
 pub(crate) type Sender = http2::SendRequest<Full<Bytes>>;
 
-/// What an attempt to connect came to; `None` while it goes on.
+/// The result of an attempt to connect; `None` while it is in progress.
 type Attempt = watch::Receiver<Option<Result<Made, Arc<io::Error>>>>;
 
-/// A connection that was made, and to which host.
+/// An established connection, and the host at its other end.
 #[derive(Debug, Clone)]
 struct Made {
     sender: Sender,
@@ -45,7 +45,7 @@ struct Kept {
 }
 
 impl Kept {
-    /// Whether the connection can be used, or is about to be made.
+    /// Whether the connection is usable or being made.
     fn is_alive(&self) -> bool {
         match &*self.attempt.borrow() {
             None => true,
@@ -55,7 +55,7 @@ impl Kept {
     }
 }
 
-/// A connection to use, and whether it was there before: then it may turn out to have been dead.
+/// A connection to use. A reused one may turn out to be dead.
 pub(crate) struct Connection {
     pub sender: Sender,
     /// The host at its other end.
@@ -83,10 +83,10 @@ impl Connections {
         }
     }
 
-    /// Forgets a connection that turned out to be dead.
+    /// Drops a connection that turned out to be dead.
     pub fn forget(&self, address: SocketAddr, dead: &Connection) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        // Somebody else may have made a new one since.
+        // Another call may have made a new one since.
         if dead.sender.is_closed() && kept.get(&address).is_some_and(|kept| !kept.is_alive()) {
             kept.remove(&address);
         }
@@ -106,7 +106,7 @@ impl Connections {
         }
         let (done, attempt) = watch::channel(None);
         let connector = Arc::clone(&self.connector);
-        // A task of its own, so that it is not given up together with the call that came first.
+        // In a task of its own, so that the attempt outlives the call that started it.
         tokio::spawn(async move {
             done.send_replace(Some(connect(&*connector, address).await.map_err(Arc::new)));
         });
@@ -129,8 +129,8 @@ async fn connect(connector: &dyn Connector, address: SocketAddr) -> io::Result<M
             .timer(TokioTimer::new())
             .max_header_list_size(HEADER_BYTES_MAX)
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-            // Until the server has said how many requests it takes at a time, it may take us for a
-            // stranger: what goes beyond its limit it refuses (RFC 9113, 5.1.2).
+            // Until the server's SETTINGS arrive, it may take us for a stranger, and it refuses
+            // streams beyond its limit (RFC 9113, 5.1.2).
             .initial_max_send_streams(Some(STREAMS_PER_STRANGER_MAX as usize))
             .keep_alive_interval(CLIENT_KEEPALIVE)
             .keep_alive_timeout(CLIENT_KEEPALIVE_TIMEOUT)
@@ -147,7 +147,7 @@ async fn connect(connector: &dyn Connector, address: SocketAddr) -> io::Result<M
     };
     let (sender, connection, host) =
         timeout(CONNECT_DEADLINE, handshake).await.map_err(too_slow)??;
-    // Ends when the peer closes it, or stops answering, or when the last sender is dropped.
+    // Ends when the peer closes it or stops answering, or when the last sender is dropped.
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%address, %error, "connection to a peer ended");

@@ -1,9 +1,9 @@
-//! Room for connections: strangers can take none from hosts of the cluster, nor can one host from
-//! another.
+//! Slots for connections: strangers cannot take them from members, nor one member from another.
 //!
-//! Every connection comes in as a stranger's, and is a host's once it has proved to be. Where
-//! strangers have no more room, the oldest of them goes, not the new one: a host needs a few
-//! milliseconds for its proof, so it gets in however many sit there and say nothing.
+//! Every connection starts as a stranger's, and becomes a member's once it has authenticated. When
+//! all strangers' slots are taken, the oldest stranger is closed and not the new one. A member
+//! needs a few milliseconds to authenticate, so it gets in however many silent connections there
+//! are.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,13 +15,13 @@ use crate::limits::{
     CONNECTIONS_MAX, CONNECTIONS_PER_HOST_MAX, STRANGERS_MAX, STRANGERS_PER_ADDRESS_MAX,
 };
 
-/// The places of one server.
+/// The connection slots of one server.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionSlots(Mutex<Taken>);
 
 #[derive(Debug, Default)]
 struct Taken {
-    /// The oldest first.
+    /// Oldest first.
     entries: Vec<Entry>,
     next: u64,
 }
@@ -30,19 +30,19 @@ struct Taken {
 struct Entry {
     number: u64,
     address: IpAddr,
-    /// Who it is; `None` for a stranger.
+    /// `None` for a stranger.
     host: Option<HostId>,
     /// Dropped to close the connection.
     _open: oneshot::Sender<()>,
 }
 
 impl Taken {
-    fn count(&self, counts: impl Fn(&Entry) -> bool) -> usize {
-        self.entries.iter().filter(|entry| counts(entry)).count()
+    fn count(&self, select: impl Fn(&Entry) -> bool) -> usize {
+        self.entries.iter().filter(|entry| select(entry)).count()
     }
 
-    fn close_oldest(&mut self, goes: impl Fn(&Entry) -> bool) {
-        let oldest = self.entries.iter().position(goes);
+    fn close_oldest(&mut self, select: impl Fn(&Entry) -> bool) {
+        let oldest = self.entries.iter().position(select);
         oldest.map(|index| self.entries.remove(index));
     }
 }
@@ -52,7 +52,7 @@ impl ConnectionSlots {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A stranger's place, and what becomes ready when it has to go.
+    /// A slot for a new connection, and a receiver that resolves when the connection must close.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> (Slot, oneshot::Receiver<()>) {
         let mut taken = self.taken();
         let stranger = |entry: &Entry| entry.host.is_none();
@@ -70,7 +70,7 @@ impl ConnectionSlots {
     }
 }
 
-/// The place of one connection, free again when dropped.
+/// The slot of one connection; dropping it frees the slot.
 #[derive(Debug)]
 pub(crate) struct Slot {
     connection_slots: Arc<ConnectionSlots>,
@@ -78,7 +78,8 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// Makes it that of a host. `false` if there is no room for hosts, or it has to go already.
+    /// Makes this a member's slot. `false` if members have all their slots, or if this connection
+    /// was already told to close.
     pub fn belongs_to(&self, host: HostId) -> bool {
         let mut taken = self.connection_slots.taken();
         let of_host = |entry: &Entry| entry.host == Some(host);
@@ -124,13 +125,13 @@ mod tests {
             (0..=STRANGERS_MAX).map(|number| connection_slots.admit(address(number))).collect();
         let open: Vec<_> = strangers.iter_mut().map(|(_, closed)| is_open(closed)).collect();
         assert!(!open[0] && open[1..].iter().all(|open| *open));
-        assert!(!strangers[0].0.belongs_to(host(2)), "it has to go already");
+        assert!(!strangers[0].0.belongs_to(host(2)), "it was told to close");
         assert!(strangers[1].0.belongs_to(host(2)));
         assert!(is_open(&mut member_closed));
     }
 
     #[test]
-    fn one_address_takes_only_its_own_places() {
+    fn one_address_takes_only_its_own_slots() {
         let connection_slots = Arc::new(ConnectionSlots::default());
         let (_other, mut other_closed) = connection_slots.admit(address(1));
         let mut flood: Vec<_> = (0..10 * STRANGERS_PER_ADDRESS_MAX)
@@ -144,11 +145,11 @@ mod tests {
     }
 
     #[test]
-    fn one_host_takes_only_its_own_places_and_all_have_an_end() {
+    fn one_host_takes_only_its_own_slots_and_all_slots_are_bounded() {
         let connection_slots = Arc::new(ConnectionSlots::default());
         let mut admit = |number| {
-            let (place, closed) = connection_slots.admit(address(number));
-            (place.belongs_to(host(number)), place, closed)
+            let (slot, closed) = connection_slots.admit(address(number));
+            (slot.belongs_to(host(number)), slot, closed)
         };
         let mut first: Vec<_> = (0..=CONNECTIONS_PER_HOST_MAX).map(|_| admit(0)).collect();
         let open: Vec<_> = first.iter_mut().map(|(_, _, closed)| is_open(closed)).collect();

@@ -1,4 +1,4 @@
-//! Fuzzing of what reads tokens, headers, certificates and refusals.
+//! Fuzz targets for the decoders of tokens, headers, certificates and rejections.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use shoutd_core::{ClusterId, HostId};
@@ -22,7 +22,7 @@ fn fuzz_token() {
     });
 }
 
-/// Headers, one on each line, of a request for the path that strangers reach and for another.
+/// The input is a header per line; checks a request for the enrollment path and one for another.
 #[test]
 fn fuzz_headers() {
     let host: HostId = "0123456789abcdef".parse().unwrap();
@@ -50,10 +50,10 @@ fn fuzz_headers() {
 #[test]
 fn fuzz_certificate() {
     fuzz("certificate", env!("CARGO_MANIFEST_DIR"), |bytes| {
-        let kinds =
+        let errors =
             (AuthorityCertificate::from_der(bytes).err(), Certificate::from_der(bytes).err());
         let keys = (PublicKey::from_spki(bytes).is_some(), HostKey::from_pkcs8(bytes).is_ok());
         let json = serde_json::from_slice::<Certificate>(bytes).err();
-        (kinds, keys, json.is_none(), serde_json::from_slice::<Rejection>(bytes).is_ok())
+        (errors, keys, json.is_none(), serde_json::from_slice::<Rejection>(bytes).is_ok())
     });
 }

@@ -1,6 +1,6 @@
 //! Hexadecimal digits.
 
-/// The octets, two digits each.
+/// Two digits per byte.
 pub(crate) fn encode(octets: &[u8]) -> String {
     const DIGITS: [char; 16] =
         ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
@@ -10,8 +10,7 @@ pub(crate) fn encode(octets: &[u8]) -> String {
         .collect()
 }
 
-/// The octets that the digits stand for; `None` if there is anything else among them, or one too
-/// few.
+/// The bytes; `None` if the text has anything but digits, or an odd number of them.
 pub(crate) fn decode(digits: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
@@ -21,7 +20,7 @@ pub(crate) fn decode(digits: &str) -> Option<Vec<u8>> {
     pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
 }
 
-/// As [`decode`], for just so many octets.
+/// As [`decode`], for exactly `N` bytes.
 pub(crate) fn decode_array<const N: usize>(digits: &str) -> Option<[u8; N]> {
     decode(digits)?.try_into().ok()
 }

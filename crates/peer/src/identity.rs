@@ -1,4 +1,4 @@
-//! Who is who: what every request says about its sender, and how a server checks it.
+//! The headers that identify a request's sender, and how a server checks them.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -10,24 +10,24 @@ use shoutd_core::{ClusterId, HostId};
 
 use crate::{Peer, PublicKey, Rejection};
 
-/// The protocol that this build speaks. A host answers no other.
+/// The protocol of this build. A host answers no other.
 pub const PROTOCOL: u32 = 1;
 
-/// The path that a host may ask before it belongs to the cluster: it asks to be let in. All others
-/// are for members.
+/// The path by which a host asks to be admitted. It is open to strangers; all others are for
+/// members.
 pub const ENROLL: &str = "/v1/enroll";
 
 /// Header with the protocol of the sender.
 pub const HEADER_PROTOCOL: HeaderName = HeaderName::from_static("shoutd-protocol");
 /// Header with the host id of the sender.
 pub const HEADER_HOST: HeaderName = HeaderName::from_static("shoutd-host");
-/// Header with the cluster id of the sender; absent while it belongs to none.
+/// Header with the cluster id of the sender; absent while it belongs to no cluster.
 pub const HEADER_CLUSTER: HeaderName = HeaderName::from_static("shoutd-cluster");
-/// Header with the host id that the request is meant for; absent where any host will do.
+/// Header with the host id that the request is meant for; absent if any host may answer.
 pub const HEADER_TO: HeaderName = HeaderName::from_static("shoutd-to");
 
-/// Who this host is. Clones share the cluster id, which is set once, when the host founds or joins
-/// its cluster.
+/// This host's id and its cluster's. Clones share the cluster id, which is set once, when the host
+/// founds or joins its cluster.
 #[derive(Debug, Clone)]
 pub struct Identity {
     host: HostId,
@@ -50,10 +50,10 @@ impl Identity {
         self.cluster.get().copied()
     }
 
-    /// Notes that this host belongs to a cluster from now on.
+    /// Sets the cluster that this host belongs to.
     ///
     /// # Errors
-    /// The cluster that it belongs to already, if that is another one.
+    /// The cluster that this host already belongs to, if it is another one.
     pub fn join(&self, cluster: ClusterId) -> Result<(), ClusterId> {
         let has = *self.cluster.get_or_init(|| cluster);
         if has == cluster { Ok(()) } else { Err(has) }
@@ -70,8 +70,8 @@ impl Identity {
         }
     }
 
-    /// Reads who sent a request from its headers, and checks that it is who it says, and means this
-    /// host.
+    /// Reads the sender from a request's headers; checks them against its key, and that the request
+    /// is meant for this host.
     pub(crate) fn check(
         &self,
         headers: &HeaderMap,
@@ -86,7 +86,7 @@ impl Identity {
         let host = required(headers, &HEADER_HOST)?;
         if host != peer.host {
             let reason =
-                format!("it says that it is host {host}, and has the key of host {}", peer.host);
+                format!("it claims to be host {host}, but has the key of host {}", peer.host);
             return Err(Rejection::Unauthenticated { reason });
         }
         if let Some(distrust) = peer.membership.as_ref().err().filter(|_| path != ENROLL) {
@@ -108,18 +108,18 @@ impl Identity {
     }
 }
 
-/// Who sent a request. Handlers get it as an `axum::Extension`.
+/// The sender of a request. Handlers get it as an `axum::Extension`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
-    /// The host.
+    /// Its host id.
     pub host: HostId,
-    /// Its key, which it has proved to have.
+    /// The key it proved to have.
     pub key: PublicKey,
-    /// Its cluster: this host's, unless one of the two belongs to none.
+    /// Its cluster: this host's, unless one of the two belongs to no cluster.
     pub cluster: Option<ClusterId>,
-    /// Where its connection comes from.
+    /// The source address of its connection.
     pub address: SocketAddr,
-    /// Whether it asked for this host by its id, and not for whatever host has the address.
+    /// Whether it called this host by its id, and not just the host at this address.
     pub names_this_host: bool,
 }
 

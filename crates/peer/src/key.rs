@@ -1,7 +1,7 @@
-//! Keys: the pair that a host is known by, and what can be told from its public half.
+//! Host keys, and the host id that follows from the public key.
 //!
-//! All keys are Ed25519 (RFC 8032): one algorithm for hosts and authorities means one that a caller
-//! can make this host run.
+//! All keys are Ed25519 (RFC 8032). With one algorithm for hosts and authorities, a caller can make
+//! this host run only that one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use rustls::sign::SigningKey;
 use shoutd_core::{Fingerprint, HostId};
 use zeroize::Zeroizing;
 
-/// Octets of a private key's seed, and of a public key.
+/// Bytes of a private key's seed, and of a public key.
 pub(crate) const KEY_BYTES: usize = 32;
 
 /// What precedes an Ed25519 public key in a `SubjectPublicKeyInfo` (RFC 8410, section 4).
@@ -27,35 +27,34 @@ const PKCS8_PREFIX: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
 
-/// Why there is no key.
+/// Why a key cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// Nothing to draw it from.
+    /// The kernel gives no random numbers.
     #[error("the kernel gives no random numbers")]
     NoRandomness,
-    /// The bytes are something else.
+    /// The bytes are not such a key.
     #[error("it is not an Ed25519 private key in PKCS #8")]
     NotAKey,
-    /// The libraries do not take it.
+    /// The cryptographic library does not accept it.
     #[error("the key cannot be used: {0}")]
     Unusable(String),
 }
 
-/// Random octets from the kernel.
+/// Random bytes from the kernel.
 pub(crate) fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, KeyError> {
     let mut octets = Zeroizing::new([0; N]);
     SystemRandom::new().fill(&mut *octets).map_err(|_| KeyError::NoRandomness)?;
     Ok(octets)
 }
 
-/// SHA-256.
 pub(crate) fn sha256(octets: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest(&SHA256, octets).as_ref());
     hash
 }
 
-/// The public half of a host's key. Whoever proved to have the private half is that host.
+/// A host's public key. A peer that proves to have the private key is that host.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PublicKey([u8; KEY_BYTES]);
 
@@ -70,13 +69,13 @@ impl PublicKey {
         [&SPKI_PREFIX[..], &self.0].concat()
     }
 
-    /// What people know it by: the SHA-256 of its `SubjectPublicKeyInfo`.
+    /// The SHA-256 of its `SubjectPublicKeyInfo`, by which users identify it.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint(sha256(&self.spki()))
     }
 
-    /// The host whose key it is: the id is the first 64 bits of the fingerprint. `None` for the one
-    /// in 2^64 that gives no id.
+    /// The host's id: the first 64 bits of the fingerprint. `None` if these are no valid id, which
+    /// happens to one key in 2^64.
     pub fn host(&self) -> Option<HostId> {
         let [a, b, c, d, e, f, g, h, ..] = self.fingerprint().0;
         HostId::new(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
@@ -99,7 +98,7 @@ impl rcgen::PublicKeyData for PublicKey {
     }
 }
 
-/// A pair of keys, a host's or an authority's.
+/// The key pair of a host or an authority.
 pub(crate) struct PrivateKey {
     seed: Zeroizing<[u8; KEY_BYTES]>,
     pair: Ed25519KeyPair,
@@ -111,7 +110,7 @@ impl PrivateKey {
         Self::from_seed(random()?)
     }
 
-    /// The pair that follows from this seed.
+    /// The key pair of this seed.
     pub fn from_seed(seed: Zeroizing<[u8; KEY_BYTES]>) -> Result<Self, KeyError> {
         let pair = Ed25519KeyPair::from_seed_unchecked(&*seed)
             .map_err(|error| KeyError::Unusable(error.to_string()))?;
@@ -153,7 +152,7 @@ impl rcgen::SigningKey for PrivateKey {
     }
 }
 
-/// The key pair of a host, which its id is bound to: another key is another host.
+/// The key pair of a host. The host's id follows from it: another key is another host.
 pub struct HostKey {
     private: PrivateKey,
     host: HostId,
@@ -161,24 +160,24 @@ pub struct HostKey {
 }
 
 impl HostKey {
-    /// Draws a new one.
+    /// Draws a new key.
     ///
     /// # Errors
-    /// There are no random numbers.
+    /// The kernel gives no random numbers.
     pub fn draw() -> Result<Self, KeyError> {
         loop {
             let private = PrivateKey::draw()?;
-            // The one in 2^64 that gives no id is drawn again.
+            // One key in 2^64 gives no valid id.
             if private.public().host().is_some() {
                 return Self::new(private);
             }
         }
     }
 
-    /// The pair in this PKCS #8 structure (DER).
+    /// The key in this PKCS #8 structure (DER).
     ///
     /// # Errors
-    /// The bytes are none.
+    /// The bytes are not an Ed25519 key.
     pub fn from_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
         Self::new(PrivateKey::from_pkcs8(der)?)
     }
@@ -192,17 +191,17 @@ impl HostKey {
         Ok(Self { private, host, signer })
     }
 
-    /// The PKCS #8 structure (DER) to keep it in, as OpenSSL reads it too.
+    /// Its PKCS #8 structure (DER), which OpenSSL reads too.
     pub fn pkcs8(&self) -> Zeroizing<Vec<u8>> {
         self.private.pkcs8()
     }
 
-    /// The public half.
+    /// The public key.
     pub fn public(&self) -> &PublicKey {
         self.private.public()
     }
 
-    /// The host that it makes.
+    /// The host's id.
     pub fn host(&self) -> HostId {
         self.host
     }
@@ -211,7 +210,7 @@ impl HostKey {
         &self.private
     }
 
-    /// What signs handshakes.
+    /// The key that signs handshakes.
     pub(crate) fn signer(&self) -> Arc<dyn SigningKey> {
         Arc::clone(&self.signer)
     }
@@ -229,7 +228,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_host_is_its_key() {
+    fn a_hosts_id_follows_from_its_key() {
         let key = HostKey::draw().unwrap();
         let again = HostKey::from_pkcs8(&key.pkcs8()).unwrap();
         assert_eq!(again.host(), key.host());
@@ -240,8 +239,8 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_the_one_of_the_standard() {
-        // RFC 8410, section 10.3: a private key and its public key.
+    fn the_public_key_of_a_seed_is_that_of_rfc_8410() {
+        // From RFC 8410, section 10.3.
         let seed = "d4ee72dbf913584ad5b6d8f1f769f8ad3afe7c28cbf1d4fbe097a88f44755842";
         let public = "19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1";
         let mut octets = Zeroizing::new([0; 32]);
@@ -250,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_tells_no_secret() {
+    fn debug_output_contains_no_secret() {
         let key = HostKey::draw().unwrap();
         let seed = crate::hex::encode(key.private().seed());
         assert!(!format!("{key:?} {:?}", key.public()).contains(&seed));

@@ -1,14 +1,14 @@
-//! Messages between hosts: the one HTTP/2 server and client that all of them go through.
+//! Messages between hosts: the HTTP/2 server and client that carry all of them.
 //!
-//! Every request is a `POST` of JSON and carries three headers of [`identity`]: which protocol the
-//! caller speaks, which host it is, and to which cluster it belongs; the server answers a request
-//! that is not for it with a typed [`Rejection`] before any handler sees it.
+//! Every request is a `POST` of JSON. Its headers ([`identity`]) name the caller's protocol, host
+//! and cluster. The server answers a request that is not meant for it with a typed [`Rejection`],
+//! before any handler sees it.
 //!
-//! The bytes travel over whatever a [`Connector`] and an [`Acceptor`] make of a TCP connection,
-//! which is TLS with a certificate on both sides ([`TlsConnector`], [`TlsAcceptor`]): who a caller
-//! is, is known from its key and not from what it says. What this host proves itself with is in a
-//! [`CredentialStore`]; a [`Token`] and an [`Authority`] are what makes a host a member of a
-//! cluster. Whoever is none reaches one path, [`identity::ENROLL`].
+//! A [`Connector`] and an [`Acceptor`] make streams of TCP connections: in the daemon TLS with a
+//! certificate on both sides ([`TlsConnector`], [`TlsAcceptor`]). A caller is identified by its key
+//! and not by what it claims. A [`CredentialStore`] holds what this host authenticates itself with;
+//! a [`Token`] and an [`Authority`] make a host a member of a cluster. A caller that is not a
+//! member, called a stranger here, reaches one path only, [`identity::ENROLL`].
 
 mod authority;
 mod bind;

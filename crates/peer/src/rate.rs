@@ -1,4 +1,4 @@
-//! How often strangers may ask.
+//! The rate limiter for requests of strangers.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,11 +9,11 @@ use tokio::time::Instant;
 
 use crate::limits::{STRANGER_REQUESTS_IN_ALL, STRANGER_REQUESTS_PER_ADDRESS};
 
-/// Addresses that are remembered. Where there are more the oldest is forgotten, and the bound for
-/// all together holds.
+/// Addresses with a bucket of their own. Beyond that the oldest bucket is dropped; the bucket for
+/// all addresses still holds.
 const ADDRESSES_MAX: usize = 1024;
 
-/// Counts the requests of strangers.
+/// Token buckets for strangers: one per address, and one for all.
 #[derive(Debug)]
 pub(crate) struct Rate(Mutex<Counts>);
 
@@ -30,7 +30,7 @@ struct Bucket {
 }
 
 impl Bucket {
-    /// What it would be after one more request; `None` if it is empty.
+    /// The bucket after one more request; `None` if it is empty.
     fn after_one(self, (burst, interval): (u32, Duration), now: Instant) -> Option<Self> {
         let full_at = self.full_at.max(now) + interval;
         (full_at <= now + interval * burst).then_some(Self { full_at })
@@ -43,13 +43,13 @@ impl Rate {
         Self(Mutex::new(Counts { all, addresses: HashMap::new() }))
     }
 
-    /// Whether one more request from this address is not too many.
+    /// Counts one more request from this address if the limits allow it; `false` if they do not.
     pub fn admits(&self, address: IpAddr, now: Instant) -> bool {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let full = Bucket { full_at: now };
         let bucket = counts.addresses.get(&address).copied().unwrap_or(full);
         let bucket = bucket.after_one(STRANGER_REQUESTS_PER_ADDRESS, now);
-        // One address that asks too often takes nothing from the others.
+        // An address over its own limit takes nothing from the bucket for all.
         let Some((bucket, all)) = bucket.zip(counts.all.after_one(STRANGER_REQUESTS_IN_ALL, now))
         else {
             return false;

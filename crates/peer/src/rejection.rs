@@ -1,12 +1,11 @@
-//! What a server answers when it does not do what was asked.
+//! A server's typed refusals.
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use shoutd_core::{ClusterId, HostId};
 
-/// Why a peer did not do what was asked. It travels as the JSON body of an answer whose status is
-/// not a success.
+/// Why a peer refused a request. Sent as the JSON body of a response with an error status.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "error", rename_all = "snake_case")]
 pub enum Rejection {
@@ -18,17 +17,17 @@ pub enum Rejection {
         /// The cluster of the caller.
         caller: ClusterId,
     },
-    /// The address is now another host's, or this host lost its data and has a new id.
+    /// The address belongs to another host now, or this host lost its data and has a new id.
     #[error("this is host {is}, not {wanted}")]
     OtherHost {
-        /// The host that was asked.
+        /// The host that received the request.
         is: HostId,
         /// The host that was meant.
         wanted: HostId,
     },
-    /// The caller did not prove to be a host of this host's cluster, and asks for what only those
-    /// may.
-    #[error("this host does not know the caller as a host of its cluster: {reason}")]
+    /// The caller did not prove to be a member of this host's cluster, and the path is for members
+    /// only.
+    #[error("this host does not accept the caller as a member of its cluster: {reason}")]
     Unauthenticated {
         /// Why not.
         reason: String,
@@ -36,13 +35,13 @@ pub enum Rejection {
     /// The caller was removed from the cluster.
     #[error(
         "host {host} was removed from the cluster: stop shoutd on it, delete its data directory, \
-         and let it join anew"
+         and let it join again"
     )]
     Removed {
         /// The caller.
         host: HostId,
     },
-    /// Caller and host cannot understand each other.
+    /// Caller and host use different protocols.
     #[error(
         "this host speaks protocol {speaks}, the caller {caller}: run the same version of shoutd \
          on both"
@@ -53,16 +52,16 @@ pub enum Rejection {
         /// The protocol of the caller.
         caller: u32,
     },
-    /// The request is not one that a `shoutd` sends.
+    /// `shoutd` does not send such requests.
     #[error("the request is malformed: {reason}")]
     Malformed {
         /// What is wrong with it.
         reason: String,
     },
-    /// More is under way than the host takes on.
+    /// The host has reached a limit. The caller may retry.
     #[error("the host is busy: {reason}")]
     Busy {
-        /// Which limit was met.
+        /// Which limit.
         reason: String,
     },
     /// Anything else, in words.

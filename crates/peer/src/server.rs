@@ -1,4 +1,4 @@
-//! Answering peers.
+//! The server: answers requests of peers.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -38,8 +38,8 @@ use crate::limits::{
 use crate::rate::Rate;
 use crate::{Acceptor, Caller, Established, Identity, Peer, Rejection};
 
-/// The server of one host. It has its port from the moment it is bound; connections wait until it
-/// serves.
+/// The server of one host. It holds its port from [`Server::bind`] on; connections wait in the
+/// backlog until it serves.
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
@@ -51,13 +51,13 @@ pub struct Server {
 struct Shared {
     identity: Identity,
     acceptor: Arc<dyn Acceptor>,
-    /// Bounds the requests of hosts under way.
+    /// Bounds the requests of members in flight.
     requests: Arc<Semaphore>,
-    /// Bounds those of strangers.
+    /// Bounds the requests of strangers in flight.
     strangers: Arc<Semaphore>,
-    /// Bounds large bodies.
+    /// Bounds the memory of large bodies.
     body_budget: BodyBudget,
-    /// Bounds how often strangers ask.
+    /// Bounds the rate of requests from strangers.
     rate: Arc<Rate>,
     /// Whether a host was removed from the cluster.
     removed: Arc<dyn Fn(HostId) -> bool + Send + Sync>,
@@ -70,10 +70,10 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// Takes the port. Needs a tokio runtime.
+    /// Binds the port. Needs a tokio runtime.
     ///
     /// # Errors
-    /// Why that is not possible, in one line for the user.
+    /// The port cannot be bound; the error is one line for the user.
     pub fn bind(
         address: SocketAddr,
         identity: Identity,
@@ -94,21 +94,21 @@ impl Server {
         Ok(Self { listener, address, shared })
     }
 
-    /// The address it listens on.
+    /// The address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Refuses every request of hosts of which this is true, although they have a certificate; but
-    /// for [`ENROLL`], whose handler decides for itself.
+    /// Refuses every request of a host for which `removed` is true, although it has a certificate.
+    /// [`ENROLL`] is exempt: its handler decides.
     #[must_use]
     pub fn refusing(mut self, removed: impl Fn(HostId) -> bool + Send + Sync + 'static) -> Self {
         self.shared.removed = Arc::new(removed);
         self
     }
 
-    /// Answers requests with this router until `shutdown` is ready; then lets those under way
-    /// finish, for [`SHUTDOWN_GRACE`] at most.
+    /// Answers requests with this router until `shutdown` resolves. Requests in flight then get
+    /// [`SHUTDOWN_GRACE`] to finish.
     pub async fn serve(self, router: Router, shutdown: impl Future<Output = ()> + Send) {
         let router = router.layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
         let (stop, stopping) = watch::channel(false);
@@ -121,18 +121,23 @@ impl Server {
                 Some(_) = connections.join_next() => {}
                 accepted = self.listener.accept() => match accepted {
                     Ok((connection, address)) => {
-                        let (place, closed) = connection_slots.admit(address.ip());
-                        let (shared, router, stopping) = (self.shared.clone(), router.clone(), stopping.clone());
+                        let (slot, closed) = connection_slots.admit(address.ip());
+                        let (shared, router) = (self.shared.clone(), router.clone());
+                        let stopping = stopping.clone();
                         connections.spawn(async move {
+                            let serving =
+                                serve(connection, address, &slot, shared, router, stopping);
                             tokio::select! {
-                                () = serve(connection, address, &place, shared, router, stopping) => {}
-                                _ = closed => tracing::debug!(%address, "connection closed: others need the place"),
+                                () = serving => {}
+                                _ = closed => {
+                                    tracing::debug!(%address, "closed: its slot is needed");
+                                }
                             }
                         });
                     }
                     Err(error) => {
-                        // Most often this process has no file descriptor left; closing connections
-                        // gives some back.
+                        // Mostly EMFILE: this process has no file descriptor left. Connections that
+                        // close free some.
                         tracing::warn!(%error, "cannot accept a connection from a peer");
                         sleep(Duration::from_millis(100)).await;
                     }
@@ -141,40 +146,40 @@ impl Server {
         }
         drop(self.listener);
         stop.send_replace(true);
-        // Each connection sees the signal and ends by itself within the grace.
+        // Each connection sees the signal and ends within the grace time.
         while connections.join_next().await.is_some() {}
     }
 }
 
-/// What goes on in one connection.
+/// The requests of one connection.
 #[derive(Default)]
 struct Activity {
     started: AtomicU64,
-    under_way: AtomicUsize,
+    in_flight: AtomicUsize,
 }
 
 impl Activity {
-    fn start(self: &Arc<Self>) -> InFlightRequests {
+    fn start(self: &Arc<Self>) -> InFlightRequest {
         self.started.fetch_add(1, Ordering::Relaxed);
-        self.under_way.fetch_add(1, Ordering::Relaxed);
-        InFlightRequests(Arc::clone(self))
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlightRequest(Arc::clone(self))
     }
 }
 
 /// A request that is being answered.
-struct InFlightRequests(Arc<Activity>);
+struct InFlightRequest(Arc<Activity>);
 
-impl Drop for InFlightRequests {
+impl Drop for InFlightRequest {
     fn drop(&mut self) {
-        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Serves one connection until it ends, is idle or the server stops.
+/// Serves one connection until it ends or is idle, or the server stops.
 async fn serve(
     connection: TcpStream,
     address: SocketAddr,
-    place: &Slot,
+    slot: &Slot,
     shared: Shared,
     router: Router,
     mut stopping: watch::Receiver<bool>,
@@ -183,25 +188,26 @@ async fn serve(
     let Established { stream, peer } =
         match timeout(FIRST_REQUEST_DEADLINE, acceptor.accept(connection)).await {
             Ok(Ok(established)) => established,
-            Ok(Err(error)) => return tracing::debug!(%address, %error, "connection not accepted"),
+            Ok(Err(error)) => return tracing::debug!(%address, %error, "a peer's handshake failed"),
             Err(_) => {
-                return tracing::debug!(%address, "connection closed: its handshake takes too long");
+                return tracing::debug!(%address, "connection closed: its handshake took too long");
             }
         };
     let is_member = peer.membership.is_ok();
-    if is_member && !place.belongs_to(peer.host) {
-        return tracing::warn!(%address, host = %peer.host, "too many connections: a new one is closed");
+    if is_member && !slot.belongs_to(peer.host) {
+        let host = peer.host;
+        return tracing::warn!(%address, %host, "too many connections: closed a new one");
     }
     let activity = Arc::new(Activity::default());
     let service = service_fn({
         let (activity, peer) = (Arc::clone(&activity), Arc::new(peer));
         move |request| {
-            let under_way = activity.start();
+            let in_flight = activity.start();
             let answering =
                 answer(request, Arc::clone(&peer), address, shared.clone(), router.clone());
             async move {
                 let response = answering.await;
-                drop(under_way);
+                drop(in_flight);
                 Ok::<_, Infallible>(response)
             }
         }
@@ -220,7 +226,7 @@ async fn serve(
     }
     if activity.started.load(Ordering::Relaxed) > 0 {
         serving.as_mut().graceful_shutdown();
-        // What is not done by then is cut off by dropping the connection.
+        // Dropping the connection cuts off requests that are not answered by then.
         let _ = timeout(SHUTDOWN_GRACE, serving).await;
     }
 }
@@ -237,7 +243,7 @@ fn builder(is_member: bool) -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// Ready when the first request does not come, or no further one for [`IDLE_MAX`].
+/// Resolves if the first request does not arrive in time, or after [`IDLE_MAX`] without a new one.
 async fn until_idle(activity: &Activity) {
     sleep(FIRST_REQUEST_DEADLINE).await;
     let mut started = activity.started.load(Ordering::Relaxed);
@@ -248,7 +254,7 @@ async fn until_idle(activity: &Activity) {
     loop {
         sleep(IDLE_MAX / 8).await;
         let now = activity.started.load(Ordering::Relaxed);
-        if now != started || activity.under_way.load(Ordering::Relaxed) > 0 {
+        if now != started || activity.in_flight.load(Ordering::Relaxed) > 0 {
             started = now;
             since = Instant::now();
         } else if since.elapsed() >= IDLE_MAX {
@@ -257,7 +263,7 @@ async fn until_idle(activity: &Activity) {
     }
 }
 
-/// Checks a request, hands it to the router, and sees to it that there is an answer.
+/// Checks a request and passes it to the router; every request gets an answer.
 async fn answer(
     mut request: Request<Incoming>,
     peer: Arc<Peer>,
@@ -276,20 +282,20 @@ async fn answer(
         (&shared.strangers, STRANGER_REQUESTS_MAX)
     };
     let Ok(_permit) = permits.try_acquire() else {
-        return Rejection::Busy { reason: format!("{limit} requests are under way") }
+        return Rejection::Busy { reason: format!("{limit} requests are in flight") }
             .into_response();
     };
     request.extensions_mut().insert(caller);
-    let room = if is_member {
+    let budget = if is_member {
         shared.body_budget.admit(&request)
     } else {
         Ok((STRANGER_BODY_BYTES_MAX, None))
     };
-    let (largest, _room) = match room {
-        Ok(room) => room,
+    let (limit, _permit) = match budget {
+        Ok(budget) => budget,
         Err(rejection) => return rejection.into_response(),
     };
-    let request = request.map(|body| Body::new(Limited::new(body, largest)));
+    let request = request.map(|body| Body::new(Limited::new(body, limit)));
     match timeout(REQUEST_DEADLINE, router.oneshot(request)).await {
         Ok(Ok(response)) => {
             shared.body_budget.hold(response).unwrap_or_else(IntoResponse::into_response)
@@ -302,7 +308,7 @@ async fn answer(
 }
 
 impl Shared {
-    /// Tells who asks, if they may ask this.
+    /// The caller, if it may send this request.
     fn admit(
         &self,
         request: &Request<Incoming>,
@@ -312,7 +318,9 @@ impl Shared {
         let path = request.uri().path();
         let caller = self.identity.check(request.headers(), path, peer, address)?;
         if peer.membership.is_err() && !self.rate.admits(address.ip(), Instant::now()) {
-            return Err(Rejection::Busy { reason: format!("{} asks too often", address.ip()) });
+            return Err(Rejection::Busy {
+                reason: format!("too many requests from {}", address.ip()),
+            });
         }
         if path != ENROLL && (self.removed)(peer.host) {
             return Err(Rejection::Removed { host: peer.host });

@@ -1,7 +1,7 @@
-//! The token that lets a host in: `SHOUT1-<SHA-256 of the authority's certificate>-<secret>`.
+//! Join tokens: `SHOUT1-<SHA-256 of the authority's certificate>-<secret>`.
 //!
-//! The first part tells the joiner which cluster it may talk to; the second tells the cluster that
-//! the joiner was invited. The cluster keeps only the hash of the secret.
+//! The fingerprint authenticates the cluster to the joining host; the secret proves to the cluster
+//! that the host may join. The cluster keeps only the hash of the secret.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,70 +13,71 @@ use zeroize::Zeroizing;
 use crate::hex;
 use crate::key::{KeyError, random, sha256};
 
-/// What every token of this form starts with.
+/// The prefix of tokens of this version.
 const PREFIX: &str = "SHOUT1";
 
-/// Octets of a secret: 128 bits cannot be guessed, however often one tries.
+/// Bytes of a secret: 128 bits cannot be guessed.
 const SECRET_BYTES: usize = 16;
 
-/// Characters of the longest text that is looked at as a token.
+/// Bytes of the longest text that we parse as a token.
 const TEXT_MAX: usize = 4096;
 
-/// A token.
+/// A join token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
     /// The SHA-256 of the authority's certificate (DER).
     pub authority: Fingerprint,
-    /// What the cluster is shown.
+    /// Proves to the cluster that the host may join.
     pub secret: Secret,
 }
 
-/// The secret part of a token. Comparing two takes the same time whatever they are.
+/// The secret part of a token. Comparison takes constant time.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<[u8; SECRET_BYTES]>);
 
-/// Why a text is no token. It never repeats the text, which may be most of one.
+/// Why a text is not a token. Never contains the text: it may be most of a token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// It is something else.
+    /// It does not look like a token.
     #[error(
         "this is not a token: a token starts with SHOUT1- and is one word; `shoutdctl token show` \
          on a member prints it"
     )]
     NotAToken,
-    /// It is of a later version.
+    /// It has a later version.
     #[error(
         "this token is of version {0}, which this shoutd does not know: run the version of shoutd \
          that printed it"
     )]
     OtherVersion(String),
-    /// A part of it is missing, or too long, or has other characters.
+    /// A part is missing, too short or too long, or has other characters.
     #[error(
-        "the token's {part} is not {digits} hexadecimal digits: was it cut off when it was copied?"
+        "the token's {part} is not {digits} hexadecimal digits: was the token cut off when it was \
+         copied?"
     )]
     Damaged {
         /// Which part.
         part: &'static str,
-        /// How long it should be.
+        /// How many digits it must have.
         digits: usize,
     },
 }
 
 impl Secret {
-    /// Draws a new one.
+    /// Draws a new secret.
     ///
     /// # Errors
-    /// There are no random numbers.
+    /// The kernel gives no random numbers.
     pub fn draw() -> Result<Self, KeyError> {
         random().map(Self)
     }
 
-    /// What the cluster keeps of it.
+    /// The hash that the cluster keeps.
     pub fn hash(&self) -> TokenHash {
         TokenHash(sha256(&*self.0))
     }
 
-    /// Its digits, to show to the cluster. They are as secret as it is.
+    /// Its digits, to send to the cluster. They must stay secret too.
     pub fn reveal(&self) -> Zeroizing<String> {
         Zeroizing::new(hex::encode(&*self.0))
     }
@@ -84,7 +85,7 @@ impl Secret {
     /// The secret with these digits.
     ///
     /// # Errors
-    /// There are others, or not the right number.
+    /// These are not 32 hexadecimal digits.
     pub fn from_digits(digits: &str) -> Result<Self, TokenError> {
         let octets = hex::decode_array(digits);
         let damaged = TokenError::Damaged { part: "secret", digits: 2 * SECRET_BYTES };
@@ -110,7 +111,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The whole token, secret included: to print where it was asked for, and nowhere else.
+/// The whole token with its secret: print it only where a user asked for it, and never log it.
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{PREFIX}-{}-{}", self.authority, self.secret.reveal().as_str())
@@ -120,7 +121,7 @@ impl fmt::Display for Token {
 impl FromStr for Token {
     type Err = TokenError;
 
-    /// White space around it is passed over: a file ends with a line feed.
+    /// Ignores white space around the token: a file ends with a line feed.
     fn from_str(text: &str) -> Result<Self, TokenError> {
         let text = text.trim();
         if text.len() > TEXT_MAX {
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_token_is_told_without_repeating_it() {
+    fn errors_about_a_token_do_not_repeat_it() {
         let parse = |text: &str| text.parse::<Token>().unwrap_err();
         assert_eq!(parse(""), TokenError::NotAToken);
         assert_eq!(parse("SWMTKN-1-abc"), TokenError::NotAToken);
@@ -191,7 +192,9 @@ mod tests {
         }
 
         #[test]
-        fn anything_like_a_token_is_a_token_or_an_error(text in "SHOUT[0-9]{0,2}-?[0-9a-fA-F\u{e9}-]{0,120}") {
+        fn anything_like_a_token_is_a_token_or_an_error(
+            text in "SHOUT[0-9]{0,2}-?[0-9a-fA-F\u{e9}-]{0,120}",
+        ) {
             if let Ok(token) = text.parse::<Token>() {
                 prop_assert_eq!(token.to_string(), text.to_lowercase().replace("shout", "SHOUT"));
             }

@@ -1,4 +1,4 @@
-//! What makes a stream of bytes between two hosts, and tells who is at its other end.
+//! How a byte stream between two hosts is made, and who is at its other end.
 
 use std::fmt;
 use std::future::Future;
@@ -16,18 +16,18 @@ use crate::{Distrust, PublicKey};
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
 
-/// What the other end of a stream proved.
+/// The authenticated other end of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// The key that it has.
+    /// The key it proved to have.
     pub key: PublicKey,
     /// The host that the key belongs to.
     pub host: HostId,
-    /// Whether it belongs to this host's cluster, and if not, why it is not believed to.
+    /// Whether it belongs to this host's cluster; if not, why we do not trust it.
     pub membership: Result<(), Distrust>,
 }
 
-/// A stream, and who is at its other end.
+/// A stream and its authenticated other end.
 pub struct Established {
     /// The stream.
     pub stream: Box<dyn Stream>,
@@ -41,17 +41,17 @@ impl fmt::Debug for Established {
     }
 }
 
-/// What making a stream comes to.
+/// The future that makes a stream.
 pub type Connecting<'a> = Pin<Box<dyn Future<Output = io::Result<Established>> + Send + 'a>>;
 
-/// The client's side: makes a stream to a peer.
+/// The client's side.
 pub trait Connector: Send + Sync + 'static {
     /// Connects to the peer at this address. The caller sets the deadline.
     fn connect(&self, address: SocketAddr) -> Connecting<'_>;
 }
 
-/// The server's side: makes a stream of a TCP connection that came in.
+/// The server's side.
 pub trait Acceptor: Send + Sync + 'static {
-    /// Does what has to be done before the first byte. The caller sets the deadline.
+    /// Does the handshake on an incoming TCP connection. The caller sets the deadline.
     fn accept(&self, connection: TcpStream) -> Connecting<'_>;
 }

@@ -1,6 +1,6 @@
-//! Everything at once that strangers, and a host of the cluster gone bad, can do to a server, which
-//! must go on answering and stay below a limit of memory. The server runs in a process of its own,
-//! so that what it takes can be told from what its attackers take.
+//! Attacks of strangers and of a compromised member, all at once: the server must continue to
+//! answer and stay below its memory limit. It runs in a process of its own, so that its memory can
+//! be measured apart from its attackers'.
 
 #[cfg(test)]
 #[allow(dead_code, reason = "shared with other tests")]
@@ -30,10 +30,10 @@ mod tests {
 
     use crate::common::{LOOPBACK, SOON, certified, client_of, ours, serve_as, stranger};
 
-    /// Makes this test the server: the directory of its credentials.
+    /// Environment variable that makes this process the server.
     const SERVER: &str = "SHOUTD_TEST_SERVER";
 
-    /// How long each attack goes on.
+    /// How long each attack lasts.
     const ATTACK: Duration = Duration::from_secs(3);
 
     fn router() -> Router {
@@ -49,7 +49,7 @@ mod tests {
             .route("/swallow", swallow)
     }
 
-    /// The process that serves. Ends when this is dropped.
+    /// The server process, killed on drop.
     struct Server {
         process: Child,
         address: SocketAddr,
@@ -73,7 +73,7 @@ mod tests {
             Self { process, address: address.expect("the server says where it listens") }
         }
 
-        /// The most octets that it ever had in memory (`VmHWM`, see proc(5)).
+        /// Its peak resident memory in bytes (`VmHWM`, see proc(5)).
         fn peak_memory(&self) -> u64 {
             let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
             let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -88,7 +88,7 @@ mod tests {
         }
     }
 
-    /// Serves until its standard input is closed, as it is when the test ends, however it does.
+    /// Serves until its standard input is closed, which happens however the test ends.
     async fn be_the_server() {
         let running = serve_as(&certified(1, ours(), std::time::SystemTime::now()), router());
         println!("\nlistening {}", running.address);
@@ -101,8 +101,8 @@ mod tests {
         [&length[..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
     }
 
-    /// What begins every connection of HTTP/2 (RFC 9113, section 3.4), with settings that let the
-    /// server send as much as it will.
+    /// The preface of an HTTP/2 connection (RFC 9113, section 3.4), with settings that do not limit
+    /// what the server sends.
     fn preface() -> Vec<u8> {
         [
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
@@ -122,10 +122,10 @@ mod tests {
         block
     }
 
-    /// What it is, what is sent first, and what again and again, by how often it was sent.
+    /// A flood: its name, the bytes sent first, and those sent again and again, by their number.
     type Flood = (&'static str, Vec<u8>, Box<dyn Fn(u32) -> Vec<u8> + Send + Sync>);
 
-    /// What an attacker sends over one connection.
+    /// The attacks over one connection.
     fn floods(host: HostId) -> Vec<Flood> {
         let host = host.to_string();
         let request =
@@ -163,7 +163,7 @@ mod tests {
                 Box::new(|_| frame(0, 0, 1, &[b'x'; 16_384])),
             ),
             (
-                "large answers that nobody reads",
+                "large answers that the client does not read",
                 preface(),
                 Box::new(move |number| frame(1, 5, stream(number), &large)),
             ),
@@ -192,7 +192,7 @@ mod tests {
         ]
     }
 
-    /// Sends floods over one TLS connection after the other, and reads nothing.
+    /// Sends a flood over one TLS connection after the other, and reads nothing.
     async fn flood(store: Arc<CredentialStore>, address: SocketAddr, source: IpAddr, index: usize) {
         let (_, first, more) = floods(store.host()).swap_remove(index);
         let connector = TlsConnector::new(store, Trust::Anybody, source).unwrap();
@@ -211,7 +211,7 @@ mod tests {
         }
     }
 
-    /// Connects again and again, with garbage or half a handshake, and keeps what it has.
+    /// Connects again and again, with garbage or half a handshake, and keeps the connections open.
     async fn connect(address: SocketAddr, source: IpAddr, bytes: &'static [u8]) {
         let mut held = Vec::new();
         let until = Instant::now() + ATTACK;
@@ -270,6 +270,6 @@ mod tests {
         let newcomer = client_of(&stranger(), Trust::Anybody);
         let _ = newcomer.call::<_, HostId>(address, ENROLL, &serde_json::json!({}), SOON).await;
         answers(&friend, address).await;
-        println!("the server took {} MiB at the most", server.peak_memory() >> 20);
+        println!("the server took up to {} MiB", server.peak_memory() >> 20);
     }
 }

@@ -60,7 +60,7 @@ mod tests {
         client.call(address, "/echo", &"hello", SOON).await
     }
 
-    /// Counts the connections that come in.
+    /// Counts incoming connections.
     struct Counting(Arc<AtomicUsize>, TlsAcceptor);
 
     impl Acceptor for Counting {
@@ -71,12 +71,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_says_who_sends_it_and_from_where() {
+    async fn a_handler_gets_the_callers_host_and_address() {
         let server = serve(identity(1, Some(7)));
         let who: (HostId, IpAddr) =
             client(2, Some(7)).call(server.address, "/who", &(), SOON).await.unwrap();
         assert_eq!(who, (host(2), LOOPBACK));
-        // A host on its way into the cluster is answered too; so is one that asks by id.
+        // A host that does not know its cluster yet is answered too; so is a call by host id.
         assert_eq!(echo(&client(3, None), server.address).await.unwrap(), "hello");
         let named: String =
             client(2, None).call_host(host(1), server.address, "/echo", &"hi", SOON).await.unwrap();
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_source_is_the_address_that_peers_know() {
+    async fn a_client_connects_from_its_advertise_address() {
         let server = serve(identity(1, None));
         let source: IpAddr = "127.0.0.77".parse().unwrap();
         let client = Client::new(identity(2, None), connector(2, source));
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ipv6_will_do() {
+    async fn ipv6_works() {
         let source = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
         let server = serve_on((source, 0).into(), identity(1, None), acceptor(1));
         let client = Client::new(identity(2, None), connector(2, source));
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn errors_of_the_peer_arrive_in_its_words() {
+    async fn errors_of_the_peer_arrive_with_its_text() {
         let server = serve(identity(1, None));
         let client = client(2, None);
         let refused = client.call::<_, ()>(server.address, "/refuse", &(), SOON).await.unwrap_err();
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_there_is_told_at_once_and_too_slow_at_the_deadline() {
+    async fn a_refused_connection_fails_at_once_and_a_slow_answer_at_the_deadline() {
         let server = serve(identity(1, None));
         let (address, client) = (server.address, client(2, None));
         let slow = client
@@ -167,15 +167,15 @@ mod tests {
         assert!(matches!(slow, CallError::TimedOut { .. }), "{slow}");
         assert_eq!(slow.to_string(), format!("{address} did not answer within 100 ms"));
         server.stop().await;
-        let nobody = echo(&client, address).await.unwrap_err();
+        let refused = echo(&client, address).await.unwrap_err();
         assert_eq!(
-            nobody.to_string(),
+            refused.to_string(),
             format!("{address} cannot be reached: Connection refused (os error 111)")
         );
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn one_connection_serves_all_calls_and_is_made_anew_when_the_peer_restarts() {
+    async fn one_connection_serves_all_calls_and_is_replaced_when_the_peer_restarts() {
         let accepted = Arc::new(AtomicUsize::new(0));
         let server = serve_on(
             (LOOPBACK, 0).into(),
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn calls_with_short_deadlines_get_through_a_slow_network_in_the_end() {
+    async fn calls_with_short_deadlines_eventually_get_through_a_slow_network() {
         let server = serve(identity(1, None));
         let client = Client::new(identity(2, None), Slow(connector(2, LOOPBACK)));
         let arrived = async {
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn too_large_is_refused_on_either_side() {
+    async fn too_large_a_body_is_refused_on_either_side() {
         let server = serve(identity(1, None));
         let client = client(2, None);
         let near = "x".repeat(BODY_BYTES_MAX - 2);
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stopping_server_finishes_what_is_under_way() {
+    async fn a_stopping_server_finishes_requests_in_flight() {
         let (entered, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (inside, outside) = (Arc::clone(&entered), Arc::clone(&release));
         let held = async move || {
@@ -268,7 +268,7 @@ mod tests {
             );
         timeout(SOON, entered.notified()).await.unwrap();
         server.stop.send(()).unwrap();
-        // It listens no more, and the call goes on.
+        // The server no longer listens, and the call continues.
         let refused = async { while TcpStream::connect(address).await.is_ok() {} };
         timeout(SOON, refused).await.unwrap();
         release.notify_one();
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn strangers_are_cut_off() {
+    async fn connections_that_do_not_speak_the_protocol_are_closed() {
         let server = serve(identity(1, None));
         let mut silent = TcpStream::connect(server.address).await.unwrap();
         let mut garbage = TcpStream::connect(server.address).await.unwrap();
@@ -287,7 +287,7 @@ mod tests {
             let mut bytes = Vec::new();
             timeout(FIRST_REQUEST_DEADLINE + SOON, stream.read_to_end(&mut bytes)).await.unwrap()
         };
-        // With a FIN or a reset: what it sent was not read to the end.
+        // With a FIN, or with a reset if the server did not read everything.
         let _ = closed(&mut garbage).await;
         closed(&mut silent).await.unwrap();
         assert_eq!(echo(&client(2, None), server.address).await.unwrap(), "hello");
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn why_it_cannot_listen_is_told_in_one_line() {
+    async fn a_server_that_cannot_listen_says_why_in_one_line() {
         let server = serve(identity(1, None));
         let error = Server::bind(server.address, identity(1, None), acceptor(1)).unwrap_err();
         assert!(matches!(error, BindError::PortInUse(_)));

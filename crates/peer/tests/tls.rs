@@ -1,5 +1,5 @@
-//! Who gets in, who does not and why, and what strangers can do to a server: over real connections
-//! on loopback.
+//! Which hosts are accepted, which are refused and why, and what strangers can do to a server, over
+//! real connections on loopback.
 
 #[cfg(test)]
 #[allow(dead_code, reason = "shared with other tests")]
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_no_member_reaches_one_path_and_is_told_so_on_any_other() {
+    async fn a_stranger_reaches_one_path_and_is_told_why_on_any_other() {
         let server = serve_as(&member(1), router());
         let newcomer = stranger();
         let client = client_of(&newcomer, Trust::Anybody);
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn certificates_that_are_not_of_this_cluster_are_not_believed_by_either_side() {
+    async fn neither_side_trusts_a_certificate_that_is_not_of_its_cluster() {
         let now = SystemTime::now();
         let (other_authority, other_cluster) =
             (certified(2, ours(), now), certified(1, ClusterId::new(8), now));
@@ -116,23 +116,23 @@ mod tests {
         let server = serve_as(&member(1), router());
         let none = stranger();
         for (store, reason) in [
-            (&other_authority, "its certificate is not of the authority that this host trusts"),
+            (&other_authority, "its certificate is not from the authority that this host trusts"),
             (&other_cluster, "its certificate is for cluster 00000000000000000000000000000008"),
             (&expired, "its certificate expired 5 days ago; check the clocks of both hosts"),
             (&none, "it belongs to no cluster yet"),
         ] {
-            // It shows its certificate to a server that it would believe.
+            // As a client it trusts the server, and shows its certificate.
             let identity = Identity::new(store.host(), Some(ours()));
             let caller = Client::new(identity, connector_of(store, Trust::Anybody));
             let told = unauthenticated(who(&caller, server.address).await);
             assert!(told.starts_with(reason), "{told}");
-            // As a server it is not even sent the request.
+            // As a server it does not get the request.
             let impostor = serve_as(store, router());
             let told = distrust(who(&second(), impostor.address).await).to_string();
             assert!(told.starts_with(reason), "{told}");
             impostor.stop().await;
         }
-        // A host that has no certificate of a cluster yet has nothing to judge others by.
+        // A host that belongs to no cluster has no authority to check others with.
         let undecided = client_of(&none, Trust::Cluster);
         assert_eq!(distrust(who(&undecided, server.address).await), Distrust::NotEnrolled);
         let unformed = serve_as(&none, router());
@@ -148,15 +148,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_passes_for_another_host() {
+    async fn a_host_cannot_impersonate_another() {
         let server = serve_as(&member(1), router());
         let pretender = Client::new(identity(3, Some(7)), connector(2, LOOPBACK));
         let expected =
-            format!("it says that it is host {}, and has the key of host {}", host(3), host(2));
+            format!("it claims to be host {}, but has the key of host {}", host(3), host(2));
         assert_eq!(unauthenticated(who(&pretender, server.address).await), expected);
         assert_eq!(unauthenticated(enroll(&pretender, server.address).await), expected);
-        // The other way round: whoever has the address of another host is not shown what is meant
-        // for that one.
+        // The other way round: a host that has another's address does not get requests for it.
         let asked = Arc::new(AtomicUsize::new(0));
         let counting = Arc::clone(&asked);
         let secret = post(async move || Json(counting.fetch_add(1, Ordering::SeqCst)));
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_that_is_removed_is_told_so_even_in_the_middle_of_a_connection() {
+    async fn a_removed_host_is_refused_even_on_an_open_connection() {
         let removed = Arc::new(AtomicBool::new(false));
         let (flag, victim) = (Arc::clone(&removed), host(2));
         let server = Server::bind((LOOPBACK, 0).into(), identity(1, Some(7)), acceptor(1)).unwrap();
@@ -183,7 +182,7 @@ mod tests {
         assert_eq!(told, Rejection::Removed { host: victim });
         assert!(told.to_string().contains("delete its data directory"), "{told}");
         assert!(who(&stays, server.address).await.is_ok());
-        // Whether it may come back is for that handler to say.
+        // The enrollment handler decides whether it may join again.
         assert!(enroll(&gone, server.address).await.is_ok());
         server.stop().await;
     }
@@ -200,7 +199,7 @@ mod tests {
         for named in [fingerprint(1), fingerprint(2)] {
             assert!(other.to_string().contains(&named.to_string()), "{other}");
         }
-        // Without a token it takes whom it finds, but for hosts that could not let it in.
+        // Without a token it trusts any host that could admit it.
         assert!(enroll(&client_of(&newcomer, Trust::Anybody), server.address).await.is_ok());
         let unformed = serve_as(&stranger(), router());
         for trust in [Trust::Pinned(fingerprint(1)), Trust::Anybody, Trust::Cluster] {
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_that_was_let_in_is_a_member_at_once() {
+    async fn an_admitted_host_is_a_member_at_once() {
         let directory = tempfile::tempdir().unwrap();
         let store = CredentialStore::open(directory.path()).unwrap();
         let server = serve_as(&member(1), router());
@@ -241,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn certificates_are_renewed_while_everything_goes_on() {
+    async fn certificates_are_renewed_without_interruption() {
         let directory = tempfile::tempdir().unwrap();
         let store = CredentialStore::open(directory.path()).unwrap();
         let (given, key, now) = (prepared(1), *store.key().public(), SystemTime::now());
@@ -252,7 +251,7 @@ mod tests {
         let server = serve_as(&store, router());
         let (kept, address) = (second(), server.address);
         assert!(who(&kept, address).await.is_ok());
-        // New connections all the while, from and to the host whose certificate changes.
+        // New connections the whole time, from and to the host whose certificate changes.
         let done = Arc::new(AtomicBool::new(false));
         let calls = (0..4).map(|_| {
             let (done, store) = (Arc::clone(&done), Arc::clone(&store));
@@ -284,7 +283,7 @@ mod tests {
             assert!(timeout(SOON, call).await.unwrap().unwrap() > 0);
         }
         assert!(!store.credentials().unwrap().needs_renewal(now + days(50)));
-        // One that had expired is taken back without a restart of either side.
+        // A host whose certificate had expired is accepted again without a restart of either side.
         store.enroll(issue(now - VALIDITY - days(3))).unwrap();
         let fresh = client(5, Some(7));
         assert!(matches!(distrust(who(&fresh, address).await), Distrust::Expired(_)));
@@ -294,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn strangers_may_ask_little_and_not_too_often() {
+    async fn requests_of_strangers_are_limited_in_size_and_rate() {
         let server = serve_as(&member(1), router());
         let client = client_of(&stranger(), Trust::Anybody);
         let large = "x".repeat(STRANGER_BODY_BYTES_MAX);
@@ -305,14 +304,14 @@ mod tests {
         for _ in 0..4 * burst {
             match enroll(&client, server.address).await {
                 Err(CallError::Refused { rejection: Rejection::Busy { reason }, .. }) => {
-                    assert_eq!(reason, "127.0.0.1 asks too often");
+                    assert_eq!(reason, "too many requests from 127.0.0.1");
                     busy += 1;
                 }
                 other => drop(other.unwrap()),
             }
         }
         assert!(busy >= 2 * burst, "{busy}");
-        // Members are not counted, nor are strangers elsewhere.
+        // The limit holds neither for members nor for strangers at other addresses.
         for _ in 0..4 * burst {
             who(&second(), server.address).await.unwrap();
         }
@@ -325,7 +324,7 @@ mod tests {
         server.stop().await;
     }
 
-    /// A client's first message that offers TLS 1.2 (RFC 5246, section 7.4.1.2) and nothing newer.
+    /// A ClientHello that offers TLS 1.2 only (RFC 5246, section 7.4.1.2).
     fn client_hello_of_tls_1_2() -> Vec<u8> {
         let mut body = vec![3, 3];
         body.extend([0x55; 32]);
@@ -351,19 +350,19 @@ mod tests {
     /// Reads until the server closes.
     async fn closed(stream: &mut TcpStream) -> Vec<u8> {
         let mut bytes = Vec::new();
-        // With a FIN, or a reset where it did not read everything.
+        // With a FIN, or with a reset if the server did not read everything.
         let _ =
             timeout(FIRST_REQUEST_DEADLINE + SOON, stream.read_to_end(&mut bytes)).await.unwrap();
         bytes
     }
 
     #[tokio::test]
-    async fn what_is_no_tls_1_3_is_turned_away_at_once() {
+    async fn a_connection_that_is_not_tls_1_3_is_refused_at_once() {
         let server = serve_as(&member(1), router());
         let mut random: Vec<u8> =
             (0..60_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
         random[0] = 99;
-        // A record that says it is longer than any may be (RFC 8446, section 5.2).
+        // A record with a length above the limit of RFC 8446, section 5.2.
         let long = [&[22, 3, 1, 0xff, 0xff][..], &[0; 70_000]].concat();
         let http = b"POST /v1/enroll HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}".to_vec();
         let prior_knowledge = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
@@ -383,7 +382,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_said_slowly_or_not_at_all_is_cut_off() {
+    async fn a_slow_or_silent_connection_is_closed() {
         let server = serve_as(&member(1), router());
         let mut silent = TcpStream::connect(server.address).await.unwrap();
         let mut half = TcpStream::connect(server.address).await.unwrap();
@@ -392,14 +391,14 @@ mod tests {
         let slow = async {
             let mut slow = TcpStream::connect(address).await.unwrap();
             let start = Instant::now();
-            // A record that is never whole.
+            // A record that is never complete.
             let _ = slow.write_all(&[22, 3, 1, 0x10, 0]).await;
             while slow.write_all(&[0]).await.is_ok() {
                 sleep(Duration::from_millis(100)).await;
                 assert!(start.elapsed() < FIRST_REQUEST_DEADLINE + SOON);
             }
         };
-        // One that finishes its handshake and then asks for nothing.
+        // This one finishes its handshake and then sends no request.
         let idle = async {
             let mut idle =
                 connector_of(&stranger(), Trust::Anybody).connect(address).await.unwrap().stream;
@@ -418,11 +417,11 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn however_many_strangers_sit_there_members_get_in() {
+    async fn members_get_in_however_many_strangers_are_connected() {
         let server = serve_as(&member(1), router());
         let mut held = Vec::new();
-        // From the member's own address, as a container on its host would, and then from
-        // everywhere.
+        // First from the member's own address, as a container on its host would, then from many
+        // others.
         for _ in 0..200 {
             held.push(TcpStream::connect(server.address).await.unwrap());
         }
@@ -438,7 +437,7 @@ mod tests {
         }
         let connected = second();
         assert!(who(&connected, server.address).await.is_ok());
-        // Most of them were closed to make room, and the rest are in time.
+        // Most of them were closed to free slots; the rest reach their deadline.
         let start = Instant::now();
         for mut stream in held {
             closed(&mut stream).await;
@@ -449,7 +448,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_host_that_connects_again_and_again_takes_nothing_from_the_others() {
+    async fn a_host_with_many_connections_takes_no_slots_from_others() {
         let server = serve_as(&member(1), router());
         let other = client(3, Some(7));
         assert!(who(&other, server.address).await.is_ok());
@@ -457,7 +456,7 @@ mod tests {
         for client in &many {
             assert!(who(client, server.address).await.is_ok());
         }
-        // Its oldest were closed; they are made anew when they are needed.
+        // The server closed its oldest connections; the client replaces them when it needs them.
         assert!(who(&many[0], server.address).await.is_ok());
         assert!(who(&other, server.address).await.is_ok());
         server.stop().await;

@@ -1,4 +1,4 @@
-//! Files that only the daemon may read, written so that a crash leaves the old or the new one.
+//! Files that only the daemon may read. A write is atomic: a crash leaves the old or the new file.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::CredentialError;
 
-/// Octets of the largest file that is read. Ours have less than 1000.
+/// Bytes of the largest file that we read. Ours have less than 1000.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// The permission bits of group and others.
@@ -19,7 +19,7 @@ fn cannot(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> Credent
     move |source| CredentialError::Io { operation, path: path.to_owned(), source }
 }
 
-/// Makes the directory unless it is there, and checks that nobody else can look into it.
+/// Makes the directory if it does not exist, and checks that no other user can read it.
 pub(super) fn prepare_directory(path: &Path) -> Result<(), CredentialError> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -48,11 +48,11 @@ fn check_private(path: &Path, metadata: &fs::Metadata, wanted: u32) -> Result<()
     Ok(())
 }
 
-/// Reads a file that nobody else can read; `None` if there is none.
+/// Reads a file that no other user may read; `None` if it does not exist.
 pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, CredentialError> {
     let cannot_read = cannot("read", path);
-    // Not through a link: what is checked and what is read must be the same file. Not blocking: it
-    // may be a pipe.
+    // O_NOFOLLOW: the file that we check must be the one that we read. O_NONBLOCK: it may be a
+    // pipe.
     let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
     let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
         Ok(file) => file,
@@ -78,10 +78,10 @@ pub(super) fn read(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Credential
     Ok(Some(bytes))
 }
 
-/// Writes a file: on return it is on the disk, whole.
+/// Writes a file durably and atomically.
 pub(super) fn write(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), CredentialError> {
     let (path, temporary) = (directory.join(name), directory.join(format!("{name}.new")));
-    let written = remove_if_there(&temporary).and_then(|()| {
+    let written = remove_if_exists(&temporary).and_then(|()| {
         let mut file =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(bytes)?;
@@ -92,13 +92,15 @@ pub(super) fn write(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), Cr
     written.map_err(cannot("write", &path))
 }
 
-/// Removes a file; that it is not there is no error.
+/// Removes a file if it exists.
 pub(super) fn remove(directory: &Path, name: &str) -> Result<(), CredentialError> {
     let path = directory.join(name);
-    remove_if_there(&path).and_then(|()| sync_directory(directory)).map_err(cannot("remove", &path))
+    remove_if_exists(&path)
+        .and_then(|()| sync_directory(directory))
+        .map_err(cannot("remove", &path))
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
+fn remove_if_exists(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

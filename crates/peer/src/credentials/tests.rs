@@ -30,7 +30,7 @@ impl Fixture {
         Credentials::issue(key, &self.authority, cluster, self.seal_key.clone(), now).unwrap()
     }
 
-    /// A directory of a host that belongs to a cluster.
+    /// The directory of a host that belongs to a cluster.
     fn enrolled() -> Self {
         let fixture = Self::new();
         let store = fixture.open().unwrap();
@@ -48,7 +48,7 @@ impl Fixture {
 }
 
 #[test]
-fn a_host_stays_who_it_is() {
+fn a_host_keeps_its_identity_until_it_leaves() {
     let fixture = Fixture::new();
     let first = fixture.open().unwrap();
     assert!(first.credentials().is_none());
@@ -58,7 +58,7 @@ fn a_host_stays_who_it_is() {
     let member = fixture.open().unwrap();
     assert_eq!(member.credentials(), again.credentials());
     assert_eq!(member.credentials().unwrap().cluster(), ClusterId::new(7));
-    assert_eq!(member.certified().cert.len(), 2, "with the authority's, for joiners");
+    assert_eq!(member.certified().cert.len(), 2, "with the authority's, for joining hosts");
     member.leave().unwrap();
     let left = fixture.open().unwrap();
     assert_eq!(left.credentials(), None);
@@ -67,7 +67,7 @@ fn a_host_stays_who_it_is() {
 }
 
 #[test]
-fn nobody_else_can_read_the_files() {
+fn files_that_other_users_can_read_are_refused() {
     let fixture = Fixture::enrolled();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(&fixture.directory.path().join(DIRECTORY)), 0o700);
@@ -92,7 +92,7 @@ fn nobody_else_can_read_the_files() {
 }
 
 #[test]
-fn damage_is_told_in_one_line_that_names_the_file() {
+fn damage_is_reported_in_one_line_that_names_the_file() {
     for (name, bytes) in [
         (KEY_FILE, b"".as_slice()),
         (KEY_FILE, b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"),
@@ -144,7 +144,7 @@ fn files_of_different_hosts_or_clusters_do_not_fit() {
 }
 
 #[test]
-fn links_and_pipes_are_not_followed() {
+fn symbolic_links_and_pipes_are_refused() {
     let fixture = Fixture::enrolled();
     let elsewhere = fixture.directory.path().join("elsewhere");
     fs::rename(fixture.file(KEY_FILE), &elsewhere).unwrap();
@@ -173,7 +173,7 @@ fn a_crash_while_enrolling_leaves_a_host_that_has_yet_to_join() {
 }
 
 #[test]
-fn a_certificate_is_renewed_in_time_and_after_its_time() {
+fn a_certificate_is_renewed_before_and_after_it_expires() {
     let fixture = Fixture::new();
     let (store, now) = (fixture.open().unwrap(), SystemTime::now());
     assert!(matches!(store.renew(&fixture.authority, now), Err(CredentialError::NotEnrolled)));
@@ -183,10 +183,10 @@ fn a_certificate_is_renewed_in_time_and_after_its_time() {
     assert!(!needs(now + VALIDITY - RENEWAL - DAY));
     assert!(needs(now + VALIDITY - RENEWAL + DAY));
     assert!(needs(now + 10 * VALIDITY));
-    // A clock that is behind is no reason, whether by days or because it was never set.
+    // A slow clock does not cause a renewal, whether it is days behind or was never set.
     assert!(!needs(now - 10 * DAY));
     assert!(!needs(SystemTime::UNIX_EPOCH + DAY));
-    // A host that was off for a year still starts, and helps itself.
+    // A host that was off for a year still starts, and renews its certificate.
     store.enroll(fixture.issue(&store, now - 365 * DAY)).unwrap();
     let store = fixture.open().unwrap();
     assert!(store.credentials().unwrap().needs_renewal(now));

@@ -1,5 +1,4 @@
-//! Encrypted streams whose ends have proved which keys they have: TLS 1.3 (RFC 8446) with a
-//! certificate on both sides.
+//! Mutually authenticated streams: TLS 1.3 (RFC 8446) with a certificate on both sides.
 
 #[cfg(test)]
 mod tests;
@@ -24,10 +23,10 @@ use crate::transport::{Acceptor, Connecting, Connector, Established, Peer};
 
 pub use verify::Trust;
 
-/// The protocol inside (RFC 7301): HTTP/2 and nothing else.
+/// The only ALPN protocol (RFC 7301): HTTP/2.
 const PROTOCOL: &[u8] = b"h2";
 
-/// TLS could not be set up: this build of the libraries does not do what is asked of it.
+/// TLS could not be set up: this build of the library does not support our settings.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("cannot set up TLS: {0}")]
 pub struct TlsError(#[from] rustls::Error);
@@ -40,14 +39,14 @@ pub struct TlsConnector {
     source: IpAddr,
 }
 
-/// Makes streams of connections that come in.
+/// Makes streams of incoming connections.
 #[derive(Debug, Clone)]
 pub struct TlsAcceptor {
     store: Arc<CredentialStore>,
     config: Arc<ServerConfig>,
 }
 
-/// Shows whatever the store has at the time of the handshake.
+/// Shows the certificate that the store has at the time of the handshake.
 #[derive(Debug)]
 struct Newest(Arc<CredentialStore>);
 
@@ -73,8 +72,8 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 impl TlsConnector {
-    /// Connections from this address, by which peers know the host, with what the store has, to
-    /// those whom it trusts.
+    /// Makes connections from `source`, the advertise address of this host, with the store's
+    /// certificate, to servers that `trust` allows.
     ///
     /// # Errors
     /// See [`TlsError`].
@@ -90,12 +89,13 @@ impl TlsConnector {
             .with_custom_certificate_verifier(Arc::new(check))
             .with_client_cert_resolver(Arc::new(Newest(Arc::clone(&store))));
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
-        // A resumed session would not be checked again: whoever was trusted once would be for ever.
+        // A resumed session would not be checked again: a peer that was trusted once would be
+        // trusted forever.
         config.resumption = Resumption::disabled();
         Ok(Self { store, config: Arc::new(config), source })
     }
 
-    /// The error of a peer that is not trusted has a [`Distrust`](crate::Distrust) inside.
+    /// If the peer is not trusted, the error contains a [`Distrust`](crate::Distrust).
     async fn establish(&self, address: SocketAddr) -> io::Result<Established> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if self.source.is_ipv4() == address.is_ipv4() {
@@ -104,8 +104,7 @@ impl TlsConnector {
         let connection = socket.connect(address).await?;
         connection.set_nodelay(true)?;
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.config));
-        // The name is what nobody asks for: certificates name hosts by id, and the check does not
-        // need it.
+        // rustls needs a name; our check ignores it, as certificates name hosts by id.
         let name = ServerName::from(address.ip());
         let stream = connector.connect(name, connection).await.map_err(explain)?;
         let peer = peer(&self.store, stream.get_ref().1, Usage::Server)?;
@@ -114,7 +113,7 @@ impl TlsConnector {
 }
 
 impl TlsAcceptor {
-    /// Accepts connections with what the store has at the time.
+    /// Accepts connections with the certificate that the store has at the time.
     ///
     /// # Errors
     /// See [`TlsError`].
@@ -150,22 +149,22 @@ impl Acceptor for TlsAcceptor {
     }
 }
 
-/// Who is at the other end, after the handshake.
+/// The authenticated other end, after the handshake.
 fn peer(store: &CredentialStore, state: &CommonState, usage: Usage) -> io::Result<Peer> {
     let unusable = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, reason);
-    // It is agreed on only if both sides named one.
+    // ALPN does not fail if the client offers no protocol at all.
     if state.alpn_protocol() != Some(PROTOCOL) {
         return Err(unusable("it does not speak HTTP/2"));
     }
     let chain: &[CertificateDer<'_>] = state.peer_certificates().unwrap_or_default();
     let end = chain.first().ok_or_else(|| unusable("it shows no certificate"))?;
     let key = key_in(end).map_err(io::Error::other)?;
-    let host = key.host().ok_or_else(|| unusable("its key is that of no host"))?;
+    let host = key.host().ok_or_else(|| unusable("its key gives no valid host id"))?;
     let membership = verify::check_member(store, chain, usage, UnixTime::now());
     Ok(Peer { key, host, membership })
 }
 
-/// Finds the reason in an error of a handshake.
+/// Finds the reason in the error of a handshake.
 fn explain(error: io::Error) -> io::Error {
     let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
         return error;
@@ -173,5 +172,5 @@ fn explain(error: io::Error) -> io::Error {
     if let Some(distrust) = verify::distrust_in(tls) {
         return io::Error::new(io::ErrorKind::PermissionDenied, distrust.clone());
     }
-    io::Error::new(error.kind(), format!("it is no shoutd, or an incompatible one: {tls}"))
+    io::Error::new(error.kind(), format!("it is not a shoutd, or an incompatible one: {tls}"))
 }

@@ -1,4 +1,4 @@
-//! Handshakes of clients and servers that no shoutd is: over real connections on loopback.
+//! Handshakes with clients and servers that are not shoutd, over real connections on loopback.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime};
@@ -40,12 +40,12 @@ fn member() -> Arc<CredentialStore> {
     store
 }
 
-/// Believes any server.
-fn gullible(store: Arc<CredentialStore>) -> Arc<verify::ServerCheck> {
+/// Trusts any server.
+fn trusting(store: Arc<CredentialStore>) -> Arc<verify::ServerCheck> {
     Arc::new(verify::ServerCheck { store, trust: Trust::Anybody })
 }
 
-/// A client that shows this chain, with this key.
+/// A client that shows this chain and signs with this key.
 fn client(
     chain: Option<(Vec<CertificateDer<'static>>, &HostKey)>,
     protocols: &[&[u8]],
@@ -54,7 +54,7 @@ fn client(
         .with_protocol_versions(&[&TLS13])
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(gullible(member()));
+        .with_custom_certificate_verifier(trusting(member()));
     let mut config = match chain {
         Some((chain, key)) => {
             let key = PrivatePkcs8KeyDer::from(key.pkcs8().to_vec());
@@ -66,7 +66,7 @@ fn client(
     config
 }
 
-/// What our server makes of a client.
+/// The result of our server's handshake with this client.
 async fn accepted(config: ClientConfig) -> io::Result<Peer> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -75,7 +75,7 @@ async fn accepted(config: ClientConfig) -> io::Result<Peer> {
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         if let Ok(mut stream) = connector.connect(ServerName::from(address.ip()), connection).await
         {
-            // In TLS 1.3 a client is done before the server has looked at its certificate.
+            // In TLS 1.3 the client's handshake ends before the server has checked its certificate.
             let _ = stream.write_all(b"x").await;
             let _ = stream.read_u8().await;
         }
@@ -88,7 +88,8 @@ async fn accepted(config: ClientConfig) -> io::Result<Peer> {
     peer
 }
 
-/// What our client makes of a server that shows this chain, with this key.
+/// The result of our client's handshake with a server that shows this chain and signs with this
+/// key.
 async fn connected(
     chain: Vec<CertificateDer<'static>>,
     key: &HostKey,
@@ -153,7 +154,7 @@ async fn a_certificate_is_of_no_use_without_its_key() {
 }
 
 #[tokio::test]
-async fn a_certificate_must_name_the_host_of_its_key_whoever_signed_it() {
+async fn a_certificate_must_name_the_host_of_its_key_even_if_our_authority_signed_it() {
     let (key, other) = (HostKey::draw().unwrap(), HostKey::draw().unwrap());
     let Prepared { authority, .. } = prepared();
     let forged =
@@ -169,13 +170,13 @@ async fn a_certificate_must_name_the_host_of_its_key_whoever_signed_it() {
 }
 
 #[tokio::test]
-async fn an_authoritys_certificate_proves_nothing_by_coming_along() {
+async fn an_authoritys_certificate_in_the_chain_proves_nothing() {
     let (key, impostor, now) =
         (HostKey::draw().unwrap(), Authority::draw().unwrap(), SystemTime::now());
     let ours = prepared().authority.certificate().clone();
     let certificate = impostor.issue(key.public(), cluster(), now).unwrap().chain_link();
     let pinned = Trust::Pinned(ours.fingerprint());
-    // With its own it proves to be of its own cluster, and no more.
+    // With its own authority's certificate it only proves to belong to its own cluster.
     let other = Distrust::OtherToken {
         token: ours.fingerprint(),
         cluster: impostor.certificate().fingerprint(),
@@ -196,7 +197,7 @@ async fn an_authoritys_certificate_proves_nothing_by_coming_along() {
 }
 
 #[tokio::test]
-async fn chains_have_a_limit() {
+async fn the_length_of_a_chain_is_limited() {
     let key = HostKey::draw().unwrap();
     let own = own_certificate(&key).unwrap().der().clone();
     let long = vec![own; 3];
@@ -205,7 +206,7 @@ async fn chains_have_a_limit() {
 }
 
 #[test]
-fn a_seal_key_is_not_printed_with_what_holds_it() {
+fn debug_output_of_a_store_contains_no_seal_key() {
     let store = member();
     let seal_key: &SealKey = &prepared().seal_key;
     assert!(!format!("{store:?}").contains(seal_key.reveal().as_str()));

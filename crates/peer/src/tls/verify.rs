@@ -1,8 +1,8 @@
-//! Whom to believe: the checks that handshakes ask for.
+//! The certificate checks of handshakes.
 //!
-//! A server lets every key finish the handshake and tells afterwards what it may do: whoever is not
-//! of the cluster gets to the one path that strangers have, and is told why not to any other. A
-//! client decides before it sends its first byte.
+//! A server lets every key finish the handshake and decides afterwards what its owner may do: a
+//! stranger reaches only the enrollment path, and on any other path it is told why. A client
+//! decides during the handshake, before it sends a request.
 
 use std::sync::Arc;
 
@@ -19,29 +19,29 @@ use shoutd_core::Fingerprint;
 use crate::certificate::{AuthorityCertificate, Certificate, Distrust, Usage, key_in};
 use crate::credentials::CredentialStore;
 
-/// Certificates that the other end may send: its own and its authority's.
+/// Certificates that a peer may send: its own and its authority's.
 const CHAIN_MAX: usize = 2;
 
-/// The one algorithm of keys, and so of signatures.
+/// The only signature algorithm is that of our keys.
 pub(super) static ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
     all: &[webpki::ring::ED25519],
     mapping: &[(SignatureScheme::ED25519, &[webpki::ring::ED25519])],
 };
 
-/// Which servers a client talks to.
+/// Which servers a client trusts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
-    /// Hosts of this host's cluster.
+    /// Members of this host's cluster.
     Cluster,
-    /// Hosts of the cluster whose authority's certificate has this SHA-256: a joiner knows it from
-    /// its token.
+    /// Members of the cluster whose authority's certificate has this SHA-256. A joining host has it
+    /// from its token.
     Pinned(Fingerprint),
-    /// Any host that belongs to a cluster: for a joiner without a token, which must send no secret.
+    /// Any member of any cluster: for a joining host without a token, which must not send a secret.
     /// An administrator compares fingerprints.
     Anybody,
 }
 
-/// Whether this chain is that of a host of the store's cluster.
+/// Checks that this chain is that of a member of the store's cluster.
 pub(super) fn check_member(
     store: &CredentialStore,
     chain: &[CertificateDer<'_>],
@@ -70,7 +70,7 @@ fn check_pinned(
     authority: Fingerprint,
     now: UnixTime,
 ) -> Result<(), Distrust> {
-    // First: a host that belongs to no cluster yet has no authority's certificate to show.
+    // Before the authority's: a host that belongs to no cluster shows no authority.
     let certificate = Certificate::from_der(first(chain)?)?;
     let shown = chain.get(1).ok_or(Distrust::OtherAuthority)?;
     let shown = AuthorityCertificate::from_der(shown)?;
@@ -78,8 +78,8 @@ fn check_pinned(
     if cluster == authority {
         return certificate.check(&shown, Usage::Server, now);
     }
-    // What a person is told of the other cluster must be true: anybody can show somebody else's
-    // authority.
+    // The message names the other cluster's fingerprint, so we verify it: any host can send another
+    // cluster's authority certificate.
     certificate.check_at_any_time(&shown, now)?;
     Err(Distrust::OtherToken { token: authority, cluster })
 }
@@ -98,7 +98,7 @@ fn untrusted(distrust: Distrust) -> Error {
     CertificateError::Other(OtherError(Arc::new(distrust))).into()
 }
 
-/// The reason that a check of this module gave, if that is why the handshake failed.
+/// The reason that our check gave, if the handshake failed by it.
 pub(super) fn distrust_in(error: &Error) -> Option<&Distrust> {
     match error {
         Error::InvalidCertificate(CertificateError::Other(OtherError(reason))) => {
@@ -108,7 +108,7 @@ pub(super) fn distrust_in(error: &Error) -> Option<&Distrust> {
     }
 }
 
-/// What clients check of servers.
+/// The client's check of a server.
 #[derive(Debug)]
 pub(super) struct ServerCheck {
     pub store: Arc<CredentialStore>,
@@ -156,7 +156,7 @@ impl ServerCertVerifier for ServerCheck {
     }
 }
 
-/// What servers check of clients: that they have a key.
+/// The server's check of a client: only that it has a key.
 #[derive(Debug)]
 pub(super) struct ClientCheck;
 

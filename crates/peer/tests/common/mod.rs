@@ -15,28 +15,28 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Time for anything that should happen; long, as the machine may be busy.
+/// Deadline for anything that should happen; long, as the machine may be busy.
 pub const SOON: Duration = Duration::from_secs(10);
 
 pub const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// The cluster that all members are of.
+/// The cluster of all members.
 pub fn ours() -> ClusterId {
     ClusterId::new(7)
 }
 
-/// An authority and all that comes with it; another number is another one.
+/// A prepared cluster, its authority included; each number gives another one.
 pub fn prepared(number: u8) -> Prepared {
     Prepared::from_secret(&Secret::from_digits(&format!("{number:032x}")).unwrap()).unwrap()
 }
 
-/// A host that belongs to no cluster. Its files are gone, which it does not notice until it renews
-/// its certificate.
+/// A host that belongs to no cluster. Its files are deleted already: it needs them only to renew a
+/// certificate.
 pub fn stranger() -> Arc<CredentialStore> {
     CredentialStore::open(tempfile::tempdir().unwrap().path()).unwrap()
 }
 
-/// A host with a certificate by this authority for this cluster, issued at this time.
+/// A host with a certificate of this authority for this cluster, issued at this time.
 pub fn certified(authority: u8, cluster: ClusterId, at: SystemTime) -> Arc<CredentialStore> {
     let directory = tempfile::tempdir().unwrap();
     let store = CredentialStore::open(directory.path()).unwrap();
@@ -49,7 +49,7 @@ pub fn certified(authority: u8, cluster: ClusterId, at: SystemTime) -> Arc<Crede
     store
 }
 
-/// A host of our cluster: the same for the same number.
+/// A member of our cluster; always the same one for a number.
 pub fn member(number: u64) -> Arc<CredentialStore> {
     static MEMBERS: LazyLock<Mutex<HashMap<u64, Arc<CredentialStore>>>> =
         LazyLock::new(Mutex::default);
@@ -77,14 +77,14 @@ pub fn client(number: u64, cluster: Option<u128>) -> Client {
     Client::new(identity(number, cluster), connector(number, LOOPBACK))
 }
 
-/// A client of a host that is no member by number.
+/// A client of any host, also of one that is not a numbered member.
 pub fn client_of(store: &Arc<CredentialStore>, trust: Trust) -> Client {
     let identity =
         Identity::new(store.host(), store.credentials().map(|credentials| credentials.cluster()));
     Client::new(identity, TlsConnector::new(Arc::clone(store), trust, LOOPBACK).unwrap())
 }
 
-/// A server that runs.
+/// A running server.
 pub struct Running {
     pub address: SocketAddr,
     pub stop: oneshot::Sender<()>,
@@ -107,7 +107,7 @@ impl Running {
     }
 }
 
-/// A server of any host.
+/// A server of any host, also of one that is not a numbered member.
 pub fn serve_as(store: &Arc<CredentialStore>, router: Router) -> Running {
     let identity =
         Identity::new(store.host(), store.credentials().map(|credentials| credentials.cluster()));
