@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use shoutd_lab::{Host, Lab, LabOptions, Process, wait_until};
 
-use crate::terminal::{HostOutput, show_command, show_progress, show_verdict};
-use crate::{interrupt, iperf, machine, programs};
+use shoutd_tooling::terminal::{HostOutput, show_command, show_progress, show_verdict};
+use shoutd_tooling::{interrupt, iperf, machine, programs};
 
 /// The line that creates the network, on one host.
 const CREATE_NETWORK: &str = "docker network create --driver shoutd foo";

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::programs;
+use shoutd_tooling::programs;
 
 /// The crates that have targets.
 const CRATES: [&str; 6] =

@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use shoutd_lab::{EngineSource, Lab, LabOptions};
 
-use crate::terminal::show_progress;
-use crate::{interrupt, machine, programs};
+use shoutd_tooling::terminal::show_progress;
+use shoutd_tooling::{interrupt, machine, programs};
 
 /// The name of a lab that is not given one.
 const DEFAULT_NAME: &str = "lab";

@@ -1,23 +1,18 @@
 //! The project's commands for newcomers and developers: `cargo xtask demo`, `test`, `fuzz`, `sim`,
 //! `bench` and `lab`.
 
-mod bench;
 mod demo;
 mod fuzz;
-mod interrupt;
-mod iperf;
 mod lab;
-mod machine;
-mod programs;
-mod service_policy;
 mod sim;
-mod terminal;
 mod test;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use shoutd_bench as bench;
+use shoutd_tooling::{interrupt, terminal};
 
 /// Try shoutd out and test it, with whole hosts on this one machine.
 #[derive(Debug, Parser)]

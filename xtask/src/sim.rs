@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-use crate::programs;
+use shoutd_tooling::programs;
 
 /// The test that runs the simulations.
 const TEST: &str = "simulation::tests::seeds";

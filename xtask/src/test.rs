@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::terminal::{show_output, show_progress, show_verdict};
-use crate::{fuzz, machine, programs};
+use crate::fuzz;
+use shoutd_tooling::terminal::{show_output, show_progress, show_verdict};
+use shoutd_tooling::{machine, programs};
 
 /// How many kinds of tests run at a time. Those with whole hosts mostly wait for their engines.
 const LANES: usize = 2;
@@ -92,9 +93,10 @@ impl Kind {
 
 /// All kinds, each end-to-end test with a lab of its own being one.
 fn kinds() -> Result<Vec<Kind>> {
-    let mut kinds = vec![
-        Kind::new("all but the hosts", &["--workspace", "--exclude", "shoutd-e2e", "--no-fail-fast"]),
-    ];
+    let mut kinds = vec![Kind::new(
+        "all but the hosts",
+        &["--workspace", "--exclude", "shoutd-e2e", "--no-fail-fast"],
+    )];
     kinds.extend(lab_tests("e2e_")?.iter().map(|name| Kind::end_to_end(name)));
     Ok(kinds)
 }

@@ -5,18 +5,19 @@ use std::sync::{Mutex, PoisonError};
 
 /// Prints whole lines of what comes in pieces, each with a host's name before it.
 #[derive(Debug)]
-pub(crate) struct HostOutput {
+pub struct HostOutput {
     host: String,
     begun: Mutex<String>,
 }
 
 impl HostOutput {
-    pub(crate) fn of(host: &str) -> Self {
+    /// Output of the host with this name.
+    pub fn of(host: &str) -> Self {
         Self { host: host.to_owned(), begun: Mutex::new(String::new()) }
     }
 
     /// Prints the lines that are complete with this piece, and keeps the rest.
-    pub(crate) fn show(&self, piece: &str) {
+    pub fn show(&self, piece: &str) {
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         begun.push_str(piece);
         while let Some(end) = begun.find('\n') {
@@ -27,27 +28,27 @@ impl HostOutput {
 }
 
 /// Shows a command as it is typed on a host.
-pub(crate) fn show_command(host: &str, command: &str) {
+pub fn show_command(host: &str, command: &str) {
     print(&emphasized(&format!("{host}$ {command}")));
 }
 
 /// Says what is being done.
-pub(crate) fn show_progress(what: &str) {
+pub fn show_progress(what: &str) {
     print(&format!("-- {what}"));
 }
 
 /// Shows what a program printed, whole.
-pub(crate) fn show_output(text: &str) {
+pub fn show_output(text: &str) {
     print(text.trim_end());
 }
 
 /// Says how it ended.
-pub(crate) fn show_verdict(verdict: &str) {
+pub fn show_verdict(verdict: &str) {
     print(&emphasized(verdict));
 }
 
 /// Says what is wrong. With a terminal that is gone, `eprintln` would panic.
-pub(crate) fn complain(what: &str) {
+pub fn complain(what: &str) {
     _ = writeln!(io::stderr(), "{what}");
 }
 

@@ -8,9 +8,9 @@ use serde_json::Value;
 use shoutd_lab::{Host, wait_until};
 
 use super::finding;
-use crate::bench::report::{Finding, Limit};
-use crate::bench::statistics::percentile;
-use crate::bench::ways::{End, Ends, Group, findings, number};
+use crate::report::{Finding, Limit};
+use crate::statistics::percentile;
+use crate::ways::{End, Ends, Group, findings, number};
 
 /// Datagrams a second of the stream whose copies are counted, and for how many seconds.
 const RATE: u32 = 2000;
@@ -136,7 +136,7 @@ fn joins_of(kind: Kind, ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
 }
 
 /// Waits until a host knows that so many hosts listen to the group.
-pub(in crate::bench) fn await_listeners(asked: &Host, group: IpAddr, hosts: usize) -> Result<()> {
+pub(crate) fn await_listeners(asked: &Host, group: IpAddr, hosts: usize) -> Result<()> {
     wait_until(
         &format!("{hosts} hosts to listen to {group}, as {} knows", asked.name()),
         LISTENERS_DEADLINE,

@@ -15,8 +15,8 @@ use anyhow::{Context, Result};
 use super::report::Finding;
 use super::ways::{Ends, Way};
 use super::{Found, Options};
-use crate::interrupt;
-use crate::terminal::show_progress;
+use shoutd_tooling::interrupt;
+use shoutd_tooling::terminal::show_progress;
 
 pub(super) use memberships::await_listeners;
 

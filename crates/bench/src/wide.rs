@@ -10,7 +10,7 @@ use super::compared::{Measurement, Stream};
 use super::report::{Finding, Limit};
 use super::ways::{End, Ends, Group, Way, findings, number};
 use super::{Found, MANY_HOSTS, Options, measure_once};
-use crate::terminal::show_progress;
+use shoutd_tooling::terminal::show_progress;
 
 /// What is counted on the underlay: datagrams a second, and for how many seconds.
 const RATE: u32 = 1000;

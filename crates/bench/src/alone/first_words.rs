@@ -9,9 +9,9 @@ use shoutd_lab::Process;
 
 use super::await_listeners;
 use super::finding;
-use crate::bench::report::{Finding, Limit};
-use crate::bench::ways::{Ends, findings, number};
-use crate::bench::{NETWORK, helper_program};
+use crate::report::{Finding, Limit};
+use crate::ways::{Ends, findings, number};
+use crate::{NETWORK, helper_program};
 
 /// Where first words go: the network's broadcast address, and a group.
 const BROADCAST: &str = "10.202.0.255:5070";

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::READY;
 use super::membership::Place;
-use crate::bench::statistics::percentile;
+use crate::statistics::percentile;
 
 /// How long an answer may take before it is given up, and the next is asked for.
 const PATIENCE: Duration = Duration::from_millis(500);

@@ -2,16 +2,16 @@
 
 /// How the receiver of a stream fared, by its last report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Received {
+pub struct Received {
     /// Datagrams that did not come, by the numbers in those that did.
-    pub(crate) lost: u64,
+    pub lost: u64,
     /// Datagrams that should have come.
-    pub(crate) total: u64,
+    pub total: u64,
 }
 
 /// Reads a receiver's report on the whole stream; there is one when it has ended. Those on
 /// intervals begin later than at 0, except for the first, which is shorter than `seconds`.
-pub(crate) fn received(line: &str, seconds: f64) -> Option<Received> {
+pub fn received(line: &str, seconds: f64) -> Option<Received> {
     // [  1] 0.0000-8.0153 sec  1.00 MBytes  1.05 Mbits/sec   0.012 ms 0/716 (0%)
     let (_, rest) = line.split_once(']')?;
     let (interval, rest) = rest.trim_start().split_once(' ')?;
@@ -29,7 +29,7 @@ pub(crate) fn received(line: &str, seconds: f64) -> Option<Received> {
 }
 
 /// Reads how many datagrams a sender says that it has sent.
-pub(crate) fn sent(line: &str) -> Option<u64> {
+pub fn sent(line: &str) -> Option<u64> {
     // [  1] Sent 717 datagrams
     let (_, rest) = line.split_once("] Sent ")?;
     rest.strip_suffix(" datagrams")?.parse().ok()

@@ -5,7 +5,8 @@ mod alone;
 mod announcements;
 mod cluster;
 mod compared;
-pub(crate) mod helper;
+#[doc(hidden)]
+pub mod helper;
 mod machine_facts;
 mod plot;
 mod report;
@@ -24,11 +25,11 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use shoutd_lab::{Host, Lab, LabOptions};
 
-use crate::terminal::{show_output, show_progress, show_verdict};
-use crate::{interrupt, machine, programs};
 use compared::Measurement;
 use machine_facts::Facts;
 use report::{Comparison, Finding, Report};
+use shoutd_tooling::terminal::{show_output, show_progress, show_verdict};
+use shoutd_tooling::{interrupt, machine, programs};
 use ways::{Ends, Way};
 
 /// The UDP port of the VXLAN that is made by hand: neither shoutd's nor that of Docker's overlay.
@@ -69,7 +70,7 @@ enum Other {
 /// How the benchmark is done.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub(crate) struct Options {
+pub struct Options {
     #[command(subcommand)]
     other: Option<Other>,
     /// Take about five minutes, for figures that are rough, and leave out what takes long.
@@ -86,7 +87,7 @@ pub(crate) struct Options {
     #[arg(long)]
     only: Option<String>,
     /// Where the table and the plots are written.
-    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks"))]
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/benchmarks"))]
     output: PathBuf,
 }
 
@@ -140,7 +141,7 @@ impl Found {
 ///
 /// Fails when the hosts cannot be brought up and connected, or the report cannot be written; never
 /// for what the figures are.
-pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+pub fn run(options: &Options) -> Result<ExitCode> {
     if let Some(Other::Cluster(options)) = &options.other {
         return cluster::run(options);
     }

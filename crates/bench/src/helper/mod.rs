@@ -29,7 +29,7 @@ pub(crate) const READY: &str = "ready";
 
 /// The parts that are played at the ends of a network.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub enum Command {
     /// Send numbered datagrams, and say how many.
     Send {
         to: SocketAddr,
@@ -200,7 +200,7 @@ pub(crate) enum Command {
 /// # Errors
 ///
 /// Fails when the system does, and when what was to be heard was not.
-pub(crate) fn run(command: &Command) -> Result<ExitCode> {
+pub fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Send { to, groups, place, size, seconds, rate } => {
             datagrams::send(*to, *groups, place, *size, limit(*seconds)?, *rate)?;

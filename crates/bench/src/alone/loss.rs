@@ -10,8 +10,8 @@ use shoutd_lab::{Host, wait_until};
 
 use super::await_listeners;
 use super::finding;
-use crate::bench::report::{Finding, Limit};
-use crate::bench::ways::{Ends, findings, number};
+use crate::report::{Finding, Limit};
+use crate::ways::{Ends, findings, number};
 
 /// The groups that are sent to in turn, and the first of them: each time the membership of all of
 /// them changes.

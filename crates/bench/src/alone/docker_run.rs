@@ -7,9 +7,9 @@ use anyhow::{Result, ensure};
 use shoutd_lab::Host;
 
 use super::finding;
-use crate::bench::report::{Finding, Limit, differing};
-use crate::bench::statistics::percentile;
-use crate::bench::ways::{Ends, OVERLAY_NETWORK, await_network};
+use crate::report::{Finding, Limit, differing};
+use crate::statistics::percentile;
+use crate::ways::{Ends, OVERLAY_NETWORK, await_network};
 
 /// Milliseconds that each run took, by network.
 type Times = BTreeMap<&'static str, Vec<f64>>;

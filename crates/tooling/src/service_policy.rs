@@ -24,7 +24,7 @@ const NO_SERVICES: &str = "#!/bin/sh\n# While shoutd's cargo xtask installs pack
 /// While it lasts, no package starts services, and this process is not interrupted: the
 /// installation is, which is waited for, and then all is put back.
 #[derive(Debug)]
-pub(crate) struct NoServices {
+pub struct NoServices {
     before: SigSet,
 }
 
@@ -32,7 +32,7 @@ impl NoServices {
     /// # Errors
     ///
     /// Fails when the policy cannot be written.
-    pub(crate) fn begin() -> Result<Self> {
+    pub fn begin() -> Result<Self> {
         let mut signals = SigSet::empty();
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
             signals.add(signal);

@@ -11,8 +11,8 @@ use serde_json::Value;
 use shoutd_lab::{Host, wait_until};
 
 use super::finding;
-use crate::bench::report::{Finding, Limit};
-use crate::bench::ways::{End, Ends};
+use crate::report::{Finding, Limit};
+use crate::ways::{End, Ends};
 
 /// The groups that are joined and left.
 const CHURNED: Ipv4Addr = Ipv4Addr::new(239, 80, 0, 0);

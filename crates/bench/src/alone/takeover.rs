@@ -5,9 +5,9 @@ use anyhow::{Context, Result};
 use shoutd_lab::{Host, Process};
 
 use super::finding;
-use crate::bench::NETWORK;
-use crate::bench::report::{Finding, Limit, plain};
-use crate::bench::ways::{End, Ends, HELPER_DEADLINE, findings, number};
+use crate::NETWORK;
+use crate::report::{Finding, Limit, plain};
+use crate::ways::{End, Ends, HELPER_DEADLINE, findings, number};
 
 /// The address that moves; from the middle of the subnet, where neither Docker nor shoutd has got
 /// to.

@@ -4,9 +4,9 @@
 use anyhow::{Context, Result, ensure};
 
 use super::finding;
-use crate::bench::report::Finding;
-use crate::bench::statistics::percentile;
-use crate::bench::ways::{End, Ends, HELPER_DEADLINE, findings, number};
+use crate::report::Finding;
+use crate::statistics::percentile;
+use crate::ways::{End, Ends, HELPER_DEADLINE, findings, number};
 
 /// The address that moves; from the middle of the subnet, where neither Docker nor shoutd has got
 /// to.

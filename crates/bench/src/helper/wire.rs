@@ -20,7 +20,7 @@ use serde_json::json;
 
 use super::membership::BUFFER;
 use super::{READY, monotonic_nanoseconds};
-use crate::bench::HAND_PORT;
+use crate::HAND_PORT;
 
 /// The UDP ports of the tunnels: shoutd's, and that of the one made by hand.
 const VXLAN_PORTS: [u16; 2] = [7789, HAND_PORT];

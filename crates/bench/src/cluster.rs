@@ -11,8 +11,8 @@ use serde::Deserialize;
 
 use super::announcements::{Count, Mesh};
 use super::machine_facts::Facts;
-use crate::programs;
-use crate::terminal::{show_output, show_progress, show_verdict};
+use shoutd_tooling::programs;
+use shoutd_tooling::terminal::{show_output, show_progress, show_verdict};
 
 /// The test that simulates one size (`crates/consensus/src/simulation/growth.rs`), and what its
 /// figures stand behind.
@@ -29,7 +29,7 @@ pub(crate) struct Options {
     #[arg(long, value_delimiter = ',', default_value = "5,10,25,50,100,200", value_parser = clap::value_parser!(u16).range(3..=250))]
     hosts: Vec<u16>,
     /// The page that is written.
-    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/benchmarks/cluster.md"))]
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/benchmarks/cluster.md"))]
     output: PathBuf,
 }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 /// The workspace's root.
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 /// Where optimized programs are built, by the root.
 const OPTIMIZED: &str = "target/optimized";
@@ -17,7 +17,7 @@ const OPTIMIZED: &str = "target/optimized";
 /// # Errors
 ///
 /// Fails when the build does.
-pub(crate) fn build(packages: &[&str]) -> Result<PathBuf> {
+pub fn build(packages: &[&str]) -> Result<PathBuf> {
     run_build(packages, &[])?;
     // This program is in the same build.
     let program = env::current_exe().context("find the running program")?;
@@ -30,7 +30,7 @@ pub(crate) fn build(packages: &[&str]) -> Result<PathBuf> {
 /// # Errors
 ///
 /// Fails when the build does.
-pub(crate) fn build_optimized(packages: &[&str]) -> Result<PathBuf> {
+pub fn build_optimized(packages: &[&str]) -> Result<PathBuf> {
     run_build(packages, &["--release", "--target-dir", OPTIMIZED])?;
     Ok(Path::new(ROOT).join(OPTIMIZED).join("release"))
 }
@@ -47,7 +47,7 @@ fn run_build(packages: &[&str], options: &[&str]) -> Result<()> {
 }
 
 /// The cargo that runs this program, at the workspace's root.
-pub(crate) fn cargo() -> Command {
+pub fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(ROOT);
     command

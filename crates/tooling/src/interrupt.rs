@@ -24,7 +24,7 @@ const LONGER_THAN_ANY_END: Duration = Duration::from_secs(120);
 /// # Errors
 ///
 /// Fails when the system does.
-pub(crate) fn take_down_on_interrupt(lab: &str) -> Result<()> {
+pub fn take_down_on_interrupt(lab: &str) -> Result<()> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
@@ -48,7 +48,7 @@ pub(crate) fn take_down_on_interrupt(lab: &str) -> Result<()> {
 
 /// Leaves the end of the process to the thread that takes the lab down, if there is an
 /// interruption.
-pub(crate) fn await_exit_if_interrupted() {
+pub fn await_exit_if_interrupted() {
     if INTERRUPTED.load(Ordering::SeqCst) {
         thread::sleep(LONGER_THAN_ANY_END);
     }

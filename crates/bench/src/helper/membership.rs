@@ -18,7 +18,7 @@ pub(super) const BUFFER: usize = 64 << 20;
 
 /// The interface that is measured, in the network namespace that the helper is in.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Place {
+pub struct Place {
     /// Its IPv4 address.
     #[arg(long)]
     interface: Ipv4Addr,
@@ -129,7 +129,7 @@ impl Place {
 
 /// What changes between being sent what a source sends, and not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum How {
+pub enum How {
     /// Membership for all sources.
     Any,
     /// Membership for that source alone (IGMPv3: INCLUDE).

@@ -45,7 +45,7 @@ const PROGRAMS: [(&str, &str); 21] = [
 /// # Errors
 ///
 /// Fails without root, and when something is missing that cannot be installed.
-pub(crate) fn prepare() -> Result<()> {
+pub fn prepare() -> Result<()> {
     prepare_for(&PROGRAMS)
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn prepare() -> Result<()> {
 /// # Errors
 ///
 /// As [`prepare`].
-pub(crate) fn prepare_for_long_tests() -> Result<()> {
+pub fn prepare_for_long_tests() -> Result<()> {
     prepare_for(&[PROGRAMS.as_slice(), &LONG_TESTS_PROGRAMS].concat())
 }
 
