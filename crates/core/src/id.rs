@@ -1,4 +1,4 @@
-//! Names of things: each a type of its own, checked where it enters.
+//! Identifiers. Each has its own type and is checked when it is parsed.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -6,11 +6,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A text that is not what it should name.
+/// A text that is not a valid identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not {expected}")]
 pub struct InvalidId {
-    /// What was given, cut to a printable length.
+    /// The text, shortened.
     text: String,
     /// What a valid one looks like.
     expected: &'static str,
@@ -22,14 +22,13 @@ impl InvalidId {
     }
 }
 
-/// The text itself if it is just so many hexadecimal digits; `from_str_radix` alone would let a
-/// sign through.
+/// The text, if it consists of exactly that many hexadecimal digits. `from_str_radix` alone would
+/// accept a sign.
 fn hexadecimal(text: &str, digits: usize) -> Option<&str> {
     (text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(text)
 }
 
-/// Serializes a type by its `Display` and reads it back by its `FromStr`, so that it is checked
-/// wherever it enters.
+/// Serializes a type by its `Display` and deserializes it by its `FromStr`, which validates it.
 macro_rules! serde_as_text {
     ($name:ty) => {
         impl Serialize for $name {
@@ -46,18 +45,18 @@ macro_rules! serde_as_text {
     };
 }
 
-/// One machine running `shoutd`: random, drawn when the host first starts, kept for ever. Zero is
-/// no host.
+/// A host. The id is random, drawn at the host's first start, and never changes. Zero is not a
+/// host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostId(u64);
 
 impl HostId {
-    /// The id with this value; `None` for zero, which stands for "no host" on the wire.
+    /// The id with this value; `None` for zero, which means "no host" on the wire.
     pub fn new(value: u64) -> Option<Self> {
         (value != 0).then_some(Self(value))
     }
 
-    /// The value, as consensus wants it.
+    /// The value, as Raft uses it.
     pub fn get(self) -> u64 {
         self.0
     }
@@ -80,7 +79,7 @@ impl FromStr for HostId {
 }
 serde_as_text!(HostId);
 
-/// A cluster: random, drawn by the host that founded it. Keeps two clusters from merging by
+/// A cluster. The id is random, drawn by the founder. It keeps two clusters from being merged by
 /// accident.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterId(u128);
@@ -109,7 +108,7 @@ impl FromStr for ClusterId {
 }
 serde_as_text!(ClusterId);
 
-/// An id that Docker drew: 64 hexadecimal digits on every engine since 20.10, about 25 letters and
+/// An id made by Docker: 64 hexadecimal digits on every engine since 20.10, about 25 letters and
 /// digits in swarmkit.
 macro_rules! docker_id {
     ($(#[$doc:meta])* $name:ident, $expected:literal) => {
@@ -123,7 +122,7 @@ macro_rules! docker_id {
                 &self.0
             }
 
-            /// The first twelve characters, as Docker's own tables show it.
+            /// The first twelve characters, as Docker shows it.
             pub fn short(&self) -> &str {
                 self.0.get(..12).unwrap_or(&self.0)
             }
@@ -139,8 +138,13 @@ macro_rules! docker_id {
             type Err = InvalidId;
 
             fn from_str(text: &str) -> Result<Self, InvalidId> {
-                let sound = (12..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
-                if sound { Ok(Self(text.to_owned())) } else { Err(InvalidId::new(text, $expected)) }
+                let is_valid = (12..=64).contains(&text.len())
+                    && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+                if is_valid {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    Err(InvalidId::new(text, $expected))
+                }
             }
         }
         serde_as_text!($name);
@@ -148,18 +152,17 @@ macro_rules! docker_id {
 }
 
 docker_id!(
-    /// A Docker network on one host, as that host's engine calls it.
+    /// A Docker network on one host; the id is given by that host's engine.
     DockerNetworkId,
     "a Docker network id (12 to 64 letters and digits)"
 );
 docker_id!(
-    /// A network of the cluster: the Docker id of the copy that was created first, on whichever
-    /// host that was.
+    /// A network of the cluster; the id is that of its first Docker network, on the origin.
     NetworkId,
     "a network id (12 to 64 letters and digits)"
 );
 docker_id!(
-    /// One container's attachment to a network, as its engine calls it.
+    /// A container's attachment to a network; the id is given by its engine.
     EndpointId,
     "an endpoint id (12 to 64 letters and digits)"
 );
@@ -202,12 +205,12 @@ macro_rules! digest {
 }
 
 digest!(
-    /// What a public key or a certificate is known by.
+    /// Identifies a public key or a certificate.
     Fingerprint,
     "a fingerprint (64 hexadecimal digits)"
 );
 digest!(
-    /// What the cluster keeps of a token's secret.
+    /// Identifies a token without its secret.
     TokenHash,
     "the hash of a token (64 hexadecimal digits)"
 );
@@ -218,7 +221,7 @@ digest!(
 pub struct Vni(u32);
 
 impl Vni {
-    /// The identifier with this value; `None` for zero and for what does not fit into 24 bits.
+    /// The identifier with this value; `None` for zero and for values of more than 24 bits.
     pub fn new(value: u32) -> Option<Self> {
         (1..=0x00ff_ffff).contains(&value).then_some(Self(value))
     }
@@ -254,17 +257,16 @@ impl fmt::Display for Vni {
 pub struct MacAddress(pub [u8; 6]);
 
 impl MacAddress {
-    /// The address an endpoint gets when nobody asks for another: locally administered, and a
-    /// function of the IPv4 address, so that a neighbour's ARP entry stays true when a container is
-    /// replaced by another with its address.
+    /// The default address of an endpoint: locally administered and derived from the IPv4 address.
+    /// So neighbours' ARP entries stay valid when another container gets the same IPv4 address.
     pub fn for_ipv4(address: Ipv4Addr) -> Self {
         let [a, b, c, d] = address.octets();
-        // 02 marks it locally administered unicast (IEEE 802); 73 is the "s" of shoutd, apart from
-        // Docker's own 02:42.
+        // 02 is locally administered unicast (IEEE 802). 73 is the "s" of shoutd, and differs from
+        // Docker's own prefix 02:42.
         Self([0x02, 0x73, a, b, c, d])
     }
 
-    /// Whether it can be the address of one interface: neither a group nor all zeros.
+    /// Whether it can be the address of an interface: neither multicast nor all zeros.
     pub fn is_unicast(self) -> bool {
         self.0[0] & 1 == 0 && self.0 != [0; 6]
     }
@@ -305,7 +307,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn ids_are_checked_where_they_enter() {
+    fn invalid_ids_are_refused() {
         assert!("0000000000000000".parse::<HostId>().is_err());
         assert!("+000000000000001".parse::<HostId>().is_err());
         assert!("00000000000000ff".parse::<HostId>().is_ok());
@@ -320,7 +322,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_of_ids_reads_back(value in 1..=u64::MAX, cluster: u128, mac: [u8; 6]) {
+        fn ids_survive_formatting_and_parsing(value in 1..=u64::MAX, cluster: u128, mac: [u8; 6]) {
             let host = HostId::new(value).unwrap();
             prop_assert_eq!(host.to_string().parse::<HostId>().unwrap(), host);
             let cluster = ClusterId::new(cluster);
@@ -332,7 +334,7 @@ mod tests {
         }
 
         #[test]
-        fn default_mac_is_a_unicast_address_of_ours(address: [u8; 4]) {
+        fn the_default_mac_address_is_unicast(address: [u8; 4]) {
             prop_assert!(MacAddress::for_ipv4(address.into()).is_unicast());
         }
     }

@@ -1,36 +1,36 @@
-//! What became of the peers that were named at a start (`--peer-addresses`).
+//! The outcome of the peer addresses that were given at the start (`--peer-addresses`).
 
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// Who is at an address, as a host that belongs to a cluster finds it.
+/// Which host a member finds at an address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "state", content = "detail")]
 pub enum PeerStanding {
-    /// A host of the same cluster, by its own word or as agreed.
+    /// A member of the same cluster, as the host says itself or as is agreed.
     Member,
-    /// The host that was asked.
+    /// The host itself.
     Itself,
     /// A host of another cluster.
     OtherCluster,
     /// A host that belongs to no cluster yet.
     NoCluster,
-    /// Nobody that answers as a host should; why.
+    /// No valid answer; with the reason.
     Silent(String),
 }
 
-/// One address that was named as a peer's.
+/// One peer address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerCheck {
     /// The address.
     pub address: SocketAddr,
-    /// Who is there.
+    /// Which host is there.
     pub standing: PeerStanding,
 }
 
 impl PeerCheck {
-    /// Why it was ignored, in one clause; nothing of a member.
+    /// Why it was ignored; `None` for a member.
     fn ignored(&self) -> Option<String> {
         let address = self.address;
         match &self.standing {
@@ -43,18 +43,18 @@ impl PeerCheck {
     }
 }
 
-/// What to make of the peers that were named for a host that belongs to a cluster.
+/// The outcome of all peer addresses, on a host that belongs to a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peers {
-    /// One of them belongs to the cluster, or none was named: it is as the user wants it. Those
-    /// that were ignored, and why.
+    /// One of them is a member of the cluster, or none was given. With the reasons why others were
+    /// ignored.
     Met(Vec<String>),
-    /// None of them does; why.
+    /// None is a member; with the reasons.
     Unmet(String),
 }
 
-/// Judges the peers that were named. `come_later` says that they are expected to join by
-/// themselves, as by a prepared token: then only those are wrong that cannot.
+/// Checks the peer addresses that were given. `come_later` says that the peers will join by
+/// themselves, for example with a prepared token: then only those are wrong that cannot join.
 pub fn judge_peers(checks: &[PeerCheck], come_later: bool) -> Peers {
     let may_come = |standing: &PeerStanding| match standing {
         PeerStanding::Member => true,
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn one_member_is_enough_and_the_others_are_told() {
+    fn one_member_is_enough_and_ignored_addresses_are_reported() {
         assert_eq!(judge_peers(&[], false), Peers::Met(vec![]));
         let checks = [
             check(2, PeerStanding::Member),
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_member_the_wish_is_not_met() {
+    fn without_a_member_the_outcome_is_unmet() {
         for standing in
             [PeerStanding::Itself, PeerStanding::OtherCluster, PeerStanding::NoCluster, silent()]
         {
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn peers_that_are_to_come_by_themselves_need_not_be_there_yet() {
+    fn peers_that_join_later_need_not_answer_yet() {
         assert_eq!(
             judge_peers(&[check(2, PeerStanding::NoCluster), check(9, silent())], true),
             Peers::Met(vec![])

@@ -1,5 +1,5 @@
-//! What the daemon leaves for people who find it gone: who it was, where its log is, and why it
-//! ended.
+//! What the daemon leaves on disk for users who find it stopped: its process id, where its log is,
+//! and why it ended.
 
 use std::path::PathBuf;
 
@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 /// Name of the file in the run directory.
 pub const LAST_RUN_FILE: &str = "daemon.json";
 
-/// Octets of the largest such file that is read: a reason is one line.
+/// Maximum size that is read of this file, in octets. A reason is one line.
 pub const LAST_RUN_BYTES_MAX: u64 = 64 << 10;
 
-/// The last daemon of this host since it booted.
+/// The last daemon of this host since boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastRun {
-    /// Its process.
+    /// Its process id.
     pub pid: u32,
     /// Where its log is.
     pub log: LogPlace,
-    /// When and why it ended; `None` while it runs, and if it was not given the time to say so.
+    /// When and why it ended; `None` while it runs, and if it was killed.
     pub ended: Option<Ended>,
 }
 
@@ -30,7 +30,7 @@ pub enum LogPlace {
     File(PathBuf),
     /// systemd's journal.
     Journal,
-    /// Whatever the standard error output of who started it is.
+    /// The standard error of the process that started it.
     Elsewhere,
 }
 
@@ -44,14 +44,14 @@ pub struct Ended {
 }
 
 impl LastRun {
-    /// What became of it, in one line. `when` shows a time, `is_alive` says whether its process is
-    /// there.
+    /// What happened to the daemon, in one line. `when` formats a time, and `is_alive` says whether
+    /// its process exists.
     pub fn tell(&self, when: impl Fn(u64) -> String, is_alive: bool) -> String {
         let what = match &self.ended {
             Some(ended) => format!("it ended at {}: {}", when(ended.at), ended.reason),
             None if is_alive => format!("process {} runs, but its socket is gone", self.pid),
             None => {
-                format!("process {} ended without saying why, as one does that is killed", self.pid)
+                format!("process {} ended without giving a reason, probably killed", self.pid)
             }
         };
         match &self.log {
@@ -76,8 +76,8 @@ mod tests {
             "it ended at T7: agreed.redb is damaged; its log is /var/log/shoutd.log"
         );
         let killed = LastRun { ended: None, log: LogPlace::Journal, ..run };
-        let told = killed.tell(when, false);
-        assert!(told.contains("killed") && told.contains("journalctl --unit=shoutd"), "{told}");
+        let line = killed.tell(when, false);
+        assert!(line.contains("killed") && line.contains("journalctl --unit=shoutd"), "{line}");
         assert!(killed.tell(when, true).contains("process 9 runs"));
     }
 }

@@ -1,8 +1,8 @@
-//! What one host remembers of its own engine: Docker never says it twice.
+//! What one host remembers of its own engine.
 //!
-//! Docker does not send networks and endpoints again when a plugin or dockerd itself starts anew,
-//! so this is kept on disk. It is this host's alone; what other hosts must know is agreed or
-//! announced.
+//! Docker does not send networks and endpoints again when a plugin or dockerd itself restarts, so
+//! this state is kept on disk. It is only about this host; what other hosts need is agreed or
+//! advertised.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,88 +16,87 @@ use crate::cluster::Cluster;
 use crate::names::EndpointContainer;
 use crate::{DockerNetworkId, EndpointId, HostId, MacAddress, NetworkId};
 
-/// How long an address that was handed to Docker's IPAM may wait for its endpoint. Docker gives
-/// unused ones back itself, unless it is killed in between.
+/// How long an address that Docker's IPAM got may wait for its endpoint. Docker releases unused
+/// addresses itself, unless it is killed before.
 const RESERVATION_TIME_MAX: Duration = Duration::from_secs(300);
 
-/// All of it.
+/// This host's local state.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Local {
-    /// Which network of the cluster each Docker network of ours is.
+    /// The network of the cluster for each Docker network.
     pub bindings: BTreeMap<DockerNetworkId, NetworkId>,
-    /// The containers' attachments.
+    /// The endpoints of this host.
     pub endpoints: BTreeMap<EndpointId, Endpoint>,
-    /// Addresses that Docker's IPAM holds, by network: given by `RequestAddress`, until
+    /// Addresses that Docker's IPAM holds, by network: from `RequestAddress` until
     /// `ReleaseAddress`.
     pub reservations: BTreeMap<NetworkId, BTreeMap<IpAddr, Reservation>>,
-    /// Addresses that this host has begun to give back, by network. It may be agreed on at any time
-    /// after, even if this host is told nothing: none of them may be given to a container before
-    /// the cluster has leased it to this host anew.
+    /// Addresses that this host has begun to release, by network. The release may be agreed at any
+    /// time after, even if this host gets no answer. So a container may get such an address only
+    /// after the cluster has leased it to this host again.
     pub returning: BTreeMap<NetworkId, BTreeSet<IpAddr>>,
-    /// Networks that a user removed here and that the cluster has not been asked about yet.
+    /// Pending removals: networks that a user removed here, and about which the cluster has not
+    /// been asked.
     pub removals: BTreeSet<NetworkId>,
 }
 
-/// One container's attachment to a network.
+/// A container's attachment to a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// The network.
     pub network: NetworkId,
-    /// Addresses with the length of their subnet's prefix.
+    /// Addresses, with the prefix length of their subnet.
     pub addresses: BTreeSet<IpNet>,
     /// MAC address.
     pub mac: MacAddress,
-    /// The container's namespace file, from `Join` to `Leave`.
+    /// The file of the container's network namespace, from `Join` to `Leave`.
     pub sandbox: Option<PathBuf>,
-    /// The multicast routes that are its interface's, of all those of its container.
+    /// The multicast routes that the container has on this interface.
     #[serde(default)]
     pub multicast_routes: BTreeSet<Ipv4Net>,
-    /// When it was made, as the time since 1970.
+    /// When it was created, as the time since 1970.
     pub created: Duration,
-    /// When it left its container, as the time since 1970; the engine deletes it right afterwards.
+    /// When it left its container, as the time since 1970. The engine deletes it right afterwards.
     #[serde(default)]
     pub left: Option<Duration>,
-    /// Its container, once the engine has told of it.
+    /// Its container, once the engine has told us.
     #[serde(default)]
     pub container: Option<EndpointContainer>,
 }
 
-/// An address that Docker's IPAM was given.
+/// An address that Docker's IPAM holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reservation {
-    /// When it was given, as the time since 1970.
+    /// When Docker got it, as the time since 1970.
     pub since: Duration,
 }
 
-/// Why local state does not take a change.
+/// Why a change to local state is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LocalRefusal {
-    /// Docker speaks of an endpoint it never created here.
+    /// Docker names an endpoint that it did not create here.
     #[error("endpoint {0} is not known to shoutd; stop the container and start it again")]
     UnknownEndpoint(EndpointId),
-    /// Two endpoints of this host want one address.
+    /// Another endpoint of this host has the address.
     #[error("address {address} is in use on this host, by endpoint {holder}")]
     AddressInUse {
         /// The address.
         address: IpAddr,
-        /// Which endpoint has it, shortened.
+        /// The endpoint that has it, as a short id.
         holder: String,
     },
-    /// Two endpoints of this host want one MAC address.
-    #[error(
-        "MAC address {mac} is in use on this host, by endpoint {holder}: give another, or none"
-    )]
+    /// Another endpoint of this host has the MAC address.
+    #[error("MAC address {mac} is in use on this host, by endpoint {holder}: set another, or none")]
     MacInUse {
         /// The MAC address.
         mac: MacAddress,
-        /// Which endpoint has it, shortened.
+        /// The endpoint that has it, as a short id.
         holder: String,
     },
 }
 
 impl Local {
-    /// Whether this copy is known, or was until a user removed it.
+    /// Whether this Docker network is known, or was until a user removed it.
     pub fn knows(&self, docker: &DockerNetworkId, network: &NetworkId) -> bool {
         self.bindings.contains_key(docker) || self.removals.contains(network)
     }
@@ -123,7 +122,7 @@ impl Local {
         self.reservations.get(network).is_some_and(|addresses| addresses.contains_key(&address))
     }
 
-    /// Takes a new endpoint, or the same one again.
+    /// Adds an endpoint. To add the same one again changes nothing.
     ///
     /// # Errors
     /// If another endpoint of this host has one of its addresses, or its MAC address.
@@ -150,8 +149,8 @@ impl Local {
         Ok(())
     }
 
-    /// Notes the container that an endpoint goes into, and gives it those multicast routes of its
-    /// network that no other endpoint of the container has: a second route to the same prefix would
+    /// Notes the container that an endpoint joins, and assigns it the multicast routes of its
+    /// network that no other endpoint of the container has. A second route to the same prefix would
     /// make Docker fail the attachment.
     ///
     /// # Errors
@@ -172,16 +171,16 @@ impl Local {
         Ok(endpoint)
     }
 
-    /// The multicast routes of a container, but for those of one endpoint.
-    fn routes_in(&self, sandbox: &Path, but: &EndpointId) -> BTreeSet<Ipv4Net> {
+    /// The multicast routes of a container, except for those of one endpoint.
+    fn routes_in(&self, sandbox: &Path, except: &EndpointId) -> BTreeSet<Ipv4Net> {
         let others =
-            self.endpoints.iter().filter(|(id, endpoint)| *id != but && endpoint.is_in(sandbox));
+            self.endpoints.iter().filter(|(id, endpoint)| *id != except && endpoint.is_in(sandbox));
         others.flat_map(|(_, endpoint)| endpoint.multicast_routes.iter().copied()).collect()
     }
 
-    /// Notes that an endpoint left its container. One that is not known has nothing to leave. Its
-    /// multicast routes go to the container's oldest other endpoint whose network is for them: a
-    /// container that is still on a network of ours must go on being heard.
+    /// Notes that an endpoint left its container; an unknown endpoint is ignored. Its multicast
+    /// routes go to the container's oldest other endpoints whose networks have these routes, so
+    /// that a container which is still on another network can go on sending.
     pub fn leave(
         &mut self,
         id: &EndpointId,
@@ -191,7 +190,7 @@ impl Local {
         let Some(endpoint) = self.endpoints.get_mut(id) else {
             return;
         };
-        let mut left_over = std::mem::take(&mut endpoint.multicast_routes);
+        let mut unassigned = std::mem::take(&mut endpoint.multicast_routes);
         let Some(left) = endpoint.sandbox.take() else {
             return;
         };
@@ -201,15 +200,14 @@ impl Local {
         heirs.sort_by_key(|heir| heir.created);
         for heir in heirs {
             let inherited: BTreeSet<Ipv4Net> =
-                routes_of(&heir.network).intersection(&left_over).copied().collect();
-            left_over.retain(|route| !inherited.contains(route));
+                routes_of(&heir.network).intersection(&unassigned).copied().collect();
+            unassigned.retain(|route| !inherited.contains(route));
             heir.multicast_routes.extend(inherited);
         }
     }
 
-    /// Forgets an endpoint that its engine does not have any more, with what goes with it: the
-    /// addresses that Docker's IPAM held for it, and its multicast routes, as when it
-    /// [left](Self::leave).
+    /// Forgets an endpoint that the engine no longer has, and the addresses that Docker's IPAM
+    /// holds for it. Its multicast routes go to other endpoints, as in [`leave`](Self::leave).
     pub fn forget(
         &mut self,
         id: &EndpointId,
@@ -234,24 +232,24 @@ impl Local {
         self.endpoints.values().any(|endpoint| endpoint.network == *network)
     }
 
-    /// Whether this host has begun to give this address back.
+    /// Whether this host has begun to release this address.
     pub fn is_returning(&self, network: &NetworkId, address: IpAddr) -> bool {
         self.returning.get(network).is_some_and(|addresses| addresses.contains(&address))
     }
 
-    /// Notes that this host begins to give addresses back: before it proposes to.
+    /// Notes that this host begins to release addresses. This precedes the proposal.
     pub fn start_returning(&mut self, network: &NetworkId, addresses: &[IpAddr]) {
         self.returning.entry(network.clone()).or_default().extend(addresses);
     }
 
-    /// Notes that the cluster has leased this address to this host after it began to give it back.
+    /// Notes that the cluster has leased this address to this host after the release began.
     pub fn keep(&mut self, network: &NetworkId, address: IpAddr) {
         if let Some(addresses) = self.returning.get_mut(network) {
             addresses.remove(&address);
         }
     }
 
-    /// Forgets the addresses that have been given back.
+    /// Forgets the addresses whose release is agreed.
     pub fn finish_returning(&mut self, cluster: &Cluster, me: HostId) {
         let is_mine = |id: &NetworkId, address: &IpAddr| {
             cluster.networks.get(id).is_some_and(|network| network.leases.get(address) == Some(&me))
@@ -262,8 +260,8 @@ impl Local {
         });
     }
 
-    /// Takes an address of this host's stock for Docker's IPAM: the highest of `range`, a part of
-    /// `subnet`, that nothing uses.
+    /// Takes an address from this host's stock for Docker's IPAM: the highest unused one in
+    /// `range`, which is a part of `subnet`.
     pub fn reserve_from_stock(
         &mut self,
         cluster: &Cluster,
@@ -288,14 +286,14 @@ impl Local {
         IpNet::new(address, subnet.prefix_len()).ok()
     }
 
-    /// Forgets reservations that never became an endpoint's, and those of networks that are gone.
+    /// Forgets reservations that did not become an endpoint's, and those of deleted networks.
     /// Returns whether there were any.
     pub fn expire_reservations(&mut self, cluster: &Cluster, now: Duration) -> bool {
         let before: usize = self.reservations.values().map(BTreeMap::len).sum();
         let mut reservations = std::mem::take(&mut self.reservations);
         reservations.retain(|id, addresses| {
             addresses.retain(|address, reservation| {
-                // A clock that was set back gives no age at all: keep it, and look again later.
+                // If the clock was set back, the age is 0: the reservation stays until later.
                 let age = now.saturating_sub(reservation.since);
                 self.holder(id, *address).is_some() || age < RESERVATION_TIME_MAX
             });
@@ -305,7 +303,7 @@ impl Local {
         before != self.reservations.values().map(BTreeMap::len).sum::<usize>()
     }
 
-    /// The namespaces of containers that have endpoints here.
+    /// The namespaces of the containers on this host.
     pub fn sandboxes(&self) -> BTreeSet<PathBuf> {
         self.endpoints.values().filter_map(|endpoint| endpoint.sandbox.clone()).collect()
     }
@@ -341,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_endpoints_of_a_network_have_one_address_or_one_mac_address() {
+    fn addresses_and_mac_addresses_are_unique_within_a_network() {
         let ids: Vec<EndpointId> =
             ["1", "2"].iter().map(|digit| digit.repeat(16).parse().unwrap()).collect();
         let mut local = Local::default();
@@ -357,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn each_multicast_route_is_one_endpoints_of_each_container_and_passes_on() {
+    fn each_multicast_route_is_on_one_endpoint_per_container_and_moves_when_that_leaves() {
         let ids: Vec<EndpointId> =
             ["1", "2", "3"].iter().map(|digit| digit.repeat(16).parse().unwrap()).collect();
         let mut local = Local::default();
@@ -381,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_leaves_its_routes_to_others_and_frees_its_addresses() {
+    fn a_forgotten_endpoint_passes_its_routes_on_and_frees_its_addresses() {
         let ids: Vec<EndpointId> =
             ["1", "2"].iter().map(|digit| digit.repeat(16).parse().unwrap()).collect();
         let all = |_: &NetworkId| BTreeSet::from([ALL_MULTICAST]);
@@ -402,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_have_the_multicast_routes_that_they_are_for() {
+    fn an_endpoint_gets_only_the_multicast_routes_of_its_network() {
         let network = |letter: &str| letter.repeat(16).parse::<NetworkId>().unwrap();
         let routes_of = |id: &NetworkId| -> BTreeSet<Ipv4Net> {
             let texts: &[&str] = match id.to_string().get(..1) {
@@ -434,7 +432,7 @@ mod tests {
         assert_eq!(has(&local, "a"), ["224.0.0.0/4"]);
         assert_eq!(has(&local, "b"), ["224.0.1.0/24", "239.0.0.0/8"]);
         assert_eq!(has(&local, "c"), [""; 0]);
-        // Only a network that is for a route inherits it.
+        // Only an endpoint whose network has the route inherits it.
         local.leave(&"b".repeat(16).parse().unwrap(), Duration::ZERO, routes_of);
         assert_eq!(has(&local, "c"), ["239.0.0.0/8"]);
         local.leave(&"a".repeat(16).parse().unwrap(), Duration::ZERO, routes_of);

@@ -1,4 +1,4 @@
-//! Which Docker networks a host's engine should have, and what to do about the difference.
+//! Which Docker networks a host's engine should have, and the steps to get there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,13 +6,13 @@ use crate::cluster::{Cluster, Naming, Network, Pool};
 use crate::local::Local;
 use crate::{DockerNetworkId, HostId, NetworkId};
 
-/// The `-o` option by which a mirror says which network it is.
+/// The `-o` option by which a mirror names its network.
 pub const NETWORK_OPTION: &str = "shoutd.network";
 
-/// Docker's name for this driver, and for its address management.
+/// Docker's name for the shoutd network and IPAM drivers.
 pub const DRIVER: &str = "shoutd";
 
-/// A network of this host's engine, as far as it matters here.
+/// A Docker network of this host's engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineNetwork {
     /// Its id on this engine.
@@ -21,66 +21,66 @@ pub struct EngineNetwork {
     pub name: String,
     /// Whether its driver is shoutd.
     pub ours: bool,
-    /// What its option [`NETWORK_OPTION`] says; only mirrors have it.
+    /// The value of the option [`NETWORK_OPTION`]; only mirrors have it.
     pub mirrors: Option<NetworkId>,
 }
 
 impl EngineNetwork {
-    /// The network of the cluster that this is a copy of.
+    /// The network of the cluster to which it belongs.
     pub fn network(&self) -> NetworkId {
         self.mirrors.clone().unwrap_or_else(|| NetworkId::from(&self.id))
     }
 }
 
-/// What to do about one network.
+/// A step for one network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MirrorAction {
     /// Tell the cluster the name and labels of a network that was created here.
     Describe {
         /// The network.
         network: NetworkId,
-        /// Its copy here.
+        /// Its Docker network here.
         docker: DockerNetworkId,
     },
-    /// Make a mirror.
+    /// Create a mirror.
     Create {
         /// The network.
         network: NetworkId,
     },
-    /// Take note of a copy that this host does not remember, as its data was lost.
+    /// Note a Docker network that this host does not remember, because it lost its data.
     Bind {
         /// The network.
         network: NetworkId,
-        /// The copy here.
+        /// The Docker network here.
         docker: DockerNetworkId,
     },
-    /// Replace the copy that a user created, whose addresses Docker's own IPAM gives out, by a
-    /// mirror, whose addresses shoutd does: the address that Docker would give out next is another
-    /// host's, and Docker would give it out again and again.
+    /// Replace the Docker network that a user created by a mirror. The former uses Docker's own
+    /// IPAM, the latter ours. Docker's IPAM is stuck: it would offer an address that another host
+    /// holds, again and again.
     TakeOver {
         /// The network.
         network: NetworkId,
-        /// The copy here.
+        /// The Docker network here.
         docker: DockerNetworkId,
     },
-    /// Remove a copy of a network that the cluster does not have any more.
+    /// Remove the Docker network of a network that the cluster no longer has.
     Remove {
-        /// The copy here.
+        /// The Docker network here.
         docker: DockerNetworkId,
     },
-    /// Remove all copies of a network but one: an engine has one copy of each network.
+    /// Remove all but one Docker network of a network: an engine has one for each network.
     RemoveSurplus {
         /// The network.
         network: NetworkId,
-        /// Its copies here, the one to keep first.
+        /// Its Docker networks here; the first one stays.
         copies: Vec<DockerNetworkId>,
     },
-    /// Ask the cluster to forget a network whose creation here was never finished.
+    /// Ask the cluster to drop a network whose creation here was not finished.
     Abandon {
         /// The network.
         network: NetworkId,
     },
-    /// A mirror cannot be made, as another network of this engine has the name.
+    /// Report that a mirror cannot be created, because another Docker network has the name.
     NameTaken {
         /// The network.
         network: NetworkId,
@@ -89,11 +89,11 @@ pub enum MirrorAction {
     },
 }
 
-/// Compares what the cluster has with what this host's engine has.
+/// Compares the networks of the cluster with those of this host's engine.
 ///
-/// `engine` must have been read before `cluster`: every network is agreed before its engine has it,
-/// so one that the engine has and the cluster has not was removed. `creating` are networks whose
-/// creation may be under way in this host's engine: those are not missed yet.
+/// `engine` must have been read before `cluster`. A network is agreed before its engine has it, so
+/// one that the engine has and the cluster does not was removed. `creating` are networks whose
+/// creation in this host's engine may be in flight; these are not missing.
 pub fn plan_mirrors(
     cluster: &Cluster,
     local: &Local,
@@ -103,22 +103,22 @@ pub fn plan_mirrors(
 ) -> Vec<MirrorAction> {
     let copies = || engine.iter().filter(|copy| copy.ours);
     let mut actions: Vec<_> =
-        copies().filter_map(|copy| about_copy(copy, cluster, local, me)).collect();
-    // After the copies are bound: a surplus copy must not be the last one that this host knows.
+        copies().filter_map(|copy| plan_copy(copy, cluster, local, me)).collect();
+    // After all are bound: a surplus one must not be the only one that this host knows.
     actions.extend(surplus(cluster, local, engine));
     let present: BTreeSet<_> = copies().map(EngineNetwork::network).collect();
-    // A Swarm takes its networks to its nodes itself.
-    let staying =
+    // A Swarm creates its networks on its nodes itself.
+    let kept =
         cluster.networks.iter().filter(|(_, network)| !network.removing && !network.settings.swarm);
-    let absent = staying.filter(|(id, _)| !present.contains(*id));
-    let missed = absent.filter(|(id, _)| !creating.contains(*id) && !local.removals.contains(*id));
+    let absent = kept.filter(|(id, _)| !present.contains(*id));
+    let missing = absent.filter(|(id, _)| !creating.contains(*id) && !local.removals.contains(*id));
     actions
-        .extend(missed.filter_map(|(id, network)| about_absent(id, network, me, engine, cluster)));
+        .extend(missing.filter_map(|(id, network)| plan_absent(id, network, me, engine, cluster)));
     actions
 }
 
-/// What to do about a copy that this engine has.
-fn about_copy(
+/// The step for a Docker network that this engine has.
+fn plan_copy(
     copy: &EngineNetwork,
     cluster: &Cluster,
     local: &Local,
@@ -143,21 +143,21 @@ fn about_copy(
     }
 }
 
-/// Networks with several copies on this engine. A daemon that was killed while the engine made one,
-/// or a user who made a second one by hand, leaves them behind.
+/// Networks with several Docker networks on this engine. They remain if a daemon was killed while
+/// the engine created one, or if a user created another one by hand.
 ///
-/// The copy to keep has the network's name, is the one that a user created, and is known here, in
-/// this order. A network that is being removed loses its copies in another way.
+/// The one to keep has the network's name, was created by a user, and is known here, in this order.
+/// A network that is being removed loses its Docker networks in another way.
 fn surplus(cluster: &Cluster, local: &Local, engine: &[EngineNetwork]) -> Vec<MirrorAction> {
     let mut copies: BTreeMap<NetworkId, Vec<&EngineNetwork>> = BTreeMap::new();
     for copy in engine.iter().filter(|copy| copy.ours) {
         copies.entry(copy.network()).or_default().push(copy);
     }
-    let is_staying = |id: &NetworkId| {
+    let is_kept = |id: &NetworkId| {
         let known = cluster.networks.get(id);
         known.is_some_and(|network| !network.removing) && !local.removals.contains(id)
     };
-    copies.retain(|id, copies| copies.len() > 1 && is_staying(id));
+    copies.retain(|id, copies| copies.len() > 1 && is_kept(id));
     let action = |(network, mut copies): (NetworkId, Vec<&EngineNetwork>)| {
         let title = cluster.network_title(&network);
         copies.sort_by_key(|copy| {
@@ -170,8 +170,8 @@ fn surplus(cluster: &Cluster, local: &Local, engine: &[EngineNetwork]) -> Vec<Mi
     copies.into_iter().map(action).collect()
 }
 
-/// Whether Docker's own IPAM, which gives the lowest address that it has not given out itself, can
-/// give out none but one of another host. While containers use the copy it cannot be replaced.
+/// Whether Docker's own IPAM is stuck: it offers the lowest address that it has not given out, and
+/// another host holds that. The Docker network cannot be replaced while containers use it.
 fn is_stuck(id: &NetworkId, network: &Network, local: &Local, me: HostId) -> bool {
     let next = |pool: &Pool| pool.lowest_free(&BTreeMap::new(), 1).first().copied();
     let holders = network
@@ -185,8 +185,8 @@ fn is_stuck(id: &NetworkId, network: &Network, local: &Local, me: HostId) -> boo
         && holders.into_iter().any(|holder| *holder != me)
 }
 
-/// What to do about a network that this engine has no copy of.
-fn about_absent(
+/// The step for a network that this engine does not have.
+fn plan_absent(
     id: &NetworkId,
     network: &Network,
     me: HostId,
@@ -194,18 +194,18 @@ fn about_absent(
     cluster: &Cluster,
 ) -> Option<MirrorAction> {
     let Some(description) = &network.description else {
-        // Only its origin can know whether it is still being created; there it would be busy.
+        // Only the origin knows whether the creation is still in flight.
         return (network.origin == me).then(|| MirrorAction::Abandon { network: id.clone() });
     };
     let name = &description.name;
-    // A copy of ours that has the name without the cluster's agreement is about to make room.
-    let is_going =
+    // A Docker network of ours that has the name without agreement will be removed.
+    let is_leaving =
         |other: &EngineNetwork| other.ours && cluster.naming(&other.network()) != Naming::Settled;
-    let namesakes: Vec<_> = engine.iter().filter(|other| other.name == *name).collect();
-    if namesakes.is_empty() {
+    let same_name: Vec<_> = engine.iter().filter(|other| other.name == *name).collect();
+    if same_name.is_empty() {
         return Some(MirrorAction::Create { network: id.clone() });
     }
-    let is_taken = !namesakes.into_iter().all(is_going);
+    let is_taken = !same_name.into_iter().all(is_leaving);
     is_taken.then(|| MirrorAction::NameTaken { network: id.clone(), name: name.clone() })
 }
 
@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(
             plan(&cluster(true), 1, &[], &[]),
             [MirrorAction::Create { network }],
-            "also on its origin, if lost there"
+            "also on its origin, if it was lost there"
         );
         assert_eq!(
             plan(&cluster(true), 2, &[copy("bbbbbbbbbbbbbbbb", "foo", true, Some(ID))], &[]),
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_the_host_does_not_remember_is_taken_note_of() {
+    fn a_docker_network_that_the_host_does_not_remember_is_bound() {
         let network: NetworkId = ID.parse().unwrap();
         let mirror = copy("bbbbbbbbbbbbbbbb", "foo", true, Some(ID));
         let engine = std::slice::from_ref(&mirror);
@@ -321,13 +321,13 @@ mod tests {
         let own = copy(ID, "foo", true, None);
         let describe = MirrorAction::Describe { network: network.clone(), docker: own.id.clone() };
         assert_eq!(plan(&cluster(false), 1, std::slice::from_ref(&own), &[ID]), [describe]);
-        assert_eq!(plan(&cluster(false), 1, &[], &[ID]), [], "its creation is under way");
+        assert_eq!(plan(&cluster(false), 1, &[], &[ID]), [], "its creation is in flight");
         assert_eq!(plan(&cluster(false), 1, &[], &[]), [MirrorAction::Abandon { network }]);
         assert_eq!(plan(&cluster(false), 2, &[], &[]), []);
     }
 
     #[test]
-    fn a_copy_whose_next_address_is_another_hosts_is_taken_over_when_nothing_uses_it() {
+    fn an_unused_docker_network_with_a_stuck_ipam_is_replaced_by_a_mirror() {
         let mut cluster = cluster(true);
         let network: NetworkId = ID.parse().unwrap();
         let own = copy(ID, "foo", true, None);
@@ -340,7 +340,7 @@ mod tests {
         assert_eq!(
             plan(&cluster, 1, std::slice::from_ref(&own), &[]),
             [],
-            "Docker gives out 10.1.0.1 next"
+            "Docker offers 10.1.0.1 next"
         );
         cluster.apply(&claim(host(2), "10.1.0.1")).unwrap();
         let take_over = MirrorAction::TakeOver { network: network.clone(), docker: own.id.clone() };
@@ -348,12 +348,12 @@ mod tests {
         assert_eq!(
             plan(&cluster, 1, &[copy("bbbbbbbbbbbbbbbb", "foo", true, Some(ID))], &[]),
             [],
-            "it is a mirror already"
+            "it already is a mirror"
         );
     }
 
     #[test]
-    fn of_several_copies_the_one_with_the_networks_name_stays() {
+    fn the_docker_network_with_the_right_name_stays_if_there_are_several() {
         let cluster = cluster(true);
         let network: NetworkId = ID.parse().unwrap();
         let first = copy("bbbbbbbbbbbbbbbb", "foo", true, Some(ID));
@@ -379,14 +379,14 @@ mod tests {
         assert_eq!(
             plan_mirrors(&cluster, &known, host(2), &engine, &BTreeSet::new()),
             [bind, surplus(&[&second, &first])],
-            "each is known before one goes, so that the endpoints stay known"
+            "each is bound before one is removed, so that the endpoints stay known"
         );
         let removed = Local { removals: BTreeSet::from([network]), ..Local::default() };
         assert_eq!(plan_mirrors(&cluster, &removed, host(2), &engine, &BTreeSet::new()), []);
     }
 
     #[test]
-    fn what_the_cluster_does_not_have_goes_and_what_is_not_ours_stays() {
+    fn a_network_unknown_to_the_cluster_is_removed_and_other_drivers_networks_stay() {
         let mirror = copy("bbbbbbbbbbbbbbbb", "gone", true, Some("cccccccccccccccc"));
         let foreign = copy("dddddddddddddddd", "bridge", false, None);
         let expected = [MirrorAction::Remove { docker: mirror.id.clone() }];
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_another_driver_has_is_told() {
+    fn a_name_taken_by_another_driver_is_reported() {
         let foreign = copy("dddddddddddddddd", "foo", false, None);
         let expected =
             MirrorAction::NameTaken { network: ID.parse().unwrap(), name: "foo".to_owned() };
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_networks_created_with_one_name_the_one_without_agreement_makes_room() {
+    fn the_network_whose_name_is_refused_is_removed_in_favour_of_the_other() {
         let mut cluster = cluster(true);
         let (winner, loser): (NetworkId, NetworkId) =
             (ID.parse().unwrap(), "eeeeeeeeeeeeeeee".parse().unwrap());
@@ -426,7 +426,7 @@ mod tests {
         assert_eq!(
             plan(&cluster, 2, engine, &[loser.as_str()]),
             [describe],
-            "the name is not said to be taken"
+            "the name is not reported as taken"
         );
         let description = cluster.networks[&winner].description.clone().unwrap();
         let refused = cluster

@@ -1,54 +1,54 @@
-//! From a bridge's multicast database to memberships.
+//! Memberships of a bridge, from its MDB.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::{Memberships, SourceFilter, is_announced};
 
-/// What a bridge knows of a group behind one port, from one entry of its database.
+/// What one MDB entry of a bridge says of a group on one port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Knowledge {
-    /// The group is wanted from all sources but those with a blocked entry.
+    /// EXCLUDE mode: all sources but those with a blocked entry.
     Exclude,
-    /// The group is wanted from sources with an entry that is not blocked, and no others.
+    /// INCLUDE mode: only sources with an entry that is not blocked.
     Include,
-    /// This source's packets are let through.
+    /// An (S,G) entry.
     Source {
         /// The source.
         source: IpAddr,
-        /// Whether they are held back instead.
+        /// Whether its packets are blocked.
         blocked: bool,
     },
 }
 
-/// The memberships of all ports of one bridge, with what they come to together kept up to date.
+/// The memberships of all ports of a bridge, and their union, which is updated incrementally.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mdb {
     groups: BTreeMap<IpAddr, Group>,
     routers: BTreeSet<u32>,
-    /// Groups, and sources of groups, each once whatever the number of ports that have it: so many
-    /// places the kernel's own table has taken.
+    /// The number of (\*,G) and (S,G) entries, each counted once for all ports. The kernel's table
+    /// counts in the same way.
     entries: usize,
-    /// Whether everything is wanted, as no more can be known of what is.
+    /// Whether the host must get all groups, because not all memberships are known.
     everything: bool,
-    /// The groups of which an entry changed since it was worked out what all ports together want of
-    /// them: each is worked out once, however many entries of it come at a time.
-    unjoined: BTreeSet<IpAddr>,
-    joined: Memberships,
-    /// The groups of which something else is wanted since this was last asked.
+    /// Groups with changed entries whose union is out of date. The union is computed once per
+    /// group, no matter how many of its entries change.
+    outdated: BTreeSet<IpAddr>,
+    union: Memberships,
+    /// Groups whose union changed since the last [`Mdb::take_changes`].
     changed: BTreeSet<IpAddr>,
 }
 
-/// One group.
+/// A group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Group {
     ports: BTreeMap<u32, PortGroup>,
-    /// On how many ports there is each entry: that without a source, and that of each source.
+    /// The number of ports with the (\*,G) entry (`None`), and with each (S,G) entry.
     counts: BTreeMap<Option<IpAddr>, usize>,
 }
 
 impl Group {
-    /// Changes what there is behind one port.
+    /// Changes the entries of one port.
     fn change(&mut self, port: u32, source: Option<IpAddr>, change: impl FnOnce(&mut PortGroup)) {
         let entry = self.ports.entry(port).or_default();
         let was = entry.has(source);
@@ -71,22 +71,22 @@ impl Group {
     }
 }
 
-/// One group behind one port.
+/// A group on one port.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct PortGroup {
-    /// Whether there is an entry without a source, and which kind it is of.
+    /// The filter mode of the (\*,G) entry; true is EXCLUDE. `None` if there is no such entry.
     exclude: Option<bool>,
-    /// Entries with a source; whether it is blocked.
+    /// The (S,G) entries; true is blocked.
     sources: BTreeMap<IpAddr, bool>,
 }
 
 impl PortGroup {
-    /// Whether there is the entry of this source, or that without one.
+    /// Whether there is the entry of this source, or the (\*,G) entry.
     fn has(&self, source: Option<IpAddr>) -> bool {
         source.map_or(self.exclude.is_some(), |source| self.sources.contains_key(&source))
     }
 
-    /// What is wanted; `None` if nothing is.
+    /// The port's source filter; `None` if it has no members.
     fn filter(&self) -> Option<SourceFilter> {
         let with = |blocked: bool| {
             self.sources
@@ -104,18 +104,18 @@ impl PortGroup {
 }
 
 impl Mdb {
-    /// What all ports together want.
+    /// The union of all ports' memberships.
     pub fn memberships(&mut self) -> &Memberships {
-        self.join_all();
-        &self.joined
+        self.update_union();
+        &self.union
     }
 
-    /// How many entries there are on all ports together, each counted once.
+    /// The number of entries, each counted once for all ports.
     pub fn entries(&self) -> usize {
         self.entries
     }
 
-    /// Takes in that a port has an entry, new or changed.
+    /// Adds or changes a port's entry.
     pub fn learn(&mut self, port: u32, group: IpAddr, knowledge: Knowledge) {
         match knowledge {
             Knowledge::Exclude => {
@@ -132,7 +132,7 @@ impl Mdb {
         }
     }
 
-    /// Takes in that a port has an entry no longer: that of a source, or that without one.
+    /// Removes a port's entry: (S,G), or (\*,G) without a source.
     pub fn forget(&mut self, port: u32, group: IpAddr, source: Option<IpAddr>) {
         self.change(port, group, source, |entry| match source {
             Some(source) => _ = entry.sources.remove(&source),
@@ -154,61 +154,60 @@ impl Mdb {
         if found.ports.is_empty() {
             self.groups.remove(&group);
         }
-        self.unjoined.insert(group);
+        self.outdated.insert(group);
     }
 
-    /// Takes in whether there is a multicast router behind a port.
+    /// Sets whether there is a multicast router on a port.
     pub fn set_router(&mut self, port: u32, is_router: bool) {
         if is_router {
             self.routers.insert(port);
         } else {
             self.routers.remove(&port);
         }
-        self.join_routers();
+        self.update_router();
     }
 
-    /// Takes in whether everything is wanted, as by a multicast router, since the bridge cannot
-    /// tell what is.
+    /// Sets whether the host must get all groups, because the bridge does not know all memberships.
     pub fn set_everything(&mut self, everything: bool) {
         self.everything = everything;
-        self.join_routers();
+        self.update_router();
     }
 
-    /// The ports behind which there are multicast routers.
+    /// The ports with multicast routers.
     pub fn routers(&self) -> &BTreeSet<u32> {
         &self.routers
     }
 
-    /// Whether a port has joined this group.
+    /// Whether a port is a member of this group.
     pub fn is_member(&self, port: u32, group: IpAddr) -> bool {
         self.groups.get(&group).is_some_and(|group| group.ports.contains_key(&port))
     }
 
-    fn join_routers(&mut self) {
-        self.joined.router = self.everything || !self.routers.is_empty();
+    fn update_router(&mut self) {
+        self.union.router = self.everything || !self.routers.is_empty();
     }
 
-    /// Takes what changed as what is otherwise than in the database that this one was read in place
-    /// of, and what had changed in that.
+    /// After a new dump of the MDB: records as changed what differs from `before`, the database
+    /// that this one replaces, in addition to the changes recorded there.
     pub fn note_changes_since(&mut self, mut before: Self) {
-        before.join_all();
-        self.join_all();
-        let (old, new) = (&before.joined.groups, &self.joined.groups);
+        before.update_union();
+        self.update_union();
+        let (old, new) = (&before.union.groups, &self.union.groups);
         let differs = |group: &&IpAddr| old.get(*group) != new.get(*group);
         let differing: BTreeSet<IpAddr> =
             old.keys().chain(new.keys()).filter(differs).copied().collect();
         self.changed = &differing | &before.changed;
     }
 
-    /// The groups of which something else is wanted since this was last asked, each with what is
-    /// wanted now; `None` if nothing is.
+    /// The groups whose union changed since the last call, with the new one; `None` if there are no
+    /// members.
     pub fn take_changes(&mut self) -> Vec<(IpAddr, Option<SourceFilter>)> {
-        self.join_all();
+        self.update_union();
         let changed = std::mem::take(&mut self.changed).into_iter();
-        changed.map(|group| (group, self.joined.groups.get(&group).cloned())).collect()
+        changed.map(|group| (group, self.union.groups.get(&group).cloned())).collect()
     }
 
-    /// How many entries there are behind each port: groups, and sources of groups.
+    /// The number of (\*,G) and (S,G) entries of each port.
     pub fn entries_per_port(&self) -> BTreeMap<u32, usize> {
         let mut counts = BTreeMap::new();
         for (port, group) in self.groups.values().flat_map(|group| &group.ports) {
@@ -218,12 +217,12 @@ impl Mdb {
         counts
     }
 
-    fn join_all(&mut self) {
-        std::mem::take(&mut self.unjoined).into_iter().for_each(|group| self.join(group));
+    fn update_union(&mut self) {
+        std::mem::take(&mut self.outdated).into_iter().for_each(|group| self.update_group(group));
     }
 
-    /// Works out anew what all ports together want of a group, if other hosts are to know.
-    fn join(&mut self, group: IpAddr) {
+    /// Recomputes the union of a group, if it is advertised.
+    fn update_group(&mut self, group: IpAddr) {
         if !is_announced(group) {
             return;
         }
@@ -233,13 +232,13 @@ impl Mdb {
             all.widen(&filter);
             all
         });
-        if self.joined.groups.get(&group) == wanted.as_ref() {
+        if self.union.groups.get(&group) == wanted.as_ref() {
             return;
         }
         self.changed.insert(group);
         match wanted {
-            Some(filter) => self.joined.groups.insert(group, filter),
-            None => self.joined.groups.remove(&group),
+            Some(filter) => self.union.groups.insert(group, filter),
+            None => self.union.groups.remove(&group),
         };
     }
 }

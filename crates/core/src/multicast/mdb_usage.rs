@@ -1,30 +1,30 @@
-//! How full the table of a bridge's groups is.
+//! Usage of a bridge's MDB.
 
-/// What a bridge has room for, and what of it is taken.
+/// The size of a bridge's MDB and how much of it is in use.
 ///
-/// A bridge whose table is full stops to look who wants what, and sends everything to all its ports
-/// (`mcast_hash_max`, `br_multicast_new_group`): what is joined from then on, nobody would hear of.
-/// So before that comes to pass the host has everything sent to it: surplus instead of loss.
+/// A bridge whose MDB is full disables snooping and floods multicast to all its ports
+/// (`mcast_hash_max`, `br_multicast_new_group`). We would not learn of memberships from then on. So
+/// before that happens, the host asks for all groups: surplus is better than loss.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MdbUsage {
-    /// Entries that there is room for.
+    /// The maximum number of entries.
     pub size: usize,
-    /// Entries there are.
+    /// The number of entries.
     pub taken: usize,
-    /// Whether the bridge looks who wants what.
+    /// Whether the bridge snoops.
     pub snoops: bool,
 }
 
 impl MdbUsage {
-    /// Whether it is so full, or known so little, that everything is wanted; `before` is what this
-    /// said the last time. One sixteenth is left for what comes meanwhile, and for entries that are
-    /// no container's; and it ends only when an eighth is free.
+    /// Whether the host must ask for all groups, because the MDB is nearly full or the bridge does
+    /// not snoop; `before` is the last result. One sixteenth is left for entries that come in the
+    /// meantime and for those that are not a container's. The pressure ends when an eighth is free.
     #[must_use]
     pub fn is_crowded(&self, before: bool) -> bool {
         !self.snoops || self.is_full(before)
     }
 
-    /// The same, for its entries alone.
+    /// The same, but only for the number of entries.
     #[must_use]
     pub fn is_full(&self, before: bool) -> bool {
         let enough = if before { self.size / 8 * 7 } else { self.size / 16 * 15 };
@@ -37,16 +37,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_crowded_before_it_is_full_and_until_there_is_room_again() {
-        let room = |taken| MdbUsage { size: 1600, taken, snoops: true };
-        assert!(!room(1499).is_crowded(false));
-        assert!(room(1500).is_crowded(false) && room(1400).is_crowded(true));
-        assert!(!room(1399).is_crowded(true));
+    fn pressure_begins_before_the_mdb_is_full_and_ends_when_an_eighth_is_free() {
+        let usage = |taken| MdbUsage { size: 1600, taken, snoops: true };
+        assert!(!usage(1499).is_crowded(false));
+        assert!(usage(1500).is_crowded(false) && usage(1400).is_crowded(true));
+        assert!(!usage(1399).is_crowded(true));
     }
 
     #[test]
-    fn a_bridge_that_does_not_look_knows_nothing() {
-        let quiet = MdbUsage { size: 1600, taken: 0, snoops: false };
-        assert!(quiet.is_crowded(false) && !quiet.is_full(false));
+    fn a_bridge_that_does_not_snoop_is_under_pressure() {
+        let not_snooping = MdbUsage { size: 1600, taken: 0, snoops: false };
+        assert!(not_snooping.is_crowded(false) && !not_snooping.is_full(false));
     }
 }

@@ -1,28 +1,28 @@
-//! What is wanted of each group, with the filter algebra of RFC 3376, section 3.2 (RFC 3810,
-//! section 4.2, for IPv6).
+//! Memberships and source filters, which are merged as in RFC 3376, section 3.2 (RFC 3810, section
+//! 4.2, for IPv6).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// From which sources a group is wanted.
+/// The sources of a group that a member selects.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceFilter {
-    /// From these alone.
+    /// These sources.
     Include(BTreeSet<IpAddr>),
-    /// From all but these; of an empty set: from all.
+    /// All sources but these.
     Exclude(BTreeSet<IpAddr>),
 }
 
 impl SourceFilter {
-    /// Wanted from every source, as IGMPv1, IGMPv2 and MLDv1 ask for it.
+    /// All sources, as IGMPv1, IGMPv2 and MLDv1 ask for.
     pub fn all() -> Self {
         Self::Exclude(BTreeSet::new())
     }
 
-    /// Whether what this source sends is wanted.
+    /// Whether this source is selected.
     pub fn admits(&self, source: IpAddr) -> bool {
         match self {
             Self::Include(sources) => sources.contains(&source),
@@ -30,14 +30,14 @@ impl SourceFilter {
         }
     }
 
-    /// What two receivers want together.
+    /// The filter of two members together.
     pub fn union(&self, other: &Self) -> Self {
         let mut all = self.clone();
         all.widen(other);
         all
     }
 
-    /// Adds what another receiver wants, at the cost of what that names.
+    /// Adds the filter of another member.
     pub fn widen(&mut self, other: &Self) {
         match (&mut *self, other) {
             (Self::Include(wanted), Self::Include(more)) => wanted.extend(more),
@@ -54,11 +54,11 @@ impl SourceFilter {
     }
 }
 
-/// What a port, or all ports of a host together, want of one network's multicast.
+/// The memberships of a port, or of all ports of a host, on one network.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memberships {
-    /// By group.
+    /// The source filter of each group.
     pub groups: BTreeMap<IpAddr, SourceFilter>,
-    /// Whether there is a multicast router, which is to get every group.
+    /// Whether there is a multicast router, which gets every group.
     pub router: bool,
 }

@@ -1,11 +1,10 @@
-//! Who listens to what: group memberships of ports and hosts, and to whom multicast must be sent
-//! for that.
+//! Group memberships of ports and hosts, and the replication of multicast that follows from them.
 //!
-//! A port's memberships are read from the bridge ([RFC 3376], [RFC 3810]); a host's are the union
-//! of its ports', and are what it announces.
+//! A port's memberships are read from the bridge ([RFC 3376], [RFC 3810]). A host's memberships are
+//! the union of its ports', and are advertised.
 //!
-//! [RFC 3376]: https://www.rfc-editor.org/rfc/rfc3376 [RFC 3810]:
-//! https://www.rfc-editor.org/rfc/rfc3810
+//! [RFC 3376]: https://www.rfc-editor.org/rfc/rfc3376
+//! [RFC 3810]: https://www.rfc-editor.org/rfc/rfc3810
 
 mod mac;
 mod mdb;

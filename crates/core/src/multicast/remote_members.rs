@@ -1,8 +1,7 @@
-//! What the containers of other hosts listen to, for multicast routers among this host's
-//! containers.
+//! Members on other hosts, for multicast routers among this host's containers.
 //!
-//! IGMP and MLD stay on their host, so a router hears no report of a member on another one. What is
-//! here is reported to it in their place (see [`super::Reports`]).
+//! IGMP and MLD stay on their host, so a router does not receive the reports of members on other
+//! hosts. We report them in their place (see [`super::Reports`]).
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,31 +13,30 @@ use super::{SourceFilter, is_link_local};
 use crate::advertise::AdvertisedNetwork;
 use crate::limits::REPORTED_GROUPS_MAX;
 
-/// What the other hosts announced of one network. Cheap to copy and to compare; what follows is
-/// worked out on demand, as few networks have a router.
+/// What the peers advertise of one network. It is cheap to copy and to compare. The methods compute
+/// their results on demand, because few networks have a router.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RemoteMembers(Arc<[Arc<AdvertisedNetwork>]>);
 
 impl RemoteMembers {
-    /// Of these hosts.
+    /// From the advertisements of these peers.
     pub fn new(announced: impl Iterator<Item = Arc<AdvertisedNetwork>>) -> Self {
         Self(announced.collect())
     }
 
-    /// Whether this is the very same as another: then what follows is, too.
+    /// Whether both share the same data. Then their results are equal too.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// What all of them listen to together, of groups that a router forwards: link-local ones it
-    /// does not (RFC 3376, section 6; RFC 3810, section 7). A host that is silent counts with what
-    /// it announced last, until that is withdrawn. [`REPORTED_GROUPS_MAX`] groups at the most.
+    /// The union of the peers' memberships in groups that a router forwards. Link-local groups are
+    /// not forwarded (RFC 3376, section 6; RFC 3810, section 7). For a silent peer, its last
+    /// advertisement counts until it is withdrawn. At most [`REPORTED_GROUPS_MAX`] groups.
     pub fn members(&self) -> BTreeMap<IpAddr, SourceFilter> {
         let mut members: BTreeMap<IpAddr, SourceFilter> = BTreeMap::new();
         for (group, filter) in self.0.iter().flat_map(|network| &network.memberships.groups) {
-            let is_of_nobody =
-                matches!(filter, SourceFilter::Include(sources) if sources.is_empty());
-            if is_of_nobody || !group.is_multicast() || is_link_local(*group) {
+            let is_empty = matches!(filter, SourceFilter::Include(sources) if sources.is_empty());
+            if is_empty || !group.is_multicast() || is_link_local(*group) {
                 continue;
             }
             if let Some(known) = members.get_mut(group) {
@@ -50,10 +48,10 @@ impl RemoteMembers {
         members
     }
 
-    /// Where IGMP reports to a port with these addresses come from: some routers tell by that which
-    /// of their interfaces a report is for (igmpproxy does), so it is the lowest address on the
-    /// same subnet of a container elsewhere. 0.0.0.0 if there is none, which every router has to
-    /// accept (RFC 3376, section 4.2.13).
+    /// The source address for IGMP reports to a port with these addresses. Some routers, such as
+    /// igmpproxy, select the interface of a report by its source address. So it is the lowest
+    /// address of a remote container in one of the port's subnets. If there is none, it is 0.0.0.0,
+    /// which every router must accept (RFC 3376, section 4.2.13).
     pub fn address_for<'a>(&self, port: impl Iterator<Item = &'a IpNet> + Clone) -> Ipv4Addr {
         let subnets = port.filter_map(|address| match address {
             IpNet::V4(subnet) => Some(*subnet),

@@ -1,5 +1,5 @@
-//! What shoutd writes into the hosts file of a container (hosts(5)), which file that is, and what
-//! it takes out of files that are none.
+//! The hosts files (hosts(5)) of containers: which file it is, which lines shoutd writes, and which
+//! it removes from files that are not a container's own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,25 +11,25 @@ use serde::{Deserialize, Serialize};
 use super::{Directory, EndpointContainer, Name};
 use crate::limits::{HOSTS_LINE_BYTES_MAX, HOSTS_LINES_MAX};
 
-/// What ends each line that shoutd keeps in a hosts file. A line without it is somebody else's.
+/// The end of each line that shoutd writes. Lines without it belong to others.
 const MARK: &str = "# shoutd";
 
-/// What proves which hosts file the engine made for a container.
+/// Facts from the engine that prove which hosts file it made for a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineFacts {
-    /// The engine's directory (`DockerRootDir` of its `/info`), without symbolic links.
+    /// The engine's directory (`DockerRootDir` of its `/info`), with symbolic links resolved.
     pub root: PathBuf,
-    /// The container's first process, as the host counts it.
+    /// The container's first process, in the host's PID namespace.
     pub process: u32,
 }
 
-/// The hosts file that an engine made for a container. That it is one is known from its path alone:
-/// whoever opens it has to prove the rest.
+/// The hosts file that an engine made for a container. We know this from its path only; the code
+/// that opens it has to verify the rest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostsFile {
     /// The directory that the engine made for the container.
     pub directory: PathBuf,
-    /// The container's first process: it sees the file at `/etc/hosts`.
+    /// The container's first process, which sees the file at `/etc/hosts`.
     pub process: u32,
 }
 
@@ -37,13 +37,13 @@ impl HostsFile {
     /// The name of the file in its directory.
     pub const NAME: &str = "hosts";
 
-    /// Where it is.
+    /// The path of the file.
     pub fn path(&self) -> PathBuf {
         self.directory.join(Self::NAME)
     }
 
-    /// The users who may own its directory: root, and whom the engine has in root's place in
-    /// containers (`--userns-remap`: its directory is then called `<uid>.<gid>`,
+    /// The users that may own its directory: root, and the user to which the engine maps root in
+    /// containers (`--userns-remap`: the engine's directory is then called `<uid>.<gid>`, see
     /// `daemon/daemon_unix.go`).
     pub fn owners(&self) -> BTreeSet<u32> {
         let root = self
@@ -61,13 +61,12 @@ impl HostsFile {
 }
 
 impl EndpointContainer {
-    /// The hosts file that the engine made for the container, if it is the one that the engine says
-    /// the container has. For a container whose user mounted a file at `/etc/hosts` the engine
-    /// names that file (`TrySetNetworkMount` in `container/container_unix.go`), which may be the
-    /// host's own.
+    /// The hosts file that the engine made for the container, if the container uses it. If a user
+    /// mounted a file at `/etc/hosts`, the engine names that file (`TrySetNetworkMount` in
+    /// `container/container_unix.go`), which may be the host's own.
     ///
-    /// `None` also while it is not known where the engine keeps its files, as in what an earlier
-    /// version wrote down.
+    /// `None` also if the engine's directory is not known, as in state written by an earlier
+    /// version.
     pub fn own_hosts_file(&self) -> Option<HostsFile> {
         let engine = self.engine.as_ref()?;
         let is_name =
@@ -78,18 +77,18 @@ impl EndpointContainer {
         (is_name && self.hosts_file.as_ref() == Some(&file.path())).then_some(file)
     }
 
-    /// A file that a user mounted at the container's `/etc/hosts`: earlier versions wrote to it.
+    /// The file that a user mounted at the container's `/etc/hosts`. Earlier versions wrote to it.
     pub fn foreign_hosts_file(&self) -> Option<&Path> {
         let engine = self.engine.as_ref()?;
-        let told = self.hosts_file.as_deref()?;
-        // What is another container's is kept in step for that one.
-        (!told.starts_with(engine.root.join("containers"))).then_some(told)
+        let path = self.hosts_file.as_deref()?;
+        // The hosts file of another container is updated for that container.
+        (!path.starts_with(engine.root.join("containers"))).then_some(path)
     }
 }
 
 impl Directory {
-    /// The lines of a hosts file for the names that other hosts' containers have, by address, but
-    /// for names that the file has already.
+    /// The lines for names of containers on other hosts, by address. Names that the file already
+    /// has are left out.
     fn lines(&self, taken: &BTreeSet<String>) -> Vec<String> {
         let mut names: BTreeMap<IpAddr, Vec<&str>> = BTreeMap::new();
         for name in self.remote.iter().filter(|name| !taken.contains(name.as_str())) {
@@ -102,7 +101,7 @@ impl Directory {
     }
 }
 
-/// The lines for one address: more than one if the names do not fit.
+/// The lines for one address. There are several if the names do not fit into one.
 fn lines_of(address: IpAddr, names: &[&str]) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for name in names {
@@ -124,11 +123,10 @@ fn is_marked(line: &str) -> bool {
     line.trim_end().ends_with(MARK)
 }
 
-/// What a hosts file (hosts(5)) should be that is `now` like this: with all lines that are not
-/// shoutd's as they are, and then shoutd's own. `None` if it is so already.
+/// The new text of a hosts file (hosts(5)) that contains `now`: all foreign lines unchanged,
+/// followed by shoutd's. `None` if the file is up to date.
 ///
-/// Names that somebody else's line has are left to it, such as the container's own, or one of
-/// `--add-host`.
+/// Names in foreign lines take precedence, such as the container's own name or one of `--add-host`.
 pub fn hosts_file(now: &str, directory: &Directory) -> Option<String> {
     let foreign = || now.lines().filter(|line| !is_marked(line));
     let taken = foreign().flat_map(|line| {
@@ -143,28 +141,28 @@ pub fn hosts_file(now: &str, directory: &Directory) -> Option<String> {
     Some(lines.map(|line| line + "\n").collect())
 }
 
-/// What is left of a hosts file that never was a container's own, without the lines of an earlier
-/// version.
+/// A hosts file that is not a container's own, without the lines of an earlier version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cleaned {
-    /// What the file should be.
+    /// The new text of the file.
     pub text: String,
-    /// How many lines are gone from it.
+    /// The number of removed lines.
     pub removed: usize,
-    /// How many lines carry shoutd's mark, but are not proven to be shoutd's: they are still there.
+    /// The number of lines with shoutd's mark that are kept, because they are not proven to be
+    /// ours.
     pub left: usize,
 }
 
-/// Takes out of a file that is `now` like this the lines that an earlier version wrote there, and
-/// no others: they are as shoutd writes them, to the octet, and their address is one of these
-/// subnets, which are those of the cluster's networks. `None` if there is no line with shoutd's
-/// mark.
+/// Removes the lines that an earlier version wrote to a file that contains `now`, and no others.
+/// Such a line is exactly as shoutd writes it, and its address lies in one of `subnets`, the
+/// subnets of the cluster's networks. `None` if there is no line with shoutd's mark.
 pub fn without_lines(now: &str, subnets: &[IpNet]) -> Option<Cleaned> {
     if !now.lines().any(is_marked) {
         return None;
     }
     let is_ours = |line: &str| {
-        written_for(line).is_some_and(|at| subnets.iter().any(|subnet| subnet.contains(&at)))
+        address_of_own_line(line)
+            .is_some_and(|at| subnets.iter().any(|subnet| subnet.contains(&at)))
     };
     let (ours, kept): (Vec<&str>, Vec<&str>) =
         now.split_inclusive('\n').partition(|line| is_ours(line));
@@ -172,8 +170,8 @@ pub fn without_lines(now: &str, subnets: &[IpNet]) -> Option<Cleaned> {
     Some(Cleaned { text: kept.concat(), removed: ours.len(), left })
 }
 
-/// The address of a line that is as shoutd writes it.
-fn written_for(line: &str) -> Option<IpAddr> {
+/// The address of a line, if the line is exactly as shoutd writes it.
+fn address_of_own_line(line: &str) -> Option<IpAddr> {
     let line = line.strip_suffix('\n').unwrap_or(line);
     let (address, names) = line.strip_suffix(MARK)?.strip_suffix(' ')?.split_once('\t')?;
     let parsed: IpAddr =

@@ -1,9 +1,8 @@
-//! Names of containers, across hosts.
+//! Resolution of container names across hosts.
 //!
-//! Docker's resolver answers for the containers of its own host (`libnetwork/resolver.go`) and
-//! knows nothing of others. Each host announces the names of its containers; from these follows
-//! what each container's hosts file should have beside what Docker and the container itself wrote
-//! there ([`hosts_file`]), and what a resolver may answer it ([`Directory`]).
+//! Docker's resolver answers for the containers of its own host only (`libnetwork/resolver.go`).
+//! Each host advertises the names of its containers. From these we derive the lines that we add to
+//! each container's hosts file ([`hosts_file`]), and what our resolver may answer ([`Directory`]).
 
 mod hosts_file;
 mod name;
@@ -23,45 +22,45 @@ use crate::cluster::Cluster;
 use crate::limits::NAMES_PER_ENDPOINT_MAX;
 use crate::local::{Endpoint, Local};
 
-/// Where shoutd answers questions of DNS inside a container that was started with `--dns` and this
-/// address: next to 127.0.0.11, where Docker's own resolver is.
+/// The address of shoutd's DNS resolver inside a container that was started with `--dns` and this
+/// address. It is next to 127.0.0.11, Docker's own resolver.
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 12);
 
-/// What an engine tells of the container of an endpoint.
+/// What an engine tells us of an endpoint's container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointContainer {
     /// Its id.
     pub id: String,
     /// Its name and its aliases on the endpoint's network.
     pub names: BTreeSet<Name>,
-    /// Its hosts file as the engine names it: the one that the engine made, or one that a user
-    /// mounted there.
+    /// The path of its hosts file: the one that the engine made, or one that a user mounted.
     pub hosts_file: Option<PathBuf>,
     /// Whether a user gave it [`RESOLVER`] as a DNS server.
     #[serde(default)]
     pub asks_resolver: bool,
-    /// What proves whose the hosts file is; `None` in what an earlier version wrote down.
+    /// Facts that prove which container the hosts file belongs to; `None` in state written by an
+    /// earlier version.
     #[serde(default)]
     pub engine: Option<EngineFacts>,
 }
 
-/// The names that an engine tells, as far as they are names in the DNS, and not too many.
-pub fn bounded_names<'a>(told: impl IntoIterator<Item = &'a str>) -> BTreeSet<Name> {
-    told.into_iter().filter_map(|name| name.parse().ok()).take(NAMES_PER_ENDPOINT_MAX).collect()
+/// The valid DNS names among those that an engine gives, up to [`NAMES_PER_ENDPOINT_MAX`].
+pub fn bounded_names<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeSet<Name> {
+    names.into_iter().filter_map(|name| name.parse().ok()).take(NAMES_PER_ENDPOINT_MAX).collect()
 }
 
-/// The names of networks' containers, and where these are.
+/// The names of containers on some networks, and their addresses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Directory {
-    /// By name, the addresses of all containers that have it, on this host and on others.
+    /// By name, the addresses of all containers with that name, on this host and on others.
     pub addresses: BTreeMap<Name, BTreeSet<IpAddr>>,
-    /// The names that a container of another host has: what Docker's resolver here cannot answer,
-    /// or not wholly.
+    /// The names that containers of other hosts have. Docker's resolver on this host does not know
+    /// them, or not all of their addresses.
     pub remote: BTreeSet<Name>,
 }
 
 impl Directory {
-    /// What containers on these networks may know.
+    /// The names on these networks.
     fn of(networks: &BTreeSet<&NetworkId>, local: &Local, heard: &PeerStates) -> Self {
         let mut directory = Self::default();
         for endpoint in
@@ -88,22 +87,21 @@ impl Directory {
     }
 }
 
-/// A container of this host, and what it may know.
+/// A container of this host, and the names that it may resolve.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KnowingContainer {
     /// Its hosts file, if the engine made it.
     pub hosts_file: Option<HostsFile>,
-    /// A file that a user mounted in its place, as the host sees it.
+    /// The file that a user mounted in its place, as a path on the host.
     pub foreign_file: Option<PathBuf>,
-    /// Its network namespace, if a resolver is to answer in there: it has [`RESOLVER`] among its
-    /// DNS servers.
+    /// Its network namespace, if a resolver must run there: the container has [`RESOLVER`] among
+    /// its DNS servers.
     pub asks_in: Option<PathBuf>,
-    /// The names of the containers on the networks that it is on and whose names are to be
-    /// resolved.
+    /// The names of containers on its networks, as far as these networks resolve names.
     pub directory: Directory,
 }
 
-/// The containers of this host by their ids.
+/// The containers of this host, by id.
 pub fn containers(
     cluster: &Cluster,
     local: &Local,
@@ -115,7 +113,7 @@ pub fn containers(
     for endpoint in local.endpoints.values() {
         let Some(container) = &endpoint.container else { continue };
         let (knowing, networks) = found.entry(&container.id).or_default();
-        // The engine may not have been asked yet about each of its endpoints.
+        // The engine may not have told us of each of its endpoints yet.
         knowing.hosts_file = container.own_hosts_file().or(knowing.hosts_file.take());
         knowing.foreign_file =
             container.foreign_hosts_file().map(Path::to_owned).or(knowing.foreign_file.take());
@@ -131,7 +129,7 @@ pub fn containers(
     known.collect()
 }
 
-/// What is announced of an endpoint's names.
+/// The names of an endpoint that are advertised.
 pub(crate) fn announced_names(endpoint: &Endpoint) -> BTreeSet<Name> {
     endpoint.container.as_ref().map(|container| container.names.clone()).unwrap_or_default()
 }

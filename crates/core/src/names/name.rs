@@ -1,4 +1,4 @@
-//! What can be the name of a container.
+//! Names of containers.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::InvalidId;
 
-/// Octets of a name (RFC 1035, section 2.3.4), without the dot at its end.
+/// Octets of a name (RFC 1035, section 2.3.4), without the trailing dot.
 const NAME_BYTES_MAX: usize = 253;
 
 /// Octets of a label (RFC 1035, section 2.3.4).
 const LABEL_BYTES_MAX: usize = 63;
 
-/// Top-level domains that the public DNS does not have, and will not: RFC 6761, RFC 6762 (section 3
-/// and appendix G), RFC 9476, and what ICANN set apart (2018-02-04 and 2024-07-29).
+/// Top-level domains that the public DNS does not and will not have: RFC 6761, RFC 6762 (section 3
+/// and appendix G), RFC 9476, and those reserved by ICANN (2018-02-04 and 2024-07-29).
 const PRIVATE: [&str; 12] = [
     "alt",
     "corp",
@@ -31,7 +31,8 @@ const PRIVATE: [&str; 12] = [
     "test",
 ];
 
-/// Names that hosts files have for the host itself and for groups of its link (Debian's, Docker's).
+/// Names that hosts files contain for the host itself and for link-local groups (Debian's,
+/// Docker's).
 const LOOPBACK: [&str; 7] = [
     "localhost.localdomain",
     "ip6-localhost",
@@ -42,9 +43,9 @@ const LOOPBACK: [&str; 7] = [
     "ip6-allrouters",
 ];
 
-/// The name of a container, or one of its aliases on a network: letters, digits, hyphens and
-/// underscores in labels between dots, in lower case, as names in the DNS do not differ by case
-/// (RFC 4343).
+/// A container's name, or its alias on a network: labels of letters, digits, hyphens and
+/// underscores, separated by dots. It is in lower case, because DNS names are case-insensitive (RFC
+/// 4343).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);
@@ -55,20 +56,19 @@ impl Name {
         &self.0
     }
 
-    /// Whether every host, or the engine, has it for itself: no other host's container is meant by
-    /// it.
+    /// Whether every host or engine uses the name for itself. It never means a container of another
+    /// host.
     pub fn is_this_hosts(&self) -> bool {
         let is_below =
             |domain: &str| self.0.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
         LOOPBACK.contains(&self.as_str()) || is_below("localhost") || is_below("docker.internal")
     }
 
-    /// Whether it could be a name of the public DNS, where most containers look for it: it has
-    /// several labels, the last of which could be a top-level domain (RFC 3696, section 2), and is
-    /// none that is set apart for private use.
+    /// Whether the name may exist in the public DNS: it has several labels, and the last one may be
+    /// a top-level domain (RFC 3696, section 2) and is not reserved for private use.
     ///
-    /// Docker lets an alias hide such a name from the containers of one host, whose administrator
-    /// typed it. From another host it would do so with those of all hosts.
+    /// Docker allows an alias to hide such a name from the containers of one host, whose
+    /// administrator chose it. An alias on another host would hide it on all hosts.
     pub fn may_be_public(&self) -> bool {
         let Some((rest, last)) = self.0.rsplit_once('.') else { return false };
         let is_domain = last.len() > 1 && last.bytes().all(|octet| octet.is_ascii_alphabetic());
@@ -83,19 +83,19 @@ impl FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
         let is_label = |label: &str| {
-            let sound = label
+            let is_valid = label
                 .bytes()
                 .all(|octet| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_');
-            (1..=LABEL_BYTES_MAX).contains(&label.len()) && sound && !label.starts_with('-')
+            (1..=LABEL_BYTES_MAX).contains(&label.len()) && is_valid && !label.starts_with('-')
         };
-        // Addresses are no names: what asks for one means the address.
+        // A program that asks for an IP address means the address.
         let is_name = text.len() <= NAME_BYTES_MAX
             && text.split('.').all(is_label)
             && text.parse::<IpAddr>().is_err();
         if is_name && !text.eq_ignore_ascii_case("localhost") {
             return Ok(Self(text.to_ascii_lowercase()));
         }
-        Err(InvalidId::new(text, "a name of a container"))
+        Err(InvalidId::new(text, "a container name"))
     }
 }
 

@@ -1,5 +1,5 @@
-//! One step of mending: small enough that a crash between any two leaves something that the next
-//! observation understands.
+//! The reconciler's steps. Each is small enough that a crash between any two leaves a state that
+//! the next observation understands.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -7,99 +7,97 @@ use std::path::PathBuf;
 use super::{DeviceName, Port, UnderlayFilter, Vtep};
 use crate::{NetworkId, Vni};
 
-/// A network namespace that is not a segment's.
+/// A network namespace other than a segment's.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    /// The host's own, where Docker looks for the interface it moves into a container.
+    /// The host's own, where Docker looks for the interface that it moves into a container.
     Host,
     /// A container's, by the path of its namespace file.
     Sandbox(PathBuf),
 }
 
-/// What the kernel is told to do. Each is idempotent in effect: if what it makes is already there,
-/// the next observation shows it and nothing is planned.
+/// A step for the kernel. It is idempotent: if its result already exists, the next observation
+/// shows this and no such step is planned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Put the filter of the host's own namespace in place, whole, whatever was there of it.
+    /// Install the underlay filter as a whole, and replace what is there of it.
     InstallUnderlayFilter {
         /// What it enforces.
         filter: UnderlayFilter,
     },
-    /// Take it away.
+    /// Remove the underlay filter.
     RemoveUnderlayFilter,
-    /// Make the namespace `shout-<vni>`.
+    /// Create the namespace `shout-<vni>`.
     CreateSegment {
         /// Its VNI.
         vni: Vni,
     },
-    /// Delete the marked devices of the namespace, then the namespace itself.
+    /// Delete the namespace's devices that have an owner tag, then the namespace.
     DeleteSegment {
         /// Its VNI.
         vni: Vni,
     },
-    /// Make the bridge, marked and down.
+    /// Create the bridge, with its owner tag and down.
     CreateBridge {
         /// The segment.
         vni: Vni,
-        /// Goes into the mark.
+        /// Goes into the owner tag.
         network: NetworkId,
     },
-    /// Set everything about the bridge that can be set on one that is running, and bring it up.
+    /// Set all attributes of the bridge that can be changed while it is up, and bring it up.
     TuneBridge {
         /// The segment.
         vni: Vni,
         /// In octets.
         mtu: u16,
     },
-    /// Put the filter in place that keeps IGMP and MLD off the tunnel, whole, whatever was there of
-    /// it.
+    /// Install the IGMP/MLD filter as a whole, and replace what is there of it.
     InstallIgmpMldFilter {
         /// The segment.
         vni: Vni,
-        /// Multicast and broadcast packets a second that each local endpoint may send.
+        /// Multicast and broadcast packets per second that each local endpoint may send.
         max_rate: Option<u32>,
     },
-    /// Make the VXLAN device, marked, down and not yet in the bridge.
+    /// Create the VXLAN device, with its owner tag, down and not in the bridge.
     CreateTunnel {
         /// The segment.
         vni: Vni,
-        /// Goes into the mark.
+        /// Goes into the owner tag.
         network: NetworkId,
-        /// Where it sends from.
+        /// The address and port from which it sends.
         vtep: Vtep,
     },
-    /// Delete the VXLAN device, because something differs that cannot be changed on one that is
-    /// there.
+    /// Delete the VXLAN device, because an attribute differs that cannot be changed.
     DeleteTunnel {
         /// The segment.
         vni: Vni,
     },
-    /// Set everything about the VXLAN device that can be changed, put it into the bridge and bring
+    /// Set all attributes of the VXLAN device that can be changed, add it to the bridge and bring
     /// it up.
     TuneTunnel {
         /// The segment.
         vni: Vni,
         /// In octets.
         mtu: u16,
-        /// Whether addresses are learnt from what comes out of it.
+        /// Whether MAC addresses are learnt from the frames that it receives.
         learning: bool,
     },
-    /// Send broadcast, unknown unicast and multicast to this host too.
+    /// Add a flood entry: send broadcast, unknown unicast and multicast to this host too.
     AddFlood {
         /// The segment.
         vni: Vni,
         /// The host's VTEP.
         remote: IpAddr,
     },
-    /// No longer do so.
+    /// Remove a flood entry.
     RemoveFlood {
         /// The segment.
         vni: Vni,
         /// The host's VTEP.
         remote: IpAddr,
     },
-    /// Make an endpoint's veth with one end in the bridge, up, and the other in `place`; in a
-    /// sandbox also with addresses, route and up, as Docker would have done.
+    /// Create an endpoint's veth pair with one end in the bridge, up, and the other in `place`. In
+    /// a sandbox, also set addresses and route and bring it up, as Docker would.
     CreatePort {
         /// The segment.
         vni: Vni,
@@ -107,12 +105,12 @@ pub enum Action {
         port: Port,
         /// In octets, for both ends.
         mtu: u16,
-        /// Whether addresses are learnt from what the container sends.
+        /// Whether MAC addresses are learnt from the frames that the container sends.
         learning: bool,
-        /// Where the container's end goes.
+        /// The namespace of the container's end.
         place: Place,
     },
-    /// Set everything about the bridge's end that can be changed, put it into the bridge and bring
+    /// Set all attributes of the bridge's end that can be changed, add it to the bridge and bring
     /// it up.
     TunePort {
         /// The segment.
@@ -121,23 +119,23 @@ pub enum Action {
         name: DeviceName,
         /// In octets.
         mtu: u16,
-        /// Whether addresses are learnt from what the container sends.
+        /// Whether MAC addresses are learnt from the frames that the container sends.
         learning: bool,
     },
-    /// Have the IPv6 link-local address of the container's end used at once, and every later one,
-    /// without looking for duplicates: nobody else in the cluster has its MAC address.
+    /// Skip duplicate address detection for the IPv6 link-local address of the container's end, and
+    /// for later ones: its MAC address is unique in the network.
     EndDuplicateDetection {
         /// The segment.
         vni: Vni,
         /// The end in the segment.
         port: DeviceName,
-        /// Where the container's end is.
+        /// The namespace of the container's end.
         sandbox: PathBuf,
         /// Its name there.
         name: DeviceName,
     },
-    /// Set MTU, MAC address, addresses and multicast route of the container's end in its sandbox,
-    /// which is up.
+    /// Set MTU, MAC address, addresses and multicast route of the container's end, which is up in
+    /// its sandbox.
     TuneContainerEnd {
         /// The segment.
         vni: Vni,
@@ -145,18 +143,17 @@ pub enum Action {
         port: Port,
         /// In octets.
         mtu: u16,
-        /// Where it is.
+        /// The namespace of the container's end.
         sandbox: PathBuf,
         /// Its name there.
         name: DeviceName,
     },
-    /// Take what was learnt from traffic out of the forwarding tables; some of it, if there is
-    /// much.
+    /// Remove learnt addresses from the FDBs; if there are many, only some.
     ForgetLearned {
         /// The segment.
         vni: Vni,
     },
-    /// Delete a veth by its end in the segment.
+    /// Delete a veth pair by its end in the segment.
     DeletePort {
         /// The segment.
         vni: Vni,
@@ -166,7 +163,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// The segment that it is about, if it is about one.
+    /// The segment to which it applies, if any.
     pub fn vni(&self) -> Option<Vni> {
         match self {
             Self::InstallUnderlayFilter { .. } | Self::RemoveUnderlayFilter => None,

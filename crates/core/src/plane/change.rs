@@ -1,4 +1,4 @@
-//! What can be changed of a segment's forwarding tables, one thing at a time.
+//! Changes to a segment's forwarding tables, each of a single entry.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -7,71 +7,70 @@ use super::{Destination, DeviceName};
 use crate::MacAddress;
 use crate::multicast::SourceGroup;
 
-/// One change of a segment's forwarding tables.
+/// A change to a segment's forwarding tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// A group is (or no longer is) sent there.
+    /// Add or remove a remote of a group.
     Group {
-        /// Which packets.
+        /// (S,G) or (\*,G).
         key: SourceGroup,
-        /// Where to.
+        /// The remote.
         to: Destination,
-        /// Whether it is to be so.
+        /// Whether it is added.
         add: bool,
     },
-    /// All groups with this MAC address are (or no longer are) sent there.
+    /// Add or remove a remote of all groups with this MAC address.
     GroupMac {
-        /// The address.
+        /// The MAC address.
         mac: MacAddress,
         /// The VTEP.
         remote: IpAddr,
-        /// Whether it is to be so.
+        /// Whether it is added.
         add: bool,
     },
-    /// All groups with this MAC address are sent to every host again, in one step: nobody misses
-    /// any meanwhile.
+    /// Flood all groups with this MAC address again, in one step and without loss.
     ReleaseGroupMac {
-        /// The address.
+        /// The MAC address.
         mac: MacAddress,
     },
-    /// From now on these groups pass to the tunnel, and no others.
+    /// Pass only these groups to the tunnel.
     Filter {
         /// The groups.
         admitted: BTreeSet<IpAddr>,
     },
-    /// From now on all pass.
+    /// Pass all groups to the tunnel.
     Unfilter,
-    /// Where not all groups pass, this one does, or does no longer.
+    /// While a filter is in place: pass this group to the tunnel, or stop doing so.
     Admit {
         /// The group.
         group: IpAddr,
-        /// Whether it is to be so.
+        /// Whether it is added.
         add: bool,
     },
-    /// An endpoint is behind the tunnel, at this VTEP; no longer at another.
+    /// Pin an endpoint to this VTEP, and remove its pin to another.
     PinRemote {
-        /// Its address.
+        /// The endpoint's MAC address.
         mac: MacAddress,
         /// The VTEP.
         remote: IpAddr,
     },
-    /// An endpoint is no longer at this VTEP.
+    /// Remove an endpoint's pin to this VTEP.
     UnpinRemote {
-        /// Its address.
+        /// The endpoint's MAC address.
         mac: MacAddress,
         /// The VTEP.
         remote: IpAddr,
     },
-    /// An endpoint is behind this port; no longer behind another.
+    /// Pin an endpoint to this port, and remove its pin to another.
     PinPort {
-        /// Its address.
+        /// The endpoint's MAC address.
         mac: MacAddress,
         /// The port.
         port: DeviceName,
     },
-    /// An endpoint is no longer behind this port.
+    /// Remove an endpoint's pin to this port.
     UnpinPort {
-        /// Its address.
+        /// The endpoint's MAC address.
         mac: MacAddress,
         /// The port.
         port: DeviceName,
@@ -79,7 +78,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// Whether it makes something be there; if not, it takes away what is there and not wanted.
+    /// Whether it adds something. Otherwise it removes something that is not desired.
     pub fn adds(&self) -> bool {
         match self {
             Self::Group { add, .. } | Self::GroupMac { add, .. } | Self::Admit { add, .. } => *add,
@@ -91,8 +90,8 @@ impl Change {
         }
     }
 
-    /// Whether it makes the same entry as this other, which the kernel does one host after the
-    /// other: what is between the two is short of hosts.
+    /// Whether both changes build the same entry. The kernel changes an entry one remote at a time,
+    /// and between two changes some remotes are missing.
     pub fn is_of_same_entry(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Group { key, add, .. }, Self::Group { key: of_other, add: adds, .. }) => {

@@ -1,4 +1,4 @@
-//! What the kernel of one host should have.
+//! The desired state of one host's kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,45 +17,45 @@ use crate::local::{Endpoint, Local};
 use crate::multicast::{Remote, RemoteMembers, Replication, replication};
 use crate::{EndpointId, HostId, MacAddress, NetworkId, Vni};
 
-/// All that this host should have.
+/// The desired state of this host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Desired {
-    /// The filter in the host's own namespace; none on a host that belongs to no cluster.
+    /// The underlay filter; `None` on a host that does not belong to a cluster.
     pub underlay_filter: Option<UnderlayFilter>,
     /// Its segments, by VNI.
     pub segments: BTreeMap<Vni, Segment>,
 }
 
-/// One network on this host.
+/// A network on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     /// The network.
     pub network: NetworkId,
-    /// MTU of bridge, VXLAN device and both ends of every veth, in octets.
+    /// MTU of the bridge, the VXLAN device and both ends of every veth pair, in octets.
     pub mtu: u16,
-    /// This host's end of the tunnel.
+    /// This host's VTEP.
     pub vtep: Vtep,
-    /// VTEPs of the other hosts that have the network, as agreed or as they say themselves.
+    /// VTEPs of the other hosts that have the network, as agreed or as they advertise.
     pub remotes: BTreeSet<IpAddr>,
-    /// To which of them multicast is sent. Shared, so that it can be seen at once that it is the
-    /// same as before.
+    /// The replication of multicast to them. The `Arc` makes an unchanged replication cheap to
+    /// detect.
     pub replication: Arc<Replication>,
-    /// What containers of those hosts listen to, to be reported to multicast routers among this
-    /// host's.
+    /// Members on those hosts, which are reported to multicast routers among this host's
+    /// containers.
     pub elsewhere: RemoteMembers,
-    /// The other hosts' endpoints, by the VTEP of the host they are on.
+    /// The endpoints of other hosts, with the VTEP of their host.
     pub remote_macs: BTreeMap<MacAddress, IpAddr>,
-    /// Whether MAC addresses that are no endpoint's are learnt, and may move.
+    /// Whether MAC addresses that are not an endpoint's are learnt, and may move.
     pub learning: bool,
-    /// Multicast and broadcast packets a second that each local endpoint may send; `None` for any
-    /// number.
+    /// Multicast and broadcast packets per second that each local endpoint may send; `None` for no
+    /// limit.
     pub max_rate: Option<u32>,
     /// The local endpoints.
     pub ports: BTreeMap<DeviceName, Port>,
 }
 
 impl Segment {
-    /// One without endpoints and other hosts, with the options' defaults.
+    /// A segment without endpoints and remotes, and with default options.
     pub fn empty(network: NetworkId, mtu: u16, vtep: Vtep) -> Self {
         Self {
             network,
@@ -71,8 +71,8 @@ impl Segment {
         }
     }
 
-    /// Whether another wants the same devices, with the same flood entries: all but what changes
-    /// with each group that is joined, and each endpoint that is announced.
+    /// Whether both have the same devices and flood entries. What changes with each membership and
+    /// each advertised endpoint is not compared.
     pub fn has_devices_of(&self, other: &Self) -> bool {
         let Self {
             network,
@@ -91,7 +91,7 @@ impl Segment {
     }
 }
 
-/// Where a host sends VXLAN from, and receives it.
+/// The address and port from which a host sends VXLAN, and at which it receives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vtep {
     /// Underlay address.
@@ -100,22 +100,22 @@ pub struct Vtep {
     pub port: u16,
 }
 
-/// One local endpoint.
+/// A local endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Port {
-    /// The endpoint; it goes into the mark.
+    /// The endpoint; it goes into the owner tag.
     pub endpoint: EndpointId,
-    /// Name of the container's end while it is in the host's namespace.
+    /// The name of the container's end while it is in the host's namespace.
     pub container_name: DeviceName,
     /// MAC address of the container's end.
     pub mac: MacAddress,
     /// Addresses of the container's end.
     pub addresses: BTreeSet<IpNet>,
-    /// The destinations of the connected routes of multicast that belong on it: each is on one
-    /// interface of a container only.
+    /// The multicast prefixes with a connected route on this interface. Each is on only one
+    /// interface of a container.
     pub multicast_routes: BTreeSet<Ipv4Net>,
-    /// The container's namespace file, once Docker has been given the interface; before that the
-    /// container's end is in the host's namespace.
+    /// The file of the container's namespace once Docker has been given the interface. Before that,
+    /// the container's end is in the host's namespace.
     pub sandbox: Option<PathBuf>,
 }
 
@@ -124,23 +124,22 @@ pub struct Port {
 pub struct Underlay {
     /// This host's VTEP.
     pub address: IpAddr,
-    /// MTU of the interface that has the address, in octets.
+    /// MTU of the interface with this address, in octets.
     pub mtu: u16,
 }
 
-/// To whom multicast is sent, as it was last worked out for each network: a network of which
-/// nothing else was announced costs nothing.
+/// The last replication computed for each network. A network without new advertisements costs
+/// nothing.
 #[derive(Debug, Clone, Default)]
 pub struct ReplicationCache {
     networks: BTreeMap<Vni, (Vec<Announcement>, Arc<Replication>, RemoteMembers)>,
 }
 
-/// Of one other host that has a network: its VTEP, what it announced, and whether that is what it
-/// has now.
+/// One remote of a network: its VTEP, what it advertises, and whether it is in sync.
 type Announcement = (IpAddr, Option<Arc<AdvertisedNetwork>>, bool);
 
 impl ReplicationCache {
-    /// What follows from these announcements.
+    /// The replication and remote members that follow from these advertisements.
     fn follow(&mut self, vni: Vni, others: Vec<Announcement>) -> (Arc<Replication>, RemoteMembers) {
         let is_same = |known: &[Announcement]| {
             known.len() == others.len() && known.iter().zip(&others).all(are_same)
@@ -159,7 +158,7 @@ impl ReplicationCache {
     }
 }
 
-/// Whether these are the very same, as far as can be seen at a glance.
+/// Whether both are identical, by pointer comparison.
 fn are_same(((address, announced, in_sync), other): (&Announcement, &Announcement)) -> bool {
     let is_same = match (announced, &other.1) {
         (Some(announced), Some(other)) => Arc::ptr_eq(announced, other),
@@ -172,19 +171,19 @@ fn remote((address, announced, in_sync): &Announcement) -> Remote<'_> {
     Remote { address: *address, announced: announced.as_deref(), in_sync: *in_sync }
 }
 
-/// `-o` option with the MTU of a network, in octets, as Docker's own drivers call it.
+/// The `-o` option with a network's MTU in octets. The name is that of Docker's own drivers.
 pub const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 
-/// The segments that the kernel of host `me` should have: one for each network that it has
-/// endpoints on. A host without endpoints on a network has no devices for it and is no remote of
-/// the others. [`underlay_filter`](super::underlay_filter) is the rest.
+/// The segments that the kernel of host `me` should have: one for each network on which it has
+/// endpoints. A host without endpoints on a network has no devices for it, and is not a remote of
+/// the others. The rest of the desired state is [`underlay_filter`](super::underlay_filter).
 pub fn desired(
     cluster: &Cluster,
     local: &Local,
     me: HostId,
     underlay: Underlay,
     heard: &PeerStates,
-    worked: &mut ReplicationCache,
+    cache: &mut ReplicationCache,
 ) -> Desired {
     let mut segments = BTreeMap::new();
     for (id, endpoint) in &local.endpoints {
@@ -193,29 +192,29 @@ pub fn desired(
         };
         let segment = segments.entry(network.vni).or_insert_with(|| {
             let others = others(cluster, (&endpoint.network, network), me, underlay, heard);
-            segment_without_ports((&endpoint.network, network), underlay, others, worked)
+            segment_without_ports((&endpoint.network, network), underlay, others, cache)
         });
-        // An endpoint that came here from another host may still be announced there.
+        // An endpoint that moved here may still be advertised by another host.
         segment.remote_macs.remove(&endpoint.mac);
         segment.ports.insert(DeviceName::port(id), port(id, endpoint));
     }
-    worked.networks.retain(|vni, _| segments.contains_key(vni));
+    cache.networks.retain(|vni, _| segments.contains_key(vni));
     Desired { underlay_filter: None, segments }
 }
 
-/// A network's segment but for its ports.
+/// The segment of a network, without its ports.
 fn segment_without_ports(
     (id, network): (&NetworkId, &Network),
     underlay: Underlay,
     others: Vec<Announcement>,
-    worked: &mut ReplicationCache,
+    cache: &mut ReplicationCache,
 ) -> Segment {
     let options = &network.settings.options;
     let vtep = Vtep { address: underlay.address, port: PORT };
     let mtu = mtu(network, underlay, &others);
     let remotes = others.iter().map(|(address, ..)| *address).collect();
     let remote_macs = remote_macs(&others);
-    let (replication, elsewhere) = worked.follow(network.vni, others);
+    let (replication, elsewhere) = cache.follow(network.vni, others);
     Segment {
         remotes,
         remote_macs,
@@ -227,38 +226,38 @@ fn segment_without_ports(
     }
 }
 
-/// MTU of a network, in octets: what its option says; or the least that the underlays of all hosts
-/// that have it leave, as what is larger than a host's own VXLAN device takes is dropped there, and
-/// nobody is told (RFC 7348, section 4.3: VTEPs do not fragment).
+/// The MTU of a network, in octets: its option's, or the least that the underlays of all its hosts
+/// allow. A host drops frames that exceed the MTU of its VXLAN device without notice, as VTEPs do
+/// not fragment (RFC 7348, section 4.3).
 fn mtu(network: &Network, underlay: Underlay, others: &[Announcement]) -> u16 {
     let announced = others.iter().filter_map(|(_, announced, _)| announced.as_ref()?.mtu);
-    mtu_option(network).unwrap_or_else(|| announced.fold(room(underlay), u16::min))
+    mtu_option(network).unwrap_or_else(|| announced.fold(max_mtu(underlay), u16::min))
 }
 
 fn mtu_option(network: &Network) -> Option<u16> {
     network.settings.options.get(MTU_OPTION).and_then(|text| text.parse().ok())
 }
 
-/// The largest MTU that an underlay leaves to networks, in octets.
-fn room(underlay: Underlay) -> u16 {
+/// The largest MTU that an underlay allows for networks, in octets.
+fn max_mtu(underlay: Underlay) -> u16 {
     let overhead = if underlay.address.is_ipv4() { OVERHEAD_IPV4 } else { OVERHEAD_IPV6 };
     underlay.mtu.saturating_sub(overhead).max(MTU_MIN)
 }
 
-/// What a host with this underlay tells the others of the MTU that a network can have.
+/// The MTU that a host with this underlay advertises for a network.
 pub fn announced_mtu(network: &Network, underlay: Underlay) -> Option<u16> {
-    mtu_option(network).is_none().then(|| room(underlay))
+    mtu_option(network).is_none().then(|| max_mtu(underlay))
 }
 
-/// The MTU that a network's option asks for, and what the underlay leaves, if that is less: larger
-/// packets are lost.
+/// The MTU of a network's option and the one that the underlay allows, if the latter is less.
+/// Larger packets are lost.
 pub fn mtu_excess(network: &Network, underlay: Underlay) -> Option<(u16, u16)> {
-    let room = room(underlay);
-    mtu_option(network).filter(|wanted| *wanted > room).map(|wanted| (wanted, room))
+    let available = max_mtu(underlay);
+    mtu_option(network).filter(|wanted| *wanted > available).map(|wanted| (wanted, available))
 }
 
-/// The other hosts that have the network, as agreed or as they say themselves. One of the other
-/// address family than ours cannot be sent to.
+/// The other hosts that have the network, as agreed or as they advertise. A host with another
+/// address family cannot be reached.
 fn others(
     cluster: &Cluster,
     (id, network): (&NetworkId, &Network),
@@ -269,20 +268,20 @@ fn others(
     let others = cluster.hosts.iter().filter(|(host, _)| **host != me);
     others
         .filter_map(|(host, record)| {
-            let said = heard.hosts.get(host);
-            let announced = said.and_then(|said| said.networks.get(id)).cloned();
+            let peer = heard.hosts.get(host);
+            let announced = peer.and_then(|peer| peer.networks.get(id)).cloned();
             let address = record.address.ip();
             let is_reachable =
                 address.is_ipv4() == underlay.address.is_ipv4() && address != underlay.address;
             let has_it = network.attached.contains(host) || announced.is_some();
-            let in_sync = said.is_some_and(|said| said.in_sync);
+            let in_sync = peer.is_some_and(|peer| peer.in_sync);
             (is_reachable && has_it).then_some((address, announced, in_sync))
         })
         .collect()
 }
 
-/// Where the other hosts' endpoints are. One that two hosts announce, as while it moves, is learnt
-/// from its own traffic meanwhile.
+/// The VTEPs of other hosts' endpoints. An endpoint that two hosts advertise, as while it moves, is
+/// not pinned but learnt from its traffic.
 fn remote_macs(others: &[Announcement]) -> BTreeMap<MacAddress, IpAddr> {
     let mut places: BTreeMap<MacAddress, Option<IpAddr>> = BTreeMap::new();
     for (address, announced, _) in others {

@@ -1,5 +1,5 @@
-//! From what there is to what there should be, in an order that neither leaks nor loses a packet on
-//! the way.
+//! The steps from the observed to the desired state, in an order that neither leaks nor loses
+//! packets.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -15,16 +15,16 @@ use super::{
 use crate::Vni;
 use crate::limits::{GROUPS_PER_PORT_MAX, LEARNED_MAX, MTU_MIN};
 
-/// What to do so that the kernel has what is `desired`: empty when it has.
+/// The steps that give the kernel what is `desired`; empty if it already has that.
 ///
-/// The underlay filter comes first: no VXLAN device is made before it stands, and it lets in a new
-/// member before anything is sent to that. Segments that are no longer desired go next. Then, for
-/// each that is, from the inside out: namespace, bridge, the guard that keeps IGMP and MLD off the
-/// tunnel, the tunnel with its flood entries, and only then the tunnel's place in the bridge; so
-/// that no query or report can leave before the guard stands, and the first frame that reaches the
-/// tunnel finds every remote. Ports come last.
+/// The underlay filter comes first: no VXLAN device is created before it is installed, and it
+/// admits a new member before we send anything to it. Next, segments that are not desired are
+/// deleted. Then each desired segment is built from the inside out: namespace, bridge, IGMP/MLD
+/// filter, VXLAN device with its flood entries, and only then the device is added to the bridge. So
+/// no query or report leaves before the filter is installed, and the first frame that reaches the
+/// VXLAN device finds every remote. Ports come last.
 ///
-/// What carries no mark of shoutd is never the object of a deletion.
+/// Nothing without shoutd's owner tag is ever deleted.
 pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Action> {
     let mut plan: Vec<Action> = plan_underlay_filter(desired, observed).into_iter().collect();
     for (&vni, segment) in &observed.segments {
@@ -43,7 +43,7 @@ fn plan_underlay_filter(desired: &Desired, observed: &Observed) -> Option<Action
     match (&desired.underlay_filter, &observed.underlay_filter) {
         (Some(wanted), found) if found.enforced() == Some(wanted) => None,
         (Some(wanted), _) => Some(Action::InstallUnderlayFilter { filter: wanted.clone() }),
-        // One that cannot be read is not there, as far as can be told.
+        // A filter that cannot be read is taken as absent.
         (None, ObservedUnderlayFilter::Absent | ObservedUnderlayFilter::Unreadable(_)) => None,
         (None, _) => Some(Action::RemoveUnderlayFilter),
     }
@@ -72,21 +72,21 @@ fn plan_segment(vni: Vni, desired: &Segment, observed: &Observed, plan: &mut Vec
     }
     plan_tunnel(vni, desired, current, plan);
     plan_ports(vni, desired, current, &observed.missing_sandboxes, plan);
-    // After learning was switched off, so that nothing of it comes back.
+    // After learning was disabled, so that nothing is learnt again.
     if !desired.learning && current.learned.count > 0 {
         plan.push(Action::ForgetLearned { vni });
     }
 }
 
-/// The MTU that is there, if it is to stay for now: until all hosts were heard, as after a start of
-/// the daemon, one of them may have no room for more.
+/// The current MTU, if it must stay for now: until all hosts have advertised, as after a start of
+/// the daemon, one of them may allow no more.
 fn kept_mtu(desired: &Segment, current: &ObservedSegment) -> Option<u16> {
     let bridge = current.bridge.as_ref().filter(|bridge| bridge.mark.is_some())?;
     let is_less = (MTU_MIN..desired.mtu).contains(&bridge.mtu);
     (desired.replication.provisional && is_less).then_some(bridge.mtu)
 }
 
-/// Whether the namespace is left over from a network that had this VNI before.
+/// Whether the namespace is left from another network that had this VNI.
 fn is_of_another_network(segment: &ObservedSegment, desired: &Segment) -> bool {
     let marks =
         [segment.bridge.as_ref().map(|b| &b.mark), segment.tunnel.as_ref().map(|t| &t.mark)];
@@ -103,7 +103,7 @@ fn plan_bridge(
     current: Option<&ObservedBridge>,
     plan: &mut Vec<Action>,
 ) {
-    // One without its mark is half made; making it again finishes it.
+    // A bridge without an owner tag is incomplete. Creating it again completes it.
     if current.is_none_or(|bridge| bridge.mark.is_none()) {
         plan.push(Action::CreateBridge { vni, network: desired.network.clone() });
     }
@@ -138,8 +138,8 @@ fn plan_tunnel(vni: Vni, desired: &Segment, current: &ObservedSegment, plan: &mu
             vtep: desired.vtep,
         });
     }
-    let nobody = BTreeSet::new();
-    let flood: &BTreeSet<IpAddr> = if kept.is_some() { &current.flood } else { &nobody };
+    let none = BTreeSet::new();
+    let flood: &BTreeSet<IpAddr> = if kept.is_some() { &current.flood } else { &none };
     plan.extend(desired.remotes.difference(flood).map(|&remote| Action::AddFlood { vni, remote }));
     plan.extend(
         flood.difference(&desired.remotes).map(|&remote| Action::RemoveFlood { vni, remote }),
@@ -149,7 +149,7 @@ fn plan_tunnel(vni: Vni, desired: &Segment, current: &ObservedSegment, plan: &mu
     }
 }
 
-/// Whether all is right that cannot be changed on a VXLAN device that is there.
+/// Whether all attributes match that cannot be changed on an existing VXLAN device.
 fn is_same_tunnel(tunnel: &ObservedTunnel, vni: Vni, desired: &Segment) -> bool {
     tunnel.mark.is_some()
         && tunnel.vni == Some(vni)
@@ -177,8 +177,7 @@ fn plan_ports(
         let wanted = desired.ports.get(name).map(|port| OwnerTag::Endpoint(port.endpoint.clone()));
         wanted.is_some() && found.mark == wanted
     };
-    // All that goes before anything comes: a new endpoint may have the name or the addresses of an
-    // old one.
+    // Deletions precede creations: a new endpoint may have the name or the addresses of an old one.
     for (name, found) in &current.ports {
         if !is_kept(name, found) {
             plan.push(Action::DeletePort { vni, name: name.clone() });
@@ -201,7 +200,7 @@ fn plan_missing_port(
 ) {
     let place = match &port.sandbox {
         None => Place::Host,
-        // The container is gone, and Docker has yet to say so: nowhere to put it.
+        // The container is gone and Docker has not called `Leave` yet.
         Some(path) if missing_sandboxes.contains(path) => return,
         Some(path) => Place::Sandbox(path.clone()),
     };
@@ -227,8 +226,8 @@ fn plan_kept_port(
         let (sandbox, port) = (sandbox.clone(), name.clone());
         plan.push(Action::EndDuplicateDetection { vni, port, sandbox, name: end.name.clone() });
     }
-    // A container's end in the host's namespace, or one that is nowhere to be seen, is in Docker's
-    // hands: being moved in, or out.
+    // A container's end that is in the host's namespace or cannot be found is being moved by
+    // Docker.
     if let (Some(end), Some(sandbox)) = (&found.container_end, &port.sandbox)
         && end.place == Place::Sandbox(sandbox.clone())
         && !is_complete_end(end, port, mtu)
@@ -248,9 +247,9 @@ fn is_tuned_port(found: &ObservedPort, segment: &Segment) -> bool {
         && is_limited
 }
 
-/// Whether the container's interface has all it should have; it may have more. One that is down was
-/// not yet brought up by Docker, or was brought down in the container: that is its business, and it
-/// gets what it lacks when it is up again.
+/// Whether the container's interface has all that it should have; it may have more. If it is down,
+/// Docker has not brought it up yet or it was brought down in the container. We leave it alone, and
+/// set what is missing once it is up again.
 fn is_complete_end(end: &ContainerEnd, port: &Port, mtu: u16) -> bool {
     let is_set_up = end.mtu == mtu
         && end.mac == port.mac

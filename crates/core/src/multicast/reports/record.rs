@@ -1,4 +1,4 @@
-//! What a report says of one group (RFC 3376, section 4.2.12; RFC 3810, section 5.2.12).
+//! Group records of reports (RFC 3376, section 4.2.12; RFC 3810, section 5.2.12).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -6,34 +6,33 @@ use std::net::IpAddr;
 use super::Version;
 use crate::multicast::SourceFilter;
 
-/// Sources of one record at the most, so that a report of it is within the least MTU of IPv6
-/// whatever the family: 1280 octets, of which 56 are headers and 28 the record's own and the
-/// report's.
+/// Maximum number of sources per record. A report with one record then fits into the minimum MTU of
+/// IPv6, 1280 octets, for both families: 56 octets are headers, and 28 are the record's and the
+/// report's own.
 const SOURCES_MAX: usize = (1280 - 56 - 28) / 16;
 
-/// What a record means, with its number on the wire.
+/// The type of a record, with its number on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum RecordKind {
-    /// These sources are wanted (`MODE_IS_INCLUDE`).
+    /// Only these sources are selected (`MODE_IS_INCLUDE`).
     IsInclude = 1,
-    /// All but these sources are wanted (`MODE_IS_EXCLUDE`).
+    /// All but these sources are selected (`MODE_IS_EXCLUDE`).
     IsExclude = 2,
-    /// From now on these sources are wanted; with none, the group is left
-    /// (`CHANGE_TO_INCLUDE_MODE`).
+    /// Change to these sources only; without sources it is a leave (`CHANGE_TO_INCLUDE_MODE`).
     ToInclude = 3,
-    /// From now on all but these sources are wanted (`CHANGE_TO_EXCLUDE_MODE`).
+    /// Change to all but these sources (`CHANGE_TO_EXCLUDE_MODE`).
     ToExclude = 4,
-    /// These sources are wanted, too (`ALLOW_NEW_SOURCES`).
+    /// These sources are selected in addition (`ALLOW_NEW_SOURCES`).
     Allow = 5,
-    /// These sources are not wanted any more (`BLOCK_OLD_SOURCES`).
+    /// These sources are no longer selected (`BLOCK_OLD_SOURCES`).
     Block = 6,
 }
 
-/// What is said of one group.
+/// A group record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// What it means.
+    /// The type.
     pub kind: RecordKind,
     /// The group.
     pub group: IpAddr,
@@ -41,7 +40,7 @@ pub struct Record {
     pub sources: Vec<IpAddr>,
 }
 
-/// How it is with a group.
+/// The current state of a group.
 pub(super) fn current(group: IpAddr, filter: &SourceFilter) -> Vec<Record> {
     match filter {
         SourceFilter::Include(sources) => split(RecordKind::IsInclude, group, sources),
@@ -49,17 +48,17 @@ pub(super) fn current(group: IpAddr, filter: &SourceFilter) -> Vec<Record> {
     }
 }
 
-/// Which of these sources are wanted (RFC 3376, section 5.2).
+/// The answer to a group-and-source-specific query (RFC 3376, section 5.2).
 pub(super) fn of_sources(
     group: IpAddr,
     filter: &SourceFilter,
-    asked: &BTreeSet<IpAddr>,
+    queried: &BTreeSet<IpAddr>,
 ) -> Vec<Record> {
-    let wanted = asked.iter().filter(|source| filter.admits(**source)).copied().collect();
+    let wanted = queried.iter().filter(|source| filter.admits(**source)).copied().collect();
     split(RecordKind::IsInclude, group, &wanted)
 }
 
-/// What is wanted otherwise than before (RFC 3376, section 5.1).
+/// The state change of a group (RFC 3376, section 5.1).
 pub(super) fn change(
     group: IpAddr,
     before: Option<&SourceFilter>,
@@ -73,8 +72,8 @@ pub(super) fn change(
         records
     };
     match (before, now) {
-        // What every version can say. A router asks about the sources then, as if they were
-        // blocked.
+        // A leave, which every version has. A router then queries the group, as it would query
+        // blocked sources.
         (before, SourceFilter::Include(now)) if now.is_empty() && *before != none => {
             vec![Record { kind: RecordKind::ToInclude, group, sources: Vec::new() }]
         }
@@ -97,16 +96,15 @@ pub(super) fn change(
     }
 }
 
-/// What is left of records for versions that know no sources: which groups are joined, and, in the
-/// second, left.
+/// The records in versions without sources: joins, and leaves in version 2.
 pub(super) fn of_older(records: Vec<Record>, version: Version) -> Vec<Record> {
-    let mut said = BTreeSet::new();
+    let mut seen = BTreeSet::new();
     let whole = records.into_iter().filter_map(|Record { kind, group, sources }| {
         let is_left = match kind {
             RecordKind::IsExclude | RecordKind::ToExclude => false,
             RecordKind::IsInclude | RecordKind::Allow if !sources.is_empty() => false,
             RecordKind::ToInclude => sources.is_empty(),
-            // That some sources are not wanted any more does not say that none is.
+            // Other sources may still be selected.
             RecordKind::IsInclude | RecordKind::Allow | RecordKind::Block => return None,
         };
         let kind = if is_left { RecordKind::ToInclude } else { RecordKind::IsExclude };
@@ -114,10 +112,10 @@ pub(super) fn of_older(records: Vec<Record>, version: Version) -> Vec<Record> {
     });
     let is_known =
         |record: &Record| version != Version::First || record.kind != RecordKind::ToInclude;
-    whole.filter(is_known).filter(|record| said.insert(record.group)).collect()
+    whole.filter(is_known).filter(|record| seen.insert(record.group)).collect()
 }
 
-/// Several records if there are many sources; none if there is none.
+/// One record per [`SOURCES_MAX`] sources; none without sources.
 fn split(kind: RecordKind, group: IpAddr, sources: &BTreeSet<IpAddr>) -> Vec<Record> {
     let sources: Vec<IpAddr> = sources.iter().copied().collect();
     sources
@@ -126,7 +124,7 @@ fn split(kind: RecordKind, group: IpAddr, sources: &BTreeSet<IpAddr>) -> Vec<Rec
         .collect()
 }
 
-/// Such a record cannot be split. With fewer sources more is let through, never less.
+/// A record in EXCLUDE mode cannot be split. Leaving sources out widens the filter, which is safe.
 fn excluding(kind: RecordKind, group: IpAddr, sources: &BTreeSet<IpAddr>) -> Record {
     Record { kind, group, sources: sources.iter().take(SOURCES_MAX).copied().collect() }
 }
