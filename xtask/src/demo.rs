@@ -47,7 +47,7 @@ const LOG_LINES: usize = 15;
 pub(crate) fn run() -> Result<ExitCode> {
     machine::prepare()?;
     show_progress("building shoutd and shoutdctl");
-    let directory = programs::build(&["shoutd", "shoutdctl", "shoutd-lab"])?;
+    let directory = programs::build()?;
     let name = format!("demo-{}", process::id());
     interrupt::take_down_on_interrupt(&name)?;
     show_progress("bringing up three hosts, each with its own Docker engine");

@@ -87,7 +87,7 @@ fn up(name: &str, hosts: u8, engines: &[String]) -> Result<()> {
     machine::prepare()?;
     let engines =
         engines.iter().map(|name| EngineSource::named(name)).collect::<Result<Vec<_>>>()?;
-    let directory = programs::build(&["shoutd", "shoutdctl", "shoutd-lab"])?;
+    let directory = programs::build()?;
     interrupt::take_down_on_interrupt(name)?;
     let lab = LabOptions::new(name)
         .hosts(hosts)

@@ -32,6 +32,10 @@ enum Command {
         /// Docker engines of Debian 13 and 14, and those that go on for long.
         #[arg(long, conflicts_with = "arguments")]
         long: bool,
+        /// Run only the tests that need neither root nor a Docker Engine: about a minute once
+        /// everything is built.
+        #[arg(long, conflicts_with_all = ["long", "arguments"])]
+        quick: bool,
         /// Arguments for `cargo test`, such as `-p shoutd-core` instead of the whole workspace, or
         /// a test's name.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -56,7 +60,8 @@ enum Command {
 fn main() -> ExitCode {
     let result: Result<ExitCode> = match Arguments::parse().command {
         Command::Demo => demo::run(),
-        Command::Test { long, arguments } => test::run(long, &arguments),
+        Command::Test { quick: true, .. } => test::run_quick(),
+        Command::Test { long, arguments, .. } => test::run(long, &arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Lab(command) => lab::run(&command),
         Command::Sim(arguments) => sim::run(&arguments),

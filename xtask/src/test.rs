@@ -37,6 +37,21 @@ const OF_THE_MACHINE: [&str; 2] = ["e2e_programs", "e2e_router"];
 /// End-to-end tests that have no engine at all.
 const WITHOUT_ENGINE: [&str; 1] = ["e2e_kernel"];
 
+/// Arguments of `cargo test` for the quick tests.
+const QUICK: [&str; 11] = [
+    "--quiet",
+    "--workspace",
+    "--exclude",
+    "shoutd-e2e",
+    "--exclude",
+    "shoutd-lab",
+    "--lib",
+    "--bins",
+    "--",
+    "--skip",
+    "simulation",
+];
+
 /// How many lines that say what failed are shown once more at the end, of each kind of tests.
 const FAILURES_SHOWN: usize = 20;
 
@@ -54,12 +69,26 @@ const LOGS: &str = "target/test-logs";
 /// Fails when the tests could not be run; what they say themselves is in the exit code.
 pub(crate) fn run(long: bool, arguments: &[String]) -> Result<ExitCode> {
     if long { machine::prepare_for_long_tests() } else { machine::prepare() }?;
-    programs::build(&["shoutd", "shoutdctl", "shoutd-lab"])?;
+    programs::build()?;
     let passed = match (long, arguments) {
         (true, _) => run_all(long_kinds()?)?,
         (false, []) => run_all(kinds()?)?,
         (false, arguments) => cargo_test(arguments)?,
     };
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs the tests that need neither root nor an engine, without the simulated clusters.
+///
+/// # Errors
+///
+/// Fails when the tests could not be run; what they say themselves is in the exit code.
+pub(crate) fn run_quick() -> Result<ExitCode> {
+    let begin = Instant::now();
+    let arguments = QUICK.map(str::to_owned);
+    let passed = cargo_test(&arguments)?;
+    let verdict = if passed { "passed" } else { "FAILED" };
+    show_verdict(&format!("{verdict}: quick tests ({:.0} s)", begin.elapsed().as_secs_f32()));
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

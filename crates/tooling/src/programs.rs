@@ -12,36 +12,34 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// Where optimized programs are built, by the root.
 const OPTIMIZED: &str = "target/optimized";
 
-/// Builds these packages of the workspace and returns the directory of their programs.
+/// Builds all programs of the workspace and returns their directory. Of some packages alone,
+/// dependencies would have other features, and the tests would build them once more.
 ///
 /// # Errors
 ///
 /// Fails when the build does.
-pub fn build(packages: &[&str]) -> Result<PathBuf> {
-    run_build(packages, &[])?;
+pub fn build() -> Result<PathBuf> {
+    run_build(&["--workspace", "--bins"])?;
     // This program is in the same build.
     let program = env::current_exe().context("find the running program")?;
     let directory = program.parent().context("find the running program's directory")?;
     Ok(directory.to_owned())
 }
 
-/// As [`build`], but the programs are as users have them.
+/// As [`build`], but these packages alone, and as users have them.
 ///
 /// # Errors
 ///
 /// Fails when the build does.
 pub fn build_optimized(packages: &[&str]) -> Result<PathBuf> {
-    run_build(packages, &["--release", "--target-dir", OPTIMIZED])?;
+    let packages = packages.iter().flat_map(|package| ["--package", package]);
+    let options = ["--release", "--target-dir", OPTIMIZED];
+    run_build(&options.into_iter().chain(packages).collect::<Vec<_>>())?;
     Ok(Path::new(ROOT).join(OPTIMIZED).join("release"))
 }
 
-fn run_build(packages: &[&str], options: &[&str]) -> Result<()> {
-    let mut command = cargo();
-    command.arg("build").args(options);
-    for package in packages {
-        command.args(["--package", package]);
-    }
-    let status = command.status().context("run cargo build")?;
+fn run_build(options: &[&str]) -> Result<()> {
+    let status = cargo().arg("build").args(options).status().context("run cargo build")?;
     ensure!(status.success(), "the build failed, see above");
     Ok(())
 }
