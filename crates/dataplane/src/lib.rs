@@ -1,13 +1,11 @@
-//! Makes the kernel have what it should: observes, compares, mends.
+//! The data plane: makes the kernel have what is desired.
 //!
-//! [`Kernel`] is all that the rest knows of a kernel; [`LinuxKernel`] is the real one and
-//! [`fake::FakeKernel`] one for tests that fails on demand. [`reconcile`] is one round of mending.
-//! [`Reconciler`] is the thread that owns a kernel for as long as shoutd runs, and does a round
-//! whenever what is desired, or what is there, may have changed.
+//! [`Kernel`] is the interface to a kernel. [`LinuxKernel`] is the real one, and
+//! `testing::FakeKernel` (feature `testing`) is one that fails on demand. [`reconcile`] is one round: observe,
+//! diff, execute. [`Reconciler`] is the thread that owns a kernel while shoutd runs. It does a
+//! round whenever the desired or the observed state may have changed.
 
 mod backoff;
-pub mod fake;
-pub mod fake_forwarding;
 mod forwarding;
 mod graceful_restart;
 mod handle;
@@ -23,6 +21,8 @@ mod replicator;
 mod scope;
 mod setup_grace;
 mod table_cache;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod underlay;
 
 pub use forwarding::{ForwardingTables, MembershipChange, MembershipSource};

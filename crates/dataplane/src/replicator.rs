@@ -1,14 +1,14 @@
-//! The thread that keeps segments' forwarding tables as announcements want them. It stands beside
-//! the reconciler, which makes the devices, because it must be quick: a host that joins a group
-//! waits for it.
+//! The thread that programs replication and pins from advertisements. It is separate from the
+//! reconciler, which makes the devices, because it must be fast: a host that joins a group waits
+//! for it.
 //!
-//! Once there was what was wanted, it compares what is wanted now with that, so that a change costs
-//! what has changed; what there really is, it reads anew every so often, when a device was made
-//! anew, and when anything failed.
+//! The replicator diffs the new desired state against what it last programmed, so a change costs
+//! only its own size. It reads the kernel's tables again periodically, when a device was recreated,
+//! and after a failure.
 //!
-//! What is wanted it makes in all segments first, and says so, for somebody may wait for that. What
-//! is not wanted any more it takes away afterwards. Many changes are left for newer ones, and gone
-//! on with from where they were left.
+//! It makes the additions in all segments first and then publishes that, because a caller may wait
+//! for them. The removals follow. A newer desired state preempts a long list of changes, and the
+//! new round continues from there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -31,63 +31,63 @@ use crate::handle::Generation;
 use crate::kernel::KernelError;
 use crate::table_cache::{CachedTables, TableCache};
 
-/// How old what is known of a segment may be before it is read anew.
+/// How old a table cache may be before the tables are read again.
 const AGE_MAX: Duration = Duration::from_secs(10);
-/// Changes made before it is looked whether something newer is wanted; and the rest of the entry
-/// that they are of.
+/// Batch size: changes made before we check for a newer desired state. A batch is rounded up to an
+/// entry boundary.
 const CHANGES_AT_ONCE: usize = 256;
 
-/// A change of a forwarding table that was not made.
+/// A change of replication or pins that failed.
 #[derive(Debug, Clone)]
 pub struct ForwardingFailure {
     /// The segment.
     pub vni: Vni,
-    /// The change; `None` if not even what there is could be read.
+    /// The change; `None` if the tables could not be read.
     pub change: Option<Change>,
-    /// Why.
+    /// The cause.
     pub error: Arc<KernelError>,
 }
 
 impl fmt::Display for ForwardingFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "network with VNI {}, setting up where packets go: {}", self.vni, self.error)
+        write!(f, "network with VNI {}, programming replication and pins: {}", self.vni, self.error)
     }
 }
 
 impl ForwardingFailure {
-    /// Whether it fails only for want of a device, which the reconciler is about to make, or says
-    /// itself why it cannot.
+    /// Whether only a device is missing. The reconciler is about to make it, or reports why it
+    /// cannot.
     pub(crate) fn is_early(&self) -> bool {
         matches!(*self.error, KernelError::NoDevice { .. } | KernelError::NoNamespace { .. })
     }
 }
 
-/// How often the reconciler changed something; later ones compare greater.
+/// Counts the reconciler's changes of devices.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Revision(u64);
 
-/// What the last round came to.
+/// The result of the last round.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Status {
     pub(crate) generation: Generation,
     pub(crate) revision: Revision,
-    /// Whether also what is not wanted any more is gone; what is wanted is there in any case, but
-    /// for the failures.
+    /// Whether the removals are done as well. The additions are done in any case, except for the
+    /// failures.
     pub(crate) is_complete: bool,
     pub(crate) failures: Arc<[ForwardingFailure]>,
 }
 
-/// What is handed to the thread.
+/// The input of the thread.
 #[derive(Debug, Default)]
 struct Inbox {
     desired: Option<(Generation, Arc<Desired>)>,
     revision: Revision,
-    /// Segments in which devices were made or deleted since the last round.
+    /// Segments whose devices were made or deleted since the last round.
     touched: BTreeSet<Vni>,
     stopped: bool,
 }
 
-/// Speaks to the thread.
+/// The inbox of the thread, shared with its callers.
 #[derive(Debug)]
 pub(crate) struct Post {
     inbox: Mutex<Inbox>,
@@ -96,13 +96,13 @@ pub(crate) struct Post {
 
 impl Post {
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        // Nothing that is done under the lock can leave it half changed.
+        // No code panics halfway through a change under this lock, so a poisoned one is consistent.
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn apply(&self, generation: Generation, desired: Arc<Desired>) {
         let mut inbox = self.inbox();
-        // Two that apply at the same time may come here in the other order.
+        // Concurrent callers may get here in the other order.
         if inbox.desired.as_ref().is_none_or(|(last, _)| *last < generation) {
             inbox.desired = Some((generation, desired));
         }
@@ -110,12 +110,12 @@ impl Post {
         self.signal();
     }
 
-    /// Whether another than this is the newest desired state.
+    /// Whether there is a newer desired state than this.
     fn is_news(&self, generation: Generation) -> bool {
         self.inbox().desired.as_ref().is_some_and(|(newest, _)| *newest != generation)
     }
 
-    /// Says that the reconciler changed devices in these segments.
+    /// Notes that the reconciler changed devices in these segments.
     pub(crate) fn touch(&self, segments: BTreeSet<Vni>) -> Revision {
         let mut inbox = self.inbox();
         if segments.is_empty() {
@@ -135,22 +135,22 @@ impl Post {
     }
 
     fn signal(&self) {
-        // It fails only when it is signalled already, 2^64 times.
+        // It fails only if the counter would overflow, after 2^64 signals.
         let _ = self.wake.write(1);
     }
 }
 
-/// What is to be done to one segment's tables.
+/// The changes to one segment's tables.
 struct Work {
     vni: Vni,
     own: Vtep,
-    /// What was known before.
+    /// The tables before the changes.
     known: TableCache,
-    /// Whether there can be, afterwards, more than what is wanted.
+    /// Whether the tables may keep more than the desired entries.
     keeps: bool,
     /// In the order of [`Forwarding::changes_to`].
     changes: Vec<Change>,
-    /// How many have been made, or tried.
+    /// How many were made or tried.
     made: usize,
     failures: Vec<ForwardingFailure>,
 }
@@ -164,9 +164,9 @@ impl Work {
         self.changes.len()
     }
 
-    /// Where the changes end that are made next. It is never within an entry, for if something
-    /// newer is wanted then, that would be left as it is for as long as that takes: without some of
-    /// its hosts, or as the last ones that are left of it.
+    /// End of the next batch: at most `CHANGES_AT_ONCE`, rounded up to an entry boundary. A newer
+    /// desired state may preempt us between batches, and must not find an entry with only some of
+    /// its remotes.
     fn cut(&self, until: usize) -> usize {
         let end = until.min(self.made + CHANGES_AT_ONCE);
         let is_within = |position: &usize| match self.changes.get(position - 1..=*position) {
@@ -176,7 +176,7 @@ impl Work {
         (end..until).find(|position| !is_within(position)).unwrap_or(until)
     }
 
-    /// Makes the next changes, but not more than up to this position.
+    /// Makes the next batch of changes, up to this position.
     fn proceed(&mut self, tables: &mut dyn ForwardingTables, until: usize) {
         let end = self.cut(until);
         let changes = self.changes.get(self.made..end).unwrap_or_default();
@@ -196,7 +196,7 @@ impl Work {
         self.made = end;
     }
 
-    /// What is known afterwards; nothing unless all went well.
+    /// The tables after the changes; `None` if any change failed.
     fn known(self, wanted: &Arc<Desired>, tier: Tier) -> Option<TableCache> {
         if !self.failures.is_empty() {
             return None;
@@ -243,7 +243,7 @@ impl Replicator {
     fn run(&mut self) {
         let mut retry = RETRY_FIRST;
         loop {
-            // Before the inbox is read, so that what comes after that wakes it again.
+            // Cleared before the inbox is read, so that a later change wakes the thread again.
             let _ = self.post.wake.read();
             let (wanted, revision) = {
                 let mut inbox = self.post.inbox();
@@ -273,9 +273,8 @@ impl Replicator {
         }
     }
 
-    /// Makes all segments' tables what they should be: first there is everywhere what is wanted,
-    /// which somebody may wait for, then what is not wanted goes. Returns what failed; `None` if
-    /// something newer was wanted before it was done.
+    /// Programs the tables of all segments: first the additions everywhere, then the removals.
+    /// Returns the failures; `None` if a newer desired state preempted the round.
     fn round(
         &mut self,
         generation: Generation,
@@ -309,7 +308,7 @@ impl Replicator {
         is_done.then_some(failures)
     }
 
-    /// What is to be done to one segment's tables.
+    /// Computes the changes to one segment's tables.
     fn work(&mut self, vni: Vni, segment: &Segment) -> Result<Work, KernelError> {
         let known = self.known.remove(&vni).filter(|known| known.read_at.elapsed() < AGE_MAX);
         let known = match known {
@@ -319,14 +318,14 @@ impl Replicator {
         let (mut changes, keeps) = known.there.changes_to(vni, segment, self.tier);
         changes.retain(|change| is_possible(change, &known.ports));
         if !changes.is_empty() {
-            debug!(%vni, changes = changes.len(), "forwarding tables change");
+            debug!(%vni, changes = changes.len(), "changing replication and pins");
         }
         Ok(Work { vni, own: segment.vtep, known, keeps, changes, made: 0, failures: Vec::new() })
     }
 
-    /// Makes the changes of each segment up to a position. Returns whether they are made: not all
-    /// are if something newer is wanted meanwhile, but some in any case, so that it comes to an
-    /// end.
+    /// Makes the changes of each segment up to a position. Returns false if a newer desired state
+    /// preempted it. At least one batch is made in any case, so repeated preemption still makes
+    /// progress.
     fn proceed(
         &mut self,
         generation: Generation,
@@ -346,7 +345,7 @@ impl Replicator {
         true
     }
 
-    /// Reads what a segment has.
+    /// Reads a segment's tables.
     fn read(&mut self, vni: Vni) -> Result<TableCache, KernelError> {
         let read_at = Instant::now();
         let there = CachedTables::Tables(self.tables.read(vni)?);
@@ -381,8 +380,8 @@ impl Replicator {
     }
 }
 
-/// Whether the port that a change is about is there. Those that are not come by the reconciler's
-/// hand, or belong to containers that are gone.
+/// Whether the port of a change exists. A missing one is still to be made by the reconciler, or its
+/// container is gone.
 fn is_possible(change: &Change, ports: &BTreeSet<DeviceName>) -> bool {
     match change {
         Change::PinPort { port, .. } | Change::UnpinPort { port, .. } => ports.contains(port),
@@ -399,9 +398,9 @@ mod tests {
     use shoutd_core::plane::Forwarding;
 
     use super::*;
-    use crate::fake_forwarding::FakeForwarding;
+    use crate::testing::FakeForwarding;
 
-    /// Two networks of which these groups go to one other host.
+    /// Two networks with these groups, each with one remote.
     fn desired(groups: [Range<u32>; 2]) -> Arc<Desired> {
         let remote = |last| IpAddr::from(Ipv4Addr::new(192, 0, 2, last));
         let group = |number| (None, Ipv4Addr::from(0xef01_0000 + number).into());
@@ -424,7 +423,7 @@ mod tests {
         })
     }
 
-    /// How often tables were read whole, and how many changes were made.
+    /// How many times tables were read in full, and how many changes were made.
     fn counted(fake: &FakeForwarding) -> (usize, usize) {
         let content = fake.content();
         (content.reads, content.changes)
@@ -437,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wanted_comes_first_and_what_is_not_goes_when_there_is_nothing_newer() {
+    fn additions_precede_removals_and_a_newer_state_preempts_removals() {
         let fake = FakeForwarding::default();
         let mut replicator = Replicator::new(Box::new(fake.clone()), Tier::VxlanMdb).unwrap();
         let mut round = |generation,
@@ -454,25 +453,25 @@ mod tests {
         assert!(round(1, &before, None).0 && is_as_wanted(&fake, &before));
         let (reads, changes) = counted(&fake);
 
-        // All groups of the first network are withdrawn, and one of the second is joined; while
-        // that is done, one of the first is joined.
+        // All groups of the first network are withdrawn, and one of the second is joined. During
+        // that, one of the first is joined.
         let (then, last) = (desired([0..0, 7..8]), desired([5000..5001, 7..8]));
         assert_eq!(
             round(2, &then, Some((3, &last))),
             (false, Generation(2)),
-            "not served, or no look at what is newer"
+            "the join was not programmed, or the newer state was not noticed"
         );
         assert_eq!(counted(&fake), (reads, changes + 1 + CHANGES_AT_ONCE));
         assert!(round(3, &last, None).0 && is_as_wanted(&fake, &last));
         assert_eq!(
             counted(&fake),
             (reads, changes + 1 + 2000 + 1),
-            "something was read or done twice"
+            "something was read or changed twice"
         );
     }
 
     #[test]
-    fn what_is_left_for_something_newer_is_left_between_entries() {
+    fn preemption_never_leaves_an_entry_with_only_some_of_its_remotes() {
         let fake = FakeForwarding::default();
         let mut replicator = Replicator::new(Box::new(fake.clone()), Tier::VxlanMdb).unwrap();
         let wanted = |groups: u32| {
@@ -494,7 +493,7 @@ mod tests {
             replicator.round(Generation(generation), Revision(0), desired).is_some()
         };
         let (some, none) = (wanted(300), wanted(0));
-        // While they come, and while they go.
+        // During the additions, and during the removals.
         assert!(!round(1, &some, Some(&none)));
         let is_whole = |fake: &FakeForwarding| {
             let whole = Forwarding::wanted(&some.segments[&Vni::new(7).unwrap()], Tier::VxlanMdb);

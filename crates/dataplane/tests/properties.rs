@@ -17,7 +17,7 @@ use shoutd_core::plane::{
     ObservedUnderlayFilter, OwnerTag, Place, Port, Segment, UnderlayFilter, Vtep, diff,
 };
 use shoutd_core::{EndpointId, MacAddress, NetworkId, Vni};
-use shoutd_dataplane::fake::{FakeKernel, Fault};
+use shoutd_dataplane::testing::{FakeKernel, Fault};
 use shoutd_dataplane::{Kernel, reconcile};
 
 fn vni() -> impl Strategy<Value = Vni> {

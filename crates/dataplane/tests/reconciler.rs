@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use shoutd_core::plane::{Action, Desired, DeviceName, Observed, Port, Segment, Tier, Vtep, diff};
 use shoutd_core::{EndpointId, MacAddress, Vni};
-use shoutd_dataplane::fake::{FakeKernel, Fault};
+use shoutd_dataplane::testing::{FakeKernel, Fault};
 use shoutd_dataplane::{
     ForwardingTables, Kernel, KernelError, MembershipSource, Reconciler, Scope, Unsettled,
 };

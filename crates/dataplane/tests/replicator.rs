@@ -11,8 +11,8 @@ use std::time::Duration;
 use shoutd_core::multicast::{Memberships, Replication, SourceFilter, SourceGroup};
 use shoutd_core::plane::{Desired, Destination, Forwarding, Segment, Tier, Vtep};
 use shoutd_core::{MacAddress, Vni};
-use shoutd_dataplane::fake::FakeKernel;
-use shoutd_dataplane::fake_forwarding::FakeForwarding;
+use shoutd_dataplane::testing::FakeKernel;
+use shoutd_dataplane::testing::FakeForwarding;
 use shoutd_dataplane::{Reconciler, Scope, Unsettled};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -146,7 +146,7 @@ async fn what_one_network_listens_to_is_passed_on_though_that_of_another_cannot_
     let kernel = FakeKernel::default();
     let memberships = Memberships { router: true, ..Memberships::default() };
     kernel.forwarding.content().memberships.insert(vni(), memberships.clone());
-    kernel.forwarding.content().deaf = true;
+    kernel.forwarding.content().memberships_unreadable = true;
     let handle = Reconciler::spawn(kernel, Tier::VxlanMdb).unwrap();
     let mut watch = handle.memberships();
     let heard = watch.wait_for(|all| all.get(&vni()) == Some(&memberships));

@@ -1,4 +1,4 @@
-//! A kernel for tests: in memory, strict about what it is told, and failing when it is to.
+//! A kernel in memory for tests, with strict checks and injected faults.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::BorrowedFd;
@@ -15,37 +15,37 @@ use shoutd_core::plane::{
     ObservedUnderlayFilter, OwnerTag, Place, Port, TUNNEL, Vtep, namespace_name,
 };
 
-use crate::fake_forwarding::FakeForwarding;
+use crate::testing::FakeForwarding;
 use crate::forwarding::{ForwardingTables, MembershipSource};
 use crate::kernel::{Kernel, KernelError};
 
-/// What a port may have of groups.
+/// The limit of groups of a port.
 const GROUPS_PER_PORT: Option<u32> = Some(8192);
 
 /// How an action fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Before it has done anything.
+    /// Before it does anything.
     Before,
-    /// Between making a device and marking it, where it does that; else as [`Fault::Before`].
+    /// Between making a device and tagging it, if it does that; otherwise like [`Fault::Before`].
     Halfway,
-    /// When all was done.
+    /// After everything is done.
     After,
 }
 
 /// A kernel in memory.
 #[derive(Debug, Clone, Default)]
 pub struct FakeKernel {
-    /// What there is, container's ends in every sandbox included. Tests may change it, as users and
+    /// The state, including container ends in every sandbox. Tests may change it, as users and
     /// Docker would.
     pub state: Observed,
-    /// The containers' namespaces that there are.
+    /// The existing sandboxes.
     pub sandboxes: BTreeSet<PathBuf>,
-    /// What becomes of the next actions, in this order; those after the last succeed.
+    /// The results of the next actions, in order. Later ones succeed.
     pub faults: VecDeque<Option<Fault>>,
-    /// What it was told to do that must never be done.
+    /// The requests that must never happen.
     pub violations: Vec<String>,
-    /// Its forwarding tables and memberships.
+    /// Its replication, pins and memberships.
     pub forwarding: FakeForwarding,
 }
 
@@ -139,7 +139,7 @@ impl FakeKernel {
         }
     }
 
-    /// The actions that change one thing about a segment that is there.
+    /// The actions that change one thing in an existing segment.
     fn apply_to_segment(&mut self, action: &Action) -> Result<(), KernelError> {
         match action {
             Action::TuneBridge { vni, mtu } => {
@@ -184,7 +184,7 @@ impl FakeKernel {
                 let is_foreign = segment.foreign.contains(name);
                 segment.ports.remove(name);
                 if is_foreign {
-                    self.violations.push(format!("{name} is not ours, and was to be deleted"));
+                    self.violations.push(format!("deletion of {name}, which is foreign"));
                 }
             }
             _ => {}
@@ -246,7 +246,7 @@ impl FakeKernel {
         let segment = self.segment(vni)?;
         refuse_foreign(segment, vni, TUNNEL)?;
         if segment.tunnel.is_some() {
-            return Err(KernelError::Injected("there is a tunnel already"));
+            return Err(KernelError::Injected("the tunnel exists already"));
         }
         segment.tunnel = Some(ObservedTunnel {
             mark,
@@ -271,8 +271,9 @@ impl FakeKernel {
         (tunnel.learning, tunnel.port_learning) = (learning, learning);
         tunnel.multicast_router = MULTICAST_ROUTER_ALWAYS;
         if !segment.igmp_mld_filter {
-            self.violations
-                .push(format!("the tunnel of VNI {vni} was put into its bridge without a guard"));
+            self.violations.push(format!(
+                "the tunnel of VNI {vni} was attached to its bridge without an IGMP/MLD filter"
+            ));
         }
         Ok(())
     }
@@ -297,7 +298,7 @@ impl FakeKernel {
         device(&mut segment.bridge, vni, BRIDGE)?;
         refuse_foreign(segment, vni, name.as_str())?;
         if segment.ports.contains_key(&name) {
-            return Err(KernelError::Injected("there is a port of that name already"));
+            return Err(KernelError::Injected("the port exists already"));
         }
         let end = ContainerEnd {
             place: place.clone(),

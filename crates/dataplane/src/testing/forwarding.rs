@@ -1,4 +1,4 @@
-//! Forwarding tables and memberships for tests: in memory, failing when they are to.
+//! Replication, pins and memberships in memory for tests, with injected faults.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::BorrowedFd;
@@ -14,7 +14,7 @@ use crate::forwarding::{ForwardingTables, MembershipChange, MembershipSource};
 use crate::kernel::KernelError;
 use crate::mdb_pressure::MdbPressure;
 
-/// What there is, for tests to look into and to change. Copies share it.
+/// The state, for tests to read and to change. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct FakeForwarding {
     content: Arc<Mutex<Content>>,
@@ -25,20 +25,20 @@ pub struct FakeForwarding {
 pub struct Content {
     /// The tables of each segment.
     pub tables: BTreeMap<Vni, Forwarding>,
-    /// What becomes of the next changes, in this order; those after the last succeed.
+    /// The results of the next changes, in order: true fails. Later ones succeed.
     pub faults: VecDeque<bool>,
-    /// How often tables were read whole.
+    /// How many times tables were read in full.
     pub reads: usize,
     /// How many changes were made.
     pub changes: usize,
-    /// What containers listen to.
+    /// The memberships of containers.
     pub memberships: BTreeMap<Vni, Memberships>,
-    /// Whether there is another network, of which that cannot be read.
-    pub deaf: bool,
+    /// Whether there is another network whose memberships cannot be read.
+    pub memberships_unreadable: bool,
 }
 
 impl FakeForwarding {
-    /// What there is.
+    /// The state.
     pub fn content(&self) -> MutexGuard<'_, Content> {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -84,7 +84,7 @@ impl MembershipSource for FakeForwarding {
             MembershipChange::Whole(*vni, memberships.clone())
         };
         changes.extend(content.memberships.iter().map(whole));
-        if content.deaf { Err(KernelError::Injected("listen")) } else { Ok(()) }
+        if content.memberships_unreadable { Err(KernelError::Injected("listen")) } else { Ok(()) }
     }
 
     fn desire(&mut self, _desired: Arc<Desired>) {}
