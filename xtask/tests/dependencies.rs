@@ -1,0 +1,68 @@
+//! The licences and sources of all dependencies, by `deny.toml`.
+//!
+//! `cargo deny check` reads the same file and checks advisories, too, where it is installed. It
+//! takes minutes to build, so CI has this test for what needs no advisory database.
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by failing")]
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+use spdx::{Expression, LicenseReq, ParseMode};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
+
+/// The licences that `deny.toml` allows.
+fn allowed() -> BTreeSet<String> {
+    let text = fs::read_to_string(format!("{ROOT}/deny.toml")).unwrap();
+    let table: toml::Table = text.parse().unwrap();
+    let allow = table["licenses"]["allow"].as_array().unwrap();
+    allow.iter().map(|name| name.as_str().unwrap().to_owned()).collect()
+}
+
+/// The packages of the workspace and all that they depend on.
+fn packages() -> Vec<Value> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["metadata", "--format-version", "1", "--locked", "--all-features"])
+        .current_dir(ROOT)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    metadata["packages"].as_array().unwrap().clone()
+}
+
+#[test]
+fn licences_are_those_that_deny_toml_allows() {
+    let allowed = allowed();
+    let is_allowed = |wanted: &LicenseReq| allowed.contains(&wanted.to_string());
+    let mut refused = Vec::new();
+    for package in packages() {
+        let text = package["license"].as_str().unwrap_or_default();
+        let licence = Expression::parse_mode(text, ParseMode::LAX);
+        if !licence.is_ok_and(|licence| licence.evaluate(is_allowed)) {
+            refused.push(format!("{} {}: {text:?}", package["name"], package["version"]));
+        }
+    }
+    assert!(refused.is_empty(), "{refused:#?}");
+}
+
+#[test]
+fn dependencies_come_from_the_registry() {
+    let is_known = |package: &Value| match package["source"].as_str() {
+        None => {
+            package["name"].as_str().unwrap().starts_with("shoutd") || package["name"] == "xtask"
+        }
+        Some(source) => source == REGISTRY,
+    };
+    let unknown: Vec<_> = packages()
+        .into_iter()
+        .filter(|package| !is_known(package))
+        .map(|package| (package["name"].clone(), package["source"].clone()))
+        .collect();
+    assert!(unknown.is_empty(), "{unknown:#?}");
+}
