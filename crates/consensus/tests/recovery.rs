@@ -209,7 +209,7 @@ mod tests {
         let mut back = Vec::new();
         for place in [&places[1], &places[2]] {
             let node = place.start().await;
-            stops_with(&node, "was removed from the cluster at 2023-11-14 22:13:20 UTC").await;
+            stops_with(&node, "was removed from the cluster at 2023-11-14T22:13:20Z").await;
             back.push(node);
         }
         let node = fourth.start().await;

@@ -28,7 +28,7 @@ mod tests {
         let line = timeout(SOON, node.consensus.stopped()).await.expect("it stops");
         let begin = format!("this host ({}) was removed from the cluster at 20", place.name);
         let end = format!(
-            " UTC; to let it join anew, stop shoutd and remove its data directory {}",
+            "Z; to let it join again, stop shoutd and remove its data directory {}",
             place.directory.display()
         );
         assert!(line.starts_with(&begin) && line.ends_with(&end), "{line}");
