@@ -1,4 +1,4 @@
-//! What is on the wire: all frames of one interface, as a packet socket (packet(7)) sees them.
+//! Captures of all frames of one interface, by a packet socket (packet(7)).
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -27,22 +27,21 @@ const VXLAN_PORT: u16 = 7789;
 /// Octets of the headers before the inner frame: VXLAN's own (RFC 7348, section 5).
 const VXLAN_HEADER: usize = 8;
 
-/// Room for frames that have not been looked at yet, in octets.
+/// The socket's buffer, in octets.
 const BUFFER: usize = 64 << 20;
 
-/// How often a capture looks whether it is to end, in microseconds.
+/// How often a capture checks whether it is to end, in microseconds.
 const LOOK: i64 = 50_000;
 
-/// How long what was waiting at the end may take to be read, while more comes all the time.
+/// How long a capture may read on after its end, while frames keep coming.
 const LAST: Duration = Duration::from_millis(500);
 
-/// An Ethernet frame as it was seen.
+/// An Ethernet frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame(Vec<u8>);
 
 impl Frame {
-    /// The frame inside, with the underlay addresses of its sender and receiver, if this carries
-    /// VXLAN over IPv4.
+    /// The inner frame with its outer source and destination, if this is VXLAN over IPv4.
     pub fn tunnelled(&self) -> Option<(Ipv4Addr, Ipv4Addr, Frame)> {
         let (protocol, source, destination, payload) = self.ipv4()?;
         let port = u16::from_be_bytes(payload.get(2..4)?.try_into().ok()?);
@@ -50,8 +49,7 @@ impl Frame {
         (protocol == 17 && port == VXLAN_PORT).then(|| (source, destination, Frame(inner.to_vec())))
     }
 
-    /// The frame inside, with the IPv6 underlay addresses of its sender and receiver, if this
-    /// carries VXLAN over IPv6.
+    /// The inner frame with its outer source and destination, if this is VXLAN over IPv6.
     pub fn tunnelled_v6(&self) -> Option<(Ipv6Addr, Ipv6Addr, Frame)> {
         let packet = self.payload(0x86dd)?;
         let address =
@@ -62,13 +60,13 @@ impl Frame {
         is_vxlan.then_some((address(8)?, address(24)?, Frame(inner.to_vec())))
     }
 
-    /// Whether it is of IGMP (IPv4 protocol 2) or of MLD (ICMPv6 types 130, 131, 132 and 143: RFC
-    /// 2710, RFC 3810).
+    /// Whether it is IGMP (IPv4 protocol 2) or MLD (ICMPv6 types 130, 131, 132 and 143: RFC 2710,
+    /// RFC 3810).
     pub fn manages_groups(&self) -> bool {
         self.is_igmp() || self.icmpv6_type().is_some_and(|kind| matches!(kind, 130..=132 | 143))
     }
 
-    /// Whether it is of IGMP.
+    /// Whether it is IGMP.
     pub fn is_igmp(&self) -> bool {
         self.ipv4().is_some_and(|(protocol, ..)| protocol == 2)
     }
@@ -83,7 +81,7 @@ impl Frame {
         self.destination() == Some(address.into())
     }
 
-    /// Where it goes, if it is a packet of IPv4 or IPv6.
+    /// Its destination, if it is an IPv4 or IPv6 packet.
     pub fn destination(&self) -> Option<IpAddr> {
         if let Some((_, _, destination, _)) = self.ipv4() {
             return Some(destination.into());
@@ -92,7 +90,8 @@ impl Frame {
         Some(Ipv6Addr::from(octets).into())
     }
 
-    /// The type of the ICMPv6 message in it, after a hop-by-hop header or none.
+    /// The type of its ICMPv6 message, if it has one, with or without a hop-by-hop header before
+    /// it.
     pub fn icmpv6_type(&self) -> Option<u8> {
         let packet = self.payload(0x86dd)?;
         let mut next = *packet.get(6)?;
@@ -114,7 +113,7 @@ impl Frame {
         Some((*packet.get(9)?, address(12)?, address(16)?, packet.get(length..)?))
     }
 
-    /// The payload, if the frame is of this EtherType.
+    /// The payload, if the frame has this EtherType.
     fn payload(&self, kind: u16) -> Option<&[u8]> {
         (self.0.get(12..14)? == kind.to_be_bytes()).then(|| self.0.get(14..))?
     }
@@ -129,12 +128,12 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Captures what goes through the underlay interface of a host.
+    /// Captures at the underlay interface of a host.
     pub fn of_underlay(host: &Host) -> Result<Self> {
         Self::start(&host.file("/proc/1/ns/net")?, "eth0")
     }
 
-    /// Captures what goes through an interface of a network namespace, either way.
+    /// Captures at an interface of a network namespace, in both directions.
     pub fn start(namespace: &Path, interface: &str) -> Result<Self> {
         let namespace =
             File::open(namespace).with_context(|| format!("open {}", namespace.display()))?;
@@ -143,7 +142,7 @@ impl Capture {
         let stop = Arc::new(AtomicBool::new(false));
         let (started, begun) = channel();
         let (kept, ending) = (frames.clone(), stop.clone());
-        // A thread may be in another network namespace than the rest of its process.
+        // A thread may be in another network namespace than its process.
         let thread = thread::spawn(move || {
             let opened = open(&namespace, &interface);
             match opened {
@@ -161,12 +160,12 @@ impl Capture {
         Ok(Self { frames, stop, thread: Some(thread) })
     }
 
-    /// What was seen so far.
+    /// The frames captured so far.
     pub fn frames(&self) -> Vec<Frame> {
         self.frames.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends it and returns all that was seen.
+    /// Ends it and returns all frames.
     pub fn stop(mut self) -> Result<Vec<Frame>> {
         self.end().context("capture")?;
         Ok(self.frames())
@@ -197,7 +196,7 @@ fn open(namespace: &File, interface: &str) -> Result<(OwnedFd, usize)> {
     Ok((socket, usize::try_from(index)?))
 }
 
-/// Reads until nothing more is waiting after the sign to stop, or only what has come since.
+/// Reads until the sign to stop, and then what was waiting by then.
 fn capture(
     socket: &OwnedFd,
     index: usize,
@@ -207,7 +206,7 @@ fn capture(
     let mut buffer = vec![0; 1 << 16];
     let mut stopped: Option<Instant> = None;
     loop {
-        // Looked at before reading: what is on the wire by then is read.
+        // Checked before reading, so that everything on the wire by then is read.
         let last = stop.load(Ordering::Relaxed);
         if last && stopped.get_or_insert_with(Instant::now).elapsed() > LAST {
             return Ok(());

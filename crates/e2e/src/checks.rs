@@ -1,4 +1,4 @@
-//! Many checks on one cluster, one after the other.
+//! Runs many checks on one cluster, one after the other.
 
 use std::env;
 use std::time::Instant;
@@ -7,18 +7,17 @@ use anyhow::Result;
 
 use crate::Cluster;
 
-/// A name and what is expected.
+/// A check: what must hold, and the function that checks it.
 pub type Check = (&'static str, fn(&mut Cluster) -> Result<()>);
 
-/// Only checks with this in their names are run; for whoever works on one.
+/// Runs only the checks with this text in their names, for work on one of them.
 const ONLY: &str = "SHOUTD_CHECK";
 
-/// How much of each log is shown when a check fails, in lines.
+/// Lines of each log that are shown when a check fails.
 const LOG_LINES: usize = 60;
 
-/// Runs the checks in order. After each the cluster must be as it was before: no network, lease,
-/// device or namespace left. A check that fails does not keep the others from being run; with all
-/// done, the test fails if one did.
+/// Runs the checks in order. After each, the cluster must be as it was before: no network, lease,
+/// device or namespace is left. The others run even if one fails; the test fails at the end.
 pub fn run_checks(cluster: &mut Cluster, checks: &[Check]) {
     let only = env::var(ONLY).unwrap_or_default();
     let mut failed = Vec::new();

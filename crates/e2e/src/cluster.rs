@@ -1,4 +1,4 @@
-//! Lab hosts with a shoutd each.
+//! Clusters of lab hosts with a shoutd each.
 
 use std::env;
 use std::process;
@@ -9,14 +9,14 @@ use shoutd_lab::{EngineSource, Host, Lab, LabOptions, wait_until};
 
 use crate::{SOON, containers_of, is_leader, left_in_kernel, networks};
 
-/// Which Docker engine hosts have, as `cargo xtask lab up --engine` takes it: all of them, or where
-/// engines are mixed all but host1.
+/// The Docker Engine of the hosts, as for `cargo xtask lab up --engine`: of all hosts, or, in mixed
+/// clusters, of all but host1.
 const ENGINE: &str = "SHOUTD_LAB_ENGINE";
 
 /// The machine's own engine.
 const INSTALLED: &str = "installed";
 
-/// The engine of all hosts but host1 where engines are mixed.
+/// The engine of all hosts but host1 in mixed clusters.
 const NEWER: &str = "debian-13";
 
 /// The hosts of a lab.
@@ -25,18 +25,18 @@ pub struct Cluster {
     lab: Lab,
 }
 
-/// The length, in bytes, of a host's logs at some time: of shoutd's and of its engine's.
+/// Lengths of a host's logs at one time, in bytes: shoutd's and its engine's.
 type LogLengths = (usize, usize);
 
 impl Cluster {
-    /// Hosts with engines; shoutd runs on none of them yet.
+    /// Brings up hosts with engines, without shoutd.
     pub fn up(name: &str, hosts: u8) -> Result<Self> {
         let engine = env::var(ENGINE).unwrap_or_else(|_| INSTALLED.to_owned());
         Self::up_with(name, hosts, &[&engine])
     }
 
-    /// The same with engines of different versions: host1 has the machine's, which is older than
-    /// that of all others.
+    /// As [`Cluster::up`], with engines of different versions: host1 has the machine's, which is
+    /// older than that of the others.
     pub fn up_mixed(name: &str, hosts: u8) -> Result<Self> {
         let newer = env::var(ENGINE).unwrap_or_else(|_| NEWER.to_owned());
         Self::up_with(name, hosts, &[INSTALLED, &newer])
@@ -50,7 +50,7 @@ impl Cluster {
     }
 
     /// Starts shoutd on these hosts, one after the other: the first founds the cluster, the others
-    /// join by the first.
+    /// join it.
     pub fn form(&self, order: [u8; 3]) -> Result<()> {
         let [founder, others @ ..] = order;
         let founder = self.host(founder)?;
@@ -61,8 +61,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts shoutd on `host` with `peer` as its peer, and with the token that a host of the
-    /// cluster shows.
+    /// Starts shoutd on `host` with this peer and the cluster's token.
     pub fn join(&self, host: &Host, peer: &Host) -> Result<()> {
         let peers = format!("--peer-addresses={}", peer.address());
         host.start_shoutd(&[&host.address().to_string(), &peers, &self.token()?]).map(|_| ())
@@ -96,12 +95,12 @@ impl Cluster {
         Ok([self.host(1)?, self.host(2)?, self.host(3)?])
     }
 
-    /// Adds a host; shoutd does not run there yet.
+    /// Adds a host without shoutd.
     pub fn add_host(&mut self) -> Result<Host> {
         self.lab.add_host().cloned()
     }
 
-    /// The host that leads and those that do not, of the first three, once they agree on that.
+    /// The leader among the first three hosts, and the others, once they agree on it.
     pub fn leader_and_others(&self) -> Result<(Host, [Host; 2])> {
         let hosts = self.three()?;
         wait_until("a leader", SOON, || {
@@ -128,16 +127,16 @@ impl Cluster {
         })
     }
 
-    /// Takes away by force what a check that failed has left, as far as that is possible.
+    /// Removes by force whatever a failed check left behind, as far as possible.
     pub fn force_clean(&self) {
         for host in self.hosts() {
-            // Each does nothing on a host that has no need of it.
+            // Each of these does nothing where it is not needed.
             _ = host.power_on();
             _ = host.mend();
             if host.pids_of("dockerd").is_ok_and(|pids| pids.is_empty()) {
                 _ = host.start_engine();
             }
-            // A manager of a Swarm takes them from all nodes.
+            // A manager of a Swarm removes them from all nodes.
             _ = host.sh("docker service ls --quiet | xargs --no-run-if-empty docker service rm");
             _ = host.sh("docker ps --all --quiet | xargs --no-run-if-empty docker rm --force");
             if host.pids_of("shoutd").is_ok_and(|pids| pids.is_empty()) {
@@ -157,7 +156,7 @@ impl Cluster {
         }
     }
 
-    /// How much every host has logged so far.
+    /// The lengths of all hosts' logs now.
     pub fn logs(&self) -> Vec<LogLengths> {
         let length = |log: Result<String>| log.map_or(0, |log| log.len());
         self.hosts()
@@ -166,7 +165,7 @@ impl Cluster {
             .collect()
     }
 
-    /// Shows what was logged since [`Cluster::logs`] was asked: of each log, this many last lines.
+    /// Shows the last lines of each log since [`Cluster::logs`] was called.
     pub fn show_logs_since(&self, lengths: &[LogLengths], lines: usize) {
         for (index, host) in self.hosts().iter().enumerate() {
             let (shoutd, engine) = lengths.get(index).copied().unwrap_or_default();
@@ -179,7 +178,7 @@ impl Cluster {
 fn show_log(host: &Host, daemon: &str, log: Result<String>, since: usize, lines: usize) {
     let log = log.unwrap_or_default();
     let new = log.get(since..).unwrap_or(&log).lines();
-    // An engine tells much that means nothing.
+    // An engine logs much that has no meaning here.
     let new: Vec<&str> = new.filter(|line| !line.contains("level=info")).collect();
     let last = new.get(new.len().saturating_sub(lines)..).unwrap_or_default();
     if !last.is_empty() {
@@ -196,7 +195,7 @@ fn await_clean(host: &Host) -> Result<()> {
     gone.with_context(|| format!("{} still has: {left}", host.name()))
 }
 
-/// What a host has of networks and containers, in words; nothing if it has none.
+/// The networks and containers that a host still has, in words; empty if there are none.
 fn left_on(host: &Host) -> Result<String> {
     let mut left = left_in_kernel(host)?;
     let docker =
@@ -224,7 +223,7 @@ pub fn await_no_network(host: &Host, name: &str) -> Result<()> {
     })
 }
 
-/// Fails unless shoutd runs on the host.
+/// Checks that shoutd runs on the host.
 pub fn ensure_runs(host: &Host) -> Result<()> {
     ensure!(!host.pids_of("shoutd")?.is_empty(), "shoutd does not run on {}", host.name());
     Ok(())

@@ -7,8 +7,8 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 use shoutd_lab::{Host, IMAGE, Output, Process};
 
-/// Switches IPv6 on in a container: Docker switches it off on networks that are not created with
-/// `--ipv6`. Engines for which this is not enough get what they need besides.
+/// Turns IPv6 on in a container: Docker turns it off on networks that are not created with
+/// `--ipv6`. [`Container::start`] adds what newer engines need.
 pub const WITH_IPV6: &str = "--sysctl=net.ipv6.conf.all.disable_ipv6=0";
 
 /// A container that stays until it is dropped, for commands to be run in.
@@ -16,7 +16,7 @@ pub const WITH_IPV6: &str = "--sysctl=net.ipv6.conf.all.disable_ipv6=0";
 pub struct Container {
     /// The host it is on.
     pub host: Host,
-    /// Its name, like that of no other container.
+    /// Its name, which is unique.
     pub name: String,
 }
 
@@ -31,11 +31,11 @@ impl Container {
         Ok(container)
     }
 
-    /// As [`Container::start`], but it is no error when Docker says no.
+    /// As [`Container::start`], but a refusal by Docker is not an error.
     pub fn try_start(host: &Host, network: &str, options: &[&str]) -> Result<(Self, Output)> {
         static COUNT: AtomicU32 = AtomicU32::new(1);
-        // No name may be hexadecimal: if nothing is called so, as when it is removed twice, Docker
-        // takes the container whose id begins so.
+        // A name must not be hexadecimal: if no container has the name, Docker takes it as the
+        // beginning of an id.
         let name = format!("test{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let network = network_option(host, network, options)?;
         let run = ["docker", "run", "--detach", "--init", "--name", &name, &network];
@@ -53,13 +53,14 @@ impl Container {
         self.host.run(["docker", "exec", &self.name, "sh", "-c", script])
     }
 
-    /// Starts a command in the container. It ends with the container, not with what is returned.
+    /// Starts a command in the container. It ends with the container, not when the result is
+    /// dropped.
     pub fn spawn(&self, command: &str) -> Result<Process> {
         self.host
             .spawn(["docker", "exec", &self.name].into_iter().chain(command.split_whitespace()))
     }
 
-    /// What `docker inspect` says by this template.
+    /// The output of `docker inspect` with this template.
     pub fn inspect(&self, template: &str) -> Result<String> {
         let printed =
             self.host.docker(["container", "inspect", "--format", template, &self.name])?;
@@ -74,14 +75,14 @@ impl Container {
         text.parse().with_context(|| format!("the address of {} on {network}: {text:?}", self.name))
     }
 
-    /// Pings this address, and fails if there is no answer.
+    /// Checks that this address answers a ping.
     pub fn ping(&self, address: &str) -> Result<()> {
         self.sh(&format!("ping -c 1 -W 5 {address}")).map(|_| ()).with_context(|| {
             format!("{address} does not answer {} on {}", self.name, self.host.name())
         })
     }
 
-    /// Starts it again once it has ended.
+    /// Starts it again after it has ended.
     pub fn start_again(&self) -> Result<()> {
         self.host.docker(["start", &self.name]).map(|_| ())
     }
@@ -98,14 +99,14 @@ impl Drop for Container {
     }
 }
 
-/// Runs lines of shell in a container that is gone when they are done.
+/// Runs lines of shell in a container that is removed afterwards.
 pub fn run_once(host: &Host, network: &str, options: &[&str], script: &str) -> Result<Output> {
     let network = network_option(host, network, options)?;
     let run = ["docker", "run", "--rm", &network];
     host.run(run.iter().chain(options).chain(&[IMAGE, "sh", "-c", script]))
 }
 
-/// How `docker run` is told of the network.
+/// The option of `docker run` for the network.
 fn network_option(host: &Host, network: &str, options: &[&str]) -> Result<String> {
     let needs_more = options.contains(&WITH_IPV6) && takes_sysctls_with_network(host)?;
     Ok(if needs_more {
@@ -116,15 +117,15 @@ fn network_option(host: &Host, network: &str, options: &[&str]) -> Result<String
     })
 }
 
-/// Whether an engine takes settings of an interface with the network, as those from 27 on do (API
-/// 1.46), and not with the container.
+/// Whether an engine takes an interface's sysctls with the network (from 27 on, API 1.46) and not
+/// with the container.
 pub fn takes_sysctls_with_network(host: &Host) -> Result<bool> {
     let version = host.docker(["version", "--format", "{{.Server.APIVersion}}"])?;
     let minor = version.trim().strip_prefix("1.").and_then(|minor| minor.parse::<u32>().ok());
     Ok(minor.with_context(|| format!("an API version: {version}"))? >= 46)
 }
 
-/// One container on each of these hosts, started at once.
+/// Starts one container on each of these hosts, all at once.
 pub fn one_on_each(hosts: &[Host], network: &str, options: &[&str]) -> Result<Vec<Container>> {
     thread::scope(|scope| {
         let start = |host| scope.spawn(move || Container::start(host, network, options));

@@ -1,9 +1,9 @@
-//! What the kernel of a host has of shoutd's.
+//! The parts of shoutd in a host's kernel.
 
 use anyhow::Result;
 use shoutd_lab::Host;
 
-/// Everything that is there only while a network is in use: segments, veths in the host's
+/// Lists everything that exists only while a network is in use: segments, veths in the host's
 /// namespace, the socket that receives VXLAN (UDP port 7789, 1E6D in hexadecimal).
 const LEFT: &str = r"
 for file in /run/netns/shout-*; do [ -e $file ] && echo namespace $file; done
@@ -12,7 +12,7 @@ ip -details link | grep -B 3 'alias shoutd' | sed 's/^/device /'
 grep --no-filename ':1E6D ' /proc/net/udp /proc/net/udp6 | sed 's/^/socket /'
 true";
 
-/// What a host's kernel has of networks, one line each.
+/// The parts of networks in a host's kernel, one line each.
 pub fn left_in_kernel(host: &Host) -> Result<Vec<String>> {
     Ok(host.sh(LEFT)?.lines().map(str::to_owned).collect())
 }

@@ -12,7 +12,7 @@ use crate::{Cluster, await_network, await_no_network, networks};
 /// The routing protocol that marks shoutd's entries in the kernel's tables.
 const PROTOCOL: u8 = 115;
 
-/// A network that was created on one host and is there on all. Removed when dropped.
+/// A network of the cluster, created on one host. Removed when dropped.
 #[derive(Debug)]
 pub struct Network {
     /// Its name.
@@ -23,7 +23,7 @@ pub struct Network {
 
 impl Network {
     /// `docker network create --driver shoutd <options> <name>` on `origin`; returns when all hosts
-    /// of the cluster have it.
+    /// have it.
     pub fn create(cluster: &Cluster, origin: &Host, name: &str, options: &[&str]) -> Result<Self> {
         let network = Self::create_here(cluster, origin, name, options)?;
         for host in &network.hosts {
@@ -32,7 +32,7 @@ impl Network {
         Ok(network)
     }
 
-    /// The same without waiting for the other hosts.
+    /// As [`Network::create`], without waiting for the other hosts.
     pub fn create_here(
         cluster: &Cluster,
         origin: &Host,
@@ -45,7 +45,7 @@ impl Network {
         Ok(Self { name: name.to_owned(), origin: origin.clone(), hosts: cluster.hosts() })
     }
 
-    /// `docker network rm` on `host`; returns when no host has it any more.
+    /// `docker network rm` on `host`; returns when it is gone from all hosts.
     pub fn remove_on(self, host: &Host) -> Result<()> {
         host.docker(["network", "rm", &self.name])?;
         for host in &self.hosts {
@@ -80,7 +80,7 @@ impl Network {
         Ok(format!("shout-{}", self.vni()?))
     }
 
-    /// What the kernel of a host has, by shoutd, of which groups go to which hosts.
+    /// The entries by which a host's kernel sends groups to other hosts, as shoutd programmed them.
     pub fn tunnel_groups(&self, host: &Host) -> Result<Vec<TunnelGroup>> {
         let mut route = Route::open(&Namespace::open(&self.segment(host)?)?)?;
         let tunnel = route.link("shoutvx0")?.context("no VXLAN device")?.index;
@@ -114,7 +114,7 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        // It may have been removed by the check, or be in use still by what is dropped later.
+        // The check may have removed it, or something that is dropped later may still use it.
         _ = self.origin.run(["docker", "network", "rm", &self.name]);
     }
 }

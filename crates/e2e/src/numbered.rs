@@ -1,5 +1,5 @@
-//! Streams of numbered datagrams that the test itself sends and hears, to several addresses at a
-//! time.
+//! Streams of numbered datagrams that the test itself sends and receives, to several addresses at
+//! once.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -16,10 +16,10 @@ use crate::{Container, GroupSocket, Sources};
 /// The time between two datagrams to the same address.
 const INTERVAL: Duration = Duration::from_millis(2);
 
-/// How long what is waited for may take, on a busy machine.
+/// How long any wait may take, on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(80);
 
-/// Datagrams that are sent until it is ended: each number to all addresses.
+/// A sender that sends each number to all addresses until it is ended.
 #[derive(Debug)]
 pub struct Numbered {
     sent: Arc<AtomicU32>,
@@ -49,12 +49,12 @@ impl Numbered {
         Ok(Self { sent, stop, thread: Some(thread) })
     }
 
-    /// The number that is sent next, or just now.
+    /// The number that is being sent or comes next.
     pub fn next(&self) -> u32 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many more were sent to each address.
+    /// Waits until `count` more were sent to each address.
     pub fn await_more(&self, count: u32) -> Result<()> {
         let wanted = self.next() + count;
         wait_until(&format!("datagram {wanted} to be sent"), DEADLINE, || {
@@ -62,7 +62,7 @@ impl Numbered {
         })
     }
 
-    /// Ends it, and returns the last number.
+    /// Stops sending and returns the last number.
     pub fn end(mut self) -> Result<u32> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("a thread")?;
@@ -80,50 +80,50 @@ impl Drop for Numbered {
     }
 }
 
-/// A program that hears numbered datagrams at one address.
+/// A socket that receives numbered datagrams at one address.
 #[derive(Debug)]
-pub struct Hearing {
+pub struct NumberedReceiver {
     socket: GroupSocket,
     name: String,
-    heard: Vec<u32>,
+    received: Vec<u32>,
 }
 
-impl Hearing {
-    /// Joins a group in a container, or hears what comes to the container's own address.
+impl NumberedReceiver {
+    /// Joins a group in a container, or receives at the container's own address.
     pub fn start(container: &Container, at: SocketAddr) -> Result<Self> {
         let socket = GroupSocket::open(container, at.is_ipv4(), at.port())?;
         if at.ip().is_multicast() {
             socket.join(at.ip(), Sources::All)?;
         }
         let name = format!("{} on {}, at {}", container.name, container.host.name(), at.ip());
-        Ok(Self { socket, name, heard: Vec::new() })
+        Ok(Self { socket, name, received: Vec::new() })
     }
 
-    /// The numbers that were heard so far.
-    pub fn heard(&mut self) -> Result<&[u32]> {
-        let new = self.socket.heard()?;
-        self.heard.extend(
+    /// The numbers received so far.
+    pub fn received(&mut self) -> Result<&[u32]> {
+        let new = self.socket.received()?;
+        self.received.extend(
             new.into_iter().filter_map(|(_, text)| Some(u32::from_be_bytes(text.try_into().ok()?))),
         );
-        Ok(&self.heard)
+        Ok(&self.received)
     }
 
-    /// Waits until this number was heard, or a later one; returns the first that was heard at all.
+    /// Waits for this number or a later one; returns the first one received at all.
     pub fn await_number(&mut self, number: u32) -> Result<u32> {
-        let what = format!("datagram {number} to be heard by {}", self.name);
+        let what = format!("datagram {number} to be received by {}", self.name);
         wait_until(&what, DEADLINE, || {
-            Ok(self.heard()?.iter().any(|heard| *heard >= number).then_some(()))
+            Ok(self.received()?.iter().any(|received| *received >= number).then_some(()))
         })?;
-        self.heard.first().copied().context("a datagram")
+        self.received.first().copied().context("a datagram")
     }
 
-    /// Fails unless all of these numbers were heard in order, each once, and nothing else but those
-    /// before.
+    /// Checks that all of these numbers were received, in order and once each, and nothing but
+    /// these and earlier ones.
     pub fn ensure_all(&mut self, from: u32, to: u32) -> Result<()> {
         self.await_number(to)?;
-        let heard: Vec<u32> =
-            self.heard.iter().copied().filter(|number| (from..=to).contains(number)).collect();
-        let (known, name): (BTreeSet<u32>, _) = (heard.iter().copied().collect(), &self.name);
+        let received: Vec<u32> =
+            self.received.iter().copied().filter(|number| (from..=to).contains(number)).collect();
+        let (known, name): (BTreeSet<u32>, _) = (received.iter().copied().collect(), &self.name);
         let lost: Vec<u32> = (from..=to).filter(|number| !known.contains(number)).collect();
         let some: Vec<&u32> = lost.iter().take(10).collect();
         ensure!(
@@ -132,8 +132,8 @@ impl Hearing {
             lost.len()
         );
         ensure!(
-            heard.is_sorted_by(|one, next| one < next),
-            "{name} heard datagrams twice or out of order"
+            received.is_sorted_by(|one, next| one < next),
+            "{name} received datagrams twice or out of order"
         );
         Ok(())
     }

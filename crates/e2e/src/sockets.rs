@@ -1,5 +1,5 @@
-//! UDP sockets in containers that the test itself has: for source filters (RFC 3678) and thousands
-//! of groups, which no program of Debian's asks for.
+//! UDP sockets that the test itself opens in containers, for source filters (RFC 3678) and
+//! thousands of groups, which no program in Debian uses.
 
 use std::fs::File;
 use std::mem;
@@ -17,17 +17,17 @@ use nix::sys::socket::{SockaddrLike, SockaddrStorage, setsockopt};
 
 use crate::Container;
 
-/// Room for what was not read yet, in octets; each datagram takes some hundreds beside its own.
+/// The receive buffer in octets; each datagram takes some hundreds in addition to its own.
 const BUFFER: usize = 16 << 20;
 
-/// From whom a group is wanted.
+/// The source filter of a membership.
 #[derive(Debug, Clone, Copy)]
 pub enum Sources<'a> {
-    /// From all.
+    /// All sources (EXCLUDE of none).
     All,
-    /// From these.
+    /// These sources (INCLUDE).
     Only(&'a [IpAddr]),
-    /// From all but these.
+    /// All but these sources (EXCLUDE).
     AllBut(&'a [IpAddr]),
 }
 
@@ -41,7 +41,7 @@ pub struct GroupSocket {
 }
 
 impl GroupSocket {
-    /// Opens one for IPv4 or IPv6, on this port (0 for any).
+    /// Opens a socket for IPv4 or IPv6, on this port (0 for any).
     pub fn open(container: &Container, is_v4: bool, port: u16) -> Result<Self> {
         let any: IpAddr =
             if is_v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -93,7 +93,7 @@ impl GroupSocket {
             None => ((&raw const group_request).cast(), size_of_val(&group_request)),
         };
         let level = if self.is_v4 { libc::IPPROTO_IP } else { libc::IPPROTO_IPV6 };
-        // SAFETY: the pointer is to a request of that length, which outlives the call.
+        // SAFETY: the pointer is valid for a request of that length, which outlives the call.
         let result = unsafe {
             libc::setsockopt(
                 self.socket.as_raw_fd(),
@@ -119,16 +119,18 @@ impl GroupSocket {
         Ok(())
     }
 
-    /// What came since this was last asked, each with who sent it.
-    pub fn heard(&self) -> Result<Vec<(IpAddr, Vec<u8>)>> {
-        let mut heard = Vec::new();
+    /// The datagrams that came since the last call, each with its source.
+    pub fn received(&self) -> Result<Vec<(IpAddr, Vec<u8>)>> {
+        let mut received = Vec::new();
         let mut datagram = [0; 2048];
         loop {
             match self.socket.recv_from(&mut datagram) {
                 Ok((length, from)) => {
-                    heard.push((from.ip(), datagram.get(..length).unwrap_or_default().to_vec()))
+                    received.push((from.ip(), datagram.get(..length).unwrap_or_default().to_vec()))
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(heard),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    return Ok(received);
+                }
                 Err(error) => return Err(error).with_context(|| format!("read in {}", self.name)),
             }
         }
@@ -137,7 +139,7 @@ impl GroupSocket {
 
 fn storage(address: IpAddr) -> libc::sockaddr_storage {
     let address = SockaddrStorage::from(SocketAddr::new(address, 0));
-    // SAFETY: all of it being zero is a value of this type.
+    // SAFETY: all zeros are a valid value of this type.
     let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
     // SAFETY: both are at least as long as the address, and do not overlap.
     unsafe {
@@ -152,8 +154,7 @@ fn storage(address: IpAddr) -> libc::sockaddr_storage {
 }
 
 impl Container {
-    /// Does something in the container's network namespace; sockets that are opened there stay in
-    /// it.
+    /// Runs `work` in the container's network namespace; sockets that it opens stay there.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let pid = self.inspect("{{.State.Pid}}")?;
         let path = self.host.file(&format!("/proc/{pid}/ns/net"))?;
@@ -163,7 +164,7 @@ impl Container {
                 .context("enter the container's network namespace")?;
             work()
         };
-        // A thread may be in another network namespace than the rest of its process.
+        // A thread may be in another network namespace than its process.
         thread::scope(|scope| {
             scope.spawn(enter).join().map_err(|_| anyhow!("a thread panicked"))?
         })

@@ -1,4 +1,4 @@
-//! Streams of numbered datagrams to a group, by iperf (version 2), and what came of them.
+//! Streams of numbered datagrams to a group, by iperf (version 2), and what was received.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,17 +14,17 @@ use crate::Container;
 /// How long a program in a container may take to start or to end.
 const PROGRAM_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How long a stream may last that is ended by hand, in seconds.
+/// The longest stream that is ended by hand, in seconds.
 const LONGEST: u32 = 300;
 
-/// The receivers' socket buffer: what a program may not have read yet when others have the
-/// processor. The kernel may give less.
+/// The receivers' socket buffer, for the time in which others have the processor. The kernel may
+/// give less.
 const BUFFER: &str = "4M";
 
-/// What is sent.
+/// A stream to be sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Stream<'a> {
-    /// The group, of IPv4 or of IPv6.
+    /// The group, IPv4 or IPv6.
     pub group: &'a str,
     /// UDP port.
     pub port: u16,
@@ -34,15 +34,15 @@ pub struct Stream<'a> {
     pub length: u16,
 }
 
-/// One of IPv4 and one of IPv6.
+/// One IPv4 and one IPv6 stream.
 pub const BOTH: [Stream<'static>; 2] = [
     Stream { group: "224.1.1.1", port: 5000, rate: "1M", length: 1470 },
     Stream { group: "ff05::1:5", port: 5001, rate: "1M", length: 1470 },
 ];
 
-/// Programs in a container that listen to the groups of [`BOTH`], from all sources, until they are
+/// Commands for a container that join the groups of [`BOTH`], for all sources, until they are
 /// killed.
-pub const LISTEN: [&str; 2] = [
+pub const JOIN_BOTH: [&str; 2] = [
     "socat -u UDP4-RECV:5000,ip-add-membership=224.1.1.1:shout0 OPEN:/dev/null",
     "socat -u UDP6-RECV:5001,ipv6-join-group=[ff05::1:5]:shout0 OPEN:/dev/null",
 ];
@@ -55,7 +55,7 @@ impl Default for Stream<'_> {
 }
 
 impl<'a> Stream<'a> {
-    /// Sends for so many seconds; fails unless all is heard by all.
+    /// Sends for `seconds` and checks that all receivers receive everything.
     pub fn send(
         self,
         sender: &'a Container,
@@ -70,8 +70,9 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// As [`Stream::send`], again if datagrams were lost only because the receiving program did not
-    /// get to read its socket: that says how busy the machine is, and nothing about the network.
+    /// As [`Stream::send`], but tries again if datagrams were lost only because the receiving
+    /// program did not read its socket in time: then the machine is busy, and the network is not at
+    /// fault.
     pub fn send_undisturbed(
         self,
         sender: &'a Container,
@@ -86,13 +87,13 @@ impl<'a> Stream<'a> {
         bail!("the machine is too busy: programs do not get to read their sockets in time");
     }
 
-    /// Starts receivers and then the sender; returns when all receivers hear it. It goes on until
-    /// [`Running::finish`].
+    /// Starts receivers and then the sender; returns when all receivers receive. The stream goes on
+    /// until [`Running::finish`].
     pub fn begin(self, sender: &'a Container, receivers: &[&'a Container]) -> Result<Running<'a>> {
         self.begin_by(Inside::by_engine, sender, receivers)
     }
 
-    /// As [`Stream::begin`], with programs that need no engine to go on.
+    /// As [`Stream::begin`], with programs that go on without an engine.
     pub fn begin_apart(
         self,
         sender: &'a Container,
@@ -139,12 +140,12 @@ impl<'a> Stream<'a> {
         Ok(Running { stream: self, sender, process, receivers, deadline, dropped: dropped()? })
     }
 
-    /// Starts a receiver that ends with the first stream that it hears; returns when it has joined
-    /// the group.
+    /// Starts a receiver that ends with the first stream that it receives; returns when it has
+    /// joined the group.
     fn receive(self, container: Inside<'a>) -> Result<Receiver<'a>> {
         let Self { group, port, length, .. } = self;
         let before = losses(&container)?;
-        // Only of IPv4 there is a route that says which interface is for a group.
+        // Only IPv4 has a route that selects the interface for a group.
         let at = if self.is_v6() { format!("-V -B {group}%shout0") } else { format!("-B {group}") };
         let process = container
             .spawn(&format!("iperf -u -s {at} -p {port} -l {length} -w {BUFFER} -P 1 -i 0.5"))?;
@@ -153,12 +154,12 @@ impl<'a> Stream<'a> {
         Ok(Receiver { container, process, before })
     }
 
-    /// Whether the group is of IPv6.
+    /// Whether the group is IPv6.
     fn is_v6(self) -> bool {
         self.group.contains(':')
     }
 
-    /// The sender's first arguments, as no other sender of a host has them.
+    /// The sender's first arguments, which no other sender on the host has.
     fn destination(self) -> String {
         if self.is_v6() {
             format!("-u -V -c {}%shout0", self.group)
@@ -167,7 +168,7 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// The protocol, as the kernel calls it where it counts.
+    /// The protocol's name in the kernel's counters.
     fn protocol(self) -> &'static str {
         if self.is_v6() { "Udp6" } else { "Udp" }
     }
@@ -176,12 +177,12 @@ impl<'a> Stream<'a> {
 /// How programs are started in a container.
 type Enter<'a> = fn(&'a Container) -> Result<Inside<'a>>;
 
-/// A container to start programs in: by its engine, or apart from it, in the container's network
-/// namespace alone.
+/// A container to start programs in: through its engine, or without it, in the container's network
+/// namespace only.
 #[derive(Debug)]
 struct Inside<'a> {
     container: &'a Container,
-    /// The namespace, if programs are started apart from the engine.
+    /// The namespace, if programs are started without the engine.
     namespace: Option<String>,
 }
 
@@ -216,10 +217,10 @@ impl<'a> Inside<'a> {
         }
     }
 
-    /// Has the iperf that was started with these first arguments end as if by a key of a terminal.
+    /// Ends the iperf that was started with these first arguments, as Ctrl-C would.
     fn interrupt(&self, process: &Process, arguments: &str) -> Result<()> {
         match &self.namespace {
-            // The only one on the host.
+            // It is the only one on the host.
             Some(_) => self.host().sh(&format!("pkill -INT -f \"[i]perf {arguments} \"")),
             None => self.sh(&format!(
                 "for pid in $(pidof iperf); do tr '\\0' ' ' < /proc/$pid/cmdline | grep -q -- \
@@ -231,7 +232,7 @@ impl<'a> Inside<'a> {
     }
 }
 
-/// A stream that is being sent.
+/// A stream in progress.
 #[derive(Debug)]
 pub struct Running<'a> {
     stream: Stream<'a>,
@@ -239,7 +240,7 @@ pub struct Running<'a> {
     process: Process,
     receivers: Vec<Receiver<'a>>,
     deadline: Duration,
-    /// See [`dropped`]; before the stream.
+    /// [`dropped`] before the stream.
     dropped: u64,
 }
 
@@ -247,7 +248,7 @@ pub struct Running<'a> {
 struct Receiver<'a> {
     container: Inside<'a>,
     process: Process,
-    /// See [`losses`]; before the stream.
+    /// [`losses`] before the stream.
     before: BTreeMap<String, u64>,
 }
 
@@ -259,7 +260,8 @@ pub fn begin_both<'a>(
     BOTH.into_iter().map(|stream| stream.begin(sender, receivers)).collect()
 }
 
-/// Waits until every receiver of each stream has heard this many datagrams more, in the same time.
+/// Waits until every receiver of each stream has received this many more datagrams, all at the same
+/// time.
 pub fn await_more(streams: &[Running<'_>], count: u64) -> Result<()> {
     thread::scope(|scope| {
         let waiting: Vec<_> =
@@ -271,7 +273,7 @@ pub fn await_more(streams: &[Running<'_>], count: u64) -> Result<()> {
 }
 
 impl Running<'_> {
-    /// Waits until every receiver has heard this many datagrams more.
+    /// Waits until every receiver has received this many more datagrams.
     pub fn await_more(&self, count: u64) -> Result<()> {
         for receiver in &self.receivers {
             let container = &receiver.container;
@@ -285,14 +287,14 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Ends the stream; fails unless all was heard by all.
+    /// Ends the stream and checks that all receivers received everything.
     pub fn finish(mut self) -> Result<()> {
         ensure!(
             !self.process.has_ended()?,
             "the stream ended by itself: {}",
             self.process.printed().1
         );
-        // The sender still says which datagram is the last.
+        // The sender still marks its last datagram.
         self.sender.interrupt(&self.process, &self.stream.destination())?;
         let starved = self.judge()?;
         ensure!(
@@ -302,8 +304,8 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Waits for the end; fails if the network lost a datagram. Returns how many were delivered but
-    /// not read in time.
+    /// Waits for the end and fails if the network lost a datagram. Returns how many were delivered
+    /// but not read in time.
     fn judge(mut self) -> Result<u64> {
         let output = self.process.wait(self.deadline)?;
         let sent = output.stdout.lines().find_map(sent);
@@ -326,7 +328,7 @@ impl Running<'_> {
                 .chain([self.sender.host()]);
             let drops: Vec<_> = hosts.map(drops).collect();
             bail!(
-                "{} (meanwhile the machine's processors dropped {dropped} packets; since the \
+                "{} (in that time the machine's processors dropped {dropped} packets; since the \
                  hosts are up: {})",
                 faults.join("; "),
                 drops.join("; ")
@@ -337,13 +339,13 @@ impl Running<'_> {
 }
 
 impl Receiver<'_> {
-    /// Compares what it reports with what was sent by this protocol.
+    /// Compares the receiver's report with what was sent.
     fn judge(&mut self, sent: u64, protocol: &str) -> Result<u64> {
         let name = self.container.host().name();
         let output = self
             .process
             .wait(PROGRAM_DEADLINE)
-            .with_context(|| format!("{name} did not hear the end"))?;
+            .with_context(|| format!("{name} did not receive the end"))?;
         let report = output.stdout.lines().filter_map(received).next_back();
         let (lost, total) = report.with_context(|| format!("{name} did not report, {output}"))?;
         let mut losses = losses(&self.container)?;
@@ -360,14 +362,14 @@ impl Receiver<'_> {
             "{name} lost {lost} of {total} datagrams, at {}; its kernel's counters: {losses:?}",
             moments_of_loss(&output.stdout).join(", ")
         );
-        // The last datagram, which says that it is the last, is sent but not counted.
-        ensure!(total + 1 >= sent, "{name} heard {total} of {sent} datagrams");
+        // The last datagram, which marks the end, is sent but not counted.
+        ensure!(total + 1 >= sent, "{name} received {total} of {sent} datagrams");
         Ok(lost)
     }
 }
 
-/// When datagrams were lost: the intervals of a receiver's report, in seconds since it heard the
-/// first.
+/// The intervals of a receiver's report in which datagrams were lost, in seconds since the first
+/// one.
 fn moments_of_loss(report: &str) -> Vec<String> {
     let lossy = report.lines().filter(|line| received(line).is_some_and(|(lost, _)| lost > 0));
     let interval = lossy
@@ -376,8 +378,8 @@ fn moments_of_loss(report: &str) -> Vec<String> {
     interval.map(|interval| format!("{} s", interval.trim())).collect()
 }
 
-/// How many packets the machine's processors have dropped because their queues were full
-/// (`netdev_max_backlog`), of whatever network: what is lost so says how busy the machine is.
+/// Packets that the machine's processors dropped because their queues were full
+/// (`netdev_max_backlog`), on any network: a sign of a busy machine.
 fn dropped() -> Result<u64> {
     let table =
         fs::read_to_string("/proc/net/softnet_stat").context("read /proc/net/softnet_stat")?;
@@ -387,21 +389,25 @@ fn dropped() -> Result<u64> {
     counts.map(|count| count.context("a count")?.context("a count")).sum()
 }
 
-/// Where a host's kernel has dropped packets since the host is up: at interfaces, its own and those
-/// of segments, and where it tracks connections.
+/// Where a host's kernel has dropped packets since the host came up: at its interfaces, at those of
+/// segments, and in connection tracking.
 fn drops(host: &Host) -> String {
     let script = r#"for ns in "" $(ls /run/netns 2>/dev/null); do
             ${ns:+ip netns exec $ns} cat /proc/net/dev |
-                awk -v ns="$ns" 'NR > 2 && $4 + $5 + $12 + $13 { print ns, $1, "in:", $4 + $5, "out:", $12 + $13 }'
+                awk -v ns="$ns" 'NR > 2 && $4 + $5 + $12 + $13 {
+                    print ns, $1, "in:", $4 + $5, "out:", $12 + $13
+                }'
         done
         awk 'NR == 1 { for (i = 1; i <= NF; i++) name[i] = $i; next }
-            { for (i = 1; i <= NF; i++) if (name[i] ~ /drop|failed|clash|error/ && $i != "00000000") print name[i], "0x" $i }' /proc/net/stat/nf_conntrack"#;
+            { for (i = 1; i <= NF; i++) {
+                if (name[i] ~ /drop|failed|clash|error/ && $i != "00000000") print name[i], "0x" $i
+            } }' /proc/net/stat/nf_conntrack"#;
     let counted = host.sh(script).unwrap_or_else(|error| format!("{error:#}"));
     format!("{}: {}", host.name(), counted.lines().collect::<Vec<_>>().join(", "))
 }
 
-/// What the kernel has counted in this container of each way in which it loses what has come to it,
-/// with the protocol: a socket that is full, fragments that do not become a datagram...
+/// The kernel's counters in this container for each way to lose what arrived, by protocol: a full
+/// socket, fragments that never became a datagram, and so on.
 fn losses(container: &Inside<'_>) -> Result<BTreeMap<String, u64>> {
     const SIGNS: [&str; 5] = ["Errors", "Fails", "Timeout", "Discards", "NoPorts"];
     let mut counters = counters(container)?;
@@ -418,8 +424,8 @@ fn counter(container: &Inside<'_>, protocol: &str, name: &str) -> Result<u64> {
         .with_context(|| format!("{name} of {protocol}: {counters:?}"))
 }
 
-/// What the kernel counts in a container, by protocol and name. Of IPv4 a line has the names and
-/// the next one the numbers, of IPv6 each has a line.
+/// The kernel's counters in a container, by protocol and name. For IPv4, one line has the names and
+/// the next one the numbers; for IPv6, each counter has its line.
 fn counters(container: &Inside<'_>) -> Result<BTreeMap<String, u64>> {
     let table = container.sh("grep -hE \"^(Ip|Udp)(:|6)\" /proc/net/snmp /proc/net/snmp6")?;
     let (v6, v4): (Vec<&str>, Vec<&str>) = table.lines().partition(|line| !line.contains(':'));
@@ -444,9 +450,9 @@ fn counters(container: &Inside<'_>) -> Result<BTreeMap<String, u64>> {
     Ok(counters)
 }
 
-/// Waits until the container has joined a group: what was sent before, it could not have heard.
+/// Waits until the container has joined a group: it cannot receive what is sent before.
 fn await_membership(container: &Inside<'_>, group: &str) -> Result<()> {
-    // In hexadecimal: IPv4 is read in the byte order of the machine.
+    // In hexadecimal; IPv4 addresses in the machine's byte order.
     let (table, listed) = match group.parse()? {
         IpAddr::V4(address) => ("igmp", format!("{:08X}", u32::from_ne_bytes(address.octets()))),
         IpAddr::V6(address) => ("igmp6", format!("{:032x}", address.to_bits())),
@@ -466,7 +472,7 @@ fn received(line: &str) -> Option<(u64, u64)> {
     Some((lost.trim().parse().ok()?, total.split_whitespace().next()?.parse().ok()?))
 }
 
-/// Reads how many datagrams a sender says that it has sent.
+/// Reads a sender's report of how many datagrams it sent.
 fn sent(line: &str) -> Option<u64> {
     // [  1] Sent 717 datagrams
     line.split_once("] Sent ")?.1.strip_suffix(" datagrams")?.parse().ok()

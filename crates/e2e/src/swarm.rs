@@ -7,20 +7,20 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use shoutd_lab::{Host, IMAGE, wait_until};
 
-use crate::{Container, Datagrams, Stream, await_no_network, everyone_hears_everyone, networks};
+use crate::{Container, Datagrams, Stream, all_receive_from_all, await_no_network, networks};
 
 /// The managed plugin.
 pub const DRIVER: &str = "shoutd-swarm:latest";
 
-/// How long the Swarm may take: it misses a node after some 15 s, elects a leader after some 10 s,
-/// and starts tasks after these.
+/// How long the Swarm may take: it notices a lost node after about 15 s, elects a leader after
+/// about 10 s, and then starts tasks.
 pub const SWARMS_PATIENCE: Duration = Duration::from_secs(120);
 
-/// What is sent to try a network.
+/// The stream that checks a network.
 pub const STREAM: Stream<'_> = Stream { group: "224.1.1.1", port: 5000, rate: "4M", length: 1470 };
 
-/// A Swarm of which the first host is the manager and the others are of this role (`manager` or
-/// `worker`), with the plugin on each: on the first from before there is a Swarm.
+/// Makes a Swarm: the first host is the manager, the others have this role (`manager` or `worker`).
+/// Each gets the plugin, the first one before there is a Swarm.
 pub fn begin_swarm(hosts: &[Host; 3], role: &str) -> Result<()> {
     let [first, others @ ..] = hosts;
     let output = first.run(["shoutdctl", "swarm-plugin", "install"])?;
@@ -38,8 +38,8 @@ pub fn begin_swarm(hosts: &[Host; 3], role: &str) -> Result<()> {
         let again = host.sh("shoutdctl swarm-plugin install")?;
         ensure!(again.trim() == "plugin shoutd-swarm is installed", "{again}");
     }
-    // A node tells the Swarm of its plugins in its own time, and until then gets no task that needs
-    // one.
+    // A node reports its plugins to the Swarm after some seconds, and gets no task that needs one
+    // until then.
     for host in hosts {
         wait_until(
             &format!("the Swarm to know of the plugin on {}", host.name()),
@@ -59,7 +59,7 @@ pub fn begin_swarm(hosts: &[Host; 3], role: &str) -> Result<()> {
     Ok(())
 }
 
-/// Takes the plugins away, and dissolves the Swarm.
+/// Removes the plugins and dissolves the Swarm.
 pub fn end_swarm(hosts: &[Host; 3]) -> Result<()> {
     for host in hosts {
         host.sh("shoutdctl swarm-plugin remove && docker swarm leave --force")?;
@@ -76,18 +76,17 @@ pub fn create_network(manager: &Host, name: &str, options: &[&str]) -> Result<()
     manager.docker(fixed.iter().chain(options).chain(&[name])).map(|_| ())
 }
 
-/// Removes it, once the Swarm has seen that all its tasks are gone; returns when no host knows of
-/// it.
+/// Removes it once the Swarm has noticed that all its tasks are gone; returns when no host has it.
 pub fn remove_network(manager: &Host, hosts: &[Host], name: &str) -> Result<()> {
     wait_until(&format!("{name} to be unused"), SWARMS_PATIENCE, || {
         Ok(manager.run(["docker", "network", "rm", name])?.success().then_some(()))
     })?;
     await_forgotten(hosts, name)?;
-    // Nodes take their copies away in their own time, and until then the name is taken.
+    // Nodes remove their copies later; the name is taken until then.
     hosts.iter().try_for_each(|host| await_no_network(host, name))
 }
 
-/// Waits until these hosts' clusters do not know the network any more.
+/// Waits until the network is gone from agreed state on these hosts.
 pub fn await_forgotten(hosts: &[Host], name: &str) -> Result<()> {
     for host in hosts {
         wait_until(&format!("{} to forget {name}", host.name()), SWARMS_PATIENCE, || {
@@ -97,12 +96,12 @@ pub fn await_forgotten(hosts: &[Host], name: &str) -> Result<()> {
     Ok(())
 }
 
-/// What `shoutdctl networks` says of a network.
+/// The network's row in `shoutdctl networks`.
 pub fn row(host: &Host, name: &str) -> Result<Option<Value>> {
     Ok(networks(host)?.into_iter().find(|row| row["name"] == name))
 }
 
-/// Creates a service; tasks are slow to end without a grace period of their own.
+/// Creates a service. Without a short grace period its tasks would end slowly.
 pub fn create_service(manager: &Host, name: &str, network: &str, options: &[&str]) -> Result<()> {
     let fixed = [
         "--detach",
@@ -124,8 +123,8 @@ pub fn remove_service(manager: &Host, name: &str) -> Result<()> {
     manager.docker(["service", "rm", name]).map(|_| ())
 }
 
-/// Waits until just so many tasks of a service run on these hosts, and the Swarm says so. To drop
-/// what is returned ends them.
+/// Waits until exactly `count` tasks of a service run on these hosts and the Swarm shows it.
+/// Dropping the result ends them.
 pub fn await_tasks(
     manager: &Host,
     hosts: &[Host],
@@ -157,16 +156,16 @@ pub fn await_tasks(
     Ok(found.into_iter().map(|(host, name)| Container { host, name }).collect())
 }
 
-/// Every one hears every other, and a stream of the first is heard by all without a loss.
-pub fn hear_one_another(containers: &[Container]) -> Result<()> {
-    // Listeners end with their containers only, and those of before still have their port.
+/// Each container receives from every other, and all receive a stream of the first without loss.
+pub fn receive_from_each_other(containers: &[Container]) -> Result<()> {
+    // Receivers end with their containers only, so earlier ones still hold their port.
     static PORT: AtomicU16 = AtomicU16::new(6001);
     let port = PORT.fetch_add(1, Ordering::Relaxed);
     let datagrams = Datagrams {
         receive: format!("UDP4-RECV:{port},ip-add-membership=239.7.7.7:shout0"),
         send: format!("UDP4-DATAGRAM:239.7.7.7:{port},ip-multicast-ttl=4"),
     };
-    everyone_hears_everyone(containers, &datagrams)?;
+    all_receive_from_all(containers, &datagrams)?;
     let [sender, receivers @ ..] = containers else { bail!("no containers") };
     STREAM.send_undisturbed(sender, &receivers.iter().collect::<Vec<_>>(), 2)
 }

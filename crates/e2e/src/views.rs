@@ -1,4 +1,4 @@
-//! What `shoutdctl` and `docker` show.
+//! The output of `shoutdctl` and `docker`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use crate::SOON;
 /// The exit code of `shoutdctl status` on a host that has problems.
 pub const EXIT_PROBLEMS: i32 = 3;
 
-/// What `shoutdctl <what> --json` prints.
+/// The output of `shoutdctl <what> --json`.
 pub fn view(host: &Host, what: &str) -> Result<Value> {
     let output = host.run(["shoutdctl", what, "--json"])?;
     let has_problems = what == "status" && output.code == EXIT_PROBLEMS;
@@ -44,12 +44,12 @@ pub fn endpoints(host: &Host) -> Result<Vec<Value>> {
     list(view["endpoints"].clone())
 }
 
-/// Whether the host leads the cluster.
+/// Whether the host is the leader.
 pub fn is_leader(host: &Host) -> Result<bool> {
     Ok(status(host)?["role"] == "leader")
 }
 
-/// Every address in use, as `asked` knows it: by network and address, the name of the host.
+/// Every address in use as seen by `asked`: the host's name by network and address.
 pub fn leased(asked: &Host) -> Result<BTreeMap<(String, IpAddr), String>> {
     let text = |row: &Value, field: &str| row[field].as_str().map(str::to_owned).context("a text");
     let mut leased = BTreeMap::new();
@@ -68,21 +68,26 @@ pub fn containers_of(host: &Host) -> Result<Vec<String>> {
     Ok(names.lines().map(str::to_owned).collect())
 }
 
-/// Waits until `asked` knows that just these hosts listen to the group, and that for certain.
-pub fn await_listeners(asked: &Host, group: &str, wanted: &[&Host]) -> Result<()> {
+/// Waits until `asked` has exactly these hosts as members of the group, all of them in sync.
+pub fn await_members(asked: &Host, group: &str, wanted: &[&Host]) -> Result<()> {
     let mut wanted: Vec<String> = wanted.iter().map(|host| host.name()).collect();
     wanted.sort();
-    wait_until(&format!("{wanted:?} to listen to {group}, as {} knows", asked.name()), SOON, || {
-        let rows = view(asked, "groups")?;
-        let rows = rows.as_array().context("a list")?.iter().filter(|row| row["group"] == group);
-        let hosts = rows.filter_map(|row| row["hosts"].as_array()).flatten();
-        let mut listening: Vec<_> = hosts
-            .filter(|host| host["in_sync"] == true)
-            .filter_map(|host| host["name"].as_str().map(str::to_owned))
-            .collect();
-        listening.sort();
-        Ok((listening == wanted).then_some(()))
-    })
+    wait_until(
+        &format!("{wanted:?} to be the members of {group}, as seen by {}", asked.name()),
+        SOON,
+        || {
+            let rows = view(asked, "groups")?;
+            let rows =
+                rows.as_array().context("a list")?.iter().filter(|row| row["group"] == group);
+            let hosts = rows.filter_map(|row| row["hosts"].as_array()).flatten();
+            let mut receiving: Vec<_> = hosts
+                .filter(|host| host["in_sync"] == true)
+                .filter_map(|host| host["name"].as_str().map(str::to_owned))
+                .collect();
+            receiving.sort();
+            Ok((receiving == wanted).then_some(()))
+        },
+    )
 }
 
 fn list(value: Value) -> Result<Vec<Value>> {

@@ -1,5 +1,5 @@
-//! Addresses, subnets and names: unique over all hosts, however they are chosen, and clear words
-//! when they cannot be.
+//! Addresses, subnets and names are unique over all hosts, however they are chosen, and errors are
+//! clear.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,7 @@ use shoutd_e2e::{
 };
 use shoutd_lab::{Host, Output, wait_until};
 
-/// The subnet that host2's `docker_gwbridge` is given.
+/// The subnet of host2's `docker_gwbridge`.
 const BRIDGE_OF_SECOND: &str = "10.200.0.0/16";
 
 #[test]
@@ -50,8 +50,8 @@ fn addresses_subnets_and_names_are_one_thing_over_all_hosts() {
     );
 }
 
-/// Starts all hosts at once, each naming the others, with a token that was prepared; host2 has a
-/// `docker_gwbridge` of its own.
+/// Starts all hosts at once, each with the others as peers, with a prepared token. host2 has a
+/// `docker_gwbridge` already.
 fn form(cluster: &Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     hosts[1].docker(["network", "create", "--subnet", BRIDGE_OF_SECOND, "docker_gwbridge"])?;
@@ -70,7 +70,7 @@ fn form(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Runs this for all hosts at once.
+/// Runs `work` for all hosts at once.
 fn on_all<T: Send>(hosts: &[Host], work: impl Fn(&Host) -> Result<T> + Sync) -> Result<Vec<T>> {
     thread::scope(|scope| {
         let started: Vec<_> = hosts.iter().map(|host| scope.spawn(|| work(host))).collect();
@@ -114,10 +114,9 @@ fn many_at_once(cluster: &mut Cluster, options: &[&str]) -> Result<()> {
     first.ping(&last.address("foo")?.to_string())
 }
 
-/// Fails unless Docker said no and these words are in its reason, which is one line, by whoever
-/// calls Docker.
+/// Checks that Docker refused, with a reason of one line that has these words.
 fn ensure_refused(output: &Output, words: &[&str]) -> Result<()> {
-    ensure!(!output.success(), "Docker did not say no: {output}");
+    ensure!(!output.success(), "Docker did not refuse: {output}");
     let missing: Vec<_> = words.iter().filter(|word| !output.stderr.contains(**word)).collect();
     ensure!(missing.is_empty(), "{missing:?} is missing in: {}", output.stderr);
     let said = output
@@ -133,8 +132,8 @@ fn taken_address(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, third] = &hosts;
     let network = Network::create(cluster, first, "foo", &["--subnet", "10.9.0.0/24"])?;
-    // Of a host that has a mirror from the origin and from another mirror, and of the origin from a
-    // mirror.
+    // The holder is a mirror's host, asked for by the origin and another mirror; and the origin,
+    // asked for by mirrors.
     for (holder, others) in [(second, [first, third]), (first, [second, third])] {
         let held = Container::start(holder, "foo", &["--ip", "10.9.0.50"])?;
         let before = leased(first)?;
@@ -155,7 +154,7 @@ fn taken_address(cluster: &mut Cluster) -> Result<()> {
         let addresses = held.inspect("{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")?;
         ensure!(addresses == "10.9.0.50", "the one that was there first has {addresses} now");
     }
-    // It is free again.
+    // The address is free again.
     for host in &hosts {
         Container::start(host, "foo", &["--ip", "10.9.0.50"])?.remove()?;
     }
@@ -169,7 +168,7 @@ fn fixed_address(cluster: &mut Cluster) -> Result<()> {
         [&["--subnet", "10.9.0.0/28"][..], &["--subnet", "10.9.0.0/28", "--ipam-driver", "shoutd"]]
     {
         let network = Network::create(cluster, first, "foo", options)?;
-        // Where the origin's engine and where shoutd would begin.
+        // Where the origin's engine and shoutd would begin.
         let fixed = [
             Container::start(second, "foo", &["--ip", "10.9.0.2"])?,
             Container::start(first, "foo", &["--ip", "10.9.0.14"])?,
@@ -226,7 +225,7 @@ fn small_subnet(cluster: &mut Cluster) -> Result<()> {
         [&["--subnet", "10.9.0.0/29", "--ipam-driver", "shoutd"][..], &["--subnet", "10.9.0.0/29"]]
     {
         let network = Network::create(cluster, first, "foo", options)?;
-        // 8 less the network's own, broadcast and gateway.
+        // 8 less the network address, broadcast and gateway.
         let mut containers: Vec<_> = [first, second, third, second, first]
             .into_iter()
             .map(|host| Container::start(host, "foo", &[]))
@@ -250,20 +249,20 @@ fn small_subnet(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Hosts keep some addresses in stock. Of a subnet that is full, others get these.
+/// Hosts keep some addresses in stock. When a subnet is full, others get them.
 fn full_subnet(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, third] = &hosts;
     let network = Network::create(cluster, first, "foo", &["--subnet", "10.9.0.0/28"])?;
-    // While it is in use, Docker goes on choosing addresses on the host that made the network.
+    // While the network is in use, Docker goes on choosing addresses on its origin.
     let used = Container::start(first, "foo", &[])?;
-    // 16 less the network's own, broadcast, gateway and that one; other hosts' stock among them.
+    // 16 less the network address, broadcast, gateway and that one, including other hosts' stock.
     let mut containers =
         on_all(&vec![second.clone(); 12], |host| Container::start(host, "foo", &[]))?;
     let (made, output) = Container::try_start(third, "foo", &[])?;
     ensure_refused(&output, &["no free address", "10.9.0.0/28"])?;
     made.remove()?;
-    // Here Docker chooses, and knows nothing of the others. Nobody gave `--ip`.
+    // Here Docker chooses, without knowledge of other hosts, and without `--ip`.
     let (made, output) = Container::try_start(first, "foo", &[])?;
     ensure_refused(&output, &["no free address", &second.name()])?;
     ensure!(!output.stderr.contains("--ip "), "{output}");
@@ -328,7 +327,7 @@ fn name_created_twice(cluster: &mut Cluster) -> Result<()> {
     hosts.iter().try_for_each(|host| await_no_network(host, "twin"))
 }
 
-/// How many routes for all multicast a container has.
+/// The number of a container's routes for all multicast.
 fn multicast_routes(container: &Container) -> Result<usize> {
     Ok(container.sh("ip route")?.lines().filter(|line| line.starts_with("224.0.0.0/4 ")).count())
 }
@@ -352,7 +351,7 @@ fn two_networks(cluster: &mut Cluster) -> Result<()> {
         sender.ping(&receiver.address("two")?.to_string())?;
     }
     Stream::default().send(sender, &receivers, 1)?;
-    // Without the network that had the route, multicast goes to the one that is left.
+    // When the network with the route goes, the remaining one gets the route.
     for container in &both {
         container.host.docker(["network", "disconnect", "one", &container.name])?;
         wait_until(&format!("a multicast route on {}", container.host.name()), SOON, || {
@@ -444,7 +443,7 @@ fn overlaps(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The subnet of the command that an error suggests.
+/// The subnet in the command that an error suggests.
 fn suggestion(error: &str) -> Option<String> {
     let (_, rest) = error.split_once("--subnet ")?;
     let subnet = rest.split_whitespace().next()?;
@@ -454,7 +453,7 @@ fn suggestion(error: &str) -> Option<String> {
 
 /// The problems that `shoutdctl status` shows.
 fn problems(host: &Host) -> Result<String> {
-    // With problems it has an exit code of its own.
+    // Problems have an exit code of their own.
     let table = host.run(["shoutdctl", "status"])?.stdout;
     Ok(table.lines().filter(|line| line.contains("problem")).collect())
 }

@@ -1,4 +1,4 @@
-//! What goes wrong where shoutd is started: one clear line each, and nothing half made is left.
+//! Errors at the start of shoutd: each shows one clear line and leaves nothing half made.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 #[path = "bad_input/start.rs"]
@@ -12,7 +12,7 @@ use shoutd_e2e::{
 };
 use shoutd_lab::{Host, IMAGE, Output, wait_until};
 
-/// Where shoutd keeps what must outlive it.
+/// shoutd's data directory.
 const DATA: &str = "/var/lib/shoutd";
 
 #[test]
@@ -50,7 +50,7 @@ fn what_is_wrong_is_said_in_one_line() {
     run_checks(&mut cluster, checks);
 }
 
-/// The first two hosts, neither of which was ever started.
+/// The first two hosts, as if shoutd had never run there.
 fn new_hosts(cluster: &Cluster) -> Result<[Host; 2]> {
     let hosts = [cluster.host(1)?, cluster.host(2)?];
     for host in &hosts {
@@ -59,7 +59,7 @@ fn new_hosts(cluster: &Cluster) -> Result<[Host; 2]> {
     Ok(hosts)
 }
 
-/// Stops shoutd on a host and makes the host one that never had it.
+/// Stops shoutd on a host and removes its data.
 fn forget(host: &Host) -> Result<()> {
     host.sh(&format!("shoutdctl stop && find {DATA} -mindepth 1 -delete")).map(|_| ())
 }
@@ -69,7 +69,7 @@ fn shoutdctl(host: &Host, arguments: &[&str]) -> Result<Output> {
     host.run(["shoutdctl"].iter().chain(arguments))
 }
 
-/// Fails unless a command failed and said why in one line with these words.
+/// Checks that a command failed with one line that has these words.
 fn ensure_one_line(output: &Output, words: &[&str]) -> Result<()> {
     ensure!(!output.success(), "it did not fail: {output}");
     let said = output.stderr.trim_end();
@@ -83,7 +83,8 @@ fn ensure_one_line(output: &Output, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Fails if shoutd runs, or anything answers that did not before, or something is in the kernel.
+/// Checks that shoutd does not run, that none of its sockets answers, and that nothing of it is in
+/// the kernel.
 fn ensure_nothing_left(host: &Host) -> Result<()> {
     let pids = host.pids_of("shoutd")?;
     ensure!(pids.is_empty(), "shoutd runs on {}: {pids:?}", host.name());
@@ -96,7 +97,7 @@ fn ensure_nothing_left(host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// Fails unless `shoutdctl start` with these arguments fails with these words, and leaves nothing.
+/// Checks that `shoutdctl start` with these arguments fails with these words and leaves nothing.
 fn refuses(host: &Host, arguments: &[&str], words: &[&str]) -> Result<()> {
     let begin = host.sh("date +%s.%N")?;
     let output = shoutdctl(host, &[&["start"], arguments].concat())?;
@@ -105,7 +106,7 @@ fn refuses(host: &Host, arguments: &[&str], words: &[&str]) -> Result<()> {
         .with_context(|| format!("shoutdctl start {}, since {begin}", arguments.join(" ")))
 }
 
-/// Fails unless a cluster can be founded on the host now, with this address and nothing else.
+/// Checks that a cluster can be founded on the host now, with its address alone.
 fn can_be_founded(host: &Host) -> Result<()> {
     host.start_shoutd(&[&host.address().to_string()])?;
     ensure!(status(host)?["hosts"] == 1, "not a cluster of one: {}", status(host)?);
@@ -119,7 +120,7 @@ fn commands_without_daemon(cluster: &mut Cluster) -> Result<()> {
             ensure_one_line(&shoutdctl(&host, arguments)?, &["does not run", "shoutdctl start"])?;
         }
     }
-    // The end that is asked for is there already.
+    // shoutd is already stopped.
     ensure!(shoutdctl(&host, &["stop"])?.success(), "a daemon that does not run cannot be stopped");
     ensure_nothing_left(&host)
 }
@@ -143,7 +144,7 @@ fn malformed_addresses(cluster: &mut Cluster) -> Result<()> {
     {
         expect(&[address], &[address]);
     }
-    // Well-formed, and no host's.
+    // Well-formed, but no host can have it.
     for address in ["0.0.0.0", "224.1.1.1", "255.255.255.255", "10.77.0.1:0", "::", "ff02::1"] {
         expect(&[address], &[address.trim_end_matches(":0")]);
     }
@@ -187,7 +188,7 @@ fn port_in_use(cluster: &mut Cluster) -> Result<()> {
 
 fn unreachable_peer(cluster: &mut Cluster) -> Result<()> {
     let [host, other] = new_hosts(cluster)?;
-    // No host, no shoutd, and something else at that port.
+    // No host, no shoutd, and another program at that port.
     let _other =
         host.spawn(["socat", "-u", "TCP4-LISTEN:7799,fork,reuseaddr", "OPEN:/dev/null"])?;
     for peer in ["10.77.0.200", &other.address().to_string(), "10.77.0.1:7799"] {
@@ -218,7 +219,7 @@ fn peers_without_cluster(cluster: &mut Cluster) -> Result<()> {
     for host in [&first, &second] {
         ensure_nothing_left(host)?;
     }
-    // The way out, typed as the README says.
+    // The remedy, typed as the README says.
     first.start_shoutd(&[&first.address().to_string()])?;
     cluster.join(&second, &first)?;
     ensure!(status(&second)?["hosts"] == 2, "not a cluster of two: {}", status(&second)?);
@@ -233,14 +234,14 @@ fn other_cluster(cluster: &mut Cluster) -> Result<()> {
     second.sh("shoutdctl stop")?;
     let peers = format!("--peer-addresses={}", first.address());
     refuses(&second, &[&second.address().to_string(), &peers, "--timeout=10"], &["cluster"])?;
-    // Neither is the worse for it.
+    // Neither is harmed.
     ensure!(status(&first)?["hosts"] == 1, "host1 took it in: {}", status(&first)?);
     second.start_shoutd(&[&second.address().to_string()])?;
     ensure!(status(&second)?["hosts"] == 1, "host2 has left its cluster: {}", status(&second)?);
     Ok(())
 }
 
-/// It waits until somebody lets it in, and says so, once.
+/// The host waits until an administrator lets it in, and says so once.
 fn no_token(cluster: &mut Cluster) -> Result<()> {
     let [first, second] = new_hosts(cluster)?;
     first.start_shoutd(&["10.77.0.1"])?;
@@ -287,7 +288,7 @@ fn bad_tokens(cluster: &mut Cluster) -> Result<()> {
     ] {
         refuses(&second, &["10.77.0.2", peer, wrong, "--timeout=5"], words)?;
     }
-    // One that was revoked lets nobody in, the good one does after all that.
+    // A revoked token is refused; after all that, the good one works.
     first.sh("shoutdctl token rotate --expires 1h")?;
     refuses(&second, &["10.77.0.2", peer, &token, "--timeout=5"], &["token"])?;
     cluster.join(&second, &first)?;
@@ -309,7 +310,7 @@ fn no_engine(cluster: &mut Cluster) -> Result<()> {
     can_be_founded(&host)
 }
 
-/// Somebody who is not root, with programs that are not in root's own directories.
+/// Runs programs as a user who is not root, outside root's own directories.
 const AS_NOBODY: &str = "mkdir -p /run/programs && cp $(command -v shoutd) $(command -v \
                          shoutdctl) /run/programs &&
     exec setpriv --reuid=65534 --regid=65534 --clear-groups /run/programs/";
@@ -324,12 +325,12 @@ fn not_root(cluster: &mut Cluster) -> Result<()> {
     let output = host.run(["sh", "-c", &format!("{AS_NOBODY}shoutd 10.77.0.1")])?;
     ensure!(!output.success() && output.stderr.contains("root"), "{output}");
     ensure_nothing_left(&host)?;
-    // The control socket is root's alone, whatever the program.
+    // Only root can use the control socket, with any program.
     host.start_shoutd(&["10.77.0.1"])?;
     let as_nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups";
     let raw = format!("{as_nobody} socat -u OPEN:/dev/null UNIX-CONNECT:/run/shoutd/control.sock");
     ensure!(!host.run(["sh", "-c", &raw])?.success(), "anybody can connect to the control socket");
-    // So is what lets hosts in, even in a directory that somebody has made beforehand.
+    // Only root can read the secrets, even in a directory that another user made before.
     let readable =
         host.sh(&format!("{as_nobody} find {DATA} -readable -type f 2>/dev/null || true"))?;
     let secrets: Vec<_> = readable
@@ -374,7 +375,7 @@ fn unwritable_data(cluster: &mut Cluster) -> Result<()> {
     can_be_founded(&host)
 }
 
-/// What can have happened to a file of shoutd's.
+/// Damage that a file of shoutd can have.
 const DAMAGES: [(&str, &str); 3] = [
     ("overwritten", "dd if=/dev/urandom bs=4096 count=2 conv=notrunc status=none of=$file"),
     ("cut off", "truncate --size=$(($(stat --format=%s $file) / 2)) $file"),
@@ -398,7 +399,7 @@ fn damaged_data(cluster: &mut Cluster) -> Result<()> {
         for (damage, command) in DAMAGES {
             host.sh(&format!("file={DATA}/{file}; {command}"))?;
             let output = shoutdctl(&host, &["start"])?;
-            // The token is kept for showing it only, as are past events: a host can serve without.
+            // The token and past events are kept for display only: a host can serve without them.
             let harmless = ["token", "events.json"].contains(&file) && output.success();
             let refused =
                 ensure_one_line(&output, &[file]).and_then(|()| ensure_nothing_left(&host));
@@ -419,8 +420,8 @@ fn damaged_data(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Sends this, written as the shell's `printf` takes it, to a socket, and returns what is answered
-/// until the other side closes or is silent for a while.
+/// Sends this text, in the form of the shell's `printf`, to a socket, and returns the answer until
+/// the other side closes or is silent for a while.
 fn send(host: &Host, address: &str, text: &str) -> Result<String> {
     let script = format!(
         "printf '{text}' | socat -T 2 -t 0.1 -,ignoreeof {address} 2>/dev/null | head -c 2000"
@@ -478,12 +479,12 @@ fn garbage_for_plugin(cluster: &mut Cluster) -> Result<()> {
             );
             let answer = send(&host, PLUGIN, &format!("{head}\\r\\n\\r\\n{body}"))?;
             ensure!(answer.starts_with("HTTP/1.1 "), "no answer to {call} {body:?}: {answer:?}");
-            // Whoever asks for any pool gets one, in whatever form.
+            // A request for any pool gets one, in any form.
             let valid = call == "IpamDriver.RequestPool" && body != "{" && !body.is_empty();
             ensure!(valid || answer.contains("Err"), "{call} {body:?} is answered {answer}");
         }
     }
-    // Connections that say nothing.
+    // Connections that send nothing.
     let idle =
         (0..50).map(|_| host.spawn(["socat", "-u", PLUGIN, "-"])).collect::<Result<Vec<_>>>()?;
     ensure!(host.pids_of("shoutd")? == pids, "the daemon is not the one that it was");
@@ -518,8 +519,8 @@ fn garbage_elsewhere(cluster: &mut Cluster) -> Result<()> {
             "head -c 2000000 /dev/urandom | timeout 5 socat -u - {address} 2>/dev/null || true"
         ))?;
     }
-    // VXLAN from nowhere. Of its own host nothing is in the way: the filter of a daemon that ran
-    // there before stays when that ends.
+    // VXLAN from a stranger. The filter of the daemon that ran on the sending host stays when the
+    // daemon ends, so it is removed first.
     second.sh("nft delete table inet shoutd 2>/dev/null || true")?;
     second.sh("head -c 1000 /dev/urandom | socat -u - UDP4-DATAGRAM:10.77.0.1:7789")?;
     let _idle = (0..50)

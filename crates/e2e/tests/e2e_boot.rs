@@ -1,5 +1,5 @@
-//! Hosts that boot: whichever of shoutd and its engine comes first, what should run runs, with its
-//! address.
+//! Hosts that boot: whether shoutd or its engine starts first, the containers that should run do
+//! run, with their addresses.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use std::fs;
@@ -50,8 +50,8 @@ fn whichever_comes_first_at_boot_all_that_should_run_runs() {
     );
 }
 
-/// Boots the second host, which holds an origin and a mirror, with containers that should run
-/// afterwards and such that should not.
+/// Boots the second host, which has an origin and a mirror. Some of its containers should run
+/// afterwards, and some should not.
 fn reboot(cluster: &mut Cluster, boot: fn(&Host) -> Result<()>) -> Result<()> {
     let hosts = cluster.three()?;
     let [_, host, _] = &hosts;
@@ -93,19 +93,21 @@ fn reboot(cluster: &mut Cluster, boot: fn(&Host) -> Result<()>) -> Result<()> {
     );
     for container in [&stopped, &once] {
         let state = container.inspect("{{.State.Status}}")?;
-        ensure!(state == "exited", "{} is {state}, and nobody started it", container.name);
+        ensure!(state == "exited", "{} is {state}, and nothing started it", container.name);
     }
     drop((others, always, unless_stopped, stopped, once, neighbour));
     networks.into_iter().try_for_each(|network| network.remove_on(host))
 }
 
-/// The lab's hosts have no systemd that runs, but its programs, which do offline what they can.
-/// This does the rest of what is asked of it here; `long_systemd` has a real one.
+/// A stand-in for systemctl. The lab's hosts run no systemd but have its programs, which work
+/// offline as far as possible; this does the rest. `long_systemd` has a real systemd.
 const SYSTEMCTL: &str = r#"#!/bin/sh
 case "$*" in
-    "show --property=MainPID --value shoutd.service") cat /run/test/main-pid 2>/dev/null || echo 0 ;;
+    "show --property=MainPID --value shoutd.service")
+        cat /run/test/main-pid 2>/dev/null || echo 0 ;;
     "start shoutd.service")
-        NOTIFY_SOCKET=/run/notify setsid $(sed -n 's/^ExecStart=//p' /etc/systemd/system/shoutd.service) </dev/null >>/var/log/shoutd.log 2>&1 &
+        command=$(sed -n 's/^ExecStart=//p' /etc/systemd/system/shoutd.service)
+        NOTIFY_SOCKET=/run/notify setsid $command </dev/null >>/var/log/shoutd.log 2>&1 &
         echo $! > /run/test/main-pid ;;
     *) SYSTEMD_OFFLINE=1 exec /usr/bin/systemctl "$@" ;;
 esac
@@ -126,8 +128,8 @@ fn unit_of_systemd(cluster: &mut Cluster) -> Result<()> {
         Ok(host.run(["test", "-S", "/run/notify"])?.success().then_some(()))
     })?;
 
-    // It runs already, by itself: systemd gets a unit, and runs it from now on. It says that it is
-    // ready once Docker's socket is served.
+    // shoutd runs already, by itself: systemd gets a unit and runs it from now on. shoutd reports
+    // that it is ready once it serves Docker's socket.
     let before = host.pids_of("shoutd")?;
     let told = start("")?;
     ensure!(
@@ -135,10 +137,10 @@ fn unit_of_systemd(cluster: &mut Cluster) -> Result<()> {
         "{told}"
     );
     host.sh(&format!("test -L {link} && systemd-analyze verify {unit}"))?;
-    let heard = |what: &str| {
+    let notified = |what: &str| {
         wait_until(what, SOON, || Ok(manager.printed().0.contains(what).then_some(())))
     };
-    heard("READY=1")?;
+    notified("READY=1")?;
     host.sh("test -S /run/docker/plugins/shoutd.sock")?;
     let after = host.pids_of("shoutd")?;
     ensure!(
@@ -149,7 +151,7 @@ fn unit_of_systemd(cluster: &mut Cluster) -> Result<()> {
     ensure!(!told.contains("when this host boots"), "the unit was there already: {told}");
     ensure!(host.pids_of("shoutd")? == after, "systemd ran it already");
     host.sh("shoutdctl stop")?;
-    heard("STOPPING=1")?;
+    notified("STOPPING=1")?;
 
     start("&& shoutdctl stop --leave")?;
     ensure!(

@@ -1,5 +1,5 @@
-//! shoutd ends at any moment of any call that Docker makes, and comes back: what was asked for is
-//! done, once, and nothing is left of it afterwards.
+//! shoutd ends at any moment of any call that Docker makes, and comes back: the command takes
+//! effect, once, and leaves nothing afterwards.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 #[path = "callbacks/interposer.rs"]
@@ -15,7 +15,7 @@ use shoutd_e2e::{
 };
 use shoutd_lab::{Host, IMAGE, wait_until};
 
-/// What Docker asks of a plugin in the life of a network with addresses of the plugin's.
+/// Docker's calls to a plugin in the life of a network whose addresses the plugin gives out.
 const CALLS: [&str; 10] = [
     "/IpamDriver.RequestPool",
     "/IpamDriver.RequestAddress",
@@ -55,14 +55,14 @@ fn shoutd_may_end_at_any_moment_of_any_call() {
             ("killed while the engine makes a copy of a network: there is one copy", one_copy),
             (
                 "containers that were removed while shoutd was stopped hold nothing",
-                containers_removed_unheard,
+                containers_removed_unnoticed,
             ),
         ],
     );
 }
 
-/// The life of a network and of a container, in each call of which shoutd ends on their host.
-/// Others that are there lose nothing.
+/// The life of a network and a container; shoutd ends on their host in each call. Other containers
+/// lose nothing.
 fn life(cluster: &mut Cluster, moment: Moment, end: End) -> Result<()> {
     let [first, second, _] = cluster.three()?;
     let steady = Network::create(cluster, &first, "steady", &[])?;
@@ -90,7 +90,7 @@ fn life(cluster: &mut Cluster, moment: Moment, end: End) -> Result<()> {
     let other = Stream { group: "224.1.1.2", port: 5001, ..Stream::default() };
     other.send(&here, &[&there], 1).context("from it")?;
     other.send(&there, &[&here], 1).context("to it")?;
-    // Its address is given back and asked for anew.
+    // Its address is released and requested again.
     insist(&first, &["stop", "--time", "1", "here"])?;
     insist(&first, &["start", "here"])?;
     other.send(&there, &[&here], 1).context("to it when it was started again")?;
@@ -108,8 +108,8 @@ fn life(cluster: &mut Cluster, moment: Moment, end: End) -> Result<()> {
     steady.remove_on(&second)
 }
 
-/// Runs a command until it succeeds. An engine says no, and has undone what it did, when a plugin
-/// ends before it has answered; it asks again by itself only when it could not ask at all.
+/// Runs a command until it succeeds. When a plugin ends before it has answered, the engine fails
+/// the command and undoes it; it repeats only a call that it could not make at all.
 fn insist(host: &Host, command: &[&str]) -> Result<()> {
     for _ in 0..CALLS.len() {
         let output = host.run(["docker"].iter().chain(command))?;
@@ -123,9 +123,9 @@ fn insist(host: &Host, command: &[&str]) -> Result<()> {
     bail!("docker {} failed too often", command.join(" "))
 }
 
-/// Removes a network on a host until another host does not have it any more. If shoutd ends before
-/// it has read that a network is removed, the engine forgets the network all the same: to shoutd
-/// that is a copy that is missing, and it comes back, once.
+/// Removes a network on a host until it is gone from another host. If shoutd ends before it has
+/// read the call, the engine forgets the network all the same: shoutd sees a missing copy and
+/// restores it, once.
 fn remove_for_good(host: &Host, other: &Host, name: &str) -> Result<()> {
     insist(host, &["network", "rm", name])?;
     let has = |host: &Host| {
@@ -144,9 +144,8 @@ fn remove_for_good(host: &Host, other: &Host, name: &str) -> Result<()> {
     await_no_network(other, name)
 }
 
-/// Waits until a host knows the endpoints of so many containers on all networks. Those that were
-/// made for a start that failed are kept for a while, as an engine does not say that it has given
-/// them up.
+/// Waits until a host has the endpoints of `count` containers on all networks. Endpoints of failed
+/// starts are kept for a while, because the engine does not report that it has given them up.
 fn await_endpoints(asked: &Host, count: usize) -> Result<()> {
     let of_containers = || -> Result<usize> {
         Ok(endpoints(asked)?.iter().filter(|endpoint| !endpoint["container"].is_null()).count())
@@ -159,11 +158,11 @@ fn await_endpoints(asked: &Host, count: usize) -> Result<()> {
     .with_context(|| format!("there are {:?}", endpoints(asked)))
 }
 
-/// An engine goes on with a request that shoutd did not live to see answered, and calls the shoutd
-/// that comes next, which has found the copy missing and has asked for one, too.
+/// An engine goes on with a request whose sender, shoutd, has died. It calls the next shoutd, which
+/// has found the copy missing and has requested one too.
 fn one_copy(cluster: &mut Cluster) -> Result<()> {
     let [first, second, _] = cluster.three()?;
-    // The engine has activated the plugin before shoutd is killed.
+    // This makes the engine activate the plugin before shoutd is killed.
     let steady = Network::create(cluster, &first, "steady", &[])?;
     let moments =
         [Moment::Asked, Moment::Underway(Duration::from_millis(1)), Moment::Answered, Moment::Told];
@@ -172,7 +171,7 @@ fn one_copy(cluster: &mut Cluster) -> Result<()> {
         let foo = Network::create_here(cluster, &first, "foo", &[])?;
         await_network(&second, "foo")?;
         interposer.end()?;
-        // The mirrors are made in one order: when this one is there, all is settled with the other.
+        // Mirrors are made in order: when this one exists, the other is settled.
         let marker = Network::create_here(cluster, &first, "marker", &[])?;
         await_network(&second, "marker")?;
         let copies = second.docker(["network", "ls", "--quiet", "--filter", "name=^foo$"])?;
@@ -187,16 +186,15 @@ fn one_copy(cluster: &mut Cluster) -> Result<()> {
     steady.remove_on(&first)
 }
 
-/// Has an engine's calls to the plugin answered by an error, so that it does not repeat each of
-/// them for 15 s.
+/// Answers the engine's calls to the plugin with an error, so that it does not repeat each of them
+/// for 15 s.
 const REFUSE_CALLS: &str = "printf 'HTTP/1.1 500 No\r\nContent-Length: 2\r\nConnection: \
                             close\r\n\r\n{}' > /run/refusal; exec socat \
-                            UNIX-LISTEN:/run/docker/plugins/shoutd.sock,fork,unlink-early \
+                            UNIX-JOIN_BOTH:/run/docker/plugins/shoutd.sock,fork,unlink-early \
                             SYSTEM:'read line; cat /run/refusal'";
 
-/// What an engine says while shoutd is stopped nobody hears, and it leaves the interfaces where
-/// they are.
-fn containers_removed_unheard(cluster: &mut Cluster) -> Result<()> {
+/// The engine's calls are lost while shoutd is stopped, and the interfaces stay where they are.
+fn containers_removed_unnoticed(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, _] = &hosts;
     let (shared, own) = (

@@ -19,8 +19,8 @@ use shoutd_e2e::{
 };
 use shoutd_lab::{Host, wait_until};
 
-/// How long an endpoint may be there that no container has joined, two minutes, until it is
-/// certainly forgotten.
+/// Time until an endpoint that no container has joined is certainly forgotten: more than two
+/// minutes.
 const FORGOTTEN: Duration = Duration::from_secs(180);
 
 /// Ten times the rate of the demo: a gap of a few milliseconds would show.
@@ -55,7 +55,7 @@ fn five_hosts_stay_one_cluster() {
     );
 }
 
-/// `shoutdctl` on a host, which has to say no, and these words.
+/// Checks that `shoutdctl` on a host fails with these words.
 fn refuses(host: &Host, command: &str, words: &[&str]) -> Result<()> {
     let output = host.run(["sh", "-c", command])?;
     let lines = output.stderr.lines().count();
@@ -71,7 +71,7 @@ fn hosts_known(asked: &Host) -> Result<usize> {
     Ok(status(asked)?["hosts"].as_u64().context("a number of hosts")?.try_into()?)
 }
 
-/// The hosts that lead, once it is one.
+/// The leader, once there is exactly one.
 fn leader(cluster: &Cluster) -> Result<Host> {
     wait_until("one leader", SOON, || {
         let mut leaders = Vec::new();
@@ -123,24 +123,24 @@ fn sixth_host(cluster: &mut Cluster) -> Result<()> {
     let is_clean = listed.is_empty() && files.is_empty() && filter.is_empty();
     ensure!(is_clean, "left behind: networks {listed}, files {files}, filter {filter}");
     wait_until("the others to know", SOON, || Ok((hosts_known(&first)? == 5).then_some(())))?;
-    // A host that left can come again, as another.
+    // A host that left can join again, as a new host.
     let again =
         format!("shoutdctl start {address} --peer-addresses=10.77.0.3 {}", cluster.token()?);
     sixth.sh(&again)?;
     await_network(&sixth, "foo")?;
     ensure!(hosts_known(&sixth)? == 6, "it is not in");
     sixth.sh("shoutdctl stop --leave")?;
-    // The network outlives the host that it was created on.
+    // The network survives the host that it was created on.
     network.remove_on(&first)
 }
 
-/// What came of a creation.
+/// The result of a creation.
 struct Attempt {
     name: String,
     acknowledged: bool,
 }
 
-/// Creates networks, one after the other, with a container on each, until told to stop.
+/// Creates networks, one after the other, each with a container, until `enough` is set.
 fn keep_creating(host: &Host, enough: &AtomicBool) -> Result<Vec<Attempt>> {
     let mut attempts = Vec::new();
     while !enough.load(Ordering::SeqCst) {
@@ -149,7 +149,8 @@ fn keep_creating(host: &Host, enough: &AtomicBool) -> Result<Vec<Attempt>> {
             ["docker", "network", "create", "--driver", "shoutd", "--ipam-driver", "shoutd", &name];
         let acknowledged = host.run(create)?.success();
         if acknowledged {
-            // Whether it can start depends on who leads; an address that it gets is nobody else's.
+            // Whether it can start depends on the leader; if it gets an address, no other container
+            // has it.
             Container::try_start(host, &name, &[])?.0.remove()?;
         }
         attempts.push(Attempt { name, acknowledged });
@@ -213,14 +214,14 @@ fn ten_leaders(cluster: &mut Cluster) -> Result<()> {
         )
         .with_context(|| format!("there is {there:?}, and created was {created:?}"))?;
     }
-    // As `leased` lists by network and address, two hosts with one address would be one entry.
+    // `leased` is keyed by network and address, so two hosts with one address would be one entry.
     let used = shoutd_e2e::endpoints(&hosts[0])?.len();
     ensure!(
         used >= streaming.len() && leased(&hosts[0])?.len() == used,
         "an address is in two hands"
     );
-    // Where shoutd was killed before Docker had its answer, an endpoint may be there that Docker
-    // has given up: its network counts as in use until it is forgotten.
+    // If shoutd was killed before Docker had its answer, an endpoint may be left that Docker has
+    // given up; its network counts as in use until shoutd forgets it.
     wait_until("endpoints of starts that were cut off to be forgotten", FORGOTTEN, || {
         let known = hosts
             .iter()
@@ -236,7 +237,7 @@ fn ten_leaders(cluster: &mut Cluster) -> Result<()> {
     network.remove_on(&hosts[1])
 }
 
-/// Lets these hosts hear nothing of those, or ends that.
+/// Drops, or no longer drops, all packets from these hosts on those.
 fn part(hosts: &[Host], from: &[Host], parted: bool) -> Result<()> {
     let what = if parted { "--insert" } else { "--delete" };
     for (host, other) in hosts.iter().flat_map(|host| from.iter().map(move |other| (host, other))) {
@@ -257,8 +258,8 @@ fn partition(cluster: &mut Cluster) -> Result<()> {
     part(few, many, true)?;
     part(many, few, true)?;
     let parted = (|| -> Result<Vec<Container>> {
-        // The majority goes on. The others say who is missing, and start containers from their
-        // stock until it is used up.
+        // The majority goes on. The minority names the missing hosts, and starts containers from
+        // its stock until that is used up.
         wait_until("the majority to agree", SOON, || {
             Ok(many[0].run(["shoutdctl", "token", "rotate"])?.success().then_some(()))
         })?;
@@ -311,7 +312,7 @@ fn partition(cluster: &mut Cluster) -> Result<()> {
     .with_context(|| format!("{known} addresses in use, and {} containers", containers.len()))?;
     of_few.finish()?;
     of_many.finish()?;
-    // And each reaches the others again.
+    // Each reaches the others again.
     let addresses =
         containers.iter().map(|one| one.address("foo")).collect::<Result<BTreeSet<_>>>()?;
     ensure!(addresses.len() == containers.len(), "an address is in two hands: {addresses:?}");
@@ -333,7 +334,7 @@ fn wiped(cluster: &mut Cluster) -> Result<()> {
     refuses(&fifth, "shoutdctl start", &[&["agreed.redb is damaged"], &remedy[..]].concat())?;
     fifth.sh("rm /var/lib/shoutd/agreed.redb")?;
     refuses(&fifth, "shoutdctl start", &[&["agreed.redb is missing"], &remedy[..]].concat())?;
-    // As it says; the directory itself is a mount of the lab's.
+    // As the message says; the directory itself is a mount of the lab.
     first.sh("shoutdctl remove host5")?;
     fifth.sh("rm -rf /var/lib/shoutd/*")?;
     cluster.join(&fifth, &first)?;
@@ -352,7 +353,7 @@ fn removed(cluster: &mut Cluster) -> Result<()> {
     let network = Network::create(cluster, &first, "foo", &["--subnet", "10.44.0.0/24"])?;
     let staying = Container::start(&first, "foo", &[])?;
     let gone = Container::start(&victim, "foo", &["--ip", "10.44.0.99", "--restart=no"])?;
-    // While it runs it is removed only if somebody insists; so is the host that is asked.
+    // A running host is removed only with --force; so is the host that is asked.
     refuses(&first, "shoutdctl remove host4", &[&gone.name, "foo", "--force"])?;
     refuses(&first, "shoutdctl remove host1", &["this host itself", &staying.name, "--force"])?;
     victim.power_off()?;
@@ -363,7 +364,7 @@ fn removed(cluster: &mut Cluster) -> Result<()> {
         first.sh("shoutdctl remove host4")?;
     }
     refuses(&first, "shoutdctl remove nobody", &["nobody"])?;
-    // Its address is free, and it is nobody's remote any more.
+    // Its address is free, and no host has it as a remote.
     let successor = Container::start(&first, "foo", &["--ip", "10.44.0.99"])?;
     let segment = network.segment_name()?;
     wait_until("the removed host to be no remote", SOON, || {
@@ -480,7 +481,7 @@ fn recovered(cluster: &mut Cluster) -> Result<()> {
     network.remove_on(first)
 }
 
-/// Lets hosts that lost their cluster join anew, and frees what they had before, by the list that
+/// Lets hosts that lost their cluster join again, and frees what they held before, by the list that
 /// was printed.
 fn rejoin(cluster: &Cluster, hosts: &[Host], lost: &str) -> Result<()> {
     let first = cluster.host(1)?;

@@ -1,6 +1,5 @@
-//! What Docker's commands can say of networks and containers, by engines of both versions: host1
-//! has the older one. What a user can say of a network on one host is true of its copies on all
-//! others.
+//! Docker's commands for networks and containers, on engines of both versions: host1 has the older
+//! one. The options of a network hold for its copies on all hosts.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use std::collections::BTreeSet;
@@ -15,7 +14,7 @@ use shoutd_e2e::{
 };
 use shoutd_lab::{EngineSource, Host, IMAGE, wait_until};
 
-/// The option by which a mirror says of which network it is one.
+/// The option by which a mirror names its network.
 const NETWORK_OPTION: &str = "shoutd.network";
 
 #[test]
@@ -28,7 +27,7 @@ fn docker_commands_do_what_they_do_with_other_networks() {
             ("a network has the same options, labels and subnets on every host", same_everywhere),
             ("--ip-range is kept on every host", ip_range),
             ("of several subnets the next is used when one is full", several_subnets),
-            ("--gateway and --aux-address are nobody's on any host", reserved_on_all),
+            ("--gateway and --aux-address belong to no container on any host", reserved_on_all),
             ("dual stack: --ip6 and IPv6 addresses that are unique over all hosts", dual_stack),
             ("an option that shoutd does not know is refused with those it knows", unknown_option),
             ("--mac-address and network aliases", mac_address_and_aliases),
@@ -36,7 +35,7 @@ fn docker_commands_do_what_they_do_with_other_networks() {
             ("published ports and multicast at the same time", published_port),
             ("--sysctl, pause, update, cp, rename and restart", life_of_a_container),
             ("restart policies", restart_policies),
-            ("of starts that fail nothing is left", failed_starts),
+            ("starts that fail leave nothing behind", failed_starts),
             ("docker network prune", prune),
             ("docker compose with an external network", |cluster| compose(cluster, true)),
             ("docker compose with a network of its own", |cluster| compose(cluster, false)),
@@ -44,14 +43,14 @@ fn docker_commands_do_what_they_do_with_other_networks() {
     );
 }
 
-/// What the engine of a host shows of a network, without what is a host's own.
+/// The network as a host's engine shows it, without what differs by host.
 fn shown(host: &Host, name: &str) -> Result<Value> {
     let printed = host.docker(["network", "inspect", name])?;
     let mut networks: Vec<Value> = serde_json::from_str(&printed)?;
     let mut network = networks.pop().context("a network")?;
     let object = network.as_object_mut().context("an object")?;
-    // Drawn by each engine, or what differs by design: every copy but the first has shoutd's own
-    // IPAM, and says which network it is a copy of.
+    // Drawn by each engine, or different by design: every mirror has shoutd's IPAM and names its
+    // network.
     for own in ["Id", "Created", "Containers", "ConfigFrom", "EnableIPv4"] {
         object.remove(own);
     }
@@ -61,7 +60,7 @@ fn shown(host: &Host, name: &str) -> Result<Value> {
         .map(|options| options.remove(NETWORK_OPTION));
     let ipam = object.get_mut("IPAM").and_then(Value::as_object_mut).context("IPAM")?;
     ipam.remove("Driver");
-    // Newer engines keep "nothing" apart from "none".
+    // Newer engines distinguish an empty map from none.
     if ipam.get("Options").is_some_and(Value::is_null) {
         ipam.insert("Options".to_owned(), Value::Object(serde_json::Map::new()));
     }
@@ -91,7 +90,7 @@ fn same_everywhere(cluster: &mut Cluster) -> Result<()> {
         "--opt=other.driver.option=x",
     ];
     for options in [&all[..], &["--subnet=10.31.0.0/16"], &[]] {
-        // The newer engine as well as the older may be the one to be told.
+        // The network may be created on either engine.
         for origin in &hosts[..2] {
             let network = Network::create(cluster, origin, "foo", options)?;
             let wanted = shown(origin, "foo")?;
@@ -128,7 +127,7 @@ fn ip_range(cluster: &mut Cluster) -> Result<()> {
             .iter()
             .all(|address| address.octets()[..3] == [10, 31, 7] && address.octets()[3] < 16);
         ensure!(in_range && addresses.len() == containers.len(), "with {options:?}: {addresses:?}");
-        // An address that somebody asks for may lie anywhere in the subnet.
+        // A requested address may be anywhere in the subnet.
         for host in &hosts {
             Container::start(host, "foo", &["--ip", "10.31.200.1"])?.remove()?;
         }
@@ -274,7 +273,7 @@ fn mac_address_and_aliases(cluster: &mut Cluster) -> Result<()> {
             let says_why = output.stderr.contains(&mac) && output.stderr.contains(holder);
             ensure!(
                 !output.success() && says_why,
-                "two have one MAC address, or nobody says who: {output}"
+                "two have one MAC address, or the error names no host: {output}"
             );
         }
         drop(named);
@@ -287,8 +286,8 @@ fn mac_address_and_aliases(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// A container that is on two networks of shoutd and on Docker's `bridge` by turns hears all the
-/// time what it is there to hear.
+/// A container that is connected to two shoutd networks and Docker's `bridge` in turn receives
+/// without a gap on those that it is on.
 fn connected_while_running(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let _one = Network::create(cluster, &hosts[0], "one", &["--subnet", "10.31.0.0/24"])?;
@@ -303,7 +302,7 @@ fn connected_while_running(cluster: &mut Cluster) -> Result<()> {
         };
         docker("connect", "two", &["--ip", "10.32.0.50", "--alias", "moving"])?;
         docker("connect", "bridge", &[])?;
-        // Each network has its interface; groups are joined on the first, unless a program names
+        // Each network has its interface; programs join groups on the first one, unless they name
         // another.
         Stream::default().send(&first, &[&moving], 1).context("on both")?;
         second.ping("10.32.0.50")?;
@@ -326,8 +325,8 @@ fn published_port(cluster: &mut Cluster) -> Result<()> {
     for (host, other) in [(&hosts[0], &hosts[1]), (&hosts[1], &hosts[0])] {
         let container = Container::start(host, "foo", &["--publish=8080:80"])?;
         let stream = Stream::default().begin(&peer, &[&container])?;
-        let serving =
-            container.spawn("socat -d -d -U TCP4-LISTEN:80,reuseaddr,fork OPEN:/etc/hostname")?;
+        let serving = container
+            .spawn("socat -d -d -U TCP4-JOIN_BOTH:80,reuseaddr,fork OPEN:/etc/hostname")?;
         serving.wait_for_line(SOON, |line| line.contains("listening on"))?;
         let asked =
             other.sh(&format!("socat -u TCP4:{}:8080,connect-timeout=10 -", host.address()))?;
@@ -338,7 +337,7 @@ fn published_port(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// A container on the network foo with a setting of its own and one of its interface.
+/// Starts a container on the network foo with a sysctl of its own and one of its interface.
 fn start_with_sysctls(host: &Host) -> Result<Container> {
     let own = "--sysctl=net.core.somaxconn=512";
     if !takes_sysctls_with_network(host)? {
@@ -387,7 +386,7 @@ fn life_of_a_container(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// A container that ends is started by its engine again, as often as it was told to.
+/// The engine restarts a container that ends, as often as its policy says.
 fn restart_policies(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let _network = Network::create(cluster, &hosts[2], "foo", &[])?;
@@ -422,7 +421,7 @@ fn restart_policies(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Whatever step of a start fails, no endpoint, interface or address is left.
+/// When any step of a start fails, no endpoint, interface or address is left.
 fn failed_starts(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let _foo = Network::create(cluster, &hosts[2], "foo", &["--subnet", "10.31.0.0/24"])?;
@@ -453,7 +452,7 @@ fn failed_starts(cluster: &mut Cluster) -> Result<()> {
             ensure_nothing_is_left(host).context(what)?;
             host.docker(["rm", "--force", "failing"])?;
         }
-        // The first of two networks can be had, and the second cannot.
+        // The first of two networks works, and the second fails.
         host.docker(["create", "--name=failing", "--network=foo", IMAGE, "true"])?;
         host.docker(["network", "connect", "--ip=10.32.0.50", "bar", "failing"])?;
         ensure!(
@@ -477,7 +476,7 @@ fn ensure_nothing_is_left(host: &Host) -> Result<()> {
     .with_context(|| format!("on {}: {left}", host.name()))
 }
 
-/// What nobody uses on any host is gone everywhere; what is used on another host stays, and so does
+/// Networks that are in use on no host go from all; those in use on another host stay, and so does
 /// the containers' way out.
 fn prune(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
@@ -516,8 +515,8 @@ fn prune(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The same project on all hosts: the containers are on one network, and each host's can be taken
-/// down without the others'.
+/// The same project on all hosts: the containers are on one network, and each host's part can be
+/// taken down alone.
 fn compose(cluster: &mut Cluster, external: bool) -> Result<()> {
     let hosts = cluster.three()?;
     let definition = if external {
@@ -541,7 +540,7 @@ fn compose(cluster: &mut Cluster, external: bool) -> Result<()> {
     };
     for host in &hosts {
         compose(host, "up --detach")?;
-        // Until the others have the network, they would make another one of the same name.
+        // Until the other hosts have the network, they would create another one of the same name.
         for other in &hosts {
             shoutd_e2e::await_network(other, if external { "foo" } else { "app_net" })?;
         }
@@ -569,7 +568,7 @@ fn compose(cluster: &mut Cluster, external: bool) -> Result<()> {
     })
 }
 
-/// Compose is a program of its own beside the engine's client: each host gets Debian 13's.
+/// Compose is a separate program: each host gets Debian 13's.
 fn provide_compose(host: &Host) -> Result<()> {
     let EngineSource::Root(root) = EngineSource::named("debian-13")? else {
         bail!("the root of a system")

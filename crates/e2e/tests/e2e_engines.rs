@@ -38,8 +38,8 @@ fn versions(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The four lines; the network is created on the first of these hosts and removed on the second.
-/// Every host sends.
+/// The README's four lines. The network is created on the first of these hosts and removed on the
+/// second. Every host sends.
 fn four_lines(cluster: &mut Cluster, order: [u8; 3]) -> Result<()> {
     let hosts = order.map(|number| cluster.host(number)).into_iter().collect::<Result<Vec<_>>>()?;
     let network = Network::create(cluster, &hosts[0], "foo", &[])?;
@@ -53,8 +53,8 @@ fn four_lines(cluster: &mut Cluster, order: [u8; 3]) -> Result<()> {
     network.remove_on(&hosts[1])
 }
 
-/// The containers of a host's engine are stopped with it; the network and their names are there
-/// again when it is.
+/// The containers of an engine stop with it; when it is back, the network and the containers are
+/// there again.
 fn engine_restarted(cluster: &mut Cluster, number: u8) -> Result<()> {
     let (host, other) = (cluster.host(number)?, cluster.host(3)?);
     let _network = Network::create(cluster, &host, "foo", &[])?;

@@ -1,4 +1,5 @@
-//! Multicast goes to the hosts that listen, to no other, and nothing is lost while that changes.
+//! Multicast goes to the hosts that have members, to no other, and nothing is lost while that
+//! changes.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 #[path = "groups/first.rs"]
@@ -18,30 +19,27 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
 use shoutd_e2e::{
-    Capture, Cluster, Container, Frame, Network, SOON, Stream, await_listeners, run_checks, view,
+    Capture, Cluster, Container, Frame, Network, SOON, Stream, await_members, run_checks, view,
 };
 use shoutd_lab::{Host, wait_until};
 
 #[test]
-fn multicast_goes_to_the_hosts_that_listen() {
+fn multicast_goes_to_the_hosts_with_members() {
     let mut cluster = Cluster::up("groups", 3).unwrap();
     cluster.form([1, 2, 3]).unwrap();
     run_checks(
         &mut cluster,
         &[
             (
-                "only the host that listens gets the streams, while others join, leave and die",
+                "only the host with members gets the streams, while others join, leave and die",
                 streams::joins_and_leaves,
             ),
             (
                 "daemons are killed and started: nothing lost, nothing withdrawn",
                 streams::daemons_killed,
             ),
-            ("each host gets the sources that it listens to", sources),
-            (
-                "the first datagrams of a container are heard by all, and theirs by it",
-                first::datagrams,
-            ),
+            ("each host gets the sources that it selects", sources),
+            ("all receive a container's first datagrams, and it receives theirs", first::datagrams),
             (
                 "the first ten seconds of a new network lose nothing and leak nothing",
                 first::seconds,
@@ -51,23 +49,23 @@ fn multicast_goes_to_the_hosts_that_listen() {
                 "a container that takes another's addresses gets nothing of what is sent to it",
                 theft::mac_address,
             ),
-            ("nobody but hosts of the cluster puts frames into a network", strangers::frames),
+            ("only hosts of the cluster can put frames into a network", strangers::frames),
             ("hosts on different tiers of replication together", tiers::together),
             ("options of networks", limits::options),
             ("each container may send so much, and no other suffers", limits::max_rate),
-            ("a first container is heard though the hosts cannot agree", without_majority),
+            ("a first container is received though the hosts cannot agree", without_majority),
         ],
     );
 }
 
-/// Where a capture's tunnelled frames to a group come from: underlay addresses.
+/// The underlay sources of a capture's tunnelled frames to a group.
 fn senders(capture: &Capture, group: Ipv4Addr) -> Vec<Ipv4Addr> {
     let frames = capture.frames();
     let tunnelled = frames.iter().filter_map(Frame::tunnelled);
     tunnelled.filter(|(.., frame)| frame.is_to(group)).map(|(source, ..)| source).collect()
 }
 
-/// Source-specific: one host wants one source, another host the other.
+/// SSM: one host selects one source, another host the other.
 fn sources(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, third] = &hosts;
@@ -76,11 +74,11 @@ fn sources(cluster: &mut Cluster) -> Result<()> {
     let other = Container::start(second, "foo", &[])?;
     let receiver = Container::start(third, "foo", &[])?;
     let wanted = one.address("foo")?;
-    let listening =
+    let receiving =
         receiver.spawn(&format!("iperf -u -s -B 232.1.1.1%shout0 -H {wanted} -p 6071"))?;
-    listening.wait_for_line(SOON, |line| line.contains("Joining multicast (S,G)"))?;
-    await_listeners(first, "232.1.1.1", &[third])?;
-    await_listeners(second, "232.1.1.1", &[third])?;
+    receiving.wait_for_line(SOON, |line| line.contains("Joining multicast (S,G)"))?;
+    await_members(first, "232.1.1.1", &[third])?;
+    await_members(second, "232.1.1.1", &[third])?;
     let send = |container: &Container| {
         container.sh("for n in 1 2 3; do echo sent | socat -u - \
                       UDP4-DATAGRAM:232.1.1.1:6071,ip-multicast-ttl=4 || exit; done")
@@ -105,14 +103,14 @@ fn address_moves(cluster: &mut Cluster) -> Result<()> {
     let asking = Container::start(first, "foo", &[])?;
     for host in [1, 2, 0, 2, 1].map(|index: usize| &hosts[index]) {
         let moving = Container::start(host, "foo", &["--ip=10.123.0.77"])?;
-        // One packet; the neighbour's MAC address is known from the time before.
+        // One packet; the neighbour's MAC address is already known.
         asking.ping("10.123.0.77").with_context(|| format!("on {}", host.name()))?;
         moving.remove()?;
     }
     Ok(())
 }
 
-/// Two of five hosts are left. One has a container on the network, the other starts its first.
+/// Two of five hosts remain. One has a container on the network, the other starts its first.
 fn without_majority(cluster: &mut Cluster) -> Result<()> {
     let others = cluster.three()?;
     let (fourth, fifth) = (cluster.add_host()?, cluster.add_host()?);
@@ -130,7 +128,7 @@ fn without_majority(cluster: &mut Cluster) -> Result<()> {
     })?;
     let _network = Network::create(cluster, &fourth, "foo", &[])?;
     let sender = Container::start(&fourth, "foo", &[])?;
-    // Its stock of addresses is what it can start containers with.
+    // It can start containers only from its stock of addresses.
     drop(Container::start(&fifth, "foo", &[])?);
     wait_until("the network to be in use on host4 alone", SOON, || {
         let networks = view(&fourth, "networks")?;
@@ -140,7 +138,7 @@ fn without_majority(cluster: &mut Cluster) -> Result<()> {
     let receiver = Container::start(&fifth, "foo", &[])?;
     Stream::default().send(&sender, &[&receiver], 2)?;
     Stream::default().send(&receiver, &[&sender], 2)?;
-    // None serves before a majority is there.
+    // No host serves before there is a majority.
     let starting =
         others.iter().map(|host| host.spawn(["shoutdctl", "start"])).collect::<Result<Vec<_>>>()?;
     for mut process in starting {

@@ -1,5 +1,5 @@
-//! The data plane on a real kernel 6.1, which replicates multicast by the groups' MAC addresses: it
-//! has no multicast database in VXLAN devices.
+//! The data plane on a real kernel 6.1, which has no VXLAN MDB: it replicates multicast by the
+//! groups' MAC addresses.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use std::env;
@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 use shoutd_lab::run_on_older_kernel;
 
-/// Those that do not ask for what 6.1 does not have.
+/// The tests that 6.1 can run.
 const TESTS: [&str; 8] = [
     "probing::this_kernel_has_all_that_is_needed",
     "probing::lack_of_privilege_is_said_to_be_that",
@@ -22,7 +22,7 @@ const TESTS: [&str; 8] = [
 ];
 
 #[test]
-fn multicast_reaches_the_hosts_that_listen_on_a_kernel_without_vxlan_mdb() {
+fn multicast_reaches_the_members_hosts_on_a_kernel_without_vxlan_mdb() {
     let program = test_program();
     let shown = run_on_older_kernel(&program, &TESTS, &[("SHOUTD_TIER", "multicast-fdb")]).unwrap();
     println!("{shown}");
@@ -32,8 +32,8 @@ fn multicast_reaches_the_hosts_that_listen_on_a_kernel_without_vxlan_mdb() {
     }
 }
 
-/// The real-kernel tests of the data plane, built. Of the whole workspace: of their package alone,
-/// all that they need would be built once more, as dependencies then have fewer features.
+/// Builds the real-kernel tests of the data plane. It builds the whole workspace: for their package
+/// alone, dependencies have fewer features and would be built again.
 fn test_program() -> PathBuf {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let arguments = ["test", "--workspace", "--test", "linux", "--no-run", "--message-format=json"];

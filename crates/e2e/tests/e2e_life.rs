@@ -1,5 +1,5 @@
-//! What a cluster lives through: daemons, engines and hosts that die and come back, things that
-//! somebody deletes, networks that come and go while a host is away.
+//! Events in the life of a cluster: daemons, engines and hosts that die and come back, things that
+//! are deleted, networks that come and go while a host is away.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use std::collections::BTreeMap;
@@ -9,8 +9,8 @@ use std::thread;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use shoutd_e2e::{
-    Cluster, Container, Datagrams, Network, SOON, Stream, await_network, await_no_network,
-    everyone_hears_everyone, leased, one_on_each, run_checks, status,
+    Cluster, Container, Datagrams, Network, SOON, Stream, all_receive_from_all, await_network,
+    await_no_network, leased, one_on_each, run_checks, status,
 };
 use shoutd_lab::{Host, wait_until};
 
@@ -32,14 +32,14 @@ fn a_cluster_outlives_its_daemons_engines_and_hosts() {
             ("all killed at once and started in another order", all_killed_at_once),
             ("all killed the moment a network is created", killed_after_creation),
             ("an engine killed, and one stopped", engines_restarted),
-            ("what somebody deletes comes back", deleted_things_come_back),
-            ("sockets that somebody deletes come back", deleted_sockets_come_back),
+            ("what is deleted comes back", deleted_things_come_back),
+            ("sockets that are deleted come back", deleted_sockets_come_back),
             ("networks come and go while a shoutd is down", changes_while_shoutd_is_down),
             ("networks come and go while an engine is down", changes_while_engine_is_down),
             (
                 "a copy removed while shoutd was down comes back, and goes when its network is \
                  removed",
-                copy_removed_unheard,
+                copy_removed_unnoticed,
             ),
             ("a network that is in use cannot be removed", used_networks_stay),
             ("a network can be removed on any host", removed_on_any_host),
@@ -49,7 +49,7 @@ fn a_cluster_outlives_its_daemons_engines_and_hosts() {
     );
 }
 
-/// Kills shoutd on a host and starts it again as whoever takes care of the host would.
+/// Kills shoutd on a host and starts it again as an administrator would.
 fn kill_and_start(host: &Host) -> Result<()> {
     host.kill_shoutd()?;
     host.start_shoutd(&[]).map(|_| ())
@@ -97,8 +97,8 @@ fn stopped_during_a_stream(cluster: &mut Cluster) -> Result<()> {
     running.finish()
 }
 
-/// Starts shoutd on all of these hosts in this order, without waiting for one before the next: a
-/// majority has to be there for it to serve.
+/// Starts shoutd on these hosts in this order, without waiting in between: it serves only with a
+/// majority.
 fn start_all(hosts: &[Host]) -> Result<()> {
     let started =
         hosts.iter().map(|host| host.spawn(["shoutdctl", "start"])).collect::<Result<Vec<_>>>()?;
@@ -109,7 +109,7 @@ fn start_all(hosts: &[Host]) -> Result<()> {
     Ok(())
 }
 
-/// Kills shoutd on all hosts at one instant, as far as there is one.
+/// Kills shoutd on all hosts at once, as nearly as possible.
 fn kill_all(hosts: &[Host]) -> Result<()> {
     let pids = hosts.iter().map(|host| host.pids_of("shoutd")).collect::<Result<Vec<_>>>()?;
     thread::scope(|scope| {
@@ -129,7 +129,7 @@ fn kill_all(hosts: &[Host]) -> Result<()> {
     Ok(())
 }
 
-/// What must outlive everything, as a host knows it: networks by their ids, and who has which
+/// What must survive everything, as a host knows it: networks by id, and the holder of each
 /// address.
 type Memory = (BTreeMap<String, Value>, BTreeMap<(String, IpAddr), String>);
 
@@ -167,7 +167,7 @@ fn all_killed_at_once(cluster: &mut Cluster) -> Result<()> {
         }
         running.finish()?;
     }
-    // New ones can be started, at addresses that are not in use.
+    // New containers can be started, at addresses that are not in use.
     let (new, more) = (one_on_each(&hosts, "foo", &[])?, one_on_each(&hosts, "own", &[])?);
     ensure!(leased(&hosts[1])?.len() == 12, "twelve different addresses: {:?}", leased(&hosts[1])?);
     for (network, containers) in [("foo", new), ("own", more)] {
@@ -178,7 +178,7 @@ fn all_killed_at_once(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// A network exists, on every host, from the moment that Docker says so, whatever happens then.
+/// Once Docker reports that a network is created, it exists on every host, whatever happens then.
 fn killed_after_creation(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let mut networks = Vec::new();
@@ -245,12 +245,15 @@ fn engines_restarted(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// What a host has of a network, without what differs each time it is made.
+/// A host's devices of a network, without what differs each time.
 fn picture(container: &Container, segment: &str) -> Result<String> {
     let script = format!(
-        r"ip -netns {segment} -brief link | grep -v '^lo ' | sed 's/@[^ ]*//' | awk '{{print $1, $2}}' | sort
-        ip -netns {segment} -details link show | grep -oE ' mtu [0-9]+|mcast_(snooping|querier) [01]|master [^ ]+' | sort
-        bridge -netns {segment} fdb show dev shoutvx0 | grep ^00:00:00:00:00:00 | sed 's/link-netnsid [0-9]* //' | sort
+        r"ip -netns {segment} -brief link | grep -v '^lo ' | sed 's/@[^ ]*//' |
+            awk '{{print $1, $2}}' | sort
+        ip -netns {segment} -details link show |
+            grep -oE ' mtu [0-9]+|mcast_(snooping|querier) [01]|master [^ ]+' | sort
+        bridge -netns {segment} fdb show dev shoutvx0 | grep ^00:00:00:00:00:00 |
+            sed 's/link-netnsid [0-9]* //' | sort
         ip netns exec {segment} nft list table bridge shoutd"
     );
     let kernel = container.host.run(["sh", "-c", &script])?.stdout;
@@ -307,14 +310,14 @@ fn deleted_things_come_back(cluster: &mut Cluster) -> Result<()> {
         for container in &containers {
             container.try_sh("killall socat")?;
         }
-        everyone_hears_everyone(&containers, &datagrams)
+        all_receive_from_all(&containers, &datagrams)
             .with_context(|| format!("after `{deletion}`"))?;
     }
     Ok(())
 }
 
-/// As a cleaner of `/run` does it, or a Docker that is installed anew. Whatever is asked right
-/// afterwards is answered as before.
+/// Deleted as by a cleaner of `/run` or a reinstallation of Docker. Requests right afterwards are
+/// answered as before.
 fn deleted_sockets_come_back(cluster: &mut Cluster) -> Result<()> {
     let [first, second, _] = cluster.three()?;
     let network = Network::create(cluster, &first, "foo", &[])?;
@@ -382,9 +385,9 @@ fn changes_while_engine_is_down(cluster: &mut Cluster) -> Result<()> {
     Stream::default().send(sender, &receivers.iter().collect::<Vec<_>>(), 1)
 }
 
-/// shoutd never hears of such a removal: the network belongs to all hosts, so it comes back. What
-/// it remembers of the lost copy must not keep the next removal from being one.
-fn copy_removed_unheard(cluster: &mut Cluster) -> Result<()> {
+/// shoutd does not learn of such a removal. The network belongs to all hosts, so it comes back. The
+/// record of the lost copy must not prevent the next removal.
+fn copy_removed_unnoticed(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let network = Network::create(cluster, &hosts[0], "foo", &[])?;
     hosts[1].kill_shoutd()?;
@@ -410,7 +413,7 @@ fn used_networks_stay(cluster: &mut Cluster) -> Result<()> {
     let containers = one_on_each(&[first.clone(), third.clone()], "foo", &[])?;
     let [sender, receiver] = containers.as_slice() else { bail!("two containers") };
     let running = STREAM.begin(sender, &[receiver])?;
-    // Docker asks nobody before it removes its own copy, so it comes back.
+    // Docker removes its own copy without asking, so it comes back.
     let begin = second.shoutd_log()?.len();
     second.docker(["network", "rm", "foo"])?;
     await_network(second, "foo")?;
@@ -424,12 +427,12 @@ fn used_networks_stay(cluster: &mut Cluster) -> Result<()> {
         told.contains("foo") && told.contains("in use"),
         "the log does not say why it came back: {told}"
     );
-    // Where a container uses it, Docker itself says no.
+    // Where a container uses it, Docker itself refuses.
     let refused = first.run(["docker", "network", "rm", "foo"])?;
     ensure!(!refused.success() && refused.stderr.contains("active endpoints"), "{refused}");
     running.await_more(100)?;
     running.finish()?;
-    // The copy that came back is as good as the first.
+    // The restored copy works like the first.
     let late = Container::start(second, "foo", &[])?;
     Stream::default().send(&late, &[sender, receiver], 1)?;
     drop(late);
@@ -456,7 +459,7 @@ fn power_failure(cluster: &mut Cluster) -> Result<()> {
     let containers = one_on_each(&[first.clone(), second.clone()], "foo", &[])?;
     let lost = Container::start(&leader, "foo", &["--ip", "10.44.0.77", "--restart=no"])?;
     leader.power_off()?;
-    // The others elect a leader and go on; the address is still the lost host's.
+    // The others elect a leader and go on; the address still belongs to the lost host.
     let late = Container::start(&first, "foo", &[])?;
     let (taken, output) = Container::try_start(&second, "foo", &["--ip", "10.44.0.77"])?;
     ensure!(!output.success() && output.stderr.contains(&leader.name()), "{output}");
@@ -480,7 +483,7 @@ fn fourth_host(cluster: &mut Cluster) -> Result<()> {
     let network = Network::create(cluster, &first, "foo", &[])?;
     let mut containers = one_on_each(&[first, second.clone(), third.clone()], "foo", &[])?;
     let fourth = cluster.add_host()?;
-    // By any member, not only by the founder.
+    // Through any member, not only the founder.
     cluster.join(&fourth, &third)?;
     await_network(&fourth, "foo")?;
     containers.push(Container::start(&fourth, "foo", &[])?);

@@ -32,7 +32,7 @@ fn containers_outlive_their_engines() {
     );
 }
 
-/// Has the engine leave containers running from now on.
+/// Makes the engine leave containers running from now on.
 fn live_restore(host: &Host) -> Result<()> {
     host.sh(r#"sed -i '0,/{/s//{ "live-restore": true,/' /etc/docker/daemon.json"#)?;
     host.signal("HUP", &host.pids_of("dockerd")?)?;
@@ -42,14 +42,14 @@ fn live_restore(host: &Host) -> Result<()> {
     })
 }
 
-/// Its datagrams are not in fragments. An engine that comes back to a running container takes its
-/// rules for DNS out of it and puts them in again; in between the kernel does not track the
-/// container's connections. Of a datagram whose fragments come at both sides of that moment each
-/// half waits for the other in a place of its own.
+/// Its datagrams are not fragmented. An engine that comes back to a running container removes its
+/// DNS rules there and installs them again; in between, the kernel does not track the container's
+/// connections. If the fragments of a datagram arrive on both sides of that moment, each half waits
+/// for the other in a different place.
 const STREAM: Stream<'_> = Stream { group: "224.1.1.1", port: 5000, rate: "10M", length: 1400 };
 
-/// A container that went on as if nothing had been: the engine, shoutd and the kernel still know
-/// it, and it can be stopped and started.
+/// Checks that a container went on undisturbed: the engine, shoutd and the kernel still know it,
+/// and it can be stopped and started.
 fn is_as_before(container: &Container, address: &str) -> Result<()> {
     let host = &container.host;
     ensure!(container.inspect("{{.State.Running}}")? == "true", "{} does not run", container.name);
@@ -69,7 +69,7 @@ fn is_as_before(container: &Container, address: &str) -> Result<()> {
 
 fn engines_end(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
-    // The origin's addresses are given by Docker, the mirrors' by shoutd.
+    // Docker gives out the origin's addresses, shoutd the mirrors'.
     let _network = Network::create(cluster, &hosts[0], "foo", &[])?;
     let containers = one_on_each(&hosts, "foo", &[])?;
     let [sender, receivers @ ..] = containers.as_slice() else { bail!("no containers") };
@@ -89,7 +89,7 @@ fn engines_end(cluster: &mut Cluster) -> Result<()> {
     running.finish()?;
     for (container, address) in containers.iter().zip(&addresses) {
         is_as_before(container, address)?;
-        // Nobody gets an address that is in use.
+        // No container gets an address that is in use.
         let other = Container::start(&container.host, "foo", &[])?;
         let new = other.address("foo")?.to_string();
         ensure!(!addresses.contains(&new), "{} was given {new}, which is in use", other.name);

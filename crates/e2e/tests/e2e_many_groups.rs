@@ -14,28 +14,28 @@ use shoutd_e2e::{
 };
 use shoutd_lab::{Host, wait_until};
 
-/// UDP ports of the datagrams, of IPv4 and of IPv6: a socket for all addresses of IPv6 is one for
-/// IPv4, too.
+/// UDP ports of the IPv4 and IPv6 datagrams. They differ because an IPv6 wildcard socket also takes
+/// IPv4.
 const PORT_V4: u16 = 6121;
 const PORT_V6: u16 = 6122;
 
 /// All groups.
 const GROUPS: Range<usize> = 0..5000;
 
-/// Those below are of IPv4, the others of IPv6.
+/// Groups below are IPv4, the others IPv6.
 const IPV6_FROM: usize = 4000;
 
-/// Groups that one socket joins: the kernel limits the memory of a socket's memberships
+/// Groups per socket: the kernel limits the memory of a socket's memberships
 /// (`net.core.optmem_max`).
 const PER_SOCKET: usize = 250;
 
-/// Datagrams that are on their way at a time.
+/// Datagrams in flight at a time.
 const AT_ONCE: usize = 250;
 
-/// How long datagrams may be on their way, on a busy machine.
+/// How long datagrams may be in flight, on a busy machine.
 const WAY_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What the daemon of a host may have in memory with all of this, in KiB.
+/// The most memory that a host's daemon may have with all of this, in KiB.
 const MEMORY_MAX: u64 = 128 << 10;
 
 #[test]
@@ -45,7 +45,7 @@ fn thousands_of_groups_at_a_time() {
     run_checks(
         &mut cluster,
         &[
-            ("5,000 groups on several hosts, each heard where it was joined", five_thousand),
+            ("5,000 groups on several hosts, each received where it was joined", five_thousand),
             ("a container that joins too many groups is named, and others are served", too_many),
             (
                 "containers that fill a bridge together are named, and others are served",
@@ -65,12 +65,12 @@ fn group(number: usize) -> IpAddr {
     }
 }
 
-/// A container that listens to many groups.
+/// A container that joins many groups.
 struct Receiver {
     container: Container,
     wants: BTreeSet<usize>,
-    /// What comes to any group that was joined in the container, for IPv4 and for IPv6.
-    heard: [GroupSocket; 2],
+    /// Sockets that receive from any group joined in the container, for IPv4 and for IPv6.
+    sockets: [GroupSocket; 2],
     joined: Vec<GroupSocket>,
 }
 
@@ -78,11 +78,11 @@ impl Receiver {
     fn start(host: &Host, wants: Range<usize>) -> Result<Self> {
         let options = [WITH_IPV6, "--sysctl=net.ipv4.igmp_max_memberships=8000"];
         let container = Container::start(host, "foo", &options)?;
-        let heard = [
+        let sockets = [
             GroupSocket::open(&container, true, PORT_V4)?,
             GroupSocket::open(&container, false, PORT_V6)?,
         ];
-        Ok(Self { container, wants: wants.collect(), heard, joined: Vec::new() })
+        Ok(Self { container, wants: wants.collect(), sockets, joined: Vec::new() })
     }
 
     fn join(&mut self) -> Result<()> {
@@ -102,9 +102,9 @@ impl Receiver {
         Ok(())
     }
 
-    /// Waits until it has heard as much as it should of these, and fails if that is not just what
-    /// it should.
-    fn hear(&self, sent: &Range<usize>) -> Result<()> {
+    /// Waits until it has received as many of these as it should, and checks that they are the
+    /// right ones.
+    fn check_received(&self, sent: &Range<usize>) -> Result<()> {
         let wanted: BTreeMap<Vec<u8>, usize> = self
             .wants
             .iter()
@@ -112,17 +112,17 @@ impl Receiver {
             .map(|number| (text(*number), 1))
             .collect();
         let mut counts = BTreeMap::new();
-        let all = wait_until("all datagrams to be heard", WAY_DEADLINE, || {
-            for socket in &self.heard {
-                for (_, datagram) in socket.heard()? {
+        let all = wait_until("all datagrams to be received", WAY_DEADLINE, || {
+            for socket in &self.sockets {
+                for (_, datagram) in socket.received()? {
                     *counts.entry(datagram).or_insert(0) += 1;
                 }
             }
             Ok((counts.values().sum::<usize>() >= wanted.len()).then_some(()))
         });
         let name = self.container.host.name();
-        all.with_context(|| format!("{} of {} heard on {name}", counts.len(), wanted.len()))?;
-        ensure!(counts == wanted, "{name} heard something else of {sent:?}: {counts:?}");
+        all.with_context(|| format!("{} of {} received on {name}", counts.len(), wanted.len()))?;
+        ensure!(counts == wanted, "{name} received something else of {sent:?}: {counts:?}");
         Ok(())
     }
 }
@@ -143,16 +143,17 @@ fn five_thousand(cluster: &mut Cluster) -> Result<()> {
     ];
     receivers.iter_mut().try_for_each(Receiver::join)?;
     for asked in &hosts {
-        await_groups(asked, &listeners(&receivers))?;
+        await_groups(asked, &members(&receivers))?;
         ensure!(status(asked)?["problems"] == json!([]), "{}", status(asked)?);
         ensure_small(asked)?;
     }
     let sending = [GroupSocket::open(&sender, true, 0)?, GroupSocket::open(&sender, false, 0)?];
     let mut surplus = Vec::new();
-    let settled = wait_until("each host to be sent what it listens to", SOON, || {
-        surplus = send_all(&hosts, &sender, &sending, &receivers)?;
-        Ok(surplus.is_empty().then_some(()))
-    });
+    let settled =
+        wait_until("each host to be sent the groups that it is a member of", SOON, || {
+            surplus = send_all(&hosts, &sender, &sending, &receivers)?;
+            Ok(surplus.is_empty().then_some(()))
+        });
     settled.with_context(|| surplus.join("; "))?;
     ensure!(network.tunnel_groups(third)?.len() > GROUPS.len(), "the groups are not in the kernel");
 
@@ -163,7 +164,7 @@ fn five_thousand(cluster: &mut Cluster) -> Result<()> {
         await_groups(asked, &BTreeMap::new())?;
     }
     for host in &hosts {
-        // One that sends what nobody listens to nowhere, for IPv4 and for IPv6.
+        // One catch-all entry for groups without members, for IPv4 and for IPv6.
         wait_until(&format!("no group to be left on {}", host.name()), SOON, || {
             let listed = host
                 .sh(&format!("bridge -netns {} mdb show dev shoutbr0", network.segment_name()?))?;
@@ -175,7 +176,7 @@ fn five_thousand(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// On kernels that count a port's groups (6.3).
+/// Runs on kernels that limit a port's groups (6.3).
 fn too_many(cluster: &mut Cluster) -> Result<()> {
     const TOO_MANY: u32 = 8300;
     let [first, second, _] = cluster.three()?;
@@ -185,9 +186,9 @@ fn too_many(cluster: &mut Cluster) -> Result<()> {
         Container::start(&second, "foo", &["--sysctl=net.ipv4.igmp_max_memberships=8000"])?;
     let modest = Container::start(&second, "foo", &[])?;
     let joined = join_many(&greedy, 0, TOO_MANY)?;
-    let told = "listens to 8192 groups, as many as one container may";
+    let told = "is a member of 8192 groups, the limit for one container";
     await_problem(&second, &["network foo: endpoint ", told])?;
-    // Snooping goes on, and there is room for others.
+    // The bridge still snoops, and other containers can join.
     let bridge =
         second.sh(&format!("ip -netns {} -details link show shoutbr0", network.segment_name()?))?;
     ensure!(bridge.contains("mcast_snooping 1 "), "{bridge}");
@@ -196,11 +197,11 @@ fn too_many(cluster: &mut Cluster) -> Result<()> {
     await_no_problems(&second)
 }
 
-/// None of them alone has too many. At first they exceed what a host announces, then what their
-/// bridge has room for. A stream to another group is heard all the while, there and elsewhere. It
-/// ends before they leave: the kernel asks after each group that is left (RFC 3376, section 6.4.2),
-/// tens of thousands at once, and the queue of packets (`net.core.netdev_max_backlog`) that
-/// overflows is that of the machine, on which the lab's hosts are all together.
+/// No container alone has too many groups. Together they first exceed what a host advertises, and
+/// then what their bridge can hold. A stream to another group is received throughout, there and
+/// elsewhere. It ends before they leave: the kernel then sends a query for each group (RFC 3376,
+/// section 6.4.2), tens of thousands at once, and the packet queue that overflows
+/// (`net.core.netdev_max_backlog`) belongs to the machine, which all hosts of the lab share.
 fn full_bridge(cluster: &mut Cluster) -> Result<()> {
     const EACH: u32 = 8000;
     let [first, second, third] = cluster.three()?;
@@ -219,8 +220,8 @@ fn full_bridge(cluster: &mut Cluster) -> Result<()> {
         }
         Ok(())
     };
-    // What is joined now, on the host that is sent everything.
-    let is_heard = |group| {
+    // Groups that are joined now, on the host that is sent everything.
+    let is_received = |group| {
         Stream { group, port: 5001, ..Stream::default() }.send_undisturbed(&sender, &[&modest], 1)
     };
 
@@ -232,22 +233,23 @@ fn full_bridge(cluster: &mut Cluster) -> Result<()> {
             "all of its multicast is sent here",
         ],
     )?;
-    is_heard("224.1.1.2")?;
+    is_received("224.1.1.2")?;
 
     join_until(8)?;
     await_problem(
         &second,
         &["network foo: the bridge on this host has ", "most are those of endpoint "],
     )?;
-    is_heard("224.1.1.3")?;
+    is_received("224.1.1.3")?;
 
-    // More than there is room for: the kernel gives up, and shoutd begins anew, again and again.
+    // More than the bridge can hold: the kernel turns snooping off, and shoutd turns it on again
+    // and again.
     join_until(9)?;
     await_problem(
         &second,
         &["network foo: the bridge on this host has ", "and to each of its containers"],
     )?;
-    is_heard("224.1.1.4")?;
+    is_received("224.1.1.4")?;
     running.finish()?;
 
     let still = GroupSocket::open(&modest, true, 0)?;
@@ -265,7 +267,7 @@ fn full_bridge(cluster: &mut Cluster) -> Result<()> {
     Stream::default().send_undisturbed(&sender, &[&modest, &elsewhere], 1)
 }
 
-/// Joins so many groups in a container.
+/// Joins `count` groups in a container.
 fn join_many(container: &Container, first: u32, count: u32) -> Result<Vec<GroupSocket>> {
     let mut joined = Vec::new();
     for number in 0..count {
@@ -278,7 +280,7 @@ fn join_many(container: &Container, first: u32, count: u32) -> Result<Vec<GroupS
     Ok(joined)
 }
 
-/// Waits until a host's status has a problem with all these words.
+/// Waits until a host's status shows a problem with all these words.
 fn await_problem(host: &Host, words: &[&str]) -> Result<()> {
     wait_until(&format!("the status to say {words:?}"), SOON, || {
         let status = status(host)?;
@@ -297,22 +299,21 @@ fn await_no_problems(host: &Host) -> Result<()> {
     })
 }
 
-/// Which hosts listen to each group.
-fn listeners(receivers: &[Receiver]) -> BTreeMap<String, BTreeSet<String>> {
-    let mut listeners: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+/// The hosts that are members of each group.
+fn members(receivers: &[Receiver]) -> BTreeMap<String, BTreeSet<String>> {
+    let mut members: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for receiver in receivers {
         for number in &receiver.wants {
-            listeners
+            members
                 .entry(group(*number).to_string())
                 .or_default()
                 .insert(receiver.container.host.name());
         }
     }
-    listeners
+    members
 }
 
-/// Waits until `asked` knows that these hosts, and no others, listen to these groups, and to no
-/// others.
+/// Waits until `asked` has exactly these hosts as members of exactly these groups.
 fn await_groups(asked: &Host, wanted: &BTreeMap<String, BTreeSet<String>>) -> Result<()> {
     wait_until(&format!("{} groups, as {} knows", wanted.len(), asked.name()), SOON, || {
         let rows = view(asked, "groups")?;
@@ -329,8 +330,8 @@ fn await_groups(asked: &Host, wanted: &BTreeMap<String, BTreeSet<String>>) -> Re
     })
 }
 
-/// Sends a datagram to each group. Fails unless all who listen hear each once; returns what hosts
-/// were sent that they should not have been.
+/// Sends a datagram to each group. Checks that each receiver gets each one once; returns which
+/// datagrams hosts were sent in vain.
 fn send_all(
     hosts: &[Host],
     sender: &Container,
@@ -348,7 +349,7 @@ fn send_all(
             };
             socket.send(SocketAddr::new(group(number), port), &text(number))?;
         }
-        receivers.iter().try_for_each(|receiver| receiver.hear(&numbers))?;
+        receivers.iter().try_for_each(|receiver| receiver.check_received(&numbers))?;
     }
     let own = sender.host.address();
     let mut surplus = Vec::new();
@@ -379,7 +380,7 @@ fn send_all(
     Ok(surplus)
 }
 
-/// Fails if the daemon of a host has more memory than it should need.
+/// Checks that a host's daemon stays below its memory limit.
 fn ensure_small(host: &Host) -> Result<()> {
     for pid in host.pids_of("shoutd")? {
         let used = host.sh(&format!("grep VmRSS /proc/{pid}/status"))?;

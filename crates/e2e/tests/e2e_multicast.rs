@@ -1,4 +1,4 @@
-//! The main job: containers on different hosts talk as if they sat on one Ethernet switch.
+//! The main purpose: containers on different hosts communicate as if on one Ethernet switch.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use std::collections::BTreeSet;
@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result, bail, ensure};
 use shoutd_e2e::{
     Capture, Cluster, Container, Datagrams, Frame, Network, SOON, Stream, WITH_IPV6,
-    everyone_hears_everyone, listen, one_on_each, run_checks,
+    all_receive_from_all, one_on_each, run_checks, start_receiver,
 };
 use shoutd_lab::{Host, wait_until};
 
@@ -49,7 +49,8 @@ fn containers_on_different_hosts_talk_by_multicast() {
     );
 }
 
-/// The four lines; the network is created on the first of these hosts, where the sender is, too.
+/// The README's four lines. The network is created on the first of these hosts, where the sender
+/// runs too.
 fn four_lines(cluster: &mut Cluster, order: [u8; 3]) -> Result<()> {
     let [origin, other, another] = order.map(|number| cluster.host(number));
     let (origin, others) = (origin?, [other?, another?]);
@@ -57,9 +58,9 @@ fn four_lines(cluster: &mut Cluster, order: [u8; 3]) -> Result<()> {
     let receivers = one_on_each(&others, "foo", &[])?;
     let sender = Container::start(&origin, "foo", &[])?;
     Stream::default().send(&sender, &receivers.iter().collect::<Vec<_>>(), 1)?;
-    // And back, from a host that did not create it.
-    let [answering, listening] = receivers.as_slice() else { bail!("two receivers") };
-    Stream::default().send(answering, &[&sender, listening], 1)?;
+    // And back, from a host that did not create the network.
+    let [answering, receiving] = receivers.as_slice() else { bail!("two receivers") };
+    Stream::default().send(answering, &[&sender, receiving], 1)?;
     drop(receivers);
     drop(sender);
     network.remove_on(&others[0])
@@ -89,18 +90,18 @@ fn ping_and_tcp(cluster: &mut Cluster) -> Result<()> {
         let address = server.address("foo")?;
         server.sh("dd if=/dev/urandom of=/tmp/sent bs=64k count=32 2>/dev/null")?;
         let wanted = server.sh("sha256sum < /tmp/sent")?;
-        let serving =
-            server.spawn("socat -d -d -U TCP4-LISTEN:7000,reuseaddr,fork OPEN:/tmp/sent,rdonly")?;
+        let serving = server
+            .spawn("socat -d -d -U TCP4-JOIN_BOTH:7000,reuseaddr,fork OPEN:/tmp/sent,rdonly")?;
         serving.wait_for_line(SOON, |line| line.contains("listening on"))?;
         for client in containers.iter().filter(|client| client.name != server.name) {
-            // Packets that are small, of almost full size, and in several fragments; and a stream.
+            // Small packets, packets of almost full size, fragmented packets, and a stream.
             let pings = ["56", "1400", "4000"]
                 .map(|size| format!("ping -c 1 -W 5 -s {size} {address} >&2"));
-            let heard = client.sh(&format!(
+            let received = client.sh(&format!(
                 "{} && socat -u TCP4:{address}:7000 - | sha256sum",
                 pings.join(" && ")
             ))?;
-            ensure!(heard == wanted, "{} got something else from {}", client.name, server.name);
+            ensure!(received == wanted, "{} got something else from {}", client.name, server.name);
         }
     }
     Ok(())
@@ -118,7 +119,7 @@ fn broadcast(cluster: &mut Cluster) -> Result<()> {
             receive: format!("UDP4-RECV:{port}"),
             send: format!("UDP4-DATAGRAM:{destination}"),
         };
-        everyone_hears_everyone(&containers, &datagrams).context(destination)?;
+        all_receive_from_all(&containers, &datagrams).context(destination)?;
     }
     Ok(())
 }
@@ -139,7 +140,7 @@ fn multicast(cluster: &mut Cluster) -> Result<()> {
             receive: format!("UDP4-RECV:{port},ip-add-membership={group}:shout0"),
             send: format!("UDP4-DATAGRAM:{group}:{port},ip-multicast-ttl=4"),
         };
-        everyone_hears_everyone(&containers, &datagrams).context(group)?;
+        all_receive_from_all(&containers, &datagrams).context(group)?;
     }
     // Link-local, site-local, global.
     for (port, group) in [(6021, "ff02::fb"), (6022, "ff15::1234"), (6023, "ff1e::1:2:3")] {
@@ -147,7 +148,7 @@ fn multicast(cluster: &mut Cluster) -> Result<()> {
             receive: format!("UDP6-RECV:{port},ipv6-join-group=[{group}]:shout0"),
             send: format!("UDP6-DATAGRAM:[{group}]:{port},so-bindtodevice=shout0"),
         };
-        everyone_hears_everyone(&containers, &datagrams).context(group)?;
+        all_receive_from_all(&containers, &datagrams).context(group)?;
     }
     Ok(())
 }
@@ -195,8 +196,7 @@ fn ipv6_subnet(cluster: &mut Cluster) -> Result<()> {
     network.remove_on(&hosts[0])
 }
 
-/// The IPv6 addresses of a container's interface to the network, once duplicate address detection
-/// is through with them.
+/// The IPv6 addresses of a container's interface, once duplicate address detection has ended.
 fn ipv6_addresses(container: &Container) -> Result<Vec<String>> {
     let mut listed = String::new();
     let found = wait_until("IPv6 addresses", SOON, || {
@@ -212,7 +212,7 @@ fn ipv6_addresses(container: &Container) -> Result<Vec<String>> {
 fn group_management_stays_inside(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let network = Network::create(cluster, &hosts[0], "foo", &[])?;
-    // From before the first device exists.
+    // Captures begin before the first device exists.
     let wires = hosts.iter().map(Capture::of_underlay).collect::<Result<Vec<_>>>()?;
     let containers = one_on_each(&hosts, "foo", &[WITH_IPV6])?;
     let ports = containers
@@ -225,10 +225,10 @@ fn group_management_stays_inside(cluster: &mut Cluster) -> Result<()> {
         receive: "UDP6-RECV:6031,ipv6-join-group=[ff15::77]:shout0".to_owned(),
         send: "UDP6-DATAGRAM:[ff15::77]:6031,so-bindtodevice=shout0".to_owned(),
     };
-    everyone_hears_everyone(&containers, &mld)?;
+    all_receive_from_all(&containers, &mld)?;
     let [sender, receivers @ ..] = containers.as_slice() else { bail!("no containers") };
     Stream::default().send(sender, &receivers.iter().collect::<Vec<_>>(), 1)?;
-    // Joining, leaving and the bridges' answers to that have been on the containers' own links.
+    // Joins, leaves and the bridges' queries did occur on the containers' own links.
     for (container, port) in containers.iter().zip(&ports) {
         container.sh("killall socat")?;
         wait_until(&format!("IGMP and MLD inside {}", container.host.name()), SOON, || {
@@ -252,7 +252,7 @@ fn group_management_stays_inside(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The name of the only port of a network's segment on a host: the end of its container's veth.
+/// The name of the only port of a network's segment on a host.
 fn port_of(network: &Network, host: &Host) -> Result<String> {
     let links =
         host.sh(&format!("ip -netns {} -brief link show type veth", network.segment_name()?))?;
@@ -267,7 +267,7 @@ fn no_container_no_packet(cluster: &mut Cluster) -> Result<()> {
     let (sender, receiver) =
         (Container::start(first, "foo", &[])?, Container::start(second, "foo", &[])?);
     only_second_host_gets(&hosts, &sender, &receiver)?;
-    // A host with a container gets the stream, and gets it no more when the container has gone.
+    // A host with a container gets the stream, and no longer gets it when the container is gone.
     let late = Container::start(third, "foo", &[])?;
     Stream::default().send(&sender, &[&receiver, &late], 1)?;
     late.remove()?;
@@ -280,20 +280,20 @@ fn no_container_no_packet(cluster: &mut Cluster) -> Result<()> {
     only_second_host_gets(&hosts, &sender, &receiver)
 }
 
-/// Sends from the first host, and looks at what arrives at the others.
+/// Sends from the first host and captures at the others.
 fn only_second_host_gets(
     hosts: &[Host; 3],
     sender: &Container,
     receiver: &Container,
 ) -> Result<()> {
     let [_, second, third] = hosts;
-    let (heard, nothing) = (Capture::of_underlay(second)?, Capture::of_underlay(third)?);
+    let (received, nothing) = (Capture::of_underlay(second)?, Capture::of_underlay(third)?);
     Stream::default().send(sender, &[receiver], 2)?;
     let tunnelled = |capture: Capture| -> Result<Vec<_>> {
         Ok(capture.stop()?.iter().filter_map(Frame::tunnelled).collect::<Vec<_>>())
     };
-    let (heard, nothing) = (tunnelled(heard)?, tunnelled(nothing)?);
-    let stream = heard.iter().filter(|(_, _, frame)| frame.is_to(GROUP)).count();
+    let (received, nothing) = (tunnelled(received)?, tunnelled(nothing)?);
+    let stream = received.iter().filter(|(_, _, frame)| frame.is_to(GROUP)).count();
     // 2 s of 1 Mbit/s in datagrams of 1470 octets are 178.
     ensure!(stream > 150, "only {stream} datagrams were seen where they should be");
     ensure!(
@@ -316,23 +316,25 @@ fn networks_are_apart(cluster: &mut Cluster) -> Result<()> {
         receive: "UDP4-RECV:6041,ip-add-membership=224.0.0.99:shout0".to_owned(),
         send: "UDP4-DATAGRAM:224.0.0.99:6041".to_owned(),
     };
-    let listeners =
-        two.iter().map(|container| listen(container, &datagrams)).collect::<Result<Vec<_>>>()?;
-    everyone_hears_everyone(&one, &datagrams)?;
-    // What comes after it shows that whatever went astray would have been heard by now.
+    let receivers = two
+        .iter()
+        .map(|container| start_receiver(container, &datagrams))
+        .collect::<Result<Vec<_>>>()?;
+    all_receive_from_all(&one, &datagrams)?;
+    // These come last: anything that went astray would have arrived before them.
     for container in &two {
         container.sh(&format!("echo end | socat -u - {}", datagrams.send))?;
     }
-    for (container, listener) in two.iter().zip(&listeners) {
+    for (container, receiver) in two.iter().zip(&receivers) {
         let all_ends = || {
-            Ok((listener.printed().0.lines().filter(|line| *line == "end").count() >= 3)
+            Ok((receiver.printed().0.lines().filter(|line| *line == "end").count() >= 3)
                 .then_some(()))
         };
-        wait_until(&format!("all to be heard on {}", container.host.name()), SOON, all_ends)?;
-        let (heard, _) = listener.printed();
+        wait_until(&format!("all to be received on {}", container.host.name()), SOON, all_ends)?;
+        let (received, _) = receiver.printed();
         ensure!(
-            heard.lines().all(|line| line == "end"),
-            "{} heard of network one: {heard}",
+            received.lines().all(|line| line == "end"),
+            "{} received datagrams of network one: {received}",
             container.host.name()
         );
     }
@@ -350,8 +352,8 @@ fn outside(cluster: &mut Cluster) -> Result<()> {
         {
             container.ping(&address)?;
         }
-        let serving =
-            container.spawn("socat -d -d -U TCP4-LISTEN:80,reuseaddr,fork OPEN:/etc/hostname")?;
+        let serving = container
+            .spawn("socat -d -d -U TCP4-JOIN_BOTH:80,reuseaddr,fork OPEN:/etc/hostname")?;
         serving.wait_for_line(SOON, |line| line.contains("listening on"))?;
         let ask = format!("socat -u TCP4:{}:8080,connect-timeout=10 -", host.address());
         let wanted = container.sh("cat /etc/hostname")?;
@@ -374,8 +376,8 @@ fn internal(cluster: &mut Cluster) -> Result<()> {
         ensure!(!routes.contains("default"), "a way out on {}: {routes}", container.host.name());
         let out = container.try_sh("ping -c 1 -W 1 10.77.0.254")?;
         ensure!(!out.success(), "the underlay can be reached on {}", container.host.name());
-        let serving =
-            container.spawn("socat -d -d -U TCP4-LISTEN:80,reuseaddr,fork OPEN:/etc/hostname")?;
+        let serving = container
+            .spawn("socat -d -d -U TCP4-JOIN_BOTH:80,reuseaddr,fork OPEN:/etc/hostname")?;
         serving.wait_for_line(SOON, |line| line.contains("listening on"))?;
         let ask = format!("socat -u TCP4:{}:8080,connect-timeout=2 -", container.host.address());
         ensure!(

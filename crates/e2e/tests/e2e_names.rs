@@ -1,5 +1,5 @@
-//! Names of containers are resolved on all hosts, by images that know nothing of it. The hosts have
-//! engines of different versions.
+//! Names of containers resolve on all hosts, with any image. The hosts have engines of different
+//! versions.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use std::collections::BTreeSet;
@@ -29,7 +29,7 @@ fn names_of_containers_are_resolved_on_all_hosts() {
     );
 }
 
-/// A container with a name of its own, beside the one that `docker run` gets.
+/// Starts a container with an alias, in addition to its name.
 fn start(host: &Host, network: &str, name: &str, options: &[&str]) -> Result<Container> {
     let run = ["run", "--detach", "--init", "--name", name, "--network", network];
     host.docker(run.iter().chain(options).chain(&[shoutd_lab::IMAGE, "sleep", "100000"]))?;
@@ -48,7 +48,7 @@ fn resolve(container: &Container, name: &str) -> Result<BTreeSet<String>> {
         .collect())
 }
 
-/// Waits until the name leads to these addresses, and no others.
+/// Waits until the name resolves to exactly these addresses.
 fn await_name(container: &Container, name: &str, wanted: &[String]) -> Result<()> {
     let wanted: BTreeSet<String> = wanted.iter().cloned().collect();
     let mut found = BTreeSet::new();
@@ -103,7 +103,7 @@ fn changes(cluster: &mut Cluster) -> Result<()> {
     await_name(&asker, "new", &address(&asked, "foo")?)?;
     await_name(&asker, "old", &[])?;
 
-    // Restarted, perhaps with another address.
+    // After a restart, perhaps with another address.
     let other = start(&second, "foo", "other", &[])?;
     second.docker(["stop", "--time", "1", "new", "other"])?;
     await_name(&asker, "new", &[])?;
@@ -111,7 +111,7 @@ fn changes(cluster: &mut Cluster) -> Result<()> {
     await_name(&asker, "new", &address(&asked, "foo")?)?;
     await_name(&asker, "other", &address(&other, "foo")?)?;
 
-    // On another network, and back with an alias.
+    // Moved to another network, and back with an alias.
     second.docker(["network", "disconnect", "foo", "new"])?;
     second.docker(["network", "connect", "bar", "new"])?;
     await_name(&asker, "new", &[])?;
@@ -120,7 +120,7 @@ fn changes(cluster: &mut Cluster) -> Result<()> {
     first.docker(["network", "connect", "bar", "asker"])?;
     let both = [address(&asked, "foo")?, address(&asked, "bar")?].concat();
     await_name(&asker, "new", &both)?;
-    // One that leaves its last network forgets its names.
+    // A container that leaves its last network loses the names.
     first.docker(["network", "disconnect", "foo", "asker"])?;
     await_name(&asker, "new", &address(&asked, "bar")?)?;
     first.docker(["network", "disconnect", "bar", "asker"])?;
@@ -220,7 +220,7 @@ fn daemons_and_hosts(cluster: &mut Cluster) -> Result<()> {
     let lost = start(&third, "foo", "lost", &[])?;
     await_name(&asker, "asked", &address(&asked, "foo")?)?;
     await_name(&asker, "lost", &address(&lost, "foo")?)?;
-    // Names are resolved while shoutd is away, on either side, and right after.
+    // Names resolve while shoutd is away, on either side, and right afterwards.
     for host in [&first, &second] {
         host.kill_shoutd()?;
         ensure!(
@@ -264,7 +264,7 @@ fn foreign_lines(cluster: &mut Cluster) -> Result<()> {
     let late = start(&second, "foo", "late", &[])?;
     await_name(&asker, "late", &address(&late, "foo")?)?;
     ensure!(resolve(&asker, "mine")? == ["192.0.2.9".to_owned()].into(), "a line was lost");
-    // Somebody takes our lines away.
+    // Another program removes our lines.
     asker.sh("grep -v shoutd /etc/hosts > /tmp/hosts; cat /tmp/hosts > /etc/hosts")?;
     await_name(&asker, "late", &address(&late, "foo")?)?;
     ensure!(resolve(&asker, "mine")? == ["192.0.2.9".to_owned()].into(), "a line was lost");
@@ -273,8 +273,7 @@ fn foreign_lines(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// A container of another host does not hide what all others look for in the public DNS, unless the
-/// network is for that.
+/// A container of another host does not hide a public DNS name, unless the network allows it.
 fn public_names(cluster: &mut Cluster) -> Result<()> {
     let [first, second, _] = cluster.three()?;
     for (network, options, is_resolved) in
@@ -300,7 +299,7 @@ fn public_names(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Waits until a host says that the name is not believed; nothing is wrong with it.
+/// Waits until a host reports the rejected name; this is not a problem.
 fn tells_of_it(host: &Host) -> Result<()> {
     wait_until(&format!("{} to tell of it", host.name()), SOON, || {
         let events = host.sh("shoutdctl events")?;
@@ -314,8 +313,8 @@ fn tells_of_it(host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// A user's file at a container's `/etc/hosts`, often the host's own, decides names for others than
-/// this container.
+/// A file that a user mounted at a container's `/etc/hosts`, often the host's own, decides names
+/// for more than this container.
 fn mounted_files(cluster: &mut Cluster) -> Result<()> {
     let [first, second, _] = cluster.three()?;
     let _network = Network::create(cluster, &first, "foo", &[])?;
@@ -331,12 +330,12 @@ fn mounted_files(cluster: &mut Cluster) -> Result<()> {
     let asked = start(&second, "foo", "asked", &["--network-alias", "also-asked"])?;
     let wanted = address(&asked, "foo")?;
     await_name(&asker, "also-asked", &wanted)?;
-    // What is mounted elsewhere is in nobody's way. It is last: by then all files were looked at.
+    // A mount elsewhere does not matter. It comes last: by then all files were checked.
     await_name(&containers[2], "asked", &wanted)?;
     ensure!(first.sh("cat /etc/hosts")? == before, "the host's own file was written to");
     ensure!(first.sh("cat /srv/etc/hosts")? == "192.0.2.7 mine\n", "a user's file was written to");
 
-    // What an earlier version left there goes, and nothing else.
+    // Lines of an earlier version are removed, and nothing else.
     let others = "192.0.2.8 typed # shoutd";
     first.sh(&format!(
         "printf '{}\\tasked # shoutd\\n{others}\\n' >> /etc/hosts",
@@ -355,10 +354,10 @@ fn mounted_files(cluster: &mut Cluster) -> Result<()> {
         .map(drop)
 }
 
-/// What a DNS server says to a program that asks it itself: addresses, or nothing.
+/// A DNS server's answer to a program that asks it directly: addresses, or nothing.
 fn look_up(container: &Container, name: &str, server: &str) -> Result<BTreeSet<String>> {
     let output = container.try_sh(&format!("nslookup {name} {server}"))?;
-    // After the server's own lines.
+    // The answers follow the lines about the server.
     let answers =
         output.stdout.split_once("\n\n").map(|(_, answers)| answers.to_owned()).unwrap_or_default();
     let addresses = answers
@@ -376,8 +375,8 @@ fn asked_by_dns(cluster: &mut Cluster) -> Result<()> {
         Network::create(cluster, first, "foo", &[])?,
         Network::create(cluster, first, "bar", &["--ipam-driver", "shoutd"])?,
     ];
-    // By way of Docker's resolver, which asks the one of shoutd, on both engines; the second server
-    // is asked for the rest.
+    // Through Docker's resolver, which asks shoutd's, on both engines; the second server gets the
+    // other queries.
     let servers = ["--dns", "127.0.0.12", "--dns", "192.0.2.53"];
     let asked = start(third, "foo", "asked", &["--network-alias", "asked-too"])?;
     let elsewhere = start(third, "bar", "elsewhere", &[])?;
@@ -401,7 +400,7 @@ fn asked_by_dns(cluster: &mut Cluster) -> Result<()> {
         );
         let reverse = asker.try_sh(&format!("nslookup {} 127.0.0.12", asked.address("foo")?))?;
         ensure!(reverse.stdout.contains("name = asked"), "{reverse}");
-        // It is there again with shoutd.
+        // It comes back with shoutd.
         host.kill_shoutd()?;
         host.start_shoutd(&[])?;
         wait_until("answers of the new shoutd", SOON, || {
@@ -412,7 +411,7 @@ fn asked_by_dns(cluster: &mut Cluster) -> Result<()> {
         wait_until("the other network's names", SOON, || {
             Ok((look_up(&asker, "elsewhere", "127.0.0.12")? == wanted).then_some(()))
         })?;
-        // A container that does not ask for it has its port 53 to itself.
+        // A container without that option keeps port 53 for itself.
         let other = start(host, "foo", "other", &[])?;
         other.sh("netstat -lnu | grep -q ':53 ' && exit 1; true")?;
     }

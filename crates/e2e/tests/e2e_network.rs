@@ -1,5 +1,5 @@
 //! `shoutdctl network`: creation and removal that return when all hosts have followed; races; and
-//! what is told of them afterwards. The hosts have engines of different versions.
+//! the events that report them. The hosts have engines of different versions.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use std::thread;
@@ -52,8 +52,8 @@ fn has_network(host: &Host, name: &str) -> Result<bool> {
     Ok(host.docker(["network", "ls", "--format", "{{.Name}}"])?.lines().any(|other| other == name))
 }
 
-/// Whether the event log of a host has one of this kind of this network, or container, that says
-/// this.
+/// Whether a host's event log has an event of this kind about this network or container with this
+/// text.
 fn has_event(host: &Host, kind: &str, subject: &str, text: &str) -> Result<bool> {
     let events = view(host, "events")?;
     let events = events.as_array().context("a list of events")?;
@@ -94,7 +94,7 @@ fn synchronous(cluster: &mut Cluster) -> Result<()> {
             ensure!(networks(host)?.is_empty(), "{} still knows it", host.name());
         }
     }
-    // What was created in the usual way can be waited for.
+    // `wait` works for a network that Docker's command created.
     let created = Network::create_here(cluster, &hosts[0], "bar", &[])?;
     network_works(&hosts[1], &["wait", "bar"])?;
     for host in &hosts {
@@ -138,7 +138,7 @@ fn away(cluster: &mut Cluster) -> Result<()> {
     network_works(&second, &["wait", "late"])?;
     ensure!(has_network(&third, "late")?, "host3 does not have it");
 
-    // Without its engine a host answers, and cannot have it.
+    // A host without an engine answers that it does not have the network.
     second.stop_engine()?;
     let output = network(&first, &["create", "--timeout", "2", "--ipam-driver", "shoutd", "later"]);
     let output = output?;
@@ -170,7 +170,7 @@ fn lists(cluster: &mut Cluster) -> Result<()> {
     let [shared, single] = ["foo", "bar"]
         .map(|name| Network::create(cluster, &first, name, &["--ipam-driver", "shoutd"]));
     let (shared, single) = (shared?, single?);
-    let listening = [Container::start(&first, "foo", &[])?, Container::start(&second, "foo", &[])?];
+    let receiving = [Container::start(&first, "foo", &[])?, Container::start(&second, "foo", &[])?];
     let other = Container::start(&second, "bar", &[])?;
     let listed =
         |host: &Host, line: &str| host.run(["shoutdctl"].into_iter().chain(line.split(' ')));
@@ -189,21 +189,21 @@ fn lists(cluster: &mut Cluster) -> Result<()> {
             host.name()
         );
     }
-    // Which containers listen, also those of another host.
+    // The receiving containers are shown, also those of another host.
     let group = "239.1.2.3".parse()?;
-    let sockets = listening.each_ref().map(|container| GroupSocket::open(container, true, 5000));
+    let sockets = receiving.each_ref().map(|container| GroupSocket::open(container, true, 5000));
     for socket in sockets.iter().flatten() {
         socket.join(group, Sources::All)?;
     }
-    wait_until("the names of those that listen", SOON, || {
+    wait_until("the names of the receivers", SOON, || {
         let shown = listed(&first, "groups --network foo")?.stdout;
         let of = |number: usize, host: &str| {
-            shown.contains(&format!("{host} ({})", listening[number].name))
+            shown.contains(&format!("{host} ({})", receiving[number].name))
         };
         Ok((of(0, "host1") && of(1, "host2")).then_some(()))
     })?;
     let shown = listed(&first, "endpoints --network foo --host host2")?.stdout;
-    ensure!(shown.contains(&listening[1].name) && shown.lines().count() == 2, "{shown}");
+    ensure!(shown.contains(&receiving[1].name) && shown.lines().count() == 2, "{shown}");
     let inspected: Value = serde_json::from_str(&listed(&first, "network inspect foo")?.stdout)?;
     let rows = |field: &str| inspected[0][field].as_array().map_or(0, Vec::len);
     ensure!(
@@ -223,7 +223,7 @@ fn lists(cluster: &mut Cluster) -> Result<()> {
     let names: Vec<_> =
         hosts.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
     ensure!(names == ["host1", "host2", "host3"], "{hosts}");
-    drop((sockets, listening, other));
+    drop((sockets, receiving, other));
     shared.remove_on(&first)?;
     single.remove_on(&first)
 }
@@ -247,7 +247,7 @@ fn refused(cluster: &mut Cluster) -> Result<()> {
     ensure!(networks(&first)?.is_empty(), "something was made");
     ensure!(has_network(&first, "bridge")?, "something was removed");
 
-    // A container that wants another's address.
+    // A container asks for another's address.
     network_works(&first, &["create", "--subnet", "10.61.0.0/24", "foo"])?;
     let container = Container::start(&first, "foo", &["--ip", "10.61.0.9"])?;
     let (_, output) = Container::try_start(&second, "foo", &["--ip", "10.61.0.9"])?;
@@ -268,7 +268,7 @@ fn refused(cluster: &mut Cluster) -> Result<()> {
     network_works(&second, &["rm", "foo"]).map(|_| ())
 }
 
-/// One of them is the network, everywhere; the other makes room, or was refused.
+/// One of them becomes the network, everywhere; the other makes room or is refused.
 fn twins(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     for round in 0..5 {
@@ -286,7 +286,7 @@ fn twins(cluster: &mut Cluster) -> Result<()> {
         let created = outputs.iter().filter(|output| output.success()).count();
         ensure!(created == 1, "round {round}: {created} of them were created: {outputs:?}");
         network_works(&hosts[0], &["wait", "twin"])?;
-        // Those that made room may still be waiting for a host to hear of it.
+        // Networks that made room may still wait for a host to follow.
         wait_until("the network to be the only one", SOON, || {
             Ok((networks(&hosts[0])?.len() == 1).then_some(()))
         })
@@ -304,8 +304,7 @@ fn twins(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Docker's own networks know nothing of shoutd's: one can be put on the subnet of a network that
-/// is there.
+/// Docker does not know shoutd's subnets: a Docker network can be created on one of them.
 fn overlapped(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = cluster.three()?;
     let network = Network::create(
@@ -333,11 +332,11 @@ fn overlapped(cluster: &mut Cluster) -> Result<()> {
     network.remove_on(&third)
 }
 
-/// How often all hosts create a network and start a container on it at once.
+/// Rounds in which all hosts create a network and start a container on it at once.
 const PROVISIONINGS: usize = 4;
 
-/// As configuration tools have it, on all hosts at once: `create || true; run`. All containers that
-/// run are on the one network that is left; one that does not is told why.
+/// As configuration tools do, on all hosts at once: `create || true; run`. All containers that run
+/// are on the one network that remains; a start that fails shows why.
 fn provisioned_at_once(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     for round in 0..PROVISIONINGS {
@@ -384,7 +383,7 @@ fn provisioned_at_once(cluster: &mut Cluster) -> Result<()> {
                 );
                 running.push(container);
             } else {
-                // Engines before 25 may have both for a moment, and then choose neither.
+                // Engines before 25 may have both networks for a moment, and then choose neither.
                 let reasons =
                     ["created on host", "not found", "not known to the cluster", "is ambiguous"];
                 let is_told = reasons.iter().any(|reason| output.stderr.contains(reason));
@@ -403,8 +402,8 @@ fn provisioned_at_once(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Whoever is first: either the container runs and the network stays on all hosts, or the network
-/// is gone from all and the container does not run.
+/// Whichever comes first: either the container runs and the network stays on all hosts, or the
+/// network is gone from all and the container does not run.
 fn removal_races_starts(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, third] = &hosts;

@@ -1,19 +1,19 @@
-//! Programs that people run on networks with multicast, as Debian has them: virtual addresses,
-//! service discovery, multicast routing.
+//! Programs that use multicast, in Debian's versions: virtual addresses, service discovery,
+//! multicast routing.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use anyhow::{Context, Result, ensure};
 use shoutd_e2e::{Cluster, Container, Network, SOON, WITH_IPV6, run_checks};
 use shoutd_lab::{Host, Process, wait_until};
 
-/// Gives a container the machine's own programs and their libraries, and what these need:
-/// interfaces of their own, and the settings of its network namespace. Not `--privileged`, which
-/// fails on a machine that lacks any of the kernel's capabilities.
+/// Gives a container the machine's own programs and libraries, and what they need: interfaces of
+/// their own, and the sysctls of its network namespace. Not `--privileged`, which fails on a
+/// machine that lacks any of the kernel's capabilities.
 const WITH_PROGRAMS: [&str; 9] = [
     "--cap-add=NET_ADMIN",
     "--security-opt=systempaths=unconfined",
-    // Lest the kernel ask for neighbours with the virtual address and the interface's own MAC
-    // address, which the neighbours then believe.
+    // Without it the kernel sends ARP requests from the virtual address with the interface's own
+    // MAC address, and the neighbours learn that.
     "--sysctl=net.ipv4.conf.all.arp_announce=2",
     "--volume=/usr/lib:/usr/lib:ro",
     "--volume=/usr/sbin/keepalived:/usr/bin/keepalived:ro",
@@ -23,8 +23,8 @@ const WITH_PROGRAMS: [&str; 9] = [
     "--volume=/usr/bin/dbus-daemon:/usr/bin/dbus-daemon:ro",
 ];
 
-/// The address that moves; from the middle of the subnet, where neither Docker nor shoutd has got
-/// to.
+/// The address that moves. It is in the middle of the subnet, where neither Docker nor shoutd gives
+/// out addresses.
 const VIRTUAL: &str = "10.124.0.100";
 const VIRTUAL_V6: &str = "fd00:124::100";
 
@@ -45,14 +45,14 @@ fn real_programs_work_across_hosts() {
     );
 }
 
-/// A container with programs of Debian and these options.
+/// Starts a container with Debian's programs and these options.
 fn start(host: &Host, options: &[&str]) -> Result<Container> {
     let options: Vec<&str> = WITH_PROGRAMS.iter().chain(options).copied().collect();
     Container::start(host, "foo", &options)
 }
 
-/// Waits until the container that takes a virtual address over has said so and has it, and until a
-/// client that was told by gratuitous ARP reaches it there.
+/// Waits until the container that takes over a virtual address has reported it and has it, and
+/// until a client that got the gratuitous ARP reaches it there.
 fn await_owner(
     client: &Container,
     owner: (&Container, &Process),
@@ -71,8 +71,8 @@ fn await_owner(
     await_answer(client, &wanted)
 }
 
-/// Waits until a client reaches the virtual address at this MAC address. For a moment two may have
-/// it, and tell so by ARP.
+/// Waits until a client reaches the virtual address at this MAC address. For a moment two
+/// containers may have it and announce it by ARP.
 fn await_answer(client: &Container, mac: &str) -> Result<()> {
     wait_until(&format!("{VIRTUAL} to answer {} at {mac}", client.name), SOON, || {
         let answered = client.try_sh(&format!("ping -c 1 -W 1 {VIRTUAL}"))?.success();
@@ -83,8 +83,8 @@ fn await_answer(client: &Container, mac: &str) -> Result<()> {
     })
 }
 
-/// The same, but a single packet finds the owner: the client was told by gratuitous ARP as soon as
-/// the owner says so.
+/// As [`await_owner`], but a single packet must find the owner: the client got the gratuitous ARP
+/// by the time the owner reports it.
 fn find_at_once(
     client: &Container,
     owner: (&Container, &Process),
@@ -99,7 +99,7 @@ fn find_at_once(
     await_owner(client, owner, told, mac)
 }
 
-/// Of IPv6: a client was told by unsolicited neighbour advertisements.
+/// The same for IPv6, with unsolicited neighbour advertisements.
 fn find_v6_at_once(
     client: &Container,
     owner: (&Container, &Process),
@@ -117,7 +117,7 @@ fn find_v6_at_once(
         Some(mac) => mac.to_owned(),
         None => owner.0.sh("cat /sys/class/net/shout0/address")?.trim().to_owned(),
     };
-    // For a moment two may have it, and tell so.
+    // For a moment two may have it and advertise it.
     wait_until(&format!("{VIRTUAL_V6} to be at {wanted}"), SOON, || {
         let answered = client.try_sh(&format!("ping6 -c 1 -W 1 {VIRTUAL_V6}"))?.success();
         let neighbours = client.sh("ip -6 neigh")?;
@@ -127,8 +127,7 @@ fn find_v6_at_once(
     })
 }
 
-/// What keepalived is told: a virtual address of IPv4, and beside it one of IPv6, which takes
-/// version 3.
+/// The configuration of keepalived: a virtual IPv4 address, and an IPv6 one, which needs version 3.
 fn vrrp_config(priority: u8, use_vmac: bool) -> String {
     let common = |id: u8| {
         let vmac = if use_vmac { "use_vmac" } else { "" };
@@ -154,7 +153,7 @@ fn keepalived(cluster: &mut Cluster, use_vmac: bool) -> Result<()> {
     let (master, backup) = (start(&first, &[])?, start(&second, &[])?);
     let client = Container::start(&third, "foo", &[])?;
     let run = |container: &Container, priority: u8| {
-        // Of the one that was killed: the number of its process is another's now.
+        // Left by the killed one: its process id belongs to another process now.
         container.sh("rm -f /run/keepalived.pid /run/vrrp.pid /run/keepalived/*.pid")?;
         let config = vrrp_config(priority, use_vmac);
         container
@@ -174,7 +173,7 @@ fn keepalived(cluster: &mut Cluster, use_vmac: bool) -> Result<()> {
     find_v6((&master, &first_run))?;
     let second_run = run(&backup, 100)?;
     second_run.wait_for_line(SOON, |line| line.contains("(one) Entering BACKUP STATE"))?;
-    // Without a word to the others: no goodbye is sent.
+    // Killed, so that it sends no goodbye.
     first.docker(["kill", &master.name])?;
     find_at_once(&client, (&backup, &second_run), told, mac).context("the backup")?;
     find_v6((&backup, &second_run)).context("the backup")?;
@@ -187,8 +186,8 @@ fn keepalived(cluster: &mut Cluster, use_vmac: bool) -> Result<()> {
     find_at_once(&client, (&master, &third_run), told, mac).context("the master alone")
 }
 
-/// CARP: the same, with the virtual host's MAC address in the advertisements only, and gratuitous
-/// ARP by the address's owner.
+/// CARP: the same, with the virtual host's MAC address in advertisements only, and gratuitous ARP
+/// by the owner.
 fn ucarp(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = cluster.three()?;
     let _network = Network::create(cluster, &first, "foo", &["--subnet=10.124.0.0/24"])?;
@@ -223,20 +222,24 @@ fn ucarp(cluster: &mut Cluster) -> Result<()> {
     await_owner(&client, (&master, &third_run), told, None).context("the master alone")
 }
 
-/// Makes ready what avahi needs in a container: a message bus that asks nobody who he is, accounts,
-/// and one service that tells of the host.
+/// Prepares a container for avahi: a message bus without authentication, accounts, and one service
+/// per host.
 const AVAHI: &str = r#"
 mkdir -p /run/dbus /etc/avahi/services
 cat > /tmp/bus.conf <<END
-<busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>
-<policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/></policy></busconfig>
+<busconfig><type>system</type>
+<listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>
+<policy context="default"><allow user="*"/><allow own="*"/>
+<allow send_destination="*"/><allow receive_sender="*"/></policy></busconfig>
 END
 echo avahi:x:103:109::/:/bin/false >> /etc/passwd
 echo avahi:x:109: >> /etc/group
 cat > /etc/avahi/services/lab.service <<END
-<service-group><name>$1</name><service><type>_shoutlab._tcp</type><port>4242</port></service></service-group>
+<service-group><name>$1</name>
+<service><type>_shoutlab._tcp</type><port>4242</port></service></service-group>
 END
-printf '[server]\nhost-name=%s\nallow-interfaces=shout0\nuse-ipv4=yes\nuse-ipv6=yes\n' $1 > /tmp/avahi.conf
+printf '[server]\nhost-name=%s\nallow-interfaces=shout0\nuse-ipv4=yes\nuse-ipv6=yes\n' $1 \
+    > /tmp/avahi.conf
 dbus-daemon --config-file=/tmp/bus.conf --fork
 exec avahi-daemon --file=/tmp/avahi.conf --no-drop-root --no-chroot --no-rlimits
 "#;

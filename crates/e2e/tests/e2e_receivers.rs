@@ -1,17 +1,17 @@
-//! Receivers as the protocols' older versions have them, several on one host, and their end.
+//! Receivers with older protocol versions, several receivers on one host, and their end.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
 use shoutd_e2e::{
-    BOTH, Cluster, Container, Datagrams, GroupSocket, LISTEN, Network, Running, SOON, Sources,
-    WITH_IPV6, await_listeners, await_more, begin_both, listen, run_checks,
+    BOTH, Cluster, Container, Datagrams, GroupSocket, JOIN_BOTH, Network, Running, SOON, Sources,
+    WITH_IPV6, await_members, await_more, begin_both, run_checks, start_receiver,
 };
 use shoutd_lab::{Host, wait_until};
 
 #[test]
-fn receivers_are_known_while_they_listen() {
+fn receivers_are_known_while_they_are_members() {
     let mut cluster = Cluster::up("receivers", 3).unwrap();
     cluster.form([1, 2, 3]).unwrap();
     run_checks(
@@ -30,8 +30,8 @@ fn receivers_are_known_while_they_listen() {
     );
 }
 
-/// RFC 1112 or RFC 2236, and RFC 2710: they are heard of on other hosts, hear what is sent, and are
-/// forgotten with their container.
+/// RFC 1112 or RFC 2236, and RFC 2710: other hosts learn of such members, they receive, and they
+/// are forgotten with their container.
 fn older_versions(cluster: &mut Cluster, igmp: u8) -> Result<()> {
     let [first, second, _] = cluster.three()?;
     let _network = Network::create(cluster, &first, "foo", &[])?;
@@ -52,21 +52,21 @@ fn older_versions(cluster: &mut Cluster, igmp: u8) -> Result<()> {
         ),
     ] {
         let datagrams = Datagrams { receive: receive.to_owned(), send: send.to_owned() };
-        let listening = listen(&receiver, &datagrams)?;
-        await_listeners(&first, group, &[&second])?;
-        sender.sh(&format!("echo heard | socat -u - {send}"))?;
-        wait_until("the datagram to be heard", SOON, || {
-            Ok(listening.printed().0.contains("heard").then_some(()))
+        let receiving = start_receiver(&receiver, &datagrams)?;
+        await_members(&first, group, &[&second])?;
+        sender.sh(&format!("echo received | socat -u - {send}"))?;
+        wait_until("the datagram to be received", SOON, || {
+            Ok(receiving.printed().0.contains("received").then_some(()))
         })
         .context(group)?;
     }
     second.docker(["kill", &receiver.name])?;
-    await_listeners(&first, "239.7.7.7", &[])?;
-    await_listeners(&first, "ff15::7:7", &[])
+    await_members(&first, "239.7.7.7", &[])?;
+    await_members(&first, "ff15::7:7", &[])
 }
 
-/// A container on three networks, and on `bridge`: of what it sends, each network has what it is
-/// for; what a network that it leaves had goes to one that is for it, too.
+/// A container on three networks and on `bridge`: each network carries the groups that it is for.
+/// When the container leaves a network, its groups move to another network that is for them.
 fn routes(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = cluster.three()?;
     let option = |value: &str| format!("--opt=shoutd.multicast-route={value}");
@@ -98,15 +98,15 @@ fn routes(cluster: &mut Cluster) -> Result<()> {
 
     let on_all = Container::start(&second, "all", &[])?;
     let on_some = Container::start(&third, "some", &[])?;
-    hears(&sender, &on_all, "225.7.7.7")?;
-    hears(&sender, &on_some, "239.7.7.7")?;
+    ensure_received(&sender, &on_all, "225.7.7.7")?;
+    ensure_received(&sender, &on_some, "239.7.7.7")?;
 
     docker("disconnect", "some")?;
-    hears(&sender, &on_all, "239.7.7.8")?;
+    ensure_received(&sender, &on_all, "239.7.7.8")?;
     docker("connect", "some")?;
     docker("disconnect", "all")?;
-    hears(&sender, &on_some, "239.7.7.9")?;
-    // The network that is for no multicast takes none, though no other is left for it.
+    ensure_received(&sender, &on_some, "239.7.7.9")?;
+    // The network with `multicast-route=off` takes none, even if no other is left.
     ensure!(routes()? == ["239.0.0.0/8"], "{:?}", routes()?);
     let refused = first.run([
         "docker",
@@ -120,15 +120,15 @@ fn routes(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Whether one hears what the other sends to this group without naming an interface.
-fn hears(sender: &Container, receiver: &Container, group: &str) -> Result<()> {
+/// Checks that one receives what the other sends to this group without naming an interface.
+fn ensure_received(sender: &Container, receiver: &Container, group: &str) -> Result<()> {
     let receive = format!("UDP4-RECV:6093,reuseaddr,ip-add-membership={group}:shout0");
-    let listening = listen(receiver, &Datagrams { receive, send: String::new() })?;
-    wait_until("the datagram to be heard", SOON, || {
+    let receiving = start_receiver(receiver, &Datagrams { receive, send: String::new() })?;
+    wait_until("the datagram to be received", SOON, || {
         sender.sh(&format!(
-            "echo heard | socat -u - UDP4-DATAGRAM:{group}:6093,ip-multicast-ttl=4"
+            "echo received | socat -u - UDP4-DATAGRAM:{group}:6093,ip-multicast-ttl=4"
         ))?;
-        Ok(listening.printed().0.contains("heard").then_some(()))
+        Ok(receiving.printed().0.contains("received").then_some(()))
     })
     .with_context(|| format!("from {} to {}, {group}", sender.name, receiver.name))
 }
@@ -140,32 +140,32 @@ fn several_on_a_host(cluster: &mut Cluster) -> Result<()> {
     let (sender, staying, leaving) = (start(&first)?, start(&second)?, start(&second)?);
     let inner = behind(&staying)?;
     let streams = begin_both(&sender, &[&staying])?;
-    // Another program in the same container, one with another MAC address at the same port of the
-    // bridge, and one at another port.
+    // Another program in the same container, one behind the same bridge port with another MAC
+    // address, and one at another port.
     let same = join_both(&staying, [0, 0])?;
     let others =
         [&inner, &leaving].map(|container| join_both(container, BOTH.map(|stream| stream.port)));
     let others = others.into_iter().collect::<Result<Vec<_>>>()?;
     await_ports(&network, &second, 2)?;
     for socket in others.iter().flatten() {
-        wait_until("the stream to be heard by all", SOON, || {
-            Ok((!socket.heard()?.is_empty()).then_some(()))
+        wait_until("the stream to be received by all", SOON, || {
+            Ok((!socket.received()?.is_empty()).then_some(()))
         })?;
     }
     drop((same, others));
-    // The bridge asks after the last member for as long at both ports, and the host is still one
-    // that listens.
+    // The bridge queries for the last member equally long at both ports, and the host stays a
+    // member.
     await_ports(&network, &second, 1)?;
     await_more(&streams, 100)?;
     await_both(&first, &[&second])?;
     streams.into_iter().try_for_each(Running::finish)?;
-    let _listening = LISTEN.map(|program| staying.spawn(program));
+    let _receiving = JOIN_BOTH.map(|program| staying.spawn(program));
     await_both(&first, &[&second])?;
     second.docker(["kill", &staying.name])?;
     await_both(&first, &[])
 }
 
-/// A container without a network of its own, which has an interface behind that of another.
+/// Starts a container without a network, with a macvlan interface on that of another container.
 fn behind(outer: &Container) -> Result<Container> {
     let container = Container::start(&outer.host, "none", &[])?;
     let (outside, inside) =
@@ -178,7 +178,7 @@ fn behind(outer: &Container) -> Result<Container> {
     Ok(container)
 }
 
-/// A socket for the group of each stream, on these ports.
+/// Opens a socket for the group of each stream, on these ports.
 fn join_both(container: &Container, ports: [u16; 2]) -> Result<Vec<GroupSocket>> {
     let sockets = BOTH.iter().zip(ports).map(|(stream, port)| {
         let group: IpAddr = stream.group.parse()?;
@@ -189,7 +189,7 @@ fn join_both(container: &Container, ports: [u16; 2]) -> Result<Vec<GroupSocket>>
     sockets.collect()
 }
 
-/// Waits until so many ports of a host's bridge are members of both groups.
+/// Waits until `count` ports of a host's bridge are members of both groups.
 fn await_ports(network: &Network, host: &Host, count: usize) -> Result<()> {
     let show = format!("bridge -netns {} mdb show dev shoutbr0", network.segment_name()?);
     wait_until(&format!("{count} ports to be members on {}", host.name()), SOON, || {
@@ -200,13 +200,13 @@ fn await_ports(network: &Network, host: &Host, count: usize) -> Result<()> {
     })
 }
 
-/// Waits until `asked` knows that just these hosts listen to both groups.
+/// Waits until `asked` has exactly these hosts as members of both groups.
 fn await_both(asked: &Host, wanted: &[&Host]) -> Result<()> {
-    BOTH.iter().try_for_each(|stream| await_listeners(asked, stream.group, wanted))
+    BOTH.iter().try_for_each(|stream| await_members(asked, stream.group, wanted))
 }
 
-/// With the bridges' timers a hundredth of those of RFC 3376 and RFC 3810: a query every second,
-/// and a membership that is not renewed ends after 2.5 s.
+/// With the bridges' timers at a hundredth of those of RFC 3376 and RFC 3810: a query every second,
+/// and a membership that is not renewed times out after 2.5 s.
 fn lifetimes(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, third] = &hosts;
@@ -215,8 +215,7 @@ fn lifetimes(cluster: &mut Cluster) -> Result<()> {
     let (sender, receivers) = (start(first)?, [start(second)?, start(third)?]);
     let segment = network.segment_name()?;
     for host in &hosts {
-        // Querying anew makes the bridge use the interval at once, and not after the one that has
-        // begun.
+        // Restarting the querier makes the bridge use the new interval at once.
         host.sh(&format!(
             "ip -netns {segment} link set shoutbr0 type bridge mcast_query_interval 100 \
              mcast_startup_query_interval 100 mcast_query_response_interval 50 \
@@ -237,7 +236,7 @@ fn lifetimes(cluster: &mut Cluster) -> Result<()> {
             Ok(left.any(|seconds| seconds <= 2.5).then_some(()))
         })?;
     }
-    // 89 datagrams a second: more than three lives.
+    // 89 datagrams a second: more than three membership intervals.
     await_more(&streams, 800)?;
     for host in &hosts {
         let settings = host.sh(&format!("ip -netns {segment} -details link show shoutbr0"))?;
@@ -250,11 +249,11 @@ fn lifetimes(cluster: &mut Cluster) -> Result<()> {
     run_out(&network, &sender, &receivers[0])
 }
 
-/// A receiver that cannot be heard any more is forgotten when its membership has run out, and is
-/// known again when it answers again.
+/// A receiver whose reports are lost is forgotten when its membership times out, and known again
+/// when its reports arrive again.
 fn run_out(network: &Network, sender: &Container, receiver: &Container) -> Result<()> {
     let (asked, host) = (&sender.host, &receiver.host);
-    let _listening = join_both(receiver, [0, 0])?;
+    let _receiving = join_both(receiver, [0, 0])?;
     await_both(asked, &[host])?;
     let inside = format!("nsenter --net=/proc/{}/ns/net nft", receiver.inspect("{{.State.Pid}}")?);
     host.sh(&format!(

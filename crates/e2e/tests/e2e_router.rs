@@ -5,20 +5,20 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result, ensure};
 use shoutd_e2e::{
-    BOTH, Capture, Cluster, Container, Datagrams, Frame, Network, SOON, Stream, listen, run_checks,
-    view,
+    BOTH, Capture, Cluster, Container, Datagrams, Frame, Network, SOON, Stream, run_checks,
+    start_receiver, view,
 };
 use shoutd_lab::{Host, Process, wait_until};
 
-/// The router has two networks, and of the machine's own programs the one that routes.
+/// A router has two networks, and the machine's routing program.
 const AS_ROUTER: [&str; 3] = [
     "--cap-add=NET_ADMIN",
     "--volume=/usr/lib:/usr/lib:ro",
     "--volume=/usr/sbin/smcrouted:/usr/bin/smcrouted:ro",
 ];
 
-/// The same with routers that learn who listens to what: FRR's pimd, which needs a group of users
-/// and sets its own capabilities, and igmpproxy.
+/// The same for routers that learn memberships: FRR's pimd, which needs a group of users and sets
+/// its own capabilities, and igmpproxy.
 const AS_DYNAMIC_ROUTER: [&str; 7] = [
     "--cap-add=NET_ADMIN",
     "--cap-add=SYS_ADMIN",
@@ -29,13 +29,13 @@ const AS_DYNAMIC_ROUTER: [&str; 7] = [
     "--volume=/usr/sbin/igmpproxy:/usr/bin/igmpproxy:ro",
 ];
 
-/// Forwards to where it has been asked to by IGMP. Docker's own interface is not its affair.
+/// Forwards by IGMP memberships. Docker's own interfaces are disabled.
 const IGMPPROXY: &str = "quickleave\nphyint shout0 upstream ratelimit 0 threshold 1\n altnet \
                          0.0.0.0/0\nphyint shout1 downstream ratelimit 0 threshold 1\nphyint eth0 \
                          disabled\nphyint eth1 disabled\nphyint eth2 disabled\n";
 
-/// Routes a range of groups of IPv4, and tells that it is a router by Multicast Router Discovery
-/// (RFC 4286), every four seconds. Of IPv6 it routes one group, which it has joined.
+/// Routes a range of IPv4 groups and one IPv6 group, which it has joined. It advertises itself by
+/// Multicast Router Discovery (RFC 4286) every four seconds.
 const CONFIG: [&str; 5] = [
     "phyint shout0 enable mrdisc",
     "phyint shout1 enable mrdisc",
@@ -88,8 +88,7 @@ fn igmpproxy(router: &Container) -> Result<Vec<Process>> {
     Ok(vec![router.spawn("igmpproxy -n -v /tmp/igmpproxy.conf")?])
 }
 
-/// FRR's, which is the rendezvous point itself, and does not ask for two minutes before it asks
-/// again.
+/// FRR's pimd, which is the rendezvous point itself and queries every eight seconds.
 fn pimd(router: &Container, version: &str) -> Result<Vec<Process>> {
     let version = version.trim_start_matches("IGMPv");
     let lines =
@@ -108,7 +107,7 @@ fn pimd(router: &Container, version: &str) -> Result<Vec<Process>> {
     ])
 }
 
-/// The router forwards while this container listens, and no longer.
+/// Checks that the router forwards while this container is a member, and no longer.
 fn ensure_comes_and_goes(
     sender: &Container,
     router: &Container,
@@ -120,16 +119,16 @@ fn ensure_comes_and_goes(
             "echo forwarded | socat -u - UDP4-DATAGRAM:{GROUP}:6113,ip-multicast-ttl=8"
         ))
     };
-    let listening =
+    let receiving =
         receiver.spawn(&format!("socat -u UDP4-RECV:6113,ip-add-membership={GROUP}:shout0 -"))?;
     wait_until("a datagram to be forwarded", SOON, || {
         send()?;
-        Ok(listening.printed().0.contains("forwarded").then_some(()))
+        Ok(receiving.printed().0.contains("forwarded").then_some(()))
     })?;
     receiver.sh("killall socat")?;
-    // The kernel shows addresses as they are in its memory.
+    // The kernel shows addresses in the byte order of its memory.
     let group = format!("{:08X}", u32::from_ne_bytes(GROUP.octets()));
-    wait_until("the router to have heard that nobody listens any more", SOON, || {
+    wait_until("the router to notice that the group has no members", SOON, || {
         send()?;
         let routes = router.sh("cat /proc/net/ip_mr_cache")?;
         let mut of_group = routes.lines().filter(|line| line.starts_with(&group));
@@ -154,36 +153,36 @@ fn smcroute(cluster: &mut Cluster) -> Result<()> {
     let sender = Container::start(&first, "from", &[])?;
     let _bystander = Container::start(&third, "from", &[])?;
     let receiver = Container::start(&third, "to", &["--cap-add=NET_ADMIN"])?;
-    // iperf hears only those whom it could answer.
+    // iperf receives only from sources that it could answer.
     receiver.sh("ip -6 route add fd00:131::/64 dev shout0")?;
     let router = Container::start(&second, "from", &AS_ROUTER)?;
     second.docker(["network", "connect", "to", &router.name])?;
     router.sh(&format!("printf '%s\\n' '{}' > /tmp/smcroute.conf", CONFIG.join("' '")))?;
     let routing = router.spawn("smcrouted -n -N -m 4 -l info -f /tmp/smcroute.conf")?;
-    // Who has no container on a network knows nothing of it.
+    // A host without a container on a network has no memberships of it.
     for (asked, network) in [(&first, "from"), (&third, "from"), (&third, "to")] {
         await_routers(asked, network, &[&second]).with_context(|| routing.printed().1)?;
     }
     ensure_everything_goes_there(&sender, &second, &third).with_context(|| routing.printed().1)?;
 
-    // Nobody but the router listens on the network of the sender.
+    // Only the router is a receiver on the sender's network.
     let datagrams = Datagrams {
         receive: "UDP4-RECV:6111,ip-add-membership=239.131.2.2:shout0".to_owned(),
         send: "UDP4-DATAGRAM:239.131.2.2:6111".to_owned(),
     };
-    let listening = listen(&receiver, &datagrams)?;
+    let receiving = start_receiver(&receiver, &datagrams)?;
     for (text, ttl) in [("near", 1), ("far", 2)] {
         sender
             .sh(&format!("echo {text} | socat -u - {},ip-multicast-ttl={ttl}", datagrams.send))?;
     }
     wait_until("the datagram to be forwarded", SOON, || {
-        Ok(listening.printed().0.contains("far").then_some(()))
+        Ok(receiving.printed().0.contains("far").then_some(()))
     })
     .with_context(|| routing.printed().1)?;
-    ensure!(!listening.printed().0.contains("near"), "a datagram went further than its TTL");
+    ensure!(!receiving.printed().0.contains("near"), "a datagram went further than its TTL");
     receiver.sh("killall socat")?;
 
-    // The bystander's host is where the receiver is, on the other network.
+    // The receiver's host is not on the sender's network.
     let without = Capture::of_underlay(&third)?;
     let streams =
         [Stream { group: "239.131.1.1", ..BOTH[0] }, Stream { group: "ff15::131:1", ..BOTH[1] }];
@@ -199,16 +198,16 @@ fn smcroute(cluster: &mut Cluster) -> Result<()> {
         sent.filter_map(|(.., frame)| frame.destination()).filter(|to| groups.contains(to)).count();
     ensure!(
         surplus == 0,
-        "host3 does not listen on the sender's network and was sent {surplus} packets"
+        "host3 has no receiver on the sender's network and was sent {surplus} packets"
     );
 
-    // Without the router nothing goes there any more.
+    // Without the router nothing is sent there.
     router.remove()?;
     await_routers(&first, "from", &[])?;
     await_routers(&third, "from", &[])
 }
 
-/// Waits until `asked` knows that just these hosts have a multicast router on the network.
+/// Waits until exactly these hosts have a multicast router on the network, as seen by `asked`.
 fn await_routers(asked: &Host, network: &str, wanted: &[&Host]) -> Result<()> {
     let wanted: Vec<String> = wanted.iter().map(|host| host.name()).collect();
     wait_until(
@@ -225,8 +224,7 @@ fn await_routers(asked: &Host, network: &str, wanted: &[&Host]) -> Result<()> {
     )
 }
 
-/// Waits until what is sent to groups that nobody has joined goes to the router's host, and to no
-/// other.
+/// Waits until packets to groups without members go to the router's host and to no other.
 fn ensure_everything_goes_there(sender: &Container, router: &Host, other: &Host) -> Result<()> {
     const GROUPS: [Ipv4Addr; 3] =
         [Ipv4Addr::new(239, 9, 9, 1), Ipv4Addr::new(225, 9, 9, 2), Ipv4Addr::new(239, 131, 9, 9)];

@@ -1,5 +1,5 @@
-//! Source-specific multicast (RFC 4607) and source filters (RFC 3376, RFC 3810): each receiver
-//! hears the sources that it wants, and each host is sent those that its receivers want.
+//! Source-specific multicast (RFC 4607) and source filters (RFC 3376, RFC 3810): each receiver gets
+//! the sources that it selects, and each host is sent those that its receivers select.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,10 +14,10 @@ use shoutd_e2e::{
 };
 use shoutd_lab::{Host, wait_until};
 
-/// Datagrams that each source sends at a time to each group.
+/// Datagrams that each source sends to each group at a time.
 const COUNT: usize = 20;
 
-/// Groups for chosen sources alone, and groups for any, with the UDP ports of their datagrams.
+/// SSM groups and ASM groups, with the UDP ports of their datagrams.
 const GROUPS: [SocketAddr; 4] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(232, 5, 5, 5)), 6101),
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, 5)), 6102),
@@ -29,7 +29,7 @@ const GROUPS: [SocketAddr; 4] = [
 const PORT_LAST: u16 = 6105;
 
 #[test]
-fn each_receiver_hears_the_sources_that_it_wants() {
+fn each_receiver_gets_the_sources_that_it_selects() {
     let mut cluster = Cluster::up("sources", 3).unwrap();
     cluster.form([1, 2, 3]).unwrap();
     run_checks(
@@ -42,7 +42,7 @@ fn each_receiver_hears_the_sources_that_it_wants() {
     );
 }
 
-/// Which of the sources are wanted, by their numbers from 0.
+/// A source filter, with sources by number from 0.
 #[derive(Clone, Copy)]
 enum Filter {
     Only(&'static [usize]),
@@ -62,7 +62,7 @@ impl Filter {
         sources
     }
 
-    /// As `shoutdctl groups` shows it.
+    /// The form in which `shoutdctl groups` shows it.
     fn shown(self, sources: &[Source], is_v4: bool) -> Value {
         let listed: BTreeSet<IpAddr> =
             self.sources().iter().map(|number| sources[*number].address(is_v4)).collect();
@@ -73,7 +73,7 @@ impl Filter {
     }
 }
 
-/// A program that listens to all groups with the same filter, by a socket each.
+/// A receiver of all groups with the same filter, with a socket for each.
 struct Receiver<'a> {
     host: &'a Host,
     sockets: Vec<GroupSocket>,
@@ -98,13 +98,13 @@ impl<'a> Receiver<'a> {
     }
 }
 
-/// A program that sends.
+/// A sender.
 struct Source {
     /// The host's address on the underlay.
     host: Ipv4Addr,
     v4: (Ipv4Addr, GroupSocket),
     v6: (Ipv6Addr, GroupSocket),
-    /// Says by broadcast that it has sent all: that comes to all hosts, by the same way.
+    /// Broadcasts the end: that reaches all hosts by the same path.
     last: GroupSocket,
 }
 
@@ -153,7 +153,7 @@ fn three_sources(cluster: &mut Cluster) -> Result<()> {
         await_just_what_is_wanted(&network, &hosts, &sources, receivers)
     };
 
-    // Two hosts want sources on others.
+    // Two hosts select sources on others.
     let mut filters = vec![Filter::Only(&[1]), Filter::Only(&[0, 2])];
     let mut all = vec![
         Receiver::start(on_first, &sources, filters[0])?,
@@ -161,24 +161,23 @@ fn three_sources(cluster: &mut Cluster) -> Result<()> {
     ];
     check(&all, &filters).context("two that include")?;
 
-    // The third host wants all but what the second wants.
+    // The third host excludes what the second includes.
     filters.push(Filter::AllBut(&[0, 2]));
     all.push(Receiver::start(on_third, &sources, filters[2])?);
     check(&all, &filters).context("one that excludes what another includes")?;
 
-    // Another container there wants a part of that.
+    // Another container there includes a part of that.
     all.push(Receiver::start(&also_on_third, &sources, Filter::Only(&[0]))?);
     filters[2] = Filter::AllBut(&[2]);
     check(&all, &filters).context("both on one host")?;
 
-    // And alone it has what it wants.
+    // Alone, it still gets what it selects.
     drop(all.remove(2));
     filters[2] = Filter::Only(&[0]);
     check(&all, &filters).context("after the one that excluded has left")
 }
 
-/// Waits until `asked` knows that these hosts listen to the group with these filters, and no
-/// others.
+/// Waits until `asked` has exactly these hosts as members of the group, with these filters.
 fn await_filters(asked: &Host, group: IpAddr, wanted: &[(&Host, Value)]) -> Result<()> {
     let wanted: BTreeSet<(String, String)> =
         wanted.iter().map(|(host, filter)| (host.name(), filter.to_string())).collect();
@@ -202,8 +201,8 @@ fn filters_of(row: &Value) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Lets all sources send until every receiver heard just what it wants, and every host was sent
-/// just that, too; then it must be so once more.
+/// Lets all sources send until every receiver gets exactly what it selects, and every host is sent
+/// exactly that; then it must be so once more.
 fn await_just_what_is_wanted(
     network: &Network,
     hosts: &[Host],
@@ -221,8 +220,7 @@ fn await_just_what_is_wanted(
     Ok(())
 }
 
-/// Lets all sources send, and says what was heard or sent that should not have been, and what was
-/// not.
+/// Lets all sources send, and returns what was received or sent in vain, and what was missing.
 fn send_all(
     network: &Network,
     hosts: &[Host],
@@ -231,7 +229,7 @@ fn send_all(
 ) -> Result<Vec<String>> {
     let broadcast = network.broadcast()?;
     for socket in receivers.iter().flat_map(|receiver| &receiver.sockets) {
-        socket.heard()?;
+        socket.received()?;
     }
     let captures = hosts.iter().map(Capture::of_underlay).collect::<Result<Vec<_>>>()?;
     sources.iter().try_for_each(|source| source.send_all(broadcast))?;
@@ -257,13 +255,13 @@ fn send_all(
     }
     for receiver in receivers {
         for (socket, group) in receiver.sockets.iter().zip(GROUPS) {
-            faults.extend(hear(receiver, socket, group, sources)?);
+            faults.extend(check_received(receiver, socket, group, sources)?);
         }
     }
     Ok(faults)
 }
 
-/// What a host was sent by a source's, by destination, once all of it has come.
+/// What a host was sent by a source's host, by destination, once all of it has arrived.
 fn await_last(
     capture: &Capture,
     source: &Source,
@@ -282,9 +280,9 @@ fn await_last(
     })
 }
 
-/// What a receiver heard otherwise than it should. What came to its host was delivered by then, or
-/// is about to be.
-fn hear(
+/// What a receiver got wrong. Everything that came to its host has been delivered by then, or is
+/// about to be.
+fn check_received(
     receiver: &Receiver<'_>,
     socket: &GroupSocket,
     group: SocketAddr,
@@ -294,13 +292,13 @@ fn hear(
     let wanted: BTreeMap<IpAddr, usize> =
         wanted.map(|(_, source)| (source.address(group.is_ipv4()), COUNT)).collect();
     let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
-    let all = wait_until("a receiver to hear everything", Duration::from_secs(5), || {
-        for (from, _) in socket.heard()? {
+    let all = wait_until("a receiver to get everything", Duration::from_secs(5), || {
+        for (from, _) in socket.received()? {
             *counts.entry(from).or_default() += 1;
         }
         Ok((counts.values().sum::<usize>() >= wanted.values().sum()).then_some(()))
     });
-    let heard =
-        || format!("a receiver on {} heard {counts:?} of {}", receiver.host.name(), group.ip());
-    Ok((all.is_err() || counts != wanted).then(heard))
+    let received =
+        || format!("a receiver on {} received {counts:?} of {}", receiver.host.name(), group.ip());
+    Ok((all.is_err() || counts != wanted).then(received))
 }

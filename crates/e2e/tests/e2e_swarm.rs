@@ -1,20 +1,20 @@
-//! Services, stacks and attachable networks of a Docker Swarm: tasks on all nodes hear one another,
-//! whoever leads, is lost or is restarted, and nothing is left in the end.
+//! Services, stacks and attachable networks of a Docker Swarm: tasks on all nodes receive from each
+//! other, whichever node leads, is lost or is restarted, and nothing is left in the end.
 //!
 //! Services have no virtual addresses (`--endpoint-mode dnsrr`): engines make the load balancer
-//! behind these for their own overlay networks only.
+//! behind them for their own overlay networks only.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use anyhow::{Context, Result, bail, ensure};
 use shoutd_e2e::swarm::{
     STREAM, SWARMS_PATIENCE, await_forgotten, await_tasks, begin_swarm, create_network,
-    create_service, end_swarm, hear_one_another, remove_network, remove_service, row,
+    create_service, end_swarm, receive_from_each_other, remove_network, remove_service, row,
 };
 use shoutd_e2e::{Cluster, Container, Network, SOON, one_on_each, run_checks};
 use shoutd_lab::{Host, IMAGE, wait_until};
 
 #[test]
-fn services_of_a_swarm_hear_one_another() {
+fn services_of_a_swarm_receive_from_each_other() {
     let mut cluster = Cluster::up("swarm", 3).unwrap();
     cluster.form([1, 2, 3]).unwrap();
     begin_swarm(&cluster.three().unwrap(), "manager").unwrap();
@@ -43,7 +43,7 @@ fn services_of_a_swarm_hear_one_another() {
     end_swarm(&cluster.three().unwrap()).unwrap();
 }
 
-/// The Swarm's leader, and the others.
+/// The Swarm's leader and the other hosts.
 fn leader_and_others(hosts: &[Host; 3]) -> Result<(Host, [Host; 2])> {
     wait_until("a leader of the Swarm", SWARMS_PATIENCE, || {
         for asked in hosts {
@@ -72,7 +72,7 @@ fn service(cluster: &mut Cluster) -> Result<()> {
     create_network(manager, "bar", &[])?;
     create_service(manager, "s", "bar", &["--mode=global"])?;
     let mut tasks = await_tasks(manager, &hosts, "s", 3)?;
-    hear_one_another(&tasks)?;
+    receive_from_each_other(&tasks)?;
     // The Swarm's DNS knows the tasks of all nodes.
     for task in &tasks {
         let answered = task.sh("busybox nslookup s")?;
@@ -85,12 +85,12 @@ fn service(cluster: &mut Cluster) -> Result<()> {
             "{row}"
         );
     }
-    // A container of a user's own, on a network of its own besides.
+    // A user's container, which is on another network too.
     tasks.push(Container::start(&hosts[1], "bar", &[])?);
-    hear_one_another(&tasks)?;
+    receive_from_each_other(&tasks)?;
     let plain = Network::create(cluster, &hosts[2], "plain", &[])?;
     let containers = one_on_each(&hosts, "plain", &[])?;
-    hear_one_another(&containers)?;
+    receive_from_each_other(&containers)?;
     drop(containers);
     plain.remove_on(&hosts[0])?;
     remove_service(manager, "s")?;
@@ -129,12 +129,12 @@ fn stack(cluster: &mut Cluster) -> Result<()> {
         "st",
     ])?;
     let tasks = await_tasks(manager, &hosts, "st_one", 3)?;
-    hear_one_another(&tasks)?;
+    receive_from_each_other(&tasks)?;
     let row = row(&hosts[2], "st_multi")?.context("the stack's network")?;
     ensure!(row["options"]["shoutd.max-rate"] == "5000", "{row}");
     manager.docker(["stack", "rm", "st"])?;
     drop(tasks);
-    // The Swarm removes it as soon as it is unused, or is asked again.
+    // The Swarm removes the network as soon as it is unused, or on the next request.
     wait_until("the end of the stack", SWARMS_PATIENCE, || {
         manager.run(["docker", "network", "rm", "st_multi"])?;
         let listed = manager.docker(["network", "ls", "--quiet", "--filter", "name=st_multi"])?;
@@ -149,7 +149,7 @@ fn plugin_in_use(cluster: &mut Cluster) -> Result<()> {
     create_network(manager, "bar", &[])?;
     create_service(manager, "s", "bar", &["--mode=global"])?;
     let tasks = await_tasks(manager, &hosts, "s", 3)?;
-    // A program that differs in a byte is another build.
+    // One more byte makes it another build.
     host.sh("cp $(which shoutdctl) /run/newer && printf x >> /run/newer")?;
     for command in ["shoutdctl swarm-plugin remove", "/run/newer swarm-plugin install"] {
         let output = host.run(["sh", "-c", command])?;
@@ -158,7 +158,7 @@ fn plugin_in_use(cluster: &mut Cluster) -> Result<()> {
             "{command}: {output}"
         );
     }
-    hear_one_another(&tasks)?;
+    receive_from_each_other(&tasks)?;
     remove_service(manager, "s")?;
     drop(tasks);
     remove_network(manager, &hosts, "bar")?;
@@ -166,7 +166,7 @@ fn plugin_in_use(cluster: &mut Cluster) -> Result<()> {
     create_network(manager, "bar", &[])?;
     create_service(manager, "s", "bar", &["--mode=global"])?;
     let tasks = await_tasks(manager, &hosts, "s", 3)?;
-    hear_one_another(&tasks)?;
+    receive_from_each_other(&tasks)?;
     remove_service(manager, "s")?;
     drop(tasks);
     remove_network(manager, &hosts, "bar")
@@ -190,14 +190,14 @@ fn shoutd_killed(cluster: &mut Cluster) -> Result<()> {
     create_service(manager, "late", "bar", &["--mode=global"])?;
     host.start_shoutd(&[])?;
     let late = await_tasks(manager, &hosts, "late", 3)?;
-    hear_one_another(&late)?;
+    receive_from_each_other(&late)?;
     remove_service(manager, "s")?;
     remove_service(manager, "late")?;
     drop((tasks, late));
     remove_network(manager, &hosts, "bar")
 }
 
-/// The engine is answered without shoutd; the other managers see what the Swarm has.
+/// The plugin answers the engine without shoutd; the other managers see the Swarm's networks.
 fn calls_are_lost(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let (leader, others) = leader_and_others(&hosts)?;
@@ -216,7 +216,7 @@ fn calls_are_lost(cluster: &mut Cluster) -> Result<()> {
     leader.start_shoutd(&[])?;
     create_service(&leader, "s", "new", &["--mode=global"])?;
     let tasks = await_tasks(&leader, &hosts, "s", 3)?;
-    hear_one_another(&tasks)?;
+    receive_from_each_other(&tasks)?;
     remove_service(&leader, "s")?;
     drop(tasks);
     remove_network(&leader, &hosts, "new")
@@ -232,13 +232,13 @@ fn leader_stops(cluster: &mut Cluster) -> Result<()> {
     let (gone, left): (Vec<_>, Vec<_>) =
         tasks.into_iter().partition(|task| task.host.name() == leader.name());
     leader.stop_engine()?;
-    hear_one_another(&left)?;
+    receive_from_each_other(&left)?;
     let (successor, _) = leader_and_others(&hosts).context("the Swarm's new leader")?;
     ensure!(successor.name() != leader.name(), "{} still leads", leader.name());
     create_network(manager, "second", &[])?;
     create_service(manager, "t", "second", &["--replicas=2", "--replicas-max-per-node=1"])?;
     let later = await_tasks(manager, &others, "t", 2)?;
-    hear_one_another(&later)?;
+    receive_from_each_other(&later)?;
     remove_service(manager, "t")?;
     drop(later);
     remove_network(manager, &others, "second")?;
@@ -246,7 +246,7 @@ fn leader_stops(cluster: &mut Cluster) -> Result<()> {
     leader.start_engine()?;
     drop(gone);
     let all = await_tasks(manager, &hosts, "s", 3)?;
-    hear_one_another(&all)?;
+    receive_from_each_other(&all)?;
     remove_service(manager, "s")?;
     drop((left, all));
     remove_network(manager, &hosts, "bar")
@@ -267,9 +267,9 @@ fn node_is_lost(cluster: &mut Cluster) -> Result<()> {
         victim.name()
     );
     victim.power_off()?;
-    // Those that the Swarm starts in place of the lost ones have other addresses, or the same.
+    // Tasks that replace the lost ones have the same addresses or others.
     let moved = await_tasks(manager, &left, "s", 6)?;
-    hear_one_another(&moved)?;
+    receive_from_each_other(&moved)?;
 
     victim.boot()?;
     victim.start_engine()?;
@@ -280,7 +280,7 @@ fn node_is_lost(cluster: &mut Cluster) -> Result<()> {
     })?;
     create_service(manager, "all", "bar", &["--mode=global"])?;
     let all = await_tasks(manager, &hosts, "all", 3)?;
-    hear_one_another(&all)?;
+    receive_from_each_other(&all)?;
     remove_service(manager, "s")?;
     remove_service(manager, "all")?;
     drop((tasks, moved, all));

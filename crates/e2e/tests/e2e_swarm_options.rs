@@ -1,11 +1,11 @@
-//! A Swarm with workers, which know only the networks of their own tasks: what a user may ask of
-//! its networks and services.
+//! A Swarm with workers, which know only the networks of their own tasks: the options of its
+//! networks and services.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use anyhow::{Context, Result, ensure};
 use shoutd_e2e::swarm::{
     SWARMS_PATIENCE, await_forgotten, await_tasks, begin_swarm, create_network, create_service,
-    end_swarm, hear_one_another, remove_network, remove_service, row,
+    end_swarm, receive_from_each_other, remove_network, remove_service, row,
 };
 use shoutd_e2e::{Cluster, Network, SOON, run_checks};
 use shoutd_lab::{Host, wait_until};
@@ -33,7 +33,7 @@ fn network_options(cluster: &mut Cluster) -> Result<()> {
     create_network(manager, "bar", &options)?;
     create_service(manager, "s", "bar", &["--mode=global"])?;
     let tasks = await_tasks(manager, &hosts, "s", 3)?;
-    hear_one_another(&tasks)?;
+    receive_from_each_other(&tasks)?;
     for task in &tasks {
         let interfaces = task.sh("ip -oneline -4 address show scope global")?;
         let is_alone =
@@ -50,8 +50,8 @@ fn network_options(cluster: &mut Cluster) -> Result<()> {
     remove_network(manager, &hosts, "bar")
 }
 
-/// The Swarm takes the command, and then gives the network no tasks: the manager's events say why.
-/// Newer Swarms refuse IPv6 before they ask shoutd, and only their engine's log says so.
+/// The Swarm accepts the command and then gives the network no tasks; the manager's events show
+/// why. Newer Swarms refuse IPv6 before they ask shoutd, and only their engine's log shows it.
 fn refused(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [manager, ..] = &hosts;
@@ -88,13 +88,13 @@ fn services_change(cluster: &mut Cluster) -> Result<()> {
     create_service(manager, "s", "bar", &["--publish=mode=host,target=80,published=8080"])?;
     let tasks = await_tasks(manager, &hosts, "s", 1)?;
     let task = tasks.first().context("a task")?;
-    let _server = task.spawn("socat -U TCP4-LISTEN:80,reuseaddr,fork OPEN:/etc/hostname")?;
+    let _server = task.spawn("socat -U TCP4-JOIN_BOTH:80,reuseaddr,fork OPEN:/etc/hostname")?;
     answers(&hosts, &task.host)?;
     change(manager, &["scale", "--detach", "s=3"])?;
     let three = await_tasks(manager, &hosts, "s", 3)?;
-    hear_one_another(&three)?;
+    receive_from_each_other(&three)?;
     answers(&hosts, &task.host)?;
-    // Each gets another container, one after the other.
+    // Each task gets another container, one after the other.
     change(manager, &["update", "--detach", "--env-add=new=yes", "s"])?;
     wait_until("the end of the update", SWARMS_PATIENCE, || {
         let state =
@@ -109,7 +109,7 @@ fn services_change(cluster: &mut Cluster) -> Result<()> {
             task.name
         );
     }
-    hear_one_another(&updated)?;
+    receive_from_each_other(&updated)?;
     change(manager, &["scale", "--detach", "s=0"])?;
     drop(await_tasks(manager, &hosts, "s", 0)?);
     change(
@@ -122,7 +122,7 @@ fn services_change(cluster: &mut Cluster) -> Result<()> {
     remove_network(manager, &hosts, "bar")
 }
 
-/// Ends the Swarm, in which a network is left.
+/// Ends the Swarm while it has a network.
 fn dissolved(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [manager, worker, _] = &hosts;
@@ -132,7 +132,7 @@ fn dissolved(cluster: &mut Cluster) -> Result<()> {
     let is_told = output.stderr.contains("host1, host2, host3 may belong to that Swarm");
     ensure!(!output.success() && is_told && output.stderr.lines().count() == 1, "{output}");
     end_swarm(&hosts)?;
-    ensure!(row(worker, "bar")?.is_some(), "what Docker tells nobody, shoutd knew");
+    ensure!(row(worker, "bar")?.is_some(), "shoutd knew what Docker does not report");
     ensure!(worker.sh("shoutdctl network rm bar")?.trim() == "bar");
     await_forgotten(&hosts, "bar")?;
     ensure!(worker.sh("shoutdctl events")?.contains("its Swarm is no more"), "no event");
@@ -152,7 +152,7 @@ fn change(manager: &Host, command: &[&str]) -> Result<()> {
     manager.docker(["service"].iter().chain(command)).map(|_| ())
 }
 
-/// The published port of a host answers another.
+/// Whether a host's published port answers another host.
 fn answers(hosts: &[Host], host: &Host) -> Result<()> {
     let other = hosts.iter().find(|other| other.name() != host.name()).context("another host")?;
     let command = format!("socat -u TCP4:{}:8080,connect-timeout=10 -", host.address());

@@ -1,5 +1,4 @@
-//! What lies under the tunnel: IPv4 or IPv6, of any MTU, also one that changes while containers
-//! run.
+//! The underlay: IPv4 or IPv6, with any MTU, also one that changes while containers run.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,22 +7,22 @@ use std::thread;
 use anyhow::{Result, bail, ensure};
 use shoutd_e2e::{
     BOTH, Capture, Cluster, Container, Frame, GroupSocket, Network, SOON, Sources, Stream,
-    WITH_IPV6, await_listeners, one_on_each, run_checks, status,
+    WITH_IPV6, await_members, one_on_each, run_checks, status,
 };
 use shoutd_lab::{Host, wait_until};
 
-/// What VXLAN adds to a packet on an IPv4 underlay, and on an IPv6 one, in octets.
+/// The overhead of VXLAN on an IPv4 and on an IPv6 underlay, in octets.
 const OVERHEAD_IPV4: u16 = 50;
 const OVERHEAD_IPV6: u16 = 70;
 
-/// Groups, and how many datagrams are sent to each at a time.
+/// The groups, and the datagrams sent to each at a time.
 const GROUPS: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(239, 6, 6, 6)), 6131),
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 6, 6)), 6133),
 ];
 const COUNT: usize = 50;
 
-/// Streams of datagrams that need several packets each, of any MTU but the largest.
+/// Streams of datagrams that need several packets each, at any MTU but the largest.
 const LARGE: [Stream<'_>; 2] = [
     Stream { group: "224.1.1.1", port: 5000, rate: "4M", length: 8192 },
     Stream { group: "ff05::1:5", port: 5001, rate: "4M", length: 8192 },
@@ -54,7 +53,7 @@ fn an_ipv6_underlay_does_as_well() {
     );
 }
 
-/// Addresses as people write them, with a port and without.
+/// Addresses in the forms that users type, with and without a port.
 fn form(cluster: &Cluster) -> Result<()> {
     let [first, second, third] = cluster.three()?;
     let (one, two, three) = (first.address_v6(), second.address_v6(), third.address_v6());
@@ -82,12 +81,12 @@ fn multicast(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let _network = Network::create(cluster, &hosts[0], "foo", &[])?;
     let containers = one_on_each(&hosts, "foo", &[WITH_IPV6])?;
-    everyone_hears(&containers, BOTH)?;
+    all_receive(&containers, BOTH)?;
     containers[2].ping(&containers[0].address("foo")?.to_string())
 }
 
-/// A host that sends in each of the ways: one that listens hears all, and one that does not is sent
-/// it only where everything goes to all.
+/// A host sends by each tier: a member receives all, and another host is sent the packets only by
+/// flooding.
 fn ways(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, third] = &hosts;
@@ -97,23 +96,23 @@ fn ways(cluster: &mut Cluster) -> Result<()> {
     let open = |container, at: SocketAddr, port| GroupSocket::open(container, at.is_ipv4(), port);
     let last = GroupSocket::open(sender, true, 0)?;
     let sending = GROUPS.map(|at| open(sender, at, 0)).into_iter().collect::<Result<Vec<_>>>()?;
-    let listening =
+    let receiving =
         GROUPS.map(|at| open(receiver, at, at.port())).into_iter().collect::<Result<Vec<_>>>()?;
-    listening.iter().zip(GROUPS).try_for_each(|(socket, at)| socket.join(at.ip(), Sources::All))?;
+    receiving.iter().zip(GROUPS).try_for_each(|(socket, at)| socket.join(at.ip(), Sources::All))?;
     for way in ["multicast-fdb", "flood", "vxlan-mdb"] {
         first.sh("shoutdctl stop")?;
         first.start_shoutd(&[&format!("--replication={way}")])?;
         ensure!(status(first)?["replication"] == way, "{way} is not shown: {}", status(first)?);
         for at in GROUPS {
-            await_listeners(first, &at.ip().to_string(), &[second])?;
+            await_members(first, &at.ip().to_string(), &[second])?;
         }
         wait_until(&format!("{way} to send to those that it should"), SOON, || {
-            listening.iter().try_for_each(|socket| socket.heard().map(drop))?;
+            receiving.iter().try_for_each(|socket| socket.received().map(drop))?;
             let captures = [Capture::of_underlay(second)?, Capture::of_underlay(third)?];
             for (socket, at) in sending.iter().zip(GROUPS) {
                 (0..COUNT).try_for_each(|_| socket.send(at, b"datagram"))?;
             }
-            // Broadcast goes to all, by the same way.
+            // Broadcast goes to all hosts, by the same path.
             let broadcast = network.broadcast()?;
             last.send((broadcast, 6132), b"last")?;
             let sent = |capture: &Capture, to: IpAddr| {
@@ -128,15 +127,15 @@ fn ways(cluster: &mut Cluster) -> Result<()> {
             wait_until("the last datagram to come to both", SOON, || {
                 Ok(captures.iter().all(|capture| sent(capture, broadcast.into()) > 0).then_some(()))
             })?;
-            for (socket, at) in listening.iter().zip(GROUPS) {
-                let mut heard = 0;
-                wait_until("all to be heard", SOON, || {
-                    heard += socket.heard()?.len();
-                    Ok((heard >= COUNT).then_some(()))
+            for (socket, at) in receiving.iter().zip(GROUPS) {
+                let mut received = 0;
+                wait_until("all to be received", SOON, || {
+                    received += socket.received()?.len();
+                    Ok((received >= COUNT).then_some(()))
                 })?;
                 ensure!(
-                    heard == COUNT,
-                    "{heard} of {COUNT} datagrams to {at} were heard, by {way}"
+                    received == COUNT,
+                    "{received} of {COUNT} datagrams to {at} were received, by {way}"
                 );
             }
             let wanted = [COUNT, if way == "flood" { COUNT } else { 0 }];
@@ -149,7 +148,7 @@ fn ways(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Containers run while the MTU of the underlay changes.
+/// The MTU of the underlay changes while containers run.
 fn mtu_follows(cluster: &mut Cluster, overhead: u16) -> Result<()> {
     let hosts = cluster.three()?;
     let network = Network::create(cluster, &hosts[0], "foo", &[])?;
@@ -168,14 +167,14 @@ fn mtu_follows(cluster: &mut Cluster, overhead: u16) -> Result<()> {
         for (host, container) in hosts.iter().zip(&containers) {
             await_mtu(host, container, &network, mtu - overhead)?;
         }
-        everyone_hears(&containers, LARGE)?;
+        all_receive(&containers, LARGE)?;
     }
-    // The least counts, and what is larger than that reaches all in pieces.
+    // The smallest MTU counts, and larger datagrams arrive in fragments.
     hosts[0].sh("ip link set eth0 mtu 9000")?;
     for (host, container) in hosts.iter().zip(&containers) {
         await_mtu(host, container, &network, 1500 - overhead)?;
     }
-    everyone_hears(&containers, LARGE)?;
+    all_receive(&containers, LARGE)?;
     hosts[0].sh("ip link set eth0 mtu 1500")?;
     ensure!(mtu_of(&fixed)? == 1300, "a network's own MTU did not stay");
     Ok(())
@@ -196,8 +195,8 @@ fn mtu_of(container: &Container) -> Result<u16> {
     Ok(container.sh("cat /sys/class/net/shout0/mtu")?.trim().parse()?)
 }
 
-/// The first sends these streams at a time, and all others hear all of them.
-fn everyone_hears(containers: &[Container], streams: [Stream<'_>; 2]) -> Result<()> {
+/// The first container sends these streams at once, and all others must receive them.
+fn all_receive(containers: &[Container], streams: [Stream<'_>; 2]) -> Result<()> {
     let [sender, receivers @ ..] = containers else { bail!("no containers") };
     let receivers: Vec<&Container> = receivers.iter().collect();
     thread::scope(|scope| {

@@ -10,13 +10,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use shoutd_lab::{VirtualHost, VirtualHosts, wait_until};
 
-/// How long something may take that comes by itself: these hosts are ten times as slow as others.
+/// How long anything may take: these hosts are ten times as slow as others.
 const SOON: Duration = Duration::from_secs(240);
 
-/// What Docker starts again after a reboot, with its names and addresses.
+/// The containers that Docker starts again after a reboot, with names and addresses.
 const RECEIVERS: [(&str, &str); 2] = [("rx1", "10.9.0.11"), ("rx2", "10.9.0.12")];
 
-/// What is tried with both hosts.
+/// A check of both hosts.
 type Check = fn([&VirtualHost; 2]) -> Result<()>;
 
 #[test]
@@ -57,7 +57,7 @@ fn systemd_runs_shoutd_through_reboots_and_power_failures() {
     }
 }
 
-/// The directory of the programs, built as users build them. Others would be too slow there.
+/// The directory of the programs, built with optimization. Others would be too slow there.
 fn release() -> PathBuf {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let target = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/optimized"));
@@ -69,7 +69,7 @@ fn release() -> PathBuf {
     target.join("release")
 }
 
-/// The first steps, as the README has them.
+/// The first steps of the README.
 fn install(hosts: [&VirtualHost; 2]) -> Result<()> {
     let [first, second] = hosts;
     let told = first.sh(&format!("shoutdctl start {} --timeout=200", first.address()))?;
@@ -90,7 +90,7 @@ fn install(hosts: [&VirtualHost; 2]) -> Result<()> {
         );
         let journal = host.sh("journalctl --unit=shoutd --no-pager")?;
         ensure!(journal.contains("shoutd has started"), "the journal has: {journal}");
-        // Again: it runs already.
+        // A second time, while it runs.
         let told = host.sh("shoutdctl start")?;
         ensure!(told.contains("shoutd serves Docker") && !told.contains("from now on"), "{told}");
     }
@@ -105,7 +105,7 @@ fn install(hosts: [&VirtualHost; 2]) -> Result<()> {
     all_is_well(hosts)
 }
 
-/// What runs before a disturbance runs after it, and hears what containers of either host send.
+/// Checks that the containers run and receive from both hosts.
 fn all_is_well(hosts: [&VirtualHost; 2]) -> Result<()> {
     for (host, (name, address)) in hosts.iter().zip(RECEIVERS) {
         await_true(
@@ -135,7 +135,7 @@ fn all_is_well(hosts: [&VirtualHost; 2]) -> Result<()> {
             .sh("docker run --rm --network=foo debian iperf -u -c 224.1.1.1 -T 2 -t 3 -b 100K")?;
         for ((host, (name, _)), before) in hosts.iter().zip(RECEIVERS).zip(before) {
             wait_until(
-                &format!("{name} to have heard a whole stream of {}", sender.address()),
+                &format!("{name} to have received a whole stream of {}", sender.address()),
                 SOON,
                 || Ok((count(host, name)? > before).then_some(())),
             )
@@ -155,7 +155,7 @@ fn kill(hosts: [&VirtualHost; 2]) -> Result<()> {
         Ok((!["0", &before].contains(&main_process(host)?.as_str())).then_some(()))
     })?;
     all_is_well(hosts)?;
-    // Stopped by hand it stays stopped, until it is started by hand.
+    // A daemon stopped by hand stays stopped until it is started by hand.
     host.sh("shoutdctl stop && test \"$(systemctl is-active shoutd)\" = inactive && systemctl \
              start shoutd")?;
     host.sh("shoutdctl stop && shoutdctl start && systemctl is-active shoutd")?;
@@ -179,7 +179,7 @@ fn remove([first, second]: [&VirtualHost; 2]) -> Result<()> {
     Ok(())
 }
 
-/// The process that is the unit's; `0` if there is none.
+/// The unit's main process; `0` if there is none.
 fn main_process(host: &VirtualHost) -> Result<String> {
     Ok(host.sh("systemctl show --property=MainPID --value shoutd")?.trim().to_owned())
 }

@@ -1,4 +1,4 @@
-//! What `shoutdctl start` is asked for and cannot be, or not yet; and daemons that do not answer.
+//! Requests to `shoutdctl start` that cannot be met, or not yet; and daemons that do not answer.
 
 use anyhow::{Context, Result, ensure};
 use shoutd_lab::wait_until;
@@ -8,7 +8,7 @@ use super::{
 };
 use shoutd_e2e::{Cluster, SOON, status};
 
-/// As in the second after a boot: the kernel still looks whether another host has it.
+/// As in the second after a boot: duplicate address detection is still running.
 pub fn tentative_address(cluster: &mut Cluster) -> Result<()> {
     let [host, _] = new_hosts(cluster)?;
     let said = host.sh("ip -6 address add fd77::77/64 dev eth0 && ip -6 address show dev eth0 \
@@ -18,7 +18,7 @@ pub fn tentative_address(cluster: &mut Cluster) -> Result<()> {
     host.sh("ip -6 address del fd77::77/64 dev eth0").map(|_| ())
 }
 
-/// As by DHCP: the address of the last start is not there yet when shoutd starts.
+/// As with DHCP: the address of the last start does not exist yet when shoutd starts.
 pub fn late_address(cluster: &mut Cluster) -> Result<()> {
     let [host, _] = new_hosts(cluster)?;
     host.sh("ip address add 10.77.0.177/24 dev eth0")?;
@@ -36,7 +36,7 @@ pub fn late_address(cluster: &mut Cluster) -> Result<()> {
     host.sh("ip address del 10.77.0.177/24 dev eth0").map(|_| ())
 }
 
-/// It goes on as it was, and says what of the line it does not do.
+/// The host goes on as it was, and reports which parts of the command line it ignores.
 pub fn unmet_wishes(cluster: &mut Cluster) -> Result<()> {
     let [first, second] = new_hosts(cluster)?;
     first.start_shoutd(&["10.77.0.1"])?;
@@ -60,8 +60,8 @@ pub fn unmet_wishes(cluster: &mut Cluster) -> Result<()> {
             "it does not say that it serves: {output}"
         );
     }
-    // The same of a host whose daemon does not run, with nobody there, and with a member of another
-    // cluster.
+    // The same for a host whose daemon does not run, with a peer that does not answer and with a
+    // member of another cluster.
     first.sh("shoutdctl stop")?;
     let output = shoutdctl(&first, &["start", "10.77.0.1", "--peer-addresses=10.77.0.2"])?;
     ensure_one_line(&output, &["--peer-addresses is ignored", "10.77.0.2:7789"])?;
@@ -72,7 +72,7 @@ pub fn unmet_wishes(cluster: &mut Cluster) -> Result<()> {
         &["10.77.0.2:7789 belongs to another cluster", "shoutdctl stop --leave"],
     )?;
     ensure!(status(&first)?["hosts"] == 1, "host1 is not as it was: {}", status(&first)?);
-    // What is wished and so is no error.
+    // A request that is already met is not an error.
     forget(&second)?;
     cluster.join(&second, &first)?;
     first.start_shoutd(&[
@@ -84,8 +84,7 @@ pub fn unmet_wishes(cluster: &mut Cluster) -> Result<()> {
     forget(&second)
 }
 
-/// A host that was started without a token takes one that comes later; one that lets nobody in
-/// leaves it waiting.
+/// A host that was started without a token accepts one later; an invalid one leaves it waiting.
 pub fn late_token(cluster: &mut Cluster) -> Result<()> {
     let [first, second] = new_hosts(cluster)?;
     first.start_shoutd(&["10.77.0.1"])?;
@@ -101,7 +100,7 @@ pub fn late_token(cluster: &mut Cluster) -> Result<()> {
         &shoutdctl(&second, &["start", "--peer-addresses=10.77.0.3"])?,
         &["on its way", "10.77.0.3:7789"],
     )?;
-    // By standard input, where no list of processes shows it.
+    // By standard input, which no process list shows.
     let (_, text) = token.split_once('=').context("a token")?;
     second.sh(&format!("echo {text} | shoutdctl start --token-file=-"))?;
     let output = waiting.wait(SOON)?;
@@ -110,7 +109,7 @@ pub fn late_token(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// No command waits for it without end, all say what to do, and it can be stopped.
+/// No command waits forever for a frozen daemon, all say what to do, and it can be stopped.
 pub fn frozen(cluster: &mut Cluster) -> Result<()> {
     let [host, _] = new_hosts(cluster)?;
     host.start_shoutd(&["10.77.0.1"])?;
@@ -124,7 +123,7 @@ pub fn frozen(cluster: &mut Cluster) -> Result<()> {
     ensure_nothing_left(&host)
 }
 
-/// Whoever finds it gone is told why, and where its log is.
+/// Commands that find no daemon show why it ended and where its log is.
 pub fn ended(cluster: &mut Cluster) -> Result<()> {
     let [host, _] = new_hosts(cluster)?;
     host.start_shoutd(&["10.77.0.1"])?;
@@ -132,15 +131,14 @@ pub fn ended(cluster: &mut Cluster) -> Result<()> {
     let log = "its log is /var/log/shoutd.log";
     ensure_one_line(&shoutdctl(&host, &["status"])?, &["does not run", "it was stopped", log])?;
     host.start_shoutd(&[])?;
-    // Neither one that is kept from running nor one that is wrongly started takes the place of the
-    // one that runs.
+    // A daemon that is refused or wrongly started does not replace the record of the running one.
     for address in ["10.77.0.1", "10.77.0.99"] {
         ensure!(!host.run(["shoutd", address])?.success(), "two daemons run");
     }
     host.signal("KILL", &host.pids_of("shoutd")?)?;
     wait_until("its end", SOON, || Ok(host.pids_of("shoutd")?.is_empty().then_some(())))?;
     ensure_one_line(&shoutdctl(&host, &["hosts"])?, &["without saying why", "killed", log])?;
-    // One that could not start, as at boot, when nobody reads what it says.
+    // A daemon that could not start, as at boot, when no user sees its output.
     host.sh(&format!("echo damaged > {DATA}/start.json; shoutd 2> /run/boot.log || true"))?;
     ensure_one_line(
         &shoutdctl(&host, &["status"])?,
@@ -150,7 +148,7 @@ pub fn ended(cluster: &mut Cluster) -> Result<()> {
     can_be_founded(&host)
 }
 
-/// Neither the command nor the daemon shows it while they run.
+/// Neither the command nor the daemon shows the token while they run.
 pub fn hidden_token(cluster: &mut Cluster) -> Result<()> {
     let [host, _] = new_hosts(cluster)?;
     let token = format!("--token={}", host.sh("shoutdctl token prepare")?.trim());
@@ -199,18 +197,18 @@ pub fn second_start(cluster: &mut Cluster) -> Result<()> {
         host.start_shoutd(arguments)?;
     }
     ensure_one_line(&shoutdctl(&host, &["start", "10.77.0.2"])?, &["runs already", "10.77.0.1"])?;
-    // The daemon itself, started beside one that runs.
+    // The daemon itself, started while another one runs.
     let output = host.run(["shoutd", "10.77.0.1"])?;
     ensure!(!output.success() && output.stderr.contains("shoutd: "), "{output}");
     ensure!(host.pids_of("shoutd")? == pids, "another daemon than before runs");
-    // By several at the same moment, as by systemd and a person at boot: one daemon comes to run,
-    // and all are told that it does.
+    // Started several times at once, as by systemd and a user at boot: one daemon runs, and all
+    // commands succeed.
     let at_once = "for i in 1 2 3; do shoutdctl start & pids=\"$pids $!\"; done; for pid in \
                    $pids; do wait $pid || exit 1; done";
     for _ in 0..5 {
         let said = host.sh(&format!("shoutdctl stop; {at_once}"))?;
         ensure!(said.matches("shoutd serves Docker").count() == 3, "{said}");
-        // Those that came too late may be about to end when all are told.
+        // Daemons that came too late may still be ending at that time.
         wait_until("just one daemon", SOON, || {
             Ok((host.pids_of("shoutd")?.len() == 1).then_some(()))
         })?;

@@ -1,5 +1,5 @@
-//! Stands between an engine and shoutd, on the socket where the engine looks for the plugin, and
-//! ends shoutd in the middle of calls.
+//! A proxy between an engine and shoutd, on the plugin socket, that ends shoutd in the middle of
+//! calls.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,21 +21,20 @@ use tokio::runtime::Runtime;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::sleep;
 
-/// Where the engine looks for the plugin.
+/// The engine's plugin socket.
 const SOCKET: &str = "/run/docker/plugins/shoutd.sock";
 
-/// Where shoutd's own socket is while another is in its place; not in a directory that the engine
-/// searches.
+/// Where shoutd's own socket is moved; not in a directory that the engine searches.
 const ASIDE: &str = "/run/shoutd-aside.sock";
 
-/// When in a call shoutd is ended.
+/// The moment of a call at which shoutd is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
-    /// The engine has asked, and shoutd has not read it.
+    /// The engine has sent the call, and shoutd has not read it.
     Asked,
-    /// shoutd has had so long to work on it.
+    /// shoutd has worked on it for this long.
     Underway(Duration),
-    /// shoutd has answered, and the engine has not got the answer.
+    /// shoutd has answered, and the engine does not have the answer.
     Answered,
     /// The engine has the answer.
     Told,
@@ -50,8 +49,7 @@ pub enum End {
     Stopped,
 }
 
-/// Ends shoutd once in each kind of call that the engine makes, and starts it again at once. In
-/// place until dropped.
+/// Ends shoutd once in each kind of call, and starts it again at once. In place until dropped.
 pub struct Interposer {
     shared: Arc<Shared>,
     runtime: Option<Runtime>,
@@ -65,12 +63,12 @@ struct Shared {
     struck: Mutex<BTreeSet<String>>,
     /// One at a time.
     striking: Arc<AsyncMutex<()>>,
-    /// What kept it from doing its work.
+    /// The first error of the interposer.
     fault: Mutex<Option<String>>,
 }
 
 impl Interposer {
-    /// Puts one in place.
+    /// Puts an interposer in place.
     pub fn between(host: &Host, moment: Moment, end: End) -> Result<Self> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -83,12 +81,12 @@ impl Interposer {
             fault: Mutex::default(),
         });
         let _entered = runtime.enter();
-        // The engine keeps connections to a shoutd that lives.
+        // The engine keeps its connections to a running shoutd.
         shared.replace_shoutd()?;
         Ok(Self { shared, runtime: Some(runtime) })
     }
 
-    /// Takes it away, and says in which kinds of calls shoutd was ended.
+    /// Removes it, and returns the kinds of calls in which shoutd was ended.
     pub fn end(mut self) -> Result<BTreeSet<String>> {
         self.withdraw()?;
         if let Some(fault) = self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -98,10 +96,10 @@ impl Interposer {
         Ok(self.shared.struck.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    /// Gives shoutd's socket its name back.
+    /// Moves shoutd's socket back.
     fn withdraw(&mut self) -> Result<()> {
         let Some(runtime) = self.runtime.take() else { return Ok(()) };
-        // What has begun comes to its end.
+        // Waits for a strike in progress.
         let _striking = runtime.block_on(Arc::clone(&self.shared.striking).lock_owned());
         let (aside, socket) = (self.shared.host.file(ASIDE)?, self.shared.host.file(SOCKET)?);
         let renamed = if aside.exists() { fs::rename(aside, socket) } else { Ok(()) };
@@ -117,19 +115,19 @@ impl Drop for Interposer {
 }
 
 impl Shared {
-    /// Ends shoutd and starts it again; it makes its socket anew, which is put aside.
+    /// Ends shoutd and starts it again; its new socket is moved aside.
     fn replace_shoutd(self: &Arc<Self>) -> Result<()> {
         match self.end {
             End::Killed => self.host.kill_shoutd()?,
             End::Stopped => self.host.sh("shoutdctl stop").map(drop)?,
         }
-        // It would not serve a socket on which another answers.
+        // shoutd would not serve a socket on which another process answers.
         fs::remove_file(self.host.file(SOCKET)?).context("leave the place of shoutd's socket")?;
         self.host.start_shoutd(&[])?;
         self.interpose()
     }
 
-    /// Puts shoutd's socket aside and listens in its place.
+    /// Moves shoutd's socket aside and listens in its place.
     fn interpose(self: &Arc<Self>) -> Result<()> {
         let (aside, socket) = (self.host.file(ASIDE)?, self.host.file(SOCKET)?);
         if aside.exists() {
@@ -138,7 +136,7 @@ impl Shared {
         let listener =
             StdListener::bind(&aside).with_context(|| format!("listen on {}", aside.display()))?;
         listener.set_nonblocking(true)?;
-        // In one step: shoutd puts back a socket that it misses.
+        // In one step: shoutd restores a missing socket.
         let exchanged =
             renameat2(AT_FDCWD, &aside, AT_FDCWD, &socket, RenameFlags::RENAME_EXCHANGE);
         exchanged.context("put shoutd's socket aside")?;
@@ -152,7 +150,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Serves a connection of the engine's. An error closes it without an answer, as the end of
+    /// Serves a connection of the engine. An error closes it without an answer, as the end of
     /// shoutd does.
     async fn serve(self: Arc<Self>, stream: UnixStream) {
         let service = service_fn(|request| {
@@ -187,7 +185,7 @@ impl Shared {
         };
         match answer.filter(|_| self.moment == Moment::Told) {
             Some(answer) => {
-                // It is told before shoutd is gone, or just after: the engine cannot know.
+                // The engine gets the answer before or just after shoutd is gone; it cannot tell.
                 let shared = Arc::clone(&self);
                 tokio::spawn(async move {
                     shared.strike().await;
@@ -213,7 +211,7 @@ impl Shared {
     }
 }
 
-/// Asks shoutd what the engine has asked.
+/// Passes the engine's call on to shoutd.
 async fn hand_on(socket: &Path, path: &str, body: Bytes) -> Result<Response<Full<Bytes>>> {
     let stream = UnixStream::connect(socket).await.context("connect to shoutd")?;
     let (mut sender, connection) =

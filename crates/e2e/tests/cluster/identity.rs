@@ -1,4 +1,4 @@
-//! Hosts are who they are by their keys: wherever they are, and whatever was done to their data.
+//! Hosts are identified by their keys, at any address, and whatever happened to their data.
 
 use std::thread;
 
@@ -8,13 +8,13 @@ use shoutd_lab::{Host, wait_until};
 use crate::refuses;
 use shoutd_e2e::{Cluster, Network, SOON, Stream, await_network, one_on_each, status, view};
 
-/// Where a host is after it was given another address.
+/// A host's second address.
 fn other_address(host: &Host) -> String {
     format!("10.77.0.{}", 100 + host.number())
 }
 
-/// Stops shoutd on all of these hosts, takes an address away on each and gives it another, and
-/// starts them all at a time, each with the first one's new address as its peer.
+/// Stops shoutd on these hosts, gives each another address, and starts them all at once, each with
+/// the first one's new address as its peer.
 fn renumber(
     hosts: &[Host],
     from: impl Fn(&Host) -> String,
@@ -74,7 +74,7 @@ pub fn renumbered(cluster: &mut Cluster) -> Result<()> {
     Stream::default().send(sender, &receivers.iter().collect::<Vec<_>>(), 1)?;
     renumber(&hosts, other_address, usual)?;
     Stream::default().send(sender, &receivers.iter().collect::<Vec<_>>(), 1)?;
-    // One loses its address while it runs, and has it back.
+    // One host loses its address while it runs, and gets it back.
     let fifth = &hosts[4];
     fifth.sh("ip address del 10.77.0.5/24 dev eth0")?;
     wait_until("the status to say so", SOON, || {
@@ -97,7 +97,7 @@ fn events_of(host: &Host) -> Result<String> {
 pub fn set_back_and_copied(cluster: &mut Cluster) -> Result<()> {
     let (first, fifth) = (cluster.host(1)?, cluster.host(5)?);
     let network = Network::create(cluster, &first, "foo", &["--ipam-driver", "shoutd"])?;
-    // A copy is made of its data, and put back when it has agreed on more.
+    // Its data are copied, and put back after more was agreed on.
     fifth.sh("shoutdctl stop && cp -a /var/lib/shoutd /run/earlier && shoutdctl start")?;
     let later = Network::create(cluster, &fifth, "later", &["--ipam-driver", "shoutd"])?;
     fifth.kill_shoutd()?;
@@ -109,7 +109,7 @@ pub fn set_back_and_copied(cluster: &mut Cluster) -> Result<()> {
     })?;
     await_network(&fifth, "later")?;
     later.remove_on(&fifth)?;
-    // The copy is started on a host of its own, while the original is down.
+    // The copy is started at another address while the original is down.
     fifth.sh("shoutdctl stop && rm -rf /run/earlier && cp -a /var/lib/shoutd /run/earlier")?;
     fifth.sh("ip address add 10.77.0.105/24 dev eth0")?;
     let places =

@@ -1,4 +1,4 @@
-//! What the options of a network allow, and what each container may send.
+//! Options of a network, and the rate limit of each container.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
@@ -6,13 +6,13 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use shoutd_lab::wait_until;
 
-use shoutd_e2e::{Cluster, Container, GroupSocket, Network, SOON, Sources, await_listeners};
+use shoutd_e2e::{Cluster, Container, GroupSocket, Network, SOON, Sources, await_members};
 
 /// A group, and the UDP port of all datagrams.
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 8, 8);
 const PORT: u16 = 6161;
 
-/// Multicast and broadcast packets that each container may send, in a second and at once.
+/// Multicast and broadcast packets that each container may send, per second and in a burst.
 const RATE: f64 = 50.0;
 const BURST: f64 = 10.0;
 
@@ -31,8 +31,8 @@ pub fn options(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Of many more in an instant than it may send most are dropped, on the sender's host, be they
-/// multicast or broadcast. Unicast is not, nor what another container there sends.
+/// A burst far beyond the limit is mostly dropped on the sender's host, multicast and broadcast
+/// alike. Unicast is not dropped, nor are packets of another container there.
 pub fn max_rate(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let options = [&format!("--opt=shoutd.max-rate={RATE}"), "--opt=shoutd.mac-moves=off"];
@@ -40,11 +40,11 @@ pub fn max_rate(cluster: &mut Cluster) -> Result<()> {
     let (storming, modest) =
         (Container::start(&hosts[0], "foo", &[])?, Container::start(&hosts[0], "foo", &[])?);
     let receiver = Container::start(&hosts[1], "foo", &[])?;
-    let listening = GroupSocket::open(&receiver, true, PORT)?;
-    listening.join(GROUP.into(), Sources::All)?;
-    await_listeners(&hosts[0], &GROUP.to_string(), &[&hosts[1]])?;
+    let receiving = GroupSocket::open(&receiver, true, PORT)?;
+    receiving.join(GROUP.into(), Sources::All)?;
+    await_members(&hosts[0], &GROUP.to_string(), &[&hosts[1]])?;
     let (own, other) = (storming.address("foo")?, receiver.address("foo")?);
-    // They know each other's MAC addresses from now on: what asks for these is broadcast.
+    // They learn each other's MAC addresses now, since ARP requests are broadcast.
     for (one, another) in [(&storming, other), (&receiver, own)] {
         one.ping(&another.to_string())?;
     }
@@ -59,15 +59,15 @@ pub fn max_rate(cluster: &mut Cluster) -> Result<()> {
             }
         }
         storm.send((other, PORT), b"last")?;
-        let mut heard: Vec<(IpAddr, Vec<u8>)> = Vec::new();
-        wait_until("unicast to be heard", SOON, || {
-            heard.extend(listening.heard()?);
-            Ok(heard.iter().any(|(_, text)| text == b"last").then_some(()))
+        let mut received: Vec<(IpAddr, Vec<u8>)> = Vec::new();
+        wait_until("unicast to be received", SOON, || {
+            received.extend(receiving.received()?);
+            Ok(received.iter().any(|(_, text)| text == b"last").then_some(()))
         })?;
         let took = begin.elapsed();
         let count =
-            |what: &[u8]| u32::try_from(heard.iter().filter(|(_, text)| text == what).count());
-        // One more than that, as a part of a packet counts as a whole one.
+            |what: &[u8]| u32::try_from(received.iter().filter(|(_, text)| text == what).count());
+        // One more, because a part of a packet counts as a whole one.
         let (passed, allowed) = (count(b"storm")?, BURST + RATE * took.as_secs_f64() + 1.0);
         ensure!(
             f64::from(passed) <= allowed,

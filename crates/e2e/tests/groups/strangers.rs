@@ -1,4 +1,4 @@
-//! Nobody but the hosts of the cluster puts frames into its networks.
+//! Only hosts of the cluster can put frames into its networks.
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, setns};
 use shoutd_lab::{Host, wait_until};
 
-use shoutd_e2e::{Cluster, Container, GroupSocket, Network, SOON, Sources, await_listeners, view};
+use shoutd_e2e::{Cluster, Container, GroupSocket, Network, SOON, Sources, await_members, view};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 9, 9, 9);
 const PORT: u16 = 6173;
@@ -21,10 +21,10 @@ pub fn frames(cluster: &mut Cluster) -> Result<()> {
     let network = Network::create(cluster, &first, "foo", &["--internal"])?;
     let receiver = Container::start(&first, "foo", &[])?;
     let honest = Container::start(&second, "foo", &[])?;
-    let listening = GroupSocket::open(&receiver, true, PORT)?;
-    listening.join(GROUP.into(), Sources::All)?;
+    let receiving = GroupSocket::open(&receiver, true, PORT)?;
+    receiving.join(GROUP.into(), Sources::All)?;
     let sending = GroupSocket::open(&honest, true, 0)?;
-    await_listeners(&second, "239.9.9.9", &[&first])?;
+    await_members(&second, "239.9.9.9", &[&first])?;
     let frame = frame(&network)?;
     let outside = [&first, &second, &third]
         .map(|host| Container::start(host, "bridge", &["--cap-add=NET_ADMIN"]))
@@ -49,12 +49,12 @@ pub fn frames(cluster: &mut Cluster) -> Result<()> {
     let only_honest = |when: &str| -> Result<()> {
         attempts()?;
         sending.send((GROUP, PORT), b"honest")?;
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         wait_until("the honest datagram", SOON, || {
-            heard.extend(listening.heard()?.into_iter().map(|(_, text)| text));
-            Ok(heard.iter().any(|text| text == b"honest").then_some(()))
+            received.extend(receiving.received()?.into_iter().map(|(_, text)| text));
+            Ok(received.iter().any(|text| text == b"honest").then_some(()))
         })?;
-        ensure!(heard == [b"honest"], "frames of strangers were heard {when}: {heard:?}");
+        ensure!(received == [b"honest"], "frames of strangers were received {when}: {received:?}");
         Ok(())
     };
     only_honest("while all daemons run")?;
@@ -68,13 +68,13 @@ pub fn frames(cluster: &mut Cluster) -> Result<()> {
     only_honest("after a daemon was killed")?;
     first.start_shoutd(&[])?;
 
-    // Without the filter they are heard: what is sent is as it should be.
+    // Without the filter the frames do arrive: the test sends the right ones.
     let daemon = first.pids_of("shoutd")?;
     first.signal("STOP", &daemon)?;
     first.sh("nft delete table inet shoutd")?;
     outside[0].inside(|| send(None, gateway, &frame))?;
     wait_until("a frame of a stranger, without the filter", SOON, || {
-        Ok(listening.heard()?.iter().any(|(_, text)| text == b"stranger").then_some(()))
+        Ok(receiving.received()?.iter().any(|(_, text)| text == b"stranger").then_some(()))
     })?;
     first.signal("CONT", &daemon)?;
     wait_until("the filter to be put back", SOON, || {
@@ -85,8 +85,8 @@ pub fn frames(cluster: &mut Cluster) -> Result<()> {
     only_honest("after the filter was put back")
 }
 
-/// VXLAN with a datagram to the group, as a container of the network would send it (RFC 7348,
-/// section 5).
+/// A VXLAN packet with a datagram to the group, as a container of the network would send it (RFC
+/// 7348, section 5).
 fn frame(network: &Network) -> Result<Vec<u8>> {
     let name = network.segment_name()?;
     let vni: u32 =
@@ -112,7 +112,7 @@ fn frame(network: &Network) -> Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// Sends a datagram to the VXLAN port, by a plain socket. That it is refused is no error.
+/// Sends a datagram to the VXLAN port by a plain socket. A refusal is not an error.
 fn send(source: Option<Ipv4Addr>, to: IpAddr, datagram: &[u8]) -> Result<()> {
     let source = source.unwrap_or(Ipv4Addr::UNSPECIFIED);
     let socket =
@@ -121,7 +121,7 @@ fn send(source: Option<Ipv4Addr>, to: IpAddr, datagram: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Does something in the host's own network namespace.
+/// Runs `work` in the host's own network namespace.
 fn inside<T: Send>(host: &Host, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let path = host.file("/proc/1/ns/net")?;
     let namespace = File::open(&path).with_context(|| format!("open {}", path.display()))?;

@@ -1,4 +1,4 @@
-//! Streams of IPv4 and IPv6 beside each other, while who listens changes and daemons come and go.
+//! IPv4 and IPv6 streams at the same time, while memberships change and daemons come and go.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use shoutd_lab::{Host, Process, wait_until};
 
 use shoutd_e2e::{
-    Capture, Cluster, Container, Frame, Hearing, LISTEN, Network, Numbered, Running, SOON,
-    WITH_IPV6, await_listeners, await_more, begin_both,
+    Capture, Cluster, Container, Frame, JOIN_BOTH, Network, Numbered, NumberedReceiver, Running,
+    SOON, WITH_IPV6, await_members, await_more, begin_both,
 };
 
 /// The groups of [`BOTH`] streams.
@@ -16,22 +16,22 @@ const GROUPS: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 1, 5)),
 ];
 
-/// Groups that nobody joins but on a host whose daemon is away.
+/// Groups that are joined only on a host whose daemon is away.
 const OTHERS: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(239, 5, 5, 9)), 6151),
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 5, 9)), 6152),
 ];
 
-fn listen(container: &Container) -> Result<Vec<Process>> {
-    LISTEN.into_iter().map(|program| container.spawn(program)).collect()
+fn join_groups(container: &Container) -> Result<Vec<Process>> {
+    JOIN_BOTH.into_iter().map(|program| container.spawn(program)).collect()
 }
 
-/// Waits until `asked` knows that just these hosts listen to both groups.
+/// Waits until `asked` has exactly these hosts as members of both groups.
 fn await_both(asked: &Host, wanted: &[&Host]) -> Result<()> {
-    GROUPS.iter().try_for_each(|group| await_listeners(asked, &group.to_string(), wanted))
+    GROUPS.iter().try_for_each(|group| await_members(asked, &group.to_string(), wanted))
 }
 
-/// How many packets to a group a capture has seen in the tunnel.
+/// The number of tunnelled packets to a group in a capture.
 fn count(capture: &Capture, group: IpAddr) -> usize {
     let frames = capture.frames();
     frames
@@ -41,8 +41,8 @@ fn count(capture: &Capture, group: IpAddr) -> usize {
         .count()
 }
 
-/// Waits until a host is not sent the streams, in the time in which others hear this many datagrams
-/// of each.
+/// Waits until a host is not sent the streams for the time in which others receive this many
+/// datagrams of each.
 fn await_silence(host: &Host, streams: &[Running<'_>]) -> Result<()> {
     wait_until(&format!("{} to be sent nothing", host.name()), SOON, || {
         let capture = Capture::of_underlay(host)?;
@@ -68,24 +68,24 @@ pub fn joins_and_leaves(cluster: &mut Cluster) -> Result<()> {
     let streams = begin_both(&sender, &[&receiver])?;
     await_both(first, &[second])?;
     await_silence(third, &streams)?;
-    // Not one packet in a longer time.
+    // And not one packet in a longer time.
     let capture = Capture::of_underlay(third)?;
     await_more(&streams, 200)?;
     for group in GROUPS {
         let surplus = count(&capture, group);
-        ensure!(surplus == 0, "host3 does not listen and got {surplus} packets to {group}");
+        ensure!(surplus == 0, "host3 is not a member and got {surplus} packets to {group}");
     }
     drop(capture);
 
-    let listening = listen(&bystander)?;
+    let receiving = join_groups(&bystander)?;
     await_streams(third)?;
     await_both(first, &[second, third])?;
-    // They have no time to leave: their kernel does that for them.
+    // Killed programs leave no group themselves: their kernel does it.
     bystander.sh("killall -KILL socat")?;
-    drop(listening);
+    drop(receiving);
     await_silence(third, &streams)?;
 
-    let _listening = listen(&bystander)?;
+    let _receiving = join_groups(&bystander)?;
     await_streams(third)?;
     bystander.remove()?;
     await_silence(third, &streams)?;
@@ -105,42 +105,44 @@ pub fn daemons_killed(cluster: &mut Cluster) -> Result<()> {
     let (sender, receiver, bystander) = (start(&leader)?, start(&other)?, start(&third)?);
     let streams = begin_both(&sender, &[&receiver])?;
     await_silence(&third, &streams)?;
-    // The receiver's, then the sender's, which leads.
+    // The receiver's, then the sender's, which is the leader.
     for victim in [&other, &leader] {
         victim.kill_shoutd()?;
-        // Longer than a host may be silent: about 9 s.
+        // Longer than the time after which a silent host is out of sync: about 9 s.
         await_more(&streams, 800)?;
         victim.start_shoutd(&[])?;
         await_silence(&third, &streams)?;
         await_both(&leader, &[&other])?;
     }
-    unheard_host_is_sent_everything(&sender, &bystander)?;
+    host_without_daemon_is_sent_everything(&sender, &bystander)?;
     await_silence(&third, &streams)?;
     streams.into_iter().try_for_each(Running::finish)
 }
 
-/// What is joined where no daemon can tell is heard there nevertheless, on and on when the daemon
-/// is back, and is sent there no more when it was left.
-fn unheard_host_is_sent_everything(sender: &Container, receiver: &Container) -> Result<()> {
+/// A group that is joined while the host's daemon is away is received all the same, also when the
+/// daemon is back, and is no longer sent there after the leave.
+fn host_without_daemon_is_sent_everything(sender: &Container, receiver: &Container) -> Result<()> {
     let (asked, host) = (&sender.host, &receiver.host);
     host.kill_shoutd()?;
     let numbered = Numbered::begin(sender, &OTHERS)?;
-    let mut hearing =
-        OTHERS.iter().map(|at| Hearing::start(receiver, *at)).collect::<Result<Vec<_>>>()?;
+    let mut incoming = OTHERS
+        .iter()
+        .map(|at| NumberedReceiver::start(receiver, *at))
+        .collect::<Result<Vec<_>>>()?;
     let begun =
-        hearing.iter_mut().map(|hearing| hearing.await_number(0)).collect::<Result<Vec<_>>>()?;
+        incoming.iter_mut().map(|incoming| incoming.await_number(0)).collect::<Result<Vec<_>>>()?;
     host.start_shoutd(&[])?;
     for at in OTHERS {
-        await_listeners(asked, &at.ip().to_string(), &[host])?;
+        await_members(asked, &at.ip().to_string(), &[host])?;
     }
     numbered.await_more(100)?;
     let last = numbered.next() - 1;
-    for (hearing, first) in hearing.iter_mut().zip(begun) {
-        hearing.ensure_all(first, last)?;
+    for (incoming, first) in incoming.iter_mut().zip(begun) {
+        incoming.ensure_all(first, last)?;
     }
-    drop(hearing);
+    drop(incoming);
     for at in OTHERS {
-        await_listeners(asked, &at.ip().to_string(), &[])?;
+        await_members(asked, &at.ip().to_string(), &[])?;
     }
     wait_until(&format!("{} not to be sent what was left there", host.name()), SOON, || {
         let capture = Capture::of_underlay(host)?;

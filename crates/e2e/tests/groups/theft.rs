@@ -1,16 +1,16 @@
-//! A container cannot take over what another receives.
+//! A container cannot take over another's traffic.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result};
 
-use shoutd_e2e::{Cluster, Container, Hearing, Network, Numbered};
+use shoutd_e2e::{Cluster, Container, Network, Numbered, NumberedReceiver};
 
-/// UDP ports of what is sent from another host, and from the victim's own.
+/// UDP ports of the streams from another host and from the victim's own.
 const PORTS: [u16; 2] = [6171, 6172];
 
-/// Others take a container's MAC address and IPv4 address, one on its own host and one on another,
-/// and tell everybody so by gratuitous ARP: it loses nothing of what is sent to it.
+/// Two others take a container's MAC and IPv4 address, one on its own host and one on another, and
+/// announce them by gratuitous ARP: the container loses nothing.
 pub fn mac_address(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = cluster.three()?;
     let _network = Network::create(cluster, &first, "foo", &["--subnet=10.126.0.0/24"])?;
@@ -22,10 +22,10 @@ pub fn mac_address(cluster: &mut Cluster) -> Result<()> {
     let mut streams = Vec::new();
     for (sender, port) in senders.iter().zip(PORTS) {
         let to = SocketAddr::new(address.into(), port);
-        let mut hearing = Hearing::start(&victim, to)?;
+        let mut incoming = NumberedReceiver::start(&victim, to)?;
         let numbered = Numbered::begin(sender, &[to])?;
-        let begun = hearing.await_number(0)?;
-        streams.push((numbered, hearing, begun));
+        let begun = incoming.await_number(0)?;
+        streams.push((numbered, incoming, begun));
     }
     for thief in &thieves {
         steal(thief, mac.trim(), address)?;
@@ -33,18 +33,18 @@ pub fn mac_address(cluster: &mut Cluster) -> Result<()> {
     for (numbered, ..) in &streams {
         numbered.await_more(200)?;
     }
-    for ((numbered, mut hearing, begun), sender) in streams.into_iter().zip(&senders) {
+    for ((numbered, mut incoming, begun), sender) in streams.into_iter().zip(&senders) {
         let last = numbered.end()?;
-        hearing.ensure_all(begun, last).with_context(|| format!("from {}", sender.host.name()))?;
+        incoming.ensure_all(begun, last).with_context(|| format!("from {}", sender.host.name()))?;
     }
     Ok(())
 }
 
-/// Has a container send with this MAC address, and say by ARP that it has the IPv4 address. Its
-/// interface's own MAC address shoutd puts back, which is waited for, as no other can be up with
-/// it; so there is one behind it, as programs make them for virtual addresses. Only that one
-/// answers for the address: not the interface itself, whose MAC address the neighbours would then
-/// take.
+/// Makes a container send with this MAC address and announce the IPv4 address by ARP. shoutd
+/// restores the MAC address of its interface; we wait for that, since no second interface can be up
+/// with the same one. Then a macvlan takes it, as programs do for virtual addresses. Only the
+/// macvlan may answer for the address: otherwise the neighbours would learn the interface's own MAC
+/// address.
 fn steal(thief: &Container, mac: &str, address: Ipv4Addr) -> Result<()> {
     let inside = format!("nsenter --net=/proc/{}/ns/net", thief.inspect("{{.State.Pid}}")?);
     thief.host.sh(&format!(

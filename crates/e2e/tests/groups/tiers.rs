@@ -1,4 +1,4 @@
-//! Hosts that send each in another way, together on one network.
+//! Hosts on different tiers of replication on one network.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -9,31 +9,31 @@ use shoutd_lab::{Host, wait_until};
 
 use shoutd_e2e::{
     Capture, Cluster, Container, Frame, GroupSocket, Network, SOON, Sources, WITH_IPV6,
-    await_listeners, one_on_each, status,
+    await_members, one_on_each, status,
 };
 
-/// Datagrams that each host sends to each group at a time: to all groups together no more than the
-/// kernel's queues hold.
+/// Datagrams that each host sends to each group at a time. All groups together must fit the
+/// kernel's queues.
 const COUNT: usize = 20;
 
-/// How long datagrams may be on their way, on a busy machine.
+/// How long datagrams may be in flight, on a busy machine.
 const WAY_DEADLINE: Duration = Duration::from_secs(10);
 
-/// UDP ports of IPv4 and of IPv6, as a socket for all addresses of IPv6 is one for IPv4, too; and
-/// of the broadcast that is sent last.
+/// UDP ports of IPv4 and IPv6, which differ because an IPv6 wildcard socket also takes IPv4; and of
+/// the broadcast that is sent last.
 const PORT_V4: u16 = 6141;
 const PORT_V6: u16 = 6142;
 const PORT_LAST: u16 = 6143;
 
-/// A group, and on which of the hosts there is a receiver.
+/// A group, and the hosts that have a receiver.
 struct Group {
     address: IpAddr,
     joined: [bool; 3],
 }
 
 impl Group {
-    /// Goes to all hosts of the network, whoever listens (RFC 5771, section 4; RFC 4291, section
-    /// 2.7).
+    /// Whether it goes to all hosts of the network, with or without members (RFC 5771, section 4;
+    /// RFC 4291, section 2.7).
     fn is_link_local(&self) -> bool {
         match self.address {
             IpAddr::V4(address) => address.octets().starts_with(&[224, 0, 0]),
@@ -41,7 +41,7 @@ impl Group {
         }
     }
 
-    /// Whether its MAC address is that of a link-local group (RFC 1112, section 6.4; RFC 2464,
+    /// Whether it shares its MAC address with a link-local group (RFC 1112, section 6.4; RFC 2464,
     /// section 7).
     fn has_address_of_link_local(&self) -> bool {
         match self.address {
@@ -55,9 +55,8 @@ impl Group {
     }
 }
 
-/// Of both families: one that everybody on the link has joined (mDNS, RFC 6762), one that has the
-/// MAC address of that, one that nobody has joined, and for each two of the hosts one that they
-/// have.
+/// In both families: a group that all on the link have joined (mDNS, RFC 6762), one with the same
+/// MAC address, one without members, and one for each pair of hosts.
 fn groups() -> Vec<Group> {
     let v4 = |octets: [u8; 4]| IpAddr::V4(octets.into());
     let v6 = |high, middle, low| IpAddr::V6(Ipv6Addr::new(high, 0, 0, 0, 0, 0, middle, low));
@@ -75,7 +74,7 @@ fn groups() -> Vec<Group> {
         .collect()
 }
 
-/// The hosts of the test, how each sends, and what runs on them.
+/// The hosts of the test, and what runs on them.
 struct Parties {
     hosts: [Host; 3],
     groups: Vec<Group>,
@@ -96,8 +95,8 @@ struct Receiver {
     _container: Container,
 }
 
-/// Whatever a host sends is heard where it was joined, once, by IPv4 and by IPv6, and goes to no
-/// other host, unless the host knows no better than to send everything to all.
+/// What a host sends is received once by each member, by IPv4 and IPv6, and goes to no other host,
+/// unless the host floods.
 pub fn together(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let network = Network::create(cluster, &hosts[0], "foo", &[])?;
@@ -137,11 +136,11 @@ pub fn together(cluster: &mut Cluster) -> Result<()> {
 }
 
 impl Parties {
-    /// Waits until no host is sent what it should not be. All the while, and once more after it,
-    /// everybody hears all.
+    /// Waits until no host is sent packets in vain. In that time, and once more after it, all
+    /// receivers must receive everything.
     fn await_settled(&self, tiers: &[&str; 3]) -> Result<()> {
         for group in self.groups.iter().filter(|group| !group.is_link_local()) {
-            let listening: Vec<&Host> = self
+            let receiving: Vec<&Host> = self
                 .hosts
                 .iter()
                 .zip(group.joined)
@@ -149,22 +148,23 @@ impl Parties {
                 .map(|(host, _)| host)
                 .collect();
             self.hosts.iter().try_for_each(|asked| {
-                await_listeners(asked, &group.address.to_string(), &listening)
+                await_members(asked, &group.address.to_string(), &receiving)
             })?;
         }
         let mut surplus = Vec::new();
-        let settled = wait_until("each host to be sent what it listens to", SOON, || {
-            surplus = self.send_all(tiers)?;
-            Ok(surplus.is_empty().then_some(()))
-        });
+        let settled =
+            wait_until("each host to be sent the groups that it is a member of", SOON, || {
+                surplus = self.send_all(tiers)?;
+                Ok(surplus.is_empty().then_some(()))
+            });
         settled.with_context(|| surplus.join("; "))?;
         let surplus = self.send_all(tiers)?;
         ensure!(surplus.is_empty(), "{}", surplus.join("; "));
         Ok(())
     }
 
-    /// Lets one host after the other send to all groups. Fails unless all who listen hear each
-    /// datagram once; returns which hosts were sent what they should not have been.
+    /// Lets one host after the other send to all groups. Checks that each receiver gets each
+    /// datagram once; returns which hosts were sent packets in vain.
     fn send_all(&self, tiers: &[&str; 3]) -> Result<Vec<String>> {
         let captures = self.hosts.iter().map(Capture::of_underlay).collect::<Result<Vec<_>>>()?;
         let broadcast = self.network.broadcast()?;
@@ -176,10 +176,10 @@ impl Parties {
                     socket.send(group.at(), group.address.to_string().as_bytes())?;
                 }
             }
-            // Goes to all hosts, by the same way.
+            // It goes to all hosts, by the same path.
             sender.v4.send((broadcast, PORT_LAST), b"last")?;
             for (index, receiver) in self.receivers.iter().enumerate() {
-                self.hear(index, receiver).with_context(|| {
+                self.check_received(index, receiver).with_context(|| {
                     format!("from {} by {}", self.hosts[from].name(), tiers[from])
                 })?;
             }
@@ -190,28 +190,28 @@ impl Parties {
         Ok(surplus)
     }
 
-    /// Waits until a receiver has heard as much as it should, and fails if that is not just what it
-    /// should.
-    fn hear(&self, index: usize, receiver: &Receiver) -> Result<()> {
+    /// Waits until a receiver has received as much as it should, and checks that it is the right
+    /// content.
+    fn check_received(&self, index: usize, receiver: &Receiver) -> Result<()> {
         let joined = self.groups.iter().filter(|group| group.joined[index]);
         let wanted: BTreeMap<String, usize> =
             joined.map(|group| (group.address.to_string(), COUNT)).collect();
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        let all = wait_until("all datagrams to be heard", WAY_DEADLINE, || {
+        let all = wait_until("all datagrams to be received", WAY_DEADLINE, || {
             for socket in &receiver.sockets {
-                for (_, text) in socket.heard()? {
+                for (_, text) in socket.received()? {
                     *counts.entry(String::from_utf8_lossy(&text).into_owned()).or_default() += 1;
                 }
             }
             Ok((counts.values().sum::<usize>() >= wanted.values().sum()).then_some(()))
         });
         let name = self.hosts[index].name();
-        all.with_context(|| format!("{name} heard {counts:?}"))?;
-        ensure!(counts == wanted, "{name} heard {counts:?}");
+        all.with_context(|| format!("{name} received {counts:?}"))?;
+        ensure!(counts == wanted, "{name} received {counts:?}");
         Ok(())
     }
 
-    /// What one host was sent by another more than it should have been; fails if it was less.
+    /// The packets that one host was sent by another in vain; fails if any are missing.
     fn look(
         &self,
         capture: &Capture,
@@ -236,7 +236,8 @@ impl Parties {
         let mut surplus = Vec::new();
         for group in &self.groups {
             let is_to_all = tier == "flood" || group.is_link_local();
-            // What goes by MAC addresses goes to all with whom it shares one.
+            // Replication by MAC address sends a group to the members of all groups that share the
+            // address.
             let may_go_astray = tier == "multicast-fdb" && group.has_address_of_link_local();
             let sent = counts.get(&group.address).copied().unwrap_or_default();
             if is_to_all || group.joined[to] {

@@ -1,4 +1,4 @@
-//! What Docker, agreed state and the kernel of all hosts say, and where they differ.
+//! Docker's, shoutd's and the kernel's view of all hosts, and where they differ.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,28 +8,27 @@ use shoutd_lab::Host;
 
 use shoutd_e2e::{endpoints, left_in_kernel, networks, segments};
 
-/// The first characters of an endpoint's id, as devices are named by them.
+/// Characters of an endpoint's id in the names of devices.
 const SHORT: usize = 12;
 
-/// By an endpoint's id, its container's name and address.
+/// Container name and address by endpoint id.
 type Members = BTreeMap<String, (String, String)>;
 
-/// All of it at one time.
+/// The state of all hosts at one time.
 pub struct Audit {
     hosts: Vec<HostAudit>,
 }
 
-/// What one host says.
+/// The state of one host.
 struct HostAudit {
     host: Host,
     /// `shoutdctl networks`.
     networks: Vec<Value>,
     /// `shoutdctl endpoints`.
     endpoints: Vec<Value>,
-    /// Names of Docker's networks, and in each the endpoints by id, with their containers' names
-    /// and addresses.
+    /// Docker's networks by name, with their endpoints.
     docker: BTreeMap<String, Members>,
-    /// Containers by name: whether they run, and whether all their networks are still there.
+    /// Containers by name: whether each runs, and whether all its networks still exist.
     containers: BTreeMap<String, (bool, bool)>,
     /// The ports in the namespaces of segments, by VNI.
     ports: BTreeMap<u64, BTreeSet<String>>,
@@ -40,7 +39,7 @@ struct HostAudit {
 }
 
 impl Audit {
-    /// Asks all hosts.
+    /// Reads the state of all hosts.
     pub fn take(hosts: &[Host]) -> Result<Self> {
         Ok(Self { hosts: hosts.iter().map(HostAudit::take).collect::<Result<_>>()? })
     }
@@ -58,7 +57,7 @@ impl Audit {
         members
     }
 
-    /// Everything that is not as it should be, one line each.
+    /// All differences, one line each.
     pub fn differences(&self, should_run: &BTreeSet<(u8, String)>) -> Vec<String> {
         let mut differences = Vec::new();
         let Some((first, others)) = self.hosts.split_first() else { return differences };
@@ -93,7 +92,7 @@ impl Audit {
         differences
     }
 
-    /// Each tunnel leads to the other hosts that have endpoints on its network, and nowhere else.
+    /// Each tunnel must lead exactly to the other hosts that have endpoints on its network.
     fn remotes_differ(&self, audit: &HostAudit) -> Vec<String> {
         let others =
             || self.hosts.iter().filter(|other| other.host.number() != audit.host.number());
@@ -108,7 +107,7 @@ impl Audit {
     }
 }
 
-/// No address twice on a network.
+/// No two endpoints of a network may share an address.
 fn shared_addresses(endpoints: &[Value]) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let addresses = endpoints.iter().flat_map(|row| {
@@ -152,7 +151,7 @@ impl HostAudit {
         })
     }
 
-    /// Docker has the networks that are agreed.
+    /// Docker must have exactly the agreed networks.
     fn networks_differ(&self) -> Option<String> {
         let agreed: BTreeSet<_> =
             self.networks.iter().filter_map(|row| row["name"].as_str()).collect();
@@ -165,7 +164,7 @@ impl HostAudit {
             .then(|| format!("Docker has {docker:?}, and agreed is {:?}", self.networks))
     }
 
-    /// shoutd knows the endpoints that Docker has, by the same addresses, and knows which networks
+    /// shoutd must have Docker's endpoints with the same addresses, and must know which networks
     /// this host has.
     fn endpoints_differ(&self) -> Vec<String> {
         let name = self.host.name();
@@ -204,8 +203,8 @@ impl HostAudit {
         differences
     }
 
-    /// The kernel has a segment for each network with endpoints here, a port for each endpoint, and
-    /// nothing else.
+    /// The kernel must have a segment for each network with endpoints here, a port for each
+    /// endpoint, and nothing else.
     fn kernel_differs(&self) -> Vec<String> {
         let mut wanted: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
         for (network, endpoints) in &self.docker {
@@ -233,7 +232,7 @@ impl HostAudit {
         differences
     }
 
-    /// Containers that should run and do not, though their networks are there.
+    /// Containers that should run and do not, although their networks exist.
     fn down(&self, should_run: &BTreeSet<(u8, String)>) -> Vec<String> {
         let own = should_run.iter().filter(|(number, _)| *number == self.host.number());
         let is_down =
@@ -245,7 +244,7 @@ impl HostAudit {
     }
 }
 
-/// Docker's networks of ours, with their endpoints.
+/// Docker's networks with driver shoutd, and their endpoints.
 fn docker_networks(host: &Host) -> Result<BTreeMap<String, Members>> {
     let ids =
         host.docker(["network", "ls", "--quiet", "--no-trunc", "--filter", "driver=shoutd"])?;
@@ -269,7 +268,7 @@ fn docker_networks(host: &Host) -> Result<BTreeMap<String, Members>> {
     Ok(found)
 }
 
-/// Docker's containers: whether each runs, and whether the networks that it is to be on are there.
+/// Docker's containers: whether each runs, and whether all its networks exist.
 fn containers(host: &Host) -> Result<BTreeMap<String, (bool, bool)>> {
     let networks = host.docker(["network", "ls", "--quiet", "--no-trunc"])?;
     let networks: BTreeSet<_> = networks.lines().collect();

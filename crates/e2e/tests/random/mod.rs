@@ -15,19 +15,19 @@ use rand::rngs::StdRng;
 use shoutd_e2e::Cluster;
 use world::World;
 
-/// The seed to begin with, to see the same operations again.
+/// The seed, to repeat the same operations.
 const SEED: &str = "SHOUTD_SEED";
 
-/// How many operations there are between two audits.
+/// Operations between two audits.
 const BETWEEN_AUDITS: usize = 50;
 
-/// Log lines of each daemon that are shown when something is wrong.
+/// Log lines of each daemon that are shown after a failure.
 const LOG_LINES: usize = 400;
 
-/// So many operations, with an audit after every few and at the end.
+/// Runs this many operations, with an audit after every few and at the end.
 pub fn run(name: &str, operations: usize) -> Result<()> {
     let seed = match env::var(SEED) {
-        Ok(seed) => seed.parse().with_context(|| format!("{SEED} is no number: {seed}"))?,
+        Ok(seed) => seed.parse().with_context(|| format!("{SEED} is not a number: {seed}"))?,
         Err(_) => SystemTime::now().duration_since(UNIX_EPOCH).context("a clock")?.as_secs(),
     };
     println!("{operations} operations from seed {seed}; the same ones again with {SEED}={seed}");
@@ -52,6 +52,6 @@ fn play(world: &mut World<'_>, operations: usize) -> Result<()> {
         }
     }
     world.audit()?;
-    world.hear_one_another()?;
+    world.receive_from_each_other()?;
     world.clear()
 }

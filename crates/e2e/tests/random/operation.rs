@@ -1,4 +1,4 @@
-//! What may happen.
+//! The operations that a run draws from.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use shoutd_lab::{Host, IMAGE, Output};
 
-/// Networks that users speak of, and the subnet that they give each if they give one.
+/// The networks' names, each with the subnet that users may give.
 const NETWORKS: [(&str, &str); 4] = [
     ("red", "10.91.0.0/24"),
     ("green", "10.92.0.0/24"),
@@ -22,14 +22,14 @@ const NETWORKS: [(&str, &str); 4] = [
 /// Containers of one host.
 const CONTAINERS: [&str; 4] = ["one", "two", "three", "four"];
 
-/// How long a command of Docker's may take while shoutd is away: each call to a plugin is given up
-/// after 15 s, and to remove a container from two networks takes six.
+/// How long a Docker command may take while shoutd is away: Docker gives up each plugin call after
+/// 15 s, and the removal of a container from two networks takes six calls.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(150);
 
-/// How much later than the engine shoutd is started, where it is late.
+/// How much later than the engine a late shoutd is started.
 const LATE: Duration = Duration::from_secs(2);
 
-/// What a user does on one host. Docker may refuse it.
+/// A user's command on one host. Docker may refuse it.
 #[derive(Debug, Clone)]
 pub enum Command {
     /// Creates a network.
@@ -60,25 +60,25 @@ pub enum Verb {
     Remove,
 }
 
-/// What befalls a host. It is over, and the host is as before, when it returns.
+/// Trouble on a host. When [`Trouble::strike`] returns, it is over.
 #[derive(Debug, Clone, Copy)]
 pub enum Trouble {
     /// shoutd is killed, or stopped, and is away for so long.
     Shoutd { killed: bool, away: Duration },
-    /// The engine is killed, or stopped.
+    /// The engine is killed or stopped.
     Engine { killed: bool },
-    /// Both are killed at once; the one or the other is started first.
+    /// Both are killed at once, and one of them is started first.
     Both { engine_first: bool },
-    /// The cable is out.
+    /// The cable is unplugged.
     Cable { away: Duration },
-    /// The power is gone, and comes back.
+    /// The power fails and comes back.
     Power { shoutd_first: bool },
 }
 
-/// How often a user speaks of what is not there, or wants to make what is there already.
+/// How often a user names something that does not exist, or creates something that does.
 const MISTAKEN: f64 = 0.1;
 
-/// What a user of a host knows of.
+/// The networks and containers that a user of a host knows.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
     /// Networks of the cluster.
@@ -88,7 +88,7 @@ pub struct Known {
 }
 
 impl Known {
-    /// Something of `all` that is known, or is not; now and then the other way round.
+    /// Picks one of `all` that is known, or one that is not; sometimes the other way round.
     fn choose<T: Copy>(random: &mut StdRng, all: &[T], is_wanted: impl Fn(T) -> bool) -> Option<T> {
         let mistaken = random.random_bool(MISTAKEN);
         let choice: Vec<T> =
@@ -106,7 +106,7 @@ impl Known {
 }
 
 impl Command {
-    /// One of them, if there is anything to do it with.
+    /// Draws a command, if there is anything to run it on.
     pub fn draw(random: &mut StdRng, known: &Known) -> Option<Self> {
         let waits = random.random_bool(0.3);
         let command = match random.random_range(0..100) {
@@ -227,7 +227,7 @@ impl fmt::Display for Command {
 }
 
 impl Trouble {
-    /// One of them.
+    /// Draws one.
     pub fn draw(random: &mut StdRng) -> Self {
         let away = Duration::from_millis(random.random_range(0..3000));
         match random.random_range(0..20) {
@@ -239,7 +239,7 @@ impl Trouble {
         }
     }
 
-    /// Lets it happen.
+    /// Makes it happen, and ends it.
     pub fn strike(self, host: &Host) -> Result<()> {
         match self {
             Self::Shoutd { killed, away } => {
@@ -270,8 +270,8 @@ impl Trouble {
     }
 }
 
-/// An engine that is started first waits for shoutd before it answers: 15 s for each network, if
-/// nobody comes.
+/// An engine that starts first waits for shoutd before it answers: 15 s for each network without
+/// shoutd.
 fn start_both(host: &Host, shoutd_first: bool) -> Result<()> {
     if shoutd_first {
         host.boot_shoutd()?;
@@ -284,6 +284,6 @@ fn start_both(host: &Host, shoutd_first: bool) -> Result<()> {
             engine.join().unwrap_or_else(|_| bail!("a thread panicked"))
         })?;
     }
-    // As a user would, to see that it serves.
+    // As a user would, to check that it serves.
     host.start_shoutd(&[]).map(|_| ())
 }

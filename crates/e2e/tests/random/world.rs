@@ -1,4 +1,4 @@
-//! The hosts, what was done to them, and what should run on them.
+//! The hosts, what was done to them, and which containers should run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::ManuallyDrop;
@@ -14,11 +14,11 @@ use super::audit::Audit;
 use super::operation::{Command, Known, Trouble, Verb};
 use shoutd_e2e::{Cluster, Container, SOON, Stream};
 
-/// The least time between two comparisons of shoutd's with its engine, and between two looks for
-/// containers that were left down, is ten seconds; after a boot there are four looks.
+/// shoutd compares its state with the engine's every ten seconds, and after a boot it looks four
+/// times, ten seconds apart, for containers that were left down.
 const AUDIT_DEADLINE: std::time::Duration = SOON.saturating_mul(2);
 
-/// A cluster that things happen to.
+/// A cluster with the history of a run.
 pub struct World<'a> {
     cluster: &'a Cluster,
     random: StdRng,
@@ -26,12 +26,12 @@ pub struct World<'a> {
     networks: BTreeSet<&'static str>,
     /// By host, each host's containers.
     containers: BTreeMap<u8, BTreeSet<&'static str>>,
-    /// By host and name: containers with `--restart=always` that a user has started and not
+    /// Containers, by host and name, with `--restart=always` that a user has started and not
     /// stopped.
     should_run: BTreeSet<(u8, String)>,
 }
 
-/// What happens on a host within a step.
+/// Events on a host within one step.
 struct Event {
     host: Host,
     command: Option<Command>,
@@ -39,7 +39,7 @@ struct Event {
 }
 
 impl<'a> World<'a> {
-    /// The hosts of this cluster, with nothing on them.
+    /// A world of this cluster's hosts, with nothing on them.
     pub fn new(cluster: &'a Cluster, random: StdRng) -> Self {
         Self {
             cluster,
@@ -51,13 +51,13 @@ impl<'a> World<'a> {
         }
     }
 
-    /// How many operations there have been.
+    /// The number of operations so far.
     pub fn done(&self) -> usize {
         self.done
     }
 
-    /// Several things at once: a command on one or two of the hosts, and often trouble on one of
-    /// these or the third.
+    /// Runs several things at once: a command on one or two hosts, and often trouble on one of
+    /// these or on the third.
     pub fn step(&mut self) -> Result<()> {
         let mut events = BTreeMap::new();
         for host in self.cluster.hosts() {
@@ -102,7 +102,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Takes note of what should run from now on. What was begun amid trouble may have been done or
+    /// Updates which containers should run. A command during trouble may have been carried out or
     /// not.
     fn learn(&mut self, event: &Event, output: Option<Output>) {
         let (Some(command), Some(output)) = (&event.command, output) else { return };
@@ -130,7 +130,7 @@ impl<'a> World<'a> {
             Command::Run { container, always: true, .. } if is_certain => {
                 self.should_run.insert(key(container));
             }
-            // One that did not come to run stays, and its name is taken.
+            // A container that failed to start still exists, and its name is taken.
             Command::Run { container, .. }
                 if !output.success() && !output.stderr.contains("is already in use") =>
             {
@@ -147,7 +147,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Waits until Docker, agreed state and the kernel say the same on all hosts.
+    /// Waits until Docker, agreed state and the kernel match on all hosts.
     pub fn audit(&mut self) -> Result<()> {
         println!("     audit after {} operations", self.done);
         let mut differences = Vec::new();
@@ -160,10 +160,10 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// On each network that several containers are on, one sends and all others hear everything.
-    pub fn hear_one_another(&self) -> Result<()> {
+    /// On each network with several containers, one sends and all others must receive everything.
+    pub fn receive_from_each_other(&self) -> Result<()> {
         for (network, members) in Audit::take(&self.cluster.hosts())?.members() {
-            // They stay for the other networks that they are on.
+            // They stay up for their other networks.
             let members =
                 members.into_iter().map(|(host, name)| ManuallyDrop::new(Container { host, name }));
             let members: Vec<_> = members.collect();
@@ -182,7 +182,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// Removes all containers and networks; nothing may be left of them.
+    /// Removes all containers and networks and checks that nothing is left.
     pub fn clear(&self) -> Result<()> {
         for host in self.cluster.hosts() {
             host.sh("docker ps --all --quiet | xargs --no-run-if-empty docker rm --force")?;
@@ -194,7 +194,7 @@ impl<'a> World<'a> {
     }
 }
 
-/// A container on several networks has the route for multicast on one of them only.
+/// Moves the multicast route of a container to this network: it has only one.
 fn lead_multicast_to(container: &Container, network: &str) -> Result<()> {
     let address = container.address(network)?;
     let pid = container.inspect("{{.State.Pid}}")?;
@@ -208,7 +208,7 @@ fn lead_multicast_to(container: &Container, network: &str) -> Result<()> {
         .map(|_| ())
 }
 
-/// Lets all of it happen at once; what each command printed.
+/// Runs all events at once; returns what each command printed.
 fn happen(events: &[Event]) -> Result<Vec<Option<Output>>> {
     thread::scope(|scope| {
         let begun: Vec<_> = events
@@ -231,7 +231,7 @@ fn happen(events: &[Event]) -> Result<Vec<Option<Output>>> {
                 .transpose()
                 .with_context(|| format!("{:?} on {}", event.trouble, event.host.name()))?;
             outputs.push(match output {
-                // The power was cut under it, or it began while there was none.
+                // The power failed during the command or before it.
                 Some(Err(_)) if matches!(event.trouble, Some(Trouble::Power { .. })) => None,
                 Some(output) => Some(output.with_context(|| format!("on {}", event.host.name()))?),
                 None => None,
