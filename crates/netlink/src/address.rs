@@ -26,24 +26,25 @@ const IFA_F_TENTATIVE: u8 = 0x40;
 pub struct Address {
     /// Index of the device.
     pub link: u32,
-    /// The address, with the length of its prefix.
+    /// The address and its prefix length.
     pub net: IpNet,
-    /// Whether duplicate address detection (RFC 4862, section 5.4) still goes on: nothing can be
-    /// sent from it until then.
+    /// Whether duplicate address detection (RFC 4862, section 5.4) is in progress. Until it ends,
+    /// nothing can be sent from the address.
     pub tentative: bool,
-    /// Whether it found that another host has the address: then this one never uses it.
+    /// Whether duplicate address detection found a duplicate. The kernel then never uses the
+    /// address.
     pub duplicate: bool,
 }
 
 impl Route {
-    /// All addresses of all devices of the namespace.
+    /// All addresses of all devices in the namespace.
     pub fn addresses(&mut self) -> Result<Vec<Address>, Error> {
         let message = Message::new(libc::RTM_GETADDR, 0, &[0; HEADER]);
         self.socket.dump(&message, parse).map_err(|fault| fault.during("list IP addresses"))
     }
 
-    /// Gives a device an address, valid at once: a lease is what makes it unique, not duplicate
-    /// address detection. One that it has already is no error.
+    /// Adds an address to a device, valid at once: the lease makes it unique, not duplicate address
+    /// detection. An existing one is not an error.
     pub fn add_address(&mut self, link: u32, net: IpNet) -> Result<(), Error> {
         let mut header = [0; HEADER];
         header[0] = family_of(net.addr());
@@ -70,7 +71,7 @@ impl Route {
 }
 
 impl Route {
-    /// Takes an address from a device. One that it does not have is no error.
+    /// Removes an address from a device. A missing one is not an error.
     pub fn remove_address(&mut self, link: u32, net: IpNet) -> Result<(), Error> {
         let mut header = [0; HEADER];
         header[0] = family_of(net.addr());
@@ -97,7 +98,7 @@ pub(crate) fn parse(frame: &Frame<'_>) -> Option<Address> {
         return None;
     }
     let attributes = frame.attributes(HEADER);
-    // On a point-to-point device the other attribute is the other side's address.
+    // On a point-to-point device, `IFA_ADDRESS` is the address of the other side.
     let address = attributes
         .find(IFA_LOCAL)
         .or_else(|| attributes.find(IFA_ADDRESS))

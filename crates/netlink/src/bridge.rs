@@ -25,37 +25,38 @@ const MCAST_QUERY_INTERVAL: u16 = 33;
 const MCAST_QUERY_RESPONSE_INTERVAL: u16 = 34;
 const MCAST_QUERIER_STATE: u16 = 47;
 const FDB_MAX_LEARNED: u16 = 49;
-// `BRIDGE_QUERIER_*` (include/uapi/linux/if_bridge.h): there while another than the bridge asks.
+// `BRIDGE_QUERIER_*` (include/uapi/linux/if_bridge.h): present while the querier is not the bridge.
 const OTHER_OF_IPV4: u16 = 3;
 const OTHER_OF_IPV6: u16 = 7;
 
-/// What can be set on a bridge that is running.
+/// The settings of a bridge that can change while it runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BridgeSettings {
-    /// Whether it sends multicast only to ports behind which somebody wants it.
+    /// Whether it does multicast snooping: forwards multicast only to ports with members.
     pub snooping: bool,
-    /// Whether it asks who wants what.
+    /// Whether it sends queries.
     pub querier: bool,
-    /// Whether IGMP queries come from its own IPv4 address; else from 0.0.0.0.
+    /// Whether its IGMP queries have its own IPv4 address as source; otherwise 0.0.0.0.
     pub query_use_ifaddr: bool,
-    /// Whether it is given multicast that others want, as a router is (`mcast_router`): 2 is
+    /// Whether the bridge itself receives all groups, as a router does (`mcast_router`): 2 is
     /// always.
     pub multicast_router: u8,
     /// 2 or 3.
     pub igmp_version: u8,
     /// 1 or 2.
     pub mld_version: u8,
-    /// Groups it keeps apart, a power of two; one more switches snooping off.
+    /// The maximum number of groups, a power of two. One more switches snooping off.
     pub groups_max: u32,
-    /// How long a membership lasts that nobody confirms, in hundredths of a second (`USER_HZ`);
-    /// `None` leaves it as it is.
+    /// How long a membership lasts without a report, in hundredths of a second (`USER_HZ`); `None`
+    /// leaves it unchanged.
     pub membership_interval: Option<u64>,
-    /// How long a new port only listens, in hundredths of a second (`USER_HZ`); without STP it can
-    /// be 0.
+    /// The forward delay of a new port, in hundredths of a second (`USER_HZ`); it can be 0 without
+    /// STP.
     pub forward_delay: u32,
     /// Whether it takes part in the spanning tree protocol.
     pub stp: bool,
-    /// MAC addresses that it learns; `None` on kernels before 6.7, which set no limit.
+    /// The maximum number of learned MAC addresses; `None` on kernels before 6.7, which have no
+    /// limit.
     pub learned_max: Option<u32>,
 }
 
@@ -88,30 +89,30 @@ impl BridgeSettings {
         if let Some(interval) = self.membership_interval {
             data.bytes(MCAST_MEMBERSHIP_INTERVAL, &interval.to_ne_bytes());
         }
-        // A kernel that does not know it passes it over.
+        // Kernels that do not know the attribute ignore it.
         if let Some(most) = self.learned_max {
             data.u32(FDB_MAX_LEARNED, most);
         }
         data.u8(MCAST_IGMP_VERSION, self.igmp_version);
         data.u8(MCAST_MLD_VERSION, self.mld_version);
-        // Last, so that the first queries are of the right version.
+        // Last, so that the first queries have the right version.
         data.u8(MCAST_QUERIER, u8::from(self.querier));
     }
 }
 
-/// Who asks behind a bridge which groups are wanted.
+/// The state of the querier of a bridge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Querying {
-    /// How often the bridge does where nobody else does.
+pub struct QuerierState {
+    /// The bridge's query interval.
     pub interval: Duration,
-    /// How long the answers may take.
+    /// The maximum response time of its queries.
     pub response: Duration,
-    /// Whether another does, of IPv4 or IPv6, for which the bridge is silent; `None` on kernels
-    /// before 5.15, which do not tell.
+    /// Whether another querier, of IPv4 or IPv6, silences the bridge; `None` on kernels before
+    /// 5.15, which do not report it.
     pub is_by_another: Option<bool>,
 }
 
-impl Querying {
+impl QuerierState {
     fn parse(frame: &Frame<'_>) -> Option<Self> {
         let information = frame.attributes(HEADER).find(libc::IFLA_LINKINFO)?.nested();
         let data = information.find(libc::IFLA_INFO_DATA)?.nested();
@@ -132,7 +133,7 @@ impl Querying {
 }
 
 impl Route {
-    /// Makes a bridge, down, in this group of devices.
+    /// Creates a bridge, down, in this device group.
     pub fn create_bridge(
         &mut self,
         name: &str,
@@ -149,12 +150,11 @@ impl Route {
             .map_err(|fault| fault.during(format_args!("create bridge {name}")))
     }
 
-    /// Who asks behind the bridge with this index which groups are wanted; `None` if there is no
-    /// such device.
-    pub fn querying(&mut self, bridge: u32) -> Result<Option<Querying>, Error> {
+    /// The querier state of the bridge with this index; `None` if it does not exist.
+    pub fn querier_state(&mut self, bridge: u32) -> Result<Option<QuerierState>, Error> {
         let message = Message::new(libc::RTM_GETLINK, 0, &link_header(0, bridge, 0, 0));
-        let read = self.of_one_link(message, Querying::parse);
-        read.map_err(|fault| fault.during(format_args!("read who queries behind bridge {bridge}")))
+        let read = self.of_one_link(message, QuerierState::parse);
+        read.map_err(|fault| fault.during(format_args!("read the querier of bridge {bridge}")))
     }
 
     /// Changes the settings of a bridge.

@@ -1,8 +1,9 @@
-//! Which sources the programs of a namespace have chosen for the groups that they listen to.
+//! The sources that the sockets of a namespace select for their groups.
 //!
-//! No message of netlink tells it. The kernel lists it in `/proc/net/mcfilter` (`igmp_mcf_seq_show`
-//! of `net/ipv4/igmp.c`) and `/proc/net/mcfilter6` (`igmp6_mcf_seq_show` of `net/ipv6/mcast.c`): a
-//! line for each interface, group and source, with how many sockets want it and how many do not.
+//! Netlink does not report them. The kernel lists them in `/proc/net/mcfilter` (`igmp_mcf_seq_show`
+//! of `net/ipv4/igmp.c`) and `/proc/net/mcfilter6` (`igmp6_mcf_seq_show` of `net/ipv6/mcast.c`):
+//! one line for each interface, group and source, with the number of sockets that include it and
+//! that exclude it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -12,38 +13,37 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::error::{Error, Fault};
 use crate::namespace::Namespace;
 
-/// The lists, of IPv4 and of IPv6.
+/// The lists of IPv4 and of IPv6.
 const LISTS: [&str; 2] = ["/proc/thread-self/net/mcfilter", "/proc/thread-self/net/mcfilter6"];
 
-/// Octets of such a list that are read at the most: the lines of about a thousand sources.
+/// Octets read of a list: about a thousand sources.
 const LIST_MAX: u64 = 1 << 16;
 
-/// The sources that are wanted, by the index of the interface and the group.
+/// The included sources, by the index of the interface and the group.
 pub type ChosenSources = BTreeMap<(u32, IpAddr), BTreeSet<IpAddr>>;
 
 impl Namespace {
-    /// What the programs of this namespace want of chosen sources. A list that is too long to be
-    /// read at once is an error.
+    /// The sources that the sockets of this namespace include. A list of [`LIST_MAX`] octets or
+    /// more is an error.
     pub fn chosen_sources(&self) -> Result<ChosenSources, Error> {
         let read = || LISTS.into_iter().map(read_list).collect::<io::Result<Vec<String>>>();
         let lists = self.enter(read).and_then(|lists| lists.map_err(Fault::from));
-        let lists = lists.map_err(|fault| {
-            fault.during("read which sources the programs of a container have chosen")
-        })?;
+        let lists = lists
+            .map_err(|fault| fault.during("read the source filters of a container's sockets"))?;
         Ok(collect(lists.iter().flat_map(|list| list.lines())))
     }
 }
 
 fn read_list(path: &str) -> io::Result<String> {
     let file = match File::open(path) {
-        // There is no IPv6.
+        // The namespace has no IPv6.
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(String::new()),
         file => file?,
     };
     let mut list = Vec::new();
     let length = file.take(LIST_MAX).read_to_end(&mut list)?;
     if u64::try_from(length).is_ok_and(|length| length < LIST_MAX) {
-        // Names of interfaces can be anything.
+        // An interface's name need not be UTF-8.
         Ok(String::from_utf8_lossy(&list).into_owned())
     } else {
         Err(io::Error::new(
@@ -61,8 +61,8 @@ fn collect<'a>(lines: impl Iterator<Item = &'a str>) -> ChosenSources {
     chosen
 }
 
-/// The index of an interface, a group and a source of it that is wanted. The name between index and
-/// group is cut short by the kernel, and can be anything that has no white space.
+/// The index of an interface, a group, and an included source. The name between index and group is
+/// truncated by the kernel and can be anything without white space.
 fn parse(line: &str) -> Option<(u32, IpAddr, IpAddr)> {
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
     let [index, _name, group, source, wanting, _not_wanting] = words[..] else {
@@ -73,7 +73,7 @@ fn parse(line: &str) -> Option<(u32, IpAddr, IpAddr)> {
     Some((index.parse().ok()?, group, address(source)?))
 }
 
-/// An address of IPv4, as in `0xe8010203`, or of IPv6, in 32 digits.
+/// An IPv4 address such as `0xe8010203`, or an IPv6 address of 32 hexadecimal digits.
 fn address(digits: &str) -> Option<IpAddr> {
     match digits.strip_prefix("0x") {
         Some(digits) => Some(Ipv4Addr::from(u32::from_str_radix(digits, 16).ok()?).into()),
@@ -110,7 +110,7 @@ Idx Device        MCA        SRC    INC    EXC
     }
 
     #[test]
-    fn what_is_no_such_line_is_left_out() {
+    fn a_malformed_line_is_skipped() {
         for line in [
             "",
             "7 a b",

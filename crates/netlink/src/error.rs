@@ -1,4 +1,4 @@
-//! What can go wrong between shoutd and the kernel.
+//! Errors of requests to the kernel.
 
 use std::fmt;
 use std::io;
@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-/// An operation on the kernel that failed, named with its object. Its text says all, the fault's
-/// included.
+/// A failed operation and its object. The text includes the fault's text.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {operation}: {fault}")]
 pub struct Error {
@@ -16,7 +15,7 @@ pub struct Error {
 }
 
 impl Error {
-    /// What failed.
+    /// The cause.
     pub fn fault(&self) -> &Fault {
         &self.fault
     }
@@ -27,32 +26,33 @@ impl Error {
     }
 }
 
-/// Why it failed.
+/// The cause of an [`Error`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The kernel refused, perhaps in words of its own (`NLMSGERR_ATTR_MSG`).
+    /// The kernel refused the request, perhaps with an extended acknowledgement
+    /// (`NLMSGERR_ATTR_MSG`).
     Refused {
-        /// Its error number.
+        /// The error number.
         errno: Errno,
-        /// Its words.
+        /// The text of the extended acknowledgement.
         text: Option<String>,
     },
     /// A system call failed.
     System(#[from] io::Error),
     /// The kernel did not answer in time.
-    Late {
-        /// How long it was waited for.
+    TimedOut {
+        /// How long we waited.
         after: Duration,
     },
-    /// What is being dumped kept changing, so that no consistent copy could be had.
+    /// The table changed during every attempt to dump it, so there is no consistent copy.
     Unstable,
-    /// There are so many entries that were learnt from traffic that reading was given up.
-    Crowded {
-        /// How many were to be read at the most.
+    /// The table has more learned entries than we are willing to read.
+    TooManyLearned {
+        /// The limit.
         most: usize,
     },
-    /// The answer makes no sense.
+    /// The answer cannot be parsed.
     Malformed(&'static str),
 }
 
@@ -66,7 +66,7 @@ impl Fault {
         }
     }
 
-    /// The error, now that it is known what was being done.
+    /// Names the operation that failed with this fault.
     pub(crate) fn during(self, operation: impl fmt::Display) -> Error {
         Error { operation: operation.to_string(), fault: self }
     }
@@ -84,16 +84,16 @@ impl fmt::Display for Fault {
             Self::Refused { errno, text: Some(text) } => write!(f, "{text} ({})", errno.desc()),
             Self::Refused { errno, text: None } => f.write_str(errno.desc()),
             Self::System(error) => error.fmt(f),
-            Self::Late { after } => write!(f, "the kernel did not answer within {after:?}"),
-            Self::Unstable => f.write_str("it changed too often while it was read"),
-            Self::Crowded { most } => {
+            Self::TimedOut { after } => write!(f, "the kernel did not answer within {after:?}"),
+            Self::Unstable => f.write_str("the table changed during every attempt to read it"),
+            Self::TooManyLearned { most } => {
                 write!(
                     f,
-                    "more than {most} MAC addresses were learnt from traffic; they are being \
+                    "more than {most} MAC addresses were learned from traffic; they are being \
                      removed"
                 )
             }
-            Self::Malformed(what) => write!(f, "the kernel's answer makes no sense: {what}"),
+            Self::Malformed(what) => write!(f, "unexpected answer from the kernel: {what}"),
         }
     }
 }

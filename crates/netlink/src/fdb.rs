@@ -1,6 +1,6 @@
-//! Forwarding tables. That of a VXLAN device has all-zero entries, which say where to send what has
-//! no entry of its own, and broadcast and multicast, and others that say where one address is
-//! (`drivers/net/vxlan/vxlan_core.c`); that of a bridge says behind which port one is
+//! FDBs. In a VXLAN device, the flood entries (all-zero MAC address) hold the VTEPs for broadcast,
+//! multicast and unknown unicast, and other entries hold the VTEP of one address
+//! (`drivers/net/vxlan/vxlan_core.c`). In a bridge, an entry holds the port of one address
 //! (`net/bridge/br_fdb.c`).
 
 use std::net::IpAddr;
@@ -21,39 +21,38 @@ pub(crate) const NDA_LLADDR: u16 = 2;
 pub(crate) const NDA_MASTER: u16 = 9;
 const ALL_ZERO: [u8; 6] = [0; 6];
 const NTF_STICKY: u8 = 0x40;
-/// Set on what a control plane put into a VXLAN device: what tells shoutd's entries from those of
+/// Set on entries that a control plane added to a VXLAN device. It distinguishes our entries from
 /// others.
 const NTF_EXT_LEARNED: u8 = 0x10;
 
-/// An entry of a forwarding table that a control plane put there, and that nothing learnt can
-/// change.
+/// A static FDB entry made by a control plane. Learning does not change it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pinned {
-    /// Of a VXLAN device.
+    /// In a VXLAN device.
     Tunnel {
-        /// The destination: one interface's address, or that of groups.
+        /// The destination: a unicast address, or the MAC address of groups.
         mac: Mac,
-        /// The VTEP it is sent to.
+        /// The VTEP.
         remote: IpAddr,
     },
-    /// Of a VXLAN device, to let go of: all that there is of this destination, in one step.
+    /// In a VXLAN device, only to unpin: all VTEPs of a destination, in one step.
     Destination {
-        /// Its address.
+        /// The destination.
         mac: Mac,
     },
-    /// Of a bridge.
+    /// In a bridge.
     Port {
         /// The address.
         mac: Mac,
-        /// Index of the port it is behind.
+        /// Index of the port.
         port: u32,
     },
 }
 
 impl Route {
-    /// Adds a VTEP to the all-zero entries. One that is there already is no error.
+    /// Adds a VTEP to the flood entries. An existing one is not an error.
     pub fn add_flood(&mut self, index: u32, remote: IpAddr) -> Result<(), Error> {
-        // Appending is what keeps the other VTEPs; a VTEP that is there already is left as it is.
+        // Appending keeps the other VTEPs and leaves an existing one unchanged.
         let message = flood_message(
             libc::RTM_NEWNEIGH,
             flag(libc::NLM_F_CREATE | libc::NLM_F_APPEND),
@@ -62,26 +61,25 @@ impl Route {
         );
         let result = self.socket.call(&message);
         result.map_err(|fault| {
-            fault.during(format_args!("add {remote} to the forwarding table of device {index}"))
+            fault.during(format_args!("add {remote} to the FDB of device {index}"))
         })
     }
 
-    /// Takes a VTEP out of the all-zero entries. One that is not there is no error.
+    /// Removes a VTEP from the flood entries. A missing one is not an error.
     pub fn remove_flood(&mut self, index: u32, remote: IpAddr) -> Result<(), Error> {
         let message = flood_message(libc::RTM_DELNEIGH, 0, index, remote);
         let result = self.socket.call(&message);
         let result = result.map_err(|fault| {
-            fault
-                .during(format_args!("remove {remote} from the forwarding table of device {index}"))
+            fault.during(format_args!("remove {remote} from the FDB of device {index}"))
         });
         unless(result, &[Errno::ENOENT])
     }
 }
 
 impl Route {
-    /// What was pinned in the forwarding table of this VXLAN device, and in that of the bridge it
-    /// is a port of. It fails with [`Fault::Crowded`] if more than this many entries were learnt:
-    /// to read on could take seconds.
+    /// The pins in the FDB of this VXLAN device and of its bridge. It fails with
+    /// [`Fault::TooManyLearned`] if there are more than `learned_max` learned entries: reading on
+    /// could take seconds.
     pub fn pinned(&mut self, tunnel: u32, learned_max: usize) -> Result<Vec<Pinned>, Error> {
         let message = Message::new(libc::RTM_GETNEIGH, 0, &neighbour_header(0, 0, 0));
         let (mut found, mut learned) = (Vec::new(), 0);
@@ -91,16 +89,16 @@ impl Route {
             learned <= learned_max
         });
         let end = end.and_then(|end| {
-            if end.is_whole { Ok(()) } else { Err(Fault::Crowded { most: learned_max }) }
+            if end.is_whole { Ok(()) } else { Err(Fault::TooManyLearned { most: learned_max }) }
         });
         end.map_err(|fault| {
-            fault.during(format_args!("list the forwarding tables around device {tunnel}"))
+            fault.during(format_args!("list the FDBs of device {tunnel} and its bridge"))
         })?;
         Ok(found)
     }
 
-    /// Pins (`true`) or lets go; an address of one interface is taken from wherever else it is
-    /// pinned. Returns what failed, by position. To let go of what is not there is no failure.
+    /// Pins (`true`) or unpins. A unicast address is moved from wherever it was pinned. Returns the
+    /// failures by position. To unpin what is not pinned is not a failure.
     pub fn change_pinned(
         &mut self,
         tunnel: u32,
@@ -116,14 +114,14 @@ impl Route {
             |position: usize| mac(position).is_some() && mac(position) == mac(position - 1);
         let faults = self.socket.call_each(&messages, belongs_to_last);
         let faults = faults.map_err(|fault| {
-            fault.during(format_args!("change the forwarding tables around device {tunnel}"))
+            fault.during(format_args!("change the FDBs of device {tunnel} and its bridge"))
         })?;
         let is_failure = |(position, fault): &(usize, Fault)| {
             changes[*position].1 || !matches!(fault.errno(), Some(Errno::ENOENT | Errno::ENODEV))
         };
         let named = faults.into_iter().filter(is_failure).map(|(position, fault)| {
             let (pinned, add) = changes[position];
-            let verb = if add { "pin" } else { "let go of" };
+            let verb = if add { "pin" } else { "unpin" };
             let (mac, place) = match pinned {
                 Pinned::Tunnel { mac, remote } => (mac, remote.to_string()),
                 Pinned::Destination { mac } => (mac, "all VTEPs".to_owned()),
@@ -137,22 +135,24 @@ impl Route {
 
 fn pinned_message(tunnel: u32, pinned: Pinned, add: bool) -> Message {
     let (mac, header) = match pinned {
-        // Without a VTEP the kernel takes the whole entry away (`__vxlan_fdb_delete`).
+        // Without a VTEP the kernel removes the whole entry (`__vxlan_fdb_delete`).
         Pinned::Tunnel { mac, .. } | Pinned::Destination { mac } => {
             let state = libc::NUD_NOARP | libc::NUD_PERMANENT;
             (mac, neighbour_header(tunnel, state, libc::NTF_SELF | NTF_EXT_LEARNED))
         }
-        // To a bridge "permanent" means the port's own address; "no ARP" is an entry that does not
-        // age.
+        // In a bridge, `NUD_PERMANENT` means the port's own address. `NUD_NOARP` is an entry that
+        // does not age.
         Pinned::Port { mac, port } => {
             (mac, neighbour_header(port, libc::NUD_NOARP, libc::NTF_MASTER | NTF_STICKY))
         }
     };
     let is_of_groups = mac[0] & 1 != 0;
-    let (kind, flags) = match add {
-        true if is_of_groups => (libc::RTM_NEWNEIGH, libc::NLM_F_CREATE | libc::NLM_F_APPEND),
-        true => (libc::RTM_NEWNEIGH, libc::NLM_F_CREATE | libc::NLM_F_REPLACE),
-        false => (libc::RTM_DELNEIGH, 0),
+    let (kind, flags) = if !add {
+        (libc::RTM_DELNEIGH, 0)
+    } else if is_of_groups {
+        (libc::RTM_NEWNEIGH, libc::NLM_F_CREATE | libc::NLM_F_APPEND)
+    } else {
+        (libc::RTM_NEWNEIGH, libc::NLM_F_CREATE | libc::NLM_F_REPLACE)
     };
     let mut message = Message::new(kind, flag(flags), &header);
     message.bytes(NDA_LLADDR, &mac);
@@ -193,20 +193,20 @@ pub(crate) fn neighbour_header(index: u32, state: u16, flags: u8) -> [u8; HEADER
     header
 }
 
-/// The VTEP, if this is an all-zero entry of the device: an old kernel dumps those of every device.
+/// The VTEP of a flood entry of this device. Old kernels dump the entries of every device.
 pub(crate) fn parse(frame: &Frame<'_>, index: u32) -> Option<IpAddr> {
     let is_ours = frame.kind == libc::RTM_NEWNEIGH && frame.word(4) == index && is_flood(frame);
     frame.attributes(HEADER).find(NDA_DST).filter(|_| is_ours).and_then(Attribute::ip)
 }
 
-/// Whether a message about an entry of a forwarding table concerns an all-zero one.
+/// Whether a message is about a flood entry.
 pub(crate) fn is_flood(frame: &Frame<'_>) -> bool {
     i32::from(frame.octet(0)) == libc::AF_BRIDGE
         && frame.attributes(HEADER).find(NDA_LLADDR).and_then(Attribute::mac) == Some(ALL_ZERO)
 }
 
-/// Whether this is an entry that a bridge or a VXLAN device learnt from traffic: what somebody made
-/// is permanent or does not age.
+/// Whether a message is about a learned entry of a bridge or VXLAN device. Configured entries are
+/// permanent or do not age.
 pub(crate) fn is_learned(frame: &Frame<'_>) -> bool {
     let state = u16::from_ne_bytes([frame.octet(8), frame.octet(9)]);
     frame.kind == libc::RTM_NEWNEIGH

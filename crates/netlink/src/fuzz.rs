@@ -1,4 +1,4 @@
-//! Fuzzing of what reads the kernel's messages, from messages of a real kernel.
+//! Fuzzing of the parsers of kernel messages and queries. The corpora are messages of real kernels.
 
 use shoutd_fuzz::fuzz;
 
@@ -6,8 +6,7 @@ use crate::nftables::{Family, TableName};
 use crate::wire::Frames;
 use crate::{address, fdb, ip_route, joins, link, monitor, nftables, query, socket};
 
-/// What every reader makes of the messages of one datagram; of any kind, as none of them may rely
-/// on being asked about its own.
+/// Passes each datagram to every parser: none may rely on getting only its own kind of message.
 #[test]
 fn fuzz_netlink() {
     fuzz("netlink", env!("CARGO_MANIFEST_DIR"), |datagram| {
@@ -52,7 +51,7 @@ fn fuzz_netlink() {
     });
 }
 
-/// Queries of whoever sits in a container.
+/// Queries come from containers and are not trusted.
 #[test]
 fn fuzz_queries() {
     fuzz("queries", env!("CARGO_MANIFEST_DIR"), |frame| {

@@ -1,9 +1,10 @@
-//! A filter that lets multicast out by one bridge port only if its group is admitted.
+//! The group filter: one bridge port forwards multicast only of admitted groups.
 //!
-//! It is for kernels whose VXLAN devices have no multicast database: their forwarding tables know
-//! addresses of groups, of which many share one, and send what is in no entry to every host. It is
-//! a table of its own in the bridge family, beside the guard's: each is whole by itself, and taking
-//! this one away lets everything pass. Link-local groups always pass, and so does what is not IP.
+//! It serves kernels whose VXLAN devices have no MDB. Their FDBs have MAC addresses of groups,
+//! which several groups share, and send what has no entry to every host. The filter is a table of
+//! its own in the bridge family, beside the [`IgmpMldFilter`](crate::IgmpMldFilter). The two do not
+//! depend on each other, and without this one everything passes. Link-local groups and non-IP
+//! frames always pass.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -22,39 +23,39 @@ use crate::socket::{Protocol, Socket};
 use crate::wire::Message;
 
 const TABLE: TableName = TableName { family: Family::Bridge, name: "shoutd-groups" };
-/// The name of its chain. What leaves by a port for another comes by there; bridges themselves send
-/// link-local groups only.
+/// The name of its chain. Frames from one port to another pass it. A bridge itself sends link-local
+/// groups only.
 const CHAIN: &str = "forward";
-/// Goes into every rule, so that a filter that another version of shoutd put there is told apart.
-/// To be raised with every change of the rules.
+/// Part of every rule, so that we recognize the filter of another version of shoutd. Raise it with
+/// every change of the rules.
 const VERSION: u32 = 1;
 /// The sets of admitted groups.
 const GROUPS_V4: &str = "groups4";
 const GROUPS_V6: &str = "groups6";
-/// Groups in one message: an attribute that holds them all has 64 KiB at the most, and a batch has
-/// to fit into a socket's buffer.
+/// Groups per message: an attribute holds at most 64 KiB, and a batch must fit into a socket's
+/// buffer.
 const GROUPS_AT_ONCE: usize = 1000;
 
-/// The first and the last group of IPv4 that is not link-local (RFC 5771, sections 3 and 4).
+/// The first and the last IPv4 group that is not link-local (RFC 5771, sections 3 and 4).
 const NOT_LINK_LOCAL: [Ipv4Addr; 2] =
     [Ipv4Addr::new(224, 0, 1, 0), Ipv4Addr::new(239, 255, 255, 255)];
-/// The scope of an IPv6 group that is the next wider one than link-local (RFC 4291, section 2.7).
+/// The scope of IPv6 groups next to link-local (RFC 4291, section 2.7).
 const WIDER_SCOPE: u8 = 3;
 
-/// Filters of groups in one namespace.
+/// The group filter of one namespace.
 #[derive(Debug)]
 pub struct GroupFilter {
     socket: Socket,
 }
 
-/// What there is of a filter.
+/// The state of a group filter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Filtering {
-    /// None.
+    /// There is none.
     Absent,
-    /// It is whole, and admits these groups.
+    /// It is complete and admits these groups.
     Whole(BTreeSet<IpAddr>),
-    /// Something else than this version of shoutd makes.
+    /// It is not what this version of shoutd installs.
     Broken,
 }
 
@@ -66,18 +67,18 @@ impl GroupFilter {
         Ok(Self { socket })
     }
 
-    /// Closes its socket until it is needed again.
+    /// Closes its socket until the next request.
     pub fn rest(&mut self) {
         self.socket.rest();
     }
 
     /// Reads the filter at this port.
     pub fn read(&mut self, port: &str) -> Result<Filtering, Error> {
-        self.try_read(port).map_err(|fault| fault.during("read the nf_tables filter of groups"))
+        self.try_read(port).map_err(|fault| fault.during("read the nf_tables group filter"))
     }
 
-    /// Has the port pass these groups and no others. It begins with the last step: until then
-    /// everything passes.
+    /// Admits these groups at the port and no others. The rules come last: until then everything
+    /// passes.
     pub fn install<'a>(
         &mut self,
         port: &str,
@@ -85,23 +86,20 @@ impl GroupFilter {
     ) -> Result<(), Error> {
         let groups: Vec<(IpAddr, bool)> = groups.into_iter().map(|group| (*group, true)).collect();
         self.try_install(port, &groups).map_err(|fault| {
-            fault.during(format_args!(
-                "install the nf_tables filter that keeps groups without listeners off {port}"
-            ))
+            fault.during(format_args!("install the nf_tables group filter at {port}"))
         })
     }
 
-    /// Admits groups (`true`), or admits them no longer; of each thousand all or none.
+    /// Admits groups (`true`) or stops admitting them. Each batch of a thousand is atomic.
     pub fn change(&mut self, groups: &[(IpAddr, bool)]) -> Result<(), Error> {
-        self.try_change(groups)
-            .map_err(|fault| fault.during("change the nf_tables filter of groups"))
+        self.try_change(groups).map_err(|fault| fault.during("change the nf_tables group filter"))
     }
 
-    /// Takes the filter away. One that is not there is no error.
+    /// Removes the filter. A missing one is not an error.
     pub fn remove(&mut self) -> Result<(), Error> {
         match self.send(vec![nftables::table(DELETE_TABLE, 0, TABLE)]) {
             Err(fault) if fault.errno() != Some(Errno::ENOENT) => {
-                Err(fault.during("remove the nf_tables filter of groups"))
+                Err(fault.during("remove the nf_tables group filter"))
             }
             _ => Ok(()),
         }
@@ -109,7 +107,7 @@ impl GroupFilter {
 
     fn try_install(&mut self, port: &str, groups: &[(IpAddr, bool)]) -> Result<(), Fault> {
         self.send(vec![
-            // Made first so that there is one to delete, whatever was there.
+            // Created first, so that the deletion finds a table.
             nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
             nftables::table(DELETE_TABLE, 0, TABLE),
             nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
@@ -178,12 +176,11 @@ fn userdata(port: &str, position: usize) -> String {
     format!("shoutd groups {VERSION} {port} {position}")
 }
 
-/// Drops at this port what is multicast of a family, not link-local, and not of its set.
+/// Drops at this port the multicast of a family that is neither link-local nor in its set.
 fn rules(port: &str) -> [Vec<Expression>; 2] {
     let rule = |ethertype: u16, conditions: Vec<Expression>| -> Vec<Expression> {
         let common = [
-            // What is sent to one host's address goes there and nowhere else, whatever it has
-            // inside.
+            // A frame to a unicast MAC address goes to one host only, whatever its IP destination.
             Expression::LoadMeta(Meta::PacketType),
             Expression::Compare(Comparison::Equal, vec![PACKET_MULTICAST]),
             Expression::LoadMeta(Meta::OutputName),
@@ -193,7 +190,7 @@ fn rules(port: &str) -> [Vec<Expression>; 2] {
         ];
         common.into_iter().chain(conditions).chain([Expression::Drop]).collect()
     };
-    // Destinations are at octet 16 of an IPv4 header, and 24 of an IPv6 one.
+    // The destination is at octet 16 of an IPv4 header and at octet 24 of an IPv6 header.
     let load = |offset, length| Expression::LoadPayload { base: Base::Network, offset, length };
     let [first, last] = NOT_LINK_LOCAL.map(|group| group.octets().to_vec());
     let ipv4 = vec![
@@ -206,7 +203,7 @@ fn rules(port: &str) -> [Vec<Expression>; 2] {
         load(24, 1),
         Expression::Compare(Comparison::Equal, vec![0xff]),
         load(25, 1),
-        // The other half of the octet has flags.
+        // The other half of the octet holds flags.
         Expression::Mask(0x0f),
         Expression::Compare(Comparison::AtLeast, vec![WIDER_SCOPE]),
         load(24, 16),

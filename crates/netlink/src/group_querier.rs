@@ -1,5 +1,5 @@
-//! Asking the members of groups behind a bridge what they want, as a multicast router does: queries
-//! of IGMPv3 (RFC 3376, section 4.1) and MLDv2 (RFC 3810, section 5.1).
+//! Queries to the members behind a bridge, as a multicast router sends them: IGMPv3 (RFC 3376,
+//! section 4.1) and MLDv2 (RFC 3810, section 5.1).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -9,48 +9,48 @@ use crate::namespace::Namespace;
 use crate::packet::{self, PacketSocket};
 
 const ETHERTYPE_VLAN: u16 = 0x8100;
-/// Where a query of IGMP comes from, as those of a bridge without an address
-/// (`br_ip4_multicast_alloc_query`); it counts in no election (RFC 4541, section 2.1.1).
+/// Source of our IGMP queries, as of a bridge without an address (`br_ip4_multicast_alloc_query`).
+/// It does not take part in querier election (RFC 4541, section 2.1.1).
 const NOBODY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
-/// Where general queries go: to all systems.
+/// Destination of general queries: all systems.
 const ALL_SYSTEMS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-/// How long the answers to a query for one group may take, in tenths of a second.
+/// Maximum response time of a query for one group, in tenths of a second.
 const SOON: u8 = 10;
-/// The longest such time that is written as it is (RFC 3376, section 4.1.1).
+/// The longest response time that is encoded as it is (RFC 3376, section 4.1.1).
 const LATEST: u8 = 127;
 
-/// Sends such queries out of devices of one network namespace.
+/// Sends queries out of devices in one network namespace.
 #[derive(Debug)]
 pub struct GroupQuerier {
     socket: PacketSocket,
 }
 
 impl GroupQuerier {
-    /// In this namespace.
+    /// Opens a socket in this namespace.
     pub fn open(namespace: &Namespace) -> Result<Self, Error> {
         let socket =
             PacketSocket::open(namespace).map_err(|fault| fault.during("open a packet socket"))?;
         Ok(Self { socket })
     }
 
-    /// Asks behind a bridge who wants this group, and from whom. The bridge takes that for a
-    /// router's question: whoever does not answer within two seconds that it wants all sources, is
-    /// served from those alone that it has named.
-    pub fn ask(&self, bridge: u32, group: IpAddr) -> Result<(), Error> {
+    /// Sends a query for a group to the ports of a bridge. The bridge treats it as a router's
+    /// query: if a port does not report EXCLUDE mode within two seconds, the bridge forwards only
+    /// the sources that the port has reported.
+    pub fn query_group(&self, bridge: u32, group: IpAddr) -> Result<(), Error> {
         let query = match group {
             IpAddr::V4(group) => igmp_query(group, group, SOON),
             IpAddr::V6(group) => mld_query(group, group, SOON),
         };
         self.socket
             .send(bridge, &query)
-            .map_err(|fault| fault.during(format_args!("ask who wants {group}")))
+            .map_err(|fault| fault.during(format_args!("query group {group}")))
     }
 
-    /// Asks whoever is at the other end of a device which groups it wants, of IPv4 and IPv6, to be
-    /// told within this time, of 12.7 s at the most; in a VLAN, or without a tag. Sent out of a
-    /// bridge's port it passes the bridge by.
-    pub fn ask_for_all(
+    /// Sends general queries, of IGMP and MLD, out of a device, tagged with a VLAN or untagged. The
+    /// maximum response time `within` is limited to 12.7 s. A query sent out of a bridge's port
+    /// bypasses the bridge.
+    pub fn send_general_queries(
         &self,
         device: u32,
         vlan: Option<u16>,
@@ -61,33 +61,32 @@ impl GroupQuerier {
             igmp_query(Ipv4Addr::UNSPECIFIED, ALL_SYSTEMS, within),
             mld_query(Ipv6Addr::UNSPECIFIED, ALL_NODES, within),
         ];
-        let asked = queries
+        let sent = queries
             .into_iter()
             .try_for_each(|query| self.socket.send(device, &tagged(query, vlan)));
-        asked.map_err(|fault| {
-            fault.during(format_args!("ask behind device {device} which groups are wanted"))
-        })
+        sent.map_err(|fault| fault.during(format_args!("send general queries on device {device}")))
     }
 }
 
-/// A frame with the tag of a VLAN (IEEE 802.1Q), if it is to have one.
+/// Adds a VLAN tag (IEEE 802.1Q), if there is one.
 fn tagged(mut frame: Vec<u8>, vlan: Option<u16>) -> Vec<u8> {
     if let Some(vlan) = vlan {
         let [[a, b], [c, d]] = [ETHERTYPE_VLAN, vlan].map(u16::to_be_bytes);
-        // Behind both addresses.
+        // After both addresses.
         frame.splice(12..12, [a, b, c, d]);
     }
     frame
 }
 
-/// A query for a group, unspecified for all, to be answered within so many tenths of a second.
+/// A query for a group (unspecified in a general query), with a maximum response time in tenths of
+/// a second.
 fn igmp_query(group: Ipv4Addr, to: Ipv4Addr, within: u8) -> Vec<u8> {
     let [a, b, c, d] = group.octets();
-    // Asked by one whose robustness is 2 and whose interval is 125 s.
+    // Robustness 2, query interval 125 s.
     packet::igmp(NOBODY, to, vec![0x11, within, 0, 0, a, b, c, d, 2, 125, 0, 0])
 }
 
-/// The same; there the time is in milliseconds.
+/// The same for MLD, whose response time is in milliseconds.
 fn mld_query(group: Ipv6Addr, to: Ipv6Addr, within: u8) -> Vec<u8> {
     let [high, low] = (u16::from(within) * 100).to_be_bytes();
     packet::mld(
@@ -101,17 +100,18 @@ mod tests {
     use super::*;
     use crate::packet::{ICMPV6, checksum};
 
-    /// Both addresses, and what stands for the rest of the header (RFC 8200, section 8.1).
+    /// The checksummed octets: both addresses, the rest of the pseudo-header (RFC 8200, section
+    /// 8.1), and the message.
     fn summed_of_mld(query: &[u8]) -> Vec<u8> {
         [&query[22..54], &[0, 0, 0, 28, 0, 0, 0, ICMPV6], &query[62..]].concat()
     }
 
     #[test]
-    fn a_query_is_as_the_kernel_checks_it() {
+    fn a_query_passes_the_kernels_checks() {
         let group = Ipv4Addr::new(239, 129, 1, 2);
         let query = igmp_query(group, group, SOON);
         assert_eq!((query.len(), &query[..6]), (50, &[1, 0, 0x5e, 1, 1, 2][..]));
-        // What carries its checksum has that of zero.
+        // The checksum over data that includes its checksum is zero.
         assert_eq!((checksum(&query[14..38]), checksum(&query[38..])), ([0, 0], [0, 0]));
 
         let group = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 0x0102, 0x0304);
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_goes_into_a_vlan() {
+    fn a_query_gets_a_vlan_tag() {
         let query = igmp_query(Ipv4Addr::UNSPECIFIED, ALL_SYSTEMS, 100);
         let inside = tagged(query.clone(), Some(0x123));
         assert_eq!(
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_general_query_names_no_group_and_goes_to_all() {
+    fn a_general_query_has_no_group_and_goes_to_all_systems() {
         let query = igmp_query(Ipv4Addr::UNSPECIFIED, ALL_SYSTEMS, 100);
         assert_eq!(
             (&query[..6], &query[30..34], &query[42..46]),

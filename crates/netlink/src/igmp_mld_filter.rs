@@ -1,14 +1,18 @@
-//! The guard: a filter that keeps IGMP and MLD off one bridge port, and may limit how much
-//! multicast and broadcast comes in by each of the others.
+//! The IGMP/MLD filter: keeps IGMP and MLD off one bridge port. It can also limit the rate of
+//! multicast and broadcast received on each of the other ports.
 //!
-//! A table of the bridge family, so that kernels before 5.16 have it too, with rules that name the
-//! port: it can stand before the port is there, and outlives it. Three places are needed for that.
-//! What comes from other ports is caught at *forward*; the bridge's own queries go out by *output*
-//! and pass neither forward nor postrouting (`br_multicast_send_query`); what a host without a
-//! guard lets through is caught at *prerouting*, before the bridge takes it for a membership.
+//! It is a table of the bridge family, which kernels before 5.16 have too, with rules that name the
+//! port. So it can be installed before the port exists, and it outlives the port. It filters in
+//! three chains:
 //!
-//! At a fourth, *input*, all ends that the bridge passes up to itself: it is made to be given all
-//! multicast, so that what goes on is a copy.
+//! * *forward* drops what comes from other ports.
+//! * *output* drops the bridge's own queries, which pass neither forward nor postrouting
+//!   (`br_multicast_send_query`).
+//! * *prerouting* drops what a host without a filter lets through, before the bridge takes it for a
+//!   membership.
+//!
+//! A fourth chain, *input*, drops all frames that the bridge passes up to itself. The bridge is
+//! configured to receive all multicast, so these frames are copies.
 
 use std::collections::BTreeSet;
 use std::iter;
@@ -26,37 +30,36 @@ use crate::socket::{Protocol, Socket};
 use crate::wire::Message;
 
 const TABLE: TableName = TableName { family: Family::Bridge, name: "shoutd" };
-/// Goes into every rule, so that a guard that another version of shoutd put there is told apart. To
-/// be raised with every change of the rules.
+/// Part of every rule, so that we recognize the filter of another version of shoutd. Raise it with
+/// every change of the rules.
 const VERSION: u32 = 7;
-/// Keeps ports apart for the rate limit.
+/// The set with the rate limit of each port.
 const SENDERS: &str = "senders";
-/// The same for what a port needs to be found by others, and to find them.
+/// The same for address resolution and membership messages.
 const FINDERS: &str = "finders";
-/// Of that each port may bring in so many packets a second beside what it is allowed of all: as
-/// many as a host that talks to a hundred others has any use for.
+/// Packets per second of such messages that each port may send in addition to its rate limit: as
+/// many as a host needs that talks to a hundred others.
 const FINDING_RATE: u32 = 100;
-/// Ports of one bridge (`BR_MAX_PORTS`, and some that are gone and not yet forgotten).
+/// Ports of one bridge (`BR_MAX_PORTS`, plus some removed ones that have not timed out).
 const SENDERS_MAX: u32 = 4096;
-/// Milliseconds after which a port that sends nothing is forgotten; its allowance is whole again
-/// long before.
+/// Milliseconds until a silent port is removed from the set. Its limit has fully recovered long
+/// before.
 const SENDERS_TIMEOUT: u64 = 60_000;
-/// Keeps the VLANs from which IGMP or MLD came in, by port.
+/// The set of VLANs from which IGMP or MLD came in, by port.
 const VLANS: &str = "vlans";
-/// VLANs of all ports together that are remembered: all there can be of four.
+/// The maximum number of VLANs of all ports together: all that four ports can have.
 const VLANS_MAX: u32 = 16_384;
-/// Milliseconds after which a VLAN from which nothing came in is forgotten: somewhat more than a
-/// membership lasts.
+/// Milliseconds until a silent VLAN is removed: somewhat longer than a membership lasts.
 const VLANS_TIMEOUT: u64 = 900_000;
-/// The type of a frame with a tag of a VLAN (IEEE 802.1Q).
+/// The type of a frame with a VLAN tag (IEEE 802.1Q).
 const ETHERTYPE_VLAN: u16 = 0x8100;
-/// `IFNAMSIZ`: what names are compared over, zeros and all.
+/// `IFNAMSIZ`: names are compared over this length, including the zeros.
 const NAME_OCTETS: usize = 16;
 
-// What the kernel takes a frame for by its destination (include/uapi/linux/if_packet.h).
+// The kernel's classification of a frame by its destination (include/uapi/linux/if_packet.h).
 const PACKET_BROADCAST: u8 = 1;
 pub(crate) const PACKET_MULTICAST: u8 = 2;
-/// To an address that is not the port's own, as is all that a bridge passes on.
+/// To an address other than the port's own, as all unicast that a bridge forwards.
 const PACKET_OTHERHOST: u8 = 3;
 
 const ETHERTYPE_ARP: u16 = 0x0806;
@@ -66,7 +69,7 @@ pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 const IGMP: u8 = 2;
 /// Protocol 17 of IPv4, and next header of IPv6.
 const UDP: u8 = 17;
-/// Next header 0 of IPv6 (RFC 8200, section 4.3); the kernel looks for MLD only behind one
+/// Next header 0 of IPv6 (RFC 8200, section 4.3). The kernel looks for MLD only after such a header
 /// (`ipv6_mc_check_mld`).
 const HOP_BY_HOP: u8 = 0;
 /// Next header 51 of IPv6 (RFC 4302).
@@ -76,11 +79,11 @@ const ICMPV6: u8 = 58;
 /// ICMPv6 types of MLD: query, version 1 report and done (RFC 2710), version 2 report (RFC 3810).
 const MLD_TYPES: [std::ops::RangeInclusive<u8>; 2] = [130..=132, 143..=143];
 
-/// ICMPv6 types without which an IPv6 host is neither found nor served: MLD as above, and with it
-/// neighbour discovery (RFC 4861, 133 to 136).
+/// ICMPv6 types that an IPv6 host cannot do without: MLD as above, and neighbour discovery (RFC
+/// 4861, 133 to 136).
 const FINDING_TYPES: [std::ops::RangeInclusive<u8>; 2] = [130..=136, 143..=143];
 
-/// Where the guard stands, under which name, and which name of the port it looks at.
+/// The hook and the name of each chain, and whether it matches the input or the output port.
 const CHAINS: [(Hook, &str, Meta); 4] = [
     (Hook::Forward, "forward", Meta::OutputName),
     (Hook::Output, "output", Meta::OutputName),
@@ -88,7 +91,7 @@ const CHAINS: [(Hook, &str, Meta); 4] = [
     (Hook::Input, "input", Meta::InputName),
 ];
 
-/// Guards in one namespace.
+/// The IGMP/MLD filter of one namespace.
 #[derive(Debug)]
 pub struct IgmpMldFilter {
     socket: Socket,
@@ -102,17 +105,17 @@ impl IgmpMldFilter {
         Ok(Self { socket })
     }
 
-    /// Closes its socket until it is needed again.
+    /// Closes its socket until the next request.
     pub fn rest(&mut self) {
         self.socket.rest();
     }
 
-    /// Puts a guard at this port, in place of any that is there: nothing passes in between. With a
-    /// rate, of multicast and broadcast each other port may bring in so many packets a second.
+    /// Installs the filter at this port and replaces an existing one atomically. With `max_rate`,
+    /// each other port may send so many packets of multicast and broadcast per second.
     pub fn install(&mut self, port: &str, max_rate: Option<u32>) -> Result<(), Error> {
         let mut batch = vec![
             nftables::batch_edge(true),
-            // Made first so that there is one to delete, whatever was there.
+            // Created first, so that the deletion finds a table.
             nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
             nftables::table(DELETE_TABLE, 0, TABLE),
             nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
@@ -131,18 +134,16 @@ impl IgmpMldFilter {
             );
         }
         self.send(batch).map_err(|fault| {
-            fault.during(format_args!(
-                "install the nf_tables filter that keeps IGMP and MLD off {port}"
-            ))
+            fault.during(format_args!("install the nf_tables IGMP/MLD filter at {port}"))
         })
     }
 
-    /// Takes the guard away. One that is not there is no error.
+    /// Removes the filter. A missing one is not an error.
     pub fn remove(&mut self) -> Result<(), Error> {
         let batch = vec![nftables::batch_edge(true), nftables::table(DELETE_TABLE, 0, TABLE)];
         match self.send(batch) {
             Err(fault) if fault.errno() != Some(Errno::ENOENT) => {
-                Err(fault.during("remove the nf_tables filter"))
+                Err(fault.during("remove the nf_tables IGMP/MLD filter"))
             }
             _ => Ok(()),
         }
@@ -154,38 +155,36 @@ impl IgmpMldFilter {
         self.socket.call_batch(&batch, last)
     }
 
-    /// What the guard at this port is set to, if it is whole: every chain at its hook, every rule
-    /// in its place and no other between them, not dormant.
+    /// The settings of the filter at this port if it is complete: not dormant, every chain at its
+    /// hook, every rule in its place, and no other rule.
     pub fn is_whole(&mut self, port: &str) -> Result<Option<Installed>, Error> {
         let found = Content::read(&mut self.socket, TABLE);
-        let found = found.map_err(|fault| fault.during("read the nf_tables filter"))?;
+        let found = found.map_err(|fault| fault.during("read the nf_tables IGMP/MLD filter"))?;
         let max_rate = found.rules.iter().find_map(|rule| rate_of(&rule.userdata));
         Ok((found == expected(port, max_rate)).then_some(Installed { max_rate }))
     }
 
-    /// The VLANs in which somebody is a member of groups, or was some minutes ago: each with the
-    /// index of the port that leads there. None, if there is no guard.
+    /// The VLANs with members, or with members some minutes ago, each with the index of its port.
+    /// Empty if there is no filter.
     pub fn vlans(&mut self) -> Result<BTreeSet<(u32, u16)>, Error> {
         let request = nftables::get_set_elements(TABLE, VLANS);
         let keys = match self.socket.dump(&request, |frame| nftables::parse_set_keys(TABLE, frame))
         {
             Err(fault) if fault.errno() == Some(Errno::ENOENT) => return Ok(BTreeSet::new()),
-            keys => keys.map_err(|fault| {
-                fault.during("read the VLANs in which containers are members of groups")
-            })?,
+            keys => keys.map_err(|fault| fault.during("read the VLANs with members of groups"))?,
         };
         let vlan = |[a, b, c, d, high, low, ..]: [u8; 8]| {
-            // Beside the number there is a priority.
+            // The tag also holds a priority.
             (u32::from_ne_bytes([a, b, c, d]), u16::from_be_bytes([high, low]) & 0x0fff)
         };
         Ok(keys.into_iter().flatten().map(vlan).collect())
     }
 }
 
-/// A guard that is whole.
+/// The settings of a complete filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Installed {
-    /// Packets of multicast and broadcast a second that each other port may bring in.
+    /// Packets of multicast and broadcast per second that each other port may send.
     pub max_rate: Option<u32>,
 }
 
@@ -209,7 +208,7 @@ fn rate_of(userdata: &[u8]) -> Option<u32> {
     text.strip_prefix("shoutd rate ")?.split_once(' ')?.1.parse().ok()
 }
 
-/// The rules of one chain, with the texts to know them by.
+/// The rules of one chain, each with its userdata.
 fn chain_rules(
     hook: Hook,
     interface: Meta,
@@ -217,12 +216,11 @@ fn chain_rules(
     max_rate: Option<u32>,
 ) -> Vec<(String, Vec<Expression>)> {
     if hook == Hook::Input {
-        // The bridge itself wants nothing of what it is given, and this is the earliest place to
-        // end it.
+        // The bridge itself needs none of these frames, and no earlier hook can drop them.
         return vec![(format!("shoutd input {VERSION}"), vec![Expression::Drop])];
     }
     let rate = max_rate.filter(|_| hook == Hook::Prerouting);
-    // First, because what the guard lets pass has no further rule to go through.
+    // First, because what the other rules accept skips the rest of the chain.
     let finding = rate.map(|_| finding_rules(port)).unwrap_or_default().into_iter().enumerate();
     let finding =
         finding.map(|(position, rule)| (format!("shoutd finding {VERSION} {position}"), rule));
@@ -233,7 +231,8 @@ fn chain_rules(
     let vlans = if hook == Hook::Prerouting { vlan_rules(port) } else { Vec::new() };
     let vlans = vlans.into_iter().enumerate();
     let vlans = vlans.map(|(position, rule)| (format!("shoutd vlan {VERSION} {position}"), rule));
-    // Last, as most packets have gone on by then; but what is found has.
+    // Without a rate limit the VLAN rules come last, because most packets have been accepted by
+    // then. With one they come first, because what `finding` accepts ends there.
     if has_rate {
         vlans.chain(finding).chain(rate).chain(igmp_mld_filter).collect()
     } else {
@@ -241,9 +240,9 @@ fn chain_rules(
     }
 }
 
-/// Remembers from which VLANs IGMP and MLD come in by any port but this. A bridge takes what they
-/// report for memberships (it does not look at tags unless it filters by them), and asks without a
-/// tag whether they are still wanted (`br_multicast_alloc_query`): that nobody in a VLAN answers.
+/// Records the VLANs in which IGMP and MLD come in on any port but this one. A bridge without VLAN
+/// filtering ignores tags and takes these reports for memberships, but sends its queries untagged
+/// (`br_multicast_alloc_query`), so members in a VLAN do not answer them.
 fn vlan_rules(port: &str) -> Vec<Vec<Expression>> {
     let tagged = [
         Expression::LoadPayload { base: Base::Link, offset: 12, length: 2 },
@@ -262,7 +261,7 @@ fn vlan_rules(port: &str) -> Vec<Vec<Expression>> {
         .collect()
 }
 
-/// What is sent to many, and comes in by any port but this.
+/// Multicast and broadcast received on any port but this one.
 fn is_spread(port: &str) -> Vec<Expression> {
     vec![
         Expression::LoadMeta(Meta::PacketType),
@@ -273,9 +272,9 @@ fn is_spread(port: &str) -> Vec<Expression> {
     ]
 }
 
-/// Lets pass what a port needs to be found by others and served, and to find them, though its data
-/// are over the limit: it would lose what it may send, too, and what it listens to. What is too
-/// much of that counts as data.
+/// Accepts address resolution and membership messages of a port whose data exceeds the limit.
+/// Without them the port would also lose what it may send, and what it receives. Beyond
+/// [`FINDING_RATE`] they count as data.
 fn finding_rules(port: &str) -> Vec<Vec<Expression>> {
     let arp = vec![
         Expression::LoadMeta(Meta::Protocol),
@@ -292,7 +291,7 @@ fn finding_rules(port: &str) -> Vec<Vec<Expression>> {
         .collect()
 }
 
-/// Drops what is too much of multicast and broadcast from any port but this.
+/// Drops multicast and broadcast above the rate from any port but this one.
 fn rate_rule(port: &str, rate: u32) -> Vec<Expression> {
     let exceeds = [
         Expression::LoadMeta(Meta::InputIndex),
@@ -309,10 +308,9 @@ pub(crate) fn name_value(port: &str) -> Vec<u8> {
     name
 }
 
-/// Lets pass at once what no bridge takes for IGMP or MLD, before the rules that cost more:
-/// together they take a tenth of what a packet costs on its way from container to container. UDP
-/// comes first, as it is most of what is multicast; the kernel finds its protocol number as a
-/// bridge does.
+/// Accepts what no bridge takes for IGMP or MLD, before the more expensive rules: both rules
+/// together take a tenth of a packet's cost from container to container. UDP comes first, as most
+/// multicast is UDP. The kernel finds its protocol number as a bridge does.
 fn harmless() -> [Vec<Expression>; 2] {
     let when = |meta, value| {
         vec![
@@ -325,7 +323,7 @@ fn harmless() -> [Vec<Expression>; 2] {
     [when(Meta::TransportProtocol, UDP), when(Meta::PacketType, PACKET_OTHERHOST)]
 }
 
-/// The guard's rules of one chain.
+/// The IGMP/MLD rules of one chain.
 fn rules(interface: Meta, port: &str) -> Vec<Vec<Expression>> {
     let drop_at_port = |conditions: Vec<Expression>| -> Vec<Expression> {
         let at_port = [
@@ -341,7 +339,7 @@ fn rules(interface: Meta, port: &str) -> Vec<Vec<Expression>> {
     rules
 }
 
-/// Octet `offset` of the packet's network header is this, and its Ethernet type that.
+/// Matches an Ethernet type and one octet of the network header.
 fn network_octet(ethertype: u16, offset: u32, value: u8) -> Vec<Expression> {
     vec![
         Expression::LoadMeta(Meta::Protocol),
@@ -357,8 +355,7 @@ fn igmp() -> Vec<Expression> {
 
 fn icmpv6(types: &std::ops::RangeInclusive<u8>) -> Vec<Expression> {
     vec![
-        // The kernel steps over extension headers, whatever their length, to find the transport
-        // header.
+        // The kernel skips extension headers of any length to find the transport header.
         Expression::LoadMeta(Meta::TransportProtocol),
         Expression::Compare(Comparison::Equal, vec![ICMPV6]),
         Expression::LoadPayload { base: Base::Transport, offset: 0, length: 1 },
@@ -367,9 +364,9 @@ fn icmpv6(types: &std::ops::RangeInclusive<u8>) -> Vec<Expression> {
     ]
 }
 
-/// What may be MLD behind an authentication header: bridges step over one (`ipv6_skip_exthdr`),
-/// nf_tables stops there (`nft_set_pktinfo_ipv6_validate`). OSPF that is authenticated so (RFC
-/// 4552) has no hop-by-hop header before it.
+/// What may be MLD behind an authentication header: bridges skip such a header
+/// (`ipv6_skip_exthdr`), nf_tables stops there (`nft_set_pktinfo_ipv6_validate`). OSPF with
+/// authentication (RFC 4552) has no hop-by-hop header before it.
 fn hidden_mld() -> Vec<Expression> {
     let mut conditions = network_octet(ETHERTYPE_IPV6, 6, HOP_BY_HOP);
     conditions.extend([

@@ -18,23 +18,23 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_VIA: u16 = 18;
-/// Who put a route there (`rtm_protocol`): a number that iproute2's list gives to nobody, the ASCII
-/// code of "s".
+/// The origin of our routes (`rtm_protocol`): a number that iproute2's list does not assign, the
+/// ASCII code of "s".
 const PROTOCOL: u8 = 115;
 
-/// A unicast route of the main table that leads out of one device.
+/// A unicast route of the main table with one output device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IpRoute {
-    /// Where it leads.
+    /// The destination.
     pub destination: IpNet,
     /// Index of the device.
     pub link: u32,
-    /// Whether the destination is on the link itself, and not behind a gateway.
+    /// Whether the destination is on-link, without a gateway.
     pub connected: bool,
 }
 
 impl Route {
-    /// The routes of both families.
+    /// The routes of both address families.
     pub fn routes(&mut self) -> Result<Vec<IpRoute>, Error> {
         let mut routes = Vec::new();
         for family in [libc::AF_INET, libc::AF_INET6] {
@@ -50,8 +50,8 @@ impl Route {
         Ok(routes)
     }
 
-    /// The IPv4 routes that lead out of one device. Since kernel 4.20 it looks for no others: a
-    /// container that routes may have a million of them.
+    /// The IPv4 routes of one device. Since kernel 4.20 the kernel filters the dump: a container
+    /// that routes may have a million others.
     pub fn routes_of(&mut self, link: u32) -> Result<Vec<IpRoute>, Error> {
         let mut header = [0; HEADER];
         header[0] = family_octet(libc::AF_INET);
@@ -61,7 +61,7 @@ impl Route {
         message.u32(RTA_OIF, link);
         let of_link = |frame: &Frame<'_>| parse(frame).filter(|route| route.link == link);
         match self.socket.dump(&message, of_link) {
-            // Without a route there is no table; without the device there is none either.
+            // Without routes there is no table. The device may be gone as well.
             Err(fault) if matches!(fault.errno(), Some(Errno::ENOENT | Errno::ENODEV)) => {
                 Ok(Vec::new())
             }
@@ -70,8 +70,8 @@ impl Route {
         }
     }
 
-    /// Adds a route to a destination on the link, after those to the same destination that are
-    /// there. One that is there already is no error.
+    /// Adds an on-link route, after existing ones to the same destination. An existing one is not
+    /// an error.
     pub fn add_connected_route(&mut self, link: u32, destination: IpNet) -> Result<(), Error> {
         let mut header = [0; HEADER];
         header[0] = family_of(destination.addr());
@@ -97,7 +97,7 @@ impl Route {
     }
 }
 
-/// Whether a message about a route concerns IPv4 multicast, or the link-local addresses of IPv6.
+/// Whether a message is about a route of IPv4 multicast or of IPv6 link-local addresses.
 pub(crate) fn is_of_interest(frame: &Frame<'_>) -> bool {
     match frame.attributes(HEADER).find(RTA_DST).and_then(Attribute::ip) {
         Some(IpAddr::V4(destination)) => destination.is_multicast(),

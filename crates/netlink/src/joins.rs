@@ -1,10 +1,10 @@
-//! What programs join and leave, as the kernel says it of their network namespaces, before any
-//! report of IGMP or MLD.
+//! Joins and leaves of sockets in other network namespaces, as the kernel reports them, before any
+//! IGMP or MLD report.
 //!
-//! Since Linux 6.15 the kernel tells by netlink of each group that an interface joins or leaves
+//! Since Linux 6.15 the kernel notifies of each group that an interface joins or leaves
 //! (`inet_ifmcaddr_notify` of `net/ipv4/igmp.c`, `inet6_ifmcaddr_notify` of `net/ipv6/mcast.c`). A
-//! socket may listen to the namespaces that its own has a number for (`NETLINK_LISTEN_ALL_NSID`):
-//! of a veth's other end it has one.
+//! socket can receive the notifications of other namespaces for which its own has an id
+//! (`NETLINK_LISTEN_ALL_NSID`). There is one for the namespace of a veth's other end.
 
 use std::collections::BTreeMap;
 use std::io::IoSliceMut;
@@ -33,28 +33,28 @@ const RTM_DELMULTICAST: u16 = 57;
 const HEADER: usize = 8;
 /// `IFA_MULTICAST`.
 const GROUP: u16 = 7;
-/// Octets read at once; one event is in a datagram.
+/// Octets read at once; each datagram has one event.
 const BUFFER: usize = 1024;
-/// Events read at once, so that a flood of them cannot hold the reader.
+/// Events read at once, so that a flood of events cannot occupy the reader.
 const EVENTS_MAX: usize = 4096;
 
-/// What was joined and left.
+/// Joins and leaves.
 #[derive(Debug, Default)]
 pub struct Joins {
-    /// What happened last to each group at each device: whether it was joined.
+    /// The last event of each group on each device: true if it was joined.
     pub last: BTreeMap<(Peer, IpAddr), bool>,
-    /// How many events that were.
+    /// The number of events.
     pub events: usize,
 }
 
-/// A subscription to what is joined at the other ends of a namespace's devices.
+/// A subscription to joins at the other ends of a namespace's devices.
 #[derive(Debug)]
 pub struct JoinMonitor {
     fd: OwnedFd,
 }
 
 impl JoinMonitor {
-    /// Subscribes. `None` on kernels before 6.15, which do not tell.
+    /// Subscribes. `None` on kernels before 6.15, which do not notify.
     pub fn open(namespace: &Namespace) -> Result<Option<Self>, Error> {
         let attempt = || -> Result<Option<Self>, Fault> {
             let fd =
@@ -69,11 +69,11 @@ impl JoinMonitor {
             Ok(Some(Self { fd }))
         };
         attempt()
-            .map_err(|fault| fault.during("watch what is joined in the namespaces of containers"))
+            .map_err(|fault| fault.during("subscribe to joins in the namespaces of containers"))
     }
 
-    /// Reads all there is to read. Nothing of it is told if events were lost for want of room:
-    /// among them may be the leaves that came after the joins that are left.
+    /// Reads all pending events. If events were lost (a full buffer), it returns none of them: the
+    /// lost ones may be leaves after the joins that remain.
     pub fn changes(&self) -> Joins {
         let mut buffer = [0; BUFFER];
         let mut control = cmsg_space!(libc::c_int);
@@ -97,8 +97,8 @@ impl JoinMonitor {
                     is_whole = false;
                     continue;
                 }
-                // Nothing more, or nothing that could be helped here: whoever joined is heard of by
-                // its report.
+                // Nothing is left, or an error that we cannot fix here. The reports of IGMP and MLD
+                // still arrive.
                 Err(_) => break,
             };
             let frames = Frames(buffer.get(..length).unwrap_or_default());
@@ -120,7 +120,7 @@ impl AsFd for JoinMonitor {
     }
 }
 
-/// The index of a device, a group, and whether it was joined there, or left.
+/// The index of a device, a group, and whether the device joined it (or left it).
 pub(crate) fn event(frame: &Frame<'_>) -> Option<(u32, IpAddr, bool)> {
     let joined = match frame.kind {
         RTM_NEWMULTICAST => true,
@@ -135,7 +135,7 @@ pub(crate) fn event(frame: &Frame<'_>) -> Option<(u32, IpAddr, bool)> {
     Some((frame.word(4), group, joined))
 }
 
-/// The namespace that an event is from, by the number that the socket's has for it.
+/// The id of the namespace that an event comes from.
 fn namespace_number(message: ControlMessageOwned) -> Option<i32> {
     let ControlMessageOwned::Unknown(UnknownCmsg { cmsg_header, data_bytes }) = message else {
         return None;

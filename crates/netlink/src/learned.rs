@@ -1,7 +1,7 @@
-//! What bridges and VXLAN devices learnt from traffic, and the all-zero entries among it: read only
-//! as far as there is a use for it. The kernel walks a table from its beginning for each part of a
-//! dump (`br_fdb_dump`, `vxlan_fdb_dump`) with the lock held that every change of a device needs,
-//! so that to read 160,000 entries stops the whole host for seconds.
+//! Learned entries of FDBs, and flood entries. We read only as much as we need: for each part of a
+//! dump the kernel walks the table from its beginning (`br_fdb_dump`, `vxlan_fdb_dump`) while it
+//! holds the lock that every change of a device needs. Reading 160,000 entries stops the whole host
+//! for seconds.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,33 +15,31 @@ use crate::link::Mac;
 use crate::route::Route;
 use crate::wire::{Attribute, Frame, Message};
 
-/// What was found in forwarding tables.
+/// Flood entries and learned entries found in FDBs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LearnedEntry {
-    /// The VTEPs in the all-zero entries of the VXLAN device; some of them only, if it is not
-    /// `whole`.
+    /// The VTEPs in the flood entries of the VXLAN device; only some of them if not `whole`.
     pub flood: Vec<IpAddr>,
-    /// How many addresses were learnt from each VTEP; from other ports of the bridge where this is
-    /// `None`.
+    /// The number of addresses learned from each VTEP, and, as `None`, from the bridge's ports.
     pub sources: BTreeMap<Option<IpAddr>, usize>,
-    /// Whether all was read; else there are more that were learnt than were asked for.
+    /// Whether all was read. If not, there are more learned entries than the caller's limit.
     pub whole: bool,
 }
 
-/// An entry that was learnt.
+/// A learned entry.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    /// The VXLAN device, or the port of the bridge.
+    /// The VXLAN device or the bridge port.
     device: u32,
     mac: Mac,
-    /// In a VXLAN device's table.
+    /// The VTEP, in the FDB of a VXLAN device.
     remote: Option<IpAddr>,
 }
 
 impl Route {
-    /// Reads the forwarding table of a VXLAN device, and those of all bridges of the namespace if
-    /// `bridges` says so, until more than this many entries were found that were learnt.
-    pub fn learnt(
+    /// Reads the FDB of a VXLAN device, and with `bridges` those of all bridges in the namespace,
+    /// until more than `learned_max` learned entries were found.
+    pub fn learned_entries(
         &mut self,
         tunnel: u32,
         bridges: bool,
@@ -53,7 +51,7 @@ impl Route {
         let message = Message::new(libc::RTM_GETNEIGH, 0, &neighbour_header(device, 0, 0));
         let end = self.socket.dump_while(&message, |frame| {
             found.flood.extend(parse(&frame, tunnel));
-            // What a bridge learnt behind the VXLAN device, that has learnt too.
+            // A bridge's entry behind the VXLAN device repeats one of the device's.
             let counts =
                 |entry: &Entry| entry.remote.is_some() || bridges && entry.device != tunnel;
             if let Some(entry) = learned(&frame).filter(counts) {
@@ -62,28 +60,26 @@ impl Route {
             }
             count <= learned_max
         });
-        let end = end.map_err(|fault| {
-            fault.during(format_args!("list the forwarding table of device {tunnel}"))
-        })?;
+        let end =
+            end.map_err(|fault| fault.during(format_args!("list the FDB of device {tunnel}")))?;
         found.whole = end.is_whole;
         Ok(found)
     }
 
-    /// Takes entries that were learnt, but not more than this many, out of all forwarding tables of
-    /// the namespace. Returns how many there were.
-    pub fn forget_learnt(&mut self, most: usize) -> Result<usize, Error> {
+    /// Removes up to `most` learned entries from all FDBs of the namespace. Returns how many.
+    pub fn remove_learned(&mut self, most: usize) -> Result<usize, Error> {
         let mut entries = Vec::new();
         let message = Message::new(libc::RTM_GETNEIGH, 0, &neighbour_header(0, 0, 0));
         let read = self.socket.dump_while(&message, |frame| {
             entries.extend(learned(&frame));
             entries.len() < most
         });
-        let during = "forget the MAC addresses that were learnt";
+        let during = "remove learned MAC addresses";
         read.map_err(|fault| fault.during(during))?;
         let messages: Vec<Message> = entries.iter().map(Entry::removal).collect();
         let refused =
             self.socket.call_each(&messages, |_| false).map_err(|fault| fault.during(during))?;
-        // What went by itself meanwhile, with its device or as it was old, is gone as well.
+        // An entry that aged out or lost its device in the meantime is gone as well.
         let failed = refused.into_iter().find(|(_, fault)| {
             !matches!(fault.errno(), Some(Errno::ENOENT | Errno::ENODEV | Errno::EINVAL))
         });
@@ -104,7 +100,7 @@ impl Entry {
     }
 }
 
-/// The entry of a forwarding table that a message is about, if it was learnt.
+/// The entry that a message is about, if it was learned.
 fn learned(frame: &Frame<'_>) -> Option<Entry> {
     let attributes = frame.attributes(HEADER);
     let mac = attributes.find(NDA_LLADDR).filter(|_| is_learned(frame)).and_then(Attribute::mac)?;

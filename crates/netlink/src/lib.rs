@@ -1,14 +1,16 @@
-//! Netlink, for shoutd: the only crate that knows how the kernel is spoken to.
+//! Netlink: the only crate that talks to the kernel's network configuration.
 //!
-//! One verb per method, all of them blocking: a request is answered in microseconds, and every wait
-//! has a deadline. [`Route`] speaks rtnetlink (devices, forwarding tables, addresses, routes),
-//! [`IgmpMldFilter`], [`GroupFilter`] and [`UnderlayFilter`] keep nf_tables filters, [`Monitor`]
-//! says when something changed, [`Namespace`] and [`NamedNamespaces`] are the network namespaces
-//! all of them work in.
+//! Each method does one thing and blocks: the kernel answers a request in microseconds, and every
+//! wait has a deadline.
 //!
-//! The codec is its own: two hundred lines serve rtnetlink and nf_tables alike, the messages of
-//! which no crate covers whole, and an attribute of some foreign device that nobody here has heard
-//! of is passed over where a typed parser would refuse the whole dump.
+//! * [`Route`] is rtnetlink: devices, FDBs and MDBs, addresses, routes.
+//! * [`IgmpMldFilter`], [`GroupFilter`] and [`UnderlayFilter`] are nf_tables filters.
+//! * [`Monitor`] reports that something changed.
+//! * [`Namespace`] and [`NamedNamespaces`] are the network namespaces in which all of them work.
+//!
+//! The codec is our own. Two hundred lines serve rtnetlink and nf_tables, and no crate covers all
+//! of their messages that we use. An unknown attribute of a foreign device is skipped, where a
+//! typed parser would refuse the whole dump.
 
 mod address;
 mod bridge;
@@ -41,7 +43,7 @@ mod vxlan;
 mod wire;
 
 pub use address::Address;
-pub use bridge::{BridgeSettings, Querying};
+pub use bridge::{BridgeSettings, QuerierState};
 pub use chosen_sources::ChosenSources;
 pub use error::{Error, Fault};
 pub use fdb::Pinned;
@@ -52,12 +54,12 @@ pub use ip_route::IpRoute;
 pub use joins::{JoinMonitor, Joins};
 pub use learned::LearnedEntry;
 pub use link::{Kind, Link, LinkChange, Mac, Peer};
-pub use mdb::{DatabaseChange, Join, Listing, Membership, TunnelGroup};
+pub use mdb::{DatabaseChange, Join, MdbEntry, Membership, TunnelGroup};
 pub use monitor::{DatabaseMonitor, Monitor};
 pub use named::NamedNamespaces;
 pub use namespace::{Namespace, NamespaceId};
 pub use port::PortSettings;
-pub use query::{HeardQuery, QueryMonitor, QueryVersion};
+pub use query::{QueryMonitor, QueryVersion, ReceivedQuery};
 pub use report::{GroupRecord, Reporter};
 pub use route::Route;
 pub use underlay_filter::{

@@ -15,48 +15,47 @@ use crate::wire::{Attribute, Attributes, Frame, Message, link_header, read_array
 /// An Ethernet address.
 pub type Mac = [u8; 6];
 
-/// `AF_INET6`, as the kind of an attribute in `IFLA_AF_SPEC`.
+/// `AF_INET6`, as an attribute type in `IFLA_AF_SPEC`.
 const AF_INET6: u16 = 10;
-/// The settings in `ipv6/conf/` of a device, by the numbers of `linux/ipv6.h`.
+/// The settings in `ipv6/conf/` of a device, indexed as in `linux/ipv6.h`.
 const IFLA_INET6_CONF: u16 = 2;
 /// `DEVCONF_ACCEPT_DAD`.
 const ACCEPT_DAD: usize = 27;
 /// Octets of `struct ifinfomsg`.
 pub(crate) const HEADER: usize = 16;
-/// `RTEXT_FILTER_SKIP_STATS`: counters are half of an answer, and nobody here reads them.
+/// `RTEXT_FILTER_SKIP_STATS`: counters are half of an answer, and we do not read them.
 const SKIP_STATISTICS: u32 = 1 << 3;
 
-/// A network device as the kernel has it.
+/// A network device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// Its index, unique in its namespace.
+    /// The index, unique in its namespace.
     pub index: u32,
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// What it is.
+    /// The kind.
     pub kind: Kind,
-    /// Its alias, a free text.
+    /// The alias, free text.
     pub alias: Option<String>,
-    /// The group of devices it was put into; 0 unless somebody did.
+    /// The device group; 0 by default.
     pub group: u32,
     /// In octets.
     pub mtu: u32,
-    /// Whether it was brought up (`IFF_UP`), whatever its carrier.
+    /// Whether it is up (`IFF_UP`), whatever its carrier.
     pub up: bool,
-    /// Index of its master, such as the bridge it is a port of.
+    /// Index of its master, such as the bridge of a port.
     pub master: Option<u32>,
-    /// Its address, if that is an Ethernet one.
+    /// The address, if it is an Ethernet address.
     pub mac: Option<Mac>,
-    /// The device at its other end, or below it.
+    /// The other end, or the device below it.
     pub peer: Option<Peer>,
-    /// Whether the kernel looks for duplicates of the IPv6 addresses that it gets from now on
-    /// (`accept_dad`).
+    /// Whether the kernel does duplicate address detection for new IPv6 addresses (`accept_dad`).
     pub detects_duplicates: bool,
-    /// What its bridge has noted of it, if it is a bridge's port.
+    /// The port settings, if it is a port of a bridge.
     pub port: Option<PortSettings>,
 }
 
-/// What a device is (`IFLA_INFO_KIND`).
+/// The kind of a device (`IFLA_INFO_KIND`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// A bridge.
@@ -65,22 +64,22 @@ pub enum Kind {
     Vxlan(VxlanSettings),
     /// One end of a veth.
     Veth,
-    /// Another kind, by the kernel's name for it.
+    /// Another kind, by its name in the kernel.
     Other(String),
-    /// One without a kind: loopback, and what hardware drivers make.
+    /// A device without a kind: loopback, and devices of hardware drivers.
     Plain,
 }
 
 /// The device that another refers to (`IFLA_LINK`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Peer {
-    /// Its index in its namespace.
+    /// The index in its namespace.
     pub index: u32,
-    /// Its namespace, as [`Route::namespace_number`] gives it; `None` is the same one.
+    /// The namespace, as in [`Route::namespace_number`]; `None` for the same namespace.
     pub namespace: Option<i32>,
 }
 
-/// What to change about a device; `None` leaves it as it is.
+/// Changes to a device; `None` leaves a setting unchanged.
 #[derive(Debug, Clone, Default)]
 pub struct LinkChange<'a> {
     /// Index of the new master.
@@ -91,7 +90,7 @@ pub struct LinkChange<'a> {
     pub mac: Option<Mac>,
     /// The alias, at most 255 octets.
     pub alias: Option<&'a str>,
-    /// Up or down.
+    /// Whether it is up.
     pub up: Option<bool>,
 }
 
@@ -116,14 +115,14 @@ impl Route {
         self.socket.dump(&message, parse).map_err(|fault| fault.during("list network devices"))
     }
 
-    /// The device of this name, if there is one.
+    /// The device with this name, if it exists.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, Error> {
         let mut message = Message::new(libc::RTM_GETLINK, 0, &link_header(0, 0, 0, 0));
         message.text(libc::IFLA_IFNAME, name);
         self.one_link(message).map_err(|fault| fault.during(format_args!("read device {name}")))
     }
 
-    /// The device with this index, if there is one.
+    /// The device with this index, if it exists.
     pub fn link_at(&mut self, index: u32) -> Result<Option<Link>, Error> {
         let message = Message::new(libc::RTM_GETLINK, 0, &link_header(0, index, 0, 0));
         self.one_link(message).map_err(|fault| fault.during(format_args!("read device {index}")))
@@ -133,7 +132,7 @@ impl Route {
         self.of_one_link(message, parse)
     }
 
-    /// What is read of the one device that is asked for, if there is such a device.
+    /// Requests one device and parses the answer; `None` if it does not exist.
     pub(crate) fn of_one_link<T>(
         &mut self,
         mut message: Message,
@@ -148,7 +147,7 @@ impl Route {
         }
     }
 
-    /// Changes a device, all in one go; what was changed before something failed stays changed.
+    /// Changes a device in one request. Settings changed before a failure stay changed.
     pub fn change_link(&mut self, index: u32, change: &LinkChange<'_>) -> Result<(), Error> {
         let up = libc::IFF_UP.cast_unsigned();
         let flags = if change.up == Some(true) { up } else { 0 };
@@ -171,7 +170,7 @@ impl Route {
             .map_err(|fault| fault.during(format_args!("change device {index} ({change})")))
     }
 
-    /// Deletes a device. One that is not there is no error.
+    /// Deletes a device. A missing one is not an error.
     pub fn delete_link(&mut self, index: u32) -> Result<(), Error> {
         let message = Message::new(libc::RTM_DELLINK, 0, &link_header(0, index, 0, 0));
         let result = self
@@ -209,7 +208,7 @@ pub(crate) fn parse(frame: &Frame<'_>) -> Option<Link> {
     })
 }
 
-/// One of a device's IPv6 settings; `None` if it has no IPv6, or the kernel not this setting.
+/// One IPv6 setting of a device; `None` if the device has no IPv6 or the kernel no such setting.
 fn ipv6_setting(attributes: Attributes<'_>, number: usize) -> Option<i32> {
     let families = attributes.find(libc::IFLA_AF_SPEC)?.nested();
     let ipv6 = families.find(AF_INET6)?.nested();

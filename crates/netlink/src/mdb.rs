@@ -1,6 +1,5 @@
-//! The multicast databases of bridges and VXLAN devices (`net/bridge/br_mdb.c`,
-//! `drivers/net/vxlan/vxlan_mdb.c`): who behind which port wants which group, and to which VTEPs a
-//! group is sent.
+//! The MDBs of bridges and VXLAN devices (`net/bridge/br_mdb.c`, `drivers/net/vxlan/vxlan_mdb.c`):
+//! the memberships of each port, and the VTEPs of each group.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -53,81 +52,81 @@ const INCLUDE: u8 = 1;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 
-/// What a bridge knows of a group behind one of its ports.
+/// A membership in a bridge's MDB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Membership {
-    /// Index of the port; of the bridge itself, if that is a member.
+    /// Index of the port, or of the bridge itself.
     pub port: u32,
     /// The group.
     pub group: IpAddr,
-    /// The source, if the entry is about one.
+    /// The source of an (S,G) entry; `None` in (*,G).
     pub source: Option<IpAddr>,
-    /// Of an entry with a source: whether that source is not wanted.
+    /// In an (S,G) entry: whether the source is excluded.
     pub blocked: bool,
-    /// Of an entry without a source: whether only sources that have entries of their own are
-    /// wanted.
+    /// In a (*,G) entry: whether its filter mode is INCLUDE, so that only sources with (S,G)
+    /// entries are selected.
     pub include: bool,
 }
 
-/// A membership that a bridge is to be told of.
+/// A membership to add to a bridge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Join {
     /// Index of the port.
     pub port: u32,
     /// The group.
     pub group: IpAddr,
-    /// The only sources that are wanted, at most 32 (`PG_SRC_ENT_LIMIT`); all, if this is empty.
+    /// The included sources, at most 32 (`PG_SRC_ENT_LIMIT`); all if empty.
     pub sources: BTreeSet<IpAddr>,
 }
 
-/// One line of a bridge's multicast database.
+/// One entry of a bridge's MDB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Listing {
+pub enum MdbEntry {
     /// A membership.
     Member(Membership),
     /// There is a multicast router behind the port with this index.
     Router(u32),
 }
 
-/// A change of a bridge's multicast database.
+/// A change of a bridge's MDB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DatabaseChange {
-    /// Index of the device that has the database.
+    /// Index of the device with the MDB.
     pub device: u32,
-    /// What it is about.
-    pub listing: Listing,
-    /// Whether it is there, perhaps changed; else it is gone.
+    /// The entry.
+    pub entry: MdbEntry,
+    /// Whether the entry exists, perhaps changed; otherwise it was removed.
     pub present: bool,
 }
 
-/// One VTEP to which a VXLAN device sends a group.
+/// One remote of a VXLAN device's MDB entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TunnelGroup {
-    /// The source that it is about; `None` for all that have no entry of their own.
+    /// The source; `None` in (*,G), for sources without an entry of their own.
     pub source: Option<IpAddr>,
-    /// The group; unspecified for all of its family that have no entry of their own.
+    /// The group; unspecified for all groups of its family without an entry of their own.
     pub group: IpAddr,
     /// The VTEP.
     pub remote: IpAddr,
-    /// The VNI it is sent with, if not the device's own.
+    /// The VNI it is sent with, unless it is the device's own.
     pub vni: Option<u32>,
 }
 
 impl Route {
-    /// The database of the bridge with this index.
-    pub fn bridge_groups(&mut self, bridge: u32) -> Result<Vec<Listing>, Error> {
-        let frames = self.dump_database(bridge, |frame| Some(listings(frame).collect::<Vec<_>>()));
+    /// The MDB of the bridge with this index.
+    pub fn bridge_groups(&mut self, bridge: u32) -> Result<Vec<MdbEntry>, Error> {
+        let frames =
+            self.dump_database(bridge, |frame| Some(mdb_entries(frame).collect::<Vec<_>>()));
         Ok(frames
-            .map_err(|fault| fault.during("list the multicast databases of bridges"))?
+            .map_err(|fault| fault.during("list the MDBs of bridges"))?
             .into_iter()
             .flatten()
             .collect())
     }
 
-    /// Has a bridge take these ports for members of these groups, as if each had reported it now:
-    /// until its reports say otherwise, or its membership runs out (RFC 3376, section 8.4). What is
-    /// known already stays as it is, and what the bridge refuses is left out: reports say it once
-    /// more.
+    /// Adds memberships to a bridge, as if each port had reported them now: until a report changes
+    /// them or they time out (RFC 3376, section 8.4). Existing entries stay unchanged. A join that
+    /// the bridge refuses is skipped: the report follows.
     pub fn join_groups(&mut self, bridge: u32, joins: &[Join]) -> Result<(), Error> {
         let messages: Vec<Message> = joins.iter().map(|join| join_message(bridge, join)).collect();
         let refused = self.socket.call_each(&messages, |_| false);
@@ -137,20 +136,18 @@ impl Route {
         Ok(())
     }
 
-    /// The database of the VXLAN device with this index: what somebody of this protocol put there.
+    /// The entries of this protocol in the MDB of the VXLAN device with this index.
     pub fn tunnel_groups(&mut self, tunnel: u32, protocol: u8) -> Result<Vec<TunnelGroup>, Error> {
         let frames = self.dump_database(tunnel, |frame| {
             Some(entries(frame).filter_map(|info| tunnel_group(info, protocol)).collect::<Vec<_>>())
         });
-        let during = |fault: Fault| {
-            fault.during(format_args!("list the multicast database of device {tunnel}"))
-        };
+        let during = |fault: Fault| fault.during(format_args!("list the MDB of device {tunnel}"));
         Ok(frames.map_err(during)?.into_iter().flatten().collect())
     }
 
-    /// The kernel dumps the databases of all devices of the namespace, whichever is asked for, each
-    /// at its own state (`rtnl_mdb_dump`): that the tunnel's changes all the while, as when many
-    /// groups come or go, makes that of the bridge no worse.
+    /// The kernel dumps the MDBs of all devices in the namespace, each consistent by itself
+    /// (`rtnl_mdb_dump`). So the dump of a bridge's MDB stays usable while the tunnel's changes all
+    /// the time, as when many groups come or go.
     fn dump_database<T>(
         &mut self,
         device: u32,
@@ -160,9 +157,8 @@ impl Route {
         self.socket.dump_part(&message, |frame| self::device(frame) == device, parse)
     }
 
-    /// Makes these changes to the database of a VXLAN device, each marked with this protocol.
-    /// Returns what failed, by position. To add what is there, or remove what is not, is no
-    /// failure.
+    /// Changes the MDB of a VXLAN device; our entries carry this protocol. Returns the failures by
+    /// position. To add an existing entry or remove a missing one is not a failure.
     pub fn change_tunnel_groups(
         &mut self,
         tunnel: u32,
@@ -178,9 +174,8 @@ impl Route {
         };
         let faults =
             self.socket.call_each(&messages, |position| key(position) == key(position - 1));
-        let faults = faults.map_err(|fault| {
-            fault.during(format_args!("change the multicast database of device {tunnel}"))
-        })?;
+        let faults = faults
+            .map_err(|fault| fault.during(format_args!("change the MDB of device {tunnel}")))?;
         let is_failure = |(position, fault): &(usize, Fault)| {
             let already = if changes[*position].1 { Errno::EEXIST } else { Errno::ENOENT };
             fault.errno() != Some(already)
@@ -277,17 +272,17 @@ fn entries<'a>(frame: &Frame<'a>) -> impl Iterator<Item = &'a [u8]> + use<'a> {
     infos.map(|attribute| attribute.value)
 }
 
-/// What a message about a bridge's database lists.
-pub(crate) fn listings<'a>(frame: &Frame<'a>) -> impl Iterator<Item = Listing> + use<'a> {
+/// The entries of a message about a bridge's MDB.
+pub(crate) fn mdb_entries<'a>(frame: &Frame<'a>) -> impl Iterator<Item = MdbEntry> + use<'a> {
     let routers = frame.attributes(HEADER).filter(|attribute| attribute.kind == MDBA_ROUTER);
     let ports =
         routers.flat_map(Attribute::nested).filter(|attribute| attribute.kind == MDBA_ROUTER_PORT);
-    // In dumps attributes follow the index; in events there is nothing else.
-    let indexes = ports.filter_map(|attribute| word(attribute.value, 0)).map(Listing::Router);
-    entries(frame).filter_map(membership).map(Listing::Member).chain(indexes)
+    // In dumps attributes follow the index. Events have only the index.
+    let indexes = ports.filter_map(|attribute| word(attribute.value, 0)).map(MdbEntry::Router);
+    entries(frame).filter_map(membership).map(MdbEntry::Member).chain(indexes)
 }
 
-/// The index of the device whose database a message is about.
+/// The index of the device whose MDB a message is about.
 pub(crate) fn device(frame: &Frame<'_>) -> u32 {
     frame.word(4)
 }
@@ -296,7 +291,7 @@ fn word(bytes: &[u8], offset: usize) -> Option<u32> {
     bytes.get(offset..offset + 4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
-/// The group of a `struct br_mdb_entry`; `None` if it is an Ethernet one.
+/// The group of a `struct br_mdb_entry`; `None` for a MAC address.
 fn group(info: &[u8]) -> Option<IpAddr> {
     match u16::from_be_bytes(info.get(24..26)?.try_into().ok()?) {
         ETHERTYPE_IPV4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(info.get(8..12)?).ok()?).into()),

@@ -1,4 +1,4 @@
-//! Says that something changed, not what: whoever is told looks for himself.
+//! Notifications of changes in a namespace: that something changed, and for MDBs also what.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,19 +17,19 @@ use crate::socket::{Protocol, open_here, set_option};
 use crate::underlay_filter;
 use crate::wire::{Frame, Frames};
 
-/// Octets read at once; the kernel notifies of one thing per datagram.
+/// Octets read at once; the kernel sends one notification per datagram.
 const BUFFER: usize = 32 * 1024;
-/// Datagrams read at once, so that a flood of events cannot hold the reader.
+/// Datagrams read at once, so that a flood of events cannot occupy the reader.
 const DATAGRAMS_MAX: usize = 4096;
 
-/// Addresses that are learnt before somebody is told: more than virtual addresses and such bring up
-/// at once.
+/// Learned addresses that count as one change: more than appear at once with virtual addresses and
+/// the like.
 const LEARNED_MANY: usize = 512;
 
-/// Octets of events that wait to be read: some ten thousand joins. The kernel takes it twice, for
-/// what it adds itself.
+/// Receive buffer for MDB events, in octets: some ten thousand joins. The kernel doubles it to
+/// cover its own overhead.
 const DATABASE_BUFFER: usize = 8 * 1024 * 1024;
-/// More datagrams than wait at a time in the largest buffer: none takes less than 512 octets of it.
+/// More datagrams than the largest buffer can hold: each takes at least 512 octets of it.
 const WAITING_MAX: usize = 2 * DATABASE_BUFFER / 512;
 
 // `enum rtnetlink_groups` and `enum nfnetlink_groups`.
@@ -42,14 +42,14 @@ const RTNLGRP_IPV6_ROUTE: u32 = 11;
 const RTNLGRP_MDB: u32 = 26;
 const NFNLGRP_NFTABLES: u32 = 7;
 
-/// A subscription to changes in one namespace. Its descriptor is readable when something changed;
-/// [`Monitor::drain`] then clears that.
+/// A subscription to changes in one namespace. Its descriptor becomes readable when something
+/// changed, until [`Monitor::drain`] is called.
 #[derive(Debug)]
 pub struct Monitor {
     fd: OwnedFd,
-    /// The only table of nf_tables that matters, if not all of them do.
+    /// The only nf_tables table that matters; `None` if all do.
     table: Option<TableName>,
-    /// Addresses that were learnt since that was last taken for a change.
+    /// Addresses learned since they last counted as a change.
     learned: AtomicUsize,
 }
 
@@ -59,16 +59,16 @@ impl Monitor {
         Self::open(namespace, Protocol::Route, &[RTNLGRP_LINK])
     }
 
-    /// Watches devices, their IPv6 addresses, and all-zero entries of forwarding tables. Those that
-    /// devices learn come and go with the traffic: they are a change only when there are many.
+    /// Watches devices, their IPv6 addresses, and flood entries. Learned entries come and go with
+    /// the traffic: only many of them count as a change.
     pub fn segment(namespace: &Namespace) -> Result<Self, Error> {
         Self::open(namespace, Protocol::Route, &[RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV6_IFADDR])
     }
 
-    /// Watches devices, their addresses, and routes of IPv4 multicast and of IPv6 link-local
-    /// addresses; others come and go by thousands where a container routes. Those of IPv6 are how
-    /// the kernel tells of an address that it still looks for duplicates of (net/ipv6/addrconf.c,
-    /// `addrconf_add_linklocal`).
+    /// Watches devices, their addresses, and the routes of IPv4 multicast and of IPv6 link-local
+    /// addresses. Other routes change by thousands in a container that routes. By the IPv6 routes
+    /// the kernel announces a tentative address (`addrconf_add_linklocal` of
+    /// `net/ipv6/addrconf.c`).
     pub fn sandbox(namespace: &Namespace) -> Result<Self, Error> {
         Self::open(
             namespace,
@@ -83,13 +83,13 @@ impl Monitor {
         )
     }
 
-    /// Watches nf_tables, but for the elements of sets.
+    /// Watches nf_tables, except for the elements of sets.
     pub fn filters(namespace: &Namespace) -> Result<Self, Error> {
         Self::open(namespace, Protocol::Netfilter, &[NFNLGRP_NFTABLES])
     }
 
-    /// Watches the [`UnderlayFilter`](crate::UnderlayFilter), the members in it too. Docker and
-    /// others change their own tables of the same namespace with every container.
+    /// Watches the [`UnderlayFilter`](crate::UnderlayFilter), including its sets of members. In the
+    /// same namespace Docker and others change their own tables with every container.
     pub fn underlay_filter(namespace: &Namespace) -> Result<Self, Error> {
         let monitor = Self::open(namespace, Protocol::Netfilter, &[NFNLGRP_NFTABLES])?;
         Ok(Self { table: Some(underlay_filter::TABLE), ..monitor })
@@ -106,8 +106,8 @@ impl Monitor {
         attempt().map_err(|fault| fault.during("watch a network namespace for changes"))
     }
 
-    /// Reads all there is to read, and says whether anything of it is a change. Events that were
-    /// lost for want of room are one.
+    /// Reads all pending events and returns whether any is a change. Lost events (a full buffer)
+    /// count as a change.
     pub fn drain(&self) -> bool {
         let mut buffer = vec![0; BUFFER];
         let mut changed = false;
@@ -130,7 +130,7 @@ impl Monitor {
         self.table.map_or_else(|| is_change(frame), |table| nftables::is_about(table, frame))
     }
 
-    /// Counts an address that was learnt. Returns whether that makes many.
+    /// Counts a learned address. Returns whether the count reached [`LEARNED_MANY`].
     fn counts(&self, frame: &Frame<'_>) -> bool {
         let is_many = fdb::is_learned(frame)
             && self.learned.fetch_add(1, Ordering::Relaxed) + 1 >= LEARNED_MANY;
@@ -141,8 +141,7 @@ impl Monitor {
     }
 }
 
-/// A subscription to the multicast databases of the bridges of one namespace, that says what
-/// changed.
+/// A subscription to the MDBs of the bridges in one namespace.
 #[derive(Debug)]
 pub struct DatabaseMonitor {
     fd: OwnedFd,
@@ -152,14 +151,14 @@ impl DatabaseMonitor {
     /// Subscribes.
     pub fn open(namespace: &Namespace) -> Result<Self, Error> {
         let Monitor { fd, .. } = Monitor::open(namespace, Protocol::Route, &[RTNLGRP_MDB])?;
-        // Without the privilege to go beyond the system's limit it loses events sooner, and reads
-        // everything again more often.
+        // Without the privilege to exceed the system's limit, we lose events sooner and
+        // resynchronize more often.
         let _ = setsockopt(&fd, sockopt::RcvBufForce, &DATABASE_BUFFER);
         Ok(Self { fd })
     }
 
-    /// Reads all there is to read, in order. `None` if events were lost for want of room: then all
-    /// is to be read anew.
+    /// Reads all pending changes in order. `None` if events were lost (a full buffer): then the
+    /// MDBs must be read again.
     pub fn changes(&self) -> Option<Vec<DatabaseChange>> {
         let mut buffer = vec![0; BUFFER];
         let mut changes = Vec::new();
@@ -173,17 +172,17 @@ impl DatabaseMonitor {
                     let ours = frames.filter(|frame| matches!(frame.kind, RTM_NEWMDB | RTM_DELMDB));
                     changes.extend(ours.flat_map(|frame| {
                         let (device, present) = (mdb::device(&frame), frame.kind == RTM_NEWMDB);
-                        mdb::listings(&frame).map(move |listing| DatabaseChange {
+                        mdb::mdb_entries(&frame).map(move |entry| DatabaseChange {
                             device,
-                            listing,
+                            entry,
                             present,
                         })
                     }));
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => break,
-                // What still waits is older than what was lost, and would undo what is read anew.
-                // And until nothing waits, the kernel drops what comes without another word
+                // Pending events are older than the lost ones and would undo what we read next.
+                // Until the queue is empty, the kernel drops new events without reporting it again
                 // (`netlink_overrun`).
                 Err(_) => (is_whole, most) = (false, WAITING_MAX),
             }
@@ -191,8 +190,8 @@ impl DatabaseMonitor {
         is_whole.then_some(changes)
     }
 
-    /// Throws away all that waits to be read, for all is read anew next: what is older than that
-    /// would undo it for a moment.
+    /// Discards all pending events before the MDBs are read again: older events would undo what is
+    /// read.
     pub fn discard(&self) {
         let mut buffer = [0; 1];
         for _ in 0..WAITING_MAX {

@@ -1,6 +1,6 @@
-//! Namespaces with names, kept as `ip netns` keeps them (`ip/ipnetns.c` of iproute2): each is
-//! mounted over a file of its name in one directory, which is a shared mount so that it is seen,
-//! and can be deleted, in every mount namespace.
+//! Named namespaces, compatible with `ip netns` (`ip/ipnetns.c` of iproute2). Each is bind-mounted
+//! over a file of its name in one directory. The directory is a shared mount, so a namespace is
+//! visible in every mount namespace and can be deleted from each.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 use crate::error::{Error, Fault};
 use crate::namespace::{Namespace, OWN, on_own_thread};
 
-/// The directory they are kept in.
+/// The directory of the namespaces.
 #[derive(Debug, Clone)]
 pub struct NamedNamespaces {
     directory: PathBuf,
@@ -24,7 +24,7 @@ impl NamedNamespaces {
     /// Where `ip netns` looks.
     pub const DEFAULT_DIRECTORY: &str = "/run/netns";
 
-    /// Those in this directory, which need not be there yet.
+    /// The namespaces in this directory, which need not exist yet.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self { directory: directory.into() }
     }
@@ -34,12 +34,12 @@ impl NamedNamespaces {
         &self.directory
     }
 
-    /// The path of the namespace of this name.
+    /// The path of the namespace with this name.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
 
-    /// Their names; also those of files over which no namespace is mounted (any more).
+    /// The names, including those of files without a mounted namespace.
     pub fn list(&self) -> Result<Vec<String>, Error> {
         let fail = |error: io::Error| {
             Fault::from(error).during(format_args!("list {}", self.directory.display()))
@@ -56,7 +56,7 @@ impl NamedNamespaces {
         Ok(names)
     }
 
-    /// Opens the one of this name; `None` if there is none, or only a file that is no namespace.
+    /// Opens the namespace with this name; `None` if there is none, or only a plain file.
     pub fn open(&self, name: &str) -> Result<Option<Namespace>, Error> {
         match Namespace::from_path(&self.path(name)) {
             Ok(namespace) => Ok(Some(namespace)),
@@ -69,9 +69,9 @@ impl NamedNamespaces {
         }
     }
 
-    /// Makes a namespace and gives it this name once `prepare` has run inside it: before that
-    /// nobody can find it, and if anything fails it is gone. If there is one of this name it is
-    /// left as it is.
+    /// Creates a namespace and names it after `prepare` has run inside it. Before that it cannot be
+    /// found, and if anything fails it is gone. An existing namespace of this name is returned
+    /// unchanged.
     pub fn create(
         &self,
         name: &str,
@@ -83,7 +83,7 @@ impl NamedNamespaces {
         let path = self.path(name);
         let attempt = || -> Result<Namespace, Fault> {
             self.prepare_directory()?;
-            // A file that is there is what a crash left between making and mounting.
+            // A crash between creation and mount leaves the file behind.
             File::options().write(true).create(true).truncate(false).mode(0o444).open(&path)?;
             on_own_thread(|| {
                 unshare(CloneFlags::CLONE_NEWNET)?;
@@ -98,13 +98,13 @@ impl NamedNamespaces {
         })
     }
 
-    /// Takes the name away, and with it the namespace unless somebody else holds it. One that is
-    /// not there is no error.
+    /// Removes the name, and with it the namespace unless something else holds it. A missing one is
+    /// not an error.
     pub fn delete(&self, name: &str) -> Result<(), Error> {
         let path = self.path(name);
         let attempt = || -> io::Result<()> {
             loop {
-                // More than one can be mounted over the other.
+                // Several namespaces can be mounted over each other.
                 match umount2(&path, MntFlags::MNT_DETACH) {
                     Ok(()) => {}
                     Err(Errno::EINVAL | Errno::ENOENT) => break,
@@ -121,7 +121,7 @@ impl NamedNamespaces {
         })
     }
 
-    /// Makes the directory a shared mount, if it is not one.
+    /// Makes the directory a shared mount if it is not one.
     fn prepare_directory(&self) -> Result<(), Fault> {
         fs::create_dir_all(&self.directory)?;
         let share = || {
@@ -134,7 +134,7 @@ impl NamedNamespaces {
             )
         };
         match share() {
-            // It is no mount point.
+            // It is not a mount point.
             Err(Errno::EINVAL) => {
                 mount(
                     Some(&self.directory),

@@ -1,4 +1,4 @@
-//! Network namespaces: open ones, and doing something inside.
+//! Network namespaces: opening them, and running code inside.
 
 use std::fs::File;
 use std::io;
@@ -14,22 +14,22 @@ use nix::sys::statfs::{FsType, fstatfs};
 
 use crate::error::{Error, Fault};
 
-/// `NSFS_MAGIC`: what the file of a namespace is on, as against the plain file that it is mounted
-/// over.
+/// `NSFS_MAGIC`: the file system of a namespace's file. The plain file it is mounted over has
+/// another.
 const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 
 /// The file of the calling thread's network namespace.
 pub(crate) const OWN: &str = "/proc/thread-self/ns/net";
 
-/// What makes a namespace the same one: the device and inode of its file, however many names it
-/// has. An inode number may be used again, but not while somebody holds the namespace open.
+/// The identity of a namespace: device and inode of its file, whatever its names. An inode number
+/// can be reused, but not while the namespace is held open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NamespaceId {
     device: u64,
     inode: u64,
 }
 
-/// A network namespace, held open: it lives at least as long as this.
+/// An open network namespace. It lives at least as long as this value.
 #[derive(Debug, Clone)]
 pub struct Namespace {
     file: Arc<File>,
@@ -37,13 +37,14 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// That of the calling thread.
+    /// The namespace of the calling thread.
     pub fn current() -> Result<Self, Error> {
         Self::from_path(Path::new(OWN))
             .map_err(|fault| fault.during("open this thread's network namespace"))
     }
 
-    /// A new one without a name, which is gone when this and all that was opened in it is dropped.
+    /// Creates a namespace without a name. It is gone when this value and everything opened in it
+    /// are dropped.
     pub fn anonymous() -> Result<Self, Error> {
         let attempt = || {
             on_own_thread(|| {
@@ -54,7 +55,7 @@ impl Namespace {
         attempt().map_err(|fault| fault.during("make a network namespace"))
     }
 
-    /// That whose file has this path.
+    /// Opens the namespace whose file has this path.
     pub fn open(path: &Path) -> Result<Self, Error> {
         Self::from_path(path).map_err(|fault| {
             fault.during(format_args!("open the network namespace {}", path.display()))
@@ -62,14 +63,14 @@ impl Namespace {
     }
 
     pub(crate) fn from_path(path: &Path) -> Result<Self, Fault> {
-        // Non-blocking, lest somebody puts a pipe there.
+        // Non-blocking, in case the path is a FIFO.
         let file = File::options()
             .read(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
             .open(path)?;
         let system = fstatfs(&file).map_err(io::Error::from)?;
         if system.filesystem_type() != NSFS_MAGIC {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a namespace").into());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a namespace").into());
         }
         let metadata = file.metadata()?;
         Ok(Self {
@@ -78,13 +79,13 @@ impl Namespace {
         })
     }
 
-    /// What tells it from others.
+    /// Its identity.
     pub fn id(&self) -> NamespaceId {
         self.id
     }
 
-    /// Runs something inside, on a thread made for it: no thread that lives on is ever moved to
-    /// another namespace.
+    /// Runs `work` inside, on a thread made for it. A thread that lives on never changes its
+    /// namespace.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
         self.enter(work).map_err(|fault| fault.during("enter a network namespace"))
     }
@@ -96,7 +97,7 @@ impl Namespace {
         })?
     }
 
-    /// The descriptor as `IFLA_NET_NS_FD` wants it.
+    /// The descriptor for `IFLA_NET_NS_FD`.
     pub(crate) fn raw(&self) -> RawFd {
         self.file.as_raw_fd()
     }
@@ -108,11 +109,11 @@ impl AsFd for Namespace {
     }
 }
 
-/// Runs something on a thread of its own, which ends with it.
+/// Runs `work` on its own thread, which ends with it.
 pub(crate) fn on_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Fault> {
     thread::scope(|scope| {
         let thread =
             thread::Builder::new().name("namespace".to_owned()).spawn_scoped(scope, work)?;
-        thread.join().map_err(|_| io::Error::other("the thread made for it panicked").into())
+        thread.join().map_err(|_| io::Error::other("the thread in the namespace panicked").into())
     })
 }

@@ -1,5 +1,5 @@
-//! Messages of IGMP and MLD as whole Ethernet frames, and the packet sockets that send them out of
-//! a device as they are: out of a bridge's port they pass the bridge by.
+//! IGMP and MLD messages as whole Ethernet frames, and the packet sockets that send them. A frame
+//! sent out of a bridge's port bypasses the bridge.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -19,17 +19,17 @@ pub(crate) const ETHERNET: usize = 14;
 pub(crate) const IPV4_HEADER: usize = 24;
 /// Octets of the IPv6 header.
 pub(crate) const IPV6_HEADER: usize = 40;
-/// The hop-by-hop header with the router alert option (RFC 2711), before ICMPv6.
+/// The hop-by-hop options header with the router alert option (RFC 2711), before ICMPv6.
 pub(crate) const ROUTER_ALERT: [u8; 8] = [ICMPV6, 0, 5, 2, 0, 0, 1, 0];
 pub(crate) const ICMPV6: u8 = 58;
 const SOURCE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x71];
-/// Where messages of MLD come from, which must be a link-local address: the highest, as of several
-/// routers that with the lowest goes on asking (RFC 3810, section 7.6.2), and containers that are
-/// routers must not fall silent for shoutd.
+/// Source of our MLD messages, which must be link-local. It is the highest one: of several queriers
+/// the one with the lowest address continues (RFC 3810, section 7.6.2), and a container that is a
+/// router must not stop querying because of us.
 pub(crate) const MLD_SOURCE: Ipv6Addr =
     Ipv6Addr::new(0xfe80, 0, 0, 0, 0xffff, 0xffff, 0xffff, 0xffff);
 
-/// Sends frames out of devices of one network namespace.
+/// Sends frames out of devices in one network namespace.
 #[derive(Debug)]
 pub(crate) struct PacketSocket {
     fd: OwnedFd,
@@ -44,8 +44,8 @@ impl PacketSocket {
         // The kernel takes the protocol from the frame.
         let address = address(device, 0);
         let fd = self.fd.as_raw_fd();
-        // SAFETY: `fd` is open, and both pointers are to as many octets as is said, which outlive
-        // the call.
+        // SAFETY: `fd` is open. Both pointers are to values of the given lengths, which outlive the
+        // call.
         let sent = unsafe {
             libc::sendto(
                 fd,
@@ -67,7 +67,7 @@ pub(crate) fn open(namespace: &Namespace) -> Result<OwnedFd, Fault> {
     Ok(namespace.enter(move || open().map_err(io::Error::from))??)
 }
 
-/// A device, and a protocol in network byte order.
+/// The address of a device, with a protocol in network byte order.
 pub(crate) fn address(device: u32, protocol: u16) -> libc::sockaddr_ll {
     libc::sockaddr_ll {
         sll_family: u16::try_from(libc::AF_PACKET).unwrap_or_default(),
@@ -84,7 +84,7 @@ pub(crate) fn address_length() -> libc::socklen_t {
     libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or_default()
 }
 
-/// A message of IGMP, whose checksum is put in.
+/// An IGMP message in a frame. The checksum is filled in.
 pub(crate) fn igmp(from: Ipv4Addr, to: Ipv4Addr, mut message: Vec<u8>) -> Vec<u8> {
     let sum = checksum(&message);
     message.splice(2..4, sum);
@@ -104,7 +104,7 @@ pub(crate) fn igmp(from: Ipv4Addr, to: Ipv4Addr, mut message: Vec<u8>) -> Vec<u8
     .concat()
 }
 
-/// A message of MLD from [`MLD_SOURCE`], whose checksum is put in.
+/// An MLD message from [`MLD_SOURCE`] in a frame. The checksum is filled in.
 pub(crate) fn mld(to: Ipv6Addr, mut message: Vec<u8>) -> Vec<u8> {
     let to = to.octets();
     let sum = checksum(
@@ -119,14 +119,13 @@ pub(crate) fn mld(to: Ipv6Addr, mut message: Vec<u8>) -> Vec<u8> {
     [&link[..], &header, &MLD_SOURCE.octets(), &to, &ROUTER_ALERT, &message].concat()
 }
 
-/// What stands for the rest of the header in the checksum of ICMPv6 (RFC 8200, section 8.1).
+/// The pseudo-header of the ICMPv6 checksum (RFC 8200, section 8.1).
 pub(crate) fn pseudo_header(from: &[u8], to: &[u8], length: usize) -> Vec<u8> {
     [from, to, &u32::try_from(length).unwrap_or_default().to_be_bytes(), &[0, 0, 0, ICMPV6]]
         .concat()
 }
 
-/// The checksum of the Internet protocols (RFC 1071); an odd last octet counts as if a zero
-/// followed.
+/// The Internet checksum (RFC 1071). An odd last octet is padded with a zero.
 pub(crate) fn checksum(bytes: &[u8]) -> [u8; 2] {
     let (words, last) = bytes.as_chunks::<2>();
     let words = words.iter().map(|word| u64::from(u16::from_be_bytes(*word)));

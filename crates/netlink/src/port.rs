@@ -1,4 +1,4 @@
-//! Ports of bridges: settings that a device has only while a bridge is its master.
+//! Bridge ports: settings that a device has only while a bridge is its master.
 
 use nix::libc;
 
@@ -13,15 +13,15 @@ const IFLA_BRPORT_LEARNING: u16 = 8;
 const IFLA_BRPORT_MULTICAST_ROUTER: u16 = 25;
 const IFLA_BRPORT_MCAST_MAX_GROUPS: u16 = 42;
 
-/// What a bridge has noted of one of its ports.
+/// The settings of a bridge port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortSettings {
     /// `mcast_router`.
     pub multicast_router: u8,
-    /// Whether addresses are learnt from what comes in.
+    /// Whether the bridge learns addresses from frames received on the port.
     pub learning: bool,
-    /// Entries of the multicast database that the port may have, zero for any number; `None` where
-    /// the kernel does not count (before 6.3).
+    /// The limit on the port's MDB entries, zero for none; `None` where the kernel does not count
+    /// them (before 6.3).
     pub groups_max: Option<u32>,
 }
 
@@ -39,8 +39,7 @@ pub(crate) fn parse(information: Attributes<'_>) -> Option<PortSettings> {
 }
 
 impl Route {
-    /// Sets whether a bridge learns addresses from what comes in by a port, and how many entries of
-    /// its multicast database the port may have; kernels that do not count them ignore that.
+    /// Sets learning and the limit on MDB entries of a port. Kernels without the limit ignore it.
     pub fn set_port(
         &mut self,
         index: u32,
@@ -57,13 +56,13 @@ impl Route {
                 }
             });
         });
-        self.socket
-            .call(&message)
-            .map_err(|fault| fault.during(format_args!("set up bridge port {index}")))
+        self.socket.call(&message).map_err(|fault| {
+            fault.during(format_args!("change the settings of bridge port {index}"))
+        })
     }
 
-    /// Sets `mcast_router` of a bridge's port: 0 never a router port, 1 when a multicast router is
-    /// heard there, 2 always.
+    /// Sets `mcast_router` of a bridge port: 0 never a router port, 1 while the bridge detects a
+    /// multicast router there, 2 always.
     pub fn set_multicast_router(&mut self, index: u32, value: u8) -> Result<(), Error> {
         let mut message = Message::new(libc::RTM_NEWLINK, 0, &link_header(0, index, 0, 0));
         message.nest(libc::IFLA_LINKINFO, |information| {

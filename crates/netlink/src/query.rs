@@ -1,5 +1,5 @@
-//! Hearing multicast routers at the other end of a bridge's port ask who listens to what: queries
-//! of IGMP (RFC 2236; RFC 3376, section 4.1) and MLD (RFC 2710; RFC 3810, section 5.1).
+//! Queries from multicast routers at the other end of a bridge's port: IGMP (RFC 2236; RFC 3376,
+//! section 4.1) and MLD (RFC 2710; RFC 3810, section 5.1).
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,21 +16,21 @@ use crate::packet::{
     self, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMPV6, IPV6_HEADER, ROUTER_ALERT,
 };
 
-/// Octets read of a frame at the most: a query with more sources than this holds is one with fewer.
+/// Octets read of a frame. Sources of a query that are beyond are ignored.
 const BUFFER: usize = 2048;
-/// Queries read at once, so that a flood of them cannot hold the reader; the rest is read later, or
-/// lost.
+/// Queries read at once, so that a flood of queries cannot occupy the reader. The rest is read
+/// later or lost.
 const QUERIES_MAX: usize = 256;
-/// Octets of queries that wait to be read: some hundred.
+/// Receive buffer in octets: about a hundred queries.
 const QUEUE: libc::c_int = 128 * 1024;
 const IGMP_QUERY: u8 = 0x11;
 const MLD_QUERY: u8 = 130;
 /// `PACKET_IGNORE_OUTGOING` (include/uapi/linux/if_packet.h, from Linux 4.20 on).
 const IGNORE_OUTGOING: libc::c_int = 23;
-/// Time to answer a query of IGMPv1, which names none (RFC 2236, section 4).
+/// Maximum response time of IGMPv1 queries, which have no such field (RFC 2236, section 4).
 const FIRST_WITHIN: Duration = Duration::from_secs(10);
 
-/// The version that a router queries with.
+/// The version of a router's query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueryVersion {
     /// IGMPv1.
@@ -41,59 +41,57 @@ pub enum QueryVersion {
     Third,
 }
 
-/// A query.
+/// A received query.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeardQuery {
-    /// Whether it is of MLD; else of IGMP.
+pub struct ReceivedQuery {
+    /// Whether it is MLD; otherwise IGMP.
     pub is_ipv6: bool,
-    /// The router's.
+    /// The version.
     pub version: QueryVersion,
-    /// The group that it asks about; `None` for all.
+    /// The queried group; `None` in a general query.
     pub group: Option<IpAddr>,
-    /// The sources that it asks about; none for all.
+    /// The queried sources; empty for all.
     pub sources: BTreeSet<IpAddr>,
-    /// How long the answer may take.
+    /// The maximum response time.
     pub within: Duration,
 }
 
-/// The queries that come in by one device. Other frames are not copied for it.
+/// The queries that arrive on one device. The kernel does not copy other frames to the socket.
 #[derive(Debug)]
 pub struct QueryMonitor {
     fd: OwnedFd,
 }
 
 impl QueryMonitor {
-    /// Begins to hear what comes in by the device with this index of the namespace.
+    /// Starts to receive queries that arrive on the device with this index.
     pub fn open(namespace: &Namespace, device: u32) -> Result<Self, Error> {
         let attempt = || -> Result<Self, Fault> {
             let fd = packet::open(namespace)?;
             attach_filter(&fd)?;
             set(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, &QUEUE)?;
-            // Without it the filter passes over what goes out.
+            // If this fails, the filter drops outgoing frames.
             let _ = set(&fd, libc::SOL_PACKET, IGNORE_OUTGOING, &1_i32);
-            // Only so a socket sees frames before a bridge takes them.
+            // Only such a socket sees frames before the bridge takes them.
             let all = u16::try_from(libc::ETH_P_ALL).unwrap_or_default().to_be();
             let address = packet::address(device, all);
-            // SAFETY: the pointer is to an address of that length, which outlives the call.
+            // SAFETY: the pointer is to an address of this length, which outlives the call.
             let bound = unsafe {
                 libc::bind(fd.as_raw_fd(), (&raw const address).cast(), packet::address_length())
             };
             if bound < 0 { Err(io::Error::last_os_error().into()) } else { Ok(Self { fd }) }
         };
-        attempt().map_err(|fault| {
-            fault.during(format_args!("hear queries that come in by device {device}"))
-        })
+        attempt().map_err(|fault| fault.during(format_args!("receive queries on device {device}")))
     }
 
-    /// Reads what came since the last time.
-    pub fn queries(&self) -> Vec<HeardQuery> {
+    /// Reads the queries received since the last call.
+    pub fn queries(&self) -> Vec<ReceivedQuery> {
         let mut buffer = [0; BUFFER];
         let mut queries = Vec::new();
         for _ in 0..QUERIES_MAX {
             match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(length) => queries.extend(parse(buffer.get(..length).unwrap_or_default())),
                 Err(nix::errno::Errno::EINTR) => {}
-                // Nothing more; or the device is gone, or down, of which the bridge tells.
+                // Nothing is left, or the device is gone or down, which the bridge reports.
                 Err(_) => break,
             }
         }
@@ -109,15 +107,15 @@ impl AsFd for QueryMonitor {
 
 fn set<T>(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or_default();
-    // SAFETY: the pointer is to a value of that length, which outlives the call.
+    // SAFETY: the pointer is to a value of this length, which outlives the call.
     let set = unsafe {
         libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const *value).cast(), length)
     };
     if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Lets through what comes in, has no VLAN tag, and is a query of IGMP, or of MLD behind the router
-/// alert option alone.
+/// Accepts incoming, untagged queries: IGMP, and MLD whose only extension header is the router
+/// alert option.
 fn attach_filter(fd: &OwnedFd) -> io::Result<()> {
     // Codes of include/uapi/linux/bpf_common.h: `BPF_LD` with `BPF_B`, `BPF_H` or `BPF_W` and
     // `BPF_ABS` or `BPF_IND`, `BPF_LDX | BPF_B | BPF_MSH`, `BPF_JMP | BPF_JEQ | BPF_K`, `BPF_RET |
@@ -172,8 +170,8 @@ fn attach_filter(fd: &OwnedFd) -> io::Result<()> {
     set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
 }
 
-/// The query in a frame; `None` if it is none that a member would heed.
-pub(crate) fn parse(frame: &[u8]) -> Option<HeardQuery> {
+/// Parses the query in a frame; `None` unless a member would answer it.
+pub(crate) fn parse(frame: &[u8]) -> Option<ReceivedQuery> {
     match u16::from_be_bytes(frame.get(12..ETHERNET)?.try_into().ok()?) {
         ETHERTYPE_IPV4 => igmp(frame.get(ETHERNET..)?),
         ETHERTYPE_IPV6 => mld(frame.get(ETHERNET..)?),
@@ -181,7 +179,7 @@ pub(crate) fn parse(frame: &[u8]) -> Option<HeardQuery> {
     }
 }
 
-fn igmp(packet: &[u8]) -> Option<HeardQuery> {
+fn igmp(packet: &[u8]) -> Option<ReceivedQuery> {
     let header = usize::from(packet.first()? & 0x0f) * 4;
     let message = packet.get(header..usize::from(half(packet, 2)?))?;
     if *packet.get(9)? != 2
@@ -211,7 +209,7 @@ fn igmp(packet: &[u8]) -> Option<HeardQuery> {
     )
 }
 
-fn mld(packet: &[u8]) -> Option<HeardQuery> {
+fn mld(packet: &[u8]) -> Option<ReceivedQuery> {
     let end = IPV6_HEADER + usize::from(half(packet, 4)?);
     let message = packet.get(IPV6_HEADER + ROUTER_ALERT.len()..end)?;
     let (from, to) = (packet.get(8..24)?, packet.get(24..40)?);
@@ -249,14 +247,15 @@ fn query(
     group: IpAddr,
     sources: BTreeSet<IpAddr>,
     within: Duration,
-) -> Option<HeardQuery> {
+) -> Option<ReceivedQuery> {
     let group =
         if group.is_unspecified() { None } else { Some(Some(group).filter(IpAddr::is_multicast)?) };
-    Some(HeardQuery { is_ipv6, version, group, sources, within })
+    Some(ReceivedQuery { is_ipv6, version, group, sources, within })
 }
 
-/// What a code says: itself, or, if its first bit is set, a number with three bits of exponent and
-/// so many of mantissa (RFC 3376, section 4.1.1; RFC 3810, section 5.1.3).
+/// Decodes a maximum response code: the value itself, or, if its first bit is set, a floating-point
+/// number with three bits of exponent and `mantissa` bits of mantissa (RFC 3376, section 4.1.1; RFC
+/// 3810, section 5.1.3).
 fn floating(code: u64, mantissa: u32) -> u64 {
     if code < 1 << (mantissa + 3) {
         return code;
@@ -277,11 +276,11 @@ mod tests {
     const ALL: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 1);
     const ALL_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
-    fn of_igmp(message: &[u8]) -> Option<HeardQuery> {
+    fn of_igmp(message: &[u8]) -> Option<ReceivedQuery> {
         parse(&packet::igmp(FROM, ALL, message.to_vec()))
     }
 
-    fn of_mld(code: u16, group: Ipv6Addr, rest: &[u8]) -> Option<HeardQuery> {
+    fn of_mld(code: u16, group: Ipv6Addr, rest: &[u8]) -> Option<ReceivedQuery> {
         let [high, low] = code.to_be_bytes();
         parse(&packet::mld(
             ALL_V6,
@@ -289,13 +288,13 @@ mod tests {
         ))
     }
 
-    fn asked(query: Option<HeardQuery>) -> (QueryVersion, Option<IpAddr>, Vec<IpAddr>, u128) {
+    fn asked(query: Option<ReceivedQuery>) -> (QueryVersion, Option<IpAddr>, Vec<IpAddr>, u128) {
         let query = query.unwrap();
         (query.version, query.group, query.sources.into_iter().collect(), query.within.as_millis())
     }
 
     #[test]
-    fn each_version_of_igmp() {
+    fn each_version_of_igmp_is_parsed() {
         let group = Some([239, 1, 1, 1].into());
         assert_eq!(
             asked(of_igmp(&[0x11, 0, 0, 0, 0, 0, 0, 0])),
@@ -311,7 +310,7 @@ mod tests {
             asked(of_igmp(&third(100, 1))),
             (QueryVersion::Third, group, source.clone(), 10_000)
         );
-        // More sources than there are, and a time beyond 12.7 s.
+        // More sources announced than present, and a time beyond 12.7 s.
         assert_eq!(asked(of_igmp(&third(0x8c, 9))), (QueryVersion::Third, group, source, 22_400));
         assert_eq!(of_igmp(&[0x11, 10, 0, 0, 10, 1, 1, 1]), None);
         assert_eq!(of_igmp(&[0x11, 10, 0, 0, 0, 0, 0, 0, 0, 0]), None);
@@ -319,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn each_version_of_mld() {
+    fn each_version_of_mld_is_parsed() {
         let group: Ipv6Addr = "ff15::1".parse().unwrap();
         let none = Ipv6Addr::UNSPECIFIED;
         assert_eq!(asked(of_mld(10_000, none, &[])), (QueryVersion::Second, None, vec![], 10_000));
@@ -331,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_changed_on_its_way_is_no_query() {
+    fn a_query_with_a_wrong_checksum_is_ignored() {
         let mut frame = packet::igmp(FROM, ALL, vec![0x11, 10, 0, 0, 0, 0, 0, 0]);
         assert!(parse(&frame).is_some());
         frame[39] = 11;

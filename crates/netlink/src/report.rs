@@ -1,5 +1,5 @@
-//! Reporting members of groups to a multicast router: IGMPv1 to 3 (RFC 1112, appendix I; RFC 2236;
-//! RFC 3376, section 4.2), MLDv1 and 2 (RFC 2710; RFC 3810, section 5.2).
+//! Reports of group membership to a multicast router: IGMPv1 to v3 (RFC 1112, appendix I; RFC 2236;
+//! RFC 3376, section 4.2), MLDv1 and v2 (RFC 2710; RFC 3810, section 5.2).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,47 +8,47 @@ use crate::namespace::Namespace;
 use crate::packet::{self, IPV4_HEADER, IPV6_HEADER, PacketSocket, ROUTER_ALERT};
 use crate::query::QueryVersion;
 
-/// Octets of a packet at the most: the least MTU that IPv6 works with (RFC 8200, section 5).
+/// Maximum size of a packet: the minimum MTU of IPv6 (RFC 8200, section 5).
 const PACKET_MAX: usize = 1280;
-/// Octets of a report without records.
+/// Octets of a report without its records.
 const REPORT: usize = 8;
-/// `CHANGE_TO_INCLUDE_MODE` (RFC 3376, section 4.2.12): without sources the group is left.
+/// `CHANGE_TO_INCLUDE_MODE` (RFC 3376, section 4.2.12): without sources it is a leave.
 const TO_INCLUDE: u8 = 3;
-/// Where reports of the third version go, and messages of the second that a group is left.
+/// Destination of IGMPv3 reports. [`ALL_ROUTERS`] is that of IGMPv2 leaves.
 const IGMPV3_ROUTERS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 22);
 const ALL_ROUTERS: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 2);
 const MLDV2_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16);
 const ALL_ROUTERS_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 
-/// What a report says of one group.
+/// A group record of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupRecord {
     /// The record type, 1 to 6 (RFC 3376, section 4.2.12).
     pub kind: u8,
     /// The group.
     pub group: IpAddr,
-    /// The sources; those of the other address family than the group's are left out.
+    /// The sources. Those of another address family than the group's are omitted.
     pub sources: Vec<IpAddr>,
 }
 
-/// Sends reports out of devices of one network namespace. Sent out of a bridge's port they pass the
-/// bridge by.
+/// Sends reports out of devices in one network namespace. A report sent out of a bridge's port
+/// bypasses the bridge.
 #[derive(Debug)]
 pub struct Reporter {
     socket: PacketSocket,
 }
 
 impl Reporter {
-    /// In this namespace.
+    /// Opens a socket in this namespace.
     pub fn open(namespace: &Namespace) -> Result<Self, Error> {
         let socket =
             PacketSocket::open(namespace).map_err(|fault| fault.during("open a packet socket"))?;
         Ok(Self { socket })
     }
 
-    /// Reports to the router at the other end of a device. Of versions before the third a record
-    /// says that the group is joined, or, if it is of the third type without sources, that it is
-    /// left. Reports of IGMP come from this address.
+    /// Sends a report to the router at the other end of a device. In versions before the third, a
+    /// record becomes a join, or a leave if it is `CHANGE_TO_INCLUDE_MODE` without sources. IGMP
+    /// reports have `from` as source.
     pub fn report(
         &self,
         device: u32,
@@ -58,13 +58,13 @@ impl Reporter {
     ) -> Result<(), Error> {
         let frames = frames(version, from, records);
         let sent = frames.iter().try_for_each(|frame| self.socket.send(device, frame));
-        sent.map_err(|fault| fault.during(format_args!("report members behind device {device}")))
+        sent.map_err(|fault| fault.during(format_args!("send reports on device {device}")))
     }
 }
 
 fn frames(version: QueryVersion, from: Ipv4Addr, records: &[GroupRecord]) -> Vec<Vec<u8>> {
     if version != QueryVersion::Third {
-        return records.iter().map(|record| of_older(version, from, record)).collect();
+        return records.iter().map(|record| older_report(version, from, record)).collect();
     }
     let mut frames = Vec::new();
     for is_ipv6 in [false, true] {
@@ -73,20 +73,20 @@ fn frames(version: QueryVersion, from: Ipv4Addr, records: &[GroupRecord]) -> Vec
         for record in records.iter().filter(|record| record.group.is_ipv6() == is_ipv6) {
             let record = written(record);
             if count > 0 && headers + REPORT + body.len() + record.len() > PACKET_MAX {
-                frames.push(of_third(is_ipv6, from, count, &std::mem::take(&mut body)));
+                frames.push(third_report(is_ipv6, from, count, &std::mem::take(&mut body)));
                 count = 0;
             }
             body.extend(record);
             count += 1;
         }
         if count > 0 {
-            frames.push(of_third(is_ipv6, from, count, &body));
+            frames.push(third_report(is_ipv6, from, count, &body));
         }
     }
     frames
 }
 
-fn of_third(is_ipv6: bool, from: Ipv4Addr, count: u16, records: &[u8]) -> Vec<u8> {
+fn third_report(is_ipv6: bool, from: Ipv4Addr, count: u16, records: &[u8]) -> Vec<u8> {
     let [high, low] = count.to_be_bytes();
     let report = |kind| [&[kind, 0, 0, 0, 0, 0, high, low], records].concat();
     if is_ipv6 {
@@ -96,7 +96,7 @@ fn of_third(is_ipv6: bool, from: Ipv4Addr, count: u16, records: &[u8]) -> Vec<u8
     }
 }
 
-fn of_older(version: QueryVersion, from: Ipv4Addr, record: &GroupRecord) -> Vec<u8> {
+fn older_report(version: QueryVersion, from: Ipv4Addr, record: &GroupRecord) -> Vec<u8> {
     let is_left = record.kind == TO_INCLUDE && record.sources.is_empty();
     match record.group {
         IpAddr::V4(group) => {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_of_the_third_version_names_groups_and_sources() {
+    fn an_igmpv3_or_mldv2_report_has_groups_and_sources() {
         let records =
             [record(2, "239.1.1.1", &[]), record(1, "232.1.1.1", &["10.0.0.1", "fd00::1"])];
         let frames = frames(QueryVersion::Third, FROM, &records);
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn older_versions_have_a_message_for_each_group() {
+    fn older_versions_send_one_message_per_group() {
         let records =
             [record(2, "239.1.1.1", &[]), record(3, "239.1.1.2", &[]), record(3, "ff15::1", &[])];
         let kinds = |version| {
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_fits_into_every_network() {
+    fn a_report_fits_the_minimum_mtu() {
         let sources: Vec<String> = (0..70).map(|number| format!("fd00::{number:x}")).collect();
         let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
         let mut records = vec![record(1, "ff15::1", &sources); 3];

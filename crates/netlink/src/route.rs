@@ -8,30 +8,29 @@ use crate::namespace::Namespace;
 use crate::socket::{Protocol, Socket};
 use crate::wire::{Attribute, Message};
 
-/// An rtnetlink socket: devices, forwarding tables, addresses and routes of the namespace in which
-/// it was opened.
+/// An rtnetlink socket: devices, FDBs and MDBs, addresses and routes of the namespace in which it
+/// was opened.
 #[derive(Debug)]
 pub struct Route {
     pub(crate) socket: Socket,
 }
 
 impl Route {
-    /// Opens one in this namespace.
+    /// Opens a socket in this namespace.
     pub fn open(namespace: &Namespace) -> Result<Self, Error> {
         let socket = Socket::open(Protocol::Route, namespace)
             .map_err(|fault| fault.during("open an rtnetlink socket"))?;
         Ok(Self { socket })
     }
 
-    /// Closes its socket until it is needed again.
+    /// Closes its socket until the next request.
     pub fn rest(&mut self) {
         self.socket.rest();
     }
 
-    /// The number by which this namespace knows `other` (`RTM_GETNSID`): what
-    /// [`Peer::namespace`](crate::Peer::namespace) holds for a device whose other end is there.
-    /// `None` if it has given it none, as when no device leads there. It stays the same while
-    /// `other` is open.
+    /// The id that this namespace has for `other` (`RTM_GETNSID`), as in
+    /// [`Peer::namespace`](crate::Peer::namespace). `None` if it has none, for example because no
+    /// device leads there. The id stays the same while `other` is open.
     pub fn namespace_number(&mut self, other: &Namespace) -> Result<Option<i32>, Error> {
         const NETNSA_NSID: u16 = 1;
         const NETNSA_FD: u16 = 3;
@@ -48,7 +47,7 @@ impl Route {
     }
 }
 
-/// Makes success of the refusals that say that what was asked for is so already.
+/// Turns errors that mean "already done" into success.
 pub(crate) fn unless(result: Result<(), Error>, already: &[Errno]) -> Result<(), Error> {
     match result {
         Err(error) if error.errno().is_some_and(|errno| already.contains(&errno)) => Ok(()),

@@ -1,4 +1,4 @@
-//! A netlink socket to the kernel: requests with acknowledgements, dumps, and batches.
+//! A netlink socket to the kernel: acknowledged requests, dumps and batches.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -16,44 +16,44 @@ use crate::error::Fault;
 use crate::namespace::Namespace;
 use crate::wire::{Frame, Frames, Message, parse_verdict};
 
-/// How long the kernel may take for one request. It takes microseconds; seconds are spent only
-/// behind a global lock that some other request holds (`rtnl`), as when hundreds of namespaces are
-/// torn down.
+/// Deadline of one request. The kernel takes microseconds. It takes seconds only while another
+/// request holds a global lock (`rtnl`), for example while hundreds of namespaces are torn down.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// How often a dump is begun anew because the table changed under it (`NLM_F_DUMP_INTR`).
+/// How often we restart a dump because the table changed during it (`NLM_F_DUMP_INTR`).
 const DUMP_ATTEMPTS_MAX: usize = 16;
-/// Requests sent at once that stand each for itself: their refusals fit into a socket's default
-/// buffer.
+/// Independent requests sent at once. If the kernel refuses all of them, the answers fit into a
+/// socket's default buffer.
 const EACH_MAX: usize = 128;
-/// The same where requests belong together: as many as there can be hosts in one entry. The kernel
-/// takes them in without a pause.
+/// Related requests sent at once: as many as one entry can have hosts. The kernel processes them
+/// without a pause.
 const TOGETHER_MAX: usize = 1024;
-/// Octets of answers that wait to be read: refusals of all those take 1,280 each, for the kernel
-/// counts what it takes itself. It takes twice this.
+/// Receive buffer, in octets. Each refusal takes 1,280, because the kernel counts its own overhead.
+/// The kernel doubles this value.
 const ANSWERS: usize = 1024 * 1024;
-/// Octets received at once: the kernel fills up to 32 KiB of a dump into one datagram.
+/// Octets received at once: the kernel puts up to 32 KiB of a dump into one datagram.
 const BUFFER: usize = 64 * 1024;
 
-/// Which subsystem is spoken to.
+/// The netlink protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Route,
     Netfilter,
 }
 
-/// A socket in one namespace. It is opened when it is needed, and may be closed in between: a host
-/// can have more networks than files open.
+/// A socket in one namespace. It is opened on demand and can be closed in between: a host can have
+/// more networks than its limit of open files.
 #[derive(Debug)]
 pub(crate) struct Socket {
     fd: Option<OwnedFd>,
     protocol: Protocol,
     namespace: Namespace,
-    /// Whether an answer was not read to its end. The kernel refuses another dump on a socket with
-    /// one under way (`EBUSY`, `__netlink_dump_start`), so the next request takes a new socket.
+    /// Whether we stopped reading an answer before its end. The kernel refuses a dump on a socket
+    /// that has one in progress (`EBUSY`, `__netlink_dump_start`), so the next request opens a new
+    /// socket.
     is_unfinished: bool,
     sequence: u32,
     buffer: Vec<u8>,
-    /// Requests that belong together that can be sent at once.
+    /// How many related requests can be sent at once.
     together_max: usize,
 }
 
@@ -72,8 +72,8 @@ pub(crate) fn open_here(protocol: Protocol, flags: SockFlag) -> Result<OwnedFd, 
 /// Sets a `SOL_NETLINK` option that takes an integer.
 pub(crate) fn set_option(fd: &OwnedFd, option: libc::c_int, value: u32) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<u32>()).unwrap_or(4);
-    // SAFETY: `fd` is open, and the kernel reads `length` octets from a pointer to a value that has
-    // as many and outlives the call.
+    // SAFETY: `fd` is open. The kernel reads `length` octets from a pointer to a value that has as
+    // many octets and outlives the call.
     let result = unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
@@ -86,25 +86,25 @@ pub(crate) fn set_option(fd: &OwnedFd, option: libc::c_int, value: u32) -> io::R
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Opens a socket in a namespace that speaks to the kernel alone; with the number of requests that
-/// belong together that it can be sent at once.
+/// Opens a socket in a namespace, connected to the kernel. Also returns how many related requests
+/// can be sent at once.
 fn connected(protocol: Protocol, namespace: &Namespace) -> Result<(OwnedFd, usize), Fault> {
     let fd = namespace.enter(move || open_here(protocol, SockFlag::empty()))??;
-    // Connected to the kernel (port 0), so that no other process can put an answer into our queue.
+    // Connected to the kernel (port 0), so no other process can put an answer into our queue.
     connect(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
     setsockopt(&fd, sockopt::ReceiveTimeout, &time_value(DEADLINE))?;
     setsockopt(&fd, sockopt::SendTimeout, &time_value(DEADLINE))?;
     set_option(&fd, libc::NETLINK_EXT_ACK, 1)?;
     set_option(&fd, libc::NETLINK_CAP_ACK, 1)?;
-    // Before kernel 4.20 dumps cannot be narrowed; every dump's answer is filtered here as well.
+    // Kernels before 4.20 cannot narrow dumps, so we also filter every dump's answer ourselves.
     let _ = set_option(&fd, libc::NETLINK_GET_STRICT_CHK, 1);
-    // Nobody may go beyond the system's limit without the privilege to.
+    // Exceeding the system's limit takes a privilege that we may not have.
     let has_room = setsockopt(&fd, sockopt::RcvBufForce, &ANSWERS).is_ok();
     Ok((fd, if has_room { TOGETHER_MAX } else { EACH_MAX }))
 }
 
 impl Socket {
-    /// Opens one in the given namespace.
+    /// Opens a socket in this namespace.
     pub(crate) fn open(protocol: Protocol, namespace: &Namespace) -> Result<Self, Fault> {
         let (fd, together_max) = connected(protocol, namespace)?;
         let (fd, buffer, namespace) = (Some(fd), vec![0; BUFFER], namespace.clone());
@@ -119,14 +119,14 @@ impl Socket {
         })
     }
 
-    /// Closes it until it is needed again, which then takes some hundred microseconds more.
+    /// Closes the socket. The next request reopens it, which costs a few hundred microseconds.
     pub(crate) fn rest(&mut self) {
         self.fd = None;
         self.buffer = Vec::new();
     }
 
-    /// To be called before each request: opens another socket if an answer on this one was given
-    /// up, or it was closed.
+    /// Called before each request: opens a new socket if this one is closed or has an unfinished
+    /// answer.
     fn begin(&mut self) -> Result<(), Fault> {
         if self.is_unfinished || self.fd.is_none() {
             self.fd = None;
@@ -138,17 +138,17 @@ impl Socket {
         Ok(())
     }
 
-    /// The descriptor, which is there from [`Socket::begin`] on.
+    /// The descriptor, valid after [`Socket::begin`].
     fn raw(&self) -> RawFd {
         self.fd.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 
-    /// Sends a request and waits until the kernel has done it.
+    /// Sends a request and waits for its acknowledgement.
     pub(crate) fn call(&mut self, message: &Message) -> Result<(), Fault> {
         self.get(message, |_| {})
     }
 
-    /// Sends a request, and passes on what is answered before the acknowledgement.
+    /// Sends a request and passes on the answers that precede the acknowledgement.
     pub(crate) fn get(
         &mut self,
         message: &Message,
@@ -164,7 +164,7 @@ impl Socket {
         self.receive(sequence..=sequence, sequence, on_answer).map(drop)
     }
 
-    /// Asks for a table, and makes something of each of its entries.
+    /// Dumps a table and parses its entries.
     pub(crate) fn dump<T>(
         &mut self,
         message: &Message,
@@ -173,8 +173,8 @@ impl Socket {
         self.dump_part(message, |_| true, parse)
     }
 
-    /// The same of a part of the table. What changes in the rest of it while it is read is nobody's
-    /// concern.
+    /// Dumps a table and parses a part of its entries. Changes to the rest of the table during the
+    /// dump do not matter.
     pub(crate) fn dump_part<T>(
         &mut self,
         message: &Message,
@@ -193,7 +193,7 @@ impl Socket {
             match end {
                 Ok(End { interrupted: false, .. }) if !interrupted => return Ok(entries),
                 Ok(_) => {}
-                // Answers were dropped for want of room: what was read has holes.
+                // The kernel dropped answers because our buffer was full: entries are missing.
                 Err(fault) if fault.errno() == Some(Errno::ENOBUFS) => {}
                 Err(fault) => return Err(fault),
             }
@@ -201,8 +201,8 @@ impl Socket {
         Err(Fault::Unstable)
     }
 
-    /// Asks for a table once, and reads it for as long as `read` says so: what is not read costs
-    /// the kernel nothing.
+    /// Dumps a table once and reads it until `read` returns false. The unread rest costs the kernel
+    /// nothing.
     pub(crate) fn dump_while(
         &mut self,
         message: &Message,
@@ -214,9 +214,8 @@ impl Socket {
         self.receive(sequence..=sequence, sequence, read)
     }
 
-    /// Sends several requests as one datagram, of which the last is to be acknowledged; a refusal
-    /// of any is the answer to all. `batch` is given the first sequence number, and returns the
-    /// octets and which of them is acknowledged, counted from zero.
+    /// Sends several requests as one datagram. Only the one at position `acknowledged` is
+    /// acknowledged, and the refusal of any request is the result for all.
     pub(crate) fn call_batch(
         &mut self,
         messages: &[Message],
@@ -240,9 +239,8 @@ impl Socket {
         self.receive(first..=self.sequence, awaited, |_| true).map(drop)
     }
 
-    /// Sends several requests that stand each for itself, and returns which were refused, by
-    /// position. Those that belong with the request before them, by position, are sent along with
-    /// it.
+    /// Sends several independent requests and returns the refused ones by position. A request for
+    /// which `belongs_to_last` holds is sent together with the one before it.
     pub(crate) fn call_each(
         &mut self,
         messages: &[Message],
@@ -251,13 +249,14 @@ impl Socket {
         let mut refused = Vec::new();
         let mut offset = 0;
         while offset < messages.len() {
-            let end = piece_end(offset, messages.len(), self.together_max, &belongs_to_last);
+            let end = batch_end(offset, messages.len(), self.together_max, &belongs_to_last);
             let messages = &messages[offset..end];
             self.begin()?;
             let first = self.sequence.wrapping_add(1);
             let mut bytes = Vec::new();
             for position in 0..messages.len() {
-                // Refusals are told in any case; of the others only the last is acknowledged.
+                // The kernel reports every refusal. Of the other requests it acknowledges only the
+                // last.
                 let acknowledge = if position + 1 == messages.len() { libc::NLM_F_ACK } else { 0 };
                 let sequence = self.next_sequence();
                 bytes.extend_from_slice(
@@ -297,7 +296,7 @@ impl Socket {
             {
                 let position =
                     usize::try_from(frame.sequence.wrapping_sub(first)).unwrap_or(usize::MAX);
-                // Answers to requests that were given up earlier are passed over.
+                // Skip answers to earlier requests that we gave up.
                 if position > usize::try_from(last.wrapping_sub(first)).unwrap_or_default() {
                     continue;
                 }
@@ -311,7 +310,7 @@ impl Socket {
                 }
             }
         }
-        Err(Fault::Late { after: DEADLINE })
+        Err(Fault::TimedOut { after: DEADLINE })
     }
 
     fn next_sequence(&mut self) -> u32 {
@@ -329,8 +328,8 @@ impl Socket {
         }
     }
 
-    /// Receives until the end of the answer to `awaited`, a refusal of any request of `ours`, or an
-    /// answer that `on_answer` wants no more after. Answers to other requests are passed over.
+    /// Receives until the answer to `awaited` is complete, a request in `ours` is refused, or
+    /// `on_answer` returns false. Answers to other requests are skipped.
     fn receive(
         &mut self,
         ours: std::ops::RangeInclusive<u32>,
@@ -343,7 +342,7 @@ impl Socket {
             let length = match recv(self.raw(), &mut self.buffer, MsgFlags::MSG_TRUNC) {
                 Ok(length) => length,
                 Err(Errno::EINTR) => continue,
-                Err(Errno::EAGAIN) => return Err(Fault::Late { after: DEADLINE }),
+                Err(Errno::EAGAIN) => return Err(Fault::TimedOut { after: DEADLINE }),
                 Err(errno) => return Err(errno.into()),
             };
             let datagram = self
@@ -371,14 +370,14 @@ impl Socket {
                 }
             }
             if Instant::now() > deadline {
-                return Err(Fault::Late { after: DEADLINE });
+                return Err(Fault::TimedOut { after: DEADLINE });
             }
         }
     }
 }
 
-/// Where the requests end that are sent at once from this one on.
-fn piece_end(
+/// The end of the run of requests, from `start` on, that is sent at once.
+fn batch_end(
     start: usize,
     count: usize,
     together_max: usize,
@@ -391,12 +390,12 @@ fn piece_end(
     end
 }
 
-/// How an answer ended.
+/// How the reading of an answer ended.
 pub(crate) struct End {
-    /// Whether the kernel says at the end that the table changed while it was dumped. It may have
-    /// said so before, with one of the entries.
+    /// Whether the final message says that the table changed during the dump. An earlier entry may
+    /// have said so as well.
     interrupted: bool,
-    /// Whether all of it was read.
+    /// Whether we read all of it.
     pub(crate) is_whole: bool,
 }
 
@@ -404,8 +403,8 @@ fn is_interrupted(frame: &Frame<'_>) -> bool {
     frame.flags & flag(libc::NLM_F_DUMP_INTR) != 0
 }
 
-/// The error number, positive, of an acknowledgement or of a dump's end; the latter has it alone,
-/// and kernels before 4.20 not even that.
+/// The error number, positive, of an acknowledgement or of the end of a dump. The latter has no
+/// text, and on kernels before 4.20 no error number either.
 pub(crate) fn verdict(frame: &Frame<'_>) -> (i32, Option<String>) {
     if i32::from(frame.kind) == libc::NLMSG_DONE {
         (frame.word(0).cast_signed().saturating_neg().max(0), None)
@@ -414,7 +413,7 @@ pub(crate) fn verdict(frame: &Frame<'_>) -> (i32, Option<String>) {
     }
 }
 
-/// A flag of `nlmsg_flags`, which has sixteen bits.
+/// A flag of `nlmsg_flags`, which is 16 bits wide.
 pub(crate) fn flag(flags: libc::c_int) -> u16 {
     u16::try_from(flags).unwrap_or_default()
 }
@@ -428,13 +427,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_belongs_together_is_sent_at_once() {
+    fn related_requests_are_sent_at_once() {
         // From 120 to 300, and from 400 to the end.
         let belongs = |position: usize| (121..300).contains(&position) || position > 400;
         let pieces = |together_max| {
             let mut ends = vec![0];
             while ends[ends.len() - 1] < 2000 {
-                ends.push(piece_end(ends[ends.len() - 1], 2000, together_max, belongs));
+                ends.push(batch_end(ends[ends.len() - 1], 2000, together_max, belongs));
             }
             ends
         };

@@ -1,23 +1,21 @@
-//! The underlay filter: it keeps everybody but the members of a cluster off the hosts' VXLAN and
-//! agreement ports.
+//! The underlay filter: only members of the cluster reach the hosts' VXLAN and agreement ports.
 //!
-//! A VXLAN device takes every frame that reaches its UDP port with its VNI, whoever sends it
-//! (`vxlan_rcv`), so the filter decides by source before the packet gets there:
+//! A VXLAN device accepts every packet to its UDP port with its VNI, from any source (`vxlan_rcv`).
+//! So the filter checks the source before:
 //!
-//! * *input* drops VXLAN that is not from a member's address, or that comes by loopback;
-//! * *forward* drops what this host would pass on to a member from somebody else, as from a
-//!   container: behind masquerading it would carry this host's address;
-//! * *output* drops what a process sends to a member's VXLAN port. The kernel's own VXLAN has no
-//!   socket of this namespace, so a rule that asks for the socket's user does not match it
-//!   (`nft_meta_get_eval_skugid`).
+//! * *input* drops VXLAN that does not come from a member's address, or that arrives on loopback.
+//! * *forward* drops VXLAN that this host would forward to a member from another source, such as a
+//!   container: after masquerading it would carry this host's address.
+//! * *output* drops VXLAN that a process sends to a member. The kernel's own VXLAN has no socket in
+//!   this namespace, so a rule on the socket's user does not match it (`nft_meta_get_eval_skugid`).
 //!
-//! A container's packet may also carry a member's address as a forged source. Rules that know the
-//! kind of device a packet came in by drop it where no route leads back by that device. The same
-//! rules keep containers off the agreement port. They need Linux 5.13; on older kernels the filter
-//! does without them and says so.
+//! A container may also forge a member's address as source. Rules that match the kind of the input
+//! device drop its packets if no route leads back to the source by that device. The same rules keep
+//! containers off the agreement port. They need Linux 5.13. On older kernels the filter lacks them
+//! and reports that.
 //!
-//! It is one table of the family `inet`, replaced as a whole in one transaction. Rules carry no
-//! mark or verdict that other tables see, and match nothing but these ports.
+//! The filter is one table of the family `inet`, replaced as a whole in one transaction. Its rules
+//! set no mark or verdict that other tables see, and match only these ports.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -36,8 +34,8 @@ use crate::socket::{Protocol, Socket};
 use crate::wire::{Frame, Message};
 
 pub(crate) const TABLE: TableName = TableName { family: Family::Inet, name: "shoutd" };
-/// Goes into every rule, so that the filter of another version of shoutd is replaced. To be raised
-/// with every change of the rules.
+/// Part of every rule, so that the filter of another version of shoutd is replaced. Raise it with
+/// every change of the rules.
 const VERSION: u32 = 1;
 /// `NF_IP_PRI_RAW`: before connection tracking.
 const PRIORITY: i32 = -300;
@@ -46,7 +44,7 @@ const OUTPUT: &str = "output";
 /// The sets of the members' addresses.
 const MEMBERS_V4: &str = "members4";
 const MEMBERS_V6: &str = "members6";
-/// Agreement ports that are told apart. Hosts have the same one unless somebody chose otherwise.
+/// The maximum number of different agreement ports. By default all hosts have the same one.
 pub const AGREEMENT_PORTS_MAX: usize = 8;
 
 /// `NFPROTO_IPV4` and `NFPROTO_IPV6`.
@@ -54,57 +52,57 @@ const IPV4: u8 = 2;
 const IPV6: u8 = 10;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-/// `uid_t` that no user has.
+/// The `uid_t` that no user has.
 const NO_USER: u32 = u32::MAX;
-/// Kinds of devices (`rtnl_link_ops`) that containers' packets come in by.
+/// Kinds of devices (`rtnl_link_ops`) on which containers' packets arrive.
 const CONTAINER_KINDS: [&str; 2] = ["bridge", "veth"];
 
-/// Whom a host lets at its ports, and at those of other members.
+/// Who may reach the ports of this host and of the other members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnderlayAccess {
-    /// UDP port of VXLAN.
+    /// The UDP port of VXLAN.
     pub vxlan_port: u16,
     /// This host's own underlay address.
     pub address: IpAddr,
-    /// The interface that has the address.
+    /// The interface with this address.
     pub interface: String,
-    /// TCP ports of agreement, of this host and all members; further ones than
-    /// [`AGREEMENT_PORTS_MAX`] are not kept from containers.
+    /// The TCP ports of agreement, of this host and of all members. Beyond [`AGREEMENT_PORTS_MAX`]
+    /// they are not protected from containers.
     pub agreement_ports: BTreeSet<u16>,
     /// Underlay addresses of the other members.
     pub members: BTreeSet<IpAddr>,
 }
 
-/// How many packets the filter has dropped since it was installed.
+/// Packets dropped since the filter was installed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DroppedPackets {
-    /// Those for this host.
+    /// Packets to this host.
     pub input: u64,
-    /// Those that this host would have passed on.
+    /// Packets that this host would have forwarded.
     pub forward: u64,
-    /// Those of this host's own processes.
+    /// Packets of this host's own processes.
     pub output: u64,
 }
 
-/// The filter as the kernel has it.
+/// The state of the filter in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Installed {
     /// There is no table of its name.
     Absent,
-    /// It is whole.
+    /// It is complete.
     Whole {
-        /// What it enforces.
+        /// The settings it enforces.
         access: UnderlayAccess,
-        /// Whether it has the rules against containers that forge a member's address.
+        /// Whether it has the rules against forged member addresses.
         complete: bool,
-        /// How many packets it has dropped.
+        /// The packets it has dropped.
         dropped: DroppedPackets,
     },
-    /// Something else than this version of shoutd makes.
+    /// It is not what this version of shoutd installs.
     Broken,
 }
 
-/// The underlay filter in one namespace.
+/// The underlay filter of one namespace.
 #[derive(Debug)]
 pub struct UnderlayFilter {
     socket: Socket,
@@ -120,8 +118,8 @@ impl UnderlayFilter {
         Ok(Self { socket: socket.map_err(|fault| fault.during("open an nf_tables socket"))? })
     }
 
-    /// Puts the filter in place of any that is there, in one transaction. Where the kernel cannot
-    /// tell kinds of devices apart, it does without the rules that need it.
+    /// Installs the filter in one transaction and replaces an existing one. If the kernel cannot
+    /// match kinds of devices, the rules that need it are omitted.
     ///
     /// # Errors
     /// The kernel has no nf_tables for `inet`, or refused the rules.
@@ -136,19 +134,17 @@ impl UnderlayFilter {
             Err(fault) if is_unknown(&fault) => self.replace(access, false),
             done => done,
         };
-        done.map_err(|fault| {
-            fault.during("install the nf_tables filter that keeps strangers off the VXLAN port")
-        })
+        done.map_err(|fault| fault.during("install the nf_tables underlay filter"))
     }
 
-    /// Takes the filter away. One that is not there is no error.
+    /// Removes the filter. A missing one is not an error.
     ///
     /// # Errors
     /// The kernel refused.
     pub fn remove(&mut self) -> Result<(), Error> {
         match self.send(vec![nftables::table(DELETE_TABLE, 0, TABLE)]) {
             Err(fault) if fault.errno() != Some(Errno::ENOENT) => {
-                Err(fault.during("remove the nf_tables filter of the VXLAN port"))
+                Err(fault.during("remove the nf_tables underlay filter"))
             }
             _ => Ok(()),
         }
@@ -159,12 +155,12 @@ impl UnderlayFilter {
     /// # Errors
     /// The kernel did not answer, or has no nf_tables.
     pub fn read(&mut self) -> Result<Installed, Error> {
-        self.try_read().map_err(|fault| fault.during("read the nf_tables filter of the VXLAN port"))
+        self.try_read().map_err(|fault| fault.during("read the nf_tables underlay filter"))
     }
 
     fn replace(&mut self, access: &UnderlayAccess, complete: bool) -> Result<(), Fault> {
         let mut batch = vec![
-            // Made first so that there is one to delete, whatever was there.
+            // Created first, so that the deletion finds a table.
             nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
             nftables::table(DELETE_TABLE, 0, TABLE),
             nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
@@ -240,7 +236,7 @@ fn expected(access: &UnderlayAccess, complete: bool) -> Content {
     }))
 }
 
-/// The text that a rule is known by: all settings but the members, which are in sets.
+/// The userdata of a rule: all settings except the members, which are in sets.
 fn userdata(access: &UnderlayAccess, complete: bool, position: usize) -> String {
     let ports: Vec<String> = agreement_ports(access).map(|port| port.to_string()).collect();
     let UnderlayAccess { vxlan_port, address, interface, .. } = access;
@@ -251,7 +247,7 @@ fn userdata(access: &UnderlayAccess, complete: bool, position: usize) -> String 
     )
 }
 
-/// The settings in the text of a rule, without members.
+/// Parses the userdata of a rule. The result has no members.
 fn settings(userdata: &[u8]) -> Option<(UnderlayAccess, bool)> {
     let text = std::str::from_utf8(userdata).ok()?.strip_prefix("shoutd underlay ")?;
     let fields: Vec<&str> = text.split(' ').collect();
@@ -317,8 +313,8 @@ fn forward(access: &UnderlayAccess, complete: bool) -> Rules {
         [IPV4, IPV6].map(|family| drop_if([vxlan(family), source(family, false)])).into();
     if complete {
         let family = family(access);
-        // A bridge that passes a frame from port to port may show it here too (br_netfilter): that
-        // goes in and out by the same device.
+        // With br_netfilter, frames that a bridge forwards from port to port pass here too. Their
+        // input and output device is the bridge.
         let routed = equal(Meta::OutputName, name_value(&access.interface));
         rules.extend(CONTAINER_KINDS.map(|kind| {
             let containers = from_containers(access, kind);
@@ -355,8 +351,8 @@ fn drop_if<const N: usize>(conditions: [Vec<Expression>; N]) -> Vec<Expression> 
     conditions.into_iter().flatten().chain([Expression::Count, Expression::Drop]).collect()
 }
 
-/// Lets pass at once what is for none of the ports, so that other traffic has one rule to go
-/// through. TCP and UDP have the port at the same place.
+/// Accepts packets to other ports at once, so that other traffic costs one rule. TCP and UDP have
+/// the port at the same offset.
 fn other_ports(access: &UnderlayAccess) -> Vec<Expression> {
     let ports: BTreeSet<u16> = agreement_ports(access).chain([access.vxlan_port]).collect();
     let is_other =
@@ -380,7 +376,7 @@ fn vxlan(access: &UnderlayAccess) -> Vec<Expression> {
     port_of(UDP, access.vxlan_port)
 }
 
-/// The source is a member, or is none.
+/// The source is a member, or is not.
 fn source(family: u8, is_member: bool) -> Vec<Expression> {
     let (offset, length) = if family == IPV4 { (12, 4) } else { (8, 16) };
     let lookup = if is_member {
@@ -403,14 +399,14 @@ fn destination_address(family: u8) -> Expression {
     Expression::LoadPayload { base: Base::Network, offset, length }
 }
 
-/// It came in by a device of this kind that is not the underlay's.
+/// The packet came in on a device of this kind other than the underlay's interface.
 fn from_containers(access: &UnderlayAccess, kind: &str) -> Vec<Expression> {
     let other = Expression::Compare(Comparison::NotEqual, name_value(&access.interface));
     let not_underlay = vec![Expression::LoadMeta(Meta::InputName), other];
     [equal(Meta::InputKind, name_value(kind)), not_underlay].concat()
 }
 
-/// No route leads to the source by the device that the packet came in by.
+/// No route leads back to the source by the input device.
 fn no_way_back() -> Vec<Expression> {
     vec![Expression::LoadReversePath, Expression::Compare(Comparison::Equal, vec![0])]
 }
@@ -443,7 +439,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_of_a_rule_tells_the_settings() {
+    fn userdata_reads_back_as_the_settings() {
         let access = UnderlayAccess {
             vxlan_port: 7789,
             address: "fd00::1".parse().unwrap(),

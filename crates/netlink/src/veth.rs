@@ -9,7 +9,7 @@ use crate::route::Route;
 use crate::socket::flag;
 use crate::wire::{Message, link_header};
 
-/// A veth pair to be made.
+/// A veth pair to create.
 #[derive(Debug, Clone, Copy)]
 pub struct NewVeth<'a> {
     /// The end in the namespace of the socket.
@@ -18,20 +18,20 @@ pub struct NewVeth<'a> {
     pub master: Option<u32>,
     /// The other end.
     pub far: VethEnd<'a>,
-    /// Where the far end goes.
+    /// The namespace of the far end.
     pub far_namespace: &'a Namespace,
 }
 
-/// One end of it.
+/// One end of a veth pair.
 #[derive(Debug, Clone, Copy)]
 pub struct VethEnd<'a> {
-    /// Its name.
+    /// The name.
     pub name: &'a str,
-    /// The group of devices it is put into.
+    /// The device group.
     pub group: u32,
     /// In octets.
     pub mtu: u32,
-    /// Its address; `None` for a random one.
+    /// The MAC address; `None` for a random one.
     pub mac: Option<Mac>,
 }
 
@@ -47,7 +47,7 @@ impl VethEnd<'_> {
 }
 
 impl Route {
-    /// Makes a veth pair, both ends down: whole, with each end in its place, or not at all.
+    /// Creates a veth pair with both ends down and in their places, atomically.
     pub fn create_veth(&mut self, new: &NewVeth<'_>) -> Result<(), Error> {
         const VETH_INFO_PEER: u16 = 1;
 

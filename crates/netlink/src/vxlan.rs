@@ -20,16 +20,16 @@ const PORT: u16 = 15;
 const LOCAL6: u16 = 17;
 const UDP_CHECKSUM: u16 = 18;
 
-/// Settings of a VXLAN device as the kernel has it.
+/// The settings of a VXLAN device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct VxlanSettings {
-    /// Its VNI.
+    /// The VNI.
     pub vni: u32,
-    /// Source address of what it sends, if it has a fixed one.
+    /// The source address of its packets, if it is fixed.
     pub local: Option<IpAddr>,
-    /// UDP port it sends to and receives on.
+    /// The UDP port for both directions.
     pub port: u16,
-    /// Whether it learns where MAC addresses are from what arrives.
+    /// Whether it learns the VTEPs of MAC addresses from received packets.
     pub learning: bool,
 }
 
@@ -44,29 +44,29 @@ impl VxlanSettings {
     }
 }
 
-/// A VXLAN device to be made.
+/// A VXLAN device to create.
 #[derive(Debug, Clone, Copy)]
 pub struct NewVxlan<'a> {
-    /// Its name.
+    /// The name.
     pub name: &'a str,
-    /// The group of devices it is put into.
+    /// The device group.
     pub group: u32,
-    /// Its VNI.
+    /// The VNI.
     pub vni: u32,
-    /// Source address of what it sends.
+    /// The source address of its packets.
     pub local: IpAddr,
-    /// UDP port it sends to and receives on.
+    /// The UDP port for both directions.
     pub port: u16,
-    /// Time to live of what it sends.
+    /// The TTL of its packets.
     pub ttl: u8,
-    /// MAC addresses that its forwarding table has room for.
+    /// The maximum number of learned MAC addresses.
     pub addresses_max: u32,
 }
 
 impl Route {
-    /// Makes a VXLAN device, down, that learns, in the namespace `into`. Its UDP socket is in the
-    /// namespace that this socket is in, however often the device is moved: the kernel keeps the
-    /// two apart (`vxlan_dev.net`).
+    /// Creates a VXLAN device, down and learning, in the namespace `into`. Its UDP socket is in the
+    /// namespace of our socket, wherever the device is moved: the kernel keeps the two apart
+    /// (`vxlan_dev.net`).
     pub fn create_vxlan(&mut self, new: &NewVxlan<'_>, into: &Namespace) -> Result<(), Error> {
         let flags = flag(libc::NLM_F_CREATE | libc::NLM_F_EXCL);
         let mut message = Message::new(libc::RTM_NEWLINK, flags, &link_header(0, 0, 0, 0));
@@ -83,8 +83,9 @@ impl Route {
                 data.u8(LEARNING, 1);
                 // It cannot be changed later.
                 data.u32(LIMIT, new.addresses_max);
-                // "SHOULD be transmitted as zero" (RFC 7348, section 5): what is inside has its
-                // own. IPv6 needs one (RFC 8200, section 8.1), as is the kernel's default.
+                // "SHOULD be transmitted as zero" (RFC 7348, section 5): the inner packets have
+                // their own checksums. IPv6 requires one (RFC 8200, section 8.1), which is the
+                // kernel's default.
                 if new.local.is_ipv4() {
                     data.u8(UDP_CHECKSUM, 0);
                 }
@@ -98,7 +99,7 @@ impl Route {
         })
     }
 
-    /// Switches a VXLAN device's learning on or off.
+    /// Enables or disables learning on a VXLAN device.
     pub fn set_vxlan_learning(&mut self, index: u32, learning: bool) -> Result<(), Error> {
         let mut message = Message::new(libc::RTM_NEWLINK, 0, &link_header(0, index, 0, 0));
         message.nest(libc::IFLA_LINKINFO, |information| {

@@ -1,6 +1,6 @@
-//! Netlink's bytes: messages (`struct nlmsghdr`) that carry a header of their family's and
-//! attributes (`struct nlattr`), all aligned to four octets and in the machine's byte order unless
-//! said otherwise (`include/uapi/linux/netlink.h`).
+//! The wire format of netlink: messages (`struct nlmsghdr`) with a family header and attributes
+//! (`struct nlattr`). Everything is aligned to four octets and in host byte order unless stated
+//! otherwise (`include/uapi/linux/netlink.h`).
 
 use std::net::IpAddr;
 
@@ -10,21 +10,21 @@ use nix::libc;
 const HEADER: usize = 16;
 /// Octets of `struct nlattr`.
 const ATTRIBUTE_HEADER: usize = 4;
-/// The flags beside an attribute's type: nested, and network byte order.
+/// Masks the flags of an attribute's type: nested, and network byte order.
 const ATTRIBUTE_TYPE_MASK: u16 = 0x3fff;
 
 const fn aligned(length: usize) -> usize {
     (length + 3) & !3
 }
 
-/// A message being written.
+/// A message under construction.
 #[derive(Debug, Clone)]
 pub(crate) struct Message {
     bytes: Vec<u8>,
 }
 
 impl Message {
-    /// One of this type, with these flags, and the fixed header of its family.
+    /// A message of type `kind` with the fixed header of its family.
     pub(crate) fn new(kind: u16, flags: u16, family_header: &[u8]) -> Self {
         let mut bytes = vec![0; HEADER];
         bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
@@ -41,8 +41,8 @@ impl Message {
 
     /// Adds an attribute.
     pub(crate) fn bytes(&mut self, kind: u16, value: &[u8]) {
-        // No value here comes near 64 KiB; were one to, the kernel would refuse the message for its
-        // lengths.
+        // No value here comes near 64 KiB. If one did, the kernel would refuse the message because
+        // its lengths are inconsistent.
         let length = u16::try_from(ATTRIBUTE_HEADER + value.len()).unwrap_or(u16::MAX);
         self.bytes.extend_from_slice(&length.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -59,7 +59,7 @@ impl Message {
         self.bytes(kind, &value.to_ne_bytes());
     }
 
-    /// Adds an attribute of four octets that the kernel takes for a signed number.
+    /// Adds an attribute of four octets that the kernel reads as a signed number.
     pub(crate) fn i32(&mut self, kind: u16, value: i32) {
         self.bytes(kind, &value.to_ne_bytes());
     }
@@ -74,7 +74,7 @@ impl Message {
         self.bytes(kind, &value.to_be_bytes());
     }
 
-    /// Adds a text, ended by a zero.
+    /// Adds a zero-terminated string.
     pub(crate) fn text(&mut self, kind: u16, value: &str) {
         let mut bytes = value.as_bytes().to_vec();
         bytes.push(0);
@@ -89,7 +89,8 @@ impl Message {
         }
     }
 
-    /// Adds an attribute that holds what `fill` writes: attributes, or raw octets first.
+    /// Adds an attribute that holds what `fill` writes: attributes, or a header and then
+    /// attributes.
     pub(crate) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Self)) {
         let start = self.bytes.len();
         self.bytes(kind, &[]);
@@ -98,12 +99,12 @@ impl Message {
         self.bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
     }
 
-    /// Adds octets that are no attribute: the header inside some nested attributes.
+    /// Adds octets that are not an attribute: the header within some nested attributes.
     pub(crate) fn raw(&mut self, value: &[u8]) {
         self.put_aligned(value);
     }
 
-    /// The octets to send, with flags added and the sequence number set.
+    /// The octets to send, with `more_flags` added and the sequence number set.
     pub(crate) fn finish(&self, more_flags: u16, sequence: u32) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
@@ -115,7 +116,7 @@ impl Message {
     }
 }
 
-/// A message that was received.
+/// A received message.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Frame<'a> {
     pub(crate) kind: u16,
@@ -125,23 +126,23 @@ pub(crate) struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// The attributes behind a family header of this many octets.
+    /// The attributes after a family header of this many octets.
     pub(crate) fn attributes(&self, family_header: usize) -> Attributes<'a> {
         Attributes(self.payload.get(aligned(family_header)..).unwrap_or_default())
     }
 
-    /// The octet of the payload at this offset; zero if it ends before.
+    /// The octet of the payload at this offset; zero if the payload is shorter.
     pub(crate) fn octet(&self, offset: usize) -> u8 {
         self.payload.get(offset).copied().unwrap_or_default()
     }
 
-    /// The four octets of the payload at this offset; zero if it ends before.
+    /// The four octets of the payload at this offset; zero if the payload is shorter.
     pub(crate) fn word(&self, offset: usize) -> u32 {
         read_array(self.payload, offset).map(u32::from_ne_bytes).unwrap_or_default()
     }
 }
 
-/// The messages of one datagram; ends at the first that is cut short.
+/// The messages of one datagram, up to the first truncated one.
 #[derive(Debug)]
 pub(crate) struct Frames<'a>(pub(crate) &'a [u8]);
 
@@ -162,12 +163,12 @@ impl<'a> Iterator for Frames<'a> {
     }
 }
 
-/// Attributes that were received; ends at the first that is cut short.
+/// Received attributes, up to the first truncated one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Attributes<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Attributes<'a> {
-    /// The first of this type.
+    /// The first attribute of this type.
     pub(crate) fn find(mut self, kind: u16) -> Option<Attribute<'a>> {
         Iterator::find(&mut self, |attribute| attribute.kind == kind)
     }
@@ -185,8 +186,7 @@ impl<'a> Iterator for Attributes<'a> {
     }
 }
 
-/// An attribute that was received. Its readers give `None` for a value of another length than they
-/// read.
+/// A received attribute. Its readers return `None` if the value has another length than they read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Attribute<'a> {
     pub(crate) kind: u16,
@@ -235,8 +235,8 @@ impl<'a> Attribute<'a> {
         v4.or_else(|| self.array::<16>().map(IpAddr::from))
     }
 
-    /// A text up to its zero; what is not UTF-8 in it is replaced, for it is only compared and
-    /// shown.
+    /// A string, up to its terminating zero. Invalid UTF-8 is replaced: the text is only compared
+    /// and displayed.
     pub(crate) fn text(self) -> String {
         let end = self.value.iter().position(|&octet| octet == 0).unwrap_or(self.value.len());
         String::from_utf8_lossy(&self.value[..end]).into_owned()
@@ -251,8 +251,8 @@ pub(crate) fn read_array<const N: usize>(bytes: &[u8], offset: usize) -> Option<
     bytes.get(offset..offset.checked_add(N)?)?.try_into().ok()
 }
 
-/// What an `NLMSG_ERROR` says: the error number (zero is an acknowledgement) and the kernel's own
-/// words for it, if it has any.
+/// Reads an `NLMSG_ERROR`: the error number (zero acknowledges), and the text of the extended
+/// acknowledgement, if there is one.
 pub(crate) fn parse_verdict(frame: &Frame<'_>) -> (i32, Option<String>) {
     const NLM_F_CAPPED: u16 = 0x100;
     const NLM_F_ACK_TLVS: u16 = 0x200;
@@ -271,7 +271,7 @@ pub(crate) fn parse_verdict(frame: &Frame<'_>) -> (i32, Option<String>) {
     (code.saturating_neg(), words.map(Attribute::text))
 }
 
-/// `struct ifinfomsg`, for the device with this index; zero names none.
+/// `struct ifinfomsg` for the device with this index; zero selects none.
 pub(crate) fn link_header(family: u8, index: u32, flags: u32, change: u32) -> [u8; 16] {
     let mut header = [0; 16];
     header[0] = family;
@@ -281,7 +281,7 @@ pub(crate) fn link_header(family: u8, index: u32, flags: u32, change: u32) -> [u
     header
 }
 
-/// The address family of an address, as rtnetlink's headers have it.
+/// The address family of an address, as in rtnetlink's headers.
 pub(crate) fn family_of(address: IpAddr) -> u8 {
     match address {
         IpAddr::V4(_) => family_octet(libc::AF_INET),
@@ -289,7 +289,7 @@ pub(crate) fn family_of(address: IpAddr) -> u8 {
     }
 }
 
-/// An address family as one octet; all that are used fit.
+/// An address family as one octet; all that we use fit.
 pub(crate) fn family_octet(family: i32) -> u8 {
     u8::try_from(family).unwrap_or_default()
 }
@@ -301,7 +301,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_reads_back() {
+    fn a_written_message_reads_back() {
         let mut message = Message::new(20, 1, &[7; 6]);
         message.text(3, "shoutbr0");
         message.nest(18, |inner| {

@@ -1,4 +1,4 @@
-//! Against the real kernel, in namespaces of the tests' own.
+//! Tests against the real kernel, in their own namespaces.
 
 #![expect(
     clippy::unwrap_used,
@@ -21,7 +21,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, unshare};
 use shoutd_netlink::{
     BridgeSettings, DatabaseMonitor, Filtering, GroupFilter, IgmpMldFilter, Join, Kind, LinkChange,
-    Listing, Monitor, NamedNamespaces, Namespace, NewVeth, NewVxlan, Pinned, Route, TunnelGroup,
+    MdbEntry, Monitor, NamedNamespaces, Namespace, NewVeth, NewVxlan, Pinned, Route, TunnelGroup,
     VethEnd,
 };
 
@@ -71,11 +71,11 @@ const BRIDGE: BridgeSettings = BridgeSettings {
 };
 
 #[test]
-fn a_bridge_reads_back_as_it_was_made_and_changed() {
+fn a_bridge_reads_back_as_created_and_changed() {
     let mut route = Route::open(&namespace()).unwrap();
     route.create_bridge("bridge", 7, &BRIDGE).unwrap();
     let bridge = route.link("bridge").unwrap().unwrap();
-    // A kernel that can limit it has no limit at first.
+    // A kernel with the limit starts without one.
     let learned_max = learned_max(&bridge.kind);
     assert!(learned_max.is_none_or(|most| most == 0));
     let made = BridgeSettings { learned_max, ..BRIDGE };
@@ -113,7 +113,7 @@ fn learned_max(kind: &Kind) -> Option<u32> {
 }
 
 #[test]
-fn a_vxlan_device_has_room_for_so_many_addresses() {
+fn a_vxlan_device_learns_up_to_its_limit() {
     let segment = namespace();
     let mut route = Route::open(&segment).unwrap();
     route.create_vxlan(&NewVxlan { addresses_max: 3, ..vxlan("tunnel", 5) }, &segment).unwrap();
@@ -135,7 +135,7 @@ fn a_vxlan_device_has_room_for_so_many_addresses() {
 }
 
 #[test]
-fn a_veth_is_made_with_each_end_in_its_place() {
+fn a_veth_is_created_with_both_ends_in_place() {
     let (near, far) = (namespace(), namespace());
     let (mut near_route, mut far_route) = (Route::open(&near).unwrap(), Route::open(&far).unwrap());
     near_route.create_bridge("bridge", 0, &BRIDGE).unwrap();
@@ -178,12 +178,15 @@ fn a_vxlan_device_floods_to_the_hosts_it_is_given() {
     for &remote in remotes.iter().chain(&remotes[..3]) {
         route.add_flood(tunnel.index, remote).unwrap();
     }
-    let mut found = route.learnt(tunnel.index, false, 0).unwrap().flood;
+    let mut found = route.learned_entries(tunnel.index, false, 0).unwrap().flood;
     found.sort_unstable();
     assert_eq!(found, remotes);
     route.remove_flood(tunnel.index, remotes[0]).unwrap();
     route.remove_flood(tunnel.index, remotes[0]).unwrap();
-    assert_eq!(route.learnt(tunnel.index, false, 0).unwrap().flood.len(), remotes.len() - 1);
+    assert_eq!(
+        route.learned_entries(tunnel.index, false, 0).unwrap().flood.len(),
+        remotes.len() - 1
+    );
 
     route.set_vxlan_learning(tunnel.index, false).unwrap();
     let Kind::Vxlan(settings) = route.link_at(tunnel.index).unwrap().unwrap().kind else {
@@ -193,7 +196,7 @@ fn a_vxlan_device_floods_to_the_hosts_it_is_given() {
 }
 
 #[test]
-fn refusals_carry_the_kernels_own_words() {
+fn refusals_include_the_kernels_extended_acknowledgement() {
     let (host, segment) = (namespace(), namespace());
     let mut route = Route::open(&host).unwrap();
     route.create_vxlan(&vxlan("first", 5), &segment).unwrap();
@@ -242,7 +245,7 @@ fn addresses_and_routes_are_added_once() {
 }
 
 #[test]
-fn a_containers_own_routes_are_no_change() {
+fn a_containers_own_routes_are_not_a_change() {
     let container = namespace();
     assert_eq!(Route::open(&container).unwrap().routes_of(1).unwrap(), []);
     let monitor = Monitor::sandbox(&container).unwrap();
@@ -258,7 +261,7 @@ fn a_containers_own_routes_are_no_change() {
 }
 
 #[test]
-fn a_guard_is_whole_or_it_is_not() {
+fn a_changed_igmp_mld_filter_is_not_whole() {
     let namespace = namespace();
     let mut igmp_mld_filter = IgmpMldFilter::open(&namespace).unwrap();
     assert!(igmp_mld_filter.is_whole("tunnel").unwrap().is_none());
@@ -279,7 +282,7 @@ fn a_guard_is_whole_or_it_is_not() {
         igmp_mld_filter.install("tunnel", Some(500)).unwrap();
         assert!(igmp_mld_filter.is_whole("tunnel").unwrap().is_some(), "{damage}");
     }
-    // Other tables are nobody's business here.
+    // Other tables do not matter.
     run(&namespace, "nft add table bridge other");
     assert!(igmp_mld_filter.is_whole("tunnel").unwrap().is_some());
     igmp_mld_filter.remove().unwrap();
@@ -288,11 +291,11 @@ fn a_guard_is_whole_or_it_is_not() {
 }
 
 #[test]
-fn a_filter_of_groups_reads_back_as_it_was_made_and_changed() {
+fn a_group_filter_reads_back_as_installed_and_changed() {
     let namespace = namespace();
     let mut filter = GroupFilter::open(&namespace).unwrap();
     assert_eq!(filter.read("tunnel").unwrap(), Filtering::Absent);
-    // More than are sent at once, and than the kernel tells at once.
+    // More than fit into one message, and than the kernel returns in one.
     let v4 = (0..5000_u32).map(|number| IpAddr::from(Ipv4Addr::from(0xef01_0000 + number)));
     let v6 = (0..3000_u32).map(|number| format!("ff05::2:{number:x}").parse::<IpAddr>().unwrap());
     let mut groups: BTreeSet<IpAddr> = v4.chain(v6).collect();
@@ -302,7 +305,7 @@ fn a_filter_of_groups_reads_back_as_it_was_made_and_changed() {
 
     let more: Vec<IpAddr> = ["239.9.9.9", "ff0e::9"].map(|group| group.parse().unwrap()).to_vec();
     let less: Vec<IpAddr> = groups.iter().step_by(3).copied().collect();
-    // To admit one that is admitted is no error.
+    // Admitting an admitted group is not an error.
     let added = more.iter().chain(&less).map(|group| (*group, true));
     let changes: Vec<(IpAddr, bool)> =
         added.chain(less.iter().map(|group| (*group, false))).collect();
@@ -324,7 +327,7 @@ fn a_filter_of_groups_reads_back_as_it_was_made_and_changed() {
         filter.install("tunnel", &groups).unwrap();
         assert_eq!(filter.read("tunnel").unwrap(), Filtering::Whole(groups.clone()), "{damage}");
     }
-    // Nor is the guard of it any concern, or of the guard's.
+    // The two filters do not affect each other.
     let mut igmp_mld_filter = IgmpMldFilter::open(&namespace).unwrap();
     igmp_mld_filter.install("tunnel", None).unwrap();
     assert!(igmp_mld_filter.is_whole("tunnel").unwrap().is_some());
@@ -347,7 +350,7 @@ fn hears(monitor: &Monitor, timeout: Duration) -> bool {
 }
 
 #[test]
-fn monitors_hear_of_changes_and_not_of_traffic() {
+fn monitors_report_changes_and_not_traffic() {
     let (host, segment) = (namespace(), namespace());
     let mut route = Route::open(&segment).unwrap();
     let (monitor, filters) =
@@ -357,7 +360,7 @@ fn monitors_hear_of_changes_and_not_of_traffic() {
     let index = route.link("tunnel").unwrap().unwrap().index;
     while hears(&monitor, Duration::from_millis(200)) {}
 
-    // An entry as the device learns them.
+    // An entry as devices learn them.
     run(&segment, "bridge fdb add 02:00:00:00:00:07 dev tunnel dst 192.0.2.7 dynamic");
     assert!(!hears(&monitor, Duration::from_millis(200)));
     route.add_flood(index, Ipv4Addr::new(192, 0, 2, 7).into()).unwrap();
@@ -376,8 +379,8 @@ fn monitors_hear_of_changes_and_not_of_traffic() {
     assert!(!hears(&filters, Duration::from_millis(200)));
 }
 
-/// A directory that only the calling thread sees, whatever is mounted in it, and that leaves
-/// nothing behind.
+/// A directory that only the calling thread sees, including mounts in it, and that leaves nothing
+/// behind.
 struct OwnDirectory(tempfile::TempDir);
 
 impl OwnDirectory {
@@ -415,7 +418,7 @@ fn named_namespaces_are_made_found_and_deleted() {
     assert_eq!(named.create("one", || Ok(())).unwrap().id(), one.id());
     assert_ne!(named.create("two", || Ok(())).unwrap().id(), one.id());
 
-    // A file that a crash left without its namespace is none, and is not in the way.
+    // A file that a crash left without a namespace does not count and does not interfere.
     std::fs::write(named.path("three"), "").unwrap();
     assert!(named.open("three").unwrap().is_none());
     named.create("three", || Ok(())).unwrap();
@@ -455,7 +458,7 @@ fn names_are_seen_in_other_mount_namespaces() {
 }
 
 #[test]
-fn what_is_no_namespace_is_not_opened() {
+fn a_plain_file_is_not_opened_as_a_namespace() {
     for path in ["/", "/etc/hostname", "/dev/null", "/no/such/file", ""] {
         assert!(Namespace::open(Path::new(path)).is_err(), "{path}");
     }
@@ -478,7 +481,7 @@ fn bridge_with_port(namespace: &Namespace) -> (Route, u32, u32) {
         .iter()
         .for_each(|device| run(namespace, &format!("ip link set {device} up")));
     let port = route.link("near").unwrap().unwrap().index;
-    // The kernel lets a port take part in its own time, after both ends are up.
+    // The kernel enables a port asynchronously, after both ends are up.
     let deadline = Instant::now() + PATIENCE;
     let member = [join(port, Ipv4Addr::new(239, 0, 0, 1).into())];
     while route.bridge_groups(bridge).unwrap().is_empty() {
@@ -488,7 +491,7 @@ fn bridge_with_port(namespace: &Namespace) -> (Route, u32, u32) {
     (route, bridge, port)
 }
 
-/// Of all sources.
+/// A (\*,G) join.
 fn join(port: u32, group: IpAddr) -> Join {
     Join { port, group, sources: BTreeSet::new() }
 }
@@ -498,7 +501,7 @@ fn groups(count: u32) -> impl Iterator<Item = IpAddr> {
 }
 
 #[test]
-fn a_bridges_groups_are_read_while_the_tunnels_change() {
+fn a_bridges_mdb_can_be_read_while_the_tunnels_mdb_changes() {
     let segment = namespace();
     let (mut route, bridge, port) = bridge_with_port(&segment);
     let members: Vec<Join> = groups(5).map(|group| join(port, group)).collect();
@@ -516,7 +519,7 @@ fn a_bridges_groups_are_read_while_the_tunnels_change() {
     let mut other = Route::open(&segment).unwrap();
     if !other.change_tunnel_groups(tunnel, 115, &entries).is_ok_and(|failed| failed.is_empty()) {
         eprintln!(
-            "this kernel has no multicast database of VXLAN devices (before 6.4): nothing of the \
+            "this kernel has no MDB of VXLAN devices (before 6.4): nothing of the \
              kind changes"
         );
         return;
@@ -534,9 +537,9 @@ fn a_bridges_groups_are_read_while_the_tunnels_change() {
         for listed in read {
             let listed = listed.unwrap();
             assert!(members.iter().all(|join| {
-                listed.iter().any(|listing| {
-                    matches!(listing,
-                Listing::Member(member) if (member.port, member.group) == (join.port, join.group))
+                listed.iter().any(|entry| {
+                    matches!(entry,
+                MdbEntry::Member(member) if (member.port, member.group) == (join.port, join.group))
                 })
             }));
         }
@@ -544,7 +547,7 @@ fn a_bridges_groups_are_read_while_the_tunnels_change() {
 }
 
 #[test]
-fn what_is_thrown_away_is_not_told() {
+fn discarded_events_are_not_returned() {
     let segment = namespace();
     let (mut route, bridge, port) = bridge_with_port(&segment);
     let monitor = DatabaseMonitor::open(&segment).unwrap();

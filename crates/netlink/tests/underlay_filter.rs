@@ -1,8 +1,8 @@
-//! The underlay filter against the real kernel: what reaches which port, in namespaces of the
-//! test's own.
+//! The underlay filter against the real kernel: which packets reach which port, in the test's own
+//! namespaces.
 //!
-//! A host with an underlay interface, and with a bridge that a container is on, as Docker makes it.
-//! At the other end of the underlay are a member's address and a stranger's.
+//! There is a host with an underlay interface and, as Docker makes it, a bridge with a container.
+//! At the other end of the underlay are a member's address and a non-member's.
 
 #![expect(
     clippy::unwrap_used,
@@ -79,7 +79,7 @@ impl World {
             || Namespace::anonymous().expect("this test needs root: it makes network namespaces");
         let (host, far, container) = (namespace(), namespace(), namespace());
         let Addresses { host: own, member, stranger, bridge, container: inside, prefix } = at;
-        // Each namespace is named by the process that holds it while devices are moved there.
+        // Each namespace is identified by the process that holds it while devices are moved there.
         let holder = |namespace: &Namespace| {
             namespace.run(|| Command::new("sleep").arg("60").spawn()).unwrap().unwrap()
         };
@@ -148,10 +148,10 @@ fn bound(namespace: &Namespace, address: SocketAddr) -> UdpSocket {
     socket
 }
 
-/// Whether a datagram from `from` gets to `receiver`, at this address. One that does follows from
-/// `sure`.
+/// Whether a datagram from `from` gets to `receiver` at this address. A datagram from `sure`, which
+/// always arrives, marks the end.
 fn arrives(receiver: &UdpSocket, to: SocketAddr, from: &UdpSocket, sure: &UdpSocket) -> bool {
-    // One that the filter drops on its way out is an error to its sender.
+    // A datagram that the filter drops in output is an error to its sender.
     let sent = from.send_to(b"tried", to);
     assert!(sent.is_ok() || sent.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied));
     sure.send_to(b"sure", to).unwrap();
@@ -167,14 +167,14 @@ fn arrives(receiver: &UdpSocket, to: SocketAddr, from: &UdpSocket, sure: &UdpSoc
     arrived
 }
 
-/// Whether a connection is made; a SYN that is dropped has no answer, whatever time it has.
+/// Whether a connection is established. A dropped SYN has no answer, so the time does not matter.
 fn connects(from: &Namespace, to: SocketAddr, patience: Duration) -> bool {
     from.run(|| TcpStream::connect_timeout(&to, patience)).unwrap().is_ok()
 }
 
-/// What gets through, in this order: from the member, from a stranger, from the container to its
-/// gateway and to the underlay address, the same with the member's address as a forged source, and
-/// by loopback.
+/// What gets through, in this order: from the member, from a non-member, from the container to its
+/// gateway and to the underlay address, the same with the member's address as forged source, and by
+/// loopback.
 fn to_host(world: &World) -> [bool; 6] {
     let Addresses { host, member, stranger, bridge, container, .. } = world.at;
     let receiver = bound(&world.host, (unspecified(host), PORT).into());
@@ -217,7 +217,7 @@ fn host_prefix(like: IpAddr) -> u8 {
 fn only_members_reach_the_port(at: Addresses) {
     let mut world = World::new(at);
     assert_eq!(world.read(), Installed::Absent);
-    // Without the filter all of it arrives: the test would show that it does not.
+    // Without the filter everything arrives, otherwise the test would prove nothing.
     assert_eq!(to_host(&world), [true; 6]);
     assert_eq!(to_member(&world, PORT), [true; 2]);
 
@@ -233,7 +233,7 @@ fn only_members_reach_the_port(at: Addresses) {
     let Installed::Whole { dropped, .. } = world.read() else { panic!("it is whole") };
     assert_eq!(dropped, DroppedPackets { input: 5, forward: 1, output: 1 });
 
-    // Agreement is for members and those who want to become one, not for containers.
+    // The agreement port is for members and hosts that want to join, not for containers.
     let Addresses { host, member, .. } = world.at;
     let listen = |namespace: &Namespace, address: IpAddr, port| {
         namespace.run(|| TcpListener::bind((address, port))).unwrap().unwrap()
@@ -260,7 +260,7 @@ fn only_members_reach_the_port_by_ipv6() {
 }
 
 #[test]
-fn it_is_replaced_whole_and_what_others_do_to_it_shows() {
+fn the_filter_is_replaced_as_a_whole_and_foreign_changes_are_detected() {
     let mut world = World::new(ipv4());
     run(&world.host, "nft add table inet firewall; nft add chain inet firewall mine");
     let mut access = world.access();

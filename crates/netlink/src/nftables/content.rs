@@ -1,4 +1,4 @@
-//! What the kernel says of tables: their chains, rules and sets, as far as shoutd asks.
+//! Parsing of tables, chains, rules and sets, as far as shoutd needs them.
 
 use std::net::IpAddr;
 
@@ -13,31 +13,31 @@ use crate::error::Fault;
 use crate::socket::Socket;
 use crate::wire::{Attribute, Frame};
 
-/// A table that the kernel has.
+/// A table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Table {
-    /// Not zero if it is dormant, or belongs to a process.
+    /// Non-zero if the table is dormant or owned by a process.
     pub(crate) flags: u32,
 }
 
-/// A chain that the kernel has.
+/// A chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Chain {
     pub(crate) name: String,
-    /// The number of its hook; `None` if it stands at none.
+    /// The number of its hook; `None` if it is not a base chain.
     pub(crate) hook: Option<u32>,
 }
 
-/// A rule that the kernel has.
+/// A rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub(crate) chain: String,
-    /// The text to know it by.
+    /// Our text that identifies the rule.
     pub(crate) userdata: Vec<u8>,
 }
 
-/// How many packets came to the [`Expression::Count`](super::Expression::Count) of a rule, and the
-/// chain that it is in.
+/// The chain of a rule, and the packets counted by its
+/// [`Expression::Count`](super::Expression::Count).
 pub(crate) fn parse_count(table: TableName, frame: &Frame<'_>) -> Option<(String, u64)> {
     is_of(table, frame, RULE_TABLE)?;
     let attributes = frame.attributes(HEADER);
@@ -54,7 +54,7 @@ pub(crate) fn parse_count(table: TableName, frame: &Frame<'_>) -> Option<(String
     Some((attributes.find(RULE_CHAIN)?.text(), count?))
 }
 
-/// All that a table holds but for the elements of its sets.
+/// The contents of a table, except the elements of its sets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Content {
     pub(crate) tables: Vec<Table>,
@@ -63,7 +63,7 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    /// What a table holds that is as it was made: these chains, each with the texts of its rules.
+    /// The contents of a table with these chains, each with the userdata of its rules.
     pub(crate) fn of(chains: impl IntoIterator<Item = (&'static str, Hook, Vec<String>)>) -> Self {
         let mut content = Self { tables: vec![Table { flags: 0 }], ..Self::default() };
         for (name, hook, rules) in chains {
@@ -80,13 +80,13 @@ impl Content {
         let content = Self {
             tables: socket.dump(&ask(GET_TABLE), |frame| parse_table(table, frame))?,
             chains: socket.dump(&ask(GET_CHAIN), |frame| parse_chain(table, frame))?,
-            // A host may have ten thousand rules of other tables.
+            // Only this table's: a host may have ten thousand rules of other tables.
             rules: socket.dump(&get_rules(table), |frame| parse_rule(table, frame))?,
         };
         Ok(content.sorted())
     }
 
-    /// Chains are dumped in no order that matters; the order of rules matters within their chain.
+    /// The order of chains does not matter. The order of rules matters within a chain.
     fn sorted(mut self) -> Self {
         self.chains.sort_by(|a, b| a.name.cmp(&b.name));
         self.rules.sort_by(|a, b| a.chain.cmp(&b.chain));
@@ -120,7 +120,7 @@ pub(crate) fn parse_rule(table: TableName, frame: &Frame<'_>) -> Option<Rule> {
     Some(Rule { chain: attributes.find(RULE_CHAIN)?.text(), userdata })
 }
 
-/// The addresses in a set; each message has some of them.
+/// The addresses in a set. Each message holds some of them.
 pub(crate) fn parse_set_elements(table: TableName, frame: &Frame<'_>) -> Option<Vec<IpAddr>> {
     is_of(table, frame, ELEMENTS_TABLE)?;
     let list = frame.attributes(HEADER).find(ELEMENTS_LIST)?;
@@ -130,7 +130,7 @@ pub(crate) fn parse_set_elements(table: TableName, frame: &Frame<'_>) -> Option<
     Some(list.nested().filter(|element| element.kind == LIST_ELEMENT).filter_map(key).collect())
 }
 
-/// The keys in a set, of eight octets each; each message has some of them.
+/// The keys of eight octets in a set. Each message holds some of them.
 pub(crate) fn parse_set_keys(table: TableName, frame: &Frame<'_>) -> Option<Vec<[u8; 8]>> {
     is_of(table, frame, ELEMENTS_TABLE)?;
     let list = frame.attributes(HEADER).find(ELEMENTS_LIST)?;
@@ -140,19 +140,19 @@ pub(crate) fn parse_set_keys(table: TableName, frame: &Frame<'_>) -> Option<Vec<
     Some(list.nested().filter(|element| element.kind == LIST_ELEMENT).filter_map(key).collect())
 }
 
-/// Whether a message tells only of elements of sets, or that something was changed of which other
-/// messages tell.
+/// Whether a message is about elements of sets only, or is the generation message that ends every
+/// transaction.
 pub(crate) fn is_of_elements(frame: &Frame<'_>) -> bool {
     [NEW_SET_ELEMENT, DELETE_SET_ELEMENT, NEW_GENERATION].contains(&(frame.kind ^ SUBSYSTEM << 8))
 }
 
-/// Whether an event is about a table or anything in it: in each kind of message the first attribute
+/// Whether an event is about a table or its contents. In each kind of message the first attribute
 /// is the table's name.
 pub(crate) fn is_about(table: TableName, frame: &Frame<'_>) -> bool {
     is_of(table, frame, TABLE_NAME).is_some()
 }
 
-/// Something, if a message is about a table, whose name is in this attribute.
+/// `Some` if a message is about the table, whose name is in this attribute.
 fn is_of(table: TableName, frame: &Frame<'_>, attribute: u16) -> Option<()> {
     let name = frame.attributes(HEADER).find(attribute)?.text();
     (frame.octet(0) == table.family as u8 && name == table.name).then_some(())

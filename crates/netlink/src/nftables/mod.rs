@@ -1,5 +1,5 @@
-//! nf_tables messages (`include/uapi/linux/netfilter/nf_tables.h`): as much as a filter of a few
-//! rules takes. Numbers inside are in network byte order.
+//! nf_tables messages (`include/uapi/linux/netfilter/nf_tables.h`), as far as our filters need
+//! them. Numbers inside are in network byte order.
 
 mod content;
 
@@ -57,7 +57,7 @@ const SET_DESCRIPTION: u16 = 9;
 const SET_ID: u16 = 10;
 const SET_TIMEOUT: u16 = 11;
 const DESCRIPTION_SIZE: u16 = 1;
-/// `NFT_SET_TIMEOUT | NFT_SET_EVAL`: rules add elements, and they go when nothing refreshes them.
+/// `NFT_SET_TIMEOUT | NFT_SET_EVAL`: rules add elements, which time out unless refreshed.
 const FLAGS_DYNAMIC: u32 = 0x10 | 0x20;
 // How a key is shown: as a number, or as an address of either family.
 const KEY_TYPE_INTEGER: u32 = 4;
@@ -78,20 +78,20 @@ const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
 const REGISTER_VERDICT: u32 = 0;
 const REGISTER: u32 = 1;
-/// `NFT_REG32_01`: the four octets behind the first four of that.
+/// `NFT_REG32_01`: the four octets after the first four of [`REGISTER`].
 const REGISTER_SECOND: u32 = 9;
 /// `NFT_DYNSET_OP_UPDATE`.
 const DYNSET_UPDATE: u32 = 1;
-/// `NFT_LIMIT_F_INV`: holds for what is over the limit.
+/// `NFT_LIMIT_F_INV`: matches above the limit.
 const LIMIT_INVERTED: u32 = 1;
-/// `NFT_LOOKUP_F_INV`: holds for what is not in the set.
+/// `NFT_LOOKUP_F_INV`: matches if the key is not in the set.
 const LOOKUP_INVERTED: u32 = 1;
 /// `NFT_FIB_RESULT_OIF`.
 const FIB_RESULT_INTERFACE: u32 = 1;
 /// `NFTA_FIB_F_SADDR | NFTA_FIB_F_IIF | NFTA_FIB_F_PRESENT`.
 const FIB_BACK_TO_SOURCE: u32 = 1 | 1 << 3 | 1 << 5;
-/// Packets that may come at once whatever the rate: as many as a host sends when it starts (ARP,
-/// reports, neighbour discovery).
+/// Minimum burst whatever the rate: what a host sends when it starts (ARP, reports, neighbour
+/// discovery).
 const BURST_MIN: u32 = 10;
 
 /// Which packets a table sees (`include/uapi/linux/netfilter.h`).
@@ -103,54 +103,54 @@ pub(crate) enum Family {
     Bridge = 7,
 }
 
-/// A table's name; each family has names of its own.
+/// A table's name, which is unique within its family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TableName {
     pub(crate) family: Family,
     pub(crate) name: &'static str,
 }
 
-/// Where on a packet's way a chain stands. The numbers are the same in `enum nf_inet_hooks` and
-/// in `netfilter_bridge.h`.
+/// The hook of a chain. The numbers are the same in `enum nf_inet_hooks` and in
+/// `netfilter_bridge.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hook {
-    /// A packet has arrived.
+    /// On arrival.
     Prerouting = 0,
-    /// A packet is for this host itself.
+    /// To this host itself.
     Input = 1,
-    /// A packet passes through.
+    /// Forwarded.
     Forward = 2,
-    /// The host, or the bridge itself, sends a packet.
+    /// Sent by the host, or by the bridge itself.
     Output = 3,
 }
 
-/// What a rule looks at (`enum nft_meta_keys`).
+/// Metadata that a rule can load (`enum nft_meta_keys`).
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Meta {
     Protocol = 1,
     InputName = 6,
     InputIndex = 4,
     OutputName = 7,
-    /// User of the socket that the packet comes from; a rule ends where there is none.
+    /// User of the packet's socket. Without a socket the rule does not match.
     SocketUser = 10,
     /// `NFPROTO_IPV4` or `NFPROTO_IPV6`.
     Family = 15,
     TransportProtocol = 16,
     PacketType = 19,
-    /// What kind of device the packet came in by; from Linux 5.1 on.
+    /// Kind of the input device; since Linux 5.1.
     InputKind = 26,
 }
 
-/// Where a rule looks into the packet (`enum nft_payload_bases`).
+/// The header of a payload offset (`enum nft_payload_bases`).
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Base {
-    /// Of Ethernet, with the tag of a VLAN as it is on the wire.
+    /// The Ethernet header, with the VLAN tag as it is on the wire.
     Link = 0,
     Network = 1,
     Transport = 2,
 }
 
-/// How a rule compares (`enum nft_cmp_ops`).
+/// A comparison (`enum nft_cmp_ops`).
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Comparison {
     Equal = 0,
@@ -159,7 +159,7 @@ pub(crate) enum Comparison {
     AtLeast = 5,
 }
 
-/// One step of a rule; the rule goes on while comparisons hold.
+/// One step of a rule. The rule ends at the first step that does not match.
 #[derive(Debug, Clone)]
 pub(crate) enum Expression {
     LoadMeta(Meta),
@@ -168,67 +168,67 @@ pub(crate) enum Expression {
         offset: u32,
         length: u32,
     },
-    /// Loads whether there is a route back to the source by the interface that the packet came
-    /// in by: 1 or 0, in one octet (`net/netfilter/nft_fib.c`).
+    /// Loads 1 if a route leads back to the source by the input interface, otherwise 0, as one
+    /// octet (`net/netfilter/nft_fib.c`).
     LoadReversePath,
     Compare(Comparison, Vec<u8>),
-    /// Loads two octets of the Ethernet header behind the four that were loaded last.
+    /// Loads two octets of the Ethernet header after the four that were loaded last.
     LoadSecond {
         offset: u32,
     },
-    /// Notes both of these in a set, or that they are still used; goes on if there is room.
+    /// Adds both loaded values to a set, or refreshes them; matches if the set has room.
     Remember(&'static str),
-    /// Keeps these bits of the octet that was loaded last.
+    /// Masks the octet that was loaded last.
     Mask(u8),
-    /// Goes on if what was loaded last is in the set.
+    /// Matches if the last loaded value is in the set.
     In(&'static str),
-    /// Goes on if what was loaded last is not in the set.
+    /// Matches if the last loaded value is not in the set.
     NotIn(&'static str),
-    /// Goes on if there were more packets a second than this with the key that was loaded last,
-    /// which the set keeps apart.
+    /// Matches if the last loaded key exceeds this rate, in packets per second. The set keeps the
+    /// state of each key.
     Exceeds {
         set: &'static str,
         rate: u32,
     },
-    /// Goes on if there were not.
+    /// Matches while the key is within this rate.
     Within {
         set: &'static str,
         rate: u32,
     },
-    /// Counts the packets that come this far.
+    /// Counts the packets that get here.
     Count,
-    /// Ends the chain: the packet goes on its way.
+    /// Ends the table's chain; other tables may still drop the packet.
     Accept,
     Drop,
 }
 
-/// A message of this type about a family.
+/// An nf_tables message for a family.
 pub(crate) fn message(kind: u16, flags: i32, family: Family) -> Message {
     Message::new(SUBSYSTEM << 8 | kind, flag(flags), &[family as u8, 0, 0, 0])
 }
 
-/// Begins (`true`) or ends a batch, which is done whole or not at all.
+/// Begins (`true`) or ends a batch, which is atomic.
 pub(crate) fn batch_edge(begin: bool) -> Message {
     let kind = if begin { libc::NFNL_MSG_BATCH_BEGIN } else { libc::NFNL_MSG_BATCH_END };
     let [high, low] = SUBSYSTEM.to_be_bytes();
     Message::new(flag(kind), 0, &[0, 0, high, low])
 }
 
-/// A message that is about a table and no more.
+/// A message that has only a table's name.
 pub(crate) fn table(kind: u16, flags: i32, table: TableName) -> Message {
     let mut message = message(kind, flags, table.family);
     message.text(TABLE_NAME, table.name);
     message
 }
 
-/// Asks for all rules of a table.
+/// Requests all rules of a table.
 pub(crate) fn get_rules(table: TableName) -> Message {
     let mut message = message(GET_RULE, 0, table.family);
     message.text(RULE_TABLE, table.name);
     message
 }
 
-/// Makes a chain at a hook; what no rule drops goes on. Chains of a lower priority come first.
+/// Creates a chain at a hook; its policy is to accept. Chains of lower priority come first.
 pub(crate) fn new_chain(table: TableName, name: &str, hook: Hook, priority: i32) -> Message {
     let mut message = message(NEW_CHAIN, libc::NLM_F_CREATE, table.family);
     message.text(CHAIN_TABLE, table.name);
@@ -242,8 +242,8 @@ pub(crate) fn new_chain(table: TableName, name: &str, hook: Hook, priority: i32)
     message
 }
 
-/// Makes a set of keys of so many octets, to which rules add, and which lose an element after this
-/// many milliseconds without use. `id` tells it from others of the same batch.
+/// Creates a set to which rules add keys of `key_octets` octets. An element is removed after
+/// `timeout` milliseconds without use. `id` is unique in its batch.
 pub(crate) fn new_set(
     table: TableName,
     (name, id): (&str, u32),
@@ -264,8 +264,7 @@ pub(crate) fn new_set(
     message
 }
 
-/// Makes a set of IP addresses, empty, of any size; with a number that no other set of the same
-/// batch has.
+/// Creates an empty set of IP addresses without a limit. `number` is unique in its batch.
 pub(crate) fn new_address_set(table: TableName, name: &str, number: u32, ipv6: bool) -> Message {
     let (kind, length) = if ipv6 { (KEY_TYPE_IPV6, 16) } else { (KEY_TYPE_IPV4, 4) };
     let mut message = message(NEW_SET, libc::NLM_F_CREATE, table.family);
@@ -278,7 +277,7 @@ pub(crate) fn new_address_set(table: TableName, name: &str, number: u32, ipv6: b
     message
 }
 
-/// A message about addresses of a set.
+/// A message about addresses in a set.
 pub(crate) fn set_elements(
     kind: u16,
     flags: i32,
@@ -299,7 +298,7 @@ pub(crate) fn set_elements(
     message
 }
 
-/// Asks for all elements of a set.
+/// Requests all elements of a set.
 pub(crate) fn get_set_elements(table: TableName, set: &str) -> Message {
     let mut message = message(GET_SET_ELEMENT, 0, table.family);
     message.text(ELEMENTS_TABLE, table.name);
@@ -307,7 +306,7 @@ pub(crate) fn get_set_elements(table: TableName, set: &str) -> Message {
     message
 }
 
-/// Adds a rule at the end of a chain, with a text to know it by.
+/// Appends a rule to a chain. `userdata` identifies it later.
 pub(crate) fn new_rule(
     table: TableName,
     chain: &str,
@@ -326,7 +325,7 @@ pub(crate) fn new_rule(
     message
 }
 
-/// `NLA_F_NESTED`, which nf_tables' validation insists on since kernel 5.2 for strict policies.
+/// `NLA_F_NESTED`, required by the strict validation of nf_tables since kernel 5.2.
 const NESTED: u16 = 0x8000;
 
 fn write_expression(message: &mut Message, expression: &Expression) {
@@ -408,7 +407,7 @@ fn write_limit(data: &mut Message, set: &str, rate: u32, flags: u32) {
         limit.nest(EXPRESSION_DATA | NESTED, |limit| {
             limit.bytes(1, &u64::from(rate).to_be_bytes());
             limit.bytes(2, &1_u64.to_be_bytes());
-            // What comes at once counts as spread over a tenth of a second.
+            // The burst is what the rate allows in a tenth of a second.
             limit.u32_be(3, (rate / 10).max(BURST_MIN));
             limit.u32_be(4, 0);
             limit.u32_be(5, flags);
