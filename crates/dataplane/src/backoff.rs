@@ -1,4 +1,4 @@
-//! What failed is tried again, ever less often, and without keeping anything else waiting.
+//! Exponential backoff for failed actions. It does not delay other actions.
 
 use std::time::{Duration, Instant};
 
@@ -6,12 +6,12 @@ use shoutd_core::plane::{Action, Desired};
 
 use crate::reconcile::{ActionFailure, Report};
 
-/// How soon something that failed is tried again, at first and at last; it doubles in between.
+/// The first and the last delay of a retry; the delay doubles in between.
 pub(crate) const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// See [`RETRY_FIRST`].
 pub(crate) const RETRY_LAST: Duration = Duration::from_secs(5);
 
-/// The actions that failed when they were last tried.
+/// The actions that failed when last tried.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     held: Vec<Held>,
@@ -25,9 +25,9 @@ struct Held {
 }
 
 impl Backoff {
-    /// Lets be tried at once what is about segments that should be otherwise now; or all, if the
-    /// same is asked for once more. Groups and others' endpoints, which change with every join
-    /// anywhere, are no reason.
+    /// Lets actions be tried at once if the devices of their segment should change, and all actions
+    /// if the same state is requested again. Groups and remote endpoints do not count: they change
+    /// with every join on any host.
     pub(crate) fn heed(&mut self, before: &Desired, after: &Desired) {
         if self.held.is_empty() {
             return;
@@ -46,19 +46,19 @@ impl Backoff {
         });
     }
 
-    /// The failure to count an action as without trying it, if it is not yet time to.
+    /// The earlier failure of an action that must not be tried yet.
     pub(crate) fn holds(&self, action: &Action, now: Instant) -> Option<ActionFailure> {
         let held = self.held.iter().find(|held| held.failure.action == *action)?;
         (now < held.until).then(|| held.failure.clone())
     }
 
-    /// Takes note of what a round came to. What is not among its failures is over.
+    /// Records the result of a round. An action that no longer fails is forgotten.
     pub(crate) fn note(&mut self, report: &Report, now: Instant) {
         let before = std::mem::take(&mut self.held);
         self.held = report.failures.iter().map(|failure| held(failure, &before, now)).collect();
     }
 
-    /// When the next action is to be tried again.
+    /// The time of the next retry.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.held.iter().map(|held| held.until).min()
     }
@@ -99,8 +99,8 @@ mod tests {
         }
     }
 
-    /// Whether setting up the first network's bridge, which has just failed, has to wait for its
-    /// time when something else is wanted.
+    /// Whether the failed `TuneBridge` of the first network still waits after this change of the
+    /// desired state.
     fn holds(change: impl FnOnce(&mut Desired)) -> bool {
         let (action, now) = (Action::TuneBridge { vni: vni(7), mtu: 1450 }, Instant::now());
         let failure = ActionFailure {
@@ -116,8 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_is_tried_at_once_if_its_own_network_should_be_otherwise_or_somebody_asks_again()
-    {
+    fn a_failed_action_is_retried_at_once_if_its_network_changes_or_the_state_is_requested_again() {
         assert!(!holds(|_| ()));
         assert!(!holds(|after| after.segments.get_mut(&vni(7)).unwrap().mtu = 1400));
         assert!(!holds(|after| _ = after.segments.remove(&vni(7))));

@@ -1,4 +1,4 @@
-//! What the replicator and the listener know of a kernel.
+//! The interfaces of the replicator and of the membership follower to a kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,16 +13,16 @@ use shoutd_core::plane::{Change, Desired, DeviceName, Forwarding, Vtep};
 use crate::kernel::KernelError;
 use crate::mdb_pressure::MdbPressure;
 
-/// The forwarding tables of segments, to read and to change.
+/// Replication and pins of segments: MDBs, FDBs and group filters.
 pub trait ForwardingTables: Send {
-    /// Reads those of one segment: what shoutd put there, of every tier.
+    /// Reads our entries in one segment, of every tier.
     fn read(&mut self, vni: Vni) -> Result<Forwarding, KernelError>;
 
     /// The ports of a segment's bridge, the tunnel included.
     fn ports(&mut self, vni: Vni) -> Result<BTreeSet<DeviceName>, KernelError>;
 
-    /// Makes these changes, and returns which failed, by position. An error is one that keeps all
-    /// from being made. What is sent nowhere is sent to `own` under a VNI that nobody has.
+    /// Makes these changes and returns the failures by position, or an error if none could be made.
+    /// An entry without receivers is sent to `own` with a VNI that no network has.
     fn change(
         &mut self,
         vni: Vni,
@@ -30,25 +30,25 @@ pub trait ForwardingTables: Send {
         changes: &[Change],
     ) -> Result<Vec<(usize, KernelError)>, KernelError>;
 
-    /// Lets go of what is open of all segments but these.
+    /// Closes the segments that are not in this set.
     fn retain(&mut self, segments: &BTreeSet<Vni>);
 }
 
-/// A change of what the containers of one network listen to.
+/// A change of the memberships of one network's containers on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MembershipChange {
-    /// It is this, whatever it was before.
+    /// All memberships, replacing earlier ones.
     Whole(Vni, Memberships),
-    /// The network is not here any more.
+    /// The network is gone from this host.
     Gone(Vni),
-    /// This is wanted of one group; `None` if nothing is.
+    /// The membership of one group; `None` if there are no members.
     Group(Vni, IpAddr, Option<SourceFilter>),
-    /// Whether there is a multicast router among them.
+    /// Whether there is a multicast router.
     Router(Vni, bool),
 }
 
 impl MembershipChange {
-    /// Makes the change.
+    /// Applies the change.
     pub(crate) fn apply(self, all: &mut BTreeMap<Vni, Memberships>) {
         match self {
             Self::Whole(vni, memberships) => {
@@ -68,20 +68,19 @@ impl MembershipChange {
     }
 }
 
-/// The multicast databases of segments' bridges, to follow.
+/// The MDBs of segments' bridges, to follow.
 pub trait MembershipSource: Send {
-    /// Adds what changed since the last time of what the ports of containers listen to, in this
-    /// order. If some of it cannot be read, the rest is added all the same: it is not told again.
+    /// Appends the changes since the last call, in order. If some segments cannot be read, the
+    /// changes of the others are still appended: they are not returned again.
     fn update(&mut self, changes: &mut Vec<MembershipChange>) -> Result<(), KernelError>;
 
-    /// Takes in what should be: multicast routers among the containers are told of members on other
-    /// hosts.
+    /// Hands over the desired state: multicast routers among the containers get reports of members
+    /// on other hosts.
     fn desire(&mut self, desired: Arc<Desired>);
 
-    /// Where there are too many groups.
+    /// The limits of MDB entries that are reached or nearly reached.
     fn mdb_pressures(&self) -> Vec<MdbPressure>;
 
-    /// Waits until something may have changed, `wake` can be read, or the time is over; whichever
-    /// comes first.
+    /// Waits until memberships may have changed, `wake` is readable, or the time is over.
     fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration);
 }

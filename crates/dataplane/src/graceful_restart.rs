@@ -1,8 +1,9 @@
-//! Hosts that were sent to before this daemon started, and of which it has yet to hear.
+//! Graceful restart: remotes that an earlier daemon programmed stay until all hosts have
+//! advertised.
 //!
-//! A host may have a network by its own word alone, while the cluster cannot agree; that word is
-//! gone with the daemon that heard it, and comes again within seconds. Until it is known what all
-//! hosts have, what is found of them is left as it is.
+//! While the cluster has no quorum, a host may have a network only by its own advertisement. A
+//! restarted daemon has lost that advertisement and gets it again within seconds. Until all hosts
+//! have advertised, the remotes found at start stay in the flood entries.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,15 +11,14 @@ use std::net::IpAddr;
 use shoutd_core::Vni;
 use shoutd_core::plane::{Action, Desired, Observed};
 
-/// The flood entries that were found and not wanted yet, of each segment that was there at the
-/// first look.
+/// The flood entries found at the first observation, by segment, that have not been desired yet.
 #[derive(Debug, Default)]
 pub(crate) struct GracefulRestart {
     found: Option<BTreeMap<Vni, BTreeSet<IpAddr>>>,
 }
 
 impl GracefulRestart {
-    /// Takes note of what there is, the first time, and of what is wanted.
+    /// Records the first observation, and the desired state.
     pub(crate) fn note(&mut self, observed: &Observed, desired: &Desired) {
         let found = self.found.get_or_insert_with(|| {
             observed.segments.iter().map(|(vni, segment)| (*vni, segment.flood.clone())).collect()
@@ -33,7 +33,7 @@ impl GracefulRestart {
         });
     }
 
-    /// Whether it is time for this action.
+    /// Whether the action may be executed now.
     pub(crate) fn permits(&self, action: &Action) -> bool {
         let Action::RemoveFlood { vni, remote } = action else {
             return true;
@@ -79,7 +79,7 @@ mod tests {
         Observed { segments: BTreeMap::from([(vni(), segment)]), ..Observed::default() }
     }
 
-    /// Which hosts are sent nothing any more.
+    /// The hosts that are removed from the flood entries.
     fn removed(
         graceful_restart: &mut GracefulRestart,
         observed: &Observed,
@@ -95,7 +95,7 @@ mod tests {
             _ => None,
         };
         let mut kept = observed.clone();
-        // Nothing is taken off a tunnel that is made anew.
+        // A recreated tunnel would have nothing to remove.
         let tunnel = &mut kept.segments.get_mut(&vni()).unwrap().tunnel;
         *tunnel = Some(tunnel_of(desired));
         diff(desired, &kept).into_iter().filter_map(remove).collect()
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_sent_to_as_before_until_all_were_heard() {
+    fn a_remote_found_at_start_stays_until_all_hosts_have_advertised() {
         let mut graceful_restart = GracefulRestart::default();
         let all = observed(&[host(2), host(3)]);
         assert_eq!(
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_known_since_and_is_not_wanted_any_more_goes() {
+    fn a_remote_that_was_desired_since_the_start_is_removed_when_withdrawn() {
         let mut graceful_restart = GracefulRestart::default();
         let all = observed(&[host(2), host(3)]);
         assert_eq!(
@@ -141,7 +141,7 @@ mod tests {
             Vec::<IpAddr>::new()
         );
         assert_eq!(removed(&mut graceful_restart, &all, &desired(&[host(2)], true)), [host(3)]);
-        // And so does what was not there at the start.
+        // And so is one that was not there at the start.
         let more = observed(&[host(2), host(4)]);
         assert_eq!(removed(&mut graceful_restart, &more, &desired(&[host(2)], true)), [host(4)]);
     }

@@ -1,4 +1,4 @@
-//! The handle by which the rest of shoutd speaks to the [reconciler](crate::Reconciler)'s thread.
+//! The handle of the [reconciler](crate::Reconciler)'s thread.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,29 +15,29 @@ use crate::reconcile::ActionFailure;
 use crate::replicator::{self, ForwardingFailure, Post, Revision};
 use crate::scope::Scope;
 
-/// Which of the desired states that were handed over; later ones compare greater.
+/// Numbers the desired states that were applied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Generation(pub(crate) u64);
 
-/// Why a desired state does not hold when the time to wait for it is over.
+/// Why a desired state does not hold at the deadline.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Unsettled {
-    /// These actions failed, and failed again.
+    /// These actions failed repeatedly.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Failed(Vec<ActionFailure>),
-    /// These changes of forwarding tables failed, and failed again.
+    /// These changes of replication or pins failed repeatedly.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Unreplicated(Vec<ForwardingFailure>),
-    /// What there is could not even be read.
+    /// The kernel could not be observed.
     #[error("cannot read the state of the kernel: {0}")]
     Unreadable(Arc<KernelError>),
     /// It has not been tried yet.
-    #[error("the kernel was not done within {after:?}")]
+    #[error("the data plane was not programmed within {after:?}")]
     Late {
-        /// How long was waited.
+        /// How long we waited.
         after: Duration,
     },
-    /// What one network has could not be read.
+    /// The segment could not be read.
     #[error("cannot read what the network has in the kernel: {0}")]
     UnreadableNetwork(String),
     /// The thread has ended.
@@ -45,23 +45,23 @@ pub enum Unsettled {
     Stopped,
 }
 
-/// What the last round came to.
+/// The result of the last round.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Status {
-    /// The generation it was for; nothing before the first.
+    /// The generation of the round; the default before the first.
     pub(crate) generation: Generation,
-    /// That of the last round in which it could be read what there is.
+    /// The generation of the last round that could observe the kernel.
     pub(crate) executed: Generation,
-    /// Those of that round.
+    /// The failures of that round.
     pub(crate) failures: Arc<[ActionFailure]>,
     pub(crate) unreadable: Option<Arc<KernelError>>,
     pub(crate) unreadable_segments: BTreeMap<Vni, String>,
-    /// What the replicator was last told of.
+    /// The revision that the replicator was last told.
     pub(crate) revision: Revision,
 }
 
 impl Status {
-    /// Whether what was asked for holds, as far as it matters; or what is wrong.
+    /// Whether the desired state holds within the scope; otherwise the cause.
     fn verdict(&self, scope: &Scope) -> Result<(), Unsettled> {
         if let Some(error) =
             self.unreadable.as_ref().filter(|_| !matches!(scope, Scope::Announced { .. }))
@@ -81,18 +81,18 @@ impl Status {
         if failures.is_empty() { Ok(()) } else { Err(Unsettled::Failed(failures)) }
     }
 
-    /// The newest desired state of which it is known, as far as it matters, whether it holds.
+    /// The newest generation whose result within the scope is known.
     fn tried(&self, scope: &Scope) -> Generation {
         if matches!(scope, Scope::Announced { .. }) { self.executed } else { self.generation }
     }
 }
 
-/// What is handed to the thread: the newest desired state only.
+/// The input of the thread: only the newest desired state.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     pub(crate) desired: Option<Arc<Desired>>,
     pub(crate) generation: Generation,
-    /// Since when each segment is on the tunnel that it is on, with the hosts that it has.
+    /// The generation in which each segment last changed its network, VTEP or remotes.
     pub(crate) tunnels: BTreeMap<Vni, Generation>,
     pub(crate) stopped: bool,
 }
@@ -116,8 +116,8 @@ impl Inbox {
         self.generation
     }
 
-    /// The first desired state that the reconciler must have made, so that what is waited for can
-    /// hold. Where groups go and where endpoints are is not its affair.
+    /// The generation that the reconciler must have reached before this scope can hold. Replication
+    /// and pins are the replicator's.
     fn needed(&self, generation: Generation, scope: &Scope) -> Generation {
         match scope {
             Scope::Announced { vni } => {
@@ -136,17 +136,17 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        // Nothing that is done under the lock can leave it half changed.
+        // No code panics halfway through a change under this lock, so a poisoned one is consistent.
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn wake(&self) {
-        // It fails only when it is signalled already, 2^64 times.
+        // It fails only if the counter would overflow, after 2^64 signals.
         let _ = self.wake.write(1);
     }
 }
 
-/// Speaks to the thread. When the last copy is dropped the thread ends, and leaves everything as it
+/// A handle of the threads. When the last copy is dropped they end. The kernel's state stays as it
 /// is.
 #[derive(Debug, Clone)]
 pub struct ReconcilerHandle {
@@ -158,12 +158,12 @@ pub struct ReconcilerHandle {
     pub(crate) learning: watch::Receiver<Learning>,
 }
 
-/// Ends the threads when it is dropped.
+/// Ends the threads when dropped.
 #[derive(Debug)]
 pub(crate) struct Owner {
     pub(crate) shared: Arc<Shared>,
     pub(crate) replicator: Arc<Post>,
-    pub(crate) listener: MembershipFollower,
+    pub(crate) follower: MembershipFollower,
 }
 
 impl Drop for Owner {
@@ -175,24 +175,23 @@ impl Drop for Owner {
 }
 
 impl ReconcilerHandle {
-    /// Says what should be, in place of whatever was said before.
+    /// Replaces the desired state.
     pub fn apply(&self, desired: impl Into<Arc<Desired>>) -> Generation {
         let desired = desired.into();
         let generation = self.owner.shared.inbox().put(&desired);
         self.owner.replicator.apply(generation, desired.clone());
-        self.owner.listener.apply(generation, desired);
+        self.owner.follower.apply(generation, desired);
         self.owner.shared.wake();
         generation
     }
 
-    /// Has everything looked at once more, soon.
+    /// Requests a round soon.
     pub fn poke(&self) {
         self.owner.shared.wake();
     }
 
-    /// Waits until this generation, or a later one, holds: devices, flood entries, pinned addresses
-    /// and where groups are sent; what fails meanwhile is tried again. When the time is over, says
-    /// what is wrong.
+    /// Waits until this generation or a later one holds: devices, flood entries, pins and
+    /// replication. Failures are retried. At the deadline it returns the cause.
     pub async fn settled(
         &self,
         generation: Generation,
@@ -232,31 +231,30 @@ impl ReconcilerHandle {
         }
     }
 
-    /// What the containers of each network listen to, together; kept up to date.
+    /// The memberships of each network's containers on this host, combined; kept up to date.
     pub fn memberships(&self) -> watch::Receiver<AllMemberships> {
-        self.owner.listener.memberships.clone()
+        self.owner.follower.memberships.clone()
     }
 
-    /// What is wrong with where packets go, one line each.
+    /// The failures of replication and pins, one line each.
     pub fn forwarding_problems(&self) -> Vec<String> {
         let replicated = self.replicated.borrow().clone();
         let failures = replicated.failures.iter().filter(|failure| !failure.is_early());
         failures.map(ToString::to_string).collect()
     }
 
-    /// Where containers listen to too many groups, one line each; `network` is what people call a
-    /// network.
+    /// The MDB pressures, one line each. `network` names a network.
     pub fn mdb_pressures(&self, network: impl Fn(Vni) -> String) -> Vec<String> {
         let (mdb_pressures, observed) =
-            (self.owner.listener.mdb_pressures.borrow().clone(), self.observed());
+            (self.owner.follower.mdb_pressures.borrow().clone(), self.observed());
         mdb_pressures
             .iter()
             .map(|mdb_pressure| mdb_pressure.describe(&observed, &network))
             .collect()
     }
 
-    /// Where nothing is learnt for a time, as too much was, one line each; `network` is what people
-    /// call a network.
+    /// The networks whose learning is suspended because they learned too much, one line each.
+    /// `network` names a network.
     pub fn suspensions(&self, network: impl Fn(Vni) -> String) -> Vec<String> {
         let learning = self.learning.borrow();
         learning
@@ -266,29 +264,28 @@ impl ReconcilerHandle {
             .collect()
     }
 
-    /// What there was when it was last looked at.
+    /// The last observation.
     pub fn observed(&self) -> Arc<Observed> {
         self.observed.borrow().clone()
     }
 
-    /// What there is, each time that it was looked at.
+    /// The observations of all rounds.
     pub fn watch_observed(&self) -> watch::Receiver<Arc<Observed>> {
         self.observed.clone()
     }
 
-    /// How often the underlay filter was gone or changed by somebody else, and put back.
+    /// How often the underlay filter was removed or changed by something else and reinstalled.
     pub fn filter_losses(&self) -> watch::Receiver<u64> {
         self.filter_losses.clone()
     }
 
-    /// Whether the kernel was looked at since it was first handed over what is wanted, with the
-    /// sandboxes that this names. Before that [`ReconcilerHandle::observed`] shows no interface in
-    /// any container.
+    /// Whether the kernel was observed since the first desired state, with the sandboxes that it
+    /// names. Before that, [`ReconcilerHandle::observed`] has no interface in any container.
     pub fn has_looked(&self) -> bool {
         self.status.borrow().executed > Generation::default()
     }
 
-    /// What failed in the last round.
+    /// The failures of the last round.
     pub fn failures(&self) -> Arc<[ActionFailure]> {
         self.status.borrow().failures.clone()
     }

@@ -1,4 +1,4 @@
-//! What the rest of shoutd knows of a kernel.
+//! The interface to a kernel.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -10,53 +10,52 @@ use shoutd_core::plane::{Action, Observed};
 
 use crate::forwarding::{ForwardingTables, MembershipSource};
 
-/// A kernel that can be looked at and changed.
+/// A kernel to observe and to change.
 pub trait Kernel: Send {
-    /// Reads what there is: all segments, and the container's ends of their ports in the host's
-    /// namespace and in these sandboxes.
+    /// Observes all segments, and the container ends of their ports in the host's namespace and in
+    /// these sandboxes.
     fn observe(&mut self, sandboxes: &BTreeSet<PathBuf>) -> Result<Observed, KernelError>;
 
-    /// Does one action. If it fails it may have done a part, which the next observation shows.
+    /// Executes an action. A failed one may have done a part, which the next observation shows.
     fn execute(&mut self, action: &Action) -> Result<(), KernelError>;
 
-    /// The forwarding tables of the same kernel, for another thread.
+    /// The interface to replication and pins of the same kernel, for another thread.
     fn forwarding(&self) -> Box<dyn ForwardingTables>;
 
-    /// The memberships of the same kernel, for another thread.
+    /// The interface to the memberships of the same kernel, for another thread.
     fn memberships(&self) -> Box<dyn MembershipSource>;
 
-    /// Waits until something that was observed may have changed, `wake` can be read, or the time is
-    /// over; whichever comes first.
+    /// Waits until an observed object may have changed, `wake` is readable, or the time is over.
     fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration);
 }
 
-/// Something that the kernel did not do.
+/// An error of a kernel.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KernelError {
-    /// It refused.
+    /// A netlink request failed.
     #[error(transparent)]
     Netlink(#[from] shoutd_netlink::Error),
-    /// A device is not there.
+    /// A device does not exist.
     #[error("there is no device {device} in namespace {namespace}")]
     NoDevice {
         /// Its name.
         device: String,
-        /// Where it should be.
+        /// Its namespace.
         namespace: String,
     },
-    /// The namespace is not there.
+    /// A namespace does not exist.
     #[error("there is no network namespace {namespace}")]
     NoNamespace {
         /// Its name or path.
         namespace: String,
     },
-    /// A device has a name that shoutd needs, but shoutd did not make it.
+    /// A device has a name that shoutd needs, but another program made it.
     #[error("device {device} in namespace {namespace} is not shoutd's: rename or delete it")]
     Foreign {
         /// Its name.
         device: String,
-        /// Where it is.
+        /// Its namespace.
         namespace: String,
     },
     /// The directory of named namespaces cannot be watched.
@@ -64,7 +63,7 @@ pub enum KernelError {
     Watch {
         /// The directory.
         directory: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
     /// A setting in `/proc/sys/net` cannot be changed.
@@ -73,7 +72,7 @@ pub enum KernelError {
     /// There are no descriptors left.
     #[error("cannot make an eventfd: {0}")]
     Descriptor(io::Error),
-    /// A test's kernel failed because it was told to.
+    /// A fault that a test injected.
     #[error("injected fault: {0}")]
     Injected(&'static str),
 }

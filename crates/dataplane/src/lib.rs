@@ -1,9 +1,9 @@
 //! The data plane: makes the kernel have what is desired.
 //!
 //! [`Kernel`] is the interface to a kernel. [`LinuxKernel`] is the real one, and
-//! `testing::FakeKernel` (feature `testing`) is one that fails on demand. [`reconcile`] is one round: observe,
-//! diff, execute. [`Reconciler`] is the thread that owns a kernel while shoutd runs. It does a
-//! round whenever the desired or the observed state may have changed.
+//! `testing::FakeKernel` (feature `testing`) is one that fails on demand. [`reconcile`] is one
+//! round: observe, diff, execute. [`Reconciler`] is the thread that owns a kernel while shoutd
+//! runs. It does a round whenever the desired or the observed state may have changed.
 
 mod backoff;
 mod forwarding;

@@ -1,38 +1,37 @@
-//! Too many groups: where, by whom, and what still holds.
+//! MDB pressure: bridges and ports at their limit of MDB entries.
 
 use shoutd_core::Vni;
 use shoutd_core::limits::GROUPS_PER_PORT_MAX;
 use shoutd_core::multicast::MdbUsage;
 use shoutd_core::plane::{DeviceName, Observed, OwnerTag};
 
-/// Too many groups, or almost.
+/// A limit of MDB entries that is reached or nearly reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MdbPressure {
-    /// A port has as many entries as a port may.
+    /// A port has reached its limit.
     Port(Vni, DeviceName),
-    /// A bridge has almost as many as it has room for, or none can be known.
+    /// A bridge has nearly reached its limit, or does not snoop, so that its entries are unknown.
     Bridge {
         /// The segment.
         vni: Vni,
-        /// What there is room for, and what is taken.
+        /// The limit and the number of entries.
         room: MdbUsage,
-        /// The ports with the most entries, each with its number of them; the one with the most
-        /// first.
+        /// The ports with the most entries and their numbers, in descending order.
         most: Vec<(DeviceName, usize)>,
     },
 }
 
 impl MdbPressure {
-    /// It in a line, with what people call the network.
+    /// A line for users. `network` names a network.
     pub(crate) fn describe(&self, observed: &Observed, network: &dyn Fn(Vni) -> String) -> String {
-        let (vni, said) = match self {
+        let (vni, text) = match self {
             Self::Port(vni, port) => {
-                let culprit = owner(observed, *vni, port);
-                let said = format!(
-                    "{culprit} listens to {GROUPS_PER_PORT_MAX} groups, as many as one container \
-                     may; it gets no others"
+                let owner = owner(observed, *vni, port);
+                let text = format!(
+                    "{owner} is a member of {GROUPS_PER_PORT_MAX} groups, the limit for one \
+                     container; it gets no others"
                 );
-                (vni, said)
+                (vni, text)
             }
             Self::Bridge { vni, room, most } => {
                 let name = |(port, count): &(DeviceName, usize)| {
@@ -42,30 +41,30 @@ impl MdbPressure {
                 (vni, describe_bridge(*room, &most))
             }
         };
-        format!("network {}: {said}", network(*vni))
+        format!("network {}: {text}", network(*vni))
     }
 }
 
 fn describe_bridge(room: MdbUsage, most: &[String]) -> String {
     let MdbUsage { size, taken, snoops } = room;
     if !snoops && !room.is_full(true) {
-        return "the bridge on this host does not snoop, or has only just begun to: somebody \
-                switched that off (mcast_snooping), or it had too many groups. Nothing is lost, \
-                but all of the network's multicast is sent to this host and to each of its \
-                containers until shoutd has it snoop again and its containers have answered its \
-                queries"
+        return "the bridge on this host does not snoop, or has only just started to: multicast \
+                snooping was switched off (mcast_snooping), or there were too many groups. \
+                Nothing is lost, but all of the network's multicast is sent to this host and to \
+                each of its containers until shoutd has restarted snooping and the containers \
+                have answered its queries"
             .to_owned();
     }
     let containers = if snoops { "" } else { " and to each of its containers" };
     let most = if most.is_empty() { "no endpoint".to_owned() } else { most.join(", ") };
     format!(
-        "the bridge on this host has {taken} groups and sources, and room for {size}; most are \
-         those of {most}. Nothing is lost, but all of the network's multicast is sent to this \
+        "the bridge on this host has {taken} MDB entries, and room for {size}; most are those of \
+         {most}. Nothing is lost, but all of the network's multicast is sent to this \
          host{containers} until there are fewer"
     )
 }
 
-/// Whose a port is, in words.
+/// The owner of a port, for messages.
 fn owner(observed: &Observed, vni: Vni, port: &DeviceName) -> String {
     let mark =
         observed.segments.get(&vni).and_then(|segment| segment.ports.get(port)?.mark.as_ref());
@@ -80,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bridge_that_somebody_told_not_to_snoop_is_not_said_to_be_full() {
+    fn a_bridge_whose_snooping_was_switched_off_is_not_reported_as_full() {
         let room = MdbUsage { size: 65536, taken: 0, snoops: false };
         let mdb_pressure =
             MdbPressure::Bridge { vni: Vni::new(0x10_0001).unwrap(), room, most: Vec::new() };
@@ -90,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_names_network_and_culprits_and_says_what_holds() {
+    fn the_line_names_the_network_and_the_ports_and_states_the_effect() {
         let vni = Vni::new(0x10_0001).unwrap();
         let port = |name: &str| name.parse::<DeviceName>().unwrap();
         let room = MdbUsage { size: 512, taken: 500, snoops: false };
@@ -99,10 +98,9 @@ mod tests {
         let line = mdb_pressure.describe(&Observed::default(), &|_| "foo".to_owned());
         assert_eq!(
             line,
-            "network foo: the bridge on this host has 500 groups and sources, and room for 512; \
-             most are those of port shpb (400), port shpa (90). Nothing is lost, but all of the \
-             network's multicast is sent to this host and to each of its containers until there \
-             are fewer"
+            "network foo: the bridge on this host has 500 MDB entries, and room for 512; most are \
+             those of port shpb (400), port shpa (90). Nothing is lost, but all of the network's \
+             multicast is sent to this host and to each of its containers until there are fewer"
         );
     }
 }

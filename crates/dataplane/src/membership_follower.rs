@@ -1,4 +1,4 @@
-//! The thread that follows what containers listen to.
+//! The thread that follows the memberships of containers.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,26 +18,26 @@ use crate::forwarding::MembershipSource;
 use crate::handle::Generation;
 use crate::mdb_pressure::MdbPressure;
 
-/// How often it looks though nothing happened.
+/// How often it looks without an event.
 const PERIOD: Duration = Duration::from_secs(2);
-/// How often it is counted at the most how many groups each port has.
+/// Minimum time between counts of the ports' groups.
 const COUNT_PERIOD: Duration = Duration::from_secs(1);
-/// How soon it tries again what failed.
+/// When it tries again after a failure.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// Which groups the containers of each network listen to, together.
+/// The memberships of each network's containers on this host, combined.
 pub type AllMemberships = Arc<BTreeMap<Vni, Memberships>>;
 
 /// Ends the thread when dropped.
 #[derive(Debug)]
 pub(crate) struct MembershipFollower {
     pub(crate) memberships: watch::Receiver<AllMemberships>,
-    /// Where there are too many groups.
+    /// Bridges and ports at their limit of groups.
     pub(crate) mdb_pressures: watch::Receiver<Vec<MdbPressure>>,
     post: Arc<Post>,
 }
 
-/// Speaks to the thread.
+/// The inbox of the thread, shared with its callers.
 #[derive(Debug)]
 struct Post {
     inbox: Mutex<Inbox>,
@@ -47,22 +47,22 @@ struct Post {
 #[derive(Debug, Default)]
 struct Inbox {
     desired: Option<(Generation, Arc<Desired>)>,
-    /// Whether the thread has not seen it yet.
+    /// Whether the thread has not taken it yet.
     is_news: bool,
     stopped: bool,
 }
 
 impl Post {
     fn change(&self, change: impl FnOnce(&mut Inbox)) {
-        // Nothing that is done under the lock can leave it half changed.
+        // No code panics halfway through a change under this lock, so a poisoned one is consistent.
         change(&mut self.inbox.lock().unwrap_or_else(PoisonError::into_inner));
-        // It fails only when it is signalled already, 2^64 times.
+        // It fails only if the counter would overflow, after 2^64 signals.
         let _ = self.wake.write(1);
     }
 
-    /// What is new since the last time; an error if the thread is to end.
+    /// The desired state, if it is new; an error if the thread is to end.
     fn take(&self) -> Result<Option<Arc<Desired>>, Stopped> {
-        // Before the inbox is read, so that what comes after that wakes it again.
+        // Cleared before the inbox is read, so that a later change wakes the thread again.
         let _ = self.wake.read();
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         if inbox.stopped {
@@ -76,10 +76,10 @@ impl Post {
 struct Stopped;
 
 impl MembershipFollower {
-    /// Says what should be.
+    /// Hands over the desired state.
     pub(crate) fn apply(&self, generation: Generation, desired: Arc<Desired>) {
         self.post.change(|inbox| {
-            // Two that apply at the same time may come here in the other order.
+            // Concurrent callers may get here in the other order.
             if inbox.desired.as_ref().is_none_or(|(last, _)| *last < generation) {
                 inbox.desired = Some((generation, desired));
                 inbox.is_news = true;
@@ -99,15 +99,12 @@ pub(crate) fn spawn(source: Box<dyn MembershipSource>) -> io::Result<MembershipF
     let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
     let post = Arc::new(Post { inbox: Mutex::default(), wake });
     let (memberships, receiver) = watch::channel(AllMemberships::default());
-    let (mdb_pressures, crowds_receiver) = watch::channel(Vec::new());
-    let listener = MembershipFollower {
-        memberships: receiver,
-        mdb_pressures: crowds_receiver,
-        post: post.clone(),
-    };
+    let (mdb_pressures, pressures) = watch::channel(Vec::new());
+    let follower =
+        MembershipFollower { memberships: receiver, mdb_pressures: pressures, post: post.clone() };
     let work = move || follow(source, &post, &memberships, &mdb_pressures);
     thread::Builder::new().name("listener".to_owned()).spawn(work)?;
-    Ok(listener)
+    Ok(follower)
 }
 
 fn follow(
@@ -123,7 +120,7 @@ fn follow(
         let mut changes = Vec::new();
         let result = source.update(&mut changes);
         if !changes.is_empty() {
-            // Copied only if somebody still holds what was published before.
+            // Copied only while a receiver still holds the previous value.
             memberships.send_modify(|all| {
                 let all = Arc::make_mut(all);
                 changes.into_iter().for_each(|change| change.apply(all));
@@ -141,7 +138,7 @@ fn follow(
             Err(error) => {
                 let text = error.to_string();
                 if text != complaint {
-                    warn!("cannot read what containers listen to: {text}; trying again");
+                    warn!("cannot read the memberships of containers: {text}; trying again");
                     complaint = text;
                 }
                 RETRY

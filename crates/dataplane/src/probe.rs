@@ -1,5 +1,5 @@
-//! Whether this machine can do what shoutd needs: found out by doing it, in a namespace that nobody
-//! sees and that is gone afterwards.
+//! Checks whether this machine can do what shoutd needs, by doing it in an anonymous namespace that
+//! is gone afterwards.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -14,19 +14,19 @@ use shoutd_netlink::{
 
 use crate::linux::PROTOCOL;
 
-/// What this kernel can do beyond what shoutd must have.
+/// Optional features of this kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
-    /// IPv6, at all.
+    /// Whether it has IPv6.
     pub ipv6: bool,
-    /// The best way there is to send multicast to the hosts that listen.
+    /// The best tier of replication.
     pub tier: Tier,
 }
 
-/// What is missing, and what to do about it.
+/// A missing feature, and how to get it.
 #[derive(Debug, thiserror::Error)]
 pub enum Incapable {
-    /// The process may not do what only root may.
+    /// The process lacks privileges.
     #[error(
         "shoutd must run as root: it makes network namespaces and devices (CAP_SYS_ADMIN and \
          CAP_NET_ADMIN)"
@@ -55,8 +55,7 @@ pub enum Incapable {
     NoFilter(Error),
 }
 
-/// Tries everything once. Kernel modules that are needed are loaded by that, where they are
-/// installed.
+/// Tries everything once. This loads the required kernel modules, if they are installed.
 pub fn probe() -> Result<Capabilities, Incapable> {
     let namespace = Namespace::anonymous().map_err(refusal(Incapable::NoNamespaces))?;
     let mut route = Route::open(&namespace).map_err(refusal(Incapable::NoNamespaces))?;
@@ -104,11 +103,11 @@ pub fn probe() -> Result<Capabilities, Incapable> {
     Ok(Capabilities { ipv6: Path::new("/proc/sys/net/ipv6").exists(), tier })
 }
 
-/// The best tier that works on this VXLAN device. That it was refused says enough: there is always
-/// a lesser one.
+/// The best tier that works on this VXLAN device. The error does not matter: there is always a
+/// lesser tier.
 fn probe_tier(route: &mut Route, tunnel: u32) -> Tier {
     let (remote, protocol) = (Ipv4Addr::new(192, 0, 2, 1).into(), PROTOCOL);
-    // With everything that is used of it: a source, and a VNI of its own.
+    // With the features that we use: a source and a VNI.
     let source = Some(Ipv4Addr::new(192, 0, 2, 2).into());
     let group = TunnelGroup {
         source,
@@ -132,7 +131,7 @@ fn probe_tier(route: &mut Route, tunnel: u32) -> Tier {
     Tier::Flood
 }
 
-/// Lack of privilege is that, whatever it was met at.
+/// `EPERM` means missing privileges, whatever failed.
 fn refusal(otherwise: fn(Error) -> Incapable) -> impl Fn(Error) -> Incapable {
     move |error| {
         if error.errno() == Some(Errno::EPERM) { Incapable::NotRoot } else { otherwise(error) }

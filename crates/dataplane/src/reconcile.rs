@@ -1,4 +1,4 @@
-//! One round of mending.
+//! One round of the reconciler.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,21 +9,21 @@ use shoutd_core::plane::{Action, Desired, DeviceName, diff};
 
 use crate::kernel::{Kernel, KernelError};
 
-/// What one round came to.
+/// The result of a round.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// What was done, in this order.
+    /// The actions that were done, in order.
     pub done: Vec<Action>,
-    /// What was not.
+    /// The actions that failed.
     pub failures: Vec<ActionFailure>,
 }
 
-/// An action that was planned and failed.
+/// A failed action.
 #[derive(Debug, Clone)]
 pub struct ActionFailure {
     /// The action.
     pub action: Action,
-    /// Why.
+    /// The cause.
     pub error: Arc<KernelError>,
 }
 
@@ -36,47 +36,46 @@ impl fmt::Display for ActionFailure {
     }
 }
 
-/// What was being done, for people.
+/// Describes an action in progress, for messages.
 fn describe(action: &Action) -> String {
     match action {
-        Action::InstallUnderlayFilter { .. } => "keeping strangers off the VXLAN port".to_owned(),
-        Action::RemoveUnderlayFilter => "opening the VXLAN port".to_owned(),
-        Action::CreateSegment { .. } => "making its namespace".to_owned(),
+        Action::InstallUnderlayFilter { .. } => "installing the underlay filter".to_owned(),
+        Action::RemoveUnderlayFilter => "removing the underlay filter".to_owned(),
+        Action::CreateSegment { .. } => "creating its namespace".to_owned(),
         Action::DeleteSegment { .. } => "deleting its namespace".to_owned(),
-        Action::CreateBridge { .. } => "making its bridge".to_owned(),
-        Action::TuneBridge { .. } => "setting up its bridge".to_owned(),
-        Action::InstallIgmpMldFilter { .. } => "keeping IGMP and MLD off its tunnel".to_owned(),
-        Action::CreateTunnel { .. } => "making its VXLAN device".to_owned(),
+        Action::CreateBridge { .. } => "creating its bridge".to_owned(),
+        Action::TuneBridge { .. } => "configuring its bridge".to_owned(),
+        Action::InstallIgmpMldFilter { .. } => "installing its IGMP/MLD filter".to_owned(),
+        Action::CreateTunnel { .. } => "creating its VXLAN device".to_owned(),
         Action::DeleteTunnel { .. } => "deleting its VXLAN device".to_owned(),
-        Action::TuneTunnel { .. } => "setting up its VXLAN device".to_owned(),
-        Action::AddFlood { remote, .. } => format!("adding host {remote}"),
-        Action::RemoveFlood { remote, .. } => format!("removing host {remote}"),
-        Action::CreatePort { port, .. } => {
-            format!("making the interface of endpoint {}", port.endpoint.short())
+        Action::TuneTunnel { .. } => "configuring its VXLAN device".to_owned(),
+        Action::AddFlood { remote, .. } => format!("adding host {remote} to its flood entries"),
+        Action::RemoveFlood { remote, .. } => {
+            format!("removing host {remote} from its flood entries")
         }
-        Action::TunePort { name, .. } => format!("setting up port {name}"),
+        Action::CreatePort { port, .. } => {
+            format!("creating the interface of endpoint {}", port.endpoint.short())
+        }
+        Action::TunePort { name, .. } => format!("configuring port {name}"),
         Action::EndDuplicateDetection { port, .. } => {
-            format!(
-                "ending the search for duplicates of the IPv6 link-local address behind port \
-                 {port}"
-            )
+            format!("ending duplicate address detection of the interface behind port {port}")
         }
         Action::TuneContainerEnd { port, .. } => {
-            format!("setting up the interface of endpoint {}", port.endpoint.short())
+            format!("configuring the interface of endpoint {}", port.endpoint.short())
         }
-        Action::ForgetLearned { .. } => "forgetting the MAC addresses it learnt".to_owned(),
+        Action::ForgetLearned { .. } => "removing its learned MAC addresses".to_owned(),
         Action::DeletePort { name, .. } => format!("deleting port {name}"),
     }
 }
 
-/// Observes, compares, and does what there is to do. What fails does not keep the rest from being
-/// done, except what rests on it.
+/// Does one round: observe, diff, execute. A failed action blocks only the actions that depend on
+/// it.
 pub fn reconcile(kernel: &mut dyn Kernel, desired: &Desired) -> Result<Report, KernelError> {
     let observed = kernel.observe(&sandboxes(desired))?;
     Ok(execute_all(kernel, diff(desired, &observed), |_| None))
 }
 
-/// The containers' namespaces in which there is something to see to.
+/// The sandboxes to observe: those of the ports.
 pub(crate) fn sandboxes(desired: &Desired) -> BTreeSet<PathBuf> {
     desired
         .segments
@@ -86,7 +85,7 @@ pub(crate) fn sandboxes(desired: &Desired) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-/// Does all of a plan that can be done. What is `held` counts as failed without being tried.
+/// Executes a plan as far as possible. An action for which `held` returns a failure is not tried.
 pub(crate) fn execute_all(
     kernel: &mut dyn Kernel,
     plan: Vec<Action>,
@@ -94,7 +93,7 @@ pub(crate) fn execute_all(
 ) -> Report {
     let mut report = Report::default();
     for action in plan {
-        if report.failures.iter().any(|failure| rests_on(&action, &failure.action)) {
+        if report.failures.iter().any(|failure| depends_on(&action, &failure.action)) {
             continue;
         }
         if let Some(failure) = held(&action) {
@@ -109,9 +108,9 @@ pub(crate) fn execute_all(
     report
 }
 
-/// Whether an action must not be tried when an earlier one of its plan has failed: it could only
-/// fail for want of what that should have made or, as a tunnel without its guard, do harm.
-fn rests_on(action: &Action, failed: &Action) -> bool {
+/// Whether an action must be skipped after the failure of an earlier one: it would fail for lack of
+/// what that one makes, or do harm, such as a tunnel without IGMP/MLD filter.
+fn depends_on(action: &Action, failed: &Action) -> bool {
     action.vni() == failed.vni()
         && match failed {
             Action::CreateSegment { .. }
@@ -134,7 +133,7 @@ fn concerns_tunnel(action: &Action) -> bool {
     )
 }
 
-/// The port that an action is about, if it is about one.
+/// The port that an action is about, if any.
 pub(crate) fn port_of(action: &Action) -> Option<DeviceName> {
     match action {
         Action::CreatePort { port, .. } | Action::TuneContainerEnd { port, .. } => {

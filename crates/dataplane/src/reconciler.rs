@@ -22,16 +22,16 @@ use crate::reconcile::{Report, execute_all, sandboxes};
 use crate::replicator::{self, Post};
 use crate::setup_grace::SetupGrace;
 
-/// How often everything is read again though nothing said that it changed: what no event tells of,
-/// as a sandbox that is gone, is noticed within this.
+/// How often everything is observed again without an event. It bounds the delay of changes without
+/// one, such as a sandbox that disappears.
 const PERIOD: Duration = Duration::from_secs(2);
-/// How soon a network is looked at again that could not be read.
+/// When a segment that could not be read is tried again.
 const RETRY: Duration = Duration::from_millis(200);
-/// How soon after a round the next may follow that only an event asks for: events come in swarms,
-/// also of our own doing.
+/// Minimum time between rounds that only events request. Events come in bursts, also from our own
+/// actions.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The thread's own side.
+/// The state of the reconciler's thread.
 #[derive(Debug)]
 pub struct Reconciler<K> {
     kernel: K,
@@ -47,7 +47,7 @@ pub struct Reconciler<K> {
     /// Whether this daemon has seen the underlay filter in place.
     filter_stood: bool,
     filter_losses: watch::Sender<u64>,
-    /// What was last complained about, so that it is not said again every time.
+    /// The last logged problems, so that they are not logged again in every round.
     complaints: Vec<String>,
 }
 
@@ -57,21 +57,21 @@ enum Next {
     Round(Option<(Generation, Arc<Desired>)>),
 }
 
-/// What a round came to.
+/// The result of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    /// Something was done.
+    /// At least one action was done.
     Changed,
-    /// There was nothing to do, or it failed.
+    /// There was nothing to do, or all of it failed.
     Unchanged,
-    /// What there is could not be read.
+    /// The kernel could not be observed.
     Unreadable,
 }
 
 impl<K: Kernel + 'static> Reconciler<K> {
-    /// Starts the thread, and beside it those that replicate multicast, as this tier says, and
-    /// follow memberships. Until the first [`ReconcilerHandle::apply`] it only looks: what is not
-    /// known to be wanted is not known to be unwanted either.
+    /// Starts the reconciler's thread, the replicator with this tier, and the membership follower.
+    /// Until the first [`ReconcilerHandle::apply`] it only observes: without a desired state we
+    /// cannot tell what is unwanted.
     pub fn spawn(kernel: K, tier: Tier) -> io::Result<ReconcilerHandle> {
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         let shared = Arc::new(Shared { inbox: Mutex::default(), wake });
@@ -80,12 +80,12 @@ impl<K: Kernel + 'static> Reconciler<K> {
         let (filter_losses, filter_losses_receiver) = watch::channel(0);
         let (learning, learning_receiver) = watch::channel(Learning::default());
         let (replicator, replicated) = replicator::spawn(kernel.forwarding(), tier)?;
-        let listener = membership_follower::spawn(kernel.memberships())?;
+        let follower = membership_follower::spawn(kernel.memberships())?;
         let handle = ReconcilerHandle {
             owner: Arc::new(Owner {
                 shared: shared.clone(),
                 replicator: replicator.clone(),
-                listener,
+                follower,
             }),
             status: status_receiver,
             replicated,
@@ -126,7 +126,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
                 unreadable_for = RETRY_FIRST;
             }
             match outcome {
-                // What was done is looked at: it may have come out otherwise than it should.
+                // Observe at once: the result may differ from what we intended.
                 Outcome::Changed => self.rest(PAUSE, PAUSE, generation),
                 Outcome::Unchanged => {
                     let until_retry = self
@@ -154,8 +154,8 @@ impl<K: Kernel + 'static> Reconciler<K> {
         }
     }
 
-    /// Waits until something else is desired; or something changed, but at least `pause`; or
-    /// `period` is over.
+    /// Waits for a new desired state, for an event after at least `pause`, or until `period` is
+    /// over.
     fn rest(&mut self, pause: Duration, period: Duration, generation: Generation) {
         let begin = Instant::now();
         let is_news = |shared: &Shared| {
@@ -176,7 +176,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
         }
     }
 
-    /// One round.
+    /// One round: observe, diff, execute.
     fn round(&mut self, wanted: Option<&(Generation, Arc<Desired>)>) -> Outcome {
         let (generation, desired) = wanted.cloned().unwrap_or_default();
         let observed = match self.kernel.observe(&sandboxes(&desired)) {
@@ -210,8 +210,8 @@ impl<K: Kernel + 'static> Reconciler<K> {
         if report.done.is_empty() { Outcome::Unchanged } else { Outcome::Changed }
     }
 
-    /// Counts how often somebody else took the underlay filter away, as a reload of a firewall that
-    /// flushes all rules does.
+    /// Counts how often something else removed the underlay filter, such as a firewall reload that
+    /// flushes all rules.
     fn note_filter(&mut self, observed: &Observed, report: &Report) {
         let is_installed =
             report.done.iter().any(|action| matches!(action, Action::InstallUnderlayFilter { .. }));
@@ -225,7 +225,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
         self.filter_stood |= is_installed || observed.underlay_filter.enforced().is_some();
     }
 
-    /// What is desired, but for learning where too much was learnt.
+    /// The desired state, without learning in the segments that have learned too much.
     fn restricted(
         &self,
         mut desired: Arc<Desired>,
@@ -293,7 +293,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
     }
 }
 
-/// Whether an action makes or deletes devices, and with them entries of forwarding tables.
+/// Whether an action makes or deletes devices, and with them FDB and MDB entries.
 fn is_of_devices(action: &Action) -> bool {
     !matches!(
         action,
@@ -305,27 +305,26 @@ fn is_of_devices(action: &Action) -> bool {
     )
 }
 
-/// Writes what was done into the log: a line for people about what came or went, all the rest for
-/// those who look closely.
+/// Logs an action: created and deleted segments and ports at info, everything at debug.
 fn tell(action: &Action) {
     debug!(?action, "done");
     match action {
-        Action::CreateSegment { vni } => info!("network with VNI {vni} is set up on this host"),
-        Action::DeleteSegment { vni } => info!("network with VNI {vni} is taken off this host"),
+        Action::CreateSegment { vni } => info!("network with VNI {vni}: created on this host"),
+        Action::DeleteSegment { vni } => info!("network with VNI {vni}: deleted on this host"),
         Action::CreatePort { vni, port, .. } => {
-            info!("endpoint {} is connected to the network with VNI {vni}", port.endpoint.short());
+            info!("network with VNI {vni}: endpoint {} connected", port.endpoint.short());
         }
         Action::DeletePort { vni, name } => {
-            info!("port {name} is taken off the network with VNI {vni}")
+            info!("network with VNI {vni}: port {name} deleted")
         }
         _ => {}
     }
 }
 
-/// Waits until the wake can be read, or the time is over.
+/// Waits until the event is signalled or the time is over.
 fn wait_for(wake: &EventFd, timeout: Duration) {
     let mut waiting = [PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
-    // Rounded up, lest the last fraction of a millisecond be spent turning round and round.
+    // Rounded up, to avoid a busy loop in the last fraction of a millisecond.
     let timeout =
         PollTimeout::try_from(timeout + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
     let _ = poll(&mut waiting, timeout);

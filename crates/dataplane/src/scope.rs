@@ -1,4 +1,4 @@
-//! What somebody waits for.
+//! What a caller waits for.
 
 use shoutd_core::Vni;
 use shoutd_core::plane::{Action, Change, DeviceName};
@@ -6,25 +6,25 @@ use shoutd_core::plane::{Action, Change, DeviceName};
 use crate::reconcile::port_of;
 use crate::replicator::ForwardingFailure;
 
-/// Whose failures matter to somebody who waits.
+/// Which failures matter to a caller that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
-    /// All; and everywhere also what is not wanted any more is gone.
+    /// All, and the removals must be done as well.
     Everything,
-    /// Those of what other hosts announce of one segment: that what is sent there goes to whom it
-    /// should. Neither its ports and containers' interfaces are waited for, nor a look at any
-    /// device, unless the segment's hosts changed.
+    /// Those of the remote hosts' advertisements in one segment: that replication and pins are
+    /// programmed. They include neither ports and containers' interfaces nor an observation of the
+    /// devices, unless the segment's remotes changed.
     Announced {
         /// The segment.
         vni: Vni,
     },
-    /// Those of one segment: its devices, flood entries, pinned addresses and multicast. Groups may
-    /// still go to where they are not wanted any more.
+    /// Those of one segment: its devices, flood entries, pins and replication. Removals may still
+    /// be pending.
     Segment {
         /// The segment.
         vni: Vni,
     },
-    /// Those of one port, and of the segment's bridge and tunnel that it depends on; not of other
+    /// Those of one port, and of the bridge and tunnel that it depends on; not those of other
     /// ports.
     Port {
         /// The segment.
@@ -50,11 +50,11 @@ impl Scope {
         }
     }
 
-    /// Whether it matters that it cannot be read what a segment has.
+    /// Whether an unreadable segment matters.
     pub(crate) fn concerns_segment(&self, segment: Vni) -> bool {
         match self {
             Self::Everything => true,
-            // What others announce goes into tables that are read by themselves.
+            // Advertisements affect tables that the replicator reads itself.
             Self::Announced { .. } => false,
             Self::Segment { vni } | Self::Port { vni, .. } => *vni == segment,
         }
@@ -64,7 +64,10 @@ impl Scope {
         match self {
             Self::Everything => true,
             Self::Announced { vni } => {
-                let is_local = |change: &Change| matches!(change, Change::PinPort { port, .. } if *port != DeviceName::tunnel());
+                let is_local = |change: &Change| match change {
+                    Change::PinPort { port, .. } => *port != DeviceName::tunnel(),
+                    _ => false,
+                };
                 failure.vni == *vni
                     && !failure
                         .change
@@ -92,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_announces_does_not_wait_for_containers_interfaces() {
+    fn waiting_for_advertisements_does_not_include_containers_interfaces() {
         let vni = Vni::new(7).unwrap();
         let (remote, port) = (Ipv4Addr::new(192, 0, 2, 2).into(), DeviceName::tunnel());
         let scope = Scope::Announced { vni };

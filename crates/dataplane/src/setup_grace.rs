@@ -1,10 +1,9 @@
-//! Keeping out of Docker's way while it sets up a container's interface.
+//! The setup grace: the time in which only Docker may touch a container's new interface.
 //!
-//! Docker moves the interface into the container, names it, gives it its addresses, brings it up
-//! and adds its routes, one after the other; an address or a route that is there already makes it
-//! give up and the container fail. So an interface that was newly found in a container is left
-//! alone until it has once been seen complete, or so much time has passed that nobody can still be
-//! at it.
+//! Docker moves the interface into the container, renames it, adds its addresses, brings it up and
+//! adds its routes, in this order. If an address or route already exists, Docker fails and so does
+//! the container. So a new interface in a container is not touched until it was complete once, or
+//! until so much time has passed that Docker cannot still be working on it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,11 +13,11 @@ use shoutd_core::plane::{Action, DeviceName, Observed, Place};
 
 use crate::reconcile::port_of;
 
-/// How long Docker may take: fractions of a second usually, seconds on a machine that starts a
-/// hundred containers at once.
+/// How long Docker may take. It usually takes fractions of a second, and seconds on a machine that
+/// starts a hundred containers at once.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What is known of the interfaces in containers.
+/// The interfaces in containers.
 #[derive(Debug, Default)]
 pub(crate) struct SetupGrace {
     ends: BTreeMap<(Vni, DeviceName), End>,
@@ -32,10 +31,10 @@ struct End {
 }
 
 impl SetupGrace {
-    /// Takes note of an observation, and of what is planned for it.
+    /// Records an observation and the plan that was made for it.
     pub(crate) fn note(&mut self, observed: &Observed, plan: &[Action], now: Instant) {
         let mut before = std::mem::take(&mut self.ends);
-        // Of what cannot be read now it stays as it was.
+        // The ends in unreadable segments stay as they were.
         self.ends.extend(
             before.extract_if(.., |(vni, _), _| observed.unreadable_segments.contains_key(vni)),
         );
@@ -52,14 +51,15 @@ impl SetupGrace {
                     since: now,
                     complete: false,
                 });
-                // One that is down has yet to be brought up, and may not be complete then.
+                // An interface that is down has yet to be brought up, and may be incomplete
+                // afterwards.
                 known.complete |= end.up && !plan.iter().any(|action| is_about(action, &key));
                 self.ends.insert(key, known);
             }
         }
     }
 
-    /// Whether it is time for this action.
+    /// Whether the action may be executed now.
     pub(crate) fn permits(&self, action: &Action, now: Instant) -> bool {
         let Action::TuneContainerEnd { vni, .. } = action else {
             return true;
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_is_let_be_until_it_was_complete() {
+    fn an_interface_is_not_touched_until_it_was_complete() {
         let start = Instant::now();
         let sandbox = Place::Sandbox("/sandbox".into());
         let mut setup_grace = SetupGrace::default();
@@ -155,14 +155,14 @@ mod tests {
         setup_grace.note(&observed(sandbox.clone()), &[tune()], complete);
         assert!(setup_grace.permits(&tune(), complete));
 
-        // Once more in Docker's hands, it begins anew.
+        // Docker has it again, so a new grace begins.
         setup_grace.note(&observed(Place::Host), &[], complete);
         setup_grace.note(&observed(sandbox), &[tune()], complete);
         assert!(!setup_grace.permits(&tune(), complete));
     }
 
     #[test]
-    fn an_interface_that_never_is_complete_is_seen_to_at_last() {
+    fn an_interface_that_is_never_complete_is_configured_after_the_grace() {
         let start = Instant::now();
         let mut setup_grace = SetupGrace::default();
         for elapsed in [Duration::ZERO, PATIENCE / 2, PATIENCE] {

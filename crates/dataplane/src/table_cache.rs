@@ -1,5 +1,4 @@
-//! What the replicator knows of segments' forwarding tables, so that it need not read them with
-//! each change.
+//! The replicator's cache of segments' tables, so that it need not read them for each change.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -9,7 +8,7 @@ use std::time::Instant;
 use shoutd_core::Vni;
 use shoutd_core::plane::{Change, Desired, DeviceName, Forwarding, Segment, Tier};
 
-/// What is known of one segment.
+/// The cached tables of one segment.
 #[derive(Debug)]
 pub(crate) struct TableCache {
     pub(crate) there: CachedTables,
@@ -17,18 +16,17 @@ pub(crate) struct TableCache {
     pub(crate) read_at: Instant,
 }
 
-/// What a segment's tables hold.
+/// The contents of a segment's tables.
 #[derive(Debug)]
 pub(crate) enum CachedTables {
-    /// All that this wants of it.
+    /// Exactly the entries of this desired state.
     Wanted(Arc<Desired>),
-    /// This, as it was read or as changes that were left for newer ones have made it.
+    /// These entries, as read, or as changed by a round that was preempted.
     Tables(Forwarding),
 }
 
 impl CachedTables {
-    /// What to do so that there is what is wanted, and whether some of what is there may stay
-    /// beside it.
+    /// The changes to reach the desired entries, and whether the tables may keep more than those.
     pub(crate) fn changes_to(&self, vni: Vni, wanted: &Segment, tier: Tier) -> (Vec<Change>, bool) {
         if let Some(changes) = self.changes_between(vni, wanted, tier) {
             return (changes, false);
@@ -41,7 +39,7 @@ impl CachedTables {
         )
     }
 
-    /// The same without a look at all there is; `None` if that cannot be had.
+    /// The same from two desired states, without the tables; `None` if that is not possible.
     fn changes_between(&self, vni: Vni, wanted: &Segment, tier: Tier) -> Option<Vec<Change>> {
         let Self::Wanted(before) = self else { return None };
         if wanted.replication.provisional {
@@ -66,7 +64,7 @@ impl CachedTables {
         }
     }
 
-    /// What there is after these changes.
+    /// The contents after these changes.
     pub(crate) fn changed(self, vni: Vni, changes: &[Change], tier: Tier) -> Self {
         let mut tables = match self {
             Self::Wanted(_) => self.tables(vni, tier).into_owned(),

@@ -1,4 +1,4 @@
-//! What the host's own network looks like, in the namespace of the calling thread.
+//! The host's own interfaces and routes, in the network namespace of the calling thread.
 
 use std::net::IpAddr;
 
@@ -7,33 +7,33 @@ use shoutd_core::cluster::HostRoute;
 use shoutd_core::plane::DeviceName;
 use shoutd_netlink::{Error, IpRoute, Namespace, Route};
 
-/// The interface that has an advertise address.
+/// The interface with an advertise address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnderlayInterface {
     /// Its name.
     pub name: DeviceName,
-    /// Its MTU in octets; what does not fit, as loopback's, is cut.
+    /// Its MTU in octets. Larger values, such as loopback's, are clipped.
     pub mtu: u16,
-    /// The address with the length of its prefix.
+    /// The address with its prefix length.
     pub network: IpNet,
 }
 
-/// Why there is no such interface.
+/// Why the interface cannot be used or found.
 #[derive(Debug, thiserror::Error)]
 pub enum NoInterface {
-    /// None has the address.
+    /// No interface has the address.
     #[error("no interface has the address {address}; this host has {}", list(.available))]
     None {
         /// The address asked for.
         address: IpAddr,
-        /// The addresses there are, with the interfaces that have them.
+        /// The host's addresses and their interfaces.
         available: Vec<(IpAddr, String)>,
     },
-    /// One has it, and may not use it yet (RFC 4862, section 5.4).
+    /// Duplicate address detection is in progress (RFC 4862, section 5.4).
     #[error(
-        "the kernel still looks whether another host has the address {address} (interface \
-         {name}), and lets nobody use it until then; that takes a second or two once the \
-         interface is up"
+        "the address {address} (interface {name}) is tentative: the kernel still checks whether \
+         another host has it (duplicate address detection), which takes a second or two after \
+         the interface is up"
     )]
     Tentative {
         /// The address.
@@ -41,7 +41,7 @@ pub enum NoInterface {
         /// The interface.
         name: String,
     },
-    /// One has it, and may not use it.
+    /// Duplicate address detection found a duplicate.
     #[error(
         "another host on the link of interface {name} has the address {address} (duplicate \
          address detection): give this host another one"
@@ -52,7 +52,7 @@ pub enum NoInterface {
         /// The interface.
         name: String,
     },
-    /// The kernel did not say.
+    /// The kernel did not answer.
     #[error(transparent)]
     Kernel(#[from] Error),
 }
@@ -63,7 +63,7 @@ fn list(available: &[(IpAddr, String)]) -> String {
     if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
 }
 
-/// Finds the interface that has this address, and may use it.
+/// Finds the interface with this address, if the address can be used.
 ///
 /// # Errors
 /// See [`NoInterface`].
@@ -95,10 +95,10 @@ pub fn underlay_interface(address: IpAddr) -> Result<UnderlayInterface, NoInterf
     Err(NoInterface::None { address, available })
 }
 
-/// The routes of the host's main table, without the default routes and those that every host has.
+/// The routes of the host's main table, without default routes and those that every host has.
 ///
 /// # Errors
-/// The kernel does not say.
+/// The kernel did not answer.
 pub fn host_routes() -> Result<Vec<HostRoute>, Error> {
     let mut route = Route::open(&Namespace::current()?)?;
     let links = route.links()?;
@@ -119,8 +119,7 @@ pub fn host_routes() -> Result<Vec<HostRoute>, Error> {
     Ok(routes)
 }
 
-/// Whether an address means the same on other hosts: neither loopback, nor link-local, nor
-/// multicast.
+/// Whether an address means the same on other hosts: it is not loopback, link-local or multicast.
 fn can_be_advertised(address: IpAddr) -> bool {
     let is_link_local = match address {
         IpAddr::V4(address) => address.is_link_local(),

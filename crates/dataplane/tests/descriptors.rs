@@ -1,4 +1,5 @@
-//! How many files a network takes: in a process of its own, as all of them are counted.
+//! How many descriptors a network takes. It is a process of its own, because it counts all
+//! descriptors.
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -15,8 +16,8 @@ use shoutd_dataplane::{LinuxKernel, Reconciler, Scope};
 
 const NETWORKS: usize = 20;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Of each network: its namespace, four that tell of changes, and two that are kept at hand while
-/// it changes.
+/// Per network: its namespace, four subscriptions, and two sockets that stay open while the network
+/// changes.
 const EACH_MAX: usize = 7;
 
 fn open() -> usize {
@@ -24,7 +25,7 @@ fn open() -> usize {
 }
 
 #[tokio::test]
-async fn a_network_takes_few_open_files() {
+async fn a_network_takes_few_descriptors() {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .unwrap();
@@ -47,7 +48,7 @@ async fn a_network_takes_few_open_files() {
     let mut memberships = handle.memberships();
     let all = memberships.wait_for(|all| all.len() == NETWORKS);
     tokio::time::timeout(PATIENCE, all).await.unwrap().unwrap();
-    // Whatever is open for a moment only is closed by the next look.
+    // Sockets that are open only during a round are closed by the next one.
     let deadline = std::time::Instant::now() + PATIENCE;
     let mut observed = handle.watch_observed();
     loop {

@@ -1,4 +1,4 @@
-//! What holds of every plan, whatever is wanted and whatever is there.
+//! Properties of every plan, for any desired and any observed state.
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -29,7 +29,7 @@ fn network() -> impl Strategy<Value = NetworkId> {
 }
 
 fn endpoint() -> impl Strategy<Value = EndpointId> {
-    // The last two share their first twelve characters, and so the names of their devices.
+    // The last two share their first twelve characters, and so their device names.
     (0_u8..5).prop_map(|value| {
         format!("{:012}{}", value.min(3), format!("{value}").repeat(52)).parse().unwrap()
     })
@@ -69,7 +69,8 @@ prop_compose! {
         sandbox in option::of(sandbox()),
     ) -> (DeviceName, Port) {
         let container_name = DeviceName::container(&endpoint);
-        (DeviceName::port(&endpoint), Port { endpoint, container_name, mac, addresses, multicast_routes, sandbox })
+        let name = DeviceName::port(&endpoint);
+        (name, Port { endpoint, container_name, mac, addresses, multicast_routes, sandbox })
     }
 }
 
@@ -106,7 +107,12 @@ prop_compose! {
         members in btree_set(address(), 0..3),
         port in 7789_u16..7791,
     ) -> UnderlayFilter {
-        UnderlayFilter { address, interface: "eth0".parse().unwrap(), agreement_ports: [port].into(), members }
+        UnderlayFilter {
+            address,
+            interface: "eth0".parse().unwrap(),
+            agreement_ports: [port].into(),
+            members,
+        }
     }
 }
 
@@ -137,10 +143,24 @@ prop_compose! {
         enough: bool,
         link_local: bool,
     ) -> ObservedBridge {
-        let (groups_max, learned_max) = if enough { (GROUPS_MAX, u32::try_from(LEARNED_MAX).ok()) } else { (4096, Some(0)) };
+        let groups_max = if enough { GROUPS_MAX } else { 4096 };
+        let learned_max = if enough { u32::try_from(LEARNED_MAX).ok() } else { Some(0) };
         let multicast_router = if enough { 2 } else { 1 };
         let membership_interval = if enough { 51_000 } else { 26_000 };
-        ObservedBridge { mark, mtu, up, snooping, querier, igmp_version: version, mld_version: version - 1, groups_max, multicast_router, learned_max, membership_interval, link_local }
+        ObservedBridge {
+            mark,
+            mtu,
+            up,
+            snooping,
+            querier,
+            igmp_version: version,
+            mld_version: version - 1,
+            groups_max,
+            multicast_router,
+            learned_max,
+            membership_interval,
+            link_local,
+        }
     }
 }
 
@@ -155,7 +175,18 @@ prop_compose! {
         (up, enslaved, port_learning) in any::<(bool, bool, bool)>(),
         multicast_router in 0_u8..3,
     ) -> ObservedTunnel {
-        ObservedTunnel { mark, vni, local, port, learning, port_learning, mtu, up, enslaved, multicast_router }
+        ObservedTunnel {
+            mark,
+            vni,
+            local,
+            port,
+            learning,
+            port_learning,
+            mtu,
+            up,
+            enslaved,
+            multicast_router,
+        }
     }
 }
 
@@ -170,7 +201,16 @@ prop_compose! {
         multicast_routes in multicast_routes(),
     ) -> ContainerEnd {
         let place = place.map_or(Place::Host, Place::Sandbox);
-        ContainerEnd { place, name: "shout0".parse().unwrap(), mac, mtu, up, addresses, detects_duplicates, multicast_routes }
+        ContainerEnd {
+            place,
+            name: "shout0".parse().unwrap(),
+            mac,
+            mtu,
+            up,
+            addresses,
+            detects_duplicates,
+            multicast_routes,
+        }
     }
 }
 
@@ -186,7 +226,8 @@ prop_compose! {
         container_end in option::of(container_end()),
     ) -> (DeviceName, ObservedPort) {
         let mark = if right { Some(named.clone()) } else { marked }.map(OwnerTag::Endpoint);
-        (DeviceName::port(&named), ObservedPort { mark, mtu, up, enslaved, learning, groups_max, container_end })
+        let name = DeviceName::port(&named);
+        (name, ObservedPort { mark, mtu, up, enslaved, learning, groups_max, container_end })
     }
 }
 
@@ -203,7 +244,17 @@ prop_compose! {
         let flood = if tunnel.is_some() { flood } else { BTreeSet::new() };
         let max_rate = max_rate.filter(|_| igmp_mld_filter);
         let learned = Learned { count: if tunnel.is_some() { learned } else { 0 }, from: None };
-        ObservedSegment { bridge, tunnel, igmp_mld_filter, max_rate, flood, learned, ports: ports.into_iter().collect(), foreign }
+        let ports = ports.into_iter().collect();
+        ObservedSegment {
+            bridge,
+            tunnel,
+            igmp_mld_filter,
+            max_rate,
+            flood,
+            learned,
+            ports,
+            foreign,
+        }
     }
 }
 
@@ -215,7 +266,7 @@ prop_compose! {
     ) -> FakeKernel {
         let mut state = Observed { underlay_filter, segments, ..Observed::default() };
         for port in state.segments.values_mut().flat_map(|segment| segment.ports.values_mut()) {
-            // What was in a namespace that is gone is gone.
+            // A namespace that is gone takes its devices along.
             port.container_end = port.container_end.take().filter(|end| match &end.place {
                 Place::Host => true,
                 Place::Sandbox(path) => sandboxes.contains(path),
@@ -243,8 +294,8 @@ fn plan(kernel: &mut FakeKernel, desired: &Desired) -> Vec<Action> {
     diff(desired, &observed)
 }
 
-/// What is there when all is as desired and nothing else has been done, written down without regard
-/// to how it is come by.
+/// The observed state after all of the desired state and nothing else was programmed, computed
+/// independently of the actions.
 fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
     let segment = |vni: Vni, wanted: &Segment| {
         let mark = Some(OwnerTag::Network(wanted.network.clone()));
@@ -323,7 +374,7 @@ fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
     Observed { underlay_filter, segments, missing_sandboxes, ..Observed::default() }
 }
 
-/// Whether all is as desired, but for what is somebody else's: judged without the code that plans.
+/// Whether all is as desired, except foreign devices; judged without the planning code.
 fn check(kernel: &mut FakeKernel, desired: &Desired) -> Result<(), TestCaseError> {
     let there = kernel.sandboxes.clone();
     let mut found = kernel.observe(&sandboxes(desired)).unwrap();
@@ -333,7 +384,7 @@ fn check(kernel: &mut FakeKernel, desired: &Desired) -> Result<(), TestCaseError
             segment.foreign.clear();
             continue;
         }
-        // Somebody else's devices are all that is left of a segment that is not desired.
+        // Only foreign devices may remain of an undesired segment.
         let rest =
             ObservedSegment { foreign: segment.foreign.clone(), ..ObservedSegment::default() };
         expected.segments.insert(*vni, rest);
@@ -347,7 +398,7 @@ fn check(kernel: &mut FakeKernel, desired: &Desired) -> Result<(), TestCaseError
             let place = port.sandbox.clone().map(Place::Sandbox);
             if let (Some(mut found), Some(expected)) = (found_end, expected_end)
                 && Some(&found.place) == place.as_ref()
-                // One that is down is the container's business.
+                // A container may take its interface down.
                 && found.up
             {
                 prop_assert!(found.addresses.is_superset(&expected.addresses));
@@ -358,7 +409,7 @@ fn check(kernel: &mut FakeKernel, desired: &Desired) -> Result<(), TestCaseError
                 prop_assert_eq!(found, expected);
             }
         }
-        // Kernels that count no groups of a port are left at that.
+        // Some kernels do not count a port's groups.
         let uncounted = |(name, port): (&DeviceName, &ObservedPort)| {
             port.groups_max.is_none().then(|| name.clone())
         };
@@ -373,12 +424,12 @@ fn check(kernel: &mut FakeKernel, desired: &Desired) -> Result<(), TestCaseError
                 expected.segments.get_mut(vni).and_then(|segment| segment.ports.get_mut(&port));
             expected.into_iter().for_each(|port| port.groups_max = None);
         }
-        // A port whose container is gone goes with it, but a fake container takes nothing along.
+        // A container that is gone takes its port along, but a fake one does not.
         if let Some(segment) = found.segments.get_mut(vni) {
             let gone =
                 |port: &Port| port.sandbox.as_ref().is_some_and(|path| !there.contains(path));
             segment.ports.retain(|name, _| !wanted.ports.get(name).is_some_and(gone));
-            // What is learnt stays where it may be.
+            // Learned entries stay within their limit.
             if wanted.learning {
                 segment.learned = Learned::default();
             }
@@ -397,9 +448,8 @@ fn foreign(kernel: &FakeKernel) -> BTreeMap<Vni, BTreeSet<DeviceName>> {
         .collect()
 }
 
-/// One round, which is to do all that there is to do; what is somebody else's is to be as it was
-/// before.
-fn mend(
+/// One round, which must repair everything and leave foreign devices unchanged.
+fn repair(
     kernel: &mut FakeKernel,
     desired: &Desired,
     before: &BTreeMap<Vni, BTreeSet<DeviceName>>,
@@ -411,7 +461,7 @@ fn mend(
     check(kernel, desired)
 }
 
-/// Whether, of each segment, all is done that must come before the tunnel is put to use.
+/// Whether the plan does all that must precede the use of each segment's tunnel.
 fn is_in_order(plan: &[Action]) -> bool {
     let rank = |action: &Action| match action {
         Action::InstallUnderlayFilter { .. } | Action::RemoveUnderlayFilter => 0,
@@ -437,7 +487,7 @@ fn is_in_order(plan: &[Action]) -> bool {
             ranks.entry(vni).or_default().push(rank(action));
         }
     }
-    // The filter of the host stands before any tunnel is made.
+    // The underlay filter precedes all tunnels.
     let is_filter_first = plan.iter().skip(1).all(|action| action.vni().is_some());
     is_filter_first && ranks.values().all(|ranks| ranks.is_sorted())
 }
@@ -446,28 +496,36 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn what_is_as_desired_needs_nothing(desired in desired(), there in btree_set(sandbox(), 0..4)) {
+    fn a_desired_state_needs_no_action(desired in desired(), there in btree_set(sandbox(), 0..4)) {
         prop_assert_eq!(diff(&desired, &as_observed(&desired, &there)), vec![]);
     }
 
     #[test]
-    fn from_nothing_comes_exactly_what_is_desired(desired in desired(), there in btree_set(sandbox(), 0..4)) {
+    fn an_empty_kernel_gets_exactly_the_desired_state(
+        desired in desired(),
+        there in btree_set(sandbox(), 0..4),
+    ) {
         let mut kernel = FakeKernel { sandboxes: there.clone(), ..FakeKernel::default() };
         let report = reconcile(&mut kernel, &desired).unwrap();
         prop_assert!(report.failures.is_empty(), "{:?}", report.failures);
-        prop_assert_eq!(kernel.observe(&sandboxes(&desired)).unwrap(), as_observed(&desired, &there));
+        let observed = kernel.observe(&sandboxes(&desired)).unwrap();
+        prop_assert_eq!(observed, as_observed(&desired, &there));
     }
 
     #[test]
-    fn one_round_mends_whatever_is_there(desired in desired(), mut kernel in kernel()) {
+    fn one_round_repairs_any_state(desired in desired(), mut kernel in kernel()) {
         let before = foreign(&kernel);
         let planned = plan(&mut kernel, &desired);
         prop_assert!(is_in_order(&planned), "{:?}", planned);
-        mend(&mut kernel, &desired, &before)?;
+        repair(&mut kernel, &desired, &before)?;
     }
 
     #[test]
-    fn what_is_no_longer_desired_goes(first in desired(), second in desired(), there in btree_set(sandbox(), 0..4)) {
+    fn undesired_objects_are_removed(
+        first in desired(),
+        second in desired(),
+        there in btree_set(sandbox(), 0..4),
+    ) {
         let mut kernel = FakeKernel { sandboxes: there.clone(), ..FakeKernel::default() };
         reconcile(&mut kernel, &first).unwrap();
         reconcile(&mut kernel, &second).unwrap();
@@ -475,7 +533,12 @@ proptest! {
     }
 
     #[test]
-    fn a_crash_anywhere_is_mended(desired in desired(), mut kernel in kernel(), at: prop::sample::Index, halfway: bool) {
+    fn a_crash_anywhere_is_repaired(
+        desired in desired(),
+        mut kernel in kernel(),
+        at: prop::sample::Index,
+        halfway: bool,
+    ) {
         let before = foreign(&kernel);
         let planned = plan(&mut kernel, &desired);
         let reached = at.index(planned.len() + 1);
@@ -486,11 +549,15 @@ proptest! {
             kernel.faults.push_back(Some(Fault::Halfway));
             kernel.execute(action).unwrap_err();
         }
-        mend(&mut kernel, &desired, &before)?;
+        repair(&mut kernel, &desired, &before)?;
     }
 
     #[test]
-    fn when_faults_cease_all_is_mended(desired in desired(), mut kernel in kernel(), faults in vec(fault(), 0..40)) {
+    fn all_is_repaired_after_the_faults_end(
+        desired in desired(),
+        mut kernel in kernel(),
+        faults in vec(fault(), 0..40),
+    ) {
         let before = foreign(&kernel);
         kernel.faults = faults.into();
         let mut rounds = 0;
@@ -500,7 +567,7 @@ proptest! {
             prop_assert!(rounds <= 100);
         }
         kernel.faults.clear();
-        mend(&mut kernel, &desired, &before)?;
+        repair(&mut kernel, &desired, &before)?;
     }
 }
 
@@ -528,7 +595,7 @@ fn one_container() -> (Desired, Observed) {
     (desired, observed)
 }
 
-/// What is planned when the container's end is otherwise than it should be.
+/// The plan for a container end that differs from the desired one.
 fn plan_for(change: impl FnOnce(&mut Option<ContainerEnd>)) -> Vec<Action> {
     let (desired, mut observed) = one_container();
     let segment = observed.segments.values_mut().next().unwrap();
@@ -537,7 +604,7 @@ fn plan_for(change: impl FnOnce(&mut Option<ContainerEnd>)) -> Vec<Action> {
 }
 
 #[test]
-fn a_container_end_in_dockers_hands_is_left_alone() {
+fn a_container_end_in_dockers_hands_is_not_touched() {
     for place in [Place::Host, Place::Sandbox("/sandbox/other".into())] {
         let planned = plan_for(|end| {
             let end = end.as_mut().unwrap();
@@ -549,7 +616,7 @@ fn a_container_end_in_dockers_hands_is_left_alone() {
 }
 
 #[test]
-fn whatever_a_container_end_lacks_is_given_to_it() {
+fn a_container_end_gets_what_it_lacks() {
     let damage: [fn(&mut ContainerEnd); 4] = [
         |end| end.mtu = 1500,
         |end| end.mac = MacAddress([4; 6]),
@@ -565,7 +632,7 @@ fn whatever_a_container_end_lacks_is_given_to_it() {
         matches!(detects_duplicates[..], [Action::EndDuplicateDetection { .. }]),
         "{detects_duplicates:?}"
     );
-    // What a container took down lacks its routes too, and gets them when it is up again.
+    // An interface that its container took down lacks its routes, and gets them when it is up.
     let down = plan_for(|end| {
         let end = end.as_mut().unwrap();
         (end.up, end.multicast_routes) = (false, BTreeSet::new());

@@ -1,4 +1,4 @@
-//! The thread that owns a kernel: waiting, trying again, and whose failures are whose.
+//! The reconciler's thread: waiting, retries, and the scope of failures.
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -21,18 +21,18 @@ use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A fake that tests can look into, and change, while a reconciler owns it.
+/// A fake kernel that tests can read and change while a reconciler owns it.
 #[derive(Clone, Default)]
 struct SharedKernel {
     inner: Arc<Mutex<FakeKernel>>,
-    /// Endpoints of which no interface can be made.
+    /// Endpoints whose interface cannot be made.
     cursed: Arc<Mutex<BTreeSet<EndpointId>>>,
     unreadable: Arc<Mutex<bool>>,
-    /// How often it failed for one of these reasons.
+    /// How often it failed because of `cursed` or `blind`.
     failures: Arc<watch::Sender<u32>>,
-    /// From now on time is no reason to go on: it waits until it is woken, however long that takes.
+    /// If set, waits ignore their timeout and end only when woken.
     timeless: Arc<AtomicBool>,
-    /// Whether it waits so now.
+    /// Whether it is in such a wait.
     idle: Arc<watch::Sender<bool>>,
 }
 
@@ -42,7 +42,7 @@ impl SharedKernel {
         Err(KernelError::Injected(reason))
     }
 
-    /// Waits until it has failed so many times more.
+    /// Waits until it has failed this many more times.
     async fn await_failures(&self, more: u32) {
         let mut failures = self.failures.subscribe();
         let wanted = *failures.borrow() + more;
@@ -52,7 +52,7 @@ impl SharedKernel {
             .unwrap();
     }
 
-    /// Lets nothing happen any more but what somebody wakes it for.
+    /// From now on, only a wake-up starts a round.
     async fn stop_the_clock(&self) {
         self.timeless.store(true, Ordering::SeqCst);
         timeout(PATIENCE, self.idle.subscribe().wait_for(|idle| *idle)).await.unwrap().unwrap();
@@ -128,7 +128,7 @@ fn port_scope(number: u8) -> Scope {
 }
 
 #[tokio::test]
-async fn what_is_applied_settles() {
+async fn an_applied_state_settles() {
     let kernel = SharedKernel::default();
     let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
     for endpoints in 0..20 {
@@ -139,7 +139,7 @@ async fn what_is_applied_settles() {
 }
 
 #[tokio::test]
-async fn nothing_is_touched_before_it_is_known_what_is_wanted() {
+async fn nothing_is_changed_before_the_first_desired_state() {
     let kernel = SharedKernel::default();
     let first = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
     let generation = first.apply(desired(1));
@@ -156,7 +156,7 @@ async fn nothing_is_touched_before_it_is_known_what_is_wanted() {
 }
 
 #[tokio::test]
-async fn what_fails_for_a_while_is_tried_until_it_holds() {
+async fn a_failed_action_is_retried_until_it_succeeds() {
     let kernel = SharedKernel::default();
     kernel.inner.lock().unwrap().faults =
         [Fault::Before, Fault::Halfway, Fault::After, Fault::Before].map(Some).into();
@@ -168,7 +168,7 @@ async fn what_fails_for_a_while_is_tried_until_it_holds() {
 }
 
 #[tokio::test]
-async fn one_endpoints_failure_is_not_anothers() {
+async fn an_endpoints_failure_does_not_affect_others() {
     let kernel = SharedKernel::default();
     kernel.cursed.lock().unwrap().insert(endpoint(0));
     let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
@@ -180,11 +180,12 @@ async fn one_endpoints_failure_is_not_anothers() {
     assert!(matches!(&refusal, Unsettled::Failed(failures) if failures.len() == 1), "{refusal:?}");
     assert_eq!(
         refusal.to_string(),
-        "network with VNI 7, making the interface of endpoint 000000000000: injected fault: cursed"
+        "network with VNI 7, creating the interface of endpoint 000000000000: injected fault: \
+         cursed"
     );
 
-    // Trying again has slowed down meanwhile, to once in a second or two. A new desired state is a
-    // reason to try, without waiting for that.
+    // By now the retries have slowed down to one in a second or two. A new desired state is tried
+    // at once.
     kernel.await_failures(4).await;
     kernel.stop_the_clock().await;
     kernel.cursed.lock().unwrap().clear();
@@ -193,7 +194,7 @@ async fn one_endpoints_failure_is_not_anothers() {
 }
 
 #[tokio::test]
-async fn who_announces_waits_for_no_container_and_no_look_at_devices() {
+async fn waiting_for_advertisements_needs_no_container_and_no_observation() {
     let kernel = SharedKernel::default();
     kernel.cursed.lock().unwrap().insert(endpoint(0));
     let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
@@ -214,7 +215,7 @@ async fn who_announces_waits_for_no_container_and_no_look_at_devices() {
         let tables = kernel.inner.lock().unwrap().forwarding.content().tables[&vni()].clone();
         assert!(tables.groups.contains_key(&group(number).0));
     }
-    // Another host has to be made known to the tunnel.
+    // A new remote must be added to the tunnel.
     wanted.segments.get_mut(&vni()).unwrap().remotes.insert(Ipv4Addr::new(192, 0, 2, 2).into());
     let generation = handle.apply(wanted.clone());
     let refusal = handle.settled(generation, &scope, Duration::from_millis(50)).await.unwrap_err();
@@ -225,17 +226,17 @@ async fn who_announces_waits_for_no_container_and_no_look_at_devices() {
 }
 
 #[tokio::test]
-async fn what_keeps_failing_keeps_nothing_else_waiting() {
+async fn a_persistent_failure_does_not_delay_other_actions() {
     let kernel = SharedKernel::default();
     kernel.cursed.lock().unwrap().insert(endpoint(0));
     let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
     let generation = handle.apply(desired(2));
     handle.settled(generation, &port_scope(1), PATIENCE).await.unwrap();
-    // By now it is tried about once a second.
+    // By now it is retried about once a second.
     kernel.await_failures(4).await;
     kernel.stop_the_clock().await;
 
-    // One look is enough to see what somebody broke, and to mend it.
+    // One round detects and repairs damage.
     let mut rested = kernel.idle.subscribe();
     kernel.inner.lock().unwrap().state.segments.get_mut(&vni()).unwrap().igmp_mld_filter = false;
     handle.poke();
@@ -245,12 +246,12 @@ async fn what_keeps_failing_keeps_nothing_else_waiting() {
 }
 
 #[tokio::test]
-async fn a_kernel_that_cannot_be_read_is_said_to_be_that() {
+async fn an_unreadable_kernel_is_reported_as_such() {
     let kernel = SharedKernel::default();
     *kernel.unreadable.lock().unwrap() = true;
     let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
     let generation = handle.apply(desired(1));
-    // The first may have been on its way before; with the third, the second has been told of.
+    // The first failure may have been under way already. By the third, the second was published.
     kernel.await_failures(3).await;
     let refusal =
         handle.settled(generation, &Scope::Everything, Duration::from_millis(1)).await.unwrap_err();
@@ -260,7 +261,7 @@ async fn a_kernel_that_cannot_be_read_is_said_to_be_that() {
 }
 
 #[tokio::test]
-async fn damage_that_nobody_tells_of_is_mended_too() {
+async fn damage_without_an_event_is_repaired() {
     let kernel = SharedKernel::default();
     let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
     let generation = handle.apply(desired(1));
@@ -272,7 +273,7 @@ async fn damage_that_nobody_tells_of_is_mended_too() {
 }
 
 #[tokio::test]
-async fn a_network_that_cannot_be_read_is_nobody_elses_affair() {
+async fn an_unreadable_network_does_not_affect_others() {
     let kernel = SharedKernel::default();
     let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
     let generation = handle.apply(desired(1));
@@ -296,7 +297,7 @@ async fn a_network_that_cannot_be_read_is_nobody_elses_affair() {
             .problems()
             .any(|line| line.contains("VNI 7") && line.ends_with("too slow"))
     );
-    // What cannot be read is left as it is, also where it is not wanted any more.
+    // An unreadable segment is left alone, even if it is not desired.
     let generation = handle.apply(Desired::default());
     assert!(
         handle.settled(generation, &Scope::Everything, Duration::from_millis(1)).await.is_err()

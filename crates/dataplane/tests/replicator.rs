@@ -1,5 +1,4 @@
-//! The thread that keeps forwarding tables as they are wanted: trying again, reading anew, and
-//! telling when it is done.
+//! The replicator: retries, rereads, and reports completion.
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by failing")]
 
@@ -11,8 +10,8 @@ use std::time::Duration;
 use shoutd_core::multicast::{Memberships, Replication, SourceFilter, SourceGroup};
 use shoutd_core::plane::{Desired, Destination, Forwarding, Segment, Tier, Vtep};
 use shoutd_core::{MacAddress, Vni};
-use shoutd_dataplane::testing::FakeKernel;
 use shoutd_dataplane::testing::FakeForwarding;
+use shoutd_dataplane::testing::FakeKernel;
 use shoutd_dataplane::{Reconciler, Scope, Unsettled};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -25,7 +24,7 @@ fn remote(last: u8) -> IpAddr {
     Ipv4Addr::new(192, 0, 2, last).into()
 }
 
-/// A network of which so many groups go to one other host.
+/// A network with this many groups, each with one remote.
 fn desired(groups: u32) -> Desired {
     let group = |number| (None, Ipv4Addr::from(0xef01_0000 + number).into());
     let replication = Replication {
@@ -56,7 +55,7 @@ fn is_as_wanted_by(tier: Tier, forwarding: &FakeForwarding, desired: &Desired) -
 }
 
 #[tokio::test]
-async fn what_is_applied_holds_when_it_is_settled_and_costs_what_has_changed() {
+async fn an_applied_state_holds_when_settled_and_a_change_costs_its_size() {
     let kernel = FakeKernel::default();
     let forwarding = kernel.forwarding.clone();
     let handle = Reconciler::spawn(kernel, Tier::VxlanMdb).unwrap();
@@ -74,12 +73,12 @@ async fn what_is_applied_holds_when_it_is_settled_and_costs_what_has_changed() {
     }
     let content = forwarding.content();
     assert_eq!(content.changes - changes, 1 + 1 + 1 + 4);
-    // Reading anew happens by the clock alone, and no clock goes that fast.
+    // Only the clock causes a reread, and the test is faster than that.
     assert!(content.reads <= reads + 1, "{} after {reads}", content.reads);
 }
 
 #[tokio::test]
-async fn what_fails_is_read_anew_and_tried_until_it_holds() {
+async fn a_failed_change_is_reread_and_retried_until_it_succeeds() {
     for tier in Tier::ALL {
         let kernel = FakeKernel::default();
         let forwarding = kernel.forwarding.clone();
@@ -95,7 +94,7 @@ async fn what_fails_is_read_anew_and_tried_until_it_holds() {
 }
 
 #[tokio::test]
-async fn what_keeps_failing_is_said() {
+async fn a_persistent_failure_is_reported() {
     let kernel = FakeKernel::default();
     kernel.forwarding.content().faults = (0..100_000).map(|_| true).collect();
     let handle = Reconciler::spawn(kernel, Tier::VxlanMdb).unwrap();
@@ -108,15 +107,15 @@ async fn what_keeps_failing_is_said() {
     );
     assert_eq!(
         handle.forwarding_problems()[0],
-        "network with VNI 7, setting up where packets go: injected fault: change"
+        "network with VNI 7, programming replication and pins: injected fault: change"
     );
-    // It is nobody else's failure.
+    // Another port's scope is not affected.
     let other = Scope::Segment { vni: Vni::new(8).unwrap() };
     handle.settled(generation, &other, PATIENCE).await.unwrap();
 }
 
 #[tokio::test]
-async fn what_was_left_of_another_tier_goes() {
+async fn entries_of_another_tier_are_removed() {
     let kernel = FakeKernel::default();
     let forwarding = kernel.forwarding.clone();
     let left = Forwarding::wanted(&desired(5).segments[&vni()], Tier::MulticastFdb);
@@ -137,26 +136,26 @@ async fn memberships_are_passed_on() {
     kernel.forwarding.content().memberships.insert(vni(), memberships.clone());
     let handle = Reconciler::spawn(kernel, Tier::VxlanMdb).unwrap();
     let mut watch = handle.memberships();
-    let heard = watch.wait_for(|all| all.get(&vni()) == Some(&memberships));
-    tokio::time::timeout(PATIENCE, heard).await.unwrap().unwrap();
+    let known = watch.wait_for(|all| all.get(&vni()) == Some(&memberships));
+    tokio::time::timeout(PATIENCE, known).await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn what_one_network_listens_to_is_passed_on_though_that_of_another_cannot_be_read() {
+async fn memberships_are_passed_on_while_another_networks_cannot_be_read() {
     let kernel = FakeKernel::default();
     let memberships = Memberships { router: true, ..Memberships::default() };
     kernel.forwarding.content().memberships.insert(vni(), memberships.clone());
     kernel.forwarding.content().memberships_unreadable = true;
     let handle = Reconciler::spawn(kernel, Tier::VxlanMdb).unwrap();
     let mut watch = handle.memberships();
-    let heard = watch.wait_for(|all| all.get(&vni()) == Some(&memberships));
-    tokio::time::timeout(PATIENCE, heard).await.unwrap().unwrap();
+    let known = watch.wait_for(|all| all.get(&vni()) == Some(&memberships));
+    tokio::time::timeout(PATIENCE, known).await.unwrap().unwrap();
 }
 
-/// Where hosts come to name a source and come off it again, its entry is made once; nothing of it
-/// is taken away but a host that does not want it.
+/// When hosts start and stop selecting a source, its entry is added once. After that only hosts
+/// that exclude the source are removed from it.
 #[tokio::test]
-async fn the_entry_of_a_source_stays_while_anybody_listens_to_its_group() {
+async fn an_sg_entry_is_retained_while_its_group_has_members() {
     let kernel = FakeKernel::default();
     let forwarding = kernel.forwarding.clone();
     let handle = Reconciler::spawn(kernel, Tier::VxlanMdb).unwrap();
@@ -173,7 +172,7 @@ async fn the_entry_of_a_source_stays_while_anybody_listens_to_its_group() {
     let everyone = ((None, group), [2, 3].as_slice());
     let (unnamed, named) = (with(&[everyone]), with(&[everyone, (source, &[2])]));
     let other = ((None, Ipv4Addr::new(239, 1, 1, 2).into()), [2].as_slice());
-    // What is wanted, how many changes that takes, and where the source's packets go then.
+    // The desired state, the expected number of changes, and the expected remotes of the source.
     let steps = [
         (&unnamed, None, None),
         (&named, Some(1), Some(vec![2])),
@@ -198,7 +197,7 @@ async fn the_entry_of_a_source_stays_while_anybody_listens_to_its_group() {
 }
 
 #[tokio::test]
-async fn the_entry_of_a_source_stays_through_a_restart() {
+async fn an_sg_entry_is_retained_through_a_restart() {
     let group = Ipv4Addr::new(239, 1, 1, 1).into();
     let source = (Some(Ipv4Addr::new(10, 0, 0, 1).into()), group);
     let hosts = BTreeSet::from([2, 3].map(remote));
@@ -217,10 +216,9 @@ async fn the_entry_of_a_source_stays_through_a_restart() {
     assert_eq!((content.changes, &content.tables[&vni()]), (0, &found));
 }
 
-/// As when a daemon is started anew, and has yet to hear of the other host.
+/// A daemon restarts and has not received the other host's advertisement.
 #[tokio::test]
-async fn what_is_found_stays_while_it_is_not_known_what_is_wanted_and_is_not_read_again_and_again()
-{
+async fn found_entries_stay_while_advertisements_are_missing_and_are_not_reread() {
     let kernel = FakeKernel::default();
     let forwarding = kernel.forwarding.clone();
     let mut before = desired(5);
@@ -241,7 +239,7 @@ async fn what_is_found_stays_while_it_is_not_known_what_is_wanted_and_is_not_rea
     assert!(forwarding.content().tables[&vni()] == found);
     assert_eq!(forwarding.content().changes, 0);
 
-    // What another host joins meanwhile costs that change, and no look at all there is.
+    // A join on another host costs one change and no reread.
     let reads = forwarding.content().reads;
     for group in 100..110 {
         let key = (None, Ipv4Addr::from(0xef01_0000 + group).into());
@@ -251,7 +249,7 @@ async fn what_is_found_stays_while_it_is_not_known_what_is_wanted_and_is_not_rea
         handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
     }
     assert_eq!(forwarding.content().changes, 10);
-    // Reading anew happens by the clock alone, and no clock goes that fast.
+    // Only the clock causes a reread, and the test is faster than that.
     let read = forwarding.content().reads;
     assert!(read <= reads + 1, "{read} after {reads}");
 

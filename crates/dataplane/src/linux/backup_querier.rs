@@ -1,45 +1,44 @@
-//! Asking containers which groups they want where a bridge does not: where it leaves that to
-//! another, and in VLANs.
+//! The backup querier: queries containers where the bridge does not, because another querier is
+//! active, and in VLANs.
 //!
-//! A bridge is silent while somebody else queries behind it (`br_multicast_query_received`), as
-//! multicast routers in containers do, and goes by what is answered to him. A container can query
-//! so that nobody answers in time: with response times of hours, or so that others do not hear it.
-//! Then memberships run out, and receivers of its host hear nothing any more. So where another
-//! asks, shoutd asks as well, as often as the bridge would, out of each port by itself: past the
-//! bridge, which would take it for one more that queries, and leave to it whatever there is to ask
-//! of those who leave.
+//! A bridge does not query while another querier is active behind it
+//! (`br_multicast_query_received`), such as a multicast router in a container, and relies on the
+//! answers to that querier. A container can query so that no answer comes in time: with response
+//! times of hours, or so that the other ports do not receive it. Then memberships expire, and
+//! receivers on this host get nothing. So while another querier is active, shoutd queries at the
+//! bridge's interval. The queries go out of each port directly and bypass the bridge, which would
+//! otherwise take shoutd for another querier and leave it the group-specific queries after a leave.
 //!
-//! A container may have interfaces of VLANs on the one it was given. The bridge takes what is
-//! reported there for memberships of the port, as it does without a tag, but its queries have none,
-//! and nobody answers them in a VLAN. So the guard notes where reports come from, and shoutd asks
-//! there, and once more at once when a membership ended that a VLAN of the same container may still
-//! have.
+//! A container may add VLAN interfaces to its interface. The bridge takes reports in a VLAN for
+//! memberships of the port, but sends its queries untagged, so members in a VLAN do not answer. The
+//! IGMP/MLD filter therefore records the VLANs of reports, and shoutd queries in them. It also
+//! queries at once after a membership ended, because a VLAN of the same container may still have
+//! that membership.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use shoutd_netlink::{Error, GroupQuerier, IgmpMldFilter, Namespace, Route};
 
-/// Of whatever interval a bridge has, how often it is asked at the most.
+/// Minimum query interval, whatever the bridge's is.
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-/// VLANs of a network in which is asked, however many reports came from. Who made more of them up
-/// is not served in them.
+/// VLANs of a network that are queried. A container that uses more loses memberships in the rest.
 const VLANS_MAX: usize = 1024;
 
-/// How long the answer may take of those who may have lost a membership that they still want.
+/// Maximum response time after a membership ended that another member may still have.
 const SOON: Duration = Duration::from_millis(200);
 
-/// What is asked in one network.
+/// The backup querier of one network.
 #[derive(Debug)]
 pub(super) struct BackupQuerier {
     namespace: Namespace,
-    questioner: Option<GroupQuerier>,
+    querier: Option<GroupQuerier>,
     next: Instant,
-    /// Where reports came from, when that was last looked up: the port, and the VLAN behind it.
+    /// The port and VLAN of recent reports, as last read.
     vlans: BTreeSet<(u32, u16)>,
     next_in_vlans: Instant,
-    /// Ports at which memberships ended since.
+    /// Ports at which a membership ended since the last query.
     ended: BTreeSet<u32>,
     ended_asked_at: Option<Instant>,
 }
@@ -48,7 +47,7 @@ impl BackupQuerier {
     pub(super) fn new(namespace: &Namespace) -> Self {
         Self {
             namespace: namespace.clone(),
-            questioner: None,
+            querier: None,
             next: Instant::now(),
             vlans: BTreeSet::new(),
             next_in_vlans: Instant::now(),
@@ -57,22 +56,22 @@ impl BackupQuerier {
         }
     }
 
-    /// A membership ended at this port.
+    /// Records that a membership ended at this port.
     pub(super) fn note_end(&mut self, port: u32) {
         self.ended.insert(port);
     }
 
-    /// Asks in VLANs, if it is time to.
+    /// Queries in VLANs if it is due.
     pub(super) fn follow_vlans(&mut self, route: &mut Route, bridge: u32) -> Result<(), Error> {
         let now = Instant::now();
         if now >= self.next_in_vlans {
             self.next_in_vlans = now + INTERVAL_MIN;
-            let Some(querying) = route.querying(bridge)? else {
+            let Some(state) = route.querier_state(bridge)? else {
                 return Ok(());
             };
-            self.next_in_vlans = now + querying.interval.max(INTERVAL_MIN);
+            self.next_in_vlans = now + state.interval.max(INTERVAL_MIN);
             self.vlans = IgmpMldFilter::open(&self.namespace)?.vlans()?;
-            return self.ask_in_vlans(querying.response, |_| true);
+            return self.ask_in_vlans(state.response, |_| true);
         }
         let is_time = self.ended_asked_at.is_none_or(|at| at.elapsed() >= INTERVAL_MIN);
         if self.ended.is_empty() || !is_time {
@@ -80,7 +79,7 @@ impl BackupQuerier {
         }
         self.ended_asked_at = Some(now);
         let ended = std::mem::take(&mut self.ended);
-        // There may be new ones.
+        // The filter may have recorded new ones.
         self.vlans = IgmpMldFilter::open(&self.namespace)?.vlans()?;
         self.ask_in_vlans(SOON, |port| ended.contains(&port))
     }
@@ -91,16 +90,16 @@ impl BackupQuerier {
         if vlans.is_empty() {
             return Ok(());
         }
-        let questioner = GroupQuerier::open(&self.namespace)?;
-        // A port may be gone by now.
+        let querier = GroupQuerier::open(&self.namespace)?;
+        // A port may be gone by now; the others are still queried.
         let asked = vlans
             .into_iter()
-            .map(|(port, vlan)| questioner.ask_for_all(*port, Some(*vlan), within));
+            .map(|(port, vlan)| querier.send_general_queries(*port, Some(*vlan), within));
         asked.fold(Ok(()), Result::and)
     }
 
-    /// Asks behind these ports if it is time to, and another than the bridge does; if it is not
-    /// known, too. Whom one question does not reach, the next will: a membership lasts for several.
+    /// Queries these ports if it is due and a querier other than the bridge is active, or may be. A
+    /// lost query does no harm: a membership lasts for several.
     pub(super) fn follow(
         &mut self,
         route: &mut Route,
@@ -111,21 +110,21 @@ impl BackupQuerier {
             return Ok(());
         }
         self.next = Instant::now() + INTERVAL_MIN;
-        let Some(querying) = route.querying(bridge)? else {
+        let Some(state) = route.querier_state(bridge)? else {
             return Ok(());
         };
-        self.next = Instant::now() + querying.interval.max(INTERVAL_MIN);
-        if querying.is_by_another == Some(false) {
-            self.questioner = None;
+        self.next = Instant::now() + state.interval.max(INTERVAL_MIN);
+        if state.is_by_another == Some(false) {
+            self.querier = None;
             return Ok(());
         }
-        let questioner = match self.questioner.take() {
-            Some(questioner) => questioner,
+        let querier = match self.querier.take() {
+            Some(querier) => querier,
             None => GroupQuerier::open(&self.namespace)?,
         };
-        let questioner = self.questioner.insert(questioner);
+        let querier = self.querier.insert(querier);
         ports
-            .map(|port| questioner.ask_for_all(port, None, querying.response))
+            .map(|port| querier.send_general_queries(port, None, state.response))
             .fold(Ok(()), Result::and)
     }
 }

@@ -1,16 +1,16 @@
-//! Containers' groups, taken from what the kernel says of their namespaces instead of from their
-//! reports.
+//! Early joins: memberships taken from the kernel's notifications of joins, before the container's
+//! report.
 //!
-//! The kernel waits for two ticks of its clock or three before it sends a report
-//! (`igmp_ifc_event`): 8 to 12 ms at 250 Hz, most of the time that passes until a receiver is
-//! served. So the bridge is told of the membership as soon as it is there; the report that follows
-//! confirms it, and all that comes after goes by reports alone. Of sources the kernel tells nothing
-//! by itself. For a group that is for chosen sources only (RFC 4607) it is looked up which these
-//! are; a lookup takes some hundred microseconds, and nearly all joins are of other ranges and for
-//! all sources. So a group of another range that is joined for some sources is served from all at
-//! first. To the bridge the report that names these is then an addition to all (RFC 3376, section
-//! 6.4.1), and it would ask nobody: so it is asked here, and after two seconds only these are
-//! served.
+//! The kernel waits two or three ticks before it sends a report (`igmp_ifc_event`): 8 to 12 ms at
+//! 250 Hz, most of the time until a receiver gets its stream. So we add the membership to the
+//! bridge's MDB at once. The report then confirms it, and everything after goes by reports alone.
+//!
+//! The notification has no sources. For a group of the SSM ranges (RFC 4607) we look them up, which
+//! takes a few hundred microseconds. Nearly all other joins are (\*,G), so we do not look there. An
+//! SSM join to a group of another range is therefore added as (\*,G) at first. To the bridge, the
+//! report with its sources is then an addition to EXCLUDE mode (RFC 3376, section 6.4.1), and the
+//! bridge would not query the group. So we query it: after two seconds only those sources are
+//! forwarded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -26,35 +26,35 @@ use super::rate_limiter::RateLimiter;
 use super::registry::Registry;
 use super::source_filters::SourceFilters;
 
-/// How often the ports are listed at the most, for an interface that is at none of those known:
-/// containers have others, and so has the host.
+/// Minimum time between listings of the ports, for an interface that is not at any known port.
+/// Containers have other interfaces, and so has the host.
 const LIST_PERIOD: Duration = Duration::from_millis(100);
-/// Events taken from a network in a second. Whoever makes more of them has its reports, like all
-/// others in its network until the second is over.
+/// Events accepted per network and second. Beyond, all containers of the network depend on their
+/// reports until the second is over.
 const EVENTS_PER_SECOND: usize = 5_000;
-/// How long after a join that was told early its report may come.
+/// How long after an early join its report may arrive.
 const REPORT_AGE_MAX: Duration = Duration::from_secs(10);
-/// Joins of which it is remembered that they were told early. Of what is forgotten for want of room
-/// nobody is asked: more than is wanted may be served.
+/// Early joins remembered. For a forgotten one we do not query, so its port may get sources that it
+/// has not selected.
 const EARLY_MAX: usize = 4096;
 
-/// The joins of one network's containers.
+/// The early joins of one network.
 #[derive(Debug)]
 pub(super) struct EarlyJoins {
     monitor: Option<JoinMonitor>,
-    /// The ports that containers' ends were last seen at.
+    /// The port of each container interface, as last listed.
     ports: BTreeMap<Peer, u32>,
     listed_at: Option<Instant>,
     rate_limiter: RateLimiter,
     chosen: SourceFilters,
     namespace: Namespace,
-    /// The memberships of all sources that were made here, by port and group.
+    /// Our early (\*,G) joins, by port and group.
     made: BTreeMap<(u32, IpAddr), Instant>,
-    questioner: Option<GroupQuerier>,
+    querier: Option<GroupQuerier>,
 }
 
 impl EarlyJoins {
-    /// On a kernel that does not tell of joins there are none.
+    /// On a kernel without notifications of joins this does nothing.
     pub(super) fn open(namespace: &Namespace, registry: &Arc<Registry>) -> Result<Self, Error> {
         let monitor = JoinMonitor::open(namespace)?;
         Ok(Self {
@@ -65,16 +65,16 @@ impl EarlyJoins {
             chosen: SourceFilters::new(registry.clone()),
             namespace: namespace.clone(),
             made: BTreeMap::new(),
-            questioner: None,
+            querier: None,
         })
     }
 
-    /// What to wait for.
+    /// The descriptor to poll.
     pub(super) fn event(&self) -> Option<BorrowedFd<'_>> {
         self.monitor.as_ref().filter(|_| !self.rate_limiter.is_used_up()).map(AsFd::as_fd)
     }
 
-    /// Tells the bridge of what was joined since the last time.
+    /// Adds the joins since the last call to the bridge's MDB.
     pub(super) fn follow(&mut self, route: &mut Route, bridge: u32) -> Result<(), Error> {
         let Some(monitor) = self.monitor.as_ref().filter(|_| !self.rate_limiter.is_used_up())
         else {
@@ -101,8 +101,8 @@ impl EarlyJoins {
         route.join_groups(bridge, &joins)
     }
 
-    /// What these groups were joined for. If a program has not said yet which sources it wants, its
-    /// report will.
+    /// The memberships to add for these groups. If a socket has no sources yet, its report will
+    /// have them.
     fn joins_at(
         &mut self,
         port: u32,
@@ -111,7 +111,7 @@ impl EarlyJoins {
         route: &mut Route,
     ) -> Vec<Join> {
         let (chosen, any): (Vec<IpAddr>, Vec<IpAddr>) =
-            groups.into_iter().partition(|group| is_for_chosen_sources(*group));
+            groups.into_iter().partition(|group| is_ssm(*group));
         let mut joins: Vec<Join> =
             any.into_iter().map(|group| Join { port, group, sources: BTreeSet::new() }).collect();
         if !chosen.is_empty() {
@@ -132,28 +132,31 @@ impl EarlyJoins {
         self.made.extend(of_all.map(|join| ((join.port, join.group), now)));
     }
 
-    /// Takes note that a port wants a group from a source of its choice. If it was said here that
-    /// it wants all, it is asked whether that is so.
+    /// Records that a port reported a source of a group. If we added that group as (\*,G), the
+    /// members are queried.
     pub(super) fn note_source(&mut self, bridge: u32, port: u32, group: IpAddr) {
         if self.made.remove(&(port, group)).is_some_and(|at| at.elapsed() < REPORT_AGE_MAX)
-            && let Err(error) = self.ask(bridge, group)
+            && let Err(error) = self.query(bridge, group)
         {
-            debug!("more than is wanted of {group} is served for some minutes: {error}");
+            debug!(
+                "cannot query {group}, so unselected sources may be forwarded until its \
+                 membership expires: {error}"
+            );
         }
     }
 
-    fn ask(&mut self, bridge: u32, group: IpAddr) -> Result<(), Error> {
-        let questioner = match self.questioner.take() {
-            Some(questioner) => questioner,
+    fn query(&mut self, bridge: u32, group: IpAddr) -> Result<(), Error> {
+        let querier = match self.querier.take() {
+            Some(querier) => querier,
             None => GroupQuerier::open(&self.namespace)?,
         };
-        self.questioner.insert(questioner).ask(bridge, group)
+        self.querier.insert(querier).query_group(bridge, group)
     }
 
-    /// The port that leads to this end of a veth, if one does.
+    /// The port at this end of a veth, if there is one.
     fn port_of(&mut self, end: Peer, route: &mut Route) -> Result<Option<u32>, Error> {
         if let Some(&port) = self.ports.get(&end) {
-            // Indexes and numbers of namespaces are used again.
+            // Indexes and namespace ids are reused.
             if route.link_at(port)?.is_some_and(|link| link.peer == Some(end)) {
                 return Ok(Some(port));
             }
@@ -171,9 +174,8 @@ impl EarlyJoins {
     }
 }
 
-/// Whether a group is of the ranges of source-specific multicast (RFC 4607, section 1): 232.0.0.0/8
-/// and ff3x::/32.
-fn is_for_chosen_sources(group: IpAddr) -> bool {
+/// Whether a group is in the SSM ranges, 232.0.0.0/8 and ff3x::/32 (RFC 4607, section 1).
+fn is_ssm(group: IpAddr) -> bool {
     match group {
         IpAddr::V4(group) => group.octets()[0] == 232,
         IpAddr::V6(group) => matches!(group.segments(), [first, 0, ..] if first & 0xfff0 == 0xff30),
@@ -185,8 +187,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ranges_of_source_specific_multicast() {
-        let is_in = |group: &str| is_for_chosen_sources(group.parse().unwrap());
+    fn ssm_ranges_are_recognized() {
+        let is_in = |group: &str| is_ssm(group.parse().unwrap());
         assert!(["232.1.2.3", "ff3e::8000:1", "ff35::1"].into_iter().all(is_in));
         assert!(
             !["239.1.2.3", "231.0.0.1", "233.0.0.1", "ff05::1", "ff3e:30::1"]

@@ -1,5 +1,4 @@
-//! Changing what there is. Of everything that is made the mark comes last, so that what has one is
-//! whole.
+//! Executing actions. The owner tag of a device is set last, so a tagged device is complete.
 
 use std::net::Ipv6Addr;
 use std::path::Path;
@@ -22,10 +21,11 @@ use super::observe::{is_link_local, multicast_routes};
 use super::{GROUP, LEARNED_READ_MAX, LinuxKernel, is_everywhere, is_ours, write_setting};
 use crate::kernel::KernelError;
 
-/// Time to live of VXLAN packets: as far as any underlay is wide, as hosts' own packets.
+/// TTL of VXLAN packets, as of the host's own packets: enough for any underlay.
 const TTL: u8 = 64;
 
-/// Every bridge has these. How long memberships last is changed if that is what the kernel chose.
+/// The settings of every bridge. We replace the membership interval only if it is the kernel's
+/// default.
 fn bridge_settings(before: Option<&Kind>) -> BridgeSettings {
     let kept = match before {
         Some(Kind::Bridge(found)) => {
@@ -36,15 +36,15 @@ fn bridge_settings(before: Option<&Kind>) -> BridgeSettings {
     BridgeSettings {
         snooping: true,
         querier: true,
-        // It has no address; queries come from 0.0.0.0, and so never win over a real multicast
-        // router's (RFC 4541, section 2.1.1).
+        // The bridge has no address. Its IGMP queries have source 0.0.0.0 and never win an election
+        // against a real multicast router (RFC 4541, section 2.1.1).
         query_use_ifaddr: false,
         multicast_router: MULTICAST_ROUTER_ALWAYS,
         igmp_version: IGMP_VERSION,
         mld_version: MLD_VERSION,
         groups_max: GROUPS_MAX,
         membership_interval: Some(kept.unwrap_or(MEMBERSHIP_INTERVAL)),
-        // No loop can be made of veths and one tunnel; ports forward at once.
+        // Veths and one tunnel cannot form a loop, so ports forward at once.
         forward_delay: 0,
         stp: false,
         learned_max: Some(limit(LEARNED_MAX)),
@@ -64,7 +64,7 @@ impl LinuxKernel {
             Action::TuneBridge { vni, mtu } => {
                 let ipv6 = self.ipv6;
                 if self.segment(*vni)?.tune_bridge(*vni, *mtu, ipv6)? {
-                    self.registry.note_begun_anew(*vni);
+                    self.registry.note_snooping_restart(*vni);
                 }
                 Ok(())
             }
@@ -103,15 +103,15 @@ impl LinuxKernel {
             }
             Action::ForgetLearned { vni } => {
                 let segment = self.segment(*vni)?;
-                // No event says that it is gone.
+                // Removal makes no event that invalidates the reading.
                 segment.reading = None;
-                Ok(segment.route.forget_learnt(LEARNED_READ_MAX).map(drop)?)
+                Ok(segment.route.remove_learned(LEARNED_READ_MAX).map(drop)?)
             }
             Action::DeletePort { vni, name } => self.segment(*vni)?.delete(*vni, name.as_str()),
         }
     }
 
-    /// The open segment. It is opened by its name, if it is not open yet.
+    /// The open segment; opens it by its name if necessary.
     fn segment(&mut self, vni: Vni) -> Result<&mut SegmentHandle, KernelError> {
         let name = namespace_name(vni);
         if !self.segments.contains_key(&vni)
@@ -139,16 +139,15 @@ impl LinuxKernel {
         let ipv6 = self.ipv6;
         let namespace = self.named.create(&namespace_name(vni), move || {
             if ipv6 {
-                // Devices made later have these from the start: no address by themselves, nothing
-                // believed from a container's router advertisements. (1 is
-                // `IN6_ADDR_GEN_MODE_NONE`.)
+                // Defaults for the devices made later: no automatic address, and router
+                // advertisements from containers are ignored. (1 is `IN6_ADDR_GEN_MODE_NONE`.)
                 write_setting("ipv6/conf/default/addr_gen_mode", "1")?;
                 write_setting("ipv6/conf/default/accept_ra", "0")?;
                 write_setting("ipv6/conf/default/autoconf", "0")?;
             }
-            // Where Docker has loaded br_netfilter, frames would take a turn through this
-            // namespace's empty iptables. Before kernel 5.3 these settings are the host's alone,
-            // and not to be seen here.
+            // Where Docker has loaded br_netfilter, frames would traverse this namespace's empty
+            // iptables. Before kernel 5.3 these settings are the host's alone and do not exist
+            // here.
             for table in ["arptables", "ip6tables", "iptables"] {
                 let _ = write_setting(&format!("bridge/bridge-nf-call-{table}"), "0");
             }
@@ -166,8 +165,8 @@ impl LinuxKernel {
             .filter(|link| !is_everywhere(link))
             .partition(is_ours);
         for link in &ours {
-            // Deleting the namespace would do it too, but at some later time; until then the VNI
-            // could not be used again.
+            // Deleting the namespace deletes the devices too, but later. Until then the VNI cannot
+            // be reused.
             segment.route.delete_link(link.index)?;
         }
         segment.igmp_mld_filter.remove()?;
@@ -199,7 +198,7 @@ impl LinuxKernel {
             addresses_max: limit(TUNNEL_ADDRESSES_MAX),
         };
         self.host_route.create_vxlan(&new, &into)?;
-        self.segment(vni)?.set_mark(vni, TUNNEL, &OwnerTag::Network(network.clone()), None)
+        self.segment(vni)?.set_owner_tag(vni, TUNNEL, &OwnerTag::Network(network.clone()), None)
     }
 
     fn create_port(
@@ -209,12 +208,12 @@ impl LinuxKernel {
         (mtu, learning): (u16, bool),
         place: &Place,
     ) -> Result<(), KernelError> {
-        let mark = OwnerTag::Endpoint(port.endpoint.clone());
+        let tag = OwnerTag::Endpoint(port.endpoint.clone());
         let far_name = match place {
             Place::Host => port.container_name.as_str().to_owned(),
             Place::Sandbox(path) => {
                 let route = &mut self.sandbox(path)?.route;
-                delete_remains(route, &mark)?;
+                delete_remains(route, &tag)?;
                 free_name(route)?
             }
         };
@@ -230,7 +229,7 @@ impl LinuxKernel {
         segment.route.create_veth(&NewVeth {
             near: VethEnd { name: near_name.as_str(), group: GROUP, mtu: mtu_octets, mac: None },
             master: Some(bridge),
-            // The far end is the container's: it can be told by its other end, so it needs no
+            // The far end belongs to the container. The near end identifies it, so it needs no
             // group.
             far: VethEnd { name: &far_name, group: 0, mtu: mtu_octets, mac: Some(port.mac.0) },
             far_namespace: &far_namespace,
@@ -243,7 +242,7 @@ impl LinuxKernel {
         let far = find(far_route, &far_name, &place_name)?;
         far_route.change_link(
             far.index,
-            &LinkChange { alias: Some(&mark.to_string()), ..LinkChange::default() },
+            &LinkChange { alias: Some(&tag.to_string()), ..LinkChange::default() },
         )?;
         if matches!(place, Place::Sandbox(_)) {
             far_route
@@ -253,19 +252,20 @@ impl LinuxKernel {
         let segment = self.segment(vni)?;
         let near = segment.own(vni, near_name.as_str())?.index;
         segment.route.set_port(near, learning, Some(limit(GROUPS_PER_PORT_MAX)))?;
-        segment.set_mark(vni, near_name.as_str(), &mark, Some(true))
+        segment.set_owner_tag(vni, near_name.as_str(), &tag, Some(true))
     }
 }
 
 impl SegmentHandle {
-    /// A device of shoutd's in this namespace.
+    /// A device of ours in this namespace.
     fn own(&mut self, vni: Vni, name: &str) -> Result<Link, KernelError> {
         let namespace = namespace_name(vni);
         let link = find(&mut self.route, name, &namespace)?;
         if is_ours(&link) { Ok(link) } else { Err(foreign(&link, namespace)) }
     }
 
-    /// Fails if somebody else's device has this name: "file exists" would not say whose.
+    /// Fails if a foreign device has this name. The kernel's "file exists" would not name the
+    /// owner.
     fn refuse_foreign(&mut self, vni: Vni, name: &str) -> Result<(), KernelError> {
         match self.route.link(name)? {
             Some(link) if !is_ours(&link) => Err(foreign(&link, namespace_name(vni))),
@@ -273,18 +273,18 @@ impl SegmentHandle {
         }
     }
 
-    /// Marks a device that was just made, and perhaps brings it up.
-    fn set_mark(
+    /// Sets the owner tag of a new device, and optionally its up flag.
+    fn set_owner_tag(
         &mut self,
         vni: Vni,
         name: &str,
-        mark: &OwnerTag,
+        tag: &OwnerTag,
         up: Option<bool>,
     ) -> Result<(), KernelError> {
         let index = self.own(vni, name)?.index;
         Ok(self.route.change_link(
             index,
-            &LinkChange { alias: Some(&mark.to_string()), up, ..LinkChange::default() },
+            &LinkChange { alias: Some(&tag.to_string()), up, ..LinkChange::default() },
         )?)
     }
 
@@ -293,24 +293,24 @@ impl SegmentHandle {
             self.route.create_bridge(BRIDGE, GROUP, &bridge_settings(None))?;
         }
         let bridge = self.own(vni, BRIDGE)?;
-        // Its own address set once more is one that was set by somebody, and no longer follows that
-        // of its ports.
-        let mark = OwnerTag::Network(network.clone()).to_string();
+        // Setting the bridge's current address makes it a configured one, which no longer follows
+        // the addresses of its ports.
+        let tag = OwnerTag::Network(network.clone()).to_string();
         Ok(self.route.change_link(
             bridge.index,
-            &LinkChange { mac: bridge.mac, alias: Some(&mark), ..LinkChange::default() },
+            &LinkChange { mac: bridge.mac, alias: Some(&tag), ..LinkChange::default() },
         )?)
     }
 
-    /// Returns whether it had stopped to snoop.
+    /// Returns whether the bridge had stopped snooping.
     fn tune_bridge(&mut self, vni: Vni, mtu: u16, ipv6: bool) -> Result<bool, KernelError> {
         let bridge = self.own(vni, BRIDGE)?;
         let settings = bridge_settings(Some(&bridge.kind));
         let had_stopped = matches!(bridge.kind, Kind::Bridge(found) if !found.snooping);
         if had_stopped {
-            // A querier that begins has everything sent to all ports until all have answered it.
-            // One that goes on would not, and what was joined in the meantime, unseen, would get
-            // nothing.
+            // A bridge that becomes the querier floods all multicast until its ports have had time
+            // to answer. Without this toggle, groups joined unnoticed while snooping was off would
+            // receive nothing.
             let quiet = BridgeSettings { snooping: false, querier: false, ..settings };
             self.route.change_bridge(bridge.index, &quiet)?;
         }
@@ -357,7 +357,7 @@ impl SegmentHandle {
         Ok(self.route.set_port(port, learning, Some(limit(GROUPS_PER_PORT_MAX)))?)
     }
 
-    /// Deletes a device of shoutd's. One that is not there is no error.
+    /// Deletes a device of ours. A missing one is not an error.
     fn delete(&mut self, vni: Vni, name: &str) -> Result<(), KernelError> {
         match self.route.link(name)? {
             Some(link) if !is_ours(&link) => Err(foreign(&link, namespace_name(vni))),
@@ -367,26 +367,26 @@ impl SegmentHandle {
     }
 }
 
-/// A limit as the kernel takes it.
+/// A limit as the kernel's type.
 fn limit(most: usize) -> u32 {
     u32::try_from(most).unwrap_or(u32::MAX)
 }
 
-/// Has a container's interface look for no duplicates of addresses that it gets, and gives it the
-/// link-local address that it has once more. Were that only changed, the search would go on.
+/// Switches off duplicate address detection on a container's interface, and replaces its tentative
+/// link-local address by a new one. Changing the setting alone does not end a detection in
+/// progress.
 fn end_duplicate_detection(
     sandbox: &mut SandboxHandle,
     name: &str,
     place: &str,
 ) -> Result<(), KernelError> {
     let link = find(&mut sandbox.route, name, place)?;
-    // `accept_dad`, which no message of netlink can change. Where it cannot be changed, there is
-    // still an address to be put in place.
-    let set = match link.detects_duplicates {
-        true => {
-            sandbox.namespace.run(|| write_setting(&format!("ipv6/conf/{name}/accept_dad"), "0"))?
-        }
-        false => Ok(()),
+    // `accept_dad` cannot be changed by netlink. If it cannot be changed at all, the address is
+    // still replaced.
+    let set = if link.detects_duplicates {
+        sandbox.namespace.run(|| write_setting(&format!("ipv6/conf/{name}/accept_dad"), "0"))?
+    } else {
+        Ok(())
     };
     let route = &mut sandbox.route;
     let own = route.addresses()?.into_iter().filter(|address| address.link == link.index);
@@ -397,7 +397,7 @@ fn end_duplicate_detection(
     set.map_err(KernelError::Setting)
 }
 
-/// Gives a container's interface, which is up, what it lacks. What it has more stays.
+/// Adds what a container's interface, which is up, lacks. Additional addresses and routes stay.
 fn complete_end(
     route: &mut Route,
     name: &str,
@@ -424,13 +424,13 @@ fn complete_end(
     Ok(())
 }
 
-/// Deletes what is left in a container of an endpoint's earlier interface: the kernel takes a
-/// deleted namespace apart in its own time, and meanwhile the far end of a veth keeps the name that
-/// the new interface must have.
-fn delete_remains(route: &mut Route, mark: &OwnerTag) -> Result<(), KernelError> {
-    let mark = mark.to_string();
-    for link in route.links()?.into_iter().filter(|link| link.alias.as_deref() == Some(&mark)) {
-        // If it goes by itself at this very moment, there is nothing to delete any more.
+/// Deletes remains of an endpoint's earlier interface in a container. The kernel dismantles a
+/// deleted namespace asynchronously. Until it has, the far end of the old veth occupies the name of
+/// the new interface.
+fn delete_remains(route: &mut Route, tag: &OwnerTag) -> Result<(), KernelError> {
+    let tag = tag.to_string();
+    for link in route.links()?.into_iter().filter(|link| link.alias.as_deref() == Some(&tag)) {
+        // If the device vanished in the meantime, there is nothing left to delete.
         if let Err(error) = route.delete_link(link.index)
             && route.link_at(link.index)?.is_some()
         {
@@ -440,7 +440,7 @@ fn delete_remains(route: &mut Route, mark: &OwnerTag) -> Result<(), KernelError>
     Ok(())
 }
 
-/// The first name that Docker would give the interface and that nothing in the container has.
+/// The first interface name that Docker would choose and that is free in the container.
 fn free_name(route: &mut Route) -> Result<String, KernelError> {
     let taken: Vec<String> = route.links()?.into_iter().map(|link| link.name).collect();
     let names = (0..=taken.len()).map(|number| format!("{CONTAINER_PREFIX}{number}"));
@@ -467,7 +467,7 @@ fn place_name(place: &Place) -> String {
     }
 }
 
-/// The link-local address that the kernel would have made of this MAC address (RFC 4291, appendix
+/// The link-local address that the kernel would derive from this MAC address (RFC 4291, appendix
 /// A).
 fn link_local([a, b, c, d, e, f]: Mac) -> IpNet {
     let address = Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]);

@@ -1,4 +1,4 @@
-//! Segments' forwarding tables.
+//! The replication and pins of segments in the Linux kernel.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,12 +18,12 @@ use super::{LEARNED_READ_MAX, PROTOCOL};
 use crate::forwarding::ForwardingTables;
 use crate::kernel::KernelError;
 
-/// The VNI under which what goes nowhere is sent to the host itself. No network has it, so the
-/// VXLAN device drops the packet before it becomes one (`encap_bypass_if_local`): nothing is added
-/// to the host's routes for it, and nothing can leave the host.
+/// The VNI of entries without receivers: they send to the host itself. No network has this VNI, so
+/// the VXLAN device drops the frame before encapsulation (`encap_bypass_if_local`). It needs no
+/// route, and nothing leaves the host.
 const VNI_NOWHERE: u32 = shoutd_core::limits::VNI_NOWHERE;
 
-/// The forwarding tables of the kernel this runs on.
+/// The FDBs, MDBs and group filters of segments.
 #[derive(Debug)]
 pub(super) struct LinuxForwarding {
     registry: Arc<Registry>,
@@ -35,7 +35,7 @@ struct Open {
     namespace: NamespaceId,
     route: Route,
     filter: GroupFilter,
-    /// Indexes of the devices there, by name.
+    /// Indexes of our devices, by name.
     devices: BTreeMap<DeviceName, u32>,
     /// When something was last changed.
     changed_at: Instant,
@@ -120,7 +120,7 @@ impl Open {
                 Change::Unfilter => self.filter.remove(),
                 _ => self.filter.change(&run.iter().filter_map(group).collect::<Vec<_>>()),
             };
-            // Of those that are changed together it is not told which it was.
+            // A batch is atomic, so we cannot tell which change was refused.
             failures.extend(done.err().map(|error| (start, error.into())));
             start += run.len();
         }
@@ -138,8 +138,7 @@ impl ForwardingTables for LinuxForwarding {
         open.refresh()?;
         let tunnel = open.index(vni, TUNNEL)?;
         let mut found = Forwarding::default();
-        // A kernel without such a database has no entries in it, and says so by an error or by
-        // none.
+        // A kernel without VXLAN MDB returns an error or no entries.
         for entry in open.route.tunnel_groups(tunnel, PROTOCOL)? {
             let to = match entry.vni {
                 Some(VNI_NOWHERE) => Destination::Nowhere,
@@ -172,7 +171,7 @@ impl ForwardingTables for LinuxForwarding {
     fn ports(&mut self, vni: Vni) -> Result<BTreeSet<DeviceName>, KernelError> {
         let open = self.open(vni)?;
         let refreshed = open.refresh();
-        // The last of what is looked at when all is read anew.
+        // This is the last call of a full read.
         open.filter.rest();
         if open.changed_at.elapsed() >= BUSY_FOR {
             open.route.rest();
@@ -194,7 +193,7 @@ impl ForwardingTables for LinuxForwarding {
         }
         let tunnel = open.index(vni, TUNNEL)?;
         let mut failures = Vec::new();
-        // In order, in runs that go to the same table.
+        // In order. Consecutive changes of the same table are made together.
         let mut start = 0;
         for run in changes.chunk_by(|a, b| table(a) == table(b)) {
             let failed = match table(&run[0]) {
@@ -222,14 +221,14 @@ impl ForwardingTables for LinuxForwarding {
     }
 }
 
-/// Where a change is made.
+/// The table of a change.
 #[derive(Debug, PartialEq, Eq)]
 enum Table {
-    /// The multicast database of the VXLAN device.
+    /// The MDB of the VXLAN device.
     Groups,
-    /// The forwarding tables of the VXLAN device and of the bridge.
+    /// The FDBs of the VXLAN device and of the bridge.
     Addresses,
-    /// The filter before the VXLAN device.
+    /// The group filter before the VXLAN device.
     Filter,
 }
 
@@ -252,7 +251,7 @@ fn tunnel_group(change: &Change, own: IpAddr) -> Option<(TunnelGroup, bool)> {
     Some((TunnelGroup { source: *source, group: *group, remote, vni }, *add))
 }
 
-/// The entry that a change is about. To let go of a port that is gone there is nothing to do.
+/// The pin of a change. To unpin at a port that is gone there is nothing to do.
 fn pinned(open: &Open, vni: Vni, change: &Change) -> Result<Option<(Pinned, bool)>, KernelError> {
     Ok(match change {
         Change::Group { .. } | Change::Filter { .. } | Change::Unfilter | Change::Admit { .. } => {

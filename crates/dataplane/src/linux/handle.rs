@@ -1,5 +1,4 @@
-//! Open namespaces with the sockets in them, kept from round to round, and what was last read
-//! there.
+//! Open namespaces, their sockets, and their last readings, kept from round to round.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,15 +8,14 @@ use std::time::{Duration, Instant};
 use shoutd_core::plane::{ContainerEnd, DeviceName, ObservedSegment};
 use shoutd_netlink::{Error, IgmpMldFilter, Monitor, Namespace, NamespaceId, Peer, Route};
 
-/// How old something that was read may be though no event said that it changed. Some changes of
-/// devices that are down make no event.
+/// Maximum age of a reading without an event. Some changes of devices that are down make no event.
 const AGE_MAX: Duration = Duration::from_secs(10);
 
-/// Something that was read in a namespace.
+/// Something read in a namespace.
 #[derive(Debug)]
 pub(super) struct Reading<T> {
     pub(super) content: T,
-    /// `None` if it has been tried since to read it anew.
+    /// `None` if a later attempt to read it again failed.
     at: Option<Instant>,
 }
 
@@ -26,13 +24,13 @@ impl<T> Reading<T> {
         Self { content, at: Some(Instant::now()) }
     }
 
-    /// The same, to be read anew as soon as possible.
+    /// The same reading, to be replaced as soon as possible.
     pub(super) fn outdated(self) -> Self {
         Self { at: None, ..self }
     }
 }
 
-/// A monitor, and whether it said anything since the namespace was last read.
+/// A monitor, and whether it reported a change since the last reading.
 #[derive(Debug)]
 pub(super) struct Watch {
     monitor: Monitor,
@@ -44,15 +42,15 @@ impl Watch {
         Self { monitor, changed: AtomicBool::new(true) }
     }
 
-    /// Takes in all events, and says whether one of them is a change.
+    /// Processes all events and returns whether any is a change.
     pub(super) fn drain(&self) -> bool {
         let changed = self.monitor.drain();
         self.changed.fetch_or(changed, Ordering::Relaxed);
         changed
     }
 
-    /// Whether there was a change since this was last asked. To be asked before reading, so that a
-    /// change while reading is kept for next time.
+    /// Whether there was a change since the last call. Call it before reading, so that a change
+    /// during the reading counts for the next one.
     pub(super) fn take(&self) -> bool {
         self.drain();
         self.changed.swap(false, Ordering::Relaxed)
@@ -65,32 +63,32 @@ impl AsFd for Watch {
     }
 }
 
-/// What a segment holds, but for the other ends of its ports: those are read where they are.
+/// The contents of a segment except the other ends of its ports, which are read in their
+/// namespaces.
 #[derive(Debug)]
 pub(super) struct SegmentContent {
     pub(super) observed: ObservedSegment,
     pub(super) peers: Vec<(DeviceName, Peer)>,
 }
 
-/// Why a segment could not be read, and until when that is not tried again.
+/// Why a segment could not be read, and when it may be tried again.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) error: String,
     pub(super) until: Instant,
 }
 
-/// A segment's namespace.
+/// An open segment.
 #[derive(Debug)]
 pub(super) struct SegmentHandle {
     pub(super) namespace: Namespace,
     pub(super) route: Route,
     pub(super) igmp_mld_filter: IgmpMldFilter,
     pub(super) reading: Option<Reading<SegmentContent>>,
-    /// That it could not be read when that was last tried.
+    /// The failure of the last attempt to read it.
     pub(super) failure: Option<Failure>,
     watches: [Watch; 2],
-    /// Which namespaces the numbers stand for that this one knows others by. They hold as long as
-    /// those are open.
+    /// The namespaces behind this namespace's ids of others. They are valid while those are open.
     numbers: BTreeMap<i32, NamespaceId>,
 }
 
@@ -110,8 +108,7 @@ impl SegmentHandle {
         })
     }
 
-    /// Closes what is not needed before the next look: with a thousand networks each descriptor
-    /// counts.
+    /// Closes the sockets for requests: with a thousand networks each descriptor counts.
     pub(super) fn rest(&mut self) {
         self.route.rest();
         self.igmp_mld_filter.rest();
@@ -123,17 +120,17 @@ impl SegmentHandle {
 
     /// Whether it must be read again.
     pub(super) fn is_stale(&mut self) -> bool {
-        // Both are asked, whatever the first says.
+        // Both have side effects, so no short circuit.
         let [links, filters] = self.watches.each_ref().map(Watch::take);
         links || filters || is_old(self.reading.as_ref())
     }
 
-    /// Forgets the numbers of all namespaces but these: the others are no longer open.
+    /// Forgets the ids of all namespaces but these; the others are closed.
     pub(super) fn forget_all_but(&mut self, open: &BTreeSet<NamespaceId>) {
         self.numbers.retain(|_, id| open.contains(id));
     }
 
-    /// Which of these namespaces the number stands for.
+    /// The candidate with this namespace id.
     pub(super) fn numbered<'a>(
         &mut self,
         number: i32,
@@ -153,16 +150,16 @@ impl SegmentHandle {
     }
 }
 
-/// A container's namespace. Its sockets keep it alive, so it must not be kept once its path is
+/// An open container namespace. Its sockets keep it alive, so it must be closed once its path is
 /// gone.
 #[derive(Debug)]
 pub(super) struct SandboxHandle {
     pub(super) namespace: Namespace,
     pub(super) route: Route,
-    /// Its veth ends, by their index.
+    /// Its veth ends by index.
     pub(super) reading: Option<Reading<BTreeMap<u32, ContainerEnd>>>,
     pub(super) watch: Watch,
-    /// Which of these are shoutd's, as far as was asked: only their routes are read.
+    /// The indexes of our interfaces, as far as queried. Only their routes are read.
     pub(super) asked: BTreeSet<u32>,
 }
 

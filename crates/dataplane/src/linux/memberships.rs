@@ -1,4 +1,4 @@
-//! Following the multicast databases of segments' bridges.
+//! Following the MDBs of segments' bridges.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use shoutd_core::limits::GROUPS_PER_PORT_MAX;
 use shoutd_core::multicast::{Knowledge, Mdb, MdbUsage};
 use shoutd_core::plane::{BRIDGE, Desired, DeviceName};
 use shoutd_netlink::{
-    DatabaseChange, DatabaseMonitor, Kind, Listing, Membership, Namespace, NamespaceId, Route,
+    DatabaseChange, DatabaseMonitor, Kind, MdbEntry, Membership, Namespace, NamespaceId, Route,
 };
 use tracing::debug;
 
@@ -26,24 +26,24 @@ use crate::forwarding::{MembershipChange, MembershipSource};
 use crate::kernel::KernelError;
 use crate::mdb_pressure::MdbPressure;
 
-/// How often a database is read anew though no event was lost: what no event tells of is noticed
-/// within this.
+/// How often an MDB is read again although no event was lost. It bounds the delay of changes
+/// without an event.
 const AGE_MAX: Duration = Duration::from_secs(10);
 
-/// How long a bridge that begins to snoop sends everything to all its ports: until all have had the
-/// time to answer its first query (`mcast_query_response_interval` as the kernel has it, RFC 3376,
-/// section 8.3).
-const BEGINNING: Duration = Duration::from_secs(10);
+/// How long a bridge that starts snooping floods all ports: until members have had time to answer
+/// its first query (`mcast_query_response_interval` by the kernel's default, RFC 3376, section
+/// 8.3).
+const FLOODS_FOR: Duration = Duration::from_secs(10);
 
-/// Ports of a crowded bridge that are named.
+/// Ports named in an MDB pressure.
 const NAMED_MAX: usize = 3;
 
-/// The memberships of the kernel this runs on.
+/// The memberships of this host's kernel.
 #[derive(Debug)]
 pub(super) struct LinuxMemberships {
     registry: Arc<Registry>,
     segments: BTreeMap<Vni, FollowedSegment>,
-    /// What should be, once that is known.
+    /// The desired state.
     desired: Arc<Desired>,
 }
 
@@ -56,23 +56,22 @@ struct FollowedSegment {
     queries: BackupQuerier,
     reporting: Reporting,
     database: Mdb,
-    /// Index of the bridge, once there is one.
+    /// Index of the bridge, if it exists.
     bridge: Option<u32>,
-    /// Index of the device that was last seen not to be the bridge: the tunnel, whose database the
-    /// replicator changes by thousands of entries at a time.
+    /// Index of the last device seen that is not the bridge: the tunnel, whose MDB the replicator
+    /// changes by thousands of entries at a time.
     other: Option<u32>,
-    /// What the bridge has room for, as it was last read; of what is taken the database knows.
+    /// The capacity of the bridge's MDB, as last read. The number of entries comes from `database`.
     room: MdbUsage,
     is_crowded: bool,
-    /// Whether it had more than it has room for not long ago, and sends everything to all its
-    /// ports.
-    begins_anew: bool,
-    /// The ports whose groups count: the ends of containers' veths. `None` is one that does not.
+    /// Whether it recently stopped snooping and started again, so it floods all ports.
+    is_flooding: bool,
+    /// The ports whose memberships count: the ends of containers' veths. `None` for other ports.
     ports: BTreeMap<u32, Option<DeviceName>>,
     read_at: Option<Instant>,
-    /// When something was last joined or left.
+    /// When a membership last changed.
     changed_at: Instant,
-    /// Whether nothing was said of it yet.
+    /// Whether nothing has been published of it yet.
     is_new: bool,
 }
 
@@ -81,7 +80,7 @@ impl LinuxMemberships {
         Self { registry, segments: BTreeMap::new(), desired: Arc::default() }
     }
 
-    /// Makes the segments followed those that there are. Adds those that are gone.
+    /// Follows the segments that exist now, and reports the vanished ones.
     fn refresh(&mut self, changes: &mut Vec<MembershipChange>) -> Result<(), KernelError> {
         self.registry.acknowledge();
         let there = self.registry.all();
@@ -113,7 +112,7 @@ impl MembershipSource for LinuxMemberships {
     fn update(&mut self, changes: &mut Vec<MembershipChange>) -> Result<(), KernelError> {
         let mut result = self.refresh(changes);
         for (vni, segment) in &mut self.segments {
-            segment.begins_anew = self.registry.has_begun_anew_within(*vni, BEGINNING);
+            segment.is_flooding = self.registry.restarted_snooping_within(*vni, FLOODS_FOR);
             match segment.update(*vni) {
                 Ok(changed) => changes.extend(changed),
                 Err(error) => result = result.and(Err(error)),
@@ -166,7 +165,7 @@ impl FollowedSegment {
             other: None,
             room: MdbUsage::default(),
             is_crowded: false,
-            begins_anew: false,
+            is_flooding: false,
             ports: BTreeMap::new(),
             read_at: None,
             changed_at: Instant::now(),
@@ -174,14 +173,14 @@ impl FollowedSegment {
         })
     }
 
-    /// Nobody can join before there is a bridge.
+    /// There are no joins before there is a bridge.
     fn joins_to_await(&self) -> Option<BorrowedFd<'_>> {
         self.bridge.and_then(|_| self.early_joins.event())
     }
 
-    /// Takes in what happened since the last time, and returns what is otherwise for that.
+    /// Processes the events since the last call, and returns the changed memberships.
     fn update(&mut self, vni: Vni) -> Result<Vec<MembershipChange>, KernelError> {
-        // What the bridge is told here, it tells in its turn by the events that are read next.
+        // The bridge reports what we add here in the events that we read next.
         if let Some(bridge) = self.bridge
             && let Err(error) = self.early_joins.follow(&mut self.route, bridge)
         {
@@ -197,7 +196,7 @@ impl FollowedSegment {
         };
         if let Err(error) = result {
             self.read_at = None;
-            // Some of what happened was taken in and not told.
+            // Some events were processed but not published.
             self.is_new = true;
             return Err(error);
         }
@@ -219,26 +218,26 @@ impl FollowedSegment {
         Ok(groups.chain(router).collect())
     }
 
-    /// Keeps memberships from running out.
+    /// Sends the backup queries, which keep memberships from expiring.
     fn ask(&mut self) {
         let Some(bridge) = self.bridge else { return };
         let ports = self.ports.iter().filter_map(|(port, name)| name.as_ref().map(|_| *port));
         let asked = self.queries.follow(&mut self.route, bridge, ports);
         let asked_in_vlans = self.queries.follow_vlans(&mut self.route, bridge);
         if let Err(error) = asked.and(asked_in_vlans) {
-            debug!("what containers listen to is not asked now: {error}");
+            debug!("cannot send backup queries: {error}");
         }
     }
 
     fn room(&self) -> MdbUsage {
         MdbUsage {
             taken: self.database.entries(),
-            snoops: self.room.snoops && !self.begins_anew,
+            snoops: self.room.snoops && !self.is_flooding,
             ..self.room
         }
     }
 
-    /// Where there are too many groups.
+    /// The limits that are reached or nearly reached.
     fn mdb_pressures(&self, vni: Vni) -> Vec<MdbPressure> {
         let named = |(port, count): (u32, usize)| Some((self.ports.get(&port)?.clone()?, count));
         let mut counts: Vec<_> =
@@ -255,10 +254,10 @@ impl FollowedSegment {
     }
 
     fn read(&mut self) -> Result<(), KernelError> {
-        // What is read is at least as new as the events that are thrown away; those that come while
-        // it is read are kept.
+        // What we read is at least as new as the discarded events. Events during the reading are
+        // kept.
         self.monitor.discard();
-        // If it fails half way, it is not known any more what was said of it.
+        // If the reading fails halfway, we no longer know what was published.
         let was_new = std::mem::replace(&mut self.is_new, true);
         self.ports.clear();
         self.other = None;
@@ -267,8 +266,8 @@ impl FollowedSegment {
         self.room = bridge.as_ref().map(|link| room(&link.kind)).unwrap_or_default();
         self.bridge = bridge.map(|link| link.index);
         if let Some(bridge) = self.bridge {
-            for listing in self.route.bridge_groups(bridge)? {
-                self.take(listing, true)?;
+            for entry in self.route.bridge_groups(bridge)? {
+                self.take(entry, true)?;
             }
         }
         self.database.note_changes_since(before);
@@ -277,13 +276,13 @@ impl FollowedSegment {
         Ok(())
     }
 
-    /// Takes in what happened, in this order.
+    /// Processes events in order.
     fn take_all(&mut self, events: Vec<DatabaseChange>) -> Result<(), KernelError> {
-        for DatabaseChange { device, listing, present } in events {
+        for DatabaseChange { device, entry, present } in events {
             if self.bridge == Some(device) {
-                self.take(listing, present)?;
+                self.take(entry, present)?;
             } else if self.other != Some(device) {
-                // Of a new bridge everything is read, this and all that follows too.
+                // A new bridge: read its whole MDB. That includes this event and all later ones.
                 if self.route.link(BRIDGE)?.map(|link| link.index) != self.bridge {
                     return self.read();
                 }
@@ -293,18 +292,18 @@ impl FollowedSegment {
         Ok(())
     }
 
-    /// Takes in one entry of the bridge's.
-    fn take(&mut self, listing: Listing, present: bool) -> Result<(), KernelError> {
-        let port = match listing {
-            Listing::Member(member) => member.port,
-            Listing::Router(port) => port,
+    /// Processes one entry of the bridge's MDB.
+    fn take(&mut self, entry: MdbEntry, present: bool) -> Result<(), KernelError> {
+        let port = match entry {
+            MdbEntry::Member(member) => member.port,
+            MdbEntry::Router(port) => port,
         };
         if !self.is_containers(port, present)? {
             return Ok(());
         }
-        match listing {
-            Listing::Router(port) => self.database.set_router(port, present),
-            Listing::Member(member) if present => {
+        match entry {
+            MdbEntry::Router(port) => self.database.set_router(port, present),
+            MdbEntry::Member(member) if present => {
                 self.database.learn(port, member.group, knowledge(member));
                 if let Some(bridge) =
                     self.bridge.filter(|_| member.source.is_some() && !member.blocked)
@@ -312,7 +311,7 @@ impl FollowedSegment {
                     self.early_joins.note_source(bridge, port, member.group);
                 }
             }
-            Listing::Member(member) => {
+            MdbEntry::Member(member) => {
                 self.queries.note_end(port);
                 self.database.forget(port, member.group, member.source);
             }
@@ -320,7 +319,7 @@ impl FollowedSegment {
         Ok(())
     }
 
-    /// Whether a port leads to a container: the bridge itself and the tunnel do not.
+    /// Whether a port leads to a container. The bridge itself and the tunnel do not.
     fn is_containers(&mut self, port: u32, present: bool) -> Result<bool, KernelError> {
         if let Some(known) = self.ports.get(&port) {
             return Ok(known.is_some());

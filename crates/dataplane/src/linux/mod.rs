@@ -1,4 +1,4 @@
-//! The kernel this runs on.
+//! The Linux kernel of this host.
 
 mod backup_querier;
 mod early_joins;
@@ -39,24 +39,23 @@ use underlay_filter::UnderlayFilterHandle;
 
 pub use listeners::listeners;
 
-/// The device group (`IFLA_GROUP`) that shoutd makes devices in: "shou" in ASCII. A device's alias,
-/// which is its mark, cannot be given when it is made; its group can. One that is in the group and
-/// has no mark is therefore what a crash left half made.
+/// The device group (`IFLA_GROUP`) of our devices: "shou" in ASCII. A device can be created in a
+/// group, but its alias, which is the owner tag, can only be set later. So a device in the group
+/// without a tag is the incomplete remainder of a crash.
 const GROUP: u32 = 0x7368_6f75;
 
-/// Entries of forwarding tables that were learnt and that are read, or forgotten, at once: so many
-/// that it can be told that there are too many, in the tables of a bridge and of a VXLAN device
-/// alike.
+/// Learned FDB entries read or removed at once: enough to detect too many in the FDBs of a bridge
+/// and of a VXLAN device together.
 const LEARNED_READ_MAX: usize = 2 * LEARNED_MAX + 1;
 
-/// How long a network's sockets are kept open for what changes at once, since that was last needed.
+/// How long a network's sockets for requests stay open after their last use.
 const BUSY_FOR: Duration = Duration::from_secs(60);
 
-/// Who put an entry into a VXLAN device's multicast database (`MDBE_ATTR_RTPROT`): a number that
-/// iproute2's list gives to nobody, the ASCII code of "s".
+/// The protocol of our MDB entries in VXLAN devices (`MDBE_ATTR_RTPROT`): a number that iproute2's
+/// list does not assign, the ASCII code of "s".
 pub(crate) const PROTOCOL: u8 = 115;
 
-/// The kernel this runs on, seen from one namespace: the host's.
+/// The Linux kernel, seen from the host's network namespace.
 #[derive(Debug)]
 pub struct LinuxKernel {
     host: Namespace,
@@ -64,18 +63,18 @@ pub struct LinuxKernel {
     host_monitor: Monitor,
     underlay_filter: UnderlayFilterHandle,
     named: NamedNamespaces,
-    /// Says when a name comes or goes.
+    /// Reports created and deleted names.
     names: Inotify,
     segments: BTreeMap<Vni, SegmentHandle>,
     sandboxes: BTreeMap<PathBuf, SandboxHandle>,
-    /// Whether the kernel has IPv6 at all.
+    /// Whether the kernel has IPv6.
     ipv6: bool,
     registry: Arc<Registry>,
 }
 
 impl LinuxKernel {
-    /// Takes the calling thread's network namespace for the host's, and keeps segments in
-    /// `directory`, which usually is [`NamedNamespaces::DEFAULT_DIRECTORY`].
+    /// Uses the calling thread's network namespace as the host's, and keeps segments in
+    /// `directory`, usually [`NamedNamespaces::DEFAULT_DIRECTORY`].
     pub fn new(directory: impl Into<PathBuf>) -> Result<Self, KernelError> {
         let host = Namespace::current()?;
         let named = NamedNamespaces::new(directory);
@@ -83,7 +82,7 @@ impl LinuxKernel {
             directory: named.directory().to_owned(),
             error,
         })?;
-        // A name without a namespace is what a crash left: it would be neither found nor deleted.
+        // A crash leaves names without a namespace, which could be neither found nor deleted later.
         for name in named.list()? {
             if namespace_vni(&name).is_some() && named.open(&name)?.is_none() {
                 named.delete(&name)?;
@@ -141,7 +140,7 @@ impl Kernel for LinuxKernel {
             let is_ready = |waiting: &PollFd<'_>| waiting.any().unwrap_or(true);
             let ready =
                 sources.iter().zip(waiting.iter().skip(1)).filter(|(_, waiting)| is_ready(waiting));
-            // Every one is to be drained, also behind the first that has a change.
+            // All are drained, not only up to the first change.
             let changed = ready.fold(false, |changed, (source, _)| source.drain() || changed);
             if changed || waiting.first().is_some_and(is_ready) {
                 return;
@@ -150,7 +149,7 @@ impl Kernel for LinuxKernel {
     }
 }
 
-/// Something that says that there was a change.
+/// A source of change notifications.
 enum Source<'a> {
     Names(&'a Inotify),
     Host(&'a Monitor),
@@ -166,7 +165,7 @@ impl Source<'_> {
         }
     }
 
-    /// Reads all there is to read, and says whether anything of it is a change.
+    /// Reads all pending events and returns whether any is a change.
     fn drain(&self) -> bool {
         match self {
             Self::Names(names) => names.read_events().is_ok(),
@@ -176,7 +175,7 @@ impl Source<'_> {
     }
 }
 
-/// Watches names come and go in a directory, which is made if need be.
+/// Watches a directory for names; creates it if necessary.
 fn watch(directory: &Path) -> io::Result<Inotify> {
     std::fs::create_dir_all(directory)?;
     let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
@@ -187,18 +186,18 @@ fn watch(directory: &Path) -> io::Result<Inotify> {
     Ok(inotify)
 }
 
-/// The mark of a device, if it has one.
-fn mark(link: &Link) -> Option<OwnerTag> {
+/// The owner tag of a device, if it has one.
+fn owner_tag(link: &Link) -> Option<OwnerTag> {
     link.alias.as_deref().and_then(|alias| alias.parse().ok())
 }
 
-/// Whether shoutd made a device that is in a segment's namespace.
+/// Whether a device in a segment's namespace is ours.
 fn is_ours(link: &Link) -> bool {
-    mark(link).is_some() || link.group == GROUP
+    owner_tag(link).is_some() || link.group == GROUP
 }
 
-/// Whether a device is one that every namespace has: loopback, and the fallback devices of tunnel
-/// modules (`net.core.fb_tunnels_only_for_init_net`), which cannot be deleted.
+/// Whether a device exists in every namespace: loopback, and the fallback devices of tunnel modules
+/// (`net.core.fb_tunnels_only_for_init_net`), which cannot be deleted.
 fn is_everywhere(link: &Link) -> bool {
     const FALLBACKS: [&str; 11] = [
         "lo", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "sit0", "ip6tnl0",
@@ -207,8 +206,8 @@ fn is_everywhere(link: &Link) -> bool {
     FALLBACKS.contains(&link.name.as_str())
 }
 
-/// Writes a setting of the calling thread's network namespace: `/proc/sys/net` shows each thread
-/// its own.
+/// Writes a setting of the calling thread's network namespace, which is the one that
+/// `/proc/sys/net` shows.
 fn write_setting(name: &str, value: &str) -> io::Result<()> {
     let path = Path::new("/proc/sys/net").join(name);
     std::fs::write(&path, value).map_err(|error| {

@@ -1,4 +1,4 @@
-//! Reading what there is.
+//! Observing the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use shoutd_core::{MacAddress, Vni};
 use shoutd_netlink::{Address, IpRoute, Kind, Link, Namespace, NamespaceId, Peer, Route};
 
 use super::handle::{Failure, Reading, SandboxHandle, SegmentContent, SegmentHandle};
-use super::{LinuxKernel, is_everywhere, is_ours, mark};
+use super::{LinuxKernel, is_everywhere, is_ours, owner_tag};
 use crate::kernel::KernelError;
 
 impl LinuxKernel {
@@ -42,14 +42,14 @@ impl LinuxKernel {
             };
             match observe_segment(segment, ends, self.ipv6) {
                 Ok(found) => _ = observed.segments.insert(vni, found),
-                // It is nobody else's affair: what other networks need is done.
+                // The other segments are not affected.
                 Err(error) => _ = observed.unreadable_segments.insert(vni, error),
             }
         }
         Ok(observed)
     }
 
-    /// Makes the open segments those that have a name now. A name may have come to mean another
+    /// Opens the segments that have a name now, and closes others. A name may refer to a new
     /// namespace.
     fn refresh_segments(
         &mut self,
@@ -70,14 +70,14 @@ impl LinuxKernel {
                 unreadable.insert(vni, error.to_string());
             }
         }
-        // Sockets keep a namespace alive, and with it a VXLAN device that would be in the way of
-        // its successor.
+        // Open sockets keep a namespace alive, and with it a VXLAN device that would block its
+        // successor.
         self.segments.retain(|vni, _| seen.contains(vni));
         self.registry.retain(|vni| seen.contains(&vni));
         Ok(())
     }
 
-    /// Keeps what is open of a segment if it is this namespace, else opens it.
+    /// Keeps an open segment if it has this namespace, and opens it otherwise.
     pub(super) fn keep_segment(
         &mut self,
         vni: Vni,
@@ -90,13 +90,12 @@ impl LinuxKernel {
         Ok(())
     }
 
-    /// Makes the open sandboxes those that are wanted and there; notes those that are not there, or
-    /// cannot be looked into.
+    /// Opens the wanted sandboxes, closes others, and records the missing and unreadable ones.
     fn refresh_sandboxes(&mut self, wanted: &BTreeSet<PathBuf>, observed: &mut Observed) {
         let missing = &mut observed.missing_sandboxes;
         for path in wanted {
             match Namespace::open(path) {
-                // The host's own is nobody's sandbox.
+                // The host's own namespace is not a sandbox.
                 Ok(namespace) if namespace.id() != self.host.id() => {
                     if self
                         .sandboxes
@@ -125,19 +124,19 @@ impl LinuxKernel {
     }
 }
 
-/// What could not be read is read again when so many times have passed as it took: one segment must
-/// not take all the time there is.
+/// After a failure, a segment is not read for this many times as long as the attempt took, so that
+/// one segment cannot take all our time.
 const REST: u32 = 10;
 
 /// Where the other end of a port can be.
 struct Ends<'a> {
     host: (&'a Namespace, &'a mut Route),
     sandboxes: &'a mut BTreeMap<PathBuf, SandboxHandle>,
-    /// Why what is in a sandbox could not be read.
+    /// Errors from reading sandboxes.
     unreadable: &'a mut BTreeMap<PathBuf, String>,
 }
 
-/// What a segment has, or why that cannot be read.
+/// The contents of a segment, or why they cannot be read.
 fn observe_segment(
     segment: &mut SegmentHandle,
     mut ends: Ends<'_>,
@@ -180,7 +179,7 @@ fn read_segment(segment: &mut SegmentHandle, ipv6: bool) -> Result<SegmentConten
     let links = segment.route.links()?;
     let bridge =
         links.iter().find(|link| link.name == BRIDGE && is_ours(link)).map(|link| link.index);
-    // A guard that cannot be read may not be there; to install it once more does no harm.
+    // An unreadable filter may be missing, and installing it again does no harm.
     let igmp_mld_filter = segment.igmp_mld_filter.is_whole(TUNNEL).unwrap_or(None);
     let max_rate = igmp_mld_filter.and_then(|igmp_mld_filter| igmp_mld_filter.max_rate);
     let mut observed = ObservedSegment {
@@ -216,27 +215,27 @@ fn read_segment(segment: &mut SegmentHandle, ipv6: bool) -> Result<SegmentConten
     Ok(SegmentContent { observed, peers })
 }
 
-/// Whether the bridge learns no more than it may by itself.
+/// Whether the kernel limits the bridge's learned addresses.
 fn limits_itself(links: &[Link]) -> bool {
     let is_limited =
         |link: &Link| matches!(link.kind, Kind::Bridge(settings) if settings.learned_max.is_some());
     links.iter().any(|link| link.name == BRIDGE && is_limited(link))
 }
 
-/// The flood entries of a VXLAN device, and what was learnt. Where more was learnt than may be,
-/// some flood entries may be missing: they are added once more, which changes nothing.
+/// The flood entries of a VXLAN device, and the learned entries. Beyond the limit of learned
+/// entries some flood entries may be missing. They are then added again, which has no effect.
 fn read_learned(
     segment: &mut SegmentHandle,
     tunnel: u32,
     bridge_limits_itself: bool,
 ) -> Result<(BTreeSet<IpAddr>, Learned), KernelError> {
-    let learnt = segment.route.learnt(tunnel, !bridge_limits_itself, LEARNED_MAX)?;
-    let from = learnt.sources.iter().max_by_key(|(_, count)| **count).and_then(|(from, _)| *from);
-    let learned = Learned { count: learnt.sources.values().sum(), from };
-    Ok((learnt.flood.into_iter().collect(), learned))
+    let entries = segment.route.learned_entries(tunnel, !bridge_limits_itself, LEARNED_MAX)?;
+    let from = entries.sources.iter().max_by_key(|(_, count)| **count).and_then(|(from, _)| *from);
+    let learned = Learned { count: entries.sources.values().sum(), from };
+    Ok((entries.flood.into_iter().collect(), learned))
 }
 
-/// A device's MTU. Loopback's and such do not fit, and no MTU that is wanted is as large.
+/// A device's MTU. Larger values, such as loopback's, are clipped; no desired MTU is that large.
 fn octets(link: &Link) -> u16 {
     u16::try_from(link.mtu).unwrap_or(u16::MAX)
 }
@@ -254,7 +253,7 @@ fn observe_bridge(link: &Link, link_local: bool) -> Option<ObservedBridge> {
         return None;
     };
     Some(ObservedBridge {
-        mark: mark(link),
+        mark: owner_tag(link),
         mtu: octets(link),
         up: link.up,
         snooping: settings.snooping,
@@ -273,7 +272,7 @@ fn observe_tunnel(link: &Link, enslaved: bool) -> ObservedTunnel {
     let settings =
         if let Kind::Vxlan(settings) = link.kind { settings } else { Default::default() };
     ObservedTunnel {
-        mark: mark(link),
+        mark: owner_tag(link),
         vni: Vni::new(settings.vni),
         local: settings.local,
         port: settings.port,
@@ -288,7 +287,7 @@ fn observe_tunnel(link: &Link, enslaved: bool) -> ObservedTunnel {
 
 fn observe_port(link: &Link, enslaved: bool) -> ObservedPort {
     ObservedPort {
-        mark: mark(link),
+        mark: owner_tag(link),
         mtu: octets(link),
         up: link.up,
         enslaved,
@@ -299,8 +298,8 @@ fn observe_port(link: &Link, enslaved: bool) -> ObservedPort {
 }
 
 impl Ends<'_> {
-    /// Finds a port's other end by where the kernel says it is: no name and no alias, which a
-    /// container could change, is believed.
+    /// Finds a port's other end by its index and namespace in the kernel. A container could forge
+    /// names and aliases.
     fn find(
         &mut self,
         segment: &mut SegmentHandle,
@@ -322,14 +321,14 @@ impl Ends<'_> {
         let Some((path, sandbox)) = found else {
             return Ok(None);
         };
-        // Both are asked, whatever the first says.
+        // Both have side effects, so no short circuit.
         let (is_new, is_stale) = (sandbox.asked.insert(peer.index), sandbox.is_stale());
         if is_new || is_stale {
             let read = read_sandbox(sandbox, path);
             sandbox.route.rest();
             match read {
                 Ok(content) => sandbox.reading = Some(Reading::new(content)),
-                // A container can make that of itself; it is nobody else's affair.
+                // A container can cause this. The others are not affected.
                 Err(error) => {
                     sandbox.reading = sandbox.reading.take().map(Reading::outdated);
                     self.unreadable.insert(path.clone(), error.to_string());
@@ -354,7 +353,7 @@ fn read_sandbox(
     let veths = links.iter().filter(|link| link.kind == Kind::Veth && asked.contains(&link.index));
     let ends = veths.filter_map(|link| {
         let mut own = addresses.iter().filter(|address| address.link == link.index);
-        // One of an interface that is down stays tentative whatever is done.
+        // The address of an interface that is down stays tentative.
         let is_tentative =
             |address: &Address| link.up && address.tentative && is_link_local(address.net);
         let end = ContainerEnd {
@@ -368,7 +367,7 @@ fn read_sandbox(
     Ok(ends.collect())
 }
 
-/// What a device itself says; `None` if it has a name that no device of shoutd's can have.
+/// The properties of a device; `None` if no device of ours can have its name.
 fn container_end(link: &Link, place: Place) -> Option<ContainerEnd> {
     Some(ContainerEnd {
         place,
@@ -382,7 +381,7 @@ fn container_end(link: &Link, place: Place) -> Option<ContainerEnd> {
     })
 }
 
-/// The destinations of the connected routes of IPv4 multicast out of this device.
+/// The destinations of connected IPv4 multicast routes on this device.
 pub(super) fn multicast_routes(routes: &[IpRoute], index: u32) -> BTreeSet<Ipv4Net> {
     let connected = routes.iter().filter(|route| route.link == index && route.connected);
     let multicast = connected.filter_map(|route| match route.destination {

@@ -1,10 +1,10 @@
-//! How much of something there may be in a second.
+//! A limit per second.
 
 use std::time::{Duration, Instant};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// So much in each second, which begins when some of it is used.
+/// Allows `most` per second. A second begins at its first use.
 #[derive(Debug)]
 pub(super) struct RateLimiter {
     most: usize,
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_allowance_is_used_up() {
+    fn a_limit_is_used_up_within_its_second() {
         let mut rate_limiter = RateLimiter::new(5);
         rate_limiter.use_up(4);
         assert!(!rate_limiter.is_used_up());

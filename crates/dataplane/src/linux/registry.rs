@@ -1,5 +1,5 @@
-//! Which namespace each segment has now, and which containers have, and whose bridge had too many
-//! groups: told by the reconciler, which makes and finds them, to the threads beside it.
+//! The namespaces of segments and containers, and the bridges that restarted snooping. The
+//! reconciler, which makes and finds them, shares them with the other threads.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,14 +11,14 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use shoutd_core::Vni;
 use shoutd_netlink::Namespace;
 
-/// Shared by the threads that look into segments.
+/// Shared by the threads that work in segments.
 #[derive(Debug)]
 pub(super) struct Registry {
     segments: Mutex<BTreeMap<Vni, Namespace>>,
     sandboxes: Mutex<Arc<[Namespace]>>,
-    /// When each bridge that had stopped to snoop was made to begin anew.
-    begun_anew: Mutex<BTreeMap<Vni, Instant>>,
-    /// Readable when there was a change since the listener last asked.
+    /// When each bridge that had stopped snooping was restarted.
+    snooping_restarts: Mutex<BTreeMap<Vni, Instant>>,
+    /// Readable after a change that the membership follower has not acknowledged.
     changed: EventFd,
 }
 
@@ -28,30 +28,30 @@ impl Registry {
         Ok(Arc::new(Self {
             segments: Mutex::default(),
             sandboxes: Mutex::default(),
-            begun_anew: Mutex::default(),
+            snooping_restarts: Mutex::default(),
             changed,
         }))
     }
 
     fn segments(&self) -> MutexGuard<'_, BTreeMap<Vni, Namespace>> {
-        // Nothing that is done under the lock can leave it half changed.
+        // No code panics halfway through a change under this lock, so a poisoned one is consistent.
         self.segments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a segment's namespace.
+    /// Records a segment's namespace.
     pub(super) fn insert(&self, vni: Vni, namespace: Namespace) {
         self.segments().insert(vni, namespace);
         self.signal();
     }
 
-    /// Forgets the segments for which this is false.
+    /// Removes the segments for which this returns false.
     pub(super) fn retain(&self, keep: impl Fn(Vni) -> bool) {
         let mut segments = self.segments();
         let before = segments.len();
         segments.retain(|vni, _| keep(*vni));
         if segments.len() != before {
             drop(segments);
-            self.begun_anew().retain(|vni, _| keep(*vni));
+            self.snooping_restarts().retain(|vni, _| keep(*vni));
             self.signal();
         }
     }
@@ -64,8 +64,8 @@ impl Registry {
         self.segments().clone()
     }
 
-    /// Notes all containers' namespaces. Earlier ones are not kept: what holds a namespace open
-    /// keeps its devices.
+    /// Replaces the containers' namespaces. Earlier ones must not stay open, because an open
+    /// namespace keeps its devices alive.
     pub(super) fn set_sandboxes(&self, sandboxes: impl Iterator<Item = Namespace>) {
         *self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner) = sandboxes.collect();
     }
@@ -74,28 +74,28 @@ impl Registry {
         self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn begun_anew(&self) -> MutexGuard<'_, BTreeMap<Vni, Instant>> {
-        self.begun_anew.lock().unwrap_or_else(PoisonError::into_inner)
+    fn snooping_restarts(&self) -> MutexGuard<'_, BTreeMap<Vni, Instant>> {
+        self.snooping_restarts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a segment's bridge had stopped to snoop, and begins anew.
-    pub(super) fn note_begun_anew(&self, vni: Vni) {
-        self.begun_anew().insert(vni, Instant::now());
+    /// Records that a segment's bridge had stopped snooping and was restarted.
+    pub(super) fn note_snooping_restart(&self, vni: Vni) {
+        self.snooping_restarts().insert(vni, Instant::now());
         self.signal();
     }
 
-    /// Whether that was so within this time.
-    pub(super) fn has_begun_anew_within(&self, vni: Vni, time: Duration) -> bool {
-        self.begun_anew().get(&vni).is_some_and(|at| at.elapsed() < time)
+    /// Whether the bridge was restarted within this time.
+    pub(super) fn restarted_snooping_within(&self, vni: Vni, time: Duration) -> bool {
+        self.snooping_restarts().get(&vni).is_some_and(|at| at.elapsed() < time)
     }
 
-    /// Takes note that a change was seen. To be called before the segments are read.
+    /// Marks the change as seen. Call it before the segments are read.
     pub(super) fn acknowledge(&self) {
         let _ = self.changed.read();
     }
 
     fn signal(&self) {
-        // It fails only when it is signalled already, 2^64 times.
+        // It fails only if the counter would overflow, after 2^64 signals.
         let _ = self.changed.write(1);
     }
 }

@@ -1,8 +1,9 @@
-//! Telling multicast routers in containers of members on other hosts, whose own reports stay there.
+//! Reports to multicast routers in containers about members on other hosts, whose own reports stay
+//! on those hosts.
 //!
-//! What is told, and when, [`Reports`] decides; here is what hears the routers' queries, and sends.
-//! Both are at the routers' ports and pass the bridge by, so that it takes none of it for a member
-//! of this host, and so nobody announces it.
+//! [`Reports`] decides what to report and when. This module receives the routers' queries and sends
+//! the reports. Both work at the routers' ports and bypass the bridge, so that the bridge does not
+//! take the reports for memberships on this host, which we would advertise.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,26 +14,25 @@ use std::time::{Duration, Instant};
 use shoutd_core::multicast::{Mdb, Query, RemoteMembers, Report, Reports, SourceFilter, Version};
 use shoutd_core::plane::{DeviceName, Segment};
 use shoutd_netlink::{
-    Error, GroupRecord, HeardQuery, Namespace, QueryMonitor, QueryVersion, Reporter,
+    Error, GroupRecord, Namespace, QueryMonitor, QueryVersion, ReceivedQuery, Reporter,
 };
 use tracing::debug;
 
 use super::rate_limiter::RateLimiter;
 
-/// Queries of one network that are heeded in a second: who is asked more often is told on the next
-/// occasion.
+/// Queries of one network processed per second. The answer to further ones is delayed.
 const QUERIES_PER_SECOND: usize = 1000;
 
-/// What is told in one network.
+/// The reports in one network.
 #[derive(Debug)]
 pub(super) struct Reporting {
     namespace: Namespace,
     since: Instant,
     reporter: Option<Reporter>,
-    /// By port of a router: the queries that come in by it. `None` if they cannot be heard: it is
-    /// told unasked then.
+    /// The query monitor of each router's port. `None` if it cannot be opened: reports are then
+    /// unsolicited.
     monitors: BTreeMap<u32, Option<QueryMonitor>>,
-    /// What the members were worked out from.
+    /// The remote members that the reports are computed from.
     elsewhere: RemoteMembers,
     of_igmp: Reports,
     of_mld: Reports,
@@ -53,20 +53,20 @@ impl Reporting {
         }
     }
 
-    /// What to wait for.
+    /// The descriptors to poll.
     pub(super) fn events(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let is_heeded = !self.rate_limiter.is_used_up();
         self.monitors.values().flatten().filter(move |_| is_heeded).map(AsFd::as_fd)
     }
 
-    /// How long until something is due; `None` if nothing is.
+    /// Time until the next report is due; `None` if none is.
     pub(super) fn due(&self) -> Option<Duration> {
         let due = [self.of_igmp.wake(), self.of_mld.wake()].into_iter().flatten().min()?;
         Some(due.saturating_sub(self.since.elapsed()))
     }
 
-    /// Hears what routers ask, and tells them what is due. `ports` are the containers' by their
-    /// index.
+    /// Processes the routers' queries and sends the reports that are due. `ports` has the container
+    /// ports by index.
     pub(super) fn follow(
         &mut self,
         segment: Option<&Segment>,
@@ -78,9 +78,9 @@ impl Reporting {
             return;
         }
         let now = self.since.elapsed();
-        self.hear(routers);
-        // Before a new router is known, which is told everything in any case.
-        self.learn(segment.filter(|_| !routers.is_empty()), now);
+        self.follow_routers(routers);
+        // Before a new router is added, because it gets a report of everything anyway.
+        self.update_members(segment.filter(|_| !routers.is_empty()), now);
         self.of_igmp.set_routers(routers, now);
         self.of_mld.set_routers(routers, now);
         self.take_queries(now);
@@ -92,28 +92,28 @@ impl Reporting {
             let addresses = segment.zip(name).and_then(|(segment, name)| segment.ports.get(name));
             let from = addresses.map(|port| self.elsewhere.address_for(port.addresses.iter()));
             if let Err(error) = self.send(&report, from.unwrap_or(Ipv4Addr::UNSPECIFIED)) {
-                debug!("a multicast router has to wait to hear of members on other hosts: {error}");
+                debug!("cannot report members on other hosts to a multicast router: {error}");
             }
         }
     }
 
-    /// Listens at the ports of these routers, and no others.
-    fn hear(&mut self, routers: &BTreeSet<u32>) {
+    /// Opens query monitors at the ports of these routers and closes others.
+    fn follow_routers(&mut self, routers: &BTreeSet<u32>) {
         self.monitors.retain(|port, _| routers.contains(port));
         for port in routers {
             let namespace = &self.namespace;
             self.monitors.entry(*port).or_insert_with(|| {
                 QueryMonitor::open(namespace, *port)
                     .inspect_err(|error| {
-                        debug!("a multicast router is told unasked of members elsewhere: {error}")
+                        debug!("cannot receive queries, so reports are unsolicited: {error}")
                     })
                     .ok()
             });
         }
     }
 
-    /// Takes in what other hosts announce now.
-    fn learn(&mut self, segment: Option<&Segment>, now: Duration) {
+    /// Takes the current advertisements of other hosts.
+    fn update_members(&mut self, segment: Option<&Segment>, now: Duration) {
         let elsewhere = segment.map(|segment| segment.elsewhere.clone()).unwrap_or_default();
         if elsewhere.is(&self.elsewhere) {
             return;
@@ -132,9 +132,9 @@ impl Reporting {
             }
             let queries = monitor.queries();
             self.rate_limiter.use_up(queries.len());
-            for heard in queries {
-                let reports = if heard.is_ipv6 { &mut self.of_mld } else { &mut self.of_igmp };
-                reports.hear(query(heard), now);
+            for received in queries {
+                let reports = if received.is_ipv6 { &mut self.of_mld } else { &mut self.of_igmp };
+                reports.hear(query(received), now);
             }
         }
     }
@@ -159,8 +159,8 @@ impl Reporting {
     }
 }
 
-fn query(heard: HeardQuery) -> Query {
-    let HeardQuery { is_ipv6: _, version, group, sources, within } = heard;
+fn query(received: ReceivedQuery) -> Query {
+    let ReceivedQuery { is_ipv6: _, version, group, sources, within } = received;
     let version = match version {
         QueryVersion::First => Version::First,
         QueryVersion::Second => Version::Second,

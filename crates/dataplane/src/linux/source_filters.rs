@@ -1,4 +1,4 @@
-//! What containers' programs want of groups that are for chosen sources, looked up where they run.
+//! Lookup of the sources that containers' sockets select in SSM groups.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,15 +11,15 @@ use tracing::debug;
 use super::rate_limiter::RateLimiter;
 use super::registry::Registry;
 
-/// Microseconds in a second that go into it in one network. A lookup takes some hundred, and more
-/// where a container has chosen many sources.
+/// Microseconds per second spent on lookups in one network. A lookup takes a few hundred, and more
+/// if a container has many sources.
 const TIME_PER_SECOND: usize = 100_000;
 
-/// Looks it up in the namespaces that the registry knows.
+/// Looks up sources in the sandboxes of the registry.
 #[derive(Debug)]
 pub(super) struct SourceFilters {
     registry: Arc<Registry>,
-    /// Which namespaces the numbers stand for that a segment's knows others by.
+    /// The namespaces behind a segment's ids of others.
     numbers: BTreeMap<i32, NamespaceId>,
     rate_limiter: RateLimiter,
 }
@@ -29,8 +29,8 @@ impl SourceFilters {
         Self { registry, numbers: BTreeMap::new(), rate_limiter: RateLimiter::new(TIME_PER_SECOND) }
     }
 
-    /// The sources that are wanted at this end of a veth, by their group; nothing, if it is in no
-    /// container known, cannot be looked up, or too much time went into it.
+    /// The included sources of each group at this end of a veth. Empty if its container is unknown,
+    /// the lookup fails, or the time limit is exceeded.
     pub(super) fn at(
         &mut self,
         end: Peer,
@@ -43,7 +43,7 @@ impl SourceFilters {
         let chosen = self.look_up(end, route);
         self.rate_limiter
             .use_up(usize::try_from(begin.elapsed().as_micros()).unwrap_or(usize::MAX));
-        // A container can make that of itself.
+        // A container can cause this.
         chosen
             .inspect_err(|error| debug!("joins have to wait for their reports: {error}"))
             .unwrap_or_default()
@@ -72,7 +72,7 @@ impl SourceFilters {
             .numbers
             .get(&number)
             .and_then(|id| sandboxes.iter().find(|sandbox| sandbox.id() == *id));
-        // Numbers are used again.
+        // Namespace ids are reused.
         if let Some(known) = known
             && route.namespace_number(known)? == Some(number)
         {

@@ -1,4 +1,4 @@
-//! The filter of the host's own namespace, which keeps strangers off the VXLAN port.
+//! The underlay filter in the host's namespace.
 
 use shoutd_core::limits::PORT;
 use shoutd_core::plane::{DeviceName, Dropped, ObservedUnderlayFilter, UnderlayFilter as Wanted};
@@ -9,7 +9,7 @@ use shoutd_netlink::{
 
 use super::handle::{Reading, Watch, is_old};
 
-/// The filter with what was last read of it.
+/// The filter and its last reading.
 #[derive(Debug)]
 pub(super) struct UnderlayFilterHandle {
     filter: UnderlayFilter,

@@ -84,7 +84,11 @@ impl MembershipSource for FakeForwarding {
             MembershipChange::Whole(*vni, memberships.clone())
         };
         changes.extend(content.memberships.iter().map(whole));
-        if content.memberships_unreadable { Err(KernelError::Injected("listen")) } else { Ok(()) }
+        if content.memberships_unreadable {
+            Err(KernelError::Injected("memberships"))
+        } else {
+            Ok(())
+        }
     }
 
     fn desire(&mut self, _desired: Arc<Desired>) {}

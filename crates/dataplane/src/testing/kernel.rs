@@ -15,9 +15,9 @@ use shoutd_core::plane::{
     ObservedUnderlayFilter, OwnerTag, Place, Port, TUNNEL, Vtep, namespace_name,
 };
 
-use crate::testing::FakeForwarding;
 use crate::forwarding::{ForwardingTables, MembershipSource};
 use crate::kernel::{Kernel, KernelError};
+use crate::testing::FakeForwarding;
 
 /// The limit of groups of a port.
 const GROUPS_PER_PORT: Option<u32> = Some(8192);

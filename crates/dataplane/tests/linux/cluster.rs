@@ -1,4 +1,4 @@
-//! Hosts with a reconciler each, that know of each other what they would announce.
+//! Hosts with one reconciler each, which exchange what they would advertise.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -13,7 +13,7 @@ use crate::support::{Capture, Host, PATIENCE, Running, World, connected, udp, vn
 
 pub const PORT: u16 = 5000;
 
-/// Hosts with a reconciler each, that know of each other what they would announce.
+/// Hosts with one reconciler each, which exchange what they would advertise.
 pub struct Cluster {
     pub running: Vec<Running>,
     pub hosts: Vec<Host>,
@@ -31,12 +31,12 @@ impl Cluster {
             .map(|(host, tier)| Running::start_with(host, *tier))
             .collect();
         let mut cluster = Self { running, hosts, containers, _world: world };
-        cluster.announce();
+        cluster.advertise();
         cluster
     }
 
-    /// What a host has of the network.
-    pub fn announced(&self, host: usize) -> AdvertisedNetwork {
+    /// What a host would advertise of the network.
+    pub fn advertisement(&self, host: usize) -> AdvertisedNetwork {
         let segment = &self.hosts[host].desired.segments[&vni()];
         let endpoints = segment.ports.values().map(|port| {
             let addresses = port.addresses.iter().map(ipnet::IpNet::addr).collect();
@@ -55,14 +55,16 @@ impl Cluster {
         AdvertisedNetwork { endpoints: endpoints.collect(), memberships, mtu: None }
     }
 
-    /// Tells all hosts of all others, and waits until each does what it should.
-    pub fn announce(&mut self) {
-        let announced: Vec<AdvertisedNetwork> =
-            (0..self.hosts.len()).map(|host| self.announced(host)).collect();
+    /// Passes each host's advertisement to all others, and waits until all have programmed it.
+    pub fn advertise(&mut self) {
+        let advertisements: Vec<AdvertisedNetwork> =
+            (0..self.hosts.len()).map(|host| self.advertisement(host)).collect();
         let addresses: Vec<IpAddr> = self.hosts.iter().map(|host| host.address).collect();
         for (position, host) in self.hosts.iter_mut().enumerate() {
-            let others =
-                addresses.iter().zip(&announced).filter(|(address, _)| **address != host.address);
+            let others = addresses
+                .iter()
+                .zip(&advertisements)
+                .filter(|(address, _)| **address != host.address);
             let remotes: Vec<Remote<'_>> = others
                 .map(|(address, network)| Remote {
                     address: *address,
@@ -81,7 +83,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until what a host's containers listen to is as it should be.
+    /// Waits until this holds for the memberships of a host's containers.
     pub fn until(&self, host: usize, what: &str, holds: impl Fn(&Memberships) -> bool) {
         let mut memberships = self.running[host].handle.memberships();
         let found = self.running[host].wait(async {
@@ -103,8 +105,8 @@ impl Cluster {
         udp(&self.containers[host], (Ipv4Addr::UNSPECIFIED, PORT))
     }
 
-    /// Sends a datagram from a container of one host, and returns the hosts to whose segment it
-    /// came.
+    /// Sends a datagram from a container of one host and returns the hosts whose segment received
+    /// it.
     pub fn reaches(&self, from: &UdpSocket, to: impl Into<SocketAddr>) -> BTreeSet<usize> {
         self.reaches_from(from, from.local_addr().unwrap().ip(), to)
     }
@@ -118,18 +120,18 @@ impl Cluster {
         let own = (0..self.hosts.len())
             .find(|host| address == self.address(*host) || address == self.link_local(*host))
             .unwrap();
-        let text = b"to whom it may concern";
+        let text = b"a test datagram";
         self.reached(own, text, || _ = from.send_to(text, to.into()).unwrap())
     }
 
-    /// The hosts to whose segment a frame with this text came, that one host's container sends.
+    /// The hosts whose segment received a frame with this text from a container of another.
     pub fn reached(&self, own: usize, text: &[u8], send: impl FnOnce()) -> BTreeSet<usize> {
         let others = (0..self.hosts.len()).filter(|host| *host != own);
         let captures: Vec<(usize, Capture)> = others
             .map(|host| (host, Capture::open(&self.hosts[host].segment(), "shoutvx0")))
             .collect();
         send();
-        // Broadcast goes to all, on the same way: it tells when the other has had its chance.
+        // Broadcast goes to all hosts by the same path, so it marks the end.
         let last = b"this is the last";
         self.sender(own).send_to(last, (Ipv4Addr::new(10, 7, 7, 255), 9)).unwrap();
         let has =
@@ -167,7 +169,7 @@ impl Cluster {
         receiver
     }
 
-    /// How many entries the multicast database of a host's tunnel has.
+    /// The number of MDB entries of a host's VXLAN device.
     pub fn entries(&self, host: usize) -> usize {
         let segment = self.hosts[host].segment();
         let mut route = Route::open(&segment).unwrap();
@@ -175,7 +177,7 @@ impl Cluster {
         route.tunnel_groups(tunnel, 115).unwrap().len()
     }
 
-    /// How many entries for groups' MAC addresses the forwarding table of a host's tunnel has.
+    /// The number of FDB entries for groups' MAC addresses in a host's VXLAN device.
     pub fn group_macs(&self, host: usize) -> usize {
         let segment = self.hosts[host].segment();
         let mut route = Route::open(&segment).unwrap();
@@ -185,12 +187,12 @@ impl Cluster {
         route.pinned(tunnel, 0).unwrap().iter().filter(|pinned| is_of_groups(pinned)).count()
     }
 
-    /// Which groups the filter before a host's tunnel admits.
+    /// The group filter before a host's tunnel.
     pub fn filtering(&self, host: usize) -> Filtering {
         GroupFilter::open(&self.hosts[host].segment()).unwrap().read("shoutvx0").unwrap()
     }
 
-    /// A socket to send from.
+    /// A socket for sending.
     pub fn sender(&self, host: usize) -> UdpSocket {
         udp(&self.containers[host], (self.address(host), 0))
     }

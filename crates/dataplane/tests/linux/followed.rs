@@ -1,4 +1,4 @@
-//! Memberships that are followed step by step.
+//! Memberships followed step by step.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
@@ -6,15 +6,16 @@ use std::ops::Range;
 
 use shoutd_core::multicast::Memberships;
 use shoutd_dataplane::{Kernel, MembershipChange, MembershipSource};
-use shoutd_netlink::{Listing, Namespace, Route};
+use shoutd_netlink::{MdbEntry, Namespace, Route};
 
 use crate::support::{World, connected, eventually, ip, run, udp};
 
-/// Groups that a socket joins at the most: the kernel goes through all that it has for each more.
+/// Maximum number of groups that one socket joins: each join makes the kernel scan all previous
+/// ones.
 const PER_SOCKET: usize = 500;
 
-/// Hosts with a container each. What that of the first listens to is followed as the listener's
-/// thread does it, but only when it is told to: its reader is held up for as long as is wanted.
+/// Hosts with a container each. The memberships of the first are followed as the follower's thread
+/// does it, but only on request, so the test can delay the reading of events.
 pub struct Followed {
     pub world: World,
     pub containers: Vec<Namespace>,
@@ -23,7 +24,7 @@ pub struct Followed {
 }
 
 impl Followed {
-    /// The first host's bridge gets these settings, as `ip link` takes them.
+    /// The first host's bridge gets these settings, in the syntax of `ip link`.
     pub fn start(hosts: u8, settings: &[&str]) -> Self {
         let (world, containers) = connected(hosts);
         for container in &containers {
@@ -46,7 +47,7 @@ impl Followed {
         self.world.hosts[0].segment()
     }
 
-    /// Takes in what happened since the last time.
+    /// Processes the events since the last call.
     pub fn follow(&mut self) {
         let mut changes = Vec::new();
         self.source.update(&mut changes).unwrap();
@@ -79,19 +80,19 @@ impl Followed {
         groups.chunks(PER_SOCKET).map(join).collect()
     }
 
-    /// The IPv4 groups that the bridge has.
+    /// The IPv4 groups in the bridge's MDB.
     pub fn bridge_groups(&self) -> BTreeSet<IpAddr> {
         let mut route = Route::open(&self.segment()).unwrap();
         let bridge = route.link("shoutbr0").unwrap().unwrap().index;
         let members =
-            route.bridge_groups(bridge).unwrap().into_iter().filter_map(|listing| match listing {
-                Listing::Member(member) => Some(member.group),
-                Listing::Router(_) => None,
+            route.bridge_groups(bridge).unwrap().into_iter().filter_map(|entry| match entry {
+                MdbEntry::Member(member) => Some(member.group),
+                MdbEntry::Router(_) => None,
             });
         members.filter(IpAddr::is_ipv4).collect()
     }
 
-    /// Waits until the bridge has just these groups, while nobody reads what it tells.
+    /// Waits until the bridge has exactly these groups, without reading its events.
     pub fn await_bridge(&self, what: &str, wanted: &BTreeSet<IpAddr>) {
         eventually(what, || self.bridge_groups() == *wanted);
     }

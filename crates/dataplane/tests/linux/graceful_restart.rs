@@ -1,5 +1,4 @@
-//! A daemon that is started anew takes over what it finds; one that was killed in the middle
-//! finishes.
+//! A restarted daemon takes over what it finds; the successor of a killed one completes its work.
 
 use std::net::Ipv4Addr;
 use std::time::Instant;
@@ -23,7 +22,7 @@ fn reconciling_and_restarting_lose_no_packet() {
             let mut kernel = host.fresh_kernel();
             let report = reconcile(&mut kernel, &host.desired).unwrap();
             assert!(report.done.is_empty() && report.failures.is_empty(), "{report:?}");
-            // Even all of it done again does no harm.
+            // Repeating all actions does no harm.
             for action in again(host, &kernel.observe(&std::collections::BTreeSet::new()).unwrap())
             {
                 kernel.execute(&action).unwrap();
@@ -33,7 +32,7 @@ fn reconciling_and_restarting_lose_no_packet() {
     assert_eq!(stream.stop().1, Vec::<u32>::new());
 }
 
-/// What mends small damage, as if there were some.
+/// The actions that repair small damage, as if there were any.
 fn again(host: &Host, observed: &Observed) -> Vec<Action> {
     let mut damaged = observed.clone();
     for segment in damaged.segments.values_mut() {
@@ -46,8 +45,8 @@ fn again(host: &Host, observed: &Observed) -> Vec<Action> {
     diff(&host.desired, &damaged)
 }
 
-/// Everything that a plan from nothing has, cut at every place: what was done is adopted, and the
-/// rest is done.
+/// Cuts the plan of a new network after every action: the next daemon takes over what was done and
+/// completes the rest.
 #[test]
 fn a_plan_cut_anywhere_is_finished_by_the_next_daemon() {
     let mut world = World::new(1);
@@ -66,14 +65,14 @@ fn a_plan_cut_anywhere_is_finished_by_the_next_daemon() {
         let wanted = std::mem::take(&mut host.desired.segments);
         host.settle();
         host.desired.segments = wanted;
-        // The VXLAN device that was there is gone for sure, not just on its way out.
+        // The previous VXLAN device must be gone, not just being deleted.
         assert!(!host.segment_path().exists());
     }
 }
 
-/// A device that was made and not marked yet is finished or made anew.
+/// A device without an owner tag is completed or recreated.
 #[test]
-fn half_made_devices_are_not_taken_for_whole() {
+fn incomplete_devices_are_completed_or_recreated() {
     let (mut world, _containers) = connected(1);
     let host = &mut world.hosts[0];
     let segment = host.segment();
@@ -87,7 +86,7 @@ fn half_made_devices_are_not_taken_for_whole() {
 }
 
 #[test]
-fn an_interface_is_made_beside_many_containers() {
+fn an_interface_is_made_quickly_beside_many_containers() {
     let mut world = World::new(1);
     let mut host = world.hosts.remove(0);
     host.want_segment(&[]);

@@ -1,4 +1,4 @@
-//! IGMP and MLD stay on their host; everything else passes.
+//! The IGMP/MLD filter: IGMP and MLD stay on their host, and all else passes.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -27,7 +27,7 @@ fn ethernet(to: [u8; 6], ethertype: u16, payload: &[u8]) -> Vec<u8> {
     [to.as_slice(), &SOURCE_MAC, &ethertype.to_be_bytes(), payload].concat()
 }
 
-/// An IPv4 packet with the router alert option, as IGMP has it.
+/// An IPv4 packet with the router alert option, as in IGMP.
 fn ipv4(to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(24 + payload.len()).unwrap().to_be_bytes();
     let mut header = [
@@ -43,7 +43,7 @@ fn ipv4(to: Ipv4Addr, protocol: u8, payload: &[u8]) -> Vec<u8> {
 fn igmp(kind: u8, to: Ipv4Addr) -> Vec<u8> {
     let group = if kind == 0x11 { [0; 4] } else { [239, 9, 9, 9] };
     let mut message = if kind == 0x22 {
-        // A version 3 report: one record, "exclude nothing".
+        // A version 3 report with one record, EXCLUDE without sources.
         [&[kind, 0, 0, 0, 0, 0, 0, 1, 4, 0, 0, 0], group.as_slice()].concat()
     } else {
         [&[kind, 0, 0, 0], group.as_slice()].concat()
@@ -53,7 +53,7 @@ fn igmp(kind: u8, to: Ipv4Addr) -> Vec<u8> {
     ipv4(to, 2, &message)
 }
 
-/// A version 2 report that somebody listens to a group.
+/// An IGMPv2 report for a group.
 pub fn report(group: Ipv4Addr) -> Vec<u8> {
     let mut message = [&[0x16, 0, 0, 0], group.octets().as_slice()].concat();
     let sum = checksum(&message);
@@ -61,11 +61,10 @@ pub fn report(group: Ipv4Addr) -> Vec<u8> {
     ipv4(group, 2, &message)
 }
 
-/// A next header of IPv6, with its number.
+/// An IPv6 extension header, with its number.
 type Extension = (u8, &'static [u8]);
 
-/// The router alert option, as MLD has it (RFC 2711); the first octet of each is that of the next
-/// header.
+/// The router alert option of MLD (RFC 2711). The first octet of each header is the next header.
 const HOP_BY_HOP: Extension = (0, &[0, 0, 5, 2, 0, 0, 1, 0]);
 const DESTINATION_OPTIONS: Extension = (60, &[0, 0, 1, 4, 0, 0, 0, 0]);
 /// RFC 4302, with a check value of 12 octets.
@@ -89,7 +88,7 @@ fn ipv6(extensions: &[Extension], protocol: u8, message: &[u8]) -> Vec<u8> {
     ethernet(MULTICAST_MAC_V6, 0x86dd, &[header, payload].concat())
 }
 
-/// An ICMPv6 message behind a hop-by-hop header with the router alert option, as MLD has it.
+/// An ICMPv6 message behind a hop-by-hop header with the router alert option, as in MLD.
 fn icmpv6(kind: u8, body: &[u8]) -> Vec<u8> {
     ipv6(&[HOP_BY_HOP], 58, &icmpv6_message(kind, body))
 }
@@ -106,7 +105,7 @@ fn icmpv6_message(kind: u8, body: &[u8]) -> Vec<u8> {
     message
 }
 
-/// A report of version 1 of MLD behind more extension headers than it has.
+/// An MLDv1 report behind additional extension headers.
 fn hidden_mld(extensions: &[Extension]) -> Vec<u8> {
     let group: Ipv6Addr = "ff05::99".parse().unwrap();
     ipv6(extensions, 58, &icmpv6_message(131, &[&[0, 0, 0, 0], group.octets().as_slice()].concat()))
@@ -121,7 +120,7 @@ fn mld(kind: u8) -> Vec<u8> {
     }
 }
 
-/// What must not cross.
+/// Frames that must not cross.
 fn kept() -> Vec<Vec<u8>> {
     let all = Ipv4Addr::new(224, 0, 0, 1);
     let group = Ipv4Addr::new(239, 9, 9, 9);
@@ -142,7 +141,7 @@ fn kept() -> Vec<Vec<u8>> {
     messages.chain([130, 131, 132, 143].into_iter().map(mld)).chain(hidden).collect()
 }
 
-/// What must cross, though it is multicast too, or behind a hop-by-hop header, or ICMPv6.
+/// Frames that must cross although they are multicast, have a hop-by-hop header, or are ICMPv6.
 fn passed() -> Vec<Vec<u8>> {
     let mdns = [0x14, 0xe9, 0x14, 0xe9, 0, 12, 0, 0, b'm', b'd', b'n', b's'];
     vec![
@@ -167,8 +166,8 @@ fn passed() -> Vec<Vec<u8>> {
     ]
 }
 
-/// Those of the frames that cross from a container to the other host's side of the tunnel. A last
-/// frame, that always crosses, tells when all have had their chance.
+/// The frames that cross from a container to the other host's side of the tunnel. A last frame,
+/// which always crosses, marks the end.
 fn crossing(from: &Namespace, far_segment: &Namespace, frames: &[Vec<u8>]) -> BTreeSet<Vec<u8>> {
     let mut capture = Capture::open(far_segment, "shoutvx0");
     let sender = Capture::open(from, "shout0");
@@ -188,7 +187,7 @@ fn crossing(from: &Namespace, far_segment: &Namespace, frames: &[Vec<u8>]) -> BT
     panic!("the last frame did not arrive");
 }
 
-/// Is it IGMP or MLD, whoever sent it?
+/// Whether a frame is IGMP or MLD, whatever its sender.
 fn is_membership(frame: &[u8]) -> bool {
     let ipv4 = frame.get(12..14) == Some(&[8, 0]) && frame.get(23) == Some(&2);
     let hop_by_hop = frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(20) == Some(&0);
@@ -202,11 +201,11 @@ fn igmp_and_mld_do_not_cross_and_all_else_does() {
     let frames = [kept(), passed()].concat();
     assert_eq!(crossing(&containers[0], &far, &frames), passed().into_iter().collect());
 
-    // Without the guard they do cross: it is the guard that keeps them.
+    // Without the filter they do cross, so it is the filter that drops them.
     let near = world.hosts[0].segment();
     near.run(|| run("nft", &["delete", "table", "bridge", "shoutd"])).unwrap();
     assert_eq!(crossing(&containers[0], &far, &frames), frames.iter().cloned().collect());
-    // But the other host's guard does not let them in.
+    // But the other host's filter does not let them in.
     let groups = far.run(|| run("bridge", &["mdb", "show"])).unwrap();
     assert!(!groups.contains("239.9.9.9") && !groups.contains("ff05::99"), "{groups}");
 
@@ -214,7 +213,7 @@ fn igmp_and_mld_do_not_cross_and_all_else_does() {
     assert_eq!(crossing(&containers[0], &far, &frames), passed().into_iter().collect());
 }
 
-/// In a VLAN's tag (IEEE 802.1Q) they are the same to a bridge that does not filter VLANs.
+/// To a bridge without VLAN filtering, tagged frames (IEEE 802.1Q) are the same.
 #[test]
 fn igmp_and_mld_in_a_vlan_do_not_cross_either() {
     let (world, containers) = connected(2);
@@ -228,10 +227,10 @@ fn igmp_and_mld_in_a_vlan_do_not_cross_either() {
     assert!(!groups.contains("239.9.9.9") && !groups.contains("ff05::99"), "{groups}");
 }
 
-/// The guard lets unicast pass unseen: no bridge takes it for a membership
-/// (`br_handle_frame_finish`), neither its sender's nor the other host's.
+/// The filter accepts unicast without further checks: no bridge takes it for a membership
+/// (`br_handle_frame_finish`), neither the sender's nor the other host's.
 #[test]
-fn igmp_and_mld_to_one_address_are_of_no_consequence() {
+fn igmp_and_mld_to_a_unicast_address_have_no_effect() {
     let (world, containers) = connected(2);
     let (near, far) = (world.hosts[0].segment(), world.hosts[1].segment());
     let to_one = |mut frame: Vec<u8>| {
@@ -252,8 +251,8 @@ fn the_bridges_own_queries_reach_containers_and_not_the_tunnel() {
     let segment = world.hosts[0].segment();
     let tunnel = Capture::open(&segment, "shoutvx0");
     let mut container = Capture::open(&containers[0], "shout0");
-    // Has the querier begin anew, instead of waiting for its next query; the port's coming up makes
-    // it ask on every port.
+    // Restarts the querier instead of waiting for its next query. When a port comes up, the bridge
+    // queries all ports.
     segment
         .run(|| {
             run(
@@ -281,7 +280,7 @@ fn the_bridges_own_queries_reach_containers_and_not_the_tunnel() {
     while igmp_queries < 2 || mld_queries < 2 {
         assert!(
             Instant::now() < deadline,
-            "{igmp_queries} IGMP and {mld_queries} MLD queries were heard"
+            "{igmp_queries} IGMP and {mld_queries} MLD queries were received"
         );
         let frame = container.receive();
         if is_membership(&frame) {
@@ -293,9 +292,9 @@ fn the_bridges_own_queries_reach_containers_and_not_the_tunnel() {
     assert_eq!(tunnel.pending().into_iter().filter(|frame| is_membership(frame)).count(), 0);
 }
 
-/// Containers that speak the old versions, with the kernel's own implementation.
+/// Containers with old protocol versions, by the kernel's own implementation.
 #[test]
-fn old_and_new_versions_of_reports_stay() {
+fn reports_of_all_versions_stay_on_their_host() {
     let (world, containers) = connected(2);
     let segment = world.hosts[0].segment();
     let tunnel = Capture::open(&segment, "shoutvx0");
@@ -313,7 +312,7 @@ fn old_and_new_versions_of_reports_stay() {
                     nix::net::if_::if_nametoindex("shout0").unwrap(),
                 )
                 .unwrap();
-                // Joined for as long as it takes to see the reports.
+                // Joined only until the reports are seen.
                 let begin = Instant::now();
                 let mut families = BTreeSet::new();
                 while families.len() < 2 {
@@ -325,7 +324,7 @@ fn old_and_new_versions_of_reports_stay() {
                 }
             })
             .unwrap();
-        // And the bridge has learnt of them.
+        // The bridge has the memberships.
         let groups = segment.run(|| run("bridge", &["mdb", "show"])).unwrap();
         assert!(groups.contains("ff05::33") && groups.contains("239.3.3.3"), "{groups}");
         assert!(!groups.contains("port shoutvx0"), "{groups}");

@@ -1,4 +1,4 @@
-//! What one container may do to all others is bounded.
+//! Limits on what one container can do to the others.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::time::Instant;
@@ -9,7 +9,7 @@ use shoutd_core::plane::Tier;
 use crate::cluster::{Cluster, PORT};
 use crate::support::{Capture, Host, eventually, ip, run, udp, vni};
 
-/// How many of these datagrams come in, until the last, which is sent to the receiver alone, does.
+/// The number of these datagrams received until the last, which is sent to the receiver alone.
 fn count(receiver: &UdpSocket) -> usize {
     let mut received = 0;
     let mut datagram = [0; 8];
@@ -20,7 +20,7 @@ fn count(receiver: &UdpSocket) -> usize {
 }
 
 #[test]
-fn a_storm_is_held_back_and_unicast_is_not() {
+fn a_storm_is_limited_and_unicast_is_not() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
     let local = Ipv4Addr::new(224, 0, 0, 77);
     let receiver = cluster.receiver(1);
@@ -29,7 +29,7 @@ fn a_storm_is_held_back_and_unicast_is_not() {
     let other = cluster.address(1);
     let storm = |to: Ipv4Addr| {
         let begin = Instant::now();
-        // No more than the receiver's socket holds, whenever it is read.
+        // No more than fits into the receiver's socket buffer.
         for _ in 0..200 {
             sender.send_to(b"storm", (to, PORT)).unwrap();
         }
@@ -43,7 +43,7 @@ fn a_storm_is_held_back_and_unicast_is_not() {
         let (received, took) = storm(to);
         let allowed = 20.0 + 100.0 * took.as_secs_f64();
         let received = f64::from(u32::try_from(received).unwrap());
-        // Both draw on one allowance, so there may be nothing left for the second.
+        // Both share one limit, so the second may get nothing.
         assert!(
             (received > 0.0 || to != local) && received < allowed,
             "{received} of 200 in {took:?}"
@@ -53,14 +53,14 @@ fn a_storm_is_held_back_and_unicast_is_not() {
         sender.send_to(b"unicast", (cluster.address(1), PORT)).unwrap();
         assert_eq!(receiver.recv(&mut [0; 8]).unwrap(), 7);
     }
-    // And the limit goes as it came.
+    // The limit can be removed again.
     cluster.hosts[0].segment_mut().max_rate = None;
     cluster.running[0].apply(&cluster.hosts[0]);
     assert!(storm(local).0 == 200);
 }
 
 #[test]
-fn who_has_too_many_groups_is_named() {
+fn a_container_at_its_limit_of_groups_is_named() {
     let cluster = Cluster::start(&[Tier::VxlanMdb; 1]);
     let container = &cluster.containers[0];
     container.run(|| run("sysctl", &["-qw", "net.ipv4.igmp_max_memberships=9000"])).unwrap();
@@ -75,7 +75,7 @@ fn who_has_too_many_groups_is_named() {
         })
         .collect();
     let problem = format!(
-        "network 1048577: endpoint {} listens to 8192 groups, as many as one container may; it \
+        "network 1048577: endpoint {} is a member of 8192 groups, the limit for one container; it \
          gets no others",
         cluster.hosts[0].endpoint(1).short()
     );
@@ -90,14 +90,14 @@ fn who_has_too_many_groups_is_named() {
 }
 
 #[test]
-fn link_local_addresses_are_good_at_once() {
+fn link_local_addresses_can_be_used_at_once() {
     let cluster = Cluster::start(&[Tier::VxlanMdb; 1]);
     let container = &cluster.containers[0];
     let address = cluster.link_local(0);
     let index = container.run(|| nix::net::if_::if_nametoindex("shout0").unwrap()).unwrap();
     for _ in 0..3 {
         container.run(|| ip(&["link", "set", "shout0", "down"])).unwrap();
-        // It stays so: that is the container's business.
+        // It stays so: that is up to the container.
         cluster.running[0].apply(&cluster.hosts[0]);
         let state = container.run(|| run("ip", &["link", "show", "shout0"])).unwrap();
         assert!(!state.contains(",UP"), "{state}");
@@ -110,38 +110,38 @@ fn link_local_addresses_are_good_at_once() {
         });
         println!("good after {:?}", begin.elapsed());
     }
-    // The route that went with the interface is back.
+    // The route that was lost with the interface is back.
     eventually("the multicast route", || {
         container.run(|| run("ip", &["route"])).unwrap().contains("224.0.0.0/4")
     });
 }
 
-/// A frame of a kind that nobody knows.
+/// A frame with an unassigned Ethernet type.
 fn frame(from: [u8; 6], to: [u8; 6]) -> Vec<u8> {
     [to.as_slice(), &from, &0x88b5_u16.to_be_bytes(), &[0x5a; 46]].concat()
 }
 
-/// How many made-up addresses a host's tables have of one kind: `self` for the tunnel's, `master`
-/// for the bridge's.
+/// The number of made-up addresses in a host's FDBs: `self` for the tunnel's, `master` for the
+/// bridge's.
 fn learned(host: &Host, kind: &str) -> usize {
     let table = host.segment().run(|| run("bridge", &["fdb", "show"])).unwrap();
     table.lines().filter(|line| line.starts_with("06:00:") && line.contains(kind)).count()
 }
 
-/// Of addresses that somebody makes up, neither his host nor others keep many, and what is not
-/// learnt is sent to all: virtual addresses go on moving.
+/// Neither the container's host nor others keep many made-up addresses. Frames to addresses that
+/// are not learned are flooded, so virtual addresses can still move.
 #[test]
-fn made_up_addresses_do_not_fill_the_kernel() {
+fn made_up_addresses_do_not_fill_the_fdbs() {
     let cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
     let captures: Vec<Capture> =
         cluster.containers.iter().map(|container| Capture::open(container, "shout0")).collect();
-    // To one that nobody has.
+    // To an address that does not exist.
     for number in 0..18_000_u16 {
         let [high, low] = number.to_be_bytes();
         captures[0].send(&frame([6, 0, 0, 0, high, low], [2, 0, 0, 0, 9, 9]));
     }
     for host in [1, 2] {
-        eventually("what was learnt behind the tunnel to be forgotten", || {
+        eventually("the addresses learned behind the tunnel to be removed", || {
             let lines = cluster.running[host].handle.suspensions(|vni| vni.to_string());
             lines.len() == 1
                 && lines[0].starts_with("network 1048577: more than 1024 MAC addresses")
@@ -152,28 +152,28 @@ fn made_up_addresses_do_not_fill_the_kernel() {
     for host in &cluster.hosts {
         assert!(learned(host, "master") <= LEARNED_MAX);
     }
-    // All that was there before is there still.
+    // Everything from before is still there.
     for host in [1, 2] {
-        // The last look may have been given up before it came to them.
+        // The last reading may have stopped before them.
         eventually("both flood entries to be seen", || {
             cluster.running[host].handle.observed().segments[&vni()].flood.len() == 2
         });
     }
-    // A virtual address, wherever it is, gets what is sent to it.
+    // A virtual address still receives frames wherever it is.
     let virtual_mac = [0, 0, 0x5e, 0, 1, 7];
     for owner in [0, 2, 0] {
         captures[owner].send(&frame(virtual_mac, [0xff; 6]));
-        eventually("what is sent to a virtual address to come where it is", || {
+        eventually("frames to the virtual address to arrive at its host", || {
             captures[1].send(&frame([2, 0, 0, 0, 0, 7], virtual_mac));
             captures[owner].pending().iter().any(|frame| frame.starts_with(&virtual_mac))
         });
     }
 }
 
-/// What another program, or an earlier version, let a table grow to does no harm: it is read in
-/// part, and emptied.
+/// A table that another program or an earlier version let grow does no harm: it is read in part and
+/// emptied.
 #[test]
-fn a_table_that_is_too_large_is_not_read_whole() {
+fn a_table_that_is_too_large_is_read_in_part() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
     let segment = cluster.hosts[1].segment();
     let lines: String = (0..20_000_u32)
@@ -191,22 +191,22 @@ fn a_table_that_is_too_large_is_not_read_whole() {
     std::fs::remove_file(&path).unwrap();
     let mut route = shoutd_netlink::Route::open(&segment).unwrap();
     let tunnel = route.link("shoutvx0").unwrap().unwrap().index;
-    // More than is asked for is not read, and the next question is answered on the same socket.
+    // No more than the limit is read, and the next request on the same socket is answered.
     for _ in 0..3 {
-        let found = route.learnt(tunnel, false, 0).unwrap();
+        let found = route.learned_entries(tunnel, false, 0).unwrap();
         assert!(found.whole || found.sources.values().sum::<usize>() == 1, "{found:?}");
         assert!(route.link("shoutvx0").unwrap().is_some());
     }
-    // What others announce meanwhile is done.
-    cluster.announce();
+    // Advertisements are still programmed.
+    cluster.advertise();
     eventually("the table to be emptied", || learned(&cluster.hosts[1], "self") == 0);
     assert!(!cluster.running[1].handle.suspensions(|vni| vni.to_string()).is_empty());
 }
 
-/// However much it sends, a container is found, and finds others: of neither ARP nor neighbour
-/// discovery anything is lost.
+/// A container over its rate limit is still found and finds others: no ARP or neighbour discovery
+/// is lost.
 #[test]
-fn who_is_over_the_limit_is_still_found() {
+fn a_container_over_its_rate_limit_is_still_found() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
     cluster.hosts[0].segment_mut().max_rate = Some(50);
     cluster.running[0].apply(&cluster.hosts[0]);

@@ -1,4 +1,4 @@
-//! The real kernel: hosts made of network namespaces, real frames, real damage.
+//! The real kernel: hosts in network namespaces, real frames, real damage.
 
 #![expect(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! More groups than a bridge keeps apart.
+//! More groups than a bridge's MDB can hold.
 
 use std::net::{Ipv4Addr, UdpSocket};
 
@@ -11,7 +11,7 @@ use crate::support::{Capture, eventually, ip, run, udp};
 
 const PORT: u16 = 5000;
 
-/// Waits until the first host's container is not sent what it did not join.
+/// Waits until the first host's container no longer receives groups that it did not join.
 fn await_filter(sender: &UdpSocket, followed: &Followed) {
     eventually("a bridge that filters", || {
         let mut capture = Capture::open(&followed.containers[0], "shout0");
@@ -28,10 +28,10 @@ fn await_filter(sender: &UdpSocket, followed: &Followed) {
     });
 }
 
-/// The kernel's own limit, `mcast_hash_max`, lowered: one group more and it sends everything to all
-/// ports, without a word.
+/// With the kernel's own limit, `mcast_hash_max`, lowered: one more group, and the bridge silently
+/// floods all ports.
 #[test]
-fn a_bridge_that_is_full_loses_nothing_and_it_is_told_who_filled_it() {
+fn a_full_bridge_loses_nothing_and_its_largest_ports_are_named() {
     let mut followed = Followed::start(2, &["mcast_hash_max", "512"]);
     let segment = followed.segment();
     let set = |settings: &[&str]| {
@@ -48,8 +48,8 @@ fn a_bridge_that_is_full_loses_nothing_and_it_is_told_who_filled_it() {
 
     let mut sockets = followed.join(0..400);
     followed.await_bridge("400 groups", &groups(0..400));
-    // The bridge's first seconds, in which it sends everything to all ports, are over soon if its
-    // querier begins with a short interval.
+    // The initial period in which the bridge floods is short if its querier starts with a short
+    // interval.
     set(&["mcast_query_response_interval", "10", "mcast_querier", "0"]);
     set(&["mcast_querier", "1"]);
     let sender = udp(&followed.containers[1], (followed.world.hosts[1].container_address(1), 0));
@@ -61,7 +61,7 @@ fn a_bridge_that_is_full_loses_nothing_and_it_is_told_who_filled_it() {
         followed.source.mdb_pressures()
     );
 
-    // All is sent here before the bridge is full.
+    // The host advertises that it needs everything before the bridge is full.
     sockets.extend(followed.join(400..490));
     followed.await_bridge("490 groups", &groups(0..490));
     followed.follow();
@@ -77,7 +77,7 @@ fn a_bridge_that_is_full_loses_nothing_and_it_is_told_who_filled_it() {
         "{mdb_pressures:?}"
     );
 
-    // Then the kernel gives it up.
+    // Then the kernel stops snooping.
     sockets.extend(followed.join(490..600));
     eventually("the end of snooping", || !snoops());
     let receiver = udp(&followed.containers[0], (Ipv4Addr::UNSPECIFIED, PORT));
@@ -91,12 +91,12 @@ fn a_bridge_that_is_full_loses_nothing_and_it_is_told_who_filled_it() {
     followed.follow();
     assert!(followed.known.router);
 
-    // With room for all, as the reconciler makes it, nothing is lost either until all are known.
-    // They take their time to answer.
+    // With room for all, as the reconciler sets it, nothing is lost while the members answer, which
+    // takes time.
     set(&["mcast_query_response_interval", "500"]);
     followed.world.hosts[0].settle();
     assert!(snoops());
-    // Also who looks only now is told that the bridge sends all to all its ports.
+    // A reader that starts only now also learns that the bridge floods all ports.
     let mut late = followed.world.hosts[0].kernel.memberships();
     late.update(&mut Vec::new()).unwrap();
     let mdb_pressures = late.mdb_pressures();
@@ -110,7 +110,7 @@ fn a_bridge_that_is_full_loses_nothing_and_it_is_told_who_filled_it() {
     [0, 489, 490, 599].into_iter().for_each(hears);
     followed.await_bridge("all groups", &groups(0..600));
     [0, 489, 490, 599].into_iter().for_each(hears);
-    eventually("an end of the crowd", || {
+    eventually("the end of the MDB pressure", || {
         followed.follow();
         !followed.known.router && followed.source.mdb_pressures().is_empty()
     });

@@ -1,4 +1,4 @@
-//! What somebody breaks is put back; what is somebody else's is left.
+//! Damage is repaired; foreign devices and addresses are left alone.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use crate::support::{
     Host, Running, Stream, World, connected, eventually, ip, network, run, udp, vni,
 };
 
-/// How soon damage is mended: at once, but for the time that a busy machine takes.
+/// How soon damage is repaired: at once, plus the time that a busy machine takes.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Whether the host has all it should, seen by a kernel that has no memory.
+/// Whether the host has everything desired, as seen by a new kernel interface.
 fn is_whole(host: &Host) -> bool {
     let sandboxes = host
         .desired
@@ -26,10 +26,10 @@ fn is_whole(host: &Host) -> bool {
     diff(&host.desired, &host.fresh_kernel().observe(&sandboxes).unwrap()).is_empty()
 }
 
-/// A container gets IPv6 by a setting that some engines make after all else. Nothing is to be sent
-/// from its link-local address while the kernel looks for duplicates of it.
+/// Some engines enable IPv6 in a container last. The kernel must not do duplicate address detection
+/// on its link-local address, from which nothing could be sent until then.
 #[test]
-fn ipv6_that_comes_late_can_be_used_at_once() {
+fn ipv6_that_is_enabled_late_can_be_used_at_once() {
     let (mut world, containers) = connected(1);
     set_ipv6(&containers[0], &["disable_ipv6=1", "dad_transmits=100"]);
     world.hosts[0].settle();
@@ -37,10 +37,10 @@ fn ipv6_that_comes_late_can_be_used_at_once() {
     assert_link_local_is_good(&containers[0]);
 }
 
-/// Addresses that the kernel had begun to look for duplicates of before shoutd told it not to are
-/// good at once, too.
+/// Addresses for which duplicate address detection started before shoutd switched it off can be
+/// used at once, too.
 #[test]
-fn a_search_for_duplicates_that_has_begun_is_ended() {
+fn duplicate_address_detection_in_progress_is_ended() {
     let (mut world, containers) = connected(1);
     let host = &mut world.hosts[0];
     set_ipv6(
@@ -53,7 +53,7 @@ fn a_search_for_duplicates_that_has_begun_is_ended() {
     assert_link_local_is_good(&containers[0]);
 }
 
-/// Changes IPv6 settings of a container's interface, one after the other.
+/// Changes IPv6 settings of a container's interface in sequence.
 fn set_ipv6(container: &Namespace, settings: &[&str]) {
     for setting in settings {
         container
@@ -72,7 +72,7 @@ fn assert_link_local_is_good(container: &Namespace) {
 }
 
 #[test]
-fn all_damage_is_mended_soon() {
+fn damage_is_repaired_soon() {
     let (mut world, containers) = connected(2);
     let mut host = world.hosts.remove(0);
     let running = Running::start(&mut host);
@@ -110,8 +110,8 @@ fn all_damage_is_mended_soon() {
         assert!(is_whole(&host));
         namespace.run(|| ip(command)).unwrap();
         let begin = Instant::now();
-        eventually(&format!("mending {command:?}"), || is_whole(&host));
-        assert!(begin.elapsed() < SOON, "mending {command:?} took {:?}", begin.elapsed());
+        eventually(&format!("repairing {command:?}"), || is_whole(&host));
+        assert!(begin.elapsed() < SOON, "repairing {command:?} took {:?}", begin.elapsed());
     }
     segment
         .run(|| {
@@ -121,15 +121,15 @@ fn all_damage_is_mended_soon() {
             )
         })
         .unwrap();
-    eventually("mending an FDB entry", || is_whole(&host));
+    eventually("repairing an FDB entry", || is_whole(&host));
     segment.run(|| run("nft", &["delete", "table", "bridge", "shoutd"])).unwrap();
-    eventually("mending the guard", || is_whole(&host));
+    eventually("repairing the IGMP/MLD filter", || is_whole(&host));
     segment
         .run(|| run("nft", &["insert", "rule", "bridge", "shoutd", "output", "accept"]))
         .unwrap();
-    eventually("mending the guard's rules", || is_whole(&host));
+    eventually("repairing the filter's rules", || is_whole(&host));
 
-    // And it works.
+    // The network works again.
     let receiver = udp(container, (Ipv4Addr::UNSPECIFIED, 5000));
     let sender = udp(&containers[1], (Ipv4Addr::UNSPECIFIED, 0));
     drop(running);
@@ -154,7 +154,7 @@ fn a_deleted_namespace_comes_back_with_its_ports_in_their_containers() {
 }
 
 #[test]
-fn what_users_add_in_a_container_stays() {
+fn addresses_that_users_add_in_a_container_stay() {
     let (mut world, containers) = connected(1);
     let host = &mut world.hosts[0];
     containers[0]
@@ -185,14 +185,14 @@ fn foreign_devices_survive_and_keep_their_namespace() {
     assert!(host.segment_path().exists());
     assert_eq!(segment.run(|| run("nft", &["list", "ruleset"])).unwrap().trim(), "");
 
-    // It is adopted if the network comes back.
+    // A returning network takes the namespace over.
     host.want_segment(&[]);
     host.settle();
     assert!(segment.run(|| run("ip", &["-br", "link"])).unwrap().contains("mine"));
 }
 
 #[test]
-fn a_foreign_device_in_the_way_is_named() {
+fn a_foreign_device_with_our_name_is_reported() {
     let mut world = World::new(1);
     let host = &mut world.hosts[0];
     host.want_segment(&[]);
@@ -233,7 +233,7 @@ fn nothing_is_left_of_a_network_that_is_removed() {
 }
 
 #[test]
-fn a_vni_that_had_another_network_is_made_anew() {
+fn a_segment_whose_vni_had_another_network_is_recreated() {
     let (mut world, _containers) = connected(1);
     let host = &mut world.hosts[0];
     host.segment_mut().network = "b".repeat(64).parse().unwrap();
@@ -244,7 +244,7 @@ fn a_vni_that_had_another_network_is_made_anew() {
 }
 
 #[test]
-fn a_container_that_is_gone_is_let_go() {
+fn a_container_that_is_gone_is_closed() {
     let (mut world, mut containers) = connected(1);
     let mut host = world.hosts.remove(0);
     let running = Running::start(&mut host);
@@ -253,8 +253,8 @@ fn a_container_that_is_gone_is_let_go() {
     containers.clear();
     nix::mount::umount2(&sandbox, nix::mount::MntFlags::MNT_DETACH).unwrap();
     std::fs::remove_file(&sandbox).unwrap();
-    // Its namespace ends only when nobody has a socket in it; then its veth is gone, and the port
-    // in the segment.
+    // Its namespace ends only when no process has a socket in it. Then its veth is gone, and with
+    // it the port in the segment.
     eventually("the port to go", || running.handle.observed().segments[&vni()].ports.is_empty());
     let observed = running.handle.observed();
     assert!(observed.missing_sandboxes.contains(&sandbox), "{observed:?} {id:?}");
@@ -268,8 +268,8 @@ fn docker_setting_up_an_interface_is_not_disturbed() {
     host.want_segment(&[]);
     host.want_endpoint(1);
     let running = Running::start(&mut host);
-    // Docker first names the sandbox, then works on the interface step by step; every step here
-    // makes the reconciler look.
+    // Docker first reports the sandbox, then works on the interface step by step. Each step starts
+    // a round of the reconciler.
     let container = host.make_container(1);
     let device = DeviceName::container(&host.endpoint(1));
     let path = host.sandbox_path(1);
@@ -289,7 +289,7 @@ fn docker_setting_up_an_interface_is_not_disturbed() {
         std::thread::sleep(Duration::from_millis(200));
         container.run(|| ip(step)).unwrap();
     }
-    // Once it was complete it is looked after.
+    // Once complete, it is maintained.
     let seen_complete = || {
         let observed = running.handle.observed();
         diff(&host.desired, &observed).is_empty()
@@ -299,9 +299,9 @@ fn docker_setting_up_an_interface_is_not_disturbed() {
     eventually("the route to be put back", || is_whole(&host));
 }
 
-/// Its addresses change all the while, so that a list of them never comes out whole.
+/// Its addresses change all the time, so a dump of them is never consistent.
 #[test]
-fn a_container_that_cannot_be_looked_into_is_no_other_containers_affair() {
+fn an_unreadable_container_does_not_affect_others() {
     let (mut world, containers) = connected(1);
     let host = &mut world.hosts[0];
     let lines: String = (0..3000)

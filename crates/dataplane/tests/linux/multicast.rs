@@ -1,4 +1,4 @@
-//! Multicast reaches the hosts that listen, and no others.
+//! Multicast reaches the hosts with members, and no others.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
@@ -13,7 +13,7 @@ use crate::cluster::{Cluster, PORT};
 use crate::support::{ip, run, udp, vni};
 
 #[test]
-fn a_group_goes_to_the_hosts_that_listen() {
+fn a_group_goes_to_the_hosts_with_members() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
     let group = Ipv4Addr::new(239, 1, 2, 3);
     let receiver = cluster.receiver(1);
@@ -27,7 +27,7 @@ fn a_group_goes_to_the_hosts_that_listen() {
     let listening = listeners(path.parent().unwrap(), vni()).unwrap();
     let told: Vec<_> = listening.iter().filter(|(_, found)| *found == Some(group.into())).collect();
     assert!(told.len() == 1 && told[0].0.as_str().starts_with("shp"), "{listening:?}");
-    cluster.announce();
+    cluster.advertise();
     assert_eq!(cluster.reaches(&sender, (group, PORT)), BTreeSet::from([1]));
     assert_eq!(cluster.reaches(&sender, (Ipv4Addr::new(239, 1, 2, 4), PORT)), BTreeSet::new());
     assert_eq!(
@@ -37,20 +37,18 @@ fn a_group_goes_to_the_hosts_that_listen() {
 
     receiver.leave_multicast_v4(&group, &cluster.address(1)).unwrap();
     cluster.until(1, "the leave", |memberships| memberships.groups.is_empty());
-    cluster.announce();
+    cluster.advertise();
     assert_eq!(cluster.reaches(&sender, (group, PORT)), BTreeSet::new());
 }
 
-/// The kernel says what a container joins, milliseconds before the container reports it. Here no
-/// report ever comes through.
+/// The kernel reports a container's join milliseconds before the container's report. Here all
+/// reports are dropped.
 #[test]
 fn a_join_is_known_before_its_report() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
     let segment = cluster.hosts[1].segment();
     if shoutd_netlink::JoinMonitor::open(&segment).unwrap().is_none() {
-        eprintln!(
-            "this kernel does not say what is joined (before 6.15): reports are all there is"
-        );
+        eprintln!("this kernel does not notify of joins (before 6.15): skipping early joins");
         return;
     }
     segment
@@ -67,7 +65,7 @@ fn a_join_is_known_before_its_report() {
     receiver.join_multicast_v4(&group, &cluster.address(1)).unwrap();
     cluster
         .until(1, "the membership", |memberships| memberships.groups.contains_key(&group.into()));
-    cluster.announce();
+    cluster.advertise();
     assert_eq!(cluster.reaches(&cluster.sender(0), (group, PORT)), BTreeSet::from([1]));
 
     let receiver_v6 = udp(&cluster.containers[1], (Ipv6Addr::UNSPECIFIED, PORT + 1));
@@ -77,8 +75,8 @@ fn a_join_is_known_before_its_report() {
     cluster.until(1, "the IPv6 membership", |memberships| {
         memberships.groups.contains_key(&group_v6.into())
     });
-    // For groups of chosen sources it is looked up which these are. Between the join and the choice
-    // that could come too early, but not every time.
+    // The sources of an SSM group are looked up. A lookup between the join and the selection of
+    // sources can be too early, but not every time.
     let (source, source_v6) = (cluster.address(0), cluster.link_local(0));
     for last in 1..=16 {
         let chosen = Ipv4Addr::new(232, 1, 2, last);
@@ -107,11 +105,11 @@ fn a_join_is_known_before_its_report() {
     }
 }
 
-/// A UDP socket in a container that asked for a group of IPv6 from one source.
+/// Joins an (S,G) of IPv6 on a container's UDP socket.
 fn join_source_v6(socket: &UdpSocket, interface: u32, group: Ipv6Addr, source: Ipv6Addr) {
     let storage = |address: Ipv6Addr| {
         let address = SockaddrIn6::from(SocketAddrV6::new(address, 0, 0, 0));
-        // SAFETY: all zeros is an address of no family, and one of IPv6 has room in it.
+        // SAFETY: all zeros is an address of no family, with room for one of IPv6.
         unsafe {
             let mut storage: nix::libc::sockaddr_storage = std::mem::zeroed();
             (&raw mut storage).cast::<nix::libc::sockaddr_in6>().write(*address.as_ref());
@@ -126,7 +124,7 @@ fn join_source_v6(socket: &UdpSocket, interface: u32, group: Ipv6Addr, source: I
     ask(socket, nix::libc::IPPROTO_IPV6, nix::libc::MCAST_JOIN_SOURCE_GROUP, &request);
 }
 
-/// Asks something of a socket for a group.
+/// Sets a socket option with a group request.
 fn ask<T>(socket: &UdpSocket, level: i32, option: i32, request: &T) {
     let length = u32::try_from(size_of_val(request)).unwrap();
     // SAFETY: the pointer is to a request of that length, which outlives the call.
@@ -142,7 +140,7 @@ fn ask<T>(socket: &UdpSocket, level: i32, option: i32, request: &T) {
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// A UDP socket in a container that asked for a group from one source, or from all but one.
+/// A container's UDP socket that joined a group from one source, or from all but one.
 fn source_filter(
     socket: &UdpSocket,
     option: i32,
@@ -159,12 +157,13 @@ fn source_filter(
 }
 
 #[test]
-fn sources_go_to_the_hosts_that_want_them() {
+fn sources_go_to_the_hosts_that_select_them() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 4]);
     let group = Ipv4Addr::new(232, 1, 2, 3);
     let (first, second) = (cluster.address(0), cluster.address(1));
     let second_address = IpAddr::from(second);
-    // Host 1 wants the source on host 0, host 2 that on host 1, host 3 all but that on host 1.
+    // Host 1 selects the source on host 0, host 2 the one on host 1, and host 3 excludes the one on
+    // host 1.
     let receivers: Vec<UdpSocket> = (1..4).map(|host| cluster.receiver(host)).collect();
     source_filter(
         &receivers[0],
@@ -192,23 +191,22 @@ fn sources_go_to_the_hosts_that_want_them() {
     cluster.until(3, "all but the second source", |memberships| {
         filter(memberships) == Some(SourceFilter::Exclude(BTreeSet::from([second_address])))
     });
-    cluster.announce();
+    cluster.advertise();
     let senders: Vec<UdpSocket> = (0..3).map(|host| cluster.sender(host)).collect();
     assert_eq!(cluster.reaches(&senders[0], (group, PORT)), BTreeSet::from([1, 3]));
     assert_eq!(cluster.reaches(&senders[1], (group, PORT)), BTreeSet::from([2]));
     assert_eq!(cluster.reaches(&senders[2], (group, PORT)), BTreeSet::from([3]));
 
-    // And when the exclusion is over, so it is for that host.
+    // The end of the exclusion takes effect on that host.
     source_filter(&receivers[2], nix::libc::IP_UNBLOCK_SOURCE, cluster.address(3), group, second);
     cluster.until(3, "all", |memberships| filter(memberships) == Some(SourceFilter::all()));
-    cluster.announce();
+    cluster.advertise();
     assert_eq!(cluster.reaches(&senders[1], (group, PORT)), BTreeSet::from([2, 3]));
 }
 
-/// Before the report comes that names the source, the bridge is told of a join of all: it must not
-/// stay so.
+/// The bridge first gets an early (\*,G) join. The report with the source must replace it.
 #[test]
-fn a_group_of_any_range_is_served_from_the_chosen_source_alone() {
+fn an_ssm_join_outside_the_ssm_range_gets_only_its_source() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
     let group = Ipv4Addr::new(239, 1, 2, 5);
     let source = IpAddr::from(cluster.address(0));
@@ -224,10 +222,10 @@ fn a_group_of_any_range_is_served_from_the_chosen_source_alone() {
     cluster.until(1, "the source alone", |memberships| {
         filter(memberships) == Some(SourceFilter::Include(BTreeSet::from([source])))
     });
-    cluster.announce();
+    cluster.advertise();
     assert_eq!(cluster.reaches(&cluster.sender(0), (group, PORT)), BTreeSet::from([1]));
 
-    // Who wants all beside it gets all, whoever is asked.
+    // Another member with (\*,G) gets all sources, whatever the query finds.
     let other = udp(&cluster.containers[1], (Ipv4Addr::UNSPECIFIED, PORT + 1));
     other.join_multicast_v4(&group, &cluster.address(1)).unwrap();
     cluster.until(1, "all sources", |memberships| filter(memberships) == Some(SourceFilter::all()));
@@ -248,7 +246,7 @@ fn a_multicast_router_gets_every_group() {
     cluster.until(2, "no router", |memberships| !memberships.router);
     set("2");
     cluster.until(2, "the router", |memberships| memberships.router);
-    cluster.announce();
+    cluster.advertise();
     let group = Ipv4Addr::new(239, 7, 7, 7);
     let sender = cluster.sender(0);
     assert_eq!(cluster.reaches(&sender, (group, PORT)), BTreeSet::from([2]));
@@ -257,12 +255,12 @@ fn a_multicast_router_gets_every_group() {
     cluster.until(1, "the membership", |memberships| {
         memberships.groups.contains_key(&IpAddr::from(group))
     });
-    cluster.announce();
+    cluster.advertise();
     assert_eq!(cluster.reaches(&sender, (group, PORT)), BTreeSet::from([1, 2]));
 }
 
 #[test]
-fn ipv6_groups_go_to_the_hosts_that_listen_and_link_local_ones_to_all() {
+fn ipv6_groups_go_to_the_hosts_with_members_and_link_local_ones_to_all() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
     let group: Ipv6Addr = "ff05::1:3".parse().unwrap();
     let index = |host: usize| {
@@ -278,10 +276,10 @@ fn ipv6_groups_go_to_the_hosts_that_listen_and_link_local_ones_to_all() {
     cluster.until(1, "the membership", |memberships| {
         memberships.groups.contains_key(&IpAddr::from(group))
     });
-    // Before anything is announced of it, it goes nowhere.
+    // Before it is advertised, it goes nowhere.
     assert_eq!(reaches(&cluster, "ff05::1:3"), BTreeSet::new());
     let index_of_first = index(0);
-    cluster.announce();
+    cluster.advertise();
     let to = |group: &str| SocketAddrV6::new(group.parse().unwrap(), PORT, 0, index_of_first);
     let reaches = |group: &str| cluster.reaches_from(&sender, own, to(group));
     assert_eq!(reaches("ff05::1:3"), BTreeSet::from([1]));
@@ -292,7 +290,7 @@ fn ipv6_groups_go_to_the_hosts_that_listen_and_link_local_ones_to_all() {
 }
 
 #[test]
-fn five_thousand_groups() {
+fn five_thousand_groups_are_replicated() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
     let groups: Vec<Ipv4Addr> =
         (0..5000_u32).map(|number| Ipv4Addr::from(0xef01_0000 + number)).collect();
@@ -310,7 +308,7 @@ fn five_thousand_groups() {
         })
         .collect();
     cluster.until(1, "all memberships", |memberships| memberships.groups.len() == groups.len());
-    cluster.announce();
+    cluster.advertise();
     let sender = cluster.sender(0);
     for group in groups.iter().step_by(1024) {
         assert_eq!(cluster.reaches(&sender, (*group, PORT)), BTreeSet::from([1]));

@@ -1,4 +1,4 @@
-//! More happens than there is room to tell: what containers listen to is known all the same.
+//! Lost events: the memberships are correct nevertheless.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,19 +14,19 @@ fn assert_same(found: &BTreeSet<IpAddr>, wanted: &BTreeSet<IpAddr>) {
     assert!(surplus + missing == 0, "{surplus} groups too many, {missing} too few");
 }
 
-/// The kernel drops events when the socket for them is full, says so once (`ENOBUFS`), and drops
+/// The kernel drops events when the socket's buffer is full, reports it once (`ENOBUFS`), and drops
 /// further ones until the socket was read empty.
 #[test]
-fn after_a_storm_of_joins_and_leaves_that_nobody_read_all_is_as_it_is() {
+fn memberships_are_correct_after_lost_events() {
     let mut followed = Followed::start(1, &[]);
     let segment = followed.segment();
     let port = DeviceName::port(&followed.world.hosts[0].endpoint(1));
-    // A leave counts at once, without a last question.
+    // With fast leave, a leave takes effect without a last query.
     segment
         .run(|| run("bridge", &["link", "set", "dev", port.as_str(), "fastleave", "on"]))
         .unwrap();
     let before = followed.join(0..100);
-    followed.await_bridge("what was there before", &groups(0..100));
+    followed.await_bridge("the initial groups", &groups(0..100));
     followed.follow();
     assert_eq!(followed.known_groups(), groups(0..100));
 
@@ -38,13 +38,13 @@ fn after_a_storm_of_joins_and_leaves_that_nobody_read_all_is_as_it_is() {
         drop(storm);
         followed.await_bridge(&format!("the leaves of round {round}"), &groups(0..100));
     }
-    // Nobody is told of these: the socket is full.
+    // These produce no events: the buffer is full.
     drop(before);
     let _staying = followed.join(50..200);
-    followed.await_bridge("what is there afterwards", &groups(50..200));
+    followed.await_bridge("the final groups", &groups(50..200));
     assert!(
         witness.changes().is_none(),
-        "a socket with as much room was told everything: this was no storm"
+        "a socket with the same buffer got every event: there was no overrun"
     );
 
     for _ in 0..3 {
@@ -52,7 +52,7 @@ fn after_a_storm_of_joins_and_leaves_that_nobody_read_all_is_as_it_is() {
         assert_same(&followed.bridge_groups(), &groups(50..200));
         assert_same(&followed.known_groups(), &groups(50..200));
     }
-    // And events are heeded again.
+    // Events are processed again.
     let later = followed.join(300..310);
     eventually("a later join", || {
         followed.follow();

@@ -1,4 +1,4 @@
-//! Endpoints' MAC addresses stay where the endpoints are; others move.
+//! Pins: endpoints' MAC addresses stay where the endpoints are; other addresses move.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use shoutd_netlink::Namespace;
 use crate::cluster::{Cluster, PORT};
 use crate::support::{Capture, Running, eventually, flood, run, udp};
 
-/// A broadcast frame from this address, of a kind that nobody knows.
+/// A broadcast frame from this address, with an unassigned Ethernet type.
 fn broadcast(from: [u8; 6]) -> Vec<u8> {
     [[0xff; 6].as_slice(), &from, &0x88b5_u16.to_be_bytes(), &[0x5a; 46]].concat()
 }
@@ -22,15 +22,15 @@ fn bridge_table(cluster: &Cluster, host: usize) -> String {
     cluster.hosts[host].segment().run(|| run("bridge", &["fdb", "show"])).unwrap()
 }
 
-/// Whether a host's forwarding tables have a line with all of these words.
+/// Whether a host's FDBs have a line with all these words.
 fn has_line(cluster: &Cluster, host: usize, words: &[&str]) -> bool {
     bridge_table(cluster, host).lines().any(|line| words.iter().all(|word| line.contains(word)))
 }
 
 #[test]
-fn nobody_takes_an_endpoints_address_and_a_virtual_one_moves() {
+fn an_endpoints_address_cannot_be_taken_and_a_virtual_one_moves() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
-    cluster.announce();
+    cluster.advertise();
     let victim = cluster.hosts[0]
         .desired
         .segments
@@ -44,7 +44,8 @@ fn nobody_takes_an_endpoints_address_and_a_virtual_one_moves() {
         .mac;
     let own = DeviceName::port(&cluster.hosts[0].endpoint(1));
     let virtual_mac = [0, 0, 0x5e, 0, 1, 7];
-    // Both by the thief, and the one that may move last, so that when it is seen the other was too.
+    // The thief sends from both addresses, last from the virtual one, which may move: once that is
+    // seen, the other frame was processed too.
     send_from(&cluster.containers[1], victim.0);
     send_from(&cluster.containers[1], virtual_mac);
     eventually("the virtual address to be behind the tunnel", || {
@@ -65,7 +66,7 @@ fn nobody_takes_an_endpoints_address_and_a_virtual_one_moves() {
         );
         assert!(!has_line(&cluster, host, &[&mac, "shp"]), "{}", bridge_table(&cluster, host));
     }
-    // Not one datagram for the victim is lost, also not those from beside the thief.
+    // No datagram to the victim is lost, not even one from a container beside the thief.
     let receiver = cluster.receiver(0);
     for sender in [1, 2] {
         let socket = udp(&cluster.containers[sender], (Ipv4Addr::UNSPECIFIED, 0));
@@ -77,7 +78,7 @@ fn nobody_takes_an_endpoints_address_and_a_virtual_one_moves() {
         }
     }
 
-    // The virtual address moves to the other host, and to the first.
+    // The virtual address moves to the other host and back.
     send_from(&cluster.containers[2], virtual_mac);
     eventually("the virtual address to move", || {
         has_line(&cluster, 0, &["00:00:5e:00:01:07", "shoutvx0", "dst 192.0.2.3"])
@@ -117,12 +118,12 @@ fn an_endpoint_that_moves_takes_its_address_along() {
 }
 
 #[test]
-fn without_moves_nothing_is_learnt() {
+fn a_network_without_learning_learns_nothing() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
     for host in &mut cluster.hosts {
         host.segment_mut().learning = false;
     }
-    cluster.announce();
+    cluster.advertise();
     let mut last = Capture::open(&cluster.containers[1], "shout0");
     send_from(&cluster.containers[0], [0, 0, 0x5e, 0, 1, 7]);
     while last.receive() != broadcast([0, 0, 0x5e, 0, 1, 7]) {}
@@ -133,24 +134,25 @@ fn without_moves_nothing_is_learnt() {
             bridge_table(&cluster, host)
         );
     }
-    // And endpoints reach each other.
+    // Endpoints still reach each other.
     let receiver = cluster.receiver(1);
     let sender = udp(&cluster.containers[0], (Ipv4Addr::UNSPECIFIED, 0));
     sender.send_to(b"hello", (cluster.address(1), PORT)).unwrap();
     assert_eq!(receiver.recv(&mut [0; 8]).unwrap(), 5);
 }
 
-/// Where nothing is learnt, nobody would be reached without them.
+/// Without learning, only the pins make endpoints reachable.
 #[test]
-fn a_daemon_that_starts_leaves_others_endpoints_where_they_are_until_it_has_heard_of_all() {
+fn a_restarted_daemon_keeps_remote_pins_until_all_hosts_have_advertised() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
     for host in &mut cluster.hosts {
         host.segment_mut().learning = false;
     }
-    cluster.announce();
+    cluster.advertise();
     let before = bridge_table(&cluster, 0);
     let (second, all) = (cluster.hosts[1].address, cluster.hosts[0].segment_mut().remotes.clone());
-    // It has heard of neither: that the third has the network, it does not even know by agreement.
+    // It has received neither advertisement, and does not even know by agreement that the third
+    // host has the network.
     let segment = cluster.hosts[0].segment_mut();
     segment.remotes = [second].into();
     segment.replication = Arc::new(flood(&[second]));
@@ -163,11 +165,11 @@ fn a_daemon_that_starts_leaves_others_endpoints_where_they_are_until_it_has_hear
         sender.send_to(b"hello", (cluster.address(host), PORT)).unwrap();
         assert_eq!(receiver.recv(&mut [0; 8]).unwrap(), 5);
     }
-    // The third does not have it any more.
+    // The third host no longer has the endpoint.
     cluster.hosts[0].segment_mut().replication = Arc::new(flood(&[]));
     cluster.running[0].apply(&cluster.hosts[0]);
     assert!(!bridge_table(&cluster, 0).contains("192.0.2.3"), "{}", bridge_table(&cluster, 0));
     cluster.hosts[0].segment_mut().remotes = all;
-    cluster.announce();
+    cluster.advertise();
     assert_eq!(bridge_table(&cluster, 0).lines().count(), before.lines().count());
 }

@@ -1,4 +1,4 @@
-//! Finding out what there is.
+//! Probing the kernel's features and the underlay.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use crate::support::{World, enter_own_namespaces, eventually, ip, ipv6_address};
 
 #[test]
 fn this_kernel_has_all_that_is_needed() {
-    // On an older kernel, whoever runs the test says what there is.
+    // On older kernels the caller of the test states the tier.
     let tier = std::env::var("SHOUTD_TIER").map_or(Tier::VxlanMdb, |tier| tier.parse().unwrap());
     assert_eq!(probe().unwrap(), Capabilities { ipv6: true, tier });
 }
@@ -19,8 +19,8 @@ fn this_kernel_has_all_that_is_needed() {
 #[test]
 fn lack_of_privilege_is_said_to_be_that() {
     let refusal = std::thread::spawn(|| {
-        // SAFETY: the bare system call takes three numbers, and changes the credentials of this
-        // thread alone.
+        // SAFETY: the raw system call takes three numbers and changes the credentials of this
+        // thread only.
         let result = unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, 65534, 65534, 65534) };
         assert_eq!(result, 0);
         probe().unwrap_err()
@@ -52,10 +52,10 @@ fn the_underlays_interface_is_found_by_its_address() {
         .unwrap();
 }
 
-/// Until it has been looked whether another host has it, nobody may use an IPv6 address; if one has
-/// it, never.
+/// An IPv6 address cannot be used during duplicate address detection, and never if it is a
+/// duplicate.
 #[test]
-fn an_ipv6_address_is_the_underlays_when_nobody_else_has_it() {
+fn an_ipv6_address_can_be_used_after_duplicate_address_detection() {
     let world = World::new(2);
     world.hosts[1]
         .namespace

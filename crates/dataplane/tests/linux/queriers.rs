@@ -1,12 +1,11 @@
-//! Containers that ask who listens to what, as multicast routers do: the bridge leaves that to them
-//! then.
+//! Queriers in containers, as multicast routers are: the bridge then stops querying.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use shoutd_core::plane::DeviceName;
 use shoutd_dataplane::Kernel;
-use shoutd_netlink::{Listing, Namespace, Route};
+use shoutd_netlink::{MdbEntry, Namespace, Route};
 
 use crate::support::{Capture, Running, World, connected, eventually, ip, run, udp};
 
@@ -23,7 +22,7 @@ pub fn is_member(segment: &Namespace, group: IpAddr) -> bool {
     let mut route = Route::open(segment).unwrap();
     let bridge = route.link("shoutbr0").unwrap().unwrap().index;
     let is_it =
-        |listing: &Listing| matches!(listing, Listing::Member(member) if member.group == group);
+        |entry: &MdbEntry| matches!(entry, MdbEntry::Member(member) if member.group == group);
     route.bridge_groups(bridge).unwrap().iter().any(is_it)
 }
 
@@ -35,7 +34,7 @@ pub fn checksum(bytes: &[u8]) -> [u8; 2] {
     (!u16::try_from(folded).unwrap()).to_be_bytes()
 }
 
-/// A general query of IGMPv3 to which nobody has to answer within the hour.
+/// An IGMPv3 general query that need not be answered within the hour.
 pub fn query(from: Ipv4Addr) -> Vec<u8> {
     let mut igmp = [0x11, 0xff, 0, 0, 0, 0, 0, 0, 2, 125, 0, 0];
     let sum = checksum(&igmp);
@@ -48,7 +47,7 @@ pub fn query(from: Ipv4Addr) -> Vec<u8> {
     [&[1, 0, 0x5e, 0, 0, 1][..], &[2, 0, 0, 0, 0, 99], &[8, 0], &header, &igmp].concat()
 }
 
-/// The same of MLDv2, within two hours.
+/// The same in MLDv2, with two hours.
 pub fn query_v6() -> Vec<u8> {
     let (from, to) = (
         Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1).octets(),
@@ -62,7 +61,7 @@ pub fn query_v6() -> Vec<u8> {
     [&[0x33, 0x33, 0, 0, 0, 1][..], &[2, 0, 0, 0, 0, 99], &[0x86, 0xdd], &header, &mld].concat()
 }
 
-/// Divides all times by a hundred, and returns how long a membership lasts then.
+/// Divides all times by a hundred, and returns how long a membership then lasts.
 pub fn hasten(segment: &Namespace) -> Duration {
     let set = |name: &str, value: u64| {
         segment
@@ -74,7 +73,7 @@ pub fn hasten(segment: &Namespace) -> Duration {
         .map(|name| format!("mcast_{name}_interval"));
     let mut membership = Duration::ZERO;
     for name in &intervals {
-        // Less than a second between its queries the kernel does not take.
+        // The kernel refuses query intervals below one second.
         let scaled = setting(segment, name) / 100;
         set(
             name,
@@ -106,7 +105,7 @@ fn two_containers() -> (World, [Namespace; 2]) {
 
 /// With all times divided by a hundred.
 #[test]
-fn a_querier_that_ends_costs_nobody_anything() {
+fn a_querier_that_stops_costs_no_membership() {
     let (mut world, [asking, other]) = two_containers();
     let host = &mut world.hosts[0];
     let segment = host.segment();
@@ -115,7 +114,7 @@ fn a_querier_that_ends_costs_nobody_anything() {
     receiver.join_multicast_v4(&GROUP, &host.container_address(2)).unwrap();
     eventually("the membership", || is_member(&segment, GROUP.into()));
 
-    // The bridge has asked, and all have said all they had to say, some time ago.
+    // The bridge's queries have been answered some time ago.
     let mut asked = Capture::open(&other, "shout0");
     let is_query =
         |frame: &[u8]| frame.get(12..15) == Some(&[8, 0, 0x46]) && frame.get(38) == Some(&0x11);
@@ -123,7 +122,7 @@ fn a_querier_that_ends_costs_nobody_anything() {
         while !is_query(&asked.receive()) {}
     }
     std::thread::sleep(Duration::from_secs(1));
-    // It asks once, nobody answers, and it is never heard again.
+    // It queries once, nobody answers, and it never queries again.
     Capture::open(&asking, "shout0").send(&query(host.container_address(1)));
     let begin = Instant::now();
     while begin.elapsed() < membership + Duration::from_secs(3) {
@@ -132,10 +131,10 @@ fn a_querier_that_ends_costs_nobody_anything() {
     }
 }
 
-/// One that goes on asking, so that nobody need answer before all memberships have run out many
+/// This one continues to query with such long response times that all memberships would expire many
 /// times. With all times divided by a hundred.
 #[test]
-fn a_querier_that_nobody_answers_in_time_costs_nobody_anything() {
+fn a_querier_with_long_response_times_costs_no_membership() {
     let (mut world, [asking, other]) = two_containers();
     let host = &mut world.hosts[0];
     let segment = host.segment();
@@ -162,7 +161,7 @@ fn a_querier_that_nobody_answers_in_time_costs_nobody_anything() {
     }
 }
 
-/// A report of IGMPv2 for a group, or that it is left, in this VLAN.
+/// An IGMPv2 report or leave of a group in this VLAN.
 fn in_vlan(vlan: u8, kind: u8, group: Ipv4Addr) -> Vec<u8> {
     let mut igmp = [&[kind, 0, 0, 0][..], &group.octets()].concat();
     let sum = checksum(&igmp);
@@ -186,10 +185,9 @@ fn in_vlan(vlan: u8, kind: u8, group: Ipv4Addr) -> Vec<u8> {
     .concat()
 }
 
-/// This kernel may have no interfaces of VLANs, so the container makes the frames itself that they
-/// would send.
+/// This kernel may have no VLAN interfaces, so the container sends their frames itself.
 #[test]
-fn who_joins_in_a_vlan_is_asked_there() {
+fn a_member_in_a_vlan_is_queried_there() {
     let (mut world, [member, _]) = two_containers();
     let host = &mut world.hosts[0];
     let segment = host.segment();
@@ -198,15 +196,14 @@ fn who_joins_in_a_vlan_is_asked_there() {
     let frames = Capture::open(&member, "shout0");
     frames.send(&in_vlan(7, 0x16, GROUP));
     eventually("the membership", || is_member(&segment, GROUP.into()));
-    // Where queries go out: what comes in on the other end has lost its tag before it can be
-    // captured.
+    // Captured where queries go out: on the other end, the tag is removed before the capture.
     let port = DeviceName::port(&host.endpoint(1));
     let asked = Capture::open(&segment, port.as_str());
     let is_query = |frame: &Vec<u8>| {
         frame.get(12..19) == Some(&[0x81, 0, 0, 7, 8, 0, 0x46]) && frame.get(42) == Some(&0x11)
     };
     eventually("a query in the VLAN", || asked.pending().iter().any(is_query));
-    // It comes soon as well when a membership ended that it may have had.
+    // A query follows soon after a membership ended that the VLAN may have had.
     segment
         .run(|| ip(&["link", "set", "shoutbr0", "type", "bridge", "mcast_query_interval", "12500"]))
         .unwrap();

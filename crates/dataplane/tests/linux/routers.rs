@@ -1,4 +1,4 @@
-//! Multicast routers in containers, with members on other hosts alone.
+//! Multicast routers in containers, with members only on other hosts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,7 +15,7 @@ use crate::support::{Capture, PATIENCE};
 
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(10, 7, 7, 200);
 
-/// A host with a container that routes multicast.
+/// A host with a container that is a multicast router.
 struct Routed {
     followed: Followed,
     router: Capture,
@@ -28,8 +28,8 @@ impl Routed {
         Self { followed, router }
     }
 
-    /// Announces that another host's container listens to these groups.
-    fn announce(&mut self, groups: &[&str]) {
+    /// Advertises members of these groups on another host.
+    fn advertise(&mut self, groups: &[&str]) {
         let groups =
             groups.iter().map(|group| (group.parse().unwrap(), SourceFilter::all())).collect();
         let endpoint = AdvertisedEndpoint {
@@ -47,13 +47,14 @@ impl Routed {
         self.followed.source.desire(Arc::new(host.desired.clone()));
     }
 
-    /// What is reported in a frame of this kind, from its first record or its group on.
+    /// The next report of this kind, from its first record or its group on.
     fn next(&mut self, what: &str, is_it: impl Fn(&[u8]) -> bool) -> Vec<u8> {
         let deadline = std::time::Instant::now() + PATIENCE;
         loop {
             let mut changes = Vec::new();
             self.followed.source.update(&mut changes).unwrap();
-            // Nobody here has joined anything: whatever is told of groups would be a ghost.
+            // Nobody has joined anything on this host, so any membership would come from our
+            // reports.
             let is_ghost = |change: &MembershipChange| match change {
                 MembershipChange::Group(..) => true,
                 MembershipChange::Whole(_, memberships) => !memberships.groups.is_empty(),
@@ -68,7 +69,7 @@ impl Routed {
         }
     }
 
-    /// The next message of IGMP of this type that comes from elsewhere.
+    /// The next IGMP message of this type from shoutd.
     fn igmp(&mut self, kind: u8) -> Vec<u8> {
         let is_it =
             |frame: &[u8]| frame.get(12..15) == Some(&[8, 0, 0x46]) && frame.get(38) == Some(&kind);
@@ -80,7 +81,7 @@ impl Routed {
     }
 
     fn mld(&mut self, kind: u8, group: &str) -> Vec<u8> {
-        let IpAddr::V6(group) = group.parse().unwrap() else { panic!("{group} is none of IPv6") };
+        let IpAddr::V6(group) = group.parse().unwrap() else { panic!("{group} is not IPv6") };
         let is_it =
             |frame: &[u8]| frame.get(12..14) == Some(&[0x86, 0xdd]) && frame.get(62) == Some(&kind);
         let names =
@@ -106,27 +107,27 @@ fn query_v2(from: Ipv4Addr) -> Vec<u8> {
 }
 
 #[test]
-fn a_router_is_told_of_members_on_other_hosts() {
+fn an_ipv4_router_gets_reports_of_members_on_other_hosts() {
     let mut routed = Routed::start();
-    routed.announce(&["239.1.2.3", "224.0.0.251"]);
-    // Nobody is told who has not asked.
+    routed.advertise(&["239.1.2.3", "224.0.0.251"]);
+    // A router that has not queried gets no reports.
     let asks = routed.followed.world.hosts[0].container_address(1);
     routed.router.send(&query(asks));
     assert_eq!(routed.igmp(0x22)[6..], [0, 1, 2, 0, 0, 0, 239, 1, 2, 3]);
-    // When it asks again, too.
+    // It gets them again at its next query.
     routed.router.send(&query(asks));
     assert_eq!(routed.igmp(0x22)[6..], [0, 1, 2, 0, 0, 0, 239, 1, 2, 3]);
 
-    // Of one that comes, and that goes, at once.
-    routed.announce(&["239.1.2.3", "239.1.2.4"]);
+    // Joins and leaves are reported at once.
+    routed.advertise(&["239.1.2.3", "239.1.2.4"]);
     assert_eq!(routed.igmp(0x22)[6..], [0, 1, 4, 0, 0, 0, 239, 1, 2, 4]);
-    routed.announce(&["239.1.2.4"]);
+    routed.advertise(&["239.1.2.4"]);
     while routed.igmp(0x22)[6..] != [0, 1, 3, 0, 0, 0, 239, 1, 2, 3] {}
 
-    // In its version.
+    // In the router's version.
     routed.router.send(&query_v2(asks));
     assert_eq!(routed.igmp(0x16)[4..], [239, 1, 2, 4]);
-    routed.announce(&[]);
+    routed.advertise(&[]);
     assert_eq!(routed.igmp(0x17)[4..], [239, 1, 2, 4]);
 
     let segment = routed.followed.segment();
@@ -136,21 +137,21 @@ fn a_router_is_told_of_members_on_other_hosts() {
 }
 
 #[test]
-fn a_router_of_ipv6_is_told_of_members_on_other_hosts() {
+fn an_ipv6_router_gets_reports_of_members_on_other_hosts() {
     let mut routed = Routed::start();
-    routed.announce(&["ff15::7", "ff02::fb"]);
+    routed.advertise(&["ff15::7", "ff02::fb"]);
     routed.router.send(&query_v6());
     assert_eq!(routed.mld(143, "ff15::7")[6..12], [0, 1, 2, 0, 0, 0]);
-    routed.announce(&["ff02::fb"]);
+    routed.advertise(&["ff02::fb"]);
     assert_eq!(routed.mld(143, "ff15::7")[6..12], [0, 1, 3, 0, 0, 0]);
     assert!(!is_member(&routed.followed.segment(), "ff15::7".parse().unwrap()));
 }
 
-/// Who leaves a group has the router ask whether somebody else wants it.
+/// After a leave the router asks whether the group has other members.
 #[test]
-fn a_router_that_asks_about_one_group_is_answered() {
+fn a_group_specific_query_is_answered() {
     let mut routed = Routed::start();
-    routed.announce(&["239.1.2.3", "239.1.2.4"]);
+    routed.advertise(&["239.1.2.3", "239.1.2.4"]);
     let asks = routed.followed.world.hosts[0].container_address(1);
     routed.router.send(&query(asks));
     assert_eq!(routed.igmp(0x22)[6..8], [0, 2]);

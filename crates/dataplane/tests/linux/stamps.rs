@@ -1,4 +1,4 @@
-//! Programs that ask when what they send was sent, as PTP daemons do.
+//! Programs that request transmit time stamps, as PTP daemons do.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -11,7 +11,7 @@ use nix::sys::socket::{MsgFlags, recv};
 use crate::queriers::{hasten, is_member};
 use crate::support::{connected, eventually, udp};
 
-/// Asks for a time stamp of each datagram (Documentation/networking/timestamping.rst).
+/// Requests a time stamp for each datagram (Documentation/networking/timestamping.rst).
 fn ask(socket: &UdpSocket) {
     let wanted = libc::SOF_TIMESTAMPING_TX_SOFTWARE
         | libc::SOF_TIMESTAMPING_SOFTWARE
@@ -25,23 +25,23 @@ fn ask(socket: &UdpSocket) {
     assert_eq!(result, 0, "{}", Errno::last());
 }
 
-/// How many time stamps have come.
+/// The number of time stamps received.
 fn stamps(socket: &UdpSocket) -> usize {
     let next =
         || recv(socket.as_raw_fd(), &mut [0; 64], MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT);
     std::iter::from_fn(|| next().ok()).count()
 }
 
-/// Each device on the way tells the socket that a datagram belongs to. Only the container's own is
-/// the sender's affair.
+/// Each device on the path can report to the socket that owns a datagram. The sender must see only
+/// the time stamp of the container's own interface.
 #[test]
 fn a_multicast_datagram_to_another_host_has_one_time_stamp() {
     let (world, containers) = connected(2);
     let group_v6 = Ipv6Addr::new(0xff1e, 0, 0, 0, 0, 0, 0, 0x181);
     let segment = world.hosts[0].segment();
     hasten(&segment);
-    // PTP masters are members, too. The bridge begins to keep groups apart when all have had the
-    // time to answer.
+    // PTP masters are members, too. The bridge floods until all ports have had time to answer its
+    // query.
     let member = udp(&containers[0], (Ipv4Addr::UNSPECIFIED, 319));
     let member_v6 = udp(&containers[0], (Ipv6Addr::UNSPECIFIED, 320));
     let interface = containers[0].run(|| nix::net::if_::if_nametoindex("shout0")).unwrap().unwrap();
@@ -60,7 +60,7 @@ fn a_multicast_datagram_to_another_host_has_one_time_stamp() {
         let socket = if group.is_ipv4() { &member } else { &member_v6 };
         ask(socket);
         socket.send_to(&[0; 64], (group, 5000)).unwrap();
-        // All is done before the call returns, or else by a softirq a moment later.
+        // The stamps come before the call returns, or by a softirq shortly after.
         let begin = Instant::now();
         let mut count = 0;
         while begin.elapsed() < Duration::from_millis(300) {

@@ -1,6 +1,6 @@
-//! Whole hosts for tests: network namespaces of their own on one underlay, each with a kernel as
-//! the daemon has it, and containers that are connected the way Docker connects them. All of it
-//! lives in a mount namespace of the test's thread, and ends with it.
+//! Whole hosts for tests: network namespaces on one underlay, each with the daemon's kernel
+//! interface, and containers connected as Docker connects them. All of it lives in a mount
+//! namespace of the test's thread and ends with it.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -32,7 +32,7 @@ use shoutd_dataplane::{
 use shoutd_netlink::{NamedNamespaces, Namespace};
 use tempfile::TempDir;
 
-/// How long something may take that takes milliseconds when nothing else runs.
+/// Time limit for what takes milliseconds on an idle machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// The UDP port that VXLAN uses in these tests.
 pub const VXLAN_PORT: u16 = 7789;
@@ -46,18 +46,18 @@ pub fn network() -> NetworkId {
     "a".repeat(64).parse().unwrap()
 }
 
-/// Hosts on one underlay. The calling thread is moved to namespaces of its own, for good.
+/// Hosts on one underlay. The calling thread is moved to namespaces of its own for good.
 pub struct World {
     pub hosts: Vec<Host>,
     directory: TempDir,
 }
 
 impl World {
-    /// As many hosts as this, with the addresses 192.0.2.1 and up on the underlay.
+    /// This many hosts, with the underlay addresses 192.0.2.1 and up.
     pub fn new(hosts: u8) -> Self {
         enter_own_namespaces();
         let directory = tempfile::tempdir().unwrap();
-        // Namespaces are mounted over files in it; all of it goes with one unmounting.
+        // Namespaces are mounted over files in it. One unmount removes all of them.
         mount(Some("tests"), directory.path(), Some("tmpfs"), MsFlags::empty(), None::<&str>)
             .unwrap();
         ip(&["link", "add", "underlay", "type", "bridge", "mcast_snooping", "0"]);
@@ -75,7 +75,7 @@ impl Drop for World {
     }
 }
 
-/// Moves the calling thread to a network and a mount namespace of its own.
+/// Moves the calling thread to its own network and mount namespace.
 pub fn enter_own_namespaces() {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
         .expect("these tests need root: they make network namespaces");
@@ -88,7 +88,7 @@ pub fn ipv6_address(number: u8) -> IpAddr {
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(number)).into()
 }
 
-/// What is sent where when nothing was heard of the other hosts: everything to all.
+/// The replication before any advertisement: everything to all hosts.
 pub fn flood(remotes: &[IpAddr]) -> Replication {
     let unheard: Vec<_> = remotes
         .iter()
@@ -160,12 +160,12 @@ impl Host {
         }
     }
 
-    /// A kernel as a daemon has it that was just started.
+    /// The kernel interface of a daemon that was just started.
     pub fn fresh_kernel(&self) -> LinuxKernel {
         self.namespace.run(|| LinuxKernel::new(self.directory.join("netns"))).unwrap().unwrap()
     }
 
-    /// The name that `ip netns` would show of the segment.
+    /// The namespace of the segment, opened by name.
     pub fn segment(&self) -> Namespace {
         Namespace::open(&self.segment_path()).unwrap()
     }
@@ -174,7 +174,7 @@ impl Host {
         self.directory.join("netns").join(format!("shout-{}", vni()))
     }
 
-    /// Wants the network, with these other hosts.
+    /// Desires the network with these remotes.
     pub fn want_segment(&mut self, remotes: &[IpAddr]) {
         let segment = Segment {
             remotes: remotes.iter().copied().collect(),
@@ -184,7 +184,7 @@ impl Host {
         self.desired.segments.insert(vni(), segment);
     }
 
-    /// Wants the endpoint of this host's n-th container.
+    /// Desires the endpoint of this host's n-th container.
     pub fn want_endpoint(&mut self, container: u8) -> EndpointId {
         let endpoint = self.endpoint(container);
         let address = self.container_address(container);
@@ -219,15 +219,15 @@ impl Host {
         self.containers.create(&format!("c{container}"), || Ok(())).unwrap()
     }
 
-    /// Tells the desired state in which sandbox the container's interface belongs.
+    /// Sets the sandbox of the container's endpoint in the desired state.
     pub fn set_sandbox(&mut self, container: u8) {
         let (port, path) =
             (DeviceName::port(&self.endpoint(container)), self.sandbox_path(container));
         self.segment_mut().ports.get_mut(&port).unwrap().sandbox = Some(path);
     }
 
-    /// Does what Docker does between Join and the container's start, and tells the desired state of
-    /// it.
+    /// Does what Docker does between Join and the container's start, and sets the sandbox in the
+    /// desired state.
     pub fn start_container(&mut self, container: u8) -> Namespace {
         let namespace = self.make_container(container);
         let endpoint = self.endpoint(container);
@@ -265,13 +265,13 @@ impl Host {
         self.kernel.observe(&sandboxes).unwrap()
     }
 
-    /// Reconciles, and insists that nothing failed and that then there is nothing left to do.
+    /// Does one round and checks that nothing failed and nothing is left to do.
     pub fn settle(&mut self) -> Report {
         let mut report = reconcile(&mut self.kernel, &self.desired).unwrap();
         assert!(report.failures.is_empty(), "{:?}", report.failures);
         let observed = self.observe();
         let mut plan = diff(&self.desired, &observed);
-        // The kernel makes link-local addresses in its own time, after an interface is up.
+        // The kernel adds link-local addresses asynchronously after an interface comes up.
         let is_link_local =
             |action: &Action| matches!(action, Action::EndDuplicateDetection { .. });
         plan.retain(|action| !is_link_local(action));
@@ -309,7 +309,7 @@ fn connect(mut world: World) -> (World, Vec<Namespace>) {
     (world, containers)
 }
 
-/// Waits until a host's bridge passes frames at all its ports: the kernel says so in its own time,
+/// Waits until a host's bridge forwards at all its ports. The kernel enables them asynchronously
 /// after their other ends are up (`net/core/link_watch.c`).
 fn await_forwarding(host: &Host) {
     let segment = host.segment();
@@ -352,7 +352,7 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A host's kernel in the hands of a reconciler, and a runtime to wait on it.
+/// A reconciler with a host's kernel, and a runtime to wait on it.
 pub struct Running {
     pub handle: ReconcilerHandle,
     runtime: tokio::runtime::Runtime,
@@ -360,7 +360,7 @@ pub struct Running {
 
 impl Running {
     /// Starts one, as the daemon does, and waits until all is as desired. The host's own kernel
-    /// forgets what it has open: that would keep alive what is to be seen to end.
+    /// interface closes what it has open, which would keep devices alive that must vanish.
     pub fn start(host: &mut Host) -> Self {
         Self::start_with(host, Tier::VxlanMdb)
     }
@@ -394,7 +394,7 @@ impl Running {
     }
 }
 
-/// Numbered datagrams, one each millisecond, from one socket to another.
+/// Numbered datagrams, one per millisecond, from one socket to another.
 pub struct Stream {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU32>,
@@ -403,7 +403,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Begins to send, and returns when the first has arrived.
+    /// Starts sending, and returns when the first datagram has arrived.
     pub fn start(from: UdpSocket, to: impl Into<SocketAddr>, at: UdpSocket) -> Self {
         let to = to.into();
         let stop = Arc::new(AtomicBool::new(false));
@@ -414,8 +414,7 @@ impl Stream {
         at.recv(&mut first).unwrap();
         let sender = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                // A tunnel that is gone for a moment makes sending fail; that is a loss like any
-                // other.
+                // Without a tunnel, sending can fail; that counts as a loss.
                 let _ = from.send_to(&count.load(Ordering::Relaxed).to_be_bytes(), to);
                 count.fetch_add(1, Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(1));
@@ -433,12 +432,12 @@ impl Stream {
         Self { stop, sent, sender, receiver }
     }
 
-    /// How many were sent so far.
+    /// The number of datagrams sent so far.
     pub fn sent(&self) -> u32 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Ends it, and returns how many were sent and which were lost.
+    /// Stops and returns the number of datagrams sent and the lost ones.
     pub fn stop(self) -> (u32, Vec<u32>) {
         self.stop.store(true, Ordering::Relaxed);
         self.sender.join().unwrap();
@@ -448,7 +447,7 @@ impl Stream {
     }
 }
 
-/// A packet socket on one device: sees what comes and goes, and sends frames as they are.
+/// A packet socket on one device: captures its frames and sends raw ones.
 pub struct Capture {
     socket: OwnedFd,
 }
@@ -467,7 +466,7 @@ impl Capture {
             })
             .unwrap();
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(20, 0)).unwrap();
-        // What arrived between opening and binding came from any device.
+        // Frames between opening and binding came from any device.
         let capture = Self { socket };
         capture.pending();
         capture
@@ -477,20 +476,20 @@ impl Capture {
         send(self.socket.as_raw_fd(), frame, MsgFlags::empty()).unwrap();
     }
 
-    /// The next frame, whenever it comes.
+    /// The next frame, without a time limit.
     pub fn receive(&mut self) -> Vec<u8> {
         let mut buffer = [0; 4096];
         loop {
             match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 Ok(length) => return buffer[..length].to_vec(),
-                // As when the machine was put to sleep meanwhile.
+                // As when the machine was suspended.
                 Err(Errno::EINTR) => {}
                 Err(error) => panic!("no frame came: {error}"),
             }
         }
     }
 
-    /// All frames that came.
+    /// All frames received.
     pub fn pending(&self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         let mut buffer = [0; 4096];

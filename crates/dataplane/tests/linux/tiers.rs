@@ -1,5 +1,4 @@
-//! The lesser ways to send multicast, hosts that go different ways, and going over from one way to
-//! another.
+//! The lesser tiers, hosts with different tiers, and changes of the tier.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
@@ -15,14 +14,14 @@ use crate::support::{Capture, PATIENCE, Running, Stream, run, udp};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
 
-/// A group that one host listens to, and one that nobody does.
+/// A group with a member on one host, and one without members.
 fn reached(cluster: &Cluster, from: usize) -> [BTreeSet<usize>; 2] {
     let sender = cluster.sender(from);
     [GROUP, Ipv4Addr::new(239, 9, 9, 9)].map(|group| cluster.reaches(&sender, (group, PORT)))
 }
 
 #[test]
-fn each_host_sends_in_its_own_way() {
+fn each_host_replicates_by_its_own_tier() {
     let mut cluster =
         Cluster::start(&[Tier::VxlanMdb, Tier::MulticastFdb, Tier::Flood, Tier::VxlanMdb]);
     let receiver = cluster.receiver(3);
@@ -30,15 +29,15 @@ fn each_host_sends_in_its_own_way() {
     cluster.until(3, "the membership", |memberships| {
         memberships.groups.contains_key(&IpAddr::from(GROUP))
     });
-    cluster.announce();
+    cluster.advertise();
     assert_eq!(reached(&cluster, 0), [BTreeSet::from([3]), BTreeSet::new()]);
     assert_eq!(reached(&cluster, 1), [BTreeSet::from([3]), BTreeSet::new()]);
     assert_eq!(reached(&cluster, 2), [BTreeSet::from([0, 1, 3]), BTreeSet::from([0, 1, 3])]);
     assert_eq!(cluster.entries(1) + cluster.entries(2), 0);
 }
 
-/// Through every tier and back, each time with a daemon that is started anew: nothing of the others
-/// is left, and no packet is lost.
+/// Through every tier and back, each time with a restarted daemon: nothing of the other tiers is
+/// left, and no packet is lost.
 #[test]
 fn changing_the_tier_loses_no_packet_and_leaves_nothing_behind() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
@@ -47,7 +46,7 @@ fn changing_the_tier_loses_no_packet_and_leaves_nothing_behind() {
     cluster.until(1, "the membership", |memberships| {
         memberships.groups.contains_key(&IpAddr::from(GROUP))
     });
-    cluster.announce();
+    cluster.advertise();
     let stream = Stream::start(
         udp(&cluster.containers[0], (cluster.address(0), 0)),
         (GROUP, PORT),
@@ -84,8 +83,8 @@ fn changing_the_tier_loses_no_packet_and_leaves_nothing_behind() {
     assert_eq!(lost, Vec::<u32>::new());
 }
 
-/// How long it takes from a join until the others know of it, and from there until their kernels
-/// send, beside ten thousand other groups. Printed, and bounded only as a busy machine allows.
+/// The time from a join until the other hosts know it, and until their kernels replicate to it,
+/// beside ten thousand other groups. It is printed; the bound only allows for a busy machine.
 #[test]
 fn joins_are_quick_beside_many_groups() {
     for tier in [Tier::VxlanMdb, Tier::MulticastFdb] {
@@ -95,7 +94,7 @@ fn joins_are_quick_beside_many_groups() {
 
 fn join_beside_many_groups(tier: Tier) {
     let mut cluster = Cluster::start(&[tier; 2]);
-    // Two more are for all other groups, of each family.
+    // Two more hosts have all the other groups, one per address family.
     let kept_apart = |cluster: &Cluster| match cluster.filtering(0) {
         Filtering::Whole(admitted) if admitted.len() == cluster.group_macs(0) => admitted.len(),
         _ => cluster.entries(0) - 2,
@@ -106,9 +105,9 @@ fn join_beside_many_groups(tier: Tier) {
     replication.groups.extend(others.map(|group| ((None, group), BTreeSet::from([remote]))));
     cluster.running[0].apply(&cluster.hosts[0]);
     assert_eq!(kept_apart(&cluster), 10_000);
-    // A container's own kernel takes its time before it reports; this report is sent at once.
+    // A container's kernel delays its reports; this one is sent at once.
     let reporter = Capture::open(&cluster.containers[1], "shout0");
-    let (mut heard, mut programmed) = (Vec::new(), Vec::new());
+    let (mut known, mut programmed) = (Vec::new(), Vec::new());
     for number in 0..10 {
         let group = Ipv4Addr::new(239, 200, 0, number);
         let begin = Instant::now();
@@ -116,7 +115,7 @@ fn join_beside_many_groups(tier: Tier) {
         cluster.until(1, "the membership", |memberships| {
             memberships.groups.contains_key(&IpAddr::from(group))
         });
-        heard.push(begin.elapsed());
+        known.push(begin.elapsed());
         let segment = cluster.hosts[0].segment_mut();
         Arc::make_mut(&mut segment.replication)
             .groups
@@ -126,16 +125,16 @@ fn join_beside_many_groups(tier: Tier) {
         cluster.running[0].apply_this(desired);
         programmed.push(begin.elapsed());
     }
-    heard.sort();
+    known.sort();
     programmed.sort();
-    println!("{tier}: heard after {:?}, programmed after {:?} (medians)", heard[5], programmed[5]);
-    assert!(heard[5] < PATIENCE && programmed[5] < PATIENCE);
+    println!("{tier}: known after {:?}, programmed after {:?} (medians)", known[5], programmed[5]);
+    assert!(known[5] < PATIENCE && programmed[5] < PATIENCE);
     assert_eq!(kept_apart(&cluster), 10_010);
 }
 
-/// By MAC address, as kernels before 6.4 do it: 32 groups of IPv4 share an address, and go where
-/// any of them is listened to, but for those that nobody listens to. Others coming and going take
-/// no packet from who listens.
+/// By MAC address, as on kernels before 6.4: 32 IPv4 groups share an address and go where any of
+/// them has members, except for groups without members. When others join and leave, members lose no
+/// packet.
 #[test]
 fn groups_of_one_mac_address_go_to_the_hosts_that_listen_to_any() {
     let mut cluster = Cluster::start(&[Tier::MulticastFdb; 3]);
@@ -145,7 +144,7 @@ fn groups_of_one_mac_address_go_to_the_hosts_that_listen_to_any() {
     cluster.until(1, "the membership", |memberships| {
         memberships.groups.contains_key(&IpAddr::from(GROUP))
     });
-    cluster.announce();
+    cluster.advertise();
     assert_eq!(cluster.group_macs(0), 1);
     let sender = cluster.sender(0);
     let both = [GROUP, twin].map(|group| cluster.reaches(&sender, (group, PORT)));
@@ -157,20 +156,20 @@ fn groups_of_one_mac_address_go_to_the_hosts_that_listen_to_any() {
     cluster.until(2, "the membership", |memberships| {
         memberships.groups.contains_key(&IpAddr::from(twin))
     });
-    cluster.announce();
+    cluster.advertise();
     let both = [GROUP, twin].map(|group| cluster.reaches(&sender, (group, PORT)));
     assert_eq!(both, [(); 2].map(|()| BTreeSet::from([1, 2])));
     second.leave_multicast_v4(&twin, &cluster.address(2)).unwrap();
     cluster.until(2, "the leave", |memberships| memberships.groups.is_empty());
-    cluster.announce();
+    cluster.advertise();
     assert_eq!(cluster.reaches(&sender, (twin, PORT)), BTreeSet::new());
     assert_eq!(stream.stop().1, Vec::<u32>::new());
     assert_eq!((cluster.entries(0), cluster.group_macs(0)), (0, 1));
 }
 
-/// By MAC address groups of one host's can have that of a link-local one, which must reach all
-/// other hosts nevertheless: mDNS, all nodes', neighbour discovery's. Those of applications must
-/// reach whoever listens to them.
+/// By MAC address, a group can share the address of a link-local one, which must still reach all
+/// other hosts: mDNS, all nodes, neighbour discovery. Groups of applications must reach their
+/// members.
 #[test]
 fn link_local_groups_that_share_a_mac_address_with_others_reach_who_they_should() {
     let mut cluster = Cluster::start(&[Tier::MulticastFdb; 4]);
@@ -189,8 +188,8 @@ fn link_local_groups_that_share_a_mac_address_with_others_reach_who_they_should(
     cluster.until(2, "the link-local group", |memberships| {
         memberships.groups.contains_key(&narrow.into())
     });
-    cluster.announce();
-    // Of the last two groups, to both who listen to one of them.
+    cluster.advertise();
+    // The last two groups reach both hosts, as each has a member of one of them.
     assert_eq!(cluster.group_macs(0), 2);
 
     let all = BTreeSet::from([1, 2, 3]);
@@ -201,14 +200,14 @@ fn link_local_groups_that_share_a_mac_address_with_others_reach_who_they_should(
     let reaches = |group: Ipv6Addr| cluster.reaches_from(&sender, own.into(), to(group));
     assert_eq!(["ff02::fb", "ff02::1"].map(group).map(reaches), [(); 2].map(|()| all.clone()));
     assert_eq!([wide, narrow].map(reaches), [(); 2].map(|()| BTreeSet::from([1, 2])));
-    // Nobody has this address, and the kernel asks all for it by ff02::1:ff00:5.
+    // No host has this address, and the kernel asks all for it by ff02::1:ff00:5.
     let neighbour = group("fe80::5");
     let asked = || _ = sender.send_to(b"who has it?", to(neighbour)).unwrap();
     assert_eq!(cluster.reached(0, &neighbour.octets(), asked), all);
 }
 
-/// A filter before the tunnel keeps them back, of both families; while it is not known what all
-/// hosts listen to, or one of them routes multicast, they go to all.
+/// The group filter before the tunnel drops them, of both families. While not all hosts have
+/// advertised, or one has a multicast router, they go to all.
 #[test]
 fn groups_that_nobody_listens_to_go_nowhere_by_mac_address_either() {
     let mut cluster = Cluster::start(&[Tier::MulticastFdb; 3]);
@@ -231,13 +230,13 @@ fn groups_that_nobody_listens_to_go_nowhere_by_mac_address_either() {
     cluster.running[0].apply(&cluster.hosts[0]);
     assert_eq!(cluster.filtering(0), Filtering::Absent);
     assert_eq!(reached(&cluster, wide), [(); 2].map(|()| all.clone()));
-    cluster.announce();
+    cluster.advertise();
     assert_eq!(reached(&cluster, wide), [(); 2].map(|()| nobody.clone()));
     let receivers = [(); 2].map(|()| cluster.receiver_v6(1, wide[1].parse().unwrap()));
     cluster.until(1, "the group", |memberships| {
         memberships.groups.contains_key(&wide[1].parse().unwrap())
     });
-    cluster.announce();
+    cluster.advertise();
     assert_eq!(reached(&cluster, wide), [nobody, BTreeSet::from([1])]);
     drop(receivers);
 }

@@ -1,4 +1,4 @@
-//! Frames really pass between containers of different hosts.
+//! Frames between containers of different hosts.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 
@@ -15,7 +15,7 @@ fn receive(socket: &UdpSocket) -> Vec<u8> {
     buffer[..length].to_vec()
 }
 
-/// A socket on each container but the first, that has joined these groups.
+/// One socket in each container but the first, which has joined these groups.
 fn receivers(world: &World, containers: &[Namespace], groups: &[Ipv4Addr]) -> Vec<UdpSocket> {
     let others = world.hosts.iter().zip(containers).skip(1);
     others
@@ -35,7 +35,7 @@ fn unicast_broadcast_and_multicast_reach_containers_of_other_hosts() {
 }
 
 #[test]
-fn and_so_they_do_over_an_ipv6_underlay() {
+fn unicast_broadcast_and_multicast_pass_over_an_ipv6_underlay() {
     pass_everything(&connected_over_ipv6(2));
 }
 
@@ -91,7 +91,7 @@ fn the_largest_datagram_passes_whole() {
 fn the_tunnels_socket_is_in_the_hosts_namespace() {
     let (world, _containers) = connected(2);
     let host = &world.hosts[0];
-    // The kernel's own sockets are not listed, but the port is taken where they are.
+    // The kernel's own sockets are not listed, but the port is occupied in their namespace.
     let bind = |namespace: &Namespace| {
         namespace
             .run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, crate::support::VXLAN_PORT)).is_ok())
@@ -101,10 +101,10 @@ fn the_tunnels_socket_is_in_the_hosts_namespace() {
     assert!(bind(&host.segment()));
 }
 
-/// Containers see no neighbours that are not there: of all that a segment is made of only the
-/// bridge has an address, from which it asks MLD queries, and it believes no router.
+/// Containers see no surplus neighbours. In a segment only the bridge has an address, for its MLD
+/// queries, and it ignores router advertisements.
 #[test]
-fn only_the_bridge_has_an_address_and_it_believes_no_router() {
+fn only_the_bridge_has_an_address_and_it_ignores_router_advertisements() {
     let (world, _containers) = connected(1);
     let segment = world.hosts[0].segment();
     let (addresses, accepts) = segment
