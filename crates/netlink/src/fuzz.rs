@@ -55,13 +55,13 @@ fn fuzz_netlink() {
 #[test]
 fn fuzz_queries() {
     fuzz("queries", env!("CARGO_MANIFEST_DIR"), |frame| {
-        let heard = query::parse(frame)?;
+        let query = query::parse(frame)?;
         Some((
-            heard.is_ipv6,
-            heard.version,
-            heard.group.is_some(),
-            heard.sources.len(),
-            heard.within.as_millis() > 12_700,
+            query.is_ipv6,
+            query.version,
+            query.group.is_some(),
+            query.sources.len(),
+            query.within.as_millis() > 12_700,
         ))
     });
 }

@@ -67,7 +67,7 @@ impl Monitor {
 
     /// Watches devices, their addresses, and the routes of IPv4 multicast and of IPv6 link-local
     /// addresses. Other routes change by thousands in a container that routes. By the IPv6 routes
-    /// the kernel announces a tentative address (`addrconf_add_linklocal` of
+    /// the kernel reports a tentative address (`addrconf_add_linklocal` of
     /// `net/ipv6/addrconf.c`).
     pub fn sandbox(namespace: &Namespace) -> Result<Self, Error> {
         Self::open(

@@ -310,7 +310,7 @@ mod tests {
             asked(of_igmp(&third(100, 1))),
             (QueryVersion::Third, group, source.clone(), 10_000)
         );
-        // More sources announced than present, and a time beyond 12.7 s.
+        // More sources counted than present, and a time beyond 12.7 s.
         assert_eq!(asked(of_igmp(&third(0x8c, 9))), (QueryVersion::Third, group, source, 22_400));
         assert_eq!(of_igmp(&[0x11, 10, 0, 0, 10, 1, 1, 1]), None);
         assert_eq!(of_igmp(&[0x11, 10, 0, 0, 0, 0, 0, 0, 0, 0]), None);
@@ -324,8 +324,8 @@ mod tests {
         assert_eq!(asked(of_mld(10_000, none, &[])), (QueryVersion::Second, None, vec![], 10_000));
         let source: Ipv6Addr = "fd00::7".parse().unwrap();
         let rest = [&[2, 125, 0, 1], &source.octets()[..]].concat();
-        let heard = asked(of_mld(1000, group, &rest));
-        assert_eq!(heard, (QueryVersion::Third, Some(group.into()), vec![source.into()], 1000));
+        let query = asked(of_mld(1000, group, &rest));
+        assert_eq!(query, (QueryVersion::Third, Some(group.into()), vec![source.into()], 1000));
         assert_eq!(of_mld(0x8001, none, &[2, 125, 0, 0]).unwrap().within.as_millis(), 0x1001 << 3);
     }
 
