@@ -30,8 +30,8 @@ impl Host {
         Ok(output.stdout)
     }
 
-    /// Starts `shoutd` as the system's service manager does when the host boots, whether or not
-    /// there is an engine; returns when Docker could call it.
+    /// Starts `shoutd` as a service manager does when the host boots, with or without an engine;
+    /// returns when Docker could call it.
     ///
     /// # Errors
     ///
@@ -67,7 +67,7 @@ impl Host {
         self.kill_all("shoutd")
     }
 
-    /// What `shoutd` has logged to `/var/log/shoutd.log` since the host was made.
+    /// The contents of `/var/log/shoutd.log` since the host was made.
     ///
     /// # Errors
     ///

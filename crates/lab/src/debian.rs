@@ -1,5 +1,5 @@
-//! Debian beside the machine's own: packages of other releases that are unpacked without being
-//! installed, Docker's and a kernel's; and a whole system for virtual machines.
+//! Other Debian releases than the machine's: Docker's and the kernel's packages, unpacked without
+//! being installed, and a whole system for virtual machines.
 //!
 //! apt downloads them, with lists, state and cache of its own, and verifies Debian's signatures.
 //! The archive is the one that the machine's apt is set up with.
@@ -14,20 +14,21 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::lab::build_directory;
 use crate::wait::wait_until;
 
-/// Debian's releases whose engine the lab can have: what a person types, and the code name. Debian
-/// 13's is 26.1; that of 14, which is still being made, was 28.5 in November 2026.
+/// Debian releases whose engine a lab can have: the name that users type, and the code name. Debian
+/// 13 has 26.1; Debian 14, which is not released yet, had 28.5 in November 2026.
 const ENGINES: [(&str, &str); 2] = [("debian-13", "trixie"), ("debian-14", "forky")];
 
 /// The code name of Debian 12, whose kernel is 6.1.
 const BOOKWORM: &str = "bookworm";
 
-/// Depends on the package of the release's newest kernel.
+/// The package that depends on the release's newest kernel.
 const KERNEL: &str = "linux-image-amd64";
 
-/// What is unpacked, with all that it depends on, down to the C library.
+/// Packages of an engine; they are unpacked with all dependencies, down to the C library.
 const PACKAGES: [&str; 3] = ["docker.io", "docker-cli", "docker-compose"];
 
-/// What a host of Debian 12 has that runs Docker, and what lets the lab type commands on it.
+/// Packages of a Debian 12 host that runs Docker, and the agent by which the lab runs commands on
+/// it.
 const SYSTEM_PACKAGES: [&str; 11] = [
     "systemd-sysv",
     "udev",
@@ -43,17 +44,17 @@ const SYSTEM_PACKAGES: [&str; 11] = [
     "qemu-guest-agent",
 ];
 
-/// Debian's public keys; from the package `debian-archive-keyring`, which every Debian has.
+/// Debian's public keys, from the package `debian-archive-keyring`, which every Debian has.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// What a disk of such a host can take; the file has holes.
+/// Size of such a host's disk; the file is sparse.
 const DISK_SIZE: &str = "4G";
 
-/// How long another process may take that is unpacking the same: most of it is downloading 90 MB.
+/// How long another process may take to unpack the same: mostly the download of 90 MB.
 const LOCK_DEADLINE: Duration = Duration::from_secs(600);
 
-/// The root of the engine of a release, below the directory of the build, where it stays; none if
-/// it is not one of those that the lab can have.
+/// The root directory of a release's engine, which stays below the build's directory; `None` for an
+/// unknown release.
 ///
 /// # Errors
 ///
@@ -74,8 +75,8 @@ pub(crate) fn engine(name: &str) -> Result<Option<PathBuf>> {
     Ok(Some(root))
 }
 
-/// The root of Debian 12's kernel with its modules, without anything that it depends on, below the
-/// directory of the build, where it stays.
+/// The root directory of Debian 12's kernel with its modules, without dependencies, which stays
+/// below the build's directory.
 ///
 /// # Errors
 ///
@@ -87,16 +88,15 @@ pub(crate) fn bookworms_kernel() -> Result<PathBuf> {
         let package =
             package.with_context(|| format!("find the kernel that {KERNEL} depends on"))?;
         let install = ["install", "--download-only", "--yes", "--no-install-recommends"];
-        // What it depends on is downloaded, too, but not unpacked.
+        // Its dependencies are downloaded, but not unpacked.
         apt.get(&[install.as_slice(), &[package]].concat())?;
         apt.extract(|file| file.starts_with(&format!("{package}_")))
     })
     .with_context(|| format!("unpack Debian's package {KERNEL}"))
 }
 
-/// A directory with the `disk` of an installed Debian 12 that runs Docker, and with its `vmlinuz`
-/// and `initrd`, below the directory of the build, where it stays. The disk is to be copied, not
-/// written to.
+/// A directory with the `disk` of an installed Debian 12 that runs Docker, its `vmlinuz` and its
+/// `initrd`, which stays below the build's directory. The disk must be copied, not written to.
 ///
 /// # Errors
 ///
@@ -129,7 +129,7 @@ pub(crate) fn bookworms_system() -> Result<PathBuf> {
     .context("install a Debian 12 for virtual machines")
 }
 
-/// What `unpack` makes of a release's packages; see [`kept`].
+/// The directory that `unpack` makes of a release's packages; see [`kept`].
 fn unpacked(
     group: &str,
     name: &str,
@@ -139,8 +139,8 @@ fn unpacked(
     kept(group, name, |work| unpack(&prepare(release, work)?))
 }
 
-/// What `make` puts into the directory `root` of a directory to work in, under this name in
-/// `group`, below the directory of the build, where it stays.
+/// The directory `root` that `make` fills in a working directory. It stays, under this name in
+/// `group`, below the build's directory.
 fn kept(group: &str, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let build = build_directory()?;
     let group = build.parent().context("find the directory above the build's")?.join(group);
@@ -148,7 +148,7 @@ fn kept(group: &str, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Resu
     let group = fs::canonicalize(&group).with_context(|| format!("find {}", group.display()))?;
     let root = group.join(name);
     let _lock = lock(&group)?;
-    // It gets its name when it is whole.
+    // It gets its name when it is complete.
     if !root.exists() {
         let work = group.join(format!("{name}.new"));
         remove(&work)?;
@@ -159,7 +159,7 @@ fn kept(group: &str, name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Resu
     Ok(root)
 }
 
-/// An apt for this release in the directory `work`, that knows what there is.
+/// Prepares an apt for this release in the directory `work`, with its package lists.
 fn prepare<'a>(release: &str, work: &'a Path) -> Result<Apt<'a>> {
     for directory in ["lists/partial", "cache/archives/partial", "state", "root"] {
         let directory = work.join(directory);
@@ -175,7 +175,7 @@ fn prepare<'a>(release: &str, work: &'a Path) -> Result<Apt<'a>> {
     Ok(apt)
 }
 
-/// apt with a world of its own, in which nothing is installed.
+/// An apt with its own state, in which nothing is installed.
 struct Apt<'a> {
     work: &'a Path,
 }
@@ -190,7 +190,7 @@ impl Apt<'_> {
         self.extract(|_| true)
     }
 
-    /// Unpacks those whose file names are wanted.
+    /// Unpacks the packages whose file names are wanted.
     fn extract(&self, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
         let archives = self.work.join("cache/archives");
         for entry in
@@ -221,8 +221,8 @@ impl Apt<'_> {
         for (setting, place) in places {
             command.arg("-o").arg(format!("{setting}={}", self.work.join(place).display()));
         }
-        // The machine's own sources are left out. As its user `_apt`, apt may have no access to
-        // where the build is.
+        // The machine's own sources are left out. As user `_apt`, apt may have no access to the
+        // build's directory.
         command.args([
             "-o",
             "Dir::Etc::sourceparts=-",
@@ -235,7 +235,7 @@ impl Apt<'_> {
     }
 }
 
-/// The address of the archive of Debian that the machine's apt is set up with.
+/// The address of the Debian archive in the machine's apt configuration.
 fn archive() -> Result<String> {
     let listed = || {
         let filters =
@@ -248,10 +248,10 @@ fn archive() -> Result<String> {
     if let Some(archive) = listed()? {
         return Ok(archive);
     }
-    // Whose archive it is says the list of its files, which a machine may not have yet.
+    // An archive's index tells whether it is Debian's, and a machine may not have the index yet.
     run(Command::new("apt-get").args(["update", "--quiet"]))?;
     listed()?.context(
-        "apt is not set up with an archive of Debian, from which packages of other releases could \
+        "apt has no Debian archive configured, from which packages of other releases could \
          be had",
     )
 }
@@ -269,7 +269,7 @@ fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Keeps other processes from unpacking to this directory until dropped.
+/// Prevents other processes from unpacking to this directory until dropped.
 fn lock(directory: &Path) -> Result<File> {
     let file = File::open(directory)
         .with_context(|| format!("open {} to lock it", directory.display()))?;

@@ -1,5 +1,4 @@
-//! The Docker Engine of a host: Debian's containerd and dockerd, with as few settings of the lab's
-//! as will do.
+//! The Docker Engine of a host: Debian's containerd and dockerd, with as few settings as possible.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -20,10 +19,10 @@ const START_DEADLINE: Duration = Duration::from_secs(90);
 /// How long an engine may take to stop: it gives each container 10 s.
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
 
-/// How long the API may take to say that it is there.
+/// How long the API may take to answer a ping.
 const PING_DEADLINE: Duration = Duration::from_secs(5);
 
-/// containerd for containers alone: its other parts take time to start.
+/// containerd's configuration for containers only: its other parts take time to start.
 const CONTAINERD_CONFIG: &str = r#"version = 2
 disabled_plugins = ["io.containerd.grpc.v1.cri"]
 "#;
@@ -47,8 +46,8 @@ impl Host {
         self.wait_serving("dockerd", "/run/docker.sock", answers_ping)
     }
 
-    /// Stops the host's engine as the system's service manager does, and with it all containers;
-    /// containerd stays.
+    /// Stops the host's engine, and with it all containers, as a service manager does; containerd
+    /// stays.
     ///
     /// # Errors
     ///
@@ -71,7 +70,7 @@ impl Host {
         self.kill_all("dockerd")
     }
 
-    /// What the host's engine has logged since the host was made.
+    /// The log of the host's engine since the host was made.
     ///
     /// # Errors
     ///
@@ -80,18 +79,17 @@ impl Host {
         self.log("dockerd")
     }
 
-    /// Writes what containerd and dockerd read when they start; done once for a host, tests may
-    /// change it after.
+    /// Writes dockerd's configuration, once per host; tests may change it later.
     pub(crate) fn configure_engine(&self) -> Result<()> {
         let path = self.file("/etc/docker/daemon.json")?;
         let settings = serde_json::json!({
             "containerd": "/run/containerd/containerd.sock",
             "cgroup-parent": format!("/{}/{}", self.layout.cgroup(), self.name()),
-            // What manages the machine's services does not know of the lab's hosts.
+            // The machine's service manager does not know the lab's hosts.
             "exec-opts": ["native.cgroupdriver=cgroupfs"],
             "storage-driver": self.storage_driver()?,
-            // It would be 8.8.8.8, as the host's own server is one on its loopback. This one
-            // answers at once.
+            // Otherwise dockerd uses 8.8.8.8, because the host's own server is on its loopback. The
+            // lab's name server answers at once.
             "dns": [GATEWAY.to_string()],
         });
         fs::write(&path, serde_json::to_string_pretty(&settings)?)
@@ -103,7 +101,7 @@ impl Host {
         self.docker(["import", &tar.to_string_lossy(), IMAGE]).map(|_| ())
     }
 
-    /// What a daemon of this name has written to its log.
+    /// The contents of a daemon's log.
     pub(crate) fn log(&self, daemon: &str) -> Result<String> {
         let path = self.log_file(daemon);
         fs::read(&path)
@@ -114,12 +112,12 @@ impl Host {
     /// Starts a daemon whose parent is the host's first process, with its output appended to its
     /// log.
     pub(crate) fn start_daemon(&self, name: &str, command: &str) -> Result<()> {
-        // It is in place before the shell ends, so that what looks for the process finds it.
+        // The process exists before the shell ends, so that a search for it succeeds.
         self.sh(&format!("exec </dev/null >>/var/log/{name}.log 2>&1; setsid {command} &"))
             .map(|_| ())
     }
 
-    /// Waits until a daemon serves its socket, which is there and taken, and `check` is true of it.
+    /// Waits until a daemon serves its socket and `check` accepts a connection to it.
     fn wait_serving(
         &self,
         name: &str,
@@ -132,7 +130,7 @@ impl Host {
             if UnixStream::connect(&socket).is_ok_and(&check) {
                 return Ok(Some(()));
             }
-            // Just started, it still has the name of the shell.
+            // A process that has just started still has the name of the shell.
             let runs = !self.pids_of(name)?.is_empty();
             if seen && !runs {
                 bail!("{name} on {} ended", self.name());
@@ -153,8 +151,8 @@ impl Host {
         self.layout.host(self.number()).join("var-log").join(format!("{daemon}.log"))
     }
 
-    /// `overlay2` where the file system can bear it. One that is an overlay itself, as in a
-    /// container, cannot.
+    /// `overlay2` where the file system supports it. An overlay file system, as in a container,
+    /// does not.
     fn storage_driver(&self) -> Result<&'static str> {
         let script = "cd /var/lib/docker && mkdir -p try/l try/u try/w try/m &&
             mount -t overlay overlay -o lowerdir=try/l,upperdir=try/u,workdir=try/w try/m && \
@@ -165,7 +163,7 @@ impl Host {
     }
 }
 
-/// Whether the Docker API at the other end says that it is there.
+/// Whether the Docker API answers a ping.
 fn answers_ping(mut api: UnixStream) -> bool {
     let mut answer = String::new();
     let asked = api

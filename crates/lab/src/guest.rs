@@ -1,5 +1,5 @@
-//! Tests on another kernel than the machine's: Debian 12's, in a virtual machine without hardware
-//! support, with no more on it than they need.
+//! Tests on Debian 12's kernel instead of the machine's, in a minimal virtual machine without
+//! hardware support.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,28 +14,28 @@ use crate::image::libraries;
 use crate::lab::build_directory;
 use crate::wait::wait_until;
 
-/// How long the virtual machine may take from its start to its end: seconds to boot, and tests that
-/// are ten times as slow as elsewhere.
+/// How long the virtual machine may run: it boots in seconds, and tests are ten times as slow as
+/// elsewhere.
 const DEADLINE: Duration = Duration::from_secs(600);
 
-/// What a data plane needs of the kernel that Debian has as modules, and what these need without
-/// saying so: `crc32c`, of which they take any.
+/// Kernel modules that the data plane needs in Debian, and any implementation of `crc32c`, which
+/// they need without declaring it.
 const MODULES: [&str; 7] =
     ["crc32c_generic", "bridge", "veth", "vxlan", "nf_tables", "nft_meta_bridge", "nft_limit"];
 
-/// Programs that tests call.
+/// Programs that the tests run.
 const PROGRAMS: [&str; 3] = ["/usr/sbin/bridge", "/usr/bin/ip", "/usr/sbin/nft"];
 
-/// What the console shows when all is done.
+/// The console's last line.
 const END: &str = "all tests are done";
 
-/// Runs these tests of a test program on Debian 12's kernel, with these variables in their
-/// environment, and returns what the console showed.
+/// Runs these tests of a test program on Debian 12's kernel, with these environment variables, and
+/// returns the console's output.
 ///
 /// # Errors
 ///
-/// Fails when the kernel cannot be had or qemu does not run, and when the tests do not end in time,
-/// with the end of what was shown.
+/// Fails when the kernel cannot be downloaded, when qemu does not run, and when the tests do not
+/// end in time, with the end of the output.
 pub fn run_on_older_kernel(
     program: &Path,
     tests: &[&str],
@@ -50,7 +50,7 @@ pub fn run_on_older_kernel(
     shown
 }
 
-/// The file system that the kernel begins with, packed.
+/// Packs the initial file system.
 fn pack(
     root: &Path,
     program: &Path,
@@ -118,7 +118,7 @@ fn pack(
     Ok(image)
 }
 
-/// The files of the modules, each after those that it depends on.
+/// The modules' files, in the order of their dependencies.
 fn modules(root: &Path) -> Result<Vec<PathBuf>> {
     let mut known = BTreeMap::new();
     find_modules(&root.join("lib/modules"), &mut known)?;
@@ -144,13 +144,13 @@ fn find_modules(directory: &Path, known: &mut BTreeMap<String, PathBuf>) -> Resu
     Ok(())
 }
 
-/// A module says itself what it depends on (`depends=` in its section `.modinfo`).
+/// Adds a module after its dependencies (`depends=` in its section `.modinfo`).
 fn add_module(
     name: &str,
     known: &BTreeMap<String, PathBuf>,
     order: &mut Vec<PathBuf>,
 ) -> Result<()> {
-    // One that is not there is built into the kernel.
+    // A module without a file is built into the kernel.
     let Some(path) = known.get(name).filter(|path| !order.contains(*path)) else { return Ok(()) };
     let octets = fs::read(path).with_context(|| format!("read {}", path.display()))?;
     let depends = octets.split(|octet| *octet == 0).find_map(|text| text.strip_prefix(b"depends="));
@@ -164,7 +164,7 @@ fn add_module(
     Ok(())
 }
 
-/// Boots, and waits for the end.
+/// Boots, and waits for the end of the tests.
 fn boot(root: &Path, image: &Path, work: &Path) -> Result<String> {
     let directory = root.join("boot");
     let files =
@@ -177,7 +177,7 @@ fn boot(root: &Path, image: &Path, work: &Path) -> Result<String> {
     let console = work.join("console");
     let output = File::create(&console).with_context(|| format!("make {}", console.display()))?;
     let error = output.try_clone().context("write what the console shows")?;
-    // It ends with whoever started it, however that ends.
+    // It ends with its parent, however that ends.
     let mut command = Command::new("setpriv");
     command.args([
         "--pdeathsig",
@@ -228,7 +228,7 @@ fn boot(root: &Path, image: &Path, work: &Path) -> Result<String> {
     Ok(shown)
 }
 
-/// The virtual machine; it ends with this.
+/// The virtual machine; it is killed when this is dropped.
 struct Machine(Child);
 
 impl Drop for Machine {

@@ -15,18 +15,17 @@ use crate::layout::{self, COMMANDS, Layout};
 use crate::process::{Output, Process, Show};
 use crate::wait::wait_until;
 
-/// How long a command may take that has no deadline of its own.
+/// How long a command without a deadline of its own may take.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How long a signalled process may take to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The directories of programs on a host, after those of `shoutd` and of an engine that is not the
-/// machine's. The machine's `/usr/local` is not one: what a person has put there is not what
-/// Debian's packages bring.
+/// machine's. The machine's `/usr/local` is left out: its contents are not from Debian's packages.
 const SYSTEM_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// One host of a lab: a handle, which neither keeps the host running nor ends it.
+/// A handle of one host of a lab. It neither keeps the host running nor ends it.
 #[derive(Debug, Clone)]
 pub struct Host {
     pub(crate) layout: Layout,
@@ -64,8 +63,8 @@ impl Host {
         layout::address_v6(self.number)
     }
 
-    /// Where the machine sees the host's file `path` (absolute) while the host is on. Do not follow
-    /// absolute symbolic links by it, they would lead into the machine's files: `/run/x`, not
+    /// The machine's path to the host's file `path` (absolute) while the host is on. It must not
+    /// contain absolute symbolic links, which would lead to the machine's files: `/run/x`, not
     /// `/var/run/x`.
     ///
     /// # Errors
@@ -138,7 +137,7 @@ impl Host {
         self.start(command, None)
     }
 
-    /// As [`Host::spawn`]; what the command prints is given to `show`, too, as it comes.
+    /// As [`Host::spawn`]; `show` also receives the output as it comes.
     ///
     /// # Errors
     ///
@@ -182,7 +181,7 @@ impl Host {
             .with_context(|| format!("list the processes of {}", self.name()))?;
         let lives = |entry: fs::DirEntry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
-            // "pid (name) state ..."; a zombie lives no more.
+            // "pid (name) state ..."; zombies do not count.
             let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
             let (found, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
             (found == name && !rest.starts_with(" Z")).then_some(pid)
@@ -190,8 +189,8 @@ impl Host {
         Ok(entries.filter_map(|entry| lives(entry.ok()?)).collect())
     }
 
-    /// Sends a signal (`TERM`, `KILL`, `STOP`...) to each of these processes, ids as the host
-    /// counts them. Those that have ended in the meantime do not matter.
+    /// Sends a signal (`TERM`, `KILL`, `STOP`...) to these processes, by the host's process ids.
+    /// Those that have ended do not matter.
     ///
     /// # Errors
     ///
@@ -241,9 +240,8 @@ impl Host {
         ask(&self.layout, &format!("link {} up", self.number)).map(|_| ())
     }
 
-    /// Ends all processes of the host at one instant. What the host has on disk stays:
-    /// `/etc/docker`, `/var/log`, and the directories of docker, containerd and shoutd in
-    /// `/var/lib`.
+    /// Ends all processes of the host at once. The host's files stay: `/etc/docker`, `/var/log`,
+    /// and the directories of docker, containerd and shoutd in `/var/lib`.
     ///
     /// # Errors
     ///
@@ -283,8 +281,7 @@ impl Host {
         I::Item: AsRef<OsStr>,
     {
         let (what, mut enter) = self.entering(command)?;
-        // A process group of its own: what a terminal sends to the owner's group, the owner has to
-        // act on.
+        // In its own process group: signals of a terminal are for the owner to act on.
         std::os::unix::process::CommandExt::process_group(&mut enter, 0);
         Process::start(what, enter.stdin(Stdio::null()), show)
     }
@@ -303,8 +300,8 @@ impl Host {
             what.push_str(&word.as_ref().to_string_lossy());
             enter.arg(word);
         }
-        // A host has an environment of its own, too: no DOCKER_HOST of the person who runs the
-        // tests, for one.
+        // A host has its own environment, without the DOCKER_HOST of the user who runs the tests,
+        // for example.
         enter
             .env_clear()
             .env("PATH", self.search_path())

@@ -1,5 +1,5 @@
-//! The image that containers in the lab are made of: the machine's own programs, as no registry is
-//! needed then.
+//! The image of the lab's containers, made of the machine's own programs, so that it needs no
+//! registry.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,17 +14,17 @@ use anyhow::{Context, Result, bail};
 /// socat.
 pub const IMAGE: &str = "debian";
 
-/// Programs that are more than what busybox has under their name.
+/// Programs that busybox lacks or has only in a lesser version.
 const PROGRAMS: [&str; 4] = ["/bin/bash", "/usr/bin/iperf", "/usr/bin/socat", "/usr/bin/getent"];
 
-/// Descriptions of the terminals that people use, for a shell that can edit its line.
+/// Descriptions of common terminals, for line editing in a shell.
 const TERMINALS: [&str; 6] =
     ["d/dumb", "l/linux", "s/screen", "v/vt100", "x/xterm", "x/xterm-256color"];
 
 /// The directories of a merged `/usr`, and the links to them.
 const USR_LINKS: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 
-/// Writes the image to `tar`, by way of a directory beside it.
+/// Writes the image to `tar`, through a directory beside it.
 pub(crate) fn build(tar: &Path) -> Result<()> {
     let root = tar.with_extension("root");
     fs::create_dir(&root).with_context(|| format!("make {}", root.display()))?;
@@ -49,7 +49,7 @@ pub(crate) fn build(tar: &Path) -> Result<()> {
     write(&root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/bash\n")?;
     write(&root.join("etc/group"), "root:x:0:\n")?;
     write(&root.join("etc/nsswitch.conf"), "hosts: files dns\n")?;
-    // As Debian's package base-files has it: all addresses of a name in the hosts file count.
+    // As in Debian's package base-files: all addresses of a name in the hosts file count.
     write(&root.join("etc/host.conf"), "multi on\n")?;
     let mut command = Command::new("tar");
     command
@@ -74,8 +74,8 @@ pub(crate) fn libraries(program: &str) -> Result<Vec<PathBuf>> {
     Ok(parse_ldd(&String::from_utf8_lossy(&output.stdout)))
 }
 
-/// Lines are `name => /path (address)`, or `/path (address)` for the loader; one without a path is
-/// the kernel's.
+/// Lines are `name => /path (address)`, or `/path (address)` for the loader; a line without a path
+/// is the kernel's vDSO.
 fn parse_ldd(text: &str) -> Vec<PathBuf> {
     text.lines()
         .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
@@ -118,8 +118,8 @@ fn link(to: &str, path: &Path) -> Result<()> {
     symlink(to, path).with_context(|| format!("make the link {}", path.display()))
 }
 
-/// Makes a directory below `root`, with those above it, but never `root` itself: if that is gone,
-/// so is the lab.
+/// Makes a directory below `root` with its parents, but never `root` itself: if that is gone, so is
+/// the lab.
 fn make_directory(root: &Path, directory: &Path) -> Result<()> {
     let mut path = root.to_owned();
     for name in directory {

@@ -1,4 +1,4 @@
-//! Labs: how they are made, found and taken down.
+//! Labs: creation, lookup and removal.
 
 use std::env;
 use std::fmt;
@@ -22,13 +22,13 @@ use crate::layout::{Layout, MAX_HOSTS, Record, lab_names, lock_all_labs};
 use crate::source::{self, EngineSource};
 use crate::wait::wait_until;
 
-/// How long a keeper may take to end after it has answered that all is down.
+/// How long a keeper may take to end after it has reported that all is down.
 const KEEPER_END_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Is told what is being done.
+/// A function that receives progress messages.
 type Progress = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// What a lab is to be like.
+/// The options of a new lab.
 #[derive(Clone)]
 pub struct LabOptions {
     name: String,
@@ -50,7 +50,7 @@ impl fmt::Debug for LabOptions {
 }
 
 impl LabOptions {
-    /// A lab of this name, which no other lab of the machine has now, with three hosts.
+    /// A lab with three hosts. No other lab of the machine may have the name.
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self {
@@ -69,23 +69,23 @@ impl LabOptions {
         self
     }
 
-    /// The directory of `shoutd`, `shoutdctl` and `shoutd-lab`; without it, the build's in which
-    /// the running program is.
+    /// The directory of `shoutd`, `shoutdctl` and `shoutd-lab`. The default is that of the running
+    /// program's build.
     #[must_use]
     pub fn programs(mut self, directory: &Path) -> Self {
         self.programs = Some(directory.to_owned());
         self
     }
 
-    /// The engines of the hosts, from the first; the last is that of all further hosts. Without
-    /// any, all have the machine's.
+    /// The engines of the hosts, from the first; the last one is that of all further hosts. By
+    /// default all have the machine's.
     #[must_use]
     pub fn engines(mut self, engines: &[EngineSource]) -> Self {
         engines.clone_into(&mut self.engines);
         self
     }
 
-    /// A function that is told what is being done.
+    /// Sets a function that receives progress messages.
     #[must_use]
     pub fn progress(mut self, show: impl Fn(&str) + Send + Sync + 'static) -> Self {
         self.progress = Some(Arc::new(show));
@@ -96,8 +96,8 @@ impl LabOptions {
     ///
     /// # Errors
     ///
-    /// Fails, leaving nothing behind, without root, with a name that is taken, without the packages
-    /// that a lab needs, and when a host or its engine does not start.
+    /// Fails without root, with a name that is taken, without the packages that a lab needs, and
+    /// when a host or its engine does not start. Leaves nothing behind then.
     pub fn up(self) -> Result<Lab> {
         ensure!(geteuid().is_root(), "a lab needs namespaces, mounts and Docker: run it as root");
         ensure!(self.hosts <= MAX_HOSTS, "a lab has at most {MAX_HOSTS} hosts, not {}", self.hosts);
@@ -121,7 +121,7 @@ impl LabOptions {
     }
 }
 
-/// Hosts on an underlay. When it is dropped, or its owner is killed, all is taken down.
+/// Hosts on an underlay. All of it is taken down when this is dropped or its owner is killed.
 pub struct Lab {
     layout: Layout,
     programs: PathBuf,
@@ -142,18 +142,18 @@ impl fmt::Debug for Lab {
     }
 }
 
-/// One line of a list of labs.
+/// A lab in a list.
 #[derive(Debug, Clone)]
 pub struct LabSummary {
     /// The lab's name.
     pub name: String,
-    /// The names of its hosts that are on.
+    /// The names of its running hosts.
     pub hosts: Vec<String>,
 }
 
 impl Lab {
-    /// Brings up a lab for this process: as many hosts as `hosts` says, each with a running engine.
-    /// The lab's name is `name` with something that makes it different from all others.
+    /// Brings up a lab for this process with this many hosts, each with a running engine. The lab's
+    /// name is `name` with a unique suffix.
     ///
     /// # Errors
     ///
@@ -164,11 +164,11 @@ impl Lab {
         LabOptions::new(&format!("{name}-{}-{count}", process::id())).hosts(hosts).up()
     }
 
-    /// Finds a lab that was detached. Dropping what is returned does not take it down.
+    /// Finds a lab that was detached. Dropping the result does not take the lab down.
     ///
     /// # Errors
     ///
-    /// Fails when there is no lab of this name.
+    /// Fails when there is no such lab.
     pub fn attach(name: &str) -> Result<Self> {
         let layout = Layout::new(name)?;
         ensure!(layout.is_kept(), "there is no lab named {name}");
@@ -232,7 +232,7 @@ impl Lab {
         self.hosts.last().context("the host that was added")
     }
 
-    /// Lets the lab live on after the end of this process, until [`Lab::down`].
+    /// Keeps the lab after the end of this process, until [`Lab::down`].
     ///
     /// # Errors
     ///
@@ -255,7 +255,7 @@ impl Lab {
     fn take_down(&mut self) -> Result<()> {
         let done = ask(&self.layout, "down").map(|_| ());
         if let Some(mut keeper) = self.keeper.take() {
-            // Even if it could not be asked, this is a sign for it.
+            // The keeper ends when its input closes, even if the request failed.
             keeper.stdin = None;
             let what = format!("the end of the keeper of lab {}", self.name());
             wait_until(&what, KEEPER_END_DEADLINE, || Ok(keeper.try_wait()?))?;
@@ -263,7 +263,7 @@ impl Lab {
         done
     }
 
-    /// Brings hosts up side by side: most of the time they wait.
+    /// Brings hosts up in parallel: most of the time they wait.
     fn add_hosts(&mut self, count: u8) -> Result<()> {
         let first = self.hosts.last().map_or(1, |host| host.number() + 1);
         ensure!(first + count - 1 <= MAX_HOSTS, "a lab has at most {MAX_HOSTS} hosts");
@@ -313,20 +313,20 @@ impl Drop for Lab {
         if self.keeper.is_some()
             && let Err(error) = self.take_down()
         {
-            // Not with a macro, which panics if nobody listens any more.
+            // The macro would panic if standard error is closed.
             _ = writeln!(io::stderr(), "lab {} was not taken down: {error:#}", self.name());
         }
     }
 }
 
-/// A host whose programs are shoutd's, and those of its engine where that is not the machine's.
+/// A host with shoutd's programs, and with its engine's where that is not the machine's.
 fn new_host(layout: &Layout, number: u8, programs: &Path, engines: &[EngineSource]) -> Host {
     let engine = source::of_host(engines, number);
     let directories = [Some(programs), engine.programs()].into_iter().flatten().map(Path::to_owned);
     Host::new(layout.clone(), number, directories.collect())
 }
 
-/// Makes the lab's directory and starts its keeper, whose standard input is what ties it to this
+/// Makes the lab's directory and starts its keeper. The keeper's standard input ties it to this
 /// process.
 fn start_keeper(layout: &Layout, helper: &Path) -> Result<Child> {
     let _lock = lock_all_labs()?;
@@ -351,8 +351,9 @@ fn spawn_keeper(layout: &Layout, helper: &Path) -> Result<Child> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(log);
-    // Out of reach of the owner's terminal: on Ctrl-C there is work to do. SAFETY: between fork and
-    // exec the closure makes one system call and touches no memory of its own.
+    // In its own session, so that Ctrl-C in the owner's terminal does not end it: it has to take
+    // the lab down. SAFETY: between fork and exec the closure makes one system call, and neither
+    // allocates nor takes a lock.
     unsafe {
         command.pre_exec(|| setsid().map(|_| ()).map_err(Into::into));
     }
@@ -369,7 +370,7 @@ fn spawn_keeper(layout: &Layout, helper: &Path) -> Result<Child> {
     Ok(keeper)
 }
 
-/// Removes what labs have left whose keepers were killed. The caller holds the lock on all labs.
+/// Removes what is left of labs whose keepers were killed. The caller holds the lock on all labs.
 fn clean_up_after_the_killed() -> Result<()> {
     for name in lab_names() {
         let layout = Layout::new(&name)?;
@@ -380,7 +381,7 @@ fn clean_up_after_the_killed() -> Result<()> {
     Ok(())
 }
 
-/// A link keeps the program as it is when a build replaces it.
+/// Links the program, so that a later build does not replace it.
 fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
     if !from.exists() {
         bail!("{} is missing: build it with `cargo build -p shoutd-lab`", from.display());
@@ -388,14 +389,14 @@ fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
     if fs::hard_link(from, to).is_ok() {
         return Ok(());
     }
-    // By another process: a file that is open for writing here could be so in a child of another
-    // thread, too, and could not be run then.
+    // Another process copies it: a file that is open for writing here may also be open in a child
+    // of another thread, and then cannot be executed (ETXTBSY).
     let copied = Command::new("cp").arg(from).arg(to).status().context("run cp")?;
     ensure!(copied.success(), "cannot copy {} to {}", from.display(), to.display());
     Ok(())
 }
 
-/// The directory of the build that the running program is part of; tests are in a directory in it.
+/// The directory of the running program's build; tests are in a subdirectory.
 pub(crate) fn build_directory() -> Result<PathBuf> {
     let program = env::current_exe().context("find the running program")?;
     let directory = program.parent().context("find the running program's directory")?;

@@ -1,4 +1,4 @@
-//! Where a lab keeps its state on the machine, its names and its addresses.
+//! A lab's files on the machine, its names and its addresses.
 
 use std::fs::{self, File, TryLockError};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -11,20 +11,20 @@ use serde::{Deserialize, Serialize};
 use crate::source::EngineSource;
 use crate::wait::wait_until;
 
-/// The directory that holds the state of every lab of this machine; gone when there is none.
+/// The directory of all labs of this machine; it exists only while there are labs.
 pub const STATE_ROOT: &str = "/var/lib/shoutd-lab";
 
-/// The most hosts one lab can have: each runs a Docker Engine, of about 150 MB.
+/// The most hosts in a lab: each runs a Docker Engine of about 150 MB.
 pub const MAX_HOSTS: u8 = 32;
 
-/// Where a host has the commands of busybox.
+/// Directory of busybox's commands on a host.
 pub(crate) const COMMANDS: &str = "/run/busybox";
 
-/// The longest name: the path of the keeper's socket must fit into the 108 bytes of a UNIX address.
+/// The longest name: the path of the keeper's socket must fit the 108 bytes of a UNIX socket
+/// address.
 const MAX_NAME: usize = 40;
 
-/// How long a process may hold the lock on all labs: as long as it takes to clean up after killed
-/// ones.
+/// How long a process may hold the lock on all labs: the time to clean up after killed labs.
 const LOCK_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The underlay address of the machine that is every host's default gateway.
@@ -45,14 +45,14 @@ pub(crate) fn mac(number: u8) -> String {
     format!("02:00:0a:4d:00:{number:02x}")
 }
 
-/// What has to be known about a lab to use it from another process.
+/// What another process needs to use a lab.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
     /// Process id of the keeper.
     pub(crate) keeper: u32,
     /// The directory of `shoutd` and `shoutdctl`, first in the hosts' search path.
     pub(crate) programs: PathBuf,
-    /// The engines of the hosts; the last is that of all further ones.
+    /// The engines of the hosts; the last one is that of all further hosts.
     pub(crate) engines: Vec<EngineSource>,
 }
 
@@ -65,7 +65,7 @@ pub(crate) struct Layout {
 impl Layout {
     /// # Errors
     ///
-    /// Refuses a name that is no file name, or too long for a socket's path.
+    /// Refuses a name that is not a file name, or is too long for a socket's path.
     pub(crate) fn new(name: &str) -> Result<Self> {
         let fits = (1..=MAX_NAME).contains(&name.len());
         let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
@@ -80,7 +80,7 @@ impl Layout {
         &self.name
     }
 
-    /// The directory of all that is below.
+    /// The directory of the lab's files.
     pub(crate) fn directory(&self) -> PathBuf {
         Path::new(STATE_ROOT).join(&self.name)
     }
@@ -112,7 +112,7 @@ impl Layout {
         self.directory().join("lab.json")
     }
 
-    /// What of a host outlives its processes.
+    /// The files of a host that survive its processes.
     pub(crate) fn host(&self, number: u8) -> PathBuf {
         self.directory().join(format!("host{number}"))
     }
@@ -170,8 +170,8 @@ pub(crate) fn lab_names() -> Vec<String> {
     names
 }
 
-/// Keeps others from making or removing labs until dropped. The lock is on a directory that every
-/// machine has, so that no lock file is left behind.
+/// Prevents other processes from making or removing labs until dropped. The lock is on a directory
+/// that every machine has, so that no lock file is left behind.
 pub(crate) fn lock_all_labs() -> Result<File> {
     let above = Path::new(STATE_ROOT).parent().unwrap_or(Path::new("/"));
     let directory =
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refuses_names_that_are_no_file_names() {
+    fn refuses_names_that_are_not_file_names() {
         for bad in ["", "..", "a/b", "a b", &"x".repeat(41)] {
             assert!(Layout::new(bad).is_err(), "{bad:?}");
         }

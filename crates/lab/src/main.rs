@@ -1,5 +1,5 @@
-//! The helper program of the lab: its keeper, the first process of each host, and the way into a
-//! host.
+//! The helper program of the lab: the keeper, the first process of each host, and the program that
+//! enters a host.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! Commands that run inside hosts, and what they print.
+//! Commands that run inside hosts, and their output.
 
 use std::fmt;
 use std::io::Read;
@@ -13,17 +13,17 @@ use nix::unistd::Pid;
 
 use crate::wait::wait_until;
 
-/// The most that is kept of what a command prints, in bytes of each of its two outputs.
+/// The most that is kept of each of a command's two outputs, in bytes.
 const MAX_CAPTURED: usize = 16 << 20;
 
-/// How long after the end of a command what it printed last may take to arrive. Its outputs may
-/// stay open for longer: a daemon that it started can have inherited them.
+/// How long a command's last output may take to arrive after its end. The outputs may stay open for
+/// longer: a daemon that it started may have inherited them.
 const LAST_OUTPUT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long a killed command may take to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How a command ended, and what it printed.
+/// The exit code and output of a command.
 #[derive(Debug, Clone)]
 pub struct Output {
     /// The exit code, or 128 plus the number of the signal that ended the command.
@@ -69,7 +69,7 @@ struct Capture {
 
 impl Capture {
     fn lock(&self) -> MutexGuard<'_, Captured> {
-        // A reader that panicked cannot have left half a change.
+        // A reader that panicked cannot have left a partial change.
         self.captured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -84,8 +84,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`, which is the helper's `enter`; `what` names it in errors. Each piece of
-    /// output is given to `show` too, as soon as it comes.
+    /// Starts `command`, which is the helper's `enter`; `what` names it in errors. `show` also
+    /// receives the output as it comes.
     pub(crate) fn start(what: String, command: &mut Command, show: Option<Show>) -> Result<Self> {
         let mut child = command
             .stdout(Stdio::piped())
@@ -109,20 +109,19 @@ impl Process {
         &self.what
     }
 
-    /// What the command has printed to its standard output and standard error so far.
+    /// The command's standard output and standard error so far.
     #[must_use]
     pub fn printed(&self) -> (String, String) {
         let captured = self.capture.lock();
         (text(&captured.stdout), text(&captured.stderr))
     }
 
-    /// Waits until the command has printed a line, to either output, that `wanted` is true of, and
+    /// Waits until the command has printed a line, to either output, that `wanted` accepts, and
     /// returns the line.
     ///
     /// # Errors
     ///
-    /// Fails when the deadline passes or the outputs end without such a line; tells what was
-    /// printed instead.
+    /// Fails, with the output, when the deadline passes or the outputs end without such a line.
     pub fn wait_for_line(
         &self,
         deadline: Duration,
@@ -168,8 +167,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Fails when it has not ended when `deadline` has passed, having killed it; tells what was
-    /// printed until then.
+    /// Kills the command and fails, with its output, when it has not ended by `deadline`.
     pub fn wait(&mut self, deadline: Duration) -> Result<Output> {
         let what = format!("the end of: {}", self.what);
         let ended = wait_until(&what, deadline, || Ok(self.has_ended()?.then_some(())));
@@ -190,13 +188,13 @@ impl Process {
         self.signal(Signal::SIGTERM)
     }
 
-    /// Kills the command, waits for its end and returns what it had printed.
+    /// Kills the command, waits for its end and returns its output.
     ///
     /// # Errors
     ///
     /// Fails when it is not gone after 10 s.
     pub fn kill(&mut self) -> Result<Output> {
-        // The helper's sign for "kill your command".
+        // The helper's signal for "kill your command".
         self.signal(Signal::SIGUSR1)?;
         let what = format!("the end of, killed: {}", self.what);
         let gone = wait_until(&what, KILL_DEADLINE, || Ok(self.has_ended()?.then_some(())));
@@ -216,7 +214,7 @@ impl Process {
         Ok(())
     }
 
-    /// What an ended command has left.
+    /// The output of an ended command.
     fn output(&self) -> Output {
         let end = Instant::now() + LAST_OUTPUT_DEADLINE;
         let mut captured = self.capture.lock();
@@ -244,7 +242,7 @@ impl Drop for Process {
     }
 }
 
-/// Is given output as it comes.
+/// A function that receives output as it comes.
 pub(crate) type Show = Arc<dyn Fn(&str) + Send + Sync>;
 
 fn read(
@@ -254,7 +252,8 @@ fn read(
     show: Option<Show>,
 ) {
     let capture = Arc::clone(capture);
-    // Ends with the last process that has the other end of the pipe, at the latest with the lab.
+    // The thread ends with the last process that holds the other end of the pipe, at the latest
+    // with the lab.
     thread::spawn(move || {
         let mut buffer = [0; 8192];
         while let Ok(length @ 1..) = output.read(&mut buffer) {
@@ -303,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_never_comes_is_an_error_at_the_end() {
+    fn a_line_that_never_comes_is_an_error_when_the_command_ends() {
         let process = start("echo one");
         let error = process.wait_for_line(Duration::from_secs(10), |line| line == "two");
         assert!(error.unwrap_err().to_string().contains("before it ended, but:\none"));

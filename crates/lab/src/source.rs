@@ -1,4 +1,4 @@
-//! Which Docker Engine a host has.
+//! The source of a host's Docker Engine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,21 +14,20 @@ use crate::debian;
 pub enum EngineSource {
     /// The machine's own, as its packages installed them.
     Installed,
-    /// A directory of programs that come before the machine's, such as one of Docker's archives of
-    /// static programs.
+    /// A directory of programs that precede the machine's, such as one of Docker's static archives.
     Programs(PathBuf),
-    /// The root directory of another system, whose `usr` covers the machine's: the programs have
-    /// shared libraries of their own, newer than the machine's.
+    /// The root directory of another system, whose `usr` is mounted over the machine's: its
+    /// programs need newer shared libraries than the machine's.
     Root(PathBuf),
 }
 
 impl EngineSource {
-    /// Reads what a person typed: `installed`, `debian-13`, `debian-14`, or a directory. Debian's
+    /// Parses a user's choice: `installed`, `debian-13`, `debian-14`, or a directory. Debian's
     /// engines are downloaded and unpacked the first time.
     ///
     /// # Errors
     ///
-    /// Fails when it is no directory with an engine, and when Debian's cannot be had.
+    /// Fails when it is not a directory with an engine, and when Debian's cannot be downloaded.
     pub fn named(name: &str) -> Result<Self> {
         if name == "installed" {
             return Ok(Self::Installed);
@@ -39,12 +38,12 @@ impl EngineSource {
         }
     }
 
-    /// The engine in this directory: of programs (`dockerd` is right in it), or the root of a
-    /// system (`usr/sbin/dockerd` is).
+    /// The engine in this directory: a directory of programs (with `dockerd`), or the root of a
+    /// system (with `usr/sbin/dockerd`).
     ///
     /// # Errors
     ///
-    /// Fails when neither is there.
+    /// Fails when it has neither.
     pub fn directory(directory: &Path) -> Result<Self> {
         let directory = fs::canonicalize(directory)
             .with_context(|| format!("find the directory {} of an engine", directory.display()))?;
@@ -62,7 +61,7 @@ impl EngineSource {
         Ok(Self::Root(directory))
     }
 
-    /// The directory whose `usr` covers the machine's, if there is one.
+    /// The directory whose `usr` is mounted over the machine's, if there is one.
     pub(crate) fn root(&self) -> Option<&Path> {
         match self {
             Self::Root(root) => Some(root),
@@ -79,8 +78,8 @@ impl EngineSource {
     }
 }
 
-/// The engine of host `number`, from 1: the first of `sources` is host1's, the last that of all
-/// that have none of their own.
+/// The engine of host `number`, from 1: the first of `sources` is host1's, and the last one is that
+/// of all further hosts.
 pub(crate) fn of_host(sources: &[EngineSource], number: u8) -> EngineSource {
     let index = usize::from(number).saturating_sub(1);
     sources.get(index).or(sources.last()).cloned().unwrap_or(EngineSource::Installed)
@@ -91,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_engine_is_that_of_all_further_hosts() {
+    fn all_further_hosts_have_the_last_engine() {
         let static_ones = EngineSource::Programs("/opt/docker".into());
         let sources = [EngineSource::Installed, static_ones.clone()];
         assert_eq!(

@@ -1,8 +1,8 @@
-//! Hosts that are whole machines: Debian 12 as it gets installed, with its own kernel, systemd and
-//! Docker Engine, in virtual machines without hardware support. What a host of namespaces cannot
-//! show, shows here: how shoutd fares with systemd, when the host reboots, when its power fails.
+//! Hosts that are whole machines: an installed Debian 12 with its own kernel, systemd and Docker
+//! Engine, in virtual machines without hardware support. They show what hosts of namespaces cannot:
+//! shoutd with systemd, reboots and power failures.
 //!
-//! Commands come to it by way of QEMU's guest agent, over a serial line.
+//! Commands reach them through QEMU's guest agent, over a serial line.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -22,7 +22,7 @@ use crate::layout;
 use crate::wait::wait_until;
 use crate::{debian, image};
 
-/// How long a host may take to boot, which is ten times as long as on hardware.
+/// How long a host may take to boot: ten times as long as on hardware.
 const BOOT_DEADLINE: Duration = Duration::from_secs(300);
 
 /// How long a command may take.
@@ -31,11 +31,10 @@ const COMMAND_DEADLINE: Duration = Duration::from_secs(240);
 /// How long the agent may take to answer, if it runs.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What the agent waits for on the serial line.
+/// The name of the agent's serial port.
 const AGENT_PORT: &str = "org.qemu.guest_agent.0";
 
-/// Two virtual machines that a cable connects. They end when this is dropped, and nothing of them
-/// is left.
+/// Two virtual machines that a cable connects. They end when this is dropped, and nothing is left.
 #[derive(Debug)]
 pub struct VirtualHosts {
     hosts: Vec<VirtualHost>,
@@ -63,7 +62,7 @@ impl VirtualHosts {
             host.await_boot("")?;
             host.set_up()?;
         }
-        // They have them open: whatever happens now, no large files are left.
+        // The machines have the files open; unlinked now, they cannot be left behind.
         for disk in [additions, hosts.directory.join("disk1"), hosts.directory.join("disk2")] {
             fs::remove_file(&disk).with_context(|| format!("remove {}", disk.display()))?;
         }
@@ -82,7 +81,7 @@ impl VirtualHosts {
         }
     }
 
-    /// A disk with what is copied to the hosts.
+    /// A disk with the files that are copied to the hosts.
     fn additions(&self, programs: &Path) -> Result<PathBuf> {
         let (tree, disk) =
             (self.directory.join("additions"), self.directory.join("additions.disk"));
@@ -116,7 +115,7 @@ impl Drop for VirtualHosts {
     }
 }
 
-/// One of them.
+/// One of the two virtual machines.
 #[derive(Debug)]
 pub struct VirtualHost {
     number: u8,
@@ -128,7 +127,7 @@ impl VirtualHost {
     fn power_on(number: u8, directory: &Path, system: &Path, additions: &Path) -> Result<Self> {
         let file = |what: &str| directory.join(format!("{what}{number}"));
         let disk = file("disk");
-        // Holes stay holes.
+        // Keeps holes.
         let copied =
             Command::new("cp").arg("--sparse=always").arg(system.join("disk")).arg(&disk).status();
         ensure!(copied.context("run cp")?.success(), "the disk of host {number} cannot be copied");
@@ -137,10 +136,10 @@ impl VirtualHost {
         let errors = console.try_clone().context("write what a console shows")?;
         let drive =
             |path: &Path, more: &str| format!("file={},if=virtio,format=raw{more}", path.display());
-        // The first holds the end of the cable that the second is plugged into.
+        // The first one serves the cable's socket, and the second one connects to it.
         let cable = directory.join("cable");
         let end = if number == 1 { "on" } else { "off" };
-        // It ends with whoever started it, however that ends.
+        // It ends with its parent, however that ends.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-nographic"]);
         command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "2048"]);
@@ -221,8 +220,7 @@ impl VirtualHost {
         Ok(printed)
     }
 
-    /// Reboots it as an administrator does, and returns when systemd has started all that it
-    /// starts.
+    /// Reboots it as an administrator does, and returns when systemd has started everything.
     ///
     /// # Errors
     ///
@@ -233,9 +231,8 @@ impl VirtualHost {
         self.await_boot(&before)
     }
 
-    /// Lets its power fail for an instant: nothing ends in order, and what it has not written to
-    /// its disk is lost. Returns what [`VirtualHost::await_boot`] takes, which waits until it is
-    /// back.
+    /// Lets its power fail for an instant: nothing ends in order, and what is not on its disk is
+    /// lost. Returns the argument for [`VirtualHost::await_boot`], which waits until it is back.
     ///
     /// # Errors
     ///
@@ -246,13 +243,13 @@ impl VirtualHost {
         Ok(before)
     }
 
-    /// Has it begin something after which it answers no more.
+    /// Starts a script after which it no longer answers.
     fn begin(&self, script: &str) -> Result<()> {
         self.agent()?.tell("guest-exec", &json!({"path": "/bin/sh", "arg": ["-c", script]}))
     }
 
-    /// Waits until it has booted, and is not in the boot of this identifier any more, and systemd
-    /// has started all that it starts.
+    /// Waits until it has booted, in another boot than that of this identifier, and systemd has
+    /// started everything.
     ///
     /// # Errors
     ///
@@ -280,7 +277,7 @@ impl VirtualHost {
         self.sh("cat /proc/sys/kernel/random/boot_id")
     }
 
-    /// What an administrator does who installs a host: its name, its address, the programs.
+    /// Sets the host up as an administrator does: name, address, programs.
     fn set_up(&self) -> Result<()> {
         let (number, address) = (self.number, self.address());
         self.sh(&format!(
@@ -300,7 +297,7 @@ impl VirtualHost {
     }
 
     fn ensure_runs(&mut self) -> Result<()> {
-        let ended = self.machine.try_wait().context("look after a virtual machine")?;
+        let ended = self.machine.try_wait().context("wait for a virtual machine")?;
         let shown = || {
             fs::read_to_string(self.directory.join(format!("console{}", self.number)))
                 .unwrap_or_default()
@@ -324,7 +321,7 @@ struct Agent {
 }
 
 impl Agent {
-    /// Returns when the agent answers what it is asked now, and nothing that somebody asked before.
+    /// Returns when the agent answers this connection and no earlier one.
     fn connect(socket: &Path) -> Result<Self> {
         let line = UnixStream::connect(socket)
             .with_context(|| format!("connect to {}", socket.display()))?;
@@ -355,7 +352,7 @@ impl Agent {
     fn hear(&mut self) -> Result<Value> {
         let mut line = String::new();
         ensure!(
-            self.lines.read_line(&mut line).context("hear from the agent")? > 0,
+            self.lines.read_line(&mut line).context("read from the agent")? > 0,
             "the agent's line was closed"
         );
         serde_json::from_str(&line).with_context(|| format!("read the agent's answer {line:?}"))

@@ -1,12 +1,11 @@
-//! Waiting for events, always with a deadline.
+//! Waiting, always with a deadline.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// How long to wait between two looks: short beside what is waited for, long beside the cost of a
-/// look.
+/// Time between two looks: short compared with the waits, long compared with the cost of a look.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Looks again and again until `look` yields a value, and returns it.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use shoutd_lab::{Host, IMAGE, Lab, STATE_ROOT, wait_until};
 
-/// Set in a process that a test starts to own a lab.
+/// Set in a process that a test starts as the owner of a lab.
 const OWNER: &str = "SHOUTD_LAB_TEST_OWNER";
 
 /// The kinds of namespaces that a host has of its own.
@@ -24,7 +24,7 @@ fn start_container(host: &Host, name: &str) -> String {
     host.docker(["inspect", "--format", format, name]).unwrap().trim().to_owned()
 }
 
-/// What is on the machine because of a lab: the namespaces of its hosts and its keeper.
+/// The namespaces of a lab's hosts and its keeper.
 fn namespaces_of(name: &str) -> BTreeSet<String> {
     let directory = Path::new(STATE_ROOT).join(name);
     let record: serde_json::Value =
@@ -59,7 +59,7 @@ fn processes_in(namespaces: &BTreeSet<String>) -> Vec<String> {
         .collect()
 }
 
-/// What is left of a lab, if anything.
+/// The first thing that is left of a lab, if any.
 fn left_of(name: &str, namespaces: &BTreeSet<String>) -> Option<String> {
     let processes = processes_in(namespaces);
     if !processes.is_empty() {
@@ -90,18 +90,18 @@ fn a_host_is_a_whole_host() {
     let [first, second] = lab.hosts() else { panic!("{lab:?}") };
     for host in [first, second] {
         assert_eq!(host.sh("hostname").unwrap().trim(), host.name());
-        // As on a host that did not forward before Docker came.
+        // As on a host that did not forward before Docker was installed.
         assert!(host.sh("iptables --list-rules FORWARD").unwrap().starts_with("-P FORWARD DROP\n"));
         assert_eq!(
             host.docker(["info", "--format", "{{.CgroupDriver}}"]).unwrap().trim(),
             "cgroupfs"
         );
-        // Both engines chose the same subnet, without harm to the other.
+        // Both engines chose the same subnet, which is harmless.
         assert_eq!(start_container(host, "stays"), "172.17.0.2");
         let command = ["run", "--rm", IMAGE, "ping", "-c", "1", "-W", "5", "172.17.0.2"];
         host.docker(command).unwrap();
-        // No registry, no name: on the host there is no name server, and in a container it says so.
-        // Where neither answers programs would stall.
+        // There is no registry and there are no names. On the host there is no name server, and in
+        // a container it says so. Without an answer, programs would stall.
         let pulled = host.run(["docker", "run", "--rm", "nonesuch", "true"]).unwrap();
         assert!(!pulled.success() && pulled.stderr.contains("connection refused"), "{pulled}");
         let asked =
@@ -121,10 +121,10 @@ fn a_host_is_a_whole_host() {
     })
     .unwrap();
 
-    // As in a cloud, multicast does not get from host to host.
+    // As in a cloud, the underlay carries no multicast.
     let receive = ["socat", "-u", "UDP4-RECV:5000,ip-add-membership=239.1.1.1:eth0", "STDOUT"];
     let receiver = second.spawn(receive).unwrap();
-    // There, a group is a number in the byte order of the machine.
+    // /proc/net/igmp shows groups in the machine's byte order.
     let group = format!("{:08X}", u32::from_ne_bytes([239, 1, 1, 1]));
     wait_until("the receiver", Duration::from_secs(20), || {
         Ok(second.sh("cat /proc/net/igmp")?.contains(&group).then_some(()))
@@ -185,7 +185,7 @@ fn engines_and_hosts_come_back() {
     host.start_engine().unwrap();
     await_restart("the container after the engine was killed");
 
-    // Frozen, it cannot be killed.
+    // A frozen container cannot be killed.
     host.docker(["pause", "always"]).unwrap();
     host.sh("touch /run/gone /var/lib/shoutd/kept").unwrap();
     host.power_off().unwrap();
@@ -229,7 +229,7 @@ fn a_killed_owner_leaves_nothing() {
     let line = lines.find(|line| line.contains("lab is up: ")).expect("the owner's lab comes up");
     let (_, name) = line.split_once(": ").unwrap();
     let namespaces = namespaces_of(name);
-    // A process has its name a moment before its command line.
+    // A new process has its name a moment before its command line.
     wait_until("the command to be among the lab's processes", Duration::from_secs(20), || {
         Ok(processes_in(&namespaces)
             .iter()
@@ -254,7 +254,7 @@ fn own_a_lab() {
     let host = lab.host(1).unwrap();
     start_container(host, "stays");
     let _command = host.spawn(["sleep", "1000"]).unwrap();
-    // The container's and this one.
+    // The container's sleep and this one.
     let both = || Ok((host.pids_of("sleep")?.len() == 2).then_some(()));
     wait_until("both commands to run", Duration::from_secs(20), both).unwrap();
     println!("lab is up: {}", lab.name());

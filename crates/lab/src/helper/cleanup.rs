@@ -1,4 +1,4 @@
-//! Removes what a lab leaves when its processes and namespaces are gone.
+//! Removes what is left of a lab when its processes and namespaces are gone.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -13,16 +13,16 @@ use crate::wait::wait_until;
 /// How long the kernel may take to account for the last process of a control group.
 const CGROUP_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long an owner that ends may still write to the lab's directory.
+/// How long an ending owner may still write to the lab's directory.
 const DIRECTORY_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Removes the control groups and the directory of a lab whose hosts have ended; nothing is left of
-/// it then. The caller holds the lock on all labs.
+/// Removes the control groups and the directory of a lab whose hosts have ended. The caller holds
+/// the lock on all labs.
 ///
 /// # Errors
 ///
-/// Fails when something cannot be removed. The directory goes last: while it is there, the next
-/// lab's owner tries again.
+/// Fails when something cannot be removed. The directory goes last: while it exists, the next lab's
+/// owner tries again.
 pub(crate) fn clean_up(layout: &Layout) -> Result<()> {
     remove_cgroups(layout)?;
     let directory = layout.directory();
@@ -30,7 +30,7 @@ pub(crate) fn clean_up(layout: &Layout) -> Result<()> {
     wait_until(&what, DIRECTORY_DEADLINE, || match fs::remove_dir_all(&directory) {
         Ok(()) => Ok(Some(())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Some(())),
-        // An owner that is interrupted may still be at work on the image.
+        // An interrupted owner may still be writing the image.
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(None),
         Err(error) => Err(error).with_context(|| format!("remove {}", directory.display())),
     })?;
@@ -51,9 +51,9 @@ fn remove_cgroups(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Lets the containers of a lab's host go on that are frozen: in a control group of version 1 not
-/// even `SIGKILL` ends those. Engines freeze the ones that are paused, and for a moment each whose
-/// limits they change or that they kill.
+/// Thaws the frozen containers of a lab's host: in a version 1 control group not even `SIGKILL`
+/// ends them. Engines freeze paused containers, and for a moment each one whose limits they change
+/// or that they kill.
 pub(crate) fn thaw_host(layout: &Layout, number: u8) -> Result<()> {
     for hierarchy in cgroup_hierarchies()? {
         thaw(&hierarchy.join(layout.cgroup()).join(format!("host{number}")));
@@ -61,7 +61,7 @@ pub(crate) fn thaw_host(layout: &Layout, number: u8) -> Result<()> {
     Ok(())
 }
 
-/// Thaws a control group with those in it, if they are of the hierarchy that can freeze.
+/// Thaws a control group with all groups below it, in the hierarchy that can freeze.
 fn thaw(cgroup: &Path) {
     let state = cgroup.join("freezer.state");
     if state.exists() {
@@ -74,8 +74,8 @@ fn thaw(cgroup: &Path) {
     }
 }
 
-/// Removes a control group with those in it; says whether it is gone. The files in it cannot and
-/// need not be removed.
+/// Removes a control group with all groups below it; returns whether it is gone. Its files cannot
+/// and need not be removed.
 fn remove_cgroup(cgroup: &Path) -> bool {
     if let Ok(entries) = fs::read_dir(cgroup) {
         for entry in entries.flatten() {

@@ -17,13 +17,13 @@ const COMMAND_NOT_FOUND: u8 = 127;
 /// Enters the namespaces of the host whose first process is `init`, runs `command` there and
 /// returns its exit code, or 128 plus the number of the signal that ended it.
 ///
-/// While it runs, `SIGTERM` is handed on, and `SIGUSR1` kills the command: were this process killed
-/// itself, nobody would reap the command, and a PID namespace cannot end before all in it are
-/// reaped.
+/// While it runs, `SIGTERM` is passed on, and `SIGUSR1` kills the command: if this process were
+/// killed itself, no process would reap the command, and a PID namespace cannot end before all its
+/// processes are reaped.
 pub(super) fn run(init: u32, command: &[&str]) -> Result<u8> {
     enter(init)?;
-    // From the keyboard the command gets its interrupts itself; blocked rather than ignored, as it
-    // would inherit that.
+    // The command gets interrupts from the keyboard itself. They are blocked rather than ignored
+    // here, because it would inherit the latter.
     let mut handled = SigSet::empty();
     for signal in
         [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGINT, Signal::SIGQUIT]
@@ -34,8 +34,8 @@ pub(super) fn run(init: u32, command: &[&str]) -> Result<u8> {
     let [program, arguments @ ..] = command else { return Ok(COMMAND_NOT_FOUND) };
     let mut command = Command::new(program);
     command.args(arguments);
-    // SAFETY: between fork and exec the closure makes two system calls and touches no memory of its
-    // own.
+    // SAFETY: between fork and exec the closure makes two system calls, and neither allocates nor
+    // takes a lock.
     unsafe {
         command.pre_exec(|| {
             set_pdeathsig(Signal::SIGKILL)?;
@@ -52,8 +52,7 @@ pub(super) fn run(init: u32, command: &[&str]) -> Result<u8> {
     }
 }
 
-/// Joins every namespace a host has of its own. The mount namespace comes last: `/proc` is another
-/// one in there.
+/// Joins all namespaces of a host. The mount namespace comes last, because it has another `/proc`.
 fn enter(init: u32) -> Result<()> {
     let kinds = [
         ("net", CloneFlags::CLONE_NEWNET),
@@ -81,7 +80,7 @@ fn wait(mut child: Child, signals: &SigSet) -> Result<u8> {
                     return Ok(u8::try_from(code).unwrap_or(u8::MAX));
                 }
             }
-            // An error only says that the command has ended in the meantime.
+            // An error only means that the command has ended.
             Signal::SIGTERM => _ = kill(pid, Signal::SIGTERM),
             Signal::SIGUSR1 => _ = kill(pid, Signal::SIGKILL),
             _ => {}

@@ -1,5 +1,4 @@
-//! The first process of a host: makes the host's own file system, then reaps whatever is orphaned
-//! in it.
+//! The first process of a host: makes the host's file system, then reaps orphaned processes.
 
 use std::fs;
 use std::io::{self, Write};
@@ -20,11 +19,11 @@ use crate::source;
 /// The host's persistent directory as seen from inside.
 const STATE: &str = "/run/lab";
 
-/// Where a host sees the root directory of its engine, if that is not the machine's.
+/// The root directory of the host's engine as seen from inside, if it is not the machine's.
 const ENGINE: &str = "/run/engine";
 
-/// Directories with contents of the host's own that last as long as the lab, and where they are in
-/// the host's persistent directory.
+/// The host's own directories that last as long as the lab, and their names in its persistent
+/// directory.
 const PERSISTENT: [(&str, &str); 5] = [
     ("/etc/docker", "etc-docker"),
     ("/var/lib/docker", "var-lib-docker"),
@@ -33,14 +32,13 @@ const PERSISTENT: [(&str, &str); 5] = [
     ("/var/log", "var-log"),
 ];
 
-/// Becomes the first process of host `number`; started in namespaces that are already its own.
-/// Prints its process id, as the machine sees it, when the host is ready, and runs until it is
-/// killed.
+/// Becomes the first process of host `number`, in namespaces that are already its own. When the
+/// host is ready, it prints its process id on the machine; then it runs until it is killed.
 pub(super) fn run(lab: &str, number: u8) -> Result<u8> {
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
     sigprocmask(SigmaskHow::SIG_BLOCK, Some(&children), None).context("block signals")?;
-    // Until it is covered, /proc is the machine's, and so is the process id that it tells.
+    // Until another one is mounted over it, /proc is the machine's, and so is the process id in it.
     let pid = fs::read_link("/proc/self").context("read /proc/self")?;
     make_file_system(&Layout::new(lab)?, number)?;
     sethostname(format!("host{number}")).context("set the host name")?;
@@ -61,7 +59,7 @@ fn make_file_system(layout: &Layout, number: u8) -> Result<()> {
     if let Some(root) = engine.root() {
         cover_usr(root)?;
     }
-    // Mount points can be made in an overlay without making them on the machine.
+    // Mount points in an overlay are not made on the machine.
     for (directory, name) in [("/etc", "etc"), ("/var/lib", "var-lib")] {
         let (upper, work) = (format!("/run/overlay/{name}"), format!("/run/overlay/{name}.work"));
         make_directory(&upper)?;
@@ -76,23 +74,23 @@ fn make_file_system(layout: &Layout, number: u8) -> Result<()> {
         bind(Path::new(&source), directory)?;
     }
     write_identity(number)?;
-    // As systemd does; of groups of peers that begin in this mount namespace and so stay in it.
+    // As systemd does. The new peer groups begin in this mount namespace and stay in it.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SHARED, None::<&str>)
         .context("share mounts within the host")
 }
 
-/// Programs and shared libraries of another system cover the machine's of the same names. Newer
-/// libraries serve the machine's other programs, too.
+/// Mounts programs and shared libraries of another system over the machine's. The newer libraries
+/// work for the machine's other programs too.
 fn cover_usr(root: &Path) -> Result<()> {
     make_directory(ENGINE)?;
-    // Its own path may have characters in it that mean something in a mount option.
+    // Its own path may have characters that are special in a mount option.
     bind(root, ENGINE)?;
     let options = format!("lowerdir={ENGINE}/usr:/usr");
     attach("overlay", "overlay", "/usr", MsFlags::MS_RDONLY, &options)
 }
 
-/// A new `/sys` shows the interfaces of the host's own network namespace; the control groups are
-/// carried over.
+/// Mounts a new `/sys`, which shows the interfaces of the host's network namespace; the control
+/// groups are carried over.
 fn renew_sys() -> Result<()> {
     let (cgroups, kept) = ("/sys/fs/cgroup", "/run/cgroup");
     make_directory(kept)?;
@@ -114,12 +112,12 @@ fn write_identity(number: u8) -> Result<()> {
     let files = [
         ("/etc/hostname", format!("host{number}\n")),
         ("/etc/hosts", hosts),
-        // Nothing listens there: it refuses at once, where a server that is not reached would stall
+        // Nothing listens there, so queries are refused at once; an unreachable server would stall
         // the engine.
         ("/etc/resolv.conf", "nameserver 127.0.0.1\n".to_owned()),
     ];
     for (path, content) in files {
-        // It may be a link that leads out of the overlay.
+        // It may be a link to a file outside the overlay.
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("remove {path}"));
@@ -130,8 +128,7 @@ fn write_identity(number: u8) -> Result<()> {
     Ok(())
 }
 
-/// Commands that a host has even where the machine does not, such as `ping`: last in the search
-/// path.
+/// Provides commands that the machine may lack, such as `ping`, last in the search path.
 fn provide_commands() -> Result<()> {
     make_directory(COMMANDS)?;
     let status = Command::new("busybox").args(["--install", "-s", COMMANDS]).status();
@@ -139,8 +136,8 @@ fn provide_commands() -> Result<()> {
     Ok(())
 }
 
-/// A new network namespace takes these over from the machine, where they may be set; on a host that
-/// does not forward yet, the engine sets the policy of FORWARD to DROP, as on most hosts there are.
+/// Resets sysctls that a new network namespace inherits from the machine. On a host that does not
+/// forward yet, the engine sets the policy of FORWARD to DROP, as on most hosts.
 fn set_sysctls() -> Result<()> {
     for name in ["ip_forward", "conf/all/forwarding", "conf/default/forwarding"] {
         let path = format!("/proc/sys/net/ipv4/{name}");
@@ -169,7 +166,7 @@ fn make_directory(path: &str) -> Result<()> {
 
 fn reap(children: &SigSet) -> ! {
     loop {
-        // SIGCHLD is blocked, hence one that came since the last look is still pending.
+        // SIGCHLD is blocked, so one that came since the last look is still pending.
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => break,

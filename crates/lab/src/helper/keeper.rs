@@ -1,10 +1,9 @@
-//! The keeper of a lab: parent of all hosts, home of the underlay, and the one that takes the lab
-//! down.
+//! The keeper of a lab: parent of all hosts, owner of the underlay, and the process that takes the
+//! lab down.
 //!
-//! It ends when the lab's owner closes the pipe that is the keeper's standard input, as the kernel
-//! does for an owner that is killed; when it is asked to; and on `SIGTERM`. The hosts end with
-//! their parent, so that even a killed keeper leaves no process, only files, which the next lab's
-//! owner removes.
+//! It ends when the lab's owner closes the pipe to the keeper's standard input, as the kernel does
+//! for a killed owner; on request; and on `SIGTERM`. The hosts end with their parent, so that even
+//! a killed keeper leaves no process, only files, which the next lab's owner removes.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -28,17 +27,16 @@ use super::{clean_up, name_server, thaw_host, underlay};
 use crate::layout::{Layout, MAX_HOSTS, lock_all_labs};
 use crate::wait::wait_until;
 
-/// How long a host may take to end once killed: its kernel state (mounts, links) is taken apart
-/// meanwhile.
+/// How long a killed host may take to end: the kernel dismantles its mounts and links.
 const HOST_END_DEADLINE: Duration = Duration::from_secs(20);
 
 /// How long a client may take to send its request; one client is served at a time.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(2);
 
-/// How long a client waits for an answer. The longest is the one that all is taken down.
+/// How long a client waits for an answer. Taking the lab down takes longest.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 
-/// A host that runs: its outermost process, a child of the keeper, and the first process inside.
+/// A running host: its outermost process, a child of the keeper, and the first process inside.
 #[derive(Debug)]
 struct RunningHost {
     outer: Child,
@@ -74,8 +72,8 @@ pub(crate) fn ask(layout: &Layout, request: &str) -> Result<String> {
     }
 }
 
-/// Keeps a lab whose directory exists; prints a line when it can be asked. Returns when the lab is
-/// taken down.
+/// Keeps a lab whose directory exists; prints a line when it takes requests. Returns when the lab
+/// is taken down.
 pub(super) fn keep(name: &str) -> Result<()> {
     let layout = Layout::new(name)?;
     let lock = File::create(layout.lock()).context("make the lab's lock")?;
@@ -107,7 +105,8 @@ pub(super) fn keep(name: &str) -> Result<()> {
 }
 
 impl Keeper {
-    /// Serves requests until the lab is to end; returns the client that asked for that, if one did.
+    /// Serves requests until the lab is to end; returns the client that requested the end, if one
+    /// did.
     fn serve(
         &mut self,
         listener: &UnixListener,
@@ -131,7 +130,7 @@ impl Keeper {
             }
             let happened =
                 |index: usize| watched.get(index).is_some_and(|fd| fd.any().unwrap_or(true));
-            // Nothing is ever written to the owner's pipe: whatever happens to it is its end.
+            // The owner never writes to the pipe, so any event on it is its end.
             if happened(0) || happened(3) {
                 return Ok(None);
             }
@@ -148,7 +147,7 @@ impl Keeper {
         }
     }
 
-    /// Does what a client asks for; `None` means that it asks for the end.
+    /// Carries out a client's request; `None` means that it requests the end.
     fn request(&mut self, client: &UnixStream) -> Result<Option<String>> {
         client.set_read_timeout(Some(REQUEST_DEADLINE))?;
         let mut line = String::new();
@@ -179,8 +178,8 @@ impl Keeper {
             .args(["init", self.layout.name(), &number.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
-        // SAFETY: between fork and exec the closure makes one system call and touches no memory of
-        // its own.
+        // SAFETY: between fork and exec the closure makes one system call, and neither allocates
+        // nor takes a lock.
         unsafe {
             command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?));
         }
@@ -218,8 +217,8 @@ impl Keeper {
         let mut host =
             self.hosts.remove(&number).with_context(|| format!("host{number} is not on"))?;
         _ = fs::remove_file(self.layout.host_init(number));
-        // With the first process of a PID namespace the kernel kills all others in it. The parent
-        // waits for that.
+        // When the first process of a PID namespace dies, the kernel kills all others in it. The
+        // parent waits for that.
         _ = kill(Pid::from_raw(host.init.cast_signed()), Signal::SIGKILL);
         let what = format!("the end of host{number}");
         let ended = wait_until(&what, HOST_END_DEADLINE, || {
@@ -249,7 +248,7 @@ impl Keeper {
     }
 }
 
-/// A client that is gone does not need an answer.
+/// Answers a client, unless it is gone.
 fn answer(client: &mut UnixStream, answer: &Result<String>) {
     _ = match answer {
         Ok(value) => writeln!(client, "ok {value}"),

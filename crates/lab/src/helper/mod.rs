@@ -1,7 +1,6 @@
-//! What runs in the lab's helper program, `shoutd-lab`: a process of its own is needed wherever a
-//! lab must outlive its owner's death (`keeper`), wherever a process must be the first of a PID
-//! namespace (`init`), and wherever a namespace is entered, which only a process with a single
-//! thread may do (`enter`).
+//! The lab's helper program, `shoutd-lab`. A lab needs separate processes to survive its owner's
+//! death (`keeper`), to be the first of a PID namespace (`init`), and to enter namespaces, which
+//! only a process with a single thread may do (`enter`).
 
 mod cleanup;
 mod enter;
@@ -18,7 +17,7 @@ use anyhow::{Result, bail};
 pub(crate) use cleanup::{clean_up, thaw_host};
 pub(crate) use keeper::ask;
 
-/// Runs the helper program as its arguments say; not meant to be typed by anyone.
+/// Runs the helper program by its arguments; not meant for users.
 #[must_use]
 pub fn main() -> ExitCode {
     match dispatch() {

@@ -1,7 +1,7 @@
-//! The name server of the world outside: there is nothing, it says, and says so at once.
+//! The name server of the outside world: it answers at once that a name does not exist.
 //!
-//! Without it a lookup in a container would stall: of a server that refuses, Docker's own (20.10)
-//! tells its client nothing.
+//! Without it a lookup in a container would stall: Docker's resolver (20.10) does not pass a
+//! server's refusal on to its client.
 
 use std::net::{SocketAddr, UdpSocket};
 
@@ -26,7 +26,7 @@ pub(super) fn listen() -> Result<UdpSocket> {
     Ok(socket)
 }
 
-/// Answers the next query that has arrived. What is lost is asked again.
+/// Answers the next query that has arrived. Clients repeat lost ones.
 pub(super) fn serve(socket: &UdpSocket) {
     let mut message = [0; MAX_MESSAGE];
     let Ok((length, client)) = socket.recv_from(&mut message) else { return };
@@ -36,7 +36,7 @@ pub(super) fn serve(socket: &UdpSocket) {
     }
 }
 
-/// Turns a query into the answer that its name does not exist; `None` for what is no query.
+/// Turns a query into the answer that its name does not exist; `None` for anything else.
 fn answer(message: &mut [u8]) -> Option<&[u8]> {
     let question_end = question_end(message)?;
     let header = message.get_mut(..HEADER)?;
@@ -55,7 +55,7 @@ fn answer(message: &mut [u8]) -> Option<&[u8]> {
     message.get(..question_end)
 }
 
-/// Where the first question ends: labels up to the empty one, then type and class.
+/// The end of the first question: labels up to the empty one, then type and class.
 fn question_end(message: &[u8]) -> Option<usize> {
     let mut at = HEADER;
     loop {
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_query_gets_no_answer() {
+    fn only_queries_get_an_answer() {
         let response = b"\x12\x34\x81\x80\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01";
         for garbage in [&b""[..], b"\x12\x34", &response[..17], response, &[0xff; 40]] {
             assert_eq!(answer(&mut garbage.to_vec()), None);

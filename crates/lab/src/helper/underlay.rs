@@ -8,13 +8,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::layout::{self, GATEWAY, MAX_HOSTS, address, address_v6};
 
-/// The longest packet that the network between the hosts carries, in octets; which a host makes use
-/// of is its own matter.
+/// The longest packet that the underlay carries, in octets; each host's own MTU may be smaller.
 const JUMBO: u16 = 9000;
 
-/// Makes the bridge, which is also the hosts' default gateway. Nothing lies behind it, and it says
-/// so at once: what a host sends to the world outside is answered with ICMP "network unreachable",
-/// without a limit on their rate.
+/// Makes the bridge, which is also the hosts' default gateway. Nothing is behind it: it answers
+/// packets to the outside world with ICMP "network unreachable", without a rate limit.
 pub(super) fn make() -> Result<()> {
     for (name, value) in [("ip_forward", "1"), ("icmp_ratelimit", "0")] {
         let path = format!("/proc/sys/net/ipv4/{name}");
@@ -33,8 +31,8 @@ pub(super) fn make() -> Result<()> {
 
 /// Connects the host whose first process is `init`: its `eth0` gets the addresses of host `number`.
 ///
-/// As in a cloud, there is no multicast between hosts. Neighbour discovery of IPv6 is one, so hosts
-/// know one another from the beginning.
+/// As in a cloud, there is no multicast between hosts. IPv6 neighbour discovery needs multicast, so
+/// the hosts have static neighbour entries.
 pub(super) fn connect(number: u8, init: u32) -> Result<()> {
     let mac = layout::mac(number);
     let outside = format!(
@@ -58,8 +56,8 @@ pub(super) fn connect(number: u8, init: u32) -> Result<()> {
     ip(Some(init), &inside)
 }
 
-/// Removes the link to a host that has ended. The kernel would, but later; by then the host may be
-/// on again. So it does not matter if it is gone.
+/// Removes the link to a host that has ended. The kernel would do it later, when the host may be on
+/// again. It does not matter if the link is gone already.
 pub(super) fn disconnect(number: u8) {
     _ = ip(None, &format!("link delete host{number}"));
 }
