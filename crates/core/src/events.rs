@@ -1,6 +1,6 @@
-//! What shoutd has decided on a user's behalf, kept for whoever asks afterwards: a network that
-//! came back because another host uses it, a container that was refused, a copy that could not be
-//! made.
+//! Events: decisions of shoutd on a user's behalf, kept for later. Examples are a removed network
+//! that stays because another host uses it, a container that was refused, and a mirror that could
+//! not be created.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,50 +10,49 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{EVENT_TEXT_BYTES_MAX, EVENTS_MAX};
 
-/// What kind of decision.
+/// The kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventKind {
-    /// A network that another host created is on this host now.
+    /// A network that another host created was created on this host.
     NetworkMade,
-    /// A network is gone from this host, as it is gone from the cluster.
+    /// A network was removed from this host, because it was removed from the cluster.
     NetworkRemoved,
-    /// A network that was removed here stays, as another host uses it.
+    /// A network that was removed here stays, because another host uses it.
     NetworkKept,
-    /// The removal of a network waits for hosts that are away.
+    /// The removal of a network waits for hosts that do not answer.
     NetworkLeaving,
-    /// A copy that was lost, or replaced by one of another kind, is there again.
+    /// A Docker network that was lost, or replaced by one of another driver, was restored.
     NetworkRestored,
-    /// A network that was to be created here was refused.
+    /// The creation of a network on this host was refused.
     NetworkRefused,
-    /// A network of the cluster cannot be made on this host, or made known to the others.
+    /// A network cannot be created on this host, or described to the others.
     NetworkFailed,
     /// A container was refused.
     ContainerRefused,
-    /// A container was started that its engine could not start without shoutd.
+    /// A container was started that the engine could not start while shoutd was stopped.
     ContainerStarted,
-    /// An attachment was forgotten, as its container is gone.
+    /// An endpoint was forgotten, because its container is gone.
     EndpointForgotten,
-    /// The filter that keeps strangers off the VXLAN port was gone, and is there again.
+    /// The underlay filter was missing and was restored.
     FilterRestored,
-    /// That filter dropped packets.
+    /// The underlay filter dropped packets.
     FilterDropped,
-    /// A host uses a subnet that overlaps a network's.
+    /// A subnet in use on a host overlaps a network.
     SubnetOverlap,
-    /// A socket of shoutd's was removed, and is served again.
+    /// A socket of shoutd was removed and was restored.
     SocketRestored,
-    /// Something that a host announces is not believed by another.
+    /// Another host rejects a claim that a host advertises.
     AnnouncementDoubted,
-    /// Lines that an earlier version had written into a file that is not a container's were
-    /// removed, or left.
+    /// Lines of an earlier version in a file that is not a container's own were removed or left.
     HostsFileCleaned,
-    /// The data directory of a host was set back to an earlier state.
+    /// The data directory of a host was rolled back.
     DataSetBack,
-    /// Two hosts run with one data directory, copied.
+    /// Two hosts run with copies of one data directory.
     HostCopied,
-    /// An address of a container here is leased to another host.
+    /// The address of a container on this host is leased to another host.
     AddressTaken,
-    /// Another kind, of a newer version.
+    /// A kind that a newer version knows.
     #[serde(other)]
     Other,
 }
@@ -85,32 +84,32 @@ impl fmt::Display for EventKind {
     }
 }
 
-/// One decision, or the same one several times.
+/// An event, or several identical ones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// When it was made first, in milliseconds since 1970.
+    /// Time of the first, in milliseconds since 1970.
     pub first: u64,
-    /// When it was made last, in milliseconds since 1970.
+    /// Time of the last, in milliseconds since 1970.
     pub last: u64,
-    /// How often.
+    /// How many there were.
     pub count: u64,
-    /// What kind of decision.
+    /// The kind.
     pub kind: EventKind,
-    /// The network or container, by its name where that is known.
+    /// The network or container: its name, if known.
     pub subject: String,
     /// What was decided and why, in one line.
     pub text: String,
 }
 
-/// The last decisions, oldest first. Whoever asks for the same refused thing again and again does
-/// not push the others out.
+/// The last events, oldest first. Identical events are merged, so that repeated requests for the
+/// same do not displace the others.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventLog {
     events: VecDeque<Event>,
 }
 
 impl EventLog {
-    /// Takes a decision down. `now` is the time since 1970.
+    /// Records an event. `now` is the time since 1970.
     pub fn note(&mut self, now: Duration, kind: EventKind, subject: &str, text: &str) {
         let now = now.as_millis().try_into().unwrap_or(u64::MAX);
         let (subject, text) = (one_line(subject), one_line(text));
@@ -130,19 +129,19 @@ impl EventLog {
         self.shorten();
     }
 
-    /// The last decisions, oldest first.
+    /// The last events, oldest first.
     pub fn events(&self) -> impl DoubleEndedIterator<Item = &Event> {
         self.events.iter()
     }
 
-    /// Leaves no more than may be kept, whatever was read from a file.
+    /// Drops the oldest events over the limit, for logs that were read from a file.
     pub fn shorten(&mut self) {
         let surplus = self.events.len().saturating_sub(EVENTS_MAX);
         self.events.drain(..surplus);
     }
 }
 
-/// A text as it is kept: without line breaks, and not too long.
+/// A text without line breaks and of bounded length.
 pub fn one_line(text: &str) -> String {
     let mut kept = String::new();
     for character in
@@ -165,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_decision_again_is_counted_and_is_the_newest() {
+    fn a_repeated_event_is_counted_and_is_the_newest() {
         let mut log = EventLog::default();
         let at = Duration::from_secs;
         log.note(at(1), EventKind::ContainerRefused, "foo", "10.0.0.1 is host2's");
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_are_dropped_and_texts_are_bounded() {
+    fn the_oldest_events_are_dropped_and_texts_are_bounded() {
         let mut log = EventLog::default();
         for number in 0..EVENTS_MAX + 10 {
             log.note(Duration::ZERO, EventKind::NetworkMade, "foo", &number.to_string());
@@ -192,8 +191,9 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_versions_file_is_read_as_far_as_it_is_known() {
-        let text = r#"{"events":[{"first":1,"last":2,"count":1,"kind":"moon-landed","subject":"foo","text":"so"}]}"#;
+    fn an_unknown_kind_from_a_newer_version_is_read_as_other() {
+        let text = r#"{"events": [{"first": 1, "last": 2, "count": 1, "kind": "moon-landed",
+            "subject": "foo", "text": "so"}]}"#;
         let log: EventLog = serde_json::from_str(text).unwrap();
         assert_eq!(log.events().next().unwrap().kind, EventKind::Other);
         for kind in [
@@ -205,7 +205,7 @@ mod tests {
             assert_eq!(
                 serde_json::to_string(&kind).unwrap(),
                 format!("\"{kind}\""),
-                "shown as it is written"
+                "it is shown as it is serialized"
             );
         }
     }

@@ -1,4 +1,5 @@
-//! How hosts are doing: what `shoutdctl status` takes for a problem, and its exit code goes by.
+//! The health of hosts: the problems that `shoutdctl status` shows, and on which its exit code
+//! depends.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,35 +7,35 @@ use crate::HostId;
 use crate::limits::PROBLEMS_SHOWN_MAX;
 use crate::view::{Engine, Membership, Status};
 
-/// How long ago a leader may have been heard, in milliseconds, for the view of what is agreed to be
-/// that of all: longer than an election.
+/// Maximum age, in milliseconds, of the last contact with the leader for agreed state to count as
+/// current. It is longer than an election.
 pub const FRESH: u64 = 5000;
 
-/// How a host of the cluster is doing.
+/// The health of a host of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostHealth {
     /// The host.
     pub id: HostId,
     /// Its name.
     pub name: String,
-    /// What is wrong with it, one line each; nothing if all is well.
+    /// Its problems, one line each; empty if it is healthy.
     pub problems: Vec<String>,
 }
 
 impl Status {
-    /// All that is wrong with the host, one line each.
+    /// All problems of the host, one line each.
     pub fn faults(&self) -> Vec<String> {
-        let standing = match (&self.membership, self.agreed_ago) {
+        let membership = match (&self.membership, self.agreed_ago) {
             (Membership::Joining(why), _) => {
                 Some(format!("this host belongs to no cluster yet: {why}"))
             }
             (Membership::AwaitingApproval { host, .. }, _) => Some(format!(
-                "this host belongs to no cluster yet: it waits for shoutdctl approve {host} on a \
-                 host of the cluster"
+                "this host belongs to no cluster yet: it is waiting for approval (run shoutdctl \
+                 approve {host} on a host of the cluster)"
             )),
             (Membership::Member, Some(ago)) if ago < FRESH => None,
             (Membership::Member, ago) => Some(format!(
-                "this host hears no leader: what is agreed is as of {}",
+                "this host has no contact with the leader; agreed state as of {}",
                 ago.map_or_else(
                     || "its last start".to_owned(),
                     |ago| format!("{} s ago", ago / 1000)
@@ -43,13 +44,15 @@ impl Status {
         };
         let docker = match &self.docker {
             Engine::Serving(_) => None,
-            Engine::Absent(why) => Some(format!("this host's Docker Engine is not served: {why}")),
+            Engine::Absent(why) => {
+                Some(format!("this host does not serve its Docker Engine: {why}"))
+            }
         };
         let mut faults: Vec<_> =
-            standing.into_iter().chain(docker).chain(self.problems.iter().cloned()).collect();
+            membership.into_iter().chain(docker).chain(self.problems.iter().cloned()).collect();
         let surplus = faults.len().saturating_sub(PROBLEMS_SHOWN_MAX);
         faults.truncate(PROBLEMS_SHOWN_MAX);
-        faults.extend((surplus > 0).then(|| format!("and {surplus} problems more")));
+        faults.extend((surplus > 0).then(|| format!("and {surplus} more problems")));
         faults
     }
 }
@@ -62,9 +65,11 @@ mod tests {
 
     fn status(changes: &[(&str, serde_json::Value)]) -> Status {
         let mut status = json!({
-            "version": "0.1.0", "pid": 7, "host": "00000000000000a1", "name": "h1", "address": "10.0.0.1:7789", "underlay_mtu": 1500,
-            "agreed_ago": 40, "replication": "vxlan-mdb", "membership": {"state": "member"}, "role": "leader", "hosts": 1,
-            "networks": 0, "endpoints": 0, "docker": {"state": "serving", "detail": "20.10"}, "problems": [],
+            "version": "0.1.0", "pid": 7, "host": "00000000000000a1", "name": "h1",
+            "address": "10.0.0.1:7789", "underlay_mtu": 1500, "agreed_ago": 40,
+            "replication": "vxlan-mdb", "membership": {"state": "member"}, "role": "leader",
+            "hosts": 1, "networks": 0, "endpoints": 0,
+            "docker": {"state": "serving", "detail": "20.10"}, "problems": [],
         });
         for (field, value) in changes {
             status[field] = value.clone();
@@ -73,10 +78,10 @@ mod tests {
     }
 
     #[test]
-    fn whatever_keeps_a_host_from_serving_is_a_problem() {
+    fn everything_that_keeps_a_host_from_serving_is_a_problem() {
         assert_eq!(status(&[]).faults(), [""; 0]);
         for (field, value, words) in [
-            ("agreed_ago", json!(9000), "hears no leader"),
+            ("agreed_ago", json!(9000), "no contact with the leader"),
             ("agreed_ago", json!(null), "its last start"),
             (
                 "membership",
@@ -96,11 +101,11 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_limit_to_what_is_told() {
+    fn the_number_of_shown_problems_is_limited() {
         let many: Vec<_> =
             (0..PROBLEMS_SHOWN_MAX + 7).map(|number| format!("problem {number}")).collect();
         let faults = status(&[("problems", json!(many))]).faults();
         assert_eq!(faults.len(), PROBLEMS_SHOWN_MAX + 1);
-        assert_eq!(faults.last().unwrap(), "and 7 problems more");
+        assert_eq!(faults.last().unwrap(), "and 7 more problems");
     }
 }

@@ -1,13 +1,13 @@
 //! The decisions of shoutd, as pure functions and plain data.
 //!
-//! Nothing here does I/O, reads a clock or draws random numbers: time, entropy and observations are
-//! arguments. That is what lets the same code run in the daemon, in property tests and in a
+//! This crate does no I/O, reads no clock and draws no random numbers: time, entropy and
+//! observations are arguments. So the same code runs in the daemon, in property tests and in the
 //! simulation.
 //!
-//! Three kinds of state have three homes: what the hosts *agree* on ([`cluster`]), what one host
-//! remembers of its own engine ([`local`]), and what the kernel really has ([`plane`]). One
-//! function, [`plane::desired`], turns the first two into what the kernel should have;
-//! [`plane::diff`] says what to do about the rest.
+//! There are three kinds of state: what the hosts *agree* on ([`cluster`]), what one host remembers
+//! of its own engine ([`local`]), and what the kernel really has ([`plane`]). [`plane::desired`]
+//! derives from the first two what the kernel should have, and [`plane::diff`] plans the steps to
+//! get there.
 
 pub mod address;
 pub mod advertise;

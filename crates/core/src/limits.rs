@@ -99,7 +99,7 @@ pub const AGREEMENT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Groups per network that a host advertises. A host with more memberships is sent all multicast of
 /// the network instead: surplus is better than loss.
-pub const ANNOUNCED_GROUPS_MAX: usize = 16_384;
+pub const ADVERTISED_GROUPS_MAX: usize = 16_384;
 
 /// Replication entries per network, for (\*,G) and (S,G): as many as a bridge's MDB has, about 30
 /// MB of kernel memory. Groups beyond are sent to all hosts that have members of any of them.
@@ -119,15 +119,15 @@ pub const QUESTIONS_MAX: usize = 1024;
 
 /// Sources per group that a host advertises, included or excluded. The kernel keeps 32 per bridge
 /// port. A filter with more sources is widened, never narrowed.
-pub const ANNOUNCED_SOURCES_MAX: usize = 256;
+pub const ADVERTISED_SOURCES_MAX: usize = 256;
 
 /// Addresses per endpoint. Docker gives one of each family.
-pub const ANNOUNCED_ADDRESSES_MAX: usize = 16;
+pub const ADVERTISED_ADDRESSES_MAX: usize = 16;
 
 /// Items in one host's advertisement: endpoints, addresses, groups and sources. This is about 10 MB
 /// on the peer. If a host has more, its networks with the most groups are advertised as having a
 /// multicast router.
-pub const ANNOUNCED_ITEMS_MAX: usize = 100_000;
+pub const ADVERTISED_ITEMS_MAX: usize = 100_000;
 
 /// Items in one message: at most 2 MB of JSON, well below what a peer accepts in one request. A
 /// larger change is sent in parts.
@@ -146,23 +146,23 @@ pub const HOLD_TIME: Duration = Duration::from_secs(300);
 
 /// Rate limit for messages from one peer: a burst, and the interval for each further message. A
 /// host merges the changes made while a message is in flight, so a higher rate would not help.
-pub const ANNOUNCEMENTS_PER_HOST: (u32, Duration) = (100, Duration::from_millis(5));
+pub const ADVERTISEMENTS_PER_HOST: (u32, Duration) = (100, Duration::from_millis(5));
 
 /// Rejections that are kept per host and network. More do not help to find the cause.
-pub const DOUBTS_PER_NETWORK_MAX: usize = 64;
+pub const REJECTIONS_PER_NETWORK_MAX: usize = 64;
 
 /// Rejections per host that are shown, and reported to that host.
 pub const DOUBTS_TOLD_MAX: usize = 8;
 
 /// How long a rejection that may pass by itself is not reported. It is longer than an election,
 /// after which every host knows an agreed lease.
-pub const DOUBT_GRACE: Duration = Duration::from_secs(15);
+pub const REJECTION_GRACE: Duration = Duration::from_secs(15);
 
 /// First and last interval at which a failed advertisement is repeated. The interval doubles each
 /// time.
-pub const ANNOUNCE_RETRY_FIRST: Duration = Duration::from_millis(100);
-/// See [`ANNOUNCE_RETRY_FIRST`].
-pub const ANNOUNCE_RETRY_LAST: Duration = BEAT_INTERVAL;
+pub const ADVERTISE_RETRY_FIRST: Duration = Duration::from_millis(100);
+/// See [`ADVERTISE_RETRY_FIRST`].
+pub const ADVERTISE_RETRY_LAST: Duration = BEAT_INTERVAL;
 
 /// Names per endpoint: the container's name and its aliases on the network.
 pub const NAMES_PER_ENDPOINT_MAX: usize = 32;

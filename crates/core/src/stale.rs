@@ -1,8 +1,8 @@
-//! Which endpoints of this host's memory no longer exist in its engine.
+//! Finds endpoints that this host remembers, but its engine no longer has.
 //!
-//! An engine says only once that an endpoint is gone (`Leave`, `DeleteEndpoint`), and repeats a
-//! call that nobody answers for 15 s. Whatever it says while shoutd is stopped is lost, so memory
-//! is compared with the engine's own list of endpoints.
+//! An engine reports only once that an endpoint is gone (`Leave`, `DeleteEndpoint`), and repeats a
+//! call without an answer for 15 s. What it reports while shoutd is stopped is lost. So we compare
+//! local state with the engine's own list of endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -10,59 +10,58 @@ use std::time::Duration;
 use crate::local::{Endpoint, Local};
 use crate::{EndpointId, NetworkId};
 
-/// How long an endpoint may be without a container: the engine lists it only once its container has
-/// taken it.
+/// How long an endpoint may be without a container. The engine lists an endpoint only once its
+/// container has it.
 const START_TIME_MAX: Duration = Duration::from_secs(120);
 
-/// How long after an endpoint has left its container the engine may take to delete it: it does both
-/// in one go.
+/// How long the engine may take to delete an endpoint that has left its container. It does both in
+/// one step.
 const END_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// How long an endpoint that the engine has never listed must be missing from its list. An answer
-/// to `Join` that a dying daemon never sent is asked for again for 15 s (moby
-/// `pkg/plugins/client.go`, `callWithRetry`), and the engine lists the endpoint only then.
+/// How long an endpoint that was never listed must be missing from the engine's list. If a dying
+/// daemon did not answer `Join`, the engine repeats the call for 15 s (moby
+/// `pkg/plugins/client.go`, `callWithRetry`), and lists the endpoint only after the answer.
 const REPETITION_TIME: Duration = Duration::from_secs(16);
 
-/// Where the interface of an endpoint is.
+/// Where an endpoint's interface is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interface {
     /// In its container.
     Inside,
-    /// Elsewhere: not given to a container yet, or taken out of it again.
+    /// Elsewhere: not in a container yet, or no longer.
     Outside,
     /// Nowhere.
     Gone,
-    /// The kernel could not be asked, or not yet.
+    /// The kernel could not be asked, or has not been asked yet.
     Unknown,
 }
 
-/// What an engine lists of its endpoints.
+/// The endpoints that an engine lists.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// The networks that it was asked about and answered for.
+    /// The networks for which the engine answered.
     pub networks: BTreeSet<NetworkId>,
-    /// The endpoints that it has on them.
+    /// The endpoints on them.
     pub endpoints: BTreeSet<EndpointId>,
 }
 
 /// The times of one comparison.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
-    /// By the clock of this host, since 1970, as in [`Endpoint::created`]. It may jump.
+    /// The wall clock, since 1970, as in [`Endpoint::created`]. It may jump.
     pub wall: Duration,
-    /// By a clock that only ever goes forward, since any instant.
+    /// A monotonic clock, since any instant.
     pub steady: Duration,
 }
 
-/// Since when the engine has not listed endpoints that may still be in the making.
+/// Since when endpoints that may be in creation are missing from the engine's list.
 #[derive(Debug, Default)]
 pub struct Unlisted {
     /// By the steady clock of [`Times`].
     since: BTreeMap<EndpointId, Duration>,
 }
 
-/// The endpoints that may be stale: all whose interface is not in their container. The others need
-/// not be asked about.
+/// The endpoints that may be stale: those whose interface is not in their container.
 pub fn suspects(
     local: &Local,
     interface: impl Fn(&EndpointId, &Endpoint) -> Interface,
@@ -79,8 +78,8 @@ pub fn suspects(
 }
 
 impl Unlisted {
-    /// Of the suspects those that are stale, by what the engine lists. One of a network that the
-    /// engine did not answer for is not.
+    /// The suspects that are stale, according to the engine's list. An endpoint is not stale if the
+    /// engine did not answer for its network.
     pub fn stale(
         &mut self,
         local: &Local,
@@ -103,9 +102,9 @@ impl Unlisted {
     }
 }
 
-/// Whether an endpoint that the engine does not list, and has not for so long, is stale.
+/// Whether an endpoint is stale that has been missing from the engine's list for this long.
 fn is_stale(endpoint: &Endpoint, unlisted: Duration, wall: Duration) -> bool {
-    // What an engine has listed once and lists no longer is over: it never uses an id again.
+    // An engine never uses an id again, so an endpoint that is no longer listed is gone.
     let was_listed = endpoint.container.is_some();
     let was_left = endpoint.left.is_some_and(|left| wall.saturating_sub(left) > END_TIME_MAX);
     let is_old =
@@ -155,8 +154,8 @@ mod tests {
         Listing { networks: BTreeSet::from([NETWORK.parse().unwrap()]), endpoints }
     }
 
-    /// After how many seconds of looks, one each second, an endpoint is stale that the engine does
-    /// not list; none within 200 s.
+    /// After how many seconds, with one look per second, an endpoint is stale that the engine does
+    /// not list; `None` if it is not within 200 s.
     fn forgotten_after(endpoint: &Endpoint) -> Option<u64> {
         let local =
             Local { endpoints: BTreeMap::from([(id(), endpoint.clone())]), ..Local::default() };
@@ -171,14 +170,10 @@ mod tests {
     }
 
     #[test]
-    fn one_whose_container_was_removed_unheard_is_stale_wherever_its_interface_is() {
+    fn an_endpoint_whose_removal_was_missed_is_stale_unless_its_interface_is_in_the_container() {
         let listed_before = Endpoint { container: Some(container()), ..endpoint() };
         assert_eq!(forgotten_after(&listed_before), Some(0));
-        assert_eq!(
-            forgotten_after(&endpoint()),
-            Some(16),
-            "its Join may have to be answered again"
-        );
+        assert_eq!(forgotten_after(&endpoint()), Some(16), "the engine may repeat Join");
         let local =
             Local { endpoints: BTreeMap::from([(id(), listed_before)]), ..Local::default() };
         for (interface, is_suspect) in [
@@ -196,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn one_in_the_making_has_time_whatever_the_clock_does() {
+    fn an_endpoint_in_creation_has_time_even_if_the_clock_jumps() {
         let made = |seconds: u64| Endpoint {
             sandbox: None,
             created: Duration::from_secs(seconds),
@@ -206,28 +201,28 @@ mod tests {
         assert_eq!(
             forgotten_after(&made(0)),
             Some(16),
-            "a clock that was set forward makes nothing stale at once"
+            "a clock that jumped forward does not make it stale at once"
         );
         assert_eq!(
             forgotten_after(&made(NOW * 2)),
             Some(121),
-            "one that was set back keeps nothing for ever"
+            "a clock that jumped back does not keep it for ever"
         );
     }
 
     #[test]
-    fn one_that_left_its_container_is_stale_when_its_deletion_is_overdue() {
+    fn an_endpoint_that_left_its_container_is_stale_when_its_deletion_is_overdue() {
         let left = |seconds: u64| Endpoint {
             sandbox: None,
             left: Some(Duration::from_secs(seconds)),
             ..endpoint()
         };
         assert_eq!(forgotten_after(&left(NOW)), Some(11));
-        assert_eq!(forgotten_after(&left(NOW * 2)), Some(16), "also after the clock was set back");
+        assert_eq!(forgotten_after(&left(NOW * 2)), Some(16), "also after the clock jumped back");
     }
 
     #[test]
-    fn what_the_engine_lists_or_does_not_answer_for_stays() {
+    fn an_endpoint_that_is_listed_or_of_an_unanswered_network_is_not_stale() {
         let known = Endpoint { container: Some(container()), ..endpoint() };
         let local = Local { endpoints: BTreeMap::from([(id(), known)]), ..Local::default() };
         let (mut unlisted, suspects) = (Unlisted::default(), BTreeSet::from([id()]));
@@ -241,12 +236,16 @@ mod tests {
             )
         };
         assert_eq!(stale(&listing(true), 0), []);
-        assert_eq!(stale(&Listing::default(), 1000), [], "it said nothing of that network");
+        assert_eq!(
+            stale(&Listing::default(), 1000),
+            [],
+            "the engine did not answer for that network"
+        );
         assert_eq!(stale(&listing(false), 2000), [id()]);
     }
 
     #[test]
-    fn one_that_was_listed_meanwhile_begins_again() {
+    fn the_time_of_an_unlisted_endpoint_starts_again_after_it_was_listed() {
         let local = Local { endpoints: BTreeMap::from([(id(), endpoint())]), ..Local::default() };
         let (mut unlisted, suspects) = (Unlisted::default(), BTreeSet::from([id()]));
         let mut stale = |listed: bool, seconds: u64| {

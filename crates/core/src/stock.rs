@@ -1,7 +1,7 @@
-//! Which addresses a host should hold, and what it should tell the cluster of its use of networks.
+//! The addresses that a host should hold, and what it tells the cluster of its use of networks.
 //!
-//! A host holds the addresses of its endpoints, and a small stock for endpoints to come: starting a
-//! container then needs no agreement, and both sides of a partition go on starting containers.
+//! A host holds the addresses of its endpoints, and a small stock for new ones. So a container can
+//! start without agreement, and both sides of a partition can start containers.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,18 +16,17 @@ use crate::limits::STOCK_MAX;
 use crate::local::{Endpoint, Local};
 use crate::{HostId, NetworkId};
 
-/// How many times over the hosts' stocks together must fit into a subnet: what lies in stock on one
-/// host is lost to the others.
+/// A subnet must have room for the stocks of all hosts this many times. Other hosts cannot use what
+/// one host has in stock.
 const SHARE: usize = 4;
 
-/// How many addresses of this pool a host should hold in stock when there are so many hosts.
+/// How many addresses of this pool a host should hold in stock in a cluster of `hosts` hosts.
 pub fn stock_size(pool: &Pool, hosts: usize) -> usize {
     (pool.size() / (hosts.max(1) * SHARE)).min(STOCK_MAX)
 }
 
-/// What this host should have the cluster agree to, so that what the cluster knows of its use of
-/// networks is true: attachments, addresses to give back, addresses to claim. In the order in which
-/// it should be done; empty if all is well.
+/// The commands that make agreed state match this host's use of networks: attachments, releases and
+/// claims, in the order in which they should be proposed. Empty if it already matches.
 pub fn plan_leases(cluster: &Cluster, local: &Local, me: HostId) -> Vec<Command> {
     let mut urgent = Vec::new();
     let mut stock = Vec::new();
@@ -60,31 +59,30 @@ fn plan_attachment(
     match (is_attached, is_known) {
         (true, false) => Some(Command::Attach { network: id.clone(), host: me }),
         (false, true) => Some(Command::Detach { network: id.clone(), host: me }),
-        // Removed by a user elsewhere who could not know better: to say it again keeps the network.
+        // A user removed it elsewhere without knowing of this host. To attach again keeps it.
         (true, true) if network.removing => Some(Command::Attach { network: id.clone(), host: me }),
         _ => None,
     }
 }
 
-/// An address that a container of this host has, and that is leased to another host: this host's
-/// data were set back, say, to a time when it was still its own. No agreement mends that; somebody
-/// has to start the container anew.
+/// An address of a container of this host that is leased to another host. This happens if this
+/// host's data were rolled back to a time when the lease was its own. Only a user can resolve it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Taken {
     /// The network.
     pub network: NetworkId,
     /// The address.
     pub address: IpAddr,
-    /// Whom it is leased to.
+    /// The host that holds the lease.
     pub holder: HostId,
 }
 
 impl Taken {
-    /// One line for the user.
+    /// A problem text.
     pub fn text(&self, cluster: &Cluster) -> String {
         format!(
-            "a container here has the address {} on {}, which is leased to {}: disconnect it from \
-             the network and connect it again",
+            "a container on this host has the address {} on network {}, which is leased to {}: \
+             disconnect it from the network and connect it again",
             self.address,
             cluster.network_title(&self.network),
             cluster.host_name(self.holder)
@@ -92,8 +90,8 @@ impl Taken {
     }
 }
 
-/// Addresses of this host's endpoints that are leased to other hosts. Those of a Swarm's networks
-/// are the Swarm's matter.
+/// The addresses of this host's endpoints that are leased to other hosts. A Swarm manages the
+/// addresses of its own networks.
 pub fn taken(cluster: &Cluster, local: &Local, me: HostId) -> Vec<Taken> {
     let of_endpoint = |endpoint: &Endpoint| {
         let known =
@@ -115,8 +113,8 @@ pub fn taken(cluster: &Cluster, local: &Local, me: HostId) -> Vec<Taken> {
     taken
 }
 
-/// Addresses that endpoints of this host have and nobody has a lease of: after the loss of agreed
-/// state, say. Those that another host has ([`taken`]) it would only be refused.
+/// Claims for addresses of this host's endpoints without a lease, for example after the loss of
+/// agreed state. Claims for addresses that another host has ([`taken`]) would only be refused.
 fn plan_missing(id: &NetworkId, network: &Network, local: &Local, me: HostId) -> Vec<Command> {
     let endpoints = local.endpoints.values().filter(|endpoint| endpoint.network == *id);
     let addresses =
@@ -130,8 +128,8 @@ fn plan_missing(id: &NetworkId, network: &Network, local: &Local, me: HostId) ->
     missing.map(claim).collect()
 }
 
-/// Addresses that this host has begun to give back and still holds, as far as it knows: it may not
-/// have been agreed on.
+/// A release of the addresses that this host has begun to release and still holds, as far as it
+/// knows. The earlier proposal may have been lost.
 fn plan_returning(id: &NetworkId, network: &Network, local: &Local, me: HostId) -> Option<Command> {
     let returning =
         local.returning.get(id)?.iter().filter(|address| network.leases.get(address) == Some(&me));
@@ -148,8 +146,8 @@ fn release(id: &NetworkId, network: &Network, me: HostId, addresses: Vec<IpAddr>
     }
 }
 
-/// Fills the stock up when half of it is used, and gives back what is more than twice of it:
-/// addresses do not go to and fro with each container.
+/// Refills the stock when half of it is used, and releases the excess when it is more than twice
+/// its size. So addresses are not claimed and released with each container.
 fn plan_stock(
     (id, network): (&NetworkId, &Network),
     pool: &Pool,
@@ -162,14 +160,14 @@ fn plan_stock(
         .leases
         .iter()
         .filter(|(address, host)| **host == me && pool.subnet.contains(*address));
-    // In the order in which they would be used.
+    // In the order in which they will be used.
     let is_unused =
         |address: &IpAddr| !local.uses(id, *address) && !local.is_returning(id, *address);
     let mut unused: Vec<IpAddr> = mine.map(|(address, _)| *address).filter(is_unused).collect();
     if !from_bottom {
         unused.reverse();
     }
-    // Claimed before the range was known, or asked for by a container that is gone.
+    // Claimed before the range was known, or for a container that is gone.
     let outside = unused.extract_if(.., |address| !pool.gives(*address)).collect::<Vec<_>>();
     if !outside.is_empty() {
         return Some(release(id, network, me, outside));
@@ -190,8 +188,8 @@ fn plan_stock(
     (!is_full).then(|| Command::ClaimAddress { network: id.clone(), host: me, address })
 }
 
-/// An address of this part of a network that this host holds in stock, and gives to another host
-/// whose stock is used up while the subnet has none left: the one that it would use last itself.
+/// An address in `range` from this host's stock, to yield to another host that has no stock while
+/// the subnet is full. It is the one that this host would use last.
 pub fn spare(
     cluster: &Cluster,
     local: &Local,
@@ -212,12 +210,12 @@ pub fn spare(
     }
 }
 
-/// The hosts to ask for a [`spare`] address, those first that seem to have most: their leases, but
-/// for those of endpoints that they announced. What a host has that shares no network with this one
-/// is not heard here.
+/// The hosts to ask for a [`spare`] address, those with the most unused leases first. Leases of
+/// endpoints that a host advertises are in use. The endpoints of hosts that share no network with
+/// this one are not known here.
 pub fn holders_of_spares(
     cluster: &Cluster,
-    heard: &PeerStates,
+    peers: &PeerStates,
     me: HostId,
     id: &NetworkId,
     range: IpNet,
@@ -229,8 +227,8 @@ pub fn holders_of_spares(
         }
     }
     for (host, addresses) in &mut unused {
-        let announced = heard.hosts.get(host).and_then(|heard| heard.networks.get(id));
-        let endpoints = announced.iter().flat_map(|network| network.endpoints.values());
+        let advertised = peers.hosts.get(host).and_then(|peer| peer.networks.get(id));
+        let endpoints = advertised.iter().flat_map(|network| network.endpoints.values());
         let used: BTreeSet<_> = endpoints.flat_map(|endpoint| &endpoint.addresses).collect();
         addresses.retain(|address| !used.contains(address));
     }
@@ -239,20 +237,20 @@ pub fn holders_of_spares(
     holders.into_iter().map(|(host, _)| host).collect()
 }
 
-/// Why an address cannot be had that the engine of a network's origin chose, which knows nothing of
-/// other hosts and would choose the same again.
+/// Why an address is not available that the engine of a network's origin chose. The engine does not
+/// know other hosts and would choose it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TakenChoice {
     /// The subnet.
     pub subnet: IpNet,
-    /// An address of it that this host can have.
+    /// Another address of the subnet that is available.
     pub usable: Option<IpAddr>,
     taken: String,
 }
 
 impl TakenChoice {
-    /// `None` if the engine does not choose: then a user did, and what the cluster said is what
-    /// there is to say.
+    /// `None` if the engine does not choose addresses of this network. Then a user chose it, and
+    /// the cluster's refusal is the explanation.
     pub fn of(
         cluster: &Cluster,
         local: &Local,
@@ -285,9 +283,8 @@ impl fmt::Display for TakenChoice {
             ),
             Some(usable) => write!(
                 f,
-                "{taken}, which Docker does not know on the host where the network was created: \
-                 give the container an address that is free, such as --ip {usable}, or create \
-                 networks with --ipam-driver shoutd"
+                "{taken}, which Docker on the network's origin does not know: give the container a \
+                 free address, such as --ip {usable}, or create networks with --ipam-driver shoutd"
             ),
         }
     }

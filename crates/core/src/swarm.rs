@@ -1,7 +1,7 @@
-//! The networks of a Docker Swarm. The Swarm creates them, takes them to its nodes and removes
-//! them, and says so to the plugin of whichever node leads it at that time; what it says is lost if
-//! shoutd cannot agree just then. So every host that manages a Swarm compares what the Swarm has
-//! with what is agreed.
+//! The networks of a Docker Swarm. The Swarm creates them, brings them to its nodes and removes
+//! them. It calls the plugin on the node that leads at that time, and the call is lost if shoutd
+//! has no quorum then. So every host that is a manager of the Swarm compares the Swarm's networks
+//! with agreed state.
 
 use std::collections::BTreeMap;
 
@@ -12,22 +12,22 @@ use crate::NetworkId;
 use crate::cluster::{Cluster, Description, Pool, Settings};
 use crate::plane::{InvalidOption, check_options};
 
-/// Name of the managed plugin. Not `shoutd`: a managed plugin of that name would take the place of
-/// the one on the socket.
+/// Name of the managed plugin. It must not be `shoutd`: a managed plugin with that name would
+/// replace the one on the socket.
 pub const PLUGIN: &str = "shoutd-swarm";
 
-/// Docker's name for the driver that the managed plugin is. It needs the tag, which no engine adds
-/// to the name of a driver.
+/// Docker's name for the managed plugin's driver. It needs the tag, which engines do not add to the
+/// name of a driver.
 pub const SWARM_DRIVER: &str = "shoutd-swarm:latest";
 
-/// Directory of the socket that the managed plugin reaches the daemon by, in the data directory: it
-/// must be there when the engine starts after a boot, which may be before shoutd.
+/// Directory, in the data directory, of the socket between the managed plugin and the daemon. It
+/// must exist when the engine starts after a boot, which may be before shoutd.
 pub const SOCKET_DIRECTORY: &str = "swarm";
 
 /// Name of that socket.
 pub const SOCKET: &str = "shoutd.sock";
 
-/// What a Swarm has, as one of its managers says.
+/// The networks of a Swarm, according to one of its managers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Swarm {
     /// The Swarm's id.
@@ -41,7 +41,7 @@ pub struct Swarm {
 pub struct SwarmNetwork {
     /// What the engine shows of it.
     pub description: Description,
-    /// Its subnets; none before the Swarm has chosen them.
+    /// Its subnets; empty before the Swarm has chosen them.
     pub pools: Vec<Pool>,
     /// `-o` options.
     pub options: BTreeMap<String, String>,
@@ -52,7 +52,7 @@ pub struct SwarmNetwork {
 }
 
 impl SwarmNetwork {
-    /// The network as it is agreed.
+    /// The settings with which it is created in the cluster.
     pub fn settings(&self) -> Settings {
         Settings {
             pools: self.pools.clone(),
@@ -64,31 +64,31 @@ impl SwarmNetwork {
         }
     }
 
-    /// Why shoutd does not carry it, if it does not.
+    /// Why shoutd does not provide it; `None` if it does.
     pub fn refusal(&self) -> Option<RefusedNetwork> {
         check_network(&self.settings()).err()
     }
 }
 
-/// A network of a Swarm that shoutd does not carry.
+/// Why shoutd does not provide a Swarm's network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RefusedNetwork {
-    /// For one of its options.
+    /// One of its options is refused.
     #[error(transparent)]
     Option(#[from] InvalidOption),
-    /// A Swarm gives each task one address, of either family (moby/swarmkit, `allocateNetworkIPs`),
-    /// and the engines of its nodes each make up the other: two tasks would have the same one.
+    /// A Swarm gives each task one address, of either family (moby/swarmkit, `allocateNetworkIPs`).
+    /// The engines of its nodes choose the other one themselves, and two tasks would have the same.
     #[error(
-        "a Swarm gives each of its tasks one address only, so that with IPv6 two tasks would have \
-         the same one: create the network without --ipv6 and {0}"
+        "a Swarm gives each task only one address, so with IPv6 two tasks would have the same one: \
+         create the network without --ipv6 and {0}"
     )]
     Ipv6(IpNet),
 }
 
-/// Checks a network that a Swarm wants carried.
+/// Checks whether shoutd can provide a network of a Swarm.
 ///
 /// # Errors
-/// Why it is not.
+/// The reason, if it cannot.
 pub fn check_network(settings: &Settings) -> Result<(), RefusedNetwork> {
     match settings.pools.iter().find(|pool| pool.subnet.network().is_ipv6()) {
         Some(pool) => Err(RefusedNetwork::Ipv6(pool.subnet)),
@@ -96,19 +96,19 @@ pub fn check_network(settings: &Settings) -> Result<(), RefusedNetwork> {
     }
 }
 
-/// What a host's engine knows of its part in a Swarm.
+/// A host's part in a Swarm, according to its engine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SwarmNode {
     /// The node's id.
     pub id: String,
-    /// The id of the Swarm, which only its managers know, and only while it has a leader.
+    /// The Swarm's id. Only managers know it, and only while the Swarm has a leader.
     pub swarm: Option<String>,
-    /// The ids of the nodes that manage the Swarm.
+    /// The node ids of the Swarm's managers.
     pub managers: Vec<String>,
 }
 
-/// Those of these hosts, by their names, that may belong to this Swarm: a host whose Swarm none of
-/// them knows the id of may.
+/// The hosts, by name, that may belong to this Swarm. A host may belong to it if neither the host
+/// nor one of its managers knows the id of its Swarm.
 pub fn possible_nodes<'a>(
     swarm: Option<&str>,
     nodes: &'a BTreeMap<String, SwarmNode>,
@@ -121,16 +121,16 @@ pub fn possible_nodes<'a>(
     nodes.iter().filter(|(_, node)| may_belong(node)).map(|(name, _)| name.as_str()).collect()
 }
 
-/// What to do about one network of a Swarm.
+/// A step for one network of a Swarm.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SwarmAction {
-    /// Tell the cluster what the engine shows of it.
+    /// Describe it to the cluster, as the engine shows it.
     Describe(NetworkId),
-    /// The Swarm has it, and the cluster has not.
+    /// Create it in the cluster, because the Swarm has it.
     Adopt(NetworkId),
-    /// The Swarm had it, and does not any more.
+    /// Remove it from the cluster, because the Swarm no longer has it.
     Remove(NetworkId),
-    /// The Swarm has it, and shoutd refuses it.
+    /// Report that shoutd refuses it.
     Refuse(NetworkId),
 }
 
@@ -146,9 +146,9 @@ impl SwarmAction {
     }
 }
 
-/// Compares what the cluster has with what a Swarm has, as its manager `me` sees it. `Adopt` and
-/// `Remove` are to be believed only when they are still so after a while: the Swarm may be about to
-/// say them itself, and one look may fall in between.
+/// Compares agreed state with the networks of a Swarm, as its manager `me` sees them. `Adopt` and
+/// `Remove` are valid only if they persist: the Swarm may be about to call the plugin itself, and
+/// the comparison may fall in between.
 pub fn plan_swarm(cluster: &Cluster, swarm: &Swarm, me: crate::HostId) -> Vec<SwarmAction> {
     let mut actions = Vec::new();
     for (id, listed) in &swarm.networks {
@@ -157,7 +157,7 @@ pub fn plan_swarm(cluster: &Cluster, swarm: &Swarm, me: crate::HostId) -> Vec<Sw
                 if known
                     .description
                     .as_ref()
-                    .is_none_or(|said| !is_told(said, &listed.description)) =>
+                    .is_none_or(|agreed| !is_described(agreed, &listed.description)) =>
             {
                 actions.push(SwarmAction::Describe(id.clone()));
             }
@@ -171,10 +171,10 @@ pub fn plan_swarm(cluster: &Cluster, swarm: &Swarm, me: crate::HostId) -> Vec<Sw
         .networks
         .iter()
         .filter(|(id, network)| network.settings.swarm && !swarm.networks.contains_key(*id));
-    // A network of another Swarm is not this manager's business. One that nobody has described is
-    // the business of the host that was told of it.
+    // Networks of another Swarm are not this manager's. A network without a description is handled
+    // by its origin.
     let gone = unlisted.filter(|(_, network)| {
-        match network.description.as_ref().and_then(|said| said.swarm.as_ref()) {
+        match network.description.as_ref().and_then(|agreed| agreed.swarm.as_ref()) {
             Some(id) => *id == swarm.id,
             None => network.origin == me,
         }
@@ -183,16 +183,16 @@ pub fn plan_swarm(cluster: &Cluster, swarm: &Swarm, me: crate::HostId) -> Vec<Sw
     actions
 }
 
-/// Whether what is agreed says what is shown. The name may have been taken by another network: see
+/// Whether the agreed description is what the engine shows. The agreed name may have a suffix: see
 /// [`distinct_name`].
-fn is_told(agreed: &Description, shown: &Description) -> bool {
+fn is_described(agreed: &Description, shown: &Description) -> bool {
     agreed.swarm == shown.swarm
         && agreed.labels == shown.labels
         && agreed.name.starts_with(&shown.name)
 }
 
-/// What a network is called in the cluster whose name another network has there: a Swarm asks
-/// nobody for names.
+/// A network's name in the cluster if another network has its name there. A Swarm does not check
+/// names with shoutd.
 pub fn distinct_name(id: &NetworkId, name: &str) -> String {
     format!("{name} ({})", id.short())
 }
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_belong_to_a_swarm() {
+    fn a_host_with_an_unknown_swarm_may_belong_to_any() {
         let node = |id: &str, swarm: Option<&str>, managers: &[&str]| SwarmNode {
             id: id.to_owned(),
             swarm: swarm.map(str::to_owned),
@@ -279,12 +279,12 @@ mod tests {
             [""; 0],
             "a worker's Swarm is that of its manager"
         );
-        assert_eq!(possible_nodes(None, &old), ["m", "w"], "nobody knows whose it is");
+        assert_eq!(possible_nodes(None, &old), ["m", "w"], "its Swarm is not known");
         let lost = nodes(&[node("w", None, &["m"]), node("x", Some("s2"), &["x"])]);
         assert_eq!(
             possible_nodes(Some("s1"), &lost),
             ["w"],
-            "its manager is none of the hosts, or does not know"
+            "its manager is not one of the hosts, or does not know"
         );
         assert_eq!(possible_nodes(Some("s1"), &BTreeMap::new()), [""; 0]);
     }
@@ -300,7 +300,7 @@ mod tests {
         assert_eq!(
             plan_swarm(&cluster, &lacks, host(1)),
             [SwarmAction::Remove(network())],
-            "its host was told of it"
+            "its origin removes it"
         );
         assert_eq!(plan_swarm(&cluster, &lacks, host(2)), []);
         let description = listed("bar").description;
@@ -311,14 +311,14 @@ mod tests {
     }
 
     #[test]
-    fn what_the_swarm_has_not_allocated_is_let_be() {
+    fn a_network_without_subnets_is_left_alone() {
         let mut has = swarm("s1", &[ID]);
         has.networks.get_mut(&network()).unwrap().pools.clear();
         assert_eq!(plan_swarm(&cluster(), &has, host(1)), []);
     }
 
     #[test]
-    fn what_was_refused_is_not_adopted_and_what_is_agreed_is_kept() {
+    fn a_refused_network_is_not_adopted_and_an_agreed_one_is_kept() {
         let mut cluster = cluster();
         let mut has = swarm("s1", &[ID]);
         has.networks
@@ -328,15 +328,15 @@ mod tests {
             .insert("encrypted".to_owned(), String::new());
         assert_eq!(plan_swarm(&cluster, &has, host(1)), [SwarmAction::Refuse(network())]);
         let settings = has.networks[&network()].settings();
-        // By an older version.
+        // Created by an older version.
         cluster
             .apply(&Command::CreateNetwork { id: network(), origin: host(1), settings })
             .unwrap();
         assert_eq!(plan_swarm(&cluster, &has, host(1)), [SwarmAction::Describe(network())]);
-        let told = crate::plane::unkept_networks(&cluster);
+        let problems = crate::plane::unkept_networks(&cluster);
         assert!(
-            told[0].contains("option encrypted") && told[0].contains("in the clear"),
-            "{told:?}"
+            problems[0].contains("option encrypted") && problems[0].contains("in the clear"),
+            "{problems:?}"
         );
         let mut six = listed("bar");
         six.pools[0].subnet = "fd00::/64".parse().unwrap();
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn another_leader_says_it_again() {
+    fn another_swarm_leader_creates_the_same_network_again() {
         let mut cluster = cluster();
         cluster.apply(&create(1)).unwrap();
         let vni = cluster.networks[&network()].vni;
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn it_has_attachments_but_no_leases_and_no_mirrors_and_goes_at_once() {
+    fn a_swarm_network_has_no_leases_and_no_mirrors_and_is_removed_at_once() {
         let mut cluster = cluster();
         cluster.apply(&create(1)).unwrap();
         let description = listed("bar").description;
@@ -388,12 +388,12 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(cluster.apply(&Command::RemoveNetwork { id: network() }), Ok(Outcome::Done));
         }
-        assert!(cluster.networks.is_empty(), "though a host still has endpoints on it");
+        assert!(cluster.networks.is_empty(), "although a host still has endpoints on it");
         assert_eq!(plan_leases(&cluster, &local, host(1)), []);
     }
 
     #[test]
-    fn a_name_that_another_network_has_is_told_apart() {
+    fn a_distinct_name_counts_as_described() {
         let mut cluster = cluster();
         cluster.apply(&create(1)).unwrap();
         let name = distinct_name(&network(), "bar");

@@ -1,6 +1,6 @@
-//! What `shoutdctl` shows: the answers of the control socket, as JSON.
+//! The answers of the control socket, as JSON: what `shoutdctl` shows.
 //!
-//! These are for people and their scripts. Fields are added, never renamed.
+//! Users and their scripts depend on them. Fields may be added, but not renamed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,17 +14,17 @@ use crate::events::Event;
 use crate::multicast::SourceFilter;
 use crate::{ClusterId, EndpointId, Fingerprint, HostId, MacAddress, NetworkId, Vni};
 
-/// How far the daemon has come.
+/// Whether the daemon is a member of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "state", content = "detail")]
 pub enum Membership {
-    /// It belongs to no cluster yet; why not.
+    /// It belongs to no cluster yet, with the reason.
     Joining(String),
-    /// It has no token; an administrator has to approve of it.
+    /// It has no token and waits for an administrator's approval.
     AwaitingApproval {
         /// The fingerprint of its key.
         host: Fingerprint,
-        /// The fingerprint of the cluster that is to let it in.
+        /// The fingerprint of the cluster that it wants to join.
         cluster: Fingerprint,
     },
     /// It belongs to a cluster.
@@ -38,7 +38,7 @@ pub struct Applicant {
     pub fingerprint: Fingerprint,
     /// The name that it gives itself.
     pub name: String,
-    /// Where it asks from.
+    /// The address of its request.
     pub address: IpAddr,
 }
 
@@ -47,50 +47,51 @@ pub struct Applicant {
 pub struct TokenView {
     /// The token, if this host has it: only the host that made it does.
     pub token: Option<String>,
-    /// Seconds that it still lets hosts in; `None` is for ever.
+    /// Seconds until it expires; `None` if it does not.
     pub expires_in: Option<u64>,
-    /// How many hosts it still lets in; `None` is any number.
+    /// How many more hosts it admits; `None` for no limit.
     pub uses: Option<u32>,
-    /// Where peers reach this host.
+    /// The advertise address of this host.
     pub peer_address: SocketAddr,
-    /// The fingerprint of the cluster, which a host that waits for approval shows too.
+    /// The fingerprint of the cluster. A host that waits for approval shows it too.
     pub cluster: Option<Fingerprint>,
 }
 
-/// What `shoutdctl token rotate` asks for.
+/// The request of `shoutdctl token rotate`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RotateToken {
-    /// Seconds that the new token lets hosts in; `None` is for ever.
+    /// Seconds until the new token expires; `None` if it does not.
     pub lifetime: Option<u64>,
-    /// How many hosts it lets in; `None` is any number.
+    /// How many hosts it admits; `None` for no limit.
     pub uses: Option<u32>,
 }
 
-/// What `shoutdctl approve` asks for.
+/// The request of `shoutdctl approve`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Approve {
     /// The fingerprint of the host's key.
     pub fingerprint: Fingerprint,
 }
 
-/// What `shoutdctl remove` asks for.
+/// The request of `shoutdctl remove`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoveHost {
     /// A host's name or id.
     pub host: String,
-    /// Whether to do it though the host runs and has containers, or is the one that is asked.
+    /// Whether to remove it even if it runs and has containers, or is the host that got the
+    /// request.
     #[serde(default)]
     pub force: bool,
 }
 
-/// What `shoutdctl start` asks of a daemon that belongs to a cluster: who is at these addresses.
+/// The request of `shoutdctl start` to a member: check which hosts are at these addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckPeers {
-    /// The addresses that were named as peers'.
+    /// The peer addresses that the user gave.
     pub addresses: Vec<SocketAddr>,
 }
 
-/// What `shoutdctl start` tells a daemon that waits to be let in.
+/// The request of `shoutdctl start` to a daemon that waits for approval.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OfferToken {
     /// The token.
@@ -103,7 +104,7 @@ impl fmt::Debug for OfferToken {
     }
 }
 
-/// What was done, for people.
+/// What was done, as text for users.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
     /// One line.
@@ -113,7 +114,7 @@ pub struct Done {
 /// `shoutdctl status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Version of the daemon.
+    /// The daemon's version.
     pub version: String,
     /// Its process id.
     pub pid: u32,
@@ -121,115 +122,115 @@ pub struct Status {
     pub host: HostId,
     /// This host's name.
     pub name: String,
-    /// Where peers reach it.
+    /// Its advertise address.
     pub address: SocketAddr,
-    /// MTU of the interface that has this address, in octets.
+    /// MTU of the interface with this address, in octets.
     pub underlay_mtu: u16,
-    /// How old its view of what is agreed can be: milliseconds since it last heard from the leader
-    /// or, where it leads, from a majority; `None` if it never did.
+    /// Maximum age of its agreed state: milliseconds since its last contact with the leader or, on
+    /// the leader, with a quorum; `None` if there was none.
     pub agreed_ago: Option<u64>,
-    /// How it sends multicast to the hosts that listen: `vxlan-mdb`, `multicast-fdb` or `flood`.
+    /// Its tier of replication: `vxlan-mdb`, `multicast-fdb` or `flood`.
     pub replication: String,
-    /// Whether it belongs to a cluster.
+    /// Whether it is a member of a cluster.
     pub membership: Membership,
-    /// Which cluster.
+    /// The cluster's id.
     pub cluster: Option<ClusterId>,
-    /// `leader`, `follower`, `candidate`, `learner` or `stopped`; `no-quorum` of one that led, and
-    /// that no majority answers any more.
+    /// `leader`, `follower`, `candidate`, `learner` or `stopped`. `no-quorum` for a leader that
+    /// lost its quorum.
     pub role: String,
     /// The leader, if one is known.
     pub leader: Option<HostId>,
     /// The leader's name, if one is known.
     #[serde(default)]
     pub leader_name: Option<String>,
-    /// Hosts of the cluster.
+    /// Number of hosts of the cluster.
     pub hosts: usize,
-    /// Networks of the cluster.
+    /// Number of networks of the cluster.
     pub networks: usize,
-    /// Endpoints of this host.
+    /// Number of endpoints on this host.
     pub endpoints: usize,
-    /// The Docker engine, or why there is none.
+    /// The Docker Engine, or why it is not served.
     pub docker: Engine,
-    /// Where its API is looked for.
+    /// The path of the engine's API socket.
     #[serde(default)]
     pub docker_socket: PathBuf,
-    /// Where it keeps what must outlive it.
+    /// The data directory.
     #[serde(default)]
     pub data_directory: PathBuf,
-    /// Where Docker finds the plugin.
+    /// The path of the plugin's socket.
     #[serde(default)]
     pub plugin_socket: PathBuf,
-    /// The peers that it was started with, now or before.
+    /// The peer addresses that it was started with, now or before.
     #[serde(default)]
     pub peer_addresses: Vec<SocketAddr>,
-    /// What is wrong just now, one line each.
+    /// Current problems, one line each.
     pub problems: Vec<String>,
-    /// The last decisions on a user's behalf, the newest first.
+    /// The last events, newest first.
     #[serde(default)]
     pub events: Vec<Event>,
 }
 
-/// What is known of the host's Docker engine.
+/// The state of the host's Docker Engine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "state", content = "detail")]
 pub enum Engine {
-    /// It answers; its version.
+    /// It answers; with its version.
     Serving(String),
-    /// It does not; why.
+    /// It does not answer, or is not served; with the reason.
     Absent(String),
 }
 
-/// One line of `shoutdctl hosts`.
+/// A row of `shoutdctl hosts`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostRow {
     /// Its id.
     pub id: HostId,
     /// Its name.
     pub name: String,
-    /// Where peers reach it.
+    /// Its advertise address.
     pub address: SocketAddr,
     /// `leader`, `voter` or `learner`.
     pub role: String,
-    /// Whether the daemon that was asked can reach it now.
+    /// Whether the queried daemon reaches it.
     pub reachable: bool,
-    /// Whether it is the host that was asked.
+    /// Whether it is the queried host.
     pub this_host: bool,
-    /// Whether the host that was asked knows all that this one announces; `None` if they share no
-    /// network. If not, it is sent all multicast.
+    /// Whether the queried host is in sync with it; `None` if they share no network. If false, it
+    /// is sent all multicast.
     #[serde(default)]
     pub in_sync: Option<bool>,
-    /// Milliseconds since its last announcement; `None` if there was none.
+    /// Milliseconds since its last advertisement; `None` if there was none.
     #[serde(default)]
     pub heard_ago: Option<u64>,
 }
 
-/// One line of `shoutdctl groups`: who listens to a group with this filter, on the networks that
-/// the host which was asked has.
+/// A row of `shoutdctl groups`: the hosts with members of a group with this source filter, on the
+/// networks that the queried host has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupRow {
     /// Name of the network.
     pub network: String,
     /// The group; `None` is every group, which multicast routers get.
     pub group: Option<IpAddr>,
-    /// From which sources.
+    /// The source filter.
     pub sources: SourceFilter,
-    /// The hosts that listen.
+    /// The hosts with members.
     pub hosts: Vec<ListeningHost>,
 }
 
-/// A host that listens to a group.
+/// A host with members of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListeningHost {
     /// Its name.
     pub name: String,
-    /// Whether that is known for certain; if not, it is sent every group.
+    /// Whether it is in sync; if not, it is sent every group.
     pub in_sync: bool,
-    /// Its containers that listen, by their names or the ids of their endpoints, if it tells.
+    /// The containers that are members: their names or endpoint ids, if the host tells.
     #[serde(default)]
     pub containers: Vec<String>,
 }
 
-/// One line of `shoutdctl networks`.
+/// A row of `shoutdctl networks`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkRow {
     /// Its id.
@@ -240,25 +241,25 @@ pub struct NetworkRow {
     pub vni: Vni,
     /// Its subnets.
     pub subnets: Vec<IpNet>,
-    /// Its options.
+    /// Its `-o` options.
     pub options: BTreeMap<String, String>,
     /// Whether it is `--internal`.
     pub internal: bool,
-    /// Whether it is a Docker Swarm's.
+    /// Whether it is a Docker Swarm network.
     #[serde(default)]
     pub swarm: bool,
-    /// Name of the host it was created on.
+    /// Name of its origin.
     pub origin: String,
     /// Names of the hosts that have containers on it.
     pub hosts: Vec<String>,
-    /// How many addresses hosts hold: their containers', and their stock.
+    /// Number of leases: the containers' addresses, and the hosts' stock.
     pub addresses: usize,
-    /// Names of the hosts that a removal waits for; `None` if it is not being removed.
+    /// Names of the hosts for which its removal waits; `None` if it is not being removed.
     pub removal_waits_for: Option<Vec<String>>,
 }
 
 impl NetworkRow {
-    /// Whether this is its name, its id, or the beginning of its id as far as tables show it.
+    /// Whether this is its name, its id, or a prefix of its id as tables show it.
     pub fn is_called(&self, wanted: &str) -> bool {
         self.name.as_deref() == Some(wanted)
             || self.id.as_str() == wanted
@@ -266,8 +267,8 @@ impl NetworkRow {
     }
 }
 
-/// Why `shoutdctl groups` has nothing to show on the host `me`, in one line; of one network or
-/// host, if one was asked for.
+/// Why `shoutdctl groups` has no rows on the host `me`, in one line; limited to one network or
+/// host, if given.
 pub fn why_no_groups(
     me: &str,
     networks: &[NetworkRow],
@@ -289,7 +290,7 @@ pub fn why_no_groups(
             || "the networks of this host".to_owned(),
             |network| format!("network {network}"),
         );
-        return format!("{who} listens to a group on {place}");
+        return format!("{who} is a member of a group on {place}");
     }
     let mut elsewhere: Vec<_> =
         wanted.iter().flat_map(|row| row.hosts.iter().map(String::as_str)).collect();
@@ -300,23 +301,23 @@ pub fn why_no_groups(
     }
     let elsewhere = elsewhere.join(", ");
     format!(
-        "this host has no container on {subject}, and knows groups only of networks that it has: \
+        "this host has no container on {subject}, and knows the groups of its own networks only: \
          ask on {elsewhere}"
     )
 }
 
-/// What a host tells of one of its containers that listens to a group.
+/// A container that is a member of a group, as its host tells.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ListenerRow {
     /// The network.
     pub network: NetworkId,
-    /// The group; `None` for a multicast router, which gets all.
+    /// The group; `None` for a multicast router, which gets every group.
     pub group: Option<IpAddr>,
-    /// The container's name, or the beginning of the id of its endpoint.
+    /// The container's name, or the short id of its endpoint.
     pub container: String,
 }
 
-/// One line of `shoutdctl endpoints`.
+/// A row of `shoutdctl endpoints`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointRow {
     /// Name of the network.
@@ -329,101 +330,101 @@ pub struct EndpointRow {
     pub id: EndpointId,
     /// Its MAC address.
     pub mac: MacAddress,
-    /// Name of its container, if its engine tells.
+    /// Name of its container, if its engine tells us.
     pub container: Option<String>,
 }
 
 /// `shoutdctl endpoints`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoints {
-    /// Those of the hosts that answered.
+    /// The endpoints of the hosts that answered.
     pub endpoints: Vec<EndpointRow>,
     /// Names of the hosts that did not answer, whose endpoints are missing.
     pub unanswered: Vec<String>,
 }
 
-/// What `shoutdctl network wait` asks for.
+/// The request of `shoutdctl network wait`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AwaitNetwork {
     /// The network's name or id.
     pub network: String,
-    /// Whether it should be gone from all hosts, rather than on all of them.
+    /// Whether to wait until it is gone from all hosts, instead of present on all.
     pub gone: bool,
-    /// Milliseconds to wait for it; the answer may come before.
+    /// Maximum time to wait, in milliseconds.
     pub patience: u64,
 }
 
-/// What `shoutdctl network rm` asks for where no engine knows the network.
+/// The request of `shoutdctl network rm` if no engine knows the network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForgetNetwork {
     /// The network.
     pub network: NetworkId,
 }
 
-/// How a network stands.
+/// The rollout of a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkStanding {
     /// Its id, if it is known.
     pub id: Option<NetworkId>,
-    /// How it stands in the cluster.
+    /// Its phase in the cluster.
     pub phase: NetworkPhase,
-    /// Its copies on all hosts, if they were looked at.
+    /// Its state on each host, if it was queried.
     pub hosts: Vec<HostCopy>,
 }
 
-/// How a network stands in the cluster.
+/// The phase of a network in the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "phase", content = "hosts")]
 pub enum NetworkPhase {
-    /// There is none of this name or id.
+    /// There is no network with this name or id.
     Unknown,
-    /// Agreed, but the engine where it is being created has not told its name yet.
+    /// It is agreed, but the origin has not described it yet.
     Nameless,
-    /// It is a network of the cluster; names of the hosts that have containers on it.
+    /// It is a network of the cluster; with the names of the hosts that have containers on it.
     There(Vec<String>),
-    /// A user of this host removed it, and the cluster could not be asked yet.
+    /// A user removed it on this host, and the removal is pending.
     Asking,
-    /// It is being removed; names of the hosts that have not let go of it yet.
+    /// It is being removed; with the names of the hosts that still hold something of it.
     Leaving(Vec<String>),
 }
 
-/// A host's copy of a network.
+/// A network's state on one host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostCopy {
     /// The host's name.
     pub host: String,
-    /// Whether it has one.
+    /// Whether its engine has the network.
     pub state: CopyState,
-    /// What is in the way, if that is known.
+    /// What prevents that, if known.
     pub problem: Option<String>,
 }
 
-/// Whether a host's engine has a copy of a network.
+/// Whether a host's engine has a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CopyState {
-    /// It has one, ready for containers.
+    /// The engine has it, ready for containers.
     Present,
-    /// It has none.
+    /// The engine does not have it.
     Absent,
     /// The host does not answer.
     Unreachable,
 }
 
-/// What the control socket answers instead when it cannot do what was asked.
+/// The answer to a request that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// One line for people.
+    /// The error, in one line.
     pub error: String,
 }
 
-/// Where the control socket is, unless another directory is chosen.
+/// The default directory of the control socket.
 pub const RUN_DIRECTORY: &str = "/run/shoutd";
-/// Where state is kept, unless another directory is chosen.
+/// The default data directory.
 pub const DATA_DIRECTORY: &str = "/var/lib/shoutd";
 /// Name of the control socket in the run directory.
 pub const CONTROL_SOCKET: &str = "control.sock";
-/// Name of the file in the data directory that says how the daemon was last started.
+/// Name of the file, in the data directory, with the options of the daemon's last start.
 pub const START_FILE: &str = "start.json";
 
 #[cfg(test)]
@@ -436,8 +437,9 @@ mod tests {
     fn an_empty_list_of_groups_says_why() {
         let row = |name: &str, hosts: &[&str]| -> NetworkRow {
             serde_json::from_value(json!({
-                "id": "0123456789abcdef0123456789abcdef", "name": name, "vni": 0x10_0001, "subnets": [], "options": {}, "internal": false,
-                "origin": "h1", "hosts": hosts, "addresses": 0, "removal_waits_for": null,
+                "id": "0123456789abcdef0123456789abcdef", "name": name, "vni": 0x10_0001,
+                "subnets": [], "options": {}, "internal": false, "origin": "h1", "hosts": hosts,
+                "addresses": 0, "removal_waits_for": null,
             }))
             .unwrap()
         };
@@ -447,11 +449,11 @@ mod tests {
         };
         assert_eq!(
             why("h1", None, None),
-            "no container listens to a group on the networks of this host"
+            "no container is a member of a group on the networks of this host"
         );
         assert_eq!(
             why("h1", Some("foo"), Some("h2")),
-            "no container of host h2 listens to a group on network foo"
+            "no container of host h2 is a member of a group on network foo"
         );
         assert!(why("h1", Some("bar"), None).ends_with("ask on h2, h3"));
         assert!(why("h4", None, None).ends_with("ask on h1, h2, h3"));

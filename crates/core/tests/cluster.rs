@@ -1,4 +1,4 @@
-//! Properties of the agreed state machine: whatever is proposed, in whatever order, these hold.
+//! Properties of the agreed state machine, for any commands in any order.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -16,17 +16,16 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 use shoutd_core::advertise::PeerStates;
 use shoutd_core::cluster::{
-    Cluster, Command, Description, Outcome, Pass, Pool, Refusal, ReportedSubnet, Settings, Token,
-    WantedAddress,
+    Cluster, Command, Description, Outcome, Pass, Pool, ReportedSubnet, Settings, WantedAddress,
 };
 use shoutd_core::limits::{LEASES_PER_NETWORK_MAX, MTU_MIN};
 use shoutd_core::plane::{MTU_OPTION, ReplicationCache, Underlay, desired};
-use shoutd_core::stock::{plan_leases, stock_size};
-use shoutd_core::{ClusterId, Fingerprint, HostId, NetworkId, TokenHash, local};
+use shoutd_core::stock::plan_leases;
+use shoutd_core::{ClusterId, HostId, NetworkId, TokenHash, local};
 
-use crate::common::{admission, founded};
+use crate::common::founded;
 
-/// Small domains, so that commands meet one another.
+/// Small domains, so that commands affect the same objects.
 fn host() -> impl Strategy<Value = HostId> {
     (1..=4u64).prop_map(|value| HostId::new(value).unwrap())
 }
@@ -97,26 +96,43 @@ fn command() -> impl Strategy<Value = Command> {
             name: format!("h{last}"),
             address: format!("192.0.2.{last}:7789").parse().unwrap(),
         }),
-        1 => (host(), proptest::collection::vec(reported, 0..2)).prop_map(|(host, subnets)| Command::ReportSubnets { host, subnets }),
-        6 => (network(), host(), settings()).prop_map(|(id, origin, settings)| Command::CreateNetwork { id, origin, settings }),
+        1 => (host(), proptest::collection::vec(reported, 0..2))
+            .prop_map(|(host, subnets)| Command::ReportSubnets { host, subnets }),
+        6 => (network(), host(), settings())
+            .prop_map(|(id, origin, settings)| Command::CreateNetwork { id, origin, settings }),
         2 => (network(), "[ab]").prop_map(|(id, name)| Command::DescribeNetwork {
             id,
-            description: Description { name, labels: BTreeMap::new(), attachable: false, ..Description::default() },
+            description: Description { name, ..Description::default() },
         }),
         1 => network().prop_map(|id| Command::RemoveNetwork { id }),
-        8 => (network(), host(), wanted()).prop_map(|(network, host, address)| Command::ClaimAddress { network, host, address }),
+        8 => (network(), host(), wanted())
+            .prop_map(|(network, host, address)| Command::ClaimAddress { network, host, address }),
         3 => (network(), host()).prop_map(|(network, host)| Command::Attach { network, host }),
         2 => (network(), host()).prop_map(|(network, host)| Command::Detach { network, host }),
-        1 => (host(), 0..9u64).prop_map(|(host, second)| Command::RemoveHost { host, now: Duration::from_secs(second) }),
+        1 => (host(), 0..9u64).prop_map(|(host, second)| Command::RemoveHost {
+            host,
+            now: Duration::from_secs(second),
+        }),
         1 => (host(), 0..9u64).prop_map(|(host, second)| Command::Enroll {
             host,
             pass: Pass::Token(TokenHash([0; 32])),
             now: Duration::from_secs(second),
         }),
         1 => (network(), address(), host(), 0..4u64, host())
-            .prop_map(|(network, address, from, claims, to)| Command::YieldAddress { network, address, from, claims, to }),
+            .prop_map(|(network, address, from, claims, to)| Command::YieldAddress {
+                network,
+                address,
+                from,
+                claims,
+                to,
+            }),
         3 => (network(), host(), 0..4u64, proptest::collection::vec(address(), 0..4))
-            .prop_map(|(network, host, claims, addresses)| Command::ReleaseAddresses { network, host, claims, addresses }),
+            .prop_map(|(network, host, claims, addresses)| Command::ReleaseAddresses {
+                network,
+                host,
+                claims,
+                addresses,
+            }),
     ]
 }
 
@@ -155,21 +171,18 @@ fn check(cluster: &Cluster) {
     for (_, network) in networks {
         assert!(
             !network.settings.swarm || (network.leases.is_empty() && !network.removing),
-            "a Swarm's network is held up"
+            "a Swarm network has leases or a pending removal"
         );
         assert!(
             network.attached.iter().all(|host| cluster.hosts.contains_key(host)),
-            "a host is attached that is none"
+            "an unknown host is attached"
         );
         assert!(
             !network.removing || network.attached.is_empty() && !network.leases.is_empty(),
-            "it should be gone, or stay"
+            "a network that is being removed is still in use, or should be gone"
         );
         for (address, holder) in &network.leases {
-            assert!(
-                cluster.hosts.contains_key(holder),
-                "{address} is leased to a host that is none"
-            );
+            assert!(cluster.hosts.contains_key(holder), "{address} is leased to an unknown host");
             assert!(network.leases.len() <= LEASES_PER_NETWORK_MAX);
             let pool = network
                 .pool_of(*address)
@@ -181,7 +194,9 @@ fn check(cluster: &Cluster) {
 
 proptest! {
     #[test]
-    fn invariants_hold_and_refusals_change_nothing(commands in proptest::collection::vec(command(), 0..80)) {
+    fn invariants_hold_and_refusals_change_nothing(
+        commands in proptest::collection::vec(command(), 0..80),
+    ) {
         let mut cluster = founded();
         for command in &commands {
             let before = cluster.clone();
@@ -190,17 +205,26 @@ proptest! {
             match result {
                 Err(_) => prop_assert_eq!(&cluster, &before),
                 Ok(Outcome::Leased(leased)) => {
-                    let Command::ClaimAddress { network, host, .. } = command else { panic!("only claims lease") };
+                    let Command::ClaimAddress { network, host, .. } = command else {
+                        panic!("only claims lease")
+                    };
                     prop_assert!(!leased.is_empty());
                     for address in leased.iter().map(IpNet::addr) {
                         prop_assert_eq!(cluster.networks[network].leases.get(&address), Some(host));
                         let holder = before.networks[network].leases.get(&address);
-                        prop_assert!(holder.is_none_or(|holder| holder == host), "taken from another host");
+                        prop_assert!(
+                            holder.is_none_or(|holder| holder == host),
+                            "taken from another host"
+                        );
                     }
                 }
                 Ok(Outcome::Removing) => {
-                    let Command::RemoveNetwork { id } = command else { panic!("only removals remove") };
-                    prop_assert!(cluster.networks[id].removing && !cluster.networks[id].leases.is_empty());
+                    let Command::RemoveNetwork { id } = command else {
+                        panic!("only removals remove")
+                    };
+                    prop_assert!(
+                        cluster.networks[id].removing && !cluster.networks[id].leases.is_empty()
+                    );
                 }
                 Ok(Outcome::Done) => {}
             }
@@ -208,7 +232,7 @@ proptest! {
     }
 
     #[test]
-    fn a_restored_snapshot_goes_on_like_the_original(
+    fn a_restored_snapshot_behaves_like_the_original(
         before in proptest::collection::vec(command(), 0..40),
         after in proptest::collection::vec(command(), 0..40),
     ) {
@@ -220,17 +244,23 @@ proptest! {
         let mut restored: Cluster = serde_json::from_slice(&snapshot).unwrap();
         prop_assert_eq!(&restored, &original);
         for command in &after {
-            let wire: Command = serde_json::from_slice(&serde_json::to_vec(command).unwrap()).unwrap();
+            let wire: Command =
+                serde_json::from_slice(&serde_json::to_vec(command).unwrap()).unwrap();
             prop_assert_eq!(restored.apply(&wire), original.apply(command));
         }
         prop_assert_eq!(restored, original);
     }
 
     #[test]
-    fn a_command_that_is_repeated_does_no_harm(commands in proptest::collection::vec(command(), 0..60)) {
+    fn a_repeated_command_changes_nothing(commands in proptest::collection::vec(command(), 0..60)) {
         let mut cluster = founded();
         for command in &commands {
-            let is_claim_of_any = matches!(command, Command::ClaimAddress { address, .. } if !matches!(address, WantedAddress::Exactly(_)));
+            let is_claim_of_any = match command {
+                Command::ClaimAddress { address, .. } => {
+                    !matches!(address, WantedAddress::Exactly(_))
+                }
+                _ => false,
+            };
             let is_enrolment = matches!(command, Command::Enroll { .. });
             if cluster.apply(command).is_ok() && !is_claim_of_any && !is_enrolment {
                 let once = cluster.clone();
@@ -248,22 +278,38 @@ proptest! {
     }
 
     #[test]
-    fn the_suggested_subnet_is_free(commands in proptest::collection::vec(command(), 0..40), turn: u64) {
+    fn the_suggested_subnet_is_free(
+        commands in proptest::collection::vec(command(), 0..40),
+        turn: u64,
+    ) {
         let mut cluster = founded();
         for command in &commands {
             let _ = cluster.apply(command);
         }
         if let Some(free) = cluster.free_subnet(turn) {
             let free = IpNet::V4(free);
-            let networks = cluster.networks.values().flat_map(|network| network.settings.pools.iter().map(|pool| pool.subnet));
-            let near = cluster.hosts.values().flat_map(|host| &host.subnets).filter(|reported| !reported.remote);
-            // What is behind a gateway is taken where nothing else is left.
-            prop_assert!(!networks.chain(near.map(|reported| reported.subnet)).any(|taken| overlap(taken, free)));
+            let networks = cluster
+                .networks
+                .values()
+                .flat_map(|network| network.settings.pools.iter().map(|pool| pool.subnet));
+            let near = cluster
+                .hosts
+                .values()
+                .flat_map(|host| &host.subnets)
+                .filter(|reported| !reported.remote);
+            // A subnet behind a gateway may be chosen if there is no other.
+            prop_assert!(
+                !networks
+                    .chain(near.map(|reported| reported.subnet))
+                    .any(|taken| overlap(taken, free))
+            );
         }
     }
 
     #[test]
-    fn every_host_that_has_the_network_is_a_remote_of_the_others(commands in proptest::collection::vec(command(), 0..80)) {
+    fn every_host_that_has_the_network_is_a_remote_of_the_others(
+        commands in proptest::collection::vec(command(), 0..80),
+    ) {
         let mut cluster = founded();
         for command in &commands {
             let _ = cluster.apply(command);
@@ -271,22 +317,34 @@ proptest! {
         for (me, host) in &cluster.hosts {
             let local = local_state_of(&cluster, *me);
             let underlay = Underlay { address: host.address.ip(), mtu: 1500 };
-            let desired = desired(&cluster, &local, *me, underlay, &PeerStates::default(), &mut ReplicationCache::default());
+            let desired = desired(
+                &cluster,
+                &local,
+                *me,
+                underlay,
+                &PeerStates::default(),
+                &mut ReplicationCache::default(),
+            );
             for segment in desired.segments.values() {
                 let network = &cluster.networks[&segment.network];
                 prop_assert!(segment.mtu >= MTU_MIN);
                 let others = network.attached.iter().filter(|other| *other != me);
-                let expected: BTreeSet<_> = others.map(|other| cluster.hosts[other].address.ip()).collect();
+                let expected: BTreeSet<_> =
+                    others.map(|other| cluster.hosts[other].address.ip()).collect();
                 prop_assert_eq!(&segment.remotes, &expected);
             }
-            let mine = cluster.networks.values().filter(|network| network.leases.values().any(|holder| holder == me)).count();
+            let mine = cluster
+                .networks
+                .values()
+                .filter(|network| network.leases.values().any(|holder| holder == me))
+                .count();
             prop_assert_eq!(desired.segments.len(), mine);
         }
     }
 
-    /// Whatever happened before: when each host does what its plan says, all plans become empty,
-    /// every endpoint keeps a lease of its host, networks that were removed are gone unless
-    /// endpoints are on them, and stocks are full as far as there are addresses.
+    /// For any history: when all hosts carry out their plans, all plans become empty, every
+    /// endpoint has a lease of its host, removed networks are gone unless there are endpoints on
+    /// them, and stocks are full as far as there are addresses.
     #[test]
     fn plans_of_all_hosts_converge(
         commands in proptest::collection::vec(command(), 0..80),
@@ -296,12 +354,26 @@ proptest! {
         for command in &commands {
             let _ = cluster.apply(command);
         }
-        let locals: BTreeMap<_, _> = cluster.hosts.keys().enumerate().map(|(index, me)| {
-            let local = if keep[index % 4] { local_state_of(&cluster, *me) } else { local::Local::default() };
-            (*me, local)
-        }).collect();
+        let locals: BTreeMap<_, _> = cluster
+            .hosts
+            .keys()
+            .enumerate()
+            .map(|(index, me)| {
+                let local = if keep[index % 4] {
+                    local_state_of(&cluster, *me)
+                } else {
+                    local::Local::default()
+                };
+                (*me, local)
+            })
+            .collect();
         let endpoints_on = |id: &NetworkId| locals.values().any(|local| local.is_attached(id));
-        let removed: Vec<_> = cluster.networks.iter().filter(|(_, network)| network.removing).map(|(id, _)| id.clone()).collect();
+        let removed: Vec<_> = cluster
+            .networks
+            .iter()
+            .filter(|(_, network)| network.removing)
+            .map(|(id, _)| id.clone())
+            .collect();
         let mut is_settled = false;
         for _ in 0..8 {
             is_settled = true;
@@ -316,7 +388,7 @@ proptest! {
                 break;
             }
         }
-        prop_assert!(is_settled, "the plans go on for ever");
+        prop_assert!(is_settled, "the plans do not converge");
         for id in removed {
             prop_assert_eq!(cluster.networks.contains_key(&id), endpoints_on(&id));
         }
@@ -324,7 +396,12 @@ proptest! {
             for endpoint in local.endpoints.values() {
                 let network = &cluster.networks[&endpoint.network];
                 prop_assert!(network.attached.contains(me));
-                prop_assert!(endpoint.addresses.iter().all(|address| network.leases.get(&address.addr()) == Some(me)));
+                prop_assert!(
+                    endpoint
+                        .addresses
+                        .iter()
+                        .all(|address| network.leases.get(&address.addr()) == Some(me))
+                );
             }
         }
         for (id, network) in &cluster.networks {
@@ -335,7 +412,7 @@ proptest! {
     }
 }
 
-/// Local state in which each lease of a host is an endpoint's.
+/// Local state in which each lease of a host belongs to an endpoint.
 fn local_state_of(cluster: &Cluster, me: HostId) -> local::Local {
     let mut local = local::Local::default();
     for (index, (id, network)) in cluster.networks.iter().enumerate() {
@@ -357,124 +434,4 @@ fn local_state_of(cluster: &Cluster, me: HostId) -> local::Local {
         }
     }
     local
-}
-
-#[test]
-fn addresses_are_given_from_the_top_and_never_twice() {
-    let mut cluster = founded();
-    let host = common::host;
-    for value in 1..=2u64 {
-        let address = format!("192.0.2.{value}:7789").parse().unwrap();
-        cluster
-            .apply(&Command::AdmitHost { host: host(value), name: "h".to_owned(), address })
-            .unwrap();
-    }
-    let id: NetworkId = "00000000000000aa".parse().unwrap();
-    let pool = Pool { gateway: Some("10.9.0.1".parse().unwrap()), ..common::pool("10.9.0.0/29") };
-    let subnet = pool.subnet;
-    let settings = common::settings(pool);
-    cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(1), settings }).unwrap();
-    let mut claim = |value, address| {
-        cluster.apply(&Command::ClaimAddress { network: id.clone(), host: host(value), address })
-    };
-    let any = WantedAddress::Highest { subnet, count: 1 };
-    // 10.9.0.0/29 has six host addresses; one is the gateway's.
-    for last in [6, 5, 4, 3, 2] {
-        let expected = Outcome::Leased(vec![format!("10.9.0.{last}/29").parse().unwrap()]);
-        assert_eq!(claim(1 + last % 2, any), Ok(expected));
-    }
-    assert_eq!(
-        claim(1, any).unwrap_err().to_string(),
-        "subnet 10.9.0.0/29 of network 00000000000000aa has no free address left"
-            .replace("00000000000000aa", "000000000000")
-    );
-    let taken = claim(1, WantedAddress::Exactly("10.9.0.5".parse().unwrap())).unwrap_err();
-    assert!(
-        taken
-            .to_string()
-            .starts_with("address 10.9.0.5 of network 000000000000 is in use on host h;"),
-        "{taken}"
-    );
-    let gateway = claim(1, WantedAddress::Exactly("10.9.0.1".parse().unwrap())).unwrap_err();
-    assert!(gateway.to_string().contains("reserved"), "{gateway}");
-}
-
-#[test]
-fn tokens_and_approvals_let_hosts_in_as_long_as_they_are_good() {
-    let mut cluster = founded();
-    let (hash, key) = (TokenHash([1; 32]), Fingerprint([2; 32]));
-    let now = Duration::from_secs(1000);
-    let enroll = |cluster: &mut Cluster, host, pass, now| {
-        cluster.apply(&Command::Enroll { host: HostId::new(host).unwrap(), pass, now })
-    };
-    let (token, approval) = (Pass::Token(hash), Pass::Approval(key));
-    assert_eq!(enroll(&mut cluster, 1, token, now), Err(Refusal::UnknownToken));
-    assert_eq!(enroll(&mut cluster, 1, approval, now), Err(Refusal::NotApproved));
-    let single = Token { expires: Some(now + Duration::from_secs(10)), uses: Some(1) };
-    cluster.apply(&Command::AddToken { hash, token: single, now }).unwrap();
-    assert_eq!(
-        enroll(&mut cluster, 1, token, now + Duration::from_secs(10)),
-        Err(Refusal::TokenExpired)
-    );
-    assert_eq!(enroll(&mut cluster, 1, token, now), Ok(Outcome::Done));
-    assert_eq!(
-        enroll(&mut cluster, 1, token, now),
-        Ok(Outcome::Done),
-        "the same host again, as after a time-out"
-    );
-    assert_eq!(enroll(&mut cluster, 2, token, now), Err(Refusal::TokenUsedUp));
-    cluster
-        .apply(&Command::AddToken { hash, token: Token { expires: None, uses: None }, now })
-        .unwrap();
-    assert_eq!(enroll(&mut cluster, 2, token, now), Ok(Outcome::Done));
-    assert_eq!(enroll(&mut cluster, 3, token, now), Ok(Outcome::Done));
-    cluster.apply(&Command::RevokeTokens).unwrap();
-    assert_eq!(enroll(&mut cluster, 4, token, now), Err(Refusal::UnknownToken));
-    cluster.apply(&Command::Approve { key, until: now + Duration::from_secs(5), now }).unwrap();
-    assert_eq!(
-        enroll(&mut cluster, 5, approval, now + Duration::from_secs(5)),
-        Err(Refusal::NotApproved)
-    );
-    assert_eq!(enroll(&mut cluster, 5, approval, now), Ok(Outcome::Done));
-    assert_eq!(
-        enroll(&mut cluster, 6, approval, now),
-        Err(Refusal::NotApproved),
-        "an approval is for one host"
-    );
-}
-
-#[test]
-fn a_removed_host_leaves_nothing_and_does_not_come_back() {
-    let mut cluster = founded();
-    let host = common::host;
-    cluster.apply(&admission(1)).unwrap();
-    let now = Duration::from_secs(1);
-    assert_eq!(cluster.apply(&Command::RemoveHost { host: host(1), now }), Err(Refusal::LastHost));
-    cluster.apply(&admission(2)).unwrap();
-    let id: NetworkId = "00000000000000aa".parse().unwrap();
-    let settings = common::settings(common::pool("10.9.0.0/24"));
-    cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(2), settings }).unwrap();
-    let address = WantedAddress::Exactly("10.9.0.7".parse().unwrap());
-    cluster.apply(&Command::ClaimAddress { network: id.clone(), host: host(2), address }).unwrap();
-    for _ in 0..2 {
-        assert_eq!(cluster.apply(&Command::RemoveHost { host: host(2), now }), Ok(Outcome::Done));
-    }
-    assert!(cluster.networks[&id].leases.is_empty());
-    assert_eq!(
-        cluster.apply(&Command::RemoveHost { host: host(3), now }),
-        Err(Refusal::UnknownHost(host(3)))
-    );
-    assert!(matches!(cluster.apply(&admission(2)), Err(Refusal::HostRemoved { .. })));
-}
-
-#[test]
-fn stocks_are_sized_by_the_subnet_and_never_take_it_all() {
-    let pool = common::pool;
-    assert_eq!(stock_size(&pool("10.0.0.0/16"), 3), 8);
-    assert_eq!(stock_size(&pool("10.0.0.0/24"), 10), 6);
-    assert_eq!(stock_size(&pool("10.0.0.0/29"), 3), 0);
-    assert_eq!(stock_size(&pool("fd00::/64"), 1000), 8);
-    for hosts in 1..200 {
-        assert!(stock_size(&pool("10.0.0.0/24"), hosts) * 2 * hosts <= 254);
-    }
 }

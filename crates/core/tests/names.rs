@@ -1,5 +1,5 @@
-//! Names of containers across hosts: what is a name, what a container may know, and what its hosts
-//! file should be.
+//! Names of containers across hosts: valid names, the names that a container may resolve, and its
+//! hosts file.
 #![allow(clippy::unwrap_used, reason = "tests say what they expect by failing")]
 
 mod common;
@@ -31,7 +31,7 @@ fn names(texts: &[&str]) -> BTreeSet<Name> {
     texts.iter().map(|text| name(text)).collect()
 }
 
-/// Names, each with its addresses, and whether another host has it.
+/// Names, each with its addresses, and whether a container of another host has it.
 fn directory(entries: &[(&str, &[&str], bool)]) -> Directory {
     let address = |text: &&str| text.parse::<IpAddr>().unwrap();
     Directory {
@@ -44,13 +44,13 @@ fn directory(entries: &[(&str, &[&str], bool)]) -> Directory {
 }
 
 #[test]
-fn names_are_those_of_the_dns() {
-    for sound in ["a", "web-1", "my_app", "x.y.z", "0123456789ab", &"a".repeat(63)] {
-        assert_eq!(name(sound).as_str(), sound);
+fn only_dns_names_are_valid() {
+    for valid in ["a", "web-1", "my_app", "x.y.z", "0123456789ab", &"a".repeat(63)] {
+        assert_eq!(name(valid).as_str(), valid);
     }
     assert_eq!(name("WeB").as_str(), "web");
     let long = format!("{}.{}", "a".repeat(63), "b".repeat(190));
-    for unsound in [
+    for invalid in [
         "",
         ".",
         "a.",
@@ -68,7 +68,7 @@ fn names_are_those_of_the_dns() {
         &"a".repeat(64),
         &long,
     ] {
-        assert!(unsound.parse::<Name>().is_err(), "{unsound:?}");
+        assert!(invalid.parse::<Name>().is_err(), "{invalid:?}");
     }
     let many: Vec<String> = (0..100).map(|number| format!("n{number}")).collect();
     assert_eq!(bounded_names(many.iter().map(String::as_str)).len(), NAMES_PER_ENDPOINT_MAX);
@@ -76,7 +76,7 @@ fn names_are_those_of_the_dns() {
 }
 
 #[test]
-fn lines_of_others_stay_and_their_names_are_theirs() {
+fn foreign_lines_stay_and_their_names_take_precedence() {
     let now = "127.0.0.1\tlocalhost\n172.18.0.3\t0123456789ab\n10.9.9.9 db # by --add-host\n";
     let wanted = directory(&[
         ("web", &["10.0.0.2", "10.0.0.9"], true),
@@ -89,22 +89,25 @@ fn lines_of_others_stay_and_their_names_are_theirs() {
     let first = hosts_file(now, &wanted).unwrap();
     assert_eq!(first, format!("{now}{lines}"));
     assert_eq!(hosts_file(&first, &wanted), None, "nothing to do");
-    // Docker adds a line at the end, in place.
+    // Docker appends a line to the file.
     let added = format!("{first}172.19.0.3\t0123456789ab\n");
-    assert_eq!(hosts_file(&added, &wanted), None, "nor then");
+    assert_eq!(hosts_file(&added, &wanted), None, "still nothing to do");
     let fewer = directory(&[("web", &["10.0.0.9"], true)]);
     assert_eq!(
         hosts_file(&added, &fewer).unwrap(),
         format!("{now}172.19.0.3\t0123456789ab\n10.0.0.9\tweb # shoutd\n")
     );
     assert_eq!(hosts_file(&first, &Directory::default()).unwrap(), now);
-    // Without an end of the last line.
+    // The last line has no line break.
     assert_eq!(hosts_file("1.2.3.4 x", &fewer).unwrap(), "1.2.3.4 x\n10.0.0.9\tweb # shoutd\n");
 }
 
 proptest! {
     #[test]
-    fn whatever_is_in_the_file(lines in proptest::collection::vec("[ -~\t]{0,40}", 0..20), count in 0..4u8) {
+    fn foreign_lines_never_change(
+        lines in proptest::collection::vec("[ -~\t]{0,40}", 0..20),
+        count in 0..4u8,
+    ) {
         let now: String = lines.iter().map(|line| format!("{line}\n")).collect();
         let texts: Vec<String> = (0..count).map(|number| format!("10.0.0.{number}")).collect();
         let addresses: Vec<&str> = texts.iter().map(String::as_str).collect();
@@ -122,7 +125,7 @@ proptest! {
 }
 
 #[test]
-fn a_hosts_file_does_not_grow_without_end() {
+fn the_number_of_lines_in_a_hosts_file_is_limited() {
     let texts: Vec<String> = (0..10_000u32)
         .map(|number| IpAddr::from((0x0a00_0000 + number).to_be_bytes()).to_string())
         .collect();
@@ -180,7 +183,7 @@ fn local(endpoints: &[(&str, &str, &str, &[&str])]) -> Local {
     local
 }
 
-fn heard(endpoints: &[(&str, &str, &[&str])]) -> PeerStates {
+fn peers(endpoints: &[(&str, &str, &[&str])]) -> PeerStates {
     let mut networks: BTreeMap<NetworkId, AdvertisedNetwork> = BTreeMap::new();
     for (place, (on, address, called)) in endpoints.iter().enumerate() {
         let id: EndpointId = format!("{:016}", 100 + place).parse().unwrap();
@@ -196,7 +199,7 @@ fn heard(endpoints: &[(&str, &str, &[&str])]) -> PeerStates {
 }
 
 #[test]
-fn a_container_knows_the_names_of_its_networks_and_no_others() {
+fn a_container_resolves_the_names_of_its_networks_and_no_others() {
     let local = local(&[
         (RED, "10.0.0.1", "one", &["one", "app"]),
         (BLUE, "10.1.0.1", "two", &["two"]),
@@ -204,19 +207,19 @@ fn a_container_knows_the_names_of_its_networks_and_no_others() {
         (BLUE, "10.1.0.2", "both", &["both"]),
         (SILENT, "10.2.0.1", "none", &["none"]),
     ]);
-    let heard = heard(&[
+    let peers = peers(&[
         (RED, "10.0.0.9", &["far", "app"]),
         (BLUE, "10.1.0.9", &["far"]),
         (SILENT, "10.2.0.9", &["far"]),
     ]);
-    let containers = containers(&cluster(), &local, &heard);
+    let containers = containers(&cluster(), &local, &peers);
     let lines = |id: &str| hosts_file("", &containers[id].directory).unwrap_or_default();
     let file = containers["one"].hosts_file.as_ref().unwrap();
     assert_eq!((file.path(), file.process), (PathBuf::from("/docker/containers/one/hosts"), 7));
     assert_eq!(containers["one"].asks_in, None);
     assert_eq!(containers["both"].asks_in, Some(PathBuf::from("/netns/both")));
-    // A name that a container here has too leads to both, as Docker's resolver is not asked any
-    // more.
+    // A name that a container on this host has too resolves to both addresses, because the hosts
+    // file takes precedence over Docker's resolver.
     assert_eq!(lines("one"), "10.0.0.1\tapp # shoutd\n10.0.0.9\tapp far # shoutd\n");
     assert_eq!(lines("two"), "10.1.0.9\tfar # shoutd\n");
     assert_eq!(
@@ -229,7 +232,7 @@ fn a_container_knows_the_names_of_its_networks_and_no_others() {
 #[test]
 fn only_the_file_that_the_engine_made_for_the_container_is_its_own() {
     let id = "c".repeat(64);
-    let told = |file: &str, root: &str| EndpointContainer {
+    let container = |file: &str, root: &str| EndpointContainer {
         id: id.clone(),
         names: names(&[]),
         hosts_file: Some(PathBuf::from(file)),
@@ -237,38 +240,39 @@ fn only_the_file_that_the_engine_made_for_the_container_is_its_own() {
         engine: Some(EngineFacts { root: PathBuf::from(root), process: 7 }),
     };
     let made = format!("/var/lib/docker/containers/{id}/hosts");
-    let own = told(&made, "/var/lib/docker");
+    let own = container(&made, "/var/lib/docker");
     assert_eq!(own.own_hosts_file().unwrap().path(), PathBuf::from(&made));
     assert_eq!(own.own_hosts_file().unwrap().owners(), [0].into());
     assert_eq!(own.foreign_hosts_file(), None);
-    // What `-v` puts in its place: the host's own, a volume's, another container's, and ways round.
+    // What `-v` may mount there: the host's file, a volume's, another container's, and other paths
+    // to them.
     let other = format!("/var/lib/docker/containers/{}/hosts", "d".repeat(64));
     let back = format!("/var/lib/docker/containers/{id}/../{id}/hosts");
     for file in ["/etc/hosts", "/var/lib/docker/volumes/v/_data/hosts", &other, &back, "hosts"] {
-        assert_eq!(told(file, "/var/lib/docker").own_hosts_file(), None, "{file}");
+        assert_eq!(container(file, "/var/lib/docker").own_hosts_file(), None, "{file}");
     }
     assert_eq!(
-        told("/etc/hosts", "/var/lib/docker").foreign_hosts_file(),
+        container("/etc/hosts", "/var/lib/docker").foreign_hosts_file(),
         Some(Path::new("/etc/hosts"))
     );
-    assert_eq!(told(&other, "/var/lib/docker").foreign_hosts_file(), None);
-    // What an earlier version wrote down says nothing of whose it is.
+    assert_eq!(container(&other, "/var/lib/docker").foreign_hosts_file(), None);
+    // State of an earlier version does not prove whose file it is.
     assert_eq!(EndpointContainer { engine: None, ..own.clone() }.own_hosts_file(), None);
     assert_eq!(EndpointContainer { id: "../x".to_owned(), ..own }.own_hosts_file(), None);
     let remapped =
-        told(&format!("/docker/100000.100001/containers/{id}/hosts"), "/docker/100000.100001");
+        container(&format!("/docker/100000.100001/containers/{id}/hosts"), "/docker/100000.100001");
     assert_eq!(remapped.own_hosts_file().unwrap().owners(), [0, 100_000].into());
 }
 
 #[test]
-fn an_earlier_versions_container_is_read() {
+fn containers_in_state_of_an_earlier_version_are_read() {
     let text = r#"{"id":"x","names":["a"],"hosts_file":"/etc/hosts"}"#;
     let read: EndpointContainer = serde_json::from_str(text).unwrap();
     assert_eq!((read.engine, read.hosts_file), (None, Some(PathBuf::from("/etc/hosts"))));
 }
 
 #[test]
-fn only_lines_that_are_provably_ours_are_taken_out_of_others_files() {
+fn only_lines_that_are_provably_ours_are_removed_from_foreign_files() {
     let subnets = ["10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()];
     let ours = "10.0.0.2\tdb registry-1.docker.io # shoutd\nfd00::2\tdb # shoutd\n";
     assert_eq!(without_lines("127.0.0.1 localhost\n# about shoutd\n", &subnets), None);

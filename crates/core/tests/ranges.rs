@@ -1,4 +1,4 @@
-//! `--ip-range`: where addresses are chosen from, on every host.
+//! `--ip-range`: the part of a subnet from which all hosts choose addresses.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 mod common;
@@ -21,7 +21,7 @@ fn network() -> NetworkId {
     "aaaaaaaaaaaaaaaa".parse().unwrap()
 }
 
-/// A cluster of two hosts and a network, of which the engine of host 1 has told this range.
+/// Two hosts, and a network that host 1 described with this range.
 fn cluster(range: Option<&str>) -> Cluster {
     let pool = Pool { gateway: Some("10.9.7.0".parse().unwrap()), ..pool(SUBNET) };
     let subnet = pool.subnet;
@@ -59,21 +59,21 @@ fn addresses(texts: &[&str]) -> Vec<IpAddr> {
 }
 
 #[test]
-fn addresses_are_chosen_from_the_range_and_can_be_asked_for_outside() {
+fn addresses_are_chosen_from_the_range_and_may_be_requested_outside() {
     let mut cluster = cluster(Some("10.9.7.0/30"));
     let subnet = SUBNET.parse().unwrap();
     let highest = claim(&mut cluster, 2, WantedAddress::Highest { subnet, count: 1 }).unwrap();
-    assert_eq!(highest, addresses(&["10.9.7.3"]), "it is no subnet's last address");
+    assert_eq!(highest, addresses(&["10.9.7.3"]), "the last address of the range is usable");
     let lowest = claim(&mut cluster, 1, WantedAddress::Lowest { subnet, count: 9 }).unwrap();
     assert_eq!(lowest, addresses(&["10.9.7.1", "10.9.7.2"]), "10.9.7.0 is the gateway");
     let refused = claim(&mut cluster, 2, WantedAddress::Highest { subnet, count: 1 });
     assert!(matches!(refused, Err(Refusal::Exhausted { .. })), "{refused:?}");
-    let asked = WantedAddress::Exactly("10.9.200.1".parse().unwrap());
-    assert_eq!(claim(&mut cluster, 2, asked).unwrap(), addresses(&["10.9.200.1"]));
+    let requested = WantedAddress::Exactly("10.9.200.1".parse().unwrap());
+    assert_eq!(claim(&mut cluster, 2, requested).unwrap(), addresses(&["10.9.200.1"]));
 }
 
 #[test]
-fn a_range_counts_the_addresses_that_it_has() {
+fn the_size_of_a_range_excludes_reserved_addresses() {
     let size = |range: &str| cluster(Some(range)).networks[&network()].settings.pools[0].size();
     assert_eq!(size("10.9.7.0/24"), 255, "all but the gateway");
     assert_eq!(size("10.9.0.0/24"), 255, "all but the subnet's own address");
@@ -84,18 +84,18 @@ fn a_range_counts_the_addresses_that_it_has() {
     assert_eq!(
         stock_size(&pool, 2),
         0,
-        "a host that keeps some of three takes them from the others"
+        "with three addresses, a stock would take them from other hosts"
     );
 }
 
 #[test]
-fn a_range_that_is_none_of_the_subnet_is_no_range() {
+fn a_range_outside_of_the_subnet_is_ignored() {
     let pool = cluster(Some("10.8.0.0/24")).networks[&network()].settings.pools[0].clone();
     assert_eq!(pool.range, None);
 }
 
 #[test]
-fn what_lies_in_stock_outside_the_range_goes_back() {
+fn stock_outside_of_the_range_is_released() {
     let mut cluster = cluster(Some("10.9.7.0/24"));
     claim(&mut cluster, 2, WantedAddress::Exactly("10.9.200.1".parse().unwrap())).unwrap();
     let mut local = Local::default();

@@ -1,4 +1,4 @@
-//! A subnet that is full while hosts hold addresses that they do not use.
+//! A full subnet of which hosts hold unused addresses.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod common;
@@ -26,7 +26,7 @@ fn at(last: u8) -> IpAddr {
     IpAddr::from([10, 0, 0, last])
 }
 
-/// The six addresses of a network that host 1 created, each leased to this host.
+/// A network of six addresses that host 1 created, with their holders; 0 is none.
 fn cluster(docker_ipam: bool, holders: [u64; 6]) -> (Cluster, NetworkId) {
     let (mut cluster, network) = (cluster_of(3), network_id(0));
     let settings = Settings { docker_ipam, ..settings(pool(ALL)) };
@@ -42,65 +42,66 @@ fn cluster(docker_ipam: bool, holders: [u64; 6]) -> (Cluster, NetworkId) {
     (cluster, network)
 }
 
-/// What a host announces: endpoints with these addresses.
-fn heard(from: u64, addresses: &[u8]) -> PeerStates {
+/// An advertisement with endpoints that have these addresses.
+fn peers(from: u64, addresses: &[u8]) -> PeerStates {
     let endpoint = |last: &u8| {
         let mac = MacAddress([2, 0, 0, 0, 0, *last]);
-        let announced = AdvertisedEndpoint { mac, addresses: [at(*last)].into(), names: [].into() };
-        (format!("{last:016}").parse().unwrap(), announced)
+        let advertised =
+            AdvertisedEndpoint { mac, addresses: [at(*last)].into(), names: [].into() };
+        (format!("{last:016}").parse().unwrap(), advertised)
     };
     let network = AdvertisedNetwork {
         endpoints: addresses.iter().map(endpoint).collect(),
         ..AdvertisedNetwork::default()
     };
-    let heard = PeerState { in_sync: true, networks: [(network_id(0), Arc::new(network))].into() };
-    PeerStates { hosts: [(host(from), Arc::new(heard))].into() }
+    let state = PeerState { in_sync: true, networks: [(network_id(0), Arc::new(network))].into() };
+    PeerStates { hosts: [(host(from), Arc::new(state))].into() }
 }
 
 #[test]
-fn what_is_not_used_is_given_up_and_nothing_else() {
+fn only_unused_addresses_are_yielded() {
     for (docker_ipam, last, then) in [(false, 1, 3), (true, 6, 4)] {
         let (mut cluster, network) = cluster(docker_ipam, [1, 2, 1, 1, 3, 1]);
         let mut local = Local::default();
         let give = |cluster: &Cluster, local: &Local, within| {
             spare(cluster, local, host(1), &network, range(within))
         };
-        // The origin's engine uses the lowest first, shoutd's own address management the highest.
+        // Docker's IPAM on the origin uses the lowest address first, ours the highest.
         assert_eq!(give(&cluster, &local, ALL), Some(at(last)));
         assert_eq!(give(&cluster, &local, "10.0.0.4/32"), Some(at(4)));
         local.start_returning(&network, &[at(last)]);
-        assert_eq!(
-            give(&cluster, &local, ALL),
-            Some(at(then)),
-            "that one is on its way to somebody"
-        );
+        assert_eq!(give(&cluster, &local, ALL), Some(at(then)), "that one is being released");
         let held = local.reservations.entry(network.clone()).or_default();
         held.extend([1, 3, 4, 6].map(|last| (at(last), Reservation { since: Duration::ZERO })));
         assert_eq!(give(&cluster, &local, ALL), None);
         cluster.apply(&Command::RemoveNetwork { id: network.clone() }).unwrap();
-        assert_eq!(give(&cluster, &Local::default(), ALL), None, "it goes back to the network");
+        assert_eq!(
+            give(&cluster, &Local::default(), ALL),
+            None,
+            "a network that is being removed yields none"
+        );
     }
 }
 
 #[test]
-fn hosts_that_seem_to_have_addresses_to_spare_are_asked() {
+fn hosts_with_the_most_unused_leases_are_asked_first() {
     let (cluster, network) = cluster(false, [1, 2, 2, 3, 3, 3]);
-    let asked = |heard: &PeerStates, me, within| {
-        holders_of_spares(&cluster, heard, host(me), &network, range(within))
+    let asked = |peers: &PeerStates, me, within| {
+        holders_of_spares(&cluster, peers, host(me), &network, range(within))
     };
     assert_eq!(
         asked(&PeerStates::default(), 1, ALL),
         [host(3), host(2)],
-        "the one with most first"
+        "the host with the most is first"
     );
     assert_eq!(asked(&PeerStates::default(), 3, ALL), [host(2), host(1)]);
-    assert_eq!(asked(&heard(3, &[4, 5]), 1, ALL), [host(2), host(3)]);
-    assert_eq!(asked(&heard(3, &[4, 5, 6]), 1, ALL), [host(2)]);
+    assert_eq!(asked(&peers(3, &[4, 5]), 1, ALL), [host(2), host(3)]);
+    assert_eq!(asked(&peers(3, &[4, 5, 6]), 1, ALL), [host(2)]);
     assert_eq!(asked(&PeerStates::default(), 1, "10.0.0.2/32"), [host(2)]);
 }
 
 #[test]
-fn an_address_that_the_engine_chose_is_not_spoken_of_as_the_users() {
+fn the_message_differs_if_the_engine_chose_the_address() {
     let local = Local::default();
     let explain = |docker_ipam, holders, me, last| {
         let (cluster, network) = cluster(docker_ipam, holders);
@@ -117,7 +118,7 @@ fn an_address_that_the_engine_chose_is_not_spoken_of_as_the_users() {
     assert!(free.contains("--ip 10.0.0.4") && free.contains("--ipam-driver shoutd"), "{free}");
     let in_stock = explain(true, [1, 2, 0, 0, 3, 3], 1, 2).unwrap();
     assert!(in_stock.contains("--ip 10.0.0.1"), "{in_stock}");
-    // There a user gave it.
+    // A user chose it.
     assert_eq!(explain(true, [1, 2, 2, 3, 3, 3], 3, 2), None);
     assert_eq!(explain(false, [1, 2, 2, 3, 3, 3], 1, 2), None);
 }

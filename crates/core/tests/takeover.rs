@@ -1,4 +1,4 @@
-//! What becomes of agreed state when one host goes on without the others.
+//! How agreed state changes when one host continues without the others.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,7 +15,7 @@ use shoutd_core::cluster::{Cluster, Command, Outcome, WantedAddress};
 
 use crate::common::{cluster_of, host, pool, settings};
 
-/// Three hosts, each with an address of a network that the second made.
+/// Three hosts, each with an address of a network that host 2 created.
 fn three_hosts() -> (Cluster, NetworkId) {
     let mut cluster = cluster_of(3);
     let id: NetworkId = "00000000000000aa".parse().unwrap();
@@ -32,7 +32,7 @@ fn three_hosts() -> (Cluster, NetworkId) {
 }
 
 #[test]
-fn what_lost_hosts_held_stays_held_until_they_are_removed() {
+fn lost_hosts_keep_their_leases_until_they_are_removed() {
     let (mut cluster, id) = three_hosts();
     let before = cluster.networks[&id].clone();
     let now = Duration::from_secs(5);
@@ -41,7 +41,7 @@ fn what_lost_hosts_held_stays_held_until_they_are_removed() {
     assert_eq!(cluster.hosts.keys().copied().collect::<Vec<_>>(), [host(2)]);
     assert_eq!(cluster.networks[&id], before);
     assert_eq!(cluster.lost_hosts().keys().copied().collect::<Vec<_>>(), [host(1), host(3)]);
-    // The machine of the first joins anew. It has another id, and the address is not its own yet.
+    // The machine of host 1 joins again. It has another id, so the old address is not its own.
     let (name, address) = ("h1".to_owned(), "192.0.2.1:7789".parse().unwrap());
     cluster.apply(&Command::AdmitHost { host: host(7), name, address }).unwrap();
     let wanted = WantedAddress::Exactly("10.9.0.1".parse().unwrap());
@@ -53,7 +53,7 @@ fn what_lost_hosts_held_stays_held_until_they_are_removed() {
 }
 
 #[test]
-fn a_machine_that_starts_from_a_backup_is_who_it_was() {
+fn a_machine_restored_from_a_backup_keeps_its_leases() {
     let (mut cluster, id) = three_hosts();
     cluster.settle_on(host(9), "new", "192.0.2.2:7790".parse().unwrap(), Duration::from_secs(5));
     assert_eq!(cluster.hosts.keys().copied().collect::<Vec<_>>(), [host(9)]);
@@ -65,7 +65,7 @@ fn a_machine_that_starts_from_a_backup_is_who_it_was() {
         !cluster.lost_hosts().contains_key(&host(2))
             && cluster.admissions.removed.contains_key(&host(2))
     );
-    // On a machine with another address nothing is taken over.
+    // A machine with another address takes over nothing.
     let (mut cluster, id) = three_hosts();
     cluster.settle_on(host(9), "new", "192.0.2.9:7789".parse().unwrap(), Duration::from_secs(5));
     assert_eq!(cluster.admissions.removed.len(), 3);

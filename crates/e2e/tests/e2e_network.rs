@@ -178,7 +178,7 @@ fn lists(cluster: &mut Cluster) -> Result<()> {
         Ok((listed(&third, "network ls --host host2")?.stdout.lines().count() == 3).then_some(()))
     })?;
     for (host, line, why) in [
-        (&first, "groups --network foo", "no container listens to a group on network foo"),
+        (&first, "groups --network foo", "no container is a member of a group on network foo"),
         (&first, "groups --network bar", "ask on host2"),
         (&third, "groups", "ask on host1, host2"),
     ] {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{AdvertisedEndpoint, AdvertisedNetwork, Content, InvalidAdvertisement};
 use crate::limits::{
-    ANNOUNCED_ADDRESSES_MAX, ANNOUNCED_SOURCES_MAX, MTU_MIN, NAMES_PER_ENDPOINT_MAX,
+    ADVERTISED_ADDRESSES_MAX, ADVERTISED_SOURCES_MAX, MTU_MIN, NAMES_PER_ENDPOINT_MAX,
 };
 use crate::multicast::SourceFilter;
 use crate::{EndpointId, NetworkId};
@@ -121,7 +121,7 @@ impl Delta {
                             endpoint.mac
                         ));
                     }
-                    Some(endpoint) if endpoint.addresses.len() > ANNOUNCED_ADDRESSES_MAX => {
+                    Some(endpoint) if endpoint.addresses.len() > ADVERTISED_ADDRESSES_MAX => {
                         let count = endpoint.addresses.len();
                         return invalid(format!("endpoint {} with {count} addresses", id.short()));
                     }
@@ -142,9 +142,9 @@ impl Delta {
                 if !group.is_multicast() {
                     return invalid(format!("the group {group}"));
                 }
-                if filter.as_ref().is_some_and(|filter| sources(filter) > ANNOUNCED_SOURCES_MAX) {
+                if filter.as_ref().is_some_and(|filter| sources(filter) > ADVERTISED_SOURCES_MAX) {
                     return invalid(format!(
-                        "the group {group} with more than {ANNOUNCED_SOURCES_MAX} sources"
+                        "the group {group} with more than {ADVERTISED_SOURCES_MAX} sources"
                     ));
                 }
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::delta::weight;
 use super::{Content, Incarnation, InvalidAdvertisement, Message, PeerState, Reply};
 use crate::NetworkId;
-use crate::limits::{ANNOUNCED_ITEMS_MAX, ANNOUNCEMENTS_PER_HOST, HOLD_TIME, SILENCE_MAX};
+use crate::limits::{ADVERTISED_ITEMS_MAX, ADVERTISEMENTS_PER_HOST, HOLD_TIME, SILENCE_MAX};
 
 /// How many earlier incarnations of a peer are remembered, so that a late snapshot of one of them
 /// is not applied.
@@ -114,7 +114,7 @@ impl InboundSession {
         message.delta.apply(&mut content);
         let items = weight(&content);
         // In a change that comes in parts, additions precede the removals that make room for them.
-        let most = if message.complete { ANNOUNCED_ITEMS_MAX } else { 2 * ANNOUNCED_ITEMS_MAX };
+        let most = if message.complete { ADVERTISED_ITEMS_MAX } else { 2 * ADVERTISED_ITEMS_MAX };
         if items > most {
             self.trusted = false;
             return Err(InvalidAdvertisement::TooMuch { items, most });
@@ -138,7 +138,7 @@ impl InboundSession {
 
     /// How long the peer must wait, in milliseconds, if it exceeds its rate limit.
     fn wait(&mut self, now: Duration) -> Option<u32> {
-        let (burst, interval) = ANNOUNCEMENTS_PER_HOST;
+        let (burst, interval) = ADVERTISEMENTS_PER_HOST;
         let full_at = self.full_at.max(now) + interval;
         let Some(wait) = full_at.checked_sub(now + interval * burst).filter(|wait| !wait.is_zero())
         else {

@@ -66,7 +66,7 @@ pub enum InvalidAdvertisement {
     TooMuch {
         /// The number of items.
         items: usize,
-        /// [`crate::limits::ANNOUNCED_ITEMS_MAX`], or twice that while a change comes in parts.
+        /// [`crate::limits::ADVERTISED_ITEMS_MAX`], or twice that while a change comes in parts.
         most: usize,
     },
     /// An item is not valid.

@@ -1,11 +1,11 @@
-//! What hosts tell each other without agreement: which networks they have endpoints on, these
-//! endpoints, and what they listen to.
+//! What hosts tell each other without agreement: the networks on which they have endpoints, these
+//! endpoints, and their memberships.
 //!
-//! Each host is the only writer of its own announcements. They go to the hosts that share a
-//! network, as a snapshot followed by deltas. A [`OutboundSession`] keeps what one peer has
-//! acknowledged and says what to send it next; [`InboundSessions`] keep what the peers announced,
-//! and know whether it can be relied upon. [`ClaimValidation`] hold it against what is agreed. None
-//! of them does I/O or reads a clock: the daemon carries the messages.
+//! Each host is the only writer of its own advertisement. It goes to the hosts that share a
+//! network, as a snapshot followed by deltas. An [`OutboundSession`] keeps what one peer has
+//! acknowledged and decides what to send it next. [`InboundSessions`] keep what the peers
+//! advertise, and know whether it is in sync. [`ClaimValidation`] checks it against agreed state.
+//! All of these are pure: they do no I/O and read no clock, and the daemon carries the messages.
 
 mod audience;
 mod content;

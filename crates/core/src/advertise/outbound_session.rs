@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::{Content, Delta, Incarnation, Message, Reply};
 use crate::EndpointId;
 use crate::NetworkId;
-use crate::limits::{ANNOUNCE_RETRY_FIRST, ANNOUNCE_RETRY_LAST, BEAT_INTERVAL, MESSAGE_ITEMS_MAX};
+use crate::limits::{
+    ADVERTISE_RETRY_FIRST, ADVERTISE_RETRY_LAST, BEAT_INTERVAL, MESSAGE_ITEMS_MAX,
+};
 
 /// The advertisement to one peer. At most one message is in flight. Changes made in the meantime go
 /// into the next message, so the work depends on how much changed and not on how often. All times
@@ -179,8 +181,8 @@ impl OutboundSession {
     }
 
     fn put_off(&mut self, now: Duration) {
-        let wait = ANNOUNCE_RETRY_FIRST * 2_u32.pow(self.failures.min(8));
-        self.not_before = now + wait.min(ANNOUNCE_RETRY_LAST);
+        let wait = ADVERTISE_RETRY_FIRST * 2_u32.pow(self.failures.min(8));
+        self.not_before = now + wait.min(ADVERTISE_RETRY_LAST);
         self.failures += 1;
     }
 

@@ -10,11 +10,11 @@ use ipnet::IpNet;
 use super::delta::{network_weight, weight};
 use super::{AdvertisedEndpoint, AdvertisedNetwork, Content};
 use crate::cluster::Cluster;
-use crate::limits::{ANNOUNCED_GROUPS_MAX, ANNOUNCED_ITEMS_MAX, ANNOUNCED_SOURCES_MAX};
+use crate::limits::{ADVERTISED_GROUPS_MAX, ADVERTISED_ITEMS_MAX, ADVERTISED_SOURCES_MAX};
 use crate::local::Local;
 use crate::multicast::{Memberships, SourceFilter};
-use crate::names::announced_names;
-use crate::plane::{Underlay, announced_mtu};
+use crate::names::advertised_names;
+use crate::plane::{Underlay, advertised_mtu};
 use crate::{NetworkId, Vni};
 
 /// A network with more memberships on this host than can be advertised.
@@ -36,7 +36,7 @@ impl fmt::Display for OverLimit {
         )?;
         write!(
             f,
-            "({ANNOUNCED_GROUPS_MAX} per network, {ANNOUNCED_ITEMS_MAX} items in total): all of \
+            "({ADVERTISED_GROUPS_MAX} per network, {ADVERTISED_ITEMS_MAX} items in total): all of \
              its multicast is sent here"
         )
     }
@@ -56,27 +56,27 @@ pub fn own_content(
             continue;
         }
         let addresses: BTreeSet<_> = endpoint.addresses.iter().map(IpNet::addr).collect();
-        let announced =
-            AdvertisedEndpoint { mac: endpoint.mac, addresses, names: announced_names(endpoint) };
+        let advertised =
+            AdvertisedEndpoint { mac: endpoint.mac, addresses, names: advertised_names(endpoint) };
         networks
             .entry(endpoint.network.clone())
             .or_default()
             .endpoints
-            .insert(id.clone(), announced);
+            .insert(id.clone(), advertised);
     }
     let mut over_limit = Vec::new();
-    for (id, announced) in &mut networks {
+    for (id, advertised) in &mut networks {
         let Some(known) = cluster.networks.get(id) else { continue };
-        announced.mtu = announced_mtu(known, underlay);
+        advertised.mtu = advertised_mtu(known, underlay);
         let Some(wanted) = memberships.get(&known.vni) else { continue };
-        if wanted.groups.len() > ANNOUNCED_GROUPS_MAX {
+        if wanted.groups.len() > ADVERTISED_GROUPS_MAX {
             over_limit.push(OverLimit {
                 network: known.title(id).to_owned(),
                 groups: wanted.groups.len(),
             });
-            announced.memberships.router = true;
+            advertised.memberships.router = true;
         } else {
-            announced.memberships =
+            advertised.memberships =
                 Memberships { groups: bounded_groups(wanted), router: wanted.router };
         }
     }
@@ -91,11 +91,11 @@ pub fn own_content(
 /// MDB; we drop unicast addresses here, because peers refuse an advertisement that contains one.
 fn bounded_groups(wanted: &Memberships) -> BTreeMap<std::net::IpAddr, SourceFilter> {
     let bounded = |filter: &SourceFilter| match filter {
-        SourceFilter::Include(sources) if sources.len() > ANNOUNCED_SOURCES_MAX => {
+        SourceFilter::Include(sources) if sources.len() > ADVERTISED_SOURCES_MAX => {
             SourceFilter::all()
         }
         SourceFilter::Exclude(sources) => {
-            SourceFilter::Exclude(sources.iter().take(ANNOUNCED_SOURCES_MAX).copied().collect())
+            SourceFilter::Exclude(sources.iter().take(ADVERTISED_SOURCES_MAX).copied().collect())
         }
         SourceFilter::Include(_) => filter.clone(),
     };
@@ -106,14 +106,14 @@ fn bounded_groups(wanted: &Memberships) -> BTreeMap<std::net::IpAddr, SourceFilt
 /// Widens the networks with the most items until the total fits.
 fn shrink(cluster: &Cluster, content: &mut Content) -> Vec<OverLimit> {
     let mut total = weight(content);
-    if total <= ANNOUNCED_ITEMS_MAX {
+    if total <= ADVERTISED_ITEMS_MAX {
         return Vec::new();
     }
     let mut over_limit = Vec::new();
     let mut largest: Vec<_> = content.iter_mut().collect();
     largest.sort_by_key(|(_, network)| Reverse(network_weight(network)));
     for (id, network) in largest {
-        if total <= ANNOUNCED_ITEMS_MAX {
+        if total <= ADVERTISED_ITEMS_MAX {
             break;
         }
         total -= network_weight(network);

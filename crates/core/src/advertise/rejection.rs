@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::Cluster;
 use crate::events::one_line;
-use crate::limits::DOUBT_GRACE;
+use crate::limits::REJECTION_GRACE;
 use crate::names::Name;
 use crate::{EndpointId, HostId, MacAddress, NetworkId};
 
@@ -56,7 +56,7 @@ impl Rejection {
     pub fn grace(&self) -> Duration {
         match self {
             Self::Address { why: AddressRejection::NotLeased(_), .. } | Self::Mac { .. } => {
-                DOUBT_GRACE
+                REJECTION_GRACE
             }
             Self::Address { .. } | Self::NameOfHost(_) | Self::PublicName(_) => Duration::ZERO,
         }

@@ -21,7 +21,7 @@ use super::{
     ReportedRejection,
 };
 use crate::cluster::{Cluster, Network};
-use crate::limits::{DOUBTS_PER_NETWORK_MAX, DOUBTS_TOLD_MAX};
+use crate::limits::{DOUBTS_TOLD_MAX, REJECTIONS_PER_NETWORK_MAX};
 use crate::local::Local;
 use crate::names::Name;
 use crate::plane::resolves_public_names;
@@ -45,7 +45,7 @@ pub struct ClaimValidation {
 /// The result for one network of one host.
 #[derive(Debug, Clone)]
 struct Validated {
-    announced: Arc<AdvertisedNetwork>,
+    advertised: Arc<AdvertisedNetwork>,
     network: Option<Arc<Network>>,
     accepted: Arc<AdvertisedNetwork>,
     /// The rejections, each with the time since which it exists.
@@ -56,25 +56,25 @@ struct Validated {
 }
 
 impl ClaimValidation {
-    /// Updates `heard` with the accepted part of what `host` advertises; `None` removes the host.
+    /// Updates `peers` with the accepted part of what `host` advertises; `None` removes the host.
     pub fn update(
         &mut self,
-        heard: &mut Arc<PeerStates>,
+        peers: &mut Arc<PeerStates>,
         host: HostId,
-        announced: Option<PeerState>,
+        advertised: Option<PeerState>,
         known: Known<'_>,
         now: Duration,
     ) {
-        let is = announced.map(|announced| self.validate(heard, host, announced, known, now));
-        if is.is_none() {
+        let accepted = advertised.map(|state| self.validate(peers, host, state, known, now));
+        if accepted.is_none() {
             self.hosts.remove(&host);
         }
-        if heard.hosts.get(&host).map(Arc::as_ref) == is.as_ref() {
+        if peers.hosts.get(&host).map(Arc::as_ref) == accepted.as_ref() {
             return;
         }
-        let hosts = &mut Arc::make_mut(heard).hosts;
-        match is {
-            Some(is) => hosts.insert(host, Arc::new(is)),
+        let hosts = &mut Arc::make_mut(peers).hosts;
+        match accepted {
+            Some(accepted) => hosts.insert(host, Arc::new(accepted)),
             None => hosts.remove(&host),
         };
     }
@@ -110,19 +110,19 @@ impl ClaimValidation {
 
     fn validate(
         &mut self,
-        heard: &PeerStates,
+        peers: &PeerStates,
         host: HostId,
-        mut announced: PeerState,
+        mut state: PeerState,
         known: Known<'_>,
         now: Duration,
     ) -> PeerState {
-        let before = heard.hosts.get(&host);
+        let before = peers.hosts.get(&host);
         // While a host was away, its MAC addresses may have gone to other hosts, so it has no
         // precedence.
-        let is_back = announced.in_sync && before.is_none_or(|before| !before.in_sync);
+        let is_back = state.in_sync && before.is_none_or(|before| !before.in_sync);
         let mut validated = self.hosts.remove(&host).unwrap_or_default();
-        validated.retain(|id, _| announced.networks.contains_key(id));
-        for (id, advertised) in &mut announced.networks {
+        validated.retain(|id, _| state.networks.contains_key(id));
+        for (id, advertised) in &mut state.networks {
             let network = known.cluster.networks.get(id);
             let is_same = |validated: &&Validated| {
                 let is_same_network = match (&validated.network, network) {
@@ -132,10 +132,10 @@ impl ClaimValidation {
                 !is_back
                     && !validated.contested
                     && is_same_network
-                    && Arc::ptr_eq(&validated.announced, advertised)
+                    && Arc::ptr_eq(&validated.advertised, advertised)
             };
             if validated.get(id).filter(is_same).is_none() {
-                let claims = Claims::of(heard, known.local, (host, is_back), id, advertised);
+                let claims = Claims::of(peers, known.local, (host, is_back), id, advertised);
                 let was =
                     validated.remove(id).map(|validated| validated.rejections).unwrap_or_default();
                 let (is, losers) =
@@ -148,7 +148,7 @@ impl ClaimValidation {
             }
         }
         self.hosts.insert(host, validated);
-        announced
+        state
     }
 
     fn contest(&mut self, host: HostId, network: &NetworkId) {
@@ -173,7 +173,7 @@ struct Claims {
 
 impl Claims {
     fn of(
-        heard: &PeerStates,
+        peers: &PeerStates,
         local: &Local,
         (host, is_back): (HostId, bool),
         id: &NetworkId,
@@ -188,9 +188,9 @@ impl Claims {
             .map(|endpoint| endpoint.mac);
         let mut claims =
             Self { local: here.collect(), own: BTreeSet::new(), others: BTreeMap::new() };
-        for (other, heard) in heard.hosts.iter().filter(|(_, heard)| heard.in_sync) {
+        for (other, peer) in peers.hosts.iter().filter(|(_, peer)| peer.in_sync) {
             let accepted =
-                heard.networks.get(id).into_iter().flat_map(|network| network.endpoints.values());
+                peer.networks.get(id).into_iter().flat_map(|network| network.endpoints.values());
             for endpoint in accepted.filter(|endpoint| wanted.contains(&endpoint.mac)) {
                 if *other != host {
                     claims.others.insert(endpoint.mac, (*other, is_derived_from_address(endpoint)));
@@ -250,7 +250,7 @@ fn validate_network(
     (was, now): (&BTreeMap<Rejection, Duration>, Duration),
 ) -> (Validated, BTreeSet<HostId>) {
     let mut validated = Validated {
-        announced: advertised.clone(),
+        advertised: advertised.clone(),
         network: network.cloned(),
         accepted: advertised.clone(),
         rejections: BTreeMap::new(),
@@ -260,24 +260,29 @@ fn validate_network(
     let Some(network) = network else { return (validated, BTreeSet::new()) };
     let (mut rejections, mut losers, mut seen) =
         (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    for (id, announced) in &advertised.endpoints {
-        let is = validate_endpoint((host, network), (id, announced), &mut seen, &mut rejections);
-        let verdict = claims.verdict(&is);
+    for (id, claimed) in &advertised.endpoints {
+        let accepted =
+            validate_endpoint((host, network), (id, claimed), &mut seen, &mut rejections);
+        let verdict = claims.verdict(&accepted);
         validated.contested |= verdict != Verdict::Alone;
         match verdict {
             Verdict::Taken(holder) => {
-                rejections.insert(Rejection::Mac { endpoint: id.clone(), mac: is.mac, holder });
+                rejections.insert(Rejection::Mac {
+                    endpoint: id.clone(),
+                    mac: accepted.mac,
+                    holder,
+                });
                 Arc::make_mut(&mut validated.accepted).endpoints.remove(id);
                 continue;
             }
             Verdict::Overrides(rival) => drop(losers.insert(rival)),
             Verdict::Alone | Verdict::First => {}
         }
-        if is != *announced {
-            Arc::make_mut(&mut validated.accepted).endpoints.insert(id.clone(), is);
+        if accepted != *claimed {
+            Arc::make_mut(&mut validated.accepted).endpoints.insert(id.clone(), accepted);
         }
     }
-    let rejections = rejections.into_iter().take(DOUBTS_PER_NETWORK_MAX);
+    let rejections = rejections.into_iter().take(REJECTIONS_PER_NETWORK_MAX);
     let rejections =
         rejections.map(|rejection| (was.get(&rejection).copied().unwrap_or(now), rejection));
     validated.rejections = rejections.map(|(since, rejection)| (rejection, since)).collect();
@@ -288,24 +293,24 @@ fn validate_network(
 /// other endpoints.
 fn validate_endpoint(
     (host, network): (HostId, &Network),
-    (id, announced): (&EndpointId, &AdvertisedEndpoint),
+    (id, claimed): (&EndpointId, &AdvertisedEndpoint),
     seen: &mut BTreeSet<IpAddr>,
     rejections: &mut BTreeSet<Rejection>,
 ) -> AdvertisedEndpoint {
-    let mut is = announced.clone();
-    is.addresses.retain(|address| match check_address(network, host, *address, seen) {
+    let mut accepted = claimed.clone();
+    accepted.addresses.retain(|address| match check_address(network, host, *address, seen) {
         None => true,
         Some(why) => {
             rejections.insert(Rejection::Address { endpoint: id.clone(), address: *address, why });
             false
         }
     });
-    is.names.retain(|name| accepts_name(network, name, rejections));
+    accepted.names.retain(|name| accepts_name(network, name, rejections));
     // Names without an address cannot be resolved.
-    if is.addresses.is_empty() {
-        is.names.clear();
+    if accepted.addresses.is_empty() {
+        accepted.names.clear();
     }
-    is
+    accepted
 }
 
 /// Why an address is not accepted; `None` if it is. `seen` are the addresses of the host's other

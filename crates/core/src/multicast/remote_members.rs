@@ -20,8 +20,8 @@ pub struct RemoteMembers(Arc<[Arc<AdvertisedNetwork>]>);
 
 impl RemoteMembers {
     /// From the advertisements of these peers.
-    pub fn new(announced: impl Iterator<Item = Arc<AdvertisedNetwork>>) -> Self {
-        Self(announced.collect())
+    pub fn new(advertised: impl Iterator<Item = Arc<AdvertisedNetwork>>) -> Self {
+        Self(advertised.collect())
     }
 
     /// Whether both share the same data. Then their results are equal too.

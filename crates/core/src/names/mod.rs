@@ -61,7 +61,7 @@ pub struct Directory {
 
 impl Directory {
     /// The names on these networks.
-    fn of(networks: &BTreeSet<&NetworkId>, local: &Local, heard: &PeerStates) -> Self {
+    fn of(networks: &BTreeSet<&NetworkId>, local: &Local, peers: &PeerStates) -> Self {
         let mut directory = Self::default();
         for endpoint in
             local.endpoints.values().filter(|endpoint| networks.contains(&endpoint.network))
@@ -70,7 +70,7 @@ impl Directory {
             directory
                 .add(names, &endpoint.addresses.iter().map(|address| address.addr()).collect());
         }
-        for host in heard.hosts.values() {
+        for host in peers.hosts.values() {
             let shared = host.networks.iter().filter(|(id, _)| networks.contains(id));
             for endpoint in shared.flat_map(|(_, network)| network.endpoints.values()) {
                 directory.add(&endpoint.names, &endpoint.addresses);
@@ -105,7 +105,7 @@ pub struct KnowingContainer {
 pub fn containers(
     cluster: &Cluster,
     local: &Local,
-    heard: &PeerStates,
+    peers: &PeerStates,
 ) -> BTreeMap<String, KnowingContainer> {
     let is_resolved =
         |id: &NetworkId| cluster.networks.get(id).is_some_and(|known| known.resolves_names());
@@ -123,13 +123,13 @@ pub fn containers(
         }
     }
     let known = found.into_iter().map(|(id, (knowing, networks))| {
-        let directory = Directory::of(&networks, local, heard);
+        let directory = Directory::of(&networks, local, peers);
         (id.clone(), KnowingContainer { directory, ..knowing })
     });
     known.collect()
 }
 
 /// The names of an endpoint that are advertised.
-pub(crate) fn announced_names(endpoint: &Endpoint) -> BTreeSet<Name> {
+pub(crate) fn advertised_names(endpoint: &Endpoint) -> BTreeSet<Name> {
     endpoint.container.as_ref().map(|container| container.names.clone()).unwrap_or_default()
 }

@@ -132,43 +132,57 @@ pub struct Underlay {
 /// nothing.
 #[derive(Debug, Clone, Default)]
 pub struct ReplicationCache {
-    networks: BTreeMap<Vni, (Vec<Announcement>, Arc<Replication>, RemoteMembers)>,
+    networks: BTreeMap<Vni, (Vec<RemoteHost>, Arc<Replication>, RemoteMembers)>,
 }
 
-/// One remote of a network: its VTEP, what it advertises, and whether it is in sync.
-type Announcement = (IpAddr, Option<Arc<AdvertisedNetwork>>, bool);
+/// Another host that has a network.
+#[derive(Debug, Clone)]
+struct RemoteHost {
+    /// Its VTEP.
+    address: IpAddr,
+    /// What it advertises of the network.
+    advertised: Option<Arc<AdvertisedNetwork>>,
+    in_sync: bool,
+}
+
+impl RemoteHost {
+    /// Whether both are identical, by pointer comparison.
+    fn is(&self, other: &Self) -> bool {
+        let is_same = match (&self.advertised, &other.advertised) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        is_same && self.address == other.address && self.in_sync == other.in_sync
+    }
+
+    fn remote(&self) -> Remote<'_> {
+        Remote {
+            address: self.address,
+            announced: self.advertised.as_deref(),
+            in_sync: self.in_sync,
+        }
+    }
+}
 
 impl ReplicationCache {
     /// The replication and remote members that follow from these advertisements.
-    fn follow(&mut self, vni: Vni, others: Vec<Announcement>) -> (Arc<Replication>, RemoteMembers) {
-        let is_same = |known: &[Announcement]| {
-            known.len() == others.len() && known.iter().zip(&others).all(are_same)
+    fn follow(&mut self, vni: Vni, others: Vec<RemoteHost>) -> (Arc<Replication>, RemoteMembers) {
+        let is_same = |known: &[RemoteHost]| {
+            known.len() == others.len()
+                && known.iter().zip(&others).all(|(known, other)| known.is(other))
         };
         if let Some((_, replication, elsewhere)) =
             self.networks.get(&vni).filter(|(known, ..)| is_same(known))
         {
             return (replication.clone(), elsewhere.clone());
         }
-        let remotes: Vec<Remote<'_>> = others.iter().map(remote).collect();
+        let remotes: Vec<Remote<'_>> = others.iter().map(RemoteHost::remote).collect();
         let replication = Arc::new(replication(&remotes));
         let elsewhere =
-            RemoteMembers::new(others.iter().filter_map(|(_, announced, _)| announced.clone()));
+            RemoteMembers::new(others.iter().filter_map(|other| other.advertised.clone()));
         self.networks.insert(vni, (others, replication.clone(), elsewhere.clone()));
         (replication, elsewhere)
     }
-}
-
-/// Whether both are identical, by pointer comparison.
-fn are_same(((address, announced, in_sync), other): (&Announcement, &Announcement)) -> bool {
-    let is_same = match (announced, &other.1) {
-        (Some(announced), Some(other)) => Arc::ptr_eq(announced, other),
-        (announced, other) => announced.is_none() && other.is_none(),
-    };
-    is_same && *address == other.0 && *in_sync == other.2
-}
-
-fn remote((address, announced, in_sync): &Announcement) -> Remote<'_> {
-    Remote { address: *address, announced: announced.as_deref(), in_sync: *in_sync }
 }
 
 /// The `-o` option with a network's MTU in octets. The name is that of Docker's own drivers.
@@ -182,7 +196,7 @@ pub fn desired(
     local: &Local,
     me: HostId,
     underlay: Underlay,
-    heard: &PeerStates,
+    peers: &PeerStates,
     cache: &mut ReplicationCache,
 ) -> Desired {
     let mut segments = BTreeMap::new();
@@ -191,7 +205,7 @@ pub fn desired(
             continue;
         };
         let segment = segments.entry(network.vni).or_insert_with(|| {
-            let others = others(cluster, (&endpoint.network, network), me, underlay, heard);
+            let others = others(cluster, (&endpoint.network, network), me, underlay, peers);
             segment_without_ports((&endpoint.network, network), underlay, others, cache)
         });
         // An endpoint that moved here may still be advertised by another host.
@@ -206,13 +220,13 @@ pub fn desired(
 fn segment_without_ports(
     (id, network): (&NetworkId, &Network),
     underlay: Underlay,
-    others: Vec<Announcement>,
+    others: Vec<RemoteHost>,
     cache: &mut ReplicationCache,
 ) -> Segment {
     let options = &network.settings.options;
     let vtep = Vtep { address: underlay.address, port: PORT };
     let mtu = mtu(network, underlay, &others);
-    let remotes = others.iter().map(|(address, ..)| *address).collect();
+    let remotes = others.iter().map(|other| other.address).collect();
     let remote_macs = remote_macs(&others);
     let (replication, elsewhere) = cache.follow(network.vni, others);
     Segment {
@@ -229,9 +243,9 @@ fn segment_without_ports(
 /// The MTU of a network, in octets: its option's, or the least that the underlays of all its hosts
 /// allow. A host drops frames that exceed the MTU of its VXLAN device without notice, as VTEPs do
 /// not fragment (RFC 7348, section 4.3).
-fn mtu(network: &Network, underlay: Underlay, others: &[Announcement]) -> u16 {
-    let announced = others.iter().filter_map(|(_, announced, _)| announced.as_ref()?.mtu);
-    mtu_option(network).unwrap_or_else(|| announced.fold(max_mtu(underlay), u16::min))
+fn mtu(network: &Network, underlay: Underlay, others: &[RemoteHost]) -> u16 {
+    let advertised = others.iter().filter_map(|other| other.advertised.as_ref()?.mtu);
+    mtu_option(network).unwrap_or_else(|| advertised.fold(max_mtu(underlay), u16::min))
 }
 
 fn mtu_option(network: &Network) -> Option<u16> {
@@ -245,7 +259,7 @@ fn max_mtu(underlay: Underlay) -> u16 {
 }
 
 /// The MTU that a host with this underlay advertises for a network.
-pub fn announced_mtu(network: &Network, underlay: Underlay) -> Option<u16> {
+pub fn advertised_mtu(network: &Network, underlay: Underlay) -> Option<u16> {
     mtu_option(network).is_none().then(|| max_mtu(underlay))
 }
 
@@ -263,29 +277,29 @@ fn others(
     (id, network): (&NetworkId, &Network),
     me: HostId,
     underlay: Underlay,
-    heard: &PeerStates,
-) -> Vec<Announcement> {
+    peers: &PeerStates,
+) -> Vec<RemoteHost> {
     let others = cluster.hosts.iter().filter(|(host, _)| **host != me);
     others
         .filter_map(|(host, record)| {
-            let peer = heard.hosts.get(host);
-            let announced = peer.and_then(|peer| peer.networks.get(id)).cloned();
+            let peer = peers.hosts.get(host);
+            let advertised = peer.and_then(|peer| peer.networks.get(id)).cloned();
             let address = record.address.ip();
             let is_reachable =
                 address.is_ipv4() == underlay.address.is_ipv4() && address != underlay.address;
-            let has_it = network.attached.contains(host) || announced.is_some();
+            let has_it = network.attached.contains(host) || advertised.is_some();
             let in_sync = peer.is_some_and(|peer| peer.in_sync);
-            (is_reachable && has_it).then_some((address, announced, in_sync))
+            (is_reachable && has_it).then_some(RemoteHost { address, advertised, in_sync })
         })
         .collect()
 }
 
 /// The VTEPs of other hosts' endpoints. An endpoint that two hosts advertise, as while it moves, is
 /// not pinned but learnt from its traffic.
-fn remote_macs(others: &[Announcement]) -> BTreeMap<MacAddress, IpAddr> {
+fn remote_macs(others: &[RemoteHost]) -> BTreeMap<MacAddress, IpAddr> {
     let mut places: BTreeMap<MacAddress, Option<IpAddr>> = BTreeMap::new();
-    for (address, announced, _) in others {
-        let endpoints = announced.iter().flat_map(|network| network.endpoints.values());
+    for RemoteHost { address, advertised, .. } in others {
+        let endpoints = advertised.iter().flat_map(|network| network.endpoints.values());
         for endpoint in endpoints.filter(|endpoint| endpoint.mac.is_unicast()) {
             let place = places.entry(endpoint.mac).or_insert(Some(*address));
             *place = place.filter(|known| known == address);

@@ -1,6 +1,6 @@
-//! What the forwarding tables of one segment hold for the sake of announcements, beside the flood
-//! entries: where groups are sent, and where endpoints' MAC addresses are. It changes with every
-//! join of a receiver anywhere, so it is kept apart from devices and compared on its own.
+//! The entries of one segment's forwarding tables that follow from advertisements: the remotes of
+//! groups and the pins of endpoints. Flood entries are not among them. These tables change whenever
+//! a receiver joins or leaves on any host, so they are kept and compared apart from the devices.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,30 +12,30 @@ use crate::MacAddress;
 use crate::limits::{KEPT_SOURCES_MAX, LEASES_PER_NETWORK_MAX, REPLICATED_MAX};
 use crate::multicast::{Replication, SourceGroup, goes_to_every_host, group_mac, is_link_local};
 
-/// Where a group goes.
+/// A destination of a group's packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Destination {
-    /// Nowhere: what keeps an entry without any host from falling back to a wider one.
+    /// Nowhere. It keeps an entry without remotes, which prevents the fallback to a wider entry.
     Nowhere,
-    /// To the host with this VTEP.
+    /// The host with this VTEP.
     Host(IpAddr),
 }
 
-/// What keeps groups that nobody listens to off the tunnel where the VXLAN device cannot: a filter
-/// before it. Link-local groups pass in any case.
+/// The filter before the VXLAN device that drops groups without receivers, where the device itself
+/// cannot. Link-local groups always pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Filter {
-    /// There is none: every group passes.
+    /// There is no filter; every group passes.
     #[default]
     Off,
-    /// These groups pass, and no others.
+    /// Only these groups pass.
     On(BTreeSet<IpAddr>),
-    /// There is one that is not as shoutd makes it, and nobody knows what passes.
+    /// The filter is not as shoutd installs it, so we do not know what passes.
     Broken,
 }
 
 impl Filter {
-    /// Whether packets to this group pass for certain.
+    /// Whether packets to this group certainly pass.
     pub fn passes(&self, group: IpAddr) -> bool {
         match self {
             Self::Off => true,
@@ -44,7 +44,7 @@ impl Filter {
         }
     }
 
-    /// The groups that pass, if that is known and not all do.
+    /// The groups that pass, if these are known and not all.
     fn admitted(&self) -> Option<&BTreeSet<IpAddr>> {
         match self {
             Self::On(admitted) => Some(admitted),
@@ -53,29 +53,29 @@ impl Filter {
     }
 }
 
-/// What there is of it.
+/// The entries of one segment's forwarding tables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Forwarding {
-    /// Entries of the VXLAN device's multicast database. An unspecified group without a source
-    /// stands for all groups of its family.
+    /// The VXLAN device's MDB. (\*,G) with an unspecified group applies to all other groups of its
+    /// family.
     pub groups: BTreeMap<SourceGroup, BTreeSet<Destination>>,
-    /// Entries of the VXLAN device's forwarding table for addresses of groups.
+    /// The VXLAN device's FDB entries for groups' MAC addresses.
     pub group_macs: BTreeMap<MacAddress, BTreeSet<IpAddr>>,
-    /// Entries of the VXLAN device's forwarding table for endpoints' addresses.
+    /// The VXLAN device's FDB entries for endpoints' MAC addresses.
     pub remote_macs: BTreeMap<MacAddress, IpAddr>,
-    /// Entries of the bridge's forwarding table: the port that an endpoint is behind, the tunnel
-    /// for those of other hosts.
+    /// The bridge's FDB: the port of each endpoint. For endpoints of other hosts it is the VXLAN
+    /// device.
     pub ports: BTreeMap<MacAddress, DeviceName>,
-    /// Which groups come to the VXLAN device at all.
+    /// The filter before the VXLAN device.
     pub filter: Filter,
 }
 
-/// Groups without entries of their own, of each family.
+/// The keys of the entries for all other groups, one per family.
 pub const UNREGISTERED: [SourceGroup; 2] =
     [(None, IpAddr::V4(Ipv4Addr::UNSPECIFIED)), (None, IpAddr::V6(Ipv6Addr::UNSPECIFIED))];
 
 impl Forwarding {
-    /// What a segment should have.
+    /// The desired entries of a segment, without retained ones.
     pub fn wanted(segment: &Segment, tier: Tier) -> Self {
         let mut wanted = Self {
             remote_macs: segment.remote_macs.clone(),
@@ -90,33 +90,39 @@ impl Forwarding {
                 wanted.groups = all.map(|(key, remotes)| (key, destinations(remotes))).collect();
             }
             Tier::MulticastFdb => {
-                wanted.group_macs = wanted_macs(replication);
-                wanted.filter = wanted_filter(replication);
+                wanted.group_macs = desired_macs(replication);
+                wanted.filter = desired_filter(replication);
             }
             Tier::Flood => {}
         }
         wanted
     }
 
-    /// What a segment should have where this is there: some of what is there, and not wanted, stays
-    /// beside what is.
+    /// The desired entries of a segment together with retained ones: entries of `found` that are
+    /// not desired but must stay.
     ///
-    /// The kernel makes an entry of several hosts one host after the other, and so takes it away,
-    /// and meanwhile the others miss what is sent. So an entry for a source that nobody names any
-    /// more stays for as long as anybody listens to its group, and sends as the group's own does.
+    /// The kernel adds and removes an MDB entry one remote at a time, and while an (S,G) entry
+    /// exists it shadows (\*,G). In that window some hosts lose packets. So we keep an (S,G) entry
+    /// when the last host stops selecting S: while (\*,G) has members it stays, with (\*,G)'s
+    /// remotes.
     ///
-    /// While not everything is known, entries of groups stay of which nobody is known to want them,
-    /// with all hosts to which their packets would go without them; a daemon that starts anew would
-    /// take every one away. Likewise endpoints' addresses that are at a host of which it is not
-    /// known what it has: without them it would be anybody's to take its endpoints' place, or,
-    /// where nothing is learnt, nobody would know where they are.
+    /// While the replication is provisional, entries of groups without known members stay, with the
+    /// remotes that their packets would have without them; a restarted daemon would otherwise
+    /// remove them all. Pins to hosts that are not in sync stay too. Without them any container
+    /// could take an endpoint's place, or, without learning, no host would know where the endpoint
+    /// is.
     pub fn desired_with_retained(found: &Self, segment: &Segment, tier: Tier) -> Self {
-        Self::wanted_beside_within(found, segment, tier, (REPLICATED_MAX, LEASES_PER_NETWORK_MAX))
+        Self::desired_with_retained_within(
+            found,
+            segment,
+            tier,
+            (REPLICATED_MAX, LEASES_PER_NETWORK_MAX),
+        )
     }
 
-    /// The same with so many entries of groups, and of endpoints, at the most, unless more are
-    /// wanted: as many as there can be wanted.
-    pub fn wanted_beside_within(
+    /// The same with limits for the number of group entries and of pins, retained ones included.
+    /// Desired entries are not limited.
+    pub fn desired_with_retained_within(
         found: &Self,
         segment: &Segment,
         tier: Tier,
@@ -125,7 +131,7 @@ impl Forwarding {
         let mut wanted = Self::wanted(segment, tier);
         let replication = &segment.replication;
         if tier == Tier::VxlanMdb {
-            wanted.keep_groups(found, replication, most.0);
+            wanted.retain_groups(found, replication, most.0);
         }
         if !replication.provisional {
             return wanted;
@@ -140,14 +146,13 @@ impl Forwarding {
             wanted.group_macs.extend(kept.into_iter().map(|mac| (mac, segment.remotes.clone())));
             wanted.group_macs.retain(|_, remotes| !remotes.is_empty());
         }
-        wanted.keep_pins(found, segment, most.1);
+        wanted.retain_pins(found, segment, most.1);
         wanted
     }
 
-    /// Wants entries that are there to stay, with the hosts to which their packets would go without
-    /// them: all while not everything is known, and those for sources of groups that anybody
-    /// listens to.
-    fn keep_groups(&mut self, found: &Self, replication: &Replication, most: usize) {
+    /// Adds retained MDB entries, with the remotes that their packets would have without them: all
+    /// while the replication is provisional, otherwise (S,G) entries of groups with (\*,G) members.
+    fn retain_groups(&mut self, found: &Self, replication: &Replication, most: usize) {
         let mut sources: BTreeMap<IpAddr, usize> = BTreeMap::new();
         let mut is_kept = |key: &SourceGroup| {
             if replication.provisional {
@@ -155,7 +160,7 @@ impl Forwarding {
             }
             let kept = sources.entry(key.1).or_default();
             *kept += 1;
-            *kept <= KEPT_SOURCES_MAX && has_lasting_sources(replication, *key)
+            *kept <= KEPT_SOURCES_MAX && is_retained_source(replication, *key)
         };
         let surplus =
             found.groups.keys().filter(|key| !self.groups.contains_key(key) && is_kept(key));
@@ -167,24 +172,23 @@ impl Forwarding {
         }
     }
 
-    /// Whether this has entries of groups that a segment does not want.
+    /// Whether this has more group entries than a segment desires.
     pub fn has_more_groups_than(&self, segment: &Segment) -> bool {
         self.groups.len() > segment.replication.groups.len() + UNREGISTERED.len()
     }
 
-    /// Whether entries stay that `before` wants and `after` does not.
+    /// Whether (S,G) entries of `before` that `after` does not desire are retained.
     pub fn keeps_sources(before: &Segment, after: &Segment) -> bool {
         let (before, after) = (&before.replication, &after.replication);
-        // Those with a source come last.
+        // (S,G) keys come last.
         let with_source = || before.groups.keys().rev().take_while(|(source, _)| source.is_some());
         !Arc::ptr_eq(before, after)
             && with_source()
-                .any(|key| !after.groups.contains_key(key) && has_lasting_sources(after, *key))
+                .any(|key| !after.groups.contains_key(key) && is_retained_source(after, *key))
     }
 
-    /// Wants endpoints' addresses to stay where they are found, if that is at a host of which it is
-    /// not known what it has, and they are not wanted elsewhere.
-    fn keep_pins(&mut self, found: &Self, segment: &Segment, most: usize) {
+    /// Adds retained pins: those to hosts that are not in sync, unless they are desired elsewhere.
+    fn retain_pins(&mut self, found: &Self, segment: &Segment, most: usize) {
         let is_known = |host: &IpAddr| {
             segment.remotes.contains(host) && !segment.replication.unregistered.contains(host)
         };
@@ -200,8 +204,8 @@ impl Forwarding {
         self.remote_macs.extend(kept);
     }
 
-    /// What to do where what `before` wants is there, so that there is what `after` wants. It costs
-    /// a look at each group and no more, but for those that differ.
+    /// The changes from the desired entries of `before` to those of `after`. Each group is compared
+    /// once; only groups that differ cost more.
     pub fn changes_between(before: &Segment, after: &Segment, tier: Tier) -> Vec<Change> {
         if tier != Tier::VxlanMdb {
             return Self::wanted(before, tier).changes_to(&Self::wanted(after, tier));
@@ -227,9 +231,9 @@ impl Forwarding {
         old.changes_to(&new)
     }
 
-    /// What to do, in this order, so that there is what is wanted: all additions before any
-    /// removal, and narrower entries before the wider ones that they would otherwise fall back to,
-    /// so that no host misses what it had and still wants.
+    /// The changes to the desired entries, in this order: all additions precede all removals, and
+    /// narrower entries precede the wider ones to which they would fall back. So no host loses what
+    /// it had and still needs.
     pub fn changes_to(&self, wanted: &Self) -> Vec<Change> {
         let mut changes = Vec::new();
         if self.filter != Filter::Off
@@ -237,7 +241,7 @@ impl Forwarding {
         {
             changes.push(Change::Unfilter);
         }
-        // With a source first, the unspecified groups, which hold back all others, last.
+        // (S,G) first; the unspecified groups, to which all others fall back, last.
         self.add_groups(wanted, true, &mut changes);
         self.add_groups(wanted, false, &mut changes);
         for (mac, remotes) in &wanted.group_macs {
@@ -277,18 +281,18 @@ impl Forwarding {
             if there == Some(destinations) {
                 continue;
             }
-            // While a new entry is made, those that are not in it yet get nothing. So those that
-            // get its packets now come first; the others have nothing to miss.
+            // While a new entry is built, remotes that it lacks lose packets. So remotes that get
+            // these packets now come first; the others have nothing to lose.
             let served = self.fallback(*key).filter(|_| there.is_none());
             let (first, last) =
-                divided(destinations, |to| served.is_none_or(|served| served.contains(to)));
+                partition(destinations, |to| served.is_none_or(|served| served.contains(to)));
             let missing =
                 first.chain(last).filter(|to| there.is_none_or(|there| !there.contains(to)));
             changes.extend(missing.map(|to| Change::Group { key: *key, to: *to, add: true }));
         }
     }
 
-    /// Where the packets of an entry go while it is not there; `None` if they go to every host.
+    /// The destinations of an entry's packets while it does not exist; `None` for every host.
     fn fallback(&self, (source, group): SourceGroup) -> Option<&BTreeSet<Destination>> {
         let of_group = self.groups.get(&(None, group)).filter(|_| source.is_some());
         let is_of_family =
@@ -309,17 +313,17 @@ impl Forwarding {
             (None, Some(admitted)) => changes.push(Change::Filter { admitted: admitted.clone() }),
             (_, None) => {}
         }
-        // In ascending order: the unspecified groups, to which others would fall back, first.
+        // In ascending order: the unspecified groups, to which others would fall back, come first.
         for (key, destinations) in &self.groups {
             let still = wanted.groups.get(key);
             if still == Some(destinations) {
                 continue;
             }
-            // While an entry is taken away, those that are out of it already get nothing. So those
-            // that get its packets without it, too, are last in it.
+            // While an entry is taken apart, remotes that it lacks lose packets. So remotes that
+            // get these packets without the entry too are removed last.
             let served = wanted.fallback(*key).filter(|_| still.is_none());
             let (last, first) =
-                divided(destinations, |to| served.is_none_or(|served| served.contains(to)));
+                partition(destinations, |to| served.is_none_or(|served| served.contains(to)));
             let surplus =
                 first.chain(last).filter(|to| still.is_none_or(|still| !still.contains(to)));
             changes.extend(surplus.map(|to| Change::Group { key: *key, to: *to, add: false }));
@@ -346,7 +350,7 @@ impl Forwarding {
         }
     }
 
-    /// What there is after a change.
+    /// Applies a change to this model of the tables.
     pub fn apply(&mut self, change: &Change) {
         match change {
             Change::Group { key, to, add: true } => {
@@ -385,44 +389,41 @@ impl Forwarding {
     }
 }
 
-/// Whether an entry for a source stays though nobody names it: somebody listens to the group
-/// whatever the source.
-fn has_lasting_sources(replication: &Replication, (source, group): SourceGroup) -> bool {
+/// Whether an (S,G) entry stays although no host selects S: (\*,G) has members.
+fn is_retained_source(replication: &Replication, (source, group): SourceGroup) -> bool {
     source.is_some()
-        && replication.groups.get(&(None, group)).is_some_and(|listeners| !listeners.is_empty())
+        && replication.groups.get(&(None, group)).is_some_and(|receivers| !receivers.is_empty())
 }
 
-/// Where each address of groups is to be sent, of those that need not go to every host.
-fn wanted_macs(replication: &Replication) -> BTreeMap<MacAddress, BTreeSet<IpAddr>> {
+/// The remotes of each group MAC address, except those that must go to every host.
+fn desired_macs(replication: &Replication) -> BTreeMap<MacAddress, BTreeSet<IpAddr>> {
     let mut macs: BTreeMap<MacAddress, BTreeSet<IpAddr>> = BTreeMap::new();
     for ((_, group), remotes) in &replication.groups {
         let mac = group_mac(*group);
         if !goes_to_every_host(mac) {
-            // A group without an entry may have the same address.
+            // Another group without an entry may have the same address.
             macs.entry(mac).or_default().extend(remotes.iter().chain(&replication.unregistered));
         }
     }
-    for (group, listeners) in &replication.link_local {
+    for (group, receivers) in &replication.link_local {
         if let Some(remotes) = macs.get_mut(&group_mac(*group)) {
-            remotes.extend(listeners);
+            remotes.extend(receivers);
         }
     }
-    // An entry without hosts cannot be made; its groups are kept back, as those that nobody listens
-    // to.
+    // An FDB entry needs a remote. Groups without receivers are dropped by the filter instead.
     macs.retain(|_, remotes| !remotes.is_empty());
     macs
 }
 
-/// Which groups pass to the tunnel: those that somebody listens to; all, if somebody gets what is
-/// sent to any group.
-fn wanted_filter(replication: &Replication) -> Filter {
+/// The filter: groups with receivers pass. All groups pass if a host must get every group.
+fn desired_filter(replication: &Replication) -> Filter {
     if replication.provisional || !replication.unregistered.is_empty() {
         return Filter::Off;
     }
     Filter::On(replication.groups.keys().map(|(_, group)| *group).collect())
 }
 
-/// Passes on the keys whose values differ in two tables, with both.
+/// Calls `on_difference` for each key whose values differ in two tables, with both values.
 fn differing<K: Ord, V: PartialEq>(
     before: &BTreeMap<K, V>,
     after: &BTreeMap<K, V>,
@@ -456,8 +457,8 @@ fn remove_from<K: Ord, V: Ord>(table: &mut BTreeMap<K, BTreeSet<V>>, key: &K, va
     }
 }
 
-/// Those for which this holds, and the others.
-fn divided(
+/// The destinations for which this holds, and the others.
+fn partition(
     all: &BTreeSet<Destination>,
     holds: impl Fn(&Destination) -> bool + Copy,
 ) -> (impl Iterator<Item = &Destination>, impl Iterator<Item = &Destination>) {
@@ -472,7 +473,7 @@ fn destinations(remotes: &BTreeSet<IpAddr>) -> BTreeSet<Destination> {
 }
 
 impl Segment {
-    /// The port that each endpoint of the network is behind, as this host's bridge sees it.
+    /// The bridge port of each endpoint of the network.
     fn pinned_ports(&self) -> BTreeMap<MacAddress, DeviceName> {
         let remote = self.remote_macs.keys().map(|mac| (*mac, DeviceName::tunnel()));
         remote.chain(self.ports.iter().map(|(name, port)| (port.mac, name.clone()))).collect()

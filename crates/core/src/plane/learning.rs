@@ -1,10 +1,10 @@
-//! How much is learnt from traffic: where it is too much, nothing is for a time.
+//! Limits for MAC learning. Where a network learns too many addresses, learning is suspended.
 //!
-//! Endpoints' addresses are pinned and need no learning; what is learnt are virtual ones (VRRP,
-//! CARP, machines behind a container's bridge). A container that sends from made-up addresses fills
-//! the tables of *other* hosts, and a VXLAN device's limit cannot be changed once it is made. A
-//! segment that learns nothing sends what it does not know to all hosts: nothing is lost, and
-//! virtual addresses go on moving.
+//! Endpoints are pinned and need no learning. Learnt addresses are virtual ones (VRRP, CARP,
+//! machines behind a container's bridge). A container that sends from forged addresses fills the
+//! tables of *other* hosts, and the limit of a VXLAN device cannot be changed once it exists. A
+//! segment without learning floods unknown unicast: nothing is lost, and virtual addresses can
+//! still move.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,34 +14,34 @@ use super::{Desired, Observed};
 use crate::Vni;
 use crate::limits::{LEARNED_MAX, LEARNED_SUM_MAX, LEARNING_SUSPENDED_FOR};
 
-/// What a segment's forwarding tables learnt.
+/// What a segment's FDBs have learnt.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Learned {
-    /// Addresses; there may be more, where it is more than [`LEARNED_MAX`].
+    /// The number of addresses. It is a lower bound if it exceeds [`LEARNED_MAX`].
     pub count: usize,
     /// The VTEP from which most of them came; `None` if they came from containers of this host.
     pub from: Option<IpAddr>,
 }
 
-/// A segment in which nothing is learnt for a time.
+/// A segment with suspended learning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Suspension {
-    /// Until when, on the clock of [`Learning::note`].
+    /// When it ends, by the clock of [`Learning::note`].
     pub until: Duration,
-    /// What was found.
+    /// What the segment had learnt.
     pub learned: Learned,
 }
 
-/// The segments in which nothing is learnt for a time.
+/// The segments with suspended learning.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Learning {
     suspended: BTreeMap<Vni, Suspension>,
 }
 
 impl Learning {
-    /// Takes note of an observation made at this time, by a clock that does not go back: suspends
-    /// segments that learnt more than one may, and of the rest those with the most until all
-    /// together have no more than they may.
+    /// Processes an observation at this time of a monotonic clock. Suspends segments that learnt
+    /// more than their limit, and then those with the most addresses until the sum is within its
+    /// limit.
     pub fn note(&mut self, observed: &Observed, now: Duration) {
         let is_there = |vni: &Vni| {
             observed.segments.contains_key(vni) || observed.unreadable_segments.contains_key(vni)
@@ -62,7 +62,7 @@ impl Learning {
         }
     }
 
-    /// What is desired, but for learning where that is suspended.
+    /// Disables learning in `desired` where it is suspended.
     pub fn restrict(&self, desired: &mut Desired) {
         for vni in self.suspended.keys() {
             if let Some(segment) = desired.segments.get_mut(vni) {
@@ -71,25 +71,25 @@ impl Learning {
         }
     }
 
-    /// The segments in which nothing is learnt for a time.
+    /// The segments with suspended learning.
     pub fn suspended(&self) -> &BTreeMap<Vni, Suspension> {
         &self.suspended
     }
 }
 
 impl Suspension {
-    /// It in a line, with what people call the network.
+    /// A problem text; `network` is the network's name.
     pub fn describe(&self, network: &str) -> String {
         let from = self
             .learned
             .from
             .map_or_else(|| "containers of this host".to_owned(), |from| format!("host {from}"));
         format!(
-            "network {network}: more than {LEARNED_MAX} MAC addresses that are no container's \
-             came from {from}, so this host learns none there for {} minutes. Nothing is lost; \
-             what is sent to virtual MAC addresses goes to all hosts of the network meanwhile. \
-             Look for a container that sends from made-up addresses, or create the network with \
-             --opt shoutd.mac-moves=off",
+            "network {network}: more than {LEARNED_MAX} MAC addresses that do not belong to a \
+             container came from {from}, so MAC learning on this network is suspended for {} \
+             minutes. Nothing is lost; until then, frames to virtual MAC addresses are flooded to \
+             all hosts of the network. Look for a container that sends from forged addresses, or \
+             create the network with --opt shoutd.mac-moves=off",
             LEARNING_SUSPENDED_FOR.as_secs() / 60
         )
     }
@@ -113,7 +113,7 @@ mod tests {
         Observed { segments, ..Observed::default() }
     }
 
-    /// Which segments learn.
+    /// Whether each segment learns.
     fn learning(learning: &Learning, segments: u32) -> Vec<bool> {
         let vtep = Vtep { address: [192, 0, 2, 1].into(), port: 7789 };
         let segment = Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep);
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_that_learns_too_much_learns_nothing_for_a_time() {
+    fn learning_is_suspended_in_a_segment_over_its_limit() {
         let mut state = Learning::default();
         state.note(&observed(&[LEARNED_MAX + 1, LEARNED_MAX]), Duration::ZERO);
         assert_eq!(learning(&state, 2), [false, true]);
@@ -135,7 +135,7 @@ mod tests {
                 && line.contains("5 minutes"),
             "{line}"
         );
-        // Also while there is nothing left of it, and until the time is over.
+        // It lasts for the whole time, even when the addresses are gone.
         let almost = LEARNING_SUSPENDED_FOR - Duration::from_secs(1);
         state.note(&observed(&[0, 0]), almost);
         assert_eq!(learning(&state, 2), [false, true]);
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn all_segments_together_learn_no_more_than_they_may() {
+    fn learning_is_suspended_where_it_is_most_if_the_sum_is_over_its_limit() {
         let mut state = Learning::default();
         let many = LEARNED_SUM_MAX / LEARNED_MAX;
         let mut counts = vec![LEARNED_MAX; many];
@@ -155,12 +155,12 @@ mod tests {
         assert_eq!(state.suspended().len(), 1);
         assert!(
             !state.suspended().contains_key(&vni(7 + u32::try_from(many).unwrap())),
-            "the one with the least"
+            "this one has the fewest addresses"
         );
     }
 
     #[test]
-    fn what_is_gone_is_forgotten() {
+    fn a_deleted_segment_is_forgotten() {
         let mut state = Learning::default();
         state.note(&observed(&[LEARNED_MAX + 1]), Duration::ZERO);
         state.note(&Observed::default(), Duration::ZERO);

@@ -1,10 +1,9 @@
-//! The data plane of one host: what the kernel should have, what it has, and what to do about the
-//! difference.
+//! The data plane of one host: desired state, observed state, and the steps between them.
 //!
-//! Each network in use on this host is a *segment*: a network namespace `shout-<vni>` that holds
-//! the bridge `shoutbr0`, the VXLAN device `shoutvx0` and one veth end (*port*) per local endpoint.
-//! [`desired`] derives all of it from agreed and local state; [`diff`] compares with what was
-//! observed and plans [`Action`]s. Both are pure.
+//! Each network in use on this host is a *segment*: a network namespace `shout-<vni>` with the
+//! bridge `shoutbr0`, the VXLAN device `shoutvx0` and one veth end (*port*) per local endpoint.
+//! [`desired`] derives it from agreed and local state. [`diff`] compares it with the observed state
+//! and plans [`Action`]s. Both are pure.
 
 mod action;
 mod change;
@@ -24,7 +23,7 @@ use std::str::FromStr;
 pub use action::{Action, Place};
 pub use change::Change;
 pub use desired::{
-    Desired, MTU_OPTION, Port, ReplicationCache, Segment, Underlay, Vtep, announced_mtu, desired,
+    Desired, MTU_OPTION, Port, ReplicationCache, Segment, Underlay, Vtep, advertised_mtu, desired,
     mtu_excess,
 };
 pub use diff::diff;
@@ -48,39 +47,39 @@ use crate::{EndpointId, InvalidId, NetworkId, Vni};
 pub const BRIDGE: &str = "shoutbr0";
 /// Name of every segment's VXLAN device.
 pub const TUNNEL: &str = "shoutvx0";
-/// What Docker names the interface inside the container: this, and a number.
+/// The prefix of the interface's name inside the container; Docker appends a number.
 pub const CONTAINER_PREFIX: &str = "shout";
 
-/// `mcast_igmp_version` of every bridge: RFC 3376, so that source filters are kept.
+/// `mcast_igmp_version` of every bridge: IGMPv3 (RFC 3376), for source filters.
 pub const IGMP_VERSION: u8 = 3;
-/// `mcast_mld_version` of every bridge: RFC 3810.
+/// `mcast_mld_version` of every bridge: MLDv2 (RFC 3810).
 pub const MLD_VERSION: u8 = 2;
-/// How long a bridge takes a port for a member that does not confirm it, in hundredths of a second
-/// (`mcast_membership_interval`): as by a robustness variable of 4 (RFC 3376, section 8.4), while
-/// the time after which another querier is given up stays that of 2 (section 8.5), 255 s. So if a
-/// router in a container ends, which had asked in the bridge's stead, the bridge has asked anew,
-/// and all have answered, long before the first membership is over: even one that this router never
-/// asked for is confirmed within 125 + 255 + 10 s. With the kernel's 260 s it would come too late.
+/// `mcast_membership_interval` of every bridge, in hundredths of a second: how long a membership
+/// lasts without a report. It is that of a robustness variable of 4 (RFC 3376, section 8.4),
+/// whereas the other-querier-present interval stays that of 2 (section 8.5), 255 s. So when a
+/// container that is the querier ends, the bridge takes over and gets reports before a membership
+/// expires: even one for which that querier never queried is refreshed within 125 + 255 + 10 s. The
+/// kernel's 260 s would be too short.
 pub const MEMBERSHIP_INTERVAL: u64 = 51_000;
-/// The kernel's own, which is changed; a time that somebody else chose is not.
+/// The kernel's default, which we replace. We keep any other value, because a user chose it.
 pub const MEMBERSHIP_INTERVAL_OF_KERNEL: u64 = 26_000;
-/// The least `mcast_hash_max` of every bridge, a power of two as the kernel wants it. One group
-/// more switches snooping off, and every IPv6 address of a container joins a group; this is enough
-/// for 1000 containers with 65 groups each, and no more than some 20 MB of kernel memory.
+/// The minimum `mcast_hash_max` of every bridge. The kernel requires a power of two. One more group
+/// disables snooping, and every IPv6 address of a container joins a group. This suffices for 1000
+/// containers with 65 groups each, and uses at most about 20 MB of kernel memory.
 pub const GROUPS_MAX: u32 = 65_536;
-/// `mcast_router` of the VXLAN device's bridge port: gets every group, whether or not a report came
-/// from there. The same of the bridge itself: it is given every group, which the guard drops there,
-/// so that what goes on is a copy. The original still belongs to the socket that sent it, to which
-/// each device that it passes tells when it was sent (`SO_TIMESTAMPING`): PTP daemons take the
-/// underlay's second time stamp for a fault.
+/// `mcast_router` of the VXLAN device's bridge port: it gets every group, with or without reports
+/// from there. The bridge itself has the same value. It then gets every group too (the IGMP/MLD
+/// filter drops them there), so that the ports get copies. The original belongs to the socket that
+/// sent it, and each device that it passes reports a transmit time stamp to that socket
+/// (`SO_TIMESTAMPING`). PTP daemons treat the underlay's second time stamp as a fault.
 pub const MULTICAST_ROUTER_ALWAYS: u8 = 2;
 
-/// Name of the namespace of the network with this VNI, under `/run/netns`.
+/// The name, under `/run/netns`, of the namespace of the network with this VNI.
 pub fn namespace_name(vni: Vni) -> String {
     format!("shout-{vni}")
 }
 
-/// The VNI of a namespace that is named as [`namespace_name`] names them.
+/// The VNI of a namespace whose name is one of [`namespace_name`].
 pub fn namespace_vni(name: &str) -> Option<Vni> {
     let digits = name
         .strip_prefix("shout-")
@@ -88,19 +87,19 @@ pub fn namespace_vni(name: &str) -> Option<Vni> {
     digits.parse().ok().and_then(Vni::new).filter(|vni| namespace_name(*vni) == name)
 }
 
-/// The name of a network device: 1 to 15 octets (`IFNAMSIZ` less its zero), without `/` or white
-/// space.
+/// The name of a network device: 1 to 15 octets (`IFNAMSIZ` minus the terminating zero), without
+/// `/` and white space.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceName(String);
 
 impl DeviceName {
-    /// The end of the endpoint's veth that stays in the segment's namespace.
+    /// The end of the endpoint's veth pair in the segment's namespace.
     pub fn port(endpoint: &EndpointId) -> Self {
         Self(format!("shp{}", endpoint.short()))
     }
 
-    /// The end that the container gets, while it is in the host's namespace: before Docker takes it
-    /// and after Docker gives it back.
+    /// The container's end while it is in the host's namespace: before Docker moves it into the
+    /// container, and after Docker moves it back.
     pub fn container(endpoint: &EndpointId) -> Self {
         Self(format!("shc{}", endpoint.short()))
     }
@@ -126,9 +125,9 @@ impl FromStr for DeviceName {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let sound = (1..=15).contains(&text.len())
+        let is_valid = (1..=15).contains(&text.len())
             && !text.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control());
-        if sound {
+        if is_valid {
             Ok(Self(text.to_owned()))
         } else {
             Err(InvalidId::new(text, "a device name (1 to 15 octets)"))
@@ -136,13 +135,13 @@ impl FromStr for DeviceName {
     }
 }
 
-/// What shoutd writes into a device's `IFLA_IFALIAS`: its mark. Nothing without one is ever
-/// deleted.
+/// The mark by which shoutd knows what it created, in a device's `IFLA_IFALIAS`. Nothing without an
+/// owner tag is ever deleted.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OwnerTag {
     /// A bridge or a VXLAN device of this network.
     Network(NetworkId),
-    /// Either end of the veth of this endpoint.
+    /// Either end of this endpoint's veth pair.
     Endpoint(EndpointId),
 }
 
@@ -164,7 +163,7 @@ impl FromStr for OwnerTag {
         }
         match text.strip_prefix("shoutd endpoint ") {
             Some(id) => id.parse().map(Self::Endpoint),
-            None => Err(InvalidId::new(text, "a mark of shoutd")),
+            None => Err(InvalidId::new(text, "an owner tag of shoutd")),
         }
     }
 }

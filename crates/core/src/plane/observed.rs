@@ -1,4 +1,4 @@
-//! What the kernel has: read back, never assumed.
+//! The observed state of the kernel. It is always read back, never assumed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,78 +9,78 @@ use ipnet::{IpNet, Ipv4Net};
 use super::{DeviceName, Learned, OwnerTag, Place, UnderlayFilter};
 use crate::{MacAddress, NetworkId, Vni};
 
-/// The filter of the host's namespace, and all segments of this host.
+/// The underlay filter and all segments of this host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// The filter in the host's own namespace.
+    /// The underlay filter.
     pub underlay_filter: ObservedUnderlayFilter,
-    /// The namespaces that are named as shoutd names them, by the VNI in the name.
+    /// The namespaces whose names are those of segments, by the VNI in the name.
     pub segments: BTreeMap<Vni, ObservedSegment>,
-    /// Those of the sandboxes asked about whose path is no network namespace (any more).
+    /// The queried sandboxes whose path is not, or no longer, a network namespace.
     pub missing_sandboxes: BTreeSet<PathBuf>,
-    /// Those in which it could not be read what there is, and why: of them is shown what was last
-    /// read.
+    /// The sandboxes that cannot be read, with the reason. For these we report the state that was
+    /// read last.
     pub unreadable_sandboxes: BTreeMap<PathBuf, String>,
-    /// Segments of which it could not be read what there is, and why: they are not among
-    /// `segments`, and nothing is done to them.
+    /// The segments that cannot be read, with the reason. They are not in `segments`, and we do not
+    /// change them.
     pub unreadable_segments: BTreeMap<Vni, String>,
 }
 
-/// The filter that keeps strangers off the VXLAN port, as the kernel has it.
+/// The underlay filter, as the kernel has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum ObservedUnderlayFilter {
-    /// There is none.
+    /// There is no filter.
     #[default]
     Absent,
-    /// It is not as this version of shoutd makes it.
+    /// The filter is not as this version of shoutd installs it.
     Broken,
-    /// It is whole.
+    /// The filter is intact.
     Whole {
         /// What it enforces.
         filter: UnderlayFilter,
-        /// Whether it also drops what containers send with a member's address as a forged source.
+        /// Whether it also drops packets of containers with a forged member's address.
         complete: bool,
         /// How many packets it has dropped since it was installed.
         dropped: Dropped,
     },
-    /// It cannot be read, and why.
+    /// The filter cannot be read, with the reason.
     Unreadable(String),
 }
 
-/// How many packets the underlay filter has dropped, by who sent them.
+/// How many packets the underlay filter has dropped, by origin.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Dropped {
-    /// Strangers, and containers, to this host.
+    /// From other machines and from containers, to this host.
     pub input: u64,
-    /// Containers of this host, to other hosts.
+    /// From containers of this host, to other hosts.
     pub forward: u64,
-    /// Processes of this host, to other hosts.
+    /// From processes of this host, to other hosts.
     pub output: u64,
 }
 
 impl Dropped {
-    /// What was dropped since another count, a sentence for each kind of sender. A count that is
-    /// lower than the other began again when the filter was replaced.
+    /// What was dropped since the counts of `before`, one sentence per origin. A count below that
+    /// of `before` started again when the filter was replaced.
     pub fn since(&self, before: &Self) -> Vec<&'static str> {
         let has_grown = |count: u64, before: u64| count > before || (count < before && count > 0);
-        let senders = [
+        let origins = [
             (
                 has_grown(self.input, before.input),
-                "VXLAN from an address that is no other host's of the cluster, or agreement \
-                 traffic from a container, was dropped; if it was a host's, something between the \
-                 hosts changes addresses (NAT)",
+                "dropped VXLAN packets from an address outside of the cluster, or cluster traffic \
+                 from a container; if a host of the cluster sent them, NAT between the hosts \
+                 changes their source address",
             ),
             (
                 has_grown(self.forward, before.forward),
-                "a container, or a machine behind this host, sent to other hosts' VXLAN or \
-                 agreement port: dropped",
+                "dropped packets from a container, or from a machine behind this host, to the \
+                 VXLAN or cluster port of other hosts",
             ),
             (
                 has_grown(self.output, before.output),
-                "a process of this host sent to other hosts' VXLAN port: dropped",
+                "dropped packets from a process on this host to the VXLAN port of other hosts",
             ),
         ];
-        senders.into_iter().filter_map(|(has_grown, text)| has_grown.then_some(text)).collect()
+        origins.into_iter().filter_map(|(has_grown, text)| has_grown.then_some(text)).collect()
     }
 }
 
@@ -93,7 +93,7 @@ impl ObservedUnderlayFilter {
         }
     }
 
-    /// What it enforces, if it is whole.
+    /// What the filter enforces, if it is intact.
     pub fn enforced(&self) -> Option<&UnderlayFilter> {
         match self {
             Self::Whole { filter, .. } => Some(filter),
@@ -101,13 +101,13 @@ impl ObservedUnderlayFilter {
         }
     }
 
-    /// What it does not do, in a line.
+    /// What it cannot enforce, as a problem text.
     pub fn problem(&self) -> Option<String> {
         match self {
             Self::Whole { complete: false, .. } => Some(
-                "this kernel cannot tell by which kind of device a packet came in (Linux 5.13 \
-                 can): a container that may send raw packets can put frames into networks it is \
-                 not on"
+                "this kernel's nftables cannot match the kind of the input device (Linux 5.13 or \
+                 later): a container that may send raw packets can inject frames into networks \
+                 that it is not attached to"
                     .to_owned(),
             ),
             _ => None,
@@ -116,11 +116,11 @@ impl ObservedUnderlayFilter {
 }
 
 impl Observed {
-    /// Of each sandbox and each segment that cannot be read, a line that says so.
+    /// A problem text for each sandbox and each segment that cannot be read.
     pub fn problems(&self) -> impl Iterator<Item = String> {
         let line = |(vni, error): (&Vni, &String)| {
             format!(
-                "cannot read what the network with VNI {vni} has in the kernel, so nothing is \
+                "cannot read the kernel state of the network with VNI {vni}, so nothing is \
                  changed there: {error}"
             )
         };
@@ -130,8 +130,8 @@ impl Observed {
     fn sandbox_problems(&self) -> impl Iterator<Item = String> {
         let line = |(path, error): (&PathBuf, &String)| {
             format!(
-                "cannot look into the container at {}, whose interface stays as it was last seen: \
-                 {error}",
+                "cannot read the network namespace {} of a container, so its interface is not \
+                 changed: {error}",
                 path.display()
             )
         };
@@ -139,31 +139,30 @@ impl Observed {
     }
 }
 
-/// One namespace `shout-<vni>`.
+/// A namespace `shout-<vni>`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObservedSegment {
-    /// Its bridge, if shoutd made a device of that name.
+    /// The bridge, if shoutd created a device with its name.
     pub bridge: Option<ObservedBridge>,
-    /// Its VXLAN device, if shoutd made a device of that name.
+    /// The VXLAN device, if shoutd created a device with its name.
     pub tunnel: Option<ObservedTunnel>,
-    /// Whether the filter is whole that keeps IGMP and MLD off the tunnel.
+    /// Whether the IGMP/MLD filter is intact.
     pub igmp_mld_filter: bool,
-    /// What it lets each endpoint send of multicast and broadcast, in packets a second.
+    /// Multicast and broadcast packets per second that the filter lets each endpoint send.
     pub max_rate: Option<u32>,
-    /// Hosts that get broadcast, unknown unicast and what is not narrowed: the all-zero FDB entries
-    /// of the VXLAN device.
+    /// The flood entries: the VTEPs in the all-zero FDB entry of the VXLAN device.
     pub flood: BTreeSet<IpAddr>,
-    /// What was learnt from traffic.
+    /// The learnt MAC addresses.
     pub learned: Learned,
-    /// The other devices that shoutd made.
+    /// The other devices that shoutd created.
     pub ports: BTreeMap<DeviceName, ObservedPort>,
-    /// Devices, beside those that every namespace has, that shoutd did not make: never touched, and
-    /// a reason to keep the namespace.
+    /// Devices that shoutd did not create, except those of every namespace. We never touch them,
+    /// and keep their namespace.
     pub foreign: BTreeSet<DeviceName>,
 }
 
 impl ObservedSegment {
-    /// Whether there is something of shoutd in it, or nothing at all.
+    /// Whether it contains something of shoutd, or nothing at all.
     pub fn is_ours(&self) -> bool {
         let is_used = self.bridge.is_some()
             || self.tunnel.is_some()
@@ -172,7 +171,7 @@ impl ObservedSegment {
         is_used || self.foreign.is_empty()
     }
 
-    /// The network it was made for, by the mark on its bridge or VXLAN device.
+    /// The network for which it was created, by the owner tag of its bridge or VXLAN device.
     pub fn network(&self) -> Option<&NetworkId> {
         let marks = [self.bridge.as_ref().map(|b| &b.mark), self.tunnel.as_ref().map(|t| &t.mark)];
         marks.into_iter().flatten().find_map(|mark| match mark {
@@ -185,7 +184,7 @@ impl ObservedSegment {
 /// A bridge as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedBridge {
-    /// Its alias, if that is a mark of shoutd; `None` if it is half made.
+    /// The owner tag in its alias; `None` if it is incomplete.
     pub mark: Option<OwnerTag>,
     /// Its MTU in octets.
     pub mtu: u16,
@@ -199,33 +198,33 @@ pub struct ObservedBridge {
     pub igmp_version: u8,
     /// `mcast_mld_version`: 1 or 2.
     pub mld_version: u8,
-    /// `mcast_hash_max`: more groups than this switch snooping off.
+    /// `mcast_hash_max`: with more groups, the bridge disables snooping.
     pub groups_max: u32,
-    /// `mcast_router`: 2 is "given all multicast", by which the bridge sends copies on.
+    /// `mcast_router`: 2 means that the bridge gets all multicast, so that ports get copies.
     pub multicast_router: u8,
     /// `mcast_membership_interval`, in hundredths of a second.
     pub membership_interval: u64,
-    /// MAC addresses that it learns, 0 for any number; `None` where the kernel has no limit to set.
+    /// The limit for learnt MAC addresses, 0 for none; `None` if the kernel cannot limit them.
     pub learned_max: Option<u32>,
-    /// Whether it has the IPv6 link-local address without which it sends no MLD queries; true where
-    /// the kernel has no IPv6.
+    /// Whether it has an IPv6 link-local address, which it needs to send MLD queries; true if the
+    /// kernel has no IPv6.
     pub link_local: bool,
 }
 
 /// A VXLAN device as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedTunnel {
-    /// Its alias, if that is a mark of shoutd; `None` if it is half made.
+    /// The owner tag in its alias; `None` if it is incomplete.
     pub mark: Option<OwnerTag>,
-    /// VNI; `None` if the device is not VXLAN at all.
+    /// VNI; `None` if it is not a VXLAN device.
     pub vni: Option<Vni>,
-    /// Source address of what it sends.
+    /// Source address of the packets that it sends.
     pub local: Option<IpAddr>,
     /// UDP port it sends to and receives on.
     pub port: u16,
-    /// Whether it learns where MAC addresses are from what arrives.
+    /// Whether it learns MAC addresses from received frames.
     pub learning: bool,
-    /// Whether the bridge does so.
+    /// Whether the bridge learns from them.
     pub port_learning: bool,
     /// Its MTU in octets.
     pub mtu: u16,
@@ -233,14 +232,14 @@ pub struct ObservedTunnel {
     pub up: bool,
     /// Whether the segment's bridge is its master.
     pub enslaved: bool,
-    /// Bridge port setting `mcast_router`: 2 is "always a router port".
+    /// Bridge port setting `mcast_router`: 2 means that it always is a router port.
     pub multicast_router: u8,
 }
 
 /// A veth end in the segment's namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedPort {
-    /// Its alias, if that is a mark of shoutd; `None` if it is half made.
+    /// The owner tag in its alias; `None` if it is incomplete.
     pub mark: Option<OwnerTag>,
     /// Its MTU in octets.
     pub mtu: u16,
@@ -248,19 +247,18 @@ pub struct ObservedPort {
     pub up: bool,
     /// Whether the segment's bridge is its master.
     pub enslaved: bool,
-    /// Whether the bridge learns addresses from what comes in by it.
+    /// Whether the bridge learns MAC addresses from the frames that it receives by this port.
     pub learning: bool,
-    /// Entries of the multicast database it may have; `None` where the kernel does not count them.
+    /// The limit for its MDB entries; `None` if the kernel does not count them.
     pub groups_max: Option<u32>,
-    /// The other end, where it was looked for and found: in the host's namespace and in the
-    /// sandboxes that local state names.
+    /// The container's end, if it was found in the host's namespace or in a sandbox of local state.
     pub container_end: Option<ContainerEnd>,
 }
 
-/// The end of a veth that is the container's interface.
+/// The end of a veth pair that is the container's interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerEnd {
-    /// Where it is.
+    /// Its namespace.
     pub place: Place,
     /// Its name there.
     pub name: DeviceName,
@@ -270,11 +268,11 @@ pub struct ContainerEnd {
     pub mtu: u16,
     /// Whether it is up.
     pub up: bool,
-    /// Its addresses: also those that somebody else gave it, or the kernel by itself.
+    /// All its addresses, including those that we did not set.
     pub addresses: BTreeSet<IpNet>,
-    /// Whether duplicates are being looked for of its IPv6 link-local address, which cannot be used
-    /// meanwhile, or would be of the next one.
+    /// Whether duplicate address detection runs for its IPv6 link-local address, which cannot be
+    /// used until then, or would run for the next one.
     pub detects_duplicates: bool,
-    /// The destinations of the connected routes of IPv4 multicast that lead out of it.
+    /// The IPv4 multicast prefixes with a connected route on it.
     pub multicast_routes: BTreeSet<Ipv4Net>,
 }

@@ -1,4 +1,4 @@
-//! The `-o` options of networks that shoutd knows.
+//! shoutd's own `-o` options of networks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -7,32 +7,32 @@ use ipnet::Ipv4Net;
 
 use super::unkept::unkept;
 
-/// What the names of shoutd's own options begin with.
+/// The prefix of shoutd's own options.
 const PREFIX: &str = "shoutd.";
-/// `off` pins a network to its endpoints' MAC addresses: no other address is learnt. Else `on`.
+/// `off`: the network does not learn MAC addresses, so only its endpoints' are valid. Default `on`.
 pub const MAC_MOVES_OPTION: &str = "shoutd.mac-moves";
-/// Multicast and broadcast packets a second that each endpoint may send.
+/// Multicast and broadcast packets per second that each endpoint may send.
 pub const MAX_RATE_OPTION: &str = "shoutd.max-rate";
-/// Which multicast leaves a container by this network, if several networks could take it: `auto`,
-/// `off`, or prefixes.
+/// Which multicast a container sends on this network, if it has several: `auto`, `off`, or
+/// prefixes.
 pub const MULTICAST_ROUTE_OPTION: &str = "shoutd.multicast-route";
-/// `off` keeps the names of containers of other hosts out of containers' hosts files; `all` has
-/// also those there that could be names of the public DNS. Else `on`.
+/// `off`: containers do not resolve names of containers on other hosts. `all`: they also resolve
+/// names that may exist in the public DNS. Default `on`.
 pub const NAMES_OPTION: &str = "shoutd.names";
 /// All IPv4 multicast (RFC 5771).
 pub const ALL_MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);
-/// Prefixes that one network may be given: each becomes a route in each container.
+/// Multicast prefixes per network. Each becomes a route in each container.
 const ROUTES_MAX: usize = 16;
-/// Says which network of the cluster a Docker network is the mirror of. Set by shoutd, not by
-/// people.
+/// Names the network of the cluster for which a Docker network is a mirror. Set by shoutd, not by
+/// users.
 const NETWORK_OPTION: &str = "shoutd.network";
 const KNOWN: [&str; 5] =
     [MAC_MOVES_OPTION, MAX_RATE_OPTION, MULTICAST_ROUTE_OPTION, NAMES_OPTION, NETWORK_OPTION];
 
-/// An option that cannot be.
+/// An option that is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidOption {
-    /// Nobody knows it.
+    /// The option does not exist.
     #[error(
         "shoutd has no option {name}; it has {MAC_MOVES_OPTION}, {MAX_RATE_OPTION}, \
          {MULTICAST_ROUTE_OPTION} and {NAMES_OPTION}"
@@ -41,40 +41,40 @@ pub enum InvalidOption {
         /// Its name.
         name: String,
     },
-    /// It has a value that it cannot have.
+    /// The value is not valid.
     #[error("option {name} cannot be {value:?}: give {expected}")]
     Value {
         /// Its name.
         name: &'static str,
-        /// What was given, cut to a printable length.
+        /// The value, shortened.
         value: String,
-        /// What can be given.
+        /// The valid values.
         expected: &'static str,
     },
-    /// It is another driver's, and asks for what shoutd does not do.
-    #[error("shoutd does not keep option {name}: {instead}; {remedy}")]
+    /// An option of another driver, whose effect shoutd does not provide.
+    #[error("shoutd does not support option {name}: {instead}; {remedy}")]
     Unkept {
         /// Its name.
         name: String,
-        /// What is so instead.
+        /// What shoutd does instead.
         instead: &'static str,
         /// What to do.
         remedy: &'static str,
     },
-    /// It holds a line break or the like, which no option needs and no table can show.
-    #[error("option {name:?} holds a control character, such as a line break: leave that out")]
+    /// The option contains a control character such as a line break. No option needs one, and
+    /// tables cannot show it.
+    #[error("option {name:?} contains a control character, such as a line break: leave it out")]
     ControlCharacter {
-        /// Its name, cut to a printable length.
+        /// Its name, shortened.
         name: String,
     },
 }
 
-/// Checks options as a user gives them. Of those that do not begin with `shoutd.`, which are
-/// Docker's or somebody else's, it refuses those that shoutd would have to keep and does not.
+/// Checks a user's options. Options without the prefix `shoutd.` are Docker's or others'. Of these,
+/// the ones are refused whose effect users rely on and shoutd does not provide.
 ///
 /// # Errors
-/// The first option that is not known, or has a value it cannot have, or promises what shoutd does
-/// not do.
+/// The first option that is unknown, has an invalid value, or is not supported.
 pub fn check_options(options: &BTreeMap<String, String>) -> Result<(), InvalidOption> {
     let is_unprintable = |(name, value): &(&String, &String)| {
         [name, value].iter().any(|text| text.contains(char::is_control))
@@ -122,25 +122,24 @@ pub fn check_options(options: &BTreeMap<String, String>) -> Result<(), InvalidOp
     Ok(())
 }
 
-/// Whether addresses that are no endpoint's are learnt, and move.
+/// Whether MAC addresses that are not an endpoint's are learnt, and may move.
 pub(super) fn learns(options: &BTreeMap<String, String>) -> bool {
     options.get(MAC_MOVES_OPTION).is_none_or(|value| value != "off")
 }
 
-/// Whether the names of containers of other hosts are resolved.
+/// Whether names of containers on other hosts are resolved.
 pub fn resolves_names(options: &BTreeMap<String, String>) -> bool {
     options.get(NAMES_OPTION).is_none_or(|value| value != "off")
 }
 
-/// Whether also names are resolved that could be names of the public DNS.
+/// Whether names that may exist in the public DNS are resolved too.
 pub fn resolves_public_names(options: &BTreeMap<String, String>) -> bool {
     options.get(NAMES_OPTION).is_some_and(|value| value == "all")
 }
 
-/// The destinations for which a container that joins this network is to have a route out of its
-/// interface there, as far as no other network of shoutd's that it is on has the very same: all
-/// multicast, none, or the prefixes that were given, of which the kernel takes the longest that
-/// fits.
+/// The destinations of the multicast routes of a container that joins this network: all multicast,
+/// none, or the given prefixes, of which the kernel uses the longest match. A route that the
+/// container already has on another network of shoutd is left out.
 pub fn multicast_routes(options: &BTreeMap<String, String>) -> BTreeSet<Ipv4Net> {
     let given = options.get(MULTICAST_ROUTE_OPTION).and_then(|value| parse_routes(value));
     given.unwrap_or_else(|| BTreeSet::from([ALL_MULTICAST]))
@@ -161,13 +160,13 @@ fn parse_routes(value: &str) -> Option<BTreeSet<Ipv4Net>> {
     prefixes.filter(|prefixes| prefixes.len() <= ROUTES_MAX)
 }
 
-/// Packets a second.
+/// Multicast and broadcast packets per second.
 pub(super) fn max_rate(options: &BTreeMap<String, String>) -> Option<u32> {
     options.get(MAX_RATE_OPTION).and_then(|value| parse_rate(value))
 }
 
 fn parse_rate(value: &str) -> Option<u32> {
-    // `parse` alone would let a sign through.
+    // `parse` alone would accept a sign.
     value.parse().ok().filter(|rate| *rate > 0 && value.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
@@ -180,8 +179,8 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_is_taken() {
-        let sound = [
+    fn valid_options_are_accepted() {
+        let valid = [
             (MAC_MOVES_OPTION, "on"),
             (MAC_MOVES_OPTION, "off"),
             (MAX_RATE_OPTION, "1"),
@@ -194,7 +193,7 @@ mod tests {
             ("com.docker.network.driver.mtu", "1400"),
             ("shoutdx", "whatever"),
         ];
-        for (name, value) in sound {
+        for (name, value) in valid {
             assert_eq!(check(name, value), Ok(()), "{name} {value}");
         }
         assert_eq!(
@@ -210,13 +209,13 @@ mod tests {
         for (name, value) in
             [("a\nb", "1"), ("a", "1\n2"), ("a\u{1b}[2J", ""), ("shoutd.names\n", "off")]
         {
-            let told = check(name, value).unwrap_err().to_string();
-            assert!(told.contains("control character") && !told.contains('\n'), "{told}");
+            let error = check(name, value).unwrap_err().to_string();
+            assert!(error.contains("control character") && !error.contains('\n'), "{error}");
         }
     }
 
     #[test]
-    fn what_cannot_be_is_refused_with_what_can() {
+    fn invalid_options_are_refused_with_the_valid_values() {
         for value in ["", "0", "-1", "+5", "1e3", "4294967296", " 7"] {
             assert!(
                 matches!(check(MAX_RATE_OPTION, value), Err(InvalidOption::Value { .. })),

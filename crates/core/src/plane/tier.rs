@@ -1,25 +1,25 @@
-//! The ways to send multicast.
+//! The tiers of selective replication.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// How multicast is sent to the hosts that listen: the best that a kernel can do. Each host's tier
-/// is its own affair, for replication is the sender's.
+/// How a kernel replicates multicast to the hosts with receivers. Each host uses the best tier of
+/// its own kernel, because the sender replicates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Tier {
     /// To every host that has the network.
     Flood,
-    /// By the groups' MAC addresses in the VXLAN device's forwarding table, 32 IPv4 groups to an
-    /// address, whatever the source; those that share an address with link-local ones that anybody
-    /// may listen to go to every host. Groups that nobody listens to are kept back by a filter.
+    /// By group MAC address, in the VXLAN device's FDB. 32 IPv4 groups share an address, and source
+    /// filters do not apply. Groups that share a MAC address with link-local groups go to every
+    /// host. A filter drops groups without receivers.
     MulticastFdb,
-    /// By source and group in the VXLAN device's multicast database (kernel 6.4). Groups that
-    /// nobody listens to go to no host but multicast routers.
+    /// By (S,G) and (\*,G), in the VXLAN device's MDB (Linux 6.4). Groups without receivers go only
+    /// to hosts with multicast routers.
     VxlanMdb,
 }
 
 impl Tier {
-    /// All, from the least to the best.
+    /// All tiers, from the least to the most selective.
     pub const ALL: [Self; 3] = [Self::Flood, Self::MulticastFdb, Self::VxlanMdb];
 
     /// Its name on a command line.
@@ -42,7 +42,7 @@ impl fmt::Display for Tier {
     }
 }
 
-/// A name that no tier has.
+/// The name of no tier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("give {}", Tier::ALL.map(Tier::name).join(", "))]
 pub struct UnknownTier;

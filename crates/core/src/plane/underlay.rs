@@ -1,4 +1,5 @@
-//! Whom a host lets at its VXLAN port, and at those of the other members.
+//! The underlay filter: which packets may go to this host's VXLAN port and to those of other
+//! members.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -7,22 +8,23 @@ use super::DeviceName;
 use crate::HostId;
 use crate::cluster::Cluster;
 
-/// What the filter of the host's own network namespace enforces.
+/// What the underlay filter enforces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnderlayFilter {
     /// This host's underlay address.
     pub address: IpAddr,
-    /// The interface that has it.
+    /// The interface with this address.
     pub interface: DeviceName,
-    /// TCP ports of agreement, of this host and of all members.
+    /// TCP ports of the cluster, of this host and of all members.
     pub agreement_ports: BTreeSet<u16>,
-    /// The other members' underlay addresses: VXLAN from any other source is dropped.
+    /// The other members' underlay addresses. VXLAN from any other source is dropped.
     pub members: BTreeSet<IpAddr>,
 }
 
-/// The filter that follows from who belongs to the cluster; none for a host that does not.
+/// The underlay filter for the cluster's members; `None` for a host that is not a member.
 ///
-/// A member is let in as soon as this host knows that it is agreed on, before it has a network.
+/// A member is admitted as soon as this host knows that its membership is agreed, even before it
+/// has a network.
 pub fn underlay_filter(
     cluster: &Cluster,
     me: HostId,
@@ -35,7 +37,7 @@ pub fn underlay_filter(
         address,
         interface,
         agreement_ports: hosts().map(|host| host.port()).collect(),
-        // What carries this host's own address comes from no other.
+        // A packet with this host's own address cannot come from another host.
         members: hosts().map(|host| host.ip()).filter(|member| *member != address).collect(),
     })
 }

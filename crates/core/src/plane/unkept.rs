@@ -1,38 +1,38 @@
-//! Options of Docker's own drivers that somebody types to be protected, kept apart or reached in a
-//! certain way, and that shoutd does not keep. They are refused: a network that looks protected and
-//! is not is worse than none.
+//! Unsupported options of Docker's own drivers. Users set them to protect or separate a network, or
+//! to make it reachable in a certain way. shoutd refuses them: a network that only looks protected
+//! is worse than none.
 //!
 //! The options are those of Docker's bridge, overlay, macvlan and ipvlan drivers (moby,
-//! `daemon/libnetwork/drivers` and `daemon/libnetwork/netlabel`). Every other foreign option is
-//! kept and does nothing; nobody's safety rests on one of those.
+//! `daemon/libnetwork/drivers` and `daemon/libnetwork/netlabel`). All other options of other
+//! drivers are accepted and have no effect; they are not relevant to security.
 
 use std::collections::BTreeMap;
 
 use crate::cluster::Cluster;
 
-/// An option of another driver that asks for what shoutd does not do.
+/// An option of another driver, whose effect shoutd does not provide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unkept<'a> {
-    /// The option's name as it was typed.
+    /// The option's name, as the user typed it.
     pub name: &'a str,
-    /// What is so instead.
+    /// What shoutd does instead.
     pub instead: &'static str,
     /// What to do.
     pub remedy: &'static str,
 }
 
-/// Which values of an option ask for something.
+/// The values with which an option requests its effect.
 enum Asks {
     /// All but `false`.
     UnlessFalse,
-    /// Those that Go's `strconv.ParseBool` takes for false, as Docker's bridge driver does.
+    /// Those that Go's `strconv.ParseBool` parses as false, as Docker's bridge driver does.
     IfFalse,
-    /// All but these, and none at all.
+    /// All but these and the empty value.
     UnlessOneOf(&'static [&'static str]),
 }
 
 impl Asks {
-    fn for_it(&self, value: &str) -> bool {
+    fn is_requested_by(&self, value: &str) -> bool {
         match self {
             Self::UnlessFalse => !value.trim().eq_ignore_ascii_case("false"),
             Self::IfFalse => matches!(value, "0" | "f" | "F" | "false" | "False" | "FALSE"),
@@ -41,7 +41,7 @@ impl Asks {
     }
 }
 
-/// An option, or several that ask for the same.
+/// An option, or several with the same effect.
 struct Known {
     names: &'static [&'static str],
     asks: Asks,
@@ -49,15 +49,15 @@ struct Known {
     remedy: &'static str,
 }
 
-/// What all options that ask for encryption end in, after the last dot.
+/// The last components of options that request encryption.
 const ENCRYPTION: [&str; 3] = ["encrypted", "encrypt", "encryption"];
 
 const ENCRYPTED: Known = Known {
     names: &[],
     asks: Asks::UnlessFalse,
     instead: "containers' traffic between hosts is VXLAN in the clear",
-    remedy: "leave it out, and put the hosts on a network that encrypts, such as WireGuard, if \
-             the traffic must be secret",
+    remedy: "leave it out; if the traffic must be secret, connect the hosts by an encrypted \
+             network such as WireGuard",
 };
 
 const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
@@ -66,19 +66,20 @@ const KNOWN: [Known; 8] = [
     Known {
         names: &["com.docker.network.bridge.enable_icc"],
         asks: Asks::IfFalse,
-        instead: "containers of one network always reach one another",
-        remedy: "leave it out, and give containers that must not meet a network each",
+        instead: "containers on one network always reach each other",
+        remedy: "leave it out, and put containers that must not reach each other on different \
+                 networks",
     },
     Known {
         names: &["com.docker.network.bridge.host_binding_ipv4"],
         asks: Asks::UnlessOneOf(&["0.0.0.0"]),
-        instead: "ports are published on all of the host's addresses, by docker_gwbridge",
-        remedy: "leave it out, and give each port its address, such as -p 127.0.0.1:8080:80",
+        instead: "docker_gwbridge publishes ports on all addresses of the host",
+        remedy: "leave it out, and publish each port on an address, such as -p 127.0.0.1:8080:80",
     },
     Known {
         names: &["com.docker.network.bridge.enable_ip_masquerade"],
         asks: Asks::IfFalse,
-        instead: "what leaves for the outside is masqueraded by docker_gwbridge",
+        instead: "docker_gwbridge masquerades outgoing traffic",
         remedy: "leave it out, or use --internal for a network without a way out",
     },
     Known {
@@ -93,14 +94,14 @@ const KNOWN: [Known; 8] = [
     Known {
         names: &["com.docker.network.host_ipv4", "com.docker.network.host_ipv6"],
         asks: Asks::UnlessOneOf(&[]),
-        instead: "what leaves for the outside has the source address that docker_gwbridge gives it",
+        instead: "docker_gwbridge sets the source address of outgoing traffic",
         remedy: "leave it out",
     },
     Known {
         names: &[BRIDGE_NAME],
         asks: Asks::UnlessOneOf(&[]),
-        instead: "the network's bridge is in a network namespace of its own, where no rule of the \
-                  host's firewall sees it",
+        instead: "the network's bridge is in its own network namespace, where the rules of the \
+                  host's firewall do not apply",
         remedy: "leave it out",
     },
     Known {
@@ -112,16 +113,16 @@ const KNOWN: [Known; 8] = [
     Known {
         names: &["parent", "macvlan_mode", "ipvlan_mode", "ipvlan_flag"],
         asks: Asks::UnlessOneOf(&[]),
-        instead: "traffic between hosts goes by their advertise addresses, and containers of one \
-                  network always reach one another",
+        instead: "traffic between hosts uses their advertise addresses, and containers on one \
+                  network always reach each other",
         remedy: "leave it out",
     },
 ];
 
-/// The first of these options that asks for what shoutd does not do.
+/// The first option that requests an effect which shoutd does not provide.
 pub fn unkept(options: &BTreeMap<String, String>) -> Option<Unkept<'_>> {
     options.iter().find_map(|(name, value)| {
-        let known = known(name).filter(|known| known.asks.for_it(value))?;
+        let known = known(name).filter(|known| known.asks.is_requested_by(value))?;
         Some(Unkept { name, instead: known.instead, remedy: known.remedy })
     })
 }
@@ -135,14 +136,14 @@ fn known(name: &str) -> Option<&'static Known> {
     KNOWN.iter().find(|known| known.names.iter().any(|known| known.eq_ignore_ascii_case(name)))
 }
 
-/// The networks of the cluster that were created with such an option before shoutd refused it, one
-/// line each. They work.
+/// The networks that were created with such an option before shoutd refused it, as one line each.
 pub fn unkept_networks(cluster: &Cluster) -> Vec<String> {
     let networks = cluster.networks.iter().filter_map(|(id, network)| {
         let Unkept { name, instead, .. } = unkept(&network.settings.options)?;
         let title = network.title(id);
         Some(format!(
-            "network {title} was created with option {name}, which shoutd does not keep: {instead}"
+            "network {title} was created with option {name}, which shoutd does not support: \
+             {instead}"
         ))
     });
     networks.collect()
@@ -169,10 +170,10 @@ mod tests {
         ];
         for name in names {
             for value in ["", "true", "1", "yes", "aes", "0", "no"] {
-                let told = check_options(&one(name, value)).unwrap_err().to_string();
+                let error = check_options(&one(name, value)).unwrap_err().to_string();
                 assert!(
-                    told.contains(name) && told.contains("in the clear"),
-                    "{name}={value}: {told}"
+                    error.contains(name) && error.contains("in the clear"),
+                    "{name}={value}: {error}"
                 );
             }
             for value in ["false", "False", " false "] {
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_protects_or_separates_is_refused_and_the_rest_is_kept() {
+    fn options_that_protect_or_separate_are_refused_and_others_are_accepted() {
         let bridge = |name: &str| format!("com.docker.network.bridge.{name}");
         for (name, asks, asks_nothing) in [
             (bridge("enable_icc"), "false", "true"),
@@ -197,8 +198,8 @@ mod tests {
             ("parent".to_owned(), "eth0.50", ""),
             ("macvlan_mode".to_owned(), "private", ""),
         ] {
-            let told = check_options(&one(&name, asks)).unwrap_err().to_string();
-            assert!(told.contains(&name) && told.contains("leave it out"), "{told}");
+            let error = check_options(&one(&name, asks)).unwrap_err().to_string();
+            assert!(error.contains(&name) && error.contains("leave it out"), "{error}");
             assert_eq!(check_options(&one(&name, asks_nothing)), Ok(()), "{name}");
         }
         for name in [

@@ -1,8 +1,8 @@
-//! What tests share: hosts, clusters of these, networks, and announcements.
+//! Helpers of the tests: hosts, clusters, networks and memberships.
 #![allow(
     dead_code,
     clippy::unwrap_used,
-    reason = "no test needs all of it, and one that fails does so by panicking"
+    reason = "no test needs all helpers, and a test fails by panicking"
 )]
 
 use std::collections::BTreeMap;
@@ -23,20 +23,20 @@ pub fn network_id(index: u8) -> NetworkId {
     format!("{index:016x}").parse().unwrap()
 }
 
-/// A cluster that nobody is in yet.
+/// A cluster without hosts.
 pub fn founded() -> Cluster {
     let mut cluster = Cluster::default();
     cluster.apply(&Command::Found { cluster: ClusterId::new(1) }).unwrap();
     cluster
 }
 
-/// Lets a host in.
+/// The command that admits a host.
 pub fn admission(number: u64) -> Command {
     let address = format!("192.0.2.{number}:7789").parse().unwrap();
     Command::AdmitHost { host: host(number), name: format!("h{number}"), address }
 }
 
-/// A cluster of so many hosts: the first, the second and so on.
+/// A cluster with this many hosts.
 pub fn cluster_of(hosts: u64) -> Cluster {
     let mut cluster = founded();
     for number in 1..=hosts {
@@ -45,12 +45,12 @@ pub fn cluster_of(hosts: u64) -> Cluster {
     cluster
 }
 
-/// A subnet in which nothing is set apart.
+/// A subnet without reserved addresses.
 pub fn pool(subnet: &str) -> Pool {
     Pool { subnet: subnet.parse().unwrap(), gateway: None, auxiliary: BTreeMap::new(), range: None }
 }
 
-/// What Docker tells of a network of one subnet that has no options.
+/// The settings of a network with one subnet and no options.
 pub fn settings(pool: Pool) -> Settings {
     Settings {
         pools: vec![pool],
@@ -62,13 +62,13 @@ pub fn settings(pool: Pool) -> Settings {
     }
 }
 
-/// So many groups, from every source.
+/// Memberships in this many groups, for all sources.
 pub fn groups(count: u32) -> Memberships {
     let group = |index: u32| (IpAddr::V4(Ipv4Addr::from(0xef00_0000 + index)), SourceFilter::all());
     Memberships { groups: (0..count).map(group).collect(), router: false }
 }
 
-/// As it goes over the wire.
+/// The message after serialization.
 pub fn sent(message: &Message) -> Message {
     serde_json::from_slice(&serde_json::to_vec(message).unwrap()).unwrap()
 }

@@ -1,4 +1,4 @@
-//! What becomes of packets while tables change.
+//! What happens to packets while tables change.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,14 +15,18 @@ fn done(mut tables: Forwarding, changes: &[Change]) -> Forwarding {
 
 proptest! {
     #[test]
-    fn changes_lead_from_anything_to_what_is_wanted(
+    fn changes_lead_from_any_tables_to_the_desired_ones(
         before in any_segment(),
         after in any_segment(),
         tiers in (0_usize..3, 0_usize..3),
         is_broken in any::<bool>(),
     ) {
         let tier = |number: usize| [Tier::Flood, Tier::MulticastFdb, Tier::VxlanMdb][number];
-        let filter = if is_broken { Filter::Broken } else { Forwarding::wanted(&before, tier(tiers.0)).filter };
+        let filter = if is_broken {
+            Filter::Broken
+        } else {
+            Forwarding::wanted(&before, tier(tiers.0)).filter
+        };
         let there = Forwarding { filter, ..Forwarding::wanted(&before, tier(tiers.0)) };
         let wanted = Forwarding::wanted(&after, tier(tiers.1));
         prop_assert_eq!(done(there.clone(), &there.changes_to(&wanted)), wanted.clone());
@@ -31,11 +35,11 @@ proptest! {
         prop_assert_eq!(done(Forwarding::wanted(&before, tier(tiers.1)), &between), wanted);
     }
 
-    /// After each single change, a host that gets a packet before and after gets it in between too;
-    /// unless an entry of several hosts is being made or taken away, which takes the kernel several
-    /// steps.
+    /// After each change, a host that gets a packet before and after all changes gets it in between
+    /// too. The exception is an entry of several remotes that is being built or taken apart, which
+    /// takes the kernel several steps.
     #[test]
-    fn nobody_misses_anything_while_tables_change(
+    fn no_host_loses_packets_while_tables_change(
         before in any_segment(),
         after in any_segment(),
         tiers in (0_usize..3, 0_usize..3),
@@ -44,8 +48,10 @@ proptest! {
         let tier = |number: usize| [Tier::Flood, Tier::MulticastFdb, Tier::VxlanMdb][number];
         let mut tables = Forwarding::wanted(&before, tier(tiers.0));
         let wanted = Forwarding::wanted(&after, tier(tiers.1));
-        let all: BTreeSet<IpAddr> = (1..6).map(|last| Ipv4Addr::new(192, 0, 2, last).into()).collect();
-        let at = |tables: &Forwarding| looked_up(tables, source, group).unwrap_or_else(|| all.clone());
+        let all: BTreeSet<IpAddr> =
+            (1..6).map(|last| Ipv4Addr::new(192, 0, 2, last).into()).collect();
+        let at =
+            |tables: &Forwarding| looked_up(tables, source, group).unwrap_or_else(|| all.clone());
         let always = &at(&tables) & &at(&wanted);
         let changes = tables.changes_to(&wanted);
         let entry = |change: &Change| match change {
@@ -59,10 +65,13 @@ proptest! {
         }
     }
 
-    /// While the kernel makes an entry, or takes one away, host by host, as few as can be miss what
-    /// they get before and after.
+    /// While the kernel builds an entry or takes it apart, remote by remote, as few hosts as
+    /// possible lose packets that they get before and after.
     #[test]
-    fn an_entry_is_made_of_those_first_that_get_its_packets_without_it(before in any_segment(), after in any_segment()) {
+    fn remotes_that_get_the_packets_without_an_entry_are_added_first_and_removed_last(
+        before in any_segment(),
+        after in any_segment(),
+    ) {
         let mut tables = Forwarding::wanted(&before, Tier::VxlanMdb);
         let changes = tables.changes_to(&Forwarding::wanted(&after, Tier::VxlanMdb));
         for steps in changes.chunk_by(Change::is_of_same_entry) {
@@ -78,10 +87,15 @@ proptest! {
             let source = key.0.unwrap_or(Ipv4Addr::new(198, 51, 100, 1).into());
             let served = looked_up(without, source, key.1);
             let is_served = |change: &Change| match change {
-                Change::Group { to: Destination::Host(host), .. } => served.as_ref().is_none_or(|all| all.contains(host)),
+                Change::Group { to: Destination::Host(host), .. } => {
+                    served.as_ref().is_none_or(|all| all.contains(host))
+                }
                 _ => false,
             };
-            prop_assert!(steps.iter().is_sorted_by_key(|step| is_served(step) != *add), "{steps:?} beside {served:?}");
+            prop_assert!(
+                steps.iter().is_sorted_by_key(|step| is_served(step) != *add),
+                "{steps:?} beside {served:?}"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Hosts, packets and tables of many kinds, and models of who gets what that are too simple to be
+//! Generators of hosts, packets and tables, and models of replication that are too simple to be
 //! wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,17 +16,17 @@ use shoutd_core::multicast::{
 };
 use shoutd_core::plane::{Destination, Forwarding, Segment, UNREGISTERED, Vtep};
 
-/// As DDS uses them: the first is link-local, and who listens to it is announced, as the other has
-/// the same MAC address.
-const OF_APPLICATIONS: [&str; 2] = ["ff02::ffff:239.255.0.1", "ff1e::ffff:239.255.0.1"];
+/// Groups of DDS. The first is link-local, and its memberships are advertised, because the second
+/// has the same MAC address.
+const DDS_GROUPS: [&str; 2] = ["ff02::ffff:239.255.0.1", "ff1e::ffff:239.255.0.1"];
 
 pub fn group() -> impl Strategy<Value = IpAddr> {
-    // The second and third share a MAC address; then link-local ones of each family, each with one
-    // of wider scope that has its address.
+    // The second and third share a MAC address. Then there are link-local groups of each family,
+    // each with a group of wider scope that has the same MAC address.
     let wide = ["232.1.1.1", "239.1.1.1", "238.129.1.1", "ff05::2:3", "ff12::7"];
     let shared =
         ["224.0.0.251", "239.0.0.251", "ff02::fb", "ff05::fb", "ff02::1:ff00:5", "ff05::1:ff00:5"];
-    let groups = [wide.as_slice(), &shared, &OF_APPLICATIONS].concat();
+    let groups = [wide.as_slice(), &shared, &DDS_GROUPS].concat();
     prop::sample::select(groups).prop_map(|text| text.parse().unwrap())
 }
 
@@ -56,66 +56,68 @@ pub fn filter() -> impl Strategy<Value = SourceFilter> {
 }
 
 prop_compose! {
-    pub fn memberships()(groups in btree_map(group(), filter(), 0..5), router in proptest::bool::weighted(0.1)) -> Memberships {
+    pub fn memberships()(
+        groups in btree_map(group(), filter(), 0..5),
+        router in proptest::bool::weighted(0.1),
+    ) -> Memberships {
         Memberships { groups, router }
     }
 }
 
-/// Hosts, each with what it listens to if that is known, and whether it is in sync.
+/// Hosts, each with its advertisement, if any, and whether it is in sync.
 pub type Hosts = BTreeMap<IpAddr, (Option<AdvertisedNetwork>, bool)>;
 
 fn hosts_with(memberships: impl Strategy<Value = Memberships>) -> impl Strategy<Value = Hosts> {
-    let announced = option::weighted(
+    let advertised = option::weighted(
         0.9,
         memberships.prop_map(|memberships| AdvertisedNetwork {
             memberships,
             ..AdvertisedNetwork::default()
         }),
     );
-    btree_map(host(), (announced, proptest::bool::weighted(0.9)), 0..5)
+    btree_map(host(), (advertised, proptest::bool::weighted(0.9)), 0..5)
 }
 
 pub fn hosts() -> impl Strategy<Value = Hosts> {
     hosts_with(memberships())
 }
 
-/// Hosts, and a packet; often with groups of applications alone, that share a MAC address.
+/// Hosts and a packet; often only with groups of DDS that share a MAC address.
 pub fn scene() -> impl Strategy<Value = (Hosts, (IpAddr, IpAddr))> {
-    let of_applications = || {
-        prop::sample::select(OF_APPLICATIONS.map(|text| text.parse::<IpAddr>().unwrap()).to_vec())
-    };
-    let groups = btree_map(of_applications(), filter(), 0..3);
-    let hosts_with_those =
+    let dds_group =
+        || prop::sample::select(DDS_GROUPS.map(|text| text.parse::<IpAddr>().unwrap()).to_vec());
+    let groups = btree_map(dds_group(), filter(), 0..3);
+    let hosts_with_dds =
         hosts_with(groups.prop_map(|groups| Memberships { groups, router: false }));
-    let packet_to_those = (Just("fd00::1".parse().unwrap()), of_applications());
-    prop_oneof![(hosts(), packet()), (hosts_with_those, packet_to_those)]
+    let packet_of_dds = (Just("fd00::1".parse().unwrap()), dds_group());
+    prop_oneof![(hosts(), packet()), (hosts_with_dds, packet_of_dds)]
 }
 
 pub fn replicated(hosts: &Hosts, most: usize) -> Replication {
     let remotes: Vec<Remote<'_>> = hosts
         .iter()
-        .map(|(address, (announced, in_sync))| Remote {
+        .map(|(address, (advertised, in_sync))| Remote {
             address: *address,
-            announced: announced.as_ref(),
+            announced: advertised.as_ref(),
             in_sync: *in_sync,
         })
         .collect();
     replication_within(&remotes, most)
 }
 
-/// How many entries there is room for: for all, or for few.
-pub fn room() -> impl Strategy<Value = usize> {
+/// The maximum number of entries: enough for all, or few.
+pub fn entries_max() -> impl Strategy<Value = usize> {
     prop_oneof![Just(REPLICATED_MAX), 0..6_usize]
 }
 
-/// Whether a host is to get what a source sends to a group.
+/// Whether a host must get what a source sends to a group.
 pub fn gets(
-    announced: Option<&AdvertisedNetwork>,
+    advertised: Option<&AdvertisedNetwork>,
     in_sync: bool,
     source: IpAddr,
     group: IpAddr,
 ) -> bool {
-    let Some(network) = announced.filter(|_| in_sync) else {
+    let Some(network) = advertised.filter(|_| in_sync) else {
         return true;
     };
     let memberships = &network.memberships;
@@ -133,14 +135,18 @@ pub fn segment(replication: Replication) -> Segment {
 prop_compose! {
     pub fn any_segment()(
         hosts in hosts(),
-        most in room(),
-        remote_macs in btree_map((0_u8..4).prop_map(|last| MacAddress([2, 0, 0, 0, 0, last])), host(), 0..4),
+        most in entries_max(),
+        remote_macs in btree_map(
+            (0_u8..4).prop_map(|last| MacAddress([2, 0, 0, 0, 0, last])),
+            host(),
+            0..4,
+        ),
     ) -> Segment {
         Segment { remote_macs, ..segment(replicated(&hosts, most)) }
     }
 }
 
-/// Where the kernel would send a packet by these tables: `None` is to every host (`vxlan_xmit`,
+/// Where the kernel sends a packet with these tables; `None` is to every host (`vxlan_xmit`,
 /// `vxlan_mdb_entry_skb_get`).
 pub fn looked_up(tables: &Forwarding, source: IpAddr, group: IpAddr) -> Option<BTreeSet<IpAddr>> {
     if !tables.filter.passes(group) {

@@ -1,5 +1,5 @@
-//! What multicast routers are told of members on other hosts, against routers that are too simple
-//! to be wrong.
+//! Reports of remote members to multicast routers, compared with routers that are too simple to be
+//! wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -38,7 +38,7 @@ fn query(version: Version, group: Option<IpAddr>) -> Query {
     Query { version, group, sources: BTreeSet::new(), within: Duration::from_secs(10) }
 }
 
-/// With a router that was told all there was, which was this.
+/// Reports with a router that has received a report of all these members.
 fn settled(of: &Arc<Members>) -> (Reports, Duration) {
     let mut reports = Reports::default();
     reports.set_members(of.clone(), Duration::ZERO);
@@ -49,31 +49,31 @@ fn settled(of: &Arc<Members>) -> (Reports, Duration) {
     (reports, now)
 }
 
-/// What is said at this time.
-fn said(reports: &mut Reports, now: Duration) -> Vec<(RecordKind, IpAddr, Vec<IpAddr>)> {
+/// The records that are sent at this time.
+fn records(reports: &mut Reports, now: Duration) -> Vec<(RecordKind, IpAddr, Vec<IpAddr>)> {
     let reports = reports.take(now, |_, _| false);
     reports
         .into_iter()
         .flat_map(|report| report.records)
-        .map(|said| (said.kind, said.group, said.sources))
+        .map(|record| (record.kind, record.group, record.sources))
         .collect()
 }
 
-/// A router that forwards what is wanted of each group. When somebody wants less it asks whether
-/// another wants it still, and is answered at once, or nobody does; of the third version as in RFC
-/// 3376, section 6.4.
+/// A router that forwards what is selected in each group. When a member selects less, it queries
+/// for other members, and gets an answer at once or not at all. In version 3 it follows RFC 3376,
+/// section 6.4.
 #[derive(Debug, Default)]
 struct Router {
     state: Members,
 }
 
 impl Router {
-    /// Takes in a record, and returns what it asks then.
+    /// Processes a record, and returns the router's query.
     fn take(&mut self, record: &Record) -> Option<Query> {
         let sources: BTreeSet<IpAddr> = record.sources.iter().copied().collect();
         let state = self.state.entry(record.group).or_insert_with(|| include(&[]));
         match record.kind {
-            // What another still wants it learns by its questions: there is no other here.
+            // The router learns by its query what other members select. Here are none.
             RecordKind::ToInclude => *state = SourceFilter::Include(sources),
             RecordKind::IsExclude | RecordKind::ToExclude => {
                 *state = SourceFilter::Exclude(sources)
@@ -91,27 +91,26 @@ impl Router {
     }
 
     fn knows(&self) -> Members {
-        let known = self.state.iter().filter(|(_, filter)| is_wanted(filter));
+        let known = self.state.iter().filter(|(_, filter)| has_members(filter));
         known.map(|(group, filter)| (*group, filter.clone())).collect()
     }
 }
 
 fn wanted_groups() -> impl Strategy<Value = Members> {
     let group = (1_u8..6).prop_map(|last| IpAddr::from([239, 7, 7, last]));
-    btree_map(group, filter().prop_filter("nobody", is_wanted), 0..5)
+    btree_map(group, filter().prop_filter("no sources", has_members), 0..5)
 }
 
-fn is_wanted(filter: &SourceFilter) -> bool {
+fn has_members(filter: &SourceFilter) -> bool {
     *filter != include(&[])
 }
 
 proptest! {
-    /// Whatever changes in between, and whether or not a report was lost, routers come to know what
-    /// is wanted.
+    /// For any changes, and with or without a lost report, routers learn the memberships.
     #[test]
-    fn a_router_comes_to_know_what_is_wanted(
+    fn a_router_learns_the_memberships_in_spite_of_loss(
         steps in vec((wanted_groups(), 0_u64..1500, any::<bool>()), 1..6),
-        asks in any::<bool>(),
+        queries in any::<bool>(),
     ) {
         let (mut reports, mut router) = (Reports::default(), Router::default());
         let mut now = Duration::ZERO;
@@ -120,9 +119,13 @@ proptest! {
         let mut deliver = |reports: &mut Reports, now, is_lost: bool| {
             for report in reports.take(now, |_, _| false) {
                 prop_assert_eq!(report.version, Version::Third);
-                let questions: Vec<Query> =
-                    report.records.iter().filter(|_| !is_lost).filter_map(|record| router.take(record)).collect();
-                questions.into_iter().for_each(|question| reports.hear(question, now));
+                let answers: Vec<Query> = report
+                    .records
+                    .iter()
+                    .filter(|_| !is_lost)
+                    .filter_map(|record| router.take(record))
+                    .collect();
+                answers.into_iter().for_each(|query| reports.hear(query, now));
             }
             Ok(())
         };
@@ -131,8 +134,8 @@ proptest! {
             deliver(&mut reports, now, is_lost)?;
             now += Duration::from_millis(pause);
         }
-        // What is lost is told a second time, and where that is lost, asked for.
-        if asks {
+        // A lost report is repeated. If the repetition is lost too, a query gets the answer.
+        if queries {
             reports.hear(query(Version::Third, None), now);
         }
         let end = now + Duration::from_secs(126);
@@ -140,90 +143,107 @@ proptest! {
             now = now.max(at);
             deliver(&mut reports, now, false)?;
         }
-        // Of a group that was lost out of twice, a router knows until it asks; then nobody answers.
+        // If both leaves of a group were lost, the router has the group until it queries and gets
+        // no answer.
         for (group, filter) in router.knows() {
             let wanted = last.get(&group);
-            prop_assert!(wanted.is_none_or(|wanted| filter.union(wanted) == filter), "{group}: {filter:?}");
+            prop_assert!(
+                wanted.is_none_or(|wanted| filter.union(wanted) == filter),
+                "{group}: {filter:?}"
+            );
         }
         for (group, filter) in &last {
-            prop_assert_eq!(router.knows().get(group).map(|known| known.union(filter)), router.knows().get(group).cloned());
+            prop_assert_eq!(
+                router.knows().get(group).map(|known| known.union(filter)),
+                router.knows().get(group).cloned()
+            );
             prop_assert!(router.knows().contains_key(group));
         }
     }
 
-    /// Where nothing is lost, they know just that.
+    /// Without loss, routers know exactly the memberships.
     #[test]
-    fn a_router_knows_just_what_is_wanted(steps in vec(wanted_groups(), 1..6)) {
+    fn without_loss_a_router_knows_exactly_the_memberships(steps in vec(wanted_groups(), 1..6)) {
         let (mut reports, mut router) = (Reports::default(), Router::default());
         reports.set_routers(&BTreeSet::from([PORT]), Duration::ZERO);
         for (second, members) in (0_u64..).zip(steps) {
             let now = Duration::from_secs(second * 2);
             reports.set_members(Arc::new(members.clone()), now);
             for at in [now, now + Duration::from_secs(1)] {
-                let records = reports.take(at, |_, _| false).into_iter().flat_map(|report| report.records);
+                let records =
+                    reports.take(at, |_, _| false).into_iter().flat_map(|report| report.records);
                 records.for_each(|record| _ = router.take(&record));
                 prop_assert_eq!(&router.knows(), &members);
             }
         }
     }
 
-    /// What all together want is what any of them wants, and never a group that no router forwards.
+    /// The union selects what any host selects, and has no group that routers do not forward.
     #[test]
-    fn all_hosts_together(
+    fn remote_members_are_the_union_of_all_hosts(
         hosts in vec(btree_map(crate::model::group(), filter(), 0..5), 0..4),
         source in source(),
         group in crate::model::group(),
     ) {
-        let announced = hosts.iter().map(|groups| {
+        let advertised = hosts.iter().map(|groups| {
             let memberships = Memberships { groups: groups.clone(), router: false };
             Arc::new(AdvertisedNetwork { memberships, ..AdvertisedNetwork::default() })
         });
-        let members = RemoteMembers::new(announced).members();
-        let is_wanted = hosts.iter().any(|groups| groups.get(&group).is_some_and(|filter| filter.admits(source)));
+        let members = RemoteMembers::new(advertised).members();
+        let has_members = hosts
+            .iter()
+            .any(|groups| groups.get(&group).is_some_and(|filter| filter.admits(source)));
         let is_reported = members.get(&group).is_some_and(|filter| filter.admits(source));
-        prop_assert_eq!(is_reported, is_wanted && !is_link_local(group));
+        prop_assert_eq!(is_reported, has_members && !is_link_local(group));
     }
 
-    /// Questions about sources are answered with those of them that are wanted.
+    /// A group-and-source-specific query is answered with those of its sources that are selected.
     #[test]
-    fn sources_that_are_asked_about(filter in filter().prop_filter("nobody", is_wanted), asked in btree_set(source(), 1..4)) {
+    fn source_specific_queries_are_answered_with_the_selected_sources(
+        filter in filter().prop_filter("no sources", has_members),
+        queried in btree_set(source(), 1..4),
+    ) {
         let group = ip("239.1.1.1");
         let (mut reports, now) = settled(&Arc::new(BTreeMap::from([(group, filter.clone())])));
-        reports.hear(Query { sources: asked.clone(), ..query(Version::Third, Some(group)) }, now);
-        let answered: BTreeSet<IpAddr> = said(&mut reports, now).into_iter().flat_map(|(.., sources)| sources).collect();
-        prop_assert_eq!(answered, asked.into_iter().filter(|source| filter.admits(*source)).collect());
+        reports.hear(Query { sources: queried.clone(), ..query(Version::Third, Some(group)) }, now);
+        let answered: BTreeSet<IpAddr> =
+            records(&mut reports, now).into_iter().flat_map(|(.., sources)| sources).collect();
+        prop_assert_eq!(
+            answered,
+            queried.into_iter().filter(|source| filter.admits(*source)).collect()
+        );
     }
 }
 
 #[test]
-fn a_new_router_is_told_everything_and_the_others_nothing() {
+fn a_new_router_gets_all_groups_and_the_others_none() {
     let all = members(&[("239.1.1.1", SourceFilter::all()), ("239.1.1.2", include(&["10.0.0.1"]))]);
     let (mut reports, now) = settled(&all);
     reports.set_routers(&BTreeSet::from([PORT, 9]), now);
-    let told = reports.take(now, |_, _| false);
-    assert_eq!(told.iter().map(|report| report.port).collect::<Vec<_>>(), [9]);
-    assert_eq!(told[0].records.iter().map(|record| record.group).collect::<BTreeSet<_>>().len(), 2);
+    let sent = reports.take(now, |_, _| false);
+    assert_eq!(sent.iter().map(|report| report.port).collect::<Vec<_>>(), [9]);
+    assert_eq!(sent[0].records.iter().map(|record| record.group).collect::<BTreeSet<_>>().len(), 2);
 }
 
 #[test]
-fn a_change_is_told_twice_and_no_more() {
+fn a_change_is_reported_exactly_twice() {
     let (mut reports, now) = settled(&members(&[]));
     reports.set_members(members(&[("239.1.1.1", SourceFilter::all())]), now);
     let joined = vec![(RecordKind::ToExclude, ip("239.1.1.1"), vec![])];
-    assert_eq!((reports.wake(), said(&mut reports, now)), (Some(now), joined.clone()));
+    assert_eq!((reports.wake(), records(&mut reports, now)), (Some(now), joined.clone()));
     let again = reports.wake().unwrap();
     assert!(again > now && again <= now + Duration::from_secs(1));
     assert_eq!(
-        (said(&mut reports, again), said(&mut reports, again + Duration::from_secs(5))),
+        (records(&mut reports, again), records(&mut reports, again + Duration::from_secs(5))),
         (joined, vec![])
     );
 
     reports.set_members(members(&[]), again);
-    assert_eq!(said(&mut reports, again), [(RecordKind::ToInclude, ip("239.1.1.1"), vec![])]);
+    assert_eq!(records(&mut reports, again), [(RecordKind::ToInclude, ip("239.1.1.1"), vec![])]);
 }
 
 #[test]
-fn a_query_is_answered_within_its_time_however_many_groups_there_are() {
+fn a_query_is_answered_in_time_with_any_number_of_groups() {
     let group = |number: u32| IpAddr::from(std::net::Ipv4Addr::from(0xef01_0000 + number));
     let all: Arc<Members> =
         Arc::new((0..10_000).map(|number| (group(number), SourceFilter::all())).collect());
@@ -234,65 +254,65 @@ fn a_query_is_answered_within_its_time_however_many_groups_there_are() {
         let now = reports.wake().unwrap();
         reports.take(now, |_, _| false);
     }
-    let asked_at = Duration::from_secs(60);
-    reports.hear(query(Version::Third, None), asked_at);
-    let mut told = BTreeSet::new();
-    while told.len() < all.len() {
+    let queried_at = Duration::from_secs(60);
+    reports.hear(query(Version::Third, None), queried_at);
+    let mut sent = BTreeSet::new();
+    while sent.len() < all.len() {
         let now = reports.wake().unwrap();
         assert!(
-            now <= asked_at + Duration::from_secs(10),
+            now <= queried_at + Duration::from_secs(10),
             "{} of {} by {now:?}",
-            told.len(),
+            sent.len(),
             all.len()
         );
         let groups: Vec<_> =
-            said(&mut reports, now).into_iter().map(|(_, group, _)| group).collect();
+            records(&mut reports, now).into_iter().map(|(_, group, _)| group).collect();
         assert!(groups.len() <= 200);
-        told.extend(groups);
-        // Somebody who asks time and again is told all the same.
+        sent.extend(groups);
+        // Frequent queries do not keep groups from being reported.
         reports.hear(query(Version::Third, None), now);
     }
 }
 
 #[test]
-fn queries_of_older_versions_are_answered_in_theirs_while_they_go_on() {
+fn older_queries_are_answered_in_their_version_while_they_continue() {
     let group = ip("239.1.1.1");
     let all = members(&[("239.1.1.1", include(&["10.0.0.1"]))]);
     for (version, leaves) in [(Version::First, 0), (Version::Second, 1)] {
         let (mut reports, now) = settled(&all);
         reports.hear(query(version, None), now);
-        let told = reports.take(now, |_, _| false);
+        let sent = reports.take(now, |_, _| false);
         assert_eq!(
-            (told[0].version, told[0].records.len(), &told[0].records[0].sources),
+            (sent[0].version, sent[0].records.len(), &sent[0].records[0].sources),
             (version, 1, &vec![])
         );
         reports.set_members(members(&[]), now);
-        assert_eq!(said(&mut reports, now).len(), leaves, "{version:?}");
+        assert_eq!(records(&mut reports, now).len(), leaves, "{version:?}");
         reports.set_members(all.clone(), now);
-        assert_eq!(said(&mut reports, now), [(RecordKind::IsExclude, group, vec![])]);
+        assert_eq!(records(&mut reports, now), [(RecordKind::IsExclude, group, vec![])]);
 
         let later = now + Duration::from_secs(300);
         reports.hear(query(Version::Third, None), later);
-        let told = reports.take(later, |_, _| false);
-        // Beside the change, which is told a second time.
-        let last = told[0].records.last().map(|record| record.kind);
-        assert_eq!((told[0].version, last), (Version::Third, Some(RecordKind::IsInclude)));
+        let sent = reports.take(later, |_, _| false);
+        // In addition to the change, which is reported a second time.
+        let last = sent[0].records.last().map(|record| record.kind);
+        assert_eq!((sent[0].version, last), (Version::Third, Some(RecordKind::IsInclude)));
     }
 }
 
-/// The kernel of a member that hears a report of an older version keeps its own to itself: shoutd's
-/// bridge would lose it.
+/// The kernel of a member suppresses its own report when it receives one of an older version. The
+/// bridge would then lose the member.
 #[test]
-fn a_router_that_is_a_member_itself_is_not_kept_from_reporting() {
+fn reports_of_a_router_that_is_a_member_itself_are_not_suppressed() {
     let (mut reports, now) = settled(&members(&[("239.1.1.1", SourceFilter::all())]));
-    for (version, told) in [(Version::Third, 1), (Version::Second, 0)] {
+    for (version, sent) in [(Version::Third, 1), (Version::Second, 0)] {
         reports.hear(query(version, None), now);
-        assert_eq!(reports.take(now, |port, _| port == PORT).len(), told, "{version:?}");
+        assert_eq!(reports.take(now, |port, _| port == PORT).len(), sent, "{version:?}");
     }
 }
 
 #[test]
-fn without_a_router_nothing_is_kept_and_nothing_due() {
+fn without_a_router_there_is_no_state_and_nothing_is_due() {
     let (mut reports, now) = settled(&members(&[("239.1.1.1", SourceFilter::all())]));
     reports.hear(query(Version::Second, None), now);
     reports.set_routers(&BTreeSet::new(), now);
@@ -302,7 +322,7 @@ fn without_a_router_nothing_is_kept_and_nothing_due() {
 }
 
 #[test]
-fn a_report_comes_from_a_container_elsewhere_on_the_same_subnet() {
+fn the_source_address_of_reports_is_a_remote_containers_in_the_same_subnet() {
     let endpoint = |addresses: &[&str]| AdvertisedEndpoint {
         mac: MacAddress::for_ipv4([10, 0, 0, 1].into()),
         addresses: addresses.iter().map(|address| ip(address)).collect(),
@@ -326,12 +346,12 @@ fn a_report_comes_from_a_container_elsewhere_on_the_same_subnet() {
         (from(&["fd00::1/64", "10.0.0.1/24"]), from(&["10.2.0.1/16"])),
         ("10.0.0.7".into(), "0.0.0.0".into())
     );
-    // Nobody believes a report that comes from himself.
+    // A router ignores a report from its own address.
     assert_eq!(from(&["10.1.0.9/24"]), "0.0.0.0");
 }
 
 #[test]
-fn there_is_a_limit_to_what_is_reported() {
+fn the_number_of_reported_groups_is_limited() {
     let groups = (0..=u32::try_from(REPORTED_GROUPS_MAX).unwrap())
         .map(|number| (std::net::Ipv4Addr::from(0xe800_0000 + number).into(), SourceFilter::all()));
     let memberships = Memberships { groups: groups.collect(), router: false };

@@ -1,5 +1,5 @@
-//! Announcements: whatever happens to the messages, in the end every host has what every other
-//! announces, and never something that it did not announce.
+//! Advertisements: for any loss, delay and reordering of messages, every host in the end has what
+//! each other host advertises, and never anything that was not advertised.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -33,9 +33,8 @@ fn filter() -> impl Strategy<Value = SourceFilter> {
         (1..4u8).prop_map(|last| IpAddr::from([10, 0, 0, last])),
         0..3,
     );
-    (any::<bool>(), sources).prop_map(|(include, sources)| match include {
-        true => SourceFilter::Include(sources),
-        false => SourceFilter::Exclude(sources),
+    (any::<bool>(), sources).prop_map(|(include, sources)| {
+        if include { SourceFilter::Include(sources) } else { SourceFilter::Exclude(sources) }
     })
 }
 
@@ -77,43 +76,47 @@ fn content() -> impl Strategy<Value = Content> {
 
 proptest! {
     #[test]
-    fn a_delta_makes_the_new_of_the_old(old in content(), new in content(), most in 4..12usize) {
+    fn a_delta_turns_the_old_content_into_the_new(
+        old in content(),
+        new in content(),
+        most in 4..12usize,
+    ) {
         let (delta, complete) = Delta::between(&old, &new, usize::MAX);
         prop_assert!(complete && delta.check().is_ok());
         prop_assert_eq!(delta.is_empty(), old == new);
-        let mut made = old.clone();
-        delta.apply(&mut made);
-        prop_assert_eq!(&made, &new);
-        // And in parts.
-        let mut made = old;
+        let mut content = old.clone();
+        delta.apply(&mut content);
+        prop_assert_eq!(&content, &new);
+        // The same in parts.
+        let mut content = old;
         for _ in 0..100 {
-            let (delta, complete) = Delta::between(&made, &new, most);
-            delta.apply(&mut made);
-            prop_assert_eq!(complete, made == new);
+            let (delta, complete) = Delta::between(&content, &new, most);
+            delta.apply(&mut content);
+            prop_assert_eq!(complete, content == new);
             if complete {
                 return Ok(());
             }
         }
-        prop_assert!(false, "it comes to no end");
+        prop_assert!(false, "the delta never becomes complete");
     }
 }
 
-/// What may happen.
+/// An event in the simulated cluster.
 #[derive(Debug, Clone)]
 enum Event {
-    /// A host has something else to announce.
+    /// A host has different content to advertise.
     Change { host: u64, content: Content },
-    /// A request arrives, and its answer does.
+    /// A request arrives, and so does its answer.
     Exchange { which: usize },
-    /// A request arrives; its answer is lost.
+    /// A request arrives, and its answer is lost.
     LoseAnswer { which: usize },
-    /// The caller gives up; the request may arrive later.
+    /// The caller times out. The request may arrive later.
     Delay { which: usize },
-    /// A request that was delayed, or one that has arrived before, arrives.
+    /// A request arrives that was delayed or has arrived before.
     Late { which: usize },
     /// A host's daemon is killed and started again.
     Restart { host: u64 },
-    /// Time goes by.
+    /// Time passes.
     Wait { seconds: u64 },
 }
 
@@ -126,7 +129,8 @@ fn event() -> impl Strategy<Value = Event> {
         3 => which().prop_map(|which| Event::Delay { which }),
         4 => which().prop_map(|which| Event::Late { which }),
         1 => (1..=HOSTS).prop_map(|host| Event::Restart { host }),
-        3 => prop_oneof![3 => 0..4u64, 1 => 5..8u64, 1 => 299..302u64].prop_map(|seconds| Event::Wait { seconds }),
+        3 => prop_oneof![3 => 0..4u64, 1 => 5..8u64, 1 => 299..302u64]
+            .prop_map(|seconds| Event::Wait { seconds }),
     ]
 }
 
@@ -136,36 +140,36 @@ const HOSTS: u64 = 3;
 struct Daemon {
     run: u64,
     content: Content,
-    /// All that it ever had to announce in this run.
+    /// All content that it has advertised in this run.
     history: Vec<Content>,
-    speakers: OutboundSessions,
-    listeners: InboundSessions,
+    outbound: OutboundSessions,
+    inbound: InboundSessions,
 }
 
 #[derive(Debug, Clone)]
 struct Request {
     from: HostId,
     to: HostId,
-    /// The run of the caller.
+    /// The caller's run.
     run: u64,
     message: Message,
 }
 
-/// Hosts that all share their networks with each other, and the network between them.
+/// Hosts that share all networks, and the messages between them.
 #[derive(Debug)]
 struct World {
     /// The last random number.
     entropy: u64,
-    /// Which run of which host each incarnation is of.
+    /// The host and run of each incarnation.
     runs: BTreeMap<u64, (HostId, u64)>,
     now: Duration,
     cluster: Cluster,
     hosts: BTreeMap<HostId, Daemon>,
-    under_way: Vec<Request>,
+    in_flight: Vec<Request>,
     late: Vec<Request>,
-    /// Who took a request of whom though its caller had given it up.
+    /// Pairs of hosts where the first applied a request of the second after that had timed out.
     misled: BTreeSet<(HostId, HostId)>,
-    /// What each host last took from each other.
+    /// The position that each host last had of each other host.
     taken: BTreeMap<(HostId, HostId), (Incarnation, u64)>,
 }
 
@@ -185,7 +189,7 @@ impl World {
             now: Duration::from_secs(1000),
             cluster,
             hosts: BTreeMap::new(),
-            under_way: Vec::new(),
+            in_flight: Vec::new(),
             late: Vec::new(),
             misled: BTreeSet::new(),
             taken: BTreeMap::new(),
@@ -199,8 +203,8 @@ impl World {
             run,
             content: Content::new(),
             history: Vec::new(),
-            speakers: OutboundSessions::default(),
-            listeners: InboundSessions::default(),
+            outbound: OutboundSessions::default(),
+            inbound: InboundSessions::default(),
         };
         self.hosts.insert(id, daemon);
         self.change(id, content);
@@ -214,19 +218,19 @@ impl World {
         let others = cluster.hosts.keys().filter(|other| **other != id && !content.is_empty());
         let audience = others.map(|other| (*other, content.clone())).collect();
         let entropy = &mut self.entropy;
-        daemon.speakers.address(cluster, id, audience, || {
+        daemon.outbound.address(cluster, id, audience, || {
             *entropy += 1;
             *entropy
         });
     }
 
-    /// Everybody sends what there is to send.
+    /// All hosts send what is due.
     fn send(&mut self) {
         for (from, daemon) in &mut self.hosts {
-            for (to, message) in daemon.speakers.next(self.now) {
+            for (to, message) in daemon.outbound.next(self.now) {
                 let run = daemon.run;
                 self.runs.insert(message.incarnation.0, (*from, run));
-                self.under_way.push(Request { from: *from, to, run, message: sent(&message) });
+                self.in_flight.push(Request { from: *from, to, run, message: sent(&message) });
             }
         }
     }
@@ -235,37 +239,37 @@ impl World {
     fn arrive(&mut self, request: &Request) -> Reply {
         let now = self.now;
         let daemon = self.hosts.get_mut(&request.to).unwrap();
-        daemon.listeners.expire(now);
+        daemon.inbound.expire(now);
         let incarnation = |daemon: &Daemon| {
-            daemon.listeners.get(request.from)?.position().map(|(incarnation, _)| incarnation)
+            daemon.inbound.get(request.from)?.position().map(|(incarnation, _)| incarnation)
         };
         let before = incarnation(daemon);
-        let reply = daemon.listeners.hear(request.from, &request.message, now).unwrap();
+        let reply = daemon.inbound.hear(request.from, &request.message, now).unwrap();
         let after = incarnation(daemon);
-        daemon.speakers.heard_from(request.from, before != after, now);
+        daemon.outbound.heard_from(request.from, before != after, now);
         self.check(request);
         reply
     }
 
-    /// What a host believes of another is what that one has announced, and never goes back.
+    /// Checks that what a host has of another was advertised, and does not go back.
     fn check(&mut self, request: &Request) {
-        let listener = self.hosts[&request.to].listeners.get(request.from).unwrap();
-        let heard = listener.heard(None, self.now);
-        let speaker = &self.hosts[&request.from];
-        let Some((incarnation, sequence)) = listener.position() else {
-            assert!(heard.networks.is_empty());
+        let session = self.hosts[&request.to].inbound.get(request.from).unwrap();
+        let state = session.heard(None, self.now);
+        let sender = &self.hosts[&request.from];
+        let Some((incarnation, sequence)) = session.position() else {
+            assert!(state.networks.is_empty());
             return;
         };
         let last = self.taken.insert((request.to, request.from), (incarnation, sequence));
         let went_back = last.is_some_and(|last| last.0 == incarnation && last.1 > sequence);
         assert!(!went_back, "it went back from {last:?} to {incarnation:?}, {sequence}");
-        if self.runs[&incarnation.0].1 == speaker.run && listener.is_whole() {
-            assert!(speaker.history.contains(&heard.networks), "it never announced that");
+        if self.runs[&incarnation.0].1 == sender.run && session.is_whole() {
+            assert!(sender.history.contains(&state.networks), "it never advertised that");
         }
     }
 
     fn position(&self, request: &Request) -> Option<(Incarnation, u64)> {
-        self.hosts[&request.to].listeners.get(request.from).and_then(InboundSession::position)
+        self.hosts[&request.to].inbound.get(request.from).and_then(InboundSession::position)
     }
 
     fn answer(&mut self, request: &Request, reply: Option<Reply>) {
@@ -273,7 +277,7 @@ impl World {
         let daemon = self.hosts.get_mut(&request.from).unwrap();
         if daemon.run == request.run {
             self.entropy += 1;
-            daemon.speakers.answered(request.to, reply, self.entropy, now);
+            daemon.outbound.answered(request.to, reply, self.entropy, now);
         }
     }
 
@@ -281,20 +285,20 @@ impl World {
         match event {
             Event::Change { host: id, content } => self.change(host(id), &content),
             Event::Exchange { which } => {
-                if let Some(request) = pick(&mut self.under_way, which) {
+                if let Some(request) = pick(&mut self.in_flight, which) {
                     let reply = self.arrive(&request);
                     self.answer(&request, Some(reply));
                     self.late.push(request);
                 }
             }
             Event::LoseAnswer { which } => {
-                if let Some(request) = pick(&mut self.under_way, which) {
+                if let Some(request) = pick(&mut self.in_flight, which) {
                     self.arrive(&request);
                     self.answer(&request, None);
                 }
             }
             Event::Delay { which } => {
-                if let Some(request) = pick(&mut self.under_way, which) {
+                if let Some(request) = pick(&mut self.in_flight, which) {
                     self.answer(&request, None);
                     self.late.push(request);
                 }
@@ -313,12 +317,11 @@ impl World {
                     (self.hosts[&host(id)].run + 1, self.hosts[&host(id)].content.clone());
                 self.start(host(id), run, &content);
                 self.taken.retain(|(to, _), _| *to != host(id));
-                // Nobody waits for an answer to what it sent any more, and what was sent to it is
-                // not answered.
-                let (lost, kept) = std::mem::take(&mut self.under_way)
+                // Requests of the host get no answers, and neither do requests to it.
+                let (lost, kept) = std::mem::take(&mut self.in_flight)
                     .into_iter()
                     .partition(|request| request.from == host(id) || request.to == host(id));
-                self.under_way = kept;
+                self.in_flight = kept;
                 for request in Vec::from_iter::<Vec<Request>>(lost) {
                     self.answer(&request, None);
                     self.late.push(request);
@@ -329,11 +332,11 @@ impl World {
         self.send();
     }
 
-    /// The network works again: in the end everybody knows what everybody has.
+    /// The network works again: in the end all hosts are in sync.
     fn settle(&mut self) {
         for _ in 0..400 {
             self.send();
-            let requests = std::mem::take(&mut self.under_way);
+            let requests = std::mem::take(&mut self.in_flight);
             for request in requests {
                 let reply = self.arrive(&request);
                 self.answer(&request, Some(reply));
@@ -343,21 +346,21 @@ impl World {
                 return;
             }
         }
-        panic!("it comes to no end: {:?}", self.unsettled());
+        panic!("the hosts do not get in sync: {:?}", self.unsettled());
     }
 
-    /// The first two hosts of which the one does not have what the other announces, and the state
-    /// of both.
+    /// The first pair of hosts where one does not have what the other advertises, with the state of
+    /// both.
     fn unsettled(&self) -> Option<(HostId, Option<&InboundSession>, HostId, &Daemon)> {
         let knows = |to: &HostId, from: &HostId| {
             let content = &self.hosts[from].content;
-            // What came late may be all that a host knows of another that has nothing more to say.
-            // It is believed until that one is found to be silent.
+            // A late request may be all that a host has of another host which advertises nothing
+            // more. It counts until the hold time.
             if content.is_empty() && self.misled.contains(&(*to, *from)) {
                 return true;
             }
-            let heard = self.hosts[to].listeners.heard_host(*from, self.now).unwrap_or_default();
-            (heard.in_sync || content.is_empty()) && heard.networks == *content
+            let state = self.hosts[to].inbound.heard_host(*from, self.now).unwrap_or_default();
+            (state.in_sync || content.is_empty()) && state.networks == *content
         };
         let mut pairs = self
             .hosts
@@ -365,7 +368,7 @@ impl World {
             .flat_map(|a| self.hosts.keys().map(move |b| (a, b)))
             .filter(|(a, b)| a != b);
         let (to, from) = pairs.find(|(to, from)| !knows(to, from))?;
-        Some((*to, self.hosts[to].listeners.get(*from), *from, &self.hosts[from]))
+        Some((*to, self.hosts[to].inbound.get(*from), *from, &self.hosts[from]))
     }
 }
 
@@ -376,7 +379,7 @@ fn pick(requests: &mut Vec<Request>, which: usize) -> Option<Request> {
 
 proptest! {
     #[test]
-    fn in_the_end_everybody_has_what_everybody_announces(events in proptest::collection::vec(event(), 0..120)) {
+    fn all_hosts_get_in_sync(events in proptest::collection::vec(event(), 0..120)) {
         let mut world = World::new();
         for event in events {
             world.happen(event);

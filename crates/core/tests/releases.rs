@@ -1,4 +1,4 @@
-//! Addresses that are given back, however late that is carried out.
+//! Releases of addresses, which may be applied late.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,7 +21,7 @@ fn address() -> IpAddr {
     "10.9.0.7".parse().unwrap()
 }
 
-/// Two hosts, the first of which has claimed the address.
+/// Two hosts. The first has claimed the address.
 fn cluster() -> Cluster {
     let mut cluster = cluster_of(2);
     let settings = Settings { docker_ipam: false, ..settings(pool("10.9.0.0/24")) };
@@ -48,7 +48,7 @@ fn release(cluster: &Cluster, id: u64) -> Command {
     }
 }
 
-fn give_to(cluster: &Cluster, from: u64, to: u64) -> Command {
+fn yield_to(cluster: &Cluster, from: u64, to: u64) -> Command {
     let claims = cluster.networks[&network()].claims_of(host(from));
     Command::YieldAddress {
         network: network(),
@@ -64,17 +64,17 @@ fn holder(cluster: &Cluster) -> Option<HostId> {
 }
 
 #[test]
-fn what_is_given_back_late_is_not_taken_from_a_later_claim() {
+fn a_late_release_does_not_take_an_address_from_a_later_claim() {
     let mut cluster = cluster();
-    for late in [release(&cluster, 1), give_to(&cluster, 1, 2)] {
-        // Given back by another try meanwhile, and claimed again.
+    for late in [release(&cluster, 1), yield_to(&cluster, 1, 2)] {
+        // Released by another attempt in the meantime, and claimed again.
         cluster.apply(&release(&cluster, 1)).unwrap();
         assert_eq!(holder(&cluster), None);
         cluster.apply(&claim(1)).unwrap();
         assert_eq!(cluster.apply(&late), Ok(Outcome::Done));
         assert_eq!(holder(&cluster), Some(host(1)), "{late:?}");
     }
-    // Nor after it was merely claimed again while it was held.
+    // The same if it was claimed again without having been released.
     let late = release(&cluster, 1);
     cluster.apply(&claim(1)).unwrap();
     cluster.apply(&late).unwrap();
@@ -82,10 +82,10 @@ fn what_is_given_back_late_is_not_taken_from_a_later_claim() {
 }
 
 #[test]
-fn what_another_host_left_is_as_good_as_claimed() {
+fn a_yielded_address_counts_as_claimed() {
     let mut cluster = cluster();
     let late = release(&cluster, 2);
-    cluster.apply(&give_to(&cluster, 1, 2)).unwrap();
+    cluster.apply(&yield_to(&cluster, 1, 2)).unwrap();
     assert_eq!(holder(&cluster), Some(host(2)));
     cluster.apply(&late).unwrap();
     assert_eq!(holder(&cluster), Some(host(2)));
@@ -94,7 +94,7 @@ fn what_another_host_left_is_as_good_as_claimed() {
 }
 
 #[test]
-fn the_claims_of_another_host_change_nothing_of_it() {
+fn claims_of_another_host_do_not_void_a_release() {
     let mut cluster = cluster();
     let release = release(&cluster, 1);
     let other = WantedAddress::Highest { subnet: "10.9.0.0/24".parse().unwrap(), count: 2 };
@@ -105,10 +105,9 @@ fn the_claims_of_another_host_change_nothing_of_it() {
     assert_eq!(holder(&cluster), None);
 }
 
-/// What local state says that was set back: an endpoint with an address that its host has given
-/// back since.
+/// Local state after a rollback: an endpoint with an address that this host has released since.
 #[test]
-fn an_address_that_another_host_has_meanwhile_is_told_and_not_claimed() {
+fn an_address_that_is_now_another_hosts_is_reported_and_not_claimed() {
     let mut cluster = cluster();
     let endpoint = Endpoint {
         network: network(),
@@ -126,13 +125,13 @@ fn an_address_that_another_host_has_meanwhile_is_told_and_not_claimed() {
     assert_eq!(
         (taken(&cluster, &local, host(1)), claims(&cluster)),
         (vec![], false),
-        "it is this host's"
+        "it is leased to this host"
     );
     cluster.apply(&release(&cluster, 1)).unwrap();
     assert_eq!(
         (taken(&cluster, &local, host(1)), claims(&cluster)),
         (vec![], true),
-        "it is nobody's"
+        "it is not leased"
     );
     cluster.apply(&claim(2)).unwrap();
     let lost = Taken { network: network(), address: address(), holder: host(2) };
@@ -142,6 +141,6 @@ fn an_address_that_another_host_has_meanwhile_is_told_and_not_claimed() {
     assert_eq!(
         (taken(&cluster, &local, host(1)), claims(&cluster)),
         (vec![lost], false),
-        "it is another's"
+        "it is leased to another host"
     );
 }

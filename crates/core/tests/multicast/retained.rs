@@ -1,4 +1,4 @@
-//! What stays in the tables though it is not wanted: its end would make somebody miss something.
+//! Retained entries: not desired, but without them some host would lose packets.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,9 +14,9 @@ use shoutd_core::plane::{Change, Destination, Forwarding, Segment, Tier};
 use crate::model::{any_segment, gets, group, host, looked_up, packet, replicated, scene, segment};
 
 proptest! {
-    /// What an earlier version may have left included.
+    /// Also for entries that an earlier version left.
     #[test]
-    fn beside_what_is_there_no_link_local_group_misses_a_listener(
+    fn with_retained_entries_link_local_groups_reach_all_receivers(
         found in btree_map(group(), btree_set(host(), 1..4), 0..4),
         (hosts, (source, group)) in scene(),
         provisional in any::<bool>(),
@@ -24,68 +24,82 @@ proptest! {
         let replication = Replication { provisional, ..replicated(&hosts, REPLICATED_MAX) };
         let remotes = hosts.keys().copied().collect();
         let segment = Segment { remotes, ..segment(replication) };
-        let group_macs = found.into_iter().map(|(group, remotes)| (group_mac(group), remotes)).collect();
+        let group_macs =
+            found.into_iter().map(|(group, remotes)| (group_mac(group), remotes)).collect();
         let found = Forwarding { group_macs, ..Forwarding::default() };
         let tables = Forwarding::desired_with_retained(&found, &segment, Tier::MulticastFdb);
         let receivers = looked_up(&tables, source, group);
-        prop_assert!(receivers.is_none() || !is_link_local(group) || !goes_to_every_host(group_mac(group)));
+        prop_assert!(
+            receivers.is_none() || !is_link_local(group) || !goes_to_every_host(group_mac(group))
+        );
         if let Some(receivers) = receivers {
-            for (address, (announced, in_sync)) in &hosts {
-                prop_assert!(receivers.contains(address) || !gets(announced.as_ref(), *in_sync, source, group));
+            for (address, (advertised, in_sync)) in &hosts {
+                prop_assert!(
+                    receivers.contains(address)
+                        || !gets(advertised.as_ref(), *in_sync, source, group)
+                );
             }
         }
     }
 
-    /// While it is not known what all hosts listen to, no entry is taken away of which a host would
-    /// miss the rest.
+    /// While some hosts are not in sync, no entry is removed if a host would lose packets by it.
     #[test]
-    fn nobody_misses_anything_while_not_all_is_known(
+    fn no_host_loses_packets_while_replication_is_provisional(
         before in any_segment(),
         after in any_segment(),
         by_mac in any::<bool>(),
         (source, group) in packet(),
     ) {
         prop_assume!(after.replication.provisional);
-        let all: BTreeSet<IpAddr> = (1..6).map(|last| Ipv4Addr::new(192, 0, 2, last).into()).collect();
+        let all: BTreeSet<IpAddr> =
+            (1..6).map(|last| Ipv4Addr::new(192, 0, 2, last).into()).collect();
         let after = Segment { remotes: all.clone(), ..after };
         let tier = if by_mac { Tier::MulticastFdb } else { Tier::VxlanMdb };
         let mut tables = Forwarding::wanted(&before, tier);
         let wanted = Forwarding::desired_with_retained(&tables, &after, tier);
-        let at = |tables: &Forwarding| looked_up(tables, source, group).unwrap_or_else(|| all.clone());
-        // What would be there with nothing kept is sent at least.
-        prop_assert!(at(&wanted).is_superset(&(&at(&Forwarding::wanted(&after, tier)) & &after.remotes)));
+        let at =
+            |tables: &Forwarding| looked_up(tables, source, group).unwrap_or_else(|| all.clone());
+        // At least what would be sent without retained entries.
+        prop_assert!(
+            at(&wanted).is_superset(&(&at(&Forwarding::wanted(&after, tier)) & &after.remotes))
+        );
         let always = &at(&tables) & &at(&wanted);
         for change in tables.changes_to(&wanted) {
             tables.apply(&change);
-            if !matches!(change, Change::Group { add: true, .. } | Change::GroupMac { add: true, .. }) {
+            if !matches!(
+                change,
+                Change::Group { add: true, .. } | Change::GroupMac { add: true, .. }
+            ) {
                 prop_assert!(at(&tables).is_superset(&always), "after {:?}", change);
             }
         }
         prop_assert_eq!(&tables, &wanted);
     }
 
-    /// Entries for sources that nobody names any more send as the group's own does, and they stay
-    /// for as long as that is anybody's; so no host misses the rest of one that is taken away.
+    /// Retained (S,G) entries have the remotes of (\*,G), and stay while (\*,G) has members. So no
+    /// host loses packets while an entry is taken apart.
     #[test]
-    fn nobody_misses_anything_when_sources_are_not_named_any_more(
+    fn no_host_loses_packets_when_sources_are_no_longer_selected(
         before in any_segment(),
         after in any_segment(),
         (source, group) in packet(),
     ) {
         prop_assume!(!after.replication.provisional);
         let tier = Tier::VxlanMdb;
-        let (mut tables, alone) = (Forwarding::wanted(&before, tier), Forwarding::wanted(&after, tier));
+        let (mut tables, alone) =
+            (Forwarding::wanted(&before, tier), Forwarding::wanted(&after, tier));
         let wanted = Forwarding::desired_with_retained(&tables, &after, tier);
         prop_assert_eq!(looked_up(&wanted, source, group), looked_up(&alone, source, group));
         prop_assert_eq!(wanted.has_more_groups_than(&after), wanted != alone);
         prop_assert_eq!(Forwarding::keeps_sources(&before, &after), wanted != alone);
-        let is_listened_to =
-            |segment: &Segment| segment.replication.groups.get(&(None, group)).is_some_and(|all| !all.is_empty());
+        let has_members = |segment: &Segment| {
+            segment.replication.groups.get(&(None, group)).is_some_and(|all| !all.is_empty())
+        };
         for change in tables.changes_to(&wanted) {
             let was = looked_up(&tables, source, group);
             tables.apply(&change);
             let is_removal = matches!(change, Change::Group { add: false, .. });
-            if is_removal && !is_link_local(group) && is_listened_to(&before) && is_listened_to(&after) {
+            if is_removal && !is_link_local(group) && has_members(&before) && has_members(&after) {
                 let is = looked_up(&tables, source, group).unwrap();
                 let always = &was.unwrap() & &looked_up(&wanted, source, group).unwrap();
                 prop_assert!(is.is_superset(&always), "after {:?}", change);
@@ -95,9 +109,8 @@ proptest! {
     }
 }
 
-/// What a daemon finds that was just started, and what it wants while it has not heard of all
-/// hosts.
-fn found_and_wanted() -> (Forwarding, Segment) {
+/// The tables that a restarted daemon finds, and its desired state while not all hosts are in sync.
+fn found_and_desired() -> (Forwarding, Segment) {
     let host = |last| IpAddr::from(Ipv4Addr::new(192, 0, 2, last));
     let mac = |last| MacAddress([2, 0, 0, 0, 0, last]);
     let mut before = segment(Replication::default());
@@ -117,9 +130,9 @@ fn found_and_wanted() -> (Forwarding, Segment) {
 }
 
 #[test]
-fn endpoints_stay_pinned_while_it_is_not_known_what_their_hosts_have() {
+fn endpoints_stay_pinned_while_their_hosts_are_not_in_sync() {
     let mac = |last| MacAddress([2, 0, 0, 0, 0, last]);
-    let (found, mut after) = found_and_wanted();
+    let (found, mut after) = found_and_desired();
     let pinned = |after: &Segment| {
         let wanted = Forwarding::desired_with_retained(&found, after, Tier::VxlanMdb);
         assert!(wanted.ports.keys().eq(wanted.remote_macs.keys()));
@@ -129,10 +142,9 @@ fn endpoints_stay_pinned_while_it_is_not_known_what_their_hosts_have() {
             .map(|(mac, host)| (mac.0[5], host.to_string()))
             .collect::<Vec<_>>()
     };
-    // Of host 3 it is known that it has none, of host 4 it is not even known that it has the
-    // network.
+    // Host 3 is known to have none. Host 4 is not even known to have the network.
     assert_eq!(pinned(&after), [(7, "192.0.2.4".to_owned()), (9, "192.0.2.2".to_owned())]);
-    // Unless they are wanted elsewhere.
+    // Unless they are desired elsewhere.
     after.remote_macs.insert(mac(9), Ipv4Addr::new(192, 0, 2, 3).into());
     assert_eq!(pinned(&after), [(7, "192.0.2.4".to_owned()), (9, "192.0.2.3".to_owned())]);
     Arc::make_mut(&mut after.replication).provisional = false;
@@ -140,21 +152,25 @@ fn endpoints_stay_pinned_while_it_is_not_known_what_their_hosts_have() {
 }
 
 #[test]
-fn what_is_kept_has_a_limit() {
-    let (found, after) = found_and_wanted();
+fn the_number_of_retained_entries_is_limited() {
+    let (found, after) = found_and_desired();
     let kept = |groups, pins| {
-        let wanted =
-            Forwarding::wanted_beside_within(&found, &after, Tier::VxlanMdb, (groups, pins));
+        let wanted = Forwarding::desired_with_retained_within(
+            &found,
+            &after,
+            Tier::VxlanMdb,
+            (groups, pins),
+        );
         (wanted.groups.len(), wanted.remote_macs.len())
     };
-    // Those of all other groups of each family are wanted.
+    // The entries for all other groups, one per family, are desired.
     assert_eq!(kept(4, 1), (4, 1));
     assert_eq!(kept(0, 0), (2, 0));
     assert_eq!(kept(100, 100), (5, 2));
 }
 
 #[test]
-fn sources_that_nobody_names_any_more_have_a_limit_for_each_group() {
+fn retained_sources_are_limited_per_group() {
     let host = |last| BTreeSet::from([IpAddr::from(Ipv4Addr::new(192, 0, 2, last))]);
     let group = |last| IpAddr::from(Ipv4Addr::new(239, 0, 0, last));
     let mut before = Replication::default();
@@ -162,7 +178,7 @@ fn sources_that_nobody_names_any_more_have_a_limit_for_each_group() {
     before
         .groups
         .extend(sources.flat_map(|source| [1, 2, 3].map(|last| ((source, group(last)), host(2)))));
-    // Of the first two somebody listens to all sources, of the third nobody does.
+    // The first two groups have members for all sources, the third does not.
     let mut after = Replication::default();
     after.groups.extend([1, 2].map(|last| ((None, group(last)), host(last))));
     after.groups.insert((None, group(3)), BTreeSet::new());

@@ -1,4 +1,4 @@
-//! What a host announces, to whom, and that it keeps within the limits.
+//! What a host advertises and to which hosts, and that it keeps within the limits.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod common;
@@ -13,7 +13,7 @@ use shoutd_core::advertise::{
     AdvertisedNetwork, Delta, PeerState, PeerStates, audience, expectations, own_content,
 };
 use shoutd_core::cluster::{Cluster, Command, Settings};
-use shoutd_core::limits::{ANNOUNCED_GROUPS_MAX, ANNOUNCED_ITEMS_MAX, ANNOUNCED_SOURCES_MAX};
+use shoutd_core::limits::{ADVERTISED_GROUPS_MAX, ADVERTISED_ITEMS_MAX, ADVERTISED_SOURCES_MAX};
 use shoutd_core::local::{Endpoint, Local};
 use shoutd_core::multicast::{Memberships, SourceFilter};
 use shoutd_core::plane::{
@@ -27,7 +27,7 @@ use crate::common::{cluster_of, host, network_id, pool, settings};
 const HOSTS: u64 = 5;
 const NETWORKS: u8 = 8;
 
-/// Hosts 1 to 5 and networks 0 to 7, to which these hosts are attached.
+/// Hosts 1 to 5 and networks 0 to 7, with these hosts attached.
 fn cluster(attached: &BTreeSet<(u8, u64)>) -> Cluster {
     let mut cluster = cluster_of(HOSTS);
     let mut apply = |command| cluster.apply(&command).map(|_| ()).unwrap();
@@ -80,7 +80,7 @@ fn pairs() -> impl Strategy<Value = BTreeSet<(u8, u64)>> {
 
 const UNDERLAY: Underlay = Underlay { address: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), mtu: 9000 };
 
-/// An announcement with this MTU, as it goes over the wire.
+/// An advertisement with this MTU, after serialization.
 fn with_mtu(mtu: Option<u16>) -> Arc<AdvertisedNetwork> {
     let content =
         [(network_id(0), Arc::new(AdvertisedNetwork { mtu, ..AdvertisedNetwork::default() }))]
@@ -90,43 +90,43 @@ fn with_mtu(mtu: Option<u16>) -> Arc<AdvertisedNetwork> {
     assert_eq!(text.contains("mtu"), mtu.is_some(), "{text}");
     let delta: Delta = serde_json::from_str(&text).unwrap();
     delta.check().unwrap();
-    let mut heard = BTreeMap::new();
-    delta.apply(&mut heard);
-    heard[&network_id(0)].clone()
+    let mut peers = BTreeMap::new();
+    delta.apply(&mut peers);
+    peers[&network_id(0)].clone()
 }
 
 #[test]
-fn a_network_has_the_least_mtu_of_all_hosts_that_have_it() {
+fn a_network_has_the_least_mtu_of_all_its_hosts() {
     let cluster = cluster(&[(0, 1), (0, 2), (0, 3)].into());
     let (content, _) = own_content(&cluster, &local([0]), &BTreeMap::new(), UNDERLAY);
     assert_eq!(content[&network_id(0)].mtu, Some(8950));
-    let mut heard = PeerStates::default();
-    let mtu = |heard: &PeerStates| {
+    let mut peers = PeerStates::default();
+    let mtu = |peers: &PeerStates| {
         let found = desired(
             &cluster,
             &local([0]),
             host(1),
             UNDERLAY,
-            heard,
+            peers,
             &mut ReplicationCache::default(),
         );
         found.segments[&vni(&cluster, 0)].mtu
     };
-    assert_eq!(mtu(&heard), 8950);
-    // One of an earlier version does not say.
+    assert_eq!(mtu(&peers), 8950);
+    // A host of an earlier version does not advertise an MTU.
     for (id, says, expected) in [(2, None, 8950), (3, Some(1450), 1450), (3, Some(8950), 8950)] {
         let networks = [(network_id(0), with_mtu(says))].into();
-        heard.hosts.insert(host(id), Arc::new(PeerState { in_sync: true, networks }));
-        assert_eq!(mtu(&heard), expected);
+        peers.hosts.insert(host(id), Arc::new(PeerState { in_sync: true, networks }));
+        assert_eq!(mtu(&peers), expected);
     }
 }
 
 #[test]
-fn an_mtu_does_not_grow_before_all_hosts_were_heard() {
+fn an_mtu_does_not_grow_before_all_hosts_are_in_sync() {
     let cluster = cluster(&[(0, 1), (0, 2)].into());
-    let wanted = |heard: &PeerStates, mtu| {
+    let wanted = |peers: &PeerStates, mtu| {
         let underlay = Underlay { mtu, ..UNDERLAY };
-        desired(&cluster, &local([0]), host(1), underlay, heard, &mut ReplicationCache::default())
+        desired(&cluster, &local([0]), host(1), underlay, peers, &mut ReplicationCache::default())
     };
     let mut there = Observed::default();
     let vni = vni(&cluster, 0);
@@ -155,77 +155,109 @@ fn an_mtu_does_not_grow_before_all_hosts_were_heard() {
         )
         .collect()
     };
-    let (unheard, mut heard) = (PeerStates::default(), PeerStates::default());
-    assert_eq!(tunes(&wanted(&unheard, 9000)), Vec::<u16>::new());
-    assert_eq!(tunes(&wanted(&unheard, 1400)), [1350]);
+    let (none, mut peers) = (PeerStates::default(), PeerStates::default());
+    assert_eq!(tunes(&wanted(&none, 9000)), Vec::<u16>::new());
+    assert_eq!(tunes(&wanted(&none, 1400)), [1350]);
     let networks = [(network_id(0), with_mtu(Some(8950)))].into();
-    heard.hosts.insert(host(2), Arc::new(PeerState { in_sync: true, networks }));
-    assert_eq!(tunes(&wanted(&heard, 9000)), [8950]);
+    peers.hosts.insert(host(2), Arc::new(PeerState { in_sync: true, networks }));
+    assert_eq!(tunes(&wanted(&peers, 9000)), [8950]);
 }
 
 proptest! {
     #[test]
-    fn everybody_who_shares_a_network_is_told_and_nobody_else(
+    fn only_hosts_that_share_a_network_get_its_advertisement(
         attached in pairs(),
-        announced in pairs(),
+        advertised in pairs(),
         mine in proptest::collection::btree_set(0..NETWORKS, 0..5),
     ) {
         let (cluster, me) = (cluster(&attached), host(1));
-        let mut heard = PeerStates::default();
-        for (index, id) in announced.iter().filter(|(_, id)| *id != 1) {
-            let entry: &mut PeerState = Arc::make_mut(heard.hosts.entry(host(*id)).or_default());
+        let mut peers = PeerStates::default();
+        for (index, id) in advertised.iter().filter(|(_, id)| *id != 1) {
+            let entry: &mut PeerState = Arc::make_mut(peers.hosts.entry(host(*id)).or_default());
             entry.networks.insert(network_id(*index), Arc::default());
         }
-        let (content, excesses) = own_content(&cluster, &local(mine.clone()), &BTreeMap::new(), UNDERLAY);
-        prop_assert!(excesses.is_empty());
-        prop_assert!(content.keys().eq(mine.iter().map(|index| network_id(*index)).collect::<BTreeSet<_>>().iter()));
-        let audience = audience(&cluster, me, &content, &heard);
+        let (content, over_limit) =
+            own_content(&cluster, &local(mine.clone()), &BTreeMap::new(), UNDERLAY);
+        prop_assert!(over_limit.is_empty());
+        prop_assert!(
+            content.keys().eq(mine
+                .iter()
+                .map(|index| network_id(*index))
+                .collect::<BTreeSet<_>>()
+                .iter())
+        );
+        let audience = audience(&cluster, me, &content, &peers);
         let expected = expectations(&cluster, me, &content);
         prop_assert!(!audience.contains_key(&me) && !expected.contains_key(&me));
         for id in 2..=HOSTS {
             for index in 0..NETWORKS {
-                let is_told = audience.get(&host(id)).is_some_and(|content| content.contains_key(&network_id(index)));
-                let shares = attached.contains(&(index, id)) || announced.contains(&(index, id));
-                // While it is not agreed that we have it, nobody can know who has to be told.
+                let is_sent = audience
+                    .get(&host(id))
+                    .is_some_and(|content| content.contains_key(&network_id(index)));
+                let shares = attached.contains(&(index, id)) || advertised.contains(&(index, id));
+                // While our attachment is not agreed, we cannot know who must be told.
                 let is_agreed = attached.contains(&(index, 1));
-                prop_assert_eq!(is_told, mine.contains(&index) && (shares || !is_agreed));
-                let is_expected = expected.get(&host(id)).is_some_and(|ids| ids.contains(&network_id(index)));
-                prop_assert_eq!(is_expected, mine.contains(&index) && attached.contains(&(index, id)));
+                prop_assert_eq!(is_sent, mine.contains(&index) && (shares || !is_agreed));
+                let is_expected =
+                    expected.get(&host(id)).is_some_and(|ids| ids.contains(&network_id(index)));
+                prop_assert_eq!(
+                    is_expected,
+                    mine.contains(&index) && attached.contains(&(index, id))
+                );
             }
         }
     }
 
-    /// What was worked out from earlier announcements never shows.
+    /// The cache of earlier replications has no effect on the result.
     #[test]
-    fn what_the_kernel_should_have_follows_from_what_is_announced_alone(
+    fn the_desired_state_depends_on_the_current_advertisements_only(
         attached in pairs(),
-        rounds in proptest::collection::vec((0..NETWORKS, 2..=HOSTS, 0..3_usize, any::<bool>()), 1..20),
+        rounds in proptest::collection::vec(
+            (0..NETWORKS, 2..=HOSTS, 0..3_usize, any::<bool>()),
+            1..20,
+        ),
     ) {
         let (cluster, local) = (cluster(&attached), local(0..4));
         let underlay = Underlay { address: IpAddr::from([192, 0, 2, 1]), mtu: 1500 };
-        let (mut heard, mut worked) = (PeerStates::default(), ReplicationCache::default());
+        let (mut peers, mut cache) = (PeerStates::default(), ReplicationCache::default());
         for (index, from, count, in_sync) in rounds {
-            let announced = AdvertisedNetwork { memberships: groups(count), ..AdvertisedNetwork::default() };
-            let entry: &mut PeerState = Arc::make_mut(heard.hosts.entry(host(from)).or_default());
-            entry.networks.insert(network_id(index), Arc::new(announced));
+            let advertised =
+                AdvertisedNetwork { memberships: groups(count), ..AdvertisedNetwork::default() };
+            let entry: &mut PeerState = Arc::make_mut(peers.hosts.entry(host(from)).or_default());
+            entry.networks.insert(network_id(index), Arc::new(advertised));
             entry.in_sync = in_sync;
-            let found = desired(&cluster, &local, host(1), underlay, &heard, &mut worked);
-            prop_assert_eq!(&found, &desired(&cluster, &local, host(1), underlay, &heard, &mut ReplicationCache::default()));
-            let again = desired(&cluster, &local, host(1), underlay, &heard, &mut worked);
-            let is_shared = |(one, other): (&Segment, &Segment)| Arc::ptr_eq(&one.replication, &other.replication);
+            let found = desired(&cluster, &local, host(1), underlay, &peers, &mut cache);
+            prop_assert_eq!(
+                &found,
+                &desired(
+                    &cluster,
+                    &local,
+                    host(1),
+                    underlay,
+                    &peers,
+                    &mut ReplicationCache::default()
+                )
+            );
+            let again = desired(&cluster, &local, host(1), underlay, &peers, &mut cache);
+            let is_shared = |(one, other): (&Segment, &Segment)| {
+                Arc::ptr_eq(&one.replication, &other.replication)
+            };
             prop_assert!(again.segments.values().zip(found.segments.values()).all(is_shared));
         }
     }
 
-    /// Containers can report anything, and the bridge believes it.
+    /// Containers can send reports for any address, and the bridge accepts them.
     #[test]
-    fn whatever_is_reported_peers_take_what_is_announced_of_it(
+    fn peers_accept_the_advertisement_for_any_reports(
         reported in proptest::collection::btree_map(any::<IpAddr>(), any::<bool>(), 0..20),
         group in any::<[u8; 3]>(),
     ) {
         let group = IpAddr::from([239, group[0], group[1], group[2]]);
-        let source = |include| if include { SourceFilter::Include([group].into()) } else { SourceFilter::all() };
-        let mut groups: BTreeMap<_, _> = reported.into_iter().map(|(address, kind)| (address, source(kind))).collect();
+        let source = |include| {
+            if include { SourceFilter::Include([group].into()) } else { SourceFilter::all() }
+        };
+        let mut groups: BTreeMap<_, _> =
+            reported.into_iter().map(|(address, kind)| (address, source(kind))).collect();
         groups.insert(group, SourceFilter::all());
         let cluster = cluster(&BTreeSet::new());
         let memberships = [(vni(&cluster, 0), Memberships { groups, router: false })].into();
@@ -235,48 +267,59 @@ proptest! {
     }
 
     #[test]
-    fn a_filter_that_is_cut_lets_no_less_through(include: bool, count in 0..2 * ANNOUNCED_SOURCES_MAX) {
-        let source = |index| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + u32::try_from(index).unwrap()));
+    fn a_bounded_filter_is_never_narrower(include: bool, count in 0..2 * ADVERTISED_SOURCES_MAX) {
+        let source =
+            |index| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + u32::try_from(index).unwrap()));
         let sources: BTreeSet<_> = (0..count).map(source).collect();
-        let wanted = if include { SourceFilter::Include(sources) } else { SourceFilter::Exclude(sources) };
+        let wanted =
+            if include { SourceFilter::Include(sources) } else { SourceFilter::Exclude(sources) };
         let group = IpAddr::from([239, 0, 0, 1]);
         let cluster = cluster(&BTreeSet::new());
         let memberships = Memberships { groups: [(group, wanted.clone())].into(), router: false };
         let memberships = [(vni(&cluster, 0), memberships)].into();
         let (content, _) = own_content(&cluster, &local([0]), &memberships, UNDERLAY);
-        let announced = &content[&network_id(0)].memberships.groups[&group];
+        let advertised = &content[&network_id(0)].memberships.groups[&group];
         for index in 0..count + 1 {
-            prop_assert!(announced.admits(source(index)) || !wanted.admits(source(index)));
+            prop_assert!(advertised.admits(source(index)) || !wanted.admits(source(index)));
         }
-        prop_assert!(*announced == wanted || count > ANNOUNCED_SOURCES_MAX);
+        prop_assert!(*advertised == wanted || count > ADVERTISED_SOURCES_MAX);
     }
 }
 
 proptest! {
-    // Each case makes a hundred thousand groups.
+    // Each case has up to 100,000 groups.
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn what_is_announced_keeps_within_the_limits_and_loses_nobody(
-        sizes in proptest::collection::vec(prop_oneof![0..100usize, 10_000..20_000usize], usize::from(NETWORKS)),
+    fn an_advertisement_within_the_limits_omits_no_membership(
+        sizes in proptest::collection::vec(
+            prop_oneof![0..100usize, 10_000..20_000usize],
+            usize::from(NETWORKS),
+        ),
     ) {
         let cluster = cluster(&BTreeSet::new());
         let indexed = || (0..NETWORKS).zip(&sizes);
-        let memberships = indexed().map(|(index, size)| (vni(&cluster, index), groups(*size))).collect();
-        let (content, excesses) = own_content(&cluster, &local(0..NETWORKS), &memberships, UNDERLAY);
+        let memberships =
+            indexed().map(|(index, size)| (vni(&cluster, index), groups(*size))).collect();
+        let (content, over_limit) =
+            own_content(&cluster, &local(0..NETWORKS), &memberships, UNDERLAY);
         let items: usize = content.values().map(|network| network.memberships.groups.len()).sum();
-        prop_assert!(items <= ANNOUNCED_ITEMS_MAX);
+        prop_assert!(items <= ADVERTISED_ITEMS_MAX);
         prop_assert!(Delta::between(&BTreeMap::new(), &content, usize::MAX).0.check().is_ok());
         let mut widened = 0;
         for (index, size) in indexed() {
-            let AdvertisedNetwork { endpoints, memberships, mtu: _ } = &*content[&network_id(index)];
+            let AdvertisedNetwork { endpoints, memberships, mtu: _ } =
+                &*content[&network_id(index)];
             prop_assert_eq!(endpoints.len(), 1);
-            prop_assert!(*size <= ANNOUNCED_GROUPS_MAX || memberships.router);
-            // All of its groups, or every group there is.
+            prop_assert!(*size <= ADVERTISED_GROUPS_MAX || memberships.router);
+            // Either all of its groups, or a multicast router.
             prop_assert!(memberships.router || memberships.groups.len() == *size);
             widened += usize::from(memberships.router);
         }
-        prop_assert_eq!(excesses.len(), widened);
-        prop_assert!(sizes.iter().sum::<usize>() > 80_000 || sizes.iter().all(|size| *size <= ANNOUNCED_GROUPS_MAX) == (widened == 0));
+        prop_assert_eq!(over_limit.len(), widened);
+        prop_assert!(
+            sizes.iter().sum::<usize>() > 80_000
+                || sizes.iter().all(|size| *size <= ADVERTISED_GROUPS_MAX) == (widened == 0)
+        );
     }
 }

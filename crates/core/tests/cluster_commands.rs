@@ -1,0 +1,132 @@
+//! Leases, enrollment and removal of hosts in agreed state, and the size of stocks.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
+mod common;
+
+use std::time::Duration;
+
+use shoutd_core::cluster::{Cluster, Command, Outcome, Pass, Pool, Refusal, Token, WantedAddress};
+use shoutd_core::stock::stock_size;
+use shoutd_core::{Fingerprint, HostId, NetworkId, TokenHash};
+
+use crate::common::{admission, founded};
+
+#[test]
+fn addresses_are_leased_from_the_top_and_never_twice() {
+    let mut cluster = founded();
+    let host = common::host;
+    for value in 1..=2u64 {
+        let address = format!("192.0.2.{value}:7789").parse().unwrap();
+        cluster
+            .apply(&Command::AdmitHost { host: host(value), name: "h".to_owned(), address })
+            .unwrap();
+    }
+    let id: NetworkId = "00000000000000aa".parse().unwrap();
+    let pool = Pool { gateway: Some("10.9.0.1".parse().unwrap()), ..common::pool("10.9.0.0/29") };
+    let subnet = pool.subnet;
+    let settings = common::settings(pool);
+    cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(1), settings }).unwrap();
+    let mut claim = |value, address| {
+        cluster.apply(&Command::ClaimAddress { network: id.clone(), host: host(value), address })
+    };
+    let any = WantedAddress::Highest { subnet, count: 1 };
+    // 10.9.0.0/29 has six host addresses; one is the gateway's.
+    for last in [6, 5, 4, 3, 2] {
+        let expected = Outcome::Leased(vec![format!("10.9.0.{last}/29").parse().unwrap()]);
+        assert_eq!(claim(1 + last % 2, any), Ok(expected));
+    }
+    assert_eq!(
+        claim(1, any).unwrap_err().to_string(),
+        "subnet 10.9.0.0/29 of network 00000000000000aa has no free address left"
+            .replace("00000000000000aa", "000000000000")
+    );
+    let taken = claim(1, WantedAddress::Exactly("10.9.0.5".parse().unwrap())).unwrap_err();
+    assert!(
+        taken
+            .to_string()
+            .starts_with("address 10.9.0.5 of network 000000000000 is in use on host h;"),
+        "{taken}"
+    );
+    let gateway = claim(1, WantedAddress::Exactly("10.9.0.1".parse().unwrap())).unwrap_err();
+    assert!(gateway.to_string().contains("reserved"), "{gateway}");
+}
+
+#[test]
+fn tokens_and_approvals_admit_hosts_as_long_as_they_are_valid() {
+    let mut cluster = founded();
+    let (hash, key) = (TokenHash([1; 32]), Fingerprint([2; 32]));
+    let now = Duration::from_secs(1000);
+    let enroll = |cluster: &mut Cluster, host, pass, now| {
+        cluster.apply(&Command::Enroll { host: HostId::new(host).unwrap(), pass, now })
+    };
+    let (token, approval) = (Pass::Token(hash), Pass::Approval(key));
+    assert_eq!(enroll(&mut cluster, 1, token, now), Err(Refusal::UnknownToken));
+    assert_eq!(enroll(&mut cluster, 1, approval, now), Err(Refusal::NotApproved));
+    let single = Token { expires: Some(now + Duration::from_secs(10)), uses: Some(1) };
+    cluster.apply(&Command::AddToken { hash, token: single, now }).unwrap();
+    assert_eq!(
+        enroll(&mut cluster, 1, token, now + Duration::from_secs(10)),
+        Err(Refusal::TokenExpired)
+    );
+    assert_eq!(enroll(&mut cluster, 1, token, now), Ok(Outcome::Done));
+    assert_eq!(
+        enroll(&mut cluster, 1, token, now),
+        Ok(Outcome::Done),
+        "the same host again, as after a timeout"
+    );
+    assert_eq!(enroll(&mut cluster, 2, token, now), Err(Refusal::TokenUsedUp));
+    cluster
+        .apply(&Command::AddToken { hash, token: Token { expires: None, uses: None }, now })
+        .unwrap();
+    assert_eq!(enroll(&mut cluster, 2, token, now), Ok(Outcome::Done));
+    assert_eq!(enroll(&mut cluster, 3, token, now), Ok(Outcome::Done));
+    cluster.apply(&Command::RevokeTokens).unwrap();
+    assert_eq!(enroll(&mut cluster, 4, token, now), Err(Refusal::UnknownToken));
+    cluster.apply(&Command::Approve { key, until: now + Duration::from_secs(5), now }).unwrap();
+    assert_eq!(
+        enroll(&mut cluster, 5, approval, now + Duration::from_secs(5)),
+        Err(Refusal::NotApproved)
+    );
+    assert_eq!(enroll(&mut cluster, 5, approval, now), Ok(Outcome::Done));
+    assert_eq!(
+        enroll(&mut cluster, 6, approval, now),
+        Err(Refusal::NotApproved),
+        "an approval is for one host"
+    );
+}
+
+#[test]
+fn a_removed_host_holds_nothing_and_is_not_admitted_again() {
+    let mut cluster = founded();
+    let host = common::host;
+    cluster.apply(&admission(1)).unwrap();
+    let now = Duration::from_secs(1);
+    assert_eq!(cluster.apply(&Command::RemoveHost { host: host(1), now }), Err(Refusal::LastHost));
+    cluster.apply(&admission(2)).unwrap();
+    let id: NetworkId = "00000000000000aa".parse().unwrap();
+    let settings = common::settings(common::pool("10.9.0.0/24"));
+    cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(2), settings }).unwrap();
+    let address = WantedAddress::Exactly("10.9.0.7".parse().unwrap());
+    cluster.apply(&Command::ClaimAddress { network: id.clone(), host: host(2), address }).unwrap();
+    for _ in 0..2 {
+        assert_eq!(cluster.apply(&Command::RemoveHost { host: host(2), now }), Ok(Outcome::Done));
+    }
+    assert!(cluster.networks[&id].leases.is_empty());
+    assert_eq!(
+        cluster.apply(&Command::RemoveHost { host: host(3), now }),
+        Err(Refusal::UnknownHost(host(3)))
+    );
+    assert!(matches!(cluster.apply(&admission(2)), Err(Refusal::HostRemoved { .. })));
+}
+
+#[test]
+fn the_stock_size_follows_the_subnet_and_all_stocks_fit_into_it() {
+    let pool = common::pool;
+    assert_eq!(stock_size(&pool("10.0.0.0/16"), 3), 8);
+    assert_eq!(stock_size(&pool("10.0.0.0/24"), 10), 6);
+    assert_eq!(stock_size(&pool("10.0.0.0/29"), 3), 0);
+    assert_eq!(stock_size(&pool("fd00::/64"), 1000), 8);
+    for hosts in 1..200 {
+        assert!(stock_size(&pool("10.0.0.0/24"), hosts) * 2 * hosts <= 254);
+    }
+}
