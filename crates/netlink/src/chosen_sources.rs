@@ -23,8 +23,8 @@ const LIST_MAX: u64 = 1 << 16;
 pub type ChosenSources = BTreeMap<(u32, IpAddr), BTreeSet<IpAddr>>;
 
 impl Namespace {
-    /// The sources that the sockets of this namespace include. A list of [`LIST_MAX`] octets or
-    /// more is an error.
+    /// The sources that the sockets of this namespace include. A list of 64
+    /// KiB or more is an error.
     pub fn chosen_sources(&self) -> Result<ChosenSources, Error> {
         let read = || LISTS.into_iter().map(read_list).collect::<io::Result<Vec<String>>>();
         let lists = self.enter(read).and_then(|lists| lists.map_err(Fault::from));
