@@ -229,7 +229,7 @@ fn full_bridge(cluster: &mut Cluster) -> Result<()> {
     await_problem(
         &second,
         &[
-            "network foo: the containers of this host listen to ",
+            "network foo: the containers of this host are members of ",
             "all of its multicast is sent here",
         ],
     )?;

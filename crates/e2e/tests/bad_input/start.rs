@@ -137,7 +137,7 @@ pub fn ended(cluster: &mut Cluster) -> Result<()> {
     }
     host.signal("KILL", &host.pids_of("shoutd")?)?;
     wait_until("its end", SOON, || Ok(host.pids_of("shoutd")?.is_empty().then_some(())))?;
-    ensure_one_line(&shoutdctl(&host, &["hosts"])?, &["without saying why", "killed", log])?;
+    ensure_one_line(&shoutdctl(&host, &["hosts"])?, &["without giving a reason", "killed", log])?;
     // A daemon that could not start, as at boot, when no user sees its output.
     host.sh(&format!("echo damaged > {DATA}/start.json; shoutd 2> /run/boot.log || true"))?;
     ensure_one_line(
