@@ -1,4 +1,4 @@
-//! How a cluster comes to be, and how hosts come into it.
+//! Founding a cluster, joining it, and admitting hosts.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,28 +23,28 @@ use crate::{Consensus, ProposeError, STATE_VERSION, StoreError};
 /// How long one peer may take to answer before the next one is asked.
 const PEER_DEADLINE: Duration = Duration::from_secs(5);
 
-/// How long a peer that knows of no leader waits for one: somewhat longer than an election takes.
+/// How long a peer without a leader waits for one: somewhat longer than an election takes.
 const ELECTION: Duration = Duration::from_secs(3);
 
-/// How long the peers may take to say who they are.
+/// How long the peers may take to identify themselves.
 const MEETING_DEADLINE: Duration = Duration::from_secs(1);
 
-/// How often a joiner follows the word of a peer about who leads.
+/// How many redirections to a leader a joining host follows.
 const REDIRECTS_MAX: usize = 3;
 
 /// Why a cluster was not founded.
 #[derive(Debug, thiserror::Error)]
 pub enum FoundError {
-    /// This host belongs to another one.
+    /// This host belongs to another cluster.
     #[error("this host belongs to cluster {has} already, by its data directory")]
     OtherCluster {
-        /// The one it belongs to.
+        /// Its cluster.
         has: ClusterId,
     },
-    /// It began to join this very cluster, and has not heard that it was admitted.
+    /// It began to join this cluster, and does not know yet that it was admitted.
     #[error(
-        "this host was on its way into cluster {0}, which another host founded: name a host of it \
-         as a peer"
+        "this host began to join cluster {0}, which another host founded: give a member of it as \
+         a peer"
     )]
     Joining(ClusterId),
     /// It could not be committed.
@@ -55,14 +55,14 @@ pub enum FoundError {
     Store(#[from] StoreError),
 }
 
-/// Why this host did not get into the cluster of its peers.
+/// Why this host did not join the cluster of its peers.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// Its data are those of another cluster.
+    /// Its data directory belongs to another cluster.
     #[error(
         "{peer} belongs to cluster {theirs}, this host to cluster {ours} by its data directory: \
-         start it without --peer-addresses to go on in its own cluster; to join the other one, \
-         then leave (shoutdctl stop --leave) and start again with a token of that one"
+         start it without --peer-addresses to stay in its own cluster; to join the other one, \
+         leave this one (shoutdctl stop --leave) and start again with a token of the other"
     )]
     OtherCluster {
         /// The peer.
@@ -75,22 +75,22 @@ pub enum JoinError {
     /// Another authority certified the peer.
     #[error(
         "{peer} belongs to another cluster than this host: start it without --peer-addresses to \
-         go on in its own cluster; to join the other one, then leave (shoutdctl stop --leave) and \
-         start again with a token of that one"
+         stay in its own cluster; to join the other one, leave this one (shoutdctl stop --leave) \
+         and start again with a token of the other"
     )]
     Stranger {
         /// The peer.
         peer: SocketAddr,
     },
-    /// The cluster does not want it.
+    /// The cluster refuses it.
     #[error("{peer} does not admit this host: {reason}")]
     Refused {
         /// The peer.
         peer: SocketAddr,
-        /// Its words.
+        /// Its reason.
         reason: String,
     },
-    /// The peers are there and belong to none.
+    /// The peers answer and belong to no cluster.
     #[error("{} to no cluster yet: start it there first", belong(.peers))]
     NoCluster {
         /// The peers.
@@ -99,13 +99,13 @@ pub enum JoinError {
     /// No peer answered.
     #[error("{}", list(.errors))]
     Unreachable {
-        /// What happened with each.
+        /// The error of each peer.
         errors: Vec<CallError>,
     },
     /// The only peer given is this host.
-    #[error("{0} is this host itself: name another host of the cluster")]
+    #[error("{0} is this host itself: give another host of the cluster")]
     Itself(SocketAddr),
-    /// The cluster cannot agree on anything now.
+    /// The cluster cannot commit anything now.
     #[error("{peer} cannot admit this host now: {error}")]
     NotNow {
         /// The peer.
@@ -115,20 +115,21 @@ pub enum JoinError {
     },
     /// This host was admitted, but the cluster's messages do not arrive.
     #[error(
-        "{peer} admitted this host, but nothing came from the cluster at {address}: is TCP port {} open on this host?",
+        "{peer} admitted this host, but no message of the cluster arrived at {address}: is TCP \
+         port {} open on this host?",
         .address.port()
     )]
     Silence {
         /// The peer.
         peer: SocketAddr,
-        /// Where this host waited.
+        /// The address at which this host waited.
         address: SocketAddr,
     },
-    /// This host was removed, or was not there when the cluster was recovered. The text is that of
+    /// This host was removed, or left out by a recovery. The text is that of
     /// [`Consensus::removed`].
     #[error("{0}")]
     Removed(String),
-    /// The cluster's state has a form that this version does not understand.
+    /// The cluster's state has a version that this build does not support.
     #[error(
         "{peer} runs a newer version of shoutd (version {theirs} of agreed state, this one knows \
          {STATE_VERSION}): upgrade shoutd on this host"
@@ -136,7 +137,7 @@ pub enum JoinError {
     Outdated {
         /// The peer.
         peer: SocketAddr,
-        /// The form of its state.
+        /// The version of its state.
         theirs: u32,
     },
     /// It could not be recorded.
@@ -157,10 +158,10 @@ fn list(errors: &[CallError]) -> String {
 }
 
 impl FoundError {
-    /// Whether trying again can help, without anybody changing what was asked for.
+    /// Whether a retry with the same arguments can succeed.
     pub fn may_pass(&self) -> bool {
         match self {
-            // A host that asked to join may yet be told that it was admitted.
+            // A host that asked to join may still learn that it was admitted.
             Self::Propose(_) | Self::Joining(_) => true,
             Self::OtherCluster { .. } | Self::Store(_) => false,
         }
@@ -168,7 +169,7 @@ impl FoundError {
 }
 
 impl JoinError {
-    /// Whether trying again can help, without anybody changing what was asked for.
+    /// Whether a retry with the same arguments can succeed.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::NoCluster { .. }
@@ -187,8 +188,8 @@ impl JoinError {
 }
 
 impl Consensus {
-    /// Founds a cluster of which this host is the first. Founding the same again is no error,
-    /// however far it came before; nor is it on a host that was admitted to it.
+    /// Founds a cluster with this host as the first. Founding the same cluster again is no error,
+    /// even after an interruption, nor on a host that was admitted to it.
     ///
     /// # Errors
     /// See [`FoundError`].
@@ -196,12 +197,12 @@ impl Consensus {
         self.node.found(cluster, deadline).await
     }
 
-    /// Gets this host admitted to the cluster of these peers: each is asked once, until one says
-    /// yes. When it returns, the state has this host in it. Joining again is no error, and tells
-    /// the cluster this host's new name and address.
+    /// Joins the cluster of these peers: asks each once, until one admits this host. When this
+    /// returns, agreed state includes this host. Joining again is no error, and records this host's
+    /// new name and address.
     ///
     /// # Errors
-    /// See [`JoinError`]; it tells what is most to the point of what the peers said.
+    /// See [`JoinError`]: the most relevant of the peers' answers.
     pub async fn join(&self, peers: &[SocketAddr], deadline: Duration) -> Result<(), JoinError> {
         self.node.join(peers, Instant::now() + deadline).await
     }
@@ -213,8 +214,7 @@ impl Node {
         cluster: ClusterId,
         deadline: Duration,
     ) -> Result<(), FoundError> {
-        // Recorded first: a host that is interrupted after this line goes on with it when it starts
-        // again.
+        // Recorded first: a host that is interrupted after this line continues when it restarts.
         let has = self.belong_to(cluster, true, 0).await?;
         if has != cluster {
             return Err(FoundError::OtherCluster { has });
@@ -228,7 +228,7 @@ impl Node {
         }
         let node = BasicNode::new(self.settings.advertise);
         match self.raft.initialize(BTreeMap::from([(self.me().get(), node)])).await {
-            // Not allowed where there is a log already: it was done before.
+            // Not allowed if there is a log already: then it was done before.
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
             Err(RaftError::APIError(InitializeError::NotInMembers(_)) | RaftError::Fatal(_)) => {
                 return Err(ProposeError::Stopped.into());
@@ -265,19 +265,19 @@ impl Node {
         }
     }
 
-    /// Finds out which hosts of its own cluster are where a user says that there are some: they may
-    /// have moved, as this one may.
+    /// Finds hosts of this host's cluster at the addresses that a user gave: they may have moved,
+    /// and so may this one.
     async fn meet(&self, peers: &[SocketAddr]) {
         let strangers = peers.iter().copied().filter(|peer| *peer != self.settings.advertise);
         let asked = strangers.filter(|_| self.identity.cluster().is_some()).map(async |peer| {
             let status =
-                self.peer_health.call_whoever(peer, wire::STATUS, &(), MEETING_DEADLINE).await;
+                self.peer_health.call_address(peer, wire::STATUS, &(), MEETING_DEADLINE).await;
             status.map(|status: ConsensusStatus| self.peer_health.learn(status.host, peer))
         });
         drop(join_all(asked).await);
     }
 
-    /// Asks one peer, and whom it points to.
+    /// Asks one peer, and follows its redirections to the leader.
     async fn ask(self: &Arc<Self>, first: SocketAddr, until: Instant) -> Result<(), JoinError> {
         let mut peer = first;
         for _ in 0..=REDIRECTS_MAX {
@@ -304,8 +304,8 @@ impl Node {
                 Joined::Outdated { state } => {
                     return Err(JoinError::Outdated { peer, theirs: state });
                 }
-                // It leads, as after a restart that nobody else survived: it needs nobody to let it
-                // in.
+                // This host leads itself, for example after all hosts restarted: no other needs to
+                // admit it.
                 Joined::NotLeader { leader: Some(leader) } if leader.host == self.me() => {
                     let introduced =
                         self.introduce(until.saturating_duration_since(Instant::now())).await;
@@ -320,8 +320,8 @@ impl Node {
                 }
                 Joined::NoCluster => return Err(JoinError::NoCluster { peers: vec![peer] }),
                 Joined::Itself => return Err(JoinError::Itself(peer)),
-                // It still has a vote, which the others are about to take: it is told when they
-                // have.
+                // This host still has a vote, which the others are taking. It gets its removal
+                // notice afterwards.
                 Joined::Refused(refusal @ Refusal::HostRemoved { .. }) => {
                     return Err(JoinError::NotNow { peer, error: refusal.into() });
                 }
@@ -337,7 +337,7 @@ impl Node {
         })
     }
 
-    /// Waits until what was agreed on arrives.
+    /// Waits until agreed state with this host's entry arrives.
     async fn enter(
         &self,
         peer: SocketAddr,
@@ -360,8 +360,8 @@ impl Node {
         }
     }
 
-    /// Admits a host, as the leader. It returns when the host is a member of the Raft group;
-    /// whether it gets a vote shows once it has the log.
+    /// Admits a host, as the leader. Returns when the host is in the Raft membership. Whether it
+    /// gets a vote is decided once it has the log.
     pub async fn admit(&self, host: HostId, request: Join, until: Instant) -> Joined {
         if host == self.me() {
             return Joined::Itself;
@@ -372,8 +372,7 @@ impl Node {
         if request.state < STATE_VERSION {
             return Joined::Outdated { state: STATE_VERSION };
         }
-        // A host that was just admitted itself, or whose leader was just lost, knows one in a
-        // moment.
+        // A host that was just admitted itself, or whose leader was just lost, has a leader soon.
         let mut metrics = self.raft.metrics();
         let election = until.min(Instant::now() + ELECTION);
         let _ = timeout_at(election, metrics.wait_for(|metrics| metrics.current_leader.is_some()))
@@ -383,7 +382,7 @@ impl Node {
             Proposed::Done { result: Ok(_), .. } => {}
             Proposed::Done { result: Err(Refusal::NoCluster), .. } => return Joined::NoCluster,
             Proposed::Done { result: Err(refusal), .. } => return Joined::Refused(refusal),
-            // A host does not point to itself; that would only be asked again.
+            // This host must not name itself: the caller would only ask it again.
             Proposed::NotLeader { leader } => {
                 return Joined::NotLeader { leader: leader.filter(|to| to.host != self.me()) };
             }
@@ -399,7 +398,7 @@ impl Node {
         }
     }
 
-    /// Takes note that the cluster has told this host to go.
+    /// Records a removal notice for this host.
     fn turned_away(&self, removal_notice: RemovalNotice) -> JoinError {
         let text = format!("{removal_notice:?}");
         self.participation.leave(removal_notice);
@@ -421,13 +420,13 @@ impl Node {
                 distrust: Distrust::OtherAuthority | Distrust::OtherCluster(_),
                 ..
             } => JoinError::Stranger { peer },
-            // The clock of one of the two is wrong, which is no reason to give up.
+            // One of the two clocks is wrong, which may be corrected.
             CallError::Untrusted {
                 distrust: distrust @ (Distrust::Expired(_) | Distrust::NotYetValid(_)),
                 ..
             } => JoinError::NotNow { peer, error: ProposeError::NoLeader(distrust.to_string()) },
-            // It has proved to be of this host's cluster before it was asked, so all that it can
-            // have against this one is the time.
+            // The peer proved to be of this host's cluster before this host asked, so it can only
+            // object to the validity time.
             CallError::Refused {
                 rejection: rejection @ Rejection::Unauthenticated { .. }, ..
             } => JoinError::NotNow { peer, error: ProposeError::NoLeader(rejection.to_string()) },

@@ -1,8 +1,8 @@
-//! Backups: agreed state in a file that can be read anywhere.
+//! Backups: agreed state in one portable file.
 //!
-//! The first line is a JSON object that says what the file is, and has the SHA-256 of the rest,
-//! which is agreed state in the form in which hosts send it to one another. There is no secret in
-//! it: what lets hosts in is left out.
+//! The first line is a JSON object that identifies the file and has the SHA-256 of the rest. The
+//! rest is agreed state in the form in which hosts send snapshots. It contains no secrets: tokens,
+//! approvals and the authority's key are left out.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -16,40 +16,39 @@ use shoutd_core::{ClusterId, HostId};
 use crate::Consensus;
 use crate::logged::{disclose, enclose};
 
-/// The form of the file. It goes up with every change that an older build would misread.
+/// The version of the file format. Raised with every change that an older build would misread.
 const FORMAT: u32 = 1;
 
-/// Octets of a backup, more than the largest cluster has: what is no backup must not fill the
-/// memory.
+/// Bytes of a backup, more than the largest cluster needs: another file must not fill the memory.
 const BYTES_MAX: u64 = 1 << 30;
 
-/// Octets of its first line.
+/// Bytes of its first line.
 const HEADER_BYTES_MAX: usize = 4096;
 
-/// What a backup is.
+/// The first line of a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackupSummary {
-    /// The form of the file.
+    /// The version of the file format.
     pub shoutd_backup: u32,
     /// The cluster.
     pub cluster: ClusterId,
     /// The host that made it.
     pub host: HostId,
-    /// When, as the time since 1970.
+    /// When it was made, as the time since 1970.
     pub made: Duration,
-    /// How many entries of the log it includes.
+    /// The number of log entries that it includes.
     pub entries: u64,
-    /// The hosts that had a vote.
+    /// The voters.
     pub voters: Vec<HostId>,
-    /// How many networks there were.
+    /// The number of networks.
     pub networks: usize,
-    /// Octets after the first line.
+    /// Bytes after the first line.
     pub bytes: usize,
-    /// The SHA-256 of these, in hexadecimal digits.
+    /// Their SHA-256, in hexadecimal digits.
     pub sha256: String,
 }
 
-/// What a backup has.
+/// The contents of a backup.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Content {
     pub epoch: u64,
@@ -62,10 +61,10 @@ pub enum BackupError {
     /// There is nothing to back up.
     #[error("this host belongs to no cluster yet: there is nothing to back up")]
     NoCluster,
-    /// The file is something else.
-    #[error("this is no backup of shoutd: {0}")]
+    /// The file is not a backup.
+    #[error("this is not a backup of shoutd: {0}")]
     NoBackup(String),
-    /// It is not what was written.
+    /// It was changed or truncated after it was written.
     #[error("the backup is damaged: {0}; use another copy")]
     Damaged(String),
     /// A later version of shoutd wrote it.
@@ -74,7 +73,7 @@ pub enum BackupError {
     /// Reading or writing failed.
     #[error("the backup cannot be {action}: {source}")]
     Io {
-        /// What was tried.
+        /// What failed: `read` or `written`.
         action: &'static str,
         /// What the kernel said.
         source: io::Error,
@@ -82,8 +81,8 @@ pub enum BackupError {
 }
 
 impl Consensus {
-    /// Writes a backup of agreed state as this host knows it at this moment. `now` is the time
-    /// since 1970. Whether others know of later changes, [`Consensus::status`] tells.
+    /// Writes a backup of agreed state as this host knows it now. `now` is the time since 1970.
+    /// [`Consensus::status`] tells whether this host is behind the others.
     ///
     /// # Errors
     /// See [`BackupError`].
@@ -93,12 +92,12 @@ impl Consensus {
         now: Duration,
     ) -> Result<BackupSummary, BackupError> {
         let node = &self.node;
-        // First, so that the number is not higher than what is in the state.
+        // Read before the state, so that the number is not too high for it.
         let entries = *node.published.applied.borrow();
         let mut cluster = (*node.cluster()).clone();
         let id = cluster.id.ok_or(BackupError::NoCluster)?;
-        // Tokens and the authority's key are secrets. And whoever restores does not have the key
-        // that the latter is sealed with.
+        // Tokens and the authority's key are secrets. Besides, a restored host does not have the
+        // seal key.
         let removed = std::mem::take(&mut cluster.admissions.removed);
         cluster.admissions = Admissions { removed, ..Admissions::default() };
         let networks = cluster.networks.len();
@@ -133,13 +132,13 @@ fn writing(source: io::Error) -> BackupError {
 pub(crate) fn hash(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     digest(&SHA256, bytes).as_ref().iter().fold(String::new(), |mut digits, byte| {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = write!(digits, "{byte:02x}");
         digits
     })
 }
 
-/// Reads a whole backup, and checks that it is what was written.
+/// Reads a whole backup and checks its integrity.
 pub(crate) fn read(reader: &mut dyn Read) -> Result<(BackupSummary, Content), BackupError> {
     let mut bytes = Vec::new();
     let reading = |source| BackupError::Io { action: "read", source };
@@ -149,12 +148,11 @@ pub(crate) fn read(reader: &mut dyn Read) -> Result<(BackupSummary, Content), Ba
     }
     let no_backup = |reason: &str| BackupError::NoBackup(reason.to_owned());
     let end = bytes.iter().take(HEADER_BYTES_MAX).position(|byte| *byte == b'\n');
-    let (header, body) =
-        bytes.split_at(end.ok_or_else(|| no_backup("its first line does not say so"))?);
+    let (header, body) = bytes.split_at(end.ok_or_else(|| no_backup("it has no such first line"))?);
     let header: Value =
-        serde_json::from_slice(header).map_err(|_| no_backup("its first line does not say so"))?;
+        serde_json::from_slice(header).map_err(|_| no_backup("it has no such first line"))?;
     match header.get("shoutd_backup").and_then(Value::as_u64) {
-        None => return Err(no_backup("its first line does not say so")),
+        None => return Err(no_backup("it has no such first line")),
         Some(format) if format > u64::from(FORMAT) => {
             return Err(BackupError::Newer(format!("format {format}, this one knows {FORMAT}")));
         }
@@ -172,13 +170,13 @@ pub(crate) fn read(reader: &mut dyn Read) -> Result<(BackupSummary, Content), Ba
         )));
     }
     if hash(body) != summary.sha256 {
-        return Err(damaged("its checksum is not that of its contents".to_owned()));
+        return Err(damaged("its checksum does not match its contents".to_owned()));
     }
     let body: Value = serde_json::from_slice(body).map_err(|error| damaged(error.to_string()))?;
     let content: Content =
         disclose(body).map_err(|unknown| BackupError::Newer(unknown.to_string()))?;
     if content.cluster.id != Some(summary.cluster) {
-        return Err(damaged("it has the state of another cluster than it says".to_owned()));
+        return Err(damaged("it contains the state of another cluster than it names".to_owned()));
     }
     Ok((summary, content))
 }

@@ -1,4 +1,4 @@
-//! Who carries this host's calls to other hosts.
+//! The transport of calls to other hosts, which a simulation can replace.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use serde::de::DeserializeOwned;
 use shoutd_core::HostId;
 use shoutd_peer::{CallError, Client, Identity};
 
-/// Carries calls.
+/// The transport.
 #[derive(Debug, Clone)]
 pub(crate) enum Calls {
-    /// The peers' client.
+    /// The client of `shoutd-peer`.
     Peers(Client),
     /// A simulated network.
     #[cfg(test)]
@@ -19,7 +19,7 @@ pub(crate) enum Calls {
 }
 
 impl Calls {
-    /// Who this host is.
+    /// This host's identity.
     pub fn identity(&self) -> &Identity {
         match self {
             Self::Peers(client) => client.identity(),
@@ -28,7 +28,7 @@ impl Calls {
         }
     }
 
-    /// Asks whatever host has this address, or only the one with this id.
+    /// Calls the host with this id, or, without an id, whichever host has this address.
     pub async fn call<Q: Serialize + Sync, A: DeserializeOwned>(
         &self,
         host: Option<HostId>,

@@ -1,8 +1,8 @@
-//! What time it is.
+//! The wall clock, which a simulation can replace.
 
 use std::time::Duration;
 
-/// The time since 1970 by this host's clock. One that is set before it counts as 1970 itself.
+/// The time since 1970 by this host's clock; zero if the clock is set to an earlier time.
 pub(crate) fn since_1970() -> Duration {
     #[cfg(test)]
     if let Some(simulated) = crate::simulation::wall_clock() {

@@ -1,9 +1,9 @@
-//! Noticing that this host has agreed on other things than its cluster.
+//! Detects that this host has applied other log entries than its cluster.
 //!
-//! In Raft that cannot be, and openraft takes what was agreed on for the same on all hosts without
-//! looking. It does happen to a host whose disk was set back to a time when it alone voted, and
-//! that went on without the others: what it agreed on then is in the way of what they have agreed
-//! on, and cannot be taken back.
+//! Raft excludes that, and openraft does not check it: it assumes that committed entries are the
+//! same on all hosts. But it happens to a host that was rolled back to a time when it was the only
+//! voter and that went on without the others. The entries it committed then conflict with theirs,
+//! and applied entries cannot be undone.
 
 use openraft::raft::AppendEntriesRequest;
 use shoutd_peer::Rejection;
@@ -12,23 +12,24 @@ use crate::StoreError;
 use crate::node::Node;
 use crate::raft::{LogId, Types};
 
-/// The newest entry that a leader has, of those that a host with so many agreed on should have too.
+/// The leader's newest entry in this message that a host with this `applied` must have too.
 fn newest_below(rpc: &AppendEntriesRequest<Types>, applied: LogId) -> Option<LogId> {
     let ids = rpc.prev_log_id.into_iter().chain(rpc.entries.iter().map(|entry| entry.log_id));
     ids.filter(|id| id.index <= applied.index).max_by_key(|id| id.index)
 }
 
 impl Node {
-    /// Checks that a leader's log has what this host has applied. If not, this host stops for good.
+    /// Checks that the leader's log has what this host has applied. If not, this host stops for
+    /// good.
     pub async fn refuse_fork(&self, rpc: &AppendEntriesRequest<Types>) -> Result<(), Rejection> {
-        // Of one moment: whoever committed what is applied had this vote at the most.
+        // Read together: the leader that committed `applied` cannot have had a later vote than
+        // this.
         let (vote, applied) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow();
             (metrics.vote, metrics.last_applied)
         };
-        // A leader that was deposed may have entries that were never agreed on, where others have
-        // been since.
+        // A deposed leader may have uncommitted entries where another leader has committed its own.
         let Some(applied) = applied.filter(|_| rpc.vote >= vote) else { return Ok(()) };
         let Some(theirs) = newest_below(rpc, applied) else { return Ok(()) };
         let ours = if theirs.index == applied.index {
@@ -36,7 +37,7 @@ impl Node {
         } else {
             self.record.log_id_at(theirs.index).await
         };
-        // What was dropped after a snapshot is not known any more.
+        // `None`: the entry was purged after a snapshot.
         if ours.is_none_or(|ours| ours == theirs) {
             return Ok(());
         }
@@ -45,7 +46,7 @@ impl Node {
         tracing::error!("{reason}");
         self.record.condemn(reason.clone());
         if let Err(error) = self.raft.shutdown().await {
-            tracing::debug!(%error, "consensus did not stop in order");
+            tracing::debug!(%error, "openraft did not shut down cleanly");
         }
         Err(Rejection::Failed { reason })
     }
@@ -63,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_entry_is_compared_that_both_should_have() {
+    fn the_newest_entry_that_both_logs_must_have_is_compared() {
         let rpc = |before: Option<LogId>, entries: &[LogId]| AppendEntriesRequest::<Types> {
             vote: Vote::new_committed(9, 1),
             prev_log_id: before,

@@ -1,4 +1,4 @@
-//! Fuzzing of what reads other hosts' messages, commands and backups.
+//! Fuzz targets for the decoders of other hosts' messages, commands and backups.
 
 use openraft::raft::{AppendEntriesRequest, InstallSnapshotRequest, VoteRequest};
 use serde::de::DeserializeOwned;
@@ -14,7 +14,7 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
     serde_json::from_slice(body)
 }
 
-/// What every reader makes of one body: any path may get any.
+/// Decodes one body as every message: a caller can send any body to any path.
 #[test]
 fn fuzz_message() {
     fuzz("message", env!("CARGO_MANIFEST_DIR"), |body| {
@@ -37,8 +37,7 @@ fn fuzz_message() {
     });
 }
 
-/// Commands, one on each line, as a host that has a certificate can propose them: read, and carried
-/// out.
+/// The input is a command per line, as a member can propose them. Decodes and applies them.
 #[test]
 fn fuzz_command() {
     fuzz("command", env!("CARGO_MANIFEST_DIR"), |lines| {
@@ -48,17 +47,17 @@ fn fuzz_command() {
     });
 }
 
-/// A backup as it is, and with the length and checksum that its contents should have, behind which
-/// the fuzzer would not get.
+/// Reads a backup as it is, and also with its length and checksum corrected: the fuzzer would not
+/// get past these.
 #[test]
 fn fuzz_backup() {
     fuzz("backup", env!("CARGO_MANIFEST_DIR"), |mut file| {
-        let mended = mend(file);
-        (backup::read(&mut file), mended.map(|mended| backup::read(&mut mended.as_slice())))
+        let corrected = correct(file);
+        (backup::read(&mut file), corrected.map(|file| backup::read(&mut file.as_slice())))
     });
 }
 
-fn mend(file: &[u8]) -> Option<Vec<u8>> {
+fn correct(file: &[u8]) -> Option<Vec<u8>> {
     let end = file.iter().position(|octet| *octet == b'\n')?;
     let (header, body) = (file.get(..end)?, file.get(end + 1..)?);
     let mut header: serde_json::Value = read(header).ok()?;

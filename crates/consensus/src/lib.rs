@@ -1,14 +1,13 @@
-//! Agreement between hosts: Raft by openraft, kept on disk by redb, carried by `shoutd-peer`.
+//! Consensus: Raft (openraft), with redb on disk and `shoutd-peer` as transport. This is the only
+//! crate that uses openraft, and it does not expose openraft's types: the next version changes most
+//! of them.
 //!
-//! This is the only crate that knows openraft, and no type of it shows: its next version changes
-//! most of them.
-//!
-//! - [`Store`] keeps the log, the vote and the snapshots. What it says is done is on disk.
-//! - [`Consensus`] runs the host's part: [`Consensus::found`] or [`Consensus::join`] once, then
-//!   [`Consensus::propose`] for each change and [`Consensus::state`] to see it.
-//! - [`recover`] and [`restore`] make one host the whole of its cluster, when the others or their
-//!   data are lost.
-//! - [`LocalStore`] keeps, in a file of its own, what concerns this host alone.
+//! - [`Store`] keeps the log, the vote and the snapshots. A write is durable when it returns.
+//! - [`Consensus`] is one host's Raft node: [`Consensus::found`] or [`Consensus::join`] once, then
+//!   [`Consensus::propose`] for each change and [`Consensus::state`] to observe agreed state.
+//! - [`recover`] and [`restore`] make one host the only one of its cluster, when the others or
+//!   their data are lost.
+//! - [`LocalStore`] keeps this host's own state, in a file of its own.
 
 mod admission;
 mod backup;

@@ -1,29 +1,29 @@
-//! Commands as they stand in the log, with the version of their form.
+//! Commands in the log, with the version of their format.
 //!
-//! A host that does not know a command must not skip it: its state would differ from all others'
-//! from then on. So what it cannot understand it keeps as it came, in its log too, and stops when
-//! it has to be carried out; a newer build then goes on from there.
+//! A host must not skip a command that it does not know: its state would differ from all others'
+//! from then on. So it keeps the command unchanged in its log, and stops when it would have to
+//! apply it. A newer build then continues from there.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use shoutd_core::cluster::Command;
 
-/// The form of commands and of agreed state that this build writes, and the newest that it
-/// understands. It goes up with every command, and with every field of agreed state, that an older
-/// build would not understand.
+/// The version of commands and of agreed state that this build writes, and the newest that it
+/// supports. Raised with every command and every field of agreed state that an older build would
+/// not understand.
 pub const STATE_VERSION: u32 = 2;
 
 /// A command of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Logged {
-    /// One that this build can carry out.
+    /// This build can apply it.
     Known(Command),
-    /// One that it cannot.
+    /// This build cannot apply it.
     Unknown(Unknown),
 }
 
-/// What a newer build wrote.
+/// A command of a newer build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unknown {
     version: u32,
@@ -41,25 +41,25 @@ impl std::fmt::Display for Unknown {
         )?;
         write!(
             f,
-            "this one knows {STATE_VERSION}: {why}): upgrade shoutd on this host; it then goes on \
-             where it stopped"
+            "this one knows {STATE_VERSION}: {why}): upgrade shoutd on this host; it then \
+             continues where it stopped"
         )
     }
 }
 
-/// What is written: `{"v":2,"content":...}`.
+/// The format on disk and on the wire: `{"v":2,"content":...}`.
 #[derive(Serialize, Deserialize)]
 struct Envelope<T> {
     v: u32,
     content: T,
 }
 
-/// As it is written now.
+/// Wraps content in the current version.
 pub(crate) fn enclose<T: Serialize>(content: T) -> impl Serialize {
     Envelope { v: STATE_VERSION, content }
 }
 
-/// What is in an envelope, unless this build does not understand it.
+/// Unwraps an envelope, if this build understands its content.
 pub(crate) fn disclose<T: DeserializeOwned>(raw: Value) -> Result<T, Unknown> {
     let unknown = |version, why: String, raw| Unknown { version, why, raw };
     let envelope = match Envelope::<Value>::deserialize(&raw) {
@@ -112,9 +112,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_kept_as_it_came() {
+    fn an_unknown_command_is_kept_unchanged() {
         for raw in [
-            json!({ "v": STATE_VERSION + 1, "content": { "Paint": { "colour": "red" } }, "more": [1, 2] }),
+            json!({
+                "v": STATE_VERSION + 1,
+                "content": { "Paint": { "colour": "red" } },
+                "more": [1, 2],
+            }),
             json!({ "v": 1, "content": { "Paint": { "colour": "red" } } }),
             json!({ "v": STATE_VERSION + 1, "content": "RevokeTokens" }),
             json!("RevokeTokens"),

@@ -1,6 +1,7 @@
-//! What a host does of its own accord: as leader, keep the Raft group in step with the admitted
-//! hosts; as any host, keep its own entry among them true, and stop when it was removed. Both
-//! compare what is with what should be, so that it does not matter where a crash left things.
+//! The background tasks of a host. As the leader it keeps the Raft membership in step with the
+//! admitted hosts. Every host keeps its own entry in agreed state up to date, and stops when it was
+//! removed. All of them compare the current with the desired state, so a crash may leave any
+//! intermediate state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
@@ -17,51 +18,50 @@ use crate::raft::{Metrics, host};
 use crate::removal_notice::RemovalNotice;
 use crate::{FoundError, ProposeError, Settings};
 
-/// Time between two looks when nothing seems to happen.
+/// Time between two checks without an event.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How long one change of the group may take.
+/// How long one membership change may take.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Time until the next try after one that failed.
+/// Pause after a failed try.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Time until the next try after the cluster refused: nothing but a user's doing changes that.
+/// Pause after the cluster refused: usually only a user can change that.
 const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 
-/// How long a host that was removed is still told what is agreed on, so that it learns of its
-/// removal.
+/// How long a removed host still receives the log, so that it learns of its removal.
 const DISMISSAL: Duration = Duration::from_secs(2);
 
-/// How long a host that was removed goes on for the others' sake: as the leader it tells them that
-/// its removal is agreed on.
+/// How long a removed host continues for the others' sake: as the leader it tells them that its
+/// removal is committed.
 const PARTING: Duration = Duration::from_millis(500);
 
-/// Log entries that a host may lack and still get a vote: what it receives in a moment.
+/// Log entries that a host may lack and still get a vote: it receives them in a moment.
 const LAG_MAX: u64 = 200;
 
-/// Changes the Raft group while this host leads.
+/// Changes the Raft membership while this host leads.
 pub(crate) async fn lead(node: Arc<Node>) {
     let mut metrics = node.raft.metrics();
     let mut cluster = node.published.cluster.clone();
-    let (mut announced, mut watch) = (None, Watch::default());
+    let (mut logged, mut watch) = (None, Watch::default());
     loop {
         let seen = metrics.borrow_and_update().clone();
         let agreed = Arc::clone(&cluster.borrow_and_update());
-        // One that ceases to vote leads until that is agreed on, and must not change the group any
-        // more.
+        // A leader that loses its vote leads until that is committed. It must not change the
+        // membership then.
         let leads = seen.state == ServerState::Leader
             && seen.running_state.is_ok()
             && votes(&seen, node.me());
-        // The founder votes before it is admitted, and others may be admitted before it: it was not
-        // removed.
+        // The founder votes before it is admitted, and others may be admitted before it. That does
+        // not mean that it was removed.
         let is_admitted = agreed.hosts.contains_key(&node.me())
             || RemovalNotice::of(&agreed, node.me()).is_some();
-        announce(&node, &seen, &mut announced);
+        log_leader(&node, &seen, &mut logged);
         let change = if leads && is_admitted {
             let members = members(&seen);
-            let sight = watch.look(&members, &agreed, ready(&node, &seen), &node);
-            next_change(&members, &agreed.hosts, &sight)
+            let view = watch.look(&members, &agreed, ready(&node, &seen), &node);
+            next_change(&members, &agreed.hosts, &view)
         } else {
             watch = Watch::default();
             None
@@ -69,7 +69,7 @@ pub(crate) async fn lead(node: Arc<Node>) {
         if let Some(change) = change
             && let Err(error) = apply(&node, &change).await
         {
-            tracing::debug!(%error, ?change, "the group could not be changed");
+            tracing::debug!(%error, ?change, "the Raft membership could not be changed");
             sleep(PAUSE).await;
             continue;
         }
@@ -85,9 +85,9 @@ pub(crate) async fn lead(node: Arc<Node>) {
 /// What the leader remembers of the members.
 #[derive(Debug, Default)]
 struct Watch {
-    /// When each voter was ready last.
+    /// When each voter was last ready.
     ready: BTreeMap<HostId, Instant>,
-    /// Since when members are none of the cluster's hosts any more.
+    /// Since when members of the Raft group are no longer hosts of the cluster.
     removed: BTreeMap<HostId, Instant>,
 }
 
@@ -125,16 +125,16 @@ impl Watch {
     }
 }
 
-/// Tells the log of a new leader.
-fn announce(node: &Node, metrics: &Metrics, announced: &mut Option<HostId>) {
+/// Logs a new leader.
+fn log_leader(node: &Node, metrics: &Metrics, logged: &mut Option<HostId>) {
     let leader = metrics.current_leader.and_then(host);
-    if let Some(new) = leader.filter(|_| *announced != leader) {
+    if let Some(new) = leader.filter(|_| *logged != leader) {
         tracing::info!(
             leader = node.peer_health.name(new),
             term = metrics.current_term,
-            "the hosts follow a leader"
+            "new leader"
         );
-        *announced = leader;
+        *logged = leader;
     }
 }
 
@@ -154,30 +154,30 @@ pub(crate) fn members(metrics: &Metrics) -> Members {
     }
 }
 
-/// The members that answer and have nearly all of the log; this host, which leads, is one.
+/// The members that answer and have nearly all of the log, with this host, which leads.
 pub(crate) fn ready(node: &Node, metrics: &Metrics) -> BTreeSet<HostId> {
     let least = metrics.last_log_index.unwrap_or(0).saturating_sub(LAG_MAX);
     let replication = metrics.replication.iter().flatten();
     let caught_up =
         replication.filter(|(_, matched)| matched.is_some_and(|matched| matched.index >= least));
-    let there = |id: &HostId| *id == node.me() || node.peer_health.is_reachable(*id);
-    caught_up.filter_map(|(id, _)| host(*id)).filter(there).chain([node.me()]).collect()
+    let answers = |id: &HostId| *id == node.me() || node.peer_health.is_reachable(*id);
+    caught_up.filter_map(|(id, _)| host(*id)).filter(answers).chain([node.me()]).collect()
 }
 
 async fn apply(node: &Node, change: &Change) -> Result<(), String> {
     let nodes = |hosts: &BTreeMap<HostId, String>| -> BTreeMap<u64, BasicNode> {
         hosts.iter().map(|(host, address)| (host.get(), BasicNode::new(address))).collect()
     };
-    // A voter that does not vote any more follows on without a vote, as it has to learn why. But a
-    // leader would go on leading.
+    // A former voter stays as a learner, as it has to learn why. But a leader that stayed would
+    // continue to lead.
     let retain = !matches!(change, Change::Voters(voters) if !voters.contains(&node.me()));
     let changes = match change {
         Change::Voters(voters) => {
             ChangeMembers::ReplaceAllVoters(voters.iter().map(|host| host.get()).collect())
         }
         Change::Add(hosts) => ChangeMembers::AddNodes(nodes(hosts)),
-        // openraft warns of this one: two hosts must not swap addresses while a leader finds voters
-        // by them. Ours names the host that it means in each message.
+        // openraft warns that with `SetNodes` two hosts must not swap addresses, as it finds voters
+        // by address. Our messages name the host that they are for.
         Change::Move(hosts) => ChangeMembers::SetNodes(nodes(hosts)),
         Change::Drop(hosts) => {
             ChangeMembers::RemoveNodes(hosts.iter().map(|host| host.get()).collect())
@@ -185,38 +185,41 @@ async fn apply(node: &Node, change: &Change) -> Result<(), String> {
     };
     match timeout(CHANGE_DEADLINE, node.raft.change_membership(changes, retain)).await {
         Ok(Ok(_)) => {
-            tracing::info!(?change, "the group of agreeing hosts has changed");
+            tracing::info!(?change, "Raft membership changed");
             Ok(())
         }
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("not agreed on within {CHANGE_DEADLINE:?}")),
+        Err(_) => Err(format!("not committed within {CHANGE_DEADLINE:?}")),
     }
 }
 
-/// Finishes a founding that was interrupted, and keeps this host's name and address up to date.
+/// Finishes an interrupted founding, and keeps this host's name and address in agreed state up to
+/// date.
 pub(crate) async fn represent(node: Arc<Node>) {
     let mut cluster = node.published.cluster.clone();
-    let mut place = node.participation.watch_place();
-    node.participation.speech().await;
+    let mut known_at = node.participation.watch_known_at();
+    node.participation.sending_allowed().await;
     loop {
         let agreed = Arc::clone(&cluster.borrow_and_update());
-        place.mark_unchanged();
+        known_at.mark_unchanged();
         let pause = match agreed.hosts.get(&node.me()) {
-            Some(own) if node.misplaced().is_none() && own.name == node.settings.name => None,
-            // Another is at work as this host: the daemon ends.
-            Some(_) if node.look_for_twin().await => return,
+            Some(own) if node.outdated_address().is_none() && own.name == node.settings.name => {
+                None
+            }
+            // Another host runs with this host's identity: the daemon ends.
+            Some(_) if node.look_for_duplicate().await => return,
             Some(_) => try_to_introduce(&node).await,
-            // A host that is not there any more was removed, and must not come back by itself.
+            // Without an entry this host was removed, and must not come back by itself.
             None if agreed.hosts.is_empty() => try_to_found(&node).await,
             None => None,
         };
         match pause {
-            // Another host may have to make room first, as where one takes the address that another
-            // had.
+            // Another host may have to change first, for example if this one takes over its
+            // address.
             Some(pause) => drop(timeout(pause, cluster.changed()).await),
             None => tokio::select! {
                 changed = cluster.changed() => if changed.is_err() { return },
-                changed = place.changed() => if changed.is_err() { return },
+                changed = known_at.changed() => if changed.is_err() { return },
             },
         }
     }
@@ -225,15 +228,16 @@ pub(crate) async fn represent(node: Arc<Node>) {
 async fn try_to_introduce(node: &Arc<Node>) -> Option<Duration> {
     match node.introduce(CHANGE_DEADLINE).await {
         Ok(()) => {
-            node.participation.place(node.settings.advertise);
+            node.participation.note_known_at(node.settings.advertise);
             None
         }
         Err(error @ ProposeError::Refused(_)) => {
-            tracing::warn!(%error, address = %node.settings.advertise, "the cluster does not take this host's new address");
+            let address = node.settings.advertise;
+            tracing::warn!(%error, %address, "the cluster refuses this host's new address");
             Some(REFUSED_PAUSE)
         }
         Err(error) => {
-            tracing::debug!(%error, "the cluster does not know this host's new address yet");
+            tracing::debug!(%error, "this host's new address is not committed yet");
             Some(PAUSE)
         }
     }
@@ -259,13 +263,14 @@ async fn try_to_found(node: &Arc<Node>) -> Option<Duration> {
     }
 }
 
-/// Ends this host's part when it has left the cluster.
+/// Stops consensus when this host has left the cluster.
 pub(crate) async fn depart(node: Arc<Node>) {
     tokio::select! {
         () = removal_agreed(&node) => {
             sleep(PARTING).await;
-            let removal_notice = RemovalNotice::of(&node.cluster(), node.me()).unwrap_or(RemovalNotice::Removed { at: None });
-            node.participation.leave(removal_notice);
+            let notice = RemovalNotice::of(&node.cluster(), node.me())
+                .unwrap_or(RemovalNotice::Removed { at: None });
+            node.participation.leave(notice);
         }
         _ = node.participation.left() => {}
     }
@@ -273,16 +278,15 @@ pub(crate) async fn depart(node: Arc<Node>) {
     if let Some(line) = node.removed() {
         tracing::error!("{line}");
     }
-    if let Err(error) = node.record.record_farewell(removal_notice).await {
-        tracing::debug!(%error, "the removal is not recorded; this host will be told again");
+    if let Err(error) = node.record.record_removal_notice(removal_notice).await {
+        tracing::debug!(%error, "the removal notice is not on disk; this host will get it again");
     }
     if let Err(error) = node.raft.shutdown().await {
-        tracing::debug!(%error, "consensus did not stop in order");
+        tracing::debug!(%error, "openraft did not shut down cleanly");
     }
 }
 
-/// Ready when this host itself sees that it was removed, and that the others do not need it for
-/// anything any more.
+/// Resolves when this host itself sees that it was removed, and that the others no longer need it.
 async fn removal_agreed(node: &Node) {
     let mut metrics = node.raft.metrics();
     loop {
@@ -302,7 +306,7 @@ async fn removal_agreed(node: &Node) {
 }
 
 impl Node {
-    /// Has the cluster note this host's name and address.
+    /// Has this host's name and address recorded in agreed state.
     pub async fn introduce(self: &Arc<Self>, deadline: Duration) -> Result<(), ProposeError> {
         let Settings { advertise: address, name } = self.settings.clone();
         self.propose(Command::AdmitHost { host: self.me(), name, address }, deadline)

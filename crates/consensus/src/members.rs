@@ -1,4 +1,4 @@
-//! Who should belong to the Raft group, and with which part: a decision on plain data.
+//! Decides which hosts should be voters and learners. Pure: works on plain data.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,61 +6,61 @@ use shoutd_core::HostId;
 use shoutd_core::cluster::Host;
 use shoutd_core::limits::VOTERS_MAX;
 
-/// The Raft group as it is.
+/// The current Raft membership.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Members {
-    /// The voters; two sets while one replaces the other.
+    /// The voters; two sets during joint consensus.
     pub voters: Vec<BTreeSet<HostId>>,
     /// The address that each member was added with.
     pub addresses: BTreeMap<HostId, String>,
 }
 
-/// What the leader knows of the hosts.
+/// The leader's view of the hosts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct HostView {
-    /// The hosts that answer and have nearly all of the log; the leader among them.
+    /// The hosts that answer and have nearly all of the log. The leader is one.
     pub ready: BTreeSet<HostId>,
-    /// The voters that have not been ready for long.
+    /// The voters that have not been ready for a long time.
     pub away: BTreeSet<HostId>,
-    /// The members that were removed and have had time to learn of it.
+    /// The removed hosts that have had time to learn of their removal.
     pub dismissed: BTreeSet<HostId>,
-    /// Hosts whose removal is under way: their votes go first. What takes a vote needs the host
-    /// that has it, while removing the host does not, so a host that was removed and kept its vote
-    /// could leave the others unable to elect anybody.
+    /// Hosts that are being removed: they lose their votes first. Taking a vote may need that host
+    /// for a majority, removing the host does not; so a removed host that still had its vote could
+    /// leave the others unable to elect a leader.
     pub leaving: BTreeSet<HostId>,
     /// The leader itself.
     pub leader: Option<HostId>,
 }
 
-/// One change of the group.
+/// One membership change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// These vote, and no others.
+    /// Make exactly these the voters.
     Voters(BTreeSet<HostId>),
-    /// These are added, without a vote.
+    /// Add these as learners.
     Add(BTreeMap<HostId, String>),
-    /// These have new addresses.
+    /// Change the addresses of these.
     Move(BTreeMap<HostId, String>),
-    /// These, which have no vote, are told nothing any more.
+    /// Drop these learners.
     Drop(BTreeSet<HostId>),
 }
 
-/// What the leader should change next, if anything.
+/// The leader's next membership change, if one is needed.
 ///
-/// Admitted hosts are added first without a vote. Who votes is then up to [`choose_voters`]. Hosts
-/// that were removed lose their vote, and go once they know.
+/// Admitted hosts are added as learners first; [`choose_voters`] decides who votes. Removed hosts
+/// lose their vote, and are dropped once they have had time to learn of their removal.
 pub(crate) fn next_change(
     members: &Members,
     hosts: &BTreeMap<HostId, Host>,
-    sight: &HostView,
+    view: &HostView,
 ) -> Option<Change> {
     let voters = members.voters.last()?;
     if members.voters.len() > 1 {
-        // A leader was lost half way through.
+        // A leader was lost during joint consensus.
         return Some(Change::Voters(voters.clone()));
     }
     if hosts.is_empty() {
-        // The cluster is being founded: its first host votes, and is still to be admitted.
+        // The cluster is being founded: its first host votes already, and is not admitted yet.
         return None;
     }
     let addresses = || hosts.iter().map(|(id, host)| (*id, host.address.to_string()));
@@ -77,26 +77,25 @@ pub(crate) fn next_change(
         return Some(Change::Move(moved));
     }
     let mut staying = hosts.clone();
-    staying.retain(|id, _| !sight.leaving.contains(id));
-    let wanted = choose_voters(voters, &staying, sight);
+    staying.retain(|id, _| !view.leaving.contains(id));
+    let wanted = choose_voters(voters, &staying, view);
     if wanted != *voters {
         return Some(Change::Voters(wanted));
     }
-    let stays = |id: &HostId| {
-        hosts.contains_key(id) || voters.contains(id) || !sight.dismissed.contains(id)
-    };
+    let stays =
+        |id: &HostId| hosts.contains_key(id) || voters.contains(id) || !view.dismissed.contains(id);
     let dropped: BTreeSet<_> = members.addresses.keys().copied().filter(|id| !stays(id)).collect();
     (!dropped.is_empty()).then_some(Change::Drop(dropped))
 }
 
-/// How many of so many hosts should vote.
+/// How many of this many hosts should vote.
 ///
-/// An odd number: one more would have to agree as well and would survive the loss of no more hosts.
-/// But of two hosts both vote. With one voter the other host could do without it no better, as it
-/// does not know what was agreed on last; and what was agreed on would be on one disk only, so that
-/// the loss of one host could put an address into two hands. With two, what is lost together with a
-/// host is the ability to agree until it is back or `recover` was said, and never what was agreed
-/// on.
+/// An odd number: one more would raise the quorum, and the cluster would not survive the loss of
+/// more hosts. But of two hosts both vote. With one voter, the other host could not go on without
+/// it either, as it does not know what was committed last; and committed entries would be on one
+/// disk only, so that the loss of one host could lead to an address being leased twice. With two
+/// voters, losing one host means that nothing can be committed until it is back or an administrator
+/// runs `recover`, but no committed entry is lost.
 fn fit(hosts: usize) -> usize {
     match hosts.min(VOTERS_MAX) {
         few @ 0..=2 => few,
@@ -105,28 +104,28 @@ fn fit(hosts: usize) -> usize {
     }
 }
 
-/// Who should vote.
+/// Which hosts should vote.
 ///
-/// Hosts that were removed do not. A vote goes to hosts that are ready only: a voter that is not
-/// there would cost the cluster its majority. Once given, it is lost when there are more voters
-/// than fit, or when the host has been away for long and another is ready to replace it; not while
-/// it is merely slow, and not for one that came back. Nothing changes if fewer than a majority of
-/// the new voters were ready.
+/// Removed hosts do not. Only ready hosts get a vote: a voter that is down would cost the cluster
+/// its majority. A voter loses its vote when there are more voters than [`fit`], or when it has
+/// been away for a long time and a ready host can replace it; not while it is merely slow, and not
+/// because another host came back. Nothing changes if less than a majority of the new voters were
+/// ready.
 pub(crate) fn choose_voters(
     voters: &BTreeSet<HostId>,
     hosts: &BTreeMap<HostId, Host>,
-    sight: &HostView,
+    view: &HostView,
 ) -> BTreeSet<HostId> {
     let mut wanted: BTreeSet<_> =
         voters.iter().copied().filter(|id| hosts.contains_key(id)).collect();
     let mut candidates: Vec<_> = hosts
         .keys()
         .copied()
-        .filter(|id| !voters.contains(id) && sight.ready.contains(id))
+        .filter(|id| !voters.contains(id) && view.ready.contains(id))
         .collect();
-    // Lowest id first; taken from the end.
+    // Taken from the end: lowest id first.
     candidates.reverse();
-    for away in voters.intersection(&sight.away).filter(|id| Some(**id) != sight.leader) {
+    for away in voters.intersection(&view.away).filter(|id| Some(**id) != view.leader) {
         if wanted.contains(away)
             && let Some(candidate) = candidates.pop()
         {
@@ -141,12 +140,12 @@ pub(crate) fn choose_voters(
         wanted.insert(candidate);
     }
     while wanted.len() > count {
-        // Those that are not there first, the leader never.
-        let least = |id: &&HostId| (Some(**id) != sight.leader, !sight.ready.contains(*id), **id);
+        // Voters that are not ready first, the leader never.
+        let least = |id: &&HostId| (Some(**id) != view.leader, !view.ready.contains(*id), **id);
         let Some(spare) = wanted.iter().max_by_key(least).copied() else { break };
         wanted.remove(&spare);
     }
-    let ready = wanted.intersection(&sight.ready).count();
+    let ready = wanted.intersection(&view.ready).count();
     if ready > wanted.len() / 2 { wanted } else { voters.clone() }
 }
 

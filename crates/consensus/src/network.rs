@@ -1,4 +1,4 @@
-//! openraft's messages on their way out.
+//! Sends openraft's messages.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,12 +24,11 @@ use crate::peer_health::PeerHealth;
 use crate::raft::{Types, host};
 use crate::wire::{self, Progress};
 
-/// How long openraft leaves a host alone that could not be reached. Well below the time after which
-/// a follower that hears nothing stands for election, so that a host which is back is told of its
-/// leader before.
+/// How long openraft pauses after a host could not be reached. Well below the election time-out, so
+/// that a host that is back receives a heartbeat before it stands for election.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Makes the way to each host.
+/// Makes a link to each host.
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
     pub me: u64,
@@ -37,7 +36,7 @@ pub(crate) struct Network {
     pub participation: Arc<Participation>,
 }
 
-/// The way to one host.
+/// The link to one host.
 #[derive(Debug)]
 pub(crate) struct Link {
     network: Network,
@@ -67,17 +66,17 @@ impl Link {
         let located = host(self.target)
             .and_then(|host| Some((host, peer_health.address(host, Some(&self.node.addr))?)));
         let Some((host, address)) = located else {
-            let nowhere = AnyError::error(format!("host {:016x} has no address", self.target));
-            return Err(Unreachable::new(&nowhere).into());
+            let unknown =
+                AnyError::error(format!("the address of host {:016x} is not known", self.target));
+            return Err(Unreachable::new(&unknown).into());
         };
-        // openraft drops the call at its hard limit; ending it just before lets the time-out be
-        // noted.
+        // openraft drops the call at its hard limit. We end it just before, to record the time-out.
         let timeout = option.hard_ttl() * 9 / 10;
         let until = Instant::now() + timeout;
-        if timeout_at(until, self.network.participation.speech()).await.is_err() {
+        if timeout_at(until, self.network.participation.sending_allowed()).await.is_err() {
             let early = AnyError::error(
-                "this host has only just started, and asks others first what has become of the \
-                 cluster",
+                "this host has just started, and asks the others for the state of the cluster \
+                 first",
             );
             return Err(Unreachable::new(&early).into());
         }
@@ -87,16 +86,16 @@ impl Link {
             Err(CallError::TimedOut { .. }) => {
                 Err(Timeout { action, id: self.network.me, target: self.target, timeout }.into())
             }
-            // Only after this one does openraft pause; after the others it would try again at once,
-            // for ever.
+            // openraft backs off only after `Unreachable`; after other errors it retries at once,
+            // without end.
             Err(error) => Err(Unreachable::new(&error).into()),
         }
     }
 }
 
 impl Link {
-    /// Takes note of what a follower has acknowledged, and of one that has lost what it
-    /// acknowledged: openraft then begins at its beginning again.
+    /// Records what a follower has acknowledged, and detects one that was rolled back. openraft
+    /// then sends it the log again from where it is.
     fn note_progress(
         &self,
         target: HostId,
@@ -118,9 +117,9 @@ impl Link {
                     let (name, participation) =
                         (peer_health.name(target), &self.network.participation);
                     let text = format!(
-                        "the data of {name} were set back: it had acknowledged {} log entries and \
-                         lacks the last of them; it does not vote until it has been sent what is \
-                         missing",
+                        "the data directory of {name} was rolled back: it had acknowledged {} log \
+                         entries and lacks the last of them; it does not vote until it has \
+                         received what is missing",
                         said.index + 1
                     );
                     tracing::warn!("{text}");
@@ -168,8 +167,7 @@ impl RaftNetwork<Types> for Link {
     ) -> Result<InstallSnapshotResponse<u64>, Failure<InstallSnapshotError>> {
         let answer: Result<_, InstallSnapshotError> =
             self.call(RPCTypes::InstallSnapshot, wire::SNAPSHOT, &rpc, &option).await?;
-        // The one error that openraft must see as it is: it then sends the snapshot from its
-        // beginning.
+        // openraft must see this error unchanged: it then sends the snapshot from its beginning.
         answer.map_err(|error| RemoteError::new(self.target, RaftError::APIError(error)).into())
     }
 

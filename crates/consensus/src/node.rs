@@ -1,4 +1,4 @@
-//! The handle of one host on agreement.
+//! One host's Raft node: its state, its tasks and the public handle.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -33,37 +33,36 @@ use crate::store::{self, LogStore, Machine, Published, Store, StoreError};
 use crate::wire::Sender;
 use crate::{maintenance, router};
 
-/// How long stopping may take: what is under way is a few writes to the disk.
+/// How long stopping may take: only a few writes to the disk are in progress then.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long there may be no leader before that is a problem: somewhat longer than an election
-/// takes.
+/// How long there may be no leader before we report it: somewhat longer than an election takes.
 const ELECTION_TIME_MAX: Duration = Duration::from_secs(4);
 
-/// What a host says of itself when it is admitted.
+/// A host's entry in agreed state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Where peers reach it.
+    /// The address at which peers reach it.
     pub advertise: SocketAddr,
-    /// Its host name, for people.
+    /// Its host name, for users.
     pub name: String,
 }
 
-/// How long to wait before something is done that a moment's trouble is no reason for.
+/// How long a condition must last before we act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For how long a voter must not have been there to be replaced by another host.
+    /// How long a voter must have been away to be replaced by another host.
     pub voter_away: Duration,
 }
 
 impl Default for Timeouts {
-    /// A minute: longer than a host takes to start again, so that this alone moves no votes.
+    /// A minute: longer than a reboot takes, so that a reboot does not move votes.
     fn default() -> Self {
         Self { voter_away: Duration::from_secs(60) }
     }
 }
 
-/// One host's part in agreement. It runs until [`Consensus::shutdown`].
+/// One host's Raft node. It runs until [`Consensus::shutdown`].
 pub struct Consensus {
     pub(crate) node: Arc<Node>,
     tasks: Vec<JoinHandle<()>>,
@@ -78,17 +77,17 @@ pub(crate) struct Node {
     pub peer_health: Arc<PeerHealth>,
     pub raft: Raft,
     pub published: Published,
-    /// Wakes the leader's duties: somebody waits for a change of members.
+    /// Wakes `maintenance::lead`: a caller waits for a membership change.
     pub members_wanted: Notify,
-    /// Hosts that this one, as the leader, is about to remove.
+    /// Hosts that this one, as the leader, is removing.
     pub leaving: Mutex<BTreeSet<HostId>>,
     pub record: Record,
-    /// How far this host was, if its data were set back.
+    /// This host's progress before a rollback.
     pub rollback: Rollback,
     /// When it began to run.
     pub started: Instant,
     pub leader_heard: Mutex<Option<Instant>>,
-    /// The snapshot that is coming.
+    /// The snapshot being received.
     pub snapshot_chunks: tokio::sync::Mutex<SnapshotChunks>,
 }
 
@@ -99,8 +98,8 @@ impl fmt::Debug for Consensus {
 }
 
 impl Consensus {
-    /// Takes up where this host was. When it returns, [`Self::state`] has everything that this host
-    /// ever acknowledged.
+    /// Starts this host from its store. When this returns, [`Self::state`] has all committed
+    /// entries that this host knew.
     ///
     /// The client must have been made with the identity of this store.
     ///
@@ -114,7 +113,7 @@ impl Consensus {
         Self::start_with(store, settings, client, Timeouts::default()).await
     }
 
-    /// The same with another patience.
+    /// As [`Self::start`], with other time-outs.
     ///
     /// # Errors
     /// The store cannot be read.
@@ -128,10 +127,10 @@ impl Consensus {
         let stored = store.identity();
         let file = store.into_file();
         let participation =
-            Arc::new(Participation::new(stored.epoch, store::read_farewell(&file).await?));
+            Arc::new(Participation::new(stored.epoch, store::read_removal_notice(&file).await?));
         let (machine, published) = Machine::open(file.clone()).await?;
         let calls = Calls::Peers(client);
-        // Random, and nobody need be unable to guess it.
+        // Random, but not secret: `RandomState` will do.
         let own =
             Sender { address: settings.advertise, run: RandomState::new().build_hasher().finish() };
         let peer_health = Arc::new(PeerHealth::new(
@@ -148,14 +147,14 @@ impl Consensus {
         let log =
             LogStore::with_snapshots(file.clone(), published.snapshots.clone(), stored.host.get());
         let failed = |error: Fatal<u64>| {
-            // openraft wraps the store's words several times.
+            // openraft wraps the store's error several times.
             let source = file.fault().map_or_else(|| error.into(), Into::into);
             StoreError::Failed { path: file.path().to_owned(), source }
         };
         let raft = Raft::new(stored.host.get(), Arc::new(config()), network, log, machine)
             .await
             .map_err(failed)?;
-        // Answered once openraft runs; before, its status would be that of a host without a past.
+        // Returns once openraft runs. Before that its metrics are those of an empty log.
         raft.with_raft_state(|_| ()).await.map_err(failed)?;
         let node = Arc::new(Node {
             identity,
@@ -183,76 +182,78 @@ impl Consensus {
         Ok(Self { node, tasks })
     }
 
-    /// What peers ask of this host; to be merged into the peer server's router.
+    /// The handlers for peers, to be merged into the peer server's router.
     pub fn router(&self) -> Router {
         router::router(Arc::clone(&self.node))
     }
 
-    /// The agreed state, as far as this host knows it. It never goes back.
+    /// Agreed state, as far as this host knows it. It never goes back to an earlier one.
     pub fn state(&self) -> watch::Receiver<Arc<Cluster>> {
         self.node.published.cluster.clone()
     }
 
-    /// Who this host is, and which cluster it belongs to.
+    /// This host's id, and the cluster that it belongs to.
     pub fn identity(&self) -> &Identity {
         &self.node.identity
     }
 
-    /// How agreement fares. Answers at once.
+    /// The status of consensus. Does not wait.
     pub fn status(&self) -> ConsensusStatus {
         self.node.status()
     }
 
-    /// Why this host does not belong to its cluster any more, in one line for the user; `None`
-    /// while it does. It is for ever: the host takes no part in agreement, and the daemon should
-    /// end with this line.
+    /// Why this host has left its cluster, in one line for the user; `None` while it belongs to it.
+    /// This is final: the host takes no part in consensus, and the daemon should end with this
+    /// line.
     pub fn removed(&self) -> Option<String> {
         self.node.removed()
     }
 
-    /// Whether this host was removed, or was not there when the cluster was recovered, and has no
-    /// part in agreement left: the test for turning its requests away. A host that is just being
-    /// removed still takes part in its own removal.
+    /// Whether this host was removed, or left out by a recovery, and has left the Raft membership:
+    /// its requests are then refused. A host that is being removed still takes part in its own
+    /// removal.
     pub fn has_left(&self, host: HostId) -> bool {
         self.node.removal_notice_for(host).is_some()
     }
 
-    /// Why this host agrees on nothing now, in one line for the user, if that is for a reason of
-    /// its own: its disk is full, say. It goes on by itself when that is mended, unless
-    /// [`Self::stopped`] is ready.
+    /// Why this host itself takes no part now, in one line for the user; for example, its disk is
+    /// full. It continues by itself when the cause is gone, unless [`Self::stopped`] has resolved.
     pub fn fault(&self) -> Option<String> {
         self.node.fault()
     }
 
-    /// What is in the way of agreement now and is no fault of this host's own, one line each.
+    /// Problems of consensus other than [`Self::fault`], one line each.
     pub fn troubles(&self) -> Vec<String> {
         self.node.troubles()
     }
 
-    /// The next thing that a person should hear of, as soon as there is one.
+    /// Waits for the next notice for users.
     pub async fn next_notice(&self) -> Notice {
         self.node.participation.notices.next().await
     }
 
-    /// Ready when this host has asked the others what has become of it, or had time to: from then
-    /// on it takes part. Says why it must not, in one line, if another host is at work as this one.
+    /// Resolves when this host has asked the others about its membership, or they had time to
+    /// answer: from then on it takes part. Returns one line if it must not, because another host
+    /// runs with its identity.
     pub async fn looked_around(&self) -> Option<String> {
         tokio::select! {
-            () = self.node.participation.speech() => None,
-            twin = self.node.participation.until_twin() => Some(self.node.twin_text(twin)),
+            () = self.node.participation.sending_allowed() => None,
+            other = self.node.participation.until_duplicate() => {
+                Some(self.node.duplicate_text(other))
+            }
         }
     }
 
-    /// Ready when another host is found to be at work as this one: why this one must end, in one
-    /// line.
+    /// Resolves when another host is found to run with this host's identity. Returns one line that
+    /// says why this one must end.
     pub async fn twin(&self) -> String {
-        let twin = self.node.participation.until_twin().await;
-        self.node.twin_text(twin)
+        let other = self.node.participation.until_duplicate().await;
+        self.node.duplicate_text(other)
     }
 
-    /// Waits until consensus stops for good, and returns why: the disk is damaged, or the log has
-    /// something that this version does not know, or this host was removed. The daemon cannot go on
-    /// then.
+    /// Waits until consensus stops for good, and returns why: the disk is damaged, the log has a
+    /// command that this version does not know, or this host was removed. The daemon cannot
+    /// continue then.
     pub async fn stopped(&self) -> String {
         let mut metrics = self.node.raft.metrics();
         let ended = metrics.wait_for(|metrics| metrics.running_state.is_err()).await;
@@ -260,7 +261,7 @@ impl Consensus {
             Ok(Err(error)) => error.to_string(),
             _ => "it was dropped".to_owned(),
         };
-        // openraft wraps the store's words several times.
+        // openraft wraps the store's error several times.
         self.node.fault().unwrap_or(error)
     }
 
@@ -271,17 +272,16 @@ impl Consensus {
         node.record.stop_waiting();
         let stopping = async {
             self.node.raft.shutdown().await.map_err(|error| error.to_string())?;
-            // The closing waits for writes under way, so that the directory is free when this
-            // returns.
+            // Waits for writes in progress, so that the directory is free when this returns.
             tokio::task::spawn_blocking(move || node.record.close())
                 .await
                 .map_err(|error| error.to_string())
         };
         match timeout(SHUTDOWN_DEADLINE, stopping).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(error, "agreement did not stop in order"),
+            Ok(Err(error)) => tracing::warn!(error, "consensus did not shut down cleanly"),
             Err(_) => tracing::warn!(
-                "agreement did not stop within {SHUTDOWN_DEADLINE:?}; is the disk stuck?"
+                "consensus did not stop within {SHUTDOWN_DEADLINE:?}; is the disk stuck?"
             ),
         }
     }
@@ -310,8 +310,8 @@ impl Node {
         Arc::clone(&self.published.cluster.borrow())
     }
 
-    /// Records that this host belongs to a cluster, unless it belongs to one already; returns to
-    /// which.
+    /// Records that this host belongs to a cluster, unless it belongs to one already. Returns its
+    /// cluster.
     pub async fn belong_to(
         &self,
         cluster: ClusterId,
@@ -322,14 +322,14 @@ impl Node {
             return Ok(has);
         }
         let recorded = self.record.record_cluster(cluster, founder, epoch).await?;
-        // Before others can see that it belongs to one.
+        // Before other tasks can see that it belongs to one.
         self.participation.set_epoch(recorded.epoch);
         let recorded = recorded.cluster.unwrap_or(cluster);
-        // Whoever comes first records the same that all later ones find.
+        // With concurrent callers, all get what the first has recorded.
         Ok(self.identity.join(recorded).err().unwrap_or(recorded))
     }
 
-    /// Why this host has left the cluster, for its user.
+    /// Why this host has left the cluster, in one line for the user.
     pub fn removed(&self) -> Option<String> {
         let directory = self.record.path().parent().unwrap_or(self.record.path());
         Some(
@@ -339,8 +339,8 @@ impl Node {
         )
     }
 
-    /// What a host is to be told that has left the cluster. One that is still in the Raft group
-    /// takes part in its removal.
+    /// The notice for a host that has left the cluster; `None` while it is in the Raft membership
+    /// and takes part in its removal.
     pub fn removal_notice_for(&self, host: HostId) -> Option<RemovalNotice> {
         let removal_notice = RemovalNotice::of(&self.cluster(), host)?;
         let metrics = self.raft.metrics();
@@ -349,7 +349,7 @@ impl Node {
         (!is_member).then_some(removal_notice)
     }
 
-    /// Why this host agrees on nothing.
+    /// Why this host itself takes no part.
     pub fn fault(&self) -> Option<String> {
         self.removed().or_else(|| self.record.fault())
     }
@@ -368,24 +368,24 @@ impl Node {
             waits.then(|| {
                 let reason = self.why_not(None, silence);
                 format!(
-                    "nothing can be agreed on: {reason}; if hosts have new addresses, start one \
+                    "no change can be committed: {reason}; if hosts have new addresses, start one \
                      with --peer-addresses of the others"
                 )
             })
         };
         let own =
-            [leaderless(), self.set_back_problem(), self.copy_problem()].into_iter().flatten();
+            [leaderless(), self.rollback_problem(), self.copy_problem()].into_iter().flatten();
         own.chain(self.peer_health.distrusted()).collect()
     }
 
-    /// Takes note of a message from the leader.
-    pub fn hear_leader(&self, leader: HostId) {
-        self.peer_health.heard(leader);
+    /// Records a message from the leader.
+    pub fn note_leader(&self, leader: HostId) {
+        self.peer_health.note_answer(leader);
         *self.leader_heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// How long ago it heard from one.
-    pub fn last_heard_leader(&self) -> Option<Duration> {
+    /// The time since the last message from a leader.
+    pub fn last_leader_message(&self) -> Option<Duration> {
         let heard = *self.leader_heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.map(|heard| heard.elapsed())
     }
@@ -395,7 +395,7 @@ impl Node {
         self.raft.metrics().borrow().current_leader.and_then(host)
     }
 
-    /// The hosts with a vote.
+    /// The voters.
     pub fn voters(&self) -> Vec<HostId> {
         voters(&self.raft.metrics().borrow())
     }

@@ -1,26 +1,26 @@
-//! What consensus finds out that a person should hear of.
+//! Notices of consensus for users.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-/// Notices that wait to be taken; the oldest are dropped, as they say the same.
+/// The limit on waiting notices. The oldest are dropped: there are few kinds, and they repeat.
 const NOTICES_MAX: usize = 16;
 
-/// What a notice is about.
+/// The kind of a notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoticeKind {
-    /// The data directory of a host is older than what that host had said before.
+    /// A host's data directory is older than what the host has acknowledged.
     Rollback,
-    /// Two hosts have one identity.
+    /// Two hosts run with one identity.
     Copied,
 }
 
-/// Something that a person should hear of.
+/// A notice for users.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
-    /// What it is about.
+    /// Its kind.
     pub kind: NoticeKind,
     /// The host's name.
     pub host: String,
@@ -28,7 +28,7 @@ pub struct Notice {
     pub text: String,
 }
 
-/// Those that nobody has taken yet.
+/// The waiting notices.
 #[derive(Debug, Default)]
 pub(crate) struct Notices {
     waiting: Mutex<VecDeque<Notice>>,
@@ -48,7 +48,7 @@ impl Notices {
         self.news.notify_one();
     }
 
-    /// The next one, as soon as there is one.
+    /// Waits for the next notice.
     pub async fn next(&self) -> Notice {
         loop {
             let next = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();

@@ -1,5 +1,5 @@
-//! What is done to the data of a host whose daemon does not run: when the other hosts, or all data,
-//! are lost.
+//! `recover` and `restore`: change the data directory of a host whose daemon does not run, when the
+//! other hosts or all data are lost.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -17,12 +17,15 @@ use crate::{Settings, Store};
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
     /// There is nothing to recover.
-    #[error("this host belongs to no cluster: there is nothing in {} to recover", .directory.display())]
+    #[error(
+        "this host belongs to no cluster: there is nothing in {} to recover",
+        .directory.display()
+    )]
     NoCluster {
         /// The data directory.
         directory: PathBuf,
     },
-    /// What the user typed is not the cluster's id.
+    /// The user gave another id than the cluster's.
     #[error(
         "this host belongs to cluster {has}, not to {given}: to confirm that its other hosts are \
          lost for good, give the id of the cluster"
@@ -30,54 +33,56 @@ pub enum RecoverError {
     NotConfirmed {
         /// The cluster of this host.
         has: ClusterId,
-        /// What was given.
+        /// The id that the user gave.
         given: ClusterId,
     },
     /// The host never received anything from the cluster.
-    #[error("the cluster never reached this host ({}): recover on a host that was a member", .directory.display())]
+    #[error(
+        "the cluster never reached this host ({}): recover on a host that was a member",
+        .directory.display()
+    )]
     NoMember {
         /// The data directory.
         directory: PathBuf,
     },
-    /// The host had left before.
+    /// The host had left the cluster before.
     #[error(
-        "this host was removed from the cluster, and cannot be what is left of it: recover on a \
-         host that is a member"
+        "this host was removed from the cluster, and cannot recover it: recover on a host that is \
+         a member"
     )]
     Removed,
-    /// The log has something that this version does not know.
+    /// The log has a command that this version does not know.
     #[error("{0}")]
     Outdated(String),
-    /// The store cannot be opened, because the daemon runs, for instance, or not be written.
+    /// The store cannot be opened, for example because the daemon runs, or cannot be written.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// What recovery did.
+/// The result of [`recover`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovered {
-    /// This host, which is now the only one.
+    /// This host, now the only one.
     pub host: HostId,
-    /// The hosts that do not belong to the cluster any more, with their names. The addresses of
-    /// their containers stay reserved until each is removed by
-    /// [`Consensus::remove_host`](crate::Consensus::remove_host). Empty if this host was the only
-    /// one before, and nothing was done.
+    /// The hosts that no longer belong to the cluster, with their names. The addresses of their
+    /// containers stay leased until each host is removed by
+    /// [`Consensus::remove_host`](crate::Consensus::remove_host). Empty if this host was already
+    /// the only one and nothing was done.
     pub lost: Vec<(HostId, String)>,
-    /// The networks that are there.
+    /// The number of networks.
     pub networks: usize,
 }
 
-/// Makes this host the only one of its cluster, with all that it knows of what was agreed on: for a
+/// Makes this host the only one of its cluster, with the agreed state that it has: for a
 /// cluster that has lost the majority of its voters for good. The daemon must not run.
 ///
-/// What the lost hosts agreed on without this host is lost with them. They count as removed, and
-/// are told so if they come back: none of their messages is listened to any more. As long as this
-/// host cannot be reached they cannot know, so they must not be started without it; if they were,
-/// and had a majority, they would go on as the cluster they were, and give way as soon as they meet
-/// this one.
+/// What the lost hosts committed without this host is lost. They count as removed, and are told
+/// so if they come back: members accept none of their messages. While they cannot reach this
+/// host they cannot know, so they must not be started without it. If they were started and had
+/// a majority, they would continue as the old cluster until they meet this host, and then stop.
 ///
-/// `confirmation` is the id of the cluster, which somebody must have typed. `now` is the time since
-/// 1970. Blocks.
+/// `confirmation` is the id of the cluster, which a user must have typed. `now` is the time
+/// since 1970. Blocks.
 ///
 /// # Errors
 /// See [`RecoverError`].
@@ -119,8 +124,8 @@ pub fn recover(
     Ok(Recovered { host, lost, networks })
 }
 
-/// Later than the one before, and, as far as the clock is right, than that of any other recovery of
-/// the same cluster.
+/// Higher than the epoch before, and, if the clock is right, than that of any other recovery of the
+/// same cluster.
 fn next_epoch(before: u64, now: Duration) -> u64 {
     now.as_secs().max(before.saturating_add(1))
 }
@@ -140,13 +145,16 @@ pub enum RestoreError {
         has: ClusterId,
     },
     /// The directory is another host's.
-    #[error("{} has the data of host {has}, not of {given}: restore into an empty data directory", .directory.display())]
+    #[error(
+        "{} has the data of host {has}, not of {given}: restore into an empty data directory",
+        .directory.display()
+    )]
     OtherHost {
         /// The directory.
         directory: PathBuf,
-        /// Whose it is.
+        /// The host of the directory.
         has: HostId,
-        /// Who restores.
+        /// The host that restores.
         given: HostId,
     },
     /// The backup cannot be used.
@@ -157,29 +165,29 @@ pub enum RestoreError {
     Store(#[from] StoreError),
 }
 
-/// What restoring did.
+/// The result of [`restore`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
     /// The cluster, which keeps its id.
     pub cluster: ClusterId,
-    /// The hosts of the backup, with their names. Each must join anew, with an empty data
-    /// directory; the addresses of its containers stay reserved until it is removed by
+    /// The hosts of the backup, with their names. Each must join again with an empty data
+    /// directory. The addresses of its containers stay leased until it is removed by
     /// [`Consensus::remove_host`](crate::Consensus::remove_host).
     pub lost: Vec<(HostId, String)>,
-    /// The networks that are there.
+    /// The number of networks.
     pub networks: usize,
     /// When the backup was made, as the time since 1970.
     pub made: Duration,
 }
 
-/// Founds a cluster anew from a backup, with this host as its only one: for when no host has its
-/// data any more. The directory must be empty, but for this host's key; its daemon must not run,
-/// nor that of any other host of the old cluster.
+/// Founds the cluster again from a backup, with this host as the only one: for when all hosts have
+/// lost their data. The directory must be empty except for this host's key. No daemon of the old
+/// cluster may run, on this host or another.
 ///
-/// The cluster keeps its id and its networks. Its hosts must join anew, as they hold what was
-/// agreed on since the backup, which is not known here; they are told so when they come back. If
-/// one of them had this host's IP address, this host takes its place, with all it held. Tokens,
-/// approvals and the authority that certified hosts are not in a backup: this host makes new ones.
+/// The cluster keeps its id and its networks. Its hosts must join again, as they have agreed state
+/// that is newer than the backup and is lost here; they are told so when they come back. If one of
+/// them had this host's IP address, this host replaces it, with all it held. Tokens, approvals and
+/// the authority that certified hosts are not in a backup: this host makes new ones.
 ///
 /// `now` is the time since 1970. Blocks.
 ///
@@ -192,7 +200,7 @@ pub fn restore(
     settings: &Settings,
     now: Duration,
 ) -> Result<Restored, RestoreError> {
-    // Read whole before anything is made.
+    // Read all of it before anything is written.
     let (summary, Content { mut cluster, epoch }) = backup::read(reader)?;
     let store = Store::open(directory, host)?;
     let before = store.identity();

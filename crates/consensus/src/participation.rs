@@ -1,5 +1,5 @@
-//! Where this host stands with its cluster: which epoch of it it belongs to, whether it was told to
-//! go, and whether it may speak yet.
+//! Whether this host may take part in its cluster: its epoch, whether it was removed, and whether
+//! it may send yet.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,23 +12,23 @@ use tokio::time::Instant;
 use crate::notice::Notices;
 use crate::removal_notice::RemovalNotice;
 
-/// See the module.
 #[derive(Debug)]
 pub(crate) struct Participation {
     epoch: AtomicU64,
     removal_notice: watch::Sender<Option<RemovalNotice>>,
-    may_speak: watch::Sender<bool>,
-    /// What a person should hear of.
+    may_send: watch::Sender<bool>,
+    /// Notices for users.
     pub notices: Notices,
-    /// Where others look for this host, as far as they have said.
-    place: watch::Sender<Option<SocketAddr>>,
-    /// Where another host with this host's identity is at work, that the cluster knows as this one.
-    twin: watch::Sender<Option<SocketAddr>>,
-    /// Where another host with this host's identity asked this one, and when.
+    /// The address at which the others know this host, if they have said so.
+    known_at: watch::Sender<Option<SocketAddr>>,
+    /// The address of another host that runs with this host's identity, and that the cluster knows
+    /// as this host.
+    duplicate: watch::Sender<Option<SocketAddr>>,
+    /// The address from which a copy of this host called it, and when.
     copy: Mutex<Option<(SocketAddr, Instant)>>,
 }
 
-/// How long a copy of this host that has asked once is shown.
+/// How long we show a copy of this host after its last call.
 const COPY_MEMORY: Duration = Duration::from_secs(60);
 
 impl Participation {
@@ -36,15 +36,15 @@ impl Participation {
         Self {
             epoch: AtomicU64::new(epoch),
             removal_notice: watch::Sender::new(removal_notice),
-            may_speak: watch::Sender::new(false),
+            may_send: watch::Sender::new(false),
             notices: Notices::default(),
-            place: watch::Sender::new(None),
-            twin: watch::Sender::new(None),
+            known_at: watch::Sender::new(None),
+            duplicate: watch::Sender::new(None),
             copy: Mutex::default(),
         }
     }
 
-    /// How often the cluster had been recovered or restored when this host came to it.
+    /// The epoch of this host's cluster.
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Relaxed)
     }
@@ -53,7 +53,7 @@ impl Participation {
         self.epoch.store(epoch, Ordering::Relaxed);
     }
 
-    /// This host does not belong to the cluster any more. The first word counts.
+    /// Records that this host has left the cluster. The first notice counts.
     pub fn leave(&self, removal_notice: RemovalNotice) {
         self.removal_notice.send_if_modified(|known| {
             let is_news = known.is_none();
@@ -68,7 +68,7 @@ impl Participation {
         self.removal_notice.borrow().clone()
     }
 
-    /// Ready when this host was told to go.
+    /// Resolves when this host has left the cluster.
     pub async fn left(&self) -> RemovalNotice {
         let mut removal_notice = self.removal_notice.subscribe();
         let told = removal_notice
@@ -78,64 +78,63 @@ impl Participation {
             .and_then(|removal_notice| removal_notice.clone());
         match told {
             Some(removal_notice) => removal_notice,
-            // Not as long as the sender is there, and it is in `self`.
+            // Cannot happen: `self` has the sender.
             None => std::future::pending().await,
         }
     }
 
-    /// Lets openraft's messages out: nobody who could be asked said that this host must not take
-    /// part.
-    pub fn allow_to_speak(&self) {
-        self.may_speak.send_replace(true);
+    /// Allows openraft to send: no host that could be asked said that this one must not take part.
+    pub fn allow_sending(&self) {
+        self.may_send.send_replace(true);
     }
 
-    /// Whether they may.
-    pub fn may_speak(&self) -> bool {
-        *self.may_speak.borrow()
+    /// Whether openraft may send.
+    pub fn may_send(&self) -> bool {
+        *self.may_send.borrow()
     }
 
-    /// Takes note of where others look for this host.
-    pub fn place(&self, address: SocketAddr) {
-        self.place.send_if_modified(|known| known.replace(address) != Some(address));
+    /// Records the address at which the others know this host.
+    pub fn note_known_at(&self, address: SocketAddr) {
+        self.known_at.send_if_modified(|known| known.replace(address) != Some(address));
     }
 
-    /// Follows where others look for this host.
-    pub fn watch_place(&self) -> watch::Receiver<Option<SocketAddr>> {
-        self.place.subscribe()
+    /// Watches the address at which the others know this host.
+    pub fn watch_known_at(&self) -> watch::Receiver<Option<SocketAddr>> {
+        self.known_at.subscribe()
     }
 
-    /// Another host is at work as this one.
-    pub fn find_twin(&self, address: SocketAddr) {
-        self.twin.send_replace(Some(address));
+    /// Records that another host runs with this host's identity.
+    pub fn found_duplicate(&self, address: SocketAddr) {
+        self.duplicate.send_replace(Some(address));
     }
 
-    /// Ready when another host was found to be at work as this one.
-    pub async fn until_twin(&self) -> SocketAddr {
-        let mut twin = self.twin.subscribe();
-        let found = twin.wait_for(Option::is_some).await.ok().and_then(|found| *found);
+    /// Resolves when another host was found to run with this host's identity.
+    pub async fn until_duplicate(&self) -> SocketAddr {
+        let mut duplicate = self.duplicate.subscribe();
+        let found = duplicate.wait_for(Option::is_some).await.ok().and_then(|found| *found);
         match found {
             Some(found) => found,
             None => std::future::pending().await,
         }
     }
 
-    /// A copy of this host has asked. Returns whether that is news.
-    pub fn meet_copy(&self, address: SocketAddr) -> bool {
+    /// Records a call from a copy of this host. Returns whether that is news.
+    pub fn called_by_copy(&self, address: SocketAddr) -> bool {
         let mut known = self.copy.lock().unwrap_or_else(PoisonError::into_inner);
         let before = known.replace((address, Instant::now()));
         before.is_none_or(|(before, at)| before != address || at.elapsed() >= COPY_MEMORY)
     }
 
-    /// Where a copy of this host has asked a moment ago.
+    /// The address of a copy of this host that called it lately.
     pub fn copy(&self) -> Option<SocketAddr> {
         let known = self.copy.lock().unwrap_or_else(PoisonError::into_inner);
         known.filter(|(_, at)| at.elapsed() < COPY_MEMORY).map(|(address, _)| address)
     }
 
-    /// Ready when openraft's messages may go out.
-    pub async fn speech(&self) {
-        if self.may_speak.subscribe().wait_for(|may| *may).await.is_err() {
-            // As above.
+    /// Resolves when openraft may send.
+    pub async fn sending_allowed(&self) {
+        if self.may_send.subscribe().wait_for(|may| *may).await.is_err() {
+            // Cannot happen, as above.
             std::future::pending::<()>().await;
         }
     }

@@ -1,4 +1,5 @@
-//! Calls to other hosts of the cluster, and what they tell about who can be reached.
+//! Calls to other hosts of the cluster, and what they show: which peers answer, at which address,
+//! and their progress.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,46 +20,45 @@ use crate::removal_notice::RemovalNotice;
 use crate::status::PeerStatus;
 use crate::wire::{self, Answer, Message, Progress, Sender, StatusAnswer};
 
-/// Calls in a row that must time out before a host counts as unreachable: one alone may be a slow
-/// disk.
+/// Consecutive time-outs after which a host counts as unreachable: a single one may be a slow disk.
 const SLOW_CALLS_MAX: u32 = 3;
 
-/// How long the failure of a call says something about now.
+/// How long the result of a call counts.
 const MEMORY: Duration = Duration::from_secs(15);
 
-/// The other hosts, as this one gets on with them.
+/// This host's knowledge about its peers.
 #[derive(Debug)]
 pub(crate) struct PeerHealth {
     calls: Calls,
-    /// Where this host is, and which run of its daemon it is.
+    /// This host's address and run.
     own: Sender,
     cluster: watch::Receiver<Arc<Cluster>>,
     participation: Arc<Participation>,
     seen: Mutex<BTreeMap<HostId, Seen>>,
-    /// Where hosts are that are not where it is agreed that they are.
+    /// Hosts whose address differs from agreed state.
     moved: Mutex<BTreeMap<HostId, Moved>>,
-    /// How far hosts have said that they are.
+    /// The furthest progress of each host.
     progress: Mutex<BTreeMap<HostId, Progress>>,
 }
 
-/// Where a host was found, and where it was agreed to be at that time. The next agreement on its
-/// address ends this.
+/// The address at which a host was found, and its address in agreed state at that time. Ends when
+/// agreed state changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Moved {
     to: SocketAddr,
     from: SocketAddr,
 }
 
-/// What is known of one host.
+/// The recent calls to one host.
 #[derive(Debug, Clone)]
 struct Seen {
     last: Instant,
-    /// Calls in a row that timed out.
+    /// Consecutive time-outs.
     slow: u32,
-    /// Why it counts as unreachable.
+    /// Why it counts as unreachable, if it does.
     failure: Option<String>,
-    /// Whether that is because one of the two does not trust the other's certificate: the clock of
-    /// one is wrong, say.
+    /// Whether the reason is that one of the two hosts does not trust the other's certificate, for
+    /// example because a clock is wrong.
     distrust: bool,
 }
 
@@ -80,8 +80,8 @@ impl PeerHealth {
         }
     }
 
-    /// Where a host is: where it was found, if it has moved since its address was agreed on; else
-    /// what is agreed on, which counts before what consensus noted when the host was added.
+    /// A host's address: where it was found, if it has moved; else the one in agreed state; else
+    /// `noted`, from the Raft membership.
     pub fn address(&self, host: HostId, noted: Option<&str>) -> Option<SocketAddr> {
         let agreed = self.agreed(host);
         self.moved_to(host).or(agreed).or_else(|| noted?.parse().ok())
@@ -91,15 +91,14 @@ impl PeerHealth {
         self.cluster.borrow().hosts.get(&host).map(|host| host.address)
     }
 
-    /// Where a host was found that is not where it is agreed to be.
+    /// The address of a host that was found at another than agreed state has.
     fn moved_to(&self, host: HostId) -> Option<SocketAddr> {
         let moved = self.moved().get(&host).copied()?;
         (self.agreed(host) == Some(moved.from)).then_some(moved.to)
     }
 
-    /// Takes note of where a host of the cluster is: it said so itself, or somebody else did. A
-    /// call there succeeds only if that host answers it, so what is not true does no harm, and is
-    /// forgotten when the call fails.
+    /// Records a host's address, from the host itself or from another. A wrong one does no harm: a
+    /// call succeeds only if that host answers, and a failed call drops the address.
     pub fn learn(&self, host: HostId, to: SocketAddr) {
         let is_own = host == self.calls.identity().host();
         if is_own
@@ -109,7 +108,7 @@ impl PeerHealth {
         {
             return;
         }
-        // Whoever is no host of the cluster yet says where it is when it is admitted.
+        // A host that is not a member yet states its address when it is admitted.
         let Some(from) = self.agreed(host) else { return };
         let news = Moved { to, from };
         let before =
@@ -119,7 +118,7 @@ impl PeerHealth {
         }
     }
 
-    /// Takes note of where others found hosts that this one cannot reach.
+    /// Records where others found hosts that this one cannot reach.
     pub fn learn_from(&self, peer_health: &[PeerStatus]) {
         for PeerStatus { host, address, .. } in peer_health {
             if let Some(address) = address.filter(|_| !self.is_reachable(*host)) {
@@ -128,7 +127,7 @@ impl PeerHealth {
         }
     }
 
-    /// Forgets where a host was found: it is not there any more.
+    /// Drops the address at which a host was found: it did not answer there.
     fn unlearn(&self, host: HostId, address: SocketAddr) {
         let mut moved = self.moved();
         if moved.get(&host).is_some_and(|moved| moved.to == address) {
@@ -136,31 +135,31 @@ impl PeerHealth {
         }
     }
 
-    /// What this host says to another, with where it is; to whoever is there, if none is named.
+    /// The envelope for a message, to this host or, without one, to whichever host has the address.
     pub fn message<T>(&self, to: Option<HostId>, content: T) -> Message<T> {
         let recalled = to.and_then(|to| self.progress_of(to));
         Message { epoch: self.participation.epoch(), sender: Some(self.own), recalled, content }
     }
 
-    /// This host and this run of its daemon.
+    /// This host's address and run.
     pub fn own(&self) -> Sender {
         self.own
     }
 
-    /// Takes note of how far a host has said that it is.
+    /// Remembers a host's progress.
     pub fn recall(&self, host: HostId, progress: Progress) {
         let mut all = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         let known = all.entry(host).or_insert(progress);
         *known = (*known).max(progress);
     }
 
-    /// How far a host has said that it is.
+    /// The furthest progress known of a host.
     pub fn progress_of(&self, host: HostId) -> Option<Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).get(&host).copied()
     }
 
-    /// Asks a host how it fares. Returns its answer, which may say that this host is not where the
-    /// others look for it.
+    /// Asks a host for its status. Its answer may show that the cluster knows this host at another
+    /// address.
     pub async fn ask_status(
         &self,
         host: HostId,
@@ -170,12 +169,12 @@ impl PeerHealth {
         let answer: StatusAnswer = self.call(host, address, wire::STATUS, &(), deadline).await?;
         self.learn_from(&answer.status.peer_health);
         if let Some(address) = answer.your_address {
-            self.participation.place(address);
+            self.participation.note_known_at(address);
         }
         Ok(answer)
     }
 
-    /// Asks a host, and takes note of whether it answers.
+    /// Calls a host, and records whether it answers.
     pub async fn call<Q: Serialize + Sync, A: DeserializeOwned>(
         &self,
         host: HostId,
@@ -188,14 +187,14 @@ impl PeerHealth {
         let answer =
             self.calls.call::<_, Answer<A>>(Some(host), address, path, &message, deadline).await;
         match &answer {
-            Ok(_) => self.heard(host),
+            Ok(_) => self.note_answer(host),
             Err(error) => self.failed(host, address, error),
         }
         self.take_note(address, answer)
     }
 
-    /// Asks whoever is at this address.
-    pub async fn call_whoever<Q: Serialize + Sync, A: DeserializeOwned>(
+    /// Calls whichever host has this address.
+    pub async fn call_address<Q: Serialize + Sync, A: DeserializeOwned>(
         &self,
         address: SocketAddr,
         path: &str,
@@ -207,7 +206,7 @@ impl PeerHealth {
         self.take_note(address, answer)
     }
 
-    /// Notices when this host is told to go.
+    /// Detects a removal notice for this host.
     fn take_note<A>(
         &self,
         address: SocketAddr,
@@ -226,8 +225,8 @@ impl PeerHealth {
         })
     }
 
-    /// Takes note that a host is there.
-    pub fn heard(&self, host: HostId) {
+    /// Records that a host answers or sent a message.
+    pub fn note_answer(&self, host: HostId) {
         let fresh = Seen { last: Instant::now(), slow: 0, failure: None, distrust: false };
         let before = self.seen().insert(host, fresh);
         if before.is_some_and(|before| before.failure.is_some()) {
@@ -270,20 +269,20 @@ impl PeerHealth {
             .is_some_and(|seen| seen.failure.is_some() && seen.last.elapsed() < MEMORY)
     }
 
-    /// Whether the host answered lately.
+    /// Whether the last call to this host succeeded lately.
     pub fn is_reachable(&self, host: HostId) -> bool {
         self.seen()
             .get(&host)
             .is_some_and(|seen| seen.failure.is_none() && seen.last.elapsed() < MEMORY)
     }
 
-    /// What people call a host.
+    /// A host's name, for messages.
     pub fn name(&self, host: HostId) -> String {
         self.cluster.borrow().host_name(host)
     }
 
-    /// The hosts that cannot be talked to as one of the two does not trust the other, one line
-    /// each.
+    /// The hosts that cannot be called because one side does not trust the other's certificate, one
+    /// line each.
     pub fn distrusted(&self) -> Vec<String> {
         let lately = |seen: &Seen| seen.distrust && seen.last.elapsed() < MEMORY;
         let seen: Vec<_> = self
@@ -318,7 +317,7 @@ impl PeerHealth {
     }
 }
 
-/// Whether a host can be at this address.
+/// Whether this can be a host's address.
 fn can_be_called(address: &SocketAddr) -> bool {
     address.port() != 0 && !address.ip().is_unspecified() && !address.ip().is_multicast()
 }

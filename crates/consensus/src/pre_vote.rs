@@ -1,11 +1,11 @@
-//! Looking around before standing for election.
+//! Pre-vote: asks the other hosts before standing for election.
 //!
-//! Raft alone lets a host stand whenever it hears no leader, and each time raises the term, which
-//! deposes the leader of all others as soon as they hear of it: a host whose network was cut, on
-//! one side or both, would disturb the others when it is back. So a host first asks the others
-//! whether they hear a leader, and stands only if a majority, itself included, hears none (Ongaro,
+//! In plain Raft a host that receives no heartbeats stands for election and raises the term, which
+//! deposes the leader of all others as soon as they see it. A host that was cut off, in one
+//! direction or both, would disturb the others when it is back. So a host first asks the others
+//! whether they have a leader, and stands only if a majority, itself included, has none (Ongaro,
 //! "Consensus: Bridging Theory and Practice", 9.6). By the same question a host that was removed
-//! while it was not there learns of it, before it says anything else.
+//! while it was down learns of it, before it sends anything else.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -26,42 +26,39 @@ use crate::raft::{ELECTION_MAX, LogId, Vote, host};
 use crate::status::{ConsensusStatus, Role};
 use crate::wire::{self, Located, StatusAnswer};
 
-/// How long the others may take to answer.
+/// How long the other hosts may take to answer.
 const DEADLINE: Duration = Duration::from_millis(700);
 
-/// How many terms a host that alone votes may leave out when it starts: the more, the less likely
-/// is it that it comes to a term again that it led before its disk was set back.
+/// How many terms the only voter may skip when it starts: the more, the less likely it leads again
+/// in a term that it led before a rollback.
 const TERM_LEAP: u64 = 1 << 20;
 
-/// Time between two looks.
+/// Time between two checks.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Looks without a leader after which hosts begin to stand aside for one another: more than an
-/// election needs.
-const LOOKS_AT_WILL: u64 = 15;
+/// Checks without a leader after which hosts begin to take turns: more than an election needs.
+const LOOKS_BEFORE_TURNS: u64 = 15;
 
-/// The same for a host without a vote, which only wants to know whether it still belongs to the
-/// cluster.
+/// The same for a learner, which only checks whether it still belongs to the cluster.
 const LEARNER_LOOK: Duration = Duration::from_secs(2);
 
-/// Hosts without a vote that are asked too, when a host starts: the voters that it knows may have
-/// been replaced since.
+/// Learners that a starting host asks too: the voters that it knows may have been replaced.
 const LEARNERS_MAX: usize = 8;
 
-/// Lets openraft speak once somebody could have objected, and stand for election while that can
-/// succeed.
+/// Allows openraft to send once the other hosts had a chance to object, and to stand for election
+/// while it can win.
 pub(crate) async fn pre_vote(node: Arc<Node>) {
     let all = node.acquaintances();
     node.ask_around(&all, true).await;
-    if node.look_for_twin().await {
+    if node.look_for_duplicate().await {
         // The daemon ends.
         return;
     }
-    node.participation.allow_to_speak();
+    node.participation.allow_sending();
     node.lead_alone().await;
     let mut looks = 0;
     loop {
-        if node.hears_leader() {
+        if node.has_leader() {
             looks = 0;
             node.raft.runtime_config().elect(false);
             sleep(LOOK).await;
@@ -80,21 +77,21 @@ pub(crate) async fn pre_vote(node: Arc<Node>) {
     }
 }
 
-/// Whether a host may stand now. openraft draws the time between its elections once, when it
-/// starts: hosts that stand in each other's way once, as they were started in the same moment,
-/// would do so each time. So after a while each stands aside every other time, as its id has it,
-/// until one stands alone.
+/// Whether a host may stand for election now. openraft draws its election time-out once, when it
+/// starts. Hosts that started at the same moment and split the vote once would split it every time.
+/// So after a while each host skips about half of its turns, depending on its id, until one stands
+/// alone.
 fn is_turn_of(host: HostId, looks: u64) -> bool {
     let mut hasher = DefaultHasher::new();
     (host, looks).hash(&mut hasher);
-    looks < LOOKS_AT_WILL || hasher.finish().is_multiple_of(2)
+    looks < LOOKS_BEFORE_TURNS || hasher.finish().is_multiple_of(2)
 }
 
 impl Node {
-    /// A host that alone votes is elected at once, in a term that it has not led before, whatever
-    /// its disk says: nobody could tell it if that was set back, and entries of other contents at
-    /// the same place of one term would never be noticed, neither by this host nor by those which
-    /// it may have forgotten.
+    /// If this host is the only voter, has it elected at once, in a term that it has not led before
+    /// even if its disk was rolled back. No other host could tell it of a rollback, and Raft cannot
+    /// detect two different entries with the same term and index: neither this host would, nor
+    /// hosts that it has forgotten.
     async fn lead_alone(&self) {
         let metrics = self.raft.metrics().borrow().clone();
         let me = self.me().get();
@@ -104,16 +101,16 @@ impl Node {
         }
         let leap = self.peer_health.own().run % TERM_LEAP;
         let term = metrics.vote.leader_id().term.saturating_add(leap);
-        // No log has more: what counts in this request is the term.
+        // No log is longer: only the term of this request matters.
         let newest = LogId::new(CommittedLeaderId::new(u64::MAX, me), u64::MAX);
         let request = VoteRequest { vote: Vote::new(term, me), last_log_id: Some(newest) };
         let voted = self.raft.vote(request).await;
         if voted.is_err() || self.raft.trigger().elect().await.is_err() {
-            tracing::debug!("this host is being stopped, and does not begin to lead");
+            tracing::debug!("this host is stopping and does not begin to lead");
         }
     }
 
-    /// The voters, and some hosts without a vote.
+    /// The voters and some learners.
     fn acquaintances(&self) -> BTreeSet<HostId> {
         let voters = self.voters();
         let cluster = self.cluster();
@@ -122,19 +119,18 @@ impl Node {
         voters.iter().copied().chain(others).collect()
     }
 
-    /// Whether a leader, which may be this host, was there a moment ago.
-    fn hears_leader(&self) -> bool {
+    /// Whether there was a leader a moment ago, which may be this host.
+    fn has_leader(&self) -> bool {
         self.leader_heard().is_some_and(|heard| heard < ELECTION_MAX)
     }
 
-    /// Whether this host leads, and a majority has answered it a moment ago.
+    /// Whether this host leads and a majority answered it a moment ago.
     pub fn leads_a_majority(&self) -> bool {
-        self.leader() == Some(self.me()) && self.hears_leader()
+        self.leader() == Some(self.me()) && self.has_leader()
     }
 
-    /// Asks these hosts how they fare, and returns whether enough voters hear no leader to elect
-    /// this host. Returns as soon as that is so, or, if `all` should have had their say, when they
-    /// had.
+    /// Asks these hosts for their status. Returns whether enough voters have no leader to elect
+    /// this host: as soon as that is so, or, with `all`, after all had time to answer.
     async fn ask_around(self: &Arc<Self>, hosts: &BTreeSet<HostId>, all: bool) -> bool {
         let mut asked = JoinSet::new();
         for target in hosts.iter().copied().filter(|target| *target != self.me()) {
@@ -142,7 +138,7 @@ impl Node {
                 let node = Arc::clone(self);
                 asked.spawn(async move {
                     let answer = node.peer_health.status_of(host, address).await?;
-                    node.heed(answer.your_progress).await;
+                    node.check_rollback(answer.your_progress).await;
                     Ok::<_, CallError>(answer.status)
                 });
             }
@@ -154,7 +150,7 @@ impl Node {
                 return true;
             }
             match timeout_at(until, asked.join_next()).await {
-                Ok(Some(Ok(Ok(status)))) if hears_none(&status) => {
+                Ok(Some(Ok(Ok(status)))) if has_no_leader(&status) => {
                     leaderless.insert(status.host.get());
                 }
                 Ok(Some(_)) => {}
@@ -170,12 +166,13 @@ impl Node {
         sets.all(|voters| voters.intersection(hosts).count() > voters.len() / 2)
     }
 
-    /// How long ago this host heard its leader; if it leads, a majority.
+    /// How long ago this host received a message from its leader; on the leader, answers of a
+    /// majority.
     pub fn leader_heard(&self) -> Option<Duration> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         if metrics.state != ServerState::Leader {
-            return self.last_heard_leader();
+            return self.last_leader_message();
         }
         let alone = metrics
             .membership_config
@@ -199,16 +196,16 @@ impl PeerHealth {
     ) -> Result<StatusAnswer, CallError> {
         let status = self.ask_status(host, address, DEADLINE).await;
         if let Err(CallError::Refused { rejection: Rejection::OtherHost { .. }, .. }) = &status {
-            // A machine that started anew, perhaps from a backup: it may know what has become of
-            // this host. Its vote is another's.
-            self.call_whoever::<_, ConsensusStatus>(address, wire::STATUS, &(), DEADLINE).await?;
+            // A host that was set up again, perhaps from a backup. It may know that this host was
+            // removed. Its answer does not count as a vote.
+            self.call_address::<_, ConsensusStatus>(address, wire::STATUS, &(), DEADLINE).await?;
         }
         status
     }
 }
 
-/// Whether a host would want a leader.
-fn hears_none(status: &ConsensusStatus) -> bool {
+/// Whether a host runs and has no leader.
+fn has_no_leader(status: &ConsensusStatus) -> bool {
     status.role != Role::Stopped
         && status.leader_heard.is_none_or(|heard| heard >= millis(ELECTION_MAX))
 }

@@ -1,4 +1,5 @@
-//! Getting a command agreed on, whoever leads.
+//! Proposing commands: this host commits them if it leads, and forwards them to the leader
+//! otherwise.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,14 +19,14 @@ use crate::peer_health::millis;
 use crate::status::{ConsensusStatus, Role};
 use crate::wire::{self, Errand, Located, Propose, Proposed};
 
-/// Octets of a command's JSON. The limits of what users can write keep commands below; this keeps a
-/// mistake out of the log, where it would be too large to be sent to anybody.
+/// Bytes of a command's JSON. The limits on user input keep commands below this. It protects the
+/// log against a bug: an entry too large to be sent would block replication.
 const COMMAND_BYTES_MAX: usize = 8 << 20;
 
 /// Time between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Time between two looks whether the disk fails.
+/// Time between two checks of the disk.
 const DISK_LOOK: Duration = Duration::from_millis(500);
 
 /// How long the other voters may take to say who leads.
@@ -35,38 +36,37 @@ const SEARCH_DEADLINE: Duration = Duration::from_millis(1000);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum ProposeError {
-    /// The cluster agreed that it must not be.
+    /// The cluster applied the command, and refused it.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Too few hosts are there to agree on anything. The text says which are not.
+    /// There is no leader or no quorum. The text says which hosts are missing.
     #[error("{0}")]
     NoLeader(String),
-    /// It was not agreed on in time; it may still be.
-    #[error("the hosts did not agree within {0} ms")]
+    /// It was not committed in time; it may still be.
+    #[error("the change was not committed within {0} ms")]
     TimedOut(u64),
-    /// A host cannot be removed, as too few of those that remain are there. The text says which are
-    /// not.
+    /// A host cannot be removed, as the others would have no quorum. The text says which are
+    /// missing.
     #[error("{0}")]
     NoMajority(String),
-    /// Consensus waits for this host's disk. The text says why.
-    #[error("agreement waits for this host's disk: {0}")]
+    /// Consensus waits for this host's disk. The text has the reason.
+    #[error("consensus waits for this host's disk: {0}")]
     Disk(String),
-    /// This host does not belong to the cluster any more. The text is that of
-    /// [`Consensus::removed`].
+    /// This host has left the cluster. The text is that of [`Consensus::removed`].
     #[error("{0}")]
     Removed(String),
     /// The leader runs an older version, which does not know the command.
-    #[error("host {0}, which leads, runs an older version of shoutd: upgrade it")]
+    #[error("the leader {0} runs an older version of shoutd: upgrade it")]
     OldLeader(String),
     /// Consensus does not run on this host.
-    #[error("agreement has stopped on this host")]
+    #[error("consensus has stopped on this host")]
     Stopped,
 }
 
 impl Consensus {
-    /// Gets a command agreed on, within the deadline. When it returns, [`Consensus::state`] has the
-    /// effect. After [`ProposeError::NoLeader`], [`ProposeError::Disk`] and
-    /// [`ProposeError::TimedOut`] the command may still be carried out later.
+    /// Commits a command within the deadline. When it returns, [`Consensus::state`] includes it.
+    /// After [`ProposeError::NoLeader`], [`ProposeError::Disk`] and [`ProposeError::TimedOut`] the
+    /// command may still be committed later.
     ///
     /// # Errors
     /// See [`ProposeError`].
@@ -78,14 +78,14 @@ impl Consensus {
         self.node.propose(command, deadline).await
     }
 
-    /// Removes a host from the cluster, with all that it held, and from among the hosts that agree;
-    /// also one that is not there, and also this one. When it returns without an error,
-    /// [`Consensus::state`] has the effect, and the others do without the host. Removing it again
-    /// is no error.
+    /// Removes a host from the cluster, with all that it held, and from the Raft membership. The
+    /// host may be down, and may be this one. When it returns without an error,
+    /// [`Consensus::state`] includes the removal, and the others no longer need the host. Removing
+    /// it again is no error.
     ///
     /// # Errors
-    /// [`ProposeError::NoMajority`] if the hosts that remain could not agree on anything,
-    /// [`ProposeError::Refused`] for a host that never was there and for the last one, and as
+    /// [`ProposeError::NoMajority`] if the other hosts would have no quorum,
+    /// [`ProposeError::Refused`] for an unknown host and for the last one, and as
     /// [`Consensus::propose`].
     pub async fn remove_host(&self, host: HostId, deadline: Duration) -> Result<(), ProposeError> {
         self.node.run_errand(Errand::Remove(host), deadline).await.map(drop)
@@ -124,8 +124,8 @@ impl Node {
         agreed.unwrap_or_else(|_| Err(self.why_not(trouble, deadline)))
     }
 
-    /// Ready when the disk fails this host, and not for a moment only: nobody need wait for it
-    /// until the deadline.
+    /// Resolves when the same disk fault is there for two checks: then no caller need wait until
+    /// the deadline.
     async fn unable(&self) -> ProposeError {
         let mut before = None;
         loop {
@@ -138,8 +138,7 @@ impl Node {
         }
     }
 
-    /// Tries until it is agreed on or cannot be. `trouble` is the last thing that went wrong on the
-    /// way.
+    /// Tries until the errand is done or cannot be. `trouble` is the last obstacle.
     async fn run_until(
         self: &Arc<Self>,
         errand: &Errand,
@@ -157,13 +156,11 @@ impl Node {
                 Some(leader) => match self.forward(leader, errand, until).await {
                     Ok(proposed) => proposed,
                     Err(error) => {
-                        // That one which had no time left did not answer tells less than what went
-                        // wrong before.
+                        // A call that had no time left tells less than the obstacle before it.
                         if trouble.is_none() || Instant::now() < until {
                             *trouble = Some(Obstacle::Call(leader.host, error));
                         }
-                        // What this host believes may be long out of date; somebody else may know
-                        // better.
+                        // This host's view may be out of date. The others may know the leader.
                         Proposed::NotLeader {
                             leader: self
                                 .search_leader()
@@ -178,7 +175,7 @@ impl Node {
             match proposed {
                 Proposed::Done { index, result } => {
                     let outcome = result?;
-                    // A host that removed itself may not hear of it any more.
+                    // A host that removed itself may not receive that entry.
                     let is_own_removal = *errand == Errand::Remove(self.me());
                     return if is_own_removal {
                         Ok(outcome)
@@ -192,14 +189,14 @@ impl Node {
                     | ProposeError::NoMajority(_)
                     | ProposeError::OldLeader(_)),
                 ) => return Err(error),
-                // Of another host: this one may find a better leader yet.
+                // Another host's error: there may be a better leader.
                 Proposed::Failed(error) => *trouble = Some(Obstacle::Leader(error)),
             }
             sleep(PAUSE).await;
         }
     }
 
-    /// Whether this host can take part in agreement at all.
+    /// Checks that this host can take part in consensus.
     fn check_able(&self) -> Result<(), ProposeError> {
         if let Some(line) = self.removed() {
             return Err(ProposeError::Removed(line));
@@ -210,7 +207,7 @@ impl Node {
         self.record.fault().map_or(Ok(()), |fault| Err(ProposeError::Disk(fault)))
     }
 
-    /// Has the leader do it. Given up when this host hears of another leader.
+    /// Forwards an errand to the leader. Gives up when this host learns of another leader.
     async fn forward(
         &self,
         leader: Located,
@@ -220,10 +217,12 @@ impl Node {
         let remaining = until.saturating_duration_since(Instant::now());
         // The leader gives up a little earlier, so that its reason arrives.
         let request = Propose { errand: errand.clone(), within: millis(remaining * 9 / 10) };
+        let answer =
+            self.peer_health.call(leader.host, leader.address, wire::PROPOSE, &request, remaining);
         tokio::select! {
-            // An answer counts, also one that comes with the news of another leader.
+            // An answer takes precedence over news of another leader.
             biased;
-            answer = self.peer_health.call(leader.host, leader.address, wire::PROPOSE, &request, remaining) => answer,
+            answer = answer => answer,
             () = self.other_leader_than(leader.host) => Ok(Proposed::NotLeader { leader: None }),
         }
     }
@@ -231,8 +230,7 @@ impl Node {
     /// Does another host's errand if this host leads.
     pub async fn carry_out_for(&self, caller: HostId, errand: Errand, until: Instant) -> Proposed {
         if self.leader() == Some(self.me()) && !self.cluster().hosts.contains_key(&caller) {
-            // It may have been admitted by the leader before, and its admission be still to be
-            // applied here.
+            // The previous leader may have admitted it, and this host has not applied that yet.
             let text = format!(
                 "the leader {} does not know host {caller}",
                 self.peer_health.name(self.me())
@@ -246,7 +244,7 @@ impl Node {
     async fn carry_out(&self, errand: Errand, until: Instant) -> Proposed {
         match errand {
             Errand::Command(Logged::Known(command)) => self.write_until(command, until).await,
-            // What this host does not understand it must not put into the log: it could not go on
+            // This host must not append a command that it does not know: it could not apply it
             // itself.
             Errand::Command(Logged::Unknown(_)) => {
                 Proposed::Failed(ProposeError::OldLeader(self.peer_health.name(self.me())))
@@ -260,7 +258,7 @@ impl Node {
         let deadline = until.saturating_duration_since(Instant::now());
         let written = timeout_at(until, async {
             tokio::select! {
-                // What is written counts, also if somebody else leads by now.
+                // A committed entry takes precedence over news of another leader.
                 biased;
                 written = self.raft.client_write(command.into()) => Some(written),
                 () = self.other_leader_than(self.me()) => None,
@@ -268,15 +266,15 @@ impl Node {
         });
         match written.await {
             Ok(Some(Ok(response))) => {
-                // Only openraft's own entries have no answer, and this is none of them.
+                // Only openraft's own entries have no result.
                 Proposed::Done {
                     index: response.log_id.index,
                     result: response.data.0.unwrap_or(Ok(Outcome::Done)),
                 }
             }
-            // The other error of these is only of changes of the group.
+            // `ForwardToLeader`; the other variant concerns membership changes only.
             Ok(Some(Err(RaftError::APIError(_))) | None) => {
-                // A host does not point to itself: it would only be asked again.
+                // This host must not name itself: the caller would only ask it again.
                 let leader = self.leader().filter(|leader| *leader != self.me());
                 Proposed::NotLeader { leader: leader.and_then(|leader| self.located(leader)) }
             }
@@ -285,7 +283,7 @@ impl Node {
         }
     }
 
-    /// Ready when this host hears anew that somebody else leads.
+    /// Resolves when this host learns of a leader other than this one, and than the one it knew.
     async fn other_leader_than(&self, leader: HostId) {
         let mut metrics = self.raft.metrics();
         let before = metrics.borrow_and_update().current_leader;
@@ -294,7 +292,7 @@ impl Node {
             now != before && now.is_some_and(|now| now != leader.get())
         });
         if other.await.is_err() {
-            // Consensus is gone; the call that this is raced against says so.
+            // openraft has stopped. The call that this races against reports that.
             std::future::pending::<()>().await;
         }
     }
@@ -319,8 +317,8 @@ impl Node {
         Some(Located { host, address: self.peer_health.address(host, noted)? })
     }
 
-    /// Asks the other voters who leads. Needed where this host hears from no leader, as its address
-    /// is a new one.
+    /// Asks the other voters for the leader. Needed if the leader does not reach this host, for
+    /// example at a new address.
     async fn search_leader(self: &Arc<Self>) -> Option<Located> {
         let mut asked = JoinSet::new();
         for voter in self.voters().into_iter().filter(|voter| *voter != self.me()) {
@@ -338,7 +336,7 @@ impl Node {
         let mut best: Option<ConsensusStatus> = None;
         while let Some(answered) = asked.join_next().await {
             let Ok(Some(status)) = answered else { continue };
-            // A candidate's term is nobody's yet.
+            // A candidate has raised its term without having a leader in it.
             let leads = status.leader.is_some() && status.role != Role::Candidate;
             if leads && best.as_ref().is_none_or(|best| best.term < status.term) {
                 best = Some(status);
@@ -347,19 +345,20 @@ impl Node {
         self.located(best?.leader?)
     }
 
-    /// What people call a voter, also one that was removed and lost before its vote was taken.
+    /// A voter's name for messages; also explains a voter that was removed while its vote could not
+    /// be taken.
     fn name_of_voter(&self, host: HostId) -> String {
         match self.cluster().admissions.removed.get(&host) {
             Some(removed) => format!(
-                "{}, which was removed, but not its vote: start it once more, or see shoutdctl \
-                 recover",
+                "{}, which was removed but still has its vote: start it once more, or see \
+                 shoutdctl recover",
                 removed.name
             ),
             None => self.peer_health.name(host),
         }
     }
 
-    /// Puts into words why nothing was agreed on.
+    /// Explains why nothing was committed.
     pub fn why_not(&self, trouble: Option<Obstacle>, deadline: Duration) -> ProposeError {
         if let Err(unable) = self.check_able() {
             return unable;
@@ -389,7 +388,7 @@ impl Node {
                 self.peer_health.name(leader)
             )),
             None if self.leader().is_none() => ProposeError::NoLeader(format!(
-                "no leader: the {} hosts that vote have not elected one yet",
+                "no leader: the {} voters have not elected one yet",
                 voters.len()
             )),
             None => ProposeError::TimedOut(millis(deadline)),
@@ -397,7 +396,7 @@ impl Node {
     }
 }
 
-/// What went wrong on the way to the leader.
+/// Why an errand has not reached the leader, or why the leader could not do it.
 pub(crate) enum Obstacle {
     Call(HostId, CallError),
     Leader(ProposeError),

@@ -1,4 +1,4 @@
-//! Where this host keeps who it is.
+//! The store as the Raft node uses it, which a simulation can replace.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::raft::LogId;
 use crate::removal_notice::RemovalNotice;
 use crate::store::{self, DatabaseFile, StoredIdentity};
 
-/// The file of agreed state, as far as it says who this host is.
+/// The file of agreed state: this host's identity, its faults, and single log entries.
 #[derive(Debug)]
 pub(crate) enum Record {
     /// On disk.
@@ -36,7 +36,7 @@ impl Record {
         }
     }
 
-    /// Who this host is.
+    /// This host's identity.
     pub async fn identity(&self) -> Result<StoredIdentity, StoreError> {
         match self {
             Self::File(file) => store::read_identity(file).await,
@@ -45,18 +45,21 @@ impl Record {
         }
     }
 
-    /// See [`store::record_farewell`].
-    pub async fn record_farewell(&self, removal_notice: RemovalNotice) -> Result<(), StoreError> {
+    /// See [`store::record_removal_notice`].
+    pub async fn record_removal_notice(
+        &self,
+        removal_notice: RemovalNotice,
+    ) -> Result<(), StoreError> {
         match self {
-            Self::File(file) => store::record_farewell(file, removal_notice).await,
+            Self::File(file) => store::record_removal_notice(file, removal_notice).await,
             #[cfg(test)]
             Self::Simulated(disk) => {
-                disk.record_farewell(removal_notice).await.map_err(StoreError::from)
+                disk.record_removal_notice(removal_notice).await.map_err(StoreError::from)
             }
         }
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         match self {
             Self::File(file) => file.path(),
@@ -65,7 +68,7 @@ impl Record {
         }
     }
 
-    /// What is wrong with it now, if anything is.
+    /// The current fault, if there is one.
     pub fn fault(&self) -> Option<String> {
         match self {
             Self::File(file) => file.fault(),
@@ -74,7 +77,7 @@ impl Record {
         }
     }
 
-    /// The id of the log entry at this index; `None` if it is not there, or the disk fails.
+    /// The id of the log entry at this index; `None` if there is no entry, or the disk fails.
     pub async fn log_id_at(&self, index: u64) -> Option<LogId> {
         match self {
             Self::File(file) => store::log_id_at(file, index).await.ok().flatten(),
@@ -85,7 +88,7 @@ impl Record {
         }
     }
 
-    /// Records what is wrong for good.
+    /// Records a permanent fault.
     pub fn condemn(&self, reason: String) {
         match self {
             Self::File(file) => file.condemn(reason),
@@ -94,7 +97,7 @@ impl Record {
         }
     }
 
-    /// Stops waiting for a disk that takes no writes.
+    /// Stops waiting for a disk that cannot be written.
     pub fn stop_waiting(&self) {
         match self {
             Self::File(file) => file.stop_waiting(),
@@ -103,7 +106,7 @@ impl Record {
         }
     }
 
-    /// Closes it, after the operations under way. Blocks.
+    /// Closes it after the operations in progress. Blocks.
     pub fn close(&self) {
         match self {
             Self::File(file) => file.close(),

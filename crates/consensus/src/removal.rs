@@ -1,4 +1,4 @@
-//! Removing a host, as the leader: from agreed state, and then from the Raft group.
+//! Removing a host, as the leader: it loses its vote, and then its entry in agreed state.
 
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
@@ -17,16 +17,16 @@ use crate::node::Node;
 use crate::raft::Metrics;
 use crate::wire::Proposed;
 
-/// How long a leader may take from its election until it has heard of those that follow it. Until
-/// then it takes none of them for there.
-const HEARING_TIME: Duration = Duration::from_secs(2);
-/// How often it is looked whether it has.
+/// How long a new leader may take until its followers have answered. Until then it does not count
+/// any of them as ready.
+const FIRST_ANSWERS: Duration = Duration::from_secs(2);
+/// Time between two checks.
 const PAUSE: Duration = Duration::from_millis(50);
 
 impl Node {
-    /// Removes a host if this host leads: from among those that vote, and then from agreed state.
-    /// It is done when the host is needed for nothing any more. A leader that removes itself gives
-    /// its vote up last, as it leads no more without.
+    /// Removes a host if this host leads: takes its vote, and then removes it from agreed state.
+    /// When this returns, the others no longer need the host. A leader that removes itself gives up
+    /// its vote last, as it cannot lead without.
     pub async fn remove_until(&self, host: HostId, until: Instant) -> Proposed {
         let mut metrics = self.raft.metrics();
         let seen = metrics.borrow_and_update().clone();
@@ -38,7 +38,7 @@ impl Node {
             return Proposed::Failed(error);
         }
         let removal = Command::RemoveHost { host, now: since_1970() };
-        // What will be refused must cost nobody a vote.
+        // If the removal will be refused, the host must keep its vote.
         let refused = Cluster::clone(&self.cluster()).apply(&removal).is_err();
         let _leaving = Leaving::new(self, host);
         if host != self.me()
@@ -50,7 +50,7 @@ impl Node {
         let done = self.write_until(removal, until).await;
         if host == self.me() && matches!(done, Proposed::Done { result: Ok(_), .. }) {
             return match self.await_vote_taken(host, &mut metrics, until).await {
-                // It need not be there any more to see it.
+                // This host need not be a member long enough to see it.
                 Ok(()) | Err(ProposeError::Stopped) => done,
                 Err(error) => Proposed::Failed(error),
             };
@@ -58,7 +58,7 @@ impl Node {
         done
     }
 
-    /// Waits until it is agreed on that this host does not vote.
+    /// Waits until it is committed that this host has no vote.
     async fn await_vote_taken(
         &self,
         host: HostId,
@@ -74,7 +74,7 @@ impl Node {
         };
         let me = self.me();
         let is_over = |metrics: &Metrics| {
-            // Whoever leads then is asked next.
+            // If another host leads then, the caller asks that one next.
             has_no_vote(metrics) || (host != me && metrics.current_leader != Some(me.get()))
         };
         match timeout_at(until, metrics.wait_for(is_over)).await {
@@ -84,15 +84,14 @@ impl Node {
         }
     }
 
-    /// Checks that the hosts that remain can agree. That they do not answer is only believed when
-    /// there was time to hear of them.
+    /// Checks that the remaining hosts have a quorum. A new leader waits for their answers first.
     async fn await_majority_without(
         &self,
         host: HostId,
         metrics: &watch::Receiver<Metrics>,
         until: Instant,
     ) -> Result<(), ProposeError> {
-        let patience = until.min(Instant::now() + HEARING_TIME);
+        let patience = until.min(Instant::now() + FIRST_ANSWERS);
         loop {
             let seen = metrics.borrow().clone();
             match self.check_majority_without(host, &seen) {
@@ -102,25 +101,24 @@ impl Node {
         }
     }
 
-    /// Checks that the hosts that remain can agree: more than half of those that would vote are
-    /// there.
+    /// Checks that the remaining hosts have a quorum: more than half of those that would vote are
+    /// ready.
     fn check_majority_without(&self, host: HostId, metrics: &Metrics) -> Result<(), ProposeError> {
         let cluster = self.cluster();
         let members = members(metrics);
         let voters: BTreeSet<_> = members.voters.iter().flatten().copied().collect();
         if !voters.contains(&host) || cluster.hosts.keys().all(|id| *id == host) {
-            // It takes no majority with it; or it is the last one, and agreed state knows what to
-            // say of that.
+            // It has no vote; or it is the last host, and agreed state refuses to remove that.
             return Ok(());
         }
         let mut remaining = cluster.hosts.clone();
         remaining.remove(&host);
-        let sight = HostView {
+        let view = HostView {
             ready: ready(self, metrics),
             leader: Some(self.me()),
             ..HostView::default()
         };
-        if !choose_voters(&voters, &remaining, &sight).contains(&host) {
+        if !choose_voters(&voters, &remaining, &view).contains(&host) {
             return Ok(());
         }
         let names = |hosts: &BTreeSet<HostId>| {
@@ -130,7 +128,7 @@ impl Node {
         };
         let left: BTreeSet<_> =
             voters.into_iter().filter(|voter| remaining.contains_key(voter)).collect();
-        let missing: BTreeSet<_> = left.difference(&sight.ready).copied().collect();
+        let missing: BTreeSet<_> = left.difference(&view.ready).copied().collect();
         Err(ProposeError::NoMajority(no_majority(
             &cluster.host_name(host),
             &names(&left),
@@ -139,7 +137,7 @@ impl Node {
     }
 }
 
-/// Keeps a host without a vote while its removal is under way.
+/// Keeps a host without a vote while it is being removed.
 struct Leaving<'a> {
     node: &'a Node,
     host: HostId,
@@ -161,15 +159,15 @@ impl Drop for Leaving<'_> {
 fn no_majority(removed: &str, left: &[String], missing: &[String]) -> String {
     if left.is_empty() {
         return format!(
-            "{removed} is the only host that votes, and no other is ready to: wait until one is, \
-             and remove {removed} then"
+            "{removed} is the only voter, and no other host is ready to vote: wait until one is, \
+             and then remove {removed}"
         );
     }
     let (voters, missing) = (left.join(", "), missing.join(" and "));
     let verb = if missing.contains(" and ") { "do" } else { "does" };
     format!(
-        "removing {removed} leaves the voters {voters}, of which {missing} {verb} not answer: the \
-         cluster could not agree on anything; bring {missing} back first, or see shoutdctl recover"
+        "removing {removed} leaves the voters {voters}, but {missing} {verb} not answer: the \
+         cluster would have no quorum; bring {missing} back first, or see shoutdctl recover"
     )
 }
 
@@ -182,18 +180,17 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_who_is_missing() {
+    fn a_refusal_names_the_missing_hosts() {
         assert_eq!(
             no_majority("c", &names(&["a", "b"]), &names(&["b"])),
-            "removing c leaves the voters a, b, of which b does not answer: the cluster could not \
-             agree on anything; bring b back first, or see shoutdctl recover"
+            "removing c leaves the voters a, b, but b does not answer: the cluster would have no \
+             quorum; bring b back first, or see shoutdctl recover"
         );
         let two = no_majority("e", &names(&["a", "b", "c", "d"]), &names(&["b", "c"]));
         assert!(
-            two.contains("of which b and c do not answer")
-                && two.contains("bring b and c back first"),
+            two.contains("but b and c do not answer") && two.contains("bring b and c back first"),
             "{two}"
         );
-        assert!(no_majority("a", &[], &[]).starts_with("a is the only host that votes"));
+        assert!(no_majority("a", &[], &[]).starts_with("a is the only voter"));
     }
 }

@@ -1,12 +1,12 @@
-//! Noticing that this host's data are older than what it has said: its disk was set back to an
-//! earlier state, by a snapshot of a virtual machine or a restored copy.
+//! Detects a rollback: this host's data are older than what it has acknowledged, because its disk
+//! was set to an earlier state by a snapshot of a virtual machine or a restored copy.
 //!
-//! Raft rests on what a host acknowledged being on its disk. A host whose disk was set back may
-//! have forgotten entries that only it and the leader had, and a vote that it gave: if it went on
-//! voting, hosts could be elected that lack what was agreed on. So the others remember how far they
-//! have known a host to be ([`Progress`]) and tell it, before it says anything when it starts, and
-//! with each message. One that is behind what it said neither votes nor stands for election until
-//! it has again what it may have acknowledged.
+//! Raft requires that what a host acknowledged is on its disk. A host that was rolled back may have
+//! lost entries that only it and the leader had, and a vote that it gave. If it went on voting,
+//! hosts could be elected that lack committed entries. So each host remembers the furthest progress
+//! of its peers ([`Progress`]) and tells them: when they start, before they send anything, and with
+//! each message. A host that is behind its own progress neither votes nor stands for election until
+//! it has everything again that it may have acknowledged.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -18,11 +18,10 @@ use crate::notice::NoticeKind;
 use crate::raft::Metrics;
 use crate::wire::Progress;
 
-/// How long what openraft says of itself may lag behind what it has done.
+/// How long openraft's metrics may lag behind what it has acknowledged.
 const LAG: Duration = Duration::from_millis(500);
 
-/// How far this host was before it was set back; `None` unless it was, and has yet to come there
-/// again.
+/// This host's progress before the rollback; `None` without a rollback, and after it has caught up.
 #[derive(Debug, Default)]
 pub(crate) struct Rollback(Mutex<Option<Progress>>);
 
@@ -31,7 +30,7 @@ impl Rollback {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns whether this is news.
+    /// Returns whether this is the first notice of a rollback.
     fn note(&self, recalled: Progress) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = known.is_none();
@@ -44,15 +43,15 @@ impl Rollback {
     }
 }
 
-/// Whether a host has less than it had said. In a term that is not over yet, nothing that it
-/// acknowledged is taken back; when another has begun, entries that were not agreed on may rightly
-/// be gone.
+/// Whether a host has less than it acknowledged. Within a term no acknowledged entry is removed; a
+/// later term's leader may overwrite uncommitted ones.
 pub(crate) fn is_behind(has: Progress, said: Progress) -> bool {
     has.term < said.term || (has.term == said.term && has.index < said.index)
 }
 
-/// Whether a host, which has applied this entry in this term, has again all that it may have
-/// acknowledged. What was agreed on before a leader's own first entry comes before that in the log.
+/// Whether a host, with this term and this applied entry, has everything again that it may have
+/// acknowledged. A leader's first entry comes after all committed entries of earlier terms in the
+/// log.
 pub(crate) fn has_caught_up(term: u64, applied: Option<(u64, u64)>, said: Progress) -> bool {
     let (applied_term, applied_index) = applied.unwrap_or_default();
     applied_term > said.term
@@ -64,8 +63,8 @@ fn progress(metrics: &Metrics) -> Progress {
 }
 
 impl Node {
-    /// Takes note of how far another host has known this one to be.
-    pub async fn heed(&self, recalled: Option<Progress>) {
+    /// Compares this host's progress with what another host remembers of it.
+    pub async fn check_rollback(&self, recalled: Option<Progress>) {
         let Some(said) = recalled.filter(|_| self.rollback.get().is_none()) else { return };
         let mut metrics = self.raft.metrics();
         if !is_behind(progress(&metrics.borrow()), said) {
@@ -79,9 +78,9 @@ impl Node {
         let has = progress(&metrics.borrow());
         if self.rollback.note(said) {
             let text = format!(
-                "this host's data were set back: it has {} log entries of term {}, and had said \
-                 that it has {} of term {}; it does not vote until the other hosts have sent what \
-                 is missing",
+                "this host's data directory was rolled back: it has {} log entries of term {}, but \
+                 had acknowledged {} of term {}; it does not vote until the other hosts have sent \
+                 what is missing",
                 has.index + 1,
                 has.term,
                 said.index + 1,
@@ -92,7 +91,7 @@ impl Node {
         }
     }
 
-    /// Whether this host may vote and lead: it may not while it lacks what it may have
+    /// Whether this host may vote and lead: not while it lacks entries that it may have
     /// acknowledged.
     pub fn may_vote(&self) -> bool {
         let Some(said) = self.rollback.get() else { return true };
@@ -102,17 +101,17 @@ impl Node {
         let caught_up = has_caught_up(metrics.vote.leader_id().term, applied, said);
         if caught_up {
             self.rollback.clear();
-            tracing::info!("this host has again what it had before its data were set back");
+            tracing::info!("this host has received again what it lost by the rollback");
         }
         caught_up
     }
 
-    /// What is to be shown while this host lacks what it may have acknowledged.
-    pub fn set_back_problem(&self) -> Option<String> {
+    /// The problem to show while this host lacks entries that it may have acknowledged.
+    pub fn rollback_problem(&self) -> Option<String> {
         let said = self.rollback.get().filter(|_| !self.may_vote())?;
         Some(format!(
-            "this host's data were set back to an earlier state: it does not vote until it has \
-             again the {} log entries that it had",
+            "this host's data directory was rolled back to an earlier state: it does not vote \
+             until it has received its {} log entries again",
             said.index + 1
         ))
     }
@@ -129,33 +128,34 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_host_cannot_have_lost_rightly_counts() {
-        assert!(is_behind(at(3, 95), at(3, 100)), "entries of this term are gone");
-        assert!(is_behind(at(2, 200), at(3, 0)), "a vote is forgotten");
+    fn entries_that_raft_may_overwrite_are_no_rollback() {
+        assert!(is_behind(at(3, 95), at(3, 100)), "entries of this term are lost");
+        assert!(is_behind(at(2, 200), at(3, 0)), "a vote is lost");
         assert!(!is_behind(at(3, 100), at(3, 100)));
         assert!(!is_behind(at(4, 98), at(3, 100)), "the next leader may have had fewer");
     }
 
     #[test]
-    fn it_votes_again_when_it_has_what_it_may_have_acknowledged() {
+    fn a_host_votes_again_when_it_has_all_that_it_may_have_acknowledged() {
         let said = at(3, 100);
         assert!(!has_caught_up(3, None, said));
         assert!(!has_caught_up(3, Some((3, 99)), said));
         assert!(has_caught_up(3, Some((3, 100)), said));
         assert!(
             !has_caught_up(5, Some((3, 98)), said),
-            "the new leader's own entry has not come yet"
+            "the new leader's first entry has not arrived yet"
         );
-        assert!(
-            has_caught_up(5, Some((5, 99)), said),
-            "entries that were never agreed on do not come back"
-        );
+        assert!(has_caught_up(5, Some((5, 99)), said), "uncommitted entries do not come back");
     }
 
     proptest! {
-        /// Nobody is held up for good: a host that follows a leader for long enough has caught up.
         #[test]
-        fn what_a_host_lacks_has_an_end(term in 0_u64..9, index in 0_u64..9, later in 1_u64..9, more in 0_u64..9) {
+        fn a_host_that_follows_a_leader_catches_up_eventually(
+            term in 0_u64..9,
+            index in 0_u64..9,
+            later in 1_u64..9,
+            more in 0_u64..9,
+        ) {
             let said = at(term, index);
             prop_assert!(has_caught_up(term, Some((term, index + more)), said));
             prop_assert!(has_caught_up(term + later, Some((term + later, more)), said));

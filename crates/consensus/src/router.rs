@@ -1,4 +1,4 @@
-//! Messages of other hosts about agreement.
+//! Handlers for messages of other hosts.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::wire::{self, Answer, Join, Joined, Message, Progress, Propose, Propos
 
 type Reply<T> = Result<Json<Answer<T>>, Rejection>;
 
-/// The longest time that a caller can give a request; see `shoutd_peer::limits::REQUEST_DEADLINE`.
+/// The longest deadline that a caller can set; see `shoutd_peer::limits::REQUEST_DEADLINE`.
 const WITHIN_MAX: Duration = Duration::from_secs(25);
 
 pub(crate) fn router(node: Arc<Node>) -> Router {
@@ -36,8 +36,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .with_state(node)
 }
 
-/// Opens a message: takes note of where its sender is, if that is a host of this cluster, and of
-/// what it knows of this one.
+/// Opens a message. From a member we learn its address, and what progress it knows of this host.
 async fn open<T>(node: &Node, caller: &Caller, message: Message<T>) -> (u64, T) {
     if caller.cluster.is_some() {
         if let Some(sender) = message.sender {
@@ -45,25 +44,25 @@ async fn open<T>(node: &Node, caller: &Caller, message: Message<T>) -> (u64, T) 
             node.note_copy(caller, sender);
         }
         if message.epoch == node.participation.epoch() && caller.host != node.me() {
-            node.heed(message.recalled).await;
+            node.check_rollback(message.recalled).await;
         }
     }
     (message.epoch, message.content)
 }
 
-/// How far a host is that has this vote and this log entry, both on its disk.
+/// The progress of a host that has this vote and this log entry on its disk.
 fn progress(vote: &Vote, last: Option<LogId>) -> Progress {
     Progress { term: vote.leader_id().term, index: last.map_or(0, |last| last.index) }
 }
 
-/// Checks that openraft's message is from the host that it says, for this one, and of this host's
-/// cluster.
+/// Checks that openraft's message is from the host whose term it names, for this host, and from
+/// this host's cluster.
 ///
-/// The sender need not be in the membership that this host knows: that may be older than the
-/// sender's, and a host which must not vote for a newcomer would keep the cluster without a leader.
-/// A host that belongs to no cluster yet takes the messages of the first that addresses it by its
-/// id, which is random and known only to those it asked to join; from then on it takes those of no
-/// other.
+/// The sender need not be in the Raft membership that this host knows: the sender's may be newer,
+/// and a host that refused to vote for a newcomer could leave the cluster without a leader. A host
+/// that belongs to no cluster accepts the cluster of the first sender that addresses it by its id,
+/// which is random and known only to the hosts that it asked to join. From then on it accepts no
+/// other cluster.
 async fn check(
     node: &Node,
     caller: &Caller,
@@ -72,12 +71,10 @@ async fn check(
 ) -> Result<Option<RemovalNotice>, Rejection> {
     let malformed = |reason: &str| Err(Rejection::Malformed { reason: reason.to_owned() });
     let Some(cluster) = caller.cluster.filter(|_| caller.names_this_host) else {
-        return malformed(
-            "a message of consensus must name the host and the cluster that it is for",
-        );
+        return malformed("a Raft message must name the host and the cluster that it is for");
     };
     if vote.leader_id().voted_for() != Some(caller.host.get()) {
-        return malformed("a message of consensus must come from the host whose term it is");
+        return malformed("a Raft message must come from the host whose term it is");
     }
     match node.belong_to(cluster, false, epoch).await {
         Ok(has) if has == cluster => removal_notice(node, caller, epoch),
@@ -86,8 +83,8 @@ async fn check(
     }
 }
 
-/// What a member is to be told that has left the cluster. A caller of a later epoch shows that it
-/// is this host which has.
+/// The notice for a caller that has left the cluster. If the caller has a later epoch, this host is
+/// the one that left.
 fn removal_notice(
     node: &Node,
     caller: &Caller,
@@ -102,18 +99,18 @@ fn removal_notice(
         Ordering::Equal => Ok(None),
         Ordering::Greater => {
             node.participation.leave(RemovalNotice::Recovered);
-            Err(stopped("the cluster was recovered without it"))
+            Err(stopped("the cluster was recovered without this host"))
         }
     }
 }
 
-/// Whether the entries follow one another, and the one that is said to come before them, in a log
-/// of this leader's.
+/// Whether the entries follow one another and `prev_log_id` without a gap, in a log that this
+/// leader can have.
 ///
-/// openraft takes that for granted. But a host that led, and does not know yet that it ceased to
-/// while its log changes, reads what it sends from that log: its last message may have a gap, where
-/// entries went with a snapshot, or have entries of its successor's. A host that has not heard of
-/// the successor would keep them, and have another log than all others.
+/// openraft does not check this. But a host that was deposed and does not know it yet reads the
+/// entries it sends from a log that may be changing: its last message may have a gap, where entries
+/// were purged after a snapshot, or contain entries of its successor. A receiver that does not know
+/// the successor would append them, and its log would differ from all others.
 fn is_of_one_log(rpc: &AppendEntriesRequest<Types>) -> bool {
     let mut index = rpc.prev_log_id.map_or(0, |before| before.index.saturating_add(1));
     let mut term = rpc.prev_log_id.map_or(0, |before| before.leader_id.term);
@@ -128,7 +125,7 @@ fn is_of_one_log(rpc: &AppendEntriesRequest<Types>) -> bool {
 }
 
 fn stopped(error: impl std::fmt::Display) -> Rejection {
-    Rejection::Failed { reason: format!("consensus does not run here: {error}") }
+    Rejection::Failed { reason: format!("consensus does not run on this host: {error}") }
 }
 
 async fn append(
@@ -141,16 +138,15 @@ async fn append(
         return Ok(Json(Err(removal_notice)));
     }
     if !is_of_one_log(&rpc) {
-        let reason =
-            "the entries do not continue the log that they are said to continue".to_owned();
+        let reason = "the entries do not follow the one that they should follow".to_owned();
         return Err(Rejection::Malformed { reason });
     }
     node.refuse_fork(&rpc).await?;
-    // What it sends may not be on its own disk yet. What is agreed on almost always is.
+    // The entries may not be on the leader's own disk yet. Committed ones almost always are.
     let leader = progress(&rpc.vote, rpc.leader_commit);
     let answer = node.raft.append_entries(rpc).await.map_err(stopped)?;
     if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
-        node.hear_leader(caller.host);
+        node.note_leader(caller.host);
         node.peer_health.recall(caller.host, leader);
     }
     Ok(Json(Ok(answer)))
@@ -165,14 +161,13 @@ async fn vote(
     if let Some(removal_notice) = check(&node, &caller, epoch, &rpc.vote).await? {
         return Ok(Json(Err(removal_notice)));
     }
-    node.peer_health.heard(caller.host);
-    // A host that is being removed must not lead. And a leader whom a majority follows is deposed
-    // by nobody; followers see to that themselves (openraft's lease), but a leader does not hear
-    // itself.
+    node.peer_health.note_answer(caller.host);
+    // A host that is being removed must not lead. A leader that a majority follows must not be
+    // deposed either: followers refuse that themselves (openraft's lease), but a leader has no
+    // lease on itself.
     let is_removed = RemovalNotice::of(&node.cluster(), caller.host).is_some();
-    // And one that does not know yet what it may have acknowledged, or lacks it, cannot tell who
-    // may lead.
-    let must_not_vote = !node.participation.may_speak() || !node.may_vote();
+    // A host that was rolled back, or cannot know yet whether it was, must not decide who leads.
+    let must_not_vote = !node.participation.may_send() || !node.may_vote();
     if is_removed || must_not_vote || node.leads_a_majority() {
         let metrics = node.raft.metrics();
         let vote = metrics.borrow().vote;
@@ -191,16 +186,16 @@ async fn snapshot(
     if let Some(removal_notice) = check(&node, &caller, epoch, &rpc.vote).await? {
         return Ok(Json(Err(removal_notice)));
     }
-    node.hear_leader(caller.host);
-    // One piece at a time, as openraft takes them.
+    node.note_leader(caller.host);
+    // openraft takes one chunk at a time.
     let mut snapshot_chunks = node.snapshot_chunks.lock().await;
-    let piece = match snapshot_chunks.check(&rpc) {
-        Ok(piece) => piece,
+    let chunk = match snapshot_chunks.check(&rpc) {
+        Ok(chunk) => chunk,
         Err(mismatch) => return Ok(Json(Ok(Err(mismatch)))),
     };
     match node.raft.install_snapshot(rpc).await {
         Ok(answer) => {
-            snapshot_chunks.taken(piece, &answer);
+            snapshot_chunks.taken(chunk, &answer);
             Ok(Json(Ok(Ok(answer))))
         }
         Err(RaftError::APIError(error)) => Ok(Json(Ok(Err(error)))),
@@ -280,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_are_not_of_one_log_are_noticed() {
+    fn entries_that_are_not_of_one_log_are_refused() {
         for sound in [
             rpc(1, None, &[]),
             rpc(3, Some((2, 7)), &[]),

@@ -1,8 +1,9 @@
-//! Snapshots come in pieces, and pieces can be lost, doubled and late.
+//! Checks that the chunks of an incoming snapshot have no gap: they can be lost, duplicated and
+//! delayed.
 //!
-//! openraft puts a piece where it says that it belongs, and takes the snapshot for whole with the
-//! piece that says that it is the last: also if those in between never came, as when copies of a
-//! stream's first and last pieces come late and start it anew. What is missing would be zeros.
+//! openraft writes a chunk at its offset, and takes the snapshot for complete with the chunk marked
+//! as the last, even if chunks in between never arrived: for example when delayed copies of a
+//! stream's first and last chunks arrive and restart it. The missing bytes would be zeros.
 
 use openraft::SnapshotSegmentId;
 use openraft::error::{InstallSnapshotError, SnapshotMismatch};
@@ -10,20 +11,20 @@ use openraft::raft::{InstallSnapshotRequest, InstallSnapshotResponse};
 
 use crate::raft::{Types, Vote};
 
-/// Of which snapshot pieces have come without a gap, and up to where.
+/// Which snapshot is being received, and up to where without a gap.
 #[derive(Debug, Default)]
 pub(crate) struct SnapshotChunks(Option<Stream>);
 
 #[derive(Debug)]
 struct Stream {
-    /// Whose it is: leaders' snapshots of one moment may be written differently.
+    /// The leader's vote: two leaders may serialize the same state differently.
     vote: Vote,
     id: String,
-    /// The offset of the first byte that has not come, in bytes.
+    /// The offset of the first missing byte.
     end: u64,
 }
 
-/// Where a piece ends, kept while openraft has it.
+/// A checked chunk, kept while openraft handles it.
 #[derive(Debug)]
 pub(crate) struct Chunk {
     stream: Stream,
@@ -31,18 +32,18 @@ pub(crate) struct Chunk {
 }
 
 impl SnapshotChunks {
-    /// Checks that no piece is missing before this one.
+    /// Checks that no chunk is missing before this one.
     ///
     /// # Errors
-    /// If one is: the answer by which the sender begins again.
+    /// A chunk is missing: the answer that makes the sender start again.
     pub fn check(
         &self,
         request: &InstallSnapshotRequest<Types>,
     ) -> Result<Chunk, InstallSnapshotError> {
         let (id, offset) = (&request.meta.snapshot_id, request.offset);
         let is_same = |stream: &&Stream| stream.vote == request.vote && stream.id == *id;
-        let come = self.0.as_ref().filter(is_same).map_or(0, |stream| stream.end);
-        if offset > come {
+        let received = self.0.as_ref().filter(is_same).map_or(0, |stream| stream.end);
+        if offset > received {
             let segment = |offset| SnapshotSegmentId { id: id.clone(), offset };
             return Err(InstallSnapshotError::SnapshotMismatch(SnapshotMismatch {
                 expect: segment(0),
@@ -50,19 +51,18 @@ impl SnapshotChunks {
             }));
         }
         let end = offset.saturating_add(request.data.len() as u64);
-        // A stream that begins again goes over all of it again.
-        let end = if offset == 0 { end } else { end.max(come) };
+        // A stream that restarts sends everything again.
+        let end = if offset == 0 { end } else { end.max(received) };
         Ok(Chunk {
             stream: Stream { vote: request.vote, id: id.clone(), end },
             is_last: request.done,
         })
     }
 
-    /// Notes what openraft made of a piece. It leaves those of a leader that it knows to be one no
-    /// more.
-    pub fn taken(&mut self, piece: Chunk, answer: &InstallSnapshotResponse<u64>) {
-        if answer.vote <= piece.stream.vote {
-            self.0 = (!piece.is_last).then_some(piece.stream);
+    /// Records that openraft handled a chunk. It ignores chunks of a leader that was deposed.
+    pub fn taken(&mut self, chunk: Chunk, answer: &InstallSnapshotResponse<u64>) {
+        if answer.vote <= chunk.stream.vote {
+            self.0 = (!chunk.is_last).then_some(chunk.stream);
         }
     }
 }
@@ -90,14 +90,14 @@ mod tests {
         }
     }
 
-    /// Whether each of these pieces is let through, one after the other.
+    /// Whether each of these chunks passes, one after the other.
     fn passed(requests: &[InstallSnapshotRequest<Types>]) -> Vec<bool> {
         let mut snapshot_chunks = SnapshotChunks::default();
         let mut pass = |request: &InstallSnapshotRequest<Types>| {
-            let piece = snapshot_chunks.check(request);
-            let passed = piece.is_ok();
-            if let Ok(piece) = piece {
-                snapshot_chunks.taken(piece, &InstallSnapshotResponse { vote: request.vote });
+            let chunk = snapshot_chunks.check(request);
+            let passed = chunk.is_ok();
+            if let Ok(chunk) = chunk {
+                snapshot_chunks.taken(chunk, &InstallSnapshotResponse { vote: request.vote });
             }
             passed
         };
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_in_order_pass_and_so_do_repeated_ones() {
+    fn chunks_in_order_pass_and_so_do_repeated_ones() {
         let stream = [
             request(1, "a", 0, 10, false),
             request(1, "a", 10, 10, false),
@@ -116,22 +116,22 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_after_a_gap_does_not_pass() {
+    fn a_chunk_after_a_gap_does_not_pass() {
         let late = [request(1, "a", 0, 10, false), request(1, "a", 20, 5, true)];
         assert_eq!(passed(&late), [true, false]);
-        let begun_again = [
+        let restarted = [
             request(1, "a", 0, 10, false),
             request(1, "a", 10, 10, false),
             request(1, "a", 0, 10, false),
             request(1, "a", 20, 5, true),
         ];
-        assert_eq!(passed(&begun_again), [true, true, true, false]);
+        assert_eq!(passed(&restarted), [true, true, true, false]);
         let after_the_end = [request(1, "a", 0, 10, true), request(1, "a", 10, 5, true)];
         assert_eq!(passed(&after_the_end), [true, false]);
     }
 
     #[test]
-    fn pieces_of_another_snapshot_or_leader_do_not_count() {
+    fn chunks_of_another_snapshot_or_leader_do_not_count() {
         let other = [
             request(1, "a", 0, 10, false),
             request(1, "b", 10, 5, true),
@@ -141,10 +141,10 @@ mod tests {
     }
 
     #[test]
-    fn what_openraft_leaves_has_not_come() {
+    fn a_chunk_that_openraft_ignores_counts_as_missing() {
         let mut snapshot_chunks = SnapshotChunks::default();
-        let piece = snapshot_chunks.check(&request(1, "a", 0, 10, false)).unwrap();
-        snapshot_chunks.taken(piece, &InstallSnapshotResponse { vote: Vote::new_committed(2, 2) });
+        let chunk = snapshot_chunks.check(&request(1, "a", 0, 10, false)).unwrap();
+        snapshot_chunks.taken(chunk, &InstallSnapshotResponse { vote: Vote::new_committed(2, 2) });
         assert!(snapshot_chunks.check(&request(1, "a", 10, 5, true)).is_err());
     }
 }

@@ -1,67 +1,66 @@
-//! How agreement fares, for people.
+//! The status of consensus, for users.
 
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use shoutd_core::HostId;
 
-/// What a host does in consensus.
+/// A host's role in Raft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
-    /// It decides the order of commands.
+    /// It orders the commands.
     Leader,
     /// It votes, and follows a leader.
     Follower,
-    /// It hears no leader and asks for votes.
+    /// It has no leader and asks for votes.
     Candidate,
-    /// It follows and has no vote. So does a host that belongs to no cluster yet.
+    /// It follows a leader without a vote. Also a host that belongs to no cluster yet.
     Learner,
-    /// Its disk failed it, or it is being shut down: it takes no part.
+    /// Its disk failed, or it is shutting down: it takes no part.
     Stopped,
 }
 
-/// How agreement fares, as this host sees it.
+/// The status of consensus, as this host sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsensusStatus {
     /// This host.
     pub host: HostId,
-    /// What it does.
+    /// Its role.
     pub role: Role,
-    /// Who leads, as far as it knows.
+    /// The leader, as far as it knows.
     pub leader: Option<HostId>,
     /// The leader's term.
     pub term: u64,
-    /// Index of the last log entry in its state.
+    /// The index of the last log entry that it applied.
     pub applied: Option<u64>,
-    /// Hosts with a vote.
+    /// The voters.
     pub voters: Vec<HostId>,
-    /// Hosts without one.
+    /// The learners.
     pub learners: Vec<HostId>,
-    /// Milliseconds since it last heard from the leader; on the leader, since a majority of the
-    /// voters last answered it. None if that never happened.
+    /// Milliseconds since it last received a message from the leader; on the leader, since a
+    /// majority of the voters last answered. `None` if that never happened.
     pub leader_heard: Option<u64>,
-    /// Why it agrees on nothing, if that is for a reason of its own: its disk, a newer command in
-    /// the log, or that it was removed.
+    /// Why this host itself takes no part: its disk, a newer command in the log, or its removal.
     #[serde(default)]
     pub fault: Option<String>,
-    /// The hosts that it has lately called or heard from.
+    /// The hosts that it lately called, or received messages from.
     #[serde(rename = "contacts")]
     pub peer_health: Vec<PeerStatus>,
 }
 
-/// How this host gets on with another.
+/// Whether another host answers this one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerStatus {
     /// The other host.
     pub host: HostId,
-    /// Whether the last exchange went well.
+    /// Whether the last exchange succeeded.
     pub reachable: bool,
-    /// Why it did not.
+    /// Why it failed.
     pub error: Option<String>,
     /// Milliseconds since that exchange.
     pub millis: u64,
-    /// Where it is, if it was found elsewhere than it is agreed to be.
+    /// Its address, if it was found at another than agreed state has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<SocketAddr>,
 }

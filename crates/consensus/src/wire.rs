@@ -1,4 +1,4 @@
-//! What hosts say to one another about agreement, next to openraft's own messages.
+//! The messages of consensus between hosts, other than openraft's own.
 
 use std::net::SocketAddr;
 
@@ -18,75 +18,76 @@ pub(crate) const PROPOSE: &str = "/v1/propose";
 pub(crate) const JOIN: &str = "/v1/join";
 pub(crate) const STATUS: &str = "/v1/status";
 
-/// What a member says to another.
+/// The envelope of a message to another host.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Message<T> {
-    /// How often the sender's cluster had been recovered or restored when it came to it.
+    /// The sender's epoch.
     pub epoch: u64,
-    /// Where the sender is; `None` from older versions.
+    /// The sender's address and run; `None` from older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender: Option<Sender>,
-    /// How far the sender has known the receiver to be; `None` if it has not, and from older
-    /// versions.
+    /// The furthest progress that the sender knows of the receiver; `None` if it knows none, and
+    /// from older versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recalled: Option<Progress>,
     pub content: T,
 }
 
-/// Where the sender of a message is. Who it is, its connection proves.
+/// The sender's address and run. Its connection proves its host id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Sender {
-    /// Where it listens: after a host has moved, this may not be agreed on yet.
+    /// The address that it listens on. After a host has moved, agreed state may not have it yet.
     pub address: SocketAddr,
-    /// Which run of its daemon it is, drawn at random: two that run at a time have one data
-    /// directory, copied.
+    /// A random number drawn at each start of the daemon. Two runs of one host at the same time
+    /// mean that its data directory was copied.
     #[serde(default)]
     pub run: u64,
 }
 
-/// How far a host has come, as it has said itself: what it said is on its disk, and stays there.
+/// How far a host's log and vote have come, by what it has acknowledged. Raft requires that this is
+/// on its disk and stays there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Progress {
-    /// The term of the vote that it had given.
+    /// The term of its vote.
     pub term: u64,
-    /// The last log entry that it had acknowledged in this term.
+    /// The last log entry that it acknowledged in this term.
     pub index: u64,
 }
 
-/// How a host fares, and what it knows of the one that asks.
+/// A host's status, and what it knows of the caller.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct StatusAnswer {
     #[serde(flatten)]
     pub status: ConsensusStatus,
-    /// Where it is agreed that the asking host is.
+    /// The caller's address in agreed state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub your_address: Option<SocketAddr>,
-    /// How far the asking host has been known to be.
+    /// The furthest progress that the host knows of the caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub your_progress: Option<Progress>,
 }
 
-/// What it is answered: the answer, or that it has no business here any more.
+/// The answer to a message, or a notice that the caller has left the cluster.
 pub(crate) type Answer<T> = Result<T, RemovalNotice>;
 
-/// A host and where to reach it.
+/// A host and its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Located {
     pub host: HostId,
     pub address: SocketAddr,
 }
 
-/// Something for the leader to do.
+/// A task for the leader.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Errand {
-    /// Get this command agreed on.
+    /// Commit this command.
     Command(Logged),
-    /// Remove this host, from agreed state and from the Raft group.
+    /// Remove this host from agreed state and from the Raft membership.
     Remove(HostId),
 }
 
-/// An errand for the leader.
+/// Asks the leader to do an errand.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Propose {
     pub errand: Errand,
@@ -94,46 +95,46 @@ pub(crate) struct Propose {
     pub within: u64,
 }
 
-/// What came of it.
+/// The answer to [`Propose`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Proposed {
-    /// It was committed at this index of the log, and applied with this result.
+    /// The command was committed at this log index, and applied with this result.
     Done { index: u64, result: Result<Outcome, Refusal> },
-    /// Another host leads, if any does.
+    /// This host does not lead. The leader, if this host knows one.
     NotLeader { leader: Option<Located> },
-    /// The leader could not get it agreed on.
+    /// The leader could not commit it.
     Failed(ProposeError),
 }
 
-/// A host that wants to be admitted, or whose name or address is new. Who it is stands in the
-/// headers.
+/// Asks to admit a host, or to record its new name or address. The request's headers identify
+/// it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Join {
     pub name: String,
     pub address: SocketAddr,
-    /// The form of agreed state that it understands; see [`STATE_VERSION`](crate::STATE_VERSION).
+    /// The version of agreed state that it supports; see [`STATE_VERSION`](crate::STATE_VERSION).
     pub state: u32,
     /// How long the leader may take, in milliseconds.
     pub within: u64,
 }
 
-/// What came of it.
+/// The answer to [`Join`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Joined {
-    /// The host belongs to this cluster, whose leader sends it the log from now on.
+    /// The host is a member of this cluster. The leader sends it the log from now on.
     Admitted { cluster: ClusterId, epoch: u64 },
-    /// Another host leads, if any does.
+    /// This host does not lead. The leader, if this host knows one.
     NotLeader { leader: Option<Located> },
-    /// The host that was asked belongs to no cluster itself.
+    /// The called host belongs to no cluster.
     NoCluster,
-    /// The caller asked itself.
+    /// The caller called itself.
     Itself,
-    /// The cluster's state has a form that the caller does not understand.
+    /// The cluster's state has a version that the caller does not support.
     Outdated { state: u32 },
-    /// The cluster does not want it.
+    /// The cluster refuses the host.
     Refused(Refusal),
-    /// The leader could not get it agreed on.
+    /// The leader could not commit it.
     Failed(ProposeError),
 }

@@ -1,4 +1,4 @@
-//! Clusters over real connections and real files.
+//! Clusters with real connections and files.
 
 #[cfg(test)]
 #[allow(dead_code, reason = "shared with other tests")]
@@ -21,7 +21,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn hosts_agree_on_what_any_of_them_proposes() {
+    async fn all_hosts_apply_what_any_of_them_proposes() {
         let directory = tempfile::tempdir().unwrap();
         let (_, nodes) = cluster(directory.path(), 3).await;
         for (number, node) in (1..).zip(&nodes) {
@@ -49,15 +49,15 @@ mod tests {
         nodes[1].create(3).await;
         let back = lost.start().await;
         back.consensus.found(founded(), Duration::ZERO).await.expect("it was founded already");
-        assert!(back.has(1), "a host has at once what it acknowledged");
-        back.until("what was agreed on while it was away", |state| state.networks.len() == 3).await;
+        assert!(back.has(1), "a restarted host has at once what it acknowledged");
+        back.until("the entries that it missed", |state| state.networks.len() == 3).await;
         back.create(4).await;
         nodes.push(back);
         stop_all(nodes).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn all_stop_and_start_again_in_any_order_and_lose_nothing() {
+    async fn nothing_is_lost_when_all_hosts_restart_in_any_order() {
         let directory = tempfile::tempdir().unwrap();
         let (places, mut nodes) = cluster(directory.path(), 3).await;
         for (round, order) in (0_u16..).zip([[0, 1, 2], [2, 1, 0], [1, 2, 0]]) {
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_host_alone_leads_again() {
+    async fn a_single_host_leads_again_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let (places, mut nodes) = cluster(directory.path(), 1).await;
         nodes[0].create(1).await;
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn without_a_majority_it_says_who_is_missing() {
+    async fn without_a_majority_the_error_names_the_missing_hosts() {
         let directory = tempfile::tempdir().unwrap();
         let (places, mut nodes) = cluster(directory.path(), 3).await;
         let last = nodes.remove(0);
@@ -113,7 +113,7 @@ mod tests {
             .unwrap_err();
         assert_eq!(error.to_string(), "no leader: 2 of 3 hosts unreachable (h2, h3)");
         last.stop().await;
-        // The same where no host led before.
+        // The same on a host that did not lead before.
         let follower = places[1].start().await;
         let error = follower
             .consensus
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_host_that_joins_late_gets_everything_by_way_of_any_member() {
+    async fn a_host_that_joins_late_through_any_member_gets_all_state() {
         let directory = tempfile::tempdir().unwrap();
         let (_, mut nodes) = cluster(directory.path(), 3).await;
         nodes[0].create(1).await;
@@ -141,12 +141,12 @@ mod tests {
         late.consensus.join(&followers, SOON).await.unwrap();
         assert!(late.state().hosts.contains_key(&late.host()));
         late.until("the network", |state| state.networks.len() == 1).await;
-        // Four voters would survive the loss of no more hosts than three.
+        // Four voters would tolerate no more lost hosts than three.
         eventually("a learner beside three voters", || {
             (late.status().role, late.status().voters.len()) == (Role::Learner, 3)
         })
         .await;
-        // Once more, as after a lost answer.
+        // A second time, as after a lost answer.
         late.consensus.join(&followers, SOON).await.unwrap();
         late.create(2).await;
         nodes.push(late);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn the_sixth_host_follows_without_a_vote() {
+    async fn the_sixth_host_is_a_learner() {
         let directory = tempfile::tempdir().unwrap();
         let (_, mut nodes) = cluster(directory.path(), 5).await;
         let sixth = Place::new(directory.path(), 6).start().await;
@@ -170,12 +170,12 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_log_that_is_cut_short_is_made_up_for_by_a_snapshot() {
+    async fn a_host_behind_a_purged_log_gets_a_snapshot() {
         let directory = tempfile::tempdir().unwrap();
         let (places, mut nodes) = cluster(directory.path(), 1).await;
         let first = nodes.remove(0);
         first.create(1).await;
-        // More than a snapshot needs and than is kept beside it.
+        // More entries than trigger a snapshot and than are kept after it.
         for _ in 0..1700 {
             first.consensus.propose(create(first.host(), 1), SOON).await.unwrap();
         }
@@ -195,10 +195,10 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn why_a_host_cannot_join_is_told() {
+    async fn errors_say_why_a_host_cannot_join() {
         let directory = tempfile::tempdir().unwrap();
         let (_, nodes) = cluster(directory.path(), 1).await;
-        let [stranger, other, joiner, nobody] =
+        let [stranger, other, joiner, absent] =
             [2, 3, 4, 5].map(|number| Place::new(directory.path(), number));
         let stranger = stranger.start().await;
         let other = other.start().await;
@@ -219,10 +219,10 @@ mod tests {
             error.to_string(),
             format!("{} belongs to no cluster yet: start it there first", stranger.address)
         );
-        let error = joiner.consensus.join(&[nobody.address], second).await.unwrap_err();
+        let error = joiner.consensus.join(&[absent.address], second).await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            format!("{} cannot be reached: Connection refused (os error 111)", nobody.address)
+            format!("{} cannot be reached: Connection refused (os error 111)", absent.address)
         );
         assert!(error.may_pass());
         let error = joiner.consensus.join(&[joiner.address], second).await.unwrap_err();
@@ -232,7 +232,7 @@ mod tests {
         // One peer that answers is enough.
         joiner
             .consensus
-            .join(&[nobody.address, stranger.address, nodes[0].address], SOON)
+            .join(&[absent.address, stranger.address, nodes[0].address], SOON)
             .await
             .unwrap();
         let error = joiner.consensus.found(ClusterId::new(9), SOON).await.unwrap_err();
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn an_address_that_is_taken_is_refused() {
+    async fn an_address_of_another_host_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let (_, nodes) = cluster(directory.path(), 1).await;
         let taken = Command::AdmitHost {
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_leader_that_asks_to_be_let_in_is_in() {
+    async fn a_leader_that_asks_to_join_is_a_member_already() {
         let directory = tempfile::tempdir().unwrap();
         let (places, mut nodes) = cluster(directory.path(), 3).await;
         let leader = remove_leader(&mut nodes);
@@ -305,7 +305,7 @@ mod tests {
         nodes.remove(3).stop().await;
         remove_leader(&mut nodes).stop().await;
         nodes[0].create(1).await;
-        // The leader that it followed is gone, and the new one looks for it where it was.
+        // The leader that it followed is down, and the new one calls it at its old address.
         places[3].address.set_port(7790);
         let moved = places[3].start().await;
         moved.create(2).await;
@@ -316,10 +316,10 @@ mod tests {
         stop_all(nodes).await;
     }
 
-    /// None of them is where the others know it to be: what finds them is that one is told where
-    /// another is, and that hosts are believed who say where they are themselves.
+    /// None of them is at the address that the others know. A user gives one address, and hosts
+    /// trust each other's own addresses.
     #[tokio::test(flavor = "multi_thread")]
-    async fn hosts_that_all_moved_at_once_find_one_another_and_agree_on_it() {
+    async fn hosts_that_all_moved_at_once_find_each_other() {
         let directory = tempfile::tempdir().unwrap();
         let (mut places, nodes) = cluster(directory.path(), 5).await;
         stop_all(nodes).await;
@@ -341,9 +341,9 @@ mod tests {
         stop_all(moved).await;
     }
 
-    /// Each takes the address of the next, so that only the last can be admitted at first.
+    /// Each takes the address of the next one, so that at first only the last can change its entry.
     #[tokio::test(flavor = "multi_thread")]
-    async fn hosts_that_take_one_anothers_addresses_wait_for_their_turn() {
+    async fn hosts_that_take_each_others_addresses_wait_for_their_turn() {
         let directory = tempfile::tempdir().unwrap();
         let (mut places, nodes) = cluster(directory.path(), 3).await;
         stop_all(nodes).await;
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_host_that_lost_its_data_is_not_taken_for_the_one_it_was() {
+    async fn a_host_that_lost_its_data_is_another_host() {
         let directory = tempfile::tempdir().unwrap();
         let (places, mut nodes) = cluster(directory.path(), 2).await;
         nodes.remove(1).stop().await;
@@ -387,12 +387,12 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn founding_goes_on_where_it_was_interrupted() {
+    async fn an_interrupted_founding_continues_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let place = Place::new(directory.path(), 1);
         for _ in 0..20 {
             let node = place.start().await;
-            // Dropped somewhere in the middle.
+            // Cancelled at an arbitrary point.
             let _ = timeout(Duration::from_millis(5), node.consensus.found(founded(), SOON)).await;
             node.stop().await;
             let node = place.start().await;
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_hundred_proposals_at_a_time_all_arrive() {
+    async fn a_hundred_concurrent_proposals_are_all_committed() {
         let directory = tempfile::tempdir().unwrap();
         let (_, nodes) = cluster(directory.path(), 3).await;
         let proposals = (0..100_u16).map(|number| nodes[usize::from(number) % 3].create(number));

@@ -1,5 +1,5 @@
-//! All hosts killed at once, at any instant: nothing that one of them acknowledged is lost, and
-//! each has it at once.
+//! All hosts are killed at once, at any instant. Nothing that a host acknowledged is lost, and it
+//! has it at once when it starts.
 
 #[cfg(test)]
 #[allow(dead_code, reason = "shared with other tests")]
@@ -17,7 +17,7 @@ mod tests {
 
     use crate::common::{Node, Place, SOON, founded, stop_all};
 
-    /// The directory for the process that is to be killed; the test runs itself with it.
+    /// Environment variable with the directory, for the process to be killed: the test runs itself.
     const DIRECTORY: &str = "SHOUTD_TEST_CRASH_DIRECTORY";
     const SUBNET: [u8; 2] = [213, 77];
     const HOSTS: usize = 3;
@@ -28,8 +28,8 @@ mod tests {
             .collect()
     }
 
-    /// Founds or takes up the cluster, then has its hosts make networks in turn, and says which are
-    /// made, until it is killed.
+    /// Founds or restarts the cluster. Then its hosts create networks in turn, and print each one,
+    /// until the process is killed.
     async fn run(directory: &Path) {
         let first_number = u16::try_from(std::process::id() % 30_000).unwrap() * 2;
         let mut nodes: Vec<Node> = Vec::new();
@@ -65,8 +65,8 @@ mod tests {
         command.spawn().unwrap()
     }
 
-    /// Lets the hosts run until so many networks are made, and then a little longer, and kills
-    /// them. Returns what they made.
+    /// Lets the hosts run until `made` networks exist, and then a little longer, and kills them.
+    /// Returns the networks with their hosts.
     fn run_and_kill(directory: &Path, made: usize, longer: Duration) -> Vec<(usize, u16)> {
         let mut child = spawn(directory);
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
@@ -90,7 +90,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut made: Vec<(usize, u16)> = Vec::new();
         for round in 0..12_u64 {
-            // First while it is founded and joined, later while it works.
+            // First during founding and joining, later in operation.
             let (count, longer) =
                 if round < 6 { (0, 10 + 30 * round) } else { (1 + 3 * round, 7 * round) };
             let (path, longer) = (directory.path().to_owned(), Duration::from_millis(longer));
@@ -100,7 +100,7 @@ mod tests {
             );
             let mut nodes = Vec::new();
             for (place_index, place) in places(directory.path()).iter().enumerate() {
-                // One by one, so that none can have it from another.
+                // One by one, so that none can get it from another.
                 let node = place.start().await;
                 for (index, number) in &made {
                     assert!(

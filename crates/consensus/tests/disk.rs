@@ -1,5 +1,5 @@
-//! A disk that is full: the host agrees on nothing and says why, and goes on when there is room
-//! again, with nothing lost.
+//! A full disk: consensus stops and reports it, and continues when there is space again, with
+//! nothing lost.
 
 #[cfg(test)]
 #[allow(dead_code, reason = "shared with other tests")]
@@ -20,16 +20,16 @@ mod tests {
 
     use crate::common::{Place, SOON, create, eventually, founded, network_id};
 
-    /// Puts a file system of this size on a directory, in a mount namespace of this thread alone:
-    /// it goes with the thread.
+    /// Mounts a file system of this size on a directory, in a mount namespace of this thread alone,
+    /// which ends with the thread.
     fn small_disk(directory: &Path, flags: MsFlags, size: &str) {
         let options = format!("size={size}");
         mount(Some("tmpfs"), directory, Some("tmpfs"), flags, Some(options.as_str())).unwrap();
     }
 
-    // One thread, as only this one sees the small disk. Only opening a store uses paths.
+    // One thread, as only this one sees the mount. A store uses paths only when it is opened.
     #[tokio::test]
-    async fn a_full_disk_stops_agreement_until_there_is_room_and_loses_nothing() {
+    async fn a_full_disk_stops_consensus_until_there_is_space_and_loses_nothing() {
         unshare(CloneFlags::CLONE_NEWNS).expect("mount namespaces need root");
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
             .unwrap();
@@ -64,26 +64,27 @@ mod tests {
             place.directory.display()
         );
         let told = format!(
-            "agreement waits for this host's disk: {full}: make room, or have the disk take writes"
+            "consensus waits for this host's disk: {full}: free space on the disk, or make it \
+             writable"
         );
         assert_eq!(error.to_string(), told);
         assert_eq!(
             node.status().fault,
-            Some(format!("{full}: make room, or have the disk take writes"))
+            Some(format!("{full}: free space on the disk, or make it writable"))
         );
-        // At once now, and what was agreed on can still be read.
+        // The error now comes at once, and agreed state can still be read.
         let again = node.consensus.propose(create(node.host(), made), SOON);
         assert_eq!(timeout(Duration::from_millis(100), again).await.unwrap().unwrap_err(), error);
         assert!(node.has(made - 1));
 
-        // It goes on by itself when there is room.
+        // It continues by itself when there is space.
         small_disk(directory.path(), MsFlags::MS_REMOUNT, "64m");
         eventually("the disk can be written", || node.status().fault.is_none()).await;
         node.create(made + 1).await;
         assert_eq!(node.status().role, Role::Leader);
         node.stop().await;
 
-        // It starts on a disk that has no room at all, too.
+        // It also starts on a disk without any space.
         let path = directory.path().join("ballast");
         let mut ballast = File::create(&path).unwrap();
         while ballast.write_all(&[0; 4096]).is_ok() {}

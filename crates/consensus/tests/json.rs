@@ -1,4 +1,4 @@
-//! The log and the snapshots are JSON: what is written must read back the same.
+//! The log and the snapshots are JSON: commands and state must survive a round trip.
 
 #[cfg(test)]
 mod tests {
@@ -16,7 +16,7 @@ mod tests {
     use shoutd_core::{ClusterId, Fingerprint, HostId, NetworkId, TokenHash};
 
     fn host() -> impl Strategy<Value = HostId> {
-        // A few small ids, so that commands meet, and the largest.
+        // A few small ids, so that commands interact, and the largest.
         prop_oneof![1..4_u64, Just(u64::MAX)].prop_map(|id| HostId::new(id).unwrap())
     }
 
@@ -163,18 +163,23 @@ mod tests {
         }
 
         #[test]
-        fn clusters_and_results_read_back_and_go_on_alike(commands in vec(command(), 0..40), later in vec(command(), 0..10)) {
+        fn a_state_that_was_read_back_behaves_like_the_original(
+            commands in vec(command(), 0..40),
+            later in vec(command(), 0..10),
+        ) {
             let mut cluster = Cluster::default();
             cluster.apply(&Command::Found { cluster: ClusterId::new(7) }).unwrap();
             for command in &commands {
                 let result = cluster.apply(command);
                 let json = serde_json::to_string(&result).unwrap();
-                prop_assert_eq!(serde_json::from_str::<Result<Outcome, Refusal>>(&json).unwrap(), result);
+                let read: Result<Outcome, Refusal> = serde_json::from_str(&json).unwrap();
+                prop_assert_eq!(read, result);
             }
             let json = serde_json::to_string(&cluster).unwrap();
             let mut copy: Cluster = serde_json::from_str(&json).unwrap();
             prop_assert_eq!(&copy, &cluster);
-            // A host that starts from a snapshot must decide like one that was there all the time.
+            // A host that starts from a snapshot must apply later commands like one with the whole
+            // log.
             for command in &later {
                 prop_assert_eq!(copy.apply(command), cluster.apply(command));
             }

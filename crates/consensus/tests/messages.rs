@@ -1,4 +1,4 @@
-//! Messages that a host must not act on.
+//! Messages that a host must refuse.
 
 #[cfg(test)]
 #[allow(dead_code, reason = "shared with other tests")]
@@ -15,7 +15,7 @@ mod tests {
 
     use crate::common::{self, Node, Place, SOON, cluster, founded, stop_all};
 
-    /// A host that has a certificate, and no more.
+    /// A host that has a certificate and is not admitted.
     struct Caller(TempDir);
 
     impl Caller {
@@ -37,7 +37,12 @@ mod tests {
         json!({ "epoch": 0, "content": content })
     }
 
-    /// What openraft would send as the leader of this term.
+    /// A log entry's payload with a command of this version of agreed state.
+    fn normal(version: u32, content: &Value) -> Value {
+        json!({ "Normal": { "v": version, "content": content } })
+    }
+
+    /// The message that openraft would send as the leader of this term.
     fn append(leader: HostId, term: u64) -> Value {
         let vote =
             json!({ "leader_id": { "term": term, "voted_for": leader.get() }, "committed": true });
@@ -61,7 +66,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn consensus_listens_to_its_own_cluster_only() {
+    async fn consensus_accepts_messages_of_its_own_cluster_only() {
         let directory = tempfile::tempdir().unwrap();
         let (_, nodes) = cluster(directory.path(), 1).await;
         let (node, ours, theirs) = (&nodes[0], Some(founded()), Some(ClusterId::new(8)));
@@ -90,7 +95,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn commands_are_taken_from_admitted_hosts_only() {
+    async fn commands_are_accepted_from_admitted_hosts_only() {
         let directory = tempfile::tempdir().unwrap();
         let (_, nodes) = cluster(directory.path(), 1).await;
         let command =
@@ -121,11 +126,12 @@ mod tests {
         );
         assert_eq!(other, Rejection::OtherCluster { has: founded(), caller: ClusterId::new(8) });
         node.stop().await;
-        // It remembers.
+        // It is recorded on disk.
         let node = place.start().await;
         assert_eq!(node.consensus.identity().cluster(), Some(founded()));
         node.stop().await;
     }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn an_older_host_is_told_to_upgrade() {
         let directory = tempfile::tempdir().unwrap();
@@ -141,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_leader_takes_no_command_that_it_does_not_know() {
+    async fn a_leader_refuses_a_command_that_it_does_not_know() {
         let directory = tempfile::tempdir().unwrap();
         let (places, nodes) = cluster(directory.path(), 2).await;
         let leader = nodes.iter().position(Node::leads).unwrap();
@@ -171,11 +177,13 @@ mod tests {
             "configs": [[nine.host().get()]],
             "nodes": { nine.host().get().to_string(): { "addr": "127.0.0.9:7789" } },
         });
+        let found = json!({ "Found": { "cluster": founded() } });
+        let unknown = json!({ "Paint": { "colour": "red" } });
         let entries = json!([
             { "log_id": id(0), "payload": { "Membership": members } },
-            { "log_id": id(1), "payload": { "Normal": { "v": STATE_VERSION, "content": { "Found": { "cluster": founded() } } } } },
-            { "log_id": id(2), "payload": { "Normal": { "v": STATE_VERSION + 1, "content": { "Paint": { "colour": "red" } } } } },
-            { "log_id": id(3), "payload": { "Normal": { "v": STATE_VERSION, "content": "RevokeTokens" } } },
+            { "log_id": id(1), "payload": normal(STATE_VERSION, &found) },
+            { "log_id": id(2), "payload": normal(STATE_VERSION + 1, &unknown) },
+            { "log_id": id(3), "payload": normal(STATE_VERSION, &json!("RevokeTokens")) },
         ]);
         let append = message(&json!({
             "vote": { "leader_id": leader, "committed": true },
@@ -187,11 +195,11 @@ mod tests {
             line,
             "the cluster agreed on something that this version of shoutd does not know (version 3 \
              of agreed state, this one knows 2: it is newer): upgrade shoutd on this host; it \
-             then goes on where it stopped"
+             then continues where it stopped"
         );
-        assert_eq!(node.state().id, Some(founded()), "what came before is there");
+        assert_eq!(node.state().id, Some(founded()), "earlier entries are applied");
         node.stop().await;
-        // It does not skip it when it starts again.
+        // It does not skip the command after a restart.
         if let Ok(node) = place.try_start().await {
             let _ = send(&client, &node, "/v1/raft/append", &append).await;
             assert_eq!(timeout(SOON, node.consensus.stopped()).await.unwrap(), line);

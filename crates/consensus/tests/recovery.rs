@@ -1,4 +1,5 @@
-//! A cluster that lost its majority for good, and one that lost everything but a backup.
+//! Rollback, duplicate identities, `recover` after the majority is lost, and `restore` from a
+//! backup.
 
 #[cfg(test)]
 #[allow(dead_code, reason = "shared with other tests")]
@@ -47,9 +48,9 @@ mod tests {
         assert!(notice.kind == kind && notice.text.contains(words), "{notice:?}");
     }
 
-    /// As by a snapshot of a virtual machine, or a restored copy of the directory.
+    /// As by a snapshot of a virtual machine or a restored copy of the directory.
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_host_whose_data_were_set_back_is_noticed_and_gets_what_it_lost() {
+    async fn a_rollback_is_detected_and_the_host_gets_back_what_it_lost() {
         let directory = tempfile::tempdir().unwrap();
         let (places, mut nodes) = cluster(directory.path(), 3).await;
         for (round, lost) in (0_u16..).zip([1_u16, 5, 20]) {
@@ -66,7 +67,7 @@ mod tests {
             follower.stop().await;
             fs::write(data(place), before).unwrap();
             let follower = place.start().await;
-            notice(&follower, NoticeKind::Rollback, "had said that it has").await;
+            notice(&follower, NoticeKind::Rollback, "but had acknowledged").await;
             let leader = nodes.iter().find(|node| node.leads()).unwrap();
             notice(leader, NoticeKind::Rollback, "lacks the last of them").await;
             follower
@@ -76,7 +77,7 @@ mod tests {
                 .await;
             eventually("nothing is wrong", || follower.consensus.troubles().is_empty()).await;
             follower.create(round * 100 + 50).await;
-            // It votes again: without it there would be no majority.
+            // It votes again: without its vote there would be no majority.
             let index = nodes.iter().position(Node::leads).unwrap();
             let leader = nodes.remove(index);
             let place = places.iter().find(|place| place.host == leader.host()).unwrap();
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_host_that_went_on_from_earlier_data_without_its_cluster_is_told_what_to_do() {
+    async fn a_host_that_went_on_from_rolled_back_data_without_its_cluster_says_what_to_do() {
         let directory = tempfile::tempdir().unwrap();
         let (mut places, mut nodes) = cluster(directory.path(), 1).await;
         nodes.remove(0).stop().await;
@@ -108,7 +109,7 @@ mod tests {
         stop_all(nodes).await;
         fs::write(data(&places[0]), alone).unwrap();
         let founder = places[0].start().await;
-        // It knows of nobody else.
+        // It knows no other host.
         founder.create(2).await;
         let others = [places[1].start().await, places[2].start().await];
         let told = timeout(SOON, founder.consensus.stopped()).await.expect("it stops");
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn of_a_host_and_its_copy_one_is_at_work_and_each_names_the_other() {
+    async fn of_a_host_and_its_copy_one_runs_and_each_names_the_other() {
         let directory = tempfile::tempdir().unwrap();
         let (places, mut nodes) = cluster(directory.path(), 3).await;
         let (original, host) = (&places[2], places[2].host);
@@ -137,7 +138,7 @@ mod tests {
         let copying =
             Command::new("cp").arg("-a").args([&original.directory, &copy.directory]).status();
         assert!(copying.unwrap().success());
-        let at_work = copy.start().await;
+        let running = copy.start().await;
         nodes[0].until("the copy", |state| state.hosts[&host].address == copy.address).await;
         let late = original.start().await;
         let told = timeout(SOON, late.consensus.looked_around())
@@ -147,24 +148,24 @@ mod tests {
         for address in [copy.address, original.address] {
             assert!(told.contains(&address.to_string()) && !told.contains('\n'), "{told}");
         }
-        notice(&at_work, NoticeKind::Copied, &original.address.to_string()).await;
+        notice(&running, NoticeKind::Copied, &original.address.to_string()).await;
         assert!(
-            at_work
+            running
                 .consensus
                 .troubles()
                 .iter()
                 .any(|line| line.contains("copy of the data directory"))
         );
         late.stop().await;
-        at_work.create(1).await;
-        at_work.stop().await;
-        // Once the copy is gone, the original finds its cluster by itself.
+        running.create(1).await;
+        running.stop().await;
+        // Without the copy, the original finds its cluster by itself.
         let back = original.start().await;
         assert_eq!(timeout(SOON, back.consensus.looked_around()).await.unwrap(), None);
         nodes[0]
             .until("the original", |state| state.hosts[&host].address == original.address)
             .await;
-        back.until("what was agreed on meanwhile", |state| {
+        back.until("the network that it missed", |state| {
             state.networks.contains_key(&network_id(1))
         })
         .await;
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn one_host_takes_the_cluster_on_and_those_it_lost_cannot_fork_it() {
+    async fn one_host_recovers_the_cluster_and_the_lost_ones_cannot_fork_it() {
         let directory = tempfile::tempdir().unwrap();
         let (places, mut nodes) = cluster(directory.path(), 3).await;
         nodes[0].create(1).await;
@@ -184,7 +185,7 @@ mod tests {
         let first = nodes.remove(0);
         first.until("all leases", |state| state.networks[&network_id(1)].leases.len() == 3).await;
         first.stop().await;
-        // The others go on without it, and a fourth joins, of which the first knows nothing.
+        // The others go on without it, and a fourth joins, which the first does not know.
         nodes[0].create(5).await;
         let fourth = Place::new(directory.path(), 4);
         let node = fourth.start().await;
@@ -197,14 +198,14 @@ mod tests {
         let names: Vec<_> = recovered.lost.iter().map(|(_, name)| name.as_str()).collect();
         assert_eq!((recovered.host, recovered.networks, names.len()), (places[0].host, 1, 2));
         assert!(names.contains(&"h2") && names.contains(&"h3"), "{names:?}");
-        // Once more does nothing.
+        // A second time does nothing.
         assert_eq!(recover(&places[0].directory, founded(), NOW).unwrap().lost, []);
         let first = places[0].start().await;
         first.create(3).await;
         assert!(first.has(1) && !first.has(2));
         assert_eq!(first.status().voters, [first.host()]);
 
-        // The others come back, a majority of what they were.
+        // The others come back, a majority of the old cluster.
         let before = first.status();
         let mut back = Vec::new();
         for place in [&places[1], &places[2]] {
@@ -213,20 +214,19 @@ mod tests {
             back.push(node);
         }
         let node = fourth.start().await;
-        stops_with(&node, "is not part of the cluster any more, which was recovered without it")
-            .await;
+        stops_with(&node, "is no longer part of the cluster, which was recovered without it").await;
         back.push(node);
         assert_eq!((first.status().term, first.status().role), (before.term, Role::Leader));
         first.create(4).await;
         assert!(back.iter().all(|node| !node.has(4)));
         stop_all(back).await;
 
-        // A lost one joins anew: what it held before is free when somebody says so.
+        // A lost host joins again. Its former addresses are free once an administrator removes it.
         fs::remove_dir_all(&places[1].directory).unwrap();
-        let anew = Place::new(directory.path(), 2);
-        let node = anew.start().await;
+        let rejoining = Place::new(directory.path(), 2);
+        let node = rejoining.start().await;
         node.consensus.join(&[first.address], SOON).await.unwrap();
-        assert!(!claim(&node, "10.0.1.2").await, "nobody has said that the host is gone for good");
+        assert!(!claim(&node, "10.0.1.2").await, "the old host is not removed yet");
         node.consensus.remove_host(places[1].host, SOON).await.unwrap();
         assert!(claim(&node, "10.0.1.2").await);
         eventually("both vote", || first.status().voters.len() == 2).await;
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_backup_founds_the_cluster_anew() {
+    async fn a_backup_founds_the_cluster_again() {
         let directory = tempfile::tempdir().unwrap();
         let (places, nodes) = cluster(directory.path(), 2).await;
         nodes[0].create(1).await;
@@ -292,7 +292,7 @@ mod tests {
         node.consensus.found(founded(), SOON).await.unwrap();
         node.create(3).await;
         assert!(node.has(1) && !node.has(2));
-        // It has what it had; what the other had stays reserved.
+        // This host has its leases again; those of the other stay leased to it.
         let leases = node.state().networks[&network_id(1)].leases.clone();
         assert_eq!(leases.values().copied().collect::<Vec<_>>(), [node.host(), places[1].host]);
         let other = places[1].start().await;
@@ -303,7 +303,7 @@ mod tests {
         other.consensus.join(&[node.address], SOON).await.unwrap();
         other.create(4).await;
         eventually("both vote", || node.status().voters.len() == 2).await;
-        // What was restored is there after another start, and can be backed up in turn.
+        // The restored state survives a restart, and can be backed up again.
         stop_all(vec![node, other]).await;
         let node = place.start().await;
         assert!(node.has(1) && node.has(3));
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn what_is_no_sound_backup_is_refused_and_leaves_nothing_behind() {
+    async fn a_damaged_backup_is_refused_and_leaves_nothing_behind() {
         let directory = tempfile::tempdir().unwrap();
         let (_, nodes) = cluster(directory.path(), 1).await;
         for number in 1..20 {
@@ -335,7 +335,7 @@ mod tests {
         for position in (0..backup.len()).step_by(37) {
             let mut damaged = backup.clone();
             damaged[position] ^= 0x20;
-            // A changed word of the first line may be no damage: the time, say.
+            // A change of the first line may be harmless, for example of the time.
             let mut reader = damaged.as_slice();
             let elsewhere = tempfile::tempdir().unwrap();
             let restored =

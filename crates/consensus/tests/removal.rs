@@ -1,4 +1,4 @@
-//! Hosts that are removed, that are away for long, or that hear nothing.
+//! Hosts that are removed, that are away for a long time, or that receive nothing.
 
 #[cfg(test)]
 #[allow(dead_code, reason = "shared with other tests")]
@@ -23,8 +23,8 @@ mod tests {
         nodes.remove(nodes.iter().position(|node| !node.leads()).expect("a host follows"))
     }
 
-    /// Checks that a host was told that it was removed, and has stopped.
-    async fn is_told(node: &Node, place: &Place) {
+    /// Checks that a host got its removal notice and has stopped.
+    async fn is_removed(node: &Node, place: &Place) {
         let line = timeout(SOON, node.consensus.stopped()).await.expect("it stops");
         let begin = format!("this host ({}) was removed from the cluster at 20", place.name);
         let end = format!(
@@ -45,7 +45,7 @@ mod tests {
     async fn only_these_remain(nodes: &[Node], removed: HostId) {
         for node in nodes {
             node.until("the removal", |state| !state.hosts.contains_key(&removed)).await;
-            eventually("it is no member", || {
+            eventually("it has left the Raft membership", || {
                 let status = node.status();
                 !status.voters.contains(&removed) && !status.learners.contains(&removed)
             })
@@ -54,47 +54,47 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_host_that_is_removed_is_told_and_the_others_go_on() {
+    async fn a_removed_host_is_told_and_the_others_continue() {
         let directory = tempfile::tempdir().unwrap();
         let (places, mut nodes) = cluster(directory.path(), 3).await;
         nodes[2].create(1).await;
         let removed = take_follower(&mut nodes);
         let follower = nodes.iter().find(|node| !node.leads()).unwrap();
-        // Any host can be told to; twice is no error.
+        // Any host can be asked, and asking twice is no error.
         follower.consensus.remove_host(removed.host(), SOON).await.unwrap();
         assert!(!follower.state().hosts.contains_key(&removed.host()));
         follower.consensus.remove_host(removed.host(), SOON).await.unwrap();
-        is_told(&removed, place_of(&places, removed.host())).await;
+        is_removed(&removed, place_of(&places, removed.host())).await;
         only_these_remain(&nodes, removed.host()).await;
         assert_eq!(nodes[0].status().voters.len(), 2);
         nodes[0].create(2).await;
         nodes[1].create(3).await;
         let host = removed.host();
         removed.stop().await;
-        // It remembers, and asks nobody.
+        // It has the notice on disk, and needs no other host.
         let back = place_of(&places, host).start().await;
-        is_told(&back, place_of(&places, host)).await;
+        is_removed(&back, place_of(&places, host)).await;
         stop_all(vec![back]).await;
         stop_all(nodes).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_leader_that_is_removed_makes_way() {
+    async fn a_removed_leader_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let (places, mut nodes) = cluster(directory.path(), 3).await;
         let leader = take_leader(&mut nodes);
         let host = leader.host();
-        // As `stop --leave` does it.
+        // As `stop --leave`.
         leader.consensus.remove_host(host, SOON).await.unwrap();
         nodes[0].create(1).await;
         only_these_remain(&nodes, host).await;
-        is_told(&leader, place_of(&places, host)).await;
-        // By another host, down to one.
+        is_removed(&leader, place_of(&places, host)).await;
+        // Asked at another host, until one is left.
         let second = take_leader(&mut nodes);
         nodes[0].consensus.remove_host(second.host(), SOON).await.unwrap();
         nodes[0].create(2).await;
         only_these_remain(&nodes, second.host()).await;
-        is_told(&second, place_of(&places, second.host())).await;
+        is_removed(&second, place_of(&places, second.host())).await;
         let last = nodes[0].consensus.remove_host(nodes[0].host(), SOON).await.unwrap_err();
         assert_eq!(last, ProposeError::Refused(Refusal::LastHost));
         let unknown = HostId::new(77).unwrap();
@@ -108,10 +108,10 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_host_removed_while_dead_is_told_when_it_comes_back_and_disturbs_nobody() {
+    async fn a_host_removed_while_down_is_told_when_it_is_back_and_does_not_disturb_the_others() {
         let directory = tempfile::tempdir().unwrap();
         let (places, mut nodes) = cluster(directory.path(), 4).await;
-        // One that votes and one that does not.
+        // A voter and a learner.
         let is_voter = |node: &Node| node.status().voters.contains(&node.host());
         let voter =
             nodes.remove(nodes.iter().position(|node| is_voter(node) && !node.leads()).unwrap());
@@ -123,7 +123,7 @@ mod tests {
             only_these_remain(&nodes, host).await;
             let (term, leader) = (nodes[0].status().term, nodes[0].status().leader);
             let back = place_of(&places, host).start().await;
-            is_told(&back, place_of(&places, host)).await;
+            is_removed(&back, place_of(&places, host)).await;
             let joining = back.consensus.join(&[nodes[0].address], SOON).await.unwrap_err();
             assert!(matches!(joining, JoinError::Removed(_)) && !joining.may_pass(), "{joining}");
             nodes[0].create(u16::try_from(term).unwrap()).await;
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_removal_that_would_cost_the_majority_is_refused() {
+    async fn a_removal_that_would_cost_the_quorum_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let (places, mut nodes) = cluster(directory.path(), 3).await;
         assert!(nodes[0].leads());
@@ -152,12 +152,12 @@ mod tests {
         assert_eq!(
             error.to_string(),
             format!(
-                "removing h3 leaves the voters {left}, of which h2 does not answer: the cluster \
-                 could not agree on anything; bring h2 back first, or see shoutdctl recover"
+                "removing h3 leaves the voters {left}, but h2 does not answer: the cluster \
+                 would have no quorum; bring h2 back first, or see shoutdctl recover"
             )
         );
         assert!(nodes[0].state().hosts.contains_key(&places[2].host));
-        // The dead one can be removed, and then the other.
+        // The host that is down can be removed, and then the other.
         nodes[1].consensus.remove_host(places[1].host, SOON).await.unwrap();
         nodes[1].consensus.remove_host(places[2].host, SOON).await.unwrap();
         nodes[0].create(1).await;
@@ -182,7 +182,7 @@ mod tests {
         .await;
         assert_eq!(nodes[0].status().learners, [host]);
         nodes[0].create(1).await;
-        // It comes back and follows; nothing changes again.
+        // It comes back as a learner; the voters do not change again.
         let back = place_of(&places, host).start_with(patience).await;
         back.create(2).await;
         sleep(Duration::from_secs(3)).await;
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_host_that_hears_nothing_deposes_nobody() {
+    async fn a_host_that_receives_nothing_does_not_depose_the_leader() {
         let directory = tempfile::tempdir().unwrap();
         let (places, mut nodes) = cluster(directory.path(), 3).await;
         let deaf = take_follower(&mut nodes);

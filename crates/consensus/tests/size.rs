@@ -1,4 +1,4 @@
-//! How large the file gets.
+//! The size of the file of agreed state.
 
 #[cfg(test)]
 #[allow(dead_code, reason = "shared with other tests")]
@@ -14,13 +14,13 @@ mod tests {
 
     const COMMANDS: u16 = 20_000;
 
-    /// Octets that the file may have for a state of some hundred bytes: about 1500 entries of the
-    /// log, twice the snapshot, and the pages that redb keeps free.
+    /// The limit in bytes for a state of some hundred bytes: about 1500 log entries, two snapshots,
+    /// and redb's free pages.
     const FILE_BYTES_MAX: u64 = 2 << 20;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn the_file_stays_small_however_much_was_agreed_on() {
-        // In memory, where flushing costs nothing: it is the size that counts.
+    async fn the_file_stays_small_however_many_commands_are_committed() {
+        // In memory, where fsync costs nothing: only the size matters here.
         let directory = tempfile::tempdir_in("/dev/shm").unwrap();
         let place = Place::new(directory.path(), 1);
         let node = place.start().await;

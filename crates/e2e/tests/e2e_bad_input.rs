@@ -366,7 +366,7 @@ fn unwritable_data(cluster: &mut Cluster) -> Result<()> {
     refused?;
     host.sh("umount /run/test && mount -t tmpfs -o size=4m tmpfs /run/test")?;
     let refused =
-        refuses(&host, &["10.77.0.1", "--data-dir=/run/test"], &["/run/test", "make room"]);
+        refuses(&host, &["10.77.0.1", "--data-dir=/run/test"], &["/run/test", "free space"]);
     host.sh("umount /run/test && touch /run/test/file")?;
     refused?;
     refuses(&host, &["10.77.0.1", "--data-dir=/run/test/file"], &["/run/test/file"])?;

@@ -330,7 +330,7 @@ fn wiped(cluster: &mut Cluster) -> Result<()> {
     fifth.sh("dd if=/dev/urandom of=/var/lib/shoutd/agreed.redb bs=4096 count=2 conv=notrunc \
                status=none")?;
     let remedy =
-        ["or let this host join anew: type shoutdctl remove", "remove /var/lib/shoutd here"];
+        ["or let this host join again: type shoutdctl remove", "remove /var/lib/shoutd here"];
     refuses(&fifth, "shoutdctl start", &[&["agreed.redb is damaged"], &remedy[..]].concat())?;
     fifth.sh("rm /var/lib/shoutd/agreed.redb")?;
     refuses(&fifth, "shoutdctl start", &[&["agreed.redb is missing"], &remedy[..]].concat())?;

@@ -1,5 +1,5 @@
-//! What the daemon does on a host besides agreement, as far as it matters to agreed state: it hands
-//! out addresses, follows the plan of leases, and does what users ask.
+//! The rest of the daemon as far as it concerns agreed state: assigns addresses, follows the plan
+//! of leases, and executes users' actions.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -28,22 +28,22 @@ use crate::ProposeError;
 use crate::node::Node;
 use crate::wire::Errand;
 
-/// As in the daemon: how often leases are looked at, and how long agreement on them may take.
+/// As in the daemon: how often leases are planned, and how long a change of them may take.
 const PERIOD: Duration = Duration::from_secs(5);
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// As in the daemon: how long a container that starts waits for the other hosts to be told of it.
+/// As in the daemon: how long a starting container waits until its network is attached.
 const ATTACH_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How long a user waits.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// As in the daemon: where peers ask for an address, and how long that may take.
+/// As in the daemon: the path by which peers ask for an address, and how long that may take.
 const YIELD: &str = "/v1/addresses/yield";
 const YIELD_DEADLINE: Duration = Duration::from_secs(5);
 const YIELD_AGREEMENT: Duration = Duration::from_secs(4);
 
-/// Tries for an address of the stock that was just claimed.
+/// Tries to reserve an address that was just claimed.
 const TRIES_MAX: usize = 3;
 
 /// The rest of the daemon.
@@ -54,12 +54,12 @@ pub(crate) struct Agent {
     disk: Disk,
     local: watch::Sender<Arc<Local>>,
     writing: tokio::sync::Mutex<()>,
-    /// Held for reading from before an address is claimed until it is known what it is for; for
-    /// writing while leases are given back.
+    /// Held for reading from before an address is claimed until its use is recorded; for writing
+    /// while leases are returned.
     gate: RwLock<()>,
 }
 
-/// What was asked for is not done.
+/// The action failed.
 #[derive(Debug)]
 pub(crate) struct Undone;
 
@@ -93,12 +93,12 @@ impl Agent {
         self.world.checks.wall_clock(self.me())
     }
 
-    /// What this host would have the cluster agree to.
+    /// The changes of leases that this host plans.
     pub fn plan(&self) -> Vec<Command> {
         plan_leases(&self.node.cluster(), &self.local(), self.me())
     }
 
-    /// Has a command agreed on, and sees to it that what it is told is true.
+    /// Proposes a command, and checks the answer.
     pub async fn propose(
         &self,
         command: Command,
@@ -110,7 +110,7 @@ impl Agent {
         result
     }
 
-    /// The same for a user, who may ask again what came to nothing.
+    /// The same for a user, who may retry after a failure.
     pub async fn ask(&self, command: Command) -> Result<Outcome, ProposeError> {
         let first = self.propose(command.clone(), PATIENCE, false).await;
         let again = self.chance.lock().unwrap().happens(500);
@@ -122,7 +122,7 @@ impl Agent {
         }
     }
 
-    /// As the daemon's local state: on disk first, then for all to see.
+    /// As the daemon's local state: written to disk first, then published.
     pub async fn change<T>(&self, change: impl FnOnce(&mut Local) -> T) -> Result<T, Undone> {
         let _one_at_a_time = self.writing.lock().await;
         let mut local = Local::clone(&self.local());
@@ -136,7 +136,7 @@ impl Agent {
         Ok(result)
     }
 
-    /// Keeps the cluster's view of this host true.
+    /// Keeps the leases of this host up to date.
     async fn follow(&self) {
         let mut tick = interval(PERIOD);
         let (mut cluster, mut memory) =
@@ -170,13 +170,13 @@ impl Agent {
             if self.propose(command, DEADLINE, true).await.is_err() {
                 return;
             }
-            // Before the next is claimed, which may be one that was just given back.
+            // Before the next claim, which may get an address that was just returned.
             let cluster = self.node.cluster();
             let _ = self.change(|local| local.finish_returning(&cluster, self.me())).await;
         }
     }
 
-    /// An address for a container, and then the container.
+    /// Gets an address for a container and starts it.
     pub async fn start_container(
         &self,
         network: &NetworkId,
@@ -186,7 +186,7 @@ impl Agent {
         let id: EndpointId =
             format!("{:064x}", self.chance.lock().unwrap().next()).parse().unwrap();
         if self.chance.lock().unwrap().happens(50) {
-            // Docker was killed in between.
+            // As if Docker was killed in between.
             return Err(Undone);
         }
         let _gate = self.gate.read().await;
@@ -204,15 +204,15 @@ impl Agent {
         };
         self.change(|local| local.add_endpoint(id.clone(), endpoint)).await?.map_err(|_| Undone)?;
         let known = self.node.cluster();
-        let network_is = known.networks.get(network);
-        if !network_is.is_some_and(|known| known.attached.contains(&self.me()) && !known.removing) {
+        let attached = known.networks.get(network);
+        if !attached.is_some_and(|known| known.attached.contains(&self.me()) && !known.removing) {
             let command = Command::Attach { network: network.clone(), host: self.me() };
             let _ = self.propose(command, ATTACH_DEADLINE, true).await;
         }
         Ok(id)
     }
 
-    /// The container's end.
+    /// Stops a container and releases its addresses.
     pub async fn stop_container(&self, id: &EndpointId) -> Result<(), Undone> {
         let removed = self.change(|local| local.endpoints.remove(id)).await?;
         if let Some(removed) = removed {
@@ -224,14 +224,14 @@ impl Agent {
         Ok(())
     }
 
-    /// `shoutdctl remove`. Whether asking again is no use.
+    /// `shoutdctl remove`. Returns whether a retry is useless.
     pub async fn remove(&self, host: HostId) -> bool {
         let removed = self.node.run_errand(Errand::Remove(host), PATIENCE).await;
         self.world.checks.note(format!("host {}: remove {host} -> {removed:?}", self.me()));
-        let is_gone = self.node.cluster().admissions.removed.contains_key(&host);
-        if removed.is_ok() && !is_gone {
+        let is_removed = self.node.cluster().admissions.removed.contains_key(&host);
+        if removed.is_ok() && !is_removed {
             self.world.checks.violated(format!(
-                "host {} was told that {host} is removed, which it is not",
+                "host {} got the answer that {host} was removed, but it was not",
                 self.me()
             ));
         }
@@ -260,7 +260,7 @@ impl Agent {
         self.propose(command, PATIENCE, true).await.map(drop).map_err(|_| Undone)
     }
 
-    /// Also one that lies unused on another host.
+    /// Claims this address, also if another host has it in stock.
     async fn claim_exactly(&self, network: &NetworkId, address: IpAddr) -> Result<(), Undone> {
         let cluster = self.node.cluster();
         let holder = cluster.networks.get(network).and_then(|known| known.leases.get(&address));
@@ -273,7 +273,7 @@ impl Agent {
         self.change(|local| local.keep(network, address)).await
     }
 
-    /// Asks the host that holds the address to leave it to this one.
+    /// Asks the host that holds the address to yield it.
     async fn claim_from_stock(&self, network: &NetworkId, address: IpAddr) -> Result<(), Undone> {
         let cluster = self.node.cluster();
         let holder = *cluster
@@ -294,9 +294,9 @@ impl Agent {
         }
     }
 
-    /// What peers ask of the rest of the daemon.
+    /// The handlers for peers.
     pub fn router(self: &Arc<Self>) -> Router {
-        Router::new().route(YIELD, post(give_up)).with_state(Arc::clone(self))
+        Router::new().route(YIELD, post(yield_address)).with_state(Arc::clone(self))
     }
 
     async fn lease(&self, network: &NetworkId, wanted: Option<IpAddr>) -> Result<IpNet, Undone> {
@@ -341,7 +341,7 @@ impl Agent {
         Err(Undone)
     }
 
-    /// A bug put back: what nobody has, as far as this host knows, is its own.
+    /// A bug that is put back: takes an address that is free as far as this host knows.
     async fn take_what_seems_free(
         &self,
         id: &NetworkId,
@@ -363,7 +363,7 @@ impl Agent {
     }
 }
 
-async fn give_up(
+async fn yield_address(
     State(agent): State<Arc<Agent>>,
     Extension(caller): Extension<Caller>,
     Json((network, address)): Json<(NetworkId, IpAddr)>,

@@ -1,13 +1,12 @@
-//! Chance that is the same each time for a seed.
+//! Random numbers that are reproducible by a seed.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use rand_0_8::{Error, RngCore};
 
-/// A stream of numbers (Sebastiano Vigna's `SplitMix64`). Streams of one seed with different names
-/// have nothing to do with one another, so that one more draw in one place does not change all the
-/// others.
+/// A stream of random numbers (Sebastiano Vigna's `SplitMix64`). Streams with different names are
+/// independent, so that one more draw in one place does not change all the others.
 #[derive(Debug, Clone)]
 pub(crate) struct Chance(u64);
 
@@ -27,23 +26,23 @@ impl Chance {
         z ^ (z >> 31)
     }
 
-    /// A number below this one; zero if there is none.
+    /// A number below `bound`; zero if `bound` is zero.
     pub fn below(&mut self, bound: usize) -> usize {
         let bound = u64::try_from(bound).unwrap().max(1);
         usize::try_from(self.next() % bound).unwrap()
     }
 
-    /// Whether it happens, with so many in a thousand.
+    /// `true` with this probability, in thousandths.
     pub fn happens(&mut self, per_mille: u64) -> bool {
         self.next() % 1000 < per_mille
     }
 
-    /// So many milliseconds.
+    /// A duration in this range of milliseconds.
     pub fn millis(&mut self, range: RangeInclusive<u64>) -> Duration {
         Duration::from_millis(range.start() + self.next() % (range.end() - range.start() + 1))
     }
 
-    /// One of these.
+    /// One of the items.
     pub fn pick<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
         let index = self.below(items.len());
         items.get(index)
@@ -57,12 +56,12 @@ impl Chance {
     }
 }
 
-/// One number out of two, with every bit of both in every bit of it.
+/// Hashes two numbers to one.
 pub(crate) fn mixed(a: u64, b: u64) -> u64 {
     Chance(a ^ b.wrapping_mul(0xff51_afd7_ed55_8ccd)).next()
 }
 
-/// openraft draws the time of its elections from it.
+/// The source of openraft's election time-outs.
 #[derive(Debug)]
 pub(crate) struct ElectionChance;
 

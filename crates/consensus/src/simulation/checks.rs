@@ -1,4 +1,4 @@
-//! What must be true at every moment of a simulation.
+//! The invariants that are checked throughout a simulation.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,11 +15,11 @@ use crate::ProposeError;
 use crate::logged::Logged;
 use crate::raft::{Answer, Entry, LogId, Types};
 
-/// Watches all hosts of a simulation. Clones are the same watcher.
+/// The checks of all hosts of a simulation. Clones share the state.
 #[derive(Debug, Clone)]
 pub(crate) struct Checks(Arc<Mutex<State>>);
 
-/// The state after one entry of the log, as the first host had it that applied it.
+/// The state after one log entry, by the first host that applied it.
 #[derive(Debug)]
 struct Agreed {
     log_id: LogId,
@@ -32,7 +32,7 @@ struct Agreed {
 struct State {
     began: Instant,
     agreed: BTreeMap<u64, Agreed>,
-    /// By the JSON of a command, where it is in the log.
+    /// Log indices of each command, by its JSON.
     places: BTreeMap<String, Vec<u64>>,
     leaders: BTreeMap<u64, u64>,
     locals: BTreeMap<HostId, Arc<Local>>,
@@ -42,7 +42,7 @@ struct State {
     history: Vec<String>,
 }
 
-/// Lines of history that are shown with a violation.
+/// Lines of history shown with a violation.
 const HISTORY: usize = 60;
 
 impl Checks {
@@ -64,43 +64,41 @@ impl Checks {
         self.0.lock().unwrap()
     }
 
-    /// Takes note of something that happened.
+    /// Records an event in the history and the trace.
     pub fn note(&self, text: impl AsRef<str>) {
         self.state().note(text.as_ref());
     }
 
-    /// Takes note of something that happens too often to be told.
+    /// Records a frequent event in the trace only.
     pub fn count(&self, what: u64, detail: u64) {
         let mut state = self.state();
         let now = u64::try_from(state.began.elapsed().as_millis()).unwrap();
         state.trace = mixed(mixed(state.trace, now), mixed(what, detail));
     }
 
-    /// Says that something is not as it must be.
+    /// Records a violation.
     pub fn violated(&self, what: impl Into<String>) {
         self.state().violated(what.into());
     }
 
-    /// What was wrong first, and what came before it.
+    /// The first violation.
     pub fn violation(&self) -> Option<String> {
-        let state = self.state();
-        let first = state.violation.clone()?;
-        Some(first)
+        self.state().violation.clone()
     }
 
-    /// A number that is the same when the same happened in the same order.
+    /// A hash of all events and their order.
     pub fn trace(&self) -> u64 {
         self.state().trace
     }
 
-    /// What happened lately.
+    /// The latest events.
     pub fn history(&self) -> String {
         let state = self.state();
         state.history[state.history.len().saturating_sub(HISTORY)..].join("\n")
     }
 
-    /// A host applied an entry. Returns the state as the others have it, which is the same, so that
-    /// it is kept once.
+    /// Checks an entry that a host applied. Returns the equal state of the other hosts, so that it
+    /// is in memory only once.
     pub fn applied(
         &self,
         host: HostId,
@@ -136,7 +134,7 @@ impl Checks {
             let json = serde_json::to_string(command).unwrap();
             state.places.entry(json).or_default().push(index);
         }
-        state.note(&format!("{index} is agreed: {} -> {answer:?}", kind(&entry.payload)));
+        state.note(&format!("{index} is applied: {} -> {answer:?}", kind(&entry.payload)));
         let before = state.agreed.range(..index).next_back().map(|(_, before)| before.log_id);
         if before.is_some_and(|before| before.leader_id > entry.log_id.leader_id) {
             state.violated(format!("entry {index} is of an earlier leader than the one before it"));
@@ -154,19 +152,19 @@ impl Checks {
         cluster
     }
 
-    /// A host took a snapshot of another's.
+    /// Checks a snapshot that a host installed.
     pub fn installed(&self, host: HostId, last: LogId, cluster: &Cluster) {
         let mut state = self.state();
         state.note(&format!("host {host} got a snapshot up to {last}"));
         match state.agreed.get(&last.index) {
             Some(agreed) if agreed.log_id == last && *agreed.cluster == *cluster => {}
             _ => state.violated(format!(
-                "host {host} got a snapshot up to {last} that is not what was agreed on"
+                "host {host} got a snapshot up to {last} that differs from agreed state"
             )),
         }
     }
 
-    /// A host leads in a term, as its messages say.
+    /// Checks that a term has one leader, by the leaders' messages.
     pub fn leads(&self, term: u64, host: u64) {
         let mut state = self.state();
         let leader = *state.leaders.entry(term).or_insert(host);
@@ -175,7 +173,7 @@ impl Checks {
         }
     }
 
-    /// A host was told what came of its command.
+    /// Checks the answer that a host got to its command.
     pub fn answered(
         &self,
         host: HostId,
@@ -191,20 +189,20 @@ impl Checks {
             places.iter().filter_map(|index| state.agreed.get(index)?.answer.0.clone());
         let wrong = match result {
             Ok(outcome) => !answers.any(|answer| answer.as_ref() == Ok(outcome)),
-            // What was asked for before, and may have been done meanwhile, may be refused now.
-            Err(ProposeError::Refused(_)) if !unsure && is_of_one_kind(command) => {
+            // A retry may be refused because the first try succeeded.
+            Err(ProposeError::Refused(_)) if !unsure && is_unique(command) => {
                 answers.any(|answer| answer.is_ok())
             }
             Err(_) => false,
         };
         if wrong {
             state.violated(format!(
-                "host {host} was told {result:?} of {json}, which is not what happened"
+                "host {host} got the answer {result:?} to {json}, which is not what was applied"
             ));
         }
     }
 
-    /// What a host uses of its own accord: its containers' addresses, and those promised to them.
+    /// Checks that no other host uses this host's addresses: those of containers and reserved ones.
     pub fn uses(&self, host: HostId, local: &Arc<Local>) {
         let mut state = self.state();
         state.locals.insert(host, Arc::clone(local));
@@ -240,7 +238,7 @@ impl Checks {
         self.state().latest()
     }
 
-    /// How many commands were agreed on.
+    /// The number of applied commands.
     pub fn commands(&self) -> usize {
         self.state().agreed.values().filter(|agreed| agreed.command.is_some()).count()
     }
@@ -253,23 +251,23 @@ impl Checks {
         Duration::from_millis(u64::try_from(now).unwrap_or(0))
     }
 
-    /// Puts a host's clock forward or back by so many milliseconds.
+    /// Moves a host's clock by this many milliseconds.
     pub fn set_clock(&self, host: HostId, offset: i64) {
         self.state().clocks.insert(host, offset);
     }
 }
 
-/// When simulations happen, in milliseconds since 1970.
+/// The start of simulations, in milliseconds since 1970.
 const EPOCH_MILLIS: i64 = 1_700_000_000_000;
 
-/// Whether nobody else asks for exactly the same.
-fn is_of_one_kind(command: &Command) -> bool {
+/// Whether no two callers send equal commands of this kind.
+fn is_unique(command: &Command) -> bool {
     matches!(command, Command::CreateNetwork { .. } | Command::Enroll { .. })
 }
 
 fn kind(payload: &EntryPayload<Types>) -> String {
     match payload {
-        EntryPayload::Blank => "a leader's first".to_owned(),
+        EntryPayload::Blank => "a leader's first entry".to_owned(),
         EntryPayload::Normal(command) => serde_json::to_string(command).unwrap(),
         EntryPayload::Membership(members) => format!("{:?}", members.get_joint_config()),
     }
@@ -305,7 +303,7 @@ fn used(local: &Local) -> impl Iterator<Item = (shoutd_core::NetworkId, std::net
     endpoints.chain(reserved)
 }
 
-/// What is wrong with agreed state in itself.
+/// A violated invariant of agreed state, if there is one.
 fn unsound(cluster: &Cluster) -> Option<String> {
     let mut vnis = BTreeMap::new();
     for (id, network) in &cluster.networks {
@@ -318,15 +316,15 @@ fn unsound(cluster: &Cluster) -> Option<String> {
         }
         for (address, host) in &network.leases {
             if network.pool_of(*address).is_none_or(|pool| pool.is_reserved(*address)) {
-                return Some(format!("{address} is leased, and is no address for leasing"));
+                return Some(format!("{address} is leased, but must not be"));
             }
             if !cluster.hosts.contains_key(host) {
-                return Some(format!("{address} is leased to host {host}, which is not there"));
+                return Some(format!("{address} is leased to host {host}, which is not a member"));
             }
         }
         if let Some(host) = network.attached.iter().find(|host| !cluster.hosts.contains_key(host)) {
             return Some(format!(
-                "network {} is attached on host {host}, which is not there",
+                "network {} is attached on host {host}, which is not a member",
                 id.short()
             ));
         }

@@ -1,4 +1,4 @@
-//! A disk that takes its time, loses what it was not asked to keep, and fails.
+//! A simulated disk: slow, failing, and losing unsynced writes in a crash.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,7 +16,7 @@ use crate::raft::{Entry, LogId, SnapshotMeta, Vote};
 use crate::removal_notice::RemovalNotice;
 use crate::store::StoredIdentity;
 
-/// What one transaction changes.
+/// The change of one transaction.
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
     Vote(Vote),
@@ -30,7 +30,7 @@ pub(crate) enum Change {
     Local(Arc<Local>),
 }
 
-/// All that is on a disk.
+/// The contents of a disk.
 #[derive(Debug, Clone)]
 pub(crate) struct Contents {
     pub vote: Option<Vote>,
@@ -56,7 +56,7 @@ impl Contents {
                 self.log = self.log.split_off(&(upto.index + 1));
                 self.purged = Some(upto);
             }
-            // As the real store: a newer one stays.
+            // As in the real store, a newer snapshot stays.
             Change::Snapshot(meta, data) => {
                 if self
                     .snapshot
@@ -73,10 +73,10 @@ impl Contents {
     }
 }
 
-/// Time between two looks whether a snapshot is on disk.
+/// Time between two checks whether a snapshot is on disk.
 const SNAPSHOT_LOOK: Duration = Duration::from_millis(2);
 
-/// The disk does not take it.
+/// A write failed.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the disk failed")]
 pub(crate) struct DiskFailed;
@@ -87,31 +87,31 @@ impl From<DiskFailed> for StoreError {
     }
 }
 
-/// In how many of a thousand writes the power goes.
+/// Power failures per thousand writes.
 const ACCIDENT_IN_WRITE: u64 = 1;
 
-/// In how many of a thousand snapshots that arrive.
+/// Power failures per thousand received snapshots.
 const ACCIDENT_IN_WORK: u64 = 100;
 
-/// One host's disk. Clones are the same disk.
+/// One host's disk. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Disk {
     state: Arc<Mutex<State>>,
-    /// Transactions come one after the other.
+    /// Serializes transactions.
     turn: Arc<tokio::sync::Mutex<()>>,
     bug: Option<Bug>,
     host: HostId,
-    /// Whose power goes in the middle of something.
+    /// Reports a power failure of this host.
     accidents: UnboundedSender<HostId>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// What a reader sees.
+    /// The contents that readers see.
     current: Contents,
-    /// What is there after a crash.
+    /// The contents after a crash.
     durable: Contents,
-    /// What was written and when it will be durable.
+    /// Changes with the time at which they become durable.
     unsynced: VecDeque<(Instant, Change)>,
     chance: Chance,
     slow: bool,
@@ -168,12 +168,12 @@ impl Disk {
         self.state.lock().unwrap()
     }
 
-    /// Reads what is there.
+    /// Reads the current contents.
     pub fn read<T>(&self, read: impl FnOnce(&Contents) -> T) -> T {
         read(&self.state().current)
     }
 
-    /// Makes a change, which is durable when this returns.
+    /// Writes a change, which is durable when this returns.
     pub async fn write(&self, change: Change) -> Result<(), DiskFailed> {
         let _turn = self.turn.lock().await;
         self.write_next(change).await
@@ -200,7 +200,7 @@ impl Disk {
         let mut state = self.state();
         if state.failing {
             state.broken = true;
-            // It may be there all the same.
+            // A failed write may still reach the disk.
             if state.chance.happens(500) {
                 state.unsynced.pop_back();
             }
@@ -211,7 +211,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Takes the time of something larger than a write.
+    /// Takes the time of an operation larger than a write.
     pub async fn work(&self) {
         let (time, accident) = {
             let mut state = self.state();
@@ -228,8 +228,8 @@ impl Disk {
         }
     }
 
-    /// Drops entries of the log, once a snapshot that has them is on disk: openraft asks for it as
-    /// soon as it has begun to install one.
+    /// Purges log entries, as the real store once a snapshot that includes them is on disk:
+    /// openraft purges as soon as it has begun to install a snapshot.
     pub async fn purge(&self, upto: LogId) -> Result<(), DiskFailed> {
         if self.bug != Some(Bug::PurgesBeforeTheSnapshot) {
             while self.read(|contents| {
@@ -262,18 +262,20 @@ impl Disk {
         Ok(identity)
     }
 
-    /// The real store's `record_farewell`.
-    pub async fn record_farewell(&self, removal_notice: RemovalNotice) -> Result<(), DiskFailed> {
+    /// The real store's `record_removal_notice`.
+    pub async fn record_removal_notice(
+        &self,
+        removal_notice: RemovalNotice,
+    ) -> Result<(), DiskFailed> {
         self.write(Change::RemovalNotice(removal_notice)).await
     }
 
-    /// What the real store says of itself.
+    /// The real store's `fault`.
     pub fn fault(&self) -> Option<String> {
         self.state().failing.then(|| DiskFailed.to_string())
     }
 
-    /// The power goes: of what was written and not yet synced, some may have reached the disk, in
-    /// the order in which it was written.
+    /// A power failure: of the unsynced writes a prefix may have reached the disk.
     pub fn crash(&mut self) {
         self.turn = Arc::default();
         let mut state = self.state();

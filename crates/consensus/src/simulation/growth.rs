@@ -1,4 +1,4 @@
-//! What a cluster costs, by the number of its hosts: `cargo xtask bench cluster`.
+//! Measures the cost of a cluster by its number of hosts: `cargo xtask bench cluster`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -18,47 +18,48 @@ use super::net::{Net, Sent};
 use super::{runtime, user};
 use crate::raft::config;
 
-/// Hosts when nobody says how many.
+/// The default number of hosts.
 const HOSTS: u16 = 7;
 
-/// How long the hosts may take to come together, and to agree on one change.
+/// How long the cluster may take to form, and to commit one change.
 const FORMATION: Duration = Duration::from_secs(1800);
 const CHANGE: Duration = Duration::from_secs(10);
 
-/// How long nothing is done before and while it is measured what that costs.
+/// Idle time before, and during, the measurement of the cost at rest.
 const CALM: Duration = Duration::from_secs(30);
 const REST: Duration = Duration::from_secs(60);
 
-/// Networks that are made, one after the other.
+/// Networks that are created, one after the other.
 const CHANGES: u16 = 20;
 
-/// Time between two looks.
+/// Time between two checks.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Figures of one size, by role of the hosts.
+/// The figures of one cluster size, by role of the hosts.
 #[derive(Debug, Serialize)]
 struct Figures {
     hosts: u16,
     voters: usize,
-    /// From the start of all hosts until each knows all, in seconds.
+    /// Seconds from the start of all hosts until each knows all.
     formation: f64,
-    /// What the hosts sent for that, per host.
+    /// Sent during formation, per host.
     formation_sent: Rate,
     rest: BTreeMap<&'static str, Rate>,
-    /// Beyond what is sent at rest in the same time.
+    /// Sent per change, minus what is sent at rest in the same time.
     change: BTreeMap<&'static str, Rate>,
-    /// From the wish until the wishing host knows, and until all know, in milliseconds; the median.
+    /// Milliseconds from the proposal until the proposing host has applied it, and until all have;
+    /// medians.
     agreed: f64,
     applied_by_all: f64,
-    /// What every host has of agreed state, in bytes, as it is written to disk.
+    /// Bytes of agreed state, as written to disk.
     state: usize,
-    /// Growth of this process per host, in KiB.
+    /// Memory of this process per host, in KiB.
     memory: f64,
-    /// What a host that shares networks with another sends to it at rest.
+    /// Sent at rest by a host to another with which it shares networks.
     beat: Rate,
 }
 
-/// Per second, or per change, or in all.
+/// Messages and bytes: per second, per change, or in total.
 #[derive(Debug, Default, Clone, Copy, Serialize)]
 struct Rate {
     messages: f64,
@@ -90,7 +91,7 @@ impl Rate {
     }
 }
 
-/// Kibibytes of memory that this process has.
+/// The resident memory of this process in KiB.
 fn resident() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -118,10 +119,10 @@ impl Growth {
         Self { world, hosts }
     }
 
-    /// Waits until something is so of all hosts; returns how long that took.
-    async fn until_all(&self, deadline: Duration, is_so: impl Fn(&Host) -> bool) -> Duration {
+    /// Waits until a condition holds for all hosts; returns how long that took.
+    async fn until_all(&self, deadline: Duration, condition: impl Fn(&Host) -> bool) -> Duration {
         let began = Instant::now();
-        while !self.hosts.iter().all(&is_so) {
+        while !self.hosts.iter().all(&condition) {
             assert!(
                 began.elapsed() < deadline,
                 "not within {deadline:?}: {:?}",
@@ -150,7 +151,7 @@ impl Growth {
         self.hosts.iter().map(|host| (host.id, role(&host.id))).collect()
     }
 
-    /// What each host sent between two looks, by its role.
+    /// The mean of what the hosts of each role have sent since `before`.
     fn by_role(&self, before: &BTreeMap<HostId, Sent>, by: f64) -> BTreeMap<&'static str, Rate> {
         let after = self.world.net.sent();
         let mut rates: BTreeMap<&'static str, Vec<Rate>> = BTreeMap::new();
@@ -164,8 +165,8 @@ impl Growth {
         rates.into_iter().map(|(role, rates)| (role, Rate::mean(&rates))).collect()
     }
 
-    /// Has one network agreed on, asked for on this host. Returns how long that took, and how long
-    /// until all know.
+    /// Creates a network on host `on`. Returns how long that took, and how long until all hosts
+    /// know it.
     async fn change(&self, number: u16, on: usize) -> (Duration, Duration) {
         let agent = self.hosts[on].agent().unwrap();
         let id: NetworkId = format!("{number:064x}").parse().unwrap();
@@ -186,22 +187,21 @@ impl Growth {
     }
 }
 
-/// What one host sends to another with which it shares a network and to which it has nothing to
-/// say.
+/// Sent by a host without changes to a peer with which it shares a network.
 fn beat() -> Rate {
-    let (mut speaker, mut listener) =
+    let (mut outbound, mut inbound) =
         (OutboundSession::new(u64::MAX / 3), InboundSession::new(Duration::ZERO));
-    speaker.want(Content::new());
+    outbound.want(Content::new());
     let (mut sequence, mut now) = (1_000_000, Duration::ZERO);
     let mut bytes = 0;
-    // The first is all that the host has, the others are beats.
+    // The first message is a snapshot, the others are beats.
     for _ in 0..2 {
         now += BEAT_INTERVAL;
-        let message = speaker.next(&mut sequence, now).unwrap();
-        let reply = listener.hear(&message, now).unwrap();
+        let message = outbound.next(&mut sequence, now).unwrap();
+        let reply = inbound.hear(&message, now).unwrap();
         bytes = serde_json::to_vec(&*message).unwrap().len()
             + serde_json::to_vec(&reply).unwrap().len();
-        speaker.answered(&reply, 0, now);
+        outbound.answered(&reply, 0, now);
     }
     // Each host sends beats, and answers those of the other.
     Rate::of(Sent { messages: 2, bytes: bytes as u64 }, BEAT_INTERVAL.as_secs_f64())
@@ -218,7 +218,7 @@ async fn measure(count: u16) -> Figures {
     let formation = growth.form().await;
     let formation_sent =
         growth.world.net.sent().values().map(|sent| Rate::of(*sent, 1.0)).collect::<Vec<_>>();
-    // Voters are chosen, and what was far behind is brought up.
+    // Voters are chosen, and hosts that are behind catch up.
     sleep(CALM).await;
 
     let sent = growth.world.net.sent();
@@ -261,15 +261,15 @@ async fn measure(count: u16) -> Figures {
     figures
 }
 
-/// Prints figures for as many hosts as `SHOUTD_GROWTH_HOSTS` says; by itself it sees to it that a
-/// cluster without faults comes together, and is quiet.
+/// Prints the figures for `SHOUTD_GROWTH_HOSTS` hosts. Checks that a cluster without faults forms
+/// and is quiet at rest.
 #[test]
 fn growth() {
     let count = std::env::var("SHOUTD_GROWTH_HOSTS").map_or(HOSTS, |text| text.parse().unwrap());
     let figures = runtime::run(u64::from(count), measure(count));
     println!("growth: {}", serde_json::to_string(&figures).unwrap());
     assert_eq!(figures.voters, usize::from(count.min(5)));
-    // A host that does not vote answers its leader, and has nothing to say to the others.
+    // A learner answers its leader, and sends nothing to the others.
     let learner = figures.rest.get("learner");
     assert!(learner.is_none_or(|learner| learner.messages < 10.0), "{learner:?}");
 }

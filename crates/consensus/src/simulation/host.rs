@@ -1,4 +1,4 @@
-//! One host: a disk that stays, and a process that comes and goes.
+//! One simulated host: a disk that stays, and a process that is started and killed.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -33,23 +33,23 @@ use crate::rollback::Rollback;
 use crate::wire::Sender;
 use crate::{Timeouts, maintenance, router};
 
-/// How a host comes into its cluster.
+/// How a host enters its cluster.
 #[derive(Debug, Clone)]
 pub(crate) enum Entry {
     Founds,
     Joins(Vec<SocketAddr>),
 }
 
-/// What all hosts of a simulation share.
+/// The state that all hosts of a simulation share.
 #[derive(Debug, Clone)]
 pub(crate) struct World {
     pub seed: u64,
     pub bug: Option<Bug>,
     pub net: Net,
     pub checks: Checks,
-    /// Hosts whose power goes in the middle of something.
+    /// Hosts that have a power failure during an operation.
     pub accidents: UnboundedSender<HostId>,
-    /// Whether users are at work.
+    /// Whether users are active.
     pub busy: Arc<Mutex<bool>>,
     pub config: Arc<Config>,
 }
@@ -59,7 +59,7 @@ pub(crate) fn cluster() -> ClusterId {
     ClusterId::new(7)
 }
 
-/// Time until a host that did not get in tries again.
+/// Pause before a failed entry is retried.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// How long one try may take.
@@ -71,7 +71,7 @@ pub(crate) struct Host {
     pub disk: Disk,
     entry: Entry,
     world: World,
-    /// How often its process was started.
+    /// The number of starts of its process.
     starts: u64,
     process: Option<Owner>,
     agent: Arc<Mutex<Option<Arc<Agent>>>>,
@@ -92,7 +92,7 @@ impl Host {
         }
     }
 
-    /// Whose its tasks are while it runs.
+    /// The owner of its tasks while it runs.
     pub fn owner(&self) -> Option<Owner> {
         self.process
     }
@@ -101,17 +101,17 @@ impl Host {
         self.process.is_some()
     }
 
-    /// What runs on it, once it has begun to.
+    /// Its agent, once it runs.
     pub fn agent(&self) -> Option<Arc<Agent>> {
         self.agent.lock().unwrap().clone()
     }
 
-    /// Whether its consensus has given up, as it does when its disk fails.
+    /// Whether its consensus has stopped, as it does when the disk fails.
     pub fn has_stopped(&self) -> bool {
         let stopped = |agent: Arc<Agent>| {
-            // One that was removed is to stay as it is.
-            let is_gone = agent.node.participation.removal_notice().is_some();
-            !is_gone && agent.node.raft.metrics().borrow().running_state.is_err()
+            // A removed host stays stopped.
+            let is_removed = agent.node.participation.removal_notice().is_some();
+            !is_removed && agent.node.raft.metrics().borrow().running_state.is_err()
         };
         self.agent().is_some_and(stopped)
     }
@@ -128,7 +128,7 @@ impl Host {
         let (disk, address, entry) = (self.disk.clone(), self.address, self.entry.clone());
         let id = self.id;
         runtime::spawn(owner, async move {
-            // A daemon that its disk does not let start is started again.
+            // The daemon is restarted if a disk error keeps it from starting.
             let node = loop {
                 match run(id, address, disk.clone(), &world).await {
                     Some(node) => break node,
@@ -150,7 +150,7 @@ impl Host {
         });
     }
 
-    /// Ends its process where it is, and with it all that was not synced.
+    /// Kills its process; unsynced writes may be lost.
     pub fn crash(&mut self) {
         let Some(owner) = self.process.take() else { return };
         self.world.checks.note(format!("host {} crashes", self.id));
@@ -166,7 +166,7 @@ pub(crate) fn address_of(number: u16) -> SocketAddr {
     SocketAddr::from(([10, 99, high, low], 7789))
 }
 
-/// As `Consensus::start` does it.
+/// As `Consensus::start`.
 async fn run(id: HostId, address: SocketAddr, disk: Disk, world: &World) -> Option<Arc<Node>> {
     let recorded = disk.read(|contents| contents.identity);
     let identity = Identity::new(id, recorded.cluster);
@@ -213,7 +213,7 @@ async fn run(id: HostId, address: SocketAddr, disk: Disk, world: &World) -> Opti
     }))
 }
 
-/// The real numbers, but for those of snapshots: a simulation is too short for a thousand entries.
+/// The real configuration except for snapshots: a simulation is too short for a thousand entries.
 pub(super) fn small(seed: u64) -> Config {
     let mut chance = Chance::new(seed, "configuration");
     let every = u64::try_from(chance.below(40)).unwrap() + 5;
@@ -227,7 +227,7 @@ pub(super) fn small(seed: u64) -> Config {
     }
 }
 
-/// As the daemon does it: until it is in.
+/// As the daemon does it: retries until the host is a member.
 async fn enter(node: &Arc<Node>, entry: &Entry, checks: &Checks) {
     loop {
         let entered = match entry {
@@ -241,7 +241,7 @@ async fn enter(node: &Arc<Node>, entry: &Entry, checks: &Checks) {
             }
         };
         checks.note(format!("host {} enters: {entered:?}", node.me()));
-        // A host that was in before goes on; what is new of it is told by its duties.
+        // A host that was a member before continues; its background tasks update its entry.
         if matches!(entered, Ok(()) | Err((false, _)))
             || node.cluster().hosts.contains_key(&node.me())
         {
@@ -252,21 +252,21 @@ async fn enter(node: &Arc<Node>, entry: &Entry, checks: &Checks) {
 }
 
 thread_local! {
-    /// Who knows the time by the hosts' clocks.
+    /// The hosts' clocks.
     static CLOCKS: RefCell<Option<Checks>> = const { RefCell::new(None) };
 }
 
-/// Has these clocks tell the time in this thread, until others do.
+/// Sets the clocks of this thread.
 pub(super) fn set_clocks(clocks: Option<Checks>) {
     CLOCKS.set(clocks);
 }
 
-/// What happened in the simulation that ended in a panic in this thread.
+/// The history of the simulation that panicked in this thread.
 pub(super) fn last_history() -> String {
     CLOCKS.take().map_or_else(String::new, |checks| checks.history())
 }
 
-/// The time since 1970 by the clock of the host whose task runs, in a simulation.
+/// The time since 1970 by the clock of the host whose task runs, within a simulation.
 pub(crate) fn wall_clock() -> Option<Duration> {
     let host = HostId::new(runtime::current()? >> 32)?;
     CLOCKS.with_borrow(|clocks| Some(clocks.as_ref()?.wall_clock(host)))

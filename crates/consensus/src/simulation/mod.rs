@@ -1,10 +1,10 @@
-//! Whole clusters in one thread, with a clock of their own and faults by the dozen, the same each
-//! time for a seed.
+//! Deterministic simulation: whole clusters in one thread, with a simulated clock and many faults,
+//! reproducible by a seed.
 //!
-//! What runs is the real thing: the state machine, membership, leases, the way of a command to the
-//! leader, what peers say to each other, and openraft. What is simulated is what surrounds it:
-//! tasks and time ([`runtime`]), messages ([`net`]), disks ([`disk`], [`store`]), and the rest of
-//! the daemon ([`agent`], [`user`]).
+//! Real are the state machine, the membership, the leases, the forwarding of commands to the
+//! leader, the messages between peers, and openraft. Simulated are their surroundings: tasks and
+//! time ([`runtime`]), messages ([`net`]), disks ([`disk`], [`store`]), and the rest of the daemon
+//! ([`agent`], [`user`]).
 
 mod agent;
 mod chance;
@@ -24,17 +24,17 @@ pub(crate) use host::wall_clock;
 pub(crate) use net::Port;
 pub(crate) use runtime::Runtime;
 
-/// A bug that is put back, to see that it is found.
+/// A bug that a test puts back, to check that the simulation finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bug {
-    /// The store says that something is on disk which is not yet.
+    /// The store acknowledges writes that are not on disk yet.
     AcknowledgesBeforeFsync,
-    /// The store does not keep the vote.
+    /// The store loses the vote.
     ForgetsVote,
-    /// The store drops what a snapshot has before that is on disk.
+    /// The store purges log entries before the snapshot that includes them is on disk.
     PurgesBeforeTheSnapshot,
-    /// A host takes addresses that seem free to it.
+    /// A host takes addresses that are free as far as it knows, without claiming them.
     ClaimsFromStaleState,
-    /// What a command comes to depends on the clock of the host that carries it out.
+    /// The result of a command depends on the clock of the host that applies it.
     AppliesByTheClock,
 }

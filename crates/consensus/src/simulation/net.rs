@@ -1,5 +1,4 @@
-//! A network of messages that are lost, late, doubled and out of order, between hosts that cannot
-//! always reach each other.
+//! A simulated network that loses, delays, duplicates and reorders messages, and has partitions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -24,36 +23,36 @@ use super::runtime::{Owner, spawn};
 use crate::raft::Vote;
 use crate::wire;
 
-/// How bad the network is, in messages of a thousand.
+/// The network's faults, in thousandths of messages.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Weather {
     pub lost: u64,
-    pub doubled: u64,
-    /// Overtaken by others.
+    pub duplicated: u64,
+    /// Delayed so long that others overtake it.
     pub late: u64,
 }
 
-/// The network. Clones are the same network.
+/// The network. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Net(Arc<Mutex<State>>);
 
 struct State {
     hosts: BTreeMap<SocketAddr, Listener>,
-    /// From where to where nothing comes through.
+    /// Pairs of source and destination whose messages are lost.
     blocked: BTreeSet<(HostId, HostId)>,
     weather: Weather,
     chance: Chance,
     checks: Checks,
-    /// Calls that will never be answered; kept, as their callers must not notice.
+    /// Calls that never get an answer. Kept, as dropping them would tell the callers.
     silent: Vec<oneshot::Sender<Reply>>,
     sent: BTreeMap<HostId, Sent>,
 }
 
-/// What a host has sent, requests and answers.
+/// Requests and answers that a host has sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Sent {
     pub messages: u64,
-    /// Of bodies, as they are written.
+    /// Bytes of the bodies.
     pub bytes: u64,
 }
 
@@ -84,7 +83,7 @@ pub(crate) struct Listener {
 /// Status and body of an answer.
 type Reply = (StatusCode, Vec<u8>);
 
-/// One request on its way.
+/// A request in flight.
 #[derive(Clone)]
 struct Message {
     from: HostId,
@@ -97,7 +96,7 @@ struct Message {
     body: Vec<u8>,
 }
 
-/// One host's way into the network.
+/// A host's connection to the network.
 #[derive(Debug, Clone)]
 pub(crate) struct Port {
     pub net: Net,
@@ -106,7 +105,7 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    /// As the peers' client does.
+    /// As `shoutd_peer::Client`.
     pub async fn call<Q: Serialize + Sync, A: DeserializeOwned>(
         &self,
         to: Option<HostId>,
@@ -149,8 +148,7 @@ impl Port {
     }
 }
 
-/// A key that belongs to nobody: what is simulated here begins where peers have proved who they
-/// are.
+/// A made-up key: peers are already authenticated here.
 fn key_of(host: HostId) -> PublicKey {
     // The header of an Ed25519 key (RFC 8410, section 4).
     let mut spki = vec![0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -187,12 +185,12 @@ impl Net {
         self.state().weather = weather;
     }
 
-    /// Lets nothing through from one host to the other.
+    /// Loses all messages from one host to the other.
     pub fn block(&self, from: HostId, to: HostId) {
         self.state().blocked.insert((from, to));
     }
 
-    /// Lets everything through.
+    /// Ends all blocks.
     pub fn heal(&self) {
         self.state().blocked.clear();
     }
@@ -200,18 +198,20 @@ impl Net {
     fn delay(&self) -> Duration {
         let mut state = self.state();
         let late = state.weather.late;
-        match state.chance.happens(late) {
-            true => state.chance.millis(20..=1500),
-            false => state.chance.millis(0..=5),
+        if state.chance.happens(late) {
+            state.chance.millis(20..=1500)
+        } else {
+            state.chance.millis(0..=5)
         }
     }
 
-    /// What was sent twice may come when all who waited for it have long given up.
-    fn delay_of_a_double(&self) -> Duration {
+    /// A duplicate may arrive long after the caller has given up.
+    fn delay_of_duplicate(&self) -> Duration {
         let mut state = self.state();
-        match state.chance.happens(500) {
-            true => state.chance.millis(20..=6000),
-            false => state.chance.millis(0..=15),
+        if state.chance.happens(500) {
+            state.chance.millis(20..=6000)
+        } else {
+            state.chance.millis(0..=15)
         }
     }
 
@@ -221,20 +221,20 @@ impl Net {
         state.chance.happens(lost)
     }
 
-    /// What each host has sent since the beginning.
+    /// The messages that each host has sent since the beginning.
     pub fn sent(&self) -> BTreeMap<HostId, Sent> {
         self.state().sent.clone()
     }
 
     fn send(&self, message: Message, sender: oneshot::Sender<Reply>) {
-        let doubled = {
+        let duplicated = {
             let mut state = self.state();
             state.sent.entry(message.from).or_default().add(&message.body);
-            let doubled = state.weather.doubled;
-            state.chance.happens(doubled)
+            let duplicated = state.weather.duplicated;
+            state.chance.happens(duplicated)
         };
-        if doubled {
-            let delay = self.delay_of_a_double();
+        if duplicated {
+            let delay = self.delay_of_duplicate();
             spawn(0, carry(self.clone(), message.clone(), delay, None));
         }
         spawn(0, carry(self.clone(), message, self.delay(), Some(sender)));
@@ -253,7 +253,7 @@ impl Net {
         self.state().silent.extend(sender);
     }
 
-    /// Takes note of a message that arrives, and of who says in it that he leads.
+    /// Records a message that arrives, and the leader that it names.
     fn note(&self, message: &Message, to: HostId) {
         let checks = self.state().checks.clone();
         let size = u64::try_from(message.body.len()).unwrap();
@@ -274,7 +274,7 @@ impl Net {
     }
 }
 
-/// Carries a message to its end, and the answer back.
+/// Delivers a message, and returns the answer.
 async fn carry(
     net: Net,
     message: Message,
@@ -295,7 +295,7 @@ async fn carry(
     spawn(target.owner, async move {
         let _ = done.send(answer(target, message).await);
     });
-    // A host that crashes meanwhile breaks the connection.
+    // The connection breaks if the host crashes now.
     let Ok(reply) = answered.await else { return };
     net.state().sent.entry(to).or_default().add(&reply.1);
     sleep(net.delay()).await;
@@ -329,7 +329,7 @@ async fn answer(target: Listener, message: Message) -> Reply {
     (status, axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap().to_vec())
 }
 
-/// As the peers' server does.
+/// As `shoutd_peer::Server`.
 fn check(identity: &Identity, message: &Message) -> Result<Caller, Rejection> {
     if let Some(wanted) = message.to.filter(|wanted| *wanted != identity.host()) {
         return Err(Rejection::OtherHost { is: identity.host(), wanted });

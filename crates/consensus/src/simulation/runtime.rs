@@ -1,9 +1,9 @@
-//! Tasks, timers and chance of a simulation: one thread, a clock that jumps to the next thing that
-//! happens, and an order that depends on the seed alone.
+//! The executor of a simulation: one thread, a clock that jumps to the next timer, and an order of
+//! tasks that depends on the seed alone.
 //!
-//! tokio's own scheduler would run tasks in the order in which they were woken, and
-//! `tokio::sync::watch` wakes in an order of its own. Here all tasks that can run are known before
-//! the next one runs, and the seed says in which order.
+//! tokio's scheduler would run tasks in the order in which they were woken, and
+//! `tokio::sync::watch` wakes its waiters in an order that we do not control. Here all tasks that
+//! can run are known before the next one runs, and the seed determines the order.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ use tokio::task::coop::unconstrained;
 
 use super::chance::{Chance, ElectionChance};
 
-/// Whose a task is: what a crash of that host ends. Zero is the simulation itself.
+/// The process that a task belongs to, whose crash ends it. Zero is the simulation itself.
 pub(crate) type Owner = u64;
 
 type TaskId = u64;
@@ -72,7 +72,7 @@ impl Executor {
         Arc::new(TaskWaker { task, ready: Arc::clone(&self.ready) }).wake();
     }
 
-    /// Runs what can run until nothing can.
+    /// Runs tasks until none can run.
     fn run_ready(&self) {
         loop {
             let ready = std::mem::take(&mut *self.ready.tasks.lock().unwrap());
@@ -98,20 +98,20 @@ impl Executor {
         let dropped = {
             let mut tasks = self.tasks.borrow_mut();
             match tasks.get_mut(&task) {
-                Some((_, place)) if !done => place.replace(work),
+                Some((_, slot)) if !done => slot.replace(work),
                 _ => {
                     tasks.remove(&task);
                     Some(work)
                 }
             }
         };
-        // Its end may start or end others.
+        // Outside the borrow: dropping it may start or end other tasks.
         drop(dropped);
         self.running.set(0);
     }
 }
 
-/// Runs a simulation to its end, with the chance of this seed.
+/// Runs a simulation with this seed to its end.
 pub(crate) fn run<T: 'static>(seed: u64, simulation: impl Future<Output = T> + 'static) -> T {
     let executor = Rc::new(Executor {
         tasks: RefCell::default(),
@@ -121,9 +121,9 @@ pub(crate) fn run<T: 'static>(seed: u64, simulation: impl Future<Output = T> + '
         order: RefCell::new(Chance::new(seed, "order")),
         elections: RefCell::new(Chance::new(seed, "elections")),
     });
-    // Taken out also when the simulation panics.
-    struct Guard;
-    impl Drop for Guard {
+    // Removes the executor also when the simulation panics.
+    struct Cleanup;
+    impl Drop for Cleanup {
         fn drop(&mut self) {
             let executor = EXECUTOR.take();
             if let Some(executor) = executor {
@@ -139,7 +139,7 @@ pub(crate) fn run<T: 'static>(seed: u64, simulation: impl Future<Output = T> + '
         .build()
         .unwrap();
     let _entered = runtime.enter();
-    let _guard = Guard;
+    let _cleanup = Cleanup;
     let (sender, mut receiver) = oneshot::channel();
     executor.spawn(
         0,
@@ -171,7 +171,7 @@ pub(crate) fn spawn(owner: Owner, work: impl Future<Output = ()> + 'static) {
     }
 }
 
-/// Ends all tasks of this owner where they are, as the end of a process does.
+/// Drops all tasks of this owner, as when its process is killed.
 pub(crate) fn kill(owner: Owner) {
     let Some(executor) = executor() else { return };
     let ended: Vec<_> = {
@@ -180,22 +180,21 @@ pub(crate) fn kill(owner: Owner) {
             tasks.iter().filter(|(_, (whose, _))| *whose == owner).map(|(id, _)| *id).collect();
         ids.into_iter().filter_map(|id| tasks.remove(&id)).collect()
     };
-    // Dropped when nothing is borrowed: their ends may do anything.
+    // Outside the borrow: dropping them may start or end other tasks.
     drop(ended);
 }
 
-/// Whose task runs now, if it is one of a simulation.
+/// The owner of the task that runs now, within a simulation.
 pub(super) fn current() -> Option<Owner> {
     executor().map(|executor| executor.running.get())
 }
 
-/// A number from the stream of elections.
+/// A random number for openraft's elections.
 pub(super) fn draw() -> u64 {
     executor().map_or(0, |executor| executor.elections.borrow_mut().next())
 }
 
-/// What openraft runs on in unit tests: the tasks of a simulation within one, those of tokio
-/// elsewhere.
+/// openraft's runtime in unit tests: the simulation's within one, otherwise tokio's.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Runtime;
 

@@ -1,4 +1,4 @@
-//! One simulation: a cluster that comes to be, its bad days, and how it recovers.
+//! One simulation: a cluster forms, suffers faults, and must converge.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,30 +15,30 @@ use super::host::{Entry, Host, World, address_of, set_clocks, small};
 use super::net::{Net, Weather};
 use super::runtime;
 
-/// How long the bad days are.
+/// How long faults are injected.
 const TROUBLE: Duration = Duration::from_secs(10);
 
-/// How long a cluster may take to be of one mind once nothing is wrong any more.
+/// How long a cluster may take to converge after the last fault.
 const CONVERGENCE: Duration = Duration::from_secs(60);
 
-/// How long a cluster without faults may take to come to be.
+/// How long a cluster without faults may take to form.
 const FORMATION: Duration = Duration::from_secs(30);
 
-/// Time between two looks at whether all agree.
+/// Time between two checks.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How one simulation went.
+/// The result of one simulation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Report {
     /// The same for the same seed.
     pub trace: u64,
-    /// What was wrong, if anything was.
+    /// The first violation.
     pub violation: Option<String>,
-    /// What came before.
+    /// The latest events.
     pub history: String,
-    /// Commands that were agreed on.
+    /// The number of applied commands.
     pub commands: usize,
-    /// How long the cluster took to be of one mind.
+    /// How long the cluster took to converge.
     pub convergence: Duration,
 }
 
@@ -78,7 +78,8 @@ struct Simulation {
     chance: Chance,
     accidents: UnboundedReceiver<HostId>,
     removed: Option<HostId>,
-    /// Whether whoever removed a host was told that it is removed: then the others do without it.
+    /// Whether the user that removed a host got the answer that it is removed: the others then do
+    /// not need it.
     removal_done: Arc<AtomicBool>,
     recovering: bool,
 }
@@ -89,7 +90,7 @@ impl Simulation {
         let count = u16::try_from(chance.below(4)).unwrap() + 2;
         let peers: Vec<_> = (1..=count).map(address_of).collect();
         let entry = |number| if number == 1 { Entry::Founds } else { Entry::Joins(peers.clone()) };
-        // One more than there are from the beginning.
+        // One more than are started at the beginning.
         let hosts =
             (1..=count + 1).map(|number| Host::new(number, entry(number), &world)).collect();
         Self {
@@ -107,7 +108,7 @@ impl Simulation {
         let last = self.hosts.len() - 1;
         self.hosts[..last].iter_mut().for_each(Host::start);
         if self.chance.happens(700) {
-            self.wait_for("the cluster is there", FORMATION, |hosts| {
+            self.wait_for("the cluster has formed", FORMATION, |hosts| {
                 hosts[..last].iter().all(|host| host.agent().is_some_and(|agent| agent.is_member()))
             })
             .await?;
@@ -130,26 +131,26 @@ impl Simulation {
         self.recover().await
     }
 
-    /// Waits until something is so, or a rule is broken.
+    /// Waits for a condition, or for a violation.
     async fn wait_for(
         &mut self,
         what: &str,
         deadline: Duration,
-        is_so: impl Fn(&[Host]) -> bool,
+        condition: impl Fn(&[Host]) -> bool,
     ) -> Result<Duration, String> {
         let began = Instant::now();
         while began.elapsed() < deadline {
-            if self.world.checks.violation().is_some() || is_so(&self.hosts) {
+            if self.world.checks.violation().is_some() || condition(&self.hosts) {
                 return Ok(began.elapsed());
             }
             sleep(LOOK).await;
             self.restart_the_stopped();
         }
-        let hosts: Vec<_> = self.hosts.iter().map(told).collect();
+        let hosts: Vec<_> = self.hosts.iter().map(summary).collect();
         Err(format!("not within {deadline:?}: {what}: {}", hosts.join("; ")))
     }
 
-    /// A daemon whose disk failed ends, and is started again when the disk is sound.
+    /// A daemon whose disk failed ends. It is restarted while the simulation recovers.
     fn restart_the_stopped(&mut self) {
         for host in self.hosts.iter_mut().filter(|host| host.has_stopped()) {
             host.crash();
@@ -160,7 +161,7 @@ impl Simulation {
         }
     }
 
-    /// One more thing that goes wrong, or right again.
+    /// Injects or ends one random fault.
     fn trouble(&mut self) {
         let index = self.chance.below(self.hosts.len());
         let dice = self.chance.below(100);
@@ -184,7 +185,7 @@ impl Simulation {
     }
 
     fn start_one_that_is_down(&mut self) {
-        // Also one that was removed: it must be told so, and do no harm until then.
+        // Also a removed one: it must receive its removal notice, and do no harm until then.
         let mut down: Vec<_> = self.hosts.iter_mut().filter(|host| !host.is_up()).collect();
         let index = self.chance.below(down.len());
         if let Some(host) = down.get_mut(index) {
@@ -204,7 +205,7 @@ impl Simulation {
         self.hosts.iter_mut().for_each(Host::crash);
     }
 
-    /// Two sides that do not hear each other.
+    /// Separates two random groups of hosts.
     fn partition(&mut self) {
         let sides: Vec<_> =
             self.hosts.iter().map(|host| (host.id, self.chance.happens(500))).collect();
@@ -216,7 +217,7 @@ impl Simulation {
         }
     }
 
-    /// A host that hears and is not heard, or the other way round.
+    /// Blocks either all incoming or all outgoing messages of a host.
     fn cut_one_way(&mut self, index: usize) {
         let (id, is_deaf) = (self.hosts[index].id, self.chance.happens(500));
         self.world.checks.note(format!("host {id} is {}", if is_deaf { "deaf" } else { "mute" }));
@@ -235,7 +236,7 @@ impl Simulation {
         let mut draw = |bound: usize| u64::try_from(self.chance.below(bound)).unwrap();
         self.world.net.set_weather(Weather {
             lost: draw(150),
-            doubled: draw(200),
+            duplicated: draw(200),
             late: draw(200),
         });
     }
@@ -251,7 +252,7 @@ impl Simulation {
         let agents: Vec<_> =
             self.hosts.iter().filter(|host| host.id != id).filter_map(Host::agent).collect();
         let Some(agent) = self.chance.pick(&agents).cloned() else { return };
-        // On the asking host's behalf, so that it ends when that one crashes.
+        // Owned by the asking host, so that the task ends when that one crashes.
         let owner =
             self.hosts.iter().find(|host| host.id == agent.me()).and_then(Host::owner).unwrap_or(0);
         let done = Arc::clone(&self.removal_done);
@@ -269,10 +270,10 @@ impl Simulation {
         }
     }
 
-    /// Nothing goes wrong any more: all must become of one mind.
+    /// Ends all faults: the cluster must converge.
     async fn recover(&mut self) -> Result<Duration, String> {
         self.recovering = true;
-        self.world.checks.note("all is well again");
+        self.world.checks.note("all faults end");
         self.world.net.heal();
         self.world.net.set_weather(Weather::default());
         *self.world.busy.lock().unwrap() = false;
@@ -284,12 +285,12 @@ impl Simulation {
             if host.has_stopped() {
                 host.crash();
             }
-            // A removal that nobody was told of may have left a host's vote. Its user starts it
-            // once more.
-            let is_gone = latest
+            // A removal without an answer may have left the host its vote. Its user starts it once
+            // more.
+            let is_removed = latest
                 .as_ref()
                 .is_some_and(|latest| latest.admissions.removed.contains_key(&host.id));
-            if !is_gone || !self.removal_done.load(Ordering::Relaxed) {
+            if !is_removed || !self.removal_done.load(Ordering::Relaxed) {
                 host.start();
             }
         }
@@ -299,7 +300,7 @@ impl Simulation {
     async fn settled(&mut self) -> Result<Duration, String> {
         let checks = self.world.checks.clone();
         let took = self
-            .wait_for("all are of one mind", CONVERGENCE, |hosts| {
+            .wait_for("the cluster has converged", CONVERGENCE, |hosts| {
                 let Some(latest) = checks.latest() else { return false };
                 let members =
                     hosts.iter().filter(|host| !latest.admissions.removed.contains_key(&host.id));
@@ -321,8 +322,8 @@ impl Simulation {
     }
 }
 
-/// How a host is, in a line.
-fn told(host: &Host) -> String {
+/// The state of a host in one line.
+fn summary(host: &Host) -> String {
     let Some(agent) = host.agent() else {
         return format!("{} is {}", host.id, if host.is_up() { "starting" } else { "down" });
     };

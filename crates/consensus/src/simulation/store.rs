@@ -1,5 +1,5 @@
-//! The store of the real thing, on a simulated disk: the same promises, kept or broken at the
-//! simulation's will.
+//! openraft's storage on a simulated disk, with the same guarantees as the real one unless a bug is
+//! put back.
 
 use std::fmt::Debug;
 use std::io::{self, Cursor};
@@ -132,7 +132,7 @@ impl Machine {
         let (applied, applied_receiver) = watch::channel(count(meta.last_log_id));
         let (last_applied, membership) = (meta.last_log_id, meta.last_membership);
         let machine = Self { host, disk, checks, bug, last_applied, membership, cluster, applied };
-        // The simulated log looks at the disk itself.
+        // Unused: the simulated log checks the disk itself.
         let (_, snapshots) = watch::channel(meta.last_log_id);
         (machine, Published { cluster: cluster_receiver, applied: applied_receiver, snapshots })
     }
@@ -142,11 +142,11 @@ impl Machine {
         self.applied.send_replace(count(self.last_applied));
     }
 
-    fn carry_out(&self, cluster: &mut Cluster, command: &Command) -> Result<Outcome, Refusal> {
+    fn apply_command(&self, cluster: &mut Cluster, command: &Command) -> Result<Outcome, Refusal> {
         if self.bug == Some(Bug::AppliesByTheClock)
             && let Command::CreateNetwork { id, origin, settings } = command
         {
-            // What the host's clock says decides about a part of the state.
+            // A part of the state depends on the host's clock.
             let mut settings = settings.clone();
             settings.internal = self.checks.wall_clock(self.host).as_secs() % 7 == 3;
             return cluster.apply(&Command::CreateNetwork {
@@ -184,7 +184,7 @@ impl RaftStateMachine<Types> for Machine {
             }
             let answer = Answer(match &entry.payload {
                 EntryPayload::Normal(Logged::Known(command)) => {
-                    Some(self.carry_out(Arc::make_mut(&mut cluster), command))
+                    Some(self.apply_command(Arc::make_mut(&mut cluster), command))
                 }
                 EntryPayload::Normal(Logged::Unknown(unknown)) => panic!("{unknown}"),
                 EntryPayload::Blank | EntryPayload::Membership(_) => None,
@@ -216,7 +216,7 @@ impl RaftStateMachine<Types> for Machine {
         meta: &SnapshotMeta,
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError> {
-        // While it is read, openraft goes on.
+        // openraft continues while the snapshot is read.
         self.disk.work().await;
         let data = Arc::new(snapshot.into_inner());
         let cluster = Arc::new(parse(&data));
@@ -237,7 +237,7 @@ impl RaftStateMachine<Types> for Machine {
     }
 }
 
-/// Makes a snapshot of one moment's state.
+/// Makes a snapshot of the state at one moment.
 pub(crate) struct SnapshotBuilder {
     disk: Disk,
     meta: SnapshotMeta,

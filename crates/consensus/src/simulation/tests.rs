@@ -1,4 +1,4 @@
-//! Many seeds, and bugs put back.
+//! Runs many seeds, and checks that bugs that are put back are found.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -9,17 +9,17 @@ use super::Bug;
 use super::host::last_history;
 use super::scenario::{Report, simulate};
 
-/// Seeds that are tried by default.
+/// Seeds that are run by default.
 const SEEDS: u64 = 2000;
 
-/// Seeds that a bug may take to be found.
+/// Seeds within which a bug must be found.
 const SEEDS_FOR_A_BUG: u64 = 500;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap())
 }
 
-/// What a simulation finds wrong, if it finds anything; also when it panics.
+/// The report of a simulation; an error if a check fails or it panics.
 fn verdict(seed: u64, bug: Option<Bug>) -> Result<Report, String> {
     let report = catch_unwind(AssertUnwindSafe(|| simulate(seed, bug))).map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
@@ -34,7 +34,7 @@ fn verdict(seed: u64, bug: Option<Bug>) -> Result<Report, String> {
     }
 }
 
-/// Does this on all cores, on each until it says that nothing is left to do.
+/// Runs `work` on all cores until it returns `false`.
 fn in_parallel(work: impl Fn() -> bool + Sync) {
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().unwrap().get() {
@@ -65,7 +65,7 @@ fn seeds() {
                 }
             }
             Err(text) => {
-                println!("{text}\nto see it again: cargo xtask sim --seed {seed}");
+                println!("{text}\nto reproduce: cargo xtask sim --seed {seed}");
                 failed.lock().unwrap().push(seed);
             }
         }
@@ -126,11 +126,11 @@ fn a_store_that_purges_before_it_has_the_snapshot_is_found() {
 }
 
 #[test]
-fn a_host_that_takes_what_seems_free_is_found() {
+fn a_host_that_takes_addresses_without_claiming_them_is_found() {
     is_found(Bug::ClaimsFromStaleState, "is in use on");
 }
 
 #[test]
-fn a_state_machine_that_looks_at_the_clock_is_found() {
+fn a_state_machine_that_depends_on_the_clock_is_found() {
     is_found(Bug::AppliesByTheClock, "the state forks");
 }

@@ -1,4 +1,4 @@
-//! Users at work on one host.
+//! Simulated users of one host.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,13 +12,13 @@ use tokio::time::sleep;
 
 use super::agent::Agent;
 
-/// Subnets that networks are made with: few, so that they clash.
+/// Subnets of networks: few, so that they clash.
 const SUBNETS: usize = 12;
 
-/// Names that networks get: few, too.
+/// Names of networks: few, so that they clash.
 const NAMES: usize = 8;
 
-/// Does one thing after the other, until the users go home.
+/// Does one random action after the other while the simulation is busy.
 pub(crate) async fn run(agent: Arc<Agent>) {
     loop {
         let pause = agent.chance.lock().unwrap().millis(20..=700);
@@ -35,7 +35,7 @@ pub(crate) async fn run(agent: Arc<Agent>) {
             15..20 => remove_network(&agent).await,
             20..65 => start_container(&agent).await,
             65..90 => stop_container(&agent).await,
-            90..97 => let_in(&agent).await,
+            90..97 => enroll_hosts(&agent).await,
             _ => report_subnets(&agent).await,
         }
     }
@@ -55,7 +55,7 @@ fn subnet(agent: &Agent) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(10, 200, third, 0), prefix)
 }
 
-/// Of a network with this subnet, as Docker makes it.
+/// The settings of a network with this subnet, as from Docker.
 pub(super) fn settings(subnet: Ipv4Net, docker_ipam: bool) -> Settings {
     let gateway = subnet.hosts().next().map(IpAddr::V4);
     let pool = Pool { subnet: IpNet::V4(subnet), gateway, auxiliary: BTreeMap::new(), range: None };
@@ -105,7 +105,7 @@ async fn start_container(agent: &Agent) {
     else {
         return;
     };
-    // Some users want one address and no other.
+    // Some users request a specific address.
     let wanted = (below(agent, 4) == 0).then(|| pool.lowest_free(&BTreeMap::new(), 20));
     let wanted = wanted.and_then(|addresses| pick(agent, &addresses));
     let _ = agent.start_container(&network, wanted).await;
@@ -118,8 +118,8 @@ async fn stop_container(agent: &Agent) {
     }
 }
 
-/// A token for a few hosts, and one host more than it is good for.
-async fn let_in(agent: &Agent) {
+/// Makes a token for a few hosts, and enrolls one host more than it allows.
+async fn enroll_hosts(agent: &Agent) {
     let number = agent.chance.lock().unwrap().next();
     let hash: TokenHash = format!("{number:064x}").parse().unwrap();
     let (now, uses) = (agent.now(), below(agent, 2) + 1);

@@ -1,5 +1,5 @@
-//! Reading all that a store has, and rewriting it so that its host is the only voter of its
-//! cluster.
+//! For `recover` and `restore`: reads a whole store, and rewrites it so that its host is the only
+//! voter of its cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,24 +11,23 @@ use shoutd_core::cluster::Cluster;
 use super::file::{self, VALUES, read, write};
 use super::log::{COMMITTED, LOG, PURGED, VOTE, parse_entry};
 use super::machine::{SNAPSHOT, SNAPSHOT_META, load, parse, to_data};
-use super::{FAREWELL, IDENTITY, MISSING, StoredIdentity};
+use super::{IDENTITY, MISSING, REMOVAL_NOTICE, StoredIdentity};
 use crate::logged::{Logged, Unknown};
 use crate::raft::{LogId, SnapshotMeta, StoredMembership, Vote};
 use crate::removal_notice::RemovalNotice;
 
-/// What a store has.
+/// The contents of a store.
 #[derive(Debug)]
 pub(crate) struct Contents {
     pub identity: StoredIdentity,
     pub removal_notice: Option<RemovalNotice>,
-    /// The state after the last entry of the log. Nobody may have acknowledged the last few; but
-    /// somebody may have, and whoever proposed one of the others was told that it may still be
-    /// carried out.
+    /// The state after the last entry of the log. The last few may be uncommitted. But some may be
+    /// committed, and callers that proposed the others were told that these may still be committed.
     pub cluster: Cluster,
     pub membership: StoredMembership,
     pub last: Option<LogId>,
     pub term: u64,
-    /// What of the log this version does not know.
+    /// The first command that this version does not know.
     pub unknown: Option<Unknown>,
 }
 
@@ -51,7 +50,7 @@ pub(crate) fn contents(database: &Database) -> file::Result<Contents> {
             membership = StoredMembership::new(Some(entry.log_id), changed.clone());
         }
         match entry.payload {
-            // A refusal is as good an outcome as any.
+            // A refused command changes nothing, here as on every host.
             EntryPayload::Normal(Logged::Known(command)) => drop(cluster.apply(&command)),
             EntryPayload::Normal(Logged::Unknown(what)) => {
                 unknown = Some(what);
@@ -62,12 +61,12 @@ pub(crate) fn contents(database: &Database) -> file::Result<Contents> {
         last = Some(entry.log_id);
     }
     let term = vote.map_or(0, |vote| vote.leader_id().term);
-    let removal_notice = read(&values, FAREWELL)?;
+    let removal_notice = read(&values, REMOVAL_NOTICE)?;
     Ok(Contents { identity, removal_notice, cluster, membership, last, term, unknown })
 }
 
-/// Makes the store's host the only voter of the cluster that has this state, as if a snapshot of it
-/// were all that it ever received. All or nothing of it is on disk when this returns.
+/// Makes the store's host the only voter of a cluster with this state, as if it had only ever
+/// received a snapshot of it. One transaction, durable when this returns.
 pub(crate) fn stand_alone(
     database: &Database,
     identity: StoredIdentity,
@@ -92,7 +91,7 @@ pub(crate) fn stand_alone(
         write(&mut values, PURGED, &last)?;
         write(&mut values, COMMITTED, &Some(last))?;
         write(&mut values, VOTE, &Vote::new(term, me))?;
-        values.remove(FAREWELL)?;
+        values.remove(REMOVAL_NOTICE)?;
         transaction.open_table(LOG)?.retain(|_, _| false)?;
     }
     transaction.commit()?;

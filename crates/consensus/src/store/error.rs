@@ -1,15 +1,15 @@
-//! What can go wrong with the files, in words for the user.
+//! Errors of the files, as one line for the user.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use redb::{DatabaseError, StorageError};
 
-/// What to do when this data directory is of no use any more, as the end of a sentence. The cluster
-/// keeps the address of a host for that host until it is removed.
+/// What to do when this data directory is unusable, as the end of a sentence. The cluster keeps a
+/// host's address for it until it is removed.
 pub fn remedy(directory: &Path) -> String {
     format!(
-        "restore a copy of {0}, or let this host join anew: type shoutdctl remove with its name \
+        "restore a copy of {0}, or let this host join again: type shoutdctl remove with its name \
          on another host, remove {0} here, and start it with its address, --peer-addresses and a \
          token",
         directory.display()
@@ -33,16 +33,23 @@ pub enum StoreError {
         /// The directory.
         path: PathBuf,
     },
-    /// The file is not what was written.
-    #[error("{} is damaged: {reason}; {}", .path.display(), remedy(.path.parent().unwrap_or(.path)))]
+    /// The file is damaged.
+    #[error(
+        "{} is damaged: {reason}; {}",
+        .path.display(),
+        remedy(.path.parent().unwrap_or(.path))
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What does not fit.
+        /// What is wrong with it.
         reason: String,
     },
     /// A later version of shoutd wrote the file.
-    #[error("{} was written by a newer shoutd (format {found}, this one knows {known}): upgrade shoutd", .path.display())]
+    #[error(
+        "{} was written by a newer shoutd (format {found}, this one knows {known}): upgrade shoutd",
+        .path.display()
+    )]
     NewerFormat {
         /// The file.
         path: PathBuf,
@@ -53,7 +60,8 @@ pub enum StoreError {
     },
     /// A version of shoutd wrote the file that is older than any release.
     #[error(
-        "{} was written by a shoutd from before the first release (format {found}, this one knows {known}): {}",
+        "{} was written by a shoutd from before the first release (format {found}, this one knows \
+         {known}): {}",
         .path.display(),
         remedy(.path.parent().unwrap_or(.path))
     )]
@@ -66,7 +74,7 @@ pub enum StoreError {
         known: u32,
     },
     /// The disk is full or read-only.
-    #[error("{}: {source}: make room, or have the disk take writes", .path.display())]
+    #[error("{}: {source}: free space on the disk, or make it writable", .path.display())]
     Unwritable {
         /// The file.
         path: PathBuf,
@@ -81,10 +89,10 @@ pub enum StoreError {
         /// What happened.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// What was agreed on here is not what the cluster agreed on.
+    /// This host has applied other entries than its cluster.
     #[error(
-        "this host has agreed on other things than its cluster: its data directory was set back to an earlier state, or started where \
-         the other hosts could not be reached; {}",
+        "this host's agreed state differs from its cluster's: its data directory was rolled back \
+         to an earlier state, or started where the other hosts could not be reached; {}",
         remedy(.directory)
     )]
     Fork {
@@ -113,7 +121,7 @@ impl StoreError {
             DatabaseError::Storage(StorageError::Io(source)) if is_not_damage(source.kind()) => {
                 Self::Failed { path: path.to_owned(), source: source.into() }
             }
-            // What remains says that the file is not a database, or not the one it was.
+            // All other errors mean that the file is not a database, or is damaged.
             other => Self::Damaged { path: path.to_owned(), reason: other.to_string() },
         }
     }
@@ -129,13 +137,12 @@ impl StoreError {
     }
 }
 
-/// redb reports a file that is too short or has the wrong first bytes as one of these two.
+/// redb reports a truncated file or a wrong magic number as one of these two.
 fn is_not_damage(kind: io::ErrorKind) -> bool {
     !matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
 
-/// What passes without anything being lost. After any other error of a disk nobody knows what is on
-/// it.
+/// Errors that pass without any loss. After any other disk error its contents are unknown.
 fn may_be_written_again(kind: io::ErrorKind) -> bool {
     matches!(
         kind,

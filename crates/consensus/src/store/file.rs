@@ -1,4 +1,5 @@
-//! One database file: opened with care, used from blocking threads, closed on demand.
+//! One redb file: verified when it is opened, reopened after disk errors, used from blocking
+//! threads.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -19,25 +20,24 @@ use super::StoreError;
 /// Single values by name, as JSON.
 pub(crate) const VALUES: TableDefinition<&str, &[u8]> = TableDefinition::new("values");
 
-/// The format of the files that this build writes, and the only one that it reads. It goes up with
-/// every change that an older build would misread.
+/// The file format that this build writes, and the only one that it reads. Raised with every change
+/// that an older build would misread.
 const FORMAT: u32 = 2;
 const FORMAT_KEY: &str = "format";
 
-/// Octets of a file that are kept in memory. redb's default is a gibibyte; agreed state is in
-/// memory anyway.
+/// redb's cache per file, in bytes. Its default is 1 GiB; agreed state is in memory anyway.
 const CACHE_BYTES: usize = 8 << 20;
 
-/// Octets from which on a file is made smaller, if it can be, when it is opened.
+/// A file larger than this many bytes is compacted when it is opened.
 const COMPACT_BYTES: u64 = 16 << 20;
 
-/// What an operation on a file returns before its path is added.
+/// The result of an operation on a file, before the path is added.
 pub(crate) type Result<T> = std::result::Result<T, redb::Error>;
 
-/// Time between two tries to write to a disk that takes nothing.
+/// Time between two tries to write to a disk that is full or read-only.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// An open file. Clones are the same file.
+/// An open file. Clones share it.
 #[derive(Clone)]
 pub(crate) struct DatabaseFile {
     node: Arc<Node>,
@@ -46,20 +46,20 @@ pub(crate) struct DatabaseFile {
 struct Node {
     path: PathBuf,
     state: RwLock<State>,
-    /// What is wrong now, if anything is.
+    /// The current fault, if there is one.
     fault: Mutex<Option<String>>,
-    /// What is wrong for good.
+    /// The permanent fault.
     condemned: OnceLock<String>,
-    /// Nobody waits for the disk any more.
+    /// Retries end: the file is being closed.
     closing: AtomicBool,
 }
 
 struct State {
-    /// Kept beside the database, so that it is this very file that is opened again, whatever
-    /// becomes of its path. `None` once it is closed, so that it can be opened anew though somebody
-    /// still holds a clone.
+    /// Kept besides the database, so that we reopen the same file even if its path was replaced.
+    /// `None` once closed: another process can then open the file although clones of this handle
+    /// exist.
     file: Option<File>,
-    /// `None` after an error, from which on redb refuses all use.
+    /// `None` after an error: redb refuses all use of a database after one.
     database: Option<Database>,
 }
 
@@ -70,10 +70,10 @@ impl std::fmt::Debug for DatabaseFile {
 }
 
 impl DatabaseFile {
-    /// Opens the file of this name, made if it is not there. Blocks.
+    /// Opens the file of this name; makes it if it does not exist. Blocks.
     pub fn open(directory: &Path, name: &str) -> std::result::Result<Self, StoreError> {
         let unusable = |source| StoreError::Directory { path: directory.to_owned(), source };
-        // Only root may read what the cluster agreed on, or pretend to be this host.
+        // Only root may read agreed state, or impersonate this host.
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
         let path = directory.join(name);
         let mut options = OpenOptions::new();
@@ -82,7 +82,7 @@ impl DatabaseFile {
             options.open(&path).map_err(unusable)?
         } else {
             let file = options.create_new(true).mode(0o600).open(&path).map_err(unusable)?;
-            // Without this the file's name could be lost with the power, though its contents were
+            // Without this a power failure could lose the file's name, although its contents were
             // written.
             File::open(directory).and_then(|directory| directory.sync_all()).map_err(unusable)?;
             file
@@ -97,25 +97,25 @@ impl DatabaseFile {
         Ok(file)
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.node.path
     }
 
-    /// Stops waiting for a disk that takes no writes.
+    /// Stops waiting for a disk that cannot be written.
     pub fn stop_waiting(&self) {
         self.node.closing.store(true, Ordering::Relaxed);
     }
 
-    /// Closes the file, after the operations under way. Blocks.
+    /// Closes the file after the operations in progress. Blocks.
     pub fn close(&self) {
         self.stop_waiting();
         *self.node.state.write().unwrap_or_else(PoisonError::into_inner) =
             State { file: None, database: None };
     }
 
-    /// Runs an operation on this thread. After an error of the disk, the next operation finds the
-    /// file as it was before the one that failed.
+    /// Runs an operation on this thread. After a disk error, the next operation reopens the file in
+    /// the state before the failed one.
     pub fn run<T>(
         &self,
         operation: impl FnOnce(&Database) -> Result<T>,
@@ -155,7 +155,7 @@ impl DatabaseFile {
         StoreError::Closed { path: self.node.path.clone() }
     }
 
-    /// What is wrong with the file now, if anything is.
+    /// The current fault of the file, if there is one.
     pub fn fault(&self) -> Option<String> {
         if let Some(condemned) = self.node.condemned.get() {
             return Some(condemned.clone());
@@ -163,12 +163,12 @@ impl DatabaseFile {
         self.node.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Records what is wrong for good. What comes later does so because of it.
+    /// Records a permanent fault. The first one counts: later ones are its consequences.
     pub fn condemn(&self, reason: String) {
         self.node.condemned.get_or_init(|| reason);
     }
 
-    /// Runs an operation on a thread where it may block.
+    /// Runs an operation on a blocking thread.
     pub async fn spawn<T: Send + 'static>(
         &self,
         operation: impl FnOnce(&Database) -> Result<T> + Send + 'static,
@@ -181,8 +181,8 @@ impl DatabaseFile {
         tokio::task::spawn_blocking(move || file.run(operation)).await.map_err(failed)?
     }
 
-    /// The same, again and again while the disk is full or read-only, until it is done or the file
-    /// is closed. The operation must do no harm when it is done twice.
+    /// As [`Self::spawn`], but retries while the disk is full or read-only, until the file is
+    /// closed. The operation must be idempotent.
     pub async fn insist<T: Send + 'static>(
         &self,
         operation: impl Fn(&Database) -> Result<T> + Send + Sync + 'static,
@@ -196,7 +196,8 @@ impl DatabaseFile {
                     if !self.node.closing.load(Ordering::Relaxed) =>
                 {
                     if !waited {
-                        tracing::error!(%error, "this host agrees on nothing until its disk can be written");
+                        let waits = "consensus waits until this host's disk can be written";
+                        tracing::error!(%error, "{waits}");
                     }
                     waited = true;
                 }
@@ -208,7 +209,8 @@ impl DatabaseFile {
                 }
                 Ok(done) => {
                     if waited {
-                        tracing::info!(path = %self.path().display(), "the disk can be written again");
+                        let path = self.path().display();
+                        tracing::info!(%path, "the disk can be written again");
                     }
                     return Ok(done);
                 }
@@ -219,7 +221,7 @@ impl DatabaseFile {
 
     fn check_format(&self) -> std::result::Result<(), StoreError> {
         let found: Option<u32> = self.run(|database| {
-            // Written once: a file that is there can be opened on a full disk.
+            // Written only into a new file, so that an existing one can be opened on a full disk.
             match database.begin_read()?.open_table(VALUES) {
                 Ok(table) => return read(&table, FORMAT_KEY),
                 Err(TableError::TableDoesNotExist(_)) => {}
@@ -242,14 +244,14 @@ impl DatabaseFile {
 
 fn open_database(path: &Path, file: &File) -> std::result::Result<Database, StoreError> {
     let mut builder = Database::builder();
-    // Every page is verified, so that a damaged file is refused instead of half understood.
+    // Verify every page, so that a damaged file is refused as a whole.
     builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
     let failed = |error: DatabaseError| StoreError::from_open(path, error);
     let backend = file
         .try_clone()
         .map_err(|error| failed(error.into()))
         .and_then(|file| FileBackend::new(file).map_err(failed))?;
-    // redb may still panic on a file that was made to deceive it.
+    // redb may still panic on a file that was crafted to pass its checks.
     match catch_unwind(AssertUnwindSafe(|| builder.create_with_backend(backend))) {
         Ok(opened) => opened.map_err(failed),
         Err(_) => Err(StoreError::Damaged {
@@ -259,18 +261,18 @@ fn open_database(path: &Path, file: &File) -> std::result::Result<Database, Stor
     }
 }
 
-/// Gives the room of what was deleted back to the disk. redb uses it again for itself, but a file
-/// that once grew stays as it is.
+/// Returns the space of deleted data to the file system. redb reuses it, but never shrinks the file
+/// by itself.
 fn compact(path: &Path, file: &File, database: &mut Database) {
     if file.metadata().is_ok_and(|metadata| metadata.len() > COMPACT_BYTES) {
-        // It works as well without, and on a full disk it may not be possible.
+        // Not an error: the file works without, and on a full disk compaction may be impossible.
         if let Err(error) = database.compact() {
-            tracing::debug!(path = %path.display(), %error, "the file could not be made smaller");
+            tracing::debug!(path = %path.display(), %error, "the file could not be compacted");
         }
     }
 }
 
-/// One value, if it is there.
+/// Reads one value, if it exists.
 pub(crate) fn read<T: DeserializeOwned>(
     table: &impl ReadableTable<&'static str, &'static [u8]>,
     key: &str,
@@ -278,12 +280,12 @@ pub(crate) fn read<T: DeserializeOwned>(
     table.get(key)?.map(|value| from_json(value.value())).transpose()
 }
 
-/// One value in a transaction of its own.
+/// Reads one value in a transaction of its own.
 pub(crate) fn read_one<T: DeserializeOwned>(database: &Database, key: &str) -> Result<Option<T>> {
     read(&database.begin_read()?.open_table(VALUES)?, key)
 }
 
-/// Puts one value.
+/// Writes one value.
 pub(crate) fn write<T: Serialize>(
     table: &mut redb::Table<'_, &'static str, &'static [u8]>,
     key: &str,
@@ -293,7 +295,7 @@ pub(crate) fn write<T: Serialize>(
     Ok(())
 }
 
-/// Puts one value in a transaction of its own. It is on disk when this returns.
+/// Writes one value in a transaction of its own. Durable when this returns.
 pub(crate) fn write_one<T: Serialize>(database: &Database, key: &str, value: &T) -> Result<()> {
     let transaction = database.begin_write()?;
     write(&mut transaction.open_table(VALUES)?, key, value)?;

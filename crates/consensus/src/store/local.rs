@@ -1,4 +1,4 @@
-//! What this host remembers of its own engine.
+//! The file for this host's own state.
 
 use std::path::Path;
 
@@ -18,7 +18,8 @@ pub struct LocalStore {
 }
 
 impl LocalStore {
-    /// Opens the store in this directory, made if it is not there. Blocks for a few milliseconds.
+    /// Opens the store in this directory; makes it if it does not exist. Blocks for a few
+    /// milliseconds.
     ///
     /// # Errors
     /// One line for the user; see [`StoreError`].
@@ -26,18 +27,18 @@ impl LocalStore {
         Ok(Self { file: DatabaseFile::open(directory, FILE)? })
     }
 
-    /// The value that was saved last. Blocks for a moment.
+    /// The value that was saved last. Blocks.
     ///
     /// # Errors
-    /// The file cannot be read, or holds something else than this type.
+    /// The file cannot be read, or holds a value of another type.
     pub fn load<T: DeserializeOwned>(&self) -> Result<Option<T>, StoreError> {
         self.file.run(|database| read_one(database, KEY))
     }
 
-    /// Replaces the value. It is on disk when this returns.
+    /// Replaces the value. Durable when this returns.
     ///
     /// # Errors
-    /// It could not be written, and the value of before remains.
+    /// It could not be written. The old value remains.
     pub async fn save<T: Serialize + Sync>(&self, value: &T) -> Result<(), StoreError> {
         let bytes =
             to_json(value).map_err(|error| StoreError::from_use(self.file.path(), error))?;

@@ -1,4 +1,4 @@
-//! The log and the vote, as openraft wants them kept.
+//! openraft's storage of the log and the vote.
 
 use std::fmt::Debug;
 use std::io;
@@ -15,18 +15,17 @@ use super::StoreError;
 use super::file::{self, DatabaseFile, VALUES, from_json, read, to_json, write, write_one};
 use crate::raft::{Entry, LogId, StorageError, Types, Vote};
 
-/// Entries by their index, as JSON: they are few, and an entry that an older version wrote can
-/// still be read.
+/// Entries by index, as JSON: they are few, and newer versions can read those of older ones.
 pub(super) const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 pub(super) const VOTE: &str = "vote";
 pub(super) const COMMITTED: &str = "committed";
 pub(super) const PURGED: &str = "purged";
 
-/// Octets of log entries in one message, unless the first alone has more. It keeps messages well
-/// below what a peer accepts.
+/// Bytes of log entries in one message, unless the first entry alone has more. This keeps messages
+/// well below a peer's limit.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
-/// Makes the table, so that reading an empty log is no special case.
+/// Makes the table, so that an empty log is no special case.
 pub(super) fn create_table(database: &Database) -> file::Result<()> {
     if database.begin_read()?.open_table(LOG).is_ok() {
         return Ok(());
@@ -37,7 +36,7 @@ pub(super) fn create_table(database: &Database) -> file::Result<()> {
     Ok(())
 }
 
-/// The id of the entry at this index, if it is there.
+/// The id of the entry at this index, if it exists.
 pub(crate) async fn log_id_at(
     file: &DatabaseFile,
     index: u64,
@@ -49,13 +48,13 @@ pub(crate) async fn log_id_at(
     .await
 }
 
-/// The log. Clones are the same log.
+/// The log. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct LogStore {
     file: DatabaseFile,
-    /// Up to where a snapshot is on disk. Without it, what is to be dropped is dropped at once.
+    /// Up to where a snapshot is on disk. Without this receiver, purges do not wait.
     snapshots: Option<watch::Receiver<Option<LogId>>>,
-    /// Whose log it is.
+    /// The host of this log.
     me: Option<u64>,
 }
 
@@ -65,7 +64,7 @@ impl LogStore {
         Self { file, snapshots: None, me: None }
     }
 
-    /// A log that drops no entry before a snapshot which has it is on disk.
+    /// A log that purges entries only once a snapshot that includes them is on disk.
     pub fn with_snapshots(
         file: DatabaseFile,
         snapshots: watch::Receiver<Option<LogId>>,
@@ -87,7 +86,7 @@ pub(super) fn parse_entry(bytes: &[u8]) -> file::Result<Entry> {
     from_json(bytes)
 }
 
-/// Entries of a range, until they have more than so many bytes together.
+/// The entries of a range, up to `bytes_max` bytes together, and at least one.
 fn entries(
     database: &Database,
     range: (Bound<u64>, Bound<u64>),
@@ -106,9 +105,9 @@ fn entries(
     Ok(entries)
 }
 
-/// The vote that a host begins with. openraft would have one that led go on as the leader of its
-/// term, and write other entries to the places of those that it has lost if its disk was set back,
-/// which nobody could tell from the first ones. So it has to be elected again.
+/// The vote that a host starts with. openraft would let a former leader continue as leader of its
+/// term. After a rollback it could then write other entries at the indices of those that it lost,
+/// with the same term, which Raft cannot detect. So it must be elected again.
 pub(crate) fn vote_at_start(vote: Vote, me: u64) -> Vote {
     match vote.leader_id().voted_for() {
         Some(leader) if leader == me => Vote::new(vote.leader_id().term, me),
@@ -177,8 +176,8 @@ impl RaftLogStorage<Types> for LogStore {
         .map_err(|error| StorageIOError::read_vote(AnyError::new(&error)).into())
     }
 
-    /// Kept on disk, so that a host which is started again has at once all it ever acknowledged,
-    /// whether others are there or not.
+    /// Stored, so that a restarted host has all committed entries that it knew at once, even
+    /// without the other hosts.
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
         let saved =
             self.file.insist(move |database| write_one(database, COMMITTED, &committed)).await;
@@ -229,8 +228,8 @@ impl RaftLogStorage<Types> for LogStore {
     async fn truncate(&mut self, since: LogId) -> Result<(), StorageError> {
         let agreed = self.read_committed().await?;
         if agreed.is_some_and(|agreed| agreed.index >= since.index) {
-            // Raft never asks for it, unless this host went on from an earlier state of its disk,
-            // without its cluster.
+            // Raft never removes committed entries. This host was rolled back and went on without
+            // its cluster.
             let directory = self.file.path().parent().unwrap_or(self.file.path()).to_owned();
             let fork = StoreError::Fork { directory };
             self.file.condemn(fork.to_string());
@@ -246,16 +245,15 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
-        // openraft asks for it when it has only begun to install a snapshot. A host that crashed
-        // with neither could not start again.
+        // openraft purges when it has only begun to install a snapshot. A host that crashed with
+        // neither log nor snapshot could not start again.
         if let Some(snapshots) = &mut self.snapshots
             && snapshots.wait_for(|kept| *kept >= Some(upto)).await.is_err()
         {
             return Err(writing(&StoreError::Closed { path: self.file.path().to_owned() }));
         }
         let purged = self.file.insist(move |database| {
-            // One transaction: a log without its beginning and without word of how much is missing
-            // could not be read.
+            // One transaction: a log without its beginning must have the record of what was purged.
             let transaction = database.begin_write()?;
             write(&mut transaction.open_table(VALUES)?, PURGED, &upto)?;
             transaction.open_table(LOG)?.retain_in(..=upto.index, |_, _| false)?;

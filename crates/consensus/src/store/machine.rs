@@ -1,4 +1,4 @@
-//! The agreed state, its snapshots, and who is told of it.
+//! The Raft state machine: agreed state, its snapshots, and the channels that publish it.
 
 use std::io::{self, Cursor};
 use std::sync::Arc;
@@ -20,14 +20,14 @@ use crate::raft::{
 pub(super) const SNAPSHOT_META: &str = "snapshot-meta";
 pub(super) const SNAPSHOT: &str = "snapshot";
 
-/// What others see of the state machine.
+/// The receivers of the state machine's channels.
 #[derive(Debug, Clone)]
 pub(crate) struct Published {
     /// The state after the last entry.
     pub cluster: watch::Receiver<Arc<Cluster>>,
-    /// How many entries it has: one more than the index of the last. Changes after `cluster` does.
+    /// The number of applied entries: the index of the last plus one. Changes after `cluster` does.
     pub applied: watch::Receiver<u64>,
-    /// The last entry of the newest snapshot that is on disk.
+    /// The last entry of the newest snapshot on disk.
     pub snapshots: watch::Receiver<Option<LogId>>,
 }
 
@@ -43,7 +43,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// The state of the last snapshot. openraft then applies the entries that came after it.
+    /// Loads the last snapshot. openraft then applies the later entries.
     pub async fn open(file: DatabaseFile) -> Result<(Self, Published), StoreError> {
         let loaded = file
             .insist(|database| {
@@ -67,7 +67,7 @@ impl Machine {
     }
 
     fn meta(&self) -> SnapshotMeta {
-        // Two snapshots with the same last entry are the same, so its id will do for theirs.
+        // Snapshots with the same last entry are equal, so its id serves as theirs.
         let snapshot_id = self.last_applied.map_or_else(|| "empty".to_owned(), |id| id.to_string());
         SnapshotMeta {
             last_log_id: self.last_applied,
@@ -81,7 +81,7 @@ fn count(last: Option<LogId>) -> u64 {
     last.map_or(0, |last| last.index + 1)
 }
 
-/// State as it is kept and sent, with the version of its form.
+/// State as it is stored and sent, with the version of its format.
 pub(super) fn to_data(cluster: &Cluster) -> file::Result<Vec<u8>> {
     to_json(&enclose(cluster))
 }
@@ -97,8 +97,8 @@ pub(super) fn load(database: &Database) -> file::Result<Option<(SnapshotMeta, Ve
     Ok(meta.zip(data).map(|(meta, data)| (meta, data.value().to_vec())))
 }
 
-/// Keeps a snapshot, unless the one that is there is newer: one that was begun before another was
-/// received must not replace it, as the log it needs is gone.
+/// Stores a snapshot, unless the stored one is newer: a snapshot that was begun before a newer one
+/// was received must not replace it, as the log entries after it are purged.
 fn keep(database: &Database, meta: &SnapshotMeta, data: &[u8]) -> file::Result<()> {
     let transaction = database.begin_write()?;
     {
@@ -113,7 +113,7 @@ fn keep(database: &Database, meta: &SnapshotMeta, data: &[u8]) -> file::Result<(
     Ok(())
 }
 
-/// Tells up to where a snapshot is on disk. An older one that comes late changes nothing.
+/// Publishes up to where a snapshot is on disk. A late, older one changes nothing.
 fn raise(snapshots: &watch::Sender<Option<LogId>>, last: Option<LogId>) {
     snapshots.send_if_modified(|kept| {
         let is_newer = *kept < last;
@@ -130,7 +130,7 @@ fn writing(meta: &SnapshotMeta, error: &StoreError) -> StorageError {
     StorageIOError::write_snapshot(Some(meta.signature()), AnyError::new(error)).into()
 }
 
-/// Makes a snapshot of one moment's state.
+/// Makes a snapshot of the state at one moment.
 pub(crate) struct SnapshotBuilder {
     file: DatabaseFile,
     meta: SnapshotMeta,
@@ -204,7 +204,8 @@ impl RaftStateMachine<Types> for Machine {
     ) -> Result<(), StorageError> {
         let kept_meta = meta.clone();
         let installed = self.file.insist(move |database| {
-            // Read before it is kept: what cannot be understood must not replace what can.
+            // Parse before storing: a snapshot that this build does not understand must not replace
+            // one that it does.
             let cluster = parse(snapshot.get_ref())?;
             keep(database, &kept_meta, snapshot.get_ref())?;
             Ok(cluster)

@@ -1,4 +1,4 @@
-//! What this host keeps on disk: one file for what is agreed, one for what is its own.
+//! The files of this host: one for agreed state, one for its own state.
 
 mod alone;
 mod error;
@@ -26,33 +26,32 @@ pub(crate) use log::vote_at_start;
 pub(crate) use log::{LogStore, log_id_at};
 pub(crate) use machine::{Machine, Published};
 
-/// Name of the file with the log, the vote and the snapshot.
+/// The file with the log, the vote and the snapshot.
 const FILE: &str = "agreed.redb";
 
-/// Names of the files in the data directory that [`Store`] and [`LocalStore`] keep.
+/// The files that [`Store`] and [`LocalStore`] keep in the data directory.
 pub const FILES: [&str; 2] = [FILE, local::FILE];
 const IDENTITY: &str = "identity";
-const FAREWELL: &str = "farewell";
+const REMOVAL_NOTICE: &str = "farewell";
 const MISSING: &str = "this host's id is missing";
 
-/// Who this host is, as recorded on its disk.
+/// This host's identity, as recorded on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredIdentity {
-    /// Its id, drawn when it first started.
+    /// Its id, which follows from its key.
     pub host: HostId,
-    /// The cluster it belongs to, or has begun to found or join.
+    /// The cluster that it belongs to, or has begun to found or join.
     pub cluster: Option<ClusterId>,
-    /// Whether this host founded that cluster. Until the cluster is there it must not wait for
-    /// others.
+    /// Whether this host founded that cluster: an interrupted founding must be finished by this
+    /// host.
     #[serde(default)]
     pub founder: bool,
-    /// How often that cluster was recovered, or restored from a backup. Hosts that were not there
-    /// have a lower number.
+    /// The epoch: raised by each recovery and restore. Hosts that were left out have a lower one.
     #[serde(default)]
     pub epoch: u64,
 }
 
-/// The agreed state's file: log, vote, snapshot and who this host is.
+/// The file of agreed state: log, vote, snapshot and this host's identity.
 #[derive(Debug)]
 pub struct Store {
     file: DatabaseFile,
@@ -60,8 +59,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store in this directory, made if it is not there. A new store takes `new_host` for
-    /// this host's id; one that is there keeps its own. Blocks for a few milliseconds.
+    /// Opens the store in this directory; makes it if it does not exist. A new store records
+    /// `new_host` as this host's id; an existing one keeps its own. Blocks for a few milliseconds.
     ///
     /// # Errors
     /// One line for the user; see [`StoreError`].
@@ -79,13 +78,13 @@ impl Store {
         Ok(Self { file, identity })
     }
 
-    /// The store in this directory, unless there is none.
+    /// The store in this directory; `None` if it does not exist.
     pub(crate) fn open_existing(directory: &Path) -> Result<Option<DatabaseFile>, StoreError> {
         let path = directory.join(FILE);
-        let there = path
+        let exists = path
             .try_exists()
             .map_err(|source| StoreError::Directory { path: directory.to_owned(), source })?;
-        if !there {
+        if !exists {
             return Ok(None);
         }
         let file = DatabaseFile::open(directory, FILE)?;
@@ -95,7 +94,7 @@ impl Store {
         Ok(is_made.then_some(file))
     }
 
-    /// Who this host is.
+    /// This host's identity.
     pub fn identity(&self) -> StoredIdentity {
         self.identity
     }
@@ -105,8 +104,8 @@ impl Store {
     }
 }
 
-/// Records the cluster that this host belongs to from now on. If it belongs to one already, nothing
-/// changes. Returns what is recorded.
+/// Records the cluster that this host belongs to from now on, unless it belongs to one already.
+/// Returns the recorded identity.
 pub(crate) async fn record_cluster(
     file: &DatabaseFile,
     cluster: ClusterId,
@@ -133,23 +132,23 @@ pub(crate) async fn record_cluster(
     .await
 }
 
-/// Who this host is, as recorded.
+/// This host's recorded identity.
 pub(crate) async fn read_identity(file: &DatabaseFile) -> Result<StoredIdentity, StoreError> {
     let missing = || redb::Error::Corrupted(MISSING.to_owned());
     file.spawn(move |database| file::read_one(database, IDENTITY)?.ok_or_else(missing)).await
 }
 
-/// Records that this host does not belong to its cluster any more.
-pub(crate) async fn record_farewell(
+/// Records that this host has left its cluster.
+pub(crate) async fn record_removal_notice(
     file: &DatabaseFile,
     removal_notice: RemovalNotice,
 ) -> Result<(), StoreError> {
-    file.spawn(move |database| file::write_one(database, FAREWELL, &removal_notice)).await
+    file.spawn(move |database| file::write_one(database, REMOVAL_NOTICE, &removal_notice)).await
 }
 
-/// Why this host does not belong to its cluster any more, if it was told so.
-pub(crate) async fn read_farewell(
+/// Why this host has left its cluster, if it has.
+pub(crate) async fn read_removal_notice(
     file: &DatabaseFile,
 ) -> Result<Option<RemovalNotice>, StoreError> {
-    file.spawn(|database| file::read_one(database, FAREWELL)).await
+    file.spawn(|database| file::read_one(database, REMOVAL_NOTICE)).await
 }

@@ -59,10 +59,10 @@ async fn log_of(store: Store) -> (Vec<Entry>, Option<Vote>, Option<LogId>, Optio
 }
 
 #[tokio::test]
-async fn what_is_acknowledged_is_on_disk() {
+async fn acknowledged_writes_are_on_disk() {
     let (directory, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut log = LogStore::new(open(directory.path()).unwrap().into_file());
-    // A copy of the open file is what a crash leaves behind.
+    // A copy of the open file is in the state that a crash leaves.
     let crash = |name: &str| {
         let copy = copies.path().join(name);
         fs::create_dir(&copy).unwrap();
@@ -87,7 +87,7 @@ async fn what_is_acknowledged_is_on_disk() {
 }
 
 #[tokio::test]
-async fn one_message_has_some_entries_but_not_too_many() {
+async fn one_message_has_at_least_one_entry_and_a_bounded_size() {
     let directory = tempfile::tempdir().unwrap();
     let mut log = LogStore::new(open(directory.path()).unwrap().into_file());
     let name = "x".repeat(400_000);
@@ -153,7 +153,7 @@ fn a_directory_that_cannot_be_used_is_named() {
         error.to_string(),
         format!("data directory {} cannot be used: Not a directory (os error 20)", below.display())
     );
-    // Root may write anywhere but to where there is no writing.
+    // Even root cannot write there.
     let error = open(Path::new("/proc/shoutd")).unwrap_err();
     assert!(
         error.to_string().starts_with("data directory /proc/shoutd cannot be used: "),
@@ -162,7 +162,7 @@ fn a_directory_that_cannot_be_used_is_named() {
 }
 
 #[test]
-fn only_root_can_read_it() {
+fn only_root_can_read_the_files() {
     use std::os::unix::fs::PermissionsExt;
     let parent = tempfile::tempdir().unwrap();
     let directory = parent.path().join("shoutd");
@@ -172,7 +172,7 @@ fn only_root_can_read_it() {
 }
 
 #[test]
-fn a_second_shoutd_is_told_of_the_first() {
+fn a_second_shoutd_with_the_same_directory_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let first = open(directory.path()).unwrap();
     let error = open(directory.path()).unwrap_err().to_string();
@@ -188,7 +188,7 @@ fn a_second_shoutd_is_told_of_the_first() {
 }
 
 #[test]
-fn another_format_is_left_alone() {
+fn a_file_of_another_format_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(FILE);
     let refusal_of = |format: u32| {
@@ -210,7 +210,7 @@ fn another_format_is_left_alone() {
     assert!(older.contains(text) && !older.contains('\n'), "{older}");
 }
 
-/// What opening says about a file with these contents, if it finds fault with it.
+/// The error of opening a file with these contents, if there is one.
 fn verdict(contents: &[u8]) -> Option<String> {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join(FILE), contents).unwrap();
@@ -246,7 +246,7 @@ async fn a_file_that_is_no_database_is_damaged() {
 }
 
 #[tokio::test]
-async fn damage_is_found_or_harmless() {
+async fn damage_is_detected_or_harmless() {
     let sound = sound_file().await;
     let mut found = 0;
     for position in (0..sound.len()).step_by(4099) {
@@ -258,7 +258,7 @@ async fn damage_is_found_or_harmless() {
             found += 1;
             continue;
         }
-        // It hit a page that is not in use: everything is there.
+        // It hit an unused page: no entry is lost.
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join(FILE), damaged).unwrap();
         let (log, ..) = log_of(open(directory.path()).unwrap()).await;

@@ -1,5 +1,5 @@
-//! Hosts in one process, each with its own directory, address and consensus, over real HTTP/2 on
-//! loopback.
+//! Hosts in one process, each with its own directory, address and consensus, connected by real
+//! HTTP/2 over loopback.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +17,7 @@ use shoutd_peer::{
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// Time for anything that should happen; long, as the machine may be busy.
+/// Deadline for anything that should happen; long, as the machine may be busy.
 pub const SOON: Duration = Duration::from_secs(20);
 
 /// The cluster that these tests found.
@@ -25,8 +25,8 @@ pub fn founded() -> ClusterId {
     ClusterId::new(7)
 }
 
-/// The key and the certificate of a host in this directory. All are of one authority, whichever
-/// cluster they then found.
+/// The key and the certificate of the host in this directory. All have one authority, whichever
+/// cluster they found.
 pub fn credentials(directory: &Path) -> Arc<CredentialStore> {
     std::fs::create_dir_all(directory).unwrap();
     let store = CredentialStore::open(directory).unwrap();
@@ -44,7 +44,7 @@ pub fn credentials(directory: &Path) -> Arc<CredentialStore> {
     store
 }
 
-/// A client that proves to be the host of these credentials.
+/// A client with these credentials.
 pub fn client(credentials: &Arc<CredentialStore>, identity: Identity, source: IpAddr) -> Client {
     Client::new(
         identity,
@@ -52,7 +52,7 @@ pub fn client(credentials: &Arc<CredentialStore>, identity: Identity, source: Ip
     )
 }
 
-/// A host that is set up once and may be started again and again.
+/// The place of a host that can be started repeatedly.
 #[derive(Debug, Clone)]
 pub struct Place {
     pub directory: std::path::PathBuf,
@@ -70,8 +70,8 @@ impl Place {
         Self::at(directory, [a.max(1), b], number)
     }
 
-    /// A host of this subnet of 127.0.0.0/8: each has an IP address of its own, as it would have in
-    /// a data centre.
+    /// A host in this subnet of 127.0.0.0/8. Each has an IP address of its own, as on a real
+    /// network.
     pub fn at(directory: &Path, [a, b]: [u8; 2], number: u8) -> Self {
         let directory = directory.join(format!("h{number}"));
         Self {
@@ -86,7 +86,7 @@ impl Place {
         self.try_start().await.unwrap()
     }
 
-    /// Starts a host that replaces voters sooner or later than usual.
+    /// Starts a host with other time-outs.
     pub async fn start_with(&self, patience: Timeouts) -> Node {
         self.try_start_with(patience).await.unwrap()
     }
@@ -129,7 +129,7 @@ impl Node {
         self.consensus.shutdown().await;
     }
 
-    /// From now on nobody reaches it, while it still reaches the others.
+    /// Stops its server: the others cannot reach it, but it can reach them.
     pub async fn deafen(self) -> Consensus {
         let _ = self.stop.send(());
         self.serving.await.unwrap();
@@ -156,7 +156,7 @@ impl Node {
         self.state().networks.contains_key(&network_id(number))
     }
 
-    /// Waits until this host's state is so.
+    /// Waits until this host's state satisfies a condition.
     pub async fn until(&self, what: &str, condition: impl Fn(&Cluster) -> bool) {
         let mut state = self.consensus.state();
         let reached = tokio::time::timeout(SOON, state.wait_for(|state| condition(state))).await;
@@ -177,7 +177,7 @@ impl Node {
     }
 }
 
-/// Waits until a condition holds that nothing announces.
+/// Polls until a condition holds for which there is no event.
 pub async fn eventually(what: &str, condition: impl Fn() -> bool) {
     let waiting = async {
         while !condition() {
@@ -191,7 +191,7 @@ pub fn network_id(number: u16) -> NetworkId {
     format!("{number:064x}").parse().unwrap()
 }
 
-/// The command that makes the network of this number, with a subnet of its own.
+/// The command that creates the network of this number, with a subnet of its own.
 pub fn create(origin: HostId, number: u16) -> Command {
     let [high, low] = number.to_be_bytes();
     let pool = Pool {
@@ -211,8 +211,7 @@ pub fn create(origin: HostId, number: u16) -> Command {
     Command::CreateNetwork { id: network_id(number), origin, settings }
 }
 
-/// So many hosts, the first of which founded the cluster that the others joined; as many vote as
-/// should.
+/// A cluster of `count` hosts with all its voters. The first host founded it.
 pub async fn cluster(directory: &Path, count: u8) -> (Vec<Place>, Vec<Node>) {
     cluster_with(directory, count, Timeouts::default()).await
 }
@@ -237,7 +236,7 @@ pub async fn cluster_with(
         3 | 4 => 3,
         _ => 5,
     };
-    eventually("as many vote as should", || {
+    eventually("all voters are chosen", || {
         nodes.iter().all(|node| node.status().voters.len() == voters)
     })
     .await;
