@@ -138,7 +138,7 @@ impl fmt::Debug for AuthorityCertificate {
     }
 }
 
-/// The certificate of a member, as read. It is trusted only after [`Certificate::check`].
+/// The certificate of a member, as read. It is trusted only after `Certificate::check`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Certificate {
     der: CertificateDer<'static>,

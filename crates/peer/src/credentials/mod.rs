@@ -1,5 +1,5 @@
-//! What this host proves who it is with: its key, and what its cluster gave it. Kept in files, used
-//! by all connections.
+//! This host's credentials: its key, and what its cluster issued to it. Kept in files, used by all
+//! connections.
 
 mod files;
 #[cfg(test)]
@@ -21,7 +21,7 @@ use crate::authority::{Authority, AuthorityError, RENEWAL, SealKey, VALID_FROM, 
 use crate::certificate::{AuthorityCertificate, Certificate, Distrust, Usage};
 use crate::key::{HostKey, KeyError, PublicKey};
 
-/// The directory in the data directory.
+/// The subdirectory of the data directory.
 const DIRECTORY: &str = "identity";
 const KEY_FILE: &str = "key.pem";
 const CERTIFICATE_FILE: &str = "certificate.pem";
@@ -31,22 +31,23 @@ const SEAL_KEY_FILE: &str = "seal.key";
 const KEY_LABEL: &str = "PRIVATE KEY";
 const CERTIFICATE_LABEL: &str = "CERTIFICATE";
 
-/// Why this host cannot prove who it is. One line for the user, which says what to do.
+/// Why the credentials cannot be used. One line for the user, which says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
-    /// The file system does not let it.
+    /// A file operation failed.
     #[error("cannot {operation} {}: {source}", .path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
-        /// With which file or directory.
+        /// The file or directory.
         path: PathBuf,
         /// What the kernel said.
         source: io::Error,
     },
-    /// Others than the daemon can read it.
+    /// Other users can read it.
     #[error(
-        "{} has mode {mode:04o}, so that others than its owner can use it: if nobody has, type `chmod {wanted:04o} {}`",
+        "{} has mode {mode:04o}, so that other users can access it: if none has done so, type \
+         `chmod {wanted:04o} {}`",
         .path.display(), .path.display()
     )]
     Exposed {
@@ -57,18 +58,23 @@ pub enum CredentialError {
         /// What they should be.
         wanted: u32,
     },
-    /// Somebody else can change it.
-    #[error("{} belongs to user {owner} and not to the one that runs shoutd: if nobody tampered with it, type `chown root {}`", .path.display(), .path.display())]
+    /// Another user can change it.
+    #[error(
+        "{} belongs to user {owner} and not to the user that runs shoutd: if it was not tampered \
+         with, type `chown root {}`",
+        .path.display(),
+        .path.display()
+    )]
     OtherOwner {
         /// The file or directory.
         path: PathBuf,
         /// The owner's user id.
         owner: u32,
     },
-    /// It is not what it should be.
+    /// It is damaged.
     #[error(
-        "{} is damaged: {reason}; restore it from a backup, or remove this host from the cluster, delete its data directory and \
-         let it join anew",
+        "{} is damaged: {reason}; restore it from a backup, or remove this host from the cluster, \
+         delete its data directory and let it join again",
         .path.display()
     )]
     Damaged {
@@ -77,13 +83,13 @@ pub enum CredentialError {
         /// What is wrong with it.
         reason: String,
     },
-    /// What was given to this host is not for it.
+    /// The issued credentials are not for this host.
     #[error("what the cluster gave to this host cannot be used: {0}")]
     Unusable(String),
     /// There is no key.
     #[error("this host has no key: {0}")]
     Key(#[from] KeyError),
-    /// The authority does not do it.
+    /// The authority failed.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
     /// There is nothing to renew.
@@ -91,7 +97,7 @@ pub enum CredentialError {
     NotEnrolled,
 }
 
-/// What a cluster gives to a host that it lets in.
+/// What a cluster issues to a host that it admits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
     certificate: Certificate,
@@ -100,11 +106,10 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Puts together what a host was given, and checks that it fits: the certificate is for this
-    /// key and by this authority.
+    /// Checks that the parts fit together: the certificate is for this key and from this authority.
     ///
     /// # Errors
-    /// It does not fit. That the certificate has expired is no error: then it has to be renewed.
+    /// They do not fit. An expired certificate is no error: it must be renewed.
     pub fn new(
         key: &PublicKey,
         certificate: Certificate,
@@ -116,16 +121,16 @@ impl Credentials {
         }
         let checked = certificate.check_at_any_time(&authority, UnixTime::now());
         checked.map_err(|_| {
-            CredentialError::Unusable("the certificate is not of the given authority".to_owned())
+            CredentialError::Unusable("the certificate is not from the given authority".to_owned())
         })?;
         Ok(Self { certificate, authority, seal_key })
     }
 
-    /// What a host gives itself that has the authority: the founder, and whoever has a prepared
-    /// token.
+    /// The credentials that a host with the authority issues to itself: the founder, and hosts with
+    /// a prepared token.
     ///
     /// # Errors
-    /// The certificate cannot be made.
+    /// The certificate cannot be issued.
     pub fn issue(
         key: &PublicKey,
         authority: &Authority,
@@ -152,13 +157,13 @@ impl Credentials {
         &self.authority
     }
 
-    /// What opens the authority's private key.
+    /// The key that opens the authority's private key.
     pub fn seal_key(&self) -> &SealKey {
         &self.seal_key
     }
 
-    /// Whether less than [`RENEWAL`] is left of the certificate's validity, or nothing. By a clock
-    /// that was never set nothing is to be renewed: it is wrong, and not the certificate.
+    /// Whether the certificate expires within [`RENEWAL`] or has expired. `false` if the clock is
+    /// before `VALID_FROM`: it was never set, and says nothing about the certificate.
     pub fn needs_renewal(&self, now: SystemTime) -> bool {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         now >= VALID_FROM
@@ -171,11 +176,11 @@ impl Credentials {
 }
 
 /// This host's key and credentials: loaded at start, changed when it joins and when its certificate
-/// is renewed, and read by every connection that is made from then on.
+/// is renewed, and used by every new connection.
 pub struct CredentialStore {
     directory: PathBuf,
     key: HostKey,
-    /// What a host shows that belongs to no cluster.
+    /// The certificate to show while the host belongs to no cluster.
     own: Arc<CertifiedKey>,
     held: RwLock<Option<Held>>,
 }
@@ -187,10 +192,11 @@ struct Held {
 }
 
 impl CredentialStore {
-    /// Loads what is in the data directory; a host that starts for the first time draws its key.
+    /// Loads the data directory. A host that starts for the first time draws its key.
     ///
     /// # Errors
-    /// Files are damaged, do not fit together, or can be read by others; or the file system fails.
+    /// Files are damaged, do not fit together, or can be read by other users; or the file system
+    /// fails.
     pub fn open(data_directory: &Path) -> Result<Arc<Self>, CredentialError> {
         let directory = data_directory.join(DIRECTORY);
         files::prepare_directory(&directory)?;
@@ -221,26 +227,26 @@ impl CredentialStore {
         &self.key
     }
 
-    /// This host.
+    /// This host's id.
     pub fn host(&self) -> HostId {
         self.key.host()
     }
 
-    /// What its cluster gave it; `None` while it belongs to none.
+    /// What its cluster issued to it; `None` while it belongs to no cluster.
     pub fn credentials(&self) -> Option<Arc<Credentials>> {
         self.held().map(|held| held.credentials)
     }
 
-    /// Keeps what a cluster gave to this host. New connections use it when this returns.
+    /// Stores issued credentials. New connections use them when this returns.
     ///
     /// # Errors
-    /// It is for another host, or cannot be written; then nothing has changed for connections.
+    /// They are for another host, or cannot be written. Connections then use the old ones.
     pub fn enroll(&self, credentials: Credentials) -> Result<(), CredentialError> {
         if credentials.certificate.key() != self.key.public() {
             return Err(CredentialError::Unusable("the certificate is for another key".to_owned()));
         }
-        // The certificate is what makes the rest count: while there is none, a crash leaves a host
-        // that has yet to join.
+        // The certificate is removed first and written last: without it, a crash leaves a host that
+        // has not joined yet.
         let had = self.credentials();
         if had.is_none_or(|had| {
             had.authority != credentials.authority || had.seal_key != credentials.seal_key
@@ -257,12 +263,12 @@ impl CredentialStore {
         Ok(())
     }
 
-    /// Gives this host a new certificate, by the authority that it can use as a member. Connections
-    /// that are there go on.
+    /// Renews this host's certificate with the cluster's authority, which every member can use.
+    /// Existing connections continue.
     ///
     /// # Errors
-    /// It belongs to no cluster, the authority is not its cluster's, or the certificate cannot be
-    /// made or written.
+    /// The host belongs to no cluster, the authority is another cluster's, or the certificate
+    /// cannot be issued or written.
     pub fn renew(&self, authority: &Authority, now: SystemTime) -> Result<(), CredentialError> {
         let had = self.credentials().ok_or(CredentialError::NotEnrolled)?;
         if *authority.certificate() != had.authority {
@@ -274,13 +280,13 @@ impl CredentialStore {
         self.enroll(Credentials::issue(self.key.public(), authority, had.cluster(), seal_key, now)?)
     }
 
-    /// Forgets the cluster, and on disk the key too: the next start draws another, as the id of a
-    /// host that left never comes back. Until then the host shows only its own certificate.
+    /// Deletes the credentials and, on disk, the key: the next start draws another one, as the id
+    /// of a host that left never comes back. Until then the host shows its self-signed certificate.
     ///
     /// # Errors
     /// The files cannot be removed.
     pub fn leave(&self) -> Result<(), CredentialError> {
-        // The certificate first: without it the others are of no use.
+        // The certificate first: without it the other files do not count.
         for file in [CERTIFICATE_FILE, SEAL_KEY_FILE, AUTHORITY_FILE, KEY_FILE] {
             files::remove(&self.directory, file)?;
         }
@@ -288,7 +294,7 @@ impl CredentialStore {
         Ok(())
     }
 
-    /// What connections prove this host's identity with.
+    /// The certificate chain and key for connections.
     pub(crate) fn certified(&self) -> Arc<CertifiedKey> {
         self.held().map_or_else(|| Arc::clone(&self.own), |held| held.certified)
     }
@@ -298,7 +304,7 @@ impl CredentialStore {
     }
 
     fn hold(&self, credentials: Credentials) {
-        // With the authority's: a joiner knows nothing but that one's hash.
+        // With the authority's certificate: a joining host knows only its hash.
         let chain = vec![credentials.certificate.chain_link(), credentials.authority.chain_link()];
         let certified = Arc::new(CertifiedKey::new(chain, self.key.signer()));
         let held = Held { credentials: Arc::new(credentials), certified };
@@ -346,7 +352,7 @@ fn pem(label: &str, der: &[u8]) -> Zeroizing<String> {
     Zeroizing::new(pem::encode_config(&Pem::new(label, der), config))
 }
 
-/// The one thing in a PEM file; `None` if there is no file.
+/// The single section of a PEM file; `None` if there is no file.
 fn read_pem(path: &Path, label: &str) -> Result<Option<Zeroizing<Vec<u8>>>, CredentialError> {
     let Some(text) = files::read(path)? else {
         return Ok(None);

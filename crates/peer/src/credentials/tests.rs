@@ -76,7 +76,7 @@ fn files_that_other_users_can_read_are_refused() {
         assert_eq!(mode(&path), 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let expected = format!(
-            "{0} has mode 0640, so that others than its owner can use it: if nobody has, type \
+            "{0} has mode 0640, so that other users can access it: if none has done so, type \
              `chmod 0600 {0}`",
             path.display()
         );
@@ -131,7 +131,7 @@ fn files_of_different_hosts_or_clusters_do_not_fit() {
     let one = Fixture::enrolled();
     fs::copy(two.file(AUTHORITY_FILE), one.file(AUTHORITY_FILE)).unwrap();
     assert!(
-        one.error().contains("the certificate is not of the given authority"),
+        one.error().contains("the certificate is not from the given authority"),
         "{}",
         one.error()
     );
