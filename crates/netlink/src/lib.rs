@@ -5,6 +5,7 @@
 //!
 //! * [`Route`] is rtnetlink: devices, FDBs and MDBs, addresses, routes.
 //! * [`IgmpMldFilter`], [`GroupFilter`] and [`UnderlayFilter`] are nf_tables filters.
+//! * [`EventCopies`] is an nf_tables rule that sends clones.
 //! * [`Monitor`] reports that something changed.
 //! * [`Namespace`] and [`NamedNamespaces`] are the network namespaces in which all of them work.
 //!
@@ -16,6 +17,7 @@ mod address;
 mod bridge;
 mod chosen_sources;
 mod error;
+mod event_copies;
 mod fdb;
 #[cfg(test)]
 mod fuzz;
@@ -46,6 +48,7 @@ pub use address::Address;
 pub use bridge::{BridgeSettings, QuerierState};
 pub use chosen_sources::ChosenSources;
 pub use error::{Error, Fault};
+pub use event_copies::EventCopies;
 pub use fdb::Pinned;
 pub use group_filter::{Filtering, GroupFilter};
 pub use group_querier::GroupQuerier;

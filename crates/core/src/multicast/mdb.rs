@@ -183,6 +183,11 @@ impl Mdb {
         self.groups.get(&group).is_some_and(|group| group.ports.contains_key(&port))
     }
 
+    /// Whether any port has joined this group.
+    pub fn has_members(&self, group: IpAddr) -> bool {
+        self.groups.contains_key(&group)
+    }
+
     fn update_router(&mut self) {
         self.union.router = self.everything || !self.routers.is_empty();
     }

@@ -71,7 +71,8 @@ pub const GROUPS_MAX: u32 = 65_536;
 /// from there. The bridge itself has the same value. It then gets every group too (the IGMP/MLD
 /// filter drops them there), so that the ports get copies. The original belongs to the socket that
 /// sent it, and each device that it passes reports a transmit time stamp to that socket
-/// (`SO_TIMESTAMPING`). PTP daemons treat the underlay's second time stamp as a fault.
+/// (`SO_TIMESTAMPING`). PTP daemons treat the underlay's second time stamp as a fault
+/// (docs/adr/009).
 pub const MULTICAST_ROUTER_ALWAYS: u8 = 2;
 
 /// The name, under `/run/netns`, of the namespace of the network with this VNI.

@@ -22,6 +22,7 @@ use super::backup_querier::BackupQuerier;
 use super::early_joins::EarlyJoins;
 use super::registry::Registry;
 use super::reports::Reporting;
+use super::stamps::Stamps;
 use crate::forwarding::{MembershipChange, MembershipSource};
 use crate::kernel::KernelError;
 use crate::mdb_pressure::MdbPressure;
@@ -55,6 +56,7 @@ struct FollowedSegment {
     early_joins: EarlyJoins,
     queries: BackupQuerier,
     reporting: Reporting,
+    stamps: Stamps,
     database: Mdb,
     /// Index of the bridge, if it exists.
     bridge: Option<u32>,
@@ -159,6 +161,7 @@ impl FollowedSegment {
             early_joins: EarlyJoins::open(namespace, registry)?,
             queries: BackupQuerier::new(namespace),
             reporting: Reporting::new(namespace),
+            stamps: Stamps::new(namespace),
             route: Route::open(namespace)?,
             database: Mdb::default(),
             bridge: None,
@@ -199,6 +202,9 @@ impl FollowedSegment {
             // Some events were processed but not published.
             self.is_new = true;
             return Err(error);
+        }
+        if let Err(error) = self.stamps.follow(&mut self.route, &self.database) {
+            debug!("PTP's unicast has two time stamps: {error}");
         }
         self.is_crowded = self.bridge.is_some() && self.room().is_crowded(self.is_crowded);
         self.database.set_everything(self.is_crowded);

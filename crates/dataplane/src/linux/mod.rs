@@ -12,6 +12,7 @@ mod rate_limiter;
 mod registry;
 mod reports;
 mod source_filters;
+mod stamps;
 mod underlay_filter;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{MsgFlags, recv};
+use shoutd_dataplane::Kernel;
 
 use crate::queriers::{hasten, is_member};
-use crate::support::{connected, eventually, udp};
+use crate::support::{PATIENCE, connected, eventually, run, udp};
 
 /// Requests a time stamp for each datagram (Documentation/networking/timestamping.rst).
 fn ask(socket: &UdpSocket) {
@@ -30,6 +31,18 @@ fn stamps(socket: &UdpSocket) -> usize {
     let next =
         || recv(socket.as_raw_fd(), &mut [0; 64], MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT);
     std::iter::from_fn(|| next().ok()).count()
+}
+
+/// All time stamps that come. They come before the call to send returns, or by a softirq
+/// shortly after.
+fn all_stamps(socket: &UdpSocket) -> usize {
+    let begin = Instant::now();
+    let mut count = 0;
+    while begin.elapsed() < Duration::from_millis(300) {
+        count += stamps(socket);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    count
 }
 
 /// Each device on the path can report to the socket that owns a datagram. The sender must see only
@@ -60,13 +73,45 @@ fn a_multicast_datagram_to_another_host_has_one_time_stamp() {
         let socket = if group.is_ipv4() { &member } else { &member_v6 };
         ask(socket);
         socket.send_to(&[0; 64], (group, 5000)).unwrap();
-        // The stamps come before the call returns, or by a softirq shortly after.
-        let begin = Instant::now();
-        let mut count = 0;
-        while begin.elapsed() < Duration::from_millis(300) {
-            count += stamps(socket);
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        assert_eq!(count, 1, "{group}");
+        assert_eq!(all_stamps(socket), 1, "{group}");
     }
+}
+
+/// PTP daemons join PTP's group in their unicast modes, too. Without a member there is no rule.
+#[test]
+fn a_unicast_event_message_of_ptp_has_one_time_stamp_where_there_are_members() {
+    let (mut world, containers) = connected(2);
+    let to = world.hosts[1].container_address(1);
+    let host = &mut world.hosts[0];
+    let (segment, own) = (host.segment(), host.container_address(1));
+    let is_copied =
+        || segment.run(|| run("nft", &["list", "tables"])).unwrap().contains("shoutd-events");
+    let mut listener = host.kernel.memberships();
+    let [sender, receiver] =
+        [&containers[0], &containers[1]].map(|at| udp(at, (Ipv4Addr::UNSPECIFIED, 319)));
+    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    ask(&sender);
+    listener.update(&mut Vec::new()).unwrap();
+    assert!(!is_copied());
+
+    sender.join_multicast_v4(&Ipv4Addr::new(224, 0, 1, 129), &own).unwrap();
+    eventually("event messages to be copied", || {
+        listener.update(&mut Vec::new()).unwrap();
+        is_copied()
+    });
+    for number in 0..5 {
+        sender.send_to(&[number; 64], (to, 319)).unwrap();
+        assert_eq!(all_stamps(&sender), 1, "{number}");
+        let mut received = [0; 65];
+        assert_eq!(receiver.recv(&mut received).unwrap(), 64);
+        assert_eq!(received[0], number);
+    }
+    receiver.set_nonblocking(true).unwrap();
+    assert!(receiver.recv(&mut [0; 64]).is_err(), "a message came twice");
+
+    sender.leave_multicast_v4(&Ipv4Addr::new(224, 0, 1, 129), &own).unwrap();
+    eventually("event messages not to be copied any more", || {
+        listener.update(&mut Vec::new()).unwrap();
+        !is_copied()
+    });
 }

@@ -44,6 +44,7 @@ const CHAIN_POLICY: u16 = 5;
 const CHAIN_TYPE: u16 = 7;
 const HOOK_NUMBER: u16 = 1;
 const HOOK_PRIORITY: u16 = 2;
+const HOOK_DEVICE: u16 = 3;
 const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;
@@ -76,6 +77,8 @@ const DATA_VERDICT: u16 = 2;
 
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
+/// `NF_NETDEV_EGRESS`; in a device's family hooks have numbers of their own.
+const HOOK_EGRESS: u32 = 1;
 const REGISTER_VERDICT: u32 = 0;
 const REGISTER: u32 = 1;
 /// `NFT_REG32_01`: the four octets after the first four of [`REGISTER`].
@@ -99,6 +102,8 @@ const BURST_MIN: u32 = 10;
 pub(crate) enum Family {
     /// `NFPROTO_INET`: IPv4 and IPv6.
     Inet = 1,
+    /// `NFPROTO_NETDEV`: frames that come or go by a device.
+    Device = 5,
     /// `NFPROTO_BRIDGE`: frames that a bridge handles.
     Bridge = 7,
 }
@@ -128,6 +133,7 @@ pub(crate) enum Hook {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Meta {
     Protocol = 1,
+    Mark = 3,
     InputName = 6,
     InputIndex = 4,
     OutputName = 7,
@@ -197,9 +203,33 @@ pub(crate) enum Expression {
     },
     /// Counts the packets that get here.
     Count,
+    /// Loads this value.
+    LoadValue(Vec<u8>),
+    /// Sets the packet's mark to the loaded value.
+    SetMark,
+    /// Sends a clone out of the device whose index is loaded.
+    SendCopy,
     /// Ends the table's chain; other tables may still drop the packet.
     Accept,
     Drop,
+}
+
+impl Expression {
+    /// The kernel's name of this kind of expression.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::LoadMeta(_) | Self::SetMark => "meta",
+            Self::LoadPayload { .. } | Self::LoadSecond { .. } => "payload",
+            Self::Compare(..) => "cmp",
+            Self::Mask(_) => "bitwise",
+            Self::LoadReversePath => "fib",
+            Self::In(_) | Self::NotIn(_) => "lookup",
+            Self::Exceeds { .. } | Self::Within { .. } | Self::Remember(_) => "dynset",
+            Self::Count => "counter",
+            Self::SendCopy => "dup",
+            Self::LoadValue(_) | Self::Accept | Self::Drop => "immediate",
+        }
+    }
 }
 
 /// An nf_tables message for a family.
@@ -236,6 +266,21 @@ pub(crate) fn new_chain(table: TableName, name: &str, hook: Hook, priority: i32)
     message.nest(CHAIN_HOOK, |nested| {
         nested.u32_be(HOOK_NUMBER, hook as u32);
         nested.u32_be(HOOK_PRIORITY, priority.cast_unsigned());
+    });
+    message.u32_be(CHAIN_POLICY, NF_ACCEPT);
+    message.text(CHAIN_TYPE, "filter");
+    message
+}
+
+/// Creates a chain at the egress hook of a device. Its policy is to accept.
+pub(crate) fn new_egress_chain(table: TableName, name: &str, device: &str) -> Message {
+    let mut message = message(NEW_CHAIN, libc::NLM_F_CREATE, table.family);
+    message.text(CHAIN_TABLE, table.name);
+    message.text(CHAIN_NAME, name);
+    message.nest(CHAIN_HOOK, |nested| {
+        nested.u32_be(HOOK_NUMBER, HOOK_EGRESS);
+        nested.u32_be(HOOK_PRIORITY, 0);
+        nested.text(HOOK_DEVICE, device);
     });
     message.u32_be(CHAIN_POLICY, NF_ACCEPT);
     message.text(CHAIN_TYPE, "filter");
@@ -329,20 +374,7 @@ pub(crate) fn new_rule(
 const NESTED: u16 = 0x8000;
 
 fn write_expression(message: &mut Message, expression: &Expression) {
-    let name = match expression {
-        Expression::LoadMeta(_) => "meta",
-        Expression::LoadPayload { .. } | Expression::LoadSecond { .. } => "payload",
-        Expression::Compare(..) => "cmp",
-        Expression::Mask(_) => "bitwise",
-        Expression::LoadReversePath => "fib",
-        Expression::In(_) | Expression::NotIn(_) => "lookup",
-        Expression::Exceeds { .. } | Expression::Within { .. } | Expression::Remember(_) => {
-            "dynset"
-        }
-        Expression::Count => "counter",
-        Expression::Accept | Expression::Drop => "immediate",
-    };
-    message.text(EXPRESSION_NAME, name);
+    message.text(EXPRESSION_NAME, expression.name());
     message.nest(EXPRESSION_DATA | NESTED, |data| match expression {
         Expression::LoadMeta(key) => {
             data.u32_be(1, REGISTER);
@@ -387,6 +419,15 @@ fn write_expression(message: &mut Message, expression: &Expression) {
         Expression::Exceeds { set, rate } => write_limit(data, set, *rate, LIMIT_INVERTED),
         Expression::Within { set, rate } => write_limit(data, set, *rate, 0),
         Expression::Count => {}
+        Expression::LoadValue(value) => {
+            data.u32_be(1, REGISTER);
+            data.nest(2 | NESTED, |nested| nested.bytes(DATA_VALUE, value));
+        }
+        Expression::SetMark => {
+            data.u32_be(2, Meta::Mark as u32);
+            data.u32_be(3, REGISTER);
+        }
+        Expression::SendCopy => data.u32_be(2, REGISTER),
         Expression::Accept => write_verdict(data, NF_ACCEPT),
         Expression::Drop => write_verdict(data, NF_DROP),
     });
