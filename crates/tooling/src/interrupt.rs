@@ -1,4 +1,4 @@
-//! Ctrl-C and its like: the lab is taken down before the command ends.
+//! Takes the lab down on Ctrl-C and similar signals, before the command ends.
 
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,9 +17,9 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// Longer than a lab takes to come down.
 const LONGER_THAN_ANY_END: Duration = Duration::from_secs(120);
 
-/// From now on, a signal that asks this process to end takes the lab of this name down, and ends
-/// the process then. To be called while there is but one thread: others inherit that the signals
-/// are blocked.
+/// From now on, a signal to end this process takes the lab of this name down and then ends the
+/// process. Must be called while there is only one thread, so that all others inherit the blocked
+/// signals.
 ///
 /// # Errors
 ///
@@ -40,14 +40,13 @@ pub fn take_down_on_interrupt(lab: &str) -> Result<()> {
         {
             complain(&format!("{error:#}"));
         }
-        // As a shell says that a signal ended a command.
+        // As a shell reports a command that a signal ended.
         process::exit(128 + signal as i32);
     });
     Ok(())
 }
 
-/// Leaves the end of the process to the thread that takes the lab down, if there is an
-/// interruption.
+/// After an interruption, leaves the end of the process to the thread that takes the lab down.
 pub fn await_exit_if_interrupted() {
     if INTERRUPTED.load(Ordering::SeqCst) {
         thread::sleep(LONGER_THAN_ANY_END);

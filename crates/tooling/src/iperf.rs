@@ -1,23 +1,23 @@
-//! What iperf (version 2) prints.
+//! Parses the output of iperf (version 2).
 
-/// How the receiver of a stream fared, by its last report.
+/// A receiver's last report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
-    /// Datagrams that did not come, by the numbers in those that did.
+    /// Datagrams that did not arrive, by the numbers in those that did.
     pub lost: u64,
-    /// Datagrams that should have come.
+    /// Datagrams that should have arrived.
     pub total: u64,
 }
 
-/// Reads a receiver's report on the whole stream; there is one when it has ended. Those on
-/// intervals begin later than at 0, except for the first, which is shorter than `seconds`.
+/// Reads a receiver's report on the whole stream, which comes at its end. Reports on intervals
+/// begin after 0, except for the first, which is shorter than `seconds`.
 pub fn received(line: &str, seconds: f64) -> Option<Received> {
     // [  1] 0.0000-8.0153 sec  1.00 MBytes  1.05 Mbits/sec   0.012 ms 0/716 (0%)
     let (_, rest) = line.split_once(']')?;
     let (interval, rest) = rest.trim_start().split_once(' ')?;
     let (begin, end) = interval.split_once('-')?;
     let (begin, end): (f64, f64) = (begin.parse().ok()?, end.parse().ok()?);
-    // The end is measured from the first datagram to the last, which is a little less than the
+    // The report covers the time from the first datagram to the last, a little less than the
     // sender's time.
     if begin > 0.0 || end < seconds - 1.5 || !rest.contains("ms") {
         return None;
@@ -28,7 +28,7 @@ pub fn received(line: &str, seconds: f64) -> Option<Received> {
     Some(Received { lost: lost.trim().parse().ok()?, total: total.parse().ok()? })
 }
 
-/// Reads how many datagrams a sender says that it has sent.
+/// Reads a sender's report of how many datagrams it sent.
 pub fn sent(line: &str) -> Option<u64> {
     // [  1] Sent 717 datagrams
     let (_, rest) = line.split_once("] Sent ")?;

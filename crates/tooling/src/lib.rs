@@ -1,4 +1,5 @@
-//! What the project's own commands share: Debian packages, builds, the terminal, and interrupts.
+//! Shared parts of the project's own commands: Debian packages, builds, the terminal, and
+//! interrupts.
 
 pub mod interrupt;
 pub mod iperf;

@@ -1,4 +1,4 @@
-//! What the machine needs to have: root, and Debian's packages of the programs that the lab's hosts
+//! Requirements of the machine: root, and Debian's packages of the programs that the lab's hosts
 //! run.
 
 use std::path::Path;
@@ -9,11 +9,11 @@ use nix::unistd::geteuid;
 
 use crate::service_policy::NoServices;
 
-/// What long tests run besides, to install a whole Debian.
+/// Programs that only long tests need, to install a whole Debian.
 const LONG_TESTS_PROGRAMS: [(&str, &str); 2] =
     [("/usr/bin/mmdebstrap", "mmdebstrap"), ("/usr/sbin/mke2fs", "e2fsprogs")];
 
-/// Programs the lab runs, each with the package that it is in.
+/// Programs that the lab runs, each with its package.
 const PROGRAMS: [(&str, &str); 21] = [
     ("/usr/sbin/dockerd", "docker.io"),
     ("/usr/bin/docker", "docker.io"),
@@ -26,9 +26,9 @@ const PROGRAMS: [(&str, &str); 21] = [
     ("/usr/bin/socat", "socat"),
     ("/usr/bin/unshare", "util-linux"),
     ("/usr/bin/ldd", "libc-bin"),
-    // For another kernel than the machine's.
+    // For tests on another kernel.
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
-    // Only to check what is written for it.
+    // Only to check the unit that shoutdctl writes.
     ("/usr/bin/systemd-analyze", "systemd"),
     ("/usr/sbin/keepalived", "keepalived"),
     ("/usr/sbin/ucarp", "ucarp"),
@@ -40,16 +40,16 @@ const PROGRAMS: [(&str, &str); 21] = [
     ("/usr/bin/dbus-daemon", "dbus-daemon"),
 ];
 
-/// Makes the machine fit for a lab, saying what it does.
+/// Installs what a lab needs and prints what it does.
 ///
 /// # Errors
 ///
-/// Fails without root, and when something is missing that cannot be installed.
+/// Fails without root, and when something is missing and cannot be installed.
 pub fn prepare() -> Result<()> {
     prepare_for(&PROGRAMS)
 }
 
-/// The same, with what the long tests need besides.
+/// As [`prepare`], with what the long tests need.
 ///
 /// # Errors
 ///
@@ -82,7 +82,7 @@ fn prepare_for(programs: &[(&'static str, &'static str)]) -> Result<()> {
     apt_get(&arguments)?;
     match missing_packages(programs).as_slice() {
         [] => Ok(()),
-        left => bail!("still missing after their installation: the programs of {}", left.join(" ")),
+        left => bail!("still missing after installation: the programs of {}", left.join(" ")),
     }
 }
 

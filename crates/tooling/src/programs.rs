@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 /// The workspace's root.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-/// Where optimized programs are built, by the root.
+/// Directory of the optimized build, relative to the root.
 const OPTIMIZED: &str = "target/optimized";
 
 /// Builds all programs of the workspace and returns their directory. Of some packages alone,
@@ -26,7 +26,7 @@ pub fn build() -> Result<PathBuf> {
     Ok(directory.to_owned())
 }
 
-/// As [`build`], but these packages alone, and as users have them.
+/// As [`build`], but only these packages, optimized.
 ///
 /// # Errors
 ///

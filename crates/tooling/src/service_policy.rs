@@ -1,5 +1,5 @@
-//! Keeps packages from starting services while they are installed: the lab needs Docker's programs,
-//! not an engine on the machine itself.
+//! Prevents packages from starting services while they are installed: the lab needs Docker's
+//! programs, not an engine on the machine itself.
 
 use std::fs::{self, Permissions};
 use std::io::ErrorKind;
@@ -10,19 +10,19 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::terminal::complain;
 
-/// Asked by Debian's packages whether they may start a service (policy-rc.d, in the documentation
-/// of invoke-rc.d).
+/// The script that Debian's packages ask whether they may start a service (policy-rc.d, in the
+/// documentation of invoke-rc.d).
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
-/// Where the machine's own policy, if it has one, is kept meanwhile.
+/// Where the machine's own policy, if it has one, is kept for that time.
 const KEPT: &str = "/usr/sbin/policy-rc.d.before-shoutd";
 
-/// A policy that answers no.
-const NO_SERVICES: &str = "#!/bin/sh\n# While shoutd's cargo xtask installs packages, which it \
-                           does not any more if you read this: remove it.\nexit 101\n";
+/// A policy that refuses.
+const NO_SERVICES: &str = "#!/bin/sh\n# Exists only while shoutd's cargo xtask installs packages; \
+                           remove it if that has ended.\nexit 101\n";
 
-/// While it lasts, no package starts services, and this process is not interrupted: the
-/// installation is, which is waited for, and then all is put back.
+/// While it exists, no package starts services, and signals do not end this process: they end the
+/// installation, which we wait for, and then everything is restored.
 #[derive(Debug)]
 pub struct NoServices {
     before: SigSet,
@@ -41,7 +41,7 @@ impl NoServices {
             .thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK)
             .context("block signals")?;
         let policy = Self { before };
-        // One that this left, killed, is not the machine's own.
+        // A policy that a killed run left behind is not the machine's own.
         if fs::read_to_string(POLICY).is_ok_and(|content| content != NO_SERVICES) {
             fs::rename(POLICY, KEPT).with_context(|| format!("move {POLICY} away"))?;
         }
@@ -59,7 +59,7 @@ impl Drop for NoServices {
             renamed => renamed,
         };
         if let Err(error) = restored {
-            complain(&format!("cannot put {POLICY} back as it was: {error}"));
+            complain(&format!("cannot restore {POLICY}: {error}"));
         }
         _ = self.before.thread_set_mask();
     }

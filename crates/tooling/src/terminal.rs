@@ -1,9 +1,9 @@
-//! What the commands show.
+//! The output of the commands.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 
-/// Prints whole lines of what comes in pieces, each with a host's name before it.
+/// Prints output that comes in pieces as whole lines, each with a host's name before it.
 #[derive(Debug)]
 pub struct HostOutput {
     host: String,
@@ -11,12 +11,12 @@ pub struct HostOutput {
 }
 
 impl HostOutput {
-    /// Output of the host with this name.
+    /// Output of this host.
     pub fn of(host: &str) -> Self {
         Self { host: host.to_owned(), begun: Mutex::new(String::new()) }
     }
 
-    /// Prints the lines that are complete with this piece, and keeps the rest.
+    /// Prints the lines that this piece completes, and keeps the rest.
     pub fn show(&self, piece: &str) {
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         begun.push_str(piece);
@@ -27,27 +27,27 @@ impl HostOutput {
     }
 }
 
-/// Shows a command as it is typed on a host.
+/// Shows a command that is run on a host.
 pub fn show_command(host: &str, command: &str) {
     print(&emphasized(&format!("{host}$ {command}")));
 }
 
-/// Says what is being done.
+/// Shows progress.
 pub fn show_progress(what: &str) {
     print(&format!("-- {what}"));
 }
 
-/// Shows what a program printed, whole.
+/// Shows a program's output.
 pub fn show_output(text: &str) {
     print(text.trim_end());
 }
 
-/// Says how it ended.
+/// Shows the result.
 pub fn show_verdict(verdict: &str) {
     print(&emphasized(verdict));
 }
 
-/// Says what is wrong. With a terminal that is gone, `eprintln` would panic.
+/// Prints an error. If the terminal is gone, `eprintln` would panic.
 pub fn complain(what: &str) {
     _ = writeln!(io::stderr(), "{what}");
 }
@@ -56,7 +56,7 @@ fn emphasized(text: &str) -> String {
     if io::stdout().is_terminal() { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
 }
 
-/// Prints a line at once. When nobody reads it, the work goes on all the same.
+/// Prints a line at once. If the output is closed, the work goes on all the same.
 fn print(line: &str) {
     let mut output = io::stdout().lock();
     _ = writeln!(output, "{line}").and_then(|()| output.flush());
