@@ -2,6 +2,9 @@
 //! multicast routing.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
+#[path = "programs/ptp.rs"]
+mod ptp;
+
 use anyhow::{Context, Result, ensure};
 use shoutd_e2e::{Cluster, Container, Network, SOON, WITH_IPV6, run_checks};
 use shoutd_lab::{Host, Process, wait_until};
@@ -41,6 +44,11 @@ fn real_programs_work_across_hosts() {
             }),
             ("ucarp", ucarp),
             ("avahi finds services on other hosts, by IPv4 and IPv6", avahi),
+            ("linuxptp's slaves follow a master on another host", ptp::multicast),
+            (
+                "linuxptp's slaves that send by unicast follow a master on another host",
+                ptp::unicast,
+            ),
         ],
     );
 }

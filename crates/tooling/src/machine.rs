@@ -14,7 +14,7 @@ const LONG_TESTS_PROGRAMS: [(&str, &str); 2] =
     [("/usr/bin/mmdebstrap", "mmdebstrap"), ("/usr/sbin/mke2fs", "e2fsprogs")];
 
 /// Programs that the lab runs, each with its package.
-const PROGRAMS: [(&str, &str); 21] = [
+const PROGRAMS: [(&str, &str); 22] = [
     ("/usr/sbin/dockerd", "docker.io"),
     ("/usr/bin/docker", "docker.io"),
     ("/usr/bin/containerd", "containerd"),
@@ -38,6 +38,7 @@ const PROGRAMS: [(&str, &str); 21] = [
     ("/usr/sbin/avahi-daemon", "avahi-daemon"),
     ("/usr/bin/avahi-browse", "avahi-utils"),
     ("/usr/bin/dbus-daemon", "dbus-daemon"),
+    ("/usr/sbin/ptp4l", "linuxptp"),
 ];
 
 /// Installs what a lab needs and prints what it does.
