@@ -71,6 +71,18 @@ impl Frame {
         self.ipv4().is_some_and(|(protocol, ..)| protocol == 2)
     }
 
+    /// The type of its IGMP message, if it has the tag of this VLAN and an IPv4 header with one
+    /// option.
+    pub fn igmp_in_vlan(&self, vlan: u8) -> Option<u8> {
+        let is_tagged = self.0.get(12..19)? == [0x81, 0, 0, vlan, 8, 0, 0x46];
+        (is_tagged && self.0.get(27) == Some(&2)).then(|| self.0.get(42).copied())?
+    }
+
+    /// Whether these are its last octets.
+    pub fn ends_with(&self, octets: &[u8]) -> bool {
+        self.0.ends_with(octets)
+    }
+
     /// Whether it is an IPv4 packet to this address.
     pub fn is_to(&self, address: Ipv4Addr) -> bool {
         self.destination() == Some(address.into())

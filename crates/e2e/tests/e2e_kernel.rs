@@ -10,7 +10,7 @@ use serde_json::Value;
 use shoutd_lab::run_on_older_kernel;
 
 /// The tests that 6.1 can run.
-const TESTS: [&str; 8] = [
+const TESTS: [&str; 9] = [
     "probing::this_kernel_has_all_that_is_needed",
     "probing::lack_of_privilege_is_said_to_be_that",
     "igmp_mld_filter::igmp_and_mld_do_not_cross_and_all_else_does",
@@ -18,13 +18,17 @@ const TESTS: [&str; 8] = [
     "traffic::ipv6_multicast_and_neighbour_discovery_pass",
     "tiers::link_local_groups_that_share_a_mac_address_with_others_reach_who_they_should",
     "tiers::groups_that_nobody_listens_to_go_nowhere_by_mac_address_either",
+    "queriers::who_joins_by_an_interface_of_a_vlan_stays_a_member",
     "tiers::groups_of_one_mac_address_go_to_the_hosts_that_listen_to_any",
 ];
+
+/// Which tier it has, and that it has interfaces of VLANs.
+const ENVIRONMENT: [(&str, &str); 2] = [("SHOUTD_TIER", "multicast-fdb"), ("SHOUTD_VLANS", "yes")];
 
 #[test]
 fn multicast_reaches_the_members_hosts_on_a_kernel_without_vxlan_mdb() {
     let program = test_program();
-    let shown = run_on_older_kernel(&program, &TESTS, &[("SHOUTD_TIER", "multicast-fdb")]).unwrap();
+    let shown = run_on_older_kernel(&program, &TESTS, &ENVIRONMENT).unwrap();
     println!("{shown}");
     assert!(shown.contains("kernel 6.1."), "which kernel was it? {shown}");
     for test in TESTS {

@@ -1,6 +1,9 @@
 //! Receivers with older protocol versions, several receivers on one host, and their end.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
+#[path = "receivers/vlans.rs"]
+mod vlans;
+
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
@@ -21,6 +24,7 @@ fn receivers_are_known_while_they_are_members() {
             ("receivers that know IGMPv2 and MLDv1", |cluster| older_versions(cluster, 2)),
             ("each multicast route of a container is one network's", routes),
             ("all receivers on a host but one leave, and that is killed", several_on_a_host),
+            ("receivers in VLANs of a container are asked there", vlans::joined_in_vlans),
             (
                 "receivers that only answer queries are served for several lifetimes, and others \
                  are not",

@@ -20,8 +20,16 @@ const DEADLINE: Duration = Duration::from_secs(600);
 
 /// Kernel modules that the data plane needs in Debian, and any implementation of `crc32c`, which
 /// they need without declaring it.
-const MODULES: [&str; 7] =
-    ["crc32c_generic", "bridge", "veth", "vxlan", "nf_tables", "nft_meta_bridge", "nft_limit"];
+const MODULES: [&str; 8] = [
+    "crc32c_generic",
+    "bridge",
+    "veth",
+    "vxlan",
+    "nf_tables",
+    "nft_meta_bridge",
+    "nft_limit",
+    "8021q",
+];
 
 /// Programs that the tests run.
 const PROGRAMS: [&str; 3] = ["/usr/sbin/bridge", "/usr/bin/ip", "/usr/sbin/nft"];

@@ -1,15 +1,18 @@
 //! Queriers in containers, as multicast routers are: the bridge then stops querying.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::env;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use shoutd_core::plane::DeviceName;
 use shoutd_dataplane::Kernel;
 use shoutd_netlink::{MdbEntry, Namespace, Route};
 
-use crate::support::{Capture, Running, World, connected, eventually, ip, run, udp};
+use crate::support::{Capture, PATIENCE, Running, World, connected, eventually, ip, run, udp};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 2, 3);
+/// Set where the kernel has interfaces of VLANs.
+const VLANS: &str = "SHOUTD_VLANS";
 
 /// A setting of the bridge, as `ip` shows it.
 fn setting(segment: &Namespace, name: &str) -> u64 {
@@ -214,4 +217,55 @@ fn a_member_in_a_vlan_is_queried_there() {
     frames.send(&in_vlan(7, 0x17, GROUP));
     eventually("a query in the VLAN", || asked.pending().iter().any(is_query));
     drop(running);
+}
+
+/// A socket in a container that has this VLAN interface from now on.
+fn in_vlan_of(container: &Namespace, vlan: u8, address: Ipv4Addr) -> UdpSocket {
+    container
+        .run(|| {
+            let id = vlan.to_string();
+            ip(&["link", "add", "link", "shout0", "name", "vlan", "type", "vlan", "id", &id]);
+            ip(&["address", "add", &format!("{address}/24"), "dev", "vlan"]);
+            ip(&["link", "set", "vlan", "up"]);
+        })
+        .unwrap();
+    udp(container, (Ipv4Addr::UNSPECIFIED, 5000))
+}
+
+/// The kernel's own members in a VLAN. All times are divided by a hundred.
+#[test]
+fn who_joins_by_an_interface_of_a_vlan_stays_a_member() {
+    if env::var_os(VLANS).is_none() {
+        // Few kernels have them built in; `e2e_kernel` runs this on one that has.
+        return;
+    }
+    let (mut world, containers) = connected(2);
+    let address = |number: u8| Ipv4Addr::new(10, 7, 8, number);
+    let sender = in_vlan_of(&containers[1], 7, address(2));
+    let receiver = in_vlan_of(&containers[0], 7, address(1));
+    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    let host = &mut world.hosts[0];
+    let segment = host.segment();
+    let membership = hasten(&segment);
+
+    // The bridge asks without a tag, and forgets who does not hear that.
+    receiver.join_multicast_v4(&GROUP, &address(1)).unwrap();
+    eventually("the membership", || is_member(&segment, GROUP.into()));
+    eventually("its end", || !is_member(&segment, GROUP.into()));
+    receiver.leave_multicast_v4(&GROUP, &address(1)).unwrap();
+
+    let mut listener = host.kernel.memberships();
+    receiver.join_multicast_v4(&GROUP, &address(1)).unwrap();
+    eventually("the membership", || is_member(&segment, GROUP.into()));
+    let begin = Instant::now();
+    while begin.elapsed() < membership * 3 {
+        listener.update(&mut Vec::new()).unwrap();
+        assert!(is_member(&segment, GROUP.into()), "lost after {:?}", begin.elapsed());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    containers[1].run(|| ip(&["route", "replace", "239.0.0.0/8", "dev", "vlan"])).unwrap();
+    sender.send_to(b"tagged", (GROUP, 5000)).unwrap();
+    let mut received = [0; 16];
+    let (length, from) = receiver.recv_from(&mut received).unwrap();
+    assert_eq!((&received[..length], from.ip()), (&b"tagged"[..], IpAddr::V4(address(2))));
 }
