@@ -10,7 +10,7 @@ use serde_json::Value;
 use shoutd_lab::run_on_older_kernel;
 
 /// The tests that 6.1 can run.
-const TESTS: [&str; 9] = [
+const TESTS: [&str; 11] = [
     "probing::this_kernel_has_all_that_is_needed",
     "probing::lack_of_privilege_is_said_to_be_that",
     "igmp_mld_filter::igmp_and_mld_do_not_cross_and_all_else_does",
@@ -19,6 +19,8 @@ const TESTS: [&str; 9] = [
     "tiers::link_local_groups_that_share_a_mac_address_with_others_reach_who_they_should",
     "tiers::groups_that_nobody_listens_to_go_nowhere_by_mac_address_either",
     "queriers::who_joins_by_an_interface_of_a_vlan_stays_a_member",
+    "stamps::a_multicast_datagram_to_another_host_has_one_time_stamp",
+    "stamps::a_unicast_event_message_of_ptp_has_one_time_stamp_where_there_are_members",
     "tiers::groups_of_one_mac_address_go_to_the_hosts_that_listen_to_any",
 ];
 

@@ -20,7 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(600);
 
 /// Kernel modules that the data plane needs in Debian, and any implementation of `crc32c`, which
 /// they need without declaring it.
-const MODULES: [&str; 8] = [
+const MODULES: [&str; 9] = [
     "crc32c_generic",
     "bridge",
     "veth",
@@ -28,6 +28,7 @@ const MODULES: [&str; 8] = [
     "nf_tables",
     "nft_meta_bridge",
     "nft_limit",
+    "nft_dup_netdev",
     "8021q",
 ];
 
