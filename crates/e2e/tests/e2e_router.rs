@@ -1,6 +1,9 @@
 //! Containers that route multicast from one network to another.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
+#[path = "router/mld.rs"]
+mod mld;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result, ensure};
@@ -57,6 +60,7 @@ fn a_container_routes_multicast_between_networks() {
                 smcroute,
             ),
             ("routers that learn by IGMP know of members on other hosts", dynamic),
+            ("routers that learn by MLD know of members on other hosts", mld::pim6),
         ],
     );
 }

@@ -16,7 +16,10 @@ use crate::wait::wait_until;
 
 /// Debian releases whose engine a lab can have: the name that users type, and the code name. Debian
 /// 13 has 26.1; Debian 14, which is not released yet, had 28.5 in November 2026.
-const ENGINES: [(&str, &str); 2] = [("debian-13", "trixie"), ("debian-14", "forky")];
+const ENGINES: [(&str, &str); 2] = [("debian-13", TRIXIE), ("debian-14", "forky")];
+
+/// The code name of Debian 13.
+const TRIXIE: &str = "trixie";
 
 /// The code name of Debian 12, whose kernel is 6.1.
 const BOOKWORM: &str = "bookworm";
@@ -73,6 +76,23 @@ pub(crate) fn engine(name: &str) -> Result<Option<PathBuf>> {
     })
     .with_context(|| format!("unpack Debian's packages {}", PACKAGES.join(", ")))?;
     Ok(Some(root))
+}
+
+/// The root directory of Debian 13's FRR with its dependencies, which stays below the build's
+/// directory. Debian 12's FRR does not route IPv6 multicast.
+///
+/// # Errors
+///
+/// As [`bookworms_kernel`].
+pub fn newer_frr() -> Result<PathBuf> {
+    unpacked("routers", "debian-13", TRIXIE, |apt| {
+        apt.get(&["install", "--download-only", "--yes", "--no-install-recommends", "frr"])?;
+        apt.extract_all()?;
+        let router = apt.work.join("root/usr/lib/frr/pim6d");
+        ensure!(router.is_file(), "the packages have no {}", router.display());
+        Ok(())
+    })
+    .context("unpack Debian's package frr")
 }
 
 /// The root directory of Debian 12's kernel with its modules, without dependencies, which stays

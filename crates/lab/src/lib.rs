@@ -32,6 +32,7 @@ mod source;
 mod virtual_host;
 mod wait;
 
+pub use debian::newer_frr;
 pub use guest::run_on_older_kernel;
 pub use host::Host;
 pub use image::IMAGE;

@@ -1,0 +1,103 @@
+//! FRR's pim6d, which routes IPv6 multicast and learns by MLD. Debian has it since its release 13.
+
+use std::net::Ipv6Addr;
+
+use anyhow::{Context, Result, ensure};
+use shoutd_e2e::{Cluster, Container, Network, SOON};
+use shoutd_lab::{Process, newer_frr, wait_until};
+
+const GROUP: Ipv6Addr = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 0x131, 3);
+
+/// A host that forwards is in the group of all routers, to which MLDv1 sends that a group is left
+/// (RFC 2710, section 5).
+const AS_ROUTER: [&str; 3] =
+    ["--cap-add=NET_ADMIN", "--cap-add=SYS_ADMIN", "--sysctl=net.ipv6.conf.all.forwarding=1"];
+
+/// The router forwards while a container on another host listens, and no longer.
+pub fn pim6(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, third] = cluster.three()?;
+    let from = ["--subnet=10.131.0.0/24", "--ipv6", "--subnet=fd00:131::/64"];
+    let _from = Network::create(cluster, &first, "from", &from)?;
+    let _to = Network::create(
+        cluster,
+        &third,
+        "to",
+        &["--subnet=10.132.0.0/24", "--ipv6", "--subnet=fd00:132::/64"],
+    )?;
+    let sender = Container::start(&first, "from", &[])?;
+    let receivers = [Container::start(&third, "to", &[])?, Container::start(&first, "to", &[])?];
+    let root = newer_frr()?;
+    // Its loader and libraries are those of its release.
+    let volumes = ["/usr/lib", "/usr/lib64", "/usr/share/yang"]
+        .map(|path| format!("--volume={}{path}:{path}:ro", root.display()));
+    let [libraries, loader, models] = volumes.each_ref().map(String::as_str);
+    let options = [&AS_ROUTER[..], &[libraries, loader, models]].concat();
+    let router = Container::start(&second, "from", &options)?;
+    second.docker(["network", "connect", "to", &router.name])?;
+    for (version, receivers) in [(2, &receivers[..]), (1, &receivers[..1])] {
+        let routing = start(&router, version)?;
+        let printed = || routing.iter().map(|process| process.printed().1).collect::<String>();
+        for receiver in receivers {
+            ensure_comes_and_goes(&sender, &router, receiver).with_context(|| {
+                format!("MLDv{version}, {}: {}", receiver.host.name(), printed())
+            })?;
+        }
+        router.sh("killall pim6d zebra 2>/dev/null; rm -f /tmp/*.pid /tmp/*.api; true")?;
+    }
+    Ok(())
+}
+
+/// It is the rendezvous point itself, and queries every 8 s instead of every 125 s.
+fn start(router: &Container, version: u8) -> Result<Vec<Process>> {
+    let address =
+        router.inspect("{{(index .NetworkSettings.Networks \"from\").GlobalIPv6Address}}")?;
+    // In tenths of a second. It has to be less than the interval, and to come first.
+    let times = "ipv6 mld query-max-response-time 30\\n ipv6 mld query-interval 8\\n";
+    let lines = format!("ipv6 pim\\n ipv6 mld\\n ipv6 mld version {version}\\n {times}");
+    let interface = |name: &str| format!("interface {name}\\n {lines}exit\\n");
+    let point = format!("router pim6\\n rp {address} ff00::/8\\nexit");
+    let config = format!("{point}\\n{}{}", interface("shout0"), interface("shout1"));
+    router.sh(&format!(
+        "grep -q frrvty /etc/group || echo frrvty:x:9999:root >> /etc/group; mkdir -p /var/tmp/frr /var/run/frr /var/lib/frr; \
+         printf '{config}' > /tmp/pim6d.conf"
+    ))?;
+    let options = "-u root -g root -z /tmp/zserv.api --vty_socket /tmp --log stdout";
+    Ok(vec![
+        router.spawn(&format!("/usr/lib/frr/zebra {options} -i /tmp/zebra.pid"))?,
+        router
+            .spawn(&format!("/usr/lib/frr/pim6d {options} -i /tmp/pim6d.pid -f /tmp/pim6d.conf"))?,
+    ])
+}
+
+fn ensure_comes_and_goes(
+    sender: &Container,
+    router: &Container,
+    receiver: &Container,
+) -> Result<()> {
+    // socat has no name for the hop limit of IPv6 multicast (`IPPROTO_IPV6`, `IPV6_MULTICAST_HOPS`).
+    let to = format!("UDP6-DATAGRAM:[{GROUP}]:6114,so-bindtodevice=shout0,setsockopt-int=41:18:8");
+    let send = || sender.sh(&format!("echo forwarded | socat -u - {to}"));
+    let listening =
+        receiver.spawn(&format!("socat -u UDP6-RECV:6114,ipv6-join-group=[{GROUP}]:shout0 -"))?;
+    wait_until("a datagram to be forwarded", SOON, || {
+        send()?;
+        Ok(listening.printed().0.contains("forwarded").then_some(()))
+    })?;
+    // As the kernel writes it, with all its zeros.
+    let group = GROUP.segments().map(|segment| format!("{segment:04x}")).join(":");
+    let forwards = || -> Result<Option<bool>> {
+        let routes = router.sh("cat /proc/net/ip6_mr_cache")?;
+        let route = routes.lines().find(|line| line.starts_with(&group));
+        Ok(route.map(|line| line.split_whitespace().count() > 6))
+    };
+    ensure!(
+        forwards()? == Some(true),
+        "no route is seen of {group}: {}",
+        router.sh("cat /proc/net/ip6_mr_cache")?
+    );
+    receiver.sh("killall socat")?;
+    wait_until("the router to have heard that nobody listens any more", SOON, || {
+        send()?;
+        Ok((forwards()? != Some(true)).then_some(()))
+    })
+}
