@@ -2,7 +2,7 @@
 //!
 //! No clock is ever set: with `free_running` ptp4l only measures, and the containers lack
 //! `CAP_SYS_TIME`. A slave that sets no clock stays UNCALIBRATED and prints what it measures. All
-//! hosts have the machine's clock, so a slave that is served has to measure an offset near zero.
+//! hosts have the machine's clock, so a slave with a master has to measure an offset near zero.
 
 use std::thread;
 
@@ -16,7 +16,8 @@ const WITH_PTP: [&str; 3] =
 
 /// Intervals are powers of two, in seconds. They are shorter than linuxptp's defaults, so that the
 /// test is short.
-const QUICK: &str = "--free_running=1 -S -m -q -i shout0 --uds_address=/tmp/ptp4l --logAnnounceInterval=-1 \
+const QUICK: &str = "--free_running=1 -S -m -q -i shout0 --uds_address=/tmp/ptp4l \
+                     --logAnnounceInterval=-1 \
     --logSyncInterval=-3 --logMinDelayReqInterval=-3 --freq_est_interval=0 --summary_interval=-3";
 
 /// Measurements that a slave has to print without a fault; it prints one a second.
@@ -42,7 +43,7 @@ const MULTICAST: [Domain; 3] = [
     Domain { name: "Ethernet", options: "-2", negotiates: false },
 ];
 
-/// Slaves send their delay requests, at least, by unicast.
+/// Domains in which at least the slaves' delay requests are unicast.
 const UNICAST: [Domain; 3] = [
     Domain { name: "hybrid over IPv4", options: "-4 --hybrid_e2e=1", negotiates: false },
     Domain { name: "hybrid over IPv6", options: "-6 --hybrid_e2e=1", negotiates: false },
@@ -87,7 +88,8 @@ fn serve(hosts: &[Host; 3], domain: Domain) -> Result<()> {
     let became =
         master.wait_for_line(SOON, |line| line.contains("assuming the grand master role"))?;
     let table = format!(
-        "[unicast_master_table]\\ntable_id 1\\nlogQueryInterval 0\\nUDPv4 {}\\n[shout0]\\nunicast_master_table 1\\n",
+        "[unicast_master_table]\\ntable_id 1\\nlogQueryInterval 0\\nUDPv4 {}\\n[shout0]\\n\
+         unicast_master_table 1\\n",
         containers[0].address("foo")?
     );
     let slaves = containers[1..].iter().map(|container| {
@@ -115,7 +117,7 @@ fn ensure_measures(slave: &Process) -> Result<()> {
         measured.iter().min_by_key(|(offset, _)| offset.abs()).context("a measurement")?;
     ensure!(
         offset.abs() < OFFSET_MAX,
-        "the clock that all have in common is off by {offset} ns: {}",
+        "the clock that all share is off by {offset} ns: {}",
         said(slave)
     );
     ensure!((1..1_000_000_000).contains(delay), "a path delay of {delay} ns: {}", said(slave));

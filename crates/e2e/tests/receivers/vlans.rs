@@ -4,11 +4,11 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
-use shoutd_e2e::{Capture, Cluster, Container, Network, SOON, await_listeners};
+use shoutd_e2e::{Capture, Cluster, Container, Network, SOON, await_members};
 use shoutd_lab::{Host, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 7, 7, 7);
-/// Messages of IGMPv2 (RFC 2236, section 2.1), and where the last of them goes.
+/// IGMPv2 messages (RFC 2236, section 2.1), and the destination of the last one.
 const QUERY: u8 = 0x11;
 const REPORT: u8 = 0x16;
 const LEAVE: u8 = 0x17;
@@ -27,7 +27,7 @@ pub fn joined_in_vlans(cluster: &mut Cluster) -> Result<()> {
         send(&receiver, &frame(vlan, to, 2, 1, &igmp))
     };
     say(REPORT, 7)?;
-    await_listeners(&first, &GROUP.to_string(), &[&second])?;
+    await_members(&first, &GROUP.to_string(), &[&second])?;
 
     let port = Capture::start(&network.segment(&second)?, &port_of(&second, &network)?)?;
     say(REPORT, 8)?;
@@ -36,7 +36,7 @@ pub fn joined_in_vlans(cluster: &mut Cluster) -> Result<()> {
         Ok(port.frames().iter().any(|frame| frame.igmp_in_vlan(7) == Some(QUERY)).then_some(()))
     })?;
     say(REPORT, 7)?;
-    await_listeners(&first, &GROUP.to_string(), &[&second])?;
+    await_members(&first, &GROUP.to_string(), &[&second])?;
 
     let datagram = [&[0x17, 0x70, 0x17, 0x70, 0, 14, 0, 0][..], b"tagged"].concat();
     send(&sender, &frame(7, GROUP, 17, 4, &datagram))?;
@@ -77,7 +77,7 @@ fn with_checksum(mut octets: Vec<u8>, at: usize) -> Vec<u8> {
     octets
 }
 
-/// The end, in the segment, of the veth of the only container on the host.
+/// The segment's port of the only container on the host.
 fn port_of(host: &Host, network: &Network) -> Result<String> {
     let shown = host.run(["ip", "-n", &network.segment_name()?, "-o", "link"])?.stdout;
     let name = shown.split([' ', '@']).find(|word| word.starts_with("shp"));

@@ -1,4 +1,4 @@
-//! FRR's pim6d, which routes IPv6 multicast and learns by MLD. Debian has it since its release 13.
+//! FRR's pim6d, which routes IPv6 multicast and learns by MLD. Debian has it from release 13 on.
 
 use std::net::Ipv6Addr;
 
@@ -8,12 +8,12 @@ use shoutd_lab::{Process, newer_frr, wait_until};
 
 const GROUP: Ipv6Addr = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 0x131, 3);
 
-/// A host that forwards is in the group of all routers, to which MLDv1 sends that a group is left
-/// (RFC 2710, section 5).
+/// A forwarding host is in the all-routers group, to which MLDv1 sends Done messages (RFC 2710,
+/// section 5).
 const AS_ROUTER: [&str; 3] =
     ["--cap-add=NET_ADMIN", "--cap-add=SYS_ADMIN", "--sysctl=net.ipv6.conf.all.forwarding=1"];
 
-/// The router forwards while a container on another host listens, and no longer.
+/// Checks that the router forwards while a container on another host is a member, and no longer.
 pub fn pim6(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = cluster.three()?;
     let from = ["--subnet=10.131.0.0/24", "--ipv6", "--subnet=fd00:131::/64"];
@@ -47,7 +47,7 @@ pub fn pim6(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// It is the rendezvous point itself, and queries every 8 s instead of every 125 s.
+/// Starts pim6d, which is the rendezvous point itself and queries every 8 s instead of every 125 s.
 fn start(router: &Container, version: u8) -> Result<Vec<Process>> {
     let address =
         router.inspect("{{(index .NetworkSettings.Networks \"from\").GlobalIPv6Address}}")?;
@@ -58,8 +58,8 @@ fn start(router: &Container, version: u8) -> Result<Vec<Process>> {
     let point = format!("router pim6\\n rp {address} ff00::/8\\nexit");
     let config = format!("{point}\\n{}{}", interface("shout0"), interface("shout1"));
     router.sh(&format!(
-        "grep -q frrvty /etc/group || echo frrvty:x:9999:root >> /etc/group; mkdir -p /var/tmp/frr /var/run/frr /var/lib/frr; \
-         printf '{config}' > /tmp/pim6d.conf"
+        "grep -q frrvty /etc/group || echo frrvty:x:9999:root >> /etc/group; mkdir -p \
+         /var/tmp/frr /var/run/frr /var/lib/frr; printf '{config}' > /tmp/pim6d.conf"
     ))?;
     let options = "-u root -g root -z /tmp/zserv.api --vty_socket /tmp --log stdout";
     Ok(vec![
@@ -74,14 +74,15 @@ fn ensure_comes_and_goes(
     router: &Container,
     receiver: &Container,
 ) -> Result<()> {
-    // socat has no name for the hop limit of IPv6 multicast (`IPPROTO_IPV6`, `IPV6_MULTICAST_HOPS`).
+    // socat has no name for the hop limit of IPv6 multicast (`IPPROTO_IPV6`,
+    // `IPV6_MULTICAST_HOPS`), so the option is numeric.
     let to = format!("UDP6-DATAGRAM:[{GROUP}]:6114,so-bindtodevice=shout0,setsockopt-int=41:18:8");
     let send = || sender.sh(&format!("echo forwarded | socat -u - {to}"));
-    let listening =
+    let receiving =
         receiver.spawn(&format!("socat -u UDP6-RECV:6114,ipv6-join-group=[{GROUP}]:shout0 -"))?;
     wait_until("a datagram to be forwarded", SOON, || {
         send()?;
-        Ok(listening.printed().0.contains("forwarded").then_some(()))
+        Ok(receiving.printed().0.contains("forwarded").then_some(()))
     })?;
     // As the kernel writes it, with all its zeros.
     let group = GROUP.segments().map(|segment| format!("{segment:04x}")).join(":");
@@ -96,7 +97,7 @@ fn ensure_comes_and_goes(
         router.sh("cat /proc/net/ip6_mr_cache")?
     );
     receiver.sh("killall socat")?;
-    wait_until("the router to have heard that nobody listens any more", SOON, || {
+    wait_until("the router to notice that the group has no members", SOON, || {
         send()?;
         Ok((forwards()? != Some(true)).then_some(()))
     })
