@@ -1,4 +1,5 @@
-//! `cargo xtask demo`: the four lines of the README on three hosts, and multicast being heard.
+//! `cargo xtask demo`: the four lines of the README on three hosts, with multicast received on all
+//! of them.
 
 use std::process::{self, ExitCode};
 use std::time::Duration;
@@ -12,10 +13,10 @@ use shoutd_tooling::{interrupt, iperf, machine, programs};
 /// The line that creates the network, on one host.
 const CREATE_NETWORK: &str = "docker network create --driver shoutd foo";
 
-/// The container's command on the hosts that listen.
+/// The command on the receiving hosts.
 const RECEIVE: &str = "docker run --rm --network=foo debian iperf -u -s -B 224.1.1.1 -p 5000 -i 1";
 
-/// The container's command on the host that sends.
+/// The command on the sending host.
 const SEND: &str =
     "docker run --rm --network=foo debian iperf -u -c 224.1.1.1 -p 5000 -t 8 -T 2 -i 1";
 
@@ -26,10 +27,10 @@ const SEND_SECONDS: f64 = 8.0;
 /// machine.
 const GROUP: u32 = u32::from_ne_bytes([224, 1, 1, 1]);
 
-/// How long a network created on one host may take to be there on the others.
+/// How long a network created on one host may take to appear on the others.
 const MIRROR_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How long a container may take from `docker run` until its program listens.
+/// How long a container may take from `docker run` until its program has joined the group.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long the sender may take: its 8 s, and the container's start and end.
@@ -38,12 +39,12 @@ const SEND_DEADLINE: Duration = Duration::from_secs(40);
 /// How long a receiver may take to report after the sender's end.
 const REPORT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How much of each host's log is shown when something fails.
+/// Lines of each host's log that are shown when something fails.
 const LOG_LINES: usize = 15;
 
 /// # Errors
 ///
-/// Fails when something cannot be done; the exit code says whether all was heard.
+/// Fails when a step fails; the exit code tells whether all was received.
 pub(crate) fn run() -> Result<ExitCode> {
     machine::prepare()?;
     show_progress("building shoutd and shoutdctl");
@@ -65,13 +66,12 @@ pub(crate) fn run() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Types the four lines; returns what to say if every datagram was heard on every host that
-/// listened.
+/// Types the four lines; returns the verdict if every receiver got every datagram.
 fn four_lines(lab: &Lab) -> Result<String> {
     let [first, others @ ..] = lab.hosts() else { bail!("the lab has no hosts") };
     let peer = first.address();
     let printed = typed(first, &format!("shoutdctl start {peer}"))?;
-    // What the first host says to type on the others has a token in it: nobody gets in without.
+    // The line that the first host prints for the others has the token.
     let token = printed.split_whitespace().find(|word| word.starts_with("--token="));
     let token = token.context("the first host did not print what to type on the others")?;
     for host in others {
@@ -113,13 +113,13 @@ fn four_lines(lab: &Lab) -> Result<String> {
         .collect();
     ensure!(judged.is_empty(), "{}", judged.join("; "));
     Ok(format!(
-        "{sent} datagrams sent to 224.1.1.1 on {}: all heard on the other {} hosts",
+        "{sent} datagrams sent to 224.1.1.1 on {}: all received on the other {} hosts",
         first.name(),
         others.len()
     ))
 }
 
-/// Shows what each shoutd logged last: enough to see what went wrong.
+/// Shows the end of each shoutd's log.
 fn show_logs(lab: &Lab) {
     for host in lab.hosts() {
         let log = host.shoutd_log().unwrap_or_default();
@@ -135,23 +135,22 @@ fn show_logs(lab: &Lab) {
     }
 }
 
-/// Runs a line on a host, shows it and what it prints, and fails if it does. Returns what it
-/// printed.
+/// Runs a line on a host, shows it and its output, and fails if it fails. Returns the output.
 fn typed(host: &Host, line: &str) -> Result<String> {
     let output = start(host, line)?.wait(Duration::from_secs(60))?;
     ensure!(output.success(), "`{line}` failed on {} with exit code {}", host.name(), output.code);
     Ok(output.stdout)
 }
 
-/// Starts a line on a host and shows it and, as it comes, what it prints.
+/// Starts a line on a host and shows it and its output as it comes.
 fn start(host: &Host, line: &str) -> Result<Process> {
     show_command(&host.name(), line);
     let output = HostOutput::of(&host.name());
     host.spawn_showing(line.split(' '), move |piece| output.show(piece))
 }
 
-/// Waits until the container on this host has joined the group: what was sent before, it could not
-/// have heard.
+/// Waits until the container on this host has joined the group: it cannot receive what is sent
+/// before.
 fn await_membership(host: &Host) -> Result<()> {
     let group = format!("{GROUP:08X}");
     wait_until(
@@ -165,7 +164,7 @@ fn await_membership(host: &Host) -> Result<()> {
     )
 }
 
-/// Compares what a receiver reports with what was sent.
+/// Compares a receiver's report with what was sent.
 fn judge(host: &Host, receiver: &Process, sent: u64) -> Result<()> {
     let mut report = None;
     let reported = receiver.wait_for_line(REPORT_DEADLINE, |line| {
@@ -175,10 +174,10 @@ fn judge(host: &Host, receiver: &Process, sent: u64) -> Result<()> {
     let name = host.name();
     let report = report.with_context(|| match reported {
         Ok(_) => format!("{name} did not report"),
-        Err(_) => format!("{name} heard nothing, or not the end"),
+        Err(_) => format!("{name} received nothing, or not the end"),
     })?;
     ensure!(report.lost == 0, "{name} lost {} of {} datagrams", report.lost, report.total);
-    // The last datagram, which says that it is the last, is sent but not counted.
-    ensure!(report.total + 1 >= sent, "{name} heard {} of {sent} datagrams", report.total);
+    // The last datagram, which marks the end, is sent but not counted.
+    ensure!(report.total + 1 >= sent, "{name} received {} of {sent} datagrams", report.total);
     Ok(())
 }

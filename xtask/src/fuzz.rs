@@ -7,12 +7,12 @@ use clap::Args;
 
 use shoutd_tooling::programs;
 
-/// The crates that have targets.
+/// The crates with fuzz targets.
 const CRATES: [&str; 6] =
     ["shoutd-netlink", "shoutd-docker", "shoutd-peer", "shoutd-consensus", "shoutd-cli", "shoutd"];
 
-/// Seconds for which `cargo xtask test` runs each target: with as many at a time as there are
-/// processors, all take half a minute of two.
+/// Seconds for which `cargo xtask test` runs each target. With one per processor at a time, all
+/// take half a minute on two processors.
 const BRIEF: u64 = 2;
 
 /// See `shoutd_fuzz::SECONDS_VARIABLE` and `shoutd_fuzz::SEED_VARIABLE`.
@@ -24,8 +24,7 @@ pub(crate) struct Arguments {
     /// How long to run each target
     #[arg(long, default_value_t = 30)]
     seconds: u64,
-    /// What all random choices follow from, as a failure tells it; another one each time unless
-    /// given
+    /// The seed of all random choices, as a failure prints it; a new one each time unless given
     #[arg(long)]
     seed: Option<u64>,
     /// The target, or the beginning of its name, such as `token`; all unless given
@@ -37,7 +36,7 @@ pub(crate) struct Arguments {
 ///
 /// # Errors
 ///
-/// Fails when they could not be run; what they found is in the exit code.
+/// Fails when they could not be run; the exit code is that of the targets.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut command = programs::cargo();
     command.args(["test", "--no-fail-fast", "--lib", "--bins"]);
@@ -49,13 +48,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Has the targets among the tests that `command` runs go on for a short time, each time from
-/// another start.
+/// Makes the targets among the tests of `command` run for a short time, from a new seed each time.
 pub(crate) fn briefly(command: &mut Command) {
     command.env(SECONDS_VARIABLE, BRIEF.to_string()).env(SEED_VARIABLE, random().to_string());
 }
 
-/// A number that differs from run to run; nothing depends on its being hard to guess.
+/// A number that differs from run to run. It need not be hard to guess.
 fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0)

@@ -9,10 +9,10 @@ use shoutd_lab::{EngineSource, Lab, LabOptions};
 use shoutd_tooling::terminal::show_progress;
 use shoutd_tooling::{interrupt, machine, programs};
 
-/// The name of a lab that is not given one.
+/// The default name of a lab.
 const DEFAULT_NAME: &str = "lab";
 
-/// A lab's name, with one that will do for the only lab.
+/// The option for a lab's name.
 #[derive(Debug, Args)]
 pub(crate) struct Name {
     /// The name of the lab.
@@ -20,14 +20,18 @@ pub(crate) struct Name {
     name: String,
 }
 
-/// What can be done with labs.
+/// The commands for labs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Bring hosts up, each with a Docker engine, and with shoutd and shoutdctl in its path. They
     /// stay until `lab down`.
     Up {
         /// How many hosts.
-        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=i64::from(shoutd_lab::MAX_HOSTS)))]
+        #[arg(
+            long,
+            default_value_t = 3,
+            value_parser = clap::value_parser!(u8).range(1..=i64::from(shoutd_lab::MAX_HOSTS)),
+        )]
         hosts: u8,
         /// The Docker engine of the hosts: `installed`, `debian-13`, `debian-14`, or a directory of
         /// programs. Given several times, the first is host1's, the second host2's, and the last
@@ -63,7 +67,7 @@ pub(crate) enum Command {
 
 /// # Errors
 ///
-/// Fails when the command does; the exit code is that of what is run on a host.
+/// Fails when the command does; the exit code is that of the command on the host.
 pub(crate) fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Up { hosts, engines, lab } => up(&lab.name, *hosts, engines)?,
@@ -109,7 +113,7 @@ fn up(name: &str, hosts: u8, engines: &[String]) -> Result<()> {
 
 fn enter(name: &str, host: &str, command: &[String]) -> Result<ExitCode> {
     let number = host.strip_prefix("host").unwrap_or(host);
-    let number: u8 = number.parse().with_context(|| format!("no host is named {host}"))?;
+    let number: u8 = number.parse().with_context(|| format!("there is no host {host}"))?;
     let status = Lab::attach(name)?.host(number)?.interact(command)?;
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))

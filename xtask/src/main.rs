@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand};
 use shoutd_bench as bench;
 use shoutd_tooling::{interrupt, terminal};
 
-/// Try shoutd out and test it, with whole hosts on this one machine.
+/// Try and test shoutd, with whole hosts on one machine.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -24,12 +24,13 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Bring up three hosts, run the four lines of the README, and see multicast being heard.
+    /// Bring up three hosts, run the four lines of the README, and check that multicast is
+    /// received.
     Demo,
     /// Run all tests.
     Test {
         /// Run the tests that take too long for every day instead: all end-to-end tests with the
-        /// Docker engines of Debian 13 and 14, and those that go on for long.
+        /// Docker engines of Debian 13 and 14, and the long ones.
         #[arg(long, conflicts_with = "arguments")]
         long: bool,
         /// Run only the tests that need neither root nor a Docker Engine: about a minute once
@@ -41,18 +42,18 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Give decoders inputs that nobody thought of.
+    /// Fuzz the decoders.
     Fuzz(fuzz::Arguments),
-    /// Hosts to play with.
+    /// Bring up hosts for your own experiments.
     #[command(subcommand)]
     Lab(lab::Command),
-    /// Simulate clusters and their bad days: partitions, crashes, slow disks, lost and doubled
-    /// messages. Each seed is another history.
+    /// Simulate clusters with faults: partitions, crashes, slow disks, lost and doubled messages.
+    /// Each seed is another history.
     Sim(sim::Arguments),
     /// Measure shoutd against the underlay, a VXLAN made by hand and Docker's overlay, and write
     /// docs/benchmarks.
     Bench(bench::Options),
-    /// What `bench` runs at the ends of the networks that it measures.
+    /// The helper that `bench` runs at the ends of the networks that it measures.
     #[command(subcommand, hide = true)]
     BenchHelper(bench::helper::Command),
 }
@@ -69,7 +70,7 @@ fn main() -> ExitCode {
         Command::BenchHelper(command) => bench::helper::run(&command),
     };
     result.unwrap_or_else(|error| {
-        // While the lab is taken down on Ctrl-C, all kinds of things fail.
+        // While Ctrl-C takes the lab down, errors are expected.
         interrupt::await_exit_if_interrupted();
         terminal::complain(&format!("cargo xtask: {error:#}"));
         ExitCode::FAILURE

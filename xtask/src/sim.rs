@@ -1,4 +1,4 @@
-//! `cargo xtask sim`: whole clusters simulated, one for each seed; see
+//! `cargo xtask sim`: simulates whole clusters, one for each seed; see
 //! `crates/consensus/src/simulation`.
 
 use std::process::ExitCode;
@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
     /// The first of them.
     #[arg(long, default_value_t = 0, conflicts_with = "seed")]
     first: u64,
-    /// This one only, and tell all that happens in it.
+    /// Only this one, with everything that happens in it.
     #[arg(long)]
     seed: Option<u64>,
 }
@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
 ///
 /// # Errors
 ///
-/// Fails when it could not be run; what it found is in its output and in the exit code.
+/// Fails when it could not be run; the output and the exit code tell what it found.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let (first, count) =
         arguments.seed.map_or((arguments.first, arguments.seeds), |seed| (seed, 1));

@@ -13,28 +13,27 @@ use crate::fuzz;
 use shoutd_tooling::terminal::{show_output, show_progress, show_verdict};
 use shoutd_tooling::{machine, programs};
 
-/// How many kinds of tests run at a time. Those with whole hosts mostly wait for their engines.
+/// Kinds of tests that run at a time. Those with whole hosts mostly wait for their engines.
 const LANES: usize = 2;
 
-/// Says which engine the hosts of end-to-end tests have; where engines are mixed, all but the
-/// first.
+/// The engine of the hosts in end-to-end tests; in mixed tests, of all but the first.
 const ENGINE: &str = "SHOUTD_LAB_ENGINE";
 
-/// The engine that the hosts of mixed tests have every day.
+/// The other engine in daily mixed tests.
 const OTHER_ENGINE: &str = "debian-13";
 
-/// The newest engine that the lab can have.
+/// The newest engine of the lab.
 const NEWEST_ENGINE: &str = "debian-14";
 
-/// End-to-end tests that have engines of two versions every day.
+/// End-to-end tests that run with engines of two versions every day.
 const MIXED: [&str; 6] =
     ["e2e_docker", "e2e_engines", "e2e_live_restore", "e2e_names", "e2e_network", "e2e_random"];
 
-/// End-to-end tests that take programs of the machine into containers, which do not run with the
+/// End-to-end tests that mount the machine's programs into containers. Those do not run with the
 /// libraries of another engine's system.
 const OF_THE_MACHINE: [&str; 2] = ["e2e_programs", "e2e_router"];
 
-/// End-to-end tests that have no engine at all.
+/// End-to-end tests without any engine.
 const WITHOUT_ENGINE: [&str; 1] = ["e2e_kernel"];
 
 /// Arguments of `cargo test` for the quick tests.
@@ -52,21 +51,21 @@ const QUICK: [&str; 11] = [
     "simulation",
 ];
 
-/// How many lines that say what failed are shown once more at the end, of each kind of tests.
+/// Failure lines of each kind of tests that are repeated at the end.
 const FAILURES_SHOWN: usize = 20;
 
-/// How many lines after one that says that something failed may say why.
+/// Lines after a failure line that may give the reason.
 const LINES_OF_REASON: usize = 3;
 
-/// Where each kind of test writes what it prints, until all of it is shown.
+/// Directory of the output of each kind of tests, until it is shown.
 const LOGS: &str = "target/test-logs";
 
-/// Installs what is missing, builds what tests run, and runs all tests, or those that the arguments
-/// for `cargo test` choose.
+/// Installs missing packages, builds the programs, and runs all tests, or those that the arguments
+/// for `cargo test` select.
 ///
 /// # Errors
 ///
-/// Fails when the tests could not be run; what they say themselves is in the exit code.
+/// Fails when the tests could not be run; the exit code is theirs.
 pub(crate) fn run(long: bool, arguments: &[String]) -> Result<ExitCode> {
     if long { machine::prepare_for_long_tests() } else { machine::prepare() }?;
     programs::build()?;
@@ -82,7 +81,7 @@ pub(crate) fn run(long: bool, arguments: &[String]) -> Result<ExitCode> {
 ///
 /// # Errors
 ///
-/// Fails when the tests could not be run; what they say themselves is in the exit code.
+/// Fails when the tests could not be run; the exit code is theirs.
 pub(crate) fn run_quick() -> Result<ExitCode> {
     let begin = Instant::now();
     let arguments = QUICK.map(str::to_owned);
@@ -98,7 +97,7 @@ fn cargo_test(arguments: &[String]) -> Result<bool> {
     Ok(status.success())
 }
 
-/// Tests that run in one go, and how they are called.
+/// Tests that run together, and their command.
 struct Kind {
     name: String,
     arguments: Vec<String>,
@@ -114,13 +113,13 @@ impl Kind {
 
     /// A test with a lab of its own.
     fn end_to_end(name: &str) -> Self {
-        // Of the whole workspace: of the lab's package alone, it would be built once more, as
-        // dependencies then have fewer features.
+        // With --workspace: for one package alone, dependencies have fewer features and would be
+        // built again.
         Self::new(name, &["--workspace", "--test", name, "--", "--nocapture"])
     }
 }
 
-/// All kinds, each end-to-end test with a lab of its own being one.
+/// All kinds; each end-to-end test with its own lab is one.
 fn kinds() -> Result<Vec<Kind>> {
     let mut kinds = vec![Kind::new(
         "all but the hosts",
@@ -130,8 +129,8 @@ fn kinds() -> Result<Vec<Kind>> {
     Ok(kinds)
 }
 
-/// What takes too long for every day: the end-to-end tests once more with each other engine, and
-/// tests whose names begin with `long_`.
+/// Kinds that take too long for every day: the end-to-end tests with each other engine, and tests
+/// whose names begin with `long_`.
 fn long_kinds() -> Result<Vec<Kind>> {
     let mut kinds: Vec<Kind> =
         lab_tests("long_")?.iter().map(|name| Kind::end_to_end(name)).collect();
@@ -151,7 +150,7 @@ fn long_kinds() -> Result<Vec<Kind>> {
     Ok(kinds)
 }
 
-/// The names, in order, of the end-to-end tests that begin so.
+/// The sorted names of the end-to-end tests with this prefix.
 fn lab_tests(prefix: &str) -> Result<Vec<String>> {
     let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/e2e/tests"));
     let mut names = Vec::new();
@@ -166,7 +165,7 @@ fn lab_tests(prefix: &str) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Runs everything, some kinds at a time; what a kind printed is shown whole when it is done.
+/// Runs everything, some kinds at a time; the output of a kind is shown when it is done.
 fn run_all(mut waiting: Vec<Kind>) -> Result<bool> {
     let built = programs::cargo()
         .args(["test", "--workspace", "--no-run"])
@@ -194,14 +193,13 @@ fn run_all(mut waiting: Vec<Kind>) -> Result<bool> {
         }
     });
     let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
-    // Among the output of all kinds, long as it is, what failed is hard to find.
+    // Repeats the failures, which are hard to find in the long output.
     failures.iter().for_each(|failure| show_output(failure));
     show_verdict(if failures.is_empty() { "all tests passed" } else { "tests failed, see above" });
     Ok(failures.is_empty())
 }
 
-/// Runs tests, shows what they print, and returns of it the lines that say what failed, if anything
-/// did.
+/// Runs tests, shows their output, and returns the failure lines, if any failed.
 fn run_kind(kind: &Kind, logs: &Path) -> Result<Option<String>> {
     show_progress(&format!("testing: {}", kind.name));
     let begin = Instant::now();
@@ -222,7 +220,7 @@ fn run_kind(kind: &Kind, logs: &Path) -> Result<Option<String>> {
     Ok((!status.success()).then(|| failures(&shown).join("\n")))
 }
 
-/// The lines in which tests say that they failed, and those after each that may say why.
+/// The failure lines in the output of tests, and the lines after each that may give the reason.
 fn failures(printed: &str) -> Vec<&str> {
     let says_so = |line: &str| {
         line.contains("FAILED") || line.contains("panicked") || line.starts_with("error")
@@ -240,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_what_is_printed_the_failures_are_shown_with_their_reasons() {
+    fn failures_are_shown_with_their_reasons() {
         let printed = "ok      one\nFAILED  two: error output:\nno such thing\n2\n3\nok      \
                        three\nlevel=error msg=\"x\"\n";
         assert_eq!(failures(printed), ["FAILED  two: error output:", "no such thing", "2", "3"]);

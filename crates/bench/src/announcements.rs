@@ -1,5 +1,5 @@
-//! How announcements grow: the real decisions and messages of `core::announce` between many hosts,
-//! without network and daemons.
+//! How advertisements grow: the real decisions and messages of `core::advertise` between many
+//! hosts, without a network and daemons.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,18 +16,19 @@ use shoutd_core::limits::BEAT_INTERVAL;
 use shoutd_core::multicast::SourceFilter;
 use shoutd_core::{ClusterId, HostId, MacAddress, NetworkId};
 
-/// The time between two changes: more than what hosts take of each other without a wait.
+/// The time between two changes: more than the interval at which peers accept messages without a
+/// wait.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Steps in which time goes on when nothing changes.
+/// Time steps while nothing changes.
 const STEP: Duration = Duration::from_millis(100);
 
-/// What was sent, with the answers.
+/// The messages sent, with the answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Sent {
     /// Snapshots and deltas, and their answers.
     pub(super) news: Count,
-    /// What says only that nothing has changed.
+    /// Beats, which say that nothing has changed.
     pub(super) beats: Count,
 }
 
@@ -45,7 +46,7 @@ struct Host {
     listeners: InboundSessions,
 }
 
-/// Hosts of which some share a network.
+/// Hosts, some of which share a network.
 #[derive(Debug)]
 pub(super) struct Mesh {
     cluster: Cluster,
@@ -54,13 +55,13 @@ pub(super) struct Mesh {
     now: Duration,
     sent: Sent,
     entropy: u64,
-    /// Whether somebody may have something new to announce.
+    /// Whether a host may have something new to advertise.
     is_changed: bool,
 }
 
 impl Mesh {
-    /// So many hosts, of which so many share a network and have heard each other. The first listens
-    /// to so many groups.
+    /// Makes `hosts` hosts, of which `sharing` share a network and are in sync. The first is a
+    /// member of `groups` groups.
     pub(super) fn new(hosts: u16, sharing: u16, groups: u32) -> Result<Self> {
         ensure!(sharing <= hosts, "{sharing} of {hosts} hosts cannot share a network");
         let network: NetworkId = format!("{:064x}", 1).parse().context("an id")?;
@@ -104,7 +105,7 @@ impl Mesh {
         Ok(mesh)
     }
 
-    /// One group more on the first host; nothing is sent yet.
+    /// Joins one more group on the first host; nothing is sent yet.
     fn listen(&mut self, number: u32) -> Result<()> {
         let first = self.hosts.first_mut().context("no hosts")?;
         let network = first.content.get_mut(&self.network).context("no network")?;
@@ -115,8 +116,8 @@ impl Mesh {
         Ok(())
     }
 
-    /// Lets the first host join so many groups more, one after the other or all in one instant, and
-    /// returns what that took.
+    /// Lets the first host join this many more groups, one after the other or all at once, and
+    /// returns the messages that it took.
     pub(super) fn change(&mut self, changes: u32, at_once: bool) -> Result<Sent> {
         let before = self.sent;
         for number in 0..changes {
@@ -130,7 +131,7 @@ impl Mesh {
         Ok(self.since(before))
     }
 
-    /// Lets time pass, and returns what was sent meanwhile.
+    /// Lets time pass, and returns the messages sent in that time.
     pub(super) fn rest(&mut self, time: Duration) -> Result<Sent> {
         let before = self.sent;
         let end = self.now + time;
@@ -149,7 +150,7 @@ impl Mesh {
         Sent { news: less(self.sent.news, before.news), beats: less(self.sent.beats, before.beats) }
     }
 
-    /// Says what each host is to tell the others.
+    /// Sets what each host advertises to the others.
     fn address(&mut self) {
         let Self { cluster, hosts, now, entropy, .. } = self;
         for host in hosts {
@@ -164,7 +165,7 @@ impl Mesh {
         }
     }
 
-    /// Carries messages until nobody has anything to say.
+    /// Carries messages until no host has anything to send.
     fn settle(&mut self) -> Result<()> {
         if std::mem::take(&mut self.is_changed) {
             self.address();
@@ -202,7 +203,7 @@ impl Mesh {
     }
 }
 
-/// One endpoint, of the host with this index.
+/// The content of the host with this index: one endpoint.
 fn content(network: &NetworkId, index: usize) -> Content {
     let [.., high, low] = index.to_be_bytes();
     let endpoint = AdvertisedEndpoint {

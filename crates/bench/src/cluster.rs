@@ -1,5 +1,5 @@
-//! `cargo xtask bench cluster`: what a cluster of many simulated hosts costs each of them, and how
-//! that grows.
+//! `cargo xtask bench cluster`: the cost of a cluster for each of many simulated hosts, and how it
+//! grows.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -14,22 +14,30 @@ use super::machine_facts::Facts;
 use shoutd_tooling::programs;
 use shoutd_tooling::terminal::{show_output, show_progress, show_verdict};
 
-/// The test that simulates one size (`crates/consensus/src/simulation/growth.rs`), and what its
-/// figures stand behind.
+/// The test that simulates one size (`crates/consensus/src/simulation/growth.rs`), and the prefix
+/// of its figures.
 const TEST: &str = "simulation::growth::growth";
 const MARK: &str = "growth: ";
 
-/// What the page says before its figures.
+/// The page's text before the figures.
 const METHOD: &str = include_str!("cluster.md");
 
-/// Which sizes, and where to.
+/// The sizes, and the page.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
     /// How many hosts, one simulation for each number.
-    #[arg(long, value_delimiter = ',', default_value = "5,10,25,50,100,200", value_parser = clap::value_parser!(u16).range(3..=250))]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "5,10,25,50,100,200",
+        value_parser = clap::value_parser!(u16).range(3..=250),
+    )]
     hosts: Vec<u16>,
-    /// The page that is written.
-    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/benchmarks/cluster.md"))]
+    /// The page to write.
+    #[arg(
+        long,
+        default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/benchmarks/cluster.md"),
+    )]
     output: PathBuf,
 }
 
@@ -53,7 +61,7 @@ struct Figures {
 struct Roles {
     leader: Rate,
     voter: Rate,
-    /// There are none in a small cluster.
+    /// A small cluster has none.
     learner: Option<Rate>,
 }
 
@@ -65,7 +73,7 @@ struct Rate {
 
 /// # Errors
 ///
-/// Fails when a simulation does, or the page cannot be written; never for what the figures are.
+/// Fails when a simulation does, or the page cannot be written; never because of the figures.
 pub(super) fn run(options: &Options) -> Result<ExitCode> {
     let facts = Facts::read()?;
     let mut all = Vec::new();
@@ -82,7 +90,7 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// In a process of its own, so that its memory is that of this size.
+/// Simulates one size in a process of its own, so that its memory is that of this size.
 fn simulate(hosts: u16) -> Result<Figures> {
     let mut command = programs::cargo();
     command
@@ -152,13 +160,13 @@ fn page(all: &[Figures], facts: &Facts) -> String {
 const MESHES: [(u16, u16); 7] =
     [(2, 2), (5, 5), (10, 10), (50, 10), (200, 10), (50, 50), (100, 100)];
 
-/// The hosts where it is counted how changes and time add up.
+/// The hosts for the figures on many changes and on time.
 const MESH: (u16, u16) = (10, 10);
 
-/// The groups that the host that changes listens to before.
+/// The groups of the changing host before.
 const GROUPS: [u32; 2] = [0, 5000];
 
-/// The part of the page about announcements.
+/// The part of the page about advertisements.
 fn announcements() -> Result<String> {
     let mut page = String::from("\n### Announcements: one host joins one group\n\n");
     page.push_str(

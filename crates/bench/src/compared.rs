@@ -1,4 +1,4 @@
-//! Figures that the ways are compared by, measured in turn.
+//! The compared figures of all ways, measured in turn.
 
 use std::net::{SocketAddr, SocketAddrV4};
 
@@ -9,12 +9,12 @@ use super::report::{Bar, Comparison};
 use super::statistics::percentile;
 use super::ways::{End, Ends, Group, Way, findings, number};
 
-/// Bytes of a datagram that fills a frame of every way, and of a small one.
+/// Bytes of a datagram that fills a frame on every way, and of a small one.
 const LARGE: usize = 1400;
 const SMALL: usize = 64;
 
-/// Runs of a round, each of new processes, and round trips in each: how long these take is a matter
-/// of which processor they have come to, and of two usual values a single run has one.
+/// Runs per round, each with new processes, and round trips per run. Their duration depends on the
+/// processors that they run on, and a single run has one of two usual values.
 const RUNS: usize = 5;
 const PINGS: u32 = 300;
 
@@ -24,7 +24,7 @@ const PORT: u16 = 5000;
 /// Port of answers in a group.
 const BACK_PORT: u16 = 5001;
 
-/// What is measured of multicast that is sent as fast as can be.
+/// What is measured of multicast at full speed.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Stream {
     Throughput,
@@ -49,7 +49,7 @@ pub(super) struct Measurement {
 }
 
 impl Measurement {
-    /// One of multicast to a group, without samples. What it is of is put before its name and
+    /// A measurement of multicast to a group, without samples. The kind precedes its name and
     /// title.
     pub(super) fn multicast(stream: Stream, group: Group, name: &str, title: &str) -> Self {
         let (what, unit) = match stream {
@@ -65,7 +65,7 @@ impl Measurement {
         }
     }
 
-    /// All that are wanted, without samples.
+    /// All wanted measurements, without samples.
     pub(super) fn all(options: &Options) -> Vec<Self> {
         let round_trip = |title: &str| Comparison::new(title, "µs");
         let all = vec![
@@ -123,8 +123,8 @@ impl Measurement {
         all.into_iter().filter(|measurement| options.wants(&measurement.name)).collect()
     }
 
-    /// Measures each way once, for so many seconds where that is a choice; in every other round
-    /// backwards, so that none is always the later one. What fails is told and has no sample.
+    /// Measures each way once, for `seconds` where that applies; every other round backwards, so
+    /// that none is always the later one. A failure is reported and has no sample.
     pub(super) fn round(
         &mut self,
         number: u32,
@@ -156,7 +156,7 @@ impl Measurement {
 }
 
 impl Measure {
-    /// What is found of one way; `None` of one that has no such thing.
+    /// The samples of one way; `None` for a way without this figure.
     fn samples(self, ends: &Ends, seconds: f64) -> Result<Option<Vec<f64>>> {
         match self {
             Self::Multicast(Stream::Throughput, group) => throughput(ends, group, seconds),
@@ -177,9 +177,9 @@ fn packet_rate(ends: &Ends, group: Group, seconds: f64) -> Result<Option<Vec<f64
     Ok(stream(ends, group, SMALL, seconds)?.map(|datagrams| vec![datagrams]))
 }
 
-/// Sends as fast as can be from host 1; returns how many datagrams a second the receiver that got
-/// the least has got. The underlay has no multicast: it is unicast there, to one host. Docker's
-/// overlay has none to other hosts.
+/// Sends at full speed from host 1; returns the datagrams per second of the receiver that got the
+/// least. The underlay has no multicast: it is unicast there, to one host. Docker's overlay has
+/// none to other hosts.
 fn stream(ends: &Ends, group: Group, size: usize, seconds: f64) -> Result<Option<f64>> {
     let receivers = (2..=ends.count()).filter(|host| group.is_received_on(*host));
     let multicast = match ends.way {
@@ -207,9 +207,9 @@ fn stream(ends: &Ends, group: Group, size: usize, seconds: f64) -> Result<Option
     for process in &mut listening {
         let heard = findings(process, seconds + 5.0)?;
         let (received, time) = (number(&heard, "received")?, number(&heard, "seconds")?);
-        ensure!(received > 1.0 && time > 0.0, "nothing was heard by {}", process.what());
-        // A receiver that is behind at the end has its buffer left to read: the sender's time,
-        // then, is too short.
+        ensure!(received > 1.0 && time > 0.0, "nothing was received by {}", process.what());
+        // A slow receiver reads its buffer after the sender's end, so the sender's time is too
+        // short then.
         least = least.min(received / time.max(number(&sent, "seconds")?));
     }
     Ok(Some(least))

@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: what multicast and unicast cost by shoutd and by other ways, measured in
-//! turn on hosts of the lab.
+//! `cargo xtask bench`: the cost of multicast and unicast with shoutd and on other ways, measured
+//! in turn on hosts of the lab.
 
 mod alone;
 mod announcements;
@@ -32,13 +32,13 @@ use shoutd_tooling::terminal::{show_output, show_progress, show_verdict};
 use shoutd_tooling::{interrupt, machine, programs};
 use ways::{Ends, Way};
 
-/// The UDP port of the VXLAN that is made by hand: neither shoutd's nor that of Docker's overlay.
+/// The UDP port of the VXLAN made by hand: neither shoutd's nor that of Docker's overlay.
 const HAND_PORT: u16 = 4790;
 
-/// The network of shoutd's.
+/// The shoutd network.
 const NETWORK: &str = "foo";
 
-/// The hosts: one sends, two receive, and on another something happens meanwhile.
+/// The hosts: one sends, two receive, and the fourth is for events.
 const HOSTS: u8 = 4;
 
 /// The hosts for figures with many receivers: one sends, eight receive.
@@ -47,40 +47,40 @@ const MANY_HOSTS: u8 = 9;
 /// The hosts for figures with few receivers among many hosts: one sends, three receive.
 const MOST_HOSTS: u8 = 32;
 
-/// How long a new bridge hands multicast to every port, as it cannot know its receivers before they
-/// have answered its first query (RFC 3376, section 8.3: 10 s), and some.
+/// How long a new bridge floods multicast, and some more: it cannot know its members before they
+/// have answered its first query (RFC 3376, section 8.3: 10 s).
 const YOUNG: Duration = Duration::from_secs(13);
 
-/// How long the command measures by default, and with `--quick`; what is begun then is ended. With
-/// what comes before and after, that is less than 35 minutes.
+/// How long the command measures by default, and with `--quick`; a figure that has begun is
+/// completed. With setup and teardown it takes less than 35 minutes.
 const TIME: Duration = Duration::from_secs(30 * 60);
 const QUICK_TIME: Duration = Duration::from_secs(7 * 60);
 
-/// How much of that is for rounds between few hosts; the rest is for what shoutd is measured by
-/// alone, and for many hosts.
+/// The share of that time for rounds between few hosts; the rest is for figures of shoutd alone and
+/// for many hosts.
 const ROUNDS_SHARE: f64 = 0.33;
 
-/// Another benchmark than that of the data plane.
+/// Benchmarks other than that of the data plane.
 #[derive(Debug, Subcommand)]
 enum Other {
-    /// What a cluster of many simulated hosts costs each of them, and how that grows.
+    /// Measure what a cluster costs each of many simulated hosts, and how that grows.
     Cluster(cluster::Options),
 }
 
-/// How the benchmark is done.
+/// Options of the benchmark.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Options {
     #[command(subcommand)]
     other: Option<Other>,
-    /// Take about five minutes, for figures that are rough, and leave out what takes long.
+    /// Take about five minutes for rough figures, without those that take long.
     #[arg(long)]
     quick: bool,
     /// How often each way is measured [default: 20, or 3 with --quick].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: Option<u32>,
-    /// How many hosts there are in the end, for the figures with many [default: 32, or 4 with
-    /// --quick]. Each runs a Docker engine, in about 150 MiB of memory.
+    /// How many hosts to bring up for the figures with many [default: 32, or 4 with --quick]. Each
+    /// runs a Docker engine, in about 150 MiB of memory.
     #[arg(long, value_parser = clap::value_parser!(u8).range(5..=i64::from(shoutd_lab::MAX_HOSTS)))]
     hosts: Option<u8>,
     /// Measure only what has this in its name, such as `joins` or `TCP`.
@@ -96,18 +96,18 @@ impl Options {
         self.rounds.unwrap_or(if self.quick { 3 } else { 20 })
     }
 
-    /// How many hosts there are in the end; fewer than 5 are not many.
+    /// The number of hosts to bring up; fewer than 5 are not many.
     fn hosts(&self) -> u8 {
         self.hosts.unwrap_or(if self.quick { HOSTS } else { MOST_HOSTS })
     }
 
-    /// Whether something of this name is to be measured.
+    /// Whether a figure of this name is to be measured.
     fn wants(&self, name: &str) -> bool {
         self.only.as_ref().is_none_or(|only| name.contains(only.as_str()))
     }
 
-    /// How long one throughput is measured: not long, but often, so that what else the machine does
-    /// meets all ways alike.
+    /// How long one throughput is measured: briefly but often, so that other load on the machine
+    /// affects all ways alike.
     fn seconds(&self) -> f64 {
         if self.quick { 0.5 } else { 1.0 }
     }
@@ -117,7 +117,7 @@ impl Options {
     }
 }
 
-/// What was found so far.
+/// The findings so far.
 #[derive(Debug, Default)]
 struct Found {
     measurements: Vec<Measurement>,
@@ -126,10 +126,10 @@ struct Found {
 }
 
 impl Found {
-    /// Keeps what went wrong for the report, and says it.
+    /// Prints a failure and keeps it for the report.
     fn note(&mut self, what: &str) {
         show_progress(what);
-        // Where this program lies is nobody's affair.
+        // The program's directory does not belong into the report.
         let program =
             env::current_exe().ok().and_then(|path| path.into_os_string().into_string().ok());
         self.notes
@@ -140,7 +140,7 @@ impl Found {
 /// # Errors
 ///
 /// Fails when the hosts cannot be brought up and connected, or the report cannot be written; never
-/// for what the figures are.
+/// because of the figures.
 pub fn run(options: &Options) -> Result<ExitCode> {
     if let Some(Other::Cluster(options)) = &options.other {
         return cluster::run(options);
@@ -169,7 +169,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes all ways and measures them, then shoutd by itself.
+/// Makes all ways and measures them, then shoutd alone.
 fn measure(lab: &mut Lab, options: &Options) -> Result<Found> {
     let deadline = Instant::now() + options.time();
     let mut found = Found::default();
@@ -211,7 +211,7 @@ fn measure(lab: &mut Lab, options: &Options) -> Result<Found> {
     Ok(found)
 }
 
-/// Takes the samples of one round; what fails is noted.
+/// Takes the samples of one round; failures are noted.
 fn measure_once(
     measurement: &mut Measurement,
     round: u32,
@@ -226,7 +226,7 @@ fn measure_once(
     });
 }
 
-/// A cluster of all hosts. Returns the arguments with which another host joins.
+/// Starts a cluster of all hosts. Returns the arguments with which another host joins.
 fn start_shoutd(hosts: &[Host]) -> Result<Vec<String>> {
     let [first, others @ ..] = hosts else { bail!("the lab has no hosts") };
     let peer = first.address().to_string();
@@ -267,7 +267,7 @@ fn save(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("write {}", path.display()))
 }
 
-/// The path of this program, which hosts see as the machine does.
+/// The path of this program, which is the same on the hosts.
 fn helper_program() -> Result<String> {
     let path = env::current_exe().context("find the running program")?;
     path.into_os_string()

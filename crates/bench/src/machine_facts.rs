@@ -1,4 +1,4 @@
-//! What the figures depend on: the machine, and what else it does.
+//! Facts on which the figures depend: the machine and its load.
 
 use std::fs;
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::thread;
 
 use anyhow::{Context, Result};
 
-/// Runnable tasks per processor, besides what is measured, above which a machine is busy.
+/// Runnable tasks per processor, without the benchmark's, above which a machine is busy.
 const BUSY: f64 = 0.3;
 
 /// The machine as it was before the benchmark.
@@ -23,7 +23,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    /// Reads them; to be called before the benchmark makes a load of its own.
+    /// Reads them; must be called before the benchmark makes a load of its own.
     pub(super) fn read() -> Result<Self> {
         let line = |path: &str, name: &str| -> Result<String> {
             let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
@@ -52,14 +52,14 @@ impl Facts {
         })
     }
 
-    /// What is known once the lab is up.
+    /// Adds the facts that are known once the lab is up.
     pub(super) fn in_lab(mut self, hosts: usize, engine: &str) -> Self {
         self.hosts = hosts;
         engine.trim().clone_into(&mut self.engine);
         self
     }
 
-    /// The machine alone, for what is not measured in its time.
+    /// The machine only, for figures that do not depend on its speed.
     pub(super) fn machine(&self) -> String {
         let Self { processor, processors, memory_gib, kernel, date, .. } = self;
         format!("{date}, Linux {kernel}, {processors} × {processor}, {memory_gib} GiB.")

@@ -1,4 +1,4 @@
-//! Bars as SVG.
+//! Plots bars as SVG.
 
 use std::fmt::Write;
 
@@ -6,14 +6,14 @@ use super::report::{Comparison, plain};
 use super::ways::Way;
 
 const WIDTH: f64 = 640.0;
-/// Where bars begin and where the longest ends.
+/// The start of the bars and the end of the longest.
 const LEFT: f64 = 130.0;
 const RIGHT: f64 = 520.0;
 const TOP: f64 = 44.0;
 const STEP: f64 = 30.0;
 
-/// A bar for each way that was measured, as long as the median, with a line from the least to the
-/// greatest. `None` if nothing was measured.
+/// A bar for each measured way, as long as the median, with a line from the smallest to the largest
+/// sample. `None` if nothing was measured.
 pub(super) fn bars(comparison: &Comparison) -> Option<String> {
     let measured: Vec<_> = Way::ALL
         .into_iter()
@@ -48,7 +48,8 @@ pub(super) fn bars(comparison: &Comparison) -> Option<String> {
     }
     let height = top + 10.0;
     Some(format!(
-        r##"<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="13">
+        r##"<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}"
+ viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="13">
 <rect width="100%" height="100%" fill="#fff"/>
 <text x="12" y="24" font-weight="bold">{title} ({unit})</text>
 {bars}</svg>

@@ -1,4 +1,4 @@
-//! What was found, as Markdown.
+//! The report, as Markdown.
 
 use std::fmt::Write;
 
@@ -6,10 +6,10 @@ use super::machine_facts::Facts;
 use super::statistics::Spread;
 use super::ways::Way;
 
-/// Ratios that differ by no more than this are shown as one.
+/// Ratios that differ by at most this are shown as one.
 const NEARLY: f64 = 0.02;
 
-/// What a figure should be in relation to another way's.
+/// The target of a figure in relation to another way's.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bar {
     against: Way,
@@ -40,7 +40,7 @@ fn verdict(met: bool) -> &'static str {
     if met { "met" } else { "**missed**" }
 }
 
-/// A figure of each way, one sample a round.
+/// A figure of all ways, with one sample per round.
 #[derive(Debug, Clone)]
 pub(super) struct Comparison {
     pub(super) title: String,
@@ -72,7 +72,7 @@ impl Comparison {
         Spread::of(&self.of(way).into_iter().flatten().collect::<Vec<_>>())
     }
 
-    /// In how many rounds shoutd was measured.
+    /// The rounds in which shoutd was measured.
     pub(super) fn rounds(&self) -> usize {
         self.of(Way::Shoutd).into_iter().flatten().count()
     }
@@ -84,7 +84,7 @@ impl Comparison {
         Spread::of(&ratios)
     }
 
-    /// shoutd's median divided by another's. Where a figure has two usual values it can differ from
+    /// shoutd's median divided by another's. If a figure has two usual values, it can differ from
     /// the median of the rounds' ratios.
     fn ratio_of_medians(&self, against: Way) -> Option<f64> {
         Some(self.spread(Way::Shoutd)?.median / self.spread(against)?.median)
@@ -104,7 +104,7 @@ impl Comparison {
         row
     }
 
-    /// The ratio, with that of the medians if that is another.
+    /// The ratio, with that of the medians if it differs.
     fn ratio_cell(&self, against: Way) -> String {
         let Some((ratio, of_medians)) = self.ratio(against).zip(self.ratio_of_medians(against))
         else {
@@ -130,7 +130,7 @@ impl Comparison {
     }
 }
 
-/// The limit of a figure of shoutd alone, and which of its samples has to keep it.
+/// The limit of a figure of shoutd alone, and the samples that must keep it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Limit {
     /// The median.
@@ -153,7 +153,7 @@ impl Limit {
     }
 }
 
-/// A figure of shoutd alone, with the limit that it should not exceed, if there is one.
+/// A figure of shoutd alone, with its limit, if there is one.
 #[derive(Debug, Clone)]
 pub(super) struct Finding {
     pub(super) title: String,
@@ -174,11 +174,11 @@ impl Finding {
     }
 }
 
-/// All that is told.
+/// The contents of the report.
 #[derive(Debug)]
 pub(super) struct Report<'a> {
     pub(super) facts: Facts,
-    /// The rounds that were asked for.
+    /// The requested rounds.
     pub(super) rounds: u32,
     pub(super) comparisons: Vec<&'a Comparison>,
     pub(super) findings: &'a [Finding],
@@ -187,7 +187,7 @@ pub(super) struct Report<'a> {
     pub(super) plots: &'a [(String, String)],
 }
 
-/// The page's part that is the same each time.
+/// The constant part of the page.
 const METHOD: &str = include_str!("method.md");
 
 impl Report<'_> {
@@ -237,7 +237,7 @@ fn show(spread: Spread) -> String {
     format!("{} ({}–{})", plain(median), plain(least), plain(greatest))
 }
 
-/// The same of so many samples.
+/// The same for this many samples.
 fn show_all(spread: Spread, samples: usize) -> String {
     let Spread { median, least, greatest } = spread;
     if samples == 1 {
@@ -249,13 +249,13 @@ fn show_all(spread: Spread, samples: usize) -> String {
     format!("{} ({}–{}, {samples} samples)", plain(median), plain(least), plain(greatest))
 }
 
-/// What is said of the ratio of the medians where it is another than the median of the ratios.
+/// The remark on the ratio of the medians, if it differs from the median of the ratios.
 pub(super) fn differing(ratio: f64, of_medians: f64) -> Option<String> {
     let differs = (ratio - of_medians).abs() > NEARLY;
     differs.then(|| format!("of the medians {}", plain(of_medians)))
 }
 
-/// A number with as many digits as say something.
+/// A number with its significant digits.
 pub(super) fn plain(value: f64) -> String {
     if value.fract() == 0.0 || value.abs() >= 100.0 {
         format!("{value:.0}")
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_misses_is_enough_where_each_counts() {
+    fn one_sample_beyond_the_limit_is_enough_where_each_counts() {
         let finding = Finding {
             title: "lost".to_owned(),
             unit: "packets",
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn says_so_where_the_medians_have_another_ratio() {
+    fn a_different_ratio_of_the_medians_is_shown() {
         let comparison = compared([5.0, 12.0, 12.0], [10.0, 12.0, 5.0]);
         let row = comparison.row();
         assert!(

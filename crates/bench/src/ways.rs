@@ -1,4 +1,4 @@
-//! The ways between hosts that are compared, each with an end on every host.
+//! The compared paths between hosts ("ways"), each with an end on every host.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,13 +11,13 @@ use shoutd_lab::{Host, Process, wait_until};
 use super::helper::READY;
 use super::{HAND_PORT, NETWORK, helper_program};
 
-/// How long a helper may take to begin, and to end after its time.
+/// How long a helper may take to start, and to end after its time.
 pub(super) const HELPER_DEADLINE: Duration = Duration::from_secs(20);
 
-/// How long a network may take to be there on all hosts.
+/// How long a network may take to appear on all hosts.
 const NETWORK_DEADLINE: Duration = Duration::from_secs(30);
 
-/// A way between hosts.
+/// A path between hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Way {
     /// The hosts' own network.
@@ -26,14 +26,14 @@ pub(super) enum Way {
     ByHand,
     /// Docker's overlay network in Swarm mode.
     Overlay,
-    /// A network of shoutd's.
+    /// A shoutd network.
     Shoutd,
 }
 
 /// The network of Docker's overlay.
 pub(super) const OVERLAY_NETWORK: &str = "swarm";
 
-/// The network and the container in which the way by hand ends, and its interface there.
+/// The network and container of the way by hand, and its interface there.
 const HAND: &str = "hand";
 const HAND_DEVICE: &str = "hand0";
 
@@ -56,14 +56,14 @@ impl fmt::Display for Way {
     }
 }
 
-/// What is at the end of a way on a host: a network namespace with an address.
+/// The end of a way on a host: a network namespace with an address.
 #[derive(Debug, Clone)]
 pub(super) struct End {
     pub(super) host: Host,
     pub(super) address: Ipv4Addr,
     /// The interface with that address.
     device: &'static str,
-    /// The namespace's file as the host sees it; `None` is the host's own.
+    /// The namespace's file on the host; `None` is the host's own.
     namespace: Option<String>,
 }
 
@@ -81,7 +81,7 @@ impl End {
         Self::running(host, &name, network)
     }
 
-    /// The end of a Docker network in a container that runs.
+    /// The end of a Docker network in a running container.
     pub(super) fn running(host: &Host, name: &str, network: &str) -> Result<Self> {
         let format = format!(
             "{{{{.State.Pid}}}} {{{{(index .NetworkSettings.Networks \"{network}\").IPAddress}}}}"
@@ -99,7 +99,7 @@ impl End {
         })
     }
 
-    /// The arguments by which a helper knows the interface.
+    /// A helper's arguments for the interface.
     pub(super) fn place(&self) -> String {
         format!("--interface {} --device {}", self.address, self.device)
     }
@@ -123,20 +123,20 @@ impl End {
         self.spawn(&command)
     }
 
-    /// The same; returns when it can be used.
+    /// As [`End::helper`]; returns when it is ready.
     pub(super) fn ready_helper(&self, arguments: &str) -> Result<Process> {
         let process = self.helper(arguments)?;
         process.wait_for_line(HELPER_DEADLINE, |line| line == READY)?;
         Ok(process)
     }
 
-    /// Runs a helper that takes no more than `seconds`, and returns what it found.
+    /// Runs a helper for at most `seconds`, and returns its findings.
     pub(super) fn run_helper(&self, arguments: &str, seconds: f64) -> Result<Value> {
         findings(&mut self.helper(arguments)?, seconds)
     }
 }
 
-/// Waits for the end of a helper, for `seconds` at the most and some, and returns what it found.
+/// Waits for the end of a helper, for a little more than `seconds`, and returns its findings.
 pub(super) fn findings(process: &mut Process, seconds: f64) -> Result<Value> {
     let output = process.wait(Duration::from_secs_f64(seconds) + HELPER_DEADLINE)?;
     ensure!(output.success(), "{} failed, {output}", process.what());
@@ -144,7 +144,7 @@ pub(super) fn findings(process: &mut Process, seconds: f64) -> Result<Value> {
     serde_json::from_str(line).with_context(|| format!("{} said: {line:?}", process.what()))
 }
 
-/// A number that a helper found.
+/// A number in a helper's findings.
 pub(super) fn number(findings: &Value, name: &str) -> Result<f64> {
     findings.get(name).and_then(Value::as_f64).with_context(|| format!("no {name} in {findings}"))
 }
@@ -168,7 +168,7 @@ impl Ends {
         Ok(Self { way, ends })
     }
 
-    /// How many hosts have an end.
+    /// The number of hosts with an end.
     pub(super) fn count(&self) -> u8 {
         u8::try_from(self.ends.len()).unwrap_or(u8::MAX)
     }
@@ -178,7 +178,8 @@ impl Ends {
         self.ends.iter().map(|end| &end.host)
     }
 
-    /// Makes an end on one host more. By hand, only the first host learns of it, as it alone sends.
+    /// Makes an end on one more host. By hand, only the first host gets entries for it, because it
+    /// alone sends.
     pub(super) fn extend(&mut self, host: &Host) -> Result<()> {
         let first = self.on(1)?.host.clone();
         let end = match self.way {
@@ -203,10 +204,10 @@ impl Ends {
     }
 }
 
-/// A bridge and a VXLAN in a namespace of their own, as shoutd's are: in the host's own, its
-/// netfilter would drop what is bridged. All entries are static: groups go to the hosts that
-/// [`Group::is_received_on`] names, and there to the container's port alone. A bridge goes by its
-/// entries only where somebody queries.
+/// A bridge and a VXLAN device in their own namespace, as in shoutd: in the host's namespace,
+/// netfilter would drop bridged packets. All entries are static: groups go to the hosts of
+/// [`Group::is_received_on`], and there only to the container's port. A bridge uses its entries
+/// only where there is a querier.
 fn by_hand(host: &Host, hosts: &[Host]) -> Result<End> {
     let (number, underlay, pid) = (host.number(), host.address(), hand_container(host)?);
     let mut script = format!(
@@ -249,9 +250,9 @@ fn by_hand(host: &Host, hosts: &[Host]) -> Result<End> {
     })
 }
 
-/// A container on a network that stays on its host, in which the way by hand ends; returns its
-/// process. What the engine does in every container, as netfilter rules for its resolver of names,
-/// costs each packet, on whatever way it comes.
+/// The container of the way by hand, on a network of its host only; returns its process. Everything
+/// the engine sets up in a container, such as netfilter rules for its DNS resolver, costs each
+/// packet, on any way.
 fn hand_container(host: &Host) -> Result<u32> {
     host.docker(["network", "create", "--internal", HAND])?;
     let ipv6 = "net.ipv6.conf.default.disable_ipv6=0";
@@ -261,7 +262,7 @@ fn hand_container(host: &Host) -> Result<u32> {
     pid.trim().parse().with_context(|| format!("the process of a container, from {pid:?}"))
 }
 
-/// The lines that add the static entries by which a host sends to another.
+/// The commands that add a host's static entries for another.
 fn entries_to(other: &Host) -> String {
     let to = other.address();
     let groups = Group::EACH
@@ -283,7 +284,7 @@ fn hand_mac(number: u8) -> String {
     format!("02:00:0a:cb:00:{number:02x}")
 }
 
-/// A group whose receivers are known beforehand, as static entries have it.
+/// A group with known receivers, for static entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Group {
     /// Received on host 2.
@@ -294,9 +295,9 @@ pub(super) enum Group {
     Three,
     /// Received on all hosts but the first.
     All,
-    /// Received on host 1: for answers.
+    /// Received on host 1, for answers.
     Back,
-    /// Received on host 2, by IPv6.
+    /// Received on host 2 by IPv6.
     OneOfIpv6,
 }
 
@@ -357,7 +358,7 @@ fn overlay(hosts: &[Host]) -> Result<Vec<End>> {
     hosts.iter().map(|host| End::of_container(host, OVERLAY_NETWORK)).collect()
 }
 
-/// A network of shoutd's on hosts where shoutd runs.
+/// A shoutd network on hosts where shoutd runs.
 fn shoutd(hosts: &[Host]) -> Result<Vec<End>> {
     let first = hosts.first().context("no hosts")?;
     let subnets = ["--subnet", "10.202.0.0/24", "--ipv6", "--subnet", "fd00:202::/64"];
@@ -368,7 +369,7 @@ fn shoutd(hosts: &[Host]) -> Result<Vec<End>> {
     hosts.iter().map(|host| End::of_container(host, NETWORK)).collect()
 }
 
-/// Waits until a host has a network of shoutd's.
+/// Waits until a host has the Docker network.
 pub(super) fn await_network(host: &Host, network: &str) -> Result<()> {
     wait_until(&format!("network {network} on {}", host.name()), NETWORK_DEADLINE, || {
         Ok(host.run(["docker", "network", "inspect", network])?.success().then_some(()))

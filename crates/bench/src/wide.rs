@@ -5,19 +5,19 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use shoutd_lab::{Host, Lab};
 
-use super::alone::await_listeners;
+use super::alone::await_members;
 use super::compared::{Measurement, Stream};
 use super::report::{Finding, Limit};
 use super::ways::{End, Ends, Group, Way, findings, number};
 use super::{Found, MANY_HOSTS, Options, measure_once};
 use shoutd_tooling::terminal::show_progress;
 
-/// What is counted on the underlay: datagrams a second, and for how many seconds.
+/// The stream that is counted on the underlay: datagrams per second, and seconds.
 const RATE: u32 = 1000;
 const SECONDS: f64 = 2.0;
 
-/// Measures what a sender gets through to all of many hosts, then to three of as many as are
-/// wanted.
+/// Measures a sender's throughput to all of many hosts, then to three of the largest number of
+/// hosts.
 pub(super) fn measure(
     lab: &mut Lab,
     join: &[String],
@@ -56,8 +56,8 @@ pub(super) fn measure(
     Ok(())
 }
 
-/// Brings hosts up until there are as many as wanted, and returns how many there are. Fails when no
-/// time is left.
+/// Brings hosts up until there are as many as wanted, and returns their number. Fails when no time
+/// is left.
 fn grow(
     lab: &mut Lab,
     join: &[String],
@@ -107,7 +107,7 @@ fn measure_rounds(
     found.measurements.extend(measurements);
 }
 
-/// What reaches all the hosts that have no receiver while three have one.
+/// The copies that reach the hosts without receivers while three hosts have one.
 fn copies(ends: &Ends, hosts: &[Host]) -> Result<Vec<Finding>> {
     let at = format!("{}:5040", Group::Three.address());
     let limit = SECONDS + 20.0;
@@ -119,7 +119,7 @@ fn copies(ends: &Ends, hosts: &[Host]) -> Result<Vec<Finding>> {
         receivers
             .push(end.ready_helper(&format!("receive {at} {} --seconds {limit}", end.place()))?);
     }
-    await_listeners(&ends.on(1)?.host, Group::Three.address(), receivers.len())?;
+    await_members(&ends.on(1)?.host, Group::Three.address(), receivers.len())?;
     let watched = SECONDS + 4.0;
     let group = Group::Three.address();
     let mut watching = Vec::new();

@@ -11,36 +11,35 @@ use crate::report::{Finding, Limit, differing};
 use crate::statistics::percentile;
 use crate::ways::{Ends, OVERLAY_NETWORK, await_network};
 
-/// Milliseconds that each run took, by network.
+/// Milliseconds of each run, by network.
 type Times = BTreeMap<&'static str, Vec<f64>>;
 
 /// How long a container may take to run `true`, and a network to be made.
 const RUN_DEADLINE: Duration = Duration::from_secs(30);
 
-/// A network of Docker's `bridge` driver, made by a user: its containers have Docker's own resolver
-/// of names, as on every network but the one called `bridge`.
+/// A user's network of Docker's `bridge` driver: its containers have Docker's DNS resolver, as on
+/// every network but the one called `bridge`.
 const MADE: &str = "bench-run-bridge";
-/// A network of shoutd's that is of IPv4 only, as the others are.
+/// A shoutd network with IPv4 only, like the others.
 const NETWORK: &str = "bench-run";
-/// The same with `--internal`, and shoutd's: neither has a way out, so that neither a gateway nor
+/// The same with `--internal`, of both drivers: without a way out, neither a gateway nor
 /// `docker_gwbridge` is in the figure.
 const MADE_INTERNAL: &str = "bench-run-bridge-internal";
 const INTERNAL: &str = "bench-run-internal";
 
-/// The container that is on the networks of shoutd's before any is measured, on all hosts where
-/// they are.
+/// The container on each host's shoutd networks that exists before anything is measured.
 const FIRST: &str = "bench-run-first";
 
-/// Why the ratio to the default network is another one.
+/// Why the ratio to the default network differs.
 const BECAUSE: &str = "`bridge` alone has no resolver of names; shoutd's and the overlay also \
                        attach `docker_gwbridge`, the way out";
 
-/// The time of `docker run`, in turn on networks of Docker's own and of shoutd's.
+/// Measures `docker run`, in turn on Docker's networks and on shoutd's.
 pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     let host = &ends.on(2)?.host;
     make_networks(ends, host)?;
     let mut networks = vec!["bridge", MADE, NETWORK, MADE_INTERNAL, INTERNAL];
-    // Where Docker's overlay does not work, the benchmark has said so.
+    // Where Docker's overlay does not work, the benchmark has reported it already.
     if host.run(["docker", "network", "inspect", OVERLAY_NETWORK])?.success() {
         networks.push(OVERLAY_NETWORK);
     }
@@ -92,8 +91,8 @@ fn findings(times: &Times) -> Vec<Finding> {
     findings
 }
 
-/// All hosts have a container on the network of shoutd's, as they have on that of Docker's overlay:
-/// `Join` waits for them.
+/// All hosts have a container on the shoutd network, as on Docker's overlay, because `Join` waits
+/// for them.
 fn make_networks(ends: &Ends, host: &Host) -> Result<()> {
     let start = |host: &Host, name: &str, network: &str| {
         docker(

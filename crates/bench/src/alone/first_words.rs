@@ -1,4 +1,4 @@
-//! Whether the first datagrams of a container that has just started are heard.
+//! Whether the first datagrams of a container that has just started are received.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -7,13 +7,13 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use shoutd_lab::Process;
 
-use super::await_listeners;
+use super::await_members;
 use super::finding;
 use crate::report::{Finding, Limit};
 use crate::ways::{Ends, findings, number};
 use crate::{NETWORK, helper_program};
 
-/// Where first words go: the network's broadcast address, and a group.
+/// The destinations of first datagrams: the network's broadcast address, and a group.
 const BROADCAST: &str = "10.202.0.255:5070";
 const GROUP: &str = "239.82.0.1:5072";
 const GROUP_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(239, 82, 0, 1));
@@ -23,11 +23,11 @@ const SECONDS: f64 = 250.0;
 
 const RUN_DEADLINE: Duration = Duration::from_secs(30);
 
-/// The number that says that there are no more; see the helper.
+/// The number that marks the end; see the helper.
 const END: u32 = u32::MAX;
 
 /// Starts containers on all hosts in turn, whose programs broadcast and multicast before anything
-/// else, while a container on each host listens. Those that start also listen to broadcasts from
+/// else, while a container on each host receives. The new containers also receive broadcasts from
 /// the first host.
 pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     let containers: u32 = if quick { 8 } else { 40 };
@@ -40,7 +40,7 @@ pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
         listening.push(end.ready_helper(&hear)?);
     }
     let near = ends.on(1)?;
-    ends.hosts().try_for_each(|host| await_listeners(host, GROUP_ADDRESS, hosts))?;
+    ends.hosts().try_for_each(|host| await_members(host, GROUP_ADDRESS, hosts))?;
     let mut beacon = near.ready_helper(&format!("beacon {BROADCAST} --seconds {SECONDS}"))?;
     let mut deaf = Vec::new();
     for container in 0..containers {
@@ -68,16 +68,16 @@ pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     let heard =
         "from the program's socket on, of broadcasts that another host sends every millisecond";
     let deaf =
-        finding("a container that starts: until it hears the others' broadcasts", "ms", deaf);
+        finding("a container that starts: until it receives the others' broadcasts", "ms", deaf);
     Ok(vec![
-        unheard("a container's first broadcast, at once as it starts, not heard", broadcast),
-        unheard("its first multicast not heard", multicast),
+        unheard("a container's first broadcast, sent at its start, not received", broadcast),
+        unheard("its first multicast not received", multicast),
         Finding { remark: heard.to_owned(), ..deaf },
     ])
 }
 
-/// Starts a container that says this number. Returns for how many milliseconds it did not hear the
-/// others.
+/// Starts a container that sends this number. Returns for how many milliseconds it did not receive
+/// from the others.
 fn say(ends: &Ends, host: usize, spoken: u32) -> Result<f64> {
     let host = &ends.on(host)?.host;
     let program = format!("{}:/helper:ro", helper_program()?);
@@ -108,11 +108,11 @@ fn say(ends: &Ends, host: usize, spoken: u32) -> Result<f64> {
     )?;
     ensure!(
         output.success(),
-        "the container that says {spoken} on {} failed, {output}",
+        "the container that sends {spoken} on {} failed, {output}",
         host.name()
     );
     let Some(line) = output.stdout.lines().next_back() else {
-        bail!("the container that says {spoken} printed nothing")
+        bail!("the container that sends {spoken} printed nothing")
     };
     let found: Value = serde_json::from_str(line).with_context(|| format!("it said {line:?}"))?;
     number(&found, "deaf")

@@ -1,4 +1,4 @@
-//! What a stream loses while something happens elsewhere.
+//! Packets that a stream loses while something happens elsewhere.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,51 +8,51 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use shoutd_lab::{Host, wait_until};
 
-use super::await_listeners;
+use super::await_members;
 use super::finding;
 use crate::report::{Finding, Limit};
 use crate::ways::{Ends, findings, number};
 
-/// The groups that are sent to in turn, and the first of them: each time the membership of all of
-/// them changes.
+/// The groups of the stream, and the first of them. Each change is one of the membership of all of
+/// them.
 const GROUPS: u32 = 5;
 const FIRST: Ipv4Addr = Ipv4Addr::new(239, 83, 0, 0);
 
-/// Datagrams a second, to all groups together, and their size in bytes: what the lab's machine
+/// Datagrams per second to all groups together, and their size in bytes: as much as the machine
 /// carries to three hosts without a full queue.
 const RATE: u32 = 20_000;
 const SIZE: usize = 200;
 
-/// For how long the stream goes on after what happens.
+/// How long the stream goes on after the event.
 const AFTER: f64 = 1.5;
 
 const PORT: u16 = 5020;
 
-/// How long others may take to elect a leader.
+/// How long the others may take to elect a leader.
 const ELECTION_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Something that happens while host 1 sends to hosts 2 and 3.
+/// An event while host 1 sends to hosts 2 and 3.
 #[derive(Debug, Clone, Copy)]
 struct Event {
     name: &'static str,
     /// How long it may take, in seconds.
     seconds: f64,
     happen: Happening,
-    /// Why it may lose something nevertheless.
+    /// Why it may lose packets all the same.
     because: &'static str,
 }
 
-/// Makes it happen, and returns how many changes of membership that were.
+/// Makes it happen, and returns the number of membership changes.
 type Happening = fn(&Ends, f64) -> Result<f64>;
 
 /// How long memberships are changed, in seconds.
 const CHANGING: f64 = 24.0;
 const QUICK_CHANGING: f64 = 8.0;
 
-/// What the page says of sources whose entries cannot be made at once.
-const LIMIT_OF_KERNEL: &str = "; in each sample a source is named for the first time in each \
-                               group: only then the kernel's entry for it is made, one host at a \
-                               time, and hides the one for all sources meanwhile";
+/// The page's remark on sources whose entries cannot be made at once.
+const LIMIT_OF_KERNEL: &str = "; in each sample a source is selected for the first time in each \
+                               group: only then the kernel's (S,G) entry is made, one host at a \
+                               time, and shadows (*,G)";
 
 const EVENTS: [Event; 7] = [
     Event {
@@ -107,7 +107,7 @@ pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     EVENTS.into_iter().map(measure).collect()
 }
 
-/// Lets something happen several times; none may lose anything.
+/// Makes an event happen several times; none may lose anything.
 fn measure_one(ends: &Ends, event: Event, seconds: f64, times: u32) -> Result<Finding> {
     let name = event.name;
     let mut all = Lost::default();
@@ -121,7 +121,7 @@ fn measure_one(ends: &Ends, event: Event, seconds: f64, times: u32) -> Result<Fi
     Ok(Finding { most: Some(Limit::Each(0.0)), remark: all.remark() + event.because, ..finding })
 }
 
-/// What two receivers lost, together.
+/// The losses of the two receivers together.
 #[derive(Debug, Default)]
 struct Lost {
     sent: f64,
@@ -129,7 +129,7 @@ struct Lost {
     again: f64,
     unread: f64,
     changes: f64,
-    /// Frames for which the machine had no room.
+    /// Frames that the machine's queues dropped.
     dropped: f64,
 }
 
@@ -161,14 +161,13 @@ impl Lost {
             let (rate, each) = (f64::from(RATE) / f64::from(GROUPS), packets / changes);
             let silent = each / rate * 1e6;
             remark += &format!(
-                "; {changes} changes, each of one group, at which {each:.3} packets of its {rate} \
-                 a second were lost, as many as come in {silent:.1} µs"
+                "; {changes} changes, each of one group, which lost {each:.3} packets each of \
+                 {rate} a second, as many as come in {silent:.1} µs"
             );
         }
         if *dropped > 0.0 {
             remark += &format!(
-                "; the machine's own queues, which all hosts share, had no room for {dropped} \
-                 frames"
+                "; the machine's own queues, which all hosts share, dropped {dropped} frames"
             );
         }
         remark
@@ -186,9 +185,9 @@ fn lost_while(ends: &Ends, event: Event, seconds: f64) -> Result<Lost> {
         let receive = format!("receive {to} --groups {GROUPS} {} --seconds {limit}", far.place());
         receivers.push(far.ready_helper(&receive)?);
     }
-    // What is sent before the sender's host knows of the memberships is not what is asked about.
+    // Packets sent before the sender's host knows the memberships do not count.
     for group in (0..GROUPS).map(|index| Ipv4Addr::from_bits(FIRST.to_bits() + index)) {
-        await_listeners(&near.host, group.into(), receivers.len())?;
+        await_members(&near.host, group.into(), receivers.len())?;
     }
     let dropped = dropped_by_machine()?;
     let send = format!(
@@ -205,8 +204,8 @@ fn lost_while(ends: &Ends, event: Event, seconds: f64) -> Result<Lost> {
     Ok(lost)
 }
 
-/// How many frames the machine's processors had no room for: the second column of
-/// `/proc/net/softnet_stat`, which is of no network namespace.
+/// Frames that the queues of the machine's processors dropped: the second column of
+/// `/proc/net/softnet_stat`, which covers all network namespaces.
 fn dropped_by_machine() -> Result<f64> {
     let table =
         fs::read_to_string("/proc/net/softnet_stat").context("read /proc/net/softnet_stat")?;
@@ -214,7 +213,7 @@ fn dropped_by_machine() -> Result<f64> {
     Ok(table.lines().filter_map(dropped).map(f64::from).sum())
 }
 
-/// Has a container on host 4 change what it wants, again and again.
+/// Lets a container on host 4 change its membership again and again.
 fn changes(ends: &Ends, how: &str, seconds: f64) -> Result<f64> {
     let (near, end) = (ends.on(1)?, ends.on(4)?);
     // The last change may take as long as a leave.
@@ -258,7 +257,7 @@ fn leader_dies(ends: &Ends) -> Result<f64> {
     Ok(0.0)
 }
 
-/// Whether a host says that it leads.
+/// Whether a host is the leader.
 fn leads(host: &Host) -> Result<bool> {
     let printed = host.run(["shoutdctl", "status", "--json"])?.stdout;
     let status: Value =

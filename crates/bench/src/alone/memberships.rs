@@ -1,4 +1,4 @@
-//! Who is sent what, and from when to when.
+//! What hosts are sent, from join to leave.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
@@ -12,36 +12,36 @@ use crate::report::{Finding, Limit};
 use crate::statistics::percentile;
 use crate::ways::{End, Ends, Group, findings, number};
 
-/// Datagrams a second of the stream whose copies are counted, and for how many seconds.
+/// Datagrams per second, and seconds, of the stream whose copies are counted.
 const RATE: u32 = 2000;
 const SECONDS: f64 = 2.0;
 
 const PORT: u16 = 5030;
 
-/// How long a host may take to know of joins.
-const LISTENERS_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a host may take to learn of joins.
+const MEMBERS_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Where a joiner asks the sender for a group.
+/// The port where a joiner asks the sender for a group.
 const SERVER_PORT: u16 = 5031;
 
-/// How long a left group is sent to, in seconds: more than the two queries of one second each that
-/// RFC 3376 has, section 8.8.
+/// How long a group is sent to after the leave, in seconds: more than the two queries of one second
+/// each of RFC 3376, section 8.8.
 const LINGER: f64 = 4.0;
 
-/// The first of the groups that are joined one after the other, of which each run has its own.
+/// The first of the groups that are joined one after the other; each run has its own.
 const JOINED: Ipv4Addr = Ipv4Addr::new(239, 78, 0, 0);
 const JOINED_IPV6: Ipv6Addr = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 0x78, 0);
 const JOINED_FOR_SOURCE: Ipv4Addr = Ipv4Addr::new(232, 78, 0, 0);
 const LEFT: Ipv4Addr = Ipv4Addr::new(239, 79, 0, 0);
 
-/// What reaches a host that has the network but no receiver.
+/// The copies that reach a host with the network but without a receiver.
 pub(super) fn copies(ends: &Ends, _quick: bool) -> Result<Vec<Finding>> {
     let (near, far, idle) = (ends.on(1)?, ends.on(2)?, &ends.on(3)?.host);
     let to = SocketAddr::new(Group::One.address(), PORT);
     let limit = SECONDS + 10.0;
     let mut receiver =
         far.ready_helper(&format!("receive {to} {} --seconds {limit}", far.place()))?;
-    await_listeners(&near.host, to.ip(), 1)?;
+    await_members(&near.host, to.ip(), 1)?;
     let watched = SECONDS + 1.0;
     let watch = |host| {
         End::of_host(host).ready_helper(&format!(
@@ -77,7 +77,7 @@ pub(super) fn copies(ends: &Ends, _quick: bool) -> Result<Vec<Finding>> {
 struct Kind {
     name: &'static str,
     first: IpAddr,
-    /// Whether it is for the sender alone.
+    /// Whether the join is for the sender only.
     is_for_source: bool,
 }
 
@@ -106,7 +106,7 @@ fn joins_of(kind: Kind, ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
         };
         let found = join(ends, first, count, kind.is_for_source, 0.0)?;
         let times = self::times(&found, "milliseconds")?;
-        ensure!(!times.is_empty(), "none of {count} joined groups was heard");
+        ensure!(!times.is_empty(), "no datagram of {count} joined groups was received");
         p50.extend(percentile(&times, 50.0));
         p99.extend(percentile(&times, 99.0));
         unheard += number(&found, "unheard")?;
@@ -114,11 +114,11 @@ fn joins_of(kind: Kind, ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     }
     let name = kind.name;
     let remark = format!(
-        "{count} joins a round; {unheard} in all were not served in 5 s; a datagram comes every \
-         0.3 ms or so"
+        "{count} joins per round; {unheard} in all got no datagram in 5 s; one is sent about every \
+         0.3 ms"
     );
-    let own = "the receiver's kernel waits so long, 2 ticks of its clock or more; shoutd does not \
-               wait for it from Linux 6.15 on";
+    let own = "the receiver's kernel waits for 2 ticks of its clock or more; from Linux 6.15 on, \
+               shoutd does not wait for it";
     let own = own.to_owned();
     let title = |what: &str| format!("{name} to {what}");
     Ok(vec![
@@ -135,11 +135,11 @@ fn joins_of(kind: Kind, ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     ])
 }
 
-/// Waits until a host knows that so many hosts listen to the group.
-pub(crate) fn await_listeners(asked: &Host, group: IpAddr, hosts: usize) -> Result<()> {
+/// Waits until a host knows that this many hosts are members of the group.
+pub(crate) fn await_members(asked: &Host, group: IpAddr, hosts: usize) -> Result<()> {
     wait_until(
-        &format!("{hosts} hosts to listen to {group}, as {} knows", asked.name()),
-        LISTENERS_DEADLINE,
+        &format!("{hosts} hosts to be members of {group}, as seen by {}", asked.name()),
+        MEMBERS_DEADLINE,
         || {
             let printed = asked.run(["shoutdctl", "groups", "--json"])?.stdout;
             let rows: Value = serde_json::from_str(&printed)
@@ -184,14 +184,14 @@ pub(super) fn leaves(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     let remark = match endless {
         0 => String::new(),
         _ => format!(
-            "{endless} of {rounds} groups were still sent when nobody sent any more, {LINGER} s \
+            "{endless} of {rounds} groups were still sent when the sender ended, {LINGER} s \
              after the leave"
         ),
     };
     Ok(vec![Finding { remark, ..finding("leave to last copy on the underlay", "ms", times) }])
 }
 
-/// Has host 1 send to groups from `first` on that host 2 joins one after the other.
+/// Lets host 1 send to groups from `first` on that host 2 joins one after the other.
 fn join(ends: &Ends, first: IpAddr, count: u32, is_for_source: bool, linger: f64) -> Result<Value> {
     let (near, far) = (ends.on(1)?, ends.on(2)?);
     let server = SocketAddrV4::new(near.address, SERVER_PORT);

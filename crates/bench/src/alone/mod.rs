@@ -18,12 +18,12 @@ use super::{Found, Options};
 use shoutd_tooling::interrupt;
 use shoutd_tooling::terminal::show_progress;
 
-pub(super) use memberships::await_listeners;
+pub(super) use memberships::await_members;
 
-/// One or several figures; the second argument is whether they may be rough.
+/// Measures one or several figures; the second argument allows rough ones.
 type Part = fn(&Ends, bool) -> Result<Vec<Finding>>;
 
-/// In order: those that disturb the cluster come last.
+/// The parts in order; those that disturb the cluster come last.
 const PARTS: [(&str, Part); 11] = [
     ("memory and processor at rest", resources::at_rest),
     ("docker run", docker_run::measure),
@@ -38,10 +38,10 @@ const PARTS: [(&str, Part); 11] = [
     ("100 networks and 10,000 groups", resources::with_many),
 ];
 
-/// Those that take minutes.
+/// The parts that take minutes.
 const LONG: [&str; 1] = ["100 networks and 10,000 groups"];
 
-/// Measures one figure after the other, while there is time. What fails is noted.
+/// Measures one figure after the other, while there is time. Failures are noted.
 pub(super) fn measure(
     ways: &[Ends],
     options: &Options,

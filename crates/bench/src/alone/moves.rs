@@ -1,5 +1,5 @@
-//! How long an address does not answer that is taken from one host and given to another, whose only
-//! word is a gratuitous ARP.
+//! How long an address is silent when it moves from one host to another, announced by a gratuitous
+//! ARP only.
 
 use anyhow::{Context, Result, ensure};
 
@@ -8,8 +8,8 @@ use crate::report::Finding;
 use crate::statistics::percentile;
 use crate::ways::{End, Ends, HELPER_DEADLINE, findings, number};
 
-/// The address that moves; from the middle of the subnet, where neither Docker nor shoutd has got
-/// to.
+/// The address that moves. It is in the middle of the subnet, where neither Docker nor shoutd gives
+/// out addresses.
 const VIRTUAL: &str = "10.202.0.101";
 
 const PORT: u16 = 5061;
@@ -17,8 +17,8 @@ const PORT: u16 = 5061;
 /// How long the address is watched, in seconds.
 const SECONDS: f64 = 3.0;
 
-/// Moves the address from the container on host 1 to that on host 2, while the one on host 3 asks
-/// it.
+/// Moves the address from the container on host 1 to that on host 2, while the one on host 3
+/// queries it.
 pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     let (first, second, client) = (ends.on(1)?, ends.on(2)?, ends.on(3)?);
     let echoes = [first, second]
@@ -45,10 +45,10 @@ pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     }])
 }
 
-/// For how long the address was silent, and how long the one who moved it took, in seconds.
+/// How long the address was silent, and how long the move itself took, in seconds.
 fn move_once(first: &End, second: &End, client: &End) -> Result<(f64, f64)> {
     change(first, "add")?;
-    // In every round but the first the client still knows it where it was last.
+    // In every round but the first, the client's ARP entry is that of the last owner.
     announce(first)?;
     let mut asking =
         client.ready_helper(&format!("silence {VIRTUAL}:{PORT} --seconds {SECONDS}"))?;

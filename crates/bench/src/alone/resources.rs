@@ -1,4 +1,4 @@
-//! What shoutd takes of the machine.
+//! shoutd's use of memory and processor time.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -27,19 +27,19 @@ const GROUPS: u32 = 100;
 /// The first of the groups.
 const HELD: Ipv4Addr = Ipv4Addr::new(239, 81, 0, 0);
 
-/// How long the groups are held at the most, in seconds.
+/// The longest time for which the groups are held, in seconds.
 const HOLD: f64 = 200.0;
 
-/// How long another host may take to know all of the groups.
+/// How long another host may take to learn all groups.
 const GROUPS_DEADLINE: Duration = Duration::from_secs(60);
 
-/// For how long the processor time is measured then.
+/// How long the processor time is measured after that.
 const MEASURED: Duration = Duration::from_secs(5);
 
-/// How long 100 networks may take to be there on other hosts, or to be gone.
+/// How long 100 networks may take to appear on other hosts, or to go.
 const NETWORKS_DEADLINE: Duration = Duration::from_secs(60);
 
-/// The container that is on all of these networks.
+/// The container on all of these networks.
 const CONTAINER: &str = "bench-many";
 
 /// At rest, with one network and one container on each host.
@@ -97,8 +97,8 @@ pub(super) fn under_joins(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     ])
 }
 
-/// With a container on each of two hosts that is on 100 networks, of which one has joined 100
-/// groups in each.
+/// With a container on each of two hosts on 100 networks; one of them has joined 100 groups in
+/// each.
 pub(super) fn with_many(ends: &Ends, _quick: bool) -> Result<Vec<Finding>> {
     let (host, other) = (&ends.on(1)?.host, &ends.on(2)?.host);
     let measured = hold_many(host, other);
@@ -188,7 +188,7 @@ fn attach_to_many(host: &Host) -> Result<()> {
     )
 }
 
-/// Waits until a host knows that another listens to all of the groups.
+/// Waits until a host knows that another is a member of all groups.
 fn await_groups(asked: &Host, listener: &str) -> Result<()> {
     let wanted = usize::from(NETWORKS) * GROUPS as usize;
     let mut known = 0;
@@ -204,8 +204,7 @@ fn await_groups(asked: &Host, listener: &str) -> Result<()> {
     waited.with_context(|| format!("it knows {known}"))
 }
 
-/// Whether a row of `shoutdctl groups` is one of the groups, with this host among those that
-/// listen.
+/// Whether a row of `shoutdctl groups` is one of the groups, with this host as a member.
 fn is_held(row: &Value, listener: &str) -> bool {
     let is_many = row
         .get("network")
@@ -219,7 +218,7 @@ fn is_held(row: &Value, listener: &str) -> bool {
     is_many && hosts.is_some_and(|hosts| hosts.iter().any(listens))
 }
 
-/// Runs lines of shell that take longer than a command should.
+/// Runs lines of shell that take longer than the usual deadline.
 fn slowly(host: &Host, script: &str) -> Result<()> {
     let output = host.run_for(Duration::from_secs(180), ["sh", "-c", script])?;
     ensure!(output.success(), "on {}: {script} failed, {output}", host.name());
@@ -243,7 +242,7 @@ fn mebibytes(host: &Host, name: &str) -> Result<f64> {
 /// `utime` and `stime` of proc_pid_stat(5), fields 14 and 15.
 fn processor_seconds(host: &Host) -> Result<f64> {
     let stat = of_shoutd(host, "stat")?;
-    // The second field may have spaces in it, and ends with a bracket.
+    // The second field may contain spaces, and ends with a bracket.
     let (_, rest) = stat.rsplit_once(')').context("no name in the stat of shoutd")?;
     let fields: Vec<f64> =
         rest.split_whitespace().skip(11).take(2).filter_map(|field| field.parse().ok()).collect();

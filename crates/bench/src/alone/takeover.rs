@@ -1,5 +1,4 @@
-//! How long an address that moves between hosts by VRRP or CARP does not answer when its owner
-//! dies.
+//! How long an address that moves between hosts by VRRP or CARP is silent when its owner dies.
 
 use anyhow::{Context, Result};
 use shoutd_lab::{Host, Process};
@@ -9,15 +8,15 @@ use crate::NETWORK;
 use crate::report::{Finding, Limit, plain};
 use crate::ways::{End, Ends, HELPER_DEADLINE, findings, number};
 
-/// The address that moves; from the middle of the subnet, where neither Docker nor shoutd has got
-/// to.
+/// The address that moves. It is in the middle of the subnet, where neither Docker nor shoutd gives
+/// out addresses.
 const VIRTUAL: &str = "10.202.0.100";
 
 const PORT: u16 = 5060;
 
-/// Of the backup; the master's is greater.
+/// The backup's priority; the master's is greater.
 const PRIORITY: u8 = 100;
-/// By how many 256ths of a second the backup waits longer than the master would, in CARP.
+/// The backup's skew in CARP, in 256ths of a second.
 const SKEW: u8 = 1;
 
 /// Seconds between two advertisements.
@@ -26,18 +25,18 @@ const INTERVAL: f64 = 1.0;
 /// How long the address is watched, in seconds: longer than a takeover may take.
 const SECONDS: f64 = 7.0;
 
-/// By what the hosts agree on who has the address.
+/// The protocol for the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Protocol {
     /// VRRP with a virtual MAC address.
     VrrpWithMac,
-    /// VRRP with the interfaces' own MAC addresses: neighbours are told by gratuitous ARP.
+    /// VRRP with the interfaces' own MAC addresses, announced by gratuitous ARP.
     Vrrp,
-    /// CARP, by ucarp: likewise.
+    /// CARP, by ucarp, announced by gratuitous ARP.
     Carp,
 }
 
-/// Which of the two.
+/// The rank of a router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rank {
     Master,
@@ -55,8 +54,8 @@ impl Protocol {
         }
     }
 
-    /// How long a backup waits that hears nothing, in seconds. VRRP: RFC 5798, section 6.1,
-    /// Master_Down_Interval. CARP: three intervals and the skew; ucarp looks at its clock once in
+    /// How long a backup waits without advertisements, in seconds. VRRP: RFC 5798, section 6.1,
+    /// Master_Down_Interval. CARP: three intervals and the skew; ucarp checks its clock once in
     /// each interval with the skew.
     fn wait(self) -> f64 {
         match self {
@@ -67,7 +66,7 @@ impl Protocol {
         }
     }
 
-    /// What is printed by one that has become this.
+    /// The log line of a router that has reached this rank.
     fn told(self, rank: Rank) -> &'static str {
         match (self, rank) {
             (Self::Carp, Rank::Master) => "Switching to state: MASTER",
@@ -79,7 +78,7 @@ impl Protocol {
 }
 
 /// Kills the owner of the address with its container, again and again, while a container on a third
-/// host asks it.
+/// host queries it.
 pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     Protocol::ALL
         .into_iter()
@@ -115,7 +114,7 @@ fn take_over(ends: &Ends, protocol: Protocol) -> Result<f64> {
     Ok(silent)
 }
 
-/// A container in which the protocol is spoken, with an echo that answers at all its addresses.
+/// A container that runs the protocol, with an echo server on all its addresses.
 struct Router {
     host: Host,
     name: String,
@@ -139,7 +138,7 @@ impl Router {
             Protocol::VrrpWithMac => keepalived(host, &name, rank, "use_vmac")?,
         };
         let pid = host.docker(["inspect", "--format", "{{.State.Pid}}", &name])?;
-        // It ends with the container, whose processes it is one of, but has the host's files.
+        // It is a process of the container and ends with it, but has the host's files.
         let target = format!("--target={}", pid.trim());
         let enter = ["nsenter", &target, "--net", "--pid"];
         let program = host.spawn(enter.into_iter().chain(command.iter().map(String::as_str)))?;
@@ -152,7 +151,7 @@ impl Router {
         waited.map(|_| ()).with_context(|| format!("{} on {}", self.name, self.host.name()))
     }
 
-    /// Kills the container and all that runs in it, and removes it.
+    /// Kills the container with all its processes, and removes it.
     fn stop(&mut self) -> Result<()> {
         self.host.docker(["rm", "--force", &self.name])?;
         _ = self.program.wait(HELPER_DEADLINE)?;
@@ -162,7 +161,7 @@ impl Router {
 
 fn keepalived(host: &Host, name: &str, rank: Rank, option: &str) -> Result<Vec<String>> {
     let priority = if rank == Rank::Master { PRIORITY + 100 } else { PRIORITY };
-    // Of the one before, which was killed: the numbers of its processes are others' now.
+    // Left by the killed one before: its process ids belong to other processes now.
     host.sh(&format!("rm -f /run/{name}*.pid"))?;
     host.sh(&format!(
         "cat > /run/{name}.conf <<'END'

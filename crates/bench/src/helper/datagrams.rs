@@ -11,22 +11,22 @@ use serde_json::json;
 use super::membership::Place;
 use super::{READY, address_after, unread};
 
-/// The number of the datagrams after the last; the number of those before follows in it.
+/// The number of the end markers; the count of the datagrams before follows in them.
 const END: u64 = u64::MAX;
 
-/// How often the end is sent, as it may be lost too.
+/// How often the end marker is sent, as it may be lost too.
 const ENDS: u32 = 5;
 
-/// How many numbers a receiver tells apart: more than can be sent in the time there is.
+/// The greatest number that a receiver counts: more than can be sent in the time.
 const MAX_NUMBER: u64 = 1 << 27;
 
-/// How long a receiver waits for more once it has heard something.
+/// How long a receiver waits for more after the first datagram.
 const QUIET: Duration = Duration::from_secs(3);
 
-/// Below this, sleeping takes longer than it should.
+/// Sleeps shorter than this take too long.
 const SHORTEST_SLEEP: Duration = Duration::from_micros(100);
 
-/// Sends until `time` has passed, to so many groups in turn.
+/// Sends until `time` has passed, to `groups` groups in turn.
 pub(super) fn send(
     to: SocketAddr,
     groups: u32,
@@ -63,7 +63,7 @@ pub(super) fn send(
     set_number(&mut datagram, 0, END);
     set_number(&mut datagram, 8, sent);
     for _ in 0..ENDS {
-        // What is still on its way comes first, and a receiver that is behind catches up.
+        // Datagrams in flight arrive first, and a slow receiver catches up.
         thread::sleep(Duration::from_millis(20));
         offer(sockets.first().context("no groups")?, &datagram)?;
     }
@@ -71,7 +71,7 @@ pub(super) fn send(
     Ok(())
 }
 
-/// Where datagrams to `groups` groups go.
+/// The destinations of datagrams to `groups` groups.
 fn targets(first: SocketAddr, groups: u32) -> impl Iterator<Item = SocketAddr> {
     (0..groups).map(move |index| SocketAddr::new(address_after(first.ip(), index), first.port()))
 }
@@ -86,8 +86,8 @@ fn await_turn(begin: Instant, number: u64, rate: u32) {
     }
 }
 
-/// Sends a datagram unless there is no room or nobody listens, which is said by ICMP to the next
-/// that is sent.
+/// Sends a datagram, unless the buffer is full or no socket receives; the kernel reports the
+/// latter, from an ICMP message, on the next send.
 fn offer(socket: &UdpSocket, datagram: &[u8]) -> Result<bool> {
     match socket.send(datagram) {
         Ok(_) => Ok(true),
@@ -102,7 +102,7 @@ fn is_no_room(error: &Error) -> bool {
     error.raw_os_error() == Some(nix::errno::Errno::ENOBUFS as i32)
 }
 
-/// Receives until the end, or until nothing comes any more.
+/// Receives until the end marker, or until nothing comes.
 pub(super) fn receive(at: SocketAddr, groups: u32, place: &Place, time: Duration) -> Result<()> {
     let socket = listen(at, groups, place)?;
     let unread_before = unread()?;
@@ -131,8 +131,14 @@ pub(super) fn receive(at: SocketAddr, groups: u32, place: &Place, time: Duration
         tally.first.zip(tally.last).map_or(0.0, |(first, last)| (last - first).as_secs_f64());
     println!(
         "{}",
-        json!({ "received": tally.received, "again": tally.again, "bytes": tally.bytes, "seconds": seconds,
-            "sent": tally.sent, "unread": unread()?.saturating_sub(unread_before) })
+        json!({
+            "received": tally.received,
+            "again": tally.again,
+            "bytes": tally.bytes,
+            "seconds": seconds,
+            "sent": tally.sent,
+            "unread": unread()?.saturating_sub(unread_before),
+        })
     );
     Ok(())
 }
@@ -149,7 +155,7 @@ fn listen(at: SocketAddr, groups: u32, place: &Place) -> Result<UdpSocket> {
     Ok(socket)
 }
 
-/// What has come so far.
+/// The datagrams received so far.
 #[derive(Debug, Default)]
 struct Tally {
     received: u64,

@@ -1,4 +1,4 @@
-//! Whether a container is heard and hears as soon as its program begins.
+//! Whether a container can send and receive as soon as its program begins.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -12,7 +12,7 @@ use serde_json::json;
 use super::membership::Place;
 use super::{READY, monotonic_nanoseconds};
 
-/// The number that says that there are no more.
+/// The number that marks the end.
 pub(super) const END: u32 = u32::MAX;
 
 /// The time between two beacons.
@@ -23,8 +23,8 @@ fn beacon_port(broadcast: SocketAddrV4) -> u16 {
     broadcast.port() + 1
 }
 
-/// Says a number by broadcast and by multicast, before anything else. Then it listens to beacons,
-/// and says for how long after its socket was there those that were sent were not heard.
+/// Sends a number by broadcast and by multicast, before anything else. Then it receives beacons,
+/// and prints for how long after its socket was opened beacons were lost.
 pub(super) fn say(broadcast: SocketAddrV4, group: SocketAddrV4, number: u32) -> Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
     socket.set_broadcast(true).context("allow broadcast")?;
@@ -42,7 +42,7 @@ pub(super) fn say(broadcast: SocketAddrV4, group: SocketAddrV4, number: u32) -> 
     loop {
         let length = hearing.recv(&mut buffer).context("hear a beacon")?;
         let sent = i64::from_be_bytes(buffer);
-        // One that was on its way before says nothing.
+        // A beacon that was in flight before does not count.
         if length == buffer.len() && sent > begin {
             #[expect(clippy::cast_precision_loss, reason = "it is seconds")]
             let milliseconds = (sent - begin) as f64 / 1e6;
@@ -55,7 +55,7 @@ pub(super) fn say(broadcast: SocketAddrV4, group: SocketAddrV4, number: u32) -> 
     }
 }
 
-/// Hears what others say first, until the end is said.
+/// Receives the first datagrams of others, until the end marker.
 pub(super) fn hear(
     broadcast: SocketAddrV4,
     group: SocketAddrV4,

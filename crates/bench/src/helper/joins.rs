@@ -1,4 +1,4 @@
-//! How long a group takes to be heard after it was joined.
+//! The time from a join to the first datagram.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -16,25 +16,24 @@ use super::{READY, address_after, group_after, monotonic_nanoseconds};
 /// The port of the groups.
 const PORT: u16 = 5010;
 
-/// The time between two datagrams to the group that is asked for: a bound of what is measured.
+/// The interval between two datagrams to the requested group, which bounds the precision.
 const INTERVAL: Duration = Duration::from_micros(200);
 
-/// How long a group is sent to before it is joined, so that what is sent to a new group by accident
-/// is over.
+/// How long a group is sent to before the join, so that transient copies of a new group are over.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// How long a report may be away after the first datagram: more than the kernel takes for it.
+/// How long after the first datagram a report may come: more than the kernel takes for it.
 const REPORT_PATIENCE: Duration = Duration::from_millis(30);
-/// How long a joined group may take to be heard.
+/// How long the first datagram of a joined group may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The most groups that a socket can be in: the kernel's `igmp_max_memberships`.
 const GROUPS_OF_SOCKET: u32 = 20;
 
-/// The groups that a churn has joined at one time.
+/// The groups that a churn holds at a time.
 const CHURNED: usize = 100;
 
-/// Sends to the group that was asked for last, until `time` has passed.
+/// Sends to the group that was requested last, until `time` has passed.
 pub(super) fn serve(at: SocketAddrV4, place: &Place, time: Duration) -> Result<()> {
     let asked = UdpSocket::bind(at).with_context(|| format!("bind to {at}"))?;
     asked.set_nonblocking(true).context("set the socket's mode")?;
@@ -58,8 +57,8 @@ pub(super) fn serve(at: SocketAddrV4, place: &Place, time: Duration) -> Result<(
     Ok(())
 }
 
-/// Joins so many groups one after the other, from the first, for one source if one is given, and
-/// measures each. Tells when the last was left, and goes on asking for it for as long as `linger`.
+/// Joins `count` groups one after the other, from the first, for one source if one is given, and
+/// measures each. Prints when it left the last one, and goes on requesting it for `linger`.
 pub(super) fn join(
     server: SocketAddrV4,
     place: &Place,
@@ -81,7 +80,7 @@ pub(super) fn join(
         match socket.recv(&mut [0; 64]) {
             Ok(_) => {
                 milliseconds.push(to_milliseconds(begin.elapsed()));
-                // Where the network does not wait for it, it comes after the datagram.
+                // Where the network does not wait for the report, it comes after the datagram.
                 let report = reports.of(group).or_else(|| {
                     thread::sleep(REPORT_PATIENCE);
                     reports.of(group)
@@ -118,7 +117,7 @@ fn to_milliseconds(time: Duration) -> f64 {
 }
 
 /// Joins groups until `time` has passed, and leaves each when [`CHURNED`] more are joined: the
-/// kernel does not report what is left at once.
+/// kernel does not report a group that is left at once.
 pub(super) fn churn(interface: Ipv4Addr, first: Ipv4Addr, rate: u32, time: Duration) -> Result<()> {
     ensure!((1..=100_000).contains(&rate), "{rate} joins per second are not between 1 and 100000");
     let begin = Instant::now();

@@ -1,4 +1,4 @@
-//! Sockets that belong to groups, on the interface that is measured.
+//! Sockets that are members of groups, on the measured interface.
 
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -12,11 +12,10 @@ use nix::net::if_::if_nametoindex;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::{BindToDevice, RcvBufForce};
 
-/// Room in a receiver's socket, in bytes: what it may not have read yet when others have the
-/// processor.
+/// A receiver's socket buffer in bytes, for the time in which others have the processor.
 pub(super) const BUFFER: usize = 64 << 20;
 
-/// The interface that is measured, in the network namespace that the helper is in.
+/// The measured interface, in the helper's network namespace.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Place {
     /// Its IPv4 address.
@@ -28,8 +27,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// A socket that sends to addresses of the family of `to`. IPv6 has no route for groups of all
-    /// interfaces.
+    /// A socket that sends to addresses of the family of `to`. IPv6 has no route for groups that
+    /// selects an interface.
     pub(super) fn sender(&self, to: IpAddr) -> Result<UdpSocket> {
         let any: SocketAddr =
             if to.is_ipv4() { ([0; 4], 0).into() } else { ([0_u16; 8], 0).into() };
@@ -42,8 +41,8 @@ impl Place {
         Ok(socket)
     }
 
-    /// A socket that receives what is sent to `at`, joining it if it is a group, for one source if
-    /// one is given. Reads give up after `patience`.
+    /// A socket that receives at `at`, and joins it if it is a group, for one source if one is
+    /// given. Reads time out after `patience`.
     pub(super) fn listen(
         &self,
         at: SocketAddr,
@@ -59,7 +58,7 @@ impl Place {
             }
             (group, None) if group.is_multicast() => self.join(&socket, group)?,
             (_, None) => {}
-            (IpAddr::V6(_), Some(_)) => bail!("sources are chosen of IPv4 groups only here"),
+            (IpAddr::V6(_), Some(_)) => bail!("sources can be selected for IPv4 groups only here"),
         }
         Ok(socket)
     }
@@ -76,7 +75,7 @@ impl Place {
         joined.with_context(|| format!("join {group}"))
     }
 
-    /// Has a socket be sent what `source` sends to the group, or no more.
+    /// Lets a socket receive, or no longer receive, what `source` sends to the group.
     pub(super) fn change(
         &self,
         socket: &UdpSocket,
@@ -96,7 +95,7 @@ impl Place {
         changed.with_context(|| format!("{how:?}, {source} to {group}: {wants}"))
     }
 
-    /// An option of ip(7) that takes a group and a source.
+    /// Sets an option of ip(7) that takes a group and a source.
     fn set(
         &self,
         socket: &UdpSocket,
@@ -127,12 +126,12 @@ impl Place {
     }
 }
 
-/// What changes between being sent what a source sends, and not.
+/// The way in which a membership for a source is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum How {
     /// Membership for all sources.
     Any,
-    /// Membership for that source alone (IGMPv3: INCLUDE).
+    /// Membership for that source only (IGMPv3: INCLUDE).
     Only,
     /// Membership for all sources stays; that source is blocked (IGMPv3: EXCLUDE).
     AllBut,

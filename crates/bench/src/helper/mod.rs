@@ -1,8 +1,7 @@
-//! What the benchmark runs at the ends of the networks it measures: this same program, in their
-//! network namespaces.
+//! The helpers at the ends of the measured networks: this same program, in their network
+//! namespaces.
 //!
-//! Everything ends by itself after the seconds it is given, and prints its findings as one line of
-//! JSON.
+//! Each ends by itself after the given seconds, and prints its findings as one line of JSON.
 
 mod datagrams;
 mod first_words;
@@ -24,16 +23,16 @@ use clap::Subcommand;
 use membership::{How, Place};
 use nix::time::{ClockId, clock_gettime};
 
-/// What a helper that is waited for prints when it can be used.
+/// The line that a helper prints when it is ready.
 pub(crate) const READY: &str = "ready";
 
-/// The parts that are played at the ends of a network.
+/// The helpers' commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Send numbered datagrams, and say how many.
+    /// Send numbered datagrams, and print how many.
     Send {
         to: SocketAddr,
-        /// To so many groups in turn, of which `to` has the first.
+        /// The number of groups to send to in turn, from `to` on.
         #[arg(long, default_value_t = 1)]
         groups: u32,
         #[command(flatten)]
@@ -43,14 +42,14 @@ pub enum Command {
         size: usize,
         #[arg(long)]
         seconds: f64,
-        /// Datagrams per second; 0 is as many as can be.
+        /// Datagrams per second; 0 is as many as possible.
         #[arg(long, default_value_t = 0)]
         rate: u32,
     },
-    /// Receive numbered datagrams until their end, and say how many and how fast.
+    /// Receive numbered datagrams until their end, and print how many and how fast.
     Receive {
         at: SocketAddr,
-        /// As of [`Command::Send`].
+        /// As in [`Command::Send`].
         #[arg(long, default_value_t = 1)]
         groups: u32,
         #[command(flatten)]
@@ -73,19 +72,19 @@ pub enum Command {
         to: SocketAddrV4,
         #[command(flatten)]
         place: Place,
-        /// The group in which the answers come, if they do not come to the sender.
+        /// The group to which the answers come, if they do not come to the sender.
         #[arg(long)]
         from: Option<SocketAddrV4>,
         #[arg(long)]
         count: u32,
     },
-    /// Ask an echo again and again, and say how long it did not answer at the most.
+    /// Send requests to an echo server, and print the longest time without an answer.
     Silence {
         echo: SocketAddrV4,
         #[arg(long)]
         seconds: f64,
     },
-    /// Take one TCP connection, read it to its end, and say how fast it was.
+    /// Take one TCP connection, read it to its end, and print how fast it was.
     TcpReceive { at: SocketAddrV4 },
     /// Send over one TCP connection.
     TcpSend {
@@ -108,12 +107,12 @@ pub enum Command {
         place: Place,
         #[arg(long)]
         first: IpAddr,
-        /// Join for this source alone.
+        /// Join for this source only.
         #[arg(long)]
         source: Option<Ipv4Addr>,
         #[arg(long)]
         count: u32,
-        /// How long the last group is still asked for after it was left.
+        /// How long the last group is still requested after the leave.
         #[arg(long, default_value_t = 0.0)]
         linger: f64,
     },
@@ -142,27 +141,27 @@ pub enum Command {
         #[arg(long)]
         seconds: f64,
     },
-    /// Join groups that are sent to and leave them, or the like, again and again; each time, wait
-    /// until the host is sent them or not.
+    /// Change the memberships of groups again and again; each time, wait until the host is sent
+    /// them or not.
     Change {
         #[command(flatten)]
         place: Place,
         #[arg(long)]
         how: How,
-        /// The one who sends.
+        /// The sender.
         #[arg(long)]
         source: Ipv4Addr,
         #[arg(long)]
         first: Ipv4Addr,
         #[arg(long)]
         count: u32,
-        /// The interface of the underlay on which the host is sent what is tunnelled.
+        /// The host's interface to the underlay.
         #[arg(long)]
         underlay: String,
         #[arg(long)]
         seconds: f64,
     },
-    /// Send one broadcast and one multicast datagram as the first thing; then listen to broadcasts.
+    /// Send one broadcast and one multicast datagram first; then receive broadcasts.
     FirstWords {
         /// The network's broadcast address.
         broadcast: SocketAddrV4,
@@ -170,7 +169,7 @@ pub enum Command {
         #[arg(long)]
         number: u32,
     },
-    /// Count the first words of others, until told that there are no more.
+    /// Count the first datagrams of others, until the end marker.
     HearFirstWords {
         /// The network's broadcast address.
         broadcast: SocketAddrV4,
@@ -199,7 +198,7 @@ pub enum Command {
 
 /// # Errors
 ///
-/// Fails when the system does, and when what was to be heard was not.
+/// Fails when the system does, and when an expected datagram did not arrive.
 pub fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Send { to, groups, place, size, seconds, rate } => {
@@ -245,7 +244,7 @@ pub fn run(command: &Command) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A duration that no helper outlives by much.
+/// The duration of a helper, within limits.
 fn limit(seconds: f64) -> Result<Duration> {
     const LONGEST: f64 = 300.0;
     if !(0.0..=LONGEST).contains(&seconds) {
@@ -254,13 +253,13 @@ fn limit(seconds: f64) -> Result<Duration> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
-/// Nanoseconds of the monotonic clock, which is one for all namespaces of the machine.
+/// Nanoseconds of the monotonic clock, which all namespaces of the machine share.
 fn monotonic_nanoseconds() -> Result<i64> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("read the clock")?;
     Ok(now.tv_sec() * 1_000_000_000 + now.tv_nsec())
 }
 
-/// How many datagrams the kernel could not put into a full socket of this network namespace.
+/// Datagrams that the kernel dropped at full sockets of this network namespace.
 fn unread() -> Result<u64> {
     let table = fs::read_to_string("/proc/net/snmp").context("read /proc/net/snmp")?;
     let mut lines =
@@ -270,12 +269,12 @@ fn unread() -> Result<u64> {
     Ok(column.context("no RcvbufErrors in /proc/net/snmp")?.1.parse()?)
 }
 
-/// The group that comes `index` after `first`.
+/// The group `index` after `first`.
 fn group_after(first: Ipv4Addr, index: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(first.to_bits().wrapping_add(index))
 }
 
-/// The same of either family.
+/// The address `index` after `first`, of either family.
 fn address_after(first: IpAddr, index: u32) -> IpAddr {
     match first {
         IpAddr::V4(first) => group_after(first, index).into(),

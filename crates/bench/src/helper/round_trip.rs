@@ -12,13 +12,13 @@ use super::READY;
 use super::membership::Place;
 use crate::statistics::percentile;
 
-/// How long an answer may take before it is given up, and the next is asked for.
+/// How long an answer may take before the next request.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The time between two rounds.
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// Rounds that are not counted: the first finds out addresses.
+/// Rounds that are not counted: the first resolves addresses.
 const WARM_UP: u32 = 20;
 
 /// Payload of the datagrams, in bytes.
@@ -40,7 +40,7 @@ pub(super) fn echo(
         match socket.recv_from(&mut buffer) {
             Ok((length, sender)) => {
                 let datagram = buffer.get(..length).unwrap_or_default();
-                // Who asks may be gone already.
+                // The client may be gone already.
                 _ = match reply {
                     Some(group) => answering.send_to(datagram, group),
                     None => socket.send_to(datagram, sender),
@@ -55,7 +55,7 @@ pub(super) fn echo(
     Ok(())
 }
 
-/// Asks `count` times, one after the other.
+/// Sends `count` requests, one after the other.
 pub(super) fn ping(
     to: SocketAddrV4,
     place: &Place,
@@ -91,7 +91,7 @@ pub(super) fn ping(
     Ok(())
 }
 
-/// Waits for the answer with this number, passing over late ones.
+/// Waits for the answer with this number, and ignores late ones.
 fn await_answer(socket: &UdpSocket, number: u32) -> Result<bool> {
     let deadline = Instant::now() + PATIENCE;
     let mut buffer = [0; 2048];

@@ -1,4 +1,4 @@
-//! How long an address does not answer.
+//! How long an address is silent.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddrV4, UdpSocket};
@@ -9,11 +9,11 @@ use serde_json::json;
 
 use super::READY;
 
-/// The time between two questions, which is how exact the answer is.
+/// The interval between two requests, which is the precision.
 const INTERVAL: Duration = Duration::from_millis(2);
 
-/// Asks an echo again and again until `time` has passed since its first answer, and says how long
-/// none came at the most, from the first answer to the last.
+/// Sends requests to an echo server until `time` has passed since its first answer, and prints the
+/// longest time without an answer between the first one and the last.
 pub(super) fn measure(echo: SocketAddrV4, time: Duration) -> Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0").context("open a socket")?;
     socket.set_read_timeout(Some(INTERVAL)).context("set the socket's timeout")?;
@@ -21,7 +21,7 @@ pub(super) fn measure(echo: SocketAddrV4, time: Duration) -> Result<()> {
     let mut answered: Option<Instant> = None;
     let mut longest = Duration::ZERO;
     while Instant::now() < deadline {
-        // Nobody may have the address, and the kernel says so.
+        // If no host has the address, the kernel reports an error.
         _ = socket.send_to(&[0], echo);
         match socket.recv(&mut [0; 64]) {
             Ok(_) => {

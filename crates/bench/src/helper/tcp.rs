@@ -10,10 +10,10 @@ use serde_json::json;
 
 use super::READY;
 
-/// How long a sender may take to come, and how long it may pause.
+/// How long a sender may take to connect, and how long it may pause.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// What is given to the kernel at once, in bytes.
+/// Bytes per write to the kernel.
 const PIECE: usize = 128 << 10;
 
 /// Takes one connection and reads it to its end.
@@ -43,7 +43,7 @@ fn accept(listener: &TcpListener) -> Result<TcpStream> {
             Err(error) => return Err(error).context("accept a connection"),
         }
         if Instant::now() > deadline {
-            bail!("nobody connected");
+            bail!("no sender connected");
         }
         thread::sleep(Duration::from_millis(5));
     }

@@ -1,4 +1,4 @@
-//! Changes of membership, each of which is seen to have reached the kernel of the sender's host.
+//! Changes of membership; each must reach the kernel of the sender's host.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -10,16 +10,15 @@ use serde_json::json;
 use super::membership::{How, Place};
 use super::wire::Underlay;
 
-/// How long after a change the host may still be sent the groups, or not yet: a leave takes the two
-/// queries of one second each of RFC 3376, section 8.8.
+/// How long a change may take to affect what the host is sent: a leave takes the two queries of one
+/// second each of RFC 3376, section 8.8.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// For how long no frame comes of groups that are not sent to the host any more: many times the
-/// time between two of them.
+/// Silence after which groups count as no longer sent to the host: many times the interval between
+/// two frames.
 const SILENCE: Duration = Duration::from_millis(100);
 
-/// Lets the groups be wanted and not wanted in turn, until `time` has passed, and says how often
-/// that was.
+/// Joins and leaves the groups in turn, until `time` has passed, and returns how often.
 pub(super) fn change(
     place: &Place,
     how: How,

@@ -1,4 +1,4 @@
-//! What reaches a host on the underlay, as a packet socket (packet(7)) sees it.
+//! Captures of what reaches a host on the underlay, by a packet socket (packet(7)).
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
@@ -22,7 +22,7 @@ use super::membership::BUFFER;
 use super::{READY, monotonic_nanoseconds};
 use crate::HAND_PORT;
 
-/// The UDP ports of the tunnels: shoutd's, and that of the one made by hand.
+/// The UDP ports of the tunnels: shoutd's and that of the way by hand.
 const VXLAN_PORTS: [u16; 2] = [7789, HAND_PORT];
 
 /// Octets of the outer headers before the inner frame: Ethernet, IPv4 without options, UDP, VXLAN
@@ -53,17 +53,17 @@ pub(super) fn watch(interface: &str, group: Ipv4Addr, time: Duration) -> Result<
     Ok(())
 }
 
-/// A frame, and when it was seen.
+/// A frame and its time.
 type Report = (Vec<u8>, Instant);
 
-/// When this network namespace reported its memberships.
+/// The times at which this network namespace reported its memberships.
 #[derive(Debug)]
 pub(super) struct Reports {
     seen: Arc<Mutex<Vec<Report>>>,
 }
 
 impl Reports {
-    /// Begins to watch, until the end of the process.
+    /// Starts watching, until the end of the process.
     pub(super) fn watch() -> Result<Self> {
         let socket = open()?;
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -84,7 +84,7 @@ impl Reports {
         Ok(Self { seen })
     }
 
-    /// When a group was first in a report.
+    /// The time of the first report of a group.
     pub(super) fn of(&self, group: IpAddr) -> Option<Instant> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let names = |frame: &[u8]| match group {
@@ -95,14 +95,14 @@ impl Reports {
     }
 }
 
-/// Whether a frame is IPv4 of protocol 2, IGMP, or IPv6 with hop-by-hop options, which of what is
-/// seen here MLD alone has (RFC 3810, section 5).
+/// Whether a frame is IPv4 with protocol 2 (IGMP), or IPv6 with hop-by-hop options, which only MLD
+/// has here (RFC 3810, section 5).
 fn is_report(frame: &[u8]) -> bool {
     let (kind, ipv4, ipv6) = (frame.get(12..14), frame.get(23), frame.get(20));
     kind == Some(&[8, 0]) && ipv4 == Some(&2) || kind == Some(&[0x86, 0xdd]) && ipv6 == Some(&0)
 }
 
-/// What is tunnelled to this host, as seen from a network namespace of a container.
+/// The tunnelled frames to this host, seen from a container's network namespace.
 #[derive(Debug)]
 pub(super) struct Underlay {
     socket: OwnedFd,
@@ -111,10 +111,11 @@ pub(super) struct Underlay {
 }
 
 impl Underlay {
-    /// On this interface of the host, whose namespaces are those of its first process.
+    /// Opens one on this interface of the host, in the network namespace of the host's first
+    /// process.
     pub(super) fn open(interface: &str) -> Result<Self> {
         let interface = interface.to_owned();
-        // A thread that changed its namespace ends, so that no other work is done there.
+        // The thread that changes its namespace ends, so that no other work runs there.
         let opened = thread::spawn(move || {
             let host = File::open("/proc/1/ns/net").context("open /proc/1/ns/net")?;
             setns(host, CloneFlags::CLONE_NEWNET).context("enter the host's network namespace")?;
@@ -127,8 +128,8 @@ impl Underlay {
         Ok(Self { socket, index, buffer: vec![0; 1 << 16] })
     }
 
-    /// Which of these groups the next frame is to; `None` if none came for a while, or it is to
-    /// none of them.
+    /// The one of these groups that the next frame is to; `None` if no frame came for a while, or
+    /// it is to another destination.
     pub(super) fn next(&mut self, groups: &[Ipv4Addr]) -> Result<Option<Ipv4Addr>> {
         let Some((length, from)) = read(&self.socket, &mut self.buffer)? else { return Ok(None) };
         let frame = self.buffer.get(..length).unwrap_or_default();
