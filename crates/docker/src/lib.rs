@@ -1,20 +1,18 @@
-//! Docker, seen from both sides: the calls it makes to shoutd, and the calls shoutd makes to it.
+//! Both directions between Docker and shoutd: Docker's calls to shoutd, and shoutd's calls to
+//! Docker.
 //!
-//! * [`plugin`]: the wire of a *socket plugin* (Docker's `NetworkDriver` and `IpamDriver`
-//!   protocols), the traits that a driver implements, the router between the two and the Unix
-//!   socket it is served on.
-//! * [`engine`]: a client of the Docker Engine API: networks, who is attached to them, and what
-//!   changes.
+//! * [`plugin`]: a *socket plugin* with Docker's `NetworkDriver` and `IpamDriver` protocols: the
+//!   traits that a driver implements, the router that calls them, and the Unix socket.
+//! * [`engine`]: a client of the Docker Engine API for networks, their endpoints and events.
 //!
-//! The two must not meet: the engine holds locks while it waits for a plugin's answer, and at boot
-//! it calls plugins before its own API answers, so a driver that asks the engine anything *inside*
-//! a call may wait for itself for ever.
+//! Never call the engine *inside* a plugin call. The engine holds locks while it waits for a
+//! plugin's answer, and at boot it calls plugins before its own API answers: both would deadlock.
 
 pub mod engine;
 pub mod plugin;
 
-/// One line of text for a user: control characters (line ends among them) become spaces, and what
-/// is longer than `limit` bytes is cut at a character.
+/// One line of text for a user. Control characters, such as line ends, become spaces; a text longer
+/// than `limit` bytes is cut at a character boundary.
 fn one_line(text: &str, limit: usize) -> String {
     let mut line: String =
         text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -31,7 +29,7 @@ mod tests {
     use super::one_line;
 
     #[test]
-    fn a_line_is_one_line_and_bounded() {
+    fn line_breaks_and_excess_length_are_removed() {
         assert_eq!(one_line(" a\nb\r\0c ", 10), "a b  c");
         assert_eq!(one_line("ééé", 3), "é…");
         assert_eq!(one_line("", 3), "");

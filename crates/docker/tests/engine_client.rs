@@ -1,7 +1,7 @@
-//! The client of Docker's API against a scripted peer: what no real engine does on demand. (Real
-//! engines are the lab's.)
+//! The client of Docker's API against a scripted server, for cases that no real engine produces on
+//! demand. (The lab tests real engines.)
 
-// Tests say what they expect by failing; helpers outside of #[test] functions too.
+// Helpers outside of #[test] functions panic, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
@@ -20,12 +20,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
+/// The other members of a network event.
+const REST: &str = r#""scope":"local","time":1795381915,"timeNano":1795381915408447903"#;
+
 const ID: &str = "9d15ee8eb8b8c0d8c1e1cb0b90cd4ce2ab9d9aa49f9a4bbbaec7ff4b2b0be8f1";
 
-/// A peer that answers each request with bytes of the test's choice, or never.
+/// A server that answers each request by a script.
 struct Peer {
     client: EngineClient,
-    /// Each request: its first line, and its body.
+    /// First line and body of each request.
     seen: Arc<Mutex<Vec<(String, String)>>>,
     task: JoinHandle<()>,
     _directory: TempDir,
@@ -37,11 +40,11 @@ impl Drop for Peer {
     }
 }
 
-/// What to answer to a request's first line. Nothing means: hang up.
+/// The answer by the request's first line. `None` closes the connection.
 type Script = dyn Fn(&str) -> Option<String> + Send + Sync;
 
 impl Peer {
-    /// A peer that speaks API `version` and answers everything but the ping by `script`.
+    /// A server with API `version`, which answers everything except `/_ping` by `script`.
     fn of_version(
         version: &'static str,
         script: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
@@ -93,7 +96,7 @@ async fn converse(
         seen.lock().unwrap().push((line.clone(), body));
         match script(&line) {
             Some(answer) => {
-                // The client may have hung up on an answer that is too long.
+                // The client closes the connection if an answer is too long.
                 if stream.write_all(answer.as_bytes()).await.is_err() {
                     return;
                 }
@@ -146,7 +149,7 @@ fn spec() -> NetworkSpec {
 }
 
 #[tokio::test]
-async fn the_version_is_the_newest_that_both_speak() {
+async fn the_version_is_the_newest_that_both_support() {
     for (theirs, ours) in [("1.41", "v1.41"), ("1.45", "v1.45"), ("1.53", "v1.51")] {
         let peer = Peer::of_version(theirs, |_| answer("200 OK", "[]"));
         assert_eq!(peer.client.networks().await.unwrap(), []);
@@ -170,7 +173,7 @@ async fn the_version_is_the_newest_that_both_speak() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_engine_that_accepts_and_never_answers_is_given_up() {
+async fn an_engine_that_accepts_and_never_answers_times_out() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("docker.sock");
     let _listener = UnixListener::bind(&socket).unwrap();
@@ -185,14 +188,14 @@ async fn an_engine_that_accepts_and_never_answers_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_never_ends_is_given_up() {
+async fn an_answer_that_never_ends_times_out() {
     let head = "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n[";
     let peer = Peer::of_version("1.41", move |_| Some(head.to_owned()));
     assert!(matches!(peer.client.networks().await, Err(EngineError::Deadline { .. })));
 }
 
 #[tokio::test]
-async fn waiting_ends_when_the_engine_answers_or_says_why_not() {
+async fn waiting_ends_when_the_engine_answers_or_time_is_up() {
     let directory = tempfile::tempdir().unwrap();
     let socket: PathBuf = directory.path().join("docker.sock");
     let client = EngineClient::new(&socket);
@@ -216,7 +219,7 @@ async fn waiting_ends_when_the_engine_answers_or_says_why_not() {
 }
 
 #[tokio::test]
-async fn what_is_no_engine_gives_an_error_and_no_panic() {
+async fn invalid_answers_are_errors() {
     let garbage = Peer::scripted(|_| Some("SSH-2.0-OpenSSH_9.2\r\n".to_owned()));
     assert!(matches!(garbage.client.networks().await, Err(EngineError::Transport { .. })));
     let gone = Peer::of_version("1.41", |_| None);
@@ -224,7 +227,7 @@ async fn what_is_no_engine_gives_an_error_and_no_panic() {
     let wrong = Peer::of_version("1.41", |_| answer("200 OK", r#"{"not":"a list"}"#));
     let error = wrong.client.networks().await.unwrap_err().to_string();
     assert!(
-        error.starts_with("listing Docker's networks: Docker's answer cannot be understood"),
+        error.starts_with("listing Docker's networks: Docker sent an invalid answer"),
         "{error}"
     );
     let endless = Peer::of_version("1.41", |_| answer("200 OK", &" ".repeat((16 << 20) + 1)));
@@ -236,7 +239,7 @@ async fn what_is_no_engine_gives_an_error_and_no_panic() {
 }
 
 #[tokio::test]
-async fn refusals_of_create_are_told_apart() {
+async fn errors_of_create_are_distinguished() {
     let peer = Peer::of_version("1.41", |_| {
         answer("201 Created", &format!(r#"{{"Id":"{ID}","Warning":""}}"#))
     });
@@ -270,7 +273,7 @@ async fn refusals_of_create_are_told_apart() {
 }
 
 #[tokio::test]
-async fn refusals_of_remove_are_told_apart() {
+async fn errors_of_remove_are_distinguished() {
     let id = ID.parse().unwrap();
     let refusal = |status: &'static str, message: &'static str| async move {
         let peer = Peer::of_version("1.41", move |_| {
@@ -280,10 +283,10 @@ async fn refusals_of_remove_are_told_apart() {
     };
     let gone = refusal("404 Not Found", "network 9d15 not found").await;
     assert!(matches!(gone, RemoveNetworkError::NotFound { .. }), "{gone}");
-    let helpless = refusal("404 Not Found", r#"plugin \"shoutd\" not found"#).await;
+    let no_plugin = refusal("404 Not Found", r#"plugin \"shoutd\" not found"#).await;
     assert!(
-        matches!(helpless, RemoveNetworkError::Engine(_)),
-        "the network is still there: {helpless}"
+        matches!(no_plugin, RemoveNetworkError::Engine(_)),
+        "the network still exists: {no_plugin}"
     );
     let used = refusal(
         "403 Forbidden",
@@ -291,9 +294,9 @@ async fn refusals_of_remove_are_told_apart() {
     )
     .await;
     assert!(matches!(used, RemoveNetworkError::InUse { .. }), "{used}");
-    let fixed =
+    let predefined =
         refusal("403 Forbidden", "host is a pre-defined network and cannot be removed").await;
-    assert!(matches!(fixed, RemoveNetworkError::Engine(_)), "{fixed}");
+    assert!(matches!(predefined, RemoveNetworkError::Engine(_)), "{predefined}");
 
     let peer = Peer::of_version("1.41", |line| match line {
         line if line.starts_with("DELETE") => Some("HTTP/1.1 204 No Content\r\n\r\n".to_owned()),
@@ -304,7 +307,7 @@ async fn refusals_of_remove_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_container_is_said_to_be_started_only_if_it_was() {
+async fn starting_a_container_reports_whether_it_was_started() {
     let id = "c".repeat(64).parse().unwrap();
     let start = |status: &'static str, message: &'static str| {
         let peer = Peer::of_version("1.41", move |_| {
@@ -317,22 +320,22 @@ async fn a_container_is_said_to_be_started_only_if_it_was() {
     let peer = Peer::of_version("1.41", |_| Some("HTTP/1.1 304 Not Modified\r\n\r\n".to_owned()));
     assert_eq!(peer.client.start_container(&id).await.unwrap(), Started::Before);
     assert_eq!(start("404 Not Found", "No such container: cccc").await.unwrap(), Started::Gone);
-    let helpless =
+    let no_plugin =
         start("404 Not Found", r#"plugin \"shoutd\" not found"#).await.unwrap_err().to_string();
-    assert!(helpless.contains("plugin \"shoutd\" not found"), "{helpless}");
+    assert!(no_plugin.contains("plugin \"shoutd\" not found"), "{no_plugin}");
 }
 
 #[tokio::test]
-async fn the_gateway_bridge_is_made_once() {
+async fn the_gateway_bridge_is_created_once() {
     let bridge =
         format!(r#"[{{"Id":"{ID}","Name":"docker_gwbridge","Driver":"bridge","Scope":"local"}}]"#);
     let found = bridge.clone();
     let present = Peer::of_version("1.41", move |_| answer("200 OK", &found));
     assert!(!present.client.ensure_gateway_bridge(None).await.unwrap().created);
-    assert_eq!(present.lines().len(), 2, "nothing but a look");
+    assert_eq!(present.lines().len(), 2, "only /_ping and the list");
 
-    // Another one is quicker: absent at the first look, refused as a duplicate, there at the second
-    // look.
+    // Another process is faster: the bridge is absent from the first list, the create is refused as
+    // a duplicate, and the second list has it.
     let posted = Mutex::new(false);
     let raced = Peer::of_version("1.41", move |line| {
         let mut posted = posted.lock().unwrap();
@@ -368,7 +371,7 @@ async fn the_gateway_bridge_is_made_once() {
     );
 }
 
-/// An answer that never ends by itself, of these chunks; then the peer hangs up.
+/// An answer of these chunks, without the last chunk.
 fn chunks(chunks: &[&str]) -> String {
     let body: String =
         chunks.iter().map(|chunk| format!("{:x}\r\n{chunk}\r\n", chunk.len())).collect();
@@ -381,9 +384,9 @@ fn chunks(chunks: &[&str]) -> String {
 #[tokio::test]
 async fn events_are_read_across_chunks_and_end_with_one_error() {
     let event = |action: &str, id: &str, more: &str| {
-        format!(
-            r#"{{"Type":"network","Action":"{action}","Actor":{{"ID":"{id}","Attributes":{{"name":"foo","type":"shoutd"{more}}}}},"scope":"local","time":1795381915,"timeNano":1795381915408447903}}"#
-        ) + "\n"
+        let attributes = format!(r#"{{"name":"foo","type":"shoutd"{more}}}"#);
+        let actor = format!(r#"{{"ID":"{id}","Attributes":{attributes}}}"#);
+        format!("{{\"Type\":\"network\",\"Action\":\"{action}\",\"Actor\":{actor},{REST}}}\n")
     };
     let create = event("create", ID, "");
     let connect = event("connect", ID, r#","container":"cd7ef2ca""#);
@@ -391,7 +394,10 @@ async fn events_are_read_across_chunks_and_end_with_one_error() {
     let noise = format!(
         "{}{}\nrubbish\n\n{}",
         event("update", ID, ""),
-        r#"{"Type":"network","Action":"prune","Actor":{"ID":"","Attributes":{"reclaimed":"0"}},"time":1,"timeNano":1}"#,
+        concat!(
+            r#"{"Type":"network","Action":"prune","#,
+            r#""Actor":{"ID":"","Attributes":{"reclaimed":"0"}},"time":1,"timeNano":1}"#
+        ),
         event("destroy", "../etc", "")
     );
     let stream = chunks(&[&format!("{create}{first}"), second, &noise, &event("destroy", ID, "")])
@@ -427,7 +433,7 @@ async fn events_are_read_across_chunks_and_end_with_one_error() {
 }
 
 #[tokio::test]
-async fn an_event_without_end_ends_the_stream() {
+async fn an_event_that_is_too_long_ends_the_stream() {
     let peer = Peer::of_version("1.41", |_| Some(chunks(&["x".repeat(300 << 10).as_str()])));
     let mut events = peer.client.network_events(None).await.unwrap();
     assert!(matches!(events.next().await, Some(Err(EngineError::Malformed { .. }))));
@@ -437,9 +443,8 @@ async fn an_event_without_end_ends_the_stream() {
 #[tokio::test]
 async fn a_removal_that_the_engine_remembers_is_found() {
     let event = |action: &str, id: &str| {
-        format!(
-            r#"{{"Action":"{action}","Actor":{{"ID":"{id}","Attributes":{{"name":"foo"}}}},"timeNano":7}}"#
-        ) + "\n"
+        let actor = format!(r#"{{"ID":"{id}","Attributes":{{"name":"foo"}}}}"#);
+        format!("{{\"Action\":\"{action}\",\"Actor\":{actor},\"timeNano\":7}}\n")
     };
     let other = "f".repeat(64);
     let remembered =
@@ -458,7 +463,7 @@ async fn a_removal_that_the_engine_remembers_is_found() {
 }
 
 #[tokio::test]
-async fn only_a_manager_whose_swarm_has_a_leader_manages_one() {
+async fn the_swarm_is_known_only_on_a_manager_while_it_has_a_leader() {
     let cases = [
         (
             r#"{"LocalNodeState":"inactive","ControlAvailable":false,"Error":"","Cluster":null}"#,
@@ -466,15 +471,18 @@ async fn only_a_manager_whose_swarm_has_a_leader_manages_one() {
         ),
         (r#"{"LocalNodeState":"active","ControlAvailable":false,"Error":""}"#, (true, None)),
         (
-            r#"{"LocalNodeState":"active","ControlAvailable":true,"Error":"","Cluster":{"ID":"s1"}}"#,
+            r#"{"LocalNodeState":"active","ControlAvailable":true,"Error":"",
+                "Cluster":{"ID":"s1"}}"#,
             (true, Some("s1")),
         ),
         (
-            r#"{"LocalNodeState":"active","ControlAvailable":true,"Error":"The swarm does not have a leader","Cluster":{"ID":"s1"}}"#,
+            r#"{"LocalNodeState":"active","ControlAvailable":true,
+                "Error":"The swarm does not have a leader","Cluster":{"ID":"s1"}}"#,
             (true, None),
         ),
         (
-            r#"{"LocalNodeState":"active","ControlAvailable":true,"Error":"","Cluster":{"ID":""}}"#,
+            r#"{"LocalNodeState":"active","ControlAvailable":true,"Error":"",
+                "Cluster":{"ID":""}}"#,
             (true, None),
         ),
     ];
@@ -488,7 +496,8 @@ async fn only_a_manager_whose_swarm_has_a_leader_manages_one() {
 
 #[tokio::test]
 async fn a_node_knows_its_managers() {
-    let swarm = r#"{"NodeID":"n1","LocalNodeState":"active","ControlAvailable":false,"Error":"","RemoteManagers":[{"NodeID":"n2","Addr":"10.0.0.2:2377"}]}"#;
+    let swarm = r#"{"NodeID":"n1","LocalNodeState":"active","ControlAvailable":false,"Error":"",
+        "RemoteManagers":[{"NodeID":"n2","Addr":"10.0.0.2:2377"}]}"#;
     let node = |id: &str, managers: &[&str]| SwarmNode {
         id: id.to_owned(),
         swarm: None,
@@ -510,7 +519,7 @@ async fn a_node_knows_its_managers() {
 }
 
 #[tokio::test]
-async fn managed_plugins_are_found_made_and_refused() {
+async fn managed_plugins_are_inspected_created_and_removed() {
     let peer = Peer::of_version("1.41", |line| match line {
         "GET /v1.41/plugins/there/json HTTP/1.1" => answer(
             "200 OK",

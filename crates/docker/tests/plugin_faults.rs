@@ -1,7 +1,7 @@
-//! The plugin and what must not break it: bad requests, failing drivers, peers that are slow,
-//! stuck, many or gone.
+//! Faults that the plugin must survive: invalid requests, failing drivers, and clients that are
+//! slow, stuck, too many or gone.
 
-// Tests say what they expect by failing; helpers outside of #[test] functions too.
+// Helpers outside of #[test] functions panic, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -15,11 +15,12 @@ use shoutd_docker::plugin::{BindError, PluginLimits, bind, serve};
 
 fn new_network(behaviour: &str) -> String {
     format!(
-        r#"{{"NetworkID":"{NETWORK}","Options":{{"com.docker.network.generic":{{"behave":"{behaviour}"}}}}}}"#
+        r#"{{"NetworkID":"{NETWORK}",
+        "Options":{{"com.docker.network.generic":{{"behave":"{behaviour}"}}}}}}"#
     )
 }
 
-/// A client whose call is with the driver, which does not go on before its gate opens.
+/// A client whose call waits in the driver until the gate opens.
 async fn at_gate(plugin: &Plugin) -> Client {
     let mut client = Client::connect(&plugin.socket).await;
     client.send(&docker_request("NetworkDriver.CreateNetwork", &new_network("gate"))).await;
@@ -31,7 +32,7 @@ async fn at_gate(plugin: &Plugin) -> Client {
     client
 }
 
-/// A client that has had an answer, and says no more.
+/// A client that has received an answer and is idle.
 async fn once_used(plugin: &Plugin) -> Client {
     let mut client = Client::connect(&plugin.socket).await;
     client.send(&docker_request("Plugin.Activate", "")).await;
@@ -40,7 +41,7 @@ async fn once_used(plugin: &Plugin) -> Client {
 }
 
 #[tokio::test]
-async fn a_repeated_call_without_its_body_is_refused_in_the_member_that_docker_reads() {
+async fn a_call_without_a_body_is_refused_in_the_member_that_docker_reads() {
     let plugin = Plugin::start().await;
     let network = [
         "CreateNetwork",
@@ -65,7 +66,7 @@ async fn a_repeated_call_without_its_body_is_refused_in_the_member_that_docker_r
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_request_is_said_and_the_driver_not_bothered() {
+async fn an_invalid_request_is_refused_before_the_driver_is_called() {
     let plugin = Plugin::start().await;
     let endpoint =
         |rest: &str| format!(r#"{{"NetworkID":"{NETWORK}","EndpointID":"{ENDPOINT}",{rest}}}"#);
@@ -85,7 +86,7 @@ async fn what_is_wrong_with_a_request_is_said_and_the_driver_not_bothered() {
             "NetworkID",
         ),
         ("NetworkDriver.CreateNetwork", pool(r#""Pool":"rubbish""#), "Pool"),
-        ("NetworkDriver.CreateNetwork", pool(r#""Pool":"fd00::/64""#), "other family"),
+        ("NetworkDriver.CreateNetwork", pool(r#""Pool":"fd00::/64""#), "wrong family"),
         (
             "NetworkDriver.CreateNetwork",
             pool(r#""Pool":"10.9.0.0/16","Gateway":"fd00::1/64""#),
@@ -115,7 +116,7 @@ async fn what_is_wrong_with_a_request_is_said_and_the_driver_not_bothered() {
             .call("IpamDriver.RequestPool", wrong_family)
             .await
             .error("Error")
-            .contains("other family")
+            .contains("wrong address family")
     );
     let no_pool = r#"{"Address":"10.9.0.1"}"#;
     assert!(
@@ -132,9 +133,9 @@ async fn a_driver_that_fails_or_panics_fails_one_call() {
     client.send(&docker_request("NetworkDriver.CreateNetwork", &new_network("fail"))).await;
     assert_eq!(client.answer().await.error("Err"), "subnet 10.9.0.0/16 overlaps \"foo\"");
     client.send(&docker_request("NetworkDriver.CreateNetwork", &new_network("panic"))).await;
-    assert!(client.answer().await.error("Err").contains("failed inside"));
+    assert!(client.answer().await.error("Err").contains("internal error"));
     client.send(&docker_request("NetworkDriver.CreateNetwork", &new_network("nothing"))).await;
-    assert_eq!(client.answer().await.body, serde_json::json!({}), "on the very same connection");
+    assert_eq!(client.answer().await.body, serde_json::json!({}), "on the same connection");
     let full = r#"{"AddressSpace":"shoutdlocal","Options":{"full":""}}"#;
     assert_eq!(plugin.call("IpamDriver.RequestPool", full).await.error("Error"), "no free subnet");
     plugin.finish().await;
@@ -182,7 +183,7 @@ async fn a_body_that_is_too_long_or_too_slow_is_refused() {
 }
 
 #[tokio::test]
-async fn a_driver_that_hangs_is_given_up_at_the_deadline() {
+async fn a_driver_that_hangs_is_aborted_at_the_deadline() {
     let limits = PluginLimits { call: Duration::from_millis(200), ..PluginLimits::default() };
     let plugin = Plugin::start_with(limits).await;
     let answer = plugin.call("NetworkDriver.CreateNetwork", &new_network("hang")).await;
@@ -191,7 +192,7 @@ async fn a_driver_that_hangs_is_given_up_at_the_deadline() {
 }
 
 #[tokio::test]
-async fn no_more_calls_than_allowed_are_with_the_driver_at_a_time() {
+async fn the_driver_gets_no_more_concurrent_calls_than_allowed() {
     let plugin = Plugin::start_with(PluginLimits { in_flight: 3, ..PluginLimits::default() }).await;
     let mut clients = Vec::new();
     for _ in 0..10 {
@@ -199,7 +200,7 @@ async fn no_more_calls_than_allowed_are_with_the_driver_at_a_time() {
         client.send(&docker_request("NetworkDriver.CreateNetwork", &new_network("gate"))).await;
         clients.push(client);
     }
-    // What needs no driver is not held up by those that do.
+    // A call that needs no driver does not wait for those that do.
     assert_eq!(plugin.call("NetworkDriver.GetCapabilities", "").await.status, 200);
     plugin.driver.gate.add_permits(10);
     for client in &mut clients {
@@ -210,7 +211,7 @@ async fn no_more_calls_than_allowed_are_with_the_driver_at_a_time() {
 }
 
 #[tokio::test]
-async fn waiting_for_a_turn_has_a_deadline_too() {
+async fn waiting_for_a_slot_counts_towards_the_deadline() {
     let limits =
         PluginLimits { in_flight: 1, call: Duration::from_secs(3), ..PluginLimits::default() };
     let plugin = Plugin::start_with(limits).await;
@@ -225,15 +226,12 @@ async fn waiting_for_a_turn_has_a_deadline_too() {
         assert!(client.answer().await.error("Err").contains("within 3s"));
         answered.push(started.elapsed());
     }
-    assert!(
-        answered[1] < answered[0] * 2,
-        "one deadline for both waits, not one each: {answered:?}"
-    );
+    assert!(answered[1] < answered[0] * 2, "both waits share one deadline: {answered:?}");
     plugin.finish().await;
 }
 
 #[tokio::test]
-async fn a_call_goes_on_when_its_caller_hangs_up() {
+async fn a_call_continues_when_its_caller_disconnects() {
     let plugin = Plugin::start().await;
     let client = at_gate(&plugin).await;
     drop(client);
@@ -245,7 +243,7 @@ async fn a_call_goes_on_when_its_caller_hangs_up() {
 #[tokio::test]
 async fn garbage_and_idle_connections_do_not_keep_docker_out() {
     let plugin = Plugin::start().await;
-    let mut quiet = once_used(&plugin).await;
+    let mut idle = once_used(&plugin).await;
     let mut stuck = Vec::new();
     for number in 0..400 {
         let mut client = Client::connect(&plugin.socket).await;
@@ -258,10 +256,7 @@ async fn garbage_and_idle_connections_do_not_keep_docker_out() {
     }
     let answer = plugin.call("NetworkDriver.GetCapabilities", "").await;
     assert_eq!(answer.status, 200);
-    assert!(
-        !quiet.more().await,
-        "of all connections, the one that was quiet for longest is closed first"
-    );
+    assert!(!idle.more().await, "the longest idle connection is closed first");
     plugin.finish().await;
 }
 
@@ -278,14 +273,14 @@ async fn idle_connections_are_kept() {
 }
 
 #[tokio::test]
-async fn the_end_waits_for_calls_in_flight_and_for_nothing_else() {
+async fn shutdown_waits_only_for_calls_in_flight() {
     let plugin = Plugin::start().await;
     let _idle = Client::connect(&plugin.socket).await;
     let mut half = Client::connect(&plugin.socket).await;
     half.send(b"POST /Netw").await;
     let mut client = at_gate(&plugin).await;
     plugin.stop.send(()).unwrap();
-    // No new ones are taken; the one in flight is.
+    // New calls are refused; the one in flight finishes.
     assert!(!half.more().await);
     plugin.driver.gate.add_permits(1);
     assert_eq!(client.answer().await.body, serde_json::json!({}));
@@ -295,7 +290,7 @@ async fn the_end_waits_for_calls_in_flight_and_for_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_socket_is_roots_alone_replaces_a_dead_one_and_spares_a_living_one() {
+async fn a_socket_is_only_for_root_and_replaces_a_dead_one_but_not_a_live_one() {
     let plugin = Plugin::start().await;
     let socket = plugin.socket.clone();
     let found = std::fs::symlink_metadata(&socket).unwrap();
@@ -311,7 +306,7 @@ async fn a_socket_is_roots_alone_replaces_a_dead_one_and_spares_a_living_one() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
         .collect();
-    assert_eq!(names, ["shoutd.sock"], "nothing else is left there");
+    assert_eq!(names, ["shoutd.sock"], "no temporary file is left");
 
     std::fs::remove_file(&socket).unwrap();
     std::fs::write(&socket, "precious").unwrap();
@@ -323,9 +318,9 @@ async fn a_socket_is_roots_alone_replaces_a_dead_one_and_spares_a_living_one() {
     assert!(error.contains("cannot bind the socket"), "{error}");
 }
 
-/// As a cleaner of `/run` does it, or a package that is installed anew.
+/// A cleaner of `/run` or a reinstalled package may remove it.
 #[tokio::test]
-async fn a_socket_that_is_removed_is_there_again_with_its_directory() {
+async fn a_removed_socket_is_restored_with_its_directory() {
     let plugin = Plugin::start().await;
     let directory = plugin.socket.parent().unwrap().to_owned();
     let mut kept = Client::connect(&plugin.socket).await;
@@ -349,12 +344,12 @@ async fn a_socket_that_is_removed_is_there_again_with_its_directory() {
         );
     }
     kept.send(&docker_request("Plugin.Activate", "")).await;
-    assert_eq!(kept.answer().await.status, 200, "connections from before go on");
+    assert_eq!(kept.answer().await.status, 200, "earlier connections still work");
     plugin.finish().await;
 }
 
 #[tokio::test]
-async fn the_socket_of_another_that_is_in_its_place_is_left_alone_and_told_of() {
+async fn another_process_socket_in_its_place_is_left_alone_and_reported() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("shoutd.sock");
     let socket = bind(&path).await.unwrap();
@@ -362,13 +357,13 @@ async fn the_socket_of_another_that_is_in_its_place_is_left_alone_and_told_of() 
     std::fs::remove_file(&path).unwrap();
     let other = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let serving = tokio::spawn(serve(socket, axum::Router::new(), std::future::pending()));
-    let told = within(state.wait_for(|state| state.problem.is_some()))
+    let problem = within(state.wait_for(|state| state.problem.is_some()))
         .await
         .unwrap()
         .problem
         .clone()
         .unwrap();
-    assert!(told.contains("another process"), "{told}");
+    assert!(problem.contains("another process"), "{problem}");
     drop(other);
     within(state.wait_for(|state| state.put_back == 1 && state.problem.is_none())).await.unwrap();
     serving.abort();

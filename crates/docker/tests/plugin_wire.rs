@@ -1,7 +1,7 @@
-//! The wire as Docker Engine 20.10, 26, 28 and 29 speak it: each call as bytes on a real socket,
-//! the request that reaches the driver, and the answer.
+//! The wire format of Docker Engine 20.10, 26, 28 and 29: each call as bytes on a real socket, the
+//! request that reaches the driver, and the answer.
 
-// Tests say what they expect by failing; helpers outside of #[test] functions too.
+// Helpers outside of #[test] functions panic, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -23,7 +23,7 @@ fn texts(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
-/// Sends a call; checks what reached the driver and what was answered.
+/// Sends a call; checks the request that reaches the driver, and the answer.
 async fn check(method: &str, body: &str, seen: Seen, answer: Value) {
     let plugin = Plugin::start().await;
     let body = body.replace("$N", NETWORK).replace("$E", ENDPOINT);
@@ -53,19 +53,25 @@ fn network(subnet: &str, gateway: &str) -> CreateNetwork {
 
 #[tokio::test]
 async fn create_network_of_20_10() {
-    let body = r#"{"NetworkID":"$N","Options":{"com.docker.network.enable_ipv6":false,"com.docker.network.generic":{}},
-        "IPv4Data":[{"AddressSpace":"LocalDefault","Gateway":"172.18.0.1/16","Pool":"172.18.0.0/16"}],"IPv6Data":[]}"#;
+    let body = r#"{"NetworkID":"$N",
+        "Options":{"com.docker.network.enable_ipv6":false,"com.docker.network.generic":{}},
+        "IPv4Data":[
+          {"AddressSpace":"LocalDefault","Gateway":"172.18.0.1/16","Pool":"172.18.0.0/16"}],
+        "IPv6Data":[]}"#;
     let request = network("172.18.0.0/16", "172.18.0.1");
     check("NetworkDriver.CreateNetwork", body, Seen::CreateNetwork(request), json!({})).await;
 }
 
 #[tokio::test]
 async fn create_network_of_26_internal_with_options_and_both_families() {
-    let body = r#"{"NetworkID":"$N","Options":{"com.docker.network.enable_ipv6":true,"com.docker.network.internal":true,
-        "com.docker.network.generic":{"com.docker.network.driver.mtu":"1400","shoutd.network":"0123456789ab"}},
+    let body = r#"{"NetworkID":"$N",
+        "Options":{"com.docker.network.enable_ipv6":true,"com.docker.network.internal":true,
+        "com.docker.network.generic":
+          {"com.docker.network.driver.mtu":"1400","shoutd.network":"0123456789ab"}},
         "IPv4Data":[{"AddressSpace":"LocalDefault","Pool":"10.9.0.0/16","Gateway":"10.9.0.1/16",
           "AuxAddresses":{"printer":"10.9.0.7/16"}}],
-        "IPv6Data":[{"AddressSpace":"LocalDefault","Pool":"fd00:9::/64","Gateway":"fd00:9::1/64","AuxAddresses":null}]}"#;
+        "IPv6Data":[{"AddressSpace":"LocalDefault","Pool":"fd00:9::/64","Gateway":"fd00:9::1/64",
+          "AuxAddresses":null}]}"#;
     let mut request = network("10.9.0.0/16", "10.9.0.1");
     request.options =
         texts(&[("com.docker.network.driver.mtu", "1400"), ("shoutd.network", "0123456789ab")]);
@@ -76,10 +82,12 @@ async fn create_network_of_26_internal_with_options_and_both_families() {
 }
 
 #[tokio::test]
-async fn create_network_of_29_without_ipv4_and_with_members_unknown_today() {
-    let body = r#"{"NetworkID":"$N","Options":{"com.docker.network.enable_ipv4":false,"com.docker.network.enable_ipv6":true,
+async fn create_network_of_29_without_ipv4_and_with_unknown_members() {
+    let body = r#"{"NetworkID":"$N",
+        "Options":{"com.docker.network.enable_ipv4":false,"com.docker.network.enable_ipv6":true,
         "com.docker.network.generic":null,"com.docker.network.new":{"a":[1]}},"IPv4Data":null,
-        "IPv6Data":[{"AddressSpace":"LocalDefault","Pool":"fd00:9::/64","Gateway":""}],"Tomorrow":{"x":1}}"#;
+        "IPv6Data":[{"AddressSpace":"LocalDefault","Pool":"fd00:9::/64","Gateway":""}],
+        "Tomorrow":{"x":1}}"#;
     let mut request = network("fd00:9::/64", "fd00:9::1");
     (request.enable_ipv4, request.enable_ipv6) = (false, true);
     request.ipv6 = std::mem::take(&mut request.ipv4);
@@ -88,7 +96,7 @@ async fn create_network_of_29_without_ipv4_and_with_members_unknown_today() {
 }
 
 #[tokio::test]
-async fn create_endpoint_gives_a_mac_only_when_none_was_asked_for() {
+async fn create_endpoint_returns_a_mac_only_if_none_was_requested() {
     let mut request = CreateEndpoint {
         network: NETWORK.parse().unwrap(),
         endpoint: ENDPOINT.parse().unwrap(),
@@ -99,15 +107,20 @@ async fn create_endpoint_gives_a_mac_only_when_none_was_asked_for() {
     };
     let free = r#"{"NetworkID":"$N","EndpointID":"$E",
         "Interface":{"Address":"172.18.0.2/16","AddressIPv6":"","MacAddress":""},
-        "Options":{"com.docker.network.endpoint.exposedports":[],"com.docker.network.portmap":[]}}"#;
-    let answer = json!({ "Interface": { "Address": "", "AddressIPv6": "", "MacAddress": CHOSEN_MAC.to_string() } });
+        "Options":{
+          "com.docker.network.endpoint.exposedports":[],"com.docker.network.portmap":[]}}"#;
+    let answer = json!({
+        "Interface": { "Address": "", "AddressIPv6": "", "MacAddress": CHOSEN_MAC.to_string() }
+    });
     check("NetworkDriver.CreateEndpoint", free, Seen::CreateEndpoint(request.clone()), answer)
         .await;
 
     let fixed = r#"{"NetworkID":"$N","EndpointID":"$E",
-        "Interface":{"Address":"172.18.0.2/16","AddressIPv6":"fd00:9::2/64","MacAddress":"02:11:22:33:44:55"},
+        "Interface":{"Address":"172.18.0.2/16","AddressIPv6":"fd00:9::2/64",
+          "MacAddress":"02:11:22:33:44:55"},
         "Options":{"com.docker.network.endpoint.exposedports":[{"Proto":6,"Port":80}],
-          "com.docker.network.portmap":[{"Proto":6,"IP":"","Port":80,"HostIP":"","HostPort":8080,"HostPortEnd":8080}],
+          "com.docker.network.portmap":[
+            {"Proto":6,"IP":"","Port":80,"HostIP":"","HostPort":8080,"HostPortEnd":8080}],
           "com.docker.network.endpoint.macaddress":"AhEiM0RV","shoutd.route":"none"}}"#;
     request.ipv6 = Some("fd00:9::2/64".parse().unwrap());
     request.mac = Some("02:11:22:33:44:55".parse().unwrap());
@@ -118,9 +131,11 @@ async fn create_endpoint_gives_a_mac_only_when_none_was_asked_for() {
 }
 
 #[tokio::test]
-async fn join_tells_interface_and_routes_and_no_gateway() {
-    let body = r#"{"NetworkID":"$N","EndpointID":"$E","SandboxKey":"/var/run/docker/netns/3238a552aef2",
-        "Options":{"com.docker.network.endpoint.exposedports":[],"com.docker.network.portmap":null}}"#;
+async fn join_returns_interface_and_routes_and_no_gateway() {
+    let body = r#"{"NetworkID":"$N","EndpointID":"$E",
+        "SandboxKey":"/var/run/docker/netns/3238a552aef2",
+        "Options":{
+          "com.docker.network.endpoint.exposedports":[],"com.docker.network.portmap":null}}"#;
     let seen = Seen::Join(Join {
         network: NETWORK.parse().unwrap(),
         endpoint: ENDPOINT.parse().unwrap(),
@@ -138,7 +153,7 @@ async fn join_tells_interface_and_routes_and_no_gateway() {
 }
 
 #[tokio::test]
-async fn calls_about_an_endpoint_or_a_network() {
+async fn leave_delete_and_info_reach_the_driver() {
     let endpoint = r#"{"NetworkID":"$N","EndpointID":"$E"}"#;
     check("NetworkDriver.Leave", endpoint, Seen::Leave(key()), json!({})).await;
     check("NetworkDriver.DeleteEndpoint", endpoint, Seen::DeleteEndpoint(key()), json!({})).await;
@@ -149,7 +164,7 @@ async fn calls_about_an_endpoint_or_a_network() {
 }
 
 #[tokio::test]
-async fn pools() {
+async fn pools_are_requested_and_released() {
     let granted = json!({ "PoolID": "shoutdlocal/10.9.0.0/16", "Pool": "10.9.0.0/16", "Data": {} });
     let mut request = RequestPool {
         address_space: "shoutdlocal".into(),
@@ -164,7 +179,8 @@ async fn pools() {
     request.subnet = Some("10.9.0.0/16".parse().unwrap());
     request.range = Some("10.9.8.0/24".parse().unwrap());
     request.options = texts(&[("x", "y")]);
-    let given = r#"{"AddressSpace":"shoutdlocal","Pool":"10.9.1.2/16","SubPool":"10.9.8.0/24","Options":{"x":"y"},"V6":false}"#;
+    let given = r#"{"AddressSpace":"shoutdlocal","Pool":"10.9.1.2/16","SubPool":"10.9.8.0/24",
+        "Options":{"x":"y"},"V6":false}"#;
     check("IpamDriver.RequestPool", given, Seen::RequestPool(request), granted).await;
 
     let pool = r#"{"PoolID":"shoutdlocal/10.9.0.0/16"}"#;
@@ -173,7 +189,7 @@ async fn pools() {
 }
 
 #[tokio::test]
-async fn addresses_and_whom_they_are_for() {
+async fn addresses_are_requested_for_gateways_and_endpoints() {
     let pool = || "shoutdlocal/10.9.0.0/16".parse().unwrap();
     let granted = json!({ "Address": "10.9.0.5/16", "Data": {} });
     let cases = [
@@ -184,7 +200,8 @@ async fn addresses_and_whom_they_are_for() {
             AddressPurpose::Gateway,
         ),
         (
-            r#"{"com.docker.network.endpoint.macaddress":"02:42:0a:09:00:05","com.docker.network.ipam.serial":"true"}"#,
+            r#"{"com.docker.network.endpoint.macaddress":"02:42:0a:09:00:05",
+                "com.docker.network.ipam.serial":"true"}"#,
             "",
             AddressPurpose::Endpoint {
                 mac: Some("02:42:0a:09:00:05".parse().unwrap()),
@@ -211,7 +228,7 @@ async fn addresses_and_whom_they_are_for() {
 }
 
 #[tokio::test]
-async fn what_needs_no_driver_is_answered_without_it_and_without_a_body() {
+async fn fixed_answers_need_no_driver_and_no_body() {
     let plugin = Plugin::start().await;
     let cases = [
         ("Plugin.Activate", json!({ "Implements": ["NetworkDriver", "IpamDriver"] })),
@@ -225,7 +242,10 @@ async fn what_needs_no_driver_is_answered_without_it_and_without_a_body() {
         ),
         (
             "IpamDriver.GetDefaultAddressSpaces",
-            json!({ "LocalDefaultAddressSpace": "shoutdlocal", "GlobalDefaultAddressSpace": "shoutdglobal" }),
+            json!({
+                "LocalDefaultAddressSpace": "shoutdlocal",
+                "GlobalDefaultAddressSpace": "shoutdglobal",
+            }),
         ),
         ("NetworkDriver.ProgramExternalConnectivity", json!({})),
         ("NetworkDriver.RevokeExternalConnectivity", json!({})),
@@ -235,7 +255,8 @@ async fn what_needs_no_driver_is_answered_without_it_and_without_a_body() {
     for (method, expected) in cases {
         for body in [
             "",
-            r#"{"DiscoveryType":1,"DiscoveryData":{"Address":"10.0.0.1","BindAddress":"","Self":false}}"#,
+            r#"{"DiscoveryType":1,
+                "DiscoveryData":{"Address":"10.0.0.1","BindAddress":"","Self":false}}"#,
         ] {
             let answer = plugin.call(method, body).await;
             assert_eq!((answer.status, &answer.body), (200, &expected), "{method}");

@@ -1,7 +1,7 @@
-//! The managed plugin of a Swarm: calls go by the adapter to the daemon's second socket, as Docker
-//! Engine 20.10 and 26 make them.
+//! The managed plugin of a Swarm: the adapter forwards calls of Docker Engine 20.10 and 26 to the
+//! daemon's second socket.
 
-// Tests say what they expect by failing; helpers outside of #[test] functions too.
+// Helpers outside of #[test] functions panic, too.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
@@ -19,12 +19,15 @@ use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// As swarmkit draws it.
+/// An id as swarmkit generates it.
 const NETWORK: &str = "qwynw1s5va6xny0aqlpbjn49e";
 
-const ALLOCATE: &str = r#"{"NetworkID":"qwynw1s5va6xny0aqlpbjn49e","Options":{"shoutd.max-rate":"7"},"IPv4Data":[{"AddressSpace":"","Pool":"10.0.1.0/24","Gateway":"10.0.1.1/24","AuxAddresses":null}],"IPv6Data":null}"#;
+const ALLOCATE: &str = r#"{"NetworkID":"qwynw1s5va6xny0aqlpbjn49e",
+    "Options":{"shoutd.max-rate":"7"},
+    "IPv4Data":[{"AddressSpace":"","Pool":"10.0.1.0/24","Gateway":"10.0.1.1/24",
+        "AuxAddresses":null}],"IPv6Data":null}"#;
 
-/// An adapter on a socket of its own.
+/// An adapter on its own socket.
 struct Adapter {
     socket: PathBuf,
     stop: oneshot::Sender<()>,
@@ -68,7 +71,7 @@ impl Adapter {
 }
 
 #[tokio::test]
-async fn calls_and_answers_pass_through_the_adapter_as_they_are() {
+async fn calls_and_answers_pass_through_the_adapter_unchanged() {
     let daemon = Plugin::start_as(Scope::Swarm, PluginLimits::default()).await;
     let adapter = Adapter::start(&daemon.socket).await;
     assert!(daemon_answers(&daemon.socket, PATIENCE).await);
@@ -79,7 +82,8 @@ async fn calls_and_answers_pass_through_the_adapter_as_they_are() {
     );
     let create = ALLOCATE.replace(
         r#"{"shoutd.max-rate":"7"}"#,
-        r#"{"com.docker.network.generic":{"shoutd.max-rate":"7"},"com.docker.network.internal":true}"#,
+        r#"{"com.docker.network.generic":{"shoutd.max-rate":"7"},
+            "com.docker.network.internal":true}"#,
     );
     assert_eq!(adapter.call("NetworkDriver.CreateNetwork", &create).await.body, json!({}));
     assert_eq!(
@@ -100,7 +104,7 @@ async fn calls_and_answers_pass_through_the_adapter_as_they_are() {
     assert_eq!((created.scope, created.internal), (Scope::Swarm, true));
     assert_eq!((&created.options, &created.ipv4), (&allocated.options, &allocated.ipv4));
     assert_eq!(freed.as_str(), NETWORK);
-    // IPv6's among IPv4's.
+    // The Swarm sends IPv6 subnets in IPv4Data.
     let both =
         ALLOCATE.replace(r#"null}],"#, r#"null},{"Pool":"fd62::/64","Gateway":"fd62::1/64"}],"#);
     assert_eq!(adapter.call("NetworkDriver.AllocateNetwork", &both).await.status, 200);
@@ -108,21 +112,21 @@ async fn calls_and_answers_pass_through_the_adapter_as_they_are() {
     let [Seen::AllocateNetwork(allocated)] = seen.as_slice() else { panic!("{seen:?}") };
     assert_eq!(allocated.ipv4[0].gateway, "10.0.1.1".parse().ok());
     assert_eq!((allocated.ipv6[0].gateway, allocated.ipv6.len()), ("fd62::1".parse().ok(), 1));
-    // Failures, too.
+    // Errors pass, too.
     let answer = adapter.call("NetworkDriver.CreateNetwork", "{}").await;
     assert!(answer.error("Err").contains("NetworkID"), "{answer:?}");
     assert_eq!(adapter.call("NetworkDriver.Whatever", "{}").await.status, 404);
     assert_eq!(
         adapter.call("IpamDriver.RequestPool", "{}").await.status,
         404,
-        "a Swarm has its own"
+        "a Swarm has its own IPAM"
     );
     adapter.finish().await;
     daemon.finish().await;
 }
 
 #[tokio::test]
-async fn without_a_daemon_it_says_what_it_is_and_keeps_no_leader_waiting() {
+async fn without_a_daemon_it_answers_activation_and_the_swarms_leader() {
     let directory = tempfile::tempdir().unwrap();
     let nowhere = directory.path().join("shoutd.sock");
     let adapter = Adapter::start(&nowhere).await;
@@ -141,17 +145,17 @@ async fn without_a_daemon_it_says_what_it_is_and_keeps_no_leader_waiting() {
     );
     assert_eq!(adapter.call("NetworkDriver.FreeNetwork", "{}").await.body, json!({}));
     let answer = adapter.call("NetworkDriver.Join", "{}").await;
-    assert!(answer.error("Err").contains("does not run on this host"), "{answer:?}");
+    assert!(answer.error("Err").contains("not running on this host"), "{answer:?}");
     let answer = adapter.call("NetworkDriver.AllocateNetwork", "nonsense").await;
-    assert!(answer.error("Err").contains("does not run on this host"), "{answer:?}");
+    assert!(answer.error("Err").contains("not running on this host"), "{answer:?}");
     adapter.finish().await;
 }
 
 #[tokio::test]
-async fn a_daemon_that_comes_meanwhile_is_waited_for() {
+async fn the_adapter_waits_for_a_daemon_that_starts() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("shoutd.sock");
-    // The socket of a daemon that was killed: nobody answers there.
+    // The socket of a killed daemon: nothing answers there.
     drop(UnixListener::bind(&socket).unwrap());
     let limits = AdapterLimits { absence: PATIENCE, ..AdapterLimits::default() };
     let own = directory.path().join("own.sock");
@@ -167,12 +171,12 @@ async fn a_daemon_that_comes_meanwhile_is_waited_for() {
     let router =
         adapter_with_limits("/nowhere".into(), AdapterLimits { absence: Duration::ZERO, ..limits });
     tokio::spawn(serve(daemon, router, std::future::pending()));
-    // What serves there has no daemon itself, and says so: it was reached.
-    assert!(client.answer().await.error("Err").contains("does not run on this host"));
+    // The second adapter was reached, and reports that it has no daemon.
+    assert!(client.answer().await.error("Err").contains("not running on this host"));
 }
 
 #[tokio::test]
-async fn a_daemon_that_hangs_breaks_off_or_says_too_much_is_an_error_in_dockers_form() {
+async fn a_daemon_that_hangs_or_sends_an_invalid_answer_is_an_error_in_dockers_format() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     let too_long =
@@ -202,7 +206,7 @@ async fn a_daemon_that_hangs_breaks_off_or_says_too_much_is_an_error_in_dockers_
         assert_eq!(answer.status, 200, "{said:?}");
         let error = answer.error("Err");
         assert!(
-            error.contains("broke the call off") || error.contains("did not answer within"),
+            error.contains("call to shoutd failed") || error.contains("did not answer within"),
             "{said:?}: {error}"
         );
         serving.abort();

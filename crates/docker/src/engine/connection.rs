@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::error::EngineError;
 
-/// Largest answer that is read. A thousand networks with their labels are well below one mebibyte.
+/// Size limit of an answer, in bytes. A thousand networks with labels have less than 1 MiB.
 const ANSWER_LIMIT: usize = 16 << 20;
 
 /// A version of the Docker Engine API, such as 1.41.
@@ -27,11 +27,11 @@ pub struct ApiVersion {
 }
 
 impl ApiVersion {
-    /// The oldest that shoutd works with: that of Docker 20.10.
+    /// The oldest version that shoutd supports: Docker 20.10.
     pub const OLDEST: Self = Self { major: 1, minor: 41 };
 
-    /// The newest that shoutd asks for: that of Docker 28.3, the last before the answers of 29.0
-    /// changed shape. Docker 29 accepts it (29.0 asks for 1.44 at least, 29.3 for 1.40). It has
+    /// The newest version that shoutd requests: Docker 28.3, because 29.0 changed the shape of
+    /// answers. Docker 29 accepts it (29.0 requires at least 1.44, 29.3 at least 1.40). It has
     /// `EnableIPv4` (1.48), which a mirror of an IPv6-only network needs.
     const NEWEST: Self = Self { major: 1, minor: 51 };
 }
@@ -53,7 +53,7 @@ impl FromStr for ApiVersion {
     }
 }
 
-/// What is sent with a call.
+/// Body of a request.
 #[derive(Debug)]
 pub(super) struct Content {
     kind: &'static str,
@@ -70,22 +70,22 @@ impl Content {
     }
 }
 
-/// The whole answer to one call.
+/// The answer to a call.
 #[derive(Debug)]
 pub(super) struct Reply {
-    /// The API version that the call was made in.
+    /// The API version of the call.
     pub(super) api_version: ApiVersion,
     pub(super) status: StatusCode,
     pub(super) body: Bytes,
 }
 
 impl Reply {
-    /// The body if the engine did what was asked.
+    /// The body, if the status is a success.
     pub(super) fn expect_success(self, operation: &str) -> Result<Bytes, EngineError> {
         if self.status.is_success() { Ok(self.body) } else { Err(self.into_error(operation)) }
     }
 
-    /// The engine's own words in a refusal: `{"message":"…"}`, or else the bare body.
+    /// The engine's error message: `{"message":"…"}`, or else the raw body.
     pub(super) fn message(&self) -> String {
         #[derive(serde::Deserialize)]
         struct Refusal {
@@ -102,7 +102,7 @@ impl Reply {
     }
 }
 
-/// Ends the task that drives a connection when the connection is no longer wanted.
+/// Aborts the task that drives a connection when dropped.
 #[derive(Debug)]
 pub(super) struct Driver(JoinHandle<()>);
 
@@ -112,7 +112,7 @@ impl Drop for Driver {
     }
 }
 
-/// A connection whose API version is agreed.
+/// A connection with its negotiated API version.
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
@@ -121,8 +121,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects to `socket` and asks the engine which version it speaks. Sets no deadline of its
-    /// own.
+    /// Connects to `socket` and negotiates the API version. The caller sets the deadline.
     pub(super) async fn open(socket: &Path, operation: &str) -> Result<Self, EngineError> {
         let stream = UnixStream::connect(socket).await.map_err(|source| EngineError::Connect {
             operation: operation.to_owned(),
@@ -132,7 +131,7 @@ impl Connection {
         let transport = |source| EngineError::Transport { operation: operation.to_owned(), source };
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(transport)?;
         let driver = Driver(tokio::spawn(async move {
-            // Whoever waits for an answer on this connection sees the same error.
+            // The request on this connection returns the same error.
             let _ = connection.await;
         }));
         let mut connection = Self { sender, driver, version: ApiVersion::OLDEST };
@@ -140,8 +139,8 @@ impl Connection {
         Ok(connection)
     }
 
-    /// The newest version that both sides speak, from `/_ping`, which costs the engine nothing
-    /// (`/version` starts programs).
+    /// The newest version that both sides support. We use `/_ping` because it is cheap; `/version`
+    /// makes the engine start programs.
     async fn negotiate(&mut self, operation: &str) -> Result<ApiVersion, EngineError> {
         let response = self.send(operation, Method::GET, "/_ping", None).await?;
         let header = response
@@ -154,7 +153,7 @@ impl Connection {
             return Err(reply.into_error(operation));
         }
         let header = header
-            .ok_or_else(|| EngineError::malformed(operation, "/_ping names no Api-Version"))?;
+            .ok_or_else(|| EngineError::malformed(operation, "/_ping has no Api-Version header"))?;
         let newest: ApiVersion =
             header.parse().map_err(|reason: String| EngineError::malformed(operation, reason))?;
         if newest < ApiVersion::OLDEST {
@@ -176,8 +175,8 @@ impl Connection {
         self.read(operation, response).await
     }
 
-    /// Sends one GET and leaves the answer's body to be read bit by bit; the connection lives as
-    /// long as the returned driver.
+    /// Sends a GET request and returns the body as a stream. The connection closes when the
+    /// returned driver is dropped.
     pub(super) async fn stream(
         mut self,
         operation: &str,

@@ -1,5 +1,4 @@
-//! Calls about containers: those that an engine should have started and could not, and starting
-//! them.
+//! Calls for containers: their names, those that the engine failed to start, and starting them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,53 +14,52 @@ use super::error::EngineError;
 use super::{CHANGE_DEADLINE, EngineClient, QUERY_DEADLINE};
 use crate::one_line;
 
-/// Octets of an id (64 hexadecimal digits) as the engine gives it.
+/// Length of an id, in hexadecimal digits.
 const ID_LENGTH: usize = 64;
 
-/// Containers of one network that are looked at. An engine is long out of other things with so
-/// many.
+/// How many containers of one network we read. An engine runs out of other resources earlier.
 const CONTAINERS_MAX: usize = 4096;
 
-/// Aliases of a container on one network that are looked at.
+/// How many aliases of a container we read per network.
 const ALIASES_MAX: usize = 256;
 
-/// A container that does not run, as far as it matters to whether it should.
+/// A container that does not run, with what decides whether it should.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoppedContainer {
     /// Its id.
     pub id: ContainerId,
     /// Its name.
     pub name: String,
-    /// Whether its restart policy is `always` or `unless-stopped`: the engine starts it whenever it
-    /// starts itself, in the latter case unless a user has stopped it.
+    /// Whether its restart policy is `always` or `unless-stopped`: the engine starts it at boot; in
+    /// the latter case not if a user has stopped it.
     pub restarts_always: bool,
     /// Whether it has ever run.
     pub has_run: bool,
-    /// Why its last start failed; empty if that succeeded, whatever ended the container then.
+    /// Why its last start failed; empty if the last start succeeded, however the container ended.
     pub error: String,
 }
 
-/// What a container is called.
+/// Names of a container, and where they apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerNames {
     /// Its name.
     pub name: String,
-    /// Its hosts file, as the engine's host sees it: an absolute path.
+    /// Absolute path of its hosts file on the engine's host.
     pub hosts_file: Option<PathBuf>,
-    /// Its first process, as the engine's host counts it; `None` if it does not run.
+    /// Its first process in the PID namespace of the engine's host; `None` if it does not run.
     pub process: Option<u32>,
-    /// The DNS servers that a user gave it (`--dns`).
+    /// The DNS servers that the user set (`--dns`).
     pub dns_servers: Vec<IpAddr>,
-    /// By endpoint, what else it is called on that network.
+    /// Its aliases, by endpoint.
     pub aliases: BTreeMap<EndpointId, Vec<String>>,
 }
 
-/// What came of starting a container.
+/// Result of starting a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Started {
     /// It was started.
     Now,
-    /// It ran already.
+    /// It was already running.
     Before,
     /// There is no such container.
     Gone,
@@ -77,7 +75,7 @@ impl ContainerId {
         is_id.then(|| Self(text.to_owned()))
     }
 
-    /// The part of it that Docker shows.
+    /// The first 12 digits, as Docker shows them.
     pub fn short(&self) -> &str {
         self.0.get(..12).unwrap_or(&self.0)
     }
@@ -99,12 +97,12 @@ impl fmt::Display for ContainerId {
 
 /// A text that is not the id of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a container's id: it has {ID_LENGTH} hexadecimal digits")]
+#[error("not a container id, which has {ID_LENGTH} hexadecimal digits")]
 pub struct InvalidId;
 
 impl EngineClient {
-    /// What a container is called on each of its networks; `None` if it is gone. An engine does not
-    /// answer while it starts or stops the container.
+    /// The names of a container on each of its networks; `None` if it does not exist. The engine
+    /// does not answer while it starts or stops the container.
     ///
     /// # Errors
     /// As [`exited_containers`](Self::exited_containers).
@@ -112,7 +110,7 @@ impl EngineClient {
         &self,
         id: &ContainerId,
     ) -> Result<Option<ContainerNames>, EngineError> {
-        let operation = format!("asking for the names of container {}", id.short());
+        let operation = format!("reading the names of container {}", id.short());
         let reply = self
             .call(
                 &operation,
@@ -132,8 +130,7 @@ impl EngineClient {
     /// The containers of a network that have ended, or that could not be started.
     ///
     /// # Errors
-    /// The engine cannot be reached, does not answer in time, or answers what is not an engine's
-    /// answer.
+    /// The engine cannot be reached, does not answer in time, or sends an invalid answer.
     pub async fn exited_containers(
         &self,
         network: &DockerNetworkId,
@@ -149,8 +146,8 @@ impl EngineClient {
             .map_err(|source| EngineError::malformed(&operation, source))
     }
 
-    /// How it is with a container that does not run; `None` if it runs, is being restarted by the
-    /// engine, or is gone.
+    /// The state of a stopped container; `None` if it runs, is being restarted by the engine, or
+    /// does not exist.
     ///
     /// # Errors
     /// As [`exited_containers`](Self::exited_containers).
@@ -175,19 +172,18 @@ impl EngineClient {
             .map_err(|source| EngineError::malformed(&operation, source))
     }
 
-    /// Starts a container, and says whether it did. The engine calls the drivers of its networks,
-    /// shoutd among them, before this returns. One that runs already, or is gone, is no error.
+    /// Starts a container. The engine calls the drivers of its networks, including shoutd, before
+    /// this returns. A container that already runs, or does not exist, is not an error.
     ///
     /// # Errors
-    /// The engine's reason; else as [`exited_containers`](Self::exited_containers).
+    /// The engine cannot start it; else as [`exited_containers`](Self::exited_containers).
     pub async fn start_container(&self, id: &ContainerId) -> Result<Started, EngineError> {
         let operation = format!("starting container {}", id.short());
         let path = format!("/containers/{}/start", id.0);
         let reply = self.call(&operation, Method::POST, &path, None, CHANGE_DEADLINE).await?;
         match reply.status {
             StatusCode::NOT_MODIFIED => Ok(Started::Before),
-            // What a container needs and the engine does not find, such as a plugin, has the same
-            // status.
+            // A missing dependency of the container, such as a plugin, has the same status.
             StatusCode::NOT_FOUND if reply.message().contains("No such container") => {
                 Ok(Started::Gone)
             }
@@ -196,7 +192,7 @@ impl EngineClient {
     }
 }
 
-/// What of the answer is no endpoint's, no path or too much is left out.
+/// Leaves out invalid endpoint ids, relative paths, invalid addresses and excess aliases.
 pub(super) fn parse_names(body: &[u8]) -> Result<ContainerNames, serde_json::Error> {
     #[derive(Deserialize)]
     struct ContainerJson {
@@ -213,7 +209,7 @@ pub(super) fn parse_names(body: &[u8]) -> Result<ContainerNames, serde_json::Err
     }
     #[derive(Default, Deserialize)]
     struct StateJson {
-        /// 0 if it does not run.
+        /// 0 if the container does not run.
         #[serde(rename = "Pid", default)]
         process: u32,
     }
@@ -231,10 +227,10 @@ pub(super) fn parse_names(body: &[u8]) -> Result<ContainerNames, serde_json::Err
     struct EndpointJson {
         #[serde(rename = "EndpointID", default)]
         endpoint: String,
-        /// Since API 1.44 only what a user gave; before, the container's short id, too.
+        /// Since API 1.44 only the user's aliases; before, also the container's short id.
         #[serde(rename = "Aliases", default)]
         aliases: Option<Vec<String>>,
-        /// From API 1.44: all that the engine's resolver answers to.
+        /// Since API 1.44: all names that the engine's resolver answers.
         #[serde(rename = "DNSNames", default)]
         dns_names: Option<Vec<String>>,
     }
@@ -314,7 +310,7 @@ fn parse_container(
             container.config.policy.name.as_str(),
             "always" | "unless-stopped"
         ),
-        // Go's zero time, of what never was.
+        // Go's zero time: never started.
         has_run: !container.state.started.is_empty()
             && !container.state.started.starts_with("0001-01-01"),
         error: one_line(&container.state.error, 1024),
@@ -332,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_that_are_none_are_left_out() {
+    fn invalid_ids_are_left_out() {
         let list = format!(r#"[{{"Id":"{}"}},{{"Id":"../x"}},{{"Id":""}}]"#, "c".repeat(ID_LENGTH));
         assert_eq!(parse_list(list.as_bytes()).unwrap(), [id()]);
         assert!(parse_list(b"{}").is_err());
@@ -340,10 +336,12 @@ mod tests {
     }
 
     #[test]
-    fn containers_as_engines_describe_them() {
+    fn only_exited_containers_are_stopped() {
         let read = |status: &str, policy: &str, started: &str, error: &str| {
             let text = format!(
-                r#"{{"Name":"/a","State":{{"Status":"{status}","Error":"{error}","StartedAt":"{started}"}},"HostConfig":{{"RestartPolicy":{{"Name":"{policy}","MaximumRetryCount":0}}}}}}"#
+                r#"{{"Name":"/a",
+                "State":{{"Status":"{status}","Error":"{error}","StartedAt":"{started}"}},
+                "HostConfig":{{"RestartPolicy":{{"Name":"{policy}","MaximumRetryCount":0}}}}}}"#
             );
             parse_container(&id(), text.as_bytes()).unwrap()
         };
@@ -373,33 +371,35 @@ mod tests {
     }
 
     #[test]
-    fn names_as_engines_tell_them() {
+    fn names_are_read_from_old_and_new_engines() {
         let endpoint = "e".repeat(64);
         let read = |network: &str, more: &str| {
             let text =
                 format!(r#"{{"Name":"/web-1",{more}"NetworkSettings":{{"Networks":{network}}}}}"#);
             parse_names(text.as_bytes()).unwrap()
         };
-        // Docker 20.10 tells aliases alone, 26.1 all names that it resolves.
+        // Docker 20.10 has only `Aliases`; 26.1 also has all names that it resolves.
         let older =
             format!(r#"{{"foo":{{"Aliases":["web","0123456789ab"],"EndpointID":"{endpoint}"}}}}"#);
         let newer = format!(
-            r#"{{"foo":{{"Aliases":["web"],"DNSNames":["web-1","web"],"EndpointID":"{endpoint}"}}}}"#
+            r#"{{"foo":{{
+            "Aliases":["web"],"DNSNames":["web-1","web"],"EndpointID":"{endpoint}"}}}}"#
         );
-        let more = r#""HostsPath":"/var/lib/docker/containers/x/hosts","HostConfig":{"Dns":["127.0.0.12","x"]},"State":{"Pid":7},"#;
+        let more = r#""HostsPath":"/var/lib/docker/containers/x/hosts",
+            "HostConfig":{"Dns":["127.0.0.12","x"]},"State":{"Pid":7},"#;
         let (older, newer) = (read(&older, more), read(&newer, ""));
-        let told =
+        let aliases =
             |names: &ContainerNames| names.aliases.values().flatten().cloned().collect::<Vec<_>>();
         assert_eq!(
-            (older.name.as_str(), told(&older)),
+            (older.name.as_str(), aliases(&older)),
             ("web-1", vec!["web".to_owned(), "0123456789ab".to_owned()])
         );
-        assert_eq!(told(&newer), ["web", "web-1", "web"]);
+        assert_eq!(aliases(&newer), ["web", "web-1", "web"]);
         assert_eq!(older.hosts_file, Some(PathBuf::from("/var/lib/docker/containers/x/hosts")));
         assert_eq!(older.dns_servers, ["127.0.0.12".parse::<IpAddr>().unwrap()]);
         assert_eq!((newer.hosts_file, newer.dns_servers), (None, vec![]));
         assert_eq!((older.process, newer.process), (Some(7), None));
-        // Of one that has ended, or is not one that Docker keeps a file for.
+        // A container that has ended, or has no hosts file of Docker.
         let none = read(
             r#"{"foo":{"Aliases":null,"EndpointID":""}}"#,
             r#""HostsPath":"","State":{"Pid":0},"#,

@@ -1,4 +1,4 @@
-//! What can go wrong between shoutd and the engine, in words for whoever has to mend it.
+//! Errors of calls to the engine, worded for the administrator who must fix them.
 
 use std::fmt::Display;
 use std::io;
@@ -11,65 +11,68 @@ use shoutd_core::id::DockerNetworkId;
 use super::ApiVersion;
 use crate::one_line;
 
-/// Longest message of an engine that is passed on, in bytes.
+/// Limit of an engine's error message that we pass on, in bytes.
 const MESSAGE_LIMIT: usize = 1024;
 
-/// Docker's API did not do what was asked.
+/// A call of Docker's API failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// Nobody listens on the socket, or it may not be opened.
-    #[error("{operation}: cannot reach Docker at {}: {source}; is the Docker Engine running?", socket.display())]
+    /// Nothing listens on the socket, or we may not open it.
+    #[error(
+        "{operation}: cannot reach Docker at {}: {source}; is the Docker Engine running?",
+        socket.display()
+    )]
     Connect {
-        /// What was being done.
+        /// The failed operation.
         operation: String,
         /// The engine's socket.
         socket: PathBuf,
-        /// The reason.
+        /// The cause.
         source: io::Error,
     },
     /// The engine took too long. It is starting, overloaded, or waits for a lock that a hanging
     /// plugin holds.
     #[error("{operation}: Docker did not answer within {} s", deadline.as_secs_f32())]
     Deadline {
-        /// What was being done.
+        /// The failed operation.
         operation: String,
-        /// How long it was waited for.
+        /// The deadline.
         deadline: Duration,
     },
-    /// The connection broke in the middle of a call: the engine stopped or was killed.
+    /// The connection closed during a call: the engine stopped or was killed.
     #[error("{operation}: the connection to Docker broke: {source}")]
     Transport {
-        /// What was being done.
+        /// The failed operation.
         operation: String,
-        /// The reason.
+        /// The cause.
         source: hyper::Error,
     },
-    /// The engine is older than any that shoutd works with.
+    /// The engine is older than the oldest that shoutd supports.
     #[error(
-        "the Docker Engine speaks API version {found} at most; shoutd needs {} (Docker 20.10) or \
-         newer",
+        "the Docker Engine supports only API versions up to {found}; shoutd needs {} (Docker \
+         20.10) or newer",
         ApiVersion::OLDEST
     )]
     TooOld {
-        /// The newest version that the engine speaks.
+        /// The newest version that the engine supports.
         found: ApiVersion,
     },
-    /// What came is no engine's answer.
-    #[error("{operation}: Docker's answer cannot be understood: {reason}")]
+    /// The engine sent an invalid answer.
+    #[error("{operation}: Docker sent an invalid answer: {reason}")]
     Malformed {
-        /// What was being done.
+        /// The failed operation.
         operation: String,
-        /// What is wrong with it.
+        /// What is wrong with the answer.
         reason: String,
     },
-    /// The engine understood, and said no.
+    /// The engine returned an error.
     #[error("{operation}: Docker refused ({}): {message}", status.as_u16())]
     Refused {
-        /// What was being done.
+        /// The failed operation.
         operation: String,
         /// The HTTP status.
         status: StatusCode,
-        /// The engine's own words, on one line.
+        /// The engine's message, on one line.
         message: String,
     },
     /// The engine closed the stream of events: it stops, or was killed.
@@ -97,8 +100,8 @@ impl EngineError {
 /// A network could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateNetworkError {
-    /// A network of that name is there already, of whichever driver.
-    #[error("a Docker network named {name:?} exists already")]
+    /// A network of that name already exists, with any driver.
+    #[error("a Docker network named {name:?} already exists")]
     NameTaken {
         /// The name.
         name: String,
@@ -106,12 +109,12 @@ pub enum CreateNetworkError {
     /// A subnet overlaps that of another network of this engine.
     #[error("Docker network {name:?} cannot be created: {message}")]
     SubnetOverlap {
-        /// The name of the network that was to be created.
+        /// The name of the network.
         name: String,
-        /// The engine's own words.
+        /// The engine's message.
         message: String,
     },
-    /// Anything else.
+    /// Any other error.
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
@@ -119,7 +122,7 @@ pub enum CreateNetworkError {
 /// A network could not be removed.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoveNetworkError {
-    /// There is no such network (any more).
+    /// There is no such network.
     #[error("Docker has no network {}", id.short())]
     NotFound {
         /// The network.
@@ -130,10 +133,10 @@ pub enum RemoveNetworkError {
     InUse {
         /// The network.
         id: DockerNetworkId,
-        /// The engine's own words.
+        /// The engine's message.
         message: String,
     },
-    /// Anything else.
+    /// Any other error.
     #[error(transparent)]
     Engine(#[from] EngineError),
 }

@@ -20,7 +20,7 @@ use super::{EngineClient, QUERY_DEADLINE};
 /// `{"type":["network"]}`, percent-encoded.
 const FILTERS: &str = "%7B%22type%22%3A%5B%22network%22%5D%7D";
 
-/// Longest event that is read, in bytes; one has about 400 and a name.
+/// Size limit of an event, in bytes. An event has about 400 bytes and a name.
 const EVENT_LIMIT: usize = 256 << 10;
 
 /// When the engine emitted an event, by the engine's clock, in nanoseconds since 1970.
@@ -28,14 +28,14 @@ const EVENT_LIMIT: usize = 256 << 10;
 pub struct EventTime(u64);
 
 impl EventTime {
-    /// The time that lies `nanoseconds` after the start of 1970 (UTC).
+    /// The time `nanoseconds` after the start of 1970 (UTC).
     pub fn from_nanoseconds(nanoseconds: u64) -> Self {
         Self(nanoseconds)
     }
 }
 
 impl fmt::Display for EventTime {
-    /// As the engine's `since` parameter wants it: seconds and nine digits of a fraction.
+    /// Format of the engine's `since` parameter: seconds with nine fractional digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{:09}", self.0 / 1_000_000_000, self.0 % 1_000_000_000)
     }
@@ -65,17 +65,17 @@ pub struct NetworkEvent {
     pub name: String,
     /// Its driver.
     pub driver: String,
-    /// The container, of [`NetworkAction::Connect`] and [`NetworkAction::Disconnect`].
+    /// The container, for [`NetworkAction::Connect`] and [`NetworkAction::Disconnect`].
     pub container: Option<String>,
-    /// When; to go on from there after the stream broke.
+    /// When it happened. Use it as `since` to resume after the stream broke.
     pub time: EventTime,
 }
 
-/// Network events as they come. Ends with one error, then nothing; connect anew to go on.
+/// Stream of network events. It ends with one error; subscribe again to continue.
 ///
-/// Events are hints: the engine drops them for a reader that lags, keeps at most the last 256 of
-/// all kinds for `since`, and forgets them when it restarts. So compare with
-/// [`EngineClient::networks`] after each connect, and now and then.
+/// Events are only hints: the engine drops them for a slow reader, keeps the last 256 of all kinds
+/// for `since`, and forgets them when it restarts. So compare with [`EngineClient::networks`] after
+/// each subscription, and periodically.
 #[derive(Debug)]
 pub struct NetworkEvents {
     body: Incoming,
@@ -85,12 +85,11 @@ pub struct NetworkEvents {
 }
 
 impl EngineClient {
-    /// Subscribes to network events; the subscription is in force when this returns. With `since`
-    /// the events that the engine still remembers from that time on come first, that instant
-    /// included.
+    /// Subscribes to network events. The subscription is active when this returns. With `since`,
+    /// the stream begins with the events that the engine remembers from that instant on, inclusive.
     ///
-    /// The stream itself has no deadline: hours may pass without an event, and an engine that dies
-    /// closes it.
+    /// The stream has no deadline: hours may pass without an event. If the engine dies, the stream
+    /// ends.
     ///
     /// # Errors
     /// The engine cannot be reached, does not answer in time, or refuses.
@@ -112,16 +111,15 @@ impl EngineClient {
         Ok(NetworkEvents { body, buffer: BytesMut::new(), ended: false, _driver: driver })
     }
 
-    /// Whether the engine remembers that it has removed this network, its driver's part included:
-    /// no call about it will come any more. That it remembers nothing means nothing, see
-    /// [`NetworkEvents`].
+    /// Whether the engine remembers that it removed this network. If it does, the driver's part is
+    /// done too and no more calls for it follow. `false` proves nothing, see [`NetworkEvents`].
     ///
     /// # Errors
     /// The engine cannot be reached, does not answer in time, or refuses.
     pub async fn has_removed(&self, network: &DockerNetworkId) -> Result<bool, EngineError> {
-        let operation = format!("asking whether Docker network {} was removed", network.short());
-        // Events up to an instant that is over: the engine answers with what it remembers, and ends
-        // the stream.
+        let operation = format!("checking whether Docker network {} was removed", network.short());
+        // With `until` in the past, the engine sends the events that it remembers and ends the
+        // stream.
         let until = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let until = EventTime(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX));
         let path = format!("/events?filters={FILTERS}&since={}&until={until}", EventTime(1));
@@ -133,7 +131,7 @@ impl EngineClient {
 }
 
 impl NetworkEvents {
-    /// The next event in the buffer, if a whole line of one is there.
+    /// The next event, if the buffer has a complete line.
     fn take_buffered(&mut self) -> Option<NetworkEvent> {
         while let Some(end) = self.buffer.iter().position(|&byte| byte == b'\n') {
             let line = self.buffer.split_to(end + 1);
@@ -182,7 +180,7 @@ impl Stream for NetworkEvents {
     }
 }
 
-/// One line of the stream; `None` for what is no event of interest.
+/// Parses one line of the stream; `None` if it is not an event that we use.
 pub(super) fn parse(line: &[u8]) -> Option<NetworkEvent> {
     #[derive(Deserialize)]
     struct EventJson {
@@ -218,7 +216,7 @@ pub(super) fn parse(line: &[u8]) -> Option<NetworkEvent> {
     let action = match serde_json::from_slice::<KindJson>(line).map(|kind| kind.action) {
         Ok(action) => action,
         Err(error) => {
-            warn!(%error, "Docker sent an event that is none; ignored");
+            warn!(%error, "ignored an invalid event from Docker");
             return None;
         }
     };
@@ -229,7 +227,7 @@ pub(super) fn parse(line: &[u8]) -> Option<NetworkEvent> {
         "disconnect" => NetworkAction::Disconnect,
         // `prune`, which names no network, and Swarm's `update` and `remove`.
         other => {
-            debug!(action = other, "network event of no interest");
+            debug!(action = other, "ignored a network event");
             return None;
         }
     };
@@ -243,7 +241,7 @@ pub(super) fn parse(line: &[u8]) -> Option<NetworkEvent> {
             time: EventTime(event.time),
         }),
         Err(error) => {
-            warn!(%error, "Docker sent a network event without what it should say; ignored");
+            warn!(%error, "ignored an incomplete network event from Docker");
             None
         }
     }

@@ -1,4 +1,4 @@
-//! Fuzzing of what reads the engine's answers and events, from those of engines 20.10 and 29.
+//! Fuzz targets of the engine's answers and events. The corpus is from engines 20.10 and 29.
 
 use bytes::Bytes;
 use shoutd_fuzz::fuzz;

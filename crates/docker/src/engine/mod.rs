@@ -1,15 +1,15 @@
-//! The client of the Docker Engine API (20.10 to 29), over the engine's Unix socket.
+//! Client of the Docker Engine API (20.10 to 29), over the engine's Unix socket.
 //!
-//! It speaks HTTP/1.1 by `hyper` itself and uses no client library, because shoutd needs what the
-//! libraries do not give: one deadline over a *whole* call (head and body), a bound on every
-//! answer, and `CheckDuplicate`, without which an engine before 25.0 makes a second network of the
-//! same name (see [`EngineClient::create_network`]).
+//! We use `hyper` directly and no Docker client library, because the libraries lack what shoutd
+//! needs: one deadline over a *whole* call (head and body), a size limit of every answer, and
+//! `CheckDuplicate`, without which an engine before 25.0 creates a second network of the same name
+//! (see [`EngineClient::create_network`]).
 //!
-//! Each call opens a connection of its own and asks `/_ping` first which API version the engine
-//! speaks. That costs about a millisecond, and there is no state that an upgraded or restarted
-//! engine could make stale.
+//! Each call opens its own connection and first gets the engine's API version from `/_ping`. That
+//! costs about a millisecond, and leaves no state that an upgrade or restart of the engine could
+//! make stale.
 //!
-//! Never use it inside a plugin call (see the crate's first page).
+//! Never call the engine inside a plugin call (see the crate's documentation).
 
 mod connection;
 mod containers;
@@ -38,22 +38,22 @@ pub use model::{
 pub use networks::{GATEWAY_BRIDGE, GatewayBridge};
 pub use plugins::ManagedPlugin;
 
-/// Where the engine listens unless told otherwise.
+/// The engine's default socket.
 pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
-/// How long the engine may take to answer a question. It answers in milliseconds; under load, or
-/// while it holds a lock for a container that is starting, in seconds. One whose Swarm has no
-/// leader waits 20 s for it before it lists networks or tells of itself (`swarmRequestTimeout`).
+/// Deadline of a query. The engine answers in milliseconds; under load, or while it holds the lock
+/// of a starting container, in seconds. If its Swarm has no leader, it waits 20 s for one before it
+/// answers `/networks` or `/info` (`swarmRequestTimeout`).
 const QUERY_DEADLINE: Duration = Duration::from_secs(25);
 
-/// How long the engine may take to create or remove a network. It calls drivers meanwhile, runs
-/// `iptables` for bridges, and gives a plugin that is away 15 s.
+/// Deadline of creating or removing a network. The engine calls drivers, runs `iptables` for
+/// bridges, and waits 15 s for a plugin that does not answer.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(60);
 
-/// The pause between two attempts to reach an engine that is not there yet.
+/// Pause between attempts to reach an engine that does not run yet.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// A client of one Docker engine. Cheap to clone; holds no connection between calls.
+/// Client of one Docker Engine. Cheap to clone; holds no connection between calls.
 #[derive(Debug, Clone)]
 pub struct EngineClient {
     socket: PathBuf,
@@ -66,23 +66,23 @@ impl Default for EngineClient {
 }
 
 impl EngineClient {
-    /// A client of the engine that listens on the Unix socket `socket`. Connects to nothing yet.
+    /// A client of the engine on the Unix socket `socket`. Does not connect yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Self { socket: socket.into() }
     }
 
-    /// The socket it talks to.
+    /// The engine's socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// Waits until the engine answers its API, at most `patience`.
+    /// Waits until the engine's API answers, for at most `patience`.
     ///
-    /// An engine that is starting accepts connections long before it answers (it restarts
-    /// containers in between), so this returns only when it has answered.
+    /// A starting engine accepts connections long before it answers, because it first restarts
+    /// containers. So this waits for an answer.
     ///
     /// # Errors
-    /// The reason of the last failure when `patience` is over; [`EngineError::TooOld`] at once.
+    /// The last failure, after `patience`; [`EngineError::TooOld`] at once.
     pub async fn wait_until_serving(&self, patience: Duration) -> Result<(), EngineError> {
         let deadline = Instant::now() + patience;
         loop {
@@ -105,13 +105,12 @@ impl EngineClient {
         }
     }
 
-    /// Who the engine is.
+    /// Version and Swarm membership of the engine.
     ///
     /// # Errors
-    /// The engine cannot be reached, does not answer in time, or answers what is not an engine's
-    /// answer.
+    /// The engine cannot be reached, does not answer in time, or sends an invalid answer.
     pub async fn engine_info(&self) -> Result<EngineInfo, EngineError> {
-        let operation = "asking the engine about itself";
+        let operation = "reading the engine's information";
         let reply = self.call(operation, Method::GET, "/info", None, QUERY_DEADLINE).await?;
         model::parse_info(reply.api_version, &reply.expect_success(operation)?)
             .map_err(|source| EngineError::malformed(operation, source))
@@ -121,7 +120,8 @@ impl EngineClient {
         Connection::open(&self.socket, operation).await
     }
 
-    /// One whole call: connects, negotiates, sends, reads the answer; all within `deadline`.
+    /// Connects, negotiates the version, sends the request and reads the answer, all within
+    /// `deadline`.
     async fn call(
         &self,
         operation: &str,

@@ -1,4 +1,4 @@
-//! What the engine knows, as shoutd sees it, and the JSON it is read from.
+//! Networks and endpoints of an engine, and their JSON.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,80 +14,80 @@ use tracing::warn;
 use super::ApiVersion;
 use crate::one_line;
 
-/// Characters of the ids of Swarms and their nodes; they have 25.
+/// Limit of the ids of Swarms and nodes, in characters. They have 25.
 const SWARM_ID_LENGTH_MAX: usize = 64;
 
-/// Managers of a Swarm that are taken note of; Docker advises against more than seven.
+/// How many managers of a Swarm we read. Docker advises against more than seven.
 const SWARM_MANAGERS_MAX: usize = 64;
 
-/// Who an engine is.
+/// Version and Swarm membership of an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineInfo {
-    /// The host's name as the engine has it.
+    /// The engine's name of the host.
     pub name: String,
     /// The engine's version, such as `20.10.24+dfsg1`.
     pub version: String,
-    /// The API version that calls are made in.
+    /// The API version that we use.
     pub api_version: ApiVersion,
-    /// Where it keeps its files (`--data-root`): an absolute path, which the engine has freed of
+    /// The data directory (`--data-root`): an absolute path, in which the engine has resolved
     /// symbolic links (`getRealPath` in `daemon/daemon.go`).
     pub root: Option<PathBuf>,
-    /// Whether the host is a node of a Swarm.
+    /// Whether the host is an active node of a Swarm.
     pub swarm_active: bool,
-    /// Its part in a Swarm; `None` if it has none.
+    /// The host's node in a Swarm; `None` if it is not in one.
     pub swarm_node: Option<SwarmNode>,
 }
 
 impl EngineInfo {
-    /// The id of the Swarm that this host manages, if it does and the Swarm has a leader just now:
-    /// without one the engine lists none of the Swarm's networks, and does not say so.
+    /// The id of the Swarm, if this host is a manager and the Swarm currently has a leader. Without
+    /// a leader the engine silently omits the Swarm's networks from its list.
     pub fn managed_swarm(&self) -> Option<&str> {
         self.swarm_node.as_ref()?.swarm.as_deref()
     }
 }
 
-/// How the addresses of a network are managed.
+/// IPAM configuration of a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ipam {
     /// The IPAM driver: `default`, or the name of a plugin.
     pub driver: String,
-    /// Its options (`--ipam-opt`).
+    /// Options of the IPAM driver (`--ipam-opt`).
     pub options: BTreeMap<String, String>,
-    /// One entry for each subnet.
+    /// One entry per subnet.
     pub configs: Vec<IpamConfig>,
 }
 
-/// One subnet of a network. Of a network with the `null` IPAM driver it is `0.0.0.0/0`, which
-/// overlaps everything and means nothing.
+/// One subnet of a network. With the `null` IPAM driver it is `0.0.0.0/0`, which overlaps
+/// everything and has no meaning.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IpamConfig {
-    /// The subnet, its host bits zero. Always there in what the engine reports; may be left out of
-    /// a [`NetworkSpec`].
+    /// The subnet, with host bits zero. The engine always reports it; it is optional in a
+    /// [`NetworkSpec`].
     pub subnet: Option<IpNet>,
     /// The gateway's address.
     pub gateway: Option<IpAddr>,
-    /// The part of the subnet that the IPAM driver hands out from by itself (`--ip-range`).
+    /// The part of the subnet from which the IPAM driver chooses addresses (`--ip-range`).
     pub ip_range: Option<IpNet>,
-    /// Addresses that are set aside (`--aux-address`), by name.
+    /// Reserved addresses (`--aux-address`), by name.
     pub auxiliary: BTreeMap<String, IpAddr>,
 }
 
-/// A network that an engine has.
+/// A network of an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DockerNetwork {
     /// Its id on this engine.
     pub id: DockerNetworkId,
-    /// Its name. Engines before 25.0 may have several of one name.
+    /// Its name. An engine before 25.0 may have several networks of one name.
     pub name: String,
     /// Its driver, such as `bridge` or `shoutd`.
     pub driver: String,
     /// `local`, `global` or `swarm`.
     pub scope: String,
-    /// Made with `--internal`: no way out.
+    /// Created with `--internal`: no external connectivity.
     pub internal: bool,
-    /// Made with `--attachable`, which matters to Swarm networks only.
+    /// Created with `--attachable`, which only matters for Swarm networks.
     pub attachable: bool,
-    /// Whether it has IPv4. Always so before Docker 28, which does not say it.
+    /// Whether it has IPv4. Always true before Docker 28, which does not report it.
     pub enable_ipv4: bool,
     /// Whether it has IPv6.
     pub enable_ipv6: bool,
@@ -95,19 +95,19 @@ pub struct DockerNetwork {
     pub labels: BTreeMap<String, String>,
     /// The driver's options (`-o`), verbatim.
     pub options: BTreeMap<String, String>,
-    /// How its addresses are managed.
+    /// Its IPAM configuration.
     pub ipam: Ipam,
 }
 
-/// One endpoint that an engine reports on a network.
+/// An endpoint of a network, as the engine reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttachedEndpoint {
     /// The endpoint.
     pub endpoint: EndpointId,
-    /// The container; `None` while the endpoint belongs to none (it is being made, or its container
+    /// The container; `None` if the endpoint has none (it is being created, or its container
     /// crashed).
     pub container: Option<String>,
-    /// The container's name (or the endpoint's, where there is no container).
+    /// The container's name, or the endpoint's if there is no container.
     pub container_name: String,
     /// Its MAC address, if the engine knows it.
     pub mac: Option<MacAddress>,
@@ -117,7 +117,7 @@ pub struct AttachedEndpoint {
     pub ipv6: Option<Ipv6Net>,
 }
 
-/// A network and who is attached to it.
+/// A network and its endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkDetail {
     /// The network.
@@ -126,18 +126,18 @@ pub struct NetworkDetail {
     pub endpoints: Vec<AttachedEndpoint>,
 }
 
-/// A network to be created; its scope is the driver's own.
+/// A network to create. The driver determines its scope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkSpec {
     /// Its name.
     pub name: String,
     /// Its driver.
     pub driver: String,
-    /// No way out.
+    /// No external connectivity.
     pub internal: bool,
     /// See [`DockerNetwork::attachable`].
     pub attachable: bool,
-    /// Whether it has IPv4. `false` works on Docker 28 and newer only; older ones ignore it.
+    /// Whether it has IPv4. Docker before 28 ignores `false`.
     pub enable_ipv4: bool,
     /// Whether it has IPv6.
     pub enable_ipv6: bool,
@@ -145,11 +145,11 @@ pub struct NetworkSpec {
     pub labels: BTreeMap<String, String>,
     /// The driver's options, sent verbatim.
     pub options: BTreeMap<String, String>,
-    /// How its addresses are managed.
+    /// Its IPAM configuration.
     pub ipam: Ipam,
 }
 
-/// A JSON `null` is as good as nothing: engines write it for empty lists and maps.
+/// Reads a JSON `null` as the default: engines write it for empty lists and maps.
 fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
@@ -179,7 +179,7 @@ struct SwarmJson {
     node_id: String,
     #[serde(default, deserialize_with = "or_default")]
     remote_managers: Vec<SwarmManagerJson>,
-    /// What keeps the Swarm from answering.
+    /// Why the Swarm does not answer.
     #[serde(default)]
     error: String,
     #[serde(default, deserialize_with = "or_default")]
@@ -274,8 +274,8 @@ struct ContainerJson {
 #[serde(rename_all = "PascalCase")]
 struct CreateJson<'a> {
     name: &'a str,
-    /// Refuses a second network of the same name. Needed before 25.0, which then always does; newer
-    /// engines ignore it.
+    /// Refuse a second network of the same name. Needed before 25.0; since then, engines always
+    /// refuse and ignore this member.
     check_duplicate: bool,
     driver: &'a str,
     internal: bool,
@@ -297,7 +297,7 @@ pub(super) fn parse_info(
     let info: InfoJson = serde_json::from_slice(body)?;
     let swarm = &info.swarm;
     let answers = swarm.control_available && swarm.error.is_empty() && !swarm.cluster.id.is_empty();
-    // One that is locked, or whose Swarm does not answer, is a node all the same.
+    // A node that is locked, or whose Swarm does not answer, is still a node.
     let is_node = !["", "inactive"].contains(&swarm.local_node_state.as_str());
     let managers = swarm.remote_managers.iter().take(SWARM_MANAGERS_MAX);
     let swarm_node = is_node.then(|| SwarmNode {
@@ -348,8 +348,7 @@ pub(super) fn create_body(spec: &NetworkSpec) -> Result<Vec<u8>, serde_json::Err
         driver: &spec.driver,
         internal: spec.internal,
         attachable: spec.attachable,
-        // Left out where it is what the engine does anyway, so that the body is one that engines
-        // before 28 know.
+        // Only if it differs from the default, because engines before 28 do not know it.
         enable_ipv4: (!spec.enable_ipv4).then_some(false),
         enable_ipv6: spec.enable_ipv6,
         labels: &spec.labels,
@@ -363,7 +362,7 @@ pub(super) fn create_body(spec: &NetworkSpec) -> Result<Vec<u8>, serde_json::Err
 }
 
 impl NetworkJson {
-    /// The network, and the containers attached to it by their keys.
+    /// The network, and the attached containers by key.
     fn split(self) -> (DockerNetwork, BTreeMap<String, ContainerJson>) {
         let configs =
             self.ipam.config.into_iter().filter_map(|config| config.checked(&self.name)).collect();
@@ -385,8 +384,8 @@ impl NetworkJson {
 }
 
 impl IpamConfigJson {
-    /// The subnet, or `None` with a warning if it is none: a network of a third-party driver must
-    /// not hide all others.
+    /// The subnet, or `None` with a warning if it is invalid. One bad network of a third-party
+    /// driver must not hide all others.
     fn checked(self, network: &str) -> Option<IpamConfig> {
         if self.subnet.is_empty() {
             return None;
@@ -409,7 +408,7 @@ impl IpamConfigJson {
                 network,
                 subnet = self.subnet,
                 gateway = self.gateway,
-                "Docker reports a subnet that is none; ignored"
+                "ignored an invalid subnet that Docker reports"
             );
         }
         config
@@ -418,27 +417,26 @@ impl IpamConfigJson {
 
 impl ContainerJson {
     fn checked(self, network: &str, key: String) -> AttachedEndpoint {
-        let known = |what: &str, text: &str, sound: bool| {
-            if !text.is_empty() && !sound {
+        let warn_if_invalid = |what: &str, text: &str, is_valid: bool| {
+            if !text.is_empty() && !is_valid {
                 warn!(
                     network,
                     container = self.name,
                     what,
                     text,
-                    "Docker reports an address that is none; ignored"
+                    "ignored an invalid address that Docker reports"
                 );
             }
         };
         let mac = self.mac_address.parse::<MacAddress>().ok();
-        known("mac", &self.mac_address, mac.is_some());
+        warn_if_invalid("mac", &self.mac_address, mac.is_some());
         let ipv4 = self.ipv4.parse::<Ipv4Net>().ok();
-        known("ipv4", &self.ipv4, ipv4.is_some());
+        warn_if_invalid("ipv4", &self.ipv4, ipv4.is_some());
         let ipv6 = self.ipv6.parse::<Ipv6Net>().ok();
-        known("ipv6", &self.ipv6, ipv6.is_some());
+        warn_if_invalid("ipv6", &self.ipv6, ipv6.is_some());
         AttachedEndpoint {
             endpoint: self.endpoint,
-            // An endpoint without a sandbox has the key "ep-<endpoint id>" instead of a container's
-            // id.
+            // An endpoint without a sandbox has the key "ep-<endpoint id>" and not a container id.
             container: (!key.starts_with("ep-")).then_some(key),
             container_name: self.name,
             mac,
@@ -453,8 +451,7 @@ fn optional<T>(text: &str, parse: impl Fn(&str) -> Option<T>) -> Option<Option<T
     if text.is_empty() { Some(None) } else { parse(text).map(Some) }
 }
 
-/// An address, which older engines write with a prefix length where they chose a gateway by
-/// themselves.
+/// An address. Older engines write a gateway that they chose themselves with a prefix length.
 fn address(text: &str) -> Option<IpAddr> {
     text.split_once('/').map_or(text, |(address, _)| address).parse().ok()
 }
@@ -463,30 +460,38 @@ fn address(text: &str) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
-    /// As Docker 20.10.24 wrote it, less a few members that do not matter here.
-    const BRIDGE_20_10: &str = r#"{"Name":"bridge","Id":"9d15ee8eb8b8c0d8c1e1cb0b90cd4ce2ab9d9aa49f9a4bbbaec7ff4b2b0be8f1",
+    /// From Docker 20.10.24, without some members that do not matter here.
+    const BRIDGE_20_10: &str = r#"{"Name":"bridge",
+        "Id":"9d15ee8eb8b8c0d8c1e1cb0b90cd4ce2ab9d9aa49f9a4bbbaec7ff4b2b0be8f1",
         "Created":"2026-11-22T20:00:00.0Z","Scope":"local","Driver":"bridge","EnableIPv6":false,
-        "IPAM":{"Driver":"default","Options":null,"Config":[{"Subnet":"172.17.0.0/16","Gateway":"172.17.0.1"}]},
-        "Internal":false,"Attachable":false,"Ingress":false,"ConfigFrom":{"Network":""},"ConfigOnly":false,
-        "Containers":{"4f1a5f3e1f8e0f7c3f4f1a5f3e1f8e0f7c3f4f1a5f3e1f8e0f7c3f4f1a5f3e1f":{"Name":"web",
+        "IPAM":{"Driver":"default","Options":null,
+          "Config":[{"Subnet":"172.17.0.0/16","Gateway":"172.17.0.1"}]},
+        "Internal":false,"Attachable":false,"Ingress":false,"ConfigFrom":{"Network":""},
+        "ConfigOnly":false,
+        "Containers":{"4f1a5f3e1f8e0f7c3f4f1a5f3e1f8e0f7c3f4f1a5f3e1f8e0f7c3f4f1a5f3e1f":{
+          "Name":"web",
           "EndpointID":"aa1a5f3e1f8e0f7c3f4f1a5f3e1f8e0f7c3f4f1a5f3e1f8e0f7c3f4f1a5f3e1f",
           "MacAddress":"02:42:ac:11:00:02","IPv4Address":"172.17.0.2/16","IPv6Address":""},
-         "ep-bb1a5f3e1f8e0f7c3f4f1a5f3e1f8e0f7c3f4f1a5f3e1f8e0f7c3f4f1a5f3e1f":{"Name":"half",
+         "ep-bb1a5f3e1f8e0f7c3f4f1a5f3e1f8e0f7c3f4f1a5f3e1f8e0f7c3f4f1a5f3e1f":{
+          "Name":"half",
           "EndpointID":"bb1a5f3e1f8e0f7c3f4f1a5f3e1f8e0f7c3f4f1a5f3e1f8e0f7c3f4f1a5f3e1f",
           "MacAddress":"","IPv4Address":"","IPv6Address":"fd00::2/64"}},
         "Options":{"com.docker.network.bridge.name":"docker0"},"Labels":{}}"#;
 
     /// Docker 29: `EnableIPv4`, a gateway with a prefix length, an unknown member, null maps.
-    const DUAL_29: &str = r#"{"Name":"v6","Id":"0d15ee8eb8b8c0d8c1e1cb0b90cd4ce2ab9d9aa49f9a4bbbaec7ff4b2b0be8f1","Scope":"local",
+    const DUAL_29: &str = r#"{"Name":"v6",
+        "Id":"0d15ee8eb8b8c0d8c1e1cb0b90cd4ce2ab9d9aa49f9a4bbbaec7ff4b2b0be8f1","Scope":"local",
         "Driver":"shoutd","EnableIPv4":false,"EnableIPv6":true,"Status":{"IPAM":{}},
-        "IPAM":{"Driver":"default","Options":{},"Config":[{"Subnet":"fd00:1::/64","IPRange":"fd00:1::/80",
-          "Gateway":"fd00:1::1/64","AuxiliaryAddresses":{"printer":"fd00:1::9"}},{"Subnet":"","Gateway":""},{"Subnet":"rubbish"}]},
+        "IPAM":{"Driver":"default","Options":{},"Config":[
+          {"Subnet":"fd00:1::/64","IPRange":"fd00:1::/80","Gateway":"fd00:1::1/64",
+           "AuxiliaryAddresses":{"printer":"fd00:1::9"}},
+          {"Subnet":"","Gateway":""},{"Subnet":"rubbish"}]},
         "Internal":true,"Attachable":true,"Containers":null,"Options":null,"Labels":null}"#;
 
     #[test]
     fn networks_of_old_and_new_engines_are_read() {
         let bridge = parse_network(&Bytes::from(BRIDGE_20_10)).unwrap();
-        assert!(bridge.network.enable_ipv4, "an engine that does not say it has it");
+        assert!(bridge.network.enable_ipv4, "IPv4 is the default if the engine does not report it");
         assert_eq!(bridge.network.ipam.configs[0].subnet, Some("172.17.0.0/16".parse().unwrap()));
         assert_eq!(bridge.endpoints.len(), 2);
         assert_eq!(bridge.endpoints[0].ipv4, Some("172.17.0.2/16".parse().unwrap()));
@@ -498,7 +503,7 @@ mod tests {
         assert_eq!(list.len(), 2);
         let dual = &list[1];
         assert!(!dual.enable_ipv4 && dual.enable_ipv6 && dual.internal && dual.attachable);
-        assert_eq!(dual.ipam.configs.len(), 1, "what is no subnet is left out");
+        assert_eq!(dual.ipam.configs.len(), 1, "invalid subnets are left out");
         assert_eq!(dual.ipam.configs[0].gateway, Some("fd00:1::1".parse().unwrap()));
         assert_eq!(
             dual.ipam.configs[0].auxiliary["printer"],
@@ -507,13 +512,13 @@ mod tests {
     }
 
     #[test]
-    fn a_network_without_a_sound_id_is_no_network() {
+    fn a_network_with_an_invalid_id_is_refused() {
         assert!(parse_network(&Bytes::from(r#"{"Name":"x","Id":"../etc"}"#)).is_err());
         assert!(parse_network(&Bytes::from("null")).is_err());
     }
 
     #[test]
-    fn create_asks_for_uniqueness_and_says_only_what_is_set() {
+    fn create_requests_a_unique_name_and_omits_defaults() {
         let spec = NetworkSpec {
             name: "foo".into(),
             driver: "shoutd".into(),
@@ -534,8 +539,8 @@ mod tests {
         };
         let body: serde_json::Value = serde_json::from_slice(&create_body(&spec).unwrap()).unwrap();
         let expected = serde_json::json!({
-            "Name": "foo", "CheckDuplicate": true, "Driver": "shoutd", "Internal": false, "Attachable": false,
-            "EnableIPv6": false, "Labels": {"a": "b"}, "Options": {},
+            "Name": "foo", "CheckDuplicate": true, "Driver": "shoutd", "Internal": false,
+            "Attachable": false, "EnableIPv6": false, "Labels": {"a": "b"}, "Options": {},
             "IPAM": {"Driver": "shoutd", "Options": {}, "Config": [{"Subnet": "10.9.0.0/16"}]},
         });
         assert_eq!(body, expected);

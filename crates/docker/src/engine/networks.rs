@@ -1,5 +1,4 @@
-//! Calls about networks: list, inspect, create, remove, and the bridge that Docker sends containers
-//! out through.
+//! Calls for networks: list, inspect, create, remove, and `docker_gwbridge`.
 
 use std::collections::BTreeMap;
 
@@ -13,25 +12,24 @@ use super::error::{CreateNetworkError, EngineError, RemoveNetworkError};
 use super::model::{self, DockerNetwork, Ipam, IpamConfig, NetworkDetail, NetworkSpec};
 use super::{CHANGE_DEADLINE, EngineClient, QUERY_DEADLINE};
 
-/// The bridge network that Docker adds to a container none of whose networks has a gateway; its
+/// The bridge network to which Docker attaches a container if no network of it has a gateway. The
 /// name is fixed in libnetwork (`default_gateway_linux.go`, `libnGWNetwork`).
 pub const GATEWAY_BRIDGE: &str = "docker_gwbridge";
 
-/// What [`EngineClient::ensure_gateway_bridge`] found or did.
+/// Result of [`EngineClient::ensure_gateway_bridge`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GatewayBridge {
-    /// The network, with the subnets that Docker chose for it.
+    /// The network, with its subnets.
     pub network: DockerNetwork,
-    /// Whether it was absent.
+    /// Whether we created it.
     pub created: bool,
 }
 
 impl EngineClient {
-    /// All networks of the engine, of every driver and scope, without who is attached.
+    /// All networks of the engine, of every driver and scope, without their endpoints.
     ///
     /// # Errors
-    /// The engine cannot be reached, does not answer in time, or answers what is not an engine's
-    /// answer.
+    /// The engine cannot be reached, does not answer in time, or sends an invalid answer.
     pub async fn networks(&self) -> Result<Vec<DockerNetwork>, EngineError> {
         let operation = "listing Docker's networks";
         let reply = self.call(operation, Method::GET, "/networks", None, QUERY_DEADLINE).await?;
@@ -39,10 +37,10 @@ impl EngineClient {
             .map_err(|source| EngineError::malformed(operation, source))
     }
 
-    /// One network and who is attached to it on this host; `None` if there is no such network.
+    /// A network and its endpoints on this host; `None` if there is no such network.
     ///
-    /// An endpoint appears here only some time after the driver's `Join` was answered, so a missing
-    /// one is not proof that it is gone.
+    /// An endpoint appears here only some time after the driver has answered `Join`, so a missing
+    /// endpoint is no proof that it was deleted.
     ///
     /// # Errors
     /// As [`networks`](Self::networks).
@@ -62,15 +60,15 @@ impl EngineClient {
             .map_err(|source| EngineError::malformed(&operation, source))
     }
 
-    /// Creates a network and returns its id. The engine calls the network's drivers, shoutd among
-    /// them, before this returns.
+    /// Creates a network and returns its id. The engine calls the network's drivers, including
+    /// shoutd, before this returns.
     ///
-    /// Names are unique afterwards, except that engines before 25.0 check and create in two steps:
-    /// two creates at the very same instant may both succeed.
+    /// The engine refuses a name that exists. But before 25.0 it checks and creates in two steps,
+    /// so two simultaneous creates of one name may both succeed.
     ///
     /// # Errors
-    /// [`CreateNetworkError::NameTaken`] and [`CreateNetworkError::SubnetOverlap`] where the engine
-    /// says so; else as [`networks`](Self::networks). After [`EngineError::Deadline`] and
+    /// [`CreateNetworkError::NameTaken`] and [`CreateNetworkError::SubnetOverlap`] if the engine
+    /// reports that; else as [`networks`](Self::networks). After [`EngineError::Deadline`] and
     /// [`EngineError::Transport`] the network may exist.
     pub async fn create_network(
         &self,
@@ -104,8 +102,8 @@ impl EngineClient {
     /// Removes a network. The engine calls its driver before this returns.
     ///
     /// # Errors
-    /// [`RemoveNetworkError::NotFound`] and [`RemoveNetworkError::InUse`] where the engine says so;
-    /// else as [`networks`](Self::networks).
+    /// [`RemoveNetworkError::NotFound`] and [`RemoveNetworkError::InUse`] if the engine reports
+    /// that; else as [`networks`](Self::networks).
     pub async fn remove_network(&self, id: &DockerNetworkId) -> Result<(), RemoveNetworkError> {
         let operation = format!("removing Docker network {}", id.short());
         let reply = self
@@ -116,13 +114,12 @@ impl EngineClient {
         }
         let message = reply.message();
         Err(match reply.status {
-            // A plugin that the engine does not find has the same status: then the network is still
-            // there.
+            // A missing plugin has the same status, and then the network still exists.
             StatusCode::NOT_FOUND if !message.contains("plugin") => {
                 RemoveNetworkError::NotFound { id: id.clone() }
             }
-            // Other 403s are of predefined networks; a 409 instead may come in a version that mends
-            // the status.
+            // Other 403s are for predefined networks. A future engine may correct the status to
+            // 409.
             StatusCode::FORBIDDEN | StatusCode::CONFLICT
                 if message.contains("active endpoints") =>
             {
@@ -135,14 +132,14 @@ impl EngineClient {
         })
     }
 
-    /// Makes `docker_gwbridge` if it is absent, as the engine itself would when the first container
-    /// needs it (libnetwork `createGWNetwork`, the same from 20.10 to 29): then its subnet is known
-    /// before any network is claimed. It gets this subnet if it can be had; without one, the engine
-    /// chooses.
+    /// Creates `docker_gwbridge` if it does not exist, in the same way as the engine when the first
+    /// container needs it (libnetwork `createGWNetwork`, the same from 20.10 to 29). So its subnet
+    /// is known before we claim subnets for networks. It gets `subnet` if that is free; otherwise
+    /// the engine chooses.
     ///
     /// # Errors
-    /// As [`create_network`](Self::create_network); it is none that somebody else made it
-    /// meanwhile.
+    /// As [`create_network`](Self::create_network). It is not an error if another process creates
+    /// it at the same time.
     pub async fn ensure_gateway_bridge(
         &self,
         subnet: Option<IpNet>,
@@ -151,7 +148,7 @@ impl EngineClient {
             return Ok(GatewayBridge { network, created: false });
         }
         let created = match self.create_network(&gateway_bridge_spec(subnet)).await {
-            // Another network of this engine has got it meanwhile.
+            // Another network of this engine has taken the subnet.
             Err(CreateNetworkError::SubnetOverlap { .. }) if subnet.is_some() => {
                 self.create_network(&gateway_bridge_spec(None)).await
             }
@@ -173,7 +170,7 @@ impl EngineClient {
         let network = network.ok_or_else(|| {
             EngineError::malformed(
                 "creating docker_gwbridge",
-                "it was created, but is not in the list of networks",
+                "it was created, but is missing in the list of networks",
             )
         })?;
         Ok(GatewayBridge { network, created })
@@ -213,8 +210,7 @@ fn gateway_bridge_spec(subnet: Option<IpNet>) -> NetworkSpec {
 
 fn create_error(spec: &NetworkSpec, operation: &str, reply: &Reply) -> CreateNetworkError {
     let message = reply.message();
-    // The address pool's clash ("Pool overlaps with other one on this address space") has had more
-    // than one status.
+    // The status of "Pool overlaps with other one on this address space" differs between versions.
     if reply.status == StatusCode::CONFLICT && message.contains("already exists") {
         CreateNetworkError::NameTaken { name: spec.name.clone() }
     } else if reply.status.is_client_error() && message.contains("Pool overlaps") {

@@ -1,4 +1,4 @@
-//! Calls about managed plugins: those that the engine runs itself, in containers of their own.
+//! Calls for managed plugins, which the engine runs in containers.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use super::error::EngineError;
 use super::{CHANGE_DEADLINE, EngineClient, QUERY_DEADLINE};
 use crate::one_line;
 
-/// How long the engine may take to unpack and store a plugin of some tens of mebibytes.
+/// Deadline of creating a plugin: the engine unpacks and stores some tens of MiB.
 const CREATE_DEADLINE: Duration = Duration::from_secs(180);
 
-/// How long the engine waits for each call of a plugin, in seconds; Docker's own default.
+/// How long the engine waits for each call of a plugin, in seconds. Docker's default.
 const CALL_TIMEOUT: u8 = 30;
 
-/// A managed plugin that an engine has.
+/// A managed plugin of an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManagedPlugin {
-    /// What its maker said of it.
+    /// The description in its `config.json`.
     pub description: String,
     /// Whether it runs, as far as the engine knows.
     pub enabled: bool,
@@ -43,8 +43,7 @@ impl EngineClient {
     /// The managed plugin of this name; `None` if there is none.
     ///
     /// # Errors
-    /// The engine cannot be reached, does not answer in time, or answers what is not an engine's
-    /// answer.
+    /// The engine cannot be reached, does not answer in time, or sends an invalid answer.
     pub async fn plugin(&self, name: &str) -> Result<Option<ManagedPlugin>, EngineError> {
         let operation = format!("inspecting Docker plugin {name}");
         let reply = self
@@ -58,8 +57,8 @@ impl EngineClient {
             .map_err(|source| EngineError::malformed(&operation, source))
     }
 
-    /// Makes a managed plugin of a tar archive with `config.json` and `rootfs/`; it does not run
-    /// yet.
+    /// Creates a managed plugin from a tar archive with `config.json` and `rootfs/`. Does not
+    /// start it.
     ///
     /// # Errors
     /// As [`plugin`](Self::plugin), or the engine refuses it.
@@ -72,8 +71,8 @@ impl EngineClient {
         reply.expect_success(&operation).map(|_| ())
     }
 
-    /// Starts a managed plugin, now and whenever the engine starts. One that does not answer on its
-    /// socket within some 20 s is stopped again.
+    /// Starts a managed plugin, now and whenever the engine starts. The engine stops it again if it
+    /// does not answer on its socket within about 20 s.
     ///
     /// # Errors
     /// As [`plugin`](Self::plugin), or the plugin does not start.
@@ -90,16 +89,16 @@ impl EngineClient {
     /// Stops a managed plugin.
     ///
     /// # Errors
-    /// As [`plugin`](Self::plugin); [`EngineError::Refused`] while networks of it are in use on
-    /// this host.
+    /// As [`plugin`](Self::plugin); [`EngineError::Refused`] while its networks are in use on this
+    /// host.
     pub async fn disable_plugin(&self, name: &str) -> Result<(), EngineError> {
         self.change_plugin("disabling", Method::POST, name, "/disable").await
     }
 
-    /// Removes a managed plugin that does not run.
+    /// Removes a managed plugin that is disabled.
     ///
     /// # Errors
-    /// As [`plugin`](Self::plugin), or it runs.
+    /// As [`plugin`](Self::plugin), or the plugin is enabled.
     pub async fn remove_plugin(&self, name: &str) -> Result<(), EngineError> {
         self.change_plugin("removing", Method::DELETE, name, "").await
     }

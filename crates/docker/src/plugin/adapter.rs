@@ -1,12 +1,13 @@
-//! What a managed plugin does: it hands the engine's calls on to the daemon of its host, over a
-//! socket in a directory that both see.
+//! The managed plugin: it forwards the engine's calls to the daemon of its host, over a socket in a
+//! directory that is mounted into its container.
 //!
-//! It knows nothing and decides next to nothing, so that it need not be exchanged when the daemon
-//! is: an engine does not let go of a plugin whose networks are in use.
+//! It has no state and almost no logic, so that a daemon can be upgraded without it: an engine does
+//! not replace a plugin whose networks are in use.
 //!
-//! A Swarm's leader, of its networks, is answered even if there is no daemon: to one that is
-//! refused a network, the Swarm gives no task of it for five minutes, and it allocates nothing else
-//! while it waits. A daemon that is back sees by itself which networks the Swarm has.
+//! The calls of a Swarm's leader for a network are answered even without the daemon. If allocation
+//! of a network fails, the Swarm does not start tasks on it for five minutes; and while it waits
+//! for the answer, it allocates nothing else. When the daemon is back, it finds the Swarm's
+//! networks by itself.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,43 +33,41 @@ use super::driver::DriverError;
 use super::router::{PluginLimits, read_body, refuse, reply};
 use crate::one_line;
 
-/// The pause between two attempts to reach a daemon that is being started.
+/// Pause between attempts to reach a starting daemon.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// Longest path of a call that is handed on, in bytes.
+/// Limit of the path of a call, in bytes.
 const PATH_BYTES_MAX: usize = 200;
 
-/// What one call may take.
+/// Limits of a call.
 #[derive(Debug, Clone, Copy)]
 pub struct AdapterLimits {
-    /// A call's body, and how many calls are handed on at a time.
+    /// Limits of the body and of concurrent calls.
     pub plugin: PluginLimits,
-    /// How long a daemon may be away before a leader's call is answered without it.
+    /// How long to wait for the daemon before a call of the Swarm's leader is answered without it.
     pub leaders_absence: Duration,
-    /// How long a daemon may be away otherwise: as long as it takes to start, and no longer than an
-    /// engine repeats calls to a plugin on a socket.
+    /// How long to wait for the daemon otherwise: long enough for a start, and no longer than an
+    /// engine retries calls to a socket plugin.
     pub absence: Duration,
-    /// Most bytes of an answer.
+    /// Size limit of an answer, in bytes.
     pub answer_bytes: usize,
 }
 
 impl Default for AdapterLimits {
     fn default() -> Self {
-        // An engine waits 30 s for a managed plugin, and the daemon is to have the last word
-        // before.
+        // An engine waits 30 s for a managed plugin. The daemon's own error must come before that.
         let plugin = PluginLimits { call: Duration::from_secs(28), ..PluginLimits::default() };
         let (absence, leaders_absence) = (Duration::from_secs(15), Duration::from_secs(2));
         Self { plugin, leaders_absence, absence, answer_bytes: 1 << 20 }
     }
 }
 
-/// The HTTP service that hands calls on to the daemon that listens on `daemon`, with the usual
-/// limits.
+/// The HTTP service that forwards calls to the daemon's socket `daemon`, with the default limits.
 pub fn adapter(daemon: PathBuf) -> Router {
     adapter_with_limits(daemon, AdapterLimits::default())
 }
 
-/// The HTTP service that hands calls on to the daemon that listens on `daemon`.
+/// The HTTP service that forwards calls to the daemon's socket `daemon`.
 pub fn adapter_with_limits(daemon: PathBuf, limits: AdapterLimits) -> Router {
     let permits = Semaphore::new(limits.plugin.in_flight);
     Router::new().fallback(answer).with_state(Arc::new(Adapter { daemon, limits, permits }))
@@ -86,23 +85,23 @@ async fn answer(State(adapter): State<Arc<Adapter>>, request: Request) -> Respon
     if head.method != Method::POST || path.len() > PATH_BYTES_MAX {
         return refuse(
             StatusCode::METHOD_NOT_ALLOWED,
-            "Docker plugins are called by POST, and by short names",
+            "Docker calls plugins with POST and short paths",
         );
     }
     if let Some(fixed) = swarm_answer(path) {
         return reply(StatusCode::OK, &fixed);
     }
-    match adapter.hand_on(path, body).await {
+    match adapter.forward(path, body).await {
         Ok((status, answer)) => reply(status, &answer),
         Err(error) => {
-            warn!(call = one_line(path, PATH_BYTES_MAX), %error, "cannot hand the call on");
+            warn!(call = one_line(path, PATH_BYTES_MAX), %error, "cannot forward the call");
             reply(StatusCode::OK, &json!({ "Err": error.message() }))
         }
     }
 }
 
-/// What a Swarm's leader is answered if there is no daemon, of the calls that it makes: a network
-/// keeps its options, and goes without resistance.
+/// The answer to a call of a Swarm's leader if the daemon does not run: a new network keeps its
+/// options, and a removal succeeds. `None` for other calls.
 fn leaders_answer(path: &str, body: &[u8]) -> Option<Value> {
     match path {
         "/NetworkDriver.AllocateNetwork" => {
@@ -117,8 +116,8 @@ fn leaders_answer(path: &str, body: &[u8]) -> Option<Value> {
 }
 
 impl Adapter {
-    /// One call with its deadlines.
-    async fn hand_on(&self, path: &str, body: Body) -> Result<(StatusCode, Value), DriverError> {
+    /// Forwards one call, within its deadline.
+    async fn forward(&self, path: &str, body: Body) -> Result<(StatusCode, Value), DriverError> {
         let limits = &self.limits;
         let deadline = Instant::now() + limits.plugin.call;
         let late =
@@ -132,7 +131,7 @@ impl Adapter {
             match (self.connect(patience).await, without_daemon) {
                 (Ok(stream), _) => self.exchange(stream, path, body).await,
                 (Err(error), Some(answer)) => {
-                    warn!(call = path, "answered without it: {error}");
+                    warn!(call = path, "answered without the daemon: {error}");
                     Ok((StatusCode::OK, answer))
                 }
                 (Err(error), None) => Err(error),
@@ -141,7 +140,7 @@ impl Adapter {
         timeout_at(deadline, work).await.unwrap_or_else(|_| Err(late()))
     }
 
-    /// Nothing has been said yet: to wait for a daemon that is being started does no harm.
+    /// Connects to the daemon, retrying while it starts. Nothing was sent yet, so this is safe.
     async fn connect(&self, patience: Duration) -> Result<UnixStream, DriverError> {
         let until = Instant::now() + patience;
         loop {
@@ -149,7 +148,7 @@ impl Adapter {
                 Ok(stream) => return Ok(stream),
                 Err(error) if Instant::now() >= until => {
                     return Err(DriverError::new(format!(
-                        "shoutd does not run on this host, or has never run since this plugin was \
+                        "shoutd is not running on this host, or has not run since this plugin was \
                          installed ({error}); see \"shoutdctl status\""
                     )));
                 }
@@ -165,29 +164,29 @@ impl Adapter {
         body: Bytes,
     ) -> Result<(StatusCode, Value), DriverError> {
         let broken = |error: &dyn std::fmt::Display| {
-            DriverError::new(format!("shoutd broke the call off: {error}"))
+            DriverError::new(format!("the call to shoutd failed: {error}"))
         };
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| broken(&error))?;
-        let driving = tokio::spawn(connection);
+        let connection = tokio::spawn(connection);
         let request = hyper::Request::post(path).header(HOST, "shoutd").body(Full::new(body));
         let request = request.map_err(|error| broken(&error))?;
         let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
         let status = response.status();
         let answer = Limited::new(response.into_body(), self.limits.answer_bytes).collect().await;
-        driving.abort();
+        connection.abort();
         let answer = answer.map_err(|error| broken(&error))?.to_bytes();
         let answer = serde_json::from_slice(&answer).map_err(|error| broken(&error))?;
         Ok((status, answer))
     }
 }
 
-/// Whether a daemon answers on its socket for managed plugins: it is asked what it always answers
-/// at once.
+/// Whether a daemon answers on its socket for managed plugins. We send `GetCapabilities`, which it
+/// always answers at once.
 pub async fn answers(daemon: &std::path::Path, patience: Duration) -> bool {
     let limits = AdapterLimits { absence: Duration::ZERO, ..AdapterLimits::default() };
     let adapter = Adapter { daemon: daemon.to_owned(), limits, permits: Semaphore::new(1) };
-    let asked = adapter.hand_on("/NetworkDriver.GetCapabilities", Body::empty());
-    matches!(timeout(patience, asked).await, Ok(Ok((StatusCode::OK, _))))
+    let answer = adapter.forward("/NetworkDriver.GetCapabilities", Body::empty());
+    matches!(timeout(patience, answer).await, Ok(Ok((StatusCode::OK, _))))
 }

@@ -1,4 +1,4 @@
-//! The names of Docker's calls, and what is answered without a driver.
+//! The paths of Docker's calls, and the answers that do not need the driver.
 
 use serde_json::{Value, json};
 
@@ -24,17 +24,17 @@ pub(super) enum DriverCall {
     ReleaseAddress,
 }
 
-/// What a path asks for.
+/// A call, by its path.
 #[derive(Debug)]
 pub(super) enum Call {
-    /// The driver has to do something.
+    /// The driver answers it.
     Driver(DriverCall),
     /// The answer is always the same.
     Fixed(Result<Value, DriverError>),
 }
 
-/// What a managed plugin answers at once, whether or not the daemon runs: an engine whose
-/// `GetCapabilities` fails once will not try again until it restarts.
+/// The calls that a managed plugin answers without the daemon: if `GetCapabilities` fails once, the
+/// engine does not try again until it restarts.
 pub(super) fn swarm_answer(path: &str) -> Option<Value> {
     match path {
         "/Plugin.Activate" => Some(json!({ "Implements": ["NetworkDriver"] })),
@@ -46,7 +46,7 @@ pub(super) fn swarm_answer(path: &str) -> Option<Value> {
 }
 
 impl Call {
-    /// The call that a path such as `/NetworkDriver.Join` names; `None` for one that is not known.
+    /// The call with a path such as `/NetworkDriver.Join`; `None` for an unknown path.
     pub(super) fn from_path(path: &str, scope: Scope) -> Option<Self> {
         use DriverCall::{
             AllocateNetwork, CreateEndpoint, CreateNetwork, DeleteEndpoint, DeleteNetwork,
@@ -58,8 +58,8 @@ impl Call {
         }
         let local_scope = || {
             let message = "shoutd networks have local scope: create them with \"docker network \
-                           create --driver shoutd\" and without --scope; shoutd itself takes them \
-                           to every host";
+                           create --driver shoutd\" and without --scope; shoutd itself creates \
+                           them on every host";
             Self::Fixed(Err(DriverError::new(message)))
         };
         Some(match path {
@@ -67,8 +67,7 @@ impl Call {
                 Self::Fixed(Ok(json!({ "Implements": ["NetworkDriver", "IpamDriver"] })))
             }
             "/NetworkDriver.GetCapabilities" => {
-                // GwAllocChecker (28 and newer) is left out: networks always take a gateway
-                // address, or the user says which.
+                // Without GwAllocChecker (28 and newer): every network has a gateway address.
                 Self::Fixed(Ok(json!({ "Scope": "local", "ConnectivityScope": "local" })))
             }
             "/NetworkDriver.AllocateNetwork" | "/NetworkDriver.FreeNetwork"
@@ -85,12 +84,12 @@ impl Call {
             "/NetworkDriver.EndpointOperInfo" => Self::Driver(EndpointInfo),
             "/NetworkDriver.Join" => Self::Driver(Join),
             "/NetworkDriver.Leave" => Self::Driver(Leave),
-            // Published ports are docker_gwbridge's, and of other nodes shoutd knows by itself.
+            // docker_gwbridge has the published ports, and shoutd finds the other nodes by itself.
             "/NetworkDriver.ProgramExternalConnectivity"
             | "/NetworkDriver.RevokeExternalConnectivity"
             | "/NetworkDriver.DiscoverNew"
             | "/NetworkDriver.DiscoverDelete" => Self::Fixed(Ok(json!({}))),
-            // A Swarm gives out the addresses of its networks itself.
+            // A Swarm itself allocates the addresses of its networks.
             _ if scope == Scope::Swarm && path.starts_with("/IpamDriver.") => return None,
             "/IpamDriver.GetCapabilities" => Self::Fixed(Ok(ipam::capabilities())),
             "/IpamDriver.GetDefaultAddressSpaces" => Self::Fixed(Ok(ipam::address_spaces())),

@@ -1,4 +1,4 @@
-//! What a driver must do for Docker.
+//! The traits that a driver implements.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,20 +13,20 @@ use super::network::{
 };
 use crate::one_line;
 
-/// Longest message that Docker is given, in bytes.
+/// Limit of an error message to Docker, in bytes.
 const MESSAGE_LIMIT: usize = 2048;
 
-/// Why a driver did not do what Docker asked, in one line for the user at the `docker` command.
-/// Docker puts `remote: ` or the like before it.
+/// The error of a driver, in one line for the user of the `docker` command. Docker adds a prefix
+/// such as `remote: `.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DriverError(String);
 
 impl DriverError {
-    /// An error with this message. Line ends become spaces, and more than 2048 bytes are cut.
+    /// An error with this message. Line ends become spaces, and it is cut to 2048 bytes.
     pub fn new(message: impl AsRef<str>) -> Self {
         let line = one_line(message.as_ref(), MESSAGE_LIMIT);
-        // To Docker an empty message is no error at all.
-        Self(if line.is_empty() { "shoutd failed without saying why".to_owned() } else { line })
+        // Docker takes an empty message for a success.
+        Self(if line.is_empty() { "shoutd failed without a message".to_owned() } else { line })
     }
 
     /// The message.
@@ -45,73 +45,71 @@ impl std::error::Error for DriverError {}
 
 /// Docker's `NetworkDriver`.
 ///
-/// Every method must be idempotent: Docker repeats a call whose connection broke, with an id that
-/// may be half known already. Each runs in a task of its own, which goes on when Docker hangs up
-/// and is dropped when the call's deadline is over (see [`PluginLimits`](super::PluginLimits)); a
-/// driver that must not be stopped midway keeps shorter deadlines of its own. None may call
-/// Docker's API: the engine holds locks while it waits.
+/// Every method must be idempotent: Docker repeats a call if the connection broke, and the driver
+/// may have done a part of it. Each call runs in its own task. The task continues if Docker closes
+/// the connection, and is dropped at the call's deadline (see
+/// [`PluginLimits`](super::PluginLimits)); a driver that must not be interrupted uses shorter
+/// deadlines. No method may call Docker's API: the engine holds locks while it waits.
 pub trait NetworkDriver: Send + Sync + 'static {
-    /// Takes note of a Swarm's network, on the node that leads the Swarm; again when another does.
-    /// Returns the options that the Swarm keeps in place of the user's.
+    /// Registers a Swarm's network, on the leader of the Swarm; called again by a new leader.
+    /// Returns the options that the Swarm keeps instead of the user's.
     fn allocate_network(
         &self,
         request: AllocateNetwork,
     ) -> impl Future<Output = Result<BTreeMap<String, String>, DriverError>> + Send;
 
-    /// Forgets a Swarm's network, on the node that leads the Swarm. An error is logged by Docker
-    /// and changes nothing.
+    /// Forgets a Swarm's network, on the leader of the Swarm. Docker only logs an error.
     fn free_network(
         &self,
         network: DockerNetworkId,
     ) -> impl Future<Output = Result<(), DriverError>> + Send;
 
-    /// Makes a network. The engine lists it only after this was answered, and does not say its name
-    /// or labels.
+    /// Creates a network. The call has neither its name nor its labels, and the engine lists it
+    /// only after the answer.
     fn create_network(
         &self,
         request: CreateNetwork,
     ) -> impl Future<Output = Result<(), DriverError>> + Send;
 
-    /// Removes a network. An error is logged by Docker and changes nothing: the engine removes it
-    /// all the same.
+    /// Removes a network. Docker only logs an error, and removes the network anyway.
     fn delete_network(
         &self,
         network: DockerNetworkId,
     ) -> impl Future<Output = Result<(), DriverError>> + Send;
 
-    /// Makes an endpoint. After an error Docker does not call
+    /// Creates an endpoint. After an error Docker does not call
     /// [`delete_endpoint`](Self::delete_endpoint).
     fn create_endpoint(
         &self,
         request: CreateEndpoint,
     ) -> impl Future<Output = Result<CreatedInterface, DriverError>> + Send;
 
-    /// Removes an endpoint. An error is logged by Docker and changes nothing.
+    /// Removes an endpoint. Docker only logs an error.
     fn delete_endpoint(
         &self,
         endpoint: EndpointKey,
     ) -> impl Future<Output = Result<(), DriverError>> + Send;
 
-    /// Hands an endpoint's interface over to a container's sandbox. The interface must be in the
-    /// engine's network namespace when this is answered; libnetwork moves and renames it, and sets
-    /// its addresses.
+    /// Attaches an endpoint to a container's sandbox. When the driver answers, the interface must
+    /// be in the engine's network namespace; libnetwork then moves and renames it, and sets its
+    /// addresses.
     fn join(&self, request: Join) -> impl Future<Output = Result<JoinReply, DriverError>> + Send;
 
-    /// Takes an endpoint out of its sandbox. libnetwork moves the interface back afterwards, under
-    /// its first name.
+    /// Detaches an endpoint from its sandbox. After that, libnetwork moves the interface back and
+    /// gives it its original name.
     fn leave(&self, endpoint: EndpointKey) -> impl Future<Output = Result<(), DriverError>> + Send;
 
-    /// What there is to tell about an endpoint, by name. Docker shows it nowhere; it only asks.
+    /// Information on an endpoint, by name. Docker asks for it, but shows it nowhere.
     fn endpoint_info(
         &self,
         endpoint: EndpointKey,
     ) -> impl Future<Output = Result<BTreeMap<String, String>, DriverError>> + Send;
 }
 
-/// Docker's `IpamDriver`. The same rules as for [`NetworkDriver`].
+/// Docker's `IpamDriver`. The rules of [`NetworkDriver`] apply.
 ///
-/// An engine that starts calls it before anything else works, so it must answer from what this host
-/// knows.
+/// A starting engine calls it before the cluster may be reachable, so it must answer from local
+/// state.
 pub trait IpamDriver: Send + Sync + 'static {
     /// Reserves a pool (a subnet) for a network that Docker is about to create.
     fn request_pool(
@@ -119,7 +117,7 @@ pub trait IpamDriver: Send + Sync + 'static {
         request: RequestPool,
     ) -> impl Future<Output = Result<GrantedPool, DriverError>> + Send;
 
-    /// Gives a pool back.
+    /// Releases a pool.
     fn release_pool(&self, pool: PoolId) -> impl Future<Output = Result<(), DriverError>> + Send;
 
     /// Reserves an address; returns it with the prefix length of its pool's subnet.
@@ -128,7 +126,7 @@ pub trait IpamDriver: Send + Sync + 'static {
         request: RequestAddress,
     ) -> impl Future<Output = Result<IpNet, DriverError>> + Send;
 
-    /// Gives an address back.
+    /// Releases an address.
     fn release_address(
         &self,
         request: ReleaseAddress,

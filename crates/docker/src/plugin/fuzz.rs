@@ -1,4 +1,4 @@
-//! Fuzzing of what reads the engine's calls, from calls of engines 20.10 to 29.
+//! Fuzz target of the engine's calls. The corpus is from engines 20.10 to 29.
 
 use shoutd_core::DockerNetworkId;
 use shoutd_fuzz::fuzz;
@@ -7,7 +7,7 @@ use super::ipam::{PoolId, ReleaseAddress, RequestAddress, RequestPool};
 use super::network::{AllocateNetwork, CreateEndpoint, CreateNetwork, EndpointKey, Join};
 use super::wire::FromBody;
 
-/// What every call makes of one body: any of them may get any.
+/// Parses the input as the body of every call.
 #[test]
 fn fuzz_plugin() {
     fuzz("plugin", env!("CARGO_MANIFEST_DIR"), |body| {

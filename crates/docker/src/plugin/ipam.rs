@@ -13,15 +13,15 @@ use shoutd_core::id::MacAddress;
 
 use super::wire::{self, FromBody, InvalidRequest, or_default};
 
-/// The address space of networks of local scope; every network of shoutd is of one.
+/// The address space of networks with local scope, which all of shoutd's networks have.
 pub const LOCAL_ADDRESS_SPACE: &str = "shoutdlocal";
-/// The address space of networks of global scope, which Docker wants to know of a driver that has
-/// none.
+/// The address space of networks with global scope. Docker requires one, but shoutd does not use
+/// it.
 pub const GLOBAL_ADDRESS_SPACE: &str = "shoutdglobal";
 
-/// Whether the engine is to choose every endpoint's MAC address before it asks for an IP address.
-/// Not so: the driver derives the MAC address from the IP address, so that neighbours' ARP entries
-/// stay true when a container is replaced.
+/// Whether the engine must choose the MAC address before it requests an IP address. No: the driver
+/// derives the MAC address from the IP address, so that neighbors' ARP entries stay valid when a
+/// container is replaced.
 const REQUIRES_MAC_ADDRESS: bool = false;
 
 const GATEWAY: &str = "com.docker.network.gateway";
@@ -29,7 +29,7 @@ const REQUEST_TYPE: &str = "RequestAddressType";
 const ENDPOINT_MAC: &str = "com.docker.network.endpoint.macaddress";
 const ENDPOINT_NAME: &str = "com.docker.network.endpoint.name";
 
-/// What a driver calls a pool it granted; Docker stores it and hands it back.
+/// The driver's id of a granted pool. Docker stores it and uses it in later calls.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PoolId(String);
 
@@ -50,12 +50,12 @@ impl FromStr for PoolId {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let sound =
+        let is_valid =
             (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-        if sound {
+        if is_valid {
             Ok(Self(text.to_owned()))
         } else {
-            Err("a pool's id is 1 to 255 visible ASCII characters")
+            Err("a pool id has 1 to 255 visible ASCII characters")
         }
     }
 }
@@ -63,38 +63,37 @@ impl FromStr for PoolId {
 /// `RequestPool`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestPool {
-    /// The address space, which is the driver's own [`LOCAL_ADDRESS_SPACE`].
+    /// The address space, normally [`LOCAL_ADDRESS_SPACE`].
     pub address_space: String,
-    /// The subnet that was asked for (`--subnet`), its host bits zero; `None` leaves it to the
-    /// driver.
+    /// The requested subnet (`--subnet`), with host bits zero; `None` lets the driver choose.
     pub subnet: Option<IpNet>,
-    /// The part of it to hand out from (`--ip-range`).
+    /// The part of the subnet from which to choose addresses (`--ip-range`).
     pub range: Option<IpNet>,
     /// The user's `--ipam-opt` options.
     pub options: BTreeMap<String, String>,
-    /// Whether an IPv6 pool is wanted.
+    /// Whether an IPv6 pool is requested.
     pub ipv6: bool,
 }
 
 /// The answer to `RequestPool`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GrantedPool {
-    /// What the driver calls the pool.
+    /// The driver's id of the pool.
     pub id: PoolId,
     /// Its subnet.
     pub subnet: IpNet,
-    /// The gateway's address with the subnet's prefix length. With it Docker does not request one,
-    /// except the one of `--gateway`.
+    /// The gateway's address with the subnet's prefix length. If it is set, Docker does not request
+    /// a gateway address, except that of `--gateway`.
     pub gateway: Option<IpNet>,
 }
 
-/// Who an address is for.
+/// What an address is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AddressPurpose {
     /// The network's gateway.
     Gateway,
-    /// An endpoint, or an address that the user set aside (`--aux-address`): Docker does not say
-    /// which.
+    /// An endpoint, or an address that the user reserved (`--aux-address`): Docker does not
+    /// distinguish them.
     Endpoint {
         /// The endpoint's MAC address, if the engine chose one.
         mac: Option<MacAddress>,
@@ -108,9 +107,9 @@ pub enum AddressPurpose {
 pub struct RequestAddress {
     /// The pool.
     pub pool: PoolId,
-    /// The very address that is wanted (`--ip`, `--gateway`); `None` leaves it to the driver.
+    /// The requested address (`--ip`, `--gateway`); `None` lets the driver choose.
     pub address: Option<IpAddr>,
-    /// Who it is for.
+    /// What it is for.
     pub purpose: AddressPurpose,
 }
 
@@ -154,7 +153,11 @@ impl FromBody for RequestPool {
         let subnet = |member, text: &str| -> Result<Option<IpNet>, InvalidRequest> {
             let subnet: Option<IpNet> = wire::optional(member, text)?;
             if subnet.is_some_and(|subnet| subnet.addr().is_ipv6() != request.v6) {
-                return Err(InvalidRequest::member(member, text, "a subnet of the other family"));
+                return Err(InvalidRequest::member(
+                    member,
+                    text,
+                    "a subnet of the wrong address family",
+                ));
             }
             Ok(subnet.map(|subnet| subnet.trunc()))
         };
@@ -226,7 +229,7 @@ pub(super) fn address_to_wire(address: IpNet) -> Value {
 
 /// The answer to `GetCapabilities`.
 pub(super) fn capabilities() -> Value {
-    // Without replay: what was handed out is in agreed state, and outlives an engine's restart.
+    // Without replay: leases are in agreed state, which survives a restart of the engine.
     json!({ "RequiresMACAddress": REQUIRES_MAC_ADDRESS, "RequiresRequestReplay": false })
 }
 

@@ -1,17 +1,17 @@
-//! The plugin side: what Docker asks of a network and address driver, and how it is answered.
+//! The plugin side: Docker's calls to a network and IPAM driver, and their answers.
 //!
 //! A *socket plugin* is an HTTP server on a Unix socket under `/run/docker/plugins`. Docker posts
-//! `/<Service>.<Method>` with a JSON body and **no** `Content-Type`; an answer is status 200 with a
-//! JSON object, which says `{"Err":"…"}` (network driver) or `{"Error":"…"}` (address driver) for a
-//! failure.
+//! `/<Service>.<Method>` with a JSON body and **no** `Content-Type`. The answer has status 200 and
+//! a JSON object; for a failure that is `{"Err":"…"}` (network driver) or `{"Error":"…"}` (IPAM
+//! driver).
 //!
-//! Networks of a Swarm need a *managed plugin*, which the engine runs in a container: [`adapter`]
-//! is all that is in there, and hands calls on to a second socket of the daemon.
+//! Networks of a Swarm need a *managed plugin*, which the engine runs in a container. It contains
+//! only [`adapter`], which forwards calls to a second socket of the daemon.
 //!
-//! A driver implements [`NetworkDriver`] and [`IpamDriver`]; [`router`] turns them into an HTTP
-//! service; [`bind`] and [`serve`] put that on a socket. What does not depend on the driver
-//! (activation, capabilities, discovery) the router answers by itself and at once: an engine whose
-//! `GetCapabilities` fails once will not try again until it restarts.
+//! A driver implements [`NetworkDriver`] and [`IpamDriver`]; [`router`] makes an HTTP service of
+//! them; [`bind`] and [`serve`] serve that on a socket. The router itself answers calls that do not
+//! depend on the driver (activation, capabilities, discovery): if `GetCapabilities` fails once, an
+//! engine does not try again until it restarts.
 
 mod adapter;
 mod call;

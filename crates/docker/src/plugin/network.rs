@@ -12,7 +12,7 @@ use shoutd_core::id::{DockerNetworkId, EndpointId, MacAddress};
 use super::router::Scope;
 use super::wire::{self, FromBody, InvalidRequest, or_default};
 
-/// Options that the engine adds by itself have names that begin so.
+/// Prefix of the options that the engine adds.
 const ENGINE_PREFIX: &str = "com.docker.network.";
 /// The map of `-o` options in a network's options.
 const GENERIC: &str = "com.docker.network.generic";
@@ -20,7 +20,7 @@ const GENERIC: &str = "com.docker.network.generic";
 /// `AllocateNetwork`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllocateNetwork {
-    /// The Swarm's id of the network, which all its nodes' engines use.
+    /// The Swarm's id of the network, which the engines of all its nodes use.
     pub network: DockerNetworkId,
     /// The user's `-o` options.
     pub options: BTreeMap<String, String>,
@@ -33,19 +33,20 @@ pub struct AllocateNetwork {
 /// `CreateNetwork`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateNetwork {
-    /// Whose network it is: of this engine, or of a Swarm. The plugin's socket tells, not the call.
+    /// Whether the network belongs to this engine or to a Swarm. This depends on the plugin's
+    /// socket; it is not in the call.
     pub scope: Scope,
     /// The engine's id of the network.
     pub network: DockerNetworkId,
     /// The user's `-o` options.
     pub options: BTreeMap<String, String>,
-    /// Made with `--internal`.
+    /// Created with `--internal`.
     pub internal: bool,
-    /// Whether it has IPv4; always so before Docker 28.
+    /// Whether it has IPv4; always true before Docker 28.
     pub enable_ipv4: bool,
     /// Whether it has IPv6.
     pub enable_ipv6: bool,
-    /// The IPv4 subnets. With the `null` IPAM driver there is one of `0.0.0.0/0`.
+    /// The IPv4 subnets. With the `null` IPAM driver there is one, `0.0.0.0/0`.
     pub ipv4: Vec<AddressPool>,
     /// The IPv6 subnets.
     pub ipv6: Vec<AddressPool>,
@@ -54,13 +55,13 @@ pub struct CreateNetwork {
 /// A subnet that an IPAM driver granted for a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddressPool {
-    /// The address space it came from, such as `LocalDefault`, or shoutd's own.
+    /// Its address space, such as `LocalDefault`, or shoutd's own.
     pub address_space: String,
-    /// The subnet, its host bits zero.
+    /// The subnet, with host bits zero.
     pub subnet: IpNet,
     /// The gateway's address, of the same family.
     pub gateway: Option<IpAddr>,
-    /// Addresses that the user set aside, by name.
+    /// Addresses that the user reserved (`--aux-address`), by name.
     pub auxiliary: BTreeMap<String, IpAddr>,
 }
 
@@ -71,24 +72,24 @@ pub struct CreateEndpoint {
     pub network: DockerNetworkId,
     /// The engine's id of the endpoint.
     pub endpoint: EndpointId,
-    /// The IPv4 address that the IPAM driver gave it, with the subnet's prefix length. May have
-    /// been another endpoint's before.
+    /// The IPv4 address from the IPAM driver, with the subnet's prefix length. Another endpoint may
+    /// have had it before.
     pub ipv4: Option<Ipv4Net>,
-    /// The IPv6 address that the IPAM driver gave it.
+    /// The IPv6 address from the IPAM driver.
     pub ipv6: Option<Ipv6Net>,
-    /// The MAC address that was asked for; `None` leaves it to the driver.
+    /// The requested MAC address; `None` lets the driver choose.
     pub mac: Option<MacAddress>,
-    /// The user's `--driver-opt` options of this endpoint, and the engine's own that are texts
-    /// (such as `com.docker.network.endpoint.sysctls`).
+    /// The user's `--driver-opt` options of this endpoint, and the engine's options that are
+    /// strings (such as `com.docker.network.endpoint.sysctls`).
     pub options: BTreeMap<String, String>,
 }
 
 /// The answer to `CreateEndpoint`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CreatedInterface {
-    /// The MAC address that the endpoint has. Docker is told only if it asked for none: an engine
-    /// takes an address given back to it, were it the same, for an attempt to change it, and fails
-    /// the container (`SetMacAddress` in `driver.go`).
+    /// The endpoint's MAC address. The answer contains it only if Docker requested none: an engine
+    /// treats an address in the answer, even the same one, as an attempt to change it, and the
+    /// container fails (`SetMacAddress` in `driver.go`).
     pub mac: MacAddress,
 }
 
@@ -108,35 +109,35 @@ pub struct Join {
     pub network: DockerNetworkId,
     /// The endpoint.
     pub endpoint: EndpointId,
-    /// The path that names the container's sandbox, such as `/var/run/docker/netns/0123456789ab`.
-    /// Good to tell sandboxes apart; before Docker 28 there may be nothing there yet.
+    /// The path of the container's sandbox, such as `/var/run/docker/netns/0123456789ab`. It
+    /// identifies the sandbox; before Docker 28 the file may not exist yet.
     pub sandbox: String,
 }
 
-/// The answer to `Join`. There is no gateway in it: without one Docker attaches `docker_gwbridge`,
-/// which gives the default route and published ports.
+/// The answer to `Join`. It has no gateway, so that Docker attaches `docker_gwbridge`, which gives
+/// the default route and published ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinReply {
-    /// The interface in the engine's network namespace, at most 15 bytes (`IFNAMSIZ`).
+    /// Name of the interface in the engine's network namespace, at most 15 bytes (`IFNAMSIZ`).
     pub interface: String,
-    /// What the interface is called in the container, before the number that libnetwork adds.
+    /// Prefix of the interface's name in the container; libnetwork adds a number.
     pub container_prefix: String,
     /// Routes in the container.
     pub routes: Vec<StaticRoute>,
-    /// Whether to keep `docker_gwbridge` away.
+    /// Whether Docker must not attach `docker_gwbridge`.
     pub without_gateway: bool,
 }
 
 /// A route in a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StaticRoute {
-    /// Where to.
+    /// The destination.
     pub destination: IpNet,
-    /// By way of which router; `None` for a connected route, straight out of the interface.
+    /// The router; `None` for a connected route.
     pub next_hop: Option<IpAddr>,
 }
 
-/// Members that several calls have.
+/// Members that several calls share.
 #[derive(Deserialize)]
 struct KeyJson {
     #[serde(rename = "NetworkID", default, deserialize_with = "or_default")]
@@ -254,7 +255,7 @@ impl FromBody for CreateNetwork {
 impl FromBody for AllocateNetwork {
     fn from_body(body: &[u8]) -> Result<Self, InvalidRequest> {
         let request: CreateNetworkJson = wire::json(body)?;
-        // The Swarm calls all of them subnets of IPv4 (moby/swarmkit,
+        // The Swarm sends all subnets as IPv4Data (moby/swarmkit,
         // manager/allocator/cnmallocator/networkallocator.go).
         let pools = request.ipv4.into_iter().chain(request.ipv6).map(|pool| {
             let is_ipv4 = !pool.pool.contains(':');
@@ -276,7 +277,7 @@ impl PoolJson {
             Err(InvalidRequest::member(
                 member,
                 &address.to_string(),
-                "an address of the other family",
+                "an address of the wrong family",
             ))
         };
         let subnet = wire::required::<IpNet>("Pool", &self.pool)?.trunc();
@@ -307,7 +308,7 @@ impl FromBody for CreateEndpoint {
             return Err(InvalidRequest::member(
                 "MacAddress",
                 &mac.to_string(),
-                "not the address of one interface",
+                "not a unicast address",
             ));
         }
         Ok(Self {
@@ -316,7 +317,7 @@ impl FromBody for CreateEndpoint {
             ipv4: wire::optional("Address", &request.interface.ipv4)?,
             ipv6: wire::optional("AddressIPv6", &request.interface.ipv6)?,
             mac,
-            // The engine's own lists of ports and the like are not for this driver.
+            // The driver does not need the engine's other options, such as lists of ports.
             options: wire::texts(
                 request.options.into_iter().filter(|(_, value)| value.is_string()).collect(),
             ),
@@ -348,7 +349,7 @@ impl FromBody for Join {
 }
 
 impl CreatedInterface {
-    /// The answer to a request that did or did not name a MAC address.
+    /// The answer, which depends on the requested MAC address.
     pub(super) fn to_wire(self, requested: Option<MacAddress>) -> Value {
         let mac = if requested.is_none() { self.mac.to_string() } else { String::new() };
         json!({ "Interface": { "Address": "", "AddressIPv6": "", "MacAddress": mac } })
@@ -365,7 +366,11 @@ impl JoinReply {
             })
         };
         json!({
-            "InterfaceName": { "SrcName": self.interface, "DstName": "", "DstPrefix": self.container_prefix },
+            "InterfaceName": {
+                "SrcName": self.interface,
+                "DstName": "",
+                "DstPrefix": self.container_prefix,
+            },
             "Gateway": "",
             "GatewayIPv6": "",
             "StaticRoutes": self.routes.iter().map(route).collect::<Vec<_>>(),

@@ -1,4 +1,4 @@
-//! From HTTP requests to a driver and back.
+//! Routes HTTP requests to a driver.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -24,17 +24,16 @@ use super::network::{AllocateNetwork, CreateEndpoint, CreateNetwork, EndpointKey
 use super::wire::FromBody;
 use crate::one_line;
 
-/// What one call, and all of them together, may take.
+/// Limits of one call, and of all calls together.
 #[derive(Debug, Clone, Copy)]
 pub struct PluginLimits {
-    /// How long a call may take in all. Docker itself waits for ever, and holds the container's
-    /// lock meanwhile.
+    /// Deadline of a call. Docker itself would wait forever, and hold the container's lock.
     pub call: Duration,
-    /// How long a call's body may take to arrive.
+    /// Deadline for the call's body to arrive.
     pub body: Duration,
-    /// Most bytes of a call's body. Docker's are of a few hundred, plus the user's options.
+    /// Size limit of a call's body, in bytes. Docker's have a few hundred, plus the user's options.
     pub body_bytes: usize,
-    /// Most calls that are with the driver at a time; further ones wait within their deadline.
+    /// How many calls the driver handles at a time; others wait within their deadline.
     pub in_flight: usize,
 }
 
@@ -49,22 +48,22 @@ impl Default for PluginLimits {
     }
 }
 
-/// Whose networks a plugin is for.
+/// Scope of a plugin's networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Those of one engine, called by Docker's name `local`.
+    /// Networks of one engine (Docker's scope `local`).
     Local,
-    /// Those of a Swarm, called `global`: the Swarm takes them to its nodes and gives out their
-    /// addresses.
+    /// Networks of a Swarm (Docker's scope `global`). The Swarm creates them on its nodes and
+    /// allocates their addresses.
     Swarm,
 }
 
-/// The HTTP service of a driver, with the usual limits.
+/// The HTTP service of a driver, with the default limits.
 pub fn router<D: NetworkDriver + IpamDriver>(driver: Arc<D>, scope: Scope) -> Router {
     router_with_limits(driver, scope, PluginLimits::default())
 }
 
-/// The HTTP service of a driver. Needs a tokio runtime when it is called.
+/// The HTTP service of a driver. Calls need a tokio runtime.
 pub fn router_with_limits<D: NetworkDriver + IpamDriver>(
     driver: Arc<D>,
     scope: Scope,
@@ -82,8 +81,8 @@ struct Plugin<D> {
     permits: Arc<Semaphore>,
 }
 
-/// Answers any request there can be. It reads bytes and not a `Json` of axum's, which wants the
-/// `Content-Type` that Docker does not send.
+/// Answers every request. It reads raw bytes because axum's `Json` requires a `Content-Type`, which
+/// Docker does not send.
 async fn answer<D: NetworkDriver + IpamDriver>(
     State(plugin): State<Arc<Plugin<D>>>,
     request: Request,
@@ -93,12 +92,12 @@ async fn answer<D: NetworkDriver + IpamDriver>(
     if head.method != Method::POST {
         return refuse(
             StatusCode::METHOD_NOT_ALLOWED,
-            &format!("Docker plugins are called by POST, not {}", head.method),
+            &format!("Docker calls plugins with POST, not {}", head.method),
         );
     }
     let Some(call) = Call::from_path(path, plugin.scope) else {
         let path = one_line(path, 200);
-        warn!(call = path, "Docker called what this plugin does not have");
+        warn!(call = path, "Docker called an unknown method");
         return refuse(StatusCode::NOT_FOUND, &format!("the shoutd plugin has no method {path}"));
     };
     let outcome = match call {
@@ -110,8 +109,7 @@ async fn answer<D: NetworkDriver + IpamDriver>(
     };
     match outcome {
         Ok(value) => reply(StatusCode::OK, &value),
-        // Failures have status 200 too: of any other Docker's address driver would show the raw
-        // body.
+        // Failures also have status 200: with any other, Docker's IPAM client shows the raw body.
         Err(error) if path.starts_with("/IpamDriver.") => {
             reply(StatusCode::OK, &json!({ "Error": error.message() }))
         }
@@ -123,24 +121,24 @@ pub(super) fn reply(status: StatusCode, value: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
 }
 
-/// What no version of Docker asks for. Of a status other than 200 Docker reads the member `Err`
-/// only.
+/// The answer to a request that no version of Docker sends. If the status is not 200, Docker reads
+/// only the member `Err`.
 pub(super) fn refuse(status: StatusCode, message: &str) -> Response {
     reply(status, &json!({ "Err": message }))
 }
 
-/// A call's body, within its limits.
+/// Reads a call's body, within its limits.
 pub(super) async fn read_body(body: Body, limits: &PluginLimits) -> Result<Bytes, DriverError> {
     let too_long =
         || DriverError::new(format!("the call's body is longer than {} bytes", limits.body_bytes));
-    // What the head announces is believed, so that nothing of it need be read.
+    // If Content-Length is too large, we need not read the body.
     if body.size_hint().lower() > limits.body_bytes as u64 {
         return Err(too_long());
     }
     match tokio::time::timeout(limits.body, Limited::new(body, limits.body_bytes).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
-        Ok(Err(error)) => Err(DriverError::new(format!("the call's body broke off: {error}"))),
+        Ok(Err(error)) => Err(DriverError::new(format!("cannot read the call's body: {error}"))),
         Err(_) => Err(DriverError::new(format!(
             "the call's body did not arrive within {:?}",
             limits.body
@@ -149,7 +147,7 @@ pub(super) async fn read_body(body: Body, limits: &PluginLimits) -> Result<Bytes
 }
 
 impl<D: NetworkDriver + IpamDriver> Plugin<D> {
-    /// One call with its deadlines, from the body to the driver's answer.
+    /// Runs one call within its deadlines, from the body to the driver's answer.
     async fn run(&self, call: DriverCall, path: &str, body: Body) -> Result<Value, DriverError> {
         let started = Instant::now();
         let name = path.trim_start_matches('/').to_owned();
@@ -181,7 +179,7 @@ impl<D: NetworkDriver + IpamDriver> Plugin<D> {
         match timeout_at(deadline, Arc::clone(&self.permits).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(DriverError::new(format!(
-                "shoutd is busy with {} other calls of Docker and did not come to this one within \
+                "shoutd is busy with {} other calls of Docker and could not start this one within \
                  {:?}",
                 self.limits.in_flight, self.limits.call
             ))),
@@ -274,7 +272,7 @@ fn parse<T: FromBody>(body: &[u8]) -> Result<T, DriverError> {
     T::from_body(body).map_err(|error| DriverError::new(error.to_string()))
 }
 
-/// The right of one call to be with the driver until its deadline.
+/// Permission of one call to run until its deadline.
 struct Slot {
     permit: OwnedSemaphorePermit,
     deadline: Instant,
@@ -282,8 +280,8 @@ struct Slot {
 }
 
 impl Slot {
-    /// Runs a driver's work in a task of its own: it goes on if Docker hangs up, since stopping
-    /// wherever it happens to be is the greater harm, and a panic in it fails this one call.
+    /// Runs the driver in its own task. If Docker closes the connection, the work continues:
+    /// stopping it at an arbitrary point would do more harm. A panic fails only this call.
     async fn run<F>(self, work: F) -> Result<Value, DriverError>
     where
         F: Future<Output = Result<Value, DriverError>> + Send + 'static,
@@ -299,7 +297,7 @@ impl Slot {
             Ok(Err(_)) => Err(DriverError::new(format!(
                 "shoutd did not finish within {limit:?}; see its log, and \"shoutdctl status\""
             ))),
-            Err(_) => Err(DriverError::new("shoutd failed inside; its log says where")),
+            Err(_) => Err(DriverError::new("internal error in shoutd; see its log")),
         }
     }
 }

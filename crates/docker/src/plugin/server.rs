@@ -1,4 +1,4 @@
-//! Serves HTTP/1.1 on the Unix socket that Docker finds the plugin by.
+//! Serves HTTP/1.1 on the plugin's Unix socket.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -22,68 +22,68 @@ use tracing::{debug, warn};
 
 use super::socket::Socket;
 
-/// Most connections at a time. Docker has one for each call in flight and keeps two idle ones; more
-/// can only be a mistake.
+/// Limit of open connections. Docker has one per call in flight, and keeps two idle ones.
 const CONNECTIONS_MAX: usize = 128;
 
-/// How often it is looked whether the socket is still where Docker looks for it.
-const LOOK_PERIOD: Duration = Duration::from_millis(500);
+/// Interval of the check that the socket still exists at its path.
+const CHECK_PERIOD: Duration = Duration::from_millis(500);
 
-/// How long calls in flight may go on after the end was asked for.
+/// How long calls in flight may take to finish after shutdown has begun.
 const CALL_GRACE: Duration = Duration::from_secs(10);
 
-/// The pause after a failed `accept`, which is for want of file descriptors or memory.
+/// Pause after a failed `accept`, which means that file descriptors or memory ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `router` on `socket` until `shutdown` is done; then takes no more calls, lets those in
-/// flight finish (10 s at most) and returns. A socket that somebody removes meanwhile, alone or
-/// with its directory, is there again within a second.
+/// Serves `router` on `socket` until `shutdown` completes. Then it accepts no more calls, waits at
+/// most 10 s for those in flight, and returns. If the socket or its directory is removed, it is
+/// created again within a second.
 ///
-/// Idle connections are kept open: Docker keeps them for its next call, and a call that meets a
-/// connection just closed is repeated with an empty body (moby#35459). So that idle, slow or stuck
-/// peers cannot exhaust it, the one without a call that was quiet for longest is closed when there
-/// are 128.
+/// Idle connections stay open: Docker reuses them, and if one closes just when Docker sends a call,
+/// Docker repeats the call with an empty body (moby#35459). When there are 128 connections, we
+/// close the one that has been idle longest, so that idle or stuck clients cannot use them all up.
 pub async fn serve(mut socket: Socket, router: Router, shutdown: impl Future<Output = ()> + Send) {
     let mut shutdown = pin!(shutdown);
     let mut connections = Connections::default();
-    let mut look = interval(LOOK_PERIOD);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut check = interval(CHECK_PERIOD);
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         connections.make_room();
         tokio::select! {
             () = &mut shutdown => break,
             Some(ended) = connections.tasks.join_next_with_id() => connections.forget(ended),
-            _ = look.tick() => socket.keep().await,
-            accepted = socket.accept(), if connections.tasks.len() < CONNECTIONS_MAX => match accepted {
-                Ok(stream) => connections.start(stream, router.clone()),
-                Err(error) => {
-                    warn!(%error, "plugin socket cannot accept a connection");
-                    sleep(ACCEPT_PAUSE).await;
+            _ = check.tick() => socket.keep().await,
+            accepted = socket.accept(), if connections.tasks.len() < CONNECTIONS_MAX => {
+                match accepted {
+                    Ok(stream) => connections.start(stream, router.clone()),
+                    Err(error) => {
+                        warn!(%error, "cannot accept a connection on the plugin socket");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
                 }
-            },
+            }
         }
     }
     drop(socket);
     connections.finish().await;
 }
 
-/// What one connection is doing.
+/// Activity of one connection.
 #[derive(Debug, Default)]
 struct Activity {
-    /// Calls in flight: 0 or 1, as HTTP/1.1 has it.
+    /// Calls in flight: 0 or 1, because HTTP/1.1 has no multiplexing.
     calls: AtomicUsize,
-    /// When the last call began or ended, on a clock that counts such events.
+    /// Time of the last begin or end of a call, by [`Connections::clock`].
     last: AtomicU64,
-    /// Told once to end.
+    /// Notified when the connection must close.
     close: Notify,
 }
 
-/// The connections being served.
+/// All open connections.
 #[derive(Default)]
 struct Connections {
     tasks: JoinSet<()>,
     activities: HashMap<Id, Arc<Activity>>,
-    /// Counts beginnings and ends of calls.
+    /// Logical clock: counts begins and ends of calls.
     clock: Arc<AtomicU64>,
 }
 
@@ -108,20 +108,16 @@ impl Connections {
         self.activities.remove(&id);
     }
 
-    /// Asks the connection that has been without a call for longest to end, if there is no room for
-    /// one more.
+    /// If the limit is reached, closes the connection that has been idle longest.
     fn make_room(&mut self) {
         if self.tasks.len() < CONNECTIONS_MAX {
             return;
         }
         let idle =
             self.activities.values().filter(|activity| activity.calls.load(Ordering::Relaxed) == 0);
-        if let Some(quietest) = idle.min_by_key(|activity| activity.last.load(Ordering::Relaxed)) {
-            debug!(
-                "too many connections on the plugin socket; closing the one that was quiet for \
-                 longest"
-            );
-            quietest.close.notify_one();
+        if let Some(oldest) = idle.min_by_key(|activity| activity.last.load(Ordering::Relaxed)) {
+            debug!("too many connections on the plugin socket; closing the longest idle one");
+            oldest.close.notify_one();
         }
     }
 
@@ -134,7 +130,7 @@ impl Connections {
     }
 }
 
-/// Marks a call in flight, and its end however it comes.
+/// Marks a call as in flight until dropped.
 struct CallMark {
     activity: Arc<Activity>,
     clock: Arc<AtomicU64>,
@@ -170,8 +166,8 @@ async fn serve_connection(
             response.map_err(|never: Infallible| never)
         }
     });
-    // No deadline for a request's head: it would run on idle connections too, which are to stay
-    // (see `serve`).
+    // No deadline for a request's head: it would close idle connections, which must stay open (see
+    // `serve`).
     let mut builder = http1::Builder::new();
     builder.header_read_timeout(None).max_buf_size(64 << 10);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
@@ -179,7 +175,7 @@ async fn serve_connection(
         ended = connection.as_mut() => ended,
         () = activity.close.notified() => {
             connection.as_mut().graceful_shutdown();
-            // Looked at once more: an idle one ends, and a call that has just come in begins.
+            // Poll once more: an idle connection ends, and a call that has just arrived begins.
             match timeout(Duration::ZERO, connection.as_mut()).await {
                 Ok(ended) => ended,
                 Err(_) if activity.calls.load(Ordering::Relaxed) == 0 => Ok(()),
@@ -188,6 +184,6 @@ async fn serve_connection(
         }
     };
     if let Err(error) = ended {
-        debug!(%error, "connection on the plugin socket ended badly");
+        debug!(%error, "connection on the plugin socket failed");
     }
 }

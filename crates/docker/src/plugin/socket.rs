@@ -1,4 +1,4 @@
-//! The Unix socket that Docker finds the plugin by, and that stays where Docker looks for it.
+//! The plugin's Unix socket, which is restored if it is removed.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -10,23 +10,26 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::warn;
 
-/// How long another process may take to show that it answers on the socket.
+/// How long another process may take to accept a connection on the socket.
 const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 
-/// The mode of a directory that is made for a socket, as the engine makes its own.
+/// Mode of a directory that we create for a socket; the engine uses the same.
 const DIRECTORY_MODE: u32 = 0o755;
 
-/// The socket cannot be had.
+/// Why the socket cannot be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Somebody answers there.
-    #[error("another process already serves {}; is shoutd running? (\"shoutdctl status\")", path.display())]
+    /// Another process listens there.
+    #[error(
+        "another process already serves {}; is shoutd running? (\"shoutdctl status\")",
+        path.display()
+    )]
     InUse {
         /// The socket.
         path: PathBuf,
     },
-    /// Something that is no socket has its name.
-    #[error("{} is in the way: it is not a socket; move it elsewhere", path.display())]
+    /// A file that is not a socket has its path.
+    #[error("{} is not a socket; move it elsewhere", path.display())]
     NotASocket {
         /// The path.
         path: PathBuf,
@@ -34,11 +37,11 @@ pub enum BindError {
     /// The system refused.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was being done.
+        /// The failed operation.
         action: &'static str,
-        /// To what.
+        /// Its path.
         path: PathBuf,
-        /// The reason.
+        /// The cause.
         source: io::Error,
     },
 }
@@ -50,47 +53,45 @@ impl BindError {
     }
 }
 
-/// A socket that is kept where it was bound: what removes it ends no service.
+/// A socket that is restored if it is removed.
 #[derive(Debug)]
 pub struct Socket {
     path: PathBuf,
     listener: UnixListener,
-    /// The file that the listener was bound to: its device and inode.
+    /// Device and inode of the file that the listener was bound to.
     file: (u64, u64),
-    /// The mode of its directory, with which that is made again.
+    /// Mode of its directory, to create it again.
     directory_mode: u32,
     state: watch::Sender<SocketState>,
 }
 
-/// How it is with a socket.
+/// State of a socket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SocketState {
-    /// How often it was removed, and put back.
+    /// How often it was removed and restored.
     pub put_back: u64,
-    /// Why it cannot be put back, in one line; nobody finds shoutd there meanwhile.
+    /// Why it cannot be restored, in one line.
     pub problem: Option<String>,
 }
 
-/// Binds the socket `path`, for root alone (mode 0600), making its directory if need be. A dead
-/// socket is replaced.
+/// Binds the socket `path` with mode 0600, and creates its directory if necessary. Replaces a dead
+/// socket. Must be called within a tokio runtime.
 ///
-/// The socket is bound and given its mode under another name first, and renamed then: nobody ever
-/// finds it half made. It is not removed at the end. Docker fails and retries either way, but with
-/// the socket there it says "connection refused" instead of "plugin not found", and a daemon that
-/// is going cannot remove the socket of the one that comes.
+/// The socket is bound and gets its mode under a temporary name, and is then renamed, so that it
+/// never has a wrong mode. It is not removed at the end: Docker retries in any case, but reports
+/// "connection refused" if the socket exists, and not "plugin not found". And a daemon that ends
+/// cannot remove the socket of its successor.
 ///
-/// Two daemons that bind at the same instant are told apart elsewhere (by the lock on their data
-/// directory).
+/// Two daemons that bind at the same time are prevented by the lock on the data directory.
 ///
 /// # Errors
-/// [`BindError::InUse`] if a living process listens there; see the others. Must be called within a
-/// tokio runtime.
+/// [`BindError::InUse`] if a running process listens there; see the others.
 pub async fn bind(path: &Path) -> Result<Socket, BindError> {
     let listener = listen(path, DIRECTORY_MODE).await?;
-    let file = identity(path).await.map_err(BindError::io("look at", path))?;
+    let file = identity(path).await.map_err(BindError::io("access", path))?;
     let directory = path.parent().unwrap_or(Path::new("/"));
     let metadata =
-        tokio::fs::metadata(directory).await.map_err(BindError::io("look at", directory))?;
+        tokio::fs::metadata(directory).await.map_err(BindError::io("access", directory))?;
     let (state, _) = watch::channel(SocketState::default());
     Ok(Socket {
         path: path.to_owned(),
@@ -102,22 +103,22 @@ pub async fn bind(path: &Path) -> Result<Socket, BindError> {
 }
 
 impl Socket {
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Follows how it is with it.
+    /// Follows its state.
     pub fn watch(&self) -> watch::Receiver<SocketState> {
         self.state.subscribe()
     }
 
-    /// The next connection. May be dropped without losing one.
+    /// The next connection. Cancel safe.
     pub(super) async fn accept(&self) -> io::Result<UnixStream> {
         self.listener.accept().await.map(|(stream, _)| stream)
     }
 
-    /// Puts the socket back if it is not there any more.
+    /// Restores the socket if it was removed.
     pub(super) async fn keep(&mut self) {
         if identity(&self.path).await.is_ok_and(|found| found == self.file) {
             self.state.send_if_modified(|state| state.problem.take().is_some());
@@ -125,17 +126,15 @@ impl Socket {
         }
         match self.put_back().await {
             Ok(()) => {
-                warn!("{} was removed; shoutd serves there again", self.path.display());
+                warn!("{} was removed and is restored", self.path.display());
                 self.state.send_modify(|state| {
                     state.put_back = state.put_back.saturating_add(1);
                     state.problem = None;
                 });
             }
             Err(error) => {
-                let text = format!(
-                    "{} was removed, and shoutd cannot serve there again: {error}",
-                    self.path.display()
-                );
+                let text =
+                    format!("{} was removed and cannot be restored: {error}", self.path.display());
                 let is_news = self.state.send_if_modified(|state| {
                     let is_news = state.problem.as_ref() != Some(&text);
                     state.problem = Some(text.clone());
@@ -150,13 +149,13 @@ impl Socket {
 
     async fn put_back(&mut self) -> Result<(), BindError> {
         let listener = listen(&self.path, self.directory_mode).await?;
-        self.file = identity(&self.path).await.map_err(BindError::io("look at", &self.path))?;
+        self.file = identity(&self.path).await.map_err(BindError::io("access", &self.path))?;
         self.listener = listener;
         Ok(())
     }
 }
 
-/// What tells a file from another one of its name.
+/// Device and inode of a file.
 async fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let found = tokio::fs::symlink_metadata(path).await?;
     Ok((found.dev(), found.ino()))
@@ -193,7 +192,7 @@ async fn listen(path: &Path, directory_mode: u32) -> Result<UnixListener, BindEr
     Ok(listener)
 }
 
-/// Makes sure that nothing living, and no file of somebody else's, is at `path`.
+/// Checks that no running process listens at `path`, and that it is not another kind of file.
 async fn refuse_occupied(path: &Path) -> Result<(), BindError> {
     match tokio::fs::symlink_metadata(path).await {
         Ok(found) if !found.file_type().is_socket() => {
@@ -201,7 +200,7 @@ async fn refuse_occupied(path: &Path) -> Result<(), BindError> {
         }
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(BindError::io("look at", path)(error)),
+        Err(error) => return Err(BindError::io("access", path)(error)),
     }
     match timeout(PROBE_DEADLINE, UnixStream::connect(path)).await {
         Ok(Err(error))
@@ -212,7 +211,7 @@ async fn refuse_occupied(path: &Path) -> Result<(), BindError> {
         {
             Ok(())
         }
-        // One whose queue is full (EAGAIN) or that hangs is alive too.
+        // A process whose accept queue is full (EAGAIN), or that hangs, is running, too.
         _ => Err(BindError::InUse { path: path.to_owned() }),
     }
 }

@@ -1,4 +1,4 @@
-//! From bytes to checked requests: what all calls share.
+//! Parsing and checks that all calls share.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -12,29 +12,29 @@ use serde_json::Value;
 
 use crate::one_line;
 
-/// A request that cannot be what Docker meant.
+/// An invalid request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRequest {
-    /// No body came, though the call needs one.
+    /// The call needs a body and has none.
     #[error(
-        "Docker sent the call with an empty body, as it does when it repeats one that was cut off \
+        "Docker sent the call with an empty body, as it does when it repeats an interrupted call \
          (moby#35459); try again"
     )]
     Empty,
-    /// The body is no JSON of the call's shape.
-    #[error("the body of the call is not what Docker sends: {reason}")]
+    /// The body is not valid JSON for this call.
+    #[error("the body of the call is not valid: {reason}")]
     Json {
         /// What is wrong, and where.
         reason: String,
     },
-    /// A member holds what it may not.
+    /// A member has an invalid value.
     #[error("{member} of the call is {value:?}: {reason}")]
     Member {
-        /// The member's name on the wire.
+        /// The member's name in JSON.
         member: &'static str,
-        /// Its text, cut to a printable length.
+        /// Its value, cut to a printable length.
         value: String,
-        /// What it should be.
+        /// What is wrong with it.
         reason: String,
     },
 }
@@ -49,13 +49,13 @@ impl InvalidRequest {
     }
 }
 
-/// A request that is read from the body of a call.
+/// A request that is parsed from the body of a call.
 pub(super) trait FromBody: Sized + Send + 'static {
-    /// Reads and checks it.
+    /// Parses and checks the body.
     fn from_body(body: &[u8]) -> Result<Self, InvalidRequest>;
 }
 
-/// The JSON of a body.
+/// Parses the JSON of a body.
 pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, InvalidRequest> {
     if body.trim_ascii().is_empty() {
         return Err(InvalidRequest::Empty);
@@ -64,14 +64,14 @@ pub(super) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, InvalidRequest
         .map_err(|error| InvalidRequest::Json { reason: one_line(&error.to_string(), 200) })
 }
 
-/// A JSON `null` is as good as nothing: Go writes it for empty lists and maps.
+/// Reads a JSON `null` as the default: Go writes it for empty lists and maps.
 pub(super) fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// A member that must be there and parse.
+/// Parses a required member.
 pub(super) fn required<T>(member: &'static str, text: &str) -> Result<T, InvalidRequest>
 where
     T: FromStr,
@@ -80,7 +80,7 @@ where
     text.parse().map_err(|error: T::Err| InvalidRequest::member(member, text, error))
 }
 
-/// A member that may be empty, and must parse otherwise.
+/// Parses a member that may be empty.
 pub(super) fn optional<T>(member: &'static str, text: &str) -> Result<Option<T>, InvalidRequest>
 where
     T: FromStr,
@@ -89,7 +89,7 @@ where
     if text.is_empty() { Ok(None) } else { required(member, text).map(Some) }
 }
 
-/// An address, with or without a prefix length.
+/// Parses an address, with or without a prefix length.
 pub(super) fn address(member: &'static str, text: &str) -> Result<IpAddr, InvalidRequest> {
     if text.contains('/') {
         required::<IpNet>(member, text).map(|net| net.addr())
@@ -98,8 +98,8 @@ pub(super) fn address(member: &'static str, text: &str) -> Result<IpAddr, Invali
     }
 }
 
-/// Options as text. Docker's users can give texts only; whatever else the engine mixes in is kept
-/// as its JSON.
+/// Options as strings. Users can only give strings; other values, which the engine adds, are kept
+/// as JSON.
 pub(super) fn texts(options: BTreeMap<String, Value>) -> BTreeMap<String, String> {
     let text = |value| match value {
         Value::String(text) => text,

@@ -1,7 +1,7 @@
-//! What the tests of the plugin share: a driver that writes down what it is asked, and a client
-//! that sends raw bytes.
+//! Shared by the plugin's tests: a driver that records its calls, and a client that sends raw
+//! bytes.
 
-// Each test program uses a part of it.
+// Each test program uses only a part of it.
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ pub const NETWORK: &str = "7c5d1f0f9a5b4c3e8d2a1b0c9f8e7d6c5b4a39281706f5e4d3c2b
 pub const ENDPOINT: &str = "0e1d2c3b4a5968778695a4b3c2d1e0f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
 /// The MAC address that the driver chooses.
 pub const CHOSEN_MAC: MacAddress = MacAddress([0x02, 0x73, 10, 9, 0, 5]);
-/// Longest wait for anything in a test.
+/// Deadline of every wait in a test.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A request that reached the driver.
@@ -49,8 +49,8 @@ pub enum Seen {
     ReleaseAddress(ReleaseAddress),
 }
 
-/// Writes down what it is asked. The option `behave` of a new network makes it fail, panic, hang,
-/// or wait at the gate.
+/// Records its calls. The option `behave` of a new network makes it fail, panic, hang, or wait at
+/// the gate.
 pub struct Recorder {
     pub seen: Mutex<Vec<Seen>>,
     pub gate: Semaphore,
@@ -190,7 +190,7 @@ impl IpamDriver for Recorder {
     }
 }
 
-/// A plugin served on a socket of its own.
+/// A plugin on its own socket.
 pub struct Plugin {
     pub driver: Arc<Recorder>,
     pub socket: PathBuf,
@@ -221,21 +221,21 @@ impl Plugin {
         Self { driver, socket, stop, task, _directory: directory }
     }
 
-    /// One call as Docker makes it, on a connection of its own.
+    /// Sends one call as Docker does, on its own connection.
     pub async fn call(&self, method: &str, body: &str) -> Answer {
         let mut client = Client::connect(&self.socket).await;
         client.send(&docker_request(method, body)).await;
         client.answer().await
     }
 
-    /// Stops it and waits for its end.
+    /// Stops the plugin and waits until it has ended.
     pub async fn finish(self) {
         self.stop.send(()).unwrap();
         within(self.task).await.unwrap();
     }
 }
 
-/// The bytes of a call as Docker sends it: an `Accept`, a length, and no `Content-Type`.
+/// The bytes of a call as Docker sends them: with `Accept` and a length, without `Content-Type`.
 pub fn docker_request(method: &str, body: &str) -> Vec<u8> {
     format!(
         "POST /{method} HTTP/1.1\r\nHost: plugin.moby.localhost\r\nUser-Agent: \
@@ -246,7 +246,7 @@ pub fn docker_request(method: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// What came back.
+/// An answer of the plugin.
 #[derive(Debug, PartialEq)]
 pub struct Answer {
     pub status: u16,
@@ -254,13 +254,13 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The failure that Docker would show to its user.
+    /// The error that Docker would show to its user.
     pub fn error(&self, member: &str) -> &str {
         self.body[member].as_str().unwrap_or_else(|| panic!("no {member} in {self:?}"))
     }
 }
 
-/// A client that sends bytes as they are.
+/// A client that sends raw bytes.
 pub struct Client {
     pub stream: UnixStream,
     buffer: Vec<u8>,
@@ -297,7 +297,7 @@ impl Client {
         Answer { status, body: serde_json::from_slice(&body).unwrap() }
     }
 
-    /// Reads on; false at the end.
+    /// Reads more bytes; false if the connection is closed.
     pub async fn more(&mut self) -> bool {
         let mut chunk = [0; 4096];
         let length = within(self.stream.read(&mut chunk)).await.unwrap_or(0);
@@ -306,7 +306,7 @@ impl Client {
     }
 }
 
-/// A wait with a deadline.
+/// Waits with a deadline.
 pub async fn within<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(PATIENCE, future).await.expect("it takes too long")
 }
