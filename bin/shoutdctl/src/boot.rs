@@ -1,9 +1,9 @@
-//! What makes systemd run shoutd: at boot before the host's engine, and again when it ends by
-//! mistake (systemd.service(5)).
+//! The systemd unit that starts shoutd at boot, before the host's engine, and restarts it after a
+//! failure (systemd.service(5)).
 //!
-//! An engine that boots starts containers at once and tries each of them once, so shoutd has to be
-//! there first. There is no socket unit: with it, an engine's calls would wait without end for a
-//! shoutd that cannot start, and hold its containers' locks meanwhile.
+//! An engine starts its containers as soon as it boots and tries each of them only once, so shoutd
+//! must already be running. There is no socket unit: with one, if shoutd could not start, the
+//! engine's calls would wait forever while they hold the locks of its containers.
 
 use std::ffi::OsStr;
 use std::fmt::Write;
@@ -18,43 +18,41 @@ use shoutd_cli::{Directories, EXIT_REMOVED, StartArguments, read_at_most};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// The unit.
 const UNIT: &str = "shoutd.service";
 
-/// How every unit begins that shoutdctl wrote. No other is touched.
+/// The first line of every unit that shoutdctl writes. We touch no other unit.
 const MARK: &str = "# Written by `shoutdctl start`, and removed by `shoutdctl stop --leave`.";
 
-/// Octets of the largest unit that is read. Ours have about 1000.
+/// Size limit of a unit file that we read, in octets. Ours have about 1000.
 const UNIT_BYTES_MAX: u64 = 64 << 10;
 
-/// How long systemd may take to do what it is asked: to take note of a unit it reads all of them
-/// anew, and to start one may take as long as the unit says.
+/// Deadline of a systemctl command. `daemon-reload` reads all units again, and `start` may take as
+/// long as the unit's `TimeoutStartSec` (30 s).
 const SYSTEMD_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Where systemd and its units are.
+/// The systemd of a host.
 #[derive(Debug)]
 pub struct Systemd {
-    /// Units of the administrator.
+    /// Directory of the administrator's units.
     units: PathBuf,
-    /// Units of packages.
+    /// Directories of units that packages install.
     packaged: Vec<PathBuf>,
-    /// The program that speaks to it.
     systemctl: PathBuf,
 }
 
-/// What came of installing the unit.
+/// Result of [`Systemd::install`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Installed {
-    /// It is there now, and was not before, or was another.
+    /// We wrote the unit, or replaced an older version of it.
     New,
-    /// It was there.
-    Before,
-    /// Somebody else's is there, which is to start shoutd.
-    SomebodyElses,
+    /// The same unit was already installed.
+    Unchanged,
+    /// The host has a shoutd.service that shoutdctl did not write. It must start shoutd.
+    Foreign,
 }
 
 impl Systemd {
-    /// The systemd that runs this host; `None` if something else does (sd_booted(3)).
+    /// The systemd of this host; `None` if the host runs another init system (sd_booted(3)).
     pub fn of_this_host() -> Option<Self> {
         Path::new("/run/systemd/system").is_dir().then(|| Self {
             units: PathBuf::from("/etc/systemd/system"),
@@ -65,11 +63,11 @@ impl Systemd {
         })
     }
 
-    /// Has the daemon started at each boot as it was started now: what its address and peers are it
-    /// remembers itself.
+    /// Installs and enables a unit that starts the daemon at each boot with these arguments. The
+    /// daemon itself remembers its address and peers.
     ///
     /// # Errors
-    /// The unit cannot be written, or systemd does not take it.
+    /// The unit cannot be written, or systemctl fails.
     pub async fn install(
         &self,
         program: &Path,
@@ -79,60 +77,62 @@ impl Systemd {
         let path = self.units.join(UNIT);
         let found = self.find()?;
         if matches!(&found, Some(unit) if !unit.starts_with(MARK)) || self.is_packaged() {
-            return Ok(Installed::SomebodyElses);
+            return Ok(Installed::Foreign);
         }
         let unit = unit(program, arguments, directories)?;
         let installed =
-            if found.as_ref() == Some(&unit) { Installed::Before } else { Installed::New };
+            if found.as_ref() == Some(&unit) { Installed::Unchanged } else { Installed::New };
         if installed == Installed::New {
-            write_whole(&path, &unit)
+            write_atomically(&path, &unit)
                 .with_context(|| format!("cannot write {}", path.display()))?;
-            self.ask(&["daemon-reload"]).await?;
+            self.run(&["daemon-reload"]).await?;
         }
-        self.ask(&["--quiet", "enable", UNIT]).await?;
+        self.run(&["--quiet", "enable", UNIT]).await?;
         Ok(installed)
     }
 
-    /// Whether this process is the unit's: if not, systemd does not know that shoutd runs.
+    /// Whether this process is the unit's main process. If it is not, systemd does not know that
+    /// shoutd runs.
     ///
     /// # Errors
-    /// systemd does not answer.
+    /// systemctl fails.
     pub async fn runs(&self, daemon: Pid) -> Result<bool> {
-        let told = self.ask(&["show", "--property=MainPID", "--value", UNIT]).await?;
-        Ok(told.trim() == daemon.to_string())
+        let main_pid = self.run(&["show", "--property=MainPID", "--value", UNIT]).await?;
+        Ok(main_pid.trim() == daemon.to_string())
     }
 
     /// Starts the unit, and returns when the daemon is ready.
     ///
     /// # Errors
-    /// The unit fails, or takes longer than it may.
+    /// The unit fails, or does not start in time.
     pub async fn start(&self) -> Result<()> {
-        let told = self.ask(&["start", UNIT]).await;
-        told.map(drop)
-            .with_context(|| format!("systemd does not start shoutd; see journalctl --unit={UNIT}"))
+        let started = self.run(&["start", UNIT]).await;
+        started
+            .map(drop)
+            .with_context(|| format!("systemd cannot start shoutd; see journalctl --unit={UNIT}"))
     }
 
-    /// Takes back what [`Systemd::install`] did.
+    /// Disables and removes the unit that [`Systemd::install`] wrote. A foreign unit stays.
     ///
     /// # Errors
-    /// The unit cannot be removed, or systemd does not let go of it.
+    /// The unit cannot be removed, or systemctl fails.
     pub async fn uninstall(&self) -> Result<()> {
         if !self.find()?.is_some_and(|unit| unit.starts_with(MARK)) {
             return Ok(());
         }
-        self.ask(&["--quiet", "disable", UNIT]).await?;
+        self.run(&["--quiet", "disable", UNIT]).await?;
         let path = self.units.join(UNIT);
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-        self.ask(&["daemon-reload"]).await.map(drop)
+        self.run(&["daemon-reload"]).await.map(drop)
     }
 
-    /// The administrator's unit of this name, if there is one.
+    /// Text of the unit in the administrator's directory, if it exists.
     fn find(&self) -> Result<Option<String>> {
         let path = self.units.join(UNIT);
         match read_at_most(&path, UNIT_BYTES_MAX) {
             Ok(text) => Ok(Some(String::from_utf8_lossy(&text).into_owned())),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            // A unit that is masked is a link to /dev/null: somebody does not want it.
+            // A masked unit is a link to /dev/null: the administrator does not want it to run.
             Err(error) if error.kind() == ErrorKind::InvalidData => Ok(Some(String::new())),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
@@ -142,18 +142,18 @@ impl Systemd {
         self.packaged.iter().any(|directory| directory.join(UNIT).exists())
     }
 
-    /// Returns what it printed.
-    async fn ask(&self, arguments: &[&str]) -> Result<String> {
-        let what = || format!("systemctl {}", arguments.join(" "));
+    /// Runs systemctl and returns its output.
+    async fn run(&self, arguments: &[&str]) -> Result<String> {
+        let line = format!("systemctl {}", arguments.join(" "));
         let mut command = Command::new(&self.systemctl);
-        let asked = timeout(SYSTEMD_DEADLINE, command.args(arguments).kill_on_drop(true).output());
-        let output = asked
+        let output = command.args(arguments).kill_on_drop(true).output();
+        let output = timeout(SYSTEMD_DEADLINE, output)
             .await
-            .with_context(|| format!("{} takes too long", what()))?
-            .with_context(what)?;
+            .with_context(|| format!("{line} takes too long"))?
+            .with_context(|| line.clone())?;
         if !output.status.success() {
-            let told = String::from_utf8_lossy(&output.stderr);
-            bail!("{} failed: {}", what(), told.lines().next().unwrap_or("it does not say why"));
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            bail!("{line} failed: {}", stderr.lines().next().unwrap_or("no error message"));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
@@ -161,14 +161,14 @@ impl Systemd {
 
 /// The text of the unit.
 fn unit(program: &Path, arguments: &StartArguments, directories: &Directories) -> Result<String> {
-    // Where the host is and who its peers are may change, and is remembered; the token was for the
-    // first time only.
+    // The daemon remembers the address and the peers, which may change. The token is only for the
+    // first start.
     let kept =
         StartArguments { advertise_address: None, peer_addresses: Vec::new(), ..arguments.clone() };
-    // Of the program's name systemd wants this, whatever is quoted.
+    // systemd does not accept these in a program name, even quoted.
     if program.as_os_str().as_encoded_bytes().iter().any(|octet| br#"$"'\"#.contains(octet)) {
         bail!(
-            "systemd runs no program with a dollar sign, quote or backslash in its name: {}",
+            "systemd cannot run a program with a dollar sign, quote or backslash in its path: {}",
             program.display()
         );
     }
@@ -178,7 +178,7 @@ fn unit(program: &Path, arguments: &StartArguments, directories: &Directories) -
     }
     Ok(format!(
         "{MARK}
-# Changes of your own belong into `systemctl edit shoutd`.
+# Make your own changes with `systemctl edit shoutd`.
 [Unit]
 Description=shoutd, multicast between Docker containers on different hosts
 Wants=network-online.target
@@ -194,7 +194,7 @@ Restart=on-failure
 RestartSec=2
 # This host was removed from the cluster.
 RestartPreventExitStatus={EXIT_REMOVED}
-# Docker does not wait longer than this for a shoutd that cannot start.
+# If shoutd cannot start, Docker waits no longer than this.
 TimeoutStartSec=30
 TimeoutStopSec=30
 
@@ -208,7 +208,8 @@ WantedBy=multi-user.target
 /// systemd.syntax(7), "Quoting").
 fn quote(word: &OsStr) -> Result<String> {
     let text = word.to_str().filter(|text| !text.contains(char::is_control));
-    let text = text.with_context(|| format!("{word:?} is no plain text"))?;
+    let text = text
+        .with_context(|| format!("{word:?} is not valid UTF-8 or contains control characters"))?;
     let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:=,@+[]".contains(c))
         && !text.is_empty();
     let escaped =
@@ -216,10 +217,10 @@ fn quote(word: &OsStr) -> Result<String> {
     Ok(if is_plain { escaped } else { format!("\"{escaped}\"") })
 }
 
-fn write_whole(path: &Path, text: &str) -> io::Result<()> {
-    let next = path.with_extension("service.new");
-    fs::write(&next, text)?;
-    fs::rename(&next, path)
+fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
+    let temporary = path.with_extension("service.new");
+    fs::write(&temporary, text)?;
+    fs::rename(&temporary, path)
 }
 
 #[cfg(test)]
@@ -241,7 +242,7 @@ mod tests {
         Directories { run_dir: PathBuf::from("/run/shoutd") }
     }
 
-    /// A systemd that takes note of what it is asked, and does it unless it is told to fail.
+    /// A systemctl that records its arguments. It fails while the file `fail` exists.
     fn systemd(directory: &TempDir) -> Systemd {
         let systemctl = directory.path().join("systemctl");
         let script = "#!/bin/sh\ncd \"$(dirname \"$0\")\"; echo \"$*\" >> asked; if test -e fail; \
@@ -265,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_unit_is_installed_once_and_taken_back() {
+    async fn the_unit_is_installed_once_and_uninstalled() {
         let directory = tempfile::tempdir().unwrap();
         let systemd = systemd(&directory);
         systemd.uninstall().await.unwrap();
@@ -280,9 +281,9 @@ mod tests {
         assert!(text.contains(line), "{text}");
         assert!(
             !text.contains("10.0.0.") && !text.contains("SHOUT1"),
-            "it remembers these itself: {text}"
+            "the daemon remembers these itself: {text}"
         );
-        assert_eq!(install(&systemd, &[]).await.unwrap(), Installed::Before);
+        assert_eq!(install(&systemd, &[]).await.unwrap(), Installed::Unchanged);
         assert_eq!(asked(&directory), ["--quiet enable shoutd.service"]);
         assert_eq!(install(&systemd, &["--replication=flood"]).await.unwrap(), Installed::New);
         asked(&directory);
@@ -292,32 +293,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_somebody_else_made_is_left_alone() {
+    async fn a_foreign_unit_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let systemd = systemd(&directory);
         let path = systemd.units.join(UNIT);
         let theirs = "[Service]\nExecStart=/opt/shoutd\n";
         fs::write(&path, theirs).unwrap();
-        assert_eq!(install(&systemd, &[]).await.unwrap(), Installed::SomebodyElses);
+        assert_eq!(install(&systemd, &[]).await.unwrap(), Installed::Foreign);
         systemd.uninstall().await.unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), theirs);
         // Masked.
         fs::remove_file(&path).unwrap();
         symlink("/dev/null", &path).unwrap();
-        assert_eq!(install(&systemd, &[]).await.unwrap(), Installed::SomebodyElses);
+        assert_eq!(install(&systemd, &[]).await.unwrap(), Installed::Foreign);
         systemd.uninstall().await.unwrap();
         assert_eq!(fs::read_link(&path).unwrap(), Path::new("/dev/null"));
-        // A package's.
+        // Installed by a package.
         fs::remove_file(&path).unwrap();
         fs::create_dir(&systemd.packaged[0]).unwrap();
         fs::write(systemd.packaged[0].join(UNIT), theirs).unwrap();
-        assert_eq!(install(&systemd, &[]).await.unwrap(), Installed::SomebodyElses);
+        assert_eq!(install(&systemd, &[]).await.unwrap(), Installed::Foreign);
         assert!(!path.exists());
         assert_eq!(asked(&directory), [""; 0]);
     }
 
     #[tokio::test]
-    async fn what_systemd_says_is_told() {
+    async fn an_error_has_the_message_of_systemctl() {
         let directory = tempfile::tempdir().unwrap();
         let systemd = systemd(&directory);
         fs::write(directory.path().join("fail"), "").unwrap();
@@ -325,9 +326,9 @@ mod tests {
         assert_eq!(told, "systemctl daemon-reload failed: it is broken");
     }
 
-    /// By systemd's own reader, with names that need quoting.
+    /// `systemd-analyze verify` checks it, also with paths that need quoting.
     #[test]
-    fn systemd_understands_the_unit() {
+    fn systemd_accepts_the_unit() {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("100% shoutd");
         fs::write(&program, "#!/bin/sh\n").unwrap();
@@ -341,7 +342,7 @@ mod tests {
                 std::process::Command::new("systemd-analyze").arg("verify").arg(&path).output();
             let output = verified.expect("systemd-analyze is in Debian's package systemd");
             let told = String::from_utf8_lossy(&output.stderr).into_owned();
-            // It speaks of the machine's other units, too.
+            // It also reports on the machine's other units.
             let ours: Vec<_> = told.lines().filter(|line| line.contains("shoutd")).collect();
             assert!(output.status.success() && ours.is_empty(), "{told}");
         }

@@ -1,4 +1,5 @@
-//! The daemon's control socket: HTTP/1.1 with JSON over a Unix socket that is root's alone.
+//! Client of the daemon's control socket: HTTP/1.1 with JSON over a Unix socket that only root can
+//! use.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -21,40 +22,43 @@ use tokio::net::UnixStream;
 use crate::presence;
 use crate::show::when;
 
-/// How long an answer may take that only shows something: it comes from memory, and from peers that
-/// have a second.
-const SHOWING_TIME_MAX: Duration = Duration::from_secs(10);
+/// Deadline of a GET request. The daemon answers from memory, and asks peers with a deadline of one
+/// second.
+const GET_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// How long an answer may take to something that is done: it waits for agreement, several times at
-/// the most.
-const DOING_TIME_MAX: Duration = Duration::from_secs(30);
+/// Deadline of a POST request, which may have to wait for the Raft leader several times.
+const POST_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// How large one answer may be: 65,536 endpoints of about 400 octets.
+/// Size limit of an answer: 65,536 endpoints of about 400 octets.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
 
 /// Why the daemon gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// No daemon runs here.
-    #[error("shoutd does not run on this host (nothing answers at {}){}", .socket.display(), remedy(.last))]
+    #[error(
+        "shoutd is not running on this host (nothing answers at {}){}",
+        .socket.display(),
+        remedy(.last)
+    )]
     NotRunning {
-        /// Its socket.
+        /// The control socket.
         socket: PathBuf,
-        /// What became of the last one, in one line, if there was one since the host booted.
+        /// How the last daemon ended, in one line, if one ran since the host booted.
         last: Option<String>,
     },
-    /// Something went wrong on the way.
-    #[error("cannot ask shoutd at {path}")]
+    /// The connection or the exchange failed.
+    #[error("cannot talk to shoutd at {path}")]
     Transport {
         /// The socket.
         path: PathBuf,
-        /// What went wrong.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The daemon took the question and gave no answer.
+    /// The daemon did not answer in time.
     #[error("{0}")]
     Silent(String),
-    /// The daemon said no.
+    /// The daemon refused the request.
     #[error("{0}")]
     Refused(String),
 }
@@ -66,7 +70,7 @@ fn remedy(last: &Option<String>) -> String {
     }
 }
 
-/// That no daemon runs here, and what became of the last one.
+/// The error that no daemon runs here, with how the last one ended.
 pub fn not_running(directories: &Directories) -> ControlError {
     ControlError::NotRunning {
         socket: directories.control_socket(),
@@ -74,16 +78,16 @@ pub fn not_running(directories: &Directories) -> ControlError {
     }
 }
 
-/// What became of the last daemon of this host, in one line.
+/// How the last daemon of this host ended, in one line.
 fn last_run(directory: &Path) -> Option<String> {
     let text = read_at_most(&directory.join(LAST_RUN_FILE), LAST_RUN_BYTES_MAX).ok()?;
     let last: LastRun = serde_json::from_slice(&text).ok()?;
     let name = std::fs::read_to_string(format!("/proc/{}/comm", last.pid)).unwrap_or_default();
-    let told = last.tell(when, name.trim() == "shoutd");
-    Some(told.replace(|c: char| c.is_control(), " "))
+    let text = last.tell(when, name.trim() == "shoutd");
+    Some(text.replace(|c: char| c.is_control(), " "))
 }
 
-/// Asks the daemon for what is at `path`.
+/// Sends a GET request and decodes the JSON answer.
 pub async fn get<T: DeserializeOwned>(
     directories: &Directories,
     path: &str,
@@ -91,12 +95,12 @@ pub async fn get<T: DeserializeOwned>(
     ask(directories, Request::get(path), Full::default()).await
 }
 
-/// Asks the daemon for a file.
+/// Sends a GET request and returns the body of the answer.
 pub async fn get_file(directories: &Directories, path: &str) -> Result<Bytes, ControlError> {
     ask_raw(directories, Request::get(path), Full::default()).await
 }
 
-/// Has the daemon do what is at `path`.
+/// Sends a POST request with a JSON body and decodes the JSON answer.
 pub async fn post<Q: Serialize, T: DeserializeOwned>(
     directories: &Directories,
     path: &str,
@@ -132,12 +136,12 @@ async fn ask_raw(
     let stream = connect(&socket).await?;
     let daemon = stream.peer_cred().ok().and_then(|credentials| credentials.pid());
     let transport = |source| ControlError::Transport { path: socket.to_owned(), source };
-    let is_shown = request.method_ref() == Some(&Method::GET);
-    let patience = if is_shown { SHOWING_TIME_MAX } else { DOING_TIME_MAX };
-    let exchange = tokio::time::timeout(patience, exchange(stream, request, body));
-    let late = |_| silent(daemon, &format!("does not answer within {} s", patience.as_secs()));
-    let (sound, body) = exchange.await.map_err(late)?.map_err(transport)?;
-    if sound {
+    let is_get = request.method_ref() == Some(&Method::GET);
+    let deadline = if is_get { GET_TIME_MAX } else { POST_TIME_MAX };
+    let exchange = tokio::time::timeout(deadline, exchange(stream, request, body));
+    let late = |_| silent(daemon, &format!("does not answer within {} s", deadline.as_secs()));
+    let (is_success, body) = exchange.await.map_err(late)?.map_err(transport)?;
+    if is_success {
         return Ok(body);
     }
     let failure: Result<Failure, _> = serde_json::from_slice(&body);
@@ -146,7 +150,7 @@ async fn ask_raw(
     ))
 }
 
-/// The process id of the daemon: of whoever listens on the control socket, as the kernel says.
+/// The process id of the daemon: the peer of the control socket (`SO_PEERCRED`).
 pub async fn daemon(directories: &Directories) -> Result<Pid, ControlError> {
     let socket = directories.control_socket();
     let stream = connect(&socket).await?;
@@ -156,31 +160,31 @@ pub async fn daemon(directories: &Directories) -> Result<Pid, ControlError> {
     Ok(Pid::from_raw(credentials.pid()))
 }
 
-/// Says what keeps a daemon from answering, as far as the kernel tells.
+/// Explains why a daemon does not answer, as far as its process state tells.
 fn silent(daemon: Option<i32>, what: &str) -> ControlError {
     let process = daemon.map_or_else(|| "it".to_owned(), |pid| format!("process {pid}"));
     let state = daemon.and_then(|pid| process_state(Pid::from_raw(pid)));
     let remedy = match (state, daemon) {
         (Some('T' | 't'), Some(pid)) => {
             format!(
-                "{process} is stopped by a signal or a debugger; let it go on: kill -CONT {pid}"
+                "{process} was stopped by a signal or a debugger; continue it: kill -CONT {pid}"
             )
         }
         _ => format!(
-            "{process} hangs, or this host is very busy; ask again, or start it anew: shoutdctl \
+            "{process} hangs, or this host is very busy; try again, or restart it: shoutdctl \
              stop, shoutdctl start"
         ),
     };
     ControlError::Silent(format!("shoutd {what}: {remedy}"))
 }
 
-/// The state of a process as proc_pid_stat(5) has it; `None` if it is not there.
+/// The state of a process (proc_pid_stat(5)); `None` if it does not exist.
 pub fn process_state(pid: Pid) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next())
 }
 
-/// The socket of a daemon that runs may be away for a moment.
+/// Connects. If a daemon runs, its socket may be missing for a moment; then we wait for it.
 async fn try_connect(socket: &Path) -> io::Result<UnixStream> {
     match UnixStream::connect(socket).await {
         Err(error)
@@ -196,11 +200,11 @@ async fn try_connect(socket: &Path) -> io::Result<UnixStream> {
 }
 
 async fn connect(socket: &Path) -> Result<UnixStream, ControlError> {
-    let connected = tokio::time::timeout(SHOWING_TIME_MAX, try_connect(socket)).await;
-    let connected = connected.map_err(|_| silent(None, "takes no connection"))?;
+    let connected = tokio::time::timeout(GET_TIME_MAX, try_connect(socket)).await;
+    let connected = connected.map_err(|_| silent(None, "does not accept connections"))?;
     connected.map_err(|error| match error.kind() {
-        // Its queue is full: nobody takes connections from it.
-        io::ErrorKind::WouldBlock => silent(None, "takes no connection"),
+        // The accept queue is full.
+        io::ErrorKind::WouldBlock => silent(None, "does not accept connections"),
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::NotRunning {
             socket: socket.to_owned(),
             last: socket.parent().and_then(last_run),
@@ -209,7 +213,7 @@ async fn connect(socket: &Path) -> Result<UnixStream, ControlError> {
     })
 }
 
-/// One request on a connection of its own; whether the answer was a success, and its body.
+/// Sends one request on its own connection. Returns whether the status is a success, and the body.
 async fn exchange(
     stream: UnixStream,
     request: request::Builder,
@@ -220,8 +224,8 @@ async fn exchange(
     let connection = tokio::spawn(connection);
     let request = request.header(hyper::header::HOST, "shoutd").body(body)?;
     let response = sender.send_request(request).await?;
-    let sound = response.status().is_success();
+    let is_success = response.status().is_success();
     let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await?.to_bytes();
     connection.abort();
-    Ok((sound, body))
+    Ok((is_success, body))
 }

@@ -1,8 +1,8 @@
-//! `shoutdctl`: starts and stops the daemon of this host and shows what it knows.
+//! `shoutdctl`: starts and stops the daemon of this host and shows its state.
 
-/// As std's, but whoever reads only the first line, as `head` does, has what it wants: to write on
-/// is no error. To die of SIGPIPE instead would be to die of sockets, too, whose daemon ends at
-/// that moment.
+/// Like std's `println!`, but a closed pipe is not an error: `head` reads only the first lines. The
+/// default action of SIGPIPE would not do, because it would also kill us when the daemon closes
+/// a socket.
 macro_rules! println {
     ($($text:tt)*) => {{
         use std::io::Write as _;
@@ -32,7 +32,7 @@ use shoutd_cli::Directories;
 
 use crate::start::Start;
 
-/// Starts and stops shoutd on this host, and shows hosts, networks and endpoints of its cluster.
+/// Start and stop shoutd on this host, and show the hosts, networks and endpoints of its cluster
 #[derive(Debug, Parser)]
 #[command(name = "shoutdctl", version, propagate_version = true)]
 struct Arguments {
@@ -44,48 +44,48 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Start shoutd in the background; returns when it serves Docker and belongs to a cluster
+    /// Start shoutd in the background; returns once it serves Docker and is a cluster member
     Start(Start),
     /// Stop shoutd; containers stay connected
     Stop(stop::Stop),
-    /// Show or make the token that lets hosts into the cluster
+    /// Show or create the token that lets hosts join the cluster
     #[command(subcommand)]
     Token(token::Token),
-    /// Let a host in that has no token
+    /// Let a host without a token join the cluster
     Approve(token::Approve),
-    /// Remove a host from the cluster with all it held, also one that is dead
+    /// Remove a host, dead or alive, and its leases from the cluster
     Remove(remove::Remove),
-    /// Write what the hosts agree on to a file
+    /// Write the agreed state of the cluster to a file
     Backup(backup::Backup),
-    /// Found the cluster anew on this host from a backup, when all hosts have lost their data;
-    /// shoutd must not run
+    /// Restore the cluster on this host from a backup, after all hosts lost their data; shoutd
+    /// must not be running
     Restore(recovery::Restore),
-    /// Make this host the only one of its cluster, when most of the others are lost for good;
-    /// shoutd must not run
+    /// Make this host the only member of its cluster, after a majority of the voters is lost for
+    /// good; shoutd must not be running
     Recover(recovery::Recover),
-    /// Create, remove and show networks of all hosts, and wait for them
+    /// Create, remove and show networks on all hosts, and wait for them
     #[command(subcommand)]
     Network(network::Network),
-    /// Serve the networks of Docker Swarm's services and stacks on this host, by a managed plugin
+    /// Serve the networks of Docker Swarm services and stacks on this host with a managed plugin
     #[command(subcommand)]
     SwarmPlugin(swarm_plugin::SwarmPlugin),
-    /// Show how this host is doing
+    /// Show the state and the problems of this host
     Status(show::Status),
     /// List the hosts of the cluster
     Hosts(show::Hosts),
     /// List the networks of the cluster
     Networks(show::Networks),
-    /// List the endpoints of the cluster: containers' addresses
+    /// List the endpoints of the cluster: the addresses of containers
     Endpoints(show::Endpoints),
-    /// List the multicast groups that are listened to on the networks of this host, and by which
-    /// hosts and containers
+    /// List the multicast groups with members on the networks of this host, and the hosts and
+    /// containers that are members
     Groups(show::Groups),
-    /// List what shoutd has decided on users' behalf on this host, the newest first
+    /// List what shoutd decided by itself on this host, newest first
     Events(show::Events),
 }
 
 fn main() -> ExitCode {
-    // An error goes to stderr as one line: what was wrong, with what, and what to do.
+    // An error is one line on stderr: what is wrong, with what, and what to do.
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return shoutd_cli::refuse::<Arguments>(&error),

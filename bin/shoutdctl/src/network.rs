@@ -1,5 +1,4 @@
-//! `shoutdctl network`: what `docker network` does, and then the wait until every host has
-//! followed.
+//! `shoutdctl network`: like `docker network`, but waits until every host has followed.
 
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
@@ -15,22 +14,22 @@ use tokio::process::Command;
 use crate::control;
 use crate::show::{Inspect, Networks};
 
-/// How long the daemon may wait within one question.
+/// How long the daemon may wait within one request.
 const PATIENCE_PER_QUESTION: Duration = Duration::from_secs(10);
 
-/// How long to wait before asking again, if the daemon answered at once.
+/// Pause between two requests.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Create, remove or show a network of all hosts, or wait for one.
+/// Create, remove or show networks on all hosts, or wait for one.
 #[derive(Debug, Subcommand)]
 pub enum Network {
-    /// Create a network as `docker network create --driver shoutd` does; returns when every host
-    /// that can be reached has it
+    /// Create a network like `docker network create --driver shoutd`; returns when every reachable
+    /// host has it
     Create(Create),
-    /// Remove networks as `docker network rm` does, or those of a Swarm that is no more; returns
-    /// when they are gone from every host that can be reached
+    /// Remove networks like `docker network rm`, or those of a Swarm that no longer exists; returns
+    /// when they are gone from every reachable host
     Rm(Remove),
-    /// Wait until every host that can be reached has a network
+    /// Wait until every reachable host has a network
     Wait(Wait),
     /// List the networks of the cluster
     #[command(visible_alias = "list")]
@@ -44,7 +43,7 @@ pub enum Network {
 pub struct Create {
     #[command(flatten)]
     patience: Timeouts,
-    /// The name, and any of the options of `docker network create`
+    /// Any options of `docker network create`, and the name
     #[arg(
         required = true,
         trailing_var_arg = true,
@@ -108,14 +107,15 @@ impl Create {
         }
         if self.arguments.iter().any(|argument| argument.starts_with("--timeout")) {
             bail!(
-                "--timeout is none of Docker's options: write it before those and before the name"
+                "--timeout is not an option of docker network create; give it before Docker's \
+                 options and the name"
             );
         }
         let status: Status = control::get(directories, "/v1/status").await?;
         let mut command = docker(&status);
         command.args(["network", "create", "--driver", "shoutd"]).args(&self.arguments);
         let output = finished(command).await?;
-        // What Docker says of it; tokio takes it from the command whatever that is told.
+        // Pass on Docker's messages: `output()` captures stderr.
         eprint!("{}", String::from_utf8_lossy(&output.stderr));
         ensure!(output.status.success(), "docker network create failed");
         let id = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -139,7 +139,7 @@ impl Remove {
                 let done: Done = control::post(directories, "/v1/networks/forget", &forget).await?;
                 eprintln!("({})", done.message);
             } else {
-                // What the cluster calls it may be another name than the Swarm's.
+                // The cluster's name of it may differ from the Swarm's.
                 let engines_name = if row.swarm { row.id.as_str() } else { name };
                 let mut command = docker(&status);
                 command.args(["network", "rm", engines_name]);
@@ -154,8 +154,8 @@ impl Remove {
     }
 }
 
-/// Whether the engine has a network of this id. Of a Swarm's networks, one that does not manage the
-/// Swarm has those of its own tasks.
+/// Whether the engine has a network with this id. A node that is not a manager only has the Swarm
+/// networks of its own tasks.
 async fn engine_has(status: &Status, id: &str) -> Result<bool> {
     let mut command = docker(status);
     command.args(["network", "ls", "--quiet", "--no-trunc"]);
@@ -168,23 +168,21 @@ async fn engine_has(status: &Status, id: &str) -> Result<bool> {
     Ok(String::from_utf8_lossy(&listed.stdout).lines().any(|line| line == id))
 }
 
-/// How long Docker's command line may take: the engine waits for shoutd, for 15 s where that does
-/// not run, and several times.
+/// Deadline of a `docker` command: the engine may wait for shoutd several times, 15 s each.
 const DOCKER_TIME_MAX: Duration = Duration::from_secs(120);
 
-/// Runs it to its end.
+/// Runs a `docker` command and returns its output.
 async fn finished(mut command: Command) -> Result<Output> {
     match tokio::time::timeout(DOCKER_TIME_MAX, command.kill_on_drop(true).output()).await {
         Ok(output) => output.context("cannot run `docker`, Docker's command line"),
         Err(_) => bail!(
-            "the Docker Engine has not answered within {} s; see its log (journalctl \
-             --unit=docker)",
+            "the Docker Engine did not answer within {} s; see its log (journalctl --unit=docker)",
             DOCKER_TIME_MAX.as_secs()
         ),
     }
 }
 
-/// Docker's command line, for the engine that the daemon serves.
+/// The `docker` command for the engine that the daemon serves.
 fn docker(status: &Status) -> Command {
     let mut docker = Command::new("docker");
     docker
@@ -194,7 +192,7 @@ fn docker(status: &Status) -> Command {
     docker
 }
 
-/// Asks until the answer will do, or time is up; returns the last answer.
+/// Asks the daemon until `will_do` or the timeout; returns the last answer.
 async fn ask_until(
     directories: &Directories,
     network: &str,
@@ -231,8 +229,8 @@ async fn await_everywhere(
     let standing = ask_until(directories, network, false, patience, will_do).await?;
     match &standing.phase {
         NetworkPhase::Unknown => bail!(
-            "the cluster has no network {network}: it was never created with driver shoutd, or \
-             made room for one of its name that was created on another host in the same moment \
+            "the cluster has no network {network}: it was never created with driver shoutd, or was \
+             replaced by one of the same name that was created on another host at the same time \
              (shoutdctl networks, shoutdctl events)"
         ),
         NetworkPhase::Nameless => {
@@ -247,7 +245,7 @@ async fn await_everywhere(
     }
 }
 
-/// `title` is what the user calls it.
+/// `title` is the user's name of the network.
 async fn await_gone(
     directories: &Directories,
     network: &str,
@@ -258,26 +256,29 @@ async fn await_gone(
         NetworkPhase::Unknown => {
             !standing.hosts.iter().any(|copy| copy.state == CopyState::Present)
         }
-        // In use: it stays until somebody stops its containers and removes it again.
+        // In use: it stays until a user stops its containers and removes it again.
         NetworkPhase::There(hosts) => !hosts.is_empty(),
         _ => false,
     };
     let standing = ask_until(directories, network, true, patience, will_do).await?;
     match &standing.phase {
         NetworkPhase::There(hosts) if hosts.is_empty() => {
-            bail!("network {title} is still there after {} s", patience.timeout)
+            bail!("network {title} still exists after {} s", patience.timeout)
         }
         NetworkPhase::There(hosts) => {
-            bail!("network {title} is in use on {}: it stays on all hosts", hosts.join(", "))
+            bail!(
+                "network {title} is in use on {}; it was not removed from any host",
+                hosts.join(", ")
+            )
         }
         NetworkPhase::Asking => {
             bail!(
-                "the cluster cannot be asked now (shoutdctl hosts): network {title} is removed as \
-                 soon as it can"
+                "the cluster has no leader (shoutdctl hosts); network {title} is removed when it \
+                 has one again"
             )
         }
         NetworkPhase::Leaving(hosts) => bail!(
-            "the removal of network {title} waits for {}: it is gone when they are back, or \
+            "the removal of network {title} waits for {}; it completes when they are back, or are \
              removed with: shoutdctl remove <host>",
             hosts.join(", ")
         ),
@@ -288,8 +289,8 @@ async fn await_gone(
     }
 }
 
-/// Hosts that do not answer follow when they are back, and are only named; those that answer and
-/// have not followed are an error.
+/// Reports the result. Hosts that do not answer are only named, because they follow when they are
+/// back; hosts that answer and have not followed are an error.
 fn tell(
     standing: &NetworkStanding,
     wrong: CopyState,
@@ -298,7 +299,7 @@ fn tell(
     patience: Timeouts,
 ) -> Result<()> {
     for copy in standing.hosts.iter().filter(|copy| copy.state == CopyState::Unreachable) {
-        eprintln!("(host {} does not answer: it follows when it is back)", copy.host);
+        eprintln!("(host {} does not answer; it will follow when it is back)", copy.host);
     }
     let late = standing.hosts.iter().filter(|copy| copy.state == wrong);
     let late: Vec<_> = late

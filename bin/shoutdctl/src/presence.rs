@@ -1,5 +1,5 @@
-//! Whether a daemon runs here though nobody answers on its control socket: somebody may have
-//! removed that.
+//! Whether a daemon runs here although its control socket does not answer, for example because the
+//! socket was removed.
 
 use std::fs;
 use std::io;
@@ -12,41 +12,41 @@ use shoutd_core::view::DATA_DIRECTORY;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
-/// The file that a daemon has locked for as long as it runs.
+/// The file that a daemon keeps locked while it runs.
 const LOCKED_FILE: &str = "agreed.redb";
 
-/// How long the control socket of a daemon that runs may be away: it looks for it twice a second.
+/// How long the control socket of a running daemon may be missing. The daemon checks it twice a
+/// second and makes it again.
 const ABSENCE_MAX: Duration = Duration::from_secs(3);
 
-/// How often it is looked for.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Interval between attempts to connect.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The daemon that works with the usual data directory, by the kernel's word.
+/// The daemon that holds the lock in the default data directory, as the kernel tells.
 pub fn daemon() -> Option<Pid> {
     let file = fs::metadata(Path::new(DATA_DIRECTORY).join(LOCKED_FILE)).ok()?;
     let holder = holder(&fs::read_to_string("/proc/locks").ok()?, file.ino())?;
-    // Another file system may have a file of that number.
+    // A file on another file system may have the same inode number.
     let name = fs::read_to_string(format!("/proc/{holder}/comm")).ok()?;
     (name.trim() == "shoutd").then_some(holder)
 }
 
-/// Connects to the socket of a daemon, which did not succeed. If a daemon runs, its socket is
-/// waited for.
+/// Retries a connection that failed with `error`, as long as a daemon runs.
 ///
 /// # Errors
-/// Why it cannot be connected to: `error` if no daemon runs.
+/// The connection cannot be made. If no daemon runs, this is the last connect error.
 pub async fn connect(socket: &Path, error: io::Error) -> io::Result<UnixStream> {
     let deadline = Instant::now() + ABSENCE_MAX;
     let mut error = error;
     while let Some(pid) = daemon() {
         if Instant::now() >= deadline {
             let text = format!(
-                "shoutd runs here (process {pid}), but nothing answers there; stop it: shoutdctl \
-                 stop"
+                "shoutd is running (process {pid}), but nothing answers there; stop it: \
+                 shoutdctl stop"
             );
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         }
-        sleep(LOOK_AGAIN).await;
+        sleep(POLL_INTERVAL).await;
         match UnixStream::connect(socket).await {
             Ok(stream) => return Ok(stream),
             Err(again) => error = again,
@@ -55,15 +55,15 @@ pub async fn connect(socket: &Path, error: io::Error) -> io::Result<UnixStream> 
     Err(error)
 }
 
-/// Who has locked the file with this inode, by the text of `/proc/locks` (proc_locks(5)).
+/// The process that holds a lock on the file with this inode, from `/proc/locks` (proc_locks(5)).
 fn holder(locks: &str, inode: u64) -> Option<Pid> {
     let inode = inode.to_string();
     locks.lines().find_map(|line| {
-        // Those that wait for a lock have an arrow in the second place.
+        // A process that waits for a lock has an arrow as the second field.
         let fields: Vec<_> = line.split_whitespace().collect();
         let [_, "FLOCK", _, _, pid, file, ..] = fields.as_slice() else { return None };
         let is_file = file.rsplit(':').next() == Some(inode.as_str());
-        // Of a process that cannot be seen from here it says 0.
+        // A process outside of our PID namespace is shown as 0.
         pid.parse().ok().filter(|pid| is_file && *pid > 0).map(Pid::from_raw)
     })
 }

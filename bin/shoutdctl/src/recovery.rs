@@ -1,5 +1,5 @@
-//! `shoutdctl restore` and `shoutdctl recover`: what is done by hand, while shoutd does not run,
-//! when hosts are lost for good.
+//! `shoutdctl restore` and `shoutdctl recover`: manual recovery after hosts are lost for good. Both
+//! need that shoutd does not run.
 
 use std::fs::{DirBuilder, File};
 use std::net::SocketAddr;
@@ -18,14 +18,14 @@ use shoutd_peer::CredentialStore;
 
 use crate::control::{self, ControlError};
 
-/// Found the cluster anew from a backup.
+/// Restore the cluster from a backup.
 #[derive(Debug, Args)]
-#[command(long_about = "Found the cluster anew on this host from a backup, for when no host has \
-                        its data any more. The cluster keeps its id, its networks and who holds \
-                        which address; this host is its only one. Then start it (shoutdctl start \
-                        <ADVERTISE_ADDRESS>), let the others join with the new token that this \
-                        prints, each with an empty data directory, and shoutdctl remove those \
-                        that do not come back, which frees their addresses.")]
+#[command(long_about = "Restore the cluster on this host from a backup, after all hosts lost \
+                        their data. The cluster keeps its id, its networks and the leases of all \
+                        addresses; this host is its only member. Then start shoutd (shoutdctl \
+                        start <ADVERTISE_ADDRESS>). Let the others join, each with an empty data \
+                        directory and the new token that the start prints. Remove those that do \
+                        not come back (shoutdctl remove), to free their addresses.")]
 pub struct Restore {
     /// The backup
     #[arg(value_name = "FILE")]
@@ -33,13 +33,13 @@ pub struct Restore {
     /// Address of this host on the network between the hosts
     #[arg(value_name = "ADVERTISE_ADDRESS", value_parser = parse_address)]
     advertise_address: SocketAddr,
-    /// Directory of what must outlive the daemon
+    /// Directory of the daemon's persistent data
     #[arg(long, value_name = "DIR", default_value = DATA_DIRECTORY)]
     data_dir: PathBuf,
 }
 
 impl Restore {
-    /// Does it.
+    /// Restores the cluster into the data directory.
     pub async fn run(self, directories: &Directories) -> Result<()> {
         refuse_running(directories).await?;
         let mut file = File::open(&self.file)
@@ -48,11 +48,12 @@ impl Restore {
             .recursive(true)
             .mode(0o700)
             .create(&self.data_dir)
-            .with_context(|| format!("cannot make the directory {}", self.data_dir.display()))?;
+            .with_context(|| format!("cannot create the directory {}", self.data_dir.display()))?;
         let credentials = CredentialStore::open(&self.data_dir)?;
         if let Some(held) = credentials.credentials() {
             bail!(
-                "{} has the identity of a host of cluster {}: restore into an empty data directory",
+                "{} holds the identity of a host of cluster {}; restore into an empty data \
+                 directory",
                 self.data_dir.display(),
                 held.cluster()
             );
@@ -65,7 +66,7 @@ impl Restore {
         let restored = restore(&mut file, &self.data_dir, credentials.host(), &settings, now())?;
         let age = Duration::from_secs(now().saturating_sub(restored.made).as_secs());
         println!(
-            "cluster {} with {} networks, as it was {age:?} ago",
+            "restored cluster {} with {} networks, as it was {age:?} ago",
             restored.cluster, restored.networks
         );
         tell_lost(&restored.lost);
@@ -74,34 +75,35 @@ impl Restore {
     }
 }
 
-/// Make this host the only one of its cluster.
+/// Make this host the only member of its cluster.
 #[derive(Debug, Args)]
-#[command(long_about = "Make this host the only one of its cluster, with all that it knows of \
-                        what was agreed on: for a cluster of which most of the hosts that vote \
-                        are lost for good, so that it cannot agree on anything any more. What \
-                        the others agreed on without this host is lost. The others must not be \
-                        started again but with an empty data directory.")]
+#[command(
+    long_about = "Make this host the only member of its cluster, with the agreed state that \
+                        it has. Use this when a majority of the voters is lost for good, so that \
+                        the cluster can no longer elect a leader. What the others agreed on \
+                        without this host is lost. Start the other hosts again only with an \
+                        empty data directory."
+)]
 pub struct Recover {
-    /// Id of the cluster, as shoutdctl status shows it: says that the other hosts are lost, and
-    /// that you know it
+    /// Id of the cluster, as shoutdctl status shows it; it confirms that the other hosts are lost
     #[arg(value_name = "CLUSTER")]
     cluster: ClusterId,
-    /// Directory of what must outlive the daemon
+    /// Directory of the daemon's persistent data
     #[arg(long, value_name = "DIR", default_value = DATA_DIRECTORY)]
     data_dir: PathBuf,
 }
 
 impl Recover {
-    /// Does it.
+    /// Removes the other hosts from the agreed state in the data directory.
     pub async fn run(self, directories: &Directories) -> Result<()> {
         refuse_running(directories).await?;
         let recovered = recover(&self.data_dir, self.cluster, now())?;
         if recovered.lost.is_empty() {
-            println!("this host is the only one of its cluster already; nothing was changed");
+            println!("this host is already the only member of its cluster; nothing was changed");
             return Ok(());
         }
         println!(
-            "this host is the only one of its cluster now, with {} networks",
+            "this host is now the only member of its cluster, with {} networks",
             recovered.networks
         );
         tell_lost(&recovered.lost);
@@ -113,7 +115,7 @@ impl Recover {
 async fn refuse_running(directories: &Directories) -> Result<()> {
     match control::daemon(directories).await {
         Err(ControlError::NotRunning { .. }) => Ok(()),
-        Ok(_) => bail!("shoutd runs; stop it first: shoutdctl stop"),
+        Ok(_) => bail!("shoutd is running; stop it first: shoutdctl stop"),
         Err(error) => Err(error.into()),
     }
 }

@@ -10,17 +10,17 @@ use crate::control;
 /// Remove a host from the cluster.
 #[derive(Debug, Args)]
 pub struct Remove {
-    /// Its name or id
+    /// Name or id of the host
     #[arg(value_name = "HOST")]
     host: String,
-    /// Also if it runs and has containers, which are cut off from the others, or is this host
-    /// itself
+    /// Remove it even if it is this host, or if it runs and has containers; these are cut off from
+    /// the others
     #[arg(long)]
     force: bool,
 }
 
 impl Remove {
-    /// Does it. Removing a host that was removed is no error.
+    /// Removes the host. To remove a host twice is not an error.
     pub async fn run(self, directories: &Directories) -> Result<()> {
         let done: Done = control::post(
             directories,

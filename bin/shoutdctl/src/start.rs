@@ -23,27 +23,25 @@ use crate::stop::terminate;
 use crate::token::{invitation, private_invitation};
 use crate::wishes;
 
-/// How often the daemon is asked how far it is.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Interval between questions to the daemon.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long a daemon that was killed may take to be gone.
-const DYING_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a killed daemon may take to exit.
+const EXIT_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// How long a daemon that has locked its data may take to open its control socket.
 const OPENING_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// How long the daemon of a host that belongs to a cluster may take, once it is ready, until it
-/// serves.
+/// How long the daemon of a cluster member may take to serve Docker after systemd reports it ready.
 const RESTART_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// How long the hosts of a cluster that was just started may take to elect a leader.
 const ELECTION_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// How long a host without a token waits for somebody to approve of it.
-const APPROVAL_PATIENCE: Duration = Duration::from_secs(600);
+/// How long a host without a token waits for approval.
+const APPROVAL_TIME_MAX: Duration = Duration::from_secs(600);
 
-/// A log larger than this, in octets, is put aside at the next start, so that two such files are
-/// the most there is after it.
+/// A log larger than this, in octets, is rotated at the next start. One rotated log is kept.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 
 /// Start shoutd in the background.
@@ -52,11 +50,11 @@ pub struct Start {
     #[command(flatten)]
     arguments: StartArguments,
 
-    /// Seconds to wait until it serves Docker and belongs to a cluster
+    /// Seconds to wait until shoutd serves Docker and is a cluster member
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = parse_seconds)]
     timeout: u64,
 
-    /// Where the daemon's log goes, unless systemd runs it: see journalctl --unit=shoutd then
+    /// The daemon's log file; if systemd runs the daemon, see journalctl --unit=shoutd instead
     #[arg(long, value_name = "FILE", default_value = "/var/log/shoutd.log")]
     log_file: PathBuf,
 }
@@ -67,10 +65,10 @@ fn parse_seconds(text: &str) -> Result<u64> {
 }
 
 impl Start {
-    /// Starts the daemon unless it runs, and waits until it serves.
+    /// Starts the daemon unless it already runs, and waits until it serves Docker.
     pub async fn run(self, directories: &Directories) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(self.timeout);
-        // Once: standard input and pipes give it once.
+        // Read it only once: it may come from standard input or a pipe.
         let token = self.arguments.token_text().context("cannot take the token from its file")?;
         if let Some(status) = running(directories).await? {
             return self.already_running(directories, &status, token.as_deref(), deadline).await;
@@ -82,8 +80,12 @@ impl Start {
             i32::try_from(child.id()).context("the kernel gave a process id out of range")?,
         );
         let waited = tokio::select! {
-            waited = wait_until_serving(directories, deadline, || ended(&mut child, &log)) => waited,
-            signal = tokio::signal::ctrl_c() => signal.map_err(Into::into).and(Err(anyhow!("interrupted"))),
+            waited = wait_until_serving(directories, deadline, || {
+                check_alive(&mut child, &log)
+            }) => waited,
+            signal = tokio::signal::ctrl_c() => {
+                signal.map_err(Into::into).and(Err(anyhow!("interrupted")))
+            }
         };
         if let Err(error) = waited {
             if child.try_wait()?.is_some_and(|status| status.code() == Some(EXIT_OTHER_RUNS.into()))
@@ -93,17 +95,16 @@ impl Start {
                     .already_running(directories, &status, token.as_deref(), deadline)
                     .await;
             }
-            // Nothing half-made stays behind: a daemon that could not serve in time does not run on
-            // unseen.
+            // Do not leave behind a daemon that could not serve in time.
             terminate(pid).await?;
             return Err(error);
         }
-        self.leave_to_systemd(directories, token.as_deref(), deadline).await
+        self.hand_to_systemd(directories, token.as_deref(), deadline).await
     }
 
-    /// Has systemd run the daemon that serves, if it runs this host: it starts it again when it
-    /// ends by mistake, and when the host boots. Then tells the user that it serves.
-    async fn leave_to_systemd(
+    /// If the host runs systemd, replaces the daemon with one that systemd runs: systemd restarts
+    /// it after a failure and starts it at boot. Then waits until it serves, and reports that.
+    async fn hand_to_systemd(
         &self,
         directories: &Directories,
         token: Option<&str>,
@@ -111,46 +112,46 @@ impl Start {
     ) -> Result<()> {
         let mut deadline = deadline;
         if let Some(systemd) = Systemd::of_this_host() {
-            match self.stranger_to(&systemd, directories).await {
+            match self.install_unit(&systemd, directories).await {
                 Ok(Some(daemon)) => {
                     terminate(daemon).await?;
                     systemd.start().await?;
-                    // Whatever the first one took of the time.
+                    // The first daemon may have used up most of the time.
                     deadline = deadline.max(Instant::now() + RESTART_TIME_MAX);
                 }
                 Ok(None) => {}
                 Err(error) => eprintln!(
-                    "shoutd serves, but will not start by itself when this host boots: {error:#}"
+                    "shoutd serves Docker, but will not start when this host boots: {error:#}"
                 ),
             }
         }
         let status = wait_until_serving(directories, deadline, || Ok(())).await?;
         wishes::check(&self.arguments, token, directories, &status).await?;
-        announce(directories, &status).await
+        report_serving(directories, &status).await
     }
 
-    /// Sees to it that systemd has a unit for shoutd. Returns the daemon that it is to replace by
-    /// one of its own, unless it runs that already, or the unit is none of ours.
-    async fn stranger_to(
+    /// Installs the systemd unit. Returns the running daemon if systemd must replace it: not if
+    /// systemd already runs it, nor if the unit is not ours.
+    async fn install_unit(
         &self,
         systemd: &Systemd,
         directories: &Directories,
     ) -> Result<Option<Pid>> {
-        // It may have been found on the PATH, and systemd has another.
+        // The program may have been found on our PATH; systemd uses a different one.
         let program = daemon_program();
         let program = fs::canonicalize(&program).unwrap_or(program);
         match systemd.install(&program, &self.arguments, directories).await? {
             Installed::New => {
                 println!(
-                    "from now on systemd runs shoutd, also when this host boots, before Docker \
+                    "systemd now runs shoutd and starts it at boot, before Docker \
                      (shoutd.service)"
                 );
             }
-            Installed::Before => {}
-            Installed::SomebodyElses => {
+            Installed::Unchanged => {}
+            Installed::Foreign => {
                 println!(
-                    "there is a shoutd.service that is not shoutdctl's; it is for that one to \
-                     start shoutd when this host boots"
+                    "this host has a shoutd.service that shoutdctl did not write; it is left \
+                     alone, and must start shoutd at boot"
                 );
                 return Ok(None);
             }
@@ -170,27 +171,27 @@ impl Start {
             self.arguments.advertise_address.filter(|wanted| *wanted != status.address)
         {
             bail!(
-                "shoutd runs already, with address {}; to start it with {wanted}, stop it first: \
-                 shoutdctl stop",
+                "shoutd is already running, with address {}; to start it with {wanted}, stop it \
+                 first: shoutdctl stop",
                 status.address
             );
         }
         if status.membership != Membership::Member {
-            self.help_in(directories, status, token).await?;
+            self.offer_token(directories, status, token).await?;
         }
         let pid = control::daemon(directories).await?;
-        let ended = || match control::process_state(pid) {
+        let check_alive = || match control::process_state(pid) {
             None | Some('Z' | 'X') => Err(control::not_running(directories).into()),
             Some(_) => Ok(()),
         };
-        let status = wait_until_serving(directories, deadline, ended).await?;
-        // Before systemd is told to run it so.
+        let status = wait_until_serving(directories, deadline, check_alive).await?;
+        // Check before we write these arguments into the systemd unit.
         wishes::check(&self.arguments, token, directories, &status).await?;
-        self.leave_to_systemd(directories, token, deadline).await
+        self.hand_to_systemd(directories, token, deadline).await
     }
 
-    /// Tells a daemon that is not in a cluster yet what it was not told when it was started.
-    async fn help_in(
+    /// Gives the token to a daemon that runs and has not joined a cluster yet.
+    async fn offer_token(
         &self,
         directories: &Directories,
         status: &Status,
@@ -202,8 +203,8 @@ impl Start {
                 peers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
             };
             bail!(
-                "shoutd runs already and is on its way into a cluster with --peer-addresses={}; \
-                 to start it with {}, stop it first: shoutdctl stop",
+                "shoutd is already running and joins a cluster with --peer-addresses={}; to start \
+                 it with {}, stop it first: shoutdctl stop",
                 list(&status.peer_addresses),
                 list(wanted)
             );
@@ -215,8 +216,8 @@ impl Start {
         Ok(())
     }
 
-    /// A daemon can wait for its engine, as at boot; a person who starts it by hand wants to be
-    /// told.
+    /// The daemon would wait for its engine, as it must at boot. A user who starts it by hand
+    /// should see the error at once.
     fn check_engine(&self) -> Result<()> {
         let socket = &self.arguments.docker_socket;
         let connected = UnixStream::connect(socket);
@@ -235,34 +236,34 @@ impl Start {
         let mut command = Command::new(&program);
         command.args(self.arguments.to_command_line(directories)).current_dir("/");
         command.stdin(Stdio::null()).stdout(log.file.try_clone()?).stderr(log.file.try_clone()?);
-        // Not as an argument, which everybody on the host can read.
+        // Not as an argument, which every user of the host can read.
         if let Some(token) = token {
             command.env(TOKEN_VARIABLE, token);
         }
-        // A process group of its own: Ctrl-C here is not for the daemon.
+        // Its own process group: Ctrl-C here must not reach the daemon.
         command.process_group(0);
         command.spawn().with_context(|| format!("cannot start {}", program.display()))
     }
 }
 
-/// How the daemon of this host is doing; `None` if there is none. One that was just killed may
-/// still take a connection, and break it off: it is asked again until it is gone.
+/// Status of the daemon of this host; `None` if none runs. A daemon that was just killed may still
+/// accept a connection and close it, so we ask again until it is gone.
 async fn running(directories: &Directories) -> Result<Option<Status>> {
-    let deadline = Instant::now() + DYING_TIME_MAX;
+    let deadline = Instant::now() + EXIT_TIME_MAX;
     loop {
         match control::get::<Status>(directories, "/v1/status").await {
             Ok(status) => return Ok(Some(status)),
             Err(ControlError::NotRunning { .. }) => return Ok(None),
             Err(ControlError::Transport { .. }) if Instant::now() < deadline => {
-                sleep(LOOK_AGAIN).await
+                sleep(POLL_INTERVAL).await
             }
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-/// How the daemon of this host is doing that somebody else, such as systemd, has just started: it
-/// opens its control socket a moment after it has locked its data. `None` if it does not.
+/// Status of a daemon that something else, such as systemd, has just started. It opens its control
+/// socket shortly after it has locked its data; `None` if it does not.
 async fn starting(directories: &Directories) -> Result<Option<Status>> {
     let deadline = Instant::now() + OPENING_TIME_MAX;
     loop {
@@ -270,35 +271,35 @@ async fn starting(directories: &Directories) -> Result<Option<Status>> {
         if status.is_some() || Instant::now() >= deadline {
             return Ok(status);
         }
-        sleep(LOOK_AGAIN).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
-/// The daemon that belongs to this command: beside it, or on the PATH.
+/// The `shoutd` program: in the directory of this program, or on the PATH.
 fn daemon_program() -> PathBuf {
-    let beside = std::env::current_exe().ok().map(|own| own.with_file_name("shoutd"));
-    beside.filter(|program| program.is_file()).unwrap_or_else(|| PathBuf::from("shoutd"))
+    let sibling = std::env::current_exe().ok().map(|own| own.with_file_name("shoutd"));
+    sibling.filter(|program| program.is_file()).unwrap_or_else(|| PathBuf::from("shoutd"))
 }
 
-/// Asks the daemon until it serves, and returns how it is doing, or until `alive` says that it has
-/// ended, or time is up.
+/// Polls the daemon until it serves Docker, and returns its status. Fails at the deadline, or when
+/// `check_alive` says that it has ended.
 async fn wait_until_serving(
     directories: &Directories,
     mut deadline: Instant,
-    mut alive: impl FnMut() -> Result<()>,
+    mut check_alive: impl FnMut() -> Result<()>,
 ) -> Result<Status> {
     let mut reason = "it has not opened its control socket yet".to_owned();
     while Instant::now() < deadline {
-        alive()?;
+        check_alive()?;
         match control::get::<Status>(directories, "/v1/status").await {
-            Ok(status) => match not_serving_because(&status) {
+            Ok(status) => match why_not_serving(&status) {
                 None => return Ok(status),
                 Some(why) => {
                     if matches!(status.membership, Membership::AwaitingApproval { .. })
                         && why != reason
                     {
                         eprintln!("{why}");
-                        deadline = deadline.max(Instant::now() + APPROVAL_PATIENCE);
+                        deadline = deadline.max(Instant::now() + APPROVAL_TIME_MAX);
                     }
                     reason = why;
                 }
@@ -306,16 +307,16 @@ async fn wait_until_serving(
             Err(ControlError::NotRunning { .. }) => {}
             Err(error) => reason = format!("{:#}", anyhow!(error)),
         }
-        sleep(LOOK_AGAIN).await;
+        sleep(POLL_INTERVAL).await;
     }
-    bail!("shoutd did not come to serve in time: {reason}")
+    bail!("shoutd does not serve Docker in time: {reason}")
 }
 
-fn not_serving_because(status: &Status) -> Option<String> {
+fn why_not_serving(status: &Status) -> Option<String> {
     match (&status.membership, &status.docker) {
         (Membership::AwaitingApproval { host, cluster }, _) => Some(format!(
-            "it waits to be let in; type on a host of the cluster, if that shows the fingerprint \
-             {cluster} too: shoutdctl approve {host}"
+            "this host waits for approval; on a member of the cluster, run shoutdctl approve to \
+             check that the cluster's fingerprint is {cluster}, then: shoutdctl approve {host}"
         )),
         (Membership::Joining(why), _) | (Membership::Member, Engine::Absent(why)) => {
             Some(why.clone())
@@ -324,7 +325,7 @@ fn not_serving_because(status: &Status) -> Option<String> {
     }
 }
 
-async fn announce(directories: &Directories, status: &Status) -> Result<()> {
+async fn report_serving(directories: &Directories, status: &Status) -> Result<()> {
     let hosts =
         if status.hosts == 1 { "1 host".to_owned() } else { format!("{} hosts", status.hosts) };
     println!(
@@ -339,7 +340,7 @@ async fn announce(directories: &Directories, status: &Status) -> Result<()> {
         if let Some(line) = invitation(&token) {
             println!("on every other host: {line}");
             println!(
-                "(or, with the token typed or piped in, where nobody else sees it: {})",
+                "(or, to type or pipe in the token, so that other users cannot see it: {})",
                 private_invitation(&token)
             );
         }
@@ -347,8 +348,8 @@ async fn announce(directories: &Directories, status: &Status) -> Result<()> {
     Ok(())
 }
 
-/// Gives the hosts time to elect a leader, and says so if they do not: what runs here goes on, but
-/// nothing can be agreed on.
+/// Gives the hosts time to elect a leader, and warns if they do not: existing containers keep
+/// working, but nothing new can be agreed on.
 async fn warn_without_leader(directories: &Directories) -> Result<()> {
     let deadline = Instant::now() + ELECTION_TIME_MAX;
     loop {
@@ -363,30 +364,31 @@ async fn warn_without_leader(directories: &Directories) -> Result<()> {
                 status.problems.join("; ")
             };
             eprintln!(
-                "shoutd serves what it knows, but the hosts do not agree on anything yet: \
-                 {reasons}"
+                "shoutd serves from the last agreed state, but the cluster cannot agree on \
+                 changes yet: {reasons}"
             );
             return Ok(());
         }
-        sleep(LOOK_AGAIN).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
-/// An error with the daemon's own last words, if it has ended.
-fn ended(child: &mut Child, log: &Log) -> Result<()> {
+/// If the daemon has ended, returns the error that it logged.
+fn check_alive(child: &mut Child, log: &Log) -> Result<()> {
     match child.try_wait()? {
         None => Ok(()),
         Some(status) => Err(anyhow!(
-            log.last_words()
+            log.last_error()
                 .unwrap_or_else(|| format!("shoutd ended ({status}); see {}", log.path.display()))
         )),
     }
 }
 
-/// The daemon's log, and where in it this start begins.
+/// The daemon's log.
 struct Log {
     path: PathBuf,
     file: File,
+    /// Length of the log before this start.
     start: u64,
 }
 
@@ -406,8 +408,8 @@ impl Log {
         Ok(Self { path: path.to_owned(), file, start })
     }
 
-    /// The line in which the daemon says why it ended.
-    fn last_words(&self) -> Option<String> {
+    /// The line in which the daemon logged why it ended.
+    fn last_error(&self) -> Option<String> {
         let mut file = File::open(&self.path).ok()?;
         file.seek(SeekFrom::Start(self.start)).ok()?;
         let mut text = String::new();

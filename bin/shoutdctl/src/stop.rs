@@ -15,29 +15,30 @@ use crate::boot::Systemd;
 use crate::control::{self, ControlError};
 use crate::presence;
 
-/// How long the daemon may take to stop by itself.
+/// How long the daemon may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
-/// How often a process is looked for that is about to end.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Interval between checks whether the process has ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Stop shoutd.
 #[derive(Debug, Args)]
 pub struct Stop {
-    /// Leave the cluster first, with all that this host holds of it; its next start is its first
+    /// Leave the cluster first and delete this host's identity and data; its next start is like
+    /// its first
     #[arg(long)]
     leave: bool,
 }
 
 impl Stop {
-    /// Stops the daemon and returns when it is gone. One that does not run is stopped already.
+    /// Stops the daemon and returns when it has ended. It is not an error if none runs.
     pub async fn run(self, directories: &Directories) -> Result<()> {
         if self.leave {
             return leave(directories).await;
         }
         match control::daemon(directories).await.or_else(|error| presence::daemon().ok_or(error)) {
             Err(ControlError::NotRunning { .. }) => {
-                println!("shoutd does not run");
+                println!("shoutd is not running");
                 Ok(())
             }
             Err(error) => Err(error.into()),
@@ -50,24 +51,24 @@ impl Stop {
     }
 }
 
-/// The daemon leaves the cluster and ends by itself.
+/// Asks the daemon to leave the cluster, after which it ends by itself.
 async fn leave(directories: &Directories) -> Result<()> {
     let pid =
-        control::daemon(directories).await.context("only a host that runs can leave by itself")?;
+        control::daemon(directories).await.context("only a running host can leave the cluster")?;
     let done: Done = control::post(directories, "/v1/leave", &()).await?;
     await_end(pid).await?;
     println!("{}; shoutd has stopped", done.message);
     match Systemd::of_this_host() {
         Some(systemd) => {
-            systemd.uninstall().await.context("this host would still start shoutd when it boots")
+            systemd.uninstall().await.context("systemd still starts shoutd when this host boots")
         }
         None => Ok(()),
     }
 }
 
-/// Ends a process by SIGTERM and waits until it is gone.
+/// Ends a process with SIGTERM and waits until it is gone.
 pub async fn terminate(pid: Pid) -> Result<()> {
-    // One that is stopped (SIGSTOP) heeds it only when it goes on.
+    // A stopped process (SIGSTOP) handles SIGTERM only after SIGCONT.
     match kill(pid, Signal::SIGTERM).and_then(|()| kill(pid, Signal::SIGCONT)) {
         Ok(()) => {}
         Err(Errno::ESRCH) => return Ok(()),
@@ -81,17 +82,16 @@ async fn await_end(pid: Pid) -> Result<()> {
     while is_running(pid) {
         if Instant::now() > deadline {
             bail!(
-                "shoutd (process {pid}) has not stopped within {} s; see its log",
+                "shoutd (process {pid}) did not stop within {} s; see its log",
                 STOP_DEADLINE.as_secs()
             );
         }
-        sleep(LOOK_AGAIN).await;
+        sleep(POLL_INTERVAL).await;
     }
     Ok(())
 }
 
-/// Whether the process is there and has not ended: one that ended but that its parent has not taken
-/// note of does not run.
+/// Whether the process exists and has not ended. A zombie has ended.
 fn is_running(pid: Pid) -> bool {
     control::process_state(pid).is_some_and(|state| state != 'Z' && state != 'X')
 }

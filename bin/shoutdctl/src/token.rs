@@ -1,4 +1,4 @@
-//! `shoutdctl token` and `shoutdctl approve`: who is let into the cluster.
+//! `shoutdctl token` and `shoutdctl approve`: which hosts may join the cluster.
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand};
@@ -9,32 +9,32 @@ use shoutd_peer::Prepared;
 
 use crate::control;
 
-/// Tokens.
+/// Show or create the token that lets hosts join the cluster.
 #[derive(Debug, Subcommand)]
 pub enum Token {
-    /// Print the line that brings another host into the cluster, with the token that was made on
-    /// this host
+    /// Print the command that joins another host to the cluster, with the token that was created
+    /// on this host
     Show,
-    /// Make a new token, and revoke all that were made before
+    /// Create a new token, and revoke all earlier ones
     Rotate(Rotate),
-    /// Make a token beforehand, for hosts that are all started at once with it, each naming the
-    /// others
+    /// Create a token in advance, for hosts that are started with it at the same time, each with
+    /// the others as --peer-addresses
     Prepare,
 }
 
 /// `shoutdctl token rotate`.
 #[derive(Debug, Args)]
 pub struct Rotate {
-    /// How long it lets hosts in: such as 30m, 24h or 7d, or never
+    /// How long the token is valid, such as 30m, 24h or 7d; or never, if it does not expire
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_lifetime)]
     expires: Lifetime,
 
-    /// Let in one host only
+    /// Let only one host join
     #[arg(long)]
     single_use: bool,
 }
 
-/// How long a token lets hosts in; `None` is for ever.
+/// How long a token is valid, in seconds; `None` if it does not expire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Lifetime(Option<u64>);
 
@@ -58,7 +58,7 @@ fn parse_lifetime(text: &str) -> Result<Lifetime> {
 }
 
 impl Token {
-    /// Does it.
+    /// Runs the command.
     pub async fn run(self, directories: &Directories) -> Result<()> {
         let view = match self {
             Self::Prepare => {
@@ -80,24 +80,26 @@ impl Token {
 
 fn print(view: &TokenView) -> Result<()> {
     let line = invitation(view)
-        .context("this host has no token that is good; make one with: shoutdctl token rotate")?;
+        .context("this host has no valid token; create one with: shoutdctl token rotate")?;
     println!("{line}");
     println!(
-        "(or, with the token typed or piped in, where nobody else sees it: {})",
+        "(or, to type or pipe in the token, so that other users cannot see it: {})",
         private_invitation(view)
     );
     let expiry = view.expires_in.map(|seconds| format!("for {}", duration(seconds)));
-    let uses = view
-        .uses
-        .map(|uses| if uses == 1 { "once".to_owned() } else { format!("for {uses} hosts") });
+    let uses = match view.uses {
+        None => None,
+        Some(1) => Some("once".to_owned()),
+        Some(uses) => Some(format!("for {uses} hosts")),
+    };
     let limits: Vec<_> = expiry.into_iter().chain(uses).collect();
     if !limits.is_empty() {
-        println!("(good {})", limits.join(", "));
+        println!("(valid {})", limits.join(", "));
     }
     Ok(())
 }
 
-/// What to type on another host; `None` if there is no token to show.
+/// The command to run on another host; `None` if there is no token to show.
 pub fn invitation(view: &TokenView) -> Option<String> {
     let token = view.token.as_ref()?;
     Some(format!(
@@ -106,7 +108,7 @@ pub fn invitation(view: &TokenView) -> Option<String> {
     ))
 }
 
-/// The same for those who would have the token in no list of processes and no shell's history.
+/// The same without the token, which then appears in no process list and no shell history.
 pub fn private_invitation(view: &TokenView) -> String {
     format!("shoutdctl start <its address> --peer-addresses={} --token-file=-", view.peer_address)
 }
@@ -120,16 +122,16 @@ fn duration(seconds: u64) -> String {
     }
 }
 
-/// Let a host in that has no token.
+/// Let a host without a token join the cluster.
 #[derive(Debug, Args)]
 pub struct Approve {
-    /// The fingerprint that the host shows; without it, those that wait are listed
+    /// The fingerprint that the host shows; without it, list the waiting hosts
     #[arg(value_name = "FINGERPRINT")]
     fingerprint: Option<Fingerprint>,
 }
 
 impl Approve {
-    /// Does it.
+    /// Approves the host, or lists the waiting ones.
     pub async fn run(self, directories: &Directories) -> Result<()> {
         if let Some(fingerprint) = self.fingerprint {
             let done: Done =
@@ -144,8 +146,8 @@ impl Approve {
         let waiting: Vec<Applicant> = control::get(directories, "/v1/approve").await?;
         if waiting.is_empty() {
             bail!(
-                "no host that asks this one waits for approval; name its fingerprint to let it in \
-                 all the same"
+                "no host waits for approval on this member; to approve a host that asks another \
+                 member, give its fingerprint"
             );
         }
         for applicant in waiting {
@@ -160,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lifetimes_as_people_type_them() {
+    fn lifetimes_are_parsed() {
         let seconds = |text| parse_lifetime(text).ok().map(|lifetime| lifetime.0);
         assert_eq!(seconds("30m"), Some(Some(1800)));
         assert_eq!(seconds("7d"), Some(Some(604_800)));

@@ -1,5 +1,5 @@
-//! Whether the shoutd that runs is as `shoutdctl start` was asked for: what a running daemon, or a
-//! host that has a cluster already, does not take up is said, and no success.
+//! Whether the running shoutd is as `shoutdctl start` was asked for. A running daemon, or a host
+//! that is already in a cluster, ignores some of the arguments; then `start` says so and fails.
 
 use std::path::Path;
 
@@ -11,11 +11,11 @@ use shoutd_peer::{Prepared, Token};
 
 use crate::control;
 
-/// Compares what was asked for with the daemon that serves. `token` is the text of the token that
-/// was given, in whatever way.
+/// Compares the arguments with the running daemon. `token` is the text of the token, from whatever
+/// source.
 ///
 /// # Errors
-/// What of it is not so, why, and what to do, in one line.
+/// Names the arguments that have no effect, why, and what to do, in one line.
 pub async fn check(
     arguments: &StartArguments,
     token: Option<&str>,
@@ -24,14 +24,14 @@ pub async fn check(
 ) -> Result<()> {
     let mut unmet = settings(arguments, status);
     let token = token.map(str::parse::<Token>).transpose()?;
-    let mut come_later = false;
+    let mut is_prepared = false;
     if let Some(token) = &token {
         let held: TokenView = control::get(directories, "/v1/token").await?;
-        come_later = Prepared::from_token(token)?.is_some();
+        is_prepared = Prepared::from_token(token)?.is_some();
         if let Some(own) = held.cluster.filter(|own| *own != token.authority) {
             unmet.push(format!(
-                "the token is of the cluster with fingerprint {}, and this host belongs to the \
-                 one with {own} already; {LEAVE_FIRST}",
+                "the token is for the cluster with fingerprint {}, but this host already belongs \
+                 to the one with {own}; {LEAVE_FIRST}",
                 token.authority
             ));
         }
@@ -39,15 +39,15 @@ pub async fn check(
     if !arguments.peer_addresses.is_empty() {
         let asked = CheckPeers { addresses: arguments.peer_addresses.clone() };
         let checks: Vec<PeerCheck> = control::post(directories, "/v1/peers/check", &asked).await?;
-        match judge_peers(&checks, come_later) {
+        match judge_peers(&checks, is_prepared) {
             Peers::Met(ignored) => {
                 for why in ignored {
-                    eprintln!("(one of --peer-addresses is ignored: {why})");
+                    eprintln!("(ignoring one of --peer-addresses: {why})");
                 }
             }
             Peers::Unmet(why) => unmet.push(format!(
-                "--peer-addresses is ignored, as this host belongs to cluster {} already and none \
-                 of them does: {why}; {LEAVE_FIRST}",
+                "--peer-addresses is ignored, because this host already belongs to cluster {} and \
+                 they do not: {why}; {LEAVE_FIRST}",
                 status.cluster.map_or_else(|| "unknown".to_owned(), |id| id.to_string())
             )),
         }
@@ -56,24 +56,24 @@ pub async fn check(
         return Ok(());
     }
     bail!(
-        "shoutd serves Docker on {} ({}), but not as asked: {}",
+        "shoutd serves Docker on {} ({}), but not with these arguments: {}",
         status.name,
         status.address,
         unmet.join("; ")
     )
 }
 
-/// What to do to get into another cluster.
 const LEAVE_FIRST: &str = "to join another cluster, leave this one first: shoutdctl stop --leave";
 
-/// Settings that a daemon takes up only when it starts. What was not given is as the daemon has it.
+/// Settings that a daemon reads only when it starts, and that differ from the arguments. An
+/// argument that was not given does not differ.
 pub fn settings(arguments: &StartArguments, status: &Status) -> Vec<String> {
     let mut unmet = Vec::new();
     if let Some(wanted) = arguments.replication.filter(|wanted| wanted.name() != status.replication)
     {
         unmet.push(format!(
-            "it was started before and replicates multicast by {}, not by {wanted}; for that, \
-             stop it first (shoutdctl stop) and start it again with --replication",
+            "the running daemon replicates multicast by {}, not by {wanted}; to change that, stop \
+             it (shoutdctl stop) and start it again with --replication",
             status.replication
         ));
     }
@@ -83,10 +83,10 @@ pub fn settings(arguments: &StartArguments, status: &Status) -> Vec<String> {
         ("--plugin-socket", &arguments.plugin_socket, PLUGIN_SOCKET, &status.plugin_socket),
     ];
     for (option, wanted, default, has) in paths {
-        // An older daemon does not say what it has.
+        // An older daemon does not report its paths.
         if wanted != Path::new(default) && wanted != has && has != Path::new("") {
             unmet.push(format!(
-                "it was started before with {option} {}, not {}; for that, stop it first: \
+                "the running daemon has {option} {}, not {}; to change that, stop it first: \
                  shoutdctl stop",
                 has.display(),
                 wanted.display()
@@ -107,18 +107,20 @@ mod tests {
         let command = StartArguments::augment_args(clap::Command::new("start"));
         let matches = command.get_matches_from(["start"].iter().chain(line));
         let status = json!({
-            "version": "0.1.0", "pid": 7, "host": "00000000000000a1", "name": "h1", "address": "10.0.0.1:7789", "underlay_mtu": 1500,
-            "replication": "vxlan-mdb", "membership": {"state": "member"}, "role": "leader", "hosts": 1, "networks": 0,
-            "endpoints": 0, "docker": {"state": "serving", "detail": "20.10"}, "docker_socket": "/var/run/docker.sock",
-            "data_directory": "/srv/shoutd", "plugin_socket": "/run/docker/plugins/shoutd.sock", "problems": [],
+            "version": "0.1.0", "pid": 7, "host": "00000000000000a1", "name": "h1",
+            "address": "10.0.0.1:7789", "underlay_mtu": 1500, "replication": "vxlan-mdb",
+            "membership": {"state": "member"}, "role": "leader", "hosts": 1, "networks": 0,
+            "endpoints": 0, "docker": {"state": "serving", "detail": "20.10"},
+            "docker_socket": "/var/run/docker.sock", "data_directory": "/srv/shoutd",
+            "plugin_socket": "/run/docker/plugins/shoutd.sock", "problems": [],
         });
         let status: Status = serde_json::from_value(status).unwrap();
         settings(&StartArguments::from_arg_matches(&matches).unwrap(), &status).join("; ")
     }
 
     #[test]
-    fn what_a_running_daemon_does_not_take_up_is_said() {
-        assert_eq!(unmet(&[]), "", "what was not given is as it is");
+    fn settings_that_a_running_daemon_ignores_are_reported() {
+        assert_eq!(unmet(&[]), "", "an argument that was not given does not differ");
         assert_eq!(unmet(&["--replication=vxlan-mdb", "--data-dir=/srv/shoutd"]), "");
         for (option, words) in [
             ("--replication=flood", ["vxlan-mdb", "not by flood"]),
@@ -126,10 +128,10 @@ mod tests {
             ("--docker-socket=/run/d.sock", ["/var/run/docker.sock", "/run/d.sock"]),
             ("--plugin-socket=/run/p.sock", ["/run/docker/plugins/shoutd.sock", "/run/p.sock"]),
         ] {
-            let told = unmet(&[option]);
+            let text = unmet(&[option]);
             assert!(
-                words.iter().all(|word| told.contains(word)) && told.contains("shoutdctl stop"),
-                "{told}"
+                words.iter().all(|word| text.contains(word)) && text.contains("shoutdctl stop"),
+                "{text}"
             );
         }
     }

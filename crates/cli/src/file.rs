@@ -1,4 +1,4 @@
-//! Small files that people and shoutd itself write, read no further than they can reasonably go.
+//! Reads small files that users and shoutd write, with a size limit.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, ErrorKind, IsTerminal, Read};
@@ -7,17 +7,16 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
-/// Octets of the largest file that is read as one with a token. A token has 103; a page of remarks
-/// beside it is a mistake.
+/// Size limit of a token file, in octets. A token has 103.
 pub const TOKEN_FILE_BYTES_MAX: u64 = 4096;
 
-/// Reads a file of the data directory, if it has no more than `limit` octets.
+/// Reads a file that has at most `limit` octets.
 ///
 /// # Errors
-/// It cannot be read. Of the kind [`ErrorKind::InvalidData`]: it is larger, or no file but a
-/// directory, a pipe or a device.
+/// The file cannot be read. [`ErrorKind::InvalidData`] if it is larger, or is a directory, a pipe
+/// or a device.
 pub fn read_at_most(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    // Not blocking: to open a pipe waits for a writer.
+    // O_NONBLOCK, because opening a pipe would wait for a writer.
     let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(ErrorKind::InvalidData, "it is not a file"));
@@ -25,8 +24,8 @@ pub fn read_at_most(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     read_limited(file, limit)
 }
 
-/// Reads the token out of what somebody named as the file with it; that may be a pipe, such as a
-/// shell's `<(...)`.
+/// Reads the token from a file that the user named. It may be a pipe, such as a shell's `<(...)`;
+/// `-` is standard input.
 pub(crate) fn read_token(path: &Path) -> io::Result<String> {
     let explain =
         |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
@@ -39,11 +38,11 @@ pub(crate) fn read_token(path: &Path) -> io::Result<String> {
     };
     let octets = read().map_err(explain)?;
     let text = String::from_utf8(octets)
-        .map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not a text"));
+        .map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not valid UTF-8"));
     text.map(|text| text.trim().to_owned()).map_err(explain)
 }
 
-/// A line of standard input: people who type it do not end the input after it.
+/// Reads one line of standard input: users who type the token do not send an end of file.
 fn read_input() -> io::Result<Vec<u8>> {
     let input = io::stdin();
     if input.is_terminal() {
@@ -73,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_is_read_than_may_be_there() {
+    fn larger_files_and_other_kinds_of_files_are_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         fs::write(&path, [b'x'; 10]).unwrap();
@@ -89,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_may_come_through_a_pipe_but_not_without_end() {
+    fn a_token_may_come_through_a_pipe_up_to_the_size_limit() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("token");
         fs::write(&path, " SHOUT1-x\n").unwrap();
@@ -97,10 +96,10 @@ mod tests {
         fs::write(&path, [0xff]).unwrap();
         assert_eq!(
             read_token(&path).unwrap_err().to_string(),
-            format!("{}: it is not a text", path.display())
+            format!("{}: it is not valid UTF-8", path.display())
         );
-        let told = read_token(Path::new("/dev/zero")).unwrap_err().to_string();
-        assert_eq!(told, "/dev/zero: it is larger than 4096 octets");
+        let error = read_token(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert_eq!(error, "/dev/zero: it is larger than 4096 octets");
         fs::remove_file(&path).unwrap();
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let writer = std::thread::spawn({

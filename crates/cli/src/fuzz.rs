@@ -1,4 +1,4 @@
-//! Fuzzing of what reads the command line.
+//! Fuzz target of the command line parser.
 
 use clap::{Args, Command, FromArgMatches};
 use shoutd_core::address::parse_address;
@@ -6,7 +6,7 @@ use shoutd_fuzz::fuzz;
 
 use crate::StartArguments;
 
-/// A line of arguments, and the line as an address.
+/// Parses the input as arguments, and as an address.
 #[test]
 fn fuzz_arguments() {
     fuzz("arguments", env!("CARGO_MANIFEST_DIR"), |line| {

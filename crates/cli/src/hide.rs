@@ -1,5 +1,5 @@
-//! Takes a token off the command line, which everybody on the host can read for as long as a
-//! process runs (proc_pid_cmdline(5)). Its environment is the user's own and root's alone
+//! Removes a token from the command line, which every user of the host can read while the process
+//! runs (proc_pid_cmdline(5)). Its environment is readable only by its own user and root
 //! (proc_pid_environ(5)).
 
 use std::env;
@@ -12,23 +12,23 @@ use crate::TOKEN_VARIABLE;
 
 const OPTION: &[u8] = b"--token";
 
-/// If there is a token on the command line, which must be a valid one, starts this program anew in
-/// the same process, with the token in the environment. To be called before any thread is started
-/// or file is opened. If that does not work the program goes on as it is.
+/// If the command line, which must be valid, has a token, executes this program again in the same
+/// process, with the token in the environment. Call it before any thread starts and any file is
+/// opened. If that fails, the program continues with the token on its command line.
 pub fn hide_token() {
     let mut arguments = env::args_os();
     let name = arguments.next().unwrap_or_default();
     let Some((rest, token)) = without_token(arguments) else {
         return;
     };
-    // Not by way of /proc/self/exe, which would become the process's name.
+    // Not through /proc/self/exe: the process would then be named "exe".
     if let Ok(program) = env::current_exe() {
         let error = Command::new(program).arg0(name).args(rest).env(TOKEN_VARIABLE, token).exec();
-        eprintln!("(the token stays visible in the list of processes: {error})");
+        eprintln!("(the token stays visible in the process list: {error})");
     }
 }
 
-/// The arguments without the token, and the token; `None` if there is none among them.
+/// The arguments without the token, and the token; `None` if there is no token.
 fn without_token(arguments: impl Iterator<Item = OsString>) -> Option<(Vec<OsString>, OsString)> {
     let (mut rest, mut token) = (Vec::new(), None);
     let mut arguments = arguments.peekable();
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_and_nothing_else_is_taken_off_the_line() {
+    fn only_the_token_is_removed_from_the_command_line() {
         let taken = Some(("start 10.0.0.1 --timeout=5".to_owned(), "SHOUT1-x".to_owned()));
         assert_eq!(split("start 10.0.0.1 --token=SHOUT1-x --timeout=5"), taken);
         assert_eq!(split("start 10.0.0.1 --token SHOUT1-x --timeout=5"), taken);

@@ -1,5 +1,4 @@
-//! The arguments that `shoutd` and `shoutdctl start` share, defined once: what one takes, the other
-//! hands on.
+//! The arguments that `shoutd` and `shoutdctl start` share: `shoutdctl start` passes them on.
 
 mod file;
 #[cfg(test)]
@@ -20,19 +19,19 @@ pub use file::{TOKEN_FILE_BYTES_MAX, read_at_most};
 pub use hide::hide_token;
 pub use refuse::refuse;
 
-/// Exit code of a daemon that found another one at work with its data directory: `EX_TEMPFAIL` of
-/// `sysexits.h`.
+/// Exit code of a daemon when another one already uses its data directory (`EX_TEMPFAIL` of
+/// `sysexits.h`).
 pub const EXIT_OTHER_RUNS: u8 = 75;
 
-/// The exit code of a daemon whose host was removed from its cluster: to start it again does not
-/// help (`EX_NOPERM` of sysexits.h).
+/// Exit code of a daemon whose host was removed from its cluster (`EX_NOPERM` of `sysexits.h`). A
+/// restart does not help.
 pub const EXIT_REMOVED: u8 = 77;
 
-/// Exit code of `shoutdctl status` where there are problems. 1 and 2 are for a daemon that cannot
-/// be asked and a wrong command line.
+/// Exit code of `shoutdctl status` if there are problems. 1 is for a daemon that does not answer, 2
+/// for a wrong command line.
 pub const EXIT_PROBLEMS: u8 = 3;
 
-/// Where a daemon keeps its things.
+/// The directories that daemon and command share.
 #[derive(Debug, Clone, Args)]
 pub struct Directories {
     /// Directory of the control socket
@@ -47,22 +46,22 @@ impl Directories {
     }
 }
 
-/// How a daemon is started.
+/// The arguments of the daemon.
 #[derive(Debug, Clone, Args)]
 pub struct StartArguments {
-    /// Address of this host on the network between the hosts, where its peers reach it and where it
-    /// receives VXLAN [port: 7789]; may be left out when the host was started before
+    /// Address of this host on the network between the hosts, at which its peers reach it and it
+    /// receives VXLAN [port: 7789]; optional if the host was started before
     #[arg(value_name = "ADVERTISE_ADDRESS", value_parser = parse_address)]
     pub advertise_address: Option<SocketAddr>,
 
-    /// Addresses of hosts that belong to the cluster already, separated by commas; without it the
-    /// first start founds a cluster
+    /// Addresses of members of the cluster to join, separated by commas; without it, the first
+    /// start founds a new cluster
     #[arg(long, value_name = "ADDRESSES", value_delimiter = ',', value_parser = parse_address)]
     pub peer_addresses: Vec<SocketAddr>,
 
-    /// Token that lets this host into the cluster; `shoutdctl token show` on a member prints it. It
-    /// is taken off the command line at once, where everybody could read it; --token-file never
-    /// shows it
+    /// Token that lets this host join the cluster; `shoutdctl token show` on a member prints it.
+    /// Every user of this host can read a command line: the token is removed from it at once, and
+    /// with --token-file it never appears there
     #[arg(long, value_name = "TOKEN", env = TOKEN_VARIABLE, hide_env_values = true)]
     pub token: Option<String>,
 
@@ -70,12 +69,12 @@ pub struct StartArguments {
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
     pub token_file: Option<PathBuf>,
 
-    /// How multicast is sent to the hosts that listen, if not in the best way that this kernel can:
-    /// vxlan-mdb, multicast-fdb or flood
-    #[arg(long, value_name = "WAY")]
+    /// How multicast is replicated to the hosts with members: vxlan-mdb, multicast-fdb or flood;
+    /// by default, the best that the kernel supports
+    #[arg(long, value_name = "TIER")]
     pub replication: Option<Tier>,
 
-    /// Directory of what must outlive the daemon
+    /// Directory of the daemon's persistent data
     #[arg(long, value_name = "DIR", default_value = DATA_DIRECTORY)]
     pub data_dir: PathBuf,
 
@@ -83,26 +82,26 @@ pub struct StartArguments {
     #[arg(long, value_name = "PATH", default_value = DOCKER_SOCKET)]
     pub docker_socket: PathBuf,
 
-    /// Where Docker finds this plugin
+    /// Plugin socket at which Docker calls shoutd
     #[arg(long, value_name = "PATH", default_value = PLUGIN_SOCKET)]
     pub plugin_socket: PathBuf,
 }
 
-/// Where Docker's API is, unless another place is named.
+/// Default of `--docker-socket`.
 pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
-/// Where Docker finds this plugin, unless another place is named.
+/// Default of `--plugin-socket`.
 pub const PLUGIN_SOCKET: &str = "/run/docker/plugins/shoutd.sock";
 
-/// Environment variable with the token. A command line can be read by everybody on the host; this
-/// one's environment by root alone.
+/// Environment variable with the token. Every user of the host can read a command line, but only
+/// root the environment of a process of root.
 pub const TOKEN_VARIABLE: &str = "SHOUTD_TOKEN";
 
 impl StartArguments {
-    /// The token that was given, in one way or the other.
+    /// The token from `--token`, the environment or `--token-file`.
     ///
     /// # Errors
-    /// The file cannot be read, or is none with a token.
+    /// The file cannot be read, is too large, or is not valid UTF-8.
     pub fn token_text(&self) -> std::io::Result<Option<String>> {
         match (&self.token, &self.token_file) {
             (Some(text), _) => Ok(Some(text.trim().to_owned())),
@@ -111,8 +110,7 @@ impl StartArguments {
         }
     }
 
-    /// The same arguments as a command line, for handing them on; but for the token, which does not
-    /// belong on one.
+    /// These arguments as a command line, without the token: every user could read it there.
     pub fn to_command_line(&self, directories: &Directories) -> Vec<OsString> {
         let mut line: Vec<OsString> =
             self.advertise_address.iter().map(|address| address.to_string().into()).collect();

@@ -1,4 +1,4 @@
-//! What is said of a command line that is wrong.
+//! The error message for a wrong command line.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 
-/// Says in one line what is wrong with a command line, what may have been meant, and whose help
-/// tells more; help and version, which are no mistakes, are printed whole.
+/// Prints one line that says what is wrong with a command line, what the user may have meant, and
+/// which `--help` to read. Prints help and version in full: these are not errors.
 pub fn refuse<C: CommandFactory>(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
-        // A closed pipe is the reader's business.
+        // A closed pipe is not an error.
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
@@ -19,18 +19,18 @@ pub fn refuse<C: CommandFactory>(error: &clap::Error) -> ExitCode {
         return ExitCode::from(2);
     }
     let command = C::command();
-    let meant = meant(&command, std::env::args_os().skip(1));
-    eprintln!("{}: {} (see {meant} --help)", command.get_name(), line(&error.to_string()));
+    let subcommand = subcommand(&command, std::env::args_os().skip(1));
+    eprintln!("{}: {} (see {subcommand} --help)", command.get_name(), line(&error.to_string()));
     ExitCode::from(2)
 }
 
-/// The first paragraph of clap's text, and which option or command is like one that does not exist.
+/// The first paragraph of clap's message, with its tips on similar options and commands.
 fn line(text: &str) -> String {
     let mut lines = text.lines().map(str::trim);
     let first: Vec<_> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
     let first = first.join(" ");
     let mut line = first.strip_prefix("error: ").unwrap_or(&first).to_owned();
-    // Other tips than these are about quoting, which is not what was wrong.
+    // The other tips are about quoting, and would mislead.
     let tips =
         lines.filter_map(|line| line.strip_prefix("tip: ")).filter(|tip| tip.contains("similar"));
     for tip in tips {
@@ -39,8 +39,8 @@ fn line(text: &str) -> String {
     line
 }
 
-/// The command, or the command below it, that these arguments are for.
-fn meant(command: &clap::Command, arguments: impl Iterator<Item = OsString>) -> String {
+/// The full name of the subcommand that these arguments select.
+fn subcommand(command: &clap::Command, arguments: impl Iterator<Item = OsString>) -> String {
     let (mut names, mut current) = (command.get_name().to_owned(), command);
     for argument in arguments {
         if let Some(below) = current.find_subcommand(&argument) {
@@ -80,14 +80,14 @@ mod tests {
         Wait,
     }
 
-    fn told(arguments: &[&str]) -> String {
+    fn message(arguments: &[&str]) -> String {
         let error = Line::try_parse_from(["prog"].iter().chain(arguments)).unwrap_err();
-        let meant = meant(&Line::command(), arguments.iter().map(OsString::from));
-        format!("{} (see {meant} --help)", line(&error.to_string()))
+        let subcommand = subcommand(&Line::command(), arguments.iter().map(OsString::from));
+        format!("{} (see {subcommand} --help)", line(&error.to_string()))
     }
 
     #[test]
-    fn what_may_have_been_meant_is_said_with_the_help_that_is_to_the_point() {
+    fn an_error_suggests_a_similar_name_and_the_help_of_the_subcommand() {
         for (arguments, meant, help) in [
             (&["strat"][..], "'start'", "(see prog --help)"),
             (
@@ -102,18 +102,18 @@ mod tests {
                 "(see prog network wait --help)",
             ),
         ] {
-            let told = told(arguments);
+            let text = message(arguments);
             assert!(
-                told.contains("similar") && told.contains(meant) && told.ends_with(help),
-                "{told}"
+                text.contains("similar") && text.contains(meant) && text.ends_with(help),
+                "{text}"
             );
-            assert!(!told.contains('\n') && !told.contains("Usage"), "{told}");
+            assert!(!text.contains('\n') && !text.contains("Usage"), "{text}");
         }
     }
 
     #[test]
-    fn what_is_like_nothing_has_no_tip() {
-        let told = told(&["start", "--xyzzy"]);
-        assert_eq!(told, "unexpected argument '--xyzzy' found (see prog start --help)");
+    fn an_unknown_option_without_a_similar_one_has_no_tip() {
+        let text = message(&["start", "--xyzzy"]);
+        assert_eq!(text, "unexpected argument '--xyzzy' found (see prog start --help)");
     }
 }

@@ -24,7 +24,7 @@ pub const STREAM: Stream<'_> = Stream { group: "224.1.1.1", port: 5000, rate: "4
 pub fn begin_swarm(hosts: &[Host; 3], role: &str) -> Result<()> {
     let [first, others @ ..] = hosts;
     let output = first.run(["shoutdctl", "swarm-plugin", "install"])?;
-    ensure!(output.success() && output.stderr.contains("no node of a Swarm yet"), "{output}");
+    ensure!(output.success() && output.stderr.contains("not a node of a Swarm yet"), "{output}");
     let advertise = format!("--advertise-addr={}", first.address());
     first.docker(["swarm", "init", &advertise])?;
     let token = first.docker(["swarm", "join-token", "--quiet", role])?;

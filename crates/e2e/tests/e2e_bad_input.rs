@@ -117,7 +117,7 @@ fn commands_without_daemon(cluster: &mut Cluster) -> Result<()> {
     let [host, _] = new_hosts(cluster)?;
     for command in ["status", "hosts", "networks", "endpoints"] {
         for arguments in [&[command][..], &[command, "--json"]] {
-            ensure_one_line(&shoutdctl(&host, arguments)?, &["does not run", "shoutdctl start"])?;
+            ensure_one_line(&shoutdctl(&host, arguments)?, &["is not running", "shoutdctl start"])?;
         }
     }
     // shoutd is already stopped.

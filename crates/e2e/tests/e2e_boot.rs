@@ -133,7 +133,7 @@ fn unit_of_systemd(cluster: &mut Cluster) -> Result<()> {
     let before = host.pids_of("shoutd")?;
     let told = start("")?;
     ensure!(
-        told.contains("when this host boots") && told.contains("shoutd serves Docker"),
+        told.contains("starts it at boot") && told.contains("shoutd serves Docker"),
         "{told}"
     );
     host.sh(&format!("test -L {link} && systemd-analyze verify {unit}"))?;

@@ -73,7 +73,7 @@ fn release() -> PathBuf {
 fn install(hosts: [&VirtualHost; 2]) -> Result<()> {
     let [first, second] = hosts;
     let told = first.sh(&format!("shoutdctl start {} --timeout=200", first.address()))?;
-    ensure!(told.contains("systemd runs shoutd"), "{told}");
+    ensure!(told.contains("systemd now runs shoutd"), "{told}");
     let line = told
         .lines()
         .find_map(|line| line.split_once("on every other host: "))
@@ -92,7 +92,7 @@ fn install(hosts: [&VirtualHost; 2]) -> Result<()> {
         ensure!(journal.contains("shoutd has started"), "the journal has: {journal}");
         // A second time, while it runs.
         let told = host.sh("shoutdctl start")?;
-        ensure!(told.contains("shoutd serves Docker") && !told.contains("from now on"), "{told}");
+        ensure!(told.contains("shoutd serves Docker") && !told.contains("systemd now runs"), "{told}");
     }
     first.sh("shoutdctl network create --subnet 10.9.0.0/24 foo")?;
     for (host, (name, address)) in hosts.iter().zip(RECEIVERS) {

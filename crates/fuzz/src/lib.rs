@@ -1,15 +1,13 @@
-//! Fuzzing of decoders, as ordinary tests: on the pinned stable compiler, without another build of
-//! anything.
+//! Fuzzes decoders in ordinary tests, with the pinned stable compiler and without a separate build.
 //!
-//! A target is a `#[test]` whose name begins with `fuzz_`, beside the decoder, so that it reaches
-//! what is private. It calls [`fuzz`], which first replays the target's corpus, the files of
-//! `fuzz/<name>` in its crate, and then runs inputs that are mutated from it. An input whose result
-//! is of a kind not seen before is kept and mutated further: that takes the place of the coverage
-//! by which other fuzzers tell progress, costs no instrumentation, and sees each refusal that a
-//! decoder words differently.
+//! A target is a `#[test]` whose name begins with `fuzz_`. It is in the decoder's module, so that
+//! it can call private functions. It calls [`fuzz`], which first replays the target's corpus, the
+//! files of `fuzz/<name>` in its crate, and then runs mutated inputs. An input that gives a new
+//! kind of result is kept and mutated further. This replaces the coverage feedback of other
+//! fuzzers: it needs no instrumentation, and distinguishes errors with different messages.
 //!
-//! A decoder must not panic, which fails the test and writes the input into the corpus; not run for
-//! ever, which a watchdog ends; not take memory beyond [`MEMORY_MAX`].
+//! A target fails if it panics, if it runs longer than the watchdog allows, or if the process takes
+//! more memory than [`MEMORY_MAX`]. An input that panics is added to the corpus.
 
 mod mutate;
 mod outcome;
@@ -26,25 +24,23 @@ use std::{env, fs, io};
 use mutate::Mutator;
 use watchdog::Watchdog;
 
-/// The environment variable that says for how many seconds each target is to run. Without it, it
-/// runs [`INPUTS`] inputs.
+/// Environment variable: how many seconds each target runs. Without it, a target runs [`INPUTS`]
+/// inputs.
 pub const SECONDS_VARIABLE: &str = "SHOUTD_FUZZ_SECONDS";
 
-/// The environment variable with the number that all random choices follow from. Without it, it is
-/// 1, so that tests repeat.
+/// Environment variable: the seed of all random choices. The default is 1, so that tests repeat.
 pub const SEED_VARIABLE: &str = "SHOUTD_FUZZ_SEED";
 
-/// Mutated inputs that an ordinary test runs.
+/// Inputs that an ordinary test runs.
 pub const INPUTS: u64 = 2000;
 
-/// Octets that a process of tests may have in memory while it fuzzes: far more than any test needs,
-/// far less than a length field that is believed takes.
+/// Memory limit of the test process, in octets: far more than any test needs, and far less than a
+/// decoder allocates that trusts a length field.
 pub const MEMORY_MAX: u64 = 512 << 20;
 
-/// Inputs that are kept for mutation, those of the corpus not counted.
+/// How many inputs are kept for mutation, besides the corpus.
 const POOL_MAX: usize = 1024;
 
-/// How one run is to go.
 #[derive(Debug, Clone, Copy)]
 struct Plan {
     seed: u64,
@@ -66,7 +62,6 @@ impl Plan {
     }
 }
 
-/// What a run saw.
 #[derive(Debug, Clone, Copy)]
 struct Report {
     inputs: u64,
@@ -74,12 +69,12 @@ struct Report {
 }
 
 /// Fuzzes `target`, whose corpus is in the directory `fuzz/<name>` of the crate at
-/// `manifest_directory` (`env!("CARGO_MANIFEST_DIR")`). What `target` returns says what came of an
-/// input; for the kind of it, see the crate's first page.
+/// `manifest_directory` (`env!("CARGO_MANIFEST_DIR")`). The result that `target` returns decides
+/// whether an input is kept (see the crate's documentation).
 ///
 /// # Panics
-/// When `target` does, with the name of the file that the input was written to. When there is no
-/// corpus. When the process has taken more than [`MEMORY_MAX`].
+/// If `target` panics; the message names the file with the input. If there is no corpus. If the
+/// process has taken more than [`MEMORY_MAX`].
 pub fn fuzz<O: Debug>(name: &str, manifest_directory: &str, target: impl Fn(&[u8]) -> O) {
     let directory = Path::new(manifest_directory).join("fuzz").join(name);
     let corpus = read_corpus(&directory)
@@ -99,12 +94,12 @@ pub fn fuzz<O: Debug>(name: &str, manifest_directory: &str, target: impl Fn(&[u8
     println!("fuzz_{name}: {} inputs, {} kinds of results", report.inputs, report.outcomes);
     if let Some(peak) = watchdog::peak_memory().filter(|peak| *peak > MEMORY_MAX) {
         refuse(&format!(
-            "fuzz_{name}: the process took {peak} octets of memory, and {MEMORY_MAX} are allowed"
+            "fuzz_{name}: the process took {peak} octets of memory; the limit is {MEMORY_MAX}"
         ));
     }
 }
 
-/// Runs the corpus and what is made of it.
+/// Runs the corpus, then mutated inputs.
 fn run(corpus: &[Vec<u8>], plan: Plan, execute: impl Fn(&[u8]) -> u64) -> Report {
     let watchdog = Watchdog::start();
     let (mut pool, mut seen, mut inputs) = (Vec::new(), HashSet::new(), 0);
@@ -130,7 +125,7 @@ fn run(corpus: &[Vec<u8>], plan: Plan, execute: impl Fn(&[u8]) -> u64) -> Report
     Report { inputs, outcomes: seen.len() }
 }
 
-/// Files in the order of their names, so that a run repeats.
+/// Reads the files sorted by name, so that a run repeats.
 fn read_corpus(directory: &Path) -> io::Result<Vec<Vec<u8>>> {
     let mut paths = fs::read_dir(directory)?
         .map(|entry| entry.map(|entry| entry.path()))
@@ -139,7 +134,7 @@ fn read_corpus(directory: &Path) -> io::Result<Vec<Vec<u8>>> {
     paths.iter().map(fs::read).collect()
 }
 
-/// Writes an input that fails into the corpus, where every test from then on replays it.
+/// Writes a failing input into the corpus, so that later tests replay it.
 fn keep(directory: &Path, input: &[u8]) -> PathBuf {
     let mut hasher = DefaultHasher::new();
     input.hash(&mut hasher);
@@ -150,7 +145,7 @@ fn keep(directory: &Path, input: &[u8]) -> PathBuf {
     path
 }
 
-#[expect(clippy::panic, reason = "a test says what is wrong by panicking")]
+#[expect(clippy::panic, reason = "a test fails by panicking")]
 fn refuse(reason: &str) -> ! {
     panic!("{reason}")
 }
@@ -159,7 +154,7 @@ fn refuse(reason: &str) -> ! {
 mod tests {
     use super::*;
 
-    /// Finds what takes several steps, each of which shows in the result: the fuzzer is alive.
+    /// The defect is several steps away from the corpus, and each step gives a new result.
     #[test]
     fn a_defect_behind_several_checks_is_found() {
         let target = |input: &[u8]| -> Result<(), &'static str> {
@@ -168,7 +163,7 @@ mod tests {
             let (length, rest) = rest.split_once(' ').ok_or("no rest")?;
             let length: usize = length.parse().map_err(|_| "not a number")?;
             if length > rest.len() {
-                // What a decoder would do that believes the length.
+                // A decoder that trusts the length field.
                 let _ = rest.as_bytes()[length - 1];
             }
             Ok(())
@@ -198,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_that_fails_is_kept_and_replayed() {
+    fn a_failing_input_is_added_to_the_corpus() {
         let directory = env::temp_dir().join(format!("shoutd-fuzz-{}", std::process::id()));
         let samples = directory.join("fuzz").join("sample");
         fs::create_dir_all(&samples).unwrap();

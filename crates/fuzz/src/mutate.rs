@@ -1,9 +1,9 @@
-//! Inputs made of others.
+//! Mutation of inputs.
 
-/// Octets of the largest input.
+/// Size limit of an input, in octets.
 const LENGTH_MAX: usize = 16 << 10;
 
-/// Numbers at which lengths, prefixes, ports and signs go wrong.
+/// Boundary values of lengths, prefixes, ports and signs.
 const NUMBERS: [u64; 14] = [
     0,
     1,
@@ -21,7 +21,7 @@ const NUMBERS: [u64; 14] = [
     u64::MAX,
 ];
 
-/// Texts that JSON and addresses are made of, or should not be.
+/// Valid and invalid tokens of JSON and of addresses.
 const TEXTS: [&str; 22] = [
     "null",
     "true",
@@ -47,7 +47,7 @@ const TEXTS: [&str; 22] = [
     "\0",
 ];
 
-/// Makes random choices, always the same for the same seed (the generator is `SplitMix64`).
+/// Mutates inputs at random, repeatable by seed (the generator is `SplitMix64`).
 #[derive(Debug)]
 pub(crate) struct Mutator(u64);
 
@@ -64,7 +64,7 @@ impl Mutator {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `end`; zero if that is zero.
+    /// A number below `end`, or zero if `end` is zero.
     fn below(&mut self, end: usize) -> usize {
         let end = u64::try_from(end).unwrap_or(u64::MAX).max(1);
         usize::try_from(self.next() % end).unwrap_or_default()
@@ -74,7 +74,7 @@ impl Mutator {
         all.get(self.below(all.len()))
     }
 
-    /// Another input, like one of these.
+    /// Makes a new input from one of the pool.
     pub(crate) fn mutate(&mut self, pool: &[Vec<u8>]) -> Vec<u8> {
         let mut input = self.choose(pool).cloned().unwrap_or_default();
         for _ in 0..=self.below(4) {
@@ -119,7 +119,7 @@ impl Mutator {
                 input.splice(onto, other.get(from).unwrap_or_default().iter().copied());
             }
             8 => {
-                // As deep as recursion must not follow, or as long as no field may be.
+                // Deeper nesting than a parser may recurse, or a longer field than any may be.
                 let octet = self.choose(b"[{\"a9 \0\xff").copied().unwrap_or_default();
                 let count = 1 << self.below(13);
                 input.splice(at..at, std::iter::repeat_n(octet, count));
@@ -128,14 +128,14 @@ impl Mutator {
         }
     }
 
-    /// Where some part of an input is.
+    /// A random range of an input.
     fn piece(&mut self, input: &[u8]) -> std::ops::Range<usize> {
         let start = self.below(input.len() + 1);
         let longest = if self.below(2) == 0 { 8 } else { input.len() };
         start..(start + self.below(longest + 1)).min(input.len())
     }
 
-    /// Writes a number over what is there, as a field of one to eight octets.
+    /// Overwrites one to eight octets with a number.
     fn write_number(&mut self, input: &mut [u8], at: usize) {
         let number = self.choose(&NUMBERS).copied().unwrap_or_default();
         let size = 1 << self.below(4);
@@ -147,7 +147,7 @@ impl Mutator {
         }
     }
 
-    /// Replaces a text in quotes or a number by another, of any input or from the lists.
+    /// Replaces a word by another, from any input of the pool or from the lists.
     fn replace_word(&mut self, input: &mut Vec<u8>, pool: &[Vec<u8>]) {
         let all = words(input);
         let Some(place) = self.choose(&all).cloned() else { return };
@@ -164,7 +164,7 @@ impl Mutator {
     }
 }
 
-/// The texts in quotes, quotes included, and the words and numbers outside of them.
+/// Quoted strings, with their quotes, and the words and numbers outside of them.
 fn words(input: &[u8]) -> Vec<std::ops::Range<usize>> {
     let mut words = Vec::new();
     let mut at = 0;
@@ -191,14 +191,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_texts_and_numbers() {
+    fn words_are_strings_and_numbers() {
         let input = br#"{"a b":-12,"c":[true]}"#;
         let found: Vec<_> = words(input).into_iter().map(|word| &input[word]).collect();
         assert_eq!(found, [&b"\"a b\""[..], b"-12", b"\"c\"", b"true"]);
     }
 
     #[test]
-    fn inputs_stay_small_whatever_they_are_made_of() {
+    fn inputs_stay_within_the_size_limit() {
         let mut mutator = Mutator::new(5);
         let mut pool = vec![Vec::new(), vec![b'x'; LENGTH_MAX]];
         for _ in 0..5000 {

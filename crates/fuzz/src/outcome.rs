@@ -1,13 +1,13 @@
-//! Which results are of one kind.
+//! Groups results into kinds.
 
 use std::fmt::{self, Debug, Write};
 use std::hash::{DefaultHasher, Hasher};
 
-/// A number for the kind of a result: its debug text without digits and without what stands in
-/// quotes, which differ from input to input.
+/// The kind of a result: a hash of its debug text without digits and quoted strings, which differ
+/// between inputs.
 pub(crate) fn kind(outcome: &impl Debug) -> u64 {
     let mut shape = Shape { hasher: DefaultHasher::new(), is_quoted: false, is_escaped: false };
-    // The writer never fails, and what failing `Debug` has written until then is a kind of its own.
+    // `Shape` never fails. If `Debug` fails, the part that it wrote is the kind.
     let _ = write!(shape, "{outcome:?}");
     shape.hasher.finish()
 }
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_texts_make_no_difference() {
+    fn digits_and_quoted_strings_do_not_change_the_kind() {
         assert_eq!(kind(&(1, "a\"b")), kind(&(22, "c")));
         assert_ne!(kind(&Some(1)), kind(&None::<u8>));
     }

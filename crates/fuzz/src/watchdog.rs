@@ -1,15 +1,14 @@
-//! What a decoder must not do besides panicking.
+//! Limits of time and memory for a decoder.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 use std::{fs, process, thread};
 
-/// How long the decoder may take for one input. It takes microseconds: only one that never ends
-/// takes so long, however busy the machine.
+/// How long a decoder may take for one input. Microseconds are normal; even on a busy machine only
+/// an endless loop takes this long.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Ends the process when an input takes too long. An input that never ends can be reported in no
-/// other way.
+/// Aborts the process if an input takes too long. There is no other way to report an endless loop.
 #[derive(Debug)]
 pub(crate) struct Watchdog(Sender<Vec<u8>>);
 
@@ -24,7 +23,7 @@ impl Watchdog {
                     Err(RecvTimeoutError::Disconnected) => return,
                     Err(RecvTimeoutError::Timeout) => {
                         eprintln!(
-                            "a decoder has not come to an end within {DEADLINE:?} with the input \
+                            "a decoder has not finished within {DEADLINE:?}; the input is \
                              {current:?}"
                         );
                         process::abort();
@@ -35,15 +34,15 @@ impl Watchdog {
         Self(inputs)
     }
 
-    /// Runs `execute` with this input.
+    /// Runs `execute` under the deadline.
     pub(crate) fn watch<T>(&self, input: &[u8], execute: impl FnOnce() -> T) -> T {
-        // It listens as long as this exists.
+        // The thread receives for as long as the watchdog exists.
         let _ = self.0.send(input.to_vec());
         execute()
     }
 }
 
-/// The most octets that this process has had in memory (`VmHWM`, see proc(5)).
+/// Peak resident memory of this process in octets (`VmHWM`, proc(5)).
 pub(crate) fn peak_memory() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

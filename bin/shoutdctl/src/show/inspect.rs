@@ -9,7 +9,7 @@ use shoutd_core::view::{EndpointRow, Endpoints, GroupRow, NetworkRow};
 use super::lists::network;
 use crate::control;
 
-/// Networks with all that is known of them.
+/// Show networks with their endpoints and groups.
 #[derive(Debug, Clone, Args)]
 pub struct Inspect {
     /// Names or ids
@@ -17,24 +17,24 @@ pub struct Inspect {
     networks: Vec<String>,
 }
 
-/// What is known of a network.
+/// A network with its endpoints and groups, as JSON.
 #[derive(Debug, Serialize)]
 struct Inspected {
     #[serde(flatten)]
     network: NetworkRow,
-    /// Containers' attachments, on all hosts that answered.
+    /// Endpoints on all hosts that answered.
     endpoints: Vec<EndpointRow>,
     /// Hosts that did not answer.
     unanswered: Vec<String>,
-    /// Who listens to what, if this host has the network.
+    /// Groups and their members, if this host has the network.
     groups: Vec<GroupRow>,
 }
 
 impl Inspect {
-    /// Prints them as JSON, as `docker network inspect` does.
+    /// Prints the networks as JSON, like `docker network inspect`.
     ///
     /// # Errors
-    /// There is no such network, or the daemon cannot be asked.
+    /// A network does not exist, or the daemon does not answer.
     pub async fn run(self, directories: &Directories) -> Result<()> {
         let endpoints: Endpoints = control::get(directories, "/v1/endpoints").await?;
         let groups: Vec<GroupRow> = control::get(directories, "/v1/groups").await?;

@@ -24,7 +24,7 @@ pub struct Hosts {
 pub struct Networks {
     #[command(flatten)]
     format: Format,
-    /// Only those that have containers on this host, by its name or id
+    /// Only networks with containers on this host (name or id)
     #[arg(long, value_name = "HOST")]
     host: Option<String>,
 }
@@ -54,19 +54,19 @@ pub struct Events {
     format: Format,
 }
 
-/// What to leave out.
+/// Filters of a list.
 #[derive(Debug, Clone, Args)]
 struct Only {
-    /// Only those of this network, by its name or id
+    /// Only those of this network (name or id)
     #[arg(long, value_name = "NETWORK")]
     network: Option<String>,
-    /// Only those of this host, by its name or id
+    /// Only those of this host (name or id)
     #[arg(long, value_name = "HOST")]
     host: Option<String>,
 }
 
 impl Only {
-    /// What rows call the network and the host.
+    /// Network and host as rows name them.
     async fn resolve(&self, directories: &Directories) -> Result<(Option<String>, Option<String>)> {
         let network = match &self.network {
             Some(wanted) => Some(title(&network(directories, wanted).await?)),
@@ -76,12 +76,12 @@ impl Only {
     }
 }
 
-/// What rows call a network: as the daemon has it.
+/// The name by which rows refer to a network. It must be the same as the daemon's.
 fn title(network: &NetworkRow) -> String {
     network.name.clone().unwrap_or_else(|| network.id.short().to_owned())
 }
 
-/// The network of this name, or whose id begins so.
+/// The network with this name or id prefix.
 ///
 /// # Errors
 /// There is none.
@@ -93,7 +93,7 @@ pub(super) async fn network(directories: &Directories, wanted: &str) -> Result<N
     }
 }
 
-/// The name of the host of this name or id.
+/// The name of the host with this name or id.
 async fn host_name(directories: &Directories, wanted: Option<&str>) -> Result<Option<String>> {
     let Some(wanted) = wanted else {
         return Ok(None);
@@ -106,36 +106,36 @@ async fn host_name(directories: &Directories, wanted: Option<&str>) -> Result<Op
 }
 
 impl Hosts {
-    /// Shows them.
+    /// Lists the hosts.
     pub async fn run(self, directories: &Directories) -> Result<()> {
         let hosts: Vec<HostRow> = control::get(directories, "/v1/hosts").await?;
-        let mut table = table(["NAME", "ID", "ADDRESS", "ROLE", "STATE", "ANNOUNCEMENTS"]);
+        let mut table = table(["NAME", "ID", "ADDRESS", "ROLE", "STATE", "ADVERTISEMENTS"]);
         for host in &hosts {
             let state = match (host.this_host, host.reachable) {
                 (true, _) => "this host",
                 (false, true) => "reachable",
                 (false, false) => "UNREACHABLE",
             };
-            let (id, address, announcements) =
-                (host.id.to_string(), host.address.to_string(), announcements(host));
-            table.add_row([&cell(&host.name), &id, &address, &host.role, state, &announcements]);
+            let (id, address) = (host.id.to_string(), host.address.to_string());
+            let advertisements = advertisements(host);
+            table.add_row([&cell(&host.name), &id, &address, &host.role, state, &advertisements]);
         }
         self.format.print(directories, &hosts, table).await
     }
 }
 
-/// Whether it is known what the containers of a host listen to.
-fn announcements(host: &HostRow) -> String {
+/// Whether this host is in sync with a peer's advertisement, and when it last received one.
+fn advertisements(host: &HostRow) -> String {
     match (host.in_sync, host.heard_ago) {
         (None, _) => "none".to_owned(),
-        (Some(true), Some(ago)) => format!("in sync, heard {}", self::ago(ago)),
-        (Some(false), Some(ago)) => format!("NOT IN SYNC, heard {}", self::ago(ago)),
-        (Some(_), None) => "NOT IN SYNC, never heard".to_owned(),
+        (Some(true), Some(ago)) => format!("in sync, received {}", self::ago(ago)),
+        (Some(false), Some(ago)) => format!("NOT IN SYNC, received {}", self::ago(ago)),
+        (Some(_), None) => "NOT IN SYNC, none received".to_owned(),
     }
 }
 
 impl Networks {
-    /// Shows them.
+    /// Lists the networks.
     pub async fn run(self, directories: &Directories) -> Result<()> {
         let mut networks: Vec<NetworkRow> = control::get(directories, "/v1/networks").await?;
         if let Some(host) = host_name(directories, self.host.as_deref()).await? {
@@ -153,7 +153,7 @@ impl Networks {
             };
             let subnets = list(&network.subnets);
             let hosts = match &network.removal_waits_for {
-                Some(hosts) => format!("(being removed; waits for {})", list(hosts)),
+                Some(hosts) => format!("(being removed; waiting for {})", list(hosts)),
                 None => list(&network.hosts),
             };
             let origin = cell(&network.origin);
@@ -172,7 +172,7 @@ impl Networks {
 }
 
 impl Endpoints {
-    /// Shows them.
+    /// Lists the endpoints.
     pub async fn run(self, directories: &Directories) -> Result<()> {
         let (network, host) = self.only.resolve(directories).await?;
         let mut answer: view::Endpoints = control::get(directories, "/v1/endpoints").await?;
@@ -196,14 +196,13 @@ impl Endpoints {
 }
 
 impl Groups {
-    /// Shows them, and says why there are none.
+    /// Lists the groups, and if there are none, says why.
     pub async fn run(self, directories: &Directories) -> Result<()> {
         let (network, host) = self.only.resolve(directories).await?;
         let mut groups: Vec<GroupRow> = control::get(directories, "/v1/groups").await?;
         groups.retain(|row| network.as_ref().is_none_or(|wanted| row.network == *wanted));
         for row in &mut groups {
-            row.hosts
-                .retain(|listening| host.as_ref().is_none_or(|wanted| listening.name == *wanted));
+            row.hosts.retain(|member| host.as_ref().is_none_or(|wanted| member.name == *wanted));
         }
         groups.retain(|row| !row.hosts.is_empty());
         let mut table = table(["NETWORK", "GROUP", "SOURCES", "HOSTS (CONTAINERS)"]);
@@ -218,7 +217,7 @@ impl Groups {
                 }
                 SourceFilter::Include(sources) => list(&sources.iter().collect::<Vec<_>>()),
             };
-            let hosts: Vec<_> = row.hosts.iter().map(listening).collect();
+            let hosts: Vec<_> = row.hosts.iter().map(member_host).collect();
             table.add_row([cell(&row.network), group, sources, cell(&list(&hosts))]);
         }
         self.format.print(directories, &groups, table).await?;
@@ -234,27 +233,27 @@ impl Groups {
     }
 }
 
-/// A host that listens, with its containers that do.
-fn listening(host: &ListeningHost) -> String {
+/// A host with members of a group, and the containers that are the members.
+fn member_host(host: &ListeningHost) -> String {
     let containers = if host.containers.is_empty() {
         String::new()
     } else {
         format!(" ({})", list(&host.containers))
     };
-    let standing = if host.in_sync { "" } else { " (not in sync)" };
-    format!("{}{containers}{standing}", host.name)
+    let sync = if host.in_sync { "" } else { " (not in sync)" };
+    format!("{}{containers}{sync}", host.name)
 }
 
 impl Events {
-    /// Shows them.
+    /// Lists the events.
     pub async fn run(self, directories: &Directories) -> Result<()> {
         let events: Vec<Event> = control::get(directories, "/v1/events").await?;
-        let mut table = table(["LAST", "TIMES", "EVENT", "OF", "WHAT"]);
+        let mut table = table(["LAST", "COUNT", "EVENT", "SUBJECT", "DETAILS"]);
         for event in &events {
-            let (times, kind) = (event.count.to_string(), event.kind.to_string());
+            let (count, kind) = (event.count.to_string(), event.kind.to_string());
             table.add_row([
                 &when(event.last),
-                &times,
+                &count,
                 &kind,
                 &cell(&event.subject),
                 &cell(&event.text),

@@ -1,4 +1,4 @@
-//! What `shoutdctl` shows, as tables for people and as JSON for their scripts.
+//! The output of `shoutdctl`: tables, and JSON for scripts.
 
 mod inspect;
 mod lists;
@@ -21,7 +21,7 @@ pub use status::Status;
 
 use crate::control;
 
-/// How to show it.
+/// Output format.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Format {
     /// Print JSON
@@ -30,7 +30,7 @@ pub struct Format {
 }
 
 impl Format {
-    /// Prints a list, and says so if it may have changed since.
+    /// Prints a list, with a note if the agreed state behind it may be out of date.
     async fn print<T: Serialize>(
         self,
         directories: &Directories,
@@ -43,8 +43,8 @@ impl Format {
         }
         println!("{}", table.trim_fmt());
         let status: StatusView = control::get(directories, "/v1/status").await?;
-        if let Some(standing) = status::standing(&status) {
-            eprintln!("({standing})");
+        if let Some(note) = status::staleness(&status) {
+            eprintln!("({note})");
         }
         Ok(())
     }
@@ -54,23 +54,25 @@ fn membership(membership: &Membership) -> String {
     match membership {
         Membership::Member => "member".to_owned(),
         Membership::Joining(why) => format!("joining: {why}"),
-        Membership::AwaitingApproval { host, .. } => format!("waits for: shoutdctl approve {host}"),
+        Membership::AwaitingApproval { host, .. } => {
+            format!("waiting for: shoutdctl approve {host}")
+        }
     }
 }
 
-/// A time in milliseconds.
+/// Formats an age in milliseconds.
 fn ago(milliseconds: u64) -> String {
     format!("{}.{} s ago", milliseconds / 1000, milliseconds % 1000 / 100)
 }
 
-/// A time in milliseconds since 1970, as RFC 3339 has it, in UTC.
+/// Formats a time in milliseconds since 1970 as in RFC 3339, in UTC.
 pub fn when(milliseconds: u64) -> String {
     let seconds = i64::try_from(milliseconds / 1000).unwrap_or(i64::MAX);
     let time = OffsetDateTime::from_unix_timestamp(seconds).map(|time| time.format(&Rfc3339));
     time.map_or_else(|_| seconds.to_string(), |text| text.unwrap_or_else(|_| seconds.to_string()))
 }
 
-/// A table without lines, as Docker's own are.
+/// A table without lines, like Docker's.
 fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -80,15 +82,21 @@ fn table<const N: usize>(header: [&str; N]) -> Table {
     table
 }
 
-/// A text as a table can show it: Docker takes names with line breaks in them, which would make two
-/// rows of one, and terminals obey what follows an escape character.
+/// Escapes control characters. Docker accepts names with line breaks, which would split a row, and
+/// with escape sequences, which the terminal would execute.
 fn cell(text: &str) -> String {
     if !text.contains(char::is_control) {
         return text.to_owned();
     }
-    let escape =
-        |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(escape).collect()
+    let mut escaped = String::new();
+    for c in text.chars() {
+        if c.is_control() {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped
 }
 
 fn list<T: Display>(items: &[T]) -> String {
@@ -100,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_name_makes_two_rows_of_one_or_reaches_the_terminal_as_a_command() {
+    fn control_characters_in_names_are_escaped() {
         let mut rows = table(["NAME", "ID"]);
         rows.add_row([cell("a\nb\u{1b}[2J"), "1".to_owned()]);
         let shown = rows.trim_fmt();

@@ -13,10 +13,10 @@ use shoutd_core::view::{Engine, Membership, Status as View};
 use super::{Format, ago, cell, membership, table, when};
 use crate::control;
 
-/// How this host is doing, or all of them.
+/// Show the state of this host, or the problems of all hosts.
 #[derive(Debug, Clone, Copy, Args)]
-#[command(after_help = "Exit codes: 0 if all is well, 3 if there are problems, 1 if shoutd \
-                        cannot be asked, 2 for a wrong command line.")]
+#[command(after_help = "Exit codes: 0 if there are no problems, 3 if there are, 1 if shoutd does \
+                        not answer, 2 for a wrong command line.")]
 pub struct Status {
     #[command(flatten)]
     format: Format,
@@ -26,10 +26,10 @@ pub struct Status {
 }
 
 impl Status {
-    /// Shows it. The exit code says whether there are problems.
+    /// Prints the status. The exit code says whether there are problems.
     ///
     /// # Errors
-    /// The daemon cannot be asked.
+    /// The daemon does not answer.
     pub async fn run(self, directories: &Directories) -> Result<ExitCode> {
         let is_well = if self.cluster {
             let hosts: Vec<HostHealth> = control::get(directories, "/v1/health").await?;
@@ -113,14 +113,14 @@ fn engine(engine: &Engine) -> String {
     }
 }
 
-/// Where a status shows it.
-pub(super) fn standing(status: &View) -> Option<String> {
+/// A note if the agreed state of this host may be out of date; `None` if it is current.
+pub(super) fn staleness(status: &View) -> Option<String> {
     match (&status.membership, status.agreed_ago) {
         (Membership::Member, Some(age)) if age < shoutd_core::health::FRESH => None,
         (Membership::Member, age) => {
             let age = age.map_or_else(|| "its last start".to_owned(), ago);
-            Some(format!("this host hears no leader: what is agreed is as of {age}"))
+            Some(format!("this host has no contact to the leader; agreed state as of {age}"))
         }
-        (other, _) => Some(format!("this host is no member yet: {}", membership(other))),
+        (other, _) => Some(format!("this host is not a member yet: {}", membership(other))),
     }
 }

@@ -1,4 +1,4 @@
-//! The plugin as the engine takes it: a tar archive with `config.json` and the file system of its
+//! The managed plugin as a tar archive with `config.json` and the root file system of its
 //! container.
 
 use std::ffi::OsString;
@@ -14,35 +14,35 @@ use tar::{Builder, EntryType, Header};
 use super::program::Program;
 use shoutd_core::swarm::SOCKET;
 
-/// Where the program is in the container.
+/// Path of the program in the container.
 const PROGRAM: &str = "/shoutdctl";
 
-/// Where the directory of the daemon's socket is in the container.
+/// Path of the directory with the daemon's socket in the container.
 const DAEMON: &str = "/daemon";
 
-/// Where the engine looks for sockets of plugins, in the container.
+/// Directory in the container where the engine looks for plugin sockets.
 const SOCKETS: &str = "/run/docker/plugins";
 
 /// Name of the plugin's own socket.
 const OWN_SOCKET: &str = "shoutd-swarm.sock";
 
-/// Most bytes of one of its files. A program that was built for debugging has a hundred mebibytes.
+/// Size limit of one file, in bytes. A debug build of the program has about 100 MiB.
 const FILE_BYTES_MAX: u64 = 512 << 20;
 
-/// Hexadecimal digits of the checksum that tell one build from another.
+/// Hexadecimal digits of the checksum in the description.
 const BUILD_DIGITS: usize = 16;
 
-/// A plugin to be installed.
+/// A plugin to install.
 #[derive(Debug)]
 pub struct Plugin {
-    /// What the engine shows; it differs whenever anything of the plugin does.
+    /// The description that the engine shows. It contains a checksum of the whole plugin.
     pub description: String,
-    /// The archive.
+    /// The tar archive.
     pub archive: Vec<u8>,
 }
 
 impl Plugin {
-    /// The plugin that runs `program` and sees the host's directory `daemon`.
+    /// Builds the plugin that runs `program`, with the host's directory `daemon` mounted.
     pub fn new(program: &Program, daemon: &Path) -> Result<Self> {
         let rootfs = rootfs(program)?;
         let version = env!("CARGO_PKG_VERSION");
@@ -56,13 +56,13 @@ impl Plugin {
         let config = config(&description, program, daemon)?;
         let mut builder = Builder::new(rootfs);
         append(&mut builder, Path::new("config.json"), config.to_string().as_bytes(), 0o644)?;
-        let archive = builder.into_inner().context("cannot end the archive")?;
+        let archive = builder.into_inner().context("cannot finish the archive")?;
         Ok(Self { description, archive })
     }
 }
 
-/// What the engine is told to run. It needs no network, no capability and no device: all it does is
-/// to hand calls on.
+/// The plugin's `config.json`. The plugin only forwards calls, so it gets no network, no capability
+/// and no device.
 fn config(description: &str, program: &Program, daemon: &Path) -> Result<Value> {
     let text = |path: &Path| match path.to_str() {
         Some(text) => Ok(text.to_owned()),
@@ -70,8 +70,8 @@ fn config(description: &str, program: &Program, daemon: &Path) -> Result<Value> 
     };
     let mut entrypoint = Vec::new();
     if let Some(interpreter) = &program.interpreter {
-        // Called by name, it need not be where the program says, nor have a list of where libraries
-        // are.
+        // We start ld.so explicitly: it then need not be at the path in the ELF header, and needs
+        // no ld.so.cache.
         let directories =
             program.library_directories().into_iter().map(text).collect::<Result<Vec<_>>>()?;
         entrypoint.extend([text(interpreter)?, "--library-path".to_owned(), directories.join(":")]);
@@ -89,7 +89,7 @@ fn config(description: &str, program: &Program, daemon: &Path) -> Result<Value> 
         "linux": { "capabilities": [], "devices": [], "allowAllDevices": false },
         "mounts": [{
             "name": "daemon",
-            "description": "where the daemon listens",
+            "description": "directory of the daemon's socket",
             "source": text(daemon)?,
             "destination": DAEMON,
             "type": "bind",
@@ -100,7 +100,7 @@ fn config(description: &str, program: &Program, daemon: &Path) -> Result<Value> 
     }))
 }
 
-/// An archive, not ended yet, with the container's file system.
+/// An unfinished archive with the container's root file system.
 fn rootfs(program: &Program) -> Result<Vec<u8>> {
     let mut builder = Builder::new(Vec::new());
     for directory in [SOCKETS, DAEMON, "/proc", "/dev", "/sys", "/tmp"] {
@@ -115,11 +115,11 @@ fn rootfs(program: &Program) -> Result<Vec<u8>> {
         let mut header = header(EntryType::Symlink, 0o777);
         builder.append_link(&mut header, inside(link), target)?;
     }
-    // Without the two empty blocks that end an archive: `config.json` is still to come.
+    // Without the two zero blocks that end an archive, because `config.json` follows.
     Ok(std::mem::take(builder.get_mut()))
 }
 
-/// The path of a file of the container in the archive.
+/// The path in the archive of a file in the container.
 fn inside(path: &Path) -> PathBuf {
     let mut whole = OsString::from("rootfs");
     whole.push(path);
@@ -134,7 +134,7 @@ fn append(builder: &mut Builder<Vec<u8>>, path: &Path, content: &[u8], mode: u32
         .with_context(|| format!("cannot pack {}", path.display()))
 }
 
-/// Owned by root and without a date: the same files make the same archive.
+/// A header with owner root and no date, so that the same files always make the same archive.
 fn header(kind: EntryType, mode: u32) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_is_linked_statically_is_called_itself() {
+    fn a_statically_linked_program_is_started_directly() {
         let program = Program {
             executable: "/proc/self/exe".into(),
             interpreter: None,

@@ -1,6 +1,6 @@
-//! `shoutdctl swarm-plugin`: Swarm takes a network driver from a managed plugin only, which the
-//! engine runs in a container of its own. This one is made on the spot, of this very program, and
-//! hands Docker's calls on to the daemon.
+//! `shoutdctl swarm-plugin`. Swarm accepts a network driver only from a managed plugin, which the
+//! engine runs in its own container. We build the plugin from this program; it forwards Docker's
+//! calls to the daemon.
 
 mod archive;
 mod program;
@@ -24,22 +24,21 @@ use archive::Plugin;
 use program::Program;
 
 /// How long the daemon may take to answer on its second socket.
-const DAEMON_PATIENCE: Duration = Duration::from_secs(5);
+const DAEMON_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Serve the networks of a Swarm.
+/// Serve the networks of a Swarm with a managed plugin.
 #[derive(Debug, Subcommand)]
 pub enum SwarmPlugin {
-    /// Install the plugin in this host's Docker Engine, or bring it up to date; on every node of
-    /// the Swarm
+    /// Install or update the plugin in this host's Docker Engine; run it on every node of the Swarm
     Install(Target),
     /// Remove the plugin from this host's Docker Engine
     Remove(Target),
-    /// What the plugin does inside its container
+    /// Run inside the plugin's container and forward calls to the daemon
     #[command(hide = true)]
     Serve(Serve),
 }
 
-/// Which engine and daemon.
+/// Engine and daemon of this host.
 #[derive(Debug, Args)]
 pub struct Target {
     /// The daemon's data directory
@@ -51,20 +50,20 @@ pub struct Target {
     docker_socket: PathBuf,
 }
 
-/// Hand calls on.
+/// Forward Docker's calls to the daemon.
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// Where Docker calls
+    /// The socket that Docker calls
     #[arg(long, value_name = "PATH")]
     listen: PathBuf,
 
-    /// Where the daemon listens
+    /// The daemon's socket
     #[arg(long, value_name = "PATH")]
     daemon: PathBuf,
 }
 
 impl SwarmPlugin {
-    /// Installs, removes or serves.
+    /// Installs, removes or serves the plugin.
     pub async fn run(self, directories: &Directories) -> Result<()> {
         match self {
             Self::Install(target) => target.install(directories).await,
@@ -76,14 +75,14 @@ impl SwarmPlugin {
 
 impl Target {
     async fn install(self, directories: &Directories) -> Result<()> {
-        // Says how to start it where it does not run.
+        // If the daemon does not run, this error says how to start it.
         crate::control::daemon(directories).await?;
         let directory = self.directory()?;
         let socket = directory.join(SOCKET);
-        if !plugin::daemon_answers(&socket, DAEMON_PATIENCE).await {
+        if !plugin::daemon_answers(&socket, DAEMON_TIME_MAX).await {
             bail!(
-                "shoutd does not answer at {}: give its data directory with --data-dir, or \
-                 restart it if it is of an older version",
+                "shoutd does not answer at {}; give its data directory with --data-dir, or \
+                 restart it if it is an older version",
                 socket.display()
             );
         }
@@ -91,8 +90,8 @@ impl Target {
         let info = engine.engine_info().await?;
         if !info.swarm_active {
             eprintln!(
-                "shoutdctl: this host is no node of a Swarm yet; the plugin is of use once it is \
-                 (docker swarm init, docker swarm join)"
+                "shoutdctl: this host is not a node of a Swarm yet; the plugin has no effect until \
+                 it is (docker swarm init, docker swarm join)"
             );
         }
         let plugin = Plugin::new(&Program::running()?, &directory)?;
@@ -108,7 +107,7 @@ impl Target {
                 remove(
                     &engine,
                     installed.enabled,
-                    "it stays as it is, which does no harm as long as it works;",
+                    "it was not updated, which is harmless while it works;",
                 )
                 .await?;
                 create(&engine, plugin).await?;
@@ -134,7 +133,8 @@ impl Target {
         Ok(())
     }
 
-    /// The directory that plugin and daemon share; an absolute path, as the engine wants it.
+    /// The directory that plugin and daemon share, as an absolute path because the engine needs
+    /// one.
     fn directory(&self) -> Result<PathBuf> {
         let directory = self.data_dir.join(SOCKET_DIRECTORY);
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
@@ -146,16 +146,16 @@ impl Target {
 async fn create(engine: &EngineClient, plugin: Plugin) -> Result<()> {
     engine.create_plugin(PLUGIN, plugin.archive).await?;
     if let Err(error) = engine.enable_plugin(PLUGIN).await {
-        // One that cannot run is of no use to anybody; why it cannot is in the engine's log.
+        // Do not leave behind a plugin that cannot run.
         let _ = engine.remove_plugin(PLUGIN).await;
-        return Err(error).context("the engine's log has what the plugin said");
+        return Err(error).context("the plugin did not start; the reason is in the engine's log");
     }
     Ok(())
 }
 
-/// Removes it unless it is in use. The engine could be forced to, but its networks would be without
-/// a driver then, running tasks included.
-async fn remove(engine: &EngineClient, is_enabled: bool, otherwise: &str) -> Result<()> {
+/// Removes the plugin unless it is in use. We do not force the removal: networks of running tasks
+/// would be left without a driver. `if_in_use` is a part of the error message.
+async fn remove(engine: &EngineClient, is_enabled: bool, if_in_use: &str) -> Result<()> {
     if is_enabled {
         match engine.disable_plugin(PLUGIN).await {
             Err(EngineError::Refused {
@@ -164,8 +164,8 @@ async fn remove(engine: &EngineClient, is_enabled: bool, otherwise: &str) -> Res
                 ..
             }) if message.contains("in use") => {
                 bail!(
-                    "plugin {PLUGIN} is in use on this host: {otherwise} to be rid of it, move \
-                     the tasks elsewhere first (on a manager: docker node update --availability \
+                    "plugin {PLUGIN} is in use on this host: {if_in_use} to remove it, first move \
+                     the tasks to other nodes (on a manager: docker node update --availability \
                      drain <this node>)"
                 );
             }
@@ -176,16 +176,17 @@ async fn remove(engine: &EngineClient, is_enabled: bool, otherwise: &str) -> Res
 }
 
 impl Serve {
-    /// Hands calls on until the engine stops the plugin.
+    /// Forwards calls until the engine stops the plugin.
     async fn run(self) -> Result<()> {
         tracing_subscriber::fmt()
             .with_writer(std::io::stderr)
             .with_ansi(false)
             .without_time()
             .init();
-        // Its first process: the kernel lets signals that it has no handler for pass it by.
-        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+        // We are PID 1 of the container: the kernel ignores signals for it that have no handler
+        // (pid_namespaces(7)).
+        let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
         let stopped = async move {
             tokio::select! {
                 _ = terminate.recv() => {}

@@ -1,5 +1,5 @@
-//! Which files this program needs to run in a file system of its own: its executable, and the
-//! libraries that the kernel says it has mapped.
+//! The files that this program needs to run in another root file system: its executable, and the
+//! libraries that it has mapped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -9,30 +9,30 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// In `/proc/self/auxv`, the address where the program interpreter is mapped (`AT_BASE`,
-/// getauxval(3)); 0 for a program that has none.
+/// `AT_BASE` in `/proc/self/auxv`: the address where the program interpreter is mapped; 0 if there
+/// is none (getauxval(3)).
 const INTERPRETER_ADDRESS: usize = 7;
 
-/// What an ELF file begins with.
+/// Magic number of an ELF file.
 const ELF: &[u8] = b"\x7fELF";
 
-/// A program with all it needs.
+/// A program and the files that it needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
-    /// The executable's file.
+    /// The executable.
     pub executable: PathBuf,
-    /// The program interpreter (ld.so), which finds the libraries; a program that was linked
-    /// statically has none.
+    /// The program interpreter (ld.so), which loads the libraries; `None` for a statically linked
+    /// program.
     pub interpreter: Option<PathBuf>,
-    /// The shared libraries, the interpreter among them.
+    /// The shared libraries, including the interpreter.
     pub libraries: BTreeSet<PathBuf>,
-    /// Other names of the libraries in their own directories, by which programs ask for them where
-    /// the file's name has a version in it.
+    /// Symbolic links to the libraries in their own directories, such as libc.so.6 to libc-2.31.so.
+    /// Programs load a library by the link's name (`DT_NEEDED`).
     pub links: BTreeMap<PathBuf, PathBuf>,
 }
 
 impl Program {
-    /// The program that runs.
+    /// This program.
     pub fn running() -> Result<Self> {
         let read = |path: &str| fs::read(path).with_context(|| format!("cannot read {path}"));
         let executable = PathBuf::from("/proc/self/exe");
@@ -53,7 +53,7 @@ impl Program {
     }
 }
 
-/// The mapped files, by the address where each mapping begins (proc_pid_maps(5)).
+/// The mapped files by start address (proc_pid_maps(5)).
 fn mapped_files(maps: &str) -> BTreeMap<usize, PathBuf> {
     let mapping = |line: &str| {
         let path = &line[line.find('/')?..];
@@ -63,7 +63,7 @@ fn mapped_files(maps: &str) -> BTreeMap<usize, PathBuf> {
     maps.lines().filter_map(mapping).collect()
 }
 
-/// Reads it from the pairs of words of the auxiliary vector.
+/// Finds [`INTERPRETER_ADDRESS`] in the auxiliary vector, which consists of pairs of words.
 fn interpreter_address(auxiliary: &[u8]) -> usize {
     const WORD: usize = size_of::<usize>();
     let words = auxiliary
@@ -78,20 +78,20 @@ fn is_elf(path: &Path) -> bool {
     File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == ELF
 }
 
-/// Symbolic links to this library beside it: their names, and what they say.
+/// Symbolic links to this library in its directory, with their targets.
 fn links_to(library: &Path) -> BTreeMap<PathBuf, PathBuf> {
     let Some((directory, name)) = library.parent().zip(library.file_name()) else {
         return BTreeMap::new();
     };
-    // A name such as libc.so.6 of libc-2.31.so: only such are worth to be resolved, of some
-    // thousands.
+    // Such as libc.so.6 for libc-2.31.so. The directory may have thousands of entries, so we
+    // resolve only names with the same stem.
     let stem: Vec<u8> =
         name.as_bytes().iter().copied().take_while(|byte| byte.is_ascii_alphabetic()).collect();
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let alike = entries
+    let candidates = entries
         .filter(|entry| entry.file_name().as_bytes().starts_with(&stem))
         .map(|entry| entry.path());
-    let links = alike
+    let links = candidates
         .filter(|path| path.is_symlink() && path.canonicalize().is_ok_and(|file| file == *library));
     links.map(|path| (path, PathBuf::from(name))).collect()
 }
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_very_program_is_found() {
+    fn the_files_of_this_program_are_found() {
         let program = Program::running().unwrap();
         assert!(is_elf(&program.executable));
         let Some(interpreter) = &program.interpreter else {
@@ -120,9 +120,12 @@ mod tests {
         let maps = "\
             559ee3a00000-559ee3a05000 r--p 00000000 fe:01 1234                       /usr/bin/cat\n\
             7f0000000000-7f0000020000 rw-p 00000000 00:00 0 \n\
-            7f1234560000-7f1234586000 r--p 00000000 fe:01 99                         /usr/lib/with a space/libc.so.6\n\
-            7f1234600000-7f1234601000 r--p 00000000 fe:01 98                         /usr/lib/libold.so (deleted)\n\
-            7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0                          [stack]\n\
+            7f1234560000-7f1234586000 r--p 00000000 fe:01 99             \
+            \x20           /usr/lib/with a space/libc.so.6\n\
+            7f1234600000-7f1234601000 r--p 00000000 fe:01 98             \
+            \x20           /usr/lib/libold.so (deleted)\n\
+            7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0              \
+            \x20           [stack]\n\
             nonsense /x\n";
         let expected = [
             (0x559e_e3a0_0000, PathBuf::from("/usr/bin/cat")),

@@ -50,7 +50,7 @@ pub fn unmet_wishes(cluster: &mut Cluster) -> Result<()> {
         (&["--peer-addresses=10.77.0.1"], &["10.77.0.1:7789 is this host itself"]),
         (&["--replication=flood"], &["not by flood", "shoutdctl stop"]),
         (&["--data-dir=/var/lib/other"], &["/var/lib/other", "shoutdctl stop"]),
-        (&[&foreign], &["the token is of the cluster with fingerprint", "shoutdctl stop --leave"]),
+        (&[&foreign], &["the token is for the cluster with fingerprint", "shoutdctl stop --leave"]),
     ];
     for (arguments, words) in cases {
         let output = shoutdctl(&first, &[&["start"], *arguments].concat())?;
@@ -95,10 +95,10 @@ pub fn late_token(cluster: &mut Cluster) -> Result<()> {
     let (stem, secret) = token.rsplit_once('-').context("a token")?;
     let unknown: String = secret.chars().rev().collect();
     let output = shoutdctl(&second, &[&line[..], &[&format!("{stem}-{unknown}")]].concat())?;
-    ensure_one_line(&output, &["10.77.0.1:7789 does not let this host in", "token"])?;
+    ensure_one_line(&output, &["10.77.0.1:7789 refuses to let this host join", "token"])?;
     ensure_one_line(
         &shoutdctl(&second, &["start", "--peer-addresses=10.77.0.3"])?,
-        &["on its way", "10.77.0.3:7789"],
+        &["joins a cluster with", "10.77.0.3:7789"],
     )?;
     // By standard input, which no process list shows.
     let (_, text) = token.split_once('=').context("a token")?;
@@ -129,7 +129,7 @@ pub fn ended(cluster: &mut Cluster) -> Result<()> {
     host.start_shoutd(&["10.77.0.1"])?;
     host.sh("shoutdctl stop")?;
     let log = "its log is /var/log/shoutd.log";
-    ensure_one_line(&shoutdctl(&host, &["status"])?, &["does not run", "it was stopped", log])?;
+    ensure_one_line(&shoutdctl(&host, &["status"])?, &["is not running", "it was stopped", log])?;
     host.start_shoutd(&[])?;
     // A daemon that is refused or wrongly started does not replace the record of the running one.
     for address in ["10.77.0.1", "10.77.0.99"] {
@@ -196,7 +196,7 @@ pub fn second_start(cluster: &mut Cluster) -> Result<()> {
     for arguments in [&[][..], &["10.77.0.1"]] {
         host.start_shoutd(arguments)?;
     }
-    ensure_one_line(&shoutdctl(&host, &["start", "10.77.0.2"])?, &["runs already", "10.77.0.1"])?;
+    ensure_one_line(&shoutdctl(&host, &["start", "10.77.0.2"])?, &["already running", "10.77.0.1"])?;
     // The daemon itself, started while another one runs.
     let output = host.run(["shoutd", "10.77.0.1"])?;
     ensure!(!output.success() && output.stderr.contains("shoutd: "), "{output}");
