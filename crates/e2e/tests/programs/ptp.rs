@@ -71,10 +71,8 @@ fn serve_all(cluster: &Cluster, domains: &[Domain]) -> Result<()> {
         |domain: Domain| serve(&hosts, domain).with_context(|| format!("PTP by {}", domain.name));
     thread::scope(|scope| {
         let running: Vec<_> = domains.iter().map(|domain| scope.spawn(|| serve(*domain))).collect();
-        let joined = running.into_iter().map(thread::ScopedJoinHandle::join);
-        joined
-            .map(|result| result.unwrap_or_else(|_| bail!("a thread panicked")))
-            .collect::<Result<()>>()
+        let mut joined = running.into_iter().map(thread::ScopedJoinHandle::join);
+        joined.try_for_each(|result| result.unwrap_or_else(|_| bail!("a thread panicked")))
     })
 }
 
