@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 use shoutd_daemon::app::daemon::{self, Removed};
 use shoutd_daemon::app::last_run;
 
-/// Docker network plugin: containers on different hosts talk by multicast.
+/// Docker network plugin for multicast between containers on different hosts
 #[derive(Debug, Parser)]
 #[command(name = "shoutd", version)]
 struct Arguments {
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Err(error) => return shoutd_cli::refuse::<Arguments>(&error),
     };
     shoutd_cli::hide_token();
-    // openraft repeats at each heartbeat what `shoutd-consensus` says once.
+    // openraft logs at each heartbeat what `shoutd-consensus` logs once.
     let filter = EnvFilter::try_from_env("SHOUTD_LOG")
         .unwrap_or_else(|_| EnvFilter::new("info,openraft=off"));
     tracing_subscriber::fmt()
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            // The last line says why; `shoutdctl start` shows it to whoever waits.
+            // `shoutdctl start` shows this last line to the user.
             eprintln!("shoutd: {error:#}");
             last_run::note_end(&run_directory, &format!("{error:#}"));
             exit_code(&error)
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What `shoutdctl start` and systemd go by.
+/// The exit code, which `shoutdctl start` and systemd evaluate.
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(|cause| matches!(cause.downcast_ref(), Some(StoreError::InUse { .. }))) {
         return ExitCode::from(EXIT_OTHER_RUNS);
@@ -59,15 +59,15 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.is::<Removed>() { ExitCode::from(EXIT_REMOVED) } else { ExitCode::FAILURE }
 }
 
-/// Returns why it ended, if not by an error.
+/// Runs the daemon. Returns why it ended, if not by an error.
 fn run(arguments: Arguments) -> Result<&'static str> {
     if !nix::unistd::geteuid().is_root() {
-        bail!("it makes network devices and must run as root");
+        bail!("shoutd creates network devices and must run as root");
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(daemon::run(arguments.start, arguments.directories));
-    // What is left are calls that nobody waits for any more.
+    // Only calls whose callers are gone are left.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     result
 }

@@ -399,7 +399,7 @@ fn copy_removed_unnoticed(cluster: &mut Cluster) -> Result<()> {
     let log = hosts[1].shoutd_log()?;
     let told = log.get(begin..).unwrap_or_default();
     ensure!(
-        told.contains("could not hear of it"),
+        told.contains("removed while shoutd was not running"),
         "it did not come back because the engine remembers its removal: {told}"
     );
     network.remove_on(&hosts[1])

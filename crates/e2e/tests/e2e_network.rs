@@ -122,7 +122,7 @@ fn in_use(cluster: &mut Cluster) -> Result<()> {
         "the status does not say so: {told}"
     );
     network_works(&second, &["wait", "used"])?;
-    ensure_event(&second, "network-made", "used", "made on this host")?;
+    ensure_event(&second, "network-made", "used", "created its copy on this host")?;
     Stream::default().send(&container, &[&Container::start(&second, "used", &[])?], 1)?;
     drop(container);
     network_works(&second, &["rm", "used"]).map(|_| ())
@@ -153,7 +153,7 @@ fn name_taken(cluster: &mut Cluster) -> Result<()> {
     third.docker(["network", "create", "common"])?;
     let output =
         network(&first, &["create", "--timeout", "3", "--ipam-driver", "shoutd", "common"])?;
-    let told = "there is a Docker network of that name here already";
+    let told = "already has a Docker network of that name";
     ensure!(
         !output.success() && output.stderr.contains("host3") && output.stderr.contains(told),
         "{output}"
@@ -235,7 +235,7 @@ fn refused(cluster: &mut Cluster) -> Result<()> {
         (&["create", "--no-such-option", "x"], "unknown flag"),
         (&["create", "--opt", "shoutd.no=1", "x"], "shoutd has no option shoutd.no"),
         (&["create"], "NAME"),
-        (&["create", "x", "--timeout=3"], "write it before"),
+        (&["create", "x", "--timeout=3"], "give it before"),
         (&["rm", "x"], "there is no network x in the cluster"),
         (&["rm", "bridge"], "there is no network bridge in the cluster"),
         (&["wait", "--timeout", "1", "x"], "the cluster has no network x"),
@@ -384,8 +384,13 @@ fn provisioned_at_once(cluster: &mut Cluster) -> Result<()> {
                 running.push(container);
             } else {
                 // Engines before 25 may have both networks for a moment, and then choose neither.
-                let reasons =
-                    ["created on host", "not found", "not known to the cluster", "is ambiguous"];
+                let reasons = [
+                    "created on host",
+                    "not found",
+                    "not known to the cluster",
+                    "no longer has network",
+                    "is ambiguous",
+                ];
                 let is_told = reasons.iter().any(|reason| output.stderr.contains(reason));
                 ensure!(is_told, "round {round}: {} is not told why: {output}", host.name());
                 container.remove()?;

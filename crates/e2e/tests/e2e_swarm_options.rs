@@ -129,13 +129,13 @@ fn dissolved(cluster: &mut Cluster) -> Result<()> {
     create_network(manager, "bar", &["--subnet=10.64.0.0/24"])?;
     await_known(worker, "bar")?;
     let output = worker.run(["shoutdctl", "network", "rm", "bar"])?;
-    let is_told = output.stderr.contains("host1, host2, host3 may belong to that Swarm");
+    let is_told = output.stderr.contains("may still exist on host1, host2, host3");
     ensure!(!output.success() && is_told && output.stderr.lines().count() == 1, "{output}");
     end_swarm(&hosts)?;
     ensure!(row(worker, "bar")?.is_some(), "shoutd knew what Docker does not report");
     ensure!(worker.sh("shoutdctl network rm bar")?.trim() == "bar");
     await_forgotten(&hosts, "bar")?;
-    ensure!(worker.sh("shoutdctl events")?.contains("its Swarm is no more"), "no event");
+    ensure!(worker.sh("shoutdctl events")?.contains("its Swarm no longer exists"), "no event");
     // Its subnet is free again.
     let network = Network::create(cluster, manager, "bar", &["--subnet=10.64.0.0/24"])?;
     let output = worker.run(["shoutdctl", "network", "rm", "nonesuch"])?;

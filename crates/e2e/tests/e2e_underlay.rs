@@ -72,7 +72,7 @@ fn refuse_both_families(cluster: &Cluster) -> Result<()> {
     let host = cluster.host(3)?;
     let peers = format!("--peer-addresses={}", cluster.host(1)?.address_v6());
     let output = host.run(["shoutdctl", "start", &host.address().to_string(), &peers])?;
-    let is_told = output.stderr.contains("are not of one address family");
+    let is_told = output.stderr.contains("are not of the same address family");
     ensure!(!output.success() && is_told, "both families are not refused: {output}");
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! Announcements to and from the other hosts: which endpoints there are, and what they listen to.
+//! Sends advertisements to the peers, and receives theirs: endpoints and multicast memberships.
 //!
-//! What is said to whom, and what is made of what is heard, is decided in `shoutd_core::advertise`;
-//! here it is carried.
+//! `shoutd_core::advertise` decides what to send to which peer, and what to accept from it. This
+//! module only does the I/O.
 
 mod outbound;
 mod route;
@@ -30,24 +30,22 @@ use crate::app::local_state::LocalState;
 use crate::membership::agreement::Agreement;
 use crate::plane::Plane;
 
-/// How long a container that starts waits until the other hosts know it and this host knows theirs.
-/// A host that answers takes milliseconds.
+/// How long a starting container waits until the peers have its endpoint and this host has theirs.
+/// A peer that is up needs milliseconds.
 const READY_DEADLINE: Duration = Duration::from_millis(500);
 
-/// What is read from the kernel of what this host's containers listen to.
+/// The multicast memberships of this host's containers, as read from the kernel.
 #[derive(Debug, Clone)]
-pub struct Listening {
-    /// The segments that there are.
+pub struct LocalMemberships {
+    /// The segments of this host.
     pub observed: watch::Receiver<Arc<Observed>>,
-    /// What the ports of each segment listen to, together. Each segment gets an entry when it has
-    /// been read.
+    /// The memberships of all ports of a segment. A segment has an entry once it has been read.
     pub memberships: watch::Receiver<Arc<BTreeMap<Vni, Memberships>>>,
 }
 
-impl Listening {
-    /// Waits until it has been read what is listened to in all segments that there were when the
-    /// daemon started.
-    async fn is_read(&mut self) -> Result<(), watch::error::RecvError> {
+impl LocalMemberships {
+    /// Waits until the memberships of all segments that existed at start have been read.
+    async fn wait_until_read(&mut self) -> Result<(), watch::error::RecvError> {
         self.observed.changed().await?;
         let observed = self.observed.borrow_and_update().clone();
         let all = |memberships: &Arc<BTreeMap<_, _>>| {
@@ -57,42 +55,43 @@ impl Listening {
     }
 }
 
-/// The announcements of this host and of the others.
+/// The advertisements of this host and of its peers.
 #[derive(Debug)]
 pub struct Advertiser {
     agreement: Agreement,
     local: Arc<LocalState>,
     plane: Arc<Plane>,
     peers: Client,
-    listening: Listening,
-    /// The begin of its time.
+    local_memberships: LocalMemberships,
+    /// Zero of the times in `state`.
     begin: Instant,
     state: Mutex<State>,
+    /// Accepted advertisements of the peers, for the data plane.
     heard: watch::Sender<Arc<PeerStates>>,
     events: Arc<Events>,
-    /// Signalled when there may be something else to say to somebody.
+    /// Signaled when there may be something to send to a peer.
     news: Notify,
-    /// Signalled when somebody has acknowledged or announced something.
+    /// Signaled when a peer has acknowledged or advertised something.
     progress: watch::Sender<()>,
 }
 
-/// What this host knows of the announcements of another.
+/// State of a peer's advertisement on this host.
 #[derive(Debug, Clone, Copy)]
 pub struct Advertising {
-    /// Whether all of it is known.
+    /// Whether this host is in sync with it.
     pub in_sync: bool,
-    /// How long ago it was last heard; `None` if never.
+    /// How long ago the last message was received; `None` if never.
     pub heard: Option<Duration>,
 }
 
 impl Advertiser {
-    /// Puts the parts together; nothing happens yet. `heard` is what the plane follows.
+    /// Does not start anything yet. The data plane follows `heard`.
     pub fn new(
         agreement: Agreement,
         local: Arc<LocalState>,
         plane: Arc<Plane>,
         peers: Client,
-        listening: Listening,
+        local_memberships: LocalMemberships,
         heard: watch::Sender<Arc<PeerStates>>,
         events: Arc<Events>,
     ) -> Self {
@@ -101,7 +100,7 @@ impl Advertiser {
             local,
             plane,
             peers,
-            listening,
+            local_memberships,
             begin: Instant::now(),
             state: Mutex::default(),
             heard,
@@ -116,64 +115,62 @@ impl Advertiser {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing that is done under the lock can leave it half changed.
+        // A panic under the lock cannot leave the state inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes of what these hosts announced what is to be made of it now, for the plane.
+    /// Validates the advertisements of these hosts, and publishes the result for the data plane.
     fn publish(&self, state: &mut State, hosts: impl IntoIterator<Item = HostId>) {
         let before = self.heard.borrow().clone();
         let (mut heard, now) = (before.clone(), self.now());
         let (cluster, local) = (self.agreement.cluster(), self.local.get());
         let known = Known { cluster: &cluster, local: &local };
         let mut update = |state: &mut State, host: HostId| {
-            let announced = state.listeners.heard_host(host, now);
-            state.beliefs.update(&mut heard, host, announced, known, now);
-            let told = state.beliefs.doubts(host, &cluster, now);
-            self.note_doubts(state, host, Direction::In, told);
+            let advertised = state.inbound.heard_host(host, now);
+            state.validation.update(&mut heard, host, advertised, known, now);
+            let rejections = state.validation.doubts(host, &cluster, now);
+            self.note_rejections(state, host, Direction::In, rejections);
         };
         hosts.into_iter().for_each(|host| update(state, host));
-        state.beliefs.contested().into_iter().for_each(|host| update(state, host));
+        state.validation.contested().into_iter().for_each(|host| update(state, host));
         if !Arc::ptr_eq(&before, &heard) {
-            state.tell_changes(&before, &heard, &cluster);
+            state.log_changes(&before, &heard, &cluster);
             self.heard.send_replace(heard);
         }
     }
 
-    /// Notes what one host does not believe of another's announcement, and what of it is new as
-    /// events.
-    fn note_doubts(
+    /// Records the rejected claims of an advertisement, and reports the new ones as events.
+    fn note_rejections(
         &self,
         state: &mut State,
         host: HostId,
         direction: Direction,
-        told: Vec<ReportedRejection>,
+        rejections: Vec<ReportedRejection>,
     ) {
         let cluster = self.agreement.cluster();
-        for doubt in state.note_doubts(host, direction, told, &cluster, self.now()) {
-            let who = match direction {
-                Direction::In => "announced by this host, and not believed here",
-                Direction::Out => "announced here, and not believed by this host",
+        for rejection in state.note_rejections(host, direction, rejections, &cluster, self.now()) {
+            let context = match direction {
+                Direction::In => "this host rejects a claim of that host",
+                Direction::Out => "that host rejects a claim of this host",
             };
-            let text = format!("{who}: {}", doubt.text);
+            let text = format!("{context}: {}", rejection.text);
             self.events.note(EventKind::AnnouncementDoubted, &cluster.host_name(host), &text);
         }
     }
 
-    /// The same for all hosts.
+    /// [`Self::publish`] for all hosts.
     fn publish_all(&self, state: &mut State) {
         let known: BTreeSet<HostId> = self.heard.borrow().hosts.keys().copied().collect();
-        self.publish(state, state.listeners.hosts().chain(known).collect::<BTreeSet<_>>());
+        self.publish(state, state.inbound.hosts().chain(known).collect::<BTreeSet<_>>());
     }
 
-    /// Says to whoever waits that somebody has acknowledged or announced something.
-    fn tell_progress(&self) {
+    fn signal_progress(&self) {
         self.progress.send_replace(());
     }
 
-    /// Waits until the hosts that share the network know this endpoint, and this host knows theirs
-    /// and its kernel has them; not for those that do not answer, and not for long. Whoever cannot
-    /// be told now is told later.
+    /// Waits until the peers that share the network have this endpoint, and this host has their
+    /// advertisements and its kernel is programmed with them. Skips peers that do not answer, and
+    /// waits no longer than [`READY_DEADLINE`]; the rest is sent later.
     pub async fn ready(&self, network: &NetworkId, endpoint: &EndpointId) {
         let begin = Instant::now();
         let mut progress = self.progress.subscribe();
@@ -185,35 +182,35 @@ impl Advertiser {
             debug!(
                 ?hosts,
                 endpoint = endpoint.short(),
-                "hosts do not know of the endpoint yet, or their own are not known"
+                "hosts do not have the endpoint yet, or we do not have their advertisement"
             );
         }
         self.plane.settle_networks([network], READY_DEADLINE.saturating_sub(begin.elapsed())).await;
     }
 
-    /// The hosts that [`Advertiser::ready`] waits for; this host itself while it has not looked
-    /// yet.
+    /// The hosts that [`Advertiser::ready`] waits for; this host itself if its advertisement does
+    /// not have the endpoint yet.
     fn missing(&self, network: &NetworkId, endpoint: &EndpointId) -> Vec<HostId> {
         let state = self.state();
-        let is_announced = state
+        let is_advertised = state
             .content
             .get(network)
             .is_some_and(|network| network.endpoints.contains_key(endpoint));
-        if !is_announced {
+        if !is_advertised {
             return vec![self.agreement.me];
         }
         let now = self.now();
         let unknown = |host: &HostId| {
-            let heard = state.listeners.heard_host(*host, now);
+            let heard = state.inbound.heard_host(*host, now);
             !heard.is_some_and(|heard| heard.in_sync && heard.networks.contains_key(network))
         };
         let sharing =
-            state.listeners.sharing(network).filter(|host| !state.speakers.is_failing(*host));
-        state.speakers.uninformed(network, endpoint).chain(sharing.filter(unknown)).collect()
+            state.inbound.sharing(network).filter(|host| !state.outbound.is_failing(*host));
+        state.outbound.uninformed(network, endpoint).chain(sharing.filter(unknown)).collect()
     }
 
-    /// The name of the host that has an endpoint with this MAC address. A container that has just
-    /// been stopped there may have been started here: it is waited a moment for the host to say so.
+    /// The name of the host that has an endpoint with this MAC address. If a container was just
+    /// stopped there and is started here, that host has not withdrawn it yet, so we wait a moment.
     pub async fn holder_of_mac(&self, network: &NetworkId, mac: MacAddress) -> Option<String> {
         let mut heard = self.heard.subscribe();
         let is_free = heard.wait_for(|heard| heard.holder_of_mac(network, mac).is_none());
@@ -224,23 +221,23 @@ impl Advertiser {
         Some(self.agreement.cluster().host_name(holder))
     }
 
-    /// How this host stands with another; `None` if they share no network.
+    /// State of a peer's advertisement; `None` if we share no network.
     pub fn standing(&self, host: HostId) -> Option<Advertising> {
         let (state, now) = (self.state(), self.now());
-        let heard = state.listeners.get(host)?.last_heard().map(|heard| now.saturating_sub(heard));
-        // One whose announcements were withdrawn is not in sync for people, though it is known what
-        // to send it: nothing.
+        let heard = state.inbound.get(host)?.last_heard().map(|heard| now.saturating_sub(heard));
+        // After `SILENCE_MAX` a peer's advertisement is withdrawn. Internally the peer then counts
+        // as in sync with no members; to the user we show it as not in sync.
         let is_silent = heard.is_none_or(|heard| heard >= SILENCE_MAX);
-        let in_sync = state.listeners.heard_host(host, now)?.in_sync && !is_silent;
+        let in_sync = state.inbound.heard_host(host, now)?.in_sync && !is_silent;
         Some(Advertising { in_sync, heard })
     }
 
-    /// Follows what the other hosts announced.
+    /// Follows the accepted advertisements of the peers.
     pub fn watch_heard(&self) -> watch::Receiver<Arc<PeerStates>> {
         self.heard.subscribe()
     }
 
-    /// What is wrong just now, one line each.
+    /// Current problems, one line each.
     pub fn problems(&self) -> Vec<String> {
         self.state().problems(&self.agreement.cluster(), self.now())
     }

@@ -1,4 +1,4 @@
-//! What this host announces to the others.
+//! Sends this host's advertisement to the peers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,32 +15,32 @@ use tracing::debug;
 use super::state::Direction;
 use super::{Advertiser, route};
 
-/// How long one announcement may take: longer than the other waits for its kernel. A first one may
-/// have to make the connection.
+/// Deadline of one message: longer than the peer waits for its kernel (`APPLY_DEADLINE`), and long
+/// enough to open the connection.
 const CALL_DEADLINE: Duration = Duration::from_secs(2);
 
-/// How long the loop sleeps if there is nothing to wake it but events.
+/// How long the loop sleeps if no timer is due.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// An announcement that was answered, or was not.
+/// A peer's answer to a message, or why there is none.
 type Answered = (HostId, Result<Reply, CallError>);
 
 impl Advertiser {
-    /// Announces until it is told to stop.
+    /// Advertises until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let (mut cluster, mut local) = (self.agreement.watch(), self.local.watch());
-        let mut listening = self.listening.clone();
-        // Until it is known what the containers listen to nothing is said: who is silent is sent
-        // everything, which is better than a false "nothing".
+        let mut local_memberships = self.local_memberships.clone();
+        // We advertise nothing before all memberships have been read: peers flood to a host that
+        // is silent, and an incomplete advertisement would cost its members packets.
         let is_read = tokio::select! {
-            is_read = listening.is_read() => is_read.is_ok(),
+            read = local_memberships.wait_until_read() => read.is_ok(),
             () = stop.cancelled() => false,
         };
         if !is_read {
             return;
         }
-        self.state().is_speaking = true;
-        let mut memberships = listening.memberships;
+        self.state().is_advertising = true;
+        let mut memberships = local_memberships.memberships;
         let mut underlay = self.plane.watch_underlay();
         let mut calls: JoinSet<Answered> = JoinSet::new();
         let mut has_changed = true;
@@ -70,41 +70,41 @@ impl Advertiser {
         }
     }
 
-    /// Works out anew what this host announces, to whom, and of whom it expects something.
+    /// Recomputes the advertisement, the peers that get it, and those that we expect one from.
     fn refresh(&self) {
         let (cluster, local, me) = (self.agreement.cluster(), self.local.get(), self.agreement.me);
         if !cluster.hosts.contains_key(&me) {
             return;
         }
-        let memberships = self.listening.memberships.borrow().clone();
+        let memberships = self.local_memberships.memberships.borrow().clone();
         let (mut content, excesses) =
             own_content(&cluster, &local, &memberships, self.plane.underlay());
         let mut state = self.state();
-        // What has not changed stays the same object, which is cheaper to compare for each peer.
+        // Keep the object of an unchanged network: comparing it for each peer is then cheap.
         for (id, network) in &mut content {
             if let Some(known) = state.content.get(id).filter(|known| *known == network) {
                 *network = known.clone();
             }
         }
-        state.listeners.track(&cluster, expectations(&cluster, me, &content), self.now());
+        state.inbound.track(&cluster, expectations(&cluster, me, &content), self.now());
         self.publish_all(&mut state);
         let audience = audience(&cluster, me, &content, &self.heard.borrow());
-        state.speakers.address(&cluster, me, audience, rand::random);
+        state.outbound.address(&cluster, me, audience, rand::random);
         state.note_excesses(excesses);
         state.content = content;
-        self.tell_progress();
+        self.signal_progress();
     }
 
-    /// Sends each peer what there is to send.
+    /// Sends the messages that are due.
     fn send(&self, calls: &mut JoinSet<Answered>) {
         let cluster = self.agreement.cluster();
-        let messages = self.state().speakers.next(self.now());
+        let messages = self.state().outbound.next(self.now());
         for (host, message) in messages {
             match cluster.hosts.get(&host) {
                 Some(known) => {
                     drop(calls.spawn(call(self.peers.clone(), host, known.address, message)))
                 }
-                None => self.state().speakers.answered(host, None, rand::random(), self.now()),
+                None => self.state().outbound.answered(host, None, rand::random(), self.now()),
             }
         }
     }
@@ -114,51 +114,50 @@ impl Advertiser {
         let now = self.now();
         let mut state = self.state();
         let fault = match &answer {
-            // That passes by itself, as does an announcement that comes too often: what changes
-            // meanwhile goes along.
+            // Transient, like sending too often: the next message also has later changes.
             Err(CallError::Refused { rejection: Rejection::Busy { .. }, .. }) => None,
             Err(CallError::Refused { rejection, .. }) => {
-                Some(format!("it does not take this host's announcements: {rejection}"))
+                Some(format!("it refuses this host's advertisements: {rejection}"))
             }
             _ => None,
         };
         if let Err(error) = &answer {
-            debug!(host = cluster.host_name(host), "not announced: {error}");
-            // If it is gone, nobody knows what it listens to.
-            state.listeners.doubt(host);
+            debug!(host = cluster.host_name(host), "cannot advertise: {error}");
+            // If the peer is down, its own advertisement may be out of date.
+            state.inbound.doubt(host);
         }
         if let Some(fault) = fault {
             state.note_fault(host, Direction::Out, fault, &cluster, now);
         }
         if let Ok(Reply::Has { doubts, .. }) = &answer {
-            self.note_doubts(&mut state, host, Direction::Out, doubts.clone());
+            self.note_rejections(&mut state, host, Direction::Out, doubts.clone());
         }
         match answer {
             Err(CallError::Refused { rejection: Rejection::Malformed { .. }, .. }) => {
-                state.speakers.refused(host, now)
+                state.outbound.refused(host, now)
             }
-            answer => state.speakers.answered(host, answer.ok(), rand::random(), now),
+            answer => state.outbound.answered(host, answer.ok(), rand::random(), now),
         }
         self.publish(&mut state, [host]);
-        self.tell_progress();
+        self.signal_progress();
     }
 
-    /// Looks at what has changed by time alone.
+    /// Handles the timers of inbound sessions.
     fn expire(&self) {
         let (mut state, now) = (self.state(), self.now());
-        let is_due = state.listeners.wake(state.expired_at).is_some_and(|due| due <= now);
+        let is_due = state.inbound.wake(state.expired_at).is_some_and(|due| due <= now);
         state.expired_at = now;
         if is_due {
-            state.listeners.expire(now);
+            state.inbound.expire(now);
             self.publish_all(&mut state);
-            self.tell_progress();
+            self.signal_progress();
         }
     }
 
-    /// When there is something to do by time alone.
+    /// When the next timer is due.
     fn wake(&self) -> Instant {
         let (state, now) = (self.state(), self.now());
-        let times = [state.speakers.wake(), state.listeners.wake(state.expired_at)];
+        let times = [state.outbound.wake(), state.inbound.wake(state.expired_at)];
         let next = times.into_iter().flatten().min().unwrap_or(now + IDLE);
         Instant::from_std(self.begin) + next.max(now)
     }

@@ -1,4 +1,4 @@
-//! What the other hosts announce to this one.
+//! Receives the peers' advertisements.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,72 +13,74 @@ use shoutd_peer::{Caller, Rejection};
 use super::Advertiser;
 use super::state::Direction;
 
-/// Where peers announce.
+/// Path to which peers post their advertisements.
 pub const PATH: &str = "/v1/announce";
 
-/// How long an answer waits for the kernel. It takes milliseconds; a kernel that does not do what
-/// it should is not the sender's matter.
+/// How long an answer waits for the kernel, which takes milliseconds. If the kernel cannot be
+/// programmed, the sender can do nothing about it, so we answer anyway.
 const APPLY_DEADLINE: Duration = Duration::from_millis(500);
 
-/// What peers ask.
+/// The routes for peers.
 pub fn router(advertiser: Arc<Advertiser>) -> Router {
-    Router::new().route(PATH, post(hear)).with_state(advertiser)
+    Router::new().route(PATH, post(receive)).with_state(advertiser)
 }
 
-/// Answers when the kernel has what was announced, so that the sender knows that it is heard.
-async fn hear(
+/// Answers once the kernel is programmed, so that the sender knows that its members are reached.
+async fn receive(
     State(advertiser): State<Arc<Advertiser>>,
     Extension(caller): Extension<Caller>,
     Json(message): Json<Message>,
 ) -> Result<Json<Reply>, Rejection> {
-    let (reply, changed) = advertiser.hear(caller.host, &message)?;
+    let (reply, changed) = advertiser.receive(caller.host, &message)?;
     advertiser.plane.settle_networks(&changed, APPLY_DEADLINE).await;
     Ok(Json(reply))
 }
 
 impl Advertiser {
-    /// Takes a message. Returns the networks of which this host knows something else now.
-    fn hear(&self, host: HostId, message: &Message) -> Result<(Reply, Vec<NetworkId>), Rejection> {
+    /// Processes a message. Returns the networks whose advertisement changed.
+    fn receive(
+        &self,
+        host: HostId,
+        message: &Message,
+    ) -> Result<(Reply, Vec<NetworkId>), Rejection> {
         let cluster = self.agreement.cluster();
         if !cluster.hosts.contains_key(&host) {
-            let reason =
-                "this host does not know yet that the caller belongs to the cluster".to_owned();
-            return Err(Rejection::Busy { reason });
+            let reason = "this host does not know yet that the caller is a member of the cluster";
+            return Err(Rejection::Busy { reason: reason.to_owned() });
         }
         let now = self.now();
         let mut state = self.state();
         let incarnation =
-            |listener: &InboundSession| listener.position().map(|(incarnation, _)| incarnation);
-        let before = state.listeners.heard_host(host, now).unwrap_or_default();
-        let run: Option<Incarnation> = state.listeners.get(host).and_then(incarnation);
-        let reply = state.listeners.hear(host, message, now);
-        let after = state.listeners.heard_host(host, now).unwrap_or_default();
-        let is_new_run = state.listeners.get(host).and_then(incarnation) != run;
-        let is_news = is_new_run || state.speakers.is_failing(host);
-        state.speakers.heard_from(host, is_new_run, now);
+            |session: &InboundSession| session.position().map(|(incarnation, _)| incarnation);
+        let before = state.inbound.heard_host(host, now).unwrap_or_default();
+        let run: Option<Incarnation> = state.inbound.get(host).and_then(incarnation);
+        let reply = state.inbound.hear(host, message, now);
+        let after = state.inbound.heard_host(host, now).unwrap_or_default();
+        let is_new_run = state.inbound.get(host).and_then(incarnation) != run;
+        let is_news = is_new_run || state.outbound.is_failing(host);
+        state.outbound.heard_from(host, is_new_run, now);
         let fault = match &reply {
-            Ok(_) if state.listeners.get(host).is_some_and(InboundSession::is_impatient) => Some(
-                "it announces more often than it may, and does not wait when it is told to"
-                    .to_owned(),
-            ),
+            Ok(_) if state.inbound.get(host).is_some_and(InboundSession::is_impatient) => {
+                Some("it exceeds the rate limit for advertisements and ignores pushback".to_owned())
+            }
             Ok(_) => None,
-            Err(unsound) => Some(format!("its announcement is not taken: {unsound}")),
+            Err(invalid) => Some(format!("its advertisement is invalid: {invalid}")),
         };
         if let Some(fault) = fault {
             state.note_fault(host, Direction::In, fault, &cluster, now);
         }
         self.publish(&mut state, [host]);
-        self.tell_progress();
-        // What was published just now is doubted from a later time on than the message came at.
-        let doubted = state.beliefs.doubts(host, &cluster, self.now());
+        self.signal_progress();
+        // Not `now`: `publish` validated the claims at a later time.
+        let doubts = state.validation.doubts(host, &cluster, self.now());
         drop(state);
-        // Who has a network is told of ours.
+        // A peer that now shares a network, or restarted, needs our advertisement.
         if is_news || !before.networks.keys().eq(after.networks.keys()) {
             self.news.notify_one();
         }
         let reply =
-            match reply.map_err(|unsound| Rejection::Malformed { reason: unsound.to_string() })? {
-                Reply::Has { sequence, .. } => Reply::Has { sequence, doubts: doubted },
+            match reply.map_err(|invalid| Rejection::Malformed { reason: invalid.to_string() })? {
+                Reply::Has { sequence, .. } => Reply::Has { sequence, doubts },
                 other => other,
             };
         let ids = before

@@ -1,4 +1,4 @@
-//! Who listens to what, for people.
+//! The rows of `shoutdctl groups`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,11 +9,11 @@ use shoutd_core::view::{GroupRow, ListeningHost};
 
 use super::Advertiser;
 
-/// Groups and routers by network, group (none for a router, which gets every group) and filter,
-/// with who listens.
+/// Hosts with members, by network, group (`None` for a multicast router, which gets every group)
+/// and source filter.
 type Rows = BTreeMap<(String, Option<IpAddr>, FilterKey), Vec<ListeningHost>>;
 
-/// A filter, in an order that puts what is wanted from everybody first.
+/// A source filter, ordered with EXCLUDE before INCLUDE.
 type FilterKey = (bool, BTreeSet<IpAddr>);
 
 fn key(filter: &SourceFilter) -> FilterKey {
@@ -24,8 +24,7 @@ fn key(filter: &SourceFilter) -> FilterKey {
 }
 
 impl Advertiser {
-    /// `shoutdctl groups`: what this host and the others announced, of the networks that this host
-    /// has.
+    /// The memberships that this host and its peers advertise on the networks of this host.
     pub fn groups(&self) -> Vec<GroupRow> {
         let cluster = self.agreement.cluster();
         let (own, heard) = (self.state().content.clone(), self.heard.borrow().clone());

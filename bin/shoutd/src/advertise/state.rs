@@ -1,4 +1,4 @@
-//! What the announcer keeps.
+//! The advertiser's state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,41 +13,40 @@ use shoutd_core::cluster::Cluster;
 use shoutd_core::limits::DOUBTS_TOLD_MAX;
 use tracing::{info, warn};
 
-/// How long a fault is shown that has not been met again: longer than the time between two
-/// attempts.
+/// How long a fault is shown after it last occurred: longer than the time between two attempts.
 const FAULT_SHOWN: Duration = Duration::from_secs(10);
 
-/// How often the same fault is logged.
+/// Interval at which a persistent fault is logged again.
 const FAULT_LOGGED: Duration = Duration::from_secs(60);
 
-/// What is wrong while the kernel does not tell what containers listen to.
-const SILENT: &str = "it has not been read yet what the containers of this host listen to: the \
-                      other hosts send it all multicast";
+/// The problem before the memberships have been read from the kernel.
+const SILENT: &str = "the multicast memberships of this host's containers have not been read yet; \
+                      until then the other hosts send it all multicast";
 
-/// What the announcer keeps.
+/// The advertiser's state.
 #[derive(Debug, Default)]
 pub struct State {
-    /// Whether it has been read what the containers listen to, so that it can be announced.
-    pub is_speaking: bool,
-    /// What this host announces.
+    /// Whether the memberships have been read, so that this host advertises.
+    pub is_advertising: bool,
+    /// This host's advertisement.
     pub content: Content,
-    /// What it would announce but for the limits.
+    /// Networks whose memberships exceed the limits of an advertisement.
     pub excesses: Vec<OverLimit>,
-    /// What the others have of it.
-    pub speakers: OutboundSessions,
-    /// What the others announced.
-    pub listeners: InboundSessions,
-    /// What is believed of it.
-    pub beliefs: ClaimValidation,
-    /// When it was last looked at what changes by time alone.
+    /// Sessions that send this host's advertisement.
+    pub outbound: OutboundSessions,
+    /// Sessions that receive the peers' advertisements.
+    pub inbound: InboundSessions,
+    /// Validation of the peers' claims.
+    pub validation: ClaimValidation,
+    /// When the timers of inbound sessions were last handled.
     pub expired_at: Duration,
-    /// What is wrong with announcements to and from a host and does not pass by itself.
+    /// Persistent faults of the sessions.
     faults: BTreeMap<(HostId, Direction), Fault>,
-    /// What is not believed, by the host that announces it or that does not believe it.
-    doubts: BTreeMap<(HostId, Direction), Doubts>,
+    /// Rejected claims, by the peer that made (`In`) or rejected (`Out`) them.
+    rejections: BTreeMap<(HostId, Direction), Rejections>,
 }
 
-/// Which way announcements go.
+/// Direction of an advertisement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Direction {
     /// From this host to another.
@@ -63,65 +62,66 @@ struct Fault {
     met: Duration,
 }
 
-/// What one host does not believe of what another announces.
+/// Rejected claims of one advertisement.
 #[derive(Debug)]
-struct Doubts {
-    told: BTreeSet<ReportedRejection>,
+struct Rejections {
+    current: BTreeSet<ReportedRejection>,
     met: Duration,
-    /// How many of them became events since then: a host that makes up ever new ones does not push
-    /// everything else out.
+    /// How many of them became events, and since when we count. This is limited: a peer that always
+    /// makes new invalid claims must not displace all other events.
     events: (usize, Duration),
 }
 
 impl State {
-    /// Notes what is not believed. Returns those that are new, for events.
-    pub fn note_doubts(
+    /// Records rejected claims. Returns the new ones, which become events.
+    pub fn note_rejections(
         &mut self,
         host: HostId,
         direction: Direction,
-        told: Vec<ReportedRejection>,
+        rejections: Vec<ReportedRejection>,
         cluster: &Cluster,
         now: Duration,
     ) -> Vec<ReportedRejection> {
-        self.doubts.retain(|(host, _), doubts| {
-            cluster.hosts.contains_key(host) && now < doubts.met + FAULT_LOGGED
+        self.rejections.retain(|(host, _), rejections| {
+            cluster.hosts.contains_key(host) && now < rejections.met + FAULT_LOGGED
         });
-        let told: BTreeSet<ReportedRejection> =
-            told.into_iter().take(DOUBTS_TOLD_MAX).map(ReportedRejection::bounded).collect();
-        if told.is_empty() && !self.doubts.contains_key(&(host, direction)) {
+        let current: BTreeSet<ReportedRejection> =
+            rejections.into_iter().take(DOUBTS_TOLD_MAX).map(ReportedRejection::bounded).collect();
+        if current.is_empty() && !self.rejections.contains_key(&(host, direction)) {
             return Vec::new();
         }
-        let known = self.doubts.remove(&(host, direction));
+        let known = self.rejections.remove(&(host, direction));
         let (before, events) =
-            known.map_or((BTreeSet::new(), (0, now)), |known| (known.told, known.events));
+            known.map_or((BTreeSet::new(), (0, now)), |known| (known.current, known.events));
         let (count, since) = if now < events.1 + FAULT_LOGGED { events } else { (0, now) };
-        let new: Vec<_> =
-            told.difference(&before).take(DOUBTS_TOLD_MAX.saturating_sub(count)).cloned().collect();
+        let limit = DOUBTS_TOLD_MAX.saturating_sub(count);
+        let new: Vec<_> = current.difference(&before).take(limit).cloned().collect();
         let events = (count + new.len(), since);
-        if !told.is_empty() || events.0 > 0 {
-            self.doubts.insert((host, direction), Doubts { told, met: now, events });
+        if !current.is_empty() || events.0 > 0 {
+            self.rejections.insert((host, direction), Rejections { current, met: now, events });
         }
         new
     }
 
-    /// What is not believed and ought not to be so, one line each.
-    fn doubted(&self, cluster: &Cluster, now: Duration) -> Vec<String> {
-        let current = self.doubts.iter().filter(|(_, doubts)| now < doubts.met + FAULT_SHOWN);
-        let lines = current.flat_map(|((host, direction), doubts)| {
+    /// Current rejections that indicate a fault, one line each.
+    fn rejection_problems(&self, cluster: &Cluster, now: Duration) -> Vec<String> {
+        let mut lines = Vec::new();
+        for ((host, direction), rejections) in &self.rejections {
+            if now >= rejections.met + FAULT_SHOWN {
+                continue;
+            }
             let host = cluster.host_name(*host);
-            let who = match direction {
-                Direction::In => format!("host {host}: not all that it announces is believed"),
-                Direction::Out => {
-                    format!("host {host} does not believe all that this host announces")
-                }
+            let context = match direction {
+                Direction::In => format!("host {host}: this host rejects a claim of it"),
+                Direction::Out => format!("host {host} rejects a claim of this host"),
             };
-            let faults = doubts.told.iter().filter(|doubt| doubt.is_fault);
-            faults.map(move |doubt| format!("{who}: {}", doubt.text)).collect::<Vec<_>>()
-        });
-        lines.collect()
+            let faults = rejections.current.iter().filter(|rejection| rejection.is_fault);
+            lines.extend(faults.map(|rejection| format!("{context}: {}", rejection.text)));
+        }
+        lines
     }
 
-    /// Notes what is wrong with a host. Says it, but not all the time.
+    /// Records a fault of a session, and logs it unless it was logged recently.
     pub fn note_fault(
         &mut self,
         host: HostId,
@@ -142,7 +142,7 @@ impl State {
             .insert((host, direction), Fault { text, logged: logged.unwrap_or(now), met: now });
     }
 
-    /// Notes what this host announces less of than there is; says each once.
+    /// Records the networks that exceed the limits, and logs each once.
     pub fn note_excesses(&mut self, excesses: Vec<OverLimit>) {
         let is_known =
             |excess: &OverLimit| self.excesses.iter().any(|known| known.network == excess.network);
@@ -150,38 +150,36 @@ impl State {
         self.excesses = excesses;
     }
 
-    /// Logs who is in sync no more, or again.
-    pub fn tell_changes(&self, before: &PeerStates, after: &PeerStates, cluster: &Cluster) {
+    /// Logs the peers with which we are no longer, or again, in sync.
+    pub fn log_changes(&self, before: &PeerStates, after: &PeerStates, cluster: &Cluster) {
         for (host, is) in &after.hosts {
             let is_known =
                 |was: &&Arc<PeerState>| !(was.networks.is_empty() && is.networks.is_empty());
             let Some(was) = before.hosts.get(host).filter(is_known) else { continue };
             let host = cluster.host_name(*host);
             match (was.in_sync, is.in_sync) {
-                (true, false) => info!(host, "not in sync: it is sent all multicast until it is"),
+                (true, false) => info!(host, "not in sync: flooding multicast to it"),
                 (false, true) if is.networks.is_empty() => {
-                    warn!(host, "not heard for too long: what it announced is withdrawn");
+                    warn!(host, "no advertisement received for too long: withdrew its entries");
                 }
-                (false, true) => {
-                    info!(host, "in sync: it is sent the multicast that it listens to")
-                }
+                (false, true) => info!(host, "in sync: sending it the groups of its members"),
                 _ => {}
             }
         }
     }
 
-    /// What is wrong, one line each.
+    /// Current problems, one line each.
     pub fn problems(&self, cluster: &Cluster, now: Duration) -> Vec<String> {
         let faults = self.faults.iter().filter(|(_, fault)| now < fault.met + FAULT_SHOWN);
         let faults = faults
             .map(|((host, _), fault)| format!("host {}: {}", cluster.host_name(*host), fault.text));
-        let silence = (!self.is_speaking).then(|| SILENT.to_owned());
+        let silence = (!self.is_advertising).then(|| SILENT.to_owned());
         let excesses = self.excesses.iter().map(ToString::to_string);
         silence
             .into_iter()
             .chain(excesses)
             .chain(faults)
-            .chain(self.doubted(cluster, now))
+            .chain(self.rejection_problems(cluster, now))
             .collect()
     }
 }

@@ -1,5 +1,5 @@
-//! The control socket: JSON over HTTP/1.1, root's alone. It shows, and takes what concerns who
-//! belongs to the cluster.
+//! The control socket: JSON over HTTP/1.1, only for root. It shows the state of the cluster, and
+//! changes its membership.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use shoutd_core::view::{
     OfferToken, RemoveHost, RotateToken, Status, TokenView,
 };
 
-use crate::api::group_members::LISTENERS;
+use crate::api::group_members::GROUP_MEMBERS;
 use crate::api::rollout::Rollouts;
 use crate::api::views::{ENDPOINTS, HEALTH, HELLO, Views};
 use crate::ipam::leases::now;
@@ -28,20 +28,20 @@ use crate::membership::leaving::Leaving;
 use crate::membership::tokens::Tokens;
 use crate::swarm::orphans;
 
-/// What the control socket works with.
+/// State of the control socket's handlers.
 #[derive(Debug)]
 pub struct Control {
-    /// What can be shown.
+    /// Rows and tables to show.
     pub views: Views,
     /// This host's tokens.
     pub tokens: Tokens,
-    /// What lets this host in, while it waits for that.
+    /// The token with which this host asks to join.
     pub held_token: HeldToken,
     /// Hosts that wait for approval.
     pub waiting: Arc<Waiting>,
-    /// For those who wait for a network.
+    /// Rollouts of networks.
     pub rollouts: Arc<Rollouts>,
-    /// For a host that wants to leave.
+    /// Makes this host leave the cluster.
     pub leaving: Arc<Leaving>,
 }
 
@@ -62,7 +62,7 @@ impl IntoResponse for Refused {
 
 type Answer<T> = Result<Json<T>, Refused>;
 
-/// What `shoutdctl` asks for.
+/// The routes for `shoutdctl`.
 pub fn router(control: Arc<Control>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
@@ -84,13 +84,13 @@ pub fn router(control: Arc<Control>) -> Router {
         .with_state(control)
 }
 
-/// What peers ask of this host beside agreement.
+/// The routes for peers, except those of Raft.
 pub fn peer_router(control: Arc<Control>) -> Router {
     Router::new()
         .route(HELLO, post(async || Json(())))
         .route(HEALTH, post(own_health))
         .route(ENDPOINTS, post(own_endpoints))
-        .route(LISTENERS, post(own_listeners))
+        .route(GROUP_MEMBERS, post(own_group_members))
         .with_state(control)
 }
 
@@ -102,8 +102,8 @@ async fn status(State(control): State<Arc<Control>>) -> Json<Status> {
     Json(control.views.status())
 }
 
-async fn own_listeners(State(control): State<Arc<Control>>) -> Json<Vec<ListenerRow>> {
-    Json(control.views.own_listeners().await)
+async fn own_group_members(State(control): State<Arc<Control>>) -> Json<Vec<ListenerRow>> {
+    Json(control.views.own_group_members().await)
 }
 
 async fn own_health(State(control): State<Arc<Control>>) -> Json<Vec<String>> {
@@ -165,10 +165,10 @@ async fn offer_token(
     Json(offered): Json<OfferToken>,
 ) -> Answer<Done> {
     if control.views.services.agreement.membership() == Membership::Member {
-        return Err(anyhow!("this host belongs to a cluster already, and needs no token").into());
+        return Err(anyhow!("this host already belongs to a cluster and needs no token").into());
     }
     control.held_token.offer(offered.token.parse()?).await?;
-    Ok(Json(Done { message: "this host asks to be let in with the token".to_owned() }))
+    Ok(Json(Done { message: "this host asks to join with the token".to_owned() }))
 }
 
 async fn check_peers(
@@ -185,7 +185,7 @@ async fn waiting(State(control): State<Arc<Control>>) -> Json<Vec<Applicant>> {
 async fn approve(State(control): State<Arc<Control>>, Json(wanted): Json<Approve>) -> Answer<Done> {
     control.tokens.approve(wanted.fingerprint).await?;
     Ok(Json(Done {
-        message: "approved: the host is let in when it asks again, within an hour".to_owned(),
+        message: "approved: the host can join within one hour, when it asks again".to_owned(),
     }))
 }
 

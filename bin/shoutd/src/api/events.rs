@@ -1,5 +1,5 @@
-//! The event log: what shoutd decides on a user's behalf, in the daemon's log and in a file that
-//! outlives it.
+//! The event log: decisions that shoutd makes without the user. They go into the daemon's log and
+//! into a persistent file.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -18,8 +18,8 @@ use crate::ipam::leases::now;
 /// Name of the file in the data directory.
 pub const FILE: &str = "events.json";
 
-/// Octets of the largest file that is read: all events with texts as long as they may be, every
-/// character of them escaped.
+/// Size limit of the file, in octets: all events with texts of maximum length and every character
+/// escaped.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// The events of this host.
@@ -31,15 +31,15 @@ pub struct Events {
 }
 
 impl Events {
-    /// Those that are kept in this data directory. If they cannot be read there are none: nothing
-    /// depends on them.
+    /// Reads the events of this data directory. If that fails, starts with an empty log: nothing
+    /// depends on the events.
     pub fn open(data_directory: &Path) -> Self {
         let path = data_directory.join(FILE);
         let read = read_at_most(&path, FILE_BYTES_MAX)
             .and_then(|octets| Ok(serde_json::from_slice(&octets)?));
         let mut log: EventLog = read.unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
-                warn!("cannot read {}: {error}; events begin anew", path.display());
+                warn!("cannot read {}: {error}; starting an empty event log", path.display());
             }
             EventLog::default()
         });
@@ -47,7 +47,7 @@ impl Events {
         Self { path, log: Mutex::new(log), noted: Notify::new() }
     }
 
-    /// Takes a decision down.
+    /// Records an event.
     pub fn note(&self, kind: EventKind, subject: &str, text: &str) {
         match kind {
             EventKind::NetworkMade
@@ -62,7 +62,7 @@ impl Events {
         self.noted.notify_one();
     }
 
-    /// The last decisions, at the most so many, the newest first.
+    /// The last `count` events, newest first.
     pub fn newest(&self, count: usize) -> Vec<Event> {
         self.log
             .lock()
@@ -74,8 +74,8 @@ impl Events {
             .collect()
     }
 
-    /// Keeps the file in step until it is told to stop, with what was noted until then. Nobody
-    /// waits for the disk, and however much happens meanwhile is written at once.
+    /// Writes the file after each change until `stop`, and then once more. [`Self::note`] does not
+    /// wait for the disk; events during a write share the next one.
     pub async fn run(&self, stop: CancellationToken) {
         loop {
             let is_last = tokio::select! {
@@ -95,7 +95,7 @@ impl Events {
     }
 }
 
-/// As a whole: a daemon that is killed leaves the file as it was or as it should be.
+/// Replaces the file atomically.
 fn write(path: &Path, log: &EventLog) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file =
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_kept_and_a_broken_file_is_none() {
+    fn events_persist_and_a_damaged_file_is_ignored() {
         let directory = tempfile::tempdir().unwrap();
         let events = Events::open(directory.path());
         events.note(EventKind::NetworkKept, "foo", "in use on host2");

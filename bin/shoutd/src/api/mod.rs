@@ -1,4 +1,4 @@
-//! What `shoutdctl` asks and is told.
+//! The daemon's API for `shoutdctl` and for peers.
 
 pub mod control;
 pub mod events;

@@ -1,5 +1,4 @@
-//! Whether a network is on every host already, or gone from every host: for those who create or
-//! remove one and want to know when all have followed.
+//! Rollout of a network: whether it is on all hosts, or gone from all, for `shoutdctl network`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,19 +17,19 @@ use tokio::time::{Instant, timeout_at};
 use crate::app::services::Services;
 use crate::docker::mirrors::Mirrors;
 
-/// Where peers ask for this host's copy.
+/// Path at which peers ask for this host's copy.
 const PATH: &str = "/v1/networks/copy";
 
-/// How long one question waits for what was asked for; whoever wants to wait longer asks again.
+/// How long one request waits at most; a client that waits longer asks again.
 const PATIENCE_MAX: Duration = Duration::from_secs(10);
 
-/// How much longer a peer may take to answer than it waits.
+/// How much longer than its wait a peer may take to answer.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 
-/// How long a host that is away is waited for when nothing else is.
+/// Deadline of the first question to a peer, which does not wait.
 const REACH_TIME: Duration = Duration::from_secs(2);
 
-/// What finds out about copies on all hosts.
+/// Reads the rollout of networks from all hosts.
 #[derive(Debug)]
 pub struct Rollouts {
     /// State and peers.
@@ -41,16 +40,16 @@ pub struct Rollouts {
     pub engine_state: watch::Receiver<view::Engine>,
 }
 
-/// "Tell me when your engine has a copy of this network", or has none any more.
+/// Asks a host to answer when its engine has a copy of this network, or no copy if `gone`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct AskCopy {
     network: NetworkId,
     gone: bool,
-    /// Milliseconds to wait for it.
+    /// How long to wait for that, in milliseconds.
     patience: u64,
 }
 
-/// Whether it has one, and if not what is in the way.
+/// Whether the engine has a copy, and the problem if the wait timed out.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Copy {
     present: bool,
@@ -58,22 +57,21 @@ struct Copy {
 }
 
 impl Rollouts {
-    /// How a network stands on all hosts, as soon as it stands as asked for, or when the patience
-    /// is over.
+    /// The state of a network on all hosts, once it is as requested, or after the requested time.
     pub async fn of(&self, asked: &AwaitNetwork) -> NetworkStanding {
         let deadline = Instant::now() + Duration::from_millis(asked.patience).min(PATIENCE_MAX);
         let mut agreed = self.services.agreement.watch();
         let was_known = resolve(&agreed.borrow(), &asked.network).is_some();
-        let may_go_on = |cluster: &Arc<Cluster>| {
+        let is_ready = |cluster: &Arc<Cluster>| {
             let id = resolve(cluster, &asked.network);
             match self.phase(cluster, id.as_ref()) {
                 NetworkPhase::Asking | NetworkPhase::Nameless => false,
-                // One that was there and is no more has made room for another of its name.
+                // If it existed before, it was replaced by another one of its name.
                 NetworkPhase::Unknown => asked.gone || was_known,
                 NetworkPhase::There(_) | NetworkPhase::Leaving(_) => true,
             }
         };
-        _ = timeout_at(deadline, agreed.wait_for(may_go_on)).await;
+        _ = timeout_at(deadline, agreed.wait_for(is_ready)).await;
         let cluster = self.services.agreement.cluster();
         let id = resolve(&cluster, &asked.network).or_else(|| asked.network.parse().ok());
         let hosts = match (self.phase(&cluster, id.as_ref()), &id) {
@@ -107,13 +105,14 @@ impl Rollouts {
             names.dedup();
             names
         };
-        match () {
-            () if network.removing => {
-                NetworkPhase::Leaving(names(&mut network.leases.values().copied()))
-            }
-            () if self.services.local.get().removals.contains(id) => NetworkPhase::Asking,
-            () if network.description.is_none() => NetworkPhase::Nameless,
-            () => NetworkPhase::There(names(&mut network.attached.iter().copied())),
+        if network.removing {
+            NetworkPhase::Leaving(names(&mut network.leases.values().copied()))
+        } else if self.services.local.get().removals.contains(id) {
+            NetworkPhase::Asking
+        } else if network.description.is_none() {
+            NetworkPhase::Nameless
+        } else {
+            NetworkPhase::There(names(&mut network.attached.iter().copied()))
         }
     }
 
@@ -126,9 +125,10 @@ impl Rollouts {
         cluster: &Cluster,
     ) -> Vec<HostCopy> {
         let asked = cluster.hosts.iter().map(async |(id, host)| {
-            let copy = match *id == self.services.agreement.me {
-                true => Some(self.own_copy(network, gone, deadline).await),
-                false => self.copy_of(*id, host, network, gone, deadline).await,
+            let copy = if *id == self.services.agreement.me {
+                Some(self.own_copy(network, gone, deadline).await)
+            } else {
+                self.copy_of(*id, host, network, gone, deadline).await
             };
             let (state, problem) = match copy {
                 None => (CopyState::Unreachable, None),
@@ -140,7 +140,7 @@ impl Rollouts {
         join_all(asked).await
     }
 
-    /// What another host says; nothing if it does not answer.
+    /// The copy of another host; `None` if it does not answer.
     async fn copy_of(
         &self,
         id: HostId,
@@ -152,7 +152,7 @@ impl Rollouts {
         let patience = deadline.saturating_duration_since(Instant::now());
         let patience = patience.as_millis().try_into().unwrap_or(u64::MAX);
         let mut question = AskCopy { network: network.clone(), gone, patience: 0 };
-        // First without waiting: a host that is away must not take all the patience there is.
+        // First without waiting: a host that is down must not use up all the time.
         let first: Option<Copy> =
             self.services.peers.call_host(id, host.address, PATH, &question, REACH_TIME).await.ok();
         if first.as_ref().is_none_or(|copy| copy.present != gone) {
@@ -187,7 +187,7 @@ fn resolve(cluster: &Cluster, wanted: &str) -> Option<NetworkId> {
     by_id.or_else(|| cluster.networks.keys().find(has_name).cloned())
 }
 
-/// What peers ask.
+/// The routes for peers.
 pub fn router(rollouts: Arc<Rollouts>) -> Router {
     Router::new().route(PATH, post(answer)).with_state(rollouts)
 }

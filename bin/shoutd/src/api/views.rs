@@ -1,4 +1,4 @@
-//! What the control socket tells: read from state, never waiting for agreement.
+//! What the control socket shows. It is read from state, and never waits for a proposal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -32,25 +32,25 @@ use crate::app::services::Services;
 use crate::docker::mirrors::Mirrors;
 use crate::swarm::follower::SwarmFollower;
 
-/// How long another host may take to show that it is there.
+/// How long a peer may take to answer.
 pub const PEER_DEADLINE: Duration = Duration::from_secs(1);
 
 /// How long the cluster may take to remove a host.
 const REMOVAL_DEADLINE: Duration = Duration::from_secs(15);
 
-/// How long this host's engine may take to tell the names of its containers.
+/// How long this host's engine may take to list the names of its containers.
 const ENGINE_DEADLINE: Duration = Duration::from_millis(500);
 
 /// How many events are shown with the status.
 const STATUS_EVENTS: usize = 5;
 
-/// Where peers ask whether this host is there.
+/// Path at which peers check that this host answers.
 pub const HELLO: &str = "/v1/hello";
 
-/// Where peers ask for this host's endpoints.
+/// Path at which peers ask for this host's endpoints.
 pub const ENDPOINTS: &str = "/v1/endpoints";
 
-/// Where peers ask how this host is doing.
+/// Path at which peers ask for this host's problems.
 pub const HEALTH: &str = "/v1/health";
 
 /// Everything that can be shown.
@@ -58,19 +58,19 @@ pub const HEALTH: &str = "/v1/health";
 pub struct Views {
     /// This host's name.
     pub name: String,
-    /// Where peers reach it.
+    /// Its advertise address.
     pub address: SocketAddr,
     /// The peers that it was started with.
     pub peer_addresses: Vec<SocketAddr>,
-    /// Where it keeps what must outlive it.
+    /// Its data directory.
     pub data_directory: PathBuf,
-    /// Where Docker finds the plugin.
+    /// The plugin socket.
     pub plugin_socket: PathBuf,
     /// The interface of the underlay.
     pub underlay: watch::Receiver<UnderlayInterface>,
-    /// What is wrong with it.
+    /// The problem of the underlay, if it has one.
     pub underlay_problem: watch::Receiver<Option<String>>,
-    /// How multicast is sent.
+    /// How multicast is replicated.
     pub replication: Tier,
     /// State, kernel and engine.
     pub services: Services,
@@ -80,11 +80,11 @@ pub struct Views {
     pub swarm: Arc<SwarmFollower>,
     /// Whether the engine answers.
     pub engine_state: watch::Receiver<view::Engine>,
-    /// Whether the engine finds shoutd.
+    /// Whether the plugin socket exists.
     pub plugin_socket_state: watch::Receiver<SocketState>,
 }
 
-/// What is wrong with the number of files that are open, in a line.
+/// The problem if too many file descriptors are open.
 fn descriptors() -> Option<String> {
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
     let open = fs::read_dir("/proc/self/fd").ok()?.count();
@@ -164,7 +164,7 @@ impl Views {
             | Err(CallError::Refused { rejection: Rejection::OtherCluster { .. }, .. }) => {
                 PeerStanding::OtherCluster
             }
-            // A host of the cluster that is away is one all the same.
+            // A host of the cluster that is down is still a member.
             Err(_)
                 if self
                     .services
@@ -180,18 +180,17 @@ impl Views {
         }
     }
 
-    /// The engine, if it finds shoutd and shoutd finds it.
+    /// Whether the engine and shoutd reach each other.
     fn engine(&self) -> view::Engine {
         let problem = self.plugin_socket_state.borrow().problem.clone();
         problem.map_or_else(|| self.engine_state.borrow().clone(), view::Engine::Absent)
     }
 
-    /// `shoutdctl remove`: the host of this name or id, also one that was lost, goes with all it
-    /// held.
+    /// `shoutdctl remove`: removes the host with this name or id, or a lost host, and its leases.
     ///
     /// # Errors
-    /// If there is no such host, or more than one of this name, or the cluster cannot do without
-    /// it; or if it would be cut off with its containers, and nobody insists.
+    /// There is no such host, or more than one of this name; the cluster cannot remove it; or it
+    /// runs and has containers, and `force` is not set.
     pub async fn remove_host(
         &self,
         RemoveHost { host: wanted, force }: &RemoveHost,
@@ -207,7 +206,7 @@ impl Views {
         if known.is_empty()
             && removed.any(|(id, removed)| removed.name == *wanted || id.to_string() == *wanted)
         {
-            return Ok(format!("host {wanted} was removed before"));
+            return Ok(format!("host {wanted} was already removed"));
         }
         let [(id, name)] = known.as_slice() else {
             let problem =
@@ -218,7 +217,7 @@ impl Views {
             bail!("{objection}");
         }
         self.services.agreement.consensus().remove_host(*id, REMOVAL_DEADLINE).await?;
-        Ok(format!("host {name} ({id}) is removed, and with it all its addresses"))
+        Ok(format!("removed host {name} ({id}) and freed its addresses"))
     }
 
     async fn objection_to_removal(&self, id: HostId, name: &str) -> Option<String> {
@@ -262,9 +261,7 @@ impl Views {
                     .peers
                     .call_host(*id, host.address, HEALTH, &(), PEER_DEADLINE)
                     .await;
-                asked.unwrap_or_else(|error| {
-                    vec![format!("it does not say how it is doing: {error}")]
-                })
+                asked.unwrap_or_else(|error| vec![format!("it does not answer: {error}")])
             };
             HostHealth { id: *id, name: host.name.clone(), problems }
         });
@@ -280,10 +277,12 @@ impl Views {
         let status = consensus.status();
         let rows = cluster.hosts.iter().map(async |(id, host)| {
             let this_host = *id == self.services.agreement.me;
-            let role = match () {
-                () if leader(&status) == Some(*id) => "leader",
-                () if status.voters.contains(id) => "voter",
-                () => "learner",
+            let role = if leader(&status) == Some(*id) {
+                "leader"
+            } else if status.voters.contains(id) {
+                "voter"
+            } else {
+                "learner"
             };
             let standing = self.services.advertiser.standing(*id);
             let heard = standing.and_then(|standing| standing.heard);
@@ -369,7 +368,8 @@ impl Views {
         rows.collect()
     }
 
-    /// The names of this host's containers by their endpoints, as far as the engine tells in time.
+    /// The names of this host's containers by endpoint; incomplete if the engine does not answer in
+    /// time.
     pub async fn container_names_in_time(&self, local: &Local) -> BTreeMap<EndpointId, String> {
         tokio::time::timeout(ENGINE_DEADLINE, self.container_names(local)).await.unwrap_or_default()
     }
@@ -383,14 +383,13 @@ impl Views {
             .filter(|(_, network)| networks.contains(network))
             .map(|(docker, _)| docker);
         let details = join_all(docker.map(|docker| self.services.engine.network(docker))).await;
-        // An engine that does not answer keeps its names to itself; the rest is shown all the same.
+        // If the engine does not answer for a network, its endpoints are shown without names.
         let attached = details.into_iter().flatten().flatten().flat_map(|detail| detail.endpoints);
         attached.map(|attached| (attached.endpoint, attached.container_name)).collect()
     }
 }
 
-/// What a host is in the cluster, as people are told. One that is not answered by a majority any
-/// more leads nobody.
+/// The role of this host. A leader without contact to a majority is not shown as leader.
 fn role(status: &ConsensusStatus) -> &'static str {
     match status.role {
         Role::Leader if !hears_cluster(status) => "no-quorum",
@@ -402,12 +401,12 @@ fn role(status: &ConsensusStatus) -> &'static str {
     }
 }
 
-/// Who leads, as far as this host can know.
+/// The leader, as far as this host knows.
 fn leader(status: &ConsensusStatus) -> Option<HostId> {
     status.leader.filter(|leader| *leader != status.host || hears_cluster(status))
 }
 
-/// Whether the leader, or where this host leads a majority, was heard a moment ago.
+/// Whether this host had recent contact to the leader or, if it is the leader, to a majority.
 fn hears_cluster(status: &ConsensusStatus) -> bool {
     status.leader_heard.is_some_and(|ago| ago < FRESH)
 }
@@ -423,7 +422,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_who_is_answered_by_a_majority_leads() {
+    fn a_leader_without_a_majority_is_not_shown_as_leader() {
         let me = HostId::new(1).unwrap();
         let status = |leader_heard| ConsensusStatus {
             host: me,

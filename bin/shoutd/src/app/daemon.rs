@@ -1,4 +1,4 @@
-//! Puts the daemon together and takes it apart again.
+//! Starts and stops the daemon.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::advertise::{self, Advertiser, Listening};
+use crate::advertise::{self, Advertiser, LocalMemberships};
 use crate::api::control;
 use crate::api::control::Control;
 use crate::api::events::{self, Events};
@@ -56,22 +56,22 @@ use crate::plane::underlay;
 use crate::swarm::follower::SwarmFollower;
 use crate::swarm::orphans;
 
-/// Where named network namespaces are, for `ip netns` and everybody else.
+/// Directory of named network namespaces (ip-netns(8)).
 pub const NAMESPACES: &str = "/run/netns";
 
-/// How long everything may take to end, once asked to.
+/// Deadline of the shutdown of all tasks.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
-/// This host was removed from its cluster: why it ends, and will end whenever it is started, in one
-/// line for the user.
+/// This host was removed from its cluster; the daemon ends at every start. The removal notice, in
+/// one line.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Removed(String);
 
-/// Runs until it is asked to stop, or cannot go on. Returns why it ended, if not by an error.
+/// Runs until it must stop, or cannot continue. Returns why it ended, if not by an error.
 ///
 /// # Errors
-/// [`Removed`], or else what is wrong with the arguments, the host, or what it remembers.
+/// [`Removed`], or a problem with the arguments, the host, or the data directory.
 pub async fn run(arguments: StartArguments, directories: Directories) -> Result<&'static str> {
     raise_descriptor_limit()?;
     let resolved = Settings::resolve(&arguments)?;
@@ -80,8 +80,8 @@ pub async fn run(arguments: StartArguments, directories: Directories) -> Result<
     daemon.run(LinuxKernel::new(NAMESPACES)?).await
 }
 
-/// What is checked, opened and bound before anything is served: whatever can be wrong shows here,
-/// and nothing has been done yet.
+/// All that is checked, opened and bound before the daemon serves anything. If this fails, nothing
+/// has been changed.
 struct Daemon {
     name: String,
     resolved: Resolved,
@@ -111,7 +111,7 @@ impl Daemon {
         if let Some(wanted) = arguments.replication {
             if wanted > capabilities.tier {
                 bail!(
-                    "this kernel cannot replicate multicast by {wanted}, but by {}: leave out \
+                    "this kernel cannot replicate multicast by {wanted}, only by {}; leave out \
                      --replication",
                     capabilities.tier
                 );
@@ -134,7 +134,7 @@ impl Daemon {
         let stored = store.identity();
         if stored.host != credentials.host() {
             bail!(
-                "the data directory {} is that of host {}, but its key is that of host {}: {}",
+                "the data directory {} is of host {}, but its key is of host {}: {}",
                 arguments.data_dir.display(),
                 stored.host,
                 credentials.host(),
@@ -175,7 +175,7 @@ impl Daemon {
         })
     }
 
-    /// Makes the parts that everything works with, and starts the data plane's thread.
+    /// Creates the shared services, and starts the data plane's thread.
     fn services(
         &self,
         kernel: LinuxKernel,
@@ -186,7 +186,7 @@ impl Daemon {
         let reconciler = Reconciler::spawn(kernel, self.capabilities.tier)
             .context("cannot start the data plane's thread")?;
         let (heard, hearing) = watch::channel(Arc::default());
-        let listening = Listening {
+        let local_memberships = LocalMemberships {
             observed: reconciler.watch_observed(),
             memberships: reconciler.memberships(),
         };
@@ -205,7 +205,7 @@ impl Daemon {
             local,
             plane.clone(),
             peers,
-            listening,
+            local_memberships,
             heard,
             events.clone(),
         );
@@ -226,7 +226,7 @@ impl Daemon {
         })
     }
 
-    /// How this host comes into its cluster.
+    /// Makes this host a member of its cluster.
     fn formation(&self, membership: watch::Sender<Membership>) -> Formation {
         Formation {
             consensus: self.consensus.clone(),
@@ -251,7 +251,7 @@ impl Daemon {
         let (membership, member) =
             watch::channel(Membership::Joining("it has only just started".to_owned()));
         let (engine_state, engine_seen) = watch::channel(view::Engine::Absent(
-            "it is not served before this host belongs to a cluster".to_owned(),
+            "shoutd serves it only when this host is a member of a cluster".to_owned(),
         ));
         let services = self.services(kernel, member)?;
         let formation = self.formation(membership.clone());
@@ -315,7 +315,7 @@ impl Daemon {
         // Before others are asked: one that expired while this host was down would be refused.
         renewal::renew_now(&services.agreement, &self.credentials);
         let mut tasks = JoinSet::new();
-        // Docker first: an engine that starts waits for its plugins before anything else.
+        // First the plugin socket: a starting engine waits for its plugins.
         let driver = Arc::new(Driver::new(services.clone()));
         let serve =
             |socket, router| sockets::serve(socket, router, services.events.clone(), stop.clone());
@@ -328,7 +328,7 @@ impl Daemon {
         let server = self.server.refusing(move |host| consensus.has_left(host));
         tasks.spawn(server.serve(peer_router, stop.clone().cancelled_owned()));
         tasks.spawn(underlay::follow(self.underlay, underlay_problem, stop.clone()));
-        tasks.spawn(tell_notices(self.consensus.clone(), services.events.clone(), stop.clone()));
+        tasks.spawn(record_notices(self.consensus.clone(), services.events.clone(), stop.clone()));
         tasks.spawn(memory::run(stop.clone()));
         tasks.spawn(services.plane.clone().run(stop.clone()));
         let (plane, events, until) =
@@ -357,7 +357,11 @@ impl Daemon {
             self.credentials.clone(),
             stop.clone(),
         ));
-        info!(host = %services.agreement.me, address = %self.resolved.settings.advertise_address, "shoutd has started");
+        info!(
+            host = %services.agreement.me,
+            address = %self.resolved.settings.advertise_address,
+            "shoutd has started"
+        );
         readiness::ready();
 
         let ended =
@@ -375,8 +379,8 @@ impl Daemon {
         if leaving.has_left() {
             if let Err(error) = services.plane.withdraw(STOP_DEADLINE).await {
                 warn!(
-                    "the kernel still has something of the cluster that this host has left: \
-                     {error}"
+                    "cannot remove everything of the cluster that this host has left from the \
+                     kernel: {error}"
                 );
             }
             forget(&self.credentials, &self.data_directory, &self.plugin_path)?;
@@ -386,15 +390,15 @@ impl Daemon {
     }
 }
 
-/// Belongs to a cluster until a signal says stop or agreement itself cannot go on.
+/// Makes this host a member, and returns at a signal to stop, or when Raft stops.
 async fn form_and_wait(
     formation: &Formation,
     tokens: &Tokens,
     leaving: &Leaving,
     data_directory: &Path,
 ) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
     let forever = async {
         if let Some(removed) = formation.consensus.removed() {
             return Err(Removed(removed).into());
@@ -402,26 +406,23 @@ async fn form_and_wait(
         formation.form(data_directory).await?;
         if let Err(error) = tokens.ensure_first().await {
             warn!(
-                "no token to let other hosts in yet: {error:#}; make one with: shoutdctl token \
-                 rotate"
+                "cannot create a token for other hosts yet: {error:#}; create one with: shoutdctl \
+                 token rotate"
             );
         }
         formation.finish();
         let reason = tokio::select! {
             reason = formation.consensus.stopped() => reason,
-            twin = formation.consensus.twin() => return Err(anyhow!(twin)),
+            duplicate = formation.consensus.twin() => return Err(anyhow!(duplicate)),
         };
         if leaving.is_under_way() {
-            // Agreement ends as soon as the cluster has let go of this host, which has yet to hear
-            // that it did.
+            // Raft stops when the cluster has removed this host. `leaving` completes shortly after.
             leaving.left().await;
             return Ok(());
         }
         let removed = formation.consensus.removed();
-        Err(removed.map_or_else(
-            || anyhow!("agreement has stopped: {reason}"),
-            |told| Removed(told).into(),
-        ))
+        Err(removed
+            .map_or_else(|| anyhow!("Raft has stopped: {reason}"), |notice| Removed(notice).into()))
     };
     tokio::select! {
         () = leaving.left() => Ok(()),
@@ -431,8 +432,8 @@ async fn form_and_wait(
     }
 }
 
-/// Takes down what consensus finds out that a person should hear of.
-async fn tell_notices(consensus: Arc<Consensus>, events: Arc<Events>, stop: CancellationToken) {
+/// Records notices of the Raft node as events.
+async fn record_notices(consensus: Arc<Consensus>, events: Arc<Events>, stop: CancellationToken) {
     loop {
         let notice = tokio::select! {
             notice = consensus.next_notice() => notice,
@@ -447,12 +448,12 @@ async fn tell_notices(consensus: Arc<Consensus>, events: Arc<Events>, stop: Canc
 }
 
 fn read_token(arguments: &StartArguments) -> Result<Option<Token>> {
-    let text = arguments.token_text().context("cannot take the token from its file")?;
+    let text = arguments.token_text().context("cannot read the token from its file")?;
     Ok(text.map(|text| text.parse()).transpose()?)
 }
 
-/// What a host forgets that has left its cluster: all but its log, so that its next start is its
-/// first.
+/// Deletes the data of a host that has left its cluster, except its log. Its next start is then
+/// like its first.
 fn forget(
     credentials: &CredentialStore,
     data_directory: &Path,
@@ -462,8 +463,7 @@ fn forget(
         .into_iter()
         .chain([tokens::FILE, events::FILE, view::START_FILE])
         .map(|file| data_directory.join(file));
-    // Without the socket an engine says that there is no such plugin, instead of waiting for one
-    // that is away.
+    // Without the socket, an engine reports a missing plugin at once, and does not wait for it.
     let swarm_socket = data_directory.join(swarm::SOCKET_DIRECTORY).join(swarm::SOCKET);
     for path in kept.chain([plugin_socket.to_owned(), swarm_socket]) {
         match fs::remove_file(&path) {
@@ -476,29 +476,28 @@ fn forget(
     Ok(credentials.leave()?)
 }
 
-/// The socket that the managed plugin for Swarms reaches this daemon by. Without one everything
-/// else works.
+/// Binds the socket for the managed plugin. If that fails, everything else still works.
 async fn bind_swarm(data_directory: &Path) -> Option<Socket> {
     let directory = data_directory.join(swarm::SOCKET_DIRECTORY);
     let bound = match create_directory(&directory) {
         Ok(()) => plugin::bind(&directory.join(swarm::SOCKET)).await.map_err(anyhow::Error::from),
         Err(error) => Err(error),
     };
-    bound.inspect_err(|error| warn!("Swarm's networks are not served: {error:#}")).ok()
+    bound.inspect_err(|error| warn!("cannot serve Swarm networks: {error:#}")).ok()
 }
 
-/// Each network takes some descriptors, and each container (`shoutd_core::descriptors`): the usual
-/// soft limit of 1024 is soon reached.
+/// Raises the soft limit of file descriptors to the hard limit. Each network and each container
+/// needs some (`shoutd_core::descriptors`), so the usual limit of 1024 is soon reached.
 fn raise_descriptor_limit() -> Result<()> {
     let (_, hard) =
         getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")
 }
 
-/// A directory that only root reads.
+/// Creates a directory that only root can read.
 fn create_directory(path: &Path) -> Result<()> {
     let created = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    created.with_context(|| format!("cannot make the directory {}", path.display()))
+    created.with_context(|| format!("cannot create the directory {}", path.display()))
 }
 
 fn host_name() -> Result<String> {

@@ -1,4 +1,4 @@
-//! Leaves a note of this daemon in the run directory, for `shoutdctl` where it finds none that
+//! Records this daemon's run in the run directory, so that `shoutdctl` can say why no daemon
 //! answers.
 
 use std::fs;
@@ -10,13 +10,12 @@ use shoutd_cli::read_at_most;
 use shoutd_core::last_run::{Ended, LAST_RUN_BYTES_MAX, LAST_RUN_FILE, LastRun, LogPlace};
 use tracing::warn;
 
-/// Notes that this daemon runs.
+/// Records that this daemon runs.
 pub fn note_start(run_directory: &Path) {
     write(run_directory, None);
 }
 
-/// Notes that it ends, and why. A daemon that another one keeps from running leaves that one's note
-/// as it is.
+/// Records that this daemon ends, and why. If another daemon still runs, keeps that one's record.
 pub fn note_end(run_directory: &Path, reason: &str) {
     if !is_of_another(run_directory) {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
@@ -25,7 +24,7 @@ pub fn note_end(run_directory: &Path, reason: &str) {
     }
 }
 
-/// Whether the note is that of another daemon, which still runs.
+/// Whether the record is of another daemon that still runs.
 fn is_of_another(run_directory: &Path) -> bool {
     let noted = read_at_most(&run_directory.join(LAST_RUN_FILE), LAST_RUN_BYTES_MAX).ok();
     let noted = noted.and_then(|text| serde_json::from_slice::<LastRun>(&text).ok());
@@ -35,20 +34,21 @@ fn is_of_another(run_directory: &Path) -> bool {
     })
 }
 
-/// A daemon works as well without.
+/// An error is only logged: the daemon does not need the record.
 fn write(run_directory: &Path, ended: Option<Ended>) {
-    let noted = LastRun { pid: std::process::id(), log: log(), ended };
+    let run = LastRun { pid: std::process::id(), log: log(), ended };
     let path = run_directory.join(LAST_RUN_FILE);
-    let next = path.with_extension("new");
-    let written = serde_json::to_vec(&noted).map_err(io::Error::from);
-    let written =
-        written.and_then(|text| fs::write(&next, text)).and_then(|()| fs::rename(&next, &path));
+    let temporary = path.with_extension("new");
+    let written = serde_json::to_vec(&run)
+        .map_err(io::Error::from)
+        .and_then(|text| fs::write(&temporary, text))
+        .and_then(|()| fs::rename(&temporary, &path));
     if let Err(error) = written {
         warn!("cannot write {}: {error}", path.display());
     }
 }
 
-/// Where the standard error output goes (systemd.exec(5), `JOURNAL_STREAM`).
+/// Where standard error goes (systemd.exec(5), `JOURNAL_STREAM`).
 fn log() -> LogPlace {
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         return LogPlace::Journal;

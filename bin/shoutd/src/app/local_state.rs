@@ -1,4 +1,4 @@
-//! This host's memory of its own engine, on disk before anybody acts on it.
+//! This host's own state of its engine. Every change is on disk before it is visible.
 
 use std::sync::Arc;
 
@@ -6,8 +6,7 @@ use shoutd_consensus::{LocalStore, StoreError};
 use shoutd_core::local::Local;
 use tokio::sync::{Mutex, watch};
 
-/// [`Local`], durable and shared. Changes are made one after the other; whoever reads sees the
-/// newest that is on disk.
+/// [`Local`], durable and shared. Changes are serialized; readers see the newest state on disk.
 #[derive(Debug)]
 pub struct LocalState {
     store: LocalStore,
@@ -15,10 +14,10 @@ pub struct LocalState {
     published: watch::Sender<Arc<Local>>,
 }
 
-/// A change that was not made.
+/// Why a change was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError<E> {
-    /// Local state does not take it.
+    /// Local state refused it.
     #[error(transparent)]
     Refused(E),
     /// It could not be written to disk.
@@ -27,23 +26,23 @@ pub enum ChangeError<E> {
 }
 
 impl LocalState {
-    /// Reads what is on disk.
+    /// Reads the state from disk.
     pub fn open(store: LocalStore) -> Result<Self, StoreError> {
         let local: Local = store.load()?.unwrap_or_default();
         Ok(Self { store, writing: Mutex::new(()), published: watch::Sender::new(Arc::new(local)) })
     }
 
-    /// What is remembered now.
+    /// The current state.
     pub fn get(&self) -> Arc<Local> {
         self.published.borrow().clone()
     }
 
-    /// Follows the changes.
+    /// Follows changes.
     pub fn watch(&self) -> watch::Receiver<Arc<Local>> {
         self.published.subscribe()
     }
 
-    /// Makes a change that can be refused: on disk first, then for all to see.
+    /// Makes a change that can be refused: first on disk, then for readers.
     pub async fn try_change<T, E>(
         &self,
         change: impl FnOnce(&mut Local) -> Result<T, E>,

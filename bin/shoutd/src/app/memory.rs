@@ -1,8 +1,7 @@
-//! Gives freed memory back to the system.
+//! Returns freed memory to the kernel.
 //!
-//! glibc keeps what is freed for later, in pieces between what is still used, for as long as a
-//! process runs: after a flood of groups that is more than the daemon ever needs again. Only when
-//! asked (malloc_trim(3)) does it return whole pages of it.
+//! glibc keeps freed memory between blocks that are still in use. After a flood of groups that is
+//! far more than the daemon ever needs again. Only malloc_trim(3) returns free pages.
 
 use std::fs;
 use std::time::Duration;
@@ -11,16 +10,16 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-/// How often it is looked at how much memory there is.
+/// Interval between checks.
 const PERIOD: Duration = Duration::from_secs(30);
-/// KiB that are not worth it: what a daemon has that was never flooded.
-const ENOUGH: u64 = 32 << 10;
-/// KiB that memory may have grown by since the last look at a calm moment. While something is going
-/// on, what is free is about to be used.
-const CALM: u64 = 1 << 10;
+/// Below this resident size, in KiB, trimming is not worth it: a daemon that was never flooded has
+/// less.
+const RESIDENT_MIN: u64 = 32 << 10;
+/// We trim only if memory has grown by at most this much since the last check, in KiB: while it
+/// grows, free memory is about to be used.
+const GROWTH_MAX: u64 = 1 << 10;
 
-/// Gives back what is free, whenever there is much and nothing is going on, until it is told to
-/// stop.
+/// Trims memory when there is much of it and it does not grow, until `stop`.
 pub async fn run(stop: CancellationToken) {
     let mut tick = tokio::time::interval(PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -31,21 +30,21 @@ pub async fn run(stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         let Some(resident) = resident() else { return };
-        if is_worth_it(before, resident) {
-            // It takes milliseconds, in which other threads may have to wait for memory.
-            let _ = tokio::task::spawn_blocking(give_back).await;
-            debug!(before = resident, after = self::resident(), "gave memory back, in KiB");
+        if should_trim(before, resident) {
+            // It takes milliseconds, in which other threads may wait for the allocator.
+            let _ = tokio::task::spawn_blocking(trim).await;
+            debug!(before = resident, after = self::resident(), "trimmed memory (KiB)");
         }
         before = resident;
     }
 }
 
-/// Whether to give back what is free, by what was resident at the last look, and is now, in KiB.
-fn is_worth_it(before: u64, now: u64) -> bool {
-    now >= ENOUGH && now <= before.saturating_add(CALM)
+/// Whether to trim, by the resident sizes at the last check and now, in KiB.
+fn should_trim(before: u64, now: u64) -> bool {
+    now >= RESIDENT_MIN && now <= before.saturating_add(GROWTH_MAX)
 }
 
-/// KiB of memory that are not of files; `None` where the kernel does not tell.
+/// Resident anonymous memory in KiB; `None` if the kernel does not report it.
 fn resident() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
@@ -53,31 +52,30 @@ fn resident() -> Option<u64> {
 }
 
 #[cfg(target_env = "gnu")]
-fn give_back() {
-    // SAFETY: it takes the locks of the allocator that it needs, and touches nothing that is
-    // allocated.
+fn trim() {
+    // SAFETY: malloc_trim takes the locks of the allocator, and does not touch allocated memory.
     unsafe { nix::libc::malloc_trim(0) };
 }
 
-/// Other C libraries give back by themselves.
+/// Other C libraries return memory by themselves.
 #[cfg(not(target_env = "gnu"))]
-fn give_back() {}
+fn trim() {}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_given_back_when_there_is_much_and_nothing_goes_on() {
-        assert!(is_worth_it(u64::MAX, ENOUGH));
-        assert!(is_worth_it(ENOUGH, ENOUGH + CALM));
-        assert!(!is_worth_it(ENOUGH, ENOUGH + CALM + 1));
-        assert!(!is_worth_it(ENOUGH, ENOUGH - 1));
+    fn memory_is_trimmed_when_there_is_much_and_it_does_not_grow() {
+        assert!(should_trim(u64::MAX, RESIDENT_MIN));
+        assert!(should_trim(RESIDENT_MIN, RESIDENT_MIN + GROWTH_MAX));
+        assert!(!should_trim(RESIDENT_MIN, RESIDENT_MIN + GROWTH_MAX + 1));
+        assert!(!should_trim(RESIDENT_MIN, RESIDENT_MIN - 1));
     }
 
     #[test]
     #[cfg(target_env = "gnu")]
-    fn what_is_freed_between_what_is_used_goes_back() {
+    fn free_pages_between_used_blocks_are_returned() {
         let mut pieces: Vec<Option<Box<[u8; 256]>>> =
             (0..400_000).map(|_| Some(Box::new([1; 256]))).collect();
         let full = resident().unwrap();
@@ -86,7 +84,7 @@ mod tests {
                 *piece = None;
             }
         }
-        give_back();
+        trim();
         let left = resident().unwrap();
         assert!(left + (80 << 10) < full, "{left} KiB of {full}");
         assert_eq!(pieces.iter().flatten().count(), 400);

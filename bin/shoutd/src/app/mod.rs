@@ -1,4 +1,4 @@
-//! The process: what it is started with, what it shares, and how it ends.
+//! The process: its settings, its shared services, and how it starts and ends.
 
 pub mod daemon;
 pub mod last_run;

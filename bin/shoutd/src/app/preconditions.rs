@@ -1,4 +1,4 @@
-//! What must be so before a daemon begins: each thing that is not is refused in one line.
+//! Checks before the daemon starts. Each failure is an error of one line.
 
 use std::fs;
 use std::io;
@@ -13,12 +13,12 @@ use shoutd_core::plane::namespace_vni;
 
 use crate::app::daemon::NAMESPACES;
 
-/// Octets that a host needs for its files when it begins: several times what they have on a cluster
-/// of a few hosts and networks.
-const ROOM_MIN: u64 = 16 << 20;
+/// Free disk space that a new host needs, in octets: several times the size of its files in
+/// a cluster of a few hosts and networks.
+const FREE_SPACE_MIN: u64 = 16 << 20;
 
-/// A host that belongs to a cluster has its state on disk from before it joined. Without it, it
-/// would forget its vote, and take every network of its engine for one that is gone.
+/// Checks that the state of a cluster member is on disk. Without it, the host would forget its Raft
+/// vote, and treat every network of its engine as removed.
 pub fn refuse_missing(directory: &Path) -> Result<()> {
     for file in FILES {
         let path = directory.join(file);
@@ -27,11 +27,11 @@ pub fn refuse_missing(directory: &Path) -> Result<()> {
             Ok(_) => "is empty",
             Err(error) if error.kind() == io::ErrorKind::NotFound => "is missing",
             Err(error) => {
-                return Err(error).with_context(|| format!("cannot look at {}", path.display()));
+                return Err(error).with_context(|| format!("cannot access {}", path.display()));
             }
         };
         bail!(
-            "{} {problem}, though this host belongs to a cluster: {}",
+            "{} {problem}, although this host belongs to a cluster: {}",
             path.display(),
             remedy(directory)
         );
@@ -39,29 +39,30 @@ pub fn refuse_missing(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A host that begins on a disk with too little room would agree to things that it cannot keep. One
-/// that has its data already can serve its containers however full the disk is.
+/// Checks that a new host has enough disk space: otherwise it would acknowledge Raft entries that
+/// it cannot store. A host that already has its data can serve its containers even if the disk is
+/// full.
 pub fn refuse_little_room(directory: &Path) -> Result<()> {
     if FILES.iter().all(|file| directory.join(file).exists()) {
         return Ok(());
     }
     let disk = statvfs(directory)
-        .with_context(|| format!("cannot look at the disk of {}", directory.display()))?;
+        .with_context(|| format!("cannot read the free disk space of {}", directory.display()))?;
     let free = disk.blocks_available().saturating_mul(disk.fragment_size());
-    if free < ROOM_MIN {
+    if free < FREE_SPACE_MIN {
         bail!(
-            "the disk of {} has only {} KiB left, and a host needs {} MiB to begin with: make \
-             room, or choose another place with --data-dir",
+            "the disk of {} has only {} KiB left, and a new host needs {} MiB: free some space, or \
+             choose another directory with --data-dir",
             directory.display(),
             free >> 10,
-            ROOM_MIN >> 20
+            FREE_SPACE_MIN >> 20
         );
     }
     Ok(())
 }
 
-/// Somebody else's socket on VXLAN's port would show only when the first container starts. Our own
-/// tunnels from before have it rightly.
+/// Checks that no other program uses VXLAN's port; otherwise the error would only appear when the
+/// first container starts. VXLAN devices of an earlier run may use it.
 pub fn refuse_occupied_tunnel_port() -> Result<()> {
     let has_tunnels = fs::read_dir(NAMESPACES).is_ok_and(|entries| {
         entries.flatten().any(|entry| entry.file_name().to_str().and_then(namespace_vni).is_some())
@@ -69,8 +70,8 @@ pub fn refuse_occupied_tunnel_port() -> Result<()> {
     match UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && !has_tunnels => {
             bail!(
-                "UDP port {PORT} is in use by another program, and VXLAN needs it (ss -ulnp \
-                 'sport = :{PORT}' tells which)"
+                "UDP port {PORT}, which VXLAN needs, is in use by another program (to find it: ss \
+                 -ulnp 'sport = :{PORT}')"
             )
         }
         _ => Ok(()),

@@ -1,5 +1,5 @@
-//! Tells the service manager that started shoutd how far it is (sd_notify(3)): whoever is ordered
-//! after it, as Docker is, waits for that.
+//! Notifies the service manager (sd_notify(3)). Units that are ordered after shoutd, such as
+//! Docker, wait for `READY`.
 
 use std::ffi::OsString;
 use std::io;
@@ -9,33 +9,33 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use tracing::warn;
 
-/// Says that Docker is being served. Without a service manager it does nothing.
+/// Notifies that shoutd serves Docker. Does nothing without a service manager.
 pub fn ready() {
-    tell("READY=1");
+    notify("READY=1");
 }
 
-/// Says that shoutd is about to end.
+/// Notifies that shoutd is about to end.
 pub fn stopping() {
-    tell("STOPPING=1");
+    notify("STOPPING=1");
 }
 
-fn tell(state: &str) {
+fn notify(state: &str) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()) else {
         return;
     };
     if let Err(error) = send(&socket, state) {
-        warn!("cannot tell the service manager {state} at {}: {error}", socket.display());
+        warn!("cannot send {state} to the service manager at {}: {error}", socket.display());
     }
 }
 
 fn send(socket: &OsString, state: &str) -> io::Result<()> {
-    // An abstract address is written with `@` for its leading null octet.
+    // In an abstract address, `@` stands for the leading null octet.
     let address = match socket.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         path => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path))?,
     };
     let datagrams = UnixDatagram::unbound()?;
-    // A manager that does not read must not keep the daemon waiting.
+    // A manager that does not read must not block the daemon.
     datagrams.set_nonblocking(true)?;
     datagrams.send_to_addr(state.as_bytes(), &address).map(drop)
 }
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_service_manager_is_told_by_either_kind_of_address() {
+    fn a_service_manager_is_notified_at_either_kind_of_address() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let name = format!("shoutd-readiness-{}", std::process::id());
@@ -55,9 +55,9 @@ mod tests {
             (UnixDatagram::bind_addr(&by_name).unwrap(), OsString::from(format!("@{name}"))),
         ] {
             send(&socket, "READY=1").unwrap();
-            let mut heard = [0; 16];
-            let length = manager.recv(&mut heard).unwrap();
-            assert_eq!(&heard[..length], b"READY=1");
+            let mut received = [0; 16];
+            let length = manager.recv(&mut received).unwrap();
+            assert_eq!(&received[..length], b"READY=1");
         }
         assert!(send(&directory.path().join("none").into_os_string(), "READY=1").is_err());
     }

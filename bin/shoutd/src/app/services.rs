@@ -1,4 +1,4 @@
-//! What the parts of the daemon share.
+//! The services that the modules of the daemon share.
 
 use std::sync::Arc;
 
@@ -13,25 +13,25 @@ use crate::docker::pending_removals::PendingRemovals;
 use crate::membership::agreement::Agreement;
 use crate::plane::Plane;
 
-/// The three homes of state, and the ways to change them. Clones are the same parts.
+/// Handles to the daemon's state and connections. A clone shares them.
 #[derive(Debug, Clone)]
 pub struct Services {
-    /// What the hosts agree on.
+    /// Agreed state (Raft).
     pub agreement: Agreement,
-    /// What this host remembers of its engine.
+    /// This host's own state of its engine.
     pub local: Arc<LocalState>,
-    /// The kernel.
+    /// The data plane.
     pub plane: Arc<Plane>,
-    /// What the hosts tell each other.
+    /// Advertisements of this host and its peers.
     pub advertiser: Arc<Advertiser>,
-    /// The other hosts.
+    /// Client of the peers.
     pub peers: Client,
-    /// The engine.
+    /// Client of the engine.
     pub engine: EngineClient,
-    /// What the engine and shoutd are doing with networks just now.
+    /// Operations on networks that are in flight.
     pub in_flight: Arc<InFlight>,
-    /// Networks that a user removed here.
+    /// Networks that a user removed here, with a pending removal in the cluster.
     pub removals: Arc<PendingRemovals>,
-    /// What was decided on a user's behalf.
+    /// Events for `shoutdctl events`.
     pub events: Arc<Events>,
 }

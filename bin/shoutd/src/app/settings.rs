@@ -1,5 +1,4 @@
-//! How the daemon was started last, so that `shoutdctl start` without arguments takes up where it
-//! was.
+//! The settings of the last start, which `shoutdctl start` without arguments uses again.
 
 use std::fmt::Display;
 use std::fs::{self, File};
@@ -14,32 +13,32 @@ use shoutd_core::address::check_address;
 use shoutd_core::limits::HOSTS_MAX;
 use shoutd_core::view::START_FILE;
 
-/// Octets of the largest file that is read: [`HOSTS_MAX`] peers, each an IPv6 address on a line of
-/// its own, take less.
+/// Size limit of the file, in octets: [`HOSTS_MAX`] peers, each an IPv6 address on its own line,
+/// need less.
 const FILE_BYTES_MAX: u64 = 128 << 10;
 
-/// What is remembered.
+/// The remembered settings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
-    /// Where peers reach this host.
+    /// The address at which peers reach this host.
     pub advertise_address: SocketAddr,
-    /// Hosts that were named as members.
+    /// Members of the cluster to join (`--peer-addresses`).
     pub peer_addresses: Vec<SocketAddr>,
 }
 
-/// How the daemon is started, and where it was before.
+/// The settings of this start, compared with those of the last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
-    /// How it is started.
+    /// The settings of this start.
     pub settings: Settings,
-    /// The address it had at its last start, if that was another.
+    /// The address at the last start, if it was different.
     pub moved_from: Option<SocketAddr>,
-    /// Whether it had the same address at its last start.
+    /// Whether the address at the last start was the same.
     pub is_remembered: bool,
 }
 
 impl Settings {
-    /// What the command line says, or else what was said last time.
+    /// Takes the settings from the command line, or else from the last start.
     pub fn resolve(arguments: &StartArguments) -> Result<Resolved> {
         let remembered = Self::load(&arguments.data_dir)?;
         let before = remembered.as_ref().map(|remembered| remembered.advertise_address);
@@ -56,7 +55,7 @@ impl Settings {
         let (address, peers) = match (arguments.advertise_address, remembered) {
             (None, None) => {
                 bail!(
-                    "this host was not started before: give its address on the network between \
+                    "this host was not started before; give its address on the network between \
                      the hosts"
                 );
             }
@@ -90,7 +89,7 @@ impl Settings {
         Self::parse(&text).map(Some).map_err(|reason| damaged(&path, &reason))
     }
 
-    /// Reads what [`Settings::save`] wrote, and takes nothing that the command line would not take.
+    /// Parses the file of [`Settings::save`], with the same checks as the command line.
     fn parse(text: &[u8]) -> Result<Self, String> {
         let settings: Self = serde_json::from_slice(text).map_err(|error| error.to_string())?;
         settings.check().map(|()| settings)
@@ -109,39 +108,39 @@ impl Settings {
         if let Some(other) = self.peer_addresses.iter().find(|peer| peer.is_ipv4() != own.is_ipv4())
         {
             return Err(format!(
-                "{other} and {own} are not of one address family: give all hosts of a cluster \
-                 IPv4 addresses, or all IPv6"
+                "{other} and {own} are not of the same address family; give all hosts of a cluster \
+                 IPv4 addresses, or all IPv6 addresses"
             ));
         }
         if self.peer_addresses.len() > HOSTS_MAX {
             return Err(format!(
-                "{} peers are more than the {HOSTS_MAX} that a cluster has",
+                "{} peers are more than the {HOSTS_MAX} that a cluster may have",
                 self.peer_addresses.len()
             ));
         }
         Ok(())
     }
 
-    /// Remembers where this host is, and of its peers what was remembered before.
+    /// Saves this host's address, and keeps the peers that are already saved.
     pub fn save_address(&self, directory: &Path) -> Result<()> {
         let mut peers = Self::load(directory)?.map_or_else(Vec::new, |known| known.peer_addresses);
         peers.retain(|peer| *peer != self.advertise_address);
         Self { peer_addresses: peers, ..self.clone() }.save(directory)
     }
 
-    /// Remembers it, whole or not at all.
+    /// Saves the settings atomically.
     pub fn save(&self, directory: &Path) -> Result<()> {
         let path = directory.join(START_FILE);
-        // A full disk is no matter to a host that is started as it was before.
+        // Do not write unchanged settings, so that a restart works even if the disk is full.
         if Self::load(directory).is_ok_and(|known| known.as_ref() == Some(self)) {
             return Ok(());
         }
-        let next = directory.join(format!("{START_FILE}.new"));
+        let temporary = directory.join(format!("{START_FILE}.new"));
         let write = || {
-            let mut file = File::create(&next)?;
+            let mut file = File::create(&temporary)?;
             file.write_all(&serde_json::to_vec_pretty(self)?)?;
             file.sync_all()?;
-            fs::rename(&next, &path)?;
+            fs::rename(&temporary, &path)?;
             File::open(directory)?.sync_all()
         };
         write().with_context(|| format!("cannot write {}", path.display()))
@@ -173,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_last_time_holds_until_something_else_is_said() {
+    fn settings_of_the_last_start_hold_until_new_ones_are_given() {
         let directory = tempfile::tempdir().unwrap();
         let resolve = |more: &[&str]| Settings::resolve(&arguments(directory.path(), more));
         assert!(
@@ -189,28 +188,28 @@ mod tests {
         assert_eq!(moved.settings.peer_addresses, first.peer_addresses);
         assert_eq!((moved.moved_from, moved.is_remembered), (Some(first.advertise_address), false));
         moved.settings.save_address(directory.path()).unwrap();
-        assert_eq!(resolve(&[]).unwrap().settings, moved.settings, "peers stay");
+        assert_eq!(resolve(&[]).unwrap().settings, moved.settings, "the peers are kept");
         first.save_address(directory.path()).unwrap();
         let written =
             || std::fs::metadata(directory.path().join(START_FILE)).unwrap().modified().unwrap();
         let before = written();
         first.save(directory.path()).unwrap();
-        assert_eq!(written(), before, "what is known is not written again");
+        assert_eq!(written(), before, "unchanged settings are not written again");
         let others = resolve(&["--peer-addresses=10.0.0.4"]).unwrap();
         assert_eq!(others.settings, settings("10.0.0.1:7789", &["10.0.0.4:7789"]));
         for own in [&["--peer-addresses=10.0.0.1"][..], &["10.0.0.2"]] {
-            let told = resolve(own).unwrap_err().to_string();
-            assert!(told.contains("is this host's own address"), "{told}");
+            let error = resolve(own).unwrap_err().to_string();
+            assert!(error.contains("is this host's own address"), "{error}");
         }
-        let told = resolve(&["--peer-addresses=fd00::2"]).unwrap_err().to_string();
+        let error = resolve(&["--peer-addresses=fd00::2"]).unwrap_err().to_string();
         assert!(
-            told.contains("[fd00::2]:7789 and 10.0.0.1:7789 are not of one address family"),
-            "{told}"
+            error.contains("[fd00::2]:7789 and 10.0.0.1:7789 are not of the same address family"),
+            "{error}"
         );
     }
 
     #[test]
-    fn a_file_with_as_many_peers_as_there_can_be_is_read_again() {
+    fn a_file_with_the_maximum_number_of_peers_can_be_read() {
         let directory = tempfile::tempdir().unwrap();
         let peer = |number| {
             format!("[2001:db8:aaaa:bbbb:cccc:dddd:eeee:{number:x}]:65535").parse().unwrap()
@@ -224,13 +223,12 @@ mod tests {
         let more =
             Settings { peer_addresses: [full.peer_addresses, vec![peer(1)]].concat(), ..full };
         more.save(directory.path()).unwrap();
-        let told = Settings::load(directory.path()).unwrap_err().to_string();
-        assert!(told.contains("1001 peers are more than the 1000"), "{told}");
+        let error = Settings::load(directory.path()).unwrap_err().to_string();
+        assert!(error.contains("1001 peers are more than the 1000"), "{error}");
     }
 
-    /// One line that names the file and says what to do.
     #[test]
-    fn whatever_is_wrong_with_the_file_is_told_in_one_line() {
+    fn an_invalid_file_is_an_error_of_one_line_that_names_it_and_says_what_to_do() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(START_FILE);
         let with = |address: &str, peer: &str| {
@@ -251,25 +249,25 @@ mod tests {
             (large, "larger than 131072 octets"),
         ] {
             fs::write(&path, &text).unwrap();
-            let told = format!(
+            let error = format!(
                 "{:#}",
                 Settings::resolve(&arguments(directory.path(), &["10.0.0.9"])).unwrap_err()
             );
-            assert!(told.contains(reason), "{told}");
-            assert!(told.starts_with(&format!("{} is damaged: ", path.display())), "{told}");
+            assert!(error.contains(reason), "{error}");
+            assert!(error.starts_with(&format!("{} is damaged: ", path.display())), "{error}");
             assert!(
-                told.ends_with("; remove it and give the address again") && !told.contains('\n'),
-                "{told}"
+                error.ends_with("; remove it and give the address again") && !error.contains('\n'),
+                "{error}"
             );
         }
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();
-        let told = format!("{:#}", Settings::load(directory.path()).unwrap_err());
-        assert!(told.contains("it is not a file"), "{told}");
+        let error = format!("{:#}", Settings::load(directory.path()).unwrap_err());
+        assert!(error.contains("it is not a file"), "{error}");
         fs::remove_dir(&path).unwrap();
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let told = format!("{:#}", Settings::load(directory.path()).unwrap_err());
-        assert!(told.contains("it is not a file"), "{told}");
+        let error = format!("{:#}", Settings::load(directory.path()).unwrap_err());
+        assert!(error.contains("it is not a file"), "{error}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The daemon's Unix sockets: served until the end, and put back when somebody removes them.
+//! Serves the daemon's Unix sockets, and reports when one was removed and restored.
 
 use std::sync::Arc;
 
@@ -10,27 +10,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::events::Events;
 
-/// Serves a router on a socket until it is told to stop.
+/// Serves a router on a socket until `stop`.
 pub async fn serve(socket: Socket, router: Router, events: Arc<Events>, stop: CancellationToken) {
     let (path, state) = (socket.path().display().to_string(), socket.watch());
     tokio::join!(
         plugin::serve(socket, router, stop.clone().cancelled_owned()),
-        tell(&path, state, &events)
+        report_restored(&path, state, &events)
     );
 }
 
-/// Takes down each time that the socket was put back, until nobody serves on it any more.
-async fn tell(path: &str, mut state: watch::Receiver<SocketState>, events: &Events) {
-    let mut told = 0;
+/// Reports each restored socket as an event, until the socket is closed.
+async fn report_restored(path: &str, mut state: watch::Receiver<SocketState>, events: &Events) {
+    let mut reported = 0;
     while state.changed().await.is_ok() {
         let put_back = state.borrow_and_update().put_back;
-        if put_back != told {
-            told = put_back;
-            events.note(
-                EventKind::SocketRestored,
-                path,
-                "something removed it; shoutd serves there again",
-            );
+        if put_back != reported {
+            reported = put_back;
+            events.note(EventKind::SocketRestored, path, "the socket was removed and is restored");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Follows this host's Docker Engine: its networks are kept in step with the cluster's, its subnets
-//! are reported, and endpoints that it has forgotten are forgotten too.
+//! Follows this host's Docker Engine: keeps its networks in step with the cluster, reports its
+//! subnets, and forgets endpoints that it no longer has.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,16 +21,16 @@ use crate::docker::stale_endpoints::StaleEndpoints;
 use crate::ipam::host_subnets;
 use crate::ipam::host_subnets::Overlaps;
 
-/// How often everything is compared when nothing has happened: events get lost.
+/// Interval of a full comparison without an event, because events may get lost.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// How long to wait before an engine that went away is looked for again.
+/// Pause before we connect again to an engine that went away.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// How long one look for an engine may take.
+/// Deadline of one attempt to connect to the engine.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What follows the engine.
+/// Follows the engine.
 #[derive(Debug)]
 pub struct EngineFollower {
     /// State, kernel and engine.
@@ -39,14 +39,14 @@ pub struct EngineFollower {
     pub mirrors: Arc<Mirrors>,
     /// The interface of the underlay.
     pub underlay: watch::Receiver<UnderlayInterface>,
-    /// For all to see whether the engine answers.
+    /// Publishes whether the engine answers.
     pub state: watch::Sender<view::Engine>,
-    /// Counts the comparisons, for whoever follows the engine, too.
+    /// Counts the comparisons, for tasks that act after each.
     pub compared: watch::Sender<u64>,
 }
 
 impl EngineFollower {
-    /// Follows the engine until it is told to stop.
+    /// Follows the engine until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         loop {
             let followed = tokio::select! {
@@ -71,7 +71,7 @@ impl EngineFollower {
         self.services.engine.wait_until_serving(PATIENCE).await?;
         let info = self.services.engine.engine_info().await?;
         self.ensure_gateway_bridge().await?;
-        // Subscribed before the first full look: nothing that happens in between is missed.
+        // Subscribe before the first comparison, so that no event in between is missed.
         let mut events = self.services.engine.network_events(None).await?;
         let mut cluster = self.services.agreement.watch();
         let mut membership = self.services.agreement.watch_membership();
@@ -79,8 +79,8 @@ impl EngineFollower {
         let mut is_first = true;
         let mut stale = StaleEndpoints::new(self.services.clone());
         let mut overlaps = Overlaps::default();
-        // Ends with this engine's connection.
-        let mut reviving = JoinSet::new();
+        // Aborted when the connection to this engine ends.
+        let mut restarting = JoinSet::new();
         loop {
             tokio::select! {
                 event = events.next() => match event {
@@ -97,20 +97,20 @@ impl EngineFollower {
             }
             self.compare().await?;
             overlaps.note(&self.services.agreement, &self.services.events);
-            // Only now: before it, a network whose copy this host does not remember is of no use
-            // yet.
+            // Only after the first comparison: before it, a network may be without a binding, and
+            // calls for it fail.
             if is_first {
                 is_first = false;
                 info!(version = info.version, "serving Docker");
                 self.state.send_replace(view::Engine::Serving(info.version.clone()));
-                reviving.spawn(restarts::run(self.services.clone()));
+                restarting.spawn(restarts::run(self.services.clone()));
             }
         }
     }
 
     async fn compare(&self) -> Result<(), EngineError> {
         let mut networks = self.mirrors.reconcile().await?;
-        // `docker network prune` takes it away whenever no container runs.
+        // `docker network prune` removes it while no container runs.
         if !networks.iter().any(|network| network.name == GATEWAY_BRIDGE) {
             networks.push(self.ensure_gateway_bridge().await?);
         }
@@ -123,15 +123,15 @@ impl EngineFollower {
         Ok(())
     }
 
-    /// Makes `docker_gwbridge` if it is absent, with the subnet that it had before, which no
-    /// network of the cluster overlaps. The engine would choose anew when a container needs it, and
-    /// does not know of the networks whose addresses shoutd's IPAM gives out.
+    /// Creates `docker_gwbridge` if it is absent, with its previous subnet, which no network of the
+    /// cluster overlaps. The engine itself would choose a new subnet, and does not know the subnets
+    /// of networks with shoutd's IPAM.
     async fn ensure_gateway_bridge(&self) -> Result<DockerNetwork, EngineError> {
         let before = host_subnets::of_gateway_bridge(&self.services.agreement);
         let bridge = self.services.engine.ensure_gateway_bridge(before).await?;
         if bridge.created {
-            let text =
-                "made, as the containers' way out, so that its subnet is known from the start";
+            let text = "created for the containers' external connectivity, so that its subnet is \
+                        known in advance";
             self.services.events.note(EventKind::NetworkMade, GATEWAY_BRIDGE, text);
         }
         Ok(bridge.network)

@@ -1,7 +1,6 @@
-//! Keeps the networks of this host's engine in step with the cluster's, through the engine's own
-//! API.
+//! Keeps the networks of this host's engine in step with the cluster, through the engine's API.
 //!
-//! It never runs inside a plugin callback: the engine would wait for itself.
+//! It never runs inside a plugin call: the engine would deadlock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -22,20 +21,20 @@ use tracing::{debug, info, warn};
 use crate::app::services::Services;
 use crate::membership::agreement::AgreementError;
 
-/// How long an engine may take from hiding a network that is being removed to saying so: a call to
-/// a plugin that is away is repeated for 15 s. Mostly it remembers that a removal is done, and
-/// nobody waits for this; but it remembers the last 256 events only, and none from before it was
-/// restarted.
+/// How long an engine may take between hiding a network that a user removes and calling
+/// `DeleteNetwork`: it repeats a call to a plugin that does not answer for 15 s. Normally we need
+/// not wait for this, because the engine's events show that a removal is done. But it keeps only
+/// the last 256 events, and none from before its restart.
 const LEAVING_TIME_MAX: Duration = Duration::from_secs(20);
 
-/// Why an engine lacks a copy of a network.
+/// Why an engine has no copy of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Missing {
-    /// It may be about to say that a user removed it.
+    /// A user may be removing it; `DeleteNetwork` may follow.
     Leaving,
-    /// A user removed it, and shoutd was not there to be told.
+    /// A user removed it while shoutd did not run.
     Unheard,
-    /// It never had one, or lost it.
+    /// The engine never had a copy, or lost it.
     Lost,
 }
 
@@ -44,14 +43,14 @@ enum Missing {
 pub struct Mirrors {
     services: Services,
     problems: Mutex<BTreeMap<NetworkId, String>>,
-    /// Networks whose copies are missing without anybody having said why, and since when.
+    /// Networks whose copies are missing for an unknown reason, and since when.
     missing: Mutex<BTreeMap<NetworkId, Instant>>,
     /// Networks that the engine had at the last comparison, ready for containers.
     copies: watch::Sender<BTreeSet<NetworkId>>,
 }
 
 impl Mirrors {
-    /// Puts the parts together; nothing happens yet.
+    /// Starts with no comparison made.
     pub fn new(services: Services) -> Self {
         Self {
             services,
@@ -61,12 +60,12 @@ impl Mirrors {
         }
     }
 
-    /// What keeps networks of the cluster from being on this host, one line each.
+    /// Why networks of the cluster are not on this host, one line each.
     pub fn problems(&self) -> Vec<String> {
         self.problems.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// What keeps this network from being on this host.
+    /// Why this network is not on this host.
     pub fn problem(&self, network: &NetworkId) -> Option<String> {
         self.problems.lock().unwrap_or_else(PoisonError::into_inner).get(network).cloned()
     }
@@ -76,15 +75,15 @@ impl Mirrors {
         self.copies.subscribe()
     }
 
-    /// Compares once and mends what differs. Returns the engine's networks as they were before.
+    /// Compares once, and repairs differences. Returns the engine's networks as they were before.
     ///
     /// # Errors
-    /// If the engine does not list its networks.
+    /// The engine does not list its networks.
     pub async fn reconcile(&self) -> Result<Vec<DockerNetwork>, EngineError> {
         if let Err(error) = self.services.removals.settle().await {
             warn!("{error}");
         }
-        // The engine first, the cluster after it: see `plan_mirrors`.
+        // Read the engine before agreed state: see `plan_mirrors`.
         let networks = self.services.engine.networks().await?;
         let cluster = self.services.agreement.cluster();
         let engine: Vec<_> = networks.iter().map(as_engine_network).collect();
@@ -119,7 +118,7 @@ impl Mirrors {
         });
     }
 
-    /// Problems are noted when they appear or change, not each time they are met.
+    /// Records an event when a problem appears or changes.
     fn note(&self, problems: BTreeMap<NetworkId, String>) {
         let mut known = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
         let cluster = self.services.agreement.cluster();
@@ -156,13 +155,13 @@ impl Mirrors {
             }
             MirrorAction::Bind { network, docker } => {
                 let bound = self.services.local.change(|local| {
-                    // Removed by a user in the meantime.
+                    // A user may have removed it since the comparison.
                     if !local.removals.contains(&network) {
                         local.bindings.insert(docker, network.clone());
                     }
                 });
                 bound.await.map_err(|error| (network.clone(), error.to_string()))?;
-                self.note_restored(&network, "found on this host again");
+                self.note_restored(&network, "found its copy on this host again");
                 Ok(())
             }
             MirrorAction::TakeOver { network, docker } => {
@@ -187,7 +186,7 @@ impl Mirrors {
                     .await;
                 removed.map_err(|error| (network.clone(), error.to_string()))?;
                 let text =
-                    "its creation on this host was never finished; it is removed from the cluster";
+                    "its creation on this host was never completed; removed from the cluster";
                 self.services.events.note(EventKind::NetworkRemoved, network.short(), text);
                 Ok(())
             }
@@ -197,16 +196,16 @@ impl Mirrors {
                     .find(|other| other.name == name)
                     .map_or("another", |other| other.driver.as_str());
                 let problem = format!(
-                    "network {name} cannot be made on this host: there is a Docker network of \
-                     that name here already (driver {driver}); remove that one with: docker \
-                     network rm {name}"
+                    "network {name} cannot be created on this host, which already has a Docker \
+                     network of that name (driver {driver}); remove that with: docker network rm \
+                     {name}"
                 );
                 Err((network, problem))
             }
         }
     }
 
-    /// Tells the cluster the name of a network that was created here.
+    /// Proposes the name of a network that was created here to the cluster.
     async fn describe(
         &self,
         network: &NetworkId,
@@ -221,20 +220,20 @@ impl Mirrors {
         match self.services.agreement.propose(command).await {
             Ok(_) => {
                 self.services.in_flight.not_creating(network);
-                info!(network = copy.name, "created on this host and made known to the cluster");
+                info!(network = copy.name, "a network of this host was added to the cluster");
                 Ok(())
             }
             Err(AgreementError::Propose(ProposeError::Refused(
                 refusal @ Refusal::NameTaken { .. },
             ))) => self.yield_name(network, copy, &refusal).await,
             Err(error) => {
-                Err(format!("cannot tell the cluster the name of network {}: {error}", copy.name))
+                Err(format!("cannot add the name of network {} to the cluster: {error}", copy.name))
             }
         }
     }
 
-    /// The same name was created on two hosts at once, and the other was first: ours makes room for
-    /// its mirror, unless containers use it.
+    /// Two hosts created networks of one name at the same time, and the other was first: we remove
+    /// ours for its mirror, unless containers use ours.
     async fn yield_name(
         &self,
         network: &NetworkId,
@@ -250,32 +249,32 @@ impl Mirrors {
             .any(|endpoint| endpoint.network == *network);
         if in_use {
             return Err(format!(
-                "network {} of this host stays apart from the cluster's: {refusal}; stop its \
-                 containers to merge them",
+                "network {} of this host is separate from that of the cluster: {refusal}; stop its \
+                 containers to replace it",
                 copy.name
             ));
         }
-        // First: containers that wait for the name are told as soon as the cluster has let go of
-        // the network.
+        // Before the removal: containers that wait for the name fail with this reason as soon as
+        // the network is removed from the cluster.
         self.services.in_flight.yielding(network, refusal.to_string());
         let removed =
             self.services.agreement.propose(Command::RemoveNetwork { id: network.clone() }).await;
         removed.map_err(|error| error.to_string())?;
         self.services.in_flight.not_creating(network);
         let text =
-            format!("{refusal}: the network that was created on this host made room for that one");
+            format!("{refusal}: the network that was created on this host is replaced by that one");
         self.services.events.note(EventKind::NetworkRefused, &copy.name, &text);
         self.remove(&copy.id, &copy.name).await
     }
 
-    /// Makes a copy that this engine lacks, unless it may be about to say that a user removed it.
+    /// Creates a missing copy, unless a user may be removing it.
     async fn create_missing(&self, network: &NetworkId) -> Result<(), String> {
-        // Engines before 25 would have two networks of one name then. The event that it is created
-        // brings the next comparison.
+        // An engine before 25 could get two networks of one name. The event of the creation
+        // triggers the next comparison.
         if self.services.in_flight.is_creating() {
             debug!(
                 network = network.short(),
-                "a network is just being created here, perhaps of this name"
+                "a network is being created here, perhaps of the same name"
             );
             return Ok(());
         }
@@ -283,14 +282,14 @@ impl Mirrors {
             Missing::Leaving => {
                 debug!(
                     network = network.short(),
-                    "its copy has only just gone: a removal may be under way"
+                    "its copy has just disappeared: a removal may be in flight"
                 );
                 Ok(())
             }
             Missing::Unheard => {
                 self.create(network).await?;
-                let text = "its copy was removed while shoutd could not hear of it; it belongs to \
-                            all hosts and came back";
+                let text = "its copy was removed while shoutd was not running; it is a network of \
+                            all hosts, so it was created again";
                 self.note_restored(network, text);
                 Ok(())
             }
@@ -298,13 +297,13 @@ impl Mirrors {
         }
     }
 
-    /// Why the engine lacks a copy. It hides a network from its list before it says that a user
-    /// removed it. Once it remembers the removal as done, or has kept silent for long, the copy was
-    /// lost in another way.
+    /// Why the engine has no copy. It hides a network from its list before it calls
+    /// `DeleteNetwork`. If its events show that the removal is done, or it does not call for long,
+    /// the copy was lost in another way.
     async fn missing(&self, network: &NetworkId) -> Missing {
         let copies = self.copies_of(network);
         if !copies.is_empty() && self.are_removed(&copies).await {
-            // It may have said so just before: then the next comparison knows.
+            // `DeleteNetwork` may just have arrived: then the next comparison decides.
             return if self.copies_of(network) == copies {
                 Missing::Unheard
             } else {
@@ -341,13 +340,13 @@ impl Mirrors {
         true
     }
 
-    /// Forgets what was missing and is there again.
+    /// Forgets since when copies were missing that are no longer missing.
     fn forget_found(&self, plan: &[MirrorAction]) {
-        let is_missing = |network: &NetworkId| {
-            plan.iter().any(|action| matches!(action, MirrorAction::Create { network: missing } if missing == network))
-        };
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
-        missing.retain(|network, _| is_missing(network));
+        missing.retain(|network, _| {
+            let create = MirrorAction::Create { network: network.clone() };
+            plan.contains(&create)
+        });
     }
 
     /// Removes all copies but one. The first is kept, unless containers use another.
@@ -372,16 +371,16 @@ impl Mirrors {
         if left > 1 {
             let ids: Vec<_> = copies.iter().map(DockerNetworkId::short).collect();
             return Err(format!(
-                "network {title} is on this host {left} times, and each copy has containers; \
+                "this host has {left} copies of network {title}, and each has containers; \
                  connect them to one copy and remove the others ({})",
                 ids.join(", ")
             ));
         }
-        self.note_restored(network, "this host had a second copy of it, which is removed");
+        self.note_restored(network, "this host had a second copy, which was removed");
         Ok(())
     }
 
-    /// Has the engine remove a copy of a network that stays.
+    /// Removes a copy of a network that stays in the cluster.
     async fn replace(&self, copy: &DockerNetworkId) -> Result<(), RemoveNetworkError> {
         self.services.in_flight.replacing(copy, true);
         let removed = self.services.engine.remove_network(copy).await;
@@ -389,20 +388,21 @@ impl Mirrors {
         removed
     }
 
-    /// A crash half way through leaves a network without a copy, which the next comparison makes.
+    /// Replaces a copy by one with shoutd's IPAM. After a crash in between, the next comparison
+    /// creates the copy.
     async fn take_over(&self, network: &NetworkId, docker: &DockerNetworkId) -> Result<(), String> {
         match self.replace(docker).await {
             Ok(()) | Err(RemoveNetworkError::NotFound { .. }) => {
                 self.create(network).await?;
-                let text = "the address that Docker would give out next is another host's: shoutd \
-                            gives out this copy's addresses from now on";
+                let text = "the next address that Docker would assign belongs to another host; \
+                            from now on shoutd assigns this copy's addresses";
                 self.note_restored(network, text);
                 Ok(())
             }
-            // A container came in between.
+            // A container was attached in between.
             Err(RemoveNetworkError::InUse { .. }) => Ok(()),
             Err(error) => Err(format!(
-                "network {} cannot be made anew on this host: {error}",
+                "network {} cannot be created again on this host: {error}",
                 network.short()
             )),
         }
@@ -415,9 +415,9 @@ impl Mirrors {
         else {
             return Ok(());
         };
-        // Whatever copies are remembered, the engine does not have them: a daemon that was killed
-        // while one was made, or was not there when one was removed, never heard. Kept beside the
-        // new copy, they would make its removal by a user look like that of one of several.
+        // The engine does not have the copies that we remember: an earlier daemon was killed during
+        // a creation, or missed a removal. If we kept them, a user's removal of the new copy would
+        // look like that of one of several copies.
         let forgotten =
             self.services.local.change(|local| local.bindings.retain(|_, bound| bound != id)).await;
         forgotten.map_err(|error| error.to_string())?;
@@ -428,27 +428,27 @@ impl Mirrors {
         match created {
             Ok(_) => {
                 let text = format!(
-                    "made on this host; it was created on {}",
+                    "created its copy on this host; the network is from {}",
                     cluster.host_name(network.origin)
                 );
                 self.services.events.note(EventKind::NetworkMade, &description.name, &text);
                 Ok(())
             }
-            // Somebody made it in the meantime; the next comparison tells who.
+            // It was created concurrently; the next comparison handles that.
             Err(CreateNetworkError::NameTaken { .. }) => Ok(()),
-            // A request of a daemon that was killed came through first: see `driver::network`.
+            // The request of an earlier daemon, which was killed, was first: see `driver::network`.
             Err(_) if !self.copies_of(id).is_empty() => Ok(()),
             Err(error) => {
-                Err(format!("network {} cannot be made on this host: {error}", description.name))
+                Err(format!("network {} cannot be created on this host: {error}", description.name))
             }
         }
     }
 
-    /// Removes every copy of this host's engine, of a host that leaves: they stay networks of the
+    /// Removes all copies from this host's engine, when the host leaves. The networks stay in the
     /// cluster.
     ///
     /// # Errors
-    /// If the engine does not answer, or does not remove one.
+    /// The engine does not answer, or does not remove one.
     pub async fn remove_all(&self) -> Result<(), String> {
         let networks = self.services.engine.networks().await.map_err(|error| error.to_string())?;
         for network in networks.iter().filter(|network| network.driver == DRIVER) {
@@ -468,12 +468,13 @@ impl Mirrors {
     async fn remove(&self, docker: &DockerNetworkId, name: &str) -> Result<(), String> {
         match self.services.engine.remove_network(docker).await {
             Ok(()) | Err(RemoveNetworkError::NotFound { .. }) => {
-                let text = "removed from this host, as it is gone from the cluster";
+                let text = "removed from this host, because it was removed from the cluster";
                 self.services.events.note(EventKind::NetworkRemoved, name, text);
                 Ok(())
             }
             Err(error) => Err(format!(
-                "network {name} is gone from the cluster but not from this host: {error}"
+                "network {name} was removed from the cluster, but cannot be removed from this \
+                 host: {error}"
             )),
         }
     }
@@ -488,7 +489,7 @@ fn as_engine_network(network: &DockerNetwork) -> EngineNetwork {
     }
 }
 
-/// What the cluster is told of a network that the engine shows.
+/// The description of an engine's network for agreed state.
 pub fn description_of(copy: &DockerNetwork) -> Description {
     let described = |config: &IpamConfig| {
         let range = config.ip_range.map(|range| range.trunc());
@@ -504,14 +505,14 @@ pub fn description_of(copy: &DockerNetwork) -> Description {
     }
 }
 
-/// The Docker network that is this network's copy on a host that did not create it.
+/// The mirror of a network on a host that did not create it.
 fn mirror_of(id: &NetworkId, network: &Network, description: &Description) -> NetworkSpec {
     let settings = &network.settings;
     let mut options = settings.options.clone();
     options.insert(NETWORK_OPTION.to_owned(), id.to_string());
     let configs = settings.pools.iter().map(|pool| IpamConfig {
         subnet: Some(pool.subnet),
-        // Where it is left out, shoutd's IPAM answers with the one that was agreed on.
+        // If it is left out, shoutd's IPAM answers with the agreed gateway.
         gateway: description
             .subnets
             .get(&pool.subnet)

@@ -1,5 +1,5 @@
-//! Networks that a user removed here: the wish is on disk before the cluster is asked, and is kept
-//! until the cluster has answered.
+//! Networks that a user removed on this host. A pending removal is on disk before we propose it to
+//! the cluster, and stays there until the cluster has answered.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,37 +20,37 @@ use crate::membership::agreement::{Agreement, AgreementError};
 /// How long a removal waits for the other hosts.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The removals of this host.
+/// The pending removals of this host.
 #[derive(Debug)]
 pub struct PendingRemovals {
     agreement: Agreement,
     local: Arc<LocalState>,
     events: Arc<Events>,
-    /// Each wish is put to the cluster once at a time, by whoever comes first.
-    asking: Mutex<()>,
+    /// Serializes [`Self::settle`].
+    settling: Mutex<()>,
 }
 
 impl PendingRemovals {
-    /// Puts the parts together; nothing happens yet.
+    /// The pending removals in local state. Does nothing yet.
     pub fn new(agreement: Agreement, local: Arc<LocalState>, events: Arc<Events>) -> Self {
-        Self { agreement, local, events, asking: Mutex::default() }
+        Self { agreement, local, events, settling: Mutex::default() }
     }
 
-    /// Puts every wish to the cluster that has not been answered. One that cannot be answered now
-    /// is kept. Returns the networks that stay after all, and why.
+    /// Proposes all pending removals to the cluster. If the cluster does not answer, a removal
+    /// stays pending. Returns the networks that the cluster keeps, and why.
     ///
     /// # Errors
-    /// If an answer cannot be written to disk.
+    /// Local state cannot be written to disk.
     pub async fn settle(&self) -> Result<BTreeMap<NetworkId, String>, StoreError> {
         let mut kept = BTreeMap::new();
         if self.local.get().removals.is_empty() {
             return Ok(kept);
         }
-        let _one_at_a_time = self.asking.lock().await;
-        // What this host itself does not use any more must not stand in the way.
+        let _one_at_a_time = self.settling.lock().await;
+        // Leases that this host no longer uses would prevent the removal.
         leases::settle(&self.agreement, &self.local).await;
         for network in &self.local.get().removals {
-            match self.ask(network).await {
+            match self.propose(network).await {
                 Answer::None => continue,
                 Answer::Removed => {}
                 Answer::Kept(why) => _ = kept.insert(network.clone(), why),
@@ -60,8 +60,8 @@ impl PendingRemovals {
         Ok(kept)
     }
 
-    /// The other hosts give their stock back within a moment, or say that they use the network. One
-    /// that is away does so when it is back.
+    /// Waits until the other hosts have released their leases, or report that they use the network.
+    /// A host that is down does so when it is back.
     async fn wait_until_gone(&self, network: &NetworkId) -> Answer {
         let title = self.agreement.cluster().network_title(network).to_owned();
         let mut cluster = self.agreement.watch();
@@ -73,19 +73,19 @@ impl PendingRemovals {
                 None => self.events.note(
                     EventKind::NetworkRemoved,
                     &title,
-                    "removed from the cluster, as a user of this host wished",
+                    "removed from the cluster, because a user removed it on this host",
                 ),
                 Some(known) => {
                     let hosts: Vec<_> =
                         known.attached.iter().map(|host| cluster.host_name(*host)).collect();
                     return self.kept(
                         &title,
-                        &format!("network {title} is in use on {} after all", hosts.join(", ")),
+                        &format!("network {title} is in use on {}", hosts.join(", ")),
                     );
                 }
             },
             _ => {
-                let text = "its removal waits for hosts that are away: see shoutdctl networks";
+                let text = "its removal waits for unreachable hosts; see: shoutdctl networks";
                 self.events.note(EventKind::NetworkLeaving, &title, text);
             }
         }
@@ -93,12 +93,12 @@ impl PendingRemovals {
     }
 
     fn kept(&self, title: &str, why: &str) -> Answer {
-        let text = format!("{why}: it stays, and comes back on this host");
+        let text = format!("{why}: it was not removed, and is restored on this host");
         self.events.note(EventKind::NetworkKept, title, &text);
         Answer::Kept(text)
     }
 
-    async fn ask(&self, network: &NetworkId) -> Answer {
+    async fn propose(&self, network: &NetworkId) -> Answer {
         match self.agreement.propose(Command::RemoveNetwork { id: network.clone() }).await {
             Ok(_) => self.wait_until_gone(network).await,
             Err(AgreementError::Propose(ProposeError::Refused(refusal))) => {
@@ -112,13 +112,13 @@ impl PendingRemovals {
     }
 }
 
-/// What the cluster says of a wish.
+/// The cluster's answer to a removal.
 #[derive(Debug)]
 enum Answer {
-    /// Nothing yet.
+    /// No answer yet.
     None,
-    /// The network goes.
+    /// The network is removed.
     Removed,
-    /// It stays, and why.
+    /// The network stays, and why.
     Kept(String),
 }

@@ -1,5 +1,5 @@
-//! Forgets endpoints that the engine does not have any more: what it said of them while shoutd was
-//! away, nobody heard, and an engine that was killed says nothing at all.
+//! Forgets endpoints that the engine no longer has: shoutd misses calls while it does not run, and
+//! an engine that was killed does not call.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -23,7 +23,7 @@ pub struct StaleEndpoints {
 }
 
 impl StaleEndpoints {
-    /// Puts the parts together; nothing happens yet.
+    /// Starts with no comparison made.
     pub fn new(services: Services) -> Self {
         Self { services, unlisted: Unlisted::default(), begun: Instant::now() }
     }
@@ -48,15 +48,14 @@ impl StaleEndpoints {
             return;
         }
         for endpoint in &stale {
-            let text = "the engine does not have it any more";
+            let text = "the engine no longer has it";
             self.services.events.note(EventKind::EndpointForgotten, endpoint.short(), text);
         }
         leases::settle(&self.services.agreement, &self.services.local).await;
     }
 
-    /// What the engine lists on the networks of these endpoints. A network that it does not answer
-    /// for, such as a Swarm's while that has no leader, is left out, and does not keep the others
-    /// from being compared.
+    /// What the engine lists on the networks of these endpoints. A network for which it does not
+    /// answer, such as a Swarm's without a leader, is left out; the others are still compared.
     async fn listing(&self, local: &Local, endpoints: &BTreeSet<EndpointId>) -> Listing {
         let mut listing = Listing::default();
         for (network, copies) in networks_of(local, endpoints) {
@@ -73,8 +72,8 @@ impl StaleEndpoints {
         listing
     }
 
-    /// The endpoints that the engine lists on these copies of a network. One that it does not have
-    /// has none.
+    /// The endpoints that the engine lists on these copies of a network. A copy that it does not
+    /// have has none.
     async fn listed(&self, copies: &[DockerNetworkId]) -> Result<Vec<EndpointId>, EngineError> {
         let mut listed = Vec::new();
         for docker in copies {
@@ -90,7 +89,7 @@ impl StaleEndpoints {
     }
 }
 
-/// The networks of these endpoints with their copies in the engine, as far as these are known.
+/// The networks of these endpoints, with their known copies in the engine.
 fn networks_of(
     local: &Local,
     endpoints: &BTreeSet<EndpointId>,

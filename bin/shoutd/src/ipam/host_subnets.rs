@@ -1,5 +1,5 @@
-//! Tells the cluster which subnets this host uses by itself: its Docker networks, its underlay and
-//! its routes; and tells of those that overlap networks.
+//! Reports to the cluster which subnets this host uses otherwise: its other Docker networks, its
+//! underlay and its routes. Records an event if one of them overlaps a network.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,8 +15,8 @@ use tracing::warn;
 use crate::api::events::Events;
 use crate::membership::agreement::{Agreement, AgreementError};
 
-/// What the engine's networks, the underlay and the host's routes take up. Networks of shoutd are
-/// the cluster's own business.
+/// The subnets of the engine's networks, the underlay and the host's routes, without shoutd's own
+/// networks.
 pub fn in_use(
     networks: &[DockerNetwork],
     underlay: &UnderlayInterface,
@@ -29,7 +29,7 @@ pub fn in_use(
         networks.iter().filter(|network| network.driver != DRIVER && network.scope == "local");
     let docker = foreign.flat_map(|network| {
         let subnets = network.ipam.configs.iter().filter_map(|config| config.subnet);
-        // The `null` driver's 0.0.0.0/0 overlaps everything and means nothing.
+        // Ignore 0.0.0.0/0 of the `null` IPAM driver.
         subnets.filter(|subnet| subnet.prefix_len() > 0).map(|subnet| {
             let exclusive = network.name == GATEWAY_BRIDGE;
             let user = if exclusive {
@@ -46,7 +46,7 @@ pub fn in_use(
     with_routes(certain.into_iter().collect(), &routes)
 }
 
-/// Whether Docker makes interfaces of this name: of their networks the engine tells.
+/// Whether this is the name of a bridge of Docker, whose subnet the engine reports.
 fn is_dockers(interface: &str) -> bool {
     let is_id = |id: &str| id.len() == 12 && id.bytes().all(|octet| octet.is_ascii_hexdigit());
     interface == "docker0"
@@ -54,21 +54,21 @@ fn is_dockers(interface: &str) -> bool {
         || interface.strip_prefix("br-").is_some_and(is_id)
 }
 
-/// The routes of this host. Without them everything else works.
+/// The routes of this host; empty if they cannot be read.
 pub async fn routes() -> Vec<HostRoute> {
     let read = tokio::task::spawn_blocking(host_routes).await;
     match read {
         Ok(Ok(routes)) => routes,
         Ok(Err(error)) => {
-            warn!("cannot see the routes of this host: {error}");
+            warn!("cannot read the routes of this host: {error}");
             Vec::new()
         }
-        // Only when the runtime is shutting down.
+        // Only while the runtime shuts down.
         Err(_) => Vec::new(),
     }
 }
 
-/// The IPv4 subnet of this host's `docker_gwbridge`, as it was reported last.
+/// The last reported IPv4 subnet of this host's `docker_gwbridge`.
 pub fn of_gateway_bridge(agreement: &Agreement) -> Option<IpNet> {
     let cluster = agreement.cluster();
     let reported = &cluster.hosts.get(&agreement.me)?.subnets;
@@ -78,10 +78,10 @@ pub fn of_gateway_bridge(agreement: &Agreement) -> Option<IpNet> {
     reported.iter().find(is_bridge).map(|reported| reported.subnet)
 }
 
-/// Reports them if they differ from what the cluster knows.
+/// Reports the subnets if they have changed.
 ///
 /// # Errors
-/// If the cluster does not take it.
+/// The cluster does not agree.
 pub async fn report(
     agreement: &Agreement,
     subnets: Vec<ReportedSubnet>,
@@ -95,23 +95,22 @@ pub async fn report(
     Ok(())
 }
 
-/// Tells of subnets that overlap networks: nobody can be refused any more, but somebody should
-/// know.
+/// Reports subnets that overlap existing networks. They can no longer be refused.
 #[derive(Debug, Default)]
 pub struct Overlaps {
-    told: BTreeMap<NetworkId, String>,
+    reported: BTreeMap<NetworkId, String>,
 }
 
 impl Overlaps {
-    /// Takes down what was not there at the last look.
+    /// Records an event for each new overlap.
     pub fn note(&mut self, agreement: &Agreement, events: &Events) {
         let cluster = agreement.cluster();
         let found = cluster.overlap_problems(agreement.me);
         for (network, problem) in
-            found.iter().filter(|(network, problem)| self.told.get(*network) != Some(problem))
+            found.iter().filter(|(network, problem)| self.reported.get(*network) != Some(problem))
         {
             events.note(EventKind::SubnetOverlap, cluster.network_title(network), problem);
         }
-        self.told = found;
+        self.reported = found;
     }
 }

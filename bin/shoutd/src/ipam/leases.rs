@@ -1,5 +1,5 @@
-//! Keeps what the cluster knows of this host's use of networks true: attachments, leases of
-//! endpoints, and a small stock.
+//! Keeps this host's part of agreed state up to date: its attachments to networks, the leases of
+//! its endpoints, and a small stock.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,23 +16,23 @@ use crate::api::events::Events;
 use crate::app::local_state::LocalState;
 use crate::membership::agreement::Agreement;
 
-/// How often it is looked at when nothing has changed: what failed is tried again after this time.
+/// Interval at which failed changes are tried again.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// How long one agreement may take: whoever stops a container waits for it.
+/// Deadline of one proposal: stopping a container waits for it.
 const DEADLINE: Duration = Duration::from_secs(2);
 
-/// How long a container that starts waits for the other hosts to be told of it. Without a majority
-/// they are told later.
+/// How long a starting container waits for the attachment to be agreed on. Without a majority it is
+/// agreed on later.
 const ATTACH_DEADLINE: Duration = Duration::from_secs(1);
 
-/// The time since 1970. A clock that is set before it counts as 1970 itself.
+/// The time since 1970; zero for a clock before that.
 pub fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Tells the cluster that this host has endpoints on a network, so that the other hosts send to it.
-/// What cannot be told now is told by [`run`].
+/// Attaches this host to a network in agreed state, so that the other hosts send to it. If that
+/// fails, [`run`] tries again.
 pub async fn attach(agreement: &Agreement, network: &NetworkId) {
     let cluster = agreement.cluster();
     if cluster
@@ -44,14 +44,11 @@ pub async fn attach(agreement: &Agreement, network: &NetworkId) {
     }
     let command = Command::Attach { network: network.clone(), host: agreement.me };
     if let Err(error) = agreement.propose_within(command, ATTACH_DEADLINE).await {
-        warn!(
-            network = network.short(),
-            "the other hosts do not know yet that it is in use here: {error}"
-        );
+        warn!(network = network.short(), "cannot attach this host to the network yet: {error}");
     }
 }
 
-/// Makes it true. What the cluster does not take now is tried again by [`run`].
+/// Proposes all changes that are needed. What fails is tried again by [`run`].
 pub async fn settle(agreement: &Agreement, local: &LocalState) {
     let _gate = agreement.settle_leases().await;
     for command in plan_leases(&agreement.cluster(), &local.get(), agreement.me) {
@@ -63,16 +60,14 @@ pub async fn settle(agreement: &Agreement, local: &LocalState) {
             return;
         }
         if let Err(error) = agreement.propose_within(command, DEADLINE).await {
-            warn!(
-                "cannot bring the cluster's view of this host's networks up to date yet: {error}"
-            );
-            // One that was refused must not hold up the others; without agreement all would fail.
+            warn!("cannot update this host's networks and leases in the cluster yet: {error}");
+            // A refusal concerns only this command. Without a majority, the others would fail, too.
             if error.is_refusal() {
                 continue;
             }
             return;
         }
-        // Before the next is claimed, which may be one that was just given back.
+        // Before the next claim, which may be for an address that we have just released.
         finish_returning(agreement, local).await;
     }
 }
@@ -84,21 +79,21 @@ async fn finish_returning(agreement: &Agreement, local: &LocalState) {
     }
 }
 
-/// Follows state until it is told to stop.
+/// Settles leases after every change of state, and periodically, until `stop`.
 pub async fn run(
     agreement: Agreement,
     local: Arc<LocalState>,
     events: Arc<Events>,
     stop: CancellationToken,
 ) {
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     let mut tick = tokio::time::interval(PERIOD);
-    let (mut cluster, mut memory) = (agreement.watch(), local.watch());
+    let (mut cluster, mut local_changes) = (agreement.watch(), local.watch());
     loop {
         let changed = tokio::select! {
             _ = tick.tick() => true,
             changed = cluster.changed() => changed.is_ok(),
-            changed = memory.changed() => changed.is_ok(),
+            changed = local_changes.changed() => changed.is_ok(),
             () = stop.cancelled() => false,
         };
         if !changed {
@@ -112,15 +107,15 @@ pub async fn run(
             error!("{error}");
         }
         settle(&agreement, &local).await;
-        let now_taken = taken(&agreement.cluster(), &local.get(), agreement.me);
-        for news in now_taken.iter().filter(|one| !told.contains(*one)) {
+        let taken = taken(&agreement.cluster(), &local.get(), agreement.me);
+        for address in taken.iter().filter(|address| !reported.contains(*address)) {
             let cluster = agreement.cluster();
             events.note(
                 EventKind::AddressTaken,
-                cluster.network_title(&news.network),
-                &news.text(&cluster),
+                cluster.network_title(&address.network),
+                &address.text(&cluster),
             );
         }
-        told = now_taken;
+        reported = taken;
     }
 }

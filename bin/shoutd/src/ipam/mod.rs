@@ -1,4 +1,4 @@
-//! Addresses and subnets.
+//! IPAM: subnets, leases and stock.
 
 pub mod host_subnets;
 pub mod leases;

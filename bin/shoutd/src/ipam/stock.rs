@@ -1,5 +1,5 @@
-//! Addresses that lie unused in another host's stock: one that a user asks for, or any, when the
-//! subnet has none left. That host is asked to give it up.
+//! Gets unused addresses from another host's stock: a specific one that a user requests, or any one
+//! when the subnet is full.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,45 +21,45 @@ use tracing::debug;
 use crate::app::services::Services;
 use crate::membership::agreement::AgreementError;
 
-/// Where peers ask for an address.
+/// Path of [`Yield`] requests.
 const PATH: &str = "/v1/addresses/yield";
 
-/// How long the other host may take: it has the cluster agree.
+/// How long the other host may take, including its proposal.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// How long that agreement may take.
+/// Deadline of that proposal.
 const AGREEMENT: Duration = Duration::from_secs(4);
 
-/// Where peers ask for any address that is not used.
+/// Path of [`WantSpare`] requests.
 const SPARE_PATH: &str = "/v1/addresses/spare";
 
-/// How many hosts are asked for one: those that seem to have most.
+/// How many hosts we ask for a spare address: those that seem to have most.
 const HOLDERS_MAX: usize = 16;
 
-/// How long all of them may take together: Docker waits meanwhile.
+/// How long all of them may take together, while Docker waits.
 const SPARE_DEADLINE: Duration = Duration::from_secs(8);
 
-/// How long a host that is asked waits until it claims nothing itself. It may be asking just now,
-/// and the host that it asks waits for it: neither has anything to give then, and both go on.
+/// How long a host that is asked for a spare address waits for its lease gate. Two hosts that ask
+/// each other hold their gates; after this time both answer that they have none.
 const GATE_DEADLINE: Duration = Duration::from_millis(500);
 
-/// "Give this address up, if you do not use it."
+/// Asks a host to yield an address that it does not use.
 #[derive(Debug, Serialize, Deserialize)]
 struct Yield {
     network: NetworkId,
     address: IpAddr,
 }
 
-/// Whether it was given up.
+/// Whether the address was yielded.
 #[derive(Debug, Serialize, Deserialize)]
 struct Yielded {
     given_up: bool,
 }
 
-/// Leases this very address to this host, also if it lies in another host's stock.
+/// Leases this address to this host, if necessary from another host's stock.
 ///
 /// # Errors
-/// If a container has it, it cannot be had, or the cluster does not answer.
+/// A container has the address, it is not available, or the cluster does not answer.
 pub async fn claim_exactly(
     services: &Services,
     network: &NetworkId,
@@ -76,15 +76,14 @@ pub async fn claim_exactly(
     kept.map_err(|error| AgreementError::Local(error.to_string()))
 }
 
-/// Whether this host holds the address, without having begun to give it back: then nobody need be
-/// asked.
+/// Whether this host holds the address and is not returning it.
 fn holds(services: &Services, network: &NetworkId, address: IpAddr) -> bool {
     let cluster = services.agreement.cluster();
     let holder = cluster.networks.get(network).and_then(|known| known.leases.get(&address));
     holder == Some(&services.agreement.me) && !services.local.get().is_returning(network, address)
 }
 
-/// Asks the host that holds the address to leave it to this one, unless a container there has it.
+/// Asks the host that holds the address to yield it, unless a container there has it.
 async fn claim_from_stock(
     services: &Services,
     network: &NetworkId,
@@ -102,26 +101,26 @@ async fn claim_from_stock(
         Ok(Yielded { given_up: true }) => {
             services.agreement.claim(network, WantedAddress::Exactly(address)).await
         }
-        // A container there has it, or nobody can tell.
+        // A container there has it, or the host does not answer.
         _ => Err(refused),
     }
 }
 
-/// "Give any address of this part of the network up, if you do not use it."
+/// Asks a host to yield any unused address of this part of the network.
 #[derive(Debug, Serialize, Deserialize)]
 struct WantSpare {
     network: NetworkId,
     range: IpNet,
 }
 
-/// The address that was given up.
+/// The yielded address.
 #[derive(Debug, Serialize, Deserialize)]
 struct Spared {
     address: Option<IpAddr>,
 }
 
-/// Has another host leave an address of this part of a network to this one, which has none, and nor
-/// has the cluster. Returns whether one did. Its lease is this host's then, and known here.
+/// When neither this host nor the cluster has a free address in this part of a network, asks other
+/// hosts to yield one. Returns whether one did; then this host has the lease.
 pub async fn take_spare(services: &Services, network: &NetworkId, range: IpNet) -> bool {
     let cluster = services.agreement.cluster();
     let heard = services.advertiser.watch_heard().borrow().clone();
@@ -145,7 +144,7 @@ pub async fn take_spare(services: &Services, network: &NetworkId, range: IpNet) 
     is_here && services.local.change(|local| local.keep(network, address)).await.is_ok()
 }
 
-/// An earlier version knows no such question.
+/// Asks one host. An older version does not know the request.
 async fn ask_for_spare(
     services: &Services,
     host: HostId,
@@ -158,14 +157,14 @@ async fn ask_for_spare(
     {
         Ok(Spared { address }) => address.filter(|address| range.contains(address)),
         Err(error) => {
-            debug!(%host, "it gives up no address: {error}");
+            debug!(%host, "the host yields no address: {error}");
             None
         }
     }
 }
 
-/// Why an address cannot be had, for who started the container. If the engine chose it, with an
-/// address that can be had, which another host leaves to this one if need be.
+/// Explains to the user why an address is not available. If the engine chose the address, suggests
+/// an available one, which another host yields if necessary.
 pub async fn explain(
     services: &Services,
     network: &NetworkId,
@@ -183,12 +182,12 @@ pub async fn explain(
         TakenChoice::of(&cluster, &local, services.agreement.me, network, address)
     };
     let Some(taken) = choice() else { return refused };
-    let can_be_told = taken.usable.is_some() || !take_spare(services, network, taken.subnet).await;
-    let told = if can_be_told { Some(taken) } else { choice() };
-    told.map_or(refused, |taken| AgreementError::Local(taken.to_string()))
+    let is_final = taken.usable.is_some() || !take_spare(services, network, taken.subnet).await;
+    let taken = if is_final { Some(taken) } else { choice() };
+    taken.map_or(refused, |taken| AgreementError::Local(taken.to_string()))
 }
 
-/// What peers ask.
+/// The routes for peers.
 pub fn router(services: Services) -> Router {
     let router = Router::new().route(PATH, post(give_up)).route(SPARE_PATH, post(give_spare));
     router.with_state(Arc::new(services))
@@ -209,7 +208,7 @@ async fn give_spare(
             range,
         )
     };
-    // Before the gate, which who has none to give may hold itself.
+    // Check before taking the gate: a host without spare addresses may itself hold it.
     if find().is_none() {
         return Ok(Json(Spared { address: None }));
     }
@@ -217,12 +216,12 @@ async fn give_spare(
         return Ok(Json(Spared { address: None }));
     };
     let Some(address) = find() else { return Ok(Json(Spared { address: None })) };
-    hand_over(&services, network, address, caller.host).await?;
+    yield_address(&services, network, address, caller.host).await?;
     Ok(Json(Spared { address: Some(address) }))
 }
 
-/// Straight into the other's hands: given back to all, it could be in this host's stock again
-/// before the other asks.
+/// Transfers the lease directly to the caller. If it were released first, this host could claim it
+/// again for its stock before the caller does.
 async fn give_up(
     State(services): State<Arc<Services>>,
     Extension(caller): Extension<Caller>,
@@ -232,13 +231,13 @@ async fn give_up(
     if services.local.get().uses(&wanted.network, wanted.address) {
         return Ok(Json(Yielded { given_up: false }));
     }
-    hand_over(&services, wanted.network, wanted.address, caller.host).await?;
+    yield_address(&services, wanted.network, wanted.address, caller.host).await?;
     Ok(Json(Yielded { given_up: true }))
 }
 
-/// Leaves an address to another host. The caller holds the gate, and has found that nothing here
-/// uses it.
-async fn hand_over(
+/// Transfers a lease to another host. The caller holds the lease gate, and has checked that this
+/// host does not use the address.
+async fn yield_address(
     services: &Services,
     network: NetworkId,
     address: IpAddr,

@@ -1,5 +1,5 @@
-//! Asking the cluster, as the rest of the daemon does it: with a deadline, and with errors for
-//! people.
+//! Access to agreed state for the rest of the daemon: reading it, and proposing changes with
+//! a deadline.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use shoutd_core::view::Membership;
 use shoutd_core::{HostId, NetworkId};
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
-/// This host's view of the cluster, and its voice in it.
+/// Handle to agreed state.
 #[derive(Debug, Clone)]
 pub struct Agreement {
     /// This host.
@@ -21,29 +21,29 @@ pub struct Agreement {
     lease_gate: Arc<RwLock<()>>,
 }
 
-/// Why the cluster did not do what was asked, in words for people.
+/// Why a proposal failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AgreementError {
-    /// This host belongs to no cluster yet.
+    /// This host is not a member of a cluster yet.
     #[error("this host belongs to no cluster yet: {0}")]
     NoMember(String),
-    /// This host could not write down what it was about to do.
+    /// This host itself failed, or refused.
     #[error("{0}")]
     Local(String),
-    /// The cluster said no, or did not answer.
+    /// The cluster refused, or did not answer.
     #[error(transparent)]
     Propose(#[from] ProposeError),
 }
 
 impl AgreementError {
-    /// Whether the cluster said no: to ask again later is of no use.
+    /// Whether the cluster refused, so that a retry is useless.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Propose(ProposeError::Refused(_)))
     }
 }
 
 impl Agreement {
-    /// The view and voice of host `me`.
+    /// The handle of host `me`.
     pub fn new(
         me: HostId,
         consensus: Arc<Consensus>,
@@ -52,35 +52,35 @@ impl Agreement {
         Self { me, consensus, membership, lease_gate: Arc::default() }
     }
 
-    /// What is agreed, as far as this host knows.
+    /// Agreed state, as far as it is applied on this host.
     pub fn cluster(&self) -> Arc<Cluster> {
         self.consensus.state().borrow().clone()
     }
 
-    /// Follows what is agreed.
+    /// Follows agreed state.
     pub fn watch(&self) -> watch::Receiver<Arc<Cluster>> {
         self.consensus.state()
     }
 
-    /// Consensus itself, for showing how it is doing.
+    /// The Raft node.
     pub fn consensus(&self) -> &Consensus {
         &self.consensus
     }
 
-    /// Whether this host belongs to a cluster.
+    /// Whether this host is a member of a cluster.
     pub fn membership(&self) -> Membership {
         self.membership.borrow().clone()
     }
 
-    /// Follows whether this host belongs to a cluster.
+    /// Follows whether this host is a member of a cluster.
     pub fn watch_membership(&self) -> watch::Receiver<Membership> {
         self.membership.clone()
     }
 
-    /// Waits until this host belongs to a cluster.
+    /// Waits until this host is a member of a cluster.
     ///
     /// # Errors
-    /// If it still does not when time is up: why not.
+    /// It is not a member by the deadline.
     pub async fn member(&self) -> Result<(), AgreementError> {
         let mut membership = self.membership.clone();
         let member = membership.wait_for(|membership| *membership == Membership::Member);
@@ -91,21 +91,21 @@ impl Agreement {
                 Membership::Member => Ok(()),
                 Membership::Joining(why) => Err(AgreementError::NoMember(why)),
                 Membership::AwaitingApproval { .. } => {
-                    Err(AgreementError::NoMember("it waits for approval".to_owned()))
+                    Err(AgreementError::NoMember("it is waiting for approval".to_owned()))
                 }
             },
         }
     }
 
-    /// Has a command agreed on and applied here.
+    /// Proposes a command, and waits until it is committed and applied here.
     ///
     /// # Errors
-    /// The reason it was refused, or who is missing.
+    /// The command is refused, or there is no agreement by the deadline.
     pub async fn propose(&self, command: Command) -> Result<Outcome, AgreementError> {
         self.propose_within(command, AGREEMENT_DEADLINE).await
     }
 
-    /// The same with less patience.
+    /// [`Self::propose`] with another deadline.
     pub async fn propose_within(
         &self,
         command: Command,
@@ -114,14 +114,13 @@ impl Agreement {
         Ok(self.consensus.propose(command, deadline).await?)
     }
 
-    /// Keeps leases from being given back as surplus while this is held: from before an address is
-    /// claimed until local state knows what it is for.
+    /// Prevents surplus leases from being returned while this is held: from before an address is
+    /// claimed until local state records its use.
     pub async fn hold_leases(&self) -> OwnedRwLockReadGuard<()> {
         self.lease_gate.clone().read_owned().await
     }
 
-    /// Keeps addresses from being claimed while it is found out which leases are surplus, and these
-    /// are given back.
+    /// Prevents addresses from being claimed while surplus leases are determined and returned.
     pub async fn settle_leases(&self) -> OwnedRwLockWriteGuard<()> {
         self.lease_gate.clone().write_owned().await
     }
@@ -129,7 +128,7 @@ impl Agreement {
     /// Leases addresses to this host.
     ///
     /// # Errors
-    /// If another host has it, none is left, or the cluster does not answer.
+    /// Another host holds the address, none is left, or the cluster does not answer.
     pub async fn claim(
         &self,
         network: &NetworkId,

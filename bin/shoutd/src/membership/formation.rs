@@ -1,4 +1,4 @@
-//! How a host comes to belong to a cluster: it founds one, joins one, or was in one before.
+//! Makes this host a member of a cluster: it founds one, joins one, or was in one before.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,33 +19,33 @@ use crate::api::views::HELLO;
 use crate::app::settings::Settings;
 use crate::membership::enrollment::{Applicant, Enrolled};
 
-/// How long to wait between two rounds of asking the peers.
+/// Pause between two rounds of asking the peers.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// How long one round of asking may take.
+/// Deadline of one round.
 const ROUND: Duration = Duration::from_secs(15);
 
-/// How long a host may take to show that it has this host's identity.
+/// How long we wait for an answer that shows a duplicate identity.
 const CLONE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Brings this host into a cluster.
 #[derive(Debug)]
 pub struct Formation {
-    /// Consensus.
+    /// The Raft node.
     pub consensus: Arc<Consensus>,
-    /// This host as one that wants in.
+    /// Enrollment of this host.
     pub applicant: Applicant,
-    /// How the daemon was started.
+    /// The settings of this start.
     pub settings: Settings,
-    /// Where it was the last time, if that was elsewhere.
+    /// The address at the last start, if it was different.
     pub moved_from: Option<SocketAddr>,
-    /// The other hosts, for whoever is a member.
+    /// Client of the other members.
     pub peers: Client,
-    /// For all to see how far it is.
+    /// Publishes the progress.
     pub membership: watch::Sender<Membership>,
 }
 
-/// What one attempt came to.
+/// Result of one attempt.
 enum Attempt {
     Member,
     Later(Membership),
@@ -56,68 +56,66 @@ fn later(why: &dyn std::fmt::Display) -> Attempt {
 }
 
 impl Formation {
-    /// Keeps trying until this host is a member; [`Formation::finish`] says so.
+    /// Tries until this host is a member; [`Formation::finish`] then publishes that.
     ///
     /// # Errors
-    /// If trying again cannot help: the peers belong to another cluster than this host, or refuse
-    /// it.
+    /// A retry cannot help: the peers belong to another cluster, or refuse this host.
     pub async fn form(&self, data_directory: &Path) -> Result<()> {
         self.refuse_clone().await?;
         if self.is_member() {
-            if let Some(twin) = self.consensus.looked_around().await {
-                bail!(twin);
+            if let Some(duplicate) = self.consensus.looked_around().await {
+                bail!(duplicate);
             }
-            // It serves from what it knows, whether others can be asked or not, and so where it is
-            // now is where it is next time. Peers are remembered when they have answered.
+            // A member serves from its own state even if no peer answers, so we save its address at
+            // once. Its peers are saved when they have answered.
             if let Err(error) = self.settings.save_address(data_directory) {
-                warn!("the next start will not know how this one was: {error:#}");
+                warn!("cannot save the settings for the next start: {error:#}");
             }
             self.membership.send_replace(Membership::Member);
         }
         let peers: Vec<_> =
             self.settings.peer_addresses.iter().map(SocketAddr::to_string).collect();
-        self.tell(&Membership::Joining(format!("no answer yet from {}", peers.join(", "))));
-        let mut told = Membership::Member;
+        self.publish(&Membership::Joining(format!("no answer yet from {}", peers.join(", "))));
+        let mut published = Membership::Member;
         loop {
             let why = match self.attempt().await? {
                 Attempt::Member => break,
-                // A member whose peers do not answer just now goes on with what it knows.
+                // A member whose peers do not answer continues with its own state.
                 Attempt::Later(_) if self.is_settled() => break,
                 Attempt::Later(why) => why,
             };
-            if why != told {
+            if why != published {
                 if let Membership::Joining(reason) = &why {
-                    warn!("not in step with the cluster yet: {reason}");
+                    warn!("not a member of the cluster yet: {reason}");
                 }
-                self.tell(&why);
-                told = why;
+                self.publish(&why);
+                published = why;
             }
             tokio::time::sleep(RETRY).await;
         }
-        // Only now, on a host that was no member: an address that led nowhere is not one to take up
-        // again.
-        self.settings.save(data_directory).or_else(|error| match self.is_member() {
-            // It was remembered when it began to serve, or a warning said why not.
-            true => Ok(()),
-            false => Err(error),
-        })
+        // On a new host only now, so that the next start does not use peers that never answered.
+        match self.settings.save(data_directory) {
+            // A member has saved its address above, or has logged why it could not.
+            Err(error) if !self.is_member() => Err(error),
+            _ => Ok(()),
+        }
     }
 
-    /// Whether this host has all that a member needs: it can serve its containers without asking
-    /// anybody.
+    /// Whether this host was a member before: it then has all state and credentials that it needs
+    /// to serve its containers.
     fn is_member(&self) -> bool {
         self.consensus.state().borrow().id.is_some()
             && self.applicant.credentials.credentials().is_some()
     }
 
-    /// Says that this host is a member.
+    /// Publishes that this host is a member.
     pub fn finish(&self) {
         self.membership.send_replace(Membership::Member);
-        info!("this host belongs to the cluster");
+        info!("this host is a member of the cluster");
     }
 
-    /// Says why this host is no member yet; one that is a member stays one.
-    fn tell(&self, why: &Membership) {
+    /// Publishes why this host is not a member yet. A member stays one.
+    fn publish(&self, why: &Membership) {
         self.membership.send_if_modified(|membership| {
             let changes = *membership != Membership::Member;
             if changes {
@@ -127,8 +125,8 @@ impl Formation {
         });
     }
 
-    /// A copy of a data directory makes a second host with the identity of the first. It shows when
-    /// the first still answers where the data say that this host was.
+    /// Refuses to start with a copy of another host's data directory. We detect that when the
+    /// original still answers at the address in the data.
     async fn refuse_clone(&self) -> Result<()> {
         let Some(before) = self.moved_from else {
             return Ok(());
@@ -137,15 +135,15 @@ impl Formation {
         let asked = self.peers.call_host::<_, ()>(me, before, HELLO, &(), CLONE_DEADLINE).await;
         if asked.is_ok() {
             bail!(
-                "the data directory is a copy of the one of the host at {before}, which is \
-                 running: two hosts cannot be one ({me}); remove the data directory on this host \
-                 and let it join anew"
+                "the data directory is a copy of that of the host at {before}, which is running: \
+                 two hosts cannot have the same identity ({me}); remove the data directory on this \
+                 host and let it join again"
             );
         }
         Ok(())
     }
 
-    /// Whether the cluster has this host at its address.
+    /// Whether agreed state has this host at its current address.
     fn is_settled(&self) -> bool {
         let cluster = self.consensus.state().borrow().clone();
         let known = cluster.hosts.get(&self.applicant.identity.host());
@@ -157,11 +155,10 @@ impl Formation {
         let peers = &self.settings.peer_addresses;
         if peers.is_empty() {
             if self.applicant.identity.cluster().is_none() && self.applicant.prepared()?.is_some() {
-                // Two hosts that founded alone with one token would have one cluster's name and two
-                // clusters.
+                // Otherwise, each host would found its own cluster with the same id.
                 bail!(
-                    "this token was prepared for hosts that are started at once, each naming the \
-                     others: give --peer-addresses"
+                    "this is a prepared token, for hosts that are started at the same time; give \
+                     the other hosts with --peer-addresses"
                 );
             }
             return self.found().await;
@@ -183,10 +180,9 @@ impl Formation {
         }
         match self.consensus.join(peers, ROUND).await {
             Ok(()) => Ok(Attempt::Member),
-            // Hosts that are started in the same instant, each naming the others: all know who is
-            // to begin.
+            // With a prepared token, all hosts know which one must found the cluster.
             Err(JoinError::NoCluster { peers: idle })
-                if idle.len() == peers.len() && self.is_to_begin() =>
+                if idle.len() == peers.len() && self.is_founder() =>
             {
                 self.found().await
             }
@@ -195,9 +191,9 @@ impl Formation {
         }
     }
 
-    /// Whether this host is the one to found the cluster of a prepared token: the one with the
-    /// lowest address.
-    fn is_to_begin(&self) -> bool {
+    /// Whether this host must found the cluster of a prepared token: the host with the lowest
+    /// address does.
+    fn is_founder(&self) -> bool {
         let is_prepared = self.applicant.prepared().is_ok_and(|prepared| prepared.is_some());
         is_prepared
             && self
@@ -207,7 +203,7 @@ impl Formation {
                 .all(|peer| self.settings.advertise_address < *peer)
     }
 
-    /// Without peers, the first start founds a cluster; every later one takes up where it was.
+    /// Founds a cluster at the first start; later continues with it.
     async fn found(&self) -> Result<Attempt> {
         let prepared = self.applicant.prepared()?;
         let known = self
@@ -224,8 +220,8 @@ impl Formation {
         }
     }
 
-    /// Makes what certifies hosts, and makes it known. While it is not known nobody has been
-    /// certified by it, so one that was lost by a crash is simply made anew.
+    /// Creates the certificate authority and proposes it to the cluster. Before it is agreed on, it
+    /// has certified no other host; so after a crash we can create a new one.
     async fn establish_authority(
         &self,
         cluster: ClusterId,

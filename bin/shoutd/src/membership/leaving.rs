@@ -1,4 +1,4 @@
-//! `shoutdctl stop --leave`: this host leaves its cluster, and nothing of the cluster stays on it.
+//! `shoutdctl stop --leave`: this host leaves its cluster and removes everything of it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use tracing::info;
 use crate::app::services::Services;
 use crate::docker::mirrors::Mirrors;
 
-/// How long the cluster may take to let go of this host.
+/// Deadline of this host's removal from the cluster.
 const REMOVAL_DEADLINE: Duration = Duration::from_secs(15);
 
-/// How long the kernel may take to take networks down.
+/// Deadline of the removal of networks from the kernel.
 const VACATING_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What a host does to leave.
+/// Makes this host leave the cluster.
 #[derive(Debug)]
 pub struct Leaving {
     services: Services,
@@ -31,7 +31,7 @@ pub struct Leaving {
 }
 
 impl Leaving {
-    /// Puts the parts together; nothing happens yet.
+    /// Does nothing yet.
     pub fn new(
         services: Services,
         mirrors: Arc<Mirrors>,
@@ -61,21 +61,20 @@ impl Leaving {
         self.left.cancelled().await;
     }
 
-    /// Takes the networks off this host's engine and this host out of the cluster. Nothing is
-    /// changed in the end if it fails: the networks come back.
+    /// Removes the networks from this host's engine, and this host from the cluster. If it fails,
+    /// the networks are restored.
     ///
     /// # Errors
-    /// If containers use networks here, this is the only host, the engine does not answer, or the
-    /// cluster cannot do without this host.
+    /// Containers on this host use networks, this is the only host, the engine does not answer, or
+    /// the cluster cannot remove this host.
     pub async fn leave(&self) -> Result<()> {
         if self.membership.borrow().clone() != Membership::Member {
             bail!("this host belongs to no cluster yet; stop it with: shoutdctl stop");
         }
         if self.in_flight.swap(true, Ordering::SeqCst) {
-            bail!("this host is leaving already");
+            bail!("this host is already leaving");
         }
-        // From now on no container is started on a network here, and no network is made anew that
-        // is taken away.
+        // From now on no container starts on a network here, and removed networks are not restored.
         self.membership.send_replace(Membership::Joining("it is leaving the cluster".to_owned()));
         let done = self.try_leave().await;
         if done.is_err() {
@@ -92,9 +91,8 @@ impl Leaving {
         let cluster = self.services.agreement.cluster();
         if cluster.hosts.len() <= 1 {
             bail!(
-                "this is the only host of the cluster: nobody would be left to know its networks; \
-                 remove them (docker network rm), stop shoutd (shoutdctl stop) and remove its \
-                 data directory to end the cluster"
+                "this is the only host of the cluster; to end the cluster, remove its networks \
+                 (docker network rm), stop shoutd (shoutdctl stop) and remove its data directory"
             );
         }
         let local = self.services.local.get();
@@ -103,15 +101,15 @@ impl Leaving {
         if !used.is_empty() {
             let names: Vec<_> = used.iter().map(|id| cluster.network_title(id)).collect();
             bail!(
-                "containers of this host use {}: stop them, or disconnect them, first",
+                "containers on this host use {}; stop or disconnect them first",
                 names.join(", ")
             );
         }
         self.mirrors.remove_all().await.map_err(|error| anyhow!(error))?;
-        // Afterwards this host does not know any more what is its own.
+        // Before we leave: afterwards shoutd cannot tell which devices are its own.
         if !self.services.plane.is_vacated(VACATING_DEADLINE).await {
             bail!(
-                "the kernel still has networks of this host after {VACATING_DEADLINE:?}; see: \
+                "networks could not be removed from the kernel within {VACATING_DEADLINE:?}; see: \
                  shoutdctl status"
             );
         }
@@ -121,6 +119,6 @@ impl Leaving {
             .consensus()
             .remove_host(self.services.agreement.me, REMOVAL_DEADLINE)
             .await;
-        removed.map(|_| ()).context("this host stays in the cluster")
+        removed.map(|_| ()).context("this host was not removed from the cluster")
     }
 }

@@ -1,4 +1,4 @@
-//! Who belongs to the cluster, and what its hosts agree on.
+//! Cluster membership, and access to agreed state.
 
 pub mod agreement;
 pub mod enrollment;

@@ -1,4 +1,4 @@
-//! Keeps this host's certificate valid.
+//! Renews this host's certificate.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -9,10 +9,10 @@ use tracing::{info, warn};
 
 use crate::membership::agreement::Agreement;
 
-/// How often the certificate is looked at.
+/// Interval between checks of the certificate.
 const RENEWAL_PERIOD: Duration = Duration::from_secs(60);
 
-/// Gives this host a new certificate before its own expires.
+/// Renews this host's certificate before it expires, until `stop`.
 pub async fn run(agreement: Agreement, credentials: Arc<CredentialStore>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(RENEWAL_PERIOD);
     loop {
@@ -24,7 +24,7 @@ pub async fn run(agreement: Agreement, credentials: Arc<CredentialStore>, stop: 
     }
 }
 
-/// Gives this host a new certificate if its own has expired, or is about to.
+/// Renews this host's certificate if it has expired or is about to.
 pub fn renew_now(agreement: &Agreement, credentials: &CredentialStore) {
     let now = SystemTime::now();
     let (cluster, Some(held)) = (agreement.cluster(), credentials.credentials()) else {

@@ -1,5 +1,5 @@
-//! Tokens: the cluster keeps their hashes; the host that made one keeps it in a file that only root
-//! reads.
+//! Tokens. The cluster keeps their hashes; the host that created a token keeps it in a file that
+//! only root can read.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -18,11 +18,10 @@ use shoutd_peer::{CredentialStore, Secret, Token};
 use crate::ipam::leases::now;
 use crate::membership::agreement::Agreement;
 
-/// How long a token is good for unless something else is asked for: long enough to set a cluster
-/// up.
+/// Default lifetime of a token: long enough to set up a cluster.
 pub const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// How long an approval waits for its host.
+/// How long an approval is valid.
 const APPROVAL_TIME: Duration = Duration::from_secs(3600);
 
 /// Name of the file in the data directory.
@@ -37,7 +36,7 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Those that are kept in this data directory.
+    /// The tokens in this data directory.
     pub fn new(
         agreement: Agreement,
         credentials: Arc<CredentialStore>,
@@ -46,10 +45,10 @@ impl Tokens {
         Self { agreement, credentials, path: data_directory.join(FILE) }
     }
 
-    /// The token that this host made, as long as it lets hosts in.
+    /// The token that this host created, if it is still valid.
     ///
     /// # Errors
-    /// If its file cannot be read.
+    /// Its file cannot be read.
     pub fn show(&self, address: std::net::SocketAddr) -> Result<TokenView> {
         let cluster = self.agreement.cluster();
         let kept = self.load()?;
@@ -67,10 +66,10 @@ impl Tokens {
         })
     }
 
-    /// Makes a new token, and revokes all others.
+    /// Creates a new token, and revokes all others.
     ///
     /// # Errors
-    /// If the cluster does not agree, or the token cannot be kept.
+    /// The cluster does not agree, or the token cannot be saved.
     pub async fn rotate(&self, wanted: RotateToken) -> Result<()> {
         let token = Token { authority: self.authority()?, secret: Secret::draw()? };
         self.agreement.propose(Command::RevokeTokens).await?;
@@ -81,8 +80,8 @@ impl Tokens {
         self.save(&token)
     }
 
-    /// Sees to it that the founder of a cluster has a token to give to the others. Only while it is
-    /// alone: later ones are for people to ask for.
+    /// Creates the first token of a new cluster. Only while the founder is the only host; later,
+    /// tokens are created by `shoutdctl token rotate`.
     ///
     /// # Errors
     /// As [`Tokens::rotate`].
@@ -97,10 +96,10 @@ impl Tokens {
         self.rotate(RotateToken { lifetime: Some(LIFETIME.as_secs()), uses: None }).await
     }
 
-    /// Lets the host with this key in.
+    /// Approves the host with this key.
     ///
     /// # Errors
-    /// If the cluster does not agree.
+    /// The cluster does not agree.
     pub async fn approve(&self, key: Fingerprint) -> Result<()> {
         self.agreement
             .propose(Command::Approve { key, until: now() + APPROVAL_TIME, now: now() })
@@ -118,7 +117,7 @@ impl Tokens {
 
     fn load(&self) -> Result<Option<Token>> {
         match read_at_most(&self.path, TOKEN_FILE_BYTES_MAX) {
-            // One that is damaged is as good as none.
+            // Ignore a damaged token.
             Ok(text) => Ok(String::from_utf8(text).ok().and_then(|text| text.trim().parse().ok())),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {
                 Ok(None)
@@ -130,17 +129,17 @@ impl Tokens {
     }
 
     fn save(&self, token: &Token) -> Result<()> {
-        let next = self.path.with_extension("new");
+        let temporary = self.path.with_extension("new");
         let write = || {
             let mut file = OpenOptions::new()
                 .create(true)
                 .truncate(true)
                 .write(true)
                 .mode(0o600)
-                .open(&next)?;
+                .open(&temporary)?;
             file.write_all(format!("{token}\n").as_bytes())?;
             file.sync_all()?;
-            fs::rename(&next, &self.path)
+            fs::rename(&temporary, &self.path)
         };
         write().with_context(|| format!("cannot write {}", self.path.display()))
     }

@@ -1,4 +1,4 @@
-//! What a resolver answers (RFC 1035), without any I/O.
+//! The answers of the resolver (RFC 1035), without I/O.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,30 +9,29 @@ use domain::base::{Message, MessageBuilder, Name as DomainName, Rtype, Ttl};
 use domain::rdata::{A, Aaaa, Ptr};
 use shoutd_core::names::{Directory, Name};
 
-/// For how many seconds an answer may be kept: a container that moved should be found soon.
+/// TTL of answers. It is short, so that a container that moved is found soon.
 const TTL: Ttl = Ttl::from_secs(5);
 
-/// Octets of a UDP answer to whoever does not say how many it takes (RFC 1035, section 4.2.1).
+/// Size limit of a UDP answer without EDNS, in octets (RFC 1035, section 4.2.1).
 const PLAIN_BYTES_MAX: u16 = 512;
 
-/// Octets of a UDP answer to whoever takes more (RFC 6891): what fits any path, as the DNS flag day
-/// of 2020 has it.
+/// Size limit of a UDP answer with EDNS (RFC 6891), in octets: fits any path (DNS flag day 2020).
 const EXTENDED_BYTES_MAX: u16 = 1232;
 
-/// How a question came.
+/// Transport of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// As a datagram.
+    /// UDP.
     Udp,
-    /// Over a connection.
+    /// TCP.
     Tcp,
 }
 
-/// The answer to a question, from the names that the container may know. `None` is no answer at
-/// all, to what is no question.
+/// The answer to a query, from the names that the container may know. `None` for a message that is
+/// not a query: we do not answer it.
 ///
-/// What is not known here may be known elsewhere: it is answered with SERVFAIL, upon which Docker's
-/// resolver, and those of C libraries, ask the next server.
+/// The answer for an unknown name is SERVFAIL: Docker's resolver, and those of C libraries, then
+/// ask the next server.
 pub fn answer(question: &[u8], directory: &Directory, transport: Transport) -> Option<Vec<u8>> {
     let message = Message::from_octets(question).ok().filter(|message| !message.header().qr())?;
     let extension = message.opt();
@@ -52,15 +51,15 @@ pub fn answer(question: &[u8], directory: &Directory, transport: Transport) -> O
     if whole.len() <= usize::from(limit) {
         return Some(whole);
     }
-    // Whoever asked asks again over a connection.
+    // Truncated: the client asks again over TCP.
     let mut short = MessageBuilder::new_vec().start_answer(&message, Rcode::NOERROR).ok()?;
     short.header_mut().set_aa(true);
     short.header_mut().set_tc(true);
     finish(short, extended)
 }
 
-/// The answer to what has no question, or several: nothing of it is repeated, as there is no
-/// telling how much it is.
+/// The answer to a query that has not exactly one question. We do not repeat the questions, because
+/// they may be of any size.
 fn malformed(message: &Message<&[u8]>) -> Vec<u8> {
     let mut answer = MessageBuilder::new_vec();
     let header = answer.header_mut();
@@ -71,7 +70,7 @@ fn malformed(message: &Message<&[u8]>) -> Vec<u8> {
     answer.finish()
 }
 
-/// What was found for a question.
+/// Result of a lookup.
 enum Found {
     Addresses(Vec<IpAddr>),
     Names(Vec<Name>),
@@ -107,7 +106,7 @@ fn find(message: &Message<&[u8]>, directory: &Directory) -> Found {
         Rtype::AAAA => address.is_ipv6(),
         other => other == Rtype::ANY,
     };
-    // A name without such an address exists all the same (RFC 2308, section 2.2).
+    // A name without an address of this type exists: NODATA (RFC 2308, section 2.2).
     Found::Addresses(known.iter().filter(is_wanted).copied().collect())
 }
 
@@ -141,7 +140,7 @@ fn compose(message: &Message<&[u8]>, found: &Found, extended: bool) -> Option<Ve
     finish(answer, extended)
 }
 
-/// The octets; to whoever spoke of extensions with how much this side takes.
+/// Finishes the message. A query with EDNS gets an OPT record with our UDP payload size.
 fn finish<Target: Composer + Into<Vec<u8>>>(
     answer: AnswerBuilder<Target>,
     extended: bool,
@@ -157,8 +156,7 @@ fn finish<Target: Composer + Into<Vec<u8>>>(
     Some(additional.finish().into())
 }
 
-/// The address that a name of the reverse tree stands for (RFC 1035, section 3.5; RFC 3596, section
-/// 2.5).
+/// The address of a name in the reverse tree (RFC 1035, section 3.5; RFC 3596, section 2.5).
 fn reversed(name: &str) -> Option<IpAddr> {
     if let Some(digits) = name.strip_suffix(".in-addr.arpa") {
         let octets: Vec<u8> =
@@ -240,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn names_have_addresses_of_both_families_and_addresses_have_names() {
+    fn names_resolve_to_addresses_and_addresses_to_names() {
         let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
         assert_eq!(ask("web", Rtype::A), (Rcode::NOERROR, texts(&["A 10.0.0.1", "A 10.0.0.2"])));
         assert_eq!(ask("WEB", Rtype::AAAA), (Rcode::NOERROR, texts(&["AAAA fd00::1"])));
@@ -256,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_left_to_the_next_server() {
+    fn unknown_names_get_servfail() {
         for name in
             ["example.com", "9.9.9.9.in-addr.arpa", "1.in-addr.arpa", "x.ip6.arpa", "-", "."]
         {
@@ -265,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_too_long_for_a_datagram_is_got_over_a_connection() {
+    fn an_answer_that_is_too_long_for_udp_is_truncated() {
         for size in [None, Some(0), Some(512), Some(1232), Some(65535)] {
             let (code, truncated, records) = ask_by("many", Rtype::A, size, Transport::Udp);
             assert_eq!((code, truncated, records.len()), (Rcode::NOERROR, true, 0), "{size:?}");
@@ -275,27 +273,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_question_is_not_answered_and_what_is_another_is_refused() {
-        let sound = question("web", Rtype::A, None);
-        let told = |octets: &[u8]| {
+    fn invalid_queries_are_refused_and_other_messages_are_not_answered() {
+        let valid = question("web", Rtype::A, None);
+        let code = |octets: &[u8]| {
             let octets = answer(octets, &directory(), Transport::Udp);
             octets.map(|octets| Message::from_octets(octets.as_slice()).unwrap().header().rcode())
         };
-        assert_eq!(told(&[]), None);
-        assert_eq!(told(&[0; 11]), None);
-        let mut reply = sound.clone();
+        assert_eq!(code(&[]), None);
+        assert_eq!(code(&[0; 11]), None);
+        let mut reply = valid.clone();
         reply[2] |= 0x80;
-        assert_eq!(told(&reply), None, "an answer");
-        let mut notify = sound.clone();
+        assert_eq!(code(&reply), None, "it is a response");
+        let mut notify = valid.clone();
         notify[2] |= 4 << 3;
-        assert_eq!(told(&notify), Some(Rcode::NOTIMP));
-        let mut chaos = sound.clone();
+        assert_eq!(code(&notify), Some(Rcode::NOTIMP));
+        let mut chaos = valid.clone();
         *chaos.last_mut().unwrap() = 3;
-        assert_eq!(told(&chaos), Some(Rcode::REFUSED));
-        assert_eq!(told(&sound[..sound.len() - 1]), Some(Rcode::FORMERR));
-        let mut none = sound.clone();
+        assert_eq!(code(&chaos), Some(Rcode::REFUSED));
+        assert_eq!(code(&valid[..valid.len() - 1]), Some(Rcode::FORMERR));
+        let mut none = valid.clone();
         none[5] = 0;
-        assert_eq!(told(&none), Some(Rcode::FORMERR));
+        assert_eq!(code(&none), Some(Rcode::FORMERR));
     }
 
     #[test]

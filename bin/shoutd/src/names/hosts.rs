@@ -1,8 +1,8 @@
-//! Keeps the names of containers of other hosts in the hosts files of this host's containers.
+//! Writes the names of other hosts' containers into the hosts files of this host's containers.
 //!
-//! Docker makes such a file for each container, mounts it at `/etc/hosts`, and changes lines in it
-//! in place when a container's networks change (`libnetwork/etchosts`). So does this: lines that
-//! are not its own stay as they are, and what somebody overwrites is written again within ten
+//! Docker creates such a file for each container, mounts it at `/etc/hosts`, and changes lines in
+//! place when the container's networks change (`libnetwork/etchosts`). We change it in place, too,
+//! and keep all lines that are not ours. If ours are overwritten, we write them again within ten
 //! seconds.
 
 use std::collections::BTreeMap;
@@ -23,14 +23,14 @@ use super::leftovers::Leftovers;
 use super::proof::open_own;
 use crate::app::services::Services;
 
-/// How often all files are looked at: Docker, or whoever is in the container, may have changed one
-/// at the same moment.
+/// Interval at which all files are checked: Docker or a process in the container may change a file
+/// at any time.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// Octets of the largest file that is touched. What a container makes larger is its own affair.
+/// Size limit of a file that we change, in octets.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// How often a file is read again that somebody else is writing.
+/// How often a file is read again while another process writes it.
 const TRIES_MAX: u32 = 5;
 
 /// The hosts files of this host's containers.
@@ -38,22 +38,22 @@ const TRIES_MAX: u32 = 5;
 pub struct HostsFiles {
     services: Services,
     heard: watch::Receiver<Arc<PeerStates>>,
-    /// What was last written to each file, by its path.
+    /// The names last written to each file, by its path.
     written: BTreeMap<PathBuf, (HostsFile, Directory)>,
-    /// What is wrong with files, so that it is said once.
+    /// Problems that were already logged.
     problems: BTreeMap<PathBuf, String>,
     leftovers: Leftovers,
 }
 
 impl HostsFiles {
-    /// Puts the parts together; nothing happens yet.
+    /// Starts with nothing written.
     pub fn new(services: Services, heard: watch::Receiver<Arc<PeerStates>>) -> Self {
         let (written, problems, leftovers) =
             (BTreeMap::new(), BTreeMap::new(), Leftovers::default());
         Self { services, heard, written, problems, leftovers }
     }
 
-    /// Keeps the files in step until it is told to stop.
+    /// Keeps the files up to date until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         let (mut cluster, mut local) =
             (self.services.agreement.watch(), self.services.local.watch());
@@ -70,18 +70,17 @@ impl HostsFiles {
         }
     }
 
-    /// Writes what differs from what was written before, or looks at all files.
+    /// Writes the files whose names have changed, or checks all files.
     async fn write(&mut self, all: bool) {
         let heard = self.heard.borrow().clone();
         let cluster = self.services.agreement.cluster();
         let containers = containers(&cluster, &self.services.local.get(), &heard);
-        self.leftovers.take_out(&cluster, &containers, &self.services.events).await;
+        self.leftovers.clean(&cluster, &containers, &self.services.events).await;
         let files =
             containers.into_values().filter_map(|known| Some((known.hosts_file?, known.directory)));
         let mut wanted: BTreeMap<_, _> =
             files.map(|(file, directory)| (file.path(), (file, directory))).collect();
-        // A container that has left its last network still runs, and must not go on with names that
-        // are no more.
+        // A container that has left its last network still runs; remove our names from its file.
         for (path, (file, _)) in &self.written {
             wanted.entry(path.clone()).or_insert_with(|| (file.clone(), Directory::default()));
         }
@@ -108,7 +107,7 @@ impl HostsFiles {
         let path = file.path();
         let problem = match result {
             Ok(()) => None,
-            // The container is gone, or its file is made when it starts.
+            // The container is gone, or is starting and has no file yet.
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 self.written.remove(&path);
                 self.problems.remove(&path);
@@ -120,7 +119,7 @@ impl HostsFiles {
             && self.problems.get(&path) != Some(problem)
         {
             warn!(
-                "{}: {problem}; names of other hosts' containers are not resolved there",
+                "{}: {problem}; this container cannot resolve names of other hosts' containers",
                 path.display()
             );
         }
@@ -136,13 +135,13 @@ impl HostsFiles {
     }
 }
 
-/// Gives a file the lines that it should have.
+/// Updates our lines in a file.
 fn rewrite(file: &mut File, directory: &Directory) -> io::Result<()> {
     rewrite_as(file, |now| hosts_file(now, directory))
 }
 
-/// Makes of a file's text what it should be, or leaves it if that is `None`. In place, as it is
-/// mounted into containers.
+/// Replaces the text of a file, unless `wanted` returns `None`. It is written in place, because the
+/// file is mounted into a container.
 pub fn rewrite_as(
     file: &mut File,
     mut wanted: impl FnMut(&str) -> Option<String>,
@@ -155,7 +154,7 @@ pub fn rewrite_as(
             return file.set_len(wanted.len() as u64);
         }
     }
-    Err(io::Error::new(ErrorKind::WouldBlock, "somebody else is writing it all the time"))
+    Err(io::Error::new(ErrorKind::WouldBlock, "another process keeps writing it"))
 }
 
 fn read(file: &mut File) -> io::Result<String> {
@@ -169,7 +168,7 @@ fn read(file: &mut File) -> io::Result<String> {
         ));
     }
     String::from_utf8(octets)
-        .map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not a text"))
+        .map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not valid UTF-8"))
 }
 
 #[cfg(test)]
@@ -193,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_changed_in_place_and_given_back_as_it_was() {
+    fn a_file_is_changed_in_place_and_restored() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hosts");
         fs::write(&path, "127.0.0.1\tlocalhost\n").unwrap();
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_hosts_file_is_not_touched() {
+    fn a_file_that_is_not_a_hosts_file_is_not_changed() {
         let folder = tempfile::tempdir().unwrap();
         let other = folder.path().join("other");
         for content in [vec![0xff, 0xfe], vec![b'#'; usize::try_from(FILE_BYTES_MAX).unwrap() + 1]]

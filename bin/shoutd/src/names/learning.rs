@@ -1,4 +1,4 @@
-//! Learns the names of containers from the engine, which tells no plugin of them.
+//! Learns the names of containers from the engine's API, because plugin calls do not have them.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,11 +16,10 @@ use tracing::{debug, warn};
 
 use crate::app::services::Services;
 
-/// How many containers are asked about at a time: an engine does not answer for one that is being
-/// started.
-const QUESTIONS_MAX: usize = 8;
+/// How many containers are queried at a time: the engine does not answer for one that is starting.
+const QUERIES_MAX: usize = 8;
 
-/// What learns names.
+/// Learns names.
 #[derive(Debug)]
 pub struct Learner {
     /// State and engine.
@@ -30,19 +29,19 @@ pub struct Learner {
 }
 
 impl Learner {
-    /// Learns until it is told to stop.
+    /// Learns until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
                 changed = self.compared.changed() => if changed.is_err() { return },
                 () = stop.cancelled() => return,
             }
-            let learnt = tokio::select! {
-                learnt = self.learn() => learnt,
+            let learned = tokio::select! {
+                learned = self.learn() => learned,
                 () = stop.cancelled() => return,
             };
-            if let Err(error) = learnt {
-                debug!("cannot learn containers' names now: {error}");
+            if let Err(error) = learned {
+                debug!("cannot read containers' names now: {error}");
             }
         }
     }
@@ -65,17 +64,17 @@ impl Learner {
         if unknown.is_empty() {
             return Ok(());
         }
-        // Names are worth knowing also without; what proves whose the hosts files are is asked
-        // again then.
+        // Without the root directory we cannot verify hosts files, but still learn the names; then
+        // `is_news` queries the container again.
         let root = self.services.engine.engine_info().await.map_or(None, |info| info.root);
-        let ask = async |(id, endpoints)| (self.ask(&id, root.as_ref()).await, endpoints);
-        let asked = stream::iter(unknown).map(ask);
-        let told: Vec<_> = asked.buffer_unordered(QUESTIONS_MAX).collect().await;
+        let query = async |(id, endpoints)| (self.query(&id, root.as_ref()).await, endpoints);
+        let queries = stream::iter(unknown).map(query);
+        let answers: Vec<_> = queries.buffer_unordered(QUERIES_MAX).collect().await;
         let changed = self.services.local.change(|local| {
-            for (told, endpoints) in &told {
+            for (containers, endpoints) in &answers {
                 for endpoint in endpoints {
                     if let (Some(container), Some(known)) =
-                        (told.get(endpoint), local.endpoints.get_mut(endpoint))
+                        (containers.get(endpoint), local.endpoints.get_mut(endpoint))
                     {
                         known.container = Some(container.clone());
                     }
@@ -88,46 +87,47 @@ impl Learner {
         Ok(())
     }
 
-    /// What the engine tells of a container, by its endpoints. Nothing if it is gone, or being
-    /// started: then there will be another look.
-    async fn ask(
+    /// Queries a container; returns its names by endpoint. Empty if the container is gone, or is
+    /// starting; then it is queried again later.
+    async fn query(
         &self,
         id: &ContainerId,
         root: Option<&PathBuf>,
     ) -> BTreeMap<EndpointId, EndpointContainer> {
-        let told = match self.services.engine.container_names(id).await {
-            Ok(told) => told,
+        let names = match self.services.engine.container_names(id).await {
+            Ok(names) => names,
             Err(error) => {
                 debug!("{error}");
                 None
             }
         };
-        let Some(told) = told else { return BTreeMap::new() };
+        let Some(names) = names else { return BTreeMap::new() };
         let facts = root
-            .zip(told.process)
+            .zip(names.process)
             .map(|(root, process)| EngineFacts { root: root.clone(), process });
         let container = |aliases: &Vec<String>| EndpointContainer {
             id: id.to_string(),
-            names: bounded_names(std::iter::once(&told.name).chain(aliases).map(String::as_str)),
-            hosts_file: told.hosts_file.clone(),
-            asks_resolver: told.dns_servers.contains(&IpAddr::V4(RESOLVER)),
+            names: bounded_names(std::iter::once(&names.name).chain(aliases).map(String::as_str)),
+            hosts_file: names.hosts_file.clone(),
+            asks_resolver: names.dns_servers.contains(&IpAddr::V4(RESOLVER)),
             engine: facts.clone(),
         };
-        told.aliases
+        names
+            .aliases
             .iter()
             .map(|(endpoint, aliases)| (endpoint.clone(), container(aliases)))
             .collect()
     }
 }
 
-/// Whether it is to be asked what an endpoint's container is called: it is another one, or was
-/// renamed. Aliases do not change as long as the endpoint is there.
+/// Whether to query an endpoint's container: it is a new one, or was renamed. Aliases do not change
+/// during the life of an endpoint.
 fn is_news(local: &Local, endpoint: &EndpointId, container: &ContainerId, name: &str) -> bool {
     let Some(known) = local.endpoints.get(endpoint) else { return false };
     let Some(known) = &known.container else { return true };
     let is_named = name.parse().is_ok_and(|name| known.names.contains(&name))
         || name.parse::<shoutd_core::names::Name>().is_err();
-    // An earlier version did not ask what proves whose the hosts file is.
+    // An earlier version did not record `engine`, which we need to verify the hosts file.
     known.id != container.to_string() || !is_named || known.engine.is_none()
 }
 

@@ -1,6 +1,5 @@
-//! Takes the lines out of files that an earlier version wrote there: into whatever a user had
-//! mounted at a container's `/etc/hosts`, which is often the host's own, where nobody else would
-//! ever remove them.
+//! Removes lines of an earlier version, which wrote into any file that a user had mounted at
+//! a container's `/etc/hosts`: often the host's own hosts file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -19,22 +18,21 @@ use crate::api::events::Events;
 /// The host's own hosts file.
 const HOST: &str = "/etc/hosts";
 
-/// What was looked at. Each file is, once while it is known: this version writes nothing there.
+/// The files that were already cleaned. This version writes nothing there, so once is enough.
 #[derive(Debug, Default)]
 pub struct Leftovers {
     seen: BTreeSet<PathBuf>,
 }
 
 impl Leftovers {
-    /// Looks at those that were not looked at yet: the host's own, and those that users mounted
-    /// into containers.
-    pub async fn take_out(
+    /// Cleans new files: the host's own, and those that users mounted into containers.
+    pub async fn clean(
         &mut self,
         cluster: &Cluster,
         containers: &BTreeMap<String, KnowingContainer>,
         events: &Events,
     ) {
-        // Only its networks tell which lines are shoutd's.
+        // We recognize our lines by the subnets of the cluster's networks.
         if cluster.id.is_none() {
             return;
         }
@@ -55,13 +53,13 @@ impl Leftovers {
             new.into_iter().map(clean).collect::<Vec<_>>()
         });
         for (path, cleaned) in cleaning.await.unwrap_or_default() {
-            tell(&path, cleaned, events);
+            report(&path, cleaned, events);
             self.seen.insert(path);
         }
     }
 }
 
-/// Takes the lines out. `None` if there was none with shoutd's mark.
+/// Removes the lines of one file. `None` if it had no line with shoutd's mark.
 fn clean(path: &Path, subnets: &[IpNet]) -> io::Result<Option<Cleaned>> {
     let mut file = open_plain(path)?;
     let mut found = None;
@@ -72,33 +70,32 @@ fn clean(path: &Path, subnets: &[IpNet]) -> io::Result<Option<Cleaned>> {
     Ok(found)
 }
 
-fn tell(path: &Path, cleaned: io::Result<Option<Cleaned>>, events: &Events) {
+fn report(path: &Path, cleaned: io::Result<Option<Cleaned>>, events: &Events) {
     let file = path.display();
     let Cleaned { removed, left, .. } = match cleaned {
         Ok(Some(cleaned)) => cleaned,
         Ok(None) => return,
         Err(error) if error.kind() == ErrorKind::NotFound => return,
-        // Users mount much at a container's /etc/hosts: devices, or what cannot be written to.
+        // Users may mount anything at a container's /etc/hosts: devices, or read-only files.
         Err(error) if path != Path::new(HOST) => {
-            debug!("{file}: not looked at for lines of an earlier version: {error}");
+            debug!("{file}: not checked for lines of an earlier version: {error}");
             return;
         }
         Err(error) => {
-            warn!("{file}: cannot look for lines of an earlier version: {error}");
+            warn!("{file}: cannot check for lines of an earlier version: {error}");
             return;
         }
     };
     if removed > 0 {
         let lines = if removed == 1 { "line" } else { "lines" };
-        let text = format!(
-            "removed {removed} {lines} that an earlier version of shoutd had written there"
-        );
+        let text =
+            format!("removed {removed} {lines} that an earlier version of shoutd had written");
         events.note(EventKind::HostsFileCleaned, &file.to_string(), &text);
     }
     if left > 0 {
         let text = format!(
             "{left} of its lines end in \"# shoutd\", but have no address of this cluster's \
-             networks; shoutd leaves them: remove them if nobody needs them"
+             networks; shoutd kept them; remove them if they are not needed"
         );
         events.note(EventKind::HostsFileCleaned, &file.to_string(), &text);
     }
@@ -111,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_an_earlier_version_are_taken_out_and_no_others() {
+    fn only_lines_of_an_earlier_version_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hosts");
         let foreign =

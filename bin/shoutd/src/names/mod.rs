@@ -1,7 +1,7 @@
-//! Names of containers across hosts: learnt from this host's engine, announced with the endpoints,
-//! and given to this host's containers.
+//! Names of containers across hosts: learned from this host's engine, advertised with the
+//! endpoints, and resolved for this host's containers.
 //!
-//! What each container may know is decided in [`shoutd_core::names`].
+//! [`shoutd_core::names`] decides which names a container may know.
 
 mod answer;
 mod hosts;

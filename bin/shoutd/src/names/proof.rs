@@ -1,8 +1,7 @@
-//! Opens the hosts file that an engine made for a container, or no file at all.
+//! Opens the hosts file that the engine made for a container, and only that.
 //!
-//! What is written there decides names for those who read it, so it must not be the host's own
-//! file, another container's, or one that a user mounted. Each part of this can be had on Linux
-//! 4.18.
+//! Names in this file are trusted by all programs that read it. So it must not be the host's own
+//! file, another container's, or one that a user mounted. All checks work on Linux 4.18.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -14,17 +13,21 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use shoutd_core::names::HostsFile;
 
-/// Whether others than a file's owner can write to it.
+/// Mode bits by which others than a file's owner can write to it.
 const WRITABLE_FOR_OTHERS: u32 = 0o022;
 
-/// Opens the file, and proves that the engine made it for this container: no component of its path
-/// is a symbolic link, nobody but the engine's root can put another in its place, nothing is
-/// mounted over it, no other name leads to it, and it is what the container sees at `/etc/hosts`.
-/// Who owns the file itself says nothing: the container may change it.
+/// Opens the file, and proves that the engine made it for this container:
+/// - no component of its path is a symbolic link,
+/// - only the engine's root can replace it,
+/// - nothing is mounted over it,
+/// - it has no other hard link, and
+/// - the container sees it at `/etc/hosts`.
+///
+/// The owner of the file proves nothing, because the container may change it.
 ///
 /// # Errors
 /// [`ErrorKind::NotFound`] if the container or its file is gone; [`ErrorKind::PermissionDenied`]
-/// with the reason if it is another file; else why it cannot be opened.
+/// with the reason if it is a different file; else the error of opening it.
 pub fn open_own(wanted: &HostsFile) -> io::Result<File> {
     let directory = open_directory(&wanted.directory)?;
     let folder = File::from(directory.try_clone()?).metadata()?;
@@ -42,7 +45,7 @@ pub fn open_own(wanted: &HostsFile) -> io::Result<File> {
         return Err(refused("something else is mounted over it"));
     }
     if found.nlink() != 1 {
-        return Err(refused("it has another name, too (a hard link)"));
+        return Err(refused("it has another hard link"));
     }
     let seen = fs::symlink_metadata(format!("/proc/{}/root/etc/hosts", wanted.process))?;
     if (seen.dev(), seen.ino()) != (found.dev(), found.ino()) {
@@ -51,10 +54,10 @@ pub fn open_own(wanted: &HostsFile) -> io::Result<File> {
     Ok(file)
 }
 
-/// Opens a file for lines of an earlier version to be taken out; not what a symbolic link leads to.
+/// Opens a file to remove lines of an earlier version. Does not follow a symbolic link.
 ///
 /// # Errors
-/// As the kernel says, or if it is not a file.
+/// It cannot be opened, or is not a regular file.
 pub fn open_plain(path: &Path) -> io::Result<File> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(path)?;
@@ -71,17 +74,15 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     let root = OpenOptions::new().read(true).custom_flags(OFlag::O_DIRECTORY.bits()).open("/")?;
     components.try_fold(OwnedFd::from(root), |directory, component| match component {
         Component::Normal(name) => Ok(openat(&directory, name, flags, Mode::empty())?),
-        _ => Err(refused("its path leads back")),
+        _ => Err(refused("its path contains \"..\"")),
     })
 }
 
-/// The mount that a file was reached by (proc(5), `fdinfo`).
+/// The mount id of an open file (proc(5), `fdinfo`).
 fn mount_of(file: &impl AsRawFd) -> io::Result<u64> {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
     let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok());
-    id.ok_or_else(|| {
-        io::Error::new(ErrorKind::InvalidData, "the kernel does not tell which mount it is on")
-    })
+    id.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "the kernel does not report its mount"))
 }
 
 fn refused(why: &str) -> io::Error {
@@ -96,7 +97,7 @@ mod tests {
 
     use super::*;
 
-    /// An engine's directory with a container's file, as `DockerRootDir` and `HostsPath` name them.
+    /// An engine's root directory (`DockerRootDir`) with a container's hosts file (`HostsPath`).
     struct Made {
         _folder: tempfile::TempDir,
         root: PathBuf,
@@ -142,14 +143,14 @@ mod tests {
     }
 
     #[test]
-    fn the_engines_own_file_is_opened() {
+    fn the_file_that_the_engine_made_is_opened() {
         let Made { file, _folder, .. } = made(0);
         let process = Process::seeing(&file.path());
         open_own(&HostsFile { process: process.0.id(), ..file }).unwrap();
     }
 
     #[test]
-    fn a_file_that_the_container_does_not_see_is_not() {
+    fn a_file_that_the_container_does_not_see_is_refused() {
         let Made { file, _folder, root } = made(0);
         let other = root.join("other");
         fs::write(&other, "").unwrap();
@@ -165,13 +166,13 @@ mod tests {
         let Made { file, _folder, root } = made(std::process::id());
         let own = root.join("etc-hosts");
         fs::write(&own, "").unwrap();
-        // What this process sees at /etc/hosts does not matter: that is looked at last.
+        // What this process sees at /etc/hosts does not matter: that is checked last.
         fs::remove_file(file.path()).unwrap();
         symlink(&own, file.path()).unwrap();
         open_own(&file).unwrap_err();
         fs::remove_file(file.path()).unwrap();
         fs::hard_link(&own, file.path()).unwrap();
-        assert_eq!(why(&file), "it has another name, too (a hard link)");
+        assert_eq!(why(&file), "it has another hard link");
         fs::rename(&file.directory, root.join("elsewhere")).unwrap();
         symlink(root.join("elsewhere"), &file.directory).unwrap();
         open_own(&file).unwrap_err();
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_can_replace_or_is_no_file_is_not_touched() {
+    fn a_file_that_others_can_replace_or_that_is_not_regular_is_refused() {
         let Made { file, _folder, .. } = made(std::process::id());
         fs::set_permissions(&file.directory, fs::Permissions::from_mode(0o777)).unwrap();
         assert_eq!(why(&file), "others than the engine can change its directory");
@@ -193,8 +194,7 @@ mod tests {
     }
 
     /// The host's own file is mounted over the engine's, in the mount namespace that the daemon
-    /// shares with the engine. The test is run once more in a namespace of its own, where it mounts
-    /// what it likes.
+    /// shares with the engine. The test runs itself again in its own mount namespace.
     #[test]
     fn nothing_mounted_over_it_is_touched() {
         const WITHIN: &str = "SHOUTD_TEST_MOUNTS";

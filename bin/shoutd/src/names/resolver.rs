@@ -1,10 +1,10 @@
-//! Answers questions of DNS inside containers that ask for it by `--dns 127.0.0.12`, for programs
-//! that do not look into the hosts file.
+//! A DNS server inside containers with `--dns 127.0.0.12`, for programs that do not read the hosts
+//! file.
 //!
-//! The sockets are in the container's own network namespace: nobody else can ask there, and what
-//! may be answered follows from where the question came in. Docker's resolver asks the servers that
-//! a user gave from there too (`libnetwork/resolver.go`), and goes on to the next one if this one
-//! fails or is not there.
+//! The sockets are in the container's network namespace. So only this container can send queries,
+//! and the socket determines the names that it may know. Docker's resolver forwards queries to the
+//! user's servers from there, too (`libnetwork/resolver.go`), and asks the next server if this one
+//! fails.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,25 +27,25 @@ use tracing::{debug, warn};
 use super::answer::{Transport, answer};
 use crate::app::services::Services;
 
-/// How often sockets are tried again that could not be opened.
+/// Interval at which sockets that could not be opened are tried again.
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// The port of DNS.
 const PORT: u16 = 53;
 
-/// Octets of the largest datagram that is read; a question has about fifty.
-const QUESTION_BYTES_MAX: usize = 4096;
+/// Size limit of a datagram, in octets. A query has about fifty.
+const QUERY_BYTES_MAX: usize = 4096;
 
-/// Questions that one container may ask in a second by datagrams; more of them wait, in the socket.
-const QUESTIONS_PER_SECOND: u32 = 1000;
+/// Rate limit of UDP queries of one container. Excess queries wait in the socket.
+const QUERIES_PER_SECOND: u32 = 1000;
 
-/// How long to wait after the kernel said no.
+/// Pause after an error of the kernel.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
-/// Connections of one container at a time.
+/// Limit of concurrent TCP connections of one container.
 const CONNECTIONS_MAX: usize = 16;
 
-/// How long a connection may be without a whole question.
+/// How long a connection may take to send a complete query.
 const IDLE_MAX: Duration = Duration::from_secs(5);
 
 /// The resolvers of this host's containers.
@@ -54,11 +54,11 @@ pub struct Resolvers {
     services: Services,
     heard: watch::Receiver<Arc<PeerStates>>,
     running: BTreeMap<PathBuf, Running>,
-    /// Why one could not be opened, so that it is said once.
+    /// Errors that were already logged.
     problems: BTreeMap<PathBuf, String>,
 }
 
-/// One of them. It ends when this is dropped.
+/// A running resolver. It ends when this is dropped.
 #[derive(Debug)]
 struct Running {
     directory: watch::Sender<Directory>,
@@ -72,12 +72,12 @@ impl Drop for Running {
 }
 
 impl Resolvers {
-    /// Puts the parts together; nothing happens yet.
+    /// Starts with no resolver.
     pub fn new(services: Services, heard: watch::Receiver<Arc<PeerStates>>) -> Self {
         Self { services, heard, running: BTreeMap::new(), problems: BTreeMap::new() }
     }
 
-    /// Has one in each container that asks for it, until it is told to stop.
+    /// Runs a resolver in each container that needs one, until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         let (mut cluster, mut local) =
             (self.services.agreement.watch(), self.services.local.watch());
@@ -163,38 +163,38 @@ async fn serve(socket: UdpSocket, listener: TcpListener, directory: watch::Recei
 }
 
 async fn serve_datagrams(socket: UdpSocket, directory: watch::Receiver<Directory>) {
-    let mut question = vec![0; QUESTION_BYTES_MAX];
+    let mut query = vec![0; QUERY_BYTES_MAX];
     let mut second = Instant::now();
-    let mut asked = 0;
+    let mut queries = 0;
     loop {
-        let (length, from) = match socket.recv_from(&mut question).await {
+        let (length, from) = match socket.recv_from(&mut query).await {
             Ok(received) => received,
-            // Not at once again: it may stay as it is.
+            // Pause, because the error may persist.
             Err(error) => {
                 debug!("{error}");
                 tokio::time::sleep(ERROR_PAUSE).await;
                 continue;
             }
         };
-        let octets = question.get(..length).unwrap_or_default();
+        let octets = query.get(..length).unwrap_or_default();
         let reply = answer(octets, &directory.borrow(), Transport::Udp);
         if let Some(reply) = reply {
             _ = socket.send_to(&reply, from).await;
         }
-        asked += 1;
+        queries += 1;
         if second.elapsed() >= Duration::from_secs(1) {
-            (second, asked) = (Instant::now(), 0);
-        } else if asked >= QUESTIONS_PER_SECOND {
+            (second, queries) = (Instant::now(), 0);
+        } else if queries >= QUERIES_PER_SECOND {
             tokio::time::sleep_until(second + Duration::from_secs(1)).await;
         }
     }
 }
 
 async fn serve_connections(listener: TcpListener, directory: watch::Receiver<Directory>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let directory = directory.clone();
@@ -205,7 +205,7 @@ async fn serve_connections(listener: TcpListener, directory: watch::Receiver<Dir
                     }
                 });
             }
-            // Out of descriptors, perhaps: not at once again.
+            // Perhaps file descriptors ran out, so pause.
             Err(error) => {
                 debug!("{error}");
                 tokio::time::sleep(ERROR_PAUSE).await;
@@ -215,16 +215,16 @@ async fn serve_connections(listener: TcpListener, directory: watch::Receiver<Dir
     }
 }
 
-/// Questions with their lengths before them (RFC 1035, section 4.2.2), one after the other.
+/// Answers queries with a length prefix (RFC 1035, section 4.2.2), one after the other.
 async fn serve_connection(
     mut stream: TcpStream,
     directory: &watch::Receiver<Directory>,
 ) -> io::Result<()> {
     loop {
         let length = timeout(IDLE_MAX, stream.read_u16()).await??;
-        let mut question = vec![0; length.into()];
-        timeout(IDLE_MAX, stream.read_exact(&mut question)).await??;
-        let reply = answer(&question, &directory.borrow(), Transport::Tcp);
+        let mut query = vec![0; length.into()];
+        timeout(IDLE_MAX, stream.read_exact(&mut query)).await??;
+        let reply = answer(&query, &directory.borrow(), Transport::Tcp);
         let Some(reply) = reply else { return Ok(()) };
         let Ok(length) = u16::try_from(reply.len()) else { return Ok(()) };
         let whole = [length.to_be_bytes().as_slice(), &reply].concat();

@@ -1,5 +1,5 @@
-//! From state to the kernel: whenever agreed or local state changes, the reconciler is given what
-//! the kernel should have.
+//! Connects state and the data plane: whenever agreed state, local state or advertisements change,
+//! computes the desired state of the kernel and gives it to the reconciler.
 
 pub mod underlay;
 
@@ -27,16 +27,16 @@ use crate::api::events::Events;
 use crate::app::local_state::LocalState;
 use crate::membership::agreement::Agreement;
 
-/// How long Docker waits for an interface. Making one takes milliseconds; a machine under load gets
-/// this much.
+/// How long Docker waits for an interface. Creating one takes milliseconds, or longer on a busy
+/// machine.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What events about the underlay filter are about.
+/// Subject of events of the underlay filter.
 const FILTER: &str = "table inet shoutd";
 
-const FILTER_LOST: &str = "another program removed or changed shoutd's filter, as a reload of a \
-                           firewall does that flushes all rules; shoutd put it back. Until then, \
-                           hosts outside the cluster could send frames into its networks";
+const FILTER_LOST: &str = "another program removed or changed shoutd's filter, for example a \
+                           firewall that flushed all rules; shoutd restored it. Until then, hosts \
+                           outside the cluster could send frames into its networks";
 
 /// The data plane of this host.
 #[derive(Debug)]
@@ -46,21 +46,21 @@ pub struct Plane {
     heard: watch::Receiver<Arc<PeerStates>>,
     underlay: watch::Receiver<UnderlayInterface>,
     reconciler: ReconcilerHandle,
-    /// What was last handed on. Held while state is read and handed on, so that an older view never
-    /// follows a newer one.
-    handed_on: Mutex<HandedOn>,
+    /// The last desired state. The lock is held while state is read and applied, so that an older
+    /// state never replaces a newer one.
+    applied: Mutex<Applied>,
 }
 
 /// What the reconciler was given.
 #[derive(Debug, Default)]
-struct HandedOn {
-    /// The last, what it was made of, and its number; none yet on a host that belongs to no
-    /// cluster.
+struct Applied {
+    /// The last desired state, its sources and its generation; `None` on a host that is not
+    /// a member of a cluster yet.
     last: Option<(Sources, Arc<Desired>, Generation)>,
-    worked: ReplicationCache,
+    cache: ReplicationCache,
 }
 
-/// All that what the kernel should have follows from.
+/// The state from which the desired state is computed.
 #[derive(Debug, Clone)]
 struct Sources {
     cluster: Arc<Cluster>,
@@ -71,7 +71,7 @@ struct Sources {
 }
 
 impl Sources {
-    /// Whether these are the very same: then there is no need to work out what follows.
+    /// Whether the sources are identical, so that the desired state is, too.
     fn are(&self, others: &Self) -> bool {
         Arc::ptr_eq(&self.cluster, &others.cluster)
             && self.interface == others.interface
@@ -82,7 +82,7 @@ impl Sources {
 }
 
 impl Plane {
-    /// Puts the parts together; nothing happens yet.
+    /// Does not apply anything yet.
     pub fn new(
         agreement: Agreement,
         local: Arc<LocalState>,
@@ -90,14 +90,13 @@ impl Plane {
         underlay: watch::Receiver<UnderlayInterface>,
         reconciler: ReconcilerHandle,
     ) -> Self {
-        Self { agreement, local, heard, underlay, reconciler, handed_on: Mutex::default() }
+        Self { agreement, local, heard, underlay, reconciler, applied: Mutex::default() }
     }
 
-    /// Hands the reconciler what state says now, and waits until the kernel has what concerns this
-    /// endpoint of this network.
+    /// Applies the current state, and waits until the kernel is programmed for this endpoint.
     ///
     /// # Errors
-    /// What could not be done, or that it was not done in time.
+    /// The kernel could not be programmed, or not in time.
     pub async fn settle(
         &self,
         network: &NetworkId,
@@ -108,14 +107,14 @@ impl Plane {
             return Ok(());
         };
         let scope = Scope::Port { vni, name: DeviceName::port(endpoint) };
-        match self.hand_on() {
+        match self.apply() {
             Some(generation) => self.reconciler.settled(generation, &scope, SETTLE_DEADLINE).await,
             None => Ok(()),
         }
     }
 
-    /// Hands the reconciler what state says now, and waits until the kernel has what concerns these
-    /// networks, for so long at the most.
+    /// Applies the current state, and waits until the kernel is programmed for these networks, for
+    /// at most `deadline`.
     pub async fn settle_networks(
         &self,
         networks: impl IntoIterator<Item = &NetworkId>,
@@ -130,7 +129,7 @@ impl Plane {
         if vnis.is_empty() {
             return;
         }
-        let Some(generation) = self.hand_on_news() else {
+        let Some(generation) = self.apply_changes() else {
             return;
         };
         let settled = join_all(vnis.into_iter().map(async |vni| {
@@ -138,14 +137,13 @@ impl Plane {
             self.reconciler.settled(generation, &scope, deadline).await
         }));
         for error in settled.await.into_iter().filter_map(Result::err) {
-            debug!("the kernel does not have yet what was announced: {error}");
+            debug!("the kernel is not programmed with the advertisement yet: {error}");
         }
     }
 
-    /// Waits until the kernel has no segment any more, for so long at the most; says whether it has
-    /// none.
+    /// Waits until the kernel has no segment, for at most `deadline`. Returns whether it has none.
     pub async fn is_vacated(&self, deadline: Duration) -> bool {
-        self.hand_on_news();
+        self.apply_changes();
         let mut observed = self.reconciler.watch_observed();
         let is_vacated = |observed: &Arc<Observed>| {
             observed.segments.is_empty() && observed.unreadable_segments.is_empty()
@@ -154,35 +152,35 @@ impl Plane {
         tokio::time::timeout(deadline, vacated).await.is_ok_and(|seen| seen.is_ok())
     }
 
-    /// Hands the reconciler what state says now. A host that belongs to no cluster knows nothing,
-    /// and knowing nothing is no reason to take anything away from the kernel.
-    fn hand_on(&self) -> Option<Generation> {
-        let mut handed_on = self.handed_on.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Gives the reconciler the current desired state. A host that is not a member of a cluster yet
+    /// has no state, and must not remove anything from the kernel because of that.
+    fn apply(&self) -> Option<Generation> {
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
         let sources = self.sources()?;
-        let desired = self.desired(&sources, &mut handed_on.worked);
+        let desired = self.desired(&sources, &mut applied.cache);
         let generation = self.reconciler.apply(desired.clone());
-        handed_on.last = Some((sources, desired, generation));
+        applied.last = Some((sources, desired, generation));
         Some(generation)
     }
 
-    /// The same, unless it is what was last handed on.
-    fn hand_on_news(&self) -> Option<Generation> {
-        let mut handed_on = self.handed_on.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Like [`Self::apply`], but only if the desired state has changed.
+    fn apply_changes(&self) -> Option<Generation> {
+        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
         let sources = self.sources()?;
         if let Some((.., generation)) =
-            handed_on.last.as_ref().filter(|(last, ..)| last.are(&sources))
+            applied.last.as_ref().filter(|(last, ..)| last.are(&sources))
         {
             return Some(*generation);
         }
-        let desired = self.desired(&sources, &mut handed_on.worked);
+        let desired = self.desired(&sources, &mut applied.cache);
         let is_known = |(_, last, _): &&(Sources, Arc<Desired>, Generation)| *last == desired;
-        let known = handed_on.last.as_ref().filter(is_known).map(|(.., generation)| *generation);
+        let known = applied.last.as_ref().filter(is_known).map(|(.., generation)| *generation);
         let generation = known.unwrap_or_else(|| self.reconciler.apply(desired.clone()));
-        handed_on.last = Some((sources, desired, generation));
+        applied.last = Some((sources, desired, generation));
         Some(generation)
     }
 
-    /// State as it is now; none before this host belongs to the cluster.
+    /// The current state; `None` before this host is a member of the cluster.
     fn sources(&self) -> Option<Sources> {
         let cluster = self.agreement.cluster();
         if !cluster.hosts.contains_key(&self.agreement.me) {
@@ -193,7 +191,7 @@ impl Plane {
         Some(Sources { cluster, interface, local, heard, underlay })
     }
 
-    /// The underlay as it is now.
+    /// The current underlay.
     pub fn underlay(&self) -> Underlay {
         let interface = self.underlay.borrow();
         Underlay { address: interface.network.addr(), mtu: interface.mtu }
@@ -204,31 +202,31 @@ impl Plane {
         self.underlay.clone()
     }
 
-    fn desired(&self, sources: &Sources, worked: &mut ReplicationCache) -> Arc<Desired> {
+    fn desired(&self, sources: &Sources, cache: &mut ReplicationCache) -> Arc<Desired> {
         let Sources { cluster, interface, local, heard, underlay } = sources;
         let me = self.agreement.me;
         Arc::new(Desired {
             underlay_filter: underlay_filter(cluster, me, underlay.address, interface.clone()),
-            ..desired(cluster, local, me, *underlay, heard, worked)
+            ..desired(cluster, local, me, *underlay, heard, cache)
         })
     }
 
-    /// Takes everything out of the kernel that this host has as a member of a cluster, and waits
-    /// until it is gone, for so long at the most.
+    /// Removes everything of shoutd from the kernel, and waits for at most `deadline` until it is
+    /// gone.
     ///
     /// # Errors
-    /// What could not be taken away.
+    /// Something could not be removed.
     pub async fn withdraw(&self, deadline: Duration) -> Result<(), Unsettled> {
         let generation = self.reconciler.apply(Desired::default());
         self.reconciler.settled(generation, &Scope::Everything, deadline).await
     }
 
-    /// Tells of each time that somebody else took the underlay filter away, and of packets that it
-    /// dropped.
+    /// Records an event when another program removed the underlay filter, and when the filter
+    /// dropped packets.
     pub async fn watch_filter(&self, events: &Events, stop: CancellationToken) {
         let (mut losses, mut observed) =
             (self.reconciler.filter_losses(), self.reconciler.watch_observed());
-        // What was dropped before this daemon started was told by another.
+        // Earlier drops were reported by an earlier daemon.
         let mut known = None;
         loop {
             tokio::select! {
@@ -253,14 +251,14 @@ impl Plane {
         }
     }
 
-    /// Follows state until it is told to stop.
+    /// Applies every change of state, until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut cluster = self.agreement.watch();
         let mut local = self.local.watch();
         let mut heard = self.heard.clone();
         let mut underlay = self.underlay.clone();
         loop {
-            self.hand_on_news();
+            self.apply_changes();
             let changed = tokio::select! {
                 changed = cluster.changed() => changed.is_ok(),
                 changed = local.changed() => changed.is_ok(),
@@ -303,13 +301,13 @@ impl Plane {
         }
     }
 
-    /// Whether an endpoint that was handed to a container has no interface any more: its container
-    /// is gone, though the engine, having been killed, never said so.
+    /// Whether an endpoint with a sandbox has lost its interface: its container is gone, but the
+    /// engine, which was killed, did not call.
     pub fn is_gone(&self, id: &EndpointId, endpoint: &Endpoint) -> bool {
         endpoint.sandbox.is_some() && self.interface(id, endpoint) == Interface::Gone
     }
 
-    /// What the kernel did not do, one line each.
+    /// Problems of the data plane, one line each.
     pub fn problems(&self) -> Vec<String> {
         let mut problems: Vec<String> =
             self.reconciler.failures().iter().map(ToString::to_string).collect();
@@ -324,8 +322,7 @@ impl Plane {
         problems
     }
 
-    /// The networks in use here whose own MTU is more than the underlay has room for, one line
-    /// each.
+    /// The networks in use here whose MTU option is too large for the underlay, one line each.
     fn mtu_excesses(&self) -> Vec<String> {
         let (cluster, local, underlay) =
             (self.agreement.cluster(), self.local.get(), self.underlay());
@@ -334,32 +331,32 @@ impl Plane {
             let (wanted, room) = mtu_excess(network, underlay)?;
             let title = network.title(id);
             Some(format!(
-                "network {title}: its option {MTU_OPTION} says {wanted}, but the underlay of this \
-                 host (MTU {}) has room for {room}: larger packets to other hosts are lost. Raise \
-                 the MTU of the underlay, or create the network with a smaller one, or without \
-                 the option",
+                "network {title}: its option {MTU_OPTION} is {wanted}, but the underlay of this \
+                 host (MTU {}) allows only {room}; larger packets to other hosts are lost. \
+                 Increase the MTU of the underlay, or create the network again with a smaller \
+                 MTU, or without the option",
                 underlay.mtu
             ))
         };
         in_use.filter_map(line).collect()
     }
 
-    /// Where containers of this host listen to too many groups, one line each.
+    /// Networks with MDB pressure on this host, one line each.
     fn mdb_pressures(&self) -> Vec<String> {
         self.reconciler.mdb_pressures(|vni| self.title(vni))
     }
 
-    /// What people call the network with this VNI.
+    /// The title of the network with this VNI.
     fn title(&self, vni: Vni) -> String {
         let cluster = self.agreement.cluster();
         let named = cluster.networks.iter().find(|(_, known)| known.vni == vni);
         named.map_or_else(|| format!("with VNI {vni}"), |(id, known)| known.title(id).to_owned())
     }
 
-    /// The networks with more groups than are sent apart from each other, one line each.
+    /// The networks with more groups than we replicate selectively, one line each.
     fn groups_beyond(&self) -> Vec<String> {
-        let handed_on = self.handed_on.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((_, desired, _)) = handed_on.last.as_ref() else {
+        let applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((_, desired, _)) = applied.last.as_ref() else {
             return Vec::new();
         };
         let cluster = self.agreement.cluster();
@@ -371,9 +368,9 @@ impl Plane {
                 segment.replication.beyond,
             );
             format!(
-                "network {title}: the other hosts listen to {beyond} groups more than this host \
-                 can send apart from each other ({REPLICATED_MAX} groups and sources). Nothing is \
-                 lost, but those go to every host that listens to one of them"
+                "network {title}: the other hosts are members of {beyond} groups more than this \
+                 host can replicate separately ({REPLICATED_MAX} groups and sources). No packet \
+                 is lost, but these groups are sent to every host that is a member of one of them"
             )
         };
         crowded.map(line).collect()

@@ -1,5 +1,5 @@
-//! Follows the interface that has the advertise address: people change its MTU while containers
-//! run.
+//! Follows the interface with the advertise address, whose MTU or network may change while
+//! containers run.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -10,32 +10,32 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// How often the interface is looked at. Reading all links and addresses takes well under a
-/// millisecond, and people change an MTU once in years.
+/// Interval of checks. Reading all links and addresses takes well under a millisecond, and an MTU
+/// rarely changes.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// How long duplicate address detection may take: by default about two seconds once an interface is
-/// up.
+/// How long duplicate address detection may take. By default it takes about two seconds after an
+/// interface is up.
 const DETECTION_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// How long the address of the last start may take to come, as from DHCP at boot. Docker waits for
-/// a shoutd that starts for 30 s.
+/// How long the address of the last start may take to appear, for example from DHCP at boot. Docker
+/// waits 30 s for a starting shoutd.
 const LATE_TIME_MAX: Duration = Duration::from_secs(20);
 
-/// How often it is looked for.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Interval of checks while we wait for the address.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Waits for the interface that has the advertise address. `is_remembered` says that the address is
-/// that of the last start: then it was right, and may only be late.
+/// Waits for the interface with the advertise address. `is_remembered` says that the address is
+/// that of the last start: it is then correct, and may only be late.
 ///
 /// # Errors
-/// There is none in time, or waiting does not help.
+/// No interface has the address in time, or waiting does not help.
 pub async fn await_interface(
     address: IpAddr,
     is_remembered: bool,
 ) -> Result<UnderlayInterface, NoInterface> {
     let begin = Instant::now();
-    let mut is_told = false;
+    let mut is_logged = false;
     loop {
         let error = match underlay_interface(address) {
             Ok(found) => return Ok(found),
@@ -44,10 +44,10 @@ pub async fn await_interface(
         if patience(&error, is_remembered).is_none_or(|patience| begin.elapsed() >= patience) {
             return Err(error);
         }
-        if !std::mem::replace(&mut is_told, true) {
+        if !std::mem::replace(&mut is_logged, true) {
             info!("waiting for the advertise address: {error}");
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -60,9 +60,9 @@ fn patience(error: &NoInterface, is_remembered: bool) -> Option<Duration> {
     }
 }
 
-/// Tells of every change of the interface until it is told to stop, and in `problem` what is wrong
-/// with it. While no interface has the address, what was last known stays: containers on this host
-/// still reach each other, and others do again when the address is back.
+/// Publishes every change of the interface until `stop`, and its problem. While no interface has
+/// the address, the last known state stays: containers on this host still reach each other, and
+/// other hosts do again when the address is back.
 pub async fn follow(
     underlay: watch::Sender<UnderlayInterface>,
     problem: watch::Sender<Option<String>>,
@@ -87,7 +87,7 @@ pub async fn follow(
                 }
                 continue;
             }
-            // Only when the runtime is shutting down.
+            // Only while the runtime shuts down.
             Err(_) => return,
         };
         if problem.send_replace(None).is_some() {
@@ -96,7 +96,12 @@ pub async fn follow(
         underlay.send_if_modified(|known| {
             let is_news = *known != found;
             if is_news {
-                info!(interface = %found.name, mtu = found.mtu, network = %found.network, "the underlay has changed");
+                info!(
+                    interface = %found.name,
+                    mtu = found.mtu,
+                    network = %found.network,
+                    "the underlay has changed"
+                );
                 *known = found;
             }
             is_news
@@ -104,15 +109,15 @@ pub async fn follow(
     }
 }
 
-/// What a user is told while the address is gone.
+/// The problem while the address is missing.
 fn without_address(address: IpAddr, error: &NoInterface) -> String {
     match error {
         NoInterface::None { .. } => format!(
-            "other hosts cannot reach this one: {error}; it goes on by itself when {address} is \
-             back; to give it another address, type shoutdctl stop and shoutdctl start <address>"
+            "other hosts cannot reach this one: {error}; it recovers by itself when {address} is \
+             back; to use another address: shoutdctl stop, shoutdctl start <address>"
         ),
         NoInterface::Tentative { .. } | NoInterface::Duplicate { .. } | NoInterface::Kernel(_) => {
-            format!("other hosts may not reach this one: {error}")
+            format!("other hosts may be unable to reach this one: {error}")
         }
     }
 }
@@ -122,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_may_come_is_waited_for() {
+    fn we_wait_only_for_an_address_that_may_appear() {
         let address: IpAddr = "fd00::3".parse().unwrap();
         let name = || "eth0".to_owned();
         assert_eq!(
@@ -130,7 +135,7 @@ mod tests {
             Some(DETECTION_TIME_MAX)
         );
         let missing = NoInterface::None { address, available: Vec::new() };
-        assert_eq!(patience(&missing, false), None, "a mistake in typing is told at once");
+        assert_eq!(patience(&missing, false), None, "a typing error is reported at once");
         assert_eq!(patience(&missing, true), Some(LATE_TIME_MAX));
         assert_eq!(patience(&NoInterface::Duplicate { address, name: name() }, true), None);
     }

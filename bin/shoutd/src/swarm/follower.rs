@@ -1,5 +1,5 @@
-//! Keeps agreed state in step with the Swarm that this host manages, if it does: names networks,
-//! and mends what got lost between the Swarm's word and the cluster's.
+//! If this host is a manager of a Swarm, keeps agreed state in step with the Swarm's networks: sets
+//! their names, and repairs differences after a lost call.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,33 +22,33 @@ use crate::app::services::Services;
 use crate::docker::mirrors::description_of;
 use crate::membership::agreement::AgreementError;
 
-/// How often the Swarm is looked at.
+/// Interval of comparisons.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// The least time between two looks.
+/// Minimum time between two comparisons.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a difference must last before it is believed that a call of the Swarm was lost. Its
-/// leader calls within a moment, and waits for the answer.
+/// How long a difference must persist before we assume that a call of the Swarm was lost. The
+/// Swarm's leader normally calls at once, and waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(25);
 
-/// Follows the Swarm that this host manages.
+/// Follows the Swarm of which this host is a manager.
 #[derive(Debug)]
 pub struct SwarmFollower {
     services: Services,
-    /// Since when each difference has been seen in every look.
+    /// Since when each difference has been seen in every comparison.
     differences: Mutex<BTreeMap<SwarmAction, Instant>>,
     problems: Mutex<BTreeMap<SwarmAction, String>>,
 }
 
 impl SwarmFollower {
-    /// Puts the parts together; nothing happens yet.
+    /// Starts with no comparison made.
     pub fn new(services: Services) -> Self {
         Self { services, differences: Mutex::default(), problems: Mutex::default() }
     }
 
-    /// Follows the Swarm until it is told to stop. It is apart from what follows the engine's own
-    /// networks: an engine whose Swarm has no leader takes 20 s for each answer.
+    /// Follows the Swarm until `stop`. This is a separate task from `docker::follower`, because an
+    /// engine whose Swarm has no leader takes 20 s for each answer.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut cluster = self.services.agreement.watch();
         let mut tick = tokio::time::interval(PERIOD);
@@ -66,16 +66,19 @@ impl SwarmFollower {
                 continue;
             }
             tokio::select! {
-                // What the engine does not answer now, it is asked again.
-                looked = self.reconcile() => if let Err(error) = looked { debug!("cannot see the Swarm's networks: {error}") },
+                compared = self.reconcile() => {
+                    // The next comparison tries again.
+                    if let Err(error) = compared {
+                        debug!("cannot list the Swarm's networks: {error}");
+                    }
+                }
                 () = stop.cancelled() => return,
             }
-            // Several looks in one second would show the same.
             tokio::time::sleep(PAUSE).await;
         }
     }
 
-    /// Compares once, and mends what differs.
+    /// Compares once, and repairs differences.
     async fn reconcile(&self) -> Result<(), EngineError> {
         let is_agreed = self
             .services
@@ -84,7 +87,7 @@ impl SwarmFollower {
             .networks
             .values()
             .any(|network| network.settings.swarm);
-        // Most hosts know nothing of a Swarm, and to ask for it costs the engine something.
+        // Most hosts have no Swarm networks; spare their engines the expensive calls.
         if !is_agreed
             && !self
                 .services
@@ -96,8 +99,8 @@ impl SwarmFollower {
         {
             return Ok(());
         }
-        let swarm = self.look().await?;
-        // The engine first, the cluster after it, as for mirrors.
+        let swarm = self.read().await?;
+        // Read the engine before agreed state: see `plan_mirrors`.
         let cluster = self.services.agreement.cluster();
         let me = self.services.agreement.me;
         let actions =
@@ -113,7 +116,7 @@ impl SwarmFollower {
                     .map_or("", |network| &network.description.name);
                 problems.insert(
                     action,
-                    format!("network {network} of the Swarm is not agreed on: {error:#}"),
+                    format!("Swarm network {network} cannot be agreed on: {error:#}"),
                 );
             }
         }
@@ -121,7 +124,7 @@ impl SwarmFollower {
         Ok(())
     }
 
-    /// Problems are noted when they appear or change, not each time they are met.
+    /// Records an event when a problem appears or changes.
     fn note(&self, problems: BTreeMap<SwarmAction, String>) {
         let mut known = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
         for (action, problem) in &problems {
@@ -134,15 +137,15 @@ impl SwarmFollower {
         *known = problems;
     }
 
-    /// What keeps networks of the Swarm from being agreed on, one line each.
+    /// Problems with Swarm networks, one line each.
     pub fn problems(&self) -> Vec<String> {
         self.problems.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// What the Swarm has; `None` if this host does not manage one, or it has no leader. An engine
-    /// without one lists none of its networks, and does not say why: so it is asked before and
-    /// after.
-    async fn look(&self) -> Result<Option<Swarm>, EngineError> {
+    /// The Swarm's networks; `None` if this host is not a manager, or the Swarm has no leader.
+    /// Without a leader the engine silently omits the Swarm's networks from its list, so we check
+    /// for a leader before and after.
+    async fn read(&self) -> Result<Option<Swarm>, EngineError> {
         let engine = &self.services.engine;
         let Some(id) = engine.engine_info().await?.managed_swarm().map(str::to_owned) else {
             return Ok(None);
@@ -156,7 +159,7 @@ impl SwarmFollower {
         Ok(is_still.then_some(Swarm { id, networks }))
     }
 
-    /// Those that are to be done now: what the Swarm may be about to say itself waits.
+    /// The actions to do now. Those that a call of the Swarm may still do wait.
     fn due(&self, actions: &[SwarmAction]) -> Vec<SwarmAction> {
         let mut differences = self.differences.lock().unwrap_or_else(PoisonError::into_inner);
         differences.retain(|action, _| actions.contains(action));
@@ -189,7 +192,7 @@ impl SwarmFollower {
                 self.services.agreement.propose(command).await?;
                 info!(
                     network = network.description.name,
-                    "the Swarm has it: the cluster knows it from now on"
+                    "added a Swarm network that the cluster did not have"
                 );
                 Ok(())
             }
@@ -197,7 +200,7 @@ impl SwarmFollower {
                 self.services.agreement.propose(Command::RemoveNetwork { id: id.clone() }).await?;
                 info!(
                     network = id.short(),
-                    "the Swarm does not have it any more: it is removed from the cluster"
+                    "removed a network from the cluster that the Swarm no longer has"
                 );
                 Ok(())
             }
@@ -216,7 +219,7 @@ impl SwarmFollower {
                 let description = Description { name, ..description.clone() };
                 self.services.agreement.propose(describe(description)).await.map(|_| ())
             }
-            // Removed since the engine was asked.
+            // It was removed after we read the engine's list.
             Err(AgreementError::Propose(ProposeError::Refused(Refusal::UnknownNetwork(_)))) => {
                 Ok(())
             }
@@ -225,7 +228,7 @@ impl SwarmFollower {
     }
 }
 
-/// Whether there is a network that has only just been agreed on, and has no name yet.
+/// Whether a Swarm network was just agreed on and has no name yet.
 fn has_news(cluster: &Cluster) -> bool {
     cluster.networks.values().any(|network| network.settings.swarm && network.description.is_none())
 }

@@ -1,5 +1,6 @@
-//! Networks of a Swarm that is no more. When its last manager leaves, Docker tells nobody that its
-//! networks are gone, and no engine can be asked to remove them: a user has to say so.
+//! Networks of a Swarm that no longer exists. When its last manager leaves, Docker does not report
+//! that the networks are gone, and no engine can remove them; so a user must do it with
+//! `shoutdctl network rm`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,30 +20,28 @@ use tracing::debug;
 
 use crate::app::services::Services;
 
-/// Where peers ask for this host's part in a Swarm.
+/// Path at which peers ask for this host's Swarm node.
 const PATH: &str = "/v1/swarm/node";
 
-/// How long a host may take to say what part it has in a Swarm: an engine whose Swarm has no leader
-/// takes 20 s for each answer.
+/// How long a host may take to answer: an engine whose Swarm has no leader takes 20 s.
 const ANSWER_TIME: Duration = Duration::from_secs(25);
 
-/// What a host answers.
+/// A host's answer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Answer {
     /// Its engine does not answer.
     Unknown,
-    /// It belongs to no Swarm.
+    /// It is not a node of a Swarm.
     NoNode,
-    /// It belongs to one.
+    /// It is this node of a Swarm.
     Node(SwarmNode),
 }
 
-/// Forgets a network of a Swarm that none of the hosts belongs to any more, and returns what to
-/// tell the user.
+/// Removes a network of a Swarm that no longer exists. Returns the message for the user.
 ///
 /// # Errors
-/// It is none, or may not be: the Swarm may still be there, or the network is in use.
+/// It is not a Swarm network, its Swarm may still exist, or it is in use.
 pub async fn forget(services: &Services, network: &NetworkId) -> Result<String> {
     let cluster = services.agreement.cluster();
     let known =
@@ -50,7 +49,7 @@ pub async fn forget(services: &Services, network: &NetworkId) -> Result<String> 
     let title = cluster.network_title(network).to_owned();
     ensure!(
         known.settings.swarm,
-        "network {title} is none of a Swarm's: use docker network rm {title}"
+        "network {title} is not a Swarm network; use docker network rm {title}"
     );
     let users: Vec<_> = known.attached.iter().map(|host| cluster.host_name(*host)).collect();
     ensure!(users.is_empty(), "network {title} is in use on {}", users.join(", "));
@@ -59,28 +58,26 @@ pub async fn forget(services: &Services, network: &NetworkId) -> Result<String> 
     let left = possible_nodes(swarm, &nodes);
     ensure!(
         left.is_empty(),
-        "network {title} is a Swarm's, and {} may belong to that Swarm: use docker network rm \
-         {title} on a manager, or docker swarm leave if the Swarm is no more",
+        "the Swarm of network {title} may still exist on {}; use docker network rm {title} on a \
+         manager, or docker swarm leave if the Swarm no longer exists",
         left.join(", ")
     );
     services.agreement.propose(Command::RemoveNetwork { id: network.clone() }).await?;
-    let text = "removed from the cluster, as a user of this host wished: its Swarm is no more";
+    let text = "removed from the cluster by a user of this host; its Swarm no longer exists";
     services.events.note(EventKind::NetworkRemoved, &title, text);
-    Ok(format!("network {title} is removed: its Swarm is no more"))
+    Ok(format!("removed network {title}, whose Swarm no longer exists"))
 }
 
-/// The hosts that belong to a Swarm, by name. All have to answer: one that does not may be what is
-/// left of it.
+/// The hosts that are nodes of a Swarm, by name. All hosts must answer: one that does not may be
+/// the last node of the Swarm.
 async fn nodes(services: &Services) -> Result<BTreeMap<String, SwarmNode>> {
     let cluster = services.agreement.cluster();
     let asked = cluster.hosts.iter().map(async |(id, host)| {
-        let answer = match *id == services.agreement.me {
-            true => own(services).await,
-            false => services
-                .peers
-                .call_host(*id, host.address, PATH, &(), ANSWER_TIME)
-                .await
-                .unwrap_or(Answer::Unknown),
+        let answer = if *id == services.agreement.me {
+            own(services).await
+        } else {
+            let answer = services.peers.call_host(*id, host.address, PATH, &(), ANSWER_TIME).await;
+            answer.unwrap_or(Answer::Unknown)
         };
         (host.name.clone(), answer)
     });
@@ -88,7 +85,7 @@ async fn nodes(services: &Services) -> Result<BTreeMap<String, SwarmNode>> {
     for (name, answer) in join_all(asked).await {
         match answer {
             Answer::Unknown => bail!(
-                "whether {name} belongs to the Swarm cannot be known now: it, or its engine, does \
+                "cannot check whether {name} is a node of the Swarm: the host or its engine does \
                  not answer (shoutdctl hosts)"
             ),
             Answer::NoNode => {}
@@ -102,13 +99,13 @@ async fn own(services: &Services) -> Answer {
     match services.engine.engine_info().await {
         Ok(info) => info.swarm_node.map_or(Answer::NoNode, Answer::Node),
         Err(error) => {
-            debug!("cannot see whether this host belongs to a Swarm: {error}");
+            debug!("cannot check whether this host is a node of a Swarm: {error}");
             Answer::Unknown
         }
     }
 }
 
-/// What peers ask.
+/// The routes for peers.
 pub fn router(services: Services) -> Router {
     Router::new().route(PATH, post(answer)).with_state(Arc::new(services))
 }

@@ -1,9 +1,7 @@
-//! Addresses: shoutd's own IPAM, which every mirror has, and whoever asks for it by `--ipam-driver
-//! shoutd`.
+//! shoutd's IPAM driver, for mirrors and for networks with `--ipam-driver shoutd`.
 //!
-//! A pool's id is its subnet, and after a comma the part of it to choose from (`--ip-range`), if
-//! that was given. Networks' subnets do not overlap, so the subnet names the network too, which
-//! Docker never does here.
+//! A pool id is the subnet and, if `--ip-range` was given, a comma and the range. Docker's IPAM
+//! calls do not name the network. Subnets of networks do not overlap, so the subnet identifies it.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::PoisonError;
@@ -18,18 +16,18 @@ use shoutd_docker::plugin::{
     AddressPurpose, DriverError, GrantedPool, PoolId, ReleaseAddress, RequestAddress, RequestPool,
 };
 
-use super::{Driver, naming, told};
+use super::{Driver, driver_error, naming};
 use crate::ipam::{leases, stock};
 use crate::membership::agreement::AgreementError;
 
-/// How long a subnet that was given to Docker is not given again. The network that it is for is
-/// created at once, or never.
+/// How long a subnet that we chose for Docker is not chosen again. Docker creates its network at
+/// once or never.
 const GRANT_TIME_MAX: Duration = Duration::from_secs(60);
 
-/// How often an address is claimed for a container that another one then takes first.
+/// How often we claim an address for a container: another one may take each from the stock.
 const TRIES_FOR_STOCK_MAX: usize = 16;
 
-/// How many subnets are tried that were given a moment ago.
+/// How many free subnets we try, because some may have been granted a moment ago.
 const TRIES_MAX: u64 = 300;
 
 /// `RequestPool`.
@@ -37,13 +35,15 @@ pub fn request_pool(driver: &Driver, request: &RequestPool) -> Result<GrantedPoo
     let subnet = match request.subnet {
         Some(subnet) => subnet,
         None if request.ipv6 => {
-            return Err(DriverError::new("give the IPv6 subnet: --ipv6 --subnet <subnet>"));
+            return Err(DriverError::new(
+                "shoutd chooses no IPv6 subnet; give one: --ipv6 --subnet <subnet>",
+            ));
         }
         None => IpNet::V4(choose_subnet(driver)?),
     };
     let id = match request.range {
         Some(range) if !subnet.contains(&range) => {
-            return Err(DriverError::new(format!("range {range} does not lie in subnet {subnet}")));
+            return Err(DriverError::new(format!("range {range} is not in subnet {subnet}")));
         }
         Some(range) => format!("{subnet},{range}"),
         None => subnet.to_string(),
@@ -51,8 +51,8 @@ pub fn request_pool(driver: &Driver, request: &RequestPool) -> Result<GrantedPoo
     Ok(GrantedPool { id: id.parse().map_err(DriverError::new)?, subnet, gateway: None })
 }
 
-/// A subnet that is free on every host. Hosts begin the search at different places, so that two
-/// which choose at once choose differently.
+/// Chooses a subnet that is free on every host. Each host starts its search at a different subnet,
+/// so that concurrent choices differ.
 fn choose_subnet(driver: &Driver) -> Result<Ipv4Net, DriverError> {
     let cluster = driver.services.agreement.cluster();
     let mut granted = driver.granted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,7 +70,7 @@ fn choose_subnet(driver: &Driver) -> Result<Ipv4Net, DriverError> {
 /// The subnet of a pool, and the part of it to choose addresses from.
 fn subnet_of(pool: &PoolId) -> Result<(IpNet, IpNet), DriverError> {
     let parse = |text: &str| {
-        text.parse().map_err(|_| DriverError::new(format!("pool {pool} is none of shoutd's")))
+        text.parse().map_err(|_| DriverError::new(format!("pool {pool} is not a shoutd pool")))
     };
     match pool.as_str().split_once(',') {
         Some((subnet, range)) => Ok((parse(subnet)?, parse(range)?)),
@@ -83,23 +83,23 @@ pub async fn request(driver: &Driver, request: &RequestAddress) -> Result<IpNet,
     let (subnet, range) = subnet_of(&request.pool)?;
     let cluster = driver.services.agreement.cluster();
     let network = cluster.network_with_subnet(subnet);
-    match (network, request.purpose == AddressPurpose::Gateway, request.address) {
-        (known, true, asked) => {
-            let agreed = known
-                .and_then(|(_, network)| network.pool_of(subnet.addr()))
-                .and_then(|pool| pool.gateway);
-            with_prefix(asked.or(agreed).unwrap_or_else(|| first_of(subnet)), subnet)
-        }
-        // Set apart by the user for a network that is only about to be created, or one that is
-        // known to set it apart.
-        (None, false, Some(auxiliary)) => with_prefix(auxiliary, subnet),
-        (Some((_, network)), false, Some(address)) if is_auxiliary(network, address) => {
+    if request.purpose == AddressPurpose::Gateway {
+        let agreed = network
+            .and_then(|(_, network)| network.pool_of(subnet.addr()))
+            .and_then(|pool| pool.gateway);
+        let gateway = request.address.or(agreed).unwrap_or_else(|| first_of(subnet));
+        return with_prefix(gateway, subnet);
+    }
+    match (network, request.address) {
+        // An auxiliary address of a network that is about to be created, or of a known one.
+        (None, Some(auxiliary)) => with_prefix(auxiliary, subnet),
+        (Some((_, network)), Some(address)) if is_auxiliary(network, address) => {
             with_prefix(address, subnet)
         }
-        (None, false, None) => {
+        (None, None) => {
             Err(DriverError::new(format!("the cluster has no network with subnet {subnet}")))
         }
-        (Some((id, _)), false, asked) => lease(driver, id, (subnet, range), asked).await,
+        (Some((id, _)), requested) => lease(driver, id, (subnet, range), requested).await,
     }
 }
 
@@ -109,19 +109,19 @@ fn is_auxiliary(network: &Network, address: IpAddr) -> bool {
         .is_some_and(|pool| pool.auxiliary.values().any(|auxiliary| *auxiliary == address))
 }
 
-/// An address for an endpoint that Docker is about to create; from the stock if there is one, and
-/// if not from the cluster.
+/// Reserves an address for an endpoint that Docker is about to create, from this host's stock or
+/// else from the cluster.
 async fn lease(
     driver: &Driver,
     network: &NetworkId,
     (subnet, range): (IpNet, IpNet),
-    asked: Option<IpAddr>,
+    requested: Option<IpAddr>,
 ) -> Result<IpNet, DriverError> {
-    driver.services.agreement.member().await.map_err(told)?;
-    // Before an address is leased, which would hold up the end of a network that has lost its name.
+    driver.services.agreement.member().await.map_err(driver_error)?;
+    // First: a lease would delay the removal of a network that loses its name to another.
     naming::settle(driver, network).await?;
     let _gate = driver.services.agreement.hold_leases().await;
-    match asked {
+    match requested {
         Some(address) => lease_exactly(driver, network, address, subnet).await,
         None => lease_any(driver, network, (subnet, range)).await,
     }
@@ -134,11 +134,11 @@ async fn lease_exactly(
     subnet: IpNet,
 ) -> Result<IpNet, DriverError> {
     driver.evict_gone(network, address).await?;
-    let in_use = || DriverError::new(format!("address {address} is in use on this host already"));
+    let in_use = || DriverError::new(format!("address {address} is already in use on this host"));
     if driver.services.local.get().uses(network, address) {
         return Err(in_use());
     }
-    stock::claim_exactly(&driver.services, network, address).await.map_err(told)?;
+    stock::claim_exactly(&driver.services, network, address).await.map_err(driver_error)?;
     let reserved = driver.services.local.change(|local| {
         let is_free = !local.uses(network, address);
         if is_free {
@@ -147,11 +147,11 @@ async fn lease_exactly(
         }
         is_free
     });
-    if reserved.await.map_err(told)? { with_prefix(address, subnet) } else { Err(in_use()) }
+    if reserved.await.map_err(driver_error)? { with_prefix(address, subnet) } else { Err(in_use()) }
 }
 
-/// From the subnet that Docker asks for, and when that is full from another of the network: Docker
-/// goes on to the next one itself only with its own IPAM.
+/// Reserves any address of the requested subnet or, if that is full, of the network's other
+/// subnets. Docker tries the next subnet itself only with its own IPAM.
 async fn lease_any(
     driver: &Driver,
     network: &NetworkId,
@@ -175,13 +175,10 @@ async fn lease_any(
             Err(refusal) => full.push(refusal.to_string()),
         }
     }
-    Err(DriverError::new(format!(
-        "this host's stock of addresses is used up, and {}",
-        full.join("; ")
-    )))
+    Err(DriverError::new(format!("this host has no unused address left, and {}", full.join("; "))))
 }
 
-/// An address of one pool, or why it has none left.
+/// Reserves an address of one pool, or returns why it has none left.
 async fn lease_from(
     driver: &Driver,
     network: &NetworkId,
@@ -194,12 +191,12 @@ async fn lease_from(
         let reserved = local.change(|local| {
             local.reserve_from_stock(&cluster, agreement.me, network, pool, leases::now())
         });
-        if let Some(address) = reserved.await.map_err(told)? {
+        if let Some(address) = reserved.await.map_err(driver_error)? {
             return Ok(Ok(address));
         }
         match agreement.claim(network, WantedAddress::Highest { subnet, count: 1 }).await {
             Ok(()) => {}
-            // Another host may hold one that it does not use.
+            // Another host may hold a lease that it does not use.
             Err(AgreementError::Propose(ProposeError::Refused(
                 refusal @ Refusal::Exhausted { .. },
             ))) => {
@@ -209,17 +206,17 @@ async fn lease_from(
             }
             Err(error) => {
                 return Err(DriverError::new(format!(
-                    "this host's stock of addresses is used up, and {error}"
+                    "this host has no unused address left, and {error}"
                 )));
             }
         }
     }
     Err(DriverError::new(format!(
-        "too many containers want addresses of {subnet} at once; try again"
+        "too many containers request addresses of {subnet} at once; try again"
     )))
 }
 
-/// `ReleaseAddress`. The lease goes back if no endpoint has the address.
+/// `ReleaseAddress`. If no endpoint has the address, its lease becomes stock or is returned.
 pub async fn release(driver: &Driver, request: &ReleaseAddress) -> Result<(), DriverError> {
     let (subnet, _) = subnet_of(&request.pool)?;
     let cluster = driver.services.agreement.cluster();
@@ -236,7 +233,7 @@ pub async fn release(driver: &Driver, request: &ReleaseAddress) -> Result<(), Dr
         }
         released
     });
-    if released.await.map_err(told)? {
+    if released.await.map_err(driver_error)? {
         leases::settle(&driver.services.agreement, &driver.services.local).await;
     }
     Ok(())
@@ -252,7 +249,5 @@ fn first_of(subnet: IpNet) -> IpAddr {
 fn with_prefix(address: IpAddr, subnet: IpNet) -> Result<IpNet, DriverError> {
     let within =
         subnet.contains(&address).then(|| IpNet::new(address, subnet.prefix_len()).ok()).flatten();
-    within.ok_or_else(|| {
-        DriverError::new(format!("address {address} does not lie in subnet {subnet}"))
-    })
+    within.ok_or_else(|| DriverError::new(format!("address {address} is not in subnet {subnet}")))
 }

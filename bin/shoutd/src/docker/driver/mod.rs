@@ -1,6 +1,5 @@
-//! What Docker asks of shoutd. Each call becomes a command to the cluster or a change of local
-//! state, and nothing else: the kernel is the reconciler's. The one exception is `Join`, which
-//! waits until the reconciler has made the interface.
+//! The network and IPAM driver. A call proposes a command to the cluster or changes local state;
+//! only the reconciler changes the kernel. `Join` and `Leave` also wait for the reconciler.
 
 mod address;
 mod endpoint;
@@ -33,30 +32,30 @@ use crate::ipam::leases;
 #[derive(Debug)]
 pub struct Driver {
     services: Services,
-    /// Subnets given to Docker for networks that it is about to create.
+    /// Subnets that we chose for networks that Docker is about to create.
     granted: Mutex<BTreeMap<IpNet, Instant>>,
 }
 
 impl Driver {
-    /// Puts the parts together.
+    /// The driver with these services.
     pub fn new(services: Services) -> Self {
         Self { services, granted: Mutex::default() }
     }
 
-    /// Which network of the cluster a Docker network is.
+    /// The network of the cluster that a Docker network belongs to.
     fn network(&self, local: &Local, docker: &DockerNetworkId) -> Result<NetworkId, DriverError> {
         local.bindings.get(docker).cloned().ok_or_else(|| {
             let id = docker.short();
             DriverError::new(format!(
-                "network {id} is not known to shoutd on this host; remove it and create it again"
+                "shoutd on this host does not know network {id}; remove it and create it again"
             ))
         })
     }
 }
 
 impl Driver {
-    /// Forgets the endpoint that has this address if its container is gone. An engine that was
-    /// killed gives the address out again without having taken it back.
+    /// Forgets the endpoint that has this address if its container is gone: an engine that was
+    /// killed reuses the address without `DeleteEndpoint`.
     async fn evict_gone(&self, network: &NetworkId, address: IpAddr) -> Result<(), DriverError> {
         let local = self.services.local.get();
         match local.holder(network, address) {
@@ -65,7 +64,7 @@ impl Driver {
         }
     }
 
-    /// The same with a MAC address.
+    /// Forgets the endpoint that has this MAC address if its container is gone.
     async fn evict_gone_with_mac(
         &self,
         network: &NetworkId,
@@ -87,7 +86,7 @@ impl Driver {
         let Some(endpoint) = local.endpoints.get(id) else {
             return Ok(());
         };
-        // One that was never handed to a container is being started.
+        // Without a sandbox, the container is still being started.
         let Some(sandbox) = endpoint.sandbox.clone() else {
             return Ok(());
         };
@@ -105,8 +104,8 @@ impl Driver {
             .local
             .change(|local| local.forget(id, leases::now(), routes_of))
             .await
-            .map_err(told)?;
-        let text = format!("its container is gone, and {wanted} is wanted again");
+            .map_err(driver_error)?;
+        let text = format!("its container is gone, and {wanted} was requested again");
         self.services.events.note(EventKind::EndpointForgotten, id.short(), &text);
         Ok(())
     }
@@ -129,8 +128,8 @@ impl Driver {
     }
 }
 
-/// Any error as Docker is told it: with its causes, on one line.
-fn told(error: impl Into<anyhow::Error>) -> DriverError {
+/// An error with its causes, on one line, for Docker.
+fn driver_error(error: impl Into<anyhow::Error>) -> DriverError {
     DriverError::new(format!("{:#}", error.into()))
 }
 
@@ -201,7 +200,7 @@ impl IpamDriver for Driver {
     }
 
     async fn release_pool(&self, _: PoolId) -> Result<(), DriverError> {
-        // A pool is the network's: it goes with it.
+        // A pool belongs to its network, and ends with it.
         Ok(())
     }
 

@@ -1,4 +1,5 @@
-//! Networks: claimed from the cluster when a user creates one, bound to it when shoutd mirrors one.
+//! Networks: one that a user creates is proposed to the cluster; one that shoutd mirrors is bound
+//! to a network of the cluster.
 
 use shoutd_core::cluster::{Command, Pool, Settings};
 use shoutd_core::mirror::NETWORK_OPTION;
@@ -6,11 +7,11 @@ use shoutd_core::plane::check_options;
 use shoutd_core::{DockerNetworkId, NetworkId};
 use shoutd_docker::plugin::{AddressPool, CreateNetwork, DriverError, LOCAL_ADDRESS_SPACE};
 
-use super::{Driver, told};
+use super::{Driver, driver_error};
 
 /// `CreateNetwork`.
 pub async fn create(driver: &Driver, request: CreateNetwork) -> Result<(), DriverError> {
-    driver.services.agreement.member().await.map_err(told)?;
+    driver.services.agreement.member().await.map_err(driver_error)?;
     let docker = request.network.clone();
     let network = match request.options.get(NETWORK_OPTION) {
         Some(id) => check_mirror(driver, id, &request)?,
@@ -18,8 +19,8 @@ pub async fn create(driver: &Driver, request: CreateNetwork) -> Result<(), Drive
     };
     let is_mirror = network != NetworkId::from(&docker);
     let bound = driver.services.local.change(|local| {
-        // `Mirrors` forgets all copies before it asks for one. A daemon that was killed may have
-        // asked before: the engine goes on with that request, and calls this daemon.
+        // `Mirrors` forgets all copies before it creates one. But an earlier daemon, which was
+        // killed, may have sent a create: the engine continues with it and calls this daemon.
         let is_second =
             local.bindings.iter().any(|(copy, other)| *other == network && *copy != docker);
         if is_mirror && is_second {
@@ -29,10 +30,8 @@ pub async fn create(driver: &Driver, request: CreateNetwork) -> Result<(), Drive
         local.bindings.insert(docker, network);
         true
     });
-    if !bound.await.map_err(told)? {
-        return Err(DriverError::new(
-            "this host has a copy of this network, and needs no second one",
-        ));
+    if !bound.await.map_err(driver_error)? {
+        return Err(DriverError::new("this host already has a copy of this network"));
     }
     Ok(())
 }
@@ -54,7 +53,8 @@ pub(super) fn pool(pool: AddressPool) -> Pool {
     Pool { subnet: pool.subnet, gateway: pool.gateway, auxiliary: pool.auxiliary, range: None }
 }
 
-/// A mirror is a copy of a network that the cluster has, with the same subnets.
+/// Checks that a mirror is for a network of the cluster, has the same subnets, and that we are
+/// creating it.
 fn check_mirror(
     driver: &Driver,
     id: &str,
@@ -62,8 +62,8 @@ fn check_mirror(
 ) -> Result<NetworkId, DriverError> {
     let unknown = || {
         DriverError::new(format!(
-            "option {NETWORK_OPTION} is shoutd's own, and the cluster has no network {id}; leave \
-             it out"
+            "option {NETWORK_OPTION} is reserved for shoutd, and the cluster has no network {id}; \
+             leave it out"
         ))
     };
     let network: NetworkId = id.parse().map_err(|_| unknown())?;
@@ -71,8 +71,8 @@ fn check_mirror(
     let known = cluster.networks.get(&network).ok_or_else(unknown)?;
     if !driver.services.in_flight.is_mirroring(&network) {
         return Err(DriverError::new(format!(
-            "option {NETWORK_OPTION} is shoutd's own: leave it out; shoutd itself makes the \
-             copies of a network on each host"
+            "option {NETWORK_OPTION} is reserved for shoutd, which creates the copies of a network \
+             on each host; leave it out"
         )));
     }
     let subnets: Vec<_> =
@@ -81,19 +81,19 @@ fn check_mirror(
     if subnets != agreed {
         let title = known.title(&network);
         return Err(DriverError::new(format!(
-            "network {title} has the subnets {agreed:?} in the cluster, not {subnets:?}"
+            "in the cluster, network {title} has the subnets {agreed:?}, not {subnets:?}"
         )));
     }
     Ok(network)
 }
 
-/// Has the cluster take the network up under the id that this engine gave it.
+/// Proposes the network to the cluster, with the id of this engine.
 async fn claim(driver: &Driver, request: CreateNetwork) -> Result<NetworkId, DriverError> {
     let network = NetworkId::from(&request.network);
-    check_options(&request.options).map_err(told)?;
+    check_options(&request.options).map_err(driver_error)?;
     let settings = settings(request);
-    // Noted before it is agreed: from then on this host must not take it for a network whose
-    // creation was given up.
+    // Before the proposal: once it is agreed, we must not mistake the network for one whose
+    // creation was aborted.
     driver.services.in_flight.creating(&network);
     let command = Command::CreateNetwork {
         id: network.clone(),
@@ -102,47 +102,47 @@ async fn claim(driver: &Driver, request: CreateNetwork) -> Result<NetworkId, Dri
     };
     if let Err(error) = driver.services.agreement.propose(command).await {
         driver.services.in_flight.not_creating(&network);
-        return Err(told(error));
+        return Err(driver_error(error));
     }
     Ok(network)
 }
 
-/// `DeleteNetwork`. Docker removes its copy whatever is answered, and tells its user nothing of it;
-/// whether the network goes is for the cluster to say. That it stays is an error all the same: the
-/// engine writes the reason to its log (moby `libnetwork/network.go`, `deleteNetwork`).
+/// `DeleteNetwork`. Docker removes its copy whatever we answer, and does not show an error to the
+/// user; the cluster decides whether the network is removed. If it stays we return an error, which
+/// the engine writes to its log (moby `libnetwork/network.go`, `deleteNetwork`).
 pub async fn delete(driver: &Driver, docker: &DockerNetworkId) -> Result<(), DriverError> {
     let Some(network) = driver.services.local.get().bindings.get(docker).cloned() else {
         return Ok(());
     };
     driver.services.in_flight.not_creating(&network);
     let cluster = driver.services.agreement.cluster();
-    // A Swarm takes a network from a node that has no more tasks on it, and says itself when it
-    // removes it.
+    // A Swarm removes a network from a node without tasks on it. It removes the network itself with
+    // `FreeNetwork`.
     let is_staying = cluster
         .networks
         .get(&network)
         .is_some_and(|known| !known.removing && !known.settings.swarm);
     let in_flight = &driver.services.in_flight;
-    let is_users_wish =
+    let is_by_user =
         is_staying && !in_flight.is_mirroring(&network) && !in_flight.is_replacing(docker);
     let changed = driver.services.local.change(|local| {
         local.bindings.remove(docker);
-        // A second copy of the same network can only be a mistake: it goes alone.
+        // If this was an accidental second copy, only the copy is removed.
         let is_last = !local.bindings.values().any(|other| *other == network);
-        // An engine removes no network that has endpoints: what is left here is of containers that
-        // went when it, or shoutd, was killed.
+        // An engine does not remove a network with endpoints. Endpoints that we still have are of
+        // containers that ended when the engine or shoutd was killed.
         if is_last {
             local.endpoints.retain(|_, endpoint| endpoint.network != network);
             local.reservations.remove(&network);
         }
-        if is_users_wish && is_last {
+        if is_by_user && is_last {
             local.removals.insert(network.clone());
         }
-        is_users_wish && is_last
+        is_by_user && is_last
     });
-    if !changed.await.map_err(told)? {
+    if !changed.await.map_err(driver_error)? {
         return Ok(());
     }
-    let mut kept = driver.services.removals.settle().await.map_err(told)?;
+    let mut kept = driver.services.removals.settle().await.map_err(driver_error)?;
     kept.remove(&network).map_or(Ok(()), |why| Err(DriverError::new(why)))
 }

@@ -1,19 +1,19 @@
-//! Whether a container is alive.
+//! Whether a container still runs.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Whether any process lives in the network namespace of this file. The file itself outlives its
-/// container: an engine that was killed removes it only in its own time.
+/// Whether any process is in the network namespace of this file. The file alone proves nothing: an
+/// engine that was killed removes it only later.
 ///
-/// Looks at every process, so it is asked only when two endpoints want one address.
+/// This checks every process, so it is used only when two endpoints need the same address.
 pub fn is_inhabited(sandbox: &Path) -> bool {
     let Ok(wanted) = fs::metadata(sandbox).map(|metadata| (metadata.dev(), metadata.ino())) else {
         return false;
     };
     let Ok(processes) = fs::read_dir("/proc") else {
-        // Without /proc nobody can tell: then the file counts.
+        // We cannot tell without /proc, so assume that the container runs.
         return true;
     };
     let is_process = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ones_own_namespace_is_inhabited_and_a_plain_file_is_not() {
+    fn a_namespace_is_inhabited_if_a_process_is_in_it() {
         assert!(is_inhabited(Path::new("/proc/self/ns/net")));
         assert!(!is_inhabited(Path::new("/proc/self/status")));
         assert!(!is_inhabited(Path::new("/nowhere")));

@@ -1,6 +1,5 @@
-//! Networks of a Docker Swarm, whose calls come by the managed plugin. The Swarm says which
-//! networks there are and who has which address; shoutd agrees on their VNIs and carries their
-//! traffic.
+//! Networks of a Docker Swarm, whose calls arrive through the managed plugin. The Swarm manages the
+//! networks and their addresses; shoutd agrees on their VNIs and carries their traffic.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,20 +12,20 @@ use shoutd_docker::plugin::{AddressPool, AllocateNetwork, CreateNetwork, DriverE
 use tracing::{info, warn};
 
 use super::network::pool;
-use super::{Driver, told};
+use super::{Driver, driver_error};
 use crate::membership::agreement::AgreementError;
 
-/// How long a Swarm's leader waits for an agreement. It allocates nothing else meanwhile, for any
-/// service.
-const LEADERS_PATIENCE: Duration = Duration::from_secs(4);
+/// Deadline of a proposal during a call of the Swarm's leader, which allocates nothing else for any
+/// service while it waits.
+const LEADER_DEADLINE: Duration = Duration::from_secs(4);
 
-/// `AllocateNetwork`, on the node that leads the Swarm, and again on its successor. The options
-/// that are returned take the place of the user's, so they are the user's.
+/// `AllocateNetwork`, on the leader of the Swarm, and again on a new leader. The returned options
+/// replace the user's, so we return the user's.
 ///
-/// What shoutd refuses, the Swarm does not take up, and says so in its leader's log alone: there is
-/// an event besides. But a Swarm that is told of a failure tries again only after five minutes:
-/// what cannot be agreed on just now is agreed on later, by a manager's comparison
-/// (`crate::swarm::follower`) or when the first task comes.
+/// If shoutd refuses a network, the Swarm only logs that on its leader, so we also record an event.
+/// After a failure, a Swarm tries again only after five minutes. So a network that cannot be agreed
+/// on now is no failure: it is proposed again by a manager (`crate::swarm::follower`) or with the
+/// first task.
 pub async fn allocate(
     driver: &Driver,
     request: AllocateNetwork,
@@ -43,23 +42,22 @@ pub async fn allocate(
         swarm: true,
     };
     check(driver, &network, &settings)?;
-    match ensure(driver, &network, settings, LEADERS_PATIENCE).await {
-        Ok(()) => info!(network = network.short(), "the Swarm has a network"),
-        Err(error) if error.is_refusal() => return Err(told(error)),
+    match ensure(driver, &network, settings, LEADER_DEADLINE).await {
+        Ok(()) => info!(network = network.short(), "the Swarm allocated a network"),
+        Err(error) if error.is_refusal() => return Err(driver_error(error)),
         Err(error) => {
-            warn!(network = network.short(), "cannot agree on a network of the Swarm yet: {error}")
+            warn!(network = network.short(), "cannot agree on a Swarm network yet: {error}")
         }
     }
     Ok(options)
 }
 
-/// The subnets of a network.
 fn pools(ipv4: Vec<AddressPool>, ipv6: Vec<AddressPool>) -> Vec<Pool> {
     ipv4.into_iter().chain(ipv6).map(pool).collect()
 }
 
-/// Refuses a network that shoutd does not carry. One that was agreed on before its options were
-/// refused stays usable.
+/// Refuses a network that shoutd does not support. One that was agreed on by a version that
+/// accepted its options stays usable.
 fn check(driver: &Driver, network: &NetworkId, settings: &Settings) -> Result<(), DriverError> {
     match check_network(settings) {
         Err(RefusedNetwork::Option(_))
@@ -67,11 +65,11 @@ fn check(driver: &Driver, network: &NetworkId, settings: &Settings) -> Result<()
         {
             Ok(())
         }
-        checked => checked.map_err(told),
+        checked => checked.map_err(driver_error),
     }
 }
 
-/// Has the cluster know a network.
+/// Makes sure that the cluster has a network.
 async fn ensure(
     driver: &Driver,
     network: &NetworkId,
@@ -93,7 +91,7 @@ fn knows(cluster: &Cluster, network: &NetworkId, settings: &Settings) -> bool {
     known.is_some_and(|known| subnets(&known.settings) == subnets(settings))
 }
 
-/// `FreeNetwork`: no task of the Swarm is on the network any more.
+/// `FreeNetwork`: the Swarm removes a network, which no task uses.
 pub async fn free(driver: &Driver, docker: &DockerNetworkId) -> Result<(), DriverError> {
     let network = NetworkId::from(docker);
     let cluster = driver.services.agreement.cluster();
@@ -101,13 +99,18 @@ pub async fn free(driver: &Driver, docker: &DockerNetworkId) -> Result<(), Drive
         return Ok(());
     }
     let command = Command::RemoveNetwork { id: network.clone() };
-    driver.services.agreement.propose_within(command, LEADERS_PATIENCE).await.map_err(told)?;
-    info!(network = network.short(), "the Swarm has removed a network");
+    driver
+        .services
+        .agreement
+        .propose_within(command, LEADER_DEADLINE)
+        .await
+        .map_err(driver_error)?;
+    info!(network = network.short(), "the Swarm removed a network");
     Ok(())
 }
 
-/// `CreateNetwork`, on a node that gets its first task on the network, under the id that it has on
-/// all nodes.
+/// `CreateNetwork`, on a node that gets its first task on the network. The id is the same on all
+/// nodes.
 pub async fn create(driver: &Driver, request: CreateNetwork) -> Result<(), DriverError> {
     let docker = request.network;
     let network = NetworkId::from(&docker);
@@ -119,9 +122,9 @@ pub async fn create(driver: &Driver, request: CreateNetwork) -> Result<(), Drive
         docker_ipam: true,
         swarm: true,
     };
-    driver.services.agreement.member().await.map_err(told)?;
+    driver.services.agreement.member().await.map_err(driver_error)?;
     check(driver, &network, &settings)?;
-    ensure(driver, &network, settings, AGREEMENT_DEADLINE).await.map_err(told)?;
+    ensure(driver, &network, settings, AGREEMENT_DEADLINE).await.map_err(driver_error)?;
     let bound = driver.services.local.change(|local| local.bindings.insert(docker, network));
-    bound.await.map(|_| ()).map_err(told)
+    bound.await.map(|_| ()).map_err(driver_error)
 }

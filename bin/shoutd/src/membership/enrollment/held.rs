@@ -1,4 +1,4 @@
-//! The token of a host that wants in: given when it is started, or handed to it while it waits.
+//! The token of a joining host: given at its start, or offered later by `shoutdctl start`.
 
 use std::time::Duration;
 
@@ -7,26 +7,26 @@ use shoutd_peer::Token;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// How long whoever hands a token over waits until a member has judged it. After that the host goes
-/// on asking with it.
-const JUDGEMENT_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long an offer waits until a member has accepted or refused the token. After that, the host
+/// continues to ask with it.
+const OFFER_TIME_MAX: Duration = Duration::from_secs(20);
 
-/// The token, if there is one. Clones are the same.
+/// The token, if there is one. A clone shares it.
 #[derive(Debug, Clone)]
 pub struct HeldToken(watch::Sender<Held>);
 
 #[derive(Debug, Clone, Default)]
 struct Held {
     token: Option<Token>,
-    /// Whether it was handed over while the host waited: then a refusal is told to whoever did
-    /// that, and does not end the daemon.
+    /// Whether it was offered while the host waited. A refusal then goes to the offering client,
+    /// and does not end the daemon.
     is_offered: bool,
-    /// What came of it.
-    judged: Option<Result<(), String>>,
+    /// Whether a member accepted it.
+    result: Option<Result<(), String>>,
 }
 
 impl HeldToken {
-    /// With the token that the host was started with.
+    /// The token that the host was started with.
     pub fn new(token: Option<Token>) -> Self {
         Self(watch::Sender::new(Held { token, ..Held::default() }))
     }
@@ -36,15 +36,15 @@ impl HeldToken {
         self.0.borrow().token.clone()
     }
 
-    /// Takes a token, and waits until a member has judged it, for a while.
+    /// Replaces the token, and waits for a while until a member has accepted or refused it.
     ///
     /// # Errors
-    /// A member refused it: the host has the token no more that it had before.
+    /// A member refused it. The host is then without a token.
     pub async fn offer(&self, token: Token) -> Result<()> {
-        let mut judged = self.0.subscribe();
-        self.0.send_replace(Held { token: Some(token), is_offered: true, judged: None });
-        match timeout(JUDGEMENT_TIME_MAX, judged.wait_for(|held| held.judged.is_some())).await {
-            Ok(Ok(held)) => match &held.judged {
+        let mut result = self.0.subscribe();
+        self.0.send_replace(Held { token: Some(token), is_offered: true, result: None });
+        match timeout(OFFER_TIME_MAX, result.wait_for(|held| held.result.is_some())).await {
+            Ok(Ok(held)) => match &held.result {
                 Some(Err(refusal)) => bail!("{refusal}"),
                 _ => Ok(()),
             },
@@ -52,26 +52,26 @@ impl HeldToken {
         }
     }
 
-    /// Notes that this token has let the host in.
+    /// Records that the host was enrolled with this token.
     pub fn accepted(&self) {
-        self.0.send_modify(|held| held.judged = Some(Ok(())));
+        self.0.send_modify(|held| held.result = Some(Ok(())));
     }
 
-    /// Notes that asking with this token failed for good. If somebody waits to hear it, they do,
-    /// and the host goes on without a token: returns why. Otherwise the error is the caller's.
+    /// Records that this token was refused for good. If it was offered, the client gets the error,
+    /// and the host continues without a token; then this returns the reason.
     ///
     /// # Errors
     /// The same error, for a token that the host was started with.
     pub fn refused(&self, token: Option<&Token>, error: Error) -> Result<String> {
         let text = format!("{error:#}");
-        let is_taken = self.0.send_if_modified(|held| {
-            let is_it = held.is_offered && held.token.as_ref() == token;
-            if is_it {
-                *held = Held { judged: Some(Err(text.clone())), ..Held::default() };
+        let was_offered = self.0.send_if_modified(|held| {
+            let was_offered = held.is_offered && held.token.as_ref() == token;
+            if was_offered {
+                *held = Held { result: Some(Err(text.clone())), ..Held::default() };
             }
-            is_it
+            was_offered
         });
-        if is_taken { Ok(text) } else { Err(error) }
+        if was_offered { Ok(text) } else { Err(error) }
     }
 }
 
@@ -86,31 +86,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_that_is_handed_over_is_asked_with_and_its_giver_hears_what_became_of_it() {
+    async fn an_offered_token_is_used_and_the_client_gets_the_result() {
         let held = HeldToken::new(None);
-        let giver = tokio::spawn({
+        let client = tokio::spawn({
             let held = held.clone();
             async move { held.offer(token("1")).await }
         });
         let mut seen = held.0.subscribe();
         seen.wait_for(|held| held.token.is_some()).await.unwrap();
         assert_eq!(held.get(), Some(token("1")));
-        let told = held.refused(Some(&token("1")), anyhow!("it was revoked")).unwrap();
-        assert_eq!(told, "it was revoked");
-        assert_eq!(giver.await.unwrap().unwrap_err().to_string(), "it was revoked");
-        assert_eq!(held.get(), None, "the host waits on as before");
+        let reason = held.refused(Some(&token("1")), anyhow!("it was revoked")).unwrap();
+        assert_eq!(reason, "it was revoked");
+        assert_eq!(client.await.unwrap().unwrap_err().to_string(), "it was revoked");
+        assert_eq!(held.get(), None, "the host waits without a token");
 
-        let giver = tokio::spawn({
+        let client = tokio::spawn({
             let held = held.clone();
             async move { held.offer(token("2")).await }
         });
         seen.wait_for(|held| held.token.is_some()).await.unwrap();
         held.accepted();
-        assert!(giver.await.unwrap().is_ok());
+        assert!(client.await.unwrap().is_ok());
     }
 
     #[test]
-    fn a_token_that_the_host_was_started_with_ends_the_start_when_it_is_refused() {
+    fn a_refused_token_of_the_start_is_an_error() {
         let held = HeldToken::new(Some(token("1")));
         assert!(held.refused(Some(&token("1")), anyhow!("no")).is_err());
         assert_eq!(held.get(), Some(token("1")));

@@ -1,4 +1,5 @@
-//! A member's side: checks tokens and approvals, has the cluster agree, and certifies.
+//! Enrollment on a member: checks tokens and approvals, proposes the enrollment, and issues the
+//! certificate.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,18 +20,18 @@ use super::wire::{Answer, Request};
 use crate::ipam::leases;
 use crate::membership::agreement::{Agreement, AgreementError};
 
-/// Hosts that wait for approval, as this member has heard of them. Strangers put them there:
-/// nothing of it is agreed or kept.
+/// Hosts that asked this member and wait for approval. The entries come from unauthenticated hosts,
+/// so they are neither agreed on nor persistent.
 #[derive(Debug, Default)]
 pub struct Waiting(Mutex<BTreeMap<Fingerprint, (Applicant, Instant)>>);
 
-/// Hosts that are remembered as waiting at a time.
+/// Limit of waiting hosts.
 const WAITING_MAX: usize = 64;
 
-/// How long after it last asked a host counts as waiting. It asks every other second.
+/// How long a host counts as waiting after it last asked. It asks every other second.
 const WAITING_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// Characters of a name that a stranger gives.
+/// Limit of the name that an unauthenticated host gives, in characters.
 const NAME_MAX: usize = 64;
 
 impl Waiting {
@@ -42,11 +43,15 @@ impl Waiting {
         }
         let key = applicant.fingerprint;
         if waiting.insert(key, (applicant.clone(), Instant::now())).is_none() {
-            info!(name = applicant.name, address = %applicant.address, "a host wants to join; let it in with: shoutdctl approve {key}");
+            info!(
+                name = applicant.name,
+                address = %applicant.address,
+                "a host asks to join; approve it with: shoutdctl approve {key}"
+            );
         }
     }
 
-    /// Those that wait now.
+    /// The hosts that wait now.
     pub fn list(&self) -> Vec<Applicant> {
         let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let current = waiting.values().filter(|(_, since)| since.elapsed() < WAITING_TIME_MAX);
@@ -54,28 +59,28 @@ impl Waiting {
     }
 }
 
-struct Desk {
+struct Enrollment {
     agreement: Agreement,
     credentials: Arc<CredentialStore>,
     waiting: Arc<Waiting>,
 }
 
-/// The one path that strangers reach.
+/// The only route for hosts without a certificate.
 pub fn router(
     agreement: Agreement,
     credentials: Arc<CredentialStore>,
     waiting: Arc<Waiting>,
 ) -> Router {
-    let desk = Desk { agreement, credentials, waiting };
-    Router::new().route(ENROLL, post(enroll)).with_state(Arc::new(desk))
+    let enrollment = Enrollment { agreement, credentials, waiting };
+    Router::new().route(ENROLL, post(enroll)).with_state(Arc::new(enrollment))
 }
 
 async fn enroll(
-    State(desk): State<Arc<Desk>>,
+    State(enrollment): State<Arc<Enrollment>>,
     Extension(caller): Extension<Caller>,
     Json(request): Json<Request>,
 ) -> Result<Json<Answer>, Rejection> {
-    desk.answer(caller, request).await.map(Json)
+    enrollment.answer(caller, request).await.map(Json)
 }
 
 fn failed(reason: impl std::fmt::Display) -> Rejection {
@@ -86,12 +91,12 @@ fn not_now(reason: impl std::fmt::Display) -> Rejection {
     Rejection::Busy { reason: reason.to_string() }
 }
 
-fn not_let_in(caller: Caller, refusal: &Refusal) -> Rejection {
-    warn!(host = %caller.host, address = %caller.address, "a host was not let in: {refusal}");
+fn refused(caller: Caller, refusal: &Refusal) -> Rejection {
+    warn!(host = %caller.host, address = %caller.address, "refused to enroll a host: {refusal}");
     failed(refusal)
 }
 
-impl Desk {
+impl Enrollment {
     async fn answer(&self, caller: Caller, request: Request) -> Result<Answer, Rejection> {
         if self.agreement.membership() != Membership::Member {
             return Err(not_now("it belongs to no cluster yet"));
@@ -116,7 +121,7 @@ impl Desk {
         self.certify(caller, &authority)
     }
 
-    /// The authority, opened. A member that cannot open it is told of here and nowhere else.
+    /// Unseals the authority. If that fails, only this member's log has the cause.
     fn authority(&self) -> Result<Authority, Rejection> {
         let cluster = self.agreement.cluster();
         let credentials = self.credentials.credentials();
@@ -126,12 +131,12 @@ impl Desk {
             return Err(not_now("its cluster is only just being founded"));
         };
         Authority::unseal(agreed, credentials.seal_key(), id).map_err(|error| {
-            warn!("cannot let hosts in: {error}");
+            warn!("cannot enroll hosts: {error}");
             not_now("it cannot certify hosts; ask another member")
         })
     }
 
-    /// A secret that nobody was given costs the cluster no agreement.
+    /// Refuses an unknown secret here, so that guesses cost the cluster no proposal.
     fn known_token(&self, digits: &str) -> Result<Pass, Rejection> {
         let hash = Secret::from_digits(digits).map_err(failed)?.hash();
         let cluster = self.agreement.cluster();
@@ -150,15 +155,15 @@ impl Desk {
 
     async fn agree(&self, caller: Caller, pass: Pass) -> Result<(), Rejection> {
         let command = Command::Enroll { host: caller.host, pass, now: leases::now() };
-        // What this host can refuse by itself costs the cluster no agreement, however often it is
-        // asked for.
+        // If agreed state refuses the command already here, repeated requests cost the cluster no
+        // proposal.
         if let Err(refusal) = Cluster::clone(&self.agreement.cluster()).apply(&command) {
-            return Err(not_let_in(caller, &refusal));
+            return Err(refused(caller, &refusal));
         }
         match self.agreement.propose(command).await {
             Ok(_) => Ok(()),
             Err(AgreementError::Propose(ProposeError::Refused(refusal))) => {
-                Err(not_let_in(caller, &refusal))
+                Err(refused(caller, &refusal))
             }
             Err(error) => Err(not_now(error)),
         }
@@ -170,7 +175,7 @@ impl Desk {
         };
         let issued = authority.issue(&caller.key, credentials.cluster(), SystemTime::now());
         let certificate = issued.map_err(not_now)?;
-        info!(host = %caller.host, address = %caller.address, "a host was let in");
+        info!(host = %caller.host, address = %caller.address, "enrolled a host");
         Ok(Answer::Certified {
             certificate,
             authority: authority.certificate().clone(),

@@ -1,5 +1,5 @@
-//! How a host gets its certificate: from a member, with a token or an administrator's approval; or
-//! from itself, if it founds the cluster.
+//! Enrollment: a host gets its certificate from a member, with a token or an administrator's
+//! approval. The founder of a cluster issues its own.
 
 mod held;
 mod member;
@@ -24,51 +24,51 @@ pub use held::HeldToken;
 pub use member::{Waiting, router};
 use wire::{Answer, Request};
 
-/// How long one member may take to answer: it has the cluster agree first.
+/// How long one member may take to answer, including its proposal.
 const DEADLINE: Duration = Duration::from_secs(15);
 
-/// What came of asking to be let in.
+/// Result of a request to enroll.
 #[derive(Debug)]
 pub enum Enrolled {
     /// This host has its certificate.
     Certified,
-    /// It waits for the approval of the cluster with this fingerprint.
+    /// It waits for approval in the cluster with this fingerprint.
     Waiting(Fingerprint),
-    /// It may come to something later; why not now.
+    /// A retry may succeed; why this one did not.
     NotYet(String),
 }
 
-/// What is needed to ask.
+/// A host that enrolls.
 #[derive(Debug)]
 pub struct Applicant {
     /// This host's name.
     pub name: String,
-    /// Who it is.
+    /// Its identity.
     pub identity: Identity,
-    /// Where its key is, and where its certificate goes.
+    /// Its key and, once it is enrolled, its certificate.
     pub credentials: Arc<CredentialStore>,
-    /// What lets it in.
+    /// Its token, if it has one.
     pub token: HeldToken,
     /// Its own address.
     pub address: SocketAddr,
-    /// Without a token: the fingerprint of the cluster that is to let it in.
+    /// Without a token: the fingerprint of the cluster whose approval it waits for.
     pub waits_for: OnceLock<Fingerprint>,
 }
 
 impl Applicant {
-    /// The cluster that follows from this host's token alone, if it is one that was prepared.
+    /// The cluster that derives from this host's token, if it is a prepared one.
     ///
     /// # Errors
-    /// If it cannot be made of it.
+    /// The derivation fails.
     pub fn prepared(&self) -> Result<Option<Prepared>> {
         let prepared = self.token.get().as_ref().map(Prepared::from_token).transpose()?;
         Ok(prepared.flatten())
     }
 
-    /// Makes this host its own certificate.
+    /// Issues this host's own certificate.
     ///
     /// # Errors
-    /// If it cannot be made or kept.
+    /// It cannot be issued or saved.
     pub fn certify_itself(
         &self,
         authority: &Authority,
@@ -82,12 +82,12 @@ impl Applicant {
         Ok(())
     }
 
-    /// Asks each of the peers once, until one lets this host in.
+    /// Asks each peer once, until one enrolls this host.
     ///
     /// # Errors
-    /// If asking again cannot help.
+    /// A retry cannot help.
     pub async fn ask(&self, peers: &[SocketAddr]) -> Result<Enrolled> {
-        // It may be replaced meanwhile.
+        // A copy: another token may be offered during the request.
         let token = self.token.get();
         match self.ask_with(token.as_ref(), peers).await {
             Err(error) => self.token.refused(token.as_ref(), error).map(Enrolled::NotYet),
@@ -110,22 +110,22 @@ impl Applicant {
             match client.call::<_, Answer>(*peer, ENROLL, &request, DEADLINE).await {
                 Ok(Answer::Certified { certificate, authority, seal_key }) => {
                     self.keep(token, certificate, authority, seal_key)
-                        .with_context(|| format!("{peer} gave a certificate of no use"))?;
+                        .with_context(|| format!("{peer} issued an unusable certificate"))?;
                     return Ok(Enrolled::Certified);
                 }
                 Ok(Answer::Waiting { authority }) => {
                     return Ok(Enrolled::Waiting(*self.waits_for.get_or_init(|| authority)));
                 }
                 Err(CallError::Refused { rejection: Rejection::Failed { reason }, .. }) => {
-                    bail!("{peer} does not let this host in: {reason}")
+                    bail!("{peer} refuses to let this host join: {reason}")
                 }
                 Err(CallError::Untrusted {
                     distrust: Distrust::OtherToken { token, cluster },
                     ..
                 }) => bail!(
-                    "the token is of another cluster than {peer}: the token's has the fingerprint \
-                     {token}, the one that {peer} belongs to has {cluster}; `shoutdctl token \
-                     show` on {peer} prints a token for that one"
+                    "the token is for another cluster, with fingerprint {token}; {peer} belongs to \
+                     the one with {cluster}; `shoutdctl token show` on {peer} prints a token for \
+                     that cluster"
                 ),
                 Err(error @ CallError::Untrusted { distrust: Distrust::OtherAuthority, .. }) => {
                     return Err(error.into());
@@ -153,8 +153,8 @@ impl Applicant {
         Ok(self.credentials.enroll(credentials)?)
     }
 
-    /// The cluster that is to let this host in, once it has said so: nobody else may step in
-    /// between.
+    /// The cluster that answered first, if this host has no token. After that, no other cluster can
+    /// enroll this host.
     fn waits_for(&self) -> Option<Fingerprint> {
         self.waits_for.get().copied()
     }

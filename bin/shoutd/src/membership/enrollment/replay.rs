@@ -1,5 +1,5 @@
-//! Requests to be let in that are sent again: by the same host, by another with the same words, and
-//! as a wiretapper recorded them.
+//! Tests of replayed enrollment requests: repeated by the same host, sent by another host with the
+//! same content, and recorded by an eavesdropper.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -25,12 +25,12 @@ use super::wire::{Answer, Request};
 use crate::ipam::leases::now;
 use crate::membership::agreement::Agreement;
 
-/// Time for anything that should happen; long, as the machine may be busy.
+/// Deadline of everything that must happen; long, because the machine may be busy.
 const SOON: Duration = Duration::from_secs(20);
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// The one host of a cluster.
+/// The only host of a cluster.
 struct Member {
     _directory: TempDir,
     consensus: Arc<Consensus>,
@@ -98,7 +98,7 @@ impl Member {
         self.consensus.state().borrow().admissions.clone()
     }
 
-    /// What was agreed on so far: refused or not, each agreement adds to it.
+    /// Index of the last applied Raft entry. A refused command counts, too.
     fn agreements(&self) -> Option<u64> {
         self.consensus.status().applied
     }
@@ -108,9 +108,9 @@ impl Member {
     }
 }
 
-/// A host that wants in: its key, and a connection from this address of this machine.
+/// A host that enrolls: its key, and a client with this source address.
 fn newcomer(trust: Trust, source: IpAddr) -> (Arc<CredentialStore>, Client) {
-    // Its files are gone at once, which it does not notice before it is let in.
+    // Its files are deleted at once; it needs them only when it is enrolled.
     let store = CredentialStore::open(tempfile::tempdir().unwrap().path()).unwrap();
     let client = connect(&store, trust, source);
     (store, client)
@@ -126,7 +126,10 @@ fn with(secret: &Secret) -> Request {
 }
 
 fn is_certificate_of(answer: &Result<Answer, CallError>, store: &CredentialStore) -> bool {
-    matches!(answer, Ok(Answer::Certified { certificate, .. }) if certificate.key() == store.key().public())
+    match answer {
+        Ok(Answer::Certified { certificate, .. }) => certificate.key() == store.key().public(),
+        _ => false,
+    }
 }
 
 fn refusal(answer: Result<Answer, CallError>) -> String {
@@ -136,10 +139,9 @@ fn refusal(answer: Result<Answer, CallError>) -> String {
     }
 }
 
-/// A host whose answer was lost asks again, on the same connection and on another: it is let in
-/// once.
+/// A host that did not get the answer asks again, on the same connection and on another one.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_host_is_let_in_once_however_often_it_asks() {
+async fn a_host_that_asks_again_is_enrolled_once() {
     let member = Member::start().await;
     for uses in [Some(1), Some(5), None] {
         let secret = member.token(None, uses).await;
@@ -151,21 +153,20 @@ async fn the_same_host_is_let_in_once_however_often_it_asks() {
             assert!(is_certificate_of(&member.ask(&again, &with(&secret)).await, &store));
             assert_eq!(member.admissions(), once);
         }
-        // A token that was revoked gives out nothing any more, not even what was given before.
+        // With a revoked token, not even the same certificate is issued again.
         member.propose(Command::RevokeTokens).await;
-        let told =
+        let reason =
             refusal(member.ask(&connect(&store, member.trust, LOOPBACK), &with(&secret)).await);
-        assert!(told.contains("token"), "{told}");
+        assert!(reason.contains("token"), "{reason}");
         assert_eq!(member.admissions().enrolled, once.enrolled);
     }
     assert_eq!(member.admissions().enrolled.len(), 3);
 }
 
-/// Whoever has come by the words of a request that let a host in: with tokens that are good once,
-/// expired, or revoked since, they are worth nothing, and asking again and again costs the cluster
-/// nothing.
+/// An attacker has the content of a successful request. If the token was single-use, has expired or
+/// was revoked, it is worthless, and repeated requests cost the cluster no proposal.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_words_let_no_other_key_in() {
+async fn the_same_request_enrolls_no_other_key() {
     let member = Member::start().await;
     for (kind, lifetime, uses) in [
         ("single-use", None, Some(1)),
@@ -176,7 +177,7 @@ async fn the_same_words_let_no_other_key_in() {
         let (store, client) = newcomer(member.trust, LOOPBACK);
         assert!(is_certificate_of(&member.ask(&client, &with(&secret)).await, &store), "{kind}");
         match kind {
-            // The same token, of a time that is over.
+            // The same token, with an expiry in the past.
             "expired" => {
                 let token = AgreedToken { expires: Some(now() - Duration::from_secs(1)), uses };
                 let long_ago = now() - Duration::from_secs(600);
@@ -190,17 +191,16 @@ async fn the_same_words_let_no_other_key_in() {
         let (before, agreements) = (member.admissions(), member.agreements());
         let (_, thief) = newcomer(member.trust, LOOPBACK);
         for _ in 0..3 {
-            let told = refusal(member.ask(&thief, &with(&secret)).await);
-            assert!(told.contains("token"), "{kind}: {told}");
+            let reason = refusal(member.ask(&thief, &with(&secret)).await);
+            assert!(reason.contains("token"), "{kind}: {reason}");
         }
         assert_eq!((member.admissions(), member.agreements()), (before, agreements), "{kind}");
     }
 }
 
-/// A token that is still good lets in whoever knows its secret: that is what it is for. Even so
-/// each key is let in as itself and once.
+/// A valid token enrolls every host that knows its secret, but each key only as itself and once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_for_two_lets_two_keys_in_and_no_third() {
+async fn a_token_for_two_hosts_enrolls_two_keys_and_no_third() {
     let member = Member::start().await;
     let secret = member.token(None, Some(2)).await;
     for _ in 0..2 {
@@ -211,15 +211,14 @@ async fn a_token_for_two_lets_two_keys_in_and_no_third() {
         assert!(member.admissions().enrolled.contains_key(&store.host()));
     }
     let (_, third) = newcomer(member.trust, LOOPBACK);
-    let told = refusal(member.ask(&third, &with(&secret)).await);
-    assert!(told.contains("token"), "{told}");
+    let reason = refusal(member.ask(&third, &with(&secret)).await);
+    assert!(reason.contains("token"), "{reason}");
     assert_eq!(member.admissions().enrolled.len(), 2);
 }
 
-/// What goes over the wire cannot be played back: each connection has keys of its own (RFC 8446,
-/// appendix E.1), and no session goes on in another.
+/// Each connection has its own keys (RFC 8446, appendix E.1), and there is no session resumption.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_recorded_conversation_played_back_does_nothing() {
+async fn a_replayed_recording_has_no_effect() {
     let member = Member::start().await;
     let secret = member.token(None, None).await;
     let (store, client) = newcomer(member.trust, LOOPBACK);
@@ -228,31 +227,29 @@ async fn a_recorded_conversation_played_back_does_nothing() {
     assert!(is_certificate_of(&answer, &store));
     drop(client);
     let recorded = recorded.lock().unwrap().clone();
-    assert!(recorded.len() > 500, "the whole conversation, and not {} octets", recorded.len());
+    assert!(recorded.len() > 500, "only {} octets were recorded", recorded.len());
     let (before, agreements) = (member.admissions(), member.agreements());
-    // Whole, and from its second half on; at once, and in the pieces that it came in.
+    // All of it, and only the second half; at once, and in small pieces.
     for played in [&recorded[..], &recorded[recorded.len() / 2..]] {
         for piece in [played.len(), 100] {
             let mut stream = TcpStream::connect(member.address).await.unwrap();
             for piece in played.chunks(piece) {
-                // It may be closed before the end.
+                // The server may close the connection early.
                 if stream.write_all(piece).await.is_err() {
                     break;
                 }
             }
             let mut answer = Vec::new();
-            drop(
-                timeout(SOON, stream.read_to_end(&mut answer)).await.expect("the server hangs up"),
-            );
+            drop(timeout(SOON, stream.read_to_end(&mut answer)).await.expect("the server closes"));
             assert_eq!((member.admissions(), member.agreements()), (before.clone(), agreements));
         }
     }
 }
 
-/// Strangers without a token, each asking again and again: they are noted once each, up to a limit,
-/// and the cluster agrees on nothing.
+/// Hosts without a token ask repeatedly: each is listed once, up to the limit, and the cluster gets
+/// no proposal.
 #[tokio::test(flavor = "multi_thread")]
-async fn strangers_that_wait_take_a_bounded_place() {
+async fn the_list_of_waiting_hosts_is_bounded() {
     let member = Member::start().await;
     let agreements = member.agreements();
     let request = Request { name: "x".repeat(1000), secret: None };
@@ -276,7 +273,7 @@ async fn strangers_that_wait_take_a_bounded_place() {
     assert_eq!((member.admissions().enrolled.len(), member.agreements()), (0, agreements));
 }
 
-/// Passes connections on to `to`, and keeps what goes there.
+/// Forwards connections to `to`, and records what the client sends.
 async fn wiretap(to: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
     let recorded = Arc::new(Mutex::new(Vec::new()));
     let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();

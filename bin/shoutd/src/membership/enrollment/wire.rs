@@ -1,4 +1,4 @@
-//! What a host that wants in and a member that lets it in say to each other.
+//! Messages of enrollment.
 
 use std::fmt;
 
@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 use shoutd_core::Fingerprint;
 use shoutd_peer::{AuthorityCertificate, Certificate, SealKey};
 
-/// "Let me in." Who asks is known by the key that the connection proves.
+/// Request to enroll. The connection proves the host's key.
 #[derive(Serialize, Deserialize)]
 pub struct Request {
-    /// The host's name, for whoever approves.
+    /// The host's name, for the administrator who approves it.
     pub name: String,
-    /// The secret of its token, as hexadecimal digits; only ever sent to a host that has proved to
-    /// be of the token's cluster.
+    /// The secret of its token, in hexadecimal digits. It is only sent to a host that has proved to
+    /// belong to the token's cluster.
     pub secret: Option<String>,
 }
 
@@ -23,22 +23,22 @@ impl fmt::Debug for Request {
     }
 }
 
-/// The answer.
+/// Answer to [`Request`].
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// It is in.
+    /// The host is enrolled.
     Certified {
         /// Its certificate.
         certificate: Certificate,
         /// The authority's certificate.
         authority: AuthorityCertificate,
-        /// What opens the authority's private key.
+        /// The key that unseals the authority's private key.
         seal_key: SealKey,
     },
-    /// Somebody must approve of it first.
+    /// The host needs an administrator's approval.
     Waiting {
-        /// The fingerprint of the authority's certificate, to be compared by whoever approves.
+        /// The fingerprint of the authority's certificate, which the administrator compares.
         authority: Fingerprint,
     },
 }
@@ -50,16 +50,20 @@ mod tests {
 
     use super::*;
 
-    /// What either side makes of one body.
+    /// Parses the input as a request and as an answer.
     #[test]
     fn fuzz_enroll() {
         fuzz("enroll", env!("CARGO_MANIFEST_DIR"), |body| {
             let request = serde_json::from_slice::<Request>(body);
             let answer = serde_json::from_slice::<Answer>(body);
             if let Ok(Answer::Certified { certificate, authority, seal_key }) = &answer {
-                // As by the host that was let in: it is given what may not fit.
-                let services = (certificate.clone(), authority.clone(), seal_key.clone());
-                drop(Credentials::new(certificate.key(), services.0, services.1, services.2));
+                // As on the enrolled host. The parts need not belong together.
+                drop(Credentials::new(
+                    certificate.key(),
+                    certificate.clone(),
+                    authority.clone(),
+                    seal_key.clone(),
+                ));
             }
             (
                 request.map(|request| request.secret.map(|secret| Secret::from_digits(&secret))),
