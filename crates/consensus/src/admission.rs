@@ -206,6 +206,12 @@ impl Consensus {
     pub async fn join(&self, peers: &[SocketAddr], deadline: Duration) -> Result<(), JoinError> {
         self.node.join(peers, Instant::now() + deadline).await
     }
+
+    /// Looks for hosts of this cluster at addresses that a user gave. This host uses these addresses
+    /// from then on, also where agreed state has others, and tells those hosts its own address.
+    pub async fn meet(&self, peers: &[SocketAddr]) {
+        self.node.meet(peers).await;
+    }
 }
 
 impl Node {

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use futures::future::join_all;
 use ipnet::IpNet;
 use nix::sys::resource::{Resource, getrlimit};
-use shoutd_consensus::{ConsensusStatus, Role};
+use shoutd_consensus::{ConsensusStatus, ProposeError, Role};
 use shoutd_core::cluster::{Cluster, Network};
 use shoutd_core::descriptors::descriptors_problem;
 use shoutd_core::health::{FRESH, HostHealth};
@@ -139,9 +139,11 @@ impl Views {
     }
 
     /// Who is at the addresses that were named as peers' to a host that belongs to a cluster
-    /// already.
+    /// already. Hosts of the cluster that moved there are found there from now on.
     pub async fn check_peers(&self, addresses: &[SocketAddr]) -> Vec<PeerCheck> {
-        let asked = addresses.iter().take(HOSTS_MAX).map(async |address| PeerCheck {
+        let named = addresses.get(..HOSTS_MAX).unwrap_or(addresses);
+        self.services.agreement.consensus().meet(named).await;
+        let asked = named.iter().map(async |address| PeerCheck {
             address: *address,
             standing: self.standing_of(*address).await,
         });
@@ -216,7 +218,15 @@ impl Views {
         if let Some(objection) = self.objection_to_removal(*id, name).await.filter(|_| !force) {
             bail!("{objection}");
         }
-        self.services.agreement.consensus().remove_host(*id, REMOVAL_DEADLINE).await?;
+        let removed = self.services.agreement.consensus().remove_host(*id, REMOVAL_DEADLINE).await;
+        removed.map_err(|error| match error {
+            ProposeError::NoLeader(why) => {
+                anyhow!(
+                    "{why}; if hosts that do not answer are lost for good: shoutdctl recover --help"
+                )
+            }
+            other => other.into(),
+        })?;
         Ok(format!("removed host {name} ({id}) and freed its addresses"))
     }
 
