@@ -11,7 +11,9 @@ pub fn remedy(directory: &Path) -> String {
     format!(
         "restore a copy of {0}, or let this host join again: type shoutdctl remove with its name \
          on another host, remove {0} here, and start it with its address, --peer-addresses and a \
-         token",
+         token; if its cluster has no other host, remove {0} and begin a new cluster: restore a \
+         backup with shoutdctl restore, or start this host with its address alone, and create its \
+         networks again",
         directory.display()
     )
 }

@@ -21,7 +21,8 @@ const DIRECTORY_MODE: u32 = 0o755;
 pub enum BindError {
     /// Another process listens there.
     #[error(
-        "another process already serves {}; is shoutd running? (\"shoutdctl status\")",
+        "another process already serves {}: stop it (`ss -xlp src {}` names it)",
+        path.display(),
         path.display()
     )]
     InUse {

@@ -73,8 +73,9 @@ pub enum CredentialError {
     },
     /// It is damaged.
     #[error(
-        "{} is damaged: {reason}; restore it from a backup, or remove this host from the cluster, \
-         delete its data directory and let it join again",
+        "{} is damaged: {reason}; restore it from a copy, or let this host join again: type \
+         shoutdctl remove with its name on another host, remove its data directory here, and start \
+         it with its address, --peer-addresses and a token",
         .path.display()
     )]
     Damaged {
