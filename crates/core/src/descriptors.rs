@@ -14,10 +14,11 @@ pub fn descriptors_problem(open: u64, limit: u64) -> Option<String> {
     }
     let networks =
         limit.saturating_sub(open) / (DESCRIPTORS_PER_NETWORK + DESCRIPTORS_PER_CONTAINER);
+    let more = limit.saturating_mul(4);
     Some(format!(
         "the daemon has {open} files open and may have {limit}: this allows about {networks} more \
-         networks with a container each. Raise the limit (LimitNOFILE= of shoutd.service, or \
-         `ulimit -Hn` where shoutd is started) and start shoutd again"
+         networks with a container each. Raise the limit (LimitNOFILE={more} in shoutd.service, or \
+         `ulimit -Hn {more}` in the shell that starts shoutd) and start shoutd again"
     ))
 }
 

@@ -70,8 +70,8 @@ pub fn refuse_occupied_tunnel_port() -> Result<()> {
     match UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && !has_tunnels => {
             bail!(
-                "UDP port {PORT}, which VXLAN needs, is in use by another program (to find it: ss \
-                 -ulnp 'sport = :{PORT}')"
+                "UDP port {PORT} is in use by another program, and VXLAN needs it: stop that one \
+                 (`ss -ulnp sport = :{PORT}` names it)"
             )
         }
         _ => Ok(()),

@@ -175,7 +175,11 @@ async fn lease_any(
             Err(refusal) => full.push(refusal.to_string()),
         }
     }
-    Err(DriverError::new(format!("this host has no unused address left, and {}", full.join("; "))))
+    Err(DriverError::new(format!(
+        "this host's stock of addresses is used up, and {}: remove containers, or create a \
+         network with a larger subnet",
+        full.join("; ")
+    )))
 }
 
 /// Reserves an address of one pool, or returns why it has none left.
