@@ -1,14 +1,17 @@
 //! Fuzz targets for the decoders of other hosts' messages, commands and backups.
 
-use openraft::raft::{AppendEntriesRequest, InstallSnapshotRequest, VoteRequest};
+use openraft::error::InstallSnapshotError;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+    VoteRequest, VoteResponse,
+};
 use serde::de::DeserializeOwned;
 use shoutd_core::cluster::{Cluster, Command};
 use shoutd_fuzz::fuzz;
 
 use crate::backup;
 use crate::raft::Types;
-use crate::status::ConsensusStatus;
-use crate::wire::{Answer, Join, Joined, Message, Propose, Proposed};
+use crate::wire::{Answer, Join, Joined, Message, Propose, Proposed, StatusAnswer};
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
     serde_json::from_slice(body)
@@ -31,9 +34,14 @@ fn fuzz_message() {
         let answers = (
             read::<Answer<Proposed>>(body),
             read::<Answer<Joined>>(body),
-            read::<Answer<ConsensusStatus>>(body),
+            read::<Answer<StatusAnswer>>(body),
         );
-        (raft, questions, answers)
+        let raft_answers = (
+            read::<Answer<AppendEntriesResponse<u64>>>(body),
+            read::<Answer<VoteResponse<u64>>>(body),
+            read::<Answer<Result<InstallSnapshotResponse<u64>, InstallSnapshotError>>>(body),
+        );
+        (raft, questions, answers, raft_answers)
     });
 }
 

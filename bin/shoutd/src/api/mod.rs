@@ -2,6 +2,8 @@
 
 pub mod control;
 pub mod events;
+#[cfg(test)]
+mod fuzz;
 pub mod group_members;
 pub mod rollout;
 pub mod views;

@@ -10,6 +10,8 @@
 mod audience;
 mod content;
 mod delta;
+#[cfg(test)]
+mod fuzz;
 mod inbound_session;
 mod inbound_sessions;
 mod message;
