@@ -2,11 +2,17 @@
 //! different versions.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 use shoutd_e2e::{
     Cluster, Container, Network, SOON, Stream, await_network, endpoints, one_on_each, run_checks,
 };
 use shoutd_lab::{Host, wait_until};
+
+/// How long an engine may take to remove a container while nobody answers its calls.
+const UNHEARD: Duration = Duration::from_secs(120);
 
 #[test]
 fn containers_outlive_their_engines() {
@@ -24,6 +30,7 @@ fn containers_outlive_their_engines() {
                 both_end,
             ),
             ("a container that ended while its engine was away is forgotten", ended_meanwhile),
+            ("containers removed while shoutd is away leave no endpoint", removed_unheard),
             (
                 "networks come and go while an engine is away and its containers run",
                 changes_meanwhile,
@@ -156,6 +163,35 @@ fn ended_meanwhile(cluster: &mut Cluster) -> Result<()> {
         stays.ping(&ends.address("foo")?.to_string())?;
     }
     Ok(())
+}
+
+/// Docker asks for each container twice, for 15 s each time, and gives up. On one host the engine is killed afterwards, too.
+fn removed_unheard(cluster: &mut Cluster) -> Result<()> {
+    let [first, second, third] = cluster.three()?;
+    let network = Network::create(cluster, &first, "foo", &[])?;
+    let both = [first, second.clone()];
+    let staying = one_on_each(&both, "foo", &[])?;
+    let ending = one_on_each(&both, "foo", &[])?;
+    both.iter().try_for_each(Host::kill_shoutd)?;
+    let removing = ending.iter().map(|one| one.host.spawn(["docker", "rm", "--force", &one.name]));
+    for removed in removing.collect::<Result<Vec<_>>>()? {
+        let output = { removed }.wait(UNHEARD)?;
+        ensure!(output.success(), "docker rm {output}");
+    }
+    second.kill_engine()?;
+    second.start_engine()?;
+    both.iter().try_for_each(|host| host.start_shoutd(&[]).map(|_| ()))?;
+    wait_until("the endpoints to be forgotten", SOON, || {
+        let known = endpoints(&third)?;
+        let stays = |row: &Value| staying.iter().any(|one| row["container"] == one.name.as_str());
+        Ok((known.len() == 2 && known.iter().all(stays)).then_some(()))
+    })
+    .with_context(|| format!("{:?}", endpoints(&third)))?;
+    staying
+        .into_iter()
+        .try_for_each(|stays| is_as_before(&stays, &stays.address("foo")?.to_string()))?;
+    drop(ending);
+    network.remove_on(&third)
 }
 
 fn changes_meanwhile(cluster: &mut Cluster) -> Result<()> {

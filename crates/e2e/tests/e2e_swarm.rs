@@ -10,7 +10,9 @@ use shoutd_e2e::swarm::{
     STREAM, SWARMS_PATIENCE, await_forgotten, await_tasks, begin_swarm, create_network,
     create_service, end_swarm, receive_from_each_other, remove_network, remove_service, row,
 };
-use shoutd_e2e::{Cluster, Container, Network, SOON, one_on_each, run_checks};
+use shoutd_e2e::{
+    Cluster, Container, Network, SOON, containers_of, endpoints, one_on_each, run_checks,
+};
 use shoutd_lab::{Host, IMAGE, wait_until};
 
 #[test]
@@ -32,6 +34,7 @@ fn services_of_a_swarm_receive_from_each_other() {
                 plugin_in_use,
             ),
             ("shoutd killed during a stream, and while a task starts", shoutd_killed),
+            ("tasks removed while shoutd is away leave no endpoint", tasks_removed_unheard),
             (
                 "a Swarm's network that is removed, or made, while its leader has no shoutd",
                 calls_are_lost,
@@ -194,6 +197,28 @@ fn shoutd_killed(cluster: &mut Cluster) -> Result<()> {
     remove_service(manager, "s")?;
     remove_service(manager, "late")?;
     drop((tasks, late));
+    remove_network(manager, &hosts, "bar")
+}
+
+fn tasks_removed_unheard(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [manager, host, other] = &hosts;
+    create_network(manager, "bar", &[])?;
+    create_service(manager, "s", "bar", &["--mode=global"])?;
+    let tasks = await_tasks(manager, &hosts, "s", 3)?;
+    let own = Container::start(host, "bar", &[])?;
+    host.kill_shoutd()?;
+    remove_service(manager, "s")?;
+    own.remove()?;
+    wait_until("the tasks to be gone", SWARMS_PATIENCE, || {
+        Ok(containers_of(host)?.is_empty().then_some(()))
+    })?;
+    host.start_shoutd(&[])?;
+    wait_until("their endpoints to be forgotten", SWARMS_PATIENCE, || {
+        Ok(endpoints(other)?.is_empty().then_some(()))
+    })
+    .with_context(|| format!("{:?}", endpoints(other)))?;
+    drop(tasks);
     remove_network(manager, &hosts, "bar")
 }
 
