@@ -77,12 +77,51 @@ pub fn frames(cluster: &mut Cluster) -> Result<()> {
         Ok(receiving.received()?.iter().any(|(_, text)| text == b"stranger").then_some(()))
     })?;
     first.signal("CONT", &daemon)?;
-    wait_until("the filter to be put back", SOON, || {
-        let listed = first.run(["nft", "list", "table", "inet", "shoutd"])?;
-        let told = view(&first, "events")?.to_string().contains("filter-restored");
-        Ok((listed.success() && told).then_some(()))
-    })?;
-    only_honest("after the filter was put back")
+    await_restored(&first, 0)?;
+    only_honest("after the filter was put back")?;
+
+    // As firewalls do when they are loaded anew. Docker's own rules go with them, which others mend.
+    first.sh("iptables-save > /run/before.iptables")?;
+    for wipe in FLUSHES {
+        let told = restored(&first)?;
+        first.sh(wipe)?;
+        await_restored(&first, told).context(wipe)?;
+        only_honest(wipe)?;
+    }
+    for change in LEAVE_IT {
+        first.sh(change)?;
+        first.sh("nft list table inet shoutd").context(change)?;
+        only_honest(change)?;
+    }
+    Ok(())
+}
+
+/// What takes the filter away: by hand, and as `nftables.service` does.
+const FLUSHES: [&str; 2] = [
+    "nft flush ruleset",
+    "echo 'flush ruleset; table inet filter { chain input { type filter hook input priority 0; }; }' | nft -f -",
+];
+
+/// What takes others' rules away and leaves the filter in its place. The last brings those of Docker back.
+const LEAVE_IT: [&str; 3] = [
+    "nft delete table inet filter",
+    "iptables -F && iptables -t nat -F && iptables -X",
+    "iptables-restore < /run/before.iptables",
+];
+
+/// How often the events say that the filter was put back.
+fn restored(host: &Host) -> Result<u64> {
+    let events = view(host, "events")?;
+    let restored = events.as_array().context("events")?.iter().filter(|event| event["kind"] == "filter-restored");
+    Ok(restored.filter_map(|event| event["count"].as_u64()).sum())
+}
+
+/// Waits until the filter is there and the events say so once more than before.
+fn await_restored(host: &Host, before: u64) -> Result<()> {
+    wait_until("the filter to be put back, and an event", SOON, || {
+        let listed = host.run(["nft", "list", "table", "inet", "shoutd"])?;
+        Ok((listed.success() && restored(host)? > before).then_some(()))
+    })
 }
 
 /// A VXLAN packet with a datagram to the group, as a container of the network would send it (RFC
