@@ -112,7 +112,11 @@ const LEAVE_IT: [&str; 3] = [
 /// How often the events say that the filter was put back.
 fn restored(host: &Host) -> Result<u64> {
     let events = view(host, "events")?;
-    let restored = events.as_array().context("events")?.iter().filter(|event| event["kind"] == "filter-restored");
+    let restored = events
+        .as_array()
+        .context("events")?
+        .iter()
+        .filter(|event| event["kind"] == "filter-restored");
     Ok(restored.filter_map(|event| event["count"].as_u64()).sum())
 }
 
