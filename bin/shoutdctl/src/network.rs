@@ -91,7 +91,9 @@ impl Network {
             Self::Wait(wait) if wait.gone => {
                 await_gone(directories, &wait.network, &wait.network, wait.patience).await
             }
-            Self::Wait(wait) => await_everywhere(directories, &wait.network, wait.patience).await,
+            Self::Wait(wait) => {
+                await_everywhere(directories, &wait.network, false, wait.patience).await
+            }
             Self::Ls(networks) => networks.run(directories).await,
             Self::Inspect(inspect) => inspect.run(directories).await,
         }
@@ -119,7 +121,7 @@ impl Create {
         eprint!("{}", String::from_utf8_lossy(&output.stderr));
         ensure!(output.status.success(), "docker network create failed");
         let id = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        await_everywhere(directories, &id, self.patience).await?;
+        await_everywhere(directories, &id, true, self.patience).await?;
         println!("{id}");
         Ok(())
     }
@@ -214,9 +216,12 @@ async fn ask_until(
     }
 }
 
+/// One that Docker has created here was agreed on: if the cluster does not have it then, it does
+/// not come any more.
 async fn await_everywhere(
     directories: &Directories,
     network: &str,
+    is_created: bool,
     patience: Timeouts,
 ) -> Result<()> {
     let will_do = |standing: &NetworkStanding| match standing.phase {
@@ -224,9 +229,13 @@ async fn await_everywhere(
             !standing.hosts.iter().any(|copy| copy.state == CopyState::Absent)
         }
         NetworkPhase::Leaving(_) => true,
-        _ => false,
+        NetworkPhase::Unknown => is_created,
+        NetworkPhase::Nameless | NetworkPhase::Asking => false,
     };
     let standing = ask_until(directories, network, false, patience, will_do).await?;
+    if let Some(why) = &standing.made_room {
+        bail!("network {network} of this host made room: {why}");
+    }
     match &standing.phase {
         NetworkPhase::Unknown => bail!(
             "the cluster has no network {network}: it was never created with driver shoutd, or was \

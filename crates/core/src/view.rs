@@ -370,6 +370,9 @@ pub struct NetworkStanding {
     pub phase: NetworkPhase,
     /// Its state on each host, if it was queried.
     pub hosts: Vec<HostCopy>,
+    /// Why it went, if it was created on this host and another network had its name before.
+    #[serde(default)]
+    pub made_room: Option<String>,
 }
 
 /// The phase of a network in the cluster.

@@ -132,10 +132,7 @@ fn unit_of_systemd(cluster: &mut Cluster) -> Result<()> {
     // that it is ready once it serves Docker's socket.
     let before = host.pids_of("shoutd")?;
     let told = start("")?;
-    ensure!(
-        told.contains("starts it at boot") && told.contains("shoutd serves Docker"),
-        "{told}"
-    );
+    ensure!(told.contains("starts it at boot") && told.contains("shoutd serves Docker"), "{told}");
     host.sh(&format!("test -L {link} && systemd-analyze verify {unit}"))?;
     let notified = |what: &str| {
         wait_until(what, SOON, || Ok(manager.printed().0.contains(what).then_some(())))

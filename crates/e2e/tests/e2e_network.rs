@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -268,10 +269,16 @@ fn refused(cluster: &mut Cluster) -> Result<()> {
     network_works(&second, &["rm", "foo"]).map(|_| ())
 }
 
-/// One of them becomes the network, everywhere; the other makes room or is refused.
+/// How long a command that cannot succeed any more may take to say so: the time of some agreements,
+/// and not its patience of 30 s for other hosts.
+const LOST_WITHIN: Duration = Duration::from_secs(15);
+
+/// One of them is the network, everywhere; the others make room, or were refused, and say so at
+/// once.
 fn twins(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     for round in 0..5 {
+        let began = Instant::now();
         let outputs = thread::scope(|scope| {
             let creating = hosts.iter().map(|host| {
                 let subnet = format!("10.62.{}.0/24", host.number());
@@ -285,6 +292,17 @@ fn twins(cluster: &mut Cluster) -> Result<()> {
         })?;
         let created = outputs.iter().filter(|output| output.success()).count();
         ensure!(created == 1, "round {round}: {created} of them were created: {outputs:?}");
+        ensure!(
+            began.elapsed() < LOST_WITHIN,
+            "round {round}: after {:?}: {outputs:?}",
+            began.elapsed()
+        );
+        for output in outputs.iter().filter(|output| !output.success()) {
+            let reasons = ["created on host", "already exists"];
+            let is_told = reasons.iter().any(|reason| output.stderr.contains(reason));
+            ensure!(is_told, "round {round}: it does not say which network is there: {output}");
+            println!("        {}", output.stderr.trim());
+        }
         network_works(&hosts[0], &["wait", "twin"])?;
         // Networks that made room may still wait for a host to follow.
         wait_until("the network to be the only one", SOON, || {
@@ -332,19 +350,33 @@ fn overlapped(cluster: &mut Cluster) -> Result<()> {
     network.remove_on(&third)
 }
 
-/// Rounds in which all hosts create a network and start a container on it at once.
-const PROVISIONINGS: usize = 4;
+/// How often all hosts create a network and start a container on it at once, unless [`ROUNDS`] says
+/// otherwise.
+const PROVISIONINGS: usize = 6;
+
+/// For more rounds by hand.
+const ROUNDS: &str = "SHOUTD_PROVISIONINGS";
+
+fn provisionings() -> Result<usize> {
+    std::env::var(ROUNDS).map_or(Ok(PROVISIONINGS), |rounds| {
+        rounds.parse().with_context(|| format!("{ROUNDS}: {rounds}"))
+    })
+}
 
 /// As configuration tools do, on all hosts at once: `create || true; run`. All containers that run
 /// are on the one network that remains; a start that fails shows why.
 fn provisioned_at_once(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
-    for round in 0..PROVISIONINGS {
+    for round in 0..provisionings()? {
         let outputs = thread::scope(|scope| {
             let provisioning = hosts.iter().map(|host| {
-                let subnet = format!("--subnet=10.62.{}.0/24", host.number());
-                let option =
-                    if round % 2 == 0 { subnet } else { "--ipam-driver=shoutd".to_owned() };
+                let option = match round % 3 {
+                    0 => format!("--subnet=10.62.{}.0/24", host.number()),
+                    1 => "--ipam-driver=shoutd".to_owned(),
+                    // Docker chooses the same subnet on each: a creation that is later is refused
+                    // for that.
+                    _ => String::new(),
+                };
                 let script = format!(
                     "docker network create --driver shoutd {option} twin || true; docker run \
                      --detach --init --name provisioned --network twin {IMAGE} sleep 100000"

@@ -92,7 +92,10 @@ fn install(hosts: [&VirtualHost; 2]) -> Result<()> {
         ensure!(journal.contains("shoutd has started"), "the journal has: {journal}");
         // A second time, while it runs.
         let told = host.sh("shoutdctl start")?;
-        ensure!(told.contains("shoutd serves Docker") && !told.contains("systemd now runs"), "{told}");
+        ensure!(
+            told.contains("shoutd serves Docker") && !told.contains("systemd now runs"),
+            "{told}"
+        );
     }
     first.sh("shoutdctl network create --subnet 10.9.0.0/24 foo")?;
     for (host, (name, address)) in hosts.iter().zip(RECEIVERS) {

@@ -8,7 +8,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
-use shoutd_core::cluster::{Cluster, Host};
+use shoutd_core::cluster::{Cluster, Host, Naming};
 use shoutd_core::view::{self, AwaitNetwork, CopyState, HostCopy, NetworkPhase, NetworkStanding};
 use shoutd_core::{HostId, NetworkId};
 use tokio::sync::watch;
@@ -64,6 +64,9 @@ impl Rollouts {
         let was_known = resolve(&agreed.borrow(), &asked.network).is_some();
         let is_ready = |cluster: &Arc<Cluster>| {
             let id = resolve(cluster, &asked.network);
+            if self.made_room(cluster, &asked.network).is_some() {
+                return true;
+            }
             match self.phase(cluster, id.as_ref()) {
                 NetworkPhase::Asking | NetworkPhase::Nameless => false,
                 // If it existed before, it was replaced by another one of its name.
@@ -88,11 +91,24 @@ impl Rollouts {
             }
             _ => Vec::new(),
         };
-        NetworkStanding {
-            phase: self.phase(&self.services.agreement.cluster(), id.as_ref()),
-            id,
-            hosts,
-        }
+        let cluster = self.services.agreement.cluster();
+        let made_room = self.made_room(&cluster, &asked.network);
+        NetworkStanding { phase: self.phase(&cluster, id.as_ref()), id, hosts, made_room }
+    }
+
+    /// Why a network with this id is gone that was created here, and which network has its name, if
+    /// there was one.
+    fn made_room(&self, cluster: &Cluster, wanted: &str) -> Option<String> {
+        let id = wanted.parse().ok().filter(|id| cluster.naming(id) == Naming::Lost)?;
+        let why = self.services.in_flight.yielded(&id)?;
+        Some(match cluster.network_named(&why.name) {
+            Some((there, network)) => {
+                let subnets: Vec<_> =
+                    network.settings.pools.iter().map(|pool| pool.subnet.to_string()).collect();
+                format!("{why}; that one is {} with subnet {}", there.short(), subnets.join(", "))
+            }
+            None => why.to_string(),
+        })
     }
 
     fn phase(&self, cluster: &Cluster, id: Option<&NetworkId>) -> NetworkPhase {

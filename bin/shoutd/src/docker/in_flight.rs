@@ -2,9 +2,11 @@
 //! not tell its origin.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use shoutd_core::{DockerNetworkId, NetworkId};
 
 /// How long an engine may take to store a network after the cluster has agreed to it. After that,
@@ -26,7 +28,24 @@ pub struct InFlight {
     /// Copies that shoutd is removing, to create them again.
     replacements: Mutex<BTreeSet<DockerNetworkId>>,
     /// Networks of this host that lost their names to another network, since when, and why.
-    yielded: Mutex<BTreeMap<NetworkId, (Instant, String)>>,
+    yielded: Mutex<BTreeMap<NetworkId, (Instant, Yielded)>>,
+}
+
+/// Why a network is replaced by another one of its name.
+#[derive(Debug, Clone)]
+pub struct Yielded {
+    /// The name of both.
+    pub name: String,
+    /// The subnets of the network that is replaced.
+    pub subnets: Vec<IpNet>,
+    /// Why the cluster refused the name.
+    pub refusal: String,
+}
+
+impl fmt::Display for Yielded {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.refusal)
+    }
 }
 
 impl InFlight {
@@ -49,16 +68,23 @@ impl InFlight {
     }
 
     /// Records that a network of this host is replaced by another one of its name.
-    pub fn yielding(&self, network: &NetworkId, why: String) {
+    pub fn yielding(&self, network: &NetworkId, why: Yielded) {
         let mut yielded = self.yielded.lock().unwrap_or_else(PoisonError::into_inner);
         yielded.retain(|_, (since, _)| since.elapsed() < CREATION_TIME_MAX);
         yielded.insert(network.clone(), (Instant::now(), why));
     }
 
     /// Why a network of this host was replaced by another one of its name, if that was recent.
-    pub fn yielded(&self, network: &NetworkId) -> Option<String> {
+    pub fn yielded(&self, network: &NetworkId) -> Option<Yielded> {
         let yielded = self.yielded.lock().unwrap_or_else(PoisonError::into_inner);
         yielded.get(network).map(|(_, why)| why.clone())
+    }
+
+    /// The same for a network that had this subnet.
+    pub fn yielded_with(&self, subnet: IpNet) -> Option<Yielded> {
+        let yielded = self.yielded.lock().unwrap_or_else(PoisonError::into_inner);
+        let with_subnet = yielded.values().filter(|(_, why)| why.subnets.contains(&subnet));
+        with_subnet.max_by_key(|(since, _)| *since).map(|(_, why)| why.clone())
     }
 
     /// Whether shoutd is creating a mirror of this network.

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::app::services::Services;
+use crate::docker::in_flight::Yielded;
 use crate::membership::agreement::AgreementError;
 
 /// How long an engine may take between hiding a network that a user removes and calling
@@ -254,9 +255,16 @@ impl Mirrors {
                 copy.name
             ));
         }
-        // Before the removal: containers that wait for the name fail with this reason as soon as
-        // the network is removed from the cluster.
-        self.services.in_flight.yielding(network, refusal.to_string());
+        let cluster = self.services.agreement.cluster();
+        let pools = cluster
+            .networks
+            .get(network)
+            .map(|known| known.settings.pools.as_slice())
+            .unwrap_or_default();
+        let subnets = pools.iter().map(|pool| pool.subnet).collect();
+        let why = Yielded { name: copy.name.clone(), subnets, refusal: refusal.to_string() };
+        // First: containers that wait for the name are told as soon as the cluster has let go of the network.
+        self.services.in_flight.yielding(network, why);
         let removed =
             self.services.agreement.propose(Command::RemoveNetwork { id: network.clone() }).await;
         removed.map_err(|error| error.to_string())?;

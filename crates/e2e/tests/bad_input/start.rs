@@ -196,7 +196,10 @@ pub fn second_start(cluster: &mut Cluster) -> Result<()> {
     for arguments in [&[][..], &["10.77.0.1"]] {
         host.start_shoutd(arguments)?;
     }
-    ensure_one_line(&shoutdctl(&host, &["start", "10.77.0.2"])?, &["already running", "10.77.0.1"])?;
+    ensure_one_line(
+        &shoutdctl(&host, &["start", "10.77.0.2"])?,
+        &["already running", "10.77.0.1"],
+    )?;
     // The daemon itself, started while another one runs.
     let output = host.run(["shoutd", "10.77.0.1"])?;
     ensure!(!output.success() && output.stderr.contains("shoutd: "), "{output}");

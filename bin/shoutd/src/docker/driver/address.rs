@@ -96,9 +96,7 @@ pub async fn request(driver: &Driver, request: &RequestAddress) -> Result<IpNet,
         (Some((_, network)), Some(address)) if is_auxiliary(network, address) => {
             with_prefix(address, subnet)
         }
-        (None, None) => {
-            Err(DriverError::new(format!("the cluster has no network with subnet {subnet}")))
-        }
+        (None, None) => Err(naming::no_such_subnet(driver, subnet)),
         (Some((id, _)), requested) => lease(driver, id, (subnet, range), requested).await,
     }
 }

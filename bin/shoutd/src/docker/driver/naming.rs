@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use shoutd_core::NetworkId;
 use shoutd_core::cluster::{Cluster, Naming};
 use shoutd_core::limits::AGREEMENT_DEADLINE;
 use shoutd_docker::plugin::DriverError;
 
 use super::Driver;
+use crate::docker::in_flight::Yielded;
 
 /// Start of the error that the name was not agreed on in time. `docker::restarts` searches for it.
 pub const NOT_AGREED: &str = "the hosts have not agreed on the name of this network";
@@ -38,12 +40,25 @@ pub async fn settle(driver: &Driver, network: &NetworkId) -> Result<(), DriverEr
     }
 }
 
+/// Why no network of the cluster has a subnet that Docker asks for an address of.
+pub fn no_such_subnet(driver: &Driver, subnet: IpNet) -> DriverError {
+    let why = driver.services.in_flight.yielded_with(subnet);
+    DriverError::new(why.map_or_else(
+        || format!("the cluster has no network with subnet {subnet}"),
+        |why| yielded(&why),
+    ))
+}
+
+fn yielded(why: &Yielded) -> String {
+    format!(
+        "{why} at the same time; it replaces the network of this host: start the container again \
+         in a moment"
+    )
+}
+
 fn lost(driver: &Driver, network: &NetworkId) -> DriverError {
     DriverError::new(match driver.services.in_flight.yielded(network) {
-        Some(why) => format!(
-            "{why} at the same time; it replaces the network of this host: start the container \
-             again in a moment"
-        ),
+        Some(why) => yielded(&why),
         None => format!(
             "the cluster no longer has network {}: if it has another one of its name, start the \
              container again in a moment",
