@@ -113,6 +113,20 @@ impl Consensus {
         Self::start_with(store, settings, client, Timeouts::default()).await
     }
 
+    /// As [`Self::start`]. Before this host calls any other, it shows `prepare` the committed state
+    /// that it knows.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn start_prepared(
+        store: Store,
+        settings: Settings,
+        client: Client,
+        prepare: impl FnOnce(&Cluster),
+    ) -> Result<Self, StoreError> {
+        Self::launch((store, settings, client), Timeouts::default(), prepare).await
+    }
+
     /// As [`Self::start`], with other time-outs.
     ///
     /// # Errors
@@ -122,6 +136,14 @@ impl Consensus {
         settings: Settings,
         client: Client,
         patience: Timeouts,
+    ) -> Result<Self, StoreError> {
+        Self::launch((store, settings, client), patience, |_| ()).await
+    }
+
+    async fn launch(
+        (store, settings, client): (Store, Settings, Client),
+        patience: Timeouts,
+        prepare: impl FnOnce(&Cluster),
     ) -> Result<Self, StoreError> {
         let identity = client.identity().clone();
         let stored = store.identity();
@@ -156,6 +178,8 @@ impl Consensus {
             .map_err(failed)?;
         // Returns once openraft runs. Before that its metrics are those of an empty log.
         raft.with_raft_state(|_| ()).await.map_err(failed)?;
+        let known = Arc::clone(&published.cluster.borrow());
+        prepare(&known);
         let node = Arc::new(Node {
             identity,
             settings,

@@ -15,6 +15,8 @@ pub enum NoticeKind {
     Rollback,
     /// Two hosts run with one identity.
     Copied,
+    /// One of two hosts does not trust the other's certificate: the clock of one is wrong, say.
+    Distrusted,
 }
 
 /// A notice for users.

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::calls::Calls;
+use crate::notice::NoticeKind;
 use crate::participation::Participation;
 use crate::removal_notice::RemovalNotice;
 use crate::status::PeerStatus;
@@ -249,14 +250,21 @@ impl PeerHealth {
                 return;
             }
         }
+        let trusted_before = !entry.distrust;
         entry.distrust = matches!(
             error,
             CallError::Untrusted { .. }
                 | CallError::Refused { rejection: Rejection::Unauthenticated { .. }, .. }
         );
+        let is_distrusted_now = trusted_before && entry.distrust;
         let first = entry.failure.replace(error.to_string()).is_none();
         drop(seen);
         self.unlearn(host, address);
+        if is_distrusted_now {
+            let name = self.name(host);
+            let text = distrust_text(&name, &error.to_string());
+            self.participation.notices.add(NoticeKind::Distrusted, name, text);
+        }
         if first {
             tracing::warn!(host = self.name(host), %error, "host does not answer");
         }
@@ -291,9 +299,8 @@ impl PeerHealth {
             .filter(|(_, seen)| lately(seen))
             .map(|(id, s)| (*id, s.clone()))
             .collect();
-        let line = |(host, seen): (HostId, Seen)| {
-            Some(format!("cannot talk to {}: {}", self.name(host), seen.failure?))
-        };
+        let line =
+            |(host, seen): (HostId, Seen)| Some(distrust_text(&self.name(host), &seen.failure?));
         seen.into_iter().filter_map(line).collect()
     }
 
@@ -315,6 +322,10 @@ impl PeerHealth {
     fn moved(&self) -> MutexGuard<'_, BTreeMap<HostId, Moved>> {
         self.moved.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn distrust_text(name: &str, failure: &str) -> String {
+    format!("cannot talk to {name}: {failure}")
 }
 
 /// Whether this can be a host's address.

@@ -50,6 +50,9 @@ pub enum EventKind {
     DataSetBack,
     /// Two hosts run with copies of one data directory.
     HostCopied,
+    /// This host and another do not trust each other's certificates, for example because the clock
+    /// of one is wrong.
+    HostDistrusted,
     /// The address of a container on this host is leased to another host.
     AddressTaken,
     /// A kind that a newer version knows.
@@ -78,6 +81,7 @@ impl fmt::Display for EventKind {
             Self::HostsFileCleaned => "hosts-file-cleaned",
             Self::DataSetBack => "data-set-back",
             Self::HostCopied => "host-copied",
+            Self::HostDistrusted => "host-distrusted",
             Self::AddressTaken => "address-taken",
             Self::Other => "other",
         })

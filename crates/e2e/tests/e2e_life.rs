@@ -2,6 +2,9 @@
 //! are deleted, networks that come and go while a host is away.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
+#[path = "life/clock.rs"]
+mod clock;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::thread;
@@ -43,6 +46,8 @@ fn a_cluster_outlives_its_daemons_engines_and_hosts() {
             ),
             ("a network that is in use cannot be removed", used_networks_stay),
             ("a network can be removed on any host", removed_on_any_host),
+            ("a host whose clock is wrong serves its containers", clock::wrong),
+            ("a certificate that expired while its host was down", clock::certificate_expired),
             ("a host loses its power and boots again", power_failure),
             ("a fourth host joins later", fourth_host),
         ],

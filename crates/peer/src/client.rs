@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use shoutd_core::HostId;
 use tokio::time::timeout;
 
-use crate::connection::Connections;
+use crate::connection::{Connection, Connections};
 use crate::limits::BODY_BYTES_MAX;
 use crate::{Connector, Distrust, Identity, Rejection};
 
@@ -140,10 +140,19 @@ impl Client {
             )));
         }
         let exchange = async {
-            let response = self.send(host, address, path, Bytes::from(body)).await?;
+            let (response, connection) = self.send(host, address, path, Bytes::from(body)).await?;
             let status = response.status();
             let body = read(address, response.into_body()).await?;
-            parse(address, status, &body)
+            let answer = parse(address, status, &body);
+            // Who is at either end was found out when the connection was made: certificates and
+            // clocks may be others now.
+            if let Err(CallError::Refused {
+                rejection: Rejection::Unauthenticated { .. }, ..
+            }) = &answer
+            {
+                self.connections.leave(address, &connection);
+            }
+            answer
         };
         timeout(deadline, exchange)
             .await
@@ -157,7 +166,7 @@ impl Client {
         address: SocketAddr,
         path: &str,
         body: Bytes,
-    ) -> Result<Response<Incoming>, CallError> {
+    ) -> Result<(Response<Incoming>, Connection), CallError> {
         let unreachable = |source| CallError::Unreachable { address, source };
         loop {
             let mut connection =
@@ -183,7 +192,7 @@ impl Client {
                 Err(error) => Err(error),
             };
             match sent {
-                Ok(response) => return Ok(response),
+                Ok(response) => return Ok((response, connection)),
                 Err(error) => {
                     self.connections.forget(address, &connection);
                     // Retry only after a reused connection died; each round removes one. A live

@@ -61,6 +61,7 @@ pub(crate) struct Connection {
     /// The host at its other end.
     pub host: HostId,
     pub reused: bool,
+    attempt: Attempt,
 }
 
 impl Connections {
@@ -71,15 +72,20 @@ impl Connections {
     /// The connection to this peer, made if there is none.
     pub async fn get(&self, address: SocketAddr) -> Result<Connection, Arc<io::Error>> {
         let (mut attempt, reused) = self.attempt(address);
-        let made = attempt.wait_for(Option::is_some).await;
-        match made.as_deref() {
-            Ok(Some(Ok(made))) => {
-                Ok(Connection { sender: made.sender.clone(), host: made.host, reused })
-            }
-            Ok(Some(Err(error))) => Err(Arc::clone(error)),
+        let made = match attempt.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(made)) => made.clone(),
             Ok(None) | Err(_) => {
                 Err(Arc::new(io::Error::other("the attempt to connect was given up")))
             }
+        };
+        made.map(|Made { sender, host }| Connection { sender, host, reused, attempt })
+    }
+
+    /// Uses a connection no more, though it is alive: the next call makes another.
+    pub fn leave(&self, address: SocketAddr, connection: &Connection) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.get(&address).is_some_and(|kept| kept.attempt.same_channel(&connection.attempt)) {
+            kept.remove(&address);
         }
     }
 

@@ -292,6 +292,25 @@ mod tests {
         server.stop().await;
     }
 
+    /// A host that was down for long asks with a certificate that has expired, and then has a new
+    /// one.
+    #[tokio::test]
+    async fn one_whose_certificate_had_expired_is_believed_as_soon_as_it_has_another() {
+        let now = SystemTime::now();
+        let server = serve_as(&member(1), router());
+        let (directory, given) = (tempfile::tempdir().unwrap(), prepared(1));
+        let store = CredentialStore::open(directory.path()).unwrap();
+        let (key, long_ago) = (store.key().public(), now - VALIDITY - days(5));
+        let issued = Credentials::issue(key, &given.authority, ours(), given.seal_key, long_ago);
+        store.enroll(issued.unwrap()).unwrap();
+        let client = client_of(&store, Trust::Cluster);
+        let told = unauthenticated(who(&client, server.address).await);
+        assert!(told.contains("expired 5 days ago"), "{told}");
+        store.renew(&given.authority, now).unwrap();
+        assert!(who(&client, server.address).await.is_ok());
+        server.stop().await;
+    }
+
     #[tokio::test]
     async fn requests_of_strangers_are_limited_in_size_and_rate() {
         let server = serve_as(&member(1), router());

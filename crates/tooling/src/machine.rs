@@ -14,7 +14,7 @@ const LONG_TESTS_PROGRAMS: [(&str, &str); 2] =
     [("/usr/bin/mmdebstrap", "mmdebstrap"), ("/usr/sbin/mke2fs", "e2fsprogs")];
 
 /// Programs that the lab runs, each with its package.
-const PROGRAMS: [(&str, &str); 22] = [
+const PROGRAMS: [(&str, &str); 23] = [
     ("/usr/sbin/dockerd", "docker.io"),
     ("/usr/bin/docker", "docker.io"),
     ("/usr/bin/containerd", "containerd"),
@@ -39,6 +39,7 @@ const PROGRAMS: [(&str, &str); 22] = [
     ("/usr/bin/avahi-browse", "avahi-utils"),
     ("/usr/bin/dbus-daemon", "dbus-daemon"),
     ("/usr/sbin/ptp4l", "linuxptp"),
+    ("/usr/bin/faketime", "faketime"),
 ];
 
 /// Installs what a lab needs and prints what it does.

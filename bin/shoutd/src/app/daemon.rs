@@ -13,6 +13,7 @@ use shoutd_cli::{Directories, StartArguments};
 use shoutd_consensus::{
     Consensus, FILES, LocalStore, NoticeKind, Settings as ConsensusSettings, Store, remedy,
 };
+use shoutd_core::cluster::Cluster;
 use shoutd_core::events::EventKind;
 use shoutd_core::swarm;
 use shoutd_core::view::{self, Membership};
@@ -154,7 +155,11 @@ impl Daemon {
             TlsConnector::new(credentials.clone(), Trust::Cluster, address.ip())?,
         );
         let consensus_settings = ConsensusSettings { advertise: address, name: name.clone() };
-        let consensus = Arc::new(Consensus::start(store, consensus_settings, peers.clone()).await?);
+        // A certificate that expired while this host was down would be refused.
+        let renew = |cluster: &Cluster| renewal::renew_now(cluster, &credentials);
+        let consensus =
+            Consensus::start_prepared(store, consensus_settings, peers.clone(), renew).await?;
+        let consensus = Arc::new(consensus);
         Ok(Self {
             name,
             resolved,
@@ -312,8 +317,6 @@ impl Daemon {
             .merge(rollout::router(rollouts))
             .merge(advertise::router(services.advertiser.clone()));
 
-        // Before others are asked: one that expired while this host was down would be refused.
-        renewal::renew_now(&services.agreement, &self.credentials);
         let mut tasks = JoinSet::new();
         // First the plugin socket: a starting engine waits for its plugins.
         let driver = Arc::new(Driver::new(services.clone()));
@@ -442,6 +445,7 @@ async fn record_notices(consensus: Arc<Consensus>, events: Arc<Events>, stop: Ca
         let kind = match notice.kind {
             NoticeKind::Rollback => EventKind::DataSetBack,
             NoticeKind::Copied => EventKind::HostCopied,
+            NoticeKind::Distrusted => EventKind::HostDistrusted,
         };
         events.note(kind, &notice.host, &notice.text);
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use shoutd_core::cluster::Cluster;
 use shoutd_peer::{Authority, CredentialStore};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -20,14 +21,14 @@ pub async fn run(agreement: Agreement, credentials: Arc<CredentialStore>, stop: 
             _ = tick.tick() => {}
             () = stop.cancelled() => return,
         }
-        renew_now(&agreement, &credentials);
+        renew_now(&agreement.cluster(), &credentials);
     }
 }
 
 /// Renews this host's certificate if it has expired or is about to.
-pub fn renew_now(agreement: &Agreement, credentials: &CredentialStore) {
+pub fn renew_now(cluster: &Cluster, credentials: &CredentialStore) {
     let now = SystemTime::now();
-    let (cluster, Some(held)) = (agreement.cluster(), credentials.credentials()) else {
+    let Some(held) = credentials.credentials() else {
         return;
     };
     if let (Some(agreed), true) = (&cluster.admissions.authority, held.needs_renewal(now)) {
