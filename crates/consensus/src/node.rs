@@ -251,6 +251,12 @@ impl Consensus {
         self.node.troubles()
     }
 
+    /// Whether this host's data were rolled back and it has yet to catch up: agreed state may have
+    /// more than it knows of.
+    pub fn is_rolled_back(&self) -> bool {
+        !self.node.may_vote()
+    }
+
     /// Waits for the next notice for users.
     pub async fn next_notice(&self) -> Notice {
         self.node.participation.notices.next().await

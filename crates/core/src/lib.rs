@@ -24,6 +24,7 @@ pub mod mirror;
 pub mod multicast;
 pub mod names;
 pub mod plane;
+pub mod recall;
 pub mod removal;
 pub mod stale;
 pub mod stock;

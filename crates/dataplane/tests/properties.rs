@@ -97,8 +97,11 @@ prop_compose! {
 
 fn desired() -> impl Strategy<Value = Desired> {
     let segments = btree_map(vni(), segment(), 0..3);
-    (option::of(underlay_filter()), segments)
-        .prop_map(|(underlay_filter, segments)| Desired { underlay_filter, segments })
+    (option::of(underlay_filter()), segments).prop_map(|(underlay_filter, segments)| Desired {
+        underlay_filter,
+        segments,
+        untold: BTreeSet::new(),
+    })
 }
 
 prop_compose! {

@@ -4,6 +4,8 @@
 
 #[path = "life/clock.rs"]
 mod clock;
+#[path = "life/set_back.rs"]
+mod set_back;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -46,6 +48,7 @@ fn a_cluster_outlives_its_daemons_engines_and_hosts() {
             ),
             ("a network that is in use cannot be removed", used_networks_stay),
             ("a network can be removed on any host", removed_on_any_host),
+            ("data set back while containers run are made good", set_back::set_back),
             ("a host whose clock is wrong serves its containers", clock::wrong),
             ("a certificate that expired while its host was down", clock::certificate_expired),
             ("a host loses its power and boots again", power_failure),

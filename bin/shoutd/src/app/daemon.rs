@@ -44,6 +44,7 @@ use crate::docker::driver::Driver;
 use crate::docker::follower::EngineFollower;
 use crate::docker::mirrors::Mirrors;
 use crate::docker::pending_removals::PendingRemovals;
+use crate::docker::recall::recall;
 use crate::ipam::{leases, stock};
 use crate::membership::agreement::Agreement;
 use crate::membership::enrollment::{Applicant, HeldToken, Waiting};
@@ -271,7 +272,7 @@ impl Daemon {
         });
         let control = Arc::new(Control {
             views: Views {
-                name: self.name,
+                name: self.name.clone(),
                 address: self.resolved.settings.advertise_address,
                 peer_addresses: self.resolved.settings.peer_addresses.clone(),
                 data_directory: self.data_directory.clone(),
@@ -317,6 +318,8 @@ impl Daemon {
             .merge(rollout::router(rollouts))
             .merge(advertise::router(services.advertiser.clone()));
 
+        // Before memory is acted on.
+        recall(&services, &self.name).await;
         let mut tasks = JoinSet::new();
         // First the plugin socket: a starting engine waits for its plugins.
         let driver = Arc::new(Driver::new(services.clone()));

@@ -169,6 +169,10 @@ impl Mirrors {
                 let result = self.take_over(&network, &docker).await;
                 result.map_err(|problem| (network, problem))
             }
+            // What this host does not know of may be there all the same.
+            MirrorAction::Remove { .. } if self.services.agreement.consensus().is_rolled_back() => {
+                Ok(())
+            }
             MirrorAction::Remove { docker } => {
                 let network = NetworkId::from(&docker);
                 let copy = networks.iter().find(|copy| copy.id == docker);
@@ -474,7 +478,9 @@ impl Mirrors {
     }
 
     async fn remove(&self, docker: &DockerNetworkId, name: &str) -> Result<(), String> {
-        match self.services.engine.remove_network(docker).await {
+        // If the cluster turns out to have the network, this is no user's wish to remove it
+        // everywhere.
+        match self.replace(docker).await {
             Ok(()) | Err(RemoveNetworkError::NotFound { .. }) => {
                 let text = "removed from this host, because it was removed from the cluster";
                 self.services.events.note(EventKind::NetworkRemoved, name, text);

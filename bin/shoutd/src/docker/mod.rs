@@ -5,5 +5,6 @@ pub mod follower;
 pub mod in_flight;
 pub mod mirrors;
 pub mod pending_removals;
+pub mod recall;
 pub mod restarts;
 pub mod stale_endpoints;

@@ -197,6 +197,11 @@ impl Plane {
         Underlay { address: interface.network.addr(), mtu: interface.mtu }
     }
 
+    /// Follows what the kernel has.
+    pub fn watch_observed(&self) -> watch::Receiver<Arc<Observed>> {
+        self.reconciler.watch_observed()
+    }
+
     /// Follows the interface that has the advertise address.
     pub fn watch_underlay(&self) -> watch::Receiver<UnderlayInterface> {
         self.underlay.clone()

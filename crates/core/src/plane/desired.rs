@@ -24,6 +24,10 @@ pub struct Desired {
     pub underlay_filter: Option<UnderlayFilter>,
     /// Its segments, by VNI.
     pub segments: BTreeMap<Vni, Segment>,
+    /// Networks that it has endpoints on and that are not agreed on, as far as it knows: its data
+    /// were set back, and it has yet to be told of them again. Segments that are there for these
+    /// stay as they are.
+    pub untold: BTreeSet<NetworkId>,
 }
 
 /// A network on this host.
@@ -199,9 +203,10 @@ pub fn desired(
     peers: &PeerStates,
     cache: &mut ReplicationCache,
 ) -> Desired {
-    let mut segments = BTreeMap::new();
+    let (mut segments, mut untold) = (BTreeMap::new(), BTreeSet::new());
     for (id, endpoint) in &local.endpoints {
         let Some(network) = cluster.networks.get(&endpoint.network) else {
+            untold.insert(endpoint.network.clone());
             continue;
         };
         let segment = segments.entry(network.vni).or_insert_with(|| {
@@ -213,7 +218,7 @@ pub fn desired(
         segment.ports.insert(DeviceName::port(id), port(id, endpoint));
     }
     cache.networks.retain(|vni, _| segments.contains_key(vni));
-    Desired { underlay_filter: None, segments }
+    Desired { underlay_filter: None, segments, untold }
 }
 
 /// The segment of a network, without its ports.

@@ -28,7 +28,8 @@ use crate::limits::{GROUPS_PER_PORT_MAX, LEARNED_MAX, MTU_MIN};
 pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Action> {
     let mut plan: Vec<Action> = plan_underlay_filter(desired, observed).into_iter().collect();
     for (&vni, segment) in &observed.segments {
-        if !desired.segments.contains_key(&vni) && segment.is_ours() {
+        let is_untold = segment.network().is_some_and(|network| desired.untold.contains(network));
+        if !desired.segments.contains_key(&vni) && segment.is_ours() && !is_untold {
             plan.push(Action::DeleteSegment { vni });
         }
     }

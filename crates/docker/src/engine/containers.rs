@@ -48,6 +48,8 @@ pub struct ContainerNames {
     pub hosts_file: Option<PathBuf>,
     /// Its first process in the PID namespace of the engine's host; `None` if it does not run.
     pub process: Option<u32>,
+    /// Path of its network namespace, as in `Join`; `None` if it has none.
+    pub sandbox: Option<PathBuf>,
     /// The DNS servers that the user set (`--dns`).
     pub dns_servers: Vec<IpAddr>,
     /// Its aliases, by endpoint.
@@ -220,6 +222,8 @@ pub(super) fn parse_names(body: &[u8]) -> Result<ContainerNames, serde_json::Err
     }
     #[derive(Deserialize)]
     struct SettingsJson {
+        #[serde(rename = "SandboxKey", default)]
+        sandbox: PathBuf,
         #[serde(rename = "Networks", default)]
         networks: Option<BTreeMap<String, EndpointJson>>,
     }
@@ -235,7 +239,8 @@ pub(super) fn parse_names(body: &[u8]) -> Result<ContainerNames, serde_json::Err
         dns_names: Option<Vec<String>>,
     }
     let container: ContainerJson = serde_json::from_slice(body)?;
-    let networks = container.settings.networks.unwrap_or_default();
+    let SettingsJson { sandbox, networks } = container.settings;
+    let networks = networks.unwrap_or_default();
     let aliases = networks.into_values().filter_map(|endpoint| {
         let names =
             endpoint.aliases.into_iter().chain(endpoint.dns_names).flatten().take(ALIASES_MAX);
@@ -243,6 +248,7 @@ pub(super) fn parse_names(body: &[u8]) -> Result<ContainerNames, serde_json::Err
     });
     Ok(ContainerNames {
         name: one_line(container.name.trim_start_matches('/'), 256),
+        sandbox: Some(sandbox).filter(|path| path.is_absolute()),
         dns_servers: container
             .config
             .dns

@@ -1,0 +1,188 @@
+//! Which endpoints the kernel has that this host does not remember, though it made them: its memory
+//! was set back to an earlier time.
+//!
+//! An engine says only once that it has made an endpoint, so memory that was set back would cut off
+//! a container that runs, and give its address away.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::Ipv4Net;
+
+use crate::local::{Endpoint, Local, LocalRefusal};
+use crate::plane::{Observed, OwnerTag};
+use crate::{EndpointId, NetworkId};
+
+/// The endpoints that have a port and are not remembered, with their networks. One whose removal
+/// was cut off is among them: its engine does not list it.
+pub fn forgotten(observed: &Observed, local: &Local) -> BTreeMap<EndpointId, NetworkId> {
+    let mut forgotten = BTreeMap::new();
+    for segment in observed.segments.values() {
+        let Some(network) = segment.network() else { continue };
+        for port in segment.ports.values() {
+            if let Some(OwnerTag::Endpoint(endpoint)) = &port.mark
+                && !local.endpoints.contains_key(endpoint)
+            {
+                forgotten.insert(endpoint.clone(), network.clone());
+            }
+        }
+    }
+    forgotten
+}
+
+/// Remembers an endpoint that the engine has in a container. Others that have its address or its
+/// MAC address are of a time before it: the engine has given these to it since.
+///
+/// # Errors
+/// As [`Local::add_endpoint`].
+pub fn take_in(
+    local: &mut Local,
+    id: &EndpointId,
+    endpoint: Endpoint,
+    routes_of: impl Fn(&NetworkId) -> BTreeSet<Ipv4Net>,
+) -> Result<(), LocalRefusal> {
+    let is_before = |(other, known): &(&EndpointId, &Endpoint)| {
+        let has_address = endpoint.addresses.iter().any(|address| known.has(address.addr()));
+        *other != id
+            && known.network == endpoint.network
+            && (has_address || known.mac == endpoint.mac)
+    };
+    let before: Vec<_> =
+        local.endpoints.iter().filter(is_before).map(|(other, _)| other.clone()).collect();
+    for other in before {
+        local.forget(&other, endpoint.created, &routes_of);
+    }
+    let sandbox = endpoint.sandbox.clone();
+    local.add_endpoint(id.clone(), endpoint)?;
+    sandbox.map_or(Ok(()), |sandbox| local.join(id, &sandbox, routes_of).map(|_| ()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cluster::Cluster;
+    use crate::plane::{
+        Action, DeviceName, ObservedBridge, ObservedPort, ObservedSegment, ReplicationCache,
+        Underlay, desired, diff,
+    };
+    use crate::{HostId, MacAddress, Vni};
+
+    fn network() -> NetworkId {
+        "aaaaaaaaaaaaaaaa".parse().unwrap()
+    }
+
+    fn endpoint(digit: &str) -> EndpointId {
+        digit.repeat(16).parse().unwrap()
+    }
+
+    fn local_endpoint() -> Endpoint {
+        Endpoint {
+            network: network(),
+            addresses: BTreeSet::new(),
+            mac: MacAddress([2, 0, 0, 0, 0, 1]),
+            sandbox: None,
+            multicast_routes: BTreeSet::new(),
+            created: Duration::ZERO,
+            left: None,
+            container: None,
+        }
+    }
+
+    fn remembering(endpoints: &[EndpointId]) -> Local {
+        let endpoints = endpoints.iter().map(|id| (id.clone(), local_endpoint())).collect();
+        Local { endpoints, ..Local::default() }
+    }
+
+    /// A segment of the network with ports of two endpoints.
+    fn observed() -> Observed {
+        let bridge = ObservedBridge {
+            mark: Some(OwnerTag::Network(network())),
+            mtu: 1450,
+            up: true,
+            snooping: true,
+            querier: true,
+            igmp_version: 3,
+            mld_version: 2,
+            groups_max: 0,
+            multicast_router: 2,
+            membership_interval: 0,
+            learned_max: None,
+            link_local: true,
+        };
+        let port = |id: EndpointId| {
+            let port = ObservedPort {
+                mark: Some(OwnerTag::Endpoint(id.clone())),
+                mtu: 1450,
+                up: true,
+                enslaved: true,
+                learning: true,
+                groups_max: None,
+                container_end: None,
+            };
+            (DeviceName::port(&id), port)
+        };
+        let ports = [port(endpoint("1")), port(endpoint("2"))].into();
+        let segment = ObservedSegment { bridge: Some(bridge), ports, ..ObservedSegment::default() };
+        Observed { segments: [(Vni::new(7).unwrap(), segment)].into(), ..Observed::default() }
+    }
+
+    #[test]
+    fn what_the_kernel_has_and_memory_lacks_is_found() {
+        let of = |endpoints: &[EndpointId]| forgotten(&observed(), &remembering(endpoints));
+        assert_eq!(of(&[endpoint("1"), endpoint("2")]), BTreeMap::new());
+        assert_eq!(of(&[endpoint("1"), endpoint("3")]), [(endpoint("2"), network())].into());
+        assert_eq!(of(&[]).len(), 2);
+        assert_eq!(
+            forgotten(&Observed::default(), &remembering(&[])),
+            BTreeMap::new(),
+            "as after a boot"
+        );
+    }
+
+    #[test]
+    fn what_the_engine_has_takes_the_place_of_what_is_of_before() {
+        let mut local = remembering(&[endpoint("1"), endpoint("3")]);
+        let address = |text: &str| BTreeSet::from([text.parse().unwrap()]);
+        let found = |mac| Endpoint {
+            addresses: address("10.0.0.7/24"),
+            mac: MacAddress([2, 0, 0, 0, 0, mac]),
+            sandbox: Some("/run/docker/netns/2".into()),
+            ..local_endpoint()
+        };
+        for (id, mac) in [("1", 1), ("3", 3)] {
+            let known = local.endpoints.get_mut(&endpoint(id)).unwrap();
+            known.mac = MacAddress([2, 0, 0, 0, 0, mac]);
+            known.addresses = address(&format!("10.0.0.{mac}/24"));
+        }
+        local.endpoints.get_mut(&endpoint("1")).unwrap().addresses = address("10.0.0.7/24");
+        let all = BTreeSet::from(["224.0.0.0/4".parse().unwrap()]);
+        take_in(&mut local, &endpoint("2"), found(2), |_| all.clone()).unwrap();
+        assert_eq!(
+            local.endpoints.keys().cloned().collect::<Vec<_>>(),
+            [endpoint("2"), endpoint("3")]
+        );
+        assert_eq!(local.endpoints[&endpoint("2")].multicast_routes, all);
+        take_in(
+            &mut local,
+            &endpoint("4"),
+            Endpoint { addresses: address("10.0.0.8/24"), ..found(3) },
+            |_| BTreeSet::new(),
+        )
+        .unwrap();
+        assert!(!local.endpoints.contains_key(&endpoint("3")), "its MAC address is another's");
+    }
+
+    #[test]
+    fn a_network_with_containers_that_the_host_has_yet_to_be_told_of_again_stays() {
+        let plan = |local: &Local| {
+            let underlay = Underlay { address: "192.0.2.1".parse().unwrap(), mtu: 1500 };
+            let (me, mut cache) = (HostId::new(1).unwrap(), ReplicationCache::default());
+            let wanted =
+                desired(&Cluster::default(), local, me, underlay, &Default::default(), &mut cache);
+            diff(&wanted, &observed())
+        };
+        assert_eq!(plan(&remembering(&[endpoint("1")])), []);
+        assert_eq!(plan(&remembering(&[])), [Action::DeleteSegment { vni: Vni::new(7).unwrap() }]);
+    }
+}
