@@ -129,6 +129,14 @@ pub enum JoinError {
     /// [`Consensus::removed`].
     #[error("{0}")]
     Removed(String),
+    /// The address is another host's, which may be about to move as well.
+    #[error("{peer} does not admit this host: {reason}")]
+    AddressTaken {
+        /// The peer.
+        peer: SocketAddr,
+        /// What it answered.
+        reason: String,
+    },
     /// The cluster's state has a version that this build does not support.
     #[error(
         "{peer} runs a newer version of shoutd (version {theirs} of agreed state, this one knows \
@@ -179,6 +187,7 @@ impl JoinError {
             Self::OtherCluster { .. }
             | Self::Stranger { .. }
             | Self::Refused { .. }
+            | Self::AddressTaken { .. }
             | Self::Removed(_)
             | Self::Outdated { .. }
             | Self::Itself(_)
@@ -330,6 +339,9 @@ impl Node {
                 // notice afterwards.
                 Joined::Refused(refusal @ Refusal::HostRemoved { .. }) => {
                     return Err(JoinError::NotNow { peer, error: refusal.into() });
+                }
+                Joined::Refused(refusal @ Refusal::HostAddressTaken { .. }) => {
+                    return Err(JoinError::AddressTaken { peer, reason: refusal.to_string() });
                 }
                 Joined::Refused(refusal) => {
                     return Err(JoinError::Refused { peer, reason: refusal.to_string() });

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use openraft::{BasicNode, ChangeMembers, ServerState};
 use shoutd_core::HostId;
-use shoutd_core::cluster::{Cluster, Command};
+use shoutd_core::cluster::{Cluster, Command, Refusal};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::members::{Change, HostView, Members, next_change};
@@ -309,8 +309,13 @@ impl Node {
     /// Has this host's name and address recorded in agreed state.
     pub async fn introduce(self: &Arc<Self>, deadline: Duration) -> Result<(), ProposeError> {
         let Settings { advertise: address, name } = self.settings.clone();
-        self.propose(Command::AdmitHost { host: self.me(), name, address }, deadline)
-            .await
-            .map(drop)
+        let admit = Command::AdmitHost { host: self.me(), name, address };
+        let introduced = self.propose(admit, deadline).await;
+        let is_taken =
+            matches!(introduced, Err(ProposeError::Refused(Refusal::HostAddressTaken { .. })));
+        match self.peer_health.ring().filter(|_| is_taken) {
+            Some(hosts) => self.propose(Command::MoveHosts { hosts }, deadline).await.map(drop),
+            None => introduced.map(drop),
+        }
     }
 }

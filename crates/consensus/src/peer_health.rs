@@ -98,6 +98,26 @@ impl PeerHealth {
         (self.agreed(host) == Some(moved.from)).then_some(moved.to)
     }
 
+    /// The hosts that have exchanged addresses in a ring with this one, with their new addresses: this
+    /// host has the agreed address of another, which has that of a third, and so on until one has
+    /// this host's.
+    pub fn ring(&self) -> Option<BTreeMap<HostId, SocketAddr>> {
+        let (me, cluster) = (self.calls.identity().host(), Arc::clone(&self.cluster.borrow()));
+        let mut ring = BTreeMap::from([(me, self.own.address)]);
+        let mut taken = self.own.address;
+        loop {
+            let (holder, _) =
+                cluster.hosts.iter().find(|(_, host)| host.address.ip() == taken.ip())?;
+            if *holder == me {
+                return Some(ring);
+            }
+            taken = self.moved_to(*holder)?;
+            if ring.insert(*holder, taken).is_some() {
+                return None;
+            }
+        }
+    }
+
     /// Records a host's address, from the host itself or from another. A wrong one does no harm: a
     /// call succeeds only if that host answers, and a failed call drops the address.
     pub fn learn(&self, host: HostId, to: SocketAddr) {

@@ -10,7 +10,7 @@ mod tests {
 
     use futures::future::join_all;
     use shoutd_consensus::{FoundError, JoinError, ProposeError, Role};
-    use shoutd_core::cluster::{Command, Refusal};
+    use shoutd_core::cluster::{Cluster, Command, Refusal};
     use shoutd_core::{ClusterId, HostId};
     use tokio::time::timeout;
 
@@ -238,6 +238,31 @@ mod tests {
         let error = joiner.consensus.found(ClusterId::new(9), SOON).await.unwrap_err();
         assert!(matches!(error, FoundError::OtherCluster { has } if has == founded()), "{error}");
         stop_all(vec![stranger, other, joiner]).await;
+        stop_all(nodes).await;
+    }
+
+    /// Of three hosts, so that there is no majority until the third has found the others.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn two_hosts_can_swap_their_addresses() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut places, mut nodes) = cluster(directory.path(), 3).await;
+        eventually("all vote", || nodes.iter().all(|node| node.status().voters.len() == 3)).await;
+        stop_all(nodes.split_off(1)).await;
+        let (second, third) = (places[1].address, places[2].address);
+        (places[1].address, places[2].address) = (third, second);
+        for place in &places[1..] {
+            nodes.push(place.start().await);
+        }
+        for node in &nodes {
+            let are_swapped = |state: &Cluster| {
+                let address = |place: &Place| state.hosts[&place.host].address;
+                places.iter().all(|place| address(place) == place.address)
+            };
+            node.until("the new addresses", are_swapped).await;
+        }
+        for (node, number) in nodes.iter().zip(1..) {
+            node.create(number).await;
+        }
         stop_all(nodes).await;
     }
 

@@ -137,6 +137,8 @@ mod tests {
             (host(), text(), address(), any::<u16>()).prop_map(|(host, name, ip, port)| {
                 Command::AdmitHost { host, name, address: (ip, port).into() }
             }),
+            btree_map(host(), (address(), any::<u16>()).prop_map(Into::into), 0..3)
+                .prop_map(|hosts| Command::MoveHosts { hosts }),
             (host(), vec(reported(), 0..3))
                 .prop_map(|(host, subnets)| Command::ReportSubnets { host, subnets }),
             (network(), host(), settings())

@@ -9,7 +9,7 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -96,6 +96,11 @@ fn command() -> impl Strategy<Value = Command> {
             name: format!("h{last}"),
             address: format!("192.0.2.{last}:7789").parse().unwrap(),
         }),
+        2 => proptest::collection::btree_map(host(), 1..5u8, 0..4).prop_map(|hosts| {
+            let address = |last| format!("192.0.2.{last}:7789").parse().unwrap();
+            let hosts = hosts.into_iter().map(|(host, last)| (host, address(last)));
+            Command::MoveHosts { hosts: hosts.collect() }
+        }),
         1 => (host(), proptest::collection::vec(reported, 0..2))
             .prop_map(|(host, subnets)| Command::ReportSubnets { host, subnets }),
         6 => (network(), host(), settings())
@@ -134,6 +139,29 @@ fn command() -> impl Strategy<Value = Command> {
                 addresses,
             }),
     ]
+}
+
+#[test]
+fn hosts_take_one_anothers_addresses_only_if_all_move_at_once() {
+    let mut cluster = Cluster::default();
+    let at = |last: u8| SocketAddr::from(([192, 0, 2, last], 7789));
+    cluster.apply(&Command::Found { cluster: ClusterId::new(1) }).unwrap();
+    for last in 1..=3 {
+        let (host, name) = (HostId::new(last.into()).unwrap(), format!("h{last}"));
+        cluster.apply(&Command::AdmitHost { host, name, address: at(last) }).unwrap();
+    }
+    let ring = |places: &[(u64, u8)]| {
+        let hosts = places.iter().map(|(host, last)| (HostId::new(*host).unwrap(), at(*last)));
+        Command::MoveHosts { hosts: hosts.collect() }
+    };
+    for places in [&[(1, 2)][..], &[(1, 2), (2, 3)], &[(1, 9), (2, 9)]] {
+        let refused = cluster.apply(&ring(places)).unwrap_err();
+        assert!(matches!(refused, Refusal::HostAddressTaken { .. }), "{refused}");
+    }
+    assert!(matches!(cluster.apply(&ring(&[(7, 7)])), Err(Refusal::UnknownHost(_))));
+    cluster.apply(&ring(&[(1, 2), (2, 3), (3, 1)])).unwrap();
+    let addresses: Vec<_> = cluster.hosts.values().map(|host| host.address).collect();
+    assert_eq!(addresses, [at(2), at(3), at(1)]);
 }
 
 fn overlap(a: IpNet, b: IpNet) -> bool {

@@ -187,6 +187,8 @@ impl Formation {
                 self.found().await
             }
             Err(error) if error.may_pass() => Ok(later(&error)),
+            // The other host may be about to move, too; a member serves its containers meanwhile.
+            Err(error @ JoinError::AddressTaken { .. }) if self.is_member() => Ok(later(&error)),
             Err(error) => Err(error.into()),
         }
     }

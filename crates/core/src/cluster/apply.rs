@@ -30,6 +30,7 @@ impl Cluster {
             Command::Enroll { host, pass, now } => self.enroll(*host, *pass, *now),
             Command::RemoveHost { host, now } => self.remove_host(*host, *now),
             Command::AdmitHost { host, name, address } => self.admit(*host, name, *address),
+            Command::MoveHosts { hosts } => self.move_hosts(hosts),
             Command::ReportSubnets { host, subnets } => self.report(*host, subnets),
             Command::CreateNetwork { id, origin, settings } => self.create(id, *origin, settings),
             Command::DescribeNetwork { id, description } => self.describe(id, description),
@@ -90,6 +91,34 @@ impl Cluster {
         self.admissions.enrolled.remove(&id);
         let subnets = self.hosts.remove(&id).map_or_else(Vec::new, |host| host.subnets);
         self.hosts.insert(id, Host { name: name.to_owned(), address, subnets });
+        Ok(Outcome::Done)
+    }
+
+    fn move_hosts(&mut self, moves: &BTreeMap<HostId, SocketAddr>) -> Result<Outcome, Refusal> {
+        for (id, address) in moves {
+            let host = self.hosts.get(id).ok_or(Refusal::UnknownHost(*id))?;
+            let after =
+                |(other, host): (&HostId, &Host)| moves.get(other).copied().unwrap_or(host.address);
+            let mut others = self.hosts.iter().filter(|(other, _)| *other != id);
+            if let Some((_, other)) = others.find(|other| after(*other).ip() == address.ip()) {
+                return Err(Refusal::HostAddressTaken {
+                    address: address.ip().to_string(),
+                    name: other.name.clone(),
+                });
+            }
+            if host.address.is_ipv4() != address.is_ipv4() {
+                return Err(Refusal::OtherAddressFamily {
+                    address: address.ip().to_string(),
+                    name: host.name.clone(),
+                    has: host.address.ip().to_string(),
+                });
+            }
+        }
+        for (id, address) in moves {
+            if let Some(host) = self.hosts.get_mut(id) {
+                host.address = *address;
+            }
+        }
         Ok(Outcome::Done)
     }
 

@@ -1,5 +1,6 @@
 //! The commands that change agreed state.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -67,6 +68,12 @@ pub enum Command {
         name: String,
         /// The address at which peers reach it.
         address: SocketAddr,
+    },
+    /// Record the new addresses of hosts that have taken each other's: none of them alone could take
+    /// an address that another host still has.
+    MoveHosts {
+        /// Their new addresses.
+        hosts: BTreeMap<HostId, SocketAddr>,
     },
     /// Replace the subnets that a host reports to be in use.
     ReportSubnets {

@@ -74,8 +74,17 @@ pub fn renumbered(cluster: &mut Cluster) -> Result<()> {
     Stream::default().send(sender, &receivers.iter().collect::<Vec<_>>(), 1)?;
     renumber(&hosts, other_address, usual)?;
     Stream::default().send(sender, &receivers.iter().collect::<Vec<_>>(), 1)?;
+    // Two hosts swap their addresses.
+    let (fourth, fifth) = (&hosts[3], &hosts[4]);
+    let swapped = |host: &Host| {
+        let other = if host.number() == fourth.number() { fifth } else { fourth };
+        other.address().to_string()
+    };
+    renumber(&hosts[3..], usual, swapped)?;
+    Stream::default().send(sender, &receivers.iter().collect::<Vec<_>>(), 1)?;
+    renumber(&hosts[3..], swapped, usual)?;
+    Stream::default().send(&containers[4], &containers[..4].iter().collect::<Vec<_>>(), 1)?;
     // One host loses its address while it runs, and gets it back.
-    let fifth = &hosts[4];
     fifth.sh("ip address del 10.77.0.5/24 dev eth0")?;
     wait_until("the status to say so", SOON, || {
         let problems = status(fifth)?["problems"].to_string();
