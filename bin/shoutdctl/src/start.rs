@@ -255,7 +255,7 @@ async fn running(directories: &Directories) -> Result<Option<Status>> {
             Ok(status) => return Ok(Some(status)),
             Err(ControlError::NotRunning { .. }) => return Ok(None),
             Err(ControlError::Transport { .. }) if Instant::now() < deadline => {
-                sleep(POLL_INTERVAL).await
+                sleep(POLL_INTERVAL).await;
             }
             Err(error) => return Err(error.into()),
         }

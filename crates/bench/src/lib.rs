@@ -181,7 +181,7 @@ fn measure(lab: &mut Lab, options: &Options) -> Result<Found> {
         match Ends::make(way, lab.hosts()) {
             Ok(ends) => ways.push(ends),
             Err(error) if way == Way::Overlay => {
-                found.note(&format!("{way} does not work here: {error:#}"))
+                found.note(&format!("{way} does not work here: {error:#}"));
             }
             Err(error) => return Err(error).with_context(|| format!("make the way: {way}")),
         }

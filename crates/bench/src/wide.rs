@@ -50,7 +50,7 @@ pub(super) fn measure(
     match copies(ours, lab.hosts()) {
         Ok(findings) => found.findings.extend(findings),
         Err(error) => {
-            found.note(&format!("copies to hosts without receivers, of {hosts}: {error:#}"))
+            found.note(&format!("copies to hosts without receivers, of {hosts}: {error:#}"));
         }
     }
     Ok(())

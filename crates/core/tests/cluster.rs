@@ -16,7 +16,8 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 use shoutd_core::advertise::PeerStates;
 use shoutd_core::cluster::{
-    Cluster, Command, Description, Outcome, Pass, Pool, ReportedSubnet, Settings, WantedAddress,
+    Cluster, Command, Description, Outcome, Pass, Pool, Refusal, ReportedSubnet, Settings,
+    WantedAddress,
 };
 use shoutd_core::limits::{LEASES_PER_NETWORK_MAX, MTU_MIN};
 use shoutd_core::plane::{MTU_OPTION, ReplicationCache, Underlay, desired};

@@ -315,7 +315,7 @@ fn tell(action: &Action) {
             info!("network with VNI {vni}: endpoint {} connected", port.endpoint.short());
         }
         Action::DeletePort { vni, name } => {
-            info!("network with VNI {vni}: port {name} deleted")
+            info!("network with VNI {vni}: port {name} deleted");
         }
         _ => {}
     }

@@ -289,7 +289,7 @@ impl Replicator {
             match self.work(vni, segment) {
                 Ok(work) => works.push(work),
                 Err(error) => {
-                    failures.push(ForwardingFailure { vni, change: None, error: Arc::new(error) })
+                    failures.push(ForwardingFailure { vni, change: None, error: Arc::new(error) });
                 }
             }
         }

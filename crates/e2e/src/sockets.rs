@@ -126,7 +126,7 @@ impl GroupSocket {
         loop {
             match self.socket.recv_from(&mut datagram) {
                 Ok((length, from)) => {
-                    received.push((from.ip(), datagram.get(..length).unwrap_or_default().to_vec()))
+                    received.push((from.ip(), datagram.get(..length).unwrap_or_default().to_vec()));
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     return Ok(received);

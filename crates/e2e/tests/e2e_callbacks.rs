@@ -168,7 +168,7 @@ fn one_copy(cluster: &mut Cluster) -> Result<()> {
         [Moment::Asked, Moment::Underway(Duration::from_millis(1)), Moment::Answered, Moment::Told];
     for moment in moments {
         let interposer = Interposer::between(&second, moment, End::Killed)?;
-        let foo = Network::create_here(cluster, &first, "foo", &[])?;
+        let network = Network::create_here(cluster, &first, "foo", &[])?;
         await_network(&second, "foo")?;
         interposer.end()?;
         // Mirrors are made in order: when this one exists, the other is settled.
@@ -180,7 +180,7 @@ fn one_copy(cluster: &mut Cluster) -> Result<()> {
             (Container::start(&first, "foo", &[])?, Container::start(&second, "foo", &[])?);
         Stream::default().send(&sender, &[&receiver], 1)?;
         drop((sender, receiver));
-        foo.remove_on(&first)?;
+        network.remove_on(&first)?;
         marker.remove_on(&first)?;
     }
     steady.remove_on(&first)

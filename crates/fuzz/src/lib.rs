@@ -199,7 +199,7 @@ mod tests {
         fs::create_dir_all(&samples).unwrap();
         fs::write(samples.join("one"), b"x").unwrap();
         let failing = catch_unwind(|| {
-            fuzz("sample", &directory.display().to_string(), |input| assert_ne!(input, b"x"))
+            fuzz("sample", &directory.display().to_string(), |input| assert_ne!(input, b"x"));
         });
         let corpus = read_corpus(&samples).unwrap();
         fs::remove_dir_all(&directory).unwrap();

@@ -40,7 +40,7 @@ impl Route {
         let mut number = None;
         self.socket
             .get(&message, |frame| {
-                number = frame.attributes(4).find(NETNSA_NSID).and_then(Attribute::i32)
+                number = frame.attributes(4).find(NETNSA_NSID).and_then(Attribute::i32);
             })
             .map_err(|fault| fault.during("look up the number of a network namespace"))?;
         Ok(number.filter(|&number| number >= 0))

@@ -265,7 +265,7 @@ impl Socket {
             }
             self.send(&bytes)?;
             self.receive_each(first, self.sequence, |position, fault| {
-                refused.push((offset + position, fault))
+                refused.push((offset + position, fault));
             })?;
             offset = end;
         }

@@ -271,7 +271,7 @@ mod tests {
         for _ in 0..20 {
             let (store, given) = (Arc::clone(&store), prepared(1));
             tokio::task::spawn_blocking(move || {
-                store.renew(&given.authority, SystemTime::now()).unwrap()
+                store.renew(&given.authority, SystemTime::now()).unwrap();
             })
             .await
             .unwrap();

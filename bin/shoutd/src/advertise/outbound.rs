@@ -102,7 +102,7 @@ impl Advertiser {
         for (host, message) in messages {
             match cluster.hosts.get(&host) {
                 Some(known) => {
-                    drop(calls.spawn(call(self.peers.clone(), host, known.address, message)))
+                    drop(calls.spawn(call(self.peers.clone(), host, known.address, message)));
                 }
                 None => self.state().outbound.answered(host, None, rand::random(), self.now()),
             }
@@ -134,7 +134,7 @@ impl Advertiser {
         }
         match answer {
             Err(CallError::Refused { rejection: Rejection::Malformed { .. }, .. }) => {
-                state.outbound.refused(host, now)
+                state.outbound.refused(host, now);
             }
             answer => state.outbound.answered(host, answer.ok(), rand::random(), now),
         }

@@ -77,7 +77,7 @@ impl Views {
                         Some(ListenerRow { network: network.clone(), group, container })
                     })),
                     Err(error) => {
-                        debug!("cannot read the members on network {}: {error}", network.short())
+                        debug!("cannot read the members on network {}: {error}", network.short());
                     }
                 }
             }

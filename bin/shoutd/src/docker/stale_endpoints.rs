@@ -65,7 +65,7 @@ impl StaleEndpoints {
                     listing.endpoints.extend(listed);
                 }
                 Err(error) => {
-                    warn!("cannot compare the endpoints of a network with the engine's: {error}")
+                    warn!("cannot compare the endpoints of a network with the engine's: {error}");
                 }
             }
         }

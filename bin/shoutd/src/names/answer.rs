@@ -123,7 +123,7 @@ fn compose(message: &Message<&[u8]>, found: &Found, extended: bool) -> Option<Ve
                     match address {
                         IpAddr::V4(address) => answer.push((owner, TTL, A::new(*address))).ok()?,
                         IpAddr::V6(address) => {
-                            answer.push((owner, TTL, Aaaa::new(*address))).ok()?
+                            answer.push((owner, TTL, Aaaa::new(*address))).ok()?;
                         }
                     }
                 }

@@ -101,7 +101,7 @@ impl Target {
                 return Ok(());
             }
             Some(installed) if installed.description == plugin.description => {
-                engine.enable_plugin(PLUGIN).await?
+                engine.enable_plugin(PLUGIN).await?;
             }
             Some(installed) => {
                 remove(

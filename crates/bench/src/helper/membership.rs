@@ -54,7 +54,7 @@ impl Place {
         socket.set_read_timeout(Some(patience)).context("set the socket's timeout")?;
         match (at.ip(), source) {
             (IpAddr::V4(group), Some(source)) => {
-                self.change(&socket, How::Only, source, group, true)?
+                self.change(&socket, How::Only, source, group, true)?;
             }
             (group, None) if group.is_multicast() => self.join(&socket, group)?,
             (_, None) => {}

@@ -205,10 +205,10 @@ pub fn run(command: &Command) -> Result<ExitCode> {
             datagrams::send(*to, *groups, place, *size, limit(*seconds)?, *rate)?;
         }
         Command::Receive { at, groups, place, seconds } => {
-            datagrams::receive(*at, *groups, place, limit(*seconds)?)?
+            datagrams::receive(*at, *groups, place, limit(*seconds)?)?;
         }
         Command::Echo { at, place, reply, seconds } => {
-            round_trip::echo(*at, place, *reply, limit(*seconds)?)?
+            round_trip::echo(*at, place, *reply, limit(*seconds)?)?;
         }
         Command::Ping { to, place, from, count } => round_trip::ping(*to, place, *from, *count)?,
         Command::Silence { echo, seconds } => silence::measure(*echo, limit(*seconds)?)?,
@@ -229,16 +229,16 @@ pub fn run(command: &Command) -> Result<ExitCode> {
             transitions::change(place, *how, *source, &groups, underlay, limit(*seconds)?)?;
         }
         Command::FirstWords { broadcast, group, number } => {
-            first_words::say(*broadcast, *group, *number)?
+            first_words::say(*broadcast, *group, *number)?;
         }
         Command::HearFirstWords { broadcast, group, place, seconds } => {
             first_words::hear(*broadcast, *group, place, limit(*seconds)?)?;
         }
         Command::Beacon { broadcast, seconds } => {
-            first_words::beacon(*broadcast, limit(*seconds)?)?
+            first_words::beacon(*broadcast, limit(*seconds)?)?;
         }
         Command::Watch { interface, group, seconds } => {
-            wire::watch(interface, *group, limit(*seconds)?)?
+            wire::watch(interface, *group, limit(*seconds)?)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -49,7 +49,7 @@ impl Contents {
             Change::Vote(vote) => self.vote = Some(vote),
             Change::Committed(committed) => self.committed = committed,
             Change::Append(entries) => {
-                self.log.extend(entries.into_iter().map(|entry| (entry.log_id.index, entry)))
+                self.log.extend(entries.into_iter().map(|entry| (entry.log_id.index, entry)));
             }
             Change::Truncate(since) => drop(self.log.split_off(&since)),
             Change::Purge(upto) => {

@@ -120,7 +120,7 @@ impl Simulation {
             self.restart_the_stopped();
             match accident.ok().flatten() {
                 Some(id) => {
-                    self.hosts.iter_mut().filter(|host| host.id == id).for_each(Host::crash)
+                    self.hosts.iter_mut().filter(|host| host.id == id).for_each(Host::crash);
                 }
                 None => self.trouble(),
             }

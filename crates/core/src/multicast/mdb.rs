@@ -119,14 +119,14 @@ impl Mdb {
     pub fn learn(&mut self, port: u32, group: IpAddr, knowledge: Knowledge) {
         match knowledge {
             Knowledge::Exclude => {
-                self.change(port, group, None, |entry| entry.exclude = Some(true))
+                self.change(port, group, None, |entry| entry.exclude = Some(true));
             }
             Knowledge::Include => {
-                self.change(port, group, None, |entry| entry.exclude = Some(false))
+                self.change(port, group, None, |entry| entry.exclude = Some(false));
             }
             Knowledge::Source { source, blocked } => {
                 self.change(port, group, Some(source), |entry| {
-                    _ = entry.sources.insert(source, blocked)
+                    _ = entry.sources.insert(source, blocked);
                 });
             }
         }

@@ -42,13 +42,13 @@ impl SourceFilter {
         match (&mut *self, other) {
             (Self::Include(wanted), Self::Include(more)) => wanted.extend(more),
             (Self::Exclude(blocked), Self::Exclude(others)) => {
-                blocked.retain(|source| others.contains(source))
+                blocked.retain(|source| others.contains(source));
             }
             (Self::Exclude(blocked), Self::Include(wanted)) => {
                 wanted.iter().for_each(|source| _ = blocked.remove(source));
             }
             (Self::Include(wanted), Self::Exclude(blocked)) => {
-                *self = Self::Exclude(blocked - wanted)
+                *self = Self::Exclude(blocked - wanted);
             }
         }
     }

@@ -361,7 +361,7 @@ impl Forwarding {
                 self.group_macs.entry(*mac).or_default().insert(*remote);
             }
             Change::GroupMac { mac, remote, add: false } => {
-                remove_from(&mut self.group_macs, mac, remote)
+                remove_from(&mut self.group_macs, mac, remote);
             }
             Change::ReleaseGroupMac { mac } => {
                 self.group_macs.remove(mac);

@@ -76,10 +76,10 @@ impl Router {
             // The router learns by its query what other members select. Here are none.
             RecordKind::ToInclude => *state = SourceFilter::Include(sources),
             RecordKind::IsExclude | RecordKind::ToExclude => {
-                *state = SourceFilter::Exclude(sources)
+                *state = SourceFilter::Exclude(sources);
             }
             RecordKind::IsInclude | RecordKind::Allow => {
-                state.widen(&SourceFilter::Include(sources))
+                state.widen(&SourceFilter::Include(sources));
             }
             RecordKind::Block => match state {
                 SourceFilter::Include(wanted) => wanted.retain(|source| !sources.contains(source)),

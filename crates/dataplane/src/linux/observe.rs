@@ -108,7 +108,7 @@ impl LinuxKernel {
                             Err(error) => {
                                 _ = observed
                                     .unreadable_sandboxes
-                                    .insert(path.clone(), error.to_string())
+                                    .insert(path.clone(), error.to_string());
                             }
                         }
                     }

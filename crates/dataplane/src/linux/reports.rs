@@ -105,7 +105,7 @@ impl Reporting {
             self.monitors.entry(*port).or_insert_with(|| {
                 QueryMonitor::open(namespace, *port)
                     .inspect_err(|error| {
-                        debug!("cannot receive queries, so reports are unsolicited: {error}")
+                        debug!("cannot receive queries, so reports are unsolicited: {error}");
                     })
                     .ok()
             });

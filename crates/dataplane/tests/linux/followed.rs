@@ -56,7 +56,7 @@ impl Followed {
                 MembershipChange::Whole(_, memberships) => self.known = memberships,
                 MembershipChange::Gone(_) => self.known = Memberships::default(),
                 MembershipChange::Group(_, group, Some(filter)) => {
-                    _ = self.known.groups.insert(group, filter)
+                    _ = self.known.groups.insert(group, filter);
                 }
                 MembershipChange::Group(_, group, None) => _ = self.known.groups.remove(&group),
                 MembershipChange::Router(_, router) => self.known.router = router,

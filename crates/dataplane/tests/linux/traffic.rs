@@ -22,7 +22,7 @@ fn receivers(world: &World, containers: &[Namespace], groups: &[Ipv4Addr]) -> Ve
         .map(|(host, container)| {
             let socket = udp(container, (Ipv4Addr::UNSPECIFIED, PORT));
             groups.iter().for_each(|group| {
-                socket.join_multicast_v4(group, &host.container_address(1)).unwrap()
+                socket.join_multicast_v4(group, &host.container_address(1)).unwrap();
             });
             socket
         })

@@ -114,14 +114,14 @@ impl<'a> World<'a> {
         let containers = self.containers.entry(event.host.number()).or_default();
         match command {
             Command::Create { network, .. } if output.success() => {
-                _ = self.networks.insert(network)
+                _ = self.networks.insert(network);
             }
             Command::Remove { network, .. } if output.success() => {
-                _ = self.networks.remove(network)
+                _ = self.networks.remove(network);
             }
             Command::Run { container, .. } if output.success() => _ = containers.insert(container),
             Command::Container { verb: Verb::Remove, container } => {
-                _ = containers.remove(container)
+                _ = containers.remove(container);
             }
             _ => {}
         }

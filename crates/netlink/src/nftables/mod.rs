@@ -459,6 +459,6 @@ fn write_limit(data: &mut Message, set: &str, rate: u32, flags: u32) {
 fn write_verdict(data: &mut Message, verdict: u32) {
     data.u32_be(1, REGISTER_VERDICT);
     data.nest(2 | NESTED, |nested| {
-        nested.nest(DATA_VERDICT | NESTED, |nested| nested.u32_be(1, verdict))
+        nested.nest(DATA_VERDICT | NESTED, |nested| nested.u32_be(1, verdict));
     });
 }

@@ -46,7 +46,7 @@ pub async fn allocate(
         Ok(()) => info!(network = network.short(), "the Swarm allocated a network"),
         Err(error) if error.is_refusal() => return Err(driver_error(error)),
         Err(error) => {
-            warn!(network = network.short(), "cannot agree on a Swarm network yet: {error}")
+            warn!(network = network.short(), "cannot agree on a Swarm network yet: {error}");
         }
     }
     Ok(options)
