@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use shoutd_lab::{Host, wait_until};
 
 use crate::refuses;
-use shoutd_e2e::{Cluster, Network, SOON, Stream, await_network, one_on_each, status, view};
+use shoutd_e2e::{Cluster, Network, SOON, Stream, one_on_each, status, view};
 
 /// A host's second address.
 fn other_address(host: &Host) -> String {
@@ -116,7 +116,8 @@ pub fn set_back_and_copied(cluster: &mut Cluster) -> Result<()> {
     wait_until("the event", SOON, || {
         Ok(events_of(&fifth)?.contains("data-set-back").then_some(()))
     })?;
-    await_network(&fifth, "later")?;
+    // Until then Docker has the network, but shoutd does not know it as one of the cluster.
+    fifth.sh("shoutdctl network wait later")?;
     later.remove_on(&fifth)?;
     // The copy is started at another address while the original is down.
     fifth.sh("shoutdctl stop && rm -rf /run/earlier && cp -a /var/lib/shoutd /run/earlier")?;
