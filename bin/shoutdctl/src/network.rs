@@ -238,9 +238,9 @@ async fn await_everywhere(
     }
     match &standing.phase {
         NetworkPhase::Unknown => bail!(
-            "the cluster has no network {network}: it was never created with driver shoutd, or was \
-             replaced by one of the same name that was created on another host at the same time \
-             (shoutdctl networks, shoutdctl events)"
+            "the cluster has no network {network}: it was never created with driver shoutd, or \
+             was replaced by one of the same name that was created on another host at the same \
+             time (shoutdctl networks, shoutdctl events)"
         ),
         NetworkPhase::Nameless => {
             bail!("network {network} is still being created after {} s", patience.timeout);

@@ -41,8 +41,8 @@ pub async fn connect(socket: &Path, error: io::Error) -> io::Result<UnixStream> 
     while let Some(pid) = daemon() {
         if Instant::now() >= deadline {
             let text = format!(
-                "shoutd is running (process {pid}), but nothing answers there; stop it: \
-                 shoutdctl stop"
+                "shoutd is running (process {pid}), but nothing answers there; stop it: shoutdctl \
+                 stop"
             );
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         }

@@ -77,13 +77,11 @@ impl Restore {
 
 /// Make this host the only member of its cluster.
 #[derive(Debug, Args)]
-#[command(
-    long_about = "Make this host the only member of its cluster, with the agreed state that \
-                        it has. Use this when a majority of the voters is lost for good, so that \
-                        the cluster can no longer elect a leader. What the others agreed on \
+#[command(long_about = "Make this host the only member of its cluster, with the agreed state \
+                        that it has. Use this when a majority of the voters is lost for good, so \
+                        that the cluster can no longer elect a leader. What the others agreed on \
                         without this host is lost. Start the other hosts again only with an \
-                        empty data directory."
-)]
+                        empty data directory.")]
 pub struct Recover {
     /// Id of the cluster, as shoutdctl status shows it; it confirms that the other hosts are lost
     #[arg(value_name = "CLUSTER")]

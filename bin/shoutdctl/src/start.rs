@@ -143,8 +143,7 @@ impl Start {
         match systemd.install(&program, &self.arguments, directories).await? {
             Installed::New => {
                 println!(
-                    "systemd now runs shoutd and starts it at boot, before Docker \
-                     (shoutd.service)"
+                    "systemd now runs shoutd and starts it at boot, before Docker (shoutd.service)"
                 );
             }
             Installed::Unchanged => {}

@@ -216,8 +216,9 @@ impl Consensus {
         self.node.join(peers, Instant::now() + deadline).await
     }
 
-    /// Looks for hosts of this cluster at addresses that a user gave. This host uses these addresses
-    /// from then on, also where agreed state has others, and tells those hosts its own address.
+    /// Looks for hosts of this cluster at addresses that a user gave. This host uses these
+    /// addresses from then on, also where agreed state has others, and tells those hosts its own
+    /// address.
     pub async fn meet(&self, peers: &[SocketAddr]) {
         self.node.meet(peers).await;
     }

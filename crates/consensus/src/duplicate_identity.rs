@@ -54,9 +54,9 @@ impl Node {
 
     fn copy_text(&self, copy: SocketAddr) -> String {
         format!(
-            "a host at {copy} was started with a copy of the data directory of this host, which is \
-             at {}: two hosts cannot have one identity; the one at {copy} stops; to let it join \
-             the cluster as a new host, remove its data directory there",
+            "a host at {copy} was started with a copy of the data directory of this host, which \
+             is at {}: two hosts cannot have one identity; the one at {copy} stops; to let it \
+             join the cluster as a new host, remove its data directory there",
             self.settings.advertise
         )
     }

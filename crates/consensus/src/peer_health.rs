@@ -98,9 +98,9 @@ impl PeerHealth {
         (self.agreed(host) == Some(moved.from)).then_some(moved.to)
     }
 
-    /// The hosts that have exchanged addresses in a ring with this one, with their new addresses: this
-    /// host has the agreed address of another, which has that of a third, and so on until one has
-    /// this host's.
+    /// The hosts that have exchanged addresses in a ring with this one, with their new addresses:
+    /// this host has the agreed address of another, which has that of a third, and so on until one
+    /// has this host's.
     pub fn ring(&self) -> Option<BTreeMap<HostId, SocketAddr>> {
         let (me, cluster) = (self.calls.identity().host(), Arc::clone(&self.cluster.borrow()));
         let mut ring = BTreeMap::from([(me, self.own.address)]);

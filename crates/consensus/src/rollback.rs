@@ -78,9 +78,9 @@ impl Node {
         let has = progress(&metrics.borrow());
         if self.rollback.note(said) {
             let text = format!(
-                "this host's data directory was rolled back: it has {} log entries of term {}, but \
-                 had acknowledged {} of term {}; it does not vote until the other hosts have sent \
-                 what is missing",
+                "this host's data directory was rolled back: it has {} log entries of term {}, \
+                 but had acknowledged {} of term {}; it does not vote until the other hosts have \
+                 sent what is missing",
                 has.index + 1,
                 has.term,
                 said.index + 1,

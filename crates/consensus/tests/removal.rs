@@ -152,8 +152,8 @@ mod tests {
         assert_eq!(
             error.to_string(),
             format!(
-                "removing h3 leaves the voters {left}, but h2 does not answer: the cluster \
-                 would have no quorum; bring h2 back first, or see shoutdctl recover"
+                "removing h3 leaves the voters {left}, but h2 does not answer: the cluster would \
+                 have no quorum; bring h2 back first, or see shoutdctl recover"
             )
         );
         assert!(nodes[0].state().hosts.contains_key(&places[2].host));

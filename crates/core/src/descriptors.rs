@@ -17,8 +17,8 @@ pub fn descriptors_problem(open: u64, limit: u64) -> Option<String> {
     let more = limit.saturating_mul(4);
     Some(format!(
         "the daemon has {open} files open and may have {limit}: this allows about {networks} more \
-         networks with a container each. Raise the limit (LimitNOFILE={more} in shoutd.service, or \
-         `ulimit -Hn {more}` in the shell that starts shoutd) and start shoutd again"
+         networks with a container each. Raise the limit (LimitNOFILE={more} in shoutd.service, \
+         or `ulimit -Hn {more}` in the shell that starts shoutd) and start shoutd again"
     ))
 }
 

@@ -283,8 +283,9 @@ impl fmt::Display for TakenChoice {
             ),
             Some(usable) => write!(
                 f,
-                "{taken}, which Docker on the network's origin does not know: give the container a \
-                 free address, such as --ip {usable}, or create networks with --ipam-driver shoutd"
+                "{taken}, which Docker on the network's origin does not know: give the container \
+                 a free address, such as --ip {usable}, or create networks with --ipam-driver \
+                 shoutd"
             ),
         }
     }

@@ -79,8 +79,8 @@ pub enum RefusedNetwork {
     /// A Swarm gives each task one address, of either family (moby/swarmkit, `allocateNetworkIPs`).
     /// The engines of its nodes choose the other one themselves, and two tasks would have the same.
     #[error(
-        "a Swarm gives each task only one address, so with IPv6 two tasks would have the same one: \
-         create the network without --ipv6 and {0}"
+        "a Swarm gives each task only one address, so with IPv6 two tasks would have the same \
+         one: create the network without --ipv6 and {0}"
     )]
     Ipv6(IpNet),
 }

@@ -32,8 +32,8 @@ pub enum NoInterface {
     /// Duplicate address detection is in progress (RFC 4862, section 5.4).
     #[error(
         "the address {address} (interface {name}) is tentative: the kernel still checks whether \
-         another host has it (duplicate address detection), which takes a second or two after \
-         the interface is up"
+         another host has it (duplicate address detection), which takes a second or two after the \
+         interface is up"
     )]
     Tentative {
         /// The address.

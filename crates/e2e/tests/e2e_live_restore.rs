@@ -165,7 +165,8 @@ fn ended_meanwhile(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Docker asks for each container twice, for 15 s each time, and gives up. On one host the engine is killed afterwards, too.
+/// Docker asks for each container twice, for 15 s each time, and gives up. On one host the engine
+/// is killed afterwards, too.
 fn removed_unheard(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = cluster.three()?;
     let network = Network::create(cluster, &first, "foo", &[])?;

@@ -1,8 +1,9 @@
-//! What messages tell their readers to do, done: each remedy is typed as the message has it, and what it promises happens.
+//! What messages tell their readers to do, done: each remedy is typed as the message has it, and
+//! what it promises happens.
 //!
-//! Where each remedy is tried, by the words of its message. `data`, `belonging`, `ways`, `network` and `disk` are modules of
-//! this test;
-//! other names are those of other end-to-end tests and their functions.
+//! Where each remedy is tried, by the words of its message. `data`, `belonging`, `ways`, `network`
+//! and `disk` are modules of this test; other names are those of other end-to-end tests and their
+//! functions.
 //!
 //! | message | remedy | tried in |
 //! |---|---|---|
@@ -49,10 +50,11 @@
 //! | names of the public DNS | `shoutd.names=all` | `names::public_names` |
 //! | a Swarm's network, the managed plugin | `docker network rm`, drain the node | `swarm_options::dissolved`, `swarm::plugin_in_use` |
 //!
-//! Not tried: what needs another kernel or another version of shoutd (`modprobe`, "upgrade shoutd"), systemd's own settings
-//! (`LimitNOFILE=`, `systemctl start docker`), two networks of one name with containers on both ("stop its containers to merge
-//! them") and an address that is leased to another host ("disconnect it from the network and connect it again"), which no command
-//! leads to any more, and a foreign process at the control socket.
+//! Not tried: what needs another kernel or another version of shoutd (`modprobe`, "upgrade
+//! shoutd"), systemd's own settings (`LimitNOFILE=`, `systemctl start docker`), two networks of one
+//! name with containers on both ("stop its containers to merge them") and an address that is leased
+//! to another host ("disconnect it from the network and connect it again"), which no command leads
+//! to any more, and a foreign process at the control socket.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 #[path = "remedies/belonging.rs"]
@@ -71,7 +73,8 @@ use anyhow::{Context, Result, ensure};
 use shoutd_e2e::{Cluster, Network, SOON, await_network, run_checks, status};
 use shoutd_lab::{Host, Output, wait_until};
 
-/// Where shoutd keeps what must outlive it. In a lab it is a mount: its contents are removed in its place.
+/// Where shoutd keeps what must outlive it. In a lab it is a mount: its contents are removed in its
+/// place.
 const DATA: &str = "/var/lib/shoutd";
 
 #[test]

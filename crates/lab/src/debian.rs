@@ -271,8 +271,7 @@ fn archive() -> Result<String> {
     // An archive's index tells whether it is Debian's, and a machine may not have the index yet.
     run(Command::new("apt-get").args(["update", "--quiet"]))?;
     listed()?.context(
-        "apt has no Debian archive configured, from which packages of other releases could \
-         be had",
+        "apt has no Debian archive configured, from which packages of other releases could be had",
     )
 }
 

@@ -519,8 +519,7 @@ fn a_bridges_mdb_can_be_read_while_the_tunnels_mdb_changes() {
     let mut other = Route::open(&segment).unwrap();
     if !other.change_tunnel_groups(tunnel, 115, &entries).is_ok_and(|failed| failed.is_empty()) {
         eprintln!(
-            "this kernel has no MDB of VXLAN devices (before 6.4): nothing of the \
-             kind changes"
+            "this kernel has no MDB of VXLAN devices (before 6.4): nothing of the kind changes"
         );
         return;
     }

@@ -222,7 +222,8 @@ impl Views {
         removed.map_err(|error| match error {
             ProposeError::NoLeader(why) => {
                 anyhow!(
-                    "{why}; if hosts that do not answer are lost for good: shoutdctl recover --help"
+                    "{why}; if hosts that do not answer are lost for good: shoutdctl recover \
+                     --help"
                 )
             }
             other => other.into(),

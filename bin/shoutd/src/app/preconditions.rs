@@ -51,8 +51,8 @@ pub fn refuse_little_room(directory: &Path) -> Result<()> {
     let free = disk.blocks_available().saturating_mul(disk.fragment_size());
     if free < FREE_SPACE_MIN {
         bail!(
-            "the disk of {} has only {} KiB left, and a new host needs {} MiB: free some space, or \
-             choose another directory with --data-dir",
+            "the disk of {} has only {} KiB left, and a new host needs {} MiB: free some space, \
+             or choose another directory with --data-dir",
             directory.display(),
             free >> 10,
             FREE_SPACE_MIN >> 20

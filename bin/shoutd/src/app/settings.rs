@@ -108,8 +108,8 @@ impl Settings {
         if let Some(other) = self.peer_addresses.iter().find(|peer| peer.is_ipv4() != own.is_ipv4())
         {
             return Err(format!(
-                "{other} and {own} are not of the same address family; give all hosts of a cluster \
-                 IPv4 addresses, or all IPv6 addresses"
+                "{other} and {own} are not of the same address family; give all hosts of a \
+                 cluster IPv4 addresses, or all IPv6 addresses"
             ));
         }
         if self.peer_addresses.len() > HOSTS_MAX {

@@ -7,19 +7,17 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use shoutd_consensus::ProposeError;
-use shoutd_core::cluster::{Command, DescribedSubnet, Description, Network, Refusal};
+use shoutd_core::cluster::{Command, Refusal};
 use shoutd_core::events::EventKind;
-use shoutd_core::mirror::{DRIVER, EngineNetwork, MirrorAction, NETWORK_OPTION, plan_mirrors};
+use shoutd_core::mirror::{DRIVER, EngineNetwork, MirrorAction, plan_mirrors};
 use shoutd_core::{DockerNetworkId, NetworkId};
-use shoutd_docker::engine::{
-    CreateNetworkError, DockerNetwork, EngineError, Ipam, IpamConfig, NetworkSpec,
-    RemoveNetworkError,
-};
+use shoutd_docker::engine::{CreateNetworkError, DockerNetwork, EngineError, RemoveNetworkError};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::app::services::Services;
 use crate::docker::in_flight::Yielded;
+use crate::docker::mirror_spec::{as_engine_network, description_of, mirror_of};
 use crate::membership::agreement::AgreementError;
 
 /// How long an engine may take between hiding a network that a user removes and calling
@@ -254,8 +252,8 @@ impl Mirrors {
             .any(|endpoint| endpoint.network == *network);
         if in_use {
             return Err(format!(
-                "network {} of this host is separate from that of the cluster: {refusal}; stop its \
-                 containers to replace it",
+                "network {} of this host is separate from that of the cluster: {refusal}; stop \
+                 its containers to replace it",
                 copy.name
             ));
         }
@@ -267,7 +265,8 @@ impl Mirrors {
             .unwrap_or_default();
         let subnets = pools.iter().map(|pool| pool.subnet).collect();
         let why = Yielded { name: copy.name.clone(), subnets, refusal: refusal.to_string() };
-        // First: containers that wait for the name are told as soon as the cluster has let go of the network.
+        // First: containers that wait for the name are told as soon as the cluster has let go of
+        // the network.
         self.services.in_flight.yielding(network, why);
         let removed =
             self.services.agreement.propose(Command::RemoveNetwork { id: network.clone() }).await;
@@ -383,8 +382,8 @@ impl Mirrors {
         if left > 1 {
             let ids: Vec<_> = copies.iter().map(DockerNetworkId::short).collect();
             return Err(format!(
-                "this host has {left} copies of network {title}, and each has containers; \
-                 connect them to one copy and remove the others ({})",
+                "this host has {left} copies of network {title}, and each has containers; connect \
+                 them to one copy and remove the others ({})",
                 ids.join(", ")
             ));
         }
@@ -491,62 +490,5 @@ impl Mirrors {
                  host: {error}"
             )),
         }
-    }
-}
-
-fn as_engine_network(network: &DockerNetwork) -> EngineNetwork {
-    EngineNetwork {
-        id: network.id.clone(),
-        name: network.name.clone(),
-        ours: network.driver == DRIVER,
-        mirrors: network.options.get(NETWORK_OPTION).and_then(|id| id.parse().ok()),
-    }
-}
-
-/// The description of an engine's network for agreed state.
-pub fn description_of(copy: &DockerNetwork) -> Description {
-    let described = |config: &IpamConfig| {
-        let range = config.ip_range.map(|range| range.trunc());
-        Some((config.subnet?, DescribedSubnet { range, gateway: config.gateway }))
-    };
-    Description {
-        name: copy.name.clone(),
-        labels: copy.labels.clone(),
-        attachable: copy.attachable,
-        subnets: copy.ipam.configs.iter().filter_map(described).collect(),
-        ipam_options: copy.ipam.options.clone(),
-        swarm: None,
-    }
-}
-
-/// The mirror of a network on a host that did not create it.
-fn mirror_of(id: &NetworkId, network: &Network, description: &Description) -> NetworkSpec {
-    let settings = &network.settings;
-    let mut options = settings.options.clone();
-    options.insert(NETWORK_OPTION.to_owned(), id.to_string());
-    let configs = settings.pools.iter().map(|pool| IpamConfig {
-        subnet: Some(pool.subnet),
-        // If it is left out, shoutd's IPAM answers with the agreed gateway.
-        gateway: description
-            .subnets
-            .get(&pool.subnet)
-            .map_or(pool.gateway, |described| described.gateway),
-        ip_range: pool.range,
-        auxiliary: pool.auxiliary.clone(),
-    });
-    NetworkSpec {
-        name: description.name.clone(),
-        driver: DRIVER.to_owned(),
-        internal: settings.internal,
-        attachable: description.attachable,
-        enable_ipv4: true,
-        enable_ipv6: settings.ipv6,
-        labels: description.labels.clone(),
-        options,
-        ipam: Ipam {
-            driver: DRIVER.to_owned(),
-            options: description.ipam_options.clone(),
-            configs: configs.collect(),
-        },
     }
 }

@@ -3,6 +3,7 @@
 pub mod driver;
 pub mod follower;
 pub mod in_flight;
+pub mod mirror_spec;
 pub mod mirrors;
 pub mod pending_removals;
 pub mod recall;

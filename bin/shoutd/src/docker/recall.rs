@@ -53,8 +53,8 @@ pub async fn recall(services: &Services, name: &str) {
 
 fn tell_lost(services: &Services, name: &str, count: usize, why: &str) {
     let text = format!(
-        "this host's memory of its containers was set back, and {count} of their attachments are unknown to it: {why}; start these \
-         containers again"
+        "this host's memory of its containers was set back, and {count} of their attachments are \
+         unknown to it: {why}; start these containers again"
     );
     warn!("{text}");
     services.events.note(EventKind::DataSetBack, name, &text);
@@ -118,7 +118,8 @@ async fn remember(services: &Services, name: &str, found: Vec<Found>) {
         match recalled.await {
             Ok(()) => {
                 let text = format!(
-                    "this host's memory of its containers was set back: endpoint {} is known again, as the engine has it",
+                    "this host's memory of its containers was set back: endpoint {} is known \
+                     again, as the engine has it",
                     id.short()
                 );
                 warn!("{text}");

@@ -136,8 +136,8 @@ impl Formation {
         if asked.is_ok() {
             bail!(
                 "the data directory is a copy of that of the host at {before}, which is running: \
-                 two hosts cannot have the same identity ({me}); remove the data directory on this \
-                 host and let it join again"
+                 two hosts cannot have the same identity ({me}); remove the data directory on \
+                 this host and let it join again"
             );
         }
         Ok(())

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::app::services::Services;
-use crate::docker::mirrors::description_of;
+use crate::docker::mirror_spec::description_of;
 use crate::membership::agreement::AgreementError;
 
 /// Interval of comparisons.

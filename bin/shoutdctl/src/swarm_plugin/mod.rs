@@ -90,8 +90,8 @@ impl Target {
         let info = engine.engine_info().await?;
         if !info.swarm_active {
             eprintln!(
-                "shoutdctl: this host is not a node of a Swarm yet; the plugin has no effect until \
-                 it is (docker swarm init, docker swarm join)"
+                "shoutdctl: this host is not a node of a Swarm yet; the plugin has no effect \
+                 until it is (docker swarm init, docker swarm join)"
             );
         }
         let plugin = Plugin::new(&Program::running()?, &directory)?;

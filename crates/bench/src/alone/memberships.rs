@@ -114,8 +114,8 @@ fn joins_of(kind: Kind, ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     }
     let name = kind.name;
     let remark = format!(
-        "{count} joins per round; {unheard} in all got no datagram in 5 s; one is sent about every \
-         0.3 ms"
+        "{count} joins per round; {unheard} in all got no datagram in 5 s; one is sent about \
+         every 0.3 ms"
     );
     let own = "the receiver's kernel waits for 2 ticks of its clock or more; from Linux 6.15 on, \
                shoutd does not wait for it";
@@ -184,8 +184,8 @@ pub(super) fn leaves(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     let remark = match endless {
         0 => String::new(),
         _ => format!(
-            "{endless} of {rounds} groups were still sent when the sender ended, {LINGER} s \
-             after the leave"
+            "{endless} of {rounds} groups were still sent when the sender ended, {LINGER} s after \
+             the leave"
         ),
     };
     Ok(vec![Finding { remark, ..finding("leave to last copy on the underlay", "ms", times) }])

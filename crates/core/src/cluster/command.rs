@@ -69,8 +69,8 @@ pub enum Command {
         /// The address at which peers reach it.
         address: SocketAddr,
     },
-    /// Record the new addresses of hosts that have taken each other's: none of them alone could take
-    /// an address that another host still has.
+    /// Record the new addresses of hosts that have taken each other's: none of them alone could
+    /// take an address that another host still has.
     MoveHosts {
         /// Their new addresses.
         hosts: BTreeMap<HostId, SocketAddr>,

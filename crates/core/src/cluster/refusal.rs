@@ -61,8 +61,8 @@ pub enum Refusal {
     },
     /// At least one host must keep the agreed state.
     #[error(
-        "this is the only host of the cluster; to dissolve the cluster, stop shoutd and remove its \
-         data directory"
+        "this is the only host of the cluster; to dissolve the cluster, stop shoutd and remove \
+         its data directory"
     )]
     LastHost,
     /// Two hosts with one VTEP address would receive each other's packets.

@@ -1,9 +1,9 @@
 //! One transmit time stamp for PTP's event messages by unicast.
 //!
-//! The bridge forwards clones of multicast, so the socket gets one time stamp. For unicast it gets a
-//! second one from the underlay's device, which PTP daemons take for a fault. The rule that has the
-//! VXLAN device send clones costs every frame 2 %, so it is installed only while a container is in
-//! one of PTP's groups. PTP daemons join these in their unicast modes, too.
+//! The bridge forwards clones of multicast, so the socket gets one time stamp. For unicast it gets
+//! a second one from the underlay's device, which PTP daemons take for a fault. The rule that has
+//! the VXLAN device send clones costs every frame 2 %, so it is installed only while a container is
+//! in one of PTP's groups. PTP daemons join these in their unicast modes, too.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -30,8 +30,8 @@ const SCOPES: std::ops::RangeInclusive<u16> = 1..=15;
 pub(super) struct Stamps {
     namespace: Namespace,
     is_installed: bool,
-    /// When the rule is installed or removed again. A daemon that starts does so at once, as it does
-    /// not know what an earlier one left.
+    /// When the rule is installed or removed again. A daemon that starts does so at once, as it
+    /// does not know what an earlier one left.
     next: Option<Instant>,
 }
 

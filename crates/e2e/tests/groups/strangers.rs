@@ -80,7 +80,8 @@ pub fn frames(cluster: &mut Cluster) -> Result<()> {
     await_restored(&first, 0)?;
     only_honest("after the filter was put back")?;
 
-    // As firewalls do when they are loaded anew. Docker's own rules go with them, which others mend.
+    // As firewalls do when they are loaded anew. Docker's own rules go with them, which others
+    // mend.
     first.sh("iptables-save > /run/before.iptables")?;
     for wipe in FLUSHES {
         let told = restored(&first)?;
@@ -99,10 +100,12 @@ pub fn frames(cluster: &mut Cluster) -> Result<()> {
 /// What takes the filter away: by hand, and as `nftables.service` does.
 const FLUSHES: [&str; 2] = [
     "nft flush ruleset",
-    "echo 'flush ruleset; table inet filter { chain input { type filter hook input priority 0; }; }' | nft -f -",
+    "echo 'flush ruleset; table inet filter { chain input { type filter hook input priority 0; }; \
+     }' | nft -f -",
 ];
 
-/// What takes others' rules away and leaves the filter in its place. The last brings those of Docker back.
+/// What takes others' rules away and leaves the filter in its place. The last brings those of
+/// Docker back.
 const LEAVE_IT: [&str; 3] = [
     "nft delete table inet filter",
     "iptables -F && iptables -t nat -F && iptables -X",

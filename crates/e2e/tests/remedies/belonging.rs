@@ -9,7 +9,8 @@ use super::{
 };
 use shoutd_e2e::{Cluster, Container, Network, SOON, await_network, status, view};
 
-/// It goes on in its own, and it leaves for the other one: as a member among others, and as the only host.
+/// It goes on in its own, and it leaves for the other one: as a member among others, and as the
+/// only host.
 pub fn other_cluster(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = formed(cluster, 1)?;
     let token = cluster.token()?;
@@ -50,7 +51,8 @@ pub fn other_cluster(cluster: &mut Cluster) -> Result<()> {
     await_hosts(&first, 3)
 }
 
-/// They are stopped or disconnected, and the host leaves; also where somebody wanted to remove it from elsewhere.
+/// They are stopped or disconnected, and the host leaves; also where somebody wanted to remove it
+/// from elsewhere.
 pub fn containers(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = formed(cluster, 3)?;
     let network = Network::create(cluster, &first, "foo", &[])?;
@@ -147,7 +149,8 @@ pub fn renumbered(cluster: &mut Cluster) -> Result<()> {
     let moved = move_all(&hosts);
     for host in &hosts {
         host.sh(&format!(
-            "shoutdctl stop; {}; ip address del 10.77.0.10{}/24 dev eth0; ip address add {}/24 dev eth0 || true",
+            "shoutdctl stop; {}; ip address del 10.77.0.10{}/24 dev eth0; ip address add {}/24 \
+             dev eth0 || true",
             remove_data(),
             host.number(),
             host.address()

@@ -107,7 +107,8 @@ pub fn anew(cluster: &mut Cluster) -> Result<()> {
     network.remove_on(&second)
 }
 
-/// One of two hosts is damaged: the other cannot agree on its removal alone, and is told how to go on alone.
+/// One of two hosts is damaged: the other cannot agree on its removal alone, and is told how to go
+/// on alone.
 pub fn half(cluster: &mut Cluster) -> Result<()> {
     let [first, second, _] = formed(cluster, 2)?;
     let network = network_on(cluster, &[&first, &second], &[])?;

@@ -16,7 +16,8 @@ const TOO_LITTLE: [u64; 7] = [0, 4, 64, 300, 1024, 4096, 16 * 1024 - 64];
 /// Leaves so many KiB of the disk.
 fn leave(host: &Host, room: u64) -> Result<()> {
     let script = format!(
-        "cd {DISK} && rm -f filled && left=$(df --output=avail -k . | tail -n 1) && fallocate -l $((left - {room}))K filled"
+        "cd {DISK} && rm -f filled && left=$(df --output=avail -k . | tail -n 1) && fallocate -l \
+         $((left - {room}))K filled"
     );
     host.sh(&script).map(|_| ())
 }
@@ -40,7 +41,8 @@ pub fn full(cluster: &mut Cluster) -> Result<()> {
     tried
 }
 
-/// A host that begins with too little room says so and is not there; with enough it serves and stays.
+/// A host that begins with too little room says so and is not there; with enough it serves and
+/// stays.
 fn new_host(host: &Host) -> Result<()> {
     for room in TOO_LITTLE {
         leave(host, room)?;
@@ -79,7 +81,8 @@ fn stays(host: &Host) -> Result<()> {
     Ok(())
 }
 
-/// A host that has its data serves its containers however full the disk is, and says what it cannot do.
+/// A host that has its data serves its containers however full the disk is, and says what it cannot
+/// do.
 fn known_host(cluster: &Cluster, host: &Host) -> Result<()> {
     make_room(host)?;
     let network = Network::create_here(cluster, host, "foo", &[])?;
@@ -110,7 +113,8 @@ fn known_host(cluster: &Cluster, host: &Host) -> Result<()> {
     network.remove_on(host)
 }
 
-/// The disk fills up while it runs: it says so, what needs no agreement goes on, and it recovers by itself.
+/// The disk fills up while it runs: it says so, what needs no agreement goes on, and it recovers by
+/// itself.
 fn while_running(cluster: &Cluster, host: &Host) -> Result<()> {
     make_room(host)?;
     let network = Network::create_here(cluster, host, "foo", &[])?;
@@ -141,5 +145,7 @@ fn while_running(cluster: &Cluster, host: &Host) -> Result<()> {
     drop((container, other));
     network.remove_on(host)?;
     later.remove_on(host)?;
-    host.sh("docker network ls --quiet --filter driver=shoutd | xargs --no-run-if-empty docker network rm").map(|_| ())
+    host.sh("docker network ls --quiet --filter driver=shoutd | xargs --no-run-if-empty docker \
+             network rm")
+        .map(|_| ())
 }

@@ -90,7 +90,8 @@ pub fn refused_options(cluster: &mut Cluster) -> Result<()> {
     // An IPv6 pool that shoutd would have to choose.
     let ask = r#"{"AddressSpace":"local","Pool":"","SubPool":"","Options":{},"V6":true}"#;
     let post = format!(
-        "printf 'POST /IpamDriver.RequestPool HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{ask}' |
+        "printf 'POST /IpamDriver.RequestPool HTTP/1.1\r\nHost: x\r\nConnection: \
+         close\r\nContent-Length: {}\r\n\r\n{ask}' |
             socat -T 2 -t 0.1 -,ignoreeof UNIX-CONNECT:/run/docker/plugins/shoutd.sock",
         ask.len()
     );

@@ -101,7 +101,8 @@ pub fn descriptors(cluster: &mut Cluster) -> Result<()> {
         }
         Ok(None)
     })?;
-    // By a shell with the limit that the daemon had. Not every machine lets its root raise the hard limit, so that is not lowered.
+    // By a shell with the limit that the daemon had. Not every machine lets its root raise the hard
+    // limit, so that is not lowered.
     let raise = quoted(&told)?;
     host.sh(&format!("ulimit -Sn {limit} && shoutdctl stop && {raise} && shoutdctl start"))?;
     ensure!(!status(&host)?["problems"].to_string().contains("files open"), "{}", status(&host)?);

@@ -71,8 +71,8 @@ fn check_mirror(
     let known = cluster.networks.get(&network).ok_or_else(unknown)?;
     if !driver.services.in_flight.is_mirroring(&network) {
         return Err(DriverError::new(format!(
-            "option {NETWORK_OPTION} is reserved for shoutd, which creates the copies of a network \
-             on each host; leave it out"
+            "option {NETWORK_OPTION} is reserved for shoutd, which creates the copies of a \
+             network on each host; leave it out"
         )));
     }
     let subnets: Vec<_> =

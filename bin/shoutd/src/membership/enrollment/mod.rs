@@ -123,9 +123,9 @@ impl Applicant {
                     distrust: Distrust::OtherToken { token, cluster },
                     ..
                 }) => bail!(
-                    "the token is for another cluster, with fingerprint {token}; {peer} belongs to \
-                     the one with {cluster}; `shoutdctl token show` on {peer} prints a token for \
-                     that cluster"
+                    "the token is for another cluster, with fingerprint {token}; {peer} belongs \
+                     to the one with {cluster}; `shoutdctl token show` on {peer} prints a token \
+                     for that cluster"
                 ),
                 Err(error @ CallError::Untrusted { distrust: Distrust::OtherAuthority, .. }) => {
                     return Err(error.into());

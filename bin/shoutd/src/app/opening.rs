@@ -1,0 +1,243 @@
+//! What the daemon checks, opens and binds before it serves anything.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use shoutd_cli::{Directories, StartArguments};
+use shoutd_consensus::{Consensus, LocalStore, Settings as ConsensusSettings, Store, remedy};
+use shoutd_core::cluster::Cluster;
+use shoutd_core::swarm;
+use shoutd_core::view::Membership;
+use shoutd_dataplane::{Capabilities, LinuxKernel, Reconciler, UnderlayInterface, probe};
+use shoutd_docker::engine::EngineClient;
+use shoutd_docker::plugin::{self, Socket};
+use shoutd_peer::{
+    Client, CredentialStore, Identity, Server, TlsAcceptor, TlsConnector, Token, Trust,
+};
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::advertise::{Advertiser, LocalMemberships};
+use crate::api::events::Events;
+use crate::app::local_state::LocalState;
+use crate::app::preconditions::{refuse_little_room, refuse_missing, refuse_occupied_tunnel_port};
+use crate::app::services::Services;
+use crate::app::settings::Resolved;
+use crate::docker::pending_removals::PendingRemovals;
+use crate::membership::agreement::Agreement;
+use crate::membership::enrollment::{Applicant, HeldToken};
+use crate::membership::formation::Formation;
+use crate::membership::renewal;
+use crate::plane::{Plane, underlay};
+
+/// All that is checked, opened and bound before the daemon serves anything. If this fails, nothing
+/// has been changed.
+pub(super) struct Daemon {
+    pub(super) name: String,
+    pub(super) resolved: Resolved,
+    pub(super) underlay: watch::Sender<UnderlayInterface>,
+    pub(super) credentials: Arc<CredentialStore>,
+    pub(super) token: HeldToken,
+    pub(super) consensus: Arc<Consensus>,
+    pub(super) local: Arc<LocalState>,
+    pub(super) peers: Client,
+    pub(super) engine: EngineClient,
+    pub(super) server: Server,
+    pub(super) plugin_socket: Socket,
+    pub(super) swarm_socket: Option<Socket>,
+    pub(super) control_socket: Socket,
+    pub(super) data_directory: PathBuf,
+    pub(super) plugin_path: PathBuf,
+    pub(super) capabilities: Capabilities,
+}
+
+impl Daemon {
+    /// Checks, opens and binds everything.
+    ///
+    /// # Errors
+    /// What is wrong with the arguments, the host or the data directory, in one line.
+    pub(super) async fn open(
+        arguments: &StartArguments,
+        directories: &Directories,
+        resolved: Resolved,
+    ) -> Result<Self> {
+        let mut capabilities = probe()?;
+        if let Some(wanted) = arguments.replication {
+            if wanted > capabilities.tier {
+                bail!(
+                    "this kernel cannot replicate multicast by {wanted}, only by {}; leave out \
+                     --replication",
+                    capabilities.tier
+                );
+            }
+            capabilities.tier = wanted;
+        }
+        let address = resolved.settings.advertise_address;
+        let (underlay, _) =
+            watch::channel(underlay::await_interface(address.ip(), resolved.is_remembered).await?);
+        let token = HeldToken::new(read_token(arguments)?);
+        create_directory(&arguments.data_dir)?;
+        create_directory(&directories.run_dir)?;
+        refuse_little_room(&arguments.data_dir)?;
+        let credentials = CredentialStore::open(&arguments.data_dir)?;
+        if credentials.credentials().is_some() {
+            refuse_missing(&arguments.data_dir)?;
+        }
+        let store = Store::open(&arguments.data_dir, credentials.host())?;
+        let local = LocalState::open(LocalStore::open(&arguments.data_dir)?)?;
+        let stored = store.identity();
+        if stored.host != credentials.host() {
+            bail!(
+                "the data directory {} is of host {}, but its key is of host {}: {}",
+                arguments.data_dir.display(),
+                stored.host,
+                credentials.host(),
+                remedy(&arguments.data_dir)
+            );
+        }
+        let identity = Identity::new(stored.host, stored.cluster);
+        let server =
+            Server::bind(address, identity.clone(), TlsAcceptor::new(credentials.clone())?)?;
+        refuse_occupied_tunnel_port()?;
+        let plugin_socket = plugin::bind(&arguments.plugin_socket).await?;
+        let swarm_socket = bind_swarm(&arguments.data_dir).await;
+        let control_socket = plugin::bind(&directories.control_socket()).await?;
+        let name = host_name()?;
+        let peers = Client::new(
+            identity,
+            TlsConnector::new(credentials.clone(), Trust::Cluster, address.ip())?,
+        );
+        let consensus_settings = ConsensusSettings { advertise: address, name: name.clone() };
+        // A certificate that expired while this host was down would be refused.
+        let renew = |cluster: &Cluster| renewal::renew_now(cluster, &credentials);
+        let consensus =
+            Consensus::start_prepared(store, consensus_settings, peers.clone(), renew).await?;
+        let consensus = Arc::new(consensus);
+        Ok(Self {
+            name,
+            resolved,
+            underlay,
+            credentials,
+            token,
+            consensus,
+            local: Arc::new(local),
+            peers,
+            engine: EngineClient::new(&arguments.docker_socket),
+            server,
+            plugin_socket,
+            swarm_socket,
+            control_socket,
+            data_directory: arguments.data_dir.clone(),
+            plugin_path: arguments.plugin_socket.clone(),
+            capabilities,
+        })
+    }
+
+    /// Creates the shared services, and starts the data plane's thread.
+    pub(super) fn services(
+        &self,
+        kernel: LinuxKernel,
+        member: watch::Receiver<Membership>,
+    ) -> Result<Services> {
+        let agreement =
+            Agreement::new(self.consensus.identity().host(), self.consensus.clone(), member);
+        let reconciler = Reconciler::spawn(kernel, self.capabilities.tier)
+            .context("cannot start the data plane's thread")?;
+        let (heard, hearing) = watch::channel(Arc::default());
+        let local_memberships = LocalMemberships {
+            observed: reconciler.watch_observed(),
+            memberships: reconciler.memberships(),
+        };
+        let plane = Plane::new(
+            agreement.clone(),
+            self.local.clone(),
+            hearing,
+            self.underlay.subscribe(),
+            reconciler,
+        );
+        let plane = Arc::new(plane);
+        let events = Arc::new(Events::open(&self.data_directory));
+        let (local, peers) = (self.local.clone(), self.peers.clone());
+        let advertiser = Advertiser::new(
+            agreement.clone(),
+            local,
+            plane.clone(),
+            peers,
+            local_memberships,
+            heard,
+            events.clone(),
+        );
+        Ok(Services {
+            plane,
+            advertiser: Arc::new(advertiser),
+            removals: Arc::new(PendingRemovals::new(
+                agreement.clone(),
+                self.local.clone(),
+                events.clone(),
+            )),
+            events,
+            agreement,
+            local: self.local.clone(),
+            peers: self.peers.clone(),
+            engine: self.engine.clone(),
+            in_flight: Arc::default(),
+        })
+    }
+
+    /// Makes this host a member of its cluster.
+    pub(super) fn formation(&self, membership: watch::Sender<Membership>) -> Formation {
+        Formation {
+            consensus: self.consensus.clone(),
+            applicant: Applicant {
+                name: self.name.clone(),
+                identity: self.consensus.identity().clone(),
+                credentials: self.credentials.clone(),
+                token: self.token.clone(),
+                address: self.resolved.settings.advertise_address,
+                waits_for: OnceLock::new(),
+            },
+            settings: self.resolved.settings.clone(),
+            moved_from: self.resolved.moved_from,
+            peers: self.peers.clone(),
+            membership,
+        }
+    }
+}
+
+fn read_token(arguments: &StartArguments) -> Result<Option<Token>> {
+    let text = arguments.token_text().context("cannot read the token from its file")?;
+    Ok(text.map(|text| text.parse()).transpose()?)
+}
+
+/// Binds the socket for the managed plugin. If that fails, everything else still works.
+async fn bind_swarm(data_directory: &Path) -> Option<Socket> {
+    let directory = data_directory.join(swarm::SOCKET_DIRECTORY);
+    let bound = match create_directory(&directory) {
+        Ok(()) => plugin::bind(&directory.join(swarm::SOCKET)).await.map_err(anyhow::Error::from),
+        Err(error) => Err(error),
+    };
+    bound.inspect_err(|error| warn!("cannot serve Swarm networks: {error:#}")).ok()
+}
+
+/// Raises the soft limit of file descriptors to the hard limit. Each network and each container
+/// needs some (`shoutd_core::descriptors`), so the usual limit of 1024 is soon reached.
+pub(super) fn raise_descriptor_limit() -> Result<()> {
+    let (_, hard) =
+        getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("cannot raise the limit of open files")
+}
+
+/// Creates a directory that only root can read.
+fn create_directory(path: &Path) -> Result<()> {
+    let created = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    created.with_context(|| format!("cannot create the directory {}", path.display()))
+}
+
+fn host_name() -> Result<String> {
+    let name = nix::unistd::gethostname().context("cannot read the host's name")?;
+    Ok(name.to_string_lossy().into_owned())
+}
