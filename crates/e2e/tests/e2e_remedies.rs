@@ -8,34 +8,34 @@
 //! | message | remedy | tried in |
 //! |---|---|---|
 //! | `agreed.redb`, `local.redb` is damaged, is missing | restore a copy | `data::copy` |
-//! | | `shoutdctl remove` on another host, remove the data, join anew | `data::anew`, `cluster::wiped` |
-//! | | its cluster has no other host: `shoutdctl restore`, or begin anew | `data::alone` |
-//! | `identity/...` is damaged | restore it from a copy, or join anew | `data::copy`, `data::anew` |
-//! | a lost certificate: it waits to be let in | `shoutdctl approve` | `data::copy` |
+//! | | `shoutdctl remove` on another host, remove the data, join again | `data::join_again`, `cluster::wiped` |
+//! | | its cluster has no other host: `shoutdctl restore`, or begin a new one | `data::alone` |
+//! | `identity/...` is damaged | restore it from a copy, or join again | `data::copy`, `data::join_again` |
+//! | a lost certificate: it waits for approval | `shoutdctl approve` | `data::copy` |
 //! | has mode ..., belongs to user ... | `chmod`, `chown` | `data::permissions` |
 //! | `start.json` is damaged | remove it and give the address again | `data::start_file` |
-//! | the data directory is a copy | remove it and join anew | `data::copied`, `cluster::set_back_and_copied` |
+//! | the data directory is a copy | remove it and join again | `data::copied`, `cluster::set_back_and_copied` |
 //! | it was set back | none needed | `cluster::set_back_and_copied` |
-//! | the disk has only ... left | make room, or `--data-dir` | `disk::full` |
-//! | No space left: make room | make room | `disk::full` |
-//! | no leader ...: lost for good | `shoutdctl recover --help`, and that | `data::half`, `cluster::recovered` |
-//! | shoutd runs; stop it first | `shoutdctl stop` | `data::half` |
+//! | the disk has only ... left | free space, or `--data-dir` | `disk::full` |
+//! | No space left | free space | `disk::full` |
+//! | hosts that do not answer are lost for good | `shoutdctl recover --help`, and that | `data::half`, `cluster::recovered` |
+//! | shoutd is running; stop it first | `shoutdctl stop` | `data::half` |
 //! | belongs to another cluster | start without peers, or `shoutdctl stop --leave` | `belonging::other_cluster` |
 //! | this is the only host of the cluster | `docker network rm`, stop, remove the data | `belonging::other_cluster` |
 //! | containers of this host use ... | stop or disconnect them | `belonging::containers` |
 //! | host ... is not removed | `stop --leave` there, or `remove --force` | `belonging::containers` |
-//! | host ... was removed | remove the data, join anew | `belonging::containers`, `cluster::removed` |
+//! | host ... was removed | remove the data, join again | `belonging::containers`, `cluster::removed` |
 //! | the token was revoked, has expired, is used up | `token show`, `token rotate` | `belonging::tokens` |
-//! | this host has no token that is good | `token rotate` | `belonging::tokens` |
-//! | this token was prepared | `--peer-addresses` | `belonging::tokens` |
-//! | nothing can be agreed on | `--peer-addresses` of the others | `belonging::renumbered` |
-//! | it waits to be let in | `shoutdctl approve` | `bad_input::no_token`, `cluster::sixth_host` |
+//! | this host has no valid token | `token rotate` | `belonging::tokens` |
+//! | this is a prepared token | `--peer-addresses` | `belonging::tokens` |
+//! | no change can be committed | `--peer-addresses` of the others | `belonging::renumbered` |
+//! | this host waits for approval | `shoutdctl approve` | `bad_input::no_token`, `cluster::sixth_host` |
 //! | the peers belong to no cluster | start it there first | `bad_input::peers_without_cluster` |
 //! | the port is in use | `ss` names who, another port | `ways::ports` |
 //! | the socket is served by another process, is in the way | `ss` names who, move it | `ways::sockets` |
 //! | the daemon is stopped, nothing answers, it does not run | `kill -CONT`, `stop`, `start` | `ways::silent` |
 //! | open files | `ulimit -Hn` | `ways::descriptors` |
-//! | runs already, with address; was started with ... | stop it first | `ways::other_address` |
+//! | is already running, with address; has ... | stop it first | `ways::other_address` |
 //! | other hosts cannot reach this one | `stop`, `start <address>`, or the address back | `ways::other_address`, `cluster::renumbered` |
 //! | no Docker Engine answers | start it, run this again | `bad_input::no_engine` |
 //! | its MTU option says ... | raise the underlay's, a smaller one, none | `network::mtu` |
@@ -85,7 +85,7 @@ fn what_messages_advise_works() {
         &[
             ("files of the data directory that others can use", data::permissions),
             ("a damaged file, and a copy of the data directory", data::copy),
-            ("a damaged file, and a host that joins anew", data::anew),
+            ("a damaged file, and a host that joins again", data::join_again),
             ("a damaged file of one host of two", data::half),
             ("a damaged file of the only host of a cluster", data::alone),
             ("a damaged start.json", data::start_file),

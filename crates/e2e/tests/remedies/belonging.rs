@@ -58,7 +58,7 @@ pub fn containers(cluster: &mut Cluster) -> Result<()> {
     let network = Network::create(cluster, &first, "foo", &[])?;
     let stopped = Container::start(&second, "foo", &[])?;
     let disconnected = Container::start(&third, "foo", &[])?;
-    refused(&second, "shoutdctl stop --leave", &["foo", "stop them, or disconnect them, first"])?;
+    refused(&second, "shoutdctl stop --leave", &["foo", "stop or disconnect them first"])?;
     let said = refused(
         &first,
         "shoutdctl remove host2",
@@ -81,13 +81,13 @@ pub fn containers(cluster: &mut Cluster) -> Result<()> {
     wait_until("its container to be known", SOON, || {
         Ok(view(&first, "endpoints")?.to_string().contains(&container.name).then_some(()))
     })?;
-    let said = refused(&first, "shoutdctl remove host3", &["or insist"])?;
-    first.sh(after(&said, "or insist:")?)?;
+    let said = refused(&first, "shoutdctl remove host3", &["remove --force host3"])?;
+    first.sh(after(&said, "or use ")?)?;
     await_hosts(&first, 1)?;
     drop(container);
-    // "delete its data directory, and let it join anew".
+    // "delete its data directory, and let it join again".
     wait_until("host3 to end", SOON, || Ok(third.pids_of("shoutd")?.is_empty().then_some(())))?;
-    refused(&third, "shoutdctl start", &["removed", "join anew"])?;
+    refused(&third, "shoutdctl start", &["removed", "join again"])?;
     forget(&third)?;
     cluster.join(&third, &first)?;
     await_hosts(&first, 2)?;
@@ -125,15 +125,15 @@ pub fn tokens(cluster: &mut Cluster) -> Result<()> {
     }
     first.sh("shoutdctl token rotate --expires 1s")?;
     wait_until("the token to expire", SOON, || Ok(cluster.token().is_err().then_some(())))?;
-    let said = refused(&first, "shoutdctl token show", &["no token that is good"])?;
-    first.sh(after(&said, "make one with:")?)?;
+    let said = refused(&first, "shoutdctl token show", &["no valid token"])?;
+    first.sh(after(&said, "create one with:")?)?;
     second.sh(&join(&cluster.token()?))?;
     await_hosts(&first, 2)?;
     // One that was prepared names no peers by itself.
     forget(&second)?;
     let prepared = second.sh("shoutdctl token prepare")?;
     let line = format!("shoutdctl start 10.77.0.2 --token={}", prepared.trim());
-    refused(&second, &line, &["give --peer-addresses"])?;
+    refused(&second, &line, &["with --peer-addresses"])?;
     forget(&third)?;
     let other =
         format!("shoutdctl start 10.77.0.3 --token={} --peer-addresses=10.77.0.2", prepared.trim());
@@ -173,7 +173,7 @@ fn move_all(hosts: &[Host]) -> Result<()> {
     await_problem(&hosts[0], advice)?;
     hosts[0].sh("shoutdctl start --peer-addresses=10.77.0.102,10.77.0.103")?;
     for host in hosts {
-        await_no_problem(host, "nothing can be agreed on")?;
+        await_no_problem(host, "no change can be committed")?;
         wait_until("the new addresses to be known", SOON, || {
             let known = view(host, "hosts")?.to_string();
             Ok((1..=3)

@@ -73,14 +73,14 @@ pub fn copy(cluster: &mut Cluster) -> Result<()> {
     second.sh(&format!("rm -rf /run/copy; shoutdctl stop; rm {DATA}/identity/certificate.pem"))?;
     let mut start = second.spawn(["shoutdctl", "start"])?;
     let line = start.wait_for_line(SOON, |line| line.contains("shoutdctl approve "))?;
-    let (_, fingerprint) = line.split_once("shoutdctl approve ").context("a command")?;
+    let (_, fingerprint) = line.rsplit_once("shoutdctl approve ").context("a command")?;
     first.sh(&format!("shoutdctl approve {fingerprint}"))?;
     ensure_done(&start.wait(SOON)?)?;
     await_hosts(&second, 3)?;
     network.remove_on(&second)
 }
 
-pub fn anew(cluster: &mut Cluster) -> Result<()> {
+pub fn join_again(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = formed(cluster, 3)?;
     let network = network_on(cluster, &[&first, &second, &third], &["--subnet", "10.44.0.0/24"])?;
     let other = Container::start(&first, "foo", &[])?;
@@ -117,9 +117,9 @@ pub fn half(cluster: &mut Cluster) -> Result<()> {
     refused(&second, "shoutdctl start", &["agreed.redb is damaged"])?;
     let said = refused(&first, "shoutdctl remove host2", &["host2", "lost for good"])?;
     let help = first.sh(after(&said, "are lost for good:")?)?;
-    ensure!(help.contains("Make this host the only one of its cluster"), "{help}");
+    ensure!(help.contains("Make this host the only member"), "{help}");
     let id = status(&first)?["cluster"].as_str().context("an id")?.to_owned();
-    let said = refused(&first, &format!("shoutdctl recover {id}"), &["shoutd runs"])?;
+    let said = refused(&first, &format!("shoutdctl recover {id}"), &["shoutd is running"])?;
     first.sh(after(&said, "stop it first:")?)?;
     let said = first.sh(&format!("shoutdctl recover {id}"))?;
     first.sh(after(&said, "start it with:")?)?;
@@ -193,7 +193,7 @@ pub fn copied(cluster: &mut Cluster) -> Result<()> {
         std::process::Command::new("cp").arg("-a").arg(archive.join(".")).arg(&target).status()?;
     ensure!(copied.success(), "the data directory cannot be copied");
     second.start_shoutd(&[])?;
-    let words = ["10.77.0.2:7789", "remove the data directory", "let it join anew"];
+    let words = ["10.77.0.2:7789", "remove the data directory", "let it join again"];
     refused(&third, "shoutdctl start 10.77.0.3", &words)?;
     let line = format!("shoutdctl start 10.77.0.3 --peer-addresses=10.77.0.1 {}", cluster.token()?);
     third.sh(&format!("{} && {line}", remove_data()))?;

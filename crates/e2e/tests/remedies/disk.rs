@@ -1,4 +1,4 @@
-//! A data directory on a disk without room: "make room, or choose another place with --data-dir".
+//! A data directory on a full disk: "free some space, or choose another directory with --data-dir".
 
 use anyhow::{Context, Result, ensure};
 use shoutd_lab::{Host, wait_until};
@@ -52,7 +52,10 @@ fn new_host(host: &Host) -> Result<()> {
             said.contains(&format!("{DISK}/data")),
             "with {room} KiB it does not say where: {said}"
         );
-        ensure!(said.contains("16 MiB") && said.contains("make room"), "with {room} KiB: {said}");
+        ensure!(
+            said.contains("16 MiB") && said.contains("free some space"),
+            "with {room} KiB: {said}"
+        );
         ensure!(host.pids_of("shoutd")?.is_empty(), "with {room} KiB shoutd runs");
     }
     // The other way out.

@@ -15,18 +15,18 @@ pub fn mtu(cluster: &mut Cluster) -> Result<()> {
     let network =
         Network::create_here(cluster, &host, "large", &["--opt", &format!("{option}=8000")])?;
     let container = Container::start(&host, "large", &[])?;
-    await_problem(&host, "Raise the MTU of the underlay")?;
+    await_problem(&host, "Increase the MTU of the underlay")?;
     host.sh("ip link set eth0 mtu 9000")?;
-    await_no_problem(&host, "Raise the MTU")?;
+    await_no_problem(&host, "Increase the MTU")?;
     host.sh("ip link set eth0 mtu 1500")?;
-    await_problem(&host, "create the network with a smaller one, or without the option")?;
+    await_problem(&host, "create the network again with a smaller")?;
     container.remove()?;
     network.remove_on(&host)?;
     for options in [vec!["--opt".to_owned(), format!("{option}=1400")], vec![]] {
         let options: Vec<_> = options.iter().map(String::as_str).collect();
         let network = Network::create_here(cluster, &host, "large", &options)?;
         let container = Container::start(&host, "large", &[])?;
-        await_no_problem(&host, "Raise the MTU")?;
+        await_no_problem(&host, "Increase the MTU")?;
         container.remove()?;
         network.remove_on(&host)?;
     }
@@ -124,7 +124,7 @@ pub fn refused_options(cluster: &mut Cluster) -> Result<()> {
     pools.iter().try_for_each(|pool| host.sh(&format!("ip route del {pool} dev lo")).map(|_| ()))
 }
 
-/// Addresses that are another container's: "choose another one", "give another, or none".
+/// Addresses that are another container's: "choose another one", "give another one, or none".
 pub fn addresses(cluster: &mut Cluster) -> Result<()> {
     let [first, second, _] = formed(cluster, 2)?;
     let network = network_on(cluster, &[&first, &second], &["--subnet", "10.44.0.0/24"])?;
@@ -144,7 +144,7 @@ pub fn addresses(cluster: &mut Cluster) -> Result<()> {
         said = output.stderr.clone();
         Ok((!output.success()).then_some(()))
     })?;
-    ensure!(said.contains("give another, or none"), "{said}");
+    ensure!(said.contains("give another one, or none"), "{said}");
     for options in [&["--mac-address=02:42:0a:2c:00:64"][..], &[]] {
         let (another, output) = run(options)?;
         ensure_done(&output)?;
@@ -183,7 +183,7 @@ pub fn removal(cluster: &mut Cluster) -> Result<()> {
         "shoutdctl network rm --timeout 5 foo",
         &["the removal of network foo waits for host3"],
     )?;
-    ensure!(after(&said, "or removed with:")? == "shoutdctl remove <host>", "{said}");
+    ensure!(after(&said, "or are removed with:")? == "shoutdctl remove <host>", "{said}");
     first.sh("shoutdctl remove host3")?;
     for host in [&first, &second] {
         await_no_network(host, "foo")?;

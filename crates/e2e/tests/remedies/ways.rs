@@ -66,7 +66,7 @@ pub fn silent(cluster: &mut Cluster) -> Result<()> {
     let pids = host.pids_of("shoutd")?;
     host.signal("STOP", &pids)?;
     let said = refused(&host, "shoutdctl status", &["kill -CONT"])?;
-    host.sh(after(&said, "let it go on:")?)?;
+    host.sh(after(&said, "continue it:")?)?;
     ensure!(status(&host)?["hosts"] == 1, "{}", status(&host)?);
     // Frozen, and its socket is away.
     host.signal("STOP", &pids)?;
@@ -116,21 +116,21 @@ pub fn other_address(cluster: &mut Cluster) -> Result<()> {
     let said = refused(
         &host,
         "shoutdctl start 10.77.0.201",
-        &["runs already, with address 10.77.0.1:7789"],
+        &["is already running, with address 10.77.0.1:7789"],
     )?;
     host.sh(&format!("{} && shoutdctl start 10.77.0.201", after(&said, "stop it first:")?))?;
     ensure!(status(&host)?["address"] == "10.77.0.201:7789", "{}", status(&host)?);
     // The address is lost, and the host is given another.
     host.sh("ip address del 10.77.0.201/24 dev eth0")?;
-    await_problem(&host, "type shoutdctl stop and shoutdctl start <address>")?;
+    await_problem(&host, "shoutdctl stop, shoutdctl start <address>")?;
     host.sh("shoutdctl stop && shoutdctl start 10.77.0.1")?;
     await_no_problem(&host, "other hosts cannot reach")?;
     // Replication and places of its own.
     for (wish, words) in [
         ("--replication=flood", "replicates multicast by"),
-        ("--data-dir=/run/other", "started before with"),
+        ("--data-dir=/run/other", "the running daemon has"),
     ] {
-        refused(&host, &format!("shoutdctl start {wish}"), &[words, "stop it first"])?;
+        refused(&host, &format!("shoutdctl start {wish}"), &[words, "to change that, stop it"])?;
     }
     host.sh("shoutdctl stop && shoutdctl start --replication=flood")?;
     ensure!(status(&host)?["replication"] == "flood", "{}", status(&host)?);
