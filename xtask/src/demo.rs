@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use shoutd_lab::{Host, Lab, LabOptions, Process, wait_until};
-
 use shoutd_tooling::terminal::{HostOutput, show_command, show_progress, show_verdict};
 use shoutd_tooling::{interrupt, iperf, machine, programs};
 

@@ -4,7 +4,6 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::Args;
-
 use shoutd_tooling::programs;
 
 /// The crates with fuzz targets.

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use shoutd_lab::{EngineSource, Lab, LabOptions};
-
 use shoutd_tooling::terminal::show_progress;
 use shoutd_tooling::{interrupt, machine, programs};
 

@@ -4,7 +4,6 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-
 use shoutd_tooling::programs;
 
 /// The test that runs the simulations.

@@ -3,15 +3,15 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-
-use crate::fuzz;
+use parking_lot::Mutex;
 use shoutd_tooling::terminal::{show_output, show_progress, show_verdict};
 use shoutd_tooling::{machine, programs};
+
+use crate::fuzz;
 
 /// Kinds of tests that run at a time. Those with whole hosts mostly wait for their engines.
 const LANES: usize = 2;
@@ -176,7 +176,7 @@ fn run_all(mut waiting: Vec<Kind>) -> Result<bool> {
     fs::create_dir_all(&logs).with_context(|| format!("make the directory {}", logs.display()))?;
     waiting.reverse();
     let (waiting, failures) = (Mutex::new(waiting), Mutex::new(Vec::new()));
-    let next = || waiting.lock().ok().and_then(|mut waiting| waiting.pop());
+    let next = || waiting.lock().pop();
     thread::scope(|scope| {
         for _ in 0..LANES {
             scope.spawn(|| {
@@ -185,14 +185,14 @@ fn run_all(mut waiting: Vec<Kind>) -> Result<bool> {
                         show_verdict(&format!("FAILED  {}: {error:#}", kind.name));
                         Some(format!("{error:#}"))
                     });
-                    if let (Some(failure), Ok(mut failures)) = (failure, failures.lock()) {
-                        failures.push(format!("{}:\n{failure}", kind.name));
+                    if let Some(failure) = failure {
+                        failures.lock().push(format!("{}:\n{failure}", kind.name));
                     }
                 }
             });
         }
     });
-    let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let failures = failures.into_inner();
     // Repeats the failures, which are hard to find in the long output.
     failures.iter().for_each(|failure| show_output(failure));
     show_verdict(if failures.is_empty() { "all tests passed" } else { "tests failed, see above" });

@@ -7,10 +7,9 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use shoutd_cli::{Directories, EXIT_OTHER_RUNS, EXIT_REMOVED, StartArguments};
 use shoutd_consensus::StoreError;
-use tracing_subscriber::EnvFilter;
-
 use shoutd_daemon::app::daemon::{self, Removed};
 use shoutd_daemon::app::last_run;
+use tracing_subscriber::EnvFilter;
 
 /// Docker network plugin for multicast between containers on different hosts
 #[derive(Debug, Parser)]

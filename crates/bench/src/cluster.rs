@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+use shoutd_tooling::programs;
+use shoutd_tooling::terminal::{show_output, show_progress, show_verdict};
 
 use super::announcements::{Count, Mesh};
 use super::machine_facts::Facts;
-use shoutd_tooling::programs;
-use shoutd_tooling::terminal::{show_output, show_progress, show_verdict};
 
 /// The test that simulates one size (`crates/consensus/src/simulation/growth.rs`), and the prefix
 /// of its figures.

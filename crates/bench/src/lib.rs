@@ -23,11 +23,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use shoutd_lab::{Host, Lab, LabOptions};
-
 use compared::Measurement;
 use machine_facts::Facts;
 use report::{Comparison, Finding, Report};
+use shoutd_lab::{Host, Lab, LabOptions};
 use shoutd_tooling::terminal::{show_output, show_progress, show_verdict};
 use shoutd_tooling::{interrupt, machine, programs};
 use ways::{Ends, Way};

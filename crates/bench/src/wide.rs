@@ -4,13 +4,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use shoutd_lab::{Host, Lab};
+use shoutd_tooling::terminal::show_progress;
 
 use super::alone::await_members;
 use super::compared::{Measurement, Stream};
 use super::report::{Finding, Limit};
 use super::ways::{End, Ends, Group, Way, findings, number};
 use super::{Found, MANY_HOSTS, Options, measure_once};
-use shoutd_tooling::terminal::show_progress;
 
 /// The stream that is counted on the underlay: datagrams per second, and seconds.
 const RATE: u32 = 1000;

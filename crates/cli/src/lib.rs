@@ -11,13 +11,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use shoutd_core::address::parse_address;
-use shoutd_core::plane::Tier;
-use shoutd_core::view::{CONTROL_SOCKET, DATA_DIRECTORY, RUN_DIRECTORY};
-
 pub use file::{TOKEN_FILE_BYTES_MAX, read_at_most};
 pub use hide::hide_token;
 pub use refuse::refuse;
+use shoutd_core::address::parse_address;
+use shoutd_core::plane::Tier;
+use shoutd_core::view::{CONTROL_SOCKET, DATA_DIRECTORY, RUN_DIRECTORY};
 
 /// Exit code of a daemon when another one already uses its data directory (`EX_TEMPFAIL` of
 /// `sysexits.h`).

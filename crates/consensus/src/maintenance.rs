@@ -4,7 +4,7 @@
 //! intermediate state.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::{BasicNode, ChangeMembers, ServerState};
@@ -118,7 +118,7 @@ impl Watch {
         HostView {
             away: away.map(|(id, _)| *id).collect(),
             dismissed: dismissed.map(|(id, _)| *id).collect(),
-            leaving: node.leaving.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            leaving: node.leaving.lock().clone(),
             ready,
             leader: Some(node.me()),
         }

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use openraft::ServerState;
 use openraft::error::Fatal;
+use parking_lot::Mutex;
 use shoutd_core::cluster::Cluster;
 use shoutd_core::{ClusterId, HostId};
 use shoutd_peer::{Client, Identity};
@@ -411,12 +412,12 @@ impl Node {
     /// Records a message from the leader.
     pub fn note_leader(&self, leader: HostId) {
         self.peer_health.note_answer(leader);
-        *self.leader_heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.leader_heard.lock() = Some(Instant::now());
     }
 
     /// The time since the last message from a leader.
     pub fn last_leader_message(&self) -> Option<Duration> {
-        let heard = *self.leader_heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = *self.leader_heard.lock();
         heard.map(|heard| heard.elapsed())
     }
 

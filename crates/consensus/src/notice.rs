@@ -1,8 +1,8 @@
 //! Notices of consensus for users.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 /// The limit on waiting notices. The oldest are dropped: there are few kinds, and they repeat.
@@ -40,7 +40,7 @@ pub(crate) struct Notices {
 impl Notices {
     pub fn add(&self, kind: NoticeKind, host: String, text: String) {
         let notice = Notice { kind, host, text };
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock();
         if waiting.back() != Some(&notice) {
             waiting.push_back(notice);
         }
@@ -53,7 +53,7 @@ impl Notices {
     /// Waits for the next notice.
     pub async fn next(&self) -> Notice {
         loop {
-            let next = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let next = self.waiting.lock().pop_front();
             match next {
                 Some(notice) => return notice,
                 None => self.news.notified().await,

@@ -3,9 +3,9 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -120,14 +120,14 @@ impl Participation {
 
     /// Records a call from a copy of this host. Returns whether that is news.
     pub fn called_by_copy(&self, address: SocketAddr) -> bool {
-        let mut known = self.copy.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.copy.lock();
         let before = known.replace((address, Instant::now()));
         before.is_none_or(|(before, at)| before != address || at.elapsed() >= COPY_MEMORY)
     }
 
     /// The address of a copy of this host that called it lately.
     pub fn copy(&self) -> Option<SocketAddr> {
-        let known = self.copy.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.copy.lock();
         known.filter(|(_, at)| at.elapsed() < COPY_MEMORY).map(|(address, _)| address)
     }
 

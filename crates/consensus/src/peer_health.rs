@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoutd_core::HostId;
@@ -169,14 +170,14 @@ impl PeerHealth {
 
     /// Remembers a host's progress.
     pub fn recall(&self, host: HostId, progress: Progress) {
-        let mut all = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.progress.lock();
         let known = all.entry(host).or_insert(progress);
         *known = (*known).max(progress);
     }
 
     /// The furthest progress known of a host.
     pub fn progress_of(&self, host: HostId) -> Option<Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).get(&host).copied()
+        self.progress.lock().get(&host).copied()
     }
 
     /// Asks a host for its status. Its answer may show that the cluster knows this host at another
@@ -336,11 +337,11 @@ impl PeerHealth {
     }
 
     fn seen(&self) -> MutexGuard<'_, BTreeMap<HostId, Seen>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock()
     }
 
     fn moved(&self) -> MutexGuard<'_, BTreeMap<HostId, Moved>> {
-        self.moved.lock().unwrap_or_else(PoisonError::into_inner)
+        self.moved.lock()
     }
 }
 

@@ -1,7 +1,6 @@
 //! Removing a host, as the leader: it loses its vote, and then its entry in agreed state.
 
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use shoutd_core::HostId;
@@ -145,14 +144,14 @@ struct Leaving<'a> {
 
 impl<'a> Leaving<'a> {
     fn new(node: &'a Node, host: HostId) -> Self {
-        node.leaving.lock().unwrap_or_else(PoisonError::into_inner).insert(host);
+        node.leaving.lock().insert(host);
         Self { node, host }
     }
 }
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
-        self.node.leaving.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.host);
+        self.node.leaving.lock().remove(&self.host);
     }
 }
 

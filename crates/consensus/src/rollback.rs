@@ -8,9 +8,9 @@
 //! each message. A host that is behind its own progress neither votes nor stands for election until
 //! it has everything again that it may have acknowledged.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::timeout;
 
 use crate::node::Node;
@@ -27,19 +27,19 @@ pub(crate) struct Rollback(Mutex<Option<Progress>>);
 
 impl Rollback {
     fn get(&self) -> Option<Progress> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.lock()
     }
 
     /// Returns whether this is the first notice of a rollback.
     fn note(&self, recalled: Progress) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         let is_news = known.is_none();
         *known = (*known).max(Some(recalled));
         is_news
     }
 
     fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.0.lock() = None;
     }
 }
 

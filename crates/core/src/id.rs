@@ -303,8 +303,9 @@ serde_as_text!(MacAddress);
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     #[test]
     fn invalid_ids_are_refused() {

@@ -1,10 +1,11 @@
 //! The handle of the [reconciler](crate::Reconciler)'s thread.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::eventfd::EventFd;
+use parking_lot::{Mutex, MutexGuard};
 use shoutd_core::Vni;
 use shoutd_core::plane::{Desired, Learning, Observed};
 use tokio::sync::watch;
@@ -137,7 +138,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn inbox(&self) -> MutexGuard<'_, Inbox> {
         // No code panics halfway through a change under this lock, so a poisoned one is consistent.
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inbox.lock()
     }
 
     pub(crate) fn wake(&self) {

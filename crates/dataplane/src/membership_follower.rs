@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use parking_lot::Mutex;
 use shoutd_core::Vni;
 use shoutd_core::multicast::Memberships;
 use shoutd_core::plane::Desired;
@@ -55,7 +56,7 @@ struct Inbox {
 impl Post {
     fn change(&self, change: impl FnOnce(&mut Inbox)) {
         // No code panics halfway through a change under this lock, so a poisoned one is consistent.
-        change(&mut self.inbox.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.inbox.lock());
         // It fails only if the counter would overflow, after 2^64 signals.
         let _ = self.wake.write(1);
     }
@@ -64,7 +65,7 @@ impl Post {
     fn take(&self) -> Result<Option<Arc<Desired>>, Stopped> {
         // Cleared before the inbox is read, so that a later change wakes the thread again.
         let _ = self.wake.read();
-        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inbox = self.inbox.lock();
         if inbox.stopped {
             return Err(Stopped);
         }

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use parking_lot::Mutex;
 use shoutd_core::Vni;
 use shoutd_core::plane::{Action, Desired, Learning, Observed, ObservedUnderlayFilter, Tier, diff};
 use tokio::sync::watch;

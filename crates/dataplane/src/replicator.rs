@@ -14,12 +14,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use parking_lot::{Mutex, MutexGuard};
 use shoutd_core::Vni;
 use shoutd_core::plane::{Change, Desired, DeviceName, Segment, Tier, Vtep};
 use tokio::sync::watch;
@@ -97,7 +98,7 @@ pub(crate) struct Post {
 impl Post {
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         // No code panics halfway through a change under this lock, so a poisoned one is consistent.
-        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inbox.lock()
     }
 
     pub(crate) fn apply(&self, generation: Generation, desired: Arc<Desired>) {

@@ -4,9 +4,9 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use nix::sys::socket::{
     AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket,
 };
 use nix::sys::time::TimeVal;
+use parking_lot::Mutex;
 use shoutd_lab::Host;
 
 /// UDP port of VXLAN between hosts.
@@ -174,7 +175,7 @@ impl Capture {
 
     /// The frames captured so far.
     pub fn frames(&self) -> Vec<Frame> {
-        self.frames.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.frames.lock().clone()
     }
 
     /// Ends it and returns all frames.
@@ -226,7 +227,7 @@ fn capture(
         match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
             Ok((length, from)) if from.is_some_and(|from| from.ifindex() == index) => {
                 let frame = Frame(buffer.get(..length).unwrap_or_default().to_vec());
-                frames.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
+                frames.lock().push(frame);
             }
             Ok(_) | Err(Errno::EINTR) => {}
             Err(Errno::EAGAIN) if last => return Ok(()),

@@ -83,7 +83,7 @@ pub(crate) fn engine(name: &str) -> Result<Option<PathBuf>> {
 ///
 /// # Errors
 ///
-/// As [`bookworms_kernel`].
+/// Fails if the packages cannot be downloaded or unpacked.
 pub fn newer_frr() -> Result<PathBuf> {
     unpacked("routers", "debian-13", TRIXIE, |apt| {
         apt.get(&["install", "--download-only", "--yes", "--no-install-recommends", "frr"])?;

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::wait::wait_until;
 
@@ -70,7 +71,7 @@ struct Capture {
 impl Capture {
     fn lock(&self) -> MutexGuard<'_, Captured> {
         // A reader that panicked cannot have left a partial change.
-        self.captured.lock().unwrap_or_else(PoisonError::into_inner)
+        self.captured.lock()
     }
 }
 
@@ -145,8 +146,7 @@ impl Process {
                     printed.concat()
                 );
             }
-            let waited = self.capture.changed.wait_timeout(captured, left);
-            captured = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.capture.changed.wait_for(&mut captured, left);
         }
     }
 
@@ -223,8 +223,7 @@ impl Process {
             if left.is_zero() {
                 break;
             }
-            let waited = self.capture.changed.wait_timeout(captured, left);
-            captured = waited.unwrap_or_else(PoisonError::into_inner).0;
+            self.capture.changed.wait_for(&mut captured, left);
         }
         Output {
             code: self.status.and_then(|status| status.code()).unwrap_or(-1),

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
 use shoutd_core::HostId;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -83,7 +84,7 @@ impl Connections {
 
     /// Uses a connection no more, though it is alive: the next call makes another.
     pub fn leave(&self, address: SocketAddr, connection: &Connection) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock();
         if kept.get(&address).is_some_and(|kept| kept.attempt.same_channel(&connection.attempt)) {
             kept.remove(&address);
         }
@@ -91,7 +92,7 @@ impl Connections {
 
     /// Drops a connection that turned out to be dead.
     pub fn forget(&self, address: SocketAddr, dead: &Connection) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock();
         // Another call may have made a new one since.
         if dead.sender.is_closed() && kept.get(&address).is_some_and(|kept| !kept.is_alive()) {
             kept.remove(&address);
@@ -99,7 +100,7 @@ impl Connections {
     }
 
     fn attempt(&self, address: SocketAddr) -> (Attempt, bool) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock();
         if let Some(found) = kept.get_mut(&address).filter(|found| found.is_alive()) {
             found.last_used = Instant::now();
             let made = found.attempt.borrow().is_some();

@@ -6,8 +6,9 @@
 //! are.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use shoutd_core::HostId;
 use tokio::sync::oneshot;
 
@@ -49,7 +50,7 @@ impl Taken {
 
 impl ConnectionSlots {
     fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// A slot for a new connection, and a receiver that resolves when the connection must close.

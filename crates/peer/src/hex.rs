@@ -27,8 +27,9 @@ pub(crate) fn decode_array<const N: usize>(digits: &str) -> Option<[u8; N]> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     proptest! {
         #[test]

@@ -224,8 +224,9 @@ impl fmt::Debug for HostKey {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     #[test]
     fn a_hosts_id_follows_from_its_key() {

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::limits::{STRANGER_REQUESTS_IN_ALL, STRANGER_REQUESTS_PER_ADDRESS};
@@ -45,7 +45,7 @@ impl Rate {
 
     /// Counts one more request from this address if the limits allow it; `false` if they do not.
     pub fn admits(&self, address: IpAddr, now: Instant) -> bool {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.0.lock();
         let full = Bucket { full_at: now };
         let bucket = counts.addresses.get(&address).copied().unwrap_or(full);
         let bucket = bucket.after_one(STRANGER_REQUESTS_PER_ADDRESS, now);
@@ -100,6 +100,6 @@ mod tests {
         for round in 0..20 {
             flood(start + interval * burst * round);
         }
-        assert!(rate.0.lock().unwrap().addresses.len() <= ADDRESSES_MAX);
+        assert!(rate.0.lock().addresses.len() <= ADDRESSES_MAX);
     }
 }

@@ -146,8 +146,9 @@ impl FromStr for Token {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     fn text() -> String {
         format!("SHOUT1-{}-{}", "0a".repeat(32), "1b".repeat(16))

@@ -1,7 +1,8 @@
 //! The output of the commands.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 /// Prints output that comes in pieces as whole lines, each with a host's name before it.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ impl HostOutput {
 
     /// Prints the lines that this piece completes, and keeps the rest.
     pub fn show(&self, piece: &str) {
-        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut begun = self.begun.lock();
         begun.push_str(piece);
         while let Some(end) = begun.find('\n') {
             let line: String = begun.drain(..=end).collect();

@@ -9,9 +9,11 @@ mod show;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
+pub use route::router;
 use shoutd_core::advertise::{Known, PeerStates, ReportedRejection};
 use shoutd_core::events::EventKind;
 use shoutd_core::limits::SILENCE_MAX;
@@ -21,8 +23,6 @@ use shoutd_core::{EndpointId, HostId, MacAddress, NetworkId, Vni};
 use shoutd_peer::Client;
 use tokio::sync::{Notify, watch};
 use tracing::debug;
-
-pub use route::router;
 
 use self::state::{Direction, State};
 use crate::api::events::Events;
@@ -116,7 +116,7 @@ impl Advertiser {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic under the lock cannot leave the state inconsistent.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Validates the advertisements of these hosts, and publishes the result for the data plane.
@@ -170,7 +170,7 @@ impl Advertiser {
 
     /// Waits until the peers that share the network have this endpoint, and this host has their
     /// advertisements and its kernel is programmed with them. Skips peers that do not answer, and
-    /// waits no longer than [`READY_DEADLINE`]; the rest is sent later.
+    /// waits no longer than `READY_DEADLINE`; the rest is sent later.
     pub async fn ready(&self, network: &NetworkId, endpoint: &EndpointId) {
         let begin = Instant::now();
         let mut progress = self.progress.subscribe();

@@ -5,8 +5,8 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use shoutd_cli::read_at_most;
 use shoutd_core::events::{Event, EventKind, EventLog};
 use tokio::sync::Notify;
@@ -58,20 +58,13 @@ impl Events {
             | EventKind::SocketRestored => info!("{kind} {subject}: {text}"),
             _ => warn!("{kind} {subject}: {text}"),
         }
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).note(now(), kind, subject, text);
+        self.log.lock().note(now(), kind, subject, text);
         self.noted.notify_one();
     }
 
     /// The last `count` events, newest first.
     pub fn newest(&self, count: usize) -> Vec<Event> {
-        self.log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .events()
-            .rev()
-            .take(count)
-            .cloned()
-            .collect()
+        self.log.lock().events().rev().take(count).cloned().collect()
     }
 
     /// Writes the file after each change until `stop`, and then once more. [`Self::note`] does not
@@ -82,7 +75,7 @@ impl Events {
                 () = self.noted.notified() => false,
                 () = stop.cancelled() => true,
             };
-            let log = self.log.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let log = self.log.lock().clone();
             let path = self.path.clone();
             let written = tokio::task::spawn_blocking(move || write(&path, &log)).await;
             if let Err(error) = written.unwrap_or_else(|error| Err(io::Error::other(error))) {
@@ -114,7 +107,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let events = Events::open(directory.path());
         events.note(EventKind::NetworkKept, "foo", "in use on host2");
-        write(&events.path, &events.log.lock().unwrap()).unwrap();
+        write(&events.path, &events.log.lock()).unwrap();
         let kept = Events::open(directory.path()).newest(5);
         assert_eq!((kept.len(), kept[0].subject.as_str()), (1, "foo"));
         fs::write(directory.path().join(FILE), "{").unwrap();

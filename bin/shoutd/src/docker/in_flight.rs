@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use parking_lot::Mutex;
 use shoutd_core::{DockerNetworkId, NetworkId};
 
 /// How long an engine may take to store a network after the cluster has agreed to it. After that,
@@ -51,55 +51,55 @@ impl fmt::Display for Yielded {
 impl InFlight {
     /// Records that the engine creates a network.
     pub fn creating(&self, network: &NetworkId) {
-        let mut creations = self.creations.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut creations = self.creations.lock();
         creations.retain(|_, since| since.elapsed() < CREATION_TIME_MAX);
         creations.insert(network.clone(), Instant::now());
     }
 
     /// Whether the engine may be creating a network, of any name.
     pub fn is_creating(&self) -> bool {
-        let creations = self.creations.lock().unwrap_or_else(PoisonError::into_inner);
+        let creations = self.creations.lock();
         creations.values().any(|since| since.elapsed() < STORING_TIME_MAX)
     }
 
     /// Records that the engine no longer creates a network, or has removed it.
     pub fn not_creating(&self, network: &NetworkId) {
-        self.creations.lock().unwrap_or_else(PoisonError::into_inner).remove(network);
+        self.creations.lock().remove(network);
     }
 
     /// Records that a network of this host is replaced by another one of its name.
     pub fn yielding(&self, network: &NetworkId, why: Yielded) {
-        let mut yielded = self.yielded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut yielded = self.yielded.lock();
         yielded.retain(|_, (since, _)| since.elapsed() < CREATION_TIME_MAX);
         yielded.insert(network.clone(), (Instant::now(), why));
     }
 
     /// Why a network of this host was replaced by another one of its name, if that was recent.
     pub fn yielded(&self, network: &NetworkId) -> Option<Yielded> {
-        let yielded = self.yielded.lock().unwrap_or_else(PoisonError::into_inner);
+        let yielded = self.yielded.lock();
         yielded.get(network).map(|(_, why)| why.clone())
     }
 
     /// The same for a network that had this subnet.
     pub fn yielded_with(&self, subnet: IpNet) -> Option<Yielded> {
-        let yielded = self.yielded.lock().unwrap_or_else(PoisonError::into_inner);
+        let yielded = self.yielded.lock();
         let with_subnet = yielded.values().filter(|(_, why)| why.subnets.contains(&subnet));
         with_subnet.max_by_key(|(since, _)| *since).map(|(_, why)| why.clone())
     }
 
     /// Whether shoutd is creating a mirror of this network.
     pub fn is_mirroring(&self, network: &NetworkId) -> bool {
-        self.mirrorings.lock().unwrap_or_else(PoisonError::into_inner).contains(network)
+        self.mirrorings.lock().contains(network)
     }
 
     /// Whether shoutd is removing this copy.
     pub fn is_replacing(&self, copy: &DockerNetworkId) -> bool {
-        self.replacements.lock().unwrap_or_else(PoisonError::into_inner).contains(copy)
+        self.replacements.lock().contains(copy)
     }
 
     /// Records that shoutd is removing this copy, or has finished.
     pub fn replacing(&self, copy: &DockerNetworkId, is_in_flight: bool) {
-        let mut replacements = self.replacements.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut replacements = self.replacements.lock();
         if is_in_flight {
             replacements.insert(copy.clone());
         } else {
@@ -109,14 +109,14 @@ impl InFlight {
 
     /// Networks whose creation may be in flight.
     pub fn creations(&self) -> BTreeSet<NetworkId> {
-        let mut creations = self.creations.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut creations = self.creations.lock();
         creations.retain(|_, since| since.elapsed() < CREATION_TIME_MAX);
         creations.keys().cloned().collect()
     }
 
     /// Records that shoutd is creating a mirror of this network, or has finished.
     pub fn mirroring(&self, network: &NetworkId, is_in_flight: bool) {
-        let mut mirrorings = self.mirrorings.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut mirrorings = self.mirrorings.lock();
         if is_in_flight {
             mirrorings.insert(network.clone());
         } else {

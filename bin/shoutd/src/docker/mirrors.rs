@@ -3,9 +3,9 @@
 //! It never runs inside a plugin call: the engine would deadlock.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use shoutd_consensus::ProposeError;
 use shoutd_core::cluster::{Command, Refusal};
 use shoutd_core::events::EventKind;
@@ -61,12 +61,12 @@ impl Mirrors {
 
     /// Why networks of the cluster are not on this host, one line each.
     pub fn problems(&self) -> Vec<String> {
-        self.problems.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.problems.lock().values().cloned().collect()
     }
 
     /// Why this network is not on this host.
     pub fn problem(&self, network: &NetworkId) -> Option<String> {
-        self.problems.lock().unwrap_or_else(PoisonError::into_inner).get(network).cloned()
+        self.problems.lock().get(network).cloned()
     }
 
     /// Follows which networks this host's engine has, ready for containers.
@@ -119,7 +119,7 @@ impl Mirrors {
 
     /// Records an event when a problem appears or changes.
     fn note(&self, problems: BTreeMap<NetworkId, String>) {
-        let mut known = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.problems.lock();
         let cluster = self.services.agreement.cluster();
         for (network, problem) in &problems {
             if known.get(network) != Some(problem) {
@@ -321,7 +321,7 @@ impl Mirrors {
                 Missing::Leaving
             };
         }
-        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut missing = self.missing.lock();
         if copies.is_empty() {
             missing.remove(network);
             return Missing::Lost;
@@ -353,7 +353,7 @@ impl Mirrors {
 
     /// Forgets since when copies were missing that are no longer missing.
     fn forget_found(&self, plan: &[MirrorAction]) {
-        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut missing = self.missing.lock();
         missing.retain(|network, _| {
             let create = MirrorAction::Create { network: network.clone() };
             plan.contains(&create)

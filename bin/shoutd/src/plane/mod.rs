@@ -3,10 +3,11 @@
 
 pub mod underlay;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use parking_lot::Mutex;
 use shoutd_core::advertise::PeerStates;
 use shoutd_core::cluster::{Cluster, Network};
 use shoutd_core::events::EventKind;
@@ -155,7 +156,7 @@ impl Plane {
     /// Gives the reconciler the current desired state. A host that is not a member of a cluster yet
     /// has no state, and must not remove anything from the kernel because of that.
     fn apply(&self) -> Option<Generation> {
-        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut applied = self.applied.lock();
         let sources = self.sources()?;
         let desired = self.desired(&sources, &mut applied.cache);
         let generation = self.reconciler.apply(desired.clone());
@@ -165,7 +166,7 @@ impl Plane {
 
     /// Like [`Self::apply`], but only if the desired state has changed.
     fn apply_changes(&self) -> Option<Generation> {
-        let mut applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut applied = self.applied.lock();
         let sources = self.sources()?;
         if let Some((.., generation)) =
             applied.last.as_ref().filter(|(last, ..)| last.are(&sources))
@@ -360,7 +361,7 @@ impl Plane {
 
     /// The networks with more groups than we replicate selectively, one line each.
     fn groups_beyond(&self) -> Vec<String> {
-        let applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        let applied = self.applied.lock();
         let Some((_, desired, _)) = applied.last.as_ref() else {
             return Vec::new();
         };

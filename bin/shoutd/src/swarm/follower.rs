@@ -2,9 +2,10 @@
 //! their names, and repairs differences after a lost call.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use shoutd_consensus::ProposeError;
 use shoutd_core::NetworkId;
 use shoutd_core::cluster::{Cluster, Command, Description, Pool, Refusal};
@@ -126,7 +127,7 @@ impl SwarmFollower {
 
     /// Records an event when a problem appears or changes.
     fn note(&self, problems: BTreeMap<SwarmAction, String>) {
-        let mut known = self.problems.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.problems.lock();
         for (action, problem) in &problems {
             if known.get(action) != Some(problem) {
                 let cluster = self.services.agreement.cluster();
@@ -139,7 +140,7 @@ impl SwarmFollower {
 
     /// Problems with Swarm networks, one line each.
     pub fn problems(&self) -> Vec<String> {
-        self.problems.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.problems.lock().values().cloned().collect()
     }
 
     /// The Swarm's networks; `None` if this host is not a manager, or the Swarm has no leader.
@@ -161,7 +162,7 @@ impl SwarmFollower {
 
     /// The actions to do now. Those that a call of the Swarm may still do wait.
     fn due(&self, actions: &[SwarmAction]) -> Vec<SwarmAction> {
-        let mut differences = self.differences.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut differences = self.differences.lock();
         differences.retain(|action, _| actions.contains(action));
         let mut is_due = |action: &SwarmAction| {
             let since = differences.entry(action.clone()).or_insert_with(Instant::now);

@@ -9,15 +9,14 @@ use std::fmt::Display;
 use anyhow::Result;
 use clap::Args;
 use comfy_table::{Table, presets};
+pub use inspect::Inspect;
+pub use lists::{Endpoints, Events, Groups, Hosts, Networks};
 use serde::Serialize;
 use shoutd_cli::Directories;
 use shoutd_core::view::{Membership, Status as StatusView};
+pub use status::Status;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-
-pub use inspect::Inspect;
-pub use lists::{Endpoints, Events, Groups, Hosts, Networks};
-pub use status::Status;
 
 use crate::control;
 

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
+use shoutd_core::swarm::SOCKET;
 use tar::{Builder, EntryType, Header};
 
 use super::program::Program;
-use shoutd_core::swarm::SOCKET;
 
 /// Path of the program in the container.
 const PROGRAM: &str = "/shoutdctl";

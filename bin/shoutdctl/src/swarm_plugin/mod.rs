@@ -11,17 +11,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use archive::Plugin;
 use clap::{Args, Subcommand};
 use hyper::StatusCode;
+use program::Program;
 use shoutd_cli::Directories;
 use shoutd_core::swarm::{PLUGIN, SOCKET, SOCKET_DIRECTORY, SWARM_DRIVER};
 use shoutd_core::view::DATA_DIRECTORY;
 use shoutd_docker::engine::{EngineClient, EngineError};
 use shoutd_docker::plugin;
 use tokio::signal::unix::{SignalKind, signal};
-
-use archive::Plugin;
-use program::Program;
 
 /// How long the daemon may take to answer on its second socket.
 const DAEMON_TIME_MAX: Duration = Duration::from_secs(5);

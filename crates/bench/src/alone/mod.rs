@@ -11,14 +11,13 @@ mod takeover;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+pub(super) use memberships::await_members;
+use shoutd_tooling::interrupt;
+use shoutd_tooling::terminal::show_progress;
 
 use super::report::Finding;
 use super::ways::{Ends, Way};
 use super::{Found, Options};
-use shoutd_tooling::interrupt;
-use shoutd_tooling::terminal::show_progress;
-
-pub(super) use memberships::await_members;
 
 /// Measures one or several figures; the second argument allows rough ones.
 type Part = fn(&Ends, bool) -> Result<Vec<Finding>>;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use nix::sys::socket::{
     AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket,
 };
 use nix::sys::time::TimeVal;
+use parking_lot::Mutex;
 use serde_json::json;
 
 use super::membership::BUFFER;
@@ -74,10 +75,7 @@ impl Reports {
                 let Some((length, _)) = read else { continue };
                 let frame = buffer.get(..length).unwrap_or_default();
                 if is_report(frame) {
-                    seeing
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push((frame.to_vec(), Instant::now()));
+                    seeing.lock().push((frame.to_vec(), Instant::now()));
                 }
             }
         });
@@ -86,7 +84,7 @@ impl Reports {
 
     /// The time of the first report of a group.
     pub(super) fn of(&self, group: IpAddr) -> Option<Instant> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.seen.lock();
         let names = |frame: &[u8]| match group {
             IpAddr::V4(group) => frame.windows(4).any(|octets| octets == group.octets()),
             IpAddr::V6(group) => frame.windows(16).any(|octets| octets == group.octets()),

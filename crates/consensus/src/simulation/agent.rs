@@ -3,13 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::routing::post;
 use axum::{Extension, Json, Router};
 use ipnet::IpNet;
+use parking_lot::Mutex;
 use shoutd_core::cluster::{Cluster, Command, Network, Outcome, WantedAddress};
 use shoutd_core::local::{Endpoint, Local, Reservation};
 use shoutd_core::stock::plan_leases;
@@ -113,7 +114,7 @@ impl Agent {
     /// The same for a user, who may retry after a failure.
     pub async fn ask(&self, command: Command) -> Result<Outcome, ProposeError> {
         let first = self.propose(command.clone(), PATIENCE, false).await;
-        let again = self.chance.lock().unwrap().happens(500);
+        let again = self.chance.lock().happens(500);
         match first {
             Err(ProposeError::NoLeader(_) | ProposeError::TimedOut(_)) if again => {
                 self.propose(command, PATIENCE, true).await
@@ -183,9 +184,8 @@ impl Agent {
         wanted: Option<IpAddr>,
     ) -> Result<EndpointId, Undone> {
         let leased = self.lease(network, wanted).await?;
-        let id: EndpointId =
-            format!("{:064x}", self.chance.lock().unwrap().next()).parse().unwrap();
-        if self.chance.lock().unwrap().happens(50) {
+        let id: EndpointId = format!("{:064x}", self.chance.lock().next()).parse().unwrap();
+        if self.chance.lock().happens(50) {
             // As if Docker was killed in between.
             return Err(Undone);
         }

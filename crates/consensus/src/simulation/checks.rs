@@ -1,10 +1,11 @@
 //! The invariants that are checked throughout a simulation.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::EntryPayload;
+use parking_lot::{Mutex, MutexGuard};
 use shoutd_core::HostId;
 use shoutd_core::cluster::{Cluster, Command, Outcome};
 use shoutd_core::local::Local;
@@ -61,7 +62,7 @@ impl Checks {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
+        self.0.lock()
     }
 
     /// Records an event in the history and the trace.

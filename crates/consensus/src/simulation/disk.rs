@@ -1,9 +1,10 @@
 //! A simulated disk: slow, failing, and losing unsynced writes in a crash.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use shoutd_core::local::Local;
 use shoutd_core::{ClusterId, HostId};
 use tokio::sync::mpsc::UnboundedSender;
@@ -165,7 +166,7 @@ impl Disk {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap()
+        self.state.lock()
     }
 
     /// Reads the current contents.

@@ -1,9 +1,10 @@
 //! Measures the cost of a cluster by its number of hosts: `cargo xtask bench cluster`.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use shoutd_core::advertise::{Content, InboundSession, OutboundSession};
 use shoutd_core::cluster::Command;

@@ -2,10 +2,11 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
+use parking_lot::Mutex;
 use shoutd_core::{ClusterId, HostId};
 use shoutd_peer::Identity;
 use tokio::sync::Notify;
@@ -103,7 +104,7 @@ impl Host {
 
     /// Its agent, once it runs.
     pub fn agent(&self) -> Option<Arc<Agent>> {
-        self.agent.lock().unwrap().clone()
+        self.agent.lock().clone()
     }
 
     /// Whether its consensus has stopped, as it does when the disk fails.
@@ -140,7 +141,7 @@ impl Host {
             let running = Arc::new(Agent::new(Arc::clone(&node), disk, world, chance));
             let router = router::router(Arc::clone(&node)).merge(running.router());
             net.listen(address, Listener { owner, identity: node.identity.clone(), router });
-            *agent.lock().unwrap() = Some(Arc::clone(&running));
+            *agent.lock() = Some(Arc::clone(&running));
             runtime::spawn(owner, pre_vote(Arc::clone(&node)));
             runtime::spawn(owner, maintenance::depart(Arc::clone(&node)));
             runtime::spawn(owner, maintenance::lead(Arc::clone(&node)));
@@ -155,7 +156,7 @@ impl Host {
         let Some(owner) = self.process.take() else { return };
         self.world.checks.note(format!("host {} crashes", self.id));
         self.world.net.close(self.address);
-        *self.agent.lock().unwrap() = None;
+        *self.agent.lock() = None;
         runtime::kill(owner);
         self.disk.crash();
     }

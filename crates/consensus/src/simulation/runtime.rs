@@ -10,11 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use openraft::{AsyncRuntime, OptionalSend, TokioRuntime};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::task::coop::unconstrained;
 
@@ -57,8 +58,8 @@ impl Wake for TaskWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.ready.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(self.task);
-        if let Some(root) = &*self.ready.root.lock().unwrap_or_else(PoisonError::into_inner) {
+        self.ready.tasks.lock().insert(self.task);
+        if let Some(root) = &*self.ready.root.lock() {
             root.wake_by_ref();
         }
     }
@@ -75,7 +76,7 @@ impl Executor {
     /// Runs tasks until none can run.
     fn run_ready(&self) {
         loop {
-            let ready = std::mem::take(&mut *self.ready.tasks.lock().unwrap());
+            let ready = std::mem::take(&mut *self.ready.tasks.lock());
             if ready.is_empty() {
                 return;
             }
@@ -148,7 +149,7 @@ pub(crate) fn run<T: 'static>(seed: u64, simulation: impl Future<Output = T> + '
         })),
     );
     runtime.block_on(std::future::poll_fn(|context| {
-        *executor.ready.root.lock().unwrap() = Some(context.waker().clone());
+        *executor.ready.root.lock() = Some(context.waker().clone());
         executor.run_ready();
         match receiver.try_recv() {
             Ok(result) => Poll::Ready(result),

@@ -1,9 +1,10 @@
 //! One simulation: a cluster forms, suffers faults, and must converge.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use shoutd_core::HostId;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, sleep, timeout};
@@ -276,7 +277,7 @@ impl Simulation {
         self.world.checks.note("all faults end");
         self.world.net.heal();
         self.world.net.set_weather(Weather::default());
-        *self.world.busy.lock().unwrap() = false;
+        *self.world.busy.lock() = false;
         let latest = self.world.checks.latest();
         for host in &mut self.hosts {
             host.disk.set_slow(false);

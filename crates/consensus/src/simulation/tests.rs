@@ -1,9 +1,10 @@
 //! Runs many seeds, and checks that bugs that are put back are found.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
+
+use parking_lot::Mutex;
 
 use super::Bug;
 use super::host::last_history;
@@ -58,7 +59,7 @@ fn seeds() {
         match verdict(seed, None) {
             Ok(report) => {
                 commands.fetch_add(u64::try_from(report.commands).unwrap(), Ordering::Relaxed);
-                let mut slowest = slowest.lock().unwrap();
+                let mut slowest = slowest.lock();
                 *slowest = (*slowest).max((report.convergence, seed));
                 if std::env::var_os("SHOUTD_SIM_TELL").is_some() {
                     println!("{}", report.history);
@@ -66,18 +67,18 @@ fn seeds() {
             }
             Err(text) => {
                 println!("{text}\nto reproduce: cargo xtask sim --seed {seed}");
-                failed.lock().unwrap().push(seed);
+                failed.lock().push(seed);
             }
         }
         true
     });
-    let (took, slowest) = (began.elapsed(), slowest.into_inner().unwrap());
+    let (took, slowest) = (began.elapsed(), slowest.into_inner());
     let commands = commands.into_inner();
     println!(
         "{count} simulations from seed {first} in {took:.1?}: {commands} commands agreed on; \
          slowest to recover: {slowest:?}"
     );
-    let failed = failed.into_inner().unwrap();
+    let failed = failed.into_inner();
     assert!(failed.is_empty(), "failing seeds: {failed:?}");
 }
 
@@ -93,17 +94,16 @@ fn is_found(bug: Bug, by: &str) {
     let (next, found) = (AtomicU64::new(0), Mutex::new(None));
     in_parallel(|| {
         let seed = next.fetch_add(1, Ordering::Relaxed);
-        if seed >= SEEDS_FOR_A_BUG || found.lock().unwrap().is_some() {
+        if seed >= SEEDS_FOR_A_BUG || found.lock().is_some() {
             return false;
         }
         if let Err(text) = verdict(seed, Some(bug)) {
-            *found.lock().unwrap() = Some((seed, text));
+            *found.lock() = Some((seed, text));
         }
         true
     });
     let (seed, text) = found
         .into_inner()
-        .unwrap()
         .unwrap_or_else(|| panic!("{bug:?} is not found within {SEEDS_FOR_A_BUG} seeds"));
     let violation = text.lines().last().unwrap();
     println!("{bug:?} is found by seed {seed}: {violation}");

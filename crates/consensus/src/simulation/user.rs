@@ -21,15 +21,15 @@ const NAMES: usize = 8;
 /// Does one random action after the other while the simulation is busy.
 pub(crate) async fn run(agent: Arc<Agent>) {
     loop {
-        let pause = agent.chance.lock().unwrap().millis(20..=700);
+        let pause = agent.chance.lock().millis(20..=700);
         sleep(pause).await;
         if !agent.is_member() {
             continue;
         }
-        if !*agent.world.busy.lock().unwrap() {
+        if !*agent.world.busy.lock() {
             return;
         }
-        let dice = agent.chance.lock().unwrap().below(100);
+        let dice = agent.chance.lock().below(100);
         match dice {
             0..15 => create_network(&agent).await,
             15..20 => remove_network(&agent).await,
@@ -42,11 +42,11 @@ pub(crate) async fn run(agent: Arc<Agent>) {
 }
 
 fn pick<T: Clone>(agent: &Agent, items: &[T]) -> Option<T> {
-    agent.chance.lock().unwrap().pick(items).cloned()
+    agent.chance.lock().pick(items).cloned()
 }
 
 fn below(agent: &Agent, bound: usize) -> usize {
-    agent.chance.lock().unwrap().below(bound)
+    agent.chance.lock().below(bound)
 }
 
 fn subnet(agent: &Agent) -> Ipv4Net {
@@ -70,7 +70,7 @@ pub(super) fn settings(subnet: Ipv4Net, docker_ipam: bool) -> Settings {
 }
 
 async fn create_network(agent: &Agent) {
-    let id: NetworkId = format!("{:064x}", agent.chance.lock().unwrap().next()).parse().unwrap();
+    let id: NetworkId = format!("{:064x}", agent.chance.lock().next()).parse().unwrap();
     let subnet = subnet(agent);
     let settings = settings(subnet, below(agent, 2) == 0);
     let command = Command::CreateNetwork { id: id.clone(), origin: agent.me(), settings };
@@ -120,7 +120,7 @@ async fn stop_container(agent: &Agent) {
 
 /// Makes a token for a few hosts, and enrolls one host more than it allows.
 async fn enroll_hosts(agent: &Agent) {
-    let number = agent.chance.lock().unwrap().next();
+    let number = agent.chance.lock().next();
     let hash: TokenHash = format!("{number:064x}").parse().unwrap();
     let (now, uses) = (agent.now(), below(agent, 2) + 1);
     let token =

@@ -7,9 +7,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::{Mutex, RwLock};
 use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use serde::Serialize;
@@ -110,8 +111,7 @@ impl DatabaseFile {
     /// Closes the file after the operations in progress. Blocks.
     pub fn close(&self) {
         self.stop_waiting();
-        *self.node.state.write().unwrap_or_else(PoisonError::into_inner) =
-            State { file: None, database: None };
+        *self.node.state.write() = State { file: None, database: None };
     }
 
     /// Runs an operation on this thread. After a disk error, the next operation reopens the file in
@@ -121,18 +121,18 @@ impl DatabaseFile {
         operation: impl FnOnce(&Database) -> Result<T>,
     ) -> std::result::Result<T, StoreError> {
         let done = self.ready().and_then(|()| {
-            let state = self.node.state.read().unwrap_or_else(PoisonError::into_inner);
+            let state = self.node.state.read();
             let database = state.database.as_ref().ok_or_else(|| self.closed())?;
             operation(database).map_err(|error| StoreError::from_use(&self.node.path, error))
         });
-        let mut fault = self.node.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fault = self.node.fault.lock();
         match &done {
             Ok(_) => *fault = None,
             Err(StoreError::Closed { .. }) => {}
             Err(error) => {
                 *fault = Some(error.to_string());
                 drop(fault);
-                self.node.state.write().unwrap_or_else(PoisonError::into_inner).database = None;
+                self.node.state.write().database = None;
             }
         }
         done
@@ -140,10 +140,10 @@ impl DatabaseFile {
 
     /// Opens the database again if an error made it unusable.
     fn ready(&self) -> std::result::Result<(), StoreError> {
-        if self.node.state.read().unwrap_or_else(PoisonError::into_inner).database.is_some() {
+        if self.node.state.read().database.is_some() {
             return Ok(());
         }
-        let mut state = self.node.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.node.state.write();
         if state.database.is_none() {
             let file = state.file.as_ref().ok_or_else(|| self.closed())?;
             state.database = Some(open_database(&self.node.path, file)?);
@@ -160,7 +160,7 @@ impl DatabaseFile {
         if let Some(condemned) = self.node.condemned.get() {
             return Some(condemned.clone());
         }
-        self.node.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.node.fault.lock().clone()
     }
 
     /// Records a permanent fault. The first one counts: later ones are its consequences.

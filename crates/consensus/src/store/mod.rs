@@ -11,20 +11,18 @@ mod tests;
 
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-use shoutd_core::{ClusterId, HostId};
-
-use crate::removal_notice::RemovalNotice;
-
-pub use error::{StoreError, remedy};
-pub use local::LocalStore;
-
 pub(crate) use alone::{contents, stand_alone};
+pub use error::{StoreError, remedy};
 pub(crate) use file::DatabaseFile;
+pub use local::LocalStore;
 #[cfg(test)]
 pub(crate) use log::vote_at_start;
 pub(crate) use log::{LogStore, log_id_at};
 pub(crate) use machine::{Machine, Published};
+use serde::{Deserialize, Serialize};
+use shoutd_core::{ClusterId, HostId};
+
+use crate::removal_notice::RemovalNotice;
 
 /// The file with the log, the vote and the snapshot.
 const FILE: &str = "agreed.redb";

@@ -17,13 +17,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ipnet::{IpNet, Ipv4Net};
-use serde::{Deserialize, Serialize};
-
 pub use admission::{Admissions, Authority, Pass, RemovedHost, Token};
 pub use command::{Command, Outcome, WantedAddress};
+use ipnet::{IpNet, Ipv4Net};
 pub use pool::Pool;
 pub use refusal::Refusal;
+use serde::{Deserialize, Serialize};
 pub use subnets::{HostRoute, with_routes};
 
 use crate::limits::VNI_FIRST;

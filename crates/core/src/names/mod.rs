@@ -11,10 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 pub use hosts_file::{Cleaned, EngineFacts, HostsFile, hosts_file, without_lines};
 pub use name::Name;
+use serde::{Deserialize, Serialize};
 
 use crate::NetworkId;
 use crate::advertise::PeerStates;

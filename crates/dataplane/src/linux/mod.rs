@@ -22,23 +22,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use forwarding::LinuxForwarding;
+use handle::{SandboxHandle, SegmentHandle, Watch};
+pub use listeners::listeners;
+use memberships::LinuxMemberships;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use registry::Registry;
 use shoutd_core::Vni;
 use shoutd_core::limits::LEARNED_MAX;
 use shoutd_core::plane::{Action, Observed, OwnerTag, namespace_vni};
 use shoutd_netlink::{Link, Monitor, NamedNamespaces, Namespace, Route};
+use underlay_filter::UnderlayFilterHandle;
 
 use crate::forwarding::{ForwardingTables, MembershipSource};
 use crate::kernel::{Kernel, KernelError};
-use forwarding::LinuxForwarding;
-use handle::{SandboxHandle, SegmentHandle, Watch};
-use memberships::LinuxMemberships;
-use registry::Registry;
-use underlay_filter::UnderlayFilterHandle;
-
-pub use listeners::listeners;
 
 /// The device group (`IFLA_GROUP`) of our devices: "shou" in ASCII. A device can be created in a
 /// group, but its alias, which is the owner tag, can only be set later. So a device in the group

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use parking_lot::{Mutex, MutexGuard};
 use shoutd_core::Vni;
 use shoutd_netlink::Namespace;
 
@@ -35,7 +36,7 @@ impl Registry {
 
     fn segments(&self) -> MutexGuard<'_, BTreeMap<Vni, Namespace>> {
         // No code panics halfway through a change under this lock, so a poisoned one is consistent.
-        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+        self.segments.lock()
     }
 
     /// Records a segment's namespace.
@@ -67,15 +68,15 @@ impl Registry {
     /// Replaces the containers' namespaces. Earlier ones must not stay open, because an open
     /// namespace keeps its devices alive.
     pub(super) fn set_sandboxes(&self, sandboxes: impl Iterator<Item = Namespace>) {
-        *self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner) = sandboxes.collect();
+        *self.sandboxes.lock() = sandboxes.collect();
     }
 
     pub(super) fn sandboxes(&self) -> Arc<[Namespace]> {
-        self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.sandboxes.lock().clone()
     }
 
     fn snooping_restarts(&self) -> MutexGuard<'_, BTreeMap<Vni, Instant>> {
-        self.snooping_restarts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.snooping_restarts.lock()
     }
 
     /// Records that a segment's bridge had stopped snooping and was restarted.

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use parking_lot::{Mutex, MutexGuard};
 use shoutd_core::Vni;
 use shoutd_core::multicast::Memberships;
 use shoutd_core::plane::{Change, Desired, DeviceName, Forwarding, Vtep};
@@ -40,7 +41,7 @@ pub struct Content {
 impl FakeForwarding {
     /// The state.
     pub fn content(&self) -> MutexGuard<'_, Content> {
-        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+        self.content.lock()
     }
 }
 

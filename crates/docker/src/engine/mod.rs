@@ -24,19 +24,18 @@ mod plugins;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hyper::Method;
-use tokio::time::{Instant, sleep_until, timeout_at};
-
 pub use connection::ApiVersion;
 use connection::{Connection, Content};
 pub use containers::{ContainerId, ContainerNames, InvalidId, Started, StoppedContainer};
 pub use error::{CreateNetworkError, EngineError, RemoveNetworkError};
 pub use events::{EventTime, NetworkAction, NetworkEvent, NetworkEvents};
+use hyper::Method;
 pub use model::{
     AttachedEndpoint, DockerNetwork, EngineInfo, Ipam, IpamConfig, NetworkDetail, NetworkSpec,
 };
 pub use networks::{GATEWAY_BRIDGE, GatewayBridge};
 pub use plugins::ManagedPlugin;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// The engine's default socket.
 pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";

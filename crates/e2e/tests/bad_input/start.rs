@@ -1,12 +1,12 @@
 //! Requests to `shoutdctl start` that cannot be met, or not yet; and daemons that do not answer.
 
 use anyhow::{Context, Result, ensure};
+use shoutd_e2e::{Cluster, SOON, status};
 use shoutd_lab::wait_until;
 
 use super::{
     DATA, can_be_founded, ensure_nothing_left, ensure_one_line, forget, new_hosts, shoutdctl,
 };
-use shoutd_e2e::{Cluster, SOON, status};
 
 /// As in the second after a boot: duplicate address detection is still running.
 pub fn tentative_address(cluster: &mut Cluster) -> Result<()> {

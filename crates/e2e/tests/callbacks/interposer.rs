@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use parking_lot::Mutex;
 use shoutd_lab::Host;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
@@ -89,11 +90,10 @@ impl Interposer {
     /// Removes it, and returns the kinds of calls in which shoutd was ended.
     pub fn end(mut self) -> Result<BTreeSet<String>> {
         self.withdraw()?;
-        if let Some(fault) = self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner).take()
-        {
+        if let Some(fault) = self.shared.fault.lock().take() {
             bail!("while standing between Docker and shoutd: {fault}");
         }
-        Ok(self.shared.struck.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        Ok(self.shared.struck.lock().clone())
     }
 
     /// Moves shoutd's socket back.
@@ -166,8 +166,7 @@ impl Shared {
         let path = request.uri().path().to_owned();
         let body = request.into_body().collect().await?.to_bytes();
         let striking = Arc::clone(&self.striking).lock_owned().await;
-        let is_new =
-            self.struck.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone());
+        let is_new = self.struck.lock().insert(path.clone());
         if !is_new {
             return hand_on(&self.host.file(ASIDE)?, &path, body).await;
         }
@@ -207,7 +206,7 @@ impl Shared {
             Ok(Err(error)) => format!("{error:#}"),
             Err(error) => error.to_string(),
         };
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
+        self.fault.lock().get_or_insert(fault);
     }
 }
 

@@ -3,10 +3,10 @@
 use std::thread;
 
 use anyhow::{Context, Result, bail};
+use shoutd_e2e::{Cluster, Network, SOON, Stream, one_on_each, status, view};
 use shoutd_lab::{Host, wait_until};
 
 use crate::refuses;
-use shoutd_e2e::{Cluster, Network, SOON, Stream, one_on_each, status, view};
 
 /// A host's second address.
 fn other_address(host: &Host) -> String {

@@ -3,12 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
-use shoutd_lab::{Host, Process, wait_until};
-
 use shoutd_e2e::{
     Capture, Cluster, Container, Datagrams, Frame, Network, Numbered, NumberedReceiver, SOON,
     WITH_IPV6, await_members, await_network, one_on_each, run_once, start_receiver,
 };
+use shoutd_lab::{Host, Process, wait_until};
 
 /// The groups of the numbered datagrams.
 const NUMBERED: [SocketAddr; 2] = [

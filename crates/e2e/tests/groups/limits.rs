@@ -4,9 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use shoutd_lab::wait_until;
-
 use shoutd_e2e::{Cluster, Container, GroupSocket, Network, SOON, Sources, await_members};
+use shoutd_lab::wait_until;
 
 /// A group, and the UDP port of all datagrams.
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 8, 8, 8);

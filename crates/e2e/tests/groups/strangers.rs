@@ -6,9 +6,8 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CloneFlags, setns};
-use shoutd_lab::{Host, wait_until};
-
 use shoutd_e2e::{Cluster, Container, GroupSocket, Network, SOON, Sources, await_members, view};
+use shoutd_lab::{Host, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 9, 9, 9);
 const PORT: u16 = 6173;

@@ -3,12 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
-use shoutd_lab::{Host, Process, wait_until};
-
 use shoutd_e2e::{
     Capture, Cluster, Container, Frame, JOIN_BOTH, Network, Numbered, NumberedReceiver, Running,
     SOON, WITH_IPV6, await_members, await_more, begin_both,
 };
+use shoutd_lab::{Host, Process, wait_until};
 
 /// The groups of [`BOTH`] streams.
 const GROUPS: [IpAddr; 2] = [

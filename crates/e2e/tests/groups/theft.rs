@@ -3,7 +3,6 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result};
-
 use shoutd_e2e::{Cluster, Container, Network, Numbered, NumberedReceiver};
 
 /// UDP ports of the streams from another host and from the victim's own.

@@ -5,12 +5,11 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use shoutd_lab::{Host, wait_until};
-
 use shoutd_e2e::{
     Capture, Cluster, Container, Frame, GroupSocket, Network, SOON, Sources, WITH_IPV6,
     await_members, one_on_each, status,
 };
+use shoutd_lab::{Host, wait_until};
 
 /// Datagrams that each host sends to each group at a time. All groups together must fit the
 /// kernel's queues.

@@ -4,10 +4,10 @@
 use std::ops::Deref;
 
 use anyhow::{Context, Result, bail, ensure};
+use shoutd_e2e::{Cluster, Container, Network, SOON, Stream, one_on_each, status, view};
 use shoutd_lab::{Host, Process, wait_until};
 
 use crate::start_all;
-use shoutd_e2e::{Cluster, Container, Network, SOON, Stream, one_on_each, status, view};
 
 /// Begins `shoutdctl start`, with a clock that is so far from the right one (`+200d`, `-12y`).
 fn begin_start(host: &Host, offset: &str) -> Result<Process> {

@@ -5,11 +5,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail, ensure};
-use shoutd_lab::{Host, wait_until};
-
 use shoutd_e2e::{
     Cluster, Container, Network, SOON, Stream, endpoints, is_leader, leased, one_on_each, status,
 };
+use shoutd_lab::{Host, wait_until};
 
 /// Where the earlier data are kept.
 const EARLIER: &str = "/run/earlier";

@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use shoutd_lab::Host;
-
 use shoutd_e2e::{endpoints, left_in_kernel, networks, segments};
+use shoutd_lab::Host;
 
 /// Characters of an endpoint's id in the names of devices.
 const SHORT: usize = 12;

@@ -8,11 +8,11 @@ use anyhow::{Context, Result, bail};
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
+use shoutd_e2e::{Cluster, Container, SOON, Stream};
 use shoutd_lab::{Host, Output, wait_until};
 
 use super::audit::Audit;
 use super::operation::{Command, Known, Trouble, Verb};
-use shoutd_e2e::{Cluster, Container, SOON, Stream};
 
 /// shoutd compares its state with the engine's every ten seconds, and after a boot it looks four
 /// times, ten seconds apart, for containers that were left down.

@@ -1,13 +1,13 @@
 //! Who belongs to which cluster: leaving, joining, tokens, addresses.
 
 use anyhow::{Context, Result, ensure};
+use shoutd_e2e::{Cluster, Container, Network, SOON, await_network, status, view};
 use shoutd_lab::{Host, wait_until};
 
 use super::{
     after, await_hosts, await_no_problem, await_problem, ensure_done, forget, formed, refused,
     remove_data,
 };
-use shoutd_e2e::{Cluster, Container, Network, SOON, await_network, status, view};
 
 /// It goes on in its own, and it leaves for the other one: as a member among others, and as the
 /// only host.

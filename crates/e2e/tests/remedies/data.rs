@@ -1,12 +1,12 @@
 //! Files of the data directory that are damaged, missing, too open or copied.
 
 use anyhow::{Context, Result, ensure};
+use shoutd_e2e::{Cluster, Container, Network, SOON, await_network, networks, status};
 use shoutd_lab::Host;
 
 use super::{
     DATA, after, await_hosts, ensure_done, formed, network_on, quoted, refused, remove_data,
 };
-use shoutd_e2e::{Cluster, Container, Network, SOON, await_network, networks, status};
 
 /// The files without which a host does not start.
 const NEEDED: [&str; 6] = [

@@ -1,10 +1,10 @@
 //! A data directory on a full disk: "free some space, or choose another directory with --data-dir".
 
 use anyhow::{Context, Result, ensure};
+use shoutd_e2e::{Cluster, Container, Network, SOON, networks, status};
 use shoutd_lab::{Host, wait_until};
 
 use super::{await_no_problem, await_problem, forget, formed, refused};
-use shoutd_e2e::{Cluster, Container, Network, SOON, networks, status};
 
 /// Where the small disk is mounted, and the data directory on it.
 const DISK: &str = "/run/disk";

@@ -1,13 +1,13 @@
 //! Networks, their options and addresses.
 
 use anyhow::{Context, Result, ensure};
+use shoutd_e2e::{Cluster, Container, Network, SOON, await_network, await_no_network};
 use shoutd_lab::wait_until;
 
 use super::{
     after, await_hosts, await_no_problem, await_problem, ensure_done, formed, network_on, refused,
     remove_data,
 };
-use shoutd_e2e::{Cluster, Container, Network, SOON, await_network, await_no_network};
 
 pub fn mtu(cluster: &mut Cluster) -> Result<()> {
     let [host, ..] = formed(cluster, 1)?;

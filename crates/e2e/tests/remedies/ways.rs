@@ -1,10 +1,10 @@
 //! What is in the daemon's way: ports, sockets, limits, and a daemon that does not answer.
 
 use anyhow::{Context, Result, ensure};
+use shoutd_e2e::{Cluster, Container, Network, SOON, status};
 use shoutd_lab::wait_until;
 
 use super::{after, await_no_problem, await_problem, formed, quoted, refused};
-use shoutd_e2e::{Cluster, Container, Network, SOON, status};
 
 pub fn ports(cluster: &mut Cluster) -> Result<()> {
     let [host, ..] = formed(cluster, 1)?;

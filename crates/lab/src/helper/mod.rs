@@ -13,7 +13,6 @@ use std::env;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-
 pub(crate) use cleanup::{clean_up, thaw_host};
 pub(crate) use keeper::ask;
 

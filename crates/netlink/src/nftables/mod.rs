@@ -5,16 +5,15 @@ mod content;
 
 use std::net::IpAddr;
 
-use nix::libc;
-
-use crate::socket::flag;
-use crate::wire::Message;
-
 pub(crate) use content::{
     Content, is_about, is_of_elements, parse_count, parse_set_elements, parse_set_keys,
 };
 #[cfg(test)]
 pub(crate) use content::{parse_chain, parse_rule, parse_table};
+use nix::libc;
+
+use crate::socket::flag;
+use crate::wire::Message;
 
 /// Octets of `struct nfgenmsg`.
 const HEADER: usize = 4;

@@ -1,7 +1,8 @@
-use super::*;
-use crate::certificate::{Distrust, Usage};
 use proptest::prelude::*;
 use rustls::pki_types::UnixTime;
+
+use super::*;
+use crate::certificate::{Distrust, Usage};
 
 fn seven() -> ClusterId {
     ClusterId::new(7)

@@ -8,9 +8,10 @@ mod tests;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::RwLock;
 use pem::{EncodeConfig, LineEnding, Pem};
 use rustls::pki_types::UnixTime;
 use rustls::sign::CertifiedKey;
@@ -291,7 +292,7 @@ impl CredentialStore {
         for file in [CERTIFICATE_FILE, SEAL_KEY_FILE, AUTHORITY_FILE, KEY_FILE] {
             files::remove(&self.directory, file)?;
         }
-        *self.held.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.held.write() = None;
         Ok(())
     }
 
@@ -301,7 +302,7 @@ impl CredentialStore {
     }
 
     fn held(&self) -> Option<Held> {
-        self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.held.read().clone()
     }
 
     fn hold(&self, credentials: Credentials) {
@@ -309,7 +310,7 @@ impl CredentialStore {
         let chain = vec![credentials.certificate.chain_link(), credentials.authority.chain_link()];
         let certified = Arc::new(CertifiedKey::new(chain, self.key.signer()));
         let held = Held { credentials: Arc::new(credentials), certified };
-        *self.held.write().unwrap_or_else(PoisonError::into_inner) = Some(held);
+        *self.held.write() = Some(held);
     }
 
     fn load(&self) -> Result<Option<Credentials>, CredentialError> {

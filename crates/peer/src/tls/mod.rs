@@ -16,12 +16,11 @@ use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{CommonState, SignatureScheme};
 use tokio::net::{TcpSocket, TcpStream};
+pub use verify::Trust;
 
 use crate::certificate::{Usage, key_in};
 use crate::credentials::CredentialStore;
 use crate::transport::{Acceptor, Connecting, Connector, Established, Peer};
-
-pub use verify::Trust;
 
 /// The only ALPN protocol (RFC 7301): HTTP/2.
 const PROTOCOL: &[u8] = b"h2";

@@ -4,7 +4,6 @@
 //! calls do not name the network. Subnets of networks do not overlap, so the subnet identifies it.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net};
@@ -55,7 +54,7 @@ pub fn request_pool(driver: &Driver, request: &RequestPool) -> Result<GrantedPoo
 /// so that concurrent choices differ.
 fn choose_subnet(driver: &Driver) -> Result<Ipv4Net, DriverError> {
     let cluster = driver.services.agreement.cluster();
-    let mut granted = driver.granted.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut granted = driver.granted.lock();
     granted.retain(|_, since| since.elapsed() < GRANT_TIME_MAX);
     let turns = (0..TRIES_MAX).map(|turn| driver.services.agreement.me.get().wrapping_add(turn));
     let mut free = turns.filter_map(|turn| cluster.free_subnet(turn));

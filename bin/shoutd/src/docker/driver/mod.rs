@@ -10,10 +10,11 @@ mod swarm;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Mutex;
 use std::time::Instant;
 
 use ipnet::IpNet;
+pub use naming::NOT_AGREED;
+use parking_lot::Mutex;
 use shoutd_core::events::EventKind;
 use shoutd_core::local::Local;
 use shoutd_core::{DockerNetworkId, EndpointId, MacAddress, NetworkId};
@@ -22,8 +23,6 @@ use shoutd_docker::plugin::{
     GrantedPool, IpamDriver, Join, JoinReply, NetworkDriver, PoolId, ReleaseAddress,
     RequestAddress, RequestPool, Scope,
 };
-
-pub use naming::NOT_AGREED;
 
 use crate::app::services::Services;
 use crate::ipam::leases;

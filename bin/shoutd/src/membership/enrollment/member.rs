@@ -2,12 +2,13 @@
 //! certificate.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::extract::State;
 use axum::routing::post;
 use axum::{Extension, Json, Router};
+use parking_lot::Mutex;
 use shoutd_consensus::ProposeError;
 use shoutd_core::Fingerprint;
 use shoutd_core::cluster::{Cluster, Command, Pass, Refusal};
@@ -36,7 +37,7 @@ const NAME_MAX: usize = 64;
 
 impl Waiting {
     fn note(&self, applicant: &Applicant) {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.0.lock();
         waiting.retain(|_, (_, since)| since.elapsed() < WAITING_TIME_MAX);
         if waiting.len() >= WAITING_MAX && !waiting.contains_key(&applicant.fingerprint) {
             return;
@@ -53,7 +54,7 @@ impl Waiting {
 
     /// The hosts that wait now.
     pub fn list(&self) -> Vec<Applicant> {
-        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = self.0.lock();
         let current = waiting.values().filter(|(_, since)| since.elapsed() < WAITING_TIME_MAX);
         current.map(|(applicant, _)| applicant.clone()).collect()
     }

@@ -12,6 +12,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
+pub use held::HeldToken;
+pub use member::{Waiting, router};
 use shoutd_core::{ClusterId, Fingerprint};
 use shoutd_peer::identity::ENROLL;
 use shoutd_peer::{
@@ -19,9 +21,6 @@ use shoutd_peer::{
     Prepared, SealKey,
 };
 use shoutd_peer::{CallError, Distrust, Rejection, TlsConnector, Token, Trust};
-
-pub use held::HeldToken;
-pub use member::{Waiting, router};
 use wire::{Answer, Request};
 
 /// How long one member may take to answer, including its proposal.
