@@ -284,8 +284,8 @@ impl Node {
     /// Finds hosts of this host's cluster at the addresses that a user gave: they may have moved,
     /// and so may this one.
     async fn meet(&self, peers: &[SocketAddr]) {
-        let strangers = peers.iter().copied().filter(|peer| *peer != self.settings.advertise);
-        let asked = strangers.filter(|_| self.identity.cluster().is_some()).map(async |peer| {
+        let others = peers.iter().copied().filter(|peer| *peer != self.settings.advertise);
+        let asked = others.filter(|_| self.identity.cluster().is_some()).map(async |peer| {
             let status =
                 self.peer_health.call_address(peer, wire::STATUS, &(), MEETING_DEADLINE).await;
             status.map(|status: ConsensusStatus| self.peer_health.learn(status.host, peer))
@@ -336,8 +336,8 @@ impl Node {
                 }
                 Joined::NoCluster => return Err(JoinError::NoCluster { peers: vec![peer] }),
                 Joined::Itself => return Err(JoinError::Itself(peer)),
-                // This host still has a vote, which the others are taking. It gets its removal
-                // notice afterwards.
+                // The others have agreed to remove this host, and are taking its vote. After that
+                // they send it its removal notice.
                 Joined::Refused(refusal @ Refusal::HostRemoved { .. }) => {
                     return Err(JoinError::NotNow { peer, error: refusal.into() });
                 }
@@ -444,8 +444,8 @@ impl Node {
                 distrust: distrust @ (Distrust::Expired(_) | Distrust::NotYetValid(_)),
                 ..
             } => JoinError::NotNow { peer, error: ProposeError::NoLeader(distrust.to_string()) },
-            // The peer proved to be of this host's cluster before this host asked, so it can only
-            // object to the validity time.
+            // In the TLS handshake this host accepted the peer's certificate, so both certificates
+            // are of one cluster. The peer can only object to the validity time of this host's.
             CallError::Refused {
                 rejection: rejection @ Rejection::Unauthenticated { .. }, ..
             } => JoinError::NotNow { peer, error: ProposeError::NoLeader(rejection.to_string()) },

@@ -19,7 +19,7 @@ use crate::removal_notice::RemovalNotice;
 use crate::{FoundError, ProposeError, Settings};
 
 /// Time between two checks without an event.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long one membership change may take.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(5);
@@ -53,8 +53,9 @@ pub(crate) async fn lead(node: Arc<Node>) {
         let leads = seen.state == ServerState::Leader
             && seen.running_state.is_ok()
             && votes(&seen, node.me());
-        // The founder votes before it is admitted, and others may be admitted before it. That does
-        // not mean that it was removed.
+        // The founder has a vote before it is admitted, and other hosts may be admitted before it.
+        // Until then it is missing from agreed state, but it was not removed and must keep its
+        // vote.
         let is_admitted = agreed.hosts.contains_key(&node.me())
             || RemovalNotice::of(&agreed, node.me()).is_some();
         log_leader(&node, &seen, &mut logged);
@@ -77,7 +78,7 @@ pub(crate) async fn lead(node: Arc<Node>) {
             changed = metrics.changed() => if changed.is_err() { return },
             changed = cluster.changed() => if changed.is_err() { return },
             () = node.members_wanted.notified() => {}
-            () = sleep(LOOK) => {}
+            () = sleep(CHECK_INTERVAL) => {}
         }
     }
 }
@@ -168,16 +169,17 @@ async fn apply(node: &Node, change: &Change) -> Result<(), String> {
     let nodes = |hosts: &BTreeMap<HostId, String>| -> BTreeMap<u64, BasicNode> {
         hosts.iter().map(|(host, address)| (host.get(), BasicNode::new(address))).collect()
     };
-    // A former voter stays as a learner, as it has to learn why. But a leader that stayed would
-    // continue to lead.
+    // A former voter stays as a learner, so that it learns why it lost its vote. But a leader that
+    // stayed as a learner would continue to lead.
     let retain = !matches!(change, Change::Voters(voters) if !voters.contains(&node.me()));
     let changes = match change {
         Change::Voters(voters) => {
             ChangeMembers::ReplaceAllVoters(voters.iter().map(|host| host.get()).collect())
         }
         Change::Add(hosts) => ChangeMembers::AddNodes(nodes(hosts)),
-        // openraft warns that with `SetNodes` two hosts must not swap addresses, as it finds voters
-        // by address. Our messages name the host that they are for.
+        // openraft warns that two hosts must not swap addresses by `SetNodes`: it calls voters by
+        // their address, and could reach the wrong one. That is safe here, because each of our
+        // messages names the host that it is for.
         Change::Move(hosts) => ChangeMembers::SetNodes(nodes(hosts)),
         Change::Drop(hosts) => {
             ChangeMembers::RemoveNodes(hosts.iter().map(|host| host.get()).collect())
@@ -250,7 +252,7 @@ async fn try_to_found(node: &Arc<Node>) -> Option<Duration> {
         Ok(false) => return None,
         Err(error) => {
             tracing::warn!(%error, "cannot tell whether this host founded its cluster");
-            return Some(LOOK);
+            return Some(CHECK_INTERVAL);
         }
     }
     match node.found(cluster, CHANGE_DEADLINE).await {
@@ -306,7 +308,8 @@ async fn removal_agreed(node: &Node) {
 }
 
 impl Node {
-    /// Has this host's name and address recorded in agreed state.
+    /// Asks the cluster to record this host's name and address in agreed state. If hosts have
+    /// exchanged their addresses in a ring, asks it to move all of them at once.
     pub async fn introduce(self: &Arc<Self>, deadline: Duration) -> Result<(), ProposeError> {
         let Settings { advertise: address, name } = self.settings.clone();
         let admit = Command::AdmitHost { host: self.me(), name, address };

@@ -1,5 +1,5 @@
-//! Whether this host may take part in its cluster: its epoch, whether it was removed, and whether
-//! it may send yet.
+//! Whether this host may take part in its cluster: its epoch, whether it was removed, whether it
+//! may send yet, and whether another host runs with its identity.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,10 +21,11 @@ pub(crate) struct Participation {
     pub notices: Notices,
     /// The address at which the others know this host, if they have said so.
     known_at: watch::Sender<Option<SocketAddr>>,
-    /// The address of another host that runs with this host's identity, and that the cluster knows
-    /// as this host.
+    /// The address of another host that runs with this host's identity, if the cluster knows that
+    /// host under the identity. This daemon then ends.
     duplicate: watch::Sender<Option<SocketAddr>>,
-    /// The address from which a copy of this host called it, and when.
+    /// The address of a copy of this host that called it, and when. The cluster knows this host, so
+    /// the copy ends and this host only reports it.
     copy: Mutex<Option<(SocketAddr, Instant)>>,
 }
 
@@ -103,12 +104,13 @@ impl Participation {
         self.known_at.subscribe()
     }
 
-    /// Records that another host runs with this host's identity.
+    /// Records that another host runs with this host's identity, and that the cluster knows that
+    /// one.
     pub fn found_duplicate(&self, address: SocketAddr) {
         self.duplicate.send_replace(Some(address));
     }
 
-    /// Resolves when another host was found to run with this host's identity.
+    /// Resolves when such a host was found.
     pub async fn until_duplicate(&self) -> SocketAddr {
         let mut duplicate = self.duplicate.subscribe();
         let found = duplicate.wait_for(Option::is_some).await.ok().and_then(|found| *found);

@@ -43,8 +43,8 @@ pub(crate) struct PeerHealth {
     progress: Mutex<BTreeMap<HostId, Progress>>,
 }
 
-/// The address at which a host was found, and its address in agreed state at that time. Ends when
-/// agreed state changes.
+/// The address at which a host was found, and its address in agreed state at that time. It no
+/// longer applies once agreed state has another address for the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Moved {
     to: SocketAddr,
@@ -291,14 +291,14 @@ impl PeerHealth {
         }
     }
 
-    /// Whether calls to this host have been failing lately.
+    /// Whether calls to `host` have been failing lately.
     pub fn is_unreachable(&self, host: HostId) -> bool {
         self.seen()
             .get(&host)
             .is_some_and(|seen| seen.failure.is_some() && seen.last.elapsed() < MEMORY)
     }
 
-    /// Whether the last call to this host succeeded lately.
+    /// Whether the last call to `host` succeeded, and was lately.
     pub fn is_reachable(&self, host: HostId) -> bool {
         self.seen()
             .get(&host)

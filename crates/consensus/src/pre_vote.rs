@@ -33,14 +33,14 @@ const DEADLINE: Duration = Duration::from_millis(700);
 /// in a term that it led before a rollback.
 const TERM_LEAP: u64 = 1 << 20;
 
-/// Time between two checks.
-const LOOK: Duration = Duration::from_millis(200);
+/// Time between two checks of a voter.
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Time between two checks of a learner, which only checks whether it still belongs to the cluster.
+const LEARNER_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Checks without a leader after which hosts begin to take turns: more than an election needs.
-const LOOKS_BEFORE_TURNS: u64 = 15;
-
-/// The same for a learner, which only checks whether it still belongs to the cluster.
-const LEARNER_LOOK: Duration = Duration::from_secs(2);
+const CHECKS_BEFORE_TURNS: u64 = 15;
 
 /// Learners that a starting host asks too: the voters that it knows may have been replaced.
 const LEARNERS_MAX: usize = 8;
@@ -56,24 +56,24 @@ pub(crate) async fn pre_vote(node: Arc<Node>) {
     }
     node.participation.allow_sending();
     node.lead_alone().await;
-    let mut looks = 0;
+    let mut checks = 0;
     loop {
         if node.has_leader() {
-            looks = 0;
+            checks = 0;
             node.raft.runtime_config().elect(false);
-            sleep(LOOK).await;
+            sleep(CHECK_INTERVAL).await;
             continue;
         }
         let voters: BTreeSet<_> = node.voters().into_iter().collect();
         let may_stand = node.ask_around(&voters, false).await
             && node.may_vote()
-            && is_turn_of(node.me(), looks);
+            && is_turn_of(node.me(), checks);
         node.raft
             .runtime_config()
             .elect(may_stand && node.participation.removal_notice().is_none());
-        looks += 1;
-        sleep(if voters.contains(&node.me()) || voters.is_empty() { LOOK } else { LEARNER_LOOK })
-            .await;
+        checks += 1;
+        let is_learner = !voters.is_empty() && !voters.contains(&node.me());
+        sleep(if is_learner { LEARNER_CHECK_INTERVAL } else { CHECK_INTERVAL }).await;
     }
 }
 
@@ -81,17 +81,18 @@ pub(crate) async fn pre_vote(node: Arc<Node>) {
 /// starts. Hosts that started at the same moment and split the vote once would split it every time.
 /// So after a while each host skips about half of its turns, depending on its id, until one stands
 /// alone.
-fn is_turn_of(host: HostId, looks: u64) -> bool {
+fn is_turn_of(host: HostId, checks: u64) -> bool {
     let mut hasher = DefaultHasher::new();
-    (host, looks).hash(&mut hasher);
-    looks < LOOKS_BEFORE_TURNS || hasher.finish().is_multiple_of(2)
+    (host, checks).hash(&mut hasher);
+    checks < CHECKS_BEFORE_TURNS || hasher.finish().is_multiple_of(2)
 }
 
 impl Node {
-    /// If this host is the only voter, has it elected at once, in a term that it has not led before
-    /// even if its disk was rolled back. No other host could tell it of a rollback, and Raft cannot
-    /// detect two different entries with the same term and index: neither this host would, nor
-    /// hosts that it has forgotten.
+    /// If this host is the only voter, it elects itself at once, in a term that it has not led
+    /// before. This holds even if its data directory was rolled back, of which no other host could
+    /// tell it. If it led an earlier term again, it could write a different entry with the same
+    /// term and index. Raft cannot detect that, neither here nor on hosts that this one has
+    /// forgotten.
     async fn lead_alone(&self) {
         let metrics = self.raft.metrics().borrow().clone();
         let me = self.me().get();
@@ -101,7 +102,8 @@ impl Node {
         }
         let leap = self.peer_health.own().run % TERM_LEAP;
         let term = metrics.vote.leader_id().term.saturating_add(leap);
-        // No log is longer: only the term of this request matters.
+        // Raises the term by a vote request from this host to itself. The request claims the
+        // longest possible log, so that only its term matters.
         let newest = LogId::new(CommittedLeaderId::new(u64::MAX, me), u64::MAX);
         let request = VoteRequest { vote: Vote::new(term, me), last_log_id: Some(newest) };
         let voted = self.raft.vote(request).await;
@@ -129,8 +131,9 @@ impl Node {
         self.leader() == Some(self.me()) && self.has_leader()
     }
 
-    /// Asks these hosts for their status. Returns whether enough voters have no leader to elect
-    /// this host: as soon as that is so, or, with `all`, after all had time to answer.
+    /// Asks these hosts for their status. Returns whether a majority of the voters has no leader,
+    /// so that it could elect this host. Returns as soon as that is known, or, with `all`, once all
+    /// have answered or had time to.
     async fn ask_around(self: &Arc<Self>, hosts: &BTreeSet<HostId>, all: bool) -> bool {
         let mut asked = JoinSet::new();
         for target in hosts.iter().copied().filter(|target| *target != self.me()) {
@@ -196,8 +199,8 @@ impl PeerHealth {
     ) -> Result<StatusAnswer, CallError> {
         let status = self.ask_status(host, address, DEADLINE).await;
         if let Err(CallError::Refused { rejection: Rejection::OtherHost { .. }, .. }) = &status {
-            // A host that was set up again, perhaps from a backup. It may know that this host was
-            // removed. Its answer does not count as a vote.
+            // Another host has this address: it was set up again, perhaps from a backup. It may
+            // know that this host was removed. Its answer does not count as a vote.
             self.call_address::<_, ConsensusStatus>(address, wire::STATUS, &(), DEADLINE).await?;
         }
         status

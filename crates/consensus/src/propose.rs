@@ -175,7 +175,7 @@ impl Node {
             match proposed {
                 Proposed::Done { index, result } => {
                     let outcome = result?;
-                    // A host that removed itself may not receive that entry.
+                    // A host that removed itself might never receive that entry.
                     let is_own_removal = *errand == Errand::Remove(self.me());
                     return if is_own_removal {
                         Ok(outcome)
@@ -283,7 +283,7 @@ impl Node {
         }
     }
 
-    /// Resolves when this host learns of a leader other than this one, and than the one it knew.
+    /// Resolves when this host learns of a new leader that is not `leader`.
     async fn other_leader_than(&self, leader: HostId) {
         let mut metrics = self.raft.metrics();
         let before = metrics.borrow_and_update().current_leader;

@@ -49,7 +49,7 @@ impl Node {
         let done = self.write_until(removal, until).await;
         if host == self.me() && matches!(done, Proposed::Done { result: Ok(_), .. }) {
             return match self.await_vote_taken(host, &mut metrics, until).await {
-                // This host need not be a member long enough to see it.
+                // This host may lose its membership before it sees that it has no vote.
                 Ok(()) | Err(ProposeError::Stopped) => done,
                 Err(error) => Proposed::Failed(error),
             };
@@ -57,7 +57,7 @@ impl Node {
         done
     }
 
-    /// Waits until it is committed that this host has no vote.
+    /// Waits until it is committed that `host` has no vote, or until this host no longer leads.
     async fn await_vote_taken(
         &self,
         host: HostId,
@@ -73,7 +73,8 @@ impl Node {
         };
         let me = self.me();
         let is_over = |metrics: &Metrics| {
-            // If another host leads then, the caller asks that one next.
+            // If another host leads by then, the next proposal fails with `NotLeader`, and the
+            // caller asks that host.
             has_no_vote(metrics) || (host != me && metrics.current_leader != Some(me.get()))
         };
         match timeout_at(until, metrics.wait_for(is_over)).await {
@@ -100,8 +101,8 @@ impl Node {
         }
     }
 
-    /// Checks that the remaining hosts have a quorum: more than half of those that would vote are
-    /// ready.
+    /// Checks that the remaining hosts have a quorum: after the removal, more than half of the
+    /// voters would be ready. If not, [`choose_voters`] changes nothing, so `host` keeps its vote.
     fn check_majority_without(&self, host: HostId, metrics: &Metrics) -> Result<(), ProposeError> {
         let cluster = self.cluster();
         let members = members(metrics);

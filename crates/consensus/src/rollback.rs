@@ -1,5 +1,5 @@
-//! Detects a rollback: this host's data are older than what it has acknowledged, because its disk
-//! was set to an earlier state by a snapshot of a virtual machine or a restored copy.
+//! Detects a rollback: this host's data directory is older than what this host has acknowledged,
+//! because a virtual machine was reset to a snapshot, or a copy of the disk was restored.
 //!
 //! Raft requires that what a host acknowledged is on its disk. A host that was rolled back may have
 //! lost entries that only it and the leader had, and a vote that it gave. If it went on voting,
@@ -45,17 +45,22 @@ impl Rollback {
 
 /// Whether a host has less than it acknowledged. Within a term no acknowledged entry is removed; a
 /// later term's leader may overwrite uncommitted ones.
-pub(crate) fn is_behind(has: Progress, said: Progress) -> bool {
-    has.term < said.term || (has.term == said.term && has.index < said.index)
+pub(crate) fn is_behind(has: Progress, acknowledged: Progress) -> bool {
+    has.term < acknowledged.term
+        || (has.term == acknowledged.term && has.index < acknowledged.index)
 }
 
 /// Whether a host, with this term and this applied entry, has everything again that it may have
 /// acknowledged. A leader's first entry comes after all committed entries of earlier terms in the
 /// log.
-pub(crate) fn has_caught_up(term: u64, applied: Option<(u64, u64)>, said: Progress) -> bool {
+pub(crate) fn has_caught_up(
+    term: u64,
+    applied: Option<(u64, u64)>,
+    acknowledged: Progress,
+) -> bool {
     let (applied_term, applied_index) = applied.unwrap_or_default();
-    applied_term > said.term
-        || (term >= said.term && applied.is_some() && applied_index >= said.index)
+    applied_term > acknowledged.term
+        || (term >= acknowledged.term && applied.is_some() && applied_index >= acknowledged.index)
 }
 
 fn progress(metrics: &Metrics) -> Progress {
@@ -65,26 +70,27 @@ fn progress(metrics: &Metrics) -> Progress {
 impl Node {
     /// Compares this host's progress with what another host remembers of it.
     pub async fn check_rollback(&self, recalled: Option<Progress>) {
-        let Some(said) = recalled.filter(|_| self.rollback.get().is_none()) else { return };
+        let Some(acknowledged) = recalled.filter(|_| self.rollback.get().is_none()) else { return };
         let mut metrics = self.raft.metrics();
-        if !is_behind(progress(&metrics.borrow()), said) {
+        if !is_behind(progress(&metrics.borrow()), acknowledged) {
             return;
         }
         if let Ok(Ok(_)) =
-            timeout(LAG, metrics.wait_for(|metrics| !is_behind(progress(metrics), said))).await
+            timeout(LAG, metrics.wait_for(|metrics| !is_behind(progress(metrics), acknowledged)))
+                .await
         {
             return;
         }
         let has = progress(&metrics.borrow());
-        if self.rollback.note(said) {
+        if self.rollback.note(acknowledged) {
             let text = format!(
                 "this host's data directory was rolled back: it has {} log entries of term {}, \
                  but had acknowledged {} of term {}; it does not vote until the other hosts have \
                  sent what is missing",
                 has.index + 1,
                 has.term,
-                said.index + 1,
-                said.term
+                acknowledged.index + 1,
+                acknowledged.term
             );
             tracing::warn!("{text}");
             self.participation.notices.add(NoticeKind::Rollback, self.settings.name.clone(), text);
@@ -92,13 +98,13 @@ impl Node {
     }
 
     /// Whether this host may vote and lead: not while it lacks entries that it may have
-    /// acknowledged.
+    /// acknowledged. Ends the rollback once it has caught up.
     pub fn may_vote(&self) -> bool {
-        let Some(said) = self.rollback.get() else { return true };
+        let Some(acknowledged) = self.rollback.get() else { return true };
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         let applied = metrics.last_applied.map(|last| (last.leader_id.term, last.index));
-        let caught_up = has_caught_up(metrics.vote.leader_id().term, applied, said);
+        let caught_up = has_caught_up(metrics.vote.leader_id().term, applied, acknowledged);
         if caught_up {
             self.rollback.clear();
             tracing::info!("this host has received again what it lost by the rollback");
@@ -108,11 +114,11 @@ impl Node {
 
     /// The problem to show while this host lacks entries that it may have acknowledged.
     pub fn rollback_problem(&self) -> Option<String> {
-        let said = self.rollback.get().filter(|_| !self.may_vote())?;
+        let acknowledged = self.rollback.get().filter(|_| !self.may_vote())?;
         Some(format!(
             "this host's data directory was rolled back to an earlier state: it does not vote \
              until it has received its {} log entries again",
-            said.index + 1
+            acknowledged.index + 1
         ))
     }
 }
@@ -137,15 +143,18 @@ mod tests {
 
     #[test]
     fn a_host_votes_again_when_it_has_all_that_it_may_have_acknowledged() {
-        let said = at(3, 100);
-        assert!(!has_caught_up(3, None, said));
-        assert!(!has_caught_up(3, Some((3, 99)), said));
-        assert!(has_caught_up(3, Some((3, 100)), said));
+        let acknowledged = at(3, 100);
+        assert!(!has_caught_up(3, None, acknowledged));
+        assert!(!has_caught_up(3, Some((3, 99)), acknowledged));
+        assert!(has_caught_up(3, Some((3, 100)), acknowledged));
         assert!(
-            !has_caught_up(5, Some((3, 98)), said),
+            !has_caught_up(5, Some((3, 98)), acknowledged),
             "the new leader's first entry has not arrived yet"
         );
-        assert!(has_caught_up(5, Some((5, 99)), said), "uncommitted entries do not come back");
+        assert!(
+            has_caught_up(5, Some((5, 99)), acknowledged),
+            "uncommitted entries do not come back"
+        );
     }
 
     proptest! {
@@ -156,9 +165,9 @@ mod tests {
             later in 1_u64..9,
             more in 0_u64..9,
         ) {
-            let said = at(term, index);
-            prop_assert!(has_caught_up(term, Some((term, index + more)), said));
-            prop_assert!(has_caught_up(term + later, Some((term + later, more)), said));
+            let acknowledged = at(term, index);
+            prop_assert!(has_caught_up(term, Some((term, index + more)), acknowledged));
+            prop_assert!(has_caught_up(term + later, Some((term + later, more)), acknowledged));
         }
     }
 }

@@ -54,9 +54,9 @@ pub enum MirrorAction {
         /// The Docker network here.
         docker: DockerNetworkId,
     },
-    /// Replace the Docker network that a user created by a mirror. The former uses Docker's own
-    /// IPAM, the latter ours. Docker's IPAM is stuck: it would offer an address that another host
-    /// holds, again and again.
+    /// Replace a user's Docker network with a mirror. The user's network has Docker's own IPAM,
+    /// which is stuck: it would offer an address that another host holds, again and again. A mirror
+    /// has shoutd's IPAM.
     TakeOver {
         /// The network.
         network: NetworkId,
@@ -91,9 +91,10 @@ pub enum MirrorAction {
 
 /// Compares the networks of the cluster with those of this host's engine.
 ///
-/// `engine` must have been read before `cluster`. A network is agreed before its engine has it, so
-/// one that the engine has and the cluster does not was removed. `creating` are networks whose
-/// creation in this host's engine may be in flight; these are not missing.
+/// `engine` must have been read before `cluster`. The cluster agrees on a network before the engine
+/// creates it. So a network that the engine has, and the cluster read later does not, was removed
+/// from the cluster. `creating` are networks whose creation in this host's engine may be in flight;
+/// these do not count as missing.
 pub fn plan_mirrors(
     cluster: &Cluster,
     local: &Local,
@@ -104,7 +105,8 @@ pub fn plan_mirrors(
     let copies = || engine.iter().filter(|copy| copy.ours);
     let mut actions: Vec<_> =
         copies().filter_map(|copy| plan_copy(copy, cluster, local, me)).collect();
-    // After all are bound: a surplus one must not be the only one that this host knows.
+    // Bindings come first, so that the copy that stays is known to this host before the others are
+    // removed.
     actions.extend(surplus(cluster, local, engine));
     let present: BTreeSet<_> = copies().map(EngineNetwork::network).collect();
     // A Swarm creates its networks on its nodes itself.
@@ -143,11 +145,12 @@ fn plan_copy(
     }
 }
 
-/// Networks with several Docker networks on this engine. They remain if a daemon was killed while
-/// the engine created one, or if a user created another one by hand.
+/// Networks with several Docker networks (copies) on this engine. This happens if a daemon was
+/// killed while the engine created one, or if a user created another one by hand.
 ///
-/// The one to keep has the network's name, was created by a user, and is known here, in this order.
-/// A network that is being removed loses its Docker networks in another way.
+/// The copy to keep is the one with the network's name; among several, one that a user created;
+/// among several, one that this host knows. If the network is being removed, all copies go, and
+/// none is surplus.
 fn surplus(cluster: &Cluster, local: &Local, engine: &[EngineNetwork]) -> Vec<MirrorAction> {
     let mut copies: BTreeMap<NetworkId, Vec<&EngineNetwork>> = BTreeMap::new();
     for copy in engine.iter().filter(|copy| copy.ours) {
@@ -171,7 +174,8 @@ fn surplus(cluster: &Cluster, local: &Local, engine: &[EngineNetwork]) -> Vec<Mi
 }
 
 /// Whether Docker's own IPAM is stuck: it offers the lowest address that it has not given out, and
-/// another host holds that. The Docker network cannot be replaced while containers use it.
+/// another host holds that address. Without endpoints here, Docker has given out none. With
+/// endpoints, the Docker network could not be replaced anyway.
 fn is_stuck(id: &NetworkId, network: &Network, local: &Local, me: HostId) -> bool {
     let next = |pool: &Pool| pool.lowest_free(&BTreeMap::new(), 1).first().copied();
     let holders = network
@@ -198,7 +202,8 @@ fn plan_absent(
         return (network.origin == me).then(|| MirrorAction::Abandon { network: id.clone() });
     };
     let name = &description.name;
-    // A Docker network of ours that has the name without agreement will be removed.
+    // A Docker network of ours whose name the cluster has not accepted will be removed: wait for
+    // that.
     let is_leaving =
         |other: &EngineNetwork| other.ours && cluster.naming(&other.network()) != Naming::Settled;
     let same_name: Vec<_> = engine.iter().filter(|other| other.name == *name).collect();

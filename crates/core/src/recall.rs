@@ -1,8 +1,8 @@
-//! Which endpoints the kernel has that this host does not remember, though it made them: its memory
-//! was set back to an earlier time.
+//! Finds endpoints that the kernel has and local state lacks, because this host's data directory
+//! was rolled back after it had created them.
 //!
-//! An engine says only once that it has made an endpoint, so memory that was set back would cut off
-//! a container that runs, and give its address away.
+//! An engine reports a new endpoint only once. So without this, a host with rolled-back local state
+//! would cut off a running container and give its address to another.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,8 +12,8 @@ use crate::local::{Endpoint, Local, LocalRefusal};
 use crate::plane::{Observed, OwnerTag};
 use crate::{EndpointId, NetworkId};
 
-/// The endpoints that have a port and are not remembered, with their networks. One whose removal
-/// was cut off is among them: its engine does not list it.
+/// The endpoints that have a port and are missing from local state, with their networks. They
+/// include endpoints whose removal was interrupted; the engine does not list those.
 pub fn forgotten(observed: &Observed, local: &Local) -> BTreeMap<EndpointId, NetworkId> {
     let mut forgotten = BTreeMap::new();
     for segment in observed.segments.values() {
@@ -29,8 +29,9 @@ pub fn forgotten(observed: &Observed, local: &Local) -> BTreeMap<EndpointId, Net
     forgotten
 }
 
-/// Remembers an endpoint that the engine has in a container. Others that have its address or its
-/// MAC address are of a time before it: the engine has given these to it since.
+/// Adds an endpoint that the engine has in a container. Endpoints in local state with the same
+/// address or MAC address are older, and are removed: the engine has since given the address to
+/// this endpoint.
 ///
 /// # Errors
 /// As [`Local::add_endpoint`].

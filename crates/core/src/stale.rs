@@ -102,13 +102,14 @@ impl Unlisted {
     }
 }
 
-/// Whether an endpoint is stale that has been missing from the engine's list for this long.
+/// Whether an endpoint that has been missing from the engine's list for this long is stale.
 fn is_stale(endpoint: &Endpoint, unlisted: Duration, wall: Duration) -> bool {
     // An engine never uses an id again, so an endpoint that is no longer listed is gone.
     let was_listed = endpoint.container.is_some();
     let was_left = endpoint.left.is_some_and(|left| wall.saturating_sub(left) > END_TIME_MAX);
     let is_old =
         wall.saturating_sub(endpoint.created) > START_TIME_MAX || unlisted > START_TIME_MAX;
+    // Any other endpoint is still being created: its container does not have it yet.
     let was_begun = endpoint.sandbox.is_some() || endpoint.left.is_some() || is_old;
     was_listed || was_left || (was_begun && unlisted >= REPETITION_TIME)
 }

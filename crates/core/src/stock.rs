@@ -1,4 +1,4 @@
-//! The addresses that a host should hold, and what it tells the cluster of its use of networks.
+//! The addresses that a host should hold, and what it tells the cluster about its use of networks.
 //!
 //! A host holds the addresses of its endpoints, and a small stock for new ones. So a container can
 //! start without agreement, and both sides of a partition can start containers.
@@ -59,7 +59,8 @@ fn plan_attachment(
     match (is_attached, is_known) {
         (true, false) => Some(Command::Attach { network: id.clone(), host: me }),
         (false, true) => Some(Command::Detach { network: id.clone(), host: me }),
-        // A user removed it elsewhere without knowing of this host. To attach again keeps it.
+        // A user removed the network on another host while this host was using it, which the
+        // cluster did not know then. Attaching again keeps the network.
         (true, true) if network.removing => Some(Command::Attach { network: id.clone(), host: me }),
         _ => None,
     }
@@ -237,7 +238,7 @@ pub fn holders_of_spares(
     holders.into_iter().map(|(host, _)| host).collect()
 }
 
-/// Why an address is not available that the engine of a network's origin chose. The engine does not
+/// Why an address that the engine of a network's origin chose is not available. The engine does not
 /// know other hosts and would choose it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TakenChoice {

@@ -25,9 +25,10 @@ struct Held {
 }
 
 impl Backoff {
-    /// Lets actions be tried at once if the devices of their segment should change, and all actions
-    /// if the same state is requested again. Groups and remote endpoints do not count: they change
-    /// with every join on any host.
+    /// Ends delays after a new desired state. A segment's actions may be tried at once if its
+    /// devices should change. Changes of groups and remote endpoints do not count, because these
+    /// change with every join on any host. All actions may be tried at once if the same state is
+    /// requested again.
     pub(crate) fn heed(&mut self, before: &Desired, after: &Desired) {
         if self.held.is_empty() {
             return;

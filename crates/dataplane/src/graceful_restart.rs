@@ -1,9 +1,10 @@
 //! Graceful restart: remotes that an earlier daemon programmed stay until all hosts have
 //! advertised.
 //!
-//! While the cluster has no quorum, a host may have a network only by its own advertisement. A
-//! restarted daemon has lost that advertisement and gets it again within seconds. Until all hosts
-//! have advertised, the remotes found at start stay in the flood entries.
+//! While the cluster has no quorum, no `Attach` can be committed. That a host has a network is then
+//! known only from its advertisement. A restarted daemon has lost the advertisements of its peers,
+//! and gets them again within seconds. Until all hosts have advertised, the remotes found at start
+//! stay in the flood entries.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -137,7 +137,6 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        // No code panics halfway through a change under this lock, so a poisoned one is consistent.
         self.inbox.lock()
     }
 

@@ -55,7 +55,6 @@ struct Inbox {
 
 impl Post {
     fn change(&self, change: impl FnOnce(&mut Inbox)) {
-        // No code panics halfway through a change under this lock, so a poisoned one is consistent.
         change(&mut self.inbox.lock());
         // It fails only if the counter would overflow, after 2^64 signals.
         let _ = self.wake.write(1);

@@ -294,7 +294,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
     }
 }
 
-/// Whether an action makes or deletes devices, and with them FDB and MDB entries.
+/// Whether an action creates, changes or deletes devices, and so may affect FDB and MDB entries.
 fn is_of_devices(action: &Action) -> bool {
     !matches!(
         action,

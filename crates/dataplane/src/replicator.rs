@@ -97,7 +97,6 @@ pub(crate) struct Post {
 
 impl Post {
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
-        // No code panics halfway through a change under this lock, so a poisoned one is consistent.
         self.inbox.lock()
     }
 
@@ -189,6 +188,7 @@ impl Work {
                     .into_iter()
                     .map(|(position, error)| failure(changes.get(position).cloned(), error)),
             ),
+            // The tables cannot be changed at all, so this round does not try the rest.
             Err(error) => {
                 self.failures.push(failure(None, error));
                 self.changes.truncate(end);
@@ -381,8 +381,8 @@ impl Replicator {
     }
 }
 
-/// Whether the port of a change exists. A missing one is still to be made by the reconciler, or its
-/// container is gone.
+/// Whether the port of a change exists. If it is missing, the reconciler has yet to create it, or
+/// its container is gone.
 fn is_possible(change: &Change, ports: &BTreeSet<DeviceName>) -> bool {
     match change {
         Change::PinPort { port, .. } | Change::UnpinPort { port, .. } => ports.contains(port),

@@ -2,8 +2,8 @@
 //!
 //! Docker moves the interface into the container, renames it, adds its addresses, brings it up and
 //! adds its routes, in this order. If an address or route already exists, Docker fails and so does
-//! the container. So a new interface in a container is not touched until it was complete once, or
-//! until so much time has passed that Docker cannot still be working on it.
+//! the container. So shoutd does not touch a new interface in a container until it has once seen it
+//! complete, or until so much time has passed that Docker cannot still be working on it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -23,10 +23,13 @@ pub(crate) struct SetupGrace {
     ends: BTreeMap<(Vni, DeviceName), End>,
 }
 
+/// The container's end of a veth pair.
 #[derive(Debug)]
 struct End {
     place: Place,
+    /// When it was first seen in this place.
     since: Instant,
+    /// Whether it has been complete here.
     complete: bool,
 }
 

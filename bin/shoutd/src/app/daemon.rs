@@ -178,7 +178,7 @@ impl Daemon {
     async fn run(self, kernel: LinuxKernel) -> Result<&'static str> {
         let (formation, parts) = self.parts(kernel)?;
         let (services, leaving) = (parts.services.clone(), parts.leaving.clone());
-        // Before memory is acted on.
+        // Before anything acts on local state.
         recall(&services, &self.name).await;
         let address = self.resolved.settings.advertise_address;
         let (consensus, credentials) = (self.consensus.clone(), self.credentials.clone());

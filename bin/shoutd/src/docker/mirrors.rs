@@ -167,7 +167,7 @@ impl Mirrors {
                 let result = self.take_over(&network, &docker).await;
                 result.map_err(|problem| (network, problem))
             }
-            // What this host does not know of may be there all the same.
+            // A host that was rolled back may not know of a network that the cluster has.
             MirrorAction::Remove { .. } if self.services.agreement.consensus().is_rolled_back() => {
                 Ok(())
             }
@@ -235,8 +235,8 @@ impl Mirrors {
         }
     }
 
-    /// Two hosts created networks of one name at the same time, and the other was first: we remove
-    /// ours for its mirror, unless containers use ours.
+    /// Two hosts created networks of the same name at the same time, and the other host was first.
+    /// Replaces this host's network with a mirror of the other, unless containers use it.
     async fn yield_name(
         &self,
         network: &NetworkId,
@@ -265,8 +265,8 @@ impl Mirrors {
             .unwrap_or_default();
         let subnets = pools.iter().map(|pool| pool.subnet).collect();
         let why = Yielded { name: copy.name.clone(), subnets, refusal: refusal.to_string() };
-        // First: containers that wait for the name are told as soon as the cluster has let go of
-        // the network.
+        // Recorded before the removal: as soon as the cluster has dropped the network, containers
+        // that wait for its name are given this reason.
         self.services.in_flight.yielding(network, why);
         let removed =
             self.services.agreement.propose(Command::RemoveNetwork { id: network.clone() }).await;
@@ -308,13 +308,13 @@ impl Mirrors {
         }
     }
 
-    /// Why the engine has no copy. It hides a network from its list before it calls
-    /// `DeleteNetwork`. If its events show that the removal is done, or it does not call for long,
-    /// the copy was lost in another way.
+    /// Why the engine has no copy. The engine hides a network from its list before it calls
+    /// `DeleteNetwork`, so a missing copy may be about to be removed. That is ruled out if the
+    /// engine's events show that the removal is done, or if the call does not come for a long time.
     async fn missing(&self, network: &NetworkId) -> Missing {
         let copies = self.copies_of(network);
         if !copies.is_empty() && self.are_removed(&copies).await {
-            // `DeleteNetwork` may just have arrived: then the next comparison decides.
+            // `DeleteNetwork` may have arrived in between: then the next comparison decides.
             return if self.copies_of(network) == copies {
                 Missing::Unheard
             } else {
@@ -351,7 +351,7 @@ impl Mirrors {
         true
     }
 
-    /// Forgets since when copies were missing that are no longer missing.
+    /// For copies that are no longer missing, forgets since when they were.
     fn forget_found(&self, plan: &[MirrorAction]) {
         let mut missing = self.missing.lock();
         missing.retain(|network, _| {
@@ -399,8 +399,8 @@ impl Mirrors {
         removed
     }
 
-    /// Replaces a copy by one with shoutd's IPAM. After a crash in between, the next comparison
-    /// creates the copy.
+    /// Replaces a copy with a mirror, which has shoutd's IPAM. After a crash in between, the next
+    /// comparison creates the mirror.
     async fn take_over(&self, network: &NetworkId, docker: &DockerNetworkId) -> Result<(), String> {
         match self.replace(docker).await {
             Ok(()) | Err(RemoveNetworkError::NotFound { .. }) => {
@@ -477,8 +477,8 @@ impl Mirrors {
     }
 
     async fn remove(&self, docker: &DockerNetworkId, name: &str) -> Result<(), String> {
-        // If the cluster turns out to have the network, this is no user's wish to remove it
-        // everywhere.
+        // By `replace`, so that the plugin does not treat the engine's `DeleteNetwork` call as a
+        // user's wish to remove the network from the cluster, which may have it after all.
         match self.replace(docker).await {
             Ok(()) | Err(RemoveNetworkError::NotFound { .. }) => {
                 let text = "removed from this host, because it was removed from the cluster";

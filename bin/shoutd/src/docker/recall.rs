@@ -1,6 +1,9 @@
-//! Learns of endpoints again that this host's memory lacks, as its data were set back, before
-//! anything is made of that memory: the interfaces of their containers would be taken away, and
-//! their addresses given to others.
+//! Recovers endpoints that are missing from this host's local state because its data directory was
+//! rolled back.
+//!
+//! The kernel still has the ports of these endpoints, and the engine knows the rest. This runs
+//! before the daemon acts on its local state. Otherwise it would remove the interfaces of running
+//! containers, and give their addresses to others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,11 +24,11 @@ use crate::ipam::leases;
 /// How long the first look at the kernel may take.
 const LOOK_TIME: Duration = Duration::from_secs(5);
 
-/// How long an engine that runs may take to list its endpoints. One that boots has containers on no
-/// network of ours yet.
+/// How long a running engine may take to list its endpoints. An engine that is still starting has
+/// no containers on our networks yet.
 const ENGINE_TIME: Duration = Duration::from_secs(8);
 
-/// What the engine says of an endpoint.
+/// An endpoint as the engine reports it.
 #[derive(Debug)]
 struct Found {
     docker: DockerNetworkId,
@@ -33,8 +36,8 @@ struct Found {
     endpoint: Endpoint,
 }
 
-/// Compares the kernel with memory once, and asks the engine of what is not remembered. `name` is
-/// this host's.
+/// Compares the kernel with local state once, and asks the engine about endpoints that local state
+/// lacks. `name` is this host's name.
 pub async fn recall(services: &Services, name: &str) {
     let mut observed = services.plane.watch_observed();
     if timeout(LOOK_TIME, observed.changed()).await.is_err() {
@@ -78,7 +81,8 @@ async fn find(
     Ok(found)
 }
 
-/// An endpoint that is in no container, or without a MAC address, has nothing to be kept.
+/// The endpoint with what the engine reports of it. `None` if it is in no container or has no MAC
+/// address: then there is nothing to preserve.
 async fn found_endpoint(
     services: &Services,
     network: &NetworkId,

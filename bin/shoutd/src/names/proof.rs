@@ -18,7 +18,7 @@ const WRITABLE_FOR_OTHERS: u32 = 0o022;
 
 /// Opens the file, and proves that the engine made it for this container:
 /// - no component of its path is a symbolic link,
-/// - only the engine's root can replace it,
+/// - only root can replace it, or the user to which the engine maps root in containers,
 /// - nothing is mounted over it,
 /// - it has no other hard link, and
 /// - the container sees it at `/etc/hosts`.

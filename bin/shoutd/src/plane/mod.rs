@@ -95,6 +95,7 @@ impl Plane {
     }
 
     /// Applies the current state, and waits until the kernel is programmed for this endpoint.
+    /// Returns at once if this host does not know the network.
     ///
     /// # Errors
     /// The kernel could not be programmed, or not in time.
@@ -308,7 +309,7 @@ impl Plane {
     }
 
     /// Whether an endpoint with a sandbox has lost its interface: its container is gone, but the
-    /// engine, which was killed, did not call.
+    /// engine was killed before it called `Leave`.
     pub fn is_gone(&self, id: &EndpointId, endpoint: &Endpoint) -> bool {
         endpoint.sandbox.is_some() && self.interface(id, endpoint) == Interface::Gone
     }

@@ -1,4 +1,4 @@
-//! The difference between two contents.
+//! The difference between two versions of an advertisement's content.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -231,7 +231,7 @@ pub(super) fn network_weight(network: &AdvertisedNetwork) -> usize {
     1 + endpoints + groups
 }
 
-/// How many items a content has.
+/// How many items the content of an advertisement has.
 pub(super) fn weight(content: &Content) -> usize {
     content.values().map(|network| network_weight(network)).sum()
 }

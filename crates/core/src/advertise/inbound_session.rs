@@ -12,8 +12,8 @@ use crate::limits::{ADVERTISED_ITEMS_MAX, ADVERTISEMENTS_PER_HOST, HOLD_TIME, SI
 /// is not applied.
 const RETIRED_MAX: usize = 8;
 
-/// The advertisement of one peer, and how far we can rely on it. All times are of one monotonic
-/// clock of the caller.
+/// The advertisement of one peer, and how far we can rely on it. The caller passes all times, from
+/// one monotonic clock.
 #[derive(Debug, Clone)]
 pub struct InboundSession {
     /// The peer's incarnation and last sequence number; `None` until its first snapshot.
@@ -24,9 +24,11 @@ pub struct InboundSession {
     complete: bool,
     /// The last complete content.
     whole: Content,
-    /// Networks that the peer withdrew. Their absence is not a delay.
+    /// Networks that the peer withdrew. The peer has nothing on them, whereas any other network
+    /// that is missing from `content` may still arrive.
     withdrawn: BTreeSet<NetworkId>,
-    /// Whether the content is current, the hold time aside.
+    /// Whether the last message was valid, and nothing has raised a doubt since. Silence is checked
+    /// in [`Self::heard`].
     trusted: bool,
     /// When the peer last sent a valid message, or when we began to expect one.
     last_received: Duration,
@@ -176,7 +178,7 @@ impl InboundSession {
         };
     }
 
-    /// Forgets the withdrawals of networks that the peer is not agreed to have either.
+    /// Forgets the withdrawals of networks that the peer does not have by agreed state either.
     pub fn prune(&mut self, agreed: Option<&BTreeSet<NetworkId>>) {
         self.withdrawn.retain(|network| agreed.is_some_and(|agreed| agreed.contains(network)));
     }
@@ -188,9 +190,9 @@ impl InboundSession {
         times.into_iter().find(|time| *time > after).filter(|_| !self.expired)
     }
 
-    /// The peer's state. `agreed` are the networks that the peer is agreed to have and this host
-    /// has too. The peer is known to have nothing on those that it withdrew, and on all of them
-    /// once the hold time has expired.
+    /// The peer's state. `agreed` are the networks that the peer has by agreed state and that this
+    /// host has too. The peer has nothing on those that it withdrew. Once the hold time has
+    /// expired, it counts as in sync and as having nothing on any of them.
     pub fn heard(&self, agreed: Option<&BTreeSet<NetworkId>>, now: Duration) -> PeerState {
         let is_fresh = self.trusted && self.complete && now < self.last_received + SILENCE_MAX;
         let mut networks = self.whole.clone();

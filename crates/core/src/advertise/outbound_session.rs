@@ -11,8 +11,8 @@ use crate::limits::{
 };
 
 /// The advertisement to one peer. At most one message is in flight. Changes made in the meantime go
-/// into the next message, so the work depends on how much changed and not on how often. All times
-/// are of one monotonic clock of the caller.
+/// into the next message, so the work depends on how much changed and not on how often. The caller
+/// passes all times, from one monotonic clock.
 #[derive(Debug, Clone)]
 pub struct OutboundSession {
     incarnation: Incarnation,
@@ -92,8 +92,8 @@ impl OutboundSession {
         if self.is_in_flight() || now < self.not_before {
             return None;
         }
-        // We do not know whether the peer has this message. To send it again is harmless, and the
-        // answer tells.
+        // We do not know whether the peer has applied this message. It is harmless to send it
+        // again, and the answer shows what the peer has.
         if let Some(unanswered) = &mut self.unanswered {
             unanswered.is_in_flight = true;
             return Some(unanswered.message.clone());
@@ -143,7 +143,8 @@ impl OutboundSession {
             Reply::Has { .. } | Reply::WantSnapshot => {
                 self.acknowledged = None;
                 self.answered = Some(now);
-                // A peer that got a snapshot must not ask for another at once.
+                // If the message was a snapshot already, wait: the peer might ask for one each
+                // time.
                 if message.base.is_none() { self.put_off(now) } else { self.not_before = now }
             }
             Reply::Over => {

@@ -50,8 +50,8 @@ struct Validated {
     accepted: Arc<AdvertisedNetwork>,
     /// The rejections, each with the time since which it exists.
     rejections: BTreeMap<Rejection, Duration>,
-    /// Whether another host claims one of the MAC addresses. Such a network is always validated
-    /// again.
+    /// Whether another host, or this one, claims one of the MAC addresses. Such a network is
+    /// validated again in every update, even if it has not changed.
     contested: bool,
 }
 
@@ -164,7 +164,7 @@ impl ClaimValidation {
 struct Claims {
     /// MAC addresses of this host's endpoints.
     local: BTreeSet<MacAddress>,
-    /// MAC addresses of the advertising host.
+    /// MAC addresses that were accepted from the advertising host before.
     own: BTreeSet<MacAddress>,
     /// MAC addresses of other hosts that are in sync, and whether each is derived from its
     /// endpoint's address.
@@ -256,7 +256,8 @@ fn validate_network(
         rejections: BTreeMap::new(),
         contested: false,
     };
-    // A network that is not known here yet is not used.
+    // This host does not know the network yet. It uses no claim about such a network, and validates
+    // the claims once the network is known.
     let Some(network) = network else { return (validated, BTreeSet::new()) };
     let (mut rejections, mut losers, mut seen) =
         (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());

@@ -40,12 +40,13 @@ pub fn goes_to_every_host(mac: MacAddress) -> bool {
     )
 }
 
-/// Whether memberships of a group are advertised. Link-local groups go to all hosts in any case.
-/// Exceptions are groups whose MAC address does not [go to every host](goes_to_every_host): where a
-/// host replicates by MAC address, such a group goes where other groups with its address go, and
-/// must reach its own receivers too. DDS uses such groups: ff02::ffff:239.255.0.1 and
-/// ff1e::ffff:239.255.0.1. These memberships are few, whereas every IPv6 address has one of the
-/// others.
+/// Whether memberships of a group are advertised. Those of most link-local groups are not: these
+/// groups go to all hosts in any case, and there is a solicited-node group for every IPv6 address.
+///
+/// The exceptions are the few link-local groups whose MAC address does not [go to every
+/// host](goes_to_every_host). A host that replicates by MAC address sends such a group to the
+/// receivers of other groups with the same address, so it must know the receivers of this group
+/// too. DDS uses such a pair: ff02::ffff:239.255.0.1 and ff1e::ffff:239.255.0.1.
 pub fn is_announced(group: IpAddr) -> bool {
     !is_link_local(group) || !goes_to_every_host(group_mac(group))
 }

@@ -192,8 +192,9 @@ impl Mdb {
         self.union.router = self.everything || !self.routers.is_empty();
     }
 
-    /// After a new dump of the MDB: records as changed what differs from `before`, the database
-    /// that this one replaces, in addition to the changes recorded there.
+    /// Call this after a new dump of the MDB, with the database that this one replaces. Records the
+    /// groups whose union differs as changed, and takes over the changes that `before` has
+    /// recorded.
     pub fn note_changes_since(&mut self, mut before: Self) {
         before.update_union();
         self.update_union();

@@ -1,4 +1,4 @@
-//! Replication: to which hosts a host sends which group.
+//! Replication: which hosts receive the packets of each group.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -142,9 +142,11 @@ fn sources(filter: &SourceFilter) -> &BTreeSet<IpAddr> {
 }
 
 /// Whether a group has link-local scope, and so goes to every host of the network: 224.0.0.0/24
-/// (RFC 5771, section 4), and IPv6 scopes up to link-local (RFC 4291, section 2.7). For
-/// 224.0.0.0/24 and ff02::/16 the kernel does not use the MDB. An entry for solicited-node groups
-/// would break neighbour discovery.
+/// (RFC 5771, section 4), and IPv6 scopes up to link-local (RFC 4291, section 2.7).
+///
+/// The MDB must not have an entry for such a group. Without one, the kernel floods 224.0.0.0/24 and
+/// ff02::/16: the entries for all other groups do not apply to them (`vxlan_mdb_entry_skb_get`). An
+/// entry for a solicited-node group would break neighbour discovery.
 pub fn is_link_local(group: IpAddr) -> bool {
     match group {
         IpAddr::V4(group) => group.octets()[..3] == [224, 0, 0],

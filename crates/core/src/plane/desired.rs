@@ -24,9 +24,9 @@ pub struct Desired {
     pub underlay_filter: Option<UnderlayFilter>,
     /// Its segments, by VNI.
     pub segments: BTreeMap<Vni, Segment>,
-    /// Networks that it has endpoints on and that are not agreed on, as far as it knows: its data
-    /// were set back, and it has yet to be told of them again. Segments that are there for these
-    /// stay as they are.
+    /// Networks on which this host has endpoints, but which are missing from its agreed state. Its
+    /// data directory was rolled back, and it has not received the log entries again yet. Existing
+    /// segments of these networks stay unchanged.
     pub untold: BTreeSet<NetworkId>,
 }
 
@@ -194,7 +194,7 @@ pub const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 
 /// The segments that the kernel of host `me` should have: one for each network on which it has
 /// endpoints. A host without endpoints on a network has no devices for it, and is not a remote of
-/// the others. The rest of the desired state is [`underlay_filter`](super::underlay_filter).
+/// the others. The caller adds the [`underlay_filter`](super::underlay_filter).
 pub fn desired(
     cluster: &Cluster,
     local: &Local,
@@ -245,9 +245,9 @@ fn segment_without_ports(
     }
 }
 
-/// The MTU of a network, in octets: its option's, or the least that the underlays of all its hosts
-/// allow. A host drops frames that exceed the MTU of its VXLAN device without notice, as VTEPs do
-/// not fragment (RFC 7348, section 4.3).
+/// The MTU of a network, in octets: that of its option, or the least that the underlays of all its
+/// hosts allow. VTEPs do not fragment (RFC 7348, section 4.3): a host silently drops frames that
+/// exceed the MTU of its VXLAN device.
 fn mtu(network: &Network, underlay: Underlay, others: &[RemoteHost]) -> u16 {
     let advertised = others.iter().filter_map(|other| other.advertised.as_ref()?.mtu);
     mtu_option(network).unwrap_or_else(|| advertised.fold(max_mtu(underlay), u16::min))
@@ -299,8 +299,8 @@ fn others(
         .collect()
 }
 
-/// The VTEPs of other hosts' endpoints. An endpoint that two hosts advertise, as while it moves, is
-/// not pinned but learnt from its traffic.
+/// The VTEPs of other hosts' endpoints. While an endpoint moves, two hosts may advertise it. It is
+/// then not pinned, but learnt from its traffic.
 fn remote_macs(others: &[RemoteHost]) -> BTreeMap<MacAddress, IpAddr> {
     let mut places: BTreeMap<MacAddress, Option<IpAddr>> = BTreeMap::new();
     for RemoteHost { address, advertised, .. } in others {

@@ -79,15 +79,15 @@ fn plan_segment(vni: Vni, desired: &Segment, observed: &Observed, plan: &mut Vec
     }
 }
 
-/// The current MTU, if it must stay for now: until all hosts have advertised, as after a start of
-/// the daemon, one of them may allow no more.
+/// The current MTU, if it must not be raised yet. After a start of the daemon, a host that has not
+/// advertised yet may have an underlay that allows no more than the current MTU.
 fn kept_mtu(desired: &Segment, current: &ObservedSegment) -> Option<u16> {
     let bridge = current.bridge.as_ref().filter(|bridge| bridge.mark.is_some())?;
     let is_less = (MTU_MIN..desired.mtu).contains(&bridge.mtu);
     (desired.replication.provisional && is_less).then_some(bridge.mtu)
 }
 
-/// Whether the namespace is left from another network that had this VNI.
+/// Whether the namespace is left over from another network that had this VNI.
 fn is_of_another_network(segment: &ObservedSegment, desired: &Segment) -> bool {
     let marks =
         [segment.bridge.as_ref().map(|b| &b.mark), segment.tunnel.as_ref().map(|t| &t.mark)];
@@ -122,6 +122,7 @@ fn is_tuned_bridge(bridge: &ObservedBridge, mtu: u16) -> bool {
         && bridge.mld_version == MLD_VERSION
         && bridge.groups_max >= GROUPS_MAX
         && bridge.multicast_router == MULTICAST_ROUTER_ALWAYS
+        // Any other value was chosen by a user, and stays.
         && bridge.membership_interval != MEMBERSHIP_INTERVAL_OF_KERNEL
         && bridge.learned_max.is_none_or(|max| usize::try_from(max) == Ok(LEARNED_MAX))
         && bridge.link_local
@@ -227,8 +228,8 @@ fn plan_kept_port(
         let (sandbox, port) = (sandbox.clone(), name.clone());
         plan.push(Action::EndDuplicateDetection { vni, port, sandbox, name: end.name.clone() });
     }
-    // A container's end that is in the host's namespace or cannot be found is being moved by
-    // Docker.
+    // If the container's end is in the host's namespace, or in none that we know, then Docker is
+    // about to move it: we leave it alone.
     if let (Some(end), Some(sandbox)) = (&found.container_end, &port.sandbox)
         && end.place == Place::Sandbox(sandbox.clone())
         && !is_complete_end(end, port, mtu)

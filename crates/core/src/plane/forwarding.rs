@@ -15,7 +15,8 @@ use crate::multicast::{Replication, SourceGroup, goes_to_every_host, group_mac, 
 /// A destination of a group's packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Destination {
-    /// Nowhere. It keeps an entry without remotes, which prevents the fallback to a wider entry.
+    /// No host. An entry with this destination drops the group's packets. Without an entry, the
+    /// kernel would send them to the remotes of a wider entry.
     Nowhere,
     /// The host with this VTEP.
     Host(IpAddr),
@@ -70,7 +71,7 @@ pub struct Forwarding {
     pub filter: Filter,
 }
 
-/// The keys of the entries for all other groups, one per family.
+/// The keys of the entries that apply to all groups without an entry of their own, one per family.
 pub const UNREGISTERED: [SourceGroup; 2] =
     [(None, IpAddr::V4(Ipv4Addr::UNSPECIFIED)), (None, IpAddr::V6(Ipv6Addr::UNSPECIFIED))];
 
@@ -106,11 +107,11 @@ impl Forwarding {
     /// when the last host stops selecting S: while (\*,G) has members it stays, with (\*,G)'s
     /// remotes.
     ///
-    /// While the replication is provisional, entries of groups without known members stay, with the
-    /// remotes that their packets would have without them; a restarted daemon would otherwise
-    /// remove them all. Pins to hosts that are not in sync stay too. Without them any container
-    /// could take an endpoint's place, or, without learning, no host would know where the endpoint
-    /// is.
+    /// While the replication is provisional, entries of groups without known members stay;
+    /// otherwise a restarted daemon would remove them all. Such an entry gets the remotes of the
+    /// wider entry, to which its packets would go if it were removed. Pins to hosts that may not be
+    /// in sync stay too. Without its pin, any container could take over an endpoint's MAC address.
+    /// On a network without learning, only the pin tells where the endpoint is.
     pub fn desired_with_retained(found: &Self, segment: &Segment, tier: Tier) -> Self {
         Self::desired_with_retained_within(
             found,
@@ -150,8 +151,9 @@ impl Forwarding {
         wanted
     }
 
-    /// Adds retained MDB entries, with the remotes that their packets would have without them: all
-    /// while the replication is provisional, otherwise (S,G) entries of groups with (\*,G) members.
+    /// Adds retained MDB entries, each with the remotes of the wider entry. While the replication
+    /// is provisional, all entries are retained; otherwise only (S,G) entries of groups with (\*,G)
+    /// members.
     fn retain_groups(&mut self, found: &Self, replication: &Replication, most: usize) {
         let mut sources: BTreeMap<IpAddr, usize> = BTreeMap::new();
         let mut is_kept = |key: &SourceGroup| {
@@ -187,8 +189,11 @@ impl Forwarding {
                 .any(|key| !after.groups.contains_key(key) && is_retained_source(after, *key))
     }
 
-    /// Adds retained pins: those to hosts that are not in sync, unless they are desired elsewhere.
+    /// Adds retained pins: those to hosts that may not be in sync, unless the MAC address is
+    /// desired at another place.
     fn retain_pins(&mut self, found: &Self, segment: &Segment, most: usize) {
+        // `unregistered` contains every host that is not in sync. It also contains hosts with a
+        // multicast router; their pins stay longer than necessary, which does no harm.
         let is_known = |host: &IpAddr| {
             segment.remotes.contains(host) && !segment.replication.unregistered.contains(host)
         };
@@ -231,9 +236,11 @@ impl Forwarding {
         old.changes_to(&new)
     }
 
-    /// The changes to the desired entries, in this order: all additions precede all removals, and
-    /// narrower entries precede the wider ones to which they would fall back. So no host loses what
-    /// it had and still needs.
+    /// The changes to the desired entries, in an order in which no host loses what it had and still
+    /// needs. All additions precede all removals. Additions begin with the narrowest entries, and
+    /// removals with the widest: the entry to which a group's packets fall back has its final
+    /// remotes before the narrower entry is removed. A filter that is broken or no longer desired
+    /// is removed before everything else. A new filter is installed among the removals.
     pub fn changes_to(&self, wanted: &Self) -> Vec<Change> {
         let mut changes = Vec::new();
         if self.filter != Filter::Off
@@ -281,8 +288,9 @@ impl Forwarding {
             if there == Some(destinations) {
                 continue;
             }
-            // While a new entry is built, remotes that it lacks lose packets. So remotes that get
-            // these packets now come first; the others have nothing to lose.
+            // A new entry gets its remotes one by one, and replaces the fallback from the first one
+            // on. Until it is complete, remotes that are still missing lose packets. So remotes
+            // that receive these packets by the fallback now come first.
             let served = self.fallback(*key).filter(|_| there.is_none());
             let (first, last) =
                 partition(destinations, |to| served.is_none_or(|served| served.contains(to)));
@@ -313,14 +321,16 @@ impl Forwarding {
             (None, Some(admitted)) => changes.push(Change::Filter { admitted: admitted.clone() }),
             (_, None) => {}
         }
-        // In ascending order: the unspecified groups, to which others would fall back, come first.
+        // In ascending order, so that the unspecified groups, to which the others would fall back,
+        // come first.
         for (key, destinations) in &self.groups {
             let still = wanted.groups.get(key);
             if still == Some(destinations) {
                 continue;
             }
-            // While an entry is taken apart, remotes that it lacks lose packets. So remotes that
-            // get these packets without the entry too are removed last.
+            // An entry loses its remotes one by one, and the fallback applies only after the last.
+            // Until then, remotes that were already removed lose packets. So remotes that will
+            // receive these packets by the fallback are removed last.
             let served = wanted.fallback(*key).filter(|_| still.is_none());
             let (last, first) =
                 partition(destinations, |to| served.is_none_or(|served| served.contains(to)));

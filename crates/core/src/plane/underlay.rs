@@ -1,4 +1,4 @@
-//! The underlay filter: which packets may go to this host's VXLAN port and to those of other
+//! The underlay filter: who may send to the VXLAN and agreement ports of this host and of the other
 //! members.
 
 use std::collections::BTreeSet;
@@ -15,7 +15,8 @@ pub struct UnderlayFilter {
     pub address: IpAddr,
     /// The interface with this address.
     pub interface: DeviceName,
-    /// TCP ports of the cluster, of this host and of all members.
+    /// The TCP ports on which the members, this host included, listen to each other. The filter
+    /// keeps containers off them.
     pub agreement_ports: BTreeSet<u16>,
     /// The other members' underlay addresses. VXLAN from any other source is dropped.
     pub members: BTreeSet<IpAddr>,
@@ -37,7 +38,7 @@ pub fn underlay_filter(
         address,
         interface,
         agreement_ports: hosts().map(|host| host.port()).collect(),
-        // A packet with this host's own address cannot come from another host.
+        // Without this host's own address: a packet from outside with that source is forged.
         members: hosts().map(|host| host.ip()).filter(|member| *member != address).collect(),
     })
 }

@@ -1,13 +1,14 @@
-//! The backup querier: queries containers where the bridge does not, because another querier is
-//! active, and in VLANs.
+//! The backup querier sends queries to containers where the bridge does not: while another querier
+//! is active, and in VLANs.
 //!
 //! A bridge does not query while another querier is active behind it
 //! (`br_multicast_query_received`), such as a multicast router in a container, and relies on the
-//! answers to that querier. A container can query so that no answer comes in time: with response
-//! times of hours, or so that the other ports do not receive it. Then memberships expire, and
-//! receivers on this host get nothing. So while another querier is active, shoutd queries at the
-//! bridge's interval. The queries go out of each port directly and bypass the bridge, which would
-//! otherwise take shoutd for another querier and leave it the group-specific queries after a leave.
+//! answers to that querier. A container can send queries that no member answers in time: with
+//! response times of hours, or such that the other ports do not receive them. Then memberships
+//! expire, and receivers on this host get nothing. So while another querier is active, shoutd
+//! queries at the bridge's interval. Its queries go directly out of each port and bypass the
+//! bridge. Otherwise the bridge would treat shoutd as another querier, and would not send the
+//! group-specific queries that follow a leave.
 //!
 //! A container may add VLAN interfaces to its interface. The bridge takes reports in a VLAN for
 //! memberships of the port, but sends its queries untagged, so members in a VLAN do not answer. The
@@ -26,7 +27,8 @@ const INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// VLANs of a network that are queried. A container that uses more loses memberships in the rest.
 const VLANS_MAX: usize = 1024;
 
-/// Maximum response time after a membership ended that another member may still have.
+/// Maximum response time of the query after a membership ended. Another member, which may still
+/// have that membership, must answer soon.
 const SOON: Duration = Duration::from_millis(200);
 
 /// The backup querier of one network.

@@ -73,7 +73,8 @@ struct FollowedSegment {
     read_at: Option<Instant>,
     /// When a membership last changed.
     changed_at: Instant,
-    /// Whether nothing has been published of it yet.
+    /// Whether all memberships must be published, not only changes: nothing was published yet, or
+    /// an error left it unclear what was.
     is_new: bool,
 }
 

@@ -1,5 +1,5 @@
-//! The namespaces of segments and containers, and the bridges that restarted snooping. The
-//! reconciler, which makes and finds them, shares them with the other threads.
+//! The namespaces of segments and containers, and the bridges whose snooping was restarted. The
+//! reconciler creates or finds them, and shares them with the other threads.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,7 +17,7 @@ use shoutd_netlink::Namespace;
 pub(super) struct Registry {
     segments: Mutex<BTreeMap<Vni, Namespace>>,
     sandboxes: Mutex<Arc<[Namespace]>>,
-    /// When each bridge that had stopped snooping was restarted.
+    /// When snooping was restarted on each bridge on which something had disabled it.
     snooping_restarts: Mutex<BTreeMap<Vni, Instant>>,
     /// Readable after a change that the membership follower has not acknowledged.
     changed: EventFd,
@@ -35,7 +35,6 @@ impl Registry {
     }
 
     fn segments(&self) -> MutexGuard<'_, BTreeMap<Vni, Namespace>> {
-        // No code panics halfway through a change under this lock, so a poisoned one is consistent.
         self.segments.lock()
     }
 
@@ -79,13 +78,13 @@ impl Registry {
         self.snooping_restarts.lock()
     }
 
-    /// Records that a segment's bridge had stopped snooping and was restarted.
+    /// Records that snooping was disabled on a segment's bridge, and was restarted.
     pub(super) fn note_snooping_restart(&self, vni: Vni) {
         self.snooping_restarts().insert(vni, Instant::now());
         self.signal();
     }
 
-    /// Whether the bridge was restarted within this time.
+    /// Whether the bridge's snooping was restarted within this time.
     pub(super) fn restarted_snooping_within(&self, vni: Vni, time: Duration) -> bool {
         self.snooping_restarts().get(&vni).is_some_and(|at| at.elapsed() < time)
     }

@@ -1,9 +1,11 @@
-//! One transmit time stamp for PTP's event messages by unicast.
+//! Gives PTP daemons one transmit time stamp for each event message that they send by unicast.
 //!
-//! The bridge forwards clones of multicast, so the socket gets one time stamp. For unicast it gets
-//! a second one from the underlay's device, which PTP daemons take for a fault. The rule that has
-//! the VXLAN device send clones costs every frame 2 %, so it is installed only while a container is
-//! in one of PTP's groups. PTP daemons join these in their unicast modes, too.
+//! A PTP daemon asks its socket for transmit time stamps (`SO_TIMESTAMPING`), and each device that
+//! its frame passes reports one. A clone of the frame belongs to no socket. The bridge forwards
+//! clones of multicast, so the socket gets one time stamp. For unicast the underlay's device
+//! reports a second one, which PTP daemons treat as a fault. An nf_tables rule makes the VXLAN
+//! device send clones of these messages. It costs every frame 2 %, so it is installed only while a
+//! container is in one of PTP's groups. PTP daemons join these groups in their unicast modes too.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};

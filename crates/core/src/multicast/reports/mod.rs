@@ -24,7 +24,9 @@ use crate::limits::QUESTIONS_MAX;
 const GROUPS_AT_ONCE: usize = 100;
 /// Minimum time between two steps.
 const STEP_MIN: Duration = Duration::from_millis(10);
-/// Maximum duration of a report of all groups that answers no query, or a query that allows hours.
+/// Maximum duration of a report of all groups. One that no query asked for takes this long. One
+/// that answers a query takes half of the maximum response time, which may be hours, but no longer
+/// than this.
 const WALK_MAX: Duration = Duration::from_secs(5);
 /// How often all groups are reported without a query, for routers that leave querying to the
 /// bridge: the query interval (RFC 3376, section 8.2).
@@ -32,7 +34,7 @@ const REFRESH: Duration = Duration::from_secs(125);
 /// How long a query of an older version counts: twice the query interval plus the maximum response
 /// time (RFC 3376, section 8.12).
 const OLDER_PRESENT: Duration = Duration::from_secs(260);
-/// How often a change is reported, because a router can miss a report (RFC 3376, section 8.1).
+/// How many times a change is reported, because a router can miss a report (RFC 3376, section 8.1).
 const ROBUSTNESS: u8 = 2;
 /// The interval between these reports (RFC 3376, section 8.11).
 const UNSOLICITED_REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -153,11 +155,12 @@ impl Reports {
                     return;
                 }
                 let sources = (!query.sources.is_empty()).then_some(query.sources);
+                // Once all sources were queried, the answer covers later lists of sources too.
                 let queried = self.queried.entry(group).or_insert_with(|| Some(BTreeSet::new()));
                 *queried =
                     queried.take().zip(sources).map(|(queried, sources)| &queried | &sources);
             }
-            // Too many groups were queried: report all.
+            // A general query, or queries for too many groups: report all.
             _ => {
                 let within = (query.within / 2).min(WALK_MAX);
                 self.routers
@@ -185,9 +188,10 @@ impl Reports {
         walks.chain(self.changes.values().map(|change| change.at)).min()
     }
 
-    /// The reports to send now. Before version 3, a report suppresses those of other members (RFC
-    /// 2236, section 3; RFC 2710, section 4). So a port that `is_member` of a group itself gets no
-    /// such report: its own says the same.
+    /// The reports to send now. Before version 3, a member that hears a report of its group
+    /// suppresses its own (RFC 2236, section 3; RFC 2710, section 4). So a port that itself
+    /// `is_member` of a group gets no such report: the member's own report tells the router the
+    /// same, and the bridge needs it.
     pub fn take(&mut self, now: Duration, is_member: impl Fn(u32, IpAddr) -> bool) -> Vec<Report> {
         let version = self.version(now);
         let mut records: Vec<Record> = self.take_answers();

@@ -72,8 +72,8 @@ pub(super) fn change(
         records
     };
     match (before, now) {
-        // A leave, which every version has. A router then queries the group, as it would query
-        // blocked sources.
+        // A leave. `Block` would say the same, but has no equivalent in version 2. A router queries
+        // the group after a leave, as it queries blocked sources after `Block`.
         (before, SourceFilter::Include(now)) if now.is_empty() && *before != none => {
             vec![Record { kind: RecordKind::ToInclude, group, sources: Vec::new() }]
         }
@@ -96,23 +96,24 @@ pub(super) fn change(
     }
 }
 
-/// The records in versions without sources: joins, and leaves in version 2.
+/// Translates records to a version without sources. An `IsExclude` record stands for a join, and a
+/// `ToInclude` record for a leave, which the first version does not have.
 pub(super) fn of_older(records: Vec<Record>, version: Version) -> Vec<Record> {
     let mut seen = BTreeSet::new();
-    let whole = records.into_iter().filter_map(|Record { kind, group, sources }| {
-        let is_left = match kind {
+    let translated = records.into_iter().filter_map(|Record { kind, group, sources }| {
+        let is_leave = match kind {
             RecordKind::IsExclude | RecordKind::ToExclude => false,
             RecordKind::IsInclude | RecordKind::Allow if !sources.is_empty() => false,
             RecordKind::ToInclude => sources.is_empty(),
-            // Other sources may still be selected.
+            // Neither a join nor a leave: other sources may still be selected.
             RecordKind::IsInclude | RecordKind::Allow | RecordKind::Block => return None,
         };
-        let kind = if is_left { RecordKind::ToInclude } else { RecordKind::IsExclude };
+        let kind = if is_leave { RecordKind::ToInclude } else { RecordKind::IsExclude };
         Some(Record { kind, group, sources: Vec::new() })
     });
-    let is_known =
+    let exists =
         |record: &Record| version != Version::First || record.kind != RecordKind::ToInclude;
-    whole.filter(is_known).filter(|record| seen.insert(record.group)).collect()
+    translated.filter(exists).filter(|record| seen.insert(record.group)).collect()
 }
 
 /// One record per [`SOURCES_MAX`] sources; none without sources.
