@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
@@ -28,6 +28,12 @@ const GET_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Deadline of a POST request, which may have to wait for the Raft leader several times.
 const POST_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// How long a killed daemon may take to be gone after its sockets are closed.
+const ENDING_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// How often we look whether it is gone.
+const ENDING_POLL: Duration = Duration::from_millis(10);
 
 /// Size limit of an answer: 65,536 endpoints of about 400 octets.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
@@ -140,7 +146,11 @@ async fn ask_raw(
     let deadline = if is_get { GET_TIME_MAX } else { POST_TIME_MAX };
     let exchange = tokio::time::timeout(deadline, exchange(stream, request, body));
     let late = |_| silent(daemon, &format!("does not answer within {} s", deadline.as_secs()));
-    let (is_success, body) = exchange.await.map_err(late)?.map_err(transport)?;
+    let (is_success, body) = match exchange.await.map_err(late)? {
+        Ok(answer) => answer,
+        Err(_) if has_ended(daemon).await => return Err(not_running(directories)),
+        Err(source) => return Err(transport(source)),
+    };
     if is_success {
         return Ok(body);
     }
@@ -176,6 +186,17 @@ fn silent(daemon: Option<i32>, what: &str) -> ControlError {
         ),
     };
     ControlError::Silent(format!("shoutd {what}: {remedy}"))
+}
+
+/// Whether the daemon has ended. The kernel closes the sockets of a killed process before it is gone.
+async fn has_ended(daemon: Option<i32>) -> bool {
+    let Some(pid) = daemon.map(Pid::from_raw) else { return false };
+    let is_gone = || matches!(process_state(pid), None | Some('Z' | 'X'));
+    let deadline = Instant::now() + ENDING_TIME_MAX;
+    while !is_gone() && Instant::now() < deadline {
+        tokio::time::sleep(ENDING_POLL).await;
+    }
+    is_gone()
 }
 
 /// The state of a process (proc_pid_stat(5)); `None` if it does not exist.

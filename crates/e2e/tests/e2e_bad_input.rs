@@ -248,7 +248,7 @@ fn no_token(cluster: &mut Cluster) -> Result<()> {
     let mut start =
         second.spawn(["shoutdctl", "start", "10.77.0.2", "--peer-addresses=10.77.0.1"])?;
     let line = start.wait_for_line(SOON, |line| line.contains("shoutdctl approve "))?;
-    let (_, approve) = line.split_once("shoutdctl ").context("a command")?;
+    let (_, approve) = line.rsplit_once("shoutdctl ").context("a command")?;
     ensure!(
         status(&first)?["hosts"] == 1,
         "it is in without having been let in: {}",
@@ -366,7 +366,7 @@ fn unwritable_data(cluster: &mut Cluster) -> Result<()> {
     refused?;
     host.sh("umount /run/test && mount -t tmpfs -o size=4m tmpfs /run/test")?;
     let refused =
-        refuses(&host, &["10.77.0.1", "--data-dir=/run/test"], &["/run/test", "free space"]);
+        refuses(&host, &["10.77.0.1", "--data-dir=/run/test"], &["/run/test", "free some space"]);
     host.sh("umount /run/test && touch /run/test/file")?;
     refused?;
     refuses(&host, &["10.77.0.1", "--data-dir=/run/test/file"], &["/run/test/file"])?;
