@@ -4,10 +4,10 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use shoutd_lab::Host;
+use shoutd_lab::{Host, wait_until};
 use shoutd_netlink::{Namespace, Route, TunnelGroup};
 
-use crate::{Cluster, await_network, await_no_network, networks};
+use crate::{Cluster, SOON, await_network, await_no_network, networks};
 
 /// The routing protocol that marks shoutd's entries in the kernel's tables.
 const PROTOCOL: u8 = 115;
@@ -45,8 +45,15 @@ impl Network {
         Ok(Self { name: name.to_owned(), origin: origin.clone(), hosts: cluster.hosts() })
     }
 
-    /// `docker network rm` on `host`; returns when it is gone from all hosts.
+    /// `docker network rm` on `host`, once the cluster knows that no host uses the network any
+    /// longer; returns when it is gone from all hosts.
     pub fn remove_on(self, host: &Host) -> Result<()> {
+        wait_until(&format!("network {} to be unused", self.name), SOON, || {
+            let rows = networks(host)?;
+            let is_used = |row: &Value| row["hosts"].as_array().is_none_or(|used| !used.is_empty());
+            let used = rows.iter().any(|row| row["name"] == self.name.as_str() && is_used(row));
+            Ok((!used).then_some(()))
+        })?;
         host.docker(["network", "rm", &self.name])?;
         for host in &self.hosts {
             await_no_network(host, &self.name)?;

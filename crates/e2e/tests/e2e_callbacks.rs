@@ -190,7 +190,7 @@ fn one_copy(cluster: &mut Cluster) -> Result<()> {
 /// for 15 s.
 const REFUSE_CALLS: &str = "printf 'HTTP/1.1 500 No\r\nContent-Length: 2\r\nConnection: \
                             close\r\n\r\n{}' > /run/refusal; exec socat \
-                            UNIX-JOIN_BOTH:/run/docker/plugins/shoutd.sock,fork,unlink-early \
+                            UNIX-LISTEN:/run/docker/plugins/shoutd.sock,fork,unlink-early \
                             SYSTEM:'read line; cat /run/refusal'";
 
 /// The engine's calls are lost while shoutd is stopped, and the interfaces stay where they are.

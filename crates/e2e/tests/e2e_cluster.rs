@@ -104,7 +104,7 @@ fn sixth_host(cluster: &mut Cluster) -> Result<()> {
     let mut start =
         sixth.spawn(["shoutdctl", "start", &address.to_string(), "--peer-addresses=10.77.0.3"])?;
     let line = start.wait_for_line(SOON, |line| line.contains("shoutdctl approve "))?;
-    let (_, approve) = line.split_once("shoutdctl ").context("a command")?;
+    let (_, approve) = line.rsplit_once("shoutdctl ").context("a command")?;
     first.sh(&format!("shoutdctl {approve}"))?;
     let output = start.wait(SOON)?;
     ensure!(output.success() && hosts_known(&first)? == 6, "approved, and not let in: {output}");

@@ -88,7 +88,7 @@ fn services_change(cluster: &mut Cluster) -> Result<()> {
     create_service(manager, "s", "bar", &["--publish=mode=host,target=80,published=8080"])?;
     let tasks = await_tasks(manager, &hosts, "s", 1)?;
     let task = tasks.first().context("a task")?;
-    let _server = task.spawn("socat -U TCP4-JOIN_BOTH:80,reuseaddr,fork OPEN:/etc/hostname")?;
+    let _server = task.spawn("socat -U TCP4-LISTEN:80,reuseaddr,fork OPEN:/etc/hostname")?;
     answers(&hosts, &task.host)?;
     change(manager, &["scale", "--detach", "s=3"])?;
     let three = await_tasks(manager, &hosts, "s", 3)?;
