@@ -325,8 +325,8 @@ fn published_port(cluster: &mut Cluster) -> Result<()> {
     for (host, other) in [(&hosts[0], &hosts[1]), (&hosts[1], &hosts[0])] {
         let container = Container::start(host, "foo", &["--publish=8080:80"])?;
         let stream = Stream::default().begin(&peer, &[&container])?;
-        let serving = container
-            .spawn("socat -d -d -U TCP4-LISTEN:80,reuseaddr,fork OPEN:/etc/hostname")?;
+        let serving =
+            container.spawn("socat -d -d -U TCP4-LISTEN:80,reuseaddr,fork OPEN:/etc/hostname")?;
         serving.wait_for_line(SOON, |line| line.contains("listening on"))?;
         let asked =
             other.sh(&format!("socat -u TCP4:{}:8080,connect-timeout=10 -", host.address()))?;

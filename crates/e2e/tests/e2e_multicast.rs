@@ -90,8 +90,8 @@ fn ping_and_tcp(cluster: &mut Cluster) -> Result<()> {
         let address = server.address("foo")?;
         server.sh("dd if=/dev/urandom of=/tmp/sent bs=64k count=32 2>/dev/null")?;
         let wanted = server.sh("sha256sum < /tmp/sent")?;
-        let serving = server
-            .spawn("socat -d -d -U TCP4-LISTEN:7000,reuseaddr,fork OPEN:/tmp/sent,rdonly")?;
+        let serving =
+            server.spawn("socat -d -d -U TCP4-LISTEN:7000,reuseaddr,fork OPEN:/tmp/sent,rdonly")?;
         serving.wait_for_line(SOON, |line| line.contains("listening on"))?;
         for client in containers.iter().filter(|client| client.name != server.name) {
             // Small packets, packets of almost full size, fragmented packets, and a stream.
@@ -352,8 +352,8 @@ fn outside(cluster: &mut Cluster) -> Result<()> {
         {
             container.ping(&address)?;
         }
-        let serving = container
-            .spawn("socat -d -d -U TCP4-LISTEN:80,reuseaddr,fork OPEN:/etc/hostname")?;
+        let serving =
+            container.spawn("socat -d -d -U TCP4-LISTEN:80,reuseaddr,fork OPEN:/etc/hostname")?;
         serving.wait_for_line(SOON, |line| line.contains("listening on"))?;
         let ask = format!("socat -u TCP4:{}:8080,connect-timeout=10 -", host.address());
         let wanted = container.sh("cat /etc/hostname")?;
@@ -376,8 +376,8 @@ fn internal(cluster: &mut Cluster) -> Result<()> {
         ensure!(!routes.contains("default"), "a way out on {}: {routes}", container.host.name());
         let out = container.try_sh("ping -c 1 -W 1 10.77.0.254")?;
         ensure!(!out.success(), "the underlay can be reached on {}", container.host.name());
-        let serving = container
-            .spawn("socat -d -d -U TCP4-LISTEN:80,reuseaddr,fork OPEN:/etc/hostname")?;
+        let serving =
+            container.spawn("socat -d -d -U TCP4-LISTEN:80,reuseaddr,fork OPEN:/etc/hostname")?;
         serving.wait_for_line(SOON, |line| line.contains("listening on"))?;
         let ask = format!("socat -u TCP4:{}:8080,connect-timeout=2 -", container.host.address());
         ensure!(
