@@ -188,7 +188,7 @@ fn silent(daemon: Option<i32>, what: &str) -> ControlError {
     ControlError::Silent(format!("shoutd {what}: {remedy}"))
 }
 
-/// Whether the daemon has ended. The kernel closes the sockets of a killed process before it is gone.
+/// Whether the daemon has ended. The kernel closes a killed process's sockets before it is gone.
 async fn has_ended(daemon: Option<i32>) -> bool {
     let Some(pid) = daemon.map(Pid::from_raw) else { return false };
     let is_gone = || matches!(process_state(pid), None | Some('Z' | 'X'));
