@@ -487,13 +487,13 @@ fn removal_races_starts(cluster: &mut Cluster) -> Result<()> {
 fn events_are_kept(cluster: &mut Cluster) -> Result<()> {
     let [first, second, _] = cluster.three()?;
     network_works(&first, &["create", "--ipam-driver", "shoutd", "kept"])?;
-    ensure_event(&second, "network-made", "kept", "created on host1")?;
+    ensure_event(&second, "network-made", "kept", "from host1")?;
     wait_until("the event to be on disk", SOON, || {
         Ok(second.sh("cat /var/lib/shoutd/events.json")?.contains("\"kept\"").then_some(()))
     })?;
     second.kill_shoutd()?;
     second.start_shoutd(&[])?;
-    ensure_event(&second, "network-made", "kept", "created on host1")?;
+    ensure_event(&second, "network-made", "kept", "from host1")?;
     ensure!(
         status(&second)?["events"].as_array().is_some_and(|events| events.len() <= 5),
         "too many in the status"
