@@ -216,8 +216,8 @@ async fn ask_until(
     }
 }
 
-/// One that Docker has created here was agreed on: if the cluster does not have it then, it does
-/// not come any more.
+/// Waits until all hosts have the network. With `is_created`, Docker has created it on this host,
+/// so the cluster had agreed on it: if the cluster does not have it now, waiting is pointless.
 async fn await_everywhere(
     directories: &Directories,
     network: &str,

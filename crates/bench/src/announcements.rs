@@ -60,8 +60,8 @@ pub(super) struct Mesh {
 }
 
 impl Mesh {
-    /// Makes `hosts` hosts, of which `sharing` share a network and are in sync. The first is a
-    /// member of `groups` groups.
+    /// Makes `hosts` hosts. The first `sharing` share a network and are in sync, and the first one
+    /// is a member of `groups` groups.
     pub(super) fn new(hosts: u16, sharing: u16, groups: u32) -> Result<Self> {
         ensure!(sharing <= hosts, "{sharing} of {hosts} hosts cannot share a network");
         let network: NetworkId = format!("{:064x}", 1).parse().context("an id")?;

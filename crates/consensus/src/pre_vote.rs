@@ -89,7 +89,7 @@ fn is_turn_of(host: HostId, checks: u64) -> bool {
 
 impl Node {
     /// If this host is the only voter, it elects itself at once, in a term that it has not led
-    /// before. This holds even if its data directory was rolled back, of which no other host could
+    /// before. This holds even if its data directory was rolled back, which no other host could
     /// tell it. If it led an earlier term again, it could write a different entry with the same
     /// term and index. Raft cannot detect that, neither here nor on hosts that this one has
     /// forgotten.

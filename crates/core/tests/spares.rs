@@ -1,4 +1,4 @@
-//! A full subnet of which hosts hold unused addresses.
+//! A full subnet in which hosts hold unused addresses.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod common;

@@ -366,6 +366,8 @@ impl Mirrors {
         network: &NetworkId,
         copies: &[DockerNetworkId],
     ) -> Result<(), String> {
+        let cluster = self.services.agreement.cluster();
+        let title = cluster.network_title(network);
         let mut left = copies.len();
         for copy in copies.iter().rev() {
             if left == 1 {
@@ -374,11 +376,14 @@ impl Mirrors {
             match self.replace(copy).await {
                 Ok(()) | Err(RemoveNetworkError::NotFound { .. }) => left -= 1,
                 Err(RemoveNetworkError::InUse { .. }) => {}
-                Err(error) => debug!(copy = copy.short(), "cannot remove a second copy: {error}"),
+                Err(error) => {
+                    return Err(format!(
+                        "cannot remove a surplus copy ({}) of network {title}: {error}",
+                        copy.short()
+                    ));
+                }
             }
         }
-        let cluster = self.services.agreement.cluster();
-        let title = cluster.network_title(network);
         if left > 1 {
             let ids: Vec<_> = copies.iter().map(DockerNetworkId::short).collect();
             return Err(format!(

@@ -187,7 +187,7 @@ impl Formation {
                 self.found().await
             }
             Err(error) if error.may_pass() => Ok(later(&error)),
-            // The other host may be about to move, too; a member serves its containers meanwhile.
+            // The other host may be about to move, too. Until then, a member serves its containers.
             Err(error @ JoinError::AddressTaken { .. }) if self.is_member() => Ok(later(&error)),
             Err(error) => Err(error.into()),
         }

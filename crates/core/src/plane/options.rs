@@ -138,7 +138,7 @@ pub fn resolves_public_names(options: &BTreeMap<String, String>) -> bool {
 }
 
 /// The destinations of the multicast routes of a container that joins this network: all multicast,
-/// none, or the given prefixes, of which the kernel uses the longest match. A route that the
+/// none, or the given prefixes. The kernel uses the longest match. A route that the
 /// container already has on another network of shoutd is left out.
 pub fn multicast_routes(options: &BTreeMap<String, String>) -> BTreeSet<Ipv4Net> {
     let given = options.get(MULTICAST_ROUTE_OPTION).and_then(|value| parse_routes(value));
