@@ -1,13 +1,16 @@
 //! `shoutd`: the daemon of one host. It runs in the foreground and logs to stderr; `shoutdctl
 //! start` runs it in the background.
 
-use std::process::ExitCode;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::Parser;
 use shoutd_cli::{Directories, EXIT_OTHER_RUNS, EXIT_REMOVED, StartArguments};
 use shoutd_consensus::StoreError;
-use shoutd_daemon::app::daemon::{self, Removed};
+use shoutd_daemon::app::daemon::{self, Ended, Removed};
 use shoutd_daemon::app::last_run;
 use tracing_subscriber::EnvFilter;
 
@@ -36,7 +39,12 @@ fn main() -> ExitCode {
         .with_ansi(false)
         .init();
     let run_directory = arguments.directories.run_dir.clone();
-    match run(arguments) {
+    let ended = run(arguments).and_then(|ended| match ended {
+        Ended::Stopped => Ok("it was stopped"),
+        Ended::HasLeft => Ok("it has left its cluster"),
+        Ended::Moved => Err(start_again()),
+    });
+    match ended {
         Ok(why) => {
             last_run::note_end(&run_directory, why);
             ExitCode::SUCCESS
@@ -58,8 +66,27 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.is::<Removed>() { ExitCode::from(EXIT_REMOVED) } else { ExitCode::FAILURE }
 }
 
-/// Runs the daemon. Returns why it ended, if not by an error.
-fn run(arguments: Arguments) -> Result<&'static str> {
+/// Executes this program again in the same process, so that whoever started it need not know.
+/// Returns only if that fails.
+fn start_again() -> anyhow::Error {
+    let failed = |error: &dyn std::fmt::Display| {
+        anyhow!("this host has another address, but shoutd cannot start again with it: {error}")
+    };
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return failed(&error),
+    };
+    // An upgrade may have replaced the program's file (proc_pid_exe(5)).
+    let path = program.as_os_str().as_bytes();
+    let path = path.strip_suffix(b" (deleted)").unwrap_or(path);
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    let mut command = Command::new(OsStr::from_bytes(path));
+    failed(&command.arg0(name).args(arguments).exec())
+}
+
+/// Runs the daemon, until it ends without an error.
+fn run(arguments: Arguments) -> Result<Ended> {
     if !nix::unistd::geteuid().is_root() {
         bail!("shoutd creates network devices and must run as root");
     }

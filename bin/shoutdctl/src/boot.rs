@@ -163,8 +163,12 @@ impl Systemd {
 fn unit(program: &Path, arguments: &StartArguments, directories: &Directories) -> Result<String> {
     // The daemon remembers the address and the peers, which may change. The token is only for the
     // first start.
-    let kept =
-        StartArguments { advertise_address: None, peer_addresses: Vec::new(), ..arguments.clone() };
+    let kept = StartArguments {
+        advertise_address: None,
+        advertise_interface: None,
+        peer_addresses: Vec::new(),
+        ..arguments.clone()
+    };
     // systemd does not accept these in a program name, even quoted.
     if program.as_os_str().as_encoded_bytes().iter().any(|octet| br#"$"'\"#.contains(octet)) {
         bail!(

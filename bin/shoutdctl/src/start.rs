@@ -166,12 +166,16 @@ impl Start {
         token: Option<&str>,
         deadline: Instant,
     ) -> Result<()> {
-        if let Some(wanted) =
-            self.arguments.advertise_address.filter(|wanted| *wanted != status.address)
+        if let Some(wanted) = self.arguments.address_rule()
+            && wanted.to_string() != wishes::address_rule(status)
         {
+            let found = match &status.address_rule {
+                Some(rule) => format!(" of {rule}"),
+                None => String::new(),
+            };
             bail!(
-                "shoutd is already running, with address {}; to start it with {wanted}, stop it \
-                 first: shoutdctl stop",
+                "shoutd is already running, with address {}{found}; to start it with {wanted}, \
+                 stop it first: shoutdctl stop",
                 status.address
             );
         }

@@ -63,6 +63,11 @@ pub async fn check(
     )
 }
 
+/// How the running daemon finds its address, as its rule is shown.
+pub fn address_rule(status: &Status) -> String {
+    status.address_rule.clone().unwrap_or_else(|| status.address.to_string())
+}
+
 const LEAVE_FIRST: &str = "to join another cluster, leave this one first: shoutdctl stop --leave";
 
 /// Settings that a daemon reads only when it starts, and that differ from the arguments. An

@@ -15,7 +15,8 @@ pub use file::{TOKEN_FILE_BYTES_MAX, read_at_most};
 pub use hide::hide_token;
 pub use refuse::refuse;
 use shoutd_core::address::parse_address;
-use shoutd_core::plane::Tier;
+use shoutd_core::own_address::AddressRule;
+use shoutd_core::plane::{DeviceName, Tier};
 use shoutd_core::view::{CONTROL_SOCKET, DATA_DIRECTORY, RUN_DIRECTORY};
 
 /// Exit code of a daemon when another one already uses its data directory (`EX_TEMPFAIL` of
@@ -49,9 +50,15 @@ impl Directories {
 #[derive(Debug, Clone, Args)]
 pub struct StartArguments {
     /// Address of this host on the network between the hosts, at which its peers reach it and it
-    /// receives VXLAN [port: 7789]; optional if the host was started before
-    #[arg(value_name = "ADVERTISE_ADDRESS", value_parser = parse_address)]
-    pub advertise_address: Option<SocketAddr>,
+    /// receives VXLAN [port: 7789], or a network such as 192.0.2.0/24, in which it has an address;
+    /// optional if the host was started before
+    #[arg(value_name = "ADVERTISE_ADDRESS", value_parser = str::parse::<AddressRule>)]
+    pub advertise_address: Option<AddressRule>,
+
+    /// Interface whose address this host advertises, such as eth1, instead of an address. With an
+    /// interface or a network, a host whose address changes goes on with the new one by itself
+    #[arg(long, value_name = "NAME", conflicts_with = "advertise_address")]
+    pub advertise_interface: Option<DeviceName>,
 
     /// Addresses of members of the cluster to join, separated by commas; without it, the first
     /// start founds a new cluster
@@ -86,6 +93,9 @@ pub struct StartArguments {
     pub plugin_socket: PathBuf,
 }
 
+/// The option with the interface whose address is advertised.
+const INTERFACE_OPTION: &str = "--advertise-interface";
+
 /// Default of `--docker-socket`.
 pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
@@ -109,10 +119,20 @@ impl StartArguments {
         }
     }
 
+    /// How this host finds its advertise address; `None` if it is as at its last start.
+    pub fn address_rule(&self) -> Option<AddressRule> {
+        let interface = self.advertise_interface.clone().map(AddressRule::Interface);
+        interface.or_else(|| self.advertise_address.clone())
+    }
+
     /// These arguments as a command line, without the token: every user could read it there.
     pub fn to_command_line(&self, directories: &Directories) -> Vec<OsString> {
-        let mut line: Vec<OsString> =
-            self.advertise_address.iter().map(|address| address.to_string().into()).collect();
+        let mut line: Vec<OsString> = match self.address_rule() {
+            Some(AddressRule::Address(address)) => vec![address.to_string().into()],
+            Some(AddressRule::Network(network)) => vec![network.to_string().into()],
+            Some(AddressRule::Interface(name)) => vec![format!("{INTERFACE_OPTION}={name}").into()],
+            None => Vec::new(),
+        };
         if !self.peer_addresses.is_empty() {
             let peers: Vec<_> = self.peer_addresses.iter().map(SocketAddr::to_string).collect();
             line.push(format!("--peer-addresses={}", peers.join(",")).into());

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use ipnet::IpNet;
+
 use crate::limits::PORT;
 
 /// Text that is not an address, or an address at which other hosts cannot reach this one.
@@ -19,6 +21,17 @@ pub enum InvalidAddress {
         address: SocketAddr,
         /// The kind of address that it is.
         kind: &'static str,
+    },
+    /// A network with host bits, where either an address or a network may be meant.
+    #[error(
+        "{network} is an address with a prefix length: give {} for this address, or {} for \
+         whatever address the host has in that network",
+        .network.addr(),
+        .network.trunc()
+    )]
+    HostBits {
+        /// The text's network.
+        network: IpNet,
     },
 }
 
@@ -47,7 +60,7 @@ pub fn check_address(address: &SocketAddr) -> Result<(), InvalidAddress> {
 }
 
 /// The kind of an address that does not identify a single host on the underlay (RFC 6890).
-fn unfit(address: IpAddr) -> Option<&'static str> {
+pub(crate) fn unfit(address: IpAddr) -> Option<&'static str> {
     let link_local = "a link-local address, which is valid on one link only";
     match address {
         _ if address.is_unspecified() => Some("the unspecified address"),

@@ -23,6 +23,7 @@ pub mod local;
 pub mod mirror;
 pub mod multicast;
 pub mod names;
+pub mod own_address;
 pub mod plane;
 pub mod recall;
 pub mod removal;

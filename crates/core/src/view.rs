@@ -124,6 +124,9 @@ pub struct Status {
     pub name: String,
     /// Its advertise address.
     pub address: SocketAddr,
+    /// How it finds this address, such as `interface eth1`; `None` if the address is fixed.
+    #[serde(default)]
+    pub address_rule: Option<String>,
     /// MTU of the interface with this address, in octets.
     pub underlay_mtu: u16,
     /// Maximum age of its agreed state: milliseconds since its last contact with the leader or, on

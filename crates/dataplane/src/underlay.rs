@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use shoutd_core::cluster::HostRoute;
+use shoutd_core::own_address::{AddressChoice, HostAddress, NoAddress};
 use shoutd_core::plane::DeviceName;
 use shoutd_netlink::{Error, IpRoute, Namespace, Route};
 
@@ -18,81 +19,46 @@ pub struct UnderlayInterface {
     pub network: IpNet,
 }
 
-/// Why the interface cannot be used or found.
+/// Why there is no interface with an advertise address.
 #[derive(Debug, thiserror::Error)]
 pub enum NoInterface {
-    /// No interface has the address.
-    #[error("no interface has the address {address}; this host has {}", list(.available))]
-    None {
-        /// The address asked for.
-        address: IpAddr,
-        /// The host's addresses and their interfaces.
-        available: Vec<(IpAddr, String)>,
-    },
-    /// Duplicate address detection is in progress (RFC 4862, section 5.4).
-    #[error(
-        "the address {address} (interface {name}) is tentative: the kernel still checks whether \
-         another host has it (duplicate address detection), which takes a second or two after the \
-         interface is up"
-    )]
-    Tentative {
-        /// The address.
-        address: IpAddr,
-        /// The interface.
-        name: String,
-    },
-    /// Duplicate address detection found a duplicate.
-    #[error(
-        "another host on the link of interface {name} has the address {address} (duplicate \
-         address detection): give this host another one"
-    )]
-    Duplicate {
-        /// The address.
-        address: IpAddr,
-        /// The interface.
-        name: String,
-    },
+    /// The host has no such address, or it cannot be used.
+    #[error(transparent)]
+    Address(#[from] NoAddress),
     /// The kernel did not answer.
     #[error(transparent)]
     Kernel(#[from] Error),
 }
 
-fn list(available: &[(IpAddr, String)]) -> String {
-    let texts: Vec<String> =
-        available.iter().map(|(address, name)| format!("{address} ({name})")).collect();
-    if texts.is_empty() { "none".to_owned() } else { texts.join(", ") }
-}
-
-/// Finds the interface with this address, if the address can be used.
+/// Finds the interface with the address that `choice` decides on.
 ///
 /// # Errors
 /// See [`NoInterface`].
-pub fn underlay_interface(address: IpAddr) -> Result<UnderlayInterface, NoInterface> {
+pub fn underlay_interface(choice: &AddressChoice) -> Result<UnderlayInterface, NoInterface> {
+    let addresses = host_addresses()?;
+    let found = choice.choose(&addresses)?;
+    let mtu = u16::try_from(found.mtu).unwrap_or(u16::MAX);
+    Ok(UnderlayInterface { name: found.interface.clone(), mtu, network: found.network })
+}
+
+/// All addresses of the namespace, in the kernel's order.
+fn host_addresses() -> Result<Vec<HostAddress>, Error> {
     let mut route = Route::open(&Namespace::current()?)?;
     let links = route.links()?;
-    let mut available = Vec::new();
-    for found in route.addresses()? {
-        let Some(link) = links.iter().find(|link| link.index == found.link) else {
-            continue;
-        };
-        if found.net.addr() == address {
-            let name = link.name.clone();
-            if found.duplicate {
-                return Err(NoInterface::Duplicate { address, name });
-            }
-            if found.tentative {
-                return Err(NoInterface::Tentative { address, name });
-            }
-            let (mtu, name) = (u16::try_from(link.mtu).unwrap_or(u16::MAX), link.name.parse());
-            if let Ok(name) = name {
-                return Ok(UnderlayInterface { name, mtu, network: found.net });
-            }
-        }
-        if can_be_advertised(found.net.addr()) {
-            available.push((found.net.addr(), link.name.clone()));
-        }
-    }
-    Err(NoInterface::None { address, available })
+    let addresses = route.addresses()?.into_iter().filter_map(|found| {
+        let link = links.iter().find(|link| link.index == found.link)?;
+        Some(HostAddress {
+            // The kernel allows no other names (net/core/dev.c, `dev_valid_name`).
+            interface: link.name.parse().ok()?,
+            mtu: link.mtu,
+            network: found.net,
+            tentative: found.tentative,
+            duplicate: found.duplicate,
+            secondary: found.secondary,
+            deprecated: found.deprecated,
+        })
+    });
+    Ok(addresses.collect())
 }
 
 /// The routes of the host's main table, without default routes and those that every host has.

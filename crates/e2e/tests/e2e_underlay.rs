@@ -1,6 +1,9 @@
 //! The underlay: IPv4 or IPv6, with any MTU, also one that changes while containers run.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
+#[path = "underlay/moving.rs"]
+mod moving;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::thread;
 
@@ -34,7 +37,13 @@ fn an_ipv4_underlay_may_have_any_mtu() {
     cluster.form([1, 2, 3]).unwrap();
     run_checks(
         &mut cluster,
-        &[("the MTU follows, IPv4", |cluster| mtu_follows(cluster, OVERHEAD_IPV4))],
+        &[
+            ("the MTU follows, IPv4", |cluster| mtu_follows(cluster, OVERHEAD_IPV4)),
+            (
+                "a host goes on at the address that its interface or network has now",
+                moving::goes_on_at_another_address,
+            ),
+        ],
     );
 }
 

@@ -17,8 +17,10 @@ const HEADER: usize = 8;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
+const IFA_F_SECONDARY: u8 = 0x01;
 const IFA_F_NODAD: u8 = 0x02;
 const IFA_F_DADFAILED: u8 = 0x08;
+const IFA_F_DEPRECATED: u8 = 0x20;
 const IFA_F_TENTATIVE: u8 = 0x40;
 
 /// An address of a device.
@@ -34,6 +36,10 @@ pub struct Address {
     /// Whether duplicate address detection found a duplicate. The kernel then never uses the
     /// address.
     pub duplicate: bool,
+    /// Whether the kernel calls it secondary (IPv4) or temporary (IPv6, RFC 8981): one flag.
+    pub secondary: bool,
+    /// Whether its preferred lifetime has ended (RFC 4862, section 5.5.4).
+    pub deprecated: bool,
 }
 
 impl Route {
@@ -103,12 +109,13 @@ pub(crate) fn parse(frame: &Frame<'_>) -> Option<Address> {
         .find(IFA_LOCAL)
         .or_else(|| attributes.find(IFA_ADDRESS))
         .and_then(Attribute::ip)?;
-    let tentative = frame.octet(2) & IFA_F_TENTATIVE != 0;
-    let duplicate = frame.octet(2) & IFA_F_DADFAILED != 0;
+    let flags = frame.octet(2);
     Some(Address {
         link: frame.word(4),
         net: IpNet::new(address, frame.octet(1)).ok()?,
-        tentative,
-        duplicate,
+        tentative: flags & IFA_F_TENTATIVE != 0,
+        duplicate: flags & IFA_F_DADFAILED != 0,
+        secondary: flags & IFA_F_SECONDARY != 0,
+        deprecated: flags & IFA_F_DEPRECATED != 0,
     })
 }

@@ -1,7 +1,7 @@
 //! Joins and leaves of sockets in other network namespaces, as the kernel reports them, before any
 //! IGMP or MLD report.
 //!
-//! Since Linux 6.15 the kernel notifies of each group that an interface joins or leaves
+//! Since Linux 6.14 the kernel notifies of each group that an interface joins or leaves
 //! (`inet_ifmcaddr_notify` of `net/ipv4/igmp.c`, `inet6_ifmcaddr_notify` of `net/ipv6/mcast.c`). A
 //! socket can receive the notifications of other namespaces for which its own has an id
 //! (`NETLINK_LISTEN_ALL_NSID`). There is one for the namespace of a veth's other end.
@@ -54,7 +54,7 @@ pub struct JoinMonitor {
 }
 
 impl JoinMonitor {
-    /// Subscribes. `None` on kernels before 6.15, which do not notify.
+    /// Subscribes. `None` on kernels before 6.14, which do not notify.
     pub fn open(namespace: &Namespace) -> Result<Option<Self>, Error> {
         let attempt = || -> Result<Option<Self>, Fault> {
             let fd =

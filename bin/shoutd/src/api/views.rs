@@ -18,6 +18,7 @@ use shoutd_core::health::{FRESH, HostHealth};
 use shoutd_core::joining::{PeerCheck, PeerStanding};
 use shoutd_core::limits::HOSTS_MAX;
 use shoutd_core::local::Local;
+use shoutd_core::own_address::AddressRule;
 use shoutd_core::plane::{Tier, unkept_networks};
 use shoutd_core::removal::{Removed, objection};
 use shoutd_core::stock::taken;
@@ -60,6 +61,8 @@ pub struct Views {
     pub name: String,
     /// Its advertise address.
     pub address: SocketAddr,
+    /// How it finds this address.
+    pub address_rule: AddressRule,
     /// The peers that it was started with.
     pub peer_addresses: Vec<SocketAddr>,
     /// Its data directory.
@@ -117,6 +120,7 @@ impl Views {
             host: self.services.agreement.me,
             name: self.name.clone(),
             address: self.address,
+            address_rule: self.address_rule.can_move().then(|| self.address_rule.to_string()),
             underlay_mtu: self.underlay.borrow().mtu,
             agreed_ago: consensus.leader_heard,
             replication: self.replication.name().to_owned(),

@@ -3,6 +3,7 @@
 use std::fs;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +31,7 @@ use crate::api::rollout::{self, Rollouts};
 use crate::api::views::Views;
 use crate::app::opening::{Daemon, raise_descriptor_limit};
 use crate::app::services::Services;
-use crate::app::settings::Settings;
+use crate::app::settings::Wanted;
 use crate::app::supervision::Tasks;
 use crate::app::{last_run, memory, readiness, sockets};
 use crate::docker::driver::Driver;
@@ -63,14 +64,25 @@ const RAFT_STOPS: Duration = Duration::from_secs(1);
 #[error("{0}")]
 pub struct Removed(String);
 
-/// Runs until it must stop, or cannot continue. Returns why it ended, if not by an error.
+/// Why the daemon ended, if not by an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was stopped.
+    Stopped,
+    /// This host has left its cluster.
+    HasLeft,
+    /// This host has another address: start again, to advertise that one.
+    Moved,
+}
+
+/// Runs until it must stop, or cannot continue.
 ///
 /// # Errors
 /// [`Removed`], or a problem with the arguments, the host, or the data directory.
-pub async fn run(arguments: StartArguments, directories: Directories) -> Result<&'static str> {
+pub async fn run(arguments: StartArguments, directories: Directories) -> Result<Ended> {
     raise_descriptor_limit()?;
-    let resolved = Settings::resolve(&arguments)?;
-    let daemon = Daemon::open(&arguments, &directories, resolved).await?;
+    let wanted = Wanted::read(&arguments)?;
+    let daemon = Daemon::open(&arguments, &directories, wanted).await?;
     last_run::note_start(&directories.run_dir);
     daemon.run(LinuxKernel::new(NAMESPACES)?).await
 }
@@ -85,6 +97,7 @@ struct Parts {
     swarm: Arc<SwarmFollower>,
     peer_router: Router,
     underlay_problem: watch::Sender<Option<String>>,
+    moved: watch::Sender<Option<IpAddr>>,
 }
 
 impl Daemon {
@@ -143,6 +156,7 @@ impl Daemon {
             swarm,
             peer_router,
             underlay_problem,
+            moved: watch::channel(None).0,
         };
         Ok((formation, parts))
     }
@@ -161,6 +175,7 @@ impl Daemon {
         Views {
             name: self.name.clone(),
             address: self.resolved.settings.advertise_address,
+            address_rule: self.choice.rule.clone(),
             peer_addresses: self.resolved.settings.peer_addresses.clone(),
             data_directory: self.data_directory.clone(),
             plugin_socket: self.plugin_path.clone(),
@@ -175,7 +190,7 @@ impl Daemon {
         }
     }
 
-    async fn run(self, kernel: LinuxKernel) -> Result<&'static str> {
+    async fn run(self, kernel: LinuxKernel) -> Result<Ended> {
         let (formation, parts) = self.parts(kernel)?;
         let (services, leaving) = (parts.services.clone(), parts.leaving.clone());
         // Before anything acts on local state.
@@ -183,15 +198,21 @@ impl Daemon {
         let address = self.resolved.settings.advertise_address;
         let (consensus, credentials) = (self.consensus.clone(), self.credentials.clone());
         let (data_directory, plugin_path) = (self.data_directory.clone(), self.plugin_path.clone());
-        let control = parts.control.clone();
+        let (control, mut moved) = (parts.control.clone(), parts.moved.subscribe());
         let stop = CancellationToken::new();
         let mut tasks = self.spawn(parts, &stop);
         info!(host = %services.agreement.me, %address, "shoutd has started");
         readiness::ready();
 
         let member = form_and_wait(&formation, &control.tokens, &leaving, &data_directory);
-        let ended = until_a_task_ends(&mut tasks, member).await;
-        readiness::stopping();
+        let ended = tokio::select! {
+            ended = until_a_task_ends(&mut tasks, member) => ended.map(|()| Ended::Stopped),
+            Ok(_) = moved.wait_for(Option::is_some) => Ok(Ended::Moved),
+        };
+        // The service manager must not wait for the end of a daemon that starts again in place.
+        if !matches!(ended, Ok(Ended::Moved)) {
+            readiness::stopping();
+        }
         info!("stopping; containers stay connected");
         stop.cancel();
         if let Err(running) = tasks.join_all(STOP_DEADLINE).await {
@@ -206,9 +227,9 @@ impl Daemon {
                 );
             }
             forget(&credentials, &data_directory, &plugin_path)?;
-            return ended.map(|()| "it has left its cluster");
+            return ended.map(|_| Ended::HasLeft);
         }
-        ended.map(|()| "it was stopped")
+        ended
     }
 
     /// Starts all tasks. First the plugin socket: a starting engine waits for its plugins.
@@ -228,7 +249,12 @@ impl Daemon {
         let server = self.server.refusing(move |host| consensus.has_left(host));
         let until = stop.clone().cancelled_owned();
         tasks.spawn("peer server", server.serve(parts.peer_router, until));
-        let follow = underlay::follow(self.underlay, parts.underlay_problem, stop.clone());
+        let published = underlay::Published {
+            underlay: self.underlay,
+            problem: parts.underlay_problem,
+            moved: parts.moved,
+        };
+        let follow = underlay::follow(self.choice.rule, published, stop.clone());
         tasks.spawn("underlay follower", follow);
         let notices = record_notices(self.consensus, services.events.clone(), stop.clone());
         tasks.spawn("notices", notices);

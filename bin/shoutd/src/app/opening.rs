@@ -10,6 +10,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use shoutd_cli::{Directories, StartArguments};
 use shoutd_consensus::{Consensus, LocalStore, Settings as ConsensusSettings, Store, remedy};
 use shoutd_core::cluster::Cluster;
+use shoutd_core::own_address::AddressChoice;
 use shoutd_core::swarm;
 use shoutd_core::view::Membership;
 use shoutd_dataplane::{Capabilities, LinuxKernel, Reconciler, UnderlayInterface, probe};
@@ -26,7 +27,7 @@ use crate::api::events::Events;
 use crate::app::local_state::LocalState;
 use crate::app::preconditions::{refuse_little_room, refuse_missing, refuse_occupied_tunnel_port};
 use crate::app::services::Services;
-use crate::app::settings::Resolved;
+use crate::app::settings::{Resolved, Wanted};
 use crate::docker::pending_removals::PendingRemovals;
 use crate::membership::agreement::Agreement;
 use crate::membership::enrollment::{Applicant, HeldToken};
@@ -38,6 +39,7 @@ use crate::plane::{Plane, underlay};
 /// has been changed.
 pub(super) struct Daemon {
     pub(super) name: String,
+    pub(super) choice: AddressChoice,
     pub(super) resolved: Resolved,
     pub(super) underlay: watch::Sender<UnderlayInterface>,
     pub(super) credentials: Arc<CredentialStore>,
@@ -63,7 +65,7 @@ impl Daemon {
     pub(super) async fn open(
         arguments: &StartArguments,
         directories: &Directories,
-        resolved: Resolved,
+        wanted: Wanted,
     ) -> Result<Self> {
         let mut capabilities = probe()?;
         if let Some(wanted) = arguments.replication {
@@ -76,9 +78,11 @@ impl Daemon {
             }
             capabilities.tier = wanted;
         }
+        let interface = underlay::await_interface(&wanted.choice, wanted.is_remembered).await?;
+        let choice = wanted.choice.clone();
+        let resolved = wanted.at(interface.network.addr())?;
         let address = resolved.settings.advertise_address;
-        let (underlay, _) =
-            watch::channel(underlay::await_interface(address.ip(), resolved.is_remembered).await?);
+        let (underlay, _) = watch::channel(interface);
         let token = HeldToken::new(read_token(arguments)?);
         create_directory(&arguments.data_dir)?;
         create_directory(&directories.run_dir)?;
@@ -119,6 +123,7 @@ impl Daemon {
         let consensus = Arc::new(consensus);
         Ok(Self {
             name,
+            choice,
             resolved,
             underlay,
             credentials,

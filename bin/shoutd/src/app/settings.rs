@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use shoutd_cli::{StartArguments, read_at_most};
 use shoutd_core::address::check_address;
 use shoutd_core::limits::HOSTS_MAX;
+use shoutd_core::own_address::{AddressChoice, AddressRule};
 use shoutd_core::view::START_FILE;
 
 /// Size limit of the file, in octets: [`HOSTS_MAX`] peers, each an IPv6 address on its own line,
@@ -22,56 +23,92 @@ const FILE_BYTES_MAX: u64 = 128 << 10;
 pub struct Settings {
     /// The address at which peers reach this host.
     pub advertise_address: SocketAddr,
+    /// How it is found; `None` if it is fixed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advertise_by: Option<AddressRule>,
     /// Members of the cluster to join (`--peer-addresses`).
     pub peer_addresses: Vec<SocketAddr>,
 }
 
-/// The settings of this start, compared with those of the last.
+/// The settings of this start before the host's address is known, compared with the last start's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// What decides on the address.
+    pub choice: AddressChoice,
+    /// Whether the last start had the same rule. The rule is then correct, and an address may only
+    /// be late.
+    pub is_remembered: bool,
+    peer_addresses: Vec<SocketAddr>,
+    before: Option<SocketAddr>,
+}
+
+/// The settings of this start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
     /// The settings of this start.
     pub settings: Settings,
     /// The address at the last start, if it was different.
     pub moved_from: Option<SocketAddr>,
-    /// Whether the address at the last start was the same.
-    pub is_remembered: bool,
 }
 
-impl Settings {
+impl Wanted {
     /// Takes the settings from the command line, or else from the last start.
-    pub fn resolve(arguments: &StartArguments) -> Result<Resolved> {
-        let remembered = Self::load(&arguments.data_dir)?;
+    ///
+    /// # Errors
+    /// The settings of the last start cannot be read, or there is no address.
+    pub fn read(arguments: &StartArguments) -> Result<Self> {
+        let remembered = Settings::load(&arguments.data_dir)?;
         let before = remembered.as_ref().map(|remembered| remembered.advertise_address);
-        let settings = Self::choose(arguments, remembered)?;
-        let moved_from = before.filter(|before| *before != settings.advertise_address);
-        Ok(Resolved {
-            settings,
-            moved_from,
-            is_remembered: before.is_some() && moved_from.is_none(),
-        })
-    }
-
-    fn choose(arguments: &StartArguments, remembered: Option<Self>) -> Result<Self> {
-        let (address, peers) = match (arguments.advertise_address, remembered) {
-            (None, None) => {
-                bail!(
-                    "this host was not started before; give its address on the network between \
-                     the hosts"
-                );
-            }
-            (address, Some(before)) => {
-                (address.unwrap_or(before.advertise_address), before.peer_addresses)
-            }
-            (Some(address), None) => (address, Vec::new()),
+        let rule_before = remembered.as_ref().map(Settings::rule);
+        let Some(rule) = arguments.address_rule().or(rule_before.clone()) else {
+            bail!(
+                "this host was not started before; give its address on the network between the \
+                 hosts"
+            );
         };
-        let peers = if arguments.peer_addresses.is_empty() {
-            peers
+        let peer_addresses = if arguments.peer_addresses.is_empty() {
+            remembered.map_or_else(Vec::new, |remembered| remembered.peer_addresses)
         } else {
             arguments.peer_addresses.clone()
         };
-        let settings = Self { advertise_address: address, peer_addresses: peers };
+        let known = before.or(peer_addresses.first().copied()).filter(|_| rule.can_move());
+        let choice = AddressChoice {
+            is_ipv4: known.map(|known| known.is_ipv4()),
+            before: before.map(|before| before.ip()),
+            rule,
+        };
+        let is_remembered = rule_before.as_ref() == Some(&choice.rule);
+        let wanted = Self { is_remembered, choice, peer_addresses, before };
+        if let AddressRule::Address(address) = wanted.choice.rule {
+            // A fixed address is checked before anything waits for it.
+            wanted.clone().at(address.ip())?;
+        }
+        Ok(wanted)
+    }
+
+    /// The settings with the address that the host has.
+    ///
+    /// # Errors
+    /// The address and the peers do not fit together.
+    pub fn at(self, address: IpAddr) -> Result<Resolved> {
+        let rule = self.choice.rule;
+        let own = SocketAddr::new(address, rule.port());
+        let mut peer_addresses = self.peer_addresses;
+        let advertise_by = rule.can_move().then_some(rule);
+        if advertise_by.is_some() {
+            // One command line may serve every host.
+            peer_addresses.retain(|peer| *peer != own);
+        }
+        let settings = Settings { advertise_address: own, advertise_by, peer_addresses };
         settings.check().map_err(Error::msg)?;
-        Ok(settings)
+        Ok(Resolved { settings, moved_from: self.before.filter(|before| *before != own) })
+    }
+}
+
+impl Settings {
+    /// How the advertise address is found.
+    fn rule(&self) -> AddressRule {
+        self.advertise_by.clone().unwrap_or(AddressRule::Address(self.advertise_address))
     }
 
     fn load(directory: &Path) -> Result<Option<Self>> {
@@ -166,27 +203,38 @@ mod tests {
         StartArguments::from_arg_matches(&matches).unwrap()
     }
 
+    /// The settings of a start with a fixed address.
+    fn resolve(directory: &Path, more: &[&str]) -> Result<Resolved> {
+        let wanted = Wanted::read(&arguments(directory, more))?;
+        let AddressRule::Address(address) = wanted.choice.rule else { panic!("not fixed") };
+        wanted.at(address.ip())
+    }
+
     fn settings(address: &str, peers: &[&str]) -> Settings {
         let peers = peers.iter().map(|peer| peer.parse().unwrap());
-        Settings { advertise_address: address.parse().unwrap(), peer_addresses: peers.collect() }
+        Settings {
+            advertise_address: address.parse().unwrap(),
+            advertise_by: None,
+            peer_addresses: peers.collect(),
+        }
     }
 
     #[test]
     fn settings_of_the_last_start_hold_until_new_ones_are_given() {
         let directory = tempfile::tempdir().unwrap();
-        let resolve = |more: &[&str]| Settings::resolve(&arguments(directory.path(), more));
+        let resolve = |more: &[&str]| resolve(directory.path(), more);
         assert!(
             resolve(&[]).unwrap_err().to_string().starts_with("this host was not started before")
         );
         let first = settings("10.0.0.1:7789", &["10.0.0.2:7789", "10.0.0.5:7789"]);
         first.save(directory.path()).unwrap();
-        assert_eq!(
-            resolve(&[]).unwrap(),
-            Resolved { settings: first.clone(), moved_from: None, is_remembered: true }
-        );
+        assert_eq!(resolve(&[]).unwrap(), Resolved { settings: first.clone(), moved_from: None });
+        let wanted = |more: &[&str]| Wanted::read(&arguments(directory.path(), more)).unwrap();
+        assert!(wanted(&[]).is_remembered && wanted(&["10.0.0.1"]).is_remembered);
+        assert!(!wanted(&["10.0.0.3"]).is_remembered);
         let moved = resolve(&["10.0.0.3"]).unwrap();
         assert_eq!(moved.settings.peer_addresses, first.peer_addresses);
-        assert_eq!((moved.moved_from, moved.is_remembered), (Some(first.advertise_address), false));
+        assert_eq!(moved.moved_from, Some(first.advertise_address));
         moved.settings.save_address(directory.path()).unwrap();
         assert_eq!(resolve(&[]).unwrap().settings, moved.settings, "the peers are kept");
         first.save_address(directory.path()).unwrap();
@@ -209,6 +257,31 @@ mod tests {
     }
 
     #[test]
+    fn an_interface_or_a_network_is_remembered_with_the_last_address() {
+        let directory = tempfile::tempdir().unwrap();
+        let peers = "--peer-addresses=10.0.0.1,10.0.0.2";
+        let wanted = |more: &[&str]| Wanted::read(&arguments(directory.path(), more)).unwrap();
+        let first = wanted(&["--advertise-interface=eth1", peers]);
+        assert_eq!((first.choice.is_ipv4, first.choice.before), (Some(true), None));
+        assert!(!first.is_remembered);
+        let here = first.at("10.0.0.2".parse().unwrap()).unwrap();
+        let others: Vec<SocketAddr> = vec!["10.0.0.1:7789".parse().unwrap()];
+        assert_eq!(here.settings.peer_addresses, others, "one command line serves every host");
+        here.settings.save(directory.path()).unwrap();
+        let again = wanted(&[]);
+        assert!(again.is_remembered);
+        assert_eq!(again.choice.rule, AddressRule::Interface("eth1".parse().unwrap()));
+        assert_eq!(again.choice.before, Some("10.0.0.2".parse().unwrap()));
+        let moved = again.at("10.0.0.9".parse().unwrap()).unwrap();
+        assert_eq!(moved.moved_from, Some("10.0.0.2:7789".parse().unwrap()));
+        let fixed = wanted(&["10.0.0.2"]).at("10.0.0.2".parse().unwrap()).unwrap();
+        assert_eq!((fixed.settings.advertise_by, fixed.moved_from), (None, None));
+        let network = wanted(&["10.0.0.0/24"]);
+        assert_eq!(network.choice.rule.to_string(), "network 10.0.0.0/24");
+        assert!(!network.is_remembered);
+    }
+
+    #[test]
     fn a_file_with_the_maximum_number_of_peers_can_be_read() {
         let directory = tempfile::tempdir().unwrap();
         let peer = |number| {
@@ -216,6 +289,7 @@ mod tests {
         };
         let full = Settings {
             advertise_address: "[2001:db8::1]:7789".parse().unwrap(),
+            advertise_by: None,
             peer_addresses: (0x1000..).map(peer).take(HOSTS_MAX).collect(),
         };
         full.save(directory.path()).unwrap();
@@ -249,10 +323,7 @@ mod tests {
             (large, "larger than 131072 octets"),
         ] {
             fs::write(&path, &text).unwrap();
-            let error = format!(
-                "{:#}",
-                Settings::resolve(&arguments(directory.path(), &["10.0.0.9"])).unwrap_err()
-            );
+            let error = format!("{:#}", resolve(directory.path(), &["10.0.0.9"]).unwrap_err());
             assert!(error.contains(reason), "{error}");
             assert!(error.starts_with(&format!("{} is damaged: ", path.display())), "{error}");
             assert!(

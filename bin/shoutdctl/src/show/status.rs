@@ -71,7 +71,8 @@ fn host_table(status: &View) -> Table {
         table.add_row([name.to_owned(), cell(&value)]);
     };
     row("host", format!("{} ({})", status.name, status.host));
-    row("address", format!("{} (underlay MTU {})", status.address, status.underlay_mtu));
+    let rule = status.address_rule.iter().map(|rule| format!("{rule}, ")).collect::<String>();
+    row("address", format!("{} ({rule}underlay MTU {})", status.address, status.underlay_mtu));
     row("replication", status.replication.clone());
     row("cluster", status.cluster.map_or_else(|| "none".to_owned(), |id| id.to_string()));
     row("membership", membership(&status.membership));

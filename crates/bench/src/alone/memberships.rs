@@ -117,7 +117,7 @@ fn joins_of(kind: Kind, ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
         "{count} joins per round; {unheard} in all got no datagram in 5 s; one is sent about \
          every 0.3 ms"
     );
-    let own = "the receiver's kernel waits for 2 ticks of its clock or more; from Linux 6.15 on, \
+    let own = "the receiver's kernel waits for 2 ticks of its clock or more; from Linux 6.14 on, \
                shoutd does not wait for it";
     let own = own.to_owned();
     let title = |what: &str| format!("{name} to {what}");

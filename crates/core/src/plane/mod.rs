@@ -41,6 +41,8 @@ pub use tier::{Tier, UnknownTier};
 pub use underlay::{UnderlayFilter, underlay_filter};
 pub use unkept::{Unkept, unkept, unkept_networks};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{EndpointId, InvalidId, NetworkId, Vni};
 
 /// Name of every segment's bridge.
@@ -90,8 +92,23 @@ pub fn namespace_vni(name: &str) -> Option<Vni> {
 
 /// The name of a network device: 1 to 15 octets (`IFNAMSIZ` minus the terminating zero), without
 /// `/` and white space.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct DeviceName(String);
+
+impl TryFrom<String> for DeviceName {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        text.parse()
+    }
+}
+
+impl From<DeviceName> for String {
+    fn from(name: DeviceName) -> Self {
+        name.0
+    }
+}
 
 impl DeviceName {
     /// The end of the endpoint's veth pair in the segment's namespace.

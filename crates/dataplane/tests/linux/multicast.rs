@@ -48,7 +48,7 @@ fn a_join_is_known_before_its_report() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
     let segment = cluster.hosts[1].segment();
     if shoutd_netlink::JoinMonitor::open(&segment).unwrap().is_none() {
-        eprintln!("this kernel does not notify of joins (before 6.15): skipping early joins");
+        eprintln!("this kernel does not notify of joins (before 6.14): skipping early joins");
         return;
     }
     segment

@@ -1,7 +1,9 @@
 //! Probing the kernel's features and the underlay.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use shoutd_core::limits::PORT;
+use shoutd_core::own_address::{AddressChoice, NoAddress};
 use shoutd_core::plane::Tier;
 use shoutd_dataplane::{
     Capabilities, Incapable, NoInterface, host_routes, probe, underlay_interface,
@@ -29,25 +31,29 @@ fn lack_of_privilege_is_said_to_be_that() {
     assert!(matches!(refusal, Incapable::NotRoot), "{refusal}");
 }
 
+fn fixed(address: IpAddr) -> AddressChoice {
+    AddressChoice::fixed(SocketAddr::new(address, PORT))
+}
+
 #[test]
 fn the_underlays_interface_is_found_by_its_address() {
     let world = World::new(2);
     let host = &world.hosts[1];
     host.namespace
         .run(|| {
-            let found = underlay_interface(host.address).unwrap();
+            let found = underlay_interface(&fixed(host.address)).unwrap();
             assert_eq!(
                 (found.name.as_str(), found.mtu, found.network.to_string()),
                 ("eth2", 1500, "192.0.2.2/24".to_owned())
             );
             let missing: IpAddr = "192.0.2.77".parse().unwrap();
-            let refusal = underlay_interface(missing).unwrap_err();
+            let refusal = underlay_interface(&fixed(missing)).unwrap_err();
             assert_eq!(
                 refusal.to_string(),
                 "no interface has the address 192.0.2.77; this host has 192.0.2.2 (eth2), \
                  2001:db8::2 (eth2)"
             );
-            assert!(matches!(refusal, NoInterface::None { .. }));
+            assert!(matches!(refusal, NoInterface::Address(NoAddress::None { .. })));
         })
         .unwrap();
 }
@@ -64,11 +70,14 @@ fn an_ipv6_address_can_be_used_after_duplicate_address_detection() {
             for address in [free, taken] {
                 ip(&["address", "add", &format!("{address}/64"), "dev", "eth2"]);
             }
-            let early = underlay_interface(free).unwrap_err();
-            assert!(matches!(early, NoInterface::Tentative { .. }), "{early}");
-            eventually("the end of detection", || underlay_interface(free).is_ok());
+            let early = underlay_interface(&fixed(free)).unwrap_err();
+            assert!(matches!(early, NoInterface::Address(NoAddress::Tentative { .. })), "{early}");
+            eventually("the end of detection", || underlay_interface(&fixed(free)).is_ok());
             eventually("the duplicate", || {
-                matches!(underlay_interface(taken), Err(NoInterface::Duplicate { .. }))
+                matches!(
+                    underlay_interface(&fixed(taken)),
+                    Err(NoInterface::Address(NoAddress::Duplicate { .. }))
+                )
             });
         })
         .unwrap();
