@@ -62,19 +62,17 @@ pub struct BridgeSettings {
 
 impl BridgeSettings {
     pub(crate) fn parse(data: Attributes<'_>) -> Self {
-        let octet = |kind| data.find(kind).and_then(Attribute::u8).unwrap_or_default();
-        let word = |kind| data.find(kind).and_then(Attribute::u32).unwrap_or_default();
         Self {
-            snooping: octet(MCAST_SNOOPING) != 0,
-            querier: octet(MCAST_QUERIER) != 0,
-            query_use_ifaddr: octet(MCAST_QUERY_USE_IFADDR) != 0,
-            multicast_router: octet(MCAST_ROUTER),
-            igmp_version: octet(MCAST_IGMP_VERSION),
-            mld_version: octet(MCAST_MLD_VERSION),
-            groups_max: word(MCAST_HASH_MAX),
+            snooping: octet(data, MCAST_SNOOPING) != 0,
+            querier: octet(data, MCAST_QUERIER) != 0,
+            query_use_ifaddr: octet(data, MCAST_QUERY_USE_IFADDR) != 0,
+            multicast_router: octet(data, MCAST_ROUTER),
+            igmp_version: octet(data, MCAST_IGMP_VERSION),
+            mld_version: octet(data, MCAST_MLD_VERSION),
+            groups_max: word(data, MCAST_HASH_MAX),
             membership_interval: data.find(MCAST_MEMBERSHIP_INTERVAL).and_then(Attribute::u64),
-            forward_delay: word(FORWARD_DELAY),
-            stp: word(STP_STATE) != 0,
+            forward_delay: word(data, FORWARD_DELAY),
+            stp: word(data, STP_STATE) != 0,
             learned_max: data.find(FDB_MAX_LEARNED).and_then(Attribute::u32),
         }
     }
@@ -116,20 +114,29 @@ impl QuerierState {
     fn parse(frame: &Frame<'_>) -> Option<Self> {
         let information = frame.attributes(HEADER).find(libc::IFLA_LINKINFO)?.nested();
         let data = information.find(libc::IFLA_INFO_DATA)?.nested();
-        // In hundredths of a second (`USER_HZ`).
-        let time = |kind| {
-            let hundredths = data.find(kind).and_then(Attribute::u64).unwrap_or_default();
-            Duration::from_millis(hundredths.saturating_mul(10))
-        };
-        let is_there = |state: Attributes<'_>| {
-            [OTHER_OF_IPV4, OTHER_OF_IPV6].into_iter().any(|kind| state.find(kind).is_some())
-        };
+        let state = data.find(MCAST_QUERIER_STATE).map(Attribute::nested);
         Some(Self {
-            interval: time(MCAST_QUERY_INTERVAL),
-            response: time(MCAST_QUERY_RESPONSE_INTERVAL),
-            is_by_another: data.find(MCAST_QUERIER_STATE).map(Attribute::nested).map(is_there),
+            interval: interval(data, MCAST_QUERY_INTERVAL),
+            response: interval(data, MCAST_QUERY_RESPONSE_INTERVAL),
+            is_by_another: state.map(|state| {
+                state.find(OTHER_OF_IPV4).is_some() || state.find(OTHER_OF_IPV6).is_some()
+            }),
         })
     }
+}
+
+fn octet(data: Attributes<'_>, kind: u16) -> u8 {
+    data.find(kind).and_then(Attribute::u8).unwrap_or_default()
+}
+
+fn word(data: Attributes<'_>, kind: u16) -> u32 {
+    data.find(kind).and_then(Attribute::u32).unwrap_or_default()
+}
+
+/// Reads an interval, which the kernel gives in hundredths of a second (`USER_HZ`).
+fn interval(data: Attributes<'_>, kind: u16) -> Duration {
+    let hundredths = data.find(kind).and_then(Attribute::u64).unwrap_or_default();
+    Duration::from_millis(hundredths.saturating_mul(10))
 }
 
 impl Route {

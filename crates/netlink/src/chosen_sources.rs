@@ -26,12 +26,17 @@ impl Namespace {
     /// The sources that the sockets of this namespace include. A list of 64
     /// KiB or more is an error.
     pub fn chosen_sources(&self) -> Result<ChosenSources, Error> {
-        let read = || LISTS.into_iter().map(read_list).collect::<io::Result<Vec<String>>>();
-        let lists = self.enter(read).and_then(|lists| lists.map_err(Fault::from));
-        let lists = lists
+        let lists = self
+            .enter(read_lists)
+            .and_then(|lists| lists.map_err(Fault::from))
             .map_err(|fault| fault.during("read the source filters of a container's sockets"))?;
         Ok(collect(lists.iter().flat_map(|list| list.lines())))
     }
+}
+
+/// Reads the lists of the calling thread's namespace.
+fn read_lists() -> io::Result<Vec<String>> {
+    LISTS.into_iter().map(read_list).collect()
 }
 
 fn read_list(path: &str) -> io::Result<String> {
@@ -55,22 +60,30 @@ fn read_list(path: &str) -> io::Result<String> {
 
 fn collect<'a>(lines: impl Iterator<Item = &'a str>) -> ChosenSources {
     let mut chosen = ChosenSources::new();
-    for (index, group, source) in lines.filter_map(parse) {
-        chosen.entry((index, group)).or_default().insert(source);
+    for Included { interface, group, source } in lines.filter_map(parse) {
+        chosen.entry((interface, group)).or_default().insert(source);
     }
     chosen
 }
 
-/// The index of an interface, a group, and an included source. The name between index and group is
-/// truncated by the kernel and can be anything without white space.
-fn parse(line: &str) -> Option<(u32, IpAddr, IpAddr)> {
+/// A source that sockets include for a group on the interface with this index.
+#[derive(Debug, PartialEq, Eq)]
+struct Included {
+    interface: u32,
+    group: IpAddr,
+    source: IpAddr,
+}
+
+/// Parses a line. The name between index and group is truncated by the kernel and can be anything
+/// without white space.
+fn parse(line: &str) -> Option<Included> {
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
     let [index, _name, group, source, wanting, _not_wanting] = words[..] else {
         return None;
     };
     let is_wanted = wanting.parse::<u64>().ok()? > 0;
     let group = address(group).filter(|group| is_wanted && group.is_multicast())?;
-    Some((index.parse().ok()?, group, address(source)?))
+    Some(Included { interface: index.parse().ok()?, group, source: address(source)? })
 }
 
 /// An IPv4 address such as `0xe8010203`, or an IPv6 address of 32 hexadecimal digits.
@@ -101,10 +114,9 @@ Idx Device        MCA        SRC    INC    EXC
   7 shout0 0xe8010204 0x0a070711      0      1
  12 very-l ff3e0000000000000000000080000001 fd120005000000000000000000000002      1      0
 ";
-        let wanted = |group: &str, index| (index, group.parse().unwrap());
         let expected = ChosenSources::from([
-            (wanted("232.1.2.3", 7), addresses(&["10.7.7.17", "10.7.7.18"])),
-            (wanted("ff3e::8000:1", 12), addresses(&["fd12:5::2"])),
+            ((7, "232.1.2.3".parse().unwrap()), addresses(&["10.7.7.17", "10.7.7.18"])),
+            ((12, "ff3e::8000:1".parse().unwrap()), addresses(&["fd12:5::2"])),
         ]);
         assert_eq!(collect(listed.lines()), expected);
     }

@@ -106,30 +106,40 @@ impl Route {
     ) -> Result<Vec<(usize, Error)>, Error> {
         let messages: Vec<Message> =
             changes.iter().map(|(pinned, add)| pinned_message(tunnel, *pinned, *add)).collect();
-        let mac = |position: usize| match changes.get(position) {
-            Some((Pinned::Tunnel { mac, .. }, add)) => Some((mac, *add)),
-            _ => None,
-        };
-        let belongs_to_last =
-            |position: usize| mac(position).is_some() && mac(position) == mac(position - 1);
-        let faults = self.socket.call_each(&messages, belongs_to_last);
-        let faults = faults.map_err(|fault| {
-            fault.during(format_args!("change the FDBs of device {tunnel} and its bridge"))
-        })?;
-        let is_failure = |(position, fault): &(usize, Fault)| {
-            changes[*position].1 || !matches!(fault.errno(), Some(Errno::ENOENT | Errno::ENODEV))
-        };
-        let named = faults.into_iter().filter(is_failure).map(|(position, fault)| {
+        let faults = self
+            .socket
+            .call_each(&messages, |position| is_of_same_mac(changes, position))
+            .map_err(|fault| {
+                fault.during(format_args!("change the FDBs of device {tunnel} and its bridge"))
+            })?;
+        let mut refused = Vec::new();
+        for (position, fault) in faults {
             let (pinned, add) = changes[position];
+            if !add && matches!(fault.errno(), Some(Errno::ENOENT | Errno::ENODEV)) {
+                // What should go is gone already.
+                continue;
+            }
             let verb = if add { "pin" } else { "unpin" };
             let (mac, place) = match pinned {
                 Pinned::Tunnel { mac, remote } => (mac, remote.to_string()),
                 Pinned::Destination { mac } => (mac, "all VTEPs".to_owned()),
                 Pinned::Port { mac, port } => (mac, format!("port {port}")),
             };
-            (position, fault.during(format_args!("{verb} {mac:02x?} at {place}")))
-        });
-        Ok(named.collect())
+            refused.push((position, fault.during(format_args!("{verb} {mac:02x?} at {place}"))));
+        }
+        Ok(refused)
+    }
+}
+
+/// Whether the change at this position pins or unpins the same MAC address in the tunnel's FDB as
+/// the one before it.
+fn is_of_same_mac(changes: &[(Pinned, bool)], position: usize) -> bool {
+    match (changes.get(position - 1), changes.get(position)) {
+        (
+            Some((Pinned::Tunnel { mac: last, .. }, add_last)),
+            Some((Pinned::Tunnel { mac, .. }, add)),
+        ) => (last, add_last) == (mac, add),
+        _ => false,
     }
 }
 

@@ -124,14 +124,14 @@ impl GroupFilter {
     }
 
     fn try_change(&mut self, groups: &[(IpAddr, bool)]) -> Result<(), Fault> {
-        let kind = |(group, add): &(IpAddr, bool)| (group.is_ipv4(), *add);
-        for run in
-            groups.chunk_by(|a, b| kind(a) == kind(b)).flat_map(|run| run.chunks(GROUPS_AT_ONCE))
-        {
-            let (is_ipv4, add) = kind(&run[0]);
+        let runs = groups.chunk_by(|(first, add_first), (second, add_second)| {
+            (first.is_ipv4(), add_first) == (second.is_ipv4(), add_second)
+        });
+        for run in runs.flat_map(|run| run.chunks(GROUPS_AT_ONCE)) {
+            let (group, add) = run[0];
             let (message, flags) =
                 if add { (NEW_SET_ELEMENT, libc::NLM_F_CREATE) } else { (DELETE_SET_ELEMENT, 0) };
-            let set = if is_ipv4 { GROUPS_V4 } else { GROUPS_V6 };
+            let set = if group.is_ipv4() { GROUPS_V4 } else { GROUPS_V6 };
             let groups = run.iter().map(|(group, _)| *group);
             self.send(vec![nftables::set_elements(message, flags, TABLE, set, groups)])?;
         }
@@ -178,20 +178,7 @@ fn userdata(port: &str, position: usize) -> String {
 
 /// Drops at this port the multicast of a family that is neither link-local nor in its set.
 fn rules(port: &str) -> [Vec<Expression>; 2] {
-    let rule = |ethertype: u16, conditions: Vec<Expression>| -> Vec<Expression> {
-        let common = [
-            // A frame to a unicast MAC address goes to one host only, whatever its IP destination.
-            Expression::LoadMeta(Meta::PacketType),
-            Expression::Compare(Comparison::Equal, vec![PACKET_MULTICAST]),
-            Expression::LoadMeta(Meta::OutputName),
-            Expression::Compare(Comparison::Equal, name_value(port)),
-            Expression::LoadMeta(Meta::Protocol),
-            Expression::Compare(Comparison::Equal, ethertype.to_be_bytes().to_vec()),
-        ];
-        common.into_iter().chain(conditions).chain([Expression::Drop]).collect()
-    };
     // The destination is at octet 16 of an IPv4 header and at octet 24 of an IPv6 header.
-    let load = |offset, length| Expression::LoadPayload { base: Base::Network, offset, length };
     let [first, last] = NOT_LINK_LOCAL.map(|group| group.octets().to_vec());
     let ipv4 = vec![
         load(16, 4),
@@ -209,5 +196,24 @@ fn rules(port: &str) -> [Vec<Expression>; 2] {
         load(24, 16),
         Expression::NotIn(GROUPS_V6),
     ];
-    [rule(ETHERTYPE_IPV4, ipv4), rule(ETHERTYPE_IPV6, ipv6)]
+    [drop_rule(port, ETHERTYPE_IPV4, ipv4), drop_rule(port, ETHERTYPE_IPV6, ipv6)]
+}
+
+/// Drops at this port the multicast of a family for which all conditions hold.
+fn drop_rule(port: &str, ethertype: u16, conditions: Vec<Expression>) -> Vec<Expression> {
+    let common = [
+        // A frame to a unicast MAC address goes to one host only, whatever its IP destination.
+        Expression::LoadMeta(Meta::PacketType),
+        Expression::Compare(Comparison::Equal, vec![PACKET_MULTICAST]),
+        Expression::LoadMeta(Meta::OutputName),
+        Expression::Compare(Comparison::Equal, name_value(port)),
+        Expression::LoadMeta(Meta::Protocol),
+        Expression::Compare(Comparison::Equal, ethertype.to_be_bytes().to_vec()),
+    ];
+    common.into_iter().chain(conditions).chain([Expression::Drop]).collect()
+}
+
+/// Loads octets of the IP header.
+fn load(offset: u32, length: u32) -> Expression {
+    Expression::LoadPayload { base: Base::Network, offset, length }
 }

@@ -173,11 +173,11 @@ impl IgmpMldFilter {
             Err(fault) if fault.errno() == Some(Errno::ENOENT) => return Ok(BTreeSet::new()),
             keys => keys.map_err(|fault| fault.during("read the VLANs with members of groups"))?,
         };
-        let vlan = |[a, b, c, d, high, low, ..]: [u8; 8]| {
+        let vlans = keys.into_iter().flatten().map(|[a, b, c, d, high, low, ..]| {
             // The tag also holds a priority.
             (u32::from_ne_bytes([a, b, c, d]), u16::from_be_bytes([high, low]) & 0x0fff)
-        };
-        Ok(keys.into_iter().flatten().map(vlan).collect())
+        });
+        Ok(vlans.collect())
     }
 }
 
@@ -312,30 +312,29 @@ pub(crate) fn name_value(port: &str) -> Vec<u8> {
 /// together take a tenth of a packet's cost from container to container. UDP comes first, as most
 /// multicast is UDP. The kernel finds its protocol number as a bridge does.
 fn harmless() -> [Vec<Expression>; 2] {
-    let when = |meta, value| {
+    // Bridges look for IGMP and MLD in multicast frames only (`br_handle_frame_finish`).
+    [(Meta::TransportProtocol, UDP), (Meta::PacketType, PACKET_OTHERHOST)].map(|(meta, value)| {
         vec![
             Expression::LoadMeta(meta),
             Expression::Compare(Comparison::Equal, vec![value]),
             Expression::Accept,
         ]
-    };
-    // Bridges look for IGMP and MLD in multicast frames only (`br_handle_frame_finish`).
-    [when(Meta::TransportProtocol, UDP), when(Meta::PacketType, PACKET_OTHERHOST)]
+    })
 }
 
 /// The IGMP/MLD rules of one chain.
 fn rules(interface: Meta, port: &str) -> Vec<Vec<Expression>> {
-    let drop_at_port = |conditions: Vec<Expression>| -> Vec<Expression> {
+    let mut dropped = vec![igmp()];
+    dropped.extend(MLD_TYPES.map(|types| icmpv6(&types)));
+    dropped.push(hidden_mld());
+    let mut rules = Vec::from(harmless());
+    rules.extend(dropped.into_iter().map(|conditions| {
         let at_port = [
             Expression::LoadMeta(interface),
             Expression::Compare(Comparison::Equal, name_value(port)),
         ];
         at_port.into_iter().chain(conditions).chain([Expression::Drop]).collect()
-    };
-    let mut rules = Vec::from(harmless());
-    rules.push(drop_at_port(igmp()));
-    rules.extend(MLD_TYPES.map(|types| drop_at_port(icmpv6(&types))));
-    rules.push(drop_at_port(hidden_mld()));
+    }));
     rules
 }
 

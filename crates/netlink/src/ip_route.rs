@@ -59,8 +59,7 @@ impl Route {
         header[7] = libc::RTN_UNICAST;
         let mut message = Message::new(libc::RTM_GETROUTE, 0, &header);
         message.u32(RTA_OIF, link);
-        let of_link = |frame: &Frame<'_>| parse(frame).filter(|route| route.link == link);
-        match self.socket.dump(&message, of_link) {
+        match self.socket.dump(&message, |frame| parse(frame).filter(|route| route.link == link)) {
             // Without routes there is no table. The device may be gone as well.
             Err(fault) if matches!(fault.errno(), Some(Errno::ENOENT | Errno::ENODEV)) => {
                 Ok(Vec::new())

@@ -56,20 +56,20 @@ pub struct JoinMonitor {
 impl JoinMonitor {
     /// Subscribes. `None` on kernels before 6.14, which do not notify.
     pub fn open(namespace: &Namespace) -> Result<Option<Self>, Error> {
-        let attempt = || -> Result<Option<Self>, Fault> {
-            let fd =
-                namespace.enter(move || open_here(Protocol::Route, SockFlag::SOCK_NONBLOCK))??;
-            for group in [RTNLGRP_IPV4_MCADDR, RTNLGRP_IPV6_MCADDR] {
-                match set_option(&fd, libc::NETLINK_ADD_MEMBERSHIP, group) {
-                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(None),
-                    result => result?,
-                }
-            }
-            set_option(&fd, libc::NETLINK_LISTEN_ALL_NSID, 1)?;
-            Ok(Some(Self { fd }))
-        };
-        attempt()
+        Self::try_open(namespace)
             .map_err(|fault| fault.during("subscribe to joins in the namespaces of containers"))
+    }
+
+    fn try_open(namespace: &Namespace) -> Result<Option<Self>, Fault> {
+        let fd = namespace.enter(move || open_here(Protocol::Route, SockFlag::SOCK_NONBLOCK))??;
+        for group in [RTNLGRP_IPV4_MCADDR, RTNLGRP_IPV6_MCADDR] {
+            match set_option(&fd, libc::NETLINK_ADD_MEMBERSHIP, group) {
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(None),
+                result => result?,
+            }
+        }
+        set_option(&fd, libc::NETLINK_LISTEN_ALL_NSID, 1)?;
+        Ok(Some(Self { fd }))
     }
 
     /// Reads all pending events. If events were lost (a full buffer), it returns none of them: the
@@ -102,7 +102,7 @@ impl JoinMonitor {
                 Err(_) => break,
             };
             let frames = Frames(buffer.get(..length).unwrap_or_default());
-            for (index, group, joined) in frames.filter_map(|frame| event(&frame)) {
+            for JoinEvent { index, group, joined } in frames.filter_map(|frame| event(&frame)) {
                 changes.events += 1;
                 changes.last.insert((Peer { index, namespace }, group), joined);
             }
@@ -120,8 +120,16 @@ impl AsFd for JoinMonitor {
     }
 }
 
-/// The index of a device, a group, and whether the device joined it (or left it).
-pub(crate) fn event(frame: &Frame<'_>) -> Option<(u32, IpAddr, bool)> {
+/// The device with this index joined a group, or left it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct JoinEvent {
+    pub(crate) index: u32,
+    pub(crate) group: IpAddr,
+    pub(crate) joined: bool,
+}
+
+/// Parses a message about a device's groups.
+pub(crate) fn event(frame: &Frame<'_>) -> Option<JoinEvent> {
     let joined = match frame.kind {
         RTM_NEWMULTICAST => true,
         RTM_DELMULTICAST => false,
@@ -132,7 +140,7 @@ pub(crate) fn event(frame: &Frame<'_>) -> Option<(u32, IpAddr, bool)> {
         .find(GROUP)
         .and_then(Attribute::ip)
         .filter(IpAddr::is_multicast)?;
-    Some((frame.word(4), group, joined))
+    Some(JoinEvent { index: frame.word(4), group, joined })
 }
 
 /// The id of the namespace that an event comes from.

@@ -186,7 +186,6 @@ pub(crate) fn parse(frame: &Frame<'_>) -> Option<Link> {
         return None;
     }
     let attributes = frame.attributes(HEADER);
-    let number = |kind| attributes.find(kind).and_then(Attribute::u32);
     let information =
         attributes.find(libc::IFLA_LINKINFO).map(Attribute::nested).unwrap_or(Attributes(&[]));
     Some(Link {
@@ -194,12 +193,12 @@ pub(crate) fn parse(frame: &Frame<'_>) -> Option<Link> {
         name: attributes.find(libc::IFLA_IFNAME)?.text(),
         kind: parse_kind(information),
         alias: attributes.find(libc::IFLA_IFALIAS).map(Attribute::text),
-        group: number(libc::IFLA_GROUP).unwrap_or_default(),
-        mtu: number(libc::IFLA_MTU).unwrap_or_default(),
+        group: attributes.find(libc::IFLA_GROUP).and_then(Attribute::u32).unwrap_or_default(),
+        mtu: attributes.find(libc::IFLA_MTU).and_then(Attribute::u32).unwrap_or_default(),
         up: frame.word(8) & libc::IFF_UP.cast_unsigned() != 0,
-        master: number(libc::IFLA_MASTER),
+        master: attributes.find(libc::IFLA_MASTER).and_then(Attribute::u32),
         mac: attributes.find(libc::IFLA_ADDRESS).and_then(Attribute::mac),
-        peer: number(libc::IFLA_LINK).map(|index| Peer {
+        peer: attributes.find(libc::IFLA_LINK).and_then(Attribute::u32).map(|index| Peer {
             index,
             namespace: attributes.find(libc::IFLA_LINK_NETNSID).and_then(Attribute::i32),
         }),

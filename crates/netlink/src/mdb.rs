@@ -138,11 +138,13 @@ impl Route {
 
     /// The entries of this protocol in the MDB of the VXLAN device with this index.
     pub fn tunnel_groups(&mut self, tunnel: u32, protocol: u8) -> Result<Vec<TunnelGroup>, Error> {
-        let frames = self.dump_database(tunnel, |frame| {
-            Some(entries(frame).filter_map(|info| tunnel_group(info, protocol)).collect::<Vec<_>>())
-        });
-        let during = |fault: Fault| fault.during(format_args!("list the MDB of device {tunnel}"));
-        Ok(frames.map_err(during)?.into_iter().flatten().collect())
+        let groups = self
+            .dump_database(tunnel, |frame| {
+                let groups = entries(frame).filter_map(|info| tunnel_group(info, protocol));
+                Some(groups.collect::<Vec<_>>())
+            })
+            .map_err(|fault| fault.during(format_args!("list the MDB of device {tunnel}")))?;
+        Ok(groups.concat())
     }
 
     /// The kernel dumps the MDBs of all devices in the namespace, each consistent by itself
@@ -169,29 +171,25 @@ impl Route {
             .iter()
             .map(|(entry, add)| tunnel_message(tunnel, protocol, entry, *add))
             .collect();
-        let key = |position: usize| {
-            changes.get(position).map(|(entry, add)| (entry.source, entry.group, *add))
-        };
-        let faults =
-            self.socket.call_each(&messages, |position| key(position) == key(position - 1));
-        let faults = faults
+        let faults = self
+            .socket
+            .call_each(&messages, |position| is_of_same_entry(changes, position))
             .map_err(|fault| fault.during(format_args!("change the MDB of device {tunnel}")))?;
-        let is_failure = |(position, fault): &(usize, Fault)| {
-            let already = if changes[*position].1 { Errno::EEXIST } else { Errno::ENOENT };
-            fault.errno() != Some(already)
-        };
-        let named = faults.into_iter().filter(is_failure).map(|(position, fault)| {
+        let mut refused = Vec::new();
+        for (position, fault) in faults {
             let (TunnelGroup { source, group, remote, .. }, add) = changes[position];
-            let verb = if add { "add" } else { "remove" };
+            let (verb, already) =
+                if add { ("add", Errno::EEXIST) } else { ("remove", Errno::ENOENT) };
+            if fault.errno() == Some(already) {
+                continue;
+            }
             let source = source.map_or_else(|| "*".to_owned(), |source| source.to_string());
-            (
-                position,
-                fault.during(format_args!(
-                    "{verb} ({source}, {group}) to {remote} on VXLAN device {tunnel}"
-                )),
-            )
-        });
-        Ok(named.collect())
+            let error = fault.during(format_args!(
+                "{verb} ({source}, {group}) to {remote} on VXLAN device {tunnel}"
+            ));
+            refused.push((position, error));
+        }
+        Ok(refused)
     }
 }
 
@@ -220,6 +218,16 @@ fn join_message(bridge: u32, Join { port, group, sources }: &Join) -> Message {
         });
     }
     message
+}
+
+/// Whether the change at this position is about the same entry as the one before it.
+fn is_of_same_entry(changes: &[(TunnelGroup, bool)], position: usize) -> bool {
+    let (Some((last, add_last)), Some((next, add))) =
+        (changes.get(position - 1), changes.get(position))
+    else {
+        return false;
+    };
+    (last.source, last.group, add_last) == (next.source, next.group, add)
 }
 
 fn tunnel_message(tunnel: u32, protocol: u8, entry: &TunnelGroup, add: bool) -> Message {

@@ -96,14 +96,16 @@ impl Monitor {
     }
 
     fn open(namespace: &Namespace, protocol: Protocol, groups: &[u32]) -> Result<Self, Error> {
-        let attempt = || -> Result<Self, Fault> {
-            let fd = namespace.enter(move || open_here(protocol, SockFlag::SOCK_NONBLOCK))??;
-            for &group in groups {
-                set_option(&fd, libc::NETLINK_ADD_MEMBERSHIP, group)?;
-            }
-            Ok(Self { fd, table: None, learned: AtomicUsize::new(0) })
-        };
-        attempt().map_err(|fault| fault.during("watch a network namespace for changes"))
+        Self::try_open(namespace, protocol, groups)
+            .map_err(|fault| fault.during("watch a network namespace for changes"))
+    }
+
+    fn try_open(namespace: &Namespace, protocol: Protocol, groups: &[u32]) -> Result<Self, Fault> {
+        let fd = namespace.enter(move || open_here(protocol, SockFlag::SOCK_NONBLOCK))??;
+        for &group in groups {
+            set_option(&fd, libc::NETLINK_ADD_MEMBERSHIP, group)?;
+        }
+        Ok(Self { fd, table: None, learned: AtomicUsize::new(0) })
     }
 
     /// Reads all pending events and returns whether any is a change. Lost events (a full buffer)

@@ -41,17 +41,19 @@ impl NamedNamespaces {
 
     /// The names, including those of files without a mounted namespace.
     pub fn list(&self) -> Result<Vec<String>, Error> {
-        let fail = |error: io::Error| {
+        self.try_list().map_err(|error| {
             Fault::from(error).during(format_args!("list {}", self.directory.display()))
-        };
+        })
+    }
+
+    fn try_list(&self) -> io::Result<Vec<String>> {
         let entries = match fs::read_dir(&self.directory) {
-            Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(fail(error)),
+            entries => entries?,
         };
         let mut names = Vec::new();
         for entry in entries {
-            names.extend(entry.map_err(fail)?.file_name().into_string());
+            names.extend(entry?.file_name().into_string());
         }
         Ok(names)
     }
@@ -81,42 +83,32 @@ impl NamedNamespaces {
             return Ok(namespace);
         }
         let path = self.path(name);
-        let attempt = || -> Result<Namespace, Fault> {
-            self.prepare_directory()?;
-            // A crash between creation and mount leaves the file behind.
-            File::options().write(true).create(true).truncate(false).mode(0o444).open(&path)?;
-            on_own_thread(|| {
-                unshare(CloneFlags::CLONE_NEWNET)?;
-                prepare()?;
-                mount(Some(OWN), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-                Namespace::from_path(&path)
-            })?
-        };
-        attempt().map_err(|fault| {
+        self.try_create(&path, prepare).map_err(|fault| {
             let _ = fs::remove_file(&path);
             fault.during(format_args!("make the network namespace {name}"))
         })
     }
 
+    fn try_create(
+        &self,
+        path: &Path,
+        prepare: impl FnOnce() -> io::Result<()> + Send,
+    ) -> Result<Namespace, Fault> {
+        self.prepare_directory()?;
+        // A crash between creation and mount leaves the file behind.
+        File::options().write(true).create(true).truncate(false).mode(0o444).open(path)?;
+        on_own_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            prepare()?;
+            mount(Some(OWN), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            Namespace::from_path(path)
+        })?
+    }
+
     /// Removes the name, and with it the namespace unless something else holds it. A missing one is
     /// not an error.
     pub fn delete(&self, name: &str) -> Result<(), Error> {
-        let path = self.path(name);
-        let attempt = || -> io::Result<()> {
-            loop {
-                // Several namespaces can be mounted over each other.
-                match umount2(&path, MntFlags::MNT_DETACH) {
-                    Ok(()) => {}
-                    Err(Errno::EINVAL | Errno::ENOENT) => break,
-                    Err(errno) => return Err(errno.into()),
-                }
-            }
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            }
-        };
-        attempt().map_err(|error| {
+        unmount_and_remove(&self.path(name)).map_err(|error| {
             Fault::from(error).during(format_args!("delete the network namespace {name}"))
         })
     }
@@ -124,16 +116,7 @@ impl NamedNamespaces {
     /// Makes the directory a shared mount if it is not one.
     fn prepare_directory(&self) -> Result<(), Fault> {
         fs::create_dir_all(&self.directory)?;
-        let share = || {
-            mount(
-                None::<&str>,
-                &self.directory,
-                None::<&str>,
-                MsFlags::MS_SHARED | MsFlags::MS_REC,
-                None::<&str>,
-            )
-        };
-        match share() {
+        match share(&self.directory) {
             // It is not a mount point.
             Err(Errno::EINVAL) => {
                 mount(
@@ -143,10 +126,31 @@ impl NamedNamespaces {
                     MsFlags::MS_BIND | MsFlags::MS_REC,
                     None::<&str>,
                 )?;
-                share()?;
+                share(&self.directory)?;
             }
             result => result?,
         }
         Ok(())
+    }
+}
+
+/// Makes mounts below a mount point visible in other mount namespaces.
+fn share(directory: &Path) -> nix::Result<()> {
+    let flags = MsFlags::MS_SHARED | MsFlags::MS_REC;
+    mount(None::<&str>, directory, None::<&str>, flags, None::<&str>)
+}
+
+/// Removes a name. Several namespaces can be mounted over each other.
+fn unmount_and_remove(path: &Path) -> io::Result<()> {
+    loop {
+        match umount2(path, MntFlags::MNT_DETACH) {
+            Ok(()) => {}
+            Err(Errno::EINVAL | Errno::ENOENT) => break,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }

@@ -46,13 +46,12 @@ impl Namespace {
     /// Creates a namespace without a name. It is gone when this value and everything opened in it
     /// are dropped.
     pub fn anonymous() -> Result<Self, Error> {
-        let attempt = || {
-            on_own_thread(|| {
-                unshare(CloneFlags::CLONE_NEWNET)?;
-                Self::from_path(Path::new(OWN))
-            })?
-        };
-        attempt().map_err(|fault| fault.during("make a network namespace"))
+        on_own_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            Self::from_path(Path::new(OWN))
+        })
+        .flatten()
+        .map_err(|fault| fault.during("make a network namespace"))
     }
 
     /// Opens the namespace whose file has this path.

@@ -63,8 +63,8 @@ impl PacketSocket {
 /// A packet socket in this namespace. Without a protocol it receives nothing.
 pub(crate) fn open(namespace: &Namespace) -> Result<OwnedFd, Fault> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let open = move || socket(AddressFamily::Packet, SockType::Raw, flags, None);
-    Ok(namespace.enter(move || open().map_err(io::Error::from))??)
+    let fd = namespace.enter(|| socket(AddressFamily::Packet, SockType::Raw, flags, None))?;
+    Ok(fd.map_err(io::Error::from)?)
 }
 
 /// The address of a device, with a protocol in network byte order.

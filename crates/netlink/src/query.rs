@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -65,22 +65,24 @@ pub struct QueryMonitor {
 impl QueryMonitor {
     /// Starts to receive queries that arrive on the device with this index.
     pub fn open(namespace: &Namespace, device: u32) -> Result<Self, Error> {
-        let attempt = || -> Result<Self, Fault> {
-            let fd = packet::open(namespace)?;
-            attach_filter(&fd)?;
-            set(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, &QUEUE)?;
-            // If this fails, the filter drops outgoing frames.
-            let _ = set(&fd, libc::SOL_PACKET, IGNORE_OUTGOING, &1_i32);
-            // Only such a socket sees frames before the bridge takes them.
-            let all = u16::try_from(libc::ETH_P_ALL).unwrap_or_default().to_be();
-            let address = packet::address(device, all);
-            // SAFETY: the pointer is to an address of this length, which outlives the call.
-            let bound = unsafe {
-                libc::bind(fd.as_raw_fd(), (&raw const address).cast(), packet::address_length())
-            };
-            if bound < 0 { Err(io::Error::last_os_error().into()) } else { Ok(Self { fd }) }
+        Self::try_open(namespace, device)
+            .map_err(|fault| fault.during(format_args!("receive queries on device {device}")))
+    }
+
+    fn try_open(namespace: &Namespace, device: u32) -> Result<Self, Fault> {
+        let fd = packet::open(namespace)?;
+        attach_filter(&fd)?;
+        set(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, &QUEUE)?;
+        // If this fails, the filter drops outgoing frames.
+        let _ = set(&fd, libc::SOL_PACKET, IGNORE_OUTGOING, &1_i32);
+        // Only such a socket sees frames before the bridge takes them.
+        let all = u16::try_from(libc::ETH_P_ALL).unwrap_or_default().to_be();
+        let address = packet::address(device, all);
+        // SAFETY: the pointer is to an address of this length, which outlives the call.
+        let bound = unsafe {
+            libc::bind(fd.as_raw_fd(), (&raw const address).cast(), packet::address_length())
         };
-        attempt().map_err(|fault| fault.during(format_args!("receive queries on device {device}")))
+        if bound < 0 { Err(io::Error::last_os_error().into()) } else { Ok(Self { fd }) }
     }
 
     /// Reads the queries received since the last call.
@@ -118,14 +120,12 @@ fn set<T>(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &T) -> i
 /// alert option.
 fn attach_filter(fd: &OwnedFd) -> io::Result<()> {
     // Codes of include/uapi/linux/bpf_common.h: `BPF_LD` with `BPF_B`, `BPF_H` or `BPF_W` and
-    // `BPF_ABS` or `BPF_IND`, `BPF_LDX | BPF_B | BPF_MSH`, `BPF_JMP | BPF_JEQ | BPF_K`, `BPF_RET |
-    // BPF_K`.
+    // `BPF_ABS` or `BPF_IND`, `BPF_LDX | BPF_B | BPF_MSH`, `BPF_RET | BPF_K`.
     const LOAD_OCTET: u16 = 0x30;
     const LOAD_HALF: u16 = 0x28;
     const LOAD_WORD: u16 = 0x20;
     const LOAD_BEHIND: u16 = 0x50;
     const LOAD_HEADER: u16 = 0xb1;
-    const IF: u16 = 0x15;
     const RETURN: u16 = 0x06;
     // `SKF_AD_OFF`, with `SKF_AD_PKTTYPE` and `SKF_AD_VLAN_TAG_PRESENT`
     // (include/uapi/linux/filter.h).
@@ -134,13 +134,6 @@ fn attach_filter(fd: &OwnedFd) -> io::Result<()> {
     const OUTGOING: u32 = 4;
     const ACCEPT: u8 = 18;
     const DROP: u8 = 19;
-    let step = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
-    let jump = |k, at: u8, then: u8, or: u8| libc::sock_filter {
-        code: IF,
-        jt: then - at - 1,
-        jf: or - at - 1,
-        k,
-    };
     let mut program = [
         step(LOAD_WORD, KIND),
         jump(OUTGOING, 1, DROP, 2),
@@ -170,6 +163,18 @@ fn attach_filter(fd: &OwnedFd) -> io::Result<()> {
     set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
 }
 
+fn step(code: u16, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code, jt: 0, jf: 0, k }
+}
+
+/// The instruction at position `at`: continues at `then` if the accumulator is `k`, otherwise at
+/// `or`. Both are later positions.
+fn jump(k: u32, at: u8, then: u8, or: u8) -> libc::sock_filter {
+    // `BPF_JMP | BPF_JEQ | BPF_K`
+    const IF: u16 = 0x15;
+    libc::sock_filter { code: IF, jt: then - at - 1, jf: or - at - 1, k }
+}
+
 /// Parses the query in a frame; `None` unless a member would answer it.
 pub(crate) fn parse(frame: &[u8]) -> Option<ReceivedQuery> {
     match u16::from_be_bytes(frame.get(12..ETHERNET)?.try_into().ok()?) {
@@ -189,24 +194,17 @@ fn igmp(packet: &[u8]) -> Option<ReceivedQuery> {
         return None;
     }
     let code = *message.get(1)?;
-    let tenths = |number: u64| Duration::from_millis(number * 100);
+    // In tenths of a second.
     let (version, within) = match message.len() {
         8 if code == 0 => (QueryVersion::First, FIRST_WITHIN),
-        8 => (QueryVersion::Second, tenths(code.into())),
-        12.. => (QueryVersion::Third, tenths(floating(code.into(), 4))),
+        8 => (QueryVersion::Second, Duration::from_millis(u64::from(code) * 100)),
+        12.. => (QueryVersion::Third, Duration::from_millis(floating(code.into(), 4) * 100)),
         _ => return None,
     };
     let count = if version == QueryVersion::Third { half(message, 10)? } else { 0 };
-    let address =
-        |octets: &[u8]| Some(IpAddr::from(Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?)));
     let sources = message.get(12..).unwrap_or_default().chunks(4).take(count.into());
-    query(
-        false,
-        version,
-        address(message.get(4..8)?)?,
-        sources.filter_map(address).collect(),
-        within,
-    )
+    let sources = sources.filter_map(address).collect();
+    query(false, version, address(message.get(4..8)?)?, sources, within)
 }
 
 fn mld(packet: &[u8]) -> Option<ReceivedQuery> {
@@ -228,8 +226,6 @@ fn mld(packet: &[u8]) -> Option<ReceivedQuery> {
         _ => return None,
     };
     let count = if version == QueryVersion::Third { half(message, 26)? } else { 0 };
-    let address =
-        |octets: &[u8]| Some(IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(octets).ok()?)));
     let sources = message.get(28..).unwrap_or_default().chunks(16).take(count.into());
     let sources = sources.filter_map(address).collect();
     query(
@@ -239,6 +235,15 @@ fn mld(packet: &[u8]) -> Option<ReceivedQuery> {
         sources,
         Duration::from_millis(milliseconds),
     )
+}
+
+/// The IPv4 or IPv6 address of these octets.
+fn address(octets: &[u8]) -> Option<IpAddr> {
+    match octets.len() {
+        4 => Some(<[u8; 4]>::try_from(octets).ok()?.into()),
+        16 => Some(<[u8; 16]>::try_from(octets).ok()?.into()),
+        _ => None,
+    }
 }
 
 fn query(
@@ -270,6 +275,8 @@ fn half(bytes: &[u8], offset: usize) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
     const FROM: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -304,14 +311,12 @@ mod tests {
             asked(of_igmp(&[0x11, 10, 0, 0, 239, 1, 1, 1])),
             (QueryVersion::Second, group, vec![], 1000)
         );
-        let third = |code, count| [0x11, code, 0, 0, 239, 1, 1, 1, 2, 125, 0, count, 10, 0, 0, 7];
         let source = vec![IpAddr::from([10, 0, 0, 7])];
-        assert_eq!(
-            asked(of_igmp(&third(100, 1))),
-            (QueryVersion::Third, group, source.clone(), 10_000)
-        );
+        let mut third = [0x11, 100, 0, 0, 239, 1, 1, 1, 2, 125, 0, 1, 10, 0, 0, 7];
+        assert_eq!(asked(of_igmp(&third)), (QueryVersion::Third, group, source.clone(), 10_000));
         // More sources counted than present, and a time beyond 12.7 s.
-        assert_eq!(asked(of_igmp(&third(0x8c, 9))), (QueryVersion::Third, group, source, 22_400));
+        (third[1], third[11]) = (0x8c, 9);
+        assert_eq!(asked(of_igmp(&third)), (QueryVersion::Third, group, source, 22_400));
         assert_eq!(of_igmp(&[0x11, 10, 0, 0, 10, 1, 1, 1]), None);
         assert_eq!(of_igmp(&[0x11, 10, 0, 0, 0, 0, 0, 0, 0, 0]), None);
         assert_eq!(of_igmp(&[0x16, 0, 0, 0, 239, 1, 1, 1]), None);

@@ -88,11 +88,12 @@ fn frames(version: QueryVersion, from: Ipv4Addr, records: &[GroupRecord]) -> Vec
 
 fn third_report(is_ipv6: bool, from: Ipv4Addr, count: u16, records: &[u8]) -> Vec<u8> {
     let [high, low] = count.to_be_bytes();
-    let report = |kind| [&[kind, 0, 0, 0, 0, 0, high, low], records].concat();
+    let kind = if is_ipv6 { 143 } else { 0x22 };
+    let report = [&[kind, 0, 0, 0, 0, 0, high, low], records].concat();
     if is_ipv6 {
-        packet::mld(MLDV2_ROUTERS, report(143))
+        packet::mld(MLDV2_ROUTERS, report)
     } else {
-        packet::igmp(from, IGMPV3_ROUTERS, report(0x22))
+        packet::igmp(from, IGMPV3_ROUTERS, report)
     }
 }
 
@@ -178,20 +179,18 @@ mod tests {
     fn older_versions_send_one_message_per_group() {
         let records =
             [record(2, "239.1.1.1", &[]), record(3, "239.1.1.2", &[]), record(3, "ff15::1", &[])];
-        let kinds = |version| {
-            let frames = frames(version, FROM, &records);
-            frames
+        for (version, join) in [(QueryVersion::First, 0x12), (QueryVersion::Second, 0x16)] {
+            let sent: Vec<(Vec<u8>, u8)> = frames(version, FROM, &records)
                 .iter()
                 .map(|frame| (frame[..6].to_vec(), frame[if frame[12] == 8 { 38 } else { 62 }]))
-                .collect()
-        };
-        let left = [(vec![1, 0, 0x5e, 0, 0, 2], 0x17), (vec![0x33, 0x33, 0, 0, 0, 2], 132)];
-        let joined = |kind| (vec![1, 0, 0x5e, 1, 1, 1], kind);
-        let of_first: Vec<(Vec<u8>, u8)> = kinds(QueryVersion::First);
-        assert_eq!(
-            (of_first, kinds(QueryVersion::Second)),
-            ([&[joined(0x12)], &left[..]].concat(), [&[joined(0x16)], &left[..]].concat())
-        );
+                .collect();
+            let expected = [
+                (vec![1, 0, 0x5e, 1, 1, 1], join),
+                (vec![1, 0, 0x5e, 0, 0, 2], 0x17),
+                (vec![0x33, 0x33, 0, 0, 0, 2], 132),
+            ];
+            assert_eq!(sent, expected, "{version:?}");
+        }
     }
 
     #[test]

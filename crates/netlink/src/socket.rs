@@ -157,11 +157,11 @@ impl Socket {
         self.begin()?;
         let sequence = self.next_sequence();
         self.send(&message.finish(flag(libc::NLM_F_REQUEST | libc::NLM_F_ACK), sequence))?;
-        let on_answer = |frame: Frame<'_>| {
+        self.receive(sequence..=sequence, sequence, |frame| {
             on_answer(frame);
             true
-        };
-        self.receive(sequence..=sequence, sequence, on_answer).map(drop)
+        })
+        .map(drop)
     }
 
     /// Dumps a table and parses its entries.
@@ -428,16 +428,19 @@ mod tests {
 
     #[test]
     fn related_requests_are_sent_at_once() {
-        // From 120 to 300, and from 400 to the end.
-        let belongs = |position: usize| (121..300).contains(&position) || position > 400;
-        let pieces = |together_max| {
-            let mut ends = vec![0];
-            while ends[ends.len() - 1] < 2000 {
-                ends.push(batch_end(ends[ends.len() - 1], 2000, together_max, belongs));
-            }
-            ends
-        };
-        assert_eq!(pieces(TOGETHER_MAX), [0, 300, 1324, 2000]);
-        assert_eq!(pieces(EACH_MAX)[..4], [0, 128, 256, 384]);
+        assert_eq!(batch_ends(TOGETHER_MAX), [0, 300, 1324, 2000]);
+        assert_eq!(batch_ends(EACH_MAX)[..4], [0, 128, 256, 384]);
+    }
+
+    /// Where batches of 2000 requests end. Those from 120 to 300 belong together, and those from
+    /// 400 to the end.
+    fn batch_ends(together_max: usize) -> Vec<usize> {
+        let mut ends = vec![0];
+        while let Some(&end) = ends.last().filter(|end| **end < 2000) {
+            ends.push(batch_end(end, 2000, together_max, |position| {
+                (121..300).contains(&position) || position > 400
+            }));
+        }
+        ends
     }
 }

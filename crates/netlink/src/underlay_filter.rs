@@ -31,7 +31,7 @@ use crate::nftables::{
     NEW_TABLE, TableName,
 };
 use crate::socket::{Protocol, Socket};
-use crate::wire::{Frame, Message};
+use crate::wire::Message;
 
 pub(crate) const TABLE: TableName = TableName { family: Family::Inet, name: "shoutd" };
 /// Part of every rule, so that the filter of another version of shoutd is replaced. Raise it with
@@ -124,16 +124,12 @@ impl UnderlayFilter {
     /// # Errors
     /// The kernel has no nf_tables for `inet`, or refused the rules.
     pub fn install(&mut self, access: &UnderlayAccess) -> Result<(), Error> {
-        let is_unknown = |fault: &Fault| {
-            let errno = fault.errno();
-            [Errno::ENOENT, Errno::EOPNOTSUPP, Errno::EINVAL]
-                .iter()
-                .any(|known| errno == Some(*known))
-        };
-        let done = match self.replace(access, true) {
-            Err(fault) if is_unknown(&fault) => self.replace(access, false),
-            done => done,
-        };
+        let mut done = self.replace(access, true);
+        if let Err(fault) = &done
+            && matches!(fault.errno(), Some(Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EINVAL))
+        {
+            done = self.replace(access, false);
+        }
         done.map_err(|fault| fault.during("install the nf_tables underlay filter"))
     }
 
@@ -215,9 +211,11 @@ impl UnderlayFilter {
     }
 
     fn dropped(&mut self) -> Result<DroppedPackets, Fault> {
-        let parse = |frame: &Frame<'_>| nftables::parse_count(TABLE, frame);
+        let counts = self
+            .socket
+            .dump(&nftables::get_rules(TABLE), |frame| nftables::parse_count(TABLE, frame))?;
         let mut dropped = DroppedPackets::default();
-        for (chain, count) in self.socket.dump(&nftables::get_rules(TABLE), parse)? {
+        for (chain, count) in counts {
             let sum = match chain.as_str() {
                 FORWARD => &mut dropped.forward,
                 OUTPUT => &mut dropped.output,
@@ -272,23 +270,25 @@ type Rules = Vec<Vec<Expression>>;
 
 /// The chains with their rules.
 fn chains(access: &UnderlayAccess, complete: bool) -> [(&'static str, Hook, Rules); 3] {
-    let chain = |rules: Rules| [vec![other_ports(access)], rules].concat();
-    [
-        (FORWARD, Hook::Forward, chain(forward(access, complete))),
-        ("input", Hook::Input, chain(input(access, complete))),
-        (OUTPUT, Hook::Output, chain(output(access))),
-    ]
+    let mut chains = [
+        (FORWARD, Hook::Forward, forward(access, complete)),
+        ("input", Hook::Input, input(access, complete)),
+        (OUTPUT, Hook::Output, output(access)),
+    ];
+    for (_, _, rules) in &mut chains {
+        rules.insert(0, other_ports(access));
+    }
+    chains
 }
 
 fn input(access: &UnderlayAccess, complete: bool) -> Rules {
-    let vxlan = || vxlan(access);
     let by_loopback = equal(Meta::InputName, name_value("lo"));
-    let mut rules = vec![drop_if([vxlan(), by_loopback])];
-    rules.extend([IPV4, IPV6].map(|family| drop_if([vxlan(), source(family, false)])));
+    let mut rules = vec![drop_if([vxlan(access), by_loopback])];
+    rules.extend([IPV4, IPV6].map(|family| drop_if([vxlan(access), source(family, false)])));
     if complete {
         rules.extend(CONTAINER_KINDS.map(|kind| {
             drop_if([
-                vxlan(),
+                vxlan(access),
                 source(family(access), true),
                 from_containers(access, kind),
                 no_way_back(),
@@ -306,11 +306,9 @@ fn input(access: &UnderlayAccess, complete: bool) -> Rules {
 }
 
 fn forward(access: &UnderlayAccess, complete: bool) -> Rules {
-    let to_member =
-        |protocol, port, family| [port_of(protocol, port), destination(family)].concat();
-    let vxlan = |family| to_member(UDP, access.vxlan_port, family);
-    let mut rules: Rules =
-        [IPV4, IPV6].map(|family| drop_if([vxlan(family), source(family, false)])).into();
+    let mut rules: Rules = [IPV4, IPV6]
+        .map(|family| drop_if([vxlan(access), destination(family), source(family, false)]))
+        .into();
     if complete {
         let family = family(access);
         // With br_netfilter, frames that a bridge forwards from port to port pass here too. Their
@@ -319,7 +317,8 @@ fn forward(access: &UnderlayAccess, complete: bool) -> Rules {
         rules.extend(CONTAINER_KINDS.map(|kind| {
             let containers = from_containers(access, kind);
             drop_if([
-                vxlan(family),
+                vxlan(access),
+                destination(family),
                 source(family, true),
                 containers,
                 routed.clone(),
@@ -329,22 +328,21 @@ fn forward(access: &UnderlayAccess, complete: bool) -> Rules {
         rules.extend(agreement_ports(access).map(|port| {
             let containers = from_containers(access, CONTAINER_KINDS[0]);
             let stranger = source(family, false);
-            drop_if([to_member(TCP, port, family), containers, routed.clone(), stranger])
+            let to_member = destination(family);
+            drop_if([port_of(TCP, port), to_member, containers, routed.clone(), stranger])
         }));
     }
     rules
 }
 
 fn output(access: &UnderlayAccess) -> Rules {
-    let from_process = || {
-        let no_user = NO_USER.to_ne_bytes().to_vec();
-        vec![
-            Expression::LoadMeta(Meta::SocketUser),
-            Expression::Compare(Comparison::NotEqual, no_user),
-        ]
-    };
-    let rule = |family| drop_if([vxlan(access), destination(family), from_process()]);
-    [IPV4, IPV6].map(rule).into()
+    let from_process = vec![
+        Expression::LoadMeta(Meta::SocketUser),
+        Expression::Compare(Comparison::NotEqual, NO_USER.to_ne_bytes().to_vec()),
+    ];
+    [IPV4, IPV6]
+        .map(|family| drop_if([vxlan(access), destination(family), from_process.clone()]))
+        .into()
 }
 
 fn drop_if<const N: usize>(conditions: [Vec<Expression>; N]) -> Vec<Expression> {
@@ -355,10 +353,12 @@ fn drop_if<const N: usize>(conditions: [Vec<Expression>; N]) -> Vec<Expression> 
 /// the port at the same offset.
 fn other_ports(access: &UnderlayAccess) -> Vec<Expression> {
     let ports: BTreeSet<u16> = agreement_ports(access).chain([access.vxlan_port]).collect();
-    let is_other =
-        |port: u16| Expression::Compare(Comparison::NotEqual, port.to_be_bytes().to_vec());
     let mut rule = vec![destination_port()];
-    rule.extend(ports.into_iter().map(is_other));
+    rule.extend(
+        ports
+            .into_iter()
+            .map(|port| Expression::Compare(Comparison::NotEqual, port.to_be_bytes().to_vec())),
+    );
     rule.push(Expression::Accept);
     rule
 }

@@ -118,16 +118,10 @@ fn a_vxlan_device_learns_up_to_its_limit() {
     let mut route = Route::open(&segment).unwrap();
     route.create_vxlan(&NewVxlan { addresses_max: 3, ..vxlan("tunnel", 5) }, &segment).unwrap();
     let index = route.link("tunnel").unwrap().unwrap().index;
-    let pin = |last| {
-        (
-            Pinned::Tunnel {
-                mac: [2, 0, 0, 0, 0, last],
-                remote: Ipv4Addr::new(192, 0, 2, 7).into(),
-            },
-            true,
-        )
-    };
-    let failed = route.change_pinned(index, &[1, 2, 3, 4, 5].map(pin)).unwrap();
+    let remote = Ipv4Addr::new(192, 0, 2, 7).into();
+    let pins =
+        [1, 2, 3, 4, 5].map(|last| (Pinned::Tunnel { mac: [2, 0, 0, 0, 0, last], remote }, true));
+    let failed = route.change_pinned(index, &pins).unwrap();
     assert!(
         !failed.is_empty() && failed.iter().all(|(_, error)| error.errno() == Some(Errno::ENOSPC)),
         "{failed:?}"
@@ -508,14 +502,14 @@ fn a_bridges_mdb_can_be_read_while_the_tunnels_mdb_changes() {
     route.join_groups(bridge, &members).unwrap();
     route.create_vxlan(&vxlan("tunnel", 7), &segment).unwrap();
     let tunnel = route.link("tunnel").unwrap().unwrap().index;
-    let entry = |group| TunnelGroup {
+    let one = TunnelGroup {
         source: None,
-        group,
+        group: Ipv4Addr::new(239, 9, 9, 9).into(),
         remote: Ipv4Addr::new(192, 0, 2, 2).into(),
         vni: None,
     };
     let entries: Vec<(TunnelGroup, bool)> =
-        groups(4000).map(|group| (entry(group), true)).collect();
+        groups(4000).map(|group| (TunnelGroup { group, ..one }, true)).collect();
     let mut other = Route::open(&segment).unwrap();
     if !other.change_tunnel_groups(tunnel, 115, &entries).is_ok_and(|failed| failed.is_empty()) {
         eprintln!(
@@ -526,7 +520,6 @@ fn a_bridges_mdb_can_be_read_while_the_tunnels_mdb_changes() {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let one = entry(Ipv4Addr::new(239, 9, 9, 9).into());
             while !stop.load(Ordering::Relaxed) {
                 other.change_tunnel_groups(tunnel, 115, &[(one, true), (one, false)]).unwrap();
             }

@@ -35,25 +35,23 @@ struct Addresses {
 }
 
 fn ipv4() -> Addresses {
-    let ip = |text: &str| text.parse().unwrap();
     Addresses {
-        host: ip("192.0.2.1"),
-        member: ip("192.0.2.2"),
-        stranger: ip("192.0.2.3"),
-        bridge: ip("198.51.100.1"),
-        container: ip("198.51.100.2"),
+        host: [192, 0, 2, 1].into(),
+        member: [192, 0, 2, 2].into(),
+        stranger: [192, 0, 2, 3].into(),
+        bridge: [198, 51, 100, 1].into(),
+        container: [198, 51, 100, 2].into(),
         prefix: 24,
     }
 }
 
 fn ipv6() -> Addresses {
-    let ip = |text: &str| text.parse().unwrap();
     Addresses {
-        host: ip("2001:db8:1::1"),
-        member: ip("2001:db8:1::2"),
-        stranger: ip("2001:db8:1::3"),
-        bridge: ip("2001:db8:2::1"),
-        container: ip("2001:db8:2::2"),
+        host: [0x2001, 0xdb8, 1, 0, 0, 0, 0, 1].into(),
+        member: [0x2001, 0xdb8, 1, 0, 0, 0, 0, 2].into(),
+        stranger: [0x2001, 0xdb8, 1, 0, 0, 0, 0, 3].into(),
+        bridge: [0x2001, 0xdb8, 2, 0, 0, 0, 0, 1].into(),
+        container: [0x2001, 0xdb8, 2, 0, 0, 0, 0, 2].into(),
         prefix: 64,
     }
 }
@@ -75,15 +73,14 @@ fn run(namespace: &Namespace, command: &str) {
 
 impl World {
     fn new(at: Addresses) -> Self {
-        let namespace =
-            || Namespace::anonymous().expect("this test needs root: it makes network namespaces");
-        let (host, far, container) = (namespace(), namespace(), namespace());
+        let [host, far, container] = [(); 3].map(|()| {
+            Namespace::anonymous().expect("this test needs root: it makes network namespaces")
+        });
         let Addresses { host: own, member, stranger, bridge, container: inside, prefix } = at;
         // Each namespace is identified by the process that holds it while devices are moved there.
-        let holder = |namespace: &Namespace| {
+        let mut holders = [&far, &container].map(|namespace| {
             namespace.run(|| Command::new("sleep").arg("60").spawn()).unwrap().unwrap()
-        };
-        let mut holders = [holder(&far), holder(&container)];
+        });
         let [far_pid, container_pid] = [holders[0].id(), holders[1].id()];
         run(
             &host,
@@ -155,16 +152,17 @@ fn arrives(receiver: &UdpSocket, to: SocketAddr, from: &UdpSocket, sure: &UdpSoc
     let sent = from.send_to(b"tried", to);
     assert!(sent.is_ok() || sent.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied));
     sure.send_to(b"sure", to).unwrap();
-    let mut buffer = [0; 16];
-    let mut next = || {
-        let length = receiver.recv(&mut buffer).expect("the one that arrives for sure");
-        buffer[..length].to_vec()
-    };
-    let arrived = next() == b"tried";
+    let arrived = next_datagram(receiver) == b"tried";
     if arrived {
-        assert_eq!(next(), b"sure");
+        assert_eq!(next_datagram(receiver), b"sure");
     }
     arrived
+}
+
+fn next_datagram(receiver: &UdpSocket) -> Vec<u8> {
+    let mut buffer = [0; 16];
+    let length = receiver.recv(&mut buffer).expect("the one that arrives for sure");
+    buffer[..length].to_vec()
 }
 
 /// Whether a connection is established. A dropped SYN has no answer, so the time does not matter.
@@ -235,11 +233,9 @@ fn only_members_reach_the_port(at: Addresses) {
 
     // The agreement port is for members and hosts that want to join, not for containers.
     let Addresses { host, member, .. } = world.at;
-    let listen = |namespace: &Namespace, address: IpAddr, port| {
-        namespace.run(|| TcpListener::bind((address, port))).unwrap().unwrap()
-    };
     let _open = [(&world.host, host), (&world.far, member)].map(|(namespace, address)| {
-        [PORT, OTHER_PORT].map(|port| listen(namespace, address, port))
+        [PORT, OTHER_PORT]
+            .map(|port| namespace.run(|| TcpListener::bind((address, port))).unwrap().unwrap())
     });
     assert!(connects(&world.far, (host, PORT).into(), PATIENCE));
     assert!(connects(&world.host, (member, PORT).into(), PATIENCE));

@@ -68,18 +68,20 @@ impl Content {
         let mut content = Self { tables: vec![Table { flags: 0 }], ..Self::default() };
         for (name, hook, rules) in chains {
             content.chains.push(Chain { name: name.to_owned(), hook: Some(hook as u32) });
-            let rule = |text: String| Rule { chain: name.to_owned(), userdata: text.into_bytes() };
-            content.rules.extend(rules.into_iter().map(rule));
+            for text in rules {
+                content.rules.push(Rule { chain: name.to_owned(), userdata: text.into_bytes() });
+            }
         }
         content.sorted()
     }
 
     /// Reads a table.
     pub(crate) fn read(socket: &mut Socket, table: TableName) -> Result<Self, Fault> {
-        let ask = |kind| message(kind, 0, table.family);
+        let get_tables = message(GET_TABLE, 0, table.family);
+        let get_chains = message(GET_CHAIN, 0, table.family);
         let content = Self {
-            tables: socket.dump(&ask(GET_TABLE), |frame| parse_table(table, frame))?,
-            chains: socket.dump(&ask(GET_CHAIN), |frame| parse_chain(table, frame))?,
+            tables: socket.dump(&get_tables, |frame| parse_table(table, frame))?,
+            chains: socket.dump(&get_chains, |frame| parse_chain(table, frame))?,
             // Only this table's: a host may have ten thousand rules of other tables.
             rules: socket.dump(&get_rules(table), |frame| parse_rule(table, frame))?,
         };
@@ -124,20 +126,21 @@ pub(crate) fn parse_rule(table: TableName, frame: &Frame<'_>) -> Option<Rule> {
 pub(crate) fn parse_set_elements(table: TableName, frame: &Frame<'_>) -> Option<Vec<IpAddr>> {
     is_of(table, frame, ELEMENTS_TABLE)?;
     let list = frame.attributes(HEADER).find(ELEMENTS_LIST)?;
-    let key = |element: Attribute<'_>| {
-        element.nested().find(ELEMENT_KEY)?.nested().find(DATA_VALUE)?.ip()
-    };
-    Some(list.nested().filter(|element| element.kind == LIST_ELEMENT).filter_map(key).collect())
+    Some(keys(list).filter_map(Attribute::ip).collect())
 }
 
 /// The keys of eight octets in a set. Each message holds some of them.
 pub(crate) fn parse_set_keys(table: TableName, frame: &Frame<'_>) -> Option<Vec<[u8; 8]>> {
     is_of(table, frame, ELEMENTS_TABLE)?;
     let list = frame.attributes(HEADER).find(ELEMENTS_LIST)?;
-    let key = |element: Attribute<'_>| {
-        element.nested().find(ELEMENT_KEY)?.nested().find(DATA_VALUE)?.value.try_into().ok()
-    };
-    Some(list.nested().filter(|element| element.kind == LIST_ELEMENT).filter_map(key).collect())
+    Some(keys(list).filter_map(|key| key.value.try_into().ok()).collect())
+}
+
+/// The keys in a list of a set's elements.
+fn keys(list: Attribute<'_>) -> impl Iterator<Item = Attribute<'_>> {
+    list.nested()
+        .filter(|element| element.kind == LIST_ELEMENT)
+        .filter_map(|element| element.nested().find(ELEMENT_KEY)?.nested().find(DATA_VALUE))
 }
 
 /// Whether a message is about elements of sets only, or is the generation message that ends every
