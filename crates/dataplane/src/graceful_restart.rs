@@ -87,19 +87,19 @@ mod tests {
         desired: &Desired,
     ) -> Vec<IpAddr> {
         graceful_restart.note(observed, desired);
-        let remove = |action| match action {
-            Action::RemoveFlood { remote, .. }
-                if graceful_restart.permits(&Action::RemoveFlood { vni: vni(), remote }) =>
-            {
-                Some(remote)
-            }
-            _ => None,
-        };
         let mut kept = observed.clone();
         // A recreated tunnel would have nothing to remove.
         let tunnel = &mut kept.segments.get_mut(&vni()).unwrap().tunnel;
         *tunnel = Some(tunnel_of(desired));
-        diff(desired, &kept).into_iter().filter_map(remove).collect()
+        let mut removed = Vec::new();
+        for action in diff(desired, &kept) {
+            if graceful_restart.permits(&action)
+                && let Action::RemoveFlood { remote, .. } = action
+            {
+                removed.push(remote);
+            }
+        }
+        removed
     }
 
     fn tunnel_of(desired: &Desired) -> shoutd_core::plane::ObservedTunnel {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::eventfd::EventFd;
 use parking_lot::{Mutex, MutexGuard};
 use shoutd_core::Vni;
-use shoutd_core::plane::{Desired, Learning, Observed};
+use shoutd_core::plane::{Desired, Learning, Observed, Segment};
 use tokio::sync::watch;
 
 use crate::kernel::KernelError;
@@ -102,19 +102,20 @@ impl Inbox {
     fn put(&mut self, desired: &Arc<Desired>) -> Generation {
         self.generation.0 += 1;
         let before = self.desired.replace(desired.clone());
-        let tunnel = |desired: &Desired, vni: &Vni| {
-            desired
-                .segments
-                .get(vni)
-                .map(|segment| (segment.network.clone(), segment.vtep, segment.remotes.clone()))
-        };
-        let since = |vni: &Vni| {
-            let is_as_before =
-                before.as_ref().is_some_and(|before| tunnel(before, vni) == tunnel(desired, vni));
-            self.tunnels.get(vni).filter(|_| is_as_before).copied().unwrap_or(self.generation)
-        };
-        self.tunnels = desired.segments.keys().map(|vni| (*vni, since(vni))).collect();
+        let mut tunnels = BTreeMap::new();
+        for (vni, segment) in &desired.segments {
+            let before = before.as_ref().and_then(|before| before.segments.get(vni));
+            let since = self.tunnels.get(vni).copied().unwrap_or(self.generation);
+            let is_as_before = before.is_some_and(|before| has_same_tunnel(before, segment));
+            tunnels.insert(*vni, if is_as_before { since } else { self.generation });
+        }
+        self.tunnels = tunnels;
         self.generation
+    }
+
+    /// Whether the reconciler must end, or must leave this generation for a newer one.
+    pub(crate) fn supersedes(&self, generation: Generation) -> bool {
+        self.stopped || self.generation != generation
     }
 
     /// The generation that the reconciler must have reached before this scope can hold. Replication
@@ -127,6 +128,11 @@ impl Inbox {
             _ => generation,
         }
     }
+}
+
+/// Whether two segments share the settings on which a tunnel and its flood entries depend.
+fn has_same_tunnel(before: &Segment, after: &Segment) -> bool {
+    before.network == after.network && before.vtep == after.vtep && before.remotes == after.remotes
 }
 
 #[derive(Debug)]
@@ -201,16 +207,16 @@ impl ReconcilerHandle {
         let (mut status, mut replicated) = (self.status.clone(), self.replicated.clone());
         let needed = self.owner.shared.inbox().needed(generation, scope);
         let holds = async {
-            let is_done =
-                |status: &Status| status.tried(scope) >= needed && status.verdict(scope).is_ok();
-            let revision = status.wait_for(is_done).await?.revision;
-            let is_replicated = |status: &replicator::Status| {
+            let done = status
+                .wait_for(|status| status.tried(scope) >= needed && status.verdict(scope).is_ok());
+            let revision = done.await?.revision;
+            let done = replicated.wait_for(|status| {
                 status.generation >= generation
                     && status.revision >= revision
                     && (status.is_complete || *scope != Scope::Everything)
                     && !status.failures.iter().any(|failure| scope.concerns_forwarding(failure))
-            };
-            replicated.wait_for(is_replicated).await.map(drop)
+            });
+            done.await.map(drop)
         };
         match tokio::time::timeout(timeout, holds).await {
             Ok(Ok(())) => return Ok(()),

@@ -34,10 +34,10 @@ impl MdbPressure {
                 (vni, text)
             }
             Self::Bridge { vni, room, most } => {
-                let name = |(port, count): &(DeviceName, usize)| {
-                    format!("{} ({count})", owner(observed, *vni, port))
-                };
-                let most: Vec<String> = most.iter().map(name).collect();
+                let most: Vec<String> = most
+                    .iter()
+                    .map(|(port, count)| format!("{} ({count})", owner(observed, *vni, port)))
+                    .collect();
                 (vni, describe_bridge(*room, &most))
             }
         };
@@ -91,10 +91,9 @@ mod tests {
     #[test]
     fn the_line_names_the_network_and_the_ports_and_states_the_effect() {
         let vni = Vni::new(0x10_0001).unwrap();
-        let port = |name: &str| name.parse::<DeviceName>().unwrap();
+        let most = vec![("shpb".parse().unwrap(), 400), ("shpa".parse().unwrap(), 90)];
         let room = MdbUsage { size: 512, taken: 500, snoops: false };
-        let mdb_pressure =
-            MdbPressure::Bridge { vni, room, most: vec![(port("shpb"), 400), (port("shpa"), 90)] };
+        let mdb_pressure = MdbPressure::Bridge { vni, room, most };
         let line = mdb_pressure.describe(&Observed::default(), &|_| "foo".to_owned());
         assert_eq!(
             line,

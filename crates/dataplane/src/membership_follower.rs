@@ -102,8 +102,9 @@ pub(crate) fn spawn(source: Box<dyn MembershipSource>) -> io::Result<MembershipF
     let (mdb_pressures, pressures) = watch::channel(Vec::new());
     let follower =
         MembershipFollower { memberships: receiver, mdb_pressures: pressures, post: post.clone() };
-    let work = move || follow(source, &post, &memberships, &mdb_pressures);
-    thread::Builder::new().name("listener".to_owned()).spawn(work)?;
+    thread::Builder::new()
+        .name("listener".to_owned())
+        .spawn(move || follow(source, &post, &memberships, &mdb_pressures))?;
     Ok(follower)
 }
 

@@ -115,17 +115,17 @@ fn probe_tier(route: &mut Route, tunnel: u32) -> Tier {
         remote,
         vni: Some(VNI_NOWHERE),
     };
-    let is_done = |refused: Result<Vec<(usize, Error)>, Error>| {
-        refused.is_ok_and(|refused| refused.is_empty())
-    };
     let groups = route.change_tunnel_groups(tunnel, protocol, &[(group, true)]);
-    if is_done(groups) && route.tunnel_groups(tunnel, protocol).is_ok_and(|found| found == [group])
+    if groups.is_ok_and(|refused| refused.is_empty())
+        && route.tunnel_groups(tunnel, protocol).is_ok_and(|found| found == [group])
     {
         return Tier::VxlanMdb;
     }
     let pinned = Pinned::Tunnel { mac: [0x01, 0x00, 0x5e, 1, 1, 1], remote };
     let pins = route.change_pinned(tunnel, &[(pinned, true)]);
-    if is_done(pins) && route.pinned(tunnel, 0).is_ok_and(|found| found == [pinned]) {
+    if pins.is_ok_and(|refused| refused.is_empty())
+        && route.pinned(tunnel, 0).is_ok_and(|found| found == [pinned])
+    {
         return Tier::MulticastFdb;
     }
     Tier::Flood

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
-use shoutd_core::Vni;
 use shoutd_core::plane::{Action, Desired, Learning, Observed, ObservedUnderlayFilter, Tier, diff};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
@@ -159,19 +158,15 @@ impl<K: Kernel + 'static> Reconciler<K> {
     /// over.
     fn rest(&mut self, pause: Duration, period: Duration, generation: Generation) {
         let begin = Instant::now();
-        let is_news = |shared: &Shared| {
-            let inbox = shared.inbox();
-            inbox.stopped || inbox.generation != generation
-        };
         let mut poked = false;
         while begin.elapsed() < pause {
             wait_for(&self.shared.wake, pause.saturating_sub(begin.elapsed()));
             poked |= self.shared.wake.read().is_ok();
-            if is_news(&self.shared) {
+            if self.shared.inbox().supersedes(generation) {
                 return;
             }
         }
-        if !poked && pause < period && !is_news(&self.shared) {
+        if !poked && pause < period && !self.shared.inbox().supersedes(generation) {
             self.kernel.wait(self.shared.wake.as_fd(), period.saturating_sub(begin.elapsed()));
             let _ = self.shared.wake.read();
         }
@@ -237,12 +232,11 @@ impl<K: Kernel + 'static> Reconciler<K> {
         self.learning.send_if_modified(|learning| {
             let before = learning.clone();
             learning.note(observed, since_start);
-            let network = |vni: &Vni| format!("with VNI {vni}");
-            let new = learning
-                .suspended()
-                .iter()
-                .filter(|(vni, _)| !before.suspended().contains_key(vni));
-            new.for_each(|(vni, suspension)| warn!("{}", suspension.describe(&network(vni))));
+            for (vni, suspension) in learning.suspended() {
+                if !before.suspended().contains_key(vni) {
+                    warn!("{}", suspension.describe(&format!("with VNI {vni}")));
+                }
+            }
             *learning != before
         });
         let learning = self.learning.borrow();

@@ -169,11 +169,12 @@ impl Work {
     /// its remotes.
     fn cut(&self, until: usize) -> usize {
         let end = until.min(self.made + CHANGES_AT_ONCE);
-        let is_within = |position: &usize| match self.changes.get(position - 1..=*position) {
-            Some([last, next]) => next.is_of_same_entry(last),
-            _ => false,
-        };
-        (end..until).find(|position| !is_within(position)).unwrap_or(until)
+        (end..until)
+            .find(|&position| match self.changes.get(position - 1..=position) {
+                Some([last, next]) => !next.is_of_same_entry(last),
+                _ => true,
+            })
+            .unwrap_or(until)
     }
 
     /// Makes the next batch of changes, up to this position.

@@ -64,15 +64,11 @@ impl Scope {
         match self {
             Self::Everything => true,
             Self::Announced { vni } => {
-                let is_local = |change: &Change| match change {
-                    Change::PinPort { port, .. } => *port != DeviceName::tunnel(),
-                    _ => false,
-                };
                 failure.vni == *vni
-                    && !failure
-                        .change
-                        .as_ref()
-                        .is_some_and(|change| is_local(change) || !change.adds())
+                    && failure.change.as_ref().is_none_or(|change| match change {
+                        Change::PinPort { port, .. } => *port == DeviceName::tunnel(),
+                        change => change.adds(),
+                    })
             }
             Self::Segment { vni } => failure.vni == *vni,
             Self::Port { vni, name } => {
@@ -105,16 +101,17 @@ mod tests {
         assert!(!scope.concerns(&Action::DeletePort { vni, name: port.clone() }));
         assert!(!scope.concerns(&Action::AddFlood { vni: Vni::new(8).unwrap(), remote }));
 
-        let failure = |change| ForwardingFailure {
-            vni,
-            change,
-            error: std::sync::Arc::new(crate::KernelError::Injected("refused")),
-        };
         let (mac, other) = (MacAddress([2, 0, 0, 0, 0, 1]), "shp1".parse().unwrap());
-        assert!(scope.concerns_forwarding(&failure(None)));
-        assert!(scope.concerns_forwarding(&failure(Some(Change::PinRemote { mac, remote }))));
-        assert!(scope.concerns_forwarding(&failure(Some(Change::PinPort { mac, port }))));
-        assert!(!scope.concerns_forwarding(&failure(Some(Change::PinPort { mac, port: other }))));
-        assert!(!scope.concerns_forwarding(&failure(Some(Change::UnpinRemote { mac, remote }))));
+        for (change, is_concerned) in [
+            (None, true),
+            (Some(Change::PinRemote { mac, remote }), true),
+            (Some(Change::PinPort { mac, port }), true),
+            (Some(Change::PinPort { mac, port: other }), false),
+            (Some(Change::UnpinRemote { mac, remote }), false),
+        ] {
+            let error = std::sync::Arc::new(crate::KernelError::Injected("refused"));
+            let failure = ForwardingFailure { vni, change, error };
+            assert_eq!(scope.concerns_forwarding(&failure), is_concerned, "{failure:?}");
+        }
     }
 }

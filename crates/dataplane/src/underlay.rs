@@ -68,18 +68,19 @@ fn host_addresses() -> Result<Vec<HostAddress>, Error> {
 pub fn host_routes() -> Result<Vec<HostRoute>, Error> {
     let mut route = Route::open(&Namespace::current()?)?;
     let links = route.links()?;
-    let is_wanted = |route: &IpRoute| {
-        route.destination.prefix_len() > 0 && can_be_advertised(route.destination.addr())
-    };
-    let routes = route.routes()?.into_iter().filter(is_wanted).filter_map(|route| {
-        let link = links.iter().find(|link| link.index == route.link)?;
-        Some(HostRoute {
-            destination: route.destination,
-            interface: link.name.clone(),
-            remote: !route.connected,
-        })
-    });
-    let mut routes: Vec<HostRoute> = routes.collect();
+    let mut routes = Vec::new();
+    for IpRoute { destination, link, connected } in route.routes()? {
+        if destination.prefix_len() == 0 || !can_be_advertised(destination.addr()) {
+            continue;
+        }
+        if let Some(link) = links.iter().find(|found| found.index == link) {
+            routes.push(HostRoute {
+                destination,
+                interface: link.name.clone(),
+                remote: !connected,
+            });
+        }
+    }
     routes.sort_by(|a, b| (a.destination, &a.interface).cmp(&(b.destination, &b.interface)));
     routes.dedup();
     Ok(routes)

@@ -38,11 +38,12 @@ async fn a_network_takes_few_descriptors() {
     let before = open();
 
     let vtep = Vtep { address: Ipv4Addr::new(192, 0, 2, 1).into(), port: 7789 };
-    let segment = |number: usize| {
+    let mut segments = BTreeMap::new();
+    for number in 0..NETWORKS {
         let vni = Vni::new(u32::try_from(number).unwrap() + 1).unwrap();
-        (vni, Segment::empty(format!("{number:064x}").parse().unwrap(), 1450, vtep))
-    };
-    let segments: BTreeMap<_, _> = (0..NETWORKS).map(segment).collect();
+        let network = format!("{number:064x}").parse().unwrap();
+        segments.insert(vni, Segment::empty(network, 1450, vtep));
+    }
     let generation = handle.apply(Desired { segments, ..Desired::default() });
     handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
     let mut memberships = handle.memberships();

@@ -300,81 +300,84 @@ fn plan(kernel: &mut FakeKernel, desired: &Desired) -> Vec<Action> {
 /// The observed state after all of the desired state and nothing else was programmed, computed
 /// independently of the actions.
 fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
-    let segment = |vni: Vni, wanted: &Segment| {
-        let mark = Some(OwnerTag::Network(wanted.network.clone()));
-        let port = |port: &Port| {
-            let in_sandbox = port.sandbox.is_some();
-            let end = ContainerEnd {
-                place: port.sandbox.clone().map_or(Place::Host, Place::Sandbox),
-                name: port.container_name.clone(),
-                mac: port.mac,
-                mtu: wanted.mtu,
-                up: in_sandbox,
-                detects_duplicates: false,
-                addresses: if in_sandbox { port.addresses.clone() } else { BTreeSet::new() },
-                multicast_routes: if in_sandbox {
-                    port.multicast_routes.clone()
-                } else {
-                    BTreeSet::new()
-                },
-            };
-            let mark = Some(OwnerTag::Endpoint(port.endpoint.clone()));
-            ObservedPort {
-                mark,
-                mtu: wanted.mtu,
-                up: true,
-                enslaved: true,
-                learning: wanted.learning,
-                groups_max: Some(8192),
-                container_end: Some(end),
-            }
-        };
-        ObservedSegment {
-            bridge: Some(ObservedBridge {
-                mark: mark.clone(),
-                mtu: wanted.mtu,
-                up: true,
-                snooping: true,
-                querier: true,
-                igmp_version: 3,
-                mld_version: 2,
-                groups_max: 65_536,
-                multicast_router: 2,
-                learned_max: u32::try_from(LEARNED_MAX).ok(),
-                membership_interval: 51_000,
-                link_local: true,
-            }),
-            tunnel: Some(ObservedTunnel {
-                mark,
-                vni: Some(vni),
-                local: Some(wanted.vtep.address),
-                port: wanted.vtep.port,
-                learning: wanted.learning,
-                port_learning: wanted.learning,
-                mtu: wanted.mtu,
-                up: true,
-                enslaved: true,
-                multicast_router: 2,
-            }),
-            igmp_mld_filter: true,
-            max_rate: wanted.max_rate,
-            flood: wanted.remotes.clone(),
-            learned: Learned::default(),
-            ports: wanted
-                .ports
-                .iter()
-                .filter(|(_, port)| port.sandbox.as_ref().is_none_or(|path| there.contains(path)))
-                .map(|(name, wanted)| (name.clone(), port(wanted)))
-                .collect(),
-            foreign: BTreeSet::new(),
-        }
-    };
-    let segments: BTreeMap<Vni, ObservedSegment> =
-        desired.segments.iter().map(|(&vni, wanted)| (vni, segment(vni, wanted))).collect();
+    let segments: BTreeMap<Vni, ObservedSegment> = desired
+        .segments
+        .iter()
+        .map(|(&vni, wanted)| (vni, segment_as_observed(vni, wanted, there)))
+        .collect();
     let missing_sandboxes = sandboxes(desired).difference(there).cloned().collect();
     let underlay_filter =
         desired.underlay_filter.clone().map_or(ObservedUnderlayFilter::Absent, whole);
     Observed { underlay_filter, segments, missing_sandboxes, ..Observed::default() }
+}
+
+fn segment_as_observed(vni: Vni, wanted: &Segment, there: &BTreeSet<PathBuf>) -> ObservedSegment {
+    let mark = Some(OwnerTag::Network(wanted.network.clone()));
+    ObservedSegment {
+        bridge: Some(ObservedBridge {
+            mark: mark.clone(),
+            mtu: wanted.mtu,
+            up: true,
+            snooping: true,
+            querier: true,
+            igmp_version: 3,
+            mld_version: 2,
+            groups_max: 65_536,
+            multicast_router: 2,
+            learned_max: u32::try_from(LEARNED_MAX).ok(),
+            membership_interval: 51_000,
+            link_local: true,
+        }),
+        tunnel: Some(ObservedTunnel {
+            mark,
+            vni: Some(vni),
+            local: Some(wanted.vtep.address),
+            port: wanted.vtep.port,
+            learning: wanted.learning,
+            port_learning: wanted.learning,
+            mtu: wanted.mtu,
+            up: true,
+            enslaved: true,
+            multicast_router: 2,
+        }),
+        igmp_mld_filter: true,
+        max_rate: wanted.max_rate,
+        flood: wanted.remotes.clone(),
+        learned: Learned::default(),
+        ports: wanted
+            .ports
+            .iter()
+            .filter(|(_, port)| port.sandbox.as_ref().is_none_or(|path| there.contains(path)))
+            .map(|(name, port)| (name.clone(), port_as_observed(port, wanted)))
+            .collect(),
+        foreign: BTreeSet::new(),
+    }
+}
+
+fn port_as_observed(port: &Port, segment: &Segment) -> ObservedPort {
+    let mut end = ContainerEnd {
+        place: port.sandbox.clone().map_or(Place::Host, Place::Sandbox),
+        name: port.container_name.clone(),
+        mac: port.mac,
+        mtu: segment.mtu,
+        up: port.sandbox.is_some(),
+        detects_duplicates: false,
+        addresses: BTreeSet::new(),
+        multicast_routes: BTreeSet::new(),
+    };
+    if port.sandbox.is_some() {
+        end.addresses.clone_from(&port.addresses);
+        end.multicast_routes.clone_from(&port.multicast_routes);
+    }
+    ObservedPort {
+        mark: Some(OwnerTag::Endpoint(port.endpoint.clone())),
+        mtu: segment.mtu,
+        up: true,
+        enslaved: true,
+        learning: segment.learning,
+        groups_max: Some(8192),
+        container_end: Some(end),
+    }
 }
 
 /// Whether all is as desired, except foreign devices; judged without the planning code.
@@ -393,11 +396,15 @@ fn check(kernel: &mut FakeKernel, desired: &Desired) -> Result<(), TestCaseError
         expected.segments.insert(*vni, rest);
     }
     for (vni, wanted) in &desired.segments {
+        let (Some(segment), Some(expected)) =
+            (found.segments.get_mut(vni), expected.segments.get_mut(vni))
+        else {
+            continue;
+        };
         for (name, port) in &wanted.ports {
-            let end = |observed: &mut Observed| {
-                observed.segments.get_mut(vni)?.ports.get_mut(name)?.container_end.take()
-            };
-            let (found_end, expected_end) = (end(&mut found), end(&mut expected));
+            let found_end = segment.ports.get_mut(name).and_then(|port| port.container_end.take());
+            let expected_end =
+                expected.ports.get_mut(name).and_then(|port| port.container_end.take());
             let place = port.sandbox.clone().map(Place::Sandbox);
             if let (Some(mut found), Some(expected)) = (found_end, expected_end)
                 && Some(&found.place) == place.as_ref()
@@ -413,29 +420,19 @@ fn check(kernel: &mut FakeKernel, desired: &Desired) -> Result<(), TestCaseError
             }
         }
         // Some kernels do not count a port's groups.
-        let uncounted = |(name, port): (&DeviceName, &ObservedPort)| {
-            port.groups_max.is_none().then(|| name.clone())
-        };
-        let uncounted: Vec<DeviceName> = found
-            .segments
-            .get(vni)
-            .into_iter()
-            .flat_map(|segment| segment.ports.iter().filter_map(uncounted))
-            .collect();
-        for port in uncounted {
-            let expected =
-                expected.segments.get_mut(vni).and_then(|segment| segment.ports.get_mut(&port));
-            expected.into_iter().for_each(|port| port.groups_max = None);
+        for (name, port) in &mut expected.ports {
+            if segment.ports.get(name).is_some_and(|found| found.groups_max.is_none()) {
+                port.groups_max = None;
+            }
         }
         // A container that is gone takes its port along, but a fake one does not.
-        if let Some(segment) = found.segments.get_mut(vni) {
-            let gone =
-                |port: &Port| port.sandbox.as_ref().is_some_and(|path| !there.contains(path));
-            segment.ports.retain(|name, _| !wanted.ports.get(name).is_some_and(gone));
-            // Learned entries stay within their limit.
-            if wanted.learning {
-                segment.learned = Learned::default();
-            }
+        segment.ports.retain(|name, _| {
+            let sandbox = wanted.ports.get(name).and_then(|port| port.sandbox.as_ref());
+            sandbox.is_none_or(|path| there.contains(path))
+        });
+        // Learned entries stay within their limit.
+        if wanted.learning {
+            segment.learned = Learned::default();
         }
     }
     prop_assert_eq!(found, expected);
@@ -466,7 +463,19 @@ fn repair(
 
 /// Whether the plan does all that must precede the use of each segment's tunnel.
 fn is_in_order(plan: &[Action]) -> bool {
-    let rank = |action: &Action| match action {
+    let mut ranks: BTreeMap<Vni, Vec<u8>> = BTreeMap::new();
+    for action in plan {
+        if let Some(vni) = action.vni() {
+            ranks.entry(vni).or_default().push(rank(action));
+        }
+    }
+    // The underlay filter precedes all tunnels.
+    let is_filter_first = plan.iter().skip(1).all(|action| action.vni().is_some());
+    is_filter_first && ranks.values().all(|ranks| ranks.is_sorted())
+}
+
+fn rank(action: &Action) -> u8 {
+    match action {
         Action::InstallUnderlayFilter { .. } | Action::RemoveUnderlayFilter => 0,
         Action::DeleteSegment { .. } => 0,
         Action::CreateSegment { .. } => 1,
@@ -483,16 +492,7 @@ fn is_in_order(plan: &[Action]) -> bool {
         | Action::TuneContainerEnd { .. }
         | Action::EndDuplicateDetection { .. } => 10,
         Action::ForgetLearned { .. } => 11,
-    };
-    let mut ranks: BTreeMap<Vni, Vec<u8>> = BTreeMap::new();
-    for action in plan {
-        if let Some(vni) = action.vni() {
-            ranks.entry(vni).or_default().push(rank(action));
-        }
     }
-    // The underlay filter precedes all tunnels.
-    let is_filter_first = plan.iter().skip(1).all(|action| action.vni().is_some());
-    is_filter_first && ranks.values().all(|ranks| ranks.is_sorted())
 }
 
 proptest! {

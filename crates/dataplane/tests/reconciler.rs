@@ -105,21 +105,19 @@ fn endpoint(number: u8) -> EndpointId {
 }
 
 fn desired(endpoints: u8) -> Desired {
-    let port = |number: u8| Port {
-        endpoint: endpoint(number),
-        container_name: DeviceName::container(&endpoint(number)),
-        mac: MacAddress([2, 0, 0, 0, 0, number]),
-        addresses: BTreeSet::new(),
-        multicast_routes: BTreeSet::new(),
-        sandbox: None,
-    };
     let vtep = Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 };
-    let segment = Segment {
-        ports: (0..endpoints)
-            .map(|number| (DeviceName::port(&endpoint(number)), port(number)))
-            .collect(),
-        ..Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep)
-    };
+    let mut segment = Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep);
+    for number in 0..endpoints {
+        let port = Port {
+            endpoint: endpoint(number),
+            container_name: DeviceName::container(&endpoint(number)),
+            mac: MacAddress([2, 0, 0, 0, 0, number]),
+            addresses: BTreeSet::new(),
+            multicast_routes: BTreeSet::new(),
+            sandbox: None,
+        };
+        segment.ports.insert(DeviceName::port(&endpoint(number)), port);
+    }
     Desired { segments: BTreeMap::from([(vni(), segment)]), ..Desired::default() }
 }
 
@@ -199,7 +197,6 @@ async fn waiting_for_advertisements_needs_no_container_and_no_observation() {
     kernel.cursed.lock().unwrap().insert(endpoint(0));
     let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
     let scope = Scope::Announced { vni: vni() };
-    let group = |number| ((None, Ipv4Addr::new(239, 0, 0, number).into()), BTreeSet::new());
     let mut wanted = desired(2);
     let generation = handle.apply(wanted.clone());
     handle.settled(generation, &scope, PATIENCE).await.unwrap();
@@ -207,13 +204,14 @@ async fn waiting_for_advertisements_needs_no_container_and_no_observation() {
     *kernel.unreadable.lock().unwrap() = true;
     kernel.await_failures(2).await;
     for number in 1..4 {
+        let group = (None, Ipv4Addr::new(239, 0, 0, number).into());
         Arc::make_mut(&mut wanted.segments.get_mut(&vni()).unwrap().replication)
             .groups
-            .extend([group(number)]);
+            .insert(group, BTreeSet::new());
         let generation = handle.apply(wanted.clone());
         handle.settled(generation, &scope, PATIENCE).await.unwrap();
         let tables = kernel.inner.lock().unwrap().forwarding.content().tables[&vni()].clone();
-        assert!(tables.groups.contains_key(&group(number).0));
+        assert!(tables.groups.contains_key(&group));
     }
     // A new remote must be added to the tunnel.
     wanted.segments.get_mut(&vni()).unwrap().remotes.insert(Ipv4Addr::new(192, 0, 2, 2).into());
@@ -240,8 +238,9 @@ async fn a_persistent_failure_does_not_delay_other_actions() {
     let mut rested = kernel.idle.subscribe();
     kernel.inner.lock().unwrap().state.segments.get_mut(&vni()).unwrap().igmp_mld_filter = false;
     handle.poke();
-    let is_whole = |_: &bool| kernel.inner.lock().unwrap().state.segments[&vni()].igmp_mld_filter;
-    timeout(PATIENCE, rested.wait_for(is_whole)).await.unwrap().unwrap();
+    let repaired =
+        rested.wait_for(|_| kernel.inner.lock().unwrap().state.segments[&vni()].igmp_mld_filter);
+    timeout(PATIENCE, repaired).await.unwrap().unwrap();
     assert_eq!(handle.failures().len(), 1);
 }
 
@@ -302,8 +301,9 @@ async fn an_unreadable_network_does_not_affect_others() {
     assert!(
         handle.settled(generation, &Scope::Everything, Duration::from_millis(1)).await.is_err()
     );
-    let gone = |observed: &Arc<Observed>| observed.segments.is_empty();
-    timeout(PATIENCE, handle.watch_observed().wait_for(gone)).await.unwrap().unwrap();
+    let mut observed = handle.watch_observed();
+    let gone = observed.wait_for(|observed| observed.segments.is_empty());
+    timeout(PATIENCE, gone).await.unwrap().unwrap();
     assert!(kernel.inner.lock().unwrap().state.segments.contains_key(&vni()));
 
     kernel.inner.lock().unwrap().state.unreadable_segments.clear();

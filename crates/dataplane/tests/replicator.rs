@@ -26,11 +26,11 @@ fn remote(last: u8) -> IpAddr {
 
 /// A network with this many groups, each with one remote.
 fn desired(groups: u32) -> Desired {
-    let group = |number| (None, Ipv4Addr::from(0xef01_0000 + number).into());
-    let replication = Replication {
-        groups: (0..groups).map(|number| (group(number), BTreeSet::from([remote(2)]))).collect(),
-        ..Replication::default()
-    };
+    let mut replication = Replication::default();
+    for number in 0..groups {
+        let group = (None, Ipv4Addr::from(0xef01_0000 + number).into());
+        replication.groups.insert(group, BTreeSet::from([remote(2)]));
+    }
     let vtep = Vtep { address: remote(1), port: 7789 };
     let segment = Segment {
         remotes: BTreeSet::from([remote(2)]),
@@ -152,6 +152,15 @@ async fn memberships_are_passed_on_while_another_networks_cannot_be_read() {
     tokio::time::timeout(PATIENCE, known).await.unwrap().unwrap();
 }
 
+/// The desired state with these entries, each with the last octets of its remotes' addresses.
+fn desired_with(groups: &[(SourceGroup, &[u8])]) -> Desired {
+    let mut desired = desired(0);
+    let entries =
+        groups.iter().map(|(key, hosts)| (*key, hosts.iter().map(|last| remote(*last)).collect()));
+    replication_of(&mut desired).groups = entries.collect();
+    desired
+}
+
 /// When hosts start and stop selecting a source, its entry is added once. After that only hosts
 /// that exclude the source are removed from it.
 #[tokio::test]
@@ -161,16 +170,9 @@ async fn an_sg_entry_is_retained_while_its_group_has_members() {
     let handle = Reconciler::spawn(kernel, Tier::VxlanMdb).unwrap();
     let group = Ipv4Addr::new(239, 1, 1, 1).into();
     let source = (Some(Ipv4Addr::new(10, 0, 0, 1).into()), group);
-    let with = |groups: &[(SourceGroup, &[u8])]| {
-        let mut desired = desired(0);
-        let entry = |(key, hosts): &(SourceGroup, &[u8])| {
-            (*key, hosts.iter().map(|last| remote(*last)).collect())
-        };
-        replication_of(&mut desired).groups = groups.iter().map(entry).collect();
-        desired
-    };
     let everyone = ((None, group), [2, 3].as_slice());
-    let (unnamed, named) = (with(&[everyone]), with(&[everyone, (source, &[2])]));
+    let unnamed = desired_with(&[everyone]);
+    let named = desired_with(&[everyone, (source, &[2])]);
     let other = ((None, Ipv4Addr::new(239, 1, 1, 2).into()), [2].as_slice());
     // The desired state, the expected number of changes, and the expected remotes of the source.
     let steps = [
@@ -179,10 +181,10 @@ async fn an_sg_entry_is_retained_while_its_group_has_members() {
         (&unnamed, Some(1), Some(vec![2, 3])),
         (&named, Some(1), Some(vec![2])),
         (&unnamed, Some(1), Some(vec![2, 3])),
-        (&with(&[everyone, other]), Some(1), Some(vec![2, 3])),
+        (&desired_with(&[everyone, other]), Some(1), Some(vec![2, 3])),
         (&unnamed, Some(1), Some(vec![2, 3])),
-        (&with(&[other]), Some(5), None),
-        (&with(&[other, everyone]), Some(2), None),
+        (&desired_with(&[other]), Some(5), None),
+        (&desired_with(&[other, everyone]), Some(2), None),
     ];
     for (number, (desired, changes, hosts)) in steps.into_iter().enumerate() {
         let before = forwarding.content().changes;
@@ -196,6 +198,8 @@ async fn an_sg_entry_is_retained_while_its_group_has_members() {
     }
 }
 
+/// When hosts start and stop selecting a source, its entry is added once. After that only hosts
+/// that exclude the source are removed from it.
 #[tokio::test]
 async fn an_sg_entry_is_retained_through_a_restart() {
     let group = Ipv4Addr::new(239, 1, 1, 1).into();

@@ -188,12 +188,11 @@ mod tests {
 
     #[test]
     fn ssm_ranges_are_recognized() {
-        let is_in = |group: &str| is_ssm(group.parse().unwrap());
-        assert!(["232.1.2.3", "ff3e::8000:1", "ff35::1"].into_iter().all(is_in));
-        assert!(
-            !["239.1.2.3", "231.0.0.1", "233.0.0.1", "ff05::1", "ff3e:30::1"]
-                .into_iter()
-                .any(is_in)
-        );
+        for group in ["232.1.2.3", "ff3e::8000:1", "ff35::1"] {
+            assert!(is_ssm(group.parse().unwrap()), "{group}");
+        }
+        for group in ["239.1.2.3", "231.0.0.1", "233.0.0.1", "ff05::1", "ff3e:30::1"] {
+            assert!(!is_ssm(group.parse().unwrap()), "{group}");
+        }
     }
 }

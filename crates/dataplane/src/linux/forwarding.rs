@@ -47,14 +47,14 @@ impl LinuxForwarding {
     }
 
     fn open(&mut self, vni: Vni) -> Result<&mut Open, KernelError> {
-        let missing = || KernelError::NoNamespace { namespace: namespace_name(vni) };
         let namespace = self.registry.get(vni);
         if self.open.get(&vni).map(|open| open.namespace)
             != namespace.as_ref().map(|namespace| namespace.id())
         {
             self.open.remove(&vni);
         }
-        let namespace = namespace.ok_or_else(missing)?;
+        let namespace =
+            namespace.ok_or_else(|| KernelError::NoNamespace { namespace: namespace_name(vni) })?;
         Ok(match self.open.entry(vni) {
             Entry::Occupied(open) => open.into_mut(),
             Entry::Vacant(vacant) => vacant.insert(Open {
@@ -109,16 +109,14 @@ impl Open {
 
     fn change_filter(&mut self, changes: &[Change]) -> Vec<(usize, KernelError)> {
         let mut failures = Vec::new();
-        let group = |change: &Change| match change {
-            Change::Admit { group, add } => Some((*group, *add)),
-            _ => None,
-        };
         let mut start = 0;
-        for run in changes.chunk_by(|a, b| group(a).is_some() && group(b).is_some()) {
+        for run in changes
+            .chunk_by(|last, next| admitted_group(last).is_some() && admitted_group(next).is_some())
+        {
             let done: Result<(), Error> = match &run[0] {
                 Change::Filter { admitted } => self.filter.install(TUNNEL, admitted),
                 Change::Unfilter => self.filter.remove(),
-                _ => self.filter.change(&run.iter().filter_map(group).collect::<Vec<_>>()),
+                _ => self.filter.change(&run.iter().filter_map(admitted_group).collect::<Vec<_>>()),
             };
             // A batch is atomic, so we cannot tell which change was refused.
             failures.extend(done.err().map(|error| (start, error.into())));
@@ -129,6 +127,14 @@ impl Open {
 
     fn name(&self, index: u32) -> Option<&DeviceName> {
         self.devices.iter().find(|(_, found)| **found == index).map(|(name, _)| name)
+    }
+}
+
+/// The group that a change admits (`true`) or stops admitting.
+fn admitted_group(change: &Change) -> Option<(IpAddr, bool)> {
+    match change {
+        Change::Admit { group, add } => Some((*group, *add)),
+        _ => None,
     }
 }
 

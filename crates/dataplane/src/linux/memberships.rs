@@ -87,17 +87,13 @@ impl LinuxMemberships {
     fn refresh(&mut self, changes: &mut Vec<MembershipChange>) -> Result<(), KernelError> {
         self.registry.acknowledge();
         let there = self.registry.all();
-        let is_gone = |vni: &Vni, segment: &FollowedSegment| {
-            there.get(vni).is_none_or(|namespace| namespace.id() != segment.namespace)
-        };
-        let gone: Vec<Vni> = self
-            .segments
-            .iter()
-            .filter(|(vni, segment)| is_gone(vni, segment))
-            .map(|(vni, _)| *vni)
-            .collect();
-        gone.iter().for_each(|vni| _ = self.segments.remove(vni));
-        changes.extend(gone.into_iter().map(MembershipChange::Gone));
+        self.segments.retain(|vni, segment| {
+            let is_there = there.get(vni).is_some_and(|found| found.id() == segment.namespace);
+            if !is_there {
+                changes.push(MembershipChange::Gone(*vni));
+            }
+            is_there
+        });
         let mut result = Ok(());
         for (vni, namespace) in &there {
             if !self.segments.contains_key(vni) {
@@ -246,9 +242,12 @@ impl FollowedSegment {
 
     /// The limits that are reached or nearly reached.
     fn mdb_pressures(&self, vni: Vni) -> Vec<MdbPressure> {
-        let named = |(port, count): (u32, usize)| Some((self.ports.get(&port)?.clone()?, count));
-        let mut counts: Vec<_> =
-            self.database.entries_per_port().into_iter().filter_map(named).collect();
+        let mut counts: Vec<(DeviceName, usize)> = self
+            .database
+            .entries_per_port()
+            .into_iter()
+            .filter_map(|(port, count)| Some((self.ports.get(&port)?.clone()?, count)))
+            .collect();
         counts.sort_by_key(|(_, count)| Reverse(*count));
         let full = counts.iter().filter(|(_, count)| *count >= GROUPS_PER_PORT_MAX);
         let mut mdb_pressures: Vec<MdbPressure> =

@@ -137,12 +137,12 @@ impl Kernel for LinuxKernel {
                 Err(_) | Ok(0) => return,
                 Ok(_) => {}
             }
-            let is_ready = |waiting: &PollFd<'_>| waiting.any().unwrap_or(true);
-            let ready =
-                sources.iter().zip(waiting.iter().skip(1)).filter(|(_, waiting)| is_ready(waiting));
+            let mut is_over = waiting.first().is_some_and(is_ready);
             // All are drained, not only up to the first change.
-            let changed = ready.fold(false, |changed, (source, _)| source.drain() || changed);
-            if changed || waiting.first().is_some_and(is_ready) {
+            for (source, waiting) in sources.iter().zip(waiting.iter().skip(1)) {
+                is_over |= is_ready(waiting) && source.drain();
+            }
+            if is_over {
                 return;
             }
         }
@@ -184,6 +184,11 @@ fn watch(directory: &Path) -> io::Result<Inotify> {
         AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVE,
     )?;
     Ok(inotify)
+}
+
+/// Whether poll(2) reported anything for a descriptor.
+fn is_ready(polled: &PollFd<'_>) -> bool {
+    polled.any().unwrap_or(true)
 }
 
 /// The owner tag of a device, if it has one.

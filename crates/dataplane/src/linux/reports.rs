@@ -84,9 +84,8 @@ impl Reporting {
         self.of_igmp.set_routers(routers, now);
         self.of_mld.set_routers(routers, now);
         self.take_queries(now);
-        let is_member = |port, group| database.is_member(port, group);
-        let mut reports = self.of_igmp.take(now, is_member);
-        reports.extend(self.of_mld.take(now, is_member));
+        let mut reports = self.of_igmp.take(now, |port, group| database.is_member(port, group));
+        reports.extend(self.of_mld.take(now, |port, group| database.is_member(port, group)));
         for report in reports {
             let name = ports.get(&report.port).and_then(Option::as_ref);
             let addresses = segment.zip(name).and_then(|(segment, name)| segment.ports.get(name));

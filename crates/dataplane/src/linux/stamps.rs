@@ -62,6 +62,7 @@ impl Stamps {
 }
 
 fn has_members(database: &Mdb) -> bool {
-    let of_scope = |scope| IpAddr::V6(Ipv6Addr::new(0xff00 | scope, 0, 0, 0, 0, 0, 0, 0x181));
-    GROUPS.into_iter().chain(SCOPES.map(of_scope)).any(|group| database.has_members(group))
+    let of_scopes = SCOPES.map(|scope| Ipv6Addr::new(0xff00 | scope, 0, 0, 0, 0, 0, 0, 0x181));
+    let mut groups = GROUPS.into_iter().chain(of_scopes.map(IpAddr::V6));
+    groups.any(|group| database.has_members(group))
 }

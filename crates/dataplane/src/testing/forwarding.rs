@@ -81,10 +81,9 @@ impl ForwardingTables for FakeForwarding {
 impl MembershipSource for FakeForwarding {
     fn update(&mut self, changes: &mut Vec<MembershipChange>) -> Result<(), KernelError> {
         let content = self.content();
-        let whole = |(vni, memberships): (&Vni, &Memberships)| {
-            MembershipChange::Whole(*vni, memberships.clone())
-        };
-        changes.extend(content.memberships.iter().map(whole));
+        for (vni, memberships) in &content.memberships {
+            changes.push(MembershipChange::Whole(*vni, memberships.clone()));
+        }
         if content.memberships_unreadable {
             Err(KernelError::Injected("memberships"))
         } else {

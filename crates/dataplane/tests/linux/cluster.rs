@@ -87,12 +87,9 @@ impl Cluster {
     pub fn until(&self, host: usize, what: &str, holds: impl Fn(&Memberships) -> bool) {
         let mut memberships = self.running[host].handle.memberships();
         let found = self.running[host].wait(async {
-            let holds = |all: &shoutd_dataplane::AllMemberships| {
-                holds(all.get(&vni()).unwrap_or(&Memberships::default()))
-            };
-            tokio::time::timeout(PATIENCE, memberships.wait_for(holds))
-                .await
-                .map(|all| drop(all.unwrap()))
+            let known = memberships
+                .wait_for(|all| holds(all.get(&vni()).unwrap_or(&Memberships::default())));
+            tokio::time::timeout(PATIENCE, known).await.map(|all| drop(all.unwrap()))
         });
         assert!(found.is_ok(), "{what}: {:?}", self.running[host].handle.memberships().borrow());
     }

@@ -72,12 +72,13 @@ impl Followed {
     pub fn join(&self, numbers: Range<u32>) -> Vec<UdpSocket> {
         let address = self.world.hosts[0].container_address(1);
         let groups: Vec<Ipv4Addr> = numbers.map(group).collect();
-        let join = |groups: &[Ipv4Addr]| {
+        let mut sockets = Vec::new();
+        for groups in groups.chunks(PER_SOCKET) {
             let socket = udp(&self.containers[0], (Ipv4Addr::UNSPECIFIED, 0));
             groups.iter().for_each(|group| socket.join_multicast_v4(group, &address).unwrap());
-            socket
-        };
-        groups.chunks(PER_SOCKET).map(join).collect()
+            sockets.push(socket);
+        }
+        sockets
     }
 
     /// The IPv4 groups in the bridge's MDB.

@@ -218,8 +218,10 @@ fn igmp_and_mld_do_not_cross_and_all_else_does() {
 fn igmp_and_mld_in_a_vlan_do_not_cross_either() {
     let (world, containers) = connected(2);
     let (near, far) = (world.hosts[0].segment(), world.hosts[1].segment());
-    let tagged = |frame: Vec<u8>| [&frame[..12], &[0x81, 0x00, 0x00, 0x05], &frame[12..]].concat();
-    let frames: Vec<Vec<u8>> = kept().into_iter().map(tagged).collect();
+    let frames: Vec<Vec<u8>> = kept()
+        .iter()
+        .map(|frame| [&frame[..12], &[0x81, 0x00, 0x00, 0x05], &frame[12..]].concat())
+        .collect();
     assert_eq!(crossing(&containers[0], &far, &frames), BTreeSet::new());
     near.run(|| run("nft", &["delete", "table", "bridge", "shoutd"])).unwrap();
     assert!(!crossing(&containers[0], &far, &frames).is_empty());
@@ -233,11 +235,8 @@ fn igmp_and_mld_in_a_vlan_do_not_cross_either() {
 fn igmp_and_mld_to_a_unicast_address_have_no_effect() {
     let (world, containers) = connected(2);
     let (near, far) = (world.hosts[0].segment(), world.hosts[1].segment());
-    let to_one = |mut frame: Vec<u8>| {
-        frame[..6].copy_from_slice(&[0x02, 0, 0, 0, 0, 0x98]);
-        frame
-    };
-    let frames: Vec<Vec<u8>> = kept().into_iter().map(to_one).collect();
+    let frames: Vec<Vec<u8>> =
+        kept().iter().map(|frame| [&[0x02, 0, 0, 0, 0, 0x98], &frame[6..]].concat()).collect();
     assert_eq!(crossing(&containers[0], &far, &frames), frames.iter().cloned().collect());
     for segment in [near, far] {
         let groups = segment.run(|| run("bridge", &["mdb", "show"])).unwrap();

@@ -27,20 +27,13 @@ fn a_storm_is_limited_and_unicast_is_not() {
     receiver.join_multicast_v4(&local, &cluster.address(1)).unwrap();
     let sender = cluster.sender(0);
     let other = cluster.address(1);
-    let storm = |to: Ipv4Addr| {
-        let begin = Instant::now();
-        // No more than fits into the receiver's socket buffer.
-        for _ in 0..200 {
-            sender.send_to(b"storm", (to, PORT)).unwrap();
-        }
-        sender.send_to(b"last", (other, PORT)).unwrap();
-        (count(&receiver), begin.elapsed())
-    };
-    assert!(storm(local).0 == 200);
+    assert_eq!(storm(&sender, local, other, &receiver), 200);
     cluster.hosts[0].segment_mut().max_rate = Some(100);
     cluster.running[0].apply(&cluster.hosts[0]);
     for to in [local, Ipv4Addr::new(10, 7, 7, 255)] {
-        let (received, took) = storm(to);
+        let begin = Instant::now();
+        let received = storm(&sender, to, other, &receiver);
+        let took = begin.elapsed();
         let allowed = 20.0 + 100.0 * took.as_secs_f64();
         let received = f64::from(u32::try_from(received).unwrap());
         // Both share one limit, so the second may get nothing.
@@ -56,7 +49,17 @@ fn a_storm_is_limited_and_unicast_is_not() {
     // The limit can be removed again.
     cluster.hosts[0].segment_mut().max_rate = None;
     cluster.running[0].apply(&cluster.hosts[0]);
-    assert!(storm(local).0 == 200);
+    assert_eq!(storm(&sender, local, other, &receiver), 200);
+}
+
+/// Sends 200 datagrams to one address, then one to another, and counts those that arrive.
+fn storm(sender: &UdpSocket, to: Ipv4Addr, last: Ipv4Addr, receiver: &UdpSocket) -> usize {
+    // No more than fits into the receiver's socket buffer.
+    for _ in 0..200 {
+        sender.send_to(b"storm", (to, PORT)).unwrap();
+    }
+    sender.send_to(b"last", (last, PORT)).unwrap();
+    count(receiver)
 }
 
 #[test]
@@ -213,31 +216,11 @@ fn a_container_over_its_rate_limit_is_still_found() {
     let mut arrivals = Capture::open(&cluster.hosts[1].segment(), "shoutvx0");
     let sender = cluster.sender(0);
     let frames = Capture::open(&cluster.containers[0], "shout0");
-    let ask = |number: u8| -> Vec<u8> {
-        let source = [6, 0, 0, 0, 0, number];
-        if number.is_multiple_of(2) {
-            return [[0xff; 6].as_slice(), &source, &[8, 6], &[0; 46]].concat();
-        }
-        let header = [0x60, 0, 0, 0, 0, 24, 58, 255];
-        // To all nodes of the link.
-        let to = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).octets();
-        let solicitation = [&[135, 0, 0, 0][..], &[0; 20]].concat();
-        [
-            &[0x33, 0x33, 0, 0, 0, 1],
-            &source[..],
-            &[0x86, 0xdd],
-            &header,
-            &[0xfe; 16],
-            &to,
-            &solicitation,
-        ]
-        .concat()
-    };
     for number in 0..10 {
         for _ in 0..100 {
             sender.send_to(b"storm", (Ipv4Addr::new(224, 0, 0, 77), PORT)).unwrap();
         }
-        frames.send(&ask(number));
+        frames.send(&address_resolution(number));
     }
     sender.send_to(b"last", (cluster.address(1), PORT)).unwrap();
     let mut arrived = Vec::new();
@@ -250,4 +233,27 @@ fn a_container_over_its_rate_limit_is_still_found() {
         }
     }
     assert_eq!(arrived, (0..10).collect::<Vec<u8>>());
+}
+
+/// A broadcast request of ARP if the number is even, otherwise a neighbour solicitation to all
+/// nodes. The number is in the source address.
+fn address_resolution(number: u8) -> Vec<u8> {
+    let source = [6, 0, 0, 0, 0, number];
+    if number.is_multiple_of(2) {
+        return [[0xff; 6].as_slice(), &source, &[8, 6], &[0; 46]].concat();
+    }
+    let header = [0x60, 0, 0, 0, 0, 24, 58, 255];
+    // To all nodes of the link.
+    let to = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).octets();
+    let solicitation = [&[135, 0, 0, 0][..], &[0; 20]].concat();
+    [
+        &[0x33, 0x33, 0, 0, 0, 1],
+        &source[..],
+        &[0x86, 0xdd],
+        &header,
+        &[0xfe; 16],
+        &to,
+        &solicitation,
+    ]
+    .concat()
 }

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use shoutd_core::multicast::MdbUsage;
 use shoutd_core::plane::DeviceName;
 use shoutd_dataplane::{Kernel, MdbPressure};
+use shoutd_netlink::Namespace;
 
 use crate::followed::{Followed, group, groups};
 use crate::support::{Capture, eventually, ip, run, udp};
@@ -20,9 +21,11 @@ fn await_filter(sender: &UdpSocket, followed: &Followed) {
         }
         loop {
             let frame = capture.receive();
-            let has = |text: &[u8]| frame.windows(text.len()).any(|window| window == text);
-            if has(b"surplus") || has(b"wanted!") {
-                break has(b"wanted!");
+            if frame.windows(7).any(|window| window == b"surplus") {
+                break false;
+            }
+            if frame.windows(7).any(|window| window == b"wanted!") {
+                break true;
             }
         }
     });
@@ -30,28 +33,40 @@ fn await_filter(sender: &UdpSocket, followed: &Followed) {
 
 /// With the kernel's own limit, `mcast_hash_max`, lowered: one more group, and the bridge silently
 /// floods all ports.
+fn set_bridge(segment: &Namespace, setting: &str, value: &str) {
+    segment.run(|| ip(&["link", "set", "shoutbr0", "type", "bridge", setting, value])).unwrap();
+}
+
+fn snoops(segment: &Namespace) -> bool {
+    segment
+        .run(|| run("ip", &["-d", "link", "show", "shoutbr0"]))
+        .unwrap()
+        .contains("mcast_snooping 1")
+}
+
+/// Checks that a datagram to each of some of the groups arrives.
+fn check_delivery(sender: &UdpSocket, receiver: &UdpSocket) {
+    for number in [0_u32, 489, 490, 599] {
+        sender.send_to(&number.to_be_bytes(), (group(number), PORT)).unwrap();
+        let mut datagram = [0; 4];
+        receiver.recv(&mut datagram).unwrap();
+        assert_eq!(u32::from_be_bytes(datagram), number);
+    }
+}
+
 #[test]
 fn a_full_bridge_loses_nothing_and_its_largest_ports_are_named() {
     let mut followed = Followed::start(2, &["mcast_hash_max", "512"]);
     let segment = followed.segment();
-    let set = |settings: &[&str]| {
-        let change = ["link", "set", "shoutbr0", "type", "bridge"].iter().chain(settings).copied();
-        segment.run(|| ip(&change.collect::<Vec<_>>())).unwrap();
-    };
-    let snoops = || {
-        segment
-            .run(|| run("ip", &["-d", "link", "show", "shoutbr0"]))
-            .unwrap()
-            .contains("mcast_snooping 1")
-    };
     let port = DeviceName::port(&followed.world.hosts[0].endpoint(1));
 
     let mut sockets = followed.join(0..400);
     followed.await_bridge("400 groups", &groups(0..400));
     // The initial period in which the bridge floods is short if its querier starts with a short
     // interval.
-    set(&["mcast_query_response_interval", "10", "mcast_querier", "0"]);
-    set(&["mcast_querier", "1"]);
+    set_bridge(&segment, "mcast_query_response_interval", "10");
+    set_bridge(&segment, "mcast_querier", "0");
+    set_bridge(&segment, "mcast_querier", "1");
     let sender = udp(&followed.containers[1], (followed.world.hosts[1].container_address(1), 0));
     await_filter(&sender, &followed);
     followed.follow();
@@ -65,7 +80,7 @@ fn a_full_bridge_loses_nothing_and_its_largest_ports_are_named() {
     sockets.extend(followed.join(400..490));
     followed.await_bridge("490 groups", &groups(0..490));
     followed.follow();
-    assert!(followed.known.router && snoops());
+    assert!(followed.known.router && snoops(&segment));
     let mdb_pressures = followed.source.mdb_pressures();
     let [MdbPressure::Bridge { room: MdbUsage { size: 512, taken, snoops: true }, most, .. }] =
         mdb_pressures.as_slice()
@@ -79,23 +94,17 @@ fn a_full_bridge_loses_nothing_and_its_largest_ports_are_named() {
 
     // Then the kernel stops snooping.
     sockets.extend(followed.join(490..600));
-    eventually("the end of snooping", || !snoops());
+    eventually("the end of snooping", || !snoops(&segment));
     let receiver = udp(&followed.containers[0], (Ipv4Addr::UNSPECIFIED, PORT));
-    let hears = |number: u32| {
-        sender.send_to(&number.to_be_bytes(), (group(number), PORT)).unwrap();
-        let mut datagram = [0; 4];
-        receiver.recv(&mut datagram).unwrap();
-        assert_eq!(u32::from_be_bytes(datagram), number);
-    };
-    [0, 489, 490, 599].into_iter().for_each(hears);
+    check_delivery(&sender, &receiver);
     followed.follow();
     assert!(followed.known.router);
 
     // With room for all, as the reconciler sets it, nothing is lost while the members answer, which
     // takes time.
-    set(&["mcast_query_response_interval", "500"]);
+    set_bridge(&segment, "mcast_query_response_interval", "500");
     followed.world.hosts[0].settle();
-    assert!(snoops());
+    assert!(snoops(&segment));
     // A reader that starts only now also learns that the bridge floods all ports.
     let mut late = followed.world.hosts[0].kernel.memberships();
     late.update(&mut Vec::new()).unwrap();
@@ -107,9 +116,9 @@ fn a_full_bridge_loses_nothing_and_its_largest_ports_are_named() {
         ),
         "{mdb_pressures:?}"
     );
-    [0, 489, 490, 599].into_iter().for_each(hears);
+    check_delivery(&sender, &receiver);
     followed.await_bridge("all groups", &groups(0..600));
-    [0, 489, 490, 599].into_iter().for_each(hears);
+    check_delivery(&sender, &receiver);
     eventually("the end of the MDB pressure", || {
         followed.follow();
         !followed.known.router && followed.source.mdb_pressures().is_empty()

@@ -290,11 +290,9 @@ fn docker_setting_up_an_interface_is_not_disturbed() {
         container.run(|| ip(step)).unwrap();
     }
     // Once complete, it is maintained.
-    let seen_complete = || {
-        let observed = running.handle.observed();
-        diff(&host.desired, &observed).is_empty()
-    };
-    eventually("the interface to be seen complete", seen_complete);
+    eventually("the interface to be seen complete", || {
+        diff(&host.desired, &running.handle.observed()).is_empty()
+    });
     container.run(|| ip(&["route", "delete", "224.0.0.0/4"])).unwrap();
     eventually("the route to be put back", || is_whole(&host));
 }

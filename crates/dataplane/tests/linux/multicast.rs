@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use nix::sys::socket::SockaddrIn6;
-use shoutd_core::multicast::{Memberships, SourceFilter};
+use shoutd_core::multicast::SourceFilter;
 use shoutd_core::plane::{DeviceName, Tier};
 use shoutd_dataplane::listeners;
 
@@ -107,21 +107,22 @@ fn a_join_is_known_before_its_report() {
 
 /// Joins an (S,G) of IPv6 on a container's UDP socket.
 fn join_source_v6(socket: &UdpSocket, interface: u32, group: Ipv6Addr, source: Ipv6Addr) {
-    let storage = |address: Ipv6Addr| {
-        let address = SockaddrIn6::from(SocketAddrV6::new(address, 0, 0, 0));
-        // SAFETY: all zeros is an address of no family, with room for one of IPv6.
-        unsafe {
-            let mut storage: nix::libc::sockaddr_storage = std::mem::zeroed();
-            (&raw mut storage).cast::<nix::libc::sockaddr_in6>().write(*address.as_ref());
-            storage
-        }
-    };
     let request = nix::libc::group_source_req {
         gsr_interface: interface,
         gsr_group: storage(group),
         gsr_source: storage(source),
     };
     ask(socket, nix::libc::IPPROTO_IPV6, nix::libc::MCAST_JOIN_SOURCE_GROUP, &request);
+}
+
+fn storage(address: Ipv6Addr) -> nix::libc::sockaddr_storage {
+    let address = SockaddrIn6::from(SocketAddrV6::new(address, 0, 0, 0));
+    // SAFETY: all zeros is an address of no family, with room for one of IPv6.
+    unsafe {
+        let mut storage: nix::libc::sockaddr_storage = std::mem::zeroed();
+        (&raw mut storage).cast::<nix::libc::sockaddr_in6>().write(*address.as_ref());
+        storage
+    }
 }
 
 /// Sets a socket option with a group request.
@@ -181,16 +182,15 @@ fn sources_go_to_the_hosts_that_select_them() {
     );
     receivers[2].join_multicast_v4(&group, &cluster.address(3)).unwrap();
     source_filter(&receivers[2], nix::libc::IP_BLOCK_SOURCE, cluster.address(3), group, second);
-    let filter = |memberships: &Memberships| memberships.groups.get(&IpAddr::from(group)).cloned();
-    cluster.until(1, "the first source", |memberships| {
-        filter(memberships) == Some(SourceFilter::Include(BTreeSet::from([first.into()])))
-    });
-    cluster.until(2, "the second source", |memberships| {
-        filter(memberships) == Some(SourceFilter::Include(BTreeSet::from([second_address])))
-    });
-    cluster.until(3, "all but the second source", |memberships| {
-        filter(memberships) == Some(SourceFilter::Exclude(BTreeSet::from([second_address])))
-    });
+    let member = IpAddr::from(group);
+    let first_only = SourceFilter::Include(BTreeSet::from([first.into()]));
+    let second_only = SourceFilter::Include(BTreeSet::from([second_address]));
+    let not_second = SourceFilter::Exclude(BTreeSet::from([second_address]));
+    for (host, filter) in [(1, first_only), (2, second_only), (3, not_second)] {
+        cluster.until(host, "its source filter", |memberships| {
+            memberships.groups.get(&member) == Some(&filter)
+        });
+    }
     cluster.advertise();
     let senders: Vec<UdpSocket> = (0..3).map(|host| cluster.sender(host)).collect();
     assert_eq!(cluster.reaches(&senders[0], (group, PORT)), BTreeSet::from([1, 3]));
@@ -199,7 +199,9 @@ fn sources_go_to_the_hosts_that_select_them() {
 
     // The end of the exclusion takes effect on that host.
     source_filter(&receivers[2], nix::libc::IP_UNBLOCK_SOURCE, cluster.address(3), group, second);
-    cluster.until(3, "all", |memberships| filter(memberships) == Some(SourceFilter::all()));
+    cluster.until(3, "all", |memberships| {
+        memberships.groups.get(&member) == Some(&SourceFilter::all())
+    });
     cluster.advertise();
     assert_eq!(cluster.reaches(&senders[1], (group, PORT)), BTreeSet::from([2, 3]));
 }
@@ -209,8 +211,8 @@ fn sources_go_to_the_hosts_that_select_them() {
 fn an_ssm_join_outside_the_ssm_range_gets_only_its_source() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
     let group = Ipv4Addr::new(239, 1, 2, 5);
-    let source = IpAddr::from(cluster.address(0));
-    let filter = |memberships: &Memberships| memberships.groups.get(&IpAddr::from(group)).cloned();
+    let member = IpAddr::from(group);
+    let source_only = SourceFilter::Include(BTreeSet::from([cluster.address(0).into()]));
     let receiver = cluster.receiver(1);
     source_filter(
         &receiver,
@@ -220,7 +222,7 @@ fn an_ssm_join_outside_the_ssm_range_gets_only_its_source() {
         cluster.address(0),
     );
     cluster.until(1, "the source alone", |memberships| {
-        filter(memberships) == Some(SourceFilter::Include(BTreeSet::from([source])))
+        memberships.groups.get(&member) == Some(&source_only)
     });
     cluster.advertise();
     assert_eq!(cluster.reaches(&cluster.sender(0), (group, PORT)), BTreeSet::from([1]));
@@ -228,24 +230,21 @@ fn an_ssm_join_outside_the_ssm_range_gets_only_its_source() {
     // Another member with (\*,G) gets all sources, whatever the query finds.
     let other = udp(&cluster.containers[1], (Ipv4Addr::UNSPECIFIED, PORT + 1));
     other.join_multicast_v4(&group, &cluster.address(1)).unwrap();
-    cluster.until(1, "all sources", |memberships| filter(memberships) == Some(SourceFilter::all()));
+    cluster.until(1, "all sources", |memberships| {
+        memberships.groups.get(&member) == Some(&SourceFilter::all())
+    });
 }
 
 #[test]
 fn a_multicast_router_gets_every_group() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
     let port = DeviceName::port(&cluster.hosts[2].endpoint(1));
-    let set = |value: &str| {
+    for (value, is_router) in [("2", true), ("1", false), ("2", true)] {
         let arguments =
             ["link", "set", port.as_str(), "type", "bridge_slave", "mcast_router", value];
         cluster.hosts[2].segment().run(|| ip(&arguments)).unwrap();
-    };
-    set("2");
-    cluster.until(2, "the router", |memberships| memberships.router);
-    set("1");
-    cluster.until(2, "no router", |memberships| !memberships.router);
-    set("2");
-    cluster.until(2, "the router", |memberships| memberships.router);
+        cluster.until(2, "the port's setting", |memberships| memberships.router == is_router);
+    }
     cluster.advertise();
     let group = Ipv4Addr::new(239, 7, 7, 7);
     let sender = cluster.sender(0);
@@ -263,30 +262,27 @@ fn a_multicast_router_gets_every_group() {
 fn ipv6_groups_go_to_the_hosts_with_members_and_link_local_ones_to_all() {
     let mut cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
     let group: Ipv6Addr = "ff05::1:3".parse().unwrap();
-    let index = |host: usize| {
-        cluster.containers[host].run(|| nix::net::if_::if_nametoindex("shout0").unwrap()).unwrap()
-    };
     let receiver = udp(&cluster.containers[1], (Ipv6Addr::UNSPECIFIED, PORT));
-    receiver.join_multicast_v6(&group, index(1)).unwrap();
-    let own: IpAddr = cluster.link_local(0).into();
-    let sender =
-        udp(&cluster.containers[0], SocketAddrV6::new(cluster.link_local(0), 0, 0, index(0)));
-    let to = |group: &str| SocketAddrV6::new(group.parse().unwrap(), PORT, 0, index(0));
-    let reaches = |cluster: &Cluster, group: &str| cluster.reaches_from(&sender, own, to(group));
+    receiver.join_multicast_v6(&group, cluster.interface(1)).unwrap();
+    let (own, interface) = (cluster.link_local(0), cluster.interface(0));
+    let sender = udp(&cluster.containers[0], SocketAddrV6::new(own, 0, 0, interface));
     cluster.until(1, "the membership", |memberships| {
         memberships.groups.contains_key(&IpAddr::from(group))
     });
     // Before it is advertised, it goes nowhere.
-    assert_eq!(reaches(&cluster, "ff05::1:3"), BTreeSet::new());
-    let index_of_first = index(0);
+    let to = SocketAddrV6::new(group, PORT, 0, interface);
+    assert_eq!(cluster.reaches_from(&sender, own.into(), to), BTreeSet::new());
     cluster.advertise();
-    let to = |group: &str| SocketAddrV6::new(group.parse().unwrap(), PORT, 0, index_of_first);
-    let reaches = |group: &str| cluster.reaches_from(&sender, own, to(group));
-    assert_eq!(reaches("ff05::1:3"), BTreeSet::from([1]));
-    assert_eq!(reaches("ff05::1:4"), BTreeSet::new());
-    assert_eq!(reaches("ff02::fb"), BTreeSet::from([1, 2]));
-    assert_eq!(reaches("ff12::77"), BTreeSet::from([1, 2]));
-    assert_eq!(reaches("ff02::1"), BTreeSet::from([1, 2]));
+    for (group, hosts) in [
+        ("ff05::1:3", BTreeSet::from([1])),
+        ("ff05::1:4", BTreeSet::new()),
+        ("ff02::fb", BTreeSet::from([1, 2])),
+        ("ff12::77", BTreeSet::from([1, 2])),
+        ("ff02::1", BTreeSet::from([1, 2])),
+    ] {
+        let to = SocketAddrV6::new(group.parse().unwrap(), PORT, 0, interface);
+        assert_eq!(cluster.reaches_from(&sender, own.into(), to), hosts, "{group}");
+    }
 }
 
 #[test]

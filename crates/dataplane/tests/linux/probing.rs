@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use shoutd_core::cluster::HostRoute;
 use shoutd_core::limits::PORT;
 use shoutd_core::own_address::{AddressChoice, NoAddress};
 use shoutd_core::plane::Tier;
@@ -93,10 +94,12 @@ fn routes_are_listed_with_their_interfaces() {
     ip(&["address", "add", "2001:db8::5/64", "dev", "first", "nodad"]);
     ip(&["route", "add", "10.0.0.0/8", "via", "172.20.0.1"]);
     ip(&["route", "add", "default", "via", "172.20.0.1"]);
-    let routes = host_routes().unwrap().into_iter();
-    let routes = routes.map(|route| (route.destination.to_string(), route.interface, route.remote));
-    let first = |destination: &str, remote| (destination.to_owned(), "first".to_owned(), remote);
-    let expected =
-        [first("10.0.0.0/8", true), first("172.20.0.0/16", false), first("2001:db8::/64", false)];
-    assert_eq!(routes.collect::<Vec<_>>(), expected);
+    let expected = [("10.0.0.0/8", true), ("172.20.0.0/16", false), ("2001:db8::/64", false)].map(
+        |(destination, remote)| HostRoute {
+            destination: destination.parse().unwrap(),
+            interface: "first".to_owned(),
+            remote,
+        },
+    );
+    assert_eq!(host_routes().unwrap(), expected);
 }

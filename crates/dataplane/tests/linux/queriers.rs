@@ -66,33 +66,33 @@ pub fn query_v6() -> Vec<u8> {
 
 /// Divides all times by a hundred, and returns how long a membership then lasts.
 pub fn hasten(segment: &Namespace) -> Duration {
-    let set = |name: &str, value: u64| {
-        segment
-            .run(|| ip(&["link", "set", "shoutbr0", "type", "bridge", name, &value.to_string()]))
-            .unwrap();
-    };
-    set("mcast_querier", 0);
+    set_bridge(segment, "mcast_querier", 0);
     let intervals = ["query", "startup_query", "query_response", "membership", "querier"]
         .map(|name| format!("mcast_{name}_interval"));
     let mut membership = Duration::ZERO;
     for name in &intervals {
         // The kernel refuses query intervals below one second.
         let scaled = setting(segment, name) / 100;
-        set(
-            name,
-            if name.contains("y_interval") && !name.contains("querier") {
-                scaled.max(100)
-            } else {
-                scaled
-            },
-        );
+        let is_query = name.contains("y_interval") && !name.contains("querier");
+        set_bridge(segment, name, if is_query { scaled.max(100) } else { scaled });
         if name.contains("membership") {
             membership = Duration::from_millis(scaled * 10);
         }
     }
-    set("mcast_query_response_interval", 10);
-    set("mcast_querier", 1);
+    set_bridge(segment, "mcast_query_response_interval", 10);
+    set_bridge(segment, "mcast_querier", 1);
     membership
+}
+
+fn set_bridge(segment: &Namespace, name: &str, value: u64) {
+    segment
+        .run(|| ip(&["link", "set", "shoutbr0", "type", "bridge", name, &value.to_string()]))
+        .unwrap();
+}
+
+/// Whether a frame is a query for the group in the VLAN 7.
+fn is_query_in_vlan(frame: &[u8]) -> bool {
+    frame.get(12..19) == Some(&[0x81, 0, 0, 7, 8, 0, 0x46]) && frame.get(42) == Some(&0x11)
 }
 
 /// A host with two containers.
@@ -202,20 +202,21 @@ fn a_member_in_a_vlan_is_queried_there() {
     // Captured where queries go out: on the other end, the tag is removed before the capture.
     let port = DeviceName::port(&host.endpoint(1));
     let asked = Capture::open(&segment, port.as_str());
-    let is_query = |frame: &Vec<u8>| {
-        frame.get(12..19) == Some(&[0x81, 0, 0, 7, 8, 0, 0x46]) && frame.get(42) == Some(&0x11)
-    };
-    eventually("a query in the VLAN", || asked.pending().iter().any(is_query));
+    eventually("a query in the VLAN", || {
+        asked.pending().iter().any(|frame| is_query_in_vlan(frame))
+    });
     // A query follows soon after a membership ended that the VLAN may have had.
     segment
         .run(|| ip(&["link", "set", "shoutbr0", "type", "bridge", "mcast_query_interval", "12500"]))
         .unwrap();
     eventually("no queries", || {
         std::thread::sleep(Duration::from_secs(2));
-        !asked.pending().iter().any(is_query)
+        !asked.pending().iter().any(|frame| is_query_in_vlan(frame))
     });
     frames.send(&in_vlan(7, 0x17, GROUP));
-    eventually("a query in the VLAN", || asked.pending().iter().any(is_query));
+    eventually("a query in the VLAN", || {
+        asked.pending().iter().any(|frame| is_query_in_vlan(frame))
+    });
     drop(running);
 }
 
@@ -240,22 +241,22 @@ fn who_joins_by_an_interface_of_a_vlan_stays_a_member() {
         return;
     }
     let (mut world, containers) = connected(2);
-    let address = |number: u8| Ipv4Addr::new(10, 7, 8, number);
-    let sender = in_vlan_of(&containers[1], 7, address(2));
-    let receiver = in_vlan_of(&containers[0], 7, address(1));
+    let [near, far] = [1, 2].map(|number| Ipv4Addr::new(10, 7, 8, number));
+    let sender = in_vlan_of(&containers[1], 7, far);
+    let receiver = in_vlan_of(&containers[0], 7, near);
     receiver.set_read_timeout(Some(PATIENCE)).unwrap();
     let host = &mut world.hosts[0];
     let segment = host.segment();
     let membership = hasten(&segment);
 
-    // The bridge asks without a tag, and forgets who does not hear that.
-    receiver.join_multicast_v4(&GROUP, &address(1)).unwrap();
+    // The bridge queries without a tag, and removes members that do not answer.
+    receiver.join_multicast_v4(&GROUP, &near).unwrap();
     eventually("the membership", || is_member(&segment, GROUP.into()));
     eventually("its end", || !is_member(&segment, GROUP.into()));
-    receiver.leave_multicast_v4(&GROUP, &address(1)).unwrap();
+    receiver.leave_multicast_v4(&GROUP, &near).unwrap();
 
     let mut listener = host.kernel.memberships();
-    receiver.join_multicast_v4(&GROUP, &address(1)).unwrap();
+    receiver.join_multicast_v4(&GROUP, &near).unwrap();
     eventually("the membership", || is_member(&segment, GROUP.into()));
     let begin = Instant::now();
     while begin.elapsed() < membership * 3 {
@@ -267,5 +268,5 @@ fn who_joins_by_an_interface_of_a_vlan_stays_a_member() {
     sender.send_to(b"tagged", (GROUP, 5000)).unwrap();
     let mut received = [0; 16];
     let (length, from) = receiver.recv_from(&mut received).unwrap();
-    assert_eq!((&received[..length], from.ip()), (&b"tagged"[..], IpAddr::V4(address(2))));
+    assert_eq!((&received[..length], from.ip()), (&b"tagged"[..], IpAddr::V4(far)));
 }
