@@ -89,7 +89,7 @@ fn last_run(directory: &Path) -> Option<String> {
     let text = read_at_most(&directory.join(LAST_RUN_FILE), LAST_RUN_BYTES_MAX).ok()?;
     let last: LastRun = serde_json::from_slice(&text).ok()?;
     let name = std::fs::read_to_string(format!("/proc/{}/comm", last.pid)).unwrap_or_default();
-    let text = last.tell(when, name.trim() == "shoutd");
+    let text = last.describe(when, name.trim() == "shoutd");
     Some(text.replace(|c: char| c.is_control(), " "))
 }
 

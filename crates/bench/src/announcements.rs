@@ -191,7 +191,7 @@ impl Mesh {
     fn carry(&mut self, from: usize, to: HostId, message: &Message) -> Result<()> {
         let sender = self.hosts.get(from).context("no such host")?.id;
         let listener = self.hosts.iter_mut().find(|host| host.id == to).context("no such host")?;
-        let reply = listener.listeners.hear(sender, message, self.now).context("hear")?;
+        let reply = listener.listeners.receive(sender, message, self.now).context("receive")?;
         let is_beat = message.base == Some(message.sequence);
         let count = if is_beat { &mut self.sent.beats } else { &mut self.sent.news };
         count.messages += 2;

@@ -266,7 +266,7 @@ impl Consensus {
     /// Resolves when this host has asked the others about its membership, or they had time to
     /// answer: from then on it takes part. Returns one line if it must not, because another host
     /// runs with its identity.
-    pub async fn looked_around(&self) -> Option<String> {
+    pub async fn until_participating(&self) -> Option<String> {
         tokio::select! {
             () = self.node.participation.sending_allowed() => None,
             other = self.node.participation.until_duplicate() => {
@@ -277,7 +277,7 @@ impl Consensus {
 
     /// Resolves when another host is found to run with this host's identity. Returns one line that
     /// says why this one must end.
-    pub async fn twin(&self) -> String {
+    pub async fn duplicate_identity(&self) -> String {
         let other = self.node.participation.until_duplicate().await;
         self.node.duplicate_text(other)
     }

@@ -214,7 +214,7 @@ pub fn restore(
             given: host,
         });
     }
-    let lost = cluster.settle_on(host, &settings.name, settings.advertise, now);
+    let lost = cluster.make_only_member(host, &settings.name, settings.advertise, now);
     let lost = lost.into_iter().map(|(id, host)| (id, host.name)).collect();
     let epoch = next_epoch(epoch, now);
     let identity = StoredIdentity { host, cluster: Some(summary.cluster), founder: true, epoch };

@@ -141,7 +141,7 @@ mod tests {
         let running = copy.start().await;
         nodes[0].until("the copy", |state| state.hosts[&host].address == copy.address).await;
         let late = original.start().await;
-        let told = timeout(SOON, late.consensus.looked_around())
+        let told = timeout(SOON, late.consensus.until_participating())
             .await
             .expect("it looks around")
             .expect("it must not");
@@ -161,7 +161,7 @@ mod tests {
         running.stop().await;
         // Without the copy, the original finds its cluster by itself.
         let back = original.start().await;
-        assert_eq!(timeout(SOON, back.consensus.looked_around()).await.unwrap(), None);
+        assert_eq!(timeout(SOON, back.consensus.until_participating()).await.unwrap(), None);
         nodes[0]
             .until("the original", |state| state.hosts[&host].address == original.address)
             .await;

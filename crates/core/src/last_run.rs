@@ -46,7 +46,7 @@ pub struct Ended {
 impl LastRun {
     /// What happened to the daemon, in one line. `when` formats a time, and `is_alive` says whether
     /// its process exists.
-    pub fn tell(&self, when: impl Fn(u64) -> String, is_alive: bool) -> String {
+    pub fn describe(&self, when: impl Fn(u64) -> String, is_alive: bool) -> String {
         let what = match &self.ended {
             Some(ended) => format!("it ended at {}: {}", when(ended.at), ended.reason),
             None if is_alive => format!("process {} runs, but its socket is gone", self.pid),
@@ -72,12 +72,12 @@ mod tests {
         let ended = Some(Ended { at: 7, reason: "agreed.redb is damaged".to_owned() });
         let run = LastRun { pid: 9, log: LogPlace::File("/var/log/shoutd.log".into()), ended };
         assert_eq!(
-            run.tell(when, false),
+            run.describe(when, false),
             "it ended at T7: agreed.redb is damaged; its log is /var/log/shoutd.log"
         );
         let killed = LastRun { ended: None, log: LogPlace::Journal, ..run };
-        let line = killed.tell(when, false);
+        let line = killed.describe(when, false);
         assert!(line.contains("killed") && line.contains("journalctl --unit=shoutd"), "{line}");
-        assert!(killed.tell(when, true).contains("process 9 runs"));
+        assert!(killed.describe(when, true).contains("process 9 runs"));
     }
 }

@@ -152,7 +152,7 @@ pub const ADVERTISEMENTS_PER_HOST: (u32, Duration) = (100, Duration::from_millis
 pub const REJECTIONS_PER_NETWORK_MAX: usize = 64;
 
 /// Rejections per host that are shown, and reported to that host.
-pub const DOUBTS_TOLD_MAX: usize = 8;
+pub const REPORTED_REJECTIONS_MAX: usize = 8;
 
 /// How long a rejection that may pass by itself is not reported. It is longer than an election,
 /// after which every host knows an agreed lease.
@@ -186,4 +186,4 @@ pub const PROBLEMS_SHOWN_MAX: usize = 100;
 
 /// Memberships per network and host in the answer to which containers are members. It keeps the
 /// answer within a peer's limit; users do not read more than some thousand lines.
-pub const LISTENERS_SHOWN_MAX: usize = 8192;
+pub const GROUP_MEMBERS_SHOWN_MAX: usize = 8192;

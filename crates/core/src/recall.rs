@@ -35,7 +35,7 @@ pub fn forgotten(observed: &Observed, local: &Local) -> BTreeMap<EndpointId, Net
 ///
 /// # Errors
 /// As [`Local::add_endpoint`].
-pub fn take_in(
+pub fn restore_endpoint(
     local: &mut Local,
     id: &EndpointId,
     endpoint: Endpoint,
@@ -158,13 +158,13 @@ mod tests {
         }
         local.endpoints.get_mut(&endpoint("1")).unwrap().addresses = address("10.0.0.7/24");
         let all = BTreeSet::from(["224.0.0.0/4".parse().unwrap()]);
-        take_in(&mut local, &endpoint("2"), found(2), |_| all.clone()).unwrap();
+        restore_endpoint(&mut local, &endpoint("2"), found(2), |_| all.clone()).unwrap();
         assert_eq!(
             local.endpoints.keys().cloned().collect::<Vec<_>>(),
             [endpoint("2"), endpoint("3")]
         );
         assert_eq!(local.endpoints[&endpoint("2")].multicast_routes, all);
-        take_in(
+        restore_endpoint(
             &mut local,
             &endpoint("4"),
             Endpoint { addresses: address("10.0.0.8/24"), ..found(3) },

@@ -218,12 +218,12 @@ pub struct GroupRow {
     /// The source filter.
     pub sources: SourceFilter,
     /// The hosts with members.
-    pub hosts: Vec<ListeningHost>,
+    pub hosts: Vec<MemberHost>,
 }
 
 /// A host with members of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ListeningHost {
+pub struct MemberHost {
     /// Its name.
     pub name: String,
     /// Whether it is in sync; if not, it is sent every group.
@@ -311,7 +311,7 @@ pub fn why_no_groups(
 
 /// A container that is a member of a group, as its host tells.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ListenerRow {
+pub struct GroupMemberRow {
     /// The network.
     pub network: NetworkId,
     /// The group; `None` for a multicast router, which gets every group.

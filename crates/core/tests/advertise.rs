@@ -244,9 +244,9 @@ impl World {
             daemon.inbound.get(request.from)?.position().map(|(incarnation, _)| incarnation)
         };
         let before = incarnation(daemon);
-        let reply = daemon.inbound.hear(request.from, &request.message, now).unwrap();
+        let reply = daemon.inbound.receive(request.from, &request.message, now).unwrap();
         let after = incarnation(daemon);
-        daemon.outbound.heard_from(request.from, before != after, now);
+        daemon.outbound.received_from(request.from, before != after, now);
         self.check(request);
         reply
     }
@@ -254,7 +254,7 @@ impl World {
     /// Checks that what a host has of another was advertised, and does not go back.
     fn check(&mut self, request: &Request) {
         let session = self.hosts[&request.to].inbound.get(request.from).unwrap();
-        let state = session.heard(None, self.now);
+        let state = session.peer_state(None, self.now);
         let sender = &self.hosts[&request.from];
         let Some((incarnation, sequence)) = session.position() else {
             assert!(state.networks.is_empty());
@@ -359,7 +359,7 @@ impl World {
             if content.is_empty() && self.misled.contains(&(*to, *from)) {
                 return true;
             }
-            let state = self.hosts[to].inbound.heard_host(*from, self.now).unwrap_or_default();
+            let state = self.hosts[to].inbound.peer_state(*from, self.now).unwrap_or_default();
             (state.in_sync || content.is_empty()) && state.networks == *content
         };
         let mut pairs = self

@@ -32,7 +32,7 @@ fn deliver_all(
 ) -> usize {
     let mut count = 0;
     while let Some(message) = outbound.next(sequence, now) {
-        let reply = inbound.hear(&sent(&message), now).unwrap();
+        let reply = inbound.receive(&sent(&message), now).unwrap();
         outbound.answered(&reply, 1, now);
         count += 1;
     }
@@ -55,11 +55,14 @@ fn large_content_is_sent_in_parts_and_counts_once_it_is_complete() {
     for part in 1..=3 {
         let message = outbound.next(&mut sequence, now).unwrap();
         assert!(serde_json::to_vec(&*message).unwrap().len() < 2 << 20);
-        assert!(inbound.heard(None, now).networks.is_empty() && !inbound.heard(None, now).in_sync);
-        outbound.answered(&inbound.hear(&sent(&message), now).unwrap(), 1, now);
+        assert!(
+            inbound.peer_state(None, now).networks.is_empty()
+                && !inbound.peer_state(None, now).in_sync
+        );
+        outbound.answered(&inbound.receive(&sent(&message), now).unwrap(), 1, now);
         assert_eq!(outbound.is_up_to_date(), part == 3);
     }
-    let state = inbound.heard(None, now);
+    let state = inbound.peer_state(None, now);
     assert!(state.in_sync && state.networks == content);
 }
 
@@ -74,9 +77,9 @@ fn changes_made_while_a_message_is_in_flight_are_merged() {
         outbound.want(one_network(count));
         assert!(outbound.next(&mut sequence, now).is_none());
     }
-    outbound.answered(&inbound.hear(&message, now).unwrap(), 1, now);
+    outbound.answered(&inbound.receive(&message, now).unwrap(), 1, now);
     assert_eq!(deliver_all(&mut outbound, &mut inbound, &mut sequence, now), 1);
-    assert_eq!(inbound.heard(None, now).networks, one_network(999));
+    assert_eq!(inbound.peer_state(None, now).networks, one_network(999));
     // Nothing more is sent until a keepalive is due, which changes nothing.
     assert_eq!(deliver_all(&mut outbound, &mut inbound, &mut sequence, now + BEAT_INTERVAL / 2), 0);
     assert!(outbound.wake().unwrap() <= now + BEAT_INTERVAL);
@@ -91,26 +94,26 @@ fn a_silent_host_is_out_of_sync_then_withdrawn_and_returns_with_a_snapshot() {
     outbound.want(one_network(3));
     deliver_all(&mut outbound, &mut inbound, &mut sequence, now);
     now += SILENCE_MAX;
-    let state = inbound.heard(None, now);
+    let state = inbound.peer_state(None, now);
     assert!(
         !state.in_sync && state.networks == one_network(3),
         "its advertisement is kept, and it is sent every group"
     );
     // A keepalive is enough.
     assert_eq!(deliver_all(&mut outbound, &mut inbound, &mut sequence, now), 1);
-    assert!(inbound.heard(None, now).in_sync);
-    inbound.doubt();
-    assert!(!inbound.heard(None, now).in_sync);
+    assert!(inbound.peer_state(None, now).in_sync);
+    inbound.mark_not_in_sync();
+    assert!(!inbound.peer_state(None, now).in_sync);
     now += HOLD_TIME;
     inbound.expire(now);
-    let state = inbound.heard(Some(&[network_id(0)].into()), now);
+    let state = inbound.peer_state(Some(&[network_id(0)].into()), now);
     assert!(
         state.in_sync && state.networks == Content::from([(network_id(0), Arc::default())]),
         "it is known to have no members"
     );
     assert_eq!(inbound.wake(now), None);
     assert_eq!(deliver_all(&mut outbound, &mut inbound, &mut sequence, now), 2);
-    assert_eq!(inbound.heard(None, now).networks, one_network(3));
+    assert_eq!(inbound.peer_state(None, now).networks, one_network(3));
 }
 
 #[test]
@@ -120,7 +123,7 @@ fn a_host_has_no_members_on_a_network_that_it_withdrew_even_if_it_is_agreed_to_h
         (OutboundSession::new(1), InboundSession::new(now), 0);
     let agreed: BTreeSet<_> = [network_id(0), network_id(1)].into();
     let second_network = |inbound: &InboundSession| {
-        inbound.heard(Some(&agreed), now).networks.get(&network_id(1)).cloned()
+        inbound.peer_state(Some(&agreed), now).networks.get(&network_id(1)).cloned()
     };
     outbound.want(one_network(3));
     deliver_all(&mut outbound, &mut inbound, &mut sequence, now);
@@ -149,17 +152,20 @@ fn a_host_over_its_rate_limit_is_told_to_wait_and_loses_nothing() {
     for count in 1..=ADVERTISEMENTS_PER_HOST.0 + 50 {
         outbound.want(one_network(count));
         let Some(message) = outbound.next(&mut sequence, now) else { continue };
-        let reply = inbound.hear(&message, now).unwrap();
+        let reply = inbound.receive(&message, now).unwrap();
         waits += u32::from(matches!(reply, Reply::TooOften { .. }));
-        assert!(!inbound.is_impatient(), "being told to wait is not a fault");
+        assert!(!inbound.ignores_wait(), "being told to wait is not a fault");
         outbound.answered(&reply, 1, now);
     }
     assert_eq!(waits, 1);
     let later = outbound.wake().unwrap();
     assert!(later < now + Duration::from_millis(10));
     assert_eq!(deliver_all(&mut outbound, &mut inbound, &mut sequence, later), 1);
-    assert_eq!(inbound.heard(None, later).networks, one_network(ADVERTISEMENTS_PER_HOST.0 + 50));
-    assert!(!inbound.is_impatient());
+    assert_eq!(
+        inbound.peer_state(None, later).networks,
+        one_network(ADVERTISEMENTS_PER_HOST.0 + 50)
+    );
+    assert!(!inbound.ignores_wait());
 }
 
 #[test]
@@ -169,24 +175,25 @@ fn a_host_that_does_not_wait_is_at_fault_and_messages_from_the_peer_do_not_short
     outbound.want(one_network(1));
     outbound.next(&mut sequence, now).unwrap();
     outbound.failed(now);
-    outbound.hurry(now);
+    outbound.retry_now(now);
     outbound.next(&mut sequence, now).unwrap();
     outbound.answered(&Reply::TooOften { wait: 5 }, 1, now);
-    outbound.hurry(now);
+    outbound.retry_now(now);
     assert!(outbound.next(&mut sequence, now).is_none());
     let message = outbound.next(&mut sequence, now + Duration::from_millis(5)).unwrap();
 
     let mut inbound = InboundSession::new(now);
     let must_wait = |inbound: &mut InboundSession| {
-        matches!(inbound.hear(&message, now), Ok(Reply::TooOften { .. }))
+        matches!(inbound.receive(&message, now), Ok(Reply::TooOften { .. }))
     };
     let taken = (0..1000).take_while(|_| !must_wait(&mut inbound)).count();
     assert_eq!(taken, usize::try_from(ADVERTISEMENTS_PER_HOST.0).unwrap());
-    assert!(!inbound.is_impatient());
-    assert!(must_wait(&mut inbound) && inbound.is_impatient());
+    assert!(!inbound.ignores_wait());
+    assert!(must_wait(&mut inbound) && inbound.ignores_wait());
     let later = now + Duration::from_secs(1);
     assert!(
-        matches!(inbound.hear(&message, later), Ok(Reply::Has { .. })) && !inbound.is_impatient()
+        matches!(inbound.receive(&message, later), Ok(Reply::Has { .. }))
+            && !inbound.ignores_wait()
     );
 }
 
@@ -203,9 +210,9 @@ fn an_invalid_advertisement_is_refused_and_the_host_is_out_of_sync() {
     let bad = AdvertisedNetwork { memberships, ..AdvertisedNetwork::default() };
     outbound.want([(network_id(0), Arc::new(bad))].into());
     let message = outbound.next(&mut sequence, now).unwrap();
-    assert!(matches!(inbound.hear(&message, now), Err(InvalidAdvertisement::Invalid { .. })));
-    assert!(!inbound.heard(None, now).in_sync);
-    assert_eq!(inbound.heard(None, now).networks, one_network(1));
+    assert!(matches!(inbound.receive(&message, now), Err(InvalidAdvertisement::Invalid { .. })));
+    assert!(!inbound.peer_state(None, now).in_sync);
+    assert_eq!(inbound.peer_state(None, now).networks, one_network(1));
 
     // Later messages are accepted.
     outbound.refused(now);
@@ -213,18 +220,18 @@ fn an_invalid_advertisement_is_refused_and_the_host_is_out_of_sync() {
     assert!(outbound.next(&mut sequence, now).is_none(), "it is not repeated at once");
     let later = outbound.wake().unwrap();
     assert_eq!(deliver_all(&mut outbound, &mut inbound, &mut sequence, later), 1);
-    let state = inbound.heard(None, later);
+    let state = inbound.peer_state(None, later);
     assert!(state.in_sync && state.networks == one_network(2));
 
     let (mut outbound, mut inbound) = (OutboundSession::new(2), InboundSession::new(now));
     outbound.want(one_network(u32::try_from(ADVERTISED_ITEMS_MAX).unwrap()));
     let refused = (0..10).find_map(|_| {
         let message = outbound.next(&mut sequence, now).unwrap();
-        inbound.hear(&message, now).map(|reply| outbound.answered(&reply, 1, now)).err()
+        inbound.receive(&message, now).map(|reply| outbound.answered(&reply, 1, now)).err()
     });
     assert!(
         matches!(refused, Some(InvalidAdvertisement::TooMuch { .. }))
-            && !inbound.heard(None, now).in_sync
+            && !inbound.peer_state(None, now).in_sync
     );
 }
 
@@ -237,9 +244,9 @@ fn a_keepalive_does_not_change_the_peer_state() {
     let mut receive = |outbound: &mut OutboundSession, state: &mut Arc<PeerStates>, now| {
         let before = state.clone();
         let message = outbound.next(&mut sequence, now).unwrap();
-        outbound.answered(&inbound.hear(host(2), &message, now).unwrap(), 1, now);
+        outbound.answered(&inbound.receive(host(2), &message, now).unwrap(), 1, now);
         let known = Known { cluster: &Cluster::default(), local: &Local::default() };
-        validation.update(state, host(2), inbound.heard_host(host(2), now), known, now);
+        validation.update(state, host(2), inbound.peer_state(host(2), now), known, now);
         !Arc::ptr_eq(&before, state)
     };
     outbound.want(one_network(3));
@@ -248,7 +255,7 @@ fn a_keepalive_does_not_change_the_peer_state() {
     assert!(!receive(&mut outbound, &mut state, now + BEAT_INTERVAL));
     outbound.want(one_network(4));
     assert!(receive(&mut outbound, &mut state, now + BEAT_INTERVAL));
-    assert!(!inbound.heard_host(host(2), now + BEAT_INTERVAL + SILENCE_MAX).unwrap().in_sync);
+    assert!(!inbound.peer_state(host(2), now + BEAT_INTERVAL + SILENCE_MAX).unwrap().in_sync);
 }
 
 #[test]
@@ -270,7 +277,7 @@ fn content_of_maximum_size_can_be_replaced_by_other_content_of_that_size() {
     for content in [before, after] {
         outbound.want(content.clone());
         deliver_all(&mut outbound, &mut inbound, &mut sequence, now);
-        let state = inbound.heard(None, now);
+        let state = inbound.peer_state(None, now);
         assert!(state.in_sync && state.networks == content);
     }
 }

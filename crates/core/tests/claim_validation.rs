@@ -14,7 +14,7 @@ use shoutd_core::advertise::{
     Reply, ReportedRejection,
 };
 use shoutd_core::cluster::{Cluster, Command, Pool, Settings, WantedAddress};
-use shoutd_core::limits::{DOUBTS_TOLD_MAX, REJECTION_GRACE};
+use shoutd_core::limits::{REJECTION_GRACE, REPORTED_REJECTIONS_MAX};
 use shoutd_core::local::{Endpoint, Local};
 use shoutd_core::names::Name;
 use shoutd_core::{EndpointId, HostId, MacAddress};
@@ -102,7 +102,7 @@ impl Receiver {
     }
 
     fn rejections(&self, cluster: &Cluster, from: u64, after: Duration) -> Vec<String> {
-        let rejections = self.validation.doubts(host(from), cluster, self.now + after);
+        let rejections = self.validation.rejections(host(from), cluster, self.now + after);
         rejections.into_iter().map(|rejection| rejection.text).collect()
     }
 }
@@ -214,7 +214,7 @@ fn names_of_the_public_dns_and_of_the_host_itself_are_rejected() {
         let accepted =
             receiver.receive(&cluster, 2, advertised([endpoint(mac(1), "10.0.0.2", &claimed)]));
         let names: Vec<String> = accepted[0].names.iter().map(ToString::to_string).collect();
-        (names, receiver.validation.doubts(host(2), &cluster, Duration::ZERO))
+        (names, receiver.validation.rejections(host(2), &cluster, Duration::ZERO))
     };
     let (names, rejections) = accepted(&[]);
     assert_eq!(names, ["db.internal", "kafka.1", "my_app-1", "web"]);
@@ -337,12 +337,16 @@ fn rejections_are_bounded_and_earlier_versions_ignore_them() {
         )
     });
     receiver.receive(&cluster, 2, advertised(many));
-    assert_eq!(receiver.rejections(&cluster, 2, REJECTION_GRACE).len(), DOUBTS_TOLD_MAX);
+    assert_eq!(receiver.rejections(&cluster, 2, REJECTION_GRACE).len(), REPORTED_REJECTIONS_MAX);
     assert_eq!(serde_json::to_string(&Reply::has(5)).unwrap(), r#"{"has":{"sequence":5}}"#);
-    let doubts = vec![ReportedRejection { text: "a\nb".to_owned(), is_fault: true }.bounded()];
-    let text = serde_json::to_string(&Reply::Has { sequence: 5, doubts: doubts.clone() }).unwrap();
+    let rejections = vec![ReportedRejection { text: "a\nb".to_owned(), is_fault: true }.bounded()];
+    let text =
+        serde_json::to_string(&Reply::Has { sequence: 5, rejections: rejections.clone() }).unwrap();
     assert_eq!(text, r#"{"has":{"sequence":5,"doubts":[{"text":"a b","is_fault":true}]}}"#);
-    assert_eq!(serde_json::from_str::<Reply>(&text).unwrap(), Reply::Has { sequence: 5, doubts });
+    assert_eq!(
+        serde_json::from_str::<Reply>(&text).unwrap(),
+        Reply::Has { sequence: 5, rejections }
+    );
     assert_eq!(
         serde_json::from_str::<Reply>(r#"{"has":{"sequence":5,"mood":1}}"#).unwrap(),
         Reply::has(5)

@@ -55,7 +55,12 @@ fn lost_hosts_keep_their_leases_until_they_are_removed() {
 #[test]
 fn a_machine_restored_from_a_backup_keeps_its_leases() {
     let (mut cluster, id) = three_hosts();
-    cluster.settle_on(host(9), "new", "192.0.2.2:7790".parse().unwrap(), Duration::from_secs(5));
+    cluster.make_only_member(
+        host(9),
+        "new",
+        "192.0.2.2:7790".parse().unwrap(),
+        Duration::from_secs(5),
+    );
     assert_eq!(cluster.hosts.keys().copied().collect::<Vec<_>>(), [host(9)]);
     let network = &cluster.networks[&id];
     assert_eq!(network.origin, host(9));
@@ -67,7 +72,12 @@ fn a_machine_restored_from_a_backup_keeps_its_leases() {
     );
     // A machine with another address takes over nothing.
     let (mut cluster, id) = three_hosts();
-    cluster.settle_on(host(9), "new", "192.0.2.9:7789".parse().unwrap(), Duration::from_secs(5));
+    cluster.make_only_member(
+        host(9),
+        "new",
+        "192.0.2.9:7789".parse().unwrap(),
+        Duration::from_secs(5),
+    );
     assert_eq!(cluster.admissions.removed.len(), 3);
     assert!(!cluster.networks[&id].leases.values().any(|holder| *holder == host(9)));
 }

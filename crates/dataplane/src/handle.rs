@@ -65,7 +65,7 @@ impl Status {
     /// Whether the desired state holds within the scope; otherwise the cause.
     fn verdict(&self, scope: &Scope) -> Result<(), Unsettled> {
         if let Some(error) =
-            self.unreadable.as_ref().filter(|_| !matches!(scope, Scope::Announced { .. }))
+            self.unreadable.as_ref().filter(|_| !matches!(scope, Scope::Advertised { .. }))
         {
             return Err(Unsettled::Unreadable(error.clone()));
         }
@@ -84,7 +84,7 @@ impl Status {
 
     /// The newest generation whose result within the scope is known.
     fn tried(&self, scope: &Scope) -> Generation {
-        if matches!(scope, Scope::Announced { .. }) { self.executed } else { self.generation }
+        if matches!(scope, Scope::Advertised { .. }) { self.executed } else { self.generation }
     }
 }
 
@@ -122,7 +122,7 @@ impl Inbox {
     /// and pins are the replicator's.
     fn needed(&self, generation: Generation, scope: &Scope) -> Generation {
         match scope {
-            Scope::Announced { vni } => {
+            Scope::Advertised { vni } => {
                 self.tunnels.get(vni).map_or(generation, |since| generation.min(*since))
             }
             _ => generation,
@@ -287,7 +287,7 @@ impl ReconcilerHandle {
 
     /// Whether the kernel was observed since the first desired state, with the sandboxes that it
     /// names. Before that, [`ReconcilerHandle::observed`] has no interface in any container.
-    pub fn has_looked(&self) -> bool {
+    pub fn has_observed(&self) -> bool {
         self.status.borrow().executed > Generation::default()
     }
 

@@ -29,7 +29,7 @@ pub use forwarding::{ForwardingTables, MembershipChange, MembershipSource};
 pub use handle::{Generation, ReconcilerHandle, Unsettled};
 pub use inside::run_inside;
 pub use kernel::{Kernel, KernelError};
-pub use linux::{LinuxKernel, listeners};
+pub use linux::{LinuxKernel, group_members};
 pub use mdb_pressure::MdbPressure;
 pub use membership_follower::AllMemberships;
 pub use probe::{Capabilities, Incapable, probe};

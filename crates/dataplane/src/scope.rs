@@ -14,7 +14,7 @@ pub enum Scope {
     /// Those of the remote hosts' advertisements in one segment: that replication and pins are
     /// programmed. They include neither ports and containers' interfaces nor an observation of the
     /// devices, unless the segment's remotes changed.
-    Announced {
+    Advertised {
         /// The segment.
         vni: Vni,
     },
@@ -38,7 +38,7 @@ impl Scope {
     pub(crate) fn concerns(&self, action: &Action) -> bool {
         match self {
             Self::Everything => true,
-            Self::Announced { vni } => {
+            Self::Advertised { vni } => {
                 action.vni() == Some(*vni)
                     && port_of(action).is_none()
                     && !matches!(action, Action::RemoveFlood { .. })
@@ -55,7 +55,7 @@ impl Scope {
         match self {
             Self::Everything => true,
             // Advertisements affect tables that the replicator reads itself.
-            Self::Announced { .. } => false,
+            Self::Advertised { .. } => false,
             Self::Segment { vni } | Self::Port { vni, .. } => *vni == segment,
         }
     }
@@ -63,7 +63,7 @@ impl Scope {
     pub(crate) fn concerns_forwarding(&self, failure: &ForwardingFailure) -> bool {
         match self {
             Self::Everything => true,
-            Self::Announced { vni } => {
+            Self::Advertised { vni } => {
                 failure.vni == *vni
                     && failure.change.as_ref().is_none_or(|change| match change {
                         Change::PinPort { port, .. } => *port == DeviceName::tunnel(),
@@ -94,7 +94,7 @@ mod tests {
     fn waiting_for_advertisements_does_not_include_containers_interfaces() {
         let vni = Vni::new(7).unwrap();
         let (remote, port) = (Ipv4Addr::new(192, 0, 2, 2).into(), DeviceName::tunnel());
-        let scope = Scope::Announced { vni };
+        let scope = Scope::Advertised { vni };
         assert!(scope.concerns(&Action::AddFlood { vni, remote }));
         assert!(scope.concerns(&Action::DeleteTunnel { vni }));
         assert!(!scope.concerns(&Action::RemoveFlood { vni, remote }));

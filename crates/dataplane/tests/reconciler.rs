@@ -196,7 +196,7 @@ async fn waiting_for_advertisements_needs_no_container_and_no_observation() {
     let kernel = SharedKernel::default();
     kernel.cursed.lock().unwrap().insert(endpoint(0));
     let handle = Reconciler::spawn(kernel.clone(), Tier::VxlanMdb).unwrap();
-    let scope = Scope::Announced { vni: vni() };
+    let scope = Scope::Advertised { vni: vni() };
     let mut wanted = desired(2);
     let generation = handle.apply(wanted.clone());
     handle.settled(generation, &scope, PATIENCE).await.unwrap();

@@ -245,7 +245,7 @@ impl VirtualHost {
 
     /// Starts a script after which it no longer answers.
     fn begin(&self, script: &str) -> Result<()> {
-        self.agent()?.tell("guest-exec", &json!({"path": "/bin/sh", "arg": ["-c", script]}))
+        self.agent()?.send("guest-exec", &json!({"path": "/bin/sh", "arg": ["-c", script]}))
     }
 
     /// Waits until it has booted, in another boot than that of this identifier, and systemd has
@@ -329,19 +329,19 @@ impl Agent {
         line.set_write_timeout(Some(ANSWER_DEADLINE))?;
         let mut agent = Self { lines: BufReader::new(line) };
         let mark = std::time::UNIX_EPOCH.elapsed().context("know the time")?.subsec_nanos();
-        agent.tell("guest-sync", &json!({ "id": mark }))?;
-        while agent.hear()?["return"] != mark {}
+        agent.send("guest-sync", &json!({ "id": mark }))?;
+        while agent.receive()?["return"] != mark {}
         Ok(agent)
     }
 
     fn ask(&mut self, command: &str, arguments: &Value) -> Result<Value> {
-        self.tell(command, arguments)?;
-        let mut answer = self.hear()?;
+        self.send(command, arguments)?;
+        let mut answer = self.receive()?;
         ensure!(answer["error"].is_null(), "the agent answers {command} with {}", answer["error"]);
         Ok(answer["return"].take())
     }
 
-    fn tell(&mut self, command: &str, arguments: &Value) -> Result<()> {
+    fn send(&mut self, command: &str, arguments: &Value) -> Result<()> {
         let line = format!("{}\n", json!({"execute": command, "arguments": arguments}));
         self.lines
             .get_mut()
@@ -349,7 +349,7 @@ impl Agent {
             .with_context(|| format!("tell the agent {command}"))
     }
 
-    fn hear(&mut self) -> Result<Value> {
+    fn receive(&mut self) -> Result<Value> {
         let mut line = String::new();
         ensure!(
             self.lines.read_line(&mut line).context("read from the agent")? > 0,

@@ -126,9 +126,9 @@ impl Advertiser {
         let (cluster, local) = (self.agreement.cluster(), self.local.get());
         let known = Known { cluster: &cluster, local: &local };
         let mut update = |state: &mut State, host: HostId| {
-            let advertised = state.inbound.heard_host(host, now);
+            let advertised = state.inbound.peer_state(host, now);
             state.validation.update(&mut heard, host, advertised, known, now);
-            let rejections = state.validation.doubts(host, &cluster, now);
+            let rejections = state.validation.rejections(host, &cluster, now);
             self.note_rejections(state, host, Direction::In, rejections);
         };
         hosts.into_iter().for_each(|host| update(state, host));
@@ -201,12 +201,12 @@ impl Advertiser {
         }
         let now = self.now();
         let unknown = |host: &HostId| {
-            let heard = state.inbound.heard_host(*host, now);
+            let heard = state.inbound.peer_state(*host, now);
             !heard.is_some_and(|heard| heard.in_sync && heard.networks.contains_key(network))
         };
         let sharing =
             state.inbound.sharing(network).filter(|host| !state.outbound.is_failing(*host));
-        state.outbound.uninformed(network, endpoint).chain(sharing.filter(unknown)).collect()
+        state.outbound.unacknowledged_by(network, endpoint).chain(sharing.filter(unknown)).collect()
     }
 
     /// The name of the host that has an endpoint with this MAC address. If a container was just
@@ -224,11 +224,11 @@ impl Advertiser {
     /// State of a peer's advertisement; `None` if we share no network.
     pub fn standing(&self, host: HostId) -> Option<Advertising> {
         let (state, now) = (self.state(), self.now());
-        let heard = state.inbound.get(host)?.last_heard().map(|heard| now.saturating_sub(heard));
+        let heard = state.inbound.get(host)?.last_received().map(|heard| now.saturating_sub(heard));
         // After `SILENCE_MAX` a peer's advertisement is withdrawn. Internally the peer then counts
         // as in sync with no members; to the user we show it as not in sync.
         let is_silent = heard.is_none_or(|heard| heard >= SILENCE_MAX);
-        let in_sync = state.inbound.heard_host(host, now)?.in_sync && !is_silent;
+        let in_sync = state.inbound.peer_state(host, now)?.in_sync && !is_silent;
         Some(Advertising { in_sync, heard })
     }
 

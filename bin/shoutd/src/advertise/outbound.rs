@@ -124,13 +124,13 @@ impl Advertiser {
         if let Err(error) = &answer {
             debug!(host = cluster.host_name(host), "cannot advertise: {error}");
             // If the peer is down, its own advertisement may be out of date.
-            state.inbound.doubt(host);
+            state.inbound.mark_not_in_sync(host);
         }
         if let Some(fault) = fault {
             state.note_fault(host, Direction::Out, fault, &cluster, now);
         }
-        if let Ok(Reply::Has { doubts, .. }) = &answer {
-            self.note_rejections(&mut state, host, Direction::Out, doubts.clone());
+        if let Ok(Reply::Has { rejections, .. }) = &answer {
+            self.note_rejections(&mut state, host, Direction::Out, rejections.clone());
         }
         match answer {
             Err(CallError::Refused { rejection: Rejection::Malformed { .. }, .. }) => {

@@ -52,15 +52,15 @@ impl Advertiser {
         let mut state = self.state();
         let incarnation =
             |session: &InboundSession| session.position().map(|(incarnation, _)| incarnation);
-        let before = state.inbound.heard_host(host, now).unwrap_or_default();
+        let before = state.inbound.peer_state(host, now).unwrap_or_default();
         let run: Option<Incarnation> = state.inbound.get(host).and_then(incarnation);
-        let reply = state.inbound.hear(host, message, now);
-        let after = state.inbound.heard_host(host, now).unwrap_or_default();
+        let reply = state.inbound.receive(host, message, now);
+        let after = state.inbound.peer_state(host, now).unwrap_or_default();
         let is_new_run = state.inbound.get(host).and_then(incarnation) != run;
         let is_news = is_new_run || state.outbound.is_failing(host);
-        state.outbound.heard_from(host, is_new_run, now);
+        state.outbound.received_from(host, is_new_run, now);
         let fault = match &reply {
-            Ok(_) if state.inbound.get(host).is_some_and(InboundSession::is_impatient) => {
+            Ok(_) if state.inbound.get(host).is_some_and(InboundSession::ignores_wait) => {
                 Some("it exceeds the rate limit for advertisements and ignores pushback".to_owned())
             }
             Ok(_) => None,
@@ -72,7 +72,7 @@ impl Advertiser {
         self.publish(&mut state, [host]);
         self.signal_progress();
         // Not `now`: `publish` validated the claims at a later time.
-        let doubts = state.validation.doubts(host, &cluster, self.now());
+        let rejections = state.validation.rejections(host, &cluster, self.now());
         drop(state);
         // A peer that now shares a network, or restarted, needs our advertisement.
         if is_news || !before.networks.keys().eq(after.networks.keys()) {
@@ -80,7 +80,7 @@ impl Advertiser {
         }
         let reply =
             match reply.map_err(|invalid| Rejection::Malformed { reason: invalid.to_string() })? {
-                Reply::Has { sequence, .. } => Reply::Has { sequence, doubts },
+                Reply::Has { sequence, .. } => Reply::Has { sequence, rejections },
                 other => other,
             };
         let ids = before

@@ -5,13 +5,13 @@ use std::net::IpAddr;
 
 use shoutd_core::advertise::AdvertisedNetwork;
 use shoutd_core::multicast::SourceFilter;
-use shoutd_core::view::{GroupRow, ListeningHost};
+use shoutd_core::view::{GroupRow, MemberHost};
 
 use super::Advertiser;
 
 /// Hosts with members, by network, group (`None` for a multicast router, which gets every group)
 /// and source filter.
-type Rows = BTreeMap<(String, Option<IpAddr>, FilterKey), Vec<ListeningHost>>;
+type Rows = BTreeMap<(String, Option<IpAddr>, FilterKey), Vec<MemberHost>>;
 
 /// A source filter, ordered with EXCLUDE before INCLUDE.
 type FilterKey = (bool, BTreeSet<IpAddr>);
@@ -34,7 +34,7 @@ impl Advertiser {
         let mut rows = Rows::new();
         for (host, in_sync, networks) in own_host.into_iter().chain(others) {
             let host =
-                ListeningHost { name: cluster.host_name(host), in_sync, containers: Vec::new() };
+                MemberHost { name: cluster.host_name(host), in_sync, containers: Vec::new() };
             for (id, network) in networks.iter().filter(|(id, _)| own.contains_key(*id)) {
                 let title = cluster.networks.get(id).map_or(id.short(), |known| known.title(id));
                 add(&mut rows, title, network, &host);
@@ -54,7 +54,7 @@ impl Advertiser {
     }
 }
 
-fn add(rows: &mut Rows, title: &str, network: &AdvertisedNetwork, host: &ListeningHost) {
+fn add(rows: &mut Rows, title: &str, network: &AdvertisedNetwork, host: &MemberHost) {
     let groups =
         network.memberships.groups.iter().map(|(group, filter)| (Some(*group), key(filter)));
     let router = network.memberships.router.then(|| (None, key(&SourceFilter::all())));

@@ -10,7 +10,7 @@ use shoutd_core::advertise::{
     ReportedRejection,
 };
 use shoutd_core::cluster::Cluster;
-use shoutd_core::limits::DOUBTS_TOLD_MAX;
+use shoutd_core::limits::REPORTED_REJECTIONS_MAX;
 use tracing::{info, warn};
 
 /// How long a fault is shown after it last occurred: longer than the time between two attempts.
@@ -85,8 +85,11 @@ impl State {
         self.rejections.retain(|(host, _), rejections| {
             cluster.hosts.contains_key(host) && now < rejections.met + FAULT_LOGGED
         });
-        let current: BTreeSet<ReportedRejection> =
-            rejections.into_iter().take(DOUBTS_TOLD_MAX).map(ReportedRejection::bounded).collect();
+        let current: BTreeSet<ReportedRejection> = rejections
+            .into_iter()
+            .take(REPORTED_REJECTIONS_MAX)
+            .map(ReportedRejection::bounded)
+            .collect();
         if current.is_empty() && !self.rejections.contains_key(&(host, direction)) {
             return Vec::new();
         }
@@ -94,7 +97,7 @@ impl State {
         let (before, events) =
             known.map_or((BTreeSet::new(), (0, now)), |known| (known.current, known.events));
         let (count, since) = if now < events.1 + FAULT_LOGGED { events } else { (0, now) };
-        let limit = DOUBTS_TOLD_MAX.saturating_sub(count);
+        let limit = REPORTED_REJECTIONS_MAX.saturating_sub(count);
         let new: Vec<_> = current.difference(&before).take(limit).cloned().collect();
         let events = (count + new.len(), since);
         if !current.is_empty() || events.0 > 0 {

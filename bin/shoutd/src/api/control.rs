@@ -15,7 +15,7 @@ use shoutd_core::joining::PeerCheck;
 use shoutd_core::limits::EVENTS_MAX;
 use shoutd_core::view::{
     Applicant, Approve, AwaitNetwork, CheckPeers, Done, EndpointRow, Endpoints, Failure,
-    ForgetNetwork, GroupRow, HostRow, ListenerRow, Membership, NetworkRow, NetworkStanding,
+    ForgetNetwork, GroupMemberRow, GroupRow, HostRow, Membership, NetworkRow, NetworkStanding,
     OfferToken, RemoveHost, RotateToken, Status, TokenView,
 };
 
@@ -102,7 +102,7 @@ async fn status(State(control): State<Arc<Control>>) -> Json<Status> {
     Json(control.views.status())
 }
 
-async fn own_group_members(State(control): State<Arc<Control>>) -> Json<Vec<ListenerRow>> {
+async fn own_group_members(State(control): State<Arc<Control>>) -> Json<Vec<GroupMemberRow>> {
     Json(control.views.own_group_members().await)
 }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoutd_core::health::HostHealth;
-use shoutd_core::view::{EndpointRow, ListenerRow};
+use shoutd_core::view::{EndpointRow, GroupMemberRow};
 use shoutd_fuzz::fuzz;
 
 /// Reads an answer of this type and writes it again.
@@ -23,7 +23,7 @@ fn fuzz_peer_view() {
     fuzz("peer_view", env!("CARGO_MANIFEST_DIR"), |body| {
         (
             is_read::<Vec<EndpointRow>>(body),
-            is_read::<Vec<ListenerRow>>(body),
+            is_read::<Vec<GroupMemberRow>>(body),
             is_read::<HostHealth>(body),
         )
     });

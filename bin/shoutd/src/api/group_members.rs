@@ -8,9 +8,9 @@ use std::path::Path;
 use futures::future::join_all;
 use shoutd_core::local::Local;
 use shoutd_core::plane::DeviceName;
-use shoutd_core::view::{GroupRow, ListenerRow};
+use shoutd_core::view::{GroupMemberRow, GroupRow};
 use shoutd_core::{EndpointId, NetworkId, Vni};
-use shoutd_dataplane::listeners;
+use shoutd_dataplane::group_members;
 use tracing::debug;
 
 use crate::api::views::{PEER_DEADLINE, Views};
@@ -58,7 +58,7 @@ impl Views {
     }
 
     /// This host's containers that are members of groups.
-    pub async fn own_group_members(&self) -> Vec<ListenerRow> {
+    pub async fn own_group_members(&self) -> Vec<GroupMemberRow> {
         let (cluster, local) = (self.services.agreement.cluster(), self.services.local.get());
         let names = self.container_names_in_time(&local).await;
         let ports = ports(&local, &names);
@@ -71,10 +71,10 @@ impl Views {
         let rows = tokio::task::spawn_blocking(move || {
             let mut rows = Vec::new();
             for (network, vni) in vnis {
-                match listeners(Path::new(NAMESPACES), vni) {
+                match group_members(Path::new(NAMESPACES), vni) {
                     Ok(members) => rows.extend(members.into_iter().filter_map(|(port, group)| {
                         let container = ports.get(&port)?.clone();
-                        Some(ListenerRow { network: network.clone(), group, container })
+                        Some(GroupMemberRow { network: network.clone(), group, container })
                     })),
                     Err(error) => {
                         debug!("cannot read the members on network {}: {error}", network.short());

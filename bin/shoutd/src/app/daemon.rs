@@ -326,7 +326,7 @@ async fn form_and_wait(
         formation.finish();
         let reason = tokio::select! {
             reason = formation.consensus.stopped() => reason,
-            duplicate = formation.consensus.twin() => return Err(anyhow!(duplicate)),
+            duplicate = formation.consensus.duplicate_identity() => return Err(anyhow!(duplicate)),
         };
         if leaving.is_under_way() {
             // Raft stops when the cluster has removed this host. `leaving` completes shortly after.

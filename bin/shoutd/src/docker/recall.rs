@@ -11,7 +11,7 @@ use std::time::Duration;
 use shoutd_core::events::EventKind;
 use shoutd_core::local::Endpoint;
 use shoutd_core::mirror::DRIVER;
-use shoutd_core::recall::{forgotten, take_in};
+use shoutd_core::recall::{forgotten, restore_endpoint};
 use shoutd_core::swarm::SWARM_DRIVER;
 use shoutd_core::{DockerNetworkId, EndpointId, NetworkId};
 use shoutd_docker::engine::{AttachedEndpoint, EngineError};
@@ -117,7 +117,7 @@ async fn remember(services: &Services, name: &str, found: Vec<Found>) {
         let cluster = services.agreement.cluster();
         let recalled = services.local.try_change(|local| {
             local.bindings.entry(docker).or_insert_with(|| endpoint.network.clone());
-            take_in(local, &id, endpoint, |network| cluster.multicast_routes(network))
+            restore_endpoint(local, &id, endpoint, |network| cluster.multicast_routes(network))
         });
         match recalled.await {
             Ok(()) => {

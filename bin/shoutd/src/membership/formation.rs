@@ -63,7 +63,7 @@ impl Formation {
     pub async fn form(&self, data_directory: &Path) -> Result<()> {
         self.refuse_clone().await?;
         if self.is_member() {
-            if let Some(duplicate) = self.consensus.looked_around().await {
+            if let Some(duplicate) = self.consensus.until_participating().await {
                 bail!(duplicate);
             }
             // A member serves from its own state even if no peer answers, so we save its address at

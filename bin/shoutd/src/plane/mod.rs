@@ -135,7 +135,7 @@ impl Plane {
             return;
         };
         let settled = join_all(vnis.into_iter().map(async |vni| {
-            let scope = Scope::Announced { vni };
+            let scope = Scope::Advertised { vni };
             self.reconciler.settled(generation, &scope, deadline).await
         }));
         for error in settled.await.into_iter().filter_map(Result::err) {
@@ -281,7 +281,7 @@ impl Plane {
 
     /// Where the interface of an endpoint is.
     pub fn interface(&self, id: &EndpointId, endpoint: &Endpoint) -> Interface {
-        if !self.reconciler.has_looked() {
+        if !self.reconciler.has_observed() {
             return Interface::Unknown;
         }
         let name = DeviceName::port(id);

@@ -5,9 +5,7 @@ use clap::Args;
 use shoutd_cli::Directories;
 use shoutd_core::events::Event;
 use shoutd_core::multicast::SourceFilter;
-use shoutd_core::view::{
-    self, GroupRow, HostRow, ListeningHost, NetworkRow, Status, why_no_groups,
-};
+use shoutd_core::view::{self, GroupRow, HostRow, MemberHost, NetworkRow, Status, why_no_groups};
 
 use super::{Format, ago, cell, list, table, when};
 use crate::control;
@@ -234,7 +232,7 @@ impl Groups {
 }
 
 /// A host with members of a group, and the containers that are the members.
-fn member_host(host: &ListeningHost) -> String {
+fn member_host(host: &MemberHost) -> String {
     let containers = if host.containers.is_empty() {
         String::new()
     } else {

@@ -199,7 +199,7 @@ fn beat() -> Rate {
     for _ in 0..2 {
         now += BEAT_INTERVAL;
         let message = outbound.next(&mut sequence, now).unwrap();
-        let reply = inbound.hear(&message, now).unwrap();
+        let reply = inbound.receive(&message, now).unwrap();
         bytes = serde_json::to_vec(&*message).unwrap().len()
             + serde_json::to_vec(&reply).unwrap().len();
         outbound.answered(&reply, 0, now);

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::HostId;
 use crate::cluster::{Cluster, Command};
-use crate::limits::{DOUBTS_TOLD_MAX, MESSAGE_ITEMS_MAX};
+use crate::limits::{MESSAGE_ITEMS_MAX, REPORTED_REJECTIONS_MAX};
 use crate::local::Local;
 
 fn read<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
@@ -32,7 +32,7 @@ struct Here {
 
 impl Here {
     /// As the daemon takes a message.
-    fn hear(
+    fn receive(
         &mut self,
         host: HostId,
         message: &Message,
@@ -43,13 +43,17 @@ impl Here {
             self.cluster.networks.keys().cloned().collect::<BTreeSet<_>>(),
         )]);
         self.inbound.track(&self.cluster, agreed, now);
-        let reply = self.inbound.hear(host, message, now).ok();
-        let advertised = self.inbound.heard_host(host, now);
+        let reply = self.inbound.receive(host, message, now).ok();
+        let advertised = self.inbound.peer_state(host, now);
         let known = Known { cluster: &self.cluster, local: &self.local };
         self.validation.update(&mut self.peers, host, advertised, known, now);
-        let doubts = self.validation.doubts(host, &self.cluster, now);
-        assert!(doubts.len() <= DOUBTS_TOLD_MAX, "{} doubts are told", doubts.len());
-        (reply, doubts)
+        let rejections = self.validation.rejections(host, &self.cluster, now);
+        assert!(
+            rejections.len() <= REPORTED_REJECTIONS_MAX,
+            "{} rejections are reported",
+            rejections.len()
+        );
+        (reply, rejections)
     }
 }
 
@@ -67,8 +71,8 @@ fn fuzz_advertisement() {
                 outcomes.push(here.cluster.apply(&command).is_ok().to_string());
             }
             if let Some(message) = read::<Message>(line) {
-                let (reply, doubts) = here.hear(host, &message, now);
-                outcomes.push(format!("{reply:?} {}", doubts.len()));
+                let (reply, rejections) = here.receive(host, &message, now);
+                outcomes.push(format!("{reply:?} {}", rejections.len()));
                 // This host advertises what it accepted, in messages of bounded size.
                 let heard = here
                     .peers
@@ -93,11 +97,11 @@ fn fuzz_advertisement() {
             if let Some(reply) = read::<Reply>(line) {
                 outbound.answered(&reply, second, now);
                 outcomes.push(format!("{:?}", outbound.wake().is_some()));
-                if let Reply::Has { doubts, .. } = reply {
+                if let Reply::Has { rejections, .. } = reply {
                     outcomes.extend(
-                        doubts
+                        rejections
                             .into_iter()
-                            .map(|doubt| doubt.bounded().text.len().min(64).to_string()),
+                            .map(|rejection| rejection.bounded().text.len().min(64).to_string()),
                     );
                 }
             }

@@ -27,8 +27,8 @@ pub struct InboundSession {
     /// Networks that the peer withdrew. The peer has nothing on them, whereas any other network
     /// that is missing from `content` may still arrive.
     withdrawn: BTreeSet<NetworkId>,
-    /// Whether the last message was valid, and nothing has raised a doubt since. Silence is checked
-    /// in [`Self::heard`].
+    /// Whether the last message was valid, and nothing has suggested since that the peer is gone.
+    /// Silence is checked in [`Self::peer_state`].
     trusted: bool,
     /// When the peer last sent a valid message, or when we began to expect one.
     last_received: Duration,
@@ -40,7 +40,7 @@ pub struct InboundSession {
     /// Until when the peer was told to wait.
     waits_until: Duration,
     /// Whether the peer sent again before the time it was told to wait for.
-    is_impatient: bool,
+    ignores_wait: bool,
 }
 
 impl InboundSession {
@@ -58,7 +58,7 @@ impl InboundSession {
             retired: VecDeque::new(),
             full_at: now,
             waits_until: now,
-            is_impatient: false,
+            ignores_wait: false,
         }
     }
 
@@ -66,17 +66,17 @@ impl InboundSession {
     ///
     /// # Errors
     /// If the message is invalid. The peer is then not in sync.
-    pub fn hear(
+    pub fn receive(
         &mut self,
         message: &Message,
         now: Duration,
     ) -> Result<Reply, InvalidAdvertisement> {
         if let Some(wait) = self.wait(now) {
-            self.is_impatient = now < self.waits_until;
+            self.ignores_wait = now < self.waits_until;
             self.waits_until = self.waits_until.max(now + Duration::from_millis(wait.into()));
             return Ok(Reply::TooOften { wait });
         }
-        self.is_impatient = false;
+        self.ignores_wait = false;
         if let Err(invalid) = message.delta.check() {
             self.trusted = false;
             return Err(invalid);
@@ -153,12 +153,12 @@ impl InboundSession {
     /// Whether the peer does not wait although it was told to. Being told to wait is not a fault:
     /// when many containers start at once, a host exceeds its rate limit, and its next message
     /// includes the changes made in the meantime.
-    pub fn is_impatient(&self) -> bool {
-        self.is_impatient
+    pub fn ignores_wait(&self) -> bool {
+        self.ignores_wait
     }
 
     /// Marks the peer as not in sync until its next message, because it may be gone.
-    pub fn doubt(&mut self) {
+    pub fn mark_not_in_sync(&mut self) {
         self.trusted = false;
     }
 
@@ -193,7 +193,7 @@ impl InboundSession {
     /// The peer's state. `agreed` are the networks that the peer has by agreed state and that this
     /// host has too. The peer has nothing on those that it withdrew. Once the hold time has
     /// expired, it counts as in sync and as having nothing on any of them.
-    pub fn heard(&self, agreed: Option<&BTreeSet<NetworkId>>, now: Duration) -> PeerState {
+    pub fn peer_state(&self, agreed: Option<&BTreeSet<NetworkId>>, now: Duration) -> PeerState {
         let is_fresh = self.trusted && self.complete && now < self.last_received + SILENCE_MAX;
         let mut networks = self.whole.clone();
         for network in agreed.into_iter().flatten() {
@@ -205,7 +205,7 @@ impl InboundSession {
     }
 
     /// When the peer's last valid message arrived; `None` if there was none.
-    pub fn last_heard(&self) -> Option<Duration> {
+    pub fn last_received(&self) -> Option<Duration> {
         self.position.map(|_| self.last_received)
     }
 

@@ -41,19 +41,19 @@ impl InboundSessions {
     ///
     /// # Errors
     /// If the message is invalid.
-    pub fn hear(
+    pub fn receive(
         &mut self,
         host: HostId,
         message: &Message,
         now: Duration,
     ) -> Result<Reply, InvalidAdvertisement> {
-        self.hosts.entry(host).or_insert_with(|| InboundSession::new(now)).hear(message, now)
+        self.hosts.entry(host).or_insert_with(|| InboundSession::new(now)).receive(message, now)
     }
 
     /// Marks a host as not in sync until its next message, because it may be gone.
-    pub fn doubt(&mut self, host: HostId) {
+    pub fn mark_not_in_sync(&mut self, host: HostId) {
         if let Some(session) = self.hosts.get_mut(&host) {
-            session.doubt();
+            session.mark_not_in_sync();
         }
     }
 
@@ -74,8 +74,8 @@ impl InboundSessions {
     }
 
     /// The state of one peer.
-    pub fn heard_host(&self, host: HostId, now: Duration) -> Option<PeerState> {
-        self.hosts.get(&host).map(|session| session.heard(self.agreed.get(&host), now))
+    pub fn peer_state(&self, host: HostId, now: Duration) -> Option<PeerState> {
+        self.hosts.get(&host).map(|session| session.peer_state(self.agreed.get(&host), now))
     }
 
     /// The session of one host.

@@ -37,8 +37,8 @@ pub enum Reply {
         sequence: u64,
         /// What the peer does not accept of it. Earlier versions accept everything and ignore this
         /// field.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        doubts: Vec<ReportedRejection>,
+        #[serde(rename = "doubts", default, skip_serializing_if = "Vec::is_empty")]
+        rejections: Vec<ReportedRejection>,
     },
     /// The peer does not have the content to which the delta applies.
     WantSnapshot,
@@ -54,7 +54,7 @@ pub enum Reply {
 impl Reply {
     /// The peer has the content with this number, and accepts all of it.
     pub fn has(sequence: u64) -> Self {
-        Self::Has { sequence, doubts: Vec::new() }
+        Self::Has { sequence, rejections: Vec::new() }
     }
 }
 

@@ -75,11 +75,11 @@ impl OutboundSession {
     pub fn start_over(&mut self, now: Duration) {
         self.acknowledged = None;
         self.unanswered = self.unanswered.take().filter(|unanswered| unanswered.is_in_flight);
-        self.hurry(now);
+        self.retry_now(now);
     }
 
     /// Retries at once what was postponed for lack of an answer, because the peer sent a message.
-    pub fn hurry(&mut self, now: Duration) {
+    pub fn retry_now(&mut self, now: Duration) {
         if self.failures > 0 {
             self.not_before = now;
         }
@@ -153,7 +153,7 @@ impl OutboundSession {
                 self.not_before = now;
             }
             // The peer did not apply the message; the next one includes later changes too. As the
-            // peer did answer, `hurry` must not shorten the wait.
+            // peer did answer, `retry_now` must not shorten the wait.
             Reply::TooOften { wait } => {
                 self.failures = 0;
                 self.not_before = now + Duration::from_millis((*wait).into());

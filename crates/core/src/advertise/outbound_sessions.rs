@@ -75,9 +75,9 @@ impl OutboundSessions {
     }
 
     /// Handles that a peer sent a message. It may have restarted since the last exchange.
-    pub fn heard_from(&mut self, host: HostId, is_new_run: bool, now: Duration) {
+    pub fn received_from(&mut self, host: HostId, is_new_run: bool, now: Duration) {
         if let Some(session) = self.hosts.get_mut(&host) {
-            if is_new_run { session.start_over(now) } else { session.hurry(now) }
+            if is_new_run { session.start_over(now) } else { session.retry_now(now) }
         }
     }
 
@@ -87,7 +87,7 @@ impl OutboundSessions {
     }
 
     /// The peers that answer, should have this endpoint, and have not acknowledged it.
-    pub fn uninformed(
+    pub fn unacknowledged_by(
         &self,
         network: &NetworkId,
         endpoint: &EndpointId,

@@ -21,7 +21,7 @@ use super::{
     ReportedRejection,
 };
 use crate::cluster::{Cluster, Network};
-use crate::limits::{DOUBTS_TOLD_MAX, REJECTIONS_PER_NETWORK_MAX};
+use crate::limits::{REJECTIONS_PER_NETWORK_MAX, REPORTED_REJECTIONS_MAX};
 use crate::local::Local;
 use crate::names::Name;
 use crate::plane::resolves_public_names;
@@ -92,8 +92,13 @@ impl ClaimValidation {
             .collect()
     }
 
-    /// The rejections of a host that are due to be reported, up to [`DOUBTS_TOLD_MAX`].
-    pub fn doubts(&self, host: HostId, cluster: &Cluster, now: Duration) -> Vec<ReportedRejection> {
+    /// The rejections of a host that are due to be reported, up to [`REPORTED_REJECTIONS_MAX`].
+    pub fn rejections(
+        &self,
+        host: HostId,
+        cluster: &Cluster,
+        now: Duration,
+    ) -> Vec<ReportedRejection> {
         let all = self.hosts.get(&host).into_iter().flatten();
         let due = all.flat_map(|(id, validated)| {
             let due = validated
@@ -105,7 +110,7 @@ impl ClaimValidation {
                 is_fault: rejection.is_fault(),
             })
         });
-        due.take(DOUBTS_TOLD_MAX).collect()
+        due.take(REPORTED_REJECTIONS_MAX).collect()
     }
 
     fn validate(

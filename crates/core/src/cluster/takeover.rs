@@ -31,7 +31,7 @@ impl Cluster {
     /// Makes this host, which has a new id, the only member. A host that had the same IP address
     /// was this machine, so its leases and endpoints become this host's. Returns the hosts that
     /// count as removed from now on.
-    pub fn settle_on(
+    pub fn make_only_member(
         &mut self,
         host: HostId,
         name: &str,

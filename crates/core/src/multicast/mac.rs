@@ -47,7 +47,7 @@ pub fn goes_to_every_host(mac: MacAddress) -> bool {
 /// host](goes_to_every_host). A host that replicates by MAC address sends such a group to the
 /// receivers of other groups with the same address, so it must know the receivers of this group
 /// too. DDS uses such a pair: ff02::ffff:239.255.0.1 and ff1e::ffff:239.255.0.1.
-pub fn is_announced(group: IpAddr) -> bool {
+pub fn is_advertised(group: IpAddr) -> bool {
     !is_link_local(group) || !goes_to_every_host(group_mac(group))
 }
 
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn link_local_groups_with_an_unshared_mac_address_are_advertised() {
-        let advertised = |group: &str| is_announced(group.parse().unwrap());
+        let advertised = |group: &str| is_advertised(group.parse().unwrap());
         assert!(
             ["239.0.0.251", "ff05::fb", "ff1e::ffff:efff:1", "ff02::ffff:efff:1"]
                 .into_iter()

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Memberships, SourceFilter, is_announced};
+use super::{Memberships, SourceFilter, is_advertised};
 
 /// What one MDB entry of a bridge says of a group on one port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,7 +229,7 @@ impl Mdb {
 
     /// Recomputes the union of a group, if it is advertised.
     fn update_group(&mut self, group: IpAddr) {
-        if !is_announced(group) {
+        if !is_advertised(group) {
             return;
         }
         let ports = self.groups.get(&group).into_iter().flat_map(|group| group.ports.values());

@@ -14,7 +14,7 @@ mod remote_members;
 mod replication;
 mod reports;
 
-pub use mac::{goes_to_every_host, group_mac, is_announced};
+pub use mac::{goes_to_every_host, group_mac, is_advertised};
 pub use mdb::{Knowledge, Mdb};
 pub use mdb_usage::MdbUsage;
 pub use memberships::{Memberships, SourceFilter};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Memberships, SourceFilter, is_announced};
+use super::{Memberships, SourceFilter, is_advertised};
 use crate::advertise::AdvertisedNetwork;
 use crate::limits::REPLICATED_MAX;
 
@@ -16,7 +16,7 @@ pub struct Remote<'a> {
     /// The VTEP.
     pub address: IpAddr,
     /// What it advertises of the network.
-    pub announced: Option<&'a AdvertisedNetwork>,
+    pub advertised: Option<&'a AdvertisedNetwork>,
     /// Whether it is in sync. If not, it is sent every group.
     pub in_sync: bool,
 }
@@ -24,7 +24,7 @@ pub struct Remote<'a> {
 impl<'a> Remote<'a> {
     /// Its memberships, if they are known.
     fn memberships(&self) -> Option<&'a Memberships> {
-        self.announced.filter(|_| self.in_sync).map(|network| &network.memberships)
+        self.advertised.filter(|_| self.in_sync).map(|network| &network.memberships)
     }
 
     /// Whether it is sent every group, because it has a multicast router or its memberships are not
@@ -95,7 +95,7 @@ pub fn replication_within(remotes: &[Remote<'_>], most: usize) -> Replication {
         for (group, filter) in memberships.groups.iter().filter(has_members) {
             if group.is_multicast() && !is_link_local(*group) {
                 by_group.entry(*group).or_default().push((*address, filter));
-            } else if group.is_multicast() && is_announced(*group) {
+            } else if group.is_multicast() && is_advertised(*group) {
                 link_local.entry(*group).or_default().insert(*address);
             }
         }

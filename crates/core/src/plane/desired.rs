@@ -162,7 +162,7 @@ impl RemoteHost {
     fn remote(&self) -> Remote<'_> {
         Remote {
             address: self.address,
-            announced: self.advertised.as_deref(),
+            advertised: self.advertised.as_deref(),
             in_sync: self.in_sync,
         }
     }

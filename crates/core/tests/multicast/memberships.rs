@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use shoutd_core::multicast::{Knowledge, Mdb, Memberships, SourceFilter, is_announced};
+use shoutd_core::multicast::{Knowledge, Mdb, Memberships, SourceFilter, is_advertised};
 
 use crate::model::{memberships, packet};
 
@@ -53,7 +53,7 @@ proptest! {
         };
         let found = database.memberships().clone();
         prop_assert_eq!(found.router, ports.iter().any(|memberships| memberships.router));
-        prop_assert_eq!(selects(&found), is_announced(group) && ports.iter().any(selects));
+        prop_assert_eq!(selects(&found), is_advertised(group) && ports.iter().any(selects));
 
         // The container of the first port ends.
         for (port, group, knowledge) in all.iter().filter(|(port, ..)| *port == 0) {
@@ -77,7 +77,7 @@ proptest! {
         prop_assert_eq!(noted.take_changes(), vec![]);
         let mut database = noted;
         let rest = ports.iter().skip(1).any(selects);
-        prop_assert_eq!(selects(database.memberships()), is_announced(group) && rest);
+        prop_assert_eq!(selects(database.memberships()), is_advertised(group) && rest);
         prop_assert!(!database.entries_per_port().contains_key(&0));
         // Each entry counts once for all ports.
         let each =

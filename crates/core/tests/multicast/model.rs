@@ -98,7 +98,7 @@ pub fn replicated(hosts: &Hosts, most: usize) -> Replication {
         .iter()
         .map(|(address, (advertised, in_sync))| Remote {
             address: *address,
-            announced: advertised.as_ref(),
+            advertised: advertised.as_ref(),
             in_sync: *in_sync,
         })
         .collect();

@@ -125,7 +125,7 @@ proptest! {
                     .filter(|_| !is_lost)
                     .filter_map(|record| router.take(record))
                     .collect();
-                answers.into_iter().for_each(|query| reports.hear(query, now));
+                answers.into_iter().for_each(|query| reports.receive_query(query, now));
             }
             Ok(())
         };
@@ -136,7 +136,7 @@ proptest! {
         }
         // A lost report is repeated. If the repetition is lost too, a query gets the answer.
         if queries {
-            reports.hear(query(Version::Third, None), now);
+            reports.receive_query(query(Version::Third, None), now);
         }
         let end = now + Duration::from_secs(126);
         while let Some(at) = reports.wake().filter(|at| *at <= end) {
@@ -205,7 +205,8 @@ proptest! {
     ) {
         let group = ip("239.1.1.1");
         let (mut reports, now) = settled(&Arc::new(BTreeMap::from([(group, filter.clone())])));
-        reports.hear(Query { sources: queried.clone(), ..query(Version::Third, Some(group)) }, now);
+        let query = Query { sources: queried.clone(), ..query(Version::Third, Some(group)) };
+        reports.receive_query(query, now);
         let answered: BTreeSet<IpAddr> =
             records(&mut reports, now).into_iter().flat_map(|(.., sources)| sources).collect();
         prop_assert_eq!(
@@ -255,7 +256,7 @@ fn a_query_is_answered_in_time_with_any_number_of_groups() {
         reports.take(now, |_, _| false);
     }
     let queried_at = Duration::from_secs(60);
-    reports.hear(query(Version::Third, None), queried_at);
+    reports.receive_query(query(Version::Third, None), queried_at);
     let mut sent = BTreeSet::new();
     while sent.len() < all.len() {
         let now = reports.wake().unwrap();
@@ -270,7 +271,7 @@ fn a_query_is_answered_in_time_with_any_number_of_groups() {
         assert!(groups.len() <= 200);
         sent.extend(groups);
         // Frequent queries do not keep groups from being reported.
-        reports.hear(query(Version::Third, None), now);
+        reports.receive_query(query(Version::Third, None), now);
     }
 }
 
@@ -280,7 +281,7 @@ fn older_queries_are_answered_in_their_version_while_they_continue() {
     let all = members(&[("239.1.1.1", include(&["10.0.0.1"]))]);
     for (version, leaves) in [(Version::First, 0), (Version::Second, 1)] {
         let (mut reports, now) = settled(&all);
-        reports.hear(query(version, None), now);
+        reports.receive_query(query(version, None), now);
         let sent = reports.take(now, |_, _| false);
         assert_eq!(
             (sent[0].version, sent[0].records.len(), &sent[0].records[0].sources),
@@ -292,7 +293,7 @@ fn older_queries_are_answered_in_their_version_while_they_continue() {
         assert_eq!(records(&mut reports, now), [(RecordKind::IsExclude, group, vec![])]);
 
         let later = now + Duration::from_secs(300);
-        reports.hear(query(Version::Third, None), later);
+        reports.receive_query(query(Version::Third, None), later);
         let sent = reports.take(later, |_, _| false);
         // In addition to the change, which is reported a second time.
         let last = sent[0].records.last().map(|record| record.kind);
@@ -306,7 +307,7 @@ fn older_queries_are_answered_in_their_version_while_they_continue() {
 fn reports_of_a_router_that_is_a_member_itself_are_not_suppressed() {
     let (mut reports, now) = settled(&members(&[("239.1.1.1", SourceFilter::all())]));
     for (version, sent) in [(Version::Third, 1), (Version::Second, 0)] {
-        reports.hear(query(version, None), now);
+        reports.receive_query(query(version, None), now);
         assert_eq!(reports.take(now, |port, _| port == PORT).len(), sent, "{version:?}");
     }
 }
@@ -314,7 +315,7 @@ fn reports_of_a_router_that_is_a_member_itself_are_not_suppressed() {
 #[test]
 fn without_a_router_there_is_no_state_and_nothing_is_due() {
     let (mut reports, now) = settled(&members(&[("239.1.1.1", SourceFilter::all())]));
-    reports.hear(query(Version::Second, None), now);
+    reports.receive_query(query(Version::Second, None), now);
     reports.set_routers(&BTreeSet::new(), now);
     reports.set_members(members(&[]), now);
     assert_eq!((reports.wake(), reports.take(now, |_, _| false)), (None, vec![]));

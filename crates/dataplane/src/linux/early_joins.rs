@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use shoutd_core::multicast::is_announced;
+use shoutd_core::multicast::is_advertised;
 use shoutd_netlink::{Error, GroupQuerier, Join, JoinMonitor, Kind, Namespace, Peer, Route};
 use tracing::debug;
 
@@ -85,7 +85,7 @@ impl EarlyJoins {
         let joined =
             changes.last.into_iter().filter(|(_, is_joined)| *is_joined).map(|(change, _)| change);
         let mut by_end: BTreeMap<Peer, Vec<IpAddr>> = BTreeMap::new();
-        for (end, group) in joined.filter(|(_, group)| is_announced(*group)) {
+        for (end, group) in joined.filter(|(_, group)| is_advertised(*group)) {
             by_end.entry(end).or_default().push(group);
         }
         let mut joins = Vec::new();

@@ -133,7 +133,7 @@ impl Reporting {
             self.rate_limiter.use_up(queries.len());
             for received in queries {
                 let reports = if received.is_ipv6 { &mut self.of_mld } else { &mut self.of_igmp };
-                reports.hear(query(received), now);
+                reports.receive_query(query(received), now);
             }
         }
     }

@@ -68,14 +68,14 @@ impl Cluster {
             let remotes: Vec<Remote<'_>> = others
                 .map(|(address, network)| Remote {
                     address: *address,
-                    announced: Some(network),
+                    advertised: Some(network),
                     in_sync: true,
                 })
                 .collect();
             let segment = host.segment_mut();
             segment.replication = Arc::new(replication(&remotes));
             let places = remotes.iter().flat_map(|remote| {
-                let endpoints = remote.announced.unwrap().endpoints.values();
+                let endpoints = remote.advertised.unwrap().endpoints.values();
                 endpoints.map(|endpoint| (endpoint.mac, remote.address))
             });
             segment.remote_macs = places.collect();

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use nix::sys::socket::SockaddrIn6;
 use shoutd_core::multicast::SourceFilter;
 use shoutd_core::plane::{DeviceName, Tier};
-use shoutd_dataplane::listeners;
+use shoutd_dataplane::group_members;
 
 use crate::cluster::{Cluster, PORT};
 use crate::support::{ip, run, udp, vni};
@@ -24,7 +24,7 @@ fn a_group_goes_to_the_hosts_with_members() {
     cluster
         .until(1, "the membership", |memberships| memberships.groups.contains_key(&group.into()));
     let path = cluster.hosts[1].segment_path();
-    let listening = listeners(path.parent().unwrap(), vni()).unwrap();
+    let listening = group_members(path.parent().unwrap(), vni()).unwrap();
     let told: Vec<_> = listening.iter().filter(|(_, found)| *found == Some(group.into())).collect();
     assert!(told.len() == 1 && told[0].0.as_str().starts_with("shp"), "{listening:?}");
     cluster.advertise();

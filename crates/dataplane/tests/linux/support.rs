@@ -92,7 +92,7 @@ pub fn ipv6_address(number: u8) -> IpAddr {
 pub fn flood(remotes: &[IpAddr]) -> Replication {
     let unheard: Vec<_> = remotes
         .iter()
-        .map(|address| Remote { address: *address, announced: None, in_sync: false })
+        .map(|address| Remote { address: *address, advertised: None, in_sync: false })
         .collect();
     replication(&unheard)
 }

@@ -140,7 +140,7 @@ impl Reports {
     }
 
     /// Processes a query from one of the ports.
-    pub fn hear(&mut self, query: Query, now: Duration) {
+    pub fn receive_query(&mut self, query: Query, now: Duration) {
         let [first, second] = &mut self.older_until;
         match query.version {
             Version::First => *first = now + OLDER_PRESENT,

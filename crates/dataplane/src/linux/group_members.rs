@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use shoutd_core::Vni;
-use shoutd_core::limits::LISTENERS_SHOWN_MAX;
+use shoutd_core::limits::GROUP_MEMBERS_SHOWN_MAX;
 use shoutd_core::plane::{BRIDGE, DeviceName, namespace_name};
 use shoutd_netlink::{Kind, MdbEntry, Namespace, Route};
 
@@ -17,7 +17,7 @@ use crate::kernel::KernelError;
 ///
 /// # Errors
 /// The segment does not exist or cannot be read.
-pub fn listeners(
+pub fn group_members(
     directory: &Path,
     vni: Vni,
 ) -> Result<BTreeSet<(DeviceName, Option<IpAddr>)>, KernelError> {
@@ -33,5 +33,5 @@ pub fn listeners(
         MdbEntry::Router(port) => (port, None),
     });
     let known = listed.filter_map(|(port, group)| Some((names.get(&port)?.clone(), group)));
-    Ok(known.take(LISTENERS_SHOWN_MAX).collect())
+    Ok(known.take(GROUP_MEMBERS_SHOWN_MAX).collect())
 }
