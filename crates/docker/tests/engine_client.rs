@@ -251,51 +251,50 @@ async fn errors_of_create_are_distinguished() {
         "{body}"
     );
 
-    let refusal = |status: &'static str, message: &'static str| async move {
-        let peer = Peer::of_version("1.41", move |_| {
-            answer(status, &format!(r#"{{"message":"{message}"}}"#))
-        });
-        peer.client.create_network(&spec()).await.unwrap_err()
-    };
-    let taken = refusal("409 Conflict", "network with name foo already exists").await;
+    let peer = refusing("409 Conflict", "network with name foo already exists");
+    let taken = peer.client.create_network(&spec()).await.unwrap_err();
     assert!(matches!(taken, CreateNetworkError::NameTaken { .. }), "{taken}");
-    let overlap =
-        refusal("403 Forbidden", "Pool overlaps with other one on this address space").await;
-    assert!(matches!(overlap, CreateNetworkError::SubnetOverlap { .. }), "{overlap}");
-    let overlap = refusal(
-        "400 Bad Request",
-        "invalid pool request: Pool overlaps with other one on this address space",
-    )
-    .await;
-    assert!(matches!(overlap, CreateNetworkError::SubnetOverlap { .. }), "{overlap}");
-    let other = refusal("404 Not Found", "plugin shoutd not found").await;
+    for (status, message) in [
+        ("403 Forbidden", "Pool overlaps with other one on this address space"),
+        (
+            "400 Bad Request",
+            "invalid pool request: Pool overlaps with other one on this address space",
+        ),
+    ] {
+        let peer = refusing(status, message);
+        let overlap = peer.client.create_network(&spec()).await.unwrap_err();
+        assert!(matches!(overlap, CreateNetworkError::SubnetOverlap { .. }), "{overlap}");
+    }
+    let peer = refusing("404 Not Found", "plugin shoutd not found");
+    let other = peer.client.create_network(&spec()).await.unwrap_err();
     assert!(matches!(other, CreateNetworkError::Engine(EngineError::Refused { .. })), "{other}");
+}
+
+/// An engine that refuses all requests.
+fn refusing(status: &'static str, message: &'static str) -> Peer {
+    Peer::of_version("1.41", move |_| answer(status, &format!(r#"{{"message":"{message}"}}"#)))
 }
 
 #[tokio::test]
 async fn errors_of_remove_are_distinguished() {
     let id = ID.parse().unwrap();
-    let refusal = |status: &'static str, message: &'static str| async move {
-        let peer = Peer::of_version("1.41", move |_| {
-            answer(status, &format!(r#"{{"message":"{message}"}}"#))
-        });
-        peer.client.remove_network(&ID.parse().unwrap()).await.unwrap_err()
-    };
-    let gone = refusal("404 Not Found", "network 9d15 not found").await;
+    let peer = refusing("404 Not Found", "network 9d15 not found");
+    let gone = peer.client.remove_network(&id).await.unwrap_err();
     assert!(matches!(gone, RemoveNetworkError::NotFound { .. }), "{gone}");
-    let no_plugin = refusal("404 Not Found", r#"plugin \"shoutd\" not found"#).await;
+    let peer = refusing("404 Not Found", r#"plugin \"shoutd\" not found"#);
+    let no_plugin = peer.client.remove_network(&id).await.unwrap_err();
     assert!(
         matches!(no_plugin, RemoveNetworkError::Engine(_)),
         "the network still exists: {no_plugin}"
     );
-    let used = refusal(
+    let peer = refusing(
         "403 Forbidden",
         "error while removing network: network foo id 9d15 has active endpoints",
-    )
-    .await;
+    );
+    let used = peer.client.remove_network(&id).await.unwrap_err();
     assert!(matches!(used, RemoveNetworkError::InUse { .. }), "{used}");
-    let predefined =
-        refusal("403 Forbidden", "host is a pre-defined network and cannot be removed").await;
+    let peer = refusing("403 Forbidden", "host is a pre-defined network and cannot be removed");
+    let predefined = peer.client.remove_network(&id).await.unwrap_err();
     assert!(matches!(predefined, RemoveNetworkError::Engine(_)), "{predefined}");
 
     let peer = Peer::of_version("1.41", |line| match line {
@@ -309,19 +308,14 @@ async fn errors_of_remove_are_distinguished() {
 #[tokio::test]
 async fn starting_a_container_reports_whether_it_was_started() {
     let id = "c".repeat(64).parse().unwrap();
-    let start = |status: &'static str, message: &'static str| {
-        let peer = Peer::of_version("1.41", move |_| {
-            answer(status, &format!(r#"{{"message":"{message}"}}"#))
-        });
-        async move { peer.client.start_container(&"c".repeat(64).parse().unwrap()).await }
-    };
     let peer = Peer::of_version("1.41", |_| Some("HTTP/1.1 204 No Content\r\n\r\n".to_owned()));
     assert_eq!(peer.client.start_container(&id).await.unwrap(), Started::Now);
     let peer = Peer::of_version("1.41", |_| Some("HTTP/1.1 304 Not Modified\r\n\r\n".to_owned()));
     assert_eq!(peer.client.start_container(&id).await.unwrap(), Started::Before);
-    assert_eq!(start("404 Not Found", "No such container: cccc").await.unwrap(), Started::Gone);
-    let no_plugin =
-        start("404 Not Found", r#"plugin \"shoutd\" not found"#).await.unwrap_err().to_string();
+    let peer = refusing("404 Not Found", "No such container: cccc");
+    assert_eq!(peer.client.start_container(&id).await.unwrap(), Started::Gone);
+    let peer = refusing("404 Not Found", r#"plugin \"shoutd\" not found"#);
+    let no_plugin = peer.client.start_container(&id).await.unwrap_err().to_string();
     assert!(no_plugin.contains("plugin \"shoutd\" not found"), "{no_plugin}");
 }
 
@@ -381,13 +375,15 @@ fn chunks(chunks: &[&str]) -> String {
     )
 }
 
+/// A line of the engine's events about a network.
+fn event(action: &str, id: &str, more: &str) -> String {
+    let attributes = format!(r#"{{"name":"foo","type":"shoutd"{more}}}"#);
+    let actor = format!(r#"{{"ID":"{id}","Attributes":{attributes}}}"#);
+    format!("{{\"Type\":\"network\",\"Action\":\"{action}\",\"Actor\":{actor},{REST}}}\n")
+}
+
 #[tokio::test]
 async fn events_are_read_across_chunks_and_end_with_one_error() {
-    let event = |action: &str, id: &str, more: &str| {
-        let attributes = format!(r#"{{"name":"foo","type":"shoutd"{more}}}"#);
-        let actor = format!(r#"{{"ID":"{id}","Attributes":{attributes}}}"#);
-        format!("{{\"Type\":\"network\",\"Action\":\"{action}\",\"Actor\":{actor},{REST}}}\n")
-    };
     let create = event("create", ID, "");
     let connect = event("connect", ID, r#","container":"cd7ef2ca""#);
     let (first, second) = connect.split_at(50);
@@ -442,15 +438,12 @@ async fn an_event_that_is_too_long_ends_the_stream() {
 
 #[tokio::test]
 async fn a_removal_that_the_engine_remembers_is_found() {
-    let event = |action: &str, id: &str| {
-        let actor = format!(r#"{{"ID":"{id}","Attributes":{{"name":"foo"}}}}"#);
-        format!("{{\"Action\":\"{action}\",\"Actor\":{actor},\"timeNano\":7}}\n")
-    };
     let other = "f".repeat(64);
     let remembered =
-        [event("create", ID), event("destroy", &other), event("disconnect", ID)].concat();
+        [event("create", ID, ""), event("destroy", &other, ""), event("disconnect", ID, "")]
+            .concat();
     for (answer, expected) in [
-        (remembered.clone() + &event("destroy", ID), true),
+        (remembered.clone() + &event("destroy", ID, ""), true),
         (remembered, false),
         (String::new(), false),
     ] {
@@ -498,17 +491,11 @@ async fn the_swarm_is_known_only_on_a_manager_while_it_has_a_leader() {
 async fn a_node_knows_its_managers() {
     let swarm = r#"{"NodeID":"n1","LocalNodeState":"active","ControlAvailable":false,"Error":"",
         "RemoteManagers":[{"NodeID":"n2","Addr":"10.0.0.2:2377"}]}"#;
-    let node = |id: &str, managers: &[&str]| SwarmNode {
-        id: id.to_owned(),
-        swarm: None,
-        managers: managers.iter().map(|&manager| manager.to_owned()).collect(),
-    };
+    let alone = SwarmNode { id: "n1".to_owned(), swarm: None, managers: [].into() };
+    let managed = SwarmNode { managers: ["n2".to_owned()].into(), ..alone.clone() };
     let cases = [
-        (swarm, Some(node("n1", &["n2"]))),
-        (
-            r#"{"NodeID":"n1","LocalNodeState":"locked","RemoteManagers":null}"#,
-            Some(node("n1", &[])),
-        ),
+        (swarm, Some(managed)),
+        (r#"{"NodeID":"n1","LocalNodeState":"locked","RemoteManagers":null}"#, Some(alone)),
         (r#"{"NodeID":"","LocalNodeState":"inactive","RemoteManagers":null}"#, None),
     ];
     for (swarm, expected) in cases {

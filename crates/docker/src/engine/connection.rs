@@ -128,8 +128,9 @@ impl Connection {
             socket: socket.to_owned(),
             source,
         })?;
-        let transport = |source| EngineError::Transport { operation: operation.to_owned(), source };
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(transport)?;
+        let (sender, connection) = handshake(TokioIo::new(stream))
+            .await
+            .map_err(|source| EngineError::Transport { operation: operation.to_owned(), source })?;
         let driver = Driver(tokio::spawn(async move {
             // The request on this connection returns the same error.
             let _ = connection.await;
@@ -206,9 +207,11 @@ impl Connection {
             .map_err(|error| {
                 EngineError::malformed(operation, format!("request target {target:?}: {error}"))
             })?;
-        let transport = |source| EngineError::Transport { operation: operation.to_owned(), source };
-        self.sender.ready().await.map_err(transport)?;
-        self.sender.send_request(request).await.map_err(transport)
+        let sent = match self.sender.ready().await {
+            Ok(()) => self.sender.send_request(request).await,
+            Err(source) => Err(source),
+        };
+        sent.map_err(|source| EngineError::Transport { operation: operation.to_owned(), source })
     }
 
     async fn read(

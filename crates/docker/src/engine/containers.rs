@@ -343,14 +343,6 @@ mod tests {
 
     #[test]
     fn only_exited_containers_are_stopped() {
-        let read = |status: &str, policy: &str, started: &str, error: &str| {
-            let text = format!(
-                r#"{{"Name":"/a",
-                "State":{{"Status":"{status}","Error":"{error}","StartedAt":"{started}"}},
-                "HostConfig":{{"RestartPolicy":{{"Name":"{policy}","MaximumRetryCount":0}}}}}}"#
-            );
-            parse_container(&id(), text.as_bytes()).unwrap()
-        };
         let (then, never) = ("2026-11-23T05:09:49.123456789Z", "0001-01-01T00:00:00Z");
         let down = StoppedContainer {
             id: id(),
@@ -359,31 +351,45 @@ mod tests {
             has_run: true,
             error: "why".to_owned(),
         };
-        assert_eq!(read("exited", "always", then, "why"), Some(down.clone()));
-        assert_eq!(read("exited", "unless-stopped", then, "why"), Some(down.clone()));
+        assert_eq!(container("exited", "always", then), Some(down.clone()));
+        assert_eq!(container("exited", "unless-stopped", then), Some(down.clone()));
         for policy in ["no", "", "on-failure"] {
             assert_eq!(
-                read("exited", policy, then, "why"),
+                container("exited", policy, then),
                 Some(StoppedContainer { restarts_always: false, ..down.clone() })
             );
         }
         assert_eq!(
-            read("exited", "always", never, "why"),
+            container("exited", "always", never),
             Some(StoppedContainer { has_run: false, ..down })
         );
         for status in ["running", "restarting", "created", "paused", "dead", "removing"] {
-            assert_eq!(read(status, "always", then, "why"), None);
+            assert_eq!(container(status, "always", then), None);
         }
+    }
+
+    fn container(status: &str, policy: &str, started: &str) -> Option<StoppedContainer> {
+        let text = format!(
+            r#"{{"Name":"/a",
+            "State":{{"Status":"{status}","Error":"why","StartedAt":"{started}"}},
+            "HostConfig":{{"RestartPolicy":{{"Name":"{policy}","MaximumRetryCount":0}}}}}}"#
+        );
+        parse_container(&id(), text.as_bytes()).unwrap()
+    }
+
+    fn names(networks: &str, more: &str) -> ContainerNames {
+        let text =
+            format!(r#"{{"Name":"/web-1",{more}"NetworkSettings":{{"Networks":{networks}}}}}"#);
+        parse_names(text.as_bytes()).unwrap()
+    }
+
+    fn aliases(names: &ContainerNames) -> Vec<&str> {
+        names.aliases.values().flatten().map(String::as_str).collect()
     }
 
     #[test]
     fn names_are_read_from_old_and_new_engines() {
         let endpoint = "e".repeat(64);
-        let read = |network: &str, more: &str| {
-            let text =
-                format!(r#"{{"Name":"/web-1",{more}"NetworkSettings":{{"Networks":{network}}}}}"#);
-            parse_names(text.as_bytes()).unwrap()
-        };
         // Docker 20.10 has only `Aliases`; 26.1 also has all names that it resolves.
         let older =
             format!(r#"{{"foo":{{"Aliases":["web","0123456789ab"],"EndpointID":"{endpoint}"}}}}"#);
@@ -393,25 +399,21 @@ mod tests {
         );
         let more = r#""HostsPath":"/var/lib/docker/containers/x/hosts",
             "HostConfig":{"Dns":["127.0.0.12","x"]},"State":{"Pid":7},"#;
-        let (older, newer) = (read(&older, more), read(&newer, ""));
-        let aliases =
-            |names: &ContainerNames| names.aliases.values().flatten().cloned().collect::<Vec<_>>();
-        assert_eq!(
-            (older.name.as_str(), aliases(&older)),
-            ("web-1", vec!["web".to_owned(), "0123456789ab".to_owned()])
-        );
+        let (older, newer) = (names(&older, more), names(&newer, ""));
+        assert_eq!(older.name, "web-1");
+        assert_eq!(aliases(&older), ["web", "0123456789ab"]);
         assert_eq!(aliases(&newer), ["web", "web-1", "web"]);
         assert_eq!(older.hosts_file, Some(PathBuf::from("/var/lib/docker/containers/x/hosts")));
         assert_eq!(older.dns_servers, ["127.0.0.12".parse::<IpAddr>().unwrap()]);
         assert_eq!((newer.hosts_file, newer.dns_servers), (None, vec![]));
         assert_eq!((older.process, newer.process), (Some(7), None));
         // A container that has ended, or has no hosts file of Docker.
-        let none = read(
+        let none = names(
             r#"{"foo":{"Aliases":null,"EndpointID":""}}"#,
             r#""HostsPath":"","State":{"Pid":0},"#,
         );
         assert_eq!((none.aliases.len(), none.hosts_file, none.process), (0, None, None));
-        assert_eq!(read("null", r#""HostsPath":"../hosts","#).hosts_file, None);
+        assert_eq!(names("null", r#""HostsPath":"../hosts","#).hosts_file, None);
     }
 
     #[test]

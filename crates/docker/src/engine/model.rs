@@ -331,11 +331,10 @@ pub(super) fn parse_network(body: &Bytes) -> Result<NetworkDetail, serde_json::E
 
 /// The body of `POST /networks/create`.
 pub(super) fn create_body(spec: &NetworkSpec) -> Result<Vec<u8>, serde_json::Error> {
-    let text = |value: &dyn ToString| value.to_string();
     let config = spec.ipam.configs.iter().map(|config| IpamConfigJson {
-        subnet: config.subnet.as_ref().map(|subnet| text(subnet)).unwrap_or_default(),
-        ip_range: config.ip_range.as_ref().map(|range| text(range)).unwrap_or_default(),
-        gateway: config.gateway.as_ref().map(|gateway| text(gateway)).unwrap_or_default(),
+        subnet: config.subnet.as_ref().map(ToString::to_string).unwrap_or_default(),
+        ip_range: config.ip_range.as_ref().map(ToString::to_string).unwrap_or_default(),
+        gateway: config.gateway.as_ref().map(ToString::to_string).unwrap_or_default(),
         auxiliary: config
             .auxiliary
             .iter()
@@ -390,19 +389,7 @@ impl IpamConfigJson {
         if self.subnet.is_empty() {
             return None;
         }
-        let parsed = || -> Option<IpamConfig> {
-            Some(IpamConfig {
-                subnet: Some(self.subnet.parse::<IpNet>().ok()?.trunc()),
-                gateway: optional(&self.gateway, address)?,
-                ip_range: optional(&self.ip_range, |text| text.parse().ok())?,
-                auxiliary: self
-                    .auxiliary
-                    .iter()
-                    .map(|(name, text)| Some((name.clone(), address(text)?)))
-                    .collect::<Option<_>>()?,
-            })
-        };
-        let config = parsed();
+        let config = self.parsed();
         if config.is_none() {
             warn!(
                 network,
@@ -413,11 +400,31 @@ impl IpamConfigJson {
         }
         config
     }
+
+    fn parsed(&self) -> Option<IpamConfig> {
+        Some(IpamConfig {
+            subnet: Some(self.subnet.parse::<IpNet>().ok()?.trunc()),
+            gateway: optional(&self.gateway, address)?,
+            ip_range: optional(&self.ip_range, |text| text.parse().ok())?,
+            auxiliary: self
+                .auxiliary
+                .iter()
+                .map(|(name, text)| Some((name.clone(), address(text)?)))
+                .collect::<Option<_>>()?,
+        })
+    }
 }
 
 impl ContainerJson {
     fn checked(self, network: &str, key: String) -> AttachedEndpoint {
-        let warn_if_invalid = |what: &str, text: &str, is_valid: bool| {
+        let mac = self.mac_address.parse::<MacAddress>().ok();
+        let ipv4 = self.ipv4.parse::<Ipv4Net>().ok();
+        let ipv6 = self.ipv6.parse::<Ipv6Net>().ok();
+        for (what, text, is_valid) in [
+            ("mac", &self.mac_address, mac.is_some()),
+            ("ipv4", &self.ipv4, ipv4.is_some()),
+            ("ipv6", &self.ipv6, ipv6.is_some()),
+        ] {
             if !text.is_empty() && !is_valid {
                 warn!(
                     network,
@@ -427,13 +434,7 @@ impl ContainerJson {
                     "ignored an invalid address that Docker reports"
                 );
             }
-        };
-        let mac = self.mac_address.parse::<MacAddress>().ok();
-        warn_if_invalid("mac", &self.mac_address, mac.is_some());
-        let ipv4 = self.ipv4.parse::<Ipv4Net>().ok();
-        warn_if_invalid("ipv4", &self.ipv4, ipv4.is_some());
-        let ipv6 = self.ipv6.parse::<Ipv6Net>().ok();
-        warn_if_invalid("ipv6", &self.ipv6, ipv6.is_some());
+        }
         AttachedEndpoint {
             endpoint: self.endpoint,
             // An endpoint without a sandbox has the key "ep-<endpoint id>" and not a container id.

@@ -9,6 +9,7 @@
 //! for the answer, it allocates nothing else. When the daemon is back, it finds the Swarm's
 //! networks by itself.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,6 +101,10 @@ async fn answer(State(adapter): State<Arc<Adapter>>, request: Request) -> Respon
     }
 }
 
+fn failed_call(error: impl Display) -> DriverError {
+    DriverError::new(format!("the call to shoutd failed: {error}"))
+}
+
 /// The answer to a call of a Swarm's leader if the daemon does not run: a new network keeps its
 /// options, and a removal succeeds. `None` for other calls.
 fn leaders_answer(path: &str, body: &[u8]) -> Option<Value> {
@@ -163,21 +168,18 @@ impl Adapter {
         path: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Value), DriverError> {
-        let broken = |error: &dyn std::fmt::Display| {
-            DriverError::new(format!("the call to shoutd failed: {error}"))
-        };
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| broken(&error))?;
+            .map_err(failed_call)?;
         let connection = tokio::spawn(connection);
         let request = hyper::Request::post(path).header(HOST, "shoutd").body(Full::new(body));
-        let request = request.map_err(|error| broken(&error))?;
-        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+        let request = request.map_err(failed_call)?;
+        let response = sender.send_request(request).await.map_err(failed_call)?;
         let status = response.status();
         let answer = Limited::new(response.into_body(), self.limits.answer_bytes).collect().await;
         connection.abort();
-        let answer = answer.map_err(|error| broken(&error))?.to_bytes();
-        let answer = serde_json::from_slice(&answer).map_err(|error| broken(&error))?;
+        let answer = answer.map_err(failed_call)?.to_bytes();
+        let answer = serde_json::from_slice(&answer).map_err(failed_call)?;
         Ok((status, answer))
     }
 }

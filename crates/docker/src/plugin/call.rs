@@ -33,6 +33,11 @@ pub(super) enum Call {
     Fixed(Result<Value, DriverError>),
 }
 
+/// The refusal of calls that Docker makes for networks of a Swarm only.
+const LOCAL_SCOPE: &str = "shoutd networks have local scope: create them with \"docker network \
+                           create --driver shoutd\" and without --scope; shoutd itself creates \
+                           them on every host";
+
 /// The calls that a managed plugin answers without the daemon: if `GetCapabilities` fails once, the
 /// engine does not try again until it restarts.
 pub(super) fn swarm_answer(path: &str) -> Option<Value> {
@@ -56,12 +61,6 @@ impl Call {
         if let (Scope::Swarm, Some(answer)) = (scope, swarm_answer(path)) {
             return Some(Self::Fixed(Ok(answer)));
         }
-        let local_scope = || {
-            let message = "shoutd networks have local scope: create them with \"docker network \
-                           create --driver shoutd\" and without --scope; shoutd itself creates \
-                           them on every host";
-            Self::Fixed(Err(DriverError::new(message)))
-        };
         Some(match path {
             "/Plugin.Activate" => {
                 Self::Fixed(Ok(json!({ "Implements": ["NetworkDriver", "IpamDriver"] })))
@@ -73,7 +72,7 @@ impl Call {
             "/NetworkDriver.AllocateNetwork" | "/NetworkDriver.FreeNetwork"
                 if scope == Scope::Local =>
             {
-                local_scope()
+                Self::Fixed(Err(DriverError::new(LOCAL_SCOPE)))
             }
             "/NetworkDriver.AllocateNetwork" => Self::Driver(AllocateNetwork),
             "/NetworkDriver.FreeNetwork" => Self::Driver(FreeNetwork),

@@ -150,20 +150,9 @@ struct AddressJson {
 impl FromBody for RequestPool {
     fn from_body(body: &[u8]) -> Result<Self, InvalidRequest> {
         let request: RequestPoolJson = wire::json(body)?;
-        let subnet = |member, text: &str| -> Result<Option<IpNet>, InvalidRequest> {
-            let subnet: Option<IpNet> = wire::optional(member, text)?;
-            if subnet.is_some_and(|subnet| subnet.addr().is_ipv6() != request.v6) {
-                return Err(InvalidRequest::member(
-                    member,
-                    text,
-                    "a subnet of the wrong address family",
-                ));
-            }
-            Ok(subnet.map(|subnet| subnet.trunc()))
-        };
         Ok(Self {
-            subnet: subnet("Pool", &request.pool)?,
-            range: subnet("SubPool", &request.sub_pool)?,
+            subnet: subnet("Pool", &request.pool, request.v6)?,
+            range: subnet("SubPool", &request.sub_pool, request.v6)?,
             address_space: request.address_space,
             options: wire::texts(request.options),
             ipv6: request.v6,
@@ -180,17 +169,15 @@ impl FromBody for PoolId {
 impl FromBody for RequestAddress {
     fn from_body(body: &[u8]) -> Result<Self, InvalidRequest> {
         let request: AddressJson = wire::json(body)?;
-        let option = |name: &str| {
+        let [kind, mac, container] = [REQUEST_TYPE, ENDPOINT_MAC, ENDPOINT_NAME].map(|name| {
             request.options.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
-        };
-        let purpose = if option(REQUEST_TYPE) == Some(GATEWAY) {
+        });
+        let purpose = if kind == Some(GATEWAY) {
             AddressPurpose::Gateway
         } else {
             AddressPurpose::Endpoint {
-                mac: option(ENDPOINT_MAC)
-                    .map(|text| wire::required(ENDPOINT_MAC, text))
-                    .transpose()?,
-                container: option(ENDPOINT_NAME).map(str::to_owned),
+                mac: mac.map(|text| wire::required(ENDPOINT_MAC, text)).transpose()?,
+                container: container.map(str::to_owned),
             }
         };
         let address = match request.address.as_str() {
@@ -220,6 +207,19 @@ impl GrantedPool {
             "Data": data.into_iter().collect::<BTreeMap<_, _>>(),
         })
     }
+}
+
+/// Parses a subnet, which must be of the request's address family. An empty text is `None`.
+fn subnet(
+    member: &'static str,
+    text: &str,
+    is_ipv6: bool,
+) -> Result<Option<IpNet>, InvalidRequest> {
+    let subnet: Option<IpNet> = wire::optional(member, text)?;
+    if subnet.is_some_and(|subnet| subnet.addr().is_ipv6() != is_ipv6) {
+        return Err(InvalidRequest::member(member, text, "a subnet of the wrong address family"));
+    }
+    Ok(subnet.map(|subnet| subnet.trunc()))
 }
 
 /// The answer to `RequestAddress`.

@@ -212,14 +212,9 @@ struct JoinJson {
 impl FromBody for CreateNetwork {
     fn from_body(body: &[u8]) -> Result<Self, InvalidRequest> {
         let mut request: CreateNetworkJson = wire::json(body)?;
-        let flag = |name: &str| match request.options.get(&format!("{ENGINE_PREFIX}{name}")) {
-            Some(Value::Bool(on)) => Some(*on),
-            Some(Value::String(text)) => text.parse().ok(),
-            _ => None,
-        };
-        let internal = flag("internal").unwrap_or(false);
-        let enable_ipv4 = flag("enable_ipv4").unwrap_or(true);
-        let enable_ipv6 = flag("enable_ipv6").unwrap_or(false);
+        let internal = flag(&request.options, "internal").unwrap_or(false);
+        let enable_ipv4 = flag(&request.options, "enable_ipv4").unwrap_or(true);
+        let enable_ipv6 = flag(&request.options, "enable_ipv6").unwrap_or(false);
         let options = match request.options.remove(GENERIC) {
             Some(Value::Object(generic)) => wire::texts(generic.into_iter().collect()),
             Some(Value::Null) | None => BTreeMap::new(),
@@ -268,34 +263,44 @@ impl FromBody for AllocateNetwork {
     }
 }
 
+/// An option that the engine adds, as a boolean or as text.
+fn flag(options: &BTreeMap<String, Value>, name: &str) -> Option<bool> {
+    match options.get(&format!("{ENGINE_PREFIX}{name}")) {
+        Some(Value::Bool(on)) => Some(*on),
+        Some(Value::String(text)) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+fn check_family(
+    member: &'static str,
+    address: IpAddr,
+    is_ipv4: bool,
+) -> Result<(), InvalidRequest> {
+    if address.is_ipv4() == is_ipv4 {
+        return Ok(());
+    }
+    Err(InvalidRequest::member(member, &address.to_string(), "an address of the wrong family"))
+}
+
 impl PoolJson {
     fn checked(self, ipv4: bool) -> Result<AddressPool, InvalidRequest> {
-        let family = |member, address: IpAddr| {
-            if address.is_ipv4() == ipv4 {
-                return Ok(address);
-            }
-            Err(InvalidRequest::member(
-                member,
-                &address.to_string(),
-                "an address of the wrong family",
-            ))
-        };
         let subnet = wire::required::<IpNet>("Pool", &self.pool)?.trunc();
-        family("Pool", subnet.addr())?;
+        check_family("Pool", subnet.addr(), ipv4)?;
         let gateway = match self.gateway.as_str() {
             "" => None,
-            text => Some(family("Gateway", wire::address("Gateway", text)?)?),
+            text => Some(wire::address("Gateway", text)?),
         };
-        let auxiliary = self.aux_addresses.into_iter().map(|(name, text)| {
-            let address = family("AuxAddresses", wire::address("AuxAddresses", &text)?)?;
-            Ok((name, address))
-        });
-        Ok(AddressPool {
-            address_space: self.address_space,
-            subnet,
-            gateway,
-            auxiliary: auxiliary.collect::<Result<_, InvalidRequest>>()?,
-        })
+        if let Some(gateway) = gateway {
+            check_family("Gateway", gateway, ipv4)?;
+        }
+        let mut auxiliary = BTreeMap::new();
+        for (name, text) in self.aux_addresses {
+            let address = wire::address("AuxAddresses", &text)?;
+            check_family("AuxAddresses", address, ipv4)?;
+            auxiliary.insert(name, address);
+        }
+        Ok(AddressPool { address_space: self.address_space, subnet, gateway, auxiliary })
     }
 }
 
@@ -358,13 +363,17 @@ impl CreatedInterface {
 
 impl JoinReply {
     pub(super) fn to_wire(&self) -> Value {
-        let route = |route: &StaticRoute| {
-            json!({
-                "Destination": route.destination.to_string(),
-                "RouteType": if route.next_hop.is_some() { 0 } else { 1 },
-                "NextHop": route.next_hop.map(|router| router.to_string()).unwrap_or_default(),
+        let routes: Vec<Value> = self
+            .routes
+            .iter()
+            .map(|StaticRoute { destination, next_hop }| {
+                json!({
+                    "Destination": destination.to_string(),
+                    "RouteType": if next_hop.is_some() { 0 } else { 1 },
+                    "NextHop": next_hop.map(|router| router.to_string()).unwrap_or_default(),
+                })
             })
-        };
+            .collect();
         json!({
             "InterfaceName": {
                 "SrcName": self.interface,
@@ -373,7 +382,7 @@ impl JoinReply {
             },
             "Gateway": "",
             "GatewayIPv6": "",
-            "StaticRoutes": self.routes.iter().map(route).collect::<Vec<_>>(),
+            "StaticRoutes": routes,
             "DisableGatewayService": self.without_gateway,
         })
     }

@@ -193,7 +193,6 @@ impl<D: NetworkDriver + IpamDriver> Plugin<D> {
         slot: Slot,
     ) -> Result<Value, DriverError> {
         let driver = Arc::clone(&self.driver);
-        let done = |()| json!({});
         match call {
             DriverCall::AllocateNetwork => {
                 let request: AllocateNetwork = parse(body)?;
@@ -204,15 +203,15 @@ impl<D: NetworkDriver + IpamDriver> Plugin<D> {
             }
             DriverCall::FreeNetwork => {
                 let request = parse(body)?;
-                slot.run(async move { driver.free_network(request).await.map(done) }).await
+                slot.run(async move { driver.free_network(request).await.map(empty) }).await
             }
             DriverCall::CreateNetwork => {
                 let request = CreateNetwork { scope: self.scope, ..parse(body)? };
-                slot.run(async move { driver.create_network(request).await.map(done) }).await
+                slot.run(async move { driver.create_network(request).await.map(empty) }).await
             }
             DriverCall::DeleteNetwork => {
                 let request = parse(body)?;
-                slot.run(async move { driver.delete_network(request).await.map(done) }).await
+                slot.run(async move { driver.delete_network(request).await.map(empty) }).await
             }
             DriverCall::CreateEndpoint => {
                 let request: CreateEndpoint = parse(body)?;
@@ -224,7 +223,7 @@ impl<D: NetworkDriver + IpamDriver> Plugin<D> {
             }
             DriverCall::DeleteEndpoint => {
                 let request: EndpointKey = parse(body)?;
-                slot.run(async move { driver.delete_endpoint(request).await.map(done) }).await
+                slot.run(async move { driver.delete_endpoint(request).await.map(empty) }).await
             }
             DriverCall::Join => {
                 let request: Join = parse(body)?;
@@ -233,7 +232,7 @@ impl<D: NetworkDriver + IpamDriver> Plugin<D> {
             }
             DriverCall::Leave => {
                 let request: EndpointKey = parse(body)?;
-                slot.run(async move { driver.leave(request).await.map(done) }).await
+                slot.run(async move { driver.leave(request).await.map(empty) }).await
             }
             DriverCall::EndpointInfo => {
                 let request: EndpointKey = parse(body)?;
@@ -251,7 +250,7 @@ impl<D: NetworkDriver + IpamDriver> Plugin<D> {
             }
             DriverCall::ReleasePool => {
                 let request: PoolId = parse(body)?;
-                slot.run(async move { driver.release_pool(request).await.map(done) }).await
+                slot.run(async move { driver.release_pool(request).await.map(empty) }).await
             }
             DriverCall::RequestAddress => {
                 let request: RequestAddress = parse(body)?;
@@ -262,10 +261,14 @@ impl<D: NetworkDriver + IpamDriver> Plugin<D> {
             }
             DriverCall::ReleaseAddress => {
                 let request: ReleaseAddress = parse(body)?;
-                slot.run(async move { driver.release_address(request).await.map(done) }).await
+                slot.run(async move { driver.release_address(request).await.map(empty) }).await
             }
         }
     }
+}
+
+fn empty((): ()) -> Value {
+    json!({})
 }
 
 fn parse<T: FromBody>(body: &[u8]) -> Result<T, DriverError> {

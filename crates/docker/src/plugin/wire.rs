@@ -101,9 +101,9 @@ pub(super) fn address(member: &'static str, text: &str) -> Result<IpAddr, Invali
 /// Options as strings. Users can only give strings; other values, which the engine adds, are kept
 /// as JSON.
 pub(super) fn texts(options: BTreeMap<String, Value>) -> BTreeMap<String, String> {
-    let text = |value| match value {
-        Value::String(text) => text,
-        other => other.to_string(),
-    };
-    options.into_iter().map(|(name, value)| (name, text(value))).collect()
+    let texts = options.into_iter().map(|(name, value)| match value {
+        Value::String(text) => (name, text),
+        other => (name, other.to_string()),
+    });
+    texts.collect()
 }

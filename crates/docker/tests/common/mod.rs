@@ -283,12 +283,12 @@ impl Client {
             }
             assert!(self.more().await, "the connection was closed before an answer");
         };
-        let header = |name: &str| {
-            head.lines().find_map(|line| {
-                line.split_once(": ").filter(|(key, _)| key.eq_ignore_ascii_case(name))
-            })
-        };
-        let length: usize = header("content-length").unwrap().1.parse().unwrap();
+        let (_, length) = head
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+            .unwrap();
+        let length: usize = length.parse().unwrap();
         while self.buffer.len() < length {
             assert!(self.more().await, "the connection was closed within an answer");
         }
