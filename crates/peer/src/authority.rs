@@ -220,10 +220,9 @@ impl Authority {
         with: &SealKey,
         of: ClusterId,
     ) -> Result<Self, AuthorityError> {
-        let digits = |digits| hex::decode(digits).ok_or_else(|| damaged(&"not hexadecimal digits"));
-        let certificate = AuthorityCertificate::from_der(&digits(&agreed.certificate)?)
+        let certificate = AuthorityCertificate::from_der(&from_hex(&agreed.certificate)?)
             .map_err(|error| damaged(&error))?;
-        let sealed = digits(&agreed.sealed_key)?;
+        let sealed = from_hex(&agreed.sealed_key)?;
         let (nonce, sealed) =
             sealed.split_first_chunk().ok_or_else(|| damaged(&"the sealed key is too short"))?;
         let mut opened = Zeroizing::new(sealed.to_vec());
@@ -290,6 +289,10 @@ pub(crate) fn own_certificate(key: &HostKey) -> Result<rcgen::Certificate, Autho
 
 fn not_issued(error: &rcgen::Error) -> AuthorityError {
     AuthorityError::Issue(error.to_string())
+}
+
+fn from_hex(digits: &str) -> Result<Vec<u8>, AuthorityError> {
+    hex::decode(digits).ok_or_else(|| damaged(&"not hexadecimal digits"))
 }
 
 fn damaged(reason: &dyn fmt::Display) -> AuthorityError {

@@ -25,11 +25,13 @@ impl BodyBudget {
         if octets <= SMALL_BODY_BYTES_MAX {
             return Ok(None);
         }
-        let busy = || Rejection::Busy {
-            reason: format!("{BULK_BYTES_MAX} bytes of large messages are in flight"),
-        };
-        let octets = u32::try_from(octets).map_err(|_| busy())?;
-        Arc::clone(&self.0).try_acquire_many_owned(octets).map(Some).map_err(|_| busy())
+        u32::try_from(octets)
+            .ok()
+            .and_then(|octets| Arc::clone(&self.0).try_acquire_many_owned(octets).ok())
+            .map(Some)
+            .ok_or_else(|| Rejection::Busy {
+                reason: format!("{BULK_BYTES_MAX} bytes of large messages are in flight"),
+            })
     }
 
     /// The limit on this request's body, and the permit for it. A body without a `Content-Length`

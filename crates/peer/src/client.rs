@@ -129,15 +129,14 @@ impl Client {
         request: &Q,
         deadline: Duration,
     ) -> Result<A, CallError> {
-        let malformed = |reason: String| CallError::Malformed { address, reason };
-        let body = serde_json::to_vec(request).map_err(|error| {
-            malformed(format!("the request cannot be written as JSON: {error}"))
+        let body = serde_json::to_vec(request).map_err(|error| CallError::Malformed {
+            address,
+            reason: format!("the request cannot be written as JSON: {error}"),
         })?;
         if body.len() > BODY_BYTES_MAX {
-            return Err(malformed(format!(
-                "the request has {} bytes; {BODY_BYTES_MAX} is the limit",
-                body.len()
-            )));
+            let reason =
+                format!("the request has {} bytes; {BODY_BYTES_MAX} is the limit", body.len());
+            return Err(CallError::Malformed { address, reason });
         }
         let exchange = async {
             let (response, connection) = self.send(host, address, path, Bytes::from(body)).await?;
@@ -167,7 +166,6 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<(Response<Incoming>, Connection), CallError> {
-        let unreachable = |source| CallError::Unreachable { address, source };
         loop {
             let mut connection =
                 self.connections.get(address).await.map_err(|source| {
@@ -175,7 +173,7 @@ impl Client {
                         Some(distrust) => {
                             CallError::Untrusted { address, distrust: distrust.clone() }
                         }
-                        None => unreachable(source),
+                        None => CallError::Unreachable { address, source },
                     }
                 })?;
             // A request for one host must not be sent to another: it may carry secrets.
@@ -198,7 +196,8 @@ impl Client {
                     // Retry only after a reused connection died; each round removes one. A live
                     // connection that fails does not justify a retry.
                     if !connection.reused || !connection.sender.is_closed() {
-                        return Err(unreachable(Arc::new(io::Error::other(error))));
+                        let source = Arc::new(io::Error::other(error));
+                        return Err(CallError::Unreachable { address, source });
                     }
                 }
             }

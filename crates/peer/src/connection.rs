@@ -146,14 +146,11 @@ async fn connect(connector: &dyn Connector, address: SocketAddr) -> io::Result<M
             builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         io::Result::Ok((sender, connection, peer.host))
     };
-    let too_slow = |_| {
-        io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("no connection within {CONNECT_DEADLINE:?}"),
-        )
+    let Ok(done) = timeout(CONNECT_DEADLINE, handshake).await else {
+        let reason = format!("no connection within {CONNECT_DEADLINE:?}");
+        return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
     };
-    let (sender, connection, host) =
-        timeout(CONNECT_DEADLINE, handshake).await.map_err(too_slow)??;
+    let (sender, connection, host) = done?;
     // Ends when the peer closes it or stops answering, or when the last sender is dropped.
     tokio::spawn(async move {
         if let Err(error) = connection.await {

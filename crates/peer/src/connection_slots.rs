@@ -37,6 +37,12 @@ struct Entry {
     _open: oneshot::Sender<()>,
 }
 
+impl Entry {
+    fn is_stranger(&self) -> bool {
+        self.host.is_none()
+    }
+}
+
 impl Taken {
     fn count(&self, select: impl Fn(&Entry) -> bool) -> usize {
         self.entries.iter().filter(|entry| select(entry)).count()
@@ -56,12 +62,11 @@ impl ConnectionSlots {
     /// A slot for a new connection, and a receiver that resolves when the connection must close.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> (Slot, oneshot::Receiver<()>) {
         let mut taken = self.taken();
-        let stranger = |entry: &Entry| entry.host.is_none();
-        let from_there = |entry: &Entry| stranger(entry) && entry.address == address;
+        let from_there = |entry: &Entry| entry.is_stranger() && entry.address == address;
         if taken.count(from_there) >= STRANGERS_PER_ADDRESS_MAX {
             taken.close_oldest(from_there);
-        } else if taken.count(stranger) >= STRANGERS_MAX {
-            taken.close_oldest(stranger);
+        } else if taken.count(Entry::is_stranger) >= STRANGERS_MAX {
+            taken.close_oldest(Entry::is_stranger);
         }
         let (open, closed) = oneshot::channel();
         let number = taken.next;
@@ -83,11 +88,10 @@ impl Slot {
     /// was already told to close.
     pub fn belongs_to(&self, host: HostId) -> bool {
         let mut taken = self.connection_slots.taken();
-        let of_host = |entry: &Entry| entry.host == Some(host);
-        if taken.count(of_host) >= CONNECTIONS_PER_HOST_MAX {
+        if taken.count(|entry| entry.host == Some(host)) >= CONNECTIONS_PER_HOST_MAX {
             // The oldest is likely one that a restart or a partition left behind.
-            taken.close_oldest(of_host);
-        } else if taken.count(|entry| entry.host.is_some()) >= CONNECTIONS_MAX {
+            taken.close_oldest(|entry| entry.host == Some(host));
+        } else if taken.count(|entry| !entry.is_stranger()) >= CONNECTIONS_MAX {
             return false;
         }
         let own = taken.entries.iter_mut().find(|entry| entry.number == self.number);
@@ -148,16 +152,20 @@ mod tests {
     #[test]
     fn one_host_takes_only_its_own_slots_and_all_slots_are_bounded() {
         let connection_slots = Arc::new(ConnectionSlots::default());
-        let mut admit = |number| {
-            let (slot, closed) = connection_slots.admit(address(number));
-            (slot.belongs_to(host(number)), slot, closed)
-        };
-        let mut first: Vec<_> = (0..=CONNECTIONS_PER_HOST_MAX).map(|_| admit(0)).collect();
-        let open: Vec<_> = first.iter_mut().map(|(_, _, closed)| is_open(closed)).collect();
+        let mut first = Vec::new();
+        for _ in 0..=CONNECTIONS_PER_HOST_MAX {
+            let (slot, closed) = connection_slots.admit(address(0));
+            assert!(slot.belongs_to(host(0)));
+            first.push((slot, closed));
+        }
+        let open: Vec<_> = first.iter_mut().map(|(_, closed)| is_open(closed)).collect();
         assert!(!open[0] && open[1..].iter().all(|open| *open));
         let rest = CONNECTIONS_MAX - CONNECTIONS_PER_HOST_MAX;
-        let others: Vec<_> = (1..=rest + 1).map(&mut admit).collect();
-        assert!(others[..rest].iter().all(|(admitted, ..)| *admitted));
-        assert!(!others[rest].0);
+        let mut others = Vec::new();
+        for number in 1..=rest + 1 {
+            let (slot, closed) = connection_slots.admit(address(number));
+            assert_eq!(slot.belongs_to(host(number)), number <= rest, "host {number}");
+            others.push((slot, closed));
+        }
     }
 }

@@ -12,12 +12,15 @@ pub(crate) fn encode(octets: &[u8]) -> String {
 
 /// The bytes; `None` if the text has anything but digits, or an odd number of them.
 pub(crate) fn decode(digits: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
     if !rest.is_empty() {
         return None;
     }
     pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    u8::try_from(char::from(byte).to_digit(16)?).ok()
 }
 
 /// As [`decode`], for exactly `N` bytes.

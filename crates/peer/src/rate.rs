@@ -94,12 +94,16 @@ mod tests {
     fn all_together_may_ask_so_often_and_memory_has_a_bound() {
         let (rate, start) = (Rate::new(), Instant::now());
         let (burst, interval) = STRANGER_REQUESTS_IN_ALL;
-        let flood = |now| (0..5000).map(|address| admitted(&rate, address, 1, now)).sum::<u32>();
-        assert_eq!(flood(start), burst);
-        assert_eq!(flood(start + interval * 10), 10);
+        assert_eq!(flood(&rate, start), burst);
+        assert_eq!(flood(&rate, start + interval * 10), 10);
         for round in 0..20 {
-            flood(start + interval * burst * round);
+            flood(&rate, start + interval * burst * round);
         }
         assert!(rate.0.lock().addresses.len() <= ADDRESSES_MAX);
+    }
+
+    /// How many requests of 5000 addresses are admitted.
+    fn flood(rate: &Rate, now: Instant) -> u32 {
+        (0..5000).map(|address| admitted(rate, address, 1, now)).sum()
     }
 }

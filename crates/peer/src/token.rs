@@ -167,23 +167,20 @@ mod tests {
 
     #[test]
     fn errors_about_a_token_do_not_repeat_it() {
-        let parse = |text: &str| text.parse::<Token>().unwrap_err();
-        assert_eq!(parse(""), TokenError::NotAToken);
-        assert_eq!(parse("SWMTKN-1-abc"), TokenError::NotAToken);
-        assert_eq!(parse(&"x".repeat(1 << 20)), TokenError::NotAToken);
-        assert_eq!(parse("SHOUT2-x"), TokenError::OtherVersion("2".to_owned()));
-        assert_eq!(parse("SHOUT1-abc"), TokenError::Damaged { part: "first part", digits: 64 });
-        let cut = &text()[..100];
-        assert_eq!(parse(cut), TokenError::Damaged { part: "secret", digits: 32 });
-        assert_eq!(
-            parse(&format!("{}0", text())),
-            TokenError::Damaged { part: "secret", digits: 32 }
-        );
-        assert_eq!(
-            parse(&format!("{}-00", text())),
-            TokenError::Damaged { part: "secret", digits: 32 }
-        );
-        assert!(!parse(cut).to_string().contains("1b1b"));
+        let damaged_secret = TokenError::Damaged { part: "secret", digits: 32 };
+        for (text, error) in [
+            (String::new(), TokenError::NotAToken),
+            ("SWMTKN-1-abc".to_owned(), TokenError::NotAToken),
+            ("x".repeat(1 << 20), TokenError::NotAToken),
+            ("SHOUT2-x".to_owned(), TokenError::OtherVersion("2".to_owned())),
+            ("SHOUT1-abc".to_owned(), TokenError::Damaged { part: "first part", digits: 64 }),
+            (text()[..100].to_owned(), damaged_secret.clone()),
+            (format!("{}0", text()), damaged_secret.clone()),
+            (format!("{}-00", text()), damaged_secret.clone()),
+        ] {
+            assert_eq!(text.parse::<Token>().unwrap_err(), error);
+        }
+        assert!(!damaged_secret.to_string().contains("1b1b"));
     }
 
     proptest! {

@@ -96,6 +96,10 @@ mod tests {
         running.stop().await;
     }
 
+    fn member() -> Arc<CredentialStore> {
+        certified(1, ours(), std::time::SystemTime::now())
+    }
+
     fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
         let [_, length @ ..] = u32::try_from(payload.len()).unwrap().to_be_bytes();
         [&length[..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
@@ -113,13 +117,21 @@ mod tests {
 
     /// The header block of `POST` to a path: indexed fields and literals (RFC 7541, section 6).
     fn headers(path: &str, more: &[(&str, &str)]) -> Vec<u8> {
-        let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
         let mut block = vec![0x83, 0x87];
-        block.extend([&[0x04][..], &text(path), &[0x01], &text("x")].concat());
+        block.extend([&[0x04][..], &literal(path), &[0x01], &literal("x")].concat());
         for (name, value) in more {
-            block.extend([&[0x00][..], &text(name), &text(value)].concat());
+            block.extend([&[0x00][..], &literal(name), &literal(value)].concat());
         }
         block
+    }
+
+    fn literal(text: &str) -> Vec<u8> {
+        [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
+    }
+
+    /// The id of a client's stream.
+    fn stream(number: u32) -> u32 {
+        (2 * number + 1) & 0x7fff_ffff
     }
 
     /// A flood: its name, the bytes sent first, and those sent again and again, by their number.
@@ -128,11 +140,9 @@ mod tests {
     /// The attacks over one connection.
     fn floods(host: HostId) -> Vec<Flood> {
         let host = host.to_string();
-        let request =
-            move |path: &str| headers(path, &[("shoutd-protocol", "1"), ("shoutd-host", &host)]);
-        let (enroll, large, swallow) = (request(ENROLL), request("/large"), request("/swallow"));
+        let [enroll, large, swallow] = [ENROLL, "/large", "/swallow"]
+            .map(|path| headers(path, &[("shoutd-protocol", "1"), ("shoutd-host", &host)]));
         let reset_enroll = enroll.clone();
-        let stream = |number: u32| (2 * number + 1) & 0x7fff_ffff;
         vec![
             ("pings", preface(), Box::new(|_| frame(6, 0, 0, &[7; 8]).repeat(500))),
             ("settings", preface(), Box::new(|_| frame(4, 0, 0, &[0, 3, 0, 0, 0, 9]).repeat(500))),
@@ -140,9 +150,13 @@ mod tests {
                 "rapid reset",
                 preface(),
                 Box::new(move |number| {
-                    let one =
-                        |n| [frame(1, 4, n, &reset_enroll), frame(3, 0, n, &[0, 0, 0, 8])].concat();
-                    (0..100).flat_map(|n| one(stream(100 * number + n))).collect()
+                    let streams = (0..100).map(|n| stream(100 * number + n));
+                    streams
+                        .flat_map(|id| {
+                            [frame(1, 4, id, &reset_enroll), frame(3, 0, id, &[0, 0, 0, 8])]
+                        })
+                        .flatten()
+                        .collect()
                 }),
             ),
             (
@@ -240,7 +254,6 @@ mod tests {
         }
         let server = Server::start();
         let address = server.address;
-        let member = || certified(1, ours(), std::time::SystemTime::now());
         let friend = member();
         let friend = Client::new(
             Identity::new(friend.host(), Some(ours())),

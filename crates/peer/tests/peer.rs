@@ -250,16 +250,16 @@ mod tests {
     async fn a_stopping_server_finishes_requests_in_flight() {
         let (entered, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (inside, outside) = (Arc::clone(&entered), Arc::clone(&release));
-        let held = async move || {
+        let held = post(async move || {
             inside.notify_one();
             outside.notified().await;
             Json("done".to_owned())
-        };
+        });
         let server = serve_router(
             (LOOPBACK, 0).into(),
             identity(1, None),
             acceptor(1),
-            Router::new().route("/held", post(held)),
+            Router::new().route("/held", held),
         );
         let (address, client) = (server.address, client(2, None));
         let call =
@@ -282,14 +282,11 @@ mod tests {
         let mut silent = TcpStream::connect(server.address).await.unwrap();
         let mut garbage = TcpStream::connect(server.address).await.unwrap();
         garbage.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-        // HTTP/2 answers with a GOAWAY frame before it closes.
-        let closed = async |stream: &mut TcpStream| {
-            let mut bytes = Vec::new();
-            timeout(FIRST_REQUEST_DEADLINE + SOON, stream.read_to_end(&mut bytes)).await.unwrap()
-        };
-        // With a FIN, or with a reset if the server did not read everything.
-        let _ = closed(&mut garbage).await;
-        closed(&mut silent).await.unwrap();
+        // HTTP/2 answers with a GOAWAY frame before it closes, with a FIN, or with a reset if the
+        // server did not read everything.
+        let (mut bytes, patience) = (Vec::new(), FIRST_REQUEST_DEADLINE + SOON);
+        let _ = timeout(patience, garbage.read_to_end(&mut bytes)).await.unwrap();
+        timeout(patience, silent.read_to_end(&mut bytes)).await.unwrap().unwrap();
         assert_eq!(echo(&client(2, None), server.address).await.unwrap(), "hello");
         server.stop().await;
     }

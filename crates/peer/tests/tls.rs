@@ -189,20 +189,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_leads_to_its_own_cluster_only() {
-        let fingerprint = |number| prepared(number).authority.certificate().fingerprint();
+        let [first, second] =
+            [1, 2].map(|number| prepared(number).authority.certificate().fingerprint());
         let (newcomer, server) = (stranger(), serve_as(&member(1), router()));
-        let right = client_of(&newcomer, Trust::Pinned(fingerprint(1)));
+        let right = client_of(&newcomer, Trust::Pinned(first));
         assert!(enroll(&right, server.address).await.is_ok());
-        let wrong = client_of(&newcomer, Trust::Pinned(fingerprint(2)));
+        let wrong = client_of(&newcomer, Trust::Pinned(second));
         let other = distrust(enroll(&wrong, server.address).await);
-        assert_eq!(other, Distrust::OtherToken { token: fingerprint(2), cluster: fingerprint(1) });
-        for named in [fingerprint(1), fingerprint(2)] {
+        assert_eq!(other, Distrust::OtherToken { token: second, cluster: first });
+        for named in [first, second] {
             assert!(other.to_string().contains(&named.to_string()), "{other}");
         }
         // Without a token it trusts any host that could admit it.
         assert!(enroll(&client_of(&newcomer, Trust::Anybody), server.address).await.is_ok());
         let unformed = serve_as(&stranger(), router());
-        for trust in [Trust::Pinned(fingerprint(1)), Trust::Anybody, Trust::Cluster] {
+        for trust in [Trust::Pinned(first), Trust::Anybody, Trust::Cluster] {
             let store = if trust == Trust::Cluster { member(2) } else { Arc::clone(&newcomer) };
             assert_eq!(
                 distrust(enroll(&client_of(&store, trust), unformed.address).await),

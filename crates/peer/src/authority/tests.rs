@@ -52,12 +52,14 @@ fn a_certificate_is_valid_for_one_host_of_one_cluster_for_a_limited_time() {
     assert_eq!((certificate.host(), certificate.cluster()), (key.host(), seven()));
     assert_eq!(certificate.key(), key.public());
     for usage in [Usage::Client, Usage::Server] {
-        let check = |now| certificate.check(authority.certificate(), usage, at(now));
-        assert_eq!(check(now), Ok(()));
-        assert_eq!(check(now - VALIDITY), Ok(()), "a clock that is slow");
-        assert_eq!(check(now + VALIDITY - Duration::from_secs(1)), Ok(()));
-        let early = check(SystemTime::UNIX_EPOCH + VALID_FROM - Duration::from_secs(1));
-        let late = check(now + VALIDITY + Duration::from_secs(3 * 86_400));
+        // Also by a clock that is slow.
+        for then in [now, now - VALIDITY, now + VALIDITY - Duration::from_secs(1)] {
+            assert_eq!(certificate.check(authority.certificate(), usage, at(then)), Ok(()));
+        }
+        let then = SystemTime::UNIX_EPOCH + VALID_FROM - Duration::from_secs(1);
+        let early = certificate.check(authority.certificate(), usage, at(then));
+        let then = now + VALIDITY + Duration::from_secs(3 * 86_400);
+        let late = certificate.check(authority.certificate(), usage, at(then));
         assert!(matches!(early, Err(Distrust::NotYetValid(_))), "{early:?}");
         assert_eq!(
             late.unwrap_err().to_string(),
@@ -82,32 +84,34 @@ fn a_certificate_is_valid_for_one_host_of_one_cluster_for_a_limited_time() {
 #[test]
 fn a_clock_that_is_far_off_is_an_error_or_a_certificate() {
     let (authority, key) = (Authority::draw().unwrap(), HostKey::draw().unwrap());
-    let issue = |now| authority.issue(key.public(), seven(), now);
-    assert!(issue(SystemTime::UNIX_EPOCH).is_ok());
-    assert!(issue(SystemTime::UNIX_EPOCH - Duration::from_secs(1 << 40)).is_ok());
-    assert!(
-        issue(SystemTime::UNIX_EPOCH + Duration::from_secs(SECONDS_MAX - VALIDITY.as_secs()))
-            .is_ok()
-    );
-    assert!(issue(SystemTime::UNIX_EPOCH + Duration::from_secs(SECONDS_MAX)).is_err());
-    assert!(issue(SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 60)).is_err());
+    let epoch = SystemTime::UNIX_EPOCH;
+    for now in [
+        epoch,
+        epoch - Duration::from_secs(1 << 40),
+        epoch + Duration::from_secs(SECONDS_MAX - VALIDITY.as_secs()),
+    ] {
+        assert!(authority.issue(key.public(), seven(), now).is_ok(), "{now:?}");
+    }
+    for now in [epoch + Duration::from_secs(SECONDS_MAX), epoch + Duration::from_secs(1 << 60)] {
+        assert!(authority.issue(key.public(), seven(), now).is_err(), "{now:?}");
+    }
 }
 
 #[test]
 fn a_certificate_whose_name_is_not_that_of_its_key_is_refused() {
     let (authority, key, other) =
         (Authority::draw().unwrap(), HostKey::draw().unwrap(), HostKey::draw().unwrap());
-    let issue = |name: String| forge(&authority, key.public(), name);
-    let forged = issue(member_name(other.host(), seven()));
+    let forged = forge(&authority, key.public(), member_name(other.host(), seven()));
     assert_eq!(
         Certificate::from_der(&forged),
         Err(Distrust::OtherName { names: other.host(), is: key.host() })
     );
-    assert_eq!(Certificate::from_der(&issue(own_name(key.host()))), Err(Distrust::NoCluster));
+    let forged = forge(&authority, key.public(), own_name(key.host()));
+    assert_eq!(Certificate::from_der(&forged), Err(Distrust::NoCluster));
     for name in
         ["example.com".to_owned(), format!("{}.7.shoutd", key.host()), format!("x.{}", key.host())]
     {
-        let error = Certificate::from_der(&issue(name)).unwrap_err();
+        let error = Certificate::from_der(&forge(&authority, key.public(), name)).unwrap_err();
         assert!(matches!(error, Distrust::Malformed(_)), "{error:?}");
     }
     assert_eq!(
@@ -128,19 +132,22 @@ fn the_authoritys_key_is_readable_only_with_the_seal_key_and_for_its_cluster() {
         sealed.sealed_key,
         "a nonce must be used once only"
     );
-    let error = |sealed: &cluster::Authority, key: &SealKey, cluster| {
-        Authority::unseal(sealed, key, cluster).unwrap_err()
-    };
-    assert_eq!(error(&sealed, &SealKey::draw().unwrap(), seven()), AuthorityError::WrongSeal);
-    assert_eq!(error(&sealed, &key, ClusterId::new(8)), AuthorityError::WrongSeal);
     let mut damaged = sealed.clone();
     damaged
         .sealed_key
         .replace_range(40..41, if &sealed.sealed_key[40..41] == "0" { "1" } else { "0" });
-    assert_eq!(error(&damaged, &key, seven()), AuthorityError::WrongSeal);
+    for (sealed, key, cluster) in [
+        (&sealed, &SealKey::draw().unwrap(), seven()),
+        (&sealed, &key, ClusterId::new(8)),
+        (&damaged, &key, seven()),
+    ] {
+        let error = Authority::unseal(sealed, key, cluster).unwrap_err();
+        assert_eq!(error, AuthorityError::WrongSeal);
+    }
     let other = Authority::draw().unwrap().seal(&key, seven()).unwrap();
     let swapped = cluster::Authority { certificate: other.certificate, ..sealed };
-    assert!(matches!(error(&swapped, &key, seven()), AuthorityError::Damaged(_)));
+    let error = Authority::unseal(&swapped, &key, seven()).unwrap_err();
+    assert!(matches!(error, AuthorityError::Damaged(_)), "{error:?}");
 }
 
 #[test]

@@ -314,25 +314,26 @@ impl CredentialStore {
     }
 
     fn load(&self) -> Result<Option<Credentials>, CredentialError> {
-        let path = |name| self.directory.join(name);
-        let Some(certificate) = read_pem(&path(CERTIFICATE_FILE), CERTIFICATE_LABEL)? else {
+        let [certificate_file, authority_file, seal_key_file] =
+            [CERTIFICATE_FILE, AUTHORITY_FILE, SEAL_KEY_FILE].map(|name| self.directory.join(name));
+        let Some(certificate) = read_pem(&certificate_file, CERTIFICATE_LABEL)? else {
             return Ok(None);
         };
-        let missing = |name| damaged(&path(name), "it is missing");
-        let authority = read_pem(&path(AUTHORITY_FILE), CERTIFICATE_LABEL)?
-            .ok_or_else(|| missing(AUTHORITY_FILE))?;
-        let seal_key = files::read(&path(SEAL_KEY_FILE))?.ok_or_else(|| missing(SEAL_KEY_FILE))?;
+        let authority = read_pem(&authority_file, CERTIFICATE_LABEL)?
+            .ok_or_else(|| damaged(&authority_file, "it is missing"))?;
         let seal_key =
-            std::str::from_utf8(&seal_key).ok().and_then(|text| SealKey::from_digits(text.trim()));
-        let seal_key = seal_key
-            .ok_or_else(|| damaged(&path(SEAL_KEY_FILE), "it is not 64 hexadecimal digits"))?;
+            files::read(&seal_key_file)?.ok_or_else(|| damaged(&seal_key_file, "it is missing"))?;
+        let seal_key = std::str::from_utf8(&seal_key)
+            .ok()
+            .and_then(|text| SealKey::from_digits(text.trim()))
+            .ok_or_else(|| damaged(&seal_key_file, "it is not 64 hexadecimal digits"))?;
         let certificate = Certificate::from_der(&certificate)
-            .map_err(|error| damaged(&path(CERTIFICATE_FILE), error))?;
+            .map_err(|error| damaged(&certificate_file, error))?;
         let authority = AuthorityCertificate::from_der(&authority)
-            .map_err(|error| damaged(&path(AUTHORITY_FILE), error))?;
+            .map_err(|error| damaged(&authority_file, error))?;
         Credentials::new(self.key.public(), certificate, authority, seal_key)
             .map(Some)
-            .map_err(|error| damaged(&path(CERTIFICATE_FILE), error))
+            .map_err(|error| damaged(&certificate_file, error))
     }
 }
 

@@ -66,10 +66,13 @@ fn a_host_keeps_its_identity_until_it_leaves() {
     assert_eq!(member.certified().cert.len(), 1);
 }
 
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
 #[test]
 fn files_that_other_users_can_read_are_refused() {
     let fixture = Fixture::enrolled();
-    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(&fixture.directory.path().join(DIRECTORY)), 0o700);
     for name in [KEY_FILE, CERTIFICATE_FILE, AUTHORITY_FILE, SEAL_KEY_FILE] {
         let path = fixture.file(name);
@@ -178,14 +181,17 @@ fn a_certificate_is_renewed_before_and_after_it_expires() {
     let (store, now) = (fixture.open().unwrap(), SystemTime::now());
     assert!(matches!(store.renew(&fixture.authority, now), Err(CredentialError::NotEnrolled)));
     store.enroll(fixture.issue(&store, now)).unwrap();
-    let needs = |at| store.credentials().unwrap().needs_renewal(at);
-    assert!(!needs(now));
-    assert!(!needs(now + VALIDITY - RENEWAL - DAY));
-    assert!(needs(now + VALIDITY - RENEWAL + DAY));
-    assert!(needs(now + 10 * VALIDITY));
-    // A slow clock does not cause a renewal, whether it is days behind or was never set.
-    assert!(!needs(now - 10 * DAY));
-    assert!(!needs(SystemTime::UNIX_EPOCH + DAY));
+    for (at, needs_renewal) in [
+        (now, false),
+        (now + VALIDITY - RENEWAL - DAY, false),
+        (now + VALIDITY - RENEWAL + DAY, true),
+        (now + 10 * VALIDITY, true),
+        // A slow clock does not cause a renewal, whether it is days behind or was never set.
+        (now - 10 * DAY, false),
+        (SystemTime::UNIX_EPOCH + DAY, false),
+    ] {
+        assert_eq!(store.credentials().unwrap().needs_renewal(at), needs_renewal, "{at:?}");
+    }
     // A host that was off for a year still starts, and renews its certificate.
     store.enroll(fixture.issue(&store, now - 365 * DAY)).unwrap();
     let store = fixture.open().unwrap();

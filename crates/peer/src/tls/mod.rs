@@ -148,9 +148,12 @@ impl Acceptor for TlsAcceptor {
     }
 }
 
+fn unusable(reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
+}
+
 /// The authenticated other end, after the handshake.
 fn peer(store: &CredentialStore, state: &CommonState, usage: Usage) -> io::Result<Peer> {
-    let unusable = |reason: &str| io::Error::new(io::ErrorKind::InvalidData, reason);
     // ALPN does not fail if the client offers no protocol at all.
     if state.alpn_protocol() != Some(PROTOCOL) {
         return Err(unusable("it does not speak HTTP/2"));

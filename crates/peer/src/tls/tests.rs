@@ -121,14 +121,14 @@ fn distrust(answer: io::Result<Peer>) -> Distrust {
 #[tokio::test]
 async fn a_client_must_show_a_certificate_and_speak_http_2() {
     let key = HostKey::draw().unwrap();
-    let own = || vec![own_certificate(&key).unwrap().der().clone()];
-    let peer = accepted(client(Some((own(), &key)), &[PROTOCOL])).await.unwrap();
+    let own = vec![own_certificate(&key).unwrap().der().clone()];
+    let peer = accepted(client(Some((own.clone(), &key)), &[PROTOCOL])).await.unwrap();
     assert_eq!((peer.host, peer.membership), (key.host(), Err(Distrust::NoCluster)));
     let error = accepted(client(None, &[PROTOCOL])).await.unwrap_err();
     assert!(error.to_string().contains("peer sent no certificates"), "{error}");
-    let error = accepted(client(Some((own(), &key)), &[])).await.unwrap_err();
+    let error = accepted(client(Some((own.clone(), &key)), &[])).await.unwrap_err();
     assert_eq!(error.to_string(), "it does not speak HTTP/2");
-    let error = accepted(client(Some((own(), &key)), &[b"http/1.1"])).await.unwrap_err();
+    let error = accepted(client(Some((own, &key)), &[b"http/1.1"])).await.unwrap_err();
     assert!(error.to_string().contains("protocol"), "{error}");
 }
 
@@ -159,13 +159,13 @@ async fn a_certificate_must_name_the_host_of_its_key_even_if_our_authority_signe
     let Prepared { authority, .. } = prepared();
     let forged =
         forge(&authority, key.public(), crate::certificate::member_name(other.host(), cluster()));
-    let chain = || vec![forged.clone(), authority.certificate().chain_link()];
+    let chain = vec![forged, authority.certificate().chain_link()];
     let expected = Distrust::OtherName { names: other.host(), is: key.host() };
-    let peer = accepted(client(Some((chain(), &key)), &[PROTOCOL])).await.unwrap();
+    let peer = accepted(client(Some((chain.clone(), &key)), &[PROTOCOL])).await.unwrap();
     assert_eq!((peer.host, peer.membership), (key.host(), Err(expected.clone())));
     let pinned = Trust::Pinned(authority.certificate().fingerprint());
     for trust in [Trust::Cluster, pinned, Trust::Anybody] {
-        assert_eq!(distrust(connected(chain(), &key, trust).await), expected);
+        assert_eq!(distrust(connected(chain.clone(), &key, trust).await), expected);
     }
 }
 
