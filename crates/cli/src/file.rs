@@ -27,19 +27,19 @@ pub fn read_at_most(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 /// Reads the token from a file that the user named. It may be a pipe, such as a shell's `<(...)`;
 /// `-` is standard input.
 pub(crate) fn read_token(path: &Path) -> io::Result<String> {
-    let explain =
-        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-    let read = || {
-        if path == Path::new("-") {
-            read_input()
-        } else {
-            read_limited(File::open(path)?, TOKEN_FILE_BYTES_MAX)
-        }
+    try_read_token(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
+fn try_read_token(path: &Path) -> io::Result<String> {
+    let octets = if path == Path::new("-") {
+        read_input()?
+    } else {
+        read_limited(File::open(path)?, TOKEN_FILE_BYTES_MAX)?
     };
-    let octets = read().map_err(explain)?;
     let text = String::from_utf8(octets)
-        .map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not valid UTF-8"));
-    text.map(|text| text.trim().to_owned()).map_err(explain)
+        .map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not valid UTF-8"))?;
+    Ok(text.trim().to_owned())
 }
 
 /// Reads one line of standard input: users who type the token do not send an end of file.
