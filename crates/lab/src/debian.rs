@@ -257,22 +257,23 @@ impl Apt<'_> {
 
 /// The address of the Debian archive in the machine's apt configuration.
 fn archive() -> Result<String> {
-    let listed = || {
-        let filters =
-            ["Created-By: Packages", "Origin: Debian", "Label: Debian", "Component: main"];
-        let listed = run(Command::new("apt-get")
-            .args(["indextargets", "--format", "$(REPO_URI)"])
-            .args(filters))?;
-        Ok::<_, anyhow::Error>(listed.lines().next().map(str::to_owned))
-    };
-    if let Some(archive) = listed()? {
+    if let Some(archive) = listed_archive()? {
         return Ok(archive);
     }
     // An archive's index tells whether it is Debian's, and a machine may not have the index yet.
     run(Command::new("apt-get").args(["update", "--quiet"]))?;
-    listed()?.context(
+    listed_archive()?.context(
         "apt has no Debian archive configured, from which packages of other releases could be had",
     )
+}
+
+/// The first Debian archive in apt's index.
+fn listed_archive() -> Result<Option<String>> {
+    let filters = ["Created-By: Packages", "Origin: Debian", "Label: Debian", "Component: main"];
+    let listed = run(Command::new("apt-get")
+        .args(["indextargets", "--format", "$(REPO_URI)"])
+        .args(filters))?;
+    Ok(listed.lines().next().map(str::to_owned))
 }
 
 /// Runs a command and returns what it printed to its standard output.

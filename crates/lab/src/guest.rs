@@ -72,29 +72,20 @@ fn pack(
         let directory = tree.join(directory);
         fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
     }
-    let copy = |from: &Path, to: PathBuf| -> Result<()> {
-        if let Some(directory) = to.parent() {
-            fs::create_dir_all(directory)
-                .with_context(|| format!("make {}", directory.display()))?;
-        }
-        fs::copy(from, &to)
-            .map(drop)
-            .with_context(|| format!("copy {} to {}", from.display(), to.display()))
-    };
     let test_program = program.to_str().context("the test program's path is not valid UTF-8")?;
     for file in PROGRAMS.into_iter().chain([test_program]) {
         let path = Path::new(file);
-        copy(path, tree.join("bin").join(path.file_name().context("a file name")?))?;
+        copy(path, &tree.join("bin").join(path.file_name().context("a file name")?))?;
         for library in libraries(file)? {
-            copy(&library, tree.join(library.strip_prefix("/").unwrap_or(&library)))?;
+            copy(&library, &tree.join(library.strip_prefix("/").unwrap_or(&library)))?;
         }
     }
-    copy(Path::new("/usr/bin/busybox"), tree.join("bin/busybox"))?;
+    copy(Path::new("/usr/bin/busybox"), &tree.join("bin/busybox"))?;
     let modules = modules(root)?;
     let mut loads = String::new();
     for module in &modules {
         let name = module.file_name().and_then(|name| name.to_str()).context("a file name")?;
-        copy(module, tree.join("modules").join(name))?;
+        copy(module, &tree.join("modules").join(name))?;
         loads.push_str(&format!("insmod /modules/{name}\n"));
     }
     let name = program.file_name().and_then(|name| name.to_str()).context("a file name")?;
@@ -125,6 +116,16 @@ fn pack(
         String::from_utf8_lossy(&packed.stderr).trim()
     );
     Ok(image)
+}
+
+/// Copies a file, and makes the directory that it goes to.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if let Some(directory) = to.parent() {
+        fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+    }
+    fs::copy(from, to)
+        .map(drop)
+        .with_context(|| format!("copy {} to {}", from.display(), to.display()))
 }
 
 /// The modules' files, in the order of their dependencies.
@@ -178,11 +179,11 @@ fn boot(root: &Path, image: &Path, work: &Path) -> Result<String> {
     let directory = root.join("boot");
     let files =
         fs::read_dir(&directory).with_context(|| format!("list {}", directory.display()))?;
-    let is_kernel = |path: &PathBuf| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
-    };
-    let kernel =
-        files.flatten().map(|entry| entry.path()).find(is_kernel).context("find the kernel")?;
+    let kernel = files
+        .flatten()
+        .find(|entry| entry.file_name().to_string_lossy().starts_with("vmlinuz-"))
+        .context("find the kernel")?
+        .path();
     let console = work.join("console");
     let output = File::create(&console).with_context(|| format!("make {}", console.display()))?;
     let error = output.try_clone().context("write what the console shows")?;
@@ -215,10 +216,8 @@ fn boot(root: &Path, image: &Path, work: &Path) -> Result<String> {
         .spawn()
         .context("run qemu-system-x86_64")?;
     let mut machine = Machine(child);
-    let shown =
-        || Ok::<_, anyhow::Error>(String::from_utf8_lossy(&fs::read(&console)?).into_owned());
     let ended = wait_until("the end of the tests in the virtual machine", DEADLINE, || {
-        if shown()?.contains(END) {
+        if read_console(&console)?.contains(END) {
             return Ok(Some(()));
         }
         match machine.0.try_wait()? {
@@ -226,7 +225,7 @@ fn boot(root: &Path, image: &Path, work: &Path) -> Result<String> {
             None => Ok(None),
         }
     });
-    let shown = shown()?;
+    let shown = read_console(&console)?;
     ended.with_context(|| {
         let lines: Vec<&str> = shown.lines().collect();
         format!(
@@ -235,6 +234,11 @@ fn boot(root: &Path, image: &Path, work: &Path) -> Result<String> {
         )
     })?;
     Ok(shown)
+}
+
+fn read_console(path: &Path) -> Result<String> {
+    let shown = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    Ok(String::from_utf8_lossy(&shown).into_owned())
 }
 
 /// The virtual machine; it is killed when this is dropped.

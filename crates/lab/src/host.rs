@@ -179,14 +179,7 @@ impl Host {
         let processes = self.file("/proc")?;
         let entries = fs::read_dir(&processes)
             .with_context(|| format!("list the processes of {}", self.name()))?;
-        let lives = |entry: fs::DirEntry| {
-            let pid = entry.file_name().to_str()?.parse().ok()?;
-            // "pid (name) state ..."; zombies do not count.
-            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-            let (found, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
-            (found == name && !rest.starts_with(" Z")).then_some(pid)
-        };
-        Ok(entries.filter_map(|entry| lives(entry.ok()?)).collect())
+        Ok(entries.filter_map(|entry| pid_of(&entry.ok()?, name)).collect())
     }
 
     /// Sends a signal (`TERM`, `KILL`, `STOP`...) to these processes, by the host's process ids.
@@ -336,4 +329,13 @@ impl Host {
         }
         Ok(output.stdout)
     }
+}
+
+/// The id of a process below `/proc`, if it runs a program of this name.
+fn pid_of(entry: &fs::DirEntry, name: &str) -> Option<u32> {
+    let pid = entry.file_name().to_str()?.parse().ok()?;
+    // "pid (name) state ..."; zombies do not count.
+    let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+    let (found, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+    (found == name && !rest.starts_with(" Z")).then_some(pid)
 }

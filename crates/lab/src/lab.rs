@@ -185,17 +185,16 @@ impl Lab {
     #[must_use]
     pub fn list() -> Vec<LabSummary> {
         let layouts = lab_names().into_iter().filter_map(|name| Layout::new(&name).ok());
-        let summary = |layout: Layout| LabSummary {
-            name: layout.name().to_owned(),
-            hosts: layout
-                .host_numbers()
-                .unwrap_or_default()
+        let mut labs = Vec::new();
+        for layout in layouts.filter(Layout::is_kept) {
+            let numbers = layout.host_numbers().unwrap_or_default();
+            let hosts = numbers
                 .into_iter()
                 .filter(|number| layout.host_init(*number).exists())
-                .map(|number| format!("host{number}"))
-                .collect(),
-        };
-        layouts.filter(Layout::is_kept).map(summary).collect()
+                .map(|number| format!("host{number}"));
+            labs.push(LabSummary { name: layout.name().to_owned(), hosts: hosts.collect() });
+        }
+        labs
     }
 
     /// The lab's name.

@@ -125,17 +125,14 @@ pub struct VirtualHost {
 
 impl VirtualHost {
     fn power_on(number: u8, directory: &Path, system: &Path, additions: &Path) -> Result<Self> {
-        let file = |what: &str| directory.join(format!("{what}{number}"));
-        let disk = file("disk");
+        let [disk, console_file, agent] =
+            ["disk", "console", "agent"].map(|what| directory.join(format!("{what}{number}")));
         // Keeps holes.
         let copied =
             Command::new("cp").arg("--sparse=always").arg(system.join("disk")).arg(&disk).status();
         ensure!(copied.context("run cp")?.success(), "the disk of host {number} cannot be copied");
-        let console =
-            File::create(file("console")).context("make a file for what a console shows")?;
+        let console = File::create(console_file).context("make a file for what a console shows")?;
         let errors = console.try_clone().context("write what a console shows")?;
-        let drive =
-            |path: &Path, more: &str| format!("file={},if=virtio,format=raw{more}", path.display());
         // The first one serves the cable's socket, and the second one connects to it.
         let cable = directory.join("cable");
         let end = if number == 1 { "on" } else { "off" };
@@ -151,14 +148,14 @@ impl VirtualHost {
         command.args(["-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 panic=-1 quiet"]);
         command.args([
             "-drive",
-            &drive(&disk, ",cache=unsafe"),
+            &format!("file={},if=virtio,format=raw,cache=unsafe", disk.display()),
             "-drive",
-            &drive(additions, ",readonly=on"),
+            &format!("file={},if=virtio,format=raw,readonly=on", additions.display()),
         ]);
         command.args(["-device", "virtio-serial"]);
         command.args([
             "-chardev",
-            &format!("socket,id=agent,path={},server=on,wait=off", file("agent").display()),
+            &format!("socket,id=agent,path={},server=on,wait=off", agent.display()),
         ]);
         command.args(["-device", &format!("virtserialport,chardev=agent,name={AGENT_PORT}")]);
         command.args([
@@ -175,7 +172,7 @@ impl VirtualHost {
         };
         wait_until("the start of a virtual machine", ANSWER_DEADLINE, || {
             host.ensure_runs()?;
-            Ok((cable.exists() && file("agent").exists()).then_some(()))
+            Ok((cable.exists() && agent.exists()).then_some(()))
         })?;
         Ok(host)
     }
@@ -193,30 +190,24 @@ impl VirtualHost {
     ///
     /// Fails when the script does, with what it printed, and when it takes longer than minutes.
     pub fn sh(&self, script: &str) -> Result<String> {
-        let what = || format!("host{}$ {script}", self.number);
-        let mut agent = self.agent().with_context(what)?;
+        self.try_sh(script).with_context(|| format!("host{}$ {script}", self.number))
+    }
+
+    fn try_sh(&self, script: &str) -> Result<String> {
+        let mut agent = self.agent()?;
         let begun = agent.ask(
             "guest-exec",
             &json!({"path": "/bin/sh", "arg": ["-c", script], "capture-output": true}),
         );
-        let pid = begun.with_context(what)?["pid"].clone();
-        let ended = wait_until(&what(), COMMAND_DEADLINE, || {
+        let pid = begun?["pid"].clone();
+        let ended = wait_until("the end of the command", COMMAND_DEADLINE, || {
             let status = agent.ask("guest-exec-status", &json!({ "pid": pid }))?;
             Ok((status["exited"] == true).then_some(status))
         })?;
-        let text = |name: &str| -> Result<String> {
-            let octets = BASE64_STANDARD
-                .decode(ended[name].as_str().unwrap_or_default())
-                .with_context(what)?;
-            Ok(String::from_utf8_lossy(&octets).into_owned())
-        };
-        let (printed, said) = (text("out-data")?, text("err-data")?);
-        ensure!(
-            ended["exitcode"] == 0,
-            "{} failed ({}): {printed}{said}",
-            what(),
-            ended["exitcode"]
-        );
+        let printed = decode(&ended["out-data"])?;
+        let errors = decode(&ended["err-data"])?;
+        let code = &ended["exitcode"];
+        ensure!(*code == 0, "failed ({code}): {printed}{errors}");
         Ok(printed)
     }
 
@@ -298,11 +289,11 @@ impl VirtualHost {
 
     fn ensure_runs(&mut self) -> Result<()> {
         let ended = self.machine.try_wait().context("wait for a virtual machine")?;
-        let shown = || {
-            fs::read_to_string(self.directory.join(format!("console{}", self.number)))
-                .unwrap_or_default()
-        };
-        ensure!(ended.is_none(), "the virtual machine ended: {}", shown());
+        if ended.is_some() {
+            let console = self.directory.join(format!("console{}", self.number));
+            let shown = fs::read_to_string(console).unwrap_or_default();
+            bail!("the virtual machine ended: {shown}");
+        }
         Ok(())
     }
 }
@@ -357,4 +348,10 @@ impl Agent {
         );
         serde_json::from_str(&line).with_context(|| format!("read the agent's answer {line:?}"))
     }
+}
+
+/// The text that the guest agent encoded in base64.
+fn decode(encoded: &Value) -> Result<String> {
+    let octets = BASE64_STANDARD.decode(encoded.as_str().unwrap_or_default())?;
+    Ok(String::from_utf8_lossy(&octets).into_owned())
 }

@@ -29,10 +29,6 @@ fn namespaces_of(name: &str) -> BTreeSet<String> {
     let directory = Path::new(STATE_ROOT).join(name);
     let record: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(directory.join("lab.json")).unwrap()).unwrap();
-    let namespace = |pid: &str, kind: &str| {
-        let link = fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
-        link.to_str().unwrap().to_owned()
-    };
     let mut found = BTreeSet::from([namespace(&record["keeper"].to_string(), "net")]);
     for entry in fs::read_dir(&directory).unwrap() {
         let path = entry.unwrap().path();
@@ -46,17 +42,21 @@ fn namespaces_of(name: &str) -> BTreeSet<String> {
     found
 }
 
+fn namespace(pid: &str, kind: &str) -> String {
+    let link = fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+    link.to_str().unwrap().to_owned()
+}
+
 /// The processes, of the whole machine, that are in one of these namespaces.
 fn processes_in(namespaces: &BTreeSet<String>) -> Vec<String> {
-    let links = |process: &Path| {
+    let mut commands = Vec::new();
+    for process in fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path()) {
         let links = NAMESPACES.map(|kind| fs::read_link(process.join("ns").join(kind)).ok());
-        links.into_iter().flatten().any(|link| namespaces.contains(link.to_str().unwrap()))
-    };
-    let entries = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
-    entries
-        .filter(|process| links(process))
-        .map(|process| fs::read_to_string(process.join("cmdline")).unwrap_or_default())
-        .collect()
+        if links.into_iter().flatten().any(|link| namespaces.contains(link.to_str().unwrap())) {
+            commands.push(fs::read_to_string(process.join("cmdline")).unwrap_or_default());
+        }
+    }
+    commands
 }
 
 /// The first thing that is left of a lab, if any.
@@ -66,10 +66,9 @@ fn left_of(name: &str, namespaces: &BTreeSet<String>) -> Option<String> {
         return Some(format!("processes: {processes:?}"));
     }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let held = |line: &&str| {
+    if let Some(mount) = mounts.lines().find(|line| {
         line.contains(name) || namespaces.iter().any(|namespace| line.contains(namespace))
-    };
-    if let Some(mount) = mounts.lines().find(held) {
+    }) {
         return Some(format!("mount: {mount}"));
     }
     let cgroups = Command::new("find")
@@ -165,25 +164,16 @@ fn engines_and_hosts_come_back() {
         "1000",
     ];
     host.docker(always).unwrap();
-    let running = || {
-        let names = host.docker(["ps", "--format", "{{.Names}}"]).unwrap();
-        names.lines().map(str::to_owned).collect::<Vec<_>>()
-    };
-    let await_restart = |what: &str| {
-        wait_until(what, Duration::from_secs(20), || Ok((running() == ["always"]).then_some(())))
-            .unwrap();
-    };
-
     host.stop_engine().unwrap();
     assert!(!host.run(["docker", "version"]).unwrap().success());
     assert!(host.stop_engine().is_err());
     host.start_engine().unwrap();
-    await_restart("the container after the engine was stopped");
+    await_restart(host, "the container after the engine was stopped");
 
     host.kill_engine().unwrap();
     assert!(host.pids_of("dockerd").unwrap().is_empty());
     host.start_engine().unwrap();
-    await_restart("the container after the engine was killed");
+    await_restart(host, "the container after the engine was killed");
 
     // A frozen container cannot be killed.
     host.docker(["pause", "always"]).unwrap();
@@ -192,7 +182,7 @@ fn engines_and_hosts_come_back() {
     assert!(host.sh("true").unwrap_err().to_string().contains("host1 is off"));
     host.power_on().unwrap();
     host.sh("test ! -e /run/gone && test -e /var/lib/shoutd/kept").unwrap();
-    await_restart("the container after the host was off");
+    await_restart(host, "the container after the host was off");
     assert!(host.engine_log().unwrap().matches("Starting up").count() >= 4);
 }
 
@@ -255,8 +245,19 @@ fn own_a_lab() {
     start_container(host, "stays");
     let _command = host.spawn(["sleep", "1000"]).unwrap();
     // The container's sleep and this one.
-    let both = || Ok((host.pids_of("sleep")?.len() == 2).then_some(()));
-    wait_until("both commands to run", Duration::from_secs(20), both).unwrap();
+    wait_until("both commands to run", Duration::from_secs(20), || {
+        Ok((host.pids_of("sleep")?.len() == 2).then_some(()))
+    })
+    .unwrap();
     println!("lab is up: {}", lab.name());
     _ = std::io::stdin().read(&mut [0]);
+}
+
+/// Waits until the container that restarts always runs, and no other.
+fn await_restart(host: &Host, what: &str) {
+    wait_until(what, Duration::from_secs(20), || {
+        let names = host.docker(["ps", "--format", "{{.Names}}"])?;
+        Ok(names.lines().eq(["always"]).then_some(()))
+    })
+    .unwrap();
 }

@@ -89,10 +89,14 @@ fn remove_cgroup(cgroup: &Path) -> bool {
 
 fn cgroup_hierarchies() -> Result<Vec<PathBuf>> {
     let mounts = fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
-    let hierarchy = |line: &str| {
+    let mut hierarchies = Vec::new();
+    for line in mounts.lines() {
         let mut fields = line.split(' ').skip(1);
-        let (path, kind) = (fields.next()?, fields.next()?);
-        kind.starts_with("cgroup").then(|| PathBuf::from(path))
-    };
-    Ok(mounts.lines().filter_map(hierarchy).collect())
+        if let (Some(path), Some(kind)) = (fields.next(), fields.next())
+            && kind.starts_with("cgroup")
+        {
+            hierarchies.push(PathBuf::from(path));
+        }
+    }
+    Ok(hierarchies)
 }

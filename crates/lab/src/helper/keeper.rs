@@ -12,6 +12,7 @@ use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -58,17 +59,20 @@ struct Keeper {
 /// Fails when there is no keeper, when it does not answer in time, and with its reason when it
 /// refuses.
 pub(crate) fn ask(layout: &Layout, request: &str) -> Result<String> {
-    let path = layout.keeper_socket();
-    let context = || format!("ask the keeper of lab {} for \"{request}\"", layout.name());
-    let mut stream = UnixStream::connect(&path).with_context(context)?;
-    stream.set_read_timeout(Some(ANSWER_DEADLINE)).with_context(context)?;
-    writeln!(stream, "{request}").with_context(context)?;
+    try_ask(&layout.keeper_socket(), request)
+        .with_context(|| format!("ask the keeper of lab {} for \"{request}\"", layout.name()))
+}
+
+fn try_ask(socket: &Path, request: &str) -> Result<String> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(ANSWER_DEADLINE))?;
+    writeln!(stream, "{request}")?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).with_context(context)?;
+    stream.read_to_string(&mut answer)?;
     match answer.trim_end_matches('\n').split_once(' ') {
         Some(("ok", value)) => Ok(value.to_owned()),
-        Some(("error", reason)) => bail!("{}: {reason}", context()),
-        _ => bail!("{}: it ended without an answer", context()),
+        Some(("error", reason)) => bail!("{reason}"),
+        _ => bail!("it ended without an answer"),
     }
 }
 
