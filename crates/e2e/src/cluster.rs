@@ -158,11 +158,13 @@ impl Cluster {
 
     /// The lengths of all hosts' logs now.
     pub fn logs(&self) -> Vec<LogLengths> {
-        let length = |log: Result<String>| log.map_or(0, |log| log.len());
-        self.hosts()
-            .iter()
-            .map(|host| (length(host.shoutd_log()), length(host.engine_log())))
-            .collect()
+        let mut lengths = Vec::new();
+        for host in self.hosts() {
+            let [daemon, engine] =
+                [host.shoutd_log(), host.engine_log()].map(|log| log.map_or(0, |log| log.len()));
+            lengths.push((daemon, engine));
+        }
+        lengths
     }
 
     /// Shows the last lines of each log since [`Cluster::logs`] was called.

@@ -128,8 +128,10 @@ pub fn takes_sysctls_with_network(host: &Host) -> Result<bool> {
 /// Starts one container on each of these hosts, all at once.
 pub fn one_on_each(hosts: &[Host], network: &str, options: &[&str]) -> Result<Vec<Container>> {
     thread::scope(|scope| {
-        let start = |host| scope.spawn(move || Container::start(host, network, options));
-        let started: Vec<_> = hosts.iter().map(start).collect();
+        let started: Vec<_> = hosts
+            .iter()
+            .map(|host| scope.spawn(move || Container::start(host, network, options)))
+            .collect();
         let joined = started.into_iter().map(thread::ScopedJoinHandle::join);
         joined.map(|result| result.unwrap_or_else(|_| bail!("a thread panicked"))).collect()
     })

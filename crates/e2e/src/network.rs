@@ -50,8 +50,8 @@ impl Network {
     pub fn remove_on(self, host: &Host) -> Result<()> {
         wait_until(&format!("network {} to be unused", self.name), SOON, || {
             let rows = networks(host)?;
-            let is_used = |row: &Value| row["hosts"].as_array().is_none_or(|used| !used.is_empty());
-            let used = rows.iter().any(|row| row["name"] == self.name.as_str() && is_used(row));
+            let mut own = rows.iter().filter(|row| row["name"] == self.name.as_str());
+            let used = own.any(|row| row["hosts"].as_array().is_none_or(|hosts| !hosts.is_empty()));
             Ok((!used).then_some(()))
         })?;
         host.docker(["network", "rm", &self.name])?;

@@ -66,17 +66,15 @@ impl GroupSocket {
 
     /// Joins a group.
     pub fn join(&self, group: IpAddr, sources: Sources<'_>) -> Result<()> {
-        let ask_for_each = |option, sources: &[IpAddr]| {
-            sources.iter().try_for_each(|source| self.ask_for(option, group, Some(*source)))
-        };
-        match sources {
-            Sources::All => self.ask_for(libc::MCAST_JOIN_GROUP, group, None),
-            Sources::Only(sources) => ask_for_each(libc::MCAST_JOIN_SOURCE_GROUP, sources),
+        let (option, sources) = match sources {
+            Sources::All => return self.ask_for(libc::MCAST_JOIN_GROUP, group, None),
+            Sources::Only(sources) => (libc::MCAST_JOIN_SOURCE_GROUP, sources),
             Sources::AllBut(sources) => {
                 self.ask_for(libc::MCAST_JOIN_GROUP, group, None)?;
-                ask_for_each(libc::MCAST_BLOCK_SOURCE, sources)
+                (libc::MCAST_BLOCK_SOURCE, sources)
             }
-        }
+        };
+        sources.iter().try_for_each(|source| self.ask_for(option, group, Some(*source)))
     }
 
     /// `struct group_req`, or `struct group_source_req` (ip(7), RFC 3678, section 5).
@@ -159,14 +157,14 @@ impl Container {
         let pid = self.inspect("{{.State.Pid}}")?;
         let path = self.host.file(&format!("/proc/{pid}/ns/net"))?;
         let namespace = File::open(&path).with_context(|| format!("open {}", path.display()))?;
-        let enter = move || {
-            setns(&namespace, CloneFlags::CLONE_NEWNET)
-                .context("enter the container's network namespace")?;
-            work()
-        };
         // A thread may be in another network namespace than its process.
         thread::scope(|scope| {
-            scope.spawn(enter).join().map_err(|_| anyhow!("a thread panicked"))?
+            let thread = scope.spawn(move || {
+                setns(&namespace, CloneFlags::CLONE_NEWNET)
+                    .context("enter the container's network namespace")?;
+                work()
+            });
+            thread.join().map_err(|_| anyhow!("a thread panicked"))?
         })
     }
 

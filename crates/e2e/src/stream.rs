@@ -125,8 +125,10 @@ impl<'a> Stream<'a> {
         seconds: u32,
     ) -> Result<Running<'a>> {
         let receivers = thread::scope(|scope| {
-            let starting = |container| scope.spawn(move || self.receive(enter(container)?));
-            let started: Vec<_> = receivers.iter().map(|container| starting(*container)).collect();
+            let started: Vec<_> = receivers
+                .iter()
+                .map(|container| scope.spawn(move || self.receive(enter(container)?)))
+                .collect();
             let joined = started.into_iter().map(thread::ScopedJoinHandle::join);
             joined
                 .map(|result| result.unwrap_or_else(|_| bail!("a thread panicked")))
@@ -277,11 +279,12 @@ impl Running<'_> {
     pub fn await_more(&self, count: u64) -> Result<()> {
         for receiver in &self.receivers {
             let container = &receiver.container;
-            let count_now = || counter(container, self.stream.protocol(), "InDatagrams");
-            let before = count_now()?;
+            let protocol = self.stream.protocol();
+            let before = counter(container, protocol, "InDatagrams")?;
             let what = format!("{count} datagrams more on {}", container.host().name());
             wait_until(&what, PROGRAM_DEADLINE, || {
-                Ok((count_now()? >= before + count).then_some(()))
+                let now = counter(container, protocol, "InDatagrams")?;
+                Ok((now >= before + count).then_some(()))
             })?;
         }
         Ok(())

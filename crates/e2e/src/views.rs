@@ -51,12 +51,13 @@ pub fn is_leader(host: &Host) -> Result<bool> {
 
 /// Every address in use as seen by `asked`: the host's name by network and address.
 pub fn leased(asked: &Host) -> Result<BTreeMap<(String, IpAddr), String>> {
-    let text = |row: &Value, field: &str| row[field].as_str().map(str::to_owned).context("a text");
     let mut leased = BTreeMap::new();
     for row in endpoints(asked)? {
+        let network = row["network"].as_str().context("a network")?;
+        let host = row["host"].as_str().context("a host")?;
         for address in list(row["addresses"].clone())? {
             let address = address.as_str().context("an address")?.parse()?;
-            leased.insert((text(&row, "network")?, address), text(&row, "host")?);
+            leased.insert((network.to_owned(), address), host.to_owned());
         }
     }
     Ok(leased)
