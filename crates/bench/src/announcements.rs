@@ -38,6 +38,13 @@ pub(super) struct Count {
     pub(super) bytes: usize,
 }
 
+impl Count {
+    /// What was sent since this earlier count.
+    fn since(self, before: Self) -> Self {
+        Self { messages: self.messages - before.messages, bytes: self.bytes - before.bytes }
+    }
+}
+
 #[derive(Debug)]
 struct Host {
     id: HostId,
@@ -143,11 +150,7 @@ impl Mesh {
     }
 
     fn since(&self, before: Sent) -> Sent {
-        let less = |now: Count, before: Count| Count {
-            messages: now.messages - before.messages,
-            bytes: now.bytes - before.bytes,
-        };
-        Sent { news: less(self.sent.news, before.news), beats: less(self.sent.beats, before.beats) }
+        Sent { news: self.sent.news.since(before.news), beats: self.sent.beats.since(before.beats) }
     }
 
     /// Sets what each host advertises to the others.

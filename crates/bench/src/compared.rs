@@ -67,7 +67,6 @@ impl Measurement {
 
     /// All wanted measurements, without samples.
     pub(super) fn all(options: &Options) -> Vec<Self> {
-        let round_trip = |title: &str| Comparison::new(title, "µs");
         let all = vec![
             Self::multicast(Stream::Throughput, Group::One, "to one host", "1 → 1, 1400 B"),
             Self::multicast(Stream::PacketRate, Group::One, "to one host", "1 → 1, 64 B"),
@@ -106,16 +105,18 @@ impl Measurement {
             Self {
                 name: "unicast round trip".to_owned(),
                 figures: vec![
-                    round_trip("unicast round trip p50").bar(Bar::at_most(Way::Overlay, 1.0)),
-                    round_trip("unicast round trip p99").bar(Bar::at_most(Way::Overlay, 1.0)),
+                    Comparison::new("unicast round trip p50", "µs")
+                        .bar(Bar::at_most(Way::Overlay, 1.0)),
+                    Comparison::new("unicast round trip p99", "µs")
+                        .bar(Bar::at_most(Way::Overlay, 1.0)),
                 ],
                 measure: Measure::UnicastRoundTrip,
             },
             Self {
                 name: "multicast round trip".to_owned(),
                 figures: vec![
-                    round_trip("multicast round trip p50"),
-                    round_trip("multicast round trip p99"),
+                    Comparison::new("multicast round trip p50", "µs"),
+                    Comparison::new("multicast round trip p99", "µs"),
                 ],
                 measure: Measure::MulticastRoundTrip,
             },
@@ -245,17 +246,16 @@ fn multicast_round_trip(ends: &Ends) -> Result<Option<Vec<f64>>> {
 
 /// Percentiles of the round trips, each the median of several runs.
 fn round_trips(near: &End, ping: &str, far: &End, echo: &str) -> Result<Vec<f64>> {
-    let run = || {
+    let (mut p50, mut p99) = (Vec::new(), Vec::new());
+    for _ in 0..RUNS {
         let mut echo = far.ready_helper(echo)?;
         let found = near.run_helper(ping, 30.0);
         echo.kill()?;
-        percentiles(&found?)
-    };
-    let runs: Vec<[f64; 2]> = (0..RUNS).map(|_| run()).collect::<Result<_>>()?;
-    let median = |each: fn(&[f64; 2]) -> f64| {
-        percentile(&runs.iter().map(each).collect::<Vec<_>>(), 50.0).context("no runs")
-    };
-    Ok(vec![median(|[p50, _]| *p50)?, median(|[_, p99]| *p99)?])
+        let [median, tail] = percentiles(&found?)?;
+        p50.push(median);
+        p99.push(tail);
+    }
+    [p50, p99].iter().map(|times| percentile(times, 50.0).context("no runs")).collect()
 }
 
 fn percentiles(found: &serde_json::Value) -> Result<[f64; 2]> {

@@ -25,14 +25,6 @@ pub(super) struct Facts {
 impl Facts {
     /// Reads them; must be called before the benchmark makes a load of its own.
     pub(super) fn read() -> Result<Self> {
-        let line = |path: &str, name: &str| -> Result<String> {
-            let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
-            let found = text
-                .lines()
-                .find(|line| line.starts_with(name))
-                .and_then(|line| line.split_once(':'));
-            Ok(found.map_or("unknown", |(_, value)| value).trim().to_owned())
-        };
         let memory = line("/proc/meminfo", "MemTotal")?;
         let kibibytes: u64 =
             memory.split(' ').next().unwrap_or_default().parse().context("read MemTotal")?;
@@ -82,4 +74,12 @@ impl Facts {
              lab hosts, Docker Engine {engine}. {busy}\n"
         )
     }
+}
+
+/// The value in the first line of a file that begins with this name.
+fn line(path: &str, name: &str) -> Result<String> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {path}"))?;
+    let found =
+        text.lines().find(|line| line.starts_with(name)).and_then(|line| line.split_once(':'));
+    Ok(found.map_or("unknown", |(_, value)| value).trim().to_owned())
 }

@@ -91,10 +91,9 @@ impl Comparison {
     }
 
     fn row(&self) -> String {
-        let cell = |spread: Option<Spread>| spread.map_or("–".to_owned(), show);
         let mut row = format!("| {}, {} | {} |", self.title, self.unit, self.rounds());
         for way in Way::ALL {
-            _ = write!(row, " {} |", cell(self.spread(way)));
+            _ = write!(row, " {} |", self.spread(way).map_or("–".to_owned(), show));
         }
         for way in [Way::ByHand, Way::Overlay] {
             _ = write!(row, " {} |", self.ratio_cell(way));

@@ -94,12 +94,6 @@ fn findings(times: &Times) -> Vec<Finding> {
 /// All hosts have a container on the shoutd network, as on Docker's overlay, because `Join` waits
 /// for them.
 fn make_networks(ends: &Ends, host: &Host) -> Result<()> {
-    let start = |host: &Host, name: &str, network: &str| {
-        docker(
-            host,
-            &["run", "--detach", "--name", name, "--network", network, "debian", "sleep", "600"],
-        )
-    };
     docker(host, &["network", "create", MADE])?;
     docker(host, &["network", "create", "--internal", MADE_INTERNAL])?;
     docker(
@@ -121,6 +115,13 @@ fn make_networks(ends: &Ends, host: &Host) -> Result<()> {
         start(host, FIRST, NETWORK)
     })?;
     start(host, &format!("{FIRST}-internal"), INTERNAL)
+}
+
+fn start(host: &Host, name: &str, network: &str) -> Result<()> {
+    docker(
+        host,
+        &["run", "--detach", "--name", name, "--network", network, "debian", "sleep", "600"],
+    )
 }
 
 fn docker(host: &Host, arguments: &[&str]) -> Result<()> {

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use shoutd_lab::Process;
 
 use super::await_members;
 use super::finding;
@@ -49,29 +48,30 @@ pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     }
     beacon.kill()?;
     near.run_helper(&format!("first-words {BROADCAST} {GROUP} --number {END}"), 5.0)?;
-    let unheard = |listening: &mut Process| {
-        let heard = findings(listening, SECONDS)?;
-        let missed = |what| Ok::<_, anyhow::Error>(f64::from(containers) - number(&heard, what)?);
-        Ok::<_, anyhow::Error>((missed("broadcast")?, missed("multicast")?))
-    };
-    let unheard = listening.iter_mut().map(unheard).collect::<Result<Vec<_>>>()?;
-    let (broadcast, multicast): (Vec<f64>, Vec<f64>) = unheard.into_iter().unzip();
+    let (mut broadcast, mut multicast) = (Vec::new(), Vec::new());
+    for receiver in &mut listening {
+        let received = findings(receiver, SECONDS)?;
+        broadcast.push(f64::from(containers) - number(&received, "broadcast")?);
+        multicast.push(f64::from(containers) - number(&received, "multicast")?);
+    }
     let remark = format!(
         "of {containers} containers, started on all hosts in turn; one sample for each of the \
          containers that listen, one a host"
     );
-    let unheard = |title: &str, samples| Finding {
-        most: Some(Limit::Each(0.0)),
-        remark: remark.clone(),
-        ..finding(title, "datagrams", samples)
-    };
+    let broadcast = finding(
+        "a container's first broadcast, sent at its start, not received",
+        "datagrams",
+        broadcast,
+    );
+    let multicast = finding("its first multicast not received", "datagrams", multicast);
+    let most = Some(Limit::Each(0.0));
     let heard =
         "from the program's socket on, of broadcasts that another host sends every millisecond";
     let deaf =
         finding("a container that starts: until it receives the others' broadcasts", "ms", deaf);
     Ok(vec![
-        unheard("a container's first broadcast, sent at its start, not received", broadcast),
-        unheard("its first multicast not received", multicast),
+        Finding { most, remark: remark.clone(), ..broadcast },
+        Finding { most, remark, ..multicast },
         Finding { remark: heard.to_owned(), ..deaf },
     ])
 }

@@ -100,11 +100,12 @@ const EVENTS: [Event; 7] = [
 ];
 
 pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
-    let measure = |event: Event| {
+    let mut findings = Vec::new();
+    for event in EVENTS {
         let seconds = if quick { event.seconds.min(QUICK_CHANGING) } else { event.seconds };
-        measure_one(ends, event, seconds, if quick { 1 } else { 3 })
-    };
-    EVENTS.into_iter().map(measure).collect()
+        findings.push(measure_one(ends, event, seconds, if quick { 1 } else { 3 })?);
+    }
+    Ok(findings)
 }
 
 /// Makes an event happen several times; none may lose anything.
@@ -209,8 +210,9 @@ fn lost_while(ends: &Ends, event: Event, seconds: f64) -> Result<Lost> {
 fn dropped_by_machine() -> Result<f64> {
     let table =
         fs::read_to_string("/proc/net/softnet_stat").context("read /proc/net/softnet_stat")?;
-    let dropped = |line: &str| u32::from_str_radix(line.split(' ').nth(1)?, 16).ok();
-    Ok(table.lines().filter_map(dropped).map(f64::from).sum())
+    let dropped =
+        table.lines().filter_map(|line| u32::from_str_radix(line.split(' ').nth(1)?, 16).ok());
+    Ok(dropped.map(f64::from).sum())
 }
 
 /// Lets a container on host 4 change its membership again and again.

@@ -43,13 +43,9 @@ pub(super) fn copies(ends: &Ends, _quick: bool) -> Result<Vec<Finding>> {
         far.ready_helper(&format!("receive {to} {} --seconds {limit}", far.place()))?;
     await_members(&near.host, to.ip(), 1)?;
     let watched = SECONDS + 1.0;
-    let watch = |host| {
-        End::of_host(host).ready_helper(&format!(
-            "watch --interface eth0 --group {} --seconds {watched}",
-            to.ip()
-        ))
-    };
-    let (mut without, mut with) = (watch(idle)?, watch(&far.host)?);
+    let watch = format!("watch --interface eth0 --group {} --seconds {watched}", to.ip());
+    let mut without = End::of_host(idle).ready_helper(&watch)?;
+    let mut with = End::of_host(&far.host).ready_helper(&watch)?;
     let send = format!("send {to} {} --size 1000 --rate {RATE} --seconds {SECONDS}", near.place());
     let sent = near.run_helper(&send, SECONDS)?;
     let (without, with) = (findings(&mut without, watched)?, findings(&mut with, watched)?);
@@ -120,18 +116,13 @@ fn joins_of(kind: Kind, ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     let own = "the receiver's kernel waits for 2 ticks of its clock or more; from Linux 6.14 on, \
                shoutd does not wait for it";
     let own = own.to_owned();
-    let title = |what: &str| format!("{name} to {what}");
+    let [first_p50, first_p99, report_p50] =
+        ["first packet, p50", "first packet, p99", "the kernel's report, p50"]
+            .map(|what| format!("{name} to {what}"));
     Ok(vec![
-        Finding {
-            most: Some(Limit::Median(5.0)),
-            remark,
-            ..finding(&title("first packet, p50"), "ms", p50)
-        },
-        Finding {
-            most: Some(Limit::Median(20.0)),
-            ..finding(&title("first packet, p99"), "ms", p99)
-        },
-        Finding { remark: own, ..finding(&title("the kernel's report, p50"), "ms", reported) },
+        Finding { most: Some(Limit::Median(5.0)), remark, ..finding(&first_p50, "ms", p50) },
+        Finding { most: Some(Limit::Median(20.0)), ..finding(&first_p99, "ms", p99) },
+        Finding { remark: own, ..finding(&report_p50, "ms", reported) },
     ])
 }
 

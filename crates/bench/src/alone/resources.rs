@@ -210,12 +210,12 @@ fn is_held(row: &Value, listener: &str) -> bool {
         .get("network")
         .and_then(Value::as_str)
         .is_some_and(|network| network.starts_with("many"));
-    let hosts = row.get("hosts").and_then(Value::as_array);
-    let listens = |host: &Value| {
-        host.get("name").is_some_and(|name| name == listener)
-            && host.get("in_sync").is_some_and(|known| known == true)
-    };
-    is_many && hosts.is_some_and(|hosts| hosts.iter().any(listens))
+    let mut hosts = row.get("hosts").and_then(Value::as_array).into_iter().flatten();
+    is_many
+        && hosts.any(|host| {
+            host.get("name").is_some_and(|name| name == listener)
+                && host.get("in_sync").is_some_and(|known| known == true)
+        })
 }
 
 /// Runs lines of shell that take longer than the usual deadline.

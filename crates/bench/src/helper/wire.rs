@@ -85,11 +85,13 @@ impl Reports {
     /// The time of the first report of a group.
     pub(super) fn of(&self, group: IpAddr) -> Option<Instant> {
         let seen = self.seen.lock();
-        let names = |frame: &[u8]| match group {
-            IpAddr::V4(group) => frame.windows(4).any(|octets| octets == group.octets()),
-            IpAddr::V6(group) => frame.windows(16).any(|octets| octets == group.octets()),
+        let group = match group {
+            IpAddr::V4(group) => group.octets().to_vec(),
+            IpAddr::V6(group) => group.octets().to_vec(),
         };
-        seen.iter().find(|(frame, _)| names(frame)).map(|(_, time)| *time)
+        seen.iter()
+            .find(|(frame, _)| frame.windows(group.len()).any(|octets| octets == group))
+            .map(|(_, time)| *time)
     }
 }
 
