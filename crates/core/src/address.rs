@@ -43,10 +43,13 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, InvalidAddress> {
     let text = text.trim();
     let unbracketed =
         text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    let address = unbracketed.parse::<IpAddr>().map(|address| SocketAddr::new(address, PORT));
-    let address = address.or_else(|_| text.parse::<SocketAddr>());
-    let unreadable = |_| InvalidAddress::Unreadable(text.chars().take(80).collect());
-    address.map_err(unreadable).and_then(|address| check_address(&address).map(|()| address))
+    let address = unbracketed
+        .parse::<IpAddr>()
+        .map(|address| SocketAddr::new(address, PORT))
+        .or_else(|_| text.parse::<SocketAddr>())
+        .map_err(|_| InvalidAddress::Unreadable(text.chars().take(80).collect()))?;
+    check_address(&address)?;
+    Ok(address)
 }
 
 /// Checks that other hosts can reach a host at this address and port.
@@ -82,12 +85,15 @@ mod tests {
 
     #[test]
     fn addresses_are_parsed_with_and_without_a_port() {
-        let read = |text| parse_address(text).map(|address| address.to_string()).ok();
-        assert_eq!(read("10.0.0.1").as_deref(), Some("10.0.0.1:7789"));
-        assert_eq!(read(" 10.0.0.1:80").as_deref(), Some("10.0.0.1:80"));
-        assert_eq!(read("fd00::1").as_deref(), Some("[fd00::1]:7789"));
-        assert_eq!(read("[fd00::1]").as_deref(), Some("[fd00::1]:7789"));
-        assert_eq!(read("[fd00::1]:80").as_deref(), Some("[fd00::1]:80"));
+        for (text, address) in [
+            ("10.0.0.1", "10.0.0.1:7789"),
+            (" 10.0.0.1:80", "10.0.0.1:80"),
+            ("fd00::1", "[fd00::1]:7789"),
+            ("[fd00::1]", "[fd00::1]:7789"),
+            ("[fd00::1]:80", "[fd00::1]:80"),
+        ] {
+            assert_eq!(parse_address(text).unwrap().to_string(), address);
+        }
         for wrong in ["", "host", "10.0.0.1:x", "10.0.0", "10.0.0.1/24", "fe80::1%eth0"] {
             let error = parse_address(wrong).unwrap_err();
             assert!(matches!(error, InvalidAddress::Unreadable(_)), "{wrong}");

@@ -28,6 +28,16 @@ fn hexadecimal(text: &str, digits: usize) -> Option<&str> {
     (text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(text)
 }
 
+/// The octets that 64 hexadecimal digits give.
+fn octets_of(text: &str) -> Option<[u8; 32]> {
+    let digits = hexadecimal(text, 64)?;
+    let mut octets = [0; 32];
+    for (octet, digits) in octets.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
+        *octet = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(octets)
+}
+
 /// Serializes a type by its `Display` and deserializes it by its `FromStr`, which validates it.
 macro_rules! serde_as_text {
     ($name:ty) => {
@@ -72,9 +82,10 @@ impl FromStr for HostId {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let invalid = || InvalidId::new(text, "a host id (16 hexadecimal digits)");
-        let digits = hexadecimal(text, 16).ok_or_else(invalid)?;
-        u64::from_str_radix(digits, 16).ok().and_then(Self::new).ok_or_else(invalid)
+        hexadecimal(text, 16)
+            .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+            .and_then(Self::new)
+            .ok_or_else(|| InvalidId::new(text, "a host id (16 hexadecimal digits)"))
     }
 }
 serde_as_text!(HostId);
@@ -101,9 +112,10 @@ impl FromStr for ClusterId {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let invalid = || InvalidId::new(text, "a cluster id (32 hexadecimal digits)");
-        let digits = hexadecimal(text, 32).ok_or_else(invalid)?;
-        u128::from_str_radix(digits, 16).map(Self).map_err(|_| invalid())
+        hexadecimal(text, 32)
+            .and_then(|digits| u128::from_str_radix(digits, 16).ok())
+            .map(Self)
+            .ok_or_else(|| InvalidId::new(text, "a cluster id (32 hexadecimal digits)"))
     }
 }
 serde_as_text!(ClusterId);
@@ -190,14 +202,7 @@ macro_rules! digest {
             type Err = InvalidId;
 
             fn from_str(text: &str) -> Result<Self, InvalidId> {
-                let invalid = || InvalidId::new(text, $expected);
-                let digits = hexadecimal(text, 64).ok_or_else(invalid)?;
-                let mut octets = [0; 32];
-                for (octet, digits) in octets.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
-                    let digits = std::str::from_utf8(digits).map_err(|_| invalid())?;
-                    *octet = u8::from_str_radix(digits, 16).map_err(|_| invalid())?;
-                }
-                Ok(Self(octets))
+                octets_of(text).map(Self).ok_or_else(|| InvalidId::new(text, $expected))
             }
         }
         serde_as_text!($name);
@@ -289,14 +294,13 @@ impl FromStr for MacAddress {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let invalid = || InvalidId::new(text, "a MAC address (such as 02:73:0a:00:00:01)");
-        let mut octets = [0; 6];
-        let mut parts = text.split([':', '-']);
-        for octet in &mut octets {
-            let part = parts.next().and_then(|part| hexadecimal(part, 2)).ok_or_else(invalid)?;
-            *octet = u8::from_str_radix(part, 16).map_err(|_| invalid())?;
-        }
-        if parts.next().is_some() { Err(invalid()) } else { Ok(Self(octets)) }
+        let parts =
+            text.split([':', '-']).map(|part| u8::from_str_radix(hexadecimal(part, 2)?, 16).ok());
+        let octets: Option<Vec<u8>> = parts.take(7).collect();
+        octets
+            .and_then(|octets| octets.try_into().ok())
+            .map(Self)
+            .ok_or_else(|| InvalidId::new(text, "a MAC address (such as 02:73:0a:00:00:01)"))
     }
 }
 serde_as_text!(MacAddress);

@@ -56,14 +56,14 @@ pub enum Peers {
 /// Checks the peer addresses that were given. `come_later` says that the peers will join by
 /// themselves, for example with a prepared token: then only those are wrong that cannot join.
 pub fn judge_peers(checks: &[PeerCheck], come_later: bool) -> Peers {
-    let may_come = |standing: &PeerStanding| match standing {
-        PeerStanding::Member => true,
-        PeerStanding::NoCluster | PeerStanding::Silent(_) => come_later,
-        PeerStanding::Itself | PeerStanding::OtherCluster => false,
-    };
-    let is_met = checks.is_empty() || checks.iter().any(|check| may_come(&check.standing));
-    let wrong = checks.iter().filter(|check| !may_come(&check.standing));
-    let ignored: Vec<_> = wrong.filter_map(PeerCheck::ignored).collect();
+    let (expected, wrong): (Vec<_>, Vec<_>) =
+        checks.iter().partition(|check| match check.standing {
+            PeerStanding::Member => true,
+            PeerStanding::NoCluster | PeerStanding::Silent(_) => come_later,
+            PeerStanding::Itself | PeerStanding::OtherCluster => false,
+        });
+    let is_met = checks.is_empty() || !expected.is_empty();
+    let ignored: Vec<_> = wrong.into_iter().filter_map(PeerCheck::ignored).collect();
     if is_met { Peers::Met(ignored) } else { Peers::Unmet(ignored.join("; ")) }
 }
 

@@ -66,9 +66,12 @@ impl LastRun {
 mod tests {
     use super::*;
 
+    fn when(at: u64) -> String {
+        format!("T{at}")
+    }
+
     #[test]
     fn the_line_says_why_it_ended_and_where_its_log_is() {
-        let when = |at: u64| format!("T{at}");
         let ended = Some(Ended { at: 7, reason: "agreed.redb is damaged".to_owned() });
         let run = LastRun { pid: 9, log: LogPlace::File("/var/log/shoutd.log".into()), ended };
         assert_eq!(

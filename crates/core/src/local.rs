@@ -251,11 +251,9 @@ impl Local {
 
     /// Forgets the addresses whose release is agreed.
     pub fn finish_returning(&mut self, cluster: &Cluster, me: HostId) {
-        let is_mine = |id: &NetworkId, address: &IpAddr| {
-            cluster.networks.get(id).is_some_and(|network| network.leases.get(address) == Some(&me))
-        };
         self.returning.retain(|id, addresses| {
-            addresses.retain(|address| is_mine(id, address));
+            let Some(network) = cluster.networks.get(id) else { return false };
+            addresses.retain(|address| network.leases.get(address) == Some(&me));
             !addresses.is_empty()
         });
     }
@@ -348,10 +346,25 @@ mod tests {
         let same_address = Endpoint { mac: endpoint(2).mac, ..endpoint(1) };
         let same_mac = Endpoint { mac: endpoint(1).mac, ..endpoint(2) };
         let elsewhere = Endpoint { network: "bbbbbbbbbbbbbbbb".parse().unwrap(), ..endpoint(1) };
-        let mut add = |endpoint| local.add_endpoint(ids[1].clone(), endpoint);
-        assert!(matches!(add(same_address), Err(LocalRefusal::AddressInUse { .. })));
-        assert!(matches!(add(same_mac), Err(LocalRefusal::MacInUse { .. })));
-        assert_eq!(add(elsewhere), Ok(()));
+        let refused = local.add_endpoint(ids[1].clone(), same_address);
+        assert!(matches!(refused, Err(LocalRefusal::AddressInUse { .. })), "{refused:?}");
+        let refused = local.add_endpoint(ids[1].clone(), same_mac);
+        assert!(matches!(refused, Err(LocalRefusal::MacInUse { .. })), "{refused:?}");
+        assert_eq!(local.add_endpoint(ids[1].clone(), elsewhere), Ok(()));
+    }
+
+    fn all(_: &NetworkId) -> BTreeSet<Ipv4Net> {
+        BTreeSet::from([ALL_MULTICAST])
+    }
+
+    /// The multicast routes of each endpoint, in the order of the ids.
+    fn routes(local: &Local) -> Vec<String> {
+        let mut routes = Vec::new();
+        for endpoint in local.endpoints.values() {
+            let each: Vec<_> = endpoint.multicast_routes.iter().map(ToString::to_string).collect();
+            routes.push(each.join(" "));
+        }
+        routes
     }
 
     #[test]
@@ -362,19 +375,14 @@ mod tests {
         for (id, last) in ids.iter().zip(1..) {
             local.add_endpoint(id.clone(), endpoint(last)).unwrap();
         }
-        let has_routes = |local: &Local| {
-            let has = |id: &EndpointId| !local.endpoints[id].multicast_routes.is_empty();
-            ids.iter().map(has).collect::<Vec<_>>()
-        };
-        let all = |_: &NetworkId| BTreeSet::from([ALL_MULTICAST]);
         local.join(&ids[0], Path::new("/a"), all).unwrap();
         local.join(&ids[1], Path::new("/a"), all).unwrap();
         local.join(&ids[2], Path::new("/b"), all).unwrap();
-        assert_eq!(has_routes(&local), [true, false, true]);
+        assert_eq!(routes(&local), ["224.0.0.0/4", "", "224.0.0.0/4"]);
         local.leave(&ids[0], Duration::ZERO, all);
-        assert_eq!(has_routes(&local), [false, true, true]);
+        assert_eq!(routes(&local), ["", "224.0.0.0/4", "224.0.0.0/4"]);
         local.leave(&ids[1], Duration::ZERO, all);
-        assert_eq!(has_routes(&local), [false, false, true]);
+        assert_eq!(routes(&local), ["", "", "224.0.0.0/4"]);
         assert!(local.join(&"9".repeat(16).parse().unwrap(), Path::new("/a"), all).is_err());
     }
 
@@ -382,7 +390,6 @@ mod tests {
     fn a_forgotten_endpoint_passes_its_routes_on_and_frees_its_addresses() {
         let ids: Vec<EndpointId> =
             ["1", "2"].iter().map(|digit| digit.repeat(16).parse().unwrap()).collect();
-        let all = |_: &NetworkId| BTreeSet::from([ALL_MULTICAST]);
         let mut local = Local::default();
         for (id, last) in ids.iter().zip(1..) {
             local.add_endpoint(id.clone(), endpoint(last)).unwrap();
@@ -401,41 +408,30 @@ mod tests {
 
     #[test]
     fn an_endpoint_gets_only_the_multicast_routes_of_its_network() {
-        let network = |letter: &str| letter.repeat(16).parse::<NetworkId>().unwrap();
-        let routes_of = |id: &NetworkId| -> BTreeSet<Ipv4Net> {
-            let texts: &[&str] = match id.to_string().get(..1) {
-                Some("a") => &["224.0.0.0/4"],
-                Some("b") => &["239.0.0.0/8", "224.0.1.0/24"],
-                Some("c") => &["239.0.0.0/8"],
-                _ => &[],
-            };
-            texts.iter().map(|text| text.parse().unwrap()).collect()
-        };
         let mut local = Local::default();
         let sandbox = Path::new("/a");
         for (letter, last) in ["d", "a", "b", "c"].into_iter().zip(1..) {
             let id: EndpointId = letter.repeat(16).parse().unwrap();
-            local
-                .add_endpoint(id.clone(), Endpoint { network: network(letter), ..endpoint(last) })
-                .unwrap();
+            let network = letter.repeat(16).parse().unwrap();
+            local.add_endpoint(id.clone(), Endpoint { network, ..endpoint(last) }).unwrap();
             local.join(&id, sandbox, routes_of).unwrap();
         }
-        let has = |local: &Local, letter: &str| {
-            let id: EndpointId = letter.repeat(16).parse().unwrap();
-            local.endpoints[&id]
-                .multicast_routes
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(has(&local, "d"), [""; 0]);
-        assert_eq!(has(&local, "a"), ["224.0.0.0/4"]);
-        assert_eq!(has(&local, "b"), ["224.0.1.0/24", "239.0.0.0/8"]);
-        assert_eq!(has(&local, "c"), [""; 0]);
+        // The endpoints on the networks a, b, c and d.
+        assert_eq!(routes(&local), ["224.0.0.0/4", "224.0.1.0/24 239.0.0.0/8", "", ""]);
         // Only an endpoint whose network has the route inherits it.
         local.leave(&"b".repeat(16).parse().unwrap(), Duration::ZERO, routes_of);
-        assert_eq!(has(&local, "c"), ["239.0.0.0/8"]);
+        assert_eq!(routes(&local), ["224.0.0.0/4", "", "239.0.0.0/8", ""]);
         local.leave(&"a".repeat(16).parse().unwrap(), Duration::ZERO, routes_of);
-        assert_eq!((has(&local, "c"), has(&local, "d")), (vec!["239.0.0.0/8".to_owned()], vec![]));
+        assert_eq!(routes(&local), ["", "", "239.0.0.0/8", ""]);
+    }
+
+    fn routes_of(id: &NetworkId) -> BTreeSet<Ipv4Net> {
+        let texts: &[&str] = match id.to_string().get(..1) {
+            Some("a") => &["224.0.0.0/4"],
+            Some("b") => &["239.0.0.0/8", "224.0.1.0/24"],
+            Some("c") => &["239.0.0.0/8"],
+            _ => &[],
+        };
+        texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 }

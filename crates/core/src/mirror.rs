@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cluster::{Cluster, Naming, Network, Pool};
+use crate::cluster::{Cluster, Naming, Network};
 use crate::local::Local;
 use crate::{DockerNetworkId, HostId, NetworkId};
 
@@ -102,13 +102,13 @@ pub fn plan_mirrors(
     engine: &[EngineNetwork],
     creating: &BTreeSet<NetworkId>,
 ) -> Vec<MirrorAction> {
-    let copies = || engine.iter().filter(|copy| copy.ours);
+    let copies: Vec<_> = engine.iter().filter(|copy| copy.ours).collect();
     let mut actions: Vec<_> =
-        copies().filter_map(|copy| plan_copy(copy, cluster, local, me)).collect();
+        copies.iter().filter_map(|copy| plan_copy(copy, cluster, local, me)).collect();
     // Bindings come first, so that the copy that stays is known to this host before the others are
     // removed.
     actions.extend(surplus(cluster, local, engine));
-    let present: BTreeSet<_> = copies().map(EngineNetwork::network).collect();
+    let present: BTreeSet<_> = copies.iter().map(|copy| copy.network()).collect();
     // A Swarm creates its networks on its nodes itself.
     let kept =
         cluster.networks.iter().filter(|(_, network)| !network.removing && !network.settings.swarm);
@@ -156,37 +156,36 @@ fn surplus(cluster: &Cluster, local: &Local, engine: &[EngineNetwork]) -> Vec<Mi
     for copy in engine.iter().filter(|copy| copy.ours) {
         copies.entry(copy.network()).or_default().push(copy);
     }
-    let is_kept = |id: &NetworkId| {
-        let known = cluster.networks.get(id);
-        known.is_some_and(|network| !network.removing) && !local.removals.contains(id)
-    };
-    copies.retain(|id, copies| copies.len() > 1 && is_kept(id));
-    let action = |(network, mut copies): (NetworkId, Vec<&EngineNetwork>)| {
+    let mut actions = Vec::new();
+    for (network, mut copies) in copies {
+        let is_kept = cluster.networks.get(&network).is_some_and(|known| !known.removing)
+            && !local.removals.contains(&network);
+        if copies.len() < 2 || !is_kept {
+            continue;
+        }
         let title = cluster.network_title(&network);
         copies.sort_by_key(|copy| {
             let is_known = local.bindings.contains_key(&copy.id);
             (copy.name != title, copy.mirrors.is_some(), !is_known, copy.id.clone())
         });
         let copies = copies.into_iter().map(|copy| copy.id.clone()).collect();
-        MirrorAction::RemoveSurplus { network, copies }
-    };
-    copies.into_iter().map(action).collect()
+        actions.push(MirrorAction::RemoveSurplus { network, copies });
+    }
+    actions
 }
 
 /// Whether Docker's own IPAM is stuck: it offers the lowest address that it has not given out, and
 /// another host holds that address. Without endpoints here, Docker has given out none. With
 /// endpoints, the Docker network could not be replaced anyway.
 fn is_stuck(id: &NetworkId, network: &Network, local: &Local, me: HostId) -> bool {
-    let next = |pool: &Pool| pool.lowest_free(&BTreeMap::new(), 1).first().copied();
-    let holders = network
-        .settings
-        .pools
-        .iter()
-        .filter_map(next)
-        .filter_map(|address| network.leases.get(&address));
-    network.settings.docker_ipam
-        && !local.is_attached(id)
-        && holders.into_iter().any(|holder| *holder != me)
+    if !network.settings.docker_ipam || local.is_attached(id) {
+        return false;
+    }
+    network.settings.pools.iter().any(|pool| {
+        let first = pool.lowest_free(&BTreeMap::new(), 1).first().copied();
+        let holder = first.and_then(|address| network.leases.get(&address));
+        holder.is_some_and(|holder| *holder != me)
+    })
 }
 
 /// The step for a network that this engine does not have.
@@ -241,11 +240,11 @@ mod tests {
             docker_ipam: true,
             swarm: false,
         };
-        let admit = |value: u64| Command::AdmitHost {
+        let [first, second] = [1, 2].map(|value| Command::AdmitHost {
             host: host(value),
             name: format!("h{value}"),
             address: format!("10.0.0.{value}:7789").parse().unwrap(),
-        };
+        });
         let description = Description {
             name: "foo".to_owned(),
             labels: BTreeMap::new(),
@@ -255,8 +254,8 @@ mod tests {
         let id: NetworkId = ID.parse().unwrap();
         let mut commands = vec![
             Command::Found { cluster: ClusterId::new(1) },
-            admit(1),
-            admit(2),
+            first,
+            second,
             Command::CreateNetwork { id: id.clone(), origin: host(1), settings },
         ];
         if described {
@@ -336,18 +335,18 @@ mod tests {
         let mut cluster = cluster(true);
         let network: NetworkId = ID.parse().unwrap();
         let own = copy(ID, "foo", true, None);
-        let claim = |host, address: &str| Command::ClaimAddress {
+        let [later, next] = ["10.1.0.7", "10.1.0.1"].map(|address| Command::ClaimAddress {
             network: network.clone(),
-            host,
+            host: host(2),
             address: WantedAddress::Exactly(address.parse().unwrap()),
-        };
-        cluster.apply(&claim(host(2), "10.1.0.7")).unwrap();
+        });
+        cluster.apply(&later).unwrap();
         assert_eq!(
             plan(&cluster, 1, std::slice::from_ref(&own), &[]),
             [],
             "Docker offers 10.1.0.1 next"
         );
-        cluster.apply(&claim(host(2), "10.1.0.1")).unwrap();
+        cluster.apply(&next).unwrap();
         let take_over = MirrorAction::TakeOver { network: network.clone(), docker: own.id.clone() };
         assert_eq!(plan(&cluster, 1, std::slice::from_ref(&own), &[]), [take_over]);
         assert_eq!(
@@ -355,6 +354,13 @@ mod tests {
             [],
             "it already is a mirror"
         );
+    }
+
+    fn remove_surplus(copies: &[&EngineNetwork]) -> MirrorAction {
+        MirrorAction::RemoveSurplus {
+            network: ID.parse().unwrap(),
+            copies: copies.iter().map(|copy| copy.id.clone()).collect(),
+        }
     }
 
     #[test]
@@ -365,15 +371,11 @@ mod tests {
         let second = copy("cccccccccccccccc", "foo", true, Some(ID));
         let other = copy("1111111111111111", "bar", true, Some(ID));
         let own = copy(ID, "foo", true, None);
-        let surplus = |copies: &[&EngineNetwork]| MirrorAction::RemoveSurplus {
-            network: network.clone(),
-            copies: copies.iter().map(|copy| copy.id.clone()).collect(),
-        };
         let engine = [other.clone(), second.clone(), first.clone()];
-        assert_eq!(plan(&cluster, 2, &engine, &[]), [surplus(&[&first, &second, &other])]);
+        assert_eq!(plan(&cluster, 2, &engine, &[]), [remove_surplus(&[&first, &second, &other])]);
         assert_eq!(
             plan(&cluster, 1, &[first.clone(), own.clone()], &[]),
-            [surplus(&[&own, &first])]
+            [remove_surplus(&[&own, &first])]
         );
         let known = Local {
             bindings: BTreeMap::from([(second.id.clone(), network.clone())]),
@@ -383,7 +385,7 @@ mod tests {
         let bind = MirrorAction::Bind { network: network.clone(), docker: first.id.clone() };
         assert_eq!(
             plan_mirrors(&cluster, &known, host(2), &engine, &BTreeSet::new()),
-            [bind, surplus(&[&second, &first])],
+            [bind, remove_surplus(&[&second, &first])],
             "each is bound before one is removed, so that the endpoints stay known"
         );
         let removed = Local { removals: BTreeSet::from([network]), ..Local::default() };

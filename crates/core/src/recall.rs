@@ -41,14 +41,16 @@ pub fn restore_endpoint(
     endpoint: Endpoint,
     routes_of: impl Fn(&NetworkId) -> BTreeSet<Ipv4Net>,
 ) -> Result<(), LocalRefusal> {
-    let is_before = |(other, known): &(&EndpointId, &Endpoint)| {
+    let mut before = Vec::new();
+    for (other, known) in &local.endpoints {
         let has_address = endpoint.addresses.iter().any(|address| known.has(address.addr()));
-        *other != id
+        if other != id
             && known.network == endpoint.network
             && (has_address || known.mac == endpoint.mac)
-    };
-    let before: Vec<_> =
-        local.endpoints.iter().filter(is_before).map(|(other, _)| other.clone()).collect();
+        {
+            before.push(other.clone());
+        }
+    }
     for other in before {
         local.forget(&other, endpoint.created, &routes_of);
     }
@@ -111,7 +113,7 @@ mod tests {
             learned_max: None,
             link_local: true,
         };
-        let port = |id: EndpointId| {
+        let ports = ["1", "2"].map(endpoint).map(|id| {
             let port = ObservedPort {
                 mark: Some(OwnerTag::Endpoint(id.clone())),
                 mtu: 1450,
@@ -122,23 +124,21 @@ mod tests {
                 container_end: None,
             };
             (DeviceName::port(&id), port)
-        };
-        let ports = [port(endpoint("1")), port(endpoint("2"))].into();
+        });
+        let ports = ports.into();
         let segment = ObservedSegment { bridge: Some(bridge), ports, ..ObservedSegment::default() };
         Observed { segments: [(Vni::new(7).unwrap(), segment)].into(), ..Observed::default() }
     }
 
     #[test]
     fn what_the_kernel_has_and_memory_lacks_is_found() {
-        let of = |endpoints: &[EndpointId]| forgotten(&observed(), &remembering(endpoints));
-        assert_eq!(of(&[endpoint("1"), endpoint("2")]), BTreeMap::new());
-        assert_eq!(of(&[endpoint("1"), endpoint("3")]), [(endpoint("2"), network())].into());
-        assert_eq!(of(&[]).len(), 2);
-        assert_eq!(
-            forgotten(&Observed::default(), &remembering(&[])),
-            BTreeMap::new(),
-            "as after a boot"
-        );
+        let both = remembering(&[endpoint("1"), endpoint("2")]);
+        assert_eq!(forgotten(&observed(), &both), BTreeMap::new());
+        let one = remembering(&[endpoint("1"), endpoint("3")]);
+        assert_eq!(forgotten(&observed(), &one), [(endpoint("2"), network())].into());
+        let none = remembering(&[]);
+        assert_eq!(forgotten(&observed(), &none).len(), 2);
+        assert_eq!(forgotten(&Observed::default(), &none), BTreeMap::new(), "as after a boot");
     }
 
     #[test]
@@ -176,14 +176,13 @@ mod tests {
 
     #[test]
     fn a_network_with_containers_that_the_host_has_yet_to_be_told_of_again_stays() {
-        let plan = |local: &Local| {
+        let delete = Action::DeleteSegment { vni: Vni::new(7).unwrap() };
+        for (endpoints, plan) in [([endpoint("1")].as_slice(), vec![]), (&[], vec![delete])] {
             let underlay = Underlay { address: "192.0.2.1".parse().unwrap(), mtu: 1500 };
             let (me, mut cache) = (HostId::new(1).unwrap(), ReplicationCache::default());
-            let wanted =
-                desired(&Cluster::default(), local, me, underlay, &Default::default(), &mut cache);
-            diff(&wanted, &observed())
-        };
-        assert_eq!(plan(&remembering(&[endpoint("1")])), []);
-        assert_eq!(plan(&remembering(&[])), [Action::DeleteSegment { vni: Vni::new(7).unwrap() }]);
+            let (cluster, local) = (Cluster::default(), remembering(endpoints));
+            let wanted = desired(&cluster, &local, me, underlay, &Default::default(), &mut cache);
+            assert_eq!(diff(&wanted, &observed()), plan);
+        }
     }
 }

@@ -66,13 +66,12 @@ pub fn suspects(
     local: &Local,
     interface: impl Fn(&EndpointId, &Endpoint) -> Interface,
 ) -> BTreeSet<EndpointId> {
-    let is_suspect = |id: &EndpointId, endpoint: &Endpoint| {
-        matches!(interface(id, endpoint), Interface::Outside | Interface::Gone)
-    };
     local
         .endpoints
         .iter()
-        .filter(|(id, endpoint)| is_suspect(id, endpoint))
+        .filter(|(id, endpoint)| {
+            matches!(interface(id, endpoint), Interface::Outside | Interface::Gone)
+        })
         .map(|(id, _)| id.clone())
         .collect()
 }
@@ -94,11 +93,14 @@ impl Unlisted {
             })
             .collect();
         self.since.retain(|id, _| missing.contains_key(id));
-        let is_stale = |(id, endpoint): &(&EndpointId, &Endpoint)| {
-            let since = *self.since.entry((*id).clone()).or_insert(now.steady);
-            is_stale(endpoint, now.steady.saturating_sub(since), now.wall)
-        };
-        missing.into_iter().filter(is_stale).map(|(id, _)| id.clone()).collect()
+        let mut stale = Vec::new();
+        for (id, endpoint) in missing {
+            let since = *self.since.entry(id.clone()).or_insert(now.steady);
+            if is_stale(endpoint, now.steady.saturating_sub(since), now.wall) {
+                stale.push(id.clone());
+            }
+        }
+        stale
     }
 }
 
@@ -193,33 +195,23 @@ mod tests {
 
     #[test]
     fn an_endpoint_in_creation_has_time_even_if_the_clock_jumps() {
-        let made = |seconds: u64| Endpoint {
-            sandbox: None,
-            created: Duration::from_secs(seconds),
-            ..endpoint()
-        };
-        assert_eq!(forgotten_after(&made(NOW)), Some(121));
-        assert_eq!(
-            forgotten_after(&made(0)),
-            Some(16),
-            "a clock that jumped forward does not make it stale at once"
-        );
-        assert_eq!(
-            forgotten_after(&made(NOW * 2)),
-            Some(121),
-            "a clock that jumped back does not keep it for ever"
-        );
+        // A clock that jumped forward does not make it stale at once, and one that jumped back
+        // does not keep it for ever.
+        for (seconds, after) in [(NOW, 121), (0, 16), (NOW * 2, 121)] {
+            let created = Duration::from_secs(seconds);
+            let made = Endpoint { sandbox: None, created, ..endpoint() };
+            assert_eq!(forgotten_after(&made), Some(after), "{made:?}");
+        }
     }
 
     #[test]
     fn an_endpoint_that_left_its_container_is_stale_when_its_deletion_is_overdue() {
-        let left = |seconds: u64| Endpoint {
-            sandbox: None,
-            left: Some(Duration::from_secs(seconds)),
-            ..endpoint()
-        };
-        assert_eq!(forgotten_after(&left(NOW)), Some(11));
-        assert_eq!(forgotten_after(&left(NOW * 2)), Some(16), "also after the clock jumped back");
+        // Also after the clock jumped back.
+        for (seconds, after) in [(NOW, 11), (NOW * 2, 16)] {
+            let left = Some(Duration::from_secs(seconds));
+            let endpoint = Endpoint { sandbox: None, left, ..endpoint() };
+            assert_eq!(forgotten_after(&endpoint), Some(after), "{endpoint:?}");
+        }
     }
 
     #[test]
@@ -227,36 +219,29 @@ mod tests {
         let known = Endpoint { container: Some(container()), ..endpoint() };
         let local = Local { endpoints: BTreeMap::from([(id(), known)]), ..Local::default() };
         let (mut unlisted, suspects) = (Unlisted::default(), BTreeSet::from([id()]));
-        let mut stale = |listing: &Listing, seconds: u64| {
-            let steady = Duration::from_secs(seconds);
-            unlisted.stale(
-                &local,
-                &suspects,
-                listing,
-                Times { wall: Duration::from_secs(NOW), steady },
-            )
-        };
-        assert_eq!(stale(&listing(true), 0), []);
-        assert_eq!(
-            stale(&Listing::default(), 1000),
-            [],
-            "the engine did not answer for that network"
-        );
-        assert_eq!(stale(&listing(false), 2000), [id()]);
+        // The second time the engine did not answer for that network.
+        for (listing, seconds, stale) in [
+            (listing(true), 0, vec![]),
+            (Listing::default(), 1000, vec![]),
+            (listing(false), 2000, vec![id()]),
+        ] {
+            assert_eq!(unlisted.stale(&local, &suspects, &listing, at(seconds)), stale);
+        }
+    }
+
+    /// These seconds after the start.
+    fn at(seconds: u64) -> Times {
+        Times { wall: Duration::from_secs(NOW), steady: Duration::from_secs(seconds) }
     }
 
     #[test]
     fn the_time_of_an_unlisted_endpoint_starts_again_after_it_was_listed() {
         let local = Local { endpoints: BTreeMap::from([(id(), endpoint())]), ..Local::default() };
         let (mut unlisted, suspects) = (Unlisted::default(), BTreeSet::from([id()]));
-        let mut stale = |listed: bool, seconds: u64| {
-            let now =
-                Times { wall: Duration::from_secs(NOW), steady: Duration::from_secs(seconds) };
-            unlisted.stale(&local, &suspects, &listing(listed), now)
-        };
-        assert_eq!(stale(false, 0), []);
-        assert_eq!(stale(true, 10), []);
-        assert_eq!(stale(false, 20), []);
-        assert_eq!(stale(false, 36), [id()]);
+        for (listed, seconds, stale) in
+            [(false, 0, vec![]), (true, 10, vec![]), (false, 20, vec![]), (false, 36, vec![id()])]
+        {
+            assert_eq!(unlisted.stale(&local, &suspects, &listing(listed), at(seconds)), stale);
+        }
     }
 }

@@ -94,22 +94,18 @@ impl Taken {
 /// The addresses of this host's endpoints that are leased to other hosts. A Swarm manages the
 /// addresses of its own networks.
 pub fn taken(cluster: &Cluster, local: &Local, me: HostId) -> Vec<Taken> {
-    let of_endpoint = |endpoint: &Endpoint| {
-        let known =
-            cluster.networks.get(&endpoint.network).filter(|known| !known.settings.swarm)?;
-        let holders = endpoint
-            .addresses
-            .iter()
-            .filter_map(|address| Some((address.addr(), *known.leases.get(&address.addr())?)));
-        let others = holders.filter(|(_, holder)| *holder != me);
-        let network = &endpoint.network;
-        Some(
-            others
-                .map(|(address, holder)| Taken { network: network.clone(), address, holder })
-                .collect::<Vec<_>>(),
-        )
-    };
-    let mut taken: Vec<_> = local.endpoints.values().filter_map(of_endpoint).flatten().collect();
+    let mut taken = Vec::new();
+    for Endpoint { network, addresses, .. } in local.endpoints.values() {
+        let Some(known) = cluster.networks.get(network).filter(|known| !known.settings.swarm)
+        else {
+            continue;
+        };
+        for address in addresses.iter().map(IpNet::addr) {
+            if let Some(&holder) = known.leases.get(&address).filter(|holder| **holder != me) {
+                taken.push(Taken { network: network.clone(), address, holder });
+            }
+        }
+    }
     taken.sort_unstable();
     taken
 }
@@ -121,12 +117,13 @@ fn plan_missing(id: &NetworkId, network: &Network, local: &Local, me: HostId) ->
     let addresses =
         endpoints.flat_map(|endpoint| endpoint.addresses.iter().map(|address| address.addr()));
     let missing = addresses.filter(|address| !network.leases.contains_key(address));
-    let claim = |address| Command::ClaimAddress {
-        network: id.clone(),
-        host: me,
-        address: WantedAddress::Exactly(address),
-    };
-    missing.map(claim).collect()
+    missing
+        .map(|address| Command::ClaimAddress {
+            network: id.clone(),
+            host: me,
+            address: WantedAddress::Exactly(address),
+        })
+        .collect()
 }
 
 /// A release of the addresses that this host has begun to release and still holds, as far as it
@@ -265,8 +262,8 @@ impl TakenChoice {
             .filter(|network| network.settings.docker_ipam && network.origin == me)?;
         let holder = network.leases.get(&address).filter(|holder| **holder != me)?;
         let pool = network.pool_of(address)?;
-        let free = || pool.highest_free(&network.leases, 1).into_iter().next();
-        let usable = spare(cluster, local, me, id, pool.subnet).or_else(free);
+        let usable = spare(cluster, local, me, id, pool.subnet)
+            .or_else(|| pool.highest_free(&network.leases, 1).into_iter().next());
         let (title, host) = (network.title(id), cluster.host_name(*holder));
         let taken = format!("address {address} of network {title} is in use on host {host}");
         Some(Self { subnet: pool.subnet, usable, taken })

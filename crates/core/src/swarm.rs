@@ -113,12 +113,16 @@ pub fn possible_nodes<'a>(
     swarm: Option<&str>,
     nodes: &'a BTreeMap<String, SwarmNode>,
 ) -> Vec<&'a str> {
-    let id_of = |node: &'a SwarmNode| {
+    let mut possible = Vec::new();
+    for (name, node) in nodes {
         let mut managers = nodes.values().filter(|other| node.managers.contains(&other.id));
-        node.swarm.as_deref().or_else(|| managers.find_map(|manager| manager.swarm.as_deref()))
-    };
-    let may_belong = |node| swarm.is_none_or(|swarm| id_of(node).is_none_or(|id| id == swarm));
-    nodes.iter().filter(|(_, node)| may_belong(node)).map(|(name, _)| name.as_str()).collect()
+        let known =
+            node.swarm.as_deref().or_else(|| managers.find_map(|manager| manager.swarm.as_deref()));
+        if swarm.is_none() || known.is_none() || known == swarm {
+            possible.push(name.as_str());
+        }
+    }
+    possible
 }
 
 /// A step for one network of a Swarm.
@@ -262,17 +266,18 @@ mod tests {
         cluster
     }
 
-    #[test]
-    fn a_host_with_an_unknown_swarm_may_belong_to_any() {
-        let node = |id: &str, swarm: Option<&str>, managers: &[&str]| SwarmNode {
+    fn node(id: &str, swarm: Option<&str>, manager: &str) -> (String, SwarmNode) {
+        let node = SwarmNode {
             id: id.to_owned(),
             swarm: swarm.map(str::to_owned),
-            managers: managers.iter().map(|&manager| manager.to_owned()).collect(),
+            managers: [manager.to_owned()].into(),
         };
-        let nodes = |nodes: &[SwarmNode]| {
-            nodes.iter().map(|node| (node.id.clone(), node.clone())).collect()
-        };
-        let old = nodes(&[node("m", Some("s1"), &["m"]), node("w", None, &["m"])]);
+        (id.to_owned(), node)
+    }
+
+    #[test]
+    fn a_host_with_an_unknown_swarm_may_belong_to_any() {
+        let old = [node("m", Some("s1"), "m"), node("w", None, "m")].into();
         assert_eq!(possible_nodes(Some("s1"), &old), ["m", "w"]);
         assert_eq!(
             possible_nodes(Some("s2"), &old),
@@ -280,7 +285,7 @@ mod tests {
             "a worker's Swarm is that of its manager"
         );
         assert_eq!(possible_nodes(None, &old), ["m", "w"], "its Swarm is not known");
-        let lost = nodes(&[node("w", None, &["m"]), node("x", Some("s2"), &["x"])]);
+        let lost = [node("w", None, "m"), node("x", Some("s2"), "x")].into();
         assert_eq!(
             possible_nodes(Some("s1"), &lost),
             ["w"],

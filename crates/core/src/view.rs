@@ -278,13 +278,13 @@ pub fn why_no_groups(
     network: Option<&str>,
     host: Option<&str>,
 ) -> String {
-    let is_wanted =
-        |row: &&NetworkRow| network.is_none_or(|wanted| row.name.as_deref() == Some(wanted));
-    let wanted: Vec<_> = networks.iter().filter(is_wanted).collect();
-    let has = |row: &&&NetworkRow| row.hosts.iter().any(|host| host == me);
+    let wanted: Vec<_> = networks
+        .iter()
+        .filter(|row| network.is_none_or(|wanted| row.name.as_deref() == Some(wanted)))
+        .collect();
     let subject =
         network.map_or_else(|| "any network".to_owned(), |network| format!("network {network}"));
-    if wanted.iter().any(|row| has(&row)) {
+    if wanted.iter().any(|row| row.hosts.iter().any(|host| host == me)) {
         let who = host.map_or_else(
             || "no container".to_owned(),
             |host| format!("no container of host {host}"),
@@ -441,29 +441,32 @@ mod tests {
 
     #[test]
     fn an_empty_list_of_groups_says_why() {
-        let row = |name: &str, hosts: &[&str]| -> NetworkRow {
+        let all: [(&str, &[&str]); 3] =
+            [("foo", &["h1", "h2"]), ("bar", &["h2", "h3"]), ("idle", &[])];
+        let networks: [NetworkRow; 3] = all.map(|(name, hosts)| {
             serde_json::from_value(json!({
                 "id": "0123456789abcdef0123456789abcdef", "name": name, "vni": 0x10_0001,
                 "subnets": [], "options": {}, "internal": false, "origin": "h1", "hosts": hosts,
                 "addresses": 0, "removal_waits_for": null,
             }))
             .unwrap()
-        };
-        let networks = [row("foo", &["h1", "h2"]), row("bar", &["h2", "h3"]), row("idle", &[])];
-        let why = |me: &str, network: Option<&str>, host: Option<&str>| {
-            why_no_groups(me, &networks, network, host)
-        };
+        });
         assert_eq!(
-            why("h1", None, None),
+            why_no_groups("h1", &networks, None, None),
             "no container is a member of a group on the networks of this host"
         );
         assert_eq!(
-            why("h1", Some("foo"), Some("h2")),
+            why_no_groups("h1", &networks, Some("foo"), Some("h2")),
             "no container of host h2 is a member of a group on network foo"
         );
-        assert!(why("h1", Some("bar"), None).ends_with("ask on h2, h3"));
-        assert!(why("h4", None, None).ends_with("ask on h1, h2, h3"));
-        assert_eq!(why("h4", Some("idle"), None), "no host has a container on network idle");
+        let why = why_no_groups("h1", &networks, Some("bar"), None);
+        assert!(why.ends_with("ask on h2, h3"), "{why}");
+        let why = why_no_groups("h4", &networks, None, None);
+        assert!(why.ends_with("ask on h1, h2, h3"), "{why}");
+        assert_eq!(
+            why_no_groups("h4", &networks, Some("idle"), None),
+            "no host has a container on network idle"
+        );
         assert!(
             networks[0].is_called("foo")
                 && networks[0].is_called("0123456789ab")

@@ -121,13 +121,12 @@ enum Event {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let which = || any::<usize>();
     prop_oneof![
         6 => (1..=HOSTS, content()).prop_map(|(host, content)| Event::Change { host, content }),
-        10 => which().prop_map(|which| Event::Exchange { which }),
-        3 => which().prop_map(|which| Event::LoseAnswer { which }),
-        3 => which().prop_map(|which| Event::Delay { which }),
-        4 => which().prop_map(|which| Event::Late { which }),
+        10 => any::<usize>().prop_map(|which| Event::Exchange { which }),
+        3 => any::<usize>().prop_map(|which| Event::LoseAnswer { which }),
+        3 => any::<usize>().prop_map(|which| Event::Delay { which }),
+        4 => any::<usize>().prop_map(|which| Event::Late { which }),
         1 => (1..=HOSTS).prop_map(|host| Event::Restart { host }),
         3 => prop_oneof![3 => 0..4u64, 1 => 5..8u64, 1 => 299..302u64]
             .prop_map(|seconds| Event::Wait { seconds }),

@@ -18,7 +18,7 @@ use shoutd_core::local::{Endpoint, Local};
 use shoutd_core::multicast::{Memberships, SourceFilter};
 use shoutd_core::plane::{
     Action, Desired, Observed, ObservedBridge, ObservedSegment, OwnerTag, ReplicationCache,
-    Segment, Underlay, desired, diff,
+    Underlay, desired, diff,
 };
 use shoutd_core::{EndpointId, MacAddress, Vni};
 
@@ -67,11 +67,12 @@ fn vni(cluster: &Cluster, index: u8) -> Vni {
 }
 
 fn groups(count: usize) -> Memberships {
-    let group = |index| IpAddr::V4(Ipv4Addr::from(0xef00_0000 + u32::try_from(index).unwrap()));
-    Memberships {
-        groups: (0..count).map(|index| (group(index), SourceFilter::all())).collect(),
-        router: false,
+    let mut memberships = Memberships::default();
+    for index in 0..u32::try_from(count).unwrap() {
+        let group = IpAddr::V4(Ipv4Addr::from(0xef00_0000 + index));
+        memberships.groups.insert(group, SourceFilter::all());
     }
+    memberships
 }
 
 fn pairs() -> impl Strategy<Value = BTreeSet<(u8, u64)>> {
@@ -239,10 +240,9 @@ proptest! {
                 )
             );
             let again = desired(&cluster, &local, host(1), underlay, &peers, &mut cache);
-            let is_shared = |(one, other): (&Segment, &Segment)| {
-                Arc::ptr_eq(&one.replication, &other.replication)
-            };
-            prop_assert!(again.segments.values().zip(found.segments.values()).all(is_shared));
+            for (one, other) in again.segments.values().zip(found.segments.values()) {
+                prop_assert!(Arc::ptr_eq(&one.replication, &other.replication));
+            }
         }
     }
 
@@ -253,11 +253,12 @@ proptest! {
         group in any::<[u8; 3]>(),
     ) {
         let group = IpAddr::from([239, group[0], group[1], group[2]]);
-        let source = |include| {
-            if include { SourceFilter::Include([group].into()) } else { SourceFilter::all() }
-        };
-        let mut groups: BTreeMap<_, _> =
-            reported.into_iter().map(|(address, kind)| (address, source(kind))).collect();
+        let mut groups = BTreeMap::new();
+        for (address, include) in reported {
+            let filter =
+                if include { SourceFilter::Include([group].into()) } else { SourceFilter::all() };
+            groups.insert(address, filter);
+        }
         groups.insert(group, SourceFilter::all());
         let cluster = cluster(&BTreeSet::new());
         let memberships = [(vni(&cluster, 0), Memberships { groups, router: false })].into();
@@ -298,16 +299,17 @@ proptest! {
         ),
     ) {
         let cluster = cluster(&BTreeSet::new());
-        let indexed = || (0..NETWORKS).zip(&sizes);
-        let memberships =
-            indexed().map(|(index, size)| (vni(&cluster, index), groups(*size))).collect();
+        let memberships = (0..NETWORKS)
+            .zip(&sizes)
+            .map(|(index, size)| (vni(&cluster, index), groups(*size)))
+            .collect();
         let (content, over_limit) =
             own_content(&cluster, &local(0..NETWORKS), &memberships, UNDERLAY);
         let items: usize = content.values().map(|network| network.memberships.groups.len()).sum();
         prop_assert!(items <= ADVERTISED_ITEMS_MAX);
         prop_assert!(Delta::between(&BTreeMap::new(), &content, usize::MAX).0.check().is_ok());
         let mut widened = 0;
-        for (index, size) in indexed() {
+        for (index, size) in (0..NETWORKS).zip(&sizes) {
             let AdvertisedNetwork { endpoints, memberships, mtu: _ } =
                 &*content[&network_id(index)];
             prop_assert_eq!(endpoints.len(), 1);

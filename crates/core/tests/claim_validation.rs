@@ -17,7 +17,7 @@ use shoutd_core::cluster::{Cluster, Command, Pool, Settings, WantedAddress};
 use shoutd_core::limits::{REJECTION_GRACE, REPORTED_REJECTIONS_MAX};
 use shoutd_core::local::{Endpoint, Local};
 use shoutd_core::names::Name;
-use shoutd_core::{EndpointId, HostId, MacAddress};
+use shoutd_core::{HostId, MacAddress};
 
 use crate::common::{cluster_of, groups, host, network_id, pool, settings};
 
@@ -52,9 +52,11 @@ fn endpoint(mac: MacAddress, address: &str, names: &[&str]) -> AdvertisedEndpoin
 
 /// What a host advertises of the network: these endpoints, and groups that are never rejected.
 fn advertised(endpoints: impl IntoIterator<Item = AdvertisedEndpoint>) -> PeerState {
-    let id = |place: usize| format!("{place:016}").parse::<EndpointId>().unwrap();
-    let endpoints =
-        endpoints.into_iter().enumerate().map(|(place, endpoint)| (id(place), endpoint)).collect();
+    let endpoints = endpoints
+        .into_iter()
+        .enumerate()
+        .map(|(place, endpoint)| (format!("{place:016}").parse().unwrap(), endpoint))
+        .collect();
     let network = AdvertisedNetwork { endpoints, memberships: groups(3), mtu: None };
     let networks: Content = [(network_id(0), Arc::new(network))].into();
     PeerState { in_sync: true, networks }
@@ -235,9 +237,8 @@ fn names_of_the_public_dns_and_of_the_host_itself_are_rejected() {
 
 #[test]
 fn names_with_a_public_top_level_domain_may_be_public() {
-    let may_be = |name: &str| name.parse::<Name>().unwrap().may_be_public();
     for public in ["docker.io", "a.b.example.com", "x.xn--p1ai", "1.in-addr.arpa", "DB.PROD"] {
-        assert!(may_be(public), "{public}");
+        assert!(public.parse::<Name>().unwrap().may_be_public(), "{public}");
     }
     for private in [
         "web",
@@ -251,7 +252,7 @@ fn names_with_a_public_top_level_domain_may_be_public() {
         "a.b-c",
         "a.x",
     ] {
-        assert!(!may_be(private), "{private}");
+        assert!(!private.parse::<Name>().unwrap().may_be_public(), "{private}");
     }
 }
 

@@ -98,8 +98,9 @@ fn command() -> impl Strategy<Value = Command> {
             address: format!("192.0.2.{last}:7789").parse().unwrap(),
         }),
         2 => proptest::collection::btree_map(host(), 1..5u8, 0..4).prop_map(|hosts| {
-            let address = |last| format!("192.0.2.{last}:7789").parse().unwrap();
-            let hosts = hosts.into_iter().map(|(host, last)| (host, address(last)));
+            let hosts = hosts
+                .into_iter()
+                .map(|(host, last)| (host, format!("192.0.2.{last}:7789").parse().unwrap()));
             Command::MoveHosts { hosts: hosts.collect() }
         }),
         1 => (host(), proptest::collection::vec(reported, 0..2))
@@ -145,24 +146,29 @@ fn command() -> impl Strategy<Value = Command> {
 #[test]
 fn hosts_take_one_anothers_addresses_only_if_all_move_at_once() {
     let mut cluster = Cluster::default();
-    let at = |last: u8| SocketAddr::from(([192, 0, 2, last], 7789));
     cluster.apply(&Command::Found { cluster: ClusterId::new(1) }).unwrap();
     for last in 1..=3 {
         let (host, name) = (HostId::new(last.into()).unwrap(), format!("h{last}"));
         cluster.apply(&Command::AdmitHost { host, name, address: at(last) }).unwrap();
     }
-    let ring = |places: &[(u64, u8)]| {
-        let hosts = places.iter().map(|(host, last)| (HostId::new(*host).unwrap(), at(*last)));
-        Command::MoveHosts { hosts: hosts.collect() }
-    };
     for places in [&[(1, 2)][..], &[(1, 2), (2, 3)], &[(1, 9), (2, 9)]] {
-        let refused = cluster.apply(&ring(places)).unwrap_err();
+        let refused = cluster.apply(&moves(places)).unwrap_err();
         assert!(matches!(refused, Refusal::HostAddressTaken { .. }), "{refused}");
     }
-    assert!(matches!(cluster.apply(&ring(&[(7, 7)])), Err(Refusal::UnknownHost(_))));
-    cluster.apply(&ring(&[(1, 2), (2, 3), (3, 1)])).unwrap();
+    assert!(matches!(cluster.apply(&moves(&[(7, 7)])), Err(Refusal::UnknownHost(_))));
+    cluster.apply(&moves(&[(1, 2), (2, 3), (3, 1)])).unwrap();
     let addresses: Vec<_> = cluster.hosts.values().map(|host| host.address).collect();
     assert_eq!(addresses, [at(2), at(3), at(1)]);
+}
+
+fn at(last: u8) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, last], 7789))
+}
+
+/// Moves each host to the address with this last octet.
+fn moves(places: &[(u64, u8)]) -> Command {
+    let hosts = places.iter().map(|(host, last)| (HostId::new(*host).unwrap(), at(*last)));
+    Command::MoveHosts { hosts: hosts.collect() }
 }
 
 fn overlap(a: IpNet, b: IpNet) -> bool {
@@ -396,7 +402,6 @@ proptest! {
                 (*me, local)
             })
             .collect();
-        let endpoints_on = |id: &NetworkId| locals.values().any(|local| local.is_attached(id));
         let removed: Vec<_> = cluster
             .networks
             .iter()
@@ -419,7 +424,8 @@ proptest! {
         }
         prop_assert!(is_settled, "the plans do not converge");
         for id in removed {
-            prop_assert_eq!(cluster.networks.contains_key(&id), endpoints_on(&id));
+            let is_used = locals.values().any(|local| local.is_attached(&id));
+            prop_assert_eq!(cluster.networks.contains_key(&id), is_used);
         }
         for (me, local) in &locals {
             for endpoint in local.endpoints.values() {

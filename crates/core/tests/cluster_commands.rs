@@ -51,14 +51,15 @@ fn addresses_are_leased_from_the_top_and_never_twice() {
     assert!(gateway.to_string().contains("reserved"), "{gateway}");
 }
 
+fn enroll(cluster: &mut Cluster, host: u64, pass: Pass, now: Duration) -> Result<Outcome, Refusal> {
+    cluster.apply(&Command::Enroll { host: HostId::new(host).unwrap(), pass, now })
+}
+
 #[test]
 fn tokens_and_approvals_admit_hosts_as_long_as_they_are_valid() {
     let mut cluster = founded();
     let (hash, key) = (TokenHash([1; 32]), Fingerprint([2; 32]));
     let now = Duration::from_secs(1000);
-    let enroll = |cluster: &mut Cluster, host, pass, now| {
-        cluster.apply(&Command::Enroll { host: HostId::new(host).unwrap(), pass, now })
-    };
     let (token, approval) = (Pass::Token(hash), Pass::Approval(key));
     assert_eq!(enroll(&mut cluster, 1, token, now), Err(Refusal::UnknownToken));
     assert_eq!(enroll(&mut cluster, 1, approval, now), Err(Refusal::NotApproved));

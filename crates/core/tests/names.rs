@@ -33,14 +33,15 @@ fn names(texts: &[&str]) -> BTreeSet<Name> {
 
 /// Names, each with its addresses, and whether a container of another host has it.
 fn directory(entries: &[(&str, &[&str], bool)]) -> Directory {
-    let address = |text: &&str| text.parse::<IpAddr>().unwrap();
-    Directory {
-        addresses: entries
-            .iter()
-            .map(|(one, at, _)| (name(one), at.iter().map(address).collect()))
-            .collect(),
-        remote: entries.iter().filter(|(.., remote)| *remote).map(|(one, ..)| name(one)).collect(),
+    let mut directory = Directory::default();
+    for (text, addresses, is_remote) in entries {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        directory.addresses.insert(name(text), addresses);
+        if *is_remote {
+            directory.remote.insert(name(text));
+        }
     }
+    directory
 }
 
 #[test]

@@ -44,16 +44,12 @@ fn cluster(docker_ipam: bool, holders: [u64; 6]) -> (Cluster, NetworkId) {
 
 /// An advertisement with endpoints that have these addresses.
 fn peers(from: u64, addresses: &[u8]) -> PeerStates {
-    let endpoint = |last: &u8| {
-        let mac = MacAddress([2, 0, 0, 0, 0, *last]);
-        let advertised =
-            AdvertisedEndpoint { mac, addresses: [at(*last)].into(), names: [].into() };
-        (format!("{last:016}").parse().unwrap(), advertised)
-    };
-    let network = AdvertisedNetwork {
-        endpoints: addresses.iter().map(endpoint).collect(),
-        ..AdvertisedNetwork::default()
-    };
+    let mut network = AdvertisedNetwork::default();
+    for &last in addresses {
+        let mac = MacAddress([2, 0, 0, 0, 0, last]);
+        let endpoint = AdvertisedEndpoint { mac, addresses: [at(last)].into(), names: [].into() };
+        network.endpoints.insert(format!("{last:016}").parse().unwrap(), endpoint);
+    }
     let state = PeerState { in_sync: true, networks: [(network_id(0), Arc::new(network))].into() };
     PeerStates { hosts: [(host(from), Arc::new(state))].into() }
 }

@@ -18,16 +18,15 @@ pub fn audience(
     peers: &PeerStates,
 ) -> BTreeMap<HostId, Content> {
     let mut audience: BTreeMap<HostId, Content> = BTreeMap::new();
-    let others = || cluster.hosts.keys().filter(|host| **host != me);
     for (id, network) in content {
         let attached = cluster.networks.get(id).map(|known| &known.attached);
         let is_agreed = attached.is_some_and(|attached| attached.contains(&me));
-        let has_it = |host: &HostId| {
-            attached.is_some_and(|attached| attached.contains(host))
-                || peers.hosts.get(host).is_some_and(|peer| peer.networks.contains_key(id))
-        };
-        for host in others().filter(|host| !is_agreed || has_it(host)) {
-            audience.entry(*host).or_default().insert(id.clone(), network.clone());
+        for host in cluster.hosts.keys().filter(|host| **host != me) {
+            let has_it = attached.is_some_and(|attached| attached.contains(host))
+                || peers.hosts.get(host).is_some_and(|peer| peer.networks.contains_key(id));
+            if !is_agreed || has_it {
+                audience.entry(*host).or_default().insert(id.clone(), network.clone());
+            }
         }
     }
     audience

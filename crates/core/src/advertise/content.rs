@@ -62,11 +62,13 @@ impl PeerStates {
     /// The host that has an endpoint with this MAC address on this network. Hosts that are not in
     /// sync do not count: their containers may have been started elsewhere since.
     pub fn holder_of_mac(&self, network: &NetworkId, mac: MacAddress) -> Option<HostId> {
-        let has_it = |peer: &Arc<PeerState>| {
-            let endpoints =
-                peer.networks.get(network).into_iter().flat_map(|known| known.endpoints.values());
-            peer.in_sync && endpoints.into_iter().any(|endpoint| endpoint.mac == mac)
-        };
-        self.hosts.iter().find(|(_, peer)| has_it(peer)).map(|(host, _)| *host)
+        for (host, peer) in self.hosts.iter().filter(|(_, peer)| peer.in_sync) {
+            if let Some(known) = peer.networks.get(network)
+                && known.endpoints.values().any(|endpoint| endpoint.mac == mac)
+            {
+                return Some(*host);
+            }
+        }
+        None
     }
 }

@@ -110,7 +110,6 @@ impl Delta {
     /// # Errors
     /// If the delta contains something that no host can have.
     pub fn check(&self) -> Result<(), InvalidAdvertisement> {
-        let invalid = |what: String| Err(InvalidAdvertisement::Invalid { what });
         for delta in self.networks.values().flatten() {
             for (id, endpoint) in &delta.endpoints {
                 match endpoint {
@@ -207,6 +206,10 @@ fn apply<K: Ord + Clone, V: Clone>(changes: &BTreeMap<K, Option<V>>, to: &mut BT
             None => to.remove(key),
         };
     }
+}
+
+fn invalid(what: String) -> Result<(), InvalidAdvertisement> {
+    Err(InvalidAdvertisement::Invalid { what })
 }
 
 fn sources(filter: &SourceFilter) -> usize {

@@ -49,10 +49,10 @@ impl OutboundSessions {
     /// The messages to send now; see [`OutboundSession::next`].
     pub fn next(&mut self, now: Duration) -> Vec<(HostId, Arc<Message>)> {
         let Self { sequence, hosts, .. } = self;
-        let next = |(host, session): (&HostId, &mut OutboundSession)| {
-            session.next(sequence, now).map(|message| (*host, message))
-        };
-        hosts.iter_mut().filter_map(next).collect()
+        hosts
+            .iter_mut()
+            .filter_map(|(host, session)| Some((*host, session.next(sequence, now)?)))
+            .collect()
     }
 
     /// Handles a peer's answer to the message in flight, or that there was none. For `entropy` see
@@ -92,10 +92,12 @@ impl OutboundSessions {
         network: &NetworkId,
         endpoint: &EndpointId,
     ) -> impl Iterator<Item = HostId> {
-        let lacks = |session: &OutboundSession| {
-            session.wants(network) && !session.is_failing() && !session.has(network, endpoint)
-        };
-        self.hosts.iter().filter(move |(_, session)| lacks(session)).map(|(host, _)| *host)
+        self.hosts
+            .iter()
+            .filter(|(_, session)| {
+                session.wants(network) && !session.is_failing() && !session.has(network, endpoint)
+            })
+            .map(|(host, _)| *host)
     }
 
     /// Whether the last message to a peer failed.

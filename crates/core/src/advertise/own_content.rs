@@ -90,7 +90,14 @@ pub fn own_content(
 /// never narrowed. A container can send a report for any address, and the bridge adds it to its
 /// MDB; we drop unicast addresses here, because peers refuse an advertisement that contains one.
 fn bounded_groups(wanted: &Memberships) -> BTreeMap<std::net::IpAddr, SourceFilter> {
-    let bounded = |filter: &SourceFilter| match filter {
+    let groups = wanted.groups.iter().filter(|(group, _)| group.is_multicast());
+    groups.map(|(group, filter)| (*group, bounded(filter))).collect()
+}
+
+/// A source filter with at most [`ADVERTISED_SOURCES_MAX`] sources that admits all that `filter`
+/// admits.
+fn bounded(filter: &SourceFilter) -> SourceFilter {
+    match filter {
         SourceFilter::Include(sources) if sources.len() > ADVERTISED_SOURCES_MAX => {
             SourceFilter::all()
         }
@@ -98,9 +105,7 @@ fn bounded_groups(wanted: &Memberships) -> BTreeMap<std::net::IpAddr, SourceFilt
             SourceFilter::Exclude(sources.iter().take(ADVERTISED_SOURCES_MAX).copied().collect())
         }
         SourceFilter::Include(_) => filter.clone(),
-    };
-    let groups = wanted.groups.iter().filter(|(group, _)| group.is_multicast());
-    groups.map(|(group, filter)| (*group, bounded(filter))).collect()
+    }
 }
 
 /// Widens the networks with the most items until the total fits.

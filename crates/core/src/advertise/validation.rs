@@ -55,6 +55,21 @@ struct Validated {
     contested: bool,
 }
 
+impl Validated {
+    /// Whether the result holds for this network and this advertisement too.
+    fn is_valid_for(
+        &self,
+        network: Option<&Arc<Network>>,
+        advertised: &Arc<AdvertisedNetwork>,
+    ) -> bool {
+        let is_same_network = match (&self.network, network) {
+            (Some(was), Some(is)) => Arc::ptr_eq(was, is),
+            (was, is) => was.is_none() && is.is_none(),
+        };
+        !self.contested && is_same_network && Arc::ptr_eq(&self.advertised, advertised)
+    }
+}
+
 impl ClaimValidation {
     /// Updates `peers` with the accepted part of what `host` advertises; `None` removes the host.
     pub fn update(
@@ -82,12 +97,9 @@ impl ClaimValidation {
     /// The hosts that claim a MAC address which another host claims too. They must be validated
     /// again after an update of any other host.
     pub fn contested(&self) -> BTreeSet<HostId> {
-        let is_contested = |validated: &BTreeMap<_, Validated>| {
-            validated.values().any(|validated| validated.contested)
-        };
         self.hosts
             .iter()
-            .filter(|(_, validated)| is_contested(validated))
+            .filter(|(_, networks)| networks.values().any(|validated| validated.contested))
             .map(|(host, _)| *host)
             .collect()
     }
@@ -129,17 +141,11 @@ impl ClaimValidation {
         validated.retain(|id, _| state.networks.contains_key(id));
         for (id, advertised) in &mut state.networks {
             let network = known.cluster.networks.get(id);
-            let is_same = |validated: &&Validated| {
-                let is_same_network = match (&validated.network, network) {
-                    (Some(was), Some(is)) => Arc::ptr_eq(was, is),
-                    (was, is) => was.is_none() && is.is_none(),
-                };
-                !is_back
-                    && !validated.contested
-                    && is_same_network
-                    && Arc::ptr_eq(&validated.advertised, advertised)
-            };
-            if validated.get(id).filter(is_same).is_none() {
+            let is_valid = !is_back
+                && validated
+                    .get(id)
+                    .is_some_and(|validated| validated.is_valid_for(network, advertised));
+            if !is_valid {
                 let claims = Claims::of(peers, known.local, (host, is_back), id, advertised);
                 let was =
                     validated.remove(id).map(|validated| validated.rejections).unwrap_or_default();
@@ -239,11 +245,10 @@ impl Claims {
 /// Whether the MAC address is the one that shoutd derives from one of the endpoint's addresses. The
 /// holder of that address's lease then has the MAC address too.
 fn is_derived_from_address(endpoint: &AdvertisedEndpoint) -> bool {
-    let is_derived_from = |address: &IpAddr| match address {
+    endpoint.addresses.iter().any(|address| match address {
         IpAddr::V4(v4) => MacAddress::for_ipv4(*v4) == endpoint.mac,
         IpAddr::V6(_) => false,
-    };
-    endpoint.addresses.iter().any(is_derived_from)
+    })
 }
 
 /// Validates one network, and returns the hosts that lose a MAC address by it.

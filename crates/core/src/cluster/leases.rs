@@ -120,17 +120,17 @@ impl Cluster {
         host: HostId,
         address: IpAddr,
     ) -> Result<IpNet, Refusal> {
-        let title = || network.title(id).to_owned();
-        let pool = network
-            .pool_of(address)
-            .ok_or_else(|| Refusal::AddressOutside { address, network: title() })?;
+        let title = network.title(id);
+        let Some(pool) = network.pool_of(address) else {
+            return Err(Refusal::AddressOutside { address, network: title.to_owned() });
+        };
         if pool.is_reserved(address) {
-            return Err(Refusal::AddressReserved { address, network: title() });
+            return Err(Refusal::AddressReserved { address, network: title.to_owned() });
         }
         match network.leases.get(&address) {
             Some(holder) if *holder != host => Err(Refusal::AddressTaken {
                 address,
-                network: title(),
+                network: title.to_owned(),
                 host: self.host_name(*holder),
             }),
             _ => Ok(with_prefix_of(address, pool.subnet)),
@@ -170,8 +170,9 @@ impl Cluster {
         // it decided to release these, one of these may be leased to it again and be in a
         // container. So a late command releases nothing; the host sees what it still holds and
         // proposes again.
-        let is_current = |network: &&mut Arc<Network>| network.claims_of(host) == claims;
-        if let Some(network) = self.networks.get_mut(id).filter(is_current) {
+        if let Some(network) = self.networks.get_mut(id)
+            && network.claims_of(host) == claims
+        {
             let network = Arc::make_mut(network);
             for address in addresses {
                 if network.leases.get(address) == Some(&host) {

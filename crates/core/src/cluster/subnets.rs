@@ -41,13 +41,12 @@ pub fn with_routes(certain: Vec<ReportedSubnet>, routes: &[HostRoute]) -> Vec<Re
     }
     // Directly connected routes come first: false is less than true.
     let routes = merged.into_iter().flat_map(|((remote, interface), subnets)| {
-        let reported = move |subnet| ReportedSubnet {
+        Ipv4Net::aggregate(&subnets).into_iter().map(move |subnet| ReportedSubnet {
             subnet: IpNet::V4(subnet),
             user: format!("a route of interface {interface}"),
             exclusive: false,
             remote,
-        };
-        Ipv4Net::aggregate(&subnets).into_iter().map(reported)
+        })
     });
     let routes: Vec<_> = routes.take(REPORTED_ROUTES_MAX).collect();
     certain.into_iter().chain(routes).take(REPORTED_SUBNETS_MAX).collect()
@@ -67,18 +66,18 @@ impl Cluster {
 
     fn check_pool(&self, id: &NetworkId, pool: &Pool, earlier: &[Pool]) -> Result<(), Refusal> {
         let subnet = pool.subnet;
-        let unfit = |why: &str| Refusal::UnfitSubnet { subnet, why: why.to_owned() };
-        if let Some(why) = super::pool::unfit(subnet) {
-            return Err(unfit(why));
-        }
-        if let Some(outside) = pool.reserved().into_iter().find(|address| !subnet.contains(address))
-        {
-            return Err(unfit(&format!(
-                "does not contain {outside}, its gateway or auxiliary address"
-            )));
-        }
-        if earlier.iter().any(|other| overlap(other.subnet, subnet)) {
-            return Err(unfit("overlaps another subnet of the same network"));
+        let outside = pool.reserved().into_iter().find(|address| !subnet.contains(address));
+        let why = if let Some(why) = super::pool::unfit(subnet) {
+            Some(why.to_owned())
+        } else if let Some(outside) = outside {
+            Some(format!("does not contain {outside}, its gateway or auxiliary address"))
+        } else if earlier.iter().any(|other| overlap(other.subnet, subnet)) {
+            Some("overlaps another subnet of the same network".to_owned())
+        } else {
+            None
+        };
+        if let Some(why) = why {
+            return Err(Refusal::UnfitSubnet { subnet, why });
         }
         match self.user_of(id, subnet) {
             None => Ok(()),
@@ -189,10 +188,9 @@ impl Cluster {
 /// Candidates in private address space (RFC 1918), away from Docker's default pools (172.17.0.0/16
 /// upwards) and from the subnets that users tend to choose.
 fn candidates() -> Vec<Ipv4Net> {
-    let block = |a: u8, b: u8, c: u8, length: u8| Ipv4Net::new_assert([a, b, c, 0].into(), length);
-    let medium = (20..=31).rev().map(|b| block(172, b, 0, 16));
-    let large = (64..=255).rev().map(|b| block(10, b, 0, 16));
-    let small = (0..16).rev().map(|c| block(192, 168, c * 16, 20));
+    let medium = (20..=31).rev().map(|b| Ipv4Net::new_assert([172, b, 0, 0].into(), 16));
+    let large = (64..=255).rev().map(|b| Ipv4Net::new_assert([10, b, 0, 0].into(), 16));
+    let small = (0..16).rev().map(|c| Ipv4Net::new_assert([192, 168, c * 16, 0].into(), 20));
     medium.chain(large).chain(small).collect()
 }
 
@@ -245,21 +243,21 @@ mod tests {
             docker_ipam: true,
             swarm: false,
         };
-        let admit = |value: u64| Command::AdmitHost {
-            host: host(value),
-            name: format!("h{value}"),
-            address: format!("10.0.0.{value}:7789").parse().unwrap(),
-        };
+        cluster.apply(&Command::Found { cluster: ClusterId::new(1) }).unwrap();
+        for value in 1..=3 {
+            let admit = Command::AdmitHost {
+                host: host(value),
+                name: format!("h{value}"),
+                address: format!("10.0.0.{value}:7789").parse().unwrap(),
+            };
+            cluster.apply(&admit).unwrap();
+        }
         let create = Command::CreateNetwork {
             id: "a".repeat(16).parse().unwrap(),
             origin: host(1),
             settings,
         };
-        for command in
-            [Command::Found { cluster: ClusterId::new(1) }, admit(1), admit(2), admit(3), create]
-        {
-            cluster.apply(&command).unwrap();
-        }
+        cluster.apply(&create).unwrap();
         cluster
     }
 

@@ -57,7 +57,8 @@ mod tests {
 
     #[test]
     fn groups_that_share_a_mac_address_with_well_known_link_local_groups_go_to_all() {
-        let goes_to_all = |group: &str| goes_to_every_host(group_mac(group.parse().unwrap()));
+        let link_local =
+            ["224.0.0.251", "ff02::1", "ff02::1:2", "ff02::1:ff00:5", "ff05::1:ff00:5"];
         let shared = [
             "239.0.0.251",
             "239.128.0.18",
@@ -67,29 +68,21 @@ mod tests {
             "ff05::1",
             "ff05::1:3",
         ];
-        assert!(shared.into_iter().all(goes_to_all));
-        assert!(
-            ["224.0.0.251", "ff02::1", "ff02::1:2", "ff02::1:ff00:5", "ff05::1:ff00:5"]
-                .into_iter()
-                .all(goes_to_all)
-        );
-        assert!(
-            !["239.0.1.251", "224.1.0.251", "ff05::2:1", "ff1e::ffff:efff:1"]
-                .into_iter()
-                .any(goes_to_all)
-        );
+        for group in link_local.into_iter().chain(shared) {
+            assert!(goes_to_every_host(group_mac(group.parse().unwrap())), "{group}");
+        }
+        for group in ["239.0.1.251", "224.1.0.251", "ff05::2:1", "ff1e::ffff:efff:1"] {
+            assert!(!goes_to_every_host(group_mac(group.parse().unwrap())), "{group}");
+        }
     }
 
     #[test]
     fn link_local_groups_with_an_unshared_mac_address_are_advertised() {
-        let advertised = |group: &str| is_advertised(group.parse().unwrap());
-        assert!(
-            ["239.0.0.251", "ff05::fb", "ff1e::ffff:efff:1", "ff02::ffff:efff:1"]
-                .into_iter()
-                .all(advertised)
-        );
-        assert!(
-            !["224.0.0.251", "ff02::fb", "ff02::1:3", "ff02::1:ff00:5"].into_iter().any(advertised)
-        );
+        for group in ["239.0.0.251", "ff05::fb", "ff1e::ffff:efff:1", "ff02::ffff:efff:1"] {
+            assert!(is_advertised(group.parse().unwrap()), "{group}");
+        }
+        for group in ["224.0.0.251", "ff02::fb", "ff02::1:3", "ff02::1:ff00:5"] {
+            assert!(!is_advertised(group.parse().unwrap()), "{group}");
+        }
     }
 }

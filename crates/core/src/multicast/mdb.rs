@@ -88,18 +88,18 @@ impl PortGroup {
 
     /// The port's source filter; `None` if it has no members.
     fn filter(&self) -> Option<SourceFilter> {
-        let with = |blocked: bool| {
-            self.sources
-                .iter()
-                .filter(|(_, found)| **found == blocked)
-                .map(|(source, _)| *source)
-                .collect()
-        };
-        if self.exclude == Some(true) {
-            return Some(SourceFilter::Exclude(with(true)));
+        let is_exclude = self.exclude == Some(true);
+        // In mode EXCLUDE the blocked sources count, in mode INCLUDE the others.
+        let sources: BTreeSet<IpAddr> = self
+            .sources
+            .iter()
+            .filter(|(_, is_blocked)| **is_blocked == is_exclude)
+            .map(|(source, _)| *source)
+            .collect();
+        if is_exclude {
+            return Some(SourceFilter::Exclude(sources));
         }
-        let wanted: BTreeSet<IpAddr> = with(false);
-        (!wanted.is_empty()).then_some(SourceFilter::Include(wanted))
+        (!sources.is_empty()).then_some(SourceFilter::Include(sources))
     }
 }
 
@@ -199,9 +199,12 @@ impl Mdb {
         before.update_union();
         self.update_union();
         let (old, new) = (&before.union.groups, &self.union.groups);
-        let differs = |group: &&IpAddr| old.get(*group) != new.get(*group);
-        let differing: BTreeSet<IpAddr> =
-            old.keys().chain(new.keys()).filter(differs).copied().collect();
+        let differing: BTreeSet<IpAddr> = old
+            .keys()
+            .chain(new.keys())
+            .filter(|group| old.get(*group) != new.get(*group))
+            .copied()
+            .collect();
         self.changed = &differing | &before.changed;
     }
 

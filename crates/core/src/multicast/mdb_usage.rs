@@ -38,10 +38,12 @@ mod tests {
 
     #[test]
     fn pressure_begins_before_the_mdb_is_full_and_ends_when_an_eighth_is_free() {
-        let usage = |taken| MdbUsage { size: 1600, taken, snoops: true };
-        assert!(!usage(1499).is_crowded(false));
-        assert!(usage(1500).is_crowded(false) && usage(1400).is_crowded(true));
-        assert!(!usage(1399).is_crowded(true));
+        for (taken, was_crowded, is_crowded) in
+            [(1499, false, false), (1500, false, true), (1400, true, true), (1399, true, false)]
+        {
+            let usage = MdbUsage { size: 1600, taken, snoops: true };
+            assert_eq!(usage.is_crowded(was_crowded), is_crowded, "{usage:?}");
+        }
     }
 
     #[test]

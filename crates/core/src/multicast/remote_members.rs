@@ -65,10 +65,11 @@ impl RemoteMembers {
                     IpAddr::V6(_) => None,
                 },
             );
-        let is_near = |address: &Ipv4Addr| {
-            let is_of = |subnet: Ipv4Net| subnet.contains(address) && subnet.addr() != *address;
-            subnets.clone().any(is_of)
-        };
-        addresses.filter(is_near).min().unwrap_or(Ipv4Addr::UNSPECIFIED)
+        let near = addresses.filter(|address| {
+            subnets
+                .clone()
+                .any(|subnet: Ipv4Net| subnet.contains(address) && subnet.addr() != *address)
+        });
+        near.min().unwrap_or(Ipv4Addr::UNSPECIFIED)
     }
 }

@@ -1,6 +1,7 @@
 //! Replication: which hosts receive the packets of each group.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::net::IpAddr;
 
 use super::{Memberships, SourceFilter, is_advertised};
@@ -87,15 +88,16 @@ pub fn replication_within(remotes: &[Remote<'_>], most: usize) -> Replication {
         .filter(|remote| !remote.takes_everything())
         .filter_map(|remote| Some((remote.address, remote.memberships()?)))
         .collect();
-    let has_members =
-        |(_, filter): &(&IpAddr, &SourceFilter)| **filter != SourceFilter::Include(BTreeSet::new());
     let mut by_group: BTreeMap<IpAddr, Vec<(IpAddr, &SourceFilter)>> = BTreeMap::new();
     let mut link_local: BTreeMap<IpAddr, BTreeSet<IpAddr>> = BTreeMap::new();
     for (address, memberships) in &receivers {
-        for (group, filter) in memberships.groups.iter().filter(has_members) {
-            if group.is_multicast() && !is_link_local(*group) {
+        for (group, filter) in &memberships.groups {
+            if !group.is_multicast() || *filter == SourceFilter::Include(BTreeSet::new()) {
+                continue;
+            }
+            if !is_link_local(*group) {
                 by_group.entry(*group).or_default().push((*address, filter));
-            } else if group.is_multicast() && is_advertised(*group) {
+            } else if is_advertised(*group) {
                 link_local.entry(*group).or_default().insert(*address);
             }
         }
@@ -103,15 +105,10 @@ pub fn replication_within(remotes: &[Remote<'_>], most: usize) -> Replication {
     let mut groups = BTreeMap::new();
     let (mut beyond, mut receivers_beyond) = (0, BTreeSet::new());
     for (group, filters) in by_group {
-        let is_source = |source: &&IpAddr| {
-            !source.is_multicast()
-                && !source.is_unspecified()
-                && source.is_ipv4() == group.is_ipv4()
-        };
         let sources: BTreeSet<IpAddr> = filters
             .iter()
             .flat_map(|(_, filter)| sources(filter))
-            .filter(is_source)
+            .filter(|source| is_source(**source, group))
             .copied()
             .collect();
         if groups.len() + 1 + sources.len() > most {
@@ -119,19 +116,28 @@ pub fn replication_within(remotes: &[Remote<'_>], most: usize) -> Replication {
             receivers_beyond.extend(filters.iter().map(|(address, _)| *address));
             continue;
         }
-        let to = |admits: &dyn Fn(&SourceFilter) -> bool| {
-            let selecting =
-                filters.iter().filter(|(_, filter)| admits(filter)).map(|(address, _)| *address);
-            selecting.chain(unregistered.iter().copied()).collect::<BTreeSet<IpAddr>>()
-        };
-        groups.insert((None, group), to(&|filter| matches!(filter, SourceFilter::Exclude(_))));
-        for source in sources {
-            groups.insert((Some(source), group), to(&|filter| filter.admits(source)));
+        for source in iter::once(None).chain(sources.into_iter().map(Some)) {
+            let mut to = unregistered.clone();
+            for (address, filter) in &filters {
+                let selects = match source {
+                    Some(source) => filter.admits(source),
+                    None => matches!(filter, SourceFilter::Exclude(_)),
+                };
+                if selects {
+                    to.insert(*address);
+                }
+            }
+            groups.insert((source, group), to);
         }
     }
     unregistered.extend(receivers_beyond);
     let provisional = remotes.iter().any(|remote| remote.memberships().is_none());
     Replication { groups, unregistered, link_local, provisional, beyond }
+}
+
+/// Whether a group's packets can have this source.
+fn is_source(source: IpAddr, group: IpAddr) -> bool {
+    !source.is_multicast() && !source.is_unspecified() && source.is_ipv4() == group.is_ipv4()
 }
 
 /// The sources in a filter's list.

@@ -128,16 +128,16 @@ fn is_marked(line: &str) -> bool {
 ///
 /// Names in foreign lines take precedence, such as the container's own name or one of `--add-host`.
 pub fn hosts_file(now: &str, directory: &Directory) -> Option<String> {
-    let foreign = || now.lines().filter(|line| !is_marked(line));
-    let taken = foreign().flat_map(|line| {
+    let (marked, foreign): (Vec<&str>, Vec<&str>) = now.lines().partition(|line| is_marked(line));
+    let taken = foreign.iter().flat_map(|line| {
         let entry = line.split('#').next().unwrap_or_default();
         entry.split_whitespace().skip(1).map(str::to_ascii_lowercase)
     });
     let own = directory.lines(&taken.collect());
-    if now.lines().filter(|line| is_marked(line)).eq(own.iter().map(String::as_str)) {
+    if marked == own {
         return None;
     }
-    let lines = foreign().map(str::to_owned).chain(own);
+    let lines = foreign.into_iter().map(str::to_owned).chain(own);
     Some(lines.map(|line| line + "\n").collect())
 }
 
@@ -160,12 +160,10 @@ pub fn without_lines(now: &str, subnets: &[IpNet]) -> Option<Cleaned> {
     if !now.lines().any(is_marked) {
         return None;
     }
-    let is_ours = |line: &str| {
+    let (ours, kept): (Vec<&str>, Vec<&str>) = now.split_inclusive('\n').partition(|line| {
         address_of_own_line(line)
             .is_some_and(|at| subnets.iter().any(|subnet| subnet.contains(&at)))
-    };
-    let (ours, kept): (Vec<&str>, Vec<&str>) =
-        now.split_inclusive('\n').partition(|line| is_ours(line));
+    });
     let left = kept.iter().filter(|line| is_marked(line)).count();
     Some(Cleaned { text: kept.concat(), removed: ours.len(), left })
 }
@@ -176,7 +174,8 @@ fn address_of_own_line(line: &str) -> Option<IpAddr> {
     let (address, names) = line.strip_suffix(MARK)?.strip_suffix(' ')?.split_once('\t')?;
     let parsed: IpAddr =
         address.parse().ok().filter(|parsed: &IpAddr| parsed.to_string() == address)?;
-    let is_name = |text: &str| text.parse::<Name>().is_ok_and(|name| name.as_str() == text);
     let names: Vec<&str> = names.split(' ').collect();
-    (names.iter().all(|name| is_name(name)) && names.is_sorted()).then_some(parsed)
+    let are_names =
+        names.iter().all(|text| text.parse::<Name>().is_ok_and(|name| name.as_str() == *text));
+    (are_names && names.is_sorted()).then_some(parsed)
 }

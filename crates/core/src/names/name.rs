@@ -78,16 +78,16 @@ impl Name {
     }
 }
 
+fn is_label(text: &str) -> bool {
+    let is_valid =
+        text.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_');
+    (1..=LABEL_BYTES_MAX).contains(&text.len()) && is_valid && !text.starts_with('-')
+}
+
 impl FromStr for Name {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        let is_label = |label: &str| {
-            let is_valid = label
-                .bytes()
-                .all(|octet| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_');
-            (1..=LABEL_BYTES_MAX).contains(&label.len()) && is_valid && !label.starts_with('-')
-        };
         // A program that asks for an IP address means the address.
         let is_name = text.len() <= NAME_BYTES_MAX
             && text.split('.').all(is_label)

@@ -171,12 +171,9 @@ impl RemoteHost {
 impl ReplicationCache {
     /// The replication and remote members that follow from these advertisements.
     fn follow(&mut self, vni: Vni, others: Vec<RemoteHost>) -> (Arc<Replication>, RemoteMembers) {
-        let is_same = |known: &[RemoteHost]| {
-            known.len() == others.len()
-                && known.iter().zip(&others).all(|(known, other)| known.is(other))
-        };
-        if let Some((_, replication, elsewhere)) =
-            self.networks.get(&vni).filter(|(known, ..)| is_same(known))
+        if let Some((known, replication, elsewhere)) = self.networks.get(&vni)
+            && known.len() == others.len()
+            && known.iter().zip(&others).all(|(known, other)| known.is(other))
         {
             return (replication.clone(), elsewhere.clone());
         }

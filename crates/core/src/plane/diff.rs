@@ -33,9 +33,10 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Action> {
             plan.push(Action::DeleteSegment { vni });
         }
     }
-    let is_readable = |vni: &Vni| !observed.unreadable_segments.contains_key(vni);
-    for (&vni, segment) in desired.segments.iter().filter(|(vni, _)| is_readable(vni)) {
-        plan_segment(vni, segment, observed, &mut plan);
+    for (&vni, segment) in &desired.segments {
+        if !observed.unreadable_segments.contains_key(&vni) {
+            plan_segment(vni, segment, observed, &mut plan);
+        }
     }
     plan
 }

@@ -138,10 +138,10 @@ impl Forwarding {
             return wanted;
         }
         if tier == Tier::MulticastFdb {
-            let is_surplus = |mac: &&MacAddress| {
-                !wanted.group_macs.contains_key(*mac) && !goes_to_every_host(**mac)
-            };
-            let surplus = found.group_macs.keys().filter(is_surplus);
+            let surplus = found
+                .group_macs
+                .keys()
+                .filter(|mac| !wanted.group_macs.contains_key(mac) && !goes_to_every_host(**mac));
             let kept: Vec<MacAddress> =
                 surplus.take(most.0.saturating_sub(wanted.group_macs.len())).copied().collect();
             wanted.group_macs.extend(kept.into_iter().map(|mac| (mac, segment.remotes.clone())));
@@ -183,9 +183,9 @@ impl Forwarding {
     pub fn keeps_sources(before: &Segment, after: &Segment) -> bool {
         let (before, after) = (&before.replication, &after.replication);
         // (S,G) keys come last.
-        let with_source = || before.groups.keys().rev().take_while(|(source, _)| source.is_some());
+        let mut with_source = before.groups.keys().rev().take_while(|(source, _)| source.is_some());
         !Arc::ptr_eq(before, after)
-            && with_source()
+            && with_source
                 .any(|key| !after.groups.contains_key(key) && is_retained_source(after, *key))
     }
 
@@ -194,14 +194,12 @@ impl Forwarding {
     fn retain_pins(&mut self, found: &Self, segment: &Segment, most: usize) {
         // `unregistered` contains every host that is not in sync. It also contains hosts with a
         // multicast router; their pins stay longer than necessary, which does no harm.
-        let is_known = |host: &IpAddr| {
-            segment.remotes.contains(host) && !segment.replication.unregistered.contains(host)
-        };
+        let unregistered = &segment.replication.unregistered;
         let room = most.saturating_sub(self.remote_macs.len());
-        let surplus = found
-            .remote_macs
-            .iter()
-            .filter(|(mac, host)| !self.ports.contains_key(mac) && !is_known(host));
+        let surplus = found.remote_macs.iter().filter(|(mac, host)| {
+            !self.ports.contains_key(mac)
+                && (!segment.remotes.contains(host) || unregistered.contains(host))
+        });
         let kept: BTreeMap<MacAddress, IpAddr> =
             surplus.take(room).map(|(mac, host)| (*mac, *host)).collect();
         self.ports

@@ -43,10 +43,11 @@ impl Learning {
     /// more than their limit, and then those with the most addresses until the sum is within its
     /// limit.
     pub fn note(&mut self, observed: &Observed, now: Duration) {
-        let is_there = |vni: &Vni| {
-            observed.segments.contains_key(vni) || observed.unreadable_segments.contains_key(vni)
-        };
-        self.suspended.retain(|vni, suspension| suspension.until > now && is_there(vni));
+        self.suspended.retain(|vni, suspension| {
+            let is_there = observed.segments.contains_key(vni)
+                || observed.unreadable_segments.contains_key(vni);
+            suspension.until > now && is_there
+        });
         let learned = observed.segments.iter().map(|(vni, segment)| (*vni, segment.learned));
         let mut learned: Vec<(Vni, Learned)> =
             learned.filter(|(_, learned)| learned.count > 0).collect();
@@ -105,12 +106,13 @@ mod tests {
     }
 
     fn observed(counts: &[usize]) -> Observed {
-        let segment = |count| {
-            let learned = Learned { count, from: Some([192, 0, 2, 9].into()) };
-            ObservedSegment { learned, ..ObservedSegment::default() }
-        };
-        let segments = (7..).map(vni).zip(counts.iter().copied().map(segment)).collect();
-        Observed { segments, ..Observed::default() }
+        let mut observed = Observed::default();
+        for (number, count) in (7..).zip(counts) {
+            let learned = Learned { count: *count, from: Some([192, 0, 2, 9].into()) };
+            let segment = ObservedSegment { learned, ..ObservedSegment::default() };
+            observed.segments.insert(vni(number), segment);
+        }
+        observed
     }
 
     /// Whether each segment learns.

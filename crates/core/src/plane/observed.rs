@@ -58,11 +58,15 @@ pub struct Dropped {
     pub output: u64,
 }
 
+/// Whether packets were counted since `before`. A lower count started again from zero.
+fn has_grown(count: u64, before: u64) -> bool {
+    count > before || (count < before && count > 0)
+}
+
 impl Dropped {
     /// What was dropped since the counts of `before`, one sentence per origin. A count below that
     /// of `before` started again when the filter was replaced.
     pub fn since(&self, before: &Self) -> Vec<&'static str> {
-        let has_grown = |count: u64, before: u64| count > before || (count < before && count > 0);
         let origins = [
             (
                 has_grown(self.input, before.input),
@@ -118,24 +122,23 @@ impl ObservedUnderlayFilter {
 impl Observed {
     /// A problem text for each sandbox and each segment that cannot be read.
     pub fn problems(&self) -> impl Iterator<Item = String> {
-        let line = |(vni, error): (&Vni, &String)| {
+        let lines = self.unreadable_segments.iter().map(|(vni, error)| {
             format!(
                 "cannot read the kernel state of the network with VNI {vni}, so nothing is \
                  changed there: {error}"
             )
-        };
-        self.sandbox_problems().chain(self.unreadable_segments.iter().map(line))
+        });
+        self.sandbox_problems().chain(lines)
     }
 
     fn sandbox_problems(&self) -> impl Iterator<Item = String> {
-        let line = |(path, error): (&PathBuf, &String)| {
+        self.unreadable_sandboxes.iter().map(|(path, error)| {
             format!(
                 "cannot read the network namespace {} of a container, so its interface is not \
                  changed: {error}",
                 path.display()
             )
-        };
-        self.unreadable_sandboxes.iter().map(line)
+        })
     }
 }
 

@@ -76,10 +76,10 @@ pub enum InvalidOption {
 /// # Errors
 /// The first option that is unknown, has an invalid value, or is not supported.
 pub fn check_options(options: &BTreeMap<String, String>) -> Result<(), InvalidOption> {
-    let is_unprintable = |(name, value): &(&String, &String)| {
-        [name, value].iter().any(|text| text.contains(char::is_control))
-    };
-    if let Some((name, _)) = options.iter().find(is_unprintable) {
+    if let Some((name, _)) = options
+        .iter()
+        .find(|(name, value)| [name, value].iter().any(|text| text.contains(char::is_control)))
+    {
         return Err(InvalidOption::ControlCharacter { name: name.chars().take(80).collect() });
     }
     if let Some(unkept) = unkept(options) {
@@ -91,9 +91,6 @@ pub fn check_options(options: &BTreeMap<String, String>) -> Result<(), InvalidOp
     {
         return Err(InvalidOption::Unknown { name: name.chars().take(80).collect() });
     }
-    let refuse = |name: &'static str, value: &String, expected| {
-        Err(InvalidOption::Value { name, value: value.chars().take(80).collect(), expected })
-    };
     if let Some(value) = options.get(MAC_MOVES_OPTION)
         && !matches!(value.as_str(), "on" | "off")
     {
@@ -120,6 +117,10 @@ pub fn check_options(options: &BTreeMap<String, String>) -> Result<(), InvalidOp
         );
     }
     Ok(())
+}
+
+fn refuse(name: &'static str, value: &str, expected: &'static str) -> Result<(), InvalidOption> {
+    Err(InvalidOption::Value { name, value: value.chars().take(80).collect(), expected })
 }
 
 /// Whether MAC addresses that are not an endpoint's are learnt, and may move.
@@ -151,13 +152,15 @@ fn parse_routes(value: &str) -> Option<BTreeSet<Ipv4Net>> {
         "off" => return Some(BTreeSet::new()),
         _ => {}
     }
-    let parse = |text: &str| {
-        text.parse::<Ipv4Net>()
-            .ok()
-            .filter(|net| net.trunc() == *net && ALL_MULTICAST.contains(net))
-    };
-    let prefixes: Option<BTreeSet<Ipv4Net>> = value.split(',').map(parse).collect();
-    prefixes.filter(|prefixes| prefixes.len() <= ROUTES_MAX)
+    let mut prefixes = BTreeSet::new();
+    for text in value.split(',') {
+        let prefix: Ipv4Net = text.parse().ok()?;
+        if prefix.trunc() != prefix || !ALL_MULTICAST.contains(&prefix) {
+            return None;
+        }
+        prefixes.insert(prefix);
+    }
+    (prefixes.len() <= ROUTES_MAX).then_some(prefixes)
 }
 
 /// Multicast and broadcast packets per second.

@@ -33,12 +33,12 @@ pub fn underlay_filter(
     interface: DeviceName,
 ) -> Option<UnderlayFilter> {
     cluster.hosts.get(&me)?;
-    let hosts = || cluster.hosts.values().map(|host| host.address);
+    let members = cluster.hosts.values().map(|host| host.address.ip());
     Some(UnderlayFilter {
         address,
         interface,
-        agreement_ports: hosts().map(|host| host.port()).collect(),
+        agreement_ports: cluster.hosts.values().map(|host| host.address.port()).collect(),
         // Without this host's own address: a packet from outside with that source is forged.
-        members: hosts().map(|host| host.ip()).filter(|member| *member != address).collect(),
+        members: members.filter(|member| *member != address).collect(),
     })
 }

@@ -64,8 +64,9 @@ pub fn settings(pool: Pool) -> Settings {
 
 /// Memberships in this many groups, for all sources.
 pub fn groups(count: u32) -> Memberships {
-    let group = |index: u32| (IpAddr::V4(Ipv4Addr::from(0xef00_0000 + index)), SourceFilter::all());
-    Memberships { groups: (0..count).map(group).collect(), router: false }
+    let groups = (0..count)
+        .map(|index| (IpAddr::V4(Ipv4Addr::from(0xef00_0000 + index)), SourceFilter::all()));
+    Memberships { groups: groups.collect(), router: false }
 }
 
 /// The message after serialization.

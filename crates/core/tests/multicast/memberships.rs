@@ -11,17 +11,18 @@ use crate::model::{memberships, packet};
 
 /// The memberships of a port, as entries of a bridge's MDB.
 fn entries(memberships: &Memberships) -> Vec<(IpAddr, Knowledge)> {
-    let of_group = |(group, filter): (&IpAddr, &SourceFilter)| {
+    let mut entries = Vec::new();
+    for (group, filter) in &memberships.groups {
         let (mode, sources, blocked) = match filter {
-            SourceFilter::Include(sources) => (Knowledge::Include, sources.clone(), false),
-            SourceFilter::Exclude(sources) => (Knowledge::Exclude, sources.clone(), true),
+            SourceFilter::Include(sources) => (Knowledge::Include, sources, false),
+            SourceFilter::Exclude(sources) => (Knowledge::Exclude, sources, true),
         };
-        let group = *group;
-        let sources =
-            sources.into_iter().map(move |source| (group, Knowledge::Source { source, blocked }));
-        std::iter::once((group, mode)).chain(sources)
-    };
-    memberships.groups.iter().flat_map(of_group).collect()
+        entries.push((*group, mode));
+        for &source in sources {
+            entries.push((*group, Knowledge::Source { source, blocked }));
+        }
+    }
+    entries
 }
 
 proptest! {

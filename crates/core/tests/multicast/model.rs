@@ -48,10 +48,9 @@ pub fn host() -> impl Strategy<Value = IpAddr> {
 }
 
 pub fn filter() -> impl Strategy<Value = SourceFilter> {
-    let sources = || btree_set(source(), 0..3);
     prop_oneof![
-        sources().prop_map(SourceFilter::Include),
-        sources().prop_map(SourceFilter::Exclude)
+        btree_set(source(), 0..3).prop_map(SourceFilter::Include),
+        btree_set(source(), 0..3).prop_map(SourceFilter::Exclude)
     ]
 }
 
@@ -159,12 +158,12 @@ pub fn looked_up(tables: &Forwarding, source: IpAddr, group: IpAddr) -> Option<B
         .get(&(Some(source), group))
         .or_else(|| tables.groups.get(&(None, group)))
         .or(all);
-    let host = |to: &Destination| match to {
+    let Some(destinations) = found else {
+        return tables.group_macs.get(&group_mac(group)).cloned();
+    };
+    let hosts = destinations.iter().filter_map(|to| match to {
         Destination::Host(host) => Some(*host),
         Destination::Nowhere => None,
-    };
-    match found {
-        Some(destinations) => Some(destinations.iter().filter_map(host).collect()),
-        None => tables.group_macs.get(&group_mac(group)).cloned(),
-    }
+    });
+    Some(hosts.collect())
 }

@@ -245,9 +245,11 @@ fn a_change_is_reported_exactly_twice() {
 
 #[test]
 fn a_query_is_answered_in_time_with_any_number_of_groups() {
-    let group = |number: u32| IpAddr::from(std::net::Ipv4Addr::from(0xef01_0000 + number));
-    let all: Arc<Members> =
-        Arc::new((0..10_000).map(|number| (group(number), SourceFilter::all())).collect());
+    let all: Members = (0..10_000)
+        .map(|number| std::net::Ipv4Addr::from(0xef01_0000 + number))
+        .map(|group| (IpAddr::from(group), SourceFilter::all()))
+        .collect();
+    let all = Arc::new(all);
     let mut reports = Reports::default();
     reports.set_members(all.clone(), Duration::ZERO);
     reports.set_routers(&BTreeSet::from([PORT]), Duration::ZERO);

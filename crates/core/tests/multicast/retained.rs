@@ -92,14 +92,14 @@ proptest! {
         prop_assert_eq!(looked_up(&wanted, source, group), looked_up(&alone, source, group));
         prop_assert_eq!(wanted.has_more_groups_than(&after), wanted != alone);
         prop_assert_eq!(Forwarding::keeps_sources(&before, &after), wanted != alone);
-        let has_members = |segment: &Segment| {
+        let have_members = [&before, &after].into_iter().all(|segment| {
             segment.replication.groups.get(&(None, group)).is_some_and(|all| !all.is_empty())
-        };
+        });
         for change in tables.changes_to(&wanted) {
             let was = looked_up(&tables, source, group);
             tables.apply(&change);
             let is_removal = matches!(change, Change::Group { add: false, .. });
-            if is_removal && !is_link_local(group) && has_members(&before) && has_members(&after) {
+            if is_removal && !is_link_local(group) && have_members {
                 let is = looked_up(&tables, source, group).unwrap();
                 let always = &was.unwrap() & &looked_up(&wanted, source, group).unwrap();
                 prop_assert!(is.is_superset(&always), "after {:?}", change);
@@ -109,20 +109,26 @@ proptest! {
     }
 }
 
+fn remote(last: u8) -> IpAddr {
+    Ipv4Addr::new(192, 0, 2, last).into()
+}
+
+fn mac(last: u8) -> MacAddress {
+    MacAddress([2, 0, 0, 0, 0, last])
+}
+
 /// The tables that a restarted daemon finds, and its desired state while not all hosts are in sync.
 fn found_and_desired() -> (Forwarding, Segment) {
-    let host = |last| IpAddr::from(Ipv4Addr::new(192, 0, 2, last));
-    let mac = |last| MacAddress([2, 0, 0, 0, 0, last]);
     let mut before = segment(Replication::default());
-    before.remotes = [2, 3].map(host).into();
-    before.remote_macs = [(9, 2), (8, 3), (7, 4)].map(|(last, at)| (mac(last), host(at))).into();
+    before.remotes = [2, 3].map(remote).into();
+    before.remote_macs = [(9, 2), (8, 3), (7, 4)].map(|(last, at)| (mac(last), remote(at))).into();
     Arc::make_mut(&mut before.replication).groups = [1, 2, 3]
-        .map(|last| ((None, Ipv4Addr::new(239, 0, 0, last).into()), [host(2)].into()))
+        .map(|last| ((None, Ipv4Addr::new(239, 0, 0, last).into()), [remote(2)].into()))
         .into();
     let found = Forwarding::wanted(&before, Tier::VxlanMdb);
     let mut after = segment(Replication {
         provisional: true,
-        unregistered: [host(2)].into(),
+        unregistered: [remote(2)].into(),
         ..Replication::default()
     });
     after.remotes = before.remotes;
@@ -131,7 +137,6 @@ fn found_and_desired() -> (Forwarding, Segment) {
 
 #[test]
 fn endpoints_stay_pinned_while_their_hosts_are_not_in_sync() {
-    let mac = |last| MacAddress([2, 0, 0, 0, 0, last]);
     let (found, mut after) = found_and_desired();
     let pinned = |after: &Segment| {
         let wanted = Forwarding::desired_with_retained(&found, after, Tier::VxlanMdb);
@@ -154,19 +159,11 @@ fn endpoints_stay_pinned_while_their_hosts_are_not_in_sync() {
 #[test]
 fn the_number_of_retained_entries_is_limited() {
     let (found, after) = found_and_desired();
-    let kept = |groups, pins| {
-        let wanted = Forwarding::desired_with_retained_within(
-            &found,
-            &after,
-            Tier::VxlanMdb,
-            (groups, pins),
-        );
-        (wanted.groups.len(), wanted.remote_macs.len())
-    };
     // The entries for all other groups, one per family, are desired.
-    assert_eq!(kept(4, 1), (4, 1));
-    assert_eq!(kept(0, 0), (2, 0));
-    assert_eq!(kept(100, 100), (5, 2));
+    for (most, kept) in [((4, 1), (4, 1)), ((0, 0), (2, 0)), ((100, 100), (5, 2))] {
+        let wanted = Forwarding::desired_with_retained_within(&found, &after, Tier::VxlanMdb, most);
+        assert_eq!((wanted.groups.len(), wanted.remote_macs.len()), kept, "at most {most:?}");
+    }
 }
 
 #[test]

@@ -114,8 +114,8 @@ impl Reports {
     pub fn set_routers(&mut self, routers: &BTreeSet<u32>, now: Duration) {
         self.routers.retain(|port, _| routers.contains(port));
         for port in routers {
-            let begin = || Walk { at: now, step: Duration::ZERO, after: None, left: 0 };
-            self.routers.entry(*port).or_insert_with(begin);
+            let walk = Walk { at: now, step: Duration::ZERO, after: None, left: 0 };
+            self.routers.entry(*port).or_insert(walk);
         }
         if self.routers.is_empty() {
             *self = Self { members: std::mem::take(&mut self.members), ..Self::default() };
@@ -128,8 +128,10 @@ impl Reports {
         if self.routers.is_empty() {
             return;
         }
-        let differs = |group: &&IpAddr| before.get(*group) != self.members.get(*group);
-        for group in before.keys().chain(self.members.keys()).filter(differs) {
+        for group in before.keys().chain(self.members.keys()) {
+            if before.get(group) == self.members.get(group) {
+                continue;
+            }
             // If an earlier change is still unreported, the routers know the state before that one.
             let unreported =
                 self.changes.remove(group).filter(|change| change.times_left == ROBUSTNESS);

@@ -66,11 +66,6 @@ pub(super) fn change(
 ) -> Vec<Record> {
     let none = SourceFilter::Include(BTreeSet::new());
     let (before, now) = (before.unwrap_or(&none), now.unwrap_or(&none));
-    let allow_and_block = |allowed: BTreeSet<IpAddr>, blocked: BTreeSet<IpAddr>| {
-        let mut records = split(RecordKind::Allow, group, &allowed);
-        records.extend(split(RecordKind::Block, group, &blocked));
-        records
-    };
     match (before, now) {
         // A leave. `Block` would say the same, but has no equivalent in version 2. A router queries
         // the group after a leave, as it queries blocked sources after `Block`.
@@ -78,10 +73,10 @@ pub(super) fn change(
             vec![Record { kind: RecordKind::ToInclude, group, sources: Vec::new() }]
         }
         (SourceFilter::Include(before), SourceFilter::Include(now)) => {
-            allow_and_block(now - before, before - now)
+            allow_and_block(group, &(now - before), &(before - now))
         }
         (SourceFilter::Exclude(before), SourceFilter::Exclude(now)) => {
-            allow_and_block(before - now, now - before)
+            allow_and_block(group, &(before - now), &(now - before))
         }
         (SourceFilter::Include(_), SourceFilter::Exclude(now)) => {
             vec![excluding(RecordKind::ToExclude, group, now)]
@@ -94,6 +89,16 @@ pub(super) fn change(
             records
         }
     }
+}
+
+fn allow_and_block(
+    group: IpAddr,
+    allowed: &BTreeSet<IpAddr>,
+    blocked: &BTreeSet<IpAddr>,
+) -> Vec<Record> {
+    let mut records = split(RecordKind::Allow, group, allowed);
+    records.extend(split(RecordKind::Block, group, blocked));
+    records
 }
 
 /// Translates records to a version without sources. An `IsExclude` record stands for a join, and a
