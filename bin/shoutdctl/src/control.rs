@@ -141,15 +141,19 @@ async fn ask_raw(
     let socket = directories.control_socket();
     let stream = connect(&socket).await?;
     let daemon = stream.peer_cred().ok().and_then(|credentials| credentials.pid());
-    let transport = |source| ControlError::Transport { path: socket.to_owned(), source };
     let is_get = request.method_ref() == Some(&Method::GET);
     let deadline = if is_get { GET_TIME_MAX } else { POST_TIME_MAX };
     let exchange = tokio::time::timeout(deadline, exchange(stream, request, body));
-    let late = |_| silent(daemon, &format!("does not answer within {} s", deadline.as_secs()));
-    let (is_success, body) = match exchange.await.map_err(late)? {
-        Ok(answer) => answer,
-        Err(_) if has_ended(daemon).await => return Err(not_running(directories)),
-        Err(source) => return Err(transport(source)),
+    let (is_success, body) = match exchange.await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) if has_ended(daemon).await => return Err(not_running(directories)),
+        Ok(Err(source)) => {
+            return Err(ControlError::Transport { path: socket.to_owned(), source });
+        }
+        Err(_) => {
+            let fault = format!("does not answer within {} s", deadline.as_secs());
+            return Err(silent(daemon, &fault));
+        }
     };
     if is_success {
         return Ok(body);
@@ -191,12 +195,16 @@ fn silent(daemon: Option<i32>, what: &str) -> ControlError {
 /// Whether the daemon has ended. The kernel closes a killed process's sockets before it is gone.
 async fn has_ended(daemon: Option<i32>) -> bool {
     let Some(pid) = daemon.map(Pid::from_raw) else { return false };
-    let is_gone = || matches!(process_state(pid), None | Some('Z' | 'X'));
     let deadline = Instant::now() + ENDING_TIME_MAX;
-    while !is_gone() && Instant::now() < deadline {
+    loop {
+        if matches!(process_state(pid), None | Some('Z' | 'X')) {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
         tokio::time::sleep(ENDING_POLL).await;
     }
-    is_gone()
 }
 
 /// The state of a process (proc_pid_stat(5)); `None` if it does not exist.

@@ -224,15 +224,16 @@ async fn await_everywhere(
     is_created: bool,
     patience: Timeouts,
 ) -> Result<()> {
-    let will_do = |standing: &NetworkStanding| match standing.phase {
-        NetworkPhase::There(_) => {
-            !standing.hosts.iter().any(|copy| copy.state == CopyState::Absent)
-        }
-        NetworkPhase::Leaving(_) => true,
-        NetworkPhase::Unknown => is_created,
-        NetworkPhase::Nameless | NetworkPhase::Asking => false,
-    };
-    let standing = ask_until(directories, network, false, patience, will_do).await?;
+    let standing =
+        ask_until(directories, network, false, patience, |standing| match standing.phase {
+            NetworkPhase::There(_) => {
+                !standing.hosts.iter().any(|copy| copy.state == CopyState::Absent)
+            }
+            NetworkPhase::Leaving(_) => true,
+            NetworkPhase::Unknown => is_created,
+            NetworkPhase::Nameless | NetworkPhase::Asking => false,
+        });
+    let standing = standing.await?;
     if let Some(why) = &standing.made_room {
         bail!("network {network} of this host made room: {why}");
     }
@@ -261,15 +262,16 @@ async fn await_gone(
     title: &str,
     patience: Timeouts,
 ) -> Result<()> {
-    let will_do = |standing: &NetworkStanding| match &standing.phase {
-        NetworkPhase::Unknown => {
-            !standing.hosts.iter().any(|copy| copy.state == CopyState::Present)
-        }
-        // In use: it stays until a user stops its containers and removes it again.
-        NetworkPhase::There(hosts) => !hosts.is_empty(),
-        _ => false,
-    };
-    let standing = ask_until(directories, network, true, patience, will_do).await?;
+    let standing =
+        ask_until(directories, network, true, patience, |standing| match &standing.phase {
+            NetworkPhase::Unknown => {
+                !standing.hosts.iter().any(|copy| copy.state == CopyState::Present)
+            }
+            // In use: it stays until a user stops its containers and removes it again.
+            NetworkPhase::There(hosts) => !hosts.is_empty(),
+            _ => false,
+        });
+    let standing = standing.await?;
     match &standing.phase {
         NetworkPhase::There(hosts) if hosts.is_empty() => {
             bail!("network {title} still exists after {} s", patience.timeout)

@@ -1,7 +1,7 @@
 //! `shoutdctl start`.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
@@ -57,6 +57,11 @@ pub struct Start {
     /// The daemon's log file; if systemd runs the daemon, see journalctl --unit=shoutd instead
     #[arg(long, value_name = "FILE", default_value = "/var/log/shoutd.log")]
     log_file: PathBuf,
+}
+
+/// The addresses as `--peer-addresses` takes them.
+fn list(peers: &[SocketAddr]) -> String {
+    peers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 fn parse_seconds(text: &str) -> Result<u64> {
@@ -183,11 +188,12 @@ impl Start {
             self.offer_token(directories, status, token).await?;
         }
         let pid = control::daemon(directories).await?;
-        let check_alive = || match control::process_state(pid) {
-            None | Some('Z' | 'X') => Err(control::not_running(directories).into()),
-            Some(_) => Ok(()),
-        };
-        let status = wait_until_serving(directories, deadline, check_alive).await?;
+        let status =
+            wait_until_serving(directories, deadline, || match control::process_state(pid) {
+                None | Some('Z' | 'X') => Err(control::not_running(directories).into()),
+                Some(_) => Ok(()),
+            });
+        let status = status.await?;
         // Check before we write these arguments into the systemd unit.
         wishes::check(&self.arguments, token, directories, &status).await?;
         self.hand_to_systemd(directories, token, deadline).await
@@ -202,9 +208,6 @@ impl Start {
     ) -> Result<()> {
         let wanted = &self.arguments.peer_addresses;
         if !wanted.is_empty() && *wanted != status.peer_addresses {
-            let list = |peers: &[SocketAddr]| {
-                peers.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-            };
             bail!(
                 "shoutd is already running and joins a cluster with --peer-addresses={}; to start \
                  it with {}, stop it first: shoutdctl stop",
@@ -397,17 +400,15 @@ struct Log {
 
 impl Log {
     fn open(path: &Path) -> Result<Self> {
-        let context = || format!("cannot open the log file {}", path.display());
+        Self::try_open(path).with_context(|| format!("cannot open the log file {}", path.display()))
+    }
+
+    fn try_open(path: &Path) -> io::Result<Self> {
         if fs::metadata(path).is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
-            fs::rename(path, path.with_extension("log.1")).with_context(context)?;
+            fs::rename(path, path.with_extension("log.1"))?;
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o640)
-            .open(path)
-            .with_context(context)?;
-        let start = file.metadata().with_context(context)?.len();
+        let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path)?;
+        let start = file.metadata()?.len();
         Ok(Self { path: path.to_owned(), file, start })
     }
 

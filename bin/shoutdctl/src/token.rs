@@ -1,6 +1,6 @@
 //! `shoutdctl token` and `shoutdctl approve`: which hosts may join the cluster.
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use shoutd_cli::Directories;
 use shoutd_core::Fingerprint;
@@ -42,19 +42,24 @@ fn parse_lifetime(text: &str) -> Result<Lifetime> {
     if text == "never" {
         return Ok(Lifetime(None));
     }
-    let invalid = || anyhow!("give a number and s, m, h or d (such as 24h), or never");
-    let unit = text.chars().last().ok_or_else(invalid)?;
-    let seconds: u64 = match unit {
+    let (number, unit) =
+        parse_time(text).context("give a number and s, m, h or d (such as 24h), or never")?;
+    let lifetime =
+        number.checked_mul(unit).filter(|lifetime| (1..=10 * 365 * 86_400).contains(lifetime));
+    Ok(Lifetime(Some(lifetime.context("give a time from 1s to 3650d, or never")?)))
+}
+
+/// A number and its unit in seconds.
+fn parse_time(text: &str) -> Option<(u64, u64)> {
+    let unit = text.chars().last()?;
+    let seconds = match unit {
         's' => 1,
         'm' => 60,
         'h' => 3600,
         'd' => 86_400,
-        _ => return Err(invalid()),
+        _ => return None,
     };
-    let number: u64 = text.trim_end_matches(unit).parse().map_err(|_| invalid())?;
-    let lifetime =
-        number.checked_mul(seconds).filter(|lifetime| (1..=10 * 365 * 86_400).contains(lifetime));
-    Ok(Lifetime(Some(lifetime.ok_or_else(|| anyhow!("give a time from 1s to 3650d, or never"))?)))
+    Some((text.trim_end_matches(unit).parse().ok()?, seconds))
 }
 
 impl Token {
@@ -163,12 +168,11 @@ mod tests {
 
     #[test]
     fn lifetimes_are_parsed() {
-        let seconds = |text| parse_lifetime(text).ok().map(|lifetime| lifetime.0);
-        assert_eq!(seconds("30m"), Some(Some(1800)));
-        assert_eq!(seconds("7d"), Some(Some(604_800)));
-        assert_eq!(seconds("never"), Some(None));
+        assert_eq!(parse_lifetime("30m").unwrap().0, Some(1800));
+        assert_eq!(parse_lifetime("7d").unwrap().0, Some(604_800));
+        assert_eq!(parse_lifetime("never").unwrap().0, None);
         for wrong in ["", "h", "0h", "-1h", "1w", "1.5h", "99999999999999999d", "12", "é"] {
-            assert_eq!(seconds(wrong), None, "{wrong}");
+            assert!(parse_lifetime(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -66,35 +66,31 @@ fn cluster_table(hosts: &Vec<HostHealth>) -> Table {
 }
 
 fn host_table(status: &View) -> Table {
-    let mut table = table([]);
-    let mut row = |name: &str, value: String| {
-        table.add_row([name.to_owned(), cell(&value)]);
-    };
-    row("host", format!("{} ({})", status.name, status.host));
+    let agreed = status.agreed_ago.map_or_else(|| "its last start".to_owned(), ago);
     let rule = status.address_rule.iter().map(|rule| format!("{rule}, ")).collect::<String>();
-    row("address", format!("{} ({rule}underlay MTU {})", status.address, status.underlay_mtu));
-    row("replication", status.replication.clone());
-    row("cluster", status.cluster.map_or_else(|| "none".to_owned(), |id| id.to_string()));
-    row("membership", membership(&status.membership));
-    row("role", status.role.clone());
-    row("leader", leader(status));
-    row(
-        "agreed state",
-        format!("as of {}", status.agreed_ago.map_or_else(|| "its last start".to_owned(), ago)),
-    );
-    row("hosts", status.hosts.to_string());
-    row("networks", status.networks.to_string());
-    row("endpoints here", status.endpoints.to_string());
-    row("docker", engine(&status.docker));
-    row("version", format!("{} (process {})", status.version, status.pid));
-    for problem in status.faults() {
-        row("problem", problem);
-    }
+    let mut rows = vec![
+        ("host", format!("{} ({})", status.name, status.host)),
+        ("address", format!("{} ({rule}underlay MTU {})", status.address, status.underlay_mtu)),
+        ("replication", status.replication.clone()),
+        ("cluster", status.cluster.map_or_else(|| "none".to_owned(), |id| id.to_string())),
+        ("membership", membership(&status.membership)),
+        ("role", status.role.clone()),
+        ("leader", leader(status)),
+        ("agreed state", format!("as of {agreed}")),
+        ("hosts", status.hosts.to_string()),
+        ("networks", status.networks.to_string()),
+        ("endpoints here", status.endpoints.to_string()),
+        ("docker", engine(&status.docker)),
+        ("version", format!("{} (process {})", status.version, status.pid)),
+    ];
+    rows.extend(status.faults().into_iter().map(|problem| ("problem", problem)));
     for event in &status.events {
-        row(
-            "event",
-            format!("{} {} {}: {}", when(event.last), event.kind, event.subject, event.text),
-        );
+        let text = format!("{} {} {}: {}", when(event.last), event.kind, event.subject, event.text);
+        rows.push(("event", text));
+    }
+    let mut table = table([]);
+    for (name, value) in rows {
+        table.add_row([name.to_owned(), cell(&value)]);
     }
     table
 }

@@ -61,13 +61,16 @@ impl Plugin {
     }
 }
 
+fn text(path: &Path) -> Result<String> {
+    match path.to_str() {
+        Some(text) => Ok(text.to_owned()),
+        None => bail!("{} is not valid UTF-8", path.display()),
+    }
+}
+
 /// The plugin's `config.json`. The plugin only forwards calls, so it gets no network, no capability
 /// and no device.
 fn config(description: &str, program: &Program, daemon: &Path) -> Result<Value> {
-    let text = |path: &Path| match path.to_str() {
-        Some(text) => Ok(text.to_owned()),
-        None => bail!("{} is not valid UTF-8", path.display()),
-    };
     let mut entrypoint = Vec::new();
     if let Some(interpreter) = &program.interpreter {
         // We start ld.so explicitly: it then need not be at the path in the ELF header, and needs
@@ -179,12 +182,11 @@ mod tests {
     #[test]
     fn a_plugin_has_the_program_its_libraries_and_a_configuration() {
         let directory = tempfile::tempdir().unwrap();
-        let file = |name: &str| {
+        let [executable, loader, library] = ["program", "ld-1.so", "libc-1.so"].map(|name| {
             let path = directory.path().join(name);
             std::fs::write(&path, name).unwrap();
             path
-        };
-        let (executable, loader, library) = (file("program"), file("ld-1.so"), file("libc-1.so"));
+        });
         let link = directory.path().join("libc.so.6");
         let program = Program {
             executable,

@@ -34,11 +34,12 @@ pub struct Program {
 impl Program {
     /// This program.
     pub fn running() -> Result<Self> {
-        let read = |path: &str| fs::read(path).with_context(|| format!("cannot read {path}"));
         let executable = PathBuf::from("/proc/self/exe");
         let itself = fs::read_link(&executable).context("cannot tell which program this is")?;
-        let mapped = mapped_files(&String::from_utf8_lossy(&read("/proc/self/maps")?));
-        let address = interpreter_address(&read("/proc/self/auxv")?);
+        let maps = fs::read("/proc/self/maps").context("cannot read /proc/self/maps")?;
+        let mapped = mapped_files(&String::from_utf8_lossy(&maps));
+        let auxiliary = fs::read("/proc/self/auxv").context("cannot read /proc/self/auxv")?;
+        let address = interpreter_address(&auxiliary);
         let interpreter =
             mapped.iter().find(|(start, _)| **start == address).map(|(_, path)| path.clone());
         let libraries: BTreeSet<_> =
@@ -55,12 +56,13 @@ impl Program {
 
 /// The mapped files by start address (proc_pid_maps(5)).
 fn mapped_files(maps: &str) -> BTreeMap<usize, PathBuf> {
-    let mapping = |line: &str| {
-        let path = &line[line.find('/')?..];
-        let start = usize::from_str_radix(line.split('-').next()?, 16).ok()?;
-        (!path.ends_with(" (deleted)")).then(|| (start, PathBuf::from(path)))
-    };
     maps.lines().filter_map(mapping).collect()
+}
+
+fn mapping(line: &str) -> Option<(usize, PathBuf)> {
+    let path = &line[line.find('/')?..];
+    let start = usize::from_str_radix(line.split('-').next()?, 16).ok()?;
+    (!path.ends_with(" (deleted)")).then(|| (start, PathBuf::from(path)))
 }
 
 /// Finds [`INTERPRETER_ADDRESS`] in the auxiliary vector, which consists of pairs of words.
@@ -109,10 +111,8 @@ mod tests {
             return;
         };
         assert!(program.libraries.contains(interpreter), "{program:?}");
-        let is_libc = |path: &PathBuf| {
-            path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"libc"))
-        };
-        assert!(program.libraries.iter().any(is_libc), "{program:?}");
+        let mut names = program.libraries.iter().filter_map(|path| path.file_name());
+        assert!(names.any(|name| name.as_bytes().starts_with(b"libc")), "{program:?}");
     }
 
     #[test]
