@@ -176,11 +176,13 @@ fn run_all(mut waiting: Vec<Kind>) -> Result<bool> {
     fs::create_dir_all(&logs).with_context(|| format!("make the directory {}", logs.display()))?;
     waiting.reverse();
     let (waiting, failures) = (Mutex::new(waiting), Mutex::new(Vec::new()));
-    let next = || waiting.lock().pop();
     thread::scope(|scope| {
         for _ in 0..LANES {
             scope.spawn(|| {
-                while let Some(kind) = next() {
+                loop {
+                    // The lock is released before the test runs.
+                    let next = waiting.lock().pop();
+                    let Some(kind) = next else { break };
                     let failure = run_kind(&kind, &logs).unwrap_or_else(|error| {
                         show_verdict(&format!("FAILED  {}: {error:#}", kind.name));
                         Some(format!("{error:#}"))
@@ -222,15 +224,18 @@ fn run_kind(kind: &Kind, logs: &Path) -> Result<Option<String>> {
 
 /// The failure lines in the output of tests, and the lines after each that may give the reason.
 fn failures(printed: &str) -> Vec<&str> {
-    let says_so = |line: &str| {
-        line.contains("FAILED") || line.contains("panicked") || line.starts_with("error")
-    };
+    let mut shown = Vec::new();
     let mut since = usize::MAX;
-    let of_failure = |line: &&str| {
-        since = if says_so(line) { 0 } else { since.saturating_add(1) };
-        since <= LINES_OF_REASON
-    };
-    printed.lines().filter(of_failure).take(FAILURES_SHOWN).collect()
+    for line in printed.lines() {
+        let is_failure =
+            line.contains("FAILED") || line.contains("panicked") || line.starts_with("error");
+        since = if is_failure { 0 } else { since.saturating_add(1) };
+        if since <= LINES_OF_REASON {
+            shown.push(line);
+        }
+    }
+    shown.truncate(FAILURES_SHOWN);
+    shown
 }
 
 #[cfg(test)]
