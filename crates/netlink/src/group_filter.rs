@@ -17,7 +17,7 @@ use crate::igmp_mld_filter::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, PACKET_MULTICAST, n
 use crate::namespace::Namespace;
 use crate::nftables::{
     self, Base, Comparison, Content, DELETE_SET_ELEMENT, DELETE_TABLE, Expression, Family, Hook,
-    Meta, NEW_SET_ELEMENT, NEW_TABLE, TableName,
+    Meta, NEW_SET_ELEMENT, NEW_TABLE, OwnChain, TableName,
 };
 use crate::socket::{Protocol, Socket};
 use crate::wire::Message;
@@ -168,8 +168,8 @@ impl GroupFilter {
 }
 
 fn expected(port: &str) -> Content {
-    let rules = (0..rules(port).len()).map(|position| userdata(port, position)).collect();
-    Content::of([(CHAIN, Hook::Forward, rules)])
+    let userdata = (0..rules(port).len()).map(|position| userdata(port, position)).collect();
+    Content::of([OwnChain { name: CHAIN, hook: Hook::Forward, userdata }])
 }
 
 fn userdata(port: &str, position: usize) -> String {

@@ -24,7 +24,7 @@ use crate::error::{Error, Fault};
 use crate::namespace::Namespace;
 use crate::nftables::{
     self, Base, Comparison, Content, DELETE_TABLE, Expression, Family, Hook, Meta, NEW_TABLE,
-    TableName,
+    OwnChain, TableName,
 };
 use crate::socket::{Protocol, Socket};
 use crate::wire::Message;
@@ -83,12 +83,18 @@ const MLD_TYPES: [std::ops::RangeInclusive<u8>; 2] = [130..=132, 143..=143];
 /// 4861, 133 to 136).
 const FINDING_TYPES: [std::ops::RangeInclusive<u8>; 2] = [130..=136, 143..=143];
 
-/// The hook and the name of each chain, and whether it matches the input or the output port.
-const CHAINS: [(Hook, &str, Meta); 4] = [
-    (Hook::Forward, "forward", Meta::OutputName),
-    (Hook::Output, "output", Meta::OutputName),
-    (Hook::Prerouting, "prerouting", Meta::InputName),
-    (Hook::Input, "input", Meta::InputName),
+/// A chain of the filter. `interface` says whether it matches the input or the output port.
+struct PortChain {
+    hook: Hook,
+    name: &'static str,
+    interface: Meta,
+}
+
+const CHAINS: [PortChain; 4] = [
+    PortChain { hook: Hook::Forward, name: "forward", interface: Meta::OutputName },
+    PortChain { hook: Hook::Output, name: "output", interface: Meta::OutputName },
+    PortChain { hook: Hook::Prerouting, name: "prerouting", interface: Meta::InputName },
+    PortChain { hook: Hook::Input, name: "input", interface: Meta::InputName },
 ];
 
 /// The IGMP/MLD filter of one namespace.
@@ -126,7 +132,7 @@ impl IgmpMldFilter {
                 batch.push(nftables::new_set(TABLE, set, 4, SENDERS_MAX, SENDERS_TIMEOUT));
             }
         }
-        for (hook, chain, interface) in CHAINS {
+        for PortChain { hook, name: chain, interface } in CHAINS {
             batch.push(nftables::new_chain(TABLE, chain, hook, 0));
             let rules = chain_rules(hook, interface, port, max_rate);
             batch.extend(
@@ -189,9 +195,9 @@ pub struct Installed {
 }
 
 fn expected(port: &str, max_rate: Option<u32>) -> Content {
-    Content::of(CHAINS.map(|(hook, chain, interface)| {
+    Content::of(CHAINS.map(|PortChain { hook, name, interface }| {
         let rules = chain_rules(hook, interface, port, max_rate).into_iter();
-        (chain, hook, rules.map(|(name, _)| name).collect())
+        OwnChain { name, hook, userdata: rules.map(|(userdata, _)| userdata).collect() }
     }))
 }
 

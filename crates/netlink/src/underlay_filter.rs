@@ -28,7 +28,7 @@ use crate::igmp_mld_filter::name_value;
 use crate::namespace::Namespace;
 use crate::nftables::{
     self, Base, Comparison, Content, DELETE_TABLE, Expression, Family, Hook, Meta, NEW_SET_ELEMENT,
-    NEW_TABLE, TableName,
+    NEW_TABLE, OwnChain, TableName,
 };
 use crate::socket::{Protocol, Socket};
 use crate::wire::Message;
@@ -172,10 +172,10 @@ impl UnderlayFilter {
                 batch.push(nftables::set_elements(NEW_SET_ELEMENT, flags, TABLE, set, members));
             }
         }
-        for (chain, hook, rules) in chains(access, complete) {
-            batch.push(nftables::new_chain(TABLE, chain, hook, PRIORITY));
+        for FilterChain { name, hook, rules } in chains(access, complete) {
+            batch.push(nftables::new_chain(TABLE, name, hook, PRIORITY));
             batch.extend(rules.iter().enumerate().map(|(position, rule)| {
-                nftables::new_rule(TABLE, chain, &userdata(access, complete, position), rule)
+                nftables::new_rule(TABLE, name, &userdata(access, complete, position), rule)
             }));
         }
         self.send(batch)
@@ -228,9 +228,9 @@ impl UnderlayFilter {
 }
 
 fn expected(access: &UnderlayAccess, complete: bool) -> Content {
-    Content::of(chains(access, complete).map(|(chain, hook, rules)| {
+    Content::of(chains(access, complete).map(|FilterChain { name, hook, rules }| {
         let texts = (0..rules.len()).map(|position| userdata(access, complete, position));
-        (chain, hook, texts.collect())
+        OwnChain { name, hook, userdata: texts.collect() }
     }))
 }
 
@@ -268,15 +268,21 @@ fn agreement_ports(access: &UnderlayAccess) -> impl Iterator<Item = u16> {
 
 type Rules = Vec<Vec<Expression>>;
 
+struct FilterChain {
+    name: &'static str,
+    hook: Hook,
+    rules: Rules,
+}
+
 /// The chains with their rules.
-fn chains(access: &UnderlayAccess, complete: bool) -> [(&'static str, Hook, Rules); 3] {
+fn chains(access: &UnderlayAccess, complete: bool) -> [FilterChain; 3] {
     let mut chains = [
-        (FORWARD, Hook::Forward, forward(access, complete)),
-        ("input", Hook::Input, input(access, complete)),
-        (OUTPUT, Hook::Output, output(access)),
+        FilterChain { name: FORWARD, hook: Hook::Forward, rules: forward(access, complete) },
+        FilterChain { name: "input", hook: Hook::Input, rules: input(access, complete) },
+        FilterChain { name: OUTPUT, hook: Hook::Output, rules: output(access) },
     ];
-    for (_, _, rules) in &mut chains {
-        rules.insert(0, other_ports(access));
+    for chain in &mut chains {
+        chain.rules.insert(0, other_ports(access));
     }
     chains
 }

@@ -62,13 +62,20 @@ pub(crate) struct Content {
     pub(crate) rules: Vec<Rule>,
 }
 
+/// A chain of one of our tables, with the userdata of its rules.
+pub(crate) struct OwnChain {
+    pub(crate) name: &'static str,
+    pub(crate) hook: Hook,
+    pub(crate) userdata: Vec<String>,
+}
+
 impl Content {
     /// The contents of a table with these chains, each with the userdata of its rules.
-    pub(crate) fn of(chains: impl IntoIterator<Item = (&'static str, Hook, Vec<String>)>) -> Self {
+    pub(crate) fn of(chains: impl IntoIterator<Item = OwnChain>) -> Self {
         let mut content = Self { tables: vec![Table { flags: 0 }], ..Self::default() };
-        for (name, hook, rules) in chains {
+        for OwnChain { name, hook, userdata } in chains {
             content.chains.push(Chain { name: name.to_owned(), hook: Some(hook as u32) });
-            for text in rules {
+            for text in userdata {
                 content.rules.push(Rule { chain: name.to_owned(), userdata: text.into_bytes() });
             }
         }

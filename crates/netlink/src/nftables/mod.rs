@@ -6,7 +6,7 @@ mod content;
 use std::net::IpAddr;
 
 pub(crate) use content::{
-    Content, is_about, is_of_elements, parse_count, parse_set_elements, parse_set_keys,
+    Content, OwnChain, is_about, is_of_elements, parse_count, parse_set_elements, parse_set_keys,
 };
 #[cfg(test)]
 pub(crate) use content::{parse_chain, parse_rule, parse_table};
