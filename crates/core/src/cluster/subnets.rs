@@ -148,7 +148,7 @@ impl Cluster {
     pub fn overlap_problems(&self, me: HostId) -> BTreeMap<NetworkId, String> {
         let lines = self.networks.iter().filter_map(|(id, network)| {
             let overlaps = self.overlaps(&network.settings.pools);
-            let mine = overlaps.filter(|(host, ..)| **host == me || network.origin == me);
+            let mine = overlaps.filter(|overlap| overlap.host == me || network.origin == me);
             let texts: Vec<_> =
                 mine.take(OVERLAPS_SHOWN_MAX).map(|overlap| self.overlap_text(overlap)).collect();
             let title = network.title(id);
@@ -162,17 +162,15 @@ impl Cluster {
         lines.collect()
     }
 
-    fn overlap_text(&self, (host, pool, reported): (&HostId, &Pool, &ReportedSubnet)) -> String {
-        let (host, ReportedSubnet { subnet, user, .. }) = (self.host_name(*host), reported);
+    fn overlap_text(&self, overlap: Overlap<'_>) -> String {
+        let Overlap { host, pool, reported: ReportedSubnet { subnet, user, .. } } = overlap;
+        let host = self.host_name(host);
         format!("subnet {} overlaps {subnet} of {user} on host {host}", pool.subnet)
     }
 
     /// The pairs of a pool and a host's subnet that overlap. Subnets behind a gateway are left out,
     /// because users may well intend to hide those from containers.
-    fn overlaps<'a>(
-        &'a self,
-        pools: &'a [Pool],
-    ) -> impl Iterator<Item = (&'a HostId, &'a Pool, &'a ReportedSubnet)> {
+    fn overlaps<'a>(&'a self, pools: &'a [Pool]) -> impl Iterator<Item = Overlap<'a>> {
         let reported = self
             .hosts
             .iter()
@@ -180,9 +178,16 @@ impl Cluster {
         let near = reported.filter(|(_, reported)| !reported.remote);
         near.flat_map(move |(host, reported)| {
             let overlapping = pools.iter().filter(|pool| overlap(pool.subnet, reported.subnet));
-            overlapping.map(move |pool| (host, pool, reported))
+            overlapping.map(move |pool| Overlap { host: *host, pool, reported })
         })
     }
+}
+
+/// A pool that overlaps a host's subnet.
+struct Overlap<'a> {
+    host: HostId,
+    pool: &'a Pool,
+    reported: &'a ReportedSubnet,
 }
 
 /// Candidates in private address space (RFC 1918), away from Docker's default pools (172.17.0.0/16
