@@ -134,8 +134,19 @@ mod tests {
         (2 * number + 1) & 0x7fff_ffff
     }
 
-    /// A flood: its name, the bytes sent first, and those sent again and again, by their number.
-    type Flood = (&'static str, Vec<u8>, Box<dyn Fn(u32) -> Vec<u8> + Send + Sync>);
+    /// An attack over one connection.
+    struct Flood {
+        /// The bytes sent first.
+        first: Vec<u8>,
+        /// The bytes sent after that, by the number of the message.
+        more: Box<dyn Fn(u32) -> Vec<u8> + Send + Sync>,
+    }
+
+    impl Flood {
+        fn new(first: Vec<u8>, more: impl Fn(u32) -> Vec<u8> + Send + Sync + 'static) -> Self {
+            Self { first, more: Box::new(more) }
+        }
+    }
 
     /// The attacks over one connection.
     fn floods(host: HostId) -> Vec<Flood> {
@@ -144,71 +155,49 @@ mod tests {
             .map(|path| headers(path, &[("shoutd-protocol", "1"), ("shoutd-host", &host)]));
         let reset_enroll = enroll.clone();
         vec![
-            ("pings", preface(), Box::new(|_| frame(6, 0, 0, &[7; 8]).repeat(500))),
-            ("settings", preface(), Box::new(|_| frame(4, 0, 0, &[0, 3, 0, 0, 0, 9]).repeat(500))),
-            (
-                "rapid reset",
-                preface(),
-                Box::new(move |number| {
-                    let streams = (0..100).map(|n| stream(100 * number + n));
-                    streams
-                        .flat_map(|id| {
-                            [frame(1, 4, id, &reset_enroll), frame(3, 0, id, &[0, 0, 0, 8])]
-                        })
-                        .flatten()
-                        .collect()
-                }),
-            ),
-            (
-                "continuations",
-                [preface(), frame(1, 0, 1, &enroll)].concat(),
-                Box::new(|_| {
-                    frame(9, 0, 1, &headers("/x", &[("a", &"b".repeat(100))]).repeat(100))
-                }),
-            ),
-            (
-                "empty frames",
-                [preface(), frame(1, 4, 1, &enroll)].concat(),
-                Box::new(|_| frame(0, 0, 1, &[]).repeat(500)),
-            ),
-            (
-                "an endless body",
-                [preface(), frame(1, 4, 1, &swallow)].concat(),
-                Box::new(|_| frame(0, 0, 1, &[b'x'; 16_384])),
-            ),
-            (
-                "large answers that the client does not read",
-                preface(),
-                Box::new(move |number| frame(1, 5, stream(number), &large)),
-            ),
-            (
-                "window updates",
-                preface(),
-                Box::new(|_| frame(8, 0, 0, &[0x7f, 0xff, 0xff, 0xff]).repeat(500)),
-            ),
-            (
-                "priorities",
-                preface(),
-                Box::new(|n| frame(2, 0, 2 * n + 1, &[0, 0, 0, 0, 1]).repeat(500)),
-            ),
-            ("unknown frames", preface(), Box::new(|_| frame(0xbb, 0xff, 0, &[9; 16_000]))),
-            (
-                "malformed JSON",
-                preface(),
-                Box::new(move |number| {
-                    [
-                        frame(1, 4, stream(number), &enroll),
-                        frame(0, 1, stream(number), &[b'['; 4000]),
-                    ]
+            // Pings.
+            Flood::new(preface(), |_| frame(6, 0, 0, &[7; 8]).repeat(500)),
+            // Settings.
+            Flood::new(preface(), |_| frame(4, 0, 0, &[0, 3, 0, 0, 0, 9]).repeat(500)),
+            // Rapid reset.
+            Flood::new(preface(), move |number| {
+                let streams = (0..100).map(|n| stream(100 * number + n));
+                streams
+                    .flat_map(|id| [frame(1, 4, id, &reset_enroll), frame(3, 0, id, &[0, 0, 0, 8])])
+                    .flatten()
+                    .collect()
+            }),
+            // Continuations.
+            Flood::new([preface(), frame(1, 0, 1, &enroll)].concat(), |_| {
+                frame(9, 0, 1, &headers("/x", &[("a", &"b".repeat(100))]).repeat(100))
+            }),
+            // Empty frames.
+            Flood::new([preface(), frame(1, 4, 1, &enroll)].concat(), |_| {
+                frame(0, 0, 1, &[]).repeat(500)
+            }),
+            // An endless body.
+            Flood::new([preface(), frame(1, 4, 1, &swallow)].concat(), |_| {
+                frame(0, 0, 1, &[b'x'; 16_384])
+            }),
+            // Large answers that the client does not read.
+            Flood::new(preface(), move |number| frame(1, 5, stream(number), &large)),
+            // Window updates.
+            Flood::new(preface(), |_| frame(8, 0, 0, &[0x7f, 0xff, 0xff, 0xff]).repeat(500)),
+            // Priorities.
+            Flood::new(preface(), |n| frame(2, 0, 2 * n + 1, &[0, 0, 0, 0, 1]).repeat(500)),
+            // Unknown frames.
+            Flood::new(preface(), |_| frame(0xbb, 0xff, 0, &[9; 16_000])),
+            // Malformed JSON.
+            Flood::new(preface(), move |number| {
+                [frame(1, 4, stream(number), &enroll), frame(0, 1, stream(number), &[b'['; 4000])]
                     .concat()
-                }),
-            ),
+            }),
         ]
     }
 
     /// Sends a flood over one TLS connection after the other, and reads nothing.
     async fn flood(store: Arc<CredentialStore>, address: SocketAddr, source: IpAddr, index: usize) {
-        let (_, first, more) = floods(store.host()).swap_remove(index);
+        let Flood { first, more } = floods(store.host()).swap_remove(index);
         let connector = TlsConnector::new(store, Trust::Anybody, source).unwrap();
         let until = Instant::now() + ATTACK;
         while Instant::now() < until {
