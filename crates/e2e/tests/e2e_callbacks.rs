@@ -128,11 +128,11 @@ fn insist(host: &Host, command: &[&str]) -> Result<()> {
 /// restores it, once.
 fn remove_for_good(host: &Host, other: &Host, name: &str) -> Result<()> {
     insist(host, &["network", "rm", name])?;
-    let has = |host: &Host| {
-        Ok::<_, anyhow::Error>(host.run(["docker", "network", "inspect", name])?.success())
-    };
     let is_back = wait_until(&format!("network {name} to be gone or to come back"), SOON, || {
-        Ok(if has(other)? { has(host)?.then_some(true) } else { Some(false) })
+        if !has_network(other, name)? {
+            return Ok(Some(false));
+        }
+        Ok(has_network(host, name)?.then_some(true))
     })?;
     if is_back {
         ensure!(
@@ -144,17 +144,18 @@ fn remove_for_good(host: &Host, other: &Host, name: &str) -> Result<()> {
     await_no_network(other, name)
 }
 
+fn has_network(host: &Host, name: &str) -> Result<bool> {
+    Ok(host.run(["docker", "network", "inspect", name])?.success())
+}
+
 /// Waits until a host has the endpoints of `count` containers on all networks. Endpoints of failed
 /// starts are kept for a while, because the engine does not report that it has given them up.
 fn await_endpoints(asked: &Host, count: usize) -> Result<()> {
-    let of_containers = || -> Result<usize> {
-        Ok(endpoints(asked)?.iter().filter(|endpoint| !endpoint["container"].is_null()).count())
-    };
-    wait_until(
-        &format!("{count} endpoints"),
-        SOON,
-        || Ok((of_containers()? == count).then_some(())),
-    )
+    wait_until(&format!("{count} endpoints"), SOON, || {
+        let known = endpoints(asked)?;
+        let of_containers = known.iter().filter(|endpoint| !endpoint["container"].is_null());
+        Ok((of_containers.count() == count).then_some(()))
+    })
     .with_context(|| format!("there are {:?}", endpoints(asked)))
 }
 

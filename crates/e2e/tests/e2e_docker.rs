@@ -393,11 +393,11 @@ fn restart_policies(cluster: &mut Cluster) -> Result<()> {
     let peer = Container::start(&hosts[2], "foo", &[])?;
     for host in &hosts[..2] {
         let container = Container::start(host, "foo", &["--restart=always"])?;
-        let started = || container.inspect("{{.State.Running}} {{.RestartCount}}");
         let main = container.inspect("{{.State.Pid}}")?;
         host.signal("KILL", &[main.parse()?])?;
         wait_until("the container to be started again", SOON, || {
-            Ok((started()? == "true 1").then_some(()))
+            let state = container.inspect("{{.State.Running}} {{.RestartCount}}")?;
+            Ok((state == "true 1").then_some(()))
         })?;
         Stream::default().send(&peer, &[&container], 1)?;
         let name = format!("failing-{}", host.number());

@@ -79,15 +79,13 @@ fn sources(cluster: &mut Cluster) -> Result<()> {
     receiving.wait_for_line(SOON, |line| line.contains("Joining multicast (S,G)"))?;
     await_members(first, "232.1.1.1", &[third])?;
     await_members(second, "232.1.1.1", &[third])?;
-    let send = |container: &Container| {
-        container.sh("for n in 1 2 3; do echo sent | socat -u - \
-                      UDP4-DATAGRAM:232.1.1.1:6071,ip-multicast-ttl=4 || exit; done")
-    };
+    let send = "for n in 1 2 3; do echo sent | socat -u - \
+                UDP4-DATAGRAM:232.1.1.1:6071,ip-multicast-ttl=4 || exit; done";
     let group = Ipv4Addr::new(232, 1, 1, 1);
     wait_until("only the source that is wanted", SOON, || {
         let capture = Capture::of_underlay(third)?;
-        send(&other)?;
-        send(&one)?;
+        other.sh(send)?;
+        one.sh(send)?;
         wait_until("what is wanted", SOON, || {
             let seen = senders(&capture, group);
             Ok((seen.iter().filter(|from| **from == first.address()).count() >= 3).then_some(()))

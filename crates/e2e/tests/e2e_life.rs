@@ -131,8 +131,9 @@ fn kill_all(hosts: &[Host]) -> Result<()> {
             .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
     })?;
     for host in hosts {
-        let gone = || Ok(host.pids_of("shoutd")?.is_empty().then_some(()));
-        wait_until(&format!("the end of shoutd on {}", host.name()), SOON, gone)?;
+        wait_until(&format!("the end of shoutd on {}", host.name()), SOON, || {
+            Ok(host.pids_of("shoutd")?.is_empty().then_some(()))
+        })?;
     }
     Ok(())
 }

@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
 use shoutd_e2e::{
     Cluster, Container, Network, SOON, Stream, await_network, endpoints, one_on_each, run_checks,
 };
@@ -149,13 +148,10 @@ fn ended_meanwhile(cluster: &mut Cluster) -> Result<()> {
         host.sh(&format!("kill -KILL {pid}"))?;
         host.start_engine()?;
         wait_until("the endpoint to be forgotten", SOON, || {
-            let known = endpoints(host)?;
-            let has = |address: &str| {
-                known
-                    .iter()
-                    .any(|row| row["addresses"].to_string().contains(&format!("\"{address}\"")))
-            };
-            Ok(!has(&gone)).map(|forgotten| forgotten.then_some(()))
+            let address = format!("\"{gone}\"");
+            let is_known =
+                endpoints(host)?.iter().any(|row| row["addresses"].to_string().contains(&address));
+            Ok((!is_known).then_some(()))
         })
         .with_context(|| format!("{:?}", endpoints(host)))?;
         is_as_before(&stays, &stays.address("foo")?.to_string())?;
@@ -184,8 +180,9 @@ fn removed_unheard(cluster: &mut Cluster) -> Result<()> {
     both.iter().try_for_each(|host| host.start_shoutd(&[]).map(|_| ()))?;
     wait_until("the endpoints to be forgotten", SOON, || {
         let known = endpoints(&third)?;
-        let stays = |row: &Value| staying.iter().any(|one| row["container"] == one.name.as_str());
-        Ok((known.len() == 2 && known.iter().all(stays)).then_some(()))
+        let all_stay =
+            known.iter().all(|row| staying.iter().any(|one| row["container"] == one.name.as_str()));
+        Ok((known.len() == 2 && all_stay).then_some(()))
     })
     .with_context(|| format!("{:?}", endpoints(&third)))?;
     staying

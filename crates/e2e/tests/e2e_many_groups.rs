@@ -258,11 +258,11 @@ fn full_bridge(cluster: &mut Cluster) -> Result<()> {
     await_no_problems(&second)?;
     wait_until("the second host not to be sent everything", SOON, || {
         let groups = network.tunnel_groups(&first)?;
-        let is_sent = |group: IpAddr| {
-            groups.iter().any(|to| to.group == group && to.remote == second.address())
-        };
-        Ok((!is_sent(Ipv4Addr::UNSPECIFIED.into()) && is_sent(Ipv4Addr::new(224, 1, 1, 1).into()))
-            .then_some(()))
+        let sent: BTreeSet<IpAddr> =
+            groups.iter().filter(|to| to.remote == second.address()).map(|to| to.group).collect();
+        let is_done = !sent.contains(&Ipv4Addr::UNSPECIFIED.into())
+            && sent.contains(&Ipv4Addr::new(224, 1, 1, 1).into());
+        Ok(is_done.then_some(()))
     })?;
     Stream::default().send_undisturbed(&sender, &[&modest, &elsewhere], 1)
 }

@@ -289,10 +289,8 @@ fn only_second_host_gets(
     let [_, second, third] = hosts;
     let (received, nothing) = (Capture::of_underlay(second)?, Capture::of_underlay(third)?);
     Stream::default().send(sender, &[receiver], 2)?;
-    let tunnelled = |capture: Capture| -> Result<Vec<_>> {
-        Ok(capture.stop()?.iter().filter_map(Frame::tunnelled).collect::<Vec<_>>())
-    };
-    let (received, nothing) = (tunnelled(received)?, tunnelled(nothing)?);
+    let received: Vec<_> = received.stop()?.iter().filter_map(Frame::tunnelled).collect();
+    let nothing: Vec<_> = nothing.stop()?.iter().filter_map(Frame::tunnelled).collect();
     let stream = received.iter().filter(|(_, _, frame)| frame.is_to(GROUP)).count();
     // 2 s of 1 Mbit/s in datagrams of 1470 octets are 178.
     ensure!(stream > 150, "only {stream} datagrams were seen where they should be");
@@ -326,11 +324,11 @@ fn networks_are_apart(cluster: &mut Cluster) -> Result<()> {
         container.sh(&format!("echo end | socat -u - {}", datagrams.send))?;
     }
     for (container, receiver) in two.iter().zip(&receivers) {
-        let all_ends = || {
-            Ok((receiver.printed().0.lines().filter(|line| *line == "end").count() >= 3)
-                .then_some(()))
-        };
-        wait_until(&format!("all to be received on {}", container.host.name()), SOON, all_ends)?;
+        wait_until(&format!("all to be received on {}", container.host.name()), SOON, || {
+            let (received, _) = receiver.printed();
+            let ends = received.lines().filter(|line| *line == "end").count();
+            Ok((ends >= 3).then_some(()))
+        })?;
         let (received, _) = receiver.printed();
         ensure!(
             received.lines().all(|line| line == "end"),

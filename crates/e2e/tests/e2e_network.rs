@@ -198,10 +198,11 @@ fn lists(cluster: &mut Cluster) -> Result<()> {
     }
     wait_until("the names of the receivers", SOON, || {
         let shown = listed(&first, "groups --network foo")?.stdout;
-        let of = |number: usize, host: &str| {
-            shown.contains(&format!("{host} ({})", receiving[number].name))
-        };
-        Ok((of(0, "host1") && of(1, "host2")).then_some(()))
+        let are_named = ["host1", "host2"]
+            .iter()
+            .zip(&receiving)
+            .all(|(host, receiver)| shown.contains(&format!("{host} ({})", receiver.name)));
+        Ok(are_named.then_some(()))
     })?;
     let shown = listed(&first, "endpoints --network foo --host host2")?.stdout;
     ensure!(shown.contains(&receiving[1].name) && shown.lines().count() == 2, "{shown}");

@@ -113,10 +113,9 @@ fn find_v6_at_once(
     owner: (&Container, &Process),
     mac: Option<&str>,
 ) -> Result<()> {
-    let told = |line: &str| {
+    owner.1.wait_for_line(SOON, |line| {
         line.contains("Sending unsolicited Neighbour Advert") && line.contains(VIRTUAL_V6)
-    };
-    owner.1.wait_for_line(SOON, told)?;
+    })?;
     wait_until("the IPv6 address to be there", SOON, || {
         Ok(owner.0.sh("ip address")?.contains(VIRTUAL_V6).then_some(()))
     })?;
@@ -279,12 +278,11 @@ fn avahi(cluster: &mut Cluster) -> Result<()> {
             let all = wait_until("all services to be found", SOON, || {
                 found =
                     container.sh("avahi-browse --parsable --resolve --terminate _shoutlab._tcp")?;
-                let is_found = |host: &Host| {
-                    found.lines().any(|line| {
-                        line.starts_with(&format!("=;shout0;{family};{};", host.name()))
-                    })
-                };
-                Ok(hosts.iter().all(is_found).then_some(()))
+                let are_found = hosts.iter().all(|host| {
+                    let start = format!("=;shout0;{family};{};", host.name());
+                    found.lines().any(|line| line.starts_with(&start))
+                });
+                Ok(are_found.then_some(()))
             });
             all.with_context(|| format!("{family}, on {}: {found}", container.host.name()))?;
         }

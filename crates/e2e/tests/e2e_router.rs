@@ -77,10 +77,11 @@ fn dynamic(cluster: &mut Cluster) -> Result<()> {
         [("igmpproxy", &receivers[..]), ("IGMPv3", &receivers[..]), ("IGMPv2", &receivers[..1])]
     {
         let routing = if name == "igmpproxy" { igmpproxy(&router)? } else { pimd(&router, name)? };
-        let printed = || routing.iter().map(|process| process.printed().1).collect::<String>();
         for receiver in receivers {
-            ensure_comes_and_goes(&sender, &router, receiver)
-                .with_context(|| format!("{name}, {}: {}", receiver.host.name(), printed()))?;
+            ensure_comes_and_goes(&sender, &router, receiver).with_context(|| {
+                let printed: String = routing.iter().map(|process| process.printed().1).collect();
+                format!("{name}, {}: {printed}", receiver.host.name())
+            })?;
         }
         router.sh("killall igmpproxy pimd zebra 2>/dev/null; rm -f /tmp/*.pid /tmp/*.api; true")?;
     }
@@ -97,9 +98,8 @@ fn pimd(router: &Container, version: &str) -> Result<Vec<Process>> {
     let version = version.trim_start_matches("IGMPv");
     let lines =
         format!("ip pim\\n ip igmp\\n ip igmp version {version}\\n ip igmp query-interval 8\\n");
-    let interface = |name: &str| format!("interface {name}\\n {lines}");
     let point = format!("ip pim rp {} 224.0.0.0/4", router.address("from")?);
-    let config = format!("{point}\\n{}{}", interface("shout0"), interface("shout1"));
+    let config = format!("{point}\\ninterface shout0\\n {lines}interface shout1\\n {lines}");
     router.sh(&format!(
         "grep -q frrvty /etc/group || echo frrvty:x:9999:root >> /etc/group; mkdir -p \
          /var/tmp/frr /var/run/frr; printf '{config}' > /tmp/pimd.conf"
@@ -118,22 +118,18 @@ fn ensure_comes_and_goes(
     receiver: &Container,
 ) -> Result<()> {
     const GROUP: Ipv4Addr = Ipv4Addr::new(239, 131, 3, 3);
-    let send = || {
-        sender.sh(&format!(
-            "echo forwarded | socat -u - UDP4-DATAGRAM:{GROUP}:6113,ip-multicast-ttl=8"
-        ))
-    };
+    let send = format!("echo forwarded | socat -u - UDP4-DATAGRAM:{GROUP}:6113,ip-multicast-ttl=8");
     let receiving =
         receiver.spawn(&format!("socat -u UDP4-RECV:6113,ip-add-membership={GROUP}:shout0 -"))?;
     wait_until("a datagram to be forwarded", SOON, || {
-        send()?;
+        sender.sh(&send)?;
         Ok(receiving.printed().0.contains("forwarded").then_some(()))
     })?;
     receiver.sh("killall socat")?;
     // The kernel shows addresses in the byte order of its memory.
     let group = format!("{:08X}", u32::from_ne_bytes(GROUP.octets()));
     wait_until("the router to notice that the group has no members", SOON, || {
-        send()?;
+        sender.sh(&send)?;
         let routes = router.sh("cat /proc/net/ip_mr_cache")?;
         let mut of_group = routes.lines().filter(|line| line.starts_with(&group));
         Ok((!of_group.any(|line| line.split_whitespace().count() > 6)).then_some(()))

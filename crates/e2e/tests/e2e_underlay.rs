@@ -102,11 +102,12 @@ fn ways(cluster: &mut Cluster) -> Result<()> {
     let network = Network::create(cluster, first, "foo", &[])?;
     let containers = one_on_each(&hosts, "foo", &[WITH_IPV6])?;
     let [sender, receiver, _bystander] = containers.as_slice() else { bail!("three containers") };
-    let open = |container, at: SocketAddr, port| GroupSocket::open(container, at.is_ipv4(), port);
     let last = GroupSocket::open(sender, true, 0)?;
-    let sending = GROUPS.map(|at| open(sender, at, 0)).into_iter().collect::<Result<Vec<_>>>()?;
-    let receiving =
-        GROUPS.map(|at| open(receiver, at, at.port())).into_iter().collect::<Result<Vec<_>>>()?;
+    let (mut sending, mut receiving) = (Vec::new(), Vec::new());
+    for at in GROUPS {
+        sending.push(GroupSocket::open(sender, at.is_ipv4(), 0)?);
+        receiving.push(GroupSocket::open(receiver, at.is_ipv4(), at.port())?);
+    }
     receiving.iter().zip(GROUPS).try_for_each(|(socket, at)| socket.join(at.ip(), Sources::All))?;
     for way in ["multicast-fdb", "flood", "vxlan-mdb"] {
         first.sh("shoutdctl stop")?;

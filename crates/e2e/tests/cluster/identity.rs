@@ -52,13 +52,12 @@ fn renumber(
         wait_until(&format!("all new addresses on {}", host.name()), SOON, || {
             let known = view(host, "hosts")?;
             let known = known.as_array().context("a list of hosts")?.clone();
-            let is_there = |host: &Host| {
-                let address = format!("{}:7789", to(host));
+            let are_there = hosts.iter().map(|host| format!("{}:7789", to(host))).all(|address| {
                 known
                     .iter()
                     .any(|row| row["address"] == address.as_str() && row["reachable"] == true)
-            };
-            Ok(hosts.iter().all(is_there).then_some(()))
+            });
+            Ok(are_there.then_some(()))
         })?;
     }
     Ok(())

@@ -93,16 +93,20 @@ impl Audit {
 
     /// Each tunnel must lead exactly to the other hosts that have endpoints on its network.
     fn remotes_differ(&self, audit: &HostAudit) -> Vec<String> {
-        let others =
-            || self.hosts.iter().filter(|other| other.host.number() != audit.host.number());
-        let differs = |(vni, remotes): (&u64, &BTreeSet<String>)| {
-            let sharing = others().filter(|other| other.ports.contains_key(vni));
-            let wanted: BTreeSet<_> =
-                sharing.map(|other| other.host.address().to_string()).collect();
-            (wanted != *remotes)
-                .then(|| format!("the tunnel of {vni} leads to {remotes:?}, not {wanted:?}"))
-        };
-        audit.remotes.iter().filter_map(differs).collect()
+        let mut differences = Vec::new();
+        for (vni, remotes) in &audit.remotes {
+            let others =
+                self.hosts.iter().filter(|other| other.host.number() != audit.host.number());
+            let wanted: BTreeSet<_> = others
+                .filter(|other| other.ports.contains_key(vni))
+                .map(|other| other.host.address().to_string())
+                .collect();
+            if wanted != *remotes {
+                differences
+                    .push(format!("the tunnel of {vni} leads to {remotes:?}, not {wanted:?}"));
+            }
+        }
+        differences
     }
 }
 
@@ -170,9 +174,9 @@ impl HostAudit {
         let own = self.endpoints.iter().filter(|row| row["host"] == name.as_str());
         let known: BTreeSet<_> = own
             .map(|row| {
-                let text = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
-                let address = row["addresses"][0].as_str().unwrap_or_default().to_owned();
-                (text("network"), text("id"), address)
+                let [network, id, address] = [&row["network"], &row["id"], &row["addresses"][0]]
+                    .map(|value| value.as_str().unwrap_or_default().to_owned());
+                (network, id, address)
             })
             .collect();
         let docker: BTreeSet<_> = self

@@ -80,9 +80,10 @@ const REFUSED: [[&str; 3]; 12] = [
 pub fn refused_options(cluster: &mut Cluster) -> Result<()> {
     let [host, ..] = formed(cluster, 1)?;
     for [options, advice, instead] in REFUSED {
-        let create = |options: &str| format!("docker network create --driver shoutd {options} foo");
-        refused(&host, &create(options), &[advice])?;
-        host.sh(&create(instead))
+        let [create, create_instead] = [options, instead]
+            .map(|options| format!("docker network create --driver shoutd {options} foo"));
+        refused(&host, &create, &[advice])?;
+        host.sh(&create_instead)
             .with_context(|| format!("{instead:?} in the place of {options}"))?;
         host.docker(["network", "rm", "foo"])?;
         await_no_network(&host, "foo")?;

@@ -36,10 +36,10 @@ pub fn pim6(cluster: &mut Cluster) -> Result<()> {
     second.docker(["network", "connect", "to", &router.name])?;
     for (version, receivers) in [(2, &receivers[..]), (1, &receivers[..1])] {
         let routing = start(&router, version)?;
-        let printed = || routing.iter().map(|process| process.printed().1).collect::<String>();
         for receiver in receivers {
             ensure_comes_and_goes(&sender, &router, receiver).with_context(|| {
-                format!("MLDv{version}, {}: {}", receiver.host.name(), printed())
+                let printed: String = routing.iter().map(|process| process.printed().1).collect();
+                format!("MLDv{version}, {}: {printed}", receiver.host.name())
             })?;
         }
         router.sh("killall pim6d zebra 2>/dev/null; rm -f /tmp/*.pid /tmp/*.api; true")?;
@@ -54,9 +54,10 @@ fn start(router: &Container, version: u8) -> Result<Vec<Process>> {
     // In tenths of a second. It has to be less than the interval, and to come first.
     let times = "ipv6 mld query-max-response-time 30\\n ipv6 mld query-interval 8\\n";
     let lines = format!("ipv6 pim\\n ipv6 mld\\n ipv6 mld version {version}\\n {times}");
-    let interface = |name: &str| format!("interface {name}\\n {lines}exit\\n");
     let point = format!("router pim6\\n rp {address} ff00::/8\\nexit");
-    let config = format!("{point}\\n{}{}", interface("shout0"), interface("shout1"));
+    let interfaces =
+        ["shout0", "shout1"].map(|name| format!("interface {name}\\n {lines}exit\\n")).concat();
+    let config = format!("{point}\\n{interfaces}");
     router.sh(&format!(
         "grep -q frrvty /etc/group || echo frrvty:x:9999:root >> /etc/group; mkdir -p \
          /var/tmp/frr /var/run/frr /var/lib/frr; printf '{config}' > /tmp/pim6d.conf"
@@ -77,11 +78,11 @@ fn ensure_comes_and_goes(
     // socat has no name for the hop limit of IPv6 multicast (`IPPROTO_IPV6`,
     // `IPV6_MULTICAST_HOPS`), so the option is numeric.
     let to = format!("UDP6-DATAGRAM:[{GROUP}]:6114,so-bindtodevice=shout0,setsockopt-int=41:18:8");
-    let send = || sender.sh(&format!("echo forwarded | socat -u - {to}"));
+    let send = format!("echo forwarded | socat -u - {to}");
     let receiving =
         receiver.spawn(&format!("socat -u UDP6-RECV:6114,ipv6-join-group=[{GROUP}]:shout0 -"))?;
     wait_until("a datagram to be forwarded", SOON, || {
-        send()?;
+        sender.sh(&send)?;
         Ok(receiving.printed().0.contains("forwarded").then_some(()))
     })?;
     // As the kernel writes it, with all its zeros.
@@ -98,7 +99,7 @@ fn ensure_comes_and_goes(
     );
     receiver.sh("killall socat")?;
     wait_until("the router to notice that the group has no members", SOON, || {
-        send()?;
+        sender.sh(&send)?;
         Ok((forwards()? != Some(true)).then_some(()))
     })
 }
